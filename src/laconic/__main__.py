@@ -1,0 +1,7 @@
+"""`python -m laconic`."""
+
+import sys
+
+from laconic.commands import main
+
+sys.exit(main())

@@ -1,0 +1,53 @@
+"""The command line: one module a verb, found by name, imported when it is used."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from laconic import __version__
+from laconic.errors import LaconicError
+
+VERBS = {
+    "run": "run a program on exact VMA bookkeeping, and say which memory calls changed nothing",
+    "doctor": "say what this machine lets Laconic do, before the first run",
+}
+
+EPILOG = """\
+exit codes:
+  the program's own    laconic run (128 + N where signal N killed it)
+  2                    a wrong option or argument
+  70                   --verify found bookkeeping and host to differ
+  71                   this machine does not let Laconic trace (see laconic doctor)
+  126, 127             the program cannot be executed, was not found
+
+try:
+  laconic doctor
+  laconic run -- python3 -c 'print("hello")'
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="laconic",
+        description="A library OS memory subsystem that says to its host only what changes.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"laconic {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    # Only the verb that is used is imported and told its options: --help stays quick.
+    for verb, summary in VERBS.items():
+        sub = verbs.add_parser(verb, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if verb in arguments[:1]:
+            importlib.import_module(f"laconic.commands.{verb}").configure(sub)
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.execute(options))
+    except LaconicError as error:
+        print(f"laconic: {error}", file=sys.stderr)
+        return error.exit_code

@@ -1,0 +1,120 @@
+"""laconic run: a program, on Laconic's bookkeeping."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+
+from laconic.errors import LaconicError
+
+DESCRIPTION = """\
+Runs CMD and all that it starts on exact VMA bookkeeping. The program behaves as it
+always does; its memory calls reach the kernel only where they change something.
+Afterwards a table on standard error says how many were asked, said and elided.
+"""
+
+EPILOG = """\
+examples:
+  laconic run -- python3 -c 'import json'
+  laconic run --verify exit --json figures.json -- make -j2
+  laconic run --observe -- redis-server --port 7777
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `run`."""
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
+    parser.usage = (
+        "laconic run [--json FILE] [--verify {off,exit,call}] [--observe]\n"
+        "                   [--strategy {every-call,laconic}] [--quiet] [--] CMD [ARG ...]"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the figures to FILE, as JSON")
+    parser.add_argument(
+        "--verify",
+        choices=("off", "exit", "call"),
+        default="off",
+        help="compare bookkeeping with the kernel's maps at each process's end, or after every memory call; "
+        "exit 70 where they differ",
+    )
+    parser.add_argument(
+        "--observe", action="store_true", help="change nothing: count what would have been said to the kernel"
+    )
+    parser.add_argument(
+        "--strategy",
+        choices=("every-call", "laconic"),
+        default="laconic",
+        help="laconic (default): say what changes; every-call: say every call, as library OSes do today",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print no table")
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD", help="the program and its arguments")
+    parser.set_defaults(execute=execute)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Runs the program; returns its exit status, or 70 where a check failed."""
+    from laconic.ledger import Ledger
+    from laconic.pal.linux import LinuxPal
+    from laconic.tracer.loop import Tracer
+    from laconic.tracer.mediate import Mediator
+
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not command:
+        raise LaconicError("no command was given: name a program, as in  laconic run -- python3 -c 'print(1)'")
+    if options.observe and options.strategy == "every-call":
+        raise LaconicError("--observe changes nothing and --strategy every-call says every call: choose one of them")
+    output = _open_json(options.json)
+    ledger = Ledger()
+    mediator = Mediator(
+        LinuxPal(options.strategy == "every-call"), ledger, options.verify, options.observe, _planned_failures()
+    )
+    tracer = Tracer(mediator, options.verify)
+    began = time.monotonic()
+    status = tracer.run(command)
+    seconds = time.monotonic() - began
+
+    from laconic.report.summary import as_json, as_text
+
+    strategy = "observe" if options.observe else options.strategy
+    figures = as_json(ledger, command, status, strategy, options.verify, seconds, tracer.notes)
+    if output is not None:
+        with output:
+            json.dump(figures, output, indent=2)
+            output.write("\n")
+    if not options.quiet:
+        sys.stderr.write(as_text(figures, _width()))
+    if mediator.mismatch is not None:
+        print(
+            f"laconic: bookkeeping and host differ, {ledger.mismatches} of {ledger.checks} checks failed; the program "
+            f"itself ran to its end with exit status {status}.\nThe first: {mediator.mismatch}\n"
+            "This is a defect of Laconic: please report it with the lines above.",
+            file=sys.stderr,
+        )
+        return 70
+    return status
+
+
+def _open_json(path: str | None):  # type: ignore[no-untyped-def]
+    # Opened before the program starts: a run must not be lost to a wrong path.
+    if path is None:
+        return None
+    try:
+        return open(path, "w", encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise LaconicError(f"--json {path!r} cannot be written, {error.strerror}: name another file") from None
+
+
+def _planned_failures() -> dict[int, int]:
+    # LACONIC_FAIL=N:ERRNO,... makes the Nth host call fail, for the tests of failure handling.
+    plan = os.environ.pop("LACONIC_FAIL", "")
+    return {int(call): int(code) for call, _, code in (item.partition(":") for item in plan.split(",") if item)}
+
+
+def _width() -> int:
+    try:
+        return max(min(os.get_terminal_size(2).columns, 100), 60)
+    except OSError:
+        return 80

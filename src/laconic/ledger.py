@@ -1,0 +1,72 @@
+"""The ledger: what was asked, what was said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from laconic.memory.change import Change, ChangeKind
+
+
+@dataclass(slots=True)
+class CallCount:
+    """One call's figures. `asked` by the program; `said`: host calls made for it; `elided`: asked calls that needed
+    none; `narrowed`: said for fewer pages than asked; `failed`: answered with an error."""
+
+    asked: int = 0
+    said: int = 0
+    elided: int = 0
+    narrowed: int = 0
+    failed: int = 0
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The figures of one run. `changes` counts page runs by kind; a run of two kinds counts in both."""
+
+    calls: dict[str, CallCount] = field(default_factory=dict)
+    kinds: dict[int, int] = field(default_factory=dict)
+    processes: int = 0
+    resynced: int = 0
+    checks: int = 0
+    mismatches: int = 0
+
+    def count(self, name: str, said: int, result: int, narrowed: bool = False, changes: Iterable[Change] = ()) -> None:
+        """Enters one call of the program. O(changes)."""
+        line = self.calls.get(name)
+        if line is None:
+            line = self.calls[name] = CallCount()
+        line.asked += 1
+        if said:
+            line.said += said
+        else:
+            line.elided += 1
+        if narrowed:
+            line.narrowed += 1
+        if result < 0:
+            line.failed += 1
+        for change in changes:
+            self.kinds[change.kind] = self.kinds.get(change.kind, 0) + 1
+
+    @property
+    def asked(self) -> int:
+        """Memory calls that the program made."""
+        return sum(line.asked for line in self.calls.values())
+
+    @property
+    def said(self) -> int:
+        """Host calls made for them."""
+        return sum(line.said for line in self.calls.values())
+
+    @property
+    def elided(self) -> int:
+        """Memory calls that needed no host call."""
+        return sum(line.elided for line in self.calls.values())
+
+    def changes(self) -> dict[str, int]:
+        """Changed page runs by the name of their kind, in the order of `ChangeKind`."""
+        return {
+            str(kind.name).lower(): sum(count for kinds, count in self.kinds.items() if kinds & kind)
+            for kind in ChangeKind
+            if kind
+        }

@@ -1,0 +1,1 @@
+"""Linux memory semantics: no I/O, nothing but the standard library."""

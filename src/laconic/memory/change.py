@@ -1,0 +1,105 @@
+"""What the host has to hear: one `Change` for each run of pages on which wanted and held differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from enum import IntFlag
+from typing import NamedTuple
+
+from laconic.memory.flags import PROT_RWX
+from laconic.memory.vma import Vma
+
+
+class ChangeKind(IntFlag):
+    """What kind of change a page run needs. A set: RW to RX is EXTEND and RESTRICT. Empty: nothing to do."""
+
+    NOTHING = 0
+    MAP = 1
+    UNMAP = 2
+    FLAGS = 4
+    FILE = 8
+    EXTEND = 16
+    RESTRICT = 32
+    ZERO = 64
+    #: A request about residency or write-back (WILLNEED, POPULATE, msync), which no bookkeeping holds: always said.
+    ADVISE = 128
+
+
+# Plain integers: IntFlag's operators cost half a microsecond each, and every memory call of every program comes here.
+MAP, UNMAP, FLAGS, FILE, EXTEND, RESTRICT, ZERO, ADVISE = (1 << bit for bit in range(8))
+
+
+class Change(NamedTuple):
+    """One page run `[start, end)` in bytes, and how it differs.
+
+    `kind` is a `ChangeKind` as a plain integer. `source` is the address from which the contents come
+    (mremap), or None.
+    """
+
+    kind: int
+    start: int
+    end: int
+    wanted: Vma | None
+    held: Vma | None
+    source: int | None = None
+
+    @property
+    def kinds(self) -> ChangeKind:
+        """`kind`, for people."""
+        return ChangeKind(self.kind)
+
+
+class Outcome(NamedTuple):
+    """What a memory call comes to: what to tell the host, and then the program.
+
+    `result` is the program's result once the host has confirmed the changes: a value, or a negative errno. No changes
+    and `ask` False: the host hears nothing. `ask` means that the host must be asked the call as it is, since its answer
+    holds what bookkeeping cannot know (`result` is then a prediction). `start` and `end` (bytes) enclose all that the
+    call may have edited. `place`: the host chooses the address. `resync`: bookkeeping cannot say what the call will do,
+    and is to be read anew from the host afterwards. `then` runs when the host has confirmed.
+    """
+
+    result: int
+    changes: tuple[Change, ...] = ()
+    start: int = 0
+    end: int = 0
+    ask: bool = False
+    place: bool = False
+    resync: bool = False
+    then: Callable[[], None] | None = None
+
+
+NOTHING = Outcome(0)
+
+
+def classify(held: Vma | None, wanted: Vma | None) -> int:
+    """The kinds of change that lead from `held` to `wanted`; contents are the caller's to judge. O(1)."""
+    if held is wanted:
+        return 0
+    if held is None:
+        return MAP
+    if wanted is None:
+        return UNMAP
+    kind = 0
+    lost = held.flags & ~wanted.flags
+    gained = wanted.flags & ~held.flags
+    if gained & PROT_RWX:
+        kind |= EXTEND
+    if lost & PROT_RWX:
+        kind |= RESTRICT
+    if (lost | gained) & ~PROT_RWX or held[3:] != wanted[3:]:
+        kind |= FLAGS
+    if held.base != wanted.base or held.file != wanted.file:
+        kind |= FILE
+    return kind
+
+
+def coalesce(changes: Iterable[Change]) -> list[tuple[int, int]]:
+    """The page runs of `changes` as `(start, end)`, those that touch joined. The changes must ascend. O(k)."""
+    runs: list[tuple[int, int]] = []
+    for change in changes:
+        if runs and runs[-1][1] == change.start:
+            runs[-1] = (runs[-1][0], change.end)
+        else:
+            runs.append((change.start, change.end))
+    return runs

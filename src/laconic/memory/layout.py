@@ -1,0 +1,133 @@
+"""Where a new mapping goes: the kernel's address choice (arch/x86/kernel/sys_x86_64.c, mm/mmap.c, mm/vma.c)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from errno import ENOMEM
+
+from laconic.memory.flags import (
+    MAP_32BIT,
+    PAGE_MASK,
+    PAGE_SIZE,
+    PMD_SIZE,
+    TASK_SIZE,
+    VM_GROWSDOWN,
+)
+from laconic.memory.vma import Vma
+from laconic.rangemap import RangeMap
+
+
+@dataclass(slots=True)
+class Layout:
+    """What decides addresses in one `mm`, all in bytes, and the kernel's limits on it.
+
+    `mmap_base` is None until the host's first choice has shown it (`learn`). `thp`: CONFIG_TRANSPARENT_HUGEPAGE; `thp_align`: the kernel aligns
+    anonymous mappings of whole huge pages (__get_unmapped_area since 6.7). `quiet_below`: below
+    it no VMA can grow unseen.
+    """
+
+    mmap_base: int | None = None
+    top_down: bool = True
+    legacy_base: int = (TASK_SIZE // 3 + PAGE_SIZE - 1) & PAGE_MASK
+    mmap_min_addr: int = 65536
+    stack_guard_gap: int = 256 * PAGE_SIZE
+    thp: bool = True
+    thp_align: bool = False
+    max_map_count: int = 65530
+    overcommit_never: bool = False
+    quiet_below: int = 0
+
+    def copy(self) -> Layout:
+        """An independent copy, for fork."""
+        return replace(self)
+
+    def learn(self, vmas: RangeMap[Vma], start: int, end: int) -> None:
+        """Derives the mmap base from the first place `[start, end)` that the host chose by itself.
+
+        The kernel takes the highest hole that fits (unmapped_area_topdown in mm/vma.c), so what lies right above the
+        place, without a hole, was chosen from the same base before. O(log n + the VMAs of that block).
+        """
+        if self.top_down:
+            while vmas.get(end) is not None:
+                end = vmas.find(end)[1]
+            self.mmap_base = end
+            self.quiet_below = end
+        else:
+            while start and vmas.get(start - 1) is not None:
+                start = vmas.find(start - 1)[0]
+            self.mmap_base = self.legacy_base = start
+
+
+def start_gap(layout: Layout, start: int, vma: Vma) -> int:
+    """The lowest address that is kept free for a VMA at `start` (vm_start_gap in include/linux/mm.h)."""
+    if vma.flags & VM_GROWSDOWN:
+        return max(start - layout.stack_guard_gap, 0)
+    return start
+
+
+def hint_fits(layout: Layout, vmas: RangeMap[Vma], address: int, length: int) -> bool:
+    """True where a hint is taken: the range is free and in nobody's guard gap. O(log n)."""
+    if not 0 < address <= TASK_SIZE - length:
+        return False
+    _, end, vma = vmas.find(address)
+    if vma is not None:
+        return False
+    above = vmas.get(end)
+    return address + length <= (end if above is None else start_gap(layout, end, above))
+
+
+def get_unmapped_area(
+    layout: Layout, vmas: RangeMap[Vma], hint: int, length: int, flags: int, anonymous: bool
+) -> int | None:
+    """The address that Linux would choose for `length` bytes, -ENOMEM, or None where only the host can say.
+
+    `hint` (page aligned, 0 for none), `length` (whole pages) and the result are in bytes. O(log n + holes tried).
+    """
+    if length > TASK_SIZE:
+        return -ENOMEM
+    if flags & MAP_32BIT:
+        return _lowest(layout, vmas, hint, length, 0x40000000, 0x80000000)
+    if hint and hint_fits(layout, vmas, hint, length):
+        return hint
+    if layout.mmap_base is None:
+        return None
+    if not layout.top_down:
+        return _lowest(layout, vmas, 0, length, layout.mmap_base, TASK_SIZE)
+    if layout.thp_align and anonymous and not hint and length % PMD_SIZE == 0:
+        # __thp_get_unmapped_area (mm/huge_memory.c): ask for one huge page more, then align upwards.
+        padded = _highest(layout, vmas, length + PMD_SIZE)
+        if padded is not None:
+            rest = -padded % PMD_SIZE
+            return padded + (rest or PMD_SIZE)
+    found = _highest(layout, vmas, length)
+    if found is not None:
+        return found
+    return _lowest(layout, vmas, 0, length, layout.legacy_base, TASK_SIZE)
+
+
+def _highest(layout: Layout, vmas: RangeMap[Vma], length: int) -> int | None:
+    # unmapped_area_topdown (mm/vma.c)
+    assert layout.mmap_base is not None
+    for start, end in vmas.holes_down(PAGE_SIZE, layout.mmap_base, length):
+        if end - start >= length:
+            # A hole that was cut at the base may go on above it, up to a stack with its guard gap.
+            above = vmas.find(end)[1] if vmas.get(end) is None else end
+            vma = vmas.get(above) if above < TASK_SIZE else None
+            if vma is not None:
+                end = min(end, start_gap(layout, above, vma))
+            if end - start >= length:
+                return end - length
+    return None
+
+
+def _lowest(layout: Layout, vmas: RangeMap[Vma], hint: int, length: int, low: int, high: int) -> int:
+    # arch_get_unmapped_area and unmapped_area (mm/vma.c)
+    if hint and hint + length <= high and hint_fits(layout, vmas, hint, length):
+        return hint
+    for start, end, vma in vmas.runs(low, high):
+        if vma is None and end - start >= length:
+            above = vmas.get(end)
+            limit = end if above is None else start_gap(layout, end, above)
+            if start + length <= limit:
+                return start
+    return -ENOMEM

@@ -1,0 +1,254 @@
+"""madvise and the other calls that walk a range like it: msync, mseal, PR_SET_VMA, mbind, remap_file_pages.
+
+mm/madvise.c, mm/msync.c, mm/mseal.c, mm/mempolicy.c, mm/mmap.c. Some advice changes VMA flags, some only contents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from errno import EBADF, EINVAL, ENOMEM
+
+from laconic.memory.change import ADVISE, FILE, NOTHING, ZERO, Change, Outcome
+from laconic.memory.flags import (
+    ADDRESS_MASK,
+    MADV_COLD,
+    MADV_COLLAPSE,
+    MADV_DODUMP,
+    MADV_DOFORK,
+    MADV_DONTDUMP,
+    MADV_DONTFORK,
+    MADV_DONTNEED,
+    MADV_DONTNEED_LOCKED,
+    MADV_FREE,
+    MADV_GUARD_INSTALL,
+    MADV_GUARD_REMOVE,
+    MADV_HUGEPAGE,
+    MADV_KEEPONFORK,
+    MADV_MERGEABLE,
+    MADV_NOHUGEPAGE,
+    MADV_NORMAL,
+    MADV_PAGEOUT,
+    MADV_POPULATE_READ,
+    MADV_POPULATE_WRITE,
+    MADV_RANDOM,
+    MADV_REMOVE,
+    MADV_SEQUENTIAL,
+    MADV_UNMERGEABLE,
+    MADV_WILLNEED,
+    MADV_WIPEONFORK,
+    MS_ASYNC,
+    MS_INVALIDATE,
+    MS_SYNC,
+    PAGE_MASK,
+    VM_DONTCOPY,
+    VM_DONTDUMP,
+    VM_DROPPABLE,
+    VM_HUGEPAGE,
+    VM_HUGETLB,
+    VM_IO,
+    VM_LOCKED,
+    VM_MAYSHARE,
+    VM_MERGEABLE,
+    VM_NOHUGEPAGE,
+    VM_PFNMAP,
+    VM_RAND_READ,
+    VM_SEALED,
+    VM_SEQ_READ,
+    VM_SHARED,
+    VM_SPECIAL,
+    VM_WIPEONFORK,
+)
+from laconic.memory.mmap import Untouched, page_align
+from laconic.memory.space import AddressSpace
+from laconic.memory.vma import Vma
+
+#: advice → (VM_* bits that it clears, bits that it sets)
+FLAG_ADVICE = {
+    MADV_NORMAL: (VM_RAND_READ | VM_SEQ_READ, 0),
+    MADV_RANDOM: (VM_SEQ_READ, VM_RAND_READ),
+    MADV_SEQUENTIAL: (VM_RAND_READ, VM_SEQ_READ),
+    MADV_DONTFORK: (0, VM_DONTCOPY),
+    MADV_DOFORK: (VM_DONTCOPY, 0),
+    MADV_WIPEONFORK: (0, VM_WIPEONFORK),
+    MADV_KEEPONFORK: (VM_WIPEONFORK, 0),
+    MADV_DONTDUMP: (0, VM_DONTDUMP),
+    MADV_DODUMP: (VM_DONTDUMP, 0),
+    MADV_MERGEABLE: (0, VM_MERGEABLE),
+    MADV_UNMERGEABLE: (VM_MERGEABLE, 0),
+    MADV_HUGEPAGE: (VM_NOHUGEPAGE, VM_HUGEPAGE),
+    MADV_NOHUGEPAGE: (VM_HUGEPAGE, VM_NOHUGEPAGE),
+}
+#: Advice that throws contents away. MADV_FREE does so lazily, MADV_GUARD_INSTALL until MADV_GUARD_REMOVE.
+DISCARDS = {MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE, MADV_REMOVE, MADV_GUARD_INSTALL}
+#: Advice about residency alone.
+RESIDENCY = {
+    MADV_WILLNEED,
+    MADV_COLD,
+    MADV_PAGEOUT,
+    MADV_POPULATE_READ,
+    MADV_POPULATE_WRITE,
+    MADV_COLLAPSE,
+    MADV_GUARD_REMOVE,
+}
+
+
+def madvise(
+    space: AddressSpace, start: int, length: int, advice: int, *, untouched: Untouched = lambda start, end: False
+) -> Outcome:
+    """madvise(2); `start` and `length` in bytes. `untouched` is asked before a discard. O(log n + k).
+
+    A hole is ENOMEM in the end, after all that is mapped was advised. Advice that this module does not know (memory
+    failure injection, or newer than it) goes to the host as it is.
+    """
+    if advice not in FLAG_ADVICE and advice not in DISCARDS and advice not in RESIDENCY:
+        return Outcome(0, ask=True)
+    size = page_align(length)
+    end = start + size & ADDRESS_MASK
+    if start & ~PAGE_MASK or length and not size or end < start:
+        return Outcome(-EINVAL)
+    if end == start:
+        # An advice that this kernel was built without is EINVAL even for nothing; only the host knows.
+        return Outcome(0, ask=advice not in (MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTNEED))
+    mapped = list(space.vmas.entries(start, end))
+    if not mapped:
+        return Outcome(-ENOMEM, ask=advice not in FLAG_ADVICE and advice != MADV_DONTNEED)
+    if advice in FLAG_ADVICE:
+        return _advise_flags(space, start, end, advice)
+    result = 0 if space.vmas.covered(start, end) else -ENOMEM
+    kind = ZERO if advice in DISCARDS else ADVISE
+    changes = tuple(
+        Change(kind, max(begin, start), min(stop, end), vma, vma)
+        for begin, stop, vma in mapped
+        if not (advice == MADV_DONTNEED and _idle(space, max(begin, start), min(stop, end), vma, untouched))
+    )
+    return Outcome(result, changes, start, end)
+
+
+def _idle(space: AddressSpace, start: int, end: int, vma: Vma, untouched: Untouched) -> bool:
+    # Discarding what was never touched does nothing. A file's page is not "untouched" for having been read,
+    # and so only anonymous memory counts here.
+    if vma.file is not None or vma.flags & (VM_LOCKED | VM_PFNMAP | VM_HUGETLB | VM_SEALED) or space.opaque:
+        return False
+    return untouched(start, end)
+
+
+def _refused(vma: Vma, advice: int) -> bool:
+    # madvise_vma_behavior
+    if advice == MADV_DOFORK:
+        return bool(vma.flags & VM_IO)
+    if advice == MADV_WIPEONFORK:
+        return vma.file is not None or bool(vma.flags & VM_SHARED)
+    if advice == MADV_KEEPONFORK:
+        return bool(vma.flags & VM_DROPPABLE)
+    if advice == MADV_DODUMP:
+        return bool(vma.flags & VM_DROPPABLE or vma.flags & VM_SPECIAL and not vma.flags & VM_HUGETLB)
+    return False
+
+
+def _advise_flags(space: AddressSpace, start: int, end: int, advice: int) -> Outcome:
+    clears, sets = FLAG_ADVICE[advice]
+    stop, result = end, 0
+    for begin, _, vma in space.vmas.runs(start, end):
+        if vma is None:
+            result = -ENOMEM
+        elif _refused(vma, advice):
+            stop, result = begin, -EINVAL
+            break
+
+    def advise(vma: Vma) -> Vma:
+        if advice == MADV_MERGEABLE and vma.flags & (
+            VM_SHARED | VM_MAYSHARE | VM_SPECIAL | VM_HUGETLB | VM_DROPPABLE
+        ):
+            return vma  # vma_ksm_compatible in mm/ksm.c
+        flags = vma.flags & ~clears | sets
+        return vma if flags == vma.flags else vma.with_flags(flags)
+
+    if stop > start:
+        space.vmas.edit(start, stop, advise)
+    return Outcome(result, tuple(space.diff(start, stop)) if stop > start else (), start, end)
+
+
+def msync(space: AddressSpace, start: int, length: int, flags: int) -> Outcome:
+    """msync(2). Only MS_SYNC on shared files does anything; it is said for these runs. O(log n + k)."""
+    if flags & ~(MS_ASYNC | MS_INVALIDATE | MS_SYNC) or start & ~PAGE_MASK:
+        return Outcome(-EINVAL)
+    if flags & MS_ASYNC and flags & MS_SYNC:
+        return Outcome(-EINVAL)
+    end = start + page_align(length) & ADDRESS_MASK
+    if end < start:
+        return Outcome(-ENOMEM)
+    if end == start:
+        return NOTHING
+    if flags & MS_INVALIDATE and any(vma.flags & VM_LOCKED for _, _, vma in space.vmas.entries(start, end)):
+        return Outcome(0, ask=True)  # EBUSY, unless a hole or a failing write-back comes first
+    result = 0 if space.vmas.covered(start, end) else -ENOMEM
+    changes = []
+    if flags & MS_SYNC:
+        for begin, stop, vma in space.vmas.entries(start, end):
+            if vma.file is not None and vma.flags & VM_SHARED:
+                changes.append(Change(ADVISE, max(begin, start), min(stop, end), vma, vma))
+    return Outcome(result, tuple(changes), start, end)
+
+
+def mseal(space: AddressSpace, start: int, length: int, flags: int) -> Outcome:
+    """mseal(2), Linux 6.10 and up; elsewhere the host says what it says. O(log n + k)."""
+    size = page_align(length)
+    end = start + size & ADDRESS_MASK
+    if flags or start & ~PAGE_MASK or length and not size or end <= start:
+        return Outcome(0, ask=True)
+    if not space.vmas.covered(start, end):
+        return Outcome(-ENOMEM, ask=True)
+    return _edited(space, start, end, lambda vma: vma.with_flags(vma.flags | VM_SEALED))
+
+
+def set_vma_name(space: AddressSpace, start: int, length: int, name: str | None) -> Outcome:
+    """prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME); the host checks the name. O(log n + k)."""
+    size = page_align(length)
+    end = start + size & ADDRESS_MASK
+    if start & ~PAGE_MASK or length and not size or end <= start:
+        return Outcome(0, ask=True)
+    stop, result = end, 0
+    for begin, _, vma in space.vmas.runs(start, end):
+        if vma is None:
+            result = -ENOMEM
+        elif vma.file is not None and vma.file.inode >= 0 and not vma.file.path.startswith("/dev/zero"):
+            stop, result = begin, -EBADF
+            break
+    if stop == start:
+        return Outcome(result, ask=True)
+    return _edited(space, start, stop, lambda vma: vma._replace(name=name), result, end)
+
+
+def mbind(space: AddressSpace, start: int, length: int, policy: tuple[int, bytes]) -> Outcome:
+    """mbind(2): the host is always asked, since it also moves pages; here it splits VMAs. O(log n + k)."""
+    end = start + page_align(length) & ADDRESS_MASK
+    if start & ~PAGE_MASK or end <= start or not space.vmas.covered(start, end):
+        return Outcome(0, ask=True)
+    wanted = policy if policy[0] & 0xFF else None  # MPOL_DEFAULT takes a policy away
+    return _edited(space, start, end, lambda vma: vma._replace(policy=wanted))._replace(ask=True)
+
+
+def remap_file_pages(space: AddressSpace, start: int, size: int, prot: int, pgoff: int, flags: int) -> Outcome:
+    """remap_file_pages(2), which Linux emulates by a new mapping since 4.0 (mm/mmap.c). O(log n + k)."""
+    start &= PAGE_MASK
+    size &= PAGE_MASK
+    if prot or start + size <= start or start + size > ADDRESS_MASK:
+        return Outcome(-EINVAL)
+    begin, end, vma = space.vmas.find(start)
+    if vma is None or not vma.flags & VM_SHARED or vma.file is None:
+        return Outcome(-EINVAL)
+    if start + size > end:
+        return Outcome(0, ask=True, resync=True)
+    base = start - (pgoff << 12)
+    if vma.base == base:
+        return Outcome(0, (Change(ADVISE, start, start + size, vma, vma),), start, start + size)
+    wanted = vma._replace(base=base)
+    space.vmas.set(start, start + size, wanted)
+    return Outcome(0, (Change(FILE | ZERO, start, start + size, wanted, vma),), start, start + size, ask=True)
+
+
+def _edited(
+    space: AddressSpace, start: int, stop: int, change: Callable[[Vma], Vma], result: int = 0, end: int | None = None
+) -> Outcome:
+    space.vmas.edit(start, stop, change)
+    return Outcome(result, tuple(space.diff(start, stop)), start, stop if end is None else end)

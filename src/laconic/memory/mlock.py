@@ -1,0 +1,112 @@
+"""mlock, mlock2, munlock, mlockall, munlockall: mm/mlock.c."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from errno import EINVAL, ENOMEM
+
+from laconic.memory.change import ADVISE, NOTHING, Change, Outcome, coalesce
+from laconic.memory.flags import (
+    ADDRESS_MASK,
+    MCL_CURRENT,
+    MCL_FUTURE,
+    MCL_ONFAULT,
+    MLOCK_ONFAULT,
+    PAGE_SIZE,
+    TASK_SIZE,
+    VM_DROPPABLE,
+    VM_HUGETLB,
+    VM_LOCKED,
+    VM_LOCKONFAULT,
+    VM_SPECIAL,
+)
+from laconic.memory.mmap import page_align
+from laconic.memory.space import AddressSpace
+from laconic.memory.vma import Vma
+
+LOCKS = VM_LOCKED | VM_LOCKONFAULT
+
+#: The upcall that says whether all pages of a range are in memory.
+Resident = Callable[[int, int], bool]
+
+
+def mlock(space: AddressSpace, start: int, length: int, *, resident: Resident = lambda start, end: False) -> Outcome:
+    """mlock(2). `resident` is asked where all is locked already: mlock also brings pages in. O(log n + k)."""
+    return _apply(space, start, length, VM_LOCKED, resident)
+
+
+def mlock2(
+    space: AddressSpace, start: int, length: int, flags: int, *, resident: Resident = lambda start, end: False
+) -> Outcome:
+    """mlock2(2); MLOCK_ONFAULT is the only flag. O(log n + k)."""
+    if flags & ~MLOCK_ONFAULT:
+        return Outcome(-EINVAL)
+    return _apply(space, start, length, VM_LOCKED | (VM_LOCKONFAULT if flags else 0), resident)
+
+
+def munlock(space: AddressSpace, start: int, length: int) -> Outcome:
+    """munlock(2). O(log n + k)."""
+    return _apply(space, start, length, 0, None)
+
+
+def _fixup(vma: Vma, locks: int) -> Vma:
+    # mlock_fixup: some mappings ignore locks. DAX, secret memory and device memory show as VM_SPECIAL here.
+    if vma.flags & LOCKS == locks or vma.flags & (VM_SPECIAL | VM_HUGETLB | VM_DROPPABLE):
+        return vma
+    return vma.with_flags(vma.flags & ~LOCKS | locks)
+
+
+def _apply(space: AddressSpace, start: int, length: int, locks: int, resident: Resident | None) -> Outcome:
+    # apply_vma_lock_flags: up to the first hole, whose error comes after the pages before it were locked
+    size = page_align(length + start % PAGE_SIZE & ADDRESS_MASK)
+    start -= start % PAGE_SIZE
+    end = start + size & ADDRESS_MASK
+    if end < start:
+        return Outcome(-EINVAL)
+    if end == start:
+        return Outcome(0, ask=bool(locks))
+    stop, result = end, 0
+    for begin, _, vma in space.vmas.runs(start, end):
+        if vma is None:
+            stop, result = begin, -ENOMEM
+            break
+    if stop == start:
+        return Outcome(result, ask=bool(locks))
+    space.vmas.edit(start, stop, lambda vma: _fixup(vma, locks))
+    changes = list(space.diff(start, stop))
+    if locks and resident is not None:
+        changed = {change.start for change in changes}
+        for begin, finish, vma in space.vmas.runs(start, stop):
+            if begin not in changed and not resident(begin, finish):
+                changes.append(Change(ADVISE, begin, finish, vma, vma))
+        changes.sort(key=lambda change: change.start)
+    # Linux sets all locks before it brings pages in: where that may fail, several runs are one call.
+    return Outcome(result, tuple(changes), start, end, ask=bool(locks) and len(coalesce(changes)) > 1)
+
+
+def mlockall(space: AddressSpace, flags: int) -> Outcome:
+    """mlockall(2): current VMAs, future ones, or both. The host always hears it: pages are brought in. O(n)."""
+    if not flags or flags & ~(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) or flags == MCL_ONFAULT:
+        return Outcome(-EINVAL)
+    locks = VM_LOCKED | (VM_LOCKONFAULT if flags & MCL_ONFAULT else 0)
+    return _all(space, locks if flags & MCL_FUTURE else 0, locks if flags & MCL_CURRENT else None, ask=True)
+
+
+def munlockall(space: AddressSpace) -> Outcome:
+    """munlockall(2). Nothing locked now or in future: nothing to say. O(n)."""
+    return _all(space, 0, 0, ask=bool(space.def_flags))
+
+
+def _all(space: AddressSpace, future: int, current: int | None, ask: bool) -> Outcome:
+    def remember() -> None:
+        space.def_flags = future
+
+    if current is not None:
+        locks = current
+        for start, end, vma in list(space.vmas):
+            if end <= TASK_SIZE + PAGE_SIZE and _fixup(vma, locks) is not vma:
+                space.vmas.set(start, end, _fixup(vma, locks))
+    changes = tuple(space.diff(0, TASK_SIZE + PAGE_SIZE))
+    if not changes and not ask:
+        return NOTHING
+    return Outcome(0, changes, 0, TASK_SIZE + PAGE_SIZE, ask=True, then=remember)

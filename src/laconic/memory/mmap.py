@@ -1,0 +1,270 @@
+"""mmap and its relatives that make mappings: do_mmap in mm/mmap.c, step by step in the kernel's order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from errno import EACCES, EBADF, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EPERM
+from typing import NamedTuple
+
+from laconic.memory.change import MAP, ZERO, Change, Outcome, classify
+from laconic.memory.flags import (
+    ADDRESS_MASK,
+    LEGACY_MAP_MASK,
+    MAP_ANONYMOUS,
+    MAP_DROPPABLE,
+    MAP_FIXED,
+    MAP_FIXED_NOREPLACE,
+    MAP_GROWSDOWN,
+    MAP_HUGE_MASK,
+    MAP_HUGE_SHIFT,
+    MAP_HUGETLB,
+    MAP_LOCKED,
+    MAP_NONBLOCK,
+    MAP_NORESERVE,
+    MAP_POPULATE,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    MAP_SHARED_VALIDATE,
+    MAP_STACK,
+    MAP_SYNC,
+    MAP_TYPE,
+    PAGE_MASK,
+    PAGE_SIZE,
+    PMD_SIZE,
+    PROT_EXEC,
+    PROT_READ,
+    PROT_RWX,
+    PROT_WRITE,
+    TASK_SIZE,
+    VM_DONTDUMP,
+    VM_DROPPABLE,
+    VM_GROWSDOWN,
+    VM_HUGETLB,
+    VM_LOCKED,
+    VM_MAY_RWX,
+    VM_MAYEXEC,
+    VM_MAYSHARE,
+    VM_MAYWRITE,
+    VM_NOHUGEPAGE,
+    VM_NORESERVE,
+    VM_SHARED,
+    VM_SYNC,
+    VM_WIPEONFORK,
+)
+from laconic.memory.layout import get_unmapped_area
+from laconic.memory.space import AddressSpace
+from laconic.memory.vma import File, Vma
+
+#: The upcall that says whether a range of private memory was never touched (anonymous) or never written (a file's).
+Untouched = Callable[[int, int], bool]
+
+
+class OpenFile(NamedTuple):
+    """What an mmap's file descriptor refers to, as far as the kernel's checks need it.
+
+    `plain`: a regular file that maps like page cache. Of anything else (a device, huge pages) only the host knows
+    what a mapping will look like. `places`: the file system may choose addresses itself.
+    """
+
+    file: File
+    readable: bool
+    writable: bool
+    plain: bool = True
+    noexec: bool = False
+    places: bool = False
+
+
+def page_align(length: int) -> int:
+    """Rounds bytes up to whole pages and wraps at 2**64, like PAGE_ALIGN."""
+    return (length + PAGE_SIZE - 1) & PAGE_MASK & ADDRESS_MASK
+
+
+def mmap(
+    space: AddressSpace,
+    address: int,
+    length: int,
+    prot: int,
+    flags: int,
+    file: OpenFile | None,
+    offset: int,
+    *,
+    read_implies_exec: bool = False,
+    untouched: Untouched = lambda start, end: False,
+) -> Outcome:
+    """mmap(2). `file` is what the descriptor refers to; None without MAP_ANONYMOUS means a bad descriptor.
+
+    `address`, `length` and `offset` are in bytes; the outcome's result is the address. `untouched` is asked only where
+    all attributes of a private mapping are equal to what MAP_FIXED would put there. O(log n + k).
+    """
+    layout = space.layout
+    if offset & ~PAGE_MASK:
+        return Outcome(-EINVAL)
+    if flags & MAP_ANONYMOUS:
+        file = None
+        if flags & MAP_HUGETLB:
+            length = _huge_align(length, flags)
+    elif file is None:
+        return Outcome(-EBADF)
+    elif flags & MAP_HUGETLB and file.plain:
+        return Outcome(-EINVAL)
+    if not length:
+        return Outcome(-EINVAL)
+    if flags & MAP_FIXED_NOREPLACE:
+        flags |= MAP_FIXED
+    if not flags & MAP_FIXED:
+        # round_hint_to_min (mm/mmap.c)
+        address &= PAGE_MASK
+        if 0 < address < layout.mmap_min_addr:
+            address = page_align(layout.mmap_min_addr)
+    length = page_align(length)
+    if not length or space.map_count > layout.max_map_count or length > TASK_SIZE:
+        return Outcome(-ENOMEM)
+    place = False
+    if flags & MAP_FIXED:
+        if address > TASK_SIZE - length:
+            return Outcome(-ENOMEM)
+        if address & ~PAGE_MASK:
+            return Outcome(-EINVAL)
+    elif flags & MAP_HUGETLB or file is not None and (not file.plain or file.places and length >= PMD_SIZE):
+        place = True
+    else:
+        anonymous = file is None and not flags & MAP_SHARED
+        chosen = get_unmapped_area(layout, space.vmas, address, length, flags, anonymous)
+        if chosen is None:
+            place = True
+        elif chosen < 0:
+            return Outcome(chosen)
+        else:
+            address = chosen
+    if flags & MAP_FIXED_NOREPLACE and any(vma for _, _, vma in space.vmas.runs(address, address + length)):
+        return Outcome(-EEXIST)
+    vm_flags = _file_flags(file, prot, flags) if file is not None else _anonymous_flags(flags)
+    if vm_flags < 0:
+        return Outcome(vm_flags)
+    if read_implies_exec and prot & PROT_READ and not (file is not None and file.noexec):
+        prot |= PROT_EXEC
+    vm_flags |= prot & PROT_RWX | space.def_flags
+    if flags & MAP_GROWSDOWN:
+        vm_flags |= VM_GROWSDOWN
+    if flags & MAP_LOCKED:
+        vm_flags |= VM_LOCKED
+    if flags & MAP_STACK and layout.thp:
+        vm_flags |= VM_NOHUGEPAGE
+    if flags & MAP_NORESERVE and not layout.overcommit_never:
+        vm_flags |= VM_NORESERVE
+    if flags & MAP_HUGETLB:
+        vm_flags |= VM_HUGETLB
+    if space.mdwe and prot & PROT_WRITE and prot & PROT_EXEC:
+        return Outcome(-EACCES)  # map_deny_write_exec in include/linux/mman.h
+    if flags & MAP_FIXED and space.sealed(address, address + length):
+        return Outcome(-EPERM)
+    if place:
+        vma = Vma(vm_flags, file.file if file else _shared_memory(flags), -offset if file else 0)
+        return Outcome(address, (Change(MAP, 0, length, vma, None),), ask=True, place=True)
+    backing = file.file if file is not None else _shared_memory(flags)
+    vma = Vma(vm_flags, backing, address - (offset if file is not None else 0) if backing is not None else 0)
+    whole = bool(
+        flags & (MAP_LOCKED | MAP_POPULATE) or vm_flags & (VM_LOCKED | VM_MAYSHARE | VM_HUGETLB) or space.opaque
+    )
+    changes = _overlay(space, address, address + length, vma, None if whole else untouched)
+    if changes:
+        space.vmas.set(address, address + length, vma)
+    return Outcome(address, changes, address, address + length, then=_grown_below(space, vma))
+
+
+def placed(space: AddressSpace, outcome: Outcome, address: int) -> Outcome:
+    """The outcome of an mmap whose place the host chose, now that it is known; wanted is edited. O(log n)."""
+    (change,) = outcome.changes
+    vma = change.wanted
+    assert vma is not None
+    if vma.file is not None:
+        vma = vma._replace(base=address + vma.base)
+    start, end = address, address + change.end
+    if space.layout.mmap_base is None and not vma.flags & VM_HUGETLB:
+        space.layout.learn(space.vmas, start, end)
+    space.vmas.set(start, end, vma)
+    return Outcome(address, (Change(MAP, start, end, vma, None),), start, end, then=_grown_below(space, vma))
+
+
+def _grown_below(space: AddressSpace, vma: Vma) -> Callable[[], None] | None:
+    if not vma.flags & VM_GROWSDOWN:
+        return None
+
+    def anywhere() -> None:
+        space.layout.quiet_below = 0
+
+    return anywhere
+
+
+def _overlay(
+    space: AddressSpace, start: int, end: int, vma: Vma, untouched: Untouched | None
+) -> tuple[Change, ...]:
+    # MAP_FIXED throws away what was there. Equal attributes are not equality: contents count.
+    changes = []
+    for begin, stop, held in space.vmas.runs(start, end):
+        kind = classify(held, vma)
+        if held is not None and not (untouched is not None and kind == 0 and untouched(begin, stop)):
+            kind |= ZERO
+        if kind:
+            changes.append(Change(kind, begin, stop, vma, held))
+    return tuple(changes)
+
+
+def _anonymous_flags(flags: int) -> int:
+    kind = flags & MAP_TYPE
+    if kind == MAP_PRIVATE:
+        return VM_MAY_RWX
+    if kind == MAP_SHARED:
+        return -EINVAL if flags & MAP_GROWSDOWN else VM_MAY_RWX | VM_SHARED | VM_MAYSHARE
+    if kind == MAP_DROPPABLE:
+        if flags & (MAP_LOCKED | MAP_GROWSDOWN | MAP_HUGETLB):
+            return -EINVAL
+        return VM_MAY_RWX | VM_DROPPABLE | VM_NORESERVE | VM_WIPEONFORK | VM_DONTDUMP
+    return -EINVAL
+
+
+def _file_flags(file: OpenFile, prot: int, flags: int) -> int:
+    vm_flags = VM_MAY_RWX
+    kind = flags & MAP_TYPE
+    if kind in (MAP_SHARED, MAP_SHARED_VALIDATE):
+        if kind == MAP_SHARED_VALIDATE and flags & ~LEGACY_MAP_MASK & ~MAP_FIXED_NOREPLACE:
+            return -EOPNOTSUPP
+        if prot & PROT_WRITE and not file.writable:
+            return -EACCES
+        vm_flags |= VM_SHARED | VM_MAYSHARE
+        if not file.writable:
+            vm_flags &= ~(VM_MAYWRITE | VM_SHARED)
+    elif kind != MAP_PRIVATE:
+        return -EINVAL
+    if not file.readable:
+        return -EACCES
+    if file.noexec:
+        if prot & PROT_EXEC:
+            return -EPERM
+        vm_flags &= ~VM_MAYEXEC
+    if flags & MAP_GROWSDOWN and file.plain:
+        return -EINVAL
+    return vm_flags | (VM_SYNC if flags & MAP_SYNC else 0)
+
+
+_fresh = 0
+
+
+def _shared_memory(flags: int) -> File | None:
+    # Each shared anonymous mapping is a new file in the kernel's own tmpfs (shmem_zero_setup in mm/shmem.c). Only the
+    # host knows its inode; until the host has said it, a negative number keeps it apart from all others.
+    global _fresh
+    if flags & MAP_TYPE != MAP_SHARED:
+        return None
+    _fresh -= 1
+    return File(0, 1, _fresh, "/dev/zero (deleted)")
+
+
+def _huge_align(length: int, flags: int) -> int:
+    size = 1 << (flags >> MAP_HUGE_SHIFT & MAP_HUGE_MASK or 21)
+    return (length + size - 1) & ~(size - 1)
+
+
+def populates(flags: int) -> bool:
+    """True where mmap also faults the pages in (the end of do_mmap)."""
+    return bool(flags & MAP_LOCKED) or flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE

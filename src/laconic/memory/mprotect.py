@@ -1,0 +1,124 @@
+"""mprotect and pkey_mprotect: do_mprotect_pkey in mm/mprotect.c."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from errno import EACCES, EINVAL, ENOMEM, EPERM
+
+from laconic.memory.change import NOTHING, Outcome
+from laconic.memory.flags import (
+    ADDRESS_MASK,
+    PAGE_MASK,
+    PAGE_SIZE,
+    PROT_EXEC,
+    PROT_GROWSDOWN,
+    PROT_GROWSUP,
+    PROT_READ,
+    PROT_RWX,
+    PROT_SEM,
+    PROT_WRITE,
+    VM_EXEC,
+    VM_GROWSDOWN,
+    VM_MAYEXEC,
+    VM_PROT,
+    VM_SEALED,
+)
+from laconic.memory.space import AddressSpace
+from laconic.memory.vma import Vma
+
+
+def mprotect(
+    space: AddressSpace, start: int, length: int, prot: int, pkey: int = -1, *, read_implies_exec: bool = False
+) -> Outcome:
+    """mprotect(2); with `pkey` other than -1, pkey_mprotect(2). `start` and `length` are in bytes.
+
+    At a hole, a refusal or a sealed VMA the pages before it stay changed, as in Linux. With a key the host is always
+    asked, since only it knows which keys are allocated. O(log n + k); O(log n) where one VMA is as asked already.
+    """
+    # The common case first, and inlined: it has to cost less than the system call that it makes superfluous.
+    if not start & 4095 and pkey == -1 and not read_implies_exec and length > 0:
+        vmas = space.vmas
+        chunk = bisect_right(vmas._firsts, start) - 1
+        keys = vmas._keys[chunk]
+        index = bisect_right(keys, start)
+        vma = vmas._values[chunk][index - 1]
+        if (
+            vma is not None
+            and vma[0] & (VM_PROT | VM_SEALED) == prot
+            and index < len(keys)
+            and start + length <= keys[index]
+            and not space.mdwe
+        ):
+            return NOTHING
+    return _mprotect(space, start, length, prot, pkey, read_implies_exec)
+
+
+def _mprotect(space: AddressSpace, start: int, length: int, prot: int, pkey: int, read_implies_exec: bool) -> Outcome:
+    grows = prot & (PROT_GROWSDOWN | PROT_GROWSUP)
+    prot &= ~grows
+    if grows == PROT_GROWSDOWN | PROT_GROWSUP or start & ~PAGE_MASK:
+        return Outcome(-EINVAL)
+    if not length:
+        return NOTHING
+    end = (start + (length + PAGE_SIZE - 1 & PAGE_MASK & ADDRESS_MASK)) & ADDRESS_MASK
+    if end <= start:
+        return Outcome(-ENOMEM)
+    if prot & ~(PROT_RWX | PROT_SEM):
+        return Outcome(-EINVAL)
+    first = space.vmas.find(start)
+    if grows == PROT_GROWSDOWN:
+        if first[2] is None:
+            # vma_find() takes the next VMA above, and the change begins where that begins.
+            first = space.vmas.find(first[1]) if first[1] < end else first
+            if first[2] is None or first[0] >= end:
+                return Outcome(-ENOMEM)
+        if not first[2].flags & VM_GROWSDOWN:
+            return Outcome(-EINVAL)
+        start = first[0]
+    elif first[2] is None:
+        return Outcome(-ENOMEM)
+    elif grows:
+        return Outcome(-EINVAL)  # no VM_GROWSUP on x86
+    if pkey != -1:
+        return _with_key(space, start, end, prot & PROT_RWX, pkey)
+    stop, result = _permitted(space, start, end, prot & PROT_RWX, read_implies_exec)
+    if stop > start:
+
+        def protect(vma: Vma) -> Vma:
+            wanted = _prot(vma, prot & PROT_RWX, read_implies_exec)
+            return vma if vma.flags & VM_PROT == wanted else vma.with_flags(vma.flags & ~VM_PROT | wanted)
+
+        space.vmas.edit(start, stop, protect)
+    return Outcome(result, tuple(space.diff(start, stop)) if stop > start else (), start, end)
+
+
+def _prot(vma: Vma, prot: int, read_implies_exec: bool) -> int:
+    if read_implies_exec and prot & PROT_READ and vma.flags & VM_MAYEXEC:
+        prot |= PROT_EXEC
+    return prot
+
+
+def _permitted(space: AddressSpace, start: int, end: int, prot: int, read_implies_exec: bool) -> tuple[int, int]:
+    # How far the change goes before the first hole or refusal, and the result it then has.
+    for begin, _, vma in space.vmas.runs(start, end):
+        if vma is None:
+            return begin, -ENOMEM
+        wanted = _prot(vma, prot, read_implies_exec)
+        if wanted & ~(vma.flags >> 4):
+            return begin, -EACCES  # newflags & ~(newflags >> 4): VM_MAY% stand four bits above VM_%
+        if space.mdwe and wanted & PROT_EXEC and (wanted & PROT_WRITE or not vma.flags & VM_EXEC):
+            return begin, -EACCES  # map_deny_write_exec
+        if vma.flags & VM_SEALED:
+            return begin, -EPERM
+    return end, 0
+
+
+def _with_key(space: AddressSpace, start: int, end: int, prot: int, pkey: int) -> Outcome:
+    stop, result = _permitted(space, start, end, prot, False)
+    if stop > start:
+
+        def protect(vma: Vma) -> Vma:
+            return vma._replace(flags=vma.flags & ~VM_PROT | prot, pkey=pkey)
+
+        space.vmas.edit(start, stop, protect)
+    return Outcome(result, tuple(space.diff(start, stop)) if stop > start else (), start, end, ask=True)

@@ -1,0 +1,154 @@
+"""mremap: mm/mremap.c, in the order of the kernel's own checks."""
+
+from __future__ import annotations
+
+from errno import EFAULT, EINVAL, ENOMEM, EPERM
+
+from laconic.memory.change import MAP, UNMAP, ZERO, Change, Outcome, classify
+from laconic.memory.flags import (
+    MAP_SHARED,
+    MREMAP_DONTUNMAP,
+    MREMAP_FIXED,
+    MREMAP_MAYMOVE,
+    PAGE_MASK,
+    PMD_SIZE,
+    TASK_SIZE,
+    VM_DONTEXPAND,
+    VM_HUGETLB,
+    VM_LOCKED,
+    VM_LOCKONFAULT,
+    VM_MAYSHARE,
+    VM_PFNMAP,
+    VM_SEALED,
+    VM_SHARED,
+)
+from laconic.memory.layout import get_unmapped_area
+from laconic.memory.mmap import page_align
+from laconic.memory.munmap import munmap
+from laconic.memory.space import AddressSpace
+from laconic.memory.vma import Vma
+
+
+def mremap(
+    space: AddressSpace, address: int, old_length: int, new_length: int, flags: int, new_address: int = 0
+) -> Outcome:
+    """mremap(2); addresses and lengths in bytes, the result is the new address.
+
+    Where the pages move, the outcome has UNMAP changes for the old place and MAP changes with `source` for the new
+    one. An outcome with `resync` is one that only the host can decide. O(log n + k).
+    """
+    if flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP) or address & ~PAGE_MASK:
+        return Outcome(-EINVAL)
+    old_length, new_length = page_align(old_length), page_align(new_length)
+    if not new_length or new_length > TASK_SIZE:
+        return Outcome(-EINVAL)
+    to = flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)
+    if to:
+        if not flags & MREMAP_MAYMOVE or flags & MREMAP_DONTUNMAP and old_length != new_length:
+            return Outcome(-EINVAL)
+        if new_address & ~PAGE_MASK or new_address > TASK_SIZE - new_length:
+            return Outcome(-EINVAL)
+        if address + old_length > new_address and new_address + new_length > address:
+            return Outcome(-EINVAL)
+        if space.map_count + 2 >= space.layout.max_map_count - 3:
+            return Outcome(-ENOMEM)
+    begin, end, vma = space.vmas.find(address)
+    if vma is None:
+        return Outcome(-EFAULT)
+    if vma.flags & VM_SEALED:
+        return Outcome(-EPERM)
+    if vma.flags & VM_HUGETLB:
+        return Outcome(0, ask=True, resync=True)
+    if not to:
+        if new_length == old_length:
+            return Outcome(address)
+        if new_length < old_length:
+            tail = munmap(space, address + new_length, old_length - new_length)
+            return tail if tail.result < 0 else tail._replace(result=address)
+    refusal = _refusal(space, address, old_length, new_length, flags, end, vma)
+    if refusal:
+        return refusal
+    if not to:
+        return _expand(space, address, old_length, new_length, flags, end, vma)
+    return _move_to(space, address, old_length, new_length, flags, new_address, vma)
+
+
+def _refusal(
+    space: AddressSpace, address: int, old_length: int, new_length: int, flags: int, end: int, vma: Vma
+) -> Outcome | None:
+    # check_prep_vma: what is asked of a VMA that grows or moves
+    if not old_length and not vma.flags & (VM_SHARED | VM_MAYSHARE):
+        return Outcome(-EINVAL)
+    if flags & MREMAP_DONTUNMAP and vma.flags & (VM_DONTEXPAND | VM_PFNMAP):
+        return Outcome(-EINVAL)
+    if old_length > end - address:
+        # Moving several VMAs at once came with 6.17 (remap_move); before, and when it grows too, it is EFAULT.
+        if new_length == old_length and flags & MREMAP_FIXED:
+            return Outcome(0, ask=True, resync=True)
+        return Outcome(-EFAULT)
+    if new_length > old_length and vma.flags & (VM_DONTEXPAND | VM_PFNMAP):
+        return Outcome(-EFAULT)
+    return None
+
+
+def _expand(
+    space: AddressSpace, address: int, old_length: int, new_length: int, flags: int, end: int, vma: Vma
+) -> Outcome:
+    if old_length and address + old_length == end:
+        _, stop, above = space.vmas.find(end)
+        grown = address + new_length
+        if above is None and grown <= stop and grown <= TASK_SIZE:
+            space.vmas.set(end, grown, vma)
+            return Outcome(address, tuple(space.diff(end, grown)), end, grown)
+    if not flags & MREMAP_MAYMOVE:
+        return Outcome(-ENOMEM)
+    if vma.file is not None and new_length >= PMD_SIZE:
+        return Outcome(0, ask=True, resync=True)  # the file system may choose (thp_get_unmapped_area)
+    kind = MAP_SHARED if vma.flags & VM_MAYSHARE else 0
+    target = get_unmapped_area(space.layout, space.vmas, 0, new_length, kind, vma.file is None)
+    if target is None:
+        return Outcome(0, ask=True, resync=True)
+    if target < 0:
+        return Outcome(target)
+    return _move(space, address, old_length, new_length, flags, target, vma)
+
+
+def _move_to(
+    space: AddressSpace, address: int, old_length: int, new_length: int, flags: int, new_address: int, vma: Vma
+) -> Outcome:
+    if flags & MREMAP_FIXED:
+        if space.sealed(new_address, new_address + new_length):
+            return Outcome(-EPERM)
+        return _move(space, address, old_length, new_length, flags, new_address, vma)
+    kind = MAP_SHARED if vma.flags & VM_MAYSHARE else 0
+    target = get_unmapped_area(space.layout, space.vmas, new_address, new_length, kind, vma.file is None)
+    if target is None or target < 0:
+        return Outcome(target or 0, ask=target is None, resync=target is None)
+    return _move(space, address, old_length, new_length, flags, target, vma)
+
+
+def _move(
+    space: AddressSpace, address: int, old_length: int, new_length: int, flags: int, target: int, vma: Vma
+) -> Outcome:
+    # move_vma: the target is thrown away, a longer source loses its tail, the rest goes over.
+    goes = vma.moved(target - address)
+    changes = []
+    for start, stop, held in space.vmas.runs(target, target + new_length):
+        changes.append(Change(classify(held, goes) | (ZERO if held else MAP), start, stop, goes, held, address))
+    if space.sealed(address, address + old_length):
+        return Outcome(-EPERM)
+    if flags & MREMAP_DONTUNMAP:
+        left: Vma | None = vma.with_flags(vma.flags & ~(VM_LOCKED | VM_LOCKONFAULT))
+    else:
+        left = None
+    for start, stop, held in space.vmas.runs(address, address + old_length):
+        kind = UNMAP if left is None else classify(held, left) | ZERO
+        changes.append(Change(kind, start, stop, left, held))
+    space.vmas.set(target, target + new_length, goes)
+    if old_length:
+        space.vmas.set(address, address + old_length, left)
+    changes.sort(key=lambda change: change.start)
+    low = min(address, target)
+    high = max(address + old_length, target + new_length)
+    return Outcome(target, tuple(changes), low, high)
+

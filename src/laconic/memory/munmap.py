@@ -1,0 +1,48 @@
+"""munmap and shmdt: do_vmi_munmap in mm/vma.c, ksys_shmdt in ipc/shm.c."""
+
+from __future__ import annotations
+
+from errno import EINVAL, ENOMEM, EPERM
+
+from laconic.memory.change import NOTHING, Outcome
+from laconic.memory.flags import PAGE_MASK, TASK_SIZE
+from laconic.memory.mmap import page_align
+from laconic.memory.space import AddressSpace
+
+
+def munmap(space: AddressSpace, start: int, length: int) -> Outcome:
+    """munmap(2); `start` and `length` in bytes. Holes are not said. O(log n + k)."""
+    if start & ~PAGE_MASK or start > TASK_SIZE or length > TASK_SIZE - start:
+        return Outcome(-EINVAL)
+    end = start + page_align(length)
+    if end == start:
+        return Outcome(-EINVAL)
+    first, stop, vma = space.vmas.find(start)
+    if vma is None and stop >= end:
+        return NOTHING
+    if vma is not None and first < start and end < stop and space.map_count >= space.layout.max_map_count:
+        return Outcome(-ENOMEM)
+    if space.sealed(start, end):
+        return Outcome(-EPERM)
+    space.vmas.clear(start, end)
+    return Outcome(0, tuple(space.diff(start, end)), start, end)
+
+
+def shmdt(space: AddressSpace, address: int) -> Outcome:
+    """shmdt(2): unmaps every piece of the segment that was attached at `address` (bytes). O(log n + k)."""
+    if address & ~PAGE_MASK:
+        return Outcome(-EINVAL)
+    segment = None
+    pieces = []
+    for begin, end, vma in space.vmas.runs(address, TASK_SIZE):
+        if segment is None and vma is not None and vma.base == address and vma.file and "/SYSV" in vma.file.path:
+            segment = vma.file
+        if vma is not None and segment is not None and vma.base == address and vma.file == segment:
+            pieces.append((begin, end))
+        elif segment is not None:
+            break
+    if not pieces:
+        return Outcome(-EINVAL)
+    for begin, end in pieces:
+        space.vmas.clear(begin, end)
+    return Outcome(0, tuple(space.diff(pieces[0][0], pieces[-1][1])), pieces[0][0], pieces[-1][1], ask=True)

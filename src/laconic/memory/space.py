@@ -1,0 +1,165 @@
+"""The bookkeeping of one `mm`: what the program asked for, and what its host holds.
+
+Every memory call edits `vmas` (what is *wanted*); the difference to `held` over the range it touched is all that the
+host must hear; what the host confirms becomes held. Between two calls both maps are equal, so undoing a call
+is copying held back over wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from laconic.memory.change import Change, Outcome, classify
+from laconic.memory.flags import (
+    PAGE_SIZE,
+    VM_DONTCOPY,
+    VM_GROWSDOWN,
+    VM_LOCKED,
+    VM_LOCKONFAULT,
+    VM_SEALED,
+)
+from laconic.memory.layout import Layout
+from laconic.memory.vma import File, Vma
+from laconic.rangemap import RangeMap
+
+Entry = tuple[int, int, Vma]
+
+
+class AddressSpace:
+    """All VMAs of one `mm`, the host's held state of the same pages, the break, and the layout.
+
+    `start_brk` and `brk` are addresses in bytes. `def_flags` are the VM_LOCKED bits that new mappings
+    inherit (mlockall). `mdwe` is set by prctl(PR_SET_MDWE). `opaque` is set where the contents of pages may be decided by
+    something that bookkeeping does not see (userfaultfd): equal attributes then never mean that nothing changes.
+    """
+
+    __slots__ = ("brk", "data_size", "def_flags", "held", "layout", "mdwe", "opaque", "start_brk", "vmas")
+
+    def __init__(self, layout: Layout, entries: Iterable[Entry] = (), start_brk: int = 0) -> None:
+        self.layout = layout
+        self.start_brk = self.brk = start_brk
+        self.data_size = 0
+        self.def_flags = 0
+        self.mdwe = False
+        self.opaque = False
+        self.vmas: RangeMap[Vma] = RangeMap()
+        self.adopt(entries)
+
+    def adopt(self, entries: Iterable[Entry]) -> None:
+        """Begins anew from what the host has: `entries` are `(start, end, vma)`, ascending. O(n log n)."""
+        self.vmas = RangeMap()
+        for start, end, vma in entries:
+            self.vmas.set(start, end, vma)
+        self.held = self.vmas.copy()
+
+    # Reading
+
+    @property
+    def map_count(self) -> int:
+        """How many VMAs there are. The kernel's own count may be higher: it does not merge all neighbours that are
+        equal (is_mergeable_anon_vma in mm/vma.c)."""
+        return len(self.vmas)
+
+    def sealed(self, start: int, end: int) -> bool:
+        """True where a sealed VMA overlaps `[start, end)` (range_is_sealed in mm/vma.c). O(log n + k)."""
+        return any(vma is not None and vma.flags & VM_SEALED for _, _, vma in self.vmas.runs(start, end))
+
+    def diff(self, start: int, end: int) -> Iterator[Change]:
+        """The runs of `[start, end)` on which wanted and held differ, ascending. O(log n + k)."""
+        runs = self.held.runs(start, end)
+        position, stop, held = start, start, None
+        for begin, finish, wanted in self.vmas.runs(start, end):
+            position = begin
+            while position < finish:
+                if stop <= position:
+                    _, stop, held = next(runs)
+                cut = stop if stop < finish else finish
+                if held is not wanted:
+                    kind = classify(held, wanted)
+                    if kind:
+                        yield Change(kind, position, cut, wanted, held)
+                position = cut
+
+    def must_look_below(self, start: int, end: int) -> bool:
+        """True where part of `[start, end)` is a hole into which a VM_GROWSDOWN VMA may have grown since.
+
+        A stack grows on a fault (expand_stack in mm/memory.c), which nobody reports. O(log n + k).
+        """
+        layout = self.layout
+        if end <= layout.quiet_below:
+            return False
+        for begin, stop, vma in self.vmas.runs(start, end):
+            if vma is None:
+                above = self.vmas.get(self.vmas.find(begin)[1])
+                if above is not None and above.flags & VM_GROWSDOWN and stop > begin:
+                    return True
+        return False
+
+    # Writing
+
+    def commit(self, outcome: Outcome) -> None:
+        """Takes the host's word that all of `outcome` is done. O(changes)."""
+        for change in outcome.changes:
+            if change.wanted is not change.held:
+                self.held.set(change.start, change.end, change.wanted)
+        if outcome.then is not None:
+            outcome.then()
+
+    def rollback(self, start: int, end: int) -> None:
+        """Makes wanted what is held again over `[start, end)`. O(log n + k)."""
+        self.vmas.replace(start, end, *self._steps(self.held, start, end))
+
+    def settle(self, start: int, end: int, host: RangeMap[Vma]) -> None:
+        """Takes over `[start, end)` from what the host was seen to hold. O(log n + k)."""
+        steps = self._steps(host, start, end)
+        self.held.replace(start, end, *steps)
+        self.vmas.replace(start, end, *steps)
+
+    def grow(self, host: RangeMap[Vma]) -> int:
+        """Takes in the growth of stacks that `host` shows; returns how many bytes there were. O(n)."""
+        grown = 0
+        for start, end, vma in host:
+            if vma.flags & VM_GROWSDOWN:
+                ours = self.vmas.find(end - PAGE_SIZE)
+                if ours[2] == vma and start < ours[0] and self.vmas.find(ours[0] - 1)[0] <= start:
+                    self.settle(start, ours[0], host)
+                    grown += ours[0] - start
+        return grown
+
+    def rebind(self, start: int, end: int, file: File) -> None:
+        """Gives the mappings of `[start, end)` the file identity that the host confirmed. O(log n + k)."""
+
+        def identify(vma: Vma) -> Vma:
+            return vma._replace(file=file)
+
+        self.vmas.edit(start, end, identify)
+        self.held.edit(start, end, identify)
+
+    def fork(self) -> AddressSpace:
+        """The child's copy after fork: no VM_DONTCOPY VMAs, no locks (dup_mmap in mm/mmap.c). O(n)."""
+        child = AddressSpace(self.layout.copy(), (), self.start_brk)
+        child.brk, child.data_size, child.mdwe, child.opaque = self.brk, self.data_size, self.mdwe, self.opaque
+        child.vmas = self.vmas.copy()
+        locks = VM_LOCKED | VM_LOCKONFAULT
+        for start, end, vma in self.vmas:
+            if vma.flags & VM_DONTCOPY:
+                child.vmas.clear(start, end)
+            elif vma.flags & locks:
+                child.vmas.set(start, end, vma.with_flags(vma.flags & ~locks))
+        child.held = child.vmas.copy()
+        return child
+
+    def check(self) -> None:
+        """Asserts every invariant that holds between two calls. O(n)."""
+        self.vmas.check()
+        self.held.check()
+        assert list(self.vmas) == list(self.held), "between two calls wanted and held are equal"
+        for start, end, vma in self.vmas:
+            assert start % PAGE_SIZE == end % PAGE_SIZE == 0, f"{start:#x}-{end:#x} is page aligned"
+            assert vma.file is not None or vma.base == 0, f"anonymous memory at {start:#x} has no file offset"
+            assert (start - vma.base) % PAGE_SIZE == 0, f"the file offset at {start:#x} is page aligned"
+
+    @staticmethod
+    def _steps(source: RangeMap[Vma], start: int, end: int) -> tuple[list[int], list[Vma | None]]:
+        runs = list(source.runs(start, end))
+        return [begin for begin, _, _ in runs], [vma for _, _, vma in runs]

@@ -1,0 +1,309 @@
+"""What the Linux host shows of a process: `/proc/PID/` maps, smaps, pagemap, stat. Reads only.
+
+Every function raises OSError (ProcessLookupError, FileNotFoundError) where the process is gone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import stat
+import struct
+from functools import cache
+from typing import NamedTuple
+
+from laconic.memory.flags import PAGE_SHIFT, PAGE_SIZE, PMD_SIZE, TASK_SIZE, VM_MAYSHARE, VMFLAG_BITS
+from laconic.memory.layout import Layout
+from laconic.memory.mmap import OpenFile
+from laconic.memory.vma import File, Vma
+from laconic.rangemap import RangeMap
+
+#: PROCMAP_QUERY (Linux 6.11) and PAGEMAP_SCAN (6.7), include/uapi/linux/fs.h.
+PROCMAP_QUERY = 0xC0686611
+PAGEMAP_SCAN = 0xC0606610
+_QUERY = struct.Struct("=9Q4I2Q")
+_SCAN = struct.Struct("=12Q")
+_PAGE_IS_FILE, _PAGE_IS_PRESENT, _PAGE_IS_SWAPPED, _PAGE_IS_GUARD = 4, 8, 16, 256
+#: Bits of a /proc/PID/pagemap entry (Documentation/admin-guide/mm/pagemap.rst).
+_PM_GUARD, _PM_FILE, _PM_SWAP, _PM_PRESENT = 1 << 58, 1 << 61, 1 << 62, 1 << 63
+
+
+def read_smaps(pid: int) -> RangeMap[Vma]:
+    """The host's VMAs of a process, equal neighbours merged. O(VMAs + resident pages).
+
+    `[vsyscall]` is not one: it is a gate that every process shows and none has.
+    """
+    with open(f"/proc/{pid}/smaps", "rb") as file:
+        return parse_smaps(file.read())
+
+
+def parse_smaps(text: bytes) -> RangeMap[Vma]:
+    """The VMAs in the text of `/proc/PID/smaps`. O(lines)."""
+    host: RangeMap[Vma] = RangeMap()
+    files: dict[tuple[bytes, bytes], File] = {}
+    known: dict[tuple[bytes, ...], Vma] = {}
+    head = 0
+    while head < len(text):
+        line_end = text.index(b"\n", head)
+        line = text[head:line_end]
+        flags_at = text.find(b"VmFlags:", line_end)
+        if flags_at < 0:
+            break  # the process ended while it was read
+        flags_end = text.index(b"\n", flags_at)
+        codes = text[flags_at + 8 : flags_end]
+        head = flags_end + 1
+        parts = line.split(None, 5)
+        addresses, permissions, offset, device, inode = parts[:5]
+        path = parts[5] if len(parts) > 5 else b""
+        start_text, _, end_text = addresses.partition(b"-")
+        start = int(start_text, 16)
+        if start > TASK_SIZE:
+            continue
+        key = (codes, permissions) if inode == b"0" else None
+        vma = known.get(key) if key and not path.startswith(b"[anon") else None
+        if vma is None:
+            vma = _vma(start, codes, permissions, offset, device, inode, path, files)
+            if key and not path.startswith(b"[anon"):
+                known[key] = vma
+        host.set(start, int(end_text, 16), vma)
+    return host
+
+
+def _vma(
+    start: int,
+    codes: bytes,
+    permissions: bytes,
+    offset: bytes,
+    device: bytes,
+    inode: bytes,
+    path: bytes,
+    files: dict[tuple[bytes, bytes], File],
+) -> Vma:
+    flags = 0
+    for code in codes.split():
+        flags |= VMFLAG_BITS.get(code, 0)
+    if permissions[3:4] == b"s":
+        flags |= VM_MAYSHARE
+    name = None
+    if path.startswith((b"[anon:", b"[anon_shmem:")):
+        name = path[path.index(b":") + 1 : -1].decode("utf-8", "surrogateescape")
+    if inode == b"0":
+        return Vma(flags, None, 0, name)
+    file = files.get((device, inode))
+    if file is None:
+        major, _, minor = device.partition(b":")
+        file = File(int(major, 16), int(minor, 16), int(inode), os.fsdecode(path))
+        files[device, inode] = file
+    return Vma(flags, file, start - int(offset, 16), name)
+
+
+class HostVma(NamedTuple):
+    """One VMA as `/proc/PID/maps` shows it; `start`, `end`, `offset` in bytes."""
+
+    start: int
+    end: int
+    offset: int
+    file: File | None
+
+
+def query_vma(pid: int, address: int) -> HostVma | None:
+    """The host's VMA around `address`, or None in a hole. O(log VMAs), O(VMAs) before Linux 6.11."""
+    with open(f"/proc/{pid}/maps", "rb", buffering=0) as maps:
+        name = ctypes.create_string_buffer(4096)
+        where = ctypes.addressof(name)
+        query = _QUERY.pack(_QUERY.size, 0, address, 0, 0, 0, 0, 0, 0, 0, 0, len(name), 0, where, 0)
+        try:
+            answer = _QUERY.unpack(fcntl.ioctl(maps, PROCMAP_QUERY, query))
+        except FileNotFoundError:
+            return None
+        except OSError:
+            return _search_maps(maps.readall() or b"", address)
+    start, end, offset, inode, major, minor = (*answer[3:5], *answer[7:11])
+    file = File(major, minor, inode, os.fsdecode(name.value)) if inode else None
+    return HostVma(start, end, offset, file)
+
+
+def _search_maps(text: bytes, address: int) -> HostVma | None:
+    for line in text.splitlines():
+        parts = line.split(None, 5)
+        start, end = (int(part, 16) for part in parts[0].split(b"-"))
+        if start <= address < end:
+            major, minor = (int(part, 16) for part in parts[3].split(b":"))
+            inode = int(parts[4])
+            path = os.fsdecode(parts[5]) if len(parts) > 5 else ""
+            return HostVma(start, end, int(parts[2], 16), File(major, minor, inode, path) if inode else None)
+    return None
+
+
+def untouched(pid: int, start: int, end: int, private_file: bool) -> bool:
+    """True where no page of `[start, end)` (bytes) was ever touched; of a private file mapping: written.
+
+    Any page that is present or swapped counts as touched, the zero page of a read included; of a private file
+    mapping only those that are no longer the file's own. O(page tables), O(pages) before Linux 6.7.
+    """
+    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+        buffer = ctypes.create_string_buffer(24)
+        anyof = _PAGE_IS_PRESENT | _PAGE_IS_SWAPPED | (0 if private_file else _PAGE_IS_GUARD)
+        inverted = required = _PAGE_IS_FILE if private_file else 0
+        scan = _SCAN.pack(
+            _SCAN.size, 0, start, end, 0, ctypes.addressof(buffer), 1, 1, inverted, required, anyof, anyof
+        )
+        try:
+            return _scan_is_empty(pagemap.fileno(), scan)
+        except OSError:
+            return _pages_untouched(pagemap.fileno(), start, end, private_file)
+
+
+def _scan_is_empty(fd: int, scan: bytes) -> bool:
+    # The ioctl's own result, the number of regions found, and not the structure that it writes.
+    return fcntl.ioctl(fd, PAGEMAP_SCAN, bytearray(scan), True) == 0
+
+
+def _pages_untouched(fd: int, start: int, end: int, private_file: bool) -> bool:
+    for at in range(start, end, 512 * PAGE_SIZE):
+        pages = min(end - at, 512 * PAGE_SIZE) >> PAGE_SHIFT
+        for (entry,) in struct.iter_unpack("=Q", os.pread(fd, pages * 8, at >> PAGE_SHIFT << 3)):
+            if entry & (_PM_PRESENT | _PM_SWAP | _PM_GUARD) and not (private_file and entry & _PM_FILE):
+                return False
+    return True
+
+
+def resident(pid: int, start: int, end: int) -> bool:
+    """True where every page of `[start, end)` (bytes) is in memory. O(pages)."""
+    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+        for at in range(start, end, 512 * PAGE_SIZE):
+            pages = min(end - at, 512 * PAGE_SIZE) >> PAGE_SHIFT
+            entries = os.pread(pagemap.fileno(), pages * 8, at >> PAGE_SHIFT << 3)
+            if not all(entry & _PM_PRESENT for (entry,) in struct.iter_unpack("=Q", entries)):
+                return False
+    return True
+
+
+class Start(NamedTuple):
+    """Where the break begins, and how large the program's data are, in bytes (`/proc/PID/stat`)."""
+
+    start_brk: int
+    data_size: int
+
+
+def read_start(pid: int) -> Start:
+    """The break's start: start_brk, and end_data - start_data, which RLIMIT_DATA counts too."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    # Fields 45, 46 and 47 of proc(5); the first two, pid and comm, are cut off.
+    start_data, end_data, start_brk = (int(field) for field in fields[42:45])
+    return Start(start_brk, end_data - start_data)
+
+
+def read_layout(pid: int) -> Layout:
+    """The layout rules for a process that has just begun; the base itself is learnt from its first mmap."""
+    return Layout(
+        top_down=not _legacy(pid),
+        mmap_min_addr=_sysctl("vm/mmap_min_addr", 65536),
+        thp=os.path.exists("/sys/kernel/mm/transparent_hugepage"),
+        thp_align=aligns_huge(),
+        max_map_count=_sysctl("vm/max_map_count", 65530),
+        overcommit_never=_sysctl("vm/overcommit_memory", 0) == 2,
+    )
+
+
+def personality(pid: int) -> int:
+    """A thread's personality bits; 0 where they cannot be read."""
+    try:
+        with open(f"/proc/{pid}/personality", "rb") as file:
+            return int(file.read(), 16)
+    except OSError:
+        return 0
+
+
+ADDR_COMPAT_LAYOUT = 0x0200000
+READ_IMPLIES_EXEC = 0x0400000
+
+
+def _legacy(pid: int) -> bool:
+    # mmap_is_legacy (arch/x86/mm/mmap.c): an unlimited stack leaves no place below it.
+    if personality(pid) & ADDR_COMPAT_LAYOUT:
+        return True
+    with open(f"/proc/{pid}/limits", "rb") as file:
+        for line in file:
+            if line.startswith(b"Max stack size"):
+                return line.split()[3] == b"unlimited"
+    return False
+
+
+@cache
+def _sysctl(name: str, default: int) -> int:
+    try:
+        with open(f"/proc/sys/{name}", "rb") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return default
+
+
+@cache
+def aligns_huge() -> bool:
+    """True where this kernel aligns anonymous mappings of whole huge pages. Tried once, on Laconic itself."""
+    import mmap
+
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    held = []
+    for _ in range(3):
+        held.append(mmap.mmap(-1, PAGE_SIZE, flags))
+        held.append(mmap.mmap(-1, 2 * PMD_SIZE, flags))
+        if ctypes.addressof(ctypes.c_char.from_buffer(held[-1])) % PMD_SIZE:
+            return False
+    return True
+
+
+_files: dict[tuple[int, int], File] = {}
+_shown: set[File] = set()
+
+
+def open_file(pid: int, fd: int) -> OpenFile | None:
+    """What a descriptor of a process refers to, or None where it is not open. O(1).
+
+    The identity is that of `stat` until `identify` has seen how the host shows it (btrfs and overlayfs differ).
+    """
+    link = f"/proc/{pid}/fd/{fd}"
+    try:
+        mode = os.lstat(link).st_mode
+        about = os.stat(link)
+    except OSError:
+        return None
+    key = (about.st_dev, about.st_ino)
+    file = _files.get(key)
+    plain = stat.S_ISREG(about.st_mode)
+    if file is None:
+        path = os.readlink(link)
+        file = File(os.major(about.st_dev), os.minor(about.st_dev), about.st_ino, path)
+        if plain:
+            _files[key] = file
+    huge = plain and about.st_blksize >= PMD_SIZE
+    return OpenFile(
+        file,
+        readable=bool(mode & stat.S_IRUSR),
+        writable=bool(mode & stat.S_IWUSR),
+        plain=plain and not huge,
+        noexec=plain and bool(os.statvfs(link).f_flag & os.ST_NOEXEC),
+        places=True,
+    )
+
+
+def identify(pid: int, fd: int, address: int, file: File) -> File:
+    """How the host shows `file`, which was just mapped at `address` from `fd` (-1: none).
+
+    The answer is remembered for the descriptor's file: `stat` and `/proc/PID/maps` name the same file
+    differently on btrfs and overlayfs, and a shared anonymous mapping has no name before it is made.
+    """
+    if file in _shown:
+        return file
+    seen = query_vma(pid, address)
+    if seen is None or seen.file is None:
+        return file
+    if fd >= 0:
+        _shown.add(seen.file)
+        about = os.stat(f"/proc/{pid}/fd/{fd}")
+        if seen.file != file and _files.get((about.st_dev, about.st_ino)) is file:
+            _files[about.st_dev, about.st_ino] = seen.file
+    return seen.file

@@ -1,0 +1,287 @@
+"""The one data structure: disjoint half-open ranges of addresses, each with an immutable value.
+
+A `RangeMap` is stored as a *step function*. Every boundary between two runs is a key, and the value beside it
+holds from there to the next key; a hole is a run whose value is None. An edit therefore is one splice of two
+parallel lists, and a 64 TiB range is one entry. The lists are cut into chunks, so that an insertion moves
+a few kilobytes at most, however many entries there are (a flat list's memmove shows from about 10,000 on).
+
+Values do not know where they stand. What depends on the position (a file offset) is stored relative to address 0, so
+that a split copies a reference and two neighbours merge exactly when the owner's rule calls their values the same.
+
+>>> m = RangeMap()
+>>> m.set(0, 8, "A")
+>>> m.set(2, 4, "B")
+>>> list(m)
+[(0, 2, 'A'), (2, 4, 'B'), (4, 8, 'A')]
+>>> m.set(2, 4, "A")
+>>> list(m.runs(6, 10))
+[(6, 8, 'A'), (8, 10, None)]
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+V = TypeVar("V")
+
+#: One past the highest address that a map can hold: 2**64 bytes.
+TOP = 1 << 64
+
+
+class RangeMap(Generic[V]):
+    """Disjoint ranges `[start, end)` with values; neighbours with the same value are always one entry.
+
+    `same(a, b)` is the owner's merge rule for two values that touch; the default is equality. `load` is the chunk
+    size aimed at, in runs: a chunk is cut in two at twice that. Tests make it small so that small maps have many chunks.
+
+    With n runs in the map and k runs touched, a look-up costs O(log n); an edit O(log n + k + load).
+    """
+
+    __slots__ = ("_bounds", "_count", "_firsts", "_keys", "_load", "_same", "_values")
+
+    def __init__(self, same: Callable[[V, V], bool] | None = None, load: int = 512) -> None:
+        self._same = same
+        self._load = load
+        # Chunk c covers the addresses from _firsts[c] to _firsts[c + 1]; _firsts[c] == _keys[c][0] always.
+        self._firsts: list[int] = [0]
+        self._keys: list[list[int]] = [[0]]
+        self._values: list[list[V | None]] = [[None]]
+        # The longest hole that starts in a chunk may be no longer than this; None: not known since the last edit.
+        self._bounds: list[int | None] = [None]
+        self._count = 0
+
+    # Reading
+
+    def __len__(self) -> int:
+        """The number of entries, holes not counted. O(1)."""
+        return self._count
+
+    def __iter__(self) -> Iterator[tuple[int, int, V]]:
+        """Every entry as `(start, end, value)`, lowest first. O(n)."""
+        for start, end, value in self.runs(0, TOP):
+            if value is not None:
+                yield start, end, value
+
+    def get(self, address: int) -> V | None:
+        """The value at `address`, or None in a hole. O(log n)."""
+        chunk = bisect_right(self._firsts, address) - 1
+        return self._values[chunk][bisect_right(self._keys[chunk], address) - 1]
+
+    def find(self, address: int) -> tuple[int, int, V | None]:
+        """The whole run around `address` as `(start, end, value)`; the value is None in a hole. O(log n).
+
+        >>> m = RangeMap()
+        >>> m.set(4, 6, "A")
+        >>> m.find(5), m.find(1)
+        ((4, 6, 'A'), (0, 4, None))
+        """
+        chunk = bisect_right(self._firsts, address) - 1
+        keys = self._keys[chunk]
+        index = bisect_right(keys, address)
+        if index < len(keys):
+            end = keys[index]
+        else:
+            end = self._firsts[chunk + 1] if chunk + 1 < len(self._firsts) else TOP
+        return keys[index - 1], end, self._values[chunk][index - 1]
+
+    def runs(self, start: int, end: int) -> Iterator[tuple[int, int, V | None]]:
+        """The runs of `[start, end)`, cut to it, holes included as None. O(log n + k).
+
+        Edits during the iteration are not allowed; `list()` it first.
+        """
+        if start >= end:
+            return
+        firsts = self._firsts
+        chunk = bisect_right(firsts, start) - 1
+        keys, values = self._keys[chunk], self._values[chunk]
+        index = bisect_right(keys, start) - 1
+        value = values[index]
+        while True:
+            index += 1
+            if index == len(keys):
+                chunk += 1
+                if chunk == len(firsts):
+                    yield start, end, value
+                    return
+                keys, values, index = self._keys[chunk], self._values[chunk], 0
+            stop = keys[index]
+            if stop >= end:
+                yield start, end, value
+                return
+            yield start, stop, value
+            start, value = stop, values[index]
+
+    def entries(self, start: int, end: int) -> Iterator[tuple[int, int, V]]:
+        """The entries that overlap `[start, end)`, whole and not cut to it, holes left out. O(log n + k)."""
+        while start < end:
+            begin, stop, value = self.find(start)
+            if value is not None:
+                yield begin, stop, value
+            start = stop
+
+    def covered(self, start: int, end: int) -> bool:
+        """True where `[start, end)` has no hole. O(log n + k)."""
+        return all(value is not None for _, _, value in self.runs(start, end))
+
+    def holes_down(self, low: int, high: int, length: int) -> Iterator[tuple[int, int]]:
+        """The holes within `[low, high)`, cut to it, from the highest down, as `(start, end)`.
+
+        Holes shorter than `length` may be left out: a chunk that was once read through without one of that length is
+        skipped until it changes. O(log n + holes yielded + chunks skipped).
+        """
+        if low >= high:
+            return
+        last = bisect_right(self._firsts, high - 1) - 1
+        for chunk in range(last, -1, -1):
+            bound = self._bounds[chunk]
+            if bound is not None and bound < length:
+                continue
+            keys, values = self._keys[chunk], self._values[chunk]
+            whole = chunk != last
+            stop = self._firsts[chunk + 1] if chunk + 1 < len(self._firsts) else TOP
+            longest = 0
+            for index in range(len(keys) - 1 if whole else bisect_right(keys, high - 1) - 1, -1, -1):
+                if not whole and stop > high:
+                    stop = high if index == len(keys) - 1 or keys[index + 1] > high else keys[index + 1]
+                start = keys[index]
+                if values[index] is None:
+                    longest = max(longest, stop - start)
+                    if stop > low:
+                        yield max(start, low), stop
+                stop = start
+                if stop <= low:
+                    return
+            if whole:
+                self._bounds[chunk] = longest
+
+    # Writing
+
+    def set(self, start: int, end: int, value: V | None) -> None:
+        """Gives all of `[start, end)` one value; None makes a hole. O(log n + k + load).
+
+        Raises ValueError where the range is empty or leaves `[0, 2**64)`.
+        """
+        self.replace(start, end, [start], [value])
+
+    def clear(self, start: int, end: int) -> None:
+        """Makes `[start, end)` a hole. O(log n + k + load)."""
+        self.replace(start, end, [start], [None])
+
+    def edit(self, start: int, end: int, change: Callable[[V], V | None]) -> None:
+        """Isolates `[start, end)`, gives each entry in it `change(value)`, merges; holes stay. O(log n + k + load).
+
+        >>> m = RangeMap()
+        >>> m.set(0, 4, "a"); m.set(6, 9, "b")
+        >>> m.edit(2, 8, str.upper)
+        >>> list(m)
+        [(0, 2, 'a'), (2, 4, 'A'), (6, 8, 'B'), (8, 9, 'b')]
+        """
+        keys: list[int] = []
+        values: list[V | None] = []
+        for begin, _, value in self.runs(start, end):
+            new = None if value is None else change(value)
+            if not values or not self._alike(values[-1], new):
+                keys.append(begin)
+                values.append(new)
+        self.replace(start, end, keys, values)
+
+    def replace(self, start: int, end: int, keys: list[int], values: list[V | None]) -> None:
+        """Writes a whole step function over `[start, end)`: `values[i]` from `keys[i]` on. O(log n + k + load).
+
+        `keys[0]` must be `start`, the keys ascend, and neighbours in `values` must differ by the owner's rule.
+        Every other way to write comes through here: isolate, edit and merge are one splice.
+        """
+        if not 0 <= start < end <= TOP:
+            raise ValueError(f"range {start:#x}-{end:#x} is empty or outside 0-{TOP:#x}: give start < end in bytes")
+        firsts = self._firsts
+        chunk = bisect_right(firsts, start) - 1
+        last = len(firsts) - 1
+        # A splice must not end on a chunk's border, where the neighbour that it may merge with is in another chunk.
+        if last and (chunk < last and end >= firsts[chunk + 1] or start == firsts[chunk]):
+            chunk = self._gather(start, end)
+        here, held = self._keys[chunk], self._values[chunk]
+        i = bisect_left(here, start)
+        j = bisect_left(here, end, i)
+        tail = held[j - 1]  # the run that holds end - 1; its rest from `end` on stays
+        whole = j < len(here) and here[j] == end or end == TOP
+        if i and self._alike(held[i - 1], values[0]):
+            keys, values = keys[1:], values[1:]
+            before = held[i - 1]
+        else:
+            before = None
+        final = values[-1] if values else before
+        if whole:
+            if j < len(here) and self._alike(final, held[j]):
+                j += 1
+                # The run that is swallowed leaves the count below; `final` stands for it.
+        elif not self._alike(final, tail):
+            keys, values = [*keys, end], [*values, tail]
+        gone = held[i:j]
+        self._count += gone.count(None) - len(gone) + len(values) - values.count(None)
+        here[i:j] = keys
+        held[i:j] = values
+        self._bounds[chunk] = None
+        if len(here) > 2 * self._load:
+            self._cut(chunk)
+
+    def copy(self) -> RangeMap[V]:
+        """An independent map with the same entries; the values are shared. O(n)."""
+        twin: RangeMap[V] = RangeMap(self._same, self._load)
+        twin._firsts = self._firsts.copy()
+        twin._keys = [keys.copy() for keys in self._keys]
+        twin._values = [values.copy() for values in self._values]
+        twin._bounds = self._bounds.copy()
+        twin._count = self._count
+        return twin
+
+    def check(self) -> None:
+        """Asserts every invariant. O(n)."""
+        assert len(self._firsts) == len(self._keys) == len(self._values) == len(self._bounds) >= 1
+        assert self._firsts[0] == 0, "the step function begins at address 0"
+        keys: list[int] = []
+        values: list[V | None] = []
+        for first, chunk_keys, chunk_values in zip(self._firsts, self._keys, self._values, strict=True):
+            assert chunk_keys and first == chunk_keys[0], "a chunk begins at its first key"
+            assert len(chunk_keys) == len(chunk_values) <= 2 * self._load, "a chunk's lists are parallel and bounded"
+            keys += chunk_keys
+            values += chunk_values
+        assert all(a < b for a, b in zip(keys, keys[1:], strict=False)), "keys ascend"
+        assert keys[-1] < TOP and values[-1] is None, "the last run is the hole up to the top"
+        for key, a, b in zip(keys[1:], values, values[1:], strict=False):
+            assert not self._alike(a, b), f"the runs that meet at {key:#x} are the same and were not merged"
+        assert self._count == sum(value is not None for value in values), "the count is right"
+        for chunk, bound in enumerate(self._bounds):
+            if bound is not None:
+                stop = self._firsts[chunk + 1] if chunk + 1 < len(self._firsts) else TOP
+                sizes = zip(self._keys[chunk], [*self._keys[chunk][1:], stop], self._values[chunk], strict=True)
+                assert all(b - a <= bound for a, b, value in sizes if value is None), "no hole exceeds its bound"
+
+    def _alike(self, a: V | None, b: V | None) -> bool:
+        if a is b:
+            return True
+        if a is None or b is None:
+            return False
+        return a == b if self._same is None else self._same(a, b)
+
+    def _gather(self, start: int, end: int) -> int:
+        # Joins the chunks that `[start, end)` and its two neighbours lie in; returns the joint chunk's number.
+        firsts = self._firsts
+        first = max(bisect_left(firsts, start) - 1, 0)
+        last = bisect_right(firsts, end) - 1
+        for chunk in range(first + 1, last + 1):
+            self._keys[first] += self._keys[chunk]
+            self._values[first] += self._values[chunk]
+        gone = slice(first + 1, last + 1)
+        del firsts[gone], self._keys[gone], self._values[gone], self._bounds[gone]
+        return first
+
+    def _cut(self, chunk: int) -> None:
+        # Cuts a chunk that has grown too long into pieces of `load` runs each.
+        keys, values, load = self._keys[chunk], self._values[chunk], self._load
+        pieces = range(0, len(keys), load)
+        self._keys[chunk : chunk + 1] = [keys[i : i + load] for i in pieces]
+        self._values[chunk : chunk + 1] = [values[i : i + load] for i in pieces]
+        self._firsts[chunk : chunk + 1] = [keys[i] for i in pieces]
+        self._bounds[chunk : chunk + 1] = [None] * len(pieces)

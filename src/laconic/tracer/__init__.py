@@ -1,0 +1,1 @@
+"""Real programs: ptrace, a seccomp filter, the process tree, system calls carried out inside the program."""

@@ -1,0 +1,145 @@
+"""Starting a program under the tracer, as a shell would start it."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import signal
+import struct
+from collections.abc import Sequence
+
+from laconic.errors import CannotRun, NoTracing
+from laconic.tracer import ptrace
+from laconic.tracer.seccomp import build_filter, pack_filter
+
+PR_SET_NO_NEW_PRIVS = 38
+SECCOMP_SET_MODE_FILTER = 1
+SYS_SECCOMP = 317
+
+OPTIONS = (
+    ptrace.O_TRACESYSGOOD
+    | ptrace.O_TRACEFORK
+    | ptrace.O_TRACEVFORK
+    | ptrace.O_TRACECLONE
+    | ptrace.O_TRACEEXEC
+    | ptrace.O_TRACESECCOMP
+    | ptrace.O_EXITKILL
+)
+
+
+def resolve(command: str) -> str:
+    """The file that `command` names, through PATH where it has no slash.
+
+    Raises CannotRun with a shell's status: 127 where there is none, 126 where it cannot be executed.
+    """
+    if not command:
+        raise CannotRun("the command is empty: name a program after --", 127)
+    path = command if "/" in command else shutil.which(command)
+    if path is None:
+        raise CannotRun(f"{command!r} was not found in PATH: check its name, or give its path", 127)
+    if os.path.isdir(path):
+        raise CannotRun(f"{path!r} is a directory: name a program in it", 126)
+    if not os.path.exists(path):
+        raise CannotRun(f"{path!r} does not exist: check the path", 127)
+    if not os.access(path, os.X_OK):
+        raise CannotRun(f"{path!r} may not be executed: chmod +x it, or name its interpreter first", 126)
+    return path
+
+
+def launch(argv: Sequence[str], options: int = OPTIONS) -> int:
+    """Starts `argv` as a traced child that is about to execute, filter installed; returns its pid.
+
+    The first stops of the child come from wait as those of any other. Raises CannotRun, or NoTracing where the kernel
+    or the container forbids ptrace or seccomp.
+    """
+    path = resolve(argv[0])
+    go_read, go_write = os.pipe()
+    report_read, report_write = os.pipe()
+    program = pack_filter(build_filter())
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    pid = os.fork()
+    if pid == 0:
+        os.close(go_write)
+        _become(path, argv, program, go_read, report_write, mask)
+    os.close(go_read)
+    os.close(report_write)
+    if not ptrace.seize(pid, options):
+        os.close(go_write)
+        os.close(report_read)
+        os.waitpid(pid, 0)
+        raise NoTracing(
+            "ptrace was refused for a child of Laconic's own: run `laconic doctor`; in a container, add "
+            "--cap-add=SYS_PTRACE or a seccomp profile that allows ptrace"
+        )
+    os.write(go_write, b"g")
+    os.close(go_write)
+    launched[pid] = report_read
+    return pid
+
+
+#: Children that have not executed yet → the pipe on which they report why they could not.
+launched: dict[int, int] = {}
+
+
+def failure(pid: int, argv: Sequence[str]) -> Exception | None:
+    """Why a child that ended, or executed, had not been able to start; None where it was. Asked once."""
+    pipe = launched.pop(pid, None)
+    if pipe is None:
+        return None
+    report = os.read(pipe, 64)
+    os.close(pipe)
+    if not report:
+        return None
+    step, _, number = report.partition(b" ")
+    code = int(number)
+    reason = f"{errno.errorcode.get(code, code)}: {os.strerror(code)}"
+    if step == b"exec":
+        hint = " (is its interpreter, or its #! line, there?)" if code == errno.ENOENT else ""
+        return CannotRun(f"{argv[0]!r} could not be executed, {reason}{hint}", 127 if code == errno.ENOENT else 126)
+    return NoTracing(f"the seccomp filter was refused, {reason}: run `laconic doctor` to see what is missing")
+
+
+def install_filter(program: bytes) -> int:
+    """Installs a packed filter on the calling thread; returns 0 or an errno.
+
+    Without CAP_SYS_ADMIN the kernel wants no_new_privs, which then keeps set-user-id programs from changing user:
+    a traced program could not in any case.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    buffer = ctypes.create_string_buffer(program, len(program))
+    fprog = struct.pack("=HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer))
+    for attempt in range(2):
+        if libc.syscall(SYS_SECCOMP, SECCOMP_SET_MODE_FILTER, 0, fprog) == 0:
+            return 0
+        if attempt == 0 and libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+            break
+    return ctypes.get_errno()
+
+
+def _become(path: str, argv: Sequence[str], program: bytes, go: int, report: int, mask: set[signal.Signals]) -> None:
+    # In the child: never returns.
+    step = b"seccomp"
+    code = 1
+    try:
+        if os.read(go, 1) == b"g":
+            # Python ignores these two; a program started by a shell finds them at their defaults.
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            code = install_filter(program)
+            if code == 0:
+                step = b"exec"
+                try:
+                    os.execve(path, list(argv), os.environ)
+                except OSError as error:
+                    if error.errno != errno.ENOEXEC:
+                        raise
+                    # A script without a #! line: execvp gives it to the shell.
+                    os.execve("/bin/sh", ["/bin/sh", path, *argv[1:]], os.environ)
+    except OSError as error:
+        code = error.errno or 1
+    finally:
+        os.write(report, step + b" " + str(code).encode())
+        os._exit(127)

@@ -1,0 +1,354 @@
+"""One memory call of one thread: from its stop to the answer.
+
+The call edits what is wanted; the PAL's host calls are made inside the thread, one at a time, by giving the stopped system
+call other arguments; what the host confirms becomes held; the program gets its result. Where nothing changes, the
+system call is skipped and answered at once.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from laconic.ledger import Ledger
+from laconic.memory.calls import OPERATIONS, RANGED, Call
+from laconic.memory.change import Outcome
+from laconic.memory.flags import MAP_FIXED, MAP_FIXED_NOREPLACE, MREMAP_FIXED, MREMAP_MAYMOVE, PAGE_SIZE
+from laconic.memory.mmap import page_align, placed
+from laconic.memory.space import AddressSpace
+from laconic.pal import Confirmation, HostCall, proc
+from laconic.pal.linux import LinuxPal, is_error
+from laconic.tracer import ptrace
+from laconic.tracer.process import Mm, Thread
+from laconic.tracer.ptrace import (
+    ARGUMENTS,
+    CONT,
+    MASK,
+    ORIG_RAX,
+    R8,
+    R9,
+    R10,
+    RAX,
+    RDI,
+    RDX,
+    RIP,
+    RSI,
+    SYSCALL,
+    Registers,
+)
+from laconic.tracer.syscalls import MEMORY_CALLS, NUMBERS
+from laconic.tracer.verify import both_maps, first_difference
+
+#: Results that mean "interrupted, to be restarted by the kernel" (include/linux/errno.h): not results yet.
+ERESTARTSYS, ERESTART_RESTARTBLOCK = 512, 516
+#: Calls whose new mapping is the host's to describe, and is adopted from it.
+_ADOPTED = {"shmat", "map_shadow_stack", "io_setup"}
+_UNCOUNTED = {"userfaultfd", "arch_prctl"}
+_OUT_OF_BOOKKEEPING = Outcome(0, ask=True, resync=True)
+
+
+class Pending(NamedTuple):
+    """A call that waits for the host."""
+
+    call: Call
+    outcome: Outcome
+
+
+class Mediator:
+    """Answers memory calls. `observe` lets every call through as it is, and enters what would have been said.
+
+    `inject` maps the number of a host call (counted from 1) to an errno that it is made to fail with, for tests.
+    """
+
+    def __init__(
+        self, pal: LinuxPal, ledger: Ledger, verify: str = "off", observe: bool = False, inject: dict[int, int] | None = None
+    ) -> None:
+        self.pal = pal
+        self.ledger = ledger
+        self.verify_each = verify == "call"
+        self.observe = observe
+        self.passes = observe or pal.every_call
+        self.registers = Registers()
+        self.words = self.registers.words
+        self.mismatch: str | None = None
+        self.inject = inject or {}
+        self.host_calls = 0
+
+    # The stop of a call
+
+    def at_call(self, thread: Thread) -> None:
+        """Answers the memory call that `thread` has stopped for; its registers are in `self.words`."""
+        words = self.words
+        mm = thread.mm
+        space = mm.space
+        if mm.busy is not None:
+            mm.queue.append(thread)
+            return
+        name = MEMORY_CALLS.get(words[ORIG_RAX], "other")
+        args = (words[RDI], words[RSI], words[RDX], words[R10], words[R8], words[R9])
+        if space is None:
+            ptrace.resume(CONT, thread.tid)
+            return
+        if name in RANGED or name in ("mremap", "mmap"):
+            self._look_below(thread, space, name, args)
+        operation = OPERATIONS.get(name)
+        outcome = operation(space, args, thread) if operation is not None else _OUT_OF_BOOKKEEPING
+        if not outcome.changes and not outcome.ask and not self.passes:
+            words[ORIG_RAX] = MASK
+            words[RAX] = outcome.result & MASK
+            self.registers.store(thread.tid)
+            if outcome.then is not None:
+                outcome.then()
+            self.ledger.count(name, 0, outcome.result)
+            if self.verify_each:
+                self.verify(thread)
+            ptrace.resume(CONT, thread.tid)
+            return
+        self._say(thread, Pending(Call(name, args), outcome))
+
+    def _look_below(self, thread: Thread, space: AddressSpace, name: str, args: tuple[int, ...]) -> None:
+        # A stack may have grown into what bookkeeping takes for a hole: look before the call counts on it.
+        at = RANGED.get(name, 0)
+        if name == "mmap" and not args[3] & (MAP_FIXED | MAP_FIXED_NOREPLACE) and not args[0]:
+            return
+        start = args[at] & -PAGE_SIZE
+        end = start + page_align(args[at + 1])
+        if name == "mremap" and args[3] & MREMAP_FIXED:
+            start, end = min(start, args[4]), max(end, args[4] + page_align(args[2]))
+        if start < end <= MASK and space.must_look_below(start, end):
+            space.grow(proc.read_smaps(thread.tid))
+
+    # Host calls inside the thread
+
+    def _say(self, thread: Thread, pending: Pending) -> None:
+        outcome = pending.outcome
+        thread.pending = pending
+        thread.call_registers = self.words.tolist()
+        # A call that edits nothing (write-back, residency) does not keep the others of its address space waiting.
+        if outcome.start < outcome.end or outcome.ask:
+            if any(change.wanted is not change.held for change in outcome.changes) or outcome.then or outcome.ask:
+                thread.mm.busy = thread
+        thread.again = False
+        if self.observe:
+            thread.awaits_exit = True
+            ptrace.resume(SYSCALL, thread.tid)
+            return
+        thread.task = self.pal.apply(pending.call, outcome, self.words[RIP])
+        first = next(thread.task)
+        nr = NUMBERS.get(first.name)
+        if self._failing():
+            # A planned failure: the host call is not made, and answers with the errno it was given.
+            nr = MASK
+        self._set_call(nr, first, 0)
+        if self.words.tolist() != thread.call_registers:
+            self.registers.store(thread.tid)
+        thread.awaits_exit = True
+        ptrace.resume(SYSCALL, thread.tid)
+
+    def _failing(self) -> bool:
+        self.host_calls += 1
+        return self.host_calls in self.inject
+
+    def _set_call(self, nr: int | None, host_call: HostCall, back: int) -> None:
+        words = self.words
+        if nr is not None:
+            words[RAX if back else ORIG_RAX] = nr
+        if nr == MASK:
+            words[RAX] = -self.inject[self.host_calls] & MASK
+        words[RIP] -= back
+        for register, value in zip(ARGUMENTS, host_call.args, strict=False):
+            words[register] = value & MASK
+
+    def _repeat(self, thread: Thread, host_call: HostCall) -> None:
+        # One more host call: back to the `syscall` instruction, with no signal coming between.
+        if thread.signal_mask is None:
+            thread.signal_mask = ptrace.signal_mask(thread.tid)
+            ptrace.set_signal_mask(thread.tid, MASK)
+        words = self.words
+        for index, value in enumerate(thread.call_registers):
+            words[index] = value
+        self._set_call(NUMBERS[host_call.name], host_call, 2)
+        self.registers.store(thread.tid)
+        thread.again = True
+        ptrace.resume(CONT, thread.tid)
+
+    def at_repeated_call(self, thread: Thread) -> None:
+        """The stop of a further host call of Laconic's own: let it through to the host."""
+        thread.again = False
+        thread.awaits_exit = True
+        if self._failing():
+            self.registers.load(thread.tid)
+            self.words[ORIG_RAX] = MASK
+            self.words[RAX] = -self.inject[self.host_calls] & MASK
+            self.registers.store(thread.tid)
+        ptrace.resume(SYSCALL, thread.tid)
+
+    def at_exit(self, thread: Thread) -> None:
+        """The end of a host call: the next one, or the program's answer."""
+        thread.awaits_exit = False
+        if not self.registers.load(thread.tid):
+            return
+        value = self.words[RAX]
+        if value >> 63:
+            value -= 1 << 64
+        if self.observe:
+            self._finish(thread, Confirmation(value if is_error(value) else 0, value, 0))
+            return
+        assert thread.task is not None
+        try:
+            following = thread.task.send(value)
+        except StopIteration as stop:
+            thread.task = None
+            self._finish(thread, stop.value)
+        else:
+            self._repeat(thread, following)
+
+    # The answer
+
+    def _finish(self, thread: Thread, confirmation: Confirmation) -> None:
+        pending = thread.pending
+        assert isinstance(pending, Pending)
+        thread.pending = None
+        mm = thread.mm
+        try:
+            result = self._settle(thread, pending, confirmation)
+        except OSError:
+            result = confirmation.value  # the process is being killed; nobody will see this
+        restored = thread.call_registers
+        if result & MASK != self.words[RAX] or self.words.tolist() != [*restored[:RAX], result & MASK, *restored[RAX + 1 :]]:
+            for index, word in enumerate(restored):
+                self.words[index] = word
+            self.words[RAX] = result & MASK
+            self.registers.store(thread.tid)
+        if thread.signal_mask is not None:
+            ptrace.set_signal_mask(thread.tid, thread.signal_mask)
+            thread.signal_mask = None
+        if mm.busy is thread:
+            mm.busy = None
+        if self.verify_each and mm.busy is None:
+            self.verify(thread)
+        ptrace.resume(CONT, thread.tid)
+        self.serve(mm)
+
+    def serve(self, mm: Mm) -> None:
+        """Takes up the calls that waited for this address space, as far as they can go now."""
+        while mm.queue and mm.busy is None:
+            waiting = mm.queue.popleft()
+            if waiting.child_flags is not None:
+                mm.busy = waiting
+                ptrace.resume(SYSCALL, waiting.tid)
+            elif self.registers.load(waiting.tid):
+                self.at_call(waiting)
+
+    def _settle(self, thread: Thread, pending: Pending, confirmation: Confirmation) -> int:
+        # Held takes what the host did; returns the program's result.
+        (name, args), outcome = pending
+        space = thread.mm.space
+        assert space is not None
+        value = confirmation.value
+        if -ERESTART_RESTARTBLOCK <= value <= -ERESTARTSYS:
+            space.rollback(outcome.start, outcome.end) if outcome.end else None
+            return value
+        said = confirmation.said
+        changes = outcome.changes
+        if self.observe:
+            said = len(self.pal.host_calls(pending.call, outcome))
+        if confirmation.error or self.observe and name == "brk" and value != outcome.result:
+            result = value
+            if outcome.end > outcome.start:
+                host = proc.read_smaps(thread.tid)
+                space.grow(host)
+                space.settle(outcome.start, outcome.end, host)
+            changes = ()
+        else:
+            asked = outcome.ask or self.observe or self.pal.every_call
+            result = value if asked and outcome.result >= 0 else outcome.result
+            changes = self._take(thread, space, pending, value)
+        narrowed = said > 0 and not outcome.ask and _is_narrower(name, args, outcome)
+        if name not in _UNCOUNTED:
+            self.ledger.count(name, said, result, narrowed and not self.pal.every_call, changes)
+        return result
+
+    def _take(self, thread: Thread, space: AddressSpace, pending: Pending, value: int) -> tuple:  # type: ignore[type-arg]
+        (name, args), outcome = pending
+        if outcome.resync or outcome.ask and outcome.result < 0:
+            self._resync(thread, space)
+            return ()
+        if outcome.place:
+            outcome = placed(space, outcome, value)
+        elif name in ("mmap", "mremap") and value != outcome.result and self.passes:
+            # The host chose another address than bookkeeping would have (only where nothing was said for it).
+            if outcome.end:
+                space.rollback(outcome.start, outcome.end)
+            if name == "mmap":
+                args = (value, args[1], args[2], args[3] | MAP_FIXED, args[4], args[5])
+            else:
+                args = (args[0], args[1], args[2], args[3] | MREMAP_FIXED | MREMAP_MAYMOVE, value, args[5])
+            outcome = OPERATIONS[name](space, args, thread)
+        space.commit(outcome)
+        if name == "mmap":
+            self._identify(thread, space, outcome, args)
+        elif name in _ADOPTED or name == "io_destroy":
+            self._adopt(thread, space, name, args, value)
+        return outcome.changes
+
+    def _identify(self, thread: Thread, space: AddressSpace, outcome: Outcome, args: tuple[int, ...]) -> None:
+        wanted = outcome.changes[0].wanted if outcome.changes else None
+        if wanted is None or wanted.file is None:
+            return
+        fd = args[4] & 0xFFFFFFFF
+        anonymous = wanted.file.inode < 0
+        start, end = outcome.changes[0].start, outcome.changes[-1].end
+        file = proc.identify(thread.tid, -1 if anonymous else fd, start, wanted.file)
+        if file != wanted.file:
+            space.rebind(start, end, file)
+        open_file = None if anonymous else thread.open_file(fd)
+        if open_file is not None and not open_file.plain:
+            # A device decides its mapping's flags itself (vm_flags_set in the driver's mmap).
+            space.settle(start, end, proc.read_smaps(thread.tid))
+
+    def _adopt(self, thread: Thread, space: AddressSpace, name: str, args: tuple[int, ...], value: int) -> None:
+        if name == "io_destroy":
+            start, end, vma = space.vmas.find(args[0])
+            if vma is not None:
+                space.settle(start, end, proc.read_smaps(thread.tid))
+            return
+        if name == "io_setup":
+            value = int.from_bytes(thread.read(args[1], 8), "little")
+        seen = proc.query_vma(thread.tid, value)
+        if seen is not None:
+            space.settle(seen.start, seen.end, proc.read_smaps(thread.tid))
+
+    def _resync(self, thread: Thread, space: AddressSpace) -> None:
+        self.ledger.resynced += 1
+        space.adopt(proc.read_smaps(thread.tid))
+
+    # The law Exact
+
+    def verify(self, thread: Thread) -> None:
+        """Compares bookkeeping and host; keeps the first mismatch, and goes on from what the host has."""
+        space = thread.mm.space
+        if space is None or thread.mm.busy is not None:
+            return
+        try:
+            host = proc.read_smaps(thread.tid)
+        except OSError:
+            return
+        if not len(host):
+            return  # the process is being killed, and its memory is gone already
+        self.ledger.checks += 1
+        difference = first_difference(space, host)
+        if difference is not None:
+            self.ledger.mismatches += 1
+            if self.mismatch is None:
+                self.mismatch = f"process {thread.tgid}: {difference}\n{both_maps(space, host)}"
+            space.adopt(host)
+
+
+def _is_narrower(name: str, args: tuple[int, ...], outcome: Outcome) -> bool:
+    if name not in RANGED and name != "mmap":
+        return False
+    at = RANGED.get(name, 0)
+    covered = sum(change.end - change.start for change in outcome.changes)
+    return 0 < covered < page_align(args[at + 1])
+
+

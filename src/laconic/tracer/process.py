@@ -1,0 +1,160 @@
+"""The process tree as the tracer sees it: threads, and the address spaces that they share."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+from collections import deque
+from collections.abc import Generator
+
+from laconic.memory.mmap import OpenFile
+from laconic.memory.space import AddressSpace
+from laconic.pal import Confirmation, HostCall, proc
+
+
+class Mm:
+    """One address space and the threads that run in it.
+
+    `busy` is the thread whose call is under way at the host; until it is done, calls of the others wait in `queue`, in the
+    order of their stops. `space` is None for a program whose memory calls are not followed (32-bit).
+    """
+
+    __slots__ = ("busy", "queue", "space", "threads")
+
+    def __init__(self, space: AddressSpace | None) -> None:
+        self.space = space
+        self.threads: set[int] = set()
+        self.busy: Thread | None = None
+        self.queue: deque[Thread] = deque()
+
+
+Task = Generator[HostCall, int, Confirmation]
+
+
+class Thread:
+    """One traced thread. It is what bookkeeping makes its upcalls to.
+
+    `task` is the PAL at work for its call, `call_registers` the registers at the stop of that call. `child_flags` are the
+    clone flags of a fork or clone under way.
+    """
+
+    __slots__ = (
+        "again",
+        "awaits_exit",
+        "call_registers",
+        "child_flags",
+        "deferred",
+        "mm",
+        "pending",
+        "read_implies_exec",
+        "signal_mask",
+        "started",
+        "task",
+        "tgid",
+        "tid",
+    )
+
+    def __init__(self, tid: int, tgid: int, mm: Mm) -> None:
+        self.tid = tid
+        self.tgid = tgid
+        self.mm = mm
+        mm.threads.add(tid)
+        self.task: Task | None = None
+        self.pending: object = None
+        self.call_registers: list[int] = []
+        self.again = False
+        self.awaits_exit = False
+        self.signal_mask: int | None = None
+        self.deferred: list[int] = []
+        self.child_flags: int | None = None
+        self.started = False
+        self.read_implies_exec = False
+
+    def leave(self) -> None:
+        """Takes the thread out of its address space."""
+        self.mm.threads.discard(self.tid)
+
+    # Upcalls (laconic.memory.calls.Upcalls)
+
+    def open_file(self, fd: int) -> OpenFile | None:
+        """What a descriptor of this thread refers to."""
+        return proc.open_file(self.tid, fd)
+
+    def untouched(self, start: int, end: int) -> bool:
+        """True where no page of private memory was touched (anonymous) or written (a file's)."""
+        assert self.mm.space is not None
+        vma = self.mm.space.vmas.get(start)
+        try:
+            return vma is not None and proc.untouched(self.tid, start, end, vma.file is not None)
+        except OSError:
+            return False
+
+    def resident(self, start: int, end: int) -> bool:
+        """True where every page is in memory."""
+        try:
+            return proc.resident(self.tid, start, end)
+        except OSError:
+            return False
+
+    def data_limit(self) -> int:
+        """RLIMIT_DATA in bytes, -1 for none."""
+        try:
+            return resource.prlimit(self.tid, resource.RLIMIT_DATA)[0]
+        except OSError:
+            return 0
+
+    def read(self, address: int, length: int) -> bytes:
+        """The program's memory; empty where it cannot be read."""
+        return read_memory(self.tid, address, length)
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+_readv = ctypes.CDLL(None).process_vm_readv
+_readv.argtypes = [ctypes.c_long, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong]
+_readv.restype = ctypes.c_ssize_t
+
+
+def read_memory(pid: int, address: int, length: int) -> bytes:
+    """Up to `length` bytes of a process's memory at `address`; empty where there are none, or it is gone."""
+    buffer = ctypes.create_string_buffer(length)
+    ours = _Iovec(ctypes.addressof(buffer), length)
+    # A string may end on the last mapped page: what lies beyond is read only if it is there.
+    first = min(length, -address % 4096 or 4096)
+    pieces = ((address, first), (address + first, length - first))
+    theirs = (_Iovec * 2)(*[_Iovec(*piece) for piece in pieces])
+    done = _readv(pid, ctypes.addressof(ours), 1, ctypes.addressof(theirs), 2 if length > first else 1, 0)
+    return buffer.raw[: max(done, 0)]
+
+
+def thread_group(tid: int) -> int:
+    """The process that a thread belongs to, or the thread's own id where it is gone."""
+    try:
+        with open(f"/proc/{tid}/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"Tgid:"):
+                    return int(line.split()[1])
+    except OSError:
+        pass
+    return tid
+
+
+def is_64_bit(pid: int) -> bool:
+    """True where the program that a process executes is a 64-bit one (ELFCLASS64)."""
+    try:
+        with open(f"/proc/{pid}/exe", "rb") as file:
+            return file.read(5)[4:] == b"\x02"
+    except OSError:
+        return True
+
+
+def command_name(pid: int) -> str:
+    """The program's name, as `ps` shows it."""
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return os.fsdecode(file.read().strip())
+    except OSError:
+        return "?"

@@ -1,0 +1,63 @@
+"""System call numbers: the memory calls and the process calls, and nothing else (x86-64 unless it says i386)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MEMORY_CALLS: Final[dict[int, str]] = {
+    9: "mmap",
+    10: "mprotect",
+    11: "munmap",
+    12: "brk",
+    25: "mremap",
+    26: "msync",
+    28: "madvise",
+    30: "shmat",
+    67: "shmdt",
+    149: "mlock",
+    150: "munlock",
+    151: "mlockall",
+    152: "munlockall",
+    157: "prctl",
+    158: "arch_prctl",
+    206: "io_setup",
+    207: "io_destroy",
+    216: "remap_file_pages",
+    237: "mbind",
+    323: "userfaultfd",
+    325: "mlock2",
+    329: "pkey_mprotect",
+    440: "process_madvise",
+    450: "set_mempolicy_home_node",
+    453: "map_shadow_stack",
+    462: "mseal",
+}
+NUMBERS: Final[dict[str, int]] = {name: number for number, name in MEMORY_CALLS.items()}
+
+CLONE: Final = 56
+FORK: Final = 57
+VFORK: Final = 58
+EXECVE: Final = 59
+PTRACE: Final = 101
+PERSONALITY: Final = 135
+EXECVEAT: Final = 322
+CLONE3: Final = 435
+PROCESS_CALLS: Final = frozenset({CLONE, FORK, VFORK, EXECVE, PTRACE, PERSONALITY, EXECVEAT, CLONE3})
+
+CLONE_VM: Final = 0x100
+CLONE_VFORK: Final = 0x4000
+CLONE_THREAD: Final = 0x10000
+CLONE_UNTRACED: Final = 0x800000
+
+#: Calls that are memory calls only for some first arguments: number → those arguments.
+#: prctl: PR_SET_MM, PR_SET_MDWE, PR_SET_MEMORY_MERGE, PR_SET_VMA. arch_prctl: ARCH_SHSTK_ENABLE and _UNLOCK.
+BY_FIRST_ARGUMENT: Final[dict[int, tuple[int, ...]]] = {
+    157: (35, 65, 67, 0x53564D41),
+    158: (0x5001, 0x5004),
+}
+
+#: i386 memory calls that a 64-bit program can make by `int 0x80`. Their numbers are none of those above, so a stop
+#: tells them apart by its number alone: brk, old mmap, munmap, mprotect, ipc (shmat, shmdt), mremap, mmap2, madvise.
+I386_MEMORY_CALLS: Final = frozenset({45, 90, 91, 125, 117, 163, 192, 219})
+#: The bit that marks a number of the x32 ABI.
+X32_BIT: Final = 0x40000000

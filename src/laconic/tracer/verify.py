@@ -1,0 +1,69 @@
+"""Law Exact, checked against the host: bookkeeping's VMAs and `/proc/PID/smaps`, neighbours merged on both sides.
+
+Tolerated, each for the kernel function named, and nothing else:
+
+- growth of a VM_GROWSDOWN VMA since it was last looked at (expand_stack, mm/memory.c): taken in first;
+- paths (d_path shows renames and unlinks) and the labels `[heap]` and `[stack]` (show_map_vma): files are compared by
+  device and inode;
+- neighbours that the kernel keeps apart though all that it shows of them is equal (is_mergeable_anon_vma, mm/vma.c);
+- the flags that `laconic.memory.flags.VMFLAG_CODES` leaves out, with the reason there;
+- protection keys, NUMA policies and VM_LOCKONFAULT where the kernel does not show them.
+"""
+
+from __future__ import annotations
+
+from laconic.memory.flags import flag_names
+from laconic.memory.space import AddressSpace
+from laconic.memory.vma import Vma, describe
+from laconic.rangemap import RangeMap
+
+
+def first_difference(space: AddressSpace, host: RangeMap[Vma]) -> str | None:
+    """What differs first between bookkeeping and host, in words, or None. Takes growth in. O(n)."""
+    # Comparing the values in C is quick; only where they differ is it worth asking what a host shows of them.
+    ours, theirs = list(space.vmas), list(host)
+    if ours == theirs:
+        return None
+    space.grow(host)
+    ours = list(_shown(space.vmas))
+    theirs = list(_shown(host))
+    for mine, other in zip(ours, theirs, strict=False):
+        if mine != other:
+            return f"{_field(mine, other)}:\n  bookkeeping {describe(*mine)}\n  host        {describe(*other)}"
+    if len(ours) != len(theirs):
+        longer = "the host" if len(theirs) > len(ours) else "bookkeeping"
+        extra = max(ours, theirs, key=len)[min(len(ours), len(theirs))]
+        return f"only {longer} has\n  {describe(*extra)}"
+    return None
+
+
+def _shown(vmas: RangeMap[Vma]) -> RangeMap[Vma]:
+    # What the host shows of a VMA: no policy and no key.
+    shown: RangeMap[Vma] = RangeMap()
+    for start, end, vma in vmas:
+        shown.set(start, end, Vma(vma.flags, vma.file, vma.base, vma.name))
+    return shown
+
+
+def _field(mine: tuple[int, int, Vma], other: tuple[int, int, Vma]) -> str:
+    if mine[0] != other[0]:
+        return "the first field that differs is the start"
+    a, b = mine[2], other[2]
+    if a.prot != b.prot:
+        return f"the first field that differs is the protection, {a.permissions()} against {b.permissions()}"
+    if a.flags != b.flags:
+        return f"the first field that differs is VmFlags, by '{flag_names(a.flags ^ b.flags)}'"
+    if a.file != b.file:
+        return "the first field that differs is the file"
+    if a.base != b.base:
+        return "the first field that differs is the offset"
+    if a.name != b.name:
+        return "the first field that differs is the name"
+    return "the first field that differs is the end"
+
+
+def both_maps(space: AddressSpace, host: RangeMap[Vma]) -> str:
+    """Both maps in full, for the report of a mismatch."""
+    ours = "\n".join(f"  {describe(*entry)}" for entry in space.vmas)
+    theirs = "\n".join(f"  {describe(*entry)}" for entry in host)
+    return f"bookkeeping:\n{ours}\nhost:\n{theirs}"
