@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from typing import TextIO
 
 from laconic.errors import LaconicError
 
@@ -66,7 +67,7 @@ def execute(options: argparse.Namespace) -> int:
         raise LaconicError("no command was given: name a program, as in  laconic run -- python3 -c 'print(1)'")
     if options.observe and options.strategy == "every-call":
         raise LaconicError("--observe changes nothing and --strategy every-call says every call: choose one of them")
-    output = _open_json(options.json)
+    output = open_output(options.json)
     ledger = Ledger()
     mediator = Mediator(
         LinuxPal(options.strategy == "every-call"), ledger, options.verify, options.observe, _planned_failures()
@@ -97,10 +98,15 @@ def execute(options: argparse.Namespace) -> int:
     return status
 
 
-def _open_json(path: str | None):  # type: ignore[no-untyped-def]
-    # Opened before the program starts: a run must not be lost to a wrong path.
+def open_output(path: str | None) -> TextIO | None:
+    """The file that `--json` names, `-` being standard output; None for none. Raises LaconicError.
+
+    Opened before the program starts: a run must not be lost to a wrong path.
+    """
     if path is None:
         return None
+    if path == "-":
+        return os.fdopen(os.dup(1), "w", encoding="utf-8", errors="surrogateescape")
     try:
         return open(path, "w", encoding="utf-8", errors="surrogateescape")
     except OSError as error:

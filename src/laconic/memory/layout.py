@@ -21,9 +21,9 @@ from laconic.rangemap import RangeMap
 class Layout:
     """What decides addresses in one `mm`, all in bytes, and the kernel's limits on it.
 
-    `mmap_base` is None until the host's first choice has shown it (`learn`). `thp`: CONFIG_TRANSPARENT_HUGEPAGE; `thp_align`: the kernel aligns
-    anonymous mappings of whole huge pages (__get_unmapped_area since 6.7). `quiet_below`: below
-    it no VMA can grow unseen.
+    `mmap_base` is None until the host's first choice has shown it (`learn`). `thp`: CONFIG_TRANSPARENT_HUGEPAGE;
+    `thp_align`: the kernel aligns anonymous mappings of whole huge pages (__get_unmapped_area since 6.7).
+    `quiet_below`: below it no VMA can grow unseen.
     """
 
     mmap_base: int | None = None

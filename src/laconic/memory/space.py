@@ -29,8 +29,8 @@ class AddressSpace:
     """All VMAs of one `mm`, the host's held state of the same pages, the break, and the layout.
 
     `start_brk` and `brk` are addresses in bytes. `def_flags` are the VM_LOCKED bits that new mappings
-    inherit (mlockall). `mdwe` is set by prctl(PR_SET_MDWE). `opaque` is set where the contents of pages may be decided by
-    something that bookkeeping does not see (userfaultfd): equal attributes then never mean that nothing changes.
+    inherit (mlockall). `mdwe` is set by prctl(PR_SET_MDWE). `opaque` is set where something that bookkeeping does not
+    see may decide the contents of pages (userfaultfd): equal attributes then never mean that nothing changes.
     """
 
     __slots__ = ("brk", "data_size", "def_flags", "held", "layout", "mdwe", "opaque", "start_brk", "vmas")

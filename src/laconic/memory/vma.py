@@ -1,7 +1,7 @@
 """What a program asked for on one range of pages: protection, flags, backing. Immutable, and free of its position.
 
-A `Vma` is a value in a `RangeMap`, which knows the range. The file offset is kept as `base`, the address at which byte 0
-of the file would lie (begin - offset, in bytes; it may be negative), so that a split copies a reference and two
+A `Vma` is a value in a `RangeMap`, which knows the range. The file offset is kept as `base`, the address at which byte
+0 of the file would lie (begin - offset, in bytes; it may be negative), so that a split copies a reference and two
 neighbours merge exactly when they are equal.
 """
 

@@ -34,7 +34,7 @@ class LinuxPal:
         self.every_call = every_call
 
     def apply(self, call: Call, outcome: Outcome, last: int = 0) -> Generator[HostCall, int, Confirmation]:
-        """Carries out `outcome`; the run that holds the address `last` comes last, since the calls are made from there."""
+        """Carries out `outcome`; the run that holds `last`, the address that the calls are made from, comes last."""
         said = value = 0
         for host_call in self.host_calls(call, outcome, last):
             said += 1

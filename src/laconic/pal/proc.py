@@ -6,6 +6,7 @@ Every function raises OSError (ProcessLookupError, FileNotFoundError) where the 
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import stat
@@ -17,7 +18,7 @@ from laconic.memory.flags import PAGE_SHIFT, PAGE_SIZE, PMD_SIZE, TASK_SIZE, VM_
 from laconic.memory.layout import Layout
 from laconic.memory.mmap import OpenFile
 from laconic.memory.vma import File, Vma
-from laconic.rangemap import RangeMap
+from laconic.rangemap import TOP, RangeMap
 
 #: PROCMAP_QUERY (Linux 6.11) and PAGEMAP_SCAN (6.7), include/uapi/linux/fs.h.
 PROCMAP_QUERY = 0xC0686611
@@ -30,72 +31,77 @@ _PM_GUARD, _PM_FILE, _PM_SWAP, _PM_PRESENT = 1 << 58, 1 << 61, 1 << 62, 1 << 63
 
 
 def read_smaps(pid: int) -> RangeMap[Vma]:
-    """The host's VMAs of a process, equal neighbours merged. O(VMAs + resident pages).
-
-    `[vsyscall]` is not one: it is a gate that every process shows and none has.
-    """
+    """The host's VMAs of a process, equal neighbours merged. O(VMAs + resident pages)."""
     with open(f"/proc/{pid}/smaps", "rb") as file:
         return parse_smaps(file.read())
 
 
+def read_maps_text(pid: int) -> bytes:
+    """`/proc/PID/maps` as it stands. O(VMAs), and much cheaper than smaps, which walks the page tables."""
+    with open(f"/proc/{pid}/maps", "rb", buffering=0) as file:
+        return file.readall() or b""
+
+
 def parse_smaps(text: bytes) -> RangeMap[Vma]:
-    """The VMAs in the text of `/proc/PID/smaps`. O(lines)."""
-    host: RangeMap[Vma] = RangeMap()
-    files: dict[tuple[bytes, bytes], File] = {}
-    known: dict[tuple[bytes, ...], Vma] = {}
-    head = 0
-    while head < len(text):
-        line_end = text.index(b"\n", head)
-        line = text[head:line_end]
-        flags_at = text.find(b"VmFlags:", line_end)
-        if flags_at < 0:
-            break  # the process ended while it was read
-        flags_end = text.index(b"\n", flags_at)
-        codes = text[flags_at + 8 : flags_end]
-        head = flags_end + 1
-        parts = line.split(None, 5)
-        addresses, permissions, offset, device, inode = parts[:5]
-        path = parts[5] if len(parts) > 5 else b""
-        start_text, _, end_text = addresses.partition(b"-")
-        start = int(start_text, 16)
+    """The VMAs in the text of `/proc/PID/smaps`. O(lines).
+
+    What was seen before is not parsed again: from one check to the next few VMAs change.
+    """
+    keys: list[int] = [0]
+    values: list[Vma | None] = [None]
+    # Each piece but the first is the rest of a VmFlags line, the next VMA's header line, and its figures.
+    pieces = text.split(b"VmFlags:")
+    header = pieces[0].partition(b"\n")[0]
+    for piece in pieces[1:]:
+        codes, _, rest = piece.partition(b"\n")
+        entry = _entries.get((header, codes))
+        if entry is None:
+            entry = _parse_entry(header, codes)
+        header = rest[: rest.find(b"\n")]
+        start, end, vma = entry
         if start > TASK_SIZE:
-            continue
-        key = (codes, permissions) if inode == b"0" else None
-        vma = known.get(key) if key and not path.startswith(b"[anon") else None
-        if vma is None:
-            vma = _vma(start, codes, permissions, offset, device, inode, path, files)
-            if key and not path.startswith(b"[anon"):
-                known[key] = vma
-        host.set(start, int(end_text, 16), vma)
+            continue  # [vsyscall] is a gate, which every process shows and none has
+        if keys[-1] != start:
+            keys.append(start)
+            values.append(vma)
+        elif len(values) > 1 and values[-2] == vma:
+            del keys[-1], values[-1]
+        else:
+            values[-1] = vma
+        keys.append(end)
+        values.append(None)
+    host: RangeMap[Vma] = RangeMap()
+    host.replace(0, TOP, keys, values)
     return host
 
 
-def _vma(
-    start: int,
-    codes: bytes,
-    permissions: bytes,
-    offset: bytes,
-    device: bytes,
-    inode: bytes,
-    path: bytes,
-    files: dict[tuple[bytes, bytes], File],
-) -> Vma:
-    flags = 0
+_entries: dict[tuple[bytes, bytes], tuple[int, int, Vma]] = {}
+
+
+def _parse_entry(header: bytes, codes: bytes) -> tuple[int, int, Vma]:
+    parts = header.split(None, 5)
+    addresses, permissions, offset, device, inode = parts[:5]
+    path = os.fsdecode(parts[5]) if len(parts) > 5 else ""
+    start, end = (int(address, 16) for address in addresses.split(b"-"))
+    flags = VM_MAYSHARE if permissions[3:4] == b"s" else 0
     for code in codes.split():
         flags |= VMFLAG_BITS.get(code, 0)
-    if permissions[3:4] == b"s":
-        flags |= VM_MAYSHARE
-    name = None
-    if path.startswith((b"[anon:", b"[anon_shmem:")):
-        name = path[path.index(b":") + 1 : -1].decode("utf-8", "surrogateescape")
+    name = path[path.index(":") + 1 : -1] if path.startswith(("[anon:", "[anon_shmem:")) else None
     if inode == b"0":
-        return Vma(flags, None, 0, name)
-    file = files.get((device, inode))
-    if file is None:
-        major, _, minor = device.partition(b":")
-        file = File(int(major, 16), int(minor, 16), int(inode), os.fsdecode(path))
-        files[device, inode] = file
-    return Vma(flags, file, start - int(offset, 16), name)
+        vma = Vma(flags, None, 0, name)
+    else:
+        major, minor = (int(number, 16) for number in device.split(b":"))
+        vma = Vma(flags, _file(major, minor, int(inode), path), start - int(offset, 16), name)
+    if len(_entries) >= 100_000:
+        _entries.clear()
+    entry = _entries[header, codes] = (start, end, vma)
+    return entry
+
+
+@cache
+def _file(major: int, minor: int, inode: int, path: str) -> File:
+    # One object for one file, so that comparing it is comparing references.
+    return File(major, minor, inode, path)
 
 
 class HostVma(NamedTuple):
@@ -120,7 +126,7 @@ def query_vma(pid: int, address: int) -> HostVma | None:
         except OSError:
             return _search_maps(maps.readall() or b"", address)
     start, end, offset, inode, major, minor = (*answer[3:5], *answer[7:11])
-    file = File(major, minor, inode, os.fsdecode(name.value)) if inode else None
+    file = _file(major, minor, inode, os.fsdecode(name.value)) if inode else None
     return HostVma(start, end, offset, file)
 
 
@@ -132,7 +138,7 @@ def _search_maps(text: bytes, address: int) -> HostVma | None:
             major, minor = (int(part, 16) for part in parts[3].split(b":"))
             inode = int(parts[4])
             path = os.fsdecode(parts[5]) if len(parts) > 5 else ""
-            return HostVma(start, end, int(parts[2], 16), File(major, minor, inode, path) if inode else None)
+            return HostVma(start, end, int(parts[2], 16), _file(major, minor, inode, path) if inode else None)
     return None
 
 
@@ -157,7 +163,7 @@ def untouched(pid: int, start: int, end: int, private_file: bool) -> bool:
 
 def _scan_is_empty(fd: int, scan: bytes) -> bool:
     # The ioctl's own result, the number of regions found, and not the structure that it writes.
-    return fcntl.ioctl(fd, PAGEMAP_SCAN, bytearray(scan), True) == 0
+    return bool(fcntl.ioctl(fd, PAGEMAP_SCAN, bytearray(scan), True) == 0)
 
 
 def _pages_untouched(fd: int, start: int, end: int, private_file: bool) -> bool:
@@ -166,6 +172,17 @@ def _pages_untouched(fd: int, start: int, end: int, private_file: bool) -> bool:
         for (entry,) in struct.iter_unpack("=Q", os.pread(fd, pages * 8, at >> PAGE_SHIFT << 3)):
             if entry & (_PM_PRESENT | _PM_SWAP | _PM_GUARD) and not (private_file and entry & _PM_FILE):
                 return False
+    return True
+
+
+def has_ioctl(pid: int, name: str) -> bool:
+    """True where the kernel has the quick request on `/proc/PID/maps` (PROCMAP_QUERY) or `pagemap` (PAGEMAP_SCAN)."""
+    request = PROCMAP_QUERY if name == "maps" else PAGEMAP_SCAN
+    with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:
+        try:
+            fcntl.ioctl(file, request, bytes(8))
+        except OSError as error:
+            return error.errno != errno.ENOTTY
     return True
 
 
@@ -276,7 +293,7 @@ def open_file(pid: int, fd: int) -> OpenFile | None:
     plain = stat.S_ISREG(about.st_mode)
     if file is None:
         path = os.readlink(link)
-        file = File(os.major(about.st_dev), os.minor(about.st_dev), about.st_ino, path)
+        file = _file(os.major(about.st_dev), os.minor(about.st_dev), about.st_ino, path)
         if plain:
             _files[key] = file
     huge = plain and about.st_blksize >= PMD_SIZE

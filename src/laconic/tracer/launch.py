@@ -58,7 +58,7 @@ def launch(argv: Sequence[str], options: int = OPTIONS) -> int:
     go_read, go_write = os.pipe()
     report_read, report_write = os.pipe()
     program = pack_filter(build_filter())
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    mask: set[int] = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     pid = os.fork()
     if pid == 0:
         os.close(go_write)
@@ -118,7 +118,7 @@ def install_filter(program: bytes) -> int:
     return ctypes.get_errno()
 
 
-def _become(path: str, argv: Sequence[str], program: bytes, go: int, report: int, mask: set[signal.Signals]) -> None:
+def _become(path: str, argv: Sequence[str], program: bytes, go: int, report: int, mask: set[int]) -> None:
     # In the child: never returns.
     step = b"seccomp"
     code = 1

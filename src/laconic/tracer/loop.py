@@ -37,9 +37,9 @@ _SI_KERNEL = 0x80
 
 
 class Tracer:
-    """Runs one program and all that it starts. `exit_status` is the first program's own, 128 + signal where one killed it.
+    """Runs one program and all that it starts.
 
-    `notes` are what a person must be told: programs that ran untouched, and those that wanted to trace.
+    `exit_status` is the first program's own, 128 + signal where one killed it. `notes` are what a person must be told: programs that ran untouched, and those that wanted to trace.
     """
 
     def __init__(self, mediator: Mediator, verify: str = "off") -> None:

@@ -16,17 +16,19 @@ from laconic.pal import Confirmation, HostCall, proc
 class Mm:
     """One address space and the threads that run in it.
 
-    `busy` is the thread whose call is under way at the host; until it is done, calls of the others wait in `queue`, in the
-    order of their stops. `space` is None for a program whose memory calls are not followed (32-bit).
+    `busy` is the thread whose call is under way at the host; until it is done, calls of the others wait in `queue`, in
+    the order of their stops. `space` is None for a program whose memory calls are not followed (32-bit). `verified` is
+    the text of the host's map at the last check that compared everything.
     """
 
-    __slots__ = ("busy", "queue", "space", "threads")
+    __slots__ = ("busy", "queue", "space", "threads", "verified")
 
     def __init__(self, space: AddressSpace | None) -> None:
         self.space = space
         self.threads: set[int] = set()
         self.busy: Thread | None = None
         self.queue: deque[Thread] = deque()
+        self.verified = b""
 
 
 Task = Generator[HostCall, int, Confirmation]
@@ -35,8 +37,8 @@ Task = Generator[HostCall, int, Confirmation]
 class Thread:
     """One traced thread. It is what bookkeeping makes its upcalls to.
 
-    `task` is the PAL at work for its call, `call_registers` the registers at the stop of that call. `child_flags` are the
-    clone flags of a fork or clone under way.
+    `task` is the PAL at work for its call, `call_registers` the registers at the stop of that call. `child_flags` are
+    the clone flags of a fork or clone under way.
     """
 
     __slots__ = (

@@ -1,0 +1,42 @@
+"""laconic doctor: what this machine lets Laconic do, before the first run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+DESCRIPTION = """\
+Tries what Laconic needs on this machine, and names the cure for what is missing.
+Exit code 71 if it cannot run here.
+"""
+EPILOG = """\
+examples:
+  laconic doctor
+  laconic doctor --json - | python3 -m json.tool
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `doctor`."""
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
+    parser.add_argument("--json", metavar="FILE", help="write the findings to FILE as JSON; - is standard output")
+    parser.set_defaults(execute=execute)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Prints the findings; returns 71 where one of them keeps Laconic from running."""
+    from laconic.commands.run import open_output
+    from laconic.report.findings import as_json, as_text
+    from laconic.tracer.examine import examine
+
+    output = open_output(options.json)
+    findings = examine()
+    if output is not None:
+        with output:
+            json.dump(as_json(findings), output, indent=2)
+            output.write("\n")
+    if output is None or options.json != "-":
+        sys.stdout.write(as_text(findings))
+    return 71 if any(finding.level == "missing" for finding in findings) else 0
