@@ -83,11 +83,12 @@ def preloaded(name: str, library: str) -> Workload:
     return Workload(f"preload-{name}", ("env", f"LD_PRELOAD={path}", "./churn"), ("gcc", pattern), (CHURN,))
 
 
-def stress(name: str, operations: int, *options: str) -> Workload:
+def stress(name: str, operations: int, *options: str, slow: bool = False) -> Workload:
     """Return the workload of one stress-ng stressor, bounded by operations and by a few seconds."""
     bounds = ("--timeout", "3s", f"--{name}", "1", f"--{name}-ops", str(operations))
     command = ("stress-ng", "--no-rand-seed", "--verify", "--temp-path", ".", *bounds, *options)
-    return Workload(f"stress-{name}", command, ("stress-ng",), user="nobody", normalise=without_stress_notes)
+    needs = ("stress-ng",)
+    return Workload(f"stress-{name}", command, needs, (), "nobody", slow, limit=600.0, normalise=without_stress_notes)
 
 
 def collector(name: str) -> Workload:
@@ -145,7 +146,7 @@ WORKLOADS: tuple[Workload, ...] = (
     stress("mremap", 100, "--mremap-bytes", "4m"),
     stress("mprotect", 20000),
     stress("brk", 20000),
-    stress("madvise", 10),
+    stress("madvise", 1, slow=True),
     stress("fork", 300),
     stress("clone", 100),
     stress("vm-splice", 20000),

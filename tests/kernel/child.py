@@ -76,6 +76,10 @@ def files() -> Iterator[Files]:
             made.close()
 
 
+class Ended(Exception):
+    """The child was killed, or can no longer reach its `syscall` instruction."""
+
+
 class Mapping(NamedTuple):
     """One line of `/proc/PID/maps`, as the kernel cut it: nothing merged."""
 
@@ -113,7 +117,8 @@ class Child:
 
     def _wait(self) -> int:
         status = os.waitpid(self.pid, 0)[1]
-        assert os.WIFSTOPPED(status), f"the child ended, status {status:#x}"
+        if not os.WIFSTOPPED(status):
+            raise Ended(f"status {status:#x}")
         return status >> 8
 
     def _resume(self) -> int:
@@ -125,7 +130,8 @@ class Child:
         """Makes the system call and returns its result, a negative errno where it failed."""
         self._begin(NUMBERS[name] if isinstance(name, str) else name, args)
         stop = self._resume()
-        assert stop == _SYSCALL_STOP, f"stop {stop:#x} instead of the call's end"
+        if stop != _SYSCALL_STOP:
+            raise Ended(f"stop {stop:#x} instead of the call's end")
         return self._result()
 
     def _begin(self, number: int, args: tuple[int, ...]) -> None:
@@ -138,7 +144,8 @@ class Child:
             registers.words[register] = value & MASK
         assert registers.store(self.pid)
         stop = self._resume()
-        assert stop == _SYSCALL_STOP, f"stop {stop:#x} instead of the call's begin"
+        if stop != _SYSCALL_STOP:
+            raise Ended(f"stop {stop:#x} instead of the call's begin")
 
     def _result(self) -> int:
         assert self._registers.load(self.pid)

@@ -19,7 +19,7 @@ from laconic.tracer.mediate import Mediator, Pending
 from laconic.tracer.process import Mm, Thread
 from laconic.tracer.verify import first_difference
 from tests.kernel.child import Child, reap
-from tests.kernel.tolerances import tolerated
+from tests.kernel.tolerances import RESULT_ONLY, tolerated
 from tests.model.strategies import ARENA, FORK, READ, WRITE, Bases, resolve
 
 #: Far from all that a program has by itself, with room above it for the largest mapping that `strategies` makes.
@@ -69,7 +69,7 @@ class Prediction:
         outcome = OPERATIONS[name](self.space, args, self.thread)
         raw = self.child.maps() if name == "mremap" else []
         value = self.child.call(name, *args)
-        why = None
+        why = reason = None
         if value != outcome.result and not _only_the_host_knows(outcome):
             reason = tolerated(call, outcome, value, raw)
             if reason is None:
@@ -77,7 +77,7 @@ class Prediction:
             else:
                 self.counts[f"tolerated: {reason}"] += 1
         self._count(name, outcome, value)
-        failed = is_error(value) and value != outcome.result
+        failed = is_error(value) and value != outcome.result and reason not in RESULT_ONLY
         pending = Pending(call, outcome)
         self.mediator._settle(self.thread, pending, Confirmation(value if failed else 0, value, 0))
         return why or self.difference()

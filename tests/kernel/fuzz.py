@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from laconic.memory.calls import Call
-from tests.kernel.child import Files, child, files
+from tests.kernel.child import Ended, Files, child, files
 from tests.kernel.compare import Prediction
 from tests.model.strategies import random_call, show
 
@@ -37,7 +37,10 @@ def play(calls: Sequence[Call], descriptors: Files, counts: Counter[str] | None 
     with child(descriptors) as process:
         side = Prediction(process, counts)
         for number, call in enumerate(calls):
-            why = side.step(call)
+            try:
+                why = side.step(call)
+            except Ended as ended:
+                why = f"the child can make no more calls: {ended}"
             if why is not None:
                 return number, why
     return None

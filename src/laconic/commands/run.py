@@ -116,7 +116,10 @@ def open_output(path: str | None) -> TextIO | None:
 def _planned_failures() -> dict[int, int]:
     # LACONIC_FAIL=N:ERRNO,... makes the Nth host call fail, for the tests of failure handling.
     plan = os.environ.pop("LACONIC_FAIL", "")
-    return {int(call): int(code) for call, _, code in (item.partition(":") for item in plan.split(",") if item)}
+    try:
+        return {int(call): int(code) for call, _, code in (item.partition(":") for item in plan.split(",") if item)}
+    except ValueError:
+        raise LaconicError(f"LACONIC_FAIL={plan!r} is no plan of failures: write N:ERRNO, as in 3:12") from None
 
 
 def _width() -> int:

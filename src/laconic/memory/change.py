@@ -14,12 +14,18 @@ class ChangeKind(IntFlag):
     """What kind of change a page run needs. A set: RW to RX is EXTEND and RESTRICT. Empty: nothing to do."""
 
     NOTHING = 0
+    #: There was nothing; the contents are zero, the file's, or those of `Change.source`.
     MAP = 1
     UNMAP = 2
+    #: Flags other than the protection: locks, advice, sharing, name.
     FLAGS = 4
+    #: Another backing, and with it other contents.
     FILE = 8
+    #: Permissions are added.
     EXTEND = 16
+    #: Permissions are taken away.
     RESTRICT = 32
+    #: The backing stays, and what was written is thrown away: the contents are zero, or the file's, again.
     ZERO = 64
     #: A request about residency or write-back (WILLNEED, POPULATE, msync), which no bookkeeping holds: always said.
     ADVISE = 128

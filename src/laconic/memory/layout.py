@@ -85,6 +85,18 @@ def get_unmapped_area(
     """
     if length > TASK_SIZE:
         return -ENOMEM
+    if layout.thp_align and anonymous and not hint and length % PMD_SIZE == 0:
+        # __thp_get_unmapped_area (mm/huge_memory.c): ask for one huge page more, then align upwards.
+        padded = _choose(layout, vmas, 0, length + PMD_SIZE, flags)
+        if padded is None:
+            return None
+        if padded > 0:
+            return padded + (-padded % PMD_SIZE or (PMD_SIZE if layout.top_down else 0))
+    return _choose(layout, vmas, hint, length, flags)
+
+
+def _choose(layout: Layout, vmas: RangeMap[Vma], hint: int, length: int, flags: int) -> int | None:
+    # arch_get_unmapped_area_topdown and arch_get_unmapped_area (arch/x86/kernel/sys_x86_64.c)
     if flags & MAP_32BIT:
         return _lowest(layout, vmas, hint, length, 0x40000000, 0x80000000)
     if hint and hint_fits(layout, vmas, hint, length):
@@ -93,12 +105,6 @@ def get_unmapped_area(
         return None
     if not layout.top_down:
         return _lowest(layout, vmas, 0, length, layout.mmap_base, TASK_SIZE)
-    if layout.thp_align and anonymous and not hint and length % PMD_SIZE == 0:
-        # __thp_get_unmapped_area (mm/huge_memory.c): ask for one huge page more, then align upwards.
-        padded = _highest(layout, vmas, length + PMD_SIZE)
-        if padded is not None:
-            rest = -padded % PMD_SIZE
-            return padded + (rest or PMD_SIZE)
     found = _highest(layout, vmas, length)
     if found is not None:
         return found
@@ -107,17 +113,24 @@ def get_unmapped_area(
 
 def _highest(layout: Layout, vmas: RangeMap[Vma], length: int) -> int | None:
     # unmapped_area_topdown (mm/vma.c)
-    assert layout.mmap_base is not None
-    for start, end in vmas.holes_down(PAGE_SIZE, layout.mmap_base, length):
-        if end - start >= length:
-            # A hole that was cut at the base may go on above it, up to a stack with its guard gap.
-            above = vmas.find(end)[1] if vmas.get(end) is None else end
-            vma = vmas.get(above) if above < TASK_SIZE else None
-            if vma is not None:
-                end = min(end, start_gap(layout, above, vma))
-            if end - start >= length:
-                return end - length
-    return None
+    high = layout.mmap_base
+    assert high is not None
+    while True:
+        fits = (end for start, end in vmas.holes_down(layout.mmap_min_addr, high, length) if end - start >= length)
+        end = next(fits, None)
+        if end is None:
+            return None
+        high = _gap_above(layout, vmas, end)
+        if high >= end:
+            return end - length
+        # In the guard gap of the VMA above: the search begins anew below that gap, whatever else is in it.
+
+
+def _gap_above(layout: Layout, vmas: RangeMap[Vma], end: int) -> int:
+    # Where the guard gap of the next VMA at or above `end` begins; a hole that was cut at `end` may go on above it.
+    above = vmas.find(end)[1] if vmas.get(end) is None else end
+    vma = vmas.get(above) if above < TASK_SIZE else None
+    return end if vma is None else start_gap(layout, above, vma)
 
 
 def _lowest(layout: Layout, vmas: RangeMap[Vma], hint: int, length: int, low: int, high: int) -> int:
@@ -125,9 +138,6 @@ def _lowest(layout: Layout, vmas: RangeMap[Vma], hint: int, length: int, low: in
     if hint and hint + length <= high and hint_fits(layout, vmas, hint, length):
         return hint
     for start, end, vma in vmas.runs(low, high):
-        if vma is None and end - start >= length:
-            above = vmas.get(end)
-            limit = end if above is None else start_gap(layout, end, above)
-            if start + length <= limit:
-                return start
+        if vma is None and end - start >= length and start + length <= max(start, _gap_above(layout, vmas, end)):
+            return start
     return -ENOMEM

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from errno import EACCES, EBADF, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EPERM
+from errno import EACCES, EBADF, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM
 from typing import NamedTuple
 
-from laconic.memory.change import MAP, ZERO, Change, Outcome, classify
+from laconic.memory.change import FILE, MAP, ZERO, Change, Outcome, classify
 from laconic.memory.flags import (
     ADDRESS_MASK,
     LEGACY_MAP_MASK,
@@ -41,6 +41,7 @@ from laconic.memory.flags import (
     VM_GROWSDOWN,
     VM_HUGETLB,
     VM_LOCKED,
+    VM_LOCKONFAULT,
     VM_MAY_RWX,
     VM_MAYEXEC,
     VM_MAYSHARE,
@@ -57,6 +58,14 @@ from laconic.memory.vma import File, Vma
 
 #: The upcall that says whether a range of private memory was never touched (anonymous) or never written (a file's).
 Untouched = Callable[[int, int], bool]
+
+
+#: The highest size of a regular file (include/linux/fs.h), in bytes.
+MAX_LFS_FILESIZE = (1 << 63) - 1
+
+
+#: CONFIG_LSM_MMAP_MIN_ADDR, which no file in /proc shows: hints below it are the host's to round (round_hint_to_min).
+LSM_MMAP_MIN_ADDR = 65536
 
 
 class OpenFile(NamedTuple):
@@ -112,10 +121,7 @@ def mmap(
     if flags & MAP_FIXED_NOREPLACE:
         flags |= MAP_FIXED
     if not flags & MAP_FIXED:
-        # round_hint_to_min (mm/mmap.c)
         address &= PAGE_MASK
-        if 0 < address < layout.mmap_min_addr:
-            address = page_align(layout.mmap_min_addr)
     length = page_align(length)
     if not length or space.map_count > layout.max_map_count or length > TASK_SIZE:
         return Outcome(-ENOMEM)
@@ -125,7 +131,9 @@ def mmap(
             return Outcome(-ENOMEM)
         if address & ~PAGE_MASK:
             return Outcome(-EINVAL)
-    elif flags & MAP_HUGETLB or file is not None and (not file.plain or file.places and length >= PMD_SIZE):
+    elif flags & MAP_HUGETLB or 0 < address < LSM_MMAP_MIN_ADDR:
+        place = True
+    elif file is not None and (not file.plain or flags & MAP_SYNC or file.places and length >= PMD_SIZE):
         place = True
     else:
         anonymous = file is None and not flags & MAP_SHARED
@@ -138,7 +146,7 @@ def mmap(
             address = chosen
     if flags & MAP_FIXED_NOREPLACE and any(vma for _, _, vma in space.vmas.runs(address, address + length)):
         return Outcome(-EEXIST)
-    vm_flags = _file_flags(file, prot, flags) if file is not None else _anonymous_flags(flags)
+    vm_flags = _file_flags(file, prot, flags, offset + length) if file is not None else _anonymous_flags(flags)
     if vm_flags < 0:
         return Outcome(vm_flags)
     if read_implies_exec and prot & PROT_READ and not (file is not None and file.noexec):
@@ -154,6 +162,8 @@ def mmap(
         vm_flags |= VM_NORESERVE
     if flags & MAP_HUGETLB:
         vm_flags |= VM_HUGETLB
+    if vm_flags & (VM_DROPPABLE | VM_HUGETLB):
+        vm_flags &= ~(VM_LOCKED | VM_LOCKONFAULT)  # vma_supports_mlock in mm/vma.c
     if space.mdwe and prot & PROT_WRITE and prot & PROT_EXEC:
         return Outcome(-EACCES)  # map_deny_write_exec in include/linux/mman.h
     if flags & MAP_FIXED and space.sealed(address, address + length):
@@ -169,7 +179,9 @@ def mmap(
     changes = _overlay(space, address, address + length, vma, None if whole else untouched)
     if changes:
         space.vmas.set(address, address + length, vma)
-    return Outcome(address, changes, address, address + length, then=_grown_below(space, vma))
+    # A device may refuse, and so may a file system where MAP_SYNC asks for DAX (the `mmap` of file_operations).
+    ask = file is not None and (not file.plain or bool(flags & MAP_SYNC))
+    return Outcome(address, changes, address, address + length, ask=ask, then=_grown_below(space, vma))
 
 
 def placed(space: AddressSpace, outcome: Outcome, address: int) -> Outcome:
@@ -180,7 +192,8 @@ def placed(space: AddressSpace, outcome: Outcome, address: int) -> Outcome:
     if vma.file is not None:
         vma = vma._replace(base=address + vma.base)
     start, end = address, address + change.end
-    if space.layout.mmap_base is None and not vma.flags & VM_HUGETLB:
+    if space.layout.mmap_base is None and address != outcome.result and change.end < PMD_SIZE:
+        # Neither at a hint nor aligned to huge pages: this place shows the base.
         space.layout.learn(space.vmas, start, end)
     space.vmas.set(start, end, vma)
     return Outcome(address, (Change(MAP, start, end, vma, None),), start, end, then=_grown_below(space, vma))
@@ -203,7 +216,8 @@ def _overlay(
     changes = []
     for begin, stop, held in space.vmas.runs(start, end):
         kind = classify(held, vma)
-        if held is not None and not (untouched is not None and kind == 0 and untouched(begin, stop)):
+        same_backing = held is not None and not kind & FILE
+        if same_backing and not (untouched is not None and untouched(begin, stop)):
             kind |= ZERO
         if kind:
             changes.append(Change(kind, begin, stop, vma, held))
@@ -223,11 +237,13 @@ def _anonymous_flags(flags: int) -> int:
     return -EINVAL
 
 
-def _file_flags(file: OpenFile, prot: int, flags: int) -> int:
+def _file_flags(file: OpenFile, prot: int, flags: int, end: int) -> int:
+    if end > (MAX_LFS_FILESIZE if file.plain else ADDRESS_MASK):
+        return -EOVERFLOW  # file_mmap_ok; `end` is that of the mapped part of the file
     vm_flags = VM_MAY_RWX
     kind = flags & MAP_TYPE
     if kind in (MAP_SHARED, MAP_SHARED_VALIDATE):
-        if kind == MAP_SHARED_VALIDATE and flags & ~LEGACY_MAP_MASK & ~MAP_FIXED_NOREPLACE:
+        if kind == MAP_SHARED_VALIDATE and flags & ~(LEGACY_MAP_MASK | MAP_SYNC):
             return -EOPNOTSUPP
         if prot & PROT_WRITE and not file.writable:
             return -EACCES

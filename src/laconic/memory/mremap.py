@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from errno import EFAULT, EINVAL, ENOMEM, EPERM
 
 from laconic.memory.change import MAP, UNMAP, ZERO, Change, Outcome, classify
 from laconic.memory.flags import (
+    ADDRESS_MASK,
     MAP_SHARED,
     MREMAP_DONTUNMAP,
     MREMAP_FIXED,
@@ -16,7 +18,6 @@ from laconic.memory.flags import (
     VM_DONTEXPAND,
     VM_HUGETLB,
     VM_LOCKED,
-    VM_LOCKONFAULT,
     VM_MAYSHARE,
     VM_PFNMAP,
     VM_SEALED,
@@ -48,7 +49,7 @@ def mremap(
             return Outcome(-EINVAL)
         if new_address & ~PAGE_MASK or new_address > TASK_SIZE - new_length:
             return Outcome(-EINVAL)
-        if address + old_length > new_address and new_address + new_length > address:
+        if address + old_length & ADDRESS_MASK > new_address and new_address + new_length > address:
             return Outcome(-EINVAL)
         if space.map_count + 2 >= space.layout.max_map_count - 3:
             return Outcome(-ENOMEM)
@@ -65,6 +66,10 @@ def mremap(
         if new_length < old_length:
             tail = munmap(space, address + new_length, old_length - new_length)
             return tail if tail.result < 0 else tail._replace(result=address)
+    if flags & MREMAP_FIXED and new_length == old_length > end - address:
+        # Several VMAs at once: since 6.17 (remap_move), one after the other; before, EFAULT.
+        low, high = min(address, new_address), max(address, new_address) + new_length
+        return Outcome(0, start=low, end=high, ask=True, resync=True)
     refusal = _refusal(space, address, old_length, new_length, flags, end, vma)
     if refusal:
         return refusal
@@ -81,10 +86,8 @@ def _refusal(
         return Outcome(-EINVAL)
     if flags & MREMAP_DONTUNMAP and vma.flags & (VM_DONTEXPAND | VM_PFNMAP):
         return Outcome(-EINVAL)
-    if old_length > end - address:
-        # Moving several VMAs at once came with 6.17 (remap_move); before, and when it grows too, it is EFAULT.
-        if new_length == old_length and flags & MREMAP_FIXED:
-            return Outcome(0, ask=True, resync=True)
+    # What a shrinking mapping loses may lie beyond its end.
+    if min(old_length, new_length) > end - address:
         return Outcome(-EFAULT)
     if new_length > old_length and vma.flags & (VM_DONTEXPAND | VM_PFNMAP):
         return Outcome(-EFAULT)
@@ -117,8 +120,6 @@ def _move_to(
     space: AddressSpace, address: int, old_length: int, new_length: int, flags: int, new_address: int, vma: Vma
 ) -> Outcome:
     if flags & MREMAP_FIXED:
-        if space.sealed(new_address, new_address + new_length):
-            return Outcome(-EPERM)
         return _move(space, address, old_length, new_length, flags, new_address, vma)
     kind = MAP_SHARED if vma.flags & VM_MAYSHARE else 0
     target = get_unmapped_area(space.layout, space.vmas, new_address, new_length, kind, vma.file is None)
@@ -130,25 +131,41 @@ def _move_to(
 def _move(
     space: AddressSpace, address: int, old_length: int, new_length: int, flags: int, target: int, vma: Vma
 ) -> Outcome:
-    # move_vma: the target is thrown away, a longer source loses its tail, the rest goes over.
+    # mremap_to and move_vma: the target is thrown away, a longer source loses its tail, the rest goes over.
+    if flags & MREMAP_DONTUNMAP and vma.flags & VM_LOCKED:
+        return Outcome(0, ask=True, resync=True)  # the kernel unlocks all of what is one VMA to it (dontunmap_complete)
+    if flags & MREMAP_FIXED:
+        gone = munmap(space, target, new_length)
+        if gone.result < 0:
+            return gone
+    moved = min(old_length, new_length)
+    if old_length > moved:
+        tail = munmap(space, address + moved, old_length - moved)
+        if tail.result < 0:
+            return Outcome(tail.result, tuple(space.diff(target, target + new_length)), target, target + new_length)
     goes = vma.moved(target - address)
-    changes = []
-    for start, stop, held in space.vmas.runs(target, target + new_length):
-        changes.append(Change(classify(held, goes) | (ZERO if held else MAP), start, stop, goes, held, address))
-    if space.sealed(address, address + old_length):
-        return Outcome(-EPERM)
-    if flags & MREMAP_DONTUNMAP:
-        left: Vma | None = vma.with_flags(vma.flags & ~(VM_LOCKED | VM_LOCKONFAULT))
-    else:
-        left = None
-    for start, stop, held in space.vmas.runs(address, address + old_length):
-        kind = UNMAP if left is None else classify(held, left) | ZERO
-        changes.append(Change(kind, start, stop, left, held))
+    left = vma if flags & MREMAP_DONTUNMAP else None
     space.vmas.set(target, target + new_length, goes)
-    if old_length:
-        space.vmas.set(address, address + old_length, left)
+    if moved:
+        space.vmas.set(address, address + moved, left)
+    changes = [
+        *_overlaid(space, target, target + moved, goes, address),
+        *_overlaid(space, target + moved, target + new_length, goes, None),
+        *space.diff(address + moved, address + old_length),
+    ]
+    for start, stop, held in space.held.runs(address, address + moved):
+        if left is None:
+            changes.append(Change(UNMAP, start, stop, None, held))
+        elif not left.flags & VM_MAYSHARE:
+            changes.append(Change(ZERO, start, stop, left, held))
     changes.sort(key=lambda change: change.start)
     low = min(address, target)
     high = max(address + old_length, target + new_length)
     return Outcome(target, tuple(changes), low, high)
 
+
+def _overlaid(space: AddressSpace, start: int, end: int, vma: Vma, source: int | None) -> Iterator[Change]:
+    # Changes that put `vma` over all that was in `[start, end)`; the contents come from `source`, or are new.
+    for begin, stop, held in space.held.runs(start, end):
+        kind = MAP if held is None else classify(held, vma) | ZERO
+        yield Change(kind, begin, stop, vma, held, None if source is None else source + begin - start)

@@ -119,11 +119,14 @@ class AddressSpace:
         """Takes in the growth of stacks that `host` shows; returns how many bytes there were. O(n)."""
         grown = 0
         for start, end, vma in host:
-            if vma.flags & VM_GROWSDOWN:
-                ours = self.vmas.find(end - PAGE_SIZE)
-                if ours[2] == vma and start < ours[0] and self.vmas.find(ours[0] - 1)[0] <= start:
-                    self.settle(start, ours[0], host)
-                    grown += ours[0] - start
+            if not vma.flags & VM_GROWSDOWN:
+                continue
+            for begin, stop, ours in list(self.vmas.runs(start, end)):
+                above = self.vmas.get(stop) if ours is None and stop < end else None
+                if above is not None and above.flags & VM_GROWSDOWN:
+                    self.vmas.set(begin, stop, above)
+                    self.held.set(begin, stop, above)
+                    grown += stop - begin
         return grown
 
     def rebind(self, start: int, end: int, file: File) -> None:

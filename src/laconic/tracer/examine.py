@@ -23,7 +23,7 @@ from laconic.tracer.seccomp import build_filter, pack_filter
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was tried: `ok`, `limited` (works, with the restriction told), or `missing` (Laconic cannot run)."""
+    """One thing that was tried: `ok`, `limited` (works, with a restriction), or `missing` (Laconic cannot run)."""
 
     what: str
     level: Literal["ok", "limited", "missing"]

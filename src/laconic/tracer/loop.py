@@ -39,7 +39,8 @@ _SI_KERNEL = 0x80
 class Tracer:
     """Runs one program and all that it starts.
 
-    `exit_status` is the first program's own, 128 + signal where one killed it. `notes` are what a person must be told: programs that ran untouched, and those that wanted to trace.
+    `exit_status` is the first program's own, 128 + signal where one killed it. `notes` are what a person must be told:
+    programs that ran untouched, and those that wanted to trace.
     """
 
     def __init__(self, mediator: Mediator, verify: str = "off") -> None:
@@ -107,6 +108,8 @@ class Tracer:
             elif status >> 8 == _SYSCALL_STOP:
                 if thread.awaits_exit:
                     mediator.at_exit(thread)
+                    if thread.deferred and thread.task is None:
+                        self._deliver_deferred(thread)
                 else:
                     self._fork_failed(thread)
             else:
@@ -186,14 +189,19 @@ class Tracer:
             # A group-stop stays one until SIGCONT; any other such stop is a new thread's first.
             ptrace.resume(LISTEN if stop_signal in _STOP_SIGNALS else CONT, tid)
         elif thread.again:
+            # SIGSTOP, the one signal that cannot be blocked, between two host calls of one memory call: later.
             thread.deferred.append(stop_signal)
             ptrace.resume(CONT, tid)
         else:
             ptrace.resume(CONT, tid, stop_signal)
-        if thread.deferred and thread.task is None:
-            for number in thread.deferred:
+
+    def _deliver_deferred(self, thread: Thread) -> None:
+        for number in thread.deferred:
+            try:
                 os.kill(thread.tgid, number)
-            thread.deferred.clear()
+            except ProcessLookupError:
+                pass
+        thread.deferred.clear()
 
     def _new_thread(self, parent: Thread) -> None:
         tid = ptrace.event_message(parent.tid)

@@ -1,0 +1,92 @@
+"""Runs every workload of tests/apps under `laconic run` and writes docs/programs.md: what each asked, what the host heard.
+
+`python benchmarks/programs.py` runs them all and rewrites the page; with names it runs these and prints them only.
+Workloads whose programs are not installed are named on the page.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "apps"))
+
+from harness import place  # noqa: E402
+from workloads import WORKLOADS, Workload  # noqa: E402
+
+PAGE = ROOT / "docs" / "programs.md"
+COLUMNS = ("asked", "said", "elided", "narrowed", "failed")
+HEAD = """\
+# What real programs ask, and what the host hears
+
+Written by `python benchmarks/programs.py`; every number is that of one run of `laconic run --json`, on {system}.
+*asked*: memory calls of the program and all its children. *said*: host calls made for them. *elided*: asked calls that
+needed none. *narrowed*: said for fewer pages than asked. *failed*: answered with an error. Programs that work until
+a time is over (stress-ng) ask a different number each time.
+
+Most of what is elided is ld.so's second mapping of each library's read-only segment, and queries of the break. An
+mprotect that changes nothing is rare outside of stress tests: what is worth having lies in the parts of calls, and in the
+kinds of change (page runs by kind are in the JSON).
+
+## All programs
+
+| program | processes | asked | said | elided | elided % | narrowed | resynced |
+|---|--:|--:|--:|--:|--:|--:|--:|
+"""
+
+
+def figures(workload: Workload) -> dict[str, Any]:
+    """The JSON of one run of a workload under Laconic."""
+    with place(workload) as here:
+        path = here.top / "figures.json"
+        here.run((sys.executable, "-m", "laconic", "run", "--quiet", "--json", str(path), "--"))
+        result: dict[str, Any] = json.loads(path.read_text())
+    return result
+
+
+def overview(name: str, run: dict[str, Any]) -> str:
+    """One program's line in the first table."""
+    share = 100 * run["elided"] / run["asked"] if run["asked"] else 0
+    return (
+        f"| {name} | {run['processes']:,} | {run['asked']:,} | {run['said']:,} | {run['elided']:,} | {share:.1f} "
+        f"| {run['narrowed']:,} | {run['resynced']:,} |"
+    )
+
+
+def by_call(name: str, run: dict[str, Any]) -> list[str]:
+    """One program's lines in the second table, most frequent call first."""
+    calls = sorted(run["calls"].items(), key=lambda item: (-item[1]["asked"], item[0]))
+    return [f"| {name} | {call} | " + " | ".join(f"{line[c]:,}" for c in COLUMNS) + " |" for call, line in calls]
+
+
+def main(names: list[str]) -> int:
+    """Runs the workloads and writes the page, or prints those that were named."""
+    chosen = [workload for workload in WORKLOADS if not names or workload.name in names]
+    totals, calls, absent = [], [], []
+    for number, workload in enumerate(chosen, 1):
+        if reason := workload.missing():
+            absent.append(f"{workload.name} ({reason})")
+            continue
+        print(f"{number}/{len(chosen)} {workload.name}", file=sys.stderr)
+        run = figures(workload)
+        totals.append(overview(workload.name, run))
+        calls += by_call(workload.name, run)
+    page = HEAD.format(system=f"{platform.system()} {platform.release().split('-')[0]}") + "\n".join(totals)
+    page += "\n\n## By call\n\n| program | call | asked | said | elided | narrowed | failed |\n|---|---|--:|--:|--:|--:|--:|\n"
+    page += "\n".join(calls) + "\n"
+    if absent:
+        page += "\nNot run, since they were not installed: " + ", ".join(absent) + ".\n"
+    if names:
+        print(page)
+    else:
+        PAGE.write_text(page)
+        print(f"wrote {PAGE.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,18 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.CollectReport, None]:
+    """Where everything is installed, as in CI, a test that skips is a test that does not test."""
+    outcome = yield
+    report = outcome.get_result()
+    if os.environ.get("LACONIC_NO_SKIPS") and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} skipped where nothing may: {report.longrepr}"

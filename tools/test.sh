@@ -1,0 +1,12 @@
+#!/bin/sh
+# Installs what the tests need (Debian and Python packages), checks style and types, and runs the tests.
+# Arguments go to pytest:  sh tools/test.sh -m slow
+. "$(dirname "$0")/python.sh"
+lists=tests/apps/packages.txt
+case " $* " in *slow*) lists="$lists tests/apps/packages-slow.txt" ;; esac
+# shellcheck disable=SC2046
+need $(sed 's/#.*//' $lists)
+environment -e '.[test]'
+.venv/bin/ruff check
+.venv/bin/mypy
+exec .venv/bin/python -m pytest -n auto -rs "$@"
