@@ -22,7 +22,7 @@ class CallCount:
 
 @dataclass(slots=True)
 class Ledger:
-    """The figures of one run. `changes` counts page runs by kind; a run of two kinds counts in both."""
+    """The figures of one run. `kinds`: page runs by their set of kinds; `notes`: what a person must be told."""
 
     calls: dict[str, CallCount] = field(default_factory=dict)
     kinds: dict[int, int] = field(default_factory=dict)
@@ -30,6 +30,12 @@ class Ledger:
     resynced: int = 0
     checks: int = 0
     mismatches: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Enters what a person must be told, once."""
+        if text not in self.notes:
+            self.notes.append(text)
 
     def count(self, name: str, said: int, result: int, narrowed: bool = False, changes: Iterable[Change] = ()) -> None:
         """Enters one call of the program. O(changes)."""

@@ -30,13 +30,15 @@ WALL = 16 * 4096
 def open_space(child: Child) -> tuple[AddressSpace, Bases]:
     """The bookkeeping of a new child, as the tracer begins it, and the bases of its regions.
 
-    A wall of inaccessible pages keeps the calls below away from the vdso, which the child's calls are made from.
+    A wall of inaccessible pages keeps the calls below away from the vdso, which the child's calls are made from; it is
+    sealed (Linux 6.10), so that ranges without end stop there.
     """
     start = proc.read_start(child.pid)
     space = AddressSpace(proc.read_layout(child.pid), proc.read_smaps(child.pid), start.start_brk)
     space.data_size = start.data_size
     wall = child.call("mmap", 0, WALL, 0, 0x22, (1 << 64) - 1, 0)
     assert wall > 0
+    child.call("mseal", wall, WALL, 0)
     space.adopt(proc.read_smaps(child.pid))
     space.layout.learn(space.vmas, wall, wall + WALL)
     stack = next(line.start for line in child.maps() if line.name == "[stack]")

@@ -39,8 +39,8 @@ def play(calls: Sequence[Call], descriptors: Files, counts: Counter[str] | None 
         for number, call in enumerate(calls):
             try:
                 why = side.step(call)
-            except Ended as ended:
-                why = f"the child can make no more calls: {ended}"
+            except Ended:
+                return None  # its `syscall` instruction was unmapped, or made inaccessible
             if why is not None:
                 return number, why
     return None

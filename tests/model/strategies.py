@@ -71,7 +71,7 @@ _TOP_PAGES = [TOP - (page + 1) * PAGE for page in range(ARENA)]
 _HEAP_PAGES = [HEAP + page * PAGE for page in range(10)]
 _STACK_PAGES = [STACK + page * PAGE for page in range(-20, 6)]
 _REGIONS = [_LOW_PAGES] * 13 + [_TOP_PAGES] * 4 + [_HEAP_PAGES] * 2 + [_STACK_PAGES]
-_LENGTHS = [1, 1, 1, 2, 2, 3, 4, 5, 6, 8, 12]
+_LENGTHS = [1, 1, 2, 2, 3, 4, 5, 6, 8, 12]
 _HUGE = [1 << 47, (1 << 47) - PAGE, 1 << 63, (1 << 64) - PAGE, (1 << 64) - 1, (1 << 64) - PAGE + 1]
 #: How often: one in so many.
 _RARELY = range(40)
@@ -213,7 +213,7 @@ def _fork(pick: Pick[Any]) -> Call:
 
 
 _MAKERS: list[Callable[[Pick[Any]], Call]] = (
-    [_mmap] * 34 + [_munmap] * 10 + [_mprotect] * 20 + [_mremap] * 14 + [_brk] * 5 + [_madvise] * 16 + [_mlock] * 6
+    [_mmap] * 40 + [_munmap] * 7 + [_mprotect] * 20 + [_mremap] * 14 + [_brk] * 5 + [_madvise] * 16 + [_mlock] * 6
 )
 _MAKERS += [_mlockall, _msync, _msync, _remap_file_pages] + [_touch] * 20
 

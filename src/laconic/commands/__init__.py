@@ -51,3 +51,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LaconicError as error:
         print(f"laconic: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return 130

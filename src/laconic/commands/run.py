@@ -80,13 +80,16 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.report.summary import as_json, as_text
 
     strategy = "observe" if options.observe else options.strategy
-    figures = as_json(ledger, command, status, strategy, options.verify, seconds, tracer.notes)
+    figures = as_json(ledger, command, status, strategy, options.verify, seconds)
     if output is not None:
         with output:
             json.dump(figures, output, indent=2)
             output.write("\n")
     if not options.quiet:
-        sys.stderr.write(as_text(figures, _width()))
+        try:
+            sys.stderr.write(as_text(figures, _width()))
+        except BrokenPipeError:
+            pass  # whoever read standard error went away; the program's status still counts
     if mediator.mismatch is not None:
         print(
             f"laconic: bookkeeping and host differ, {ledger.mismatches} of {ledger.checks} checks failed; the program "

@@ -6,9 +6,9 @@ mm/madvise.c, mm/msync.c, mm/mseal.c, mm/mempolicy.c, mm/mmap.c. Some advice cha
 from __future__ import annotations
 
 from collections.abc import Callable
-from errno import EBADF, EINVAL, ENOMEM
+from errno import EBADF, EINVAL, ENOMEM, EOVERFLOW, EPERM
 
-from laconic.memory.change import ADVISE, FILE, NOTHING, ZERO, Change, Outcome
+from laconic.memory.change import ADVISE, NOTHING, ZERO, Change, Outcome, classify
 from laconic.memory.flags import (
     ADDRESS_MASK,
     MADV_COLD,
@@ -40,6 +40,7 @@ from laconic.memory.flags import (
     MS_INVALIDATE,
     MS_SYNC,
     PAGE_MASK,
+    PAGE_SIZE,
     VM_DONTCOPY,
     VM_DONTDUMP,
     VM_DROPPABLE,
@@ -47,18 +48,21 @@ from laconic.memory.flags import (
     VM_HUGETLB,
     VM_IO,
     VM_LOCKED,
+    VM_MAY_RWX,
     VM_MAYSHARE,
     VM_MERGEABLE,
     VM_NOHUGEPAGE,
     VM_PFNMAP,
+    VM_PROT,
     VM_RAND_READ,
     VM_SEALED,
     VM_SEQ_READ,
     VM_SHARED,
     VM_SPECIAL,
+    VM_SYNC,
     VM_WIPEONFORK,
 )
-from laconic.memory.mmap import Untouched, page_align
+from laconic.memory.mmap import MAX_LFS_FILESIZE, Untouched, page_align
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 
@@ -232,19 +236,23 @@ def remap_file_pages(space: AddressSpace, start: int, size: int, prot: int, pgof
     """remap_file_pages(2), which Linux emulates by a new mapping since 4.0 (mm/mmap.c). O(log n + k)."""
     start &= PAGE_MASK
     size &= PAGE_MASK
-    if prot or start + size <= start or start + size > ADDRESS_MASK:
+    end = start + size
+    if prot or not start < end <= ADDRESS_MASK or pgoff + size // PAGE_SIZE > ADDRESS_MASK:
         return Outcome(-EINVAL)
-    begin, end, vma = space.vmas.find(start)
+    _, stop, vma = space.vmas.find(start)
     if vma is None or not vma.flags & VM_SHARED or vma.file is None:
         return Outcome(-EINVAL)
-    if start + size > end:
-        return Outcome(0, ask=True, resync=True)
-    base = start - (pgoff << 12)
-    if vma.base == base:
-        return Outcome(0, (Change(ADVISE, start, start + size, vma, vma),), start, start + size)
-    wanted = vma._replace(base=base)
-    space.vmas.set(start, start + size, wanted)
-    return Outcome(0, (Change(FILE | ZERO, start, start + size, wanted, vma),), start, start + size, ask=True)
+    if end > stop or vma.flags & (VM_SPECIAL | VM_HUGETLB | VM_SYNC):
+        return Outcome(0, start=start, end=end, ask=True, resync=True)
+    if pgoff * PAGE_SIZE + size > MAX_LFS_FILESIZE:
+        return Outcome(-EOVERFLOW)
+    if vma.flags & VM_SEALED:
+        return Outcome(-EPERM)
+    # A new mapping of the same file: what madvise had set is gone.
+    kept = VM_PROT | VM_MAY_RWX | VM_SHARED | VM_MAYSHARE | VM_LOCKED
+    wanted = Vma(vma.flags & kept | space.def_flags, vma.file, start - pgoff * PAGE_SIZE)
+    space.vmas.set(start, end, wanted)
+    return Outcome(0, (Change(classify(vma, wanted) or ADVISE, start, end, wanted, vma),), start, end, ask=True)
 
 
 def _edited(

@@ -133,15 +133,15 @@ def mmap(
             return Outcome(-EINVAL)
     elif flags & MAP_HUGETLB or 0 < address < LSM_MMAP_MIN_ADDR:
         place = True
-    elif file is not None and (not file.plain or flags & MAP_SYNC or file.places and length >= PMD_SIZE):
+    elif file is not None and (not file.plain or flags & MAP_SYNC):
         place = True
     else:
         anonymous = file is None and not flags & MAP_SHARED
         chosen = get_unmapped_area(layout, space.vmas, address, length, flags, anonymous)
-        if chosen is None:
-            place = True
-        elif chosen < 0:
+        if chosen is not None and chosen < 0:
             return Outcome(chosen)
+        if chosen is None or file is not None and file.places and length >= PMD_SIZE:
+            place = True
         else:
             address = chosen
     if flags & MAP_FIXED_NOREPLACE and any(vma for _, _, vma in space.vmas.runs(address, address + length)):

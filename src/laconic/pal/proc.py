@@ -280,13 +280,15 @@ _shown: set[File] = set()
 def open_file(pid: int, fd: int) -> OpenFile | None:
     """What a descriptor of a process refers to, or None where it is not open. O(1).
 
+    Raises PermissionError where the process hides its descriptors.
+
     The identity is that of `stat` until `identify` has seen how the host shows it (btrfs and overlayfs differ).
     """
     link = f"/proc/{pid}/fd/{fd}"
     try:
         mode = os.lstat(link).st_mode
         about = os.stat(link)
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     key = (about.st_dev, about.st_ino)
     file = _files.get(key)
@@ -320,7 +322,10 @@ def identify(pid: int, fd: int, address: int, file: File) -> File:
         return file
     if fd >= 0:
         _shown.add(seen.file)
-        about = os.stat(f"/proc/{pid}/fd/{fd}")
+        try:
+            about = os.stat(f"/proc/{pid}/fd/{fd}")
+        except OSError:
+            return seen.file  # closed by another thread meanwhile
         if seen.file != file and _files.get((about.st_dev, about.st_ino)) is file:
             _files[about.st_dev, about.st_ino] = seen.file
     return seen.file

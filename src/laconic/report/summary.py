@@ -20,7 +20,6 @@ def as_json(
     strategy: str,
     verify: str,
     seconds: float,
-    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The figures of a run in the form that `--json` writes; docs/json.md says what each key means."""
     return {
@@ -38,7 +37,7 @@ def as_json(
         "calls": {name: asdict(line) for name, line in sorted(ledger.calls.items())},
         "changes": ledger.changes(),
         "verify": {"mode": verify, "checks": ledger.checks, "mismatches": ledger.mismatches},
-        "notes": list(notes),
+        "notes": ledger.notes,
         "seconds": round(seconds, 6),
     }
 

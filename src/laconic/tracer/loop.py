@@ -39,8 +39,7 @@ _SI_KERNEL = 0x80
 class Tracer:
     """Runs one program and all that it starts.
 
-    `exit_status` is the first program's own, 128 + signal where one killed it. `notes` are what a person must be told:
-    programs that ran untouched, and those that wanted to trace.
+    `exit_status` is the first program's own, 128 + signal where one killed it.
     """
 
     def __init__(self, mediator: Mediator, verify: str = "off") -> None:
@@ -50,7 +49,6 @@ class Tracer:
         self.early: set[int] = set()
         self.root = 0
         self.exit_status = 0
-        self.notes: list[str] = []
         self.failure: Exception | None = None
 
     def run(self, argv: Sequence[str]) -> int:
@@ -159,13 +157,10 @@ class Tracer:
         ptrace.resume(CONT, thread.tid)
 
     def _wants_to_trace(self, thread: Thread) -> None:
-        name = command_name(thread.tid)
-        note = (
-            f"{name} (process {thread.tgid}) asked to trace, which a traced program cannot: run it without Laconic, "
-            "and inside it run `laconic run`"
+        self.mediator.ledger.note(
+            f"{command_name(thread.tid)} asked to trace, which a traced program cannot: run it without Laconic, "
+            "and `laconic run` inside it"
         )
-        if not any(name in known for known in self.notes):
-            self.notes.append(note)
 
     def _release(self, thread: Thread) -> None:
         if thread.mm.busy is thread:
@@ -234,12 +229,14 @@ class Tracer:
         if is_64_bit(tid):
             try:
                 fresh.mm.space = self._address_space(fresh)
+            except PermissionError:
+                self.mediator.give_up(fresh)
             except OSError:
                 pass  # it was killed meanwhile
         else:
-            note = f"{command_name(tid)} is a 32-bit program: it runs untouched, and its memory calls are not counted"
-            if note not in self.notes:
-                self.notes.append(note)
+            self.mediator.ledger.note(
+                f"{command_name(tid)} is a 32-bit program: it runs untouched, and its memory calls are not counted"
+            )
         ptrace.resume(CONT, tid)
 
     def _address_space(self, thread: Thread) -> AddressSpace:

@@ -12,13 +12,13 @@ from typing import NamedTuple
 from laconic.ledger import Ledger
 from laconic.memory.calls import OPERATIONS, RANGED, Call
 from laconic.memory.change import Change, Outcome
-from laconic.memory.flags import MAP_FIXED, MAP_FIXED_NOREPLACE, MREMAP_FIXED, MREMAP_MAYMOVE, PAGE_SIZE
+from laconic.memory.flags import MAP_FIXED, MAP_FIXED_NOREPLACE, MREMAP_FIXED, MREMAP_MAYMOVE, PAGE_SIZE, VM_HUGETLB
 from laconic.memory.mmap import page_align, placed
 from laconic.memory.space import AddressSpace
 from laconic.pal import Confirmation, HostCall, proc
 from laconic.pal.linux import LinuxPal, is_error
 from laconic.tracer import ptrace
-from laconic.tracer.process import Mm, Thread
+from laconic.tracer.process import Mm, Thread, command_name
 from laconic.tracer.ptrace import (
     ARGUMENTS,
     CONT,
@@ -93,10 +93,15 @@ class Mediator:
         if space is None:
             ptrace.resume(CONT, thread.tid)
             return
-        if name in RANGED or name in ("mremap", "mmap"):
-            self._look_below(thread, space, name, args)
-        operation = OPERATIONS.get(name)
-        outcome = operation(space, args, thread) if operation is not None else _OUT_OF_BOOKKEEPING
+        try:
+            if name in RANGED or name in ("mremap", "mmap"):
+                self._look_below(thread, space, name, args)
+            operation = OPERATIONS.get(name)
+            outcome = operation(space, args, thread) if operation is not None else _OUT_OF_BOOKKEEPING
+        except PermissionError:
+            self.give_up(thread)
+            ptrace.resume(CONT, thread.tid)
+            return
         if not outcome.changes and not outcome.ask and not self.passes:
             words[ORIG_RAX] = MASK
             words[RAX] = outcome.result & MASK
@@ -109,6 +114,14 @@ class Mediator:
             ptrace.resume(CONT, thread.tid)
             return
         self._say(thread, Pending(Call(name, args), outcome))
+
+    def give_up(self, thread: Thread) -> None:
+        """Follows an address space no longer, since its process hides it from this user (prctl(PR_SET_DUMPABLE))."""
+        thread.mm.space = None
+        self.ledger.note(
+            f"{command_name(thread.tid)} hides its memory map from other processes of its user: it runs untouched, and "
+            "its memory calls are not counted; run laconic as root to follow it"
+        )
 
     def _look_below(self, thread: Thread, space: AddressSpace, name: str, args: tuple[int, ...]) -> None:
         # A stack may have grown into what bookkeeping takes for a hole: look before the call counts on it.
@@ -215,6 +228,9 @@ class Mediator:
         mm = thread.mm
         try:
             result = self._settle(thread, pending, confirmation)
+        except PermissionError:
+            self.give_up(thread)
+            result = confirmation.value
         except OSError:
             result = confirmation.value  # the process is being killed; nobody will see this
         restored = thread.call_registers
@@ -297,11 +313,17 @@ class Mediator:
 
     def _identify(self, thread: Thread, space: AddressSpace, outcome: Outcome, args: tuple[int, ...]) -> None:
         wanted = outcome.changes[0].wanted if outcome.changes else None
-        if wanted is None or wanted.file is None:
+        if wanted is None:
+            return
+        start, end = outcome.changes[0].start, outcome.changes[-1].end
+        if wanted.flags & VM_HUGETLB:
+            # Huge pages are a file of the kernel's own hugetlbfs, with flags of its own (hugetlbfs_file_mmap).
+            space.settle(start, end, proc.read_smaps(thread.tid))
+            return
+        if wanted.file is None:
             return
         fd = args[4] & 0xFFFFFFFF
         anonymous = wanted.file.inode < 0
-        start, end = outcome.changes[0].start, outcome.changes[-1].end
         file = proc.identify(thread.tid, -1 if anonymous else fd, start, wanted.file)
         if file != wanted.file:
             space.rebind(start, end, file)
@@ -347,6 +369,9 @@ class Mediator:
             return
         try:
             host = proc.read_smaps(thread.tid)
+        except PermissionError:
+            self.give_up(thread)
+            return
         except OSError:
             return
         if not len(host):
