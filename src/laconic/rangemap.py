@@ -20,29 +20,34 @@ that a split copies a reference and two neighbours merge exactly when the owner'
 
 from __future__ import annotations
 
+import operator
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
+#: A chunk's keys and values, and the indices of a run's own key and of the next.
+Hint = tuple[list[int], list[V | None], int, int]
 
 #: One past the highest address that a map can hold: 2**64 bytes.
 TOP = 1 << 64
+_HINTS = 4096
 
 
 class RangeMap(Generic[V]):
     """Disjoint ranges `[start, end)` with values; neighbours with the same value are always one entry.
 
     `same(a, b)` is the owner's merge rule for two values that touch; the default is equality. `load` is the chunk
-    size aimed at, in runs: a chunk is cut in two at twice that. Tests make it small so that small maps have many chunks.
+    size aimed at, in runs: a chunk is cut in two at twice that. Tests make it small, so that small maps have many
+    chunks.
 
     With n runs in the map and k runs touched, a look-up costs O(log n); an edit O(log n + k + load).
     """
 
-    __slots__ = ("_bounds", "_count", "_firsts", "_keys", "_load", "_same", "_values")
+    __slots__ = ("_bounds", "_count", "_firsts", "_keys", "_load", "_same", "_values", "hints")
 
-    def __init__(self, same: Callable[[V, V], bool] | None = None, load: int = 512) -> None:
-        self._same = same
+    def __init__(self, same: Callable[[V, V], bool] | None = None, load: int = 256) -> None:
+        self._same: Callable[[V, V], bool] = operator.eq if same is None else same
         self._load = load
         # Chunk c covers the addresses from _firsts[c] to _firsts[c + 1]; _firsts[c] == _keys[c][0] always.
         self._firsts: list[int] = [0]
@@ -51,6 +56,8 @@ class RangeMap(Generic[V]):
         # The longest hole that starts in a chunk may be no longer than this; None: not known since the last edit.
         self._bounds: list[int | None] = [None]
         self._count = 0
+        #: Where an address was found last: `hint` says how to use it.
+        self.hints: dict[int, Hint[V]] = {}
 
     # Reading
 
@@ -85,6 +92,20 @@ class RangeMap(Generic[V]):
         else:
             end = self._firsts[chunk + 1] if chunk + 1 < len(self._firsts) else TOP
         return keys[index - 1], end, self._values[chunk][index - 1]
+
+    def hint(self, address: int) -> Hint[V]:
+        """Finds the run around `address` and keeps the way there in `hints`. O(log n).
+
+        Nothing ever corrects a hint `(keys, values, low, high)`: it is true exactly where
+        `keys[low] <= address < keys[high]`, and the value then is `values[low]`. An IndexError says no.
+        """
+        chunk = bisect_right(self._firsts, address) - 1
+        keys = self._keys[chunk]
+        high = bisect_right(keys, address)
+        if len(self.hints) == _HINTS:
+            self.hints.clear()
+        self.hints[address] = found = keys, self._values[chunk], high - 1, high
+        return found
 
     def runs(self, start: int, end: int) -> Iterator[tuple[int, int, V | None]]:
         """The runs of `[start, end)`, cut to it, holes included as None. O(log n + k).
@@ -163,11 +184,11 @@ class RangeMap(Generic[V]):
 
         Raises ValueError where the range is empty or leaves `[0, 2**64)`.
         """
-        self.replace(start, end, [start], [value])
+        self._write(start, end, [start], [value])
 
     def clear(self, start: int, end: int) -> None:
         """Makes `[start, end)` a hole. O(log n + k + load)."""
-        self.replace(start, end, [start], [None])
+        self._write(start, end, [start], [None])
 
     def edit(self, start: int, end: int, change: Callable[[V], V | None]) -> None:
         """Isolates `[start, end)`, gives each entry in it `change(value)`, merges; holes stay. O(log n + k + load).
@@ -178,53 +199,14 @@ class RangeMap(Generic[V]):
         >>> list(m)
         [(0, 2, 'a'), (2, 4, 'A'), (6, 8, 'B'), (8, 9, 'b')]
         """
-        keys: list[int] = []
-        values: list[V | None] = []
-        for begin, _, value in self.runs(start, end):
-            new = None if value is None else change(value)
-            if not values or not self._alike(values[-1], new):
-                keys.append(begin)
-                values.append(new)
-        self.replace(start, end, keys, values)
+        self._write(start, end, [start], [], change)
 
     def replace(self, start: int, end: int, keys: list[int], values: list[V | None]) -> None:
         """Writes a whole step function over `[start, end)`: `values[i]` from `keys[i]` on. O(log n + k + load).
 
         `keys[0]` must be `start`, the keys ascend, and neighbours in `values` must differ by the owner's rule.
-        Every other way to write comes through here: isolate, edit and merge are one splice.
         """
-        if not 0 <= start < end <= TOP:
-            raise ValueError(f"range {start:#x}-{end:#x} is empty or outside 0-{TOP:#x}: give start < end in bytes")
-        firsts = self._firsts
-        chunk = bisect_right(firsts, start) - 1
-        last = len(firsts) - 1
-        # A splice must not end on a chunk's border, where the neighbour that it may merge with is in another chunk.
-        if last and (chunk < last and end >= firsts[chunk + 1] or start == firsts[chunk]):
-            chunk = self._gather(start, end)
-        here, held = self._keys[chunk], self._values[chunk]
-        i = bisect_left(here, start)
-        j = bisect_left(here, end, i)
-        tail = held[j - 1]  # the run that holds end - 1; its rest from `end` on stays
-        whole = j < len(here) and here[j] == end or end == TOP
-        if i and self._alike(held[i - 1], values[0]):
-            keys, values = keys[1:], values[1:]
-            before = held[i - 1]
-        else:
-            before = None
-        final = values[-1] if values else before
-        if whole:
-            if j < len(here) and self._alike(final, held[j]):
-                j += 1
-                # The run that is swallowed leaves the count below; `final` stands for it.
-        elif not self._alike(final, tail):
-            keys, values = [*keys, end], [*values, tail]
-        gone = held[i:j]
-        self._count += gone.count(None) - len(gone) + len(values) - values.count(None)
-        here[i:j] = keys
-        held[i:j] = values
-        self._bounds[chunk] = None
-        if len(here) > 2 * self._load:
-            self._cut(chunk)
+        self._write(start, end, keys.copy(), values.copy())
 
     def copy(self) -> RangeMap[V]:
         """An independent map with the same entries; the values are shared. O(n)."""
@@ -252,6 +234,9 @@ class RangeMap(Generic[V]):
         for key, a, b in zip(keys[1:], values, values[1:], strict=False):
             assert not self._alike(a, b), f"the runs that meet at {key:#x} are the same and were not merged"
         assert self._count == sum(value is not None for value in values), "the count is right"
+        live = {id(keys): values for keys, values in zip(self._keys, self._values, strict=True)}
+        for hinted, beside, _, _ in self.hints.values():
+            assert not hinted or live.get(id(hinted)) is beside, "a hint's lists are a chunk's, or empty"
         for chunk, bound in enumerate(self._bounds):
             if bound is not None:
                 stop = self._firsts[chunk + 1] if chunk + 1 < len(self._firsts) else TOP
@@ -259,11 +244,73 @@ class RangeMap(Generic[V]):
                 assert all(b - a <= bound for a, b, value in sizes if value is None), "no hole exceeds its bound"
 
     def _alike(self, a: V | None, b: V | None) -> bool:
-        if a is b:
-            return True
-        if a is None or b is None:
-            return False
-        return a == b if self._same is None else self._same(a, b)
+        return a is b or (a is not None and b is not None and self._same(a, b))
+
+    def _write(
+        self,
+        start: int,
+        end: int,
+        keys: list[int],
+        values: list[V | None],
+        change: Callable[[V], V | None] | None = None,
+    ) -> None:
+        # The only way to write: isolate, edit, merge, as one splice. The lists are used up; with `change` they hold
+        # nothing but `start`. In one piece, and the merge rule spelt out, because every memory call comes through here.
+        if not 0 <= start < end <= TOP:
+            raise ValueError(f"range {start:#x}-{end:#x} is empty or outside 0-{TOP:#x}: give start < end in bytes")
+
+        # Isolate: the keys i to j of one chunk lie in the range, and neither neighbour is in another chunk.
+        firsts = self._firsts
+        chunk = bisect_right(firsts, start) - 1
+        here = self._keys[chunk]
+        size = len(here)
+        i = bisect_left(here, start)
+        j = bisect_left(here, end, i + 1) if i < size and here[i] < end else i
+        if not i and chunk or j == size and chunk + 1 < len(firsts) and firsts[chunk + 1] <= end:
+            chunk = self._gather(start, end)
+            here = self._keys[chunk]
+            size = len(here)
+            i = bisect_left(here, start)
+            j = bisect_left(here, end, i)
+        held = self._values[chunk]
+        same = self._same
+
+        if change is not None:
+            following = i + 1 if i < size and here[i] == start else i
+            old = held[following - 1]
+            final = None if old is None else change(old)
+            values.append(final)
+            for index in range(following, j):
+                old = held[index]
+                new = None if old is None else change(old)
+                if not (new is final or (new is not None and final is not None and same(final, new))):
+                    keys.append(here[index])
+                    values.append(new)
+                    final = new
+
+        # Merge: with the run below; with the run that begins at `end`, or what is left of the one across it.
+        final, tail = values[-1], held[j - 1]
+        if i:
+            below, new = held[i - 1], values[0]
+            if below is new or (below is not None and new is not None and same(below, new)):
+                del keys[0], values[0]
+        if j < size and here[j] == end:
+            above = held[j]
+            if above is final or (above is not None and final is not None and same(final, above)):
+                j += 1
+        elif end < TOP and not (tail is final or (tail is not None and final is not None and same(final, tail))):
+            keys.append(end)
+            values.append(tail)
+
+        if i < j:
+            gone = held[i:j]
+            self._count += gone.count(None) - len(gone)
+        self._count += len(values) - values.count(None)
+        here[i:j] = keys
+        held[i:j] = values
+        self._bounds[chunk] = None
+        if len(here) > 2 * self._load:
+            self._cut(chunk)
 
     def _gather(self, start: int, end: int) -> int:
         # Joins the chunks that `[start, end)` and its two neighbours lie in; returns the joint chunk's number.
@@ -273,15 +320,19 @@ class RangeMap(Generic[V]):
         for chunk in range(first + 1, last + 1):
             self._keys[first] += self._keys[chunk]
             self._values[first] += self._values[chunk]
+            self._keys[chunk].clear()  # no hint may take them for a chunk's
         gone = slice(first + 1, last + 1)
         del firsts[gone], self._keys[gone], self._values[gone], self._bounds[gone]
+        self._bounds[first] = None
         return first
 
     def _cut(self, chunk: int) -> None:
-        # Cuts a chunk that has grown too long into pieces of `load` runs each.
+        # Cuts a chunk that has grown too long into pieces of `load` runs each; the lists stay the first piece's.
         keys, values, load = self._keys[chunk], self._values[chunk], self._load
-        pieces = range(0, len(keys), load)
-        self._keys[chunk : chunk + 1] = [keys[i : i + load] for i in pieces]
-        self._values[chunk : chunk + 1] = [values[i : i + load] for i in pieces]
-        self._firsts[chunk : chunk + 1] = [keys[i] for i in pieces]
-        self._bounds[chunk : chunk + 1] = [None] * len(pieces)
+        pieces = range(load, len(keys), load)
+        after = chunk + 1
+        self._keys[after:after] = [keys[i : i + load] for i in pieces]
+        self._values[after:after] = [values[i : i + load] for i in pieces]
+        self._firsts[after:after] = [keys[i] for i in pieces]
+        self._bounds[after:after] = [None] * len(pieces)
+        del keys[load:], values[load:]

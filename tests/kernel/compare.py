@@ -7,19 +7,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 
 from laconic.ledger import Ledger
 from laconic.memory.calls import OPERATIONS, Call
 from laconic.memory.change import Outcome
+from laconic.memory.flags import PAGE_SIZE, VM_SPECIAL
 from laconic.memory.space import AddressSpace
+from laconic.memory.vma import File, Vma, describe
 from laconic.pal import Confirmation, proc
 from laconic.pal.linux import LinuxPal, is_error
+from laconic.rangemap import RangeMap
 from laconic.tracer.mediate import Mediator, Pending
 from laconic.tracer.process import Mm, Thread
 from laconic.tracer.verify import first_difference
-from tests.kernel.child import Child, reap
-from tests.kernel.tolerances import RESULT_ONLY, tolerated
+from tests.kernel.child import Child, Ended, reap
+from tests.kernel.tolerances import CUT_APART, RESULT_ONLY, cut_apart, tolerated
 from tests.model.strategies import ARENA, FORK, READ, WRITE, Bases, resolve
 
 #: Far from all that a program has by itself, with room above it for the largest mapping that `strategies` makes.
@@ -42,19 +44,58 @@ def open_space(child: Child) -> tuple[AddressSpace, Bases]:
     space.adopt(proc.read_smaps(child.pid))
     space.layout.learn(space.vmas, wall, wall + WALL)
     stack = next(line.start for line in child.maps() if line.name == "[stack]")
-    return space, Bases(LOW_ARENA, wall, start.start_brk, stack)
+    top = wall if space.layout.top_down else wall + WALL + ARENA * PAGE_SIZE
+    return space, Bases(LOW_ARENA, top, start.start_brk, stack)
 
 
-class Prediction:
-    """One child, its bookkeeping beside it. `step` says what was predicted wrongly, or None."""
+class _Side:
+    """A child, its bookkeeping, and the tracer's own code that leads from an outcome to what is held."""
 
-    def __init__(self, child: Child, counts: Counter[str] | None = None) -> None:
+    def __init__(self, child: Child, observe: bool, counts: Counter[str] | None) -> None:
         self.child = child
         self.space, self.bases = open_space(child)
         self.thread = Thread(child.pid, child.pid, Mm(self.space))
         self.thread.read_implies_exec = bool(proc.personality(child.pid) & proc.READ_IMPLIES_EXEC)
-        self.mediator = Mediator(LinuxPal(), Ledger(), observe=True)
+        self.mediator = Mediator(LinuxPal(), Ledger(), observe=observe)
         self.counts = counts if counts is not None else Counter()
+
+    def difference(self) -> str | None:
+        """What differs between the bookkeeping and the child's maps, or what is wrong with the bookkeeping itself."""
+        try:
+            self.space.check()
+        except AssertionError as wrong:
+            return f"check(): {wrong}"
+        return first_difference(self.space, proc.read_smaps(self.child.pid))
+
+    def forked(self) -> str | None:
+        """Lets the child fork and compares the new process with `AddressSpace.fork`; it is ended then."""
+        new = self.child.fork()
+        try:
+            twin = self.space.fork()
+            twin.check()
+            return first_difference(twin, proc.read_smaps(new)) or self.difference()
+        finally:
+            reap(new)
+
+    def outcome(self, call: Call) -> Outcome:
+        """What the bookkeeping makes of a call."""
+        self.mediator._look_below(self.thread, self.space, call.name, call.args)
+        outcome = OPERATIONS[call.name](self.space, call.args, self.thread)
+        self.counts["calls"] += 1
+        for word in ("ask", "place", "resync"):
+            self.counts[f"{word}: {call.name}"] += bool(getattr(outcome, word))
+        return outcome
+
+    def finish(self) -> str | None:
+        """What is wrong at the end of a sequence."""
+        return None
+
+
+class Prediction(_Side):
+    """One child, its bookkeeping beside it. `step` says what was predicted wrongly, or None."""
+
+    def __init__(self, child: Child, counts: Counter[str] | None = None) -> None:
+        super().__init__(child, True, counts)
 
     def step(self, relative: Call) -> str | None:
         """Makes one call; the first difference in result or maps, in words."""
@@ -67,8 +108,7 @@ class Prediction:
             return self.difference()
         if name == FORK:
             return self.forked()
-        self.mediator._look_below(self.thread, self.space, name, args)
-        outcome = OPERATIONS[name](self.space, args, self.thread)
+        outcome = self.outcome(call)
         raw = self.child.maps() if name == "mremap" else []
         value = self.child.call(name, *args)
         why = reason = None
@@ -78,35 +118,91 @@ class Prediction:
                 why = f"{name} was to return {_result(outcome.result)}, and the kernel returned {_result(value)}"
             else:
                 self.counts[f"tolerated: {reason}"] += 1
-        self._count(name, outcome, value)
+        self.counts["failed"] += is_error(value)
         failed = is_error(value) and value != outcome.result and reason not in RESULT_ONLY
         pending = Pending(call, outcome)
         self.mediator._settle(self.thread, pending, Confirmation(value if failed else 0, value, 0))
         return why or self.difference()
 
-    def _count(self, name: str, outcome: Outcome, value: int) -> None:
-        self.counts["calls"] += 1
-        self.counts["failed"] += is_error(value)
-        for word in ("ask", "place", "resync"):
-            self.counts[f"{word}: {name}"] += bool(getattr(outcome, word))
 
-    def forked(self) -> str | None:
-        """Lets the child fork and compares the new process with `AddressSpace.fork`; it is ended then."""
-        new = self.child.fork()
-        try:
-            twin = self.space.fork()
-            twin.check()
-            return first_difference(twin, proc.read_smaps(new)) or self.difference()
-        finally:
-            reap(new)
+class ThroughPal(_Side):
+    """Two children: `native` makes each call as it is, the other hears what the PAL says."""
 
-    def difference(self) -> str | None:
-        """What differs between the bookkeeping and the child's maps, or what is wrong with the bookkeeping itself."""
-        try:
-            self.space.check()
-        except AssertionError as wrong:
-            return f"check(): {wrong}"
-        return first_difference(self.space, proc.read_smaps(self.child.pid))
+    def __init__(self, native: Child, child: Child, counts: Counter[str] | None = None) -> None:
+        super().__init__(child, False, counts)
+        self.native = native
+        assert open_space(native)[1] == self.bases, "two children made alike are alike"
+
+    def step(self, relative: Call, compare: bool = True) -> str | None:
+        """Makes one call on both sides; the first difference in result or maps (unless `compare` is off), in words."""
+        call = resolve(relative, self.bases)
+        name, args = call
+        if name in (WRITE, READ):
+            first, second = (side.write(*args[:2]) if name == WRITE else side.read(args[0]) for side in self._children)
+            if first != second:
+                return f"{name} {'succeeds' if first else 'faults'} natively, and not so under the PAL"
+            self.space.grow(proc.read_smaps(self.child.pid))
+        elif name == FORK:
+            reap(self.native.fork())
+            return self.forked()
+        else:
+            cuts = [side.maps() for side in self._children] if name == "mremap" else []
+            value = self.native.call(name, *args)
+            result = self._through(call)
+            if cuts and cut_apart(call, *cuts):
+                self.counts[f"tolerated: {CUT_APART}"] += 1
+                raise Ended
+            if value != result:
+                return f"{name} returns {_result(value)} natively, and {_result(result)} under the PAL"
+        return self.difference() or self._apart() if compare else None
+
+    @property
+    def _children(self) -> tuple[Child, Child]:
+        return self.native, self.child
+
+    def _through(self, call: Call) -> int:
+        outcome = self.outcome(call)
+        if not outcome.changes and not outcome.ask:
+            self.counts["elided"] += not is_error(outcome.result)
+            if outcome.then is not None:
+                outcome.then()
+            return outcome.result
+        task = self.mediator.pal.apply(call, outcome)
+        host_call = next(task)
+        while True:
+            self.counts["host calls"] += 1
+            try:
+                host_call = task.send(self.child.call(host_call.name, *host_call.args))
+            except StopIteration as stop:
+                return self.mediator._settle(self.thread, Pending(call, outcome), stop.value)
+
+    def _apart(self) -> str | None:
+        native, child = (_anonymised(proc.read_smaps(side.pid)) for side in self._children)
+        for mine, other in zip(native, child, strict=False):
+            if mine != other:
+                return f"the maps differ:\n  natively      {describe(*mine)}\n  under the PAL {describe(*other)}"
+        return None if len(native) == len(child) else "one map is longer than the other"
+
+    def finish(self) -> str | None:
+        """Compares the contents of all pages on both sides."""
+        for start, end, vma in self.space.vmas:
+            if vma.flags & VM_SPECIAL or end - start > 64 * PAGE_SIZE:
+                continue
+            for page in range(start, end, PAGE_SIZE):
+                first, second = (side.peek(page) for side in self._children)
+                if first != second:
+                    return f"contents differ at {page:#x}: {first!r} natively, {second!r} under the PAL"
+        return None
+
+
+def _anonymised(host: RangeMap[Vma]) -> list[tuple[int, int, Vma]]:
+    # Files by the order in which they appear: the two children have different ones that mean the same.
+    files: dict[File, File] = {}
+    entries = []
+    for start, end, vma in host:
+        file = vma.file and files.setdefault(vma.file, File(0, 0, len(files) + 1, vma.file.path))
+        entries.append((start, end, vma._replace(file=file)))
+    return entries
 
 
 def _only_the_host_knows(outcome: Outcome) -> bool:

@@ -11,12 +11,13 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import NamedTuple
 
 from laconic.memory.calls import Call
-from tests.kernel.child import Ended, Files, child, files
-from tests.kernel.compare import Prediction
+from tests.kernel.child import Child, Ended, child, files
+from tests.kernel.compare import Prediction, ThroughPal
 from tests.model.strategies import random_call, show
 
 #: Calls made in one child before the next is begun.
@@ -31,19 +32,47 @@ class Failure(NamedTuple):
     why: str
 
 
-def play(calls: Sequence[Call], descriptors: Files, counts: Counter[str] | None = None) -> tuple[int, str] | None:
-    """Makes the calls in a new child; the number of the first that fails, and why."""
-    descriptors.renew()
-    with child(descriptors) as process:
-        side = Prediction(process, counts)
-        for number, call in enumerate(calls):
+class Room:
+    """What episodes are played in: one child that predictions are made for, or two, one of them behind the PAL."""
+
+    def __init__(
+        self,
+        mode: str,
+        stack: ExitStack,
+        counts: Counter[str] | None = None,
+        persona: int = 0,
+        prepare: Callable[[Child], object] = id,
+    ) -> None:
+        self.mode = mode
+        self.persona = persona
+        self.prepare = prepare
+        self.counts: Counter[str] = counts if counts is not None else Counter()
+        self.files = [stack.enter_context(files()) for _ in range(2)]
+
+    def side(self, stack: ExitStack, counts: Counter[str] | None = None) -> Prediction | ThroughPal:
+        """New children, and what they are compared with."""
+        children = []
+        for descriptors in self.files:
+            descriptors.renew()
+            children.append(stack.enter_context(child(descriptors, self.persona)))
+            self.prepare(children[-1])
+        return Prediction(children[0], counts) if self.mode == "predict" else ThroughPal(*children, counts)
+
+    def play(self, calls: Sequence[Call], count: bool = False) -> tuple[int, str] | None:
+        """Makes the calls in new children; the number of the first that fails, and why."""
+        number = -1
+        counts = self.counts if count else None
+        with ExitStack() as stack:
+            side = self.side(stack, counts)
             try:
-                why = side.step(call)
+                for number, call in enumerate(calls):
+                    why = side.step(call)
+                    if why is not None:
+                        return number, why
             except Ended:
-                return None  # its `syscall` instruction was unmapped, or made inaccessible
-            if why is not None:
-                return number, why
-    return None
+                return None  # a child's `syscall` instruction was unmapped, or made inaccessible
+            why = side.finish()
+            return None if why is None else (number, why)
 
 
 def episode(seed: int, length: int = EPISODE) -> list[Call]:
@@ -52,7 +81,7 @@ def episode(seed: int, length: int = EPISODE) -> list[Call]:
     return [random_call(source.choice) for _ in range(length)]
 
 
-def shrink(failure: Failure, descriptors: Files) -> Failure:
+def shrink(failure: Failure, room: Room) -> Failure:
     """Leaves out calls as long as the rest still fails."""
     calls, why = failure.calls, failure.why
     size = max(len(calls) // 2, 1)
@@ -60,7 +89,7 @@ def shrink(failure: Failure, descriptors: Files) -> Failure:
         start = 0
         while start < len(calls):
             fewer = calls[:start] + calls[start + size :]
-            again = play(fewer, descriptors) if fewer else None
+            again = room.play(fewer) if fewer else None
             if again is not None:
                 calls, why = fewer[: again[0] + 1], again[1]
             else:
@@ -69,14 +98,15 @@ def shrink(failure: Failure, descriptors: Files) -> Failure:
     return Failure(failure.seed, calls, why)
 
 
-def fuzz(count: int, seed: int, counts: Counter[str] | None = None, length: int = EPISODE) -> Failure | None:
-    """Makes `count` calls, in episodes of `length`; the first failure, shrunk, or None."""
-    with files() as descriptors:
-        for number in range(seed, seed + -(-count // length)):
-            calls = episode(number, length)
-            failed = play(calls, descriptors, counts)
+def fuzz(count: int, seed: int, mode: str, counts: Counter[str] | None = None) -> Failure | None:
+    """Makes `count` calls, in episodes from `seed` on; the first failure, shrunk, or None."""
+    with ExitStack() as stack:
+        room = Room(mode, stack, counts)
+        for number in range(seed, seed + -(-count // EPISODE)):
+            calls = episode(number)
+            failed = room.play(calls, count=True)
             if failed is not None:
-                return shrink(Failure(number, calls[: failed[0] + 1], failed[1]), descriptors)
+                return shrink(Failure(number, calls[: failed[0] + 1], failed[1]), room)
     return None
 
 
@@ -91,17 +121,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=10000)
     parser.add_argument("--seed", type=int, default=1, help="number of the first episode")
+    parser.add_argument("--mode", choices=("predict", "pal"), default="predict", help="what is compared with the kernel")
     parser.add_argument("--keep-going", type=int, default=1, metavar="N", help="stop after N failures")
     arguments = parser.parse_args()
     # One processor for both: a switch between tracer and child then takes a quarter of the time.
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     counts: Counter[str] = Counter()
     begun = time.monotonic()
     failures = 0
     seed, left = arguments.seed, arguments.calls
     while left > 0 and failures < arguments.keep_going:
         before = counts["calls"]
-        failure = fuzz(left, seed, counts)
+        failure = fuzz(left, seed, arguments.mode, counts)
         if failure is None:
             break
         failures += 1

@@ -7,8 +7,8 @@ import json
 import sys
 
 DESCRIPTION = """\
-Tries what Laconic needs on this machine, and names the cure for what is missing.
-Exit code 71 if it cannot run here.
+Tries what Laconic needs on this machine, and names the cure for what is
+missing. Exit code 71 if it cannot run here.
 """
 EPILOG = """\
 examples:

@@ -12,9 +12,10 @@ from typing import TextIO
 from laconic.errors import LaconicError
 
 DESCRIPTION = """\
-Runs CMD and all that it starts on exact VMA bookkeeping. The program behaves as it
-always does; its memory calls reach the kernel only where they change something.
-Afterwards a table on standard error says how many were asked, said and elided.
+Runs CMD and all that it starts on exact VMA bookkeeping. The program behaves
+as it always does; its memory calls reach the kernel only where they change
+something. Afterwards a table on standard error says how many were asked, said
+and elided.
 """
 
 EPILOG = """\
@@ -31,7 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.usage = (
         "laconic run [--json FILE] [--verify {off,exit,call}] [--observe]\n"
-        "                   [--strategy {every-call,laconic}] [--quiet] [--] CMD [ARG ...]"
+        "                   [--strategy {every-call,laconic}] [--quiet]\n"
+        "                   [--] CMD [ARG ...]"
     )
     parser.add_argument("--json", metavar="FILE", help="write the figures to FILE, as JSON")
     parser.add_argument(
@@ -63,6 +65,8 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.tracer.mediate import Mediator
 
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if command is options.command and command and command[0].startswith("-"):
+        raise LaconicError(f"there is no option {command[0]!r}: see laconic run --help; a program's name goes after --")
     if not command:
         raise LaconicError("no command was given: name a program, as in  laconic run -- python3 -c 'print(1)'")
     if options.observe and options.strategy == "every-call":

@@ -61,6 +61,7 @@ from laconic.memory.flags import (
     VM_SPECIAL,
     VM_SYNC,
     VM_WIPEONFORK,
+    VM_WRITE,
 )
 from laconic.memory.mmap import MAX_LFS_FILESIZE, Untouched, page_align
 from laconic.memory.space import AddressSpace
@@ -113,7 +114,11 @@ def madvise(
     if end == start:
         # An advice that this kernel was built without is EINVAL even for nothing; only the host knows.
         return Outcome(0, ask=advice not in (MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTNEED))
-    mapped = list(space.vmas.entries(start, end))
+    stop = end
+    if advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
+        # These stop at the first hole (madvise_populate); all others go on behind it.
+        stop = next((begin for begin, _, vma in space.vmas.runs(start, end) if vma is None), end)
+    mapped = list(space.vmas.entries(start, stop))
     if not mapped:
         return Outcome(-ENOMEM, ask=advice not in FLAG_ADVICE and advice != MADV_DONTNEED)
     if advice in FLAG_ADVICE:
@@ -121,9 +126,9 @@ def madvise(
     result = 0 if space.vmas.covered(start, end) else -ENOMEM
     kind = ZERO if advice in DISCARDS else ADVISE
     changes = tuple(
-        Change(kind, max(begin, start), min(stop, end), vma, vma)
-        for begin, stop, vma in mapped
-        if not (advice == MADV_DONTNEED and _idle(space, max(begin, start), min(stop, end), vma, untouched))
+        Change(kind, max(begin, start), min(finish, end), vma, vma)
+        for begin, finish, vma in mapped
+        if not (advice == MADV_DONTNEED and _idle(space, max(begin, start), min(finish, end), vma, untouched))
     )
     return Outcome(result, changes, start, end)
 
@@ -138,6 +143,8 @@ def _idle(space: AddressSpace, start: int, end: int, vma: Vma, untouched: Untouc
 
 def _refused(vma: Vma, advice: int) -> bool:
     # madvise_vma_behavior
+    if _sealed(vma, advice):
+        return True
     if advice == MADV_DOFORK:
         return bool(vma.flags & VM_IO)
     if advice == MADV_WIPEONFORK:
@@ -149,14 +156,23 @@ def _refused(vma: Vma, advice: int) -> bool:
     return False
 
 
+def _sealed(vma: Vma, advice: int) -> bool:
+    # can_madvise_modify: what is sealed, and which the program could not write, may not be made to vanish in a child.
+    if not vma.flags & VM_SEALED or advice not in (MADV_DONTFORK, MADV_WIPEONFORK):
+        return False
+    return vma.file is None and not vma.flags & (VM_WRITE | VM_SPECIAL)
+
+
 def _advise_flags(space: AddressSpace, start: int, end: int, advice: int) -> Outcome:
     clears, sets = FLAG_ADVICE[advice]
-    stop, result = end, 0
+    stop, result, ask = end, 0, False
     for begin, _, vma in space.vmas.runs(start, end):
         if vma is None:
             result = -ENOMEM
         elif _refused(vma, advice):
-            stop, result = begin, -EINVAL
+            # Before 6.17 a sealed VMA was looked for first, and nothing done: the host is asked.
+            ask = _sealed(vma, advice)
+            stop, result = begin, -EPERM if ask else -EINVAL
             break
 
     def advise(vma: Vma) -> Vma:
@@ -169,7 +185,7 @@ def _advise_flags(space: AddressSpace, start: int, end: int, advice: int) -> Out
 
     if stop > start:
         space.vmas.edit(start, stop, advise)
-    return Outcome(result, tuple(space.diff(start, stop)) if stop > start else (), start, end)
+    return Outcome(result, tuple(space.diff(start, stop)) if stop > start else (), start, end, ask=ask)
 
 
 def msync(space: AddressSpace, start: int, length: int, flags: int) -> Outcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from errno import EINVAL, ENOMEM
 
-from laconic.memory.change import ADVISE, NOTHING, Change, Outcome, coalesce
+from laconic.memory.change import ADVISE, FLAGS, NOTHING, Change, Outcome, coalesce
 from laconic.memory.flags import (
     ADDRESS_MASK,
     MCL_CURRENT,
@@ -18,6 +18,7 @@ from laconic.memory.flags import (
     VM_HUGETLB,
     VM_LOCKED,
     VM_LOCKONFAULT,
+    VM_PROT,
     VM_SPECIAL,
 )
 from laconic.memory.mmap import page_align
@@ -56,6 +57,11 @@ def _fixup(vma: Vma, locks: int) -> Vma:
     return vma.with_flags(vma.flags & ~LOCKS | locks)
 
 
+def _populated(vma: Vma, start: int, end: int, resident: Resident) -> bool:
+    # populate_vma_page_range: True where mlock has no page to bring in, and none that it would fail to.
+    return bool(vma.flags & VM_LOCKONFAULT) or bool(vma.flags & VM_PROT) and resident(start, end)
+
+
 def _apply(space: AddressSpace, start: int, length: int, locks: int, resident: Resident | None) -> Outcome:
     # apply_vma_lock_flags: up to the first hole, whose error comes after the pages before it were locked
     size = page_align(length + start % PAGE_SIZE & ADDRESS_MASK)
@@ -72,14 +78,15 @@ def _apply(space: AddressSpace, start: int, length: int, locks: int, resident: R
             break
     if stop == start:
         return Outcome(result, ask=bool(locks))
+    changes = []
+    for begin, finish, held in space.held.runs(start, stop):
+        assert held is not None
+        vma = _fixup(held, locks)
+        if vma is not held:
+            changes.append(Change(FLAGS, begin, finish, vma, held))
+        elif result == 0 and resident is not None and not _populated(vma, begin, finish, resident):
+            changes.append(Change(ADVISE, begin, finish, vma, vma))
     space.vmas.edit(start, stop, lambda vma: _fixup(vma, locks))
-    changes = list(space.diff(start, stop))
-    if locks and resident is not None:
-        changed = {change.start for change in changes}
-        for begin, finish, vma in space.vmas.runs(start, stop):
-            if begin not in changed and not resident(begin, finish):
-                changes.append(Change(ADVISE, begin, finish, vma, vma))
-        changes.sort(key=lambda change: change.start)
     # Linux sets all locks before it brings pages in: where that may fail, several runs are one call.
     return Outcome(result, tuple(changes), start, end, ask=bool(locks) and len(coalesce(changes)) > 1)
 

@@ -131,24 +131,24 @@ def mmap(
             return Outcome(-ENOMEM)
         if address & ~PAGE_MASK:
             return Outcome(-EINVAL)
-    elif flags & MAP_HUGETLB or 0 < address < LSM_MMAP_MIN_ADDR:
-        place = True
-    elif file is not None and (not file.plain or flags & MAP_SYNC):
+    elif flags & MAP_HUGETLB or 0 < address < LSM_MMAP_MIN_ADDR or file is not None and not file.plain:
         place = True
     else:
         anonymous = file is None and not flags & MAP_SHARED
         chosen = get_unmapped_area(layout, space.vmas, address, length, flags, anonymous)
         if chosen is not None and chosen < 0:
             return Outcome(chosen)
-        if chosen is None or file is not None and file.places and length >= PMD_SIZE:
+        if chosen is None or file is not None and _places(file, length, flags):
             place = True
         else:
             address = chosen
     if flags & MAP_FIXED_NOREPLACE and any(vma for _, _, vma in space.vmas.runs(address, address + length)):
         return Outcome(-EEXIST)
     vm_flags = _file_flags(file, prot, flags, offset + length) if file is not None else _anonymous_flags(flags)
+    # A device may refuse for reasons of its own, and so may a file system where MAP_SYNC asks for DAX.
+    doubtful = file is not None and (not file.plain or bool(flags & MAP_SYNC))
     if vm_flags < 0:
-        return Outcome(vm_flags)
+        return Outcome(vm_flags, ask=doubtful)
     if read_implies_exec and prot & PROT_READ and not (file is not None and file.noexec):
         prot |= PROT_EXEC
     vm_flags |= prot & PROT_RWX | space.def_flags
@@ -165,9 +165,9 @@ def mmap(
     if vm_flags & (VM_DROPPABLE | VM_HUGETLB):
         vm_flags &= ~(VM_LOCKED | VM_LOCKONFAULT)  # vma_supports_mlock in mm/vma.c
     if space.mdwe and prot & PROT_WRITE and prot & PROT_EXEC:
-        return Outcome(-EACCES)  # map_deny_write_exec in include/linux/mman.h
+        return Outcome(-EACCES, ask=doubtful)  # map_deny_write_exec in include/linux/mman.h
     if flags & MAP_FIXED and space.sealed(address, address + length):
-        return Outcome(-EPERM)
+        return Outcome(-EPERM, ask=doubtful)
     if place:
         vma = Vma(vm_flags, file.file if file else _shared_memory(flags), -offset if file else 0)
         return Outcome(address, (Change(MAP, 0, length, vma, None),), ask=True, place=True)
@@ -179,9 +179,7 @@ def mmap(
     changes = _overlay(space, address, address + length, vma, None if whole else untouched)
     if changes:
         space.vmas.set(address, address + length, vma)
-    # A device may refuse, and so may a file system where MAP_SYNC asks for DAX (the `mmap` of file_operations).
-    ask = file is not None and (not file.plain or bool(flags & MAP_SYNC))
-    return Outcome(address, changes, address, address + length, ask=ask, then=_grown_below(space, vma))
+    return Outcome(address, changes, address, address + length, ask=doubtful, then=_grown_below(space, vma))
 
 
 def placed(space: AddressSpace, outcome: Outcome, address: int) -> Outcome:
@@ -279,6 +277,12 @@ def _shared_memory(flags: int) -> File | None:
 def _huge_align(length: int, flags: int) -> int:
     size = 1 << (flags >> MAP_HUGE_SHIFT & MAP_HUGE_MASK or 21)
     return (length + size - 1) & ~(size - 1)
+
+
+def _places(file: OpenFile, length: int, flags: int) -> bool:
+    # Where the host is to choose: for huge pages, for DAX, and since MAP_SHARED_VALIDATE refuses MAP_FIXED_NOREPLACE,
+    # with which a place that bookkeeping chose is asked for (do_mmap).
+    return file.places and length >= PMD_SIZE or bool(flags & MAP_SYNC) or flags & MAP_TYPE == MAP_SHARED_VALIDATE
 
 
 def populates(flags: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from errno import EACCES, EINVAL, ENOMEM, EPERM
 
 from laconic.memory.change import NOTHING, Outcome
@@ -28,7 +27,7 @@ from laconic.memory.vma import Vma
 
 
 def mprotect(
-    space: AddressSpace, start: int, length: int, prot: int, pkey: int = -1, *, read_implies_exec: bool = False
+    space: AddressSpace, start: int, length: int, prot: int, pkey: int = -1, read_implies_exec: bool = False
 ) -> Outcome:
     """mprotect(2); with `pkey` other than -1, pkey_mprotect(2). `start` and `length` are in bytes.
 
@@ -36,20 +35,17 @@ def mprotect(
     asked, since only it knows which keys are allocated. O(log n + k); O(log n) where one VMA is as asked already.
     """
     # The common case first, and inlined: it has to cost less than the system call that it makes superfluous.
-    if not start & 4095 and pkey == -1 and not read_implies_exec and length > 0:
+    # VM_SEALED is the highest flag, so that a comparison finds it.
+    if not start & 4095 and pkey == -1 and not read_implies_exec:
         vmas = space.vmas
-        chunk = bisect_right(vmas._firsts, start) - 1
-        keys = vmas._keys[chunk]
-        index = bisect_right(keys, start)
-        vma = vmas._values[chunk][index - 1]
-        if (
-            vma is not None
-            and vma[0] & (VM_PROT | VM_SEALED) == prot
-            and index < len(keys)
-            and start + length <= keys[index]
-            and not space.mdwe
-        ):
-            return NOTHING
+        keys, values, low, high = vmas.hints.get(start) or vmas.hint(start)
+        try:
+            if keys[low] <= start and start + length <= keys[high]:
+                vma = values[low]
+                if vma is not None and vma[0] & 7 == prot and vma[0] < VM_SEALED and not space.mdwe:
+                    return NOTHING
+        except IndexError:
+            pass  # the run is the last of its chunk, or the hint is stale
     return _mprotect(space, start, length, prot, pkey, read_implies_exec)
 
 

@@ -158,8 +158,8 @@ class Tracer:
 
     def _wants_to_trace(self, thread: Thread) -> None:
         self.mediator.ledger.note(
-            f"{command_name(thread.tid)} asked to trace, which a traced program cannot: run it without Laconic, "
-            "and `laconic run` inside it"
+            f"{command_name(thread.tid)} asked to trace, which the kernel refuses to a program that is traced itself: "
+            "run it without Laconic"
         )
 
     def _release(self, thread: Thread) -> None:

@@ -379,12 +379,20 @@ class Mediator:
         self.ledger.checks += 1
         if self.verify_each:
             thread.mm.verified = proc.read_maps_text(thread.tid)
-        difference = first_difference(space, host)
+        difference = first_difference(space, host) or _broken_invariant(space)
         if difference is not None:
             self.ledger.mismatches += 1
             if self.mismatch is None:
                 self.mismatch = f"process {thread.tgid}: {difference}\n{both_maps(space, host)}"
             space.adopt(host)
+
+
+def _broken_invariant(space: AddressSpace) -> str | None:
+    try:
+        space.check()
+    except AssertionError as broken:
+        return f"bookkeeping breaks its own rule, {broken}"
+    return None
 
 
 def _is_narrower(name: str, args: tuple[int, ...], outcome: Outcome) -> bool:

@@ -1,0 +1,63 @@
+"""The filter, by a BPF interpreter: every number, every architecture."""
+
+from __future__ import annotations
+
+import pytest
+
+from laconic.tracer.seccomp import (
+    AUDIT_ARCH_I386,
+    AUDIT_ARCH_X86_64,
+    RET_ALLOW,
+    RET_TRACE,
+    build_filter,
+    pack_filter,
+    run_filter,
+)
+from laconic.tracer.syscalls import (
+    BY_FIRST_ARGUMENT,
+    I386_MEMORY_CALLS,
+    MEMORY_CALLS,
+    PERSONALITY,
+    PROCESS_CALLS,
+    X32_BIT,
+)
+
+FILTER = build_filter()
+CONDITIONAL = {*BY_FIRST_ARGUMENT, PERSONALITY}
+
+
+def test_stops_memory_and_process_calls_and_nothing_else() -> None:
+    """All other calls run at native speed."""
+    stopped = {nr for nr in range(1024) if run_filter(FILTER, AUDIT_ARCH_X86_64, nr, 12345) == RET_TRACE}
+    assert stopped == ({*MEMORY_CALLS, *PROCESS_CALLS} - CONDITIONAL) | {PERSONALITY}
+
+
+@pytest.mark.parametrize(("nr", "arguments"), BY_FIRST_ARGUMENT.items())
+def test_stops_prctl_only_where_it_is_a_memory_call(nr: int, arguments: tuple[int, ...]) -> None:
+    """Programs name their threads by prctl all day long; that is none of our business."""
+    for argument in arguments:
+        assert run_filter(FILTER, AUDIT_ARCH_X86_64, nr, argument) == RET_TRACE
+    assert run_filter(FILTER, AUDIT_ARCH_X86_64, nr, 15) == RET_ALLOW
+
+
+def test_a_query_of_the_personality_passes() -> None:
+    """0xffffffff asks and sets nothing."""
+    assert run_filter(FILTER, AUDIT_ARCH_X86_64, PERSONALITY, 0xFFFFFFFF) == RET_ALLOW
+
+
+def test_checks_the_architecture() -> None:
+    """A number means another call in another ABI: 90 is chmod in ours, mmap in i386's."""
+    stopped = {nr for nr in range(1024) if run_filter(FILTER, AUDIT_ARCH_I386, nr) == RET_TRACE}
+    assert stopped == set(I386_MEMORY_CALLS)
+    assert run_filter(FILTER, 0xC00000B7, 9) == RET_ALLOW
+    assert not stopped & {*MEMORY_CALLS, *PROCESS_CALLS}, "a stop must be told apart by its number alone"
+
+
+def test_stops_x32_calls() -> None:
+    """Their numbers carry a bit of their own."""
+    assert run_filter(FILTER, AUDIT_ARCH_X86_64, X32_BIT | 9) == RET_TRACE
+
+
+def test_packs_to_eight_bytes_an_instruction() -> None:
+    """`struct sock_filter` is eight bytes."""
+    assert len(pack_filter(FILTER)) == 8 * len(FILTER)
