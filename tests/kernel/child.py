@@ -153,7 +153,7 @@ class Child:
         return value - (1 << 64) if value >> 63 else value
 
     def fork(self) -> int:
-        """Makes the child fork; returns the new process's id, stopped before its first instruction. End it with `reap`."""
+        """Makes the child fork; returns the new process's id, stopped at its begin. End it with `reap`."""
         self._begin(FORK, ())
         assert self._resume() == signal.SIGTRAP | ptrace.EVENT_FORK << 8
         new = ptrace.event_message(self.pid)

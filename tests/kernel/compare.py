@@ -1,7 +1,7 @@
 """Two ways to hold the bookkeeping against a real child.
 
 `Prediction`: the child makes each call as it is; the bookkeeping says beforehand what will come of it.
-`ThroughPal`: the bookkeeping answers, and a second child hears only what the PAL says; a first one made the call as it is.
+`ThroughPal`: one child makes the call as it is; for the other the bookkeeping answers, and it hears only the PAL.
 """
 
 from __future__ import annotations

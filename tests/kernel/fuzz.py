@@ -18,6 +18,7 @@ from typing import NamedTuple
 from laconic.memory.calls import Call
 from tests.kernel.child import Child, Ended, child, files
 from tests.kernel.compare import Prediction, ThroughPal
+from tests.model.shrink import Failed, shortest
 from tests.model.strategies import random_call, show
 
 #: Calls made in one child before the next is begun.
@@ -58,7 +59,7 @@ class Room:
             self.prepare(children[-1])
         return Prediction(children[0], counts) if self.mode == "predict" else ThroughPal(*children, counts)
 
-    def play(self, calls: Sequence[Call], count: bool = False) -> tuple[int, str] | None:
+    def play(self, calls: Sequence[Call], count: bool = False) -> Failed | None:
         """Makes the calls in new children; the number of the first that fails, and why."""
         number = -1
         counts = self.counts if count else None
@@ -81,23 +82,6 @@ def episode(seed: int, length: int = EPISODE) -> list[Call]:
     return [random_call(source.choice) for _ in range(length)]
 
 
-def shrink(failure: Failure, room: Room) -> Failure:
-    """Leaves out calls as long as the rest still fails."""
-    calls, why = failure.calls, failure.why
-    size = max(len(calls) // 2, 1)
-    while size:
-        start = 0
-        while start < len(calls):
-            fewer = calls[:start] + calls[start + size :]
-            again = room.play(fewer) if fewer else None
-            if again is not None:
-                calls, why = fewer[: again[0] + 1], again[1]
-            else:
-                start += size
-        size //= 2
-    return Failure(failure.seed, calls, why)
-
-
 def fuzz(count: int, seed: int, mode: str, counts: Counter[str] | None = None) -> Failure | None:
     """Makes `count` calls, in episodes from `seed` on; the first failure, shrunk, or None."""
     with ExitStack() as stack:
@@ -106,7 +90,7 @@ def fuzz(count: int, seed: int, mode: str, counts: Counter[str] | None = None) -
             calls = episode(number)
             failed = room.play(calls, count=True)
             if failed is not None:
-                return shrink(Failure(number, calls[: failed[0] + 1], failed[1]), room)
+                return Failure(number, *shortest(calls[: failed[0] + 1], failed[1], room.play))
     return None
 
 
@@ -121,7 +105,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=10000)
     parser.add_argument("--seed", type=int, default=1, help="number of the first episode")
-    parser.add_argument("--mode", choices=("predict", "pal"), default="predict", help="what is compared with the kernel")
+    parser.add_argument("--mode", choices=("predict", "pal"), default="predict", help="how it is compared")
     parser.add_argument("--keep-going", type=int, default=1, metavar="N", help="stop after N failures")
     arguments = parser.parse_args()
     # One processor for both: a switch between tracer and child then takes a quarter of the time.

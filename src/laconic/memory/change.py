@@ -103,9 +103,9 @@ def classify(held: Vma | None, wanted: Vma | None) -> int:
 def coalesce(changes: Iterable[Change]) -> list[tuple[int, int]]:
     """The page runs of `changes` as `(start, end)`, those that touch joined. The changes must ascend. O(k)."""
     runs: list[tuple[int, int]] = []
-    for change in changes:
-        if runs and runs[-1][1] == change.start:
-            runs[-1] = (runs[-1][0], change.end)
+    for _, start, end, _, _, _ in changes:
+        if runs and runs[-1][1] == start:
+            runs[-1] = (runs[-1][0], end)
         else:
-            runs.append((change.start, change.end))
+            runs.append((start, end))
     return runs

@@ -174,7 +174,7 @@ def mmap(
     backing = file.file if file is not None else _shared_memory(flags)
     vma = Vma(vm_flags, backing, address - (offset if file is not None else 0) if backing is not None else 0)
     whole = bool(
-        flags & (MAP_LOCKED | MAP_POPULATE) or vm_flags & (VM_LOCKED | VM_MAYSHARE | VM_HUGETLB) or space.opaque
+        populates(flags) or vm_flags & (VM_LOCKED | VM_MAYSHARE | VM_HUGETLB) or space.opaque
     )
     changes = _overlay(space, address, address + length, vma, None if whole else untouched)
     if changes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from errno import EACCES, EINVAL, ENOMEM, EPERM
 
-from laconic.memory.change import NOTHING, Outcome
+from laconic.memory.change import NOTHING, Change, Outcome, classify
 from laconic.memory.flags import (
     ADDRESS_MASK,
     PAGE_MASK,
@@ -34,18 +34,28 @@ def mprotect(
     At a hole, a refusal or a sealed VMA the pages before it stay changed, as in Linux. With a key the host is always
     asked, since only it knows which keys are allocated. O(log n + k); O(log n) where one VMA is as asked already.
     """
-    # The common case first, and inlined: it has to cost less than the system call that it makes superfluous.
-    # VM_SEALED is the highest flag, so that a comparison finds it.
+    # The common cases first: pages of one VMA, which may be changed. The very first is inlined, since it has to cost
+    # less than the system call that it makes superfluous. VM_SEALED is the highest flag: a comparison finds it.
     if not start & 4095 and pkey == -1 and not read_implies_exec:
         vmas = space.vmas
-        keys, values, low, high = vmas.hints.get(start) or vmas.hint(start)
-        try:
-            if keys[low] <= start and start + length <= keys[high]:
-                vma = values[low]
-                if vma is not None and vma[0] & 7 == prot and vma[0] < VM_SEALED and not space.mdwe:
-                    return NOTHING
-        except IndexError:
-            pass  # the run is the last of its chunk, or the hint is stale
+        hint = vmas.hints.get(start)
+        if hint is not None:
+            keys, values, low, high = hint
+            try:
+                if keys[low] <= start and start + length <= keys[high]:
+                    vma = values[low]
+                    if vma is not None and vma[0] & 7 == prot and vma[0] < VM_SEALED and not space.mdwe:
+                        return NOTHING
+            except IndexError:
+                pass  # the hint is stale
+        _, stop, vma = vmas.find(start)
+        end = start + length
+        if vma is not None and start < end <= stop and vma[0] < VM_SEALED and not space.mdwe:
+            if vma[0] & 7 == prot:
+                vmas.hint(start)  # who asks once for nothing asks again
+                return NOTHING
+            if not prot & ~(vma[0] >> 4 & 7) and not end & 4095:
+                return _within(space, start, end, prot, vma)
     return _mprotect(space, start, length, prot, pkey, read_implies_exec)
 
 
@@ -86,6 +96,17 @@ def _mprotect(space: AddressSpace, start: int, length: int, prot: int, pkey: int
 
         space.vmas.edit(start, stop, protect)
     return Outcome(result, tuple(space.diff(start, stop)) if stop > start else (), start, end)
+
+
+def _within(space: AddressSpace, start: int, end: int, prot: int, vma: Vma) -> Outcome:
+    # A change that is permitted, within one VMA.
+    wanted = vma.with_flags(vma.flags & ~VM_PROT | prot)
+    space.vmas.set(start, end, wanted)
+    _, stop, held = space.held.find(start)
+    if stop < end:
+        return Outcome(0, tuple(space.diff(start, end)), start, end)
+    kind = classify(held, wanted)
+    return Outcome(0, (Change(kind, start, end, wanted, held),) if kind else (), start, end)
 
 
 def _prot(vma: Vma, prot: int, read_implies_exec: bool) -> int:

@@ -57,7 +57,7 @@ class LinuxPal:
             return _mappings(args, outcome, last)
         if name in RANGED:
             at = RANGED[name]
-            if name == "mprotect":
+            if name == "mprotect" and args[2] & PROT_GROWSDOWN:
                 args = (args[0], args[1], args[2] & ~PROT_GROWSDOWN, *args[3:])
             runs = _own_run_last(coalesce(outcome.changes), last)
             return [HostCall(name, (*args[:at], start, end - start, *args[at + 2 :])) for start, end in runs]

@@ -51,8 +51,8 @@ def _machine() -> Finding:
     if platform.system() != "Linux" or machine != "x86_64":
         return Finding("machine", "missing", text, "Laconic needs Linux on x86-64")
     version = tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit())
-    if version < (4, 8):
-        return Finding("machine", "missing", text, "Linux 4.8 or newer is needed, for the order of its trace stops")
+    if version < (5, 3):
+        return Finding("machine", "missing", text, "Linux 5.3 or newer is needed, for PTRACE_GET_SYSCALL_INFO")
     return Finding("machine", "ok", text)
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 
 from laconic.memory.space import AddressSpace
 from laconic.pal import proc
 from laconic.tracer import launch, ptrace
 from laconic.tracer.mediate import Mediator
-from laconic.tracer.process import Mm, Thread, command_name, is_64_bit, read_memory
-from laconic.tracer.ptrace import CONT, LISTEN, ORIG_RAX, RDI, RSI, SYSCALL
+from laconic.tracer.process import Mm, Thread, command_name, is_64_bit, parent_process, read_memory, thread_group
+from laconic.tracer.ptrace import CONT, LISTEN, RDI, RSI, SYSCALL
 from laconic.tracer.syscalls import (
     CLONE,
     CLONE3,
@@ -34,6 +35,10 @@ _SYSCALL_STOP = signal.SIGTRAP | 0x80
 #: Signals that end Laconic by default, and that a person means for the program.
 _FORWARDED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
 _SI_KERNEL = 0x80
+#: After a wait shorter than this (seconds), the next is for a short while spent asking again and again: to wake a
+#: sleeping tracer takes longer than most calls do.
+_BRISK = 0.0002
+_POLLS = range(100)
 
 
 class Tracer:
@@ -47,6 +52,8 @@ class Tracer:
         self.verify = verify
         self.threads: dict[int, Thread] = {}
         self.early: set[int] = set()
+        self.lost: list[tuple[Thread, Mm]] = []
+        self.stillborn: set[int] = set()
         self.root = 0
         self.exit_status = 0
         self.failure: Exception | None = None
@@ -77,32 +84,48 @@ class Tracer:
         while True:
             info = signal.sigwaitinfo(_FORWARDED)
             if info.si_code != _SI_KERNEL:
-                try:
-                    os.kill(self.root, info.si_signo)
-                except ProcessLookupError:
-                    return
+                # After the first program's end: to what it left running.
+                left = {thread.tgid for thread in list(self.threads.values())}
+                for pid in [self.root] if self.root in left else left:
+                    try:
+                        os.kill(pid, info.si_signo)
+                    except ProcessLookupError:
+                        pass
 
     def _loop(self) -> None:
         waitpid, threads, mediator = os.waitpid, self.threads, self.mediator
         seccomp_stop = signal.SIGTRAP | ptrace.EVENT_SECCOMP << 8
+        sched_yield, monotonic = os.sched_yield, time.monotonic
+        registers = mediator.registers
+        brisk = False
         while True:
             try:
-                tid, status = waitpid(-1, _WALL)
+                tid = 0
+                if brisk:
+                    for _ in _POLLS:
+                        tid, status = waitpid(-1, _WALL | os.WNOHANG)
+                        if tid:
+                            break
+                        sched_yield()
+                if not tid:
+                    began = monotonic()
+                    tid, status = waitpid(-1, _WALL)
+                    brisk = monotonic() - began < _BRISK
             except ChildProcessError:
                 return
             thread = threads.get(tid)
             if status & 0xFF != 0x7F:
                 self._ended(tid, status)
             elif thread is None:
-                self.early.add(tid)  # a new thread whose parent's event is still to come
+                self._unknown(tid, status >> 16)
             elif status >> 8 == seccomp_stop:
                 if thread.again:
                     mediator.at_repeated_call(thread)
-                elif mediator.registers.load(tid):
-                    if mediator.words[ORIG_RAX] in PROCESS_CALLS:
-                        self._process_call(thread, mediator.words[ORIG_RAX])
-                    else:
-                        mediator.at_call(thread)
+                elif stop := registers.call(tid):
+                    if stop[1] not in PROCESS_CALLS:
+                        mediator.at_call(thread, stop)
+                    elif registers.load(tid):
+                        self._process_call(thread, stop[1])
             elif status >> 8 == _SYSCALL_STOP:
                 if thread.awaits_exit:
                     mediator.at_exit(thread)
@@ -177,8 +200,7 @@ class Tracer:
         elif event == ptrace.EVENT_EXEC:
             self._executed(thread)
         elif event == ptrace.EVENT_EXIT:
-            if len(thread.mm.threads) == 1:
-                self.mediator.verify(thread)
+            self._leaves(thread)
             ptrace.resume(CONT, tid)
         elif event == ptrace.EVENT_STOP:
             # A group-stop stays one until SIGCONT; any other such stop is a new thread's first.
@@ -202,21 +224,42 @@ class Tracer:
         tid = ptrace.event_message(parent.tid)
         if not tid:
             return
+        self._add(tid, parent, _mm_of_child(parent))
+        self._release(parent)
+
+    def _add(self, tid: int, parent: Thread, mm: Mm) -> None:
         flags = parent.child_flags or 0
         parent.child_flags = None
-        if flags & CLONE_VM:
-            mm = parent.mm
-        else:
-            mm = Mm(parent.mm.space.fork() if parent.mm.space is not None else None)
+        if not flags & CLONE_THREAD:
+            self.mediator.ledger.processes += 1
+        if tid in self.stillborn:
+            self.stillborn.discard(tid)
+            if not os.path.exists(f"/proc/{tid}"):
+                return  # it was killed before its parent's event came
         child = Thread(tid, parent.tgid if flags & CLONE_THREAD else tid, mm)
         child.read_implies_exec = parent.read_implies_exec
         self.threads[tid] = child
-        if not flags & CLONE_THREAD:
-            self.mediator.ledger.processes += 1
         if tid in self.early:
             self.early.discard(tid)
             ptrace.resume(CONT, tid)
-        self._release(parent)
+
+    def _unknown(self, tid: int, event: int) -> None:
+        if event == ptrace.EVENT_EXIT:
+            ptrace.resume(CONT, tid)  # killed before its parent's event came
+            return
+        self.early.add(tid)  # a new thread whose parent's event is still to come
+        self._find_parents()
+
+    def _find_parents(self) -> None:
+        # A parent that is killed after clone() made the child, but before it stopped to report it, never reports it.
+        if not self.lost:
+            return
+        for tid in list(self.early):
+            family = {thread_group(tid), parent_process(tid)}
+            if any(thread.child_flags is not None and thread.tgid in family for thread in self.threads.values()):
+                continue
+            parent, mm = self.lost.pop()
+            self._add(tid, parent, mm)
 
     def _executed(self, thread: Thread) -> None:
         tid = thread.tid
@@ -247,31 +290,58 @@ class Tracer:
         space.data_size = start.data_size
         return space
 
+    def _leaves(self, thread: Thread) -> None:
+        # The last look at the address space of a thread that ends; the last thread of all has it checked.
+        mm = thread.mm
+        if mm.busy is thread:
+            self._abandon(thread, [thread.tid])
+        thread.leave()
+        if not mm.threads:
+            self.mediator.verify(thread)
+
     def _forget(self, thread: Thread) -> None:
-        # The thread is gone. If its call was under way at the host, only the host knows how far it came.
         self.threads.pop(thread.tid, None)
         thread.leave()
         mm = thread.mm
         if thread in mm.queue:
             mm.queue.remove(thread)
+        elif thread.child_flags is not None:
+            self.lost.append((thread, _mm_of_child(thread)))
+            self._find_parents()
         if mm.busy is thread:
-            mm.busy = None
-            survivor = next(iter(mm.threads), None)
-            if survivor is not None and mm.space is not None:
-                if thread.pending is not None:
-                    try:
-                        mm.space.adopt(proc.read_smaps(survivor))
-                    except OSError:
-                        pass
-                self.mediator.serve(mm)
+            self._abandon(thread, mm.threads)
+
+    def _abandon(self, thread: Thread, witnesses: Iterable[int]) -> None:
+        # A thread ended in the middle of a call. If that was under way at the host, only the host knows how far it
+        # came; it says so of any thread that has not given up its memory itself.
+        mm = thread.mm
+        mm.busy = None
+        if thread.pending is not None and mm.space is not None:
+            for witness in witnesses:
+                try:
+                    host = proc.read_smaps(witness)
+                except OSError:
+                    continue
+                if len(host):
+                    mm.space.adopt(host)
+                    break
+        self.mediator.serve(mm)
 
     def _ended(self, tid: int, status: int) -> None:
         thread = self.threads.get(tid)
         self.early.discard(tid)
         if thread is not None:
             self._forget(thread)
+        else:
+            self.stillborn.add(tid)
         if tid == self.root:
             self.exit_status = os.waitstatus_to_exitcode(status)
             if self.exit_status < 0:
                 self.exit_status = 128 - self.exit_status
             self.failure = launch.failure(tid, self.argv)
+
+
+def _mm_of_child(parent: Thread) -> Mm:
+    if (parent.child_flags or 0) & CLONE_VM:
+        return parent.mm
+    return Mm(parent.mm.space.fork() if parent.mm.space is not None else None)

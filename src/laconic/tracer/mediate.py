@@ -24,24 +24,20 @@ from laconic.tracer.ptrace import (
     CONT,
     MASK,
     ORIG_RAX,
-    R8,
-    R9,
-    R10,
     RAX,
-    RDI,
-    RDX,
     RIP,
-    RSI,
     SYSCALL,
     Registers,
 )
-from laconic.tracer.syscalls import MEMORY_CALLS, NUMBERS
+from laconic.tracer.syscalls import CLONE_VM, MEMORY_CALLS, NUMBERS
 from laconic.tracer.verify import both_maps, first_difference
 
 #: Results that mean "interrupted, to be restarted by the kernel" (include/linux/errno.h): not results yet.
 ERESTARTSYS, ERESTART_RESTARTBLOCK = 512, 516
 #: Calls whose new mapping is the host's to describe, and is adopted from it.
 _ADOPTED = {"shmat", "map_shadow_stack", "io_setup"}
+#: Calls on a range that a stack may have grown into.
+_PLACED = {*RANGED, "mremap", "mmap"}
 _UNCOUNTED = {"userfaultfd", "arch_prctl"}
 _OUT_OF_BOOKKEEPING = Outcome(0, ask=True, resync=True)
 
@@ -80,21 +76,21 @@ class Mediator:
 
     # The stop of a call
 
-    def at_call(self, thread: Thread) -> None:
-        """Answers the memory call that `thread` has stopped for; its registers are in `self.words`."""
-        words = self.words
+    def at_call(self, thread: Thread, stop: tuple[int, ...]) -> None:
+        """Answers the memory call that `thread` has stopped for; `stop` is what `Registers.call` read."""
         mm = thread.mm
         space = mm.space
         if mm.busy is not None:
             mm.queue.append(thread)
             return
-        name = MEMORY_CALLS.get(words[ORIG_RAX], "other")
-        args = (words[RDI], words[RSI], words[RDX], words[R10], words[R8], words[R9])
+        name = MEMORY_CALLS.get(stop[1], "other")
+        args = stop[2:]
         if space is None:
             ptrace.resume(CONT, thread.tid)
             return
         try:
-            if name in RANGED or name in ("mremap", "mmap"):
+            at = RANGED.get(name, 0)
+            if args[at] + args[at + 1] + PAGE_SIZE > space.layout.quiet_below and name in _PLACED:
                 self._look_below(thread, space, name, args)
             operation = OPERATIONS.get(name)
             outcome = operation(space, args, thread) if operation is not None else _OUT_OF_BOOKKEEPING
@@ -103,9 +99,7 @@ class Mediator:
             ptrace.resume(CONT, thread.tid)
             return
         if not outcome.changes and not outcome.ask and not self.passes:
-            words[ORIG_RAX] = MASK
-            words[RAX] = outcome.result & MASK
-            self.registers.store(thread.tid)
+            self.registers.answer(thread.tid, outcome.result)
             if outcome.then is not None:
                 outcome.then()
             self.ledger.count(name, 0, outcome.result)
@@ -113,7 +107,7 @@ class Mediator:
                 self._verify_unsaid(thread)
             ptrace.resume(CONT, thread.tid)
             return
-        self._say(thread, Pending(Call(name, args), outcome))
+        self._say(thread, Pending(Call(name, args), outcome), stop[0])
 
     def give_up(self, thread: Thread) -> None:
         """Follows an address space no longer, since its process hides it from this user (prctl(PR_SET_DUMPABLE))."""
@@ -137,26 +131,27 @@ class Mediator:
 
     # Host calls inside the thread
 
-    def _say(self, thread: Thread, pending: Pending) -> None:
+    def _say(self, thread: Thread, pending: Pending, instruction: int) -> None:
         outcome = pending.outcome
         thread.pending = pending
-        thread.call_registers = self.words.tolist()
+        thread.call_registers = []  # as the program set them, unless they are read below
         # A call that edits nothing (write-back, residency) does not keep the others of its address space waiting.
-        if outcome.ask or outcome.then or any(change.wanted is not change.held for change in outcome.changes):
+        if outcome.ask or outcome.then or _edits(outcome):
             thread.mm.busy = thread
         thread.again = False
         if self.observe:
             thread.awaits_exit = True
             ptrace.resume(SYSCALL, thread.tid)
             return
-        thread.task = self.pal.apply(pending.call, outcome, self.words[RIP])
+        thread.task = self.pal.apply(pending.call, outcome, instruction)
         first = next(thread.task)
-        nr = NUMBERS.get(first.name)
-        if self._failing():
+        failing = self._failing()
+        if failing or first.name != pending.call.name or first.args != pending.call.args:
+            if not self.registers.load(thread.tid):
+                return
+            thread.call_registers = self.words.tolist()
             # A planned failure: the host call is not made, and answers with the errno it was given.
-            nr = MASK
-        self._set_call(nr, first, 0)
-        if self.words.tolist() != thread.call_registers:
+            self._set_call(MASK if failing else NUMBERS.get(first.name), first, 0)
             self.registers.store(thread.tid)
         thread.awaits_exit = True
         ptrace.resume(SYSCALL, thread.tid)
@@ -180,33 +175,36 @@ class Mediator:
         if thread.signal_mask is None:
             thread.signal_mask = ptrace.signal_mask(thread.tid)
             ptrace.set_signal_mask(thread.tid, MASK)
-        words = self.words
-        for index, value in enumerate(thread.call_registers):
-            words[index] = value
+        if not thread.call_registers:
+            # The call was made as it was: only its result differs.
+            if not self.registers.load(thread.tid):
+                return
+            thread.call_registers = self.words.tolist()
+        self._put(thread.call_registers)
         self._set_call(NUMBERS[host_call.name], host_call, 2)
         self.registers.store(thread.tid)
         thread.again = True
         ptrace.resume(CONT, thread.tid)
+
+    def _put(self, registers: list[int]) -> None:
+        words = self.words
+        for index, value in enumerate(registers):
+            words[index] = value
 
     def at_repeated_call(self, thread: Thread) -> None:
         """The stop of a further host call of Laconic's own: let it through to the host."""
         thread.again = False
         thread.awaits_exit = True
         if self._failing():
-            self.registers.load(thread.tid)
-            self.words[ORIG_RAX] = MASK
-            self.words[RAX] = -self.inject[self.host_calls] & MASK
-            self.registers.store(thread.tid)
+            self.registers.answer(thread.tid, -self.inject[self.host_calls])
         ptrace.resume(SYSCALL, thread.tid)
 
     def at_exit(self, thread: Thread) -> None:
         """The end of a host call: the next one, or the program's answer."""
         thread.awaits_exit = False
-        if not self.registers.load(thread.tid):
+        value = self.registers.result(thread.tid)
+        if value is None:
             return
-        value = self.words[RAX]
-        if value >> 63:
-            value -= 1 << 64
         if self.observe:
             self._finish(thread, Confirmation(value if is_error(value) else 0, value, 0))
             return
@@ -233,12 +231,12 @@ class Mediator:
             result = confirmation.value
         except OSError:
             result = confirmation.value  # the process is being killed; nobody will see this
-        restored = thread.call_registers
-        restored[RAX] = result & MASK
-        if self.words.tolist() != restored:
-            for index, word in enumerate(restored):
-                self.words[index] = word
+        if thread.call_registers:
+            thread.call_registers[RAX] = result & MASK
+            self._put(thread.call_registers)
             self.registers.store(thread.tid)
+        elif result != confirmation.value:
+            self.registers.set_result(thread.tid, result)
         if thread.signal_mask is not None:
             ptrace.set_signal_mask(thread.tid, thread.signal_mask)
             thread.signal_mask = None
@@ -253,11 +251,11 @@ class Mediator:
         """Takes up the calls that waited for this address space, as far as they can go now."""
         while mm.queue and mm.busy is None:
             waiting = mm.queue.popleft()
-            if waiting.child_flags is not None:
+            if waiting.child_flags is not None and not waiting.child_flags & CLONE_VM:
                 mm.busy = waiting
                 ptrace.resume(SYSCALL, waiting.tid)
-            elif self.registers.load(waiting.tid):
-                self.at_call(waiting)
+            elif ptrace.stopped_for(waiting.tid) == ptrace.EVENT_SECCOMP and (stop := self.registers.call(waiting.tid)):
+                self.at_call(waiting, stop)
 
     def _settle(self, thread: Thread, pending: Pending, confirmation: Confirmation) -> int:
         # Held takes what the host did; returns the program's result.
@@ -273,7 +271,7 @@ class Mediator:
         if self.observe:
             said = len(self.pal.host_calls(pending.call, outcome))
         if confirmation.error or self.observe and name == "brk" and value != outcome.result:
-            result = value
+            result = space.brk if name == "brk" else value
             if outcome.end > outcome.start:
                 host = proc.read_smaps(thread.tid)
                 space.grow(host)
@@ -395,11 +393,20 @@ def _broken_invariant(space: AddressSpace) -> str | None:
     return None
 
 
+def _edits(outcome: Outcome) -> bool:
+    for change in outcome.changes:  # noqa: SIM110 (any() costs three times as much, and every call comes here)
+        if change.wanted is not change.held:
+            return True
+    return False
+
+
 def _is_narrower(name: str, args: tuple[int, ...], outcome: Outcome) -> bool:
     if name not in RANGED and name != "mmap":
         return False
     at = RANGED.get(name, 0)
-    covered = sum(change.end - change.start for change in outcome.changes)
+    covered = 0
+    for change in outcome.changes:
+        covered += change.end - change.start
     return 0 < covered < page_align(args[at + 1])
 
 

@@ -134,14 +134,23 @@ def read_memory(pid: int, address: int, length: int) -> bytes:
 
 def thread_group(tid: int) -> int:
     """The process that a thread belongs to, or the thread's own id where it is gone."""
+    return _status(tid, b"Tgid:") or tid
+
+
+def parent_process(tid: int) -> int:
+    """The process that a thread's process is a child of; 0 where it is gone."""
+    return _status(tid, b"PPid:")
+
+
+def _status(tid: int, field: bytes) -> int:
     try:
         with open(f"/proc/{tid}/status", "rb") as file:
             for line in file:
-                if line.startswith(b"Tgid:"):
+                if line.startswith(field):
                     return int(line.split()[1])
     except OSError:
         pass
-    return tid
+    return 0
 
 
 def is_64_bit(pid: int) -> bool:

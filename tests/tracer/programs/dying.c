@@ -2,7 +2,7 @@
 #include "lab.h"
 #include <sys/resource.h>
 
-static char stack[2][256 * 1024] __attribute__((aligned(16)));
+static char stack[3][64 * 1024] __attribute__((aligned(16)));
 
 static void churn_once(void)
 {
@@ -50,20 +50,23 @@ static void many_exits(void)
     }
 }
 
-static int shares(void *arg)
+static int shares(void *threads)
 {
-    (void)arg;
+    int flags = CLONE_VM | CLONE_SIGHAND | CLONE_THREAD | CLONE_FS | CLONE_FILES;
+    /* No pthread_create: it would take locks that a killed process never gives back. */
+    for (int t = 1; threads && t < 3; t++)
+        clone(shares, stack[t] + sizeof stack[t], flags, NULL);
     for (;;)
         churn_once();
     return 0;
 }
 
 /* A process dies by SIGKILL in a memory call; another, on the same address space, goes on. */
-static void sibling_is_killed(void)
+static void sibling_is_killed(void *threads)
 {
     for (int i = 0; i < 15; i++) {
         int status;
-        pid_t pid = clone(shares, stack[0] + sizeof stack[0], CLONE_VM | SIGCHLD, NULL);
+        pid_t pid = clone(shares, stack[0] + sizeof stack[0], CLONE_VM | SIGCHLD, threads);
         if (pid < 0)
             fail("clone");
         for (int j = 0; j < i % 5; j++)
@@ -124,7 +127,9 @@ int main(int argc, char **argv)
     else if (!strcmp(name, "many-exits"))
         many_exits();
     else if (!strcmp(name, "sibling"))
-        sibling_is_killed();
+        sibling_is_killed(NULL);
+    else if (!strcmp(name, "sibling-with-threads"))
+        sibling_is_killed(stack);
     else if (!strcmp(name, "random-kills"))
         random_kills();
     else if (!strcmp(name, "segv"))

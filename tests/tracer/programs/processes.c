@@ -203,17 +203,17 @@ static void by_zombies(void)
 static void stopped(void)
 {
     int status;
+    volatile long *calls = mmap(NULL, PAGE, RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     pid_t pid = fork();
     if (pid == 0) {
-        /* Most of the time in the middle of a call that is many host calls. */
+        /* All the time in the middle of a call that is many host calls: one for each page between two holes. */
         char *at = map(256, RW);
-        for (;;) {
-            stripe(at, 256);
-            if (mprotect(at, 256 * PAGE, PROT_READ) || mprotect(at, 256 * PAGE, RW))
-                fail("mprotect");
-        }
+        for (int page = 0; page < 256; page += 2)
+            munmap(at + page * PAGE, PAGE);
+        for (;; ++*calls)
+            madvise(at, 256 * PAGE, MADV_COLD);
     }
-    for (int i = 0; i < 60; i++) {
+    for (int i = 0; i < 30; i++) {
         usleep(1000 + 37 * i);
         kill(pid, SIGSTOP);
         if (waitpid(pid, &status, WUNTRACED) != pid || !WIFSTOPPED(status) || WSTOPSIG(status) != SIGSTOP)
@@ -222,10 +222,17 @@ static void stopped(void)
         if (waitpid(pid, &status, WCONTINUED) != pid || !WIFCONTINUED(status))
             fail("SIGCONT");
     }
-    /* Without a pause between the two, the stop may never be seen; the child must go on all the same. */
-    for (int i = 0; i < 200; i++) {
+    /* With little time between the two, the stop may never be seen; the child must go on all the same. */
+    for (int i = 0; i < 100; i++) {
         kill(pid, SIGSTOP);
+        usleep((unsigned)(i * 13 % 200));
         kill(pid, SIGCONT);
+        long before = *calls;
+        for (int wait = 0; *calls < before + 2; wait++) {
+            if (wait == 4000)
+                fail("the child stayed stopped after SIGCONT");
+            usleep(500);
+        }
     }
     kill(pid, SIGTERM);
     if (waitpid(pid, &status, 0) != pid || !WIFSIGNALED(status) || WTERMSIG(status) != SIGTERM)

@@ -1,0 +1,57 @@
+"""What the benchmarks share: C programs built here, the machine in words, tables, and the sections of the page."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
+
+
+@contextmanager
+def compiled(source: str) -> Iterator[str]:
+    """Builds a C program into a temporary directory; gives its path. Raises SystemExit where there is no compiler."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        raise SystemExit("no C compiler was found: install gcc")
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "program")
+        command = [compiler, "-O2", "-x", "c", "-", "-o", path]
+        subprocess.run(command, input=source, text=True, check=True)
+        yield path
+
+
+def describe() -> str:
+    """The machine, with no name and no path in it."""
+    model = "unknown processor"
+    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    release = platform.release().split("-")[0]
+    compiler = platform.python_implementation()
+    return f"{os.cpu_count()} CPUs ({model}), Linux {release}, {compiler} {platform.python_version()}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first column is text, the others are numbers."""
+    lines = [head, ["---", *("--:" for _ in head[1:])], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def write_section(name: str, text: str) -> None:
+    """Puts `text` between the page's marks for `name`."""
+    page = PAGE.read_text(encoding="utf-8")
+    pattern = re.compile(rf"(<!-- begin: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+    new, count = pattern.subn(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", page)
+    if count != 1:
+        raise SystemExit(f"docs/performance.md has {count} sections {name!r}: it must have one")
+    PAGE.write_text(new, encoding="utf-8")

@@ -1,0 +1,194 @@
+"""A library OS in a bottle: bookkeeping and PAL on a host that is an oracle, and the program run natively beside.
+
+`native` is the oracle that hears each call as the program made it; `host` is the one that hears only what the PAL says.
+After every call they must be the same page for page, and the bookkeeping must show what the host has (law Exact).
+"""
+
+from __future__ import annotations
+
+from errno import ENOMEM
+
+from laconic.memory import flags as f
+from laconic.memory.calls import OPERATIONS, RANGED, Call
+from laconic.memory.change import ADVISE, ZERO, Change, Outcome, coalesce
+from laconic.memory.layout import Layout
+from laconic.memory.mmap import OpenFile, placed
+from laconic.memory.space import AddressSpace
+from laconic.memory.vma import File, Vma
+from laconic.pal import Confirmation, HostCall
+from laconic.pal.linux import LinuxPal
+from laconic.rangemap import RangeMap
+from tests.model.mappings import FILES, SHIFT, UNMAPPABLE, Page
+from tests.model.oracle import Oracle
+from tests.model.strategies import FORK, READ, WRITE, Bases, resolve
+
+BASES = Bases(0x10_0000_0000, 0x7FFF_F7FB_2000, 0x5555_5556_0000, 0x7FFF_FFFD_E000)
+#: Made before the program begins: sealed, as the tests against the kernel have it, and right below the base.
+WALL = 16
+MMAP_BASE = BASES.top + WALL * 4096
+STACK_FLAGS = f.VM_READ | f.VM_WRITE | f.VM_MAY_RWX | f.VM_GROWSDOWN
+
+
+def _first_pages() -> dict[int, Page]:
+    wall = {(BASES.top >> SHIFT) + page: Page(f.VM_MAY_RWX | f.VM_SEALED) for page in range(WALL)}
+    return wall | {(BASES.stack >> SHIFT) + page: Page(STACK_FLAGS) for page in range(33)}
+
+
+def _file(name: str) -> File:
+    if name.startswith("shared"):
+        return File(0, 1, 1000 + int(name.split()[1]), name)
+    return File(8, 1, [file for file, _, _ in FILES.values()].index(name) + 1, name)
+
+
+def host_map(host: Oracle) -> RangeMap[Vma]:
+    """What `/proc/PID/smaps` would show of an oracle."""
+    seen: RangeMap[Vma] = RangeMap()
+    for number, page in sorted(host.pages.items()):
+        base = (number - page.offset) << SHIFT if page.file else 0
+        seen.set(number << SHIFT, number + 1 << SHIFT, Vma(page.flags, _file(page.file) if page.file else None, base))
+    return seen
+
+
+class World:
+    """One program. `step` makes a call on all sides and raises AssertionError at the first difference."""
+
+    read_implies_exec = False
+
+    def __init__(self) -> None:
+        self.native = Oracle(_first_pages(), MMAP_BASE, BASES.heap)
+        self.host = self.native.copy()
+        layout = Layout(MMAP_BASE, thp_align=True)
+        self.space = AddressSpace(layout, host_map(self.host), BASES.heap)
+        self.pal = LinuxPal()
+        self.host_calls = 0
+
+    # Upcalls
+
+    def open_file(self, fd: int) -> OpenFile | None:
+        if fd not in FILES:
+            return None
+        name, readable, writable = FILES[fd]
+        plain = name not in UNMAPPABLE
+        return OpenFile(_file(name), readable, writable, plain, places=True)
+
+    def untouched(self, start: int, end: int) -> bool:
+        pages = [self.host.pages[page] for page in range(start >> SHIFT, end >> SHIFT)]
+        return all(page.content is None or page.file is not None and page.content == 0 for page in pages)
+
+    def resident(self, start: int, end: int) -> bool:
+        contents = [self.host.pages[page].content for page in range(start >> SHIFT, end >> SHIFT)]
+        return all(content is not None and content >= 0 for content in contents)
+
+    def data_limit(self) -> int:
+        return -1
+
+    def read(self, address: int, length: int) -> bytes:
+        return b""
+
+    # Steps
+
+    def step(self, relative: Call, fail_at: int = 0) -> None:
+        """Makes one call; with `fail_at`, the host call of that number fails with ENOMEM and does nothing."""
+        call = resolve(relative, BASES)
+        if call.name in (WRITE, READ):
+            page, value, write = call.args[0] >> SHIFT, call.args[1] + 1, call.name == WRITE
+            assert self.native.touch(page, value, write) == self.host.touch(page, value, write)
+        elif call.name == FORK:
+            twin = self.space.fork()
+            twin.check()
+            assert list(twin.vmas) == list(host_map(self.host.fork())), "the child of a fork is as Linux makes it"
+        else:
+            self._call(call, fail_at)
+        self.space.grow(host_map(self.host))
+        self.check()
+
+    def check(self) -> None:
+        """All laws that hold between two calls."""
+        self.space.check()
+        assert list(self.space.vmas) == list(host_map(self.host)), "Exact: the bookkeeping is what the host has"
+        native, host = self._shown(self.native), self._shown(self.host)
+        wrong = [page for page in sorted(native.keys() | host.keys()) if native.get(page) != host.get(page)]
+        first = [(hex(page << SHIFT), native.get(page), host.get(page)) for page in wrong[:1]]
+        assert not wrong, f"Faithful: {len(wrong)} pages are not as without Laconic, first {first}"
+
+    @staticmethod
+    def _shown(side: Oracle) -> dict[int, Page]:
+        # A page that was never touched and one that was only read look the same to the program.
+        return {number: page._replace(content=page.content or 0) for number, page in side.pages.items()}
+
+    def _call(self, call: Call, fail_at: int) -> None:
+        before = dict(self.native.pages)
+        outcome = OPERATIONS[call.name](self.space, call.args, self)
+        said = [] if not outcome.changes and not outcome.ask else self.pal.host_calls(call, outcome)
+        expected = self.native.call(call.name, call.args)
+        result, failed = self._through_pal(call, outcome, fail_at)
+        if failed:
+            self.native = self.host.copy()
+            self.native.brk_ = self.space.brk  # the host need not have heard of a break within its last page
+            return
+        assert result == expected, f"{call.name} returns {result:#x}, and {expected:#x} without Laconic"
+        if not outcome.ask and not outcome.resync:
+            self._silent(call, outcome, said, before)
+
+    def _through_pal(self, call: Call, outcome: Outcome, fail_at: int) -> tuple[int, bool]:
+        if not outcome.changes and not outcome.ask:
+            if outcome.then is not None:
+                outcome.then()
+            return outcome.result, False
+        task = self.pal.apply(call, outcome)
+        host_call = next(task)
+        failed = False
+        while True:
+            self.host_calls += 1
+            fail_at -= 1
+            failed = failed or fail_at == 0
+            value = -ENOMEM if fail_at == 0 else self.host.call(host_call.name, host_call.args)
+            try:
+                host_call = task.send(value)
+            except StopIteration as stop:
+                return self._settle(call, outcome, stop.value), failed
+
+    def _settle(self, call: Call, outcome: Outcome, confirmation: Confirmation) -> int:
+        # As the tracer does (laconic.tracer.mediate).
+        if confirmation.error:
+            if outcome.end > outcome.start:
+                self.space.settle(outcome.start, outcome.end, host_map(self.host))
+            return confirmation.value
+        if outcome.resync or outcome.ask and outcome.result < 0:
+            self.space.adopt(host_map(self.host))
+            return confirmation.value
+        if outcome.place:
+            outcome = placed(self.space, outcome, confirmation.value)
+        result = confirmation.value if outcome.ask and outcome.result >= 0 else outcome.result
+        self.space.commit(outcome)
+        wanted = outcome.changes[0].wanted if outcome.changes else None
+        if call.name == "mmap" and wanted is not None and wanted.file is not None and wanted.file.inode < 0:
+            start, end = outcome.changes[0].start, outcome.changes[-1].end
+            name = self.host.pages[start >> SHIFT].file
+            assert name is not None
+            self.space.rebind(start, end, _file(name))
+        return result
+
+    # Law Silent
+
+    def _silent(self, call: Call, outcome: Outcome, said: list[HostCall], before: dict[int, Page]) -> None:
+        assert bool(said) == bool(outcome.changes), "Silent: no difference, no host call"
+        for change in outcome.changes:
+            # Advice to discard is said whatever the contents are, and what mremap moves away is not looked at.
+            aside = call.name in ("madvise", "mremap") or change.wanted is not None and change.wanted.flags & f.VM_LOCKED
+            if change.kind != ADVISE and not (aside and change.kind == ZERO):
+                self._differs(change, before)
+        runs = coalesce(outcome.changes)
+        for host_call in said:
+            if host_call.name in RANGED or host_call.name == "mmap":
+                start, length = host_call.args[0], host_call.args[1]
+                assert (start, start + length) in runs, "Silent: a host call is for a run that changes"
+
+    def _differs(self, change: Change, before: dict[int, Page]) -> None:
+        # Attributes page by page; contents, which the upcall tells for whole runs, run by run.
+        pages = range(change.start >> SHIFT, change.end >> SHIFT)
+        differ = [before.get(page) != self.native.pages.get(page) for page in pages]
+        alike = any(differ) if change.kind == ZERO else all(differ)
+        assert alike, f"Silent: {change.kinds!r} for {change.start:#x}-{change.end:#x}, where a page stays as it was"
+
+
