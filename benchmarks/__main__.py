@@ -29,7 +29,9 @@ def main() -> int:
             print(f"\n{text}")
             if not options.check:
                 write_section(section, f"{machine}.\n\n{text}")
-        rows = [[what, f"{ratio:.2f}", f"{most:.2f}", "yes" if ratio <= most else "**no**"] for what, ratio, most in targets]
+        rows = [
+            [what, f"{ratio:.2f}", f"{most:.2f}", "yes" if ratio <= most else "**no**"] for what, ratio, most in targets
+        ]
         verdict = table(["target", "measured", "at most", "met"], rows)
         print(f"\n{verdict}")
         if not options.check:

@@ -2,7 +2,8 @@
 
 Two VMAs and a hole stand in each slot of 16 pages: eight RW pages, four read-only ones, four free. What is done to a
 slot (a few pages protected, unmapped, mapped into the hole) is undone some operations later, as allocators, stacks
-and garbage collectors do, so that there are about n VMAs from the first operation to the last.
+and garbage collectors do, so that there are about n VMAs from the first operation to the last. Three operations of four
+fall into one neighbourhood, which moves on now and then; the fourth falls anywhere.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ FIND, PROTECT, SET, CLEAR = "find", "protect", "set", "clear"
 #: MAP_PRIVATE | MAP_ANONYMOUS: the flags of every mapping here.
 FLAGS = MAP_PRIVATE | MAP_ANONYMOUS
 BASE = 1 << 32
+#: Slots in a neighbourhood, and operations until it moves on.
+NEAR, STAY = 500, 500
 SLOT = 16 * PAGE_SIZE
 #: One `Vma` for each protection; all are anonymous.
 VMAS = {prot: Vma(prot | VM_MAY_RWX) for prot in range(4)}
@@ -26,8 +29,8 @@ READ, WRITABLE = VMAS[1], VMAS[3]
 
 
 class Operation(NamedTuple):
-    """`find` looks `start` up; `protect` gives every VMA of `[start, end)` the flags of `vma`, `set` maps it there, `clear`
-    unmaps. Addresses are in bytes."""
+    """`find` looks `start` up; `protect` gives every VMA of `[start, end)` the flags of `vma`, `set` maps it there,
+    `clear` unmaps. Addresses are in bytes."""
 
     name: str
     start: int
@@ -54,7 +57,7 @@ def record(count: int, length: int, seed: int = 1) -> list[Operation]:
     """`length` operations for a map of `count` VMAs: 25 % find, 45 % protect, 15 % set, 15 % clear, about."""
     random = Random(seed)
     slots = max(count // 2, 1)
-    limit = min(max(slots // 10, 1), 500)
+    limit = min(max(slots // 10, 1), 100)
     undone: list[tuple[int, Operation]] = []
     busy: set[int] = set()
     operations: list[Operation] = []
@@ -63,16 +66,22 @@ def record(count: int, length: int, seed: int = 1) -> list[Operation]:
         start = BASE + slot * SLOT
         return Operation(name, start + first * PAGE_SIZE, start + last * PAGE_SIZE, vma)
 
+    def somewhere() -> int:
+        if random.random() < 0.25:
+            return random.randrange(slots)
+        return (centres[len(operations) // STAY] + random.randrange(NEAR)) % slots
+
+    centres = [random.randrange(slots) for _ in range(length // STAY + 1)]
     while len(operations) < length:
         if random.random() < 0.25:
-            operations.append(pages(random.randrange(slots), FIND, random.randrange(16), 16, READ))
+            operations.append(pages(somewhere(), FIND, random.randrange(16), 16, READ))
             continue
         if len(undone) >= limit:
             slot, operation = undone.pop(random.randrange(len(undone)))
             busy.discard(slot)
             operations.append(operation)
             continue
-        slot = random.randrange(slots)
+        slot = somewhere()
         if slot in busy:
             continue
         busy.add(slot)

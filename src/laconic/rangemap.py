@@ -46,7 +46,7 @@ class RangeMap(Generic[V]):
 
     __slots__ = ("_bounds", "_count", "_firsts", "_keys", "_load", "_same", "_values", "hints")
 
-    def __init__(self, same: Callable[[V, V], bool] | None = None, load: int = 256) -> None:
+    def __init__(self, same: Callable[[V, V], bool] | None = None, load: int = 128) -> None:
         self._same: Callable[[V, V], bool] = operator.eq if same is None else same
         self._load = load
         # Chunk c covers the addresses from _firsts[c] to _firsts[c + 1]; _firsts[c] == _keys[c][0] always.

@@ -141,6 +141,11 @@ def _mmap(pick: Pick[Any]) -> Call:
     return Call("mmap", (address, length, _prot(pick), flags, pick(_FDS), offset))
 
 
+def _again(pick: Pick[Any]) -> Call:
+    # The same over the same, as a collector gives memory back and takes it again: only the contents go.
+    return Call("mmap", (LOW + pick((0, 4, 8)) * PAGE, 4 * PAGE, 3, 0x32, (1 << 64) - 1, 0))
+
+
 def _munmap(pick: Pick[Any]) -> Call:
     return Call("munmap", _range(pick))
 
@@ -216,7 +221,7 @@ def _fork(pick: Pick[Any]) -> Call:
 _MAKERS: list[Callable[[Pick[Any]], Call]] = (
     [_mmap] * 40 + [_munmap] * 7 + [_mprotect] * 20 + [_mremap] * 14 + [_brk] * 5 + [_madvise] * 16 + [_mlock] * 6
 )
-_MAKERS += [_mlockall, _msync, _msync, _remap_file_pages] + [_touch] * 20
+_MAKERS += [_again] * 6 + [_mlockall, _msync, _msync, _remap_file_pages] + [_touch] * 20
 
 
 def random_call(pick: Pick[Any]) -> Call:

@@ -10,7 +10,7 @@ from errno import ENOMEM
 
 from laconic.memory import flags as f
 from laconic.memory.calls import OPERATIONS, RANGED, Call
-from laconic.memory.change import ADVISE, ZERO, Change, Outcome, coalesce
+from laconic.memory.change import ADVISE, FILE, ZERO, Change, Outcome, coalesce
 from laconic.memory.layout import Layout
 from laconic.memory.mmap import OpenFile, placed
 from laconic.memory.space import AddressSpace
@@ -38,6 +38,10 @@ def _file(name: str) -> File:
     if name.startswith("shared"):
         return File(0, 1, 1000 + int(name.split()[1]), name)
     return File(8, 1, [file for file, _, _ in FILES.values()].index(name) + 1, name)
+
+
+def _written(page: Page) -> int:
+    return max(page.content or 0, 0)
 
 
 def host_map(host: Oracle) -> RangeMap[Vma]:
@@ -117,7 +121,7 @@ class World:
         return {number: page._replace(content=page.content or 0) for number, page in side.pages.items()}
 
     def _call(self, call: Call, fail_at: int) -> None:
-        before = dict(self.native.pages)
+        before = dict(self.host.pages)
         outcome = OPERATIONS[call.name](self.space, call.args, self)
         said = [] if not outcome.changes and not outcome.ask else self.pal.host_calls(call, outcome)
         expected = self.native.call(call.name, call.args)
@@ -128,6 +132,7 @@ class World:
             return
         assert result == expected, f"{call.name} returns {result:#x}, and {expected:#x} without Laconic"
         if not outcome.ask and not outcome.resync:
+            self._complete(outcome, before)
             self._silent(call, outcome, said, before)
 
     def _through_pal(self, call: Call, outcome: Outcome, fail_at: int) -> tuple[int, bool]:
@@ -169,13 +174,28 @@ class World:
             self.space.rebind(start, end, _file(name))
         return result
 
-    # Law Silent
+    # The changes: all that differs (without which held would not be what the host has), and law Silent: nothing else
+
+    def _complete(self, outcome: Outcome, before: dict[int, Page]) -> None:
+        kinds = {
+            page: change.kind
+            for change in outcome.changes
+            for page in range(change.start >> SHIFT, change.end >> SHIFT)
+        }
+        for page in before.keys() | self.host.pages.keys():
+            was, now = before.get(page), self.host.pages.get(page)
+            if was is not None and now is not None and _written(was) != _written(now):
+                assert kinds.get(page, 0) & (ZERO | FILE), f"the contents of page {page:#x} go, and no change says so"
+            elif was is None or now is None or was._replace(content=None) != now._replace(content=None):
+                assert kinds.get(page, ADVISE) != ADVISE, f"page {page:#x} differs, and no change says so"
 
     def _silent(self, call: Call, outcome: Outcome, said: list[HostCall], before: dict[int, Page]) -> None:
         assert bool(said) == bool(outcome.changes), "Silent: no difference, no host call"
         for change in outcome.changes:
             # Advice to discard is said whatever the contents are, and what mremap moves away is not looked at.
-            aside = call.name in ("madvise", "mremap") or change.wanted is not None and change.wanted.flags & f.VM_LOCKED
+            # Nor where a mapping brings its pages in.
+            aside = call.name in ("madvise", "mremap") or call.name == "mmap" and call.args[3] & f.MAP_POPULATE
+            aside = aside or change.wanted is not None and change.wanted.flags & f.VM_LOCKED
             if change.kind != ADVISE and not (aside and change.kind == ZERO):
                 self._differs(change, before)
         runs = coalesce(outcome.changes)
@@ -187,7 +207,7 @@ class World:
     def _differs(self, change: Change, before: dict[int, Page]) -> None:
         # Attributes page by page; contents, which the upcall tells for whole runs, run by run.
         pages = range(change.start >> SHIFT, change.end >> SHIFT)
-        differ = [before.get(page) != self.native.pages.get(page) for page in pages]
+        differ = [before.get(page) != self.host.pages.get(page) for page in pages]
         alike = any(differ) if change.kind == ZERO else all(differ)
         assert alike, f"Silent: {change.kinds!r} for {change.start:#x}-{change.end:#x}, where a page stays as it was"
 

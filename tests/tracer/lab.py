@@ -26,7 +26,7 @@ SOURCES = Path(laconic.__file__).resolve().parents[1]
 COMMAND = (sys.executable, "-m", "laconic")
 STRATEGIES = {"laconic": (), "every-call": ("--strategy", "every-call"), "observe": ("--observe",)}
 #: No run of these tests takes longer, on the slowest machine, unless it hangs.
-PATIENCE = 60.0
+PATIENCE = 20.0
 
 
 @dataclass(frozen=True)

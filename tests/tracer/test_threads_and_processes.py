@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -94,13 +93,12 @@ def test_a_chain_of_programs() -> None:
 def test_exit_group_while_other_threads_are_in_memory_calls(verify: str) -> None:
     run = run_laconic(build("dying"), "exit-group", verify=verify)
     assert run.status == 9, run.err
-    if verify != "off":
-        assert run.exact()
+    assert run.figures["verify"]["mismatches"] == 0
     run = run_laconic(build("dying"), "many-exits", verify=verify)
     assert (run.status, run.out) == (0, "done\n"), run.err
     assert run.figures["verify"]["mismatches"] == 0
     if verify == "exit":
-        # Not 13: a thread that is born while its process ends may leave one unchecked.
+        # Not always 13: the kill of a thread can overtake what the tracer is about to ask of it.
         assert run.figures["verify"]["checks"] >= 8
 
 
@@ -149,15 +147,17 @@ def test_a_call_blocked_on_a_page_that_another_thread_brings(name: str, strategy
 
 
 def test_a_shell_with_job_control() -> None:
+    # A traced program shows as "t" while it is stopped, but also for a moment at each of its memory calls.
     script = """
     set -m
     sleep 30 & job=$!
-    kill -STOP $job; wait -f $job 2>/dev/null & kill -CONT $job; kill -TERM $job; wait $job; echo "ended $?"
-    (trap 'echo got it; exit 3' USR1; kill -STOP $BASHPID; for i in 1 2 3 4 5; do sleep 0.05; done) & job=$!
-    while ! grep -q 'State:.T' /proc/$job/status; do sleep 0.01; done
+    kill -STOP $job; kill -CONT $job; kill -TERM $job; wait $job; echo "ended $?"
+    set +m
+    (trap 'echo got it; exit 3' USR1; kill -STOP $BASHPID; while :; do sleep 0.05; done) & job=$!
+    for look in 1 2 3 4 5 6; do while ! grep -q 'State:.[tT]' /proc/$job/status; do look=1; done; sleep 0.02; done
     kill -USR1 $job; kill -CONT $job; wait $job; echo "ended $?"
     """
-    native = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30)
+    native = run_alone(["bash", "-c", script])
     run = run_laconic("bash", "-c", script, verify="exit")
     assert native.stdout == "ended 143\ngot it\nended 3\n"
     assert (run.status, run.out) == (native.returncode, native.stdout)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
 DESCRIPTION = """\
@@ -27,16 +26,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Prints the findings; returns 71 where one of them keeps Laconic from running."""
-    from laconic.commands.run import open_output
+    from laconic.commands.run import open_output, write_json
     from laconic.report.findings import as_json, as_text
     from laconic.tracer.examine import examine
 
     output = open_output(options.json)
     findings = examine()
     if output is not None:
-        with output:
-            json.dump(as_json(findings), output, indent=2)
-            output.write("\n")
-    if output is None or options.json != "-":
+        write_json(as_json(findings), output, options.json)
+    if options.json != "-":
         sys.stdout.write(as_text(findings))
     return 71 if any(finding.level == "missing" for finding in findings) else 0

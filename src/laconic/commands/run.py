@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
-from typing import TextIO
+from typing import Any, TextIO
 
 from laconic.errors import LaconicError
 
@@ -71,6 +70,7 @@ def execute(options: argparse.Namespace) -> int:
         raise LaconicError("no command was given: name a program, as in  laconic run -- python3 -c 'print(1)'")
     if options.observe and options.strategy == "every-call":
         raise LaconicError("--observe changes nothing and --strategy every-call says every call: choose one of them")
+    _hold_standard_streams()
     output = open_output(options.json)
     ledger = Ledger()
     mediator = Mediator(
@@ -86,23 +86,45 @@ def execute(options: argparse.Namespace) -> int:
     strategy = "observe" if options.observe else options.strategy
     figures = as_json(ledger, command, status, strategy, options.verify, seconds)
     if output is not None:
-        with output:
-            json.dump(figures, output, indent=2)
-            output.write("\n")
+        write_json(figures, output, options.json)
     if not options.quiet:
-        try:
-            sys.stderr.write(as_text(figures, _width()))
-        except BrokenPipeError:
-            pass  # whoever read standard error went away; the program's status still counts
+        tell(as_text(figures, _width()))
     if mediator.mismatch is not None:
-        print(
+        tell(
             f"laconic: bookkeeping and host differ, {ledger.mismatches} of {ledger.checks} checks failed; the program "
             f"itself ran to its end with exit status {status}.\nThe first: {mediator.mismatch}\n"
-            "This is a defect of Laconic: please report it with the lines above.",
-            file=sys.stderr,
+            "This is a defect of Laconic: please report it with the lines above.\n"
         )
         return 70
     return status
+
+
+def tell(text: str) -> None:
+    """Writes to standard error; where that is gone or full, the program's exit status still counts."""
+    left = text.encode("utf-8", "surrogateescape")
+    try:
+        while left:
+            left = left[os.write(2, left) :]
+    except OSError:
+        pass
+
+
+def write_json(result: dict[str, Any], output: TextIO, path: str) -> None:
+    """Writes a result as JSON and closes the file; a full disk is told and changes no exit status."""
+    try:
+        with output:
+            json.dump(result, output, indent=2)
+            output.write("\n")
+    except OSError as error:
+        tell(f"laconic: --json {path!r} could not be written, {error.strerror}\n")
+
+
+def _hold_standard_streams() -> None:
+    # Where Laconic was started with 0, 1 or 2 closed, no file of its own may take that number. What is opened here is
+    # closed again in the program, as it was.
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
 
 
 def open_output(path: str | None) -> TextIO | None:

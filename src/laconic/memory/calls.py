@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 from laconic.memory.brk import brk
 from laconic.memory.change import Outcome
 from laconic.memory.flags import MAP_ANONYMOUS
-from laconic.memory.madvise import madvise, mbind, mseal, msync, remap_file_pages, set_vma_name
+from laconic.memory.madvise import FLAG_ADVICE, madvise, mbind, mseal, msync, remap_file_pages, set_vma_name
 from laconic.memory.mlock import mlock, mlock2, mlockall, munlock, munlockall
 from laconic.memory.mmap import OpenFile, mmap
 from laconic.memory.mprotect import mprotect
@@ -139,7 +139,7 @@ OPERATIONS: dict[str, Operation] = {
     "mremap": lambda space, args, up: mremap(space, args[0], args[1], args[2], args[3], args[4]),
     "brk": _brk,
     "madvise": lambda space, args, up: madvise(space, args[0], args[1], _int(args[2]), untouched=up.untouched),
-    "process_madvise": _ask,
+    "process_madvise": lambda space, args, up: Outcome(0, ask=True, resync=_int(args[3]) in FLAG_ADVICE),
     "mlock": lambda space, args, up: mlock(space, args[0], args[1], resident=up.resident),
     "mlock2": lambda space, args, up: mlock2(space, args[0], args[1], _int(args[2]), resident=up.resident),
     "munlock": lambda space, args, up: munlock(space, args[0], args[1]),

@@ -23,7 +23,8 @@ class Layout:
 
     `mmap_base` is None until the host's first choice has shown it (`learn`). `thp`: CONFIG_TRANSPARENT_HUGEPAGE;
     `thp_align`: the kernel aligns anonymous mappings of whole huge pages (__get_unmapped_area since 6.7).
-    `quiet_below`: below it no VMA can grow unseen.
+    `quiet_below`: below it no VMA can grow unseen. `refused_advice` and `anon_names`: the madvise advice that this
+    kernel was built without, and whether it lets anonymous memory be named (CONFIG_ANON_VMA_NAME).
     """
 
     mmap_base: int | None = None
@@ -36,6 +37,8 @@ class Layout:
     max_map_count: int = 65530
     overcommit_never: bool = False
     quiet_below: int = 0
+    refused_advice: frozenset[int] = frozenset()
+    anon_names: bool = True
 
     def copy(self) -> Layout:
         """An independent copy, for fork."""

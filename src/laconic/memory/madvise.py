@@ -107,13 +107,15 @@ def madvise(
     """
     if advice not in FLAG_ADVICE and advice not in DISCARDS and advice not in RESIDENCY:
         return Outcome(0, ask=True)
+    if advice in space.layout.refused_advice:
+        return Outcome(-EINVAL)
     size = page_align(length)
     end = start + size & ADDRESS_MASK
     if start & ~PAGE_MASK or length and not size or end < start:
         return Outcome(-EINVAL)
     if end == start:
-        # An advice that this kernel was built without is EINVAL even for nothing; only the host knows.
-        return Outcome(0, ask=advice not in (MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTNEED))
+        # Advice that this kernel was built without is EINVAL even for nothing; of the rest only the host knows.
+        return Outcome(0, ask=advice not in FLAG_ADVICE and advice not in (MADV_WILLNEED, MADV_DONTNEED))
     stop = end
     if advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
         # These stop at the first hole (madvise_populate); all others go on behind it.
@@ -223,6 +225,8 @@ def mseal(space: AddressSpace, start: int, length: int, flags: int) -> Outcome:
 
 def set_vma_name(space: AddressSpace, start: int, length: int, name: str | None) -> Outcome:
     """prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME); the host checks the name. O(log n + k)."""
+    if not space.layout.anon_names:
+        return Outcome(-EINVAL)
     size = page_align(length)
     end = start + size & ADDRESS_MASK
     if start & ~PAGE_MASK or length and not size or end <= start:

@@ -68,7 +68,8 @@ def mremap(
             return tail if tail.result < 0 else tail._replace(result=address)
     if flags & MREMAP_FIXED and new_length == old_length > end - address:
         # Several VMAs at once: since 6.17 (remap_move), one after the other; before, EFAULT.
-        low, high = min(address, new_address), max(address, new_address) + new_length
+        last = space.vmas.find(address + old_length - 1)[1]
+        low, high = min(begin, new_address), max(last, new_address + new_length)
         return Outcome(0, start=low, end=high, ask=True, resync=True)
     refusal = _refusal(space, address, old_length, new_length, flags, end, vma)
     if refusal:

@@ -39,8 +39,6 @@ def shmdt(space: AddressSpace, address: int) -> Outcome:
             segment = vma.file
         if vma is not None and segment is not None and vma.base == address and vma.file == segment:
             pieces.append((begin, end))
-        elif segment is not None:
-            break
     if not pieces:
         return Outcome(-EINVAL)
     for begin, end in pieces:

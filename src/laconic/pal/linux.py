@@ -33,15 +33,22 @@ class LinuxPal:
     def __init__(self, every_call: bool = False) -> None:
         self.every_call = every_call
 
-    def apply(self, call: Call, outcome: Outcome, last: int = 0) -> Generator[HostCall, int, Confirmation]:
-        """Carries out `outcome`; the run that holds `last`, the address that the calls are made from, comes last."""
+    def apply(
+        self, call: Call, outcome: Outcome, last: int = 0, as_made: bool = False
+    ) -> Generator[HostCall, int, Confirmation]:
+        """Carries out `outcome`; the run that holds `last`, the address that the calls are made from, comes last.
+
+        `as_made`: a new mapping is asked for as the program asks for it, and the host chooses its address, as
+        bookkeeping has: a program's own seccomp filter may forbid any flag that the program does not use.
+        """
         said = value = 0
-        for host_call in self.host_calls(call, outcome, last):
+        free = as_made and _moves(call, outcome)
+        for host_call in [HostCall(*call)] if free else self.host_calls(call, outcome, last):
             said += 1
             value = yield host_call
             if is_error(value):
                 return Confirmation(value, value, said)
-            if not outcome.place and not outcome.ask and _promised(host_call) not in (None, value):
+            if not free and not outcome.place and not outcome.ask and _promised(host_call) not in (None, value):
                 # brk says no by returning the old break; an old kernel takes MAP_FIXED_NOREPLACE for a hint.
                 return Confirmation(-1, value, said)
         return Confirmation(0, value, said)
@@ -62,6 +69,14 @@ class LinuxPal:
             runs = _own_run_last(coalesce(outcome.changes), last)
             return [HostCall(name, (*args[:at], start, end - start, *args[at + 2 :])) for start, end in runs]
         return [HostCall(name, _resolved(call, outcome))]
+
+
+def _moves(call: Call, outcome: Outcome) -> bool:
+    # True for a call whose address bookkeeping chose.
+    name, args = call
+    if name == "mmap":
+        return bool(outcome.changes) and not args[3] & (MAP_FIXED | MAP_FIXED_NOREPLACE)
+    return name == "mremap" and outcome.result != args[0] and not args[3] & MREMAP_FIXED
 
 
 def _promised(host_call: HostCall) -> int | None:

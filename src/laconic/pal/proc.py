@@ -14,8 +14,10 @@ import struct
 from functools import cache
 from typing import NamedTuple
 
+from laconic.memory.calls import PR_SET_VMA
 from laconic.memory.flags import PAGE_SHIFT, PAGE_SIZE, PMD_SIZE, TASK_SIZE, VM_MAYSHARE, VMFLAG_BITS
 from laconic.memory.layout import Layout
+from laconic.memory.madvise import FLAG_ADVICE
 from laconic.memory.mmap import OpenFile
 from laconic.memory.vma import File, Vma
 from laconic.rangemap import TOP, RangeMap
@@ -222,6 +224,8 @@ def read_layout(pid: int) -> Layout:
         thp_align=aligns_huge(),
         max_map_count=_sysctl("vm/max_map_count", 65530),
         overcommit_never=_sysctl("vm/overcommit_memory", 0) == 2,
+        refused_advice=_refused_advice(),
+        anon_names=_names_memory(),
     )
 
 
@@ -271,6 +275,27 @@ def aligns_huge() -> bool:
         if ctypes.addressof(ctypes.c_char.from_buffer(held[-1])) % PMD_SIZE:
             return False
     return True
+
+
+@cache
+def _refused_advice() -> frozenset[int]:
+    # What this kernel was built without, tried on a page of Laconic's own.
+    import mmap
+
+    page = mmap.mmap(-1, PAGE_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    refused = set()
+    for advice in FLAG_ADVICE:
+        try:
+            page.madvise(advice)
+        except OSError:
+            refused.add(advice)
+    return frozenset(refused)
+
+
+@cache
+def _names_memory() -> bool:
+    # With a length of 0 there is nothing to name, and the kernel says only whether it could.
+    return bool(ctypes.CDLL(None).prctl(PR_SET_VMA, ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0), None) == 0)
 
 
 _files: dict[tuple[int, int], File] = {}

@@ -36,7 +36,7 @@ def resolve(command: str) -> str:
     """
     if not command:
         raise CannotRun("the command is empty: name a program after --", 127)
-    path = command if "/" in command else shutil.which(command)
+    path = command if "/" in command else shutil.which(command) or shutil.which(command, os.F_OK)
     if path is None:
         raise CannotRun(f"{command!r} was not found in PATH: check its name, or give its path", 127)
     if os.path.isdir(path):
@@ -48,17 +48,16 @@ def resolve(command: str) -> str:
     return path
 
 
-def launch(argv: Sequence[str], options: int = OPTIONS) -> int:
+def launch(argv: Sequence[str], mask: set[int], options: int = OPTIONS) -> int:
     """Starts `argv` as a traced child that is about to execute, filter installed; returns its pid.
 
-    The first stops of the child come from wait as those of any other. Raises CannotRun, or NoTracing where the kernel
-    or the container forbids ptrace or seccomp.
+    `mask` are the signals that the program finds blocked. The first stops of the child come from wait as those of any
+    other. Raises CannotRun, or NoTracing where the kernel or the container forbids ptrace or seccomp.
     """
     path = resolve(argv[0])
     go_read, go_write = os.pipe()
     report_read, report_write = os.pipe()
     program = pack_filter(build_filter())
-    mask: set[int] = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     pid = os.fork()
     if pid == 0:
         os.close(go_write)
@@ -118,8 +117,28 @@ def install_filter(program: bytes) -> int:
     return ctypes.get_errno()
 
 
+def program_environment() -> dict[str, str]:
+    """The environment as Laconic was given it: Python sets LC_CTYPE for itself where there is no locale (PEP 538)."""
+    environment = dict(os.environ)
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            given = file.read().split(b"\0")
+    except OSError:
+        return environment
+    if not any(entry.startswith(b"LC_CTYPE=") for entry in given):
+        environment.pop("LC_CTYPE", None)
+    return environment
+
+
+def _is_script(path: str) -> bool:
+    # What a shell takes for one: no NUL in the first line.
+    with open(path, "rb") as file:
+        return b"\0" not in file.readline(256)
+
+
 def _become(path: str, argv: Sequence[str], program: bytes, go: int, report: int, mask: set[int]) -> None:
     # In the child: never returns.
+    environment = program_environment()
     step = b"seccomp"
     code = 1
     try:
@@ -127,17 +146,19 @@ def _become(path: str, argv: Sequence[str], program: bytes, go: int, report: int
             # Python ignores these two; a program started by a shell finds them at their defaults.
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             code = install_filter(program)
             if code == 0:
                 step = b"exec"
                 try:
-                    os.execve(path, list(argv), os.environ)
+                    os.execve(path, list(argv), environment)
                 except OSError as error:
-                    if error.errno != errno.ENOEXEC:
+                    if error.errno != errno.ENOEXEC or not _is_script(path):
                         raise
                     # A script without a #! line: execvp gives it to the shell.
-                    os.execve("/bin/sh", ["/bin/sh", path, *argv[1:]], os.environ)
+                    os.execve("/bin/sh", ["/bin/sh", path, *argv[1:]], environment)
     except OSError as error:
         code = error.errno or 1
     finally:

@@ -27,6 +27,8 @@ from laconic.tracer.syscalls import (
     PERSONALITY,
     PROCESS_CALLS,
     PTRACE,
+    SECCOMP,
+    SECCOMP_FILTER_FLAG_NEW_LISTENER,
 )
 
 _WALL = 0x40000000
@@ -35,6 +37,8 @@ _SYSCALL_STOP = signal.SIGTRAP | 0x80
 #: Signals that end Laconic by default, and that a person means for the program.
 _FORWARDED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
 _SI_KERNEL = 0x80
+#: A signal to Laconic and the same one to the program within this time (seconds) were sent to both.
+_SAME_SIGNAL = 0.1
 #: After a wait shorter than this (seconds), the next is for a short while spent asking again and again: to wake a
 #: sleeping tracer takes longer than most calls do.
 _BRISK = 0.0002
@@ -51,7 +55,8 @@ class Tracer:
         self.mediator = mediator
         self.verify = verify
         self.threads: dict[int, Thread] = {}
-        self.early: set[int] = set()
+        self.early: dict[int, int] = {}
+        self.delivered: dict[int, float] = {}
         self.lost: list[tuple[Thread, Mm]] = []
         self.stillborn: set[int] = set()
         self.root = 0
@@ -64,17 +69,20 @@ class Tracer:
         Raises CannotRun or NoTracing where it could not be started.
         """
         options = launch.OPTIONS | (ptrace.O_TRACEEXIT if self.verify != "off" else 0)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-        self.root = launch.launch(argv, options)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+        try:
+            self.root = launch.launch(argv, before, options)
+        except BaseException:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            raise
         self.mediator.ledger.processes = 1
         self.threads[self.root] = Thread(self.root, self.root, Mm(None))
         self.argv = argv
-        signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
         threading.Thread(target=self._forward, daemon=True).start()
         try:
             self._loop()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before - _FORWARDED)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if self.failure is not None:
             raise self.failure
         return self.exit_status
@@ -83,7 +91,10 @@ class Tracer:
         # What the terminal sends reaches the program by itself; what was sent to Laconic alone is passed on.
         while True:
             info = signal.sigwaitinfo(_FORWARDED)
-            if info.si_code != _SI_KERNEL:
+            time.sleep(_SAME_SIGNAL / 2)
+            # So does what was sent to the process group of both (as timeout(1) does): then it has just been delivered.
+            twin = time.monotonic() - self.delivered.get(info.si_signo, -_SAME_SIGNAL) < _SAME_SIGNAL
+            if info.si_code != _SI_KERNEL and not twin:
                 # After the first program's end: to what it left running.
                 left = {thread.tgid for thread in list(self.threads.values())}
                 for pid in [self.root] if self.root in left else left:
@@ -117,7 +128,7 @@ class Tracer:
             if status & 0xFF != 0x7F:
                 self._ended(tid, status)
             elif thread is None:
-                self._unknown(tid, status >> 16)
+                self._unknown(tid, status >> 8 & 0xFF, status >> 16)
             elif status >> 8 == seccomp_stop:
                 if thread.again:
                     mediator.at_repeated_call(thread)
@@ -129,8 +140,6 @@ class Tracer:
             elif status >> 8 == _SYSCALL_STOP:
                 if thread.awaits_exit:
                     mediator.at_exit(thread)
-                    if thread.deferred and thread.task is None:
-                        self._deliver_deferred(thread)
                 else:
                     self._fork_failed(thread)
             else:
@@ -145,6 +154,11 @@ class Tracer:
                 self.mediator.verify(thread)
         elif nr == PTRACE:
             self._wants_to_trace(thread)
+        elif nr == SECCOMP:
+            for sibling in self.threads.values():
+                if sibling.tgid == thread.tgid:
+                    sibling.own_filter = True
+                    sibling.supervised |= words[RDI] == 1 and bool(words[RSI] & SECCOMP_FILTER_FLAG_NEW_LISTENER)
         elif nr == PERSONALITY:
             thread.read_implies_exec = bool(words[RDI] & proc.READ_IMPLIES_EXEC)
         else:
@@ -205,20 +219,12 @@ class Tracer:
         elif event == ptrace.EVENT_STOP:
             # A group-stop stays one until SIGCONT; any other such stop is a new thread's first.
             ptrace.resume(LISTEN if stop_signal in _STOP_SIGNALS else CONT, tid)
-        elif thread.again:
-            # SIGSTOP, the one signal that cannot be blocked, between two host calls of one memory call: later.
-            thread.deferred.append(stop_signal)
-            ptrace.resume(CONT, tid)
         else:
+            # SIGSTOP may come between two host calls of one memory call, and stops the thread there: a later
+            # SIGCONT must find it stopped, or the stop not yet taken.
+            if thread.tgid == self.root and stop_signal in _FORWARDED:
+                self.delivered[stop_signal] = time.monotonic()
             ptrace.resume(CONT, tid, stop_signal)
-
-    def _deliver_deferred(self, thread: Thread) -> None:
-        for number in thread.deferred:
-            try:
-                os.kill(thread.tgid, number)
-            except ProcessLookupError:
-                pass
-        thread.deferred.clear()
 
     def _new_thread(self, parent: Thread) -> None:
         tid = ptrace.event_message(parent.tid)
@@ -237,17 +243,16 @@ class Tracer:
             if not os.path.exists(f"/proc/{tid}"):
                 return  # it was killed before its parent's event came
         child = Thread(tid, parent.tgid if flags & CLONE_THREAD else tid, mm)
-        child.read_implies_exec = parent.read_implies_exec
+        child.inherit(parent)
         self.threads[tid] = child
         if tid in self.early:
-            self.early.discard(tid)
-            ptrace.resume(CONT, tid)
+            ptrace.resume(LISTEN if self.early.pop(tid) in _STOP_SIGNALS else CONT, tid)
 
-    def _unknown(self, tid: int, event: int) -> None:
+    def _unknown(self, tid: int, stop_signal: int, event: int) -> None:
         if event == ptrace.EVENT_EXIT:
             ptrace.resume(CONT, tid)  # killed before its parent's event came
             return
-        self.early.add(tid)  # a new thread whose parent's event is still to come
+        self.early[tid] = stop_signal  # a new thread whose parent's event is still to come
         self._find_parents()
 
     def _find_parents(self) -> None:
@@ -268,6 +273,7 @@ class Tracer:
         if tid == self.root:
             launch.failure(tid, self.argv)
         fresh = Thread(tid, tid, Mm(None))
+        fresh.inherit(thread)
         self.threads[tid] = fresh
         if is_64_bit(tid):
             try:
@@ -329,7 +335,7 @@ class Tracer:
 
     def _ended(self, tid: int, status: int) -> None:
         thread = self.threads.get(tid)
-        self.early.discard(tid)
+        self.early.pop(tid, None)
         if thread is not None:
             self._forget(thread)
         else:

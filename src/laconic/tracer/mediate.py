@@ -7,6 +7,7 @@ the system call is skipped and answered at once.
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
 
 from laconic.ledger import Ledger
@@ -29,7 +30,15 @@ from laconic.tracer.ptrace import (
     SYSCALL,
     Registers,
 )
-from laconic.tracer.syscalls import CLONE_VM, MEMORY_CALLS, NUMBERS
+from laconic.tracer.syscalls import (
+    CLONE_VM,
+    I386_ALIKE,
+    I386_BRK,
+    I386_MARK,
+    MEMORY_CALLS,
+    NUMBERS,
+    PR_SET_SECCOMP,
+)
 from laconic.tracer.verify import both_maps, first_difference
 
 #: Results that mean "interrupted, to be restarted by the kernel" (include/linux/errno.h): not results yet.
@@ -39,6 +48,7 @@ _ADOPTED = {"shmat", "map_shadow_stack", "io_setup"}
 #: Calls on a range that a stack may have grown into.
 _PLACED = {*RANGED, "mremap", "mmap"}
 _UNCOUNTED = {"userfaultfd", "arch_prctl"}
+_LOCKING = {"mlock", "mlock2", "mlockall"}
 _OUT_OF_BOOKKEEPING = Outcome(0, ask=True, resync=True)
 
 
@@ -80,11 +90,17 @@ class Mediator:
         """Answers the memory call that `thread` has stopped for; `stop` is what `Registers.call` read."""
         mm = thread.mm
         space = mm.space
-        if mm.busy is not None:
+        if mm.busy is not None and not self._overtakes(mm):
             mm.queue.append(thread)
             return
         name = MEMORY_CALLS.get(stop[1], "other")
+        if stop[1] in I386_ALIKE and ptrace.event_message(thread.tid) == I386_MARK:
+            name = "other"
         args = stop[2:]
+        if name == "prctl" and args[0] == PR_SET_SECCOMP:
+            thread.own_filter = True
+            ptrace.resume(CONT, thread.tid)
+            return
         if space is None:
             ptrace.resume(CONT, thread.tid)
             return
@@ -92,7 +108,7 @@ class Mediator:
             at = RANGED.get(name, 0)
             if args[at] + args[at + 1] + PAGE_SIZE > space.layout.quiet_below and name in _PLACED:
                 self._look_below(thread, space, name, args)
-            operation = OPERATIONS.get(name)
+            operation = None if thread.supervised else OPERATIONS.get(name)
             outcome = operation(space, args, thread) if operation is not None else _OUT_OF_BOOKKEEPING
         except PermissionError:
             self.give_up(thread)
@@ -108,6 +124,28 @@ class Mediator:
             ptrace.resume(CONT, thread.tid)
             return
         self._say(thread, Pending(Call(name, args), outcome), stop[0])
+
+    def _overtakes(self, mm: Mm) -> bool:
+        # mlock sets its locks at once, and then brings pages in with the address space free for others, who may be
+        # those that bring the pages (userfaultfd, FUSE): once the host shows the locks, the others need not wait.
+        assert mm.busy is not None
+        busy = mm.busy
+        if not isinstance(busy.pending, Pending) or busy.pending.call.name not in _LOCKING or mm.space is None:
+            return False
+        for _ in range(20):
+            try:
+                if first_difference(mm.space, proc.read_smaps(busy.tid)) is None:
+                    break
+            except OSError:
+                return False
+            time.sleep(0.001)
+        else:
+            return False
+        mm.space.commit(busy.pending.outcome)
+        rest = busy.pending.outcome._replace(changes=(), start=0, end=0, then=None)
+        busy.pending = Pending(busy.pending.call, rest)
+        mm.busy = None
+        return True
 
     def give_up(self, thread: Thread) -> None:
         """Follows an address space no longer, since its process hides it from this user (prctl(PR_SET_DUMPABLE))."""
@@ -135,15 +173,17 @@ class Mediator:
         outcome = pending.outcome
         thread.pending = pending
         thread.call_registers = []  # as the program set them, unless they are read below
-        # A call that edits nothing (write-back, residency) does not keep the others of its address space waiting.
-        if outcome.ask or outcome.then or _edits(outcome):
+        # A call about contents alone (write-back, residency, discards) does not keep the others of its address space
+        # waiting. One with nothing to say does: where the host hears it all the same, it hears it in this order.
+        if outcome.ask or outcome.then or not outcome.changes or _edits(outcome):
             thread.mm.busy = thread
         thread.again = False
         if self.observe:
             thread.awaits_exit = True
             ptrace.resume(SYSCALL, thread.tid)
             return
-        thread.task = self.pal.apply(pending.call, outcome, instruction)
+        # The instruction that makes the calls is the two bytes before the one that the program goes on with.
+        thread.task = self.pal.apply(pending.call, outcome, instruction - 2, thread.own_filter)
         first = next(thread.task)
         failing = self._failing()
         if failing or first.name != pending.call.name or first.args != pending.call.args:
@@ -264,7 +304,7 @@ class Mediator:
         assert space is not None
         value = confirmation.value
         if -ERESTART_RESTARTBLOCK <= value <= -ERESTARTSYS:
-            space.rollback(outcome.start, outcome.end) if outcome.end else None
+            space.rollback(outcome.start, outcome.end) if outcome.end and thread.mm.busy is thread else None
             return value
         said = confirmation.said
         changes = outcome.changes
@@ -272,7 +312,8 @@ class Mediator:
             said = len(self.pal.host_calls(pending.call, outcome))
         if confirmation.error or self.observe and name == "brk" and value != outcome.result:
             result = space.brk if name == "brk" else value
-            if outcome.end > outcome.start:
+            # A call that kept nobody waiting has edited nothing, and another's may be half done.
+            if outcome.end > outcome.start and thread.mm.busy is thread:
                 host = proc.read_smaps(thread.tid)
                 space.grow(host)
                 space.settle(outcome.start, outcome.end, host)
@@ -289,12 +330,12 @@ class Mediator:
     def _take(self, thread: Thread, space: AddressSpace, pending: Pending, value: int) -> tuple[Change, ...]:
         (name, args), outcome = pending
         if outcome.resync or outcome.ask and outcome.result < 0:
-            self._resync(thread, space)
+            self._resync(thread, space, name, value)
             return ()
         if outcome.place:
             outcome = placed(space, outcome, value)
-        elif name in ("mmap", "mremap") and value != outcome.result and self.passes:
-            # The host chose another address than bookkeeping would have (only where nothing was said for it).
+        elif name in ("mmap", "mremap") and value != outcome.result and (self.passes or thread.own_filter):
+            # The host chose another address than bookkeeping would have (only where it was given the choice).
             if outcome.end:
                 space.rollback(outcome.start, outcome.end)
             if name == "mmap":
@@ -305,6 +346,9 @@ class Mediator:
         space.commit(outcome)
         if name == "mmap":
             self._identify(thread, space, outcome, args)
+        elif name == "shmdt" and outcome.changes:
+            # Which pieces are the attachment's own depends on the segment's size (ksys_shmdt).
+            space.settle(outcome.start, outcome.end, proc.read_smaps(thread.tid))
         elif name in _ADOPTED or name == "io_destroy":
             self._adopt(thread, space, name, args, value)
         return outcome.changes
@@ -342,8 +386,10 @@ class Mediator:
         if seen is not None:
             space.settle(seen.start, seen.end, proc.read_smaps(thread.tid))
 
-    def _resync(self, thread: Thread, space: AddressSpace) -> None:
+    def _resync(self, thread: Thread, space: AddressSpace, name: str, value: int) -> None:
         self.ledger.resynced += 1
+        if name == "other" and self.registers.load(thread.tid) and self.words[ORIG_RAX] == I386_BRK:
+            space.brk = value
         space.adopt(proc.read_smaps(thread.tid))
 
     # The law Exact

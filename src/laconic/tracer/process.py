@@ -37,6 +37,9 @@ Task = Generator[HostCall, int, Confirmation]
 class Thread:
     """One traced thread. It is what bookkeeping makes its upcalls to.
 
+    `own_filter`: the program has installed a seccomp filter, which may know the flags that it calls mmap with and no
+    others; `supervised`: one of its filters asks a supervisor, who may let a memory call pass unseen.
+
     `task` is the PAL at work for its call, `call_registers` the registers at the stop of that call. `child_flags` are
     the clone flags of a fork or clone under way.
     """
@@ -46,12 +49,12 @@ class Thread:
         "awaits_exit",
         "call_registers",
         "child_flags",
-        "deferred",
         "mm",
+        "own_filter",
         "pending",
         "read_implies_exec",
         "signal_mask",
-        "started",
+        "supervised",
         "task",
         "tgid",
         "tid",
@@ -68,10 +71,16 @@ class Thread:
         self.again = False
         self.awaits_exit = False
         self.signal_mask: int | None = None
-        self.deferred: list[int] = []
         self.child_flags: int | None = None
-        self.started = False
         self.read_implies_exec = False
+        self.own_filter = False
+        self.supervised = False
+
+    def inherit(self, other: Thread) -> None:
+        """Takes over what a new thread, and a new program, has from the one before it."""
+        self.read_implies_exec = other.read_implies_exec
+        self.own_filter = other.own_filter
+        self.supervised = other.supervised
 
     def leave(self) -> None:
         """Takes the thread out of its address space."""

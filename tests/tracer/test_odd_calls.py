@@ -1,0 +1,67 @@
+"""Memory calls that few programs make, and programs with filters of their own: all exact, as far as it can be."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.tracer.lab import STRATEGIES, build, run_alone, run_laconic, skip_where_it_did
+
+every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
+CALLS = (
+    "stack",
+    "growsdown",
+    "aio",
+    "sysv",
+    "shared",
+    "hugetlb",
+    "locks",
+    "mseal",
+    "pkeys",
+    "process-madvise",
+    "userfaultfd",
+    "names",
+    "guards",
+    "mdwe",
+)
+
+
+@every_strategy
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_that_few_programs_make(name: str, strategy: str) -> None:
+    alone = run_alone([build("odd_calls"), name])
+    assert alone.returncode == 0, alone.stdout
+    run = run_laconic(build("odd_calls"), name, strategy=strategy)
+    assert (run.status, run.out) == (0, alone.stdout), run.err
+    assert run.exact()
+    assert run.figures["resynced"] == (1 if name == "process-madvise" else 0)
+    skip_where_it_did(run)
+
+
+@every_strategy
+def test_calls_of_the_i386_abi_from_a_64_bit_program(strategy: str) -> None:
+    alone = run_alone([build("odd_calls"), "int80"])
+    run = run_laconic(build("odd_calls"), "int80", strategy=strategy)
+    assert (run.status, run.out) == (0, alone.stdout), run.err
+    assert run.exact()
+    skip_where_it_did(run)
+    assert run.figures["resynced"] == 4
+
+
+@every_strategy
+def test_the_break_moved_by_the_i386_abi(strategy: str) -> None:
+    program = build("odd_calls", "-static", "-no-pie")
+    alone = run_alone([program, "int80-brk"])
+    run = run_laconic(program, "int80-brk", strategy=strategy)
+    assert (run.status, run.out) == (0, alone.stdout), run.err
+    assert run.exact()
+    skip_where_it_did(run)
+
+
+@every_strategy
+@pytest.mark.parametrize("name", ["errno", "trap", "kill", "notify", "notify-memory", "mmap-flags", "undumpable"])
+def test_programs_with_filters_of_their_own(name: str, strategy: str) -> None:
+    alone = run_alone([build("filters"), name])
+    assert alone.returncode == 0, alone.stdout
+    run = run_laconic(build("filters"), name, strategy=strategy)
+    assert (run.status, run.out) == (0, alone.stdout), run.err
+    assert run.exact()
