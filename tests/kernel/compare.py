@@ -55,6 +55,7 @@ class _Side:
         self.child = child
         self.space, self.bases = open_space(child)
         self.thread = Thread(child.pid, child.pid, Mm(self.space))
+        self.thread.mm.busy = self.thread  # its call is always the one under way
         self.thread.read_implies_exec = bool(proc.personality(child.pid) & proc.READ_IMPLIES_EXEC)
         self.mediator = Mediator(LinuxPal(), Ledger(), observe=observe)
         self.counts = counts if counts is not None else Counter()

@@ -12,7 +12,16 @@ from laconic.memory.space import AddressSpace
 from laconic.pal import proc
 from laconic.tracer import launch, ptrace
 from laconic.tracer.mediate import Mediator
-from laconic.tracer.process import Mm, Thread, command_name, is_64_bit, parent_process, read_memory, thread_group
+from laconic.tracer.process import (
+    Mm,
+    Thread,
+    command_name,
+    is_64_bit,
+    parent_process,
+    read_memory,
+    thread_group,
+    write_memory,
+)
 from laconic.tracer.ptrace import CONT, LISTEN, RDI, RSI, SYSCALL
 from laconic.tracer.syscalls import (
     CLONE,
@@ -176,11 +185,13 @@ class Tracer:
                 self.mediator.registers.store(thread.tid)
         elif nr == CLONE3:
             flags = int.from_bytes(read_memory(thread.tid, words[RDI], 8), "little") if words[RSI] >= 8 else 0
+            if flags & CLONE_UNTRACED and write_memory(thread.tid, words[RDI], _bytes(flags & ~CLONE_UNTRACED)):
+                thread.untraced_at = words[RDI]
         else:
             flags = 0 if nr == FORK else CLONE_VM | CLONE_VFORK
         thread.child_flags = flags
         if flags & CLONE_VM:
-            ptrace.resume(CONT, thread.tid)
+            ptrace.resume(CONT if thread.untraced_at is None else SYSCALL, thread.tid)
         elif thread.mm.busy is not None:
             thread.mm.queue.append(thread)
         else:
@@ -189,6 +200,7 @@ class Tracer:
             ptrace.resume(SYSCALL, thread.tid)
 
     def _fork_failed(self, thread: Thread) -> None:
+        self._restore_flags(thread, [thread.tid])
         thread.child_flags = None
         self._release(thread)
         ptrace.resume(CONT, thread.tid)
@@ -230,8 +242,15 @@ class Tracer:
         tid = ptrace.event_message(parent.tid)
         if not tid:
             return
+        self._restore_flags(parent, [parent.tid, tid])
         self._add(tid, parent, _mm_of_child(parent))
         self._release(parent)
+
+    def _restore_flags(self, thread: Thread, witnesses: list[int]) -> None:
+        if thread.untraced_at is not None:
+            for tid in witnesses:
+                write_memory(tid, thread.untraced_at, _bytes(thread.child_flags or 0))
+            thread.untraced_at = None
 
     def _add(self, tid: int, parent: Thread, mm: Mm) -> None:
         flags = parent.child_flags or 0
@@ -345,6 +364,10 @@ class Tracer:
             if self.exit_status < 0:
                 self.exit_status = 128 - self.exit_status
             self.failure = launch.failure(tid, self.argv)
+
+
+def _bytes(flags: int) -> bytes:
+    return flags.to_bytes(8, "little")
 
 
 def _mm_of_child(parent: Thread) -> Mm:

@@ -41,7 +41,7 @@ class Thread:
     others; `supervised`: one of its filters asks a supervisor, who may let a memory call pass unseen.
 
     `task` is the PAL at work for its call, `call_registers` the registers at the stop of that call. `child_flags` are
-    the clone flags of a fork or clone under way.
+    the clone flags of a fork or clone under way, `untraced_at` where in memory they lack CLONE_UNTRACED meanwhile.
     """
 
     __slots__ = (
@@ -58,6 +58,7 @@ class Thread:
         "task",
         "tgid",
         "tid",
+        "untraced_at",
     )
 
     def __init__(self, tid: int, tgid: int, mm: Mm) -> None:
@@ -72,6 +73,7 @@ class Thread:
         self.awaits_exit = False
         self.signal_mask: int | None = None
         self.child_flags: int | None = None
+        self.untraced_at: int | None = None
         self.read_implies_exec = False
         self.own_filter = False
         self.supervised = False
@@ -124,9 +126,16 @@ class _Iovec(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-_readv = ctypes.CDLL(None).process_vm_readv
-_readv.argtypes = [ctypes.c_long, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong]
-_readv.restype = ctypes.c_ssize_t
+_readv, _writev = ctypes.CDLL(None).process_vm_readv, ctypes.CDLL(None).process_vm_writev
+_readv.argtypes = _writev.argtypes = (
+    ctypes.c_long,
+    ctypes.c_void_p,
+    ctypes.c_ulong,
+    ctypes.c_void_p,
+    ctypes.c_ulong,
+    ctypes.c_ulong,
+)
+_readv.restype = _writev.restype = ctypes.c_ssize_t
 
 
 def read_memory(pid: int, address: int, length: int) -> bytes:
@@ -139,6 +148,13 @@ def read_memory(pid: int, address: int, length: int) -> bytes:
     theirs = (_Iovec * 2)(*[_Iovec(*piece) for piece in pieces])
     done = _readv(pid, ctypes.addressof(ours), 1, ctypes.addressof(theirs), 2 if length > first else 1, 0)
     return buffer.raw[: max(done, 0)]
+
+
+def write_memory(pid: int, address: int, data: bytes) -> bool:
+    """Writes to a process's memory at `address`; False where it cannot be written."""
+    buffer = ctypes.create_string_buffer(data, len(data))
+    ours, theirs = _Iovec(ctypes.addressof(buffer), len(data)), _Iovec(address, len(data))
+    return bool(_writev(pid, ctypes.addressof(ours), 1, ctypes.addressof(theirs), 1, 0) == len(data))
 
 
 def thread_group(tid: int) -> int:

@@ -54,7 +54,8 @@ CLONE_THREAD: Final = 0x10000
 CLONE_UNTRACED: Final = 0x800000
 
 #: Calls that are memory calls only for some first arguments: number → those arguments.
-#: prctl: PR_SET_SECCOMP (a process call), PR_SET_MM, PR_SET_MDWE, PR_SET_MEMORY_MERGE, PR_SET_VMA. arch_prctl: ARCH_SHSTK_ENABLE and _UNLOCK.
+#: prctl: PR_SET_SECCOMP (a process call), PR_SET_MM, PR_SET_MDWE, PR_SET_MEMORY_MERGE, PR_SET_VMA. arch_prctl:
+#: ARCH_SHSTK_ENABLE and _UNLOCK.
 BY_FIRST_ARGUMENT: Final[dict[int, tuple[int, ...]]] = {
     157: (22, 35, 65, 67, 0x53564D41),
     158: (0x5001, 0x5004),
