@@ -84,7 +84,9 @@ class Flat:
         self._splice(start, end, [], [], [])
 
     def protect(self, start: int, end: int, change: Change) -> None:
-        starts, ends, vmas = [], [], []
+        starts: list[int] = []
+        ends: list[int] = []
+        vmas: list[Vma] = []
         for index in range(bisect_right(self.ends, start), bisect_left(self.starts, end)):
             first, last, vma = max(self.starts[index], start), min(self.ends[index], end), change(self.vmas[index])
             if ends and ends[-1] == first and vmas[-1] == vma:

@@ -11,7 +11,7 @@ from collections import Counter
 from laconic.ledger import Ledger
 from laconic.memory.calls import OPERATIONS, Call
 from laconic.memory.change import Outcome
-from laconic.memory.flags import PAGE_SIZE, VM_SPECIAL
+from laconic.memory.flags import MADV_FREE, PAGE_SIZE, VM_SPECIAL
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma, describe
 from laconic.pal import Confirmation, proc
@@ -21,7 +21,7 @@ from laconic.tracer.mediate import Mediator, Pending
 from laconic.tracer.process import Mm, Thread
 from laconic.tracer.verify import first_difference
 from tests.kernel.child import Child, Ended, reap
-from tests.kernel.tolerances import CUT_APART, RESULT_ONLY, cut_apart, tolerated
+from tests.kernel.tolerances import CUT_APART, RESULT_ONLY, cut_apart, tolerated, vanished
 from tests.model.strategies import ARENA, FORK, READ, WRITE, Bases, resolve
 
 #: Far from all that a program has by itself, with room above it for the largest mapping that `strategies` makes.
@@ -132,6 +132,7 @@ class ThroughPal(_Side):
     def __init__(self, native: Child, child: Child, counts: Counter[str] | None = None) -> None:
         super().__init__(child, False, counts)
         self.native = native
+        self.freed = False
         assert open_space(native)[1] == self.bases, "two children made alike are alike"
 
     def step(self, relative: Call, compare: bool = True) -> str | None:
@@ -147,6 +148,7 @@ class ThroughPal(_Side):
             reap(self.native.fork())
             return self.forked()
         else:
+            self.freed |= name == "madvise" and args[2] == MADV_FREE
             cuts = [side.maps() for side in self._children] if name == "mremap" else []
             value = self.native.call(name, *args)
             result = self._through(call)
@@ -191,7 +193,7 @@ class ThroughPal(_Side):
                 continue
             for page in range(start, end, PAGE_SIZE):
                 first, second = (side.peek(page) for side in self._children)
-                if first != second:
+                if first != second and not vanished(first, second, self.freed, vma.flags):
                     return f"contents differ at {page:#x}: {first!r} natively, {second!r} under the PAL"
         return None
 

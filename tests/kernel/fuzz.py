@@ -57,7 +57,9 @@ class Room:
             descriptors.renew()
             children.append(stack.enter_context(child(descriptors, self.persona)))
             self.prepare(children[-1])
-        return Prediction(children[0], counts) if self.mode == "predict" else ThroughPal(*children, counts)
+        if self.mode == "predict":
+            return Prediction(children[0], counts)
+        return ThroughPal(children[0], children[1], counts)
 
     def play(self, calls: Sequence[Call], count: bool = False) -> Failed | None:
         """Makes the calls in new children; the number of the first that fails, and why."""

@@ -56,6 +56,10 @@ SEQUENCES: dict[str, list[Call]] = {
         Call("mseal", (LOW + 0x16000, 0x1000, 0)),
         Call("mremap", (LOW + 0x15000, 0x3000, 0x3000, 3, TOP - 0x6000)),
     ],
+    "a_move_of_several_vmas_unlocks_beyond_its_range": [
+        Call("mmap", (0, 0x8000, 2, 0x2021, _NO_FD, 0)),
+        Call("mremap", (TOP - 0x3000, 0x4000, 0x4000, 7, STACK + 0x1000)),
+    ],
     "shared_validate_refuses_fixed_noreplace": [
         Call("mmap", (LOW + 0x7000, 0x1000, 2, 0x102013, 200, 0x6000)),
         Call("mmap", (HEAP + 0x4000, 0x6000, 6, 0x100003, 202, 0)),

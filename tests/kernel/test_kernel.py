@@ -39,7 +39,7 @@ def test_random_calls(mode: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_hundred_thousand_random_calls(mode: str) -> None:
     counts: Counter[str] = Counter()
-    failure = fuzz(120_000, 1_000_000, mode, counts)
+    failure = fuzz(130_000, 1_000_000, mode, counts)
     assert failure is None, report(failure)
     print(counts)
     assert counts["calls"] >= 100_000

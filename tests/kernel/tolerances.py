@@ -10,6 +10,7 @@ from errno import EFAULT, ENOMEM
 
 from laconic.memory.calls import Call
 from laconic.memory.change import Outcome
+from laconic.memory.flags import VM_DROPPABLE
 from tests.kernel.child import Mapping
 
 #: Reasons that concern the result alone: the maps must be as predicted nevertheless.
@@ -41,3 +42,11 @@ def cut_apart(call: Call, native: Sequence[Mapping], other: Sequence[Mapping]) -
     start, end = call.args[0], call.args[0] + call.args[1]
     sources = [[line[:2] for line in raw if line.start < end and start < line.end] for raw in (native, other)]
     return sources[0] != sources[1]
+
+
+def vanished(native: bytes | None, other: bytes | None, freed: bool, flags: int) -> bool:
+    """True where a page may have been dropped on one side only.
+
+    After MADV_FREE, and in MAP_DROPPABLE memory, the kernel does so when it likes (shrink_folio_list in mm/vmscan.c).
+    """
+    return bytes(8) in (native, other) and (freed or bool(flags & VM_DROPPABLE))

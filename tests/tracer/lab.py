@@ -122,7 +122,7 @@ def skip_where_it_did(done: subprocess.CompletedProcess[str] | Run) -> None:
     """Skips the test where the program said that this kernel lacks what it tries."""
     out = done.stdout if isinstance(done, subprocess.CompletedProcess) else done.out
     if out.startswith("skip: "):
-        pytest.skip(out.splitlines()[0].removeprefix("skip: "))
+        pytest.skip("this kernel, or its settings: " + out.splitlines()[0].removeprefix("skip: "))
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from laconic import __version__
+from laconic.commands.output import hold_standard_streams, tell
 from laconic.errors import LaconicError
 
 VERBS = {
@@ -20,7 +21,7 @@ exit codes:
   the program's own    laconic run (128 + N where signal N killed it)
   2                    a wrong option or argument
   70                   --verify found bookkeeping and host to differ
-  71                   this machine does not let Laconic trace (see laconic doctor)
+  71                   this machine does not let Laconic trace: laconic doctor
   126, 127             the program cannot be executed, was not found
 
 try:
@@ -29,27 +30,32 @@ try:
 """
 
 
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    return argparse.RawDescriptionHelpFormatter(prog, width=80)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code."""
+    hold_standard_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="laconic",
         description="A library OS memory subsystem that says to its host only what changes.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_formatter,
     )
     parser.add_argument("--version", action="version", version=f"laconic {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     # Only the verb that is used is imported and told its options: --help stays quick.
     for verb, summary in VERBS.items():
-        sub = verbs.add_parser(verb, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+        sub = verbs.add_parser(verb, help=summary, formatter_class=_formatter)
         if verb in arguments[:1]:
             importlib.import_module(f"laconic.commands.{verb}").configure(sub)
     options = parser.parse_args(arguments)
     try:
         return int(options.execute(options))
     except LaconicError as error:
-        print(f"laconic: {error}", file=sys.stderr)
+        tell(f"laconic: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:
         return 130

@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Prints the findings; returns 71 where one of them keeps Laconic from running."""
-    from laconic.commands.run import open_output, write_json
+    from laconic.commands.output import open_output, write_json
     from laconic.report.findings import as_json, as_text
     from laconic.tracer.examine import examine
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
-from typing import Any, TextIO
 
 from laconic.errors import LaconicError
 
@@ -58,10 +56,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Runs the program; returns its exit status, or 70 where a check failed."""
+    from laconic.commands.output import open_output, tell, write_json
     from laconic.ledger import Ledger
     from laconic.pal.linux import LinuxPal
     from laconic.tracer.loop import Tracer
     from laconic.tracer.mediate import Mediator
+    from laconic.tracer.verify import Checker
 
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if command is options.command and command and command[0].startswith("-"):
@@ -70,13 +70,11 @@ def execute(options: argparse.Namespace) -> int:
         raise LaconicError("no command was given: name a program, as in  laconic run -- python3 -c 'print(1)'")
     if options.observe and options.strategy == "every-call":
         raise LaconicError("--observe changes nothing and --strategy every-call says every call: choose one of them")
-    _hold_standard_streams()
     output = open_output(options.json)
     ledger = Ledger()
-    mediator = Mediator(
-        LinuxPal(options.strategy == "every-call"), ledger, options.verify, options.observe, _planned_failures()
-    )
-    tracer = Tracer(mediator, options.verify)
+    checker = Checker(ledger, options.verify)
+    pal = LinuxPal(options.strategy == "every-call")
+    tracer = Tracer(Mediator(pal, ledger, checker, options.observe, _planned_failures()))
     began = time.monotonic()
     status = tracer.run(command)
     seconds = time.monotonic() - began
@@ -89,57 +87,14 @@ def execute(options: argparse.Namespace) -> int:
         write_json(figures, output, options.json)
     if not options.quiet:
         tell(as_text(figures, _width()))
-    if mediator.mismatch is not None:
+    if checker.mismatch is not None:
         tell(
             f"laconic: bookkeeping and host differ, {ledger.mismatches} of {ledger.checks} checks failed; the program "
-            f"itself ran to its end with exit status {status}.\nThe first: {mediator.mismatch}\n"
+            f"itself ran to its end with exit status {status}.\nThe first: {checker.mismatch}\n"
             "This is a defect of Laconic: please report it with the lines above.\n"
         )
         return 70
     return status
-
-
-def tell(text: str) -> None:
-    """Writes to standard error; where that is gone or full, the program's exit status still counts."""
-    left = text.encode("utf-8", "surrogateescape")
-    try:
-        while left:
-            left = left[os.write(2, left) :]
-    except OSError:
-        pass
-
-
-def write_json(result: dict[str, Any], output: TextIO, path: str) -> None:
-    """Writes a result as JSON and closes the file; a full disk is told and changes no exit status."""
-    try:
-        with output:
-            json.dump(result, output, indent=2)
-            output.write("\n")
-    except OSError as error:
-        tell(f"laconic: --json {path!r} could not be written, {error.strerror}\n")
-
-
-def _hold_standard_streams() -> None:
-    # Where Laconic was started with 0, 1 or 2 closed, no file of its own may take that number. What is opened here is
-    # closed again in the program, as it was.
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(fd)
-
-
-def open_output(path: str | None) -> TextIO | None:
-    """The file that `--json` names, `-` being standard output; None for none. Raises LaconicError.
-
-    Opened before the program starts: a run must not be lost to a wrong path.
-    """
-    if path is None:
-        return None
-    if path == "-":
-        return os.fdopen(os.dup(1), "w", encoding="utf-8", errors="surrogateescape")
-    try:
-        return open(path, "w", encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise LaconicError(f"--json {path!r} cannot be written, {error.strerror}: name another file") from None
 
 
 def _planned_failures() -> dict[int, int]:

@@ -53,6 +53,10 @@ class LinuxPal:
                 return Confirmation(-1, value, said)
         return Confirmation(0, value, said)
 
+    def as_asked(self, call: Call, outcome: Outcome) -> bool:
+        """True where the call on a range as the program made it is all that there is to say. O(changes)."""
+        return call.name in RANGED and not outcome.ask and self.host_calls(call, outcome) == [HostCall(*call)]
+
     def host_calls(self, call: Call, outcome: Outcome, last: int = 0) -> list[HostCall]:
         """The host calls that carry out `outcome`, in order. O(changes)."""
         name, args = call

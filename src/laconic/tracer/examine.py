@@ -19,6 +19,7 @@ from laconic.tracer.launch import install_filter
 from laconic.tracer.loop import Tracer
 from laconic.tracer.mediate import Mediator
 from laconic.tracer.seccomp import build_filter, pack_filter
+from laconic.tracer.verify import Checker
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +178,9 @@ def _programs() -> Finding:
 
 def _trial() -> Finding:
     ledger = Ledger()
-    mediator = Mediator(LinuxPal(), ledger, "call")
+    mediator = Mediator(LinuxPal(), ledger, Checker(ledger, "call"))
     try:
-        status = Tracer(mediator, "call").run([sys.executable, "-S", "-c", ""])
+        status = Tracer(mediator).run([sys.executable, "-S", "-c", ""])
     except LaconicError as error:
         return Finding("trial run", "missing", f"this Python could not be run, {error}", "see the lines above")
     figures = f"{ledger.asked} memory calls, {ledger.elided} elided, {ledger.checks} checks"

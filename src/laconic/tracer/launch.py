@@ -117,23 +117,36 @@ def install_filter(program: bytes) -> int:
     return ctypes.get_errno()
 
 
-def program_environment() -> dict[str, str]:
-    """The environment as Laconic was given it: Python sets LC_CTYPE for itself where there is no locale (PEP 538)."""
-    environment = dict(os.environ)
+def program_environment() -> list[bytes]:
+    """The environment as Laconic was given it, entry by entry; Python has changed its own copy (PEP 538).
+
+    LACONIC_FAIL, which is Laconic's, is left out.
+    """
     try:
         with open("/proc/self/environ", "rb") as file:
-            given = file.read().split(b"\0")
+            entries = file.read().split(b"\0")[:-1]
     except OSError:
-        return environment
-    if not any(entry.startswith(b"LC_CTYPE=") for entry in given):
-        environment.pop("LC_CTYPE", None)
-    return environment
+        entries = [name + b"=" + value for name, value in os.environb.items()]
+    return [entry for entry in entries if not entry.startswith(b"LACONIC_FAIL=")]
+
+
+def execute(path: str, argv: Sequence[str], environment: Sequence[bytes]) -> int:
+    """execve(2) with an environment taken as it is, names given twice included; returns only to say the errno."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    words = [os.fsencode(word) for word in argv]
+    libc.execve(
+        os.fsencode(path),
+        (ctypes.c_char_p * (len(words) + 1))(*words, None),
+        (ctypes.c_char_p * (len(environment) + 1))(*environment, None),
+    )
+    return ctypes.get_errno()
 
 
 def _is_script(path: str) -> bool:
-    # What a shell takes for one: no NUL in the first line.
+    # What a shell takes for one: not a binary, and no NUL in the first line.
     with open(path, "rb") as file:
-        return b"\0" not in file.readline(256)
+        line = file.readline(256)
+    return not line.startswith(b"\x7fELF") and b"\0" not in line
 
 
 def _become(path: str, argv: Sequence[str], program: bytes, go: int, report: int, mask: set[int]) -> None:
@@ -152,13 +165,10 @@ def _become(path: str, argv: Sequence[str], program: bytes, go: int, report: int
             code = install_filter(program)
             if code == 0:
                 step = b"exec"
-                try:
-                    os.execve(path, list(argv), environment)
-                except OSError as error:
-                    if error.errno != errno.ENOEXEC or not _is_script(path):
-                        raise
+                code = execute(path, argv, environment)
+                if code == errno.ENOEXEC and _is_script(path):
                     # A script without a #! line: execvp gives it to the shell.
-                    os.execve("/bin/sh", ["/bin/sh", path, *argv[1:]], environment)
+                    code = execute("/bin/sh", ["/bin/sh", path, *argv[1:]], environment)
     except OSError as error:
         code = error.errno or 1
     finally:

@@ -16,6 +16,7 @@ from laconic.tracer.process import (
     Mm,
     Thread,
     command_name,
+    give_up,
     is_64_bit,
     parent_process,
     read_memory,
@@ -60,9 +61,9 @@ class Tracer:
     `exit_status` is the first program's own, 128 + signal where one killed it.
     """
 
-    def __init__(self, mediator: Mediator, verify: str = "off") -> None:
+    def __init__(self, mediator: Mediator) -> None:
         self.mediator = mediator
-        self.verify = verify
+        self.checker = mediator.checker
         self.threads: dict[int, Thread] = {}
         self.early: dict[int, int] = {}
         self.delivered: dict[int, float] = {}
@@ -77,7 +78,7 @@ class Tracer:
 
         Raises CannotRun or NoTracing where it could not be started.
         """
-        options = launch.OPTIONS | (ptrace.O_TRACEEXIT if self.verify != "off" else 0)
+        options = launch.OPTIONS | (ptrace.O_TRACEEXIT if self.checker.each_exit else 0)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
         try:
             self.root = launch.launch(argv, before, options)
@@ -117,13 +118,14 @@ class Tracer:
         seccomp_stop = signal.SIGTRAP | ptrace.EVENT_SECCOMP << 8
         sched_yield, monotonic = os.sched_yield, time.monotonic
         registers = mediator.registers
+        poll = _WALL | os.WNOHANG
         brisk = False
         while True:
             try:
                 tid = 0
                 if brisk:
                     for _ in _POLLS:
-                        tid, status = waitpid(-1, _WALL | os.WNOHANG)
+                        tid, status = waitpid(-1, poll)
                         if tid:
                             break
                         sched_yield()
@@ -159,8 +161,8 @@ class Tracer:
     def _process_call(self, thread: Thread, nr: int) -> None:
         words = self.mediator.words
         if nr in (EXECVE, EXECVEAT):
-            if self.verify != "off" and len(thread.mm.threads) == 1:
-                self.mediator.verify(thread)
+            if self.checker.each_exit and len(thread.mm.threads) == 1:
+                self.checker.check(thread)
         elif nr == PTRACE:
             self._wants_to_trace(thread)
         elif nr == SECCOMP:
@@ -298,7 +300,7 @@ class Tracer:
             try:
                 fresh.mm.space = self._address_space(fresh)
             except PermissionError:
-                self.mediator.give_up(fresh)
+                give_up(fresh, self.mediator.ledger)
             except OSError:
                 pass  # it was killed meanwhile
         else:
@@ -322,7 +324,7 @@ class Tracer:
             self._abandon(thread, [thread.tid])
         thread.leave()
         if not mm.threads:
-            self.mediator.verify(thread)
+            self.checker.check(thread)
 
     def _forget(self, thread: Thread) -> None:
         self.threads.pop(thread.tid, None)

@@ -13,13 +13,13 @@ from typing import NamedTuple
 from laconic.ledger import Ledger
 from laconic.memory.calls import OPERATIONS, RANGED, Call
 from laconic.memory.change import Change, Outcome
-from laconic.memory.flags import MAP_FIXED, MAP_FIXED_NOREPLACE, MREMAP_FIXED, MREMAP_MAYMOVE, PAGE_SIZE, VM_HUGETLB
+from laconic.memory.flags import MAP_FIXED, MAP_FIXED_NOREPLACE, MREMAP_FIXED, MREMAP_MAYMOVE, PAGE_SIZE
 from laconic.memory.mmap import page_align, placed
 from laconic.memory.space import AddressSpace
 from laconic.pal import Confirmation, HostCall, proc
 from laconic.pal.linux import LinuxPal, is_error
-from laconic.tracer import ptrace
-from laconic.tracer.process import Mm, Thread, command_name
+from laconic.tracer import host_view, ptrace
+from laconic.tracer.process import Mm, Thread, give_up
 from laconic.tracer.ptrace import (
     ARGUMENTS,
     CONT,
@@ -39,12 +39,10 @@ from laconic.tracer.syscalls import (
     NUMBERS,
     PR_SET_SECCOMP,
 )
-from laconic.tracer.verify import both_maps, first_difference
+from laconic.tracer.verify import Checker, first_difference
 
 #: Results that mean "interrupted, to be restarted by the kernel" (include/linux/errno.h): not results yet.
 ERESTARTSYS, ERESTART_RESTARTBLOCK = 512, 516
-#: Calls whose new mapping is the host's to describe, and is adopted from it.
-_ADOPTED = {"shmat", "map_shadow_stack", "io_setup"}
 #: Calls on a range that a stack may have grown into.
 _PLACED = {*RANGED, "mremap", "mmap"}
 _UNCOUNTED = {"userfaultfd", "arch_prctl"}
@@ -69,18 +67,17 @@ class Mediator:
         self,
         pal: LinuxPal,
         ledger: Ledger,
-        verify: str = "off",
+        checker: Checker | None = None,
         observe: bool = False,
         inject: dict[int, int] | None = None,
     ) -> None:
         self.pal = pal
         self.ledger = ledger
-        self.verify_each = verify == "call"
+        self.checker = checker or Checker(ledger, "off")
         self.observe = observe
         self.passes = observe or pal.every_call
         self.registers = Registers()
         self.words = self.registers.words
-        self.mismatch: str | None = None
         self.inject = inject or {}
         self.host_calls = 0
 
@@ -111,7 +108,7 @@ class Mediator:
             operation = None if thread.supervised else OPERATIONS.get(name)
             outcome = operation(space, args, thread) if operation is not None else _OUT_OF_BOOKKEEPING
         except PermissionError:
-            self.give_up(thread)
+            give_up(thread, self.ledger)
             ptrace.resume(CONT, thread.tid)
             return
         if not outcome.changes and not outcome.ask and not self.passes:
@@ -119,8 +116,8 @@ class Mediator:
             if outcome.then is not None:
                 outcome.then()
             self.ledger.count(name, 0, outcome.result)
-            if self.verify_each:
-                self._verify_unsaid(thread)
+            if self.checker.each_call:
+                self.checker.check_unsaid(thread)
             ptrace.resume(CONT, thread.tid)
             return
         self._say(thread, Pending(Call(name, args), outcome), stop[0])
@@ -147,14 +144,6 @@ class Mediator:
         mm.busy = None
         return True
 
-    def give_up(self, thread: Thread) -> None:
-        """Follows an address space no longer, since its process hides it from this user (prctl(PR_SET_DUMPABLE))."""
-        thread.mm.space = None
-        self.ledger.note(
-            f"{command_name(thread.tid)} hides its memory map from other processes of its user: it runs untouched, and "
-            "its memory calls are not counted; run laconic as root to follow it"
-        )
-
     def _look_below(self, thread: Thread, space: AddressSpace, name: str, args: tuple[int, ...]) -> None:
         # A stack may have grown into what bookkeeping takes for a hole: look before the call counts on it.
         at = RANGED.get(name, 0)
@@ -178,7 +167,7 @@ class Mediator:
         if outcome.ask or outcome.then or not outcome.changes or _edits(outcome):
             thread.mm.busy = thread
         thread.again = False
-        if self.observe:
+        if self.observe or not self.inject and self.pal.as_asked(pending.call, outcome):
             thread.awaits_exit = True
             ptrace.resume(SYSCALL, thread.tid)
             return
@@ -245,10 +234,9 @@ class Mediator:
         value = self.registers.result(thread.tid)
         if value is None:
             return
-        if self.observe:
-            self._finish(thread, Confirmation(value if is_error(value) else 0, value, 0))
+        if thread.task is None:
+            self._finish(thread, Confirmation(value if is_error(value) else 0, value, 1))
             return
-        assert thread.task is not None
         try:
             following = thread.task.send(value)
         except StopIteration as stop:
@@ -267,7 +255,7 @@ class Mediator:
         try:
             result = self._settle(thread, pending, confirmation)
         except PermissionError:
-            self.give_up(thread)
+            give_up(thread, self.ledger)
             result = confirmation.value
         except OSError:
             result = confirmation.value  # the process is being killed; nobody will see this
@@ -282,8 +270,8 @@ class Mediator:
             thread.signal_mask = None
         if mm.busy is thread:
             mm.busy = None
-        if self.verify_each and mm.busy is None:
-            self.verify(thread)
+        if self.checker.each_call:
+            self.checker.check(thread)
         ptrace.resume(CONT, thread.tid)
         self.serve(mm)
 
@@ -330,7 +318,10 @@ class Mediator:
     def _take(self, thread: Thread, space: AddressSpace, pending: Pending, value: int) -> tuple[Change, ...]:
         (name, args), outcome = pending
         if outcome.resync or outcome.ask and outcome.result < 0:
-            self._resync(thread, space, name, value)
+            self.ledger.resynced += 1
+            if name == "other" and self.registers.load(thread.tid) and self.words[ORIG_RAX] == I386_BRK:
+                space.brk = value
+            space.adopt(proc.read_smaps(thread.tid))
             return ()
         if outcome.place:
             outcome = placed(space, outcome, value)
@@ -345,98 +336,13 @@ class Mediator:
             outcome = OPERATIONS[name](space, args, thread)
         space.commit(outcome)
         if name == "mmap":
-            self._identify(thread, space, outcome, args)
+            host_view.identify(thread, space, outcome, args)
         elif name == "shmdt" and outcome.changes:
             # Which pieces are the attachment's own depends on the segment's size (ksys_shmdt).
             space.settle(outcome.start, outcome.end, proc.read_smaps(thread.tid))
-        elif name in _ADOPTED or name == "io_destroy":
-            self._adopt(thread, space, name, args, value)
+        elif name in host_view.ADOPTED:
+            host_view.adopt(thread, space, name, args, value)
         return outcome.changes
-
-    def _identify(self, thread: Thread, space: AddressSpace, outcome: Outcome, args: tuple[int, ...]) -> None:
-        wanted = outcome.changes[0].wanted if outcome.changes else None
-        if wanted is None:
-            return
-        start, end = outcome.changes[0].start, outcome.changes[-1].end
-        if wanted.flags & VM_HUGETLB:
-            # Huge pages are a file of the kernel's own hugetlbfs, with flags of its own (hugetlbfs_file_mmap).
-            space.settle(start, end, proc.read_smaps(thread.tid))
-            return
-        if wanted.file is None:
-            return
-        fd = args[4] & 0xFFFFFFFF
-        anonymous = wanted.file.inode < 0
-        file = proc.identify(thread.tid, -1 if anonymous else fd, start, wanted.file)
-        if file != wanted.file:
-            space.rebind(start, end, file)
-        open_file = None if anonymous else thread.open_file(fd)
-        if open_file is not None and not open_file.plain:
-            # A device decides its mapping's flags itself (vm_flags_set in the driver's mmap).
-            space.settle(start, end, proc.read_smaps(thread.tid))
-
-    def _adopt(self, thread: Thread, space: AddressSpace, name: str, args: tuple[int, ...], value: int) -> None:
-        if name == "io_destroy":
-            start, end, vma = space.vmas.find(args[0])
-            if vma is not None:
-                space.settle(start, end, proc.read_smaps(thread.tid))
-            return
-        if name == "io_setup":
-            value = int.from_bytes(thread.read(args[1], 8), "little")
-        seen = proc.query_vma(thread.tid, value)
-        if seen is not None:
-            space.settle(seen.start, seen.end, proc.read_smaps(thread.tid))
-
-    def _resync(self, thread: Thread, space: AddressSpace, name: str, value: int) -> None:
-        self.ledger.resynced += 1
-        if name == "other" and self.registers.load(thread.tid) and self.words[ORIG_RAX] == I386_BRK:
-            space.brk = value
-        space.adopt(proc.read_smaps(thread.tid))
-
-    # The law Exact
-
-    def _verify_unsaid(self, thread: Thread) -> None:
-        # The host heard nothing and wanted is held as before: where its map is, to the letter, the one that the last
-        # check compared in full, this check has nothing to add. Anything else (a stack grew) is compared in full again.
-        try:
-            text = proc.read_maps_text(thread.tid)
-        except OSError:
-            return
-        if text and text == thread.mm.verified:
-            self.ledger.checks += 1
-        else:
-            self.verify(thread)
-
-    def verify(self, thread: Thread) -> None:
-        """Compares bookkeeping and host; keeps the first mismatch, and goes on from what the host has."""
-        space = thread.mm.space
-        if space is None or thread.mm.busy is not None:
-            return
-        try:
-            host = proc.read_smaps(thread.tid)
-        except PermissionError:
-            self.give_up(thread)
-            return
-        except OSError:
-            return
-        if not len(host):
-            return  # the process is being killed, and its memory is gone already
-        self.ledger.checks += 1
-        if self.verify_each:
-            thread.mm.verified = proc.read_maps_text(thread.tid)
-        difference = first_difference(space, host) or _broken_invariant(space)
-        if difference is not None:
-            self.ledger.mismatches += 1
-            if self.mismatch is None:
-                self.mismatch = f"process {thread.tgid}: {difference}\n{both_maps(space, host)}"
-            space.adopt(host)
-
-
-def _broken_invariant(space: AddressSpace) -> str | None:
-    try:
-        space.check()
-    except AssertionError as broken:
-        return f"bookkeeping breaks its own rule, {broken}"
-    return None
 
 
 def _edits(outcome: Outcome) -> bool:

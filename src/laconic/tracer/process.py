@@ -8,6 +8,7 @@ import resource
 from collections import deque
 from collections.abc import Generator
 
+from laconic.ledger import Ledger
 from laconic.memory.mmap import OpenFile
 from laconic.memory.space import AddressSpace
 from laconic.pal import Confirmation, HostCall, proc
@@ -188,9 +189,19 @@ def is_64_bit(pid: int) -> bool:
 
 
 def command_name(pid: int) -> str:
-    """The program's name, as `ps` shows it."""
+    """The program's name as `ps` shows it, with a question mark for what would talk to a terminal."""
     try:
         with open(f"/proc/{pid}/comm", "rb") as file:
-            return os.fsdecode(file.read().strip())
+            name = os.fsdecode(file.read().rstrip(b"\n"))
+            return "".join(letter if letter.isprintable() else "?" for letter in name)
     except OSError:
         return "?"
+
+
+def give_up(thread: Thread, ledger: Ledger) -> None:
+    """Follows an address space no longer, since its process hides it from this user (prctl(PR_SET_DUMPABLE))."""
+    thread.mm.space = None
+    ledger.note(
+        f"{command_name(thread.tid)} hides its memory map from other processes of its user: it runs untouched, and "
+        "its memory calls are not counted; run laconic as root to follow it"
+    )

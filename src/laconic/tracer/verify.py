@@ -12,10 +12,13 @@ Tolerated, each for the kernel function named, and nothing else:
 
 from __future__ import annotations
 
+from laconic.ledger import Ledger
 from laconic.memory.flags import flag_names
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma, describe
+from laconic.pal import proc
 from laconic.rangemap import RangeMap
+from laconic.tracer.process import Thread, give_up
 
 
 def first_difference(space: AddressSpace, host: RangeMap[Vma]) -> str | None:
@@ -67,3 +70,63 @@ def both_maps(space: AddressSpace, host: RangeMap[Vma]) -> str:
     ours = "\n".join(f"  {describe(*entry)}" for entry in space.vmas)
     theirs = "\n".join(f"  {describe(*entry)}" for entry in host)
     return f"bookkeeping:\n{ours}\nhost:\n{theirs}"
+
+
+class Checker:
+    """Holds the law for one run: at each process's end (`exit`), after every call too (`call`), or never (`off`).
+
+    `mismatch` is the first one in words; after it the check goes on from what the host has.
+    """
+
+    def __init__(self, ledger: Ledger, mode: str) -> None:
+        self.ledger = ledger
+        self.each_call = mode == "call"
+        self.each_exit = mode != "off"
+        self.mismatch: str | None = None
+
+    def check(self, thread: Thread) -> None:
+        """Compares all of a thread's address space, unless a call is under way in it. O(VMAs + resident pages)."""
+        space = thread.mm.space
+        if space is None or thread.mm.busy is not None:
+            return
+        try:
+            host = proc.read_smaps(thread.tid)
+            text = proc.read_maps_text(thread.tid) if self.each_call else b""
+        except PermissionError:
+            give_up(thread, self.ledger)
+            return
+        except OSError:
+            return
+        if not len(host):
+            return  # the process is being killed, and its memory is gone already
+        self.ledger.checks += 1
+        thread.mm.verified = text
+        difference = first_difference(space, host) or _broken_invariant(space)
+        if difference is not None:
+            self.ledger.mismatches += 1
+            if self.mismatch is None:
+                self.mismatch = f"process {thread.tgid}: {difference}\n{both_maps(space, host)}"
+            space.adopt(host)
+
+    def check_unsaid(self, thread: Thread) -> None:
+        """The check after a call of which the host heard nothing. O(VMAs), and cheap.
+
+        Wanted is held as before: where the host's map is, to the letter, the one that the last check compared in full,
+        there is nothing more to compare. Anything else (a stack grew) is compared in full again.
+        """
+        try:
+            text = proc.read_maps_text(thread.tid)
+        except OSError:
+            return
+        if text and text == thread.mm.verified:
+            self.ledger.checks += 1
+        else:
+            self.check(thread)
+
+
+def _broken_invariant(space: AddressSpace) -> str | None:
+    try:
+        space.check()
+    except AssertionError as broken:
+        return f"bookkeeping breaks its own rule, {broken}"
+    return None

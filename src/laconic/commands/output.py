@@ -1,0 +1,59 @@
+"""Where messages and figures go: standard error and files, either of which may be closed or full."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, TextIO
+
+from laconic.errors import LaconicError
+
+
+def tell(text: str) -> None:
+    """Writes to standard error; where that is gone or full, the program's exit status still counts."""
+    left = text.encode("utf-8", "surrogateescape")
+    try:
+        while left:
+            left = left[os.write(2, left) :]
+    except OSError:
+        pass
+
+
+def write_json(result: dict[str, Any], output: TextIO, path: str) -> None:
+    """Writes a result as JSON and closes the file; a full disk is told and changes no exit status."""
+    import json
+
+    try:
+        with output:
+            json.dump(result, output, indent=2)
+            output.write("\n")
+    except OSError as error:
+        tell(f"laconic: --json {path!r} could not be written, {error.strerror}\n")
+
+
+def hold_standard_streams() -> None:
+    """Where Laconic was started with 0, 1 or 2 closed, lets no file of its own take that number.
+
+    What is opened here is closed again in the program, as it was.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    if sys.stderr is None:
+        # For good: else argparse turns to standard output, which is the program's.
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+def open_output(path: str | None) -> TextIO | None:
+    """The file that `--json` names, `-` being standard output; None for none. Raises LaconicError.
+
+    Opened before the program starts: a run must not be lost to a wrong path.
+    """
+    if path is None:
+        return None
+    if path == "-":
+        return os.fdopen(os.dup(1), "w", encoding="utf-8", errors="surrogateescape")
+    try:
+        return open(path, "w", encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise LaconicError(f"--json {path!r} cannot be written, {error.strerror}: name another file") from None

@@ -1,0 +1,131 @@
+"""Signals to Laconic and to the program, statuses, and how a run ends: as without Laconic."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tracer.lab import (
+    COMMAND,
+    PROGRAMS,
+    STRATEGIES,
+    build,
+    environment,
+    is_alive,
+    run_alone,
+    run_laconic,
+    wait_until,
+)
+
+TERMINAL = (sys.executable, str(PROGRAMS / "terminal.py"))
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"])
+def test_a_signal_sent_to_laconic_alone_reaches_the_program_once(name: str) -> None:
+    number = int(signal.Signals[name])
+    run = run_laconic(build("to_laconic"), "send", str(number), verify="exit")
+    assert (run.status, run.out) == (7, f"signal {number}, 1 times\n"), run.err
+    assert run.figures["exit_status"] == 7
+    assert run.exact()
+
+
+def test_a_signal_sent_to_laconic_reaches_what_the_program_left_running() -> None:
+    run = run_laconic(build("to_laconic"), "children-left", str(int(signal.SIGTERM)), verify="exit")
+    assert (run.status, run.out) == (3, f"signal {int(signal.SIGTERM)}, 1 times\n"), run.err
+    assert run.exact()
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_a_program_that_a_forwarded_signal_ends(name: str) -> None:
+    """Laconic still writes its figures, and has the status that a shell would have."""
+    run = run_laconic("sh", "-c", f"kill -{name[3:]} $PPID; exec sleep 20", verify="exit", options=("--quiet",))
+    assert run.err == ""
+    assert run.status == run.figures["exit_status"] == 128 + int(signal.Signals[name])
+
+
+def test_an_interrupt_from_the_terminal_reaches_the_program_once() -> None:
+    """The terminal sends it to the whole foreground group; Laconic does not pass it on once more."""
+    program = str(build("to_laconic"))
+    words = [*TERMINAL, "-c"]
+    alone = run_alone([*words, program, "wait", "2"])
+    done = run_alone([*words, *COMMAND, "run", "--quiet", "--", program, "wait", "2"], env=environment())
+    assert alone.stdout == "ready\n^Csignal 2, 1 times\n"
+    assert (done.returncode, done.stdout) == (alone.returncode, alone.stdout) == (7, alone.stdout)
+
+
+def test_an_interrupt_from_the_terminal_ends_the_program_and_the_table_is_printed() -> None:
+    words = [*TERMINAL, "-c", *COMMAND, "run", "--", "sh", "-c", "echo ready; exec sleep 20"]
+    done = run_alone(words, env=environment())
+    assert done.returncode == 130
+    assert "Traceback" not in done.stdout
+    assert "laconic: " in done.stdout
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_nothing_outlives_a_laconic_that_is_killed(strategy: str) -> None:
+    run = run_laconic(build("to_laconic"), "kill", strategy=strategy)
+    assert run.status == -signal.SIGKILL
+    processes = [int(word) for word in run.out.split()]
+    assert len(processes) == 6
+    wait_until(lambda: not any(map(is_alive, processes)), "the end of all processes")
+
+
+@pytest.mark.parametrize("status", [0, 1, 3, 70, 71, 126, 127, 130, 255])
+def test_a_status_is_the_program_s_own(status: int) -> None:
+    run = run_laconic("sh", "-c", f"exit {status}", verify="off")
+    assert run.status == run.figures["exit_status"] == status
+
+
+@pytest.mark.parametrize(
+    "name", ["SIGHUP", "SIGINT", "SIGPIPE", "SIGKILL", "SIGTERM", "SIGSEGV", "SIGABRT", "SIGRTMIN"]
+)
+def test_a_program_that_kills_itself(name: str) -> None:
+    number = int(signal.Signals[name])
+    script = f"import os, signal; signal.signal({number}, signal.SIG_DFL) if {number} != 9 else 0; "
+    script += f"os.kill(os.getpid(), {number})"
+    alone = run_alone([sys.executable, "-S", "-c", script])
+    assert alone.returncode == -number
+    run = run_laconic(sys.executable, "-S", "-c", script, verify="off")
+    assert run.status == run.figures["exit_status"] == 128 + number
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_what_wait_says_of_a_child_that_dumps_core(limit: int, tmp_path: Path) -> None:
+    """The bit that says "core dumped" is there when it is without Laconic, and the signal is the same."""
+    script = f"""
+import ctypes, os, resource
+soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+resource.setrlimit(resource.RLIMIT_CORE, ({limit} if hard == -1 else 0, hard))
+for die in (lambda: ctypes.string_at(0), os.abort, lambda: os.kill(os.getpid(), 11), lambda: os._exit(3)):
+    pid = os.fork()
+    if not pid:
+        die()
+    print(os.waitpid(pid, 0)[1])
+"""
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "traced").mkdir()
+    alone = run_alone([sys.executable, "-c", script], cwd=tmp_path / "alone")
+    run = run_laconic(sys.executable, "-c", script, verify="exit", cwd=tmp_path / "traced")
+    assert [int(line) & 0x7F for line in alone.stdout.split()[:3]] == [11, 6, 11]
+    assert (run.status, run.out) == (0, alone.stdout), run.err
+    assert run.exact()
+    if Path("/proc/sys/kernel/core_pattern").read_text().strip() == "core":
+        assert len(list((tmp_path / "traced").iterdir())) == len(list((tmp_path / "alone").iterdir()))
+
+
+def test_the_status_is_that_of_the_first_program_not_of_the_last() -> None:
+    run = run_laconic("sh", "-c", "(sleep 0.2; exit 9) & exit 4", verify="exit")
+    assert run.status == 4
+    assert run.exact()
+
+
+def test_output_that_nobody_reads_ends_the_program_by_sigpipe() -> None:
+    alone = run_alone(["bash", "-c", "yes | head -1; echo ${PIPESTATUS[0]}"])
+    script = '"$@" yes | head -1; echo ${PIPESTATUS[0]}'
+    done = run_alone(["bash", "-c", script, "bash", *COMMAND, "run", "--quiet", "--"], env=environment())
+    assert done.stdout == alone.stdout == "y\n141\n"
+    assert os.strerror(32) not in done.stderr

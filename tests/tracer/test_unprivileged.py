@@ -1,0 +1,154 @@
+"""Laconic as an ordinary user: exact as for root; what hides from its own user runs untouched, with a note."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tracer.lab import SOURCES, STRATEGIES, Run, build, run_alone, run_laconic
+
+NOBODY = 65534
+every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
+pytestmark = pytest.mark.skipif(
+    os.getuid() != 0 or shutil.which("setpriv") is None, reason="only root with setpriv can become another user"
+)
+
+
+class Nobody:
+    """Runs commands as a user without privileges, who reads Laconic from a copy of its own."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+        self.env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHONPATH": str(place), "HOME": "/", "LANG": "C.UTF-8"}
+        self.python = self._interpreter()
+        for package in ("rich", "markdown_it", "mdurl", "pygments"):
+            spec = importlib.util.find_spec(package)
+            if spec is not None and spec.origin is not None:
+                shutil.copytree(Path(spec.origin).parent, place / package)
+        shutil.copytree(SOURCES / "laconic", place / "laconic")
+
+    def _interpreter(self) -> str:
+        for python in (os.path.realpath(sys.executable), "/usr/bin/python3"):
+            try:
+                check = "import os, sys; sys.exit(sys.version_info < (3, 11) or not os.access(sys.executable, os.X_OK))"
+                if subprocess.run([*self.become, python, "-c", check], env=self.env, stderr=-3).returncode == 0:
+                    return python
+            except OSError:
+                continue
+        pytest.skip("there is no Python 3.11 that another user can execute")
+
+    def alone(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
+        """Runs a command as that user."""
+        return run_alone([*self.become, *command], env=self.env, cwd="/")
+
+    def laconic(self, *command: str | Path, **more: Any) -> Run:
+        """Runs a command under that user's Laconic."""
+        prefix = [*self.become, self.python, "-m", "laconic"]
+        return run_laconic(*command, prefix=prefix, env=self.env, cwd="/", **more)
+
+
+@pytest.fixture(scope="module")
+def nobody() -> Iterator[Nobody]:
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        yield Nobody(Path(place))
+
+
+@every_strategy
+def test_simple_programs(nobody: Nobody, strategy: str) -> None:
+    run = nobody.laconic("sh", "-c", "id -u; (exit 3); exit 5", strategy=strategy)
+    assert (run.status, run.out) == (5, f"{NOBODY}\n"), run.err
+    assert run.exact()
+    assert run.figures["notes"] == []
+
+
+@every_strategy
+def test_every_memory_call(nobody: Nobody, strategy: str) -> None:
+    program = build("every_call", "-static")
+    alone = nobody.alone(program)
+    run = nobody.laconic(program, strategy=strategy)
+    assert (run.status, run.out) == (alone.returncode, alone.stdout), run.err
+    assert run.exact()
+
+
+@every_strategy
+@pytest.mark.parametrize("name", ["fork", "vfork", "clone3", "forking-threads"])
+def test_processes(nobody: Nobody, name: str, strategy: str) -> None:
+    run = nobody.laconic(build("processes"), name, strategy=strategy)
+    assert (run.status, run.out) == (0, "done\n"), run.err
+    assert run.exact()
+
+
+@every_strategy
+def test_threads(nobody: Nobody, strategy: str) -> None:
+    run = nobody.laconic(build("threads"), "6", "10", strategy=strategy)
+    assert (run.status, run.out) == (0, "done\n"), run.err
+    assert run.exact()
+
+
+@every_strategy
+@pytest.mark.parametrize("name", ["locks", "stack", "sysv", "userfaultfd", "hugetlb"])
+def test_calls_that_need_a_privilege_or_a_limit(nobody: Nobody, name: str, strategy: str) -> None:
+    alone = nobody.alone(build("odd_calls"), name)
+    run = nobody.laconic(build("odd_calls"), name, strategy=strategy)
+    assert (run.status, run.out) == (alone.returncode, alone.stdout), run.err
+    assert run.exact()
+
+
+@every_strategy
+@pytest.mark.parametrize("verify", ["off", "exit", "call"])
+def test_a_program_that_hides_its_map_runs_untouched(nobody: Nobody, verify: str, strategy: str) -> None:
+    """prctl(PR_SET_DUMPABLE, 0): its files in /proc are root's."""
+    alone = nobody.alone(build("filters"), "undumpable")
+    run = nobody.laconic(build("filters"), "undumpable", verify=verify, strategy=strategy)
+    assert (run.status, run.out) == (alone.returncode, alone.stdout) == (0, "done\n"), run.err
+    assert run.figures["verify"]["mismatches"] == 0
+    notes = [note for note in run.figures["notes"] if "hides its memory map" in note and "runs untouched" in note]
+    assert len(notes) == 1, run.figures["notes"]
+    assert "hides its memory map" in " ".join(run.err.split())
+
+
+def test_a_program_that_may_be_executed_and_not_read(nobody: Nobody) -> None:
+    """Its map is hidden from the start, as PR_SET_DUMPABLE would."""
+    program = nobody.place / "unreadable"
+    shutil.copy(build("every_call", "-static"), program)
+    program.chmod(0o711)
+    alone = nobody.alone(program)
+    run = nobody.laconic(program)
+    assert (run.status, run.out) == (alone.returncode, alone.stdout), run.err
+    assert run.figures["verify"]["mismatches"] == 0
+    assert len(run.figures["notes"]) == 1
+
+
+def test_a_set_user_id_program_gets_no_privileges(nobody: Nobody) -> None:
+    program = nobody.place / "set-user-id"
+    shutil.copy(shutil.which("id") or "/usr/bin/id", program)
+    program.chmod(0o4755)
+    run = nobody.laconic(program, "-u")
+    assert (run.status, run.out) == (0, f"{NOBODY}\n"), run.err
+    assert run.figures["verify"]["mismatches"] == 0
+
+
+def test_doctor(nobody: Nobody) -> None:
+    done = nobody.alone(nobody.python, "-m", "laconic", "doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "limited  set-user-id programs" in done.stdout
+
+
+def test_root_s_laconic_and_a_program_that_gives_its_privileges_up() -> None:
+    """A program that becomes another user is followed all the same."""
+    become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    run = run_laconic(*become, "sh", "-c", "id -u; exit 6")
+    assert (run.status, run.out) == (6, f"{NOBODY}\n"), run.err
+    assert run.exact()
+    assert run.figures["notes"] == []
