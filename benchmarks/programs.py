@@ -1,4 +1,4 @@
-"""Runs every workload of tests/apps under `laconic run` and writes docs/programs.md: what each asked, what the host heard.
+"""Runs every workload of tests/apps under `laconic run` and writes docs/programs.md: what was asked, and said.
 
 `python benchmarks/programs.py` runs them all and rewrites the page; with names it runs these and prints them only.
 Workloads whose programs are not installed are named on the page.
@@ -29,8 +29,8 @@ needed none. *narrowed*: said for fewer pages than asked. *failed*: answered wit
 a time is over (stress-ng) ask a different number each time.
 
 Most of what is elided is ld.so's second mapping of each library's read-only segment, and queries of the break. An
-mprotect that changes nothing is rare outside of stress tests: what is worth having lies in the parts of calls, and in the
-kinds of change (page runs by kind are in the JSON).
+mprotect that changes nothing is rare outside of stress tests: what is worth having lies in the parts of calls, and in
+the kinds of change (page runs by kind are in the JSON).
 
 ## All programs
 
@@ -76,7 +76,8 @@ def main(names: list[str]) -> int:
         totals.append(overview(workload.name, run))
         calls += by_call(workload.name, run)
     page = HEAD.format(system=f"{platform.system()} {platform.release().split('-')[0]}") + "\n".join(totals)
-    page += "\n\n## By call\n\n| program | call | asked | said | elided | narrowed | failed |\n|---|---|--:|--:|--:|--:|--:|\n"
+    page += "\n\n## By call\n\n| program | call | asked | said | elided | narrowed | failed |\n"
+    page += "|---|---|--:|--:|--:|--:|--:|\n"
     page += "\n".join(calls) + "\n"
     if absent:
         page += "\nNot run, since they were not installed: " + ", ".join(absent) + ".\n"

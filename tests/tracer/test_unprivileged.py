@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rich
 
 from tests.tracer.lab import SOURCES, STRATEGIES, Run, build, run_alone, run_laconic
 
@@ -31,10 +31,8 @@ class Nobody:
         self.become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
         self.env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHONPATH": str(place), "HOME": "/", "LANG": "C.UTF-8"}
         self.python = self._interpreter()
-        for package in ("rich", "markdown_it", "mdurl", "pygments"):
-            spec = importlib.util.find_spec(package)
-            if spec is not None and spec.origin is not None:
-                shutil.copytree(Path(spec.origin).parent, place / package)
+        # Of rich, what Laconic uses, which needs none of what rich depends on.
+        shutil.copytree(Path(rich.__file__).parent, place / "rich")
         shutil.copytree(SOURCES / "laconic", place / "laconic")
 
     def _interpreter(self) -> str:

@@ -217,7 +217,7 @@ class TestOutputs:
         done = laconic("run", "--verify", "exit", "--", sys.executable, "-c", "import json, threading", env=env)
         assert done.returncode == 0
         assert done.stderr.startswith("laconic: ")
-        assert "verify (exit): 1 checks, 0 mismatches" in done.stderr
+        assert "verify (exit): 1 check, 0 mismatches" in done.stderr
         assert all(len(line) <= 80 for line in done.stderr.splitlines()), done.stderr
         assert "\x1b" not in done.stderr
 

@@ -76,7 +76,9 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
         )
     verify = figures["verify"]
     if verify["mode"] != "off":
-        console.print(f"verify ({verify['mode']}): {verify['checks']:,} checks, {verify['mismatches']:,} mismatches")
+        checks = f"{verify['checks']:,} check{'' if verify['checks'] == 1 else 's'}"
+        found = f"{verify['mismatches']:,} mismatch{'' if verify['mismatches'] == 1 else 'es'}"
+        console.print(f"verify ({verify['mode']}): {checks}, {found}")
     for note in figures["notes"]:
         console.print(f"note: {note}")
-    return out.getvalue()
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"

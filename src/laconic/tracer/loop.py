@@ -41,7 +41,6 @@ from laconic.tracer.syscalls import (
     SECCOMP_FILTER_FLAG_NEW_LISTENER,
 )
 
-_WALL = 0x40000000
 _STOP_SIGNALS = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 _SYSCALL_STOP = signal.SIGTRAP | 0x80
 #: Signals that end Laconic by default, and that a person means for the program.
@@ -49,10 +48,6 @@ _FORWARDED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, sign
 _SI_KERNEL = 0x80
 #: A signal to Laconic and the same one to the program within this time (seconds) were sent to both.
 _SAME_SIGNAL = 0.1
-#: After a wait shorter than this (seconds), the next is for a short while spent asking again and again: to wake a
-#: sleeping tracer takes longer than most calls do.
-_BRISK = 0.0002
-_POLLS = range(100)
 
 
 class Tracer:
@@ -92,6 +87,9 @@ class Tracer:
         try:
             self._loop()
         finally:
+            # What the terminal sent to program and Laconic alike has had its effect: it must not end Laconic now.
+            while signal.sigtimedwait(_FORWARDED, 0) is not None:
+                pass
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if self.failure is not None:
             raise self.failure
@@ -114,25 +112,10 @@ class Tracer:
                         pass
 
     def _loop(self) -> None:
-        waitpid, threads, mediator = os.waitpid, self.threads, self.mediator
-        seccomp_stop = signal.SIGTRAP | ptrace.EVENT_SECCOMP << 8
-        sched_yield, monotonic = os.sched_yield, time.monotonic
-        registers = mediator.registers
-        poll = _WALL | os.WNOHANG
-        brisk = False
+        wait, threads, mediator, registers = ptrace.wait, self.threads, self.mediator, self.mediator.registers
         while True:
             try:
-                tid = 0
-                if brisk:
-                    for _ in _POLLS:
-                        tid, status = waitpid(-1, poll)
-                        if tid:
-                            break
-                        sched_yield()
-                if not tid:
-                    began = monotonic()
-                    tid, status = waitpid(-1, _WALL)
-                    brisk = monotonic() - began < _BRISK
+                tid, status, stop = wait()
             except ChildProcessError:
                 return
             thread = threads.get(tid)
@@ -140,10 +123,10 @@ class Tracer:
                 self._ended(tid, status)
             elif thread is None:
                 self._unknown(tid, status >> 8 & 0xFF, status >> 16)
-            elif status >> 8 == seccomp_stop:
+            elif status >> 8 == ptrace.SECCOMP_STOP:
                 if thread.again:
                     mediator.at_repeated_call(thread)
-                elif stop := registers.call(tid):
+                elif stop:
                     if stop[1] not in PROCESS_CALLS:
                         mediator.at_call(thread, stop)
                     elif registers.load(tid):

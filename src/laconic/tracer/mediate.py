@@ -112,13 +112,12 @@ class Mediator:
             ptrace.resume(CONT, thread.tid)
             return
         if not outcome.changes and not outcome.ask and not self.passes:
-            self.registers.answer(thread.tid, outcome.result)
             if outcome.then is not None:
                 outcome.then()
-            self.ledger.count(name, 0, outcome.result)
             if self.checker.each_call:
                 self.checker.check_unsaid(thread)
-            ptrace.resume(CONT, thread.tid)
+            ptrace.answer(thread.tid, outcome.result)
+            self.ledger.count(name, 0, outcome.result)
             return
         self._say(thread, Pending(Call(name, args), outcome), stop[0])
 
@@ -225,7 +224,7 @@ class Mediator:
         thread.again = False
         thread.awaits_exit = True
         if self._failing():
-            self.registers.answer(thread.tid, -self.inject[self.host_calls])
+            self.registers.skip(thread.tid, -self.inject[self.host_calls])
         ptrace.resume(SYSCALL, thread.tid)
 
     def at_exit(self, thread: Thread) -> None:
@@ -300,8 +299,10 @@ class Mediator:
             said = len(self.pal.host_calls(pending.call, outcome))
         if confirmation.error or self.observe and name == "brk" and value != outcome.result:
             result = space.brk if name == "brk" else value
+            if outcome.resync:
+                space.adopt(proc.read_smaps(thread.tid))
             # A call that kept nobody waiting has edited nothing, and another's may be half done.
-            if outcome.end > outcome.start and thread.mm.busy is thread:
+            elif outcome.end > outcome.start and thread.mm.busy is thread:
                 host = proc.read_smaps(thread.tid)
                 space.grow(host)
                 space.settle(outcome.start, outcome.end, host)

@@ -6,7 +6,9 @@ A request on a thread that is gone returns False or None; whoever waits for that
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
+import time
 from typing import Final
 
 POKEUSER: Final = 6
@@ -56,7 +58,7 @@ _NO_CALL = ctypes.c_void_p(-1)
 class Registers:
     """One thread's general registers. `words` is a view of 27 integers; `load` and `store` move them.
 
-    At a stop of a call, `call`, `result`, `answer` and `set_result` reach what matters in a third of the time that all
+    At a stop of a call, `call`, `result`, `skip` and `set_result` reach what matters in a third of the time that all
     registers take (struct ptrace_syscall_info in include/uapi/linux/ptrace.h).
     """
 
@@ -92,8 +94,8 @@ class Registers:
         result: int = self._unpack_result(self._info)[0]
         return result
 
-    def answer(self, tid: int, result: int) -> None:
-        """At a call's stop: skips the call, and gives the program this result."""
+    def skip(self, tid: int, result: int) -> None:
+        """At a call's stop: skips the call, whose result then is this one."""
         _ptrace(POKEUSER, tid, _ORIG_RAX_OFFSET, _NO_CALL)
         _ptrace(POKEUSER, tid, _RAX_OFFSET, ctypes.c_void_p(result) if result else None)
 
@@ -105,6 +107,42 @@ class Registers:
 def resume(request: int, tid: int, signal: int = 0) -> bool:
     """CONT, SYSCALL or LISTEN, delivering `signal`; False where the thread is gone."""
     return bool(_ptrace(request, tid, None, signal) == 0)
+
+
+#: A stop, or an end: the thread's id, wait's status, and at a call's stop what `Registers.call` reads; else ().
+Stop = tuple[int, int, tuple[int, ...]]
+
+_WALL: Final = 0x40000000
+SECCOMP_STOP: Final = 5 | EVENT_SECCOMP << 8
+#: After a wait shorter than this (seconds), the next is for a short while spent asking again and again: to wake a
+#: sleeping tracer takes longer than most calls do.
+_BRISK: Final = 0.0002
+_POLLS: Final = range(100)
+_registers = Registers()
+_brisk = False
+
+
+def wait() -> Stop:
+    """Waits for the next stop or end of any thread. Raises ChildProcessError where there is none left."""
+    global _brisk
+    tid = status = 0
+    if _brisk:
+        for _ in _POLLS:
+            tid, status = os.waitpid(-1, _WALL | os.WNOHANG)
+            if tid:
+                break
+            os.sched_yield()
+    if not tid:
+        began = time.monotonic()
+        tid, status = os.waitpid(-1, _WALL)
+        _brisk = time.monotonic() - began < _BRISK
+    return tid, status, _registers.call(tid) if status >> 8 == SECCOMP_STOP else ()
+
+
+def answer(tid: int, result: int) -> None:
+    """At a call's stop: skips the call, gives the program this result, and lets it go on."""
+    _registers.skip(tid, result)
+    resume(CONT, tid)
 
 
 def seize(tid: int, options: int) -> bool:
