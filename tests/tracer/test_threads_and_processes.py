@@ -150,7 +150,7 @@ def test_a_shell_with_job_control() -> None:
     # A traced program shows as "t" while it is stopped, but also for a moment at each of its memory calls.
     script = """
     set -m
-    sleep 30 & job=$!
+    sleep 30 & job=$!; sleep 0.1
     kill -STOP $job; kill -CONT $job; kill -TERM $job; wait $job; echo "ended $?"
     set +m
     (trap 'echo got it; exit 3' USR1; kill -STOP $BASHPID; while :; do sleep 0.05; done) & job=$!

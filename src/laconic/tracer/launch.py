@@ -70,8 +70,8 @@ def launch(argv: Sequence[str], mask: set[int], options: int = OPTIONS) -> int:
         os.waitpid(pid, 0)
         raise NoTracing(
             "ptrace was refused for a child of Laconic's own: run `laconic doctor`; in a container, add "
-            "--cap-add=SYS_PTRACE or a seccomp profile that allows ptrace; under another tracer (strace, gdb, laconic), "
-            "leave that"
+            "--cap-add=SYS_PTRACE or a seccomp profile that allows ptrace; under another tracer (strace, gdb, laconic) "
+            "leave that first"
         )
     os.write(go_write, b"g")
     os.close(go_write)
