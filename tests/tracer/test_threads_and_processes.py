@@ -150,8 +150,9 @@ def test_a_shell_with_job_control() -> None:
     # A traced program shows as "t" while it is stopped, but also for a moment at each of its memory calls.
     script = """
     set -m
-    sleep 30 & job=$!; sleep 0.1
-    kill -STOP $job; kill -CONT $job; kill -TERM $job; wait $job; echo "ended $?"
+    sleep 30 & job=$!
+    for signal in STOP CONT TERM; do sleep 0.1; kill -$signal $job; done
+    sleep 0.1; wait $job; echo "ended $?"
     set +m
     (trap 'echo got it; exit 3' USR1; kill -STOP $BASHPID; while :; do sleep 0.05; done) & job=$!
     for look in 1 2 3 4 5 6; do while ! grep -q 'State:.[tT]' /proc/$job/status; do look=1; done; sleep 0.02; done
