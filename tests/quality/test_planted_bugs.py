@@ -14,7 +14,7 @@ from tests.model.test_model import play, steps
 from tests.quality.bugs import BUGS
 
 SEEDS = range(60)
-#: The kernel is asked about one bug of each kind that the issue names, and one of each law; the rest cost too long.
+#: The kernel is asked about one bug of each kind that a map can have, and one of each law; the rest cost too long.
 KERNEL = {
     "split_forgets_the_rest": "predict",
     "merge_is_forgotten": "predict",

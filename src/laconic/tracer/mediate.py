@@ -291,7 +291,8 @@ class Mediator:
         assert space is not None
         value = confirmation.value
         if -ERESTART_RESTARTBLOCK <= value <= -ERESTARTSYS:
-            space.rollback(outcome.start, outcome.end) if outcome.end and thread.mm.busy is thread else None
+            if outcome.end and thread.mm.busy is thread:
+                space.rollback(outcome.start, outcome.end)
             return value
         said = confirmation.said
         changes = outcome.changes
@@ -308,13 +309,20 @@ class Mediator:
                 space.settle(outcome.start, outcome.end, host)
             changes = ()
         else:
-            asked = outcome.ask or self.observe or self.pal.every_call
+            asked = outcome.ask or self.observe or self.pal.every_call or self._left_to_host(thread, pending.call)
             result = value if asked and outcome.result >= 0 else outcome.result
             changes = self._take(thread, space, pending, value)
         narrowed = said > 0 and not outcome.ask and _is_narrower(name, args, outcome)
         if name not in _UNCOUNTED:
             self.ledger.count(name, said, result, narrowed and not self.pal.every_call, changes)
         return result
+
+    def _left_to_host(self, thread: Thread, call: Call) -> bool:
+        # True where the host was given the choice of an address.
+        if not (self.observe or thread.own_filter):
+            return False
+        fixed = MAP_FIXED | MAP_FIXED_NOREPLACE if call.name == "mmap" else MREMAP_FIXED
+        return call.name in ("mmap", "mremap") and not call.args[3] & fixed
 
     def _take(self, thread: Thread, space: AddressSpace, pending: Pending, value: int) -> tuple[Change, ...]:
         (name, args), outcome = pending
@@ -326,8 +334,8 @@ class Mediator:
             return ()
         if outcome.place:
             outcome = placed(space, outcome, value)
-        elif name in ("mmap", "mremap") and value != outcome.result and (self.passes or thread.own_filter):
-            # The host chose another address than bookkeeping would have (only where it was given the choice).
+        elif value != outcome.result and self._left_to_host(thread, pending.call):
+            # The host chose another address than bookkeeping would have.
             if outcome.end:
                 space.rollback(outcome.start, outcome.end)
             if name == "mmap":
