@@ -21,9 +21,3 @@ class NoTracing(LaconicError):
     """This kernel or container does not let Laconic trace."""
 
     exit_code = 71
-
-
-class Mismatch(LaconicError):
-    """Bookkeeping and host differ (law Exact)."""
-
-    exit_code = 70

@@ -17,8 +17,8 @@ from laconic.memory.vma import File, Vma, describe
 from laconic.pal import Confirmation, proc
 from laconic.pal.linux import LinuxPal, is_error
 from laconic.rangemap import RangeMap
-from laconic.tracer.mediate import Mediator, Pending
-from laconic.tracer.process import Mm, Thread
+from laconic.tracer.mediate import Mediator
+from laconic.tracer.process import Mm, Pending, Thread
 from laconic.tracer.verify import first_difference
 from tests.kernel.child import Child, Ended, reap
 from tests.kernel.tolerances import CUT_APART, RESULT_ONLY, cut_apart, tolerated, vanished

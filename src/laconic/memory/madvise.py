@@ -187,7 +187,7 @@ def _advise_flags(space: AddressSpace, start: int, end: int, advice: int) -> Out
 
     if stop > start:
         space.vmas.edit(start, stop, advise)
-    return Outcome(result, tuple(space.diff(start, stop)) if stop > start else (), start, end, ask=ask)
+    return Outcome(result, tuple(space.diff(start, stop)), start, end, ask=ask)
 
 
 def msync(space: AddressSpace, start: int, length: int, flags: int) -> Outcome:

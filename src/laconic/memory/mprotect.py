@@ -8,7 +8,6 @@ from laconic.memory.change import NOTHING, Change, Outcome, classify
 from laconic.memory.flags import (
     ADDRESS_MASK,
     PAGE_MASK,
-    PAGE_SIZE,
     PROT_EXEC,
     PROT_GROWSDOWN,
     PROT_GROWSUP,
@@ -22,6 +21,7 @@ from laconic.memory.flags import (
     VM_PROT,
     VM_SEALED,
 )
+from laconic.memory.mmap import page_align
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 
@@ -66,7 +66,7 @@ def _mprotect(space: AddressSpace, start: int, length: int, prot: int, pkey: int
         return Outcome(-EINVAL)
     if not length:
         return NOTHING
-    end = (start + (length + PAGE_SIZE - 1 & PAGE_MASK & ADDRESS_MASK)) & ADDRESS_MASK
+    end = start + page_align(length) & ADDRESS_MASK
     if end <= start:
         return Outcome(-ENOMEM)
     if prot & ~(PROT_RWX | PROT_SEM):
@@ -85,17 +85,17 @@ def _mprotect(space: AddressSpace, start: int, length: int, prot: int, pkey: int
         return Outcome(-ENOMEM)
     elif grows:
         return Outcome(-EINVAL)  # no VM_GROWSUP on x86
-    if pkey != -1:
-        return _with_key(space, start, end, prot & PROT_RWX, pkey)
     stop, result = _permitted(space, start, end, prot & PROT_RWX, read_implies_exec)
     if stop > start:
 
         def protect(vma: Vma) -> Vma:
-            wanted = _prot(vma, prot & PROT_RWX, read_implies_exec)
-            return vma if vma.flags & VM_PROT == wanted else vma.with_flags(vma.flags & ~VM_PROT | wanted)
+            wanted = vma.flags & ~VM_PROT | _prot(vma, prot & PROT_RWX, read_implies_exec)
+            if pkey != -1:
+                return vma._replace(flags=wanted, pkey=pkey)
+            return vma if vma.flags == wanted else vma.with_flags(wanted)
 
         space.vmas.edit(start, stop, protect)
-    return Outcome(result, tuple(space.diff(start, stop)) if stop > start else (), start, end)
+    return Outcome(result, tuple(space.diff(start, stop)), start, end, ask=pkey != -1)
 
 
 def _within(space: AddressSpace, start: int, end: int, prot: int, vma: Vma) -> Outcome:
@@ -128,14 +128,3 @@ def _permitted(space: AddressSpace, start: int, end: int, prot: int, read_implie
         if vma.flags & VM_SEALED:
             return begin, -EPERM
     return end, 0
-
-
-def _with_key(space: AddressSpace, start: int, end: int, prot: int, pkey: int) -> Outcome:
-    stop, result = _permitted(space, start, end, prot, False)
-    if stop > start:
-
-        def protect(vma: Vma) -> Vma:
-            return vma._replace(flags=vma.flags & ~VM_PROT | prot, pkey=pkey)
-
-        space.vmas.edit(start, stop, protect)
-    return Outcome(result, tuple(space.diff(start, stop)) if stop > start else (), start, end, ask=True)

@@ -16,7 +16,7 @@ from laconic.memory.flags import (
     MREMAP_MAYMOVE,
     PROT_GROWSDOWN,
 )
-from laconic.pal import Confirmation, HostCall
+from laconic.pal import Confirmation, HostCall, Pal
 
 #: The highest value that is an errno and not an address (MAX_ERRNO in include/linux/err.h).
 MAX_ERRNO = 4095
@@ -27,7 +27,7 @@ def is_error(result: int) -> bool:
     return -MAX_ERRNO <= result < 0
 
 
-class LinuxPal:
+class LinuxPal(Pal):
     """Says changes as Linux system calls. `every_call` says each call whole, as today's library OSes do."""
 
     def __init__(self, every_call: bool = False) -> None:

@@ -11,6 +11,7 @@ import fcntl
 import os
 import stat
 import struct
+from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -81,23 +82,27 @@ _entries: dict[tuple[bytes, bytes], tuple[int, int, Vma]] = {}
 
 
 def _parse_entry(header: bytes, codes: bytes) -> tuple[int, int, Vma]:
-    parts = header.split(None, 5)
-    addresses, permissions, offset, device, inode = parts[:5]
-    path = os.fsdecode(parts[5]) if len(parts) > 5 else ""
-    start, end = (int(address, 16) for address in addresses.split(b"-"))
+    seen, permissions, path = _parse_header(header)
     flags = VM_MAYSHARE if permissions[3:4] == b"s" else 0
     for code in codes.split():
         flags |= VMFLAG_BITS.get(code, 0)
     name = path[path.index(":") + 1 : -1] if path.startswith(("[anon:", "[anon_shmem:")) else None
-    if inode == b"0":
-        vma = Vma(flags, None, 0, name)
-    else:
-        major, minor = (int(number, 16) for number in device.split(b":"))
-        vma = Vma(flags, _file(major, minor, int(inode), path), start - int(offset, 16), name)
+    vma = Vma(flags, seen.file, seen.start - seen.offset if seen.file is not None else 0, name)
     if len(_entries) >= 100_000:
         _entries.clear()
-    entry = _entries[header, codes] = (start, end, vma)
+    entry = _entries[header, codes] = (seen.start, seen.end, vma)
     return entry
+
+
+def _parse_header(line: bytes) -> tuple[HostVma, bytes, str]:
+    # A line of maps, or the first of a VMA in smaps: the VMA, its permissions, its path or label.
+    parts = line.split(None, 5)
+    addresses, permissions, offset, device, inode = parts[:5]
+    path = os.fsdecode(parts[5]) if len(parts) > 5 else ""
+    start, end = (int(address, 16) for address in addresses.split(b"-"))
+    major, minor = (int(number, 16) for number in device.split(b":"))
+    file = _file(major, minor, int(inode), path) if inode != b"0" else None
+    return HostVma(start, end, int(offset, 16), file), permissions, path
 
 
 @cache
@@ -134,13 +139,9 @@ def query_vma(pid: int, address: int) -> HostVma | None:
 
 def _search_maps(text: bytes, address: int) -> HostVma | None:
     for line in text.splitlines():
-        parts = line.split(None, 5)
-        start, end = (int(part, 16) for part in parts[0].split(b"-"))
-        if start <= address < end:
-            major, minor = (int(part, 16) for part in parts[3].split(b":"))
-            inode = int(parts[4])
-            path = os.fsdecode(parts[5]) if len(parts) > 5 else ""
-            return HostVma(start, end, int(parts[2], 16), _file(major, minor, inode, path) if inode else None)
+        seen, _, _ = _parse_header(line)
+        if seen.start <= address < seen.end:
+            return seen
     return None
 
 
@@ -169,12 +170,17 @@ def _scan_is_empty(fd: int, scan: bytes) -> bool:
 
 
 def _pages_untouched(fd: int, start: int, end: int, private_file: bool) -> bool:
+    touched = _PM_PRESENT | _PM_SWAP | _PM_GUARD
+    return not any(
+        entry & touched and not (private_file and entry & _PM_FILE) for entry in _pagemap_entries(fd, start, end)
+    )
+
+
+def _pagemap_entries(fd: int, start: int, end: int) -> Iterator[int]:
     for at in range(start, end, 512 * PAGE_SIZE):
         pages = min(end - at, 512 * PAGE_SIZE) >> PAGE_SHIFT
         for (entry,) in struct.iter_unpack("=Q", os.pread(fd, pages * 8, at >> PAGE_SHIFT << 3)):
-            if entry & (_PM_PRESENT | _PM_SWAP | _PM_GUARD) and not (private_file and entry & _PM_FILE):
-                return False
-    return True
+            yield entry
 
 
 def has_ioctl(pid: int, name: str) -> bool:
@@ -191,12 +197,7 @@ def has_ioctl(pid: int, name: str) -> bool:
 def resident(pid: int, start: int, end: int) -> bool:
     """True where every page of `[start, end)` (bytes) is in memory. O(pages)."""
     with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
-        for at in range(start, end, 512 * PAGE_SIZE):
-            pages = min(end - at, 512 * PAGE_SIZE) >> PAGE_SHIFT
-            entries = os.pread(pagemap.fileno(), pages * 8, at >> PAGE_SHIFT << 3)
-            if not all(entry & _PM_PRESENT for (entry,) in struct.iter_unpack("=Q", entries)):
-                return False
-    return True
+        return all(entry & _PM_PRESENT for entry in _pagemap_entries(pagemap.fileno(), start, end))
 
 
 class Start(NamedTuple):

@@ -112,7 +112,8 @@ class Tracer:
                         pass
 
     def _loop(self) -> None:
-        wait, threads, mediator, registers = ptrace.wait, self.threads, self.mediator, self.mediator.registers
+        threads, mediator, registers = self.threads, self.mediator, self.mediator.registers
+        wait = ptrace.Waiter(registers).wait
         while True:
             try:
                 tid, status, stop = wait()

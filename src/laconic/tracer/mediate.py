@@ -8,7 +8,6 @@ the system call is skipped and answered at once.
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
 
 from laconic.ledger import Ledger
 from laconic.memory.calls import OPERATIONS, RANGED, Call
@@ -19,7 +18,7 @@ from laconic.memory.space import AddressSpace
 from laconic.pal import Confirmation, HostCall, proc
 from laconic.pal.linux import LinuxPal, is_error
 from laconic.tracer import host_view, ptrace
-from laconic.tracer.process import Mm, Thread, give_up
+from laconic.tracer.process import Mm, Pending, Thread, give_up
 from laconic.tracer.ptrace import (
     ARGUMENTS,
     CONT,
@@ -48,13 +47,6 @@ _PLACED = {*RANGED, "mremap", "mmap"}
 _UNCOUNTED = {"userfaultfd", "arch_prctl"}
 _LOCKING = {"mlock", "mlock2", "mlockall"}
 _OUT_OF_BOOKKEEPING = Outcome(0, ask=True, resync=True)
-
-
-class Pending(NamedTuple):
-    """A call that waits for the host."""
-
-    call: Call
-    outcome: Outcome
 
 
 class Mediator:
@@ -116,7 +108,8 @@ class Mediator:
                 outcome.then()
             if self.checker.each_call:
                 self.checker.check_unsaid(thread)
-            ptrace.answer(thread.tid, outcome.result)
+            self.registers.skip(thread.tid, outcome.result)
+            ptrace.resume(CONT, thread.tid)
             self.ledger.count(name, 0, outcome.result)
             return
         self._say(thread, Pending(Call(name, args), outcome), stop[0])
@@ -126,7 +119,7 @@ class Mediator:
         # those that bring the pages (userfaultfd, FUSE): once the host shows the locks, the others need not wait.
         assert mm.busy is not None
         busy = mm.busy
-        if not isinstance(busy.pending, Pending) or busy.pending.call.name not in _LOCKING or mm.space is None:
+        if busy.pending is None or busy.pending.call.name not in _LOCKING or mm.space is None:
             return False
         for _ in range(20):
             try:
@@ -248,7 +241,7 @@ class Mediator:
 
     def _finish(self, thread: Thread, confirmation: Confirmation) -> None:
         pending = thread.pending
-        assert isinstance(pending, Pending)
+        assert pending is not None
         thread.pending = None
         mm = thread.mm
         try:

@@ -7,8 +7,11 @@ import os
 import resource
 from collections import deque
 from collections.abc import Generator
+from typing import NamedTuple
 
 from laconic.ledger import Ledger
+from laconic.memory.calls import Call
+from laconic.memory.change import Outcome
 from laconic.memory.mmap import OpenFile
 from laconic.memory.space import AddressSpace
 from laconic.pal import Confirmation, HostCall, proc
@@ -33,6 +36,13 @@ class Mm:
 
 
 Task = Generator[HostCall, int, Confirmation]
+
+
+class Pending(NamedTuple):
+    """A call that waits for the host."""
+
+    call: Call
+    outcome: Outcome
 
 
 class Thread:
@@ -68,7 +78,7 @@ class Thread:
         self.mm = mm
         mm.threads.add(tid)
         self.task: Task | None = None
-        self.pending: object = None
+        self.pending: Pending | None = None
         self.call_registers: list[int] = []
         self.again = False
         self.awaits_exit = False

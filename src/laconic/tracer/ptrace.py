@@ -42,7 +42,7 @@ EVENT_SECCOMP: Final = 7
 EVENT_STOP: Final = 128
 
 #: Indices into `struct user_regs_struct` as 27 unsigned 64-bit words.
-R11, R10, R9, R8, RAX, RCX, RDX, RSI, RDI, ORIG_RAX, RIP, CS = 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17
+R10, R9, R8, RAX, RDX, RSI, RDI, ORIG_RAX, RIP = 7, 8, 9, 10, 12, 13, 14, 15, 16
 ARGUMENTS: Final = (RDI, RSI, RDX, R10, R8, R9)
 WORDS: Final = 27
 MASK: Final = (1 << 64) - 1
@@ -118,31 +118,29 @@ SECCOMP_STOP: Final = 5 | EVENT_SECCOMP << 8
 #: sleeping tracer takes longer than most calls do.
 _BRISK: Final = 0.0002
 _POLLS: Final = range(100)
-_registers = Registers()
-_brisk = False
 
 
-def wait() -> Stop:
-    """Waits for the next stop or end of any thread. Raises ChildProcessError where there is none left."""
-    global _brisk
-    tid = status = 0
-    if _brisk:
-        for _ in _POLLS:
-            tid, status = os.waitpid(-1, _WALL | os.WNOHANG)
-            if tid:
-                break
-            os.sched_yield()
-    if not tid:
-        began = time.monotonic()
-        tid, status = os.waitpid(-1, _WALL)
-        _brisk = time.monotonic() - began < _BRISK
-    return tid, status, _registers.call(tid) if status >> 8 == SECCOMP_STOP else ()
+class Waiter:
+    """Waits for the stops and ends of all threads; `registers` read the call of one that has stopped for it."""
 
+    def __init__(self, registers: Registers) -> None:
+        self._registers = registers
+        self._brisk = False
 
-def answer(tid: int, result: int) -> None:
-    """At a call's stop: skips the call, gives the program this result, and lets it go on."""
-    _registers.skip(tid, result)
-    resume(CONT, tid)
+    def wait(self) -> Stop:
+        """The next stop or end of any thread. Raises ChildProcessError where there is none left."""
+        tid = status = 0
+        if self._brisk:
+            for _ in _POLLS:
+                tid, status = os.waitpid(-1, _WALL | os.WNOHANG)
+                if tid:
+                    break
+                os.sched_yield()
+        if not tid:
+            began = time.monotonic()
+            tid, status = os.waitpid(-1, _WALL)
+            self._brisk = time.monotonic() - began < _BRISK
+        return tid, status, self._registers.call(tid) if status >> 8 == SECCOMP_STOP else ()
 
 
 def seize(tid: int, options: int) -> bool:
