@@ -1,0 +1,188 @@
+"""Reading a trace: as far as it goes, and never a row that is not what was written."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from laconic.errors import LaconicError
+from laconic.trace.schema import CODES, EVENTS, SCHEMA, PlainRow
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_END = CODES["end"]
+_MAGIC = b"\xff\xff\xff\xff"
+
+
+class Trace:
+    """A trace that was recorded or imported.
+
+    `source` is how it was made (`run`, `strace`, `gramine`, `perf`), `about` what is known of the recording, `machine`
+    where it was made. After an iteration `loss` says in words what is missing at its end, or is None, and `events` how
+    many rows there were.
+
+    Raises LaconicError where the file cannot be read, is no trace, or is of a newer schema.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.size = 0
+        self.loss: str | None = None
+        self.events = 0
+        metadata = self._open()[1]
+        self.schema = _number(metadata, "schema")
+        self.version = metadata.get("laconic", "?")
+        if self.schema > SCHEMA:
+            raise LaconicError(
+                f"{path!r} is a trace of schema {self.schema}, made by Laconic {self.version}; this is Laconic "
+                f"{_version()}, which reads up to schema {SCHEMA}: install Laconic {self.version} or newer"
+            )
+        self.source = metadata["source"]
+        self.redacted = bool(_json(metadata, "redacted"))
+        self.machine: dict[str, Any] = _json(metadata, "machine") or {}
+        self.about: dict[str, Any] = _json(metadata, "about") or {}
+        names = _json(metadata, "events") or list(EVENTS)
+        # A newer release of the same schema may know more calls than this one.
+        self.names: list[str] = [*names, *(f"?{code}" for code in range(len(names), 256))]
+
+    def batches(self) -> Iterator[list[PlainRow]]:
+        """The rows, a batch at a time, in the order of `laconic.trace.schema.Row`. O(rows), bounded memory."""
+        from laconic.trace.encoding import checksum, decode
+
+        self.loss, self.events = None, 0
+        file, _, stream = self._open_stream()
+        time = 0
+        last: PlainRow | None = None
+        with file:
+            while True:
+                at = file.tell()
+                try:
+                    batch, about = stream.read_next_batch_with_custom_metadata()
+                except StopIteration:
+                    break
+                except (OSError, ValueError, EOFError, MemoryError) as error:
+                    self.loss = self._cut(at, error)
+                    break
+                if about is None or int(about.get(b"crc32", b"-1")) != checksum(batch):
+                    self.loss = self._cut(at, "its checksum is wrong")
+                    break
+                rows = decode(batch, time)
+                if rows:
+                    time = rows[-1][1]
+                    last = rows[-1]
+                    self.events += len(rows)
+                    yield rows
+        if self.loss is None and (last is None or last[0] != _END):
+            self.loss = (
+                f"the trace was not ended in order: the recording was killed, or is still under way. "
+                f"{self.events:,} events could be read"
+            )
+
+    def rows(self) -> Iterator[PlainRow]:
+        """The rows one by one."""
+        for batch in self.batches():
+            yield from batch
+
+    def _cut(self, at: int, why: object) -> str:
+        return (
+            f"the trace is damaged or cut short at byte {at:,} of {self.size:,} ({' '.join(str(why).split())[:120]}): "
+            f"the {self.events:,} events before could be read"
+        )
+
+    def _open(self) -> tuple[BinaryIO, dict[str, str]]:
+        file, metadata, _ = self._open_stream()
+        file.close()
+        return file, metadata
+
+    def _open_stream(self) -> tuple[BinaryIO, dict[str, str], pa.RecordBatchStreamReader]:
+        file = open_input(self.path)
+        try:
+            head = file.read(8)
+            file.seek(0)
+            self.size = os.fstat(file.fileno()).st_size
+            if not head:
+                raise LaconicError(f"{self.path!r} is empty: record a trace with  laconic run -o FILE -- CMD")
+            if not head.startswith(_MAGIC):
+                raise LaconicError(f"{self.path!r} is no trace: it looks like {looks_like(head)}{_cure(head)}")
+            import pyarrow as pa
+
+            try:
+                stream = pa.ipc.open_stream(file)
+                metadata = {os.fsdecode(k): os.fsdecode(v) for k, v in (stream.schema.metadata or {}).items()}
+            except (OSError, ValueError, EOFError, MemoryError) as error:
+                raise LaconicError(
+                    f"{self.path!r} is cut off within its first {self.size:,} bytes, before the first event: there is "
+                    f"nothing to read ({' '.join(str(error).split())[:120]})"
+                ) from None
+            if "laconic" not in metadata or "source" not in metadata:
+                raise LaconicError(f"{self.path!r} is an Arrow stream, but none of Laconic's: give it a trace")
+        except BaseException:
+            file.close()
+            raise
+        return file, metadata, stream
+
+
+def open_input(path: str) -> BinaryIO:
+    """A regular file for reading. Raises LaconicError with what is wrong with it."""
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise LaconicError(f"{path!r} is a directory: name a trace file")
+        if not stat.S_ISREG(mode):
+            raise LaconicError(f"{path!r} is no regular file: name a trace file")
+        return open(path, "rb")
+    except OSError as error:
+        raise LaconicError(f"{path!r} cannot be read, {error.strerror}: name a trace file") from None
+
+
+def looks_like(head: bytes) -> str:
+    """What a file that begins with `head` is, for people."""
+    for magic, what in _LOOKS:
+        if head.startswith(magic):
+            return what
+    if all(byte in b"\t\n\r\x1b" or 32 <= byte < 127 for byte in head):
+        return "text"
+    return "a binary file of another kind"
+
+
+_LOOKS = (
+    (b"PAR1", "a Parquet file"),
+    (b"ARROW1", "an Arrow file"),
+    (b"\x7fELF", "a program"),
+    (b"\x1f\x8b", "a gzip file"),
+    (b"\x28\xb5\x2f\xfd", "a zstd file"),
+    (b"SQLite format", "a SQLite database"),
+    (b"PERFILE", "perf.data"),
+    (b"{", "JSON"),
+    (b"[", "JSON or a log"),
+)
+
+
+def _cure(head: bytes) -> str:
+    if looks_like(head) in ("text", "JSON or a log", "a gzip file", "a zstd file"):
+        return ". A log is read with  laconic import strace LOG -o FILE"
+    return ". A trace is made with  laconic run -o FILE -- CMD"
+
+
+def _number(metadata: dict[str, str], key: str) -> int:
+    try:
+        return int(metadata.get(key, ""))
+    except ValueError:
+        return SCHEMA + 1
+
+
+def _json(metadata: dict[str, str], key: str) -> Any:
+    try:
+        return json.loads(metadata[key])
+    except (KeyError, ValueError):
+        return None
+
+
+def _version() -> str:
+    from laconic import __version__
+
+    return __version__

@@ -1,0 +1,249 @@
+"""A trace's rows as typed records, for who reads traces in Python."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from laconic.memory.change import ChangeKind
+from laconic.memory.vma import File, Vma
+from laconic.trace.schema import (
+    CODES,
+    MEMORY_CODES,
+    NO_RESULT,
+    UNFINISHED,
+    PlainRow,
+    Touched,
+)
+
+#: Arguments that each call has; the rest of the six registers is whatever the program left there.
+ARITY = {
+    "mmap": 6, "mprotect": 3, "munmap": 2, "brk": 1, "mremap": 5, "madvise": 3, "msync": 3, "shmat": 3, "shmdt": 1,
+    "mlock": 2, "munlock": 2, "mlockall": 1, "munlockall": 0, "prctl": 5, "arch_prctl": 2, "io_setup": 2,
+    "io_destroy": 1, "remap_file_pages": 5, "mbind": 6, "userfaultfd": 1, "mlock2": 3, "pkey_mprotect": 4,
+    "process_madvise": 5, "set_mempolicy_home_node": 4, "map_shadow_stack": 3, "mseal": 3, "other": 6, "i386_brk": 1,
+    "clone": 1, "clone3": 1, "fork": 0, "vfork": 0, "execve": 2, "execveat": 3, "personality": 1, "seccomp": 3,
+}  # fmt: skip
+
+
+class TracedFile(NamedTuple):
+    """A file that a call's descriptor referred to: identity, size in bytes then, `FileMode` bits."""
+
+    file: File
+    size: int
+    mode: int
+
+
+class Call(NamedTuple):
+    """One memory or process call. `time` is in nanoseconds since the trace began.
+
+    `result` is what the program got (a value, or a negative errno), None where it never returned or the log does not
+    show it. `said` host calls were made for it, for changes of `kinds`. `file` is what its descriptor referred to,
+    `shown` what the host shows of a new mapping where that is another file. `touched` are runs `(start, end, how)` in
+    bytes of pages that had been touched, of those that the call was about to change. `name` is the path of an execve.
+    """
+
+    number: int
+    time: int
+    pid: int
+    tid: int
+    call: str
+    args: tuple[int, ...]
+    result: int | None
+    state: int
+    said: int
+    kinds: ChangeKind
+    file: TracedFile | None
+    shown: TracedFile | None
+    path: str
+    touched: tuple[Touched, ...]
+
+
+class Program(NamedTuple):
+    """The process runs a new program. `about` holds `path`, `argv`, `bits` and, where known, `layout`."""
+
+    number: int
+    time: int
+    pid: int
+    tid: int
+    start_brk: int
+    data_size: int
+    about: dict[str, Any]
+
+
+class Maps(NamedTuple):
+    """What the host's map showed: the runs `(start, end, vma)` that differed from bookkeeping; None for a hole."""
+
+    number: int
+    time: int
+    pid: int
+    tid: int
+    runs: tuple[tuple[int, int, Vma | None], ...]
+
+
+class Process(NamedTuple):
+    """A process or thread whose beginning the trace does not hold; `parent` is 0 where that is not known either."""
+
+    number: int
+    time: int
+    pid: int
+    tid: int
+    parent: int
+    shares_memory: bool
+
+
+class Exit(NamedTuple):
+    """A thread ended, with a wait status (waitpid(2)); `touched` are the pages touched since they were last asked."""
+
+    number: int
+    time: int
+    pid: int
+    tid: int
+    status: int
+    touched: tuple[Touched, ...]
+
+
+class Loss(NamedTuple):
+    """Something is missing here: `count` lines or calls, 0 where that is not known."""
+
+    number: int
+    time: int
+    pid: int
+    tid: int
+    count: int
+    text: str
+
+
+class Note(NamedTuple):
+    """What a person must be told."""
+
+    number: int
+    time: int
+    pid: int
+    tid: int
+    text: str
+
+
+class Stack(NamedTuple):
+    """The stack of this thread's next call, a frame a line, as a log showed it."""
+
+    number: int
+    time: int
+    pid: int
+    tid: int
+    frames: tuple[str, ...]
+
+
+class Detail(NamedTuple):
+    """A row that belongs to the call after it: what an upcall answered, or a host call that was made for it."""
+
+    number: int
+    time: int
+    pid: int
+    tid: int
+    event: str
+    row: PlainRow
+
+
+class End(NamedTuple):
+    """The recording was ended in order."""
+
+    number: int
+    time: int
+    pid: int
+    tid: int
+    status: int
+    about: dict[str, Any]
+
+
+Record = Call | Program | Maps | Process | Exit | Loss | Note | Stack | Detail | End
+
+_FILE, _VMA, _MAPS, _PROGRAM = CODES["file"], CODES["vma"], CODES["maps"], CODES["program"]
+_CALLS = {code for name, code in CODES.items() if code < MEMORY_CODES or name in ARITY}
+
+
+def records(rows: Iterable[PlainRow], names: list[str]) -> Iterator[Record]:
+    """Typed records from rows; `names` are the events' names by code. O(rows)."""
+    files: dict[int, TracedFile] = {}
+    pending: tuple[PlainRow, int, list[tuple[int, int, Vma | None]]] | None = None
+    for number, row in enumerate(rows):
+        code = row[0]
+        if pending is not None:
+            if code == _VMA:
+                pending[2].append(vma_run(row, files))
+                continue
+            if code != _FILE:
+                yield _maps(*pending)
+                pending = None
+        if code in _CALLS:
+            yield _call(number, row, names[code], files)
+        elif code == _FILE:
+            files[row[14]] = traced_file(row)
+        elif code == _MAPS:
+            pending = row, number, []
+        else:
+            yield _other(number, row, names[code])
+    if pending is not None:
+        yield _maps(*pending)
+
+
+def traced_file(row: PlainRow) -> TracedFile:
+    """The file that a `file` row describes."""
+    inode = row[6] - (1 << 64) if row[6] >> 63 else row[6]
+    return TracedFile(File(row[4], row[5], inode, os.fsdecode(row[16])), row[7], row[8])
+
+
+def vma_run(row: PlainRow, files: dict[int, TracedFile]) -> tuple[int, int, Vma | None]:
+    """The run `(start, end, vma)` that a `vma` row describes."""
+    if row[9]:
+        return row[4], row[5], None
+    base = row[7] - (1 << 64) if row[7] >> 63 else row[7]
+    file = files[row[14]].file if row[14] in files else None
+    name = os.fsdecode(row[16]) if row[16] else None
+    return row[4], row[5], Vma(row[6], file, base, name, row[8])
+
+
+def _maps(row: PlainRow, number: int, runs: list[tuple[int, int, Vma | None]]) -> Maps:
+    return Maps(number, *row[1:4], tuple(runs))
+
+
+def _call(number: int, row: PlainRow, name: str, files: dict[int, TracedFile]) -> Call:
+    state = row[11]
+    return Call(
+        number,
+        *row[1:4],
+        call=name,
+        args=row[4 : 4 + ARITY.get(name, 6)],
+        result=None if state & (UNFINISHED | NO_RESULT) else row[10],
+        state=state,
+        said=row[12],
+        kinds=ChangeKind(row[13]),
+        file=files.get(row[14]),
+        shown=files.get(row[15]),
+        path=os.fsdecode(row[16]),
+        touched=row[17],
+    )
+
+
+def _other(number: int, row: PlainRow, event: str) -> Record:
+    where = (number, *row[1:4])
+    text = row[16]
+    match event:
+        case "program":
+            return Program(*where, row[4], row[5], json.loads(text))
+        case "process":
+            return Process(*where, row[10], bool(row[4]))
+        case "exit":
+            return Exit(*where, row[4], row[17])
+        case "lost":
+            return Loss(*where, row[4], text.decode("utf-8", "replace"))
+        case "note":
+            return Note(*where, text.decode("utf-8", "replace"))
+        case "stack":
+            return Stack(*where, tuple(text.decode("utf-8", "replace").splitlines()))
+        case "end":
+            return End(*where, row[4], json.loads(text or b"{}"))
+        case _:
+            return Detail(*where, event, row)

@@ -1,0 +1,161 @@
+"""What a trace file holds: the columns, the events by code, and the meaning of every field.
+
+A trace is an Arrow IPC stream: its schema, then record batches (zstd), appended while recording. One row is one event.
+Nothing that bookkeeping was told is left out: the calls, what its upcalls answered, what the host showed. So a replay
+comes to the same state by the same code. docs/traces.md describes the same for people.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+#: The version of the file's meaning. A reader reads its own and all older ones.
+SCHEMA: Final = 1
+
+#: Memory calls, by their names in `laconic.memory.calls.OPERATIONS`. `other` is one that bookkeeping does not follow
+#: (int 0x80, x32), `i386_brk` the break moved in that way. An event's code is its place: new names go to the end.
+MEMORY_EVENTS: Final = (
+    "mmap",
+    "mprotect",
+    "munmap",
+    "brk",
+    "mremap",
+    "madvise",
+    "msync",
+    "shmat",
+    "shmdt",
+    "mlock",
+    "munlock",
+    "mlockall",
+    "munlockall",
+    "prctl",
+    "arch_prctl",
+    "io_setup",
+    "io_destroy",
+    "remap_file_pages",
+    "mbind",
+    "userfaultfd",
+    "mlock2",
+    "pkey_mprotect",
+    "process_madvise",
+    "set_mempolicy_home_node",
+    "map_shadow_stack",
+    "mseal",
+    "other",
+    "i386_brk",
+)
+#: Process calls. The clone family: a0 holds the clone flags (fork: 0; vfork: CLONE_VM | CLONE_VFORK), the result is the
+#: new thread's id. execve and execveat: `data` holds the path; of one that succeeded a `program` row follows.
+PROCESS_EVENTS: Final = ("clone", "clone3", "fork", "vfork", "execve", "execveat", "personality", "seccomp")
+#: What is no call:
+#: `file`     a file, before the first row that names it: a0 major, a1 minor, a2 inode, a3 size in bytes, a4 `FileMode`
+#:            bits; `file` is its number, `data` its path.
+#: `program`  the process runs a new program from here: `data` is JSON (path, argv, bits, layout), a0 start_brk, a1
+#:            data_size, a2 1 where READ_IMPLIES_EXEC is set. Its maps follow where they are known.
+#: `maps`     the host's map was looked at: a0 `vma` rows follow, one for each run that differs from bookkeeping.
+#: `vma`      a0 start, a1 end, a2 vm_flags, a3 base (address of the file's byte 0; 0 for anonymous memory), a4 pkey,
+#:            a5 1 for a hole; `file`; `data` its name.
+#: `answer`   what an upcall answered for the next call of this thread: a0 `Answer`, a1 and a2 its arguments, result or
+#:            `data` the answer.
+#: `begin`    a call whose work begins here and whose row follows later, other calls between: `said` is its event code.
+#: `host_call` one that Laconic made for the next call of this thread, where it is not that call itself: `said` is its
+#:            event code, a0 to a5 its arguments.
+#: `process`  a process or thread whose beginning was not seen: a0 1 where it shares the memory of process `result`.
+#: `exit`     a thread ends: a0 its wait status.
+#: `lost`     something is missing here: `data` says what, a0 how many lines or calls (0: not known).
+#: `note`     what a person must be told: `data`.
+#: `stack`    a stack of the next call of this thread, as the log shows it: `data`, a frame a line.
+#: `end`      the last row: the recording was ended in order. a0 the exit status, `data` JSON.
+OTHER_EVENTS: Final = (
+    "file",
+    "program",
+    "maps",
+    "vma",
+    "answer",
+    "begin",
+    "host_call",
+    "process",
+    "exit",
+    "lost",
+    "note",
+    "stack",
+    "end",
+)
+EVENTS: Final = (*MEMORY_EVENTS, *(f"?{i}" for i in range(len(MEMORY_EVENTS), 64)), *PROCESS_EVENTS, *OTHER_EVENTS)
+CODES: Final[dict[str, int]] = {name: code for code, name in enumerate(EVENTS) if not name.startswith("?")}
+#: Every code below this is a memory call's.
+MEMORY_CODES: Final = 64
+
+#: `state` bits. UNFINISHED: the call never returned (the thread ended in it). FAILED: the host refused, or stopped
+#: half way. CHOSEN: the host chose the address. UNFOLLOWED: bookkeeping left the call to the host and looked
+#: afterwards. NO_RESULT: the log does not show the result.
+UNFINISHED, FAILED, CHOSEN, UNFOLLOWED, NO_RESULT = 1, 2, 4, 8, 16
+
+#: `FileMode` bits of a `file` row: how the descriptor was open, and what it is (`laconic.memory.mmap.OpenFile`).
+#: UNKNOWN_IDENTITY: device and inode are not known, and the path stands for them.
+READABLE, WRITABLE, PLAIN, NOEXEC, PLACES, UNKNOWN_IDENTITY = 1, 2, 4, 8, 16, 32
+
+#: `Answer` codes of an `answer` row.
+RESIDENT, DATA_LIMIT, READ, IO_CONTEXT = 1, 2, 3, 4
+
+#: Bits that say how the pages of a touched run are present (PAGEMAP_SCAN's categories). FILE_PAGE: the file's or the
+#: shared memory's own page, not a private copy. ZERO_PAGE: only ever read. SWAPPED: out on disk. GUARD: a guard
+#: region's marker. HUGE: within a huge page, all of which counts as touched.
+FILE_PAGE, ZERO_PAGE, SWAPPED, GUARD, HUGE = 1, 2, 4, 8, 16
+
+#: One run of touched pages: start and end in bytes, and the bits above.
+Touched = tuple[int, int, int]
+
+
+class Row(NamedTuple):
+    """One event as it is written; a plain tuple in this order serves as well, and is what hot paths append.
+
+    `time` is in nanoseconds since the trace began (of a log: since its first line; 0 where it has no times). `a0` to
+    `a5` are the call's arguments as unsigned 64-bit numbers, `result` the program's result or a negative errno.
+    `said` counts the host calls made and `kinds` is the set of `ChangeKind` bits of what changed (both 0 where the
+    trace is a log's). `file` is the number of the `file` row that the call's descriptor refers to, `shown` of the one
+    that the host shows for the new mapping where that is another; 0 for none. `touched` are the pages that were
+    touched of what the call is about to change.
+    """
+
+    event: int
+    time: int
+    pid: int
+    tid: int
+    a0: int = 0
+    a1: int = 0
+    a2: int = 0
+    a3: int = 0
+    a4: int = 0
+    a5: int = 0
+    result: int = 0
+    state: int = 0
+    said: int = 0
+    kinds: int = 0
+    file: int = 0
+    shown: int = 0
+    data: bytes = b""
+    touched: tuple[Touched, ...] = ()
+
+
+#: A row as it is held between the writer's caller and a batch.
+PlainRow = tuple[Any, ...]
+#: Column → array typecode and Arrow type, for those that are plain numbers; `data` and `touched` follow them.
+NUMBERS: Final = (
+    ("event", "B", "uint8"),
+    ("time", "q", "int64"),
+    ("pid", "i", "int32"),
+    ("tid", "i", "int32"),
+    ("a0", "Q", "uint64"),
+    ("a1", "Q", "uint64"),
+    ("a2", "Q", "uint64"),
+    ("a3", "Q", "uint64"),
+    ("a4", "Q", "uint64"),
+    ("a5", "Q", "uint64"),
+    ("result", "q", "int64"),
+    ("state", "B", "uint8"),
+    ("said", "H", "uint16"),
+    ("kinds", "H", "uint16"),
+    ("file", "I", "uint32"),
+    ("shown", "I", "uint32"),
+)

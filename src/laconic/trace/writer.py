@@ -1,0 +1,219 @@
+"""Writing a trace: rows are collected, and appended to the file a batch at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import platform
+import secrets
+import stat
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from laconic import __version__
+from laconic.errors import LaconicError
+from laconic.memory.mmap import OpenFile
+from laconic.memory.vma import File
+from laconic.trace.schema import (
+    CODES,
+    EVENTS,
+    NOEXEC,
+    PLACES,
+    PLAIN,
+    READABLE,
+    SCHEMA,
+    UNKNOWN_IDENTITY,
+    WRITABLE,
+    PlainRow,
+    Row,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Rows a batch. Larger ones compress no better and are read no faster.
+BATCH = 16384
+_MASK = (1 << 64) - 1
+
+
+class TraceWriter:
+    """Appends a trace to `path`.
+
+    `source` says how it is made (`run`, `strace`, `gramine`, ...) and `about` what else is to be known of it (JSON
+    values). `redact` puts hashes in the place of paths, names and command lines.
+    Callers append rows, in order, to `rows`, and call `flush` when there are `BATCH` of them or time has passed; any
+    thread may flush. A file that cannot be written any more ends the trace, not the program: `failure` is the errno.
+
+    Raises LaconicError where the file cannot be made.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        source: str,
+        about: Mapping[str, Any] | None = None,
+        *,
+        force: bool = False,
+        redact: bool = False,
+    ) -> None:
+        self.path = path
+        self.rows: list[PlainRow] = []
+        self.failure: OSError | None = None
+        self.written = 0
+        self.batches = 0
+        self._salt = secrets.token_bytes(16) if redact else b""
+        self._metadata = {
+            "laconic": __version__,
+            "schema": str(SCHEMA),
+            "source": source,
+            "events": json.dumps(EVENTS),
+            "machine": json.dumps(_machine()),
+            "redacted": json.dumps(redact),
+            "about": json.dumps(dict(about or {})),
+        }
+        self._files: dict[tuple[Any, ...], int] = {}
+        self._time = 0
+        self._lock = threading.Lock()
+        self._sink = io.BytesIO()
+        self._stream: pa.RecordBatchStreamWriter | None = None
+        self._fd = create(path, force)
+
+    # What rows refer to
+
+    def file(self, file: File, size: int, mode: int, *, now: tuple[int, int, int] = (0, 0, 0)) -> int:
+        """The number of a file, whose row is appended where it is new.
+
+        `size` is in bytes, `mode` the `FileMode` bits, `now` the time, pid and tid of the row.
+        """
+        key = (file.major, file.minor, file.inode, file.path, size, mode)
+        number = self._files.get(key)
+        if number is None:
+            number = self._files[key] = len(self._files) + 1
+            path = self.hidden_path(file.path)
+            self.rows.append(
+                Row(
+                    CODES["file"], *now, file.major, file.minor, file.inode & _MASK, size & _MASK, mode,
+                    file=number, data=path,
+                )
+            )  # fmt: skip
+        return number
+
+    def hidden(self, text: str) -> bytes:
+        """`text` as bytes, or its hash where the trace is redacted. Equal texts have equal hashes within a trace."""
+        data = os.fsencode(text)
+        if not self._salt or not data:
+            return data
+        return b"#" + hashlib.blake2b(data, digest_size=8, key=self._salt).hexdigest().encode()
+
+    def hidden_path(self, path: str) -> bytes:
+        """As `hidden`; the kernel's own labels (`[stack]`, `/dev/zero (deleted)`) and the suffix of a library stay."""
+        if not self._salt or path.startswith("[") or path in _PUBLIC:
+            return os.fsencode(path)
+        return self.hidden(path)
+
+    # Batches
+
+    def flush(self) -> None:
+        """Writes what has been collected. O(rows), about a microsecond a row."""
+        with self._lock:
+            count = len(self.rows)
+            while count:
+                batch = self.rows[: min(count, BATCH)]
+                del self.rows[: len(batch)]  # others may have appended meanwhile
+                count -= len(batch)
+                if self.failure is None:
+                    self._append(batch)
+
+    def close(self) -> None:
+        """Writes the rest and the end of the stream; a trace that was ended in order has an `end` row before."""
+        self.flush()
+        with self._lock:
+            if self._stream is None and self.failure is None:
+                self._open_stream()
+            if self._stream is not None and self.failure is None:
+                self._stream.close()
+                self._write_out()
+            if self._fd >= 0:
+                try:
+                    os.close(self._fd)
+                except OSError as error:
+                    self.failure = self.failure or error
+                self._fd = -1
+
+    def _open_stream(self) -> None:
+        import pyarrow as pa
+
+        from laconic.trace.encoding import arrow_schema
+
+        self._schema = arrow_schema(self._metadata)
+        options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=3))
+        self._stream = pa.ipc.new_stream(self._sink, self._schema, options=options)
+
+    def _append(self, rows: list[PlainRow]) -> None:
+        from laconic.trace.encoding import checksum, encode
+
+        if self._stream is None:
+            self._open_stream()
+        assert self._stream is not None
+        batch = encode(self._schema, rows, self._time)
+        self._time = rows[-1][1]
+        self.written += len(rows)
+        self.batches += 1
+        about = {"batch": str(self.batches), "crc32": str(checksum(batch)), "rows": str(self.written)}
+        self._stream.write_batch(batch, custom_metadata=about)
+        self._write_out()
+
+    def _write_out(self) -> None:
+        data = memoryview(self._sink.getbuffer()).tobytes()
+        self._sink.seek(0)
+        self._sink.truncate()
+        try:
+            done = 0
+            while done < len(data):
+                done += os.write(self._fd, data[done:])
+        except OSError as error:
+            self.failure = error
+
+
+_PUBLIC = {"", "/dev/zero (deleted)", "/SYSV00000000 (deleted)", "/dev/zero", "/dev/null"}
+
+
+def create(path: str, force: bool) -> int:
+    """A new file's descriptor. Raises LaconicError where there is one already (without `force`) or none can be made."""
+    try:
+        if force and not stat.S_ISREG(os.stat(path).st_mode):
+            raise LaconicError(f"-o {path!r} is no regular file: name another")
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise LaconicError(f"-o {path!r} cannot be written, {error.strerror}: name another file") from None
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_APPEND | (os.O_TRUNC if force else os.O_EXCL)
+    try:
+        return os.open(path, flags, 0o644)
+    except FileExistsError:
+        raise LaconicError(f"-o {path!r} exists already: name another file, or give --force") from None
+    except OSError as error:
+        raise LaconicError(f"-o {path!r} cannot be written, {error.strerror}: name another file") from None
+
+
+def mode_bits(file: OpenFile) -> int:
+    """The `FileMode` bits of an open file."""
+    return (
+        file.readable * READABLE
+        | file.writable * WRITABLE
+        | file.plain * PLAIN
+        | file.noexec * NOEXEC
+        | file.places * PLACES
+    )
+
+
+__all__ = ["BATCH", "UNKNOWN_IDENTITY", "TraceWriter", "create", "mode_bits"]
+
+
+def _machine() -> dict[str, Any]:
+    about: dict[str, Any] = {"system": platform.system(), "release": platform.release(), "machine": platform.machine()}
+    about["cpus"] = os.cpu_count()
+    return about
