@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 
 from laconic.ledger import Ledger
-from laconic.memory.calls import OPERATIONS, Call
+from laconic.memory.calls import Call
 from laconic.memory.change import Outcome
 from laconic.memory.flags import MADV_FREE, PAGE_SIZE, VM_SPECIAL
 from laconic.memory.space import AddressSpace
@@ -80,8 +80,7 @@ class _Side:
 
     def outcome(self, call: Call) -> Outcome:
         """What the bookkeeping makes of a call."""
-        self.mediator._look_below(self.thread, self.space, call.name, call.args)
-        outcome = OPERATIONS[call.name](self.space, call.args, self.thread)
+        outcome = self.mediator.manager.begin(self.space, call.name, call.args, self.thread)
         self.counts["calls"] += 1
         for word in ("ask", "place", "resync"):
             self.counts[f"{word}: {call.name}"] += bool(getattr(outcome, word))

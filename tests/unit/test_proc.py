@@ -10,6 +10,7 @@ from pathlib import Path
 from laconic.memory.flags import VM_LOCKED, VM_MAYSHARE, VM_READ, VM_WRITE
 from laconic.memory.vma import File, Vma
 from laconic.pal import proc
+from laconic.pal.pagemap import Pagemap, _entries, _runs, was_untouched
 
 SMAPS = b"""\
 00400000-00401000 r--p 00000000 08:01 77                         /bin/with space
@@ -74,11 +75,14 @@ def test_both_ways_to_ask_for_touched_pages_agree() -> None:
     ranges = [(address + 4096 * a, address + 4096 * b) for a in range(8) for b in range(a + 1, 9)]
 
     def answers() -> list[tuple[bool, bool]]:
-        with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
-            return [
-                (proc.untouched(os.getpid(), *pages, False), proc._pages_untouched(pagemap.fileno(), *pages, False))
-                for pages in ranges
-            ]
+        pages = Pagemap(os.getpid())
+        return [
+            (
+                pages.untouched(*bounds, False),
+                was_untouched(_runs(_entries(pages._fd, *bounds), bounds[0]), *bounds, False),
+            )
+            for bounds in ranges
+        ]
 
     assert set(answers()) == {(True, True)}
     view[3 * 4096] = 1

@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from typing import TYPE_CHECKING
 
 from laconic.errors import LaconicError
+
+if TYPE_CHECKING:
+    from laconic.tracer.record import Recorder
 
 DESCRIPTION = """\
 Runs CMD and all that it starts on exact VMA bookkeeping. The program behaves
@@ -20,6 +24,7 @@ examples:
   laconic run -- python3 -c 'import json'
   laconic run --verify exit --json figures.json -- make -j2
   laconic run --observe -- redis-server --port 7777
+  laconic run -o redis.trace -- redis-server --port 7777
 """
 
 
@@ -28,9 +33,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
-        "laconic run [--json FILE] [--verify {off,exit,call}] [--observe]\n"
+        "laconic run [-o FILE [--force] [--redact]] [--json FILE]\n"
+        "                   [--verify {off,exit,call}] [--observe]\n"
         "                   [--strategy {every-call,laconic}] [--quiet]\n"
         "                   [--] CMD [ARG ...]"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="record a trace: laconic replay, info, export read it")
+    parser.add_argument("--force", action="store_true", help="overwrite the trace that -o names")
+    parser.add_argument(
+        "--redact", action="store_true", help="put hashes in the place of paths, names and command lines in the trace"
     )
     parser.add_argument("--json", metavar="FILE", help="write the figures to FILE, as JSON")
     parser.add_argument(
@@ -70,23 +81,33 @@ def execute(options: argparse.Namespace) -> int:
         raise LaconicError("no command was given: name a program, as in  laconic run -- python3 -c 'print(1)'")
     if options.observe and options.strategy == "every-call":
         raise LaconicError("--observe changes nothing and --strategy every-call says every call: choose one of them")
+    strategy = "observe" if options.observe else options.strategy
     output = open_output(options.json)
     ledger = Ledger()
     checker = Checker(ledger, options.verify)
     pal = LinuxPal(options.strategy == "every-call")
-    tracer = Tracer(Mediator(pal, ledger, checker, options.observe, _planned_failures()))
+    recorder = _recorder(options, command, strategy)
+    tracer = Tracer(Mediator(pal, ledger, checker, options.observe, _planned_failures(), recorder))
     began = time.monotonic()
-    status = tracer.run(command)
+    try:
+        status = tracer.run(command)
+    except BaseException:
+        if recorder is not None:
+            recorder.abandon()
+        raise
     seconds = time.monotonic() - began
+    if recorder is not None:
+        recorder.finish(status, ledger, seconds, options.verify)
 
     from laconic.report.summary import as_json, as_text
 
-    strategy = "observe" if options.observe else options.strategy
     figures = as_json(ledger, command, status, strategy, options.verify, seconds)
     if output is not None:
         write_json(figures, output, options.json)
     if not options.quiet:
         tell(as_text(figures, _width()))
+    if recorder is not None:
+        tell(_recorded(recorder))
     if checker.mismatch is not None:
         tell(
             f"laconic: bookkeeping and host differ, {ledger.mismatches} of {ledger.checks} checks failed; the program "
@@ -95,6 +116,32 @@ def execute(options: argparse.Namespace) -> int:
         )
         return 70
     return status
+
+
+def _recorder(options: argparse.Namespace, command: list[str], strategy: str) -> Recorder | None:
+    if options.output is None:
+        if options.force or options.redact:
+            raise LaconicError("--force and --redact are about a trace: name it with -o FILE")
+        return None
+    from laconic.trace.writer import TraceWriter
+    from laconic.tracer.record import Recorder
+
+    writer = TraceWriter(options.output, "run", force=options.force, redact=options.redact)
+    writer.describe(command=[writer.hidden(word).decode("utf-8", "replace") for word in command], strategy=strategy)
+    return Recorder(writer)
+
+
+def _recorded(recorder: Recorder) -> str:
+    import shlex
+
+    writer = recorder.writer
+    path = shlex.quote(writer.path)
+    if writer.failure is not None:
+        return (
+            f"laconic: -o {path} could not be written to its end, {writer.failure.strerror}: the trace holds what came "
+            "before; make room and record again\n"
+        )
+    return f"laconic: {writer.written:,} events in {path}; next:  laconic replay {path} --check\n"
 
 
 def _planned_failures() -> dict[int, int]:

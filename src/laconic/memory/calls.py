@@ -19,6 +19,8 @@ from laconic.memory.mprotect import mprotect
 from laconic.memory.mremap import mremap
 from laconic.memory.munmap import munmap, shmdt
 from laconic.memory.space import AddressSpace
+from laconic.memory.vma import File, Vma
+from laconic.rangemap import RangeMap
 
 PR_SET_MDWE = 65
 PR_SET_VMA = 0x53564D41
@@ -43,6 +45,12 @@ class Upcalls(Protocol):
 
     def read(self, address: int, length: int) -> bytes:
         """Memory of the program; shorter than asked, or empty, where it cannot be read."""
+
+    def shown_file(self, fd: int, address: int, file: File) -> File:
+        """How the host shows `file`, just mapped at `address` from `fd` (-1: from none)."""
+
+    def maps(self) -> RangeMap[Vma]:
+        """The host's map of the whole address space, equal neighbours merged."""
 
 
 class Call(NamedTuple):

@@ -72,7 +72,7 @@ class OpenFile(NamedTuple):
     """What an mmap's file descriptor refers to, as far as the kernel's checks need it.
 
     `plain`: a regular file that maps like page cache. Of anything else (a device, huge pages) only the host knows
-    what a mapping will look like. `places`: the file system may choose addresses itself.
+    what a mapping will look like. `places`: the file system may choose addresses itself. `size` is in bytes.
     """
 
     file: File
@@ -81,6 +81,7 @@ class OpenFile(NamedTuple):
     plain: bool = True
     noexec: bool = False
     places: bool = False
+    size: int = 0
 
 
 def page_align(length: int) -> int:

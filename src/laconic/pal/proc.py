@@ -1,4 +1,4 @@
-"""What the Linux host shows of a process: `/proc/PID/` maps, smaps, pagemap, stat. Reads only.
+"""What the Linux host shows of a process: `/proc/PID/` maps, smaps, stat, fd. Reads only.
 
 Every function raises OSError (ProcessLookupError, FileNotFoundError) where the process is gone.
 """
@@ -11,32 +11,42 @@ import fcntl
 import os
 import stat
 import struct
-from collections.abc import Iterator
 from functools import cache
+from io import FileIO
 from typing import NamedTuple
 
 from laconic.memory.calls import PR_SET_VMA
-from laconic.memory.flags import PAGE_SHIFT, PAGE_SIZE, PMD_SIZE, TASK_SIZE, VM_MAYSHARE, VMFLAG_BITS
+from laconic.memory.flags import PAGE_SIZE, PMD_SIZE, TASK_SIZE, VM_MAYSHARE, VMFLAG_BITS
 from laconic.memory.layout import Layout
 from laconic.memory.madvise import FLAG_ADVICE
 from laconic.memory.mmap import OpenFile
 from laconic.memory.vma import File, Vma
 from laconic.rangemap import TOP, RangeMap
 
-#: PROCMAP_QUERY (Linux 6.11) and PAGEMAP_SCAN (6.7), include/uapi/linux/fs.h.
+#: PROCMAP_QUERY (Linux 6.11), include/uapi/linux/fs.h.
 PROCMAP_QUERY = 0xC0686611
-PAGEMAP_SCAN = 0xC0606610
 _QUERY = struct.Struct("=9Q4I2Q")
-_SCAN = struct.Struct("=12Q")
-_PAGE_IS_FILE, _PAGE_IS_PRESENT, _PAGE_IS_SWAPPED, _PAGE_IS_GUARD = 4, 8, 16, 256
-#: Bits of a /proc/PID/pagemap entry (Documentation/admin-guide/mm/pagemap.rst).
-_PM_GUARD, _PM_FILE, _PM_SWAP, _PM_PRESENT = 1 << 58, 1 << 61, 1 << 62, 1 << 63
 
 
 def read_smaps(pid: int) -> RangeMap[Vma]:
     """The host's VMAs of a process, equal neighbours merged. O(VMAs + resident pages)."""
     with open(f"/proc/{pid}/smaps", "rb") as file:
         return parse_smaps(file.read())
+
+
+def has_query(pid: int) -> bool:
+    """True where the kernel answers for one VMA of `/proc/PID/maps` (PROCMAP_QUERY)."""
+    with open(f"/proc/{pid}/maps", "rb", buffering=0) as file:
+        return answers(file, PROCMAP_QUERY)
+
+
+def answers(file: FileIO, request: int) -> bool:
+    """True where a file knows an ioctl, whatever it says to an empty one."""
+    try:
+        fcntl.ioctl(file, request, bytes(8))
+    except OSError as error:
+        return error.errno != errno.ENOTTY
+    return True
 
 
 def read_maps_text(pid: int) -> bytes:
@@ -143,61 +153,6 @@ def _search_maps(text: bytes, address: int) -> HostVma | None:
         if seen.start <= address < seen.end:
             return seen
     return None
-
-
-def untouched(pid: int, start: int, end: int, private_file: bool) -> bool:
-    """True where no page of `[start, end)` (bytes) was ever touched; of a private file mapping: written.
-
-    Any page that is present or swapped counts as touched, the zero page of a read included; of a private file
-    mapping only those that are no longer the file's own. O(page tables), O(pages) before Linux 6.7.
-    """
-    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
-        buffer = ctypes.create_string_buffer(24)
-        anyof = _PAGE_IS_PRESENT | _PAGE_IS_SWAPPED | (0 if private_file else _PAGE_IS_GUARD)
-        inverted = required = _PAGE_IS_FILE if private_file else 0
-        scan = _SCAN.pack(
-            _SCAN.size, 0, start, end, 0, ctypes.addressof(buffer), 1, 1, inverted, required, anyof, anyof
-        )
-        try:
-            return _scan_is_empty(pagemap.fileno(), scan)
-        except OSError:
-            return _pages_untouched(pagemap.fileno(), start, end, private_file)
-
-
-def _scan_is_empty(fd: int, scan: bytes) -> bool:
-    # The ioctl's own result, the number of regions found, and not the structure that it writes.
-    return bool(fcntl.ioctl(fd, PAGEMAP_SCAN, bytearray(scan), True) == 0)
-
-
-def _pages_untouched(fd: int, start: int, end: int, private_file: bool) -> bool:
-    touched = _PM_PRESENT | _PM_SWAP | _PM_GUARD
-    return not any(
-        entry & touched and not (private_file and entry & _PM_FILE) for entry in _pagemap_entries(fd, start, end)
-    )
-
-
-def _pagemap_entries(fd: int, start: int, end: int) -> Iterator[int]:
-    for at in range(start, end, 512 * PAGE_SIZE):
-        pages = min(end - at, 512 * PAGE_SIZE) >> PAGE_SHIFT
-        for (entry,) in struct.iter_unpack("=Q", os.pread(fd, pages * 8, at >> PAGE_SHIFT << 3)):
-            yield entry
-
-
-def has_ioctl(pid: int, name: str) -> bool:
-    """True where the kernel has the quick request on `/proc/PID/maps` (PROCMAP_QUERY) or `pagemap` (PAGEMAP_SCAN)."""
-    request = PROCMAP_QUERY if name == "maps" else PAGEMAP_SCAN
-    with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:
-        try:
-            fcntl.ioctl(file, request, bytes(8))
-        except OSError as error:
-            return error.errno != errno.ENOTTY
-    return True
-
-
-def resident(pid: int, start: int, end: int) -> bool:
-    """True where every page of `[start, end)` (bytes) is in memory. O(pages)."""
-    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
-        return all(entry & _PM_PRESENT for entry in _pagemap_entries(pagemap.fileno(), start, end))
 
 
 class Start(NamedTuple):
@@ -332,6 +287,7 @@ def open_file(pid: int, fd: int) -> OpenFile | None:
         plain=plain and not huge,
         noexec=plain and bool(os.statvfs(link).f_flag & os.ST_NOEXEC),
         places=True,
+        size=about.st_size,
     )
 
 

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import TracebackType
 
 from laconic.trace import records
 from laconic.trace.reader import Trace as _Trace
@@ -23,7 +22,7 @@ class Trace(_Trace):
     def __enter__(self) -> Trace:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
 

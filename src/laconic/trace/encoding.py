@@ -14,7 +14,8 @@ from operator import sub
 from typing import TYPE_CHECKING, Any
 
 from laconic.memory.flags import PAGE_SHIFT
-from laconic.trace.schema import NUMBERS, PlainRow, Touched
+from laconic.pal.pagemap import Touched
+from laconic.trace.schema import NUMBERS, PlainRow
 
 if TYPE_CHECKING:
     import pyarrow as pa

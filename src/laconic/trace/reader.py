@@ -23,7 +23,7 @@ class Trace:
 
     `source` is how it was made (`run`, `strace`, `gramine`, `perf`), `about` what is known of the recording, `machine`
     where it was made. After an iteration `loss` says in words what is missing at its end, or is None, and `events` how
-    many rows there were.
+    many rows there were; during one, `position` is the byte that has been read up to.
 
     Raises LaconicError where the file cannot be read, is no trace, or is of a newer schema.
     """
@@ -33,6 +33,7 @@ class Trace:
         self.size = 0
         self.loss: str | None = None
         self.events = 0
+        self.position = 0
         metadata = self._open()[1]
         self.schema = _number(metadata, "schema")
         self.version = metadata.get("laconic", "?")
@@ -74,6 +75,7 @@ class Trace:
                 if rows:
                     time = rows[-1][1]
                     last = rows[-1]
+                    self.position = file.tell()
                     self.events += len(rows)
                     yield rows
         if self.loss is None and (last is None or last[0] != _END):

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from laconic.memory.change import ChangeKind
+from laconic.memory.mmap import OpenFile
 from laconic.memory.vma import File, Vma
+from laconic.pal.pagemap import Touched
 from laconic.trace.schema import (
     CODES,
     MEMORY_CODES,
     NO_RESULT,
     UNFINISHED,
     PlainRow,
-    Touched,
 )
 
 #: Arguments that each call has; the rest of the six registers is whatever the program left there.
 ARITY = {
-    "mmap": 6, "mprotect": 3, "munmap": 2, "brk": 1, "mremap": 5, "madvise": 3, "msync": 3, "shmat": 3, "shmdt": 1,
-    "mlock": 2, "munlock": 2, "mlockall": 1, "munlockall": 0, "prctl": 5, "arch_prctl": 2, "io_setup": 2,
-    "io_destroy": 1, "remap_file_pages": 5, "mbind": 6, "userfaultfd": 1, "mlock2": 3, "pkey_mprotect": 4,
-    "process_madvise": 5, "set_mempolicy_home_node": 4, "map_shadow_stack": 3, "mseal": 3, "other": 6, "i386_brk": 1,
-    "clone": 1, "clone3": 1, "fork": 0, "vfork": 0, "execve": 2, "execveat": 3, "personality": 1, "seccomp": 3,
+    "mmap": 6, "mprotect": 3, "munmap": 2, "brk": 1, "mremap": 5, "madvise": 3, "msync": 3, "shmat": 3,
+    "shmdt": 1, "mlock": 2, "munlock": 2, "mlockall": 1, "munlockall": 0, "prctl": 5, "arch_prctl": 2,
+    "io_setup": 2, "io_destroy": 1, "remap_file_pages": 5, "mbind": 6, "userfaultfd": 1, "mlock2": 3,
+    "pkey_mprotect": 4, "process_madvise": 5, "set_mempolicy_home_node": 4, "map_shadow_stack": 3, "mseal": 3,
+    "other": 6, "i386_brk": 1, "mincore": 3, "get_mempolicy": 5, "set_mempolicy": 3, "migrate_pages": 4,
+    "move_pages": 6, "pkey_alloc": 2, "pkey_free": 1, "process_mrelease": 2, "memfd_secret": 1, "clone": 1,
+    "clone3": 1, "fork": 0, "vfork": 0, "execve": 2, "execveat": 3, "personality": 1, "seccomp": 3,
 }  # fmt: skip
 
 
@@ -106,13 +109,13 @@ class Exit(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """Something is missing here: `count` lines or calls, 0 where that is not known."""
+    """Something is missing here: `missing` lines or calls, 0 where that is not known."""
 
     number: int
     time: int
     pid: int
     tid: int
-    count: int
+    missing: int
     text: str
 
 
@@ -195,7 +198,7 @@ def traced_file(row: PlainRow) -> TracedFile:
     return TracedFile(File(row[4], row[5], inode, os.fsdecode(row[16])), row[7], row[8])
 
 
-def vma_run(row: PlainRow, files: dict[int, TracedFile]) -> tuple[int, int, Vma | None]:
+def vma_run(row: PlainRow, files: Mapping[int, TracedFile | OpenFile]) -> tuple[int, int, Vma | None]:
     """The run `(start, end, vma)` that a `vma` row describes."""
     if row[9]:
         return row[4], row[5], None
@@ -206,14 +209,16 @@ def vma_run(row: PlainRow, files: dict[int, TracedFile]) -> tuple[int, int, Vma 
 
 
 def _maps(row: PlainRow, number: int, runs: list[tuple[int, int, Vma | None]]) -> Maps:
-    return Maps(number, *row[1:4], tuple(runs))
+    return Maps(number, row[1], row[2], row[3], tuple(runs))
 
 
 def _call(number: int, row: PlainRow, name: str, files: dict[int, TracedFile]) -> Call:
     state = row[11]
     return Call(
-        number,
-        *row[1:4],
+        number=number,
+        time=row[1],
+        pid=row[2],
+        tid=row[3],
         call=name,
         args=row[4 : 4 + ARITY.get(name, 6)],
         result=None if state & (UNFINISHED | NO_RESULT) else row[10],
@@ -228,7 +233,7 @@ def _call(number: int, row: PlainRow, name: str, files: dict[int, TracedFile]) -
 
 
 def _other(number: int, row: PlainRow, event: str) -> Record:
-    where = (number, *row[1:4])
+    where: tuple[int, int, int, int] = number, row[1], row[2], row[3]
     text = row[16]
     match event:
         case "program":

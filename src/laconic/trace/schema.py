@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from laconic.pal.pagemap import Touched
+
 #: The version of the file's meaning. A reader reads its own and all older ones.
 SCHEMA: Final = 1
 
@@ -43,7 +45,18 @@ MEMORY_EVENTS: Final = (
     "mseal",
     "other",
     "i386_brk",
+    "mincore",
+    "get_mempolicy",
+    "set_mempolicy",
+    "migrate_pages",
+    "move_pages",
+    "pkey_alloc",
+    "pkey_free",
+    "process_mrelease",
+    "memfd_secret",
 )
+#: Of those, the calls that no bookkeeping concerns: logs have them, `laconic run` lets them pass.
+BYSTANDERS: Final = frozenset(MEMORY_EVENTS[MEMORY_EVENTS.index("mincore") :])
 #: Process calls. The clone family: a0 holds the clone flags (fork: 0; vfork: CLONE_VM | CLONE_VFORK), the result is the
 #: new thread's id. execve and execveat: `data` holds the path; of one that succeeded a `program` row follows.
 PROCESS_EVENTS: Final = ("clone", "clone3", "fork", "vfork", "execve", "execveat", "personality", "seccomp")
@@ -52,17 +65,20 @@ PROCESS_EVENTS: Final = ("clone", "clone3", "fork", "vfork", "execve", "execveat
 #:            bits; `file` is its number, `data` its path.
 #: `program`  the process runs a new program from here: `data` is JSON (path, argv, bits, layout), a0 start_brk, a1
 #:            data_size, a2 1 where READ_IMPLIES_EXEC is set. Its maps follow where they are known.
-#: `maps`     the host's map was looked at: a0 `vma` rows follow, one for each run that differs from bookkeeping.
+#: `maps`     the host's map was looked at: a0 `vma` rows follow, one for each run that differs from what is held. a1: 0
+#:            the next call of this thread asked for it; else what bookkeeping made of it here, GREW or ADOPTED.
 #: `vma`      a0 start, a1 end, a2 vm_flags, a3 base (address of the file's byte 0; 0 for anonymous memory), a4 pkey,
 #:            a5 1 for a hole; `file`; `data` its name.
 #: `answer`   what an upcall answered for the next call of this thread: a0 `Answer`, a1 and a2 its arguments, result or
 #:            `data` the answer.
-#: `begin`    a call whose work begins here and whose row follows later, other calls between: `said` is its event code.
+#: `begin`    a call whose work begins here and whose row follows later, other calls between: `said` is its event code,
+#:            `state` 1 where what it changes is taken for done here.
 #: `host_call` one that Laconic made for the next call of this thread, where it is not that call itself: `said` is its
 #:            event code, a0 to a5 its arguments.
 #: `process`  a process or thread whose beginning was not seen: a0 1 where it shares the memory of process `result`.
 #: `exit`     a thread ends: a0 its wait status.
-#: `lost`     something is missing here: `data` says what, a0 how many lines or calls (0: not known).
+#: `lost`     something is missing here: `data` says what, a0 how many lines or calls (0: not known), a1 1 where this
+#:            process's address space is not followed from here on. pid 0: of any process.
 #: `note`     what a person must be told: `data`.
 #: `stack`    a stack of the next call of this thread, as the log shows it: `data`, a frame a line.
 #: `end`      the last row: the recording was ended in order. a0 the exit status, `data` JSON.
@@ -95,17 +111,11 @@ UNFINISHED, FAILED, CHOSEN, UNFOLLOWED, NO_RESULT = 1, 2, 4, 8, 16
 #: UNKNOWN_IDENTITY: device and inode are not known, and the path stands for them.
 READABLE, WRITABLE, PLAIN, NOEXEC, PLACES, UNKNOWN_IDENTITY = 1, 2, 4, 8, 16, 32
 
+#: What was taken over from a `maps` row that no call asked for: the growth of stacks, or everything.
+GREW, ADOPTED = 1, 2
+
 #: `Answer` codes of an `answer` row.
-RESIDENT, DATA_LIMIT, READ, IO_CONTEXT = 1, 2, 3, 4
-
-#: Bits that say how the pages of a touched run are present (PAGEMAP_SCAN's categories). FILE_PAGE: the file's or the
-#: shared memory's own page, not a private copy. ZERO_PAGE: only ever read. SWAPPED: out on disk. GUARD: a guard
-#: region's marker. HUGE: within a huge page, all of which counts as touched.
-FILE_PAGE, ZERO_PAGE, SWAPPED, GUARD, HUGE = 1, 2, 4, 8, 16
-
-#: One run of touched pages: start and end in bytes, and the bits above.
-Touched = tuple[int, int, int]
-
+RESIDENT, DATA_LIMIT, READ = 1, 2, 3
 
 class Row(NamedTuple):
     """One event as it is written; a plain tuple in this order serves as well, and is what hot paths append.
@@ -115,7 +125,7 @@ class Row(NamedTuple):
     `said` counts the host calls made and `kinds` is the set of `ChangeKind` bits of what changed (both 0 where the
     trace is a log's). `file` is the number of the `file` row that the call's descriptor refers to, `shown` of the one
     that the host shows for the new mapping where that is another; 0 for none. `touched` are the pages that were
-    touched of what the call is about to change.
+    touched of what the call is about to change (`laconic.pal.pagemap`).
     """
 
     event: int

@@ -81,6 +81,11 @@ class TraceWriter:
         self._stream: pa.RecordBatchStreamWriter | None = None
         self._fd = create(path, force)
 
+    def describe(self, **about: Any) -> None:
+        """Says more of the recording, before the first batch: JSON values, under their names."""
+        known = json.loads(self._metadata["about"])
+        self._metadata["about"] = json.dumps({**known, **about})
+
     # What rows refer to
 
     def file(self, file: File, size: int, mode: int, *, now: tuple[int, int, int] = (0, 0, 0)) -> int:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from laconic.errors import LaconicError
 from laconic.ledger import Ledger
-from laconic.pal import proc
+from laconic.pal import pagemap, proc
 from laconic.pal.linux import LinuxPal
 from laconic.tracer import ptrace
 from laconic.tracer.launch import install_filter
@@ -137,7 +137,7 @@ def _proc() -> Finding:
     try:
         host = proc.read_smaps(os.getpid())
         start = next(iter(host))[0]
-        proc.untouched(os.getpid(), start, start + 4096, True)
+        pagemap.Pagemap(os.getpid()).untouched(start, start + 4096, True)
         seen = proc.query_vma(os.getpid(), start)
     except (OSError, StopIteration) as error:
         text = f"maps, smaps or pagemap cannot be read, {error}"
@@ -149,11 +149,11 @@ def _proc() -> Finding:
 
 
 def _works_query() -> bool:
-    return proc.has_ioctl(os.getpid(), "maps")
+    return proc.has_query(os.getpid())
 
 
 def _works_scan() -> bool:
-    return proc.has_ioctl(os.getpid(), "pagemap")
+    return pagemap.has_scan(os.getpid())
 
 
 def _limits() -> Finding:

@@ -59,6 +59,7 @@ class Tracer:
     def __init__(self, mediator: Mediator) -> None:
         self.mediator = mediator
         self.checker = mediator.checker
+        self.recorder = mediator.recorder
         self.threads: dict[int, Thread] = {}
         self.early: dict[int, int] = {}
         self.delivered: dict[int, float] = {}
@@ -73,7 +74,8 @@ class Tracer:
 
         Raises CannotRun or NoTracing where it could not be started.
         """
-        options = launch.OPTIONS | (ptrace.O_TRACEEXIT if self.checker.each_exit else 0)
+        last_look = self.checker.each_exit or self.recorder is not None
+        options = launch.OPTIONS | (ptrace.O_TRACEEXIT if last_look else 0)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
         try:
             self.root = launch.launch(argv, before, options)
@@ -84,6 +86,8 @@ class Tracer:
         self.threads[self.root] = Thread(self.root, self.root, Mm(None))
         self.argv = argv
         threading.Thread(target=self._forward, daemon=True).start()
+        if self.recorder is not None:
+            self.recorder.start()
         try:
             self._loop()
         finally:
@@ -136,7 +140,7 @@ class Tracer:
                 if thread.awaits_exit:
                     mediator.at_exit(thread)
                 else:
-                    self._fork_failed(thread)
+                    self._process_call_failed(thread)
             else:
                 self._other_stop(thread, status >> 8 & 0xFF, status >> 16)
 
@@ -147,6 +151,10 @@ class Tracer:
         if nr in (EXECVE, EXECVEAT):
             if self.checker.each_exit and len(thread.mm.threads) == 1:
                 self.checker.check(thread)
+            if self.recorder is not None:
+                self._executes(thread, nr)
+                ptrace.resume(SYSCALL, thread.tid)
+                return
         elif nr == PTRACE:
             self._wants_to_trace(thread)
         elif nr == SECCOMP:
@@ -159,7 +167,18 @@ class Tracer:
         else:
             self._clone(thread, nr)
             return
+        if self.recorder is not None and nr != PTRACE:
+            self.recorder.process_call(thread, PROCESS_CALLS[nr], 0, words[RDI], words[RSI])
         ptrace.resume(CONT, thread.tid)
+
+    def _executes(self, thread: Thread, nr: int) -> None:
+        # Of a trace's last look at the old program, and of the path that is asked for.
+        assert self.recorder is not None
+        thread.call = PROCESS_CALLS[nr]
+        address = self.mediator.words[RDI if nr == EXECVE else RSI]
+        thread.path = os.fsdecode(read_memory(thread.tid, address, 4096).split(b"\0")[0])
+        alone = all(self.threads[tid].tgid == thread.tgid for tid in thread.mm.threads if tid in self.threads)
+        self.recorder.executes(thread, alone)
 
     def _clone(self, thread: Thread, nr: int) -> None:
         words = self.mediator.words
@@ -176,8 +195,10 @@ class Tracer:
         else:
             flags = 0 if nr == FORK else CLONE_VM | CLONE_VFORK
         thread.child_flags = flags
+        thread.call = PROCESS_CALLS[nr]
         if flags & CLONE_VM:
-            ptrace.resume(CONT if thread.untraced_at is None else SYSCALL, thread.tid)
+            quick = thread.untraced_at is None and self.recorder is None
+            ptrace.resume(CONT if quick else SYSCALL, thread.tid)
         elif thread.mm.busy is not None:
             thread.mm.queue.append(thread)
         else:
@@ -185,7 +206,13 @@ class Tracer:
             thread.mm.busy = thread
             ptrace.resume(SYSCALL, thread.tid)
 
-    def _fork_failed(self, thread: Thread) -> None:
+    def _process_call_failed(self, thread: Thread) -> None:
+        # The end of a fork, clone or exec that is told of in no event.
+        if self.recorder is not None and (result := self.mediator.registers.result(thread.tid)) is not None:
+            path, thread.path = thread.path, None
+            args = () if thread.child_flags is None else (thread.child_flags,)
+            data = b"" if path is None else self.recorder.writer.hidden_path(path)
+            self.recorder.process_call(thread, thread.call, result, *args, data=data)
         self._restore_flags(thread, [thread.tid])
         thread.child_flags = None
         self._release(thread)
@@ -241,6 +268,8 @@ class Tracer:
     def _add(self, tid: int, parent: Thread, mm: Mm) -> None:
         flags = parent.child_flags or 0
         parent.child_flags = None
+        if self.recorder is not None:
+            self.recorder.process_call(parent, parent.call, tid, flags)
         if not flags & CLONE_THREAD:
             self.mediator.ledger.processes += 1
         if tid in self.stillborn:
@@ -273,6 +302,8 @@ class Tracer:
 
     def _executed(self, thread: Thread) -> None:
         tid = thread.tid
+        if self.recorder is not None and thread.path is not None:
+            self.recorder.process_call(thread, thread.call, 0, data=self.recorder.writer.hidden_path(thread.path))
         for other in [other for other in self.threads.values() if other.tgid == thread.tgid]:
             self._forget(other)
         if tid == self.root:
@@ -291,6 +322,8 @@ class Tracer:
             self.mediator.ledger.note(
                 f"{command_name(tid)} is a 32-bit program: it runs untouched, and its memory calls are not counted"
             )
+        if self.recorder is not None:
+            self.recorder.program(fresh, fresh.mm.space, 64 if is_64_bit(tid) else 32)
         ptrace.resume(CONT, tid)
 
     def _address_space(self, thread: Thread) -> AddressSpace:
@@ -309,6 +342,8 @@ class Tracer:
         thread.leave()
         if not mm.threads:
             self.checker.check(thread)
+        if self.recorder is not None:
+            self.recorder.exits(thread, ptrace.event_message(thread.tid) or 0)
 
     def _forget(self, thread: Thread) -> None:
         self.threads.pop(thread.tid, None)
@@ -334,8 +369,12 @@ class Tracer:
                 except OSError:
                     continue
                 if len(host):
+                    if thread.notes is not None:
+                        thread.notes.maps(mm.space.held, host)
                     mm.space.adopt(host)
                     break
+            if self.recorder is not None:
+                self.recorder.ended_in(thread, *thread.pending.call)
         self.mediator.serve(mm)
 
     def _ended(self, tid: int, status: int) -> None:
@@ -343,6 +382,8 @@ class Tracer:
         self.early.pop(tid, None)
         if thread is not None:
             self._forget(thread)
+            if self.recorder is not None and thread.notes is not None:
+                self.recorder.exits(thread, status)
         else:
             self.stillborn.add(tid)
         if tid == self.root:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import time
 
 from laconic.ledger import Ledger
-from laconic.memory.calls import OPERATIONS, RANGED, Call
-from laconic.memory.change import Change, Outcome
-from laconic.memory.flags import MAP_FIXED, MAP_FIXED_NOREPLACE, MREMAP_FIXED, MREMAP_MAYMOVE, PAGE_SIZE
-from laconic.memory.mmap import page_align, placed
-from laconic.memory.space import AddressSpace
+from laconic.manager import MemoryManager, chooses
+from laconic.memory.calls import Call
+from laconic.memory.change import Outcome
 from laconic.pal import Confirmation, HostCall, proc
 from laconic.pal.linux import LinuxPal, is_error
-from laconic.tracer import host_view, ptrace
+from laconic.trace.schema import CHOSEN, FAILED, UNFOLLOWED
+from laconic.tracer import ptrace
 from laconic.tracer.process import Mm, Pending, Thread, give_up
 from laconic.tracer.ptrace import (
     ARGUMENTS,
@@ -29,6 +28,7 @@ from laconic.tracer.ptrace import (
     SYSCALL,
     Registers,
 )
+from laconic.tracer.record import Recorder
 from laconic.tracer.syscalls import (
     CLONE_VM,
     I386_ALIKE,
@@ -40,13 +40,7 @@ from laconic.tracer.syscalls import (
 )
 from laconic.tracer.verify import Checker, first_difference
 
-#: Results that mean "interrupted, to be restarted by the kernel" (include/linux/errno.h): not results yet.
-ERESTARTSYS, ERESTART_RESTARTBLOCK = 512, 516
-#: Calls on a range that a stack may have grown into.
-_PLACED = {*RANGED, "mremap", "mmap"}
-_UNCOUNTED = {"userfaultfd", "arch_prctl"}
 _LOCKING = {"mlock", "mlock2", "mlockall"}
-_OUT_OF_BOOKKEEPING = Outcome(0, ask=True, resync=True)
 
 
 class Mediator:
@@ -62,12 +56,14 @@ class Mediator:
         checker: Checker | None = None,
         observe: bool = False,
         inject: dict[int, int] | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.pal = pal
         self.ledger = ledger
+        self.manager = MemoryManager(pal, ledger, observe)
+        self.recorder = recorder
         self.checker = checker or Checker(ledger, "off")
         self.observe = observe
-        self.passes = observe or pal.every_call
         self.registers = Registers()
         self.words = self.registers.words
         self.inject = inject or {}
@@ -82,7 +78,7 @@ class Mediator:
         if mm.busy is not None and not self._overtakes(mm):
             mm.queue.append(thread)
             return
-        name = MEMORY_CALLS.get(stop[1], "other")
+        name = MEMORY_CALLS.get(stop[1]) or ("i386_brk" if stop[1] == I386_BRK else "other")
         if stop[1] in I386_ALIKE and ptrace.event_message(thread.tid) == I386_MARK:
             name = "other"
         args = stop[2:]
@@ -93,26 +89,23 @@ class Mediator:
         if space is None:
             ptrace.resume(CONT, thread.tid)
             return
+        manager = self.manager
         try:
-            at = RANGED.get(name, 0)
-            if args[at] + args[at + 1] + PAGE_SIZE > space.layout.quiet_below and name in _PLACED:
-                self._look_below(thread, space, name, args)
-            operation = None if thread.supervised else OPERATIONS.get(name)
-            outcome = operation(space, args, thread) if operation is not None else _OUT_OF_BOOKKEEPING
+            outcome = manager.begin(space, name, args, thread, not thread.supervised)
         except PermissionError:
             give_up(thread, self.ledger)
             ptrace.resume(CONT, thread.tid)
             return
-        if not outcome.changes and not outcome.ask and not self.passes:
-            if outcome.then is not None:
-                outcome.then()
-            if self.checker.each_call:
-                self.checker.check_unsaid(thread)
-            self.registers.skip(thread.tid, outcome.result)
-            ptrace.resume(CONT, thread.tid)
-            self.ledger.count(name, 0, outcome.result)
+        if not manager.unsaid(outcome):
+            self._say(thread, Pending(Call(name, args), outcome), stop[0])
             return
-        self._say(thread, Pending(Call(name, args), outcome), stop[0])
+        result = manager.finish_unsaid(name, outcome)
+        if self.checker.each_call:
+            self.checker.check_unsaid(thread)
+        self.registers.skip(thread.tid, result)
+        ptrace.resume(CONT, thread.tid)
+        if self.recorder is not None:
+            self.recorder.call(thread, name, args, result, 0, 0, 0)
 
     def _overtakes(self, mm: Mm) -> bool:
         # mlock sets its locks at once, and then brings pages in with the address space free for others, who may be
@@ -131,22 +124,12 @@ class Mediator:
         else:
             return False
         mm.space.commit(busy.pending.outcome)
+        if self.recorder is not None:
+            self.recorder.begins(busy, *busy.pending.call, committed=True)
         rest = busy.pending.outcome._replace(changes=(), start=0, end=0, then=None)
         busy.pending = Pending(busy.pending.call, rest)
         mm.busy = None
         return True
-
-    def _look_below(self, thread: Thread, space: AddressSpace, name: str, args: tuple[int, ...]) -> None:
-        # A stack may have grown into what bookkeeping takes for a hole: look before the call counts on it.
-        at = RANGED.get(name, 0)
-        if name == "mmap" and not args[3] & (MAP_FIXED | MAP_FIXED_NOREPLACE) and not args[0]:
-            return
-        start = args[at] & -PAGE_SIZE
-        end = start + page_align(args[at + 1])
-        if name == "mremap" and args[3] & MREMAP_FIXED:
-            start, end = min(start, args[4]), max(end, args[4] + page_align(args[2]))
-        if start < end <= MASK and space.must_look_below(start, end):
-            space.grow(proc.read_smaps(thread.tid))
 
     # Host calls inside the thread
 
@@ -156,8 +139,12 @@ class Mediator:
         thread.call_registers = []  # as the program set them, unless they are read below
         # A call about contents alone (write-back, residency, discards) does not keep the others of its address space
         # waiting. One with nothing to say does: where the host hears it all the same, it hears it in this order.
+        if self.recorder is not None:
+            self.recorder.before(thread, outcome)
         if outcome.ask or outcome.then or not outcome.changes or _edits(outcome):
             thread.mm.busy = thread
+        elif self.recorder is not None:
+            self.recorder.begins(thread, *pending.call)
         thread.again = False
         if self.observe or not self.inject and self.pal.as_asked(pending.call, outcome):
             thread.awaits_exit = True
@@ -279,72 +266,20 @@ class Mediator:
 
     def _settle(self, thread: Thread, pending: Pending, confirmation: Confirmation) -> int:
         # Held takes what the host did; returns the program's result.
-        (name, args), outcome = pending
+        call, outcome = pending
         space = thread.mm.space
         assert space is not None
-        value = confirmation.value
-        if -ERESTART_RESTARTBLOCK <= value <= -ERESTARTSYS:
-            if outcome.end and thread.mm.busy is thread:
-                space.rollback(outcome.start, outcome.end)
-            return value
-        said = confirmation.said
-        changes = outcome.changes
-        if self.observe:
-            said = len(self.pal.host_calls(pending.call, outcome))
-        if confirmation.error or self.observe and name == "brk" and value != outcome.result:
-            result = space.brk if name == "brk" else value
-            if outcome.resync:
-                space.adopt(proc.read_smaps(thread.tid))
-            # A call that kept nobody waiting has edited nothing, and another's may be half done.
-            elif outcome.end > outcome.start and thread.mm.busy is thread:
-                host = proc.read_smaps(thread.tid)
-                space.grow(host)
-                space.settle(outcome.start, outcome.end, host)
-            changes = ()
-        else:
-            asked = outcome.ask or self.observe or self.pal.every_call or self._left_to_host(thread, pending.call)
-            result = value if asked and outcome.result >= 0 else outcome.result
-            changes = self._take(thread, space, pending, value)
-        narrowed = said > 0 and not outcome.ask and _is_narrower(name, args, outcome)
-        if name not in _UNCOUNTED:
-            self.ledger.count(name, said, result, narrowed and not self.pal.every_call, changes)
-        return result
-
-    def _left_to_host(self, thread: Thread, call: Call) -> bool:
-        # True where the host was given the choice of an address.
-        if not (self.observe or thread.own_filter):
-            return False
-        fixed = MAP_FIXED | MAP_FIXED_NOREPLACE if call.name == "mmap" else MREMAP_FIXED
-        return call.name in ("mmap", "mremap") and not call.args[3] & fixed
-
-    def _take(self, thread: Thread, space: AddressSpace, pending: Pending, value: int) -> tuple[Change, ...]:
-        (name, args), outcome = pending
-        if outcome.resync or outcome.ask and outcome.result < 0:
-            self.ledger.resynced += 1
-            if name == "other" and self.registers.load(thread.tid) and self.words[ORIG_RAX] == I386_BRK:
-                space.brk = value
-            space.adopt(proc.read_smaps(thread.tid))
-            return ()
-        if outcome.place:
-            outcome = placed(space, outcome, value)
-        elif value != outcome.result and self._left_to_host(thread, pending.call):
-            # The host chose another address than bookkeeping would have.
-            if outcome.end:
-                space.rollback(outcome.start, outcome.end)
-            if name == "mmap":
-                args = (value, args[1], args[2], args[3] | MAP_FIXED, args[4], args[5])
-            else:
-                args = (args[0], args[1], args[2], args[3] | MREMAP_FIXED | MREMAP_MAYMOVE, value, args[5])
-            outcome = OPERATIONS[name](space, args, thread)
-        space.commit(outcome)
-        if name == "mmap":
-            host_view.identify(thread, space, outcome, args)
-        elif name == "shmdt" and outcome.changes:
-            # Which pieces are the attachment's own depends on the segment's size (ksys_shmdt).
-            space.settle(outcome.start, outcome.end, proc.read_smaps(thread.tid))
-        elif name in host_view.ADOPTED:
-            host_view.adopt(thread, space, name, args, value)
-        return outcome.changes
+        chosen = (self.observe or thread.own_filter) and chooses(*call)
+        edited = thread.mm.busy is thread
+        answered = self.manager.finish(space, call, outcome, confirmation, thread, edited=edited, chosen=chosen)
+        if self.recorder is not None:
+            kinds = 0
+            for change in answered.changes:
+                kinds |= change.kind
+            state = (FAILED if confirmation.error else 0) | (CHOSEN if chosen or outcome.place else 0)
+            state |= UNFOLLOWED if thread.supervised else 0
+            self.recorder.call(thread, *call, answered.result, answered.said, kinds, state)
+        return answered.result
 
 
 def _edits(outcome: Outcome) -> bool:
@@ -352,15 +287,3 @@ def _edits(outcome: Outcome) -> bool:
         if change.wanted is not change.held:
             return True
     return False
-
-
-def _is_narrower(name: str, args: tuple[int, ...], outcome: Outcome) -> bool:
-    if name not in RANGED and name != "mmap":
-        return False
-    at = RANGED.get(name, 0)
-    covered = 0
-    for change in outcome.changes:
-        covered += change.end - change.start
-    return 0 < covered < page_align(args[at + 1])
-
-

@@ -14,7 +14,11 @@ from laconic.memory.calls import Call
 from laconic.memory.change import Outcome
 from laconic.memory.mmap import OpenFile
 from laconic.memory.space import AddressSpace
+from laconic.memory.vma import File, Vma
 from laconic.pal import Confirmation, HostCall, proc
+from laconic.pal.pagemap import Pagemap
+from laconic.rangemap import RangeMap
+from laconic.tracer.record import CallNotes
 
 
 class Mm:
@@ -51,6 +55,9 @@ class Thread:
     `own_filter`: the program has installed a seccomp filter, which may know the flags that it calls mmap with and no
     others; `supervised`: one of its filters asks a supervisor, who may let a memory call pass unseen.
 
+    `notes` takes what the upcalls answered, where a trace is recorded; `call` is the process call under way, `path` the
+    program that it asks for, if it is an execve.
+
     `task` is the PAL at work for its call, `call_registers` the registers at the stop of that call. `child_flags` are
     the clone flags of a fork or clone under way, `untraced_at` where in memory they lack CLONE_UNTRACED meanwhile.
     """
@@ -58,10 +65,13 @@ class Thread:
     __slots__ = (
         "again",
         "awaits_exit",
+        "call",
         "call_registers",
         "child_flags",
         "mm",
+        "notes",
         "own_filter",
+        "path",
         "pending",
         "read_implies_exec",
         "signal_mask",
@@ -88,12 +98,16 @@ class Thread:
         self.read_implies_exec = False
         self.own_filter = False
         self.supervised = False
+        self.notes: CallNotes | None = None
+        self.call = ""
+        self.path: str | None = None
 
     def inherit(self, other: Thread) -> None:
         """Takes over what a new thread, and a new program, has from the one before it."""
         self.read_implies_exec = other.read_implies_exec
         self.own_filter = other.own_filter
         self.supervised = other.supervised
+        self.notes = other.notes and other.notes.twin(self.tgid, self.tid)
 
     def leave(self) -> None:
         """Takes the thread out of its address space."""
@@ -103,34 +117,64 @@ class Thread:
 
     def open_file(self, fd: int) -> OpenFile | None:
         """What a descriptor of this thread refers to."""
-        return proc.open_file(self.tid, fd)
+        file = proc.open_file(self.tid, fd)
+        if self.notes is not None:
+            self.notes.open_file(file)
+        return file
 
     def untouched(self, start: int, end: int) -> bool:
         """True where no page of private memory was touched (anonymous) or written (a file's)."""
         assert self.mm.space is not None
         vma = self.mm.space.vmas.get(start)
+        if vma is None:
+            return False
         try:
-            return vma is not None and proc.untouched(self.tid, start, end, vma.file is not None)
+            if self.notes is not None:
+                return self.notes.untouched(self, start, end, vma.file is not None)
+            return Pagemap(self.tid).untouched(start, end, vma.file is not None)
         except OSError:
             return False
 
     def resident(self, start: int, end: int) -> bool:
         """True where every page is in memory."""
         try:
-            return proc.resident(self.tid, start, end)
+            answer = Pagemap(self.tid).resident(start, end)
         except OSError:
-            return False
+            answer = False
+        if self.notes is not None:
+            self.notes.resident(start, end, answer)
+        return answer
 
     def data_limit(self) -> int:
         """RLIMIT_DATA in bytes, -1 for none."""
         try:
-            return resource.prlimit(self.tid, resource.RLIMIT_DATA)[0]
+            limit = resource.prlimit(self.tid, resource.RLIMIT_DATA)[0]
         except OSError:
-            return 0
+            limit = 0
+        if self.notes is not None and limit != -1:
+            self.notes.data_limit(limit)
+        return limit
 
     def read(self, address: int, length: int) -> bytes:
         """The program's memory; empty where it cannot be read."""
-        return read_memory(self.tid, address, length)
+        data = read_memory(self.tid, address, length)
+        if self.notes is not None:
+            self.notes.read(address, data)
+        return data
+
+    def shown_file(self, fd: int, address: int, file: File) -> File:
+        """How the host shows `file`, which was just mapped at `address` from `fd` (-1: none)."""
+        shown = proc.identify(self.tid, fd, address, file)
+        if self.notes is not None and shown != file:
+            self.notes.shown_file(shown)
+        return shown
+
+    def maps(self) -> RangeMap[Vma]:
+        """The host's map. Raises OSError where the process is gone."""
+        host = proc.read_smaps(self.tid)
+        if self.notes is not None and self.mm.space is not None:
+            self.notes.maps(self.mm.space.held, host)
+        return host
 
 
 class _Iovec(ctypes.Structure):
@@ -211,6 +255,8 @@ def command_name(pid: int) -> str:
 def give_up(thread: Thread, ledger: Ledger) -> None:
     """Follows an address space no longer, since its process hides it from this user (prctl(PR_SET_DUMPABLE))."""
     thread.mm.space = None
+    if thread.notes is not None:
+        thread.notes.recorder.unfollowed(thread, "the process hides its memory map")
     ledger.note(
         f"{command_name(thread.tid)} hides its memory map from other processes of its user: it runs untouched, and "
         "its memory calls are not counted; run laconic as root to follow it"

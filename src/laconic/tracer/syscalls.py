@@ -43,7 +43,17 @@ PERSONALITY: Final = 135
 EXECVEAT: Final = 322
 SECCOMP: Final = 317
 CLONE3: Final = 435
-PROCESS_CALLS: Final = frozenset({CLONE, FORK, VFORK, EXECVE, PTRACE, PERSONALITY, SECCOMP, EXECVEAT, CLONE3})
+PROCESS_CALLS: Final[dict[int, str]] = {
+    CLONE: "clone",
+    FORK: "fork",
+    VFORK: "vfork",
+    EXECVE: "execve",
+    PTRACE: "ptrace",
+    PERSONALITY: "personality",
+    SECCOMP: "seccomp",
+    EXECVEAT: "execveat",
+    CLONE3: "clone3",
+}
 
 PR_SET_SECCOMP: Final = 22
 SECCOMP_FILTER_FLAG_NEW_LISTENER: Final = 8

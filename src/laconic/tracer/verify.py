@@ -18,6 +18,7 @@ from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma, describe
 from laconic.pal import proc
 from laconic.rangemap import RangeMap
+from laconic.trace.schema import ADOPTED, GREW
 from laconic.tracer.process import Thread, give_up
 
 
@@ -101,11 +102,16 @@ class Checker:
             return  # the process is being killed, and its memory is gone already
         self.ledger.checks += 1
         thread.mm.verified = text
+        notes = thread.notes
+        if notes is not None and list(space.vmas) != list(host):
+            notes.recorder.looked(thread, space.held, host, GREW)
         difference = first_difference(space, host) or _broken_invariant(space)
         if difference is not None:
             self.ledger.mismatches += 1
             if self.mismatch is None:
                 self.mismatch = f"process {thread.tgid}: {difference}\n{both_maps(space, host)}"
+            if notes is not None:
+                notes.recorder.looked(thread, space.held, host, ADOPTED)
             space.adopt(host)
 
     def check_unsaid(self, thread: Thread) -> None:

@@ -1,0 +1,45 @@
+"""Replay: recorded calls on the same bookkeeping as `laconic run`, by any strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from laconic.ledger import Ledger
+from laconic.replay.check import Check
+from laconic.replay.engine import Replay
+from laconic.trace.reader import Trace
+
+#: The strategies that a trace can be replayed by (DESIGN: section 6).
+STRATEGIES = ("every-call", "laconic")
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a replay came to.
+
+    `events`: rows replayed; `loss`: in words, what the trace lacks; `uncertain`: of the calls said, how many would have
+    been elided if the pages that the trace knows nothing of had never been touched, or had been as asked.
+    """
+
+    ledger: Ledger
+    strategy: str
+    events: int
+    loss: list[str]
+    uncertain: int
+    check: Check | None
+
+
+def replay(
+    trace: Trace, strategy: str | None = None, progress: Callable[[int], None] | None = None, *, check: bool = False
+) -> Replayed:
+    """Replays all of `trace`; without `strategy` by the one that it was recorded with.
+
+    `progress` is called with the bytes that have been read. Raises LaconicError where the trace cannot be read.
+    O(events), bounded memory.
+    """
+    engine = Replay(trace, strategy, check=check)
+    engine.run(progress=progress)
+    return Replayed(
+        engine.ledger, engine.strategy, engine.number + 1, engine.losses, engine.uncertain, engine.check
+    )

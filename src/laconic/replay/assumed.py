@@ -1,0 +1,223 @@
+"""An address space whose beginning a log does not show.
+
+A log has the calls and their results, and not what the kernel mapped by itself: the program, ld.so, the stack. So the
+recorded results lead here: a mapping lies where the log says that the host put it, and what a successful call
+presupposes is taken for true. Whatever must be assumed in this way is said.
+"""
+
+from __future__ import annotations
+
+from errno import EACCES, EAGAIN, EBADF, EINVAL, ENODEV, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM
+
+from laconic.manager import MemoryManager, chooses
+from laconic.memory.calls import RANGED
+from laconic.memory.change import Outcome
+from laconic.memory.flags import (
+    MAP_FIXED,
+    MAP_FIXED_NOREPLACE,
+    MREMAP_DONTUNMAP,
+    MREMAP_FIXED,
+    MREMAP_MAYMOVE,
+    PAGE_MASK,
+    PAGE_SIZE,
+    TASK_SIZE,
+    VM_MAY_RWX,
+)
+from laconic.memory.layout import Layout
+from laconic.memory.mmap import OpenFile, page_align
+from laconic.memory.space import AddressSpace
+from laconic.memory.vma import File, Vma
+from laconic.rangemap import RangeMap
+from laconic.replay.check import LOST_DATA, MODEL_ERROR, UNKNOWN_START
+from laconic.replay.upcalls import RecordedUpcalls
+
+#: What is mapped, since a call on it succeeded, and of which nothing else is known.
+UNKNOWN = Vma(VM_MAY_RWX, File(0, 3, -1, "?"))
+#: What a descriptor that the log does not show refers to.
+UNKNOWN_FILE = OpenFile(File(0, 3, -2, "?"), readable=True, writable=True, places=True)
+#: Errors that limits, mounts, privileges or the kernel's configuration cause, none of which a log shows.
+_HOSTS_OWN = {EPERM, EACCES, EAGAIN, ENODEV, ENOSYS, EOPNOTSUPP, EBADF}
+_BY_LIMIT = {(ENOMEM, name) for name in ("mmap", "mremap", "mlock", "mlock2", "mlockall")} | {(EINVAL, "madvise")}
+#: Calls on what only the host can describe.
+_HOSTS_CALLS = {"shmat", "shmdt", "io_setup", "io_destroy", "map_shadow_stack", "other", "i386_brk", "prctl"}
+
+
+def assumed_space() -> AddressSpace:
+    """An empty address space in which nobody's stack grows, with the default layout. O(1)."""
+    return AddressSpace(Layout(quiet_below=TASK_SIZE << 1))
+
+
+class AssumedStart:
+    """What is known and what was assumed of one address space.
+
+    `known`: ranges of which calls in the log told what is there. `brk` is known once a call has returned it. `cause`
+    and `why` say what the last call contradicts, where it does.
+    """
+
+    __slots__ = ("assumptions", "brk", "cause", "known", "why")
+
+    def __init__(self) -> None:
+        self.known: RangeMap[bool] = RangeMap()
+        self.brk = False
+        self.assumptions = 0
+        self.cause = self.why = ""
+
+    def copy(self) -> AssumedStart:
+        """What a forked process knows. O(n)."""
+        twin = AssumedStart()
+        twin.known, twin.brk, twin.assumptions = self.known.copy(), self.brk, self.assumptions
+        return twin
+
+    def begin(
+        self,
+        manager: MemoryManager,
+        space: AddressSpace,
+        name: str,
+        args: tuple[int, ...],
+        result: int,
+        up: RecordedUpcalls,
+        lossy: bool,
+    ) -> Outcome:
+        """What a call comes to, given the recorded `result`; wanted is edited. `cause` is set where that took
+        more than what is unknown allows."""
+        self.cause = ""
+        if name == "brk":
+            return self._brk(manager, space, args, result, up, lossy)
+        if name == "mmap" and up.file is None:
+            up.file = UNKNOWN_FILE
+        ok = not -4096 < result < 0
+        if ok and chooses(name, args):
+            args = self._placed(space, name, args, result, lossy)
+        start, end = affected(name, args)
+        outcome = manager.begin(space, name, args, up)
+        if ok and (outcome.result < 0 or outcome.resync) and start < end:
+            outcome = self._presupposed(manager, space, name, args, up, start, end, lossy)
+        if outcome.result != result and not (outcome.ask and ok):
+            if outcome.end:
+                space.rollback(outcome.start, outcome.end)
+            if name not in _HOSTS_CALLS:
+                self._differs(name, result, start, end, lossy)
+            outcome = Outcome(result, ask=True)
+        if ok and start < end <= TASK_SIZE:
+            self.known.set(start, end, True)
+            if name == "mremap":
+                self.known.set(result, result + max(page_align(args[2]), PAGE_SIZE), True)
+        return outcome
+
+    def _brk(
+        self,
+        manager: MemoryManager,
+        space: AddressSpace,
+        args: tuple[int, ...],
+        result: int,
+        up: RecordedUpcalls,
+        lossy: bool,
+    ) -> Outcome:
+        if not self.brk:
+            # The first break that the log shows. Below a query's answer nothing has been used of it yet.
+            self.brk = True
+            space.brk = result
+            space.start_brk = result if args[0] != result else 0
+            return Outcome(result)
+        old = page_align(space.brk)
+        outcome = manager.begin(space, "brk", args, up)
+        if outcome.result != result:
+            if outcome.end:
+                space.rollback(outcome.start, outcome.end)
+            new = page_align(result)
+            if result != space.brk:
+                self._differs("brk", result, min(old, new), max(old, new), lossy)
+            space.brk = result
+            return Outcome(result, ask=True)
+        if outcome.end:
+            self.known.set(outcome.start, outcome.end, True)
+        return outcome
+
+    def _placed(
+        self, space: AddressSpace, name: str, args: tuple[int, ...], result: int, lossy: bool
+    ) -> tuple[int, ...]:
+        # The call with the address that the host chose for it. What lies there was free.
+        if name == "mmap":
+            start, end = result, result + page_align(args[1])
+            args = (result, args[1], args[2], args[3] & ~MAP_FIXED_NOREPLACE | MAP_FIXED, args[4], args[5])
+        elif result != args[0] & PAGE_MASK:
+            start, end = result, result + page_align(args[2])
+            flags = args[3] & MREMAP_DONTUNMAP | MREMAP_MAYMOVE | MREMAP_FIXED
+            args = (args[0], args[1], args[2], flags, result, args[5])
+        else:
+            start, end = args[0] + page_align(args[1]), args[0] + page_align(args[2])
+        if start < end <= TASK_SIZE:
+            taken = [run for run in space.vmas.runs(start, end) if run[2] is not None]
+            if taken:
+                self.cause = LOST_DATA if lossy else MODEL_ERROR
+                self.why = f"the host put it on {taken[0][0]:#x}, where bookkeeping still has a mapping"
+                for begin, stop, _ in taken:
+                    space.vmas.clear(begin, stop)
+                    space.held.clear(begin, stop)
+        return args
+
+    def _presupposed(
+        self,
+        manager: MemoryManager,
+        space: AddressSpace,
+        name: str,
+        args: tuple[int, ...],
+        up: RecordedUpcalls,
+        start: int,
+        end: int,
+        lossy: bool,
+    ) -> Outcome:
+        # It succeeded, so all of its range was mapped: what is a hole to bookkeeping is something unknown.
+        holes = [run[:2] for run in space.vmas.runs(start, end) if run[2] is None]
+        if holes:
+            unseen = any(not known for _, _, known in self.known.runs(start, end))
+            if not unseen:
+                self.cause = LOST_DATA if lossy else MODEL_ERROR
+                self.why = f"it succeeded, and bookkeeping has nothing at {holes[0][0]:#x}"
+            for begin, stop in holes:
+                space.vmas.set(begin, stop, UNKNOWN)
+                space.held.set(begin, stop, UNKNOWN)
+            self.assumptions += 1
+        if name != "mremap":
+            return manager.begin(space, name, args, up)
+        return self._moved_in_pieces(manager, space, args, up)
+
+    def _moved_in_pieces(
+        self, manager: MemoryManager, space: AddressSpace, args: tuple[int, ...], up: RecordedUpcalls
+    ) -> Outcome:
+        # Several VMAs are moved one after the other (remap_move in mm/mremap.c); so are they here.
+        address, length = args[0], page_align(args[1])
+        outcome = manager.begin(space, "mremap", args, up)
+        if not outcome.resync or not args[3] & MREMAP_FIXED:
+            return outcome
+        for start, end, _ in list(space.vmas.runs(address, address + length)):
+            size = end - start
+            target = args[4] + start - address
+            piece = manager.begin(space, "mremap", (start, size, size, args[3], target, 0), up)
+            if piece.result < 0 or piece.resync:
+                return piece
+            space.commit(piece)
+        return Outcome(args[4], ask=True)
+
+    def _differs(self, name: str, result: int, start: int, end: int, lossy: bool) -> None:
+        if self.cause:
+            return
+        unseen = start < end <= TASK_SIZE and any(not known for _, _, known in self.known.runs(start, end))
+        if lossy:
+            self.cause, self.why = LOST_DATA, "the log says that lines or calls are missing before this"
+        elif -result in _HOSTS_OWN or (-result, name) in _BY_LIMIT:
+            self.cause = UNKNOWN_START
+            self.why = "the log shows no limits, mounts, privileges or kernel configuration, which can refuse it"
+        elif unseen:
+            self.cause, self.why = UNKNOWN_START, "the log does not show what was there before"
+        else:
+            self.cause, self.why = MODEL_ERROR, "all of its range is known from earlier calls"
+
+
+def affected(name: str, args: tuple[int, ...]) -> tuple[int, int]:
+    """The range `[start, end)` in bytes that a call is about; empty where it has none. O(1)."""
+    if name in RANGED or name in ("mmap", "mremap", "pkey_mprotect", "mbind", "remap_file_pages"):
+        at = RANGED.get(name, 0)
+        start = args[at] & PAGE_MASK
+        return start, start + page_align(args[at + 1] + (args[at] - start))
+    return 0, 0

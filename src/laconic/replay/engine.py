@@ -1,0 +1,395 @@
+"""The replay of a trace: every recorded event, on the bookkeeping that `laconic run` uses."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from laconic.ledger import Ledger
+from laconic.manager import MemoryManager
+from laconic.memory.calls import Call
+from laconic.memory.change import ZERO, Outcome
+from laconic.memory.layout import Layout
+from laconic.memory.mmap import OpenFile
+from laconic.memory.space import AddressSpace
+from laconic.pal import Confirmation
+from laconic.pal.linux import LinuxPal
+from laconic.replay.assumed import UNKNOWN, AssumedStart, assumed_space
+from laconic.replay.check import LOST_DATA, MODEL_ERROR, Check, shown
+from laconic.replay.upcalls import RecordedUpcalls, Runs, seen
+from laconic.trace import records
+from laconic.trace.reader import Trace
+from laconic.trace.schema import (
+    BYSTANDERS,
+    CHOSEN,
+    CODES,
+    FAILED,
+    GREW,
+    MEMORY_CODES,
+    NO_RESULT,
+    NOEXEC,
+    PLACES,
+    PLAIN,
+    READABLE,
+    UNFINISHED,
+    UNFOLLOWED,
+    WRITABLE,
+    PlainRow,
+)
+
+CLONE_VM, CLONE_THREAD = 0x100, 0x10000
+READ_IMPLIES_EXEC = 0x0400000
+
+
+class Mm:
+    """One address space of the replay and how many threads live in it.
+
+    `assumed` is what a log with no starting maps leaves open; `lossy`: the trace says that something of it is missing.
+    """
+
+    __slots__ = ("assumed", "lossy", "space", "threads")
+
+    def __init__(self, space: AddressSpace | None, assumed: AssumedStart | None = None) -> None:
+        self.space = space
+        self.assumed = assumed
+        self.threads = 0
+        self.lossy = False
+
+
+class Thread:
+    """One thread of the replay: `begun` is the call whose work was begun and whose end is still to come."""
+
+    __slots__ = ("answers", "begun", "map_runs", "mm", "pid", "read_implies_exec")
+
+    def __init__(self, pid: int, mm: Mm) -> None:
+        self.pid = pid
+        self.mm = mm
+        mm.threads += 1
+        self.read_implies_exec = False
+        self.begun: Outcome | None = None
+        self.answers: dict[int, deque[tuple[int, bytes]]] = {}
+        self.map_runs: deque[Runs] = deque()
+
+
+class Replay:
+    """Replays `trace` by the rule `strategy`; `check` compares each result with the recorded one.
+
+    `recorded` is the strategy that the trace was made with, None for a log's. `processes` are the address spaces as
+    they are, by process id; those of ended processes stay until the id is used again where `keep` is set.
+    """
+
+    def __init__(self, trace: Trace, strategy: str | None = None, *, check: bool = False, keep: bool = False) -> None:
+        self.trace = trace
+        self.recorded: str | None = trace.about.get("strategy") if trace.source == "run" else None
+        self.strategy = strategy or self.recorded or "laconic"
+        self.ledger = Ledger()
+        self.pal = LinuxPal(self.strategy == "every-call")
+        self.manager = MemoryManager(self.pal, self.ledger, self.strategy == "observe")
+        self.check = Check() if check else None
+        self.keep = keep
+        self.threads: dict[int, Thread] = {}
+        self.processes: dict[int, Mm] = {}
+        self.number = -1
+        self.end: dict[str, Any] = {}
+        self.losses: list[str] = []
+        self.bystanders = 0
+        self.uncertain = 0
+        self.up = RecordedUpcalls(trace.source == "run")
+        self._names = trace.names
+        self._files: dict[int, OpenFile] = {}
+        self._runs: tuple[int, int, Runs, int] | None = None
+        self._others: dict[int, Callable[[PlainRow], None]] = {
+            CODES[name]: handler
+            for name, handler in (
+                ("file", self._file),
+                ("program", self._program),
+                ("maps", self._maps),
+                ("vma", self._vma),
+                ("answer", self._answer),
+                ("begin", self._begin),
+                ("process", self._process),
+                ("exit", self._exit),
+                ("lost", self._lost),
+                ("note", self._note),
+                ("end", self._end),
+                ("personality", self._personality),
+                *((name, self._clone) for name in ("clone", "clone3", "fork", "vfork")),
+            )
+        }
+        self._bystanders = {CODES[name] for name in BYSTANDERS}
+
+    def run(
+        self, until: Callable[[int, int], bool] | None = None, progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Replays to the end, or up to the first event for whose number and time `until` is true. O(events)."""
+        others, call = self._others, self._call
+        for batch in self.trace.batches():
+            for row in batch:
+                self.number += 1
+                if until is not None and until(self.number, row[1]):
+                    return
+                if row[0] < MEMORY_CODES:
+                    call(row)
+                elif (handler := others.get(row[0])) is not None:
+                    handler(row)
+            if progress is not None:
+                progress(self.trace.position)
+        if self.trace.loss is not None:
+            self.losses.append(self.trace.loss)
+
+    # Memory calls
+
+    def _call(self, row: PlainRow) -> None:
+        code, _, pid, tid = row[:4]
+        if code in self._bystanders:
+            self.bystanders += 1
+            return
+        thread = self.threads.get(tid)
+        if thread is None:
+            thread = self._first_seen(pid, tid)
+        mm = thread.mm
+        space = mm.space
+        if space is None:
+            return
+        result, state = row[10], row[11]
+        up = self._upcalls(thread, space, row)
+        if state & (UNFINISHED | NO_RESULT):
+            self._unfinished(thread, space, row)
+            return
+        name = self._names[code]
+        args = row[4:10]
+        begun, thread.begun = thread.begun, None
+        if mm.assumed is not None:
+            outcome = self._assume(mm.assumed, space, row, name, mm)
+        else:
+            outcome = begun or self.manager.begin(space, name, args, up, not state & UNFOLLOWED)
+        if begun is None and self.manager.unsaid(outcome):
+            answer = self.manager.finish_unsaid(name, outcome)
+            said = kinds = 0
+        else:
+            confirmation = Confirmation(result if state & FAILED else 0, result, self._said(row, name, outcome))
+            answer, said, changes = self.manager.finish(
+                space, Call(name, args), outcome, confirmation, up, edited=begun is None, chosen=bool(state & CHOSEN)
+            )
+            if self.check is not None:
+                kinds = 0
+                for change in changes:
+                    kinds |= change.kind
+        if mm.assumed is not None and said and up.guessed and _only_zeroes(outcome):
+            self.uncertain += 1
+        if self.check is not None:
+            self._compare(row, name, mm, answer, said, kinds)
+
+    def _upcalls(self, thread: Thread, space: AddressSpace, row: PlainRow) -> RecordedUpcalls:
+        up = self.up
+        up.space = space
+        up.read_implies_exec = thread.read_implies_exec
+        up.file = self._files.get(row[14])
+        up.shown = self._files[row[15]].file if row[15] else None
+        up.touched = row[17]
+        up.answers, up.map_runs = thread.answers, thread.map_runs
+        return up
+
+    def _assume(
+        self, assumed: AssumedStart, space: AddressSpace, row: PlainRow, name: str, mm: Mm
+    ) -> Outcome:
+        self.up.guessed = False
+        return assumed.begin(self.manager, space, name, row[4:10], row[10], self.up, mm.lossy)
+
+    def _said(self, row: PlainRow, name: str, outcome: Outcome) -> int:
+        # Host calls for this outcome. Where one failed, the trace knows how many had been made.
+        if row[11] & FAILED and self.strategy == self.recorded:
+            return int(row[12])
+        if len(outcome.changes) < 2 or outcome.ask:
+            return 1
+        return len(self.pal.host_calls(Call(name, row[4:10]), outcome))
+
+    def _unfinished(self, thread: Thread, space: AddressSpace, row: PlainRow) -> None:
+        # Its thread ended in it: only what the host was seen to hold afterwards tells how far it came.
+        thread.begun = None
+        if thread.map_runs:
+            space.adopt(seen(space.held, thread.map_runs.popleft()))
+        elif thread.mm.assumed is not None:
+            thread.mm.lossy = True
+
+    def _compare(self, row: PlainRow, name: str, mm: Mm, answer: int, said: int, kinds: int) -> None:
+        assert self.check is not None
+        self.check.compared += 1
+        if mm.assumed is not None:
+            if mm.assumed.cause:
+                self.check.differs(self.number, row, name, "otherwise", mm.assumed.cause, mm.assumed.why)
+            return
+        cause = LOST_DATA if mm.lossy or self.losses else MODEL_ERROR
+        if answer != row[10]:
+            self.check.differs(self.number, row, name, shown(answer), cause, "another result")
+        elif self.strategy == self.recorded and (said, kinds) != row[12:14]:
+            why = f"{row[12]} host calls for changes {row[13]:#x} were recorded, {said} for {kinds:#x} replayed"
+            self.check.differs(self.number, row, name, shown(answer), cause, why)
+
+    # Processes
+
+    def _first_seen(self, pid: int, tid: int) -> Thread:
+        mm = self.processes.get(pid)
+        if mm is None:
+            self.ledger.processes += 1
+            mm = self.processes[pid] = self._unknown()
+        thread = self.threads[tid] = Thread(pid, mm)
+        return thread
+
+    def _unknown(self) -> Mm:
+        if self.trace.source == "run":
+            return Mm(None)
+        return Mm(assumed_space(), AssumedStart())
+
+    def _thread(self, row: PlainRow) -> Thread:
+        thread = self.threads.get(row[3])
+        return self._first_seen(row[2], row[3]) if thread is None else thread
+
+    def _clone(self, row: PlainRow) -> None:
+        tid, flags = row[10], row[4]
+        parent = self._thread(row)
+        if tid <= 0 or row[11] & (UNFINISHED | NO_RESULT):
+            return
+        if not flags & CLONE_THREAD:
+            self.ledger.processes += 1
+        if flags & CLONE_VM:
+            mm = parent.mm
+        else:
+            space, assumed = parent.mm.space, parent.mm.assumed
+            mm = Mm(space and space.fork(), assumed and assumed.copy())
+            mm.lossy = parent.mm.lossy
+        child = self.threads[tid] = Thread(parent.pid if flags & CLONE_THREAD else tid, mm)
+        child.read_implies_exec = parent.read_implies_exec
+        self.processes[child.pid] = mm
+
+    def _process(self, row: PlainRow) -> None:
+        pid, tid, shares, other = row[2], row[3], row[4], row[10]
+        if tid in self.threads:
+            return
+        if shares and other in self.processes:
+            if pid not in self.processes:
+                self.ledger.processes += 1
+                self.processes[pid] = self.processes[other]
+            self.threads[tid] = Thread(pid, self.processes[other])
+        else:
+            self._first_seen(pid, tid)
+
+    def _program(self, row: PlainRow) -> None:
+        pid, tid = row[2], row[3]
+        old = self._thread(row)
+        for other, thread in list(self.threads.items()):
+            if thread.pid == pid:
+                self._leave(other)
+        about = json.loads(row[16] or b"{}")
+        layout = about.get("layout")
+        if about.get("bits") == 32 or about.get("followed") is False:
+            mm = Mm(None)
+            self.ledger.note(f"{about.get('path')} is not followed: a 32-bit program, or one that hides its memory map")
+        elif layout is None:
+            mm = Mm(assumed_space(), AssumedStart())
+        else:
+            layout["refused_advice"] = frozenset(layout["refused_advice"])
+            mm = Mm(AddressSpace(Layout(**layout), (), row[4]))
+            assert mm.space is not None
+            mm.space.data_size = row[5]
+        self.processes[pid] = mm
+        fresh = self.threads[tid] = Thread(pid, mm)
+        fresh.read_implies_exec = bool(row[6])
+        fresh.map_runs = old.map_runs
+
+    def _exit(self, row: PlainRow) -> None:
+        self._leave(row[3])
+
+    def _leave(self, tid: int) -> None:
+        thread = self.threads.pop(tid, None)
+        if thread is None:
+            return
+        thread.mm.threads -= 1
+        if not thread.mm.threads and not self.keep and self.processes.get(thread.pid) is thread.mm:
+            del self.processes[thread.pid]
+
+    def _personality(self, row: PlainRow) -> None:
+        self._thread(row).read_implies_exec = bool(row[4] & READ_IMPLIES_EXEC)
+
+    # What belongs to the next call of a thread
+
+    def _file(self, row: PlainRow) -> None:
+        file, size, mode = records.traced_file(row)
+        self._files[row[14]] = OpenFile(
+            file, bool(mode & READABLE), bool(mode & WRITABLE), bool(mode & PLAIN), bool(mode & NOEXEC),
+            bool(mode & PLACES), size,
+        )  # fmt: skip
+
+    def _maps(self, row: PlainRow) -> None:
+        self._runs = row[4], row[5], [], row[3]
+        self._vmas_complete()
+
+    def _vma(self, row: PlainRow) -> None:
+        if self._runs is None:
+            return
+        start, end, vma = records.vma_run(row, self._files)
+        self._runs[2].append((start, end, vma))
+        self._vmas_complete()
+
+    def _vmas_complete(self) -> None:
+        assert self._runs is not None
+        count, use, runs, tid = self._runs
+        if len(runs) < count:
+            return
+        self._runs = None
+        thread = self.threads.get(tid)
+        if thread is None:
+            return
+        if not use:
+            thread.map_runs.append(runs)
+            return
+        space = thread.mm.space
+        if space is not None:
+            host = seen(space.held, runs)
+            if use == GREW:
+                space.grow(host)
+            else:
+                space.adopt(host)
+
+    def _answer(self, row: PlainRow) -> None:
+        self._thread(row).answers.setdefault(row[4], deque()).append((row[10], row[16]))
+
+    def _begin(self, row: PlainRow) -> None:
+        thread = self._thread(row)
+        space = thread.mm.space
+        if space is None:
+            return
+        up = self._upcalls(thread, space, row)
+        name = self._names[row[12]]
+        outcome = self.manager.begin(space, name, row[4:10], up)
+        if row[11]:
+            space.commit(outcome)
+            outcome = outcome._replace(changes=(), start=0, end=0, then=None)
+        thread.begun = outcome
+
+    # What a person must be told
+
+    def _lost(self, row: PlainRow) -> None:
+        text = row[16].decode("utf-8", "replace")
+        self.losses.append(f"{text} ({row[4]:,})" if row[4] else text)
+        which = [self.processes[row[2]]] if row[2] in self.processes else list(self.processes.values())
+        for mm in which:
+            mm.lossy = True
+            if row[5]:
+                mm.space = None
+
+    def _note(self, row: PlainRow) -> None:
+        self.ledger.note(row[16].decode("utf-8", "replace"))
+
+    def _end(self, row: PlainRow) -> None:
+        self.end = json.loads(row[16] or b"{}")
+        self.ledger.notes[:] = self.end.get("notes", self.ledger.notes)
+
+
+def _only_zeroes(outcome: Outcome) -> bool:
+    # True where nothing would have been said if the pages had not been touched, or are of unknown attributes.
+    return bool(outcome.changes) and all(
+        kind == ZERO or held is not None and held.file is UNKNOWN.file for kind, _, _, _, held, _ in outcome.changes
+    )

@@ -1,0 +1,340 @@
+"""Recording: every event of a run as a row of its trace.
+
+The recorder sits where the tracer's upcalls are answered and calls end, and changes nothing there. Rows are written
+out by a thread of its own, at least once a second.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from laconic.ledger import Ledger
+from laconic.memory.change import EXTEND, FILE, RESTRICT, UNMAP, ZERO, Outcome, coalesce
+from laconic.memory.mmap import OpenFile
+from laconic.memory.space import AddressSpace
+from laconic.memory.vma import File, Vma
+from laconic.pal.pagemap import Pagemap, Touched, was_untouched
+from laconic.rangemap import TOP, RangeMap
+from laconic.trace.schema import ADOPTED, CODES, DATA_LIMIT, READ, RESIDENT, UNFINISHED, PlainRow, Row
+from laconic.trace.writer import BATCH, TraceWriter, mode_bits
+
+if TYPE_CHECKING:
+    from laconic.tracer.process import Mm, Thread
+
+_MASK = (1 << 64) - 1
+#: Kinds of change after which it can no longer be told which pages had been touched before.
+_LOSES = UNMAP | FILE | ZERO | EXTEND | RESTRICT
+#: Seconds between two batches; a trace lacks no more than this when all is killed.
+_PERIOD = 0.9
+_OPEN_PAGEMAPS = 64
+
+
+class Recorder:
+    """Writes one run's trace. `began` is the monotonic time that events are counted from, in nanoseconds."""
+
+    def __init__(self, writer: TraceWriter) -> None:
+        self.writer = writer
+        self.rows = writer.rows
+        self.began = time.monotonic_ns()
+        self._pagemaps: dict[Mm, Pagemap] = {}
+        self._done = threading.Event()
+        self._flusher = threading.Thread(target=self._flush, daemon=True)
+
+    def start(self) -> None:
+        """Begins to write batches; to be called after the program was forked off."""
+        self._flusher.start()
+
+    def finish(self, status: int, ledger: Ledger, seconds: float, verify: str) -> None:
+        """Writes the end of the trace, with what only the end of a run knows."""
+        checks = {"mode": verify, "checks": ledger.checks, "mismatches": ledger.mismatches}
+        about = {"exit_status": status, "seconds": seconds, "verify": checks, "notes": ledger.notes}
+        self._stop()
+        self.row("end", 0, 0, status, data=json.dumps(about).encode())
+        self.writer.close()
+
+    def abandon(self) -> None:
+        """Writes what there is, where the run itself failed."""
+        self._stop()
+        self.writer.close()
+
+    def _stop(self) -> None:
+        self._done.set()
+        if self._flusher.is_alive():
+            self._flusher.join()
+
+    def _flush(self) -> None:
+        # pyarrow takes a while to import, and the program must not wait for it longer than it must.
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(interval / 20)
+        import pyarrow  # noqa: F401
+
+        sys.setswitchinterval(interval)
+        last = time.monotonic()
+        while not self._done.wait(0.1):
+            now = time.monotonic()
+            if len(self.rows) >= BATCH or self.rows and now - last >= _PERIOD:
+                self.writer.flush()
+                last = now
+
+    # Rows
+
+    def now(self) -> int:
+        """Nanoseconds since the trace began."""
+        return time.monotonic_ns() - self.began
+
+    def row(self, event: str, pid: int, tid: int, *args: int, **more: Any) -> None:
+        """Appends a row that is no memory call's."""
+        numbers: dict[str, Any] = dict(zip(("a0", "a1", "a2", "a3", "a4", "a5"), args, strict=False))
+        self.rows.append(tuple(Row(CODES[event], self.now(), pid, tid, **numbers, **more)))
+
+    def call(
+        self, thread: Thread, name: str, args: tuple[int, ...], result: int, said: int, kinds: int, state: int
+    ) -> None:
+        """Appends a memory call that is over, after what its upcalls answered."""
+        notes = thread.notes
+        assert notes is not None
+        if notes.rows:
+            self.rows.extend(notes.rows)
+            notes.rows.clear()
+        self.rows.append(
+            (CODES[name], time.monotonic_ns() - self.began, thread.tgid, thread.tid, *args, result, state, said, kinds,
+             notes.file, notes.shown, b"", tuple(notes.touched) if notes.touched else ())
+        )  # fmt: skip
+        notes.file = notes.shown = 0
+        if notes.touched:
+            notes.touched = []
+
+    def begins(self, thread: Thread, name: str, args: tuple[int, ...], committed: bool = False) -> None:
+        """Appends that a call was begun which does not keep the others of its address space waiting.
+
+        `committed`: what it changes is taken for done here, before it has ended.
+        """
+        assert thread.notes is not None
+        notes = thread.notes
+        self.rows.extend(notes.rows)
+        notes.rows.clear()
+        self.row(
+            "begin", thread.tgid, thread.tid, *args,
+            said=CODES[name], state=int(committed), file=notes.file, touched=tuple(notes.touched),
+        )  # fmt: skip
+        notes.file, notes.touched = 0, []
+
+    def process_call(self, thread: Thread, name: str, result: int, *args: int, data: bytes = b"") -> None:
+        """Appends a process call that is over."""
+        touched: tuple[Touched, ...] = ()
+        if thread.notes is not None:
+            self.rows.extend(thread.notes.rows)
+            touched = tuple(thread.notes.touched)
+            thread.notes.rows.clear()
+            thread.notes.touched = []
+        self.row(name, thread.tgid, thread.tid, *args, result=result, data=data, touched=touched)
+
+    # Processes
+
+    def program(self, thread: Thread, space: AddressSpace | None, bits: int) -> None:
+        """Appends the program that a process runs from now on, with its layout and maps."""
+        path, argv = _executable(thread.tid)
+        hide = self.writer.hidden
+        about: dict[str, Any] = {"path": os.fsdecode(self.writer.hidden_path(path)), "bits": bits}
+        about["argv"] = [os.fsdecode(hide(word)) for word in argv]
+        thread.notes = CallNotes(self, thread.tgid, thread.tid)
+        if space is None:
+            about["followed"] = False
+            self.row("program", thread.tgid, thread.tid, data=json.dumps(about).encode())
+            return
+        about["layout"] = asdict(space.layout) | {"refused_advice": sorted(space.layout.refused_advice)}
+        self.row(
+            "program", thread.tgid, thread.tid,
+            space.start_brk, space.data_size, int(thread.read_implies_exec), data=json.dumps(about).encode(),
+        )  # fmt: skip
+        self.looked(thread, RangeMap(), space.held, ADOPTED)
+
+    def looked(self, thread: Thread, held: RangeMap[Vma], host: RangeMap[Vma], use: int) -> None:
+        """Appends what a look at the host's map showed that no call asked for, and what bookkeeping made of it: it
+        took the growth of stacks in (GREW), or all (ADOPTED)."""
+        assert thread.notes is not None
+        thread.notes.maps(held, host, use)
+        self.rows.extend(thread.notes.rows)
+        thread.notes.rows.clear()
+
+    def executes(self, thread: Thread, alone: bool) -> None:
+        """An execve may throw this address space away, if no other process lives in it (`alone`)."""
+        if thread.notes is not None and alone:
+            self.last_look(thread)
+
+    def exits(self, thread: Thread, status: int) -> None:
+        """Appends the end of a thread, and of the last one the pages that it leaves touched."""
+        touched: tuple[Touched, ...] = ()
+        if thread.notes is not None:
+            if not thread.mm.threads:
+                self.last_look(thread)
+                self._forget(thread.mm)
+            touched = tuple(thread.notes.touched)
+            thread.notes = None
+        self.row("exit", thread.tgid, thread.tid, status, touched=touched)
+
+    def unfollowed(self, thread: Thread, why: str) -> None:
+        """Appends that an address space is followed no longer."""
+        self.row("lost", thread.tgid, thread.tid, 0, 1, data=why.encode())
+
+    def ended_in(self, thread: Thread, name: str, args: tuple[int, ...]) -> None:
+        """Appends a call that never returned, since its thread ended in it."""
+        if thread.notes is not None:
+            self.call(thread, name, args, 0, 0, 0, UNFINISHED)
+
+    # Touched pages
+
+    def before(self, thread: Thread, outcome: Outcome) -> None:
+        """Notes which pages were touched of those that a call is about to change. O(page tables of these)."""
+        assert thread.notes is not None
+        losing = [change for change in outcome.changes if change.held is not None and change.kind & _LOSES]
+        known = thread.notes.looked
+        for start, end in coalesce(losing):
+            if not any(begin <= start and end <= stop for begin, stop in known):
+                thread.notes.touched += self.touched(thread, start, end)
+        known.clear()
+
+    def last_look(self, thread: Thread) -> None:
+        """Notes all touched pages of an address space that is about to end. O(VMAs + page tables)."""
+        assert thread.notes is not None
+        thread.notes.touched = []
+        if thread.mm.space is None:
+            return
+        for start, end in coalesce_runs(thread.mm.space.vmas):
+            thread.notes.touched += self.touched(thread, start, end)
+
+    def touched(self, thread: Thread, start: int, end: int) -> list[Touched]:
+        """The touched runs of `[start, end)`; none where the process is gone."""
+        mm = thread.mm
+        try:
+            pagemap = self._pagemaps.get(mm)
+            if pagemap is None:
+                if len(self._pagemaps) >= _OPEN_PAGEMAPS:
+                    for other in list(self._pagemaps):
+                        self._forget(other)
+                pagemap = self._pagemaps[mm] = Pagemap(thread.tid)
+            return pagemap.touched(start, end)
+        except OSError:
+            return []
+
+    def _forget(self, mm: Mm) -> None:
+        pagemap = self._pagemaps.pop(mm, None)
+        if pagemap is not None:
+            pagemap.close()
+
+
+class CallNotes:
+    """What the upcalls of one thread's call answered, until the call's own row is written."""
+
+    __slots__ = ("file", "looked", "pid", "recorder", "rows", "shown", "tid", "touched")
+
+    def __init__(self, recorder: Recorder, pid: int, tid: int) -> None:
+        self.recorder = recorder
+        self.pid = pid
+        self.tid = tid
+        self.rows: list[PlainRow] = []
+        self.touched: list[Touched] = []
+        self.looked: list[tuple[int, int]] = []
+        self.file = 0
+        self.shown = 0
+
+    def twin(self, pid: int, tid: int) -> CallNotes:
+        """Empty notes, for another thread."""
+        return CallNotes(self.recorder, pid, tid)
+
+    def open_file(self, file: OpenFile | None) -> None:
+        """The file that the call's descriptor refers to."""
+        self.file = 0 if file is None else self._file(file.file, file.size, mode_bits(file))
+
+    def shown_file(self, file: File) -> None:
+        """The file that the host shows for the new mapping."""
+        self.shown = self._file(file, 0, 0)
+
+    def untouched(self, thread: Thread, start: int, end: int, private_file: bool) -> bool:
+        """Looks which pages of `[start, end)` were touched; True where none was."""
+        runs = self.recorder.touched(thread, start, end)
+        self.touched += runs
+        self.looked.append((start, end))
+        return was_untouched(runs, start, end, private_file)
+
+    def resident(self, start: int, end: int, answer: bool) -> None:
+        """Whether all of a range was in memory."""
+        self._answer(RESIDENT, start, end, int(answer))
+
+    def data_limit(self, limit: int) -> None:
+        """RLIMIT_DATA, where there is one."""
+        self._answer(DATA_LIMIT, 0, 0, limit)
+
+    def read(self, address: int, data: bytes) -> None:
+        """What was read of the program's memory."""
+        self._answer(READ, address, len(data), 0, data)
+
+    def maps(self, held: RangeMap[Vma], host: RangeMap[Vma], use: int = 0) -> None:
+        """What the host's map shows, as its differences to what was held. O(n)."""
+        runs = differences(held, host)
+        self.rows.append(tuple(Row(CODES["maps"], self.recorder.now(), self.pid, self.tid, len(runs), use)))
+        self.rows += [self._vma(*run) for run in runs]
+
+    def _vma(self, start: int, end: int, vma: Vma | None) -> PlainRow:
+        now = (self.recorder.now(), self.pid, self.tid)
+        if vma is None:
+            return tuple(Row(CODES["vma"], *now, start, end, a5=1))
+        file = self._file(vma.file, 0, 0) if vma.file is not None else 0
+        name = self.recorder.writer.hidden(vma.name) if vma.name is not None else b""
+        return tuple(Row(CODES["vma"], *now, start, end, vma.flags, vma.base & _MASK, vma.pkey, file=file, data=name))
+
+    def _answer(self, which: int, first: int, second: int, answer: int, data: bytes = b"") -> None:
+        now = self.recorder.now()
+        self.rows.append(
+            tuple(Row(CODES["answer"], now, self.pid, self.tid, which, first, second, result=answer, data=data))
+        )
+
+    def _file(self, file: File, size: int, mode: int) -> int:
+        return self.recorder.writer.file(file, size, mode, now=(self.recorder.now(), self.pid, self.tid))
+
+
+def differences(held: RangeMap[Vma], host: RangeMap[Vma]) -> list[tuple[int, int, Vma | None]]:
+    """The runs `(start, end, host's VMA or None)` on which two maps differ. O(n)."""
+    result: list[tuple[int, int, Vma | None]] = []
+    ours = held.runs(0, TOP)
+    start, stop, vma = next(ours)
+    for begin, end, theirs in host.runs(0, TOP):
+        position = begin
+        while position < end:
+            while stop <= position:
+                start, stop, vma = next(ours)
+            cut = min(stop, end)
+            if vma != theirs:
+                if result and result[-1][1] == position and result[-1][2] == theirs:
+                    result[-1] = (result[-1][0], cut, theirs)
+                else:
+                    result.append((position, cut, theirs))
+            position = cut
+    return result
+
+
+def coalesce_runs(vmas: RangeMap[Vma]) -> list[tuple[int, int]]:
+    """The ranges that are mapped at all, those that touch joined. O(n)."""
+    runs: list[tuple[int, int]] = []
+    for start, end, _ in vmas:
+        if runs and runs[-1][1] == start:
+            runs[-1] = (runs[-1][0], end)
+        else:
+            runs.append((start, end))
+    return runs
+
+
+def _executable(tid: int) -> tuple[str, Sequence[str]]:
+    try:
+        path = os.readlink(f"/proc/{tid}/exe")
+        with open(f"/proc/{tid}/cmdline", "rb") as file:
+            return path, [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
+    except OSError:
+        return "?", []
