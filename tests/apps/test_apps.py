@@ -4,11 +4,16 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import Outcome, Place, place
 from workloads import WORKLOADS, Workload
+
+from laconic.replay import replay
+from laconic.report.replayed import as_json
+from laconic.trace.reader import Trace
 
 PAGES = 10_000
 LEAST_ELIDED = 0.07
@@ -31,12 +36,23 @@ def available(workload: Workload) -> Iterator[Place]:
 
 def under_laconic(here: Place) -> tuple[Outcome, dict[str, Any]]:
     """Run a workload under Laconic with every call verified, and return its outcome and Laconic's report."""
-    path = here.top / "report.json"
-    options = ("--quiet", "--verify", "call", "--json", str(path))
+    path, recording = here.top / "report.json", here.top / "a.trace"
+    options = ("--quiet", "--verify", "call", "--json", str(path), "-o", str(recording), "--force")
     outcome = here.run((sys.executable, "-m", "laconic", "run", *options, "--"))
     assert path.exists(), f"no report: {outcome}"
     report: dict[str, Any] = json.loads(path.read_text())
+    replays_to(recording, report)
     return outcome, report
+
+
+def replays_to(recording: Path, report: dict[str, Any]) -> None:
+    """Replay a trace, and assert that it comes to the figures of the run to the last unit, and to every result."""
+    trace = Trace(str(recording))
+    replayed = as_json(trace, replay(trace, check=True))
+    assert replayed["trace"]["loss"] == []
+    assert not any(replayed["check"]["differences"].values()), replayed["check"]["first"][:3]
+    report = json.loads(json.dumps(report))
+    assert {key: value for key, value in replayed.items() if key in report} == report
 
 
 def compare(here: Place) -> dict[str, Any]:

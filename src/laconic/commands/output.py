@@ -19,6 +19,14 @@ def tell(text: str) -> None:
         pass
 
 
+def width(fd: int) -> int:
+    """Columns for a table: the terminal's behind `fd`, from 60 to 100; 80 where there is none."""
+    try:
+        return max(min(os.get_terminal_size(fd).columns, 100), 60)
+    except OSError:
+        return 80
+
+
 def write_json(result: dict[str, Any], output: TextIO, path: str) -> None:
     """Writes a result as JSON and closes the file; a full disk is told and changes no exit status."""
     import json

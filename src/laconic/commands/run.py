@@ -67,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Runs the program; returns its exit status, or 70 where a check failed."""
-    from laconic.commands.output import open_output, tell, write_json
+    from laconic.commands.output import open_output, tell, width, write_json
     from laconic.ledger import Ledger
     from laconic.pal.linux import LinuxPal
     from laconic.tracer.loop import Tracer
@@ -105,8 +105,8 @@ def execute(options: argparse.Namespace) -> int:
     if output is not None:
         write_json(figures, output, options.json)
     if not options.quiet:
-        tell(as_text(figures, _width()))
-    if recorder is not None:
+        tell(as_text(figures, width(2)))
+    if recorder is not None and (recorder.writer.failure is not None or not options.quiet):
         tell(_recorded(recorder))
     if checker.mismatch is not None:
         tell(
@@ -151,10 +151,3 @@ def _planned_failures() -> dict[int, int]:
         return {int(call): int(code) for call, _, code in (item.partition(":") for item in plan.split(",") if item)}
     except ValueError:
         raise LaconicError(f"LACONIC_FAIL={plan!r} is no plan of failures: write N:ERRNO, as in 3:12") from None
-
-
-def _width() -> int:
-    try:
-        return max(min(os.get_terminal_size(2).columns, 100), 60)
-    except OSError:
-        return 80

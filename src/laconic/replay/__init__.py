@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from laconic.ledger import Ledger
 from laconic.replay.check import Check
@@ -18,15 +19,18 @@ STRATEGIES = ("every-call", "laconic")
 class Replayed:
     """What a replay came to.
 
-    `events`: rows replayed; `loss`: in words, what the trace lacks; `uncertain`: of the calls said, how many would have
-    been elided if the pages that the trace knows nothing of had never been touched, or had been as asked.
+    `events`: rows replayed; `loss`: in words, what the trace lacks; `uncertain`: call → how many of its host calls were
+    needless if the pages that the trace knows nothing of were untouched, or as asked. `end` is what the recording said
+    at its end; `bystanders` counts the calls that no bookkeeping concerns.
     """
 
     ledger: Ledger
     strategy: str
     events: int
     loss: list[str]
-    uncertain: int
+    uncertain: dict[str, int]
+    bystanders: int
+    end: dict[str, Any]
     check: Check | None
 
 
@@ -41,5 +45,12 @@ def replay(
     engine = Replay(trace, strategy, check=check)
     engine.run(progress=progress)
     return Replayed(
-        engine.ledger, engine.strategy, engine.number + 1, engine.losses, engine.uncertain, engine.check
+        engine.ledger,
+        engine.strategy,
+        engine.number + 1,
+        engine.losses,
+        dict(engine.uncertain),
+        engine.bystanders,
+        engine.end,
+        engine.check,
     )

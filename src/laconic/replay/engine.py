@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -95,7 +95,7 @@ class Replay:
         self.end: dict[str, Any] = {}
         self.losses: list[str] = []
         self.bystanders = 0
-        self.uncertain = 0
+        self.uncertain: Counter[str] = Counter()
         self.up = RecordedUpcalls(trace.source == "run")
         self._names = trace.names
         self._files: dict[int, OpenFile] = {}
@@ -178,7 +178,7 @@ class Replay:
                 for change in changes:
                     kinds |= change.kind
         if mm.assumed is not None and said and up.guessed and _only_zeroes(outcome):
-            self.uncertain += 1
+            self.uncertain[name] += said
         if self.check is not None:
             self._compare(row, name, mm, answer, said, kinds)
 
@@ -221,7 +221,7 @@ class Replay:
             if mm.assumed.cause:
                 self.check.differs(self.number, row, name, "otherwise", mm.assumed.cause, mm.assumed.why)
             return
-        cause = LOST_DATA if mm.lossy or self.losses else MODEL_ERROR
+        cause = LOST_DATA if mm.lossy else MODEL_ERROR
         if answer != row[10]:
             self.check.differs(self.number, row, name, shown(answer), cause, "another result")
         elif self.strategy == self.recorded and (said, kinds) != row[12:14]:
@@ -386,6 +386,8 @@ class Replay:
     def _end(self, row: PlainRow) -> None:
         self.end = json.loads(row[16] or b"{}")
         self.ledger.notes[:] = self.end.get("notes", self.ledger.notes)
+        checks = self.end.get("verify", {})
+        self.ledger.checks, self.ledger.mismatches = checks.get("checks", 0), checks.get("mismatches", 0)
 
 
 def _only_zeroes(outcome: Outcome) -> bool:

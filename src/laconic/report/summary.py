@@ -16,18 +16,23 @@ SCHEMA = 1
 def as_json(
     ledger: Ledger,
     command: Sequence[str],
-    exit_status: int,
+    exit_status: int | None,
     strategy: str,
     verify: str,
     seconds: float,
+    host: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The figures of a run in the form that `--json` writes; docs/json.md says what each key means."""
+    """The figures of a run in the form that `--json` writes; docs/json.md says what each key means.
+
+    `host` is the machine that it ran on, this one if None.
+    """
+    host = host or {"system": platform.system(), "release": platform.release(), "machine": platform.machine()}
     return {
         "schema": SCHEMA,
         "command": list(command),
         "exit_status": exit_status,
         "strategy": strategy,
-        "host": {"system": platform.system(), "release": platform.release(), "machine": platform.machine()},
+        "host": {key: host.get(key) for key in ("system", "release", "machine")},
         "processes": ledger.processes,
         "asked": ledger.asked,
         "said": ledger.said,
@@ -42,6 +47,20 @@ def as_json(
     }
 
 
+_COLUMNS = ("asked", "said", "elided", "narrowed", "failed")
+
+
+def _cell(column: str, count: int, uncertain: int) -> str:
+    if column == "said":
+        return _span(count - uncertain, count)
+    return _span(count, count + uncertain) if column == "elided" else f"{count:,}"
+
+
+def _span(low: float, high: float, form: str = ",") -> str:
+    # One number where it is known, a range where it is not.
+    return f"{low:{form}}" if low == high else f"{low:{form}} to {high:{form}}"
+
+
 def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     """The table that a person reads after a run; numbers are never cut."""
     import io
@@ -52,21 +71,23 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=False, highlight=False, emoji=False, markup=False)
     asked, said, elided = figures["asked"], figures["said"], figures["elided"]
+    uncertain = figures.get("trace", {}).get("uncertain", {})
+    open_ = sum(uncertain.values())
     would = "would have heard" if figures["strategy"] == "observe" else "heard"
-    share = f" ({100 * elided / asked:.1f} %)" if asked else ""
+    share = f" ({_span(100 * elided / asked, 100 * (elided + open_) / asked, '.1f')} %)" if asked else ""
     plural = "" if figures["processes"] == 1 else "es"
     console.print(
-        f"laconic: {asked:,} memory calls in {figures['processes']:,} process{plural}; the host {would} {said:,}; "
-        f"{elided:,}{share} needed no host call."
+        f"laconic: {asked:,} memory calls in {figures['processes']:,} process{plural}; the host {would} "
+        f"{_span(said - open_, said)}; {_span(elided, elided + open_)}{share} needed no host call."
     )
     if asked:
         table = Table(box=None, pad_edge=False, show_footer=True)
         table.add_column("call", "total", overflow="fold")
-        for column in ("asked", "said", "elided", "narrowed", "failed"):
-            total = sum(line[column] for line in figures["calls"].values())
-            table.add_column(column, f"{total:,}", justify="right", no_wrap=True, min_width=len(f"{total:,}"))
+        for column in _COLUMNS:
+            total = _cell(column, sum(line[column] for line in figures["calls"].values()), open_)
+            table.add_column(column, total, justify="right", no_wrap=True, min_width=len(total))
         for name, line in sorted(figures["calls"].items(), key=lambda item: (-item[1]["asked"], item[0])):
-            table.add_row(name, *(f"{line[c]:,}" for c in ("asked", "said", "elided", "narrowed", "failed")))
+            table.add_row(name, *(_cell(c, line[c], uncertain.get(name, 0)) for c in _COLUMNS))
         console.print(table)
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in figures["changes"].items() if count)
         console.print(f"page runs changed, by kind: {kinds or 'none'}")

@@ -54,7 +54,7 @@ class Recorder:
     def finish(self, status: int, ledger: Ledger, seconds: float, verify: str) -> None:
         """Writes the end of the trace, with what only the end of a run knows."""
         checks = {"mode": verify, "checks": ledger.checks, "mismatches": ledger.mismatches}
-        about = {"exit_status": status, "seconds": seconds, "verify": checks, "notes": ledger.notes}
+        about = {"exit_status": status, "seconds": round(seconds, 6), "verify": checks, "notes": ledger.notes}
         self._stop()
         self.row("end", 0, 0, status, data=json.dumps(about).encode())
         self.writer.close()

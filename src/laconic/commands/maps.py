@@ -1,0 +1,78 @@
+"""laconic maps: the address space of a recorded process at some moment."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+DESCRIPTION = """\
+Prints the address space of a process as bookkeeping has it at some moment of a
+trace, in the format of /proc/PID/maps: `diff` compares it with a real one.
+"""
+EPILOG = """\
+examples:
+  laconic maps a.trace
+  laconic maps a.trace --pid 4711 --at 12.5s
+  laconic maps a.trace --pid 4711 --at 2000 | diff - saved.maps
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `maps`."""
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
+    parser.add_argument("trace", metavar="FILE", help="a trace that was recorded or imported")
+    parser.add_argument("--pid", type=int, metavar="P", help="the process; needless where there is only one")
+    parser.add_argument(
+        "--at",
+        default="end",
+        metavar="WHEN",
+        help="before the event of this number, at this time (12.5s: seconds since the trace began), or end (default): "
+        "as the process was last",
+    )
+    parser.set_defaults(execute=execute)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Replays up to the moment and prints the map."""
+    from laconic.commands.progress import progress
+    from laconic.commands.traces import open_trace, show, tell_loss
+    from laconic.errors import LaconicError
+    from laconic.replay.engine import Replay
+    from laconic.report.maps import as_text
+
+    until = _moment(options.at)
+    trace = open_trace(options.trace)
+    engine = Replay(trace, keep=True)
+    with progress(f"replaying {options.trace}", trace.size) as update:
+        engine.run(until, update)
+    tell_loss(trace, engine.losses[:-1] if trace.loss else engine.losses)
+    pid = options.pid
+    if pid is None:
+        if len(engine.processes) != 1:
+            pids = " ".join(map(str, sorted(engine.processes))) or "none"
+            raise LaconicError(f"there is more than one process or none: name one with --pid (there are: {pids})")
+        pid = next(iter(engine.processes))
+    mm = engine.processes.get(pid)
+    if mm is None:
+        pids = " ".join(map(str, sorted(engine.processes))) or "none"
+        raise LaconicError(f"there is no process {pid} at {options.at}: there are {pids}")
+    if mm.space is None:
+        raise LaconicError(f"process {pid} is not followed: a 32-bit program, or one that hides its memory map")
+    show(as_text(mm.space))
+    return 0
+
+
+def _moment(text: str) -> Callable[[int, int], bool] | None:
+    from laconic.errors import LaconicError
+
+    if text == "end":
+        return None
+    try:
+        if text.endswith("s"):
+            moment = float(text[:-1]) * 1e9
+            return lambda number, time: time > moment
+        event = int(text)
+    except ValueError:
+        raise LaconicError(f"--at {text!r} is no moment: an event's number, seconds as in 12.5s, or end") from None
+    return lambda number, time: number >= event

@@ -1,0 +1,60 @@
+"""laconic replay: recorded calls, on the same bookkeeping, by any strategy."""
+
+from __future__ import annotations
+
+import argparse
+
+DESCRIPTION = """\
+Feeds the calls of a trace to the bookkeeping that `laconic run` uses and prints
+the same summary. Without --strategy by the rule that the trace was made with.
+"""
+EPILOG = """\
+examples:
+  laconic replay a.trace
+  laconic replay a.trace --strategy every-call --json figures.json
+  laconic replay a.trace --check
+
+exit codes: 0; 1 where --check found results that the model does not explain
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `replay`."""
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
+    parser.add_argument("trace", metavar="FILE", help="a trace that was recorded or imported")
+    parser.add_argument("--strategy", metavar="S", help="every-call or laconic")
+    parser.add_argument("--json", metavar="FILE", help="write the figures to FILE as JSON; - is standard output")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="compare each result with the recorded one; say of each difference whether the model is wrong, the trace "
+        "lost something, or its beginning is not known",
+    )
+    parser.set_defaults(execute=execute)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Replays the trace and prints the figures."""
+    from laconic.commands.output import open_output, width, write_json
+    from laconic.commands.progress import progress
+    from laconic.commands.traces import open_trace, show, tell_loss
+    from laconic.errors import LaconicError
+    from laconic.replay import STRATEGIES, replay
+    from laconic.replay.check import MODEL_ERROR
+    from laconic.report.replayed import as_json, as_text
+
+    if options.strategy not in (None, *STRATEGIES):
+        raise LaconicError(f"there is no strategy {options.strategy!r}: choose {' or '.join(STRATEGIES)}")
+    trace = open_trace(options.trace)
+    output = open_output(options.json)
+    with progress(f"replaying {options.trace}", trace.size) as update:
+        replayed = replay(trace, options.strategy, update, check=options.check)
+    lost = replayed.loss[:-1] if trace.loss else replayed.loss
+    tell_loss(trace, lost)
+    figures = as_json(trace, replayed)
+    if output is not None:
+        write_json(figures, output, options.json)
+    if options.json != "-":
+        show(as_text(figures, width(1)))
+    return int(replayed.check is not None and replayed.check.counts[MODEL_ERROR] > 0)

@@ -1,0 +1,147 @@
+"""What `laconic info` found in a trace, as JSON and for the terminal."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from laconic.trace.contents import Contents
+
+if TYPE_CHECKING:
+    from laconic.trace.reader import Trace
+
+#: The version of the JSON's meaning; it rises when a key changes or goes.
+SCHEMA = 1
+#: Programs and notes that the text shows; the JSON has all that were kept.
+SHOWN = 10
+
+
+def as_json(trace: Trace, contents: Contents, missing: Sequence[str]) -> dict[str, Any]:
+    """The figures in the form that `info --json` writes; `missing` are sentences on what the trace lacks."""
+    calls = contents.asked
+    return {
+        "schema": SCHEMA,
+        "trace": trace.path,
+        "bytes": trace.size,
+        "bytes_per_call": round(trace.size / calls, 3) if calls else None,
+        "made": {
+            "source": trace.source,
+            "laconic": trace.version,
+            "trace_schema": trace.schema,
+            "machine": trace.machine,
+            "redacted": trace.redacted,
+            "about": trace.about,
+        },
+        "complete": not missing,
+        "missing": list(missing),
+        "lost": {"places": contents.lost_places, "lines_or_calls": contents.lost_count},
+        "unknown": list(trace.about.get("unknown", ())),
+        "events": contents.events,
+        "seconds": {"from": contents.began / 1e9, "until": contents.ended / 1e9},
+        "processes": contents.processes,
+        "threads": contents.threads,
+        "exits": contents.exits,
+        "files": contents.files,
+        "touched_pages": contents.touched_pages,
+        "status": contents.status,
+        "calls": {name: asdict(line) for name, line in sorted(contents.calls.items())},
+        "asked": calls,
+        "programs": [asdict(program) for program in contents.programs],
+        "more_programs": contents.more_programs,
+        "notes": contents.notes,
+        "report": contents.report,
+    }
+
+
+def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
+    """The same for a person; numbers are never cut."""
+    import io
+
+    from rich.console import Console
+
+    out = io.StringIO()
+    console = Console(
+        file=out, width=width, force_terminal=False, highlight=False, emoji=False, markup=False, soft_wrap=True
+    )
+    _head(console, figures)
+    _programs(console, figures)
+    _calls(console, figures)
+    for note in figures["notes"][:SHOWN]:
+        console.print(f"note: {_printable(note)}")
+    if len(figures["notes"]) > SHOWN:
+        console.print(f"... and {len(figures['notes']) - SHOWN:,} more notes (--json has them)")
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def _head(console: Any, figures: Mapping[str, Any]) -> None:
+    made, machine = figures["made"], figures["made"]["machine"]
+    how = "recorded by laconic run" if made["source"] == "run" else f"imported from {made['source']}"
+    each = figures["bytes_per_call"]
+    span = figures["seconds"]
+    touched = figures["touched_pages"]
+    lines = {
+        "trace": _printable(figures["trace"]),
+        "made": f"{how}, Laconic {made['laconic']}, trace schema {made['trace_schema']}"
+        + (", redacted" if made["redacted"] else ""),
+        "machine": " ".join(str(machine.get(key, "?")) for key in ("system", "release", "machine")),
+        "size": f"{figures['bytes']:,} bytes" + (f", {each:,.1f} a call" if each is not None else ""),
+        "events": f"{figures['events']:,}, of which {figures['asked']:,} calls",
+        "time": f"{span['until'] - span['from']:,.6f} seconds, from {span['from']:,.6f} to {span['until']:,.6f}",
+        "processes": f"{figures['processes']:,}, {figures['threads']:,} threads, of which {figures['exits']:,} ended",
+        "files": f"{figures['files']:,} (a file counts anew where its size or its opening differs)",
+        "touched": "not known" if touched is None else f"{touched:,} pages, each time they were looked at",
+        "complete": "yes" if figures["complete"] else "no",
+    }
+    if options := {key: value for key, value in made["about"].items() if key != "unknown"}:
+        lines["options"] = _printable(", ".join(f"{key} {_value(value)}" for key, value in options.items()))
+    for name, said in lines.items():
+        console.print(f"{name:<10} {said}")
+    for sentence in figures["missing"]:
+        console.print(f"missing: {_printable(sentence)}")
+    if figures["lost"]["lines_or_calls"]:
+        console.print(f"missing in all: {figures['lost']['lines_or_calls']:,} lines or calls")
+    if figures["unknown"]:
+        console.print(f"what the source cannot know: {_printable(', '.join(map(str, figures['unknown'])))}")
+
+
+def _programs(console: Any, figures: Mapping[str, Any]) -> None:
+    programs = figures["programs"]
+    console.print("\nprograms" if programs else "\nno program's start is in the trace")
+    for program in programs[:SHOWN]:
+        words = program["argv"]
+        times = f" ({program['starts']:,} times; the first)" if program["starts"] > 1 else ""
+        line = "(arguments not known)" if words is None else shlex.join(words)
+        console.print(f"  {_printable(program['path'])}{times}: {_printable(line)}")
+    if (more := len(programs) - SHOWN + figures["more_programs"]) > 0:
+        console.print(f"  ... and {more:,} more (--json has them)")
+
+
+def _calls(console: Any, figures: Mapping[str, Any]) -> None:
+    from rich.table import Table
+
+    rare = [name for name in ("unfinished", "no_result") if any(line[name] for line in figures["calls"].values())]
+    columns = ["asked", "failed", *rare]
+    console.print()
+    if not figures["calls"]:
+        console.print("no calls")
+        return
+    table = Table(box=None, pad_edge=False, show_footer=True)
+    table.add_column("call", "total", overflow="fold")
+    for column in columns:
+        total = sum(line[column] for line in figures["calls"].values())
+        heading = column.replace("_", " ")
+        table.add_column(heading, f"{total:,}", justify="right", no_wrap=True, min_width=len(f"{total:,}"))
+    for name, line in sorted(figures["calls"].items(), key=lambda item: (-item[1]["asked"], item[0])):
+        table.add_row(name, *(f"{line[column]:,}" for column in columns))
+    console.print(table)
+
+
+def _value(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _printable(text: str) -> str:
+    # Names and messages come from anywhere: none may move a terminal's cursor.
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

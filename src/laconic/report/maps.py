@@ -1,0 +1,40 @@
+"""An address space in the format of `/proc/PID/maps`."""
+
+from __future__ import annotations
+
+from laconic.memory.flags import VM_DONTEXPAND, VM_EXEC, VM_GROWSDOWN, VM_PFNMAP
+from laconic.memory.space import AddressSpace
+from laconic.memory.vma import Vma
+
+
+def as_text(space: AddressSpace) -> str:
+    """The VMAs a line each, equal neighbours joined, names from column 73 on as the kernel prints them.
+
+    The labels that the kernel derives (show_vma_header_prefix, get_vma_name in fs/proc/task_mmu.c) are derived here
+    too; `[vsyscall]`, which every process shows and none has, is not printed. O(VMAs).
+    """
+    lines = []
+    for start, end, vma in space.vmas:
+        file = vma.file
+        offset = start - vma.base if file is not None else 0
+        device = file.device if file is not None else "00:00"
+        inode = max(file.inode, 0) if file is not None else 0
+        where = f"{start:08x}-{end:08x} {vma.permissions()} {offset:08x} {device} {inode} "
+        name = _name(space, start, end, vma)
+        lines.append(f"{where:<73}{name}\n" if name else f"{where}\n")
+    return "".join(lines)
+
+
+def _name(space: AddressSpace, start: int, end: int, vma: Vma) -> str:
+    if vma.name is not None:
+        return f"[anon{'_shmem' if vma.file else ''}:{vma.name}]"
+    if vma.file is not None:
+        # The kernel escapes a line's end in a path (seq_path).
+        return vma.file.path.replace("\n", "\\012")
+    if vma.flags & VM_PFNMAP:
+        return "[vvar]"
+    if vma.flags & VM_DONTEXPAND and vma.flags & VM_EXEC:
+        return "[vdso]"
+    if start < space.brk and space.start_brk < end:
+        return "[heap]"
+    return "[stack]" if vma.flags & VM_GROWSDOWN else ""

@@ -1,0 +1,76 @@
+"""What a sweep found, as JSON and for the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+_SUMS = ("asked", "said", "elided", "narrowed", "failed")
+#: Traces of one sort that are listed; the query finds the others.
+_LISTED = 20
+
+
+def as_json(rows: Sequence[Row], output: str, kept: int, seconds: float) -> dict[str, Any]:
+    """The figures of a sweep in the form that `--json` writes."""
+    return {
+        "schema": 1,
+        "output": output,
+        "traces": len({row["trace"] for row in rows}),
+        "rows": len(rows),
+        "kept": kept,
+        "strategies": _sums(rows),
+        "incomplete": {row["trace"]: row["loss"] for row in rows if row["loss"]},
+        "errors": [{key: row[key] for key in ("trace", "strategy", "error")} for row in rows if row["error"]],
+        "seconds": round(seconds, 6),
+    }
+
+
+def as_text(figures: Mapping[str, Any]) -> str:
+    """The summary that a person reads after a sweep: sums, what is wrong with which trace, what to ask next."""
+    kept = f", {figures['kept']:,} of them from an earlier start" if figures["kept"] else ""
+    count = f"{_number(figures['traces'], 'trace')}, {_number(figures['rows'], 'row')}"
+    lines = [f"laconic: {count} in {figures['output']}{kept}; {figures['seconds']:.1f} s."]
+    table = [("strategy", "traces", *_SUMS)]
+    for name, sums in figures["strategies"].items():
+        table.append((name, *(f"{sums[key]:,}" for key in ("traces", *_SUMS))))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for first, *rest in table:
+        lines.append("  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]))
+    if figures["incomplete"]:
+        lines.append(f"{_number(len(figures['incomplete']), 'trace')} not complete, counted as far as possible:")
+        lines += _listed(f"{trace}: {loss}" for trace, loss in figures["incomplete"].items())
+    if figures["errors"]:
+        lines.append(f"{_number(len(figures['errors']), 'row')} with an error in the place of figures:")
+        lines += _listed(f"{each['trace']} ({each['strategy']}): {each['error']}" for each in figures["errors"])
+    lines += ["Ask it, in DuckDB:", f"  {query(figures['output'])}"]
+    return "\n".join(lines) + "\n"
+
+
+def query(output: str) -> str:
+    """A first question to the result, in SQL: the figures of each call under each strategy."""
+    quoted = output.replace("'", "''")
+    return (
+        "SELECT strategy, name, sum(asked) AS asked, sum(said) AS said, sum(elided) AS elided FROM "
+        f"(SELECT strategy, unnest(calls, recursive := true) FROM '{quoted}') GROUP BY ALL ORDER BY ALL;"
+    )
+
+
+def _sums(rows: Iterable[Row]) -> dict[str, Counter[str]]:
+    sums: dict[str, Counter[str]] = {}
+    for row in rows:
+        of_strategy = sums.setdefault(row["strategy"], Counter(dict.fromkeys(("traces", *_SUMS), 0)))
+        if row["error"] is None:
+            of_strategy.update({"traces": 1, **{name: row[name] for name in _SUMS}})
+    return dict(sorted(sums.items()))
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _listed(lines: Iterable[str]) -> list[str]:
+    listed = [f"  {line}" for line in lines]
+    more = len(listed) - _LISTED
+    return [*listed[:_LISTED], f"  and {more:,} more"] if more > 0 else listed
