@@ -93,7 +93,7 @@ def execute(options: argparse.Namespace) -> int:
         status = tracer.run(command)
     except BaseException:
         if recorder is not None:
-            recorder.abandon()
+            recorder.stop()
         raise
     seconds = time.monotonic() - began
     if recorder is not None:
@@ -106,7 +106,7 @@ def execute(options: argparse.Namespace) -> int:
         write_json(figures, output, options.json)
     if not options.quiet:
         tell(as_text(figures, width(2)))
-    if recorder is not None and (recorder.writer.failure is not None or not options.quiet):
+    if recorder is not None and (recorder.failure is not None or not options.quiet):
         tell(_recorded(recorder))
     if checker.mismatch is not None:
         tell(
@@ -134,14 +134,13 @@ def _recorder(options: argparse.Namespace, command: list[str], strategy: str) ->
 def _recorded(recorder: Recorder) -> str:
     import shlex
 
-    writer = recorder.writer
-    path = shlex.quote(writer.path)
-    if writer.failure is not None:
+    path = shlex.quote(recorder.writer.path)
+    if recorder.failure is not None:
         return (
-            f"laconic: -o {path} could not be written to its end, {writer.failure.strerror}: the trace holds what came "
+            f"laconic: -o {path} could not be written to its end, {recorder.failure}: the trace holds what came "
             "before; make room and record again\n"
         )
-    return f"laconic: {writer.written:,} events in {path}; next:  laconic replay {path} --check\n"
+    return f"laconic: {recorder.written:,} events in {path}; next:  laconic replay {path} --check\n"
 
 
 def _planned_failures() -> dict[int, int]:

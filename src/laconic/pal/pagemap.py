@@ -15,6 +15,8 @@ from laconic.pal import proc
 #: PAGEMAP_SCAN (Linux 6.7), include/uapi/linux/fs.h.
 PAGEMAP_SCAN = 0xC0606610
 _SCAN = struct.Struct("=12Q")
+_RANGE = struct.Struct("=2Q")
+_WALK_END = struct.Struct("=Q")
 _REGION = struct.Struct("=3Q")
 _IS_FILE, _IS_PRESENT, _IS_SWAPPED, _IS_PFNZERO, _IS_HUGE, _IS_GUARD = 4, 8, 16, 32, 64, 256
 #: Bits of a /proc/PID/pagemap entry (Documentation/admin-guide/mm/pagemap.rst).
@@ -24,10 +26,12 @@ _PM_GUARD, _PM_FILE, _PM_SWAP, _PM_PRESENT = 1 << 58, 1 << 61, 1 << 62, 1 << 63
 #: ZERO_PAGE: only ever read. SWAPPED: out on disk. GUARD: a guard region's marker. HUGE: in a huge page, all of which
 #: counts as touched.
 FILE_PAGE, ZERO_PAGE, SWAPPED, GUARD, HUGE = 1, 2, 4, 8, 16
-_HOW = ((_IS_FILE, FILE_PAGE), (_IS_PFNZERO, ZERO_PAGE), (_IS_SWAPPED, SWAPPED), (_IS_GUARD, GUARD), (_IS_HUGE, HUGE))
+_BITS = ((_IS_FILE, FILE_PAGE), (_IS_PFNZERO, ZERO_PAGE), (_IS_SWAPPED, SWAPPED), (_IS_GUARD, GUARD), (_IS_HUGE, HUGE))
+_HOW = [sum(ours for bit, ours in _BITS if categories & bit) for categories in range(512)]
 #: One run of touched pages: start and end in bytes, and the bits above.
 Touched = tuple[int, int, int]
-_REGIONS = 1024
+#: Regions asked for at a time: the kernel allocates room for as many at each request.
+_REGIONS = 64
 
 
 class Pagemap:
@@ -40,6 +44,11 @@ class Pagemap:
         self._file = open(f"/proc/{pid}/pagemap", "rb", buffering=0)  # noqa: SIM115
         self._fd = self._file.fileno()
         self._regions = ctypes.create_string_buffer(_REGION.size * _REGIONS)
+        # The request for touched pages, made once: only the range in it differs from one to the next.
+        anyof = _IS_PRESENT | _IS_SWAPPED | _IS_GUARD
+        wanted = _IS_FILE | _IS_PFNZERO | _IS_SWAPPED | _IS_GUARD | _IS_HUGE
+        where = ctypes.addressof(self._regions)
+        self._scan = bytearray(_SCAN.pack(_SCAN.size, 0, 0, 0, 0, where, _REGIONS, 0, 0, 0, anyof, wanted))
 
     def close(self) -> None:
         """Lets go of the address space."""
@@ -49,25 +58,21 @@ class Pagemap:
         """The runs of `[start, end)` (bytes) that are present, swapped or guard markers. O(page tables), O(pages)
         before Linux 6.7."""
         runs: list[Touched] = []
-        anyof = _IS_PRESENT | _IS_SWAPPED | _IS_GUARD
-        wanted = _IS_FILE | _IS_PFNZERO | _IS_SWAPPED | _IS_GUARD | _IS_HUGE
+        scan = self._scan
         while start < end:
-            scan = bytearray(
-                _SCAN.pack(
-                    _SCAN.size, 0, start, end, 0, ctypes.addressof(self._regions), _REGIONS, 0, 0, 0, anyof, wanted
-                )
-            )
+            _RANGE.pack_into(scan, 16, start, end)
             try:
                 found = fcntl.ioctl(self._fd, PAGEMAP_SCAN, scan, True)
             except OSError as error:
                 if error.errno not in (errno.ENOTTY, errno.EINVAL):
                     raise
                 return runs + _runs(_entries(self._fd, start, end), start)
-            for begin, stop, categories in _REGION.iter_unpack(self._regions.raw[: found * _REGION.size]):
-                runs.append((begin, stop, _how(categories)))
+            for at in range(0, found * _REGION.size, _REGION.size):
+                begin, stop, categories = _REGION.unpack_from(self._regions, at)
+                runs.append((begin, stop, _HOW[categories]))
             if found < _REGIONS:
                 break
-            start = int.from_bytes(scan[32:40], "little")
+            (start,) = _WALK_END.unpack_from(scan, 32)
         return runs
 
     def untouched(self, start: int, end: int, private_file: bool) -> bool:
@@ -104,16 +109,6 @@ def has_scan(pid: int) -> bool:
     """True where the kernel finds touched pages at one request (PAGEMAP_SCAN)."""
     with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as file:
         return proc.answers(file, PAGEMAP_SCAN)
-
-
-def _how(categories: int) -> int:
-    if not categories:
-        return 0
-    how = 0
-    for bit, ours in _HOW:
-        if categories & bit:
-            how |= ours
-    return how
 
 
 def _runs(entries: Iterable[int], start: int) -> list[Touched]:

@@ -98,12 +98,11 @@ class TraceWriter:
         if number is None:
             number = self._files[key] = len(self._files) + 1
             path = self.hidden_path(file.path)
-            self.rows.append(
-                Row(
-                    CODES["file"], *now, file.major, file.minor, file.inode & _MASK, size & _MASK, mode,
-                    file=number, data=path,
-                )
+            row = Row(
+                CODES["file"], *now, file.major, file.minor, file.inode & _MASK, size & _MASK, mode,
+                file=number, data=path,
             )  # fmt: skip
+            self.rows.append(tuple(row))
         return number
 
     def hidden(self, text: str) -> bytes:
@@ -148,13 +147,18 @@ class TraceWriter:
                     self.failure = self.failure or error
                 self._fd = -1
 
+    def leave(self) -> None:
+        """Lets go of the file, which another process writes from here on."""
+        os.close(self._fd)
+        self._fd = -1
+
     def _open_stream(self) -> None:
         import pyarrow as pa
 
         from laconic.trace.encoding import arrow_schema
 
         self._schema = arrow_schema(self._metadata)
-        options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=3))
+        options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1))
         self._stream = pa.ipc.new_stream(self._sink, self._schema, options=options)
 
     def _append(self, rows: list[PlainRow]) -> None:

@@ -1,14 +1,13 @@
 """Recording: every event of a run as a row of its trace.
 
-The recorder sits where the tracer's upcalls are answered and calls end, and changes nothing there. Rows are written
-out by a thread of its own, at least once a second.
+The recorder sits where the tracer's upcalls are answered and calls end, and changes nothing there.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -16,14 +15,15 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from laconic.ledger import Ledger
-from laconic.memory.change import EXTEND, FILE, RESTRICT, UNMAP, ZERO, Outcome, coalesce
+from laconic.memory.change import EXTEND, FILE, RESTRICT, UNMAP, ZERO, Outcome
 from laconic.memory.mmap import OpenFile
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
 from laconic.pal.pagemap import Pagemap, Touched, was_untouched
 from laconic.rangemap import TOP, RangeMap
 from laconic.trace.schema import ADOPTED, CODES, DATA_LIMIT, READ, RESIDENT, UNFINISHED, PlainRow, Row
-from laconic.trace.writer import BATCH, TraceWriter, mode_bits
+from laconic.trace.spool import Spool
+from laconic.trace.writer import TraceWriter, mode_bits
 
 if TYPE_CHECKING:
     from laconic.tracer.process import Mm, Thread
@@ -31,57 +31,60 @@ if TYPE_CHECKING:
 _MASK = (1 << 64) - 1
 #: Kinds of change after which it can no longer be told which pages had been touched before.
 _LOSES = UNMAP | FILE | ZERO | EXTEND | RESTRICT
-#: Seconds between two batches; a trace lacks no more than this when all is killed.
-_PERIOD = 0.9
+#: Seconds after which rows are handed over; a trace lacks no more than these when Laconic is killed.
+_PERIOD = 0.1
 _OPEN_PAGEMAPS = 64
 
 
 class Recorder:
-    """Writes one run's trace. `began` is the monotonic time that events are counted from, in nanoseconds."""
+    """Writes one run's trace. `began` is the monotonic time that events are counted from, in nanoseconds.
+
+    `written` and `failure` are known at the end: how many rows there are, and why there are no more, if the file could
+    not be written. To be made before any thread is.
+    """
 
     def __init__(self, writer: TraceWriter) -> None:
         self.writer = writer
         self.rows = writer.rows
-        self.began = time.monotonic_ns()
+        self.written = 0
+        self.failure: str | None = None
         self._pagemaps: dict[Mm, Pagemap] = {}
+        self._spool = Spool(writer)
         self._done = threading.Event()
-        self._flusher = threading.Thread(target=self._flush, daemon=True)
+        self._sender = threading.Thread(target=self._send, daemon=True)
+        self.began = time.monotonic_ns()
 
     def start(self) -> None:
-        """Begins to write batches; to be called after the program was forked off."""
-        self._flusher.start()
+        """Begins to hand rows over; to be called after the program was forked off."""
+        # Rows live for a moment and are no cycles: looking through them again and again costs a tenth of recording.
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 20)
+        self._sender.start()
 
     def finish(self, status: int, ledger: Ledger, seconds: float, verify: str) -> None:
         """Writes the end of the trace, with what only the end of a run knows."""
         checks = {"mode": verify, "checks": ledger.checks, "mismatches": ledger.mismatches}
         about = {"exit_status": status, "seconds": round(seconds, 6), "verify": checks, "notes": ledger.notes}
-        self._stop()
         self.row("end", 0, 0, status, data=json.dumps(about).encode())
-        self.writer.close()
+        self.stop()
 
-    def abandon(self) -> None:
-        """Writes what there is, where the run itself failed."""
-        self._stop()
-        self.writer.close()
-
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Writes what there is."""
         self._done.set()
-        if self._flusher.is_alive():
-            self._flusher.join()
+        if self._sender.is_alive():
+            self._sender.join()
+        self._hand_over()
+        self.written, self.failure = self._spool.close()
 
-    def _flush(self) -> None:
-        # pyarrow takes a while to import, and the program must not wait for it longer than it must.
-        interval = sys.getswitchinterval()
-        sys.setswitchinterval(interval / 20)
-        import pyarrow  # noqa: F401
+    def _send(self) -> None:
+        while not self._done.wait(_PERIOD):
+            self._hand_over()
 
-        sys.setswitchinterval(interval)
-        last = time.monotonic()
-        while not self._done.wait(0.1):
-            now = time.monotonic()
-            if len(self.rows) >= BATCH or self.rows and now - last >= _PERIOD:
-                self.writer.flush()
-                last = now
+    def _hand_over(self) -> None:
+        count = len(self.rows)
+        if count:
+            self._spool.send(self.rows[:count])
+            del self.rows[:count]  # others may have come meanwhile
 
     # Rows
 
@@ -193,13 +196,13 @@ class Recorder:
 
     def before(self, thread: Thread, outcome: Outcome) -> None:
         """Notes which pages were touched of those that a call is about to change. O(page tables of these)."""
-        assert thread.notes is not None
-        losing = [change for change in outcome.changes if change.held is not None and change.kind & _LOSES]
-        known = thread.notes.looked
-        for start, end in coalesce(losing):
-            if not any(begin <= start and end <= stop for begin, stop in known):
-                thread.notes.touched += self.touched(thread, start, end)
-        known.clear()
+        notes = thread.notes
+        assert notes is not None
+        for kind, start, end, _, held, _ in outcome.changes:
+            if held is not None and kind & _LOSES and (start, end) not in notes.looked:
+                notes.touched += self.touched(thread, start, end)
+        if notes.looked:
+            notes.looked.clear()
 
     def last_look(self, thread: Thread) -> None:
         """Notes all touched pages of an address space that is about to end. O(VMAs + page tables)."""
