@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import mediation, structures
+from benchmarks import mediation, operations, structures
 from benchmarks.machine import describe, table, write_section
 
-BENCHMARKS = {"structures": structures.report, "mediation": mediation.report}
+BENCHMARKS = {"structures": structures.report, "operations": operations.report, "mediation": mediation.report}
 
 
 def main() -> int:
     """Returns 1 with --check where a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("which", nargs="*", help=f"{' or '.join(BENCHMARKS)}; both if none is named")
+    parser.add_argument("which", nargs="*", help=f"{' or '.join(BENCHMARKS)}; all if none is named")
     parser.add_argument("--check", action="store_true", help="write nothing, and exit 1 where a target is missed")
     options = parser.parse_args()
     unknown = set(options.which) - set(BENCHMARKS)

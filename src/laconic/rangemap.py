@@ -44,7 +44,7 @@ class RangeMap(Generic[V]):
     With n runs in the map and k runs touched, a look-up costs O(log n); an edit O(log n + k + load).
     """
 
-    __slots__ = ("_bounds", "_count", "_firsts", "_keys", "_load", "_same", "_values", "hints")
+    __slots__ = ("_ceilings", "_count", "_firsts", "_high", "_keys", "_lengths", "_load", "_same", "_values", "hints")
 
     def __init__(self, same: Callable[[V, V], bool] | None = None, load: int = 128) -> None:
         self._same: Callable[[V, V], bool] = operator.eq if same is None else same
@@ -53,9 +53,12 @@ class RangeMap(Generic[V]):
         self._firsts: list[int] = [0]
         self._keys: list[list[int]] = [[0]]
         self._values: list[list[V | None]] = [[None]]
-        # The longest hole that starts in a chunk may be no longer than this; None: not known since the last edit.
-        self._bounds: list[int | None] = [None]
         self._count = 0
+        # What searches for holes have shown: of the holes below _high, cut to it, those of _lengths[i] or more
+        # all end at _ceilings[i] or below. Lengths ascend, ceilings descend; a hole that shrinks changes nothing.
+        self._high = 0
+        self._lengths: list[int] = []
+        self._ceilings: list[int] = []
         #: Where an address was found last: `hint` says how to use it.
         self.hints: dict[int, Hint[V]] = {}
 
@@ -108,31 +111,25 @@ class RangeMap(Generic[V]):
         return found
 
     def runs(self, start: int, end: int) -> Iterator[tuple[int, int, V | None]]:
-        """The runs of `[start, end)`, cut to it, holes included as None. O(log n + k).
-
-        Edits during the iteration are not allowed; `list()` it first.
-        """
+        """The runs of `[start, end)` as they are now, cut to it, holes included as None. O(log n + k)."""
         if start >= end:
-            return
+            return iter(())
         firsts = self._firsts
         chunk = bisect_right(firsts, start) - 1
         keys, values = self._keys[chunk], self._values[chunk]
-        index = bisect_right(keys, start) - 1
-        value = values[index]
+        index = bisect_right(keys, start)
+        if index < len(keys) and end <= keys[index]:
+            return iter(((start, end, values[index - 1]),))
+        starts, held = [start], [values[index - 1]]
         while True:
-            index += 1
-            if index == len(keys):
-                chunk += 1
-                if chunk == len(firsts):
-                    yield start, end, value
-                    return
-                keys, values, index = self._keys[chunk], self._values[chunk], 0
-            stop = keys[index]
-            if stop >= end:
-                yield start, end, value
-                return
-            yield start, stop, value
-            start, value = stop, values[index]
+            stop = bisect_left(keys, end, index)
+            starts += keys[index:stop]
+            held += values[index:stop]
+            chunk += 1
+            if stop < len(keys) or chunk == len(firsts) or firsts[chunk] >= end:
+                break
+            keys, values, index = self._keys[chunk], self._values[chunk], 0
+        return zip(starts, [*starts[1:], end], held, strict=True)
 
     def entries(self, start: int, end: int) -> Iterator[tuple[int, int, V]]:
         """The entries that overlap `[start, end)`, whole and not cut to it, holes left out. O(log n + k)."""
@@ -146,36 +143,65 @@ class RangeMap(Generic[V]):
         """True where `[start, end)` has no hole. O(log n + k)."""
         return all(value is not None for _, _, value in self.runs(start, end))
 
-    def holes_down(self, low: int, high: int, length: int) -> Iterator[tuple[int, int]]:
-        """The holes within `[low, high)`, cut to it, from the highest down, as `(start, end)`.
+    def highest_hole(self, low: int, high: int, length: int) -> tuple[int, int] | None:
+        """The highest hole of at least `length` within `[low, high)`, cut to it, as `(start, end)`.
 
-        Holes shorter than `length` may be left out: a chunk that was once read through without one of that length is
-        skipped until it changes. O(log n + holes yielded + chunks skipped).
+        Searches with one `high` after the other remember how far down there is nothing. O(log n + runs not passed
+        before).
         """
-        if low >= high:
-            return
-        last = bisect_right(self._firsts, high - 1) - 1
-        for chunk in range(last, -1, -1):
-            bound = self._bounds[chunk]
-            if bound is not None and bound < length:
-                continue
-            keys, values = self._keys[chunk], self._values[chunk]
-            whole = chunk != last
-            stop = self._firsts[chunk + 1] if chunk + 1 < len(self._firsts) else TOP
-            longest = 0
-            for index in range(len(keys) - 1 if whole else bisect_right(keys, high - 1) - 1, -1, -1):
-                if not whole and stop > high:
-                    stop = high if index == len(keys) - 1 or keys[index + 1] > high else keys[index + 1]
+        if high != self._high:
+            self._high, self._lengths, self._ceilings = high, [], []
+        known = bisect_right(self._lengths, length)
+        stop = self._ceilings[known - 1] if known else high
+        chunk = bisect_left(self._firsts, stop) - 1
+        keys, values = self._keys[chunk], self._values[chunk]
+        last = bisect_left(keys, stop) - 1
+        longest = 0
+        while stop > low:
+            for index in range(last, -1, -1):
                 start = keys[index]
                 if values[index] is None:
-                    longest = max(longest, stop - start)
-                    if stop > low:
-                        yield max(start, low), stop
+                    if stop - start >= length:
+                        start = max(start, low)
+                        if stop - start < length:
+                            return None
+                        self._remember(known, longest, stop)
+                        return start, stop
+                    if stop - start > longest:
+                        longest = stop - start
                 stop = start
-                if stop <= low:
-                    return
-            if whole:
-                self._bounds[chunk] = longest
+            chunk -= 1
+            keys, values = self._keys[chunk], self._values[chunk]
+            last = len(keys) - 1
+        return None
+
+    def _remember(self, known: int, longest: int, stop: int) -> None:
+        # A search that began at the ceiling `known - 1` passed no hole over `longest` before it came to `stop`: that
+        # ceiling is now lower, or there is one for another length. Higher ones for longer holes say nothing any more.
+        lengths, ceilings = self._lengths, self._ceilings
+        if known and longest < lengths[known - 1]:
+            known -= 1
+        else:
+            lengths.insert(known, longest + 1)
+            ceilings.insert(known, stop)
+        ceilings[known] = stop
+        known += 1
+        while known < len(ceilings) and ceilings[known] >= stop:
+            del lengths[known], ceilings[known]
+
+    def _opened(self, start: int, end: int) -> None:
+        # Holes in `[start, end)` may be new or longer: the ceilings below them rise.
+        lengths, ceilings = self._lengths, self._ceilings
+        while start < end:
+            begin, start, value = self.find(start)
+            if value is None and begin < self._high:
+                stop = min(start, self._high)
+                after = first = bisect_right(lengths, stop - begin)
+                while first and ceilings[first - 1] < stop:
+                    first -= 1
+                if first < after:
+                    ceilings[first:after] = [stop]
+                    del lengths[first + 1 : after]
 
     # Writing
 
@@ -185,10 +211,12 @@ class RangeMap(Generic[V]):
         Raises ValueError where the range is empty or leaves `[0, 2**64)`.
         """
         self._write(start, end, [start], [value])
+        if value is None and self._lengths:
+            self._opened(start, end)
 
     def clear(self, start: int, end: int) -> None:
         """Makes `[start, end)` a hole. O(log n + k + load)."""
-        self._write(start, end, [start], [None])
+        self.set(start, end, None)
 
     def edit(self, start: int, end: int, change: Callable[[V], V | None]) -> None:
         """Isolates `[start, end)`, gives each entry in it `change(value)`, merges; holes stay. O(log n + k + load).
@@ -200,6 +228,8 @@ class RangeMap(Generic[V]):
         [(0, 2, 'a'), (2, 4, 'A'), (6, 8, 'B'), (8, 9, 'b')]
         """
         self._write(start, end, [start], [], change)
+        if self._lengths:
+            self._opened(start, end)
 
     def replace(self, start: int, end: int, keys: list[int], values: list[V | None]) -> None:
         """Writes a whole step function over `[start, end)`: `values[i]` from `keys[i]` on. O(log n + k + load).
@@ -207,6 +237,8 @@ class RangeMap(Generic[V]):
         `keys[0]` must be `start`, the keys ascend, and neighbours in `values` must differ by the owner's rule.
         """
         self._write(start, end, keys.copy(), values.copy())
+        if self._lengths:
+            self._opened(start, end)
 
     def copy(self) -> RangeMap[V]:
         """An independent map with the same entries; the values are shared. O(n)."""
@@ -214,13 +246,13 @@ class RangeMap(Generic[V]):
         twin._firsts = self._firsts.copy()
         twin._keys = [keys.copy() for keys in self._keys]
         twin._values = [values.copy() for values in self._values]
-        twin._bounds = self._bounds.copy()
         twin._count = self._count
+        twin._high, twin._lengths, twin._ceilings = self._high, self._lengths.copy(), self._ceilings.copy()
         return twin
 
     def check(self) -> None:
         """Asserts every invariant. O(n)."""
-        assert len(self._firsts) == len(self._keys) == len(self._values) == len(self._bounds) >= 1
+        assert len(self._firsts) == len(self._keys) == len(self._values) >= 1
         assert self._firsts[0] == 0, "the step function begins at address 0"
         keys: list[int] = []
         values: list[V | None] = []
@@ -237,11 +269,12 @@ class RangeMap(Generic[V]):
         live = {id(keys): values for keys, values in zip(self._keys, self._values, strict=True)}
         for hinted, beside, _, _ in self.hints.values():
             assert not hinted or live.get(id(hinted)) is beside, "a hint's lists are a chunk's, or empty"
-        for chunk, bound in enumerate(self._bounds):
-            if bound is not None:
-                stop = self._firsts[chunk + 1] if chunk + 1 < len(self._firsts) else TOP
-                sizes = zip(self._keys[chunk], [*self._keys[chunk][1:], stop], self._values[chunk], strict=True)
-                assert all(b - a <= bound for a, b, value in sizes if value is None), "no hole exceeds its bound"
+        rules = list(zip(self._lengths, self._ceilings, strict=True))
+        for (short, higher), (long, lower) in zip(rules, rules[1:], strict=False):
+            assert short < long and higher >= lower, "lengths ascend and ceilings descend"
+        for start, end, value in self.runs(0, self._high):
+            for length, ceiling in rules:
+                assert value is not None or end - start < length or end <= ceiling, "no hole exceeds a ceiling"
 
     def _alike(self, a: V | None, b: V | None) -> bool:
         return a is b or (a is not None and b is not None and self._same(a, b))
@@ -265,7 +298,7 @@ class RangeMap(Generic[V]):
         here = self._keys[chunk]
         size = len(here)
         i = bisect_left(here, start)
-        j = bisect_left(here, end, i + 1) if i < size and here[i] < end else i
+        j = bisect_left(here, end, i)
         if not i and chunk or j == size and chunk + 1 < len(firsts) and firsts[chunk + 1] <= end:
             chunk = self._gather(start, end)
             here = self._keys[chunk]
@@ -308,7 +341,6 @@ class RangeMap(Generic[V]):
         self._count += len(values) - values.count(None)
         here[i:j] = keys
         held[i:j] = values
-        self._bounds[chunk] = None
         if len(here) > 2 * self._load:
             self._cut(chunk)
 
@@ -322,8 +354,7 @@ class RangeMap(Generic[V]):
             self._values[first] += self._values[chunk]
             self._keys[chunk].clear()  # no hint may take them for a chunk's
         gone = slice(first + 1, last + 1)
-        del firsts[gone], self._keys[gone], self._values[gone], self._bounds[gone]
-        self._bounds[first] = None
+        del firsts[gone], self._keys[gone], self._values[gone]
         return first
 
     def _cut(self, chunk: int) -> None:
@@ -334,5 +365,4 @@ class RangeMap(Generic[V]):
         self._keys[after:after] = [keys[i : i + load] for i in pieces]
         self._values[after:after] = [values[i : i + load] for i in pieces]
         self._firsts[after:after] = [keys[i] for i in pieces]
-        self._bounds[after:after] = [None] * len(pieces)
         del keys[load:], values[load:]

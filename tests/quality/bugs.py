@@ -189,7 +189,7 @@ def faithful_equal_attributes_are_taken_for_equal_contents(patch: Patch) -> None
     """MAP_FIXED over touched memory that has the same attributes is not said: the program finds its old data."""
     right = mmap._overlay
 
-    def wrong(space: AddressSpace, start: int, end: int, vma: Vma, untouched: Any) -> tuple[Change, ...]:
+    def wrong(space: AddressSpace, start: int, end: int, vma: Vma, untouched: Any) -> tuple[Change, ...] | None:
         return right(space, start, end, vma, untouched and (lambda start, end: True))
 
     patch.setattr(mmap, "_overlay", wrong)

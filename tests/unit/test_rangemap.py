@@ -94,15 +94,44 @@ def test_the_owners_rule_decides_what_merges() -> None:
     ranges.check()
 
 
-def test_holes_come_from_the_highest_down() -> None:
+def highest(ranges: RangeMap[str], low: int, high: int, pages: int) -> tuple[int, int] | None:
+    hole = ranges.highest_hole(at(low), at(high), pages * PAGE)
+    ranges.check()
+    return None if hole is None else ((hole[0] - ORIGIN) // PAGE, (hole[1] - ORIGIN) // PAGE)
+
+
+def test_the_highest_hole_that_is_long_enough() -> None:
     ranges = made("A..B...C.A")
-    holes = [
-        ((start - ORIGIN) // PAGE, (end - ORIGIN) // PAGE) for start, end in ranges.holes_down(at(0), at(10), PAGE)
-    ]
-    assert holes == [(8, 9), (4, 7), (1, 3)]
-    long = list(ranges.holes_down(at(0), at(10), 3 * PAGE))
-    assert (at(4), at(7)) in long
-    assert [(at(5), at(6))] == list(ranges.holes_down(at(5), at(6), PAGE))
+    assert [highest(ranges, 0, 10, pages) for pages in (1, 2, 3, 4)] == [(8, 9), (4, 7), (4, 7), None]
+    assert [highest(ranges, 1, 6, pages) for pages in (1, 2, 3)] == [(4, 6), (4, 6), None]
+    assert [highest(ranges, 2, 6, pages) for pages in (1, 2)] == [(4, 6), (4, 6)]
+    assert highest(ranges, 5, 6, 1) == (5, 6)
+
+
+@pytest.mark.parametrize("load", [1, 2, 5, 512])
+def test_what_a_search_has_shown_stays_true(load: int) -> None:
+    source = random.Random(load)
+    ranges: RangeMap[str] = RangeMap(load=load)
+    pages: set[int] = set()
+    for _ in range(2000):
+        start = source.randrange(60)
+        end = start + source.randrange(1, 9)
+        if source.random() < 0.4:
+            ranges.clear(at(start), at(end))
+            pages -= set(range(start, end))
+        else:
+            ranges.set(at(start), at(end), source.choice("AB"))
+            pages |= set(range(start, end))
+        high = 64 if source.random() < 0.95 else source.randrange(1, 64)
+        length = source.randrange(1, 12)
+        expected = None
+        for top in range(high, length - 1, -1):
+            if expected is None and pages.isdisjoint(range(top - length, top)) and (top == high or top in pages):
+                low = top - length
+                while low and low - 1 not in pages:
+                    low -= 1
+                expected = low, top
+        assert highest(ranges, 0, high, length) == expected
 
 
 def test_reading() -> None:

@@ -13,6 +13,12 @@ from laconic.errors import LaconicError
 
 VERBS = {
     "run": "run a program on exact VMA bookkeeping, and say which memory calls changed nothing",
+    "import": "make a trace of a log that strace, Gramine or perf wrote",
+    "replay": "feed a trace's calls to the same bookkeeping, by any strategy",
+    "maps": "print a recorded address space at some moment, as /proc/PID/maps",
+    "sweep": "replay many traces under many strategies, into one Parquet file",
+    "info": "say what is in a trace: programs, calls, what is missing, how it was made",
+    "export": "write a trace in another format: parquet, csv, jsonl, perfetto, strace",
     "doctor": "say what this machine lets Laconic do, before the first run",
 }
 
@@ -50,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for verb, summary in VERBS.items():
         sub = verbs.add_parser(verb, help=summary, formatter_class=_formatter)
         if verb in arguments[:1]:
-            importlib.import_module(f"laconic.commands.{verb}").configure(sub)
+            module = "import_" if verb == "import" else verb  # a keyword cannot name a module
+            importlib.import_module(f"laconic.commands.{module}").configure(sub)
     options = parser.parse_args(arguments)
     try:
         return int(options.execute(options))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from laconic.memory.change import Outcome
+from laconic.memory.change import MAP, Change, Outcome
 from laconic.memory.flags import PAGE_SIZE, PROT_EXEC, TASK_SIZE, VM_MAY_RWX, VM_READ, VM_WRITE
 from laconic.memory.layout import start_gap
 from laconic.memory.mmap import page_align
+from laconic.memory.munmap import unmapped
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 
@@ -13,11 +14,10 @@ from laconic.memory.vma import Vma
 def brk(space: AddressSpace, address: int, *, data_limit: int = -1, read_implies_exec: bool = False) -> Outcome:
     """brk(2). `address` and the result are in bytes; `data_limit` is RLIMIT_DATA (bytes, -1: none). O(log n + k)."""
     current = space.brk
-    unchanged = Outcome(current)
     if address < space.start_brk or address > TASK_SIZE:
-        return unchanged
+        return Outcome(current)
     if data_limit >= 0 and address - space.start_brk + space.data_size > data_limit:
-        return unchanged  # check_data_rlimit in include/linux/mm.h
+        return Outcome(current)  # check_data_rlimit in include/linux/mm.h
     old, new = page_align(current), page_align(address)
 
     def move() -> None:
@@ -27,17 +27,16 @@ def brk(space: AddressSpace, address: int, *, data_limit: int = -1, read_implies
         space.brk = address
         return Outcome(address)
     if address < current:
-        if space.vmas.find(new)[2] is None and space.vmas.find(new)[1] >= old or space.sealed(new, old):
-            return unchanged
-        space.vmas.clear(new, old)
-        return Outcome(address, tuple(space.diff(new, old)), new, old, then=move)
+        changes = unmapped(space, new, old)
+        return Outcome(address, changes, new, old, then=move) if changes else Outcome(current)
     # One page must stay free above, and a stack's guard gap.
     begin, end, vma = space.vmas.find(old)
     if vma is not None:
-        return unchanged
+        return Outcome(current)
     above = space.vmas.get(end) if end < TASK_SIZE else None
     if above is not None and new + PAGE_SIZE > start_gap(space.layout, end, above):
-        return unchanged
+        return Outcome(current)
     flags = VM_READ | VM_WRITE | VM_MAY_RWX | space.def_flags | (PROT_EXEC if read_implies_exec else 0)
-    space.vmas.set(old, new, Vma(flags))
-    return Outcome(address, tuple(space.diff(old, new)), old, new, then=move)
+    vma = Vma(flags)
+    space.vmas.set(old, new, vma)
+    return Outcome(address, (Change(MAP, old, new, vma, None),), old, new, then=move)

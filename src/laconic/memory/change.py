@@ -86,16 +86,17 @@ def classify(held: Vma | None, wanted: Vma | None) -> int:
         return MAP
     if wanted is None:
         return UNMAP
+    had, held_file, held_base, held_name, held_key, held_policy = held
+    flags, file, base, name, key, policy = wanted
     kind = 0
-    lost = held.flags & ~wanted.flags
-    gained = wanted.flags & ~held.flags
-    if gained & PROT_RWX:
+    differ = had ^ flags
+    if differ & flags & PROT_RWX:
         kind |= EXTEND
-    if lost & PROT_RWX:
+    if differ & had & PROT_RWX:
         kind |= RESTRICT
-    if (lost | gained) & ~PROT_RWX or held[3:] != wanted[3:]:
+    if differ & ~PROT_RWX or held_name != name or held_key != key or held_policy != policy:
         kind |= FLAGS
-    if held.base != wanted.base or held.file != wanted.file:
+    if held_base != base or held_file is not file and held_file != file:
         kind |= FILE
     return kind
 

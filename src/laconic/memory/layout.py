@@ -119,10 +119,10 @@ def _highest(layout: Layout, vmas: RangeMap[Vma], length: int) -> int | None:
     high = layout.mmap_base
     assert high is not None
     while True:
-        fits = (end for start, end in vmas.holes_down(layout.mmap_min_addr, high, length) if end - start >= length)
-        end = next(fits, None)
-        if end is None:
+        hole = vmas.highest_hole(layout.mmap_min_addr, high, length)
+        if hole is None:
             return None
+        end = hole[1]
         high = _gap_above(layout, vmas, end)
         if high >= end:
             return end - length
@@ -131,8 +131,10 @@ def _highest(layout: Layout, vmas: RangeMap[Vma], length: int) -> int | None:
 
 def _gap_above(layout: Layout, vmas: RangeMap[Vma], end: int) -> int:
     # Where the guard gap of the next VMA at or above `end` begins; a hole that was cut at `end` may go on above it.
-    above = vmas.find(end)[1] if vmas.get(end) is None else end
-    vma = vmas.get(above) if above < TASK_SIZE else None
+    above = end
+    _, stop, vma = vmas.find(end)
+    if vma is None and stop < TASK_SIZE:
+        above, vma = stop, vmas.get(stop)
     return end if vma is None else start_gap(layout, above, vma)
 
 
@@ -140,7 +142,10 @@ def _lowest(layout: Layout, vmas: RangeMap[Vma], hint: int, length: int, low: in
     # arch_get_unmapped_area and unmapped_area (mm/vma.c)
     if hint and hint + length <= high and hint_fits(layout, vmas, hint, length):
         return hint
-    for start, end, vma in vmas.runs(low, high):
-        if vma is None and end - start >= length and start + length <= max(start, _gap_above(layout, vmas, end)):
+    while low < high:
+        start = low
+        _, end, vma = vmas.find(start)
+        low = min(end, high)
+        if vma is None and low - start >= length and start + length <= max(start, _gap_above(layout, vmas, low)):
             return start
     return -ENOMEM

@@ -116,23 +116,25 @@ def madvise(
     if end == start:
         # Advice that this kernel was built without is EINVAL even for nothing; of the rest only the host knows.
         return Outcome(0, ask=advice not in FLAG_ADVICE and advice not in (MADV_WILLNEED, MADV_DONTNEED))
-    stop = end
-    if advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
-        # These stop at the first hole (madvise_populate); all others go on behind it.
-        stop = next((begin for begin, _, vma in space.vmas.runs(start, end) if vma is None), end)
-    mapped = list(space.vmas.entries(start, stop))
+    result, mapped = 0, []
+    for begin, stop, vma in space.vmas.runs(start, end):
+        if vma is not None:
+            mapped.append((begin, stop, vma))
+            continue
+        result = -ENOMEM
+        if advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
+            break  # these stop at the first hole (madvise_populate); all others go on behind it
     if not mapped:
         return Outcome(-ENOMEM, ask=advice not in FLAG_ADVICE and advice != MADV_DONTNEED)
     if advice in FLAG_ADVICE:
         return _advise_flags(space, start, end, advice)
-    result = 0 if space.vmas.covered(start, end) else -ENOMEM
     kind = ZERO if advice in DISCARDS else ADVISE
-    changes = tuple(
-        Change(kind, max(begin, start), min(finish, end), vma, vma)
-        for begin, finish, vma in mapped
-        if not (advice == MADV_DONTNEED and _idle(space, max(begin, start), min(finish, end), vma, untouched))
-    )
-    return Outcome(result, changes, start, end)
+    changes = [
+        Change(kind, begin, stop, vma, vma)
+        for begin, stop, vma in mapped
+        if not (advice == MADV_DONTNEED and _idle(space, begin, stop, vma, untouched))
+    ]
+    return Outcome(result, tuple(changes), start, end)
 
 
 def _idle(space: AddressSpace, start: int, end: int, vma: Vma, untouched: Untouched) -> bool:
@@ -185,9 +187,8 @@ def _advise_flags(space: AddressSpace, start: int, end: int, advice: int) -> Out
         flags = vma.flags & ~clears | sets
         return vma if flags == vma.flags else vma.with_flags(flags)
 
-    if stop > start:
-        space.vmas.edit(start, stop, advise)
-    return Outcome(result, tuple(space.diff(start, stop)), start, end, ask=ask)
+    changes = space.edit(start, stop, advise) if stop > start else ()
+    return Outcome(result, changes, start, end, ask=ask)
 
 
 def msync(space: AddressSpace, start: int, length: int, flags: int) -> Outcome:
@@ -278,5 +279,4 @@ def remap_file_pages(space: AddressSpace, start: int, size: int, prot: int, pgof
 def _edited(
     space: AddressSpace, start: int, stop: int, change: Callable[[Vma], Vma], result: int = 0, end: int | None = None
 ) -> Outcome:
-    space.vmas.edit(start, stop, change)
-    return Outcome(result, tuple(space.diff(start, stop)), start, stop if end is None else end)
+    return Outcome(result, space.edit(start, stop, change), start, stop if end is None else end)

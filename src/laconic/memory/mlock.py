@@ -79,7 +79,7 @@ def _apply(space: AddressSpace, start: int, length: int, locks: int, resident: R
     if stop == start:
         return Outcome(result, ask=bool(locks))
     changes = []
-    for begin, finish, held in space.held.runs(start, stop):
+    for begin, finish, held in space.vmas.runs(start, stop):
         assert held is not None
         vma = _fixup(held, locks)
         if vma is not held:
@@ -113,7 +113,7 @@ def _all(space: AddressSpace, future: int, current: int | None, ask: bool) -> Ou
         for start, end, vma in list(space.vmas):
             if end <= TASK_SIZE + PAGE_SIZE and _fixup(vma, locks) is not vma:
                 space.vmas.set(start, end, _fixup(vma, locks))
-    changes = tuple(space.diff(0, TASK_SIZE + PAGE_SIZE))
+    changes = space.diff(0, TASK_SIZE + PAGE_SIZE)
     if not changes and not ask:
         return NOTHING
     return Outcome(0, changes, 0, TASK_SIZE + PAGE_SIZE, ask=True, then=remember)

@@ -48,11 +48,12 @@ from laconic.memory.flags import (
     VM_MAYWRITE,
     VM_NOHUGEPAGE,
     VM_NORESERVE,
+    VM_SEALED,
     VM_SHARED,
     VM_SYNC,
     VM_WIPEONFORK,
 )
-from laconic.memory.layout import get_unmapped_area
+from laconic.memory.layout import Layout, get_unmapped_area
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
 
@@ -153,34 +154,28 @@ def mmap(
     if read_implies_exec and prot & PROT_READ and not (file is not None and file.noexec):
         prot |= PROT_EXEC
     vm_flags |= prot & PROT_RWX | space.def_flags
-    if flags & MAP_GROWSDOWN:
-        vm_flags |= VM_GROWSDOWN
-    if flags & MAP_LOCKED:
-        vm_flags |= VM_LOCKED
-    if flags & MAP_STACK and layout.thp:
-        vm_flags |= VM_NOHUGEPAGE
-    if flags & MAP_NORESERVE and not layout.overcommit_never:
-        vm_flags |= VM_NORESERVE
-    if flags & MAP_HUGETLB:
-        vm_flags |= VM_HUGETLB
+    if flags & _FLAGS_OF_VMAS:
+        vm_flags |= _flags_of_vmas(flags, layout)
     if vm_flags & (VM_DROPPABLE | VM_HUGETLB):
         vm_flags &= ~(VM_LOCKED | VM_LOCKONFAULT)  # vma_supports_mlock in mm/vma.c
     if space.mdwe and prot & PROT_WRITE and prot & PROT_EXEC:
         return Outcome(-EACCES, ask=doubtful)  # map_deny_write_exec in include/linux/mman.h
-    if flags & MAP_FIXED and space.sealed(address, address + length):
-        return Outcome(-EPERM, ask=doubtful)
     if place:
         vma = Vma(vm_flags, file.file if file else _shared_memory(flags), -offset if file else 0)
         return Outcome(address, (Change(MAP, 0, length, vma, None),), ask=True, place=True)
     backing = file.file if file is not None else _shared_memory(flags)
     vma = Vma(vm_flags, backing, address - (offset if file is not None else 0) if backing is not None else 0)
-    whole = bool(
-        populates(flags) or vm_flags & (VM_LOCKED | VM_MAYSHARE | VM_HUGETLB) or space.opaque
-    )
-    changes = _overlay(space, address, address + length, vma, None if whole else untouched)
+    end = address + length
+    changes: tuple[Change, ...] = (Change(MAP, address, end, vma, None),)
+    if flags & MAP_FIXED:
+        whole = populates(flags) or vm_flags & (VM_LOCKED | VM_MAYSHARE | VM_HUGETLB) or space.opaque
+        overlaid = _overlay(space, address, end, vma, None if whole else untouched)
+        if overlaid is None:
+            return Outcome(-EPERM, ask=doubtful)
+        changes = overlaid
     if changes:
-        space.vmas.set(address, address + length, vma)
-    return Outcome(address, changes, address, address + length, ask=doubtful, then=_grown_below(space, vma))
+        space.vmas.set(address, end, vma)
+    return Outcome(address, changes, address, end, doubtful, False, False, _grown_below(space, vma))
 
 
 def placed(space: AddressSpace, outcome: Outcome, address: int) -> Outcome:
@@ -210,10 +205,13 @@ def _grown_below(space: AddressSpace, vma: Vma) -> Callable[[], None] | None:
 
 def _overlay(
     space: AddressSpace, start: int, end: int, vma: Vma, untouched: Untouched | None
-) -> tuple[Change, ...]:
-    # MAP_FIXED throws away what was there. Equal attributes are not equality: contents count.
+) -> tuple[Change, ...] | None:
+    # MAP_FIXED throws away what was there, unless it is sealed: then None. Equal attributes are not equality: contents
+    # count.
     changes = []
     for begin, stop, held in space.vmas.runs(start, end):
+        if held is not None and held.flags & VM_SEALED:
+            return None
         kind = classify(held, vma)
         same_backing = held is not None and not kind & FILE
         if same_backing and not (untouched is not None and untouched(begin, stop)):
@@ -221,6 +219,25 @@ def _overlay(
         if kind:
             changes.append(Change(kind, begin, stop, vma, held))
     return tuple(changes)
+
+
+_FLAGS_OF_VMAS = MAP_GROWSDOWN | MAP_LOCKED | MAP_STACK | MAP_NORESERVE | MAP_HUGETLB
+
+
+def _flags_of_vmas(flags: int, layout: Layout) -> int:
+    # calc_vm_flag_bits in include/linux/mman.h, and what do_mmap adds
+    vm_flags = 0
+    if flags & MAP_GROWSDOWN:
+        vm_flags |= VM_GROWSDOWN
+    if flags & MAP_LOCKED:
+        vm_flags |= VM_LOCKED
+    if flags & MAP_STACK and layout.thp:
+        vm_flags |= VM_NOHUGEPAGE
+    if flags & MAP_NORESERVE and not layout.overcommit_never:
+        vm_flags |= VM_NORESERVE
+    if flags & MAP_HUGETLB:
+        vm_flags |= VM_HUGETLB
+    return vm_flags
 
 
 def _anonymous_flags(flags: int) -> int:

@@ -86,27 +86,22 @@ def _mprotect(space: AddressSpace, start: int, length: int, prot: int, pkey: int
     elif grows:
         return Outcome(-EINVAL)  # no VM_GROWSUP on x86
     stop, result = _permitted(space, start, end, prot & PROT_RWX, read_implies_exec)
-    if stop > start:
 
-        def protect(vma: Vma) -> Vma:
-            wanted = vma.flags & ~VM_PROT | _prot(vma, prot & PROT_RWX, read_implies_exec)
-            if pkey != -1:
-                return vma._replace(flags=wanted, pkey=pkey)
-            return vma if vma.flags == wanted else vma.with_flags(wanted)
+    def protect(vma: Vma) -> Vma:
+        wanted = vma.flags & ~VM_PROT | _prot(vma, prot & PROT_RWX, read_implies_exec)
+        if pkey != -1:
+            return vma._replace(flags=wanted, pkey=pkey)
+        return vma if vma.flags == wanted else vma.with_flags(wanted)
 
-        space.vmas.edit(start, stop, protect)
-    return Outcome(result, tuple(space.diff(start, stop)), start, end, ask=pkey != -1)
+    changes = space.edit(start, stop, protect) if stop > start else ()
+    return Outcome(result, changes, start, end, ask=pkey != -1)
 
 
 def _within(space: AddressSpace, start: int, end: int, prot: int, vma: Vma) -> Outcome:
     # A change that is permitted, within one VMA.
     wanted = vma.with_flags(vma.flags & ~VM_PROT | prot)
     space.vmas.set(start, end, wanted)
-    _, stop, held = space.held.find(start)
-    if stop < end:
-        return Outcome(0, tuple(space.diff(start, end)), start, end)
-    kind = classify(held, wanted)
-    return Outcome(0, (Change(kind, start, end, wanted, held),) if kind else (), start, end)
+    return Outcome(0, (Change(classify(vma, wanted), start, end, wanted, vma),), start, end)
 
 
 def _prot(vma: Vma, prot: int, read_implies_exec: bool) -> int:

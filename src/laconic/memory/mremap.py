@@ -103,7 +103,7 @@ def _expand(
         grown = address + new_length
         if above is None and grown <= stop and grown <= TASK_SIZE:
             space.vmas.set(end, grown, vma)
-            return Outcome(address, tuple(space.diff(end, grown)), end, grown)
+            return Outcome(address, space.diff(end, grown), end, grown)
     if not flags & MREMAP_MAYMOVE:
         return Outcome(-ENOMEM)
     if vma.file is not None and new_length >= PMD_SIZE:
@@ -143,7 +143,7 @@ def _move(
     if old_length > moved:
         tail = munmap(space, address + moved, old_length - moved)
         if tail.result < 0:
-            return Outcome(tail.result, tuple(space.diff(target, target + new_length)), target, target + new_length)
+            return Outcome(tail.result, space.diff(target, target + new_length), target, target + new_length)
     goes = vma.moved(target - address)
     left = vma if flags & MREMAP_DONTUNMAP else None
     space.vmas.set(target, target + new_length, goes)

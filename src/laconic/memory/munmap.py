@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from errno import EINVAL, ENOMEM, EPERM
 
-from laconic.memory.change import NOTHING, Outcome
-from laconic.memory.flags import PAGE_MASK, TASK_SIZE
+from laconic.memory.change import NOTHING, UNMAP, Change, Outcome
+from laconic.memory.flags import PAGE_MASK, TASK_SIZE, VM_SEALED
 from laconic.memory.mmap import page_align
 from laconic.memory.space import AddressSpace
 
@@ -17,15 +17,27 @@ def munmap(space: AddressSpace, start: int, length: int) -> Outcome:
     end = start + page_align(length)
     if end == start:
         return Outcome(-EINVAL)
-    first, stop, vma = space.vmas.find(start)
-    if vma is None and stop >= end:
-        return NOTHING
-    if vma is not None and first < start and end < stop and space.map_count >= space.layout.max_map_count:
-        return Outcome(-ENOMEM)
-    if space.sealed(start, end):
+    if len(space.vmas) >= space.layout.max_map_count:
+        first, stop, vma = space.vmas.find(start)
+        if vma is not None and first < start and end < stop:
+            return Outcome(-ENOMEM)
+    changes = unmapped(space, start, end)
+    if changes is None:
         return Outcome(-EPERM)
-    space.vmas.clear(start, end)
-    return Outcome(0, tuple(space.diff(start, end)), start, end)
+    return Outcome(0, changes, start, end) if changes else NOTHING
+
+
+def unmapped(space: AddressSpace, start: int, end: int) -> tuple[Change, ...] | None:
+    """Empties `[start, end)`, in bytes, and says what was there; None where a VMA is sealed. O(log n + k)."""
+    changes = []
+    for begin, stop, vma in space.vmas.runs(start, end):
+        if vma is not None:
+            if vma.flags & VM_SEALED:
+                return None
+            changes.append(Change(UNMAP, begin, stop, None, vma))
+    if changes:
+        space.vmas.clear(start, end)
+    return tuple(changes)
 
 
 def shmdt(space: AddressSpace, address: int) -> Outcome:
@@ -43,4 +55,4 @@ def shmdt(space: AddressSpace, address: int) -> Outcome:
         return Outcome(-EINVAL)
     for begin, end in pieces:
         space.vmas.clear(begin, end)
-    return Outcome(0, tuple(space.diff(pieces[0][0], pieces[-1][1])), pieces[0][0], pieces[-1][1], ask=True)
+    return Outcome(0, space.diff(pieces[0][0], pieces[-1][1]), pieces[0][0], pieces[-1][1], ask=True)

@@ -7,7 +7,7 @@ is copying held back over wanted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from laconic.memory.change import Change, Outcome, classify
 from laconic.memory.flags import (
@@ -16,13 +16,13 @@ from laconic.memory.flags import (
     VM_GROWSDOWN,
     VM_LOCKED,
     VM_LOCKONFAULT,
-    VM_SEALED,
 )
 from laconic.memory.layout import Layout
 from laconic.memory.vma import File, Vma
 from laconic.rangemap import RangeMap
 
 Entry = tuple[int, int, Vma]
+Run = tuple[int, int, Vma | None]
 
 
 class AddressSpace:
@@ -33,7 +33,9 @@ class AddressSpace:
     see may decide the contents of pages (userfaultfd): equal attributes then never mean that nothing changes.
     """
 
-    __slots__ = ("brk", "data_size", "def_flags", "held", "layout", "mdwe", "opaque", "start_brk", "vmas")
+    __slots__ = (
+        "_confirmed", "_held", "brk", "data_size", "def_flags", "layout", "mdwe", "opaque", "start_brk", "vmas",
+    )  # fmt: skip
 
     def __init__(self, layout: Layout, entries: Iterable[Entry] = (), start_brk: int = 0) -> None:
         self.layout = layout
@@ -50,9 +52,22 @@ class AddressSpace:
         self.vmas = RangeMap()
         for start, end, vma in entries:
             self.vmas.set(start, end, vma)
-        self.held = self.vmas.copy()
+        self._hold()
+
+    def _hold(self) -> None:
+        # What is wanted is held.
+        self._held = self.vmas.copy()
+        self._confirmed: list[Change] = []
 
     # Reading
+
+    @property
+    def held(self) -> RangeMap[Vma]:
+        """What the host has confirmed. O(1), after O(changes log n) for what was committed since the last look."""
+        for _, start, end, wanted, _, _ in self._confirmed:
+            self._held.set(start, end, wanted)
+        self._confirmed.clear()
+        return self._held
 
     @property
     def map_count(self) -> int:
@@ -60,25 +75,26 @@ class AddressSpace:
         equal (is_mergeable_anon_vma in mm/vma.c)."""
         return len(self.vmas)
 
-    def sealed(self, start: int, end: int) -> bool:
-        """True where a sealed VMA overlaps `[start, end)` (range_is_sealed in mm/vma.c). O(log n + k)."""
-        return any(vma is not None and vma.flags & VM_SEALED for _, _, vma in self.vmas.runs(start, end))
+    def diff(self, start: int, end: int, held: Iterable[Run] | None = None) -> tuple[Change, ...]:
+        """The runs of `[start, end)` on which wanted and held differ, ascending. O(log n + k).
 
-    def diff(self, start: int, end: int) -> Iterator[Change]:
-        """The runs of `[start, end)` on which wanted and held differ, ascending. O(log n + k)."""
-        runs = self.held.runs(start, end)
-        position, stop, held = start, start, None
+        `held`: what is held there, for a caller that knows it.
+        """
+        changes = []
+        runs = iter(self.held.runs(start, end) if held is None else held)
+        stop, value = start, None
         for begin, finish, wanted in self.vmas.runs(start, end):
             position = begin
             while position < finish:
                 if stop <= position:
-                    _, stop, held = next(runs)
+                    _, stop, value = next(runs)
                 cut = stop if stop < finish else finish
-                if held is not wanted:
-                    kind = classify(held, wanted)
+                if value is not wanted:
+                    kind = classify(value, wanted)
                     if kind:
-                        yield Change(kind, position, cut, wanted, held)
+                        changes.append(Change(kind, position, cut, wanted, value))
                 position = cut
+        return tuple(changes)
 
     def must_look_below(self, start: int, end: int) -> bool:
         """True where part of `[start, end)` is a hole into which a VM_GROWSDOWN VMA may have grown since.
@@ -97,11 +113,28 @@ class AddressSpace:
 
     # Writing
 
+    def edit(self, start: int, end: int, change: Callable[[Vma], Vma]) -> tuple[Change, ...]:
+        """Gives every VMA of `[start, end)` `change(vma)`, and says what that changes. O(log n + k).
+
+        No other edit of the range may be waiting for the host.
+        """
+        before = self.vmas.runs(start, end)
+        self.vmas.edit(start, end, change)
+        return self.diff(start, end, before)
+
     def commit(self, outcome: Outcome) -> None:
-        """Takes the host's word that all of `outcome` is done. O(changes)."""
+        """Takes the host's word that all of `outcome` is done. O(changes).
+
+        Most calls have no need to look at what is held, so it is brought up to date when somebody looks. Where nobody
+        does for long, a copy of what is wanted costs less: a call that edits is the only one under way that does.
+        """
+        confirmed = self._confirmed
         for change in outcome.changes:
             if change.wanted is not change.held:
-                self.held.set(change.start, change.end, change.wanted)
+                confirmed.append(change)
+                if len(confirmed) > 100 and len(confirmed) > len(self.vmas) // 16:
+                    self._hold()
+                    confirmed = self._confirmed
         if outcome.then is not None:
             outcome.then()
 
@@ -121,7 +154,7 @@ class AddressSpace:
         for start, end, vma in host:
             if not vma.flags & VM_GROWSDOWN:
                 continue
-            for begin, stop, ours in list(self.vmas.runs(start, end)):
+            for begin, stop, ours in self.vmas.runs(start, end):
                 above = self.vmas.get(stop) if ours is None and stop < end else None
                 if above is not None and above.flags & VM_GROWSDOWN:
                     self.vmas.set(begin, stop, above)
@@ -149,7 +182,7 @@ class AddressSpace:
                 child.vmas.clear(start, end)
             elif vma.flags & locks:
                 child.vmas.set(start, end, vma.with_flags(vma.flags & ~locks))
-        child.held = child.vmas.copy()
+        child._hold()
         return child
 
     def check(self) -> None:

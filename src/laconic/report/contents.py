@@ -37,7 +37,7 @@ def as_json(trace: Trace, contents: Contents, missing: Sequence[str]) -> dict[st
         "complete": not missing,
         "missing": list(missing),
         "lost": {"places": contents.lost_places, "lines_or_calls": contents.lost_count},
-        "unknown": list(trace.about.get("unknown", ())),
+        "unknown": list(dict.fromkeys((*trace.about.get("unknown", ()), *contents.report.get("unknown", ())))),
         "events": contents.events,
         "seconds": {"from": contents.began / 1e9, "until": contents.ended / 1e9},
         "processes": contents.processes,
@@ -94,8 +94,8 @@ def _head(console: Any, figures: Mapping[str, Any]) -> None:
         "touched": "not known" if touched is None else f"{touched:,} pages, each time they were looked at",
         "complete": "yes" if figures["complete"] else "no",
     }
-    if options := {key: value for key, value in made["about"].items() if key != "unknown"}:
-        lines["options"] = _printable(", ".join(f"{key} {_value(value)}" for key, value in options.items()))
+    if options := {key: value for key, value in made["about"].items() if value and key != "unknown"}:
+        lines["about"] = _printable(", ".join(f"{key} {_value(value)}" for key, value in options.items()))
     for name, said in lines.items():
         console.print(f"{name:<10} {said}")
     for sentence in figures["missing"]:

@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from laconic.report.summary import _cell
+
 Row = Mapping[str, Any]
-_SUMS = ("asked", "said", "elided", "narrowed", "failed")
+_SUMS = ("asked", "said", "elided", "narrowed", "failed", "uncertain")
 #: Traces of one sort that are listed; the query finds the others.
 _LISTED = 20
 
@@ -32,9 +34,9 @@ def as_text(figures: Mapping[str, Any]) -> str:
     kept = f", {figures['kept']:,} of them from an earlier start" if figures["kept"] else ""
     count = f"{_number(figures['traces'], 'trace')}, {_number(figures['rows'], 'row')}"
     lines = [f"laconic: {count} in {figures['output']}{kept}; {figures['seconds']:.1f} s."]
-    table = [("strategy", "traces", *_SUMS)]
+    table = [("strategy", "traces", *_SUMS[:-1])]
     for name, sums in figures["strategies"].items():
-        table.append((name, *(f"{sums[key]:,}" for key in ("traces", *_SUMS))))
+        table.append((name, *(_cell(key, sums[key], sums["uncertain"]) for key in table[0][1:])))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for first, *rest in table:
         lines.append("  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]))

@@ -1,0 +1,46 @@
+"""laconic info: what is in a trace."""
+
+from __future__ import annotations
+
+import argparse
+
+DESCRIPTION = """\
+Says what a trace holds: programs, processes, calls by name, time span, whether
+it is complete and what it cannot know, size, and how it was made.
+"""
+EPILOG = """\
+examples:
+  laconic info a.trace
+  laconic info a.trace --json - | python3 -m json.tool
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `info`."""
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
+    parser.add_argument("trace", metavar="FILE", help="a trace that was recorded or imported")
+    parser.add_argument("--json", metavar="FILE", help="write the same to FILE as JSON; - is standard output")
+    parser.set_defaults(execute=execute)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Prints what is in the trace; one that is not complete is no failure, and is said."""
+    from laconic.commands.output import open_output, write_json
+    from laconic.commands.progress import progress
+    from laconic.commands.traces import losses, open_trace, show, tell_loss
+    from laconic.report.contents import as_json, as_text
+    from laconic.trace.contents import contents
+
+    trace = open_trace(options.trace)
+    output = open_output(options.json)
+    with progress(f"reading {options.trace}", trace.size) as update:
+        found = contents(trace, update)
+    figures = as_json(trace, found, losses(trace, found.lost))
+    if output is not None:
+        write_json(figures, output, options.json)
+    if options.json == "-":
+        tell_loss(trace, found.lost)
+    else:
+        show(as_text(figures))
+    return 0

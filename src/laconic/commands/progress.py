@@ -1,0 +1,61 @@
+"""How far a long work has come: a bar on standard error, after two seconds, where that is a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+#: Seconds before the bar shows: what takes less needs none.
+PATIENCE = 2.0
+
+
+@contextmanager
+def progress(what: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], None]]:
+    """A function to be told how much is done of `total` (bytes, or whatever `unit` names; None: not known).
+
+    It may be called as often as a batch or a line is done: 0.1 µs, nothing where there is no terminal.
+
+        with progress("reading a.trace", trace.size) as update:
+            update(done)
+    """
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    began = time.monotonic()
+    bar: Any = None
+
+    def update(done: int) -> None:
+        nonlocal bar
+        if bar is None:
+            if time.monotonic() - began < PATIENCE:
+                return
+            bar = _bar(what, total, unit)
+        bar.update(bar.task_ids[0], completed=done)
+
+    try:
+        yield update
+    finally:
+        if bar is not None:
+            bar.stop()
+
+
+def _bar(what: str, total: int | None, unit: str) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    known = [TaskProgressColumn(), TimeRemainingColumn()]
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        *([TextColumn("{task.completed:,.0f} " + unit)] if total is None else known),
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    bar.add_task(what, total=total)
+    bar.start()
+    return bar

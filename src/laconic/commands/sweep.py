@@ -1,0 +1,93 @@
+"""laconic sweep: many traces under many strategies, into one Parquet file."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+
+DESCRIPTION = """\
+Replays every trace under every strategy, on all CPUs or on a Dask cluster, and
+writes one row for each pair to a Parquet file. What is finished is kept in
+RESULT.partial: a sweep that was interrupted goes on where it was when it is
+started again with the same words. A trace that is damaged counts as far as it
+goes; one that cannot be read, or that kills three workers, is a row with its
+error, is listed at the end, and is tried again by the next start that finds
+the sweep unfinished.
+"""
+
+EPILOG = """\
+exit codes:
+  0    every trace was read, damaged ones as far as they go
+  1    the result is there, and holds traces that could not be read
+  2    nothing could be done, or the sweep could not go on
+  130  interrupted: start it again to go on
+
+examples:
+  laconic sweep traces/ -o result.parquet
+  laconic sweep 'logs/**/*.trace' --strategy laconic -j 8 -o result.parquet
+  laconic sweep traces/ --scheduler tcp://10.0.0.1:8786 -o result.parquet
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `sweep`."""
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "traces", nargs="+", metavar="DIR|GLOB", help="a directory, searched for *.trace; a trace; or a glob, quoted"
+    )
+    parser.add_argument(
+        "--strategy", default="all", metavar="NAME[,NAME]", help="the strategies to replay under (default: all)"
+    )
+    workers = parser.add_mutually_exclusive_group()
+    workers.add_argument("-j", dest="jobs", type=_jobs, metavar="N", help="processes to use (default: one a CPU)")
+    workers.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="use the workers of this Dask scheduler, which must see the traces under the same paths; "
+        "needs pip install 'laconic[cluster]'",
+    )
+    parser.add_argument("--force", action="store_true", help="replace a RESULT that exists; else it is refused")
+    parser.add_argument("--json", metavar="FILE", help="write the summary to FILE as JSON; - is standard output")
+    parser.add_argument("-o", dest="output", required=True, metavar="RESULT", help="the Parquet file to write")
+    parser.set_defaults(execute=execute)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Sweeps; returns 1 where a trace could not be read."""
+    from laconic import sweep
+    from laconic.commands.output import open_output, tell, write_json
+    from laconic.commands.progress import progress
+    from laconic.commands.traces import show
+    from laconic.report.sweep import as_json, as_text
+
+    strategies = sweep.choose(options.strategy)
+    traces = sweep.find(options.traces)
+    again = shlex.join(["laconic", *sys.argv[1:]])
+    output = open_output(options.json)
+    try:
+        with progress("sweeping", len(traces) * len(strategies), "rows") as update:
+            swept = sweep.sweep(
+                traces,
+                strategies,
+                options.output,
+                jobs=options.jobs,
+                scheduler=options.scheduler,
+                force=options.force,
+                progress=update,
+            )
+    except KeyboardInterrupt:
+        tell(f"laconic: interrupted; what is done is kept, and this goes on with it:\n  {again}\n")
+        return 130
+    figures = as_json(swept.rows, options.output, swept.kept, swept.seconds)
+    if output is not None:
+        write_json(figures, output, options.json)
+    (tell if options.json == "-" else show)(as_text(figures))
+    return 1 if figures["errors"] else 0
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes: name 1 or more")
+    return int(text)

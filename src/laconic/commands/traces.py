@@ -1,0 +1,50 @@
+"""What every verb that reads a trace does alike: opens it, and says what is missing in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from laconic.commands.output import tell
+from laconic.errors import LaconicError
+
+if TYPE_CHECKING:
+    from laconic.trace import Trace
+
+#: Losses that are told one by one.
+SHOWN = 10
+
+
+def open_trace(path: str) -> Trace:
+    """The trace at `path`. Raises LaconicError, which names the cure, where it is none."""
+    import laconic.trace
+
+    return laconic.trace.open(path)
+
+
+def losses(trace: Trace, lost: Sequence[str] = ()) -> list[str]:
+    """What is missing, a sentence each; empty where nothing is. `lost` are the texts of the `lost` rows.
+
+    The trace must have been read to its end.
+    """
+    found = [*lost[:SHOWN], *([f"and {len(lost) - SHOWN:,} more such places"] if len(lost) > SHOWN else [])]
+    return [*found, trace.loss] if trace.loss else found
+
+
+def tell_loss(trace: Trace, lost: Sequence[str] = ()) -> None:
+    """Says on standard error what is missing: whoever reads the figures must know. As `losses`."""
+    for sentence in losses(trace, lost):
+        tell(f"laconic: {trace.path!r} is not complete: {sentence}\n")
+
+
+def show(text: str) -> None:
+    """Writes to standard output; a reader that has gone (`| head`) is no error. Raises LaconicError for a full disk."""
+    left = text.encode("utf-8", "surrogateescape")
+    try:
+        while left:
+            left = left[os.write(1, left) :]
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        raise LaconicError(f"standard output cannot be written, {error.strerror}: give it another place") from None

@@ -1,0 +1,51 @@
+"""A log's times: from what its lines show to nanoseconds since the first line."""
+
+from __future__ import annotations
+
+_SECOND = 1_000_000_000
+_DAY = 86_400 * _SECOND
+#: No log lasts longer, and nanoseconds fit into 64 bits.
+_LONGEST = 4 * 10**18
+
+
+class Clock:
+    """Times of `-t`, `-tt`, `-ttt` (time of day, which begins anew at midnight, or seconds since 1970) and of `-r`."""
+
+    def __init__(self) -> None:
+        self._first: int | None = None
+        self._last = 0
+        self._days = 0
+        self._elapsed = 0
+
+    def second(self, text: bytes) -> int:
+        """The nanoseconds from the log's first second to this one. Raises ValueError for what is no time."""
+        if text[2:3] == b":":
+            now = (int(text[:2]) * 3600 + int(text[3:5]) * 60 + int(text[6:8])) * _SECOND + self._days
+            if now < self._last - _DAY // 2:
+                self._days += _DAY
+                now += _DAY
+            elif now > self._last + _DAY // 2 and self._days and now - _DAY >= 0:
+                now -= _DAY  # a line of the day before, from another thread
+            else:
+                self._last = now
+        else:
+            now = int(text) * _SECOND
+        if self._first is None:
+            self._first = self._last = now
+        if not -_LONGEST < now - self._first < _LONGEST:
+            raise ValueError(text)
+        return now - self._first
+
+    def elapsed(self, seconds: bytes, fraction: bytes) -> int:
+        """Adds a relative time; the nanoseconds since the first line, whose own is none."""
+        step = int(seconds) * _SECOND + nanoseconds(fraction)
+        if self._first is None:
+            self._first = 0
+            step = 0
+        self._elapsed = min(self._elapsed + step, _LONGEST)
+        return self._elapsed
+
+
+def nanoseconds(fraction: bytes) -> int:
+    """The digits behind a decimal point, of seconds."""
+    return int(fraction.ljust(9, b"0")[:9]) if fraction else 0

@@ -1,0 +1,53 @@
+"""What the workers of the sweep tests do: `sweep_one`, and now and then something worse on the way.
+
+They leave their tracks in files beside the trace, since they are other processes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from laconic.sweep import Row, sweep_one
+
+
+def counted(path: str, strategy: str) -> Row:
+    """Enters the computation in the file `tracks`."""
+    with Path(path).with_name("tracks").open("a") as tracks:
+        tracks.write(f"{Path(path).name} {strategy} {os.getpid()}\n")
+    return sweep_one(path, strategy)
+
+
+def hold(*paths: str | Path) -> None:
+    """Lets `held` wait at these traces."""
+    for path in paths:
+        Path(path).with_suffix(".hold").touch()
+
+
+def release(directory: Path) -> None:
+    """Lets it go on."""
+    for path in list(directory.rglob("*.hold")):
+        path.unlink()
+
+
+def deadly(path: str, strategy: str) -> Row:
+    """Kills its worker at each trace whose name says so."""
+    row = counted(path, strategy)
+    if "deadly" in path:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return row
+
+
+def held(path: str, strategy: str) -> Row:
+    """Takes as long as there is a file beside it whose suffix is `.hold`."""
+    row = counted(path, strategy)
+    while Path(path).with_suffix(".hold").exists():
+        time.sleep(0.01)
+    return row
+
+
+def older(path: str, strategy: str) -> Row:
+    """As a worker on which another Laconic is installed."""
+    return {**sweep_one(path, strategy), "laconic": "0.0.0"}
