@@ -90,13 +90,17 @@ class MemoryManager:
         """Takes over what the host did. `edited`: the call has changed what is wanted; `chosen`: the host was given
         the choice of the address."""
         name, args = call
-        value = confirmation.value
+        error, value, said = confirmation
+        if value == outcome.result and not error and not outcome.ask and not self.observe:
+            self.done(space, name, args, outcome, said, up)
+            return Answered(value, said, outcome.changes)
         if -ERESTART_RESTARTBLOCK <= value <= -ERESTARTSYS:
             if outcome.end and edited:
                 space.rollback(outcome.start, outcome.end)
-            return Answered(value, confirmation.said, ())
-        said = len(self.pal.host_calls(call, outcome)) if self.observe else confirmation.said
-        if confirmation.error or self.observe and name == "brk" and value != outcome.result:
+            return Answered(value, said, ())
+        if self.observe:
+            said = len(self.pal.host_calls(call, outcome))
+        if error or self.observe and name == "brk" and value != outcome.result:
             result = space.brk if name == "brk" else value
             if outcome.resync:
                 space.adopt(up.maps())
@@ -110,10 +114,28 @@ class MemoryManager:
             asked = outcome.ask or self.passes or chosen
             result = value if asked and outcome.result >= 0 else outcome.result
             changes = self._take(space, call, outcome, value, up, chosen)
-        if name not in _UNCOUNTED:
-            narrowed = said > 0 and not outcome.ask and not self.pal.every_call and _is_narrower(name, args, outcome)
-            self.ledger.count("other" if name == "i386_brk" else name, said, result, narrowed, changes)
+        self._enter(name, args, outcome, result, said, changes)
         return Answered(result, said, changes)
+
+    def done(
+        self, space: AddressSpace, name: str, args: tuple[int, ...], outcome: Outcome, said: int, up: Upcalls
+    ) -> None:
+        """As `finish`, where the host did just what the outcome says, as it nearly always does."""
+        self._hold(space, name, args, outcome, outcome.result, up)
+        self._enter(name, args, outcome, outcome.result, said, outcome.changes)
+
+    def _enter(
+        self, name: str, args: tuple[int, ...], outcome: Outcome, result: int, said: int, changes: tuple[Change, ...]
+    ) -> None:
+        if name in _UNCOUNTED:
+            return
+        narrowed = False
+        if said and not outcome.ask and not self.pal.every_call and (name == "mmap" or name in RANGED):
+            covered = 0
+            for _, start, end, _, _, _ in outcome.changes:
+                covered += end - start
+            narrowed = 0 < covered < page_align(args[RANGED.get(name, 0) + 1])
+        self.ledger.count("other" if name == "i386_brk" else name, said, result, narrowed, changes)
 
     def _take(
         self, space: AddressSpace, call: Call, outcome: Outcome, value: int, up: Upcalls, chosen: bool
@@ -136,6 +158,12 @@ class MemoryManager:
             else:
                 args = (args[0], args[1], args[2], args[3] | MREMAP_FIXED | MREMAP_MAYMOVE, value, args[5])
             outcome = OPERATIONS[name](space, args, up)
+        self._hold(space, name, args, outcome, value, up)
+        return outcome.changes
+
+    def _hold(
+        self, space: AddressSpace, name: str, args: tuple[int, ...], outcome: Outcome, value: int, up: Upcalls
+    ) -> None:
         space.commit(outcome)
         if name == "mmap":
             _identify(space, outcome, args, up)
@@ -144,7 +172,6 @@ class MemoryManager:
             space.settle(outcome.start, outcome.end, up.maps())
         elif name in _ADOPTED:
             _adopt(space, name, args, value, up)
-        return outcome.changes
 
 
 def chooses(name: str, args: tuple[int, ...]) -> bool:
@@ -201,13 +228,3 @@ def _adopt(space: AddressSpace, name: str, args: tuple[int, ...], value: int, up
     start, end, vma = host.find(value)
     if vma is not None:
         space.settle(start, end, host)
-
-
-def _is_narrower(name: str, args: tuple[int, ...], outcome: Outcome) -> bool:
-    if name not in RANGED and name != "mmap":
-        return False
-    at = RANGED.get(name, 0)
-    covered = 0
-    for change in outcome.changes:
-        covered += change.end - change.start
-    return 0 < covered < page_align(args[at + 1])

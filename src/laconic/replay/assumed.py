@@ -29,7 +29,7 @@ from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
 from laconic.rangemap import RangeMap
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, UNKNOWN_START
-from laconic.replay.upcalls import RecordedUpcalls
+from laconic.replay.thread import RecordedUpcalls
 
 #: What is mapped, since a call on it succeeded, and of which nothing else is known.
 UNKNOWN = Vma(VM_MAY_RWX, File(0, 3, -1, "?"))
@@ -83,14 +83,12 @@ class AssumedStart:
         self.cause = ""
         if name == "brk":
             return self._brk(manager, space, args, result, up, lossy)
-        if name == "mmap" and up.file is None:
-            up.file = UNKNOWN_FILE
         ok = not -4096 < result < 0
         if ok and chooses(name, args):
             args = self._placed(space, name, args, result, lossy)
         start, end = affected(name, args)
         outcome = manager.begin(space, name, args, up)
-        if ok and (outcome.result < 0 or outcome.resync) and start < end:
+        if ok and (outcome.result < 0 or outcome.resync) and start < end <= TASK_SIZE:
             outcome = self._presupposed(manager, space, name, args, up, start, end, lossy)
         if outcome.result != result and not (outcome.ask and ok):
             if outcome.end:

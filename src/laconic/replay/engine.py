@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import Counter, deque
 from collections.abc import Callable
@@ -10,15 +11,15 @@ from typing import Any
 from laconic.ledger import Ledger
 from laconic.manager import MemoryManager
 from laconic.memory.calls import Call
-from laconic.memory.change import ZERO, Outcome
+from laconic.memory.change import ZERO, Change, Outcome
 from laconic.memory.layout import Layout
 from laconic.memory.mmap import OpenFile
 from laconic.memory.space import AddressSpace
 from laconic.pal import Confirmation
 from laconic.pal.linux import LinuxPal
-from laconic.replay.assumed import UNKNOWN, AssumedStart, assumed_space
+from laconic.replay.assumed import UNKNOWN, UNKNOWN_FILE, AssumedStart, assumed_space
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, Check, shown
-from laconic.replay.upcalls import RecordedUpcalls, Runs, seen
+from laconic.replay.thread import Mm, RecordedUpcalls, Runs, Thread, seen
 from laconic.trace import records
 from laconic.trace.reader import Trace
 from laconic.trace.schema import (
@@ -40,37 +41,7 @@ from laconic.trace.schema import (
 )
 
 CLONE_VM, CLONE_THREAD = 0x100, 0x10000
-READ_IMPLIES_EXEC = 0x0400000
-
-
-class Mm:
-    """One address space of the replay and how many threads live in it.
-
-    `assumed` is what a log with no starting maps leaves open; `lossy`: the trace says that something of it is missing.
-    """
-
-    __slots__ = ("assumed", "lossy", "space", "threads")
-
-    def __init__(self, space: AddressSpace | None, assumed: AssumedStart | None = None) -> None:
-        self.space = space
-        self.assumed = assumed
-        self.threads = 0
-        self.lossy = False
-
-
-class Thread:
-    """One thread of the replay: `begun` is the call whose work was begun and whose end is still to come."""
-
-    __slots__ = ("answers", "begun", "map_runs", "mm", "pid", "read_implies_exec")
-
-    def __init__(self, pid: int, mm: Mm) -> None:
-        self.pid = pid
-        self.mm = mm
-        mm.threads += 1
-        self.read_implies_exec = False
-        self.begun: Outcome | None = None
-        self.answers: dict[int, deque[tuple[int, bytes]]] = {}
-        self.map_runs: deque[Runs] = deque()
+READ_IMPLIES_EXEC, PERSONALITY_QUERY = 0x0400000, 0xFFFFFFFF
 
 
 class Replay:
@@ -89,6 +60,7 @@ class Replay:
         self.manager = MemoryManager(self.pal, self.ledger, self.strategy == "observe")
         self.check = Check() if check else None
         self.keep = keep
+        self.plain = self.strategy != "observe"
         self.threads: dict[int, Thread] = {}
         self.processes: dict[int, Mm] = {}
         self.number = -1
@@ -96,13 +68,16 @@ class Replay:
         self.losses: list[str] = []
         self.bystanders = 0
         self.uncertain: Counter[str] = Counter()
-        self.up = RecordedUpcalls(trace.source == "run")
         self._names = trace.names
         self._files: dict[int, OpenFile] = {}
+        if trace.source != "run":
+            self._files[0] = UNKNOWN_FILE
+        self.up = RecordedUpcalls(trace.source == "run", self._files)
         self._runs: tuple[int, int, Runs, int] | None = None
-        self._others: dict[int, Callable[[PlainRow], None]] = {
-            CODES[name]: handler
-            for name, handler in (
+        self._handlers: list[Callable[[PlainRow], None]] = [_skip] * 256
+        for code in range(MEMORY_CODES):
+            self._handlers[code] = self._bystander if self._names[code] in BYSTANDERS else self._call
+        for name, handler in (
                 ("file", self._file),
                 ("program", self._program),
                 ("maps", self._maps),
@@ -116,81 +91,83 @@ class Replay:
                 ("end", self._end),
                 ("personality", self._personality),
                 *((name, self._clone) for name in ("clone", "clone3", "fork", "vfork")),
-            )
-        }
-        self._bystanders = {CODES[name] for name in BYSTANDERS}
+            ):
+            self._handlers[CODES[name]] = handler
 
     def run(
         self, until: Callable[[int, int], bool] | None = None, progress: Callable[[int], None] | None = None
     ) -> None:
         """Replays to the end, or up to the first event for whose number and time `until` is true. O(events)."""
-        others, call = self._others, self._call
+        # Rows are no cycles: looking through them again and again costs a tenth of a replay.
+        thresholds = gc.get_threshold()
+        gc.set_threshold(100_000, 20, 20)
+        try:
+            self._run(until, progress)
+        finally:
+            gc.set_threshold(*thresholds)
+        if self.trace.loss is not None:
+            self.losses.append(self.trace.loss)
+
+    def _run(self, until: Callable[[int, int], bool] | None, progress: Callable[[int], None] | None) -> None:
+        handlers = self._handlers
         for batch in self.trace.batches():
             for row in batch:
                 self.number += 1
                 if until is not None and until(self.number, row[1]):
                     return
-                if row[0] < MEMORY_CODES:
-                    call(row)
-                elif (handler := others.get(row[0])) is not None:
-                    handler(row)
+                handlers[row[0]](row)
             if progress is not None:
                 progress(self.trace.position)
-        if self.trace.loss is not None:
-            self.losses.append(self.trace.loss)
 
     # Memory calls
 
+    def _bystander(self, row: PlainRow) -> None:
+        self.bystanders += 1
+
     def _call(self, row: PlainRow) -> None:
-        code, _, pid, tid = row[:4]
-        if code in self._bystanders:
-            self.bystanders += 1
-            return
-        thread = self.threads.get(tid)
+        thread = self.threads.get(row[3])
         if thread is None:
-            thread = self._first_seen(pid, tid)
+            thread = self._first_seen(row[2], row[3])
         mm = thread.mm
         space = mm.space
         if space is None:
             return
         result, state = row[10], row[11]
-        up = self._upcalls(thread, space, row)
+        up = self.up
+        up.row = row
+        up.thread = thread
+        up.read_implies_exec = thread.read_implies_exec
         if state & (UNFINISHED | NO_RESULT):
             self._unfinished(thread, space, row)
             return
-        name = self._names[code]
+        name = self._names[row[0]]
         args = row[4:10]
-        begun, thread.begun = thread.begun, None
+        changes: tuple[Change, ...] = ()
+        begun = thread.begun
+        if begun is not None:
+            thread.begun = None
         if mm.assumed is not None:
             outcome = self._assume(mm.assumed, space, row, name, mm)
         else:
             outcome = begun or self.manager.begin(space, name, args, up, not state & UNFOLLOWED)
         if begun is None and self.manager.unsaid(outcome):
             answer = self.manager.finish_unsaid(name, outcome)
-            said = kinds = 0
+            said = 0
+        elif self.plain and outcome.result == result and not state and begun is None and not outcome.ask:
+            changes = outcome.changes
+            said = 1 if len(changes) < 2 else self._said(row, name, outcome)
+            self.manager.done(space, name, args, outcome, said, up)
+            answer = result
         else:
-            confirmation = Confirmation(result if state & FAILED else 0, result, self._said(row, name, outcome))
+            said = self._said(row, name, outcome)
+            confirmation = Confirmation(result if state & FAILED else 0, result, said)
             answer, said, changes = self.manager.finish(
                 space, Call(name, args), outcome, confirmation, up, edited=begun is None, chosen=bool(state & CHOSEN)
             )
-            if self.check is not None:
-                kinds = 0
-                for change in changes:
-                    kinds |= change.kind
         if mm.assumed is not None and said and up.guessed and _only_zeroes(outcome):
             self.uncertain[name] += said
         if self.check is not None:
-            self._compare(row, name, mm, answer, said, kinds)
-
-    def _upcalls(self, thread: Thread, space: AddressSpace, row: PlainRow) -> RecordedUpcalls:
-        up = self.up
-        up.space = space
-        up.read_implies_exec = thread.read_implies_exec
-        up.file = self._files.get(row[14])
-        up.shown = self._files[row[15]].file if row[15] else None
-        up.touched = row[17]
-        up.answers, up.map_runs = thread.answers, thread.map_runs
-        return up
+            self._compare(row, name, mm, answer, said, changes)
 
     def _assume(
         self, assumed: AssumedStart, space: AddressSpace, row: PlainRow, name: str, mm: Mm
@@ -214,8 +191,11 @@ class Replay:
         elif thread.mm.assumed is not None:
             thread.mm.lossy = True
 
-    def _compare(self, row: PlainRow, name: str, mm: Mm, answer: int, said: int, kinds: int) -> None:
+    def _compare(self, row: PlainRow, name: str, mm: Mm, answer: int, said: int, changes: tuple[Change, ...]) -> None:
         assert self.check is not None
+        kinds = 0
+        for change in changes:
+            kinds |= change.kind
         self.check.compared += 1
         if mm.assumed is not None:
             if mm.assumed.cause:
@@ -311,7 +291,8 @@ class Replay:
             del self.processes[thread.pid]
 
     def _personality(self, row: PlainRow) -> None:
-        self._thread(row).read_implies_exec = bool(row[4] & READ_IMPLIES_EXEC)
+        if row[10] >= 0 and row[4] & 0xFFFFFFFF != PERSONALITY_QUERY:
+            self._thread(row).read_implies_exec = bool(row[4] & READ_IMPLIES_EXEC)
 
     # What belongs to the next call of a thread
 
@@ -361,7 +342,8 @@ class Replay:
         space = thread.mm.space
         if space is None:
             return
-        up = self._upcalls(thread, space, row)
+        up = self.up
+        up.row, up.thread, up.read_implies_exec = row, thread, thread.read_implies_exec
         name = self._names[row[12]]
         outcome = self.manager.begin(space, name, row[4:10], up)
         if row[11]:
@@ -395,3 +377,8 @@ def _only_zeroes(outcome: Outcome) -> bool:
     return bool(outcome.changes) and all(
         kind == ZERO or held is not None and held.file is UNKNOWN.file for kind, _, _, _, held, _ in outcome.changes
     )
+
+
+def _skip(row: PlainRow) -> None:
+    # What a newer release of the same schema may have, and what says nothing to a replay.
+    pass

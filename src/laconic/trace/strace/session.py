@@ -27,7 +27,7 @@ from laconic.trace.strace.arguments import annotation, number, result_of, split
 from laconic.trace.strace.clock import Clock
 from laconic.trace.strace.descriptors import Files, mode_of
 from laconic.trace.strace.memory import Memory
-from laconic.trace.strace.names import RESTARTS
+from laconic.trace.strace.names import RESTARTS, SUBCALLS
 from laconic.trace.strace.opening import Opening
 from laconic.trace.strace.order import Order, Slot
 from laconic.trace.strace.processes import Pending, Process, Thread
@@ -40,12 +40,10 @@ Handler = Callable[[Thread, int, bytes], None]
 #: Names that stand for a descriptor that is not known: so many that no two mappings that live together share one.
 _STRANGERS = 65536
 _NAME = re.compile(rb"[a-z_][a-z0-9_]{0,40}")
-SUBCALL_NAMES = frozenset({b"prctl", b"arch_prctl"})
+_SUBCALLS = frozenset(name.encode() for name in SUBCALLS)
 _TAKES = frozenset({b"munmap", b"shmdt", b"madvise", b"mremap", b"brk"})
 _KEPT = frozenset(name.encode() for name in (*MEMORY_EVENTS, *PROCESS_EVENTS))
 CALL_CODES = frozenset(CODES[name] for name in (*MEMORY_EVENTS, *PROCESS_EVENTS))
-
-
 _FAMILY = frozenset(name.encode() for name in FAMILY)
 
 
@@ -165,7 +163,7 @@ class Session:
             if pending is not None:
                 thread.pending = pending
                 self.abandon(thread, NO_RESULT)
-            if name in _KEPT and name not in SUBCALL_NAMES:
+            if name in _KEPT and name not in _SUBCALLS:
                 self.lost(1, "the end of a call whose beginning is not in the log", (time, thread.pid, thread.tid))
             return
         slot = pending.slot

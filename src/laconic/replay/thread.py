@@ -1,0 +1,119 @@
+"""The upcalls of a replay: answered from what the trace holds of the call that is being replayed."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from laconic.memory.change import Outcome
+from laconic.memory.mmap import OpenFile
+from laconic.memory.space import AddressSpace
+from laconic.memory.vma import File, Vma
+from laconic.pal.pagemap import was_untouched
+from laconic.rangemap import RangeMap
+
+if TYPE_CHECKING:
+    from laconic.replay.assumed import AssumedStart
+from laconic.trace.schema import DATA_LIMIT, READ, RESIDENT, PlainRow
+
+#: The runs of a host's map that differed from what was held.
+Runs = list[tuple[int, int, Vma | None]]
+
+
+class Mm:
+    """One address space of the replay and how many threads live in it.
+
+    `assumed` is what a log with no starting maps leaves open; `lossy`: the trace says that something of it is missing.
+    """
+
+    __slots__ = ("assumed", "lossy", "space", "threads")
+
+    def __init__(self, space: AddressSpace | None, assumed: AssumedStart | None = None) -> None:
+        self.space = space
+        self.assumed = assumed
+        self.threads = 0
+        self.lossy = False
+
+
+class Thread:
+    """One thread of the replay: `begun` is the call whose work was begun and whose end is still to come; `answers` and
+    `map_runs` are for its next call."""
+
+    __slots__ = ("answers", "begun", "map_runs", "mm", "pid", "read_implies_exec")
+
+    def __init__(self, pid: int, mm: Mm) -> None:
+        self.pid = pid
+        self.mm = mm
+        mm.threads += 1
+        self.read_implies_exec = False
+        self.begun: Outcome | None = None
+        self.answers: dict[int, deque[tuple[int, bytes]]] = {}
+        self.map_runs: deque[Runs] = deque()
+
+
+class RecordedUpcalls:
+    """Answers as the host did (`laconic.memory.calls.Upcalls`), for the call whose facts were put here.
+
+    `guessed` is set where the trace does not hold an answer and one was made up that costs rather than saves a host
+    call.
+    """
+
+    __slots__ = ("files", "guessed", "knows_touched", "read_implies_exec", "row", "thread")
+
+    def __init__(self, knows_touched: bool, files: dict[int, OpenFile]) -> None:
+        self.knows_touched = knows_touched
+        self.files = files
+        self.read_implies_exec = False
+        self.row: PlainRow = ()
+        self.thread: Thread
+        self.guessed = False
+
+    def open_file(self, fd: int) -> OpenFile | None:
+        """What the call's descriptor referred to."""
+        return self.files.get(self.row[14])
+
+    def untouched(self, start: int, end: int) -> bool:
+        """True where the trace knows that no page was touched."""
+        if not self.knows_touched:
+            self.guessed = True
+            return False
+        assert self.thread.mm.space is not None
+        vma = self.thread.mm.space.vmas.get(start)
+        return vma is not None and was_untouched(self.row[17], start, end, vma.file is not None)
+
+    def resident(self, start: int, end: int) -> bool:
+        """True where the trace knows that every page was in memory."""
+        known = self.thread.answers.get(RESIDENT)
+        if not known:
+            self.guessed = True
+            return False
+        return bool(known.popleft()[0])
+
+    def data_limit(self) -> int:
+        """RLIMIT_DATA in bytes, -1 for none."""
+        known = self.thread.answers.get(DATA_LIMIT)
+        return known.popleft()[0] if known else -1
+
+    def read(self, address: int, length: int) -> bytes:
+        """The memory that was read at this call."""
+        known = self.thread.answers.get(READ)
+        return known.popleft()[1] if known else b""
+
+    def shown_file(self, fd: int, address: int, file: File) -> File:
+        """How the host showed the file of a new mapping."""
+        shown = self.row[15]
+        return self.files[shown].file if shown else file
+
+    def maps(self) -> RangeMap[Vma]:
+        """The host's map at this call; what is held, where the trace has none."""
+        space, runs = self.thread.mm.space, self.thread.map_runs
+        assert space is not None
+        return seen(space.held, runs.popleft() if runs else [])
+
+
+def seen(held: RangeMap[Vma], runs: Runs) -> RangeMap[Vma]:
+    """The host's map, from what was held and the runs that differed. O(n)."""
+    host = held.copy()
+    for start, end, vma in runs:
+        host.set(start, end, vma)
+    return host
