@@ -74,7 +74,7 @@ def broken(bug: str, verify: str) -> Run:
 @pytest.mark.parametrize("verify", ["call", "exit"])
 def test_a_planted_bug_is_found_and_told(name: str, verify: str) -> None:
     run = broken(BUGS[name], verify)
-    if verify == "exit" and "munmap" not in name:
+    if verify == "exit" and "mprotect" in name:
         assert run.status == 3, "what is wrong for a while and gone at the end is for --verify call to find"
         return
     assert run.status == 70
