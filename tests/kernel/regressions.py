@@ -8,6 +8,20 @@ from tests.model.strategies import HEAP, LOW, STACK, TOP
 _NO_FD = 0xFFFFFFFFFFFFFFFF
 
 SEQUENCES: dict[str, list[Call]] = {
+    "a_move_onto_what_is_sealed_may_have_begun": [
+        Call("mmap", (LOW + 0x0, 0x4000, 3, 0x32, _NO_FD, 0)),
+        Call("mmap", (LOW + 0x9000, 0xC000, 6, 0x18032, _NO_FD, 0)),
+        Call("mseal", (LOW + 0xD000, 0x1000, 0)),
+        Call("munmap", (LOW + 0x2000, 0xBF9C)),
+        Call("mremap", (LOW + 0x0, 0x3FFF, 0x4000, 3, LOW + 0xA000)),
+    ],
+    "dontunmap_refuses_vmas_that_only_look_like_one": [
+        Call("mmap", (0, 0x4000, 1, 0x28, _NO_FD, 0)),
+        Call("mmap", (0, 0x8000, 3, 0x8002, 0xC8, 0x4000)),
+        Call("mmap", (TOP - 0xB000, 0x1000, 1, 0x12, 0xC9, 0x5000)),
+        Call("mprotect", (TOP - 0xB000, 0x5000, 3)),
+        Call("mremap", (TOP - 0xB000, 0x6000, 0x6000, 5, LOW + 0x3000)),
+    ],
     "dontunmap_unlocks_the_whole_vma": [
         Call("mmap", (TOP - 0x14000, 0xC000, 7, 0x2022, _NO_FD, 0)),
         Call("mremap", (TOP - 0x12000, 0x8000, 0x8000, 7, LOW + 0xA000)),

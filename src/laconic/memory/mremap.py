@@ -13,6 +13,7 @@ from laconic.memory.flags import (
     MREMAP_FIXED,
     MREMAP_MAYMOVE,
     PAGE_MASK,
+    PAGE_SIZE,
     PMD_SIZE,
     TASK_SIZE,
     VM_DONTEXPAND,
@@ -138,7 +139,10 @@ def _move(
     if flags & MREMAP_FIXED:
         gone = munmap(space, target, new_length)
         if gone.result < 0:
-            return gone
+            # To the host the source may be several VMAs that look alike, and it moves one after the other until it
+            # comes to what is sealed (remap_move, since 6.17): only it knows how far.
+            several = old_length == new_length and old_length > PAGE_SIZE
+            return gone._replace(ask=True, resync=True) if several else gone
     moved = min(old_length, new_length)
     if old_length > moved:
         tail = munmap(space, address + moved, old_length - moved)

@@ -87,7 +87,7 @@ def _promised(host_call: HostCall) -> int | None:
     # The only result that is a success, where there is one.
     if host_call.name in ("brk", "mmap"):
         return host_call.args[0]
-    if host_call.name == "mremap" and host_call.args[3] & MREMAP_FIXED:
+    if host_call.name == "mremap" and host_call.args[3] & (MREMAP_FIXED | MREMAP_DONTUNMAP):
         return host_call.args[4]
     return None
 
@@ -112,7 +112,9 @@ def _resolved(call: Call, outcome: Outcome) -> tuple[int, ...]:
     if name == "mmap" and not args[3] & (MAP_FIXED | MAP_FIXED_NOREPLACE):
         return (outcome.result, args[1], args[2], args[3] & ~MAP_32BIT | MAP_FIXED_NOREPLACE, args[4], args[5])
     if name == "mremap" and outcome.result != args[0] and not args[3] & MREMAP_FIXED:
-        flags = args[3] & MREMAP_DONTUNMAP | MREMAP_MAYMOVE | MREMAP_FIXED
+        # With MREMAP_FIXED the host would move several VMAs that look alike, and without it refuses (remap_move): a
+        # hint that is free is taken.
+        flags = args[3] if args[3] & MREMAP_DONTUNMAP else MREMAP_MAYMOVE | MREMAP_FIXED
         return (args[0], args[1], args[2], flags, outcome.result, args[5])
     return args
 
