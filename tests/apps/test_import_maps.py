@@ -129,7 +129,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "java-serial": ("java", "-XX:+UseSerialGC", "-Xmx100m", "Loop.java"),
     "stress": ("stress-ng", "--mmap", "2", "--mmap-bytes", "4m", "--mremap", "1", "--brk", "1", "--temp-path", "."),
 }
-SLOW = {"gcc", "node", "java", "java-serial", "stress", "redis"}
+SLOW = {"java", "java-serial"}
 
 
 @pytest.mark.parametrize(
