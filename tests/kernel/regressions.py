@@ -8,6 +8,10 @@ from tests.model.strategies import HEAP, LOW, STACK, TOP
 _NO_FD = 0xFFFFFFFFFFFFFFFF
 
 SEQUENCES: dict[str, list[Call]] = {
+    "a_second_mapping_over_its_own_source": [
+        Call("mmap", (LOW + 0xB000, 0x6000, 3, 0x11, 0xC8, 0x2000)),
+        Call("mremap", (LOW + 0xC000, 0, 0x4000, 3, LOW + 0xC000)),
+    ],
     "a_move_onto_what_is_sealed_may_have_begun": [
         Call("mmap", (LOW + 0x0, 0x4000, 3, 0x32, _NO_FD, 0)),
         Call("mmap", (LOW + 0x9000, 0xC000, 6, 0x18032, _NO_FD, 0)),

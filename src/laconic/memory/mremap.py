@@ -143,6 +143,8 @@ def _move(
             # comes to what is sealed (remap_move, since 6.17): only it knows how far.
             several = old_length == new_length and old_length > PAGE_SIZE
             return gone._replace(ask=True, resync=True) if several else gone
+        if not old_length and target <= address < target + new_length:
+            return gone._replace(result=-EFAULT)  # the source of a second mapping went with what was at the target
     moved = min(old_length, new_length)
     if old_length > moved:
         tail = munmap(space, address + moved, old_length - moved)
