@@ -339,6 +339,8 @@ class Mappings:
                 failed = self.do_munmap(new_address, new << SHIFT)
                 if failed:
                     return failed
+                if start not in self.pages:
+                    return -EFAULT
             if new < old:
                 failed = self.do_munmap((start + new) << SHIFT, (old - new) << SHIFT)
                 if failed:
