@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import mediation, operations, structures
+from benchmarks import mediation, operations, replaying, structures
 from benchmarks.machine import describe, table, write_section
 
-BENCHMARKS = {"structures": structures.report, "operations": operations.report, "mediation": mediation.report}
+BENCHMARKS = {
+    "structures": structures.report,
+    "operations": operations.report,
+    "replaying": replaying.report,
+    "mediation": mediation.report,
+}
 
 
 def main() -> int:

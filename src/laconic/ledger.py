@@ -39,8 +39,9 @@ class Ledger:
 
     def count(self, name: str, said: int, result: int, narrowed: bool = False, changes: Iterable[Change] = ()) -> None:
         """Enters one call of the program. O(changes)."""
-        line = self.calls.get(name)
-        if line is None:
+        try:
+            line = self.calls[name]
+        except KeyError:
             line = self.calls[name] = CallCount()
         line.asked += 1
         if said:
@@ -51,8 +52,9 @@ class Ledger:
             line.narrowed += 1
         if result < 0:
             line.failed += 1
-        for change in changes:
-            self.kinds[change.kind] = self.kinds.get(change.kind, 0) + 1
+        kinds = self.kinds
+        for kind, _, _, _, _, _ in changes:
+            kinds[kind] = kinds.get(kind, 0) + 1
 
     @property
     def asked(self) -> int:

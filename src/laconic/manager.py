@@ -22,16 +22,19 @@ from laconic.memory.flags import (
 )
 from laconic.memory.mmap import page_align, placed
 from laconic.memory.space import AddressSpace
+from laconic.memory.vma import Vma
 from laconic.pal import Confirmation
 from laconic.pal.linux import LinuxPal
 
 #: Results that mean "interrupted, to be restarted by the kernel" (include/linux/errno.h): not results yet.
 ERESTARTSYS, ERESTART_RESTARTBLOCK = 512, 516
-#: Calls on a range that a stack may have grown into.
-_PLACED = {*RANGED, "mremap", "mmap"}
+#: Calls on a range that a stack may have grown into: name → index of the address.
+_PLACED = {**RANGED, "mremap": 0, "mmap": 0}
 _UNCOUNTED = {"userfaultfd", "arch_prctl"}
 #: Calls that map, or unmap, what is the host's to describe.
 _ADOPTED = {"shmat", "map_shadow_stack", "io_setup", "io_destroy"}
+#: Calls that may be said for fewer pages than asked: name → index of the length.
+_NARROWED = {name: at + 1 for name, at in _PLACED.items() if name != "mremap"}
 _OUT_OF_BOOKKEEPING = Outcome(0, ask=True, resync=True)
 
 
@@ -59,11 +62,13 @@ class MemoryManager:
         self, space: AddressSpace, name: str, args: tuple[int, ...], up: Upcalls, followed: bool = True
     ) -> Outcome:
         """What the call comes to; wanted is edited. Not `followed`: the host does it unseen, and is looked at after."""
-        at = RANGED.get(name, 0)
-        if args[at] + args[at + 1] + PAGE_SIZE > space.layout.quiet_below and name in _PLACED:
-            _look_below(space, name, args, up)
-        operation = OPERATIONS.get(name) if followed else None
-        return operation(space, args, up) if operation is not None else _OUT_OF_BOOKKEEPING
+        if name in _PLACED:
+            at = _PLACED[name]
+            if args[at] + args[at + 1] + PAGE_SIZE > space.layout.quiet_below:
+                _look_below(space, name, args, up)
+        if followed and name in OPERATIONS:
+            return OPERATIONS[name](space, args, up)
+        return _OUT_OF_BOOKKEEPING
 
     def unsaid(self, outcome: Outcome) -> bool:
         """True where the host need not hear of the call at all."""
@@ -127,15 +132,18 @@ class MemoryManager:
     def _enter(
         self, name: str, args: tuple[int, ...], outcome: Outcome, result: int, said: int, changes: tuple[Change, ...]
     ) -> None:
-        if name in _UNCOUNTED:
-            return
         narrowed = False
-        if said and not outcome.ask and not self.pal.every_call and (name == "mmap" or name in RANGED):
-            covered = 0
-            for _, start, end, _, _, _ in outcome.changes:
-                covered += end - start
-            narrowed = 0 < covered < page_align(args[RANGED.get(name, 0) + 1])
-        self.ledger.count("other" if name == "i386_brk" else name, said, result, narrowed, changes)
+        if name in _NARROWED:
+            if said and outcome.changes and not outcome.ask and not self.pal.every_call:
+                covered = 0
+                for _, start, end, _, _, _ in outcome.changes:
+                    covered += end - start
+                narrowed = covered < args[_NARROWED[name]]  # whole pages are covered: no need to round up
+        elif name in _UNCOUNTED:
+            return
+        elif name == "i386_brk":
+            name = "other"
+        self.ledger.count(name, said, result, narrowed, changes)
 
     def _take(
         self, space: AddressSpace, call: Call, outcome: Outcome, value: int, up: Upcalls, chosen: bool
@@ -166,7 +174,9 @@ class MemoryManager:
     ) -> None:
         space.commit(outcome)
         if name == "mmap":
-            _identify(space, outcome, args, up)
+            wanted = outcome.changes[0].wanted if outcome.changes else None
+            if wanted is not None and (wanted.file is not None or wanted.flags & VM_HUGETLB):
+                _identify(space, outcome, wanted, args, up)
         elif name == "shmdt" and outcome.changes:
             # Which pieces are the attachment's own depends on the segment's size (ksys_shmdt).
             space.settle(outcome.start, outcome.end, up.maps())
@@ -193,11 +203,8 @@ def _look_below(space: AddressSpace, name: str, args: tuple[int, ...], up: Upcal
         space.grow(up.maps())
 
 
-def _identify(space: AddressSpace, outcome: Outcome, args: tuple[int, ...], up: Upcalls) -> None:
-    # Gives what an mmap has just made the file identity, and a device's the flags, that the host shows.
-    wanted = outcome.changes[0].wanted if outcome.changes else None
-    if wanted is None:
-        return
+def _identify(space: AddressSpace, outcome: Outcome, wanted: Vma, args: tuple[int, ...], up: Upcalls) -> None:
+    # Gives `wanted`, which an mmap has just made, the file identity, and a device's the flags, that the host shows.
     start, end = outcome.changes[0].start, outcome.changes[-1].end
     if wanted.flags & VM_HUGETLB:
         # Huge pages are a file of the kernel's own hugetlbfs, with flags of its own (hugetlbfs_file_mmap).
@@ -207,7 +214,7 @@ def _identify(space: AddressSpace, outcome: Outcome, args: tuple[int, ...], up: 
         return
     fd = -1 if wanted.file.inode < 0 else args[4] & 0xFFFFFFFF
     file = up.shown_file(fd, start, wanted.file)
-    if file != wanted.file:
+    if file is not wanted.file and file != wanted.file:
         space.rebind(start, end, file)
     open_file = up.open_file(fd) if fd >= 0 else None
     if open_file is not None and not open_file.plain:

@@ -44,7 +44,7 @@ class RangeMap(Generic[V]):
     With n runs in the map and k runs touched, a look-up costs O(log n); an edit O(log n + k + load).
     """
 
-    __slots__ = ("_ceilings", "_count", "_firsts", "_high", "_keys", "_lengths", "_load", "_same", "_values", "hints")
+    __slots__ = ("_ceilings", "_firsts", "_high", "_keys", "_lengths", "_load", "_same", "_values", "count", "hints")
 
     def __init__(self, same: Callable[[V, V], bool] | None = None, load: int = 128) -> None:
         self._same: Callable[[V, V], bool] = operator.eq if same is None else same
@@ -53,7 +53,8 @@ class RangeMap(Generic[V]):
         self._firsts: list[int] = [0]
         self._keys: list[list[int]] = [[0]]
         self._values: list[list[V | None]] = [[None]]
-        self._count = 0
+        #: The number of entries, as `len` says it.
+        self.count = 0
         # What searches for holes have shown: of the holes below _high, cut to it, those of _lengths[i] or more
         # all end at _ceilings[i] or below. Lengths ascend, ceilings descend; a hole that shrinks changes nothing.
         self._high = 0
@@ -66,7 +67,7 @@ class RangeMap(Generic[V]):
 
     def __len__(self) -> int:
         """The number of entries, holes not counted. O(1)."""
-        return self._count
+        return self.count
 
     def __iter__(self) -> Iterator[tuple[int, int, V]]:
         """Every entry as `(start, end, value)`, lowest first. O(n)."""
@@ -160,15 +161,14 @@ class RangeMap(Generic[V]):
         while stop > low:
             for index in range(last, -1, -1):
                 start = keys[index]
-                if values[index] is None:
+                if values[index] is None and stop - start > longest:
                     if stop - start >= length:
                         start = max(start, low)
                         if stop - start < length:
                             return None
                         self._remember(known, longest, stop)
                         return start, stop
-                    if stop - start > longest:
-                        longest = stop - start
+                    longest = stop - start
                 stop = start
             chunk -= 1
             keys, values = self._keys[chunk], self._values[chunk]
@@ -246,7 +246,7 @@ class RangeMap(Generic[V]):
         twin._firsts = self._firsts.copy()
         twin._keys = [keys.copy() for keys in self._keys]
         twin._values = [values.copy() for values in self._values]
-        twin._count = self._count
+        twin.count = self.count
         twin._high, twin._lengths, twin._ceilings = self._high, self._lengths.copy(), self._ceilings.copy()
         return twin
 
@@ -265,7 +265,7 @@ class RangeMap(Generic[V]):
         assert keys[-1] < TOP and values[-1] is None, "the last run is the hole up to the top"
         for key, a, b in zip(keys[1:], values, values[1:], strict=False):
             assert not self._alike(a, b), f"the runs that meet at {key:#x} are the same and were not merged"
-        assert self._count == sum(value is not None for value in values), "the count is right"
+        assert self.count == sum(value is not None for value in values), "the count is right"
         live = {id(keys): values for keys, values in zip(self._keys, self._values, strict=True)}
         for hinted, beside, _, _ in self.hints.values():
             assert not hinted or live.get(id(hinted)) is beside, "a hint's lists are a chunk's, or empty"
@@ -336,9 +336,12 @@ class RangeMap(Generic[V]):
             values.append(tail)
 
         if i < j:
-            gone = held[i:j]
-            self._count += gone.count(None) - len(gone)
-        self._count += len(values) - values.count(None)
+            for old in held[i:j]:
+                if old is not None:
+                    self.count -= 1
+        for new in values:
+            if new is not None:
+                self.count += 1
         here[i:j] = keys
         held[i:j] = values
         if len(here) > 2 * self._load:

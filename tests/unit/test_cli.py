@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.tracer.lab import COMMAND, environment, run_alone
 
-VERBS = ("run", "doctor")
+from laconic.commands import VERBS
 
 
 def laconic(
@@ -55,6 +55,9 @@ def executable(path: Path, content: bytes, mode: int = 0o755) -> Path:
         (["run", "--strategy", "mute", "true"], "'mute'"),
         (["run", "--json"], "--json"),
         (["run", "--observe", "--strategy", "every-call", "true"], "--observe"),
+        (["run", "--force", "true"], "-o FILE"),
+        (["run", "--redact", "true"], "-o FILE"),
+        (["run", "-o"], "-o"),
         (["doctor", "--frobnicate"], "--frobnicate"),
         (["doctor", "true"], "true"),
     ],
@@ -225,7 +228,7 @@ class TestOutputs:
 class TestHelp:
     """What a person reads first."""
 
-    @pytest.mark.parametrize("words", [(), ("run",), ("doctor",)])
+    @pytest.mark.parametrize("words", [(), *((verb,) for verb in VERBS)])
     def test_help_fits_80_columns_and_shows_an_example(self, words: tuple[str, ...]) -> None:
         done = laconic(*words, "--help", env=environment(COLUMNS="80"))
         assert (done.returncode, done.stderr) == (0, "")
@@ -244,7 +247,7 @@ class TestHelp:
         imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "import time:" in line}
         assert "laconic.commands" in imported
         for name in imported:
-            assert name.split(".")[0] not in {"rich", "ctypes", "json", "subprocess"}, name
+            assert name.split(".")[0] not in {"rich", "ctypes", "json", "subprocess", "pyarrow", "numpy"}, name
             assert not name.startswith(("laconic.tracer", "laconic.memory", "laconic.report", "laconic.pal")), name
 
     def test_help_is_quick(self) -> None:

@@ -86,7 +86,7 @@ def test_parquet_in_polars(trace: str, tmp_path: Path) -> None:
     """Polars reads the same, with the types that are documented."""
     frame = pl.read_parquet(written(trace, "parquet", tmp_path))
     assert tuple(frame.columns) == tuple(COLUMNS)
-    kinds = {"int64": pl.Int64, "int32": pl.Int32, "uint64": pl.UInt64, "uint16": pl.UInt16, "string": pl.String}
+    kinds = {"int64": pl.Int64, "int32": pl.Int32, "uint64": pl.UInt64, "uint32": pl.UInt32, "string": pl.String}
     assert frame.schema == pl.Schema({name: kinds[kind] for name, kind in COLUMNS.items()})
     assert frame.filter(pl.col("call") == "mprotect")["prot"].to_list() == ["PROT_READ|PROT_WRITE"] * 2
     assert frame["event"].is_sorted() and frame["time_ns"].is_sorted()

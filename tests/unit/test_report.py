@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from laconic.ledger import Ledger
 from laconic.memory.change import EXTEND, MAP, RESTRICT, Change
-from laconic.report import findings, summary
+from laconic.replay.check import LOST_DATA, MODEL_ERROR, UNKNOWN_START, Difference
+from laconic.report import findings, replayed, summary
 from laconic.tracer.examine import Finding
 
 
@@ -19,7 +22,7 @@ def ledger() -> Ledger:
     return book
 
 
-def figures() -> dict[str, object]:
+def figures() -> dict[str, Any]:
     """The JSON of that ledger."""
     return summary.as_json(ledger(), ["prog", "a b"], 3, "laconic", "call", 1.5)
 
@@ -61,6 +64,53 @@ def test_nothing_asked_is_no_table() -> None:
     """A program without memory calls has no rows."""
     text = summary.as_text(summary.as_json(Ledger(processes=1), ["x"], 0, "laconic", "off", 0.0), 80)
     assert text == "laconic: 0 memory calls in 1 process; the host heard 0; 0 needed no host call.\n"
+
+
+def test_a_kind_and_its_count_stay_on_one_line() -> None:
+    """The line of kinds breaks between them, at whatever width."""
+    result = figures()
+    result["changes"] = {"map": 1234, "unmap": 567, "extend": 89, "zero": 15}
+    for width in range(60, 101):
+        lines = summary.as_text(result, width).splitlines()
+        for pair in ("map 1,234", "unmap 567", "extend 89", "zero 15"):
+            assert any(pair in line for line in lines)
+        assert max(map(len, lines)) <= width
+
+
+def test_a_log_s_figures_are_what_the_host_would_have_heard() -> None:
+    """There it heard every call; of a recording it heard what is counted."""
+    result = figures()
+    assert "the host heard" in " ".join(summary.as_text(result, 80).split())
+    result["trace"] = {"source": "strace", "uncertain": {"mprotect": 2}}
+    text = " ".join(summary.as_text(result, 80).split())
+    assert "the host would have heard 1 to 3" in text
+    assert "1 to 3 (0.0 %)" in text
+
+
+def test_the_check_shows_model_errors_first_and_fits() -> None:
+    """Behind any number of differences that the log explains."""
+    result = figures()
+    result["trace"] = {"source": "strace", "uncertain": {"mprotect": 1}, "unknown": ["maps"], "not_followed": 3}
+    unknown = [difference(number, UNKNOWN_START) for number in range(30)]
+    result["check"] = {
+        "compared": 1,
+        "differences": {MODEL_ERROR: 1, LOST_DATA: 0, UNKNOWN_START: 30},
+        "first": [*unknown, difference(31, MODEL_ERROR)],
+    }
+    text = replayed.as_text(result, 80)
+    shown = [line for line in text.splitlines() if line.startswith("  event")]
+    assert shown[0].startswith("  event 31,") and shown[0].endswith(MODEL_ERROR)
+    assert len(shown) == 10 and "and 21 more" in text
+    assert "1 result compared, model error 1, unknown start 30" in text
+    assert "1 host call is uncertain, and the ranges rest on it" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def difference(number: int, cause: str) -> dict[str, object]:
+    """A difference as the JSON has it."""
+    why = "the log shows no limits, mounts, privileges or kernel configuration, which can refuse it"
+    found = Difference(number, 1_000_000, 7, 7, "munmap(0x7000, 0x1000)", "0", "-22", cause, why)
+    return found._asdict()
 
 
 def test_findings_name_the_cure() -> None:

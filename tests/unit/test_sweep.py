@@ -102,7 +102,7 @@ class TestRows:
         path = tmp_path / "it's.parquet"
         done = laconic(corpus, "-o", path)
         assert (done.returncode, done.stderr) == (0, "")
-        query = done.stdout.splitlines()[-1].strip()
+        query = done.stdout.split("Ask it, in DuckDB:")[1]
         asked = sum(count for _, _, count, _, _ in duckdb.sql(query).fetchall())
         assert asked == polars.read_parquet(path)["asked"].sum() == sum(row["asked"] for row in rows(path)) > 0
 

@@ -25,6 +25,8 @@ VERBS = {
 EPILOG = """\
 exit codes:
   the program's own    laconic run (128 + N where signal N killed it)
+  1                    replay --check found a model error; sweep, a trace that
+                       could not be read
   2                    a wrong option or argument
   70                   --verify found bookkeeping and host to differ
   71                   this machine does not let Laconic trace: laconic doctor

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Writes a trace in another format. parquet, csv and jsonl hold one flat row a
-call, for DuckDB, Polars and the like; perfetto is Chrome's JSON for the Perfetto
-UI; strace is text that laconic import strace reads back.
+call, for DuckDB, Polars and the like; perfetto is Chrome's JSON for the
+Perfetto UI; strace is text that laconic import strace reads back.
 """
 EPILOG = """\
 examples:
@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("trace", metavar="FILE", help="a trace that was recorded or imported")
     parser.add_argument("--to", choices=tuple(FORMATS), required=True, help="the format")
-    parser.add_argument("-o", dest="output", metavar="OUT", required=True, help="the file; - is standard output")
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the file; - is standard output")
     parser.add_argument("--force", action="store_true", help="write OUT anew where it exists")
     parser.add_argument("--from", dest="begin", type=float, metavar="TIME", help="leave out what is before (seconds)")
     parser.add_argument("--until", type=float, metavar="TIME", help="leave out what is after (seconds)")

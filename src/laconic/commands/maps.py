@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from math import inf
 
 DESCRIPTION = """\
 Prints the address space of a process as bookkeeping has it at some moment of a
@@ -69,10 +70,11 @@ def _moment(text: str) -> Callable[[int, int], bool] | None:
     if text == "end":
         return None
     try:
-        if text.endswith("s"):
-            moment = float(text[:-1]) * 1e9
-            return lambda number, time: time > moment
-        event = int(text)
+        moment = float(text[:-1]) * 1e9 if text.endswith("s") else int(text)
     except ValueError:
-        raise LaconicError(f"--at {text!r} is no moment: an event's number, seconds as in 12.5s, or end") from None
-    return lambda number, time: number >= event
+        moment = -1
+    if not 0 <= moment < inf:
+        raise LaconicError(f"--at {text!r} is no moment: give an event's number, seconds as in 12.5s, or end")
+    if text.endswith("s"):
+        return lambda number, time: time > moment
+    return lambda number, time: number >= moment

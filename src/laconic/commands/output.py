@@ -11,12 +11,17 @@ from laconic.errors import LaconicError
 
 def tell(text: str) -> None:
     """Writes to standard error; where that is gone or full, the program's exit status still counts."""
-    left = text.encode("utf-8", "surrogateescape")
     try:
-        while left:
-            left = left[os.write(2, left) :]
+        write_all(2, text)
     except OSError:
         pass
+
+
+def write_all(fd: int, text: str) -> None:
+    """Writes all of a text to a descriptor. Raises OSError."""
+    left = text.encode("utf-8", "surrogateescape")
+    while left:
+        left = left[os.write(fd, left) :]
 
 
 def width(fd: int) -> int:

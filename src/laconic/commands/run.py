@@ -91,6 +91,10 @@ def execute(options: argparse.Namespace) -> int:
     began = time.monotonic()
     try:
         status = tracer.run(command)
+    except LaconicError:
+        if recorder is not None:
+            recorder.discard()
+        raise
     except BaseException:
         if recorder is not None:
             recorder.stop()

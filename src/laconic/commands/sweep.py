@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace a RESULT that exists; else it is refused")
     parser.add_argument("--json", metavar="FILE", help="write the summary to FILE as JSON; - is standard output")
-    parser.add_argument("-o", dest="output", required=True, metavar="RESULT", help="the Parquet file to write")
+    parser.add_argument("-o", "--output", required=True, metavar="RESULT", help="the Parquet file to write")
     parser.set_defaults(execute=execute)
 
 

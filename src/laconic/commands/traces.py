@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from laconic.commands.output import tell
+from laconic.commands.output import tell, write_all
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
@@ -40,10 +39,8 @@ def tell_loss(trace: Trace, lost: Sequence[str] = ()) -> None:
 
 def show(text: str) -> None:
     """Writes to standard output; a reader that has gone (`| head`) is no error. Raises LaconicError for a full disk."""
-    left = text.encode("utf-8", "surrogateescape")
     try:
-        while left:
-            left = left[os.write(1, left) :]
+        write_all(1, text)
     except BrokenPipeError:
         pass
     except OSError as error:

@@ -11,7 +11,7 @@ from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 
 
-def brk(space: AddressSpace, address: int, *, data_limit: int = -1, read_implies_exec: bool = False) -> Outcome:
+def brk(space: AddressSpace, address: int, data_limit: int = -1, read_implies_exec: bool = False) -> Outcome:
     """brk(2). `address` and the result are in bytes; `data_limit` is RLIMIT_DATA (bytes, -1: none). O(log n + k)."""
     current = space.brk
     if address < space.start_brk or address > TASK_SIZE:

@@ -74,8 +74,8 @@ def _mmap(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
         flags & 0xFFFFFFFF,
         file,
         offset,
-        read_implies_exec=up.read_implies_exec,
-        untouched=up.untouched,
+        up.read_implies_exec,
+        up.untouched,
     )
 
 
@@ -86,7 +86,7 @@ def _int(value: int) -> int:
 
 
 def _mprotect(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
-    return mprotect(space, args[0], args[1], args[2], read_implies_exec=up.read_implies_exec)
+    return mprotect(space, args[0], args[1], args[2], -1, up.read_implies_exec)
 
 
 def _pkey_mprotect(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
@@ -95,7 +95,7 @@ def _pkey_mprotect(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> O
 
 def _brk(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
     limit = up.data_limit() if args[0] >= space.start_brk else -1
-    return brk(space, args[0], data_limit=limit, read_implies_exec=up.read_implies_exec)
+    return brk(space, args[0], limit, up.read_implies_exec)
 
 
 def _prctl(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:

@@ -123,6 +123,8 @@ def _highest(layout: Layout, vmas: RangeMap[Vma], length: int) -> int | None:
         if hole is None:
             return None
         end = hole[1]
+        if end < layout.quiet_below:
+            return end - length  # nothing below has a guard gap
         high = _gap_above(layout, vmas, end)
         if high >= end:
             return end - length

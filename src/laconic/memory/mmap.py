@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from errno import EACCES, EBADF, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM
+from functools import lru_cache
 from typing import NamedTuple
 
-from laconic.memory.change import FILE, MAP, ZERO, Change, Outcome, classify
+from laconic.memory.change import FILE, MAP, ZERO, Change, Outcome, classify, new
 from laconic.memory.flags import (
     ADDRESS_MASK,
     LEGACY_MAP_MASK,
@@ -53,7 +54,7 @@ from laconic.memory.flags import (
     VM_SYNC,
     VM_WIPEONFORK,
 )
-from laconic.memory.layout import Layout, get_unmapped_area
+from laconic.memory.layout import get_unmapped_area
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
 
@@ -98,7 +99,6 @@ def mmap(
     flags: int,
     file: OpenFile | None,
     offset: int,
-    *,
     read_implies_exec: bool = False,
     untouched: Untouched = lambda start, end: False,
 ) -> Outcome:
@@ -124,8 +124,8 @@ def mmap(
         flags |= MAP_FIXED
     if not flags & MAP_FIXED:
         address &= PAGE_MASK
-    length = page_align(length)
-    if not length or space.map_count > layout.max_map_count or length > TASK_SIZE:
+    length = length + PAGE_SIZE - 1 & PAGE_MASK & ADDRESS_MASK
+    if not length or space.vmas.count > layout.max_map_count or length > TASK_SIZE:
         return Outcome(-ENOMEM)
     place = False
     if flags & MAP_FIXED:
@@ -146,27 +146,27 @@ def mmap(
             address = chosen
     if flags & MAP_FIXED_NOREPLACE and any(vma for _, _, vma in space.vmas.runs(address, address + length)):
         return Outcome(-EEXIST)
-    vm_flags = _file_flags(file, prot, flags, offset + length) if file is not None else _anonymous_flags(flags)
-    # A device may refuse for reasons of its own, and so may a file system where MAP_SYNC asks for DAX.
-    doubtful = file is not None and (not file.plain or bool(flags & MAP_SYNC))
-    if vm_flags < 0:
-        return Outcome(vm_flags, ask=doubtful)
     if read_implies_exec and prot & PROT_READ and not (file is not None and file.noexec):
         prot |= PROT_EXEC
-    vm_flags |= prot & PROT_RWX | space.def_flags
-    if flags & _FLAGS_OF_VMAS:
-        vm_flags |= _flags_of_vmas(flags, layout)
-    if vm_flags & (VM_DROPPABLE | VM_HUGETLB):
-        vm_flags &= ~(VM_LOCKED | VM_LOCKONFAULT)  # vma_supports_mlock in mm/vma.c
+    own = _file_flags(file, prot, flags, offset + length) if file is not None else 0
+    # A device may refuse for reasons of its own, and so may a file system where MAP_SYNC asks for DAX.
+    doubtful = file is not None and (not file.plain or bool(flags & MAP_SYNC))
+    vma = _without_file(own, prot & PROT_RWX | space.def_flags, flags, layout.thp, layout.overcommit_never)
+    vm_flags = vma.flags
+    if vm_flags < 0:
+        return Outcome(vm_flags, ask=doubtful)
     if space.mdwe and prot & PROT_WRITE and prot & PROT_EXEC:
         return Outcome(-EACCES, ask=doubtful)  # map_deny_write_exec in include/linux/mman.h
     if place:
-        vma = Vma(vm_flags, file.file if file else _shared_memory(flags), -offset if file else 0)
+        if file is not None or flags & MAP_TYPE == MAP_SHARED:
+            vma = Vma(vm_flags, file.file if file else _shared_memory(), -offset if file else 0)
         return Outcome(address, (Change(MAP, 0, length, vma, None),), ask=True, place=True)
-    backing = file.file if file is not None else _shared_memory(flags)
-    vma = Vma(vm_flags, backing, address - (offset if file is not None else 0) if backing is not None else 0)
+    if file is not None:
+        vma = Vma(vm_flags, file.file, address - offset)
+    elif flags & MAP_TYPE == MAP_SHARED:
+        vma = Vma(vm_flags, _shared_memory(), address)
     end = address + length
-    changes: tuple[Change, ...] = (Change(MAP, address, end, vma, None),)
+    changes: tuple[Change, ...] = (new(Change, (MAP, address, end, vma, None, None)),)
     if flags & MAP_FIXED:
         whole = populates(flags) or vm_flags & (VM_LOCKED | VM_MAYSHARE | VM_HUGETLB) or space.opaque
         overlaid = _overlay(space, address, end, vma, None if whole else untouched)
@@ -175,7 +175,8 @@ def mmap(
         changes = overlaid
     if changes:
         space.vmas.set(address, end, vma)
-    return Outcome(address, changes, address, end, doubtful, False, False, _grown_below(space, vma))
+    then = _grown_below(space, vma) if vm_flags & VM_GROWSDOWN else None
+    return new(Outcome, (address, changes, address, end, doubtful, False, False, then))
 
 
 def placed(space: AddressSpace, outcome: Outcome, address: int) -> Outcome:
@@ -221,23 +222,29 @@ def _overlay(
     return tuple(changes)
 
 
-_FLAGS_OF_VMAS = MAP_GROWSDOWN | MAP_LOCKED | MAP_STACK | MAP_NORESERVE | MAP_HUGETLB
-
-
-def _flags_of_vmas(flags: int, layout: Layout) -> int:
+@lru_cache(256)
+def _without_file(own: int, added: int, flags: int, thp: bool, overcommit_never: bool) -> Vma:
+    # The VMA of a mapping with `flags` but for its backing; `own` are the VM_* flags that a file has decided, `added`
+    # those of the protection and of mlockall. Programs use a handful of combinations. A negative errno instead of
+    # flags: they are wrong.
+    own = own or _anonymous_flags(flags)
+    if own < 0:
+        return Vma(own)
     # calc_vm_flag_bits in include/linux/mman.h, and what do_mmap adds
-    vm_flags = 0
+    vm_flags = own | added
     if flags & MAP_GROWSDOWN:
         vm_flags |= VM_GROWSDOWN
     if flags & MAP_LOCKED:
         vm_flags |= VM_LOCKED
-    if flags & MAP_STACK and layout.thp:
+    if flags & MAP_STACK and thp:
         vm_flags |= VM_NOHUGEPAGE
-    if flags & MAP_NORESERVE and not layout.overcommit_never:
+    if flags & MAP_NORESERVE and not overcommit_never:
         vm_flags |= VM_NORESERVE
     if flags & MAP_HUGETLB:
         vm_flags |= VM_HUGETLB
-    return vm_flags
+    if vm_flags & (VM_DROPPABLE | VM_HUGETLB):
+        vm_flags &= ~(VM_LOCKED | VM_LOCKONFAULT)  # vma_supports_mlock in mm/vma.c
+    return Vma(vm_flags)
 
 
 def _anonymous_flags(flags: int) -> int:
@@ -282,12 +289,10 @@ def _file_flags(file: OpenFile, prot: int, flags: int, end: int) -> int:
 _fresh = 0
 
 
-def _shared_memory(flags: int) -> File | None:
+def _shared_memory() -> File:
     # Each shared anonymous mapping is a new file in the kernel's own tmpfs (shmem_zero_setup in mm/shmem.c). Only the
     # host knows its inode; until the host has said it, a negative number keeps it apart from all others.
     global _fresh
-    if flags & MAP_TYPE != MAP_SHARED:
-        return None
     _fresh -= 1
     return File(0, 1, _fresh, "/dev/zero (deleted)")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from errno import EACCES, EINVAL, ENOMEM, EPERM
 
-from laconic.memory.change import NOTHING, Change, Outcome, classify
+from laconic.memory.change import NOTHING, Change, Outcome, classify, new
 from laconic.memory.flags import (
     ADDRESS_MASK,
     PAGE_MASK,
@@ -101,7 +101,8 @@ def _within(space: AddressSpace, start: int, end: int, prot: int, vma: Vma) -> O
     # A change that is permitted, within one VMA.
     wanted = vma.with_flags(vma.flags & ~VM_PROT | prot)
     space.vmas.set(start, end, wanted)
-    return Outcome(0, (Change(classify(vma, wanted), start, end, wanted, vma),), start, end)
+    change = new(Change, (classify(vma, wanted), start, end, wanted, vma, None))
+    return new(Outcome, (0, (change,), start, end, False, False, False, None))
 
 
 def _prot(vma: Vma, prot: int, read_implies_exec: bool) -> int:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from errno import EINVAL, ENOMEM, EPERM
 
-from laconic.memory.change import NOTHING, UNMAP, Change, Outcome
-from laconic.memory.flags import PAGE_MASK, TASK_SIZE, VM_SEALED
-from laconic.memory.mmap import page_align
+from laconic.memory.change import NOTHING, UNMAP, Change, Outcome, new
+from laconic.memory.flags import PAGE_MASK, PAGE_SIZE, TASK_SIZE, VM_SEALED
 from laconic.memory.space import AddressSpace
 
 
@@ -14,17 +13,17 @@ def munmap(space: AddressSpace, start: int, length: int) -> Outcome:
     """munmap(2); `start` and `length` in bytes. Holes are not said. O(log n + k)."""
     if start & ~PAGE_MASK or start > TASK_SIZE or length > TASK_SIZE - start:
         return Outcome(-EINVAL)
-    end = start + page_align(length)
+    end = start + length + PAGE_SIZE - 1 & PAGE_MASK
     if end == start:
         return Outcome(-EINVAL)
-    if len(space.vmas) >= space.layout.max_map_count:
+    if space.vmas.count >= space.layout.max_map_count:
         first, stop, vma = space.vmas.find(start)
         if vma is not None and first < start and end < stop:
             return Outcome(-ENOMEM)
     changes = unmapped(space, start, end)
     if changes is None:
         return Outcome(-EPERM)
-    return Outcome(0, changes, start, end) if changes else NOTHING
+    return new(Outcome, (0, changes, start, end, False, False, False, None)) if changes else NOTHING
 
 
 def unmapped(space: AddressSpace, start: int, end: int) -> tuple[Change, ...] | None:
@@ -34,7 +33,7 @@ def unmapped(space: AddressSpace, start: int, end: int) -> tuple[Change, ...] | 
         if vma is not None:
             if vma.flags & VM_SEALED:
                 return None
-            changes.append(Change(UNMAP, begin, stop, None, vma))
+            changes.append(new(Change, (UNMAP, begin, stop, None, vma, None)))
     if changes:
         space.vmas.clear(start, end)
     return tuple(changes)

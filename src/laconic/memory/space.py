@@ -73,7 +73,7 @@ class AddressSpace:
     def map_count(self) -> int:
         """How many VMAs there are. The kernel's own count may be higher: it does not merge all neighbours that are
         equal (is_mergeable_anon_vma in mm/vma.c)."""
-        return len(self.vmas)
+        return self.vmas.count
 
     def diff(self, start: int, end: int, held: Iterable[Run] | None = None) -> tuple[Change, ...]:
         """The runs of `[start, end)` on which wanted and held differ, ascending. O(log n + k).
@@ -132,7 +132,7 @@ class AddressSpace:
         for change in outcome.changes:
             if change.wanted is not change.held:
                 confirmed.append(change)
-                if len(confirmed) > 100 and len(confirmed) > len(self.vmas) // 16:
+                if len(confirmed) > 100 and len(confirmed) > self.vmas.count // 16:
                     self._hold()
                     confirmed = self._confirmed
         if outcome.then is not None:

@@ -53,7 +53,7 @@ class Vma(NamedTuple):
 
     def with_flags(self, flags: int) -> Vma:
         """The same but for `vm_flags`."""
-        return tuple.__new__(Vma, (flags, *self[1:]))  # Vma() is Python code, and costs twice as much
+        return tuple.__new__(Vma, (flags, *self[1:]))  # half the price of Vma()
 
     def moved(self, distance: int) -> Vma:
         """The same contents, `distance` bytes higher: a file's base moves along, anonymous memory has none."""

@@ -6,6 +6,7 @@ import gc
 import json
 from collections import Counter, deque
 from collections.abc import Callable
+from sys import intern
 from typing import Any
 
 from laconic.ledger import Ledger
@@ -41,6 +42,7 @@ from laconic.trace.schema import (
 )
 
 CLONE_VM, CLONE_THREAD = 0x100, 0x10000
+_ENDLESS = UNFINISHED | NO_RESULT
 READ_IMPLIES_EXEC, PERSONALITY_QUERY = 0x0400000, 0xFFFFFFFF
 
 
@@ -68,7 +70,7 @@ class Replay:
         self.losses: list[str] = []
         self.bystanders = 0
         self.uncertain: Counter[str] = Counter()
-        self._names = trace.names
+        self._names = [intern(name) for name in trace.names]
         self._files: dict[int, OpenFile] = {}
         if trace.source != "run":
             self._files[0] = UNKNOWN_FILE
@@ -132,36 +134,35 @@ class Replay:
         space = mm.space
         if space is None:
             return
-        result, state = row[10], row[11]
         up = self.up
         up.row = row
         up.thread = thread
         up.read_implies_exec = thread.read_implies_exec
-        if state & (UNFINISHED | NO_RESULT):
+        result, state = row[10], row[11]
+        if state & _ENDLESS:
             self._unfinished(thread, space, row)
             return
         name = self._names[row[0]]
         args = row[4:10]
-        changes: tuple[Change, ...] = ()
+        manager = self.manager
         begun = thread.begun
         if begun is not None:
             thread.begun = None
         if mm.assumed is not None:
             outcome = self._assume(mm.assumed, space, row, name, mm)
         else:
-            outcome = begun or self.manager.begin(space, name, args, up, not state & UNFOLLOWED)
-        if begun is None and self.manager.unsaid(outcome):
-            answer = self.manager.finish_unsaid(name, outcome)
+            outcome = begun or manager.begin(space, name, args, up, not state & UNFOLLOWED)
+        answer, changes, _, _, ask, _, _, _ = outcome
+        if begun is None and manager.unsaid(outcome):
+            manager.finish_unsaid(name, outcome)
             said = 0
-        elif self.plain and outcome.result == result and not state and begun is None and not outcome.ask:
-            changes = outcome.changes
+        elif answer == result and not state and not ask and begun is None and self.plain:
             said = 1 if len(changes) < 2 else self._said(row, name, outcome)
-            self.manager.done(space, name, args, outcome, said, up)
-            answer = result
+            manager.done(space, name, args, outcome, said, up)
         else:
             said = self._said(row, name, outcome)
             confirmation = Confirmation(result if state & FAILED else 0, result, said)
-            answer, said, changes = self.manager.finish(
+            answer, said, changes = manager.finish(
                 space, Call(name, args), outcome, confirmation, up, edited=begun is None, chosen=bool(state & CHOSEN)
             )
         if mm.assumed is not None and said and up.guessed and _only_zeroes(outcome):
@@ -280,7 +281,8 @@ class Replay:
         fresh.map_runs = old.map_runs
 
     def _exit(self, row: PlainRow) -> None:
-        self._leave(row[3])
+        if not row[5]:
+            self._leave(row[3])
 
     def _leave(self, tid: int) -> None:
         thread = self.threads.pop(tid, None)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 #: The version of the JSON's meaning; it rises when a key changes or goes.
 SCHEMA = 1
-#: Programs and notes that the text shows; the JSON has all that were kept.
-SHOWN = 10
+#: Programs and notes that the text shows, and how much of a program's arguments; the JSON has all that were kept.
+SHOWN, SHOWN_WIDTH = 10, 100
 
 
 def as_json(trace: Trace, contents: Contents, missing: Sequence[str]) -> dict[str, Any]:
@@ -81,27 +81,31 @@ def _head(console: Any, figures: Mapping[str, Any]) -> None:
     each = figures["bytes_per_call"]
     span = figures["seconds"]
     touched = figures["touched_pages"]
+    threads = f"{figures['threads']:,} thread{'' if figures['threads'] == 1 else 's'}"
     lines = {
         "trace": _printable(figures["trace"]),
         "made": f"{how}, Laconic {made['laconic']}, trace schema {made['trace_schema']}"
         + (", redacted" if made["redacted"] else ""),
-        "machine": " ".join(str(machine.get(key, "?")) for key in ("system", "release", "machine")),
+        "machine": " ".join(str(machine.get(key, "?")) for key in ("system", "release", "machine"))
+        + ("" if made["source"] == "run" else ", which imported it"),
         "size": f"{figures['bytes']:,} bytes" + (f", {each:,.1f} a call" if each is not None else ""),
-        "events": f"{figures['events']:,}, of which {figures['asked']:,} calls",
+        "events": f"{figures['events']:,}, of which {figures['asked']:,} memory and process calls",
         "time": f"{span['until'] - span['from']:,.6f} seconds, from {span['from']:,.6f} to {span['until']:,.6f}",
-        "processes": f"{figures['processes']:,}, {figures['threads']:,} threads, of which {figures['exits']:,} ended",
+        "processes": f"{figures['processes']:,}, with {threads}, of which {figures['exits']:,} ended",
         "files": f"{figures['files']:,} (a file counts anew where its size or its opening differs)",
         "touched": "not known" if touched is None else f"{touched:,} pages, each time they were looked at",
         "complete": "yes" if figures["complete"] else "no",
     }
     if options := {key: value for key, value in made["about"].items() if value and key != "unknown"}:
-        lines["about"] = _printable(", ".join(f"{key} {_value(value)}" for key, value in options.items()))
+        about = (f"{key.replace('_', ' ')} {_value(value)}" for key, value in options.items())
+        lines["about"] = _printable(", ".join(about))
     for name, said in lines.items():
         console.print(f"{name:<10} {said}")
     for sentence in figures["missing"]:
         console.print(f"missing: {_printable(sentence)}")
     if figures["lost"]["lines_or_calls"]:
-        console.print(f"missing in all: {figures['lost']['lines_or_calls']:,} lines or calls")
+        count = figures["lost"]["lines_or_calls"]
+        console.print(f"missing in all: {count:,} {'line or call' if count == 1 else 'lines or calls'}")
     if figures["unknown"]:
         console.print(f"what the source cannot know: {_printable(', '.join(map(str, figures['unknown'])))}")
 
@@ -112,7 +116,9 @@ def _programs(console: Any, figures: Mapping[str, Any]) -> None:
     for program in programs[:SHOWN]:
         words = program["argv"]
         times = f" ({program['starts']:,} times; the first)" if program["starts"] > 1 else ""
-        line = "(arguments not known)" if words is None else shlex.join(words)
+        line = shlex.join(words) if words else "(arguments not known)"
+        if len(line) > SHOWN_WIDTH:
+            line = f"{line[:SHOWN_WIDTH]} ... (--json has all)"
         console.print(f"  {_printable(program['path'])}{times}: {_printable(line)}")
     if (more := len(programs) - SHOWN + figures["more_programs"]) > 0:
         console.print(f"  ... and {more:,} more (--json has them)")
@@ -139,7 +145,7 @@ def _calls(console: Any, figures: Mapping[str, Any]) -> None:
 
 
 def _value(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return shlex.join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _printable(text: str) -> str:

@@ -14,21 +14,23 @@ def as_text(space: AddressSpace) -> str:
     too; `[vsyscall]`, which every process shows and none has, is not printed. O(VMAs).
     """
     lines = []
+    stack = max((start for start, _, vma in space.vmas if vma.flags & VM_GROWSDOWN), default=-1)
     for start, end, vma in space.vmas:
         file = vma.file
         offset = start - vma.base if file is not None else 0
         device = file.device if file is not None else "00:00"
         inode = max(file.inode, 0) if file is not None else 0
         where = f"{start:08x}-{end:08x} {vma.permissions()} {offset:08x} {device} {inode} "
-        name = _name(space, start, end, vma)
+        name = _name(space, start, end, vma, stack)
         lines.append(f"{where:<73}{name}\n" if name else f"{where}\n")
     return "".join(lines)
 
 
-def _name(space: AddressSpace, start: int, end: int, vma: Vma) -> str:
-    if vma.name is not None:
-        return f"[anon{'_shmem' if vma.file else ''}:{vma.name}]"
+def _name(space: AddressSpace, start: int, end: int, vma: Vma, stack: int) -> str:
+    # `stack`: where the highest VMA that grows down begins. Others of that kind are the program's own.
     if vma.file is not None:
+        if vma.name is not None:
+            return f"[anon_shmem:{vma.name}]"
         # The kernel escapes a line's end in a path (seq_path).
         return vma.file.path.replace("\n", "\\012")
     if vma.flags & VM_PFNMAP:
@@ -37,4 +39,6 @@ def _name(space: AddressSpace, start: int, end: int, vma: Vma) -> str:
         return "[vdso]"
     if start < space.brk and space.start_brk < end:
         return "[heap]"
-    return "[stack]" if vma.flags & VM_GROWSDOWN else ""
+    if start == stack:
+        return "[stack]"
+    return f"[anon:{vma.name}]" if vma.name is not None else ""

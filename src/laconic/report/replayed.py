@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from laconic.replay import Replayed
@@ -32,7 +33,7 @@ def as_json(trace: Trace, replayed: Replayed) -> dict[str, Any]:
         "source": trace.source,
         "events": replayed.events,
         "loss": replayed.loss,
-        "unknown": trace.about.get("unknown", []),
+        "unknown": list(dict.fromkeys((*trace.about.get("unknown", ()), *end.get("unknown", ())))),
         "not_followed": replayed.bystanders,
         "uncertain": replayed.uncertain,
         "said_range": [figures["said"] - sure, figures["said"]],
@@ -50,31 +51,38 @@ def as_json(trace: Trace, replayed: Replayed) -> dict[str, Any]:
 
 def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     """What a person reads: the summary, what is uncertain in it and why, and the differences."""
-    lines = [summary.as_text(figures, width)]
+    lines = [summary.as_text(figures, width).rstrip("\n")]
     trace = figures["trace"]
     if trace["uncertain"]:
-        lines.append(
-            f"{sum(trace['uncertain'].values()):,} host calls are uncertain, and the ranges rest on them: the trace "
-            f"does not\nhold {' and '.join(trace['unknown']) or 'what was there before'}.\n"
+        missing = " and ".join(trace["unknown"]) or "what was there before"
+        one = sum(trace["uncertain"].values()) == 1
+        lines += textwrap.wrap(
+            f"{sum(trace['uncertain'].values()):,} {'host call is' if one else 'host calls are'} uncertain, and the "
+            f"ranges rest on {'it' if one else 'them'}: the trace does not hold {missing}.",
+            width,
         )
     if trace["not_followed"]:
-        lines.append(f"{trace['not_followed']:,} calls (mincore and the like) concern no bookkeeping.\n")
+        lines.append(f"{trace['not_followed']:,} of the calls (mincore and the like) concern no bookkeeping.")
     if "check" in figures:
-        lines.append(_check(figures["check"]))
-    return "".join(lines)
+        lines += _check(figures["check"], trace["source"], width)
+    return "\n".join(lines) + "\n"
 
 
-def _check(check: Mapping[str, Any]) -> str:
+def _check(check: Mapping[str, Any], source: str, width: int) -> Iterable[str]:
+    # The worst first: what the model does not explain must not stand below what the log leaves open. The replay of a
+    # log follows its results, so there is no other one to show.
     counts = check["differences"]
     found = ", ".join(f"{cause} {count:,}" for cause, count in counts.items() if count)
-    lines = [f"check: {check['compared']:,} results compared, {found or 'no difference'}\n"]
-    for difference in check["first"][:_SHOWN]:
-        lines.append(
-            f"  event {difference['number']:,}, process {difference['pid']}, {difference['time'] / 1e9:.6f} s: "
-            f"{difference['cause']}\n    {difference['call']} = {difference['recorded']}; replayed: "
-            f"{difference['replayed']}\n    {difference['why']}\n"
+    compared = f"{check['compared']:,} result{'' if check['compared'] == 1 else 's'} compared"
+    yield f"check: {compared}, {found or 'no difference'}"
+    for difference in sorted(check["first"], key=lambda difference: _CAUSES.index(difference["cause"]))[:_SHOWN]:
+        yield (
+            f"  event {difference['number']}, process {difference['pid']}, {difference['time'] / 1e9:.6f} s: "
+            f"{difference['cause']}"
         )
+        replayed = f"; replayed: {difference['replayed']}" if source == "run" else ""
+        yield f"    {difference['call']} = {difference['recorded']}{replayed}"
+        yield textwrap.fill(difference["why"], width, initial_indent="    ", subsequent_indent="    ")
     left = sum(counts.values()) - _SHOWN
     if left > 0:
-        lines.append(f"  and {left:,} more\n")
-    return "".join(lines)
+        yield f"  and {left:,} more (--json has the first 100 of each cause)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -57,8 +58,15 @@ def _cell(column: str, count: int, uncertain: int) -> str:
 
 
 def _span(low: float, high: float, form: str = ",") -> str:
-    # One number where it is known, a range where it is not.
-    return f"{low:{form}}" if low == high else f"{low:{form}} to {high:{form}}"
+    # One number where it is known, a range where it is not, or not in what is shown of it.
+    first, last = f"{low:{form}}", f"{high:{form}}"
+    return first if first == last else f"{first} to {last}"
+
+
+def _changed(changes: Mapping[str, int], width: int) -> str:
+    # A kind and its count stay on one line: textwrap does not break at a no-break space.
+    kinds = ", ".join(f"{kind}\xa0{count:,}" for kind, count in changes.items() if count)
+    return textwrap.fill(f"page runs changed, by kind: {kinds or 'none'}", width).replace("\xa0", " ")
 
 
 def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
@@ -71,9 +79,12 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=False, highlight=False, emoji=False, markup=False)
     asked, said, elided = figures["asked"], figures["said"], figures["elided"]
-    uncertain = figures.get("trace", {}).get("uncertain", {})
+    trace = figures.get("trace", {})
+    uncertain = trace.get("uncertain", {})
     open_ = sum(uncertain.values())
-    would = "would have heard" if figures["strategy"] == "observe" else "heard"
+    # Where the log came from, the host heard every call.
+    imagined = figures["strategy"] == "observe" or trace.get("source", "run") != "run"
+    would = "would have heard" if imagined else "heard"
     share = f" ({_span(100 * elided / asked, 100 * (elided + open_) / asked, '.1f')} %)" if asked else ""
     plural = "" if figures["processes"] == 1 else "es"
     console.print(
@@ -89,12 +100,11 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
         for name, line in sorted(figures["calls"].items(), key=lambda item: (-item[1]["asked"], item[0])):
             table.add_row(name, *(_cell(c, line[c], uncertain.get(name, 0)) for c in _COLUMNS))
         console.print(table)
-        kinds = ", ".join(f"{kind} {count:,}" for kind, count in figures["changes"].items() if count)
-        console.print(f"page runs changed, by kind: {kinds or 'none'}")
+        console.print(_changed(figures["changes"], width))
     if figures["resynced"]:
-        console.print(
-            f"{figures['resynced']:,} calls are not modelled: the host did them and bookkeeping was read anew."
-        )
+        one = figures["resynced"] == 1
+        them = "call is not modelled: the host did it" if one else "calls are not modelled: the host did them"
+        console.print(f"{figures['resynced']:,} {them} and bookkeeping was read anew.")
     verify = figures["verify"]
     if verify["mode"] != "off":
         checks = f"{verify['checks']:,} check{'' if verify['checks'] == 1 else 's'}"

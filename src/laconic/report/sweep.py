@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -45,8 +46,8 @@ def as_text(figures: Mapping[str, Any]) -> str:
         lines += _listed(f"{trace}: {loss}" for trace, loss in figures["incomplete"].items())
     if figures["errors"]:
         lines.append(f"{_number(len(figures['errors']), 'row')} with an error in the place of figures:")
-        lines += _listed(f"{each['trace']} ({each['strategy']}): {each['error']}" for each in figures["errors"])
-    lines += ["Ask it, in DuckDB:", f"  {query(figures['output'])}"]
+        lines += _listed(_errors(figures["errors"]))
+    lines += ["Ask it, in DuckDB:", textwrap.indent(query(figures["output"]), "  ")]
     return "\n".join(lines) + "\n"
 
 
@@ -54,8 +55,9 @@ def query(output: str) -> str:
     """A first question to the result, in SQL: the figures of each call under each strategy."""
     quoted = output.replace("'", "''")
     return (
-        "SELECT strategy, name, sum(asked) AS asked, sum(said) AS said, sum(elided) AS elided FROM "
-        f"(SELECT strategy, unnest(calls, recursive := true) FROM '{quoted}') GROUP BY ALL ORDER BY ALL;"
+        "SELECT strategy, name, sum(asked) AS asked, sum(said) AS said,\n"
+        f"sum(elided) AS elided FROM (SELECT strategy, unnest(calls, recursive := true)\nFROM '{quoted}')\n"
+        "GROUP BY ALL ORDER BY ALL;"
     )
 
 
@@ -70,6 +72,14 @@ def _sums(rows: Iterable[Row]) -> dict[str, Counter[str]]:
 
 def _number(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _errors(errors: Iterable[Row]) -> Iterable[str]:
+    # A trace that cannot be read is told once, however many strategies it was tried under.
+    strategies: dict[tuple[str, str], list[str]] = {}
+    for each in errors:
+        strategies.setdefault((each["trace"], each["error"]), []).append(each["strategy"])
+    return (f"{trace} ({', '.join(names)}): {error}" for (trace, error), names in strategies.items())
 
 
 def _listed(lines: Iterable[str]) -> list[str]:

@@ -43,7 +43,7 @@ class Program:
 class Contents:
     """What a trace holds. `began` and `ended` are the times of the first and last event, in nanoseconds since the trace
     began. `touched_pages` (None: not known) counts the pages of all touched runs. `lost` are the texts of places where
-    something is missing, `lost_count` the lines or calls missing there, as far as that is known. `status` is the wait
+    something is missing, `lost_count` the lines or calls missing there, as far as that is known. `status` is the exit
     status that the recording ended with, None where it did not end in order, or is a log's.
     """
 
@@ -139,4 +139,5 @@ def _other(found: Contents, row: PlainRow, name: str, programs: dict[str, Progra
                 found.notes.append(data.decode("utf-8", "replace"))
         case "end":
             found.report = json.loads(data or b"{}")
+            found.notes += found.report.get("notes", [])
             found.status = row[4]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from collections.abc import Iterable, Sequence
-from itertools import accumulate, chain
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, chain, islice, repeat
 from operator import sub
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +27,14 @@ _RUN = (("start", "q", "int64"), ("pages", "Q", "uint64"), ("how", "B", "uint8")
 
 
 def arrow_schema(metadata: dict[str, str]) -> pa.Schema:
-    """The file's Arrow schema, with what is known of the recording as its metadata."""
+    """The file's Arrow schema, with what is known of the recording and its checksum as metadata."""
     import pyarrow as pa
 
     types: list[tuple[str, Any]] = [(name, getattr(pa, kind)()) for name, _, kind in NUMBERS]
     runs = pa.struct([pa.field(name, getattr(pa, kind)(), nullable=False) for name, _, kind in _RUN])
     types += [("data", pa.binary()), ("touched", pa.list_(pa.field("item", runs, nullable=False)))]
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in types], metadata=metadata)
+    said = metadata | {"crc32": head_checksum(metadata)}
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in types], metadata=said)
 
 
 def encode(schema: pa.Schema, rows: Sequence[PlainRow], time: int) -> pa.RecordBatch:
@@ -71,14 +72,17 @@ def encode(schema: pa.Schema, rows: Sequence[PlainRow], time: int) -> pa.RecordB
 
 def decode(batch: pa.RecordBatch, time: int) -> list[PlainRow]:
     """The rows of a batch, as `encode` was given them; `time` is that of the row before. O(rows)."""
-    columns: list[Any] = [
-        _values(code, batch.column(index)) for index, (_, code, _) in enumerate(NUMBERS)
-    ]
-    columns[_TIME] = list(accumulate(columns[_TIME], initial=time))[1:]
-    data, touched = batch.column(_NUMBERS), batch.column(_NUMBERS + 1)
     count = batch.num_rows
-    columns.append(data.to_pylist() if data.get_total_buffer_size() > 4 * (count + 1) else [b""] * count)
-    columns.append(_touched(touched, columns[_A0]) if len(touched.values) else [()] * count)
+    columns: list[Any] = [_values(code, batch.column(index)) for index, (_, code, _) in enumerate(NUMBERS)]
+    data, touched = batch.column(_NUMBERS), batch.column(_NUMBERS + 1)
+    columns.append(data.to_pylist() if data.get_total_buffer_size() > 4 * (count + 1) else repeat(b"", count))
+    columns.append(_touched(touched, columns[_A0]) if len(touched.values) else repeat((), count))
+    columns[_TIME] = islice(accumulate(columns[_TIME], initial=time), 1, None)
+    for index in range(_TIME + 1, _NUMBERS):
+        # Most columns of most batches hold one value all along, which need not be made anew for each row.
+        values = columns[index]
+        if values and values.tobytes() == values[:1].tobytes() * count:
+            columns[index] = repeat(values[0], count)
     return list(zip(*columns, strict=True))
 
 
@@ -90,6 +94,12 @@ def checksum(batch: pa.RecordBatch) -> int:
             if buffer is not None:
                 crc = zlib.crc32(buffer, crc)
     return crc
+
+
+def head_checksum(metadata: Mapping[str, str]) -> str:
+    """The CRC-32 of what a trace says of itself, as it stands in `crc32` there."""
+    said = sorted(item for item in metadata.items() if item[0] != "crc32")
+    return str(zlib.crc32(repr(said).encode("utf-8", "surrogateescape")))
 
 
 def _numbers(code: str, kind: str, values: Iterable[int]) -> pa.Array:
@@ -114,20 +124,13 @@ def _values(code: str, column: pa.Array) -> array[int]:
     return values
 
 
-def _touched(column: pa.ListArray, bases: Sequence[int]) -> list[tuple[Touched, ...]]:
+def _touched(column: pa.ListArray, bases: Iterable[int]) -> list[tuple[Touched, ...]]:
     offsets = _values("i", column.offsets)
-    flat = column.values.flatten()
+    counts = list(map(sub, offsets[1:], offsets))
+    flat = column.flatten().flatten()
     starts, pages, hows = (_values(code, part) for (_, code, _), part in zip(_RUN, flat, strict=True))
-    rows: list[tuple[Touched, ...]] = []
-    for low, high, base in zip(offsets, chain(offsets[1:]), bases, strict=False):
-        if low == high:
-            rows.append(())
-            continue
-        page = base & -4096
-        rows.append(
-            tuple(
-                (page + (starts[i] << PAGE_SHIFT), page + (starts[i] + pages[i] << PAGE_SHIFT), hows[i])
-                for i in range(low, high)
-            )
-        )
-    return rows
+    of_runs = chain.from_iterable(map(repeat, bases, counts))
+    begins = [(base & -4096) + (start << PAGE_SHIFT) for base, start in zip(of_runs, starts, strict=True)]
+    ends = [begin + (length << PAGE_SHIFT) for begin, length in zip(begins, pages, strict=True)]
+    runs = zip(begins, ends, hows, strict=True)
+    return [tuple(islice(runs, count)) if count else () for count in counts]

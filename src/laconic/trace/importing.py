@@ -99,7 +99,7 @@ class Import:
         """The report for people, on the way to what comes next."""
         calls = sorted(self.calls.items(), key=lambda item: (-item[1], item[0]))
         shown = ", ".join(f"{count:,} {name}" for name, count in calls[:8])
-        more = f" and {len(calls) - 8} more kinds" if len(calls) > 8 else ""
+        more = f" and {_many(len(calls) - 8, 'more kind')}" if len(calls) > 8 else ""
         lines = [
             f"{_many(self.lines, 'line')}: {_many(sum(self.calls.values()), 'memory and process call')} of "
             f"{_many(self.processes, 'process', 'processes')}, {_many(self.threads, 'thread')}"

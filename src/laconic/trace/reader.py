@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from laconic.errors import LaconicError
+from laconic.trace.encoding import arrow_schema, head_checksum
 from laconic.trace.schema import CODES, EVENTS, SCHEMA, PlainRow
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+#: How traces are made.
+SOURCES = ("run", "strace", "gramine", "perf")
 _END = CODES["end"]
 _MAGIC = b"\xff\xff\xff\xff"
 
@@ -34,7 +37,11 @@ class Trace:
         self.loss: str | None = None
         self.events = 0
         self.position = 0
-        metadata = self._open()[1]
+        metadata = self._open()
+        self._damage = ""
+        if metadata.get("crc32") != head_checksum(metadata):
+            self._damage = "the trace's head is damaged: how it was made is not known. "
+            metadata = {"schema": str(SCHEMA), "source": metadata["source"]}
         self.schema = _number(metadata, "schema")
         self.version = metadata.get("laconic", "?")
         if self.schema > SCHEMA:
@@ -42,7 +49,7 @@ class Trace:
                 f"{path!r} is a trace of schema {self.schema}, made by Laconic {self.version}; this is Laconic "
                 f"{_version()}, which reads up to schema {SCHEMA}: install Laconic {self.version} or newer"
             )
-        self.source = metadata["source"]
+        self.source = metadata["source"] if metadata["source"] in SOURCES else "run"
         self.redacted = bool(_json(metadata, "redacted"))
         self.machine: dict[str, Any] = _json(metadata, "machine") or {}
         self.about: dict[str, Any] = _json(metadata, "about") or {}
@@ -52,7 +59,7 @@ class Trace:
 
     def batches(self) -> Iterator[list[PlainRow]]:
         """The rows, a batch at a time, in the order of `laconic.trace.schema.Row`. O(rows), bounded memory."""
-        from laconic.trace.encoding import checksum, decode
+        from laconic.trace.encoding import decode
 
         self.loss, self.events = None, 0
         file, _, stream = self._open_stream()
@@ -63,13 +70,11 @@ class Trace:
                 at = file.tell()
                 try:
                     batch, about = stream.read_next_batch_with_custom_metadata()
+                    _prove(batch, about, self.events)
                 except StopIteration:
                     break
-                except (OSError, ValueError, EOFError, MemoryError) as error:
+                except _unreadable() as error:
                     self.loss = self._cut(at, error)
-                    break
-                if about is None or int(about.get(b"crc32", b"-1")) != checksum(batch):
-                    self.loss = self._cut(at, "its checksum is wrong")
                     break
                 rows = decode(batch, time)
                 if rows:
@@ -83,6 +88,8 @@ class Trace:
                 f"the trace was not ended in order: the recording was killed, or is still under way. "
                 f"{self.events:,} events could be read"
             )
+        if self._damage:
+            self.loss = self._damage + (self.loss or f"All {self.events:,} events could be read")
 
     def rows(self) -> Iterator[PlainRow]:
         """The rows one by one."""
@@ -95,10 +102,12 @@ class Trace:
             f"the {self.events:,} events before could be read"
         )
 
-    def _open(self) -> tuple[BinaryIO, dict[str, str]]:
-        file, metadata, _ = self._open_stream()
+    def _open(self) -> dict[str, str]:
+        file, metadata, stream = self._open_stream()
         file.close()
-        return file, metadata
+        if _number(metadata, "schema") == SCHEMA and stream.schema != arrow_schema({}):
+            raise LaconicError(f"{self.path!r} has a damaged head, and cannot be read: take another copy of it")
+        return metadata
 
     def _open_stream(self) -> tuple[BinaryIO, dict[str, str], pa.RecordBatchStreamReader]:
         file = open_input(self.path)
@@ -113,9 +122,10 @@ class Trace:
             import pyarrow as pa
 
             try:
-                stream = pa.ipc.open_stream(file)
+                # Threads for each batch cost more than they save.
+                stream = pa.ipc.open_stream(file, options=pa.ipc.IpcReadOptions(use_threads=False))
                 metadata = {os.fsdecode(k): os.fsdecode(v) for k, v in (stream.schema.metadata or {}).items()}
-            except (OSError, ValueError, EOFError, MemoryError) as error:
+            except _unreadable() as error:
                 raise LaconicError(
                     f"{self.path!r} is cut off within its first {self.size:,} bytes, before the first event: there is "
                     f"nothing to read ({' '.join(str(error).split())[:120]})"
@@ -126,6 +136,23 @@ class Trace:
             file.close()
             raise
         return file, metadata, stream
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    # What pyarrow raises for bytes that make no sense.
+    import pyarrow as pa
+
+    return pa.ArrowException, OSError, ValueError, EOFError, MemoryError, OverflowError
+
+
+def _prove(batch: pa.RecordBatch, about: Mapping[bytes, bytes] | None, before: int) -> None:
+    # Raises ValueError where a batch is not the one that was written as the next.
+    from laconic.trace.encoding import checksum
+
+    batch.validate()
+    written = [(about or {}).get(key, b"").decode("ascii", "replace") for key in (b"crc32", b"rows")]
+    if written != [str(checksum(batch)), str(before + batch.num_rows)]:
+        raise ValueError("its checksum is wrong")
 
 
 def open_input(path: str) -> BinaryIO:

@@ -15,6 +15,7 @@ from laconic.trace.schema import (
     CODES,
     MEMORY_CODES,
     NO_RESULT,
+    PROCESS_EVENTS,
     UNFINISHED,
     PlainRow,
 )
@@ -163,13 +164,14 @@ class End(NamedTuple):
 
 Record = Call | Program | Maps | Process | Exit | Loss | Note | Stack | Detail | End
 
-_FILE, _VMA, _MAPS, _PROGRAM = CODES["file"], CODES["vma"], CODES["maps"], CODES["program"]
-_CALLS = {code for name, code in CODES.items() if code < MEMORY_CODES or name in ARITY}
+_FILE, _VMA, _MAPS, _BEGIN = CODES["file"], CODES["vma"], CODES["maps"], CODES["begin"]
+_CALLS = {*range(MEMORY_CODES), *(CODES[name] for name in PROCESS_EVENTS)}
 
 
 def records(rows: Iterable[PlainRow], names: list[str]) -> Iterator[Record]:
     """Typed records from rows; `names` are the events' names by code. O(rows)."""
     files: dict[int, TracedFile] = {}
+    begun: dict[int, PlainRow] = {}
     pending: tuple[PlainRow, int, list[tuple[int, int, Vma | None]]] | None = None
     for number, row in enumerate(rows):
         code = row[0]
@@ -181,12 +183,14 @@ def records(rows: Iterable[PlainRow], names: list[str]) -> Iterator[Record]:
                 yield _maps(*pending)
                 pending = None
         if code in _CALLS:
-            yield _call(number, row, names[code], files)
+            yield _call(number, row, names[code], files, begun.pop(row[3], None))
         elif code == _FILE:
             files[row[14]] = traced_file(row)
         elif code == _MAPS:
             pending = row, number, []
         else:
+            if code == _BEGIN:
+                begun[row[3]] = row
             yield _other(number, row, names[code])
     if pending is not None:
         yield _maps(*pending)
@@ -212,8 +216,11 @@ def _maps(row: PlainRow, number: int, runs: list[tuple[int, int, Vma | None]]) -
     return Maps(number, row[1], row[2], row[3], tuple(runs))
 
 
-def _call(number: int, row: PlainRow, name: str, files: dict[int, TracedFile]) -> Call:
-    state = row[11]
+def _call(number: int, row: PlainRow, name: str, files: dict[int, TracedFile], begun: PlainRow | None) -> Call:
+    state, file, touched = row[11], row[14], row[17]
+    if begun is not None and begun[12] == row[0]:
+        # What was known when its work began stands in that row.
+        file, touched = file or begun[14], touched or begun[17]
     return Call(
         number=number,
         time=row[1],
@@ -225,10 +232,10 @@ def _call(number: int, row: PlainRow, name: str, files: dict[int, TracedFile]) -
         state=state,
         said=row[12],
         kinds=ChangeKind(row[13]),
-        file=files.get(row[14]),
+        file=files.get(file),
         shown=files.get(row[15]),
         path=os.fsdecode(row[16]),
-        touched=row[17],
+        touched=touched,
     )
 
 

@@ -76,7 +76,7 @@ PROCESS_EVENTS: Final = ("clone", "clone3", "fork", "vfork", "execve", "execveat
 #: `host_call` one that Laconic made for the next call of this thread, where it is not that call itself: `said` is its
 #:            event code, a0 to a5 its arguments.
 #: `process`  a process or thread whose beginning was not seen: a0 1 where it shares the memory of process `result`.
-#: `exit`     a thread ends: a0 its wait status.
+#: `exit`     a thread ends: a0 its wait status, a1 1 where that was in a fork or clone whose row may still follow.
 #: `lost`     something is missing here: `data` says what, a0 how many lines or calls (0: not known), a1 1 where this
 #:            process's address space is not followed from here on. pid 0: of any process.
 #: `note`     what a person must be told: `data`.
@@ -164,7 +164,7 @@ NUMBERS: Final = (
     ("a5", "Q", "uint64"),
     ("result", "q", "int64"),
     ("state", "B", "uint8"),
-    ("said", "H", "uint16"),
+    ("said", "I", "uint32"),
     ("kinds", "H", "uint16"),
     ("file", "I", "uint32"),
     ("shown", "I", "uint32"),

@@ -101,24 +101,32 @@ def _write_all(writer: TraceWriter, rows: int, outcome: int) -> None:
     # Never returns.
     try:
         _import_pyarrow()
-        due = time.monotonic() + PERIOD
-        received = bytearray()
-        while True:
-            ready, _, _ = select.select([rows], [], [], max(due - time.monotonic(), 0) if writer.rows else None)
-            data = os.read(rows, _PIPE_SIZE) if ready else b""
-            if ready and not data:
-                break
-            received += data
-            _take(received, writer.rows)
-            if len(writer.rows) >= BATCH or writer.rows and time.monotonic() >= due:
-                writer.flush()
-                due = time.monotonic() + PERIOD
+        _receive(writer, rows)
         writer.close()
-        failure = writer.failure
-        report = json.dumps([writer.written, None if failure is None else failure.strerror])
-        os.write(outcome, report.encode())
+        failure = None if writer.failure is None else writer.failure.strerror
+    except Exception as error:
+        failure = f"{type(error).__name__}: {error}"
     finally:
-        os._exit(0)
+        try:
+            os.write(outcome, json.dumps([writer.written, failure]).encode())
+        finally:
+            os._exit(0)
+
+
+def _receive(writer: TraceWriter, rows: int) -> None:
+    # Has what comes written, until the other end is closed.
+    due = time.monotonic() + PERIOD
+    received = bytearray()
+    while True:
+        ready, _, _ = select.select([rows], [], [], max(due - time.monotonic(), 0) if writer.rows else None)
+        data = os.read(rows, _PIPE_SIZE) if ready else b""
+        if ready and not data:
+            return
+        received += data
+        _take(received, writer.rows)
+        if len(writer.rows) >= BATCH or writer.rows and time.monotonic() >= due:
+            writer.flush()
+            due = time.monotonic() + PERIOD
 
 
 def _take(received: bytearray, rows: list[PlainRow]) -> None:

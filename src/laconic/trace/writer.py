@@ -105,6 +105,11 @@ class TraceWriter:
             self.rows.append(tuple(row))
         return number
 
+    @property
+    def redacts(self) -> bool:
+        """True where paths, names and command lines are hidden."""
+        return bool(self._salt)
+
     def hidden(self, text: str) -> bytes:
         """`text` as bytes, or its hash where the trace is redacted. Equal texts have equal hashes within a trace."""
         data = os.fsencode(text)
@@ -113,7 +118,7 @@ class TraceWriter:
         return b"#" + hashlib.blake2b(data, digest_size=8, key=self._salt).hexdigest().encode()
 
     def hidden_path(self, path: str) -> bytes:
-        """As `hidden`; the kernel's own labels (`[stack]`, `/dev/zero (deleted)`) and the suffix of a library stay."""
+        """As `hidden`; the kernel's own labels (`[stack]`, `/dev/zero (deleted)`) stay."""
         if not self._salt or path.startswith("[") or path in _PUBLIC:
             return os.fsencode(path)
         return self.hidden(path)

@@ -302,14 +302,15 @@ class Tracer:
 
     def _executed(self, thread: Thread) -> None:
         tid = thread.tid
-        if self.recorder is not None and thread.path is not None:
-            self.recorder.process_call(thread, thread.call, 0, data=self.recorder.writer.hidden_path(thread.path))
+        caller = self.threads.get(ptrace.event_message(tid) or tid, thread)  # a thread that becomes the leader
+        if self.recorder is not None and caller.path is not None:
+            self.recorder.process_call(caller, caller.call, 0, data=self.recorder.writer.hidden_path(caller.path))
         for other in [other for other in self.threads.values() if other.tgid == thread.tgid]:
             self._forget(other)
         if tid == self.root:
             launch.failure(tid, self.argv)
         fresh = Thread(tid, tid, Mm(None))
-        fresh.inherit(thread)
+        fresh.inherit(caller)
         self.threads[tid] = fresh
         if is_64_bit(tid):
             try:
@@ -340,7 +341,7 @@ class Tracer:
         if mm.busy is thread:
             self._abandon(thread, [thread.tid])
         thread.leave()
-        if not mm.threads:
+        if not mm.threads and self.checker.each_exit:
             self.checker.check(thread)
         if self.recorder is not None:
             self.recorder.exits(thread, ptrace.event_message(thread.tid) or 0)

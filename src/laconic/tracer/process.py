@@ -159,7 +159,7 @@ class Thread:
         """The program's memory; empty where it cannot be read."""
         data = read_memory(self.tid, address, length)
         if self.notes is not None:
-            self.notes.read(address, data)
+            self.notes.read(address, length, data)
         return data
 
     def shown_file(self, fd: int, address: int, file: File) -> File:

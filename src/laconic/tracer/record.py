@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from laconic.ledger import Ledger
 from laconic.memory.change import EXTEND, FILE, RESTRICT, UNMAP, ZERO, Outcome
+from laconic.memory.flags import VM_PROT
 from laconic.memory.mmap import OpenFile
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
+from laconic.pal import proc
 from laconic.pal.pagemap import Pagemap, Touched, was_untouched
 from laconic.rangemap import TOP, RangeMap
-from laconic.trace.schema import ADOPTED, CODES, DATA_LIMIT, READ, RESIDENT, UNFINISHED, PlainRow, Row
+from laconic.trace.schema import ADOPTED, CODES, DATA_LIMIT, GREW, READ, RESIDENT, UNFINISHED, PlainRow, Row
 from laconic.trace.spool import Spool
 from laconic.trace.writer import TraceWriter, mode_bits
 
@@ -34,6 +36,10 @@ _LOSES = UNMAP | FILE | ZERO | EXTEND | RESTRICT
 #: Seconds after which rows are handed over; a trace lacks no more than these when Laconic is killed.
 _PERIOD = 0.1
 _OPEN_PAGEMAPS = 64
+#: What notes say of a program, after its name.
+_NOTED = (" is a 32-bit program", " hides its memory map", " asked to trace")
+#: Bytes that are read of a name that the program gives to its memory (ANON_VMA_NAME_MAX_LEN in mm/madvise.c).
+_NAME_BYTES = 80
 
 
 class Recorder:
@@ -64,9 +70,17 @@ class Recorder:
     def finish(self, status: int, ledger: Ledger, seconds: float, verify: str) -> None:
         """Writes the end of the trace, with what only the end of a run knows."""
         checks = {"mode": verify, "checks": ledger.checks, "mismatches": ledger.mismatches}
-        about = {"exit_status": status, "seconds": round(seconds, 6), "verify": checks, "notes": ledger.notes}
+        about = {"exit_status": status, "seconds": round(seconds, 6), "verify": checks}
+        about["notes"] = [self._hidden_note(note) for note in ledger.notes]
         self.row("end", 0, 0, status, data=json.dumps(about).encode())
         self.stop()
+
+    def _hidden_note(self, note: str) -> str:
+        # A note begins with a program's name; one of which that cannot be told is hidden altogether.
+        if not self.writer.redacts:
+            return note
+        name, phrase, rest = next((parts for parts in map(note.partition, _NOTED) if parts[1]), (note, "", ""))
+        return os.fsdecode(self.writer.hidden(name)) + phrase + rest
 
     def stop(self) -> None:
         """Writes what there is."""
@@ -75,6 +89,14 @@ class Recorder:
             self._sender.join()
         self._hand_over()
         self.written, self.failure = self._spool.close()
+
+    def discard(self) -> None:
+        """Leaves no trace of a program that could not be started."""
+        self.stop()
+        try:
+            os.unlink(self.writer.path)
+        except OSError:
+            pass
 
     def _send(self) -> None:
         while not self._done.wait(_PERIOD):
@@ -177,11 +199,23 @@ class Recorder:
         touched: tuple[Touched, ...] = ()
         if thread.notes is not None:
             if not thread.mm.threads:
+                self._grown(thread)
                 self.last_look(thread)
                 self._forget(thread.mm)
             touched = tuple(thread.notes.touched)
             thread.notes = None
-        self.row("exit", thread.tgid, thread.tid, status, touched=touched)
+        self.row("exit", thread.tgid, thread.tid, status, int(thread.child_flags is not None), touched=touched)
+
+    def _grown(self, thread: Thread) -> None:
+        # How far stacks have grown at the end, of which no call tells.
+        space = thread.mm.space
+        try:
+            host = proc.read_smaps(thread.tid)
+        except OSError:
+            return
+        if space is not None and len(host) and list(space.vmas) != list(host):
+            self.looked(thread, space.held, host, GREW)
+            space.grow(host)
 
     def unfollowed(self, thread: Thread, why: str) -> None:
         """Appends that an address space is followed no longer."""
@@ -199,7 +233,8 @@ class Recorder:
         notes = thread.notes
         assert notes is not None
         for kind, start, end, _, held, _ in outcome.changes:
-            if held is not None and kind & _LOSES and (start, end) not in notes.looked:
+            # Nobody touches what is inaccessible: of that the last look, before it became so, holds still.
+            if held is not None and kind & _LOSES and held.flags & VM_PROT and (start, end) not in notes.looked:
                 notes.touched += self.touched(thread, start, end)
         if notes.looked:
             notes.looked.clear()
@@ -275,8 +310,10 @@ class CallNotes:
         """RLIMIT_DATA, where there is one."""
         self._answer(DATA_LIMIT, 0, 0, limit)
 
-    def read(self, address: int, data: bytes) -> None:
+    def read(self, address: int, length: int, data: bytes) -> None:
         """What was read of the program's memory."""
+        if length == _NAME_BYTES and self.recorder.writer.redacts:
+            data = self.recorder.writer.hidden(data.split(b"\0")[0].decode("utf-8", "surrogateescape"))
         self._answer(READ, address, len(data), 0, data)
 
     def maps(self, held: RangeMap[Vma], host: RangeMap[Vma], use: int = 0) -> None:

@@ -47,7 +47,7 @@ COLUMNS: Final = {
     "result": "int64",
     "errno": "string",
     "state": "string",
-    "said": "uint16",  # host calls
+    "said": "uint32",  # host calls
     "kinds": "string",
     "path": "string",
     "device": "string",

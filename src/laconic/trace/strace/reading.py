@@ -18,7 +18,12 @@ from laconic.trace.text import Log, Progress
 
 _NAMES = b"|".join(name.encode() for name in (*MEMORY_EVENTS, *PROCESS_EVENTS))
 #: Lines that hold one of these may have been a call that matters.
-_MATTERS = re.compile(rb"\b(?:" + _NAMES + rb")(?:\(| resumed)")
+_MATTERS = re.compile(
+    rb"\b(?:" + _NAMES + rb")(?:\(| resumed)|(?:^|[ \]])(?:"
+    # ... or end within the name of one
+    + b"|".join(sorted({name[:end].encode() for name in (*MEMORY_EVENTS, *PROCESS_EVENTS) for end in range(1, 24)}))
+    + rb")$"
+)
 #: A call that matters, anywhere in a line: behind what the program itself printed.
 _GLUED = re.compile(rb"(?:\[pid +\d+\] )?(?:\d\d:\d\d:\d\d(?:\.\d+)? )?(?:" + _NAMES + rb")\(")
 #: Lines of which a call may consist that was broken at a terminal's width.
