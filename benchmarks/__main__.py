@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import mediation, operations, replaying, structures
+from benchmarks import importing, mediation, operations, recording, replaying, structures
 from benchmarks.machine import describe, table, write_section
 
 BENCHMARKS = {
@@ -13,6 +13,8 @@ BENCHMARKS = {
     "operations": operations.report,
     "replaying": replaying.report,
     "mediation": mediation.report,
+    "recording": recording.report,
+    "importing": importing.report,
 }
 
 

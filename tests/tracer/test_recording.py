@@ -9,21 +9,24 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from errno import EACCES, EINVAL, ENOENT
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 
 import laconic.trace
-from laconic.pal.pagemap import FILE_PAGE, ZERO_PAGE
+from laconic.pal.pagemap import FILE_PAGE, UNSEEN, ZERO_PAGE
 from laconic.replay import replay
 from laconic.report.replayed import as_json
 from laconic.trace.records import Call, End, Exit, Program, Record
 from tests.tracer.lab import COMMAND, STRATEGIES, Run, build, environment, run_alone, run_laconic, skip_where_it_did
 from tests.tracer.test_identity import both
+from tests.tracer.test_unprivileged import Nobody
 from tests.tracer.test_untouched import EXIT, elf32, int80
 
 #: The lab's programs with their arguments; some need flags of the compiler before the bar.
@@ -477,3 +480,24 @@ def test_a_program_does_not_notice_that_it_is_recorded(script: str, tmp_path: Pa
     place = tmp_path / "a.trace"
     both(script, cwd=tmp_path, env=environment(), options=("-o", str(place)))
     assert laconic.trace.open(str(place)).source == "run"
+
+
+@pytest.mark.skipif(os.getuid() != 0 or shutil.which("setpriv") is None, reason="only root can become another user")
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_process_that_hides_its_memory_from_its_user(strategy: str) -> None:
+    """What nobody can look at counts as touched, so it is discarded as the program asked; the trace says UNSEEN."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o777)
+        nobody = Nobody(place)
+        (place / "pyarrow").symlink_to(Path(pyarrow.__file__).parent)
+        check = "import sys; sys.modules['numpy'] = None; import pyarrow"  # as the process that writes does
+        if run_alone([*nobody.become, nobody.python, "-c", check], env=nobody.env, cwd="/").returncode:
+            pytest.skip("this machine has no pyarrow that another user can import")
+        path = place / "a.trace"
+        run = nobody.laconic(build("recorded"), "hides", strategy=strategy, options=("-o", str(path)), verify="off")
+        assert (run.status, run.out) == (0, "discarded\n"), run.err
+        same_figures(path, run)
+        hidden = [call for call in calls(path, "madvise") if call.args[2] == 4]
+    assert len(hidden) == 1
+    assert hidden[0].touched == ((hidden[0].args[0], hidden[0].args[0] + 16 * 4096, UNSEEN),)

@@ -33,7 +33,7 @@ def figures(path: str) -> dict[str, Any]:
     """The JSON of a trace."""
     trace = laconic.trace.open(path)
     found = contents(trace)
-    return as_json(trace, found, losses(trace, found.lost))
+    return as_json(trace, found, losses(trace, found.lost.told()))
 
 
 def test_figures(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_many_losses_are_counted(tmp_path: Path) -> None:
     for number in range(25):
         builder.row("lost", 2, data=f"place {number}".encode())
     found = figures(builder.end())
-    assert len(found["missing"]) == 11 and found["missing"][-1] == "and 15 more such places"
+    assert len(found["missing"]) == 11 and found["missing"][-1] == "and 15 more kinds of loss"
     assert found["lost"] == {"places": 25, "lines_or_calls": 50}
 
 

@@ -94,18 +94,20 @@ def test_which_process(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
     trace.row("munmap", BASE, PAGE, pid=8, result=0)
     path = trace.end()
     assert main(["maps", path]) == 2
-    assert "name one with --pid (there are: 7 8)" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "name one with --pid" in said
+    assert [line.split()[0] for line in said.splitlines()[1:]] == ["7", "8"]
     assert main(["maps", path, "--pid", "9"]) == 2
-    assert "there is no process 9 at end: there are 7 8" in capfd.readouterr().err
+    assert "there is no process 9 at end. There are:" in capfd.readouterr().err
     assert main(["maps", path, "--pid", "8", "--at", "1"]) == 2
-    assert "there is no process 8 at 1: there are 7" in capfd.readouterr().err
+    assert "there is no process 8 at 1. There are:\n        7  ?\n" in capfd.readouterr().err
     assert printed(capfd, path, "--pid", "7") == [f"{BASE:x}-{BASE + PAGE:x} rw-p"]
     assert printed(capfd, path, "--pid", "8") == []
 
 
 def test_no_process_at_all(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["maps", Builder(tmp_path / "a.trace").end()]) == 2
-    assert "there are: none" in capfd.readouterr().err
+    assert "there is no process at end" in capfd.readouterr().err
 
 
 def test_a_process_that_is_not_followed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -36,11 +36,11 @@ def execute(options: argparse.Namespace) -> int:
     output = open_output(options.json)
     with progress(f"reading {options.trace}", trace.size) as update:
         found = contents(trace, update)
-    figures = as_json(trace, found, losses(trace, found.lost))
+    figures = as_json(trace, found, losses(trace, found.lost.told()))
     if output is not None:
         write_json(figures, output, options.json)
     if options.json == "-":
-        tell_loss(trace, found.lost)
+        tell_loss(trace, found.lost.told())
     else:
         show(as_text(figures))
     return 0

@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from math import inf
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from laconic.replay.engine import Replay
 
 DESCRIPTION = """\
 Prints the address space of a process as bookkeeping has it at some moment of a
@@ -47,21 +51,25 @@ def execute(options: argparse.Namespace) -> int:
     engine = Replay(trace, keep=True)
     with progress(f"replaying {options.trace}", trace.size) as update:
         engine.run(until, update)
-    tell_loss(trace, engine.losses[:-1] if trace.loss else engine.losses)
+    tell_loss(trace, engine.lost.told())
     pid = options.pid
     if pid is None:
-        if len(engine.processes) != 1:
-            pids = " ".join(map(str, sorted(engine.processes))) or "none"
-            raise LaconicError(f"there is more than one process or none: name one with --pid (there are: {pids})")
-        pid = next(iter(engine.processes))
+        if len(engine.processes) > 1:
+            raise LaconicError(f"there are several processes: name one with --pid\n{_processes(engine)}")
+        pid = next(iter(engine.processes), 0)
     mm = engine.processes.get(pid)
     if mm is None:
-        pids = " ".join(map(str, sorted(engine.processes))) or "none"
-        raise LaconicError(f"there is no process {pid} at {options.at}: there are {pids}")
+        what = f"no process {pid}" if options.pid is not None else "no process"
+        others = f". There are:\n{_processes(engine)}" if engine.processes else ": name another moment with --at"
+        raise LaconicError(f"there is {what} at {options.at}{others}")
     if mm.space is None:
         raise LaconicError(f"process {pid} is not followed: a 32-bit program, or one that hides its memory map")
     show(as_text(mm.space))
     return 0
+
+
+def _processes(engine: Replay) -> str:
+    return "\n".join(f"  {pid:>7}  {engine.programs.get(pid, '?')}" for pid in sorted(engine.processes))
 
 
 def _moment(text: str) -> Callable[[int, int], bool] | None:

@@ -23,11 +23,12 @@ def open_trace(path: str) -> Trace:
 
 
 def losses(trace: Trace, lost: Sequence[str] = ()) -> list[str]:
-    """What is missing, a sentence each; empty where nothing is. `lost` are the texts of the `lost` rows.
+    """What is missing, a sentence each; empty where nothing is. `lost` are the sentences about the `lost` rows.
 
     The trace must have been read to its end.
     """
-    found = [*lost[:SHOWN], *([f"and {len(lost) - SHOWN:,} more such places"] if len(lost) > SHOWN else [])]
+    more = len(lost) - SHOWN
+    found = [*lost[:SHOWN], *([f"and {more:,} more kind{'' if more == 1 else 's'} of loss"] if more > 0 else [])]
     return [*found, trace.loss] if trace.loss else found
 
 

@@ -175,7 +175,7 @@ def mmap(
         changes = overlaid
     if changes:
         space.vmas.set(address, end, vma)
-    then = _grown_below(space, vma) if vm_flags & VM_GROWSDOWN else None
+    then = grown_below(space, vma) if vm_flags & VM_GROWSDOWN else None
     return new(Outcome, (address, changes, address, end, doubtful, False, False, then))
 
 
@@ -191,10 +191,11 @@ def placed(space: AddressSpace, outcome: Outcome, address: int) -> Outcome:
         # Neither at a hint nor aligned to huge pages: this place shows the base.
         space.layout.learn(space.vmas, start, end)
     space.vmas.set(start, end, vma)
-    return Outcome(address, (Change(MAP, start, end, vma, None),), start, end, then=_grown_below(space, vma))
+    return Outcome(address, (Change(MAP, start, end, vma, None),), start, end, then=grown_below(space, vma))
 
 
-def _grown_below(space: AddressSpace, vma: Vma) -> Callable[[], None] | None:
+def grown_below(space: AddressSpace, vma: Vma) -> Callable[[], None] | None:
+    """What there is to do once `vma` has been put anywhere: a stack may then grow there, unseen."""
     if not vma.flags & VM_GROWSDOWN:
         return None
 

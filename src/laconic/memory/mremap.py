@@ -25,7 +25,7 @@ from laconic.memory.flags import (
     VM_SHARED,
 )
 from laconic.memory.layout import get_unmapped_area
-from laconic.memory.mmap import page_align
+from laconic.memory.mmap import grown_below, page_align
 from laconic.memory.munmap import munmap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
@@ -168,7 +168,7 @@ def _move(
     changes.sort(key=lambda change: change.start)
     low = min(address, target)
     high = max(address + old_length, target + new_length)
-    return Outcome(target, tuple(changes), low, high)
+    return Outcome(target, tuple(changes), low, high, then=grown_below(space, goes))
 
 
 def _overlaid(space: AddressSpace, start: int, end: int, vma: Vma, source: int | None) -> Iterator[Change]:

@@ -24,8 +24,8 @@ _PM_GUARD, _PM_FILE, _PM_SWAP, _PM_PRESENT = 1 << 58, 1 << 61, 1 << 62, 1 << 63
 
 #: How the pages of a touched run are present. FILE_PAGE: the file's or the shared memory's own, not a private copy.
 #: ZERO_PAGE: only ever read. SWAPPED: out on disk. GUARD: a guard region's marker. HUGE: in a huge page, all of which
-#: counts as touched.
-FILE_PAGE, ZERO_PAGE, SWAPPED, GUARD, HUGE = 1, 2, 4, 8, 16
+#: counts as touched. UNSEEN: nobody could look, and any page of it may be touched.
+FILE_PAGE, ZERO_PAGE, SWAPPED, GUARD, HUGE, UNSEEN = 1, 2, 4, 8, 16, 32
 _BITS = ((_IS_FILE, FILE_PAGE), (_IS_PFNZERO, ZERO_PAGE), (_IS_SWAPPED, SWAPPED), (_IS_GUARD, GUARD), (_IS_HUGE, HUGE))
 _HOW = [sum(ours for bit, ours in _BITS if categories & bit) for categories in range(512)]
 #: One run of touched pages: start and end in bytes, and the bits above.
@@ -103,6 +103,11 @@ def was_untouched(runs: Iterable[Touched], start: int, end: int, private_file: b
         if begin < end and start < stop and not (private_file and how & FILE_PAGE):
             return False
     return True
+
+
+def page_count(runs: Iterable[Touched]) -> int:
+    """How many pages of these runs are known to be touched. O(runs)."""
+    return sum(end - start for start, end, how in runs if not how & UNSEEN) >> PAGE_SHIFT
 
 
 def has_scan(pid: int) -> bool:

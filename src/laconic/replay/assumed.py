@@ -11,7 +11,7 @@ from errno import EACCES, EAGAIN, EBADF, EINVAL, ENODEV, ENOMEM, ENOSYS, EOPNOTS
 
 from laconic.manager import MemoryManager, chooses
 from laconic.memory.calls import RANGED
-from laconic.memory.change import Outcome
+from laconic.memory.change import EXTEND, FILE, RESTRICT, ZERO, Outcome
 from laconic.memory.flags import (
     MAP_FIXED,
     MAP_FIXED_NOREPLACE,
@@ -28,7 +28,7 @@ from laconic.memory.mmap import OpenFile, page_align
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
 from laconic.rangemap import RangeMap
-from laconic.replay.check import LOST_DATA, MODEL_ERROR, UNKNOWN_START
+from laconic.replay.check import LOST_DATA, MODEL_ERROR, UNKNOWN_START, shown
 from laconic.replay.thread import RecordedUpcalls
 
 #: What is mapped, since a call on it succeeded, and of which nothing else is known.
@@ -50,22 +50,23 @@ def assumed_space() -> AddressSpace:
 class AssumedStart:
     """What is known and what was assumed of one address space.
 
-    `known`: ranges of which calls in the log told what is there. `brk` is known once a call has returned it. `cause`
-    and `why` say what the last call contradicts, where it does.
+    `known`: ranges of which calls in the log told what is there. `brk` is known once a call has returned it. Of the
+    last call: `cause` and `why` say what it contradicts, where it does, `answer` what bookkeeping came to; `refused`:
+    the host refused what bookkeeping would have allowed.
     """
 
-    __slots__ = ("assumptions", "brk", "cause", "known", "why")
+    __slots__ = ("answer", "brk", "cause", "known", "refused", "why")
 
     def __init__(self) -> None:
         self.known: RangeMap[bool] = RangeMap()
         self.brk = False
-        self.assumptions = 0
-        self.cause = self.why = ""
+        self.refused = False
+        self.answer = self.cause = self.why = ""
 
     def copy(self) -> AssumedStart:
         """What a forked process knows. O(n)."""
         twin = AssumedStart()
-        twin.known, twin.brk, twin.assumptions = self.known.copy(), self.brk, self.assumptions
+        twin.known, twin.brk = self.known.copy(), self.brk
         return twin
 
     def begin(
@@ -80,13 +81,16 @@ class AssumedStart:
     ) -> Outcome:
         """What a call comes to, given the recorded `result`; wanted is edited. `cause` is set where that took
         more than what is unknown allows."""
-        self.cause = ""
+        self.answer = self.cause = ""
+        self.refused = False
         if name == "brk":
             return self._brk(manager, space, args, result, up, lossy)
         ok = not -4096 < result < 0
         if ok and chooses(name, args):
             args = self._placed(space, name, args, result, lossy)
         start, end = affected(name, args)
+        if ok and name == "munmap" and end <= TASK_SIZE:
+            self._suppose(space, start, end)
         outcome = manager.begin(space, name, args, up)
         if ok and (outcome.result < 0 or outcome.resync) and start < end <= TASK_SIZE:
             outcome = self._presupposed(manager, space, name, args, up, start, end, lossy)
@@ -95,12 +99,23 @@ class AssumedStart:
                 space.rollback(outcome.start, outcome.end)
             if name not in _HOSTS_CALLS:
                 self._differs(name, result, start, end, lossy)
+            self.answer = shown(outcome.result)
+            self.refused = not ok
             outcome = Outcome(result, ask=True)
         if ok and start < end <= TASK_SIZE:
             self.known.set(start, end, True)
             if name == "mremap":
                 self.known.set(result, result + max(page_align(args[2]), PAGE_SIZE), True)
         return outcome
+
+    def _suppose(self, space: AddressSpace, start: int, end: int) -> None:
+        # What is unmapped and was never seen mapped may have been: something unknown is put there first.
+        for begin, stop, known in self.known.runs(start, end):
+            if not known:
+                for low, high, vma in space.vmas.runs(begin, stop):
+                    if vma is None:
+                        space.vmas.set(low, high, UNKNOWN)
+                        space.held.set(low, high, UNKNOWN)
 
     def _brk(
         self,
@@ -125,6 +140,7 @@ class AssumedStart:
             new = page_align(result)
             if result != space.brk:
                 self._differs("brk", result, min(old, new), max(old, new), lossy)
+                self.answer = shown(outcome.result)
             space.brk = result
             return Outcome(result, ask=True)
         if outcome.end:
@@ -175,7 +191,6 @@ class AssumedStart:
             for begin, stop in holes:
                 space.vmas.set(begin, stop, UNKNOWN)
                 space.held.set(begin, stop, UNKNOWN)
-            self.assumptions += 1
         if name != "mremap":
             return manager.begin(space, name, args, up)
         return self._moved_in_pieces(manager, space, args, up)
@@ -219,3 +234,20 @@ def affected(name: str, args: tuple[int, ...]) -> tuple[int, int]:
         start = args[at] & PAGE_MASK
         return start, start + page_align(args[at + 1] + (args[at] - start))
     return 0, 0
+
+
+def may_be_nothing(outcome: Outcome, guessed: bool) -> bool:
+    """True where nothing would have been said if the pages were untouched (`guessed`: that was asked, and the log does
+    not tell), or as asked already, where the log tells neither the file nor the permissions. O(changes)."""
+    return bool(outcome.changes) and all(
+        held == UNKNOWN
+        or kind == ZERO and guessed
+        or kind & FILE and not kind & (EXTEND | RESTRICT) and _unknown(wanted, held)
+        for kind, _, _, wanted, held, _ in outcome.changes
+    )
+
+
+def _unknown(wanted: Vma | None, held: Vma | None) -> bool:
+    # True where the two may be the same file for all that the log tells.
+    files = [vma and vma.file for vma in (wanted, held)]
+    return all(files) and any(file is not None and file.path.startswith("?") for file in files)

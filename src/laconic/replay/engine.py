@@ -12,16 +12,17 @@ from typing import Any
 from laconic.ledger import Ledger
 from laconic.manager import MemoryManager
 from laconic.memory.calls import Call
-from laconic.memory.change import ZERO, Change, Outcome
+from laconic.memory.change import Change, Outcome
 from laconic.memory.layout import Layout
 from laconic.memory.mmap import OpenFile
 from laconic.memory.space import AddressSpace
 from laconic.pal import Confirmation
 from laconic.pal.linux import LinuxPal
-from laconic.replay.assumed import UNKNOWN, UNKNOWN_FILE, AssumedStart, assumed_space
+from laconic.replay.assumed import UNKNOWN_FILE, AssumedStart, assumed_space, may_be_nothing
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, Check, shown
 from laconic.replay.thread import Mm, RecordedUpcalls, Runs, Thread, seen
 from laconic.trace import records
+from laconic.trace.losses import Losses
 from laconic.trace.reader import Trace
 from laconic.trace.schema import (
     BYSTANDERS,
@@ -50,7 +51,8 @@ class Replay:
     """Replays `trace` by the rule `strategy`; `check` compares each result with the recorded one.
 
     `recorded` is the strategy that the trace was made with, None for a log's. `processes` are the address spaces as
-    they are, by process id; those of ended processes stay until the id is used again where `keep` is set.
+    they are, by process id, `programs` their paths; those of ended processes stay until the id is used again where
+    `keep` is set.
     """
 
     def __init__(self, trace: Trace, strategy: str | None = None, *, check: bool = False, keep: bool = False) -> None:
@@ -65,9 +67,10 @@ class Replay:
         self.plain = self.strategy != "observe"
         self.threads: dict[int, Thread] = {}
         self.processes: dict[int, Mm] = {}
+        self.programs: dict[int, str] = {}
         self.number = -1
         self.end: dict[str, Any] = {}
-        self.losses: list[str] = []
+        self.lost = Losses()
         self.bystanders = 0
         self.uncertain: Counter[str] = Counter()
         self._names = [intern(name) for name in trace.names]
@@ -107,8 +110,11 @@ class Replay:
             self._run(until, progress)
         finally:
             gc.set_threshold(*thresholds)
-        if self.trace.loss is not None:
-            self.losses.append(self.trace.loss)
+
+    @property
+    def losses(self) -> list[str]:
+        """What the trace lacks, a sentence each; complete after the end of a run."""
+        return [*self.lost.told(), *([self.trace.loss] if self.trace.loss is not None else [])]
 
     def _run(self, until: Callable[[int, int], bool] | None, progress: Callable[[int], None] | None) -> None:
         handlers = self._handlers
@@ -143,15 +149,15 @@ class Replay:
             self._unfinished(thread, space, row)
             return
         name = self._names[row[0]]
+        if mm.assumed is not None:
+            self._logged_call(mm.assumed, mm, space, row, name)
+            return
         args = row[4:10]
         manager = self.manager
         begun = thread.begun
         if begun is not None:
             thread.begun = None
-        if mm.assumed is not None:
-            outcome = self._assume(mm.assumed, space, row, name, mm)
-        else:
-            outcome = begun or manager.begin(space, name, args, up, not state & UNFOLLOWED)
+        outcome = begun or manager.begin(space, name, args, up, not state & UNFOLLOWED)
         answer, changes, _, _, ask, _, _, _ = outcome
         if begun is None and manager.unsaid(outcome):
             manager.finish_unsaid(name, outcome)
@@ -165,16 +171,28 @@ class Replay:
             answer, said, changes = manager.finish(
                 space, Call(name, args), outcome, confirmation, up, edited=begun is None, chosen=bool(state & CHOSEN)
             )
-        if mm.assumed is not None and said and up.guessed and _only_zeroes(outcome):
-            self.uncertain[name] += said
         if self.check is not None:
             self._compare(row, name, mm, answer, said, changes)
 
-    def _assume(
-        self, assumed: AssumedStart, space: AddressSpace, row: PlainRow, name: str, mm: Mm
-    ) -> Outcome:
-        self.up.guessed = False
-        return assumed.begin(self.manager, space, name, row[4:10], row[10], self.up, mm.lossy)
+    def _logged_call(self, assumed: AssumedStart, mm: Mm, space: AddressSpace, row: PlainRow, name: str) -> None:
+        # A call of a log, which has no starting maps: the recorded result leads.
+        manager, up, args, result = self.manager, self.up, row[4:10], row[10]
+        up.guessed = False
+        outcome = assumed.begin(manager, space, name, args, result, up, mm.lossy)
+        if assumed.refused:
+            self.ledger.count(name, 1, result)
+        elif manager.unsaid(outcome):
+            manager.finish_unsaid(name, outcome)
+        else:
+            confirmation = Confirmation(0, result, self._said(row, name, outcome))
+            chosen = bool(row[11] & CHOSEN)
+            answered = manager.finish(space, Call(name, args), outcome, confirmation, up, chosen=chosen)
+            if not self.pal.every_call and may_be_nothing(outcome, up.guessed):
+                self.uncertain[name] += answered.said
+        if self.check is not None:
+            self.check.compared += 1
+            if assumed.cause:
+                self.check.differs(self.number, row, name, assumed.answer, assumed.cause, assumed.why)
 
     def _said(self, row: PlainRow, name: str, outcome: Outcome) -> int:
         # Host calls for this outcome. Where one failed, the trace knows how many had been made.
@@ -198,10 +216,6 @@ class Replay:
         for change in changes:
             kinds |= change.kind
         self.check.compared += 1
-        if mm.assumed is not None:
-            if mm.assumed.cause:
-                self.check.differs(self.number, row, name, "otherwise", mm.assumed.cause, mm.assumed.why)
-            return
         cause = LOST_DATA if mm.lossy else MODEL_ERROR
         if answer != row[10]:
             self.check.differs(self.number, row, name, shown(answer), cause, "another result")
@@ -244,6 +258,8 @@ class Replay:
         child = self.threads[tid] = Thread(parent.pid if flags & CLONE_THREAD else tid, mm)
         child.read_implies_exec = parent.read_implies_exec
         self.processes[child.pid] = mm
+        if parent.pid in self.programs:
+            self.programs[child.pid] = self.programs[parent.pid]
 
     def _process(self, row: PlainRow) -> None:
         pid, tid, shares, other = row[2], row[3], row[4], row[10]
@@ -264,6 +280,7 @@ class Replay:
             if thread.pid == pid:
                 self._leave(other)
         about = json.loads(row[16] or b"{}")
+        self.programs[pid] = about.get("path", "?")
         layout = about.get("layout")
         if about.get("bits") == 32 or about.get("followed") is False:
             mm = Mm(None)
@@ -356,8 +373,7 @@ class Replay:
     # What a person must be told
 
     def _lost(self, row: PlainRow) -> None:
-        text = row[16].decode("utf-8", "replace")
-        self.losses.append(f"{text} ({row[4]:,})" if row[4] else text)
+        self.lost.add(row)
         which = [self.processes[row[2]]] if row[2] in self.processes else list(self.processes.values())
         for mm in which:
             mm.lossy = True
@@ -372,13 +388,6 @@ class Replay:
         self.ledger.notes[:] = self.end.get("notes", self.ledger.notes)
         checks = self.end.get("verify", {})
         self.ledger.checks, self.ledger.mismatches = checks.get("checks", 0), checks.get("mismatches", 0)
-
-
-def _only_zeroes(outcome: Outcome) -> bool:
-    # True where nothing would have been said if the pages had not been touched, or are of unknown attributes.
-    return bool(outcome.changes) and all(
-        kind == ZERO or held is not None and held.file is UNKNOWN.file for kind, _, _, _, held, _ in outcome.changes
-    )
 
 
 def _skip(row: PlainRow) -> None:

@@ -36,7 +36,7 @@ def as_json(trace: Trace, contents: Contents, missing: Sequence[str]) -> dict[st
         },
         "complete": not missing,
         "missing": list(missing),
-        "lost": {"places": contents.lost_places, "lines_or_calls": contents.lost_count},
+        "lost": {"places": contents.lost.places, "lines_or_calls": contents.lost.missing},
         "unknown": list(dict.fromkeys((*trace.about.get("unknown", ()), *contents.report.get("unknown", ())))),
         "events": contents.events,
         "seconds": {"from": contents.began / 1e9, "until": contents.ended / 1e9},

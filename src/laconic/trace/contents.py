@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from laconic.pal.pagemap import page_count
+from laconic.trace.losses import Losses
 from laconic.trace.schema import CODES, MEMORY_CODES, NO_RESULT, PROCESS_EVENTS, UNFINISHED, PlainRow
 
 if TYPE_CHECKING:
@@ -42,8 +44,8 @@ class Program:
 @dataclass
 class Contents:
     """What a trace holds. `began` and `ended` are the times of the first and last event, in nanoseconds since the trace
-    began. `touched_pages` (None: not known) counts the pages of all touched runs. `lost` are the texts of places where
-    something is missing, `lost_count` the lines or calls missing there, as far as that is known. `status` is the exit
+    began. `touched_pages` (None: not known) counts the pages of all touched runs. `lost` is what is
+    missing in between. `status` is the exit
     status that the recording ended with, None where it did not end in order, or is a log's.
     """
 
@@ -58,9 +60,7 @@ class Contents:
     began: int = 0
     ended: int = 0
     touched_pages: int | None = None
-    lost: list[str] = field(default_factory=list)
-    lost_places: int = 0
-    lost_count: int = 0
+    lost: Losses = field(default_factory=Losses)
     notes: list[str] = field(default_factory=list)
     status: int | None = None
     report: dict[str, Any] = field(default_factory=dict)
@@ -83,7 +83,7 @@ def contents(trace: Trace, update: Callable[[int], None] = lambda position: None
         found.events, found.ended = trace.events, rows[-1][1]
         threads.update(set(map(itemgetter(2, 3), rows)))
         _count_calls(found, rows, trace.names)
-        pages += sum(end - start for row in rows if row[17] for start, end, _ in row[17])
+        pages += sum(page_count(row[17]) for row in rows if row[17])
         for row in rows:
             if row[0] in _OTHERS:
                 _other(found, row, _OTHERS[row[0]], programs)
@@ -92,7 +92,7 @@ def contents(trace: Trace, update: Callable[[int], None] = lambda position: None
     found.threads = len(threads)
     found.processes = len({pid for pid, _ in threads})
     if "touched pages" not in trace.about.get("unknown", ()):
-        found.touched_pages = pages >> 12
+        found.touched_pages = pages
     return found
 
 
@@ -130,10 +130,7 @@ def _other(found: Contents, row: PlainRow, name: str, programs: dict[str, Progra
             else:
                 found.more_programs += 1
         case "lost":
-            found.lost_places += 1
-            found.lost_count += row[4]
-            if len(found.lost) < KEPT:
-                found.lost.append(data.decode("utf-8", "replace"))
+            found.lost.add(row)
         case "note":
             if len(found.notes) < KEPT:
                 found.notes.append(data.decode("utf-8", "replace"))

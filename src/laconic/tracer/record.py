@@ -21,7 +21,7 @@ from laconic.memory.mmap import OpenFile
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
 from laconic.pal import proc
-from laconic.pal.pagemap import Pagemap, Touched, was_untouched
+from laconic.pal.pagemap import UNSEEN, Pagemap, Touched, was_untouched
 from laconic.rangemap import TOP, RangeMap
 from laconic.trace.schema import ADOPTED, CODES, DATA_LIMIT, GREW, READ, RESIDENT, UNFINISHED, PlainRow, Row
 from laconic.trace.spool import Spool
@@ -35,7 +35,7 @@ _MASK = (1 << 64) - 1
 _LOSES = UNMAP | FILE | ZERO | EXTEND | RESTRICT
 #: Seconds after which rows are handed over; a trace lacks no more than these when Laconic is killed.
 _PERIOD = 0.1
-_OPEN_PAGEMAPS = 64
+_OPEN_PAGEMAPS = 32
 #: What notes say of a program, after its name.
 _NOTED = (" is a 32-bit program", " hides its memory map", " asked to trace")
 #: Bytes that are read of a name that the program gives to its memory (ANON_VMA_NAME_MAX_LEN in mm/madvise.c).
@@ -249,7 +249,7 @@ class Recorder:
             thread.notes.touched += self.touched(thread, start, end)
 
     def touched(self, thread: Thread, start: int, end: int) -> list[Touched]:
-        """The touched runs of `[start, end)`; none where the process is gone."""
+        """The touched runs of `[start, end)`: one UNSEEN run of all of it where the process hides its memory."""
         mm = thread.mm
         try:
             pagemap = self._pagemaps.get(mm)
@@ -260,7 +260,7 @@ class Recorder:
                 pagemap = self._pagemaps[mm] = Pagemap(thread.tid)
             return pagemap.touched(start, end)
         except OSError:
-            return []
+            return [(start, end, UNSEEN)]
 
     def _forget(self, mm: Mm) -> None:
         pagemap = self._pagemaps.pop(mm, None)

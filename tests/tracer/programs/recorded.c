@@ -180,6 +180,21 @@ static void fails(void)
     _exit(7);
 }
 
+/* A child hides its memory from others of its user before its first memory call, which discards what was touched. */
+static void hides(void)
+{
+    char *at = small_pages(16);
+    touch(at);
+    pid_t pid = fork();
+    if (!pid) {
+        prctl(PR_SET_DUMPABLE, 0);
+        madvise(at, 16 * PAGE, MADV_DONTNEED);
+        printf(at[PAGE] ? "WRONG: not discarded\n" : "discarded\n");
+        return;
+    }
+    waitpid(pid, NULL, 0);
+}
+
 int main(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : "", *path = argc > 2 ? argv[2] : "";
@@ -191,6 +206,8 @@ int main(int argc, char **argv)
         progress(path, argc > 3 ? atol(argv[3]) : 0);
     else if (!strcmp(name, "fails"))
         fails();
+    else if (!strcmp(name, "hides"))
+        hides();
     else
         return 2;
     return 0;

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from laconic.memory.change import ChangeKind
-from laconic.memory.flags import PAGE_SHIFT
+from laconic.pal.pagemap import page_count
 from laconic.trace.export import constants
 from laconic.trace.records import ARITY, TracedFile, traced_file
 from laconic.trace.schema import (
@@ -156,7 +156,7 @@ class Flattener:
             said if self._said else None,
             _kinds(kinds) if self._said and kinds else None,
             *(_file(file, args[5] if name == "mmap" else None) if file else (text(data) or None, *[None] * 4)),
-            _pages(touched) if self._touched else None,
+            page_count(touched) if self._touched else None,
             self._programs.get(pid),
             self._stacks.pop(tid, None) if self._stacks else None,
             None,
@@ -174,7 +174,7 @@ class Flattener:
             fields["result"] = a0
         fields["program"] = self._programs.get(pid)
         if name == "exit":
-            fields["touched_pages"] = _pages(touched) if self._touched else None
+            fields["touched_pages"] = page_count(touched) if self._touched else None
             if tid == pid:
                 self._programs.pop(pid, None)
         return _row(fields)
@@ -182,10 +182,6 @@ class Flattener:
 
 def _row(fields: dict[str, Any]) -> Flat:
     return tuple(map(fields.get, COLUMNS))
-
-
-def _pages(touched: Iterable[tuple[int, int, int]]) -> int:
-    return sum(end - start for start, end, _ in touched) >> PAGE_SHIFT
 
 
 def _file(file: TracedFile, offset: int | None) -> tuple[str | None, str | None, int | None, int | None, int | None]:

@@ -1,0 +1,37 @@
+"""What `lost` rows say, in words; the same thing is told once."""
+
+from __future__ import annotations
+
+from laconic.trace.schema import PlainRow
+
+#: Texts that are kept; those of more are counted alone.
+KEPT = 100
+
+
+class Losses:
+    """The losses of one trace: `places`, `missing` (lines or calls, as far as that is known), and what they were."""
+
+    def __init__(self) -> None:
+        self.places = 0
+        self.missing = 0
+        self._texts: dict[str, list[int]] = {}
+
+    def add(self, row: PlainRow) -> None:
+        """Enters one `lost` row. O(1)."""
+        text = row[16].decode("utf-8", "replace")
+        self.places += 1
+        self.missing += row[4]
+        if text not in self._texts and len(self._texts) >= KEPT:
+            text = "other losses"
+        found = self._texts.setdefault(text, [0, 0])
+        found[0] += 1
+        found[1] += row[4]
+
+    def told(self) -> list[str]:
+        """One sentence for each kind of loss, in the order of their first places."""
+        sentences = []
+        for text, (places, missing) in self._texts.items():
+            facts = [f"{missing:,}"] if missing else []
+            facts += [f"in {places:,} places"] if places > 1 else []
+            sentences.append(f"{text} ({', '.join(facts)})" if facts else text)
+        return sentences
