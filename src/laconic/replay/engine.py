@@ -171,6 +171,10 @@ class Replay:
             answer, said, changes = manager.finish(
                 space, Call(name, args), outcome, confirmation, up, edited=begun is None, chosen=bool(state & CHOSEN)
             )
+        if thread.map_runs or thread.answers:
+            # What the strategy that was recorded asked the host, and this one did not.
+            thread.map_runs.clear()
+            thread.answers.clear()
         if self.check is not None:
             self._compare(row, name, mm, answer, said, changes)
 

@@ -16,14 +16,19 @@ def as_text(space: AddressSpace) -> str:
     lines = []
     stack = max((start for start, _, vma in space.vmas if vma.flags & VM_GROWSDOWN), default=-1)
     for start, end, vma in space.vmas:
-        file = vma.file
-        offset = start - vma.base if file is not None else 0
-        device = file.device if file is not None else "00:00"
-        inode = max(file.inode, 0) if file is not None else 0
-        where = f"{start:08x}-{end:08x} {vma.permissions()} {offset:08x} {device} {inode} "
+        where = f"{start:08x}-{end:08x} {vma.permissions()} {_backing(start, vma)} "
         name = _name(space, start, end, vma, stack)
         lines.append(f"{where:<73}{name}\n" if name else f"{where}\n")
     return "".join(lines)
+
+
+def _backing(start: int, vma: Vma) -> str:
+    # Offset, device, inode; zeros for what a log does not tell (an inode below 0 stands for a path, or for nothing).
+    file = vma.file
+    if file is None or file.path == "?":
+        return "00000000 00:00 0"
+    device = "00:00" if file.inode < 0 and file.path != "/dev/zero (deleted)" else file.device
+    return f"{start - vma.base:08x} {device} {max(file.inode, 0)}"
 
 
 def _name(space: AddressSpace, start: int, end: int, vma: Vma, stack: int) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from laconic.ledger import Ledger
 from laconic.memory.change import EXTEND, FILE, RESTRICT, UNMAP, ZERO, Outcome
-from laconic.memory.flags import VM_PROT
+from laconic.memory.flags import VM_GROWSDOWN, VM_PROT
 from laconic.memory.mmap import OpenFile
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
@@ -209,11 +209,18 @@ class Recorder:
     def _grown(self, thread: Thread) -> None:
         # How far stacks have grown at the end, of which no call tells.
         space = thread.mm.space
+        if space is None:
+            return
+        stacks = [(start, vma) for start, _, vma in space.held if vma.flags & VM_GROWSDOWN]
         try:
-            host = proc.read_smaps(thread.tid)
+            grown = [(proc.query_vma(thread.tid, start), start, vma) for start, vma in stacks]
         except OSError:
             return
-        if space is not None and len(host) and list(space.vmas) != list(host):
+        host = space.held.copy()
+        for seen, start, vma in grown:
+            if seen is not None and seen.start < start:
+                host.set(seen.start, start, vma)
+        if list(host) != list(space.held):
             self.looked(thread, space.held, host, GREW)
             space.grow(host)
 
