@@ -185,6 +185,31 @@ def test_a_replay_by_another_strategy_gives_the_figures_of_its_run(recorded: str
     assert again["elided"] == 0
 
 
+HALF_WAY = """
+import ctypes
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_long
+libc.mmap.argtypes = [ctypes.c_long] * 6
+at = libc.mmap(0, 16 * 4096, 3, 0x22, -1, 0)
+where = ctypes.c_long(at)
+print(libc.munmap(ctypes.c_long(at + 8 * 4096), 4096), libc.mprotect(where, 16 * 4096, 3))
+print(libc.mlock(where, 16 * 4096), libc.msync(where, 4096, 2), libc.msync(ctypes.c_long(at + 9 * 4096), 4096, 2))
+"""
+
+
+@pytest.mark.parametrize("recorded", STRATEGIES)
+def test_calls_that_stop_half_way_at_a_hole(recorded: str, tmp_path: Path) -> None:
+    """What the host was asked by one strategy, and by the other not, belongs to that one call."""
+    path = tmp_path / "a.trace"
+    run = record(path, sys.executable, "-S", "-c", HALF_WAY, strategy=recorded, verify="call")
+    assert run.out == "0 -1\n-1 -1 0\n"
+    same_figures(path, run)
+    for strategy in ("laconic", "every-call"):
+        again = figures(path, strategy)
+        assert again["check"]["first"] == []
+        assert again["asked"] == run.figures["asked"]
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_failures_of_the_host_are_replayed_as_they_were(strategy: str, tmp_path: Path) -> None:
     """Calls of several host calls that fail half way, included."""
@@ -450,7 +475,13 @@ def test_no_space_left(tmp_path: Path) -> None:
         pytest.skip("this machine lets nobody mount a tmpfs here")
     try:
         path = disk / "a.trace"
-        script = "import mmap, sys; [mmap.mmap(-1, 8192 + 4096 * (i % 99)).close() for i in range(9000)]; sys.exit(9)"
+        script = (
+            "import mmap, sys, time\n"
+            "def calls(n):\n"
+            "    for i in range(n): mmap.mmap(-1, 8192 + 4096 * (i % 99)).close()\n"
+            "calls(600); time.sleep(1.5)\n"  # a first batch, which finds room
+            "calls(9000); sys.exit(9)"
+        )
         run = record(path, sys.executable, "-S", "-c", script)
         assert run.status == run.figures["exit_status"] == 9
         assert "could not be written to its end, No space left on device" in run.err
