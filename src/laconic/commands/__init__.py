@@ -66,5 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LaconicError as error:
         tell(f"laconic: {error}\n")
         return error.exit_code
+    except ImportError as error:
+        why = " ".join(str(error).split())[:200]
+        tell(f"laconic: a library cannot be imported, {why}: pip install --upgrade laconic, or what it names\n")
+        return 2
     except KeyboardInterrupt:
         return 130

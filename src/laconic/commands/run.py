@@ -142,7 +142,7 @@ def _recorded(recorder: Recorder) -> str:
     if recorder.failure is not None:
         return (
             f"laconic: -o {path} could not be written to its end, {recorder.failure}: the trace holds what came "
-            "before; make room and record again\n"
+            "before\n"
         )
     return f"laconic: {recorder.written:,} events in {path}; next:  laconic replay {path} --check\n"
 

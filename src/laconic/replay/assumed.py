@@ -85,7 +85,7 @@ class AssumedStart:
         self.refused = False
         if name == "brk":
             return self._brk(manager, space, args, result, up, lossy)
-        ok = not -4096 < result < 0
+        ok = result >= 0
         if ok and chooses(name, args):
             args = self._placed(space, name, args, result, lossy)
         start, end = affected(name, args)
