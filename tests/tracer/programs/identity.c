@@ -44,6 +44,7 @@ static void descriptors(void)
 
 int main(int argc, char **argv)
 {
+    setvbuf(stdout, 0, _IOLBF, BUFSIZ); /* where both go to one place, the order must not hang on how much is said */
     char text[4096];
     descriptors();
     printf("cwd %s\n", getcwd(text, sizeof text));
