@@ -126,6 +126,7 @@ def _receive(writer: TraceWriter, rows: int) -> None:
         _take(received, writer.rows)
         if len(writer.rows) >= BATCH or writer.rows and time.monotonic() >= due:
             writer.flush()
+            writer.sync()  # nobody waits for it here
             due = time.monotonic() + PERIOD
 
 

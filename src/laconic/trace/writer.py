@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -151,6 +152,14 @@ class TraceWriter:
                 except OSError as error:
                     self.failure = self.failure or error
                 self._fd = -1
+
+    def sync(self) -> None:
+        """Has the batches so far written to the disk itself: what a power cut leaves."""
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # no disk behind it
+                self.failure = self.failure or error
 
     def leave(self) -> None:
         """Lets go of the file, which another process writes from here on."""
