@@ -18,6 +18,7 @@ from laconic.memory.mmap import OpenFile
 from laconic.memory.space import AddressSpace
 from laconic.pal import Confirmation
 from laconic.pal.linux import LinuxPal
+from laconic.pal.proc import READ_IMPLIES_EXEC
 from laconic.replay.assumed import UNKNOWN_FILE, AssumedStart, assumed_space, may_be_nothing
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, Check, shown
 from laconic.replay.thread import Mm, RecordedUpcalls, Runs, Thread, seen
@@ -44,7 +45,7 @@ from laconic.trace.schema import (
 
 CLONE_VM, CLONE_THREAD = 0x100, 0x10000
 _ENDLESS = UNFINISHED | NO_RESULT
-READ_IMPLIES_EXEC, PERSONALITY_QUERY = 0x0400000, 0xFFFFFFFF
+PERSONALITY_QUERY = 0xFFFFFFFF
 
 
 class Replay:
@@ -64,7 +65,6 @@ class Replay:
         self.manager = MemoryManager(self.pal, self.ledger, self.strategy == "observe")
         self.check = Check() if check else None
         self.keep = keep
-        self.plain = self.strategy != "observe"
         self.threads: dict[int, Thread] = {}
         self.processes: dict[int, Mm] = {}
         self.programs: dict[int, str] = {}
@@ -83,20 +83,20 @@ class Replay:
         for code in range(MEMORY_CODES):
             self._handlers[code] = self._bystander if self._names[code] in BYSTANDERS else self._call
         for name, handler in (
-                ("file", self._file),
-                ("program", self._program),
-                ("maps", self._maps),
-                ("vma", self._vma),
-                ("answer", self._answer),
-                ("begin", self._begin),
-                ("process", self._process),
-                ("exit", self._exit),
-                ("lost", self._lost),
-                ("note", self._note),
-                ("end", self._end),
-                ("personality", self._personality),
-                *((name, self._clone) for name in ("clone", "clone3", "fork", "vfork")),
-            ):
+            ("file", self._file),
+            ("program", self._program),
+            ("maps", self._maps),
+            ("vma", self._vma),
+            ("answer", self._answer),
+            ("begin", self._begin),
+            ("process", self._process),
+            ("exit", self._exit),
+            ("lost", self._lost),
+            ("note", self._note),
+            ("end", self._end),
+            ("personality", self._personality),
+            *((name, self._clone) for name in ("clone", "clone3", "fork", "vfork")),
+        ):
             self._handlers[CODES[name]] = handler
 
     def run(
@@ -162,7 +162,7 @@ class Replay:
         if begun is None and manager.unsaid(outcome):
             manager.finish_unsaid(name, outcome)
             said = 0
-        elif answer == result and not state and not ask and begun is None and self.plain:
+        elif answer == result and not state and not ask and begun is None and not manager.observe:
             said = 1 if len(changes) < 2 else self._said(row, name, outcome)
             manager.done(space, name, args, outcome, said, up)
         else:
@@ -249,7 +249,7 @@ class Replay:
     def _clone(self, row: PlainRow) -> None:
         tid, flags = row[10], row[4]
         parent = self._thread(row)
-        if tid <= 0 or row[11] & (UNFINISHED | NO_RESULT):
+        if tid <= 0 or row[11] & _ENDLESS:
             return
         if not flags & CLONE_THREAD:
             self.ledger.processes += 1

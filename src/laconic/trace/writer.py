@@ -190,7 +190,7 @@ class TraceWriter:
         self._write_out()
 
     def _write_out(self) -> None:
-        data = memoryview(self._sink.getbuffer()).tobytes()
+        data = self._sink.getvalue()
         self._sink.seek(0)
         self._sink.truncate()
         try:

@@ -125,9 +125,7 @@ class Recorder:
         """Appends a memory call that is over, after what its upcalls answered."""
         notes = thread.notes
         assert notes is not None
-        if notes.rows:
-            self.rows.extend(notes.rows)
-            notes.rows.clear()
+        self._answers(notes)
         self.rows.append(
             (CODES[name], time.monotonic_ns() - self.began, thread.tgid, thread.tid, *args, result, state, said, kinds,
              notes.file, notes.shown, b"", tuple(notes.touched) if notes.touched else ())
@@ -143,8 +141,7 @@ class Recorder:
         """
         assert thread.notes is not None
         notes = thread.notes
-        self.rows.extend(notes.rows)
-        notes.rows.clear()
+        self._answers(notes)
         self.row(
             "begin", thread.tgid, thread.tid, *args,
             said=CODES[name], state=int(committed), file=notes.file, touched=tuple(notes.touched),
@@ -155,9 +152,8 @@ class Recorder:
         """Appends a process call that is over."""
         touched: tuple[Touched, ...] = ()
         if thread.notes is not None:
-            self.rows.extend(thread.notes.rows)
+            self._answers(thread.notes)
             touched = tuple(thread.notes.touched)
-            thread.notes.rows.clear()
             thread.notes.touched = []
         self.row(name, thread.tgid, thread.tid, *args, result=result, data=data, touched=touched)
 
@@ -186,8 +182,13 @@ class Recorder:
         took the growth of stacks in (GREW), or all (ADOPTED)."""
         assert thread.notes is not None
         thread.notes.maps(held, host, use)
-        self.rows.extend(thread.notes.rows)
-        thread.notes.rows.clear()
+        self._answers(thread.notes)
+
+    def _answers(self, notes: CallNotes) -> None:
+        # What the upcalls answered comes before the row of its call.
+        if notes.rows:
+            self.rows.extend(notes.rows)
+            notes.rows.clear()
 
     def executes(self, thread: Thread, alone: bool) -> None:
         """An execve may throw this address space away, if no other process lives in it (`alone`)."""
