@@ -10,7 +10,6 @@ import os
 import platform
 import secrets
 import stat
-import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,6 @@ from laconic.trace.schema import (
     PLAIN,
     READABLE,
     SCHEMA,
-    UNKNOWN_IDENTITY,
     WRITABLE,
     PlainRow,
     Row,
@@ -45,8 +43,8 @@ class TraceWriter:
 
     `source` says how it is made (`run`, `strace`, `gramine`, ...) and `about` what else is to be known of it (JSON
     values). `redact` puts hashes in the place of paths, names and command lines.
-    Callers append rows, in order, to `rows`, and call `flush` when there are `BATCH` of them or time has passed; any
-    thread may flush. A file that cannot be written any more ends the trace, not the program: `failure` is the errno.
+    Callers append rows, in order, to `rows`, and call `flush` when there are `BATCH` of them or time has passed.
+    A file that cannot be written any more ends the trace, not the program: `failure` is the errno.
 
     Raises LaconicError where the file cannot be made.
     """
@@ -77,7 +75,6 @@ class TraceWriter:
         }
         self._files: dict[tuple[Any, ...], int] = {}
         self._time = 0
-        self._lock = threading.Lock()
         self._sink = io.BytesIO()
         self._stream: pa.RecordBatchStreamWriter | None = None
         self._fd = create(path, force)
@@ -128,30 +125,26 @@ class TraceWriter:
 
     def flush(self) -> None:
         """Writes what has been collected. O(rows), about a microsecond a row."""
-        with self._lock:
-            count = len(self.rows)
-            while count:
-                batch = self.rows[: min(count, BATCH)]
-                del self.rows[: len(batch)]  # others may have appended meanwhile
-                count -= len(batch)
-                if self.failure is None:
-                    self._append(batch)
+        while self.rows:
+            batch = self.rows[:BATCH]
+            del self.rows[:BATCH]
+            if self.failure is None:
+                self._append(batch)
 
     def close(self) -> None:
         """Writes the rest and the end of the stream; a trace that was ended in order has an `end` row before."""
         self.flush()
-        with self._lock:
-            if self._stream is None and self.failure is None:
-                self._open_stream()
-            if self._stream is not None and self.failure is None:
-                self._stream.close()
-                self._write_out()
-            if self._fd >= 0:
-                try:
-                    os.close(self._fd)
-                except OSError as error:
-                    self.failure = self.failure or error
-                self._fd = -1
+        if self._stream is None and self.failure is None:
+            self._open_stream()
+        if self._stream is not None and self.failure is None:
+            self._stream.close()
+            self._write_out()
+        if self._fd >= 0:
+            try:
+                os.close(self._fd)
+            except OSError as error:
+                self.failure = self.failure or error
+            self._fd = -1
 
     def sync(self) -> None:
         """Has the batches so far written to the disk itself: what a power cut leaves."""
@@ -231,9 +224,6 @@ def mode_bits(file: OpenFile) -> int:
         | file.noexec * NOEXEC
         | file.places * PLACES
     )
-
-
-__all__ = ["BATCH", "UNKNOWN_IDENTITY", "TraceWriter", "create", "mode_bits"]
 
 
 def _machine() -> dict[str, Any]:

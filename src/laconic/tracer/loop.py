@@ -256,7 +256,7 @@ class Tracer:
         if not tid:
             return
         self._restore_flags(parent, [parent.tid, tid])
-        self._add(tid, parent, _mm_of_child(parent))
+        self._add(tid, parent, parent.mm_of_child())
         self._release(parent)
 
     def _restore_flags(self, thread: Thread, witnesses: list[int]) -> None:
@@ -353,7 +353,7 @@ class Tracer:
         if thread in mm.queue:
             mm.queue.remove(thread)
         elif thread.child_flags is not None:
-            self.lost.append((thread, _mm_of_child(thread)))
+            self.lost.append((thread, thread.mm_of_child()))
             self._find_parents()
         if mm.busy is thread:
             self._abandon(thread, mm.threads)
@@ -396,9 +396,3 @@ class Tracer:
 
 def _bytes(flags: int) -> bytes:
     return flags.to_bytes(8, "little")
-
-
-def _mm_of_child(parent: Thread) -> Mm:
-    if (parent.child_flags or 0) & CLONE_VM:
-        return parent.mm
-    return Mm(parent.mm.space.fork() if parent.mm.space is not None else None)

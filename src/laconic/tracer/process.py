@@ -19,6 +19,7 @@ from laconic.pal import Confirmation, HostCall, proc
 from laconic.pal.pagemap import Pagemap
 from laconic.rangemap import RangeMap
 from laconic.tracer.record import CallNotes
+from laconic.tracer.syscalls import CLONE_VM
 
 
 class Mm:
@@ -108,6 +109,12 @@ class Thread:
         self.own_filter = other.own_filter
         self.supervised = other.supervised
         self.notes = other.notes and other.notes.twin(self.tgid, self.tid)
+
+    def mm_of_child(self) -> Mm:
+        """The address space of the child that its clone under way makes: this one, or a copy. O(VMAs)."""
+        if (self.child_flags or 0) & CLONE_VM:
+            return self.mm
+        return Mm(self.mm.space.fork() if self.mm.space is not None else None)
 
     def leave(self) -> None:
         """Takes the thread out of its address space."""
