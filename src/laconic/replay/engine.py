@@ -16,9 +16,11 @@ from laconic.memory.change import Change, Outcome
 from laconic.memory.layout import Layout
 from laconic.memory.mmap import OpenFile
 from laconic.memory.space import AddressSpace
+from laconic.memory.vma import Vma
 from laconic.pal import Confirmation
 from laconic.pal.linux import LinuxPal
 from laconic.pal.proc import READ_IMPLIES_EXEC
+from laconic.rangemap import RangeMap
 from laconic.replay.assumed import UNKNOWN_FILE, AssumedStart, assumed_space, may_be_nothing
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, Check, shown
 from laconic.replay.thread import Mm, RecordedUpcalls, Runs, Thread, seen
@@ -69,6 +71,9 @@ class Replay:
         self.processes: dict[int, Mm] = {}
         self.programs: dict[int, str] = {}
         self.number = -1
+        #: The last memory call's result, and what it changed.
+        self.answer = 0
+        self.changes: tuple[Change, ...] = ()
         self.end: dict[str, Any] = {}
         self.lost = Losses()
         self.bystanders = 0
@@ -171,6 +176,7 @@ class Replay:
             answer, said, changes = manager.finish(
                 space, Call(name, args), outcome, confirmation, up, edited=begun is None, chosen=bool(state & CHOSEN)
             )
+        self.answer, self.changes = answer, changes
         if thread.map_runs or thread.answers:
             # What the strategy that was recorded asked the host, and this one did not.
             thread.map_runs.clear()
@@ -183,6 +189,7 @@ class Replay:
         manager, up, args, result = self.manager, self.up, row[4:10], row[10]
         up.guessed = False
         outcome = assumed.begin(manager, space, name, args, result, up, mm.lossy)
+        self.answer, self.changes = result, outcome.changes
         if assumed.refused:
             self.ledger.count(name, 1, result)
         elif manager.unsaid(outcome):
@@ -191,6 +198,7 @@ class Replay:
             confirmation = Confirmation(0, result, self._said(row, name, outcome))
             chosen = bool(row[11] & CHOSEN)
             answered = manager.finish(space, Call(name, args), outcome, confirmation, up, chosen=chosen)
+            self.changes = answered.changes
             if not self.pal.every_call and may_be_nothing(outcome, up.guessed):
                 self.uncertain[name] += answered.said
         if self.check is not None:
@@ -351,11 +359,13 @@ class Replay:
             return
         space = thread.mm.space
         if space is not None:
-            host = seen(space.held, runs)
-            if use == GREW:
-                space.grow(host)
-            else:
-                space.adopt(host)
+            self._looked(thread.mm, space, seen(space.held, runs), use)
+
+    def _looked(self, mm: Mm, space: AddressSpace, host: RangeMap[Vma], use: int) -> None:
+        if use == GREW:
+            space.grow(host)
+        else:
+            space.adopt(host)
 
     def _answer(self, row: PlainRow) -> None:
         self._thread(row).answers.setdefault(row[4], deque()).append((row[10], row[16]))
@@ -371,6 +381,7 @@ class Replay:
         outcome = self.manager.begin(space, name, row[4:10], up)
         if row[11]:
             space.commit(outcome)
+            self.changes = outcome.changes
             outcome = outcome._replace(changes=(), start=0, end=0, then=None)
         thread.begun = outcome
 

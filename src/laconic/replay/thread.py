@@ -14,6 +14,7 @@ from laconic.rangemap import RangeMap
 
 if TYPE_CHECKING:
     from laconic.replay.assumed import AssumedStart
+    from laconic.replay.enclaves import Enclave
 from laconic.trace.schema import DATA_LIMIT, READ, RESIDENT, PlainRow
 
 #: The runs of a host's map that differed from what was held.
@@ -24,15 +25,17 @@ class Mm:
     """One address space of the replay and how many threads live in it.
 
     `assumed` is what a log with no starting maps leaves open; `lossy`: the trace says that something of it is missing.
+    `enclave` is the modelled one, where one is.
     """
 
-    __slots__ = ("assumed", "lossy", "space", "threads")
+    __slots__ = ("assumed", "enclave", "lossy", "space", "threads")
 
     def __init__(self, space: AddressSpace | None, assumed: AssumedStart | None = None) -> None:
         self.space = space
         self.assumed = assumed
         self.threads = 0
         self.lossy = False
+        self.enclave: Enclave | None = None
 
 
 class Thread:

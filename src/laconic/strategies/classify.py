@@ -1,0 +1,261 @@
+"""classify: every change carries its kind, and the PAL does only that kind (the proposal of Gramine's issue #1708).
+
+What is mapped is committed at once, reservations too, as upstream does; only MAP_NORESERVE waits for its first touch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Self
+
+from laconic.memory.change import EXTEND, FILE, MAP, RESTRICT, UNMAP, ZERO, Change
+from laconic.memory.flags import (
+    MADV_FREE,
+    MADV_GUARD_INSTALL,
+    MS_SYNC,
+    PAGE_SHIFT,
+    PROT_READ,
+    PROT_WRITE,
+    TASK_SIZE,
+    VM_DONTCOPY,
+    VM_IO,
+    VM_NORESERVE,
+    VM_PFNMAP,
+    VM_PROT,
+    VM_WIPEONFORK,
+)
+from laconic.memory.mmap import page_align, populates
+from laconic.memory.space import AddressSpace, Entry
+from laconic.memory.vma import File, Vma
+from laconic.pal.sgx.edmm import RW, Edmm, permissions
+from laconic.pal.sgx.meter import MODIFIED, PENDING, PT_TCS, Meter
+from laconic.strategies import MemoryCall, Strategy
+from laconic.strategies.touches import OWN, Touches
+
+PAGE = 1 << PAGE_SHIFT
+#: Pages of a thread's own stack in the library OS, its guard page not counted (Gramine's libos_thread.c).
+THREAD_STACK = 7 * PAGE
+#: Where the library OS keeps what belongs to a thread: above all that a program can map; bytes a thread.
+_INTERNAL, _SLOT = TASK_SIZE + PAGE, 16 * PAGE
+
+
+class Classify(Strategy):
+    """The rule `classify`; `laconic` differs in what it commits, and when."""
+
+    name = "classify"
+    hears_all = False
+    batch = False
+
+    def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
+        super().__init__(meter, space, touches)
+        self.pal = Edmm(meter, self.batch)
+        #: Files of which the host has given the contents, and how far each goes, in bytes.
+        self.hosted: set[File] = set()
+        self.sizes: dict[File, int] = {}
+        self.threads = self.slots = 0
+
+    # What the program does
+
+    def load(self, entries: Iterable[Entry]) -> None:
+        """A program begins in a new enclave. O(entries)."""
+        self.meter.create()
+        for start, end, vma in entries:
+            self.map(start, end, vma)
+
+    def grow(self, start: int, end: int, vma: Vma) -> None:
+        """A stack grew. O(log n)."""
+        self.map(start, end, vma)
+
+    def call(self, call: MemoryCall) -> None:
+        """The work of one memory call. O(changes log n)."""
+        changes = call.changes
+        if call.file is not None:
+            self.sizes[call.file.file] = call.file.size
+        if len(changes) == 1:
+            kind, start, end, wanted, held, source = changes[0]
+            if kind == UNMAP:
+                self.unmap([(start, end)])
+                return
+            if kind == MAP and source is None:
+                assert wanted is not None
+                self.map(start, end, wanted, call.name == "mmap" and populates(call.args[3]))
+                return
+            if not kind & ~(EXTEND | RESTRICT):
+                assert wanted is not None
+                self.pal.protect([(start, end, permissions(wanted.flags))])
+                return
+        elif not changes:
+            return
+        self._several(call)
+
+    def _several(self, call: MemoryCall) -> None:
+        name, args = call.name, call.args
+        if name == "madvise" and args[2] == MADV_FREE:
+            return  # the program may see the old contents still
+        gone: list[tuple[int, int]] = []
+        protected: list[tuple[int, int, int]] = []
+        fresh: list[Change] = []
+        for change in call.changes:
+            kind, start, end, wanted, held, source = change
+            if wanted is None:
+                gone.append((start, end))
+            elif kind & MAP or source is not None:
+                fresh.append(change)
+            elif kind & (ZERO | FILE):
+                self.renew(start, end, wanted, held, args[2] if name == "madvise" else None)
+            elif kind & (EXTEND | RESTRICT):
+                protected.append((start, end, permissions(wanted.flags)))
+            elif name == "msync" and args[2] & MS_SYNC:
+                self.meter.host_call()
+        if protected:
+            self.pal.protect(protected)
+        for kind, start, end, wanted, _, source in fresh:
+            assert wanted is not None
+            if source is None:
+                self.map(start, end, wanted, name == "mmap" and populates(args[3]))
+            else:
+                if not kind & MAP:
+                    self.unmap([(start, end)])
+                self.move(start, end, wanted, source)
+        if gone:
+            self.unmap(gone)
+
+    # What that means for the enclave
+
+    def lazy(self, vma: Vma) -> bool:
+        """True where pages wait for their first touch."""
+        return bool(vma.flags & VM_NORESERVE) and vma.file is None
+
+    def map(self, start: int, end: int, vma: Vma, populate: bool = False) -> None:
+        """Pages were mapped, none of which is committed; of a file, those past its end do not exist. O(log n).
+
+        `populate`: the program asks for all of them at once.
+        """
+        if not vma.flags & (VM_IO | VM_PFNMAP) and (populate and vma.flags & VM_PROT or not self.lazy(vma)):
+            end = min(end, self.valid_end(vma))
+            if start < end:
+                self.commit(start, end, vma)
+
+    def valid_end(self, vma: Vma) -> int:
+        """The address at which the pages of a VMA end that its file has, in bytes. O(1)."""
+        if vma.file is None or vma.file not in self.sizes:
+            return TASK_SIZE
+        return vma.base + page_align(self.sizes[vma.file])
+
+    def commit(self, start: int, end: int, vma: Vma) -> None:
+        """Commits pages, none of which exists, with the contents that they have. O(log n)."""
+        self.meter.counts.untouched_pages += end - start >> PAGE_SHIFT
+        self.pal.commit(start, end, permissions(vma.flags), contents=self.host(vma))
+
+    def host(self, vma: Vma) -> bool:
+        """True where pages of `vma` have a file's contents; the host has then given them. O(1)."""
+        file = vma.file
+        if file is None or file.inode <= 0:
+            return False
+        if file not in self.hosted:
+            # The host maps all of the file, outside of the enclave, from where contents are copied.
+            self.hosted.add(file)
+            self.meter.host_call()
+        return True
+
+    def unmap(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Pages were unmapped: those that are committed are given back. O(log n + k)."""
+        self.pal.trim(ranges)
+
+    def renew(self, start: int, end: int, vma: Vma, held: Vma | None, advice: int | None) -> None:
+        """Mapped pages lost their contents: by madvise with `advice`, or by another mapping (None). O(log n + k)."""
+        if advice is not None and advice != MADV_GUARD_INSTALL and vma.flags & PROT_WRITE:
+            self.overwrite(start, end, vma)
+            return
+        self.pal.trim([(start, end)])
+        if advice != MADV_GUARD_INSTALL:
+            self.map(start, end, vma)
+
+    def overwrite(self, start: int, end: int, vma: Vma) -> None:
+        """Gives the committed pages, which are writable, the contents of a new mapping. O(log n + k)."""
+        meter = self.meter
+        for begin, stop, prot in self.pal.committed.runs(start, end):
+            if prot is not None:
+                if self.host(vma):
+                    meter.copy(stop - begin >> PAGE_SHIFT)
+                else:
+                    meter.zero(begin, stop)
+                meter.counts.untouched_pages += self.touches.count(begin, stop)
+
+    def move(self, start: int, end: int, vma: Vma, source: int) -> None:
+        """Pages get the contents of those at `source`, which are given back after that. O(log n + k)."""
+        prot, by, meter = permissions(vma.flags), start - source, self.meter
+        for begin, stop, had in list(self.pal.committed.runs(source, source + end - start)):
+            if had is not None:
+                if not had & PROT_READ:
+                    # What nobody may read cannot be copied: the one case in which a page is opened for that.
+                    meter.counts.open_windows += stop - begin >> PAGE_SHIFT
+                    self.pal.protect([(begin, stop, had | PROT_READ)])
+                self.pal.commit(begin + by, stop + by, prot, source=begin)
+
+    def touch(self, start: int, end: int, vma: Vma) -> None:
+        """First touches: what is not committed is, page by page, by the enclave's page-fault handler. O(log n + k)."""
+        self.meter.counts.untouched_pages -= end - start >> PAGE_SHIFT
+        for begin, stop, prot in list(self.pal.committed.runs(start, end)):
+            if prot is None:
+                self.fault(begin, stop, vma)
+
+    def fault(self, start: int, end: int, vma: Vma) -> None:
+        """Touched pages, none of which exists. O(log n)."""
+        self.meter.exception(end - start >> PAGE_SHIFT)
+        self.commit(start, end, vma)
+
+    # Processes and threads
+
+    def fork(self, space: AddressSpace, touches: Touches) -> Self:
+        """The child's enclave, with the pages sent that only memory holds. O(n)."""
+        child = type(self)(self.meter, space, touches)
+        child.hosted, child.sizes = set(), self.sizes.copy()
+        self.meter.host_call()
+        self.meter.create()
+        sent = 0
+        for start, end, vma in space.vmas:
+            if not vma.flags & (VM_DONTCOPY | VM_WIPEONFORK | VM_IO | VM_PFNMAP):
+                sent += self._send(start, end, vma, child)
+        if sent:
+            self.meter.host_call(2)  # one writes, one reads
+            self.meter.copy(sent)
+        return child
+
+    def _send(self, start: int, end: int, vma: Vma, child: Classify) -> int:
+        # The committed pages whose contents are nowhere else go to the child; those that the file has are read anew.
+        prot, sent = permissions(vma.flags), 0
+        for begin, stop, had in self.pal.committed.runs(start, end):
+            if had is None:
+                continue
+            for low, high, how in self.touches.pages.runs(begin, stop):
+                if how == OWN or how and vma.file is None:
+                    child.pal.commit(low, high, prot, contents=True)
+                    sent += high - low >> PAGE_SHIFT
+                elif not child.lazy(vma):
+                    child.map(low, high, vma)
+        return sent
+
+    def thread(self) -> None:
+        """A thread begins: its stack in the library OS, whose guard page is never committed, and its TCS. O(log n)."""
+        self.threads += 1
+        if self.threads <= self.slots:
+            return  # what an ended thread left is used again
+        at = _INTERNAL + self.slots * _SLOT
+        self.slots += 1
+        self.pal.commit(at + PAGE, at + PAGE + THREAD_STACK, RW)
+        tcs = at + 2 * PAGE + THREAD_STACK
+        meter = self.meter
+        meter.eaug(tcs, tcs + PAGE)
+        meter.eaccept(tcs, tcs + PAGE, RW, PENDING)
+        meter.host_call()
+        meter.modify_types(tcs, tcs + PAGE, PT_TCS)
+        meter.eaccept(tcs, tcs + PAGE, 0, MODIFIED)
+
+    def thread_ends(self) -> None:
+        """A thread ended. O(1)."""
+        self.threads -= 1
+
+    def end(self) -> None:
+        """The enclave is gone. O(n)."""
+        self.meter.destroy(self.pal.pages() + self.slots)
