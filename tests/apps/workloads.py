@@ -137,6 +137,7 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload("go", ("./collect",), ("bash", "go"), (("bash", "-c", f"{GO_BUILD} && rm -rf cache"),), slow=True),
     Workload("rust", ("./grow",), ("rustc", "gcc"), (("rustc", "-O", "-o", "grow", "grow.rs"),), slow=True),
     Workload("churn", ("./churn",), ("gcc",), (CHURN,)),
+    Workload("per-page", ("./per_page",), ("gcc",), (("gcc", "-O2", "-o", "per_page", "per_page.c"),), elides=True),
     preloaded("jemalloc", "libjemalloc.so.2"),
     preloaded("mimalloc", "libmimalloc.so.2*"),
     preloaded("tcmalloc", "libtcmalloc_minimal.so.4"),

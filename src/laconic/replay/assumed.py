@@ -8,6 +8,7 @@ presupposes is taken for true. Whatever must be assumed in this way is said.
 from __future__ import annotations
 
 from errno import EACCES, EAGAIN, EBADF, EINVAL, ENODEV, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM
+from typing import Any
 
 from laconic.manager import MemoryManager, chooses
 from laconic.memory.calls import RANGED
@@ -29,7 +30,7 @@ from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
 from laconic.rangemap import RangeMap
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, UNKNOWN_START, shown
-from laconic.replay.thread import RecordedUpcalls
+from laconic.replay.thread import Mm, RecordedUpcalls
 
 #: What is mapped, since a call on it succeeded, and of which nothing else is known.
 UNKNOWN = Vma(VM_MAY_RWX, File(0, 3, -1, "?"))
@@ -45,6 +46,19 @@ _HOSTS_CALLS = {"shmat", "shmdt", "io_setup", "io_destroy", "map_shadow_stack", 
 def assumed_space() -> AddressSpace:
     """An empty address space in which nobody's stack grows, with the default layout. O(1)."""
     return AddressSpace(Layout(quiet_below=TASK_SIZE << 1))
+
+
+def begun(about: dict[str, Any], start_brk: int, data_size: int) -> Mm:
+    """The address space of a program that begins, still empty: as a run's trace describes it, of a log an assumed one,
+    None where it is not followed. `start_brk` is an address, `data_size` in bytes. O(1)."""
+    if about.get("bits") == 32 or about.get("followed") is False:
+        return Mm(None)
+    layout = about.get("layout")
+    if layout is None:
+        return Mm(assumed_space(), AssumedStart())
+    space = AddressSpace(Layout(**layout | {"refused_advice": frozenset(layout["refused_advice"])}), (), start_brk)
+    space.data_size = data_size
+    return Mm(space)
 
 
 class AssumedStart:

@@ -13,7 +13,6 @@ from laconic.ledger import Ledger
 from laconic.manager import MemoryManager
 from laconic.memory.calls import Call
 from laconic.memory.change import Change, Outcome
-from laconic.memory.layout import Layout
 from laconic.memory.mmap import OpenFile
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
@@ -21,7 +20,7 @@ from laconic.pal import Confirmation
 from laconic.pal.linux import LinuxPal
 from laconic.pal.proc import READ_IMPLIES_EXEC
 from laconic.rangemap import RangeMap
-from laconic.replay.assumed import UNKNOWN_FILE, AssumedStart, assumed_space, may_be_nothing
+from laconic.replay.assumed import UNKNOWN_FILE, AssumedStart, assumed_space, begun, may_be_nothing
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, Check, shown
 from laconic.replay.thread import Mm, RecordedUpcalls, Runs, Thread, seen
 from laconic.trace import records
@@ -293,17 +292,9 @@ class Replay:
                 self._leave(other)
         about = json.loads(row[16] or b"{}")
         self.programs[pid] = about.get("path", "?")
-        layout = about.get("layout")
-        if about.get("bits") == 32 or about.get("followed") is False:
-            mm = Mm(None)
+        mm = begun(about, row[4], row[5])
+        if mm.space is None:
             self.ledger.note(f"{about.get('path')} is not followed: a 32-bit program, or one that hides its memory map")
-        elif layout is None:
-            mm = Mm(assumed_space(), AssumedStart())
-        else:
-            layout["refused_advice"] = frozenset(layout["refused_advice"])
-            mm = Mm(AddressSpace(Layout(**layout), (), row[4]))
-            assert mm.space is not None
-            mm.space.data_size = row[5]
         self.processes[pid] = mm
         fresh = self.threads[tid] = Thread(pid, mm)
         fresh.read_implies_exec = bool(row[6])

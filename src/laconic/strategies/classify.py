@@ -44,7 +44,9 @@ class Classify(Strategy):
 
     name = "classify"
     hears_all = False
+    #: Whether the ioctls of one step share a host call; whether all that is accessible is committed at once.
     batch = False
+    eager = True
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
@@ -83,6 +85,8 @@ class Classify(Strategy):
             if not kind & ~(EXTEND | RESTRICT):
                 assert wanted is not None
                 self.pal.protect([(start, end, permissions(wanted.flags))])
+                if held is not None and not held.flags & VM_PROT:
+                    self.opened(start, end, wanted)
                 return
         elif not changes:
             return
@@ -94,6 +98,7 @@ class Classify(Strategy):
             return  # the program may see the old contents still
         gone: list[tuple[int, int]] = []
         protected: list[tuple[int, int, int]] = []
+        opened: list[tuple[int, int, Vma]] = []
         fresh: list[Change] = []
         for change in call.changes:
             kind, start, end, wanted, held, source = change
@@ -105,10 +110,14 @@ class Classify(Strategy):
                 self.renew(start, end, wanted, held, args[2] if name == "madvise" else None)
             elif kind & (EXTEND | RESTRICT):
                 protected.append((start, end, permissions(wanted.flags)))
+                if held is not None and not held.flags & VM_PROT:
+                    opened.append((start, end, wanted))
             elif name == "msync" and args[2] & MS_SYNC:
                 self.meter.host_call()
         if protected:
             self.pal.protect(protected)
+        for start, end, vma in opened:
+            self.opened(start, end, vma)
         for kind, start, end, wanted, _, source in fresh:
             assert wanted is not None
             if source is None:
@@ -135,6 +144,9 @@ class Classify(Strategy):
             end = min(end, self.valid_end(vma))
             if start < end:
                 self.commit(start, end, vma)
+
+    def opened(self, start: int, end: int, vma: Vma) -> None:
+        """Pages that were inaccessible are not any more."""
 
     def valid_end(self, vma: Vma) -> int:
         """The address at which the pages of a VMA end that its file has, in bytes. O(1)."""
@@ -232,7 +244,7 @@ class Classify(Strategy):
                 if how == OWN or how and vma.file is None:
                     child.pal.commit(low, high, prot, contents=True)
                     sent += high - low >> PAGE_SHIFT
-                elif not child.lazy(vma):
+                elif self.eager:
                     child.map(low, high, vma)
         return sent
 

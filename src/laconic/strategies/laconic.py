@@ -7,16 +7,23 @@ while touches go on in one direction.
 
 from __future__ import annotations
 
-from laconic.memory.flags import MADV_GUARD_INSTALL, PAGE_SHIFT, PROT_WRITE, VM_LOCKED, VM_LOCKONFAULT, VM_PROT
+from laconic.memory.flags import (
+    MADV_GUARD_INSTALL,
+    PAGE_SHIFT,
+    PROT_WRITE,
+    VM_GROWSDOWN,
+    VM_IO,
+    VM_LOCKED,
+    VM_LOCKONFAULT,
+    VM_PFNMAP,
+    VM_PROT,
+)
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 from laconic.pal.sgx.edmm import permissions
 from laconic.pal.sgx.meter import Meter
-from laconic.strategies.classify import Classify
+from laconic.strategies.classify import PAGE, Classify
 from laconic.strategies.touches import Touches
-
-#: Pages that a first fault commits, and that one commits at most.
-FIRST, MOST = 4, 64
 
 
 class Laconic(Classify):
@@ -24,17 +31,40 @@ class Laconic(Classify):
 
     name = "laconic"
     batch = True
+    eager = False
     known_touches = False
+    #: Pages that a first fault commits, and that one commits at most.
+    FIRST, MOST = 4, 64
+    BLOCK = 16
+    SMALL = 16
+    STACK = 8
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
         #: Where the next fault is expected, if touches go on; how many pages it then commits.
         self._expected = 0
-        self._window = FIRST
+        self._window = self.FIRST
 
-    def lazy(self, vma: Vma) -> bool:
-        """True where pages wait for their first touch: nearly everywhere."""
-        return not vma.flags & VM_PROT or vma.flags & (VM_LOCKED | VM_LOCKONFAULT) != VM_LOCKED
+    def map(self, start: int, end: int, vma: Vma, populate: bool = False) -> None:
+        """Pages were mapped: they wait for their first touch, unless that is certain or nearly so. O(log n)."""
+        if not vma.flags & VM_PROT or vma.flags & (VM_IO | VM_PFNMAP):
+            return
+        if vma.flags & (VM_LOCKED | VM_LOCKONFAULT) == VM_LOCKED:
+            populate = True
+        elif vma.flags & VM_GROWSDOWN and not populate:
+            start = max(start, end - self.STACK * PAGE)
+            populate = True
+        if populate or end - start <= self.SMALL * PAGE and not self.known_touches:
+            end = min(end, self.valid_end(vma))
+            if start < end:
+                self.commit(start, end, vma)
+
+    def opened(self, start: int, end: int, vma: Vma) -> None:
+        """Pages that were inaccessible are not any more: a small piece is for use at once. O(log n + k)."""
+        if end - start <= self.SMALL * PAGE and not self.known_touches:
+            for begin, stop, prot in list(self.pal.committed.runs(start, min(end, self.valid_end(vma)))):
+                if prot is None:
+                    self.commit(begin, stop, vma)
 
     def renew(self, start: int, end: int, vma: Vma, held: Vma | None, advice: int | None) -> None:
         """Mapped pages lost their contents: overwritten in place where that is allowed, else given back."""
@@ -57,12 +87,24 @@ class Laconic(Classify):
         if self.known_touches:
             self.commit(start, end, vma)
             return
-        _, limit, mapped = self.space.vmas.find(start)
-        limit = min(limit, self.pal.committed.find(start)[1], self.valid_end(vma)) if mapped == vma else end
+        low, limit, mapped = self.space.vmas.find(start)
+        if mapped != vma:
+            low, limit = start, end
+        hole = self.pal.committed.find(start)
+        low, limit = max(low, hole[0]), max(min(limit, hole[1], self.valid_end(vma)), end)
+        if vma.file is not None:
+            # As Linux does (do_fault_around): what shares an aligned block of the file with a touched page.
+            block = self.BLOCK << PAGE_SHIFT
+            first = max(vma.base + (start - vma.base) // block * block, low)
+            at = min(vma.base - (vma.base - end) // block * block, limit)
+            exceptions = -((first - at) // block)
+            self.meter.exception(exceptions)
+            self.commit(first, at, vma)
+            return
         at, expected, window, exceptions = start, self._expected, self._window, 0
         while at < end:
-            window = min(window * 2, MOST) if at == expected else FIRST
-            at = expected = min(at + (window << PAGE_SHIFT), max(limit, end))
+            window = min(window * 2, self.MOST) if at == expected else self.FIRST
+            at = expected = min(at + (window << PAGE_SHIFT), limit)
             exceptions += 1
         self._expected, self._window = expected, window
         self.meter.exception(exceptions)

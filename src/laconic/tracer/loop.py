@@ -269,7 +269,7 @@ class Tracer:
         flags = parent.child_flags or 0
         parent.child_flags = None
         if self.recorder is not None:
-            self.recorder.process_call(parent, parent.call, tid, flags)
+            self.recorder.forked(parent, tid, flags)
         if not flags & CLONE_THREAD:
             self.mediator.ledger.processes += 1
         if tid in self.stillborn:

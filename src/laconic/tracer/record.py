@@ -26,6 +26,7 @@ from laconic.rangemap import TOP, RangeMap
 from laconic.trace.schema import ADOPTED, CODES, DATA_LIMIT, GREW, READ, RESIDENT, UNFINISHED, PlainRow, Row
 from laconic.trace.spool import Spool
 from laconic.trace.writer import TraceWriter, mode_bits
+from laconic.tracer.syscalls import CLONE_VM
 
 if TYPE_CHECKING:
     from laconic.tracer.process import Mm, Thread
@@ -159,6 +160,13 @@ class Recorder:
 
     # Processes
 
+    def forked(self, parent: Thread, tid: int, flags: int) -> None:
+        """Appends that a thread or process began; `flags` are clone's. Of a copied address space the pages that are
+        touched: the child begins with them."""
+        if parent.notes is not None and not flags & CLONE_VM:
+            self.last_look(parent)
+        self.process_call(parent, parent.call, tid, flags)
+
     def program(self, thread: Thread, space: AddressSpace | None, bits: int) -> None:
         """Appends the program that a process runs from now on, with its layout and maps."""
         path, argv = _executable(thread.tid)
@@ -248,7 +256,7 @@ class Recorder:
             notes.looked.clear()
 
     def last_look(self, thread: Thread) -> None:
-        """Notes all touched pages of an address space that is about to end. O(VMAs + page tables)."""
+        """Notes all touched pages of an address space that is about to end, or was copied. O(VMAs + page tables)."""
         assert thread.notes is not None
         thread.notes.touched = []
         if thread.mm.space is None:

@@ -1,0 +1,34 @@
+"""Traces of workloads of tests/apps, recorded once and kept in a directory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "apps"))
+
+from harness import place  # noqa: E402
+from workloads import WORKLOADS  # noqa: E402
+
+
+def record(names: Iterable[str], directory: Path) -> dict[str, Path]:
+    """Records each workload that can run here, unless its trace is there already; name → trace."""
+    directory.mkdir(parents=True, exist_ok=True)
+    known = {workload.name: workload for workload in WORKLOADS}
+    found = {}
+    for name in names:
+        path = directory / f"{name}.trace"
+        workload = known[name]
+        if not path.exists():
+            missing = workload.missing()
+            if missing:
+                print(f"{name}: {missing}", file=sys.stderr)
+                continue
+            with place(workload) as here:
+                made = here.top / "a.trace"
+                here.run((sys.executable, "-m", "laconic", "run", "--quiet", "-o", str(made), "--"))
+                path.write_bytes(made.read_bytes())
+        found[name] = path
+    return found

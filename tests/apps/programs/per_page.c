@@ -1,0 +1,25 @@
+/* What Gramine's issue #1708 is about: memory that is mapped readable and writable is made so again, page by page. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+enum { PAGE = 4096 };
+
+int main(int argc, char **argv)
+{
+    size_t pages = argc > 1 ? strtoul(argv[1], NULL, 10) : 4000;
+    char *memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    unsigned long sum = 0;
+
+    if (memory == MAP_FAILED)
+        return perror("mmap"), 1;
+    for (size_t i = 0; i < pages; i++) {
+        if (mprotect(memory + i * PAGE, PAGE, PROT_READ | PROT_WRITE))
+            return perror("mprotect"), 1;
+        memory[i * PAGE] = (char)i;
+    }
+    for (size_t i = 0; i < pages; i++)
+        sum += (unsigned char)memory[i * PAGE];
+    printf("%lu\n", sum);
+    return munmap(memory, pages * PAGE) ? perror("munmap"), 1 : 0;
+}
