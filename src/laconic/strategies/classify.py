@@ -5,7 +5,9 @@ What is mapped is committed at once, reservations too, as upstream does; only MA
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Self
 
 from laconic.memory.change import EXTEND, FILE, MAP, RESTRICT, UNMAP, ZERO, Change
@@ -13,6 +15,7 @@ from laconic.memory.flags import (
     MADV_FREE,
     MADV_GUARD_INSTALL,
     MS_SYNC,
+    PAGE_MASK,
     PAGE_SHIFT,
     PROT_READ,
     PROT_WRITE,
@@ -27,7 +30,7 @@ from laconic.memory.flags import (
 from laconic.memory.mmap import page_align, populates
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
-from laconic.pal.sgx.edmm import RW, Edmm, permissions
+from laconic.pal.sgx.edmm import RW, Edmm, PalError, permissions
 from laconic.pal.sgx.meter import MODIFIED, PENDING, PT_TCS, Meter
 from laconic.strategies import MemoryCall, Strategy
 from laconic.strategies.touches import OWN, Touches
@@ -69,7 +72,11 @@ class Classify(Strategy):
         self.map(start, end, vma)
 
     def call(self, call: MemoryCall) -> None:
-        """The work of one memory call. O(changes log n)."""
+        """The work of one memory call. O(changes log n).
+
+        Raises PalError where the host fails: nothing was done then, but for the ranges in its `gone`, and for contents
+        that the call throws away.
+        """
         changes = call.changes
         if call.file is not None:
             self.sizes[call.file.file] = call.file.size
@@ -100,6 +107,7 @@ class Classify(Strategy):
         protected: list[tuple[int, int, int]] = []
         opened: list[tuple[int, int, Vma]] = []
         fresh: list[Change] = []
+        renewed: list[Change] = []
         for change in call.changes:
             kind, start, end, wanted, held, source = change
             if wanted is None:
@@ -107,27 +115,44 @@ class Classify(Strategy):
             elif kind & MAP or source is not None:
                 fresh.append(change)
             elif kind & (ZERO | FILE):
-                self.renew(start, end, wanted, held, args[2] if name == "madvise" else None)
+                renewed.append(change)
             elif kind & (EXTEND | RESTRICT):
                 protected.append((start, end, permissions(wanted.flags)))
                 if held is not None and not held.flags & VM_PROT:
                     opened.append((start, end, wanted))
             elif name == "msync" and args[2] & MS_SYNC:
                 self.meter.host_call()
-        if protected:
-            self.pal.protect(protected)
-        for start, end, vma in opened:
-            self.opened(start, end, vma)
-        for kind, start, end, wanted, _, source in fresh:
+        # What can be taken back comes first.
+        done: list[Change] = []
+        before = [run for start, end, _ in protected for run in self.pal.committed.runs(start, end)]
+        try:
+            if protected:
+                self.pal.protect(protected)
+            for change in fresh:
+                done.append(change)
+                self._fresh(change, name == "mmap" and populates(args[3]))
+            for start, end, vma in opened:
+                self.opened(start, end, vma)
+        except PalError:
+            with suppress(PalError):
+                self.pal.trim((start, end) for _, start, end, _, _, _ in done)
+                self.pal.protect((start, end, prot) for start, end, prot in before if prot is not None)
+            raise
+        for _, start, end, wanted, held, _ in renewed:
             assert wanted is not None
-            if source is None:
-                self.map(start, end, wanted, name == "mmap" and populates(args[3]))
-            else:
-                if not kind & MAP:
-                    self.unmap([(start, end)])
-                self.move(start, end, wanted, source)
+            self.renew(start, end, wanted, held, args[2] if name == "madvise" else None)
         if gone:
             self.unmap(gone)
+
+    def _fresh(self, change: Change, populate: bool) -> None:
+        kind, start, end, wanted, _, source = change
+        assert wanted is not None
+        if source is None:
+            self.map(start, end, wanted, populate)
+            return
+        if not kind & MAP:
+            self.unmap([(start, end)])
+        self.move(start, end, wanted, source)
 
     # What that means for the enclave
 
@@ -211,6 +236,24 @@ class Classify(Strategy):
         for begin, stop, prot in list(self.pal.committed.runs(start, end)):
             if prot is None:
                 self.fault(begin, stop, vma)
+
+    def page_fault(self, address: int, access: int) -> int:
+        """The enclave's handler of a fault at `address` by an `access` (PROT_READ, PROT_WRITE or PROT_EXEC).
+
+        The bookkeeping says what is mapped there. Returns the signal that the program deserves, or 0: the page is
+        there now. O(log n).
+        """
+        start = address & PAGE_MASK
+        vma = self.space.vmas.get(start)
+        if vma is None or not permissions(vma.flags) & access:
+            return signal.SIGSEGV
+        if start >= self.valid_end(vma):
+            return signal.SIGBUS
+        try:
+            self.touch(start, start + PAGE, vma)
+        except PalError:
+            return signal.SIGBUS  # as the kernel where it has no page to give (VM_FAULT_SIGBUS)
+        return 0
 
     def fault(self, start: int, end: int, vma: Vma) -> None:
         """Touched pages, none of which exists. O(log n)."""

@@ -7,6 +7,8 @@ while touches go on in one direction.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from laconic.memory.flags import (
     MADV_GUARD_INSTALL,
     PAGE_SHIFT,
@@ -20,7 +22,7 @@ from laconic.memory.flags import (
 )
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
-from laconic.pal.sgx.edmm import permissions
+from laconic.pal.sgx.edmm import PalError, permissions
 from laconic.pal.sgx.meter import Meter
 from laconic.strategies.classify import PAGE, Classify
 from laconic.strategies.touches import Touches
@@ -33,11 +35,12 @@ class Laconic(Classify):
     batch = True
     eager = False
     known_touches = False
-    #: Pages that a first fault commits, and that one commits at most.
+    #: Pages that a first fault on anonymous memory commits, and that one commits at most.
     FIRST, MOST = 4, 64
+    #: Pages of a file that are committed together, aligned in it.
     BLOCK = 16
-    SMALL = 16
-    STACK = 8
+    #: Pages of a mapping so small that it is committed at once, and of a new program's stack.
+    SMALL, STACK = 16, 8
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
@@ -57,14 +60,19 @@ class Laconic(Classify):
         if populate or end - start <= self.SMALL * PAGE and not self.known_touches:
             end = min(end, self.valid_end(vma))
             if start < end:
-                self.commit(start, end, vma)
+                self._ahead(start, end, vma)
+
+    def _ahead(self, start: int, end: int, vma: Vma) -> None:
+        # Nobody has to have these pages yet: without room for them they wait for their first touch.
+        with suppress(PalError):
+            self.commit(start, end, vma)
 
     def opened(self, start: int, end: int, vma: Vma) -> None:
         """Pages that were inaccessible are not any more: a small piece is for use at once. O(log n + k)."""
         if end - start <= self.SMALL * PAGE and not self.known_touches:
             for begin, stop, prot in list(self.pal.committed.runs(start, min(end, self.valid_end(vma)))):
                 if prot is None:
-                    self.commit(begin, stop, vma)
+                    self._ahead(begin, stop, vma)
 
     def renew(self, start: int, end: int, vma: Vma, held: Vma | None, advice: int | None) -> None:
         """Mapped pages lost their contents: overwritten in place where that is allowed, else given back."""
@@ -99,7 +107,7 @@ class Laconic(Classify):
             at = min(vma.base - (vma.base - end) // block * block, limit)
             exceptions = -((first - at) // block)
             self.meter.exception(exceptions)
-            self.commit(first, at, vma)
+            self._fault(start, end, first, at, vma)
             return
         at, expected, window, exceptions = start, self._expected, self._window, 0
         while at < end:
@@ -108,4 +116,13 @@ class Laconic(Classify):
             exceptions += 1
         self._expected, self._window = expected, window
         self.meter.exception(exceptions)
-        self.commit(start, at, vma)
+        self._fault(start, end, start, at, vma)
+
+    def _fault(self, start: int, end: int, first: int, stop: int, vma: Vma) -> None:
+        # Without room for the pages around, at least those that were touched.
+        try:
+            self.commit(first, stop, vma)
+        except PalError:
+            if (first, stop) == (start, end):
+                raise
+            self.commit(start, end, vma)

@@ -119,6 +119,10 @@ class Meter:
         counts.eremove += pages
         self.epc_pages -= pages
 
+    def host_protect(self, start: int, end: int, prot: int) -> None:
+        """The host's mprotect of its own mapping of the enclave: a host call."""
+        self.host_call()
+
     # The enclave's own leaves
 
     def eaug(self, start: int, end: int) -> None:

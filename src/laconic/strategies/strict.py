@@ -1,0 +1,68 @@
+"""The law Strict (DESIGN: section 5), looked for in an enclave that is carried out on the modelled EPCM.
+
+After a step each page that exists must be accessible just as the program's VMA says; what is asked for and not there
+yet is the only gap. Within a step no page may be accessible in a way that was asked neither before nor after it: not
+even for one instruction. `Watch` sees every leaf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from laconic.memory.change import Change
+from laconic.memory.flags import TASK_SIZE, Prot
+from laconic.memory.space import AddressSpace
+from laconic.memory.vma import Vma
+from laconic.pal.sgx.edmm import permissions
+from laconic.pal.sgx.machine import Machine
+from laconic.rangemap import RangeMap
+
+#: In the place of a VMA: nothing was mapped.
+_NOTHING = Vma(0)
+
+
+def breaches(machine: Machine, space: AddressSpace) -> Iterator[str]:
+    """Where an enclave's access is not what the program asked for, in words. O(pages' runs + VMAs)."""
+    for start, end, prot in machine.effective(0, TASK_SIZE):
+        if prot is None:
+            continue
+        for begin, stop, vma in space.vmas.runs(start, end):
+            asked = permissions(vma.flags) if vma is not None else 0
+            if vma is None or prot != asked:
+                what = "nothing is mapped" if vma is None else f"{Prot(asked)!r} was asked for"
+                yield f"{begin:#x}-{stop:#x} is {Prot(prot)!r} in the enclave, and {what}"
+
+
+class Watch:
+    """Looks at one machine after every leaf (`Machine.after_step`); what it finds is in `windows`, in words.
+
+    `expect` says, before the work of a call begins, what it changes; `space` is as it is after the call.
+    """
+
+    def __init__(self, machine: Machine, space: AddressSpace) -> None:
+        self.space = space
+        self.windows: list[str] = []
+        self._old: RangeMap[Vma] = RangeMap()
+        self._start = self._end = 0
+        machine.after_step = self._look
+
+    def expect(self, changes: Iterable[Change]) -> None:
+        """A call with these changes begins. O(changes log n)."""
+        self._old = RangeMap()
+        self._start, self._end = TASK_SIZE, 0
+        for _, start, end, _, held, _ in changes:
+            self._old.set(start, end, held or _NOTHING)
+            self._start, self._end = min(self._start, start), max(self._end, end)
+
+    def _look(self, machine: Machine) -> None:
+        for start, end, prot in machine.effective(self._start, self._end):
+            if not prot:
+                continue
+            for begin, stop, vma in self.space.vmas.runs(start, end):
+                now = permissions(vma.flags) if vma is not None else 0
+                for low, high, old in self._old.runs(begin, stop):
+                    before = now if old is None else permissions(old.flags)
+                    if prot & ~before and prot & ~now:
+                        self.windows.append(
+                            f"{low:#x}-{high:#x} was {Prot(prot)!r} between {Prot(before)!r} and {Prot(now)!r}"
+                        )
