@@ -305,7 +305,7 @@ class Classify(Strategy):
         meter.eaccept(tcs, tcs + PAGE, RW, PENDING)
         meter.host_call()
         meter.modify_types(tcs, tcs + PAGE, PT_TCS)
-        meter.eaccept(tcs, tcs + PAGE, 0, MODIFIED)
+        meter.eaccept(tcs, tcs + PAGE, 0, PT_TCS << 8 | MODIFIED)
 
     def thread_ends(self) -> None:
         """A thread ended. O(1)."""

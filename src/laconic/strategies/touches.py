@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from laconic.memory.change import FILE, MAP, UNMAP, ZERO, Change
 from laconic.memory.flags import MADV_FREE, PAGE_SHIFT, VM_PROT
@@ -58,20 +58,23 @@ class Touches:
                 self.pages.set(begin, stop, state)
                 yield begin, stop, vma
 
-    def apply(self, name: str, args: tuple[int, ...], changes: Iterable[Change]) -> None:
+    def apply(self, name: str, args: tuple[int, ...], changes: Sequence[Change]) -> None:
         """Forgets the pages whose contents a call threw away, and moves those that it moved. O(changes log n)."""
         if name == "madvise" and args[2] == MADV_FREE:
             return  # the contents stay until the host needs the memory
         pages = self.pages
         if not pages.count:
             return
-        moved = []
-        for kind, start, end, _, _, source in changes:
-            if kind & _DIES:
-                if source is not None:
-                    by = start - source
-                    moved += [(s + by, e + by, how) for s, e, how in pages.runs(source, source + end - start) if how]
-                if not kind & MAP:
-                    pages.set(start, end, None)
+        # What moves is found before the changes, which ascend, clear the place that it came from.
+        moved = [
+            (begin + start - source, stop + start - source, how)
+            for kind, start, end, _, _, source in changes
+            if source is not None
+            for begin, stop, how in pages.runs(source, source + end - start)
+            if how
+        ]
+        for kind, start, end, _, _, _ in changes:
+            if kind & _DIES and not kind & MAP:
+                pages.set(start, end, None)
         for start, end, state in moved:
             pages.set(start, end, state)

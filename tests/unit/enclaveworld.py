@@ -1,0 +1,145 @@
+"""A program whose memory calls go through the real bookkeeping, with the enclave of one strategy beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from laconic.memory.calls import OPERATIONS
+from laconic.memory.flags import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE
+from laconic.memory.layout import Layout
+from laconic.memory.mmap import OpenFile
+from laconic.memory.space import AddressSpace, Entry
+from laconic.memory.vma import File, Vma
+from laconic.pal.sgx.driver import Driver
+from laconic.pal.sgx.failures import Plan
+from laconic.pal.sgx.machine import Machine
+from laconic.pal.sgx.meter import Counts, Meter
+from laconic.rangemap import RangeMap
+from laconic.strategies import MemoryCall, Strategy
+from laconic.strategies.every_call import EveryCall
+from laconic.strategies.touches import Touches
+
+PAGE = 4096
+#: Where the tests map, and where the break is.
+BASE, HEAP = 0x10_0000_0000, 0x5000_0000
+PRIVATE = MAP_PRIVATE | MAP_ANONYMOUS
+FIXED = PRIVATE | MAP_FIXED
+LIB = File(8, 1, 77, "/lib/file.so")
+Maker = Callable[[Meter, AddressSpace, Touches], Strategy]
+
+
+def lib(pages: float, file: File = LIB) -> OpenFile:
+    """A file of so many pages, open for both."""
+    return OpenFile(file, readable=True, writable=True, size=int(pages * PAGE))
+
+
+def machine(plan: Plan | None = None) -> Machine:
+    """A machine whose enclave spans all that a program and a LibOS can use."""
+    return Machine(Driver.ready(0, 1 << 48, plan=plan))
+
+
+class Answers:
+    """What bookkeeping may ask, with the answers of an ordinary process (`laconic.memory.calls.Upcalls`)."""
+
+    read_implies_exec = False
+    file: OpenFile | None = None
+
+    def open_file(self, fd: int) -> OpenFile | None:
+        return self.file
+
+    def untouched(self, start: int, end: int) -> bool:
+        return False
+
+    def resident(self, start: int, end: int) -> bool:
+        return True
+
+    def data_limit(self) -> int:
+        return -1
+
+    def read(self, address: int, length: int) -> bytes:
+        return b""
+
+    def shown_file(self, fd: int, address: int, file: File) -> File:
+        return file
+
+    def maps(self) -> RangeMap[Vma]:
+        raise AssertionError("no call of these tests needs the host's map")
+
+
+class Program:
+    """`call`, `touch` and the like are told to bookkeeping, touches and strategy; `counts` begin at 0 with `anew`."""
+
+    def __init__(self, maker: Maker, meter: Meter | None = None) -> None:
+        self.space = AddressSpace(Layout(mmap_base=BASE + (1 << 45)), (), HEAP)
+        self.touches = Touches()
+        self.meter = Meter() if meter is None else meter
+        self.strategy = maker(self.meter, self.space, self.touches)
+        self.up = Answers()
+
+    @property
+    def counts(self) -> Counts:
+        return self.meter.counts
+
+    def anew(self) -> Program:
+        """Counts from 0 on."""
+        self.meter.counts = Counts()
+        if isinstance(self.strategy, EveryCall):
+            self.strategy.transfers = 0
+        return self
+
+    def load(self, entries: Iterable[Entry]) -> None:
+        self.space.adopt(entries)
+        self.strategy.load(self.space.vmas)
+
+    def call(self, name: str, *args: int, file: OpenFile | None = None) -> int:
+        """Makes a call, and returns its result."""
+        six = (*args, *(0,) * (6 - len(args)))
+        self.up.file = file
+        outcome = OPERATIONS[name](self.space, six, self.up)
+        assert not outcome.place and not outcome.resync
+        self.space.commit(outcome)
+        self.tell(MemoryCall(name, six, outcome.result, outcome.changes, file))
+        return outcome.result
+
+    def tell(self, call: MemoryCall) -> None:
+        """Tells the strategy of a call that bookkeeping knows nothing of."""
+        self.strategy.call(call)
+        self.touches.apply(call.name, call.args, call.changes)
+
+    def map(self, start: int, pages: int, prot: int, flags: int = FIXED) -> None:
+        assert self.call("mmap", start, pages * PAGE, prot, flags, -1 & (1 << 64) - 1, 0) == start
+
+    def map_file(
+        self, start: int, pages: int, prot: int, file: OpenFile, flags: int = MAP_PRIVATE | MAP_FIXED, page: int = 0
+    ) -> None:
+        assert self.call("mmap", start, pages * PAGE, prot, flags, 3, page * PAGE, file=file) == start
+
+    def protect(self, start: int, pages: int, prot: int) -> None:
+        assert self.call("mprotect", start, pages * PAGE, prot) == 0
+
+    def unmap(self, start: int, pages: int) -> None:
+        assert self.call("munmap", start, pages * PAGE) == 0
+
+    def touch(self, start: int, pages: int) -> None:
+        for begin, stop, vma in self.touches.take([(start, start + pages * PAGE, 0)], self.space):
+            self.strategy.touch(begin, stop, vma)
+
+
+class Cost(NamedTuple):
+    """The columns of the table; host calls and ioctls are the same number there, and #PFs are EAUG faults."""
+
+    host_calls: int = 0
+    eaccept: int = 0
+    emodpe: int = 0
+    eaug_faults: int = 0
+    exceptions: int = 0
+
+
+def cost(program: Program) -> Cost:
+    counts = program.counts
+    ioctls = counts.host_calls - program.strategy.transfers
+    assert counts.ioctls == ioctls, "each host call but those for contents carries one ioctl"
+    assert counts.etrack_ipis == counts.emodpr + counts.emodt
+    assert counts.eaug == counts.eaug_faults
+    return Cost(ioctls, counts.eaccept, counts.emodpe, counts.eaug_faults, counts.exceptions)
