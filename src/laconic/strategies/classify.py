@@ -31,7 +31,7 @@ from laconic.memory.mmap import page_align, populates
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
 from laconic.pal.sgx.edmm import RW, Edmm, PalError, permissions
-from laconic.pal.sgx.meter import MODIFIED, PENDING, PT_TCS, Meter
+from laconic.pal.sgx.meter import Meter
 from laconic.strategies import MemoryCall, Strategy
 from laconic.strategies.touches import OWN, Touches
 
@@ -50,10 +50,12 @@ class Classify(Strategy):
     #: Whether the ioctls of one step share a host call; whether all that is accessible is committed at once.
     batch = False
     eager = True
+    #: Whether the host's mapping follows the EPCM's permissions (`--pte sync`).
+    sync = False
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
-        self.pal = Edmm(meter, self.batch)
+        self.pal = Edmm(meter, self.batch, self.sync)
         #: Files of which the host has given the contents, and how far each goes, in bytes.
         self.hosted: set[File] = set()
         self.sizes: dict[File, int] = {}
@@ -92,7 +94,7 @@ class Classify(Strategy):
             if not kind & ~(EXTEND | RESTRICT):
                 assert wanted is not None
                 self.pal.protect([(start, end, permissions(wanted.flags))])
-                if held is not None and not held.flags & VM_PROT:
+                if call.name == "mmap" or held is not None and not held.flags & VM_PROT:
                     self.opened(start, end, wanted)
                 return
         elif not changes:
@@ -118,31 +120,38 @@ class Classify(Strategy):
                 renewed.append(change)
             elif kind & (EXTEND | RESTRICT):
                 protected.append((start, end, permissions(wanted.flags)))
-                if held is not None and not held.flags & VM_PROT:
+                if name == "mmap" or held is not None and not held.flags & VM_PROT:
                     opened.append((start, end, wanted))
             elif name == "msync" and args[2] & MS_SYNC:
                 self.meter.host_call()
-        # What can be taken back comes first.
-        done: list[Change] = []
-        before = [run for start, end, _ in protected for run in self.pal.committed.runs(start, end)]
+        before = [run for change in call.changes for run in self.pal.committed.runs(change.start, change.end)]
         try:
+            # What can be taken back comes first.
             if protected:
                 self.pal.protect(protected)
             for change in fresh:
-                done.append(change)
                 self._fresh(change, name == "mmap" and populates(args[3]))
             for start, end, vma in opened:
                 self.opened(start, end, vma)
-        except PalError:
-            with suppress(PalError):
-                self.pal.trim((start, end) for _, start, end, _, _, _ in done)
-                self.pal.protect((start, end, prot) for start, end, prot in before if prot is not None)
+            for _, start, end, wanted, held, _ in renewed:
+                assert wanted is not None
+                self.renew(start, end, wanted, held, args[2] if name == "madvise" else None)
+            if gone:
+                self.unmap(gone)
+        except PalError as refused:
+            self._take_back(before, fresh)
+            if name == "madvise":
+                refused.gone = []  # still mapped, and new at the next touch
             raise
-        for _, start, end, wanted, held, _ in renewed:
-            assert wanted is not None
-            self.renew(start, end, wanted, held, args[2] if name == "madvise" else None)
-        if gone:
-            self.unmap(gone)
+
+    def _take_back(self, before: list[tuple[int, int, int | None]], fresh: list[Change]) -> None:
+        # A call failed half way: what it has committed goes, and what was there is accessible as it was.
+        news = [(start, end) for start, end, prot in before if prot is None]
+        moved = [(change.start, change.end) for change in fresh if change.source is not None]
+        with suppress(PalError):
+            self.pal.trim(sorted(news + moved))
+        with suppress(PalError):
+            self.pal.protect((start, end, prot) for start, end, prot in before if prot is not None)
 
     def _fresh(self, change: Change, populate: bool) -> None:
         kind, start, end, wanted, _, source = change
@@ -171,7 +180,7 @@ class Classify(Strategy):
                 self.commit(start, end, vma)
 
     def opened(self, start: int, end: int, vma: Vma) -> None:
-        """Pages that were inaccessible are not any more."""
+        """Pages that were inaccessible are not any more, or were mapped anew as they are."""
 
     def valid_end(self, vma: Vma) -> int:
         """The address at which the pages of a VMA end that its file has, in bytes. O(1)."""
@@ -181,8 +190,8 @@ class Classify(Strategy):
 
     def commit(self, start: int, end: int, vma: Vma) -> None:
         """Commits pages, none of which exists, with the contents that they have. O(log n)."""
-        self.meter.counts.untouched_pages += end - start >> PAGE_SHIFT
         self.pal.commit(start, end, permissions(vma.flags), contents=self.host(vma))
+        self.meter.counts.untouched_pages += end - start >> PAGE_SHIFT
 
     def host(self, vma: Vma) -> bool:
         """True where pages of `vma` have a file's contents; the host has then given them. O(1)."""
@@ -232,10 +241,10 @@ class Classify(Strategy):
 
     def touch(self, start: int, end: int, vma: Vma) -> None:
         """First touches: what is not committed is, page by page, by the enclave's page-fault handler. O(log n + k)."""
-        self.meter.counts.untouched_pages -= end - start >> PAGE_SHIFT
         for begin, stop, prot in list(self.pal.committed.runs(start, end)):
             if prot is None:
                 self.fault(begin, stop, vma)
+        self.meter.counts.untouched_pages -= end - start >> PAGE_SHIFT
 
     def page_fault(self, address: int, access: int) -> int:
         """The enclave's handler of a fault at `address` by an `access` (PROT_READ, PROT_WRITE or PROT_EXEC).
@@ -263,15 +272,22 @@ class Classify(Strategy):
     # Processes and threads
 
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
-        """The child's enclave, with the pages sent that only memory holds. O(n)."""
+        """The child's enclave, with the pages sent that only memory holds. O(n).
+
+        Raises PalError where the host has no room for them.
+        """
         child = type(self)(self.meter, space, touches)
         child.hosted, child.sizes = set(), self.sizes.copy()
         self.meter.host_call()
         self.meter.create()
         sent = 0
-        for start, end, vma in space.vmas:
-            if not vma.flags & (VM_DONTCOPY | VM_WIPEONFORK | VM_IO | VM_PFNMAP):
-                sent += self._send(start, end, vma, child)
+        try:
+            for start, end, vma in space.vmas:
+                if not vma.flags & (VM_DONTCOPY | VM_WIPEONFORK | VM_IO | VM_PFNMAP):
+                    sent += self._send(start, end, vma, child)
+        except PalError:
+            child.end()
+            raise
         if sent:
             self.meter.host_call(2)  # one writes, one reads
             self.meter.copy(sent)
@@ -292,20 +308,19 @@ class Classify(Strategy):
         return sent
 
     def thread(self) -> None:
-        """A thread begins: its stack in the library OS, whose guard page is never committed, and its TCS. O(log n)."""
-        self.threads += 1
-        if self.threads <= self.slots:
-            return  # what an ended thread left is used again
-        at = _INTERNAL + self.slots * _SLOT
-        self.slots += 1
-        self.pal.commit(at + PAGE, at + PAGE + THREAD_STACK, RW)
-        tcs = at + 2 * PAGE + THREAD_STACK
-        meter = self.meter
-        meter.eaug(tcs, tcs + PAGE)
-        meter.eaccept(tcs, tcs + PAGE, RW, PENDING)
-        meter.host_call()
-        meter.modify_types(tcs, tcs + PAGE, PT_TCS)
-        meter.eaccept(tcs, tcs + PAGE, 0, PT_TCS << 8 | MODIFIED)
+        """A thread begins: its stack in the library OS, whose guard page is never committed, and its TCS. O(log n).
+
+        Raises PalError; the next thread uses what there is of the stack then.
+        """
+        if self.threads == self.slots:
+            at = _INTERNAL + self.slots * _SLOT
+            tcs = at + 2 * PAGE + THREAD_STACK
+            for begin, stop, prot in list(self.pal.committed.runs(at + PAGE, at + PAGE + THREAD_STACK)):
+                if prot is None:
+                    self.pal.commit(begin, stop, RW)
+            self.pal.add_tcs(tcs)
+            self.slots += 1
+        self.threads += 1  # else what an ended thread left is used again
 
     def thread_ends(self) -> None:
         """A thread ended. O(1)."""
@@ -313,4 +328,4 @@ class Classify(Strategy):
 
     def end(self) -> None:
         """The enclave is gone. O(n)."""
-        self.meter.destroy(self.pal.pages() + self.slots)
+        self.meter.destroy(self.pal.pages())

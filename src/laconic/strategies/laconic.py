@@ -68,18 +68,25 @@ class Laconic(Classify):
             self.commit(start, end, vma)
 
     def opened(self, start: int, end: int, vma: Vma) -> None:
-        """Pages that were inaccessible are not any more: a small piece is for use at once. O(log n + k)."""
-        if end - start <= self.SMALL * PAGE and not self.known_touches:
+        """Pages that were inaccessible are not any more, or were mapped anew: a small piece is for use at once.
+
+        O(log n + k).
+        """
+        if vma.flags & VM_PROT and end - start <= self.SMALL * PAGE and not self.known_touches:
             for begin, stop, prot in list(self.pal.committed.runs(start, min(end, self.valid_end(vma)))):
                 if prot is None:
                     self._ahead(begin, stop, vma)
 
     def renew(self, start: int, end: int, vma: Vma, held: Vma | None, advice: int | None) -> None:
-        """Mapped pages lost their contents: overwritten in place where that is allowed, else given back."""
+        """Mapped pages lost their contents: overwritten in place where that is allowed, else given back.
+
+        Those that become inaccessible by it are kept too: to restrict a page costs what giving it back does, and a
+        heap that shrinks so grows again.
+        """
         before = 0 if held is None else permissions(held.flags)
-        after = 0 if advice == MADV_GUARD_INSTALL else permissions(vma.flags)
+        after = permissions(vma.flags)
         valid = max(min(end, self.valid_end(vma)), start)
-        if not after or not (before | after) & PROT_WRITE:
+        if not (before | after) & PROT_WRITE or not after and vma.file or advice == MADV_GUARD_INSTALL:
             valid = start
         if valid < end:
             self.pal.trim([(valid, end)])
@@ -89,6 +96,8 @@ class Laconic(Classify):
             self.pal.protect([(start, valid, after)])
         if not before & PROT_WRITE:
             self.overwrite(start, valid, vma)
+        if advice is None and start < valid:
+            self.opened(start, valid, vma)
 
     def fault(self, start: int, end: int, vma: Vma) -> None:
         """Touched pages, none of which exists, committed in windows from the lowest up. O(log n + pages / MOST)."""
