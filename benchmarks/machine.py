@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 @contextmanager
@@ -47,11 +47,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def write_section(name: str, text: str) -> None:
-    """Puts `text` between the page's marks for `name`."""
-    page = PAGE.read_text(encoding="utf-8")
+def write_section(name: str, text: str, page_name: str = "performance.md") -> None:
+    """Puts `text` between the marks for `name` of a page in docs."""
+    path = DOCS / page_name
+    page = path.read_text(encoding="utf-8")
     pattern = re.compile(rf"(<!-- begin: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
     new, count = pattern.subn(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", page)
     if count != 1:
-        raise SystemExit(f"docs/performance.md has {count} sections {name!r}: it must have one")
-    PAGE.write_text(new, encoding="utf-8")
+        raise SystemExit(f"docs/{page_name} has {count} sections {name!r}: it must have one")
+    path.write_text(new, encoding="utf-8")

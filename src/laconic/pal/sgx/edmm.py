@@ -15,21 +15,33 @@ from contextlib import suppress
 from errno import EAGAIN, EBUSY, EINTR, ENOMEM
 from typing import Any
 
-from laconic.memory.flags import PAGE_SHIFT, PROT_READ, PROT_RWX, PROT_WRITE
-from laconic.pal.sgx.faults import EPC_PAGE_CONFLICT, NOT_TRACKED, PREV_TRK_INCMPL, SgxError
-from laconic.pal.sgx.meter import MODIFIED, PENDING, PR, PT_TRIM, Meter
+from laconic.memory.flags import PAGE_SHIFT, PAGE_SIZE, PROT_READ, PROT_RWX, PROT_WRITE
+from laconic.pal.sgx.faults import (
+    EPC_PAGE_CONFLICT,
+    NOT_TRACKED,
+    PAGE_ATTRIBUTES_MISMATCH,
+    PREV_TRK_INCMPL,
+    SgxError,
+)
+from laconic.pal.sgx.meter import MODIFIED, PENDING, PR, PT_TCS, PT_TRIM, Meter
 from laconic.rangemap import RangeMap
 
 #: What EAUG and EACCEPT give a page.
 RW = PROT_READ | PROT_WRITE
 Range = tuple[int, int]
+#: Start, end, and the permissions before and after.
+_Change = tuple[int, int, int, int]
 _AGAIN = {EBUSY, EAGAIN, EINTR}
 _TRACK_AGAIN = {NOT_TRACKED, EPC_PAGE_CONFLICT, PREV_TRK_INCMPL}
+#: What the host's mapping allows after it failed to change.
+_UNKNOWN = -1
 #: How often the same page is tried again.
 _RETRIES = 8
-#: Where a page can be left on its way out of the EPC. In none of these states can it be accessed but ACCEPTED, which
-#: is passed through only on the way from PENDING.
-PENDING_PAGE, ACCEPTED, CHANGED, TRIMMED = 1, 2, 3, 4
+#: Where a page can be left on its way out of the EPC. In none of these states can it be accessed but ACCEPTED, where a
+#: commit failed half way; a PENDING one is accepted with no permissions. RETYPED is on its way to a TCS, which it must become first.
+PENDING_PAGE, ACCEPTED, CHANGED, TRIMMED, RETYPED = 1, 2, 3, 4, 5
+#: What EACCEPT is asked of a page that becomes a TCS.
+_TCS_MODIFIED = PT_TCS << 8 | MODIFIED
 
 
 class PalError(Exception):
@@ -82,14 +94,15 @@ class Edmm:
         the enclave, at that address. Raises PalError(ENOMEM), and none of them exists then.
         """
         meter = self.meter
-        if self.left.count:
-            self._reclaim(start, end)
         if self.host is not None:
             self._map_host([(start, end, prot | RW)])
+        if self.left.count:
+            self._reclaim(start, end)
         try:
             _insist(meter.eaug, start, end)
         except SgxError as refused:
-            self.left.set(start, refused.done, PENDING_PAGE) if refused.done > start else None
+            if refused.done > start:
+                self.left.set(start, refused.done, PENDING_PAGE)
             self._abandon(start, end, refused)
         try:
             if prot == RW and not contents and source is None:
@@ -104,8 +117,28 @@ class Edmm:
             self.left.set(refused.done, end, PENDING_PAGE)
             self._abandon(start, end, refused)
         self.committed.set(start, end, prot)
-        if self.host is not None:
-            self._map_host([(start, end, prot)])
+        self._narrow_host([(start, end, prot)])
+
+    def add_tcs(self, start: int) -> None:
+        """Makes the page at `start`, which does not exist, a TCS; nobody can access it. O(log n).
+
+        Raises PalError(ENOMEM), and it does not exist then.
+        """
+        end, meter = start + PAGE_SIZE, self.meter
+        self.commit(start, end, RW)
+        meter.host_call()
+        state = ACCEPTED
+        try:
+            _insist(meter.modify_types, start, end, PT_TCS)
+            state = RETYPED
+            _insist(meter.eaccept, start, end, 0, _TCS_MODIFIED)
+        except SgxError as refused:
+            if state == ACCEPTED and self._changed(start, RW):
+                state = RETYPED
+            self.committed.set(start, end, None)
+            self.left.set(start, end, state)
+            self._abandon(start, end, refused)
+        self.committed.set(start, end, 0)
 
     def _abandon(self, start: int, end: int, refused: SgxError) -> None:
         # A commit has failed: what there is of it goes out again, at once if the host lets it.
@@ -118,49 +151,70 @@ class Edmm:
 
         A page that gains and loses some has EMODPR first, so that it never has both. Raises PalError(ENOMEM).
         """
-        extended: list[tuple[int, int, int]] = []
-        restricted: list[tuple[int, int, int, int]] = []
+        extended, restricted = self._split(changes)
+        if not extended and not restricted:
+            return
+        try:
+            self._protect(extended, restricted)
+        except PalError:
+            before = [(start, end, had) for start, end, had, _ in extended + restricted]
+            with suppress(PalError):
+                self._protect(*self._split(before))
+            raise
+
+    def _split(self, changes: Iterable[tuple[int, int, int]]) -> tuple[list[_Change], list[_Change]]:
+        # The runs that only gain permissions, and those that lose some.
+        extended: list[_Change] = []
+        restricted: list[_Change] = []
         for start, end, prot in changes:
             for begin, stop, had in self.committed.runs(start, end):
-                if had is None or had == prot:
-                    continue
-                if had & ~prot:
-                    restricted.append((begin, stop, had, prot))
-                else:
-                    extended.append((begin, stop, prot))
+                if had is not None and had != prot:
+                    (restricted if had & ~prot else extended).append((begin, stop, had, prot))
+        return extended, restricted
+
+    def _protect(self, extended: list[_Change], restricted: list[_Change]) -> None:
+        if self.host is not None:
+            self._map_host([(start, end, prot) for start, end, _, prot in extended])
         if restricted:
             self._restrict(restricted)
-            if self.host is not None:
-                self._map_host([(start, end, prot) for start, end, _, prot in restricted])
-        if extended and self.host is not None:
-            self._map_host(extended)
-        for start, end, prot in extended:
-            self.meter.emodpe(start, end, prot)
-            self.committed.set(start, end, prot)
+        for start, end, _, prot in extended:
+            self._extend(start, end, prot)
 
-    def _restrict(self, runs: list[tuple[int, int, int, int]]) -> None:
-        # Accepted with what they keep, and only then extended: until the last step all can be taken back.
+    def _extend(self, start: int, end: int, prot: int) -> None:
+        try:
+            _insist(self.meter.emodpe, start, end, prot)
+        except SgxError as refused:
+            if refused.done > start:
+                self.committed.set(start, refused.done, prot)
+            raise PalError(ENOMEM, str(refused)) from refused
+        self.committed.set(start, end, prot)
+
+    def _restrict(self, runs: list[_Change]) -> None:
+        # Accepted with what they keep, and only then extended: up to there all can be taken back within the enclave.
         meter = self.meter
         meter.host_call(1 if self.batch else len(runs))
-        reduced = []
+        reduced: list[tuple[int, int, int]] = []
         try:
             for start, end, had, prot in runs:
                 reduced.append((start, end, had))
                 _insist(meter.restrict, start, end, had & prot)
             for start, end, had, prot in runs:
                 _insist(meter.eaccept, start, end, had & prot, PR)
-        except SgxError as refused:
+            if self.host is not None:
+                self._map_host([(start, end, prot) for start, end, had, prot in runs if prot & ~had])
+        except (SgxError, PalError) as refused:
             for start, end, had in reduced:
-                meter.emodpe(start, end, had)
                 with suppress(SgxError):
+                    _insist(meter.emodpe, start, end, had)
                     _insist(meter.eaccept, start, end, had, PR)
+            self._narrow_host(reduced)
             raise PalError(ENOMEM, str(refused)) from refused
         for start, end, had, prot in runs:
+            self.committed.set(start, end, had & prot)
+        for start, end, had, prot in runs:
             if prot & ~had:
-                if self.host is not None:
-                    self._map_host([(start, end, prot)])
-                meter.emodpe(start, end, prot)
-            self.committed.set(start, end, prot)
+                self._extend(start, end, prot)
+        self._narrow_host([(start, end, prot) for start, end, _, prot in runs])
 
     def trim(self, ranges: Iterable[Range]) -> None:
         """Gives the committed pages of `ranges` back to the driver. O(runs log n).
@@ -181,15 +235,19 @@ class Edmm:
         meter, left = self.meter, self.left
         calls = 1 if self.batch else len(runs)
         if self.host is not None:
-            self._map_host([(start, end, PROT_READ) for start, end in runs])  # EACCEPT needs a readable mapping
+            # EACCEPT needs a readable mapping.
+            shut = [run for start, end in runs for run in self.committed.runs(start, end) if not run[2]]
+            self._map_host([(start, end, PROT_READ) for start, end, _ in shut])
         meter.host_call(calls)
         refusal, gone = None, runs
         for index, (start, end) in enumerate(runs):
             try:
                 _insist(meter.modify_types, start, end, PT_TRIM)
             except SgxError as refused:
-                refusal = refused
-                gone = runs[:index] + ([(start, refused.done)] if refused.done > start else [])
+                refusal, done = refused, refused.done
+                if self._changed(done, self.committed.get(done)):
+                    done += PAGE_SIZE
+                gone = runs[:index] + ([(start, done)] if done > start else [])
                 break
         trimmed = []
         for start, end in gone:
@@ -208,22 +266,32 @@ class Edmm:
                 _insist(meter.remove, start, end)
             except SgxError as refused:
                 left.set(refused.done, end, TRIMMED)
-        if self.host is not None:
-            self._map_host([(start, end, 0) for start, end in gone])
+        self._narrow_host([(start, end, 0) for start, end in gone])
         if refusal is not None:
             raise PalError(ENOMEM, str(refusal), gone) from refusal
 
     # What failures leave
 
+    def _changed(self, start: int, prot: int | None) -> bool:
+        # Whether the page at which MODIFY_TYPES stopped was changed all the same, and only not tracked: an EACCEPT with
+        # what the page had finds out, and changes nothing.
+        try:
+            self.meter.eaccept(start, start + PAGE_SIZE, prot or 0, PR)
+        except SgxError as refused:
+            return refused.code == PAGE_ATTRIBUTES_MISMATCH
+        return False
+
     def _reclaim(self, start: int, end: int) -> None:
         # Takes what is left in `[start, end)` the rest of its way out. Raises PalError.
         meter = self.meter
-        steps: tuple[tuple[int, Callable[..., None], tuple[int, ...], int | None], ...] = (
-            (PENDING_PAGE, meter.eaccept, (RW, PENDING), ACCEPTED),
+        steps: tuple[tuple[int, Callable[..., None], tuple[int | None, ...], int | None], ...] = (
+            (RETYPED, meter.eaccept, (0, _TCS_MODIFIED), ACCEPTED),
+            (PENDING_PAGE, meter.eacceptcopy, (0, None), ACCEPTED),
             (ACCEPTED, meter.modify_types, (PT_TRIM,), CHANGED),
             (CHANGED, meter.eaccept, (0, MODIFIED), TRIMMED),
             (TRIMMED, meter.remove, (), None),
         )
+        failed: SgxError | None = None
         for state, operation, arguments, following in steps:
             for begin, stop, found in list(self.left.runs(start, end)):
                 if found != state:
@@ -233,22 +301,45 @@ class Edmm:
                 try:
                     _insist(operation, begin, stop, *arguments)
                 except SgxError as refused:
-                    if refused.done > begin:
-                        self.left.set(begin, refused.done, following)
-                    raise PalError(ENOMEM, str(refused)) from refused
-                self.left.set(begin, stop, following)
+                    failed, stop = refused, refused.done
+                    if state == ACCEPTED:
+                        self._find(stop)
+                if begin < stop:
+                    self.left.set(begin, stop, following)
+        if failed is not None:
+            raise PalError(ENOMEM, str(failed)) from failed
+
+    def _find(self, start: int) -> None:
+        # Whether an ACCEPTED page at which MODIFY_TYPES stopped is to be trimmed all the same, tracked or not.
+        state = TRIMMED
+        try:
+            self.meter.eaccept(start, start + PAGE_SIZE, 0, MODIFIED)
+        except SgxError as refused:
+            state = CHANGED if refused.code == NOT_TRACKED else ACCEPTED
+        self.left.set(start, start + PAGE_SIZE, state)
+
+    # The host's mapping, where it follows
 
     def _map_host(self, wanted: Iterable[tuple[int, int, int]]) -> None:
-        # Makes the host's mapping allow just this; a host call for each run that differs.
+        # Makes the host's mapping allow just this; a host call for each run that differs. Raises PalError, and it may
+        # be one or the other then.
         assert self.host is not None
         for start, end, prot in wanted:
             for begin, stop, had in list(self.host.runs(start, end)):
                 if (had or 0) != prot:
                     try:
-                        self.meter.host_protect(begin, stop, prot)
+                        _insist(self.meter.host_protect, begin, stop, prot)
                     except SgxError as refused:
+                        self.host.set(begin, stop, _UNKNOWN)
                         raise PalError(ENOMEM, str(refused)) from refused
                     self.host.set(begin, stop, prot or None)
+
+    def _narrow_host(self, wanted: Iterable[tuple[int, int, int]]) -> None:
+        # What the EPCM forbids already: where the host refuses, nothing is wrong but its mapping.
+        if self.host is not None:
+            for run in wanted:
+                with suppress(PalError):
+                    self._map_host([run])
 
 
 def _insist(operation: Callable[..., None], start: int, end: int, *arguments: Any) -> None:

@@ -1,0 +1,353 @@
+"""The bound: what no strict strategy can go below, with full knowledge of which pages are touched, and when.
+
+Leaves are counted page by page, each page's least over its whole history (`pagefloor`); host calls and ioctls call by
+call, those that some page cannot do without. docs/bound.md states it and proves it. Where a least is hard to find it
+may be lower, never higher. It is taken under one end of a cost profile's range; the floor of a range has two of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Self
+
+from laconic.memory.change import EXTEND, FILE, RESTRICT, UNMAP, ZERO, Change
+from laconic.memory.flags import MADV_FREE, PAGE_SHIFT, VM_IO, VM_MAYSHARE, VM_PFNMAP, VM_WIPEONFORK
+from laconic.memory.space import AddressSpace, Entry
+from laconic.memory.vma import File, Vma
+from laconic.pal.sgx.costs import CostProfile
+from laconic.pal.sgx.edmm import RW, permissions
+from laconic.pal.sgx.meter import Meter
+from laconic.rangemap import RangeMap
+from laconic.strategies import MemoryCall, Strategy
+from laconic.strategies.pagefloor import DIES, FROM_FILE, KEEPS, OTHER, TRIM, PageFloor, Shape, Step, Tally, plus
+from laconic.strategies.touches import CLEAN, OWN, Touches
+
+#: A run's value: the call in which its pages were live last, and what is open.
+Value = tuple[int, Shape]
+Run = tuple[int, int]
+_WORK = UNMAP | FILE | EXTEND | RESTRICT | ZERO
+#: Pages of a thread's stack in the library OS, without its guard page (Gramine's libos_thread.c).
+_THREAD_STACK = 7
+#: A page that mremap moved: to a page that does not exist; to one that does.
+_ARRIVE: Tally = (("eacceptcopy", 1), ("eaug", 1), ("eaug_faults", 1))
+_OVERWRITE: Tally = (("pages_copied", 1),)
+
+
+def bound(profile: CostProfile, high: bool = False) -> Callable[[Meter, AddressSpace, Touches], Bound]:
+    """What makes bounds under the low or the high end of `profile`, in the way of every strategy's class.
+
+    The two ends may choose differently: the cycles of the bound are the low cycles of the counts of the one, to the
+    high cycles of the counts of the other.
+    """
+    floor = PageFloor(profile.vector(high))
+
+    def made(meter: Meter, space: AddressSpace, touches: Touches) -> Bound:
+        return Bound(meter, space, touches, floor)
+
+    return made
+
+
+class Bound(Strategy):
+    """The floor of one enclave, under the costs of `floor`. Its `peak_epc_pages` are those of the live pages alone."""
+
+    name = "bound"
+    hears_all = False
+
+    def __init__(self, meter: Meter, space: AddressSpace, touches: Touches, floor: PageFloor) -> None:
+        super().__init__(meter, space, touches)
+        self.floor = floor
+        #: Pages that are live, or of which something is open; no others are here, and so a reservation costs nothing.
+        self.pages: RangeMap[Value] = RangeMap()
+        self._live: Value = 0, floor.live
+        self._files: set[File] = set()
+        self._now = 0
+        # In which calls the last two host calls, and the last two ioctls, were entered.
+        self._host_calls = self._ioctls = (-1, -1)
+        self._threads = self._most_threads = self._committed = 0
+
+    # What the program does
+
+    def load(self, entries: Iterable[Entry]) -> None:
+        """A program begins in a new enclave; nothing of it is committed yet. O(1)."""
+        self.meter.create()
+
+    def grow(self, start: int, end: int, vma: Vma) -> None:
+        """A stack grew: nothing, before it is touched. O(1)."""
+
+    def touch(self, start: int, end: int, vma: Vma) -> None:
+        """First touches: the pages are live from here on. O(log n + k)."""
+        if vma.flags & (VM_IO | VM_PFNMAP):
+            return  # a device's pages have no place in an enclave
+        floor, prot, file = self.floor, permissions(vma.flags), self._from_file(vma)
+        if file:
+            self._read(vma)
+        entered = 0
+        for begin, stop, value in self.pages.runs(start, end):
+            pages = stop - begin >> PAGE_SHIFT
+            if value is None:
+                self._enter(floor.commit(prot, file), pages)
+            elif value[1] is floor.live:
+                continue
+            else:
+                self._enter(floor.touch(value[1], prot, file), pages)
+            entered += pages
+        if entered:
+            self.pages.set(start, end, self._live)
+            self._exist(entered)
+
+    def call(self, call: MemoryCall) -> None:
+        """The least work of one memory call. O(changes log n)."""
+        pages = self.pages
+        changes = call.changes
+        if not changes or not pages.count and not self.floor.eager:
+            return
+        if len(changes) == 1 and changes[0].held is None and changes[0].source is None:
+            return  # a new mapping, of which nothing is committed yet
+        name, args = call.name, call.args
+        if name == "madvise" and args[2] == MADV_FREE:
+            return  # the contents stay, for all that anybody knows
+        self._now += 1
+        moved = self._moved(changes) if name == "mremap" else ()
+        work = _Work(self)
+        for kind, start, end, wanted, held, source in changes:
+            if held is None or not kind & _WORK:
+                continue
+            if wanted is None:
+                work.unmap(start, end)
+                continue
+            event = permissions(held.flags) | permissions(wanted.flags) << 3
+            if kind & (ZERO | FILE) or source is not None:
+                event |= DIES
+                if self._from_file(wanted):
+                    event |= FROM_FILE
+                if kind & FILE or source is not None:
+                    event |= OTHER
+                elif wanted.flags & VM_MAYSHARE:
+                    event |= KEEPS
+                elif wanted.file is not None:
+                    # A page that was only read of its file has the file's contents still.
+                    for begin, stop, how in self.touches.pages.runs(start, end):
+                        work.step(begin, stop, event | KEEPS if how == CLEAN else event, wanted)
+                    continue
+            elif self._from_file(wanted):
+                event |= FROM_FILE
+            work.step(start, end, event, wanted)
+        work.done()
+        for start, end, overlaid in moved:
+            # EACCEPTCOPY takes the contents from the old place; a page that may be there already they are copied over.
+            ways = (_ARRIVE, _OVERWRITE) if overlaid else (_ARRIVE,)
+            self._enter(self.floor.cheapest(ways), end - start >> PAGE_SHIFT)
+            self.pages.set(start, end, self._live)
+            self._exist(end - start >> PAGE_SHIFT)
+
+    def _moved(self, changes: Iterable[Change]) -> list[tuple[int, int, bool]]:
+        # What is live and goes elsewhere (mremap): its new place, and whether pages may be there. Those are forgotten.
+        places = []
+        for _, start, end, _, _, source in changes:
+            if source is not None:
+                by = start - source
+                for begin, stop, value in self.pages.runs(source, source + end - start):
+                    if value is not None and value[1] is self.floor.live:
+                        places.append((begin + by, stop + by))
+        moved = []
+        for start, end in places:
+            for begin, stop, value in list(self.pages.runs(start, end)):
+                if value is not None:
+                    self._leave(begin, stop, value, self.floor.end(value[1]))
+                    self.pages.set(begin, stop, None)
+                moved.append((begin, stop, value is not None))
+        return moved
+
+    # Entering
+
+    def _enter(self, tally: Tally, pages: int) -> None:
+        counts = self.meter.counts
+        for name, count in tally:
+            setattr(counts, name, getattr(counts, name) + count * pages)
+
+    def _exist(self, pages: int) -> None:
+        self._committed += pages
+        meter = self.meter
+        meter.epc_pages = now = meter.epc_pages + pages
+        if now > meter.peak_epc_pages:
+            meter.peak_epc_pages = now
+
+    def _leave(self, start: int, end: int, value: Value, tally: Tally) -> None:
+        # What is decided of pages that are not live any more.
+        pages = end - start >> PAGE_SHIFT
+        if tally:
+            self._enter(tally, pages)
+        if value[1] is self.floor.live:
+            self._committed -= pages
+            self.meter.epc_pages -= pages
+
+    def _need(self, since: int, host_calls: int, ioctls: int) -> None:
+        """So many are needed between the calls `since` and now; what was entered there already serves. O(1)."""
+        for _ in range(host_calls - sum(when >= since for when in self._host_calls)):
+            self.meter.counts.host_calls += 1
+            self._host_calls = self._host_calls[1], self._now
+        more = ioctls - sum(when >= since for when in self._ioctls)
+        if more > 0:
+            self.meter.counts.ioctls += more
+            self._ioctls = (self._now if more > 1 else self._ioctls[1]), self._now
+
+    @staticmethod
+    def _from_file(vma: Vma) -> bool:
+        # Memory that processes share without a file has none of which anything could be read.
+        return vma.file is not None and vma.file.inode > 0
+
+    def _read(self, vma: Vma) -> None:
+        # Contents of a file are the host's to give: one host call for each file at least.
+        if vma.file is not None and vma.file not in self._files:
+            self._files.add(vma.file)
+            self.meter.counts.host_calls += 1
+
+    # Processes and threads
+
+    def fork(self, space: AddressSpace, touches: Touches) -> Self:
+        """The child's enclave: what only memory holds is written by the parent, and read by the child. O(n)."""
+        child = type(self)(self.meter, space, touches, self.floor)
+        self.meter.create()
+        self.meter.counts.host_calls += 1
+        sent = 0
+        for start, end, value in list(self.pages):
+            if value[1] is not self.floor.live:
+                continue
+            for begin, stop, vma in space.vmas.runs(start, end):
+                if vma is None or vma.flags & (VM_WIPEONFORK | VM_IO | VM_PFNMAP):
+                    continue
+                for low, high, how in self.touches.pages.runs(begin, stop):
+                    if how == OWN or how and vma.file is None:
+                        sent += child._receive(low, high, permissions(vma.flags))
+        if sent:
+            self.meter.counts.host_calls += 2
+        return child
+
+    def _receive(self, start: int, end: int, prot: int) -> int:
+        pages = end - start >> PAGE_SHIFT
+        ways: list[Tally] = [(("eacceptcopy", 1),)]
+        if prot & RW == RW:
+            # Nothing runs in the child yet, so that nobody sees the page before its contents are there.
+            ways.append((("eaccept", 1),) if prot == RW else (("eaccept", 1), ("emodpe", 1)))
+        common: Tally = (("eaug", 1), ("eaug_faults", 1), ("pages_copied", 2))
+        self._enter(plus(common, self.floor.cheapest(ways)), pages)
+        self.pages.set(start, end, self._live)
+        self._exist(pages)
+        return pages
+
+    def thread(self) -> None:
+        """A thread begins: a stack in the library OS and a TCS, for as many as ever live at once. O(1)."""
+        self._threads += 1
+        if self._threads <= self._most_threads:
+            return
+        self._most_threads = self._threads
+        self._enter(self.floor.commit(RW, False), _THREAD_STACK)
+        # A TCS has contents, which are written where EACCEPT has made the page writable, or come by EACCEPTCOPY.
+        self._enter(self.floor.commit(RW, False), 1)
+        self._enter((("eaccept", 1), ("emodt", 1), ("etrack_ipis", 1), ("host_calls", 1), ("ioctls", 1)), 1)
+        self._host_calls = self._host_calls[1], self._now  # which could take what is open along
+        self._exist(_THREAD_STACK + 1)
+
+    def thread_ends(self) -> None:
+        """A thread ended: what it leaves serves the next. O(1)."""
+        self._threads -= 1
+
+    def end(self) -> None:
+        """The enclave is gone, and what is open is decided. O(n)."""
+        for start, end, value in self.pages:
+            if value[1] is not self.floor.live:
+                self._enter(self.floor.end(value[1]), end - start >> PAGE_SHIFT)
+        self.meter.destroy(self._committed)
+        self.pages = RangeMap()
+        self._committed = 0
+
+
+class _Work:
+    """What one call does to the pages of a bound; written only when all of it is known."""
+
+    __slots__ = ("bound", "died", "either", "needs", "restricted", "trimmed", "writes")
+
+    def __init__(self, bound: Bound) -> None:
+        self.bound = bound
+        self.writes: list[tuple[int, int, Value | None]] = []
+        #: Live pages that only an ioctl can do right: the runs of each kind, in ascending order.
+        self.trimmed: list[Run] = []
+        self.restricted: list[Run] = []
+        self.either: list[Run] = []
+        #: Whether contents died: then other live pages may be trimmed as well.
+        self.died = False
+        #: What pages need that were live once: since when, and how many host calls.
+        self.needs: list[tuple[int, int]] = []
+
+    def unmap(self, start: int, end: int) -> None:
+        """Pages are unmapped: those that are live are given back within the call."""
+        bound = self.bound
+        live = bound.floor.live
+        for begin, stop, value in bound.pages.runs(start, end):
+            if value is None:
+                continue
+            since, shape = value
+            if shape is live:
+                bound._leave(begin, stop, value, TRIM)
+                self.trimmed.append((begin, stop))
+            else:
+                bound._leave(begin, stop, value, bound.floor.unmap(shape))
+                if shape.dead:
+                    self.needs.append((since, 2))
+            self.writes.append((begin, stop, None))
+
+    def step(self, start: int, end: int, event: int, wanted: Vma) -> None:
+        """Pages get other permissions or contents."""
+        bound = self.bound
+        floor, eager = bound.floor, bound.floor.eager
+        self.died |= bool(event & DIES)
+        for begin, stop, value in bound.pages.runs(start, end):
+            if value is not None:
+                since, shape = value
+            elif event & eager:
+                since, shape = 0, floor.fresh
+            else:
+                continue
+            step = floor.step(shape, event)
+            if step.tally:
+                bound._enter(step.tally, stop - begin >> PAGE_SHIFT)
+            if shape is floor.live:
+                if step.host_calls:
+                    self._live(begin, stop, step)
+                since = bound._now
+            elif step.host_calls:
+                self.needs.append((since, step.host_calls))
+            if step.shape is not floor.live:
+                if shape is floor.live:
+                    bound._leave(begin, stop, bound._live, ())
+                after = None if step.shape is None or step.shape is floor.fresh else (since, step.shape)
+                if after != value:
+                    self.writes.append((begin, stop, after))
+
+    def _live(self, start: int, end: int, step: Step) -> None:
+        runs = self.either if step.either else self.restricted if step.host_calls == 1 else self.trimmed
+        runs.append((start, end))
+
+    def done(self) -> None:
+        """Enters the host calls and ioctls, and writes the pages' new values."""
+        bound = self.bound
+        if self.trimmed or self.restricted or self.either:
+            ioctls = self._ioctls(self.restricted, 0) + 2 * self._ioctls(self.trimmed, 1)
+            bound._need(bound._now, 2 if self.trimmed else 1, ioctls or 1)
+        for since, host_calls in self.needs:
+            bound._need(since, host_calls, host_calls)
+        for start, end, value in self.writes:
+            bound.pages.set(start, end, value)
+
+    def _ioctls(self, runs: list[Run], kind: int) -> int:
+        # An ioctl is for one run of pages, and fails at a page that is not committed: as many as there are runs with
+        # such a page between them, where it costs more to have that page than to have the ioctl.
+        if len(runs) < 2 or not self.bound.floor.separate[kind]:
+            return len(runs[:1])
+        count = 1
+        for (_, last), (start, _) in zip(runs, runs[1:], strict=False):
+            between = self.bound.pages.runs(last, start)
+            count += any(
+                value is None or value[1] is self.bound.floor.live and not self.died for _, _, value in between
+            )
+        return count

@@ -1,0 +1,236 @@
+"""What one page costs at least: a dynamic program over its history, run by run and with its decisions left open.
+
+A page that is touched must be committed (LIVE). Else a strict strategy has choices: not committed (U), committed with
+the contents that the program must see (C), or, where the program may not access it, with stale ones (D). A `Shape` is
+the choices that may still turn out cheapest, each with what it has cost since the last decision; an event leads from
+shape to shape, and what is decided by it is entered. Both are few, so every event is worked out once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from laconic.memory.flags import PROT_READ, PROT_RWX, PROT_WRITE
+from laconic.pal.sgx.edmm import RW
+
+#: Counted things with their numbers for one page, sorted by name.
+Tally = tuple[tuple[str, int], ...]
+U, C, D, L = 1, 2, 4, 8
+
+#: Bits of an event, beside the permissions before (bits 0 to 2) and after (3 to 5): the contents die; the new ones are
+#: a file's; they are what is there already; the backing is another one.
+DIES, FROM_FILE, KEEPS, OTHER = 64, 128, 256, 512
+
+TRIM: Tally = (("eaccept", 1), ("emodt", 1), ("eremove", 1), ("etrack_ipis", 1))
+_FAULT: Tally = (("eaug", 1), ("eaug_faults", 1))
+
+
+def plus(*tallies: Tally) -> Tally:
+    """The sum of tallies. O(things).
+
+    >>> plus((("eaccept", 1),), (("eaccept", 1), ("eaug", 1)))
+    (('eaccept', 2), ('eaug', 1))
+    """
+    total: dict[str, int] = {}
+    for tally in tallies:
+        for name, count in tally:
+            total[name] = total.get(name, 0) + count
+    return tuple(sorted(total.items()))
+
+
+def protected(had: int, want: int) -> tuple[Tally, int]:
+    """The leaves that give a committed page other permissions, and the host calls, each with one ioctl."""
+    if not had & ~want:
+        return ((("emodpe", 1),) if want & ~had else ()), 0
+    leaves: Tally = (("eaccept", 1), ("emodpr", 1), ("etrack_ipis", 1))
+    return (plus(leaves, (("emodpe", 1),)) if want & ~had else leaves), 1
+
+
+class Shape:
+    """The open choices of a page. Interned by its `PageFloor`: two that are equal are one.
+
+    `choices`: those that may turn out cheapest, with their tallies. `may`: all that a strict strategy may have made, as
+    a set of bits. `dead`: the page was live, so that whoever does not have it any more has trimmed it.
+    """
+
+    __slots__ = ("choices", "dead", "ended", "may", "steps", "touches", "unmapped")
+
+    def __init__(self, choices: tuple[tuple[int, Tally], ...], may: int, dead: bool) -> None:
+        self.choices = choices
+        self.may = may
+        self.dead = dead
+        self.steps: dict[int, Step] = {}
+        self.touches: dict[int, Tally] = {}
+        self.unmapped: Tally | None = None
+        self.ended: Tally | None = None
+
+
+class Step(NamedTuple):
+    """What an event does to a page: its next shape (None: not committed, nothing open), what is decided by it, and the
+    host calls (with as many ioctls) that no choice can do without. `either`: it may be a trim's or a restriction's."""
+
+    shape: Shape | None
+    tally: Tally
+    host_calls: int = 0
+    either: bool = False
+
+
+#: A way to go on: the next choice, what it costs, and the host calls that it takes.
+Way = tuple[int, Tally, int]
+
+
+class PageFloor:
+    """The dynamic program for one vector of `costs` (cycles for each thing)."""
+
+    def __init__(self, costs: Mapping[str, float]) -> None:
+        self.costs = costs
+        self._shapes: dict[tuple[tuple[tuple[int, Tally], ...], int, bool], Shape] = {}
+        self._commits: dict[int, Tally] = {}
+        self.live = self._shape(((L, ()),), L, False)
+        self.fresh = self._shape(((U, ()),), U, False)
+        cost = self.cost
+        commits = [cost(self.commit(prot, False)) for prot in range(1, 8)]
+        self._recommit = max(commits)
+        restricted = cost(protected(RW, PROT_READ)[0])
+        refused = costs["emodpr"] + costs["etrack_ipis"]  # of a page that has no such permission
+        #: Bits of the events at which it can pay to commit what is not touched yet, as long as EACCEPT alone does it:
+        #: all of them, if it makes up for a restriction; OTHER, if only contents are then copied over; or none.
+        self.eager = 0
+        if min(commits) < self._recommit:
+            self.eager = ~0 if min(commits) + restricted < self._recommit else OTHER
+        #: Whether it costs more to commit a page between two runs than an ioctl more (restrictions; trims).
+        self.separate = (
+            min(restricted + min(commits) - self._recommit, refused) > costs["ioctls"],
+            min(commits) + cost(TRIM) > 2 * costs["ioctls"],
+        )
+
+    def cost(self, tally: Tally) -> float:
+        """What a tally costs, in cycles. O(things)."""
+        return sum(self.costs[name] * count for name, count in tally)
+
+    def cheapest(self, tallies: Iterable[Tally]) -> Tally:
+        """The one that costs least; of those that cost the same, the shortest. O(tallies)."""
+        return min(tallies, key=lambda tally: (self.cost(tally), sum(count for _, count in tally), tally))
+
+    def commit(self, prot: int, file: bool) -> Tally:
+        """Commits a page with `prot` from the first moment; `file`: with a file's contents, else zeroes. O(1)."""
+        key = prot | file << 3
+        tally = self._commits.get(key)
+        if tally is None:
+            ways = [plus(_FAULT, (("eacceptcopy", 1),), (("pages_copied", 1),) if file else ())]
+            if not file and prot & RW == RW:
+                ways.append(plus(_FAULT, (("eaccept", 1),), (("emodpe", 1),) if prot == PROT_RWX else ()))
+            tally = self._commits[key] = self.cheapest(ways)
+        return tally
+
+    def touch(self, shape: Shape, prot: int, file: bool) -> Tally:
+        """What is decided when the page is touched, after which it is live. O(1)."""
+        key = prot | file << 3
+        tally = shape.touches.get(key)
+        if tally is None:
+            ends = {U: self.commit(prot, file), C: (), L: ()}
+            tally = self.cheapest(plus(spent, ends[choice]) for choice, spent in shape.choices if choice in ends)
+            shape.touches[key] = tally
+        return tally
+
+    def unmap(self, shape: Shape) -> Tally:
+        """What is decided when the page is unmapped: what is committed is given back. O(1)."""
+        if shape.unmapped is None:
+            shape.unmapped = self.cheapest(plus(t, () if choice == U else TRIM) for choice, t in shape.choices)
+        return shape.unmapped
+
+    def end(self, shape: Shape) -> Tally:
+        """What is decided when the enclave ends. O(1)."""
+        if shape.ended is None:
+            shape.ended = self.cheapest(tally for _, tally in shape.choices)
+        return shape.ended
+
+    def step(self, shape: Shape, event: int) -> Step:
+        """What a call does to the page that leaves it mapped. O(1)."""
+        step = shape.steps.get(event)
+        if step is None:
+            step = shape.steps[event] = self._step(shape, event)
+        return step
+
+    def _step(self, shape: Shape, event: int) -> Step:
+        ways = {choice: self._ways(choice, event) for choice in (U, C, D, L) if shape.may & choice}
+        best: dict[int, Tally] = {}
+        for choice, spent in shape.choices:
+            for after, tally, _ in ways[choice]:
+                total = plus(spent, tally)
+                best[after] = self.cheapest((best[after], total)) if after in best else total
+        may = 0
+        least = 2
+        for choice, further in ways.items():
+            # Whoever does not have the page has trimmed it since it was live; in this call or before is the same here.
+            least = min(least, 2 if choice == U and shape.dead else min(calls for _, _, calls in further))
+            for after, _, _ in further:
+                may |= after
+        if shape is self.live:
+            dead = bool(event & DIES)
+        else:
+            dead = shape.dead
+            least = least if dead else 0
+        either = shape is self.live and dead and least == 1
+        self._prune(best, bool(event & FROM_FILE))
+        if L in best:
+            return Step(self.live, best[L], least, either)
+        if len(best) == 1 and U in best:
+            return Step(None, best[U], least, either)
+        return Step(self._shape(tuple(sorted(best.items())), may, dead), (), least, either)
+
+    def _ways(self, choice: int, event: int) -> list[Way]:
+        had, want = event & 7, event >> 3 & 7
+        move, calls = protected(had, want)
+        filled: Tally = (("pages_copied", 1),) if event & FROM_FILE else (("pages_zeroed", 1),)
+        gone: Way = U, TRIM, 2
+        if choice == U:
+            return [(U, (), 0), *self._committed_early(had, want, event)]
+        if choice == L and not event & DIES:
+            return [(L, move, calls)]
+        if choice == D:
+            if not want:
+                return [gone, (D, (), 0)]
+            return [gone, (C, plus(move, filled), calls)] if want & PROT_WRITE else [gone]
+        if choice == C and not event & OTHER or event & KEEPS:
+            return [gone, (C, move, calls)]
+        ways = [gone]
+        if (had | want) & PROT_WRITE:
+            ways.append((C, plus(move, filled), calls))
+        if not want:
+            ways.append((D, move, calls))
+        return ways
+
+    def _committed_early(self, had: int, want: int, event: int) -> Iterator[Way]:
+        # Pages that are not touched yet, in the last moment before the call or within it: with the permissions before
+        # the call, or with those that EACCEPT gives, where either side of the call has them. With another backing
+        # after it, it costs least where the one before has zeroes, which is taken for granted.
+        file = bool(event & FROM_FILE)
+        copied: Tally = (("pages_copied", 1),) if file else ()
+        over = bool(event & OTHER)
+        for first in (had, RW):
+            fits = had & first == first or over and want & first == first
+            if fits and (not over or not file or (first | want) & PROT_WRITE):
+                move, calls = protected(first, want)
+                if over:
+                    yield C, plus(self.commit(first, False), move, copied), calls
+                elif had != want:
+                    yield C, plus(self.commit(first, file), move), calls
+
+    def _prune(self, best: dict[int, Tally], file: bool) -> None:
+        # What can never be cheapest any more: it costs as much as not having the page and committing it at the touch.
+        if U in best:
+            limit = self.cost(best[U]) + self._recommit + (self.costs["pages_copied"] if file else 0)
+            for choice in (C, D):
+                if choice in best and self.cost(best[choice]) >= limit:
+                    del best[choice]
+        if C in best and D in best and self.cost(best[C]) <= self.cost(best[D]):
+            del best[D]
+
+    def _shape(self, choices: tuple[tuple[int, Tally], ...], may: int, dead: bool) -> Shape:
+        key = choices, may, dead
+        shape = self._shapes.get(key)
+        if shape is None:
+            shape = self._shapes[key] = Shape(choices, may, dead)
+        return shape
