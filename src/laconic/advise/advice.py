@@ -1,0 +1,107 @@
+"""One piece of advice, and how sizes are written in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Where an option is written: the manifest, the program's environment, or its command line.
+MANIFEST, ENVIRONMENT, COMMAND = "manifest", "environment", "command"
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """`line` is to be pasted; `why` has the measured figures in words, `figures` in numbers (bytes, pages, times).
+
+    `env` is the variable and its value where that is what is set, `flag` an argument to go after the name of one of
+    `programs`.
+    """
+
+    option: str
+    line: str
+    where: str
+    why: str
+    figures: dict[str, Any] = field(default_factory=dict)
+    env: tuple[str, str] | None = None
+    flag: str = ""
+    programs: tuple[str, ...] = ()
+
+
+def variable(name: str, value: str, why: str, **figures: Any) -> Advice:
+    """Advice to set an environment variable, as a manifest's line."""
+    return Advice(name, f'loader.env.{name} = "{value}"', ENVIRONMENT, why, figures, env=(name, value))
+
+
+def argument(flag: str, programs: tuple[str, ...], why: str, **figures: Any) -> Advice:
+    """Advice to give a flag right after the name of one of `programs`."""
+    return Advice(flag.partition("=")[0], flag, COMMAND, why, figures, flag=flag, programs=programs)
+
+
+def power_of_two(value: int) -> int:
+    """The least power of two that is not below `value`, 1 at least.
+
+    >>> power_of_two(5), power_of_two(8), power_of_two(0)
+    (8, 8, 1)
+    """
+    return 1 << max(value - 1, 0).bit_length()
+
+
+def round_up(value: int, unit: int) -> int:
+    """The least multiple of `unit` that is not below `value`.
+
+    >>> round_up(5, 4)
+    8
+    """
+    return -(-value // unit) * unit
+
+
+def manifest_size(size: int) -> str:
+    """Bytes as Gramine's manifests write them, which know K, M and G.
+
+    >>> manifest_size(256 << 10), manifest_size(3 << 30), manifest_size(5)
+    ('256K', '3G', '5')
+    """
+    for shift, letter in ((30, "G"), (20, "M"), (10, "K")):
+        if size and not size & (1 << shift) - 1:
+            return f"{size >> shift}{letter}"
+    return str(size)
+
+
+def shown_size(size: float) -> str:
+    """Bytes for people.
+
+    >>> shown_size(1 << 20), shown_size(0), shown_size(68 << 30), shown_size(1536)
+    ('1.0 MiB', '0 KiB', '68.0 GiB', '2 KiB')
+    """
+    for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB")):
+        if size >= 1 << shift:
+            return f"{size / (1 << shift):,.1f} {unit}"
+    return f"{size / 1024:,.0f} KiB"
+
+
+def span(low: float, high: float) -> str:
+    """A range of counts; one number where both ends are the same.
+
+    >>> span(5, 5), span(1000, 2000)
+    ('5', '1,000 to 2,000')
+    """
+    return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
+
+
+def cycles(low: float, high: float) -> str:
+    """A range of cycles, three digits of each.
+
+    >>> cycles(1234567, 9876543), cycles(0, 0)
+    ('1.23e6 to 9.88e6 cycles', '0 cycles')
+    """
+    ends = [f"{value:.2e}".replace("e+0", "e").replace("e+", "e") if value else "0" for value in (low, high)]
+    return f"{ends[0] if ends[0] == ends[1] else ' to '.join(ends)} cycles"
+
+
+def plural(count: int, one: str, more: str = "") -> str:
+    """A count with its noun.
+
+    >>> plural(1, "thread"), plural(1200, "thread"), plural(2, "reply", "replies")
+    ('1 thread', '1,200 threads', '2 replies')
+    """
+    return f"{count:,} {one if count == 1 else more or one + 's'}"

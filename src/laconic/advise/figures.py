@@ -1,0 +1,116 @@
+"""The figures that advice rests on: one replay under the strategies that are shown, with a `Watch` beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from laconic.advise.watch import Image, Watch
+from laconic.pal.sgx.meter import Counts
+from laconic.replay.enclaves import EnclaveReplay, Process
+from laconic.strategies import Strategy, strategy
+from laconic.strategies.every_call import EveryCall
+from laconic.strategies.touches import Touches
+
+if TYPE_CHECKING:
+    from laconic.memory.space import AddressSpace
+    from laconic.pal.sgx.costs import CostProfile
+    from laconic.pal.sgx.meter import Meter
+    from laconic.trace.reader import Trace
+
+#: The strategies whose costs are shown: what a library OS does today, the same where EXINFO is off, and Laconic's.
+TODAY, EAGER, OURS = "every-call", "every-call, no EXINFO", "laconic"
+SHOWN = (TODAY, EAGER, OURS)
+Span = tuple[float, float]
+
+
+class Eager(EveryCall):
+    """every-call without sgx.use_exinfo: no lazy allocation, MAP_NORESERVE or not."""
+
+    def alloc(self, start: int, end: int, prot: int, lazy: int = 0) -> None:
+        """New anonymous memory, committed at once. O(log n)."""
+        super().alloc(start, end, prot)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one strategy costs on a trace, each from lowest to highest. `cycles` by the profile; `epc_pages` are those
+    that were committed at most, in all enclaves at once."""
+
+    host_calls: Span
+    cycles: Span
+    epc_pages: Span
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a trace shows. `images` and `processes` belong together, in the order in which they began.
+
+    `costs` by strategy; `counts` are those of TODAY, of all enclaves together, touches taken at their least. `touches`
+    is False where the trace does not know which pages were touched: what depends on that is a range. `unseen` pages
+    nobody could look at. `losses`: what the trace lacks, a sentence each. `exit_status` is None where it is not known.
+    """
+
+    source: str
+    redacted: bool
+    images: list[Image]
+    processes: list[Process]
+    costs: dict[str, Cost]
+    counts: Counts
+    lazy_touched: tuple[int, int]
+    touches: bool = True
+    unseen: int = 0
+    losses: list[str] = field(default_factory=list)
+    exit_status: int | None = None
+
+    def programs(self) -> list[tuple[Process, Image]]:
+        """The programs with what they did."""
+        return list(zip(self.processes, self.images, strict=True))
+
+    def most(self, what: Callable[[Image], int]) -> int:
+        """The most that any one program had of something."""
+        return max(map(what, self.images), default=0)
+
+    def total(self, what: Callable[[Image], int]) -> int:
+        """What all programs had of something together."""
+        return sum(map(what, self.images))
+
+
+def measure(
+    opened: Callable[[], Trace], profile: CostProfile, progress: Callable[[int], None] | None = None
+) -> Figures:
+    """The figures of the trace that `opened` opens; a log, which knows no touched pages, is read twice.
+
+    Raises LaconicError where it cannot be read. O(events × strategies).
+    """
+    trace = opened()
+    low, images = _replayed(trace, False, progress)
+    known = trace.source == "run"
+    high, more = (low, images) if known else _replayed(opened(), True, progress)
+    costs = {}
+    for name in SHOWN:
+        ends = [engine.meters[name] for engine in (low, high)]
+        totals = [meter.total() for meter in ends]
+        calls = sorted(float(total.host_calls) for total in totals)
+        cycles = sorted(value for total in totals for value in profile.cycles(total))
+        pages = sorted(float(meter.peak_epc_pages) for meter in ends)
+        costs[name] = Cost((calls[0], calls[-1]), (cycles[0], cycles[-1]), (pages[0], pages[-1]))
+    lazy = [sum(image.lazy_touched for image in each) for each in (images, more)]
+    status = low.end.get("exit_status")
+    return Figures(
+        trace.source, trace.redacted, images, low.told, costs, low.meters[TODAY].total(), (lazy[0], lazy[1]), known,
+        low.unseen, low.losses, status if isinstance(status, int) else None,
+    )  # fmt: skip
+
+
+def _replayed(trace: Trace, touched: bool, progress: Callable[[int], None] | None) -> tuple[EnclaveReplay, list[Image]]:
+    images: list[Image] = []
+
+    def watch(meter: Meter, space: AddressSpace, touches: Touches) -> Strategy:
+        return Watch(meter, space, touches, images)
+
+    makers = {TODAY: strategy(TODAY), EAGER: Eager, OURS: strategy(OURS), Watch.name: watch}
+    engine = EnclaveReplay(trace, makers, touched)
+    engine.run(progress=progress)
+    return engine, images

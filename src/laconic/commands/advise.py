@@ -1,0 +1,139 @@
+"""laconic advise: what to write in a Gramine manifest, and in a program's own settings."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from laconic.errors import LaconicError
+
+if TYPE_CHECKING:
+    from laconic.advise.advice import Advice
+    from laconic.advise.advisor import After
+    from laconic.advise.figures import Figures
+    from laconic.pal.sgx.costs import CostProfile
+
+DESCRIPTION = """\
+Says what to write in a Gramine manifest for a program (enclave size, EDMM,
+threads, stack, heap), and which settings of its allocators and runtimes would
+save work in an enclave. Each advice has the measured figure that it rests on.
+With -- CMD the program is run and recorded first; its output and exit status
+are its own, and the advice goes to standard error.
+"""
+EPILOG = """\
+examples:
+  laconic advise java.trace
+  laconic advise java.trace --costs pie-j5005 --json advice.json
+  laconic advise -- python3 -c 'import json'
+  laconic advise --try -- java -jar app.jar
+
+exit codes:
+  0    done; a trace that is not complete counts as far as it goes
+  2    a wrong option, or a file that cannot be read
+  with -- CMD the program's own (126, 127: it cannot be executed, was not found)
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `advise`."""
+    from laconic.commands.compare import add_costs
+    from laconic.commands.recording import accept_command
+
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
+    parser.usage = (
+        "laconic advise [--costs NAME|FILE] [--json FILE] FILE\n"
+        "       laconic advise [--costs NAME|FILE] [--json FILE] [--try] -- CMD [ARG ...]"
+    )
+    parser.add_argument("words", nargs="*", metavar="FILE", help="a trace that was recorded or imported")
+    parser.add_argument(
+        "--try",
+        dest="rerun",
+        action="store_true",
+        help="run CMD again with each setting that is a variable or a flag, its output thrown away, and show the "
+        "figures after",
+    )
+    add_costs(parser)
+    parser.add_argument("--json", metavar="FILE", help="write the advice to FILE as JSON; - is standard output")
+    accept_command(parser)
+    parser.set_defaults(execute=execute)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Reads the trace, or records the command, and prints the advice; the exit status is the command's."""
+    from laconic.commands.compare import load_costs
+    from laconic.commands.program import recorded
+    from laconic.commands.source import check_source
+
+    if options.rerun and options.command is None:
+        raise LaconicError("--try runs the program again, and a trace is none: give it after --, not a file")
+    check_source(options, "advise")
+    profile = load_costs(options.costs)
+    if options.command is None:
+        return _advise(options, profile, options.words[0], None)
+    with recorded(options.command, None, False) as (status, path):
+        return _advise(options, profile, path, status)
+
+
+def _advise(options: argparse.Namespace, profile: CostProfile, path: str, status: int | None) -> int:
+    from laconic.advise.advisor import advise
+    from laconic.commands.output import open_output, tell, width, write_json
+    from laconic.commands.traces import show
+    from laconic.report.advise import as_json, as_text
+
+    opened = options.command is None
+    figures = _measured(path, profile)
+    for sentence in figures.losses:
+        tell(f"laconic: {path if opened else 'the trace'!r} is not complete: {sentence}\n")
+    output = open_output(options.json)
+    if status:
+        tell(f"laconic: the program ended with exit status {status}: the advice is for what it did until then\n")
+    advice = advise(figures, profile)
+    tried = _try(options.command, advice, figures, profile, status or 0) if options.rerun else {}
+    if output is not None:
+        known = figures.exit_status if status is None else status
+        result = as_json(figures, advice, profile, path if opened else None, options.command, known, tried)
+        write_json(result, output, options.json)
+    text = as_text(figures, advice, profile, tried, width(1 if opened else 2))
+    if not opened:
+        tell(text)
+    elif options.json != "-":
+        show(text)
+    return status or 0
+
+
+def _measured(path: str, profile: CostProfile) -> Figures:
+    from laconic.advise.figures import measure
+    from laconic.commands.progress import progress
+    from laconic.commands.traces import open_trace
+
+    with progress("replaying the trace", open_trace(path).size) as update:
+        return measure(lambda: open_trace(path), profile, update)
+
+
+def _try(
+    command: Sequence[str], advice: Sequence[Advice], figures: Figures, profile: CostProfile, status: int
+) -> dict[int, After | str]:
+    # One rerun for each: what a setting brings is its own. The manifest's options are not the program's.
+    from laconic.advise.advice import MANIFEST
+    from laconic.advise.advisor import after, attempt
+    from laconic.commands.output import tell
+    from laconic.commands.recording import rerun
+
+    tried: dict[int, After | str] = {}
+    for place, each in enumerate(advice):
+        if each.where == MANIFEST:
+            continue
+        how = attempt(each, command)
+        if isinstance(how, str):
+            tried[place] = how
+            continue
+        tell(f"laconic: trying {each.line}\n")
+        with rerun(*how) as (new_status, path, said):
+            if not os.path.exists(path):
+                tried[place] = f"the rerun could not be recorded: {' '.join(said)}"
+                continue
+            tried[place] = after(figures, status, _measured(path, profile), new_status, said)
+    return tried
