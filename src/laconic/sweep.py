@@ -22,17 +22,25 @@ from typing import TYPE_CHECKING, Any, Final
 from laconic import __version__
 from laconic.errors import LaconicError
 from laconic.memory.change import ChangeKind
+from laconic.pal.sgx.meter import THINGS, Counts
 from laconic.workers import Killed, Task, on_cluster, on_processes
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from laconic.pal.sgx.costs import CostProfile
+
 Row = dict[str, Any]
+HOSTS: Final = ("linux", "sgx2")
+#: What is counted of enclaves.
+PAGES_AND_TIMES: Final = (*THINGS, "peak_epc_pages")
 #: The result's columns and their Arrow types. `size` in bytes, `modified` in nanoseconds since 1970; `uncertain`: as
-#: many of `said` would be elided if all that the trace does not know were as asked.
+#: many of `said` would be elided if all that the trace does not know were as asked. What is counted of enclaves
+#: is null for the host linux, what Linux hears for sgx2; `counts_low`: where the counts are ranges, their lower ends.
 COLUMNS: Final = {
     "trace": "string",
     "strategy": "string",
+    "host": "string",
     "size": "int64",
     "modified": "int64",
     "source": "string",
@@ -48,6 +56,11 @@ COLUMNS: Final = {
     "resynced": "int64",
     "uncertain": "int64",
     "calls": "list",
+    **dict.fromkeys(PAGES_AND_TIMES, "int64"),
+    "counts_low": "struct",
+    "costs": "string",
+    "cycles_low": "double",
+    "cycles_high": "double",
     "complete": "bool",
     "loss": "string",
     "error": "string",
@@ -102,6 +115,7 @@ def sweep(
     jobs: int | None = None,
     scheduler: str | None = None,
     force: bool = False,
+    profile: CostProfile | None = None,
     progress: Callable[[int], None] = lambda done: None,
     work: Callable[[str, str], Row] | None = None,
 ) -> Swept:
@@ -109,15 +123,17 @@ def sweep(
 
     `jobs` processes do it (default: one a CPU), or the workers of the Dask `scheduler`; the rows are the same, but for
     their `seconds`. Rows that the journal of an interrupted sweep holds are kept, those with an error excepted.
-    `progress` is told how many rows are there. `work` makes a row in the place of `sweep_one`.
+    With a cost `profile` the host is sgx2: enclaves are counted in the place of what Linux hears.
+    `progress` is told how many rows are there. `work` makes a row in the place of `sweep_one` or `sweep_enclave`.
     Raises LaconicError where the output cannot be written (or exists, without `force`), or no worker can be had.
     """
     began = time.monotonic()
-    work = work or sweep_one
+    host = HOSTS[profile is not None]
+    work = work or (sweep_one if profile is None else sweep_enclave)
     tasks = sorted({(path, strategy) for path in traces for strategy in strategies})
     with closing(_Journal(output + ".partial")) as journal:
         _check_output(output, force)
-        rows = _kept(journal.rows, tasks)
+        rows = _kept(journal.rows, tasks, host)
         kept = len(rows)
         progress(kept)
         # The longest first: none of them is then left for the end, when the other workers have nothing to do.
@@ -125,10 +141,13 @@ def sweep(
         done = on_processes(left, work, jobs or _cpus()) if scheduler is None else on_cluster(left, work, scheduler)
         with closing(done):
             for task, result in done:
-                row = rows[task] = _killed(task, result.workers) if isinstance(result, Killed) else _checked(result)
-                journal.append(row)
+                if isinstance(result, Killed):
+                    rows[task] = _killed(task, result.workers, host)
+                else:
+                    rows[task] = _checked(result)
+                journal.append(rows[task])
                 progress(len(rows))
-        ordered = [rows[task] for task in tasks]
+        ordered = [rows[task] if profile is None else _estimated(rows[task], profile) for task in tasks]
         _write(ordered, output)
         journal.remove()
     return Swept(ordered, kept, time.monotonic() - began)
@@ -140,7 +159,21 @@ def _checked(row: Row) -> Row:
     return row
 
 
-def _kept(rows: Iterable[Row], tasks: Iterable[Task]) -> dict[Task, Row]:
+def _estimated(row: Row, profile: CostProfile) -> Row:
+    # Cycles are no worker's to say: a row that is kept may be from a sweep with other costs.
+    if row["error"] is not None:
+        return row
+    high = Counts(**{name: row[name] for name in THINGS})
+    low = high if row["counts_low"] is None else Counts(**{name: row["counts_low"][name] for name in THINGS})
+    return {
+        **row,
+        "costs": profile.name,
+        "cycles_low": profile.cycles(low)[0],
+        "cycles_high": profile.cycles(high)[1],
+    }
+
+
+def _kept(rows: Iterable[Row], tasks: Iterable[Task], host: str) -> dict[Task, Row]:
     # Those rows of an earlier start that still hold: same trace, same Laconic. What failed is tried again.
     wanted = set(tasks)
     found = {(row["trace"], row["strategy"]): row for row in rows}
@@ -148,6 +181,7 @@ def _kept(rows: Iterable[Row], tasks: Iterable[Task]) -> dict[Task, Row]:
         task: row
         for task, row in found.items()
         if task in wanted
+        and row["host"] == host
         and row["error"] is None
         and row["laconic"] == __version__
         and (row["size"], row["modified"]) == _identity(task[0])
@@ -164,7 +198,7 @@ def _cpus() -> int:
 def sweep_one(path: str, strategy: str) -> Row:
     """One trace under one strategy: a row of `COLUMNS`. What goes wrong is in its `error`: nothing is raised."""
     began = time.monotonic()
-    row = _blank(path, strategy)
+    row = _blank(path, strategy, "linux")
     try:
         import laconic.trace
         from laconic.replay import replay
@@ -193,16 +227,48 @@ def sweep_one(path: str, strategy: str) -> Row:
     return row
 
 
-def _blank(path: str, strategy: str, error: str | None = None) -> Row:
+def sweep_enclave(path: str, strategy: str) -> Row:
+    """As `sweep_one`, of the trace's enclaves; without cycles, which are not a trace's."""
+    began = time.monotonic()
+    row = _blank(path, strategy, "sgx2")
+    try:
+        import laconic.trace
+        from laconic.pal.sgx.costs import load
+        from laconic.replay.compare import compare
+
+        trace = laconic.trace.open(path)
+        row["source"] = trace.source
+        compared = compare(trace, [strategy], load(), jobs=1)
+        figures = compared.strategies[strategy]
+        loss = [*compared.lost, *([trace.loss] if trace.loss else [])]
+        low = {**figures.total.low.as_dict(), "peak_epc_pages": figures.peak[0]}
+        row |= {**figures.total.high.as_dict(), "peak_epc_pages": figures.peak[1]}
+        row |= {
+            "events": compared.events,
+            "processes": compared.processes,
+            "asked": compared.asked,
+            "counts_low": low if compared.ranged else None,
+            "complete": not loss,
+            "loss": "; ".join(loss),
+        }
+    except LaconicError as error:
+        row["error"] = str(error)
+    except Exception as error:  # a defect must not take the other traces along
+        row["error"] = f"a defect of Laconic, please report it: {type(error).__name__}: {error}"
+    row["seconds"] = time.monotonic() - began
+    return row
+
+
+def _blank(path: str, strategy: str, host: str, error: str | None = None) -> Row:
     size, modified = _identity(path)
-    known = {"trace": path, "strategy": strategy, "size": size, "modified": modified, "laconic": __version__}
-    return {**dict.fromkeys(COLUMNS), **known, "complete": False, "error": error}
+    known = {"trace": path, "strategy": strategy, "host": host, "size": size, "modified": modified}
+    return {**dict.fromkeys(COLUMNS), **known, "laconic": __version__, "complete": False, "error": error}
 
 
-def _killed(task: Task, workers: int) -> Row:
+def _killed(task: Task, workers: int, host: str) -> Row:
     path, strategy = task
-    again = shlex.join(["laconic", "replay", path, "--strategy", strategy])
-    return _blank(path, strategy, f"{workers} workers were killed at it (out of memory?): see  {again}")
+    again = shlex.join(["laconic", "replay", path, "--strategy", strategy, "--host", host])
+    return _blank(path, strategy, host, f"{workers} workers were killed at it (out of memory?): see  {again}")
 
 
 def _identity(path: str) -> tuple[int | None, int | None]:
@@ -283,8 +349,15 @@ def _schema() -> pa.Schema:
     import pyarrow as pa
 
     line = pa.struct([("name", pa.string()), *((name, pa.int64()) for name in _COUNTS)])
-    kinds = {"string": pa.string(), "int64": pa.int64(), "bool": pa.bool_(), "double": pa.float64()}
-    return pa.schema([(name, kinds.get(kind, pa.list_(line))) for name, kind in COLUMNS.items()])
+    kinds = {
+        "string": pa.string(),
+        "int64": pa.int64(),
+        "bool": pa.bool_(),
+        "double": pa.float64(),
+        "list": pa.list_(line),
+        "struct": pa.struct([(name, pa.int64()) for name in PAGES_AND_TIMES]),
+    }
+    return pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
 
 
 def _write(rows: Sequence[Row], path: str) -> None:

@@ -16,7 +16,7 @@ import laconic.trace
 from laconic.commands import main
 from laconic.memory.change import EXTEND, MAP, RESTRICT, UNMAP
 from laconic.memory.layout import Layout
-from laconic.replay import replay
+from laconic.replay import STRATEGIES, replay
 from laconic.trace.schema import CHOSEN, CODES, FAILED, PlainRow
 from laconic.trace.writer import TraceWriter
 
@@ -170,12 +170,12 @@ def test_a_trace_without_its_end(tmp_path: Path, capfd: pytest.CaptureFixture[st
 def test_options_that_are_wrong(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = small(tmp_path / "a.trace")
     assert main(["replay", "--strategy", "fastest", path]) == 2
-    assert "'fastest': choose every-call or laconic" in capfd.readouterr().err
+    assert "'fastest': choose from every-call, skip-equal, classify, laconic" in capfd.readouterr().err
     assert main(["replay", "--json", str(tmp_path / "no" / "such"), path]) == 2
     assert "no/such' cannot be written" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("strategy", [None, "laconic", "every-call"])
+@pytest.mark.parametrize("strategy", [None, *STRATEGIES])
 def test_json_to_standard_output_and_to_a_file(
     strategy: str | None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

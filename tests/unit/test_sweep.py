@@ -28,6 +28,7 @@ from laconic.replay import STRATEGIES
 from laconic.sweep import COLUMNS, Row, choose, find, sweep, sweep_one
 
 TRACES = 3
+TWO = ("every-call", "laconic")
 
 
 @pytest.fixture
@@ -186,7 +187,7 @@ class TestGoingOn:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            sweep(find([str(corpus)]), STRATEGIES, str(output), jobs=1, progress=progress)
+            sweep(find([str(corpus)]), TWO, str(output), jobs=1, progress=progress)
 
     def test_what_is_done_is_not_done_again(self, corpus: Path, tmp_path: Path) -> None:
         output, journal = tmp_path / "r", tmp_path / "r.partial"
@@ -195,17 +196,17 @@ class TestGoingOn:
         with journal.open("a") as file:  # as a power cut leaves it
             file.write('garbage\n{"trace": "' + str(corpus))
         self.stop_after(5, corpus, output)
-        swept = sweep(find([str(corpus)]), STRATEGIES, str(output), work=counted)
+        swept = sweep(find([str(corpus)]), TWO, str(output), work=counted)
         assert (swept.kept, len(tracks(corpus))) == (5, 1)
         assert not journal.exists()
-        sweep(find([str(corpus)]), STRATEGIES, str(tmp_path / "quiet"))
+        sweep(find([str(corpus)]), TWO, str(tmp_path / "quiet"))
         assert rows(output) == rows(tmp_path / "quiet")
 
     def test_a_trace_that_has_changed_and_one_that_failed_are_done_again(self, corpus: Path, tmp_path: Path) -> None:
         (corpus / "log.trace").write_text("mmap(NULL, 4096) = 0\n" * 1000)
         self.stop_after(2 * TRACES + 1, corpus, tmp_path / "r")
         os.utime(corpus / "a.trace", ns=(1, 1))
-        swept = sweep(find([str(corpus)]), STRATEGIES, str(tmp_path / "r"), work=counted)
+        swept = sweep(find([str(corpus)]), TWO, str(tmp_path / "r"), work=counted)
         names = sorted(line[0] for line in tracks(corpus))
         assert names.count("a.trace") == names.count("log.trace") == 2
         assert swept.kept == 2 * (TRACES + 1) - len(names)

@@ -14,17 +14,25 @@ from laconic.errors import LaconicError
 VERBS = {
     "run": "run a program on exact VMA bookkeeping, and say which memory calls changed nothing",
     "import": "make a trace of a log that strace, Gramine or perf wrote",
+    "compare": "count what a trace, or a program, costs in enclaves under each strategy",
     "replay": "feed a trace's calls to the same bookkeeping, by any strategy",
     "maps": "print a recorded address space at some moment, as /proc/PID/maps",
     "sweep": "replay many traces under many strategies, into one Parquet file",
+    "advise": "say what to write in a Gramine manifest and in a program's settings, and why",
     "info": "say what is in a trace: programs, calls, what is missing, how it was made",
     "export": "write a trace in another format: parquet, csv, jsonl, perfetto, strace",
+    "callers": "name the places in the program that make redundant calls",
+    "html": "show a trace, or a program's run, as one page for a browser",
+    "diff": "say what got better or worse between two runs, by call and by site",
+    "check": "hold a trace, or a program, to limits and a baseline: the gate for CI",
+    "live": "run a program and watch its memory calls meanwhile, as in top",
     "doctor": "say what this machine lets Laconic do, before the first run",
 }
 
 EPILOG = """\
 exit codes:
-  the program's own    laconic run (128 + N where signal N killed it)
+  the program's own    laconic run, laconic compare -- CMD (128 + N where
+                       signal N killed it)
   1                    replay --check found a model error; sweep, a trace that
                        could not be read
   2                    a wrong option or argument

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from laconic.commands.compare import add_costs, enclaves, load_costs
+
 DESCRIPTION = """\
 Feeds the calls of a trace to the bookkeeping that `laconic run` uses and prints
 the same summary. Without --strategy by the rule that the trace was made with.
@@ -13,6 +15,7 @@ examples:
   laconic replay a.trace
   laconic replay a.trace --strategy every-call --json figures.json
   laconic replay a.trace --check
+  laconic replay a.trace --host sgx2 --strategy classify --costs pie-j5005
 
 exit codes: 0; 1 where --check found results that the model does not explain
 """
@@ -23,7 +26,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.add_argument("trace", metavar="FILE", help="a trace that was recorded or imported")
-    parser.add_argument("--strategy", metavar="S", help="every-call or laconic")
+    parser.add_argument("--strategy", metavar="S", help="every-call, skip-equal, classify or laconic")
+    parser.add_argument(
+        "--host",
+        choices=("linux", "sgx2"),
+        default="linux",
+        help="linux (default): the system calls; sgx2: what the strategy costs in SGX2 enclaves, beside every-call",
+    )
+    add_costs(parser)
     parser.add_argument("--json", metavar="FILE", help="write the figures to FILE as JSON; - is standard output")
     parser.add_argument(
         "--check",
@@ -45,7 +55,11 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.report.replayed import as_json, as_text
 
     if options.strategy not in (None, *STRATEGIES):
-        raise LaconicError(f"there is no strategy {options.strategy!r}: choose {' or '.join(STRATEGIES)}")
+        raise LaconicError(f"there is no strategy {options.strategy!r}: choose from {', '.join(STRATEGIES)}")
+    sgx2 = options.host == "sgx2"
+    if options.costs is not None and not sgx2:
+        raise LaconicError(f"--costs {options.costs!r} is about enclaves: add --host sgx2")
+    profile = load_costs(options.costs) if sgx2 else None
     trace = open_trace(options.trace)
     output = open_output(options.json)
     with progress(f"replaying {options.trace}", trace.size) as update:
@@ -53,6 +67,9 @@ def execute(options: argparse.Namespace) -> int:
     lost = replayed.loss[:-1] if trace.loss else replayed.loss
     tell_loss(trace, lost)
     figures = as_json(trace, replayed)
+    if profile is not None:
+        rule = replayed.strategy if replayed.strategy in STRATEGIES else "laconic"
+        figures["enclave"] = enclaves(trace, list(dict.fromkeys(("every-call", rule))), profile)[0]
     if output is not None:
         write_json(figures, output, options.json)
     if options.json != "-":

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from laconic.commands.compare import add_costs, enclaves, load_costs
+from laconic.commands.program import place_for, recorder_for, trace_program
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
+    from laconic.pal.sgx.costs import CostProfile
     from laconic.tracer.record import Recorder
 
 DESCRIPTION = """\
@@ -25,6 +27,7 @@ examples:
   laconic run --verify exit --json figures.json -- make -j2
   laconic run --observe -- redis-server --port 7777
   laconic run -o redis.trace -- redis-server --port 7777
+  laconic run --host sgx2 -- python3 -c 'import json'
 """
 
 
@@ -33,15 +36,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
-        "laconic run [-o FILE [--force] [--redact]] [--json FILE]\n"
-        "                   [--verify {off,exit,call}] [--observe]\n"
-        "                   [--strategy {every-call,laconic}] [--quiet]\n"
+        "laconic run [-o FILE [--force] [--redact] [--stacks WHICH]]\n"
+        "                   [--json FILE] [--verify {off,exit,call}] [--observe]\n"
+        "                   [--strategy {every-call,skip-equal,classify,laconic}]\n"
+        "                   [--host {linux,sgx2}] [--costs NAME|FILE] [--quiet]\n"
         "                   [--] CMD [ARG ...]"
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="record a trace: laconic replay, info, export read it")
     parser.add_argument("--force", action="store_true", help="overwrite the trace that -o names")
     parser.add_argument(
         "--redact", action="store_true", help="put hashes in the place of paths, names and command lines in the trace"
+    )
+    parser.add_argument(
+        "--stacks",
+        choices=("redundant", "all", "none"),
+        help="with -o: record where redundant calls are made (default), or all calls: laconic callers shows it",
     )
     parser.add_argument("--json", metavar="FILE", help="write the figures to FILE, as JSON")
     parser.add_argument(
@@ -56,10 +65,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--strategy",
-        choices=("every-call", "laconic"),
+        choices=("every-call", "skip-equal", "classify", "laconic"),
         default="laconic",
-        help="laconic (default): say what changes; every-call: say every call, as library OSes do today",
+        help="laconic (default): say what changes; every-call: say every call, as library OSes do today; the others "
+        "are rules for an enclave",
     )
+    parser.add_argument(
+        "--host",
+        choices=("linux", "sgx2"),
+        default="linux",
+        help="sgx2: the program runs on Linux as ever, and afterwards what the strategy would have cost in SGX2 "
+        "enclaves is shown, beside every-call",
+    )
+    add_costs(parser)
     parser.add_argument("--quiet", action="store_true", help="print no table")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD", help="the program and its arguments")
     parser.set_defaults(execute=execute)
@@ -67,13 +85,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Runs the program; returns its exit status, or 70 where a check failed."""
-    from laconic.commands.output import open_output, tell, width, write_json
-    from laconic.ledger import Ledger
-    from laconic.pal.linux import LinuxPal
-    from laconic.tracer.loop import Tracer
-    from laconic.tracer.mediate import Mediator
-    from laconic.tracer.verify import Checker
-
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if command is options.command and command and command[0].startswith("-"):
         raise LaconicError(f"there is no option {command[0]!r}: see laconic run --help; a program's name goes after --")
@@ -81,36 +92,62 @@ def execute(options: argparse.Namespace) -> int:
         raise LaconicError("no command was given: name a program, as in  laconic run -- python3 -c 'print(1)'")
     if options.observe and options.strategy == "every-call":
         raise LaconicError("--observe changes nothing and --strategy every-call says every call: choose one of them")
-    strategy = "observe" if options.observe else options.strategy
+    if options.output is None and (options.force or options.redact or options.stacks):
+        raise LaconicError("--force, --redact and --stacks are about a trace: name it with -o FILE")
+    profile = _profile(options)
+    if options.output is None and profile is None:
+        return _run(options, command, None, None)
+    with place_for(options.output) as path:
+        return _run(options, command, path, profile)
+
+
+def _profile(options: argparse.Namespace) -> CostProfile | None:
+    # What things cost in an enclave, where one is wanted.
+    if options.host == "sgx2":
+        return load_costs(options.costs)
+    if options.costs is not None:
+        raise LaconicError(f"--costs {options.costs!r} is about enclaves: add --host sgx2")
+    if options.strategy not in ("every-call", "laconic"):
+        raise LaconicError(f"--strategy {options.strategy} is a rule for an enclave: add --host sgx2")
+    return None
+
+
+def _run(options: argparse.Namespace, command: list[str], path: str | None, profile: CostProfile | None) -> int:
+    from laconic.commands.output import open_output, tell, width, write_json
+    from laconic.ledger import Ledger
+    from laconic.pal.linux import LinuxPal
+    from laconic.tracer.loop import Tracer
+    from laconic.tracer.mediate import Mediator
+    from laconic.tracer.verify import Checker
+
+    every_call = options.strategy == "every-call"
+    strategy = "observe" if options.observe else "every-call" if every_call else "laconic"
     output = open_output(options.json)
     ledger = Ledger()
     checker = Checker(ledger, options.verify)
-    pal = LinuxPal(options.strategy == "every-call")
-    recorder = _recorder(options, command, strategy)
-    tracer = Tracer(Mediator(pal, ledger, checker, options.observe, _planned_failures(), recorder))
-    began = time.monotonic()
-    try:
-        status = tracer.run(command)
-    except LaconicError:
-        if recorder is not None:
-            recorder.discard()
-        raise
-    except BaseException:
-        if recorder is not None:
-            recorder.stop()
-        raise
-    seconds = time.monotonic() - began
+    stacks = options.stacks or ("none" if options.output is None else "redundant")
+    recorder = path and recorder_for(
+        command, strategy, path, force=options.force, redact=options.redact, stacks=stacks
+    ) or None
+    mediator = Mediator(LinuxPal(every_call), ledger, checker, options.observe, _planned_failures(), recorder)
+    status, seconds = trace_program(Tracer(mediator), command, recorder)
     if recorder is not None:
         recorder.finish(status, ledger, seconds, options.verify)
 
+    from laconic.report import compare
     from laconic.report.summary import as_json, as_text
 
     figures = as_json(ledger, command, status, strategy, options.verify, seconds)
+    enclave = None if profile is None or path is None else _enclave(path, options.strategy, profile)
+    if enclave is not None:
+        figures["enclave"] = enclave
     if output is not None:
         write_json(figures, output, options.json)
     if not options.quiet:
         tell(as_text(figures, width(2)))
-    if recorder is not None and (recorder.failure is not None or not options.quiet):
+        if enclave is not None:
+            tell(compare.as_text(enclave, width(2)))
+    if recorder is not None and options.output is not None and (recorder.failure is not None or not options.quiet):
         tell(_recorded(recorder))
     if checker.mismatch is not None:
         tell(
@@ -122,17 +159,16 @@ def execute(options: argparse.Namespace) -> int:
     return status
 
 
-def _recorder(options: argparse.Namespace, command: list[str], strategy: str) -> Recorder | None:
-    if options.output is None:
-        if options.force or options.redact:
-            raise LaconicError("--force and --redact are about a trace: name it with -o FILE")
-        return None
-    from laconic.trace.writer import TraceWriter
-    from laconic.tracer.record import Recorder
+def _enclave(path: str, rule: str, profile: CostProfile) -> dict[str, Any] | None:
+    # The program has run: whatever happens here, its status counts.
+    from laconic.commands.output import tell
+    from laconic.commands.traces import open_trace
 
-    writer = TraceWriter(options.output, "run", force=options.force, redact=options.redact)
-    writer.describe(command=[writer.hidden(word).decode("utf-8", "replace") for word in command], strategy=strategy)
-    return Recorder(writer)
+    try:
+        return enclaves(open_trace(path), list(dict.fromkeys(("every-call", rule))), profile)[0]
+    except LaconicError as error:
+        tell(f"laconic: {error}\n")
+        return None
 
 
 def _recorded(recorder: Recorder) -> str:

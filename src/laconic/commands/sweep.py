@@ -6,6 +6,9 @@ import argparse
 import shlex
 import sys
 
+from laconic.commands.compare import add_costs, load_costs
+from laconic.errors import LaconicError
+
 DESCRIPTION = """\
 Replays every trace under every strategy, on all CPUs or on a Dask cluster, and
 writes one row for each pair to a Parquet file. What is finished is kept in
@@ -26,6 +29,7 @@ exit codes:
 examples:
   laconic sweep traces/ -o result.parquet
   laconic sweep 'logs/**/*.trace' --strategy laconic -j 8 -o result.parquet
+  laconic sweep traces/ --host sgx2 --strategy all -o result.parquet
   laconic sweep traces/ --scheduler tcp://10.0.0.1:8786 -o result.parquet
 """
 
@@ -40,6 +44,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strategy", default="all", metavar="NAME[,NAME]", help="the strategies to replay under (default: all)"
     )
+    parser.add_argument(
+        "--host",
+        choices=("linux", "sgx2"),
+        default="linux",
+        help="linux (default): the system calls; sgx2: what each strategy comes to in SGX2 enclaves",
+    )
+    add_costs(parser)
     workers = parser.add_mutually_exclusive_group()
     workers.add_argument("-j", dest="jobs", type=_jobs, metavar="N", help="processes to use (default: one a CPU)")
     workers.add_argument(
@@ -63,6 +74,9 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.report.sweep import as_json, as_text
 
     strategies = sweep.choose(options.strategy)
+    if options.costs is not None and options.host == "linux":
+        raise LaconicError(f"--costs {options.costs!r} is about enclaves: add --host sgx2")
+    profile = load_costs(options.costs) if options.host == "sgx2" else None
     traces = sweep.find(options.traces)
     again = shlex.join(["laconic", *sys.argv[1:]])
     output = open_output(options.json)
@@ -75,12 +89,13 @@ def execute(options: argparse.Namespace) -> int:
                 jobs=options.jobs,
                 scheduler=options.scheduler,
                 force=options.force,
+                profile=profile,
                 progress=update,
             )
     except KeyboardInterrupt:
         tell(f"laconic: interrupted; what is done is kept, and this goes on with it:\n  {again}\n")
         return 130
-    figures = as_json(swept.rows, options.output, swept.kept, swept.seconds)
+    figures = as_json(swept.rows, options.output, swept.kept, swept.seconds, options.host)
     if output is not None:
         write_json(figures, output, options.json)
     (tell if options.json == "-" else show)(as_text(figures))

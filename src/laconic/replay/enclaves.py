@@ -73,13 +73,13 @@ class Enclave:
             strategy.meter.at(self.number, TOUCH)
             strategy.touch(start, end, vma)
 
-    def call(self, call: MemoryCall) -> None:
-        """A memory call is over. O(strategies × changes)."""
+    def call(self, call: MemoryCall, label: str = "") -> None:
+        """A memory call is over; its work is entered under `label`, or its name. O(strategies × changes)."""
         name, args, _, changes, _ = call
         number = self.number
         for strategy in self.strategies:
             if changes or strategy.hears_all:
-                strategy.meter.at(number, name)
+                strategy.meter.at(number, label or name)
                 strategy.call(call)
         if changes:
             self.touches.apply(name, args, changes)
@@ -160,7 +160,11 @@ class EnclaveReplay(Replay):
                 if held is not None:
                     enclave.assume_touched(start, end, held)
         file = self._files.get(row[14]) if row[14] else None
-        enclave.call(MemoryCall(self._names[row[0]], row[4:10], self.answer, changes, file))
+        enclave.call(MemoryCall(self._names[row[0]], row[4:10], self.answer, changes, file), self._label(row))
+
+    def _label(self, row: PlainRow) -> str:
+        # What the work of this memory call is entered under, in the place of its name: for subclasses.
+        return ""
 
     def _begin(self, row: PlainRow) -> None:
         enclave = self._thread(row).mm.enclave

@@ -70,8 +70,8 @@ class Replay:
         self.processes: dict[int, Mm] = {}
         self.programs: dict[int, str] = {}
         self.number = -1
-        #: The last memory call's result, and what it changed.
-        self.answer = 0
+        #: The last memory call's result, the host calls made for it, and what it changed.
+        self.answer = self.said = 0
         self.changes: tuple[Change, ...] = ()
         self.end: dict[str, Any] = {}
         self.lost = Losses()
@@ -175,7 +175,7 @@ class Replay:
             answer, said, changes = manager.finish(
                 space, Call(name, args), outcome, confirmation, up, edited=begun is None, chosen=bool(state & CHOSEN)
             )
-        self.answer, self.changes = answer, changes
+        self.answer, self.said, self.changes = answer, said, changes
         if thread.map_runs or thread.answers:
             # What the strategy that was recorded asked the host, and this one did not.
             thread.map_runs.clear()
@@ -188,8 +188,9 @@ class Replay:
         manager, up, args, result = self.manager, self.up, row[4:10], row[10]
         up.guessed = False
         outcome = assumed.begin(manager, space, name, args, result, up, mm.lossy)
-        self.answer, self.changes = result, outcome.changes
+        self.answer, self.said, self.changes = result, 0, outcome.changes
         if assumed.refused:
+            self.said = 1
             self.ledger.count(name, 1, result)
         elif manager.unsaid(outcome):
             manager.finish_unsaid(name, outcome)
@@ -197,7 +198,7 @@ class Replay:
             confirmation = Confirmation(0, result, self._said(row, name, outcome))
             chosen = bool(row[11] & CHOSEN)
             answered = manager.finish(space, Call(name, args), outcome, confirmation, up, chosen=chosen)
-            self.changes = answered.changes
+            self.said, self.changes = answered.said, answered.changes
             if not self.pal.every_call and may_be_nothing(outcome, up.guessed):
                 self.uncertain[name] += answered.said
         if self.check is not None:

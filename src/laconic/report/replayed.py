@@ -8,7 +8,7 @@ from typing import Any
 
 from laconic.replay import Replayed
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, UNKNOWN_START
-from laconic.report import summary
+from laconic.report import compare, summary
 from laconic.trace.reader import Trace
 
 _CAUSES = (MODEL_ERROR, LOST_DATA, UNKNOWN_START)
@@ -50,7 +50,7 @@ def as_json(trace: Trace, replayed: Replayed) -> dict[str, Any]:
 
 
 def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
-    """What a person reads: the summary, what is uncertain in it and why, and the differences."""
+    """What a person reads: the summary, what is uncertain in it and why, the enclaves, and the differences."""
     lines = [summary.as_text(figures, width).rstrip("\n")]
     trace = figures["trace"]
     if trace["uncertain"]:
@@ -63,6 +63,8 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
         )
     if trace["not_followed"]:
         lines.append(f"{trace['not_followed']:,} of the calls (mincore and the like) concern no bookkeeping.")
+    if "enclave" in figures:
+        lines.append(compare.as_text(figures["enclave"], width).rstrip("\n"))
     if "check" in figures:
         lines += _check(figures["check"], trace["source"], width)
     return "\n".join(lines) + "\n"

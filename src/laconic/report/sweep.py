@@ -7,23 +7,27 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from laconic.pal.sgx.meter import THINGS
 from laconic.report.summary import _cell
 
 Row = Mapping[str, Any]
 _SUMS = ("asked", "said", "elided", "narrowed", "failed", "uncertain")
+#: Of enclaves; the table shows the first two and the cycles.
+_ENCLAVES = (*dict.fromkeys(("host_calls", "etrack_ipis", *THINGS)), "asked", "cycles_low", "cycles_high")
 #: Traces of one sort that are listed; the query finds the others.
 _LISTED = 20
 
 
-def as_json(rows: Sequence[Row], output: str, kept: int, seconds: float) -> dict[str, Any]:
+def as_json(rows: Sequence[Row], output: str, kept: int, seconds: float, host: str = "linux") -> dict[str, Any]:
     """The figures of a sweep in the form that `--json` writes."""
     return {
         "schema": 1,
+        "host": host,
         "output": output,
         "traces": len({row["trace"] for row in rows}),
         "rows": len(rows),
         "kept": kept,
-        "strategies": _sums(rows),
+        "strategies": _sums(rows, _SUMS if host == "linux" else _ENCLAVES),
         "incomplete": {row["trace"]: row["loss"] for row in rows if row["loss"]},
         "errors": [{key: row[key] for key in ("trace", "strategy", "error")} for row in rows if row["error"]],
         "seconds": round(seconds, 6),
@@ -35,9 +39,12 @@ def as_text(figures: Mapping[str, Any]) -> str:
     kept = f", {figures['kept']:,} of them from an earlier start" if figures["kept"] else ""
     count = f"{_number(figures['traces'], 'trace')}, {_number(figures['rows'], 'row')}"
     lines = [f"laconic: {count} in {figures['output']}{kept}; {figures['seconds']:.1f} s."]
-    table = [("strategy", "traces", *_SUMS[:-1])]
+    linux = figures["host"] == "linux"
+    columns = ("traces", *(_SUMS[:-1] if linux else _ENCLAVES[:2]))
+    table = [("strategy", *columns, *([] if linux else ["cycles"]))]
     for name, sums in figures["strategies"].items():
-        table.append((name, *(_cell(key, sums[key], sums["uncertain"]) for key in table[0][1:])))
+        cells = [_cell(key, sums[key], sums.get("uncertain", 0)) for key in columns]
+        table.append((name, *cells, *([] if linux else [f"{sums['cycles_low']:,.0f} – {sums['cycles_high']:,.0f}"])))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for first, *rest in table:
         lines.append("  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]))
@@ -47,13 +54,18 @@ def as_text(figures: Mapping[str, Any]) -> str:
     if figures["errors"]:
         lines.append(f"{_number(len(figures['errors']), 'row')} with an error in the place of figures:")
         lines += _listed(_errors(figures["errors"]))
-    lines += ["Ask it, in DuckDB:", textwrap.indent(query(figures["output"]), "  ")]
+    lines += ["Ask it, in DuckDB:", textwrap.indent(query(figures["output"], linux), "  ")]
     return "\n".join(lines) + "\n"
 
 
-def query(output: str) -> str:
-    """A first question to the result, in SQL: the figures of each call under each strategy."""
+def query(output: str, linux: bool = True) -> str:
+    """A first question to the result, in SQL: the figures of each call, or each trace, under each strategy."""
     quoted = output.replace("'", "''")
+    if not linux:
+        return (
+            "SELECT trace, strategy, host_calls, etrack_ipis, eaug_faults, peak_epc_pages,\n"
+            f"cycles_low, cycles_high FROM '{quoted}' ORDER BY ALL;"
+        )
     return (
         "SELECT strategy, name, sum(asked) AS asked, sum(said) AS said,\n"
         f"sum(elided) AS elided FROM (SELECT strategy, unnest(calls, recursive := true)\nFROM '{quoted}')\n"
@@ -61,12 +73,12 @@ def query(output: str) -> str:
     )
 
 
-def _sums(rows: Iterable[Row]) -> dict[str, Counter[str]]:
+def _sums(rows: Iterable[Row], names: Sequence[str]) -> dict[str, Counter[str]]:
     sums: dict[str, Counter[str]] = {}
     for row in rows:
-        of_strategy = sums.setdefault(row["strategy"], Counter(dict.fromkeys(("traces", *_SUMS), 0)))
+        of_strategy = sums.setdefault(row["strategy"], Counter(dict.fromkeys(("traces", *names), 0)))
         if row["error"] is None:
-            of_strategy.update({"traces": 1, **{name: row[name] for name in _SUMS}})
+            of_strategy.update({"traces": 1, **{name: row[name] for name in names}})
     return dict(sorted(sums.items()))
 
 

@@ -22,6 +22,7 @@ from laconic.memory.flags import (
     TASK_SIZE,
     VM_DONTCOPY,
     VM_IO,
+    VM_MAYSHARE,
     VM_NORESERVE,
     VM_PFNMAP,
     VM_PROT,
@@ -125,6 +126,9 @@ class Classify(Strategy):
             elif name == "msync" and args[2] & MS_SYNC:
                 self.meter.host_call()
         before = [run for change in call.changes for run in self.pal.committed.runs(change.start, change.end)]
+        for _, start, end, wanted, _, source in fresh:
+            if source is not None and wanted is not None and wanted.flags & VM_MAYSHARE:
+                before += self.pal.committed.runs(source, source + end - start)  # which may be no change
         try:
             # What can be taken back comes first.
             if protected:
@@ -139,19 +143,29 @@ class Classify(Strategy):
             if gone:
                 self.unmap(gone)
         except PalError as refused:
-            self._take_back(before, fresh)
+            self._take_back(before, fresh, renewed)
             if name == "madvise":
                 refused.gone = []  # still mapped, and new at the next touch
             raise
 
-    def _take_back(self, before: list[tuple[int, int, int | None]], fresh: list[Change]) -> None:
+    def _take_back(
+        self, before: list[tuple[int, int, int | None]], fresh: list[Change], renewed: list[Change]
+    ) -> None:
         # A call failed half way: what it has committed goes, and what was there is accessible as it was.
-        news = [(start, end) for start, end, prot in before if prot is None]
-        moved = [(change.start, change.end) for change in fresh if change.source is not None]
         with suppress(PalError):
-            self.pal.trim(sorted(news + moved))
+            self.pal.discard((change.start, change.end) for change in fresh if change.source is not None)
         with suppress(PalError):
-            self.pal.protect((start, end, prot) for start, end, prot in before if prot is not None)
+            self.pal.discard((start, end) for start, end, prot in before if prot is None)
+        was = [(start, end, prot) for start, end, prot in before if prot is not None]
+        try:
+            self.pal.protect(was)
+        except PalError:
+            # What was to lose its contents can go altogether.
+            for change in renewed:
+                with suppress(PalError):
+                    self.pal.discard([(change.start, change.end)])
+            with suppress(PalError):
+                self.pal.protect(was)
 
     def _fresh(self, change: Change, populate: bool) -> None:
         kind, start, end, wanted, _, source = change
@@ -232,12 +246,15 @@ class Classify(Strategy):
         """Pages get the contents of those at `source`, which are given back after that. O(log n + k)."""
         prot, by, meter = permissions(vma.flags), start - source, self.meter
         for begin, stop, had in list(self.pal.committed.runs(source, source + end - start)):
-            if had is not None:
-                if not had & PROT_READ:
-                    # What nobody may read cannot be copied: the one case in which a page is opened for that.
-                    meter.counts.open_windows += stop - begin >> PAGE_SHIFT
-                    self.pal.protect([(begin, stop, had | PROT_READ)])
-                self.pal.commit(begin + by, stop + by, prot, source=begin)
+            if had is None:
+                continue
+            if not had & PROT_READ:
+                # What nobody may read cannot be copied: the one case in which a page is opened for that.
+                meter.counts.open_windows += stop - begin >> PAGE_SHIFT
+                self.pal.protect([(begin, stop, had | PROT_READ)])
+            self.pal.commit(begin + by, stop + by, prot, source=begin)
+            if not had & PROT_READ and vma.flags & VM_MAYSHARE and self.space.vmas.get(begin) is not None:
+                self.pal.protect([(begin, stop, had)])  # the source stays (MREMAP_DONTUNMAP)
 
     def touch(self, start: int, end: int, vma: Vma) -> None:
         """First touches: what is not committed is, page by page, by the enclave's page-fault handler. O(log n + k)."""

@@ -21,16 +21,22 @@ from laconic.rangemap import RangeMap
 _NOTHING = Vma(0)
 
 
-def breaches(machine: Machine, space: AddressSpace) -> Iterator[str]:
-    """Where an enclave's access is not what the program asked for, in words. O(pages' runs + VMAs)."""
+def breaches(machine: Machine, space: AddressSpace, left: RangeMap[int] | None = None) -> Iterator[str]:
+    """Where an enclave's access is not what the program asked for, in words. O(pages' runs + VMAs).
+
+    `left` are pages that failures left in the EPC (`Edmm.left`): they are not there as long as nobody can access them.
+    """
     for start, end, prot in machine.effective(0, TASK_SIZE):
         if prot is None:
             continue
         for begin, stop, vma in space.vmas.runs(start, end):
             asked = permissions(vma.flags) if vma is not None else 0
-            if vma is None or prot != asked:
-                what = "nothing is mapped" if vma is None else f"{Prot(asked)!r} was asked for"
-                yield f"{begin:#x}-{stop:#x} is {Prot(prot)!r} in the enclave, and {what}"
+            if vma is not None and prot == asked:
+                continue
+            for low, high, state in left.runs(begin, stop) if left is not None else [(begin, stop, None)]:
+                if state is None or prot:
+                    what = "nothing is mapped" if vma is None else f"{Prot(asked)!r} was asked for"
+                    yield f"{low:#x}-{high:#x} is {Prot(prot)!r} in the enclave, and {what}"
 
 
 class Watch:

@@ -7,6 +7,7 @@ comes to the same state by the same code. docs/traces.md describes the same for 
 
 from __future__ import annotations
 
+import struct
 from typing import Any, Final, NamedTuple
 
 from laconic.pal.pagemap import Touched
@@ -82,6 +83,11 @@ PROCESS_EVENTS: Final = ("clone", "clone3", "fork", "vfork", "execve", "execveat
 #: `note`     what a person must be told: `data`.
 #: `stack`    a stack of the next call of this thread, as the log shows it: `data`, a frame a line.
 #: `end`      the last row: the recording was ended in order. a0 the exit status, `data` JSON.
+#: `module`   what the addresses of frames count from: a0 its number, `data` JSON (`laconic.stacks.table.Module`).
+#: `frames`   stack frames, numbered from a0 on: `data` is `FRAME` of each, one after the other.
+#: `site`     the stack of this thread's next call: a0 its number; the first time `data` holds the numbers of its frames,
+#:            innermost first, as 32-bit little-endian.
+#: `symbols`  what `laconic pack` found for a module: a0 its number, `data` JSON.
 OTHER_EVENTS: Final = (
     "file",
     "program",
@@ -96,6 +102,10 @@ OTHER_EVENTS: Final = (
     "note",
     "stack",
     "end",
+    "module",
+    "frames",
+    "site",
+    "symbols",
 )
 EVENTS: Final = (*MEMORY_EVENTS, *(f"?{i}" for i in range(len(MEMORY_EVENTS), 64)), *PROCESS_EVENTS, *OTHER_EVENTS)
 CODES: Final[dict[str, int]] = {name: code for code, name in enumerate(EVENTS) if not name.startswith("?")}
@@ -110,6 +120,10 @@ UNFINISHED, FAILED, CHOSEN, UNFOLLOWED, NO_RESULT = 1, 2, 4, 8, 16
 #: `FileMode` bits of a `file` row: how the descriptor was open, and what it is (`laconic.memory.mmap.OpenFile`).
 #: UNKNOWN_IDENTITY: device and inode are not known, and the path stands for them.
 READABLE, WRITABLE, PLAIN, NOEXEC, PLACES, UNKNOWN_IDENTITY = 1, 2, 4, 8, 16, 32
+
+#: One frame of a `frames` row: the module's number times 4, plus 2 where the address is exact, plus 1 where it was
+#: guessed (`laconic.stacks.table.Frame`); the address.
+FRAME: Final = struct.Struct("<IQ")
 
 #: What was taken over from a `maps` row that no call asked for: the growth of stacks, or everything.
 GREW, ADOPTED = 1, 2

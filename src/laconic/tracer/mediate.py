@@ -62,6 +62,7 @@ class Mediator:
         self.ledger = ledger
         self.manager = MemoryManager(pal, ledger, observe)
         self.recorder = recorder
+        self.stacks = None if recorder is None else recorder.stacks
         self.checker = checker or Checker(ledger, "off")
         self.observe = observe
         self.registers = Registers()
@@ -96,6 +97,10 @@ class Mediator:
             give_up(thread, self.ledger)
             ptrace.resume(CONT, thread.tid)
             return
+        stacks = self.stacks
+        if stacks is not None and (stacks.all or not outcome.changes and not outcome.ask):
+            if self.registers.load(thread.tid):
+                stacks.take(thread, self.words)
         if not manager.unsaid(outcome):
             self._say(thread, Pending(Call(name, args), outcome), stop[0])
             return
@@ -272,6 +277,8 @@ class Mediator:
         chosen = (self.observe or thread.own_filter) and chooses(*call)
         edited = thread.mm.busy is thread
         answered = self.manager.finish(space, call, outcome, confirmation, thread, edited=edited, chosen=chosen)
+        if self.stacks is not None:
+            self.stacks.changed(thread.mm, answered.changes, outcome.ask)
         if self.recorder is not None:
             kinds = 0
             for change in answered.changes:

@@ -30,6 +30,7 @@ from laconic.tracer.syscalls import CLONE_VM
 
 if TYPE_CHECKING:
     from laconic.tracer.process import Mm, Thread
+    from laconic.tracer.stacks import Stacks
 
 _MASK = (1 << 64) - 1
 #: Kinds of change after which it can no longer be told which pages had been touched before.
@@ -50,8 +51,9 @@ class Recorder:
     not be written. To be made before any thread is.
     """
 
-    def __init__(self, writer: TraceWriter) -> None:
+    def __init__(self, writer: TraceWriter, stacks: Stacks | None = None) -> None:
         self.writer = writer
+        self.stacks = stacks
         self.rows = writer.rows
         self.written = 0
         self.failure: str | None = None
@@ -60,6 +62,8 @@ class Recorder:
         self._done = threading.Event()
         self._sender = threading.Thread(target=self._send, daemon=True)
         self.began = time.monotonic_ns()
+        if stacks is not None:
+            stacks.began = self.began
 
     def start(self) -> None:
         """Begins to hand rows over; to be called after the program was forked off."""
@@ -282,6 +286,8 @@ class Recorder:
         pagemap = self._pagemaps.pop(mm, None)
         if pagemap is not None:
             pagemap.close()
+        if self.stacks is not None:
+            self.stacks.forget(mm)
 
 
 class CallNotes:

@@ -1,0 +1,160 @@
+"""Sites put together: by function, module, program or stack, the worst first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from laconic.pal.sgx.costs import CostProfile
+from laconic.pal.sgx.meter import Counts
+from laconic.sites import EVERY_CALL, Site, Sites
+from laconic.stacks.symbolize import Place
+from laconic.suppressions import Suppression, matching
+from laconic.trace.sites import NO_STACK, Places, Spot
+
+BY = ("function", "module", "program", "stack")
+#: What is said of a call whose stack was not taken.
+UNKNOWN = "(no stack)"
+#: Functions of the C library that do nothing but make the system call; with these the stack would begin everywhere.
+_WRAPPERS = {"syscall", "sbrk"}
+_EDGES = "_"
+
+
+@dataclass(slots=True)
+class Caller:
+    """Calls that are put together. `redundant` of `asked` changed nothing; `known`: `asked` counts all of them, not
+    only those whose stack was taken. `wasted`: what the redundant ones cost in an enclave under every-call.
+    """
+
+    name: str
+    call: str
+    module: str
+    program: str
+    asked: int = 0
+    redundant: int = 0
+    said: int = 0
+    known: bool = True
+    guessed: bool = False
+    wasted: Counts = field(default_factory=Counts)
+    stacks: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def stack(self) -> int:
+        """The stack that most of the redundant calls come from."""
+        return max(self.stacks, key=lambda number: (self.stacks[number], -number), default=NO_STACK)
+
+
+@dataclass(slots=True)
+class Callers:
+    """`callers`, the worst first; `hidden`: redundant calls by the reason of their suppression. `asked`, `redundant`
+    and `said` are of all memory calls; `wasted` is of all redundant ones, `total` of everything in the enclaves.
+    `stackless` redundant calls have no stack. `source` is `Sites.source`; `profile`: by what cycles are estimated."""
+
+    by: str
+    inverted: bool
+    callers: list[Caller]
+    hidden: Counter[str]
+    asked: int
+    redundant: int
+    said: int
+    wasted: Counts
+    total: Counts
+    stackless: int
+    source: str = "run"
+    profile: CostProfile | None = None
+
+
+def own_frames(call: str, places: Sequence[Spot]) -> Sequence[Spot]:
+    """A stack without the wrappers of the system call that it begins with. O(frames).
+
+    >>> own_frames("mmap", [(Place("__mmap64", "libc.so.6"), False), (Place("grow", "a.out"), False)])[0][0].function
+    'grow'
+    """
+    at = next((at for at, (place, _) in enumerate(places) if not _wraps(place.function, call)), 0)
+    return places.after(at) if isinstance(places, Places) else places[at:]
+
+
+def _wraps(function: str, call: str) -> bool:
+    bare = function.strip(_EDGES).removeprefix("GI_").strip(_EDGES).removesuffix("64").removesuffix("_nocancel")
+    return bare == call or bare in _WRAPPERS and (call == "brk" or bare == "syscall")
+
+
+def callers(
+    found: Sites,
+    by: str = "function",
+    *,
+    inverted: bool = False,
+    suppressions: Iterable[Suppression] = (),
+    profile: CostProfile | None = None,
+) -> Callers:
+    """Puts sites together `by` one of `BY`; `inverted`: under every function of the stack, not the innermost alone.
+
+    Only callers with redundant calls are kept. O(sites × frames).
+    """
+    rules = list(suppressions)
+    # What no rule looks at needs no name.
+    reach = None if any(rule.deep for rule in rules) else 1
+    total = Counts()
+    if EVERY_CALL in found.meters:
+        total = found.meters[EVERY_CALL].total()
+    result = Callers(by, inverted, [], Counter(), 0, 0, 0, Counts(), total, 0, found.source, profile)
+    made: dict[tuple[str, str, str], Caller] = {}
+    complete = not any(site.stack == NO_STACK for site in found.sites)
+    for site in found.sites:
+        result.asked += site.asked
+        result.redundant += site.redundant
+        result.said += site.said
+        wasted = site.wasted.get(EVERY_CALL, Counts())
+        result.wasted.add(wasted)
+        places: Sequence[Spot] = own_frames(site.call, found.stacks.walk(site.stack)) if site.stack != NO_STACK else ()
+        if not places:
+            result.stackless += site.redundant
+        rule = matching(rules, site.call, site.program, [place for place, _ in places[:reach]]) if places else None
+        if rule is not None:
+            if site.redundant:
+                result.hidden[rule.reason] += site.redundant
+            continue
+        guessed = bool(places) and found.stacks.guessed(site.stack)
+        for key, name, module in _keys(by, inverted, site, places):
+            caller = made.get(key)
+            if caller is None:
+                caller = made[key] = Caller(name, site.call, module, site.program, known=complete)
+            _enter(caller, site, wasted, guessed)
+    result.callers = sorted(
+        (caller for caller in made.values() if caller.redundant),
+        key=lambda one: (-one.redundant, -one.asked, one.name, one.module, one.call, one.program),
+    )
+    return result
+
+
+def _enter(caller: Caller, site: Site, wasted: Counts, guessed: bool) -> None:
+    caller.asked += site.asked
+    caller.redundant += site.redundant
+    caller.said += site.said
+    caller.wasted.add(wasted)
+    caller.guessed |= guessed and site.redundant > 0
+    if site.redundant and site.stack != NO_STACK:
+        caller.stacks[site.stack] += site.redundant
+
+
+def _keys(
+    by: str, inverted: bool, site: Site, places: Sequence[Spot]
+) -> Iterable[tuple[tuple[str, str, str], str, str]]:
+    # What a site is entered under: a key, the name that is shown, its module.
+    call, program = site.call, site.program
+    if by == "program":
+        yield (call, program, ""), program, ""
+    elif not places:
+        yield (call, program, UNKNOWN), UNKNOWN, ""
+    elif by == "stack":
+        name = places[0][0].function
+        yield (call, program, str(site.stack)), name, places[0][0].module
+    else:
+        seen = set()
+        for place, _ in places if inverted else places[:1]:
+            name = place.module if by == "module" else place.function
+            key = (call, program, f"{name}\0{place.module}")
+            if key not in seen:
+                seen.add(key)
+                yield key, name, place.module

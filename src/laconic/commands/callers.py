@@ -1,0 +1,109 @@
+"""laconic callers: who makes the redundant calls."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from laconic.suppressions import Suppression
+
+DESCRIPTION = """\
+Names the places in the program that make redundant memory calls, the worst
+first: function, stack, program, and what these calls cost in an enclave under
+today's rule. A trace has stacks where it was recorded with --stacks (on by
+default with -o, for redundant calls; --stacks all tells how many calls of each
+place there were altogether), or where strace -k wrote the log.
+"""
+EPILOG = """\
+examples:
+  laconic callers a.trace
+  laconic callers a.trace --by module --json callers.json
+  laconic callers -- python3 -c 'import json'
+
+A file laconic.toml in the working directory says what not to show:
+  [[suppress]]
+  reason = "the allocator's own business"
+  call = "madvise"
+  module = "libjemalloc.so*"
+(also: function, program; shell patterns). What ld.so and the C library do in
+every program is hidden anyway, and counted; --no-suppressions shows all.
+
+exit codes: 0; 2 a wrong option, a trace or a suppression file that cannot be
+read; after  -- CMD  the program's own
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `callers`."""
+    from laconic.callers import BY
+    from laconic.commands.recording import accept_command
+
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
+    parser.usage = (
+        "laconic callers [--by {function,module,program,stack}] [--inverted]\n"
+        "                       [--limit N] [--suppressions FILE | --no-suppressions]\n"
+        "                       [--json FILE] FILE | -- CMD [ARG ...]"
+    )
+    parser.add_argument("words", nargs="*", metavar="FILE", help="a trace")
+    parser.add_argument("--by", choices=BY, default="function", help="what calls are put together by")
+    parser.add_argument(
+        "--inverted", action="store_true", help="count calls under every function of their stack, main included"
+    )
+    parser.add_argument("--limit", type=limit, default=10, metavar="N", help="how many are shown (default: 10)")
+    add_suppressions(parser)
+    parser.add_argument("--json", metavar="FILE", help="write all of it to FILE as JSON; - is standard output")
+    accept_command(parser)
+    parser.set_defaults(execute=execute)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Prints the callers."""
+    from laconic.callers import callers
+    from laconic.commands.output import open_output, tell, width, write_json
+    from laconic.commands.progress import progress
+    from laconic.commands.source import traced
+    from laconic.commands.traces import show, tell_loss
+    from laconic.report.callers import as_json, as_text
+    from laconic.sites import sites
+
+    rules = suppressions(options)
+    output = open_output(options.json)
+    with traced(options, "callers") as (trace, status):
+        with progress(f"replaying {trace.path}", trace.size) as update:
+            found = sites(trace, progress=update)
+        tell_loss(trace, found.loss[:-1] if trace.loss else found.loss)
+    result = callers(found, options.by, inverted=options.inverted, suppressions=rules)
+    if output is not None:
+        write_json(as_json(result, found.stacks), output, options.json)
+    if options.json != "-":
+        # After a program's own output the report goes where Laconic's messages go.
+        (show if options.command is None else tell)(as_text(result, found.stacks, width(1), options.limit))
+    return status
+
+
+def add_suppressions(parser: argparse.ArgumentParser) -> None:
+    """Declares the options that `suppressions` reads."""
+    hiding = parser.add_mutually_exclusive_group()
+    hiding.add_argument("--suppressions", metavar="FILE", help="what not to show (default: laconic.toml here)")
+    hiding.add_argument("--no-suppressions", action="store_true", help="show everything")
+
+
+def suppressions(options: argparse.Namespace) -> list[Suppression]:
+    """What is not to be shown: the file's, and the built-in ones. Raises LaconicError."""
+    import os
+
+    from laconic.suppressions import BUILT_IN, DEFAULT, load
+
+    if options.no_suppressions:
+        return []
+    path = options.suppressions or (DEFAULT if os.path.exists(DEFAULT) else None)
+    return [*(load(path) if path else []), *BUILT_IN]
+
+
+def limit(text: str) -> int:
+    """How many places are shown, as an option's type."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of places: name 1 or more")
+    return int(text)

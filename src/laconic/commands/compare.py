@@ -1,0 +1,224 @@
+"""laconic compare: what a trace, or a program, would cost under each strategy."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from laconic.errors import LaconicError
+
+if TYPE_CHECKING:
+    from laconic.pal.sgx.costs import CostProfile
+    from laconic.trace import Trace
+
+DESCRIPTION = """\
+Counts what the memory calls of a trace would come to in SGX2 enclaves, under
+each strategy, and beside them the bound that no strategy can go below. With
+-- CMD the program is run and recorded first, as by laconic run -o; its output
+and exit status are its own, and the tables go to standard error.
+"""
+
+EPILOG = """\
+examples:
+  laconic compare a.trace
+  laconic compare a.trace --by call --epc 128M
+  laconic compare a.trace --strategy laconic --costs fast-transitions
+  laconic compare a.trace --host linux --json figures.json
+  laconic compare -o a.trace -- python3 -c 'import json'
+
+exit codes:
+  0    done; a trace that is not complete counts as far as it goes
+  2    a wrong option, or a file that cannot be read
+  with -- CMD the program's own (126, 127: it cannot be executed, was not found)
+"""
+
+#: What a size may end with, and the powers of two that it stands for.
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+_PAGE_BITS = 12
+HOSTS = ("sgx2", "linux")
+Json = dict[str, Any]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `compare`."""
+    from laconic.commands.recording import accept_command
+
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
+    parser.usage = (
+        "laconic compare [--host {sgx2,linux}] [--strategy NAME[,NAME]]\n"
+        "                       [--costs NAME|FILE] [--epc SIZE] [--by {process,call}]\n"
+        "                       [--json FILE] [-j N] [-o FILE [--force]]\n"
+        "                       FILE | -- CMD [ARG ...]"
+    )
+    parser.add_argument("words", nargs="*", metavar="FILE", help="a trace that was recorded or imported")
+    parser.add_argument("--host", choices=HOSTS, default="sgx2", help="sgx2 (default): enclaves; linux: system calls")
+    parser.add_argument(
+        "--strategy",
+        default="all",
+        metavar="NAME[,NAME]",
+        help="the strategies to show (default: all); every-call and the bound are always there, for the ratios",
+    )
+    add_costs(parser)
+    parser.add_argument("--epc", metavar="SIZE", help="say under which strategies an EPC of this size (128M) overflows")
+    parser.add_argument("--by", choices=("process", "call"), help="show also what each process, or each call, came to")
+    parser.add_argument("--json", metavar="FILE", help="write the figures to FILE as JSON; - is standard output")
+    parser.add_argument("-j", dest="jobs", metavar="N", help="processes for a long trace (default: one a CPU)")
+    parser.add_argument("-o", "--output", metavar="FILE", help="keep the trace of CMD")
+    parser.add_argument("--force", action="store_true", help="overwrite the trace that -o names")
+    # argparse takes -5M for an option, and would not say what is wrong with it.
+    parser._negative_number_matcher = re.compile(r"-\d")
+    accept_command(parser)
+    parser.set_defaults(execute=execute)
+
+
+def add_costs(parser: argparse.ArgumentParser) -> None:
+    """Declares `--costs`."""
+    parser.add_argument(
+        "--costs", metavar="NAME|FILE", help="the cost profile: a shipped one's name, or a file (default: published)"
+    )
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Compares, after recording CMD where there is one, whose exit status is returned."""
+    from laconic.commands.output import open_output, tell, width, write_json
+    from laconic.commands.traces import open_trace, show
+    from laconic.report.compare import as_text
+
+    _check_words(options)
+    names = _names(options.strategy, options.host)
+    profile = load_costs(options.costs) if options.host == "sgx2" else None
+    pages = None if options.epc is None else epc_pages(options.epc)
+    options.jobs = None if options.jobs is None else _jobs(options.jobs)
+    trace = None if options.command is not None else open_trace(options.words[0])
+    output = open_output(options.json)
+    status = 0
+    if trace is None:
+        status, figures = _recorded(names, profile, pages, options)
+    else:
+        figures = _compared(trace, names, profile, pages, options.jobs)
+    if figures and output is not None:
+        write_json(figures, output, options.json)
+    if figures and trace is None:
+        tell(as_text(figures, width(2), options.by))
+    elif options.json != "-":
+        show(as_text(figures, width(1), options.by))
+    return status
+
+
+def _recorded(
+    names: list[str], profile: CostProfile | None, pages: int | None, options: argparse.Namespace
+) -> tuple[int, Json]:
+    from laconic.commands.output import tell
+    from laconic.commands.program import recorded
+    from laconic.commands.traces import open_trace
+
+    with recorded(options.command, options.output, options.force) as (status, path):
+        try:
+            figures = _compared(open_trace(path), names, profile, pages, options.jobs)
+        except LaconicError as error:
+            # The program has run: its status counts.
+            tell(f"laconic: {error}\n")
+            return status, {}
+    figures["trace"]["path"] = options.output
+    return status, {**figures, "command": options.command, "exit_status": status}
+
+
+def _compared(
+    trace: Trace, names: list[str], profile: CostProfile | None, pages: int | None, jobs: int | None
+) -> Json:
+    from laconic.commands.progress import progress
+    from laconic.commands.traces import losses, tell_loss
+    from laconic.replay.compare import compare_hosts
+    from laconic.report.compare import hosts_as_json
+
+    if profile is not None:
+        figures, events, lost = enclaves(trace, names, profile, pages, jobs)
+    else:
+        with progress(f"comparing {trace.path}", trace.size) as update:
+            replays = compare_hosts(trace, names, update)
+        first = next(iter(replays.values()))
+        events, lost = first.events, first.loss[:-1] if trace.loss else first.loss
+        figures = hosts_as_json(replays)
+    tell_loss(trace, lost)
+    about = {"path": trace.path, "source": trace.source, "events": events, "loss": losses(trace, lost)}
+    return {"schema": 1, "trace": about, **figures}
+
+
+def enclaves(
+    trace: Trace, names: Sequence[str], profile: CostProfile, pages: int | None = None, jobs: int | None = None
+) -> tuple[Json, int, list[str]]:
+    """What a trace comes to in enclaves, as JSON; how many events there were, and what is lost of them.
+
+    `pages`: the size of an EPC, to be compared with. Raises LaconicError where the trace cannot be read.
+    """
+    from laconic.commands.progress import progress
+    from laconic.replay.compare import compare
+    from laconic.report.compare import as_json
+
+    with progress(f"comparing {trace.path}", trace.size) as update:
+        compared = compare(trace, names, profile, progress=update, jobs=jobs)
+    return as_json(compared, pages), compared.events, compared.lost
+
+
+# Options
+
+
+def _check_words(options: argparse.Namespace) -> None:
+    if options.command is None:
+        if len(options.words) != 1:
+            what = "no trace was" if not options.words else "more than one trace was"
+            raise LaconicError(f"{what} named: give one, or a program after --, as in  laconic compare -- python3 -V")
+        if options.output is not None or options.force:
+            raise LaconicError("-o and --force are about the trace of a program: name that after --")
+    else:
+        if options.words:
+            raise LaconicError(f"{options.words[0]!r} stands before --: name a trace, or a program after --, not both")
+        if not options.command:
+            raise LaconicError("no command was given: name a program, as in  laconic compare -- python3 -V")
+        if options.force and options.output is None:
+            raise LaconicError("--force is about a trace: name it with -o FILE")
+    if options.host == "linux":
+        for given, name in ((options.costs, "--costs"), (options.epc, "--epc")):
+            if given is not None:
+                raise LaconicError(f"{name} {given!r} is about enclaves: leave it out, or --host linux")
+        if options.by == "process":
+            raise LaconicError("--by process is about enclaves: say --by call with --host linux")
+
+
+def _names(text: str, host: str) -> list[str]:
+    from laconic.replay.compare import BOUND
+    from laconic.strategies import NAMES
+
+    known = (*NAMES, BOUND) if host == "sgx2" else NAMES
+    chosen = list(known) if text == "all" else text.split(",")
+    for name in chosen:
+        if name not in known:
+            raise LaconicError(f"there is no strategy {name!r}: choose from all, {', '.join(known)}")
+    # What the ratios are to is there in any case.
+    return [name for name in known if name in chosen or name in ("every-call", BOUND)]
+
+
+def load_costs(path_or_name: str | None) -> CostProfile:
+    """The cost profile that `--costs` names. Raises LaconicError where it is none."""
+    from laconic.pal.sgx import costs
+
+    return costs.load(costs.DEFAULT if path_or_name is None else path_or_name)
+
+
+def epc_pages(text: str) -> int:
+    """How many pages a size such as `128M` has; bytes where it has no unit. Raises LaconicError for what is no size."""
+    found = re.fullmatch(r"(\d+)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE | re.ASCII)
+    pages = int(found[1]) << _UNITS[found[2].upper()] >> _PAGE_BITS if found else 0
+    if not 0 < pages < 1 << 64:
+        raise LaconicError(f"--epc {text!r} is no size of an EPC: give 4K or more, as in 128M")
+    return pages
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise LaconicError(f"-j {text!r} is no number of processes: name 1 or more")
+    return min(int(text), len(os.sched_getaffinity(0)) * 4)

@@ -1,0 +1,94 @@
+"""Running a program on the bookkeeping, and its trace: for the verbs that need one for themselves."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from laconic.errors import LaconicError
+
+if TYPE_CHECKING:
+    from laconic.tracer.loop import Tracer
+    from laconic.tracer.record import Recorder
+
+
+def recorder_for(
+    command: Sequence[str], strategy: str, path: str, *, force: bool, redact: bool, stacks: str = "redundant"
+) -> Recorder:
+    """A recorder that writes to `path`, with the stacks of redundant calls, of all, or none.
+
+    To be made before any thread is. Raises LaconicError.
+    """
+    from laconic.trace.writer import TraceWriter
+    from laconic.tracer.record import Recorder
+    from laconic.tracer.stacks import NONE, Stacks
+
+    writer = TraceWriter(path, "run", force=force, redact=redact)
+    writer.describe(command=[writer.hidden(word).decode("utf-8", "replace") for word in command], strategy=strategy)
+    return Recorder(writer, None if stacks == NONE else Stacks(writer, stacks))
+
+
+def trace_program(tracer: Tracer, command: Sequence[str], recorder: Recorder | None) -> tuple[int, float]:
+    """Runs the program to its end; its exit status, and the seconds. A recorder is still to be finished.
+
+    Raises LaconicError where it cannot be started; then there is no trace.
+    """
+    began = time.monotonic()
+    try:
+        status = tracer.run(list(command))
+    except LaconicError:
+        if recorder is not None:
+            recorder.discard()
+        raise
+    except BaseException:
+        if recorder is not None:
+            recorder.stop()
+        raise
+    return status, time.monotonic() - began
+
+
+@contextmanager
+def place_for(path: str | None) -> Iterator[str]:
+    """Where a trace is written: `path`, or else a file that is gone afterwards. Raises LaconicError."""
+    if path is not None:
+        yield path
+        return
+    import tempfile
+
+    try:
+        directory = tempfile.TemporaryDirectory(prefix="laconic-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise LaconicError(
+            f"no temporary trace can be made, {error.strerror}: set TMPDIR, or name a place with -o FILE"
+        ) from None
+    with directory as place:
+        yield os.path.join(place, "a.trace")
+
+
+@contextmanager
+def recorded(
+    command: Sequence[str], path: str | None, force: bool, stacks: str = "none"
+) -> Iterator[tuple[int, str]]:
+    """Runs a program and records it, as `laconic run -o`; its exit status, and its trace, as `place_for` has it.
+
+    Raises LaconicError where it cannot be started.
+    """
+    from laconic.commands.output import tell
+    from laconic.ledger import Ledger
+    from laconic.pal.linux import LinuxPal
+    from laconic.tracer.loop import Tracer
+    from laconic.tracer.mediate import Mediator
+    from laconic.tracer.verify import Checker
+
+    with place_for(path) as trace:
+        ledger = Ledger()
+        recorder = recorder_for(command, "laconic", trace, force=force, redact=False, stacks=stacks)
+        tracer = Tracer(Mediator(LinuxPal(), ledger, Checker(ledger, "off"), False, {}, recorder))
+        status, seconds = trace_program(tracer, command, recorder)
+        recorder.finish(status, ledger, seconds, "off")
+        if recorder.failure is not None:
+            tell(f"laconic: the trace {trace!r} could not be written to its end, {recorder.failure}\n")
+        yield status, trace

@@ -1,0 +1,281 @@
+"""A comparison of strategies, as JSON and for the terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from laconic.ledger import CallCount, Ledger
+from laconic.replay import Replayed
+from laconic.replay.compare import BOUND, Compared, Figures, Span
+
+Json = dict[str, Any]
+#: A table's row: its label, and the figures of one strategy; none for a heading.
+Row = tuple[str, Mapping[str, Any] | None]
+#: A column: its heading, and the counts that are added up in it.
+Column = tuple[str, tuple[str, ...]]
+_SGX2: tuple[Column, ...] = (
+    ("host\ncalls", ("host_calls",)),
+    ("ioctls", ("ioctls",)),
+    ("ETRACK\n+IPI", ("etrack_ipis",)),
+    ("EAUG\nfaults", ("eaug_faults",)),
+    ("excep-\ntions", ("exceptions",)),
+    ("EACCEPT\n+COPY", ("eaccept", "eacceptcopy")),
+)
+_PEAK: Column = ("peak EPC\npages", ("peak_epc_pages",))
+_LINUX: tuple[Column, ...] = (("host\ncalls", ("host_calls",)), ("elided", ("elided",)), ("narrowed", ("narrowed",)))
+#: Processes or calls that a table shows; the JSON has all.
+_SHOWN = 20
+#: Columns that a label may take.
+_LABEL = 28
+RANGED = (
+    "the trace does not say which pages were touched, as no log does: each figure is a range, from no page touched to "
+    "every page touched while it was accessible"
+)
+FLOOR = "the bound is a floor, no strategy; it has counts for either end of the cost profile"
+RULES = "on Linux classify says what laconic says; skip-equal is every-call without the mprotects of equal protection"
+
+
+# JSON
+
+
+def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
+    """The enclaves' figures in the form that `--json` writes; docs/json.md says what each key means.
+
+    `epc_pages`: the size of an EPC, which the peaks are compared with.
+    """
+    found, profile = compared.strategies, compared.profile
+    notes = [RANGED] if compared.ranged else []
+    if compared.unseen:
+        notes.append(f"{compared.unseen:,} pages could not be looked at, and count as untouched")
+    over = [name for name, each in found.items() if epc_pages is not None and each.peak[1] > epc_pages]
+    return {
+        "host": "sgx2",
+        "asked": compared.asked,
+        "forked": compared.processes,
+        "profile": {"name": profile.name, "machine": profile.machine, "no_source": list(profile.unsourced)},
+        "epc": None if epc_pages is None else {"pages": epc_pages, "overflows": over},
+        "ranged": compared.ranged,
+        "strategies": {name: _strategy(each, found) for name, each in found.items()},
+        "processes": [
+            {**program._asdict(), "strategies": _parts(found, lambda each: each.processes, number)}
+            for number, program in enumerate(compared.programs)
+        ],
+        "calls": {
+            call: _parts(found, lambda each: each.calls, call)
+            for call in dict.fromkeys(call for each in found.values() for call in each.calls)
+        },
+        "notes": notes,
+    }
+
+
+def _strategy(figures: Figures, found: Mapping[str, Figures]) -> Json:
+    least, most = ({"peak_epc_pages": figures.peak[end], "epc_pages": figures.left[end]} for end in (0, 1))
+    told = _told(figures.total, least, most)
+    ratios = {base.replace("-", "_"): figures.ratio(found[base]) for base in ("every-call", BOUND) if base in found}
+    told["ratio"] = {base: ratio and round(ratio[1], 6) for base, ratio in ratios.items()}
+    told["ratio_low"] = {base: ratio and round(ratio[0], 6) for base, ratio in ratios.items()}
+    return told
+
+
+def _told(span: Span, least: Mapping[str, int], most: Mapping[str, int]) -> Json:
+    low, high = {**span.low.as_dict(), **least}, {**span.high.as_dict(), **most}
+    ends = {"counts": high} if low == high else {"counts": high, "counts_low": low}
+    return {**ends, "cycles": {"low": round(span.cycles[0]), "high": round(span.cycles[1])}}
+
+
+def _parts(found: Mapping[str, Figures], spans: Callable[[Figures], Mapping[Any, Span]], key: object) -> Json:
+    return {name: _told(spans(each)[key], {}, {}) for name, each in found.items() if key in spans(each)}
+
+
+def hosts_as_json(replays: Mapping[str, Replayed]) -> Json:
+    """What Linux would hear under each strategy, in the form that `--json` writes."""
+    ledgers = {name: (each.ledger, each.uncertain) for name, each in replays.items()}
+    base = ledgers["every-call"][0].said
+    strategies: Json = {}
+    for name, (ledger, uncertain) in ledgers.items():
+        told: Json = _heard(ledger.calls.values(), sum(uncertain.values()))
+        strategies[name] = told
+        low = ledger.said - sum(uncertain.values())
+        told["ratio"] = {"every_call": round(ledger.said / base, 6)} if base else {"every_call": None}
+        told["ratio_low"] = {"every_call": round(low / base, 6)} if base else {"every_call": None}
+    first: Ledger = next(iter(ledgers.values()))[0]
+    open_ = any(uncertain for _, uncertain in ledgers.values())
+    return {
+        "host": "linux",
+        "asked": first.asked,
+        "forked": first.processes,
+        "ranged": open_,
+        "strategies": strategies,
+        "calls": {
+            call: {
+                name: _heard([ledger.calls[call]], uncertain.get(call, 0))
+                for name, (ledger, uncertain) in ledgers.items()
+            }
+            for call in sorted(first.calls)
+        },
+        "notes": [RULES] + ["the trace does not hold all that was there before: figures are ranges"] * open_,
+    }
+
+
+def _heard(lines: Iterable[CallCount], uncertain: int) -> Json:
+    counts = {"host_calls": 0, "elided": 0, "narrowed": 0}
+    for line in lines:
+        counts["host_calls"] += line.said
+        counts["elided"] += line.elided
+        counts["narrowed"] += line.narrowed
+    if not uncertain:
+        return {"counts": counts}
+    low = {**counts, "host_calls": counts["host_calls"] - uncertain}
+    return {"counts": {**counts, "elided": counts["elided"] + uncertain}, "counts_low": low}
+
+
+# Text
+
+
+def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) -> str:
+    """The tables that a person reads, numbers never cut. `by`: `process` or `call` adds theirs."""
+    sgx2 = figures["host"] == "sgx2"
+    where = "each program in an SGX2 enclave" if sgx2 else "on Linux"
+    forked = figures["forked"]
+    head = f"laconic: {figures['asked']:,} memory calls in {forked:,} process{'' if forked == 1 else 'es'}, {where}"
+    lines = _wrapped(head, width)
+    rows: list[Row] = list(figures["strategies"].items())
+    columns = [_counted(column, rows) for column in ((*_SGX2, _PEAK) if sgx2 else _LINUX)]
+    if sgx2:
+        lines += [*_tables("strategy", columns, rows, width), "", *_costs(figures["profile"], width)]
+        columns = [_cycles(rows)]
+    bases = [base for base in ("every_call", "bound") if any(base in each["ratio"] for _, each in rows if each)]
+    lines += _tables("strategy", [*columns, *(_ratio(base, rows) for base in bases)], rows, width)
+    if by is not None:
+        lines += _by(figures, by, width)
+    if figures.get("epc"):
+        lines += ["", *_wrapped(_epc(figures), width)]
+    notes = [*figures["notes"], *([FLOOR] if BOUND in figures["strategies"] else [])]
+    for note in notes:
+        lines += _wrapped(f"note: {note}.", width)
+    return "\n".join(lines) + "\n"
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_on_hyphens=False)
+
+
+def _costs(profile: Mapping[str, Any], width: int) -> list[str]:
+    guessed = profile["no_source"]
+    doubt = f"; no source for {', '.join(guessed)}" if guessed else ""
+    return _wrapped(f"estimated cycles by the profile {profile['name']} ({profile['machine']}{doubt})", width)
+
+
+def _by(figures: Mapping[str, Any], by: str, width: int) -> list[str]:
+    if by == "call":
+        groups = list(figures["calls"].items())
+    else:
+        groups = [(f"{each['pid']} {each['path'].rpartition('/')[2]}", each["strategies"])
+                  for each in figures["processes"]]  # fmt: skip
+    groups.sort(key=lambda group: -max((_weight(each) for each in group[1].values()), default=0))
+    rows: list[Row] = []
+    for label, strategies in groups[:_SHOWN]:
+        rows += [(label, None), *((f"  {name}", each) for name, each in strategies.items())]
+    sgx2 = figures["host"] == "sgx2"
+    columns = [_counted(column, rows) for column in (_SGX2 if sgx2 else _LINUX)]
+    lines = ["", f"by {by}, the dearest first", *_tables(by, columns, rows, width)]
+    if sgx2:
+        lines += ["", *_tables(by, [_cycles(rows)], rows, width)]
+    more = len(groups) - _SHOWN
+    return [*lines, f"and {more:,} more (--json has all)"] if more > 0 else lines
+
+
+def _weight(each: Mapping[str, Any]) -> int:
+    return int(each["cycles"]["high"] if "cycles" in each else each["counts"]["host_calls"])
+
+
+def _epc(figures: Mapping[str, Any]) -> str:
+    pages, over = figures["epc"]["pages"], figures["epc"]["overflows"]
+    size = f"an EPC of {pages:,} pages ({pages / 256:,.1f} MiB)"
+    if not over:
+        return f"{size} holds the peak of every strategy."
+    peaks = (f"{name} ({figures['strategies'][name]['counts']['peak_epc_pages']:,})" for name in over)
+    return (
+        f"{size} would overflow under {', '.join(peaks)}. Swapping is not modelled: the counts are those of an EPC "
+        "that is large enough."
+    )
+
+
+# Tables
+
+
+def _between(low: float, high: float, form: str = ",") -> str:
+    first, last = f"{low:{form}}", f"{high:{form}}"
+    return first if first == last else f"{first} – {last}"
+
+
+def _cells(head: str, rows: Iterable[Row], cell: Callable[[Mapping[str, Any]], str]) -> list[str]:
+    return [head, *("" if each is None else cell(each) for _, each in rows)]
+
+
+def _counted(column: Column, rows: Iterable[Row]) -> list[str]:
+    head, names = column
+
+    def cell(each: Mapping[str, Any]) -> str:
+        counts = each["counts"]
+        low = each.get("counts_low", counts)
+        return _between(sum(low[name] for name in names), sum(counts[name] for name in names))
+
+    return _cells(head, rows, cell)
+
+
+def _cycles(rows: Iterable[Row]) -> list[str]:
+    return _cells("cycles", rows, lambda each: _between(each["cycles"]["low"], each["cycles"]["high"]))
+
+
+def _ratio(base: str, rows: Iterable[Row]) -> list[str]:
+    def cell(each: Mapping[str, Any]) -> str:
+        low, high = each["ratio_low"].get(base), each["ratio"].get(base)
+        return "–" if high is None else _between(low, high, ",.2f")
+
+    return _cells("÷ " + base.replace("_", "-"), rows, cell)
+
+
+def _tables(label: str, columns: Sequence[list[str]], rows: Sequence[Row], width: int) -> list[str]:
+    # As many tables as it takes for every number to be whole.
+    labels = [label, *(name for name, _ in rows)]
+    first = min(max(map(len, labels)), _LABEL, max(width - 2 - max(map(_widest, columns)), 10))
+    lines: list[str] = []
+    left = list(columns)
+    while left:
+        room, taken = width - first, 0
+        for column in left:
+            room -= 2 + _widest(column)
+            if room < 0 and taken:
+                break
+            taken += 1
+        lines += ([""] if lines else []) + _table(labels, left[:taken], first, width)
+        left = left[taken:]
+    return lines
+
+
+def _widest(column: Iterable[str]) -> int:
+    return max(len(line) for cell in column for line in cell.split("\n"))
+
+
+def _table(labels: Sequence[str], columns: Sequence[list[str]], first: int, width: int) -> list[str]:
+    import io
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column(labels[0], width=first, overflow="fold", vertical="bottom")
+    for head, *cells in columns:
+        table.add_column(head, justify="right", no_wrap=True, min_width=_widest([head, *cells]), vertical="bottom")
+    for row in zip(labels[1:], *(column[1:] for column in columns), strict=True):
+        table.add_row(*row)
+    out = io.StringIO()
+    console = Console(
+        file=out, width=max(width, first + sum(2 + _widest(column) for column in columns)), force_terminal=False,
+        color_system=None, highlight=False, emoji=False, markup=False,
+    )  # fmt: skip
+    console.print(table)
+    return [line.rstrip() for line in out.getvalue().splitlines()]

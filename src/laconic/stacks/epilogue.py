@@ -1,0 +1,42 @@
+"""Code with no call-frame information that is about to return: what it is going to do is the rule.
+
+The trampolines that Python has for `perf` are so: a call, and right behind it the stack is put back and left.
+"""
+
+from __future__ import annotations
+
+from laconic.stacks.cfi import CALLEE_SAVED, FROM_RSP, RBP, Compact
+
+#: Bytes that are looked at.
+LENGTH = 32
+#: Of `pop`: the register by its number in the opcode, as DWARF numbers it.
+_POPPED = (0, 2, 1, 3, 7, 6, 4, 5)
+_RSP = 7
+
+
+def epilogue(code: bytes) -> Compact | None:
+    """The rule at `add rsp, n` (or not), some `pop`, `ret`; None where the code is anything else. O(1)."""
+    at = offset = 0
+    if code[:3] == b"\x48\x83\xc4":
+        at, offset = 4, int.from_bytes(code[3:4], "little", signed=True)
+    elif code[:3] == b"\x48\x81\xc4":
+        at, offset = 7, int.from_bytes(code[3:7], "little", signed=True)
+    if offset < 0 or offset % 8:
+        return None
+    places = {}
+    while at < len(code):
+        high = code[at] == 0x41
+        low = code[at + high : at + high + 1]
+        if not low or not 0x58 <= low[0] <= 0x5F:
+            break
+        register = low[0] - 0x58 + 8 if high else _POPPED[low[0] - 0x58]
+        if register == _RSP:
+            return None
+        places[register] = offset
+        offset += 8
+        at += 1 + high
+    if code[at : at + 1] != b"\xc3" and code[at : at + 2] != b"\xf3\xc3":
+        return None
+    cfa = offset + 8
+    saved = tuple((register, place - cfa) for register, place in places.items() if register in CALLEE_SAVED)
+    return Compact(FROM_RSP, cfa, (places[RBP] - cfa) // 8 if RBP in places else 0, saved, None)

@@ -1,0 +1,235 @@
+"""Which code is mapped where: a process's executable mappings, and the call-frame information of their ELF files."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from laconic.stacks.cfi import BY_FRAME_POINTER, CallFrames, Compact, compact, encoded
+from laconic.stacks.elf import PT_GNU_EH_FRAME, Elf, Malformed, Reader, file_reader
+from laconic.stacks.memory import Memory
+from laconic.stacks.table import FILE, JIT, VDSO, Frame, Module, Tables
+
+_DELETED = " (deleted)"
+#: How .eh_frame_hdr's table is encoded by every linker: DW_EH_PE_datarel | DW_EH_PE_sdata4.
+_TABLE_ENCODING = 0x3B
+#: What decoding hostile bytes may raise.
+BROKEN: Final = (Malformed, IndexError, KeyError, ValueError, OverflowError, ZeroDivisionError, struct.error)
+#: A rule as the unwinder's loop takes it: shape, offset and rbp of `Compact`, the frame's number, `saved`, `row`.
+Rule = tuple[int, int, int, int, tuple[tuple[int, int], ...], object]
+
+
+class Mapping(NamedTuple):
+    """An executable mapping, in bytes. `base` is where the file's first byte is mapped, 0 where it is not."""
+
+    start: int
+    end: int
+    offset: int
+    device: bytes
+    inode: int
+    path: str
+    base: int
+
+
+def parse_mappings(text: bytes) -> list[Mapping]:
+    """The executable mappings in the text of `/proc/PID/maps`, in order. O(lines)."""
+    found = []
+    base, of = 0, b""
+    for line in text.splitlines():
+        parts = line.split(None, 5)
+        if len(parts) < 5:
+            continue
+        file = b" ".join(parts[3:])
+        if parts[2] == b"00000000":
+            base, of = int(parts[0].partition(b"-")[0], 16), file
+        if b"x" in parts[1]:
+            start, end = (int(address, 16) for address in parts[0].split(b"-"))
+            path = os.fsdecode(parts[5]).replace("\\012", "\n") if len(parts) > 5 else ""
+            known = base if of == file else 0
+            found.append(Mapping(start, end, int(parts[2], 16), parts[3], int(parts[4]), path, known))
+    return found
+
+
+def read_mappings(pid: int) -> list[Mapping]:
+    """The executable mappings of a process; empty where it is gone, or hides them. O(VMAs)."""
+    try:
+        with open(f"/proc/{pid}/maps", "rb", buffering=0) as file:
+            return parse_mappings(file.readall() or b"")
+    except OSError:
+        return []
+
+
+class Code:
+    """One module's rules by address, shared by all processes that map it."""
+
+    def __init__(self, elf: Elf, number: int, tables: Tables) -> None:
+        self.elf = elf
+        self.number = number
+        self._tables = tables
+        self._rules: dict[int, Rule] = {}
+        self._sources: list[tuple[Sequence[int], Sequence[int], CallFrames]] = []
+        for load in (self._load_header, self._load_eh_frame, self._load_debug_frame):
+            try:
+                # Without its table all of .eh_frame must be gone through.
+                if load != self._load_eh_frame or not self._sources:
+                    load()
+            except BROKEN:
+                pass
+
+    def rule(self, lookup: int, exact: bool) -> Rule:
+        """How to go on from an address of the ELF file. O(log entries) at first, O(1) then."""
+        key = ~lookup if exact else lookup
+        rule = self._rules.get(key)
+        if rule is None:
+            rule = self._rules[key] = make_rule(self._tables, self._compact(lookup), self.number, lookup, exact)
+        return rule
+
+    def _compact(self, lookup: int) -> Compact:
+        for starts, entries, frames in self._sources:
+            place = bisect_right(starts, lookup) - 1
+            if place < 0:
+                continue
+            try:
+                row = frames.row(entries[place], lookup)
+                if row is not None:
+                    return compact(row)
+            except BROKEN:
+                continue
+        return BY_FRAME_POINTER
+
+    def _load_header(self) -> None:
+        # .eh_frame_hdr: a table of (first address, entry), sorted; both are relative to the header itself.
+        segment = next((part for part in self.elf.segments if part.kind == PT_GNU_EH_FRAME), None)
+        if segment is None:
+            return
+        header = self.elf.at(segment.vaddr, segment.filesz or segment.memsz)
+        if len(header) < 12 or header[0] != 1 or header[3] != _TABLE_ENCODING:
+            return
+        address, at = encoded(header[1], header, 4, segment.vaddr, segment.vaddr)
+        count, at = encoded(header[2], header, at, segment.vaddr, segment.vaddr)
+        count = min(count, (len(header) - at) // 8)
+        table = array("i", header[at : at + 8 * count])
+        section = self.elf.section(".eh_frame")
+        size = section.size if section is not None and section.addr == address else 1 << 28
+        base = segment.vaddr
+        starts = array("q", [base + start for start in table[::2]])
+        entries = array("q", [base + entry - address for entry in table[1::2]])
+        self._sources.append((starts, entries, CallFrames(self.elf.at(address, size), address, True)))
+
+    def _load_eh_frame(self) -> None:
+        section = self.elf.section(".eh_frame")
+        if section is not None:
+            self._add(CallFrames(self.elf.data(section), section.addr, True))
+
+    def _load_debug_frame(self) -> None:
+        section = self.elf.section(".debug_frame")
+        if section is not None:
+            self._add(CallFrames(self.elf.data(section), 0, False))
+
+    def _add(self, frames: CallFrames) -> None:
+        found = frames.scan()
+        if found:
+            self._sources.append(([start for start, _ in found], [entry for _, entry in found], frames))
+
+
+_MASK = (1 << 64) - 1
+
+
+def make_rule(tables: Tables, how: Compact, module: int, lookup: int, exact: bool) -> Rule:
+    """The rule for one address, with the number of its frame."""
+    address = lookup if exact else lookup + 1 & _MASK
+    # A handler returns to the first byte of what the kernel has put there, which nobody has called.
+    exact = exact or how.row is not None and how.row.signal
+    frame = tables.frames.number(Frame(module, address, exact, False))
+    return how.shape, how.offset, how.rbp, frame, how.saved, how.row
+
+
+class Modules:
+    """The code of all files that the processes of a run have mapped. `tables` takes their frames.
+
+    Not to be used by two threads at once: all spaces read into one buffer.
+    """
+
+    def __init__(self, tables: Tables | None = None) -> None:
+        self.tables = tables or Tables()
+        self.memory = Memory()
+        self._codes: dict[tuple[object, ...], Code | None] = {}
+
+    def code(self, pid: int, mapping: Mapping, read: Reader) -> Code | None:
+        """The code of a mapping; None where it is of no ELF file. `read` is (address, size) of the process's memory."""
+        if mapping.path == "[vdso]":
+            image = read(mapping.start, min(mapping.end - mapping.start, 1 << 16))
+            return self._known(("[vdso]", image), lambda: self._memory(VDSO, mapping, _bytes_reader(image)))
+        if not mapping.inode or not mapping.path.startswith("/"):
+            return None
+        key: tuple[object, ...]
+        found = open_mapped(pid, mapping)
+        if found is None:
+            if not mapping.base:
+                return None
+            key = (mapping.device, mapping.inode, mapping.path)
+            return self._known(key, lambda: self._memory(FILE, mapping, _shifted(read, mapping.base)))
+        fd, about = found
+        try:
+            key = (mapping.device, mapping.inode, mapping.path, about.st_size, about.st_mtime_ns)
+            return self._known(key, lambda: self._file(fd, mapping.path, about))
+        finally:
+            os.close(fd)
+
+    def jit(self, pid: int) -> int:
+        """The number of the module that stands for a process's executable memory of no file."""
+        return self.tables.modules.number(Module(JIT, "[jit]", pid=pid))
+
+    def _known(self, key: tuple[object, ...], make: Callable[[], Code]) -> Code | None:
+        if key not in self._codes:
+            try:
+                self._codes[key] = make()
+            except BROKEN:
+                self._codes[key] = None
+        return self._codes[key]
+
+    def _file(self, fd: int, path: str, about: os.stat_result) -> Code:
+        elf = Elf(file_reader(fd))
+        module = Module(FILE, path.removesuffix(_DELETED), elf.build_id, about.st_size, about.st_mtime_ns)
+        return Code(elf, self.tables.modules.number(module), self.tables)
+
+    def _memory(self, kind: str, mapping: Mapping, read: Reader) -> Code:
+        elf = Elf(read, by_vaddr=True)
+        module = Module(kind, mapping.path.removesuffix(_DELETED), elf.build_id)
+        return Code(elf, self.tables.modules.number(module), self.tables)
+
+
+def open_mapped(pid: int, mapping: Mapping) -> tuple[int, os.stat_result] | None:
+    """Opens the file of a mapping, deleted ones too where that is permitted; the descriptor is the caller's."""
+    whole = f"/proc/{pid}/root{mapping.path}"
+    other = None
+    # map_files wants CAP_CHECKPOINT_RESTORE; exe does not.
+    for path in (whole, f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}", f"/proc/{pid}/exe"):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except (OSError, ValueError):
+            continue
+        about = os.fstat(fd)
+        if stat.S_ISREG(about.st_mode) and about.st_ino == mapping.inode:
+            if other is not None:
+                os.close(other[0])
+            return fd, about
+        # On overlayfs the inode that maps shows may be another one: then the path has to do.
+        if path is whole and stat.S_ISREG(about.st_mode) and not mapping.path.endswith(_DELETED):
+            other = fd, about
+        else:
+            os.close(fd)
+    return other
+
+
+def _shifted(read: Reader, base: int) -> Reader:
+    return lambda address, size: read(base + address, size)
+
+
+def _bytes_reader(data: bytes) -> Reader:
+    return lambda address, size: data[address : address + size]

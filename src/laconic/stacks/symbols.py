@@ -1,0 +1,148 @@
+"""Functions by address, at report time: from an ELF file's symbol tables, and those of its separate debug file."""
+
+from __future__ import annotations
+
+import lzma
+import os
+import struct
+import zlib
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from laconic.stacks.elf import Elf, Malformed, file_reader, string
+
+_SYMBOL = struct.Struct("<IBBHQQ")
+_STT_NOTYPE, _STT_FUNC, _STT_GNU_IFUNC = 0, 2, 10
+_STB_GLOBAL, _STB_WEAK = 1, 2
+#: Symbols behind one another that may begin before an address and yet not end there.
+_STEPS = 256
+DEBUG_DIRECTORIES: Final = ("/usr/lib/debug",)
+
+
+class SymbolTable:
+    """Functions in order of address. Of several names for one address the plainest is kept."""
+
+    def __init__(self, symbols: Iterable[tuple[int, int, int, str]]) -> None:
+        best: dict[int, tuple[tuple[object, ...], int, str]] = {}
+        for start, size, binding, name in symbols:
+            exported = binding in (_STB_GLOBAL, _STB_WEAK)
+            underscores = len(name) - len(name.lstrip("_"))
+            rank = (size == 0, not exported, underscores, len(name), name)
+            known = best.get(start)
+            if known is None or rank < known[0]:
+                best[start] = (rank, size, name)
+        self._starts = sorted(best)
+        self._sizes = [best[start][1] for start in self._starts]
+        self._names = [best[start][2] for start in self._starts]
+        self._reach: list[int] = []
+        reach = 0
+        for start, size in zip(self._starts, self._sizes, strict=True):
+            reach = max(reach, start + size)
+            self._reach.append(reach)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def find(self, address: int) -> tuple[str, int] | None:
+        """The innermost function that covers an address, and where it begins; None where none does. A function whose
+        size is not known covers its first byte. O(log n)."""
+        place = bisect_right(self._starts, address) - 1
+        for index in range(place, max(place - _STEPS, -1), -1):
+            start = self._starts[index]
+            if address < start + max(self._sizes[index], 1):
+                return self._names[index], start
+            if self._reach[index] <= address:
+                break
+        return None
+
+
+def read_symbols(elf: Elf) -> list[tuple[int, int, int, str]]:
+    """The functions of .symtab, .dynsym and .gnu_debugdata as (start, size, binding, name); those that can be read."""
+    found = []
+    for name in (".symtab", ".dynsym"):
+        section = elf.section(name)
+        if section is None or not 0 < section.link < len(elf.sections):
+            continue
+        try:
+            data, names = elf.data(section), elf.data(elf.sections[section.link])
+        except Malformed:
+            continue
+        for offset, info, _, index, value, size in _SYMBOL.iter_unpack(data[: len(data) // 24 * 24]):
+            # A label of hand-written code has no type; without a size too it may be anything.
+            kind = info & 15
+            if index and (kind in (_STT_FUNC, _STT_GNU_IFUNC) or kind == _STT_NOTYPE and size):
+                text = string(names, offset).partition(b"@")[0].decode("utf-8", "backslashreplace")
+                if text:
+                    found.append((value, size, info >> 4, text))
+    return found + _mini(elf)
+
+
+def _mini(elf: Elf) -> list[tuple[int, int, int, str]]:
+    # .gnu_debugdata: a small ELF file, packed by xz, with the symbols that were stripped.
+    section = elf.section(".gnu_debugdata")
+    if section is None:
+        return []
+    try:
+        data = lzma.LZMADecompressor(memlimit=1 << 28).decompress(elf.data(section), 1 << 27)
+        inner = Elf(lambda offset, size: data[offset : offset + size])
+    except (Malformed, lzma.LZMAError, EOFError):
+        return []
+    return [] if inner.section(".gnu_debugdata") else read_symbols(inner)
+
+
+def find_debug_file(elf: Elf, path: str, directories: Sequence[str] = DEBUG_DIRECTORIES) -> str | None:
+    """The separate debug file of an ELF file: by its build-id, else by .gnu_debuglink; None where there is none."""
+    identity = elf.build_id
+    for directory in directories if identity else ():
+        candidate = f"{directory}/.build-id/{identity[:2]}/{identity[2:]}.debug"
+        if os.path.isfile(candidate):
+            return candidate
+    section = elf.section(".gnu_debuglink")
+    if section is None:
+        return None
+    data = elf.data(section)[:4096]
+    name = os.fsdecode(string(data, 0))
+    if not name or "/" in name or len(data) < 8:
+        return None
+    crc = struct.unpack("<I", data[-4:])[0]
+    place = os.path.dirname(os.path.realpath(path))
+    candidates = [f"{place}/{name}", f"{place}/.debug/{name}", *(f"{one}{place}/{name}" for one in directories)]
+    for candidate in candidates:
+        if os.path.isfile(candidate) and not _same(candidate, path) and _crc(candidate) == crc:
+            return candidate
+    return None
+
+
+def _same(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _crc(path: str) -> int:
+    crc = 0
+    try:
+        with open(path, "rb") as file:
+            while piece := file.read(1 << 20):
+                crc = zlib.crc32(piece, crc)
+    except OSError:
+        return -1
+    return crc
+
+
+def open_elf(path: str) -> Elf:
+    """The ELF file at a path, which is opened anew for each part that is read. Raises Malformed where it is none."""
+
+    def read(offset: int, size: int) -> bytes:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except (OSError, ValueError):
+            return b""
+        try:
+            return file_reader(fd)(offset, size)
+        finally:
+            os.close(fd)
+
+    return Elf(read)

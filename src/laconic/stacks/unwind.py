@@ -1,0 +1,284 @@
+"""Unwinding a stopped thread's stack, at a microsecond a frame once its rules are known.
+
+The stack's memory is read at once. Of each program counter the rule is kept: most say that CFA is rsp or rbp plus a
+number, with the return address below it and the caller's rbp at a fixed place; these take a few operations. What is
+rarer (signal frames, PLT entries, realigned stacks) is done from the whole row, with all registers.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from laconic.stacks.cfi import (
+    BY_FRAME_POINTER,
+    BY_ROW,
+    EXPRESSION,
+    FAST_SAVED,
+    FROM_RBP,
+    FROM_RSP,
+    GUESS,
+    OFFSET,
+    RA,
+    RBP,
+    REGISTER,
+    RSP,
+    UNDEFINED,
+    VAL_OFFSET,
+    Row,
+)
+from laconic.stacks.elf import Malformed
+from laconic.stacks.epilogue import LENGTH, epilogue
+from laconic.stacks.expression import evaluate
+from laconic.stacks.memory import Memory
+from laconic.stacks.modules import BROKEN, Code, Mapping, Modules, Rule, make_rule, read_mappings
+
+#: Frames of one stack; what lies beyond is cut off.
+DEPTH: Final = 512
+#: Words of `struct user_regs_struct` in the order of DWARF's numbers, 0 to 16.
+_BY_DWARF: Final = (10, 12, 11, 5, 13, 14, 4, 19, 9, 8, 7, 6, 3, 2, 1, 0, 16)
+_RBP_WORD, _RIP_WORD, _RSP_WORD = 4, 16, 19
+_MASK = (1 << 64) - 1
+#: Rules and misses that a process's cache holds at most: code that is made anew again and again has no end.
+_RULES = 100_000
+#: Walks after a useless look at the map for which an unknown address does not cause the next one.
+_PATIENCE = 100
+
+class Space:
+    """Unwinds the stacks of one address space. `mappings` reads its executable mappings, by default from /proc.
+
+    Whoever changes what is executable there says `invalidate`.
+    """
+
+    def __init__(
+        self, pid: int, modules: Modules, mappings: Callable[[], Sequence[Mapping]] | None = None, depth: int = DEPTH
+    ) -> None:
+        self.pid = pid
+        self.modules = modules
+        self._read_mappings = mappings or (lambda: read_mappings(pid))
+        self._depth = depth
+        self._memory = modules.memory
+        self._mappings: list[Mapping] = []
+        self._starts: list[int] = []
+        self._code: dict[Mapping, tuple[Code, int] | None] = {}
+        self._rules: dict[int, Rule] = {}
+        self._missed: set[int] = set()
+        self._stale = True
+        self._patience = 0
+
+    def invalidate(self) -> None:
+        """Executable memory was mapped, moved, unmapped or made: the map is read again before the next walk. O(1)."""
+        self._stale = True
+
+    def _refresh(self, tid: int) -> bool:
+        # Reads the map; what was known stays where nothing has changed. True where something has.
+        self._stale = False
+        fresh = list(self._read_mappings())
+        if fresh == self._mappings and fresh:
+            return False
+        self._mappings = fresh
+        self._starts = [mapping.start for mapping in fresh]
+        self._code.clear()
+        self._rules.clear()
+        self._missed.clear()
+        return True
+
+    def walk(self, tid: int, words: Sequence[int]) -> tuple[int, ...]:
+        """The stopped thread's stack as numbers of frames (`Tables.frames`), innermost first.
+
+        `words` are its registers as PTRACE_GETREGS gives them. A stack that is broken ends there; one that is deeper
+        than `depth` ends with frame 0. Never raises. O(frames).
+        """
+        if self._stale:
+            self._refresh(tid)
+        self._patience -= 1
+        rules, memory, stack = self._rules, self._memory, self._memory.words
+        sp, rbp, key = words[_RSP_WORD], words[_RBP_WORD], ~words[_RIP_WORD]
+        low, high = self._window(tid, sp)
+        passed: list[Rule] = []
+        cfas: list[int] = []
+        guesses: list[int] = []
+        state: _Registers | None = None
+        for _ in range(self._depth):
+            rule = rules.get(key) or self._rule(key, tid)
+            if rule is None:
+                break
+            passed.append(rule)
+            shape = rule[0]
+            if shape == FROM_RSP:
+                cfa = sp + rule[1]
+            elif shape == FROM_RBP:
+                cfa = rbp + rule[1]
+            elif shape == GUESS:
+                guesses.append(len(passed))
+                cfa = rbp + 16
+            elif shape == BY_ROW:
+                if state is None:
+                    state = _Registers(words, memory, tid)
+                step = state.step(rule, passed, cfas, sp, rbp, ~key if key < 0 else key + 1)
+                if step is None:
+                    break
+                cfa, sp, rbp, key = step
+                cfas.append(cfa)
+                if not low <= sp < high:
+                    low, high = self._window(tid, sp)
+                continue
+            else:
+                break
+            if not sp < cfa <= high:
+                if cfa <= sp:
+                    break
+                # What the frame has saved is near its end.
+                low, high = self._window(tid, max(sp, cfa - 1024))
+                if cfa > high:
+                    break
+            index = (cfa - low) >> 3
+            key = stack[index - 1] - 1
+            if rule[2]:
+                rbp = stack[index + rule[2]]
+            sp = cfa
+            cfas.append(cfa)
+        else:
+            return (*[rule[3] for rule in passed], 0)
+        frames = [rule[3] for rule in passed]
+        for place in guesses:
+            if place < len(frames):
+                frames[place] = self.modules.tables.guessed(frames[place])
+        return tuple(frames)
+
+    def _window(self, tid: int, sp: int) -> tuple[int, int]:
+        # Reads the stack around sp; returns where what was read begins and ends. In a function's last instructions
+        # its CFI may say that a register is saved where it has just been popped from: below rsp.
+        low = max(sp - FAST_SAVED, 0)
+        done = self._memory.load(tid, low)
+        if done <= FAST_SAVED:
+            low, done = sp, self._memory.load(tid, sp)
+        return low, low + done
+
+    def address(self, frame: int) -> int | None:
+        """Where a frame's address is in this process now; None where its module is not mapped. For comparisons."""
+        module, address, _, _ = self.modules.tables.frames[frame]
+        found = self._mapped(module)
+        if found is not None:
+            return address + found[1]
+        return address if module == self.modules.jit(self.pid) else None
+
+    def covered(self, frame: int) -> bool:
+        """True where call-frame information says how to go on from a frame. For comparisons."""
+        about = self.modules.tables.frames[frame]
+        found = self._mapped(about.module)
+        return found is not None and found[0].rule(about.lookup, about.exact)[0] != GUESS
+
+    def is_code(self, address: int) -> bool:
+        """True for an address in an executable mapping, as of the last look at the map. O(log mappings)."""
+        return self._find(address) is not None
+
+    def _mapped(self, module: int) -> tuple[Code, int] | None:
+        for found in self._code.values():
+            if found is not None and found[0].number == module:
+                return found
+        return None
+
+    # Rules that are not known yet
+
+    def _rule(self, key: int, tid: int) -> Rule | None:
+        exact = key < 0
+        pc = ~key if exact else key
+        mapping = self._find(pc)
+        if mapping is None:
+            if key in self._missed or self._patience > 0:
+                return None
+            if self._refresh(tid):
+                mapping = self._find(pc)
+            if mapping is None:
+                self._patience = _PATIENCE
+                if len(self._missed) < _RULES:
+                    self._missed.add(key)
+                return None
+        if len(self._rules) >= _RULES:
+            self._rules.clear()
+        if mapping not in self._code:
+            self._code[mapping] = self._locate(mapping, tid)
+        found = self._code[mapping]
+        if found is None:
+            how = epilogue(self._memory.read(tid, pc if exact else pc + 1, LENGTH)) or BY_FRAME_POINTER
+            rule = make_rule(self.modules.tables, how, self.modules.jit(self.pid), pc, exact)
+        else:
+            rule = found[0].rule(pc - found[1] & _MASK, exact)
+        self._rules[key] = rule
+        return rule
+
+    def _find(self, pc: int) -> Mapping | None:
+        place = bisect_right(self._starts, pc) - 1
+        if place >= 0 and pc < self._mappings[place].end:
+            return self._mappings[place]
+        return None
+
+    def _locate(self, mapping: Mapping, tid: int) -> tuple[Code, int] | None:
+        # The code of a mapping, and what the process adds to its addresses.
+        code = self.modules.code(self.pid, mapping, lambda at, size: self._memory.read(tid, at, size))
+        if code is None:
+            return None
+        bias = code.elf.bias(mapping.start, mapping.offset)
+        return None if bias is None else (code, bias)
+
+
+class _Registers:
+    """All registers of one walk, for the frames that need more than rsp and rbp: made up from what was passed."""
+
+    def __init__(self, words: Sequence[int], memory: Memory, tid: int) -> None:
+        self._values = {number: words[word] for number, word in enumerate(_BY_DWARF)}
+        self._memory = memory
+        self._tid = tid
+        self._seen = 0
+
+    def step(
+        self, rule: Rule, passed: Sequence[Rule], cfas: Sequence[int], sp: int, rbp: int, pc: int
+    ) -> tuple[int, int, int, int] | None:
+        """CFA, rsp, rbp and the key of the caller, by the whole row; None where that cannot be found out."""
+        row = rule[5]
+        assert isinstance(row, Row)
+        try:
+            values = self._values
+            for place in range(self._seen, len(cfas)):
+                for register, offset in passed[place][4]:
+                    values[register] = self._word(cfas[place] + offset, 8)
+            self._seen = len(cfas) + 1
+            values[RSP], values[RBP], values[RA] = sp, rbp, pc
+            cfa = self._cfa(row)
+            if cfa <= sp and not row.signal:
+                return None
+            caller = values | {RSP: cfa}
+            for register, how in row.registers.items():
+                self._recover(register, how, cfa, caller)
+            self._values = caller
+            ra = caller[RA]
+            return cfa, caller[RSP], caller[RBP], ~ra if row.signal else ra - 1
+        except BROKEN:
+            return None
+
+    def _cfa(self, row: Row) -> int:
+        if row.expression is not None:
+            return evaluate(row.expression, self._values, self._word)
+        return self._values[row.register] + row.offset & _MASK
+
+    def _recover(self, register: int, how: tuple[int, int | bytes], cfa: int, caller: dict[int, int]) -> None:
+        kind, value = how
+        if isinstance(value, bytes):
+            result = evaluate(value, self._values, self._word, (cfa,))
+            caller[register] = self._word(result, 8) if kind == EXPRESSION else result
+        elif kind == OFFSET:
+            caller[register] = self._word(cfa + value, 8)
+        elif kind == VAL_OFFSET:
+            caller[register] = cfa + value & _MASK
+        elif kind == REGISTER:
+            caller[register] = self._values[value]
+        elif kind == UNDEFINED:
+            caller.pop(register, None)
+
+    def _word(self, address: int, size: int) -> int:
+        data = self._memory.read(self._tid, address, size)
+        if len(data) < size or size > 8:
+            raise Malformed("memory is not there")
+        return int.from_bytes(data, "little")

@@ -1,0 +1,106 @@
+"""Where calls are made: the stacks of stopped threads, as rows of the trace.
+
+Every module, frame and stack is written once, and has a number from then on. Names are found at report time.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from laconic.memory.change import Change
+from laconic.memory.flags import PROT_EXEC
+from laconic.stacks.modules import Modules
+from laconic.stacks.table import FILE
+from laconic.stacks.unwind import Space
+from laconic.trace.schema import CODES, FRAME, PlainRow, Row
+
+if TYPE_CHECKING:
+    from laconic.trace.writer import TraceWriter
+    from laconic.tracer.process import Mm, Thread
+
+#: Whose stacks are taken: those of calls that change nothing, all, none.
+REDUNDANT, ALL, NONE = "redundant", "all", "none"
+#: Address spaces whose rules are kept. A program that forks and executes leaves one behind each time.
+_SPACES = 64
+
+
+class Stacks:
+    """Takes stacks and appends their rows. `which` is REDUNDANT or ALL; `began` as `Recorder.began`."""
+
+    def __init__(self, writer: TraceWriter, which: str) -> None:
+        self.all = which == ALL
+        self._writer = writer
+        self._rows = writer.rows
+        self._modules = Modules()
+        self._spaces: dict[Mm, Space] = {}
+        self._known: set[int] = set()
+        self._frames = self._told = 0
+        self.began = 0
+
+    def take(self, thread: Thread, words: Sequence[int]) -> None:
+        """Appends the stack of a thread that has stopped for a call; `words` are its registers. O(frames)."""
+        space = self._spaces.get(thread.mm)
+        # Of processes that share memory (vfork) the one whose map was read may run another program by now.
+        if space is None or space.pid != thread.tgid:
+            space = self._add(thread)
+        frames = space.walk(thread.tid, words)
+        tables = self._modules.tables
+        number = tables.stacks.number(frames)
+        data = b""
+        if number not in self._known:
+            self._known.add(number)
+            self._tell()
+            data = struct.pack(f"<{len(frames)}I", *frames)
+        self._row("site", thread.tgid, thread.tid, number, data)
+
+    def _add(self, thread: Thread) -> Space:
+        if len(self._spaces) >= _SPACES:
+            for mm in [mm for mm in self._spaces if not mm.threads] or list(self._spaces):
+                del self._spaces[mm]
+        space = self._spaces[thread.mm] = Space(thread.tgid, self._modules)
+        return space
+
+    def _tell(self) -> None:
+        # What modules and frames are new.
+        tables = self._modules.tables
+        for number in range(self._told, len(tables.modules)):
+            module = tables.modules[number]
+            about = module._asdict()
+            if self._writer.redacts and module.kind == FILE:
+                about["path"] = self._writer.hidden_path(module.path).decode("utf-8", "replace")
+            self._row("module", 0, 0, number, json.dumps(about).encode())
+        self._told = len(tables.modules)
+        count = len(tables.frames)
+        if count > self._frames:
+            packed = b"".join(
+                FRAME.pack(frame.module << 2 | frame.exact << 1 | frame.guessed, frame.address)
+                for frame in (tables.frames[number] for number in range(self._frames, count))
+            )
+            self._row("frames", 0, 0, self._frames, packed)
+            self._frames = count
+
+    def _row(self, event: str, pid: int, tid: int, number: int, data: bytes) -> None:
+        row: PlainRow = tuple(Row(CODES[event], time.monotonic_ns() - self.began, pid, tid, number, data=data))
+        self._rows.append(row)
+
+    def changed(self, mm: Mm, changes: Iterable[Change], unknown: bool) -> None:
+        """A call of this address space changed something, perhaps what is executable; `unknown`: perhaps more than
+        `changes`. O(changes)."""
+        space = self._spaces.get(mm)
+        if space is None:
+            return
+        if unknown:
+            space.invalidate()
+            return
+        for _, _, _, wanted, held, _ in changes:
+            if wanted is not None and wanted.flags & PROT_EXEC or held is not None and held.flags & PROT_EXEC:
+                space.invalidate()
+                return
+
+    def forget(self, mm: Mm) -> None:
+        """An address space is gone. O(1)."""
+        self._spaces.pop(mm, None)
