@@ -19,7 +19,11 @@ _DELETED = " (deleted)"
 #: How .eh_frame_hdr's table is encoded by every linker: DW_EH_PE_datarel | DW_EH_PE_sdata4.
 _TABLE_ENCODING = 0x3B
 #: What decoding hostile bytes may raise.
-BROKEN: Final = (Malformed, IndexError, KeyError, ValueError, OverflowError, ZeroDivisionError, struct.error)
+BROKEN: Final = (
+    Malformed, IndexError, KeyError, ValueError, OverflowError, ZeroDivisionError, MemoryError, struct.error
+)  # fmt: skip
+#: Bytes of .eh_frame_hdr and of a section of entries that are read at most.
+_TABLE, _ENTRIES = 1 << 25, 1 << 26
 #: A rule as the unwinder's loop takes it: shape, offset and rbp of `Compact`, the frame's number, `saved`, `row`.
 Rule = tuple[int, int, int, int, tuple[tuple[int, int], ...], object]
 
@@ -107,7 +111,7 @@ class Code:
         segment = next((part for part in self.elf.segments if part.kind == PT_GNU_EH_FRAME), None)
         if segment is None:
             return
-        header = self.elf.at(segment.vaddr, segment.filesz or segment.memsz)
+        header = self.elf.at(segment.vaddr, min(segment.filesz, _TABLE))
         if len(header) < 12 or header[0] != 1 or header[3] != _TABLE_ENCODING:
             return
         address, at = encoded(header[1], header, 4, segment.vaddr, segment.vaddr)
@@ -115,7 +119,7 @@ class Code:
         count = min(count, (len(header) - at) // 8)
         table = array("i", header[at : at + 8 * count])
         section = self.elf.section(".eh_frame")
-        size = section.size if section is not None and section.addr == address else 1 << 28
+        size = min(section.size, _ENTRIES) if section is not None and section.addr == address else _ENTRIES
         base = segment.vaddr
         starts = array("q", [base + start for start in table[::2]])
         entries = array("q", [base + entry - address for entry in table[1::2]])
@@ -123,12 +127,12 @@ class Code:
 
     def _load_eh_frame(self) -> None:
         section = self.elf.section(".eh_frame")
-        if section is not None:
+        if section is not None and section.size <= _ENTRIES:
             self._add(CallFrames(self.elf.data(section), section.addr, True))
 
     def _load_debug_frame(self) -> None:
         section = self.elf.section(".debug_frame")
-        if section is not None:
+        if section is not None and section.size <= _ENTRIES:
             self._add(CallFrames(self.elf.data(section), 0, False))
 
     def _add(self, frames: CallFrames) -> None:
@@ -211,6 +215,8 @@ def open_mapped(pid: int, mapping: Mapping) -> tuple[int, os.stat_result] | None
     # map_files wants CAP_CHECKPOINT_RESTORE; exe does not.
     for path in (whole, f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}", f"/proc/{pid}/exe"):
         try:
+            if not stat.S_ISREG(os.stat(path).st_mode):  # to open a device may be to do something
+                continue
             fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except (OSError, ValueError):
             continue

@@ -45,8 +45,9 @@ _RULES = 100_000
 #: Walks after a useless look at the map for which an unknown address does not cause the next one.
 _PATIENCE = 100
 
+
 class Space:
-    """Unwinds the stacks of one address space. `mappings` reads its executable mappings, by default from /proc.
+    """Unwinds the stacks of one address space. `mappings` reads its executable mappings in order, else /proc does.
 
     Whoever changes what is executable there says `invalidate`.
     """
