@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import comparing, enclave, importing, mediation, operations, recording, replaying, structures
+from benchmarks import comparing, enclave, importing, mediation, operations, recording, replaying, stacks, structures
 from benchmarks.machine import describe, table, write_section
 
 BENCHMARKS = {
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "mediation": mediation.report,
     "recording": recording.report,
     "importing": importing.report,
+    "stacks": stacks.report,
     "comparing": comparing.report,
     "enclave": enclave.report,
 }
