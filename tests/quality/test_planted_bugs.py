@@ -1,17 +1,28 @@
-"""Who tests the tests: every planted bug must be caught by the model, those of the maps by the real kernel too."""
+"""Who tests the tests: every planted bug must be caught by the model, those of the maps by the real kernel too.
+
+Those of the enclave must be caught by the random steps of the law Strict, some only where the host fails.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 
 from laconic.memory.calls import Call
+from laconic.pal.sgx.failures import Plan
 from tests.kernel.fuzz import Room, episode
+from tests.model.hostfailures import STAYS, now_and_then
 from tests.model.strategies import FORK
 from tests.model.test_model import play, steps
+from tests.model.test_strict import STRATEGIES
+from tests.model.test_strict import play as play_enclosed
+from tests.model.test_strict import steps as steps_enclosed
+from tests.quality import enclavebugs
 from tests.quality.bugs import BUGS
+from tests.unit.test_sgx_failures import SCENES, Switch, attempt, once, start
 
 SEEDS = range(60)
 #: The kernel is asked about one bug of each kind that a map can have, and one of each law; the rest cost too long.
@@ -56,3 +67,38 @@ def test_the_kernel_catches_it(name: str, monkeypatch: pytest.MonkeyPatch, stack
 
 def test_without_a_bug_nothing_is_caught() -> None:
     assert all(play(_forking(seed)) is None for seed in SEEDS)
+
+
+def _caught(seed: int, plan: Callable[[], Plan] | None) -> bool:
+    made = steps_enclosed(seed)
+    return any(play_enclosed(made, strategy, plan=plan) is not None for strategy in STRATEGIES.values())
+
+
+def _caught_in_a_scene() -> bool:
+    for scene in SCENES:
+        for kind, number, failure in once(STAYS, scene, "laconic", "rwx"):
+            plan = Switch({(kind, number): failure})
+            program, step = start(scene, "laconic", "rwx", plan)
+            try:
+                attempt(program, step, plan)
+            except AssertionError:
+                return True
+    return False
+
+
+@pytest.mark.parametrize("name", enclavebugs.BUGS)
+def test_the_law_strict_catches_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    enclavebugs.BUGS[name](monkeypatch)
+    assert any(_caught(seed, None) for seed in range(30))
+
+
+@pytest.mark.parametrize("name", enclavebugs.FAILING)
+def test_it_is_caught_where_the_host_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    enclavebugs.FAILING[name](monkeypatch)
+    assert any(_caught(seed, partial(now_and_then, seed)) for seed in range(30)) or _caught_in_a_scene()
+
+
+def test_without_a_bug_no_enclave_is_wrong() -> None:
+    assert not any(_caught(seed, None) for seed in range(30))
+    assert not any(_caught(seed, partial(now_and_then, seed)) for seed in range(30))
+    assert not _caught_in_a_scene()

@@ -148,9 +148,7 @@ class Classify(Strategy):
                 refused.gone = []  # still mapped, and new at the next touch
             raise
 
-    def _take_back(
-        self, before: list[tuple[int, int, int | None]], fresh: list[Change], renewed: list[Change]
-    ) -> None:
+    def _take_back(self, before: list[tuple[int, int, int | None]], fresh: list[Change], renewed: list[Change]) -> None:
         # A call failed half way: what it has committed goes, and what was there is accessible as it was.
         with suppress(PalError):
             self.pal.discard((change.start, change.end) for change in fresh if change.source is not None)

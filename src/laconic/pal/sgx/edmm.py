@@ -38,7 +38,8 @@ _UNKNOWN = -1
 #: How often the same page is tried again.
 _RETRIES = 8
 #: Where a page can be left on its way out of the EPC. In none of these states can it be accessed but ACCEPTED, where a
-#: commit failed half way; a PENDING one is accepted with no permissions. RETYPED is on its way to a TCS, which it must become first.
+#: commit failed half way and the driver took nothing back; a PENDING one is accepted with no permissions. RETYPED is on
+#: its way to a TCS, which it must become first.
 PENDING_PAGE, ACCEPTED, CHANGED, TRIMMED, RETYPED = 1, 2, 3, 4, 5
 #: What EACCEPT is asked of a page that becomes a TCS.
 _TCS_MODIFIED = PT_TCS << 8 | MODIFIED
@@ -271,6 +272,22 @@ class Edmm:
             raise PalError(ENOMEM, str(refusal), gone) from refusal
 
     # What failures leave
+
+    def discard(self, ranges: Iterable[Range]) -> None:
+        """Gives pages back that nobody was to have; those that the driver does not take are shut, and go later.
+
+        Raises PalError where it does not even do that. O(runs log n).
+        """
+        ranges = list(ranges)
+        try:
+            self.trim(ranges)
+        except PalError:
+            self.protect((start, end, 0) for start, end in ranges)
+            for run in ranges:
+                for start, end, prot in list(self.committed.runs(*run)):
+                    if prot is not None:
+                        self.committed.set(start, end, None)
+                        self.left.set(start, end, ACCEPTED)
 
     def _changed(self, start: int, prot: int | None) -> bool:
         # Whether the page at which MODIFY_TYPES stopped was changed all the same, and only not tracked: an EACCEPT with
