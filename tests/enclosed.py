@@ -12,6 +12,8 @@ from laconic.memory.calls import OPERATIONS
 from laconic.memory.change import FILE, MAP, UNMAP, ZERO, Change, Outcome
 from laconic.memory.flags import (
     MADV_FREE,
+    MADV_GUARD_INSTALL,
+    MADV_GUARD_REMOVE,
     MAP_ANONYMOUS,
     PAGE_MASK,
     PROT_READ,
@@ -146,6 +148,7 @@ class Enclosed(Answers):
         self.strategy = strategy_class(self.machine, self.space, self.touches)
         self.written = 0
         self.holds: dict[int, int] = {}
+        self.guards: set[int] = set()
         for strategy in (self.strategy, self.shadow):
             strategy.load(space.vmas)
 
@@ -202,8 +205,18 @@ class Enclosed(Answers):
         self._excused(name, outcome.changes, opened)
         if name != "madvise" or six[2] != MADV_FREE:
             self._lost(outcome.changes)
+        self._guarded(name, six[2], outcome.changes)
         self.touches.apply(name, six, outcome.changes)
         return outcome.result
+
+    def _guarded(self, name: str, advice: int, changes: Iterable[Change]) -> None:
+        # Guard regions, which no VMA shows, page by page.
+        for kind, start, end, _, _, _ in changes:
+            pages = set(range(start, end, PAGE))
+            if name == "madvise" and advice == MADV_GUARD_INSTALL:
+                self.guards |= pages
+            elif name == "madvise" and advice == MADV_GUARD_REMOVE or kind & (MAP | UNMAP | FILE) or name == "mmap":
+                self.guards -= pages
 
     def access(self, address: int, kind: str) -> int:
         """The program's "load", "store" or "fetch"; returns the signal that it gets, or 0."""
@@ -261,7 +274,7 @@ class Enclosed(Answers):
         finally:
             self.strategy.meter = self.machine
         child.shadow = self.shadow.fork(child.space, child.touches)
-        child.holds = {}
+        child.holds, child.guards = {}, self.guards.copy()
         for page, holds in self.holds.items():
             vma = child.space.vmas.get(page)
             if vma is not None and not vma.flags & VM_WIPEONFORK:
@@ -333,6 +346,8 @@ class Enclosed(Answers):
         if rights & PROT_WRITE:
             rights |= PROT_READ
         if vma is None or not rights & NEEDS[kind]:
+            return signal.SIGSEGV
+        if address & PAGE_MASK in self.guards:
             return signal.SIGSEGV
         return 0 if self._exists(address & PAGE_MASK, vma) else signal.SIGBUS
 

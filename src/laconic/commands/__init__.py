@@ -22,6 +22,9 @@ VERBS = {
     "info": "say what is in a trace: programs, calls, what is missing, how it was made",
     "export": "write a trace in another format: parquet, csv, jsonl, perfetto, strace",
     "callers": "name the places in the program that make redundant calls",
+    "explain": "explain one memory call in plain words: what was asked, what differed, why",
+    "flamegraph": "write the stacks of redundant calls as folded stacks, speedscope or SVG",
+    "pack": "add symbols to a trace, so that another machine shows the same names",
     "html": "show a trace, or a program's run, as one page for a browser",
     "diff": "say what got better or worse between two runs, by call and by site",
     "check": "hold a trace, or a program, to limits and a baseline: the gate for CI",
@@ -34,7 +37,7 @@ exit codes:
   the program's own    laconic run, laconic compare -- CMD (128 + N where
                        signal N killed it)
   1                    replay --check found a model error; sweep, a trace that
-                       could not be read
+                       could not be read; check, a limit that is not kept
   2                    a wrong option or argument
   70                   --verify found bookkeeping and host to differ
   71                   this machine does not let Laconic trace: laconic doctor

@@ -37,6 +37,7 @@ read; after  -- CMD  the program's own
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `callers`."""
     from laconic.callers import BY
+    from laconic.commands.compare import add_costs
     from laconic.commands.recording import accept_command
 
     parser.description = DESCRIPTION
@@ -44,7 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "laconic callers [--by {function,module,program,stack}] [--inverted]\n"
         "                       [--limit N] [--suppressions FILE | --no-suppressions]\n"
-        "                       [--json FILE] FILE | -- CMD [ARG ...]"
+        "                       [--costs NAME|FILE] [--json FILE]\n"
+        "                       FILE | -- CMD [ARG ...]"
     )
     parser.add_argument("words", nargs="*", metavar="FILE", help="a trace")
     parser.add_argument("--by", choices=BY, default="function", help="what calls are put together by")
@@ -53,6 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=limit, default=10, metavar="N", help="how many are shown (default: 10)")
     add_suppressions(parser)
+    add_costs(parser)
     parser.add_argument("--json", metavar="FILE", help="write all of it to FILE as JSON; - is standard output")
     accept_command(parser)
     parser.set_defaults(execute=execute)
@@ -61,20 +64,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Prints the callers."""
     from laconic.callers import callers
+    from laconic.commands.compare import load_costs
     from laconic.commands.output import open_output, tell, width, write_json
     from laconic.commands.progress import progress
-    from laconic.commands.source import traced
+    from laconic.commands.source import check_source, traced
     from laconic.commands.traces import show, tell_loss
+    from laconic.errors import LaconicError
     from laconic.report.callers import as_json, as_text
     from laconic.sites import sites
 
+    if options.inverted and options.by not in ("function", "module"):
+        raise LaconicError(f"--inverted counts under functions or modules, not --by {options.by}: leave one out")
+    check_source(options, "callers")
     rules = suppressions(options)
+    profile = load_costs(options.costs)
     output = open_output(options.json)
     with traced(options, "callers") as (trace, status):
         with progress(f"replaying {trace.path}", trace.size) as update:
             found = sites(trace, progress=update)
         tell_loss(trace, found.loss[:-1] if trace.loss else found.loss)
-    result = callers(found, options.by, inverted=options.inverted, suppressions=rules)
+    result = callers(found, options.by, inverted=options.inverted, suppressions=rules, profile=profile)
     if output is not None:
         write_json(as_json(result, found.stacks), output, options.json)
     if options.json != "-":

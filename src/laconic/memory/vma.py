@@ -31,6 +31,11 @@ class File:
         """The device as `/proc/PID/maps` prints it."""
         return f"{self.major:02x}:{self.minor:02x}"
 
+    @property
+    def in_memory(self) -> bool:
+        """True where only memory has the contents: shared anonymous memory, System V segments, memfd (mm/shmem.c)."""
+        return self.path.startswith(("/dev/zero", "/SYSV", "/memfd:"))
+
 
 class Vma(NamedTuple):
     """One range's attributes. `flags` are the kernel's `vm_flags`, the protection in the low three bits.

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from laconic.callers import Caller, Callers, own_frames
+from laconic.callers import Caller, Callers, wrappers
 from laconic.pal.sgx.meter import Counts
+from laconic.report.names import filled
 from laconic.stacks.symbolize import Place
 from laconic.trace.sites import NO_STACK, Stacks
 
-#: Frames of a stack that a person is shown; --json has all.
-_FRAMES = 8
+#: The version of the JSON's meaning; it rises when a key changes or goes.
+SCHEMA = 1
+#: Places of a stack that a person is shown; --json has all.
+_SHOWN = 8
 
 
 def as_json(found: Callers, stacks: Stacks) -> dict[str, Any]:
-    """All callers, each with the stack that most of its redundant calls come from."""
+    """All callers, each with the stack that most of its redundant calls come from. docs/callers.md has the keys."""
     return {
+        "schema": SCHEMA,
+        "source": found.source,
         "by": found.by,
         "inverted": found.inverted,
         "asked": found.asked,
@@ -25,12 +29,14 @@ def as_json(found: Callers, stacks: Stacks) -> dict[str, Any]:
         "said": found.said,
         "stackless": found.stackless,
         "hidden": dict(sorted(found.hidden.items())),
+        "profile": None if found.profile is None else found.profile.name,
         "callers": [_caller(caller, found, stacks) for caller in found.callers],
         "missing_symbols": {module.path: why for module, why in _missing(stacks)},
     }
 
 
 def _caller(caller: Caller, found: Callers, stacks: Stacks) -> dict[str, Any]:
+    cycles = _cycles(caller.wasted, found)
     return {
         "name": caller.name,
         "call": caller.call,
@@ -43,8 +49,10 @@ def _caller(caller: Caller, found: Callers, stacks: Stacks) -> dict[str, Any]:
         "share": {
             "redundant": _share(caller.redundant, found.redundant),
             "host_calls": _share(caller.wasted.host_calls, found.total.host_calls),
+            "cycles": None if cycles is None else {"low": cycles[1][0], "high": cycles[1][1]},
         },
         "wasted": caller.wasted.as_dict(),
+        "cycles": None if cycles is None else {"low": round(cycles[0][0]), "high": round(cycles[0][1])},
         "stack": [
             {**place._asdict(), "guessed": guessed}
             for place, guessed in (stacks.places(caller.stack) if caller.stack != NO_STACK else ())
@@ -52,8 +60,17 @@ def _caller(caller: Caller, found: Callers, stacks: Stacks) -> dict[str, Any]:
     }
 
 
-def _share(part: int, whole: int) -> float:
+def _share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
+
+
+def _cycles(wasted: Counts, found: Callers) -> tuple[tuple[float, float], tuple[float, float]] | None:
+    # The least and the most that some work costs, and its least and largest share of all.
+    if found.profile is None:
+        return None
+    costs, whole = found.profile.cycles(wasted), found.profile.cycles(found.total)
+    shares = sorted(_share(cost, all_) for cost, all_ in zip(costs, whole, strict=True))
+    return costs, (shares[0], shares[1])
 
 
 def _missing(stacks: Stacks) -> Iterable[tuple[Any, str]]:
@@ -64,41 +81,54 @@ def as_text(found: Callers, stacks: Stacks, width: int = 80, limit: int = 10) ->
     """The worst callers with their stacks; what was hidden, and of which modules there are no symbols."""
     share = f" ({100 * found.redundant / found.asked:.1f} %)" if found.asked else ""
     each = "under each function of their stacks" if found.inverted else f"by {found.by}"
-    lines = [f"{found.redundant:,} of {found.asked:,} memory calls changed nothing{share}, {each}:"]
+    head = f"{found.redundant:,} of {_counted(found.asked, 'memory call')} changed nothing{share}, {each}"
+    if found.callers:
+        head += ":"
+    if not found.redundant:
+        head = f"none of {_counted(found.asked, 'memory call')} was redundant"
+    lines = filled(head, width)
     for caller in found.callers[:limit]:
         lines += ["", *_lines(caller, found, stacks, width)]
-    if not found.redundant:
-        lines = [f"none of {found.asked:,} memory calls was redundant"]
     more = found.callers[limit:]
     if more:
-        lines += ["", f"and {sum(caller.redundant for caller in more):,} from {len(more):,} more (--limit, --json)"]
-    lines += _notes(found, stacks, width)
+        rest = f"and {len(more):,} more (--limit, --json)"
+        if not found.inverted:  # there a call counts more than once
+            rest = f"and {sum(caller.redundant for caller in more):,} from {len(more):,} more (--limit, --json)"
+        lines += ["", *filled(rest, width)]
+    lines += _notes(found, stacks, width, found.callers[:limit])
     return "\n".join(lines) + "\n"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _lines(caller: Caller, found: Callers, stacks: Stacks, width: int) -> Iterator[str]:
     of = f" of {caller.asked:,}" if caller.known else ""
-    plural = "calls" if caller.asked != 1 or not caller.known and caller.redundant != 1 else "call"
-    yield f"{caller.redundant:,}{of} {caller.call} {plural} from here changed nothing"
+    plural = "call" if (caller.asked if caller.known else caller.redundant) == 1 else "calls"
+    yield from filled(f"{caller.redundant:,}{of} {caller.call} {plural} from here changed nothing", width)
     if found.by == "program" or not caller.stacks:
-        yield from _filled(caller.name, width, "    ")
+        yield from filled(caller.name, width, "    ")
     elif found.by == "module" or found.inverted:
-        yield from _filled(caller.name, width, "    ")
+        yield from filled(caller.name, width, "    ")
         yield "  most of them:"
     if found.by != "program" and caller.stacks:
         yield from stack_lines(caller.call, caller.stack, stacks, width)
     if found.by != "program":
-        yield from _filled(f"in {caller.program}", width, "  ")
-    yield from _filled(_cost(caller, found), width, "  ")
+        yield from filled(f"in {caller.program}", width, "  ")
+    yield from filled(_cost(caller, found), width, "  ")
 
 
 def stack_lines(call: str, stack: int, stacks: Stacks, width: int) -> Iterator[str]:
     """A stack, a frame a line, from the function that makes the call."""
-    frames = own_frames(call, stacks.places(stack))
-    for number, (place, guessed) in enumerate(frames[:_FRAMES]):
-        yield from _filled(describe(place, guessed), width, "    " if number == 0 else "  < ")
-    if len(frames) > _FRAMES:
-        yield f"  < {len(frames) - _FRAMES:,} more"
+    places = stacks.walk(stack)
+    own = places.after(wrappers(call, places))
+    shown = own[:_SHOWN]
+    for number, (place, guessed) in enumerate(shown):
+        yield from filled(describe(place, guessed), width, "    " if number == 0 else "  < ")
+    more = own.frames_after(len(shown))
+    if more:
+        yield f"  < {more:,} more"
 
 
 def describe(place: Place, guessed: bool = False) -> str:
@@ -110,45 +140,48 @@ def describe(place: Place, guessed: bool = False) -> str:
 
 def _cost(caller: Caller, found: Callers) -> str:
     parts = [f"{100 * _share(caller.redundant, found.redundant):.1f} % of all redundant calls"]
-    if found.total.host_calls:
-        share = _share(caller.wasted.host_calls, found.total.host_calls)
-        parts.append(
-            f"in an enclave under every-call {caller.wasted.host_calls:,} host calls ({100 * share:.1f} % of all), "
-            f"{_pages(caller.wasted)}"
-        )
+    counts = caller.wasted
+    if counts == Counts():
+        return parts[0] + ("; nothing in an enclave" if found.total != Counts() else "")
+    share = 100 * _share(counts.host_calls, found.total.host_calls)
+    parts.append(
+        f"in an enclave under every-call {_counted(counts.host_calls, 'host call')} ({share:.1f} % of all), "
+        f"{_counted(counts.eaccept + counts.eacceptcopy, 'EACCEPT')}"
+    )
+    cycles = _cycles(counts, found)
+    if cycles is not None:
+        (low, high), (least, most) = cycles
+        parts[-1] += f", {low:,.0f} to {high:,.0f} cycles ({_range(100 * least, 100 * most)} % of all)"
     return "; ".join(parts)
 
 
-def _pages(counts: Counts) -> str:
-    accepted = counts.eaccept + counts.eacceptcopy
-    return f"{accepted:,} EACCEPT{'' if accepted == 1 else 's'}"
+def _range(low: float, high: float) -> str:
+    first, last = f"{low:.1f}", f"{high:.1f}"
+    return first if first == last else f"{first} to {last}"
 
 
-def _notes(found: Callers, stacks: Stacks, width: int) -> Iterator[str]:
+def _notes(found: Callers, stacks: Stacks, width: int, shown: Iterable[Caller]) -> Iterator[str]:
     if found.hidden:
         yield ""
-        yield f"hidden: {sum(found.hidden.values()):,} redundant calls (--no-suppressions shows them)"
-        for reason, count in sorted(found.hidden.items(), key=lambda item: (-item[1], item[0])):
-            yield from _filled(f"{count:,}: {reason}", width, "  ")
+        count = sum(found.hidden.values())
+        yield from filled(f"hidden: {_counted(count, 'redundant call')} (--no-suppressions shows them)", width)
+        for reason, number in sorted(found.hidden.items(), key=lambda item: (-item[1], item[0])):
+            yield from filled(f"{number:,}: {reason}", width, "  ")
     if found.stackless:
         yield ""
-        yield from _filled(
-            f"{found.stackless:,} redundant calls have no stack: record with  laconic run -o FILE --stacks redundant",
-            width,
-            "",
-        )
-    if any(caller.guessed for caller in found.callers):
-        yield "? a frame that was found by its frame pointer, for want of call-frame information"
+        have = "has" if found.stackless == 1 else "have"
+        how = "laconic run -o FILE --stacks redundant" if found.source == "run" else "strace -k"
+        if found.source in ("run", "strace"):
+            how = f"record with  {how}"
+        else:
+            how = f"a log of {found.source} shows none; record with  laconic run -o FILE --stacks redundant"
+        yield from filled(f"{_counted(found.stackless, 'redundant call')} {have} no stack: {how}", width)
+    if any(caller.guessed for caller in shown):
+        yield from filled("? a frame that was found by its frame pointer, for want of call-frame information", width)
     yield from missing_lines(stacks, width)
 
 
 def missing_lines(stacks: Stacks, width: int) -> Iterator[str]:
     """Each module whose symbols could not be read, and why."""
     for module, why in _missing(stacks):
-        yield from _filled(f"no symbols of {module.path}: {why}", width, "")
-
-
-def _filled(text: str, width: int, indent: str) -> list[str]:
-    return textwrap.wrap(
-        text, width, initial_indent=indent, subsequent_indent=" " * (len(indent) + 2), break_on_hyphens=False
-    )
+        yield from filled(f"no symbols of {module.path}: {why}", width)

@@ -10,10 +10,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Self
 
-from laconic.memory.change import EXTEND, FILE, MAP, RESTRICT, UNMAP, ZERO, Change
+from laconic.memory.change import EXTEND, FILE, FLAGS, MAP, RESTRICT, UNMAP, ZERO, Change
 from laconic.memory.flags import (
+    MADV_DONTNEED,
+    MADV_DONTNEED_LOCKED,
     MADV_FREE,
     MADV_GUARD_INSTALL,
+    MADV_GUARD_REMOVE,
     MS_SYNC,
     PAGE_MASK,
     PAGE_SHIFT,
@@ -33,10 +36,12 @@ from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
 from laconic.pal.sgx.edmm import RW, Edmm, PalError, permissions
 from laconic.pal.sgx.meter import Meter
+from laconic.rangemap import RangeMap
 from laconic.strategies import MemoryCall, Strategy
 from laconic.strategies.touches import OWN, Touches
 
 PAGE = 1 << PAGE_SHIFT
+_UNMAPS_SHARED = {MADV_DONTNEED, MADV_DONTNEED_LOCKED}
 #: Pages of a thread's own stack in the library OS, its guard page not counted (Gramine's libos_thread.c).
 THREAD_STACK = 7 * PAGE
 #: Where the library OS keeps what belongs to a thread: above all that a program can map; bytes a thread.
@@ -61,6 +66,8 @@ class Classify(Strategy):
         self.hosted: set[File] = set()
         self.sizes: dict[File, int] = {}
         self.threads = self.slots = 0
+        #: Guard regions (MADV_GUARD_INSTALL), of which VMAs say nothing.
+        self.guards: RangeMap[bool] = RangeMap()
 
     # What the program does
 
@@ -80,6 +87,11 @@ class Classify(Strategy):
         Raises PalError where the host fails: nothing was done then, but for the ranges in its `gone`, and for contents
         that the call throws away.
         """
+        self._work(call)
+        if self.guards.count or call.name == "madvise" and call.args[2] == MADV_GUARD_INSTALL:
+            self._guard(call)
+
+    def _work(self, call: MemoryCall) -> None:
         changes = call.changes
         if call.file is not None:
             self.sizes[call.file.file] = call.file.size
@@ -102,6 +114,15 @@ class Classify(Strategy):
             return
         self._several(call)
 
+    def _guard(self, call: MemoryCall) -> None:
+        # A new mapping has no guard regions, whatever was there.
+        advice = call.args[2] if call.name == "madvise" else None
+        for kind, start, end, _, _, _ in call.changes:
+            if advice == MADV_GUARD_INSTALL:
+                self.guards.set(start, end, True)
+            elif advice == MADV_GUARD_REMOVE or advice is None and kind & ~(EXTEND | RESTRICT | FLAGS):
+                self.guards.clear(start, end)
+
     def _several(self, call: MemoryCall) -> None:
         name, args = call.name, call.args
         if name == "madvise" and args[2] == MADV_FREE:
@@ -118,7 +139,9 @@ class Classify(Strategy):
             elif kind & MAP or source is not None:
                 fresh.append(change)
             elif kind & (ZERO | FILE):
-                renewed.append(change)
+                # Advice takes shared memory out of the page tables, and its contents stay (zap_page_range_single).
+                if name != "madvise" or not wanted.flags & VM_MAYSHARE or args[2] not in _UNMAPS_SHARED:
+                    renewed.append(change)
             elif kind & (EXTEND | RESTRICT):
                 protected.append((start, end, permissions(wanted.flags)))
                 if name == "mmap" or held is not None and not held.flags & VM_PROT:
@@ -208,7 +231,7 @@ class Classify(Strategy):
     def host(self, vma: Vma) -> bool:
         """True where pages of `vma` have a file's contents; the host has then given them. O(1)."""
         file = vma.file
-        if file is None or file.inode <= 0:
+        if file is None or file.inode <= 0 or file.in_memory:
             return False
         if file not in self.hosted:
             # The host maps all of the file, outside of the enclave, from where contents are copied.
@@ -269,7 +292,7 @@ class Classify(Strategy):
         """
         start = address & PAGE_MASK
         vma = self.space.vmas.get(start)
-        if vma is None or not permissions(vma.flags) & access:
+        if vma is None or not permissions(vma.flags) & access or self.guards.get(start):
             return signal.SIGSEGV
         if start >= self.valid_end(vma):
             return signal.SIGBUS
@@ -292,7 +315,7 @@ class Classify(Strategy):
         Raises PalError where the host has no room for them.
         """
         child = type(self)(self.meter, space, touches)
-        child.hosted, child.sizes = set(), self.sizes.copy()
+        child.hosted, child.sizes, child.guards = set(), self.sizes.copy(), self.guards.copy()
         self.meter.host_call()
         self.meter.create()
         sent = 0

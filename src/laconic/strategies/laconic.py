@@ -109,6 +109,8 @@ class Laconic(Classify):
             low, limit = start, end
         hole = self.pal.committed.find(start)
         low, limit = max(low, hole[0]), max(min(limit, hole[1], self.valid_end(vma)), end)
+        if self.guards.count and any(guard for _, _, guard in self.guards.runs(low, limit)):
+            low, limit = start, end
         if vma.file is not None:
             # As Linux does (do_fault_around): what shares an aligned block of the file with a touched page.
             block = self.BLOCK << PAGE_SHIFT

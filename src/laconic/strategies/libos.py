@@ -33,8 +33,6 @@ from laconic.strategies.touches import Touches
 
 #: Flags of a VMA that are Gramine's own: the LibOS's memory, and a file mapping that was ever writable.
 VMA_INTERNAL, VMA_TAINTED = 0x20000000, 0x40000000
-#: What the kernel shows as a file, and is memory.
-_SHMEM = ("/SYSV", "/dev/zero")
 
 
 class LibosVma(NamedTuple):
@@ -147,7 +145,7 @@ class Libos(Strategy):
         flags, prot = vma.flags, vma.flags & PROT_RWX
         if flags & (VM_IO | VM_PFNMAP) or start >= TASK_SIZE:
             return
-        if vma.file is not None and vma.file.inode > 0 and not vma.file.path.startswith(_SHMEM):
+        if vma.file is not None and vma.file.inode > 0 and not vma.file.in_memory:
             self.map_file(start, end, LibosVma(prot, flags & VM_SHARED, vma.file))
         elif flags & VM_GROWSDOWN:
             self.stack(start, end, prot)

@@ -55,7 +55,7 @@ class Touches:
     def _first(self, start: int, end: int, state: int, space: AddressSpace) -> Iterator[tuple[int, int, Vma]]:
         for begin, stop, vma in space.vmas.runs(start, end):
             if vma is not None and vma.flags & VM_PROT:
-                self.pages.set(begin, stop, state)
+                self.pages.set(begin, stop, OWN if vma.file is None or vma.file.in_memory else state)
                 yield begin, stop, vma
 
     def apply(self, name: str, args: tuple[int, ...], changes: Sequence[Change]) -> None:

@@ -1,0 +1,168 @@
+"""laconic check: a gate for CI."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING, TextIO
+
+from laconic.errors import LaconicError
+
+if TYPE_CHECKING:
+    from laconic.figures import Figures
+    from laconic.gate import Limit
+
+DESCRIPTION = """\
+Holds a trace, or a program that is run and recorded, to limits: how many memory
+calls may change nothing, how many host calls there may be, and that it is no
+worse than a baseline. Says for each limit whether it was kept, and where it was
+not, which places in the program make the calls, the worst first.
+"""
+EPILOG = """\
+examples:
+  laconic check a.trace --max-redundant 5%
+  laconic check --max-host-calls 2000 -- python3 -c 'import json'
+  laconic check --write-baseline base.json -- python3 -c 'import json'
+  laconic check --baseline base.json --tolerance 2% -- python3 -c 'import json'
+
+--max-redundant is a share of all memory calls (5%) or a count (20). Suppressed
+calls do not count: laconic callers --help says what these are. Worse than the
+baseline is: more redundant calls, in all or from any one site, or more host
+calls in all. A baseline may also be the JSON of laconic run, replay or callers.
+
+exit codes: 0 all limits are kept; 1 one is not; 2 a wrong option, a file that
+cannot be read or written; after  -- CMD  the program's own where that is not 0
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `check`."""
+    from laconic.commands.callers import add_suppressions, limit
+    from laconic.commands.recording import accept_command
+
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
+    parser.usage = (
+        "laconic check [--max-redundant N|P%%] [--max-host-calls N]\n"
+        "                     [--baseline FILE [--tolerance N|P%%]]\n"
+        "                     [--write-baseline FILE] [--github] [--limit N]\n"
+        "                     [--suppressions FILE | --no-suppressions]\n"
+        "                     [--json FILE] FILE | -- CMD [ARG ...]"
+    )
+    parser.add_argument("words", nargs="*", metavar="FILE", help="a trace")
+    parser.add_argument("--max-redundant", type=_limit, metavar="N|P%", help="how many calls may change nothing")
+    parser.add_argument("--max-host-calls", type=_count, metavar="N", help="how many host calls there may be")
+    parser.add_argument("--baseline", metavar="FILE", help="what the run must not be worse than")
+    parser.add_argument(
+        "--tolerance", type=_limit, metavar="N|P%", help="how much more than in the baseline may be (default: 0)"
+    )
+    parser.add_argument(
+        "--write-baseline", metavar="FILE", help="keep the figures of this run for --baseline, if all limits are kept"
+    )
+    parser.add_argument("--github", action="store_true", help="add annotations for GitHub Actions (::error ::...)")
+    parser.add_argument("--limit", type=limit, default=10, metavar="N", help="places that are shown (default: 10)")
+    add_suppressions(parser)
+    parser.add_argument("--json", metavar="FILE", help="write all of it to FILE as JSON; - is standard output")
+    accept_command(parser)
+    parser.set_defaults(execute=execute)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Checks; returns 1 where a limit was not kept, and the program's exit status before that."""
+    from laconic import gate
+    from laconic.commands.callers import suppressions
+    from laconic.commands.figures import read_figures, trace_figures
+    from laconic.commands.output import open_output, tell, width, write_json
+    from laconic.commands.source import check_source, traced
+    from laconic.commands.traces import show
+    from laconic.report.check import as_github, as_json, as_text
+
+    wanted = (options.max_redundant, options.max_host_calls, options.baseline, options.write_baseline)
+    if all(value is None for value in wanted):
+        raise LaconicError("there is nothing to check: give a limit, as in  --max-redundant 5%, or --write-baseline")
+    if options.tolerance is not None and options.baseline is None:
+        raise LaconicError("--tolerance is about a baseline: add --baseline FILE")
+    check_source(options, "check --max-redundant 5%")
+    rules = suppressions(options)
+    # All that may be wrong is found before the program runs.
+    limits = gate.Limits(options.max_redundant, options.max_host_calls)
+    if options.baseline is not None:
+        before, _ = read_figures(options.baseline, rules)
+        limits = gate.Limits(*limits[:2], before, options.tolerance or gate.NONE)
+    output, keep = open_output(options.json), _Baseline(options.write_baseline)
+    with keep, traced(options, "check") as (trace, status):
+        figures, stacks = trace_figures(trace, rules)
+        verdicts = gate.check(figures, limits)
+        kept = all(verdict.kept for verdict in verdicts)
+        if kept and not status:
+            keep.write(figures)
+    # After a program's own output the report goes where Laconic's messages go.
+    say = show if options.command is None else tell
+    if output is not None:
+        write_json(as_json(figures, verdicts, stacks), output, options.json)
+    if options.json != "-":
+        say(as_text(figures, verdicts, stacks, width(1), options.limit))
+    if options.github:
+        root = os.environ.get("GITHUB_WORKSPACE") or os.getcwd()
+        say(as_github(figures, verdicts, stacks, root, os.path.isfile, options.limit))
+    return status or int(not kept)
+
+
+class _Baseline:
+    """The file that --write-baseline names: it is known to be writable, and what it holds stays until `write`."""
+
+    def __init__(self, path: str | None) -> None:
+        self.path = path
+        self.file: TextIO | None = None
+        if path is not None:
+            self.fresh = not os.path.exists(path)
+            try:
+                self.file = open(path, "a", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+            except OSError as error:
+                raise LaconicError(
+                    f"--write-baseline {path!r} cannot be written, {error.strerror}: name another file"
+                ) from None
+
+    def write(self, figures: Figures) -> None:
+        """Puts these figures into it. Raises LaconicError."""
+        import json
+
+        from laconic.figures import as_json
+
+        if self.file is None:
+            return
+        self.fresh = False
+        try:
+            with self.file as file:
+                if file.seekable():
+                    file.truncate(0)
+                json.dump(as_json(figures), file, indent=1)
+                file.write("\n")
+        except OSError as error:
+            raise LaconicError(
+                f"--write-baseline {self.path!r} could not be written, {error.strerror}: name another file"
+            ) from None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exception: object) -> None:
+        if self.file is not None:
+            self.file.close()
+            if self.fresh and self.path is not None:
+                os.unlink(self.path)
+
+
+def _limit(text: str) -> Limit:
+    from laconic.gate import parse_limit
+
+    try:
+        return parse_limit(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 16):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of host calls: name 0 or more")
+    return int(text)

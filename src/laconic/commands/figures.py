@@ -1,0 +1,53 @@
+"""Where the figures of a run come from: a trace, or the JSON that a verb wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from laconic.errors import LaconicError
+
+if TYPE_CHECKING:
+    from laconic.figures import Figures
+    from laconic.suppressions import Suppression
+    from laconic.trace import Trace
+    from laconic.trace.sites import Stacks
+
+
+def read_figures(path: str, rules: Iterable[Suppression] = ()) -> tuple[Figures, Stacks | None]:
+    """The figures at `path`, and the stacks where it is a trace. Raises LaconicError."""
+    from laconic.commands.traces import open_trace
+    from laconic.trace.reader import open_input
+
+    with open_input(path) as file:
+        is_json = file.read(64).lstrip()[:1] == b"{"
+    return (read_json(path), None) if is_json else trace_figures(open_trace(path), rules)
+
+
+def read_json(path: str) -> Figures:
+    """The figures in the JSON that a verb wrote. Raises LaconicError."""
+    from laconic.figures import from_json
+    from laconic.trace.reader import open_input
+
+    with open_input(path) as file:
+        data = file.read()
+    try:
+        parsed = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        what = "it is empty" if not data.strip() else " ".join(str(error).split())[:120]
+        raise LaconicError(f"{path!r} is no JSON, {what}: make it again") from None
+    return from_json(parsed, path)
+
+
+def trace_figures(trace: Trace, rules: Iterable[Suppression] = ()) -> tuple[Figures, Stacks]:
+    """The figures of a trace, and its stacks; what is missing is told. Raises LaconicError."""
+    from laconic.commands.progress import progress
+    from laconic.commands.traces import tell_loss
+    from laconic.figures import from_sites
+    from laconic.sites import sites
+
+    with progress(f"replaying {trace.path}", trace.size) as update:
+        found = sites(trace, (), update)
+    tell_loss(trace, found.loss[:-1] if trace.loss else found.loss)
+    return from_sites(found, trace.path, rules), found.stacks

@@ -1,0 +1,145 @@
+"""laconic flamegraph: the stacks of redundant calls, for the tools that draw them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+from laconic.commands.callers import add_suppressions
+from laconic.commands.compare import add_costs
+from laconic.errors import LaconicError
+
+if TYPE_CHECKING:
+    from laconic.flames import Flames
+    from laconic.trace import Trace
+
+DESCRIPTION = """\
+Writes the stacks of a trace's redundant calls: as folded stacks, which
+flamegraph.pl, inferno and many others read; as JSON for speedscope.app; or as
+an SVG that any browser shows. A trace has stacks where it was recorded with
+--stacks, or where strace -k wrote the log.
+"""
+EPILOG = """\
+examples:
+  laconic flamegraph a.trace --to svg -o redundant.svg
+  laconic flamegraph a.trace --to folded -o - | flamegraph.pl > redundant.svg
+  laconic flamegraph a.trace --to speedscope --all --weight cycles -o a.json
+
+Weights: calls; host-calls and cycles are what an enclave spends on them under
+every-call (cycles: an estimate, the low end of the cost profile).
+
+exit codes: 0; 2 a wrong option, a trace that cannot be read, a file that cannot
+be written
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `flamegraph`."""
+    from laconic.flames import CALLS, WEIGHTS
+    from laconic.report.flamegraph import FORMATS
+
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
+    parser.add_argument("trace", metavar="FILE", help="a trace that was recorded or imported")
+    parser.add_argument("--to", choices=FORMATS, required=True, help="the format")
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the file; - is standard output")
+    parser.add_argument("--force", action="store_true", help="write OUT anew where it exists")
+    parser.add_argument("--all", action="store_true", help="of all memory calls, and none hidden")
+    parser.add_argument("--weight", choices=WEIGHTS, default=CALLS, help="what a stack weighs (default: calls)")
+    add_costs(parser)
+    add_suppressions(parser)
+    parser.set_defaults(execute=execute)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Writes the file; says on standard error what was written and what is missing."""
+    from laconic.commands.callers import suppressions
+    from laconic.commands.compare import load_costs
+    from laconic.commands.progress import progress
+    from laconic.commands.traces import open_trace, tell_loss
+    from laconic.flames import CYCLES, flames
+    from laconic.sites import EVERY_CALL, sites
+
+    if options.all and options.suppressions:
+        raise LaconicError(f"--suppressions {options.suppressions!r} hides calls, and --all shows all: leave one out")
+    if options.costs is not None and options.weight != CYCLES:
+        raise LaconicError(f"--costs {options.costs!r} is about cycles: add --weight cycles")
+    rules = [] if options.all else suppressions(options)
+    profile = load_costs(options.costs) if options.weight == CYCLES else None
+    trace = open_trace(options.trace)
+    _check_output(options, trace)
+    with progress(f"replaying {options.trace}", trace.size) as update:
+        found = sites(trace, (EVERY_CALL,), progress=update)
+    tell_loss(trace, found.loss[:-1] if trace.loss else found.loss)
+    made = flames(found, options.weight, every=options.all, suppressions=rules, profile=profile)
+    text = _text(made, options.to, trace)
+    _write(text, options)
+    missing = sorted((module.path, why) for module, why in found.stacks.symbolizer.missing.items())
+    _tell(made, missing, options.output)
+    return 0
+
+
+def _check_output(options: argparse.Namespace, trace: Trace) -> None:
+    # A long replay must not be lost to a wrong path.
+    path = options.output
+    if path == "-" or not os.path.exists(path):
+        return
+    if os.path.samefile(path, trace.path):
+        raise LaconicError(f"-o {path!r} is the trace itself: name another file")
+    if not options.force:
+        raise LaconicError(f"-o {path!r} exists already: name another file, or give --force")
+
+
+def _text(made: Flames, to: str, trace: Trace) -> str:
+    from laconic import __version__
+    from laconic.report.flamegraph import as_folded, as_speedscope, as_svg
+
+    if to == "folded":
+        return as_folded(made)
+    if to == "svg":
+        return as_svg(made)
+    return as_speedscope(made, os.path.basename(trace.path), __version__)
+
+
+def _write(text: str, options: argparse.Namespace) -> None:
+    from laconic.commands.output import write_all
+    from laconic.commands.traces import show
+    from laconic.trace.writer import create
+
+    path = options.output
+    if path == "-":
+        show(text)
+        return
+    fd = create(path, options.force)
+    try:
+        write_all(fd, text)
+    except OSError as error:
+        os.unlink(path)
+        raise LaconicError(
+            f"-o {path!r} could not be written, {error.strerror}, and what there was of it has been removed: free "
+            "some space, or name another place"
+        ) from None
+    finally:
+        os.close(fd)
+
+
+def _tell(made: Flames, missing: list[tuple[str, str]], path: str) -> None:
+    from laconic.commands.output import tell, width
+    from laconic.report.flamegraph import title
+    from laconic.report.names import filled
+
+    columns = width(2)
+
+    def say(text: str) -> None:
+        tell("\n".join(filled(f"laconic: {text}", columns)) + "\n")
+
+    where = "standard output" if path == "-" else path
+    stacks = f"{len(made.stacks):,} stack{'' if len(made.stacks) == 1 else 's'}"
+    say(f"wrote {where}: {title(made)}, {made.total:,} in {stacks}")
+    if made.stackless:
+        say(f"{made.stackless:,} calls have no stack: record with  laconic run -o FILE --stacks all")
+    if made.hidden:
+        say(f"{sum(made.hidden.values()):,} redundant calls are hidden (--no-suppressions shows them)")
+    for module, why in missing:
+        say(f"no symbols of {module}: {why}")

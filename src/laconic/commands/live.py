@@ -1,0 +1,157 @@
+"""laconic live: a program's memory calls while it runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from laconic.errors import LaconicError
+
+if TYPE_CHECKING:
+    from laconic.live.child import Child
+    from laconic.live.model import Model
+
+DESCRIPTION = """\
+Runs CMD and all that it starts as laconic run does, and shows meanwhile: calls
+a second, asked, said and redundant; the functions that make redundant calls;
+the processes and their memory. Where standard input or standard error is no
+terminal, it writes one line a second to standard error.
+"""
+EPILOG = """\
+examples:
+  laconic live -- python3 -m http.server 7777 --bind 127.0.0.1
+  laconic live --output server.log -- redis-server --port 7777
+  laconic live --lines -- make -j2
+
+keys, as in top:
+  q           leave the view: the program goes on; its sums follow at its end
+  p           pause the display, and go on
+  P, T, N     sort sites by calls a second, by all their calls, by name
+  M, V        sort processes by memory, by VMAs; once more: by pid
+  R           the other way round
+  Ctrl-C      interrupt the program
+
+The view needs textual: pip install 'laconic[live]'. In it the program has
+nothing to read, and what it writes to the terminal stands in a pane, whose last
+1,000 lines follow when the view is left; --output sends it to a file.
+
+exit codes: the program's own (128 + N where signal N killed it); 2 a wrong
+option; 71, 126, 127 as laconic run
+"""
+#: Signals that a person sends to Laconic and means for the program.
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `live`."""
+    from laconic.commands.recording import accept_command
+
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
+    parser.usage = "laconic live [--output FILE] [--delay SECONDS] [--lines] -- CMD [ARG ...]"
+    parser.add_argument("words", nargs="*", metavar="CMD", help="the program and its arguments, after --")
+    parser.add_argument("--output", metavar="FILE", help="write the program's standard output and error to FILE")
+    parser.add_argument(
+        "--delay", type=_delay, default=1.0, metavar="SECONDS", help="time between two looks (default: 1)"
+    )
+    parser.add_argument("--lines", action="store_true", help="no view: a line each time")
+    accept_command(parser)
+    parser.set_defaults(execute=execute)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Runs the program; returns its exit status."""
+    from laconic.commands.output import tell, width
+    from laconic.live.child import Child
+    from laconic.live.model import Model
+    from laconic.report.live import ending
+
+    if options.words and options.command is None:
+        raise LaconicError(f"a program's name goes after --, as in  laconic live -- {options.words[0]}")
+    if options.words or not options.command:
+        raise LaconicError("no command was given: name a program, as in  laconic live -- python3 -V")
+    view = not options.lines and _has_view()
+    # The child first: it must have no thread but its own.
+    child = Child(options.command, _places(options.output, view), view)
+    model = Model()
+    before = {number: signal.signal(number, lambda number, frame: child.kill(number)) for number in _FORWARDED}
+    try:
+        if view:
+            _view(child, model, options)
+        else:
+            _lines(child, model, options.delay)
+        status = child.wait(model)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if model.failure:
+        tell(f"laconic: {model.failure}\n")
+    else:
+        tell(ending(model, width(2)))
+    return status
+
+
+def _has_view() -> bool:
+    # True where there is a terminal to draw on, and something to draw with.
+    import importlib.util
+
+    from laconic.commands.output import tell
+
+    if not (os.isatty(0) and os.isatty(2)) or os.environ.get("TERM", "dumb") == "dumb":
+        return False
+    if importlib.util.find_spec("textual") is None:
+        tell("laconic: the view needs textual: pip install 'laconic[live]'; until then, a line each time\n")
+        return False
+    return True
+
+
+def _places(path: str | None, view: bool) -> dict[int, int | None]:
+    # Where the program's standard output and error go, other than where Laconic's own go; None: to the pane.
+    if path is not None:
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise LaconicError(f"--output {path!r} cannot be written, {error.strerror}: name another file") from None
+        return {1: fd, 2: fd}
+    if not view:
+        return {}
+    # What does not go to the terminal stays what it is: laconic live -- CMD >FILE.
+    return {fd: None for fd in (1, 2) if os.isatty(fd)}
+
+
+def _view(child: Child, model: Model, options: argparse.Namespace) -> None:
+    from laconic.live.app import LiveApp
+
+    pane = options.output is None
+    app = LiveApp(
+        model, options.command, options.delay, lambda: child.drain(model), child.fresh if pane else None, child.kill
+    )
+    app.run()
+    child.pass_through(1 if os.isatty(1) else 2)
+
+
+def _lines(child: Child, model: Model, delay: float) -> None:
+    from laconic.commands.output import tell, width
+    from laconic.report.live import line
+
+    due = time.monotonic() + delay
+    while model.status is None and child.alive():
+        time.sleep(max(min(due - time.monotonic(), 0.1), 0.01))
+        child.drain(model)
+        if time.monotonic() >= due and model.status is None:
+            due += delay
+            model.beat()
+            tell(f"{line(model, width(2))}\n")
+
+
+def _delay(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: name seconds, from 0.1 to 3600")
+    return seconds

@@ -1,0 +1,1 @@
+"""A program's memory calls while it runs: what `laconic live` shows."""

@@ -1,0 +1,162 @@
+"""The process that traces the program of `laconic live`, and what comes from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+from laconic.errors import LaconicError
+from laconic.live.model import Model
+
+#: Lines of the program's output that are kept, and bytes of a line.
+LINES, LENGTH = 1000, 4096
+
+
+class Child:
+    """A process of its own, in which the program is traced: ptrace wants one thread, and the view has others.
+
+    `output`: descriptors of the program's standard output and error to be replaced, → by which; one that is to come
+    here is given as None, and its lines are kept in `said`. `quiet`: the program has nothing to read. To be made
+    before any thread is.
+    """
+
+    def __init__(
+        self, command: Sequence[str], output: dict[int, int | None] | None = None, quiet: bool = False
+    ) -> None:
+        figures, figures_in = os.pipe()
+        self._output = -1
+        writes = -1
+        places = dict(output or {})
+        if None in places.values():
+            self._output, writes = os.pipe()
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(figures)
+            _run(command, figures_in, {fd: writes if to is None else to for fd, to in places.items()}, quiet)
+        os.close(figures_in)
+        if writes >= 0:
+            os.close(writes)
+        self.said: deque[str] = deque(maxlen=LINES)
+        self._fresh: deque[str] = deque(maxlen=LINES)
+        self._messages: deque[str] = deque()
+        self._through: int | None = None
+        self._lock = threading.Lock()
+        self._readers = [threading.Thread(target=self._read_figures, args=(figures,), daemon=True)]
+        if self._output >= 0:
+            self._readers.append(threading.Thread(target=self._read_output, daemon=True))
+        for reader in self._readers:
+            reader.start()
+
+    def _read_figures(self, fd: int) -> None:
+        with os.fdopen(fd, encoding="utf-8") as file:
+            for line in file:
+                self._messages.append(line)
+
+    def _read_output(self) -> None:
+        # Bytes, not lines: a line that is not ended yet must not be waited for once the view is gone.
+        left = b""
+        while data := os.read(self._output, 65536):
+            with self._lock:
+                left = self._take(left + data)
+        with self._lock:
+            if left and self._take(left):
+                self._keep([left])
+        os.close(self._output)
+
+    def _take(self, data: bytes) -> bytes:
+        # Passes on, or keeps, what has come; returns the beginning of a line.
+        if self._through is not None:
+            _write(self._through, data)
+            return b""
+        *lines, left = data.split(b"\n")
+        if len(left) > LENGTH:
+            lines, left = [*lines, left], b""
+        self._keep(lines)
+        return left
+
+    def _keep(self, lines: list[bytes]) -> None:
+        texts = [line[:LENGTH].decode("utf-8", "replace") for line in lines]
+        self.said.extend(texts)
+        self._fresh.extend(texts)
+
+    def alive(self) -> bool:
+        """False as soon as no more figures will come."""
+        return self._readers[0].is_alive()
+
+    def drain(self, model: Model) -> None:
+        """Gives the model all messages that have come. O(their size)."""
+        while self._messages:
+            model.take(json.loads(self._messages.popleft()))
+
+    def fresh(self) -> list[str]:
+        """Lines of output that have come since this was asked last."""
+        return [self._fresh.popleft() for _ in range(len(self._fresh))]
+
+    def pass_through(self, fd: int) -> None:
+        """Writes the lines that are kept to `fd`, and from now on all that comes."""
+        with self._lock:
+            for line in self.said:
+                _write(fd, f"{line}\n".encode("utf-8", "replace"))
+            self._through = fd
+
+    def kill(self, number: int) -> None:
+        """Sends a signal, which is passed on to the program."""
+        try:
+            os.kill(self.pid, number)
+        except ProcessLookupError:
+            pass
+
+    def wait(self, model: Model) -> int:
+        """Waits for the end; the program's exit status, or what Laconic ends with where it could not be run."""
+        for reader in self._readers:
+            reader.join()
+        _, status = os.waitpid(self.pid, 0)
+        self.drain(model)
+        if model.status is None:
+            code = os.waitstatus_to_exitcode(status)
+            model.status = 128 - code if code < 0 else code or 1
+            model.failure = f"the process that traced the program ended with status {model.status}: the program is gone"
+        return model.status
+
+
+def _write(fd: int, data: bytes) -> None:
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    except OSError:
+        pass
+
+
+def _run(command: Sequence[str], figures: int, places: dict[int, int], quiet: bool) -> None:
+    # In the child: never returns.
+    status = 1
+    try:
+        for fd, to in places.items():
+            os.dup2(to, fd)
+        for to in {*places.values()} - {0, 1, 2}:
+            os.close(to)
+        if quiet:
+            # The terminal is the view's.
+            nothing = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(nothing, 0)
+            os.close(nothing)
+        from laconic.tracer.feed import run
+
+        status = run(command, figures)
+    except LaconicError as error:
+        status = error.exit_code
+        _write(figures, json.dumps({"failed": str(error), "status": status}).encode() + b"\n")
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+    except BaseException:
+        import traceback
+
+        _write(2, traceback.format_exc().encode("utf-8", "replace"))
+    finally:
+        os._exit(status)

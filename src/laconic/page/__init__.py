@@ -1,0 +1,1 @@
+"""What an HTML page shows of a trace: collected by one replay, in memory that does not grow with the trace."""

@@ -1,0 +1,104 @@
+"""Series of bounded length over a trace of any length: where one grows too long, it becomes half as fine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Bins:
+    """Calls in up to `limit` bins of equal width: `asked`, `said` and `redundant`. `width` doubles as it must."""
+
+    width: int
+    limit: int = 512
+    asked: list[int] = field(default_factory=list)
+    said: list[int] = field(default_factory=list)
+    redundant: list[int] = field(default_factory=list)
+
+    def count(self, at: int, said: int) -> None:
+        """Enters a call at the place `at` (0 or more), for which `said` host calls were made. O(1) amortised."""
+        while at // self.width >= self.limit:
+            self.asked, self.said, self.redundant = map(_halved, (self.asked, self.said, self.redundant))
+            self.width *= 2
+        place = at // self.width
+        if place >= len(self.asked):
+            for series in (self.asked, self.said, self.redundant):
+                series.extend([0] * (place + 1 - len(series)))
+        self.asked[place] += 1
+        self.said[place] += said
+        self.redundant[place] += not said
+
+
+def _halved(series: list[int]) -> list[int]:
+    return [sum(series[place : place + 2]) for place in range(0, len(series), 2)]
+
+
+@dataclass(slots=True)
+class Sampled(Generic[T]):
+    """Every `step`th of the things that were seen, the first among them; `step` doubles where there are over `limit`.
+
+    >>> sampled = Sampled(limit=3)
+    >>> for thing in "abcdef":
+    ...     sampled.see(thing)
+    >>> sampled.step, sampled.kept
+    (2, ['a', 'c', 'e'])
+    """
+
+    limit: int
+    step: int = 1
+    seen: int = 0
+    kept: list[T] = field(default_factory=list)
+
+    def see(self, thing: T) -> None:
+        """Takes the next one. O(1) amortised."""
+        if self.seen % self.step == 0:
+            if len(self.kept) == self.limit:
+                del self.kept[1::2]
+                self.step *= 2
+            if self.seen % self.step == 0:
+                self.kept.append(thing)
+        self.seen += 1
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.kept)
+
+
+@dataclass(slots=True)
+class Scattered(Generic[T]):
+    """About one in `step` of the things that were seen, at most `limit`, scattered evenly over them.
+
+    What a loop does comes at even distances: every `step`th thing would be the same part of the loop every time.
+    """
+
+    limit: int
+    step: int = 1
+    seen: int = 0
+    kept: list[tuple[int, T]] = field(default_factory=list)
+
+    def see(self, thing: T) -> None:
+        """Takes the next one. O(1) amortised."""
+        # Multiples of the golden ratio spread evenly, and fall in step with nothing.
+        key = self.seen * 0x9E3779B1 & 0xFFFFFFFF
+        self.seen += 1
+        if key * self.step >> 32:
+            return
+        self.kept.append((key, thing))
+        while len(self.kept) > self.limit:
+            self.step *= 2
+            self.kept = _scattered(self.kept, self.step)
+
+    def fewer(self, limit: int) -> tuple[int, list[T]]:
+        """At most `limit` of them, about one in how many of all that is."""
+        step, kept = self.step, self.kept
+        while len(kept) > limit:
+            step *= 2
+            kept = _scattered(kept, step)
+        return step, [thing for _, thing in kept]
+
+
+def _scattered(kept: list[tuple[int, T]], step: int) -> list[tuple[int, T]]:
+    return [(key, thing) for key, thing in kept if not key * step >> 32]

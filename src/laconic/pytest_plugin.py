@@ -1,0 +1,216 @@
+"""The pytest plug-in: the fixture `laconic`, whose `run` gives a program's figures, and the marker `laconic`, which
+holds every such run of a test to limits. docs/ci.md shows both.
+
+Every pytest run of an environment imports this module: all else is imported when the fixture is used.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+if TYPE_CHECKING:
+    from laconic.figures import Figures
+    from laconic.gate import Limits
+    from laconic.suppressions import Suppression
+    from laconic.trace.sites import Stacks
+
+_MARKER = "laconic(max_redundant=None, max_host_calls=None, baseline=None, tolerance=0): hold every laconic.run of the \
+test to limits, as `laconic check` does"
+_KEYS = ("max_redundant", "max_host_calls", "baseline", "tolerance")
+
+
+class Site(NamedTuple):
+    """A place in a program: `asked` calls were made there, of which `redundant` changed nothing; `said` host calls."""
+
+    call: str
+    function: str
+    module: str
+    program: str
+    redundant: int
+    asked: int
+    said: int
+
+
+class Result:
+    """What a program did. `asked` memory calls were made, `said` host calls for them; `elided` needed none.
+
+    `redundant` are the elided ones without those that are suppressed (`laconic.toml` in pytest's root directory, and
+    what ld.so and the C library do in every program). `trace` is the path of the recording, for `laconic callers`.
+    """
+
+    def __init__(
+        self, command: Sequence[str], done: subprocess.CompletedProcess[str], counts: Mapping[str, Any], trace: str,
+        rules: Sequence[Suppression],
+    ) -> None:  # fmt: skip
+        self.command = list(command)
+        self.exit_status: int = counts["exit_status"]
+        self.stdout = done.stdout
+        self.stderr = done.stderr
+        self.asked: int = counts["asked"]
+        self.said: int = counts["said"]
+        self.elided: int = counts["elided"]
+        self.trace = trace
+        self._rules = rules
+
+    @property
+    def redundant(self) -> int:
+        """Calls that changed nothing and are not suppressed."""
+        return self._read[0].redundant
+
+    @property
+    def redundant_share(self) -> float:
+        """Redundant calls by all memory calls, from 0 to 1."""
+        return self.redundant / self.asked if self.asked else 0.0
+
+    @property
+    def sites(self) -> list[Site]:
+        """Where the calls are made, the most redundant ones first. Suppressed sites are left out."""
+        found = [
+            Site(*key, tally.redundant, tally.asked, tally.said) for key, tally in (self._read[0].sites or {}).items()
+        ]
+        return sorted(found, key=lambda site: (-site.redundant, -site.asked, site))
+
+    def failures(self, limits: Limits) -> str:
+        """What of `limits` was not kept, with the offenders, as `laconic check` says it; "" where all was."""
+        from laconic.gate import check
+        from laconic.report.check import as_text
+
+        figures, stacks = self._read
+        verdicts = [verdict for verdict in check(figures, limits) if not verdict.kept]
+        return as_text(figures, verdicts, stacks)
+
+    @cached_property
+    def _read(self) -> tuple[Figures, Stacks]:
+        # Replaying and finding symbols cost more than some tests: done when it is asked for.
+        from laconic.figures import from_sites
+        from laconic.sites import sites
+        from laconic.trace.reader import Trace
+
+        found = sites(Trace(self.trace), ())
+        return from_sites(found, self.trace, self._rules), found.stacks
+
+    def __repr__(self) -> str:
+        return f"<{self.command[0]}: exit status {self.exit_status}, asked {self.asked:,}, said {self.said:,}>"
+
+
+class Runner:
+    """The fixture's value. `limits` is what the test's marker says, or None."""
+
+    def __init__(self, limits: Limits | None, directory: Path, root: Path) -> None:
+        self.limits = limits
+        self._directory = directory
+        self._root = root
+        self._runs = 0
+
+    def run(
+        self,
+        command: Sequence[str | os.PathLike[str]],
+        *,
+        input: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        timeout: float | None = None,
+    ) -> Result:
+        """Runs a program on Laconic's bookkeeping and records it; `env` is added to the environment, `timeout` is in
+        seconds. A program that fails is no error: see `exit_status`.
+
+        Raises LaconicError where it cannot be run, subprocess.TimeoutExpired. Fails the test where the marker's limits
+        are not kept.
+        """
+        import json
+
+        from laconic.errors import LaconicError
+
+        if isinstance(command, str):
+            raise LaconicError(f"{command!r} is one text: give a list, as in laconic.run(['python3', '-V'])")
+        self._runs += 1
+        trace, figures = (self._directory / f"{self._runs}.{kind}" for kind in ("trace", "json"))
+        words = [os.fspath(word) for word in command]
+        done = subprocess.run(
+            [sys.executable, "-m", "laconic", "run", "--quiet", "-o", str(trace), "--stacks", "all",
+             "--json", str(figures), "--", *words],
+            stdin=subprocess.DEVNULL if input is None else None,
+            input=input,
+            env=None if env is None else {**os.environ, **env},
+            cwd=cwd,
+            timeout=timeout,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            check=False,
+        )  # fmt: skip
+        text = figures.read_text(encoding="utf-8", errors="surrogateescape") if figures.exists() else ""
+        if not text:
+            raise LaconicError(done.stderr.strip().removeprefix("laconic: ") or f"exit status {done.returncode}")
+        result = Result(words, done, json.loads(text), str(trace), self._suppressions())
+        if self.limits is not None:
+            failures = result.failures(self.limits)
+            if failures:
+                pytest.fail(f"{' '.join(words)[:200]}\n{failures}", pytrace=False)
+        return result
+
+    def _suppressions(self) -> list[Suppression]:
+        from laconic.suppressions import BUILT_IN, DEFAULT, load
+
+        path = self._root / DEFAULT
+        return [*(load(str(path)) if path.exists() else []), *BUILT_IN]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes the marker known."""
+    config.addinivalue_line("markers", _MARKER)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A marker holds nothing without the fixture: that is said, since such a test would pass whatever happens."""
+    if item.get_closest_marker("laconic") and "laconic" not in getattr(item, "fixturenames", ()):
+        pytest.fail("the marker laconic has no effect without the fixture: add the argument `laconic`", pytrace=False)
+
+
+@pytest.fixture
+def laconic(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    """Runs programs on Laconic's bookkeeping: laconic.run([...]).redundant"""
+    directory = tmp_path_factory.mktemp("laconic")
+    return Runner(_limits(request), directory, request.config.rootpath)
+
+
+def _limits(request: pytest.FixtureRequest) -> Limits | None:
+    # The innermost marker says it all: a test's own replaces its class's.
+    marker = request.node.get_closest_marker("laconic")
+    if marker is None:
+        return None
+    from laconic.errors import LaconicError
+    from laconic.gate import NONE, Limits, parse_limit
+
+    unknown = [*map(repr, marker.args), *(key for key in marker.kwargs if key not in _KEYS)]
+    if unknown:
+        pytest.fail(f"the marker laconic has no {', '.join(unknown)}: choose from {', '.join(_KEYS)}", pytrace=False)
+    given = {key: value for key, value in marker.kwargs.items() if value is not None}
+    try:
+        redundant, tolerance = (given.get(key) for key in ("max_redundant", "tolerance"))
+        host_calls = given.get("max_host_calls")
+        if host_calls is not None and (not isinstance(host_calls, int) or host_calls < 0):
+            raise ValueError(f"max_host_calls={host_calls!r} is no number of host calls: name 0 or more")
+        return Limits(
+            None if redundant is None else parse_limit(redundant),
+            host_calls,
+            _baseline(request, given["baseline"]) if "baseline" in given else None,
+            NONE if tolerance is None else parse_limit(tolerance),
+        )
+    except (ValueError, LaconicError) as error:
+        pytest.fail(f"the marker laconic: {error}", pytrace=False)
+
+
+def _baseline(request: pytest.FixtureRequest, path: str | os.PathLike[str]) -> Figures:
+    from laconic.commands.figures import read_figures
+    from laconic.suppressions import BUILT_IN
+
+    return read_figures(str(request.config.rootpath / path), BUILT_IN)[0]

@@ -1,0 +1,154 @@
+"""Whether a run keeps its limits: for a CI log, as GitHub's annotations, and as JSON."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from laconic.callers import own_frames
+from laconic.figures import Figures, Key
+from laconic.gate import Offender, Verdict
+from laconic.report.callers import describe, missing_lines, stack_lines
+from laconic.report.diff import place, signed
+from laconic.stacks.symbolize import Place
+from laconic.trace.sites import Stacks
+
+
+def as_json(figures: Figures, verdicts: Iterable[Verdict], stacks: Stacks) -> dict[str, Any]:
+    """The verdicts with all their offenders; `asked` and `said` of these are null where they are not known."""
+    found = list(verdicts)
+    return {
+        "kept": all(verdict.kept for verdict in found),
+        "asked": figures.total.asked,
+        "redundant": figures.redundant,
+        "hidden": figures.hidden,
+        "said": figures.total.said,
+        "limits": [
+            {
+                "rule": verdict.rule,
+                "counts": verdict.what,
+                "kept": verdict.kept,
+                "sentence": verdict.sentence,
+                "offenders": [_offender(one, figures, stacks) for one in verdict.offenders],
+            }
+            for verdict in found
+        ],
+    }
+
+
+def _offender(one: Offender, figures: Figures, stacks: Stacks) -> dict[str, Any]:
+    tally = one.tally
+    frames = stacks.places(figures.stacks[one.key]) if one.key in figures.stacks else ()
+    return {
+        **one.key._asdict(),
+        "redundant": tally.redundant,
+        "asked": tally.asked if one.known else None,
+        "said": tally.said if one.known else None,
+        "was": None if one.was is None else {"redundant": one.was.redundant, "said": one.was.said},
+        "stack": [{**frame._asdict(), "guessed": guessed} for frame, guessed in frames],
+    }
+
+
+def as_text(
+    figures: Figures, verdicts: Iterable[Verdict], stacks: Stacks, width: int = 80, limit: int = 10
+) -> str:
+    """A line a limit, and under one that was not kept at most `limit` offenders with their stacks."""
+    lines: list[str] = []
+    failed = False
+    for verdict in verdicts:
+        failed |= not verdict.kept
+        word = "ok" if verdict.kept else "FAILED"
+        lines += _filled(f"{word} {verdict.rule}: {verdict.sentence}", width, "")
+        for one in verdict.offenders[:limit]:
+            lines += offender_lines(one, verdict.what, figures, stacks, width)
+        more = len(verdict.offenders) - limit
+        if more > 0:
+            lines.append(f"  and {more:,} more (--limit, --json)")
+    if failed:
+        lines += missing_lines(stacks, width)
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def offender_lines(one: Offender, what: str, figures: Figures, stacks: Stacks, width: int = 80) -> Iterator[str]:
+    """One offender, as `callers` shows it; `what` is counted, as in its verdict."""
+    yield from _filled(headline(one, what), width, "  ")
+    stack = figures.stacks.get(one.key)
+    if stack is None:
+        if one.key.function:
+            yield f"      {one.key.function}"
+    else:
+        yield from (f"  {line}" for line in stack_lines(one.key.call, stack, stacks, width - 2))
+    if one.key.program:
+        yield from _filled(f"in {one.key.program}", width, "    ")
+
+
+def headline(one: Offender, what: str) -> str:
+    """What an offender does, in one sentence; `what` is counted, as in its verdict."""
+    tally, call = one.tally, one.key.call
+    host = what == "said"
+    of = f" of {tally.asked:,}" if one.known else ""
+    many = tally.said if host else tally.redundant
+    plural = "call" if (tally.asked if one.known else many) == 1 else "calls"
+    here = " from here" if one.key.function else ""
+    if host:
+        text = f"{many:,} host call{'' if many == 1 else 's'} for {tally.asked:,} {call} {plural}{here}"
+    else:
+        text = f"{many:,}{of} {call} {plural}{here} changed nothing"
+    if one.was is None:
+        return text
+    was = one.was.said if host else one.was.redundant
+    return f"{text}, {was:,} in the baseline ({signed(many - was)})"
+
+
+def as_github(
+    figures: Figures,
+    verdicts: Iterable[Verdict],
+    stacks: Stacks,
+    root: str,
+    is_file: Callable[[str], bool],
+    limit: int = 10,
+) -> str:
+    """GitHub Actions' workflow commands: one for each limit that was not kept, and for its worst offenders. An offender
+    stands at the innermost line of its stack whose file `is_file` and lies under `root`."""
+    lines = []
+    for verdict in verdicts:
+        if verdict.kept:
+            continue
+        lines.append(_error(f"laconic {verdict.rule}", verdict.sentence))
+        for one in verdict.offenders[:limit]:
+            frames = _frames(one.key, figures, stacks)
+            source = next((found for found in (_source(frame, root, is_file) for frame in frames) if found), ())
+            text = [f"{headline(one, verdict.what)}: {place(one.key)}", *(f"< {describe(f)}" for f in frames[1:8])]
+            lines.append(_error(f"laconic {verdict.rule}", "\n".join(text), source))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _frames(key: Key, figures: Figures, stacks: Stacks) -> Sequence[Place]:
+    stack = figures.stacks.get(key)
+    return [] if stack is None else [frame for frame, _ in own_frames(key.call, stacks.places(stack))]
+
+
+def _source(frame: Place, root: str, is_file: Callable[[str], bool]) -> tuple[str, int] | tuple[()]:
+    whole = os.path.normpath(os.path.join(root, frame.file))
+    path = os.path.relpath(whole, root)
+    return (path, frame.line) if frame.line and not path.startswith("..") and is_file(whole) else ()
+
+
+def _error(title: str, text: str, source: tuple[str, int] | tuple[()] = ()) -> str:
+    where = f"file={_escaped(source[0], True)},line={source[1]}," if source else ""
+    return f"::error {where}title={_escaped(title, True)}::{_escaped(text)}"
+
+
+def _escaped(text: str, in_property: bool = False) -> str:
+    # As @actions/core's command.ts does it.
+    for char in "%\r\n" + (":," if in_property else ""):
+        text = text.replace(char, f"%{ord(char):02X}")
+    return text
+
+
+def _filled(text: str, width: int, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text, width, initial_indent=indent, subsequent_indent=" " * (len(indent) + 2), break_on_hyphens=False
+    )

@@ -1,0 +1,326 @@
+"""One call explained: for people, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from laconic.around import Run
+from laconic.callers import own_frames
+from laconic.explain import Explanation
+from laconic.memory import change as c
+from laconic.memory.change import Change, ChangeKind
+from laconic.memory.flags import MADV_FREE, VM_PROT, flag_names
+from laconic.memory.vma import Vma
+from laconic.report.callers import describe
+from laconic.report.html.text import plain
+from laconic.report.names import filled
+from laconic.report.picture import picture
+from laconic.report.words import asked_for, called, pages, returned
+
+#: What a person is shown of frames, changes and host calls; --json has all.
+_FRAMES, _LINES = 8, 8
+#: Rows that are no memory calls.
+_OTHERS = {
+    "file": "a file that later calls refer to",
+    "program": "a program that begins in its process",
+    "maps": "a look at the host's map",
+    "vma": "a run of pages that a look at the host's map showed",
+    "answer": "what an upcall answered, for the next call of its thread",
+    "begin": "a call whose work begins here and whose row follows later",
+    "host_call": "a host call that was made for the next call of its thread",
+    "process": "a process whose beginning was not seen",
+    "exit": "the end of a thread",
+    "lost": "a place at which something is missing",
+    "note": "what a person must be told",
+    "stack": "the stack of its thread's next call",
+    "end": "the end of the recording",
+    "module": "a module that frames lie in",
+    "frames": "frames of stacks",
+    "site": "the stack of its thread's next call",
+    "symbols": "the symbols of a module",
+}
+_THINGS = {
+    "host_calls": ("host call", "host calls"),
+    "ioctls": ("ioctl", "ioctls"),
+    "etrack_ipis": ("tracking cycle with its interrupt", "tracking cycles with their interrupts"),
+    "eaug_faults": ("EAUG fault", "EAUG faults"),
+    "exceptions": ("fault handled in the enclave", "faults handled in the enclave"),
+    "pages_zeroed": ("page zeroed", "pages zeroed"),
+    "pages_copied": ("page copied", "pages copied"),
+    "open_windows": ("page wider open than asked for a moment", "pages wider open than asked for a moment"),
+}
+#: Each EAUG is counted as its fault already, and whether a page stays untouched shows later.
+_SILENT = ("eaug", "untouched_pages")
+
+
+def as_json(told: Explanation) -> dict[str, Any]:
+    """All that was found; addresses are numbers, in bytes."""
+    number, row, begin, following, _ = told.found
+    facts: dict[str, Any] = {
+        "schema": 1,
+        "event": number,
+        "name": told.name,
+        "is_call": told.is_call,
+        "next_call": following,
+        "time": row[1],
+        "pid": row[2],
+        "tid": row[3],
+    }
+    if not told.is_call:
+        return {**facts, "is": _other(told)}
+    return {
+        **facts,
+        "work_began": begin,
+        "program": told.program,
+        "call": called(told.name, row[4:10]),
+        "asked_for": asked_for(told.name, row[4:10], told.file),
+        "result": told.answer,
+        "why_not": told.why_not,
+        "stack": [{**place._asdict(), "guessed": guessed} for place, guessed in told.places],
+        "runs": [_run(run) for run in told.runs],
+        "changes": [
+            {"start": one.start, "end": one.end, "kinds": _names(one.kind), "touched_pages": touched,
+             "what": _what(told, one, touched)}
+            for one, touched in zip(told.changes, told.touched, strict=True)
+        ],
+        "said": [called(*one) for one in told.said],
+        "recorded": {"strategy": told.strategy, "said": told.recorded} if told.recorded is not None else None,
+        "why": _why(told),
+        "enclave": dict(told.counts),
+        "missing_symbols": dict(told.missing),
+        "loss": told.loss,
+    }  # fmt: skip
+
+
+def _run(run: Run) -> dict[str, Any]:
+    def side(vma: Vma | None, name: str) -> dict[str, Any] | None:
+        if vma is None:
+            return None
+        offset = None if vma.file is None else run.start - vma.base
+        return {"permissions": vma.permissions(), "name": name, "offset": offset, "flags": flag_names(vma.flags)}
+
+    return {
+        "start": run.start,
+        "end": run.end,
+        "asked": run.asked,
+        "kinds": _names(run.kind),
+        "left_out": run.left_out,
+        "before": side(run.before, run.name_before),
+        "after": side(run.after, run.name_after),
+    }
+
+
+def _names(kind: int) -> list[str]:
+    return [str(one.name).lower() for one in ChangeKind if one and kind & one]
+
+
+def as_text(told: Explanation, width: int = 80) -> str:
+    """What a person reads, at most 80 columns wide."""
+    width = min(width, 80)
+    row = told.found.row
+    when = f"process {row[2]}, thread {row[3]}, at {row[1] / 1e9:.6f} s"
+    if not told.is_call:
+        lines = _filled(f"event {told.found.number} is no memory call: {told.name}, {_other(told)}; {when}", width)
+        return "\n".join([*lines, _next(told)]) + "\n"
+    result = f" = {returned(told.answer)}" if not told.why_not else ""
+    lines = _filled(f"event {told.found.number}: {called(told.name, row[4:10])}{result}", width)
+    lines += _filled(f"in {plain(told.program)}, {when}", width)
+    if told.found.begin is not None:
+        lines += _filled(f"its work began at event {told.found.begin}, and other calls came between", width)
+    lines += ["", *_stack(told, width)]
+    lines += ["", *_filled(f"asked: {asked_for(told.name, row[4:10], told.file)}", width)]
+    if told.why_not:
+        lines += ["", *_filled(f"not explained further: {told.why_not}", width)]
+    if told.runs:
+        lines += ["", *picture(told.runs, width)]
+    if not told.why_not:
+        lines += ["", "what differed", *_differed(told, width)]
+        lines += ["", "what was said to the host", *_said(told, width)]
+        lines += ["", "what an SGX2 enclave would do for this call alone", *_enclave(told, width)]
+    for path, why in told.missing:
+        lines += ["", *_filled(f"no symbols of {plain(path)}: {why}", width)]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _other(told: Explanation) -> str:
+    return _OTHERS.get(told.name, "a process call")
+
+
+def _next(told: Explanation) -> str:
+    following = told.found.next_call
+    return "there is no memory call after it" if following is None else f"the next memory call is event {following}"
+
+
+def _stack(told: Explanation, width: int) -> Iterator[str]:
+    if not told.places:
+        yield from _filled("its stack was not taken: record with  laconic run -o FILE --stacks all", width)
+        return
+    yield "called from"
+    frames = own_frames(told.name, told.places)
+    for number, (place, guessed) in enumerate(frames[:_FRAMES]):
+        yield from _filled(plain(describe(place, guessed)), width, "    " if number == 0 else "  < ")
+    if len(frames) > _FRAMES:
+        yield f"  < {len(frames) - _FRAMES:,} more (--json has them)"
+
+
+def _differed(told: Explanation, width: int) -> Iterator[str]:
+    for one, touched in list(zip(told.changes, told.touched, strict=True))[:_LINES]:
+        kinds = "|".join(_names(one.kind)).upper()
+        yield from _filled(f"{_where(one.start, one.end)}: {_what(told, one, touched)} ({kinds})", width, "  ")
+    if len(told.changes) > _LINES:
+        rest = told.changes[_LINES:]
+        yield f"  {pages(sum(one.end - one.start for one in rest))} in {len(rest):,} more runs (--json has them)"
+    same = [run for run in told.runs if run.asked and not run.kind and not run.left_out]
+    for run in same[:_LINES]:
+        yield from _filled(f"{_where(run.start, run.end)}: nothing: {_same(told, run)}", width, "  ")
+    if len(same) > _LINES:
+        rest_of = same[_LINES:]
+        yield f"  {pages(sum(run.end - run.start for run in rest_of))} in {len(rest_of):,} more runs: nothing"
+    if not told.changes and not same:
+        yield from _filled(f"nothing: {_nothing(told)}", width, "  ")
+
+
+def _where(start: int, end: int) -> str:
+    return f"{pages(end - start)} at {start:x}"
+
+
+def _what(told: Explanation, one: Change, touched: int | None) -> str:
+    # A change in words, kind by kind.
+    kind, _, _, wanted, held, source = one
+    said = []
+    if kind & c.MAP and wanted is not None:
+        if source is not None:
+            said.append(f"moved here from {source:x} with its contents")
+        else:
+            said.append("mapped where nothing was; the contents are " + ("the file's" if wanted.file else "zeroes"))
+    if kind & c.UNMAP:
+        said.append("unmapped" + ("" if touched is None else f": {_touched(touched)}"))
+    if kind & c.FILE and wanted is not None and held is not None:
+        said.append(f"backed by {_backing(wanted)} in the place of {_backing(held)}")
+    if kind & c.EXTEND and wanted is not None and held is not None:
+        said.append(f"gains {_letters(wanted.flags & ~held.flags)}")
+    if kind & c.RESTRICT and wanted is not None and held is not None:
+        said.append(f"loses {_letters(held.flags & ~wanted.flags)}")
+    if kind & c.FLAGS and wanted is not None and held is not None:
+        said.append(_flags(wanted, held))
+    if kind & c.ZERO:
+        lazily = told.name == "madvise" and told.found.row[6] & 0xFFFFFFFF == MADV_FREE
+        gone = "may be thrown away from now on" if lazily else "are thrown away"
+        said.append(f"contents {gone}" + ("" if touched is None else f": {_touched(touched)}"))
+    if kind & c.ADVISE:
+        said.append("a request about residency or write-back, which no bookkeeping holds")
+    return "; ".join(said)
+
+
+def _touched(count: int) -> str:
+    return f"{count:,} touched page{'' if count == 1 else 's'}" if count else "no page of it was touched"
+
+
+def _letters(flags: int) -> str:
+    return "".join(letter for bit, letter in enumerate("rwx") if flags >> bit & 1)
+
+
+def _backing(vma: Vma) -> str:
+    return plain(vma.file.path.rsplit("/", 1)[-1]) if vma.file is not None else "anonymous memory"
+
+
+def _flags(wanted: Vma, held: Vma) -> str:
+    gains = flag_names(wanted.flags & ~held.flags & ~VM_PROT)
+    loses = flag_names(held.flags & ~wanted.flags & ~VM_PROT)
+    said = [f"gains the VmFlags {gains}"] if gains else []
+    said += [f"loses the VmFlags {loses}"] if loses else []
+    if wanted.name != held.name:
+        said.append(f"is named {plain(wanted.name)!r}" if wanted.name is not None else "loses its name")
+    if wanted.policy != held.policy:
+        said.append("has another memory policy")
+    if wanted.pkey != held.pkey:
+        said.append(f"has protection key {wanted.pkey} in the place of {held.pkey}")
+    return ", ".join(said) or "other flags"
+
+
+def _same(told: Explanation, run: Run) -> str:
+    # Why these pages, which the call is about, need no change.
+    if told.answer < 0:
+        return f"the call ends with {returned(told.answer)[3:]}"
+    vma = run.before
+    if vma is None:
+        return "nothing is mapped here"
+    match told.name:
+        case "mprotect" | "pkey_mprotect":
+            return f"{vma.permissions()} already"
+        case "mmap" if vma.file is not None:
+            return "the same file, the same offset, never written"
+        case "mmap":
+            return "anonymous and as asked already, never touched"
+        case "madvise" if not _sets_flags(told.found.row[6]):
+            return "never touched, so there are no contents to throw away"
+        case "msync":
+            return "no shared file's pages, or no waiting was asked for"
+    return "as asked already"
+
+
+def _sets_flags(advice: int) -> bool:
+    from laconic.memory.madvise import FLAG_ADVICE
+
+    return advice & 0xFFFFFFFF in FLAG_ADVICE
+
+
+def _nothing(told: Explanation) -> str:
+    if told.answer < 0:
+        return f"the call ends with {returned(told.answer)[3:]}"
+    return "only a question" if told.name == "brk" and not told.found.row[4] else "it edits no mapping"
+
+
+def _said(told: Explanation, width: int) -> Iterator[str]:
+    if told.recorded is None:
+        yield from _filled("the trace is a log's: the host heard the call itself. Bookkeeping says:", width, "  ")
+    elif told.strategy != "laconic" or told.recorded != len(told.said):
+        made = f"{told.recorded:,} host call{'' if told.recorded == 1 else 's'}"
+        yield from _filled(f"{made} when recorded, under {told.strategy}. Bookkeeping says:", width, "  ")
+    for one in told.said[:_LINES]:
+        yield from _filled(called(*one), width, "  ")
+    if len(told.said) > _LINES:
+        yield f"  and {len(told.said) - _LINES:,} more (--json has them)"
+    yield from _filled(_why(told), width, "  ")
+
+
+def _why(told: Explanation) -> str:
+    if told.why_not:
+        return ""
+    if told.said:
+        if told.changes:
+            changed = pages(sum(one.end - one.start for one in told.changes))
+            every = "" if not told.asks else ", and only the host knows how it answers"
+            return f"because the bookkeeping of {changed} differs from what the host holds{every}"
+        return "because only the host knows how it answers"
+    if told.answer < 0:
+        return "nothing: bookkeeping knows the error that the host would give"
+    return "nothing: the host holds all of it already" if told.asked else "nothing: bookkeeping knows the answer"
+
+
+def _enclave(told: Explanation, width: int) -> Iterator[str]:
+    before = ""
+    for name, counts in told.counts.items():
+        words = _counted(counts)
+        if words is None:
+            later = any(one.kind & (c.MAP | c.EXTEND) and one.wanted and one.wanted.flags & VM_PROT
+                        for one in told.changes)  # fmt: skip
+            words = "nothing now: pages are committed when they are touched" if later else "nothing"
+        yield from _filled("the same" if words == before else words, width, f"  {name:<11} ")
+        before = words
+
+
+def _counted(counts: dict[str, int]) -> str | None:
+    found = []
+    for thing, count in counts.items():
+        if count and thing not in _SILENT:
+            one, many = _THINGS.get(thing, (thing.upper(), thing.upper()))
+            found.append(f"{count:,} {one if count == 1 else many}")
+    return ", ".join(found) or None
+
+
+def _filled(text: str, width: int, first: str = "") -> list[str]:
+    # `first` stands before the first line; the others are indented two columns more than it is wide.
+    lines = filled(text, width, " " * len(first))
+    return [first + lines[0][len(first) :], *lines[1:]] if lines else []

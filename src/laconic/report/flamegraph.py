@@ -1,0 +1,193 @@
+"""Stacks in the formats of tools that people use: folded stacks, speedscope's JSON, and an SVG that stands alone."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+from laconic.flames import CALLS, CYCLES, Flame, Flames
+from laconic.report.html.text import plain
+from laconic.report.names import seen
+
+FORMATS = ("folded", "speedscope", "svg")
+#: What flamegraph.pl and inferno add to the names of such frames, to colour them.
+_ANNOTATIONS = {"inlined": "_[i]", "jit": "_[j]"}
+_SPEEDSCOPE = "https://www.speedscope.app/file-format-schema.json"
+#: The SVG, in its own units: width, height of a box, width of a letter, and of the narrowest box that is drawn.
+_WIDTH, _ROW, _LETTER, _LEAST = 1200, 18, 7.25, 0.3
+_STYLE = """\
+svg { background: #ffffff; }
+text { font: 12px monospace; fill: #000000; }
+rect { stroke: #ffffff; stroke-width: 0.5; }
+g:hover > rect { stroke: #000000; stroke-width: 1; }
+.head { font-size: 15px; }
+@media (prefers-color-scheme: dark) {
+  svg { background: #1a1a1a; }
+  rect { stroke: #1a1a1a; }
+  g:hover > rect { stroke: #ffffff; }
+  .head { fill: #e8e8e8; }
+}
+"""
+
+
+def title(flames: Flames) -> str:
+    """What the graph shows, in a few words."""
+    what = "memory calls" if flames.every else "redundant memory calls"
+    if flames.weight == CALLS:
+        return f"{what} by stack"
+    unit = "estimated cycles" if flames.weight == CYCLES else "host calls"
+    return f"{unit} in an enclave under every-call, of {what}, by stack"
+
+
+def as_folded(flames: Flames) -> str:
+    """A stack a line, as flamegraph.pl, inferno and many others read it: frames from the outermost on, joined by `;`,
+    a space, the weight. O(frames)."""
+    lines: dict[str, int] = {}
+    for stack, weight in flames.stacks.items():
+        key = ";".join(_folded(flame) for flame in stack)
+        lines[key] = lines.get(key, 0) + weight
+    return "".join(f"{key} {weight}\n" for key, weight in sorted(lines.items()))
+
+
+def _folded(flame: Flame) -> str:
+    # A semicolon would end the frame.
+    return seen(flame.name).replace(";", ":") + _ANNOTATIONS.get(flame.kind, "")
+
+
+def as_speedscope(flames: Flames, name: str, version: str) -> str:
+    """The JSON of https://www.speedscope.app: one sampled profile, a sample a stack. O(frames)."""
+    numbers: dict[Flame, int] = {}
+    samples = [[numbers.setdefault(flame, len(numbers)) for flame in stack] for stack in flames.stacks]
+    profile = {
+        "type": "sampled",
+        "name": title(flames),
+        "unit": "none",
+        "startValue": 0,
+        "endValue": flames.total,
+        "samples": samples,
+        "weights": list(flames.stacks.values()),
+    }
+    made = {
+        "$schema": _SPEEDSCOPE,
+        "exporter": f"laconic@{version}",
+        "name": seen(name),
+        "activeProfileIndex": 0,
+        "shared": {"frames": [_shared(flame) for flame in numbers]},
+        "profiles": [profile],
+    }
+    return json.dumps(made, indent=1) + "\n"
+
+
+def _shared(flame: Flame) -> dict[str, Any]:
+    module = f" ({flame.module})" if flame.module and flame.module not in flame.name else ""
+    inlined = " [inlined]" if flame.kind == "inlined" else ""
+    frame: dict[str, Any] = {"name": seen(f"{flame.name}{module}{inlined}")}
+    if flame.file:
+        frame["file"] = seen(flame.file)
+    if flame.line:
+        frame["line"] = flame.line
+    return frame
+
+
+@dataclass(slots=True)
+class _Box:
+    # One box, and those that stand on it.
+    flame: Flame
+    weight: int = 0
+    on_it: dict[tuple[str, str, str], _Box] = field(default_factory=dict)
+
+
+def as_svg(flames: Flames) -> str:
+    """A picture that needs no script: boxes as wide as they weigh, callers below what they call; the whole name is in
+    the tooltip of each. O(frames)."""
+    root, height = _tree(flames)
+    total = f"{flames.total:,} {_unit(flames, flames.total)}"
+    head = f"{title(flames)}: {total}" if flames.total else f"{title(flames)}: there are none"
+    top = 40
+    tall = top + height * _ROW + 10
+    boxes: list[str] = []
+    left_out = _draw(root, 0.0, top + (height - 1) * _ROW, flames, boxes.append)
+    small = f"; {left_out:,} boxes are too narrow to be drawn" if left_out else ""
+    return "".join(
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {tall}" width="{_WIDTH}" height="{tall}" '
+            f'role="img" aria-label="{escape(head)}">\n',
+            f"<desc>{escape(head)}{small}</desc>\n<style>\n{_STYLE}</style>\n",
+            f'<text class="head" x="{_WIDTH / 2:.0f}" y="24" text-anchor="middle">{escape(head)}</text>\n',
+            *boxes,
+            "</svg>\n",
+        )
+    )
+
+
+def _tree(flames: Flames) -> tuple[_Box, int]:
+    root, height = _Box(Flame("all", kind="call")), 1
+    for stack, weight in flames.stacks.items():
+        root.weight += weight
+        box = root
+        for flame in stack:
+            key = flame.name, flame.module, flame.kind
+            box = box.on_it.setdefault(key, _Box(flame))
+            if box.flame != flame:
+                box.flame = box.flame._replace(line=0)  # more than one line of it makes calls
+            box.weight += weight
+        height = max(height, len(stack) + 1)
+    return root, height if root.weight else 0
+
+
+def _draw(root: _Box, left: float, bottom: float, flames: Flames, say: Callable[[str], None]) -> int:
+    # Without recursion: stacks may be deeper than Python's own.
+    left_out = 0
+    waiting = [(root, left, bottom)] if root.weight else []
+    while waiting:
+        box, x, y = waiting.pop()
+        width = box.weight * _WIDTH / root.weight
+        if width < _LEAST:
+            left_out += 1
+            continue
+        say(_box(box, x, y, width, root.weight, flames))
+        parts = []
+        for key in sorted(box.on_it):
+            parts.append((box.on_it[key], x, y - _ROW))
+            x += box.on_it[key].weight * _WIDTH / root.weight
+        waiting += reversed(parts)
+    return left_out
+
+
+def _box(box: _Box, x: float, y: float, width: float, total: int, flames: Flames) -> str:
+    flame = box.flame
+    module = f" ({flame.module})" if flame.module and flame.module != flame.name else ""
+    line = f" {flame.file.rsplit('/', 1)[-1]}:{flame.line}" if flame.line else ""
+    inlined = " [inlined]" if flame.kind == "inlined" else ""
+    whole = plain(f"{flame.name}{module}{line}{inlined}")
+    tip = f"{whole}: {box.weight:,} {_unit(flames, box.weight)}, {100 * box.weight / total:.1f} %"
+    letters = int((width - 6) / _LETTER)
+    name = plain(flame.name)
+    shown = name if len(name) <= letters else f"{name[: letters - 2]}.." if letters >= 4 else ""
+    text = f'<text x="{x + 3:.1f}" y="{y + 13:.1f}">{escape(shown)}</text>' if shown else ""
+    return (
+        f'<g><title>{escape(tip)}</title><rect x="{x:.2f}" y="{y:.0f}" width="{width:.2f}" height="{_ROW}" '
+        f'fill="{_colour(flame)}"/>{text}</g>\n'
+    )
+
+
+def _unit(flames: Flames, count: int) -> str:
+    one = count == 1
+    if flames.weight == CYCLES:
+        return "cycle" if one else "cycles"
+    what = "host call" if flames.weight != CALLS else "call"
+    return what if one else f"{what}s"
+
+
+def _colour(flame: Flame) -> str:
+    # Modules are told apart by warm hues, always the same ones; programs and calls are grey and blue.
+    if flame.kind == "program":
+        return "#c9c9c9"
+    if flame.kind == "call":
+        return "#9cc3e6"
+    hue = zlib.crc32(flame.module.encode("utf-8", "surrogateescape")) % 60
+    return f"hsl({hue},80%,{72 if flame.kind else 65}%)"

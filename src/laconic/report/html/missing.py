@@ -1,0 +1,69 @@
+"""What a page must say that it does not show: what the trace lacks, and what was too much for a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from laconic.page.collect import CALLS, Page
+from laconic.trace.sites import NO_STACK
+
+#: Losses that are told one by one.
+_SHOWN = 20
+NO_STACKS = "the trace has no stacks, so no function can be named: laconic run --stacks all takes them"
+NO_TIMES = "the trace has no times: what is over time elsewhere is in the order of the calls"
+EMPTY = "the trace has no memory call"
+
+
+def missing(page: Page) -> list[str]:
+    """What the trace lacks, in sentences; empty where nothing is missing. O(sites)."""
+    told = [*page.loss[:_SHOWN]]
+    if len(page.loss) > _SHOWN:
+        told.append(f"and {len(page.loss) - _SHOWN:,} more kinds of loss")
+    if not page.ledger.asked:
+        return [*told, EMPTY]
+    if not page.last:
+        told.append(NO_TIMES)
+    bare = sum(site.asked for site in page.sites if site.stack == NO_STACK or not page.places.get(site.stack))
+    if bare == sum(site.asked for site in page.sites):
+        told.append(NO_STACKS)
+    elif bare:
+        told.append(f"{bare:,} of {page.ledger.asked:,} calls have no stack: they are shown by program and call")
+    if page.uncertain:
+        one = page.uncertain == 1
+        told.append(
+            f"{page.uncertain:,} host call{' is' if one else 's are'} uncertain: as many calls more would be redundant "
+            "if all that a log does not show were as asked"
+        )
+    if page.source != "run":
+        told.append("a log does not say which pages were touched: the cycles of a site are those with none touched")
+    strange = page.calls and page.ledger.asked - sum(page.calls)
+    if strange:
+        told.append(f"{strange:,} calls are of processes that are not followed, and are not in the map")
+    return told
+
+
+def binned(page: Page, left: Mapping[str, int], sites: int) -> list[str]:
+    """What was too much for a page and is drawn more coarsely, or not at all, in sentences. O(1)."""
+    told = []
+    if page.singles is None:
+        told.append(f"there are more than {CALLS:,} calls: they are listed by site, and not one by one")
+    if page.by_order.width > 1:
+        told.append(f"the chart over the order of calls has a bin for each {page.by_order.width:,} calls")
+    if page.moments.step > 1:
+        told.append(f"the map knows the time of every {_th(page.moments.step)} call; those between are interpolated")
+    if left["step"] > 1:
+        told.append(f"the map shows the address spaces as they are at every {_th(left['step'])} call")
+    if left["areas"]:
+        told.append(f"the map leaves out {left['areas']:,} areas, the smallest")
+    if left["marks"] > 1:
+        told.append(f"the map marks about one in {left['marks']:,} redundant calls")
+    if left["processes"]:
+        told.append(f"the map leaves out {left['processes']:,} processes, those with the fewest calls")
+    if sites > 0:
+        told.append(f"{sites:,} sites, those with the fewest redundant calls, share one row of the table")
+    return told
+
+
+def _th(number: int) -> str:
+    ending = "th" if 10 < number % 100 < 14 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number:,}{ending}"

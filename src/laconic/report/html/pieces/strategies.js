@@ -1,0 +1,69 @@
+// Strategies side by side: counts in one picture, estimated cycles in another, the bound as a line in both.
+function showStrategies() {
+  const section = part("strategies"), compared = data.strategies;
+  if (!compared) {
+    section.append(el("p", {text: "There is no call to compare strategies by."}));
+    return;
+  }
+  const {profile} = compared, names = Object.keys(compared.strategies).filter((each) => each !== "bound");
+  const calls = (each) => [(each.counts_low || each.counts).host_calls, each.counts.host_calls];
+  const cycles = (each) => [each.cycles.low, each.cycles.high];
+  section.append(
+    el("p", {text: "Each program in an SGX2 enclave. The bound is what no strict strategy can go below."}),
+    bars("Host calls", "host-calls", "counted", calls),
+    el("h3", {text: "Estimated cycles"}),
+    el("p", {}, "By the cost profile ", named(profile.name, "code"), " (", named(profile.machine), "): an estimate, from the least to the most that its sources allow."),
+    profile.no_source.length ? el("p", {class: "soft"}, "The profile has no source for ", named(profile.no_source.join(", ")), ".") : "",
+    bars("", "cycles", "estimated cycles", cycles),
+    legend([["k-low", "the least"], ["k-asked", "up to the most"], ["k-bound", "the bound"]]),
+    el("ul", {}, ...compared.notes.map((note) => el("li", {}, named(note)))),
+    asTable("The same as a table", "Strategies: host calls are counted, cycles are estimated",
+      ["strategy", "host calls", `cycles (${profile.name})`, "÷ every-call"],
+      Object.entries(compared.strategies).map(([each, figures]) => [each, between(...calls(figures)), between(...cycles(figures)), ratio(figures)])),
+  );
+
+  function ratio(figures) {
+    const low = figures.ratio_low.every_call, high = figures.ratio.every_call;
+    if (high === null || high === undefined) return "–";
+    return low.toFixed(2) === high.toFixed(2) ? high.toFixed(2) : `${low.toFixed(2)} – ${high.toFixed(2)}`;
+  }
+
+  function bars(title, id, what, figures) {
+    const picture = el("div", {class: "picture bars", id: `bars-${id}`});
+    const bound = compared.strategies.bound && figures(compared.strategies.bound);
+    const rows = names.map((each) => [each, ...figures(compared.strategies[each])]);
+    const most = Math.max(...rows.map((row) => row[2]), bound ? bound[1] : 0, 1);
+    drawn.push(draw);
+    return el("div", {}, title ? el("h3", {text: title}) : "", picture);
+
+    function draw() {
+      const wide = width(picture), right = wide - 10, narrow = wide < 480, bar = narrow ? 42 : 23, step = bar + 27;
+      const high = rows.length * step + (bound ? 30 : 0);
+      const x = (value) => (right - 4) * value / most + 4;
+      const said = rows.map(([each, low, top]) => `${each} ${between(low, top)}`).join(", ");
+      const image = svg("svg", {
+        viewBox: `0 0 ${wide} ${high}`, height: high, role: "img",
+        "aria-label": `${what} by strategy: ${said}${bound ? `; the bound ${between(...bound)}` : ""}`,
+      });
+      rows.forEach(([each, low, top], place) => {
+        const y = place * step;
+        image.append(
+          svg("text", {class: "label", x: 4, y: y + 17, text: each}),
+          svg("text", {class: "label", x: narrow ? 4 : right, y: narrow ? y + 35 : y + 17, "text-anchor": narrow ? "start" : "end", text: between(low, top)}),
+          svg("rect", {class: "f-asked", x: 4, y: y + bar, width: Math.max(x(top) - 4, 1), height: 20}),
+          svg("rect", {class: "f-low", x: 4, y: y + bar, width: Math.max(x(low) - 4, 1), height: 20}),
+        );
+        // The bound's line is left out where the words are.
+        if (bound) image.append(
+          svg("rect", {class: "f-bound-area", x: x(bound[0]), y: y + bar - 3, width: Math.max(x(bound[1]) - x(bound[0]), 0), height: 26}),
+          svg("line", {class: "f-bound", x1: x(bound[0]), x2: x(bound[0]), y1: y + bar - 3, y2: y + bar + 23}),
+        );
+      });
+      if (bound) {
+        const end = x(bound[0]) > wide / 3;
+        image.append(svg("text", {class: "label", x: end ? x(bound[1]) : x(bound[0]), y: rows.length * step + 14, "text-anchor": end ? "end" : "start", text: `bound ${between(...bound)}`}));
+      }
+      picture.replaceChildren(image);
+    }
+  }
+}

@@ -1,0 +1,58 @@
+"""A running program in words: a line a second, and the sentence at its end."""
+
+from __future__ import annotations
+
+import textwrap
+
+from laconic.live.model import Model
+from laconic.report.diff import place
+
+
+def line(model: Model, width: int = 80) -> str:
+    """One line of what happens now: memory and the worst site where there is room; no number is cut."""
+    rates, count = model.rates, len(model.processes)
+    share = f", {100 * rates.elided / rates.asked:.1f} % redundant" if rates.asked else ""
+    text = f"{model.time:,.1f} s: {rates.asked:,.0f} calls/s, {rates.said:,.0f} said{share}"
+    memory = f"; {size(model.mapped)} in {count:,} process{'' if count == 1 else 'es'}"
+    if len(text) + len(memory) <= width:
+        text += memory
+    sites = [site for site in model.sites() if site.rate and site.named] if rates.elided else []
+    if sites:
+        text += shortened(f"; {sites[0].key.call} {place(sites[0].key)}", width - len(text))
+    return text
+
+
+def ending(model: Model, width: int = 80) -> str:
+    """What there was in all, when the program has ended, and what a person must be told."""
+    asked, said, elided = model.totals
+    share = f" ({100 * elided / asked:.1f} %)" if asked else ""
+    plural = "" if model.ever == 1 else "es"
+    text = (
+        f"laconic: {asked:,} memory calls in {model.ever:,} process{plural}; the host heard {said:,}; "
+        f"{elided:,}{share} needed no host call."
+    )
+    return "".join(f"{textwrap.fill(part, width)}\n" for part in (text, *(f"note: {note}" for note in model.notes)))
+
+
+def shortened(text: str, room: int) -> str:
+    """A name that fits in `room` columns; "" where there is none to speak of.
+
+    >>> shortened("mprotect grow (libgrow.so)", 16), shortened("mprotect grow", 16), shortened("mprotect", 4)
+    ('mprotect grow (…', 'mprotect grow', '')
+    """
+    if len(text) <= room:
+        return text
+    return f"{text[: room - 1]}…" if room >= 8 else ""
+
+
+def size(count: int) -> str:
+    """Bytes for people, in powers of 1024.
+
+    >>> size(0), size(4096), size(5 << 30), size(3 << 42)
+    ('0 B', '4.0 KiB', '5.0 GiB', '12.0 TiB')
+    """
+    amount, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while amount >= 1024 and len(units) > 1:
+        amount /= 1024
+        del units[0]
+    return f"{count} B" if units[0] == "B" else f"{amount:,.1f} {units[0]}"

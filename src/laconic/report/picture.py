@@ -1,0 +1,108 @@
+"""Runs of pages before and after a call, as a picture: two strips of letters, and what each letter is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from laconic.around import Run
+from laconic.memory.flags import PAGE_SHIFT, VM_MAY_RWX, VM_MAYSHARE, VM_PROT, VM_SHARED, flag_names
+from laconic.memory.vma import Vma
+from laconic.report.html.text import plain
+from laconic.report.names import columns
+
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+#: What `Vma.permissions` shows already of the flags.
+_SEEN = VM_PROT | VM_MAY_RWX | VM_SHARED | VM_MAYSHARE
+_HEAD = 10
+
+
+def picture(runs: Sequence[Run], width: int = 80) -> Iterator[str]:
+    """Lines of at most `width` columns: each letter is one mapping, a dot a hole, `~` what is left out; below, `*`
+    stands where something changed, `=` where it was as asked.
+
+    Widths grow with the logarithm of the size: one page beside a reservation of gigabytes is seen too. O(runs).
+    """
+    letters = _lettered(runs)
+    widths = _widths(runs, width - _HEAD)
+    yield "the address space around it: * changed, = was as asked (not to scale)"
+    for name, side in (("before", "before"), ("after", "after")):
+        yield f"  {name:<8}" + "".join(
+            _sign(run, getattr(run, side), letters) * size for run, size in zip(runs, widths, strict=True)
+        )
+    yield (" " * _HEAD + "".join(_mark(run) * size for run, size in zip(runs, widths, strict=True))).rstrip()
+    room = max(len(_count(run)) for run in runs)
+    for run in runs:
+        yield from _lines(run, letters, room, width)
+
+
+def _lettered(runs: Sequence[Run]) -> dict[Vma, str]:
+    letters: dict[Vma, str] = {}
+    for run in runs:
+        for vma in (run.before, run.after):
+            if vma is not None and vma not in letters:
+                letters[vma] = _LETTERS[len(letters) % len(_LETTERS)]
+    return letters
+
+
+def _widths(runs: Sequence[Run], room: int) -> list[int]:
+    wanted = [min((run.end - run.start >> PAGE_SHIFT).bit_length(), 12) for run in runs]
+    while sum(wanted) > room and max(wanted) > 1:
+        largest = max(wanted)
+        wanted = [size - (size == largest) for size in wanted]
+    return wanted
+
+
+def _sign(run: Run, vma: Vma | None, letters: dict[Vma, str]) -> str:
+    if run.left_out:
+        return "~"
+    return "." if vma is None else letters[vma]
+
+
+def _mark(run: Run) -> str:
+    if run.kind or run.before != run.after:
+        return "*"
+    return "=" if run.asked else " "
+
+
+def _count(run: Run) -> str:
+    return f"{run.end - run.start >> PAGE_SHIFT:,}"
+
+
+def _lines(run: Run, letters: dict[Vma, str], room: int, width: int) -> Iterator[str]:
+    where = f"{run.start:012x}-{run.end:012x} {_count(run):>{room}}"
+    front = f"{_mark(run)} {_sign(run, run.before, letters)} {where}  "
+    if run.left_out:
+        yield f"{front}{run.left_out:,} runs that are not shown"
+        return
+    yield from _described(front, run, run.before, run.name_before, width)
+    if run.before != run.after:
+        again = f"{_mark(run)} {_sign(run, run.after, letters)} {'after':>{len(where)}}  "
+        yield from _described(again, run, run.after, run.name_after, width)
+
+
+def _described(front: str, run: Run, vma: Vma | None, name: str, width: int) -> Iterator[str]:
+    # Permissions and what stands behind the pages, a long name cut in its middle; flags that are not ordinary go on a
+    # line of their own where there is no room.
+    if vma is None:
+        yield f"{front}(nothing)"
+        return
+    offset = "" if vma.file is None else f"+{run.start - vma.base:#x}"
+    name = plain(name.rsplit("/", 1)[-1] if name.startswith("/") else name) or ("?" if vma.file else "anonymous")
+    room = width - len(front) - len(vma.permissions()) - 1 - len(offset)
+    line = f"{front}{vma.permissions()} {_shortened(name, room)}{offset}"
+    flags = flag_names(vma.flags & ~_SEEN)
+    if flags and columns(line) + len(flags) + 3 > width:
+        yield line
+        line, flags = "", f"{' ' * (width - len(flags) - 2)}[{flags}]"
+    elif flags:
+        flags = f" [{flags}]"
+    yield line + flags
+
+
+def _shortened(name: str, room: int) -> str:
+    if columns(name) <= room:
+        return name
+    front, back = "", ""
+    while columns(front) + columns(back) < room - 5:
+        front, back = front + name[len(front)], name[len(name) - len(back) - 1] + back
+    return f"{front}...{back}"

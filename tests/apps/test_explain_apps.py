@@ -1,0 +1,70 @@
+"""Every memory call of a real program is explained; packed, its trace shows the same names."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import laconic.trace
+from laconic.explain import explain
+from laconic.flames import flames
+from laconic.report.explain import as_json, as_text
+from laconic.report.flamegraph import as_folded
+from laconic.sites import EVERY_CALL, sites
+from laconic.trace.schema import MEMORY_CODES
+from laconic.trace.sites import NO_STACK, Stacks
+
+LACONIC = (sys.executable, "-m", "laconic")
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A recording of python3 with all stacks."""
+    path = tmp_path_factory.mktemp("explain") / "a.trace"
+    program = "import mmap; area = mmap.mmap(-1, 65536); area.madvise(mmap.MADV_DONTNEED); area.close()"
+    words = [*LACONIC, "run", "--quiet", "--stacks", "all", "-o", str(path), "--", sys.executable, "-c", program]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode == 71:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stderr
+    return str(path)
+
+
+def test_every_call(trace: str) -> None:
+    """In at most 80 columns; what was said is what was recorded."""
+    stacks = Stacks()
+    rows = list(laconic.trace.open(trace).rows())
+    calls = [number for number, row in enumerate(rows) if row[0] < MEMORY_CODES]
+    assert len(calls) > 30
+    redundant = 0
+    for number in calls:
+        told = explain(laconic.trace.open(trace), str(number), stacks=stacks)
+        said = as_text(told)
+        assert max(map(len, said.splitlines())) <= 80 and said.startswith(f"event {number}: ")
+        json.dumps(as_json(told))
+        assert told.stack != NO_STACK and told.places
+        assert len(told.said) == told.recorded == rows[number][12]
+        redundant += not told.said
+        assert bool(told.changes or told.asks) == bool(told.said)
+        assert any(told.counts["every-call"].values()) or told.name in ("brk", "madvise", "prctl", "munmap")
+    assert redundant == sum(site.redundant for site in sites(laconic.trace.open(trace)).sites)
+
+
+def test_packed(trace: str, tmp_path: Path) -> None:
+    """The flame graphs of both are the same bytes; replay --check finds nothing in either."""
+    packed = str(tmp_path / "b.trace")
+    done = subprocess.run([*LACONIC, "pack", trace, "-o", packed], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "were added" in done.stderr
+    graphs = []
+    for path in (trace, packed):
+        found = sites(laconic.trace.open(path), (EVERY_CALL,))
+        made = flames(found, every=True)
+        assert made.total == found.ledger.asked and not made.stackless
+        graphs.append(as_folded(made))
+        checked = subprocess.run([*LACONIC, "replay", "--check", path], capture_output=True, text=True, check=False)
+        assert checked.returncode == 0 and "no difference" in checked.stdout
+    assert graphs[0] == graphs[1] and "mprotect" in graphs[0]
