@@ -1,4 +1,5 @@
-"""What recording costs: the same programs under `laconic run`, with `-o` and without, by turns; and bytes a call."""
+"""What recording costs: the same programs under `laconic run`, with `-o` and without, with the stacks of redundant
+calls and of all, by turns; and bytes a call."""
 
 from __future__ import annotations
 
@@ -54,8 +55,12 @@ MOST = 1.15
 MOST_BYTES = 16
 
 
-def measure(program: str, directory: Path) -> dict[str, tuple[float, float]]:
-    """Median seconds by program, without and with `-o`."""
+#: What `-o` is given beside it, in the order of the columns; the first is without `-o`.
+STACKS = (None, "none", "redundant", "all")
+
+
+def measure(program: str, directory: Path) -> dict[str, list[float]]:
+    """Median seconds by program, in the order of `STACKS`."""
     programs = {
         "nothing but memory calls": [program, str(CHURN)],
         "python3": [sys.executable, "-c", PYTHON],
@@ -63,16 +68,16 @@ def measure(program: str, directory: Path) -> dict[str, tuple[float, float]]:
         "a shell's pipelines": ["bash", "-c", SHELL],
         "node": ["node", "-e", NODE],
     }
-    times: dict[str, tuple[list[float], list[float]]] = {}
+    times: dict[str, list[list[float]]] = {}
     for turn in range(ROUNDS):
         for name, command in programs.items():
             if shutil.which(command[0]) is None:
                 continue
-            both = times.setdefault(name, ([], []))
-            both[0].append(_run(command))
-            both[1].append(_run(command, "-o", str(directory / "a.trace"), "--force"))
+            for stacks, column in zip(STACKS, times.setdefault(name, [[] for _ in STACKS]), strict=True):
+                options = [] if stacks is None else ["-o", str(directory / "a.trace"), "--force", "--stacks", stacks]
+                column.append(_run(command, *options))
         print(f"  round {turn + 1} of {ROUNDS} done", file=sys.stderr)
-    return {name: (median(without), median(recorded)) for name, (without, recorded) in times.items()}
+    return {name: [median(column) for column in columns] for name, columns in times.items()}
 
 
 def _run(command: list[str], *options: str) -> float:
@@ -85,7 +90,7 @@ def _run(command: list[str], *options: str) -> float:
 def size(program: str, directory: Path) -> tuple[int, int]:
     """Memory calls and bytes of a trace of about a million of them."""
     path = str(directory / "million.trace")
-    _run([program, str(MILLION)], "-o", path)
+    _run([program, str(MILLION)], "-o", path, "--stacks", "none")
     calls = sum(row[0] < MEMORY_CODES for row in Trace(path).rows())
     return calls, os.path.getsize(path)
 
@@ -97,9 +102,15 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
         calls, written = size(program, Path(directory))
     rows = [
         [name, f"{without:.2f}", f"{recorded:.2f}", f"{recorded / without:.2f}"]
-        for name, (without, recorded) in times.items()
+        for name, (without, recorded, _, _) in times.items()
     ]
-    text = table(["seconds under `laconic run`", "without -o", "with -o", "ratio"], rows)
+    text = table(["seconds under `laconic run`", "without -o", "with -o --stacks none", "ratio"], rows)
+    rows = [
+        [name, f"{redundant:.2f}", f"{redundant / none:.2f}", f"{every:.2f}", f"{every / none:.2f}"]
+        for name, (_, none, redundant, every) in times.items()
+    ]
+    head = ["seconds, and the ratio to --stacks none", "--stacks redundant", "ratio", "--stacks all", "ratio"]
+    text += f"\n\n{table(head, rows)}"
     text += f"\n\nA trace of {calls:,} memory calls has {written:,} bytes: {written / calls:.1f} a call."
-    targets = [(f"recorded ÷ not, {name}", recorded / without, MOST) for name, (without, recorded) in times.items()]
+    targets = [(f"recorded ÷ not, {name}", recorded / without, MOST) for name, (without, recorded, *_) in times.items()]
     return {"recording": text}, [*targets, ("bytes a call", written / calls, MOST_BYTES)]

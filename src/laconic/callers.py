@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from laconic.pal.sgx.costs import CostProfile
@@ -65,14 +65,29 @@ class Callers:
     profile: CostProfile | None = None
 
 
+class Names:
+    """The places of a stack alone, for who goes through them more than once: found as far as they are asked for."""
+
+    def __init__(self, places: Sequence[Spot]) -> None:
+        self._places = places
+
+    def __iter__(self) -> Iterator[Place]:
+        return (place for place, _ in self._places)
+
+
 def own_frames(call: str, places: Sequence[Spot]) -> Sequence[Spot]:
     """A stack without the wrappers of the system call that it begins with. O(frames).
 
     >>> own_frames("mmap", [(Place("__mmap64", "libc.so.6"), False), (Place("grow", "a.out"), False)])[0][0].function
     'grow'
     """
-    at = next((at for at, (place, _) in enumerate(places) if not _wraps(place.function, call)), 0)
+    at = wrappers(call, places)
     return places.after(at) if isinstance(places, Places) else places[at:]
+
+
+def wrappers(call: str, places: Sequence[Spot]) -> int:
+    """How many places a stack begins with that only make the system call; 0 where there is nothing else. O(frames)."""
+    return next((at for at, (place, _) in enumerate(places) if not _wraps(place.function, call)), 0)
 
 
 def _wraps(function: str, call: str) -> bool:
@@ -93,14 +108,13 @@ def callers(
     Only callers with redundant calls are kept. O(sites × frames).
     """
     rules = list(suppressions)
-    # What no rule looks at needs no name.
-    reach = None if any(rule.deep for rule in rules) else 1
     total = Counts()
     if EVERY_CALL in found.meters:
         total = found.meters[EVERY_CALL].total()
     result = Callers(by, inverted, [], Counter(), 0, 0, 0, Counts(), total, 0, found.source, profile)
     made: dict[tuple[str, str, str], Caller] = {}
-    complete = not any(site.stack == NO_STACK for site in found.sites)
+    # Where the stacks of some calls alone are known, the others may have been made from the same places.
+    complete = by == "program" or len({site.stack == NO_STACK for site in found.sites}) < 2
     for site in found.sites:
         result.asked += site.asked
         result.redundant += site.redundant
@@ -110,7 +124,7 @@ def callers(
         places: Sequence[Spot] = own_frames(site.call, found.stacks.walk(site.stack)) if site.stack != NO_STACK else ()
         if not places:
             result.stackless += site.redundant
-        rule = matching(rules, site.call, site.program, [place for place, _ in places[:reach]]) if places else None
+        rule = matching(rules, site.call, site.program, Names(places)) if places else None
         if rule is not None:
             if site.redundant:
                 result.hidden[rule.reason] += site.redundant
@@ -120,7 +134,7 @@ def callers(
             caller = made.get(key)
             if caller is None:
                 caller = made[key] = Caller(name, site.call, module, site.program, known=complete)
-            _enter(caller, site, wasted, guessed)
+            _enter(caller, site, wasted, guessed, bool(places))
     result.callers = sorted(
         (caller for caller in made.values() if caller.redundant),
         key=lambda one: (-one.redundant, -one.asked, one.name, one.module, one.call, one.program),
@@ -128,13 +142,13 @@ def callers(
     return result
 
 
-def _enter(caller: Caller, site: Site, wasted: Counts, guessed: bool) -> None:
+def _enter(caller: Caller, site: Site, wasted: Counts, guessed: bool, has_stack: bool) -> None:
     caller.asked += site.asked
     caller.redundant += site.redundant
     caller.said += site.said
     caller.wasted.add(wasted)
     caller.guessed |= guessed and site.redundant > 0
-    if site.redundant and site.stack != NO_STACK:
+    if site.redundant and has_stack:
         caller.stacks[site.stack] += site.redundant
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from laconic.callers import UNKNOWN, own_frames
+from laconic.callers import UNKNOWN, Names, own_frames
 from laconic.errors import LaconicError
 from laconic.sites import Sites
 from laconic.stacks.symbolize import Place
@@ -93,8 +93,8 @@ def from_sites(found: Sites, name: str, suppressions: Iterable[Suppression] = ()
     figures.whole = all(site.stack != NO_STACK for site in found.sites)
     weights: dict[Key, Counter[int]] = {}
     for site in found.sites:
-        places = own_frames(site.call, found.stacks.places(site.stack)) if site.stack != NO_STACK else []
-        if places and matching(rules, site.call, site.program, [place for place, _ in places]) is not None:
+        places = own_frames(site.call, found.stacks.walk(site.stack)) if site.stack != NO_STACK else []
+        if places and matching(rules, site.call, site.program, Names(places)) is not None:
             figures.hidden += site.redundant
             continue
         place = places[0][0] if places else Place(UNKNOWN, "")

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from laconic.errors import LaconicError
 from laconic.stacks.symbolize import Place
@@ -25,82 +26,141 @@ DEFAULT = "laconic.toml"
 KEYS = ("reason", "call", "function", "module", "program")
 
 
+#: Which frames `function` and `module` are about: any one of the stack, the one that makes the call, all.
+ANY, SITE, ALL = "any", "site", "all"
+
+
 @dataclass(frozen=True, slots=True)
 class Suppression:
-    """One rule; an empty pattern matches everything. `site_only`: the frame must be the one that makes the call."""
+    """One rule; an empty pattern matches everything. `where` is ANY, SITE or ALL."""
 
     reason: str
     call: str = ""
     function: str = ""
     module: str = ""
     program: str = ""
-    site_only: bool = False
+    where: str = ANY
 
-    def matches(self, call: str, program: str, places: Sequence[Place]) -> bool:
+    def matches(self, call: str, program: str, places: Iterable[Place]) -> bool:
         """True where a site is to be hidden; `places` are its stack, innermost first, without the system call's own
-        wrapper. O(frames)."""
+        wrapper. No more of them are looked at than must be. O(frames)."""
         if self.call and not fnmatchcase(call, self.call) or self.program and not fnmatchcase(program, self.program):
             return False
         if not self.function and not self.module:
             return True
-        return any(
-            (not self.function or fnmatchcase(place.function, self.function))
-            and (not self.module or fnmatchcase(place.module, self.module))
-            for place in (places[:1] if self.site_only else places)
+        fitting = map(self._fits, places)
+        return next(fitting, False) if self.where == SITE else all(fitting) if self.where == ALL else any(fitting)
+
+    def _fits(self, place: Place) -> bool:
+        return (not self.function or fnmatchcase(place.function, self.function)) and (
+            not self.module or fnmatchcase(place.module, self.module)
         )
 
 
-#: What ld.so and the C library do in every program, and nobody who uses them can change.
+_SEGMENT = "ld.so maps a read-only segment over itself"
+_LOADER_BREAK = "ld.so asks for the break"
+_BREAK = "the C library asks for the break"
+_STACK = "the C library discards an ended thread's stack, which was not used so far"
+_LOADERS = ("ld-linux*.so*", "ld-[0-9]*.so")
+#: What ld.so and the C library do in every program, and nobody who uses them can change. By function too: in a static
+#: program they are in its own module, in a redacted trace in one without a name.
 BUILT_IN = (
-    Suppression("ld.so maps a read-only segment over itself", "mmap", module="ld-linux*.so*", site_only=True),
-    Suppression("ld.so maps a read-only segment over itself", "mmap", module="ld-2*.so", site_only=True),
-    Suppression("ld.so asks for the break", "brk", module="ld-linux*.so*", site_only=True),
-    Suppression("the C library asks for the break", "brk", module="libc.so*", site_only=True),
-    Suppression("the C library asks for the break", "brk", module="libc-2*.so", site_only=True),
+    *(Suppression(_SEGMENT, "mmap", module=name, where=SITE) for name in (*_LOADERS, "ld-musl-*")),
+    *(Suppression(_SEGMENT, "mmap", name, where=SITE) for name in ("_dl_map_segments", "_dl_map_object_from_fd")),
+    *(Suppression(_LOADER_BREAK, "brk", module=name, where=SITE) for name in _LOADERS),
+    Suppression(_LOADER_BREAK, "brk", "_dl_sysdep_start", where=SITE),
+    *(Suppression(_BREAK, "brk", module=name, where=SITE) for name in ("libc.so*", "libc-[0-9]*.so", "ld-musl-*")),
+    *(
+        Suppression(_BREAK, "brk", name, where=SITE)
+        for name in ("sysmalloc", "__default_morecore", "_dl_early_allocate", "__libc_setup_tls")
+    ),
+    *(Suppression(_STACK, "madvise", name, where=SITE) for name in ("advise_stack_range", "start_thread")),
+    Suppression(_STACK, "madvise", module="libpthread*.so*", where=SITE),
+    # Without symbols: of the C library's other madvise calls each is made for somebody outside.
+    Suppression(_STACK, "madvise", module="libc.so*", where=ALL),
 )
 
 
 def load(path: str) -> list[Suppression]:
     """The suppressions of a file. Raises LaconicError with line and column of what is wrong."""
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8"
+        with open(path, "rb") as file:
+            data = file.read()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
         raise LaconicError(f"suppressions {path!r} cannot be read, {why}: name another file") from None
+    text = data.decode("utf-8", "replace")
     try:
-        parsed = tomllib.loads(text)
+        parsed = tomllib.loads(data.decode())
+    except UnicodeDecodeError as error:
+        raise _wrong(path, text, len(data[: error.start].decode("utf-8", "replace")), "it is not UTF-8") from None
     except tomllib.TOMLDecodeError as error:
-        raise LaconicError(f"suppressions {path!r} are no TOML: {error}") from None
+        why, at = _place(text.replace("\r\n", "\n"), str(error))
+        raise _wrong(path, text.replace("\r\n", "\n"), at, f"{why}: it is no TOML") from None
+    except (ValueError, RecursionError):  # an integer of thousands of digits; thousands of brackets
+        raise _wrong(path, text, 0, "it is no TOML that can be read: write [[suppress]] tables alone") from None
+    return _rules(path, text, parsed)
+
+
+def _rules(path: str, text: str, parsed: dict[str, Any]) -> list[Suppression]:
+    for key in parsed:
+        if key != "suppress":
+            raise _wrong(path, text, _find(text, 0, key), f"there is no key {key!r}: write [[suppress]]")
     tables = parsed.get("suppress", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise _wrong(path, text, 0, "suppress", "suppress must be written as [[suppress]]")
+        raise _wrong(path, text, _find(text, 0, "suppress"), "suppress must be written as [[suppress]]")
     found = []
     for number, table in enumerate(tables, 1):
         for key, value in table.items():
+            why = None
             if key not in KEYS:
-                raise _wrong(path, text, number, key, f"there is no key {key!r}: choose from {', '.join(KEYS)}")
-            if not isinstance(value, str):
-                raise _wrong(path, text, number, key, f"{key} = {value!r} is no text: put it in quotes")
-        if not set(table) - {"reason"}:
-            raise _wrong(path, text, number, "", f"a rule with none of {', '.join(KEYS[1:])} would hide everything")
+                why = f"there is no key {key!r}: choose from {', '.join(KEYS)}"
+            elif not isinstance(value, str):
+                why = f"{key} = {str(value)[:40]!r} is no text: put it in quotes"
+            elif not value:
+                why = f"{key} is empty: leave it out, or name something"
+            if why is not None:
+                raise _wrong(path, text, _find(text, number, key), why)
+        if all(key == "reason" or set(pattern) == {"*"} for key, pattern in table.items()):
+            why = f"this rule would hide everything: say which with {', '.join(KEYS[1:])}"
+            raise _wrong(path, text, _find(text, number), why)
         found.append(Suppression(**{"reason": path, **table}))
     return found
 
 
-def _wrong(path: str, text: str, number: int, key: str, why: str) -> LaconicError:
-    # Where the `number`th table has `key`, or begins.
-    heads = [match.start() for match in re.finditer(r"(?m)^\s*\[\[\s*suppress\s*\]\]", text)]
-    at = heads[number - 1] + text[heads[number - 1] :].index("[") if 0 < number <= len(heads) else 0
-    if key:
-        found = re.compile(rf'(?m)^\s*\[?["\']?({re.escape(key)})["\']?\s*[=\].]').search(text, at)
-        at = found.start(1) if found else at
+def _place(text: str, error: str) -> tuple[str, int]:
+    # What tomllib says, and the place in it that it names.
+    match = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)\Z", error)
+    if match is None:
+        return error, 0
+    if match[1] is None:
+        return error[: match.start()], len(text)
+    lines = text.split("\n")[: int(match[1]) - 1]
+    return error[: match.start()], sum(len(line) + 1 for line in lines) + int(match[2]) - 1
+
+
+def _find(text: str, number: int, key: str = "") -> int:
+    # Where the `number`th table has `key`, or begins; 0: the whole file.
+    heads = [match.start(1) for match in re.finditer(r"(?m)^[ \t]*(\[\[\s*[\"']?suppress)", text)]
+    at = heads[number - 1] if 0 < number <= len(heads) else 0
+    if not key:
+        return at
+    name = re.escape(key)
+    in_front = rf"(?m)^[ \t]*\[*[ \t]*(?:suppress\.)?[\"']?({name})[\"']?[ \t]*[=\].]"
+    for pattern in (in_front, rf"(?<![\w-])({name})[\"']?\s*="):
+        found = re.compile(pattern).search(text, at)
+        if found is not None:
+            return found.start(1)
+    return at
+
+
+def _wrong(path: str, text: str, at: int, why: str) -> LaconicError:
     line, column = text.count("\n", 0, at) + 1, at - (text.rfind("\n", 0, at) + 1) + 1
     return LaconicError(f"suppressions {path!r}, line {line}, column {column}: {why}")
 
 
 def matching(
-    suppressions: Iterable[Suppression], call: str, program: str, places: Sequence[Place]
+    suppressions: Iterable[Suppression], call: str, program: str, places: Iterable[Place]
 ) -> Suppression | None:
     """The first suppression that hides a site, or None. O(suppressions × frames)."""
     return next((one for one in suppressions if one.matches(call, program, places)), None)

@@ -344,6 +344,20 @@ class TestCommand:
         done = laconic("callers", cut)
         assert "is not complete" in done.stderr or done.returncode == 2
 
+    def test_rows_that_are_damaged(self, tmp_path: Path) -> None:
+        """A module, frames and a stack that are no such: what is known is shown."""
+        trace = Run(tmp_path / "a.trace")
+        trace.begin([Module(FILE, "/gone/lib.so")], [Frame(1, 5, True, False), Frame(2, 6, True, False)])
+        for number, data in enumerate((b"{", b"[]", b'{"new": 1, "path": 5, "kind": []}', b"[" * 99999, b"\xff"), 2):
+            trace.row("module", number, pid=0, data=data)
+        trace.row("symbols", 2, pid=0, data=b"5")
+        trace.row("frames", 3, pid=0, data=b"123456789abcdef")
+        trace.protect(0, [1, 2, 3, 4, 5])
+        trace.row("site", 1, data=b"\1\0\0\0\2\0")
+        trace.row("mprotect", BASE, 8192, 3, result=0)
+        done = laconic("callers", trace.end())
+        assert done.returncode == 0 and "2 mprotect calls from here" in done.stdout and "lib.so+0x5" in done.stdout
+
     def test_no_escape_code_in_a_pipe(self, tmp_path: Path) -> None:
         path = sited(tmp_path / "a.trace", {"gr\x1b[31mow": (5, 0)})
         env = environment(COLUMNS="200", FORCE_COLOR="1", TERM="xterm-256color")

@@ -21,7 +21,15 @@ from laconic.commands import main
 from laconic.errors import LaconicError
 from laconic.explain import Explanation, explain, locate
 from laconic.memory.change import EXTEND, MAP, RESTRICT, UNMAP, ZERO
-from laconic.memory.flags import MADV_DONTNEED, MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, VM_MAY_RWX
+from laconic.memory.flags import (
+    MADV_DONTNEED,
+    MAP_ANONYMOUS,
+    MAP_FIXED,
+    MAP_PRIVATE,
+    VM_MAY_RWX,
+    VM_MAYSHARE,
+    VM_SHARED,
+)
 from laconic.memory.vma import Vma
 from laconic.pal.pagemap import FILE_PAGE
 from laconic.report.explain import as_json, as_text
@@ -35,6 +43,7 @@ PAGE = 4096
 FIXED = MAP_PRIVATE | MAP_FIXED
 ANONYMOUS = FIXED | MAP_ANONYMOUS
 RW = 3
+SHARED = VM_SHARED | VM_MAYSHARE
 
 
 class Process(Builder):
@@ -146,6 +155,28 @@ class TestWhatDiffered:
         call = "mremap(0x7f0000000000, 16384, 32768, MREMAP_MAYMOVE|MREMAP_FIXED, 0x7f0000040000)"
         assert call in " ".join(said.split())
         assert "moved here from 7f0000000000 with its contents" in " ".join(said.split())
+
+    def test_what_only_the_host_knows(self, tmp_path: Path) -> None:
+        """A segment is attached: what the host then showed is the difference."""
+        trace = Process(tmp_path / "a.trace")
+        number = trace.file("/SYSV00000000 (deleted)", inode=32768)
+        trace.row("maps", 1, 0)
+        trace.row("vma", BASE, BASE + 4 * PAGE, 3 | SHARED | VM_MAY_RWX, BASE, 0, 0, file=number)
+        trace.row("shmat", 32768, 0, 0, result=BASE, said=1)
+        said = text(trace.end(), "shmat:1")
+        assert "  4 pages at 7f0000000000: mapped where nothing was; the contents are the file's" in said
+        assert "* A                       after  rw-s SYSV00000000 (deleted)+0x0\n" in said
+        assert "  shmat(0x8000, 0, 0)\n  because the bookkeeping of 4 pages differs" in said
+
+    def test_a_log_does_not_tell(self, tmp_path: Path) -> None:
+        """What is mapped, since a call on it succeeded, and of which nothing else is known."""
+        trace = Builder(tmp_path / "a.trace", "strace", {"unknown": ["touched pages"]})
+        trace.program("/bin/prog", ["prog"])
+        trace.row("mprotect", BASE, PAGE, 1, result=0)
+        trace.row("shmat", 5, 0, 0, result=BASE + (1 << 30))
+        path = trace.end()
+        assert "r--p (not known)\n" in text(path, "mprotect:1")
+        assert "  nothing: only the host knows what it does\n" in text(path, "shmat:1")
 
     def test_work_that_began_earlier(self, tmp_path: Path) -> None:
         """What was edited in the `begin` row, before another thread's call, is this call's."""

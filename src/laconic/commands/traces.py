@@ -34,8 +34,10 @@ def losses(trace: Trace, lost: Sequence[str] = ()) -> list[str]:
 
 def tell_loss(trace: Trace, lost: Sequence[str] = ()) -> None:
     """Says on standard error what is missing: whoever reads the figures must know. As `losses`."""
+    from laconic.report.names import seen
+
     for sentence in losses(trace, lost):
-        tell(f"laconic: {trace.path!r} is not complete: {sentence}\n")
+        tell(f"laconic: {trace.path!r} is not complete: {seen(sentence)}\n")
 
 
 def show(text: str) -> None:

@@ -50,7 +50,8 @@ PERSONALITY_QUERY = 0xFFFFFFFF
 
 
 class Replay:
-    """Replays `trace` by the rule `strategy`; `check` compares each result with the recorded one.
+    """Replays `trace` by the rule `strategy`; `check` compares each result with the recorded one. `answer`, `said` and
+    `changes` are the last memory call's: its result, the host calls made for it, what it changed.
 
     `recorded` is the strategy that the trace was made with, None for a log's. `processes` are the address spaces as
     they are, by process id, `programs` their paths; those of ended processes stay until the id is used again where
@@ -70,7 +71,6 @@ class Replay:
         self.processes: dict[int, Mm] = {}
         self.programs: dict[int, str] = {}
         self.number = -1
-        #: The last memory call's result, the host calls made for it, and what it changed.
         self.answer = self.said = 0
         self.changes: tuple[Change, ...] = ()
         self.end: dict[str, Any] = {}
@@ -156,11 +156,8 @@ class Replay:
         if mm.assumed is not None:
             self._logged_call(mm.assumed, mm, space, row, name)
             return
-        args = row[4:10]
-        manager = self.manager
-        begun = thread.begun
-        if begun is not None:
-            thread.begun = None
+        args, manager = row[4:10], self.manager
+        begun, thread.begun = thread.begun, None
         outcome = begun or manager.begin(space, name, args, up, not state & UNFOLLOWED)
         answer, changes, _, _, ask, _, _, _ = outcome
         if begun is None and manager.unsaid(outcome):
@@ -398,5 +395,4 @@ class Replay:
 
 
 def _skip(row: PlainRow) -> None:
-    # What a newer release of the same schema may have, and what says nothing to a replay.
-    pass
+    pass  # what a newer release of the same schema may have, and what says nothing to a replay

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from laconic.figures import Figures, Key
 from laconic.gate import Offender, Verdict
 from laconic.report.callers import describe, missing_lines, stack_lines
 from laconic.report.diff import place, signed
+from laconic.report.names import filled, seen
 from laconic.stacks.symbolize import Place
 from laconic.trace.sites import Stacks
 
@@ -60,7 +60,7 @@ def as_text(
     for verdict in verdicts:
         failed |= not verdict.kept
         word = "ok" if verdict.kept else "FAILED"
-        lines += _filled(f"{word} {verdict.rule}: {verdict.sentence}", width, "")
+        lines += filled(f"{word} {verdict.rule}: {verdict.sentence}", width, "")
         for one in verdict.offenders[:limit]:
             lines += offender_lines(one, verdict.what, figures, stacks, width)
         more = len(verdict.offenders) - limit
@@ -73,15 +73,15 @@ def as_text(
 
 def offender_lines(one: Offender, what: str, figures: Figures, stacks: Stacks, width: int = 80) -> Iterator[str]:
     """One offender, as `callers` shows it; `what` is counted, as in its verdict."""
-    yield from _filled(headline(one, what), width, "  ")
+    yield from filled(headline(one, what), width, "  ")
     stack = figures.stacks.get(one.key)
     if stack is None:
         if one.key.function:
-            yield f"      {one.key.function}"
+            yield f"      {seen(one.key.function)}"
     else:
         yield from (f"  {line}" for line in stack_lines(one.key.call, stack, stacks, width - 2))
     if one.key.program:
-        yield from _filled(f"in {one.key.program}", width, "    ")
+        yield from filled(f"in {one.key.program}", width, "    ")
 
 
 def headline(one: Offender, what: str) -> str:
@@ -146,9 +146,3 @@ def _escaped(text: str, in_property: bool = False) -> str:
     for char in "%\r\n" + (":," if in_property else ""):
         text = text.replace(char, f"%{ord(char):02X}")
     return text
-
-
-def _filled(text: str, width: int, indent: str) -> list[str]:
-    return textwrap.wrap(
-        text, width, initial_indent=indent, subsequent_indent=" " * (len(indent) + 2), break_on_hyphens=False
-    )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from laconic.differ import Delta, Difference
 from laconic.figures import Key, Tally
+from laconic.report.names import filled
 
 
 def as_json(found: Difference) -> dict[str, Any]:
@@ -38,11 +38,11 @@ def _changes(delta: Delta, whole: bool) -> dict[str, Any]:
 def as_text(found: Difference, width: int = 80, limit: int = 10) -> str:
     """The figures of both, the calls that differ, and the sites: the worse ones, then the better ones."""
     total = found.total
-    lines = [*_filled(f"was: {found.first}", width, ""), *_filled(f"now: {found.second}", width, ""), ""]
+    lines = [*filled(f"was: {found.first}", width, ""), *filled(f"now: {found.second}", width, ""), ""]
     rows = [("", "was", "now", "change"), *(_row(name, total, what) for name, what in _NAMES)]
     lines += _aligned(rows)
     if any(found.hidden):
-        lines += _filled(f"suppressed: {found.hidden[0]:,} redundant calls in the first, {found.hidden[1]:,} in the "
+        lines += filled(f"suppressed: {found.hidden[0]:,} redundant calls in the first, {found.hidden[1]:,} in the "
                          "second (--no-suppressions shows them)", width, "")  # fmt: skip
     if found.calls:
         lines += ["", "by call, redundant and host calls:"]
@@ -53,7 +53,7 @@ def as_text(found: Difference, width: int = 80, limit: int = 10) -> str:
     if same:
         lines += ["", "no difference"]
     for note in found.notes:
-        lines += ["", *_filled(note, width, "")]
+        lines += ["", *filled(note, width, "")]
     return "\n".join(lines) + "\n"
 
 
@@ -100,8 +100,8 @@ def _by_site(sites: Sequence[Delta], whole: bool, width: int, limit: int) -> Ite
         yield ""
         yield f"{word}: {len(deltas):,} site{'' if len(deltas) == 1 else 's'}"
         for delta in deltas[:limit]:
-            yield from _filled(what_changed(delta, whole), width, "  ")
-            yield from _filled(place(delta.key), width, "      ")
+            yield from filled(what_changed(delta, whole), width, "  ")
+            yield from filled(place(delta.key), width, "      ")
         if len(deltas) > limit:
             yield f"  and {len(deltas) - limit:,} more (--limit, --json)"
 
@@ -127,9 +127,3 @@ def place(key: Key) -> str:
     """
     module = f" ({key.module})" if key.module and not key.function.startswith(f"{key.module}+") else ""
     return f"{key.function or key.call}{module}{f' in {key.program}' if key.program else ''}"
-
-
-def _filled(text: str, width: int, indent: str) -> list[str]:
-    return textwrap.wrap(
-        text, width, initial_indent=indent, subsequent_indent=" " * (len(indent) + 2), break_on_hyphens=False
-    )

@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from typing import Any
 
 from laconic.around import Run
-from laconic.callers import own_frames
 from laconic.explain import Explanation
 from laconic.memory import change as c
 from laconic.memory.change import Change, ChangeKind
 from laconic.memory.flags import MADV_FREE, VM_PROT, flag_names
 from laconic.memory.vma import Vma
-from laconic.report.callers import describe
+from laconic.report.callers import missing_lines, stack_lines
 from laconic.report.html.text import plain
 from laconic.report.names import filled
 from laconic.report.picture import picture
 from laconic.report.words import asked_for, called, pages, returned
+from laconic.trace.sites import NO_STACK
 
-#: What a person is shown of frames, changes and host calls; --json has all.
-_FRAMES, _LINES = 8, 8
+#: What a person is shown of changes and host calls; --json has all.
+_LINES = 8
 #: Rows that are no memory calls.
 _OTHERS = {
     "file": "a file that later calls refer to",
@@ -77,7 +77,10 @@ def as_json(told: Explanation) -> dict[str, Any]:
         "asked_for": asked_for(told.name, row[4:10], told.file),
         "result": told.answer,
         "why_not": told.why_not,
-        "stack": [{**place._asdict(), "guessed": guessed} for place, guessed in told.places],
+        "stack": [
+            {**place._asdict(), "guessed": guessed}
+            for place, guessed in (told.stacks.places(told.stack) if told.stack != NO_STACK else ())
+        ],
         "runs": [_run(run) for run in told.runs],
         "changes": [
             {"start": one.start, "end": one.end, "kinds": _names(one.kind), "touched_pages": touched,
@@ -88,7 +91,7 @@ def as_json(told: Explanation) -> dict[str, Any]:
         "recorded": {"strategy": told.strategy, "said": told.recorded} if told.recorded is not None else None,
         "why": _why(told),
         "enclave": dict(told.counts),
-        "missing_symbols": dict(told.missing),
+        "missing_symbols": {module.path: why for module, why in sorted(told.stacks.symbolizer.missing.items())},
         "loss": told.loss,
     }  # fmt: skip
 
@@ -138,8 +141,8 @@ def as_text(told: Explanation, width: int = 80) -> str:
         lines += ["", "what differed", *_differed(told, width)]
         lines += ["", "what was said to the host", *_said(told, width)]
         lines += ["", "what an SGX2 enclave would do for this call alone", *_enclave(told, width)]
-    for path, why in told.missing:
-        lines += ["", *_filled(f"no symbols of {plain(path)}: {why}", width)]
+    missing = list(missing_lines(told.stacks, width))
+    lines += ["", *missing] if missing else []
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -153,15 +156,11 @@ def _next(told: Explanation) -> str:
 
 
 def _stack(told: Explanation, width: int) -> Iterator[str]:
-    if not told.places:
+    if told.stack == NO_STACK:
         yield from _filled("its stack was not taken: record with  laconic run -o FILE --stacks all", width)
         return
     yield "called from"
-    frames = own_frames(told.name, told.places)
-    for number, (place, guessed) in enumerate(frames[:_FRAMES]):
-        yield from _filled(plain(describe(place, guessed)), width, "    " if number == 0 else "  < ")
-    if len(frames) > _FRAMES:
-        yield f"  < {len(frames) - _FRAMES:,} more (--json has them)"
+    yield from stack_lines(told.name, told.stack, told.stacks, width)
 
 
 def _differed(told: Explanation, width: int) -> Iterator[str]:
@@ -193,7 +192,7 @@ def _what(told: Explanation, one: Change, touched: int | None) -> str:
         if source is not None:
             said.append(f"moved here from {source:x} with its contents")
         else:
-            said.append("mapped where nothing was; the contents are " + ("the file's" if wanted.file else "zeroes"))
+            said.append(f"mapped where nothing was; the contents are {_contents(wanted)}")
     if kind & c.UNMAP:
         said.append("unmapped" + ("" if touched is None else f": {_touched(touched)}"))
     if kind & c.FILE and wanted is not None and held is not None:
@@ -213,6 +212,12 @@ def _what(told: Explanation, one: Change, touched: int | None) -> str:
     return "; ".join(said)
 
 
+def _contents(vma: Vma) -> str:
+    if vma.file is None:
+        return "zeroes"
+    return "not known" if vma.file.path == "?" else "the file's"
+
+
 def _touched(count: int) -> str:
     return f"{count:,} touched page{'' if count == 1 else 's'}" if count else "no page of it was touched"
 
@@ -222,7 +227,9 @@ def _letters(flags: int) -> str:
 
 
 def _backing(vma: Vma) -> str:
-    return plain(vma.file.path.rsplit("/", 1)[-1]) if vma.file is not None else "anonymous memory"
+    if vma.file is None:
+        return "anonymous memory"
+    return plain(vma.file.path.rsplit("/", 1)[-1]) if vma.file.path != "?" else "what the log does not tell"
 
 
 def _flags(wanted: Vma, held: Vma) -> str:
@@ -269,6 +276,8 @@ def _sets_flags(advice: int) -> bool:
 def _nothing(told: Explanation) -> str:
     if told.answer < 0:
         return f"the call ends with {returned(told.answer)[3:]}"
+    if told.asks:
+        return "only the host knows what it does"
     return "only a question" if told.name == "brk" and not told.found.row[4] else "it edits no mapping"
 
 

@@ -86,8 +86,11 @@ def _described(front: str, run: Run, vma: Vma | None, name: str, width: int) -> 
     if vma is None:
         yield f"{front}(nothing)"
         return
-    offset = "" if vma.file is None else f"+{run.start - vma.base:#x}"
-    name = plain(name.rsplit("/", 1)[-1] if name.startswith("/") else name) or ("?" if vma.file else "anonymous")
+    known = vma.file is not None and vma.file.path not in ("", "?")
+    offset = f"+{run.start - vma.base:#x}" if known else ""
+    name = plain(name.rsplit("/", 1)[-1] if name.startswith("/") else name) or "anonymous"
+    if vma.file is not None and not known:
+        name = "(not known)"
     room = width - len(front) - len(vma.permissions()) - 1 - len(offset)
     line = f"{front}{vma.permissions()} {_shortened(name, room)}{offset}"
     flags = flag_names(vma.flags & ~_SEEN)

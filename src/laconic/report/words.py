@@ -163,7 +163,7 @@ def _mremap(args: Sequence[int]) -> str:
 
 
 def _size(length: int) -> str:
-    return f"{pages(length)} ({length:,} bytes)"
+    return f"{pages(length)} ({length:,} byte{'' if length == 1 else 's'})"
 
 
 def _int(value: int) -> int:

@@ -85,8 +85,8 @@ PROCESS_EVENTS: Final = ("clone", "clone3", "fork", "vfork", "execve", "execveat
 #: `end`      the last row: the recording was ended in order. a0 the exit status, `data` JSON.
 #: `module`   what the addresses of frames count from: a0 its number, `data` JSON (`laconic.stacks.table.Module`).
 #: `frames`   stack frames, numbered from a0 on: `data` is `FRAME` of each, one after the other.
-#: `site`     the stack of this thread's next call: a0 its number; the first time `data` holds the numbers of its frames,
-#:            innermost first, as 32-bit little-endian.
+#: `site`     the stack of this thread's next call: a0 its number; the first time `data` holds the numbers of its
+#:            frames, innermost first, as 32-bit little-endian.
 #: `symbols`  what `laconic pack` found for a module: a0 its number, `data` JSON.
 OTHER_EVENTS: Final = (
     "file",

@@ -10,14 +10,17 @@ from typing import Any, overload
 
 from laconic.stacks.demangle import demangle
 from laconic.stacks.symbolize import Place, Symbolizer
-from laconic.stacks.table import Frame, Interned, Module
+from laconic.stacks.table import FILE, Frame, Interned, Module
 from laconic.trace.schema import CODES, FRAME, PlainRow
 
 #: The number of the stack of a call that has none.
 NO_STACK = -1
 _MODULE, _FRAMES, _SITE, _STACK, _SYMBOLS = (CODES[name] for name in ("module", "frames", "site", "stack", "symbols"))
+_UNKNOWN = Module(FILE, "?")
 #: A frame as `strace -k` prints it: /lib/libc.so.6(mprotect+0xb) [0x10a9b3], or with no name between the brackets.
-_LOGGED = re.compile(r"(?P<path>.*? \(deleted\)|.*?)\((?P<name>.*?)(?:\+0x(?P<offset>[0-9a-f]+))?\) \[0x(?P<address>[0-9a-f]+)\]\Z")
+_LOGGED = re.compile(
+    r"(?P<path>.*? \(deleted\)|.*?)\((?P<name>.*?)(?:\+0x[0-9a-f]+)?\) \[0x(?P<address>[0-9a-f]+)\]\Z"
+)
 
 
 Spot = tuple[Place, bool]
@@ -110,23 +113,27 @@ class Stacks:
             handler(row)
 
     def _module(self, row: PlainRow) -> None:
-        self.modules[row[4]] = Module(**json.loads(row[16]))
+        about = _object(row[16])
+        fields = _UNKNOWN._asdict().items()
+        known = {name: about[name] for name, blank in fields if isinstance(about.get(name), type(blank))}
+        self.modules[row[4]] = _UNKNOWN._replace(**known)
 
     def _take_frames(self, row: PlainRow) -> None:
-        for number, (word, address) in enumerate(FRAME.iter_unpack(row[16]), row[4]):
+        whole = len(row[16]) // FRAME.size * FRAME.size
+        for number, (word, address) in enumerate(FRAME.iter_unpack(row[16][:whole]), row[4]):
             self._frames[number] = Frame(word >> 2, address, bool(word & 2), bool(word & 1))
 
     def _site(self, row: PlainRow) -> None:
         number, data = row[4], row[16]
         if data:
-            self._stacks[number] = struct.unpack(f"<{len(data) // 4}I", data)
+            self._stacks[number] = struct.unpack_from(f"<{len(data) // 4}I", data)
         self.next[row[3]] = number
 
     def _text(self, row: PlainRow) -> None:
         self.next[row[3]] = ~(self._texts.number(row[16]) + 1)
 
     def _take_symbols(self, row: PlainRow) -> None:
-        self.packed[row[4]] = json.loads(row[16])
+        self.packed[row[4]] = _object(row[16])
 
     def __len__(self) -> int:
         return len(self._stacks) + len(self._texts)
@@ -160,6 +167,15 @@ class Stacks:
         if packed is not None:
             return tuple(Place(*place) for place in packed)
         return self.symbolizer.places(module, frame)
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    # What another version, or a damaged file, has written is passed over.
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _logged(line: str) -> Place:

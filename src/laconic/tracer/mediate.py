@@ -98,9 +98,9 @@ class Mediator:
             ptrace.resume(CONT, thread.tid)
             return
         stacks = self.stacks
-        if stacks is not None and (stacks.all or not outcome.changes and not outcome.ask):
-            if self.registers.load(thread.tid):
-                stacks.take(thread, self.words)
+        wanted = stacks is not None and (stacks.all or not outcome.changes and not outcome.ask)
+        if wanted and stacks is not None and self.registers.load(thread.tid):
+            stacks.take(thread, self.words)
         if not manager.unsaid(outcome):
             self._say(thread, Pending(Call(name, args), outcome), stop[0])
             return

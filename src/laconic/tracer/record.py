@@ -165,8 +165,7 @@ class Recorder:
     # Processes
 
     def forked(self, parent: Thread, tid: int, flags: int) -> None:
-        """Appends that a thread or process began; `flags` are clone's. Of a copied address space the pages that are
-        touched: the child begins with them."""
+        """Appends that a thread or process began; of a copied address space, the touched pages that it begins with."""
         if parent.notes is not None and not flags & CLONE_VM:
             self.last_look(parent)
         self.process_call(parent, parent.call, tid, flags)
@@ -353,10 +352,8 @@ class CallNotes:
         return tuple(Row(CODES["vma"], *now, start, end, vma.flags, vma.base & _MASK, vma.pkey, file=file, data=name))
 
     def _answer(self, which: int, first: int, second: int, answer: int, data: bytes = b"") -> None:
-        now = self.recorder.now()
-        self.rows.append(
-            tuple(Row(CODES["answer"], now, self.pid, self.tid, which, first, second, result=answer, data=data))
-        )
+        now = (self.recorder.now(), self.pid, self.tid)
+        self.rows.append(tuple(Row(CODES["answer"], *now, which, first, second, result=answer, data=data)))
 
     def _file(self, file: File, size: int, mode: int) -> int:
         return self.recorder.writer.file(file, size, mode, now=(self.recorder.now(), self.pid, self.tid))

@@ -1,0 +1,124 @@
+"""The address space around a call: what its pages and their neighbours were before it and are after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from laconic.memory.change import Change, classify
+from laconic.memory.flags import VM_DONTEXPAND, VM_EXEC, VM_GROWSDOWN, VM_PFNMAP
+from laconic.memory.space import AddressSpace
+from laconic.memory.vma import Vma
+
+#: Runs of pages on either side of what the call is about, holes included, that the picture shows.
+_NEIGHBOURS = 3
+#: Runs that the call is about, of which more are not shown one by one.
+_SHOWN = 12
+#: A range in bytes, its VMA, and what people call that.
+Labelled = tuple[int, int, tuple[Vma, str]]
+
+
+class Run(NamedTuple):
+    """Pages `[start, end)` in bytes, before and after the call. `asked`: the call is about them; `kind` as in
+    `Change`. `left_out` runs are not shown one by one, and this one stands for them (0: for itself)."""
+
+    start: int
+    end: int
+    before: Vma | None
+    after: Vma | None
+    name_before: str = ""
+    name_after: str = ""
+    asked: bool = False
+    kind: int = 0
+    left_out: int = 0
+
+
+def labelled(space: AddressSpace) -> list[Labelled]:
+    """All VMAs with the names that the kernel derives (get_vma_name in fs/proc/task_mmu.c). O(n)."""
+    stack = max((start for start, _, vma in space.vmas if vma.flags & VM_GROWSDOWN), default=-1)
+    return [(start, end, (vma, _name(space, start, end, vma, stack))) for start, end, vma in space.vmas]
+
+
+def _name(space: AddressSpace, start: int, end: int, vma: Vma, stack: int) -> str:
+    if vma.file is not None:
+        return vma.file.path
+    if vma.flags & VM_PFNMAP:
+        return "[vvar]"
+    if vma.flags & VM_DONTEXPAND and vma.flags & VM_EXEC:
+        return "[vdso]"
+    if start < space.brk and space.start_brk < end:
+        return "[heap]"
+    if start == stack:
+        return "[stack]"
+    return f"[anon:{vma.name}]" if vma.name is not None else ""
+
+
+def _runs(
+    before: list[Labelled],
+    after: list[Labelled],
+    asked: list[tuple[int, int]],
+    changes: Iterable[Change],
+) -> list[Run]:
+    # Everything as runs that are alike all along, before and after; what differs not at all is joined. O(n log n).
+    parts = [(start, end, change.kind) for change in changes for start, end in [change[1:3]]]
+    edges = sorted({edge for entries in (before, after, asked, parts) for entry in entries for edge in entry[:2]})
+    found: list[Run] = []
+    was, now, about, changed = (_At(entries) for entries in (before, after, [(*one, True) for one in asked], parts))
+    for start, end in pairwise(edges):
+        (vma, name), (other, other_name) = was.at(start) or (None, ""), now.at(start) or (None, "")
+        run = Run(start, end, vma, other, name, other_name, bool(about.at(start)), changed.at(start) or 0)
+        if found and found[-1].end == start and found[-1][2:] == run[2:]:
+            found[-1] = found[-1]._replace(end=end)
+        else:
+            found.append(run)
+    return found
+
+
+class _At:
+    # What holds at addresses that ascend, of entries that do.
+
+    def __init__(self, entries: Iterable[tuple[int, int, object]]) -> None:
+        self._entries = iter(sorted(entries, key=lambda entry: entry[0]))
+        self._now = next(self._entries, None)
+
+    def at(self, address: int) -> Any:
+        while self._now is not None and self._now[1] <= address:
+            self._now = next(self._entries, None)
+        return self._now[2] if self._now is not None and self._now[0] <= address else None
+
+
+def differences(before: list[Labelled], after: list[Labelled]) -> tuple[Change, ...]:
+    """What differs between two address spaces, page run by page run. O(n log n)."""
+    return tuple(
+        Change(classify(run.before, run.after), run.start, run.end, run.after, run.before)
+        for run in _runs(before, after, [], ())
+        if run.before != run.after
+    )
+
+
+def around(
+    before: list[Labelled], after: list[Labelled], asked: list[tuple[int, int]], changes: Iterable[Change]
+) -> Iterator[Run]:
+    """What a call is about (`asked` and `changes`) and its neighbours, ascending; runs between them are counted.
+
+    O(n log n).
+    """
+    runs = _runs(before, after, asked, changes)
+    marked = [place for place, run in enumerate(runs) if run.asked or run.kind or run.before != run.after]
+    near = marked if len(marked) <= _SHOWN else [*marked[: _SHOWN // 2], *marked[-(_SHOWN // 2) :]]
+    hidden = set(marked) - set(near)
+    close = {place for one in near for place in range(one - _NEIGHBOURS, one + _NEIGHBOURS + 1)}
+    kept = sorted(close.intersection(range(len(runs))) - hidden)
+    last = None
+    for place in kept:
+        if last is not None and place > last + 1:
+            between = runs[last + 1 : place]
+            kind = 0
+            for run in between:
+                kind |= run.kind
+            about = any(run.asked for run in between)
+            start, end = between[0].start, between[-1].end
+            yield Run(start, end, None, None, asked=about, kind=kind, left_out=len(between))
+        last = place
+        yield runs[place]

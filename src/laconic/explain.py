@@ -1,0 +1,310 @@
+"""One call of a trace, explained: what is to be known of it, as data. `laconic.report.explain` has the words."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from laconic.around import Labelled, Run, around, differences, labelled
+from laconic.errors import LaconicError
+from laconic.ledger import Ledger
+from laconic.manager import MemoryManager
+from laconic.memory.calls import Call, Upcalls
+from laconic.memory.change import NOTHING, Change, Outcome
+from laconic.memory.flags import (
+    PAGE_MASK,
+    PAGE_SIZE,
+    TASK_SIZE,
+)
+from laconic.memory.mmap import page_align
+from laconic.memory.space import AddressSpace
+from laconic.pal import HostCall
+from laconic.pal.linux import LinuxPal
+from laconic.pal.pagemap import Touched, page_count
+from laconic.replay.assumed import affected
+from laconic.replay.enclaves import TOUCH
+from laconic.replay.thread import Thread
+from laconic.sites import SiteReplay
+from laconic.strategies import NAMES
+from laconic.trace.reader import Trace
+from laconic.trace.schema import CODES, MEMORY_CODES, NO_RESULT, UNFINISHED, PlainRow
+from laconic.trace.sites import NO_STACK, Stacks
+
+_BEGIN, _SYMBOLS = CODES["begin"], CODES["symbols"]
+_COUNT = re.compile(r"[0-9]{1,18}")
+
+
+class Found(NamedTuple):
+    """Where a row is: its number, itself, the row in which its work began if that is another one, and the number of
+    the next memory call after it (None: there is none). `symbols` are the rows of that kind, which come last."""
+
+    number: int
+    row: PlainRow
+    begin: int | None
+    next_call: int | None
+    symbols: tuple[PlainRow, ...] = ()
+
+
+@dataclass(slots=True)
+class Explanation:
+    """All that is to be known of one row.
+
+    `why_not`: why there is nothing but the call itself to be said, as of a process that is not followed. `stack` is one
+    of `stacks`, or NO_STACK. `touched`: pages, by the number of the change, None where the trace does not tell. `said`
+    are the host calls of bookkeeping, `recorded` how many the recording made under `strategy` (None: the trace is a
+    log's). `counts`: strategy → what its enclave did for this call alone, what is 0 left out.
+    """
+
+    found: Found
+    name: str
+    program: str = "?"
+    file: str = ""
+    stack: int = NO_STACK
+    stacks: Stacks = field(default_factory=Stacks)
+    why_not: str = ""
+    answer: int = 0
+    asked: list[tuple[int, int]] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    changes: tuple[Change, ...] = ()
+    touched: list[int | None] = field(default_factory=list)
+    said: list[HostCall] = field(default_factory=list)
+    asks: bool = False
+    recorded: int | None = None
+    strategy: str = "laconic"
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    loss: list[str] = field(default_factory=list)
+
+    @property
+    def is_call(self) -> bool:
+        """True for a memory call."""
+        return bool(self.found.row[0] < MEMORY_CODES)
+
+
+def locate(trace: Trace, event: str, progress: Callable[[int], None] | None = None) -> Found:
+    """The row that `event` names: its number, `@SECONDS`: the first memory call then or later, or `CALL:N`: the
+    `N`th call of that name. Reads the trace to its end.
+
+    Raises LaconicError where there is none, or `event` is of another form.
+    """
+    wanted = _wanted(event, trace)
+    begun: dict[int, tuple[int, int]] = {}
+    found: Found | None = None
+    symbols = []
+    number, last, calls = -1, 0, 0
+    for batch in trace.batches():
+        for row in batch:
+            number += 1
+            code = row[0]
+            if code == _BEGIN:
+                begun[row[3]] = number, row[12]
+            elif code == _SYMBOLS:
+                symbols.append(row)
+            if found is None:
+                if wanted(number, row):
+                    begin = begun.get(row[3], (None, -1))
+                    found = Found(number, row, begin[0] if begin[1] == code else None, None)
+            elif found.next_call is None and code < MEMORY_CODES:
+                found = found._replace(next_call=number)
+            if code < MEMORY_CODES:
+                calls += 1
+                last = row[1]
+                begun.pop(row[3], None)
+        if progress is not None:
+            progress(trace.position)
+    if found is None:
+        raise LaconicError(_nowhere(event, trace, number, calls, last))
+    return found._replace(symbols=tuple(symbols))
+
+
+def _wanted(event: str, trace: Trace) -> Callable[[int, PlainRow], bool]:
+    name, colon, count = event.rpartition(":")
+    if _COUNT.fullmatch(event):
+        place = int(event)
+        return lambda number, row: number == place
+    if event.startswith("@"):
+        try:
+            moment = float(event[1:]) * 1e9
+        except ValueError:
+            moment = -1
+        if 0 <= moment < 1e18:
+            return lambda number, row: row[0] < MEMORY_CODES and row[1] >= moment
+    elif colon and _COUNT.fullmatch(count) and int(count) > 0:
+        if name not in trace.names[:MEMORY_CODES]:
+            raise LaconicError(f"there is no memory call {name!r}: name one, as in mprotect:{count}")
+        code, left = trace.names.index(name), iter(range(int(count) - 1, -1, -1))
+        return lambda number, row: row[0] == code and not next(left)
+    raise LaconicError(f"{event!r} names no event: give its number, @SECONDS as in @1.5, or CALL:N as in mprotect:3")
+
+
+def _nowhere(event: str, trace: Trace, last: int, calls: int, time: int) -> str:
+    if last < 0:
+        return f"there is no event {event}: {trace.path!r} has none at all"
+    if event.startswith("@"):
+        when = f"the last of {calls:,} is at {time / 1e9:.6f} s" if calls else "there is none at all"
+        return f"there is no memory call at {event[1:]} s or later: {when}"
+    if ":" in event:
+        name, _, count = event.rpartition(":")
+        return f"there is no {count}. {name}: the trace has fewer of them (laconic info {trace.path} counts them)"
+    return f"there is no event {event}: the trace has those from 0 to {last}"
+
+
+def explain(
+    trace: Trace, event: str, progress: Callable[[int], None] | None = None, stacks: Stacks | None = None
+) -> Explanation:
+    """What is to be known of the row that `event` names, as `locate`. O(events + events up to it × strategies).
+
+    Raises LaconicError where it is not there, or the trace cannot be read.
+    """
+    found = locate(trace, event, progress)
+    loss = [trace.loss] if trace.loss else []
+    replay = _Explainer(trace, found, stacks)
+    replay.run(lambda number, _: number > found.number, progress)
+    told = replay.told_of
+    told.stack = replay.stack_of(found.row)
+    for row in found.symbols:
+        replay.stacks.take(row)
+    told.stacks = replay.stacks
+    told.loss = [*replay.lost.told(), *loss]
+    return told
+
+
+class _Listening(MemoryManager):
+    # Keeps what the last call came to.
+
+    last: Outcome = NOTHING
+
+    def begin(
+        self, space: AddressSpace, name: str, args: tuple[int, ...], up: Upcalls, followed: bool = True
+    ) -> Outcome:
+        self.last = super().begin(space, name, args, up, followed)
+        return self.last
+
+
+class _Explainer(SiteReplay):
+    # Replays up to one call, under every strategy, and looks at what that call alone does.
+
+    def __init__(self, trace: Trace, found: Found, stacks: Stacks | None) -> None:
+        super().__init__(trace, NAMES, stacks)
+        self.manager: _Listening = _Listening(self.pal, Ledger())
+        self.found = found
+        self.told_of = Explanation(found, self._names[found.row[0]])
+        self._before: list[Labelled] | None = None
+        self._changes: tuple[Change, ...] = ()
+        self._taken: int | None = None
+
+    def stack_of(self, row: PlainRow) -> int:
+        """The stack of the call; of one that bookkeeping does not follow it waits still."""
+        return self.stacks.next.get(row[3], NO_STACK) if self._taken is None else self._taken
+
+    def _bystander(self, row: PlainRow) -> None:
+        super()._bystander(row)
+        if self.number != self.found.number:
+            self.stacks.next.pop(row[3], None)
+            return
+        self.told_of.program = self.programs.get(row[2], "?")
+        self.told_of.why_not = "no bookkeeping concerns it: it changes nothing, and the host answers it"
+
+    def _begin(self, row: PlainRow) -> None:
+        if self.number == self.found.begin:
+            self._watched(row, super()._begin)
+        else:
+            super()._begin(row)
+
+    def _call(self, row: PlainRow) -> None:
+        if self.number != self.found.number:
+            super()._call(row)
+            return
+        self._watched(row, super()._call)
+        self._taken = self._stack
+        self._told(row, self._thread(row))
+
+    def _watched(self, row: PlainRow, act: Callable[[PlainRow], None]) -> None:
+        # What is done in `act`, for this call and in its name: touches that were seen meanwhile are not.
+        space = self._thread(row).mm.space
+        if self._before is None and space is not None:
+            self._before = labelled(space)
+        before = self._work()
+        self.changes = ()
+        act(row)
+        self._changes += self.changes
+        for name, counts in self._work().items():
+            more = self.told_of.counts.setdefault(name, {})
+            for thing, count in (counts - before[name]).items():
+                more[thing] = more.get(thing, 0) + count
+
+    def _work(self) -> dict[str, Counter[str]]:
+        found = {}
+        for name, meter in self.meters.items():
+            found[name] = Counter[str]()
+            for (_, label), counts in meter.tables.items():
+                if label != TOUCH:
+                    found[name].update(counts.as_dict())
+        return found
+
+    def _told(self, row: PlainRow, thread: Thread) -> None:
+        told, space = self.told_of, thread.mm.space
+        told.program = self.programs.get(row[2], "?")
+        told.answer = self.answer
+        if row[14] in self._files:
+            told.file = self._files[row[14]].file.path
+        if self.trace.source == "run":
+            told.strategy, told.recorded = self.recorded or "laconic", row[12]
+        if space is None or self._before is None:
+            told.why_not = "its process is not followed: a 32-bit program, or one that hides its memory map"
+            told.counts = {}
+            return
+        if row[11] & UNFINISHED:
+            told.why_not = "it never returned: the thread ended in it"
+        elif row[11] & NO_RESULT:
+            told.why_not = "the log does not show its result"
+        if told.why_not:
+            told.counts = {}
+        outcome, after, changes = self.manager.last, labelled(space), self._changes
+        if outcome.ask and not changes:
+            # Bookkeeping did not know what the call would do, and has looked at the host.
+            changes = differences(self._before, after)
+        told.asked = _asked(told.name, row, self.answer, changes)
+        told.runs = list(around(self._before, after, told.asked, changes))
+        told.changes = changes
+        told.touched = self._touched(row, changes)
+        told.asks = outcome.ask
+        if self.said > 0:
+            call = Call(told.name, row[4:10])
+            value = self.answer if outcome.place else outcome.result
+            done = outcome._replace(changes=changes or outcome.changes, result=value, place=False)
+            told.said = LinuxPal().host_calls(call, done) or [HostCall(*call)]
+
+    def _touched(self, row: PlainRow, changes: Iterable[Change]) -> list[int | None]:
+        # Page counts of what was seen to be touched, of each change.
+        if "touched pages" in self.trace.about.get("unknown", ()) or self.trace.source != "run":
+            return [None for _ in changes]
+        return [page_count(_cut(row[17], change.start, change.end)) for change in changes]
+
+
+def _cut(runs: Iterable[Touched], start: int, end: int) -> Iterator[Touched]:
+    return ((max(a, start), min(b, end), how) for a, b, how in runs if a < end and start < b)
+
+
+def _asked(name: str, row: PlainRow, answer: int, changes: Iterable[Change]) -> list[tuple[int, int]]:
+    # The ranges that the call is about, in bytes: what it names, and what it came to.
+    args = row[4:10]
+    found = {(change.start, change.end) for change in changes}
+    start, end = affected(name, args)
+    if name == "mmap" and answer >= 0:
+        start, end = answer & PAGE_MASK, (answer & PAGE_MASK) + page_align(args[1])
+    elif name == "mremap" and answer >= 0:
+        found.add((answer & PAGE_MASK, (answer & PAGE_MASK) + page_align(args[2])))
+    elif name == "brk" and not found:
+        start, end = page_align(args[0]) - PAGE_SIZE, page_align(args[0])
+    if 0 <= start < end <= TASK_SIZE:
+        found.add((start, end))
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(found):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((start, end))
+    return joined

@@ -1,0 +1,155 @@
+"""A trace with the symbols of its own frames in it, so that another machine shows the same names."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from laconic.errors import LaconicError
+from laconic.stacks.symbolize import Symbolizer
+from laconic.stacks.table import CUT, JIT, Frame, Module
+from laconic.trace.reader import Trace
+from laconic.trace.schema import CODES, EVENTS, FRAME, PlainRow, Row
+from laconic.trace.writer import BATCH, TraceWriter
+
+_MODULE, _FRAMES, _STACK, _SYMBOLS, _END = (CODES[name] for name in ("module", "frames", "stack", "symbols", "end"))
+
+
+@dataclass(slots=True)
+class Packed:
+    """What was found. `frames` of all modules, `named` of which the function is known; `added` modules got a row now,
+    `already` had one. `missing`: why there are no symbols of a module. `texts`: stacks that are words already."""
+
+    frames: int = 0
+    named: int = 0
+    added: list[Module] = field(default_factory=list)
+    already: int = 0
+    missing: list[tuple[Module, str]] = field(default_factory=list)
+    texts: int = 0
+    rows: list[PlainRow] = field(default_factory=list)
+
+
+def symbols_of(
+    trace: Trace, symbolizer: Symbolizer | None = None, progress: Callable[[int], None] | None = None
+) -> Packed:
+    """Reads a trace to its end and makes the `symbols` rows that it lacks. O(events + frames), and reading the modules.
+
+    A module of which nothing is found gets none, so that a machine which has it can still name its frames. JIT memory
+    always gets one: a perf map of the same process id elsewhere is another program's. Raises LaconicError.
+    """
+    if trace.redacted:
+        raise LaconicError(f"{trace.path!r} is redacted: its modules have no names, and symbols would tell them")
+    modules: dict[int, Module] = {}
+    frames: dict[int, list[Frame]] = {}
+    known: set[int] = set()
+    packed = Packed()
+    time = 0
+    for batch in trace.batches():
+        for row in batch:
+            code = row[0]
+            if code == _MODULE:
+                modules[row[4]] = Module(**json.loads(row[16]))
+            elif code == _FRAMES:
+                for word, address in FRAME.iter_unpack(row[16]):
+                    frames.setdefault(word >> 2, []).append(Frame(word >> 2, address, bool(word & 2), bool(word & 1)))
+            elif code == _SYMBOLS:
+                known.add(row[4])
+            elif code == _STACK:
+                packed.texts += 1
+        time = batch[-1][1]
+        if progress is not None:
+            progress(trace.position)
+    symbolizer = symbolizer or Symbolizer()
+    for number in sorted(frames.keys() & modules.keys()):
+        module = modules[number]
+        if module.kind == CUT:
+            continue
+        packed.frames += len(frames[number])
+        if number in known:
+            packed.already += 1
+        else:
+            _pack(packed, number, module, frames[number], symbolizer, time)
+    packed.missing.sort()
+    return packed
+
+
+def _pack(
+    packed: Packed, number: int, module: Module, frames: list[Frame], symbolizer: Symbolizer, time: int
+) -> None:
+    places, named = {}, 0
+    for frame in frames:
+        found = symbolizer.places(module, frame)
+        named += found[-1].known
+        places[f"{frame.address:x}{'e' * frame.exact}"] = [list(place) for place in found]
+    packed.named += named
+    if not named:
+        none = "its process left no perf map" if module.kind == JIT else "it has no symbols for these addresses"
+        packed.missing.append((module, symbolizer.missing.get(module, none)))
+    if named or module.kind == JIT:
+        data = json.dumps({"places": places}, separators=(",", ":")).encode("utf-8", "surrogateescape")
+        packed.rows.append(tuple(Row(_SYMBOLS, time, 0, 0, number, data=data)))
+        packed.added.append(module)
+
+
+def write(
+    trace: Trace, packed: Packed, path: str, *, force: bool = False, progress: Callable[[int], None] | None = None
+) -> None:
+    """Writes the trace to `path`, the rows of `packed` before its last one; all others stay as they are. O(events).
+
+    Where the trace is damaged, what can be read is written, and a `lost` row says what is missing. Raises LaconicError
+    where the file cannot be made, OSError where it cannot be written to its end; then it is removed.
+    """
+    writer = _Copy(trace, path, force)
+    try:
+        for rows in _rows(trace, packed):
+            writer.rows.extend(rows)
+            if len(writer.rows) >= BATCH:
+                writer.flush()
+            if writer.failure is not None:
+                break
+            if progress is not None:
+                progress(trace.position)
+        writer.close()
+        if writer.failure is not None:
+            raise writer.failure
+    except BaseException:
+        writer.close()
+        os.unlink(path)
+        raise
+
+
+def _rows(trace: Trace, packed: Packed) -> Iterator[list[PlainRow]]:
+    held: list[PlainRow] = []
+    time = 0
+    for batch in trace.batches():
+        yield held
+        held = batch
+        time = batch[-1][1]
+    end = [held.pop()] if held and held[-1][0] == _END else []
+    yield held
+    if trace.loss and "damaged" in trace.loss:
+        # The copy is whole in itself: what is missing must be said in it.
+        yield [tuple(Row(CODES["lost"], time, 0, 0, data=f"before it was packed, {trace.loss}".encode()))]
+    yield packed.rows
+    yield end
+
+
+class _Copy(TraceWriter):
+    # Says of the recording what the trace says.
+
+    def __init__(self, trace: Trace, path: str, force: bool) -> None:
+        super().__init__(path, trace.source, trace.about, force=force)
+        # A code never changes its meaning: what one of the two releases does not know, the other one does.
+        names = list(trace.names)
+        names[: len(EVENTS)] = [
+            ours if theirs.startswith("?") else theirs for ours, theirs in zip(EVENTS, trace.names, strict=False)
+        ]
+        while names[-1].startswith("?"):
+            names.pop()
+        self._metadata |= {
+            "laconic": trace.version,
+            "events": json.dumps(names),
+            "machine": json.dumps(trace.machine),
+        }
