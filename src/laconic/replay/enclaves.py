@@ -15,7 +15,7 @@ from laconic.memory.vma import Vma
 from laconic.pal.pagemap import Touched
 from laconic.pal.sgx.meter import Meter
 from laconic.rangemap import RangeMap
-from laconic.replay.engine import CLONE_THREAD, CLONE_VM, Replay
+from laconic.replay.engine import CLONE_THREAD, CLONE_VM, ENDLESS, Replay
 from laconic.replay.thread import Mm, Thread
 from laconic.strategies import MemoryCall, Strategy
 from laconic.strategies.touches import Touches
@@ -159,6 +159,11 @@ class EnclaveReplay(Replay):
             for _, start, end, _, held, _ in changes:
                 if held is not None:
                     enclave.assume_touched(start, end, held)
+        if row[11] & ENDLESS:
+            # It never returned: only what the host was seen to hold afterwards tells what it did.
+            if changes:
+                enclave.call(MemoryCall("other", (0,) * 6, 0, changes))
+            return
         file = self._files.get(row[14]) if row[14] else None
         enclave.call(MemoryCall(self._names[row[0]], row[4:10], self.answer, changes, file), self._label(row))
 

@@ -45,7 +45,7 @@ from laconic.trace.schema import (
 )
 
 CLONE_VM, CLONE_THREAD = 0x100, 0x10000
-_ENDLESS = UNFINISHED | NO_RESULT
+ENDLESS = UNFINISHED | NO_RESULT
 PERSONALITY_QUERY = 0xFFFFFFFF
 
 
@@ -149,7 +149,7 @@ class Replay:
         up.thread = thread
         up.read_implies_exec = thread.read_implies_exec
         result, state = row[10], row[11]
-        if state & _ENDLESS:
+        if state & ENDLESS:
             self._unfinished(thread, space, row)
             return
         name = self._names[row[0]]
@@ -254,7 +254,7 @@ class Replay:
     def _clone(self, row: PlainRow) -> None:
         tid, flags = row[10], row[4]
         parent = self._thread(row)
-        if tid <= 0 or row[11] & _ENDLESS:
+        if tid <= 0 or row[11] & ENDLESS:
             return
         if not flags & CLONE_THREAD:
             self.ledger.processes += 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from bisect import bisect_left, bisect_right
 
 #: No map is read further (bytes): a runtime that ran for days has written some ten million.
@@ -62,11 +65,20 @@ def perf_map_paths(pid: int) -> list[str]:
     return [f"/proc/{pid}/root/tmp/perf-{own}.map", f"/tmp/perf-{pid}.map"]
 
 
+def _open(path: str, flags: int) -> int:
+    # Anybody may put anything under that name: a FIFO must not keep the report waiting.
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "no regular file", path)
+    return fd
+
+
 def read_perf_map(pid: int, path: str | None = None) -> PerfMap | None:
     """The map of a process, None where there is none. O(lines log lines)."""
     for candidate in [path] if path is not None else perf_map_paths(pid):
         try:
-            with open(candidate, "rb") as file:
+            with open(candidate, "rb", opener=_open) as file:
                 return PerfMap(file.read(MOST))
         except OSError:
             continue

@@ -101,7 +101,9 @@ _EXECUTES: Final = frozenset({"execve", "execveat"})
 _CLONES: Final = frozenset({"clone", "clone3", "fork", "vfork"})
 _CLONE_THREAD: Final = 0x10000
 _CALLS: Final = frozenset({*range(MEMORY_CODES), *(CODES[name] for name in PROCESS_EVENTS)})
-_SILENT: Final = frozenset({"maps", "vma", "host_call", "note", "process", "end"})
+_SILENT: Final = frozenset(
+    {"maps", "vma", "host_call", "note", "process", "end", "module", "frames", "site", "symbols"}
+)
 
 
 def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
