@@ -119,7 +119,9 @@ def advice(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {each["option"]: each for each in found["advice"]}
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "java" else name for name in PROGRAMS]
+)
 def test_figures_are_the_trace_s(name: str, tmp_path: Path) -> None:
     """Peaks of mappings, threads, stack and heap, and what is mapped MAP_NORESERVE."""
     needs(PROGRAMS[name][0])
@@ -234,6 +236,7 @@ def test_arenas_that_are_tried(tmp_path: Path) -> None:
     assert improved(before, pad, "every-call, no EXINFO", "host_calls")(0.5)
 
 
+@pytest.mark.slow
 def test_java_s_flags_that_are_tried(tmp_path: Path) -> None:
     """Each is put after the program's name. The heap that is not reserved is not mapped."""
     needs("java")
@@ -260,6 +263,7 @@ def test_a_flag_of_a_program_that_another_starts(tmp_path: Path) -> None:
     assert all(each["after"] is None and "does not begin with node" in each["not_tried"] for each in flags)
 
 
+@pytest.mark.slow
 def test_go_that_gives_memory_back(tmp_path: Path) -> None:
     """Recognised by its heap. With MADV_FREE in the place of MADV_DONTNEED its pages need not be zeroed."""
     needs("go")
