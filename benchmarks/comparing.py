@@ -18,7 +18,7 @@ from laconic.strategies import NAMES
 from laconic.trace.reader import Trace
 
 #: How often each mix is gone through, for a million calls in all; and how many times a replay a comparison may take.
-TIMES, MOST = 28, 5.0
+TIMES, MOST = 84, 5.0
 _MIXES: tuple[Callable[[Recorder, Random], None], ...] = (protection, one_block, *MIXES.values())
 
 

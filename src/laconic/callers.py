@@ -24,7 +24,8 @@ _EDGES = "_"
 @dataclass(slots=True)
 class Caller:
     """Calls that are put together. `redundant` of `asked` changed nothing; `known`: `asked` counts all of them, not
-    only those whose stack was taken. `wasted`: what the redundant ones cost in an enclave under every-call.
+    only those whose stack was taken. `wasted`: what the redundant ones cost in an enclave under every-call. `event`: the
+    number of the first redundant one's row.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Caller:
     said: int = 0
     known: bool = True
     guessed: bool = False
+    event: int = -1
     wasted: Counts = field(default_factory=Counts)
     stacks: Counter[int] = field(default_factory=Counter)
 
@@ -148,6 +150,8 @@ def _enter(caller: Caller, site: Site, wasted: Counts, guessed: bool, has_stack:
     caller.said += site.said
     caller.wasted.add(wasted)
     caller.guessed |= guessed and site.redundant > 0
+    if site.redundant and not 0 <= caller.event <= site.first_redundant:
+        caller.event = site.first_redundant
     if site.redundant and has_stack:
         caller.stacks[site.stack] += site.redundant
 

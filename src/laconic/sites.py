@@ -24,9 +24,9 @@ EVERY_CALL, LACONIC = "every-call", "laconic"
 class Site:
     """The calls of one name from one stack of one program. `stack` is `trace.sites.NO_STACK` where none was taken.
 
-    `asked` calls were made, of which `redundant` changed nothing; `said` host calls were made for the others. `first`
-    and `last` are the numbers of rows in the trace. `counts`: strategy → what its enclave did for these calls;
-    `wasted`: for the redundant ones.
+    `asked` calls were made, of which `redundant` changed nothing; `said` host calls were made for the others. `first`,
+    `last` and `first_redundant` are the numbers of rows in the trace, -1 for none. `counts`: strategy → what its enclave
+    did for these calls; `wasted`: for the redundant ones.
     """
 
     call: str
@@ -38,6 +38,7 @@ class Site:
     failed: int = 0
     first: int = -1
     last: int = -1
+    first_redundant: int = -1
     counts: dict[str, Counts] = field(default_factory=dict)
     wasted: dict[str, Counts] = field(default_factory=dict)
 
@@ -98,6 +99,8 @@ class SiteReplay(EnclaveReplay):
         site.said += self.said
         if not self.said:
             site.redundant += 1
+            if site.first_redundant < 0:
+                site.first_redundant = self.number
         if self.answer < 0:
             site.failed += 1
         site.last = self.number

@@ -12,6 +12,7 @@ from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
     from laconic.pal.sgx.costs import CostProfile
+    from laconic.replay.compare import Model
     from laconic.trace import Trace
 
 DESCRIPTION = """\
@@ -32,6 +33,7 @@ examples:
 exit codes:
   0    done; a trace that is not complete counts as far as it goes
   2    a wrong option, or a file that cannot be read
+  70   --verify found an enclave in which access is not as asked
   with -- CMD the program's own (126, 127: it cannot be executed, was not found)
 """
 
@@ -51,6 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "laconic compare [--host {sgx2,linux}] [--strategy NAME[,NAME]]\n"
         "                       [--costs NAME|FILE] [--epc SIZE] [--by {process,call}]\n"
+        "                       [--pte {rwx,sync}] [--verify]\n"
         "                       [--json FILE] [-j N] [-o FILE [--force]]\n"
         "                       FILE | -- CMD [ARG ...]"
     )
@@ -63,6 +66,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the strategies to show (default: all); every-call and the bound are always there, for the ratios",
     )
     add_costs(parser)
+    parser.add_argument(
+        "--pte",
+        choices=("rwx", "sync"),
+        default="rwx",
+        help="how the host maps an enclave: rwx (default), once; sync, as the EPCM has it, at a host call a change "
+        "(classify and laconic; every-call is upstream's, which maps it once)",
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="carry classify and laconic out leaf by leaf on the modelled EPCM, and compare what is accessible with "
+        "what was asked for after every step; exit 70 where they differ; slow",
+    )
     parser.add_argument("--epc", metavar="SIZE", help="say under which strategies an EPC of this size (128M) overflows")
     parser.add_argument("--by", choices=("process", "call"), help="show also what each process, or each call, came to")
     parser.add_argument("--json", metavar="FILE", help="write the figures to FILE as JSON; - is standard output")
@@ -99,14 +115,14 @@ def execute(options: argparse.Namespace) -> int:
     if trace is None:
         status, figures = _recorded(names, profile, pages, options)
     else:
-        figures = _compared(trace, names, profile, pages, options.jobs)
+        figures = _compared(trace, names, profile, pages, options)
     if figures and output is not None:
         write_json(figures, output, options.json)
     if figures and trace is None:
         tell(as_text(figures, width(2), options.by))
     elif options.json != "-":
         show(as_text(figures, width(1), options.by))
-    return status
+    return 70 if any(found["breaches"] for found in figures.get("verify", {}).values()) else status
 
 
 def _recorded(
@@ -118,7 +134,7 @@ def _recorded(
 
     with recorded(options.command, options.output, options.force) as (status, path):
         try:
-            figures = _compared(open_trace(path), names, profile, pages, options.jobs)
+            figures = _compared(open_trace(path), names, profile, pages, options)
         except LaconicError as error:
             # The program has run: its status counts.
             tell(f"laconic: {error}\n")
@@ -128,15 +144,16 @@ def _recorded(
 
 
 def _compared(
-    trace: Trace, names: list[str], profile: CostProfile | None, pages: int | None, jobs: int | None
+    trace: Trace, names: list[str], profile: CostProfile | None, pages: int | None, options: argparse.Namespace
 ) -> Json:
     from laconic.commands.progress import progress
     from laconic.commands.traces import losses, tell_loss
-    from laconic.replay.compare import compare_hosts
+    from laconic.replay.compare import Model, compare_hosts
     from laconic.report.compare import hosts_as_json
 
     if profile is not None:
-        figures, events, lost = enclaves(trace, names, profile, pages, jobs)
+        model = Model(options.pte, options.verify)
+        figures, events, lost = enclaves(trace, names, profile, pages, options.jobs, model)
     else:
         with progress(f"comparing {trace.path}", trace.size) as update:
             replays = compare_hosts(trace, names, update)
@@ -149,7 +166,12 @@ def _compared(
 
 
 def enclaves(
-    trace: Trace, names: Sequence[str], profile: CostProfile, pages: int | None = None, jobs: int | None = None
+    trace: Trace,
+    names: Sequence[str],
+    profile: CostProfile,
+    pages: int | None = None,
+    jobs: int | None = None,
+    model: Model | None = None,
 ) -> tuple[Json, int, list[str]]:
     """What a trace comes to in enclaves, as JSON; how many events there were, and what is lost of them.
 
@@ -160,7 +182,7 @@ def enclaves(
     from laconic.report.compare import as_json
 
     with progress(f"comparing {trace.path}", trace.size) as update:
-        compared = compare(trace, names, profile, progress=update, jobs=jobs)
+        compared = compare(trace, names, profile, progress=update, jobs=jobs, model=model)
     return as_json(compared, pages), compared.events, compared.lost
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from laconic.errors import LaconicError
 from laconic.pal.sgx.costs import CostProfile
@@ -22,6 +22,9 @@ from laconic.replay import Replayed, replay
 from laconic.replay.enclaves import EnclaveReplay, Maker, Process
 from laconic.strategies import strategy
 from laconic.trace.reader import Trace
+
+if TYPE_CHECKING:
+    from laconic.strategies.verified import Findings, Report
 
 Progress = Callable[[int], None]
 #: The floor, which no strategy goes below. Not a strategy, and named like one.
@@ -70,7 +73,7 @@ class Compared:
 
     `programs` are what the numbers in `Figures.processes` stand for; `ranged`: the trace does not hold touched pages,
     so every figure is a range. `asked`: memory calls; `unseen`: touched pages that nobody could look at; `lost` says
-    what is missing before the trace's end.
+    what is missing before the trace's end. `findings`: of `Model.verify`, by strategy.
     """
 
     strategies: dict[str, Figures]
@@ -82,6 +85,8 @@ class Compared:
     events: int
     unseen: int
     lost: list[str]
+    model: Model
+    findings: dict[str, Findings]
 
 
 def compare(
@@ -91,6 +96,7 @@ def compare(
     *,
     progress: Progress | None = None,
     jobs: int | None = None,
+    model: Model | None = None,
 ) -> Compared:
     """The counts and cycles of `trace` under each strategy of `names`, of which `bound` may be one.
 
@@ -99,14 +105,15 @@ def compare(
     O(events × strategies); memory for the figures of each process and call.
     """
     trace = Trace(trace) if isinstance(trace, str) else trace
+    model = model or Model()
     makers = [maker for name in names for maker in (_ENDS if name == BOUND else (name,))]
     for maker in makers:
-        _maker(maker, profile)
+        _maker(maker, profile, model, {})
     guesses = [False] if trace.source == "run" else [False, True]
     jobs = jobs or len(os.sched_getaffinity(0))
     shared = jobs > 1 and len(makers) * len(guesses) > 1 and _is_long(trace)
     groups = _share_out(makers, max(jobs // len(guesses), 1)) if shared else [makers]
-    tasks = [_Task(trace.path, group, profile, guess) for guess in guesses for group in groups]
+    tasks = [_Task(trace.path, group, profile, guess, model) for guess in guesses for group in groups]
     tell = progress or (lambda done: None)
     parts = _side_by_side(tasks, tell) if shared else _in_turn(tasks, trace, tell)
     cases: dict[bool, dict[str, _Book]] = {guess: {} for guess in guesses}
@@ -115,7 +122,8 @@ def compare(
     first = parts[0]
     trace.loss = first.loss
     figures = {name: _figures([_ends(books, name) for books in cases.values()], profile) for name in names}
-    return Compared(figures, profile, first.programs, len(guesses) > 1, *first[2:7])
+    found = {name: findings for part in parts for name, findings in part.findings.items()}
+    return Compared(figures, profile, first.programs, len(guesses) > 1, *first[2:7], model, found)
 
 
 def compare_hosts(trace: Trace, names: Sequence[str], progress: Progress | None = None) -> dict[str, Replayed]:
@@ -172,7 +180,16 @@ class _Part(NamedTuple):
     events: int
     unseen: int
     lost: list[str]
+    findings: dict[str, Findings]
     loss: str | None
+
+
+class Model(NamedTuple):
+    """How enclaves are modelled. `pte`: "rwx", the host maps all of an enclave so; "sync", it maps each page as the
+    EPCM has it. `verify`: our own strategies are carried out leaf by leaf, and the law Strict is looked after."""
+
+    pte: str = "rwx"
+    verify: bool = False
 
 
 class _Task(NamedTuple):
@@ -180,6 +197,7 @@ class _Task(NamedTuple):
     makers: list[str]
     profile: CostProfile
     assume_touched: bool
+    model: Model
 
 
 class _Comparison(EnclaveReplay):
@@ -190,16 +208,29 @@ class _Comparison(EnclaveReplay):
         self.left = {name: meter.epc_pages for name, meter in self.meters.items()}
 
 
-def _maker(name: str, profile: CostProfile) -> Maker:
-    if name not in _ENDS:
-        return strategy(name)
-    from laconic.strategies.bound import bound
+def _maker(name: str, profile: CostProfile, model: Model, reports: dict[str, Report]) -> Maker:
+    from laconic.strategies.classify import Classify
 
-    return bound(profile, high=name == _ENDS[1])
+    if name in _ENDS:
+        from laconic.strategies.bound import bound
+
+        return bound(profile, high=name == _ENDS[1])
+    rule: Any = strategy(name)
+    if not issubclass(rule, Classify):
+        return cast(Maker, rule)
+    if model.pte == "sync":
+        rule = type(rule.__name__, (rule,), {"sync": True})
+    if model.verify:
+        from laconic.strategies.verified import Report, verified
+
+        reports[name] = Report()
+        rule = verified(rule, reports[name])
+    return cast(Maker, rule)
 
 
 def _replay(trace: Trace, task: _Task, progress: Progress) -> _Part:
-    makers = {name: _maker(name, task.profile) for name in task.makers}
+    reports: dict[str, Report] = {}
+    makers = {name: _maker(name, task.profile, task.model, reports) for name in task.makers}
     engine = _Comparison(trace, makers, task.assume_touched)
     engine.run(progress=progress)
     return _Part(
@@ -210,6 +241,7 @@ def _replay(trace: Trace, task: _Task, progress: Progress) -> _Part:
         engine.number + 1,
         engine.unseen,
         engine.lost.told(),
+        {name: report.findings() for name, report in reports.items()},
         trace.loss,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from laconic.memory.change import Change
+from laconic.memory.change import Change, new
 from laconic.memory.flags import TASK_SIZE, VM_PROT
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import Vma
@@ -165,7 +165,8 @@ class EnclaveReplay(Replay):
                 enclave.call(MemoryCall("other", (0,) * 6, 0, changes))
             return
         file = self._files.get(row[14]) if row[14] else None
-        enclave.call(MemoryCall(self._names[row[0]], row[4:10], self.answer, changes, file), self._label(row))
+        call = new(MemoryCall, (self._names[row[0]], row[4:10], self.answer, changes, file))
+        enclave.call(call, self._label(row))
 
     def _label(self, row: PlainRow) -> str:
         # What the work of this memory call is entered under, in the place of its name: for subclasses.

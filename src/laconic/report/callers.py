@@ -51,6 +51,7 @@ def _caller(caller: Caller, found: Callers, stacks: Stacks) -> dict[str, Any]:
             "host_calls": _share(caller.wasted.host_calls, found.total.host_calls),
             "cycles": None if cycles is None else {"low": cycles[1][0], "high": cycles[1][1]},
         },
+        "first": caller.event,
         "wasted": caller.wasted.as_dict(),
         "cycles": None if cycles is None else {"low": round(cycles[0][0]), "high": round(cycles[0][1])},
         "stack": [

@@ -57,6 +57,8 @@ def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
         "profile": {"name": profile.name, "machine": profile.machine, "no_source": list(profile.unsourced)},
         "epc": None if epc_pages is None else {"pages": epc_pages, "overflows": over},
         "ranged": compared.ranged,
+        "pte": compared.model.pte,
+        "verify": {name: findings._asdict() for name, findings in compared.findings.items()},
         "strategies": {name: _strategy(each, found) for name, each in found.items()},
         "processes": [
             {**program._asdict(), "strategies": _parts(found, lambda each: each.processes, number)}
@@ -152,6 +154,11 @@ def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) 
         lines += _by(figures, by, width)
     if figures.get("epc"):
         lines += ["", *_wrapped(_epc(figures), width)]
+    for name, findings in figures.get("verify", {}).items():
+        said = f"verify: {name}, {findings['steps']:,} steps, {findings['breaches']:,} breaches of the law Strict"
+        lines += ["", *_wrapped(said, width)]
+        for breach in findings["first"]:
+            lines += _wrapped(f"  {breach}", width)
     notes = [*figures["notes"], *([FLOOR] if BOUND in figures["strategies"] else [])]
     for note in notes:
         lines += _wrapped(f"note: {note}.", width)

@@ -1,0 +1,73 @@
+"""`laconic compare --verify`: strategies carried out leaf by leaf, and what it finds when one is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.unit.test_compare import busy
+from tests.unit.test_compare_cli import laconic
+
+from laconic.commands import main
+from laconic.pal.sgx.costs import DEFAULT, load
+from laconic.pal.sgx.edmm import Edmm
+from laconic.replay.compare import Model, compare
+from laconic.strategies.classify import Classify
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> str:
+    """Pages mapped, touched, protected and unmapped, again and again."""
+    return busy(tmp_path / "a.trace", 5).end()
+
+
+@pytest.mark.parametrize("pte", ["rwx", "sync"])
+def test_counts_are_those_of_counting_alone(trace: str, pte: str) -> None:
+    names = ["classify", "laconic"]
+    plain = compare(trace, names, load(DEFAULT), model=Model(pte))
+    checked = compare(trace, names, load(DEFAULT), model=Model(pte, verify=True))
+    for name in names:
+        assert checked.strategies[name].total == plain.strategies[name].total
+        assert checked.strategies[name].peak == plain.strategies[name].peak
+        assert checked.findings[name].steps > 20 and not checked.findings[name].breaches
+    assert not plain.findings
+
+
+def test_a_mapping_that_follows_costs_host_calls(trace: str) -> None:
+    once, follows = (compare(trace, ["laconic"], load(DEFAULT), model=Model(pte)) for pte in ("rwx", "sync"))
+    ours, theirs = (found.strategies["laconic"].total.low for found in (once, follows))
+    assert theirs.host_calls > ours.host_calls
+    assert theirs.eaccept == ours.eaccept and theirs.emodpr == ours.emodpr
+
+
+def test_what_is_wrong_is_found(
+    trace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is unmapped stays in the enclave."""
+    monkeypatch.setattr(Classify, "unmap", lambda self, ranges: None)
+    report = tmp_path / "a.json"
+    status = main(["compare", trace, "--verify", "--strategy", "laconic", "-j", "1", "--json", str(report)])
+    found = json.loads(report.read_text())["verify"]["laconic"]
+    assert status == 70 and found["breaches"] and "nothing is mapped" in found["first"][0]
+    assert "breaches of the law Strict" in capfd.readouterr().out
+
+
+def test_what_the_model_refuses_is_found(trace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that is accepted twice."""
+    commit = Edmm.commit
+
+    def twice(self: Edmm, start: int, end: int, prot: int, contents: bool = False, source: int | None = None) -> None:
+        commit(self, start, end, prot, contents, source)
+        self.meter.eaccept(start, end, prot, 8)
+
+    monkeypatch.setattr(Edmm, "commit", twice)
+    found = compare(trace, ["laconic"], load(DEFAULT), jobs=1, model=Model(verify=True)).findings["laconic"]
+    assert found.breaches and "EACCEPT stopped at" in found.first[0]
+
+
+def test_the_command(trace: str) -> None:
+    done = laconic("compare", trace, "--verify", "--pte", "sync")
+    assert done.returncode == 0 and "verify: laconic, " in done.stdout and " 0 breaches" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert laconic("compare", trace, "--pte", "rx").returncode == 2
