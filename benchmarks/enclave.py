@@ -77,6 +77,25 @@ def _example() -> str:
     return table(["program", "strategy", "memory calls", "host calls", "ETRACK+IPI", "million cycles"], rows)
 
 
+#: What laconic does no more of than every-call: each stands for the same work.
+_NO_WORSE = {
+    "host calls": ("host_calls",), "ioctls": ("ioctls",), "tracking cycles": ("etrack_ipis",),
+    "EACCEPT and EACCEPTCOPY": ("eaccept", "eacceptcopy"), "EAUG faults and exceptions": ("eaug_faults", "exceptions"),
+    "pages given back": ("emodt",), "pages copied": ("pages_copied",), "untouched pages": ("untouched_pages",),
+}  # fmt: skip
+
+
+def _no_worse(program: str, compared: Compared) -> list[tuple[str, float, float]]:
+    ours, theirs = (compared.strategies[name].total.low for name in ("laconic", "every-call"))
+    found = []
+    for what, things in _NO_WORSE.items():
+        most = sum(getattr(theirs, thing) for thing in things)
+        if most:
+            ratio = sum(getattr(ours, thing) for thing in things) / most
+            found.append((f"{program}: {what}, laconic / every-call", ratio, 1.0))
+    return found
+
+
 def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
     """The sections of the page, and what must hold."""
     names = [*NAMES, BOUND]
@@ -91,6 +110,7 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
                 if not number:
                     counted += _counted(program, compared)
                     worse += _worse(program, compared)
+                    targets += _no_worse(program, compared)
                 all_figures = compared.strategies
                 ratios = [all_figures[name].ratio(all_figures[BOUND]) for name in NAMES]
                 against = all_figures["laconic"].ratio(all_figures["every-call"])
