@@ -24,8 +24,8 @@ _EDGES = "_"
 @dataclass(slots=True)
 class Caller:
     """Calls that are put together. `redundant` of `asked` changed nothing; `known`: `asked` counts all of them, not
-    only those whose stack was taken. `wasted`: what the redundant ones cost in an enclave under every-call. `event`: the
-    number of the first redundant one's row.
+    only those whose stack was taken. `wasted`: what the redundant ones cost in an enclave under every-call. `event`:
+    the number of the first redundant one's row.
     """
 
     name: str

@@ -25,8 +25,8 @@ class Site:
     """The calls of one name from one stack of one program. `stack` is `trace.sites.NO_STACK` where none was taken.
 
     `asked` calls were made, of which `redundant` changed nothing; `said` host calls were made for the others. `first`,
-    `last` and `first_redundant` are the numbers of rows in the trace, -1 for none. `counts`: strategy → what its enclave
-    did for these calls; `wasted`: for the redundant ones.
+    `last` and `first_redundant` are the numbers of rows in the trace, -1 for none. `counts`: strategy → what its
+    enclave did for these calls; `wasted`: for the redundant ones.
     """
 
     call: str

@@ -25,23 +25,32 @@ examples:
   laconic flamegraph a.trace --to svg -o redundant.svg
   laconic flamegraph a.trace --to folded -o - | flamegraph.pl > redundant.svg
   laconic flamegraph a.trace --to speedscope --all --weight cycles -o a.json
+  laconic flamegraph --to svg -o redundant.svg -- python3 -c 'import json'
 
 Weights: calls; host-calls and cycles are what an enclave spends on them under
 every-call (cycles: an estimate, the low end of the cost profile).
 
 exit codes: 0; 2 a wrong option, a trace that cannot be read, a file that cannot
-be written
+be written; after  -- CMD  the program's own
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `flamegraph`."""
+    from laconic.commands.recording import accept_command
     from laconic.flames import CALLS, WEIGHTS
     from laconic.report.flamegraph import FORMATS
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
-    parser.add_argument("trace", metavar="FILE", help="a trace that was recorded or imported")
+    parser.usage = (
+        "laconic flamegraph --to {folded,speedscope,svg} -o OUT [--force]\n"
+        "                          [--all] [--weight {calls,host-calls,cycles}]\n"
+        "                          [--costs NAME|FILE]\n"
+        "                          [--suppressions FILE | --no-suppressions]\n"
+        "                          FILE | -- CMD [ARG ...]"
+    )
+    parser.add_argument("words", nargs="*", metavar="FILE", help="a trace that was recorded or imported")
     parser.add_argument("--to", choices=FORMATS, required=True, help="the format")
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the file; - is standard output")
     parser.add_argument("--force", action="store_true", help="write OUT anew where it exists")
@@ -49,6 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weight", choices=WEIGHTS, default=CALLS, help="what a stack weighs (default: calls)")
     add_costs(parser)
     add_suppressions(parser)
+    accept_command(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -57,7 +67,8 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.commands.callers import suppressions
     from laconic.commands.compare import load_costs
     from laconic.commands.progress import progress
-    from laconic.commands.traces import open_trace, tell_loss
+    from laconic.commands.source import traced
+    from laconic.commands.traces import tell_loss
     from laconic.flames import CYCLES, flames
     from laconic.sites import EVERY_CALL, sites
 
@@ -67,25 +78,27 @@ def execute(options: argparse.Namespace) -> int:
         raise LaconicError(f"--costs {options.costs!r} is about cycles: add --weight cycles")
     rules = [] if options.all else suppressions(options)
     profile = load_costs(options.costs) if options.weight == CYCLES else None
-    trace = open_trace(options.trace)
-    _check_output(options, trace)
-    with progress(f"replaying {options.trace}", trace.size) as update:
-        found = sites(trace, (EVERY_CALL,), progress=update)
-    tell_loss(trace, found.loss[:-1] if trace.loss else found.loss)
-    made = flames(found, options.weight, every=options.all, suppressions=rules, profile=profile)
-    text = _text(made, options.to, trace)
-    _write(text, options)
+    if options.command is not None:
+        _check_output(options, None)
+    with traced(options, "flamegraph") as (trace, status):
+        _check_output(options, trace.path)
+        with progress(f"replaying {trace.path}", trace.size) as update:
+            found = sites(trace, (EVERY_CALL,), progress=update)
+        tell_loss(trace, found.loss[:-1] if trace.loss else found.loss)
+        made = flames(found, options.weight, every=options.all, suppressions=rules, profile=profile)
+        text = _text(made, options.to, trace)
+        _write(text, options)
     missing = sorted((module.path, why) for module, why in found.stacks.symbolizer.missing.items())
     _tell(made, missing, options.output)
-    return 0
+    return status
 
 
-def _check_output(options: argparse.Namespace, trace: Trace) -> None:
-    # A long replay must not be lost to a wrong path.
+def _check_output(options: argparse.Namespace, trace: str | None) -> None:
+    # A long replay, or a run, must not be lost to a wrong path.
     path = options.output
     if path == "-" or not os.path.exists(path):
         return
-    if os.path.samefile(path, trace.path):
+    if trace is not None and os.path.samefile(path, trace):
         raise LaconicError(f"-o {path!r} is the trace itself: name another file")
     if not options.force:
         raise LaconicError(f"-o {path!r} exists already: name another file, or give --force")
