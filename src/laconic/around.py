@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from laconic.memory.change import Change, classify
-from laconic.memory.flags import VM_DONTEXPAND, VM_EXEC, VM_GROWSDOWN, VM_PFNMAP
+from laconic.memory.names import derived_name, stack_start
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 
@@ -36,22 +36,11 @@ class Run(NamedTuple):
 
 def labelled(space: AddressSpace) -> list[Labelled]:
     """All VMAs with the names that the kernel derives (get_vma_name in fs/proc/task_mmu.c). O(n)."""
-    stack = max((start for start, _, vma in space.vmas if vma.flags & VM_GROWSDOWN), default=-1)
-    return [(start, end, (vma, _name(space, start, end, vma, stack))) for start, end, vma in space.vmas]
-
-
-def _name(space: AddressSpace, start: int, end: int, vma: Vma, stack: int) -> str:
-    if vma.file is not None:
-        return vma.file.path
-    if vma.flags & VM_PFNMAP:
-        return "[vvar]"
-    if vma.flags & VM_DONTEXPAND and vma.flags & VM_EXEC:
-        return "[vdso]"
-    if start < space.brk and space.start_brk < end:
-        return "[heap]"
-    if start == stack:
-        return "[stack]"
-    return f"[anon:{vma.name}]" if vma.name is not None else ""
+    stack = stack_start(space)
+    return [
+        (start, end, (vma, vma.file.path if vma.file is not None else derived_name(space, start, end, vma, stack)))
+        for start, end, vma in space.vmas
+    ]
 
 
 def _runs(

@@ -190,19 +190,13 @@ def enclaves(
 
 
 def _check_words(options: argparse.Namespace) -> None:
-    if options.command is None:
-        if len(options.words) != 1:
-            what = "no trace was" if not options.words else "more than one trace was"
-            raise LaconicError(f"{what} named: give one, or a program after --, as in  laconic compare -- python3 -V")
-        if options.output is not None or options.force:
-            raise LaconicError("-o and --force are about the trace of a program: name that after --")
-    else:
-        if options.words:
-            raise LaconicError(f"{options.words[0]!r} stands before --: name a trace, or a program after --, not both")
-        if not options.command:
-            raise LaconicError("no command was given: name a program, as in  laconic compare -- python3 -V")
-        if options.force and options.output is None:
-            raise LaconicError("--force is about a trace: name it with -o FILE")
+    from laconic.commands.source import check_source
+
+    check_source(options, "compare")
+    if options.command is None and (options.output is not None or options.force):
+        raise LaconicError("-o and --force are about the trace of a program: name that after --")
+    if options.force and options.output is None:
+        raise LaconicError("--force is about a trace: name it with -o FILE")
     if options.host == "linux":
         for given, name in ((options.costs, "--costs"), (options.epc, "--epc")):
             if given is not None:

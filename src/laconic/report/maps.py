@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from laconic.memory.flags import VM_DONTEXPAND, VM_EXEC, VM_GROWSDOWN, VM_PFNMAP
+from laconic.memory.names import derived_name, stack_start
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 
@@ -14,7 +14,7 @@ def as_text(space: AddressSpace) -> str:
     too; `[vsyscall]`, which every process shows and none has, is not printed. O(VMAs).
     """
     lines = []
-    stack = max((start for start, _, vma in space.vmas if vma.flags & VM_GROWSDOWN), default=-1)
+    stack = stack_start(space)
     for start, end, vma in space.vmas:
         where = f"{start:08x}-{end:08x} {vma.permissions()} {_backing(start, vma)} "
         name = _name(space, start, end, vma, stack)
@@ -32,18 +32,9 @@ def _backing(start: int, vma: Vma) -> str:
 
 
 def _name(space: AddressSpace, start: int, end: int, vma: Vma, stack: int) -> str:
-    # `stack`: where the highest VMA that grows down begins. Others of that kind are the program's own.
     if vma.file is not None:
         if vma.name is not None:
             return f"[anon_shmem:{vma.name}]"
         # The kernel escapes a line's end in a path (seq_path).
         return vma.file.path.replace("\n", "\\012")
-    if vma.flags & VM_PFNMAP:
-        return "[vvar]"
-    if vma.flags & VM_DONTEXPAND and vma.flags & VM_EXEC:
-        return "[vdso]"
-    if start < space.brk and space.start_brk < end:
-        return "[heap]"
-    if start == stack:
-        return "[stack]"
-    return f"[anon:{vma.name}]" if vma.name is not None else ""
+    return derived_name(space, start, end, vma, stack)
