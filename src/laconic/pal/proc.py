@@ -267,25 +267,26 @@ def open_file(pid: int, fd: int) -> OpenFile | None:
     """
     link = f"/proc/{pid}/fd/{fd}"
     try:
+        # The process may be killed between any two of these.
         mode = os.lstat(link).st_mode
         about = os.stat(link)
+        plain = stat.S_ISREG(about.st_mode)
+        noexec = plain and bool(os.statvfs(link).f_flag & os.ST_NOEXEC)
+        file = _files.get((about.st_dev, about.st_ino))
+        path = os.readlink(link) if file is None else ""
     except (FileNotFoundError, ProcessLookupError):
         return None
-    key = (about.st_dev, about.st_ino)
-    file = _files.get(key)
-    plain = stat.S_ISREG(about.st_mode)
     if file is None:
-        path = os.readlink(link)
         file = _file(os.major(about.st_dev), os.minor(about.st_dev), about.st_ino, path)
         if plain:
-            _files[key] = file
+            _files[about.st_dev, about.st_ino] = file
     huge = plain and about.st_blksize >= PMD_SIZE
     return OpenFile(
         file,
         readable=bool(mode & stat.S_IRUSR),
         writable=bool(mode & stat.S_IWUSR),
         plain=plain and not huge,
-        noexec=plain and bool(os.statvfs(link).f_flag & os.ST_NOEXEC),
+        noexec=noexec,
         places=True,
         size=about.st_size,
     )

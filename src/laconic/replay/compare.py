@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -67,6 +67,14 @@ class Figures:
         return min(ratios), max(ratios)
 
 
+class Model(NamedTuple):
+    """How enclaves are modelled. `pte`: "rwx", the host maps all of an enclave so; "sync", it maps each page as the
+    EPCM has it. `verify`: our own strategies are carried out leaf by leaf, and the law Strict is looked after."""
+
+    pte: str = "rwx"
+    verify: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Compared:
     """What a comparison came to: `strategies` in the order that was asked for.
@@ -85,8 +93,8 @@ class Compared:
     events: int
     unseen: int
     lost: list[str]
-    model: Model
-    findings: dict[str, Findings]
+    model: Model = field(default_factory=Model)
+    findings: dict[str, Findings] = field(default_factory=dict)
 
 
 def compare(
@@ -182,14 +190,6 @@ class _Part(NamedTuple):
     lost: list[str]
     findings: dict[str, Findings]
     loss: str | None
-
-
-class Model(NamedTuple):
-    """How enclaves are modelled. `pte`: "rwx", the host maps all of an enclave so; "sync", it maps each page as the
-    EPCM has it. `verify`: our own strategies are carried out leaf by leaf, and the law Strict is looked after."""
-
-    pte: str = "rwx"
-    verify: bool = False
 
 
 class _Task(NamedTuple):
