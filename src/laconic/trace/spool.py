@@ -13,7 +13,6 @@ import select
 import signal
 import struct
 import sys
-import threading
 import time
 
 from laconic.trace.schema import PlainRow
@@ -68,7 +67,7 @@ class Spool:
         """Has the rest written; how many rows there are, and why there are no more where the file has not all."""
         os.close(self._rows)
         with open(self._outcome, "rb") as file:
-            text = file.readline()  # its end may take longer: a disk that is busy keeps who syncs
+            text = file.read()
         if not text:
             return 0, "the process that writes it was killed"
         written, failure = json.loads(text)
@@ -109,7 +108,7 @@ def _write_all(writer: TraceWriter, rows: int, outcome: int) -> None:
         failure = f"{type(error).__name__}: {error}"
     finally:
         try:
-            os.write(outcome, json.dumps([writer.written, failure]).encode() + b"\n")
+            os.write(outcome, json.dumps([writer.written, failure]).encode())
         finally:
             os._exit(0)
 
@@ -118,7 +117,6 @@ def _receive(writer: TraceWriter, rows: int) -> None:
     # Has what comes written, until the other end is closed.
     due = time.monotonic() + PERIOD
     received = bytearray()
-    syncing: threading.Thread | None = None
     while True:
         ready, _, _ = select.select([rows], [], [], max(due - time.monotonic(), 0) if writer.rows else None)
         data = os.read(rows, _PIPE_SIZE) if ready else b""
@@ -128,10 +126,7 @@ def _receive(writer: TraceWriter, rows: int) -> None:
         _take(received, writer.rows)
         if len(writer.rows) >= BATCH or writer.rows and time.monotonic() >= due:
             writer.flush()
-            if syncing is None or not syncing.is_alive():
-                # On a disk that is busy this takes many seconds, for which neither the rows nor the program's end wait.
-                syncing = threading.Thread(target=writer.sync, args=(os.dup(writer.descriptor),), daemon=True)
-                syncing.start()
+            writer.sync()  # nobody waits for it here
             due = time.monotonic() + PERIOD
 
 

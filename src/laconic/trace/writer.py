@@ -146,21 +146,13 @@ class TraceWriter:
                 self.failure = self.failure or error
             self._fd = -1
 
-    @property
-    def descriptor(self) -> int:
-        """The file's descriptor, -1 where it is closed."""
-        return self._fd
-
-    def sync(self, fd: int) -> None:
-        """Has the batches so far written to the disk itself, what a power cut leaves; `fd` is a duplicate of
-        `descriptor`, which is closed."""
+    def sync(self) -> None:
+        """Has the batches so far written to the disk itself: what a power cut leaves."""
         try:
-            os.fdatasync(fd)
+            os.fdatasync(self._fd)
         except OSError as error:
             if error.errno != errno.EINVAL:  # no disk behind it
                 self.failure = self.failure or error
-        finally:
-            os.close(fd)
 
     def leave(self) -> None:
         """Lets go of the file, which another process writes from here on."""
