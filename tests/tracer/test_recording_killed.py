@@ -29,14 +29,21 @@ MPROTECT = CODES["mprotect"]
 def recording(path: Path, *command: str | Path, options: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[str]]:
     """`laconic run -o` in a session of its own, which does not outlive the test."""
     words = [*COMMAND, "run", "--quiet", "-o", str(path), *options, "--", *map(str, command)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True
+        words, **pipes, env=environment(), start_new_session=True, preexec_fn=_heeds_signals
     ) as process:
         try:
             yield process
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def _heeds_signals() -> None:
+    # What a shell starts in the background ignores these, and so would all that it starts.
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def writers(path: Path) -> list[int]:
