@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -283,6 +283,8 @@ def _side_by_side(tasks: Sequence[_Task], tell: Progress) -> list[_Part]:
 
 def _start(tasks: Iterable[_Task], processes: list[Any], receivers: list[Connection]) -> None:
     context = get_context("spawn")
+    # Its start unblocks SIGINT (resource_tracker.py), so it is started before that is blocked.
+    resource_tracker.ensure_running()
     # The processes inherit a blocked SIGINT: Ctrl-C is for the parent alone.
     old = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
