@@ -89,9 +89,10 @@ def imports_and_replays(log: Path) -> None:
     trace = log.with_suffix(".trace")
     report = import_logs("strace", [str(log)], str(trace))
     assert report.not_understood == 0, report.puzzles
-    # strace counts a call when it returns, and one that ended its thread never does.
+    # strace counts a call when it returns; one in which its thread was killed it counts, or not, by the moment.
     unfinished = Counter(each.call for each in Trace(str(trace)) if isinstance(each, Call) and each.result is None)
-    assert Counter(report.calls) - unfinished == Counter(counted(log.read_text(errors="replace")))
+    theirs = Counter(counted(log.read_text(errors="replace")))
+    assert Counter(report.calls) - unfinished <= theirs <= Counter(report.calls)
     engine = Replay(Trace(str(trace)), check=True)
     engine.run()
     assert engine.check is not None and not engine.losses
