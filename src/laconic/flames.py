@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from laconic.callers import UNKNOWN, own_frames
+from laconic.callers import UNKNOWN, Names, own_frames
 from laconic.pal.sgx.costs import CostProfile
 from laconic.pal.sgx.meter import Counts
 from laconic.sites import EVERY_CALL, Site, Sites
@@ -69,12 +69,13 @@ def flames(
         calls = site.asked if every else site.redundant
         if not weighs and not calls:
             continue
-        places = own_frames(site.call, found.stacks.places(site.stack)) if site.stack != NO_STACK else ()
-        known = [place for place, _ in places]
-        rule = matching(rules, site.call, site.program, known) if known else None
+        places = own_frames(site.call, found.stacks.walk(site.stack)) if site.stack != NO_STACK else ()
+        rule = matching(rules, site.call, site.program, Names(places)) if places else None
         if rule is not None:
             result.hidden[rule.reason] += calls
             continue
+        # All of a stack's names are read only now: most of what is hidden is told by its first frames.
+        known = [place for place, _ in places]
         if not known:
             result.stackless += calls
         if weighs:
