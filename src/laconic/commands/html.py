@@ -92,11 +92,10 @@ def _collect(trace: Trace, profile: CostProfile) -> Page:
     from laconic.commands.progress import progress
     from laconic.commands.traces import tell_loss
     from laconic.page.collect import collect
-    from laconic.report.html.text import plain
 
     with progress(f"replaying {trace.path}", trace.size) as update:
         page = collect(trace, profile, update)
-    tell_loss(trace, [plain(sentence) for sentence in (page.loss[:-1] if trace.loss else page.loss)])
+    tell_loss(trace, page.loss[:-1] if trace.loss else page.loss)
     return page
 
 
