@@ -86,7 +86,8 @@ def test_host_calls(laconic):
         "--strict-markers",
     )
     result.assert_outcomes(passed=2, failed=3)
-    text = result.stdout.str()
+    # pytest's closing summary is cut to a line a failure, but not on a CI machine.
+    text = result.stdout.str().partition("short test summary info")[0]
     assert text.count("40 of 40 mprotect calls from here changed nothing") == 2
     assert "again (gated-" in text
     assert "8 host calls for 8 mprotect calls from here" in text
