@@ -34,6 +34,7 @@ from laconic.memory.flags import (
 from laconic.memory.mmap import OpenFile, page_align
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
+from laconic.pal.sgx.edmm import PalError
 from laconic.pal.sgx.faults import SgxError
 from laconic.pal.sgx.gramine import INTERNAL, LAZY, RW
 from laconic.pal.sgx.meter import Meter
@@ -184,12 +185,14 @@ class EveryCall(Libos):
         touched = self.touches.count(source, source + min(old, size))
         if kept:
             pal.fault(source, source + kept, vma.prot)
-        if target == source:
-            # The copy is elsewhere, as long as both exist; the program knows it here.
+        places = [(target, target + size)]
+        if target == source and old:
+            # The copy is elsewhere, as long as both exist; the program knows it here. What may not fit comes first.
             meter.peak_epc_pages = max(meter.peak_epc_pages, meter.epc_pages + pages)
-            self.unmap(source, source + old)
-        self.unmap(target, target + size)
-        pal.alloc(target, target + size, RW)
+            places = [(source + old, source + size), (source, source + old)]
+        for start, end in places:
+            self.unmap(start, end)
+            pal.alloc(start, end, RW)
         meter.counts.untouched_pages += pages - touched
         meter.copy(kept >> PAGE_SHIFT)
         if vma.prot != RW:
@@ -276,6 +279,9 @@ class EveryCall(Libos):
                     child.map_file(start, end, vma)
                     meter.counts.untouched_pages -= touches.count(start, end)
                 child.vmas.set(start, end, vma)
+        except PalError:
+            child.end()  # skip-equal's: nothing of the child stays
+            raise
         except SgxError as error:
             raise _killed("fork", error) from error
         return child

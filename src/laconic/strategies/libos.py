@@ -68,7 +68,7 @@ class Libos(Strategy):
         pal, meter = self.pal, self.meter
         pal.alloc(start, end, prot | PROT_WRITE)
         meter.counts.untouched_pages += end - start >> PAGE_SHIFT
-        valid = min(end, valid_end)
+        valid = max(min(end, valid_end), start)
         if start < valid:
             self.transfer(valid - start >> PAGE_SHIFT)
         opened = valid if prot & PROT_WRITE else start

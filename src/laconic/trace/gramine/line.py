@@ -1,6 +1,6 @@
 """One line of a Gramine trace log: what it says, and its arguments as numbers.
 
-The formats are those of Gramine 1.0 to 1.9 and of Graphene before it; docs/traces.md lists them.
+The formats are those of Gramine 1.0 to 1.9 and of Graphene before it; docs/importers.md lists them.
 """
 
 from __future__ import annotations
