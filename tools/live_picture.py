@@ -16,6 +16,7 @@ from laconic.commands.recording import accept_command
 from laconic.live.app import LiveApp
 from laconic.live.child import Child
 from laconic.live.model import Model
+from laconic.suppressions import BUILT_IN
 
 
 async def picture(app: LiveApp, size: tuple[int, int], seconds: float) -> str:
@@ -42,7 +43,7 @@ def main() -> int:
     accept_command(parser)
     options = parser.parse_args(sys.argv[1:])
     child = Child(options.command, {1: None, 2: None}, True)
-    model = Model()
+    model = Model(rules=BUILT_IN)
     width, _, height = options.size.partition("x")
     app = LiveApp(model, options.command, 0.5, lambda: child.drain(model), child.fresh, child.kill)
     drawn = asyncio.run(picture(app, (int(width), int(height)), options.seconds))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,11 @@ UNKNOWN = "(no stack)"
 #: Functions of the C library that do nothing but make the system call; with these the stack would begin everywhere.
 _WRAPPERS = {"syscall", "sbrk"}
 _EDGES = "_"
+#: Go's, in its packages of system calls: Syscall6, RawSyscall6.abi0, Mprotect.
+_GO = re.compile(
+    r"(?:(?:runtime/)?internal/(?:runtime/)?syscall|syscall|golang\.org/x/sys/unix|vendor/golang\.org/x/sys/unix)"
+    r"\.(\w+)(?:\.abi0|\.abiinternal)?"
+)
 
 
 @dataclass(slots=True)
@@ -94,7 +100,10 @@ def wrappers(call: str, places: Sequence[Spot]) -> int:
 
 def _wraps(function: str, call: str) -> bool:
     bare = function.strip(_EDGES).removeprefix("GI_").strip(_EDGES).removesuffix("64").removesuffix("_nocancel")
-    return bare == call or bare in _WRAPPERS and (call == "brk" or bare == "syscall")
+    if bare == call or bare in _WRAPPERS and (call == "brk" or bare == "syscall"):
+        return True
+    match = _GO.fullmatch(function)
+    return match is not None and (match[1].strip("6").lower() in ("syscall", "rawsyscall", call))
 
 
 def callers(
@@ -172,7 +181,8 @@ def _keys(
         seen = set()
         for place, _ in places if inverted else places[:1]:
             name = place.module if by == "module" else place.function
-            key = (call, program, f"{name}\0{place.module}")
+            # Files may have static functions of one name each.
+            key = (call, program, f"{name}\0{place.module}\0{place.file if by == 'function' else ''}")
             if key not in seen:
                 seen.add(key)
                 yield key, name, place.module

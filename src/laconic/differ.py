@@ -42,7 +42,7 @@ class Difference:
     """`calls` and `sites` that differ, the worst first and the best last; None where one of the two does not know them.
 
     `whole`: the sites' `asked` and `said` are known in both; else they are 0, and only `redundant` was compared.
-    `hidden`: suppressed redundant calls, in the first and in the second.
+    `hidden`: suppressed redundant calls, in the first and in the second. `missing` is as in `Figures`, of both.
     """
 
     first: str
@@ -53,6 +53,7 @@ class Difference:
     sites: list[Delta] | None
     whole: bool
     notes: list[str] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
 
 
 def diff(first: Figures, second: Figures) -> Difference:
@@ -71,7 +72,8 @@ def diff(first: Figures, second: Figures) -> Difference:
             notes.append("not every call's stack is known: of sites, only the redundant calls are compared")
     hidden = first.hidden, second.hidden
     total = Delta(Key(""), first.total, second.total)
-    return Difference(first.name, second.name, total, hidden, calls, sites, whole, notes)
+    missing = {**first.missing, **second.missing}
+    return Difference(first.name, second.name, total, hidden, calls, sites, whole, notes, missing)
 
 
 def _seen(sites: Mapping[Key, Tally], whole: bool) -> Mapping[Key, Tally]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,11 +14,7 @@ from laconic.ledger import Ledger
 from laconic.manager import MemoryManager
 from laconic.memory.calls import Call, Upcalls
 from laconic.memory.change import NOTHING, Change, Outcome
-from laconic.memory.flags import (
-    PAGE_MASK,
-    PAGE_SIZE,
-    TASK_SIZE,
-)
+from laconic.memory.flags import PAGE_MASK, PAGE_SIZE, TASK_SIZE
 from laconic.memory.mmap import page_align
 from laconic.memory.space import AddressSpace
 from laconic.pal import HostCall
@@ -30,7 +26,7 @@ from laconic.replay.thread import Thread
 from laconic.sites import SiteReplay
 from laconic.strategies import NAMES
 from laconic.trace.reader import Trace
-from laconic.trace.schema import CODES, MEMORY_CODES, NO_RESULT, UNFINISHED, PlainRow
+from laconic.trace.schema import CODES, EVENTS, MEMORY_CODES, NO_RESULT, UNFINISHED, PlainRow
 from laconic.trace.sites import NO_STACK, Stacks
 
 _BEGIN, _SYMBOLS = CODES["begin"], CODES["symbols"]
@@ -89,11 +85,11 @@ def locate(trace: Trace, event: str, progress: Callable[[int], None] | None = No
 
     Raises LaconicError where there is none, or `event` is of another form.
     """
-    wanted = _wanted(event, trace)
+    fits = wanted(event, trace.names)
     begun: dict[int, tuple[int, int]] = {}
     found: Found | None = None
     symbols = []
-    number, last, calls = -1, 0, 0
+    number, last, calls = -1, 0, [0] * MEMORY_CODES
     for batch in trace.batches():
         for row in batch:
             number += 1
@@ -103,13 +99,13 @@ def locate(trace: Trace, event: str, progress: Callable[[int], None] | None = No
             elif code == _SYMBOLS:
                 symbols.append(row)
             if found is None:
-                if wanted(number, row):
+                if fits(number, row):
                     begin = begun.get(row[3], (None, -1))
                     found = Found(number, row, begin[0] if begin[1] == code else None, None)
             elif found.next_call is None and code < MEMORY_CODES:
                 found = found._replace(next_call=number)
             if code < MEMORY_CODES:
-                calls += 1
+                calls[code] += 1
                 last = row[1]
                 begun.pop(row[3], None)
         if progress is not None:
@@ -119,7 +115,12 @@ def locate(trace: Trace, event: str, progress: Callable[[int], None] | None = No
     return found._replace(symbols=tuple(symbols))
 
 
-def _wanted(event: str, trace: Trace) -> Callable[[int, PlainRow], bool]:
+def wanted(event: str, names: Sequence[str] = EVENTS) -> Callable[[int, PlainRow], bool]:
+    """Whether a row, by its number, is the one that `event` names: to be asked of each row in turn, once. `names` are
+    those of the rows' codes.
+
+    Raises LaconicError where `event` is of no form that there is.
+    """
     name, colon, count = event.rpartition(":")
     if _COUNT.fullmatch(event):
         place = int(event)
@@ -132,23 +133,27 @@ def _wanted(event: str, trace: Trace) -> Callable[[int, PlainRow], bool]:
         if 0 <= moment < 1e18:
             return lambda number, row: row[0] < MEMORY_CODES and row[1] >= moment
     elif colon and _COUNT.fullmatch(count) and int(count) > 0:
-        if name not in trace.names[:MEMORY_CODES]:
+        if name not in names[:MEMORY_CODES]:
             raise LaconicError(f"there is no memory call {name!r}: name one, as in mprotect:{count}")
-        code, left = trace.names.index(name), iter(range(int(count) - 1, -1, -1))
+        code, left = names.index(name), iter(range(int(count) - 1, -1, -1))
         return lambda number, row: row[0] == code and not next(left)
     raise LaconicError(f"{event!r} names no event: give its number, @SECONDS as in @1.5, or CALL:N as in mprotect:3")
 
 
-def _nowhere(event: str, trace: Trace, last: int, calls: int, time: int) -> str:
+def _nowhere(event: str, trace: Trace, last: int, calls: Sequence[int], time: int) -> str:
     if last < 0:
         return f"there is no event {event}: {trace.path!r} has none at all"
+    count = sum(calls)
     if event.startswith("@"):
-        when = f"the last of {calls:,} is at {time / 1e9:.6f} s" if calls else "there is none at all"
+        when = f"the last of {count:,} is at {time / 1e9:.6f} s" if count else "there is none at all"
         return f"there is no memory call at {event[1:]} s or later: {when}"
+    plural = "" if count == 1 else "s"
     if ":" in event:
-        name, _, count = event.rpartition(":")
-        return f"there is no {count}. {name}: the trace has fewer of them (laconic info {trace.path} counts them)"
-    return f"there is no event {event}: the trace has those from 0 to {last}"
+        name, _, wish = event.rpartition(":")
+        found = calls[trace.names.index(name)]
+        are = "is" if found == 1 else "are"
+        return f"there is no {wish}. {name}: of {count:,} memory call{plural}, {found:,} {are} {name}"
+    return f"there is no event {event}: the trace has those from 0 to {last}, {count:,} of them memory call{plural}"
 
 
 def explain(

@@ -1,7 +1,8 @@
 """What is counted of one run, in a form in which two runs can be compared: in all, by call, and by site.
 
-It comes from a trace, or from the JSON of `run`, `replay`, `callers` or `check --write-baseline`. A site is known by
-what stays the same when a program is built again or starts at other addresses: call, function, module, program.
+It comes from a trace, or from the JSON of `run`, `replay`, `callers`, `check` or `check --write-baseline`. A site is
+known by what stays the same when a program is built again or starts at other addresses: call, function, module and
+program.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class Figures:
 
     `hidden` of the redundant calls in `total` were suppressed, and are in no site. `calls` and `sites` are None where
     they are not known. `whole`: the sites' `asked` and `said` are known, not `redundant` alone. `stacks`: the stack
-    that most of a site's redundant calls come from (of all its calls, where none is redundant).
+    that most of a site's redundant calls come from (of all its calls, where none is redundant). `missing`: the modules
+    whose symbols could not be read, by path, and why.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Figures:
     sites: dict[Key, Tally] | None = None
     whole: bool = False
     stacks: dict[Key, int] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
 
     @property
     def redundant(self) -> int:
@@ -106,6 +109,7 @@ def from_sites(found: Sites, name: str, suppressions: Iterable[Suppression] = ()
     figures.stacks = {
         key: max(counter, key=lambda number: (counter[number], -number)) for key, counter in weights.items()
     }
+    figures.missing = {module.path: why for module, why in found.stacks.symbolizer.missing.items()}
     return figures
 
 
@@ -134,12 +138,14 @@ def from_json(data: Any, name: str) -> Figures:
             reader = _baseline
         elif "callers" in data:
             reader = _callers
+        elif "limits" in data and "kept" in data:
+            reader = _check
         elif "strategy" in data and "elided" in data:
             reader = _run
     if reader is None:
         raise LaconicError(
-            f"{name!r} is JSON, but none that laconic run, replay, callers or check --write-baseline wrote: name a "
-            "file of theirs, or a trace"
+            f"{name!r} is JSON, but none that laconic run, replay, live, callers, check or check --write-baseline "
+            "wrote: name a file of theirs, or a trace"
         )
     try:
         return reader(data, name)
@@ -162,6 +168,14 @@ def _run(data: Mapping[str, Any], name: str) -> Figures:
     _readable(data["schema"], NEWEST, name)
     calls = {call: _read(line, "elided") for call, line in data["calls"].items()}
     return Figures(name, _read(data, "elided"), calls=calls)
+
+
+def _check(data: Mapping[str, Any], name: str) -> Figures:
+    # Its offenders are some of the sites: of these nothing can be said.
+    hidden = _count(data, "hidden")
+    total = _read(data)
+    total.redundant += hidden
+    return Figures(name, total, hidden)
 
 
 def _callers(data: Mapping[str, Any], name: str) -> Figures:

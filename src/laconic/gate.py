@@ -123,13 +123,14 @@ def _worst(figures: Figures, what: str) -> tuple[Offender, ...]:
 
 def _baseline(figures: Figures, baseline: Figures, tolerance: Limit) -> list[Verdict]:
     by_site = figures.sites is not None and baseline.sites is not None
+    sums_alone = baseline.sites is None and baseline.calls is None
     # What a run's own JSON counts, nobody has suppressed.
-    now, was = (one.redundant if by_site else one.total.redundant for one in (figures, baseline))
+    now, was = (one.redundant if by_site or sums_alone else one.total.redundant for one in (figures, baseline))
     more = f"; {tolerance} more may be" if tolerance.number else ""
     before = _tallies(baseline, by_site)
     worse = [
         Offender(key, tally, figures.whole or not by_site, old)
-        for key, tally in _tallies(figures, by_site).items()
+        for key, tally in ({} if sums_alone else _tallies(figures, by_site)).items()
         if tally.redundant > _allowed((old := before.get(key, Tally())).redundant, tolerance)
     ]
     worse.sort(key=lambda one: ((one.was or one.tally).redundant - one.tally.redundant, one.key))
@@ -138,10 +139,12 @@ def _baseline(figures: Figures, baseline: Figures, tolerance: Limit) -> list[Ver
     if worse:
         sentence += f"; {len(worse):,} {what}{' makes' if len(worse) == 1 else 's make'} more than before"
     kept = not worse and now <= _allowed(was, tolerance)
-    verdicts = [Verdict(BASELINE, "redundant", kept, sentence, tuple(worse))]
+    # Against sums alone, nobody knows which sites are worse: all that make such calls are named.
+    offenders = _worst(figures, "redundant") if sums_alone and not kept else tuple(worse)
+    verdicts = [Verdict(BASELINE, "redundant", kept, sentence, offenders)]
     now, was = figures.total.said, baseline.total.said
     kept = now <= _allowed(was, tolerance)
-    offenders = () if kept else _said_more(figures, baseline)
+    offenders = () if kept else _worst(figures, "said") if sums_alone else _said_more(figures, baseline)
     sentence = f"{now:,} host calls, {was:,} in the baseline{more}"
     return [*verdicts, Verdict(BASELINE, "said", kept, sentence, offenders)]
 

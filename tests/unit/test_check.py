@@ -11,13 +11,15 @@ import pytest
 from tests.tracer.lab import environment
 from tests.unit.sitetraces import sited
 from tests.unit.test_cli import laconic
-from tests.unit.traces import Builder
+from tests.unit.traces import BASE, Builder
 
 from laconic import gate
 from laconic.figures import Figures, Key, Tally
 from laconic.gate import parse_limit
+from laconic.memory.change import MAP
 from laconic.report.check import as_github
 from laconic.stacks.symbolize import Place
+from laconic.trace.schema import CHOSEN
 from laconic.trace.sites import Stacks
 
 #: 66 of 75 calls are redundant; 9 host calls.
@@ -233,6 +235,27 @@ class TestBadInput:
         assert (done.returncode, done.stdout) == (2, "")
         assert said in done.stderr
 
+    def test_a_trace_that_is_not_complete_keeps_no_limit(self, tmp_path: Path) -> None:
+        """What is missing may go over it, and a baseline would be too low. A limit that is not kept, is not."""
+        cut = Builder(tmp_path / "cut.trace")
+        cut.program("/bin/prog", ["prog"])
+        cut.row("mmap", 0, 8192, 3, 0x22, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=MAP)
+        cut.row("mprotect", BASE, 8192, 3, result=0)
+        path, base = cut.cut(), tmp_path / "base.json"
+        for words, status in ((("--max-redundant", "1", "--write-baseline", base), 2), (("--max-redundant", "0"), 1)):
+            done = laconic("check", path, *words)
+            assert (done.returncode, done.stderr.count("is not complete: ")) == (status, 1), done.stderr
+            assert ("may go over the limits" in done.stderr) == (status == 2)
+            assert "1 of 2 memory calls" in done.stdout
+        assert not base.exists()
+
+    def test_a_trace_is_not_overwritten(self, trace: str) -> None:
+        before = Path(trace).read_bytes()
+        for option in ("--json", "--write-baseline"):
+            done = laconic("check", trace, "--max-redundant", "100%", option, trace)
+            assert (done.returncode, done.stdout) == (2, "") and "is a trace, and stays as it is" in done.stderr
+        assert Path(trace).read_bytes() == before
+
     def test_a_trace_without_calls_keeps_every_limit(self, tmp_path: Path) -> None:
         empty = Builder(tmp_path / "none.trace").end()
         done = laconic("check", empty, "--max-redundant", "0%", "--max-host-calls", "0")
@@ -242,6 +265,11 @@ class TestBadInput:
 
 class TestGitHub:
     """Workflow commands: escaped, and at the line of the source where it is in the repository."""
+
+    def test_the_json_stays_alone(self, trace: str) -> None:
+        done = laconic("check", trace, "--max-redundant", "5%", "--github", "--json", "-")
+        assert json.loads(done.stdout)["schema"] == 1
+        assert done.stderr.startswith("::error ")
 
     def test_they_follow_the_report(self, trace: str) -> None:
         done = laconic("check", trace, "--max-redundant", "5%", "--github", "--limit", "1")

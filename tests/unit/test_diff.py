@@ -112,6 +112,21 @@ class TestJson:
         assert [(delta.redundant, delta.asked, delta.said) for delta in found.sites] == [(-2, 0, 0)]
         assert found.calls is None
 
+    def test_of_check_the_sums_are_compared(self, both: tuple[str, str], tmp_path: Path) -> None:
+        """Suppressed calls are in the sums, as in those of a trace; offenders are some of the sites, and not used."""
+        path, rules = tmp_path / "check.json", tmp_path / "rules.toml"
+        rules.write_text('[[suppress]]\nfunction = "grow"\n')
+        hiding = ("--suppressions", rules)
+        assert laconic("check", both[0], "--max-redundant", "0", "--json", path, *hiding).returncode == 1
+        found = json.loads(laconic("diff", path, both[1], "--json", "-", *hiding).stdout)
+        assert (found["calls"], found["sites"]) == (None, None)
+        assert found["total"] == json.loads(laconic("diff", *both, "--json", "-", *hiding).stdout)["total"]
+        assert laconic("check", both[0], "--baseline", path, *hiding).returncode == 0
+        more = laconic("check", sited(tmp_path / "more.trace", {"trim": (90, 20)}), "--baseline", path)
+        assert more.returncode == 1
+        assert "  90 of 110 mprotect calls from here changed nothing\n      trim (libgrow.so)\n" in more.stdout
+        assert "  20 host calls for 110 mprotect calls from here\n      trim (libgrow.so)\n" in more.stdout
+
     def test_callers_own_json(self, both: tuple[str, str], tmp_path: Path) -> None:
         """As `callers` writes it now: the same redundant calls by site as in the trace itself."""
         path = tmp_path / "callers.json"
@@ -173,9 +188,38 @@ class TestBadInput:
         assert ["asked", "0", "75", "+75"] in [line.split() for line in done.stdout.splitlines()]
 
     def test_words(self, both: tuple[str, str], tmp_path: Path) -> None:
-        for words in ((), both[:1], (*both, both[0]), (*both, "--limit", "0"), (*both, "--json", str(tmp_path))):
-            done = laconic("diff", *words)
+        for words, said in (
+            ((), "0 runs are named: give two"),
+            (both[:1], "1 run is named: give two"),
+            ((*both, both[0]), "3 runs are named: give two"),
+            (("--", "touch", "ran"), "the run before is not named"),
+            ((*both, "--", "touch", "ran"), "stands before --: name one run there"),
+            ((both[0], "--"), "no command was given"),
+            (("missing", "--", "touch", "ran"), "missing"),
+            ((*both, "-o", "kept"), "-o and --force are about the trace of a program"),
+            ((*both, "--limit", "0"), "'0' is no number"),
+            ((*both, "--json", str(tmp_path)), "Is a directory"),
+        ):
+            done = laconic("diff", *words, cwd=tmp_path)
             assert (done.returncode, done.stdout) == (2, "")
+            assert said in done.stderr
+        assert not (tmp_path / "ran").exists()
+
+    def test_modules_without_symbols_are_named(self, both: tuple[str, str], tmp_path: Path) -> None:
+        from tests.unit.test_explain import unpacked
+
+        gone = unpacked(tmp_path / "gone.trace")
+        for words in ((gone, both[0]), (both[0], gone)):
+            done = laconic("diff", *words)
+            assert done.stdout.endswith("\nno symbols of /nowhere/libgone.so: No such file or directory\n")
+            found = json.loads(laconic("diff", *words, "--json", "-").stdout)
+            assert found["missing_symbols"] == {"/nowhere/libgone.so": "No such file or directory"}
+
+    def test_a_trace_is_not_overwritten(self, both: tuple[str, str]) -> None:
+        before = Path(both[1]).read_bytes()
+        done = laconic("diff", *both, "--json", both[1])
+        assert (done.returncode, done.stdout) == (2, "") and "is a trace, and stays as it is" in done.stderr
+        assert Path(both[1]).read_bytes() == before
 
     def test_broken_suppressions(self, both: tuple[str, str], tmp_path: Path) -> None:
         rules = tmp_path / "rules.toml"
@@ -183,6 +227,19 @@ class TestBadInput:
         done = laconic("diff", *both, "--suppressions", rules)
         assert (done.returncode, done.stdout) == (2, "")
         assert "line 3, column 1" in done.stderr
+
+
+def test_what_a_program_does_now(both: tuple[str, str], tmp_path: Path) -> None:
+    """Its trace is named by its command line, and kept it is the second of the two."""
+    kept = tmp_path / "now.trace"
+    done = laconic("diff", both[0], "-o", kept, "--json", tmp_path / "a.json", "--", "sh", "-c", "echo a; exit 4")
+    assert (done.returncode, done.stdout) == (4, "a\n")
+    assert "now: sh -c 'echo a; exit 4'\n" in done.stderr
+    assert laconic("diff", both[0], kept).stdout.partition("\n\n")[2] == done.stderr.partition("\n\n")[2]
+    live, later = (json.loads(text) for text in (
+        (tmp_path / "a.json").read_text(), laconic("diff", both[0], kept, "--json", "-").stdout
+    ))  # fmt: skip
+    assert live | {"second": ""} == later | {"second": ""}
 
 
 def test_numbers_are_never_cut() -> None:

@@ -58,7 +58,7 @@ def parser(verb: str) -> argparse.ArgumentParser:
 
 def options(verb: str, words: list[str]) -> list[str]:
     """The options among a command's words, those of a program that is run left out."""
-    if verb in ("run", "compare", "advise", "callers", "check", "live", "html", "flamegraph") and "--" in words:
+    if "--" in words:
         words = words[: words.index("--")]
     return [option for word in words for option in re.findall(r"^\[?(--?[a-z-]+)", word)]
 

@@ -226,6 +226,31 @@ class TestCommand:
         assert main(["flamegraph", gone, "--all", "--to", "folded", "-o", out, "--force"]) == 0
         assert "no symbols of /nowhere/libgone.so: No such file or directory" in capfd.readouterr().err
 
+    def test_json(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        """Beside a file or alone: the same stacks and weights, and what is hidden or has no name."""
+        from tests.unit.test_explain import unpacked
+
+        path, out, made = known(tmp_path / "a.trace"), str(tmp_path / "a.folded"), tmp_path / "a.json"
+        assert main(["flamegraph", path, "--all", "--to", "folded", "-o", out, "--json", str(made)]) == 0
+        found = json.loads(made.read_text())
+        assert {
+            ";".join(frame["name"] for frame in stack["frames"]): stack["weight"] for stack in found["stacks"]
+        } == stacks(Path(out).read_text())
+        assert (found["schema"], found["all"], found["weight"], found["total"]) == (1, True, "calls", 12)
+        capfd.readouterr()
+        assert main(["flamegraph", unpacked(tmp_path / "gone.trace"), "--all", "--json", "-"]) == 0
+        found = json.loads(capfd.readouterr().out)
+        assert found["missing_symbols"] == {"/nowhere/libgone.so": "No such file or directory"}
+        for words, said in (
+            ([], "no file was named"),
+            (["--to", "svg"], "--to and -o go together"),
+            (["--json", str(made), "-o", out], "--to and -o go together"),
+            (["--json", str(made), "--force"], "add -o OUT"),
+            (["--json", "-", "--to", "svg", "-o", "-"], "would both write to standard output"),
+        ):
+            assert main(["flamegraph", path, *words]) == 2
+            assert said in capfd.readouterr().err
+
     def test_a_full_disk(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         if not Path("/dev/full").exists():
             pytest.skip("there is no /dev/full")

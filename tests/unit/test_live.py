@@ -20,7 +20,8 @@ from tests.unit.test_cli import laconic
 from laconic.commands.live import _has_view
 from laconic.figures import Key
 from laconic.live.model import Model, Names
-from laconic.report.live import ending, line
+from laconic.report.live import as_json, ending, line
+from laconic.suppressions import Suppression
 from laconic.trace.schema import CODES, FRAME
 from laconic.trace.sites import Stacks
 
@@ -81,10 +82,10 @@ class TestModel:
         released = []
 
         class Slow(Stacks):
-            def places(self, number: int) -> Any:
+            def walk(self, number: int) -> Any:
                 while not released:
                     time.sleep(0.01)
-                return super().places(number)
+                return super().walk(number)
 
         stacks = Slow()
         one = Model(names=Names(stacks), stacks=stacks)
@@ -97,6 +98,33 @@ class TestModel:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         assert one.sites()[0].key.function == "libgrow.so+?"
+
+    @pytest.mark.parametrize("apart", [False, True])
+    def test_what_is_suppressed_is_counted_and_not_shown(self, apart: bool) -> None:
+        """However many hidden places make more calls than those that are shown."""
+        stacks = Stacks()
+        rules = [Suppression("mine", "mprotect", module="libgrow.so"), Suppression("never", function="nowhere")]
+        one = Model(names=Names(stacks, rules, apart), stacks=stacks)
+        one.take(message(1, (999, 0, 999), dict.fromkeys(range(250), 4), rows=stack_rows(250)))
+        one.take(message(2, (999, 0, 999), {}) | {"sites": [("madvise", 3, "/bin/prog", 1)]})
+        one.beat()
+        one.settle()
+        assert [(site.key.call, site.total, site.named) for site in one.sites()] == [("madvise", 1, True)]
+        assert one.hidden == {"mine": 1000}
+        text = " ".join(ending(one).split())
+        assert "1,000 of these are suppressed (--no-suppressions shows where)." in text
+        found = as_json(one, ["prog"])
+        assert (found["hidden"], [site["redundant"] for site in found["sites"]]) == ({"mine": 1000}, [1])
+        assert found["missing_symbols"] == {"/gone/libgrow.so": "No such file or directory"}
+
+    def test_the_json_has_every_site(self) -> None:
+        """Of more places than the view looks at, too."""
+        stacks = Stacks()
+        one = Model(names=Names(stacks, apart=False), stacks=stacks)
+        one.take(message(1, (999, 0, 999), {}, rows=stack_rows(1)))
+        one.take(message(1, (999, 0, 999), {}) | {"sites": [("brk", 0, f"/bin/{n}", n) for n in range(1, 251)]})
+        assert len(one.sites()) == 200
+        assert [site["redundant"] for site in as_json(one, ["x"])["sites"]] == list(range(250, 0, -1))
 
     def test_the_end_and_a_failure(self) -> None:
         one = model()
@@ -284,6 +312,10 @@ class TestCommand:
             (("--delay", "soon", "--", "true"), "'soon' is no time"),
             (("--delay", "nan", "--", "true"), "'nan' is no time"),
             (("--output", "missing/x", "--", "true"), "missing/x"),
+            (("--json", "missing/x", "--", "true"), "missing/x"),
+            (("-o", "missing/x", "--", "true"), "missing/x"),
+            (("--force", "--", "true"), "name it with -o TRACE"),
+            (("--suppressions", "missing.toml", "--", "true"), "missing.toml"),
             (("--frobnicate", "--", "true"), "--frobnicate"),
         ],
     )

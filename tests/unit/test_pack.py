@@ -171,6 +171,19 @@ class TestPacked:
         assert Path(path).read_bytes() == once == (tmp_path / "b.trace").read_bytes()
         assert sorted(os.listdir(tmp_path)) == ["a.trace", "b.trace", "libgrow.so"]
 
+    def test_json(self, tmp_path: Path, library: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+        """Once what was added, then that all is there."""
+        path, module = grown(tmp_path, library)
+        assert main(["pack", path, "--json", str(tmp_path / "a.json")]) == 0
+        assert json.loads((tmp_path / "a.json").read_text()) == {
+            "schema": 1, "trace": path, "written": path, "frames": 4, "named": 1, "added": [str(module), "[jit]"],
+            "already": 0, "missing_symbols": {"[jit]": "its process left no perf map"}, "stacks_in_words": 0,
+        }  # fmt: skip
+        capfd.readouterr()
+        assert main(["pack", path, "--json", "-"]) == 0
+        again = json.loads(capfd.readouterr().out)
+        assert (again["written"], again["added"], again["already"], again["missing_symbols"]) == (None, [], 2, {})
+
     def test_in_place_keeps_mode_and_link(self, tmp_path: Path, library: bytes) -> None:
         path, _ = grown(tmp_path, library)
         os.chmod(path, 0o640)

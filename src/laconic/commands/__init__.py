@@ -34,7 +34,7 @@ VERBS = {
 
 EPILOG = """\
 exit codes:
-  the program's own    laconic run, laconic compare -- CMD (128 + N where
+  the program's own    laconic run, and every verb with -- CMD (128 + N where
                        signal N killed it)
   1                    replay --check found a model error; sweep, a trace that
                        could not be read; check, a limit that is not kept

@@ -19,7 +19,7 @@ EPILOG = """\
 examples:
   laconic callers a.trace
   laconic callers a.trace --by module --json callers.json
-  laconic callers -- python3 -c 'import json'
+  laconic callers -o json.trace -- python3 -c 'import json'
 
 A file laconic.toml in the working directory says what not to show:
   [[suppress]]
@@ -38,7 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `callers`."""
     from laconic.callers import BY
     from laconic.commands.compare import add_costs
-    from laconic.commands.recording import accept_command
+    from laconic.commands.output import add_json
+    from laconic.commands.source import accept_source
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
@@ -46,18 +47,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "laconic callers [--by {function,module,program,stack}] [--inverted]\n"
         "                       [--limit N] [--suppressions FILE | --no-suppressions]\n"
         "                       [--costs NAME|FILE] [--json FILE]\n"
-        "                       FILE | -- CMD [ARG ...]"
+        "                       FILE | [-o TRACE [--force]] -- CMD [ARG ...]"
     )
-    parser.add_argument("words", nargs="*", metavar="FILE", help="a trace")
     parser.add_argument("--by", choices=BY, default="function", help="what calls are put together by")
     parser.add_argument(
         "--inverted", action="store_true", help="count calls under every function of their stack, main included"
     )
-    parser.add_argument("--limit", type=limit, default=10, metavar="N", help="how many are shown (default: 10)")
+    add_limit(parser)
     add_suppressions(parser)
     add_costs(parser)
-    parser.add_argument("--json", metavar="FILE", help="write all of it to FILE as JSON; - is standard output")
-    accept_command(parser)
+    add_json(parser)
+    accept_source(parser, keep=True)
     parser.set_defaults(execute=execute)
 
 
@@ -65,10 +65,10 @@ def execute(options: argparse.Namespace) -> int:
     """Prints the callers."""
     from laconic.callers import callers
     from laconic.commands.compare import load_costs
-    from laconic.commands.output import open_output, tell, width, write_json
+    from laconic.commands.output import open_output
     from laconic.commands.progress import progress
-    from laconic.commands.source import check_source, traced
-    from laconic.commands.traces import show, tell_loss
+    from laconic.commands.source import check_source, hand_over, traced
+    from laconic.commands.traces import tell_loss
     from laconic.errors import LaconicError
     from laconic.report.callers import as_json, as_text
     from laconic.sites import sites
@@ -79,16 +79,15 @@ def execute(options: argparse.Namespace) -> int:
     rules = suppressions(options)
     profile = load_costs(options.costs)
     output = open_output(options.json)
-    with traced(options, "callers") as (trace, status):
+    with traced(options, "callers", keep=True) as (trace, status):
         with progress(f"replaying {trace.path}", trace.size) as update:
             found = sites(trace, progress=update)
-        tell_loss(trace, found.loss[:-1] if trace.loss else found.loss)
+        tell_loss(trace, found.loss)
     result = callers(found, options.by, inverted=options.inverted, suppressions=rules, profile=profile)
-    if output is not None:
-        write_json(as_json(result, found.stacks), output, options.json)
-    if options.json != "-":
-        # After a program's own output the report goes where Laconic's messages go.
-        (show if options.command is None else tell)(as_text(result, found.stacks, width(1), options.limit))
+    hand_over(
+        options, output, lambda: as_json(result, found.stacks),
+        lambda width: as_text(result, found.stacks, width, options.limit),
+    )  # fmt: skip
     return status
 
 
@@ -111,8 +110,12 @@ def suppressions(options: argparse.Namespace) -> list[Suppression]:
     return [*(load(path) if path else []), *BUILT_IN]
 
 
-def limit(text: str) -> int:
-    """How many places are shown, as an option's type."""
+def add_limit(parser: argparse.ArgumentParser) -> None:
+    """Declares `--limit`: how many places are shown."""
+    parser.add_argument("--limit", type=_limit, default=10, metavar="N", help="how many are shown (default: 10)")
+
+
+def _limit(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of places: name 1 or more")
     return int(text)

@@ -6,6 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, TextIO
 
+from laconic.commands.output import spare_traces
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
@@ -21,24 +22,27 @@ not, which places in the program make the calls, the worst first.
 EPILOG = """\
 examples:
   laconic check a.trace --max-redundant 5%
-  laconic check --max-host-calls 2000 -- python3 -c 'import json'
+  laconic check --max-host-calls 2000 -o a.trace -- python3 -c 'import json'
   laconic check --write-baseline base.json -- python3 -c 'import json'
   laconic check --baseline base.json --tolerance 2% -- python3 -c 'import json'
 
 --max-redundant is a share of all memory calls (5%) or a count (20). Suppressed
 calls do not count: laconic callers --help says what these are. Worse than the
 baseline is: more redundant calls, in all or from any one site, or more host
-calls in all. A baseline may also be the JSON of laconic run, replay or callers.
+calls in all. A baseline may also be the JSON of laconic run, replay, callers or
+check.
 
 exit codes: 0 all limits are kept; 1 one is not; 2 a wrong option, a file that
-cannot be read or written; after  -- CMD  the program's own where that is not 0
+cannot be read or written, a trace that is not complete and keeps them as far as
+it goes; after  -- CMD  the program's own where that is not 0
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `check`."""
-    from laconic.commands.callers import add_suppressions, limit
-    from laconic.commands.recording import accept_command
+    from laconic.commands.callers import add_limit, add_suppressions
+    from laconic.commands.output import add_json
+    from laconic.commands.source import accept_source
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
@@ -47,9 +51,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "                     [--baseline FILE [--tolerance N|P%%]]\n"
         "                     [--write-baseline FILE] [--github] [--limit N]\n"
         "                     [--suppressions FILE | --no-suppressions]\n"
-        "                     [--json FILE] FILE | -- CMD [ARG ...]"
+        "                     [--json FILE]\n"
+        "                     FILE | [-o TRACE [--force]] -- CMD [ARG ...]"
     )
-    parser.add_argument("words", nargs="*", metavar="FILE", help="a trace")
     parser.add_argument("--max-redundant", type=_limit, metavar="N|P%", help="how many calls may change nothing")
     parser.add_argument("--max-host-calls", type=_count, metavar="N", help="how many host calls there may be")
     parser.add_argument("--baseline", metavar="FILE", help="what the run must not be worse than")
@@ -60,10 +64,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--write-baseline", metavar="FILE", help="keep the figures of this run for --baseline, if all limits are kept"
     )
     parser.add_argument("--github", action="store_true", help="add annotations for GitHub Actions (::error ::...)")
-    parser.add_argument("--limit", type=limit, default=10, metavar="N", help="places that are shown (default: 10)")
+    add_limit(parser)
     add_suppressions(parser)
-    parser.add_argument("--json", metavar="FILE", help="write all of it to FILE as JSON; - is standard output")
-    accept_command(parser)
+    add_json(parser)
+    accept_source(parser, keep=True)
     parser.set_defaults(execute=execute)
 
 
@@ -72,8 +76,8 @@ def execute(options: argparse.Namespace) -> int:
     from laconic import gate
     from laconic.commands.callers import suppressions
     from laconic.commands.figures import read_figures, trace_figures
-    from laconic.commands.output import open_output, tell, width, write_json
-    from laconic.commands.source import check_source, traced
+    from laconic.commands.output import open_output, tell
+    from laconic.commands.source import check_source, hand_over, traced
     from laconic.commands.traces import show
     from laconic.report.check import as_github, as_json, as_text
 
@@ -90,21 +94,23 @@ def execute(options: argparse.Namespace) -> int:
         before, _ = read_figures(options.baseline, rules)
         limits = gate.Limits(*limits[:2], before, options.tolerance or gate.NONE)
     output, keep = open_output(options.json), _Baseline(options.write_baseline)
-    with keep, traced(options, "check") as (trace, status):
+    with keep, traced(options, "check", keep=True) as (trace, status):
         figures, stacks = trace_figures(trace, rules)
         verdicts = gate.check(figures, limits)
         kept = all(verdict.kept for verdict in verdicts)
-        if kept and not status:
+        if kept and not status and trace.loss is None:
             keep.write(figures)
-    # After a program's own output the report goes where Laconic's messages go.
-    say = show if options.command is None else tell
-    if output is not None:
-        write_json(as_json(figures, verdicts, stacks), output, options.json)
-    if options.json != "-":
-        say(as_text(figures, verdicts, stacks, width(1), options.limit))
+    hand_over(
+        options, output, lambda: as_json(figures, verdicts, stacks),
+        lambda width: as_text(figures, verdicts, stacks, width, options.limit),
+    )  # fmt: skip
     if options.github:
         root = os.environ.get("GITHUB_WORKSPACE") or os.getcwd()
+        # Where standard output is a program's, or the JSON's, nothing else goes there.
+        say = show if options.command is None and options.json != "-" else tell
         say(as_github(figures, verdicts, stacks, root, os.path.isfile, options.limit))
+    if kept and not status and trace.loss is not None:
+        raise LaconicError("the trace is not complete, and what is missing may go over the limits: record it again")
     return status or int(not kept)
 
 
@@ -115,6 +121,7 @@ class _Baseline:
         self.path = path
         self.file: TextIO | None = None
         if path is not None:
+            spare_traces("--write-baseline", path)
             self.fresh = not os.path.exists(path)
             try:
                 self.file = open(path, "a", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115

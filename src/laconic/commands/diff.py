@@ -3,55 +3,97 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+from laconic.errors import LaconicError
+
+if TYPE_CHECKING:
+    from laconic.figures import Figures
+    from laconic.suppressions import Suppression
 
 DESCRIPTION = """\
 Compares two runs: memory calls asked, redundant ones, and host calls, in all,
 by call, and by site. A site is the same where call, function, module and
 program have the same names; addresses, directories and lines do not matter.
+With -- CMD the second run is made now: CMD is run and recorded, its output and
+exit status are its own, and the report goes to standard error.
 """
 EPILOG = """\
 examples:
   laconic diff before.trace after.trace
   laconic diff before.json after.trace --json diff.json
+  laconic diff before.trace -o after.trace -- python3 -c 'import json'
 
-A and B are traces, or the JSON of laconic run, replay (by call), callers (by
-site) or check --write-baseline (both).
+A and B are traces, or the JSON of laconic run, replay, live (by call), callers
+(by site), check (in all) or check --write-baseline (by call and site).
 
 exit codes: 0, whether they differ or not (laconic check is the gate); 2 a wrong
-option, a file that cannot be read or is of another kind
+option, a file that cannot be read or is of another kind; after  -- CMD  the
+program's own
 """
+_EXAMPLE = "as in  laconic diff before.trace"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `diff`."""
-    from laconic.commands.callers import add_suppressions, limit
+    from laconic.commands.callers import add_limit, add_suppressions
+    from laconic.commands.output import add_json
+    from laconic.commands.source import accept_source
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
-    parser.add_argument("first", metavar="A", help="the run before: a trace, or JSON")
-    parser.add_argument("second", metavar="B", help="the run after: a trace, or JSON")
-    parser.add_argument("--limit", type=limit, default=10, metavar="N", help="how many are shown (default: 10)")
+    parser.usage = (
+        "laconic diff [--limit N] [--suppressions FILE | --no-suppressions]\n"
+        "                    [--json FILE]\n"
+        "                    A B | A [-o TRACE [--force]] -- CMD [ARG ...]"
+    )
+    add_limit(parser)
     add_suppressions(parser)
-    parser.add_argument("--json", metavar="FILE", help="write all of it to FILE as JSON; - is standard output")
+    add_json(parser)
+    accept_source(parser, keep=True, metavar="A B", what="the run before, and the run after: traces, or JSON")
     parser.set_defaults(execute=execute)
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Prints the difference."""
+    """Prints the difference; returns the exit status of CMD, where there is one."""
     from laconic.commands.callers import suppressions
     from laconic.commands.figures import read_figures
-    from laconic.commands.output import open_output, width, write_json
-    from laconic.commands.traces import show
+    from laconic.commands.output import open_output
+    from laconic.commands.source import check_kept, hand_over
     from laconic.differ import diff
     from laconic.report.diff import as_json, as_text
 
+    _check_words(options)
+    check_kept(options)
     rules = suppressions(options)
-    first, _ = read_figures(options.first, rules)
-    second, _ = read_figures(options.second, rules)
-    output = open_output(options.json)
+    first, _ = read_figures(options.words.pop(0), rules)
+    if options.command is None:
+        second, _ = read_figures(options.words[0], rules)
+        output, status = open_output(options.json), 0
+    else:
+        output = open_output(options.json)
+        second, status = _run(options, rules)
     found = diff(first, second)
-    if output is not None:
-        write_json(as_json(found), output, options.json)
-    if options.json != "-":
-        show(as_text(found, width(1), options.limit))
-    return 0
+    hand_over(options, output, lambda: as_json(found), lambda width: as_text(found, width, options.limit))
+    return status
+
+
+def _check_words(options: argparse.Namespace) -> None:
+    count, program = len(options.words), options.command is not None
+    if program and not count:
+        raise LaconicError(f"the run before is not named: it stands before --, {_EXAMPLE} -- python3 -V")
+    if program and count > 1:
+        raise LaconicError(f"{options.words[1]!r} stands before --: name one run there, {_EXAMPLE} -- python3 -V")
+    if not program and count != 2:
+        named = f"{count} run{' is' if count == 1 else 's are'} named"
+        raise LaconicError(f"{named}: give two, {_EXAMPLE} after.trace, or one and a program after --")
+
+
+def _run(options: argparse.Namespace, rules: list[Suppression]) -> tuple[Figures, int]:
+    import shlex
+
+    from laconic.commands.figures import trace_figures
+    from laconic.commands.source import traced
+
+    with traced(options, "diff before.trace", keep=True) as (trace, status):
+        return trace_figures(trace, rules, shlex.join(options.command))[0], status

@@ -3,56 +3,109 @@
 from __future__ import annotations
 
 import argparse
+import os
+
+from laconic.errors import LaconicError
 
 DESCRIPTION = """\
 Explains one memory call of a trace: who made it, what was asked, the address
 space around it before and after, what differed and why, what was said to the
 host and why, and what an SGX2 enclave would do for it under each strategy.
+With -- CMD the program is run and recorded first, with all its stacks; its
+output and exit status are its own, the explanation goes to standard error.
 """
 EPILOG = """\
 examples:
   laconic explain a.trace 1204
   laconic explain a.trace @0.25
   laconic explain a.trace mprotect:3 --json call.json
+  laconic explain mprotect:3 -- python3 -c 'import json'
 
-EVENT is the number of a row, as replay --check, export and maps --at have it;
-@SECONDS, the first memory call at that time or later; or CALL:N, the Nth call
-of that name.
+EVENT is the number of a row, as replay --check, export, callers --json and maps
+--at have it; @SECONDS, the first memory call at that time or later; or CALL:N,
+the Nth call of that name. No two runs are quite alike: -o keeps the trace, for
+a second question about the same one.
 
-exit codes: 0; 2 a trace that cannot be read, an event that is not there
+exit codes: 0; 2 a trace that cannot be read, an event that is not there; after
+-- CMD  the program's own where that is not 0
 """
+_TRACE = "as in  laconic explain a.trace mprotect:3"
+_PROGRAM = "as in  laconic explain mprotect:3 -- python3 -V"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `explain`."""
+    from laconic.commands.output import add_json
+    from laconic.commands.source import accept_source
+
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
-    parser.add_argument("trace", metavar="FILE", help="a trace that was recorded or imported")
-    parser.add_argument("event", metavar="EVENT", help="a number, @SECONDS or CALL:N")
-    parser.add_argument("--json", metavar="OUT", help="write all of it to OUT as JSON; - is standard output")
+    parser.usage = (
+        "laconic explain FILE EVENT [--json OUT]\n"
+        "       laconic explain EVENT [--json OUT] [-o TRACE [--force]] -- CMD [ARG ...]"
+    )
+    add_json(parser, metavar="OUT")
+    what = "a trace that was recorded or imported, and EVENT: a number, @SECONDS or CALL:N; before -- EVENT alone"
+    accept_source(parser, keep=True, metavar="FILE EVENT", what=what)
     parser.set_defaults(execute=execute)
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Prints the explanation."""
-    from laconic.commands.output import open_output, width, write_json
+    """Prints the explanation; returns the exit status of CMD, where there is one."""
+    from laconic.commands.output import open_output
     from laconic.commands.progress import progress
-    from laconic.commands.traces import open_trace, show, tell_loss
-    from laconic.errors import LaconicError
-    from laconic.explain import explain
+    from laconic.commands.source import check_kept, hand_over, traced
+    from laconic.commands.traces import tell_loss
+    from laconic.explain import explain, wanted
     from laconic.report.explain import as_json, as_text
 
-    trace = open_trace(options.trace)
-    output = open_output(options.json)
+    event = _event(options)
+    if options.command is not None:
+        # A run must not be lost to what is no event.
+        wanted(event)
+    check_kept(options)
+    output = open_output(options.json) if options.command is not None else None
+    with traced(options, "explain mprotect:3", keep=True) as (trace, status):
+        output = output or open_output(options.json)
+        try:
+            with progress(f"reading {trace.path}", trace.size) as update:
+                told = explain(trace, event, update)
+        except LaconicError:
+            tell_loss(trace)
+            raise
+        tell_loss(trace, told.loss)
+    hand_over(options, output, lambda: as_json(told), lambda width: as_text(told, width))
+    return status
+
+
+def _event(options: argparse.Namespace) -> str:
+    # Takes it from the words, of which a trace is left, or none.
+    words: list[str] = options.words
+    if options.command is not None:
+        if not words:
+            raise LaconicError(f"no event was named: it stands before --, {_PROGRAM}")
+        if len(words) > 1:
+            raise LaconicError(f"{words[0]!r} {words[1]!r} stand before --: give an event alone, {_PROGRAM}")
+    elif len(words) > 2:
+        raise LaconicError(f"{words[2]!r} is one word too many: give a trace and an event, {_TRACE}")
+    elif not words:
+        raise LaconicError(f"no trace and no event was named: give both, {_TRACE}; or run a program, {_PROGRAM}")
+    elif len(words) == 1:
+        what = "a trace, or a program after --" if _is_event(words[0]) else "an event"
+        raise LaconicError(f"{words[0]!r} alone was named: give {what}, too, {_TRACE}")
+    elif _is_event(words[0]) and not _is_event(words[1]) and not os.path.exists(words[0]):
+        raise LaconicError(
+            f"{words[0]!r} is an event, and stands first: a trace stands before it, {_TRACE}; a program after --, "
+            f"{_PROGRAM}"
+        )
+    return words.pop()
+
+
+def _is_event(word: str) -> bool:
+    from laconic.explain import wanted
+
     try:
-        with progress(f"reading {options.trace}", trace.size) as update:
-            told = explain(trace, options.event, update)
+        wanted(word)
     except LaconicError:
-        tell_loss(trace)
-        raise
-    tell_loss(trace, told.loss)
-    if output is not None:
-        write_json(as_json(told), output, options.json)
-    if options.json != "-":
-        show(as_text(told, width(1)))
-    return 0
+        return False
+    return True

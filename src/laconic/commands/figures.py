@@ -40,8 +40,11 @@ def read_json(path: str) -> Figures:
     return from_json(parsed, path)
 
 
-def trace_figures(trace: Trace, rules: Iterable[Suppression] = ()) -> tuple[Figures, Stacks]:
-    """The figures of a trace, and its stacks; what is missing is told. Raises LaconicError."""
+def trace_figures(trace: Trace, rules: Iterable[Suppression] = (), name: str = "") -> tuple[Figures, Stacks]:
+    """The figures of a trace, and its stacks; what is missing is told. They are called `name`, or as the file is.
+
+    Raises LaconicError.
+    """
     from laconic.commands.progress import progress
     from laconic.commands.traces import tell_loss
     from laconic.figures import from_sites
@@ -49,5 +52,5 @@ def trace_figures(trace: Trace, rules: Iterable[Suppression] = ()) -> tuple[Figu
 
     with progress(f"replaying {trace.path}", trace.size) as update:
         found = sites(trace, (), update)
-    tell_loss(trace, found.loss[:-1] if trace.loss else found.loss)
-    return from_sites(found, trace.path, rules), found.stacks
+    tell_loss(trace, found.loss)
+    return from_sites(found, name or trace.path, rules), found.stacks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from laconic.commands.callers import add_suppressions
@@ -25,8 +26,10 @@ examples:
   laconic flamegraph a.trace --to svg -o redundant.svg
   laconic flamegraph a.trace --to folded -o - | flamegraph.pl > redundant.svg
   laconic flamegraph a.trace --to speedscope --all --weight cycles -o a.json
+  laconic flamegraph a.trace --json stacks.json
   laconic flamegraph --to svg -o redundant.svg -- python3 -c 'import json'
 
+--json is Laconic's own form, beside a file that --to and -o name or alone.
 Weights: calls; host-calls and cycles are what an enclave spends on them under
 every-call (cycles: an estimate, the low end of the cost profile).
 
@@ -37,28 +40,30 @@ be written; after  -- CMD  the program's own
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `flamegraph`."""
-    from laconic.commands.recording import accept_command
+    from laconic.commands.output import add_json
+    from laconic.commands.source import accept_source
     from laconic.flames import CALLS, WEIGHTS
     from laconic.report.flamegraph import FORMATS
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
-        "laconic flamegraph --to {folded,speedscope,svg} -o OUT [--force]\n"
-        "                          [--all] [--weight {calls,host-calls,cycles}]\n"
+        "laconic flamegraph [--to {folded,speedscope,svg} -o OUT [--force]]\n"
+        "                          [--json FILE] [--all]\n"
+        "                          [--weight {calls,host-calls,cycles}]\n"
         "                          [--costs NAME|FILE]\n"
         "                          [--suppressions FILE | --no-suppressions]\n"
         "                          FILE | -- CMD [ARG ...]"
     )
-    parser.add_argument("words", nargs="*", metavar="FILE", help="a trace that was recorded or imported")
-    parser.add_argument("--to", choices=FORMATS, required=True, help="the format")
-    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the file; - is standard output")
+    parser.add_argument("--to", choices=FORMATS, help="the format")
+    parser.add_argument("-o", "--output", metavar="OUT", help="the file; - is standard output")
     parser.add_argument("--force", action="store_true", help="write OUT anew where it exists")
     parser.add_argument("--all", action="store_true", help="of all memory calls, and none hidden")
     parser.add_argument("--weight", choices=WEIGHTS, default=CALLS, help="what a stack weighs (default: calls)")
     add_costs(parser)
     add_suppressions(parser)
-    accept_command(parser)
+    add_json(parser, "the stacks and their weights")
+    accept_source(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -66,39 +71,58 @@ def execute(options: argparse.Namespace) -> int:
     """Writes the file; says on standard error what was written and what is missing."""
     from laconic.commands.callers import suppressions
     from laconic.commands.compare import load_costs
+    from laconic.commands.output import open_output, write_json
     from laconic.commands.progress import progress
-    from laconic.commands.source import traced
+    from laconic.commands.source import check_source, traced
     from laconic.commands.traces import tell_loss
     from laconic.flames import CYCLES, flames
+    from laconic.report.flamegraph import as_json
     from laconic.sites import EVERY_CALL, sites
 
+    _check_options(options)
+    check_source(options, "flamegraph --to svg -o a.svg")
+    rules = [] if options.all else suppressions(options)
+    profile = load_costs(options.costs) if options.weight == CYCLES else None
+    _check_output(options)
+    output = open_output(options.json)
+    with traced(options, "flamegraph --to svg -o a.svg") as (trace, status):
+        with progress(f"replaying {trace.path}", trace.size) as update:
+            found = sites(trace, (EVERY_CALL,), progress=update)
+        tell_loss(trace, found.loss)
+        made = flames(found, options.weight, every=options.all, suppressions=rules, profile=profile)
+        if options.to is not None:
+            _write(_text(made, options.to, trace), options)
+    missing = {module.path: why for module, why in found.stacks.symbolizer.missing.items()}
+    if output is not None:
+        write_json(as_json(made, missing), output, options.json)
+    _tell(made, missing, options.output or options.json)
+    return status
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    from laconic.flames import CYCLES
+
+    if options.to is None and options.json is None:
+        raise LaconicError("no file was named: give --to FORMAT -o OUT, as in  --to svg -o a.svg, or --json FILE")
+    if (options.to is None) != (options.output is None):
+        raise LaconicError("--to and -o go together: give both, as in  --to svg -o a.svg")
+    if options.output is None and options.force:
+        raise LaconicError("--force overwrites the file that -o names: add -o OUT, or leave it out")
+    if options.output == options.json == "-":
+        raise LaconicError("-o - and --json - would both write to standard output: give one of them a file")
     if options.all and options.suppressions:
         raise LaconicError(f"--suppressions {options.suppressions!r} hides calls, and --all shows all: leave one out")
     if options.costs is not None and options.weight != CYCLES:
         raise LaconicError(f"--costs {options.costs!r} is about cycles: add --weight cycles")
-    rules = [] if options.all else suppressions(options)
-    profile = load_costs(options.costs) if options.weight == CYCLES else None
-    if options.command is not None:
-        _check_output(options, None)
-    with traced(options, "flamegraph") as (trace, status):
-        _check_output(options, trace.path)
-        with progress(f"replaying {trace.path}", trace.size) as update:
-            found = sites(trace, (EVERY_CALL,), progress=update)
-        tell_loss(trace, found.loss[:-1] if trace.loss else found.loss)
-        made = flames(found, options.weight, every=options.all, suppressions=rules, profile=profile)
-        text = _text(made, options.to, trace)
-        _write(text, options)
-    missing = sorted((module.path, why) for module, why in found.stacks.symbolizer.missing.items())
-    _tell(made, missing, options.output)
-    return status
 
 
-def _check_output(options: argparse.Namespace, trace: str | None) -> None:
+def _check_output(options: argparse.Namespace) -> None:
     # A long replay, or a run, must not be lost to a wrong path.
     path = options.output
-    if path == "-" or not os.path.exists(path):
+    if path in (None, "-") or not os.path.exists(path):
         return
-    if trace is not None and os.path.samefile(path, trace):
+    trace = options.words[0] if options.words else None
+    if trace is not None and os.path.exists(trace) and os.path.samefile(path, trace):
         raise LaconicError(f"-o {path!r} is the trace itself: name another file")
     if not options.force:
         raise LaconicError(f"-o {path!r} exists already: name another file, or give --force")
@@ -137,7 +161,7 @@ def _write(text: str, options: argparse.Namespace) -> None:
         os.close(fd)
 
 
-def _tell(made: Flames, missing: list[tuple[str, str]], path: str) -> None:
+def _tell(made: Flames, missing: Mapping[str, str], path: str) -> None:
     from laconic.commands.output import tell, width
     from laconic.report.flamegraph import title
     from laconic.report.names import filled
@@ -154,5 +178,5 @@ def _tell(made: Flames, missing: list[tuple[str, str]], path: str) -> None:
         say(f"{made.stackless:,} calls have no stack: record with  laconic run -o FILE --stacks all")
     if made.hidden:
         say(f"{sum(made.hidden.values()):,} redundant calls are hidden (--no-suppressions shows them)")
-    for module, why in missing:
+    for module, why in sorted(missing.items()):
         say(f"no symbols of {module}: {why}")

@@ -6,6 +6,8 @@ import argparse
 import os
 import signal
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from laconic.errors import LaconicError
@@ -13,6 +15,7 @@ from laconic.errors import LaconicError
 if TYPE_CHECKING:
     from laconic.live.child import Child
     from laconic.live.model import Model
+    from laconic.tracer.record import Recorder
 
 DESCRIPTION = """\
 Runs CMD and all that it starts as laconic run does, and shows meanwhile: calls
@@ -24,7 +27,7 @@ EPILOG = """\
 examples:
   laconic live -- python3 -m http.server 7777 --bind 127.0.0.1
   laconic live --output server.log -- redis-server --port 7777
-  laconic live --lines -- make -j2
+  laconic live --lines --json sums.json -o make.trace -- make -j2
 
 keys, as in top:
   q           leave the view: the program goes on; its sums follow at its end
@@ -38,6 +41,10 @@ The view needs textual: pip install 'laconic[live]'. In it the program has
 nothing to read, and what it writes to the terminal stands in a pane, whose last
 1,000 lines follow when the view is left; --output sends it to a file.
 
+-o keeps the trace, with the stacks of redundant calls; --json writes the sums
+at the end. What laconic.toml hides, and what ld.so and the C library do in
+every program, is counted and not shown: laconic callers --help.
+
 exit codes: the program's own (128 + N where signal N killed it); 2 a wrong
 option; 71, 126, 127 as laconic run
 """
@@ -47,36 +54,51 @@ _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, sign
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `live`."""
+    from laconic.commands.callers import add_suppressions
+    from laconic.commands.output import add_json
     from laconic.commands.recording import accept_command
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
-    parser.usage = "laconic live [--output FILE] [--delay SECONDS] [--lines] -- CMD [ARG ...]"
+    parser.usage = (
+        "laconic live [--output FILE] [--delay SECONDS] [--lines]\n"
+        "                    [--suppressions FILE | --no-suppressions]\n"
+        "                    [--json FILE] [-o TRACE [--force]] -- CMD [ARG ...]"
+    )
     parser.add_argument("words", nargs="*", metavar="CMD", help="the program and its arguments, after --")
     parser.add_argument("--output", metavar="FILE", help="write the program's standard output and error to FILE")
     parser.add_argument(
         "--delay", type=_delay, default=1.0, metavar="SECONDS", help="time between two looks (default: 1)"
     )
     parser.add_argument("--lines", action="store_true", help="no view: a line each time")
+    add_suppressions(parser)
+    add_json(parser, "the sums, and all sites, at the end")
+    parser.add_argument("-o", dest="trace", metavar="TRACE", help="keep the trace of CMD")
+    parser.add_argument("--force", action="store_true", help="overwrite the trace that -o names")
     accept_command(parser)
     parser.set_defaults(execute=execute)
 
 
 def execute(options: argparse.Namespace) -> int:
     """Runs the program; returns its exit status."""
-    from laconic.commands.output import tell, width
+    from laconic.commands.callers import suppressions
+    from laconic.commands.output import open_output, tell, width, write_json
     from laconic.live.child import Child
     from laconic.live.model import Model
-    from laconic.report.live import ending
+    from laconic.report.live import as_json, ending
 
     if options.words and options.command is None:
         raise LaconicError(f"a program's name goes after --, as in  laconic live -- {options.words[0]}")
     if options.words or not options.command:
         raise LaconicError("no command was given: name a program, as in  laconic live -- python3 -V")
+    if options.force and options.trace is None:
+        raise LaconicError("--force is about a trace: name it with -o TRACE")
+    rules = suppressions(options)
+    output = open_output(options.json)
     view = not options.lines and _has_view()
     # The child first: it must have no thread but its own.
-    child = Child(options.command, _places(options.output, view), view)
-    model = Model()
+    child = Child(options.command, _places(options.output, view), view, _record(options))
+    model = Model(rules=rules)
     before = {number: signal.signal(number, lambda number, frame: child.kill(number)) for number in _FORWARDED}
     try:
         if view:
@@ -90,8 +112,23 @@ def execute(options: argparse.Namespace) -> int:
     if model.failure:
         tell(f"laconic: {model.failure}\n")
     else:
+        if rules or output is not None:
+            model.settle()
+        if output is not None:
+            write_json(as_json(model, options.command), output, options.json)
         tell(ending(model, width(2)))
     return status
+
+
+def _record(options: argparse.Namespace) -> Callable[[], Recorder] | None:
+    # The watching process takes the stacks.
+    from laconic.commands.program import recorder_for
+
+    if options.trace is None:
+        return None
+    return partial(
+        recorder_for, options.command, "laconic", options.trace, force=options.force, redact=False, stacks="none"
+    )
 
 
 def _has_view() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from typing import Any, TextIO
@@ -57,6 +58,11 @@ def hold_standard_streams() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
+def add_json(parser: argparse.ArgumentParser, what: str = "all of it", metavar: str = "FILE") -> None:
+    """Declares `--json`, whose file `open_output` opens."""
+    parser.add_argument("--json", metavar=metavar, help=f"write {what} to {metavar} as JSON; - is standard output")
+
+
 def open_output(path: str | None) -> TextIO | None:
     """The file that `--json` names, `-` being standard output; None for none. Raises LaconicError.
 
@@ -66,7 +72,19 @@ def open_output(path: str | None) -> TextIO | None:
         return None
     if path == "-":
         return os.fdopen(os.dup(1), "w", encoding="utf-8", errors="surrogateescape")
+    spare_traces("--json", path)
     try:
         return open(path, "w", encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise LaconicError(f"--json {path!r} cannot be written, {error.strerror}: name another file") from None
+
+
+def spare_traces(option: str, path: str) -> None:
+    """Raises LaconicError where the file that `option` would overwrite is a trace, as a slip of the hand makes it."""
+    try:
+        if os.path.isfile(path):
+            with open(path, "rb") as file:
+                if file.read(4) == b"\xff\xff\xff\xff":
+                    raise LaconicError(f"{option} {path!r} is a trace, and stays as it is: name another file")
+    except OSError:
+        pass  # what it is shows when it is written

@@ -21,6 +21,7 @@ EPILOG = """\
 examples:
   laconic pack a.trace
   laconic pack a.trace -o packed.trace
+  laconic pack a.trace --json packed.json
 
 Without -o the trace itself is replaced, once the new one is complete.
 
@@ -31,18 +32,23 @@ be read or packed, a file that cannot be written
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `pack`."""
+    from laconic.commands.output import add_json
+
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.add_argument("trace", metavar="FILE", help="a trace that was recorded or imported")
     parser.add_argument("-o", "--output", metavar="OUT", help="write to OUT, and leave FILE as it is")
     parser.add_argument("--force", action="store_true", help="write OUT anew where it exists")
+    add_json(parser, "what was found and what is missing")
     parser.set_defaults(execute=execute)
 
 
 def execute(options: argparse.Namespace) -> int:
     """Writes the trace; says what was added and which modules have no symbols, and why."""
+    from laconic.commands.output import open_output, write_json
     from laconic.commands.progress import progress
     from laconic.commands.traces import open_trace, tell_loss
+    from laconic.report.packed import as_json
     from laconic.trace.packing import symbols_of
 
     out = options.output
@@ -54,6 +60,7 @@ def execute(options: argparse.Namespace) -> int:
             raise LaconicError(f"-o {out!r} is the trace itself: leave -o out, and it is packed in its place")
         if not options.force:
             raise LaconicError(f"-o {out!r} exists already: name another file, or give --force")
+    output = open_output(options.json)
     with progress(f"reading {options.trace}", trace.size) as update:
         packed = symbols_of(trace, None, update)
     tell_loss(trace)
@@ -63,6 +70,9 @@ def execute(options: argparse.Namespace) -> int:
         _write(trace, packed, out, options.force)
     elif packed.rows:
         _replace(trace, packed)
+    written = out or (trace.path if packed.rows else None)
+    if output is not None:
+        write_json(as_json(packed, trace.path, written), output, options.json)
     _tell(packed, out or trace.path, out is not None)
     return 0
 

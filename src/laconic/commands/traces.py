@@ -23,10 +23,12 @@ def open_trace(path: str) -> Trace:
 
 
 def losses(trace: Trace, lost: Sequence[str] = ()) -> list[str]:
-    """What is missing, a sentence each; empty where nothing is. `lost` are the sentences about the `lost` rows.
+    """What is missing, a sentence each; empty where nothing is. `lost` are the sentences about the `lost` rows, and may
+    end with the trace's own loss, which is said once.
 
     The trace must have been read to its end.
     """
+    lost = [sentence for sentence in lost if sentence != trace.loss]
     more = len(lost) - SHOWN
     found = [*lost[:SHOWN], *([f"and {more:,} more kind{'' if more == 1 else 's'} of loss"] if more > 0 else [])]
     return [*found, trace.loss] if trace.loss else found

@@ -149,13 +149,14 @@ class LiveApp(App[None]):
         share = f" ({100 * rates.elided / rates.asked:.1f} %)" if rates.asked else ""
         threads = sum(process.threads for process in model.processes)
         vmas = sum(process.vmas or 0 for process in model.processes)
+        hidden = sum(model.hidden.values())
         first = f"{model.time:,.1f} s, {state}: "
         return (
             f"{first}{shortened(self.command, self.size.width - 2 - len(first))}\n"
             f"calls/s {rates.asked:,.0f}  said {rates.said:,.0f}  redundant {rates.elided:,.0f}{share}   "
             f"in all {asked:,}, {said:,}, {elided:,}\n"
             f"processes {len(model.processes):,} of {model.ever:,}  threads {threads:,}  mapped {size(model.mapped)}  "
-            f"VMAs {vmas:,}"
+            f"VMAs {vmas:,}{f'  suppressed {hidden:,}' if hidden else ''}"
         )
 
     # Keys

@@ -8,10 +8,14 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from laconic.errors import LaconicError
 from laconic.live.model import Model
+
+if TYPE_CHECKING:
+    from laconic.tracer.record import Recorder
 
 #: Lines of the program's output that are kept, and bytes of a line.
 LINES, LENGTH = 1000, 4096
@@ -21,12 +25,16 @@ class Child:
     """A process of its own, in which the program is traced: ptrace wants one thread, and the view has others.
 
     `output`: descriptors of the program's standard output and error to be replaced, → by which; one that is to come
-    here is given as None, and its lines are kept in `said`. `quiet`: the program has nothing to read. To be made
-    before any thread is.
+    here is given as None, and its lines are kept in `said`. `quiet`: the program has nothing to read. `record` makes
+    the recorder of a trace that is to be kept. To be made before any thread is.
     """
 
     def __init__(
-        self, command: Sequence[str], output: dict[int, int | None] | None = None, quiet: bool = False
+        self,
+        command: Sequence[str],
+        output: dict[int, int | None] | None = None,
+        quiet: bool = False,
+        record: Callable[[], Recorder] | None = None,
     ) -> None:
         figures, figures_in = os.pipe()
         self._output = -1
@@ -38,7 +46,7 @@ class Child:
         self.pid = os.fork()
         if self.pid == 0:
             os.close(figures)
-            _run(command, figures_in, {fd: writes if to is None else to for fd, to in places.items()}, quiet)
+            _run(command, figures_in, {fd: writes if to is None else to for fd, to in places.items()}, quiet, record)
         os.close(figures_in)
         if writes >= 0:
             os.close(writes)
@@ -133,7 +141,13 @@ def _write(fd: int, data: bytes) -> None:
         pass
 
 
-def _run(command: Sequence[str], figures: int, places: dict[int, int], quiet: bool) -> None:
+def _run(
+    command: Sequence[str],
+    figures: int,
+    places: dict[int, int],
+    quiet: bool,
+    record: Callable[[], Recorder] | None,
+) -> None:
     # In the child: never returns.
     status = 1
     try:
@@ -148,7 +162,7 @@ def _run(command: Sequence[str], figures: int, places: dict[int, int], quiet: bo
             os.close(nothing)
         from laconic.tracer.feed import run
 
-        status = run(command, figures)
+        status = run(command, figures, None if record is None else record())
     except LaconicError as error:
         status = error.exit_code
         _write(figures, json.dumps({"failed": str(error), "status": status}).encode() + b"\n")

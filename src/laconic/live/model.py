@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from laconic.callers import Names as Frames
 from laconic.callers import own_frames
 from laconic.figures import Key, key_of
-from laconic.stacks.symbolize import Place
+from laconic.suppressions import Suppression, matching
 from laconic.trace.schema import Row
 from laconic.trace.sites import Stacks
 
@@ -45,36 +47,81 @@ class Rates(NamedTuple):
     elided: float = 0.0
 
 
+class Name(NamedTuple):
+    """The function that makes a call, and its module; `reason` is that of the suppression that hides it, or ""."""
+
+    function: str
+    module: str
+    reason: str
+
+
+#: Where redundant calls are made: call, stack, program.
+Place = tuple[str, int, str]
+
+
 class Names:
-    """Finds the names of stacks, in a thread of its own where `apart`: reading symbols takes long."""
+    """Finds the names of places, in a thread of its own where `apart`: reading symbols takes long."""
 
-    def __init__(self, stacks: Stacks, apart: bool = True) -> None:
+    def __init__(self, stacks: Stacks, rules: Sequence[Suppression] = (), apart: bool = True) -> None:
         self._stacks = stacks
-        self._found: dict[int, tuple[tuple[Place, bool], ...] | None] = {}
-        self._wanted: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._rules = rules
+        self._found: dict[Place, Name | None] = {}
+        self._wanted: queue.SimpleQueue[Place | threading.Event] = queue.SimpleQueue()
         self._apart = apart
+        self._thread = threading.Thread(target=self._work, daemon=True)
         if apart:
-            threading.Thread(target=self._work, daemon=True).start()
+            self._thread.start()
 
-    def get(self, stack: int) -> tuple[tuple[Place, bool], ...] | None:
-        """The places of a stack; None where they are still being looked for. O(1) where they were asked for before."""
-        if stack not in self._found:
-            self._found[stack] = None if self._apart else self._stacks.places(stack)
+    def get(self, place: Place) -> Name | None:
+        """The name of a place; None where it is still being looked for. O(1) where it was asked for before."""
+        if place not in self._found:
+            self._found[place] = None if self._apart else self._find(place)
             if self._apart:
-                self._wanted.put(stack)
-        return self._found[stack]
+                self._wanted.put(place)
+        return self._found[place]
+
+    def wait(self, places: Iterable[Place]) -> None:
+        """Waits until the names of all `places` are known."""
+        for place in places:
+            self.get(place)
+        done = threading.Event()
+        self._wanted.put(done)
+        while self._thread.is_alive() and not done.wait(0.1):
+            pass
+
+    def hidden(self, counts: Mapping[Place, int]) -> Counter[str]:
+        """What of `counts` is hidden, by reason, as far as the names are known. O(places)."""
+        found: Counter[str] = Counter()
+        for place, name in list(self._found.items()):
+            if name is not None and name.reason:
+                found[name.reason] += counts.get(place, 0)
+        return found
+
+    def _find(self, place: Place) -> Name:
+        # No more frames are named than must be.
+        call, stack, program = place
+        frames = own_frames(call, self._stacks.walk(stack))
+        if not frames:
+            return Name("…", "", "")
+        rule = matching(self._rules, call, program, Frames(frames))
+        first = frames[0][0]
+        return Name(first.function, first.module, "" if rule is None else rule.reason)
 
     def _work(self) -> None:
         while True:
-            stack = self._wanted.get()
-            self._found[stack] = self._stacks.places(stack)
+            wanted = self._wanted.get()
+            if isinstance(wanted, threading.Event):
+                wanted.set()
+            else:
+                self._found[wanted] = self._find(wanted)
 
 
 @dataclass
 class Model:
     """`calls` are (asked, said, elided) by name; `time` is in seconds since the start; `ever`: processes so far.
 
-    `status` is None while the program runs; `failure`: why it could not be run, or be followed to its end.
+    `status` is None while the program runs; `failure`: why it could not be run, or be followed to its end. What
+    `rules` hide is in no site, but in `hidden`.
     """
 
     names: Names | None = None
@@ -87,19 +134,25 @@ class Model:
     notes: list[str] = field(default_factory=list)
     rates: Rates = field(default_factory=Rates)
     stacks: Stacks = field(default_factory=Stacks)
-    _counts: dict[tuple[str, int, str], int] = field(default_factory=dict)
-    _before: dict[tuple[str, int, str], int] = field(default_factory=dict)
-    _speeds: dict[tuple[str, int, str], float] = field(default_factory=dict)
+    rules: Sequence[Suppression] = ()
+    _counts: dict[Place, int] = field(default_factory=dict)
+    _before: dict[Place, int] = field(default_factory=dict)
+    _speeds: dict[Place, float] = field(default_factory=dict)
     _beat: tuple[float, tuple[int, int, int]] = (0.0, (0, 0, 0))
 
     def __post_init__(self) -> None:
-        self.names = self.names or Names(self.stacks)
+        self.names = self.names or Names(self.stacks, self.rules)
 
     @property
     def totals(self) -> tuple[int, int, int]:
         """Calls asked, host calls said, calls elided. O(1)."""
         lines = self.calls.values()
         return sum(line[0] for line in lines), sum(line[1] for line in lines), sum(line[2] for line in lines)
+
+    @property
+    def places(self) -> int:
+        """From how many places redundant calls were made, by stack. O(1)."""
+        return len(self._counts)
 
     @property
     def mapped(self) -> int:
@@ -138,23 +191,33 @@ class Model:
         }
         self._before = dict(self._counts)
 
-    def sites(self) -> list[Site]:
-        """Sites by function, those with the most redundant calls a second first. O(sites log sites)."""
+    def settle(self) -> None:
+        """Waits until all names are known, of what is not shown too: then `hidden` is all that is hidden."""
+        assert self.names is not None
+        self.names.wait(self._counts)
+
+    @property
+    def hidden(self) -> Counter[str]:
+        """Redundant calls that are suppressed, by reason, as far as their names are known. O(places)."""
+        assert self.names is not None
+        return self.names.hidden(self._counts)
+
+    def sites(self, most: int = _NAMED) -> list[Site]:
+        """Sites by function, those with the most redundant calls a second first; of `most` places, the worst ones.
+        O(places log places)."""
         assert self.names is not None
         found: dict[Key, list[Any]] = {}
         worst = sorted(self._counts.items(), key=lambda item: (-self._speeds.get(item[0], 0), -item[1], item[0]))
-        for (call, stack, program), count in worst[:_NAMED]:
-            places = self.names.get(stack)
-            key = key_of(call, *_innermost(call, places), program)
-            entry = found.setdefault(key, [0, 0.0, places is not None])
+        for place, count in worst:
+            if not most:
+                break
+            name = self.names.get(place)
+            if name is not None and name.reason:
+                continue
+            most -= 1
+            function, module = ("…", "") if name is None else name[:2]
+            entry = found.setdefault(key_of(place[0], function, module, place[2]), [0, 0.0, name is not None])
             entry[0] += count
-            entry[1] += self._speeds.get((call, stack, program), 0.0)
+            entry[1] += self._speeds.get(place, 0.0)
         sites = [Site(key, total, rate, named) for key, (total, rate, named) in found.items()]
         return sorted(sites, key=lambda site: (-site.rate, -site.total, site.key))
-
-
-def _innermost(call: str, places: Sequence[tuple[Place, bool]] | None) -> tuple[str, str]:
-    if not places:
-        return "…", ""
-    place = own_frames(call, places)[0][0]
-    return place.function, place.module

@@ -183,6 +183,8 @@ def _notes(found: Callers, stacks: Stacks, width: int, shown: Iterable[Caller]) 
 
 
 def missing_lines(stacks: Stacks, width: int) -> Iterator[str]:
-    """Each module whose symbols could not be read, and why."""
+    """Each module whose symbols could not be read, or a part of them, and why."""
     for module, why in _missing(stacks):
         yield from filled(f"no symbols of {module.path}: {why}", width)
+    for module, (what, why) in sorted(stacks.symbolizer.partial.items()):
+        yield from filled(f"no {what} of {module.path}: {why}", width)

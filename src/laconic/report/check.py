@@ -15,11 +15,15 @@ from laconic.report.names import filled, seen
 from laconic.stacks.symbolize import Place
 from laconic.trace.sites import Stacks
 
+#: The version of the JSON's meaning; it rises when a key changes or goes.
+SCHEMA = 1
+
 
 def as_json(figures: Figures, verdicts: Iterable[Verdict], stacks: Stacks) -> dict[str, Any]:
     """The verdicts with all their offenders; `asked` and `said` of these are null where they are not known."""
     found = list(verdicts)
     return {
+        "schema": SCHEMA,
         "kept": all(verdict.kept for verdict in found),
         "asked": figures.total.asked,
         "redundant": figures.redundant,
@@ -35,6 +39,7 @@ def as_json(figures: Figures, verdicts: Iterable[Verdict], stacks: Stacks) -> di
             }
             for verdict in found
         ],
+        "missing_symbols": dict(sorted(figures.missing.items())),
     }
 
 

@@ -9,16 +9,21 @@ from laconic.differ import Delta, Difference
 from laconic.figures import Key, Tally
 from laconic.report.names import filled
 
+#: The version of the JSON's meaning; it rises when a key changes or goes.
+SCHEMA = 1
+
 
 def as_json(found: Difference) -> dict[str, Any]:
     """All that differs; `asked` and `said` of sites are null where not every stack is known."""
     return {
+        "schema": SCHEMA,
         "first": found.first,
         "second": found.second,
         "total": {**_changes(found.total, True), "hidden": {"was": found.hidden[0], "now": found.hidden[1]}},
         "calls": None if found.calls is None else [_entry(delta, ("call",), True) for delta in found.calls],
         "sites": None if found.sites is None else [_entry(delta, Key._fields, found.whole) for delta in found.sites],
         "notes": found.notes,
+        "missing_symbols": dict(sorted(found.missing.items())),
     }
 
 
@@ -54,6 +59,10 @@ def as_text(found: Difference, width: int = 80, limit: int = 10) -> str:
         lines += ["", "no difference"]
     for note in found.notes:
         lines += ["", *filled(note, width, "")]
+    if found.missing:
+        lines.append("")
+    for module, why in sorted(found.missing.items()):
+        lines += filled(f"no symbols of {module}: {why}", width)
     return "\n".join(lines) + "\n"
 
 

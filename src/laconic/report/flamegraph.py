@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -13,6 +13,8 @@ from laconic.flames import CALLS, CYCLES, Flame, Flames
 from laconic.report.html.text import plain
 from laconic.report.names import seen
 
+#: The version of the meaning of what `as_json` gives; it rises when a key changes or goes.
+SCHEMA = 1
 FORMATS = ("folded", "speedscope", "svg")
 #: What flamegraph.pl and inferno add to the names of such frames, to colour them.
 _ANNOTATIONS = {"inlined": "_[i]", "jit": "_[j]"}
@@ -41,6 +43,24 @@ def title(flames: Flames) -> str:
         return f"{what} by stack"
     unit = "estimated cycles" if flames.weight == CYCLES else "host calls"
     return f"{unit} in an enclave under every-call, of {what}, by stack"
+
+
+def as_json(flames: Flames, missing: Mapping[str, str]) -> dict[str, Any]:
+    """Stacks with their weights, the outermost box first; `missing` are modules without symbols, and why. O(frames)."""
+    return {
+        "schema": SCHEMA,
+        "title": title(flames),
+        "weight": flames.weight,
+        "all": flames.every,
+        "total": flames.total,
+        "stackless": flames.stackless,
+        "hidden": dict(sorted(flames.hidden.items())),
+        "stacks": [
+            {"weight": weight, "frames": [flame._asdict() for flame in stack]}
+            for stack, weight in flames.stacks.items()
+        ],
+        "missing_symbols": dict(sorted(missing.items())),
+    }
 
 
 def as_folded(flames: Flames) -> str:

@@ -1,11 +1,16 @@
-"""A running program in words: a line a second, and the sentence at its end."""
+"""A running program in words: a line a second, and the sentence at its end; and its sums, as JSON."""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
+from typing import Any
 
 from laconic.live.model import Model
 from laconic.report.diff import place
+
+#: The version of the JSON's meaning; it rises when a key changes or goes.
+SCHEMA = 1
 
 
 def line(model: Model, width: int = 80) -> str:
@@ -22,6 +27,33 @@ def line(model: Model, width: int = 80) -> str:
     return text
 
 
+def as_json(model: Model, command: Sequence[str]) -> dict[str, Any]:
+    """The sums of a program that has ended, with the keys of `laconic run --json` as far as they are known here, and
+    all sites, the most redundant calls first. O(sites log sites)."""
+    asked, said, elided = model.totals
+    sites = sorted(model.sites(model.places), key=lambda site: (-site.total, site.key))
+    return {
+        "schema": SCHEMA,
+        "command": list(command),
+        "exit_status": model.status,
+        "strategy": "laconic",
+        "processes": model.ever,
+        "asked": asked,
+        "said": said,
+        "elided": elided,
+        "calls": {
+            call: {"asked": line[0], "said": line[1], "elided": line[2]} for call, line in sorted(model.calls.items())
+        },
+        "hidden": dict(sorted(model.hidden.items())),
+        "sites": [{**site.key._asdict(), "redundant": site.total} for site in sites],
+        "missing_symbols": {
+            module.path: why for module, why in sorted(model.stacks.symbolizer.missing.items())
+        },
+        "notes": model.notes,
+        "seconds": model.time,
+    }
+
+
 def ending(model: Model, width: int = 80) -> str:
     """What there was in all, when the program has ended, and what a person must be told."""
     asked, said, elided = model.totals
@@ -31,6 +63,9 @@ def ending(model: Model, width: int = 80) -> str:
         f"laconic: {asked:,} memory calls in {model.ever:,} process{plural}; the host heard {said:,}; "
         f"{elided:,}{share} needed no host call."
     )
+    hidden = sum(model.hidden.values())
+    if hidden:
+        text += f" {hidden:,} of these {'is' if hidden == 1 else 'are'} suppressed (--no-suppressions shows where)."
     return "".join(f"{textwrap.fill(part, width)}\n" for part in (text, *(f"note: {note}" for note in model.notes)))
 
 

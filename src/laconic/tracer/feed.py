@@ -16,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from laconic.errors import LaconicError
 from laconic.ledger import Ledger
 from laconic.pal.linux import LinuxPal
 from laconic.trace.schema import PlainRow
@@ -28,6 +29,7 @@ from laconic.tracer.syscalls import MEMORY_CALLS
 if TYPE_CHECKING:
     from laconic.trace.writer import TraceWriter
     from laconic.tracer.process import Mm, Thread
+    from laconic.tracer.record import Recorder
 
 #: Seconds between two messages, and how many times the time that one takes must at least lie between two.
 _PERIOD = 0.25
@@ -48,14 +50,15 @@ class _Rows:
 
 class Watcher(Stacks):
     """Counts redundant calls by call, stack and program. `fresh` are rows about new stacks, for another thread to take
-    away; `counts` may be read by it."""
+    away; `counts` may be read by it. All rows go to `kept` too, a trace's, where there is one."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: list[PlainRow] | None = None) -> None:
         self._sink = _Rows()
         super().__init__(cast("TraceWriter", self._sink), REDUNDANT)
         self.counts: Counter[tuple[str, int, str]] = Counter()
         self.fresh: deque[PlainRow] = deque()
         self._programs: dict[Mm, str] = {}
+        self._kept = kept
 
     def take(self, thread: Thread, words: Sequence[int]) -> None:
         """Counts the call that a thread has stopped for. O(frames)."""
@@ -64,6 +67,8 @@ class Watcher(Stacks):
         site = rows[-1]
         if site[16]:
             self.fresh.extend(rows)
+        if self._kept is not None:
+            self._kept.extend(rows)
         rows.clear()
         program = self._programs.get(thread.mm)
         if program is None:
@@ -150,18 +155,32 @@ class Feed(Tracer):
             pass
 
 
-def run(command: Sequence[str], fd: int) -> int:
-    """Runs a program to the end of its last process, and tells `fd`; its exit status.
+def run(command: Sequence[str], fd: int, recorder: Recorder | None = None) -> int:
+    """Runs a program to the end of its last process, and tells `fd`; its exit status. A recorder, which takes no stacks
+    of its own, is given those of redundant calls, and is finished.
 
     Raises CannotRun or NoTracing where it could not be started.
     """
     ledger = Ledger()
-    watcher = Watcher()
-    mediator = Mediator(LinuxPal(), ledger)
+    watcher = Watcher(None if recorder is None else recorder.rows)
+    if recorder is not None:
+        watcher.began, recorder.stacks = recorder.began, watcher
+    mediator = Mediator(LinuxPal(), ledger, recorder=recorder)
     mediator.stacks = watcher
     feed = Feed(mediator, watcher, fd)
-    status = feed.run(command)
-    feed.say({**feed.message(), "end": {"status": status, "notes": ledger.notes}})
+    began = time.monotonic()
+    try:
+        status = feed.run(command)
+    except LaconicError:
+        if recorder is not None:
+            recorder.discard()
+        raise
+    notes = list(ledger.notes)
+    if recorder is not None:
+        recorder.finish(status, ledger, time.monotonic() - began, "off")
+        if recorder.failure is not None:
+            notes.append(f"the trace {recorder.writer.path!r} could not be written to its end, {recorder.failure}")
+    feed.say({**feed.message(), "end": {"status": status, "notes": notes}})
     return status
 
 
