@@ -25,12 +25,12 @@ HEAD = """\
 
 Written by `python benchmarks/programs.py`; every number is that of one run of `laconic run --json`, on {system}.
 *asked*: memory calls of the program and all its children. *said*: host calls made for them. *elided*: asked calls that
-needed none. *narrowed*: said for fewer pages than asked. *failed*: answered with an error. Programs that work until
-a time is over (stress-ng) ask a different number each time.
+needed none. *narrowed*: said for fewer pages than asked. *failed*: answered with an error. Programs with threads, and
+those that work until a time is over (stress-ng), ask a different number each time.
 
 Most of what is elided is ld.so's second mapping of each library's read-only segment, and queries of the break. An
-mprotect that changes nothing is rare outside of stress tests: what is worth having lies in the parts of calls, and in
-the kinds of change (page runs by kind are in the JSON).
+mprotect that changes nothing is rare outside of stress tests and of per-page, which is made of them: what is worth
+having lies in the parts of calls, and in the kinds of change (page runs by kind are in the JSON).
 
 ## All programs
 
