@@ -72,7 +72,10 @@ BUILT_IN = (
     *(Suppression(_BREAK, "brk", module=name, where=SITE) for name in ("libc.so*", "libc-[0-9]*.so", "ld-musl-*")),
     *(
         Suppression(_BREAK, "brk", name, where=SITE)
-        for name in ("sysmalloc", "__default_morecore", "_dl_early_allocate", "__libc_setup_tls")
+        for name in (
+            *("sysmalloc", "__default_morecore", "_dl_early_allocate", "__libc_setup_tls"),
+            *("__malloc_alloc_meta", "__expand_heap"),  # musl's
+        )
     ),
     *(Suppression(_STACK, "madvise", name, where=SITE) for name in ("advise_stack_range", "start_thread")),
     Suppression(_STACK, "madvise", module="libpthread*.so*", where=SITE),

@@ -137,7 +137,7 @@ class Comparison:
         self.space.invalidate()
         walked = self.space.walk(sample.tid, sample.words)
         certain = next((at + 1 for at, number in enumerate(walked) if not self.space.covered(number)), None)
-        ours = [self.space.address(number) for number in walked[:certain]]
+        ours = [self.space.addresses(number) for number in walked[:certain]]
         theirs = sample.frames[:certain]
         self.guessed += certain is not None
         # Where a stack is broken gdb shows what it found there, and ends: an address that is of no code.
@@ -145,10 +145,10 @@ class Comparison:
             del theirs[-1]
         self.stacks += 1
         self.frames += len(ours)
-        if ours == theirs:
+        if len(ours) == len(theirs) and all(there in places for there, places in zip(theirs, ours, strict=True)):
             self.same += 1
         elif len(self.differences) < 5:
-            lines = [f"{a or 0:#x} {b or 0:#x}" for a, b in zip_longest(ours, theirs)]
+            lines = [f"{' '.join(map(hex, a or [0]))} {b or 0:#x}" for a, b in zip_longest(ours, theirs)]
             self.differences.append(f"thread {sample.tid}, reason {sample.why}, ours and gdb's:\n" + "\n".join(lines))
 
     @property

@@ -185,7 +185,7 @@ class Stopped:
         """The stack now, as frames."""
         assert self.registers.load(self.tid)
         numbers = self.space.walk(self.tid, self.registers.words)
-        self.addresses = [self.space.address(number) for number in numbers]
+        self.addresses = [next(iter(self.space.addresses(number)), None) for number in numbers]
         return [self.space.modules.tables.frames[number] for number in numbers]
 
     def places(self, symbolizer: Symbolizer | None = None) -> list[Place]:

@@ -163,6 +163,9 @@ class TestPlaces:
             ("mmap", ["sbrk", "grow"], "sbrk"),
             ("brk", ["__brk", "__sbrk", "grow"], "grow"),
             ("brk", ["brk"], "brk"),
+            ("mprotect", ["runtime/internal/syscall.Syscall6", "syscall.RawSyscall", "syscall.Mprotect", "m.f"], "m.f"),
+            ("mmap", ["golang.org/x/sys/unix.Syscall6.abi0", "golang.org/x/sys/unix.Mmap", "main.main"], "main.main"),
+            ("mmap", ["syscall.Syscall", "syscall.Exec"], "syscall.Exec"),
             ("brk", [], None),
         ],
     )

@@ -18,7 +18,7 @@ from laconic.stacks.epilogue import epilogue
 from laconic.stacks.expression import evaluate, sleb, uleb
 from laconic.stacks.modules import BROKEN, Code, Mapping, parse_mappings, read_mappings
 from laconic.stacks.symbols import open_elf
-from laconic.stacks.table import Tables
+from laconic.stacks.table import Frame, Tables
 
 MASK = (1 << 64) - 1
 #: How pyelftools calls what `How` numbers.
@@ -119,17 +119,22 @@ def image(text: bytes = b"\x90" * 64) -> bytes:
     return bytes(data)
 
 
-def code_of(data: bytes) -> Code:
+def code_of(data: bytes, tables: Tables | None = None) -> Code:
     """The rules of an image in memory."""
-    return Code(Elf(lambda offset, size: data[offset : offset + size] if offset >= 0 else b""), 1, Tables())
+    elf = Elf(lambda offset, size: data[offset : offset + size] if offset >= 0 else b"")
+    return Code(elf, 1, tables or Tables())
 
 
 def test_an_image_by_hand() -> None:
-    code = code_of(image())
+    tables = Tables()
+    code = code_of(image(), tables)
     assert code.rule(0x1200, True)[:3] == (FROM_RSP, 8, 0)
     assert code.rule(0x1201, True)[:3] == (FROM_RSP, 16, -2)
     assert code.rule(0x1220, False)[:3] == (FROM_RSP, 8, 0)
-    assert code.rule(0x1240, False)[0] == code.rule(0x11FF, False)[0] == GUESS
+    assert code.rule(0x1240, False)[0] == code.rule(0x11FE, False)[0] == code.rule(0x11FF, True)[0] == GUESS
+    # Returned to and never called: by the entry that begins there.
+    entered = code.rule(0x11FF, False)
+    assert entered[:2] == (FROM_RSP, 8) and tables.frames[entered[3]] == Frame(1, 0x1200, True, False)
     assert code.rule(0x1201, True) is code.rule(0x1201, True)
     assert code.elf.bias(0x7F0000001000, 0x1000) == 0x7F0000000000
     assert code.elf.bias(0x7F0000001000, 0x5000) is None

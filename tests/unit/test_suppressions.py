@@ -75,6 +75,7 @@ def test_the_first_rule_that_matches_gives_the_reason() -> None:
         ("brk", ["__default_morecore libc.so.6", "malloc libc.so.6", "main prog"], True),
         ("brk", ["libc.so.6+0x9b0e9 libc.so.6", "main prog"], True),
         ("brk", ["sysmalloc prog", "malloc prog", "main prog"], True),
+        ("brk", ["__malloc_alloc_meta prog", "__libc_malloc_impl prog", "main prog"], True),
         ("brk", ["main prog", "__libc_start_main libc.so.6"], False),
         ("brk", ["extend libjemalloc.so.2", "malloc libc.so.6"], False),
         ("madvise", ["advise_stack_range libc.so.6", "start_thread libc.so.6", "clone3 libc.so.6"], True),

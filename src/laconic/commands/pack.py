@@ -121,6 +121,8 @@ def _tell(packed: Packed, path: str, copied: bool) -> None:
         say(f"{f'wrote {path}' if copied else f'{path} stays as it is'}: {_nothing(packed)}")
     for module, why in packed.missing:
         say(f"no symbols of {module.path}: {why}")
+    for module, (what, why) in sorted(packed.partial.items()):
+        say(f"no {what} of {module.path}: {why}")
 
 
 def _nothing(packed: Packed) -> str:

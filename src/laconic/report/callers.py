@@ -128,7 +128,9 @@ def stack_lines(call: str, stack: int, stacks: Stacks, width: int) -> Iterator[s
     for number, (place, guessed) in enumerate(shown):
         yield from filled(describe(place, guessed), width, "    " if number == 0 else "  < ")
     more = own.frames_after(len(shown))
-    if more:
+    if more > 1 and stacks.is_cut(stack):
+        yield f"  < {more - 1:,} more, and what is beyond them"
+    elif more:
         yield f"  < {more:,} more"
 
 

@@ -23,8 +23,9 @@ CALLEE_SAVED: Final = frozenset({RBX, 12, 13, 14, 15})
 OFFSET, VAL_OFFSET, EXPRESSION, VAL_EXPRESSION, REGISTER, UNDEFINED = range(6)
 How = tuple[int, int | bytes]
 
-#: A rule's shape: CFA from rsp; from rbp; from rbp, by frame pointers and not by CFI; by its row; there is no caller.
-FROM_RSP, FROM_RBP, GUESS, BY_ROW, OUTERMOST = range(5)
+#: A rule's shape: CFA from rsp; from rbp; for want of CFI, by the call that led here or else by frame pointers; by its
+#: row; there is no caller; code of no file, by frame pointers.
+FROM_RSP, FROM_RBP, GUESS, BY_ROW, OUTERMOST, CHAIN = range(6)
 _FAST_OFFSET = 1 << 30
 #: A simple rule's rbp is saved within so many bytes of CFA.
 FAST_SAVED: Final = 512
@@ -55,8 +56,9 @@ class Compact(NamedTuple):
     row: Row | None
 
 
-#: By frame pointers: where no CFI says better.
-BY_FRAME_POINTER: Final = Compact(GUESS, 16, -2, (), None)
+#: Where no CFI says better: in a file's code, and in any other.
+BY_CALL: Final = Compact(GUESS, 16, -2, (), None)
+BY_FRAME_POINTER: Final = Compact(CHAIN, 16, -2, (), None)
 
 
 def compact(row: Row) -> Compact:

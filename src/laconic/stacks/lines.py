@@ -22,6 +22,7 @@ _CONTAINERS = {
     "DW_TAG_enumeration_type",
     "DW_TAG_module",
 }
+_DWO = {"DW_AT_dwo_name", "DW_AT_GNU_dwo_name"}
 _SCOPES = {_INLINED, "DW_TAG_lexical_block", "DW_TAG_try_block", "DW_TAG_catch_block"}
 #: Nesting of inlined functions and scopes, and references from one entry to another, that are followed.
 _DEPTH, _REFERENCES = 200, 8
@@ -50,6 +51,12 @@ class _Unit:
         self._lines: list[tuple[int, int, int]] | None = None
         self._starts: list[int] = []
         self._functions: list[_Function] | None = None
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The unit's own attributes."""
+        found: dict[str, Any] = self._cu.get_top_DIE().attributes
+        return found
 
     def line(self, address: int) -> tuple[int, int]:
         """(file's number, line) of an address; zeros where there is none."""
@@ -146,9 +153,13 @@ class _Unit:
 
 
 class Lines:
-    """The DWARF of one file. `path` may be the program's own, or its separate debug file."""
+    """The DWARF of one file. `path` may be the program's own, or its separate debug file.
+
+    `lost`: what of it is not known, and why.
+    """
 
     def __init__(self, path: str) -> None:
+        self.lost: tuple[str, str] | None = None
         self._units: list[tuple[int, int, int]] = []
         self._starts: list[int] = []
         self._known: dict[int, _Unit] = {}
@@ -160,8 +171,10 @@ class Lines:
                 self._dwarf = elf.get_dwarf_info(follow_links=True)
                 self._units = sorted(self._find_units())
                 self._starts = [unit[0] for unit in self._units]
-        except Exception:  # hostile files: pyelftools may raise anything
+        except Exception as error:  # hostile files: pyelftools may raise anything
             self._dwarf = None
+            why = "it is compressed by zstd" if "compression type: 0x2" in str(error) else "it is broken"
+            self.lost = "lines", f"its DWARF cannot be read, {why}"
 
     def _find_units(self) -> Iterator[tuple[int, int, int]]:
         # (start, end, offset of the unit): by .debug_aranges, and by the units themselves where they are not in it.
@@ -203,6 +216,8 @@ class Lines:
         for die in reversed(unit.chain(address)):
             found.append(Line(_name(die), unit.file(number), line))
             number, line = _value(die, "DW_AT_call_file") or 0, _value(die, "DW_AT_call_line") or 0
+        if not found and _DWO & unit.about.keys():
+            self.lost = "inlined functions", "they are in .dwo files (-gsplit-dwarf), which are not read"
         if not found and line:
             found.append(Line("", unit.file(number), line))
         return found

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from laconic.stacks.cfi import BY_FRAME_POINTER, CallFrames, Compact, compact, encoded
+from laconic.stacks.cfi import BY_CALL, CallFrames, Compact, compact, encoded
 from laconic.stacks.elf import PT_GNU_EH_FRAME, Elf, Malformed, Reader, file_reader
 from laconic.stacks.memory import Memory
 from laconic.stacks.table import FILE, JIT, VDSO, Frame, Module, Tables
@@ -90,13 +90,19 @@ class Code:
         key = ~lookup if exact else lookup
         rule = self._rules.get(key)
         if rule is None:
-            rule = self._rules[key] = make_rule(self._tables, self._compact(lookup), self.number, lookup, exact)
+            how = self._compact(lookup)
+            if how is BY_CALL and not exact and (entered := self._compact(lookup + 1, True)) is not BY_CALL:
+                # No call is in front of a function's first byte: it was put on the stack to be returned to
+                # (__start_context of makecontext).
+                how, lookup, exact = entered, lookup + 1, True
+            rule = self._rules[key] = make_rule(self._tables, how, self.number, lookup, exact)
         return rule
 
-    def _compact(self, lookup: int) -> Compact:
+    def _compact(self, lookup: int, first: bool = False) -> Compact:
+        # By the entry that covers an address; `first`: that begins there.
         for starts, entries, frames in self._sources:
             place = bisect_right(starts, lookup) - 1
-            if place < 0:
+            if place < 0 or first and starts[place] != lookup:
                 continue
             try:
                 row = frames.row(entries[place], lookup)
@@ -104,7 +110,7 @@ class Code:
                     return compact(row)
             except BROKEN:
                 continue
-        return BY_FRAME_POINTER
+        return BY_CALL
 
     def _load_header(self) -> None:
         # .eh_frame_hdr: a table of (first address, entry), sorted; both are relative to the header itself.

@@ -36,7 +36,8 @@ class _Symbols:
 
 
 class Symbolizer:
-    """Finds the names of frames. `missing` says of each module that could not be used why.
+    """Finds the names of frames. `missing` says of each module that could not be used why; `partial`, of which a part
+    could not be, what part and why.
 
     `perf_maps` are maps by process, where they were kept; of other processes /tmp is looked through.
     """
@@ -45,6 +46,7 @@ class Symbolizer:
         self, debug_directories: Sequence[str] = DEBUG_DIRECTORIES, perf_maps: Mapping[int, PerfMap] | None = None
     ) -> None:
         self.missing: dict[Module, str] = {}
+        self.partial: dict[Module, tuple[str, str]] = {}
         self._directories = debug_directories
         self._symbols: dict[Module, _Symbols | None] = {}
         self._maps: dict[int, PerfMap | None] = dict(perf_maps or {})
@@ -74,6 +76,9 @@ class Symbolizer:
             return (unknown,)
         found = symbols.table.find(frame.lookup)
         lines: list[Line] = next((answer for one in symbols.lines if (answer := one.find(frame.lookup))), [])
+        for one in symbols.lines:
+            if one.lost is not None:
+                self.partial[module] = one.lost
         if not lines:
             return (unknown if found is None else Place(demangle(found[0]), short),)
         places = [Place(demangle(line.function) or "?", short, line.file, line.line, True) for line in lines[:-1]]

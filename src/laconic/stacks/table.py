@@ -61,8 +61,9 @@ class Module(NamedTuple):
 class Frame(NamedTuple):
     """One frame. `address` is as in the ELF file's symbol table; in JIT memory, as in the process.
 
-    It is a return address, so that the call is before it, unless `exact`: the innermost frame, and one that a signal
-    interrupted. `guessed`: found by a frame pointer, for want of call-frame information in the frame before.
+    It is a return address, so that the call is before it, unless `exact`: the innermost frame, one that a signal
+    interrupted, and a function that nobody has called but that is returned to. `guessed`: found by a frame pointer or
+    by a call's target, for want of call-frame information in the frame before.
     """
 
     module: int

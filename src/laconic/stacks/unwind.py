@@ -14,6 +14,7 @@ from typing import Final
 from laconic.stacks.cfi import (
     BY_FRAME_POINTER,
     BY_ROW,
+    CHAIN,
     EXPRESSION,
     FAST_SAVED,
     FROM_RBP,
@@ -31,6 +32,7 @@ from laconic.stacks.cfi import (
 from laconic.stacks.elf import Malformed
 from laconic.stacks.epilogue import LENGTH, epilogue
 from laconic.stacks.expression import evaluate
+from laconic.stacks.guess import Calls
 from laconic.stacks.memory import Memory
 from laconic.stacks.modules import BROKEN, Code, Mapping, Modules, Rule, make_rule, read_mappings
 
@@ -40,6 +42,7 @@ DEPTH: Final = 512
 _BY_DWARF: Final = (10, 12, 11, 5, 13, 14, 4, 19, 9, 8, 7, 6, 3, 2, 1, 0, 16)
 _RBP_WORD, _RIP_WORD, _RSP_WORD = 4, 16, 19
 _MASK = (1 << 64) - 1
+_BY_GUESS = (GUESS, CHAIN)
 #: Rules and misses that a process's cache holds at most: code that is made anew again and again has no end.
 _RULES = 100_000
 #: Walks after a useless look at the map for which an unknown address does not cause the next one.
@@ -65,12 +68,18 @@ class Space:
         self._code: dict[Mapping, tuple[Code, int] | None] = {}
         self._rules: dict[int, Rule] = {}
         self._missed: set[int] = set()
+        self._calls = Calls(self._memory, self.is_code)
         self._stale = True
         self._patience = 0
 
-    def invalidate(self) -> None:
-        """Executable memory was mapped, moved, unmapped or made: the map is read again before the next walk. O(1)."""
+    def invalidate(self, replaced: bool = False) -> None:
+        """Executable memory was mapped, moved, unmapped or made: the map is read again before the next walk.
+
+        `replaced`: a file was unmapped; mapped there again it may be rewritten, though the map looks the same. O(1).
+        """
         self._stale = True
+        if replaced:
+            self._mappings = []
 
     def _refresh(self, tid: int) -> bool:
         # Reads the map; what was known stays where nothing has changed. True where something has.
@@ -83,6 +92,7 @@ class Space:
         self._code.clear()
         self._rules.clear()
         self._missed.clear()
+        self._calls.clear()
         return True
 
     def walk(self, tid: int, words: Sequence[int]) -> tuple[int, ...]:
@@ -111,8 +121,16 @@ class Space:
                 cfa = sp + rule[1]
             elif shape == FROM_RBP:
                 cfa = rbp + rule[1]
-            elif shape == GUESS:
+            elif shape in _BY_GUESS:
                 guesses.append(len(passed))
+                found = None
+                if shape == GUESS:
+                    found = self._calls.frame(tid, ~key if key < 0 else key, key < 0, sp, rbp, low, high)
+                if found is not None:
+                    key = stack[(found - low >> 3) - 1] - 1
+                    sp = found
+                    cfas.append(found)
+                    continue
                 cfa = rbp + 16
             elif shape == BY_ROW:
                 if state is None:
@@ -157,19 +175,19 @@ class Space:
             low, done = sp, self._memory.load(tid, sp)
         return low, low + done
 
-    def address(self, frame: int) -> int | None:
-        """Where a frame's address is in this process now; None where its module is not mapped. For comparisons."""
+    def addresses(self, frame: int) -> set[int]:
+        """Where a frame's address is in this process now: once for each place at which its file is mapped (node maps a
+        part of its own a second time); empty where it is not. For comparisons."""
         module, address, _, _ = self.modules.tables.frames[frame]
-        found = self._mapped(module)
-        if found is not None:
-            return address + found[1]
-        return address if module == self.modules.jit(self.pid) else None
+        if module == self.modules.jit(self.pid):
+            return {address}
+        return {address + found[1] for found in self._code.values() if found is not None and found[0].number == module}
 
     def covered(self, frame: int) -> bool:
         """True where call-frame information says how to go on from a frame. For comparisons."""
         about = self.modules.tables.frames[frame]
         found = self._mapped(about.module)
-        return found is not None and found[0].rule(about.lookup, about.exact)[0] != GUESS
+        return found is not None and found[0].rule(about.lookup, about.exact)[0] != GUESS  # a file's is never CHAIN
 
     def is_code(self, address: int) -> bool:
         """True for an address in an executable mapping, as of the last look at the map. O(log mappings)."""

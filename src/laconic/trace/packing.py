@@ -20,13 +20,15 @@ _MODULE, _FRAMES, _STACK, _SYMBOLS, _END = (CODES[name] for name in ("module", "
 @dataclass(slots=True)
 class Packed:
     """What was found. `frames` of all modules, `named` of which the function is known; `added` modules got a row now,
-    `already` had one. `missing`: why there are no symbols of a module. `texts`: stacks that are words already."""
+    `already` had one. `missing`: why there are no symbols of a module; `partial`: what of them there
+    is not, and why. `texts`: stacks that are words already."""
 
     frames: int = 0
     named: int = 0
     added: list[Module] = field(default_factory=list)
     already: int = 0
     missing: list[tuple[Module, str]] = field(default_factory=list)
+    partial: dict[Module, tuple[str, str]] = field(default_factory=dict)
     texts: int = 0
     rows: list[PlainRow] = field(default_factory=list)
 
@@ -72,6 +74,7 @@ def symbols_of(
         else:
             _pack(packed, number, module, frames[number], symbolizer, time)
     packed.missing.sort()
+    packed.partial = symbolizer.partial
     return packed
 
 

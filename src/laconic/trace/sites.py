@@ -10,7 +10,7 @@ from typing import Any, overload
 
 from laconic.stacks.demangle import demangle
 from laconic.stacks.symbolize import Place, Symbolizer
-from laconic.stacks.table import FILE, Frame, Interned, Module
+from laconic.stacks.table import CUT, FILE, Frame, Interned, Module
 from laconic.trace.schema import CODES, FRAME, PlainRow
 
 #: The number of the stack of a call that has none.
@@ -145,6 +145,12 @@ class Stacks:
     def guessed(self, number: int) -> bool:
         """True where a frame of a stack was guessed. O(frames)."""
         return any(frame.guessed for frame in self.frames(number))
+
+    def is_cut(self, number: int) -> bool:
+        """True for a stack that was too deep to be taken whole. O(frames)."""
+        frames = self.frames(number)
+        module = self.modules.get(frames[-1].module) if frames else None
+        return module is not None and module.kind == CUT
 
     def places(self, number: int) -> tuple[Spot, ...]:
         """A stack in words, as `Places`. O(frames), and the reading of symbols at a module's first frame."""

@@ -96,10 +96,15 @@ class Stacks:
         if unknown:
             space.invalidate()
             return
+        stale = replaced = False
         for _, _, _, wanted, held, _ in changes:
-            if wanted is not None and wanted.flags & PROT_EXEC or held is not None and held.flags & PROT_EXEC:
-                space.invalidate()
-                return
+            if held is not None and held.flags & PROT_EXEC:
+                stale = True
+                replaced |= held.file is not None and (wanted is None or wanted.file != held.file)
+            elif wanted is not None and wanted.flags & PROT_EXEC:
+                stale = True
+        if stale:
+            space.invalidate(replaced)
 
     def forget(self, mm: Mm) -> None:
         """An address space is gone. O(1)."""

@@ -1,0 +1,145 @@
+"""Where code has no call-frame information: the return address on the stack, known by the call in front of it.
+
+A call's target leads to the function that it has called. Where that is the one that runs, the word is its return
+address, whether or not the function keeps a frame pointer: the C library musl has neither those nor CFI.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from laconic.stacks.memory import Memory
+
+#: Bytes of stack that are gone through, also of a function that calls nothing; how far from a function's first byte a
+#: program counter in it may be.
+_REACH: Final = 4096
+_LEAF: Final = 128
+#: Bytes of a frame by its frame pointer.
+_FRAME: Final = 1 << 23
+_FUNCTION: Final = 1 << 16
+#: What stands in front of a word: no call; one through a register, or through memory that is not known any more.
+_NONE, _INDIRECT = -1, -2
+#: What a word is: no return address; that of a call of another function; of who knows which; of one that begins not far
+#: in front; of the one that is asked for.
+_NO, _ELSEWHERE, _UNKNOWN, _LIKELY, _SURE = range(5)
+#: Behind a `ret` or `jmp`: what aligns the next function, or begins it.
+_BOUNDARY = re.compile(
+    rb"\xc3(?:[\x90\xcc]|\x66[\x90\x0f\x2e\x66]|\x0f\x1f|\xf3\x0f\x1e\xfa)|\xcc\xcc|\xeb.\xcc|\xe9.{4}\xcc", re.DOTALL
+)
+#: Times that a stack is gone through for a program counter of which nothing is found: the outermost has no caller.
+_PATIENCE: Final = 8
+#: Words whose call is kept.
+_KEPT: Final = 100_000
+_ENDBR64 = b"\xf3\x0f\x1e\xfa"
+
+
+class Calls:
+    """Finds return addresses in one address space; `is_code` says what is executable there."""
+
+    def __init__(self, memory: Memory, is_code: Callable[[int], bool]) -> None:
+        self._memory = memory
+        self._is_code = is_code
+        self._targets: dict[int, int] = {}
+        self._sizes: dict[int, int] = {}
+        self._joined: dict[tuple[int, int], bool] = {}
+        self._fruitless: dict[int, int] = {}
+
+    def clear(self) -> None:
+        """What is executable has changed. O(1)."""
+        self._targets.clear()
+        self._sizes.clear()
+        self._joined.clear()
+        self._fruitless.clear()
+
+    def frame(self, tid: int, pc: int, leaf: bool, sp: int, rbp: int, low: int, high: int) -> int | None:
+        """The CFA of the function around `pc`; None where its frame pointer has to do.
+
+        `leaf`: it has called nothing. The stack from `low` to `high` is in the buffer of `Memory`. O(1) for a program
+        counter that was asked for before, else O(words that are gone through).
+        """
+        stack = self._memory.words
+        end = min(sp + _REACH, high - 7)
+        chained = _NO
+        if sp <= rbp < sp + _FRAME and not (rbp - low) & 7:
+            here = rbp <= high - 16
+            word = stack[(rbp + 8 - low) >> 3] if here else int.from_bytes(self._memory.read(tid, rbp + 8, 8), "little")
+            chained = self._leads(tid, word, pc)
+            if chained == _SURE:
+                return None
+            if chained != _NO:
+                end = min(end, rbp + 8)
+        size = self._sizes.get(pc, 8)
+        if sp + size <= high and self._leads(tid, stack[(sp + size - 8 - low) >> 3], pc) == _SURE:
+            return sp + size
+        near = likely = None
+        tried = self._fruitless.get(pc, 0)
+        for at in range(sp, end, 8) if tried < _PATIENCE else ():
+            rank = self._leads(tid, stack[(at - low) >> 3], pc)
+            if rank == _SURE:
+                if len(self._sizes) >= _KEPT:
+                    self._sizes.clear()
+                self._sizes[pc] = at + 8 - sp
+                return at + 8
+            if rank and near is None and leaf and at < sp + _LEAF:
+                near = at + 8
+            if rank == _LIKELY and likely is None and chained == _NO:
+                likely = at + 8
+        # The function may have been called through a register, or jumped to by the one that was called.
+        found = None if chained >= _UNKNOWN else near or likely
+        if found is None and tried < _PATIENCE:
+            self._fruitless[pc] = tried + 1
+        return found
+
+    def _leads(self, tid: int, word: int, pc: int) -> int:
+        # Whether `word` is where a call of the function around pc returns to.
+        target = self._targets.get(word)
+        if target is None:
+            if len(self._targets) >= _KEPT:
+                self._targets.clear()
+            target = self._targets[word] = self._target(tid, word) if self._is_code(word) else _NONE
+        if target < 0:
+            return _NO if target == _NONE else _UNKNOWN
+        if not 0 <= pc - target < _FUNCTION:
+            return _ELSEWHERE
+        return _SURE if self._whole(tid, target, pc) else _LIKELY
+
+    def _whole(self, tid: int, target: int, pc: int) -> bool:
+        # True where no other function begins between two addresses.
+        found = self._joined.get((target, pc))
+        if found is None:
+            if len(self._joined) >= _KEPT:
+                self._joined.clear()
+            code = self._memory.read(tid, target, pc - target) if pc - target < _REACH else b""
+            found = self._joined[target, pc] = len(code) == pc - target < _REACH and not _BOUNDARY.search(code)
+        return found
+
+    def _target(self, tid: int, word: int) -> int:
+        # Where the call in front of an address leads.
+        code = self._memory.read(tid, word - 7, 7)
+        if len(code) < 7:
+            return _NONE
+        offset = int.from_bytes(code[3:], "little", signed=True)
+        if code[2] == 0xE8 and self._is_code(word + offset):  # call rel32
+            return self._behind(tid, word + offset)
+        if code[1:3] == b"\xff\x15":  # call *rel32(%rip)
+            return self._pointer(tid, word + offset)
+        # call *%reg, *disp8(%reg), *disp32(%reg), with a SIB byte and without
+        for size, kinds in ((2, (0x10, 0xD0)), (3, (0x10, 0x50)), (4, (0x50,)), (6, (0x90,)), (7, (0x90,))):
+            if code[-size] == 0xFF and code[1 - size] & 0xF8 in kinds:
+                return _INDIRECT
+        return _NONE
+
+    def _behind(self, tid: int, target: int) -> int:
+        # A function, or what the entry of a procedure linkage table goes on to.
+        code = self._memory.read(tid, target, 16)
+        at = 4 if code.startswith(_ENDBR64) else 0
+        at += code[at : at + 1] == b"\xf2"
+        if code[at : at + 2] != b"\xff\x25" or len(code) < at + 6:  # jmp *rel32(%rip)
+            return target
+        return self._pointer(tid, target + at + 6 + int.from_bytes(code[at + 2 : at + 6], "little", signed=True))
+
+    def _pointer(self, tid: int, address: int) -> int:
+        word = int.from_bytes(self._memory.read(tid, address, 8), "little")
+        return word if self._is_code(word) else _INDIRECT
