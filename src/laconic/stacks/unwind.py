@@ -179,9 +179,10 @@ class Space:
         """Where a frame's address is in this process now: once for each place at which its file is mapped (node maps a
         part of its own a second time); empty where it is not. For comparisons."""
         module, address, _, _ = self.modules.tables.frames[frame]
-        if module == self.modules.jit(self.pid):
+        biases = {found[1] for found in self._code.values() if found is not None and found[0].number == module}
+        if not biases and module == self.modules.jit(self.pid):
             return {address}
-        return {address + found[1] for found in self._code.values() if found is not None and found[0].number == module}
+        return {address + bias for bias in biases}
 
     def covered(self, frame: int) -> bool:
         """True where call-frame information says how to go on from a frame. For comparisons."""
