@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from laconic.page.collect import collect
 from laconic.pal.sgx import costs
 from laconic.report.html import as_html
 from laconic.report.html.text import plain
+from laconic.suppressions import Suppression
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 #: What a page of 100,000 calls may be, in bytes.
@@ -33,10 +34,10 @@ def window() -> Iterator[Browser]:
         yield made
 
 
-def page(path: str) -> Path:
+def page(path: str, rules: Sequence[Suppression] = (), name: str = "") -> Path:
     """The page of a trace, beside it."""
-    made = Path(path).with_suffix(".html")
-    made.write_bytes(as_html(collect(laconic.trace.open(path), costs.load(costs.DEFAULT), jobs=1)))
+    made = Path(path).with_suffix(f"{name}.html")
+    made.write_bytes(as_html(collect(laconic.trace.open(path), costs.load(costs.DEFAULT), jobs=1, suppressions=rules)))
     return made
 
 
@@ -60,7 +61,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "many": many(at / "many.trace", 100_000),
         "hostile": hostile(at / "hostile.trace"),
     }
-    return {name: page(path) for name, path in traces.items()}
+    made = {name: page(path) for name, path in traces.items()}
+    rules = [Suppression("<b>the allocator's own</b>", "mprotect", "grow")]
+    return {**made, "suppressed": page(traces["known"], rules, ".suppressed")}
 
 
 def silent(window: Browser, file: Path) -> None:
@@ -185,6 +188,56 @@ class TestMap:
         assert right - left < whole[1] - whole[0] and high - low < 1
         silent(window, pages["hundred"])
 
+    def test_double_click(self, window: Browser, pages: dict[str, Path]) -> None:
+        window.open(pages["hundred"])
+        whole = self.view(window)
+        x, y = window.centre("#map-canvas")
+        for number in (1, 2):
+            for kind in ("mousePressed", "mouseReleased"):
+                window.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=number)
+        left, right, low, high = self.view(window)
+        assert right - left == pytest.approx((whole[1] - whole[0]) / 2)
+        assert high - low == pytest.approx(0.5)
+
+    def test_two_fingers_zoom_and_one_moves(self, window: Browser, pages: dict[str, Path]) -> None:
+        """What was between two fingers stays between them; `All` comes back."""
+        window.open(pages["hundred"], width=360, height=740)
+        whole = self.view(window)
+        x, y = window.centre("#map-canvas")
+
+        def touch(kind: str, *across: float) -> None:
+            points = [{"x": x + step, "y": y, "id": number} for number, step in enumerate(across)]
+            window.send("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+
+        touch("touchStart", -20, 20)
+        for spread in (30, 40):
+            touch("touchMove", -spread, spread)
+        touch("touchEnd")
+        zoomed = self.view(window)
+        assert zoomed[1] - zoomed[0] == pytest.approx((whole[1] - whole[0]) / 2, rel=0.05)
+        assert zoomed[3] - zoomed[2] == pytest.approx(0.5, rel=0.05)
+        touch("touchStart", 0)
+        for step in (20, 60):
+            touch("touchMove", step)
+        touch("touchEnd")
+        moved = self.view(window)
+        assert moved[0] < zoomed[0]
+        assert moved[1] - moved[0] == pytest.approx(zoomed[1] - zoomed[0])
+        assert window.run("window.scrollX") == 0
+        window.run("[...document.querySelectorAll('#map button')].find((e) => e.textContent === 'All').id = 'all'")
+        window.click("#all")
+        assert self.view(window) == whole
+        silent(window, pages["hundred"])
+
+    def test_the_wheel_scrolls_on_where_the_map_is_whole(self, window: Browser, pages: dict[str, Path]) -> None:
+        """A map with the focus does not hold the page fast."""
+        window.open(pages["hundred"])
+        window.centre("#map-canvas")
+        window.run("document.getElementById('map-frame').focus({preventScroll: true})")
+        before = window.run("window.scrollY")
+        window.wheel("#map-canvas", 120)
+        window.wait(f"window.scrollY > {before}")
+
     def test_the_wheel_scrolls_the_page_where_the_map_has_no_focus(
         self, window: Browser, pages: dict[str, Path]
     ) -> None:
@@ -230,7 +283,7 @@ class TestFlame:
 
     def test_stack(self, window: Browser, pages: dict[str, Path]) -> None:
         window.open(pages["known"])
-        assert self.titles(window) == ["all redundant calls", "/bin/prog", "main", "grow", "mprotect", "mprotect"]
+        assert self.titles(window) == ["all redundant calls", "/bin/prog", "main", "grow", "mprotect"]
         assert "6 redundant calls, 100.0 %" in window.run("document.querySelector('#flame-graph .cell').ariaLabel")
 
     def test_zoom_by_click_and_key(self, window: Browser, pages: dict[str, Path]) -> None:
@@ -253,6 +306,47 @@ class TestFlame:
         window.type("#flame-search", "GROW")
         assert window.run("document.querySelectorAll('#flame-graph .found').length") == 1
         assert "6 redundant calls, 100.0 %" in window.run("document.getElementById('flame-readout').textContent")
+
+
+class TestSuppressed:
+    """What is suppressed is told, and left out of the flame graph and the table of sites alone."""
+
+    def test_told(self, window: Browser, pages: dict[str, Path]) -> None:
+        window.open(pages["suppressed"])
+        told = window.run("document.getElementById('hidden').textContent")
+        assert "<b>the allocator's own</b>: 6 redundant calls of 8, from 1 site" in told
+        assert window.run("document.querySelectorAll('.figures dd')[2].textContent") == "6 (50.0 %)"
+        flame = window.run("document.getElementById('flame').textContent")
+        assert "Every redundant call is suppressed." in flame
+        assert "6 redundant calls of 1 suppressed site are left out here." in flame
+        assert sum(numbers(window, "Asked")) == 4
+        window.choose("#table select", "calls")
+        assert len(numbers(window, "Event")) == 12
+        window.type("#table-filter", "the allocator's own")
+        assert len(numbers(window, "Event")) == 8
+        window.run("document.getElementById('map-frame').focus()")
+        window.press("n")
+        assert "a suppressed site: <b>the" in window.run("document.getElementById('map-readout').textContent")
+        silent(window, pages["suppressed"])
+
+
+class TestPaper:
+    """What is printed is light, whatever the screen is."""
+
+    @pytest.mark.parametrize("theme", ["", "dark"])
+    def test_light(self, window: Browser, pages: dict[str, Path], theme: str) -> None:
+        window.open(pages["known"], dark=True)
+        window.choose("#theme", theme)
+        dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+        pixel = "[...document.getElementById('map-canvas').getContext('2d').getImageData(1, 1, 1, 1).data].slice(0, 3)"
+        try:
+            window.send("Emulation.setEmulatedMedia", media="print", features=dark)
+            assert window.run("getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
+            window.wait(f"({pixel}).join() === '255,255,255'")
+            assert window.run("getComputedStyle(document.querySelector('.tools')).display") == "none"
+        finally:
+            window.send("Emulation.setEmulatedMedia", media="", features=dark)
+        window.wait(f"({pixel}).join() === '20,23,26'")
 
 
 class TestColours:
@@ -318,9 +412,7 @@ class TestForEveryone:
     """On a phone, by keyboard, by a screen reader."""
 
     @pytest.mark.parametrize("name", ["empty", "known", "hostile", "many"])
-    def test_a_narrow_window_does_not_scroll_sideways(
-        self, window: Browser, pages: dict[str, Path], name: str
-    ) -> None:
+    def test_a_narrow_window_does_not_scroll_sideways(self, window: Browser, pages: dict[str, Path], name: str) -> None:
         window.open(pages[name], width=360, height=740)
         window.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
         assert window.run("document.documentElement.scrollWidth") <= 360
@@ -332,6 +424,27 @@ class TestForEveryone:
         window.size(1000)
         window.wait("document.documentElement.clientWidth === 1000")
         silent(window, pages[name])
+
+    def test_no_number_of_a_picture_is_cut(self, window: Browser, tmp_path: Path) -> None:
+        """However long the bound's figures are, and wherever its line is."""
+        # Of 326 host calls one is the bound's, and all strategies make three enclaves: its line is in the middle.
+        dear = {"host_calls": 10**8, "ecreate": 10**10}
+        figures = {name: costs.Figure(low := dear.get(name, 0), low * 1.1, "", "") for name in costs.COSTED}
+        profile = costs.CostProfile("long", "a machine", figures)
+        made = tmp_path / "long.html"
+        trace = laconic.trace.open(known(tmp_path / "a.trace"))
+        made.write_bytes(as_html(collect(trace, profile, jobs=1)))
+        cut = (
+            "[...document.querySelectorAll('svg text')].filter((text) => { const a = text.getBoundingClientRect(),"
+            "b = text.ownerSVGElement.getBoundingClientRect(); return a.left < b.left - 1 || a.right > b.right + 1; })"
+            ".map((text) => text.textContent)"
+        )
+        window.open(made, width=320, height=740)
+        for width in (320, 360, 420, 500, 900):
+            window.size(width)
+            window.wait(f"document.querySelector('#bars-cycles svg').viewBox.baseVal.width === {width - 32}")
+            assert window.run(cut) == [], width
+        silent(window, made)
 
     @pytest.mark.parametrize("dark", [False, True])
     @pytest.mark.parametrize("width", [1200, 360])
@@ -347,6 +460,27 @@ class TestForEveryone:
         assert len(found["passes"]) > 10
         serious = [told(each) for each in found["violations"] if each["impact"] in ("serious", "critical")]
         assert serious == []
+
+    @pytest.mark.parametrize("dark", [False, True])
+    @pytest.mark.parametrize("width", [1200, 360])
+    def test_axe_once_it_is_used(self, window: Browser, pages: dict[str, Path], width: int, dark: bool) -> None:
+        """Zoomed, searched, filtered, with a stack open, and call by call."""
+        axe = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
+        window.open(pages["known"], width=width, dark=dark)
+        window.run((Path(axe.__file__).parent / "axe.min.js").read_text("utf-8"))
+        window.click("button[aria-label='Zoom in']")
+        window.run("document.getElementById('map-frame').focus()")
+        window.press("n")
+        window.click("#flame-graph .cell[aria-level='3']")
+        window.type("#flame-search", "grow")
+        window.click("#sites-table th:nth-child(4) button")
+        window.click("#sites-table td summary")
+        for kind, wanted in (("sites", "grow"), ("sites", "no such thing"), ("calls", "grow")):
+            window.choose("#table select", kind)
+            window.type("#table-filter", wanted)
+            found = window.run("axe.run(document, {resultTypes: ['violations']}).then((result) => result)")
+            serious = [told(each) for each in found["violations"] if each["impact"] in ("serious", "critical")]
+            assert serious == [], (kind, wanted)
 
     def test_by_keyboard_alone(self, window: Browser, pages: dict[str, Path]) -> None:
         """Tab comes to every control, in the order of the page, and the focus is seen."""
@@ -379,14 +513,15 @@ def told(violation: dict[str, Any]) -> str:
 
 
 def test_screenshots(window: Browser, tmp_path: Path) -> None:
-    """With LACONIC_PICTURES=FILE the page of that trace is drawn into docs/pictures/, light, dark and narrow."""
+    """With LACONIC_PICTURES=FILE the page of that trace is drawn into docs/pictures/: light, dark and narrow."""
     trace = os.environ.get("LACONIC_PICTURES")
     made = page(trace) if trace else page(known(tmp_path / "a.trace"))
     place = Path(__file__).parents[2] / "docs" / "pictures" if trace else tmp_path
     place.mkdir(exist_ok=True)
-    for name, width, dark in (("light", 1100, False), ("dark", 1100, True), ("narrow", 360, False)):
+    drawn = (("light", "calls", 1100, False), ("dark", "bars-cycles", 1100, True), ("narrow", "calls", 360, False))
+    for name, part, width, dark in drawn:
         window.open(made, width=width, height=740 if width < 600 else 1000, dark=dark)
-        window.run("document.getElementById('calls').scrollIntoView()")
+        window.run(f"document.getElementById({json.dumps(part)}).scrollIntoView()")
         picture = window.picture()
         assert picture.startswith(b"\x89PNG")
         (place / f"html-{name}.png").write_bytes(picture)

@@ -26,8 +26,8 @@ from laconic.commands.html import _write
 from laconic.errors import LaconicError
 from laconic.ledger import Ledger
 from laconic.memory.flags import PAGE_SHIFT
-from laconic.page.areas import Area, fitted
-from laconic.page.collect import CALLS, Mark, OneCall, Page, collect, pages_of
+from laconic.page.areas import Area
+from laconic.page.collect import CALLS, Mark, OneCall, Page, collect
 from laconic.page.series import Bins, Sampled, Scattered
 from laconic.pal.sgx.costs import COSTED, CostProfile, Figure
 from laconic.pal.sgx.meter import Counts
@@ -88,7 +88,7 @@ def fixed() -> Page:
         "run", {"command": ["prog", "--fast"]}, {"system": "Linux", "release": "6.1", "machine": "x86_64"}, 12, ledger,
         {"exit_status": 0}, ["a line is lost"], [Process(100, "/bin/prog")], [4], by_time, by_order,
         moments, 15_000, areas,
-        1, 0, marks, sites, places, [("/lib/gone.so", "No such file or directory")], singles, compared, PROFILE, 0,
+        1, 1, 0, marks, sites, places, [("/lib/gone.so", "No such file or directory")], singles, compared, PROFILE, 0,
     )  # fmt: skip
 
 
@@ -127,6 +127,14 @@ class TestPure:
             assert len(parts) == 1
             digest = base64.b64encode(hashlib.sha256(parts[0].encode()).digest()).decode()
             assert policy[kind] == f"'sha256-{digest}'"
+
+    def test_figures_without_a_script(self) -> None:
+        """Who allows no script reads the figures, and where the rest is told."""
+        found = re.search(r"<noscript>(.*?)</noscript>", as_html(fixed()).decode(), re.DOTALL)
+        assert found is not None
+        told = "asked: 4; host calls said: 2; redundant calls: 2 (50.0 %); processes: 1."
+        assert told in found[1]
+        assert "laconic callers" in found[1]
 
     def test_nothing_from_elsewhere(self) -> None:
         """No address but that of SVG's namespace, no handler and no style in an attribute, no markup from strings."""
@@ -263,68 +271,6 @@ def joined(areas: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
         else:
             found.append((start, end, prot))
     return found
-
-
-class TestSeries:
-    """Lists that do not grow."""
-
-    def test_bins_double(self) -> None:
-        bins = Bins(1, limit=4)
-        for at in range(100):
-            bins.count(at, at % 2)
-        assert bins.width == 32
-        assert (sum(bins.asked), sum(bins.said), sum(bins.redundant)) == (100, 50, 50)
-        assert bins.asked == [32, 32, 32, 4]
-
-    def test_sampled_is_even(self) -> None:
-        sampled: Sampled[int] = Sampled(10)
-        for number in range(1000):
-            sampled.see(number)
-        assert sampled.kept == list(range(0, 1000, sampled.step))
-
-    @pytest.mark.parametrize("period", [2, 3, 4, 5, 7, 8, 16, 25])
-    def test_scattered_falls_in_step_with_no_loop(self, period: int) -> None:
-        """Of a loop's parts each is taken about as often, however few are taken."""
-        scattered: Scattered[int] = Scattered(2_000)
-        for number in range(100_000):
-            scattered.see(number % period)
-        step, kept = scattered.fewer(1_000)
-        assert 250 <= len(kept) <= 1_000
-        assert len(kept) * step == pytest.approx(100_000, rel=0.1)
-        counts = [kept.count(part) for part in range(period)]
-        assert min(counts) > 0.5 * len(kept) / period
-
-    def test_fewer_areas_are_the_state_at_every_nth_call(self) -> None:
-        """At these calls nothing is changed, and between them nothing is missing."""
-        areas = [
-            Area(0, page, page + 1, prot, "", since, since + 3)
-            for page in range(40)
-            for since, prot in ((at, (at // 3 + page) % 8) for at in range(0, 600, 3))
-        ]
-        left, step, left_out = fitted(areas, 1, 6_000)
-        assert (len(left) <= 6_000, step > 1, left_out) == (True, True, 0)
-        for call in range(598):
-            seen = call // step * step
-            wanted = sorted(area[1:4] for area in areas if area.since <= seen < area.until)
-            assert sorted(area[1:4] for area in left if area.since <= call < area.until) == wanted
-
-    def test_areas_of_one_moment_the_smallest_go(self) -> None:
-        areas = [Area(0, 1000 * number, 1000 * number + number + 1, 3, "", 0, 1) for number in range(50)]
-        left, step, left_out = fitted(areas, 1, 20)
-        assert (sorted(left), step, left_out) == (areas[30:], 1, 30)
-
-    @pytest.mark.parametrize(
-        ("call", "args", "result", "pages"),
-        [
-            ("mprotect", (8192, 1), 0, (2, 1)),
-            ("mmap", (0, 4097), 1 << 20, (256, 2)),
-            ("prctl", (1, 2, 4096, 8192), 0, (1, 2)),
-            ("brk", (4096,), 0, (0, 0)),
-            ("mprotect", ((1 << 64) - 4096, 8192), -12, (0, 0)),
-        ],
-    )
-    def test_pages_of(self, call: str, args: tuple[int, ...], result: int, pages: tuple[int, int]) -> None:
-        assert pages_of(call, args, result) == pages
 
 
 class TestBadInput:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from laconic.errors import LaconicError
@@ -11,6 +12,7 @@ from laconic.errors import LaconicError
 if TYPE_CHECKING:
     from laconic.page.collect import Page
     from laconic.pal.sgx.costs import CostProfile
+    from laconic.suppressions import Suppression
     from laconic.trace import Trace
 
 DESCRIPTION = """\
@@ -23,55 +25,66 @@ EPILOG = """\
 examples:
   laconic html a.trace -o report.html
   laconic html a.trace -o report.html --costs pie-j5005 --json report.json
+  laconic html a.trace -o report.html --no-suppressions
   laconic html -o report.html -- python3 -c 'import json'
+
+What laconic.toml here and the built-in suppressions hide, as in  laconic
+callers, is in neither the flame graph nor the table of sites. The page counts
+it, and all other figures and pictures have it; --no-suppressions hides nothing.
 
 exit codes:
   0    done; a trace that is not complete is shown as far as it goes
-  2    a wrong option, a trace that cannot be read, a page that cannot be
-       written
+  2    a wrong option, a trace or a suppression file that cannot be read, a page
+       that cannot be written
   with -- CMD the program's own (126, 127: it cannot be executed, was not found)
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `html`."""
+    from laconic.commands.callers import add_suppressions
     from laconic.commands.compare import add_costs
-    from laconic.commands.recording import accept_command
+    from laconic.commands.output import add_json
+    from laconic.commands.source import accept_source
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
-        "laconic html -o REPORT [--force] [--costs NAME|FILE] [--json FILE]\n"
+        "laconic html -o REPORT [--force] [--costs NAME|FILE]\n"
+        "                    [--suppressions FILE | --no-suppressions]\n"
+        "                    [--json FILE]\n"
         "                    FILE | -- CMD [ARG ...]"
     )
-    parser.add_argument("words", nargs="*", metavar="FILE", help="a trace that was recorded or imported")
     parser.add_argument("-o", "--output", required=True, metavar="REPORT", help="the page to write")
     parser.add_argument("--force", action="store_true", help="overwrite the page that -o names")
     add_costs(parser)
-    parser.add_argument("--json", metavar="FILE", help="write what the page holds as JSON; - is standard output")
-    accept_command(parser)
+    add_suppressions(parser)
+    add_json(parser, "what the page holds")
+    accept_source(parser)
     parser.set_defaults(execute=execute)
 
 
 def execute(options: argparse.Namespace) -> int:
     """Writes the page; returns the exit status of CMD, where there is one."""
+    from laconic.commands.callers import suppressions
     from laconic.commands.compare import load_costs
     from laconic.commands.output import open_output, tell, write_json
     from laconic.commands.source import check_source, traced
     from laconic.report.html import as_html, as_json
     from laconic.trace.writer import create
 
-    check_source(options, "html")
+    check_source(options, "html -o a.html")
+    rules = suppressions(options)
     profile = load_costs(options.costs)
     # A run must not be lost to a wrong path, and a page not to a wrong trace.
     fd = None if options.command is None else create(options.output, options.force)
     try:
-        with traced(options, "html") as (trace, status):
+        with traced(options, "html -o a.html") as (trace, status):
             if fd is None:
                 _not_itself(options.output, trace.path)
                 fd = create(options.output, options.force)
             output = open_output(options.json)
-            page = _collect(trace, profile)
+            page = _collect(trace, profile, rules)
         made = as_html(page)
         _write(fd, made, options.output)
     except BaseException:
@@ -85,17 +98,21 @@ def execute(options: argparse.Namespace) -> int:
     if output is not None:
         write_json(as_json(page), output, options.json)
     tell(f"laconic: wrote {options.output}: {len(made):,} bytes; open it in a browser\n")
+    if page.hidden:
+        redundant = sum(page.sites[number].redundant for number in page.hidden)
+        calls = f"{redundant:,} redundant call{' is' if redundant == 1 else 's are'}"
+        tell(f"laconic: {calls} hidden in it (--no-suppressions shows them)\n")
     return status
 
 
-def _collect(trace: Trace, profile: CostProfile) -> Page:
+def _collect(trace: Trace, profile: CostProfile, rules: Sequence[Suppression]) -> Page:
     from laconic.commands.progress import progress
     from laconic.commands.traces import tell_loss
     from laconic.page.collect import collect
 
     with progress(f"replaying {trace.path}", trace.size) as update:
-        page = collect(trace, profile, update)
-    tell_loss(trace, page.loss[:-1] if trace.loss else page.loss)
+        page = collect(trace, profile, update, suppressions=rules)
+    tell_loss(trace, page.loss)
     return page
 
 

@@ -13,6 +13,8 @@ from laconic.rangemap import RangeMap
 ANONYMOUS = "anonymous"
 #: Moments of which a picture shows the state, at least.
 MOMENTS = 100
+#: The coarsest grain, in pages.
+_WIDEST = 1 << 24
 
 
 class Area(NamedTuple):
@@ -38,12 +40,12 @@ class Areas:
     """Collects the areas of all processes.
 
     Where there are more than `limit` that have ended, `step` doubles: the picture then is the state at every `step`th
-    call. Where that is not enough, the smallest go: `left_out` counts them.
+    call. Where that is not enough, `grain` does, as `broader` has it; then the smallest go: `left_out` counts them.
     """
 
     def __init__(self, limit: int = 60_000) -> None:
         self.limit = limit
-        self.step = 1
+        self.step = self.grain = 1
         self.left_out = 0
         self.ended: list[Area] = []
         self._living: dict[int, RangeMap[_State]] = {}
@@ -88,7 +90,7 @@ class Areas:
         else:
             self.ended.append(area)
         if len(self.ended) > self.limit:
-            self.ended, self.step, more = fitted(self.ended, self.step, self.limit // 2)
+            self.ended, self.step, self.grain, more = fitted(self.ended, self.step, self.grain, self.limit // 2)
             self.left_out += more
 
 
@@ -104,17 +106,79 @@ def coarser(areas: Iterable[Area], step: int) -> list[Area]:
     return found
 
 
-def fitted(areas: list[Area], step: int, limit: int) -> tuple[list[Area], int, int]:
-    """At most `limit` of the areas: as they are at every so manieth call, every how manieth, and how many are left out
-    besides, the smallest, where that is not enough. O(n log n)."""
+def broader(areas: Iterable[Area], grain: int) -> list[Area]:
+    """The areas with the edges between them at multiples of `grain` pages.
+
+    Of pages that are mapped without a gap, each `grain` of them show what the first is. Which pages are mapped, and
+    when, stays exact. O(moments × areas of one moment).
+    """
+    found: list[Area] = []
+    by_process: dict[int, list[Area]] = {}
+    for area in areas:
+        by_process.setdefault(area.process, []).append(area)
+    for process, own in by_process.items():
+        begin: dict[int, list[Area]] = {}
+        for area in own:
+            begin.setdefault(area.since, []).append(area)
+        alive: list[Area] = []
+        since: dict[_Cell, int] = {}
+        for now in sorted({moment for area in own for moment in (area.since, area.until)}):
+            alive = sorted([area for area in alive if area.until > now] + begin.get(now, []))
+            shown = {cell: since.pop(cell, now) for cell in _cells(alive, grain)}
+            # What is not shown any more has ended.
+            found += (Area(process, *cell, first, now) for cell, first in since.items())
+            since = shown
+    return found
+
+
+#: Start, end, protection, name.
+_Cell = tuple[int, int, int, str]
+
+
+def _cells(alive: list[Area], grain: int) -> list[_Cell]:
+    # The areas of one moment, by their start; neighbours that are alike are one. From the highest to the lowest, since
+    # an edge that is moved up ends where the pages that are mapped without a gap do.
+    found: list[_Cell] = []
+    last = after = -1
+    for number in range(len(alive) - 1, -1, -1):
+        _, low, high, prot, name, *_ = alive[number]
+        if high != after:
+            last = high
+        after = low
+        start = -(-low // grain) * grain if number and alive[number - 1].end == low else low
+        start, end = min(start, last), min(-(-high // grain) * grain, last)
+        if start == end:
+            continue
+        if found and found[-1][0] == end and found[-1][2:] == (prot, name):
+            end = found.pop()[1]
+        found.append((start, end, prot, name))
+    return found
+
+
+def fitted(areas: list[Area], step: int, grain: int, limit: int) -> tuple[list[Area], int, int, int]:
+    """At most `limit` of the areas, as they are at every `step`th call and every `grain`th page, and how many are left
+    out besides, the smallest, where that is not enough. Returns areas, step, grain, and that number. O(n log n), and
+    where a grain is needed as `broader`."""
     longest = max((area.until for area in areas), default=0)
     while len(areas) > limit and step * MOMENTS < longest:
         step *= 2
         areas = coarser(areas, step)
+    if len(areas) > limit:
+        # Nothing is lost by this: neighbours that are alike become one.
+        areas = min(areas, broader(areas, grain), key=len)
+    while len(areas) > limit:
+        tried = 2 * grain
+        # A grain at which so many areas have a page that is shown.
+        while tried < _WIDEST and sum(min(area.end - area.start, tried) for area in areas) > limit * tried:
+            tried *= 2
+        coarse = broader(areas, tried)
+        if len(coarse) > 0.9 * len(areas):
+            break  # mappings that are apart become no fewer
+        areas, grain = coarse, tried
     left_out = max(len(areas) - limit, 0)
     if left_out:
         areas = sorted(areas, key=lambda area: (-(area.end - area.start) * (area.until - area.since), area))[:limit]
-    return areas, step, left_out
+    return areas, step, grain, left_out
 
 
 def _look(space: AddressSpace, start: int, end: int, vma: Vma | None) -> tuple[int, str] | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
+from laconic.callers import Names, own_frames
 from laconic.ledger import Ledger
 from laconic.memory.flags import PAGE_SHIFT
 from laconic.memory.space import AddressSpace
@@ -20,12 +21,12 @@ from laconic.replay.compare import BOUND, Compared, compare
 from laconic.replay.enclaves import Process
 from laconic.replay.thread import Mm
 from laconic.sites import EVERY_CALL, LACONIC, Site, SiteReplay
-from laconic.stacks.symbolize import Place
 from laconic.strategies import NAMES
+from laconic.suppressions import Suppression, matching
 from laconic.trace.reader import Trace
 from laconic.trace.records import ARITY
 from laconic.trace.schema import PlainRow
-from laconic.trace.sites import NO_STACK, Stacks
+from laconic.trace.sites import NO_STACK, Spot, Stacks
 
 #: Calls that are kept one by one: a trace of more is shown by its sites.
 CALLS = 1_000
@@ -63,7 +64,9 @@ class OneCall(NamedTuple):
 class Page:
     """All that a page shows. Processes and sites are numbered as they stand in their lists; `calls` has the memory
     calls of each process. `places` are the stacks in words, innermost first, True for what was guessed; `modules` says
-    why a module's symbols could not be used. `singles` is None where there are more than `CALLS` calls."""
+    why a module's symbols could not be used. `singles` is None where there are more than `CALLS` calls. `hidden`: of
+    each site that is suppressed the reason; it is in all figures, and its stack is not in `places`. `own`: of each
+    other site with how many places its stack only makes the system call."""
 
     source: str
     about: dict[str, Any]
@@ -80,24 +83,31 @@ class Page:
     last: int
     areas: list[Area]
     step: int
+    grain: int
     left_out: int
     marks: Scattered[Mark]
     sites: list[Site]
-    places: dict[int, tuple[tuple[Place, bool], ...]]
+    places: dict[int, tuple[Spot, ...]]
     modules: list[tuple[str, str]]
     singles: list[OneCall] | None
     compared: Compared | None
     profile: CostProfile
     uncertain: int
+    hidden: dict[int, str] = field(default_factory=dict)
+    own: dict[int, int] = field(default_factory=dict)
 
 
 def collect(
-    trace: Trace, profile: CostProfile, progress: Callable[[int], None] | None = None, jobs: int | None = None
+    trace: Trace,
+    profile: CostProfile,
+    progress: Callable[[int], None] | None = None,
+    jobs: int | None = None,
+    suppressions: Iterable[Suppression] = (),
 ) -> Page:
     """Reads a trace to its end, once for its sites and pictures, and for the strategies as `compare` does.
 
-    Symbols are looked for at the places that the trace names; `jobs` is as in `compare`. Raises LaconicError where it
-    cannot be read. O(events × strategies); memory O(sites + VMAs).
+    Symbols are looked for at the places that the trace names, of a suppressed stack no more than its rule needs; `jobs`
+    is as in `compare`. Raises LaconicError where it cannot be read. O(events × strategies); memory O(sites + VMAs).
     """
     tell = progress or (lambda done: None)
     replay = PageReplay(trace)
@@ -107,15 +117,36 @@ def collect(
         tail = partial(_second_half, tell, trace.size)
         compared = compare(trace, [*NAMES, BOUND], profile, progress=tail, jobs=jobs)
     found = list(replay.sites.values())
-    places = {site.stack: replay.stacks.places(site.stack) for site in found if site.stack != NO_STACK}
+    places, hidden, own = _stacks(found, replay.stacks, list(suppressions))
     modules = sorted((module.path, why) for module, why in replay.stacks.symbolizer.missing.items())
     counts = [replay.calls_of.get(number, 0) for number in range(len(replay.told))]
     return Page(
         trace.source, trace.about, trace.machine, replay.number + 1, replay.ledger, replay.end, replay.losses,
         replay.told, counts, replay.by_time, replay.by_order, replay.moments, replay.last,
-        replay.areas.ended, replay.areas.step, replay.areas.left_out, replay.marks, found, places, modules,
-        replay.singles, compared, profile, sum(replay.uncertain.values()),
+        replay.areas.ended, replay.areas.step, replay.areas.grain, replay.areas.left_out, replay.marks, found, places,
+        modules, replay.singles, compared, profile, sum(replay.uncertain.values()), hidden, own,
     )  # fmt: skip
+
+
+def _stacks(
+    found: Sequence[Site], stacks: Stacks, rules: Sequence[Suppression]
+) -> tuple[dict[int, tuple[Spot, ...]], dict[int, str], dict[int, int]]:
+    # The places of the stacks that are shown; the sites that are not, each with the reason; the wrappers of the others.
+    places: dict[int, tuple[Spot, ...]] = {}
+    hidden: dict[int, str] = {}
+    own: dict[int, int] = {}
+    for number, site in enumerate(found):
+        if site.stack == NO_STACK:
+            continue
+        walk = stacks.walk(site.stack)
+        frames = own_frames(site.call, walk)
+        rule = matching(rules, site.call, site.program, Names(frames)) if frames else None
+        if rule is not None:
+            hidden[number] = rule.reason
+            continue
+        places[site.stack] = tuple(walk)
+        own[number] = len(walk) - len(frames)
+    return places, hidden, own
 
 
 def _second_half(tell: Callable[[int], None], size: int, done: int) -> None:

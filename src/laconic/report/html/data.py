@@ -55,7 +55,8 @@ def as_json(page: Page, limits: Limits | None = None) -> Json:
     """All that the page shows; docs/html.md says what each key means. O(size of the page's data)."""
     limits = limits or Limits()
     names = Names()
-    sites, rows, order = _sites(page, limits, names)
+    hidden = _hidden(page)
+    sites, rows, order = _sites(page, limits, names, [reason for reason, *_ in hidden])
     spaces, left_out = _spaces(page, limits, names, order)
     singles = None if page.singles is None else [
         [each.event, each.time // 1000, each.process, names(each.call), _arguments(each.args), _result(each.result),
@@ -66,7 +67,8 @@ def as_json(page: Page, limits: Limits | None = None) -> Json:
         "schema": SCHEMA,
         "summary": _summary(page),
         "missing": [plain(sentence) for sentence in missing(page)],
-        "binned": binned(page, left_out, max(len(page.sites) - limits.sites, 0)),
+        "binned": binned(page, left_out, max(len(page.sites) - len(page.hidden) - limits.sites, 0)),
+        "hidden": [[plain(reason), *numbers] for reason, *numbers in hidden],
         "modules": [[plain(path), plain(why)] for path, why in page.modules],
         "time": _bins(page.by_time) if page.last else None,
         "order": _bins(page.by_order),
@@ -165,22 +167,42 @@ class _Stacks:
         return number
 
 
-def _sites(page: Page, limits: Limits, names: Names) -> tuple[_Stacks, list[list[Any]], list[int]]:
-    # The worst first; those that are too many in one row. `order`: of each site of the page the number of its row.
+def _hidden(page: Page) -> list[tuple[str, int, int, int]]:
+    # What is suppressed, by the reason: sites, calls asked, redundant calls; the most first.
+    found: dict[str, list[int]] = {}
+    for number, reason in page.hidden.items():
+        site, figures = page.sites[number], found.setdefault(reason, [0, 0, 0])
+        figures[:] = figures[0] + 1, figures[1] + site.asked, figures[2] + site.redundant
+    told = [(reason, sites, asked, redundant) for reason, (sites, asked, redundant) in found.items()]
+    return sorted(told, key=lambda each: (-each[3], -each[2], each[0]))
+
+
+def _sites(
+    page: Page, limits: Limits, names: Names, reasons: Sequence[str]
+) -> tuple[_Stacks, list[list[Any]], list[int]]:
+    # The worst first; those that are too many in one row. `order`: of each site of the page the number of its row, ~n
+    # for the nth of the reasons why it is suppressed.
     stacks = _Stacks(page, names)
     ranked = sorted(
-        range(len(page.sites)),
+        (number for number in range(len(page.sites)) if number not in page.hidden),
         key=lambda number: (-page.sites[number].redundant, -page.sites[number].asked, page.sites[number].first),
     )
     shown = ranked[: limits.sites] if len(ranked) > limits.sites else ranked
-    rows = [_row(page.sites[number], stacks.number(page.sites[number].stack), names, page.profile) for number in shown]
+    rows = [
+        [*_row(page.sites[number], stacks.number(page.sites[number].stack), names, page.profile),
+         min(page.own.get(number, 0), FRAMES // 2)]
+        for number in shown
+    ]  # fmt: skip
     order = [len(rows)] * len(page.sites)
+    place_of = {reason: place for place, reason in enumerate(reasons)}
+    for number, reason in page.hidden.items():
+        order[number] = ~place_of[reason]
     for place, number in enumerate(shown):
         order[number] = place
     rest = [page.sites[number] for number in ranked[len(shown) :]]
     if rest:
         total = Site("(other sites)", NO_STACK, "", first=min(site.first for site in rest))
-        rows.append(_row(total, -2, names, page.profile, rest))
+        rows.append([*_row(total, -2, names, page.profile, rest), 0])
     return stacks, rows, order
 
 
@@ -203,7 +225,8 @@ def _spaces(page: Page, limits: Limits, names: Names, order: Sequence[int]) -> t
     ranked = sorted(known, key=lambda number: (-page.calls[number], number))
     shown = sorted(ranked[: limits.processes])
     chosen = set(shown)
-    areas, step, left_out = fitted([area for area in page.areas if area.process in chosen], page.step, limits.areas)
+    own = [area for area in page.areas if area.process in chosen]
+    areas, step, grain, left_out = fitted(own, page.step, page.grain, limits.areas)
     every, marks = page.marks.fewer(limits.marks)
     # The last step may lead beyond the end.
     calls = max(sum(page.by_order.asked), 1)
@@ -212,16 +235,22 @@ def _spaces(page: Page, limits: Limits, names: Names, order: Sequence[int]) -> t
         by_process[area.process].append(area)
     spaces = []
     for number in shown:
-        own = sorted(by_process[number], key=lambda area: (area.since, area.start))
+        ordered = sorted(by_process[number], key=lambda area: (area.since, area.start))
         process = page.processes[number]
         spaces.append({
             "pid": process.pid, "process": number, "program": names(process.path), "calls": page.calls[number],
-            **_edges(own, names, calls),
+            **_edges(ordered, names, calls),
             "marks": [value for mark in marks if mark.process == number
                       for value in (mark.call, mark.start, mark.pages, order[mark.site])],
         })  # fmt: skip
-    told = {"processes": len(known) - len(shown), "areas": page.left_out + left_out, "step": step, "marks": every}
-    return {"step": step, "mark_step": every, "processes": spaces}, told
+    told = {
+        "processes": len(known) - len(shown),
+        "areas": page.left_out + left_out,
+        "step": step,
+        "grain": grain,
+        "marks": every,
+    }
+    return {"step": step, "grain": grain, "mark_step": every, "processes": spaces}, told
 
 
 def _edges(areas: Sequence[Area], names: Names, calls: int) -> Json:

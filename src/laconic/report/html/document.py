@@ -25,18 +25,30 @@ def as_html(page: Page) -> bytes:
     """
     limits = Limits()
     while True:
-        made = _document(script_json(as_json(page, limits)))
+        made = _document(page, script_json(as_json(page, limits)))
         if len(made) <= LARGEST or limits == limits.halved():
             return made
         limits = limits.halved()
 
 
-def _document(data: str) -> bytes:
+def _document(page: Page, data: str) -> bytes:
     template, style, script = _pieces()
     # Each stands where its placeholder does; what is put in is not looked through again.
     parts = template.split("@@")
-    values = {"policy": policy(style, script), "style": style, "data": data, "script": script}
+    values = {
+        "policy": policy(style, script), "style": style, "data": data, "script": script, "figures": _figures(page),
+    }  # fmt: skip
     return "".join(values.get(part, part) for part in parts).encode()
+
+
+def _figures(page: Page) -> str:
+    # For who has no script: numbers alone, so that no name needs to be made harmless.
+    ledger = page.ledger
+    share = f" ({100 * ledger.elided / ledger.asked:.1f} %)" if ledger.asked else ""
+    return (
+        f"Memory calls asked: {ledger.asked:,}; host calls said: {ledger.said:,}; redundant calls: "
+        f"{ledger.elided:,}{share}; processes: {ledger.processes:,}."
+    )
 
 
 def policy(style: str, script: str) -> str:

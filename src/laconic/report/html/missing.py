@@ -23,7 +23,11 @@ def missing(page: Page) -> list[str]:
         return [*told, EMPTY]
     if not page.last:
         told.append(NO_TIMES)
-    bare = sum(site.asked for site in page.sites if site.stack == NO_STACK or not page.places.get(site.stack))
+    bare = sum(
+        site.asked
+        for number, site in enumerate(page.sites)
+        if number not in page.hidden and (site.stack == NO_STACK or not page.places.get(site.stack))
+    )
     if bare == sum(site.asked for site in page.sites):
         told.append(NO_STACKS)
     elif bare:
@@ -53,6 +57,11 @@ def binned(page: Page, left: Mapping[str, int], sites: int) -> list[str]:
         told.append(f"the map knows the time of every {_th(page.moments.step)} call; those between are interpolated")
     if left["step"] > 1:
         told.append(f"the map shows the address spaces as they are at every {_th(left['step'])} call")
+    if left["grain"] > 1:
+        told.append(
+            f"where pages are mapped without a gap, the map shows the permissions and the name of every "
+            f"{_th(left['grain'])} page"
+        )
     if left["areas"]:
         told.append(f"the map leaves out {left['areas']:,} areas, the smallest")
     if left["marks"] > 1:

@@ -72,6 +72,12 @@ function asTable(summary, caption, heads, rows) {
             : el("th", {scope: "row"}, named(cell))))))))));
 }
 
+// What is suppressed, and where that is left out.
+function hiddenNote(...children) {
+  const sum = (at) => data.hidden.reduce((all, each) => all + each[at], 0);
+  return data.hidden.length ? el("p", {class: "soft"}, `${plural(sum(3), "redundant call")} of ${plural(sum(1), "suppressed site")} ${sum(3) === 1 ? "is" : "are"} left out here.`, ...children) : "";
+}
+
 // Draws again when there is another width, or other colours.
 const drawn = [];
 function redraw() {

@@ -25,7 +25,7 @@ function showCalls() {
   );
 
   function draw() {
-    const wide = width(picture), high = 220, left = 52, bottom = 26, top = 10;
+    const wide = width(picture), high = 220, left = 52, bottom = 26, top = 28;
     const bins = wideEnough(data[scale], (wide - left) / 2);
     const unit = scale === "time" ? bins.width / 1000 : bins.width, end = bins.asked.length * unit;
     const most = Math.max(...bins.asked, ...bins.said, 1);
@@ -38,7 +38,8 @@ function showCalls() {
       "aria-label": `Calls ${scale === "time" ? "over time" : "in their order"}: ${count(total)} asked, ${count(data.summary.said)} said, `
         + `${count(data.summary.redundant)} redundant; in a bin of ${each} at most ${count(Math.max(...bins.asked))} asked. The same is in the table below.`,
     });
-    for (const at of ticks(0, most, 4)) {
+    image.append(svg("text", {x: 6, y: 15, text: `calls in ${each}`}));
+    for (const at of ticks(0, most, 4).filter(Number.isInteger)) {
       image.append(svg("line", {class: "axis", x1: left, x2: wide - 10, y1: y(at), y2: y(at)}),
         svg("text", {x: left - 6, y: y(at) + 4, "text-anchor": "end", text: brief(at)}));
     }
@@ -57,7 +58,6 @@ function showCalls() {
       rows.push([scales[scale].text(from * unit), sum(bins.asked, from), sum(bins.said, from), sum(bins.redundant, from)]);
     }
     more.replaceChildren(
-      el("p", {class: "soft", text: `One bin is ${each}.`}),
       asTable("The same as a table", "Calls, from each moment on", ["from", "asked", "said", "redundant"], rows),
     );
   }

@@ -1,11 +1,17 @@
 // A flame graph of the redundant calls: programs above, the functions that they called below, the call last.
 const ROW = 22;
 
-// A site in a line: its innermost functions.
+// A site in a line: its innermost functions with the line of the first, after those that only make the system call.
 function siteName(site) {
   if (site[1] < 0) return site[1] === -2 ? "other sites" : "a place that is not known";
-  return data.stacks[site[1]].slice(0, 3).map((number) => name(data.places[number < 0 ? ~number : number][0])).join(" ← ");
+  return data.stacks[site[1]].slice(site[12], site[12] + 3).map((number, at) => {
+    const [title, , where] = data.places[number < 0 ? ~number : number], line = at ? "" : name(where).split("/").pop();
+    return `${name(title)}${line ? ` (${line})` : ""}`;
+  }).join(" ← ");
 }
+
+// The site of a mark or of a call, in a line: ~n is the nth reason why it is suppressed.
+const placeName = (number) => (number < 0 ? `a suppressed site: ${data.hidden[~number][0]}` : siteName(data.sites[number]));
 
 function grow() {
   const make = (title, module, parent) => ({title, module, parent, value: 0, children: new Map(), depth: parent ? parent.depth + 1 : 0});
@@ -16,7 +22,7 @@ function grow() {
     let node = root;
     node.value += redundant;
     const way = [[name(program) || "all programs", ""]];
-    for (const number of stack < 0 ? [] : [...data.stacks[stack]].reverse()) {
+    for (const number of stack < 0 ? [] : data.stacks[stack].slice(site[12]).reverse()) {
       const place = data.places[number < 0 ? ~number : number];
       way.push([name(place[0]), name(place[1])]);
     }
@@ -44,7 +50,7 @@ function order(root) {
 function showFlame() {
   const section = part("flame"), root = grow();
   if (!root.value) {
-    section.append(el("p", {text: total ? "No call was redundant." : "There is no call to show."}));
+    section.append(el("p", {text: data.summary.redundant ? "Every redundant call is suppressed." : total ? "No call was redundant." : "There is no call to show."}), hiddenNote());
     return;
   }
   let zoomed = root, wanted = "", cells = [];
@@ -57,6 +63,7 @@ function showFlame() {
   }});
   section.append(
     el("p", {class: "soft", text: "The wider a function, the more redundant calls came through it. Click, or press Enter, to zoom; Escape zooms out; arrows move."}),
+    hiddenNote(),
     el("div", {class: "tools"}, el("label", {}, "Search ", search), el("button", {type: "button", text: "Show all", onclick: () => zoom(root)})),
     graph, told, heaviest(root));
 

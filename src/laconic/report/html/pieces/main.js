@@ -20,6 +20,11 @@ function showSummary() {
       el("ul", {}, ...data.modules.map(([path, why]) => el("li", {}, named(path, "code"), ": ", named(why))))));
   }
   warn(section, "What is drawn more coarsely than it was", "binned", data.binned);
+  if (data.hidden.length) {
+    section.append(el("div", {class: "note", id: "hidden"}, el("h3", {text: "What is suppressed"}),
+      el("p", {text: "These sites are in neither the flame graph nor the table of sites. All counts, the chart, the map and the strategies have their calls. With --no-suppressions nothing is left out."}),
+      el("ul", {}, ...data.hidden.map(([reason, sites, asked, redundant]) => el("li", {}, named(reason), `: ${plural(redundant, "redundant call")} of ${count(asked)}, from ${plural(sites, "site")}`)))));
+  }
   const programs = summary.programs;
   if (programs.length) section.append(el("details", {}, el("summary", {text: plural(programs.length, "program") + (programs.length === 20 ? " or more" : "")}),
     el("ul", {}, ...programs.map((path) => el("li", {}, named(path, "code"))))));
@@ -48,6 +53,7 @@ showStrategies();
 showFlame();
 showTable();
 chooseColours();
+matchMedia("print").addEventListener("change", redraw);
 redraw();
 let waiting = 0;
 window.addEventListener("resize", () => {

@@ -36,7 +36,7 @@ function showMap() {
     legend([["k-p3", "rw-"], ["k-p1", "r--"], ["k-p5", "r-x"], ["k-p7", "rwx"], ["k-p2", "other"], ["k-p0", "--- (inaccessible)"], ["k-mark", "redundant call"]]),
     readout,
     el("p", {class: "soft", id: "map-keys", text: "Keys, with the map focused: + and − zoom, arrows move, 0 shows all, n and p go to the next and the previous "
-      + "redundant call. The wheel zooms with Ctrl held, or while the map is focused. The map ends soon after the last change of the process. Unused addresses are left out, and each run of pages has room by the logarithm of its size."}),
+      + "redundant call. The wheel zooms with Ctrl held, or while the map is focused; so do a double click and two fingers. Dragging moves. The map ends soon after the last change of the process. Unused addresses are left out, and each run of pages has room by the logarithm of its size."}),
     more,
   );
 
@@ -54,11 +54,17 @@ function showMap() {
   }
 
   function zoom(factor, x = 0.5, y = 0.5) {
-    const [first, last] = view.whole;
-    const wide = Math.min(Math.max((view.right - view.left) * factor, (last - first) * 1e-5), last - first);
-    const high = Math.min(Math.max((view.high - view.low) * factor, 1e-4), 1);
+    const {wide, high} = size(view, factor);
     move(view.left + (view.right - view.left - wide) * x, view.low + (view.high - view.low - high) * y, wide, high);
     say();
+  }
+
+  function size(from, factor) {
+    const [first, last] = view.whole;
+    return {
+      wide: Math.min(Math.max((from.right - from.left) * factor, (last - first) * 1e-5), last - first),
+      high: Math.min(Math.max((from.high - from.low) * factor, 1e-4), 1),
+    };
   }
 
   function pan(x, y) {
@@ -90,16 +96,16 @@ function showMap() {
 
   function markWords(mark) {
     const what = mark.pages ? `${hex(mark.start)}, ${plural(mark.pages, "page")}` : "no range";
-    const site = data.sites[mark.site];
-    return [`call ${count(mark.call)}${timed ? ` at ${duration(timeOf(mark.call))}` : ""}, `, named(name(site[0])), ` of ${what}, from `, named(siteName(site))];
+    const call = mark.site < 0 ? "a call" : name(data.sites[mark.site][0]);
+    return [`call ${count(mark.call)}${timed ? ` at ${duration(timeOf(mark.call))}` : ""}, `, named(call), ` of ${what}, from `, named(placeName(mark.site))];
   }
 
-  function say() {
+  function say(aloud = true) {
     const span = `${scales[scale].text(view.left)} to ${scales[scale].text(view.right)}, ${hex(pageAt(shown, view.low))} to ${hex(pageAt(shown, view.high))}`;
     frame.setAttribute("aria-label", `Map of the address space of process ${processName(shown)}`);
     canvas.setAttribute("aria-label", `Address space of process ${processName(shown)}: ${plural(shown.areas.length, "area")}, ${plural(shown.marks.length, "redundant call")} marked. Shown: ${span}.`);
     frame.dataset.view = [view.left, view.right, view.low, view.high].join(" ");
-    readout.textContent = `Shown: ${span}.`;
+    if (aloud) readout.textContent = `Shown: ${span}.`;
   }
 
   // Drawing
@@ -120,9 +126,9 @@ function showMap() {
     pen.beginPath();
     pen.rect(GUTTER, 0, wide - GUTTER, high - FOOT);
     pen.clip();
-    const labels = [];
+    const labels = [], sharp = (value) => Math.round(value * ratio) / ratio;
     for (const area of shown.areas) {
-      const left = Math.max(x(at(area.since)), GUTTER), right = Math.min(x(at(area.until)), wide);
+      const left = sharp(Math.max(x(at(area.since)), GUTTER)), right = sharp(Math.min(x(at(area.until)), wide));
       const top = y(shown.places[area.high]), bottom = y(shown.places[area.low]);
       if (right < GUTTER || left > wide || bottom < 0 || top > high - FOOT) continue;
       const tall = bottom - top;
@@ -175,11 +181,13 @@ function showMap() {
 
   function axes(pen, wide, high, ink) {
     pen.fillStyle = ink;
+    pen.font = "12px system-ui, sans-serif";
+    pen.fillText("address", 2, 11);
     pen.font = "11px ui-monospace, 'DejaVu Sans Mono', monospace";
     let last = Infinity;
     shown.edges.forEach((edge, number) => {
       const place = y(shown.places[number]);
-      if (place < 10 || place > high - FOOT + 1 || last - place < 26) return;
+      if (place < 25 || place > high - FOOT + 1 || last - place < 26) return;
       pen.fillText(hex(edge), 2, place);
       last = place;
     });
@@ -193,11 +201,12 @@ function showMap() {
 
   // Pointer, wheel, keys
 
-  function under(event) {
+  function spot(event) {
     const box = canvas.getBoundingClientRect();
-    const across = (event.clientX - box.left - GUTTER) / (box.width - GUTTER), up = 1 - (event.clientY - box.top) / (box.height - FOOT);
-    return [Math.min(Math.max(across, 0), 1), Math.min(Math.max(up, 0), 1)];
+    return [(event.clientX - box.left - GUTTER) / (box.width - GUTTER), 1 - (event.clientY - box.top) / (box.height - FOOT)];
   }
+
+  const under = (event) => spot(event).map((part) => Math.min(Math.max(part, 0), 1));
 
   function look(event) {
     const [across, up] = under(event), value = view.left + (view.right - view.left) * across, place = view.low + (view.high - view.low) * up;
@@ -217,27 +226,51 @@ function showMap() {
       `, from call ${count(area.since)} to call ${count(area.until)}`);
   }
 
+  // What is held stays under the fingers: one moves the map, two zoom it as well.
+  const fingers = new Map();
   let held = null;
+
+  function hand() {
+    const [one, other = one] = fingers.values();
+    const middle = {clientX: (one.clientX + other.clientX) / 2, clientY: (one.clientY + other.clientY) / 2};
+    return {at: spot(middle), spread: Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY)};
+  }
+
+  function hold() {
+    held = fingers.size ? {...view, ...hand()} : null;
+  }
+
   canvas.addEventListener("pointerdown", (event) => {
-    held = {x: event.clientX, y: event.clientY, ...view};
+    fingers.set(event.pointerId, event);
+    hold();
     canvas.setPointerCapture(event.pointerId);
     look(event);
   });
   canvas.addEventListener("pointermove", (event) => {
-    if (!held) {
+    if (!fingers.has(event.pointerId)) {
       look(event);
       return;
     }
-    const wide = held.right - held.left, high = held.high - held.low;
-    move(held.left - wide * (event.clientX - held.x) / (canvas.clientWidth - GUTTER),
-      held.low + high * (event.clientY - held.y) / (canvas.clientHeight - FOOT), wide, high);
+    fingers.set(event.pointerId, event);
+    const {at: [across, up], spread} = hand();
+    const {wide, high} = size(held, held.spread && spread ? held.spread / spread : 1);
+    move(held.left + (held.right - held.left) * held.at[0] - wide * across,
+      held.low + (held.high - held.low) * held.at[1] - high * up, wide, high);
   });
-  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => {
-    held = null;
-    frame.dataset.view = [view.left, view.right, view.low, view.high].join(" ");
+  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, (event) => {
+    fingers.delete(event.pointerId);
+    hold();
+    say(false);
   });
+  // One finger scrolls the page up and down; two are the map's alone.
+  for (const kind of ["touchstart", "touchmove"]) canvas.addEventListener(kind, (event) => {
+    if (event.touches.length > 1) event.preventDefault();
+  }, {passive: false});
+  canvas.addEventListener("dblclick", (event) => zoom(event.shiftKey ? 2 : 0.5, ...under(event)));
   frame.addEventListener("wheel", (event) => {
-    if (!event.ctrlKey && document.activeElement !== frame) return;
+    const whole = view.right - view.left === view.whole[1] - view.whole[0] && view.low === 0 && view.high === 1;
+    // What cannot be made smaller does not keep the page from being scrolled.
+    if (!event.ctrlKey && (document.activeElement !== frame || (whole && event.deltaY > 0))) return;
     event.preventDefault();
     zoom(event.deltaY < 0 ? 0.8 : 1.25, ...under(event));
   }, {passive: false});

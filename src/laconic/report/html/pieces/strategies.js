@@ -15,7 +15,7 @@ function showStrategies() {
     el("p", {}, "By the cost profile ", named(profile.name, "code"), " (", named(profile.machine), "): an estimate, from the least to the most that its sources allow."),
     profile.no_source.length ? el("p", {class: "soft"}, "The profile has no source for ", named(profile.no_source.join(", ")), ".") : "",
     bars("", "cycles", "estimated cycles", cycles),
-    legend([["k-low", "the least"], ["k-asked", "up to the most"], ["k-bound", "the bound"]]),
+    legend([["k-low", "the least"], ["k-asked", "up to the most"], ["k-bound", "the bound"], ["k-bound-area", "the bound, up to its most"]]),
     el("ul", {}, ...compared.notes.map((note) => el("li", {}, named(note)))),
     asTable("The same as a table", "Strategies: host calls are counted, cycles are estimated",
       ["strategy", "host calls", `cycles (${profile.name})`, "÷ every-call"],
@@ -38,7 +38,7 @@ function showStrategies() {
 
     function draw() {
       const wide = width(picture), right = wide - 10, narrow = wide < 480, bar = narrow ? 42 : 23, step = bar + 27;
-      const high = rows.length * step + (bound ? 30 : 0);
+      const high = rows.length * step + (bound ? (narrow ? 48 : 30) : 0);
       const x = (value) => (right - 4) * value / most + 4;
       const said = rows.map(([each, low, top]) => `${each} ${between(low, top)}`).join(", ");
       const image = svg("svg", {
@@ -59,11 +59,12 @@ function showStrategies() {
           svg("line", {class: "f-bound", x1: x(bound[0]), x2: x(bound[0]), y1: y + bar - 3, y2: y + bar + 23}),
         );
       });
-      if (bound) {
-        const end = x(bound[0]) > wide / 3;
-        image.append(svg("text", {class: "label", x: end ? x(bound[1]) : x(bound[0]), y: rows.length * step + 14, "text-anchor": end ? "end" : "start", text: `bound ${between(...bound)}`}));
-      }
+      const lines = !bound ? [] : narrow ? ["bound", between(...bound)] : [`bound ${between(...bound)}`];
+      const words = lines.map((text, line) => svg("text", {class: "label", y: rows.length * step + 14 + 18 * line, text}));
+      image.append(...words);
       picture.replaceChildren(image);
+      // Below its line, and all of it in the picture.
+      for (const each of words) each.setAttribute("x", Math.max(Math.min(x(bound[0]), right - each.getComputedTextLength()), 4));
     }
   }
 }

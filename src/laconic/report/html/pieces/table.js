@@ -11,8 +11,8 @@ function siteColumns() {
     {title: "Redundant", number: true, key: (site) => site[5]},
     {title: "Share", number: true, key: (site) => site[5] / site[4], cell: (site) => share(site[5], site[4])},
     {title: "Said", number: true, key: (site) => site[6]},
-    {title: "Est. cycles, every-call", number: true, key: (site) => site[9], cell: (site) => cycles(site, 8)},
-    {title: "Est. cycles, laconic", number: true, key: (site) => site[11], cell: (site) => cycles(site, 10)},
+    {title: "Est. cycles, every-call", number: true, range: true, key: (site) => site[9], cell: (site) => cycles(site, 8)},
+    {title: "Est. cycles, laconic", number: true, range: true, key: (site) => site[11], cell: (site) => cycles(site, 10)},
   ];
 }
 
@@ -26,7 +26,7 @@ function callColumns() {
     {title: "Said", number: true, key: (call) => call[6]},
     {title: "Redundant", key: (call) => (call[6] ? "no" : "yes")},
     {title: "Process", key: (call) => (process(call) ? processName(process(call)) : "?")},
-    {title: "Site", wide: true, key: (call) => siteName(data.sites[call[7]]), cell: (call) => siteCell(data.sites[call[7]])},
+    {title: "Site", wide: true, key: (call) => placeName(call[7]), cell: (call) => (call[7] < 0 ? named(placeName(call[7])) : siteCell(data.sites[call[7]]))},
   ];
 }
 
@@ -54,6 +54,7 @@ function showTable() {
   let kind = "sites", columns = siteColumns(), sorted = 4, down = true, most = SHOWN, texts = new Map();
   const body = el("tbody", {}), head = el("tr", {}), caption = el("caption", {});
   const told = el("p", {class: "soft", role: "status", id: "table-status"});
+  const hidden = el("div", {}, hiddenNote(data.calls ? " The list of calls one by one has them." : ""));
   const filter = el("input", {type: "search", id: "table-filter", oninput: () => {
     most = SHOWN;
     fill();
@@ -72,7 +73,7 @@ function showTable() {
         fill();
       }) : null,
       el("label", {}, "Filter ", filter), el("label", {}, only, " only redundant")),
-    told,
+    told, hidden,
     el("div", {class: "scroll sites", tabindex: "0", role: "region", "aria-label": "Sites of memory calls"},
       el("table", {role: "table", id: "sites-table"}, caption, el("thead", {role: "rowgroup"}, head), put(body, {role: "rowgroup"}))),
     more);
@@ -80,7 +81,7 @@ function showTable() {
 
   function heads() {
     head.replaceChildren(...columns.map((column, place) => el("th", {
-      scope: "col", role: "columnheader", class: column.number ? "number" : "",
+      scope: "col", role: "columnheader", class: column.range ? "number range" : column.number ? "number" : "",
       "aria-sort": place === sorted ? (down ? "descending" : "ascending") : undefined,
     }, el("button", {type: "button", onclick: () => {
       down = place === sorted ? !down : Boolean(column.number);
@@ -93,7 +94,7 @@ function showTable() {
 
   function text(row) {
     if (!texts.has(row)) {
-      const stack = kind === "sites" ? row[1] : data.sites[row[7]][1];
+      const stack = kind === "sites" ? row[1] : row[7] < 0 ? -1 : data.sites[row[7]][1];
       const frames = stack < 0 ? [] : data.stacks[stack].map((number) => data.places[number < 0 ? ~number : number]);
       texts.set(row, [...columns.map((column) => String(column.key(row))), ...frames.map((place) => `${name(place[0])} ${name(place[1])}`)].join("\n").toLowerCase());
     }
@@ -111,9 +112,10 @@ function showTable() {
     });
     body.replaceChildren(...rows.slice(0, most).map((row) => el("tr", {role: "row"}, ...columns.map((column) => {
       const value = column.cell ? column.cell(row) : column.number && typeof column.key(row) === "number" ? count(column.key(row)) : String(column.key(row));
-      return el("td", {role: "cell", class: column.number ? "number" : column.wide ? "wide" : "", "data-label": column.title},
+      return el("td", {role: "cell", class: column.range ? "number range" : column.number ? "number" : column.wide ? "wide" : "", "data-label": column.title},
         typeof value === "string" ? named(value) : value);
     }))));
+    hidden.hidden = kind !== "sites";
     caption.textContent = kind === "sites" ? "Sites: the calls of one name from one stack. Open a site to see its stack. Cycles are estimates." : "Memory calls, one by one.";
     told.textContent = `${count(Math.min(rows.length, most))} of ${count(rows.length)} shown${rows.length < all.length ? `, of ${count(all.length)} in all` : ""}.`;
     more.hidden = rows.length <= most;
