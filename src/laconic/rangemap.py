@@ -121,15 +121,16 @@ class RangeMap(Generic[V]):
         index = bisect_right(keys, start)
         if index < len(keys) and end <= keys[index]:
             return iter(((start, end, values[index - 1]),))
-        starts, held = [start], [values[index - 1]]
-        while True:
-            stop = bisect_left(keys, end, index)
-            starts += keys[index:stop]
-            held += values[index:stop]
+        stop = bisect_left(keys, end, index)
+        starts, held = [start, *keys[index:stop]], values[index - 1 : stop]
+        while stop == len(keys):
             chunk += 1
-            if stop < len(keys) or chunk == len(firsts) or firsts[chunk] >= end:
+            if chunk == len(firsts) or firsts[chunk] >= end:
                 break
-            keys, values, index = self._keys[chunk], self._values[chunk], 0
+            keys = self._keys[chunk]
+            stop = bisect_left(keys, end)
+            starts += keys[:stop]
+            held += self._values[chunk][:stop]
         return zip(starts, [*starts[1:], end], held, strict=True)
 
     def entries(self, start: int, end: int) -> Iterator[tuple[int, int, V]]:
@@ -210,7 +211,41 @@ class RangeMap(Generic[V]):
 
         Raises ValueError where the range is empty or leaves `[0, 2**64)`.
         """
-        self._write(start, end, [start], [value])
+        firsts = self._firsts
+        chunk = bisect_right(firsts, start) - 1
+        keys = self._keys[chunk]
+        i = bisect_left(keys, start)
+        j = bisect_left(keys, end, i)
+        if not i or j > i + 1 or j == len(keys) and chunk + 1 < len(firsts) or not start < end < TOP:
+            self._write(start, end, [start], [value])
+        else:
+            # As `_write`, spelt out for nearly all edits: one key in the range at most, the neighbours in its chunk.
+            values, same = self._values[chunk], self._same
+            below, tail = values[i - 1], values[j - 1]
+            joins = below is value or (below is not None and value is not None and same(below, value))
+            if joins and i == j:
+                return
+            cut = j == len(keys) or keys[j] != end
+            above = tail if cut else values[j]
+            goes_on = above is value or (above is not None and value is not None and same(above, value))
+            if cut and not goes_on:
+                if joins:
+                    keys[i] = end
+                else:
+                    self.count += (value is not None) + (i == j and tail is not None)
+                    keys[i:j], values[i:j] = (start, end), (value, tail)
+            else:
+                # The keys i to j go; `start` comes, unless the run below goes on.
+                if value is not None:
+                    self.count += 1 - joins - (goes_on and not cut)
+                self.count -= i < j and tail is not None
+                j += goes_on and not cut
+                if j == i + 1 and not joins:
+                    keys[i], values[i] = start, value
+                else:
+                    keys[i:j], values[i:j] = ((), ()) if joins else ((start,), (value,))
+            if len(keys) > 2 * self._load:
+                self._cut(chunk)
         if value is None and self._lengths:
             self._opened(start, end)
 
@@ -243,10 +278,9 @@ class RangeMap(Generic[V]):
     def copy(self) -> RangeMap[V]:
         """An independent map with the same entries; the values are shared. O(n)."""
         twin: RangeMap[V] = RangeMap(self._same, self._load)
-        twin._firsts = self._firsts.copy()
+        twin._firsts, twin.count = self._firsts.copy(), self.count
         twin._keys = [keys.copy() for keys in self._keys]
         twin._values = [values.copy() for values in self._values]
-        twin.count = self.count
         twin._high, twin._lengths, twin._ceilings = self._high, self._lengths.copy(), self._ceilings.copy()
         return twin
 
@@ -254,13 +288,11 @@ class RangeMap(Generic[V]):
         """Asserts every invariant. O(n)."""
         assert len(self._firsts) == len(self._keys) == len(self._values) >= 1
         assert self._firsts[0] == 0, "the step function begins at address 0"
-        keys: list[int] = []
-        values: list[V | None] = []
+        keys = [key for chunk in self._keys for key in chunk]
+        values = [value for chunk in self._values for value in chunk]
         for first, chunk_keys, chunk_values in zip(self._firsts, self._keys, self._values, strict=True):
             assert chunk_keys and first == chunk_keys[0], "a chunk begins at its first key"
             assert len(chunk_keys) == len(chunk_values) <= 2 * self._load, "a chunk's lists are parallel and bounded"
-            keys += chunk_keys
-            values += chunk_values
         assert all(a < b for a, b in zip(keys, keys[1:], strict=False)), "keys ascend"
         assert keys[-1] < TOP and values[-1] is None, "the last run is the hole up to the top"
         for key, a, b in zip(keys[1:], values, values[1:], strict=False):
@@ -302,8 +334,7 @@ class RangeMap(Generic[V]):
         if not i and chunk or j == size and chunk + 1 < len(firsts) and firsts[chunk + 1] <= end:
             chunk = self._gather(start, end)
             here = self._keys[chunk]
-            size = len(here)
-            i = bisect_left(here, start)
+            i, size = bisect_left(here, start), len(here)
             j = bisect_left(here, end, i)
         held = self._values[chunk]
         same = self._same
@@ -335,10 +366,9 @@ class RangeMap(Generic[V]):
             keys.append(end)
             values.append(tail)
 
-        if i < j:
-            for old in held[i:j]:
-                if old is not None:
-                    self.count -= 1
+        for old in held[i:j]:
+            if old is not None:
+                self.count -= 1
         for new in values:
             if new is not None:
                 self.count += 1
@@ -363,8 +393,7 @@ class RangeMap(Generic[V]):
     def _cut(self, chunk: int) -> None:
         # Cuts a chunk that has grown too long into pieces of `load` runs each; the lists stay the first piece's.
         keys, values, load = self._keys[chunk], self._values[chunk], self._load
-        pieces = range(load, len(keys), load)
-        after = chunk + 1
+        pieces, after = range(load, len(keys), load), chunk + 1
         self._keys[after:after] = [keys[i : i + load] for i in pieces]
         self._values[after:after] = [values[i : i + load] for i in pieces]
         self._firsts[after:after] = [keys[i] for i in pieces]

@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process, resource_tracker
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
@@ -80,6 +80,8 @@ class _Lane:
     # it was; this one takes its own along and no other.
 
     def __init__(self) -> None:
+        # Its start unblocks SIGINT (resource_tracker.py), so it is started before that is blocked.
+        resource_tracker.ensure_running()
         # The process inherits a blocked SIGINT: Ctrl-C is for the parent alone.
         old = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:

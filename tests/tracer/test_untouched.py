@@ -171,3 +171,12 @@ def test_laconic_under_strace() -> None:
     done = run_alone(["strace", "-f", "-o", "/dev/null", *COMMAND, "run", "--", "echo", "ran"])
     assert (done.returncode, done.stdout) == (71, "")
     assert "laconic: ptrace was refused" in done.stderr
+
+
+def test_strict_seccomp_is_refused_and_told() -> None:
+    """A program that has Laconic's filter gets no other mode (seccomp_may_assign_mode)."""
+    script = "import ctypes; print(ctypes.CDLL(None).prctl(22, 1, 0, 0, 0))"
+    run = run_laconic(sys.executable, "-c", script, verify="exit")
+    assert (run.status, run.out) == (0, "-1\n") and run.exact()
+    (note,) = run.figures["notes"]
+    assert " asked for seccomp's strict mode, which the kernel refuses" in note

@@ -186,3 +186,21 @@ def test_random_edits_against_a_dictionary(load: int) -> None:
             ranges.set(at(start), at(end), value)
             pages |= dict.fromkeys(range(start, end), value)
         assert drawn(ranges, 52) == "".join(pages.get(page, ".") for page in range(52))
+
+
+@pytest.mark.parametrize("load", [2, 3, 128])
+def test_set_leaves_what_replace_leaves(load: int) -> None:
+    # The same objects too: of two that are alike, the lower stays where they meet, and the new one before the upper.
+    source = random.Random(load)
+    short: RangeMap[tuple[str, ...]] = RangeMap(load=load)
+    whole: RangeMap[tuple[str, ...]] = RangeMap(load=load)
+    values = [None, None, *(tuple(letter) for letter in "AABBC")]
+    for _ in range(2000):
+        start = source.randrange(60)
+        end = start + source.choice((1, 1, 2, 5, 30))
+        value = source.choice(values)
+        short.set(start, end, value)
+        whole.replace(start, end, [start], [value])
+        short.check()
+        left, right = ([(low, high, id(held)) for low, high, held in ranges] for ranges in (short, whole))
+        assert left == right

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from laconic.errors import LaconicError
 
@@ -64,22 +64,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Reads the trace, or records the command, and prints the advice; the exit status is the command's."""
     from laconic.commands.compare import load_costs
+    from laconic.commands.output import open_output, tell
     from laconic.commands.program import recorded
     from laconic.commands.source import check_source
+    from laconic.commands.traces import open_trace
 
     if options.rerun and options.command is None:
         raise LaconicError("--try runs the program again, and a trace is none: give it after --, not a file")
     check_source(options, "advise")
     profile = load_costs(options.costs)
     if options.command is None:
-        return _advise(options, profile, options.words[0], None)
+        open_trace(options.words[0])  # what is wrong with it shows before --json makes a file
+        return _advise(options, profile, open_output(options.json), options.words[0], None)
+    output = open_output(options.json)
     with recorded(options.command, None, False) as (status, path):
-        return _advise(options, profile, path, status)
+        try:
+            return _advise(options, profile, output, path, status)
+        except LaconicError as error:
+            # The program has run: its status counts.
+            tell(f"laconic: {error}\n")
+            return status
 
 
-def _advise(options: argparse.Namespace, profile: CostProfile, path: str, status: int | None) -> int:
+def _advise(
+    options: argparse.Namespace, profile: CostProfile, output: TextIO | None, path: str, status: int | None
+) -> int:
     from laconic.advise.advisor import advise
-    from laconic.commands.output import open_output, tell, width, write_json
+    from laconic.commands.output import tell, width, write_json
     from laconic.commands.traces import show
     from laconic.report.advise import as_json, as_text
 
@@ -87,9 +98,8 @@ def _advise(options: argparse.Namespace, profile: CostProfile, path: str, status
     figures = _measured(path, profile)
     for sentence in figures.losses:
         tell(f"laconic: {path if opened else 'the trace'!r} is not complete: {sentence}\n")
-    output = open_output(options.json)
     if status:
-        tell(f"laconic: the program ended with exit status {status}: the advice is for what it did until then\n")
+        tell(f"laconic: exit status {status}: the advice is for what the program did until then\n")
     advice = advise(figures, profile)
     tried = _try(options.command, advice, figures, profile, status or 0) if options.rerun else {}
     if output is not None:

@@ -108,7 +108,8 @@ def execute(options: argparse.Namespace) -> int:
     names = _names(options.strategy, options.host)
     profile = load_costs(options.costs) if options.host == "sgx2" else None
     pages = None if options.epc is None else epc_pages(options.epc)
-    options.jobs = None if options.jobs is None else _jobs(options.jobs)
+    most = len(os.sched_getaffinity(0)) * 4
+    options.jobs = None if options.jobs is None else min(job_count(options.jobs), most)
     trace = None if options.command is not None else open_trace(options.words[0])
     output = open_output(options.json)
     status = 0
@@ -197,12 +198,19 @@ def _check_words(options: argparse.Namespace) -> None:
         raise LaconicError("-o and --force are about the trace of a program: name that after --")
     if options.force and options.output is None:
         raise LaconicError("--force is about a trace: name it with -o FILE")
+    check_outputs(options)
     if options.host == "linux":
         for given, name in ((options.costs, "--costs"), (options.epc, "--epc")):
             if given is not None:
                 raise LaconicError(f"{name} {given!r} is about enclaves: leave it out, or --host linux")
         if options.by == "process":
             raise LaconicError("--by process is about enclaves: say --by call with --host linux")
+
+
+def check_outputs(options: argparse.Namespace) -> None:
+    """Raises LaconicError where `-o` and `--json` name one file: each would write over the other."""
+    if options.json is not None and options.json == options.output:
+        raise LaconicError(f"-o and --json both name {options.json!r}: name two files")
 
 
 def _names(text: str, host: str) -> list[str]:
@@ -227,14 +235,15 @@ def load_costs(path_or_name: str | None) -> CostProfile:
 
 def epc_pages(text: str) -> int:
     """How many pages a size such as `128M` has; bytes where it has no unit. Raises LaconicError for what is no size."""
-    found = re.fullmatch(r"(\d+)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE | re.ASCII)
+    found = re.fullmatch(r"(\d{1,30})([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE | re.ASCII)
     pages = int(found[1]) << _UNITS[found[2].upper()] >> _PAGE_BITS if found else 0
     if not 0 < pages < 1 << 64:
         raise LaconicError(f"--epc {text!r} is no size of an EPC: give 4K or more, as in 128M")
     return pages
 
 
-def _jobs(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
+def job_count(text: str) -> int:
+    """How many processes `-j` names. Raises LaconicError for what is no such number."""
+    if not re.fullmatch(r"0*[1-9]\d{,8}", text, re.ASCII):
         raise LaconicError(f"-j {text!r} is no number of processes: name 1 or more")
-    return min(int(text), len(os.sched_getaffinity(0)) * 4)
+    return int(text)

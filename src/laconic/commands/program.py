@@ -58,13 +58,15 @@ def place_for(path: str | None) -> Iterator[str]:
         return
     import tempfile
 
+    from laconic.commands.ending import tidied
+
     try:
         directory = tempfile.TemporaryDirectory(prefix="laconic-", ignore_cleanup_errors=True)
     except OSError as error:
         raise LaconicError(
             f"no temporary trace can be made, {error.strerror}: set TMPDIR, or name a place with -o FILE"
         ) from None
-    with directory as place:
+    with tidied(), directory as place:
         yield os.path.join(place, "a.trace")
 
 

@@ -64,8 +64,7 @@ def execute(options: argparse.Namespace) -> int:
     output = open_output(options.json)
     with progress(f"replaying {options.trace}", trace.size) as update:
         replayed = replay(trace, options.strategy, update, check=options.check)
-    lost = replayed.loss[:-1] if trace.loss else replayed.loss
-    tell_loss(trace, lost)
+    tell_loss(trace, replayed.loss)
     figures = as_json(trace, replayed)
     if profile is not None:
         rule = replayed.strategy if replayed.strategy in STRATEGIES else "laconic"

@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
-from laconic.commands.compare import add_costs, enclaves, load_costs
+from laconic.commands.compare import add_costs, check_outputs, enclaves, load_costs
 from laconic.commands.program import place_for, recorder_for, trace_program
 from laconic.errors import LaconicError
 
@@ -94,6 +94,7 @@ def execute(options: argparse.Namespace) -> int:
         raise LaconicError("--observe changes nothing and --strategy every-call says every call: choose one of them")
     if options.output is None and (options.force or options.redact or options.stacks):
         raise LaconicError("--force, --redact and --stacks are about a trace: name it with -o FILE")
+    check_outputs(options)
     profile = _profile(options)
     if options.output is None and profile is None:
         return _run(options, command, None, None)

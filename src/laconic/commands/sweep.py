@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 
-from laconic.commands.compare import add_costs, load_costs
+from laconic.commands.compare import add_costs, check_outputs, job_count, load_costs
 from laconic.errors import LaconicError
 
 DESCRIPTION = """\
@@ -68,7 +68,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Sweeps; returns 1 where a trace could not be read."""
     from laconic import sweep
-    from laconic.commands.output import open_output, tell, write_json
+    from laconic.commands.ending import tidied
+    from laconic.commands.output import open_output, spare_traces, tell, width, write_json
     from laconic.commands.progress import progress
     from laconic.commands.traces import show
     from laconic.report.sweep import as_json, as_text
@@ -78,10 +79,13 @@ def execute(options: argparse.Namespace) -> int:
         raise LaconicError(f"--costs {options.costs!r} is about enclaves: add --host sgx2")
     profile = load_costs(options.costs) if options.host == "sgx2" else None
     traces = sweep.find(options.traces)
+    check_outputs(options)
+    if options.force:
+        spare_traces("-o", options.output)
     again = shlex.join(["laconic", *sys.argv[1:]])
     output = open_output(options.json)
     try:
-        with progress("sweeping", len(traces) * len(strategies), "rows") as update:
+        with tidied(), progress("sweeping", len(traces) * len(strategies), "rows") as update:
             swept = sweep.sweep(
                 traces,
                 strategies,
@@ -98,11 +102,15 @@ def execute(options: argparse.Namespace) -> int:
     figures = as_json(swept.rows, options.output, swept.kept, swept.seconds, options.host)
     if output is not None:
         write_json(figures, output, options.json)
-    (tell if options.json == "-" else show)(as_text(figures))
+    if options.json == "-":
+        tell(as_text(figures, width(2)))
+    else:
+        show(as_text(figures, width(1)))
     return 1 if figures["errors"] else 0
 
 
 def _jobs(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes: name 1 or more")
-    return int(text)
+    try:
+        return job_count(text)
+    except LaconicError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("-j ")) from None

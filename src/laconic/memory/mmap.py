@@ -219,7 +219,7 @@ def _overlay(
         if same_backing and not (untouched is not None and untouched(begin, stop)):
             kind |= ZERO
         if kind:
-            changes.append(Change(kind, begin, stop, vma, held))
+            changes.append(new(Change, (kind, begin, stop, vma, held, None)))
     return tuple(changes)
 
 

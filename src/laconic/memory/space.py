@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from laconic.memory.change import Change, Outcome, classify
+from laconic.memory.change import Change, Outcome, classify, new
 from laconic.memory.flags import (
     PAGE_SIZE,
     VM_DONTCOPY,
@@ -92,7 +92,7 @@ class AddressSpace:
                 if value is not wanted:
                     kind = classify(value, wanted)
                     if kind:
-                        changes.append(Change(kind, position, cut, wanted, value))
+                        changes.append(new(Change, (kind, position, cut, wanted, value, None)))
                 position = cut
         return tuple(changes)
 

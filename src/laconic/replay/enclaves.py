@@ -13,7 +13,7 @@ from laconic.memory.flags import TASK_SIZE, VM_PROT
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import Vma
 from laconic.pal.pagemap import Touched
-from laconic.pal.sgx.meter import Meter
+from laconic.pal.sgx.meter import Counts, Meter
 from laconic.rangemap import RangeMap
 from laconic.replay.engine import CLONE_THREAD, CLONE_VM, ENDLESS, Replay
 from laconic.replay.thread import Mm, Thread
@@ -23,6 +23,7 @@ from laconic.trace.reader import Trace
 from laconic.trace.schema import CODES, GREW, PlainRow
 
 Maker = Callable[[Meter, AddressSpace, Touches], Strategy]
+Told = tuple[Strategy, Meter, Counts]
 #: What the work of a strategy is for, where it is no memory call's.
 EXEC, FORK, THREAD, TOUCH, STACK = "exec", "fork", "clone", "touch", "stack growth"
 
@@ -37,7 +38,7 @@ class Process(NamedTuple):
 class Enclave:
     """One address space's enclave, once for each strategy. `number` is that of its process in `EnclaveReplay.told`."""
 
-    __slots__ = ("number", "pid", "space", "strategies", "touches")
+    __slots__ = ("_books", "_unchanged", "number", "pid", "space", "strategies", "touches")
 
     def __init__(
         self, number: int, pid: int, space: AddressSpace, touches: Touches, strategies: list[Strategy]
@@ -47,6 +48,17 @@ class Enclave:
         self.space = space
         self.touches = touches
         self.strategies = strategies
+        # By label: whom to tell, with the counts of the label that the work is entered in; of calls without changes.
+        self._books: dict[str, list[Told]] = {}
+        self._unchanged: dict[str, list[Told]] = {}
+
+    def _open(self, label: str, books: dict[str, list[Told]]) -> list[Told]:
+        told = books[label] = []
+        for strategy in self.strategies:
+            if books is self._books or strategy.hears_all:
+                strategy.meter.at(self.number, label)
+                told.append((strategy, strategy.meter, strategy.meter.counts))
+        return told
 
     def load(self, entries: Iterable[Entry]) -> None:
         """A program begins. O(strategies × entries)."""
@@ -69,18 +81,17 @@ class Enclave:
                     self._touch(begin, stop, vma)
 
     def _touch(self, start: int, end: int, vma: Vma) -> None:
-        for strategy in self.strategies:
-            strategy.meter.at(self.number, TOUCH)
+        for strategy, meter, counts in self._books.get(TOUCH) or self._open(TOUCH, self._books):
+            meter.counts = counts
             strategy.touch(start, end, vma)
 
     def call(self, call: MemoryCall, label: str = "") -> None:
         """A memory call is over; its work is entered under `label`, or its name. O(strategies × changes)."""
         name, args, _, changes, _ = call
-        number = self.number
-        for strategy in self.strategies:
-            if changes or strategy.hears_all:
-                strategy.meter.at(number, label or name)
-                strategy.call(call)
+        books, label = self._books if changes else self._unchanged, label or name
+        for strategy, meter, counts in books.get(label) or self._open(label, books):
+            meter.counts = counts
+            strategy.call(call)
         if changes:
             self.touches.apply(name, args, changes)
 

@@ -146,10 +146,10 @@ def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) 
     rows: list[Row] = list(figures["strategies"].items())
     columns = [_counted(column, rows) for column in ((*_SGX2, _PEAK) if sgx2 else _LINUX)]
     if sgx2:
-        lines += [*_tables("strategy", columns, rows, width), "", *_costs(figures["profile"], width)]
+        lines += [*tables("strategy", columns, rows, width), "", *_costs(figures["profile"], width)]
         columns = [_cycles(rows)]
     bases = [base for base in ("every_call", "bound") if any(base in each["ratio"] for _, each in rows if each)]
-    lines += _tables("strategy", [*columns, *(_ratio(base, rows) for base in bases)], rows, width)
+    lines += tables("strategy", [*columns, *(_ratio(base, rows) for base in bases)], rows, width)
     if by is not None:
         lines += _by(figures, by, width)
     if figures.get("epc"):
@@ -187,9 +187,9 @@ def _by(figures: Mapping[str, Any], by: str, width: int) -> list[str]:
         rows += [(label, None), *((f"  {name}", each) for name, each in strategies.items())]
     sgx2 = figures["host"] == "sgx2"
     columns = [_counted(column, rows) for column in (_SGX2 if sgx2 else _LINUX)]
-    lines = ["", f"by {by}, the dearest first", *_tables(by, columns, rows, width)]
+    lines = ["", f"by {by}, the dearest first", *tables(by, columns, rows, width)]
     if sgx2:
-        lines += ["", *_tables(by, [_cycles(rows)], rows, width)]
+        lines += ["", *tables(by, [_cycles(rows)], rows, width)]
     more = len(groups) - _SHOWN
     return [*lines, f"and {more:,} more (--json has all)"] if more > 0 else lines
 
@@ -245,8 +245,9 @@ def _ratio(base: str, rows: Iterable[Row]) -> list[str]:
     return _cells("÷ " + base.replace("_", "-"), rows, cell)
 
 
-def _tables(label: str, columns: Sequence[list[str]], rows: Sequence[Row], width: int) -> list[str]:
-    # As many tables as it takes for every number to be whole.
+def tables(label: str, columns: Sequence[list[str]], rows: Sequence[Row], width: int) -> list[str]:
+    """Lines of as many tables as it takes for every number to be whole in `width` columns. `columns` are a head and a
+    cell for each row; of `rows` only the names count. O(cells)."""
     labels = [label, *(name for name, _ in rows)]
     first = min(max(map(len, labels)), _LABEL, max(width - 2 - max(map(_widest, columns)), 10))
     lines: list[str] = []

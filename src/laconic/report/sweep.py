@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from laconic.pal.sgx.meter import THINGS
+from laconic.report.compare import tables
 from laconic.report.summary import _cell
 
 Row = Mapping[str, Any]
@@ -34,20 +35,20 @@ def as_json(rows: Sequence[Row], output: str, kept: int, seconds: float, host: s
     }
 
 
-def as_text(figures: Mapping[str, Any]) -> str:
+def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     """The summary that a person reads after a sweep: sums, what is wrong with which trace, what to ask next."""
     kept = f", {figures['kept']:,} of them from an earlier start" if figures["kept"] else ""
     count = f"{_number(figures['traces'], 'trace')}, {_number(figures['rows'], 'row')}"
     lines = [f"laconic: {count} in {figures['output']}{kept}; {figures['seconds']:.1f} s."]
     linux = figures["host"] == "linux"
-    columns = ("traces", *(_SUMS[:-1] if linux else _ENCLAVES[:2]))
-    table = [("strategy", *columns, *([] if linux else ["cycles"]))]
-    for name, sums in figures["strategies"].items():
-        cells = [_cell(key, sums[key], sums.get("uncertain", 0)) for key in columns]
-        table.append((name, *cells, *([] if linux else [f"{sums['cycles_low']:,.0f} – {sums['cycles_high']:,.0f}"])))
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for first, *rest in table:
-        lines.append("  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]))
+    found = figures["strategies"].values()
+    columns = [
+        [key, *(_cell(key, sums[key], sums.get("uncertain", 0)) for sums in found)]
+        for key in ("traces", *(_SUMS[:-1] if linux else _ENCLAVES[:2]))
+    ]
+    if not linux:
+        columns.append(["cycles", *(f"{sums['cycles_low']:,.0f} – {sums['cycles_high']:,.0f}" for sums in found)])
+    lines += tables("strategy", columns, [(name, None) for name in figures["strategies"]], width)
     if figures["incomplete"]:
         lines.append(f"{_number(len(figures['incomplete']), 'trace')} not complete, counted as far as possible:")
         lines += _listed(f"{trace}: {loss}" for trace, loss in figures["incomplete"].items())

@@ -101,8 +101,8 @@ class Bound(Strategy):
         changes = call.changes
         if not changes or not pages.count and not self.floor.eager:
             return
-        if len(changes) == 1 and changes[0].held is None and changes[0].source is None:
-            return  # a new mapping, of which nothing is committed yet
+        if len(changes) == 1 and self._nothing(changes[0]):
+            return
         name, args = call.name, call.args
         if name == "madvise" and args[2] == MADV_FREE:
             return  # the contents stay, for all that anybody knows
@@ -139,6 +139,17 @@ class Bound(Strategy):
             self._enter(self.floor.cheapest(ways), end - start >> PAGE_SHIFT)
             self.pages.set(start, end, self._live)
             self._exist(end - start >> PAGE_SHIFT)
+
+    def _nothing(self, change: Change) -> bool:
+        # A new mapping, or pages none of which was committed, and that nobody would commit for this.
+        kind, start, end, wanted, held, source = change
+        if held is None or source is not None:
+            return source is None
+        eager = self.floor.eager
+        if wanted is not None and eager and (eager != OTHER or kind & FILE):
+            return False
+        _, stop, value = self.pages.find(start)
+        return value is None and end <= stop
 
     def _moved(self, changes: Iterable[Change]) -> list[tuple[int, int, bool]]:
         # What is live and goes elsewhere (mremap): its new place, and whether pages may be there. Those are forgotten.
@@ -183,10 +194,12 @@ class Bound(Strategy):
 
     def _need(self, since: int, host_calls: int, ioctls: int) -> None:
         """So many are needed between the calls `since` and now; what was entered there already serves. O(1)."""
-        for _ in range(host_calls - sum(when >= since for when in self._host_calls)):
+        first, last = self._host_calls
+        for _ in range(host_calls - (first >= since) - (last >= since)):
             self.meter.counts.host_calls += 1
             self._host_calls = self._host_calls[1], self._now
-        more = ioctls - sum(when >= since for when in self._ioctls)
+        first, last = self._ioctls
+        more = ioctls - (first >= since) - (last >= since)
         if more > 0:
             self.meter.counts.ioctls += more
             self._ioctls = (self._now if more > 1 else self._ioctls[1]), self._now

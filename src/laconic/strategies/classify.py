@@ -210,7 +210,8 @@ class Classify(Strategy):
         `populate`: the program asks for all of them at once.
         """
         if not vma.flags & (VM_IO | VM_PFNMAP) and (populate and vma.flags & VM_PROT or not self.lazy(vma)):
-            end = min(end, self.valid_end(vma))
+            if vma.file is not None:
+                end = min(end, self.valid_end(vma))
             if start < end:
                 self.commit(start, end, vma)
 
@@ -279,9 +280,12 @@ class Classify(Strategy):
 
     def touch(self, start: int, end: int, vma: Vma) -> None:
         """First touches: what is not committed is, page by page, by the enclave's page-fault handler. O(log n + k)."""
-        for begin, stop, prot in list(self.pal.committed.runs(start, end)):
-            if prot is None:
-                self.fault(begin, stop, vma)
+        committed = self.pal.committed
+        _, stop, prot = committed.find(start)
+        if prot is None or stop < end:
+            for begin, stop, prot in list(committed.runs(start, end)):
+                if prot is None:
+                    self.fault(begin, stop, vma)
         self.meter.counts.untouched_pages -= end - start >> PAGE_SHIFT
 
     def page_fault(self, address: int, access: int) -> int:

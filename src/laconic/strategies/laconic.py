@@ -58,7 +58,8 @@ class Laconic(Classify):
             start = max(start, end - self.STACK * PAGE)
             populate = True
         if populate or end - start <= self.SMALL * PAGE and not self.known_touches:
-            end = min(end, self.valid_end(vma))
+            if vma.file is not None:
+                end = min(end, self.valid_end(vma))
             if start < end:
                 self._ahead(start, end, vma)
 

@@ -107,7 +107,10 @@ class Libos(Strategy):
                 # Past the end of the file: a fault in Linux, whatever the protection.
                 self.meter.counts.open_windows += stop - max(begin, vma.valid_end) >> PAGE_SHIFT
             values.append(changed(vma, prot))
-        self.vmas.replace(start, end, keys, values)
+        if len(keys) == 1:
+            self.vmas.set(start, end, values[0])
+        else:
+            self.vmas.replace(start, end, keys, values)
         self.pal.protect(start, end, prot)
 
     def guard(self, start: int, end: int) -> None:

@@ -65,6 +65,12 @@ class Touches:
         pages = self.pages
         if not pages.count:
             return
+        if len(changes) == 1:
+            kind, start, end, _, _, source = changes[0]
+            if source is None:
+                if kind & _DIES and not kind & MAP:
+                    pages.set(start, end, None)
+                return
         # What moves is found before the changes, which ascend, clear the place that it came from.
         moved = [
             (begin + start - source, stop + start - source, how)

@@ -13,8 +13,10 @@ from __future__ import annotations
 import gc
 import importlib
 import json
+import os
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -155,6 +157,7 @@ def import_logs(
 
     module = importer(kind)
     logs = open_logs(paths)
+    _spare(paths, output)
     about = module.inspect(logs)
     if redact:
         about.pop("log", None)
@@ -173,6 +176,14 @@ def import_logs(
         writer.close()
     check(writer)
     return report
+
+
+def _spare(paths: Sequence[str], output: str) -> None:
+    # A log is not written over by the trace that is made of it.
+    for path in paths:
+        with suppress(OSError):
+            if path != "-" and os.path.samefile(path, output):
+                raise LaconicError(f"-o {output!r} is a log that is to be read: name another file")
 
 
 def redacted_report(report: Import) -> dict[str, Any]:

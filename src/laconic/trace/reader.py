@@ -163,7 +163,13 @@ def open_input(path: str) -> BinaryIO:
             raise LaconicError(f"{path!r} is a directory: name a trace file")
         if not stat.S_ISREG(mode):
             raise LaconicError(f"{path!r} is no regular file: name a trace file")
-        return open(path, "rb")
+        file = open(path, "rb")  # noqa: SIM115
+        try:
+            file.peek(1)  # a file that opens may still fail to be read
+        except BaseException:
+            file.close()
+            raise
+        return file
     except OSError as error:
         raise LaconicError(f"{path!r} cannot be read, {error.strerror}: name a trace file") from None
 

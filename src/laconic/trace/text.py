@@ -47,7 +47,11 @@ class Log:
         # What is no regular file cannot be opened twice: it stays open, and its head is kept.
         keep = not stat.S_ISREG(os.fstat(file.fileno()).st_mode)
         self.size = 0 if keep else os.fstat(file.fileno()).st_size
-        reader = self._decompressed(file)
+        try:
+            reader = self._decompressed(file)
+        except OSError as error:
+            file.close()
+            raise LaconicError(f"{path!r} cannot be read, {error.strerror}: name a log") from None
         self.head = self._read_head(reader)
         if self.loss is not None and not self.head:
             raise LaconicError(f"{path!r} cannot be read: {self.loss}: name a log")

@@ -17,7 +17,7 @@ from laconic.pal import Confirmation, HostCall, proc
 from laconic.pal.linux import LinuxPal, is_error
 from laconic.trace.schema import CHOSEN, FAILED, UNFOLLOWED
 from laconic.tracer import ptrace
-from laconic.tracer.process import Mm, Pending, Thread, give_up
+from laconic.tracer.process import Mm, Pending, Thread, command_name, give_up
 from laconic.tracer.ptrace import (
     ARGUMENTS,
     CONT,
@@ -37,6 +37,7 @@ from laconic.tracer.syscalls import (
     MEMORY_CALLS,
     NUMBERS,
     PR_SET_SECCOMP,
+    SECCOMP_MODE_STRICT,
 )
 from laconic.tracer.verify import Checker, first_difference
 
@@ -85,6 +86,11 @@ class Mediator:
         args = stop[2:]
         if name == "prctl" and args[0] == PR_SET_SECCOMP:
             thread.own_filter = True
+            if args[1] == SECCOMP_MODE_STRICT:
+                self.ledger.note(
+                    f"{command_name(thread.tid)} asked for seccomp's strict mode, which the kernel refuses to a "
+                    "program that has a filter, as Laconic's: run it without Laconic"
+                )
             ptrace.resume(CONT, thread.tid)
             return
         if space is None:

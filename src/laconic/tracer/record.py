@@ -39,7 +39,7 @@ _LOSES = UNMAP | FILE | ZERO | EXTEND | RESTRICT
 _PERIOD = 0.1
 _OPEN_PAGEMAPS = 32
 #: What notes say of a program, after its name.
-_NOTED = (" is a 32-bit program", " hides its memory map", " asked to trace")
+_NOTED = (" is a 32-bit program", " hides its memory map", " asked to trace", " asked for seccomp")
 #: Bytes that are read of a name that the program gives to its memory (ANON_VMA_NAME_MAX_LEN in mm/madvise.c).
 _NAME_BYTES = 80
 

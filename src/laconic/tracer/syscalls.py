@@ -56,6 +56,7 @@ PROCESS_CALLS: Final[dict[int, str]] = {
 }
 
 PR_SET_SECCOMP: Final = 22
+SECCOMP_MODE_STRICT: Final = 1
 SECCOMP_FILTER_FLAG_NEW_LISTENER: Final = 8
 
 CLONE_VM: Final = 0x100

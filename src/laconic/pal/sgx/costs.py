@@ -23,6 +23,8 @@ _FREE = ("untouched_pages", "open_windows")
 COSTED = tuple(name for name in THINGS if name not in _FREE)
 #: The profile that is used where none is named.
 DEFAULT = "published"
+#: Bytes of a file that are read at most: a slip of the hand names a device, or a trace.
+_MOST = 1 << 20
 _DIRECTORY = files("laconic.pal.sgx") / "profiles"
 
 
@@ -104,7 +106,11 @@ def load(path_or_name: str | Path = DEFAULT) -> CostProfile:
         if place in shipped():
             text = (_DIRECTORY / f"{place}.toml").read_text(encoding="utf-8")
         else:
-            text = Path(place).read_text(encoding="utf-8")
+            with open(place, "rb") as file:
+                raw = file.read(_MOST + 1)
+            if len(raw) > _MOST:
+                raise LaconicError(f"{place}: has more than {_MOST:,} bytes: give a cost profile, a page of text")
+            text = raw.decode("utf-8")
     except FileNotFoundError:
         names = ", ".join(shipped())
         raise LaconicError(f"{place}: there is no such cost profile: give a file, or one of {names}") from None

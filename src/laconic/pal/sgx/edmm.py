@@ -118,7 +118,8 @@ class Edmm:
             self.left.set(refused.done, end, PENDING_PAGE)
             self._abandon(start, end, refused)
         self.committed.set(start, end, prot)
-        self._narrow_host([(start, end, prot)])
+        if self.host is not None:
+            self._narrow_host([(start, end, prot)])
 
     def add_tcs(self, start: int) -> None:
         """Makes the page at `start`, which does not exist, a TCS; nobody can access it. O(log n).
@@ -208,14 +209,16 @@ class Edmm:
                 with suppress(SgxError):
                     _insist(meter.emodpe, start, end, had)
                     _insist(meter.eaccept, start, end, had, PR)
-            self._narrow_host(reduced)
+            if self.host is not None:
+                self._narrow_host(reduced)
             raise PalError(ENOMEM, str(refused)) from refused
         for start, end, had, prot in runs:
             self.committed.set(start, end, had & prot)
         for start, end, had, prot in runs:
             if prot & ~had:
                 self._extend(start, end, prot)
-        self._narrow_host([(start, end, prot) for start, end, _, prot in runs])
+        if self.host is not None:
+            self._narrow_host([(start, end, prot) for start, end, _, prot in runs])
 
     def trim(self, ranges: Iterable[Range]) -> None:
         """Gives the committed pages of `ranges` back to the driver. O(runs log n).
@@ -267,7 +270,8 @@ class Edmm:
                 _insist(meter.remove, start, end)
             except SgxError as refused:
                 left.set(refused.done, end, TRIMMED)
-        self._narrow_host([(start, end, 0) for start, end in gone])
+        if self.host is not None:
+            self._narrow_host([(start, end, 0) for start, end in gone])
         if refusal is not None:
             raise PalError(ENOMEM, str(refusal), gone) from refusal
 
@@ -353,10 +357,9 @@ class Edmm:
 
     def _narrow_host(self, wanted: Iterable[tuple[int, int, int]]) -> None:
         # What the EPCM forbids already: where the host refuses, nothing is wrong but its mapping.
-        if self.host is not None:
-            for run in wanted:
-                with suppress(PalError):
-                    self._map_host([run])
+        for run in wanted:
+            with suppress(PalError):
+                self._map_host([run])
 
 
 def _insist(operation: Callable[..., None], start: int, end: int, *arguments: Any) -> None:

@@ -1,0 +1,162 @@
+"""Slips of the hand: numbers that are none, one file for two, files that open and cannot be read, a signal too soon."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.tracer.lab import COMMAND, environment, is_alive, wait_until
+from tests.unit.test_compare_cli import laconic
+from tests.unit.traces import large, small
+
+from laconic.report.sweep import as_text
+
+HUGE = "9" * 5000
+#: Opens, and fails with EIO when it is read, as a file of a failing disk does.
+UNREADABLE = "/proc/self/mem"
+LOG = "1 mmap(NULL, 4096, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7f0000000000\n"
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "1e9", "nan", "", "²", "٣", HUGE])
+@pytest.mark.parametrize("words", [["compare", "--epc"], ["compare", "-j"], ["sweep", "-o", "result", "-j"]])
+def test_a_number_that_is_none(words: list[str], number: str, tmp_path: Path) -> None:
+    done = laconic(*words, number, small(tmp_path / "a.trace"), cwd=tmp_path)
+    what = "is no size of an EPC: give 4K or more" if "--epc" in words else "is no number of processes: name 1 or more"
+    assert done.returncode == 2 and f"{number!r} {what}" in done.stderr
+    assert os.listdir(tmp_path) == ["a.trace"]
+
+
+def test_a_sweep_s_own_trace_is_not_its_result(tmp_path: Path) -> None:
+    trace = Path(small(tmp_path / "a.trace"))
+    before = trace.read_bytes()
+    done = laconic("sweep", trace, "--force", "-o", trace)
+    assert (done.returncode, done.stderr) == (
+        2, f"laconic: -o '{trace}' is a trace, and stays as it is: name another file\n",
+    )  # fmt: skip
+    assert trace.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["a.log", "./a.log", "link"])
+def test_a_log_is_not_its_own_trace(name: str, tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.write_text(LOG)
+    (tmp_path / "link").symlink_to(log)
+    done = laconic("import", "strace", "a.log", "--force", "-o", name, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2, f"laconic: -o '{name}' is a log that is to be read: name another file\n",
+    )  # fmt: skip
+    assert log.read_text() == LOG
+
+
+@pytest.mark.parametrize("words", [["run"], ["compare"]])
+def test_one_file_for_the_trace_and_the_figures(words: list[str], tmp_path: Path) -> None:
+    done = laconic(*words, "-o", "a", "--json", "a", "--", "touch", "ran", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "laconic: -o and --json both name 'a': name two files\n")
+    assert os.listdir(tmp_path) == []
+
+
+def test_advise_finds_a_wrong_path_before_the_program_runs(tmp_path: Path) -> None:
+    done = laconic("advise", "--json", "none/a", "--", "touch", "ran", cwd=tmp_path)
+    assert (done.returncode, os.listdir(tmp_path)) == (2, [])
+    assert done.stderr == "laconic: --json 'none/a' cannot be written, No such file or directory: name another file\n"
+    done = laconic("advise", "none", "--json", "a", cwd=tmp_path)
+    assert (done.returncode, os.listdir(tmp_path)) == (2, [])
+
+
+@pytest.mark.parametrize(
+    ("words", "cure"),
+    [
+        (["info", UNREADABLE], "name a trace file"),
+        (["compare", UNREADABLE], "name a trace file"),
+        (["diff", UNREADABLE, UNREADABLE], "name a trace file"),
+        (["import", "strace", UNREADABLE, "-o", "a.trace"], "name a log"),
+    ],
+)
+def test_a_file_that_opens_and_cannot_be_read(words: list[str], cure: str, tmp_path: Path) -> None:
+    done = laconic(*words, cwd=tmp_path)
+    said = f"laconic: {UNREADABLE!r} cannot be read, Input/output error: {cure}\n"
+    assert (done.returncode, done.stderr) == (2, said)
+    assert os.listdir(tmp_path) == []
+
+
+def test_costs_that_never_end(tmp_path: Path) -> None:
+    trace = small(tmp_path / "a.trace")
+    done = laconic("compare", trace, "--costs", "/dev/zero")
+    assert (done.returncode, done.stderr) == (
+        2, "laconic: /dev/zero: has more than 1,048,576 bytes: give a cost profile, a page of text\n",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("blow", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("words", [["compare", "-j", "1"], ["run", "--host", "sgx2"], ["advise"]])
+def test_a_signal_after_the_program_s_end_leaves_nothing(
+    words: list[str], blow: signal.Signals, tmp_path: Path
+) -> None:
+    """The strategies are being replayed: Laconic ends by the signal, and its temporary trace goes with it."""
+    places, mark = tmp_path / "tmp", tmp_path / "mark"
+    places.mkdir()
+    program = (
+        "import mmap, os, sys\nfor _ in range(20000): mmap.mmap(-1, 8192).close()\n"
+        "open(sys.argv[1], 'w').write(str(os.getpid()))"
+    )
+    command = [*COMMAND, *words, "--", sys.executable, "-c", program, str(mark)]
+    env = {**environment(), "TMPDIR": str(places)}
+    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: mark.exists() and mark.read_text() != "", "the program")
+        wait_until(lambda: not is_alive(int(mark.read_text())), "its end")
+        status = Path(f"/proc/{process.pid}/status")  # the tracer's signals are blocked until it has done
+        wait_until(lambda: "SigBlk:\t0000000000000000" in status.read_text(), "the tracer's end")
+        assert len(os.listdir(places)) == 1
+        process.send_signal(blow)
+    assert process.returncode == -blow
+    assert os.listdir(places) == []
+
+
+def test_what_a_sweep_is_asked_to_ignore_it_ignores(tmp_path: Path) -> None:
+    """As under nohup."""
+    large(tmp_path / "a.trace", 20_000)
+    words = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *COMMAND, "sweep", str(tmp_path), "-j", "1", "-o", "result"]
+    with subprocess.Popen(words, env=environment(), cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+        wait_until(lambda: (tmp_path / "result.partial").exists(), "the journal")
+        process.send_signal(signal.SIGHUP)
+    assert process.returncode == 0 and (tmp_path / "result").exists()
+
+
+def test_ctrl_c_reaches_no_worker_that_is_starting(tmp_path: Path) -> None:
+    """A terminal interrupts all processes of its group: the sweep alone says a word, however early that is."""
+    large(tmp_path / "a.trace", 50_000)
+    words = [*COMMAND, "sweep", str(tmp_path), "-j", "2", "-o", str(tmp_path / "result")]
+    with subprocess.Popen(
+        words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+
+        def workers() -> list[str]:
+            found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            return [pid for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+        wait_until(workers, "a worker")
+        for pid in workers():
+            blocked = Path(f"/proc/{pid}/status").read_text().split("SigBlk:")[1].split()[0]
+            assert int(blocked, 16) >> (signal.SIGINT - 1) & 1, "Ctrl-C is for the parent alone"
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert process.returncode == 130 and b"Traceback" not in said, said
+
+
+@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("host", ["linux", "sgx2"])
+def test_a_sweep_s_large_numbers_stay_whole_and_in_the_columns(host: str, width: int) -> None:
+    big = 123_456_789
+    sums = dict.fromkeys(("traces", "asked", "said", "elided", "narrowed", "failed"), 9 * big) | {"uncertain": big}
+    sums |= {"host_calls": 10 * big, "etrack_ipis": 100 * big, "cycles_low": 10**7 * big, "cycles_high": 10**8 * big}
+    about = {"traces": 1234, "rows": 4936, "kept": 0, "seconds": 1.0, "output": "r.parquet", "host": host}
+    text = as_text({**about, "strategies": {"every-call": sums}, "incomplete": {}, "errors": []}, width)
+    table = text[: text.index("Ask it")]
+    assert max(map(len, table.splitlines())) <= width
+    whole = ("987,654,312 to 1,111,111,101",) if host == "linux" else ("12,345,678,900",)
+    assert all(number in table for number in whole)
