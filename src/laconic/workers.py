@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import threading
 import time
 from collections import Counter, deque
@@ -17,10 +16,11 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from multiprocessing import active_children, get_context, parent_process, resource_tracker
+from multiprocessing import active_children, get_context, parent_process
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
+from laconic import interrupts
 from laconic.errors import LaconicError
 
 T = TypeVar("T")
@@ -80,19 +80,14 @@ class _Lane:
     # it was; this one takes its own along and no other.
 
     def __init__(self) -> None:
-        # Its start unblocks SIGINT (resource_tracker.py), so it is started before that is blocked.
-        resource_tracker.ensure_running()
-        # The process inherits a blocked SIGINT: Ctrl-C is for the parent alone.
-        old = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
-            self.pool = ProcessPoolExecutor(1, get_context("spawn"), _follow_parent)
-            self.pid = self.pool.submit(os.getpid)
+            with interrupts.held():
+                self.pool = ProcessPoolExecutor(1, get_context("spawn"), _follow_parent)
+                self.pid = self.pool.submit(os.getpid)
         except OSError as error:
             raise LaconicError(
                 f"a worker process cannot be started, {error.strerror}: see that memory and /dev/shm are free"
             ) from None
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
     def submit(self, work: Callable[[str, str], T], task: Task) -> Future[T]:
         try:

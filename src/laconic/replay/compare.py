@@ -7,14 +7,14 @@ trace for itself. A log does not say which pages were touched: its figures are r
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context, resource_tracker
+from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from laconic import interrupts
 from laconic.errors import LaconicError
 from laconic.pal.sgx.costs import CostProfile
 from laconic.pal.sgx.meter import THINGS, Counts
@@ -283,22 +283,17 @@ def _side_by_side(tasks: Sequence[_Task], tell: Progress) -> list[_Part]:
 
 def _start(tasks: Iterable[_Task], processes: list[Any], receivers: list[Connection]) -> None:
     context = get_context("spawn")
-    # Its start unblocks SIGINT (resource_tracker.py), so it is started before that is blocked.
-    resource_tracker.ensure_running()
-    # The processes inherit a blocked SIGINT: Ctrl-C is for the parent alone.
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        for task in tasks:
-            receiver, sender = context.Pipe(duplex=False)
-            receivers.append(receiver)
-            with sender:
-                process = context.Process(target=_work, args=(sender, task), daemon=True)
-                process.start()
-            processes.append(process)
+        with interrupts.held():
+            for task in tasks:
+                receiver, sender = context.Pipe(duplex=False)
+                receivers.append(receiver)
+                with sender:
+                    process = context.Process(target=_work, args=(sender, task), daemon=True)
+                    process.start()
+                processes.append(process)
     except OSError as error:
         raise LaconicError(f"no process can be started, {error.strerror}: give -j 1") from None
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
 
 def _received(receivers: Sequence[Connection], tell: Progress) -> list[_Part]:
