@@ -87,9 +87,16 @@ class Classify(Strategy):
         Raises PalError where the host fails: nothing was done then, but for the ranges in its `gone`, and for contents
         that the call throws away.
         """
-        self._work(call)
-        if self.guards.count or call.name == "madvise" and call.args[2] == MADV_GUARD_INSTALL:
-            self._guard(call)
+        if not self.guards.count and (call.name != "madvise" or call.args[2] != MADV_GUARD_INSTALL):
+            self._work(call)
+            return
+        before = self.guards.copy()
+        self._guard(call)
+        try:
+            self._work(call)
+        except PalError:
+            self.guards = before
+            raise
 
     def _work(self, call: MemoryCall) -> None:
         changes = call.changes
@@ -115,13 +122,22 @@ class Classify(Strategy):
         self._several(call)
 
     def _guard(self, call: MemoryCall) -> None:
-        # A new mapping has no guard regions, whatever was there.
+        # A new mapping has no guard regions, whatever was there; mremap takes them along (move_ptes).
         advice = call.args[2] if call.name == "madvise" else None
+        moved = [
+            (begin + change.start - change.source, stop + change.start - change.source)
+            for change in call.changes
+            if change.source is not None
+            for begin, stop, guard in self.guards.runs(change.source, change.source + change.end - change.start)
+            if guard
+        ]
         for kind, start, end, _, _, _ in call.changes:
             if advice == MADV_GUARD_INSTALL:
                 self.guards.set(start, end, True)
             elif advice == MADV_GUARD_REMOVE or advice is None and kind & ~(EXTEND | RESTRICT | FLAGS):
                 self.guards.clear(start, end)
+        for start, end in moved:
+            self.guards.set(start, end, True)
 
     def _several(self, call: MemoryCall) -> None:
         name, args = call.name, call.args
@@ -160,9 +176,8 @@ class Classify(Strategy):
                 self._fresh(change, name == "mmap" and populates(args[3]))
             for start, end, vma in opened:
                 self.opened(start, end, vma)
-            for _, start, end, wanted, held, _ in renewed:
-                assert wanted is not None
-                self.renew(start, end, wanted, held, args[2] if name == "madvise" else None)
+            if renewed:
+                self.renew(renewed, args[2] if name == "madvise" else None)
             if gone:
                 self.unmap(gone)
         except PalError as refused:
@@ -225,9 +240,11 @@ class Classify(Strategy):
         return vma.base + page_align(self.sizes[vma.file])
 
     def commit(self, start: int, end: int, vma: Vma) -> None:
-        """Commits pages, none of which exists, with the contents that they have. O(log n)."""
-        self.pal.commit(start, end, permissions(vma.flags), contents=self.host(vma))
-        self.meter.counts.untouched_pages += end - start >> PAGE_SHIFT
+        """Commits pages, none of which exists, with the contents that they have; guard regions stay out. O(log n)."""
+        for begin, stop, guard in self.guards.runs(start, end) if self.guards.count else [(start, end, None)]:
+            if not guard:
+                self.pal.commit(begin, stop, permissions(vma.flags), contents=self.host(vma))
+                self.meter.counts.untouched_pages += stop - begin >> PAGE_SHIFT
 
     def host(self, vma: Vma) -> bool:
         """True where pages of `vma` have a file's contents; the host has then given them. O(1)."""
@@ -244,14 +261,19 @@ class Classify(Strategy):
         """Pages were unmapped: those that are committed are given back. O(log n + k)."""
         self.pal.trim(ranges)
 
-    def renew(self, start: int, end: int, vma: Vma, held: Vma | None, advice: int | None) -> None:
+    def renew(self, changes: Iterable[Change], advice: int | None) -> None:
         """Mapped pages lost their contents: by madvise with `advice`, or by another mapping (None). O(log n + k)."""
-        if advice is not None and advice != MADV_GUARD_INSTALL and vma.flags & PROT_WRITE:
-            self.overwrite(start, end, vma)
-            return
-        self.pal.trim([(start, end)])
+        trimmed: list[tuple[int, int, Vma]] = []
+        for _, start, end, vma, _, _ in changes:
+            assert vma is not None
+            if advice is not None and advice != MADV_GUARD_INSTALL and vma.flags & PROT_WRITE:
+                self.overwrite(start, end, vma)
+            else:
+                trimmed.append((start, end, vma))
+        self.pal.trim((start, end) for start, end, _ in trimmed)
         if advice != MADV_GUARD_INSTALL:
-            self.map(start, end, vma)
+            for start, end, vma in trimmed:
+                self.map(start, end, vma)
 
     def overwrite(self, start: int, end: int, vma: Vma) -> None:
         """Gives the committed pages, which are writable, the contents of a new mapping. O(log n + k)."""
@@ -325,6 +347,8 @@ class Classify(Strategy):
         sent = 0
         try:
             for start, end, vma in space.vmas:
+                if vma.flags & VM_WIPEONFORK:
+                    child.guards.clear(start, end)
                 if not vma.flags & (VM_DONTCOPY | VM_WIPEONFORK | VM_IO | VM_PFNMAP):
                     sent += self._send(start, end, vma, child)
         except PalError:

@@ -7,10 +7,14 @@ while touches go on in one direction.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 
+from laconic.memory.change import Change
 from laconic.memory.flags import (
     MADV_GUARD_INSTALL,
+    MADV_POPULATE_READ,
+    MADV_POPULATE_WRITE,
     PAGE_SHIFT,
     PROT_WRITE,
     VM_GROWSDOWN,
@@ -24,6 +28,7 @@ from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 from laconic.pal.sgx.edmm import PalError, permissions
 from laconic.pal.sgx.meter import Meter
+from laconic.strategies import MemoryCall
 from laconic.strategies.classify import PAGE, Classify
 from laconic.strategies.touches import Touches
 
@@ -74,31 +79,52 @@ class Laconic(Classify):
         O(log n + k).
         """
         if vma.flags & VM_PROT and end - start <= self.SMALL * PAGE and not self.known_touches:
-            for begin, stop, prot in list(self.pal.committed.runs(start, min(end, self.valid_end(vma)))):
-                if prot is None:
-                    self._ahead(begin, stop, vma)
+            self._present(start, end, vma)
 
-    def renew(self, start: int, end: int, vma: Vma, held: Vma | None, advice: int | None) -> None:
+    def _present(self, start: int, end: int, vma: Vma) -> None:
+        # What is not committed of these pages is now. O(log n + k).
+        for begin, stop, prot in list(self.pal.committed.runs(start, min(end, self.valid_end(vma)))):
+            if prot is None:
+                self._ahead(begin, stop, vma)
+
+    def _several(self, call: MemoryCall) -> None:
+        super()._several(call)
+        populate = call.name == "madvise" and call.args[2] in (MADV_POPULATE_READ, MADV_POPULATE_WRITE)
+        if populate or call.name in ("mlock", "mlock2", "mlockall"):
+            for _, start, end, vma, _, _ in call.changes:
+                locked = vma is not None and vma.flags & (VM_LOCKED | VM_LOCKONFAULT) == VM_LOCKED
+                if vma is not None and vma.flags & VM_PROT and (populate or locked):
+                    self._present(start, end, vma)
+
+    def renew(self, changes: Iterable[Change], advice: int | None) -> None:
         """Mapped pages lost their contents: overwritten in place where that is allowed, else given back.
 
         Those that become inaccessible by it are kept too: to restrict a page costs what giving it back does, and a
-        heap that shrinks so grows again.
+        heap that shrinks so grows again. What the host has to do for all of them is asked for together.
         """
-        before = 0 if held is None else permissions(held.flags)
-        after = permissions(vma.flags)
-        valid = max(min(end, self.valid_end(vma)), start)
-        if not (before | after) & PROT_WRITE or not after and vma.file or advice == MADV_GUARD_INSTALL:
-            valid = start
-        if valid < end:
-            self.pal.trim([(valid, end)])
-        if before & PROT_WRITE:
-            self.overwrite(start, valid, vma)
-        if start < valid:
-            self.pal.protect([(start, valid, after)])
-        if not before & PROT_WRITE:
-            self.overwrite(start, valid, vma)
-        if advice is None and start < valid:
-            self.opened(start, valid, vma)
+        trimmed: list[tuple[int, int]] = []
+        kept: list[tuple[int, int, Vma, int]] = []
+        for _, start, end, vma, held, _ in changes:
+            assert vma is not None
+            before = 0 if held is None else permissions(held.flags)
+            after = permissions(vma.flags)
+            valid = max(min(end, self.valid_end(vma)), start)
+            if not (before | after) & PROT_WRITE or not after and vma.file or advice == MADV_GUARD_INSTALL:
+                valid = start
+            if valid < end:
+                trimmed.append((valid, end))
+            if start < valid:
+                kept.append((start, valid, vma, before))
+        self.pal.trim(trimmed)
+        for start, end, vma, before in kept:
+            if before & PROT_WRITE:
+                self.overwrite(start, end, vma)
+        self.pal.protect((start, end, permissions(vma.flags)) for start, end, vma, _ in kept)
+        for start, end, vma, before in kept:
+            if not before & PROT_WRITE:
+                self.overwrite(start, end, vma)
+            if advice is None:
+                self.opened(start, end, vma)
 
     def fault(self, start: int, end: int, vma: Vma) -> None:
         """Touched pages, none of which exists, committed in windows from the lowest up. O(log n + pages / MOST)."""
@@ -117,8 +143,8 @@ class Laconic(Classify):
             block = self.BLOCK << PAGE_SHIFT
             first = max(vma.base + (start - vma.base) // block * block, low)
             at = min(vma.base - (vma.base - end) // block * block, limit)
-            exceptions = -((first - at) // block)
-            self.meter.exception(exceptions)
+            # One for each block that a touched page is in, also where what is mapped ends within it.
+            self.meter.exception((end - 1 - vma.base) // block - (start - vma.base) // block + 1)
             self._fault(start, end, first, at, vma)
             return
         at, expected, window, exceptions = start, self._expected, self._window, 0

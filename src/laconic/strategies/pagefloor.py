@@ -189,13 +189,15 @@ class PageFloor:
             return [(U, (), 0), *self._committed_early(had, want, event)]
         if choice == L and not event & DIES:
             return [(L, move, calls)]
+        # Given back, and committed again before the call is over.
+        again: list[Way] = [(after, plus(TRIM, tally), 2) for after, tally, _ in self._committed_early(had, want, event)]
         if choice == D:
             if not want:
-                return [gone, (D, (), 0)]
-            return [gone, (C, plus(move, filled), calls)] if want & PROT_WRITE else [gone]
+                return [gone, *again, (D, (), 0)]
+            return [gone, *again, (C, plus(move, filled), calls)] if want & PROT_WRITE else [gone, *again]
         if choice == C and not event & OTHER or event & KEEPS:
-            return [gone, (C, move, calls)]
-        ways = [gone]
+            return [gone, *again, (C, move, calls)]
+        ways = [gone, *again]
         if (had | want) & PROT_WRITE:
             ways.append((C, plus(move, filled), calls))
         if not want:

@@ -21,14 +21,24 @@ from laconic.rangemap import RangeMap
 _NOTHING = Vma(0)
 
 
-def breaches(machine: Machine, space: AddressSpace, left: RangeMap[int] | None = None) -> Iterator[str]:
+def breaches(
+    machine: Machine,
+    space: AddressSpace,
+    left: RangeMap[int] | None = None,
+    guards: RangeMap[bool] | None = None,
+) -> Iterator[str]:
     """Where an enclave's access is not what the program asked for, in words. O(pages' runs + VMAs).
+
+    `guards` are guard regions, which nobody can access whatever the VMA says.
 
     `left` are pages that failures left in the EPC (`Edmm.left`): they are not there as long as nobody can access them.
     """
     for start, end, prot in machine.effective(0, TASK_SIZE):
         if prot is None:
             continue
+        for begin, stop, guard in guards.runs(start, end) if prot and guards is not None else ():
+            if guard:
+                yield f"{begin:#x}-{stop:#x} is {Prot(prot)!r} in the enclave, and is a guard region"
         for begin, stop, vma in space.vmas.runs(start, end):
             asked = permissions(vma.flags) if vma is not None else 0
             if vma is not None and prot == asked:

@@ -74,7 +74,7 @@ def verified(rule: type[Classify], report: Report) -> type[Classify]:
             report.steps += 1
             report.add(self.watch.windows)
             self.watch.windows.clear()
-            report.add(breaches(self.machine, self.space, self.pal.left))
+            report.add(breaches(self.machine, self.space, self.pal.left, self.guards))
 
         def load(self, entries: Iterable[Entry]) -> None:
             self._step(super().load, entries)
