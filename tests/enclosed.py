@@ -210,13 +210,21 @@ class Enclosed(Answers):
         return outcome.result
 
     def _guarded(self, name: str, advice: int, changes: Iterable[Change]) -> None:
-        # Guard regions, which no VMA shows, page by page.
+        # Guard regions, which no VMA shows, page by page: they outlive mprotect and discards, and go along with mremap.
+        moved = {
+            page + start - source
+            for _, start, end, _, _, source in changes
+            if source is not None
+            for page in self.guards
+            if source <= page < source + end - start
+        }
         for kind, start, end, _, _, _ in changes:
             pages = set(range(start, end, PAGE))
             if name == "madvise" and advice == MADV_GUARD_INSTALL:
                 self.guards |= pages
-            elif name == "madvise" and advice == MADV_GUARD_REMOVE or kind & (MAP | UNMAP | FILE) or name == "mmap":
+            elif advice == MADV_GUARD_REMOVE if name == "madvise" else kind & (MAP | UNMAP | FILE | ZERO):
                 self.guards -= pages
+        self.guards |= moved
 
     def access(self, address: int, kind: str) -> int:
         """The program's "load", "store" or "fetch"; returns the signal that it gets, or 0."""
@@ -274,11 +282,13 @@ class Enclosed(Answers):
         finally:
             self.strategy.meter = self.machine
         child.shadow = self.shadow.fork(child.space, child.touches)
-        child.holds, child.guards = {}, self.guards.copy()
-        for page, holds in self.holds.items():
-            vma = child.space.vmas.get(page)
-            if vma is not None and not vma.flags & VM_WIPEONFORK:
-                child.holds[page] = holds
+        kept = {
+            page
+            for page in (*self.holds, *self.guards)
+            if (vma := child.space.vmas.get(page)) is not None and not vma.flags & VM_WIPEONFORK
+        }
+        child.holds = {page: holds for page, holds in self.holds.items() if page in kept}
+        child.guards = self.guards & kept
         for page, holds in child.machine.contents.items():
             own = self.touches.pages.get(page) == OWN
             if holds == GIVEN and own:
@@ -362,6 +372,8 @@ class Enclosed(Answers):
         found = list(breaches(self.machine, self.space, self.pal.left))
         assert not found, f"Strict: {found[0]}"
         assert not self.watch.windows, f"Strict: {self.watch.windows[0]}"
+        for page in self.guards:
+            assert not next(self.machine.effective(page, page + PAGE))[2], f"Strict: {page:#x} is a guard region's"
         assert not self.machine.twice, f"page {self.machine.twice[0]:#x} is accepted twice without a trim"
         self._record(counted)
         self._contents()

@@ -257,9 +257,33 @@ def test_threads_are_paid_for_as_many_as_live_at_once() -> None:
         "eaug_faults": 8, "eaug": 8, "eaccept": 9, "emodt": 1, "etrack_ipis": 1, "host_calls": 1, "ioctls": 1,
     }  # fmt: skip
     program.bound.thread()
-    assert program.spent()["emodt"] == 2
+    spent = program.spent()
+    assert (spent["emodt"], spent["host_calls"], spent["ioctls"]) == (2, 1, 1), "one ioctl can make all the TCSs"
     program.bound.end()
     assert program.meter.epc_pages == 0
+
+
+def test_a_tcs_rides_on_a_host_call_that_there_was() -> None:
+    program = Program("w")
+    program.touch(0, 1)
+    program.munmap(0, 1)
+    before = program.spent()
+    program.bound.thread()
+    spent = program.spent()
+    assert (spent["host_calls"], spent["ioctls"]) == (before["host_calls"], before["ioctls"] + 1)
+
+
+def test_given_back_and_committed_again_within_the_call() -> None:
+    """Cheapest where EACCEPTCOPY and zeroing are both dear: EACCEPT gives zeroes, and the W that is too much goes."""
+    figures = {name: Figure(1, 1, "", "") for name in COSTED}
+    figures |= {name: Figure(1000, 1000, "", "") for name in ("eacceptcopy", "pages_zeroed", "pages_copied")}
+    program = Program("w", CostProfile("own", "none", figures), False)
+    program.touch(0, 1)
+    program.mmap(0, 1, f.PROT_READ)
+    program.touch(0, 1)
+    spent = program.spent()
+    assert spent["eaug"] == 2 and "eacceptcopy" not in spent and "pages_zeroed" not in spent
+    assert (spent["emodpr"], spent["emodt"]) == (1, 1)
 
 
 def test_the_two_ends_may_choose_differently() -> None:

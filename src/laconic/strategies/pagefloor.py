@@ -190,7 +190,8 @@ class PageFloor:
         if choice == L and not event & DIES:
             return [(L, move, calls)]
         # Given back, and committed again before the call is over.
-        again: list[Way] = [(after, plus(TRIM, tally), 2) for after, tally, _ in self._committed_early(had, want, event)]
+        early = self._committed_early(had, want, event)
+        again: list[Way] = [(after, plus(TRIM, tally), 2) for after, tally, _ in early]
         if choice == D:
             if not want:
                 return [gone, *again, (D, (), 0)]

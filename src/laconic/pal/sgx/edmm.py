@@ -100,18 +100,18 @@ class Edmm:
         if self.left.count:
             self._reclaim(start, end)
         try:
-            _insist(meter.eaug, start, end)
+            insist(meter.eaug, start, end)
         except SgxError as refused:
             if refused.done > start:
                 self.left.set(start, refused.done, PENDING_PAGE)
             self._abandon(start, end, refused)
         try:
             if prot == RW and not contents and source is None:
-                _insist(meter.eaccept, start, end, RW, PENDING)
+                insist(meter.eaccept, start, end, RW, PENDING)
             else:
                 if contents:
                     meter.copy(end - start >> PAGE_SHIFT)
-                _insist(meter.eacceptcopy, start, end, prot, source)
+                insist(meter.eacceptcopy, start, end, prot, source)
         except SgxError as refused:
             if refused.done > start:
                 self.left.set(start, refused.done, ACCEPTED)
@@ -131,9 +131,9 @@ class Edmm:
         meter.host_call()
         state = ACCEPTED
         try:
-            _insist(meter.modify_types, start, end, PT_TCS)
+            insist(meter.modify_types, start, end, PT_TCS)
             state = RETYPED
-            _insist(meter.eaccept, start, end, 0, _TCS_MODIFIED)
+            insist(meter.eaccept, start, end, 0, _TCS_MODIFIED)
         except SgxError as refused:
             if state == ACCEPTED and self._changed(start, RW):
                 state = RETYPED
@@ -184,7 +184,7 @@ class Edmm:
 
     def _extend(self, start: int, end: int, prot: int) -> None:
         try:
-            _insist(self.meter.emodpe, start, end, prot)
+            insist(self.meter.emodpe, start, end, prot)
         except SgxError as refused:
             if refused.done > start:
                 self.committed.set(start, refused.done, prot)
@@ -199,16 +199,16 @@ class Edmm:
         try:
             for start, end, had, prot in runs:
                 reduced.append((start, end, had))
-                _insist(meter.restrict, start, end, had & prot)
+                insist(meter.restrict, start, end, had & prot)
             for start, end, had, prot in runs:
-                _insist(meter.eaccept, start, end, had & prot, PR)
+                insist(meter.eaccept, start, end, had & prot, PR)
             if self.host is not None:
                 self._map_host([(start, end, prot) for start, end, had, prot in runs if prot & ~had])
         except (SgxError, PalError) as refused:
             for start, end, had in reduced:
                 with suppress(SgxError):
-                    _insist(meter.emodpe, start, end, had)
-                    _insist(meter.eaccept, start, end, had, PR)
+                    insist(meter.emodpe, start, end, had)
+                    insist(meter.eaccept, start, end, had, PR)
             if self.host is not None:
                 self._narrow_host(reduced)
             raise PalError(ENOMEM, str(refused)) from refused
@@ -246,7 +246,7 @@ class Edmm:
         refusal, gone = None, runs
         for index, (start, end) in enumerate(runs):
             try:
-                _insist(meter.modify_types, start, end, PT_TRIM)
+                insist(meter.modify_types, start, end, PT_TRIM)
             except SgxError as refused:
                 refusal, done = refused, refused.done
                 if self._changed(done, self.committed.get(done)):
@@ -257,7 +257,7 @@ class Edmm:
         for start, end in gone:
             self.committed.set(start, end, None)
             try:
-                _insist(meter.eaccept, start, end, 0, MODIFIED)
+                insist(meter.eaccept, start, end, 0, MODIFIED)
                 trimmed.append((start, end))
             except SgxError as refused:
                 left.set(refused.done, end, CHANGED)
@@ -267,7 +267,7 @@ class Edmm:
             meter.host_call(calls)
         for start, end in trimmed:
             try:
-                _insist(meter.remove, start, end)
+                insist(meter.remove, start, end)
             except SgxError as refused:
                 left.set(refused.done, end, TRIMMED)
         if self.host is not None:
@@ -297,7 +297,7 @@ class Edmm:
         # Whether the page at which MODIFY_TYPES stopped was changed all the same, and only not tracked: an EACCEPT with
         # what the page had finds out, and changes nothing.
         try:
-            self.meter.eaccept(start, start + PAGE_SIZE, prot or 0, PR)
+            insist(self.meter.eaccept, start, start + PAGE_SIZE, prot or 0, PR)
         except SgxError as refused:
             return refused.code == PAGE_ATTRIBUTES_MISMATCH
         return False
@@ -320,7 +320,7 @@ class Edmm:
                 if state in (ACCEPTED, TRIMMED):
                     meter.host_call()
                 try:
-                    _insist(operation, begin, stop, *arguments)
+                    insist(operation, begin, stop, *arguments)
                 except SgxError as refused:
                     failed, stop = refused, refused.done
                     if state == ACCEPTED:
@@ -334,7 +334,7 @@ class Edmm:
         # Whether an ACCEPTED page at which MODIFY_TYPES stopped is to be trimmed all the same, tracked or not.
         state = TRIMMED
         try:
-            self.meter.eaccept(start, start + PAGE_SIZE, 0, MODIFIED)
+            insist(self.meter.eaccept, start, start + PAGE_SIZE, 0, MODIFIED)
         except SgxError as refused:
             state = CHANGED if refused.code == NOT_TRACKED else ACCEPTED
         self.left.set(start, start + PAGE_SIZE, state)
@@ -349,7 +349,7 @@ class Edmm:
             for begin, stop, had in list(self.host.runs(start, end)):
                 if (had or 0) != prot:
                     try:
-                        _insist(self.meter.host_protect, begin, stop, prot)
+                        insist(self.meter.host_protect, begin, stop, prot)
                     except SgxError as refused:
                         self.host.set(begin, stop, _UNKNOWN)
                         raise PalError(ENOMEM, str(refused)) from refused
@@ -362,7 +362,7 @@ class Edmm:
                 self._map_host([run])
 
 
-def _insist(operation: Callable[..., None], start: int, end: int, *arguments: Any) -> None:
+def insist(operation: Callable[..., None], start: int, end: int, *arguments: Any) -> None:
     # Goes on where the host stopped for a reason that passes.
     tries = 0
     while True:

@@ -12,10 +12,10 @@ from errno import ENOMEM
 from typing import Any
 
 from laconic.memory.flags import PAGE_SIZE
-from laconic.pal.sgx.edmm import ACCEPTED, CHANGED, PENDING_PAGE, RETYPED, TRIMMED, Edmm, PalError, _insist
-from laconic.pal.sgx.faults import PAGE_ATTRIBUTES_MISMATCH, SgxError
+from laconic.pal.sgx.edmm import ACCEPTED, CHANGED, PENDING_PAGE, RETYPED, TRIMMED, Edmm, PalError, insist
+from laconic.pal.sgx.faults import SgxError
 from laconic.pal.sgx.gramine import LAZY, Gramine, Range
-from laconic.pal.sgx.meter import MODIFIED, PENDING, PR, PT_TRIM, Counts, Meter
+from laconic.pal.sgx.meter import MODIFIED, PENDING, PT_TRIM, Counts, Meter
 from laconic.rangemap import TOP, RangeMap
 
 #: Start, end, permissions.
@@ -142,11 +142,6 @@ class Recovery(Edmm, Meter):
                         self.committed.set(begin, stop, None)
                         self.left.set(begin, stop, ACCEPTED)
 
-    def _changed(self, start: int, prot: int | None) -> bool:
-        # As Edmm's, on a host on which the question can fail too.
-        _, refused = _attempt(self.meter.eaccept, start, start + PAGE_SIZE, prot or 0, PR)
-        return refused is not None and refused.code == PAGE_ATTRIBUTES_MISMATCH
-
     def _allow(self, start: int, end: int, change: Callable[[int], int]) -> None:
         if start < end:
             self.committed.edit(start, end, change)
@@ -199,7 +194,7 @@ class Recoverable(Gramine):
 def _attempt(operation: Callable[..., None], start: int, end: int, *arguments: Any) -> tuple[int, SgxError | None]:
     # Up to where it came, and why no further.
     try:
-        _insist(operation, start, end, *arguments)
+        insist(operation, start, end, *arguments)
     except SgxError as refused:
         return refused.done, refused
     return end, None
