@@ -21,6 +21,8 @@ from typing import Any
 from laconic.errors import LaconicError
 from laconic.stacks.symbolize import Place
 
+#: Bytes that a file may have.
+_MOST = 1 << 20
 #: Where suppressions are looked for if no file is named.
 DEFAULT = "laconic.toml"
 KEYS = ("reason", "call", "function", "module", "program")
@@ -88,10 +90,12 @@ def load(path: str) -> list[Suppression]:
     """The suppressions of a file. Raises LaconicError with line and column of what is wrong."""
     try:
         with open(path, "rb") as file:
-            data = file.read()
+            data = file.read(_MOST + 1)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise LaconicError(f"suppressions {path!r} cannot be read, {why}: name another file") from None
+    if len(data) > _MOST:
+        raise LaconicError(f"suppressions {path!r} are longer than {_MOST:,} bytes: name another file")
     text = data.decode("utf-8", "replace")
     try:
         parsed = tomllib.loads(data.decode())

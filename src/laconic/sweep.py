@@ -103,6 +103,8 @@ def choose(names: str) -> list[str]:
     chosen = list(STRATEGIES) if names == "all" else list(dict.fromkeys(names.split(",")))
     for name in chosen:
         if name not in STRATEGIES:
+            if name == "all":
+                raise LaconicError(f"{names!r}: all stands alone")
             raise LaconicError(f"there is no strategy {name!r}: choose from all, {', '.join(STRATEGIES)}")
     return chosen
 

@@ -233,13 +233,13 @@ def a_retry_begins_anew(patch: Patch) -> None:
                 pass
         operation(start, end, *arguments)
 
-    patch.setattr(edmm, "_insist", wrong)
+    patch.setattr(edmm, "insist", wrong)
 
 
 @_failing
 def a_partial_count_is_not_looked_at(patch: Patch) -> None:
     """What the driver had done when it failed is taken for not done."""
-    insist = edmm._insist
+    insist = edmm.insist
 
     def wrong(operation: Callable[..., None], start: int, end: int, *arguments: Any) -> None:
         try:
@@ -248,7 +248,7 @@ def a_partial_count_is_not_looked_at(patch: Patch) -> None:
             refused.done = start
             raise
 
-    patch.setattr(edmm, "_insist", wrong)
+    patch.setattr(edmm, "insist", wrong)
 
 
 @_failing
@@ -265,8 +265,8 @@ def a_failed_restriction_stays(patch: Patch) -> None:
         self.meter.host_call()
         try:
             for start, end, had, prot in runs:
-                edmm._insist(self.meter.restrict, start, end, had & prot)
-                edmm._insist(self.meter.eaccept, start, end, had & prot, PR)
+                edmm.insist(self.meter.restrict, start, end, had & prot)
+                edmm.insist(self.meter.eaccept, start, end, had & prot, PR)
         except SgxError as refused:
             raise PalError(ENOMEM, str(refused)) from refused
         for start, end, had, prot in runs:

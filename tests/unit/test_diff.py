@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -215,9 +216,12 @@ class TestBadInput:
             found = json.loads(laconic("diff", *words, "--json", "-").stdout)
             assert found["missing_symbols"] == {"/nowhere/libgone.so": "No such file or directory"}
 
-    def test_a_trace_is_not_overwritten(self, both: tuple[str, str]) -> None:
+    def test_a_trace_is_not_overwritten(self, both: tuple[str, str], tmp_path: Path) -> None:
         before = Path(both[1]).read_bytes()
         done = laconic("diff", *both, "--json", both[1])
+        assert (done.returncode, done.stdout) == (2, "") and "is what is read: name another file" in done.stderr
+        other = shutil.copy(both[1], tmp_path / "other.trace")
+        done = laconic("diff", *both, "--json", other)
         assert (done.returncode, done.stdout) == (2, "") and "is a trace, and stays as it is" in done.stderr
         assert Path(both[1]).read_bytes() == before
 

@@ -193,8 +193,8 @@ def test_json_to_standard_output_and_to_a_file(
     assert "check" not in json.loads(out)
 
 
-def test_a_full_disk_for_json_changes_no_status(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["replay", "--json", "/dev/full", known(tmp_path / "a.trace")]) == 0
+def test_a_full_disk_for_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", "--json", "/dev/full", known(tmp_path / "a.trace")]) == 2
     assert "could not be written, No space left on device" in capfd.readouterr().err
 
 

@@ -52,6 +52,54 @@ def test_a_log_is_not_its_own_trace(name: str, tmp_path: Path) -> None:
     assert log.read_text() == LOG
 
 
+@pytest.mark.parametrize("number", ["-", "0", "x", "1.5", "٣", HUGE])
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["callers", "--limit"], "number of places"),
+        (["export", "--to", "perfetto", "-o", "b", "--limit"], "number of bytes"),
+        (["maps", "--pid"], "process"),
+    ],
+)
+def test_a_count_that_is_none(words: list[str], what: str, number: str, tmp_path: Path) -> None:
+    done = laconic(*words, number, small(tmp_path / "a.trace"), cwd=tmp_path)
+    assert done.returncode == 2 and f"{number!r} is no {what}: name 1 or more" in done.stderr
+    assert os.listdir(tmp_path) == ["a.trace"]
+
+
+def test_a_log_is_not_the_place_for_the_figures(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.write_text(LOG)
+    done = laconic("import", "strace", "a.log", "-o", "a.trace", "--json", "./a.log", cwd=tmp_path)
+    assert (done.returncode, log.read_text()) == (2, LOG)
+    assert done.stderr == "laconic: --json './a.log' is what is read: name another file\n"
+
+
+def test_html_finds_a_wrong_path_before_the_program_runs(tmp_path: Path) -> None:
+    done = laconic("html", "-o", "a.html", "--json", "none/a", "--", "touch", "ran", cwd=tmp_path)
+    assert (done.returncode, os.listdir(tmp_path)) == (2, [])
+    done = laconic("html", "-o", "a.html", "--json", "a.html", small(tmp_path / "a.trace"), cwd=tmp_path)
+    assert (done.returncode, os.listdir(tmp_path)) == (2, ["a.trace"])
+
+
+@pytest.mark.parametrize("words", [["compare"], ["replay"], ["info"], ["callers"]])
+def test_figures_that_cannot_be_written(words: list[str], tmp_path: Path) -> None:
+    trace = small(tmp_path / "a.trace")
+    done = laconic(*words, trace, "--json", "-", redirect=">/dev/full")
+    assert done.returncode == 2 and "--json '-' could not be written, No space left on device" in done.stderr
+    assert laconic(*words, trace, "--json", "-", redirect="| true").stderr == ""
+
+
+def test_suppressions_without_an_end(tmp_path: Path) -> None:
+    done = laconic("callers", small(tmp_path / "a.trace"), "--suppressions", "/dev/zero")
+    assert done.returncode == 2 and "'/dev/zero' are longer than 1,048,576 bytes" in done.stderr
+
+
+def test_live_with_a_closed_standard_output() -> None:
+    done = laconic("live", "--lines", "--", "true", redirect=">&-")
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "memory calls" in done.stderr
+
+
 @pytest.mark.parametrize("words", [["run"], ["compare"]])
 def test_one_file_for_the_trace_and_the_figures(words: list[str], tmp_path: Path) -> None:
     done = laconic(*words, "-o", "a", "--json", "a", "--", "touch", "ran", cwd=tmp_path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from laconic.commands.numbers import whole
+
 if TYPE_CHECKING:
     from laconic.suppressions import Suppression
 
@@ -112,10 +114,6 @@ def suppressions(options: argparse.Namespace) -> list[Suppression]:
 
 def add_limit(parser: argparse.ArgumentParser) -> None:
     """Declares `--limit`: how many places are shown."""
-    parser.add_argument("--limit", type=_limit, default=10, metavar="N", help="how many are shown (default: 10)")
-
-
-def _limit(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of places: name 1 or more")
-    return int(text)
+    parser.add_argument(
+        "--limit", type=whole("number of places"), default=10, metavar="N", help="how many are shown (default: 10)"
+    )

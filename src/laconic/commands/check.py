@@ -6,6 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, TextIO
 
+from laconic.commands.numbers import whole
 from laconic.commands.output import spare_traces
 from laconic.errors import LaconicError
 
@@ -55,7 +56,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "                     FILE | [-o TRACE [--force]] -- CMD [ARG ...]"
     )
     parser.add_argument("--max-redundant", type=_limit, metavar="N|P%", help="how many calls may change nothing")
-    parser.add_argument("--max-host-calls", type=_count, metavar="N", help="how many host calls there may be")
+    parser.add_argument(
+        "--max-host-calls", type=whole("number of host calls", 0), metavar="N", help="how many host calls there may be"
+    )
     parser.add_argument("--baseline", metavar="FILE", help="what the run must not be worse than")
     parser.add_argument(
         "--tolerance", type=_limit, metavar="N|P%", help="how much more than in the baseline may be (default: 0)"
@@ -167,9 +170,3 @@ def _limit(text: str) -> Limit:
         return parse_limit(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 16):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of host calls: name 0 or more")
-    return int(text)

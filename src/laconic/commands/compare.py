@@ -118,7 +118,7 @@ def execute(options: argparse.Namespace) -> int:
     else:
         figures = _compared(trace, names, profile, pages, options)
     if figures and output is not None:
-        write_json(figures, output, options.json)
+        write_json(figures, output, options.json, program=trace is None)
     if figures and trace is None:
         tell(as_text(figures, width(2), options.by))
     elif options.json != "-":
@@ -191,6 +191,7 @@ def enclaves(
 
 
 def _check_words(options: argparse.Namespace) -> None:
+    from laconic.commands.output import check_outputs
     from laconic.commands.source import check_source
 
     check_source(options, "compare")
@@ -198,19 +199,13 @@ def _check_words(options: argparse.Namespace) -> None:
         raise LaconicError("-o and --force are about the trace of a program: name that after --")
     if options.force and options.output is None:
         raise LaconicError("--force is about a trace: name it with -o FILE")
-    check_outputs(options)
+    check_outputs(options, *options.words)
     if options.host == "linux":
         for given, name in ((options.costs, "--costs"), (options.epc, "--epc")):
             if given is not None:
                 raise LaconicError(f"{name} {given!r} is about enclaves: leave it out, or --host linux")
         if options.by == "process":
             raise LaconicError("--by process is about enclaves: say --by call with --host linux")
-
-
-def check_outputs(options: argparse.Namespace) -> None:
-    """Raises LaconicError where `-o` and `--json` name one file: each would write over the other."""
-    if options.json is not None and options.json == options.output:
-        raise LaconicError(f"-o and --json both name {options.json!r}: name two files")
 
 
 def _names(text: str, host: str) -> list[str]:

@@ -7,6 +7,7 @@ import os
 import shlex
 from typing import TYPE_CHECKING, BinaryIO
 
+from laconic.commands.numbers import whole
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
@@ -39,7 +40,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="begin", type=float, metavar="TIME", help="leave out what is before (seconds)")
     parser.add_argument("--until", type=float, metavar="TIME", help="leave out what is after (seconds)")
     parser.add_argument(
-        "--limit", type=int, metavar="BYTES", help="perfetto: cut the file at this size (default 100,000,000)"
+        "--limit",
+        type=whole("number of bytes"),
+        metavar="BYTES",
+        help="perfetto: cut the file at this size (default 100,000,000)",
     )
     parser.set_defaults(execute=execute)
 

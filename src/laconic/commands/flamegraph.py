@@ -94,7 +94,7 @@ def execute(options: argparse.Namespace) -> int:
             _write(_text(made, options.to, trace), options)
     missing = {module.path: why for module, why in found.stacks.symbolizer.missing.items()}
     if output is not None:
-        write_json(as_json(made, missing), output, options.json)
+        write_json(as_json(made, missing), output, options.json, program=options.command is not None)
     _tell(made, missing, options.output or options.json)
     return status
 

@@ -68,22 +68,26 @@ def execute(options: argparse.Namespace) -> int:
     """Writes the page; returns the exit status of CMD, where there is one."""
     from laconic.commands.callers import suppressions
     from laconic.commands.compare import load_costs
-    from laconic.commands.output import open_output, tell, write_json
+    from laconic.commands.output import check_outputs, open_output, tell, write_json
     from laconic.commands.source import check_source, traced
     from laconic.report.html import as_html, as_json
     from laconic.trace.writer import create
 
     check_source(options, "html -o a.html")
+    check_outputs(options, *options.words)
     rules = suppressions(options)
     profile = load_costs(options.costs)
     # A run must not be lost to a wrong path, and a page not to a wrong trace.
-    fd = None if options.command is None else create(options.output, options.force)
+    fd = None
     try:
+        if options.command is not None:
+            fd = create(options.output, options.force)
+            output = open_output(options.json)
         with traced(options, "html -o a.html") as (trace, status):
             if fd is None:
                 _not_itself(options.output, trace.path)
                 fd = create(options.output, options.force)
-            output = open_output(options.json)
+                output = open_output(options.json)
             page = _collect(trace, profile, rules)
         made = as_html(page)
         _write(fd, made, options.output)
@@ -96,7 +100,7 @@ def execute(options: argparse.Namespace) -> int:
         if fd is not None:
             os.close(fd)
     if output is not None:
-        write_json(as_json(page), output, options.json)
+        write_json(as_json(page), output, options.json, program=options.command is not None)
     tell(f"laconic: wrote {options.output}: {len(made):,} bytes; open it in a browser\n")
     if page.hidden:
         redundant = sum(page.sites[number].redundant for number in page.hidden)

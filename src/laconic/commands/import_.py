@@ -41,11 +41,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Imports the logs, and says what was in them and what was not."""
-    from laconic.commands.output import open_output, tell, write_json
+    from laconic.commands.output import check_outputs, open_output, tell, write_json
     from laconic.commands.progress import progress
     from laconic.trace.importing import import_logs
     from laconic.trace.text import size_of
 
+    check_outputs(options, *options.logs)
     output = open_output(options.json)
     with progress(f"reading {options.logs[0]}", size_of(options.logs) or None, "bytes") as update:
         report = import_logs(

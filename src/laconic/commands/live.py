@@ -115,7 +115,7 @@ def execute(options: argparse.Namespace) -> int:
         if rules or output is not None:
             model.settle()
         if output is not None:
-            write_json(as_json(model, options.command), output, options.json)
+            write_json(as_json(model, options.command), output, options.json, program=True)
         tell(ending(model, width(2)))
     return status
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING
 
+from laconic.commands.numbers import whole
+
 if TYPE_CHECKING:
     from laconic.replay.engine import Replay
 
@@ -27,7 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.add_argument("trace", metavar="FILE", help="a trace that was recorded or imported")
-    parser.add_argument("--pid", type=int, metavar="P", help="the process; needless where there is only one")
+    parser.add_argument(
+        "--pid", type=whole("process"), metavar="P", help="the process; needless where there is only one"
+    )
     parser.add_argument(
         "--at",
         default="end",

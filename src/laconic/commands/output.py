@@ -33,16 +33,24 @@ def width(fd: int) -> int:
         return 80
 
 
-def write_json(result: dict[str, Any], output: TextIO, path: str) -> None:
-    """Writes a result as JSON and closes the file; a full disk is told and changes no exit status."""
+def write_json(result: dict[str, Any], output: TextIO, path: str, *, program: bool = False) -> None:
+    """Writes a result as JSON and closes the file; a reader that has gone (`| head`) is no error.
+
+    Raises LaconicError for a full disk; after a `program`, whose exit status counts, it is told alone.
+    """
     import json
 
     try:
         with output:
             json.dump(result, output, indent=2)
             output.write("\n")
+    except BrokenPipeError:
+        pass
     except OSError as error:
-        tell(f"laconic: --json {path!r} could not be written, {error.strerror}\n")
+        why = f"--json {path!r} could not be written, {error.strerror}"
+        if not program:
+            raise LaconicError(f"{why}: name another file") from None
+        tell(f"laconic: {why}\n")
 
 
 def hold_standard_streams() -> None:
@@ -77,6 +85,17 @@ def open_output(path: str | None) -> TextIO | None:
         return open(path, "w", encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise LaconicError(f"--json {path!r} cannot be written, {error.strerror}: name another file") from None
+
+
+def check_outputs(options: argparse.Namespace, *inputs: str) -> None:
+    """Raises LaconicError where `--json` names the file of `-o`, or one that is read, which it would write over."""
+    if options.json is None or options.json == "-":
+        return
+    here = os.path.realpath(options.json)
+    if options.output is not None and os.path.realpath(options.output) == here:
+        raise LaconicError(f"-o and --json both name {options.json!r}: name two files")
+    if here in map(os.path.realpath, inputs):
+        raise LaconicError(f"--json {options.json!r} is what is read: name another file")
 
 
 def spare_traces(option: str, path: str) -> None:

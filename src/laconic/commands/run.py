@@ -6,7 +6,8 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
-from laconic.commands.compare import add_costs, check_outputs, enclaves, load_costs
+from laconic.commands.compare import add_costs, enclaves, load_costs
+from laconic.commands.output import check_outputs
 from laconic.commands.program import place_for, recorder_for, trace_program
 from laconic.errors import LaconicError
 
@@ -143,7 +144,7 @@ def _run(options: argparse.Namespace, command: list[str], path: str | None, prof
     if enclave is not None:
         figures["enclave"] = enclave
     if output is not None:
-        write_json(figures, output, options.json)
+        write_json(figures, output, options.json, program=True)
     if not options.quiet:
         tell(as_text(figures, width(2)))
         if enclave is not None:

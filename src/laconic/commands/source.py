@@ -45,6 +45,9 @@ def check_source(options: argparse.Namespace, verb: str) -> None:
 
 def check_kept(options: argparse.Namespace) -> None:
     """Raises LaconicError where `-o` or `--force` has no trace to keep."""
+    from laconic.commands.output import check_outputs
+
+    check_outputs(options, *options.words)
     if options.command is None and (options.output is not None or options.force):
         raise LaconicError("-o and --force are about the trace of a program: name that after --")
     if options.force and options.output is None:
@@ -92,7 +95,7 @@ def hand_over(
     from laconic.commands.traces import show
 
     if output is not None:
-        write_json(as_json(), output, options.json)
+        write_json(as_json(), output, options.json, program=options.command is not None)
     if options.command is not None:
         tell(as_text(width(2)))
     elif options.json != "-":

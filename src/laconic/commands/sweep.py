@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 
-from laconic.commands.compare import add_costs, check_outputs, job_count, load_costs
+from laconic.commands.compare import add_costs, job_count, load_costs
 from laconic.errors import LaconicError
 
 DESCRIPTION = """\
@@ -69,7 +69,7 @@ def execute(options: argparse.Namespace) -> int:
     """Sweeps; returns 1 where a trace could not be read."""
     from laconic import sweep
     from laconic.commands.ending import tidied
-    from laconic.commands.output import open_output, spare_traces, tell, width, write_json
+    from laconic.commands.output import check_outputs, open_output, spare_traces, tell, width, write_json
     from laconic.commands.progress import progress
     from laconic.commands.traces import show
     from laconic.report.sweep import as_json, as_text
@@ -79,7 +79,7 @@ def execute(options: argparse.Namespace) -> int:
         raise LaconicError(f"--costs {options.costs!r} is about enclaves: add --host sgx2")
     profile = load_costs(options.costs) if options.host == "sgx2" else None
     traces = sweep.find(options.traces)
-    check_outputs(options)
+    check_outputs(options, *traces)
     if options.force:
         spare_traces("-o", options.output)
     again = shlex.join(["laconic", *sys.argv[1:]])

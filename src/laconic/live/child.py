@@ -42,7 +42,8 @@ class Child:
         places = dict(output or {})
         if None in places.values():
             self._output, writes = os.pipe()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it was closed
+            sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
             os.close(figures)

@@ -30,8 +30,8 @@ _SHOWN = 20
 #: Columns that a label may take.
 _LABEL = 28
 RANGED = (
-    "the trace does not say which pages were touched, as no log does: each figure is a range, from no page touched to "
-    "every page touched while it was accessible"
+    "the trace does not say which pages were touched (a log never does for certain): each figure is a range, from no "
+    "page touched to every page touched while it was accessible"
 )
 FLOOR = "the bound is a floor, no strategy; it has counts for either end of the cost profile"
 RULES = "on Linux classify says what laconic says; skip-equal is every-call without the mprotects of equal protection"
@@ -154,9 +154,11 @@ def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) 
         lines += _by(figures, by, width)
     if figures.get("epc"):
         lines += ["", *_wrapped(_epc(figures), width)]
+    if figures.get("verify"):
+        lines.append("")
     for name, findings in figures.get("verify", {}).items():
         said = f"verify: {name}, {findings['steps']:,} steps, {findings['breaches']:,} breaches of the law Strict"
-        lines += ["", *_wrapped(said, width)]
+        lines += _wrapped(said, width)
         for breach in findings["first"]:
             lines += _wrapped(f"  {breach}", width)
     notes = [*figures["notes"], *([FLOOR] if BOUND in figures["strategies"] else [])]

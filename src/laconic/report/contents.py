@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from laconic.report.names import filled
 from laconic.trace.contents import Contents
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     _programs(console, figures)
     _calls(console, figures)
     for note in figures["notes"][:SHOWN]:
-        console.print(f"note: {_printable(note)}")
+        _say(console, f"note: {note}")
     if len(figures["notes"]) > SHOWN:
         console.print(f"... and {len(figures['notes']) - SHOWN:,} more notes (--json has them)")
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
@@ -83,7 +84,7 @@ def _head(console: Any, figures: Mapping[str, Any]) -> None:
     touched = figures["touched_pages"]
     threads = f"{figures['threads']:,} thread{'' if figures['threads'] == 1 else 's'}"
     lines = {
-        "trace": _printable(figures["trace"]),
+        "trace": figures["trace"],
         "made": f"{how}, Laconic {made['laconic']}, trace schema {made['trace_schema']}"
         + (", redacted" if made["redacted"] else ""),
         "machine": " ".join(str(machine.get(key, "?")) for key in ("system", "release", "machine"))
@@ -98,16 +99,19 @@ def _head(console: Any, figures: Mapping[str, Any]) -> None:
     }
     if options := {key: value for key, value in made["about"].items() if value and key != "unknown"}:
         about = (f"{key.replace('_', ' ')} {_value(value)}" for key, value in options.items())
-        lines["about"] = _printable(", ".join(about))
+        lines["about"] = ", ".join(about)
     for name, said in lines.items():
-        console.print(f"{name:<10} {said}")
+        first, *more = filled(said, console.width - 11) or [""]
+        console.print(f"{name:<10} {first}")
+        for line in more:
+            console.print(f"{'':<11}{line.lstrip()}")
     for sentence in figures["missing"]:
-        console.print(f"missing: {_printable(sentence)}")
+        _say(console, f"missing: {sentence}")
     if figures["lost"]["lines_or_calls"]:
         count = figures["lost"]["lines_or_calls"]
         console.print(f"missing in all: {count:,} {'line or call' if count == 1 else 'lines or calls'}")
     if figures["unknown"]:
-        console.print(f"what the source cannot know: {_printable(', '.join(map(str, figures['unknown'])))}")
+        _say(console, f"what the source cannot know: {', '.join(map(str, figures['unknown']))}")
 
 
 def _programs(console: Any, figures: Mapping[str, Any]) -> None:
@@ -119,7 +123,7 @@ def _programs(console: Any, figures: Mapping[str, Any]) -> None:
         line = shlex.join(words) if words else "(arguments not known)"
         if len(line) > SHOWN_WIDTH:
             line = f"{line[:SHOWN_WIDTH]} ... (--json has all)"
-        console.print(f"  {_printable(program['path'])}{times}: {_printable(line)}")
+        _say(console, f"{program['path']}{times}: {line}", "  ")
     if (more := len(programs) - SHOWN + figures["more_programs"]) > 0:
         console.print(f"  ... and {more:,} more (--json has them)")
 
@@ -148,6 +152,6 @@ def _value(value: Any) -> str:
     return shlex.join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _printable(text: str) -> str:
-    # Names and messages come from anywhere: none may move a terminal's cursor.
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+def _say(console: Any, text: str, indent: str = "") -> None:
+    for line in filled(text, console.width, indent):
+        console.print(line)

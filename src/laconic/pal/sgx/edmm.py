@@ -363,7 +363,10 @@ class Edmm:
 
 
 def insist(operation: Callable[..., None], start: int, end: int, *arguments: Any) -> None:
-    # Goes on where the host stopped for a reason that passes.
+    """Carries out `operation`, and goes on where the host stopped for a reason that passes. Raises SgxError.
+
+    O(log n + k) a try.
+    """
     tries = 0
     while True:
         try:
