@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from laconic.stacks.guess import Calls
+from laconic.stacks.guess import BUDGET, Calls
 from laconic.stacks.memory import WINDOW, Memory
 
 CODE, STACK, PLT, GOT = 0x400000, 0x7FFF0000, 0x410000, 0x41F000
@@ -36,6 +36,7 @@ class Made(Memory):
         for number in range(WINDOW // 8):
             self.words[number] = words[number] if number < len(words) else 0
         calls = calls or Calls(self, lambda address: CODE <= address < CODE + 0x20000)
+        calls.left = BUDGET
         found = calls.frame(1, pc, leaf, STACK, rbp, STACK, STACK + WINDOW)
         return None if found is None else found - STACK
 
@@ -53,9 +54,11 @@ def test_the_call_of_this_function() -> None:
     assert made.frame(function + 8, stale, 5, ours) == 24
     assert made.frame(function + 8, stale, through, ours) == 16
     assert made.frame(function + 8, 0, CODE + 0x1100, ours, leaf=False) == 24
-    # Behind another function's end it may be that one's, and is taken for want of a better one alone.
+    # Behind that function's end another may begin, and it is a stale one's unless a jump leads there.
     assert made.frame(function + 0x40, 0, ours) == 16
-    assert made.frame(function + 0x40, 0, ours, leaf=False) == 16
+    assert made.frame(function + 0x40, 0, ours, leaf=False) is None
+    made.put(function + 0x10, b"\x0f\x85" + struct.pack("<i", 0x40 - 0x16))
+    assert made.frame(function + 0x48, 0, ours, leaf=False) == 16
     assert made.frame(function - 8, 0, ours, leaf=False) is None
 
 
@@ -89,6 +92,32 @@ def test_calls_through_registers_and_memory() -> None:
     for number, code in enumerate(("ff25", "ffe0", "4889e5", "e9f0ffffff", "c3")):
         word = made.put(CODE + 0x1000 + 32 * number, bytes.fromhex(code))
         assert made.frame(pc, 7, word) is None, code
+
+
+def test_a_tail_call_is_kept_too() -> None:
+    """Where a function was jumped to nothing is sure: after some searches what they have found is taken."""
+    made = Made()
+    calls = Calls(made, lambda address: CODE <= address < CODE + 0x20000)
+    function = CODE + 0x1000
+    made.put(function, b"\xe9" + struct.pack("<i", 0x100 - 5) + b"\xcc\xcc")
+    ours = made.call(CODE + 0x100, function)
+    stack = [0] * 300 + [ours]
+    spent = []
+    for _ in range(20):
+        assert made.frame(function + 0x108, *stack, leaf=False, calls=calls) == 8 * 301
+        spent.append(BUDGET - calls.left)
+    assert spent[0] > 300 and spent[-1] == 0
+    assert made.frame(function + 0x108, *[0] * 400, leaf=False, calls=calls) is None
+
+
+def test_a_walk_has_an_end() -> None:
+    """However many frames of this kind a stack has, no more than so many words of it are gone through."""
+    made = Made()
+    calls = Calls(made, lambda address: CODE <= address < CODE + 0x20000)
+    made.frame(CODE + 0x8000, calls=calls, leaf=False)
+    for number in range(20):
+        calls.frame(1, CODE + 0x8000 + 16 * number, False, STACK, 0, STACK, STACK + WINDOW)
+    assert calls.left == 0
 
 
 def test_what_was_found_is_kept() -> None:

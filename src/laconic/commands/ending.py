@@ -25,9 +25,11 @@ def tidied() -> Iterator[None]:
         yield
         return
     mine = os.getpid()
+    came: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
         if os.getpid() == mine:
+            came.append(number)
             raise _Ended(number)
         signal.signal(number, signal.SIG_DFL)  # in a child that has not come to its execve
         signal.raise_signal(number)
@@ -35,13 +37,12 @@ def tidied() -> Iterator[None]:
     changed = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
     for number in changed:
         signal.signal(number, end)
-    by = None
     try:
         yield
-    except _Ended as ended:
-        by = ended.args[0]
+    except _Ended:
+        pass
     finally:
         for number in changed:
             signal.signal(number, signal.SIG_DFL)
-    if by is not None:
-        signal.raise_signal(by)
+        if came:  # also where a finalizer or an event loop has swallowed the exception
+            signal.raise_signal(came[0])

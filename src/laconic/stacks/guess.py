@@ -28,8 +28,13 @@ _NO, _ELSEWHERE, _UNKNOWN, _LIKELY, _SURE = range(5)
 _BOUNDARY = re.compile(
     rb"\xc3(?:[\x90\xcc]|\x66[\x90\x0f\x2e\x66]|\x0f\x1f|\xf3\x0f\x1e\xfa)|\xcc\xcc|\xeb.\xcc|\xe9.{4}\xcc", re.DOTALL
 )
+#: Near jumps, with and without a condition. Pieces of functions that are looked through for them.
+_JUMP = re.compile(rb"(?:\xe9|\x0f[\x80-\x8f])(?=(.{4}))", re.DOTALL)
+_HOPS: Final = 8
 #: Times that a stack is gone through for a program counter of which nothing is found: the outermost has no caller.
 _PATIENCE: Final = 8
+#: Words that are gone through in one walk: a hostile stack has no end of return addresses.
+BUDGET: Final = 2048
 #: Words whose call is kept.
 _KEPT: Final = 100_000
 _ENDBR64 = b"\xf3\x0f\x1e\xfa"
@@ -45,6 +50,9 @@ class Calls:
         self._sizes: dict[int, int] = {}
         self._joined: dict[tuple[int, int], bool] = {}
         self._fruitless: dict[int, int] = {}
+        #: Words that may still be gone through in this walk.
+        self.left = BUDGET
+        self._over: dict[tuple[int, int], bool] = {}
 
     def clear(self) -> None:
         """What is executable has changed. O(1)."""
@@ -52,6 +60,7 @@ class Calls:
         self._sizes.clear()
         self._joined.clear()
         self._fruitless.clear()
+        self._over.clear()
 
     def frame(self, tid: int, pc: int, leaf: bool, sp: int, rbp: int, low: int, high: int) -> int | None:
         """The CFA of the function around `pc`; None where its frame pointer has to do.
@@ -70,17 +79,24 @@ class Calls:
                 return None
             if chained != _NO:
                 end = min(end, rbp + 8)
-        size = self._sizes.get(pc, 8)
-        if sp + size <= high and self._leads(tid, stack[(sp + size - 8 - low) >> 3], pc) == _SURE:
-            return sp + size
+        size, tried = self._sizes.get(pc, 8), self._fruitless.get(pc, 0)
+        if sp + size <= high:
+            rank = self._leads(tid, stack[(sp + size - 8 - low) >> 3], pc)
+            if rank == _SURE:
+                return sp + size
+            fits = rank != _NO if leaf else rank == _LIKELY and chained == _NO
+            if fits and tried >= _PATIENCE and pc in self._sizes and chained < _UNKNOWN:
+                return sp + size  # as so many searches have ended
         near = likely = None
-        tried = self._fruitless.get(pc, 0)
+        end = min(end, sp + 8 * self.left)
+        at = sp - 8
         for at in range(sp, end, 8) if tried < _PATIENCE else ():
             rank = self._leads(tid, stack[(at - low) >> 3], pc)
             if rank == _SURE:
                 if len(self._sizes) >= _KEPT:
                     self._sizes.clear()
                 self._sizes[pc] = at + 8 - sp
+                self.left -= (at - sp >> 3) + 1
                 return at + 8
             if rank and near is None and leaf and at < sp + _LEAF:
                 near = at + 8
@@ -88,8 +104,13 @@ class Calls:
                 likely = at + 8
         # The function may have been called through a register, or jumped to by the one that was called.
         found = None if chained >= _UNKNOWN else near or likely
-        if found is None and tried < _PATIENCE:
+        self.left -= (at - sp >> 3) + 1
+        if tried < _PATIENCE and self.left:
+            if len(self._fruitless) >= _KEPT:
+                self._fruitless.clear()
             self._fruitless[pc] = tried + 1
+            if found is not None:
+                self._sizes[pc] = found - sp
         return found
 
     def _leads(self, tid: int, word: int, pc: int) -> int:
@@ -103,7 +124,9 @@ class Calls:
             return _NO if target == _NONE else _UNKNOWN
         if not 0 <= pc - target < _FUNCTION:
             return _ELSEWHERE
-        return _SURE if self._whole(tid, target, pc) else _LIKELY
+        if self._whole(tid, target, pc):
+            return _SURE
+        return _LIKELY if self._jumps(tid, target, pc) else _ELSEWHERE
 
     def _whole(self, tid: int, target: int, pc: int) -> bool:
         # True where no other function begins between two addresses.
@@ -113,6 +136,29 @@ class Calls:
                 self._joined.clear()
             code = self._memory.read(tid, target, pc - target) if pc - target < _REACH else b""
             found = self._joined[target, pc] = len(code) == pc - target < _REACH and not _BOUNDARY.search(code)
+        return found
+
+    def _jumps(self, tid: int, target: int, pc: int) -> bool:
+        # True where a jump leads from the function at `target` over the ends that are in between: its own later part,
+        # or one that it goes on to (a tail call).
+        found = self._over.get((target, pc))
+        if found is None:
+            if len(self._over) >= _KEPT:
+                self._over.clear()
+            todo, seen = [target], 0
+            found = False
+            while todo and seen < _HOPS and not found:
+                at, seen = todo.pop(0), seen + 1
+                code = self._memory.read(tid, at, _REACH)
+                end = _BOUNDARY.search(code)
+                code = code[: end.end() if end else 0]
+                for jump in _JUMP.finditer(code):
+                    text = jump[1]
+                    to = at + jump.end() + len(text) + int.from_bytes(text, "little", signed=True)
+                    if at + len(code) < to <= pc and to not in todo:
+                        todo.append(to)
+                        found = found or self._whole(tid, to, pc)
+            self._over[target, pc] = found
         return found
 
     def _target(self, tid: int, word: int) -> int:

@@ -32,7 +32,7 @@ from laconic.stacks.cfi import (
 from laconic.stacks.elf import Malformed
 from laconic.stacks.epilogue import LENGTH, epilogue
 from laconic.stacks.expression import evaluate
-from laconic.stacks.guess import Calls
+from laconic.stacks.guess import BUDGET, Calls
 from laconic.stacks.memory import Memory
 from laconic.stacks.modules import BROKEN, Code, Mapping, Modules, Rule, make_rule, read_mappings
 
@@ -104,6 +104,7 @@ class Space:
         if self._stale:
             self._refresh(tid)
         self._patience -= 1
+        self._calls.left = BUDGET
         rules, memory, stack = self._rules, self._memory, self._memory.words
         sp, rbp, key = words[_RSP_WORD], words[_RBP_WORD], ~words[_RIP_WORD]
         low, high = self._window(tid, sp)

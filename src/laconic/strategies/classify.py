@@ -90,12 +90,13 @@ class Classify(Strategy):
         if not self.guards.count and (call.name != "madvise" or call.args[2] != MADV_GUARD_INSTALL):
             self._work(call)
             return
-        before = self.guards.copy()
+        before = [run for change in call.changes for run in self.guards.runs(change.start, change.end)]
         self._guard(call)
         try:
             self._work(call)
         except PalError:
-            self.guards = before
+            for start, end, guard in before:
+                self.guards.set(start, end, guard)
             raise
 
     def _work(self, call: MemoryCall) -> None:
