@@ -62,6 +62,21 @@ int main(void) {
     return 0;
 }
 """
+CHURN = """
+#include <stdlib.h>
+#include <string.h>
+int main(void) {
+    char *kept[40];
+    for (int round = 0; round < 20; round++) {
+        char *large = malloc(900000 + round * 50000);
+        memset(large, 1, 900000);
+        for (int at = 0; at < 40; at++) { kept[at] = malloc(100000); memset(kept[at], 1, 100000); }
+        for (int at = 40; at-- > 0;) free(kept[at]);
+        free(large);
+    }
+    return 0;
+}
+"""
 STACK = """
 #include <string.h>
 static int deeper(int left) {
@@ -225,15 +240,36 @@ def improved(before: dict[str, Any], each: dict[str, Any], strategy: str, thing:
 
 
 def test_arenas_that_are_tried(tmp_path: Path) -> None:
-    """Eight threads have eight arenas; with one there is less to map, and without EXINFO far less to commit."""
+    """Eight threads have eight arenas; with one there is less to map, and without EXINFO far less to commit.
+
+    Followed together with sys.brk.max_size: the heap that all share fits.
+    """
     before, found = tried(tmp_path, compiled(ARENAS, tmp_path))
     arenas = found["MALLOC_ARENA_MAX"]
     assert arenas["figures"]["arenas"] == 8
     assert arenas["after"]["peak_mapped"] < found["sgx.enclave_size"]["figures"]["peak_mapped"] - (400 << 20)
     assert improved(before, arenas, "every-call, no EXINFO", "cycles")(0.5)
-    assert arenas["after"]["exit_status"] == 0
-    pad = found["MALLOC_TOP_PAD_"]
-    assert improved(before, pad, "every-call, no EXINFO", "host_calls")(0.5)
+    assert arenas["after"]["exit_status"] == before["unchanged"]["after"]["exit_status"] == 0
+    assert not any("is too small" in said for said in arenas["after"]["differences"])
+    env = {
+        **environment(),
+        **dict(line.removeprefix("loader.env.").split(" = ") for line in arenas["line"].split("\n")),
+    }
+    env = {name: value.strip('"') for name, value in env.items()}
+    words = [sys.executable, "-m", "laconic", "run", "--quiet", "-o", "b.trace", "--", "./program"]
+    subprocess.run(words, cwd=tmp_path, env=env, check=True)
+    used = heap(str(tmp_path / "b.trace"))
+    assert found["sys.brk.max_size"]["figures"]["peak_brk"] + (8 << 20) < used
+    assert used <= found["sys.brk.max_size"]["figures"]["value"]
+
+
+def test_a_heap_that_is_kept(tmp_path: Path) -> None:
+    """Both thresholds: the same program with one of them maps what it took from the heap."""
+    before, found = tried(tmp_path, compiled(CHURN, tmp_path))
+    kept = found["MALLOC_MMAP_THRESHOLD_"]
+    assert improved(before, kept, "every-call", "host_calls")(0.9)
+    assert improved(before, kept, "every-call", "cycles")(0.5)
+    assert kept["after"]["differences"] == []
 
 
 @pytest.mark.slow
@@ -241,7 +277,10 @@ def test_java_s_flags_that_are_tried(tmp_path: Path) -> None:
     """Each is put after the program's name. The heap that is not reserved is not mapped."""
     needs("java")
     (tmp_path / "Small.java").write_text(JAVA)
-    before, found = tried(tmp_path, "java", "Small.java")
+    before, found = tried(tmp_path, "java", "-XX:+UseParallelGC", "-Xms64m", "Small.java")
+    # A JVM with two collectors, or with -Xms above -Xmx, does not start.
+    assert found["-XX:+UseSerialGC"]["after"]["exit_status"] == before["together"]["after"]["exit_status"] == 0
+    assert before["together"]["after"]["peak_mapped"] < found["sgx.enclave_size"]["figures"]["peak_mapped"] // 2
     limits = [each for name, each in found.items() if name.startswith(("-Xmx", "-XX:CompressedClass"))]
     if not limits:
         pytest.skip("this machine's memory is so small that the JVM reserves little")
@@ -274,5 +313,5 @@ def test_go_that_gives_memory_back(tmp_path: Path) -> None:
     free = found["GODEBUG"]
     assert free["figures"]["discards"] > 100
     assert improved(before, free, "laconic", "cycles")(0.95)
-    assert found["GOMEMLIMIT"]["figures"]["heap"] >= 3000 * 40000
+    assert found["GOMEMLIMIT"]["figures"]["opened"] >= 3000 * 40000
     assert found["sgx.use_exinfo"]["figures"]["prot_none_without_noreserve"] > 100 << 20

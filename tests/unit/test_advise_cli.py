@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,28 @@ class TestCommands:
         done = laconic("advise", "--", "true", env={**os.environ, "TMPDIR": str(tmp_path)})
         assert done.returncode == 0
         assert list(tmp_path.iterdir()) == []
+
+    def test_what_is_tried_is_said(self, tmp_path: Path) -> None:
+        """The program as it is once more, then each setting; a break that goes up and down is a cause of one."""
+        out = tmp_path / "a.json"
+        code = (
+            "import ctypes; c = ctypes.CDLL(None)\n"
+            "for _ in range(200): assert c.sbrk(1 << 20) != -1 and c.sbrk(-(1 << 20)) != -1"
+        )
+        done = laconic("advise", "--try", "--json", out, "--", sys.executable, "-c", code)
+        said = [line for line in done.stderr.splitlines() if line.startswith("laconic: ")]
+        assert done.returncode == 0, done.stderr
+        assert said[0].startswith("laconic: 1 of 2 reruns: the program as it is")
+        assert said[1].startswith("laconic: 2 of 2 reruns: trying loader.env.MALLOC_MMAP_THRESHOLD_ = ")
+        found = json.loads(out.read_text())
+        assert found["unchanged"]["after"]["exit_status"] == 0
+        assert found["together"] == {"after": None, "not_tried": None}
+        # The calls are not malloc's, so that nothing can be gained.
+        kept = next(each for each in found["advice"] if each["option"] == "MALLOC_MMAP_THRESHOLD_")
+        assert "nothing that is measured is better than before" in kept["after"]["differences"]
+        assert "But: nothing that is measured is better than before." in done.stderr
+        assert "counts as no difference" in " ".join(done.stderr.split())
+
+    def test_nothing_to_try_is_not_run_again(self) -> None:
+        done = laconic("advise", "--try", "--", "true")
+        assert done.returncode == 0 and "reruns" not in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +12,12 @@ MANIFEST, ENVIRONMENT, COMMAND = "manifest", "environment", "command"
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """`line` is to be pasted; `why` has the measured figures in words, `figures` in numbers (bytes, pages, times).
+    """`line` (or lines) is to be pasted; `why` has the measured figures in words, `figures` in numbers (bytes, pages,
+    times).
 
-    `env` is the variable and its value where that is what is set, `flag` an argument to go after the name of one of
-    `programs`.
+    `env` are the variables and their values where that is what is set, `flag` an argument to go after the name of one
+    of `programs`, in the place of those that begin with one of `replaces`. `heap`: bytes that are mapped as it is, and
+    come from the break where this is followed.
     """
 
     option: str
@@ -22,19 +25,29 @@ class Advice:
     where: str
     why: str
     figures: dict[str, Any] = field(default_factory=dict)
-    env: tuple[str, str] | None = None
+    env: tuple[tuple[str, str], ...] = ()
     flag: str = ""
     programs: tuple[str, ...] = ()
+    replaces: tuple[str, ...] = ()
+    heap: int = 0
 
 
-def variable(name: str, value: str, why: str, **figures: Any) -> Advice:
+def variable(name: str, value: str, why: str, heap: int = 0, **figures: Any) -> Advice:
     """Advice to set an environment variable, as a manifest's line."""
-    return Advice(name, f'loader.env.{name} = "{value}"', ENVIRONMENT, why, figures, env=(name, value))
+    return variables({name: value}, why, heap, **figures)
 
 
-def argument(flag: str, programs: tuple[str, ...], why: str, **figures: Any) -> Advice:
-    """Advice to give a flag right after the name of one of `programs`."""
-    return Advice(flag.partition("=")[0], flag, COMMAND, why, figures, flag=flag, programs=programs)
+def variables(pairs: Mapping[str, str], why: str, heap: int = 0, **figures: Any) -> Advice:
+    """Advice to set variables that are right only together: a line of the manifest each. The first names it."""
+    lines = "\n".join(f'loader.env.{name} = "{value}"' for name, value in pairs.items())
+    return Advice(next(iter(pairs)), lines, ENVIRONMENT, why, figures, env=tuple(pairs.items()), heap=heap)
+
+
+def argument(flag: str, programs: tuple[str, ...], why: str, replaces: tuple[str, ...] = (), **figures: Any) -> Advice:
+    """Advice to give a flag right after the name of one of `programs`; it replaces its own like in any case."""
+    name, equals, _ = flag.partition("=")
+    own = (name + equals, *replaces)
+    return Advice(name, flag, COMMAND, why, figures, flag=flag, programs=programs, replaces=own)
 
 
 def power_of_two(value: int) -> int:

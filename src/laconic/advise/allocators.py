@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from laconic.advise.advice import Advice, plural, power_of_two, round_up, shown_size, variable
+from laconic.advise.advice import Advice, plural, power_of_two, round_up, shown_size, variable, variables
 from laconic.advise.figures import Figures
-from laconic.advise.watch import ARENA, CHUNK, MIB, Image
+from laconic.advise.watch import ARENA, BLOCK_LEAST, MIB, Image
 from laconic.memory.flags import PAGE_SHIFT
 
 #: How often something must happen before it is worth a setting.
 OFTEN = 16
-#: Growths of thread arenas that are worth committing more at once.
-GROWTHS = 64
-#: The most that glibc takes for mmap_threshold (HEAP_MAX_SIZE / 2) and that is worth giving to each arena, in bytes.
+#: The most that glibc takes for mmap_threshold (HEAP_MAX_SIZE / 2), in bytes.
 _MOST = ARENA // 2
-#: Blocks of these sizes are other allocators' own: CPython's arenas, V8's pages.
-_OTHERS = CHUNK
 _LIBRARIES = ("libjemalloc", "libmimalloc", "libtcmalloc")
 
 
@@ -33,80 +29,65 @@ def has(image: Image, *libraries: str) -> bool:
 
 
 def _glibc(figures: Figures) -> Iterator[Advice]:
-    most = max(figures.images, key=lambda image: len(image.arenas), default=None)
-    if most is not None and len(most.arenas) > 1:
-        growths = figures.total(lambda image: sum(image.arenas.values()))
-        yield variable(
-            "MALLOC_ARENA_MAX",
-            "1",
-            f"one process has {plural(len(most.arenas), 'malloc arena')} beside the heap: "
-            f"{shown_size(len(most.arenas) * ARENA)} of address space, which grew by {plural(growths, 'mprotect')}. "
-            "Without sgx.use_exinfo all of it is committed",
-            arenas=len(most.arenas),
-            reserved=len(most.arenas) * ARENA,
-            growths=growths,
-        )
-    growths = figures.total(lambda image: sum(image.arenas.values()))
-    if growths >= GROWTHS:
-        largest = figures.most(lambda image: image.arena_most)
-        value = min(power_of_two(largest), _MOST)
-        yield variable(
-            "MALLOC_TOP_PAD_",
-            str(value),
-            f"threads' malloc arenas grew {plural(growths, 'time')}, to {shown_size(largest)} at most: made that large "
-            "at once they need not grow. Without sgx.use_exinfo each growth is a host call",
-            growths=growths,
-            largest=largest,
-        )
-    yield from _trim(figures)
-    yield from _blocks(figures)
+    images = [image for image in figures.images if not has(image, *_LIBRARIES)]
+    most = max(len(image.arenas) for image in figures.images)
+    arenas = most if most > 1 else 0
+    churned = [each for image in images if has(image, "libc.so", "libc-2") for each in image.churned.items()]
+    seen = {
+        "arenas": arenas,
+        "reserved": arenas * ARENA,
+        "growths": figures.total(lambda image: sum(image.arenas.values())),
+        "opened": figures.most(lambda image: sum(image.tops.values())) if arenas else 0,
+        "blocks": sum(count for _, count in churned),
+        "largest": max((size for size, _ in churned), default=0),
+        "shrinks": sum(image.shrinks for image in images),
+        "pages": sum(count * (size >> PAGE_SHIFT) for size, count in churned)
+        + sum(image.shrunk_pages for image in images),
+    }
+    # Each is an munmap, or a brk, of two host calls; its pages are accepted when they come and when they go.
+    times = seen["blocks"] + seen["shrinks"]
+    often = times >= OFTEN and figures.worth(2 * times, 2 * seen["pages"])
+    if not arenas and not often:
+        return
+    heap = seen["opened"] + max((image.peak_blocks for image in images), default=0)
+    least = power_of_two(figures.most(lambda image: image.peak_brk) + heap)
+    pairs = {"MALLOC_ARENA_MAX": "1"} if arenas else {}
+    pairs["MALLOC_MMAP_THRESHOLD_"] = str(min(power_of_two(max(seen["largest"], BLOCK_LEAST)), _MOST))
+    pairs["MALLOC_TRIM_THRESHOLD_"] = str(2 * least)
+    yield variables(pairs, ". ".join(_malloc(seen, often)), heap=heap, **seen)
 
 
-def _trim(figures: Figures) -> Iterator[Advice]:
-    shrinks = figures.total(lambda image: image.shrinks)
-    if shrinks >= OFTEN:
-        value = power_of_two(figures.most(lambda image: image.peak_brk)) * 2
-        yield variable(
-            "MALLOC_TRIM_THRESHOLD_",
-            str(value),
-            f"the heap was given back {plural(shrinks, 'time')} by brk, each of which Gramine makes two host calls of",
-            shrinks=shrinks,
+def _malloc(seen: dict[str, int], often: bool) -> Iterator[str]:
+    # What is the cause, a sentence each.
+    if seen["arenas"]:
+        yield (
+            f"One process has {plural(seen['arenas'], 'malloc arena')} beside the heap: {shown_size(seen['reserved'])} "
+            f"of address space, which grew by {plural(seen['growths'], 'mprotect')}, to {shown_size(seen['opened'])} "
+            "in all. Without sgx.use_exinfo all of it is committed, without EDMM the enclave holds it; with both it is "
+            "address space only. With one heap, which is then kept, threads wait for each other in malloc and free"
         )
-
-
-def _blocks(figures: Figures) -> Iterator[Advice]:
-    churned: list[tuple[int, int]] = []
-    for image in figures.images:
-        if has(image, "libc.so", "libc-2") and not has(image, *_LIBRARIES):
-            churned += [(size, times) for size, times in image.churned.items() if size % _OTHERS]
-    times = sum(each for _, each in churned)
-    if times >= OFTEN:
-        largest = max(size for size, _ in churned)
-        value = min(power_of_two(largest), _MOST)
-        yield variable(
-            "GLIBC_TUNABLES",
-            f"glibc.malloc.mmap_threshold={value}:glibc.malloc.trim_threshold={2 * value}",
-            f"{plural(times, 'block')} of {shown_size(largest)} and less were mapped and unmapped whole: below this "
-            "threshold they come from the heap",
-            blocks=times,
-            pages=sum(each * (size >> PAGE_SHIFT) for size, each in churned),
-            largest=largest,
+    if often and seen["blocks"]:
+        yield (
+            f"{plural(seen['blocks'], 'block')} of {shown_size(seen['largest'])} and less were mapped and unmapped "
+            "whole, each by two host calls: below the threshold they come from the heap"
         )
+    if often and seen["shrinks"]:
+        yield (
+            f"The heap was given back {plural(seen['shrinks'], 'time')} by brk, each of which is two host calls: it is "
+            "kept"
+        )
+    yield "One threshold alone would stop malloc from adjusting the other"
 
 
 def _jemalloc(images: list[Image]) -> Iterator[Advice]:
     discards = sum(image.discards for image in images)
-    unmaps = sum(image.unmaps for image in images)
-    options, why = [], []
     if discards >= OFTEN:
-        options.append("dirty_decay_ms:-1,muzzy_decay_ms:-1")
-        why.append(f"{plural(discards, 'madvise')} gave pages back that had been freed a while before")
-    if unmaps >= 2 * OFTEN:
-        options.append("retain:true")
-        why.append(f"{plural(unmaps, 'munmap')} gave address space back")
-    if options:
         yield variable(
-            "MALLOC_CONF", ",".join(options), "jemalloc: " + "; ".join(why), discards=discards, unmaps=unmaps
+            "MALLOC_CONF",
+            "dirty_decay_ms:-1,muzzy_decay_ms:-1",
+            f"jemalloc: {plural(discards, 'madvise')} gave freed pages back, which Gramine zeroes one by one. Those "
+            "that the program itself asks for remain, and what is freed stays in the enclave",
+            discards=discards,
         )
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 TODAY, EAGER, OURS = "every-call", "every-call, no EXINFO", "laconic"
 SHOWN = (TODAY, EAGER, OURS)
 Span = tuple[float, float]
+#: The part of a figure that counts: what is less is within what two equal runs may differ in.
+NOISE = 0.05
 
 
 class Eager(EveryCall):
@@ -75,6 +77,11 @@ class Figures:
     def total(self, what: Callable[[Image], int]) -> int:
         """What all programs had of something together."""
         return sum(map(what, self.images))
+
+    def worth(self, host_calls: int, accepts: int) -> bool:
+        """True where so many host calls, or EACCEPTs, are a part of TODAY's that counts."""
+        counts = self.counts
+        return host_calls > NOISE * counts.host_calls or accepts > NOISE * counts.eaccept
 
 
 def measure(

@@ -38,12 +38,14 @@ RUNTIME, PER_THREAD = 64 * MIB, 256 << 10
 EDMM_DEFAULT = 1 << 40
 
 
-def advise(figures: Figures, profile: CostProfile) -> list[Advice]:
-    """All that a manifest should say on memory; nothing where the trace has no program. O(programs)."""
+def advise(figures: Figures, profile: CostProfile, heap: int = 0) -> list[Advice]:
+    """All that a manifest should say on memory; nothing where the trace has no program. `heap`: bytes that come from
+    the break where the settings that are advised are followed. O(programs)."""
     if not figures.images:
         return []
-    threads, stack, brk = _threads(figures), _stack(figures), _brk(figures)
-    size = _need(figures, threads.figures["value"], stack.figures["value"], brk.figures["value"])
+    threads, stack, brk = _threads(figures), _stack(figures), _brk(figures, heap)
+    # What comes from the break with the settings is mapped without them: it counts once.
+    size = _need(figures, threads.figures["value"], stack.figures["value"], brk.figures["value"] - heap)
     edmm = _edmm(figures, profile, size)
     return [_size(figures, size, edmm), edmm, threads, stack, brk, _exinfo(figures, edmm)]
 
@@ -161,12 +163,14 @@ def _stack(figures: Figures) -> Advice:
     )
 
 
-def _brk(figures: Figures) -> Advice:
+def _brk(figures: Figures, heap: int) -> Advice:
     peak = figures.most(lambda image: image.peak_brk)
     refused, repeated = (figures.total(lambda image: image.refused), figures.total(lambda image: image.repeated))
     value = max(round_up(peak, MIB) if peak > BRK else BRK, BRK)
     if refused:
         value = max(round_up(2 * peak, MIB), MIB)
+    # Blocks of many sizes do not fill a heap without gaps: half as much again.
+    value = round_up(value + heap * 3 // 2, MIB) if heap else value
     why = f"the heap grows to {shown_size(peak)}"
     if refused:
         why += (
@@ -175,12 +179,17 @@ def _brk(figures: Figures) -> Advice:
         )
     else:
         why += "; no growth was refused"
+    if heap:
+        why += (
+            f". {shown_size(heap)} that were mapped come from it with the settings of malloc below, and have half as "
+            "much again"
+        )
     return Advice(
         "sys.brk.max_size",
         f'sys.brk.max_size = "{manifest_size(value)}"',
         MANIFEST,
         why,
-        {"value": value, "peak_brk": peak, "refused": refused, "repeated": repeated},
+        {"value": value, "peak_brk": peak, "refused": refused, "repeated": repeated, "from_settings": heap},
     )
 
 
@@ -188,15 +197,20 @@ def _exinfo(figures: Figures, edmm: Advice) -> Advice:
     lazy = figures.total(lambda image: image.lazy_pages)
     low, high = figures.lazy_touched
     closed = figures.most(lambda image: image.peak_unlazy_closed)
-    enable = bool(lazy and edmm.figures["value"])
+    saves = bool(lazy and edmm.figures["value"])
+    # HotSpot's null checks and safepoints are page faults that it handles; without EXINFO Gramine ends the process.
+    jvm = any(name.startswith("libjvm.so") for image in figures.images for name in image.files)
     costs = [figures.costs[name].cycles for name in (EAGER, TODAY)]
+    why = list(_lazily(lazy, low, high, closed, costs if saves else None))
+    if jvm:
+        why.append("the JVM handles SIGSEGV, and without EXINFO Gramine ends a process that a page fault stops")
     return Advice(
         "sgx.use_exinfo",
-        f"sgx.use_exinfo = {'true' if enable else 'false'}",
+        f"sgx.use_exinfo = {'true' if saves or jvm else 'false'}",
         MANIFEST,
-        "; ".join(_lazily(lazy, low, high, closed, costs if enable else None)),
+        "; ".join(why),
         {
-            "value": enable,
+            "value": saves or jvm,
             "noreserve_pages": lazy,
             "noreserve_touches": [low, high],
             "prot_none_without_noreserve": closed,
@@ -215,7 +229,7 @@ def _lazily(lazy: int, low: int, high: int, closed: int, costs: list[Span] | Non
                 f"{cycles(*costs[1])} under {TODAY} with it, {cycles(*costs[0])} without"
             )
         else:
-            yield "without EDMM nothing is committed later, and it is not needed"
+            yield "without EDMM nothing is committed later, and none of them needs EXINFO"
     else:
         yield "nothing is mapped MAP_NORESERVE, so lazy allocation does not help this program as it is"
     if closed:

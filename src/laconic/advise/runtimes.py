@@ -8,7 +8,7 @@ from os.path import basename
 from laconic.advise.advice import Advice, argument, plural, power_of_two, round_up, shown_size, variable
 from laconic.advise.allocators import OFTEN, has
 from laconic.advise.figures import Figures
-from laconic.advise.watch import CHUNK, GO_HEAP, MIB, Image, Region
+from laconic.advise.watch import GO_HEAP, MIB, Image, Region
 
 JAVA = ("java",)
 NODE = ("node", "nodejs")
@@ -16,10 +16,17 @@ NODE = ("node", "nodejs")
 CLASS_SPACE, _ARCHIVE = 1 << 30, 64 * MIB
 #: G1 and Parallel GC keep mark bitmaps of these parts of the heap's size; Serial GC keeps none.
 _BITMAPS = (64, 32)
-#: Threads that make a runtime's own helpers worth a setting, and commits of one reservation.
-_THREADS, _STEPS = 6, 4
-#: A reservation for V8's code that is large for an enclave, in bytes.
-_CODE_RANGE = 64 * MIB
+#: Collectors but the serial one, of which a JVM takes one only.
+_COLLECTORS = tuple(f"-XX:+Use{name}GC" for name in ("G1", "Parallel", "Z", "Shenandoah", "ConcMarkSweep"))
+#: Threads that make a runtime's own helpers worth a setting: V8's, and Go's, whose program they are.
+_THREADS, _GO_THREADS = 6, 16
+#: What GOMAXPROCS leaves.
+_PROCESSORS = 4
+#: Pages that become executable or cease to be, from which on V8 had better not compile: at some 30,000 cycles a page
+#: under every-call and `published` they come to a thousand million, about what scripts of half a second lose without.
+_EXECUTABLE = 1 << 15
+#: Of a reservation that was made smaller.
+_THIS_RUN = "That is this run's: a longer one, or more load, may need more"
 
 
 def advise(figures: Figures) -> Iterator[Advice]:
@@ -27,7 +34,7 @@ def advise(figures: Figures) -> Iterator[Advice]:
     programs = figures.programs()
     java = [image for _, image in programs if has(image, "libjvm.so")]
     if java:
-        yield from _jvm(max(java, key=lambda image: image.peak_mapped), figures.touches)
+        yield from _jvm(figures, max(java, key=lambda image: image.peak_mapped))
     go = [image for image in figures.images if image.go_heap]
     if go:
         yield from _go(max(go, key=lambda image: image.peak_mapped))
@@ -46,7 +53,8 @@ def _used(region: Region, known: bool) -> int:
     return region.touched_bytes if known else region.peak
 
 
-def _jvm(image: Image, known: bool) -> Iterator[Advice]:
+def _jvm(figures: Figures, image: Image) -> Iterator[Advice]:
+    known = figures.touches
     regions = [each for each in image.reservations if each.opens]
     code = max((each for each in regions if each.executable), key=lambda each: each.length, default=None)
     # A heap of 1 GiB is as large as the class space, which HotSpot maps after it.
@@ -55,7 +63,7 @@ def _jvm(image: Image, known: bool) -> Iterator[Advice]:
     heaps = [each for each in regions if each is not code and each is not classes]
     heap = max(heaps, key=lambda each: each.length, default=None)
     if heap is not None:
-        yield from _java_heap(image, heap, known)
+        yield from _java_heap(figures, image, heap, known)
     if code is not None:
         yield from _code_cache(code, known)
     if classes is not None:
@@ -65,13 +73,14 @@ def _jvm(image: Image, known: bool) -> Iterator[Advice]:
             yield argument(
                 f"-XX:CompressedClassSpaceSize={value // MIB}m",
                 JAVA,
-                f"the JVM reserved {shown_size(classes.length)} for classes and used {shown_size(used)} of it",
+                f"the JVM reserved {shown_size(classes.length)} for classes and used {shown_size(used)} of it. "
+                f"{_THIS_RUN} (else: OutOfMemoryError)",
                 reserved=classes.length,
                 used=used,
             )
 
 
-def _java_heap(image: Image, heap: Region, known: bool) -> Iterator[Advice]:
+def _java_heap(figures: Figures, image: Image, heap: Region, known: bool) -> Iterator[Advice]:
     bitmaps = [
         each.length
         for each in image.reservations
@@ -82,7 +91,9 @@ def _java_heap(image: Image, heap: Region, known: bool) -> Iterator[Advice]:
             "-XX:+UseSerialGC",
             JAVA,
             f"the garbage collector is a parallel one: it reserved {shown_size(sum(bitmaps))} of mark bitmaps beside "
-            f"the heap, and the JVM had {plural(image.peak_threads, 'thread')}",
+            f"the heap, and the JVM had {plural(image.peak_threads, 'thread')}. Collections by one thread stop the "
+            "program for longer where the heap is large",
+            _COLLECTORS,
             bitmaps=sum(bitmaps),
             threads=image.peak_threads,
         )
@@ -92,16 +103,20 @@ def _java_heap(image: Image, heap: Region, known: bool) -> Iterator[Advice]:
         yield argument(
             f"-Xmx{value // MIB}m",
             JAVA,
-            f"the JVM reserved {shown_size(heap.length)} for its heap and used {shown_size(used)} of it",
+            f"the JVM reserved {shown_size(heap.length)} for its heap and used {shown_size(used)} of it. {_THIS_RUN} "
+            "(else: OutOfMemoryError)",
+            ("-Xmx", "-XX:MaxHeapSize=", "-Xms", "-XX:InitialHeapSize="),
             reserved=heap.length,
             used=used,
         )
-    if heap.opens >= _STEPS:
+    # Each that is undone again is an munmap's two host calls.
+    if heap.opens >= OFTEN and figures.worth(2 * heap.opens, 0):
         start = max(round_up(heap.peak, MIB), MIB)
         yield argument(
             f"-Xms{min(start, value) // MIB}m",
             JAVA,
-            f"the JVM made its heap accessible in {plural(heap.opens, 'step')}, {shown_size(heap.peak)} in all",
+            f"the JVM made its heap accessible in {plural(heap.opens, 'step')}, {shown_size(heap.peak)} at most",
+            ("-Xms", "-XX:InitialHeapSize="),
             steps=heap.opens,
             opened=heap.peak,
         )
@@ -114,39 +129,30 @@ def _code_cache(code: Region, known: bool) -> Iterator[Advice]:
         yield argument(
             f"-XX:ReservedCodeCacheSize={value // MIB}m",
             JAVA,
-            f"the JVM reserved {shown_size(code.length)} for compiled code and used {shown_size(used)} of it",
+            f"the JVM reserved {shown_size(code.length)} for compiled code and used {shown_size(used)} of it. "
+            f"{_THIS_RUN}: a server compiles as long as it runs, and where the cache is full it compiles no more",
             reserved=code.length,
             used=used,
-        )
-    if code.opens >= _STEPS:
-        yield argument(
-            "-XX:TieredStopAtLevel=1",
-            JAVA,
-            f"the code cache grew in {plural(code.opens, 'step')} to {shown_size(code.peak)}: without the second "
-            "compiler there is less code, and one compiler's threads and arenas less",
-            steps=code.opens,
-            opened=code.peak,
         )
 
 
 def _go(image: Image) -> Iterator[Advice]:
-    if image.peak_threads >= _THREADS:
+    if image.peak_threads >= _GO_THREADS:
         yield variable(
             "GOMAXPROCS",
-            "2",
-            f"Go: {plural(image.peak_threads, 'thread')} at once, each with a slot in the enclave and its own caches",
+            str(_PROCESSORS),
+            f"Go: {plural(image.peak_threads, 'thread')} at once, each with a slot in the enclave and its own caches. "
+            f"No more than {_PROCESSORS} goroutines then compute at the same time",
             threads=image.peak_threads,
         )
     if image.discards >= OFTEN:
-        why = f"Go: {plural(image.discards, 'madvise')} gave pages back"
         yield variable(
             "GODEBUG",
             "madvdontneed=0",
-            why + "; with MADV_FREE in its place Gramine does nothing",
+            f"Go: {plural(image.discards, 'madvise')} gave pages back; for MADV_FREE, in its place, Gramine does "
+            "nothing",
             discards=image.discards,
         )
-        less = why + " after collections, which come less often this way"
-        yield variable("GOGC", "400", less, discards=image.discards)
     # Arenas follow each other from there on; what the kernel places lies far above.
     opened = sum(region.peak for region in image.reservations if GO_HEAP <= region.start < 2 * GO_HEAP)
     if opened >= 64 * MIB:
@@ -154,35 +160,30 @@ def _go(image: Image) -> Iterator[Advice]:
         yield variable(
             "GOMEMLIMIT",
             f"{limit // MIB}MiB",
-            f"Go: the heap grew to {shown_size(opened)}; a limit keeps it within the enclave",
-            heap=opened,
+            f"Go (1.19 and later): the heap grew to {shown_size(opened)}; a limit keeps it within the enclave. That is "
+            "this run's: a program that keeps more than the limit collects garbage all the time",
+            opened=opened,
         )
 
 
 def _v8(image: Image) -> Iterator[Advice]:
-    code = max((each for each in image.regions if each.executable), key=lambda each: each.length, default=None)
-    reserved = 0 if code is None else code.length
-    if image.exec_changes >= OFTEN or reserved >= _CODE_RANGE:
+    # What is reserved for code is no cause: under every-call lazy pages cost nothing until they are touched.
+    if image.exec_pages >= _EXECUTABLE:
         yield argument(
             "--jitless",
             NODE,
-            f"V8: {plural(image.exec_changes, 'call')} changed what is executable, {shown_size(reserved)} are reserved "
-            "for code. Without compilation there are none: programs are interpreted, and there is no WebAssembly",
+            f"V8: {plural(image.exec_changes, 'call')} changed what is executable, "
+            f"{plural(image.exec_pages, 'page')} in all. Without compilation there are none, but JavaScript is "
+            "interpreted and runs several times slower, which no figure here shows, and there is no WebAssembly: only "
+            "for a program that waits more than it computes",
             changes=image.exec_changes,
-            reserved=reserved,
+            pages=image.exec_pages,
         )
     if image.peak_threads >= _THREADS:
         yield argument(
             "--v8-pool-size=1",
             NODE,
-            f"V8: {plural(image.peak_threads, 'thread')} at once, some of them helpers for collection and compilation",
+            f"V8: {plural(image.peak_threads, 'thread')} at once, some of them helpers for collection and compilation. "
+            "With one helper both take longer",
             threads=image.peak_threads,
-        )
-    if image.chunks >= OFTEN:
-        yield argument(
-            "--max-semi-space-size=32",
-            NODE,
-            f"V8: {plural(image.chunks, 'page')} of {shown_size(CHUNK)} of its heap were unmapped: with a larger young "
-            "generation they come and go less often",
-            pages=image.chunks,
         )

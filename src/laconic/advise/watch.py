@@ -39,7 +39,7 @@ LARGE = 16 * MIB
 ARENA = 64 * MIB
 #: Blocks that malloc maps one by one: its threshold's default and its limit (DEFAULT_MMAP_THRESHOLD in malloc.c).
 BLOCK_LEAST, BLOCK_MOST = 128 << 10, 32 * MIB
-#: V8's heap is made of such pages, aligned (kRegularPageSize), in bytes.
+#: Blocks of these sizes are other allocators' own (CPython's arenas, V8's pages: kRegularPageSize), in bytes.
 CHUNK = 256 << 10
 #: Where Go's heap begins (arenaHint in runtime/malloc.go).
 GO_HEAP = 0xC000000000
@@ -94,11 +94,12 @@ class Image:
     PROT_NONE, anonymous and not MAP_NORESERVE. `allocated_pages`: in all, each time they were mapped anew.
     `lazy_pages` were mapped with MAP_NORESERVE, `lazy_touched` first touches there were. `brk_base` is an address.
     `refused`: growths of the break that failed, `repeated` of them for the same address as the one before.
-    `shrinks` and `growths` are the break's. `arenas` are glibc's: base → further growths; `arena_most` is the most that
-    one of them grew to. `discards` are madvise(DONTNEED, FREE). `churned` are sizes of blocks that were mapped and
-    unmapped whole, `chunks` unmapped ones of V8's size. `exec_changes` are calls that changed the permissions of
-    anonymous memory from or to executable ones. `files` are names of those of `LIBRARIES`, `deepest` the depth of the
-    thread stacks that are gone.
+    `shrinks` are the break's, of `shrunk_pages`. `arenas` are glibc's: base → further growths; `tops`: base → bytes
+    that were made accessible from there at most. `discards` are madvise(DONTNEED, FREE) but of threads' stacks.
+    `blocks` are those that are mapped one by one, base → size, and `peak_blocks` their bytes; `churned` the sizes of
+    those that were unmapped whole. `exec_changes` are calls that changed the permissions of anonymous memory from or to
+    executable ones, of `exec_pages`. `files` are names of those of `LIBRARIES`, `deepest` the depth of the thread
+    stacks that are gone.
     """
 
     mapped: int = 0
@@ -116,19 +117,20 @@ class Image:
     peak_stack: int = 0
     brk_base: int = 0
     peak_brk: int = 0
-    growths: int = 0
     shrinks: int = 0
+    shrunk_pages: int = 0
     refused: int = 0
     repeated: int = 0
     last_refused: int = 0
     arenas: dict[int, int] = field(default_factory=dict)
-    arena_most: int = 0
+    tops: dict[int, int] = field(default_factory=dict)
     discards: int = 0
     blocks: dict[int, int] = field(default_factory=dict)
+    block_bytes: int = 0
+    peak_blocks: int = 0
     churned: Counter[int] = field(default_factory=Counter)
-    unmaps: int = 0
-    chunks: int = 0
     exec_changes: int = 0
+    exec_pages: int = 0
     go_heap: bool = False
     files: set[str] = field(default_factory=set)
     deepest: int = 0
@@ -179,18 +181,22 @@ class Watch(Strategy):
         if name == "brk":
             self._brk(args[0], result)
         elif name == "madvise":
-            image.discards += result == 0 and args[2] in (MADV_DONTNEED, MADV_FREE)
+            # glibc discards the stack of each thread that ends (advise_stack_range).
+            region = self.regions.get(args[0])
+            own = region is None or not region.stack
+            image.discards += own and result == 0 and args[2] in (MADV_DONTNEED, MADV_FREE)
         elif name == "mprotect" and changes:
             self._arena(args[0], changes)
         elif name == "munmap" and changes:
-            image.unmaps += 1
-            image.chunks += args[1] == CHUNK and not args[0] % CHUNK
-            if image.blocks.pop(args[0], 0) == args[1]:
-                image.churned[args[1]] += 1
-        executable = False
+            size = image.blocks.pop(args[0], 0)
+            image.block_bytes -= size
+            if size == args[1]:
+                image.churned[size] += 1
+        executable = 0
         for change in changes:
-            executable |= self._change(change, name == "mmap")
-        image.exec_changes += executable
+            executable += self._change(change, name == "mmap")
+        image.exec_changes += executable > 0
+        image.exec_pages += executable
         if name == "mmap" and result >= 0:
             self._new(args, result, changes)
         self._peaks()
@@ -232,7 +238,8 @@ class Watch(Strategy):
 
     # What is mapped
 
-    def _change(self, change: Change, by_mmap: bool) -> bool:
+    def _change(self, change: Change, by_mmap: bool) -> int:
+        # How many pages of anonymous memory became executable, or are no longer.
         kind, start, end, wanted, held, source = change
         if held == UNKNOWN:
             held = None  # of a log: mapped before it began, and never counted
@@ -252,8 +259,9 @@ class Watch(Strategy):
                 region.opens += bool(after)
                 region.opened += stop - begin if after else begin - stop
                 region.peak = max(region.peak, region.opened)
-        anonymous = wanted is not None and wanted.file is None
-        return anonymous and before != after and bool((before | after) & PROT_EXEC)
+        if wanted is None or wanted.file is not None or before == after or not (before | after) & PROT_EXEC:
+            return 0
+        return end - start >> PAGE_SHIFT
 
     def _gone(self, region: Region) -> None:
         # Of what is unmapped only what was used is remembered: there may be any number of threads.
@@ -318,8 +326,10 @@ class Watch(Strategy):
             if len(image.regions) < _KEPT or region.stack:
                 image.regions[region] = None
                 self.regions.set(begin, end, region)
-        elif vma.flags & VM_PROT and BLOCK_LEAST <= length <= BLOCK_MOST and not args[0]:
+        elif vma.flags & VM_PROT and BLOCK_LEAST <= length <= BLOCK_MOST and length % CHUNK and not args[0]:
+            image.block_bytes += length - image.blocks.get(begin, 0)
             image.blocks[begin] = length
+            image.peak_blocks = max(image.peak_blocks, image.block_bytes)
 
     # The heap
 
@@ -327,15 +337,14 @@ class Watch(Strategy):
         image, space = self.image, self.space
         if not image.brk_base:
             image.brk_base = space.start_brk or min(filter(None, (asked, result)), default=0)
-        before = image.peak_brk
-        image.peak_brk = max(before, result - image.brk_base)
+        image.peak_brk = max(image.peak_brk, result - image.brk_base)
         if asked and asked != result:
             image.refused += 1
             image.repeated += asked == image.last_refused
             image.last_refused = asked
         elif asked:
-            image.growths += image.peak_brk > before
             image.shrinks += result < self.last_brk
+            image.shrunk_pages += max(self.last_brk - result, 0) >> PAGE_SHIFT
         self.last_brk = result
 
     def _arena(self, start: int, changes: tuple[Change, ...]) -> None:
@@ -350,4 +359,4 @@ class Watch(Strategy):
             image.arenas[base] = 0
         else:
             return
-        image.arena_most = max(image.arena_most, changes[-1].end - base)
+        image.tops[base] = max(image.tops.get(base, 0), changes[-1].end - base)

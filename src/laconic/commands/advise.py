@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
     from laconic.advise.advice import Advice
-    from laconic.advise.advisor import After
     from laconic.advise.figures import Figures
+    from laconic.advise.trial import Trial
     from laconic.pal.sgx.costs import CostProfile
 
 DESCRIPTION = """\
@@ -52,8 +52,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--try",
         dest="rerun",
         action="store_true",
-        help="run CMD again with each setting that is a variable or a flag, its output thrown away, and show the "
-        "figures after",
+        help="run CMD again as it is, with each setting that is a variable or a flag, and with all of them, its output "
+        "thrown away, and show the figures after",
     )
     add_costs(parser)
     parser.add_argument("--json", metavar="FILE", help="write the advice to FILE as JSON; - is standard output")
@@ -101,7 +101,7 @@ def _advise(
     if status:
         tell(f"laconic: exit status {status}: the advice is for what the program did until then\n")
     advice = advise(figures, profile)
-    tried = _try(options.command, advice, figures, profile, status or 0) if options.rerun else {}
+    tried = _try(options.command, advice, figures, profile, status or 0) if options.rerun else None
     if output is not None:
         known = figures.exit_status if status is None else status
         result = as_json(figures, advice, profile, path if opened else None, options.command, known, tried)
@@ -125,25 +125,50 @@ def _measured(path: str, profile: CostProfile) -> Figures:
 
 def _try(
     command: Sequence[str], advice: Sequence[Advice], figures: Figures, profile: CostProfile, status: int
-) -> dict[int, After | str]:
-    # One rerun for each: what a setting brings is its own. The manifest's options are not the program's.
+) -> Trial:
+    # First the program as it is: what two equal runs differ in no setting brought. Then each setting, and all of them.
     from laconic.advise.advice import MANIFEST
-    from laconic.advise.advisor import after, attempt
+    from laconic.advise.trial import After, Trial, after, attempt, exceeded, unchanged
     from laconic.commands.output import tell
+
+    trial, runs = Trial(), [figures]
+    settings = {place: each for place, each in enumerate(advice) if each.where != MANIFEST}
+    ways = {place: attempt(each, command, {}) for place, each in settings.items()}
+    trial.pieces.update({place: how for place, how in ways.items() if isinstance(how, str)})
+    chosen = {place: how for place, how in ways.items() if not isinstance(how, str)}
+    if not chosen:
+        return trial
+    count = len(chosen) + 1 + (len(chosen) > 1)
+    tell(f"laconic: 1 of {count} reruns: the program as it is, for what two equal runs differ in\n")
+    result = _rerun(command, {}, profile)
+    if isinstance(result, str):
+        trial.again = result
+    else:
+        trial.again = unchanged(figures, status, *result)
+        trial.again.differences.extend(exceeded(advice, result[0], profile))
+        runs.append(result[0])
+    words, env = list(command), dict[str, str]()
+    for number, (place, how) in enumerate(chosen.items(), 2):
+        tell(f"laconic: {number} of {count} reruns: trying {' and '.join(settings[place].line.splitlines())}\n")
+        result = _rerun(*how, profile)
+        trial.pieces[place] = last = result if isinstance(result, str) else after(runs, status, *result)
+        way = attempt(settings[place], words, env)
+        words, env = (words, env) if isinstance(way, str) else way
+    if len(chosen) > 1:
+        tell(f"laconic: {count} of {count} reruns: trying all of these together\n")
+        result = _rerun(words, env, profile)
+        trial.together = last = result if isinstance(result, str) else after(runs, status, *result)
+    if not isinstance(result, str) and isinstance(last, After):
+        last.differences.extend(exceeded(advice, result[0], profile))
+    return trial
+
+
+def _rerun(
+    command: Sequence[str], env: Mapping[str, str], profile: CostProfile
+) -> tuple[Figures, int, list[str]] | str:
     from laconic.commands.recording import rerun
 
-    tried: dict[int, After | str] = {}
-    for place, each in enumerate(advice):
-        if each.where == MANIFEST:
-            continue
-        how = attempt(each, command)
-        if isinstance(how, str):
-            tried[place] = how
-            continue
-        tell(f"laconic: trying {each.line}\n")
-        with rerun(*how) as (new_status, path, said):
-            if not os.path.exists(path):
-                tried[place] = f"the rerun could not be recorded: {' '.join(said)}"
-                continue
-            tried[place] = after(figures, status, _measured(path, profile), new_status, said)
-    return tried
+    with rerun(command, env) as (status, path, said):
+        if not os.path.exists(path):
+            return f"the rerun could not be recorded: {' '.join(said)}"
+        return _measured(path, profile), status, said

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from laconic.advise.advice import COMMAND, ENVIRONMENT, MANIFEST, Advice, cycles, plural, shown_size, span
-from laconic.advise.advisor import After
-from laconic.advise.figures import Cost, Figures
+from laconic.advise.figures import Cost, Figures, Span
+from laconic.advise.trial import After, Trial, outside
 from laconic.pal.sgx.costs import CostProfile
 
 #: The version of the JSON's meaning; it rises when a key changes or goes.
@@ -24,7 +24,7 @@ NOTHING = "laconic advise: no program's memory is in this trace: there is nothin
 _HEADINGS = {
     MANIFEST: "To write in the Gramine manifest",
     ENVIRONMENT: "In the program's environment, which the manifest sets",
-    COMMAND: "On the program's command line (loader.argv), after the program's name",
+    COMMAND: "On the program's command line (loader.argv), after the program's name and in place of flags for the same",
 }
 
 
@@ -35,10 +35,10 @@ def as_json(
     trace: str | None,
     command: Sequence[str] | None,
     status: int | None,
-    tried: Mapping[int, After | str],
+    tried: Trial | None,
 ) -> Json:
-    """The form that `--json` writes; docs/advise.md says what each key means. `tried` by the advice's place: what came
-    of it, or why it was not tried."""
+    """The form that `--json` writes; docs/advise.md says what each key means. `tried`: what came of `--try`."""
+    trial = tried or Trial()
     return {
         "schema": SCHEMA,
         "trace": trace,
@@ -46,6 +46,8 @@ def as_json(
         "exit_status": status,
         "profile": {"name": profile.name, "machine": profile.machine, "no_source": list(profile.unsourced)},
         "strategies": _costs(figures.costs),
+        "unchanged": _tried(trial.again),
+        "together": _tried(trial.together),
         "programs": [
             {**process._asdict(), "peak_mapped": image.peak_mapped, "peak_threads": image.peak_threads}
             for process, image in figures.programs()
@@ -57,7 +59,7 @@ def as_json(
                 "where": each.where,
                 "why": each.why,
                 "figures": each.figures,
-                **_tried(tried.get(place)),
+                **_tried(trial.pieces.get(place)),
             }
             for place, each in enumerate(advice)
         ],
@@ -93,7 +95,7 @@ def as_text(
     figures: Figures,
     advice: Sequence[Advice],
     profile: CostProfile,
-    tried: Mapping[int, After | str],
+    tried: Trial | None,
     width: int = 80,
 ) -> str:
     """What a person reads. Lines to be pasted are never broken."""
@@ -103,9 +105,10 @@ def as_text(
 
 
 def _lines(
-    figures: Figures, advice: Sequence[Advice], profile: CostProfile, tried: Mapping[int, After | str], width: int
+    figures: Figures, advice: Sequence[Advice], profile: CostProfile, tried: Trial | None, width: int
 ) -> Iterator[str]:
     programs = plural(len(figures.images), "program")
+    trial = tried or Trial()
     yield from textwrap.wrap(
         f"laconic advise: {programs}; cycles are an estimate by the cost profile {profile.name!r}, each number from "
         "lowest to highest",
@@ -118,9 +121,14 @@ def _lines(
         if chosen:
             yield from ("", *textwrap.wrap(heading, width), "")
         for place, each in chosen:
-            yield each.line
+            yield from each.line.splitlines()
             yield from _indented(each.why + ".", width)
-            yield from _came_of_it(figures, tried.get(place), width)
+            yield from _came_of_it(figures, trial, trial.pieces.get(place), width)
+    if trial.together is not None:
+        yield from ("", *textwrap.wrap("All settings that were tried, together", width), "")
+        yield from _came_of_it(figures, trial, trial.together, width)
+    if isinstance(trial.again, After):
+        yield from ("", *_unchanged(trial.again, width))
     if not any(each.where != MANIFEST for each in advice):
         yield ""
         yield from textwrap.wrap("No setting of an allocator or a runtime has a cause in this trace.", width)
@@ -128,22 +136,47 @@ def _lines(
         yield from textwrap.wrap(f"note: {note}", width)
 
 
-def _came_of_it(figures: Figures, after: After | str | None, width: int) -> Iterator[str]:
+def _came_of_it(figures: Figures, trial: Trial, after: After | str | None, width: int) -> Iterator[str]:
     if isinstance(after, str):
         yield from _indented(f"Not tried: {after}.", width)
     if not isinstance(after, After):
         return
-    yield "    Tried:"
+    again = trial.again if isinstance(trial.again, After) else None
+    yield "    Tried, after two runs as it is:" if again else "    Tried, after one run as it is:"
     for name, cost in after.costs.items():
-        before = figures.costs[name]
-        was, now = (cycles(*each.cycles).removesuffix(" cycles") for each in (before, cost))
-        calls = f"host calls {span(*before.host_calls)} -> {span(*cost.host_calls)}"
-        yield from _indented(f"{name}: {calls}, cycles {was} -> {now}", width, "      ", "  ")
-    most = figures.most(lambda image: image.peak_mapped)
-    mapped = f"{shown_size(most)} -> {shown_size(after.peak_mapped)}"
+        runs = [figures.costs[name], *([again.costs[name]] if again else [])]
+        calls = _change(span, [each.host_calls for each in runs], cost.host_calls)
+        took = _change(_cycles, [each.cycles for each in runs], cost.cycles)
+        yield from _indented(f"{name}: host calls {calls}, cycles {took}", width, "      ", "  ")
+    most = [float(figures.most(lambda image: image.peak_mapped)), *([float(again.peak_mapped)] if again else [])]
+    mapped = _change(_sizes, [(each, each) for each in most], (after.peak_mapped, after.peak_mapped))
     yield from _indented(f"mapped by one process at most: {mapped}", width, "      ", "  ")
     for difference in after.differences:
         yield from _indented(f"But: {difference}.", width)
+
+
+def _change(shown: Callable[[float, float], str], runs: Sequence[Span], now: Span) -> str:
+    before = shown(min(low for low, _ in runs), max(high for _, high in runs))
+    text = f"{before} -> {shown(*now)}"
+    return text if before == shown(*now) or outside([sum(run) for run in runs], sum(now)) else f"{text} (no difference)"
+
+
+def _cycles(low: float, high: float) -> str:
+    return cycles(low, high).removesuffix(" cycles")
+
+
+def _sizes(low: float, high: float) -> str:
+    return " to ".join(dict.fromkeys((shown_size(low), shown_size(high))))
+
+
+def _unchanged(again: After, width: int) -> Iterator[str]:
+    yield from textwrap.wrap(
+        "What stands before each arrow is from two runs of the program as it is. What is not outside of both by more "
+        "than they differ, and by more than a twentieth, counts as no difference.",
+        width,
+    )
+    for difference in again.differences:
+        yield from _indented(f"But the second of them differs: {difference}.", width)
 
 
 def _indented(text: str, width: int, indent: str = "    ", hanging: str = "") -> list[str]:
