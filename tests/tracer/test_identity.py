@@ -66,6 +66,20 @@ def test_an_environment_that_python_has_opinions_on(words: str) -> None:
     both(f'env -i {words} "$@"')
 
 
+@pytest.mark.parametrize(
+    "tunables",
+    [
+        "glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=134217728:glibc.malloc.arena_max=1",
+        "glibc.malloc.arena_max=1",
+        "glibc.none.such=1:x:=:glibc.malloc.arena_max=1:",
+        "",
+    ],
+)
+def test_an_environment_that_ld_so_has_written_to(tunables: str) -> None:
+    seen = both(f'env -i A=1 GLIBC_TUNABLES={tunables} B=2 "$@"')
+    assert f"environment [GLIBC_TUNABLES={tunables}]" in seen
+
+
 def test_an_environment_with_a_name_twice() -> None:
     """What execve gets is what main got, entries without a name and duplicates included."""
     script = "import ctypes, signal, sys; signal.signal(13, signal.SIG_DFL); signal.signal(25, signal.SIG_DFL); "

@@ -202,11 +202,25 @@ def _legacy(pid: int) -> bool:
     # mmap_is_legacy (arch/x86/mm/mmap.c): an unlimited stack leaves no place below it.
     if personality(pid) & ADDR_COMPAT_LAYOUT:
         return True
+    return _limit(pid, b"Max stack size") == -1
+
+
+def data_limit(pid: int) -> int:
+    """RLIMIT_DATA in bytes, -1 for none; 0 where the process is gone."""
+    try:
+        return _limit(pid, b"Max data size")
+    except OSError:
+        return 0
+
+
+def _limit(pid: int, name: bytes) -> int:
+    # The soft limit of this name, in bytes; -1 for none.
     with open(f"/proc/{pid}/limits", "rb") as file:
         for line in file:
-            if line.startswith(b"Max stack size"):
-                return line.split()[3] == b"unlimited"
-    return False
+            if line.startswith(name):
+                soft = line.removeprefix(name).split()[0]
+                return -1 if soft == b"unlimited" else int(soft)
+    return 0
 
 
 @cache

@@ -125,10 +125,22 @@ def program_environment() -> list[bytes]:
     """
     try:
         with open("/proc/self/environ", "rb") as file:
-            entries = file.read().split(b"\0")[:-1]
+            entries = _mended(file.read().split(b"\0")[:-1])
     except OSError:
         entries = [name + b"=" + value for name, value in os.environb.items()]
     return [entry for entry in entries if not entry.startswith(b"LACONIC_FAIL=")]
+
+
+def _mended(entries: list[bytes]) -> list[bytes]:
+    # ld.so ends each tunable in its place by a NUL (parse_tunables, before it was rewritten), and gives itself a copy.
+    name = b"GLIBC_TUNABLES"
+    whole = name + b"=" + os.environb.get(name, b"")
+    for place, entry in enumerate(entries):
+        if entry.startswith(name + b"="):
+            for end in range(place + 1, len(entries) + 1):
+                if b":".join(entries[place:end]) == whole:
+                    return [*entries[:place], whole, *entries[end:]]
+    return entries
 
 
 def execute(path: str, argv: Sequence[str], environment: Sequence[bytes]) -> int:

@@ -157,7 +157,8 @@ class Thread:
         try:
             limit = resource.prlimit(self.tid, resource.RLIMIT_DATA)[0]
         except OSError:
-            limit = 0
+            # Of another user's process only the file tells it (check_prlimit_permission).
+            limit = proc.data_limit(self.tid)
         if self.notes is not None and limit != -1:
             self.notes.data_limit(limit)
         return limit
