@@ -17,8 +17,13 @@ def held() -> Iterator[None]:
 
     To block it in this thread is not enough: another, as a library may have, takes it, and Python's handler runs here.
     """
-    # Its start unblocks SIGINT (resource_tracker.py), so it is started before that is blocked.
-    resource_tracker.ensure_running()
+    # Its start unblocks SIGINT (resource_tracker.py), so it is started before that is blocked. It has to outlive whom it
+    # tidies up after, also where their terminal is closed.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     came: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

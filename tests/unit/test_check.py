@@ -253,7 +253,7 @@ class TestBadInput:
         before = Path(trace).read_bytes()
         for option in ("--json", "--write-baseline"):
             done = laconic("check", trace, "--max-redundant", "100%", option, trace)
-            assert (done.returncode, done.stdout) == (2, "") and "is a trace, and stays as it is" in done.stderr
+            assert (done.returncode, done.stdout) == (2, "") and "is what is read: name another file" in done.stderr
         assert Path(trace).read_bytes() == before
 
     def test_a_trace_without_calls_keeps_every_limit(self, tmp_path: Path) -> None:

@@ -321,7 +321,7 @@ class TestBadInput:
             (lambda at: [at / "empty", "-o", at / "r.html"], "is empty"),
             (lambda at: [at / "a.trace", "-o", at / "none" / "r.html"], "cannot be written"),
             (lambda at: [at / "a.trace", "-o", at / "there.html"], "exists already"),
-            (lambda at: [at / "a.trace", "-o", at / "a.trace", "--force"], "is the trace itself"),
+            (lambda at: [at / "a.trace", "-o", at / "a.trace", "--force"], "is a trace, and stays as it is"),
             (lambda at: [at / "a.trace", "-o", "/dev/full", "--force"], "no regular file"),
             (lambda at: [at / "a.trace", "-o", at / "r.html", "--json", at / "none" / "x"], "--json"),
             (lambda at: [at / "a.trace", "-o", at / "r.html", "--costs", "cheap"], "cheap"),

@@ -177,7 +177,8 @@ class TestPacked:
         assert main(["pack", path, "--json", str(tmp_path / "a.json")]) == 0
         assert json.loads((tmp_path / "a.json").read_text()) == {
             "schema": 1, "trace": path, "written": path, "frames": 4, "named": 1, "added": [str(module), "[jit]"],
-            "already": 0, "missing_symbols": {"[jit]": "its process left no perf map"}, "stacks_in_words": 0,
+            "already": 0, "missing_symbols": {"[jit]": "its process left no perf map"}, "partial_symbols": {},
+            "stacks_in_words": 0,
         }  # fmt: skip
         capfd.readouterr()
         assert main(["pack", path, "--json", "-"]) == 0

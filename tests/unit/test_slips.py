@@ -100,11 +100,53 @@ def test_live_with_a_closed_standard_output() -> None:
     assert done.returncode == 0 and "Traceback" not in done.stderr and "memory calls" in done.stderr
 
 
-@pytest.mark.parametrize("words", [["run"], ["compare"]])
-def test_one_file_for_the_trace_and_the_figures(words: list[str], tmp_path: Path) -> None:
-    done = laconic(*words, "-o", "a", "--json", "a", "--", "touch", "ran", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (2, "laconic: -o and --json both name 'a': name two files\n")
+@pytest.mark.parametrize("same", ["a", "./a"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "-o", "a"],
+        ["compare", "-o", "a"],
+        ["callers", "-o", "a"],
+        ["check", "--max-redundant", "1", "-o", "a"],
+        ["check", "--write-baseline", "a"],
+        ["explain", "mmap:1", "-o", "a"],
+        ["live", "--lines", "-o", "a"],
+        ["live", "--lines", "--output", "a"],
+        ["html", "-o", "a"],
+        ["flamegraph", "--to", "svg", "-o", "a"],
+    ],
+)
+def test_one_file_for_two(words: list[str], same: str, tmp_path: Path) -> None:
+    done = laconic(*words, "--json", same, "--", "touch", "ran", cwd=tmp_path)
+    assert done.returncode == 2 and "name two files" in done.stderr and done.stderr.count("\n") == 1
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["html", "--force", "-o", "a.trace", "b.trace"],
+        ["flamegraph", "--force", "--to", "svg", "-o", "a.trace", "b.trace"],
+        ["live", "--lines", "--output", "a.trace", "--", "touch", "ran"],
+        ["check", "--max-redundant", "100%", "b.trace", "--write-baseline", "a.trace"],
+        ["callers", "b.trace", "--json", "a.trace"],
+    ],
+)
+def test_a_trace_is_not_overwritten(words: list[str], tmp_path: Path) -> None:
+    trace, _ = small(tmp_path / "a.trace"), small(tmp_path / "b.trace")
+    before = Path(trace).read_bytes()
+    done = laconic(*words, cwd=tmp_path)
+    assert done.returncode == 2 and "'a.trace' is a trace, and stays as it is" in done.stderr
+    assert (Path(trace).read_bytes(), sorted(os.listdir(tmp_path))) == (before, ["a.trace", "b.trace"])
+
+
+def test_a_baseline_can_be_renewed_and_is_not_the_figures(tmp_path: Path) -> None:
+    trace = small(tmp_path / "a.trace")
+    assert laconic("check", trace, "--write-baseline", "b.json", cwd=tmp_path).returncode == 0
+    kept = (tmp_path / "b.json").read_text()
+    assert laconic("check", trace, "--baseline", "b.json", "--json", "b.json", cwd=tmp_path).returncode == 2
+    done = laconic("check", trace, "--baseline", "b.json", "--write-baseline", "b.json", cwd=tmp_path)
+    assert (done.returncode, (tmp_path / "b.json").read_text()) == (0, kept)
 
 
 def test_advise_finds_a_wrong_path_before_the_program_runs(tmp_path: Path) -> None:
@@ -208,3 +250,17 @@ def test_a_sweep_s_large_numbers_stay_whole_and_in_the_columns(host: str, width:
     assert max(map(len, table.splitlines())) <= width
     whole = ("987,654,312 to 1,111,111,101",) if host == "linux" else ("12,345,678,900",)
     assert all(number in table for number in whole)
+
+
+def test_a_terminal_that_is_closed_under_a_sweep(tmp_path: Path) -> None:
+    """All processes of its group hear SIGHUP; what tidies up after them ends last, and has nothing to say."""
+    for number in range(3):
+        large(tmp_path / f"{number}.trace", 50_000)
+    words = [*COMMAND, "sweep", str(tmp_path), "-j", "2", "-o", str(tmp_path / "result")]
+    with subprocess.Popen(
+        words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        wait_until(lambda: (tmp_path / "result.partial").exists(), "the journal")
+        os.killpg(process.pid, signal.SIGHUP)
+        assert process.communicate(timeout=60)[1] == b""
+    assert process.returncode == -signal.SIGHUP

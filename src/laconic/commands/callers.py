@@ -69,7 +69,7 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.commands.compare import load_costs
     from laconic.commands.output import open_output
     from laconic.commands.progress import progress
-    from laconic.commands.source import check_source, hand_over, traced
+    from laconic.commands.source import check_kept, check_source, hand_over, traced
     from laconic.commands.traces import tell_loss
     from laconic.errors import LaconicError
     from laconic.report.callers import as_json, as_text
@@ -78,6 +78,7 @@ def execute(options: argparse.Namespace) -> int:
     if options.inverted and options.by not in ("function", "module"):
         raise LaconicError(f"--inverted counts under functions or modules, not --by {options.by}: leave one out")
     check_source(options, "callers")
+    check_kept(options)
     rules = suppressions(options)
     profile = load_costs(options.costs)
     output = open_output(options.json)

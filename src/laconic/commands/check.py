@@ -79,8 +79,8 @@ def execute(options: argparse.Namespace) -> int:
     from laconic import gate
     from laconic.commands.callers import suppressions
     from laconic.commands.figures import read_figures, trace_figures
-    from laconic.commands.output import open_output, tell
-    from laconic.commands.source import check_source, hand_over, traced
+    from laconic.commands.output import check_outputs, open_output, tell
+    from laconic.commands.source import check_kept, check_source, hand_over, traced
     from laconic.commands.traces import show
     from laconic.report.check import as_github, as_json, as_text
 
@@ -90,6 +90,10 @@ def execute(options: argparse.Namespace) -> int:
     if options.tolerance is not None and options.baseline is None:
         raise LaconicError("--tolerance is about a baseline: add --baseline FILE")
     check_source(options, "check --max-redundant 5%")
+    check_kept(options)
+    outputs = {"-o": options.output, "--json": options.json, "--write-baseline": options.write_baseline}
+    check_outputs(outputs, options.words)
+    check_outputs({"--json": options.json}, [options.baseline or "-"])
     rules = suppressions(options)
     # All that may be wrong is found before the program runs.
     limits = gate.Limits(options.max_redundant, options.max_host_calls)

@@ -199,7 +199,7 @@ def _check_words(options: argparse.Namespace) -> None:
         raise LaconicError("-o and --force are about the trace of a program: name that after --")
     if options.force and options.output is None:
         raise LaconicError("--force is about a trace: name it with -o FILE")
-    check_outputs(options, *options.words)
+    check_outputs({"-o": options.output, "--json": options.json}, options.words)
     if options.host == "linux":
         for given, name in ((options.costs, "--costs"), (options.epc, "--epc")):
             if given is not None:

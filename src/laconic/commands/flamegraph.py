@@ -71,7 +71,7 @@ def execute(options: argparse.Namespace) -> int:
     """Writes the file; says on standard error what was written and what is missing."""
     from laconic.commands.callers import suppressions
     from laconic.commands.compare import load_costs
-    from laconic.commands.output import open_output, write_json
+    from laconic.commands.output import check_outputs, open_output, write_json
     from laconic.commands.progress import progress
     from laconic.commands.source import check_source, traced
     from laconic.commands.traces import tell_loss
@@ -83,6 +83,7 @@ def execute(options: argparse.Namespace) -> int:
     check_source(options, "flamegraph --to svg -o a.svg")
     rules = [] if options.all else suppressions(options)
     profile = load_costs(options.costs) if options.weight == CYCLES else None
+    check_outputs({"-o": options.output, "--json": options.json}, options.words)
     _check_output(options)
     output = open_output(options.json)
     with traced(options, "flamegraph --to svg -o a.svg") as (trace, status):
@@ -118,6 +119,8 @@ def _check_options(options: argparse.Namespace) -> None:
 
 def _check_output(options: argparse.Namespace) -> None:
     # A long replay, or a run, must not be lost to a wrong path.
+    from laconic.commands.output import spare_traces
+
     path = options.output
     if path in (None, "-") or not os.path.exists(path):
         return
@@ -126,6 +129,7 @@ def _check_output(options: argparse.Namespace) -> None:
         raise LaconicError(f"-o {path!r} is the trace itself: name another file")
     if not options.force:
         raise LaconicError(f"-o {path!r} exists already: name another file, or give --force")
+    spare_traces("-o", path)
 
 
 def _text(made: Flames, to: str, trace: Trace) -> str:

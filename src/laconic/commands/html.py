@@ -68,13 +68,15 @@ def execute(options: argparse.Namespace) -> int:
     """Writes the page; returns the exit status of CMD, where there is one."""
     from laconic.commands.callers import suppressions
     from laconic.commands.compare import load_costs
-    from laconic.commands.output import check_outputs, open_output, tell, write_json
+    from laconic.commands.output import check_outputs, open_output, spare_traces, tell, write_json
     from laconic.commands.source import check_source, traced
     from laconic.report.html import as_html, as_json
     from laconic.trace.writer import create
 
     check_source(options, "html -o a.html")
-    check_outputs(options, *options.words)
+    check_outputs({"-o": options.output, "--json": options.json}, options.words)
+    if options.force:
+        spare_traces("-o", options.output)
     rules = suppressions(options)
     profile = load_costs(options.costs)
     # A run must not be lost to a wrong path, and a page not to a wrong trace.
@@ -85,7 +87,6 @@ def execute(options: argparse.Namespace) -> int:
             output = open_output(options.json)
         with traced(options, "html -o a.html") as (trace, status):
             if fd is None:
-                _not_itself(options.output, trace.path)
                 fd = create(options.output, options.force)
                 output = open_output(options.json)
             page = _collect(trace, profile, rules)
@@ -118,11 +119,6 @@ def _collect(trace: Trace, profile: CostProfile, rules: Sequence[Suppression]) -
         page = collect(trace, profile, update, suppressions=rules)
     tell_loss(trace, page.loss)
     return page
-
-
-def _not_itself(path: str, trace: str) -> None:
-    if os.path.exists(path) and os.path.samefile(path, trace):
-        raise LaconicError(f"-o {path!r} is the trace itself: name another file")
 
 
 def _write(fd: int, data: bytes, path: str) -> None:

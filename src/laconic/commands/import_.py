@@ -46,7 +46,7 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.trace.importing import import_logs
     from laconic.trace.text import size_of
 
-    check_outputs(options, *options.logs)
+    check_outputs({"-o": options.output, "--json": options.json}, options.logs)
     output = open_output(options.json)
     with progress(f"reading {options.logs[0]}", size_of(options.logs) or None, "bytes") as update:
         report = import_logs(

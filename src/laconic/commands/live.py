@@ -82,7 +82,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Runs the program; returns its exit status."""
     from laconic.commands.callers import suppressions
-    from laconic.commands.output import open_output, tell, width, write_json
+    from laconic.commands.output import check_outputs, open_output, spare_traces, tell, width, write_json
     from laconic.live.child import Child
     from laconic.live.model import Model
     from laconic.report.live import as_json, ending
@@ -93,6 +93,9 @@ def execute(options: argparse.Namespace) -> int:
         raise LaconicError("no command was given: name a program, as in  laconic live -- python3 -V")
     if options.force and options.trace is None:
         raise LaconicError("--force is about a trace: name it with -o TRACE")
+    check_outputs({"-o": options.trace, "--output": options.output, "--json": options.json})
+    if options.output is not None:
+        spare_traces("--output", options.output)
     rules = suppressions(options)
     output = open_output(options.json)
     view = not options.lines and _has_view()

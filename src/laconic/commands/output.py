@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
 from laconic.errors import LaconicError
@@ -87,15 +88,22 @@ def open_output(path: str | None) -> TextIO | None:
         raise LaconicError(f"--json {path!r} cannot be written, {error.strerror}: name another file") from None
 
 
-def check_outputs(options: argparse.Namespace, *inputs: str) -> None:
-    """Raises LaconicError where `--json` names the file of `-o`, or one that is read, which it would write over."""
-    if options.json is None or options.json == "-":
-        return
-    here = os.path.realpath(options.json)
-    if options.output is not None and os.path.realpath(options.output) == here:
-        raise LaconicError(f"-o and --json both name {options.json!r}: name two files")
-    if here in map(os.path.realpath, inputs):
-        raise LaconicError(f"--json {options.json!r} is what is read: name another file")
+def check_outputs(outputs: Mapping[str, str | None], inputs: Iterable[str] = ()) -> None:
+    """Raises LaconicError where two of `outputs` (paths by option) are one file, or one is what is read (but for -o).
+
+    One would write over the other. `-` and what is no file, as /dev/null, may be named by all.
+    """
+    places: dict[str, str] = {}
+    for option, path in outputs.items():
+        if path is None or path == "-" or os.path.exists(path) and not os.path.isfile(path):
+            continue
+        other = places.setdefault(os.path.realpath(path), option)
+        if other != option:
+            raise LaconicError(f"{other} and {option} both name {path!r}: name two files")
+    for path in inputs:
+        option = places.get(os.path.realpath(path), "-o")
+        if option != "-o":
+            raise LaconicError(f"{option} {outputs[option]!r} is what is read: name another file")
 
 
 def spare_traces(option: str, path: str) -> None:

@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Writes the trace; says what was added and which modules have no symbols, and why."""
-    from laconic.commands.output import open_output, write_json
+    from laconic.commands.output import check_outputs, open_output, write_json
     from laconic.commands.progress import progress
     from laconic.commands.traces import open_trace, tell_loss
     from laconic.report.packed import as_json
@@ -55,6 +55,7 @@ def execute(options: argparse.Namespace) -> int:
     if options.force and out is None:
         raise LaconicError("--force overwrites the file that -o names: add -o OUT, or leave it out")
     trace = open_trace(options.trace)
+    check_outputs({"-o": out, "--json": options.json}, [trace.path])
     if out is not None and os.path.exists(out):
         if os.path.samefile(out, trace.path):
             raise LaconicError(f"-o {out!r} is the trace itself: leave -o out, and it is packed in its place")

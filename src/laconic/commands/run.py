@@ -95,7 +95,7 @@ def execute(options: argparse.Namespace) -> int:
         raise LaconicError("--observe changes nothing and --strategy every-call says every call: choose one of them")
     if options.output is None and (options.force or options.redact or options.stacks):
         raise LaconicError("--force, --redact and --stacks are about a trace: name it with -o FILE")
-    check_outputs(options)
+    check_outputs({"-o": options.output, "--json": options.json})
     profile = _profile(options)
     if options.output is None and profile is None:
         return _run(options, command, None, None)

@@ -47,7 +47,7 @@ def check_kept(options: argparse.Namespace) -> None:
     """Raises LaconicError where `-o` or `--force` has no trace to keep."""
     from laconic.commands.output import check_outputs
 
-    check_outputs(options, *options.words)
+    check_outputs({"-o": options.output, "--json": options.json}, options.words)
     if options.command is None and (options.output is not None or options.force):
         raise LaconicError("-o and --force are about the trace of a program: name that after --")
     if options.force and options.output is None:
@@ -67,8 +67,6 @@ def traced(
     from laconic.commands.traces import open_trace
 
     check_source(options, verb)
-    if keep:
-        check_kept(options)
     if options.command is None:
         yield open_trace(options.words[0]), 0
         return

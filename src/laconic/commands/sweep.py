@@ -79,7 +79,7 @@ def execute(options: argparse.Namespace) -> int:
         raise LaconicError(f"--costs {options.costs!r} is about enclaves: add --host sgx2")
     profile = load_costs(options.costs) if options.host == "sgx2" else None
     traces = sweep.find(options.traces)
-    check_outputs(options, *traces)
+    check_outputs({"-o": options.output, "--json": options.json}, traces)
     if options.force:
         spare_traces("-o", options.output)
     again = shlex.join(["laconic", *sys.argv[1:]])

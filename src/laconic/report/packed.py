@@ -21,5 +21,6 @@ def as_json(packed: Packed, trace: str, written: str | None) -> dict[str, Any]:
         "added": [module.path for module in packed.added],
         "already": packed.already,
         "missing_symbols": {module.path: why for module, why in packed.missing},
+        "partial_symbols": {module.path: {"what": what, "why": why} for module, (what, why) in packed.partial.items()},
         "stacks_in_words": packed.texts,
     }
