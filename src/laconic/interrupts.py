@@ -17,7 +17,7 @@ def held() -> Iterator[None]:
 
     To block it in this thread is not enough: another, as a library may have, takes it, and Python's handler runs here.
     """
-    # Its start unblocks SIGINT (resource_tracker.py), so it is started before that is blocked. It has to outlive whom it
+    # Its start unblocks SIGINT (resource_tracker.py), so it is started before that is blocked. It outlives whom it
     # tidies up after, also where their terminal is closed.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import threading
@@ -45,4 +46,5 @@ def tidied() -> Iterator[None]:
         for number in changed:
             signal.signal(number, signal.SIG_DFL)
         if came:  # also where a finalizer or an event loop has swallowed the exception
+            atexit._run_exitfuncs()  # multiprocessing's: its semaphores go
             signal.raise_signal(came[0])
