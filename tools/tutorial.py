@@ -43,6 +43,7 @@ def main() -> None:
         first = json.loads(found.stdout)["callers"][0]["first"]
         show("explain", f"laconic explain slow.trace {first}")
         show("compare", "laconic compare slow.trace")
+        show("pack", "laconic pack slow.trace")
         show("fixed", "sed -i 22,23d per_page.c", "gcc -g -O2 -o per_page per_page.c")
         show("fixed", "laconic run -o fixed.trace --stacks all -- ./per_page")
         show("diff", "laconic diff slow.trace fixed.trace")
