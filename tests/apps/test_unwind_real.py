@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.tracer.debugger import Comparison, sampled
+from tests.tracer.lab import tool
 
 SAMPLES = 200
 MEMORY = ("mmap", "munmap", "mprotect", "madvise", "brk", "mremap")
@@ -83,14 +83,6 @@ delete from t
 """
 
 
-def needed(name: str, *places: str) -> str:
-    """The path of a program; skips the test where there is none."""
-    found = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *places]))
-    if found is None:
-        pytest.skip(f"{name} is not installed")
-    return found
-
-
 @contextmanager
 def started(command: Sequence[str | Path], **options: object) -> Iterator[subprocess.Popen[bytes]]:
     """Runs a program, and kills it and its session at the end."""
@@ -136,7 +128,7 @@ def test_python() -> None:
 
 @pytest.mark.slow
 def test_node() -> None:
-    with started([needed("node"), "-e", NODE]) as process:
+    with started([tool("node"), "-e", NODE]) as process:
         agree(process.pid, "node")
 
 
@@ -144,16 +136,16 @@ def test_node() -> None:
 def test_java(place: Path) -> None:
     source = place / "Churn.java"
     source.write_text(JAVA)
-    subprocess.run([needed("javac"), "-d", str(place), str(source)], check=True)
-    with started([needed("java"), "-Xmx300m", "-cp", place, "Churn"]) as process:
+    subprocess.run([tool("javac"), "-d", str(place), str(source)], check=True)
+    with started([tool("java"), "-Xmx300m", "-cp", place, "Churn"]) as process:
         agree(process.pid, "java", TRAFFIC)
 
 
 @pytest.mark.slow
 def test_redis(place: Path) -> None:
     socket = place / "socket"
-    benchmark = needed("redis-benchmark")
-    command = [needed("redis-server"), "--port", "0", "--unixsocket", socket, "--save", "", "--dir", place]
+    benchmark = tool("redis-benchmark")
+    command = [tool("redis-server"), "--port", "0", "--unixsocket", socket, "--save", "", "--dir", place]
     with started(command) as server:
         load = [benchmark, "-s", socket, "-n", "100000000", "-r", "100000", "-d", "3000", "-c", "4"]
         with started([*load, "-t", "set,lpush,lrange_300,mset"]):
@@ -163,14 +155,14 @@ def test_redis(place: Path) -> None:
 @pytest.mark.slow
 def test_postgresql(place: Path) -> None:
     tools = [str(path) for path in Path("/usr/lib/postgresql").glob("*/bin")]
-    initdb, postgres = needed("initdb", *tools), needed("postgres", *tools)
+    initdb, postgres = tool("initdb", *tools), tool("postgres", *tools)
     prefix = []
     if os.geteuid() == 0:
         try:
             entry = pwd.getpwnam("postgres")
         except KeyError:
             pytest.skip("there is no user postgres")
-        prefix = [needed("setpriv"), f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
+        prefix = [tool("setpriv"), f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
     data = place / "data"
     subprocess.run([*prefix, initdb, "-D", data, "-N", "-A", "trust"], check=True, capture_output=True, cwd=place)
     queries = place / "queries"

@@ -96,6 +96,14 @@ def compiler() -> str | None:
     return shutil.which("gcc")
 
 
+def tool(name: str, *places: str) -> str:
+    """The path of a program, looked for in `places` too; skips the test where it is not installed."""
+    path = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *places]))
+    if path is None:
+        pytest.skip(f"{name} is not installed")
+    return path
+
+
 def build(name: str, *flags: str) -> Path:
     """Compiles `programs/NAME.c`, once for all tests of a machine's run; skips the test where there is no gcc."""
     gcc = compiler()

@@ -20,7 +20,7 @@ from laconic.stacks.symbolize import Symbolizer
 from laconic.suppressions import BUILT_IN
 from laconic.trace.reader import Trace
 from laconic.trace.sites import Stacks
-from tests.tracer.lab import COMMAND, PROGRAMS, environment, run_alone
+from tests.tracer.lab import COMMAND, PROGRAMS, environment, run_alone, tool
 
 FRAME_POINTERS = ("-fno-omit-frame-pointer", "-fomit-frame-pointer")
 #: What becomes of a program once it is built with -g: nothing; no DWARF; no symbols but those in a debug file beside
@@ -35,14 +35,6 @@ CPP_SITES = {
 }
 RUST_SITES = {"sites::pool::refill": (13, 14), "<sites::Arena as sites::Seal>::seal": (6, 8)}
 Finder = Callable[..., dict[str, Any]]
-
-
-def tool(name: str) -> str:
-    """A tool's path; skips the test where it is not installed."""
-    path = shutil.which(name)
-    if path is None:
-        pytest.skip(f"{name} is not installed")
-    return path
 
 
 def call(*words: str | Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 from laconic.stacks.symbolize import Symbolizer
 from laconic.stacks.table import FILE, Frame, Module
-from tests.tracer.lab import COMMAND, environment, run_alone
+from tests.tracer.lab import COMMAND, environment, run_alone, tool
 
 OWN = "__attribute__((noinline, noipa))"
 HEAD = f"""
@@ -28,14 +27,6 @@ volatile int kept;
 char *at;
 """
 NO_CFI = ("-O2", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables", "-fomit-frame-pointer")
-
-
-def tool(name: str) -> str:
-    """A tool's path; skips the test where it is not installed."""
-    path = shutil.which(name)
-    if path is None:
-        pytest.skip(f"{name} is not installed")
-    return path
 
 
 @pytest.fixture

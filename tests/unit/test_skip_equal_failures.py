@@ -31,6 +31,7 @@ from tests.unit.test_sgx_failures import (
     failing,
     file,
     mapped,
+    next_call_works,
     protected,
     stored,
 )
@@ -194,13 +195,6 @@ def test_what_fails_for_ever_kills_nothing(scene: str, kind: str) -> None:
         if kind != "etrack":
             reclaimed(program)
         program.end()
-
-
-def next_call_works(program: Upstream) -> None:
-    assert program.call("mmap", ELSEWHERE, 3 * PAGE, RW, ANON, NO_FD, 0) == ELSEWHERE
-    assert not program.access(ELSEWHERE + PAGE, "store")
-    assert not program.call("munmap", ELSEWHERE, 3 * PAGE)
-    program.check(False)
 
 
 def reclaimed(program: Upstream) -> None:

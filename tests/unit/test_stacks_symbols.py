@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import random
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from tests.tracer.lab import tool
 
 from laconic.stacks.cfi import FROM_RSP
 from laconic.stacks.elf import Elf
@@ -64,14 +64,6 @@ impl Shape for Square {
 fn twice(n: u32) -> u32 { unsafe { asm!("in_twice: nop") }; n * 2 }
 fn main() { println!("{}", twice(Square(std::env::args().count() as u32).area())); }
 """
-
-
-def tool(name: str) -> str:
-    """The path of a compiler or a tool; skips the test where there is none."""
-    path = shutil.which(name)
-    if path is None:
-        pytest.skip(f"{name} is not installed")
-    return path
 
 
 @pytest.fixture

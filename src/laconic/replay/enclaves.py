@@ -52,12 +52,14 @@ class Enclave:
         self._books: dict[str, list[Told]] = {}
         self._unchanged: dict[str, list[Told]] = {}
 
-    def _open(self, label: str, books: dict[str, list[Told]]) -> list[Told]:
-        told = books[label] = []
-        for strategy in self.strategies:
-            if books is self._books or strategy.hears_all:
-                strategy.meter.at(self.number, label)
-                told.append((strategy, strategy.meter, strategy.meter.counts))
+    def _told(self, label: str, books: dict[str, list[Told]]) -> list[Told]:
+        told = books.get(label)
+        if told is None:
+            told = books[label] = []
+            for strategy in self.strategies:
+                if books is self._books or strategy.hears_all:
+                    strategy.meter.at(self.number, label)
+                    told.append((strategy, strategy.meter, strategy.meter.counts))
         return told
 
     def load(self, entries: Iterable[Entry]) -> None:
@@ -81,15 +83,14 @@ class Enclave:
                     self._touch(begin, stop, vma)
 
     def _touch(self, start: int, end: int, vma: Vma) -> None:
-        for strategy, meter, counts in self._books.get(TOUCH) or self._open(TOUCH, self._books):
+        for strategy, meter, counts in self._told(TOUCH, self._books):
             meter.counts = counts
             strategy.touch(start, end, vma)
 
     def call(self, call: MemoryCall, label: str = "") -> None:
         """A memory call is over; its work is entered under `label`, or its name. O(strategies × changes)."""
         name, args, _, changes, _ = call
-        books, label = self._books if changes else self._unchanged, label or name
-        for strategy, meter, counts in books.get(label) or self._open(label, books):
+        for strategy, meter, counts in self._told(label or name, self._books if changes else self._unchanged):
             meter.counts = counts
             strategy.call(call)
         if changes:
