@@ -52,6 +52,9 @@ class Upcalls(Protocol):
     def maps(self) -> RangeMap[Vma]:
         """The host's map of the whole address space, equal neighbours merged."""
 
+    def maps_in(self, start: int, end: int) -> RangeMap[Vma]:
+        """The host's map of `[start, end)`; what it holds elsewhere is unspecified."""
+
 
 class Call(NamedTuple):
     """One memory call as the program made it: its name and six arguments, unsigned 64-bit."""
@@ -168,9 +171,10 @@ OPERATIONS: dict[str, Operation] = {
     "arch_prctl": _resync,
 }
 
-#: Calls whose first two arguments are a range that may be said run by run: name → index of the address.
+#: Calls on a range, which two successive arguments give as address and length: name → index of the address.
 RANGED = {
     "mprotect": 0,
+    "pkey_mprotect": 0,
     "munmap": 0,
     "madvise": 0,
     "mlock": 0,
@@ -178,6 +182,7 @@ RANGED = {
     "munlock": 0,
     "msync": 0,
     "mseal": 0,
+    "mbind": 0,
     "prctl": 2,
 }
 
