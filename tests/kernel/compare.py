@@ -1,7 +1,7 @@
 """Two ways to hold the bookkeeping against a real child.
 
 `Prediction`: the child makes each call as it is; the bookkeeping says beforehand what will come of it.
-`ThroughPal`: one child makes the call as it is; for the other the bookkeeping answers, and it makes only the host calls.
+`ThroughPal`: one child makes the call as it is; for the other the bookkeeping answers, and it makes only host calls.
 """
 
 from __future__ import annotations
