@@ -10,20 +10,18 @@ from typing import NamedTuple
 
 from laconic.around import Labelled, Run, around, differences, labelled
 from laconic.errors import LaconicError
-from laconic.ledger import Ledger
-from laconic.manager import Bookkeeper
-from laconic.memory.calls import Arguments, Upcalls
-from laconic.memory.change import NOTHING, Change, Outcome
+from laconic.memory.calls import Arguments
+from laconic.memory.change import Change
 from laconic.memory.flags import PAGE_MASK, PAGE_SIZE, TASK_SIZE
 from laconic.memory.mmap import page_align
-from laconic.memory.space import AddressSpace
 from laconic.pal.linux import only_changes
 from laconic.pal.pagemap import Touched, page_count
 from laconic.replay.assumed import affected
-from laconic.replay.enclaves import TOUCH
-from laconic.replay.thread import Thread
-from laconic.sites import SiteReplay
-from laconic.strategies import NAMES
+from laconic.replay.enclaves import TOUCH, Enclaves
+from laconic.replay.engine import Replay
+from laconic.replay.events import CallDone, Listener
+from laconic.replay.thread import Mm, Thread
+from laconic.strategies import NAMES, strategy
 from laconic.trace.reader import Trace
 from laconic.trace.schema import CODES, EVENTS, MEMORY_CODES, NO_RESULT, UNFINISHED, PlainRow
 from laconic.trace.sites import NO_STACK, Stacks
@@ -164,119 +162,111 @@ def explain(
     """
     found = locate(trace, event, progress)
     loss = [trace.loss] if trace.loss else []
-    replay = _Explainer(trace, found, stacks)
+    stacks = stacks or Stacks()
+    enclaves = Enclaves({name: strategy(name) for name in NAMES})
+    explainer = _Explainer(trace, found, enclaves)
+    replay = Replay(trace, "laconic", listeners=[enclaves, explainer], stacks=stacks)
     replay.run(lambda number, _: number > found.number, progress)
-    told = replay.told_of
-    told.stack = replay.stack_of(found.row)
+    explanation = explainer.explanation
+    row = found.row
+    if explanation.stack == NO_STACK:
+        explanation.stack = stacks.next.get(row[3], NO_STACK)
+    explanation.program = replay.programs.get(row[2], "?")
     for row in found.symbols:
-        replay.stacks.take(row)
-    told.stacks = replay.stacks
-    told.loss = [*replay.lost.told(), *loss]
-    return told
+        stacks.take(row)
+    explanation.stacks = stacks
+    explanation.loss = [*replay.lost.told(), *loss]
+    return explanation
 
 
-class _Listening(Bookkeeper):
-    # Keeps what the last call came to.
+class _Explainer(Listener):
+    # Follows a replay up to one call, under every strategy, and records what that call alone does.
 
-    last: Outcome = NOTHING
-
-    def begin(
-        self, space: AddressSpace, name: str, args: tuple[int, ...], up: Upcalls, followed: bool = True
-    ) -> Outcome:
-        self.last = super().begin(space, name, args, up, followed)
-        return self.last
-
-
-class _Explainer(SiteReplay):
-    # Replays up to one call, under every strategy, and looks at what that call alone does.
-
-    def __init__(self, trace: Trace, found: Found, stacks: Stacks | None) -> None:
-        super().__init__(trace, NAMES, stacks)
-        self.manager: _Listening = _Listening(only_changes, Ledger())
+    def __init__(self, trace: Trace, found: Found, enclaves: Enclaves) -> None:
+        self.trace = trace
         self.found = found
-        self.told_of = Explanation(found, self._names[found.row[0]])
+        self.enclaves = enclaves
+        self.explanation = Explanation(found, trace.names[found.row[0]])
+        if trace.source == "run":
+            recorded = trace.about.get("strategy") or "laconic"
+            self.explanation.strategy, self.explanation.recorded = recorded, found.row[12]
         self._before: list[Labelled] | None = None
-        self._changes: tuple[Change, ...] = ()
-        self._taken: int | None = None
+        self._work_before: dict[str, Counter[str]] = {}
+        self._committed: tuple[Change, ...] = ()
+        self._watching = False
 
-    def stack_of(self, row: PlainRow) -> int:
-        """The stack of the call; of one that bookkeeping does not follow it waits still."""
-        return self.stacks.next.get(row[3], NO_STACK) if self._taken is None else self._taken
-
-    def _bystander(self, row: PlainRow) -> None:
-        super()._bystander(row)
-        if self.number != self.found.number:
-            self.stacks.next.pop(row[3], None)
+    def call_begins(self, number: int, row: PlainRow, thread: Thread) -> None:
+        """Note what the pages are, and what the enclaves did, before the call."""
+        self._watching = number in (self.found.number, self.found.begin)
+        if not self._watching or thread.mm.space is None:
             return
-        self.told_of.program = self.programs.get(row[2], "?")
-        self.told_of.why_not = "no bookkeeping concerns it: it changes nothing, and the host answers it"
+        if self._before is None:
+            self._before = labelled(thread.mm.space)
+        self._work_before = self._work()
 
-    def _begin(self, row: PlainRow) -> None:
-        if self.number == self.found.begin:
-            self._watched(row, super()._begin)
-        else:
-            super()._begin(row)
+    def call_committed(self, row: PlainRow, mm: Mm, name: str, changes: tuple[Change, ...]) -> None:
+        """Note the changes that are done before the call has ended."""
+        if self._watching:
+            self._add_work()
+            self._committed = changes
 
-    def _call(self, row: PlainRow) -> None:
-        if self.number != self.found.number:
-            super()._call(row)
+    def call_ignored(self, number: int, row: PlainRow, stack: int, followed: bool) -> None:
+        """State why there is no more to know."""
+        if number != self.found.number:
             return
-        self._watched(row, super()._call)
-        self._taken = self._stack
-        self._told(row, self._thread(row))
+        self.explanation.stack = stack
+        self.explanation.answer = row[10]
+        self.explanation.why_not = (
+            "no bookkeeping concerns it: it changes nothing, and the host answers it"
+            if followed
+            else "its process is not followed: a 32-bit program, or one that hides its memory map"
+        )
 
-    def _watched(self, row: PlainRow, act: Callable[[PlainRow], None]) -> None:
-        # What is done in `act`, for this call and in its name: touches that were seen meanwhile are not.
-        space = self._thread(row).mm.space
-        if self._before is None and space is not None:
-            self._before = labelled(space)
-        before = self._work()
-        self.changes = ()
-        act(row)
-        self._changes += self.changes
-        for name, counts in self._work().items():
-            more = self.told_of.counts.setdefault(name, {})
-            for thing, count in (counts - before[name]).items():
-                more[thing] = more.get(thing, 0) + count
-
-    def _work(self) -> dict[str, Counter[str]]:
-        found = {}
-        for name, meter in self.meters.items():
-            found[name] = Counter[str]()
-            for (_, label), counts in meter.tables.items():
-                if label != TOUCH:
-                    found[name].update(counts.as_dict())
-        return found
-
-    def _told(self, row: PlainRow, thread: Thread) -> None:
-        told, space = self.told_of, thread.mm.space
-        told.program = self.programs.get(row[2], "?")
-        told.answer = self.answer
-        if row[14] in self._files:
-            told.file = self._files[row[14]].file.path
-        if self.trace.source == "run":
-            told.strategy, told.recorded = self.recorded or "laconic", row[12]
-        if space is None or self._before is None:
-            told.why_not = "its process is not followed: a 32-bit program, or one that hides its memory map"
-            told.counts = {}
+    def call_done(self, done: CallDone) -> None:
+        """Record what the call did."""
+        if done.number != self.found.number:
             return
+        explanation, row, space = self.explanation, done.row, done.thread.mm.space
+        self._add_work()
+        explanation.stack = done.stack
+        explanation.answer = done.result
+        if done.file is not None:
+            explanation.file = done.file.file.path
         if row[11] & UNFINISHED:
-            told.why_not = "it never returned: the thread ended in it"
+            explanation.why_not = "it never returned: the thread ended in it"
         elif row[11] & NO_RESULT:
-            told.why_not = "the log does not show its result"
-        if told.why_not:
-            told.counts = {}
-        outcome, after, changes = self.manager.last, labelled(space), self._changes
+            explanation.why_not = "the log does not show its result"
+        if explanation.why_not:
+            explanation.counts = {}
+        assert space is not None and self._before is not None
+        outcome, after, changes = done.outcome, labelled(space), self._committed + done.changes
         if outcome.ask and not changes:
             # Bookkeeping did not know what the call would do, and has looked at the host.
             changes = differences(self._before, after)
-        told.asked = _asked(told.name, row, self.answer, changes)
-        told.runs = list(around(self._before, after, told.asked, changes))
-        told.changes = changes
-        told.touched = self._touched(row, changes)
-        told.asks = outcome.ask
-        if self.said > 0:
-            told.host_call = told.name, only_changes(told.name, row[4:10], outcome) or row[4:10]
+        explanation.asked = _asked(explanation.name, row, done.result, changes)
+        explanation.runs = list(around(self._before, after, explanation.asked, changes))
+        explanation.changes = changes
+        explanation.touched = self._touched(row, changes)
+        explanation.asks = outcome.ask
+        if done.host_calls:
+            args = row[4:10]
+            explanation.host_call = done.name, only_changes(done.name, args, outcome) or args
+
+    def _add_work(self) -> None:
+        # What was done for this call and in its name; touches that were seen in between are not.
+        for name, counts in self._work().items():
+            more = self.explanation.counts.setdefault(name, {})
+            for thing, count in (counts - self._work_before[name]).items():
+                more[thing] = more.get(thing, 0) + count
+
+    def _work(self) -> dict[str, Counter[str]]:
+        work = {}
+        for name, meter in self.enclaves.meters.items():
+            work[name] = Counter[str]()
+            for (_, label), counts in meter.tables.items():
+                if label != TOUCH:
+                    work[name].update(counts.as_dict())
+        return work
 
     def _touched(self, row: PlainRow, changes: Iterable[Change]) -> list[int | None]:
         # Page counts of what was seen to be touched, of each change.

@@ -1,20 +1,22 @@
 """Who makes which calls: a trace's memory calls by the place in the program, what became of them, and their cost.
 
-A call is *redundant* where it changes nothing: the bookkeeping has nothing to say to the host.
+A call is *redundant* if it succeeded and changed nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from laconic.ledger import Ledger
 from laconic.pal.sgx.meter import Counts, Meter
-from laconic.replay.enclaves import EnclaveReplay, Process
+from laconic.replay.enclaves import Enclaves
+from laconic.replay.engine import Replay
+from laconic.replay.events import CallDone, Listener, Program
 from laconic.strategies import strategy
 from laconic.trace.reader import Trace
-from laconic.trace.schema import MEMORY_CODES, PlainRow
-from laconic.trace.sites import NO_STACK, Stacks
+from laconic.trace.sites import Stacks
 
 #: By whose rule the enclave's cost of each site is counted.
 EVERY_CALL, LACONIC = "every-call", "laconic"
@@ -24,7 +26,7 @@ EVERY_CALL, LACONIC = "every-call", "laconic"
 class Site:
     """The calls of one name from one stack of one program. `stack` is `trace.sites.NO_STACK` where none was taken.
 
-    `asked` calls were made, of which `redundant` changed nothing; `said` host calls were made for the others. `first`,
+    `asked` calls were made, of which `redundant` succeeded and changed nothing; `said` host calls were made. `first`,
     `last` and `first_redundant` are the numbers of rows in the trace, -1 for none. `counts`: strategy → what its
     enclave did for these calls; `wasted`: for the redundant ones.
     """
@@ -52,67 +54,66 @@ class Sites:
     stacks: Stacks
     ledger: Ledger
     meters: dict[str, Meter]
-    processes: list[Process]
+    processes: list[Program]
     loss: list[str]
     events: int
     source: str = "run"
 
 
-class SiteReplay(EnclaveReplay):
-    """A replay that enters every memory call under its site. `on_call` is told each, when it is over."""
+class SiteLabel(NamedTuple):
+    """What the enclaves' work for a call is counted under."""
 
-    def __init__(
-        self,
-        trace: Trace,
-        strategies: Sequence[str] = (EVERY_CALL, LACONIC),
-        stacks: Stacks | None = None,
-        on_call: Callable[[SiteReplay, PlainRow, Site], None] | None = None,
-    ) -> None:
-        super().__init__(trace, {name: strategy(name) for name in strategies})
-        self.stacks = stacks or Stacks()
+    call: str
+    stack: int
+    program: str
+    is_redundant: bool
+
+
+def site_label(done: CallDone) -> SiteLabel:
+    """The label of a call."""
+    return SiteLabel(done.name, done.stack, done.program, done.is_redundant)
+
+
+class SiteCollector(Listener):
+    """Counts every memory call at its site. `sites` are in the order of their first calls."""
+
+    def __init__(self) -> None:
         self.sites: dict[tuple[str, int, str], Site] = {}
-        self._stack = NO_STACK
-        self.on_call = on_call
-        for code in range(MEMORY_CODES, 256):
-            self._handlers[code] = self._with_stack(self._handlers[code])
 
-    def _with_stack(self, handler: Callable[[PlainRow], None]) -> Callable[[PlainRow], None]:
-        take = self.stacks.take
+    def call_done(self, done: CallDone) -> None:
+        """Count the call. O(1)."""
+        if done.is_finished:
+            self.count(done)
 
-        def both(row: PlainRow) -> None:
-            take(row)
-            handler(row)
-
-        return both
-
-    def _call(self, row: PlainRow) -> None:
-        self._stack = self.stacks.next.pop(row[3], NO_STACK)
-        self.said = -1
-        super()._call(row)
-        if self.said < 0:
-            return  # not followed, or never over
-        key = self._key(row)
+    def count(self, done: CallDone) -> Site:
+        """Count a finished call; return its site. O(1)."""
+        key = done.name, done.stack, done.program
         site = self.sites.get(key)
         if site is None:
-            site = self.sites[key] = Site(key[0], key[1], key[2], first=self.number)
+            site = self.sites[key] = Site(*key, first=done.number)
         site.asked += 1
-        site.said += self.said
-        if not self.said:
+        site.said += done.host_calls
+        if done.is_redundant:
             site.redundant += 1
             if site.first_redundant < 0:
-                site.first_redundant = self.number
-        if self.answer < 0:
+                site.first_redundant = done.number
+        if done.result < 0:
             site.failed += 1
-        site.last = self.number
-        if self.on_call is not None:
-            self.on_call(self, row, site)
+        site.last = done.number
+        return site
 
-    def _key(self, row: PlainRow) -> tuple[str, int, str]:
-        return self._names[row[0]], self._stack, self.programs.get(row[2], "?")
-
-    def _label(self, row: PlainRow) -> str:
-        name, stack, program = self._key(row)
-        return f"{name} {stack} {int(not self.said)} {program}"
+    def add_costs(self, meters: Mapping[str, Meter]) -> None:
+        """Give each site what the enclaves did for its calls. O(labels)."""
+        for name, meter in meters.items():
+            for (_, label), counts in meter.tables.items():
+                if not isinstance(label, SiteLabel):
+                    continue  # the work of no memory call
+                site = self.sites.get((label.call, label.stack, label.program))
+                if site is None:
+                    continue
+                site.counts.setdefault(name, Counts()).add(counts)
+                if label.is_redundant:
+                    site.wasted.setdefault(name, Counts()).add(counts)
 
 
 def sites(
@@ -121,19 +122,20 @@ def sites(
     progress: Callable[[int], None] | None = None,
     stacks: Stacks | None = None,
 ) -> Sites:
-    """Reads a trace to its end. O(events), memory O(sites). Raises LaconicError where it cannot be read."""
-    replay = SiteReplay(trace, strategies, stacks)
+    """Read a trace to its end. O(events), memory O(sites). Raises LaconicError if it cannot be read."""
+    stacks = stacks or Stacks()
+    collector = SiteCollector()
+    enclaves = Enclaves({name: strategy(name) for name in strategies}, label=site_label)
+    replay = Replay(trace, "laconic", listeners=[enclaves, collector], stacks=stacks)
     replay.run(progress=progress)
-    for name, meter in replay.meters.items():
-        for (_, label), counts in meter.tables.items():
-            call, *rest = label.split(" ", 3)
-            site = replay.sites.get((call, int(rest[0]), rest[2])) if len(rest) == 3 else None
-            if site is None:
-                continue  # the work of no memory call
-            site.counts.setdefault(name, Counts()).add(counts)
-            if rest[1] == "1":
-                site.wasted.setdefault(name, Counts()).add(counts)
-    found = list(replay.sites.values())
+    collector.add_costs(enclaves.meters)
     return Sites(
-        found, replay.stacks, replay.ledger, replay.meters, replay.told, replay.losses, replay.number + 1, trace.source
+        list(collector.sites.values()),
+        stacks,
+        replay.ledger,
+        enclaves.meters,
+        replay.started,
+        replay.losses,
+        replay.number + 1,
+        trace.source,
     )

@@ -32,7 +32,7 @@ from laconic.page.series import Bins, Sampled, Scattered
 from laconic.pal.sgx.costs import COSTED, CostProfile, Figure
 from laconic.pal.sgx.meter import Counts
 from laconic.replay.compare import Compared, Figures, Span
-from laconic.replay.enclaves import Process
+from laconic.replay.events import Program
 from laconic.replay.engine import Replay
 from laconic.report.html import as_html, as_json, document
 from laconic.report.html.data import Limits
@@ -86,7 +86,7 @@ def fixed() -> Page:
                enumerate((1, 0, 1, 0))]  # fmt: skip
     return Page(
         "run", {"command": ["prog", "--fast"]}, {"system": "Linux", "release": "6.1", "machine": "x86_64"}, 12, ledger,
-        {"exit_status": 0}, ["a line is lost"], [Process(100, "/bin/prog")], [4], by_time, by_order,
+        {"exit_status": 0}, ["a line is lost"], [Program(100, "/bin/prog")], [4], by_time, by_order,
         moments, 15_000, areas,
         1, 1, 0, marks, sites, places, [("/lib/gone.so", "No such file or directory")], singles, compared, PROFILE, 0,
     )  # fmt: skip

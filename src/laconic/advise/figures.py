@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from laconic.advise.watch import Image, Watch
 from laconic.pal.sgx.meter import Counts
-from laconic.replay.enclaves import EnclaveReplay, Process
+from laconic.replay.enclaves import Enclaves
+from laconic.replay.engine import Replay
+from laconic.replay.events import Program
 from laconic.strategies import Strategy, strategy
 from laconic.strategies.every_call import EveryCall
 from laconic.strategies.touches import Touches
@@ -57,7 +59,7 @@ class Figures:
     source: str
     redacted: bool
     images: list[Image]
-    processes: list[Process]
+    processes: list[Program]
     costs: dict[str, Cost]
     counts: Counts
     lazy_touched: tuple[int, int]
@@ -66,7 +68,7 @@ class Figures:
     losses: list[str] = field(default_factory=list)
     exit_status: int | None = None
 
-    def programs(self) -> list[tuple[Process, Image]]:
+    def programs(self) -> list[tuple[Program, Image]]:
         """The programs with what they did."""
         return list(zip(self.processes, self.images, strict=True))
 
@@ -92,32 +94,44 @@ def measure(
     Raises LaconicError where it cannot be read. O(events × strategies).
     """
     trace = opened()
-    low, images = _replayed(trace, False, progress)
+    engine, low, images = _replayed(trace, False, progress)
     known = trace.source == "run"
-    high, more = (low, images) if known else _replayed(opened(), True, progress)
+    _, high, more = (engine, low, images) if known else _replayed(opened(), True, progress)
     costs = {}
     for name in SHOWN:
-        ends = [engine.meters[name] for engine in (low, high)]
+        ends = [enclaves.meters[name] for enclaves in (low, high)]
         totals = [meter.total() for meter in ends]
         calls = sorted(float(total.host_calls) for total in totals)
         cycles = sorted(value for total in totals for value in profile.cycles(total))
         pages = sorted(float(meter.peak_epc_pages) for meter in ends)
         costs[name] = Cost((calls[0], calls[-1]), (cycles[0], cycles[-1]), (pages[0], pages[-1]))
     lazy = [sum(image.lazy_touched for image in each) for each in (images, more)]
-    status = low.end.get("exit_status")
+    status = engine.end.get("exit_status")
     return Figures(
-        trace.source, trace.redacted, images, low.told, costs, low.meters[TODAY].total(), (lazy[0], lazy[1]), known,
-        low.unseen, low.losses, status if isinstance(status, int) else None,
-    )  # fmt: skip
+        trace.source,
+        trace.redacted,
+        images,
+        engine.started,
+        costs,
+        low.meters[TODAY].total(),
+        (lazy[0], lazy[1]),
+        known,
+        low.unseen,
+        engine.losses,
+        status if isinstance(status, int) else None,
+    )
 
 
-def _replayed(trace: Trace, touched: bool, progress: Callable[[int], None] | None) -> tuple[EnclaveReplay, list[Image]]:
+def _replayed(
+    trace: Trace, touched: bool, progress: Callable[[int], None] | None
+) -> tuple[Replay, Enclaves, list[Image]]:
     images: list[Image] = []
 
     def watch(meter: Meter, space: AddressSpace, touches: Touches) -> Strategy:
         return Watch(meter, space, touches, images)
 
     makers = {TODAY: strategy(TODAY), EAGER: Eager, OURS: strategy(OURS), Watch.name: watch}
-    engine = EnclaveReplay(trace, makers, touched)
+    enclaves = Enclaves(makers, touched)
+    engine = Replay(trace, "laconic", listeners=[enclaves])
     engine.run(progress=progress)
-    return engine, images
+    return engine, enclaves, images

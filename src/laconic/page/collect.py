@@ -9,19 +9,18 @@ from typing import Any, NamedTuple
 
 from laconic.callers import Names, own_frames
 from laconic.ledger import Ledger
+from laconic.memory.change import Change
 from laconic.memory.flags import PAGE_SHIFT
-from laconic.memory.space import AddressSpace
-from laconic.memory.vma import Vma
 from laconic.page.areas import Area, Areas
 from laconic.page.series import Bins, Sampled, Scattered
 from laconic.pal.sgx.costs import CostProfile
-from laconic.pal.sgx.meter import Counts
-from laconic.rangemap import RangeMap
 from laconic.replay.compare import BOUND, Compared, compare
-from laconic.replay.enclaves import Process
+from laconic.replay.enclaves import Enclaves
+from laconic.replay.engine import Replay
+from laconic.replay.events import CallDone, Listener, Program
 from laconic.replay.thread import Mm
-from laconic.sites import EVERY_CALL, LACONIC, Site, SiteReplay
-from laconic.strategies import NAMES
+from laconic.sites import EVERY_CALL, LACONIC, Site, SiteCollector, site_label
+from laconic.strategies import NAMES, strategy
 from laconic.suppressions import Suppression, matching
 from laconic.trace.reader import Trace
 from laconic.trace.records import ARITY
@@ -75,7 +74,7 @@ class Page:
     ledger: Ledger
     end: dict[str, Any]
     loss: list[str]
-    processes: list[Process]
+    processes: list[Program]
     calls: list[int]
     by_time: Bins
     by_order: Bins
@@ -110,22 +109,49 @@ def collect(
     is as in `compare`. Raises LaconicError where it cannot be read. O(events × strategies); memory O(sites + VMAs).
     """
     tell = progress or (lambda done: None)
-    replay = PageReplay(trace)
+    stacks = Stacks()
+    timeline = Timeline()
+    enclaves = Enclaves({name: strategy(name) for name in (EVERY_CALL, LACONIC)}, label=site_label)
+    replay = Replay(trace, "laconic", listeners=[enclaves, timeline], stacks=stacks)
     replay.run(progress=lambda done: tell(done // 2))
+    timeline.areas.end_all(max(timeline.calls, 1))
+    timeline.sites.add_costs(enclaves.meters)
     compared = None
-    if replay.calls:
+    if timeline.calls:
         tail = partial(_second_half, tell, trace.size)
         compared = compare(trace, [*NAMES, BOUND], profile, progress=tail, jobs=jobs)
-    found = list(replay.sites.values())
-    places, hidden, own = _stacks(found, replay.stacks, list(suppressions))
-    modules = sorted((module.path, why) for module, why in replay.stacks.symbolizer.missing.items())
-    counts = [replay.calls_of.get(number, 0) for number in range(len(replay.told))]
+    sites = list(timeline.sites.sites.values())
+    places, hidden, own = _stacks(sites, stacks, list(suppressions))
+    modules = sorted((module.path, why) for module, why in stacks.symbolizer.missing.items())
     return Page(
-        trace.source, trace.about, trace.machine, replay.number + 1, replay.ledger, replay.end, replay.losses,
-        replay.told, counts, replay.by_time, replay.by_order, replay.moments, replay.last,
-        replay.areas.ended, replay.areas.step, replay.areas.grain, replay.areas.left_out, replay.marks, found, places,
-        modules, replay.singles, compared, profile, sum(replay.uncertain.values()), hidden, own,
-    )  # fmt: skip
+        source=trace.source,
+        about=trace.about,
+        machine=trace.machine,
+        events=replay.number + 1,
+        ledger=replay.ledger,
+        end=replay.end,
+        loss=replay.losses,
+        processes=replay.started,
+        calls=[timeline.calls_of.get(number, 0) for number in range(len(replay.started))],
+        by_time=timeline.by_time,
+        by_order=timeline.by_order,
+        moments=timeline.moments,
+        last=timeline.last,
+        areas=timeline.areas.ended,
+        step=timeline.areas.step,
+        grain=timeline.areas.grain,
+        left_out=timeline.areas.left_out,
+        marks=timeline.marks,
+        sites=sites,
+        places=places,
+        modules=modules,
+        singles=timeline.singles,
+        compared=compared,
+        profile=profile,
+        uncertain=sum(replay.uncertain.values()),
+        hidden=hidden,
+        own=own,
+    )
 
 
 def _stacks(
@@ -153,11 +179,14 @@ def _second_half(tell: Callable[[int], None], size: int, done: int) -> None:
     tell((size + done) // 2)
 
 
-class PageReplay(SiteReplay):
-    """A replay that keeps what the page draws. `calls` is the number of memory calls so far."""
+class Timeline(Listener):
+    """Keeps what the page draws: `sites`, series over time, and the areas of each address space.
 
-    def __init__(self, trace: Trace, stacks: Stacks | None = None) -> None:
-        super().__init__(trace, (EVERY_CALL, LACONIC), stacks, lambda _, row, site: self._entered(row, site))
+    `calls` is the number of memory calls so far.
+    """
+
+    def __init__(self) -> None:
+        self.sites = SiteCollector()
         self.calls = self.last = 0
         self.calls_of: dict[int, int] = {}
         self.by_time, self.by_order = Bins(1_000), Bins(1)
@@ -165,99 +194,64 @@ class PageReplay(SiteReplay):
         self.areas = Areas()
         self.marks: Scattered[Mark] = Scattered(MARKS)
         self.singles: list[OneCall] | None = []
-        self._labels: dict[tuple[str, int, str], str] = {}
         self._order: dict[tuple[str, int, str], int] = {}
 
-    def run(
-        self, until: Callable[[int, int], bool] | None = None, progress: Callable[[int], None] | None = None
-    ) -> None:
-        """As `Replay.run`; then every area has ended and every site has its enclaves' counts."""
-        super().run(until, progress)
-        self.areas.end_all(max(self.calls, 1))
-        keys = {label: key for key, label in self._labels.items()}
-        for name, meter in self.meters.items():
-            for (_, label), counts in meter.tables.items():
-                site = self.sites.get(keys[label]) if label in keys else None
-                if site is not None:
-                    site.counts.setdefault(name, Counts()).add(counts)
-
-    def _label(self, row: PlainRow) -> str:
-        # No call's name, and none of the other work's, begins so.
-        key = self._key(row)
-        label = self._labels.get(key)
-        if label is None:
-            label = self._labels[key] = f"#{len(self._labels)}"
-        return label
-
-    # Calls
-
-    def _call(self, row: PlainRow) -> None:
-        thread = self.threads.get(row[3])
-        looked = thread is None or bool(thread.map_runs)
-        super()._call(row)
-        mm = self.threads[row[3]].mm
-        if mm.enclave is None:
+    def call_done(self, done: CallDone) -> None:
+        """Count the call, and draw what it changed."""
+        if done.is_finished:
+            self._count(done, self.sites.count(done))
+        mm, now = done.thread.mm, max(self.calls - 1, 0)
+        if mm.number < 0:
             return
-        now = max(self.calls - 1, 0)
-        if looked or self.said < 0 or mm.space is None:
-            self.areas.sync_all(mm.enclave.number, mm.space, now)
+        if done.read_host or not done.is_finished or mm.space is None:
+            self.areas.sync_all(mm.number, mm.space, now)
             return
-        for change in self.changes:
-            self.areas.sync(mm.enclave.number, mm.space, change.start, change.end, now)
+        for change in done.changes:
+            self.areas.sync(mm.number, mm.space, change.start, change.end, now)
 
-    def _entered(self, row: PlainRow, site: Site) -> None:
-        enclave = self.threads[row[3]].mm.enclave
-        process = -1 if enclave is None else enclave.number
+    def _count(self, done: CallDone, site: Site) -> None:
+        process = done.thread.mm.number
         # Sites come in the order of their first calls, here as in `sites`.
         number = self._order.setdefault((site.call, site.stack, site.program), len(self._order))
-        call, time = self.calls, row[1]
+        call, time, args = self.calls, done.row[1], done.row[4:10]
         self.calls += 1
         self.calls_of[process] = self.calls_of.get(process, 0) + 1
-        self.by_time.count(time, self.said)
-        self.by_order.count(call, self.said)
+        self.by_time.count(time, done.host_calls)
+        self.by_order.count(call, done.host_calls)
         self.moments.see(time)
         self.last = time
-        if not self.said and process >= 0:
-            start, pages = pages_of(site.call, row[4:10], self.answer)
+        if done.is_redundant and process >= 0:
+            start, pages = pages_of(site.call, args, done.result)
             self.marks.see(Mark(process, call, start, pages, number))
         if self.singles is not None:
-            arguments = row[4 : 4 + ARITY.get(site.call, 6)]
+            arguments = args[: ARITY.get(site.call, 6)]
             self.singles.append(
-                OneCall(self.number, time, process, site.call, arguments, self.answer, self.said, number)
+                OneCall(done.number, time, process, site.call, arguments, done.result, done.host_calls, number)
             )
             if len(self.singles) > CALLS:
                 self.singles = None
 
-    def _begin(self, row: PlainRow) -> None:
-        super()._begin(row)
-        mm = self._thread(row).mm
-        if mm.enclave is not None and row[11]:
-            for change in self.changes:
-                self.areas.sync(mm.enclave.number, mm.space, change.start, change.end, self.calls)
+    def call_committed(self, row: PlainRow, mm: Mm, name: str, changes: tuple[Change, ...]) -> None:
+        """Draw the changes."""
+        if mm.number >= 0 and mm.space is not None:
+            for change in changes:
+                self.areas.sync(mm.number, mm.space, change.start, change.end, self.calls)
 
-    # Address spaces
+    def started(self, mm: Mm) -> None:
+        """Draw all areas."""
+        self.areas.sync_all(mm.number, mm.space, self.calls)
 
-    def _started(self, mm: Mm, space: AddressSpace) -> None:
-        super()._started(mm, space)
-        assert mm.enclave is not None
-        self.areas.sync_all(mm.enclave.number, space, self.calls)
+    def host_read(self, mm: Mm, changes: tuple[Change, ...], grew: bool) -> None:
+        """Draw all areas."""
+        self.areas.sync_all(mm.number, mm.space, self.calls)
 
-    def _looked(self, mm: Mm, space: AddressSpace, host: RangeMap[Vma], use: int) -> None:
-        super()._looked(mm, space, host, use)
-        if mm.enclave is not None:
-            self.areas.sync_all(mm.enclave.number, space, self.calls)
+    def forked(self, parent: Mm, child: Mm) -> None:
+        """Draw the child's areas."""
+        self.areas.sync_all(child.number, child.space, self.calls)
 
-    def _clone(self, row: PlainRow) -> None:
-        before = len(self.told)
-        super()._clone(row)
-        child = self.threads.get(row[10])
-        if child is not None and child.mm.enclave is not None and child.mm.enclave.number >= before:
-            self.areas.sync_all(child.mm.enclave.number, child.mm.space, self.calls)
-
-    def _ended(self, mm: Mm) -> None:
-        if mm.enclave is not None:
-            self.areas.end(mm.enclave.number, self.calls)
-        super()._ended(mm)
+    def ended(self, mm: Mm) -> None:
+        """The areas end."""
+        self.areas.end(mm.number, self.calls)
 
 
 def pages_of(call: str, args: Sequence[int], result: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ trace for itself. A log does not say which pages were touched: its figures are r
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
@@ -21,7 +21,9 @@ from laconic.pal.linux import RULES
 from laconic.pal.sgx.costs import CostProfile
 from laconic.pal.sgx.meter import THINGS, Counts
 from laconic.replay import Replayed, replay
-from laconic.replay.enclaves import EnclaveReplay, Maker, Process
+from laconic.replay.enclaves import Enclaves, Maker
+from laconic.replay.engine import Replay
+from laconic.replay.events import Program
 from laconic.strategies import strategy
 from laconic.trace.reader import Trace
 
@@ -88,7 +90,7 @@ class Compared:
 
     strategies: dict[str, Figures]
     profile: CostProfile
-    programs: list[Process]
+    programs: list[Program]
     ranged: bool
     asked: int
     processes: int
@@ -165,11 +167,11 @@ def _is_long(trace: Trace) -> bool:
 
 class _Book(NamedTuple):
     # One meter, when its replay is over.
-    tables: Mapping[tuple[int, str], Counts]
+    tables: Mapping[tuple[int, Hashable], Counts]
     peak: int
     left: int
 
-    def sums(self, key: Callable[[tuple[int, str]], Any]) -> dict[Any, Counts]:
+    def sums(self, key: Callable[[tuple[int, Hashable]], Any]) -> dict[Any, Counts]:
         """The counts of all tables whose process and call have the same key."""
         sums: dict[Any, Counts] = {}
         for table, counts in self.tables.items():
@@ -184,7 +186,7 @@ class _Book(NamedTuple):
 class _Part(NamedTuple):
     # What one replay came to, for some of the strategies.
     books: dict[str, _Book]
-    programs: list[Process]
+    programs: list[Program]
     asked: int
     processes: int
     events: int
@@ -200,14 +202,6 @@ class _Task(NamedTuple):
     profile: CostProfile
     assume_touched: bool
     model: Model
-
-
-class _Comparison(EnclaveReplay):
-    # `left`: the EPC pages that are committed when the trace ends, before the enclaves do.
-
-    def _run(self, until: Callable[[int, int], bool] | None, progress: Progress | None) -> None:
-        super()._run(until, progress)
-        self.left = {name: meter.epc_pages for name, meter in self.meters.items()}
 
 
 def _maker(name: str, profile: CostProfile, model: Model, reports: dict[str, Report]) -> Maker:
@@ -233,15 +227,19 @@ def _maker(name: str, profile: CostProfile, model: Model, reports: dict[str, Rep
 def _replay(trace: Trace, task: _Task, progress: Progress) -> _Part:
     reports: dict[str, Report] = {}
     makers = {name: _maker(name, task.profile, task.model, reports) for name in task.makers}
-    engine = _Comparison(trace, makers, task.assume_touched)
+    enclaves = Enclaves(makers, task.assume_touched)
+    engine = Replay(trace, "laconic", listeners=[enclaves])
     engine.run(progress=progress)
+    books = {
+        name: _Book(meter.tables, meter.peak_epc_pages, enclaves.left[name]) for name, meter in enclaves.meters.items()
+    }
     return _Part(
-        {name: _Book(meter.tables, meter.peak_epc_pages, engine.left[name]) for name, meter in engine.meters.items()},
-        engine.told,
+        books,
+        engine.started,
         engine.ledger.asked,
         engine.ledger.processes,
         engine.number + 1,
-        engine.unseen,
+        enclaves.unseen,
         engine.lost.told(),
         {name: report.findings() for name, report in reports.items()},
         trace.loss,
@@ -355,7 +353,7 @@ def _figures(cases: Sequence[_Ends], profile: CostProfile) -> Figures:
     )
 
 
-def _spans(cases: Sequence[_Ends], profile: CostProfile, key: Callable[[tuple[int, str]], Any]) -> dict[Any, Span]:
+def _spans(cases: Sequence[_Ends], profile: CostProfile, key: Callable[[tuple[int, Hashable]], Any]) -> dict[Any, Span]:
     # The figures of all tables whose keys are alike, in the order in which they came.
     sums = [(low.sums(key), high.sums(key)) for low, high in cases]
     nothing = Counts()

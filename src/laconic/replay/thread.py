@@ -14,7 +14,6 @@ from laconic.rangemap import RangeMap
 
 if TYPE_CHECKING:
     from laconic.replay.assumed import AssumedStart
-    from laconic.replay.enclaves import Enclave
 from laconic.trace.schema import DATA_LIMIT, READ, RESIDENT, PlainRow
 
 #: The runs of a host's map that differed from what was held.
@@ -24,18 +23,19 @@ Runs = list[tuple[int, int, Vma | None]]
 class Mm:
     """One address space of the replay and how many threads live in it.
 
-    `assumed` is what a log with no starting maps leaves open; `lossy`: the trace says that something of it is missing.
-    `enclave` is the modelled one, where one is.
+    `assumed` is what a log with no starting maps leaves open; `lossy`: the trace reports missing data of it. `pid` and
+    `number` are those of its program, `number` as in `Replay.started`; -1 before the program's image is known.
     """
 
-    __slots__ = ("assumed", "enclave", "lossy", "space", "threads")
+    __slots__ = ("assumed", "lossy", "number", "pid", "space", "threads")
 
     def __init__(self, space: AddressSpace | None, assumed: AssumedStart | None = None) -> None:
         self.space = space
         self.assumed = assumed
         self.threads = 0
         self.lossy = False
-        self.enclave: Enclave | None = None
+        self.pid = 0
+        self.number = -1
 
 
 class Thread:

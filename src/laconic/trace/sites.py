@@ -106,6 +106,11 @@ class Stacks:
             _SYMBOLS: self._take_symbols,
         }  # fmt: skip
 
+    @property
+    def codes(self) -> list[int]:
+        """The codes of the rows that `take` needs."""
+        return list(self._handlers)
+
     def take(self, row: PlainRow) -> None:
         """Takes any row; those about something else are passed over. O(size of the row)."""
         handler = self._handlers.get(row[0])

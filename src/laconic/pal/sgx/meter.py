@@ -7,6 +7,7 @@ and driver, and so finds what the hardware would refuse. All ranges are bytes, p
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, fields
 
 from laconic.memory.flags import PAGE_SHIFT
@@ -66,12 +67,12 @@ class Meter:
 
     def __init__(self) -> None:
         self.counts = Counts()
-        self.tables: dict[tuple[int, str], Counts] = {}
+        self.tables: dict[tuple[int, Hashable], Counts] = {}
         self.epc_pages = 0
         self.peak_epc_pages = 0
 
-    def at(self, process: int, call: str) -> None:
-        """From now on the work is for this `call` of this `process` (a number of the caller's). O(1)."""
+    def at(self, process: int, call: Hashable) -> None:
+        """From now on, count the work for this `call`, a label, of this `process`, a number of the caller's. O(1)."""
         key = process, call
         counts = self.tables.get(key)
         if counts is None:
