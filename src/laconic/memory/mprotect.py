@@ -71,20 +71,12 @@ def _mprotect(space: AddressSpace, start: int, length: int, prot: int, pkey: int
         return Outcome(-ENOMEM)
     if prot & ~(PROT_RWX | PROT_SEM):
         return Outcome(-EINVAL)
-    first = space.vmas.find(start)
-    if grows == PROT_GROWSDOWN:
-        if first[2] is None:
-            # vma_find() takes the next VMA above, and the change begins where that begins.
-            first = space.vmas.find(first[1]) if first[1] < end else first
-            if first[2] is None or first[0] >= end:
-                return Outcome(-ENOMEM)
-        if not first[2].flags & VM_GROWSDOWN:
-            return Outcome(-EINVAL)
-        start = first[0]
-    elif first[2] is None:
-        return Outcome(-ENOMEM)
-    elif grows:
-        return Outcome(-EINVAL)  # no VM_GROWSUP on x86
+    # A key that is not allocated is refused before the VMAs are looked at (mm_pkey_is_allocated).
+    keyed = pkey != -1
+    begin, refusal = _first_vma(space, start, end, grows)
+    if refusal:
+        return Outcome(refusal, ask=keyed)
+    start = begin
     stop, result = _permitted(space, start, end, prot & PROT_RWX, read_implies_exec)
 
     def protect(vma: Vma) -> Vma:
@@ -94,7 +86,22 @@ def _mprotect(space: AddressSpace, start: int, length: int, prot: int, pkey: int
         return vma if vma.flags == wanted else vma.with_flags(wanted)
 
     changes = space.edit(start, stop, protect) if stop > start else ()
-    return Outcome(result, changes, start, end, ask=pkey != -1)
+    return Outcome(result, changes, start, end, ask=keyed)
+
+
+def _first_vma(space: AddressSpace, start: int, end: int, grows: int) -> tuple[int, int]:
+    # What do_mprotect_pkey asks of the first VMA: where the change begins, and 0 or a negative errno.
+    begin, stop, vma = space.vmas.find(start)
+    if grows == PROT_GROWSDOWN:
+        if vma is None and stop < end:
+            # vma_find() takes the next VMA above, and the change begins where that begins.
+            begin, _, vma = space.vmas.find(stop)
+        if vma is None:
+            return start, -ENOMEM
+        return begin, 0 if vma.flags & VM_GROWSDOWN else -EINVAL
+    if vma is None:
+        return start, -ENOMEM
+    return start, -EINVAL if grows else 0  # no VM_GROWSUP on x86
 
 
 def _within(space: AddressSpace, start: int, end: int, prot: int, vma: Vma) -> Outcome:
