@@ -29,6 +29,8 @@ PROCMAP_QUERY = 0xC0686611
 _QUERY = struct.Struct("=9Q4I2Q")
 #: include/uapi/linux/magic.h
 HUGETLBFS_MAGIC = 0x958458F6
+#: The settings of transparent huge pages.
+THP = "/sys/kernel/mm/transparent_hugepage"
 
 
 def read_smaps(pid: int) -> RangeMap[Vma]:
@@ -182,7 +184,7 @@ def read_layout(pid: int) -> Layout:
     return Layout(
         top_down=not _legacy(pid),
         mmap_min_addr=_sysctl("vm/mmap_min_addr", 65536),
-        thp=os.path.exists("/sys/kernel/mm/transparent_hugepage"),
+        thp=os.path.exists(THP),
         thp_align=aligns_huge(),
         shmem_align=aligns_shared(),
         max_map_count=_sysctl("vm/max_map_count", 65530),
@@ -260,12 +262,12 @@ def aligns_shared() -> bool:
     It does so for the largest folio that it may use for them. An administrator may change the
     settings at any time, so they are read for each new program.
     """
-    overall = _chosen("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+    overall = _chosen(f"{THP}/shmem_enabled")
     if overall == "deny":
         return False
     if overall not in ("never", ""):
         return True
-    sizes = glob.glob("/sys/kernel/mm/transparent_hugepage/hugepages-*/shmem_enabled")
+    sizes = glob.glob(f"{THP}/hugepages-*/shmem_enabled")
     return any(_chosen(size) in ("always", "within_size", "advise") for size in sizes)
 
 
