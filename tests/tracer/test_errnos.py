@@ -12,7 +12,18 @@ from tests.tracer.lab import STRATEGIES, build, run_alone, run_laconic, skip_whe
 
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="gives up privileges, or makes a namespace")
-PARTS = ("descriptors", "validate", "huge", "keys", "neighbors", "mdwe", "mdwe-not-inherited", "shared")
+PARTS = (
+    "descriptors",
+    "validate",
+    "huge",
+    "keys",
+    "execution",
+    "last-page",
+    "neighbors",
+    "mdwe",
+    "mdwe-not-inherited",
+    "shared",
+)
 MTHP = Path("/sys/kernel/mm/transparent_hugepage/hugepages-16kB/shmem_enabled")
 
 

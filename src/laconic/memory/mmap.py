@@ -62,6 +62,10 @@ from laconic.memory.vma import File, Vma
 Untouched = Callable[[int, int], bool]
 
 
+#: The highest errno (include/linux/err.h).
+MAX_ERRNO = 4095
+
+
 #: The highest size of a regular file (include/linux/fs.h), in bytes.
 MAX_LFS_FILESIZE = (1 << 63) - 1
 
@@ -134,7 +138,9 @@ def mmap(
     elif flags & MAP_HUGETLB:
         return Outcome(-EINVAL)
     # A driver may refuse with an errno of its own, and hugetlb_file_setup for want of pages.
-    doubtful = file is not None and not file.plain
+    special = file is not None and not file.plain
+    # Even a refused mapping for execution alone takes a protection key (execute_only_pkey).
+    doubtful = special or prot == PROT_EXEC
 
     # do_mmap: length and address
     layout = space.layout
@@ -153,7 +159,9 @@ def mmap(
         if refusal:
             return Outcome(refusal, ask=doubtful)
         # security_mmap_addr: low addresses need CAP_SYS_RAWIO.
-        doubtful = doubtful or address < LSM_MMAP_MIN_ADDR
+        low = address < LSM_MMAP_MIN_ADDR
+        special = special or low
+        doubtful = doubtful or low
     else:
         chosen = _free_address(space, address & PAGE_MASK, length, flags, file)
         if chosen is None:
@@ -165,23 +173,23 @@ def mmap(
     if flags & MAP_FIXED_NOREPLACE and not _is_free(space, address, address + length):
         return Outcome(-EEXIST, ask=doubtful)
 
-    # do_mmap: flags. can_do_mlock and mlock_future_ok know RLIMIT_MEMLOCK and what is locked.
-    unlimited = not flags & MAP_LOCKED and not space.def_flags & VM_LOCKED
+    # do_mmap: flags. can_do_mlock and mlock_future_ok know RLIMIT_MEMLOCK and what is locked. Among
+    # the checks of a file are some that only the host can make (swap files, append-only files,
+    # seals), and at the end of them whether it can be mapped at all (can_mmap_file).
+    locked = bool(flags & MAP_LOCKED or space.def_flags & VM_LOCKED)
+    doubtful = doubtful or locked or file is not None
     if read_implies_exec and prot & PROT_READ and not (file is not None and file.noexec):
         prot |= PROT_EXEC
     own = _file_flags(file, prot, flags, offset + length) if file is not None else 0
     added = prot & PROT_RWX | space.def_flags
     vma = _without_file(own, added, flags, layout.thp, layout.overcommit_never)
     vm_flags = vma.flags
-    # Among the checks of a file are some that only the host can make (swap files, append-only
-    # files, seals), and at the end of them whether it can be mapped at all (can_mmap_file).
-    certain = unlimited and file is None and not doubtful
     if vm_flags < 0:
-        return Outcome(vm_flags, ask=not certain)
+        return Outcome(vm_flags, ask=doubtful)
 
     # mmap_region
     if space.mdwe and prot & PROT_WRITE and prot & PROT_EXEC:
-        return Outcome(-EACCES, ask=not certain)  # map_deny_write_exec in include/linux/mman.h
+        return Outcome(-EACCES, ask=doubtful)  # map_deny_write_exec in include/linux/mman.h
     if file is HUGE_PAGES:
         file = None
     if place:
@@ -208,8 +216,8 @@ def mmap(
         space.vmas.set(address, end, vma)
     then = grown_below(space, vma) if vm_flags & VM_GROWSDOWN else None
     # A file system may refuse MAP_SYNC, which asks for DAX.
-    doubtful = doubtful or file is not None and bool(flags & MAP_SYNC)
-    return new(Outcome, (address, changes, address, end, doubtful, False, False, then))
+    ask = special or file is not None and bool(flags & MAP_SYNC)
+    return new(Outcome, (address, changes, address, end, ask, False, False, then))
 
 
 def _fixed_address(address: int, length: int, huge: int) -> int:
@@ -219,6 +227,8 @@ def _fixed_address(address: int, length: int, huge: int) -> int:
         return -ENOMEM
     if huge and address % huge:
         return -EINVAL
+    if address > ADDRESS_MASK - MAX_ERRNO:
+        return address - ADDRESS_MASK - 1  # IS_ERR_VALUE: such an address is taken for an errno
     if address > TASK_SIZE - length:
         return -ENOMEM
     return -EINVAL if address & ~PAGE_MASK else 0

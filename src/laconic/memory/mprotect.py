@@ -36,7 +36,8 @@ def mprotect(
     """
     # The common cases first: pages of one VMA, which may be changed. The very first is inlined, since it has to cost
     # less than the system call that it makes superfluous. VM_SEALED is the highest flag: a comparison finds it.
-    if not start & 4095 and pkey == -1 and not read_implies_exec:
+    # Execution alone is not common: it takes a protection key.
+    if not start & 4095 and pkey == -1 and not read_implies_exec and prot != PROT_EXEC:
         vmas = space.vmas
         hint = vmas.hints.get(start)
         if hint is not None:
@@ -85,8 +86,15 @@ def _mprotect(space: AddressSpace, start: int, length: int, prot: int, pkey: int
             return vma._replace(flags=wanted, pkey=pkey)
         return vma if vma.flags == wanted else vma.with_flags(wanted)
 
+    # Execution alone takes a protection key, for VMAs that have another and even if it is refused
+    # (execute_only_pkey).
+    takes_key = prot == PROT_EXEC and (result < 0 or _has_key(space, start, stop))
     changes = space.edit(start, stop, protect) if stop > start else ()
-    return Outcome(result, changes, start, end, ask=keyed)
+    return Outcome(result, changes, start, end, ask=keyed or takes_key)
+
+
+def _has_key(space: AddressSpace, start: int, end: int) -> bool:
+    return any(vma is not None and vma.pkey for _, _, vma in space.vmas.runs(start, end))
 
 
 def _first_vma(space: AddressSpace, start: int, end: int, grows: int) -> tuple[int, int]:

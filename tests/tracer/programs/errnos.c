@@ -180,6 +180,31 @@ static void keys(void)
     }
 }
 
+/* A refused mapping for execution alone takes a key all the same (execute_only_pkey), and the next one is another. */
+static void execution(void)
+{
+    char *at = map(8, RW);
+    show("no type", map_at((long)at, PAGE, PROT_EXEC, MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+    printf("pkey_alloc: %ld\n", raw(SYS_pkey_alloc, 0, 0, 0, 0, 0, 0));
+    prctl(65, 1, 0, 0, 0); /* PR_SET_MDWE */
+    fflush(stdout);
+    if (fork() == 0) {
+        printf("pkey_free: %ld\n", raw(SYS_pkey_free, 1, 0, 0, 0, 0, 0));
+        show("mprotect", raw(SYS_mprotect, (long)at + PAGE, PAGE, PROT_EXEC, 0, 0, 0));
+        printf("pkey_alloc: %ld\n", raw(SYS_pkey_alloc, 0, 0, 0, 0, 0, 0));
+        fflush(stdout);
+        _exit(0);
+    }
+    wait(NULL);
+}
+
+/* An address in the last page is taken for an errno (IS_ERR_VALUE). */
+static void last_page(void)
+{
+    for (long below = 1; below <= 4097; below += 1024)
+        printf("%ld below: %ld\n", below, map_at(-below, PAGE, RW, ANON | MAP_FIXED, -1, 0));
+}
+
 /* Refused calls that split a VMA on the way, and two neighbors that look alike: growing both is EFAULT. */
 static void neighbors(void)
 {
@@ -275,7 +300,8 @@ static const struct {
 } PARTS[] = {{"descriptors", descriptors}, {"validate", validate},     {"huge", huge},
              {"locked", locked},           {"unlockable", unlockable}, {"keys", keys},
              {"neighbors", neighbors},     {"mdwe", mdwe},             {"mdwe-not-inherited", mdwe_not_inherited},
-             {"segment", segment},         {"shared", shared}};
+             {"segment", segment},         {"shared", shared},         {"execution", execution},
+             {"last-page", last_page}};
 
 int main(int argc, char **argv)
 {
