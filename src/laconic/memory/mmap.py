@@ -163,7 +163,7 @@ def mmap(
         special = special or low
         doubtful = doubtful or low
     else:
-        chosen = _free_address(space, address & PAGE_MASK, length, flags, file)
+        chosen = _free_address(space, address & PAGE_MASK, length, flags, file, offset)
         if chosen is None:
             place = True
         elif chosen < 0:
@@ -235,7 +235,7 @@ def _fixed_address(address: int, length: int, huge: int) -> int:
 
 
 def _free_address(
-    space: AddressSpace, hint: int, length: int, flags: int, file: OpenFile | None
+    space: AddressSpace, hint: int, length: int, flags: int, file: OpenFile | None, offset: int
 ) -> int | None:
     # __get_unmapped_area: the address, -ENOMEM, or None if the host is to choose.
     if length > TASK_SIZE:
@@ -250,7 +250,7 @@ def _free_address(
     chosen = get_unmapped_area(layout, space.vmas, hint, length, flags, anonymous)
     if chosen is not None and chosen < 0:
         return chosen
-    return None if file is not None and _places(file, length, flags) else chosen
+    return None if file is not None and _places(file, length, flags, offset) else chosen
 
 
 def _is_free(space: AddressSpace, start: int, end: int) -> bool:
@@ -381,12 +381,21 @@ def _huge_align(length: int, size: int) -> int:
     return (length + size - 1) & ~(size - 1) & ADDRESS_MASK
 
 
-def _places(file: OpenFile, length: int, flags: int) -> bool:
+def _places(file: OpenFile, length: int, flags: int, offset: int) -> bool:
     # True if the host is to choose: for huge pages, for DAX, and for MAP_SHARED_VALIDATE, with which
     # a flag that the program does not use may be refused (do_mmap).
     if flags & MAP_SYNC or flags & MAP_TYPE == MAP_SHARED_VALIDATE:
         return True
-    return file.places and length >= PMD_SIZE
+    return file.places and may_align(length, offset)
+
+
+def may_align(length: int, offset: int) -> bool:
+    """True if a file system may align such a mapping, in bytes, to huge pages.
+
+    __thp_get_unmapped_area in mm/huge_memory.c, where the offset wraps if it is rounded up beyond
+    the largest file.
+    """
+    return length >= PMD_SIZE or offset > MAX_LFS_FILESIZE - PMD_SIZE
 
 
 def populates(flags: int) -> bool:

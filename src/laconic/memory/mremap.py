@@ -14,7 +14,6 @@ from laconic.memory.flags import (
     MREMAP_MAYMOVE,
     PAGE_MASK,
     PAGE_SIZE,
-    PMD_SIZE,
     TASK_SIZE,
     VM_DONTEXPAND,
     VM_HUGETLB,
@@ -25,7 +24,7 @@ from laconic.memory.flags import (
     VM_SHARED,
 )
 from laconic.memory.layout import get_unmapped_area
-from laconic.memory.mmap import grown_below, page_align
+from laconic.memory.mmap import grown_below, may_align, page_align
 from laconic.memory.munmap import munmap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
@@ -131,7 +130,7 @@ def _expand(
         # Two errors come first that only the host knows: EAGAIN (mlock_future_ok), and EFAULT if the
         # pages are two VMAs that look alike (is_mergeable_anon_vma).
         return Outcome(-ENOMEM, ask=bool(vma.flags & VM_LOCKED) or old_length > PAGE_SIZE)
-    if vma.file is not None and new_length >= PMD_SIZE:
+    if vma.file is not None and may_align(new_length, address - vma.base):
         return Outcome(0, ask=True, resync=True)  # the file system may choose (thp_get_unmapped_area)
     kind = MAP_SHARED if vma.flags & VM_MAYSHARE else 0
     target = get_unmapped_area(space.layout, space.vmas, 0, new_length, kind, vma.file is None)
