@@ -382,11 +382,8 @@ def _huge_align(length: int, size: int) -> int:
 
 
 def _places(file: OpenFile, length: int, flags: int, offset: int) -> bool:
-    # True if the host is to choose: for huge pages, for DAX, and for MAP_SHARED_VALIDATE, with which
-    # a flag that the program does not use may be refused (do_mmap).
-    if flags & MAP_SYNC or flags & MAP_TYPE == MAP_SHARED_VALIDATE:
-        return True
-    return file.places and may_align(length, offset)
+    # True if the host is to choose: for huge pages, and for DAX.
+    return bool(flags & MAP_SYNC) or file.places and may_align(length, offset)
 
 
 def may_align(length: int, offset: int) -> bool:

@@ -29,6 +29,9 @@ from laconic.memory.munmap import munmap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 
+#: Only the host can choose the new address; the manager repeats the call with MREMAP_FIXED once it is known.
+HOST_CHOOSES = Outcome(0, ask=True, place=True)
+
 
 def mremap(
     space: AddressSpace, address: int, old_length: int, new_length: int, flags: int, new_address: int = 0
@@ -66,7 +69,7 @@ def mremap(
     if refusal:
         if flags & MREMAP_FIXED:
             # Before 6.17 the target is unmapped by then (mremap_to).
-            return Outcome(refusal, start=new_address, end=new_address + new_length, ask=True)
+            return Outcome(refusal, ask=True, resync=True)
         return Outcome(refusal)
     if not to:
         return _expand(space, address, old_length, new_length, flags, end, vma)
@@ -131,11 +134,11 @@ def _expand(
         # pages are two VMAs that look alike (is_mergeable_anon_vma).
         return Outcome(-ENOMEM, ask=bool(vma.flags & VM_LOCKED) or old_length > PAGE_SIZE)
     if vma.file is not None and may_align(new_length, address - vma.base):
-        return Outcome(0, ask=True, resync=True)  # the file system may choose (thp_get_unmapped_area)
+        return HOST_CHOOSES  # the file system may align the mapping (thp_get_unmapped_area)
     kind = MAP_SHARED if vma.flags & VM_MAYSHARE else 0
     target = get_unmapped_area(space.layout, space.vmas, 0, new_length, kind, vma.file is None)
     if target is None:
-        return Outcome(0, ask=True, resync=True)
+        return HOST_CHOOSES
     if target < 0:
         return Outcome(target, ask=True)
     return _move(space, address, old_length, new_length, flags, target, vma)
@@ -149,7 +152,7 @@ def _move_to(
     kind = MAP_SHARED if vma.flags & VM_MAYSHARE else 0
     target = get_unmapped_area(space.layout, space.vmas, new_address, new_length, kind, vma.file is None)
     if target is None:
-        return Outcome(0, ask=True, resync=True)
+        return HOST_CHOOSES
     if target < 0:
         return Outcome(target, ask=True)
     return _move(space, address, old_length, new_length, flags, target, vma)
