@@ -7,6 +7,8 @@ import mmap
 import os
 from pathlib import Path
 
+import pytest
+
 from laconic.memory.flags import VM_LOCKED, VM_MAYSHARE, VM_READ, VM_WRITE
 from laconic.memory.vma import File, Vma
 from laconic.pal import proc
@@ -42,6 +44,64 @@ def test_parses_smaps_and_merges_what_is_equal() -> None:
     assert program.file.path == "/bin/with space"
     assert shared.flags & (VM_LOCKED | VM_MAYSHARE | VM_WRITE) == VM_LOCKED | VM_MAYSHARE | VM_WRITE
     assert named.name == "heap one"
+
+
+def test_the_segment_with_the_id_0_has_a_file() -> None:
+    line = b"7f0000000000-7f0000001000 rw-s 00000000 00:01 0                          /SYSV00000000 (deleted)"
+    seen = proc._search_maps(line, 0x7F0000000000)
+    assert seen is not None
+    assert seen.file == File(0, 1, 0)
+    anonymous = proc._search_maps(b"7f0000000000-7f0000001000 rw-p 00000000 00:00 0", 0x7F0000000000)
+    assert anonymous is not None
+    assert anonymous.file is None
+
+
+def test_a_descriptor_of_o_path_is_not_open_to_mmap(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    for flags in (os.O_PATH, os.O_RDONLY, os.O_WRONLY, os.O_ACCMODE):
+        fd = os.open(path, flags)
+        file = proc.open_file(os.getpid(), fd)
+        os.close(fd)
+        assert (file is None) == (flags == os.O_PATH)
+        if file is not None:
+            assert (file.readable, file.writable) == (flags == os.O_RDONLY, flags == os.O_WRONLY)
+
+
+@pytest.mark.skipif(not hasattr(os, "MFD_HUGETLB"), reason="memfd_create is not available")
+def test_a_file_of_hugetlbfs_shows_its_page_size() -> None:
+    try:
+        fd = os.memfd_create("huge", os.MFD_HUGETLB | os.MFD_HUGE_2MB)
+    except OSError:
+        pytest.skip("this kernel has no huge pages of 2 MiB")
+    file = proc.open_file(os.getpid(), fd)
+    os.close(fd)
+    assert file is not None
+    assert (file.plain, file.huge) == (False, 2 << 20)
+
+
+@pytest.mark.parametrize(
+    ("overall", "size", "aligns"),
+    [
+        ("[never]", "[never]", False),
+        ("[never]", "[inherit]", False),
+        ("[never]", "[advise]", True),
+        ("[never]", "[within_size]", True),
+        ("[advise]", "[inherit]", True),
+        ("[force]", "[never]", True),
+        ("[deny]", "[always]", False),
+    ],
+)
+def test_large_folios_of_shared_memory(
+    overall: str, size: str, aligns: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shmem_enabled").write_text(f"always {overall} deny\n")
+    for name in ("hugepages-16kB", "hugepages-64kB"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "hugepages-16kB" / "shmem_enabled").write_text("always [never]\n")
+    (tmp_path / "hugepages-64kB" / "shmem_enabled").write_text(f"{size}\n")
+    monkeypatch.setattr(proc, "THP", str(tmp_path))
+    assert proc.aligns_shared() == aligns
 
 
 def test_a_text_that_breaks_off_is_read_as_far_as_it_goes() -> None:

@@ -23,6 +23,7 @@ from laconic.memory.vma import File, Vma
 from laconic.rangemap import RangeMap
 
 PR_SET_MDWE = 65
+PR_MDWE_REFUSE_EXEC_GAIN, PR_MDWE_NO_INHERIT = 1, 2
 PR_SET_VMA = 0x53564D41
 
 
@@ -133,7 +134,7 @@ def _mmap(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
         address,
         length,
         prot,
-        flags & 0xFFFFFFFF,
+        flags,
         file,
         offset,
         up.read_implies_exec,
@@ -161,13 +162,16 @@ def _brk(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
 
 
 def _prctl(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
-    if args[0] == PR_SET_VMA and args[1] == 0:
+    option = args[0] & 0xFFFFFFFF
+    if option == PR_SET_VMA and args[1] == 0:
         name = up.read(args[4], 80).split(b"\0")[0].decode("utf-8", "surrogateescape") if args[4] else None
         return set_vma_name(space, args[2], args[3], name)
-    if args[0] == PR_SET_MDWE:
+    if option == PR_SET_MDWE:
 
         def deny() -> None:
-            space.mdwe = space.mdwe or bool(args[1] & 1)
+            if args[1] & PR_MDWE_REFUSE_EXEC_GAIN:
+                space.mdwe = True
+                space.mdwe_inherited = not args[1] & PR_MDWE_NO_INHERIT
 
         return Outcome(0, ask=True, then=deny)
     # PR_SET_MM, PR_SET_MEMORY_MERGE, PR_SET_VMA of a kind that is not known

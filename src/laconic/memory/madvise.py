@@ -164,7 +164,7 @@ def _sealed(vma: Vma, advice: int) -> bool:
     # can_madvise_modify: what is sealed, and which the program could not write, may not be made to vanish in a child.
     if not vma.flags & VM_SEALED or advice not in (MADV_DONTFORK, MADV_WIPEONFORK):
         return False
-    return vma.file is None and not vma.flags & (VM_WRITE | VM_SPECIAL)
+    return vma.anonymous and not vma.flags & (VM_WRITE | VM_SPECIAL)
 
 
 def _advise_flags(space: AddressSpace, start: int, end: int, advice: int) -> Outcome:

@@ -32,12 +32,14 @@ class AddressSpace:
     """All VMAs of one `mm`, the host's held state of the same pages, the break, and the layout.
 
     `start_brk` and `brk` are addresses in bytes. `def_flags` are the VM_LOCKED bits that new mappings
-    inherit (mlockall). `mdwe` is set by prctl(PR_SET_MDWE). `opaque` is set where something that bookkeeping does not
-    see may decide the contents of pages (userfaultfd): equal attributes then never mean that nothing changes.
+    inherit (mlockall). `mdwe` is set by prctl(PR_SET_MDWE); `mdwe_inherited` is False after
+    PR_MDWE_NO_INHERIT. `opaque` is set where something that bookkeeping does not see may decide the
+    contents of pages (userfaultfd): equal attributes then never mean that nothing changes.
     """
 
     __slots__ = (
-        "_confirmed", "_held", "brk", "data_size", "def_flags", "layout", "mdwe", "opaque", "start_brk", "vmas",
+        "_confirmed", "_held", "brk", "data_size", "def_flags", "layout", "mdwe", "mdwe_inherited", "opaque",
+        "start_brk", "vmas",
     )  # fmt: skip
 
     def __init__(self, layout: Layout, entries: Iterable[Entry] = (), start_brk: int = 0) -> None:
@@ -46,6 +48,7 @@ class AddressSpace:
         self.data_size = 0
         self.def_flags = 0
         self.mdwe = False
+        self.mdwe_inherited = True
         self.opaque = False
         self.vmas: RangeMap[Vma] = RangeMap()
         self.adopt(entries)
@@ -199,7 +202,8 @@ class AddressSpace:
     def fork(self) -> AddressSpace:
         """The child's copy after fork: no VM_DONTCOPY VMAs, no locks (dup_mmap in mm/mmap.c). O(n)."""
         child = AddressSpace(self.layout.copy(), (), self.start_brk)
-        child.brk, child.data_size, child.mdwe, child.opaque = self.brk, self.data_size, self.mdwe, self.opaque
+        child.brk, child.data_size, child.opaque = self.brk, self.data_size, self.opaque
+        child.mdwe = self.mdwe and self.mdwe_inherited  # mmf_init_flags in include/linux/mm_types.h
         child.vmas = self.vmas.copy()
         locks = VM_LOCKED | VM_LOCKONFAULT
         for start, end, vma in self.vmas:

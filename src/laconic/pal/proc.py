@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import glob
 import os
 import stat
 import struct
@@ -26,6 +27,10 @@ from laconic.rangemap import TOP, RangeMap
 #: PROCMAP_QUERY (Linux 6.11), include/uapi/linux/fs.h.
 PROCMAP_QUERY = 0xC0686611
 _QUERY = struct.Struct("=9Q4I2Q")
+#: include/uapi/linux/magic.h
+HUGETLBFS_MAGIC = 0x958458F6
+#: The settings of transparent huge pages.
+THP = "/sys/kernel/mm/transparent_hugepage"
 
 
 def read_smaps(pid: int) -> RangeMap[Vma]:
@@ -111,7 +116,9 @@ def _parse_header(line: bytes) -> tuple[HostVma, bytes, str]:
     path = os.fsdecode(parts[5]) if len(parts) > 5 else ""
     start, end = (int(address, 16) for address in addresses.split(b"-"))
     major, minor = (int(number, 16) for number in device.split(b":"))
-    file = _file(major, minor, int(inode), path) if inode != b"0" else None
+    # The System V segment with the id 0 has the inode 0 (newseg in ipc/shm.c), and a device.
+    named = inode != b"0" or device != b"00:00"
+    file = _file(major, minor, int(inode), path) if named else None
     return HostVma(start, end, int(offset, 16), file), permissions, path
 
 
@@ -143,7 +150,8 @@ def query_vma(pid: int, address: int) -> HostVma | None:
         except OSError:
             return _search_maps(maps.readall() or b"", address)
     start, end, offset, inode, major, minor = (*answer[3:5], *answer[7:11])
-    file = _file(major, minor, inode, os.fsdecode(name.value)) if inode else None
+    named = inode or major or minor
+    file = _file(major, minor, inode, os.fsdecode(name.value)) if named else None
     return HostVma(start, end, offset, file)
 
 
@@ -176,8 +184,9 @@ def read_layout(pid: int) -> Layout:
     return Layout(
         top_down=not _legacy(pid),
         mmap_min_addr=_sysctl("vm/mmap_min_addr", 65536),
-        thp=os.path.exists("/sys/kernel/mm/transparent_hugepage"),
+        thp=os.path.exists(THP),
         thp_align=aligns_huge(),
+        shmem_align=aligns_shared(),
         max_map_count=_sysctl("vm/max_map_count", 65530),
         overcommit_never=_sysctl("vm/overcommit_memory", 0) == 2,
         refused_advice=_refused_advice(),
@@ -247,6 +256,30 @@ def aligns_huge() -> bool:
     return True
 
 
+def aligns_shared() -> bool:
+    """True if this kernel may align shared anonymous mappings (shmem_get_unmapped_area).
+
+    It does so for the largest folio that it may use for them. An administrator may change the
+    settings at any time, so they are read for each new program.
+    """
+    overall = _chosen(f"{THP}/shmem_enabled")
+    if overall == "deny":
+        return False
+    if overall not in ("never", ""):
+        return True
+    sizes = glob.glob(f"{THP}/hugepages-*/shmem_enabled")
+    return any(_chosen(size) in ("always", "within_size", "advise") for size in sizes)
+
+
+def _chosen(setting: str) -> str:
+    # The word in brackets, of a file in /sys that lists all words; empty if there is none.
+    try:
+        with open(setting) as file:
+            return file.read().partition("[")[2].partition("]")[0]
+    except OSError:
+        return ""
+
+
 @cache
 def _refused_advice() -> frozenset[int]:
     # What this kernel was built without, tried on a page of Laconic's own.
@@ -273,7 +306,7 @@ _shown: set[File] = set()
 
 
 def open_file(pid: int, fd: int) -> OpenFile | None:
-    """What a descriptor of a process refers to, or None where it is not open. O(1).
+    """What a descriptor of a process refers to, or None if it is not open, or open with O_PATH. O(1).
 
     Raises PermissionError where the process hides its descriptors.
 
@@ -283,6 +316,8 @@ def open_file(pid: int, fd: int) -> OpenFile | None:
     try:
         # The process may be killed between any two of these.
         mode = os.lstat(link).st_mode
+        if not mode & (stat.S_IRUSR | stat.S_IWUSR) and _is_path_only(pid, fd):
+            return None
         about = os.stat(link)
         plain = stat.S_ISREG(about.st_mode)
         noexec = plain and bool(os.statvfs(link).f_flag & os.ST_NOEXEC)
@@ -294,6 +329,7 @@ def open_file(pid: int, fd: int) -> OpenFile | None:
         file = _file(os.major(about.st_dev), os.minor(about.st_dev), about.st_ino, path)
         if plain:
             _files[about.st_dev, about.st_ino] = file
+    # Huge pages: of hugetlbfs, or of a tmpfs that was mounted with them.
     huge = plain and about.st_blksize >= PMD_SIZE
     return OpenFile(
         file,
@@ -303,7 +339,25 @@ def open_file(pid: int, fd: int) -> OpenFile | None:
         noexec=noexec,
         places=True,
         size=about.st_size,
+        huge=about.st_blksize if huge and _on_hugetlbfs(link) else 0,
     )
+
+
+def _is_path_only(pid: int, fd: int) -> bool:
+    # True for a descriptor that was opened with O_PATH, which fget does not find.
+    with open(f"/proc/{pid}/fdinfo/{fd}") as file:
+        for line in file:
+            if line.startswith("flags:"):
+                return bool(int(line.split()[1], 8) & os.O_PATH)
+    return False
+
+
+def _on_hugetlbfs(path: str) -> bool:
+    # is_file_hugepages. The first word of struct statfs is the file system's type.
+    about = (ctypes.c_long * 32)()
+    if ctypes.CDLL(None).statfs(os.fsencode(path), about):
+        return False
+    return about[0] == HUGETLBFS_MAGIC
 
 
 def identify(pid: int, fd: int, address: int, file: File) -> File:

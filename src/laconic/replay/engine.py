@@ -33,6 +33,7 @@ from laconic.trace.schema import (
     CODES,
     FAILED,
     GREW,
+    HUGE_SHIFT,
     MEMORY_CODES,
     NO_RESULT,
     NOEXEC,
@@ -434,9 +435,10 @@ class Replay:
 
     def _file(self, row: PlainRow) -> None:
         file, size, mode = records.traced_file(row)
+        huge_shift = mode >> HUGE_SHIFT
         self._files[row[14]] = OpenFile(
             file, bool(mode & READABLE), bool(mode & WRITABLE), bool(mode & PLAIN), bool(mode & NOEXEC),
-            bool(mode & PLACES), size,
+            bool(mode & PLACES), size, 1 << huge_shift if huge_shift else 0,
         )  # fmt: skip
 
     def _maps(self, row: PlainRow) -> None:

@@ -118,8 +118,10 @@ MEMORY_CODES: Final = 64
 UNFINISHED, FAILED, CHOSEN, UNFOLLOWED, NO_RESULT = 1, 2, 4, 8, 16
 
 #: `FileMode` bits of a `file` row: how the descriptor was open, and what it is (`laconic.memory.mmap.OpenFile`).
-#: UNKNOWN_IDENTITY: device and inode are not known, and the path stands for them.
+#: UNKNOWN_IDENTITY: device and inode are not known, and the path stands for them. From bit HUGE_SHIFT on, for a file of
+#: hugetlbfs: the binary logarithm of its page size.
 READABLE, WRITABLE, PLAIN, NOEXEC, PLACES, UNKNOWN_IDENTITY = 1, 2, 4, 8, 16, 32
+HUGE_SHIFT = 8
 
 #: One frame of a `frames` row: the module's number times 4, plus 2 where the address is exact, plus 1 where it was
 #: guessed (`laconic.stacks.table.Frame`); the address.
