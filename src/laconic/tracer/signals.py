@@ -1,20 +1,23 @@
-"""Signals that Laconic receives: a signal to the process group is ignored, a signal to Laconic alone is passed on.
+"""Signals that Laconic receives: a signal to the process group is ignored, a signal to Laconic
+alone is passed on.
 
-Laconic is the program's parent and a member of its process group, so that the program has the group, session and
-terminal that a shell gives it, and ^Z stops both. Therefore a signal to the group reaches Laconic too, and must not
-end it; and a signal to Laconic's own pid (by a supervisor, or a shell's `kill $!`) must reach the program.
+Laconic is the program's parent and a member of its process group, so that the program has the
+group, session and terminal that a shell gives it, and ^Z stops both. Therefore a signal to the
+group reaches Laconic too, and must not end it; and a signal to Laconic's own pid (by a supervisor,
+or a shell's `kill $!`) must reach the program.
 
-The two look alike: the kernel gives both the same siginfo. What the program receives does not tell them apart either,
-because a program may block a signal, take it in sigwait() or from a signalfd, or have left the group. So Laconic asks
-a witness: a process of its own in the same group, which blocks every signal and reports those that it received. The
-kernel sends a signal to a group under one hold of tasklist_lock (kill_something_info, __kill_pgrp_info), so a signal
-that Laconic received was sent to the group if and only if the witness received it. The witness also recognizes
-kill(-1), the terminal's signals, and tools that signal every process of a cgroup or of a name.
+The two look alike: the kernel gives both the same siginfo. What the program receives does not tell
+them apart either, because a program may block a signal, take it in sigwait() or from a signalfd, or
+have left the group. So Laconic asks a witness: a process of its own in the same group, which blocks
+every signal and reports those that it received. The kernel sends a signal to a group under one hold
+of tasklist_lock (kill_something_info, __kill_pgrp_info), so a signal that Laconic received was sent
+to the group if and only if the witness received it. The witness also recognizes kill(-1), the
+terminal's signals, and tools that signal every process of a cgroup or of a name.
 
-Standard signals do not queue: a second one is dropped while the first is pending (legacy_queue, kernel/signal.c).
-Therefore Laconic asks the witness while the signal is pending in Laconic itself: until it is taken, no second one
-can come whose report would belong to the next. Afterwards it asks again, and keeps a report only if its signal is
-pending again.
+Standard signals do not queue: a second one is dropped while the first is pending (legacy_queue,
+kernel/signal.c). Therefore Laconic asks the witness while the signal is pending in Laconic itself:
+until it is taken, no second one can come whose report would belong to the next. Afterwards it asks
+again, and keeps a report only if its signal is pending again.
 """
 
 from __future__ import annotations
@@ -47,8 +50,8 @@ _SI_KERNEL: Final = 0x80
 _SIGINFO_SIZE: Final = 128
 _FIRST_REAL_TIME: Final = 32
 
-#: Signals that cannot be blocked, that stop Laconic together with the program (job control), or that the kernel sends
-#: for every stop of a traced thread.
+#: Signals that cannot be blocked, that stop Laconic together with the program (job control), or
+#: that the kernel sends for every stop of a traced thread.
 _KEPT: Final = (
     signal.SIGKILL,
     signal.SIGSTOP,
@@ -57,11 +60,13 @@ _KEPT: Final = (
     signal.SIGTTOU,
     signal.SIGCHLD,
 )
-#: The signals that end Laconic by default or mean something to a program, as a kernel sigset_t. The C library's own
-#: two (32 and 33), which its functions cannot block, are among them: hence the raw system calls.
+#: The signals that end Laconic by default or mean something to a program, as a kernel sigset_t. The
+#: C library's own two (32 and 33), which its functions cannot block, are among them: hence the raw
+#: system calls.
 RELAYED: Final = ((1 << 64) - 1) & ~sum(1 << (number - 1) for number in _KEPT)
 
-#: How long (seconds) a signal to Laconic alone waits at most for its sender to go on, and how often that is looked up.
+#: How long (seconds) a signal to Laconic alone waits at most for its sender to go on, and how often
+#: that is looked up.
 _SENDER_PATIENCE: Final = 0.2
 _SENDER_PERIOD: Final = 0.002
 #: A witness that has not answered after this time (seconds) was stopped.
@@ -71,7 +76,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class SignalInfo(NamedTuple):
-    """A signal that was received. `raw` is its siginfo_t; `pid` and `uid` are its sender's, 0 for the kernel."""
+    """A signal that was received. `raw` is its siginfo_t; `pid` and `uid` are its sender's, 0 for
+    the kernel."""
 
     number: int
     code: int
@@ -90,12 +96,14 @@ class SignalInfo(NamedTuple):
         return self.raw[:8] + struct.pack("=i", code) + self.raw[12:]
 
     def same_sender(self, other: SignalInfo) -> bool:
-        """True if both have the same number and come from the same sender by the same kind of call."""
+        """True if both have the same number and come from the same sender by the same kind of
+        call."""
         return self[:4] == other[:4]
 
 
 def change_mask(how: int, mask: int) -> int:
-    """Change the calling thread's signal mask; return the mask before. Masks are kernel sigset_t."""
+    """Change the calling thread's signal mask; return the mask before. Masks are kernel
+    sigset_t."""
     new = ctypes.c_uint64(mask)
     old = ctypes.c_uint64()
     _libc.syscall(_SYS_RT_SIGPROCMASK, how, ctypes.byref(new), ctypes.byref(old), 8)
@@ -121,9 +129,10 @@ def _take(mask: int) -> SignalInfo | None:
 class Relay:
     """Passes on the signals that are sent to this process alone, from creation until `stop`.
 
-    `deliver` is called in a thread of the relay for each of them. Create the relay before any other thread exists:
-    those started later inherit the signal mask, and then no signal can end the process. `mask_before` is the mask
-    that a program must start with. `start` begins passing on; signals that came before are passed on then.
+    `deliver` is called in a thread of the relay for each of them. Create the relay before any other
+    thread exists: those started later inherit the signal mask, and then no signal can end the
+    process. `mask_before` is the mask that a program must start with. `start` begins passing on;
+    signals that came before are passed on then.
     """
 
     def __init__(self, command: Sequence[str], mask: int = RELAYED) -> None:
@@ -137,7 +146,8 @@ class Relay:
         self.mask_before = change_mask(signal.SIG_BLOCK, mask)
 
     def start(self, deliver: Callable[[SignalInfo], None]) -> None:
-        """Start the witness and the thread; without a witness, only signals sent by a process are passed on."""
+        """Start the witness and the thread; without a witness, only signals sent by a process are
+        passed on."""
         try:
             self.witness = Witness(self._command, self._mask)
         except OSError:
@@ -146,10 +156,12 @@ class Relay:
         self._thread.start()
 
     def send(self, pid: int, info: SignalInfo) -> None:
-        """Send a received signal to a process, with its sender and value; a process that is gone is no error.
+        """Send a received signal to a process, with its sender and value; a process that is gone is
+        no error.
 
-        Only the kernel can send the codes SI_USER and SI_KERNEL for another process (do_rt_sigqueueinfo). A signal
-        with such a code is sent with SI_QUEUE, and `restore` gives it its code when it is delivered.
+        Only the kernel can send the codes SI_USER and SI_KERNEL for another process
+        (do_rt_sigqueueinfo). A signal with such a code is sent with SI_QUEUE, and `restore` gives
+        it its code when it is delivered.
         """
         raw = info.raw
         if info.code >= 0 or info.code == _SI_TKILL:
@@ -206,15 +218,16 @@ class Relay:
         self._ask()
         pending = _pending()
         self._reports = [report for report in self._reports if pending >> (report.number - 1) & 1]
-        # timeout(1) signals its child, and then the group. Natively the second is dropped, because the first is still
-        # pending. Here the program has the second already: the first is dropped.
+        # timeout(1) signals its child, and then the group. Natively the second is dropped, because
+        # the first is still pending. Here the program has the second already: the first is dropped.
         follows = any(map(info.same_sender, self._reports)) and info.number < _FIRST_REAL_TIME
         own = info.number == signal.SIGXCPU and info.code == _SI_KERNEL  # of Laconic's own CPU time
         if not to_group and not follows and not own:
             deliver(info)
 
     def _ask(self) -> None:
-        # Both before and after, every signal that is being sent to the group must have reached all of its members.
+        # Both before and after, every signal that is being sent to the group must have reached all
+        # of its members.
         _wait_for_senders()
         if self.witness is not None:
             self._reports += self.witness.report()
@@ -225,15 +238,17 @@ class Relay:
             return info.code == _SI_KERNEL
         for report in self._reports:
             # Standard signals that were dropped need not have the same sender here and there.
-            if report.number == info.number and (info.number < _FIRST_REAL_TIME or report.raw == info.raw):
+            if report.number == info.number and (
+                info.number < _FIRST_REAL_TIME or report.raw == info.raw
+            ):
                 self._reports.remove(report)
                 return True
         return False
 
 
 def _wait_for_senders() -> None:
-    # Changes nothing, but takes tasklist_lock for writing (setpgid, kernel/sys.c): kill() holds it for reading while
-    # it goes through the members of a group.
+    # Changes nothing, but takes tasklist_lock for writing (setpgid, kernel/sys.c): kill() holds it
+    # for reading while it goes through the members of a group.
     try:
         os.setpgid(0, os.getpgrp())
     except OSError:
@@ -256,10 +271,11 @@ def _is_running(pid: int) -> bool:
 
 
 class Witness:
-    """A process in this process's group that blocks the signals of `mask`, and reports those that it received.
+    """A process in this process's group that blocks the signals of `mask`, and reports those that
+    it received.
 
-    In lists of processes it has the command line of the program, so that tools which signal every process of a command
-    line signal both or neither. Raises OSError if it cannot be started.
+    In lists of processes it has the command line of the program, so that tools which signal every
+    process of a command line signal both or neither. Raises OSError if it cannot be started.
     """
 
     def __init__(self, command: Sequence[str], mask: int) -> None:
@@ -286,7 +302,10 @@ class Witness:
         except OSError:
             self.gone = True
             return []
-        infos = [SignalInfo.parse(raw[at : at + _SIGINFO_SIZE]) for at in range(0, len(raw), _SIGINFO_SIZE)]
+        infos = [
+            SignalInfo.parse(raw[at : at + _SIGINFO_SIZE])
+            for at in range(0, len(raw), _SIGINFO_SIZE)
+        ]
         return [info for info in infos if (info.number, info.pid) != (signal.SIGCONT, os.getpid())]
 
     def _receive(self, size: int) -> bytes:
@@ -295,7 +314,8 @@ class Witness:
             try:
                 piece = self._socket.recv(size - len(data))
             except TimeoutError:
-                # A SIGSTOP to the group stops the witness too, and a SIGCONT to Laconic alone does not continue it.
+                # A SIGSTOP to the group stops the witness too, and a SIGCONT to Laconic alone does
+                # not continue it.
                 os.kill(self.pid, signal.SIGCONT)
                 continue
             if not piece:
@@ -323,7 +343,8 @@ class Witness:
 
 
 def _witness(channel: socket.socket, parent: int, command: Sequence[str], mask: int) -> None:
-    # In the witness. The files of Laconic are closed: a pipe's reader must not wait for the witness.
+    # In the witness. The files of Laconic are closed: a pipe's reader must not wait for the
+    # witness.
     change_mask(signal.SIG_SETMASK, (1 << 64) - 1)
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     fd = channel.fileno()
@@ -338,7 +359,8 @@ def _witness(channel: socket.socket, parent: int, command: Sequence[str], mask: 
 
 
 def _rename(command: Sequence[str]) -> None:
-    # The command line that others see is the memory between arg_start and arg_end (proc_pid_cmdline_ops).
+    # The command line that others see is the memory between arg_start and arg_end
+    # (proc_pid_cmdline_ops).
     with open("/proc/self/stat", "rb") as file:
         fields = file.read().rpartition(b") ")[2].split()
     start, end = int(fields[45]), int(fields[46])
