@@ -30,7 +30,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from laconic.tracer import ptrace
@@ -60,10 +60,21 @@ _KEPT: Final = (
     signal.SIGTTOU,
     signal.SIGCHLD,
 )
+_ALL: Final = (1 << 64) - 1
+
+
+def signal_set(numbers: Iterable[int]) -> int:
+    """A kernel sigset_t of these signals."""
+    mask = 0
+    for number in numbers:
+        mask |= 1 << (number - 1)
+    return mask
+
+
 #: The signals that end Laconic by default or mean something to a program, as a kernel sigset_t. The
 #: C library's own two (32 and 33), which its functions cannot block, are among them: hence the raw
 #: system calls.
-RELAYED: Final = ((1 << 64) - 1) & ~sum(1 << (number - 1) for number in _KEPT)
+RELAYED: Final = _ALL & ~signal_set(_KEPT)
 
 #: How long (seconds) a signal to Laconic alone waits at most for its sender to go on, and how often
 #: that is looked up.
@@ -345,7 +356,7 @@ class Witness:
 def _witness(channel: socket.socket, parent: int, command: Sequence[str], mask: int) -> None:
     # In the witness. The files of Laconic are closed: a pipe's reader must not wait for the
     # witness.
-    change_mask(signal.SIG_SETMASK, (1 << 64) - 1)
+    change_mask(signal.SIG_SETMASK, _ALL)
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     fd = channel.fileno()
     os.closerange(0, fd)
