@@ -192,6 +192,14 @@ def test_a_pidfd_is_readable_only_when_waitpid_finds_the_child(options: tuple[st
     assert done.stdout == "missed after exit 0, signal 0, threads 0, SIGKILL 0\n", done.stderr
 
 
+def test_a_laconic_that_is_killed_leaves_no_half_of_its_figures(tmp_path: Path) -> None:
+    """Neither under their own name nor under another."""
+    words = [*COMMAND, "run", "--json", str(tmp_path / "figures.json"), "--"]
+    done = run_alone([*words, "sh", "-c", "kill -KILL $PPID; exec sleep 20"], env=environment())
+    assert done.returncode == -signal.SIGKILL
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_nothing_outlives_a_laconic_that_is_killed(strategy: str) -> None:
     run = run_laconic(build("to_laconic"), "kill", strategy=strategy)

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,7 +33,7 @@ except LaconicError as error:
 
 
 @pytest.fixture(params=["unnamed", "named"], autouse=True)
-def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test on a file system that has files without a name, and on one that has none."""
     real_open = os.open
 
@@ -45,7 +44,6 @@ def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
     if request.param == "named":
         monkeypatch.setattr(os, "open", refuse)
-    yield
 
 
 def write(path: Path | str) -> None:

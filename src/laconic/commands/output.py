@@ -22,6 +22,11 @@ def tell(text: str) -> None:
         pass
 
 
+def announce(note: str) -> None:
+    """Print a note while the program runs."""
+    tell(f"laconic: note: {note}\n")
+
+
 def write_all(fd: int, text: str) -> None:
     """Writes all of a text to a descriptor. Raises OSError."""
     left = text.encode("utf-8", "surrogateescape")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from laconic.memory.space import AddressSpace
 from laconic.pal import proc
@@ -48,10 +49,16 @@ _SYSCALL_STOP = signal.SIGTRAP | 0x80
 class Tracer:
     """Runs one program and all that it starts.
 
-    `exit_status` is the first program's own, 128 + signal where one killed it.
+    `exit_status` is the first program's own, 128 + signal where one killed it. `waiting` makes a context for a check
+    at a process's end, which shows that it takes long.
     """
 
-    def __init__(self, mediator: Mediator) -> None:
+    def __init__(
+        self,
+        mediator: Mediator,
+        waiting: Callable[[str], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        self.waiting = waiting
         self.mediator = mediator
         self.checker = mediator.checker
         self.recorder = mediator.recorder
@@ -206,7 +213,8 @@ class Tracer:
     def _wants_to_trace(self, thread: Thread) -> None:
         self.mediator.ledger.note(
             f"{command_name(thread.tid)} asked to trace, which the kernel refuses to a program that is traced itself: "
-            "run it without Laconic"
+            "run it without Laconic",
+            urgent=True,
         )
 
     def _release(self, thread: Thread) -> None:
@@ -338,7 +346,8 @@ class Tracer:
             self._abandon(thread, [thread.tid])
         thread.leave()
         if not mm.threads and self.checker.each_exit:
-            self.checker.check(thread)
+            with self.waiting(f"checking the address space of process {thread.tgid}"):
+                self.checker.check(thread)
         if self.recorder is not None:
             self.recorder.exits(thread, ptrace.event_message(thread.tid) or 0)
         if ptrace.resume(DETACH, thread.tid):
