@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from laconic.memory.change import Change, ChangeKind
@@ -25,6 +25,7 @@ class Ledger:
     """The figures of one run. `kinds`: page runs by their set of kinds; `notes`: what a person must be told.
 
     `unmodeled` counts, by name, the calls after which the bookkeeping was read from the host again.
+    `announce` is called with an urgent note at once.
     """
 
     calls: dict[str, CallCount] = field(default_factory=dict)
@@ -34,11 +35,15 @@ class Ledger:
     checks: int = 0
     mismatches: int = 0
     notes: list[str] = field(default_factory=list)
+    announce: Callable[[str], None] | None = field(default=None, compare=False, repr=False)
 
-    def note(self, text: str) -> None:
-        """Enters what a person must be told, once."""
-        if text not in self.notes:
-            self.notes.append(text)
+    def note(self, text: str, *, urgent: bool = False) -> None:
+        """Enter what a user must know, once. `urgent`: the program may wait for ever because of it."""
+        if text in self.notes:
+            return
+        self.notes.append(text)
+        if urgent and self.announce is not None:
+            self.announce(text)
 
     def count(self, name: str, said: int, result: int, narrowed: bool = False, changes: Iterable[Change] = ()) -> None:
         """Count one call of the program, and `said`, its host call, 0 or 1. O(changes)."""

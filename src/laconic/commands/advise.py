@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from laconic.errors import LaconicError
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from laconic.advise.advice import Advice
     from laconic.advise.figures import Figures
     from laconic.advise.trial import Trial
+    from laconic.commands.output import Output
     from laconic.pal.sgx.costs import CostProfile
 
 DESCRIPTION = """\
@@ -87,7 +88,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _advise(
-    options: argparse.Namespace, profile: CostProfile, output: TextIO | None, path: str, status: int | None
+    options: argparse.Namespace, profile: CostProfile, output: Output | None, path: str, status: int | None
 ) -> int:
     from laconic.advise.advisor import advise
     from laconic.commands.output import tell, width, write_json

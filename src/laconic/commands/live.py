@@ -49,7 +49,8 @@ exit codes: the program's own (128 + N where signal N killed it); 2 a wrong
 option; 71, 126, 127 as laconic run
 """
 #: Signals that a person sends to Laconic and means for the program.
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+#: Signals that the view itself needs.
+_OF_THE_VIEW = (signal.SIGWINCH, signal.SIGCONT)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +87,7 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.live.child import Child
     from laconic.live.model import Model
     from laconic.report.live import as_json, ending
+    from laconic.tracer.signals import RELAYED, Relay, signal_set
 
     if options.words and options.command is None:
         raise LaconicError(f"a program's name goes after --, as in  laconic live -- {options.words[0]}")
@@ -99,19 +101,21 @@ def execute(options: argparse.Namespace) -> int:
     rules = suppressions(options)
     output = open_output(options.json)
     view = not options.lines and _has_view()
-    # The child first: it must have no thread but its own.
-    child = Child(options.command, _places(options.output, view), view, _record(options))
+    # The child before any thread: it must have none but its own.
+    relay = Relay(options.command, RELAYED & ~signal_set(_OF_THE_VIEW))
     model = Model(rules=rules)
-    before = {number: signal.signal(number, lambda number, frame: child.kill(number)) for number in _FORWARDED}
     try:
+        child = Child(
+            options.command, _places(options.output, view), relay.mask_before, view, _record(options)
+        )
+        relay.start(lambda info: relay.send(child.pid, info))
         if view:
             _view(child, model, options)
         else:
             _lines(child, model, options.delay)
         status = child.wait(model)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        relay.stop()
     if model.failure:
         tell(f"laconic: {model.failure}\n")
     else:

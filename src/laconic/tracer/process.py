@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import threading
 from collections import deque
 from typing import NamedTuple
 
@@ -217,6 +218,11 @@ def thread_group(tid: int) -> int:
 def parent_process(tid: int) -> int:
     """The process that a thread's process is a child of; 0 where it is gone."""
     return _status(tid, b"PPid:")
+
+
+def is_traced(tid: int) -> bool:
+    """True if the calling thread traces the thread."""
+    return _status(tid, b"TracerPid:") == threading.get_native_id()
 
 
 def _status(tid: int, field: bytes) -> int:

@@ -12,6 +12,8 @@ Tolerated, each for the kernel function named, and nothing else:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from laconic.ledger import Ledger
 from laconic.memory.flags import flag_names
 from laconic.memory.space import AddressSpace
@@ -20,6 +22,9 @@ from laconic.pal import proc
 from laconic.rangemap import RangeMap
 from laconic.trace.schema import ADOPTED, GREW
 from laconic.tracer.process import Thread, give_up
+
+#: Entries before and after the first difference that a mismatch shows.
+_CONTEXT = 10
 
 
 def first_difference(space: AddressSpace, host: RangeMap[Vma]) -> str | None:
@@ -73,14 +78,37 @@ def both_maps(space: AddressSpace, host: RangeMap[Vma]) -> str:
     return f"bookkeeping:\n{ours}\nhost:\n{theirs}"
 
 
+def maps_around_difference(space: AddressSpace, host: RangeMap[Vma]) -> str:
+    """Where the maps differ first: that entry of both, and up to ten before and after it."""
+    ours, theirs = list(_shown(space.vmas)), list(_shown(host))
+    index = 0
+    while index < min(len(ours), len(theirs)) and ours[index] == theirs[index]:
+        index += 1
+    return (
+        f"bookkeeping:\n{_entries_around(ours, index)}\nhost:\n{_entries_around(theirs, index)}\n"
+        "(-v prints the complete maps)"
+    )
+
+
+def _entries_around(entries: Sequence[tuple[int, int, Vma]], index: int) -> str:
+    start = max(index - _CONTEXT, 0)
+    lines = []
+    for place, entry in enumerate(entries[start : index + _CONTEXT + 1], start):
+        mark = ">" if place == index else " "
+        lines.append(f"{mark} {describe(*entry)}")
+    return "\n".join(lines)
+
+
 class Checker:
     """Holds the law for one run: at each process's end (`exit`), after every call too (`call`), or never (`off`).
 
-    `mismatch` is the first one in words; after it the check goes on from what the host has.
+    `mismatch` is the first one in words; after it the check goes on from what the host has. `verbose`: with the
+    complete maps.
     """
 
-    def __init__(self, ledger: Ledger, mode: str) -> None:
+    def __init__(self, ledger: Ledger, mode: str, verbose: bool = False) -> None:
         self.ledger = ledger
+        self.maps_of = both_maps if verbose else maps_around_difference
         self.each_call = mode == "call"
         self.each_exit = mode != "off"
         self.mismatch: str | None = None
@@ -109,7 +137,7 @@ class Checker:
         if difference is not None:
             self.ledger.mismatches += 1
             if self.mismatch is None:
-                self.mismatch = f"process {thread.tgid}: {difference}\n{both_maps(space, host)}"
+                self.mismatch = f"process {thread.tgid}: {difference}\n{self.maps_of(space, host)}"
             if notes is not None:
                 notes.recorder.looked(thread, space.held, host, ADOPTED)
             space.adopt(host)
