@@ -183,7 +183,7 @@ def _client(address: str) -> Any:
         from distributed import Client
     except ImportError:
         raise LaconicError(
-            "--scheduler needs Dask distributed, which is not installed: pip install 'laconic[cluster]'"
+            "--scheduler needs Dask distributed, which is not installed; use pip install 'laconic-mm[cluster]'"
         ) from None
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it has to say becomes one message
     try:

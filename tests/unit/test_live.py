@@ -331,7 +331,7 @@ class TestCommand:
         monkeypatch.setenv("TERM", "xterm")
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         assert not _has_view()
-        assert "pip install 'laconic[live]'" in capfd.readouterr().err
+        assert "pip install 'laconic-mm[live]'" in capfd.readouterr().err
 
     def test_without_a_terminal_there_is_no_view(
         self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -360,5 +360,5 @@ class TestBadInput:
         path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
         done = run_alone(words, env=environment(PYTHONPATH=path))
         assert done.returncode == 2
-        assert "pip install 'laconic[cluster]'" in done.stderr
+        assert "pip install 'laconic-mm[cluster]'" in done.stderr
         assert not (tmp_path / "r.partial").exists()

@@ -37,9 +37,10 @@ keys, as in top:
   R           the other way round
   Ctrl-C      interrupt the program
 
-The view needs textual: pip install 'laconic[live]'. In it the program has
-nothing to read, and what it writes to the terminal stands in a pane, whose last
-1,000 lines follow when the view is left; --output sends it to a file.
+The view needs textual; use pip install 'laconic-mm[live]'. In the view, the
+program's input is empty, and a pane shows what the program writes to the
+terminal. The last 1,000 lines of it are printed after the view is closed;
+--output sends them to a file instead.
 
 -o keeps the trace, with the stacks of redundant calls; --json writes the sums
 at the end. What laconic.toml hides, and what ld.so and the C library do in
@@ -147,7 +148,7 @@ def _has_view() -> bool:
     if not (os.isatty(0) and os.isatty(2)) or os.environ.get("TERM", "dumb") == "dumb":
         return False
     if importlib.util.find_spec("textual") is None:
-        tell("laconic: the view needs textual: pip install 'laconic[live]'; until then, a line each time\n")
+        tell("laconic: the view needs textual; use pip install 'laconic-mm[live]'. Until then, one line per update\n")
         return False
     return True
 

@@ -57,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--scheduler",
         metavar="ADDRESS",
         help="use the workers of this Dask scheduler, which must see the traces under the same paths; "
-        "needs pip install 'laconic[cluster]'",
+        "needs pip install 'laconic-mm[cluster]'",
     )
     parser.add_argument("--force", action="store_true", help="replace a RESULT that exists; else it is refused")
     parser.add_argument("--json", metavar="FILE", help="write the summary to FILE as JSON; - is standard output")
