@@ -52,6 +52,13 @@ class Upcalls(Protocol):
     def maps(self) -> RangeMap[Vma]:
         """The host's map of the whole address space, equal neighbours merged."""
 
+    def maps_in(self, start: int, end: int) -> RangeMap[Vma]:
+        """Return the host's map within `[start, end)`, cut to it, equal neighbours merged.
+
+        Within the range the wanted map may differ from the held map: the host is expected to have
+        one of the two at each page, and is read in full only if they look alike or it has neither.
+        """
+
 
 class Call(NamedTuple):
     """One memory call as the program made it: its name and six arguments, unsigned 64-bit."""

@@ -6,6 +6,8 @@ those of the `VmFlags:` line in `/proc/PID/smaps` (`show_smap_vma_flags` in fs/p
 
 from __future__ import annotations
 
+import functools
+import operator
 from enum import IntFlag
 from typing import Final
 
@@ -192,6 +194,7 @@ VMFLAG_CODES: Final[dict[str, int]] = {
     "dp": VM_DROPPABLE,
     "sl": VM_SEALED,
 }
+VM_SHOWN: Final = functools.reduce(operator.or_, VMFLAG_CODES.values())
 VMFLAG_BITS: Final[dict[bytes, int]] = {code.encode(): bit for code, bit in VMFLAG_CODES.items()}
 
 

@@ -46,6 +46,8 @@ _SYSCALL_STOP = signal.SIGTRAP | 0x80
 #: Signals that end Laconic by default, and that a person means for the program.
 _FORWARDED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
 _SI_KERNEL = 0x80
+#: The bits of a wait status that hold the signal that ended a thread.
+_SIGNAL = 0x7F
 #: A signal to Laconic and the same one to the program within this time (seconds) were sent to both.
 _SAME_SIGNAL = 0.1
 
@@ -132,6 +134,7 @@ class Tracer:
                 if thread.again:
                     mediator.at_repeated_call(thread)
                 elif stop:
+                    thread.executing = False
                     if stop[1] not in PROCESS_CALLS:
                         mediator.at_call(thread, stop)
                     elif registers.load(tid):
@@ -149,6 +152,7 @@ class Tracer:
     def _process_call(self, thread: Thread, nr: int) -> None:
         words = self.mediator.words
         if nr in (EXECVE, EXECVEAT):
+            thread.executing = True
             if self.checker.each_exit and len(thread.mm.threads) == 1:
                 self.checker.check(thread)
             if self.recorder is not None:
@@ -341,10 +345,14 @@ class Tracer:
         if mm.busy is thread:
             self._abandon(thread, [thread.tid])
         thread.leave()
+        status = ptrace.event_message(thread.tid) or 0
         if not mm.threads and self.checker.each_exit:
-            self.checker.check(thread)
+            # A thread that a signal ends in execve may be in the new program's address space already.
+            if not (thread.executing and status & _SIGNAL):
+                self.checker.check(thread)
+            self.checker.forget(mm)
         if self.recorder is not None:
-            self.recorder.exits(thread, ptrace.event_message(thread.tid) or 0)
+            self.recorder.exits(thread, status)
 
     def _forget(self, thread: Thread) -> None:
         self.threads.pop(thread.tid, None)
@@ -357,6 +365,8 @@ class Tracer:
             self._find_parents()
         if mm.busy is thread:
             self._abandon(thread, mm.threads)
+        if not mm.threads:
+            self.checker.forget(mm)
 
     def _abandon(self, thread: Thread, witnesses: Iterable[int]) -> None:
         # A thread ended in the middle of a call. If that was under way at the host, only the host knows how far it

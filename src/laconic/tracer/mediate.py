@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 
 from laconic.ledger import Ledger
-from laconic.manager import MemoryManager, chooses
+from laconic.manager import Answered, MemoryManager, chooses
 from laconic.memory.calls import Call
 from laconic.memory.change import Outcome
 from laconic.pal import Confirmation, HostCall, proc
@@ -112,7 +112,7 @@ class Mediator:
             return
         result = manager.finish_unsaid(name, outcome)
         if self.checker.each_call:
-            self.checker.check_unsaid(thread)
+            self.checker.after_call(thread, Call(name, args), Answered(result, 0, ()))
         self.registers.skip(thread.tid, result)
         ptrace.resume(CONT, thread.tid)
         if self.recorder is not None:
@@ -243,12 +243,14 @@ class Mediator:
         thread.pending = None
         mm = thread.mm
         try:
-            result = self._settle(thread, pending, confirmation)
+            answered = self._settle(thread, pending, confirmation)
         except PermissionError:
             give_up(thread, self.ledger)
-            result = confirmation.value
+            answered = Answered(confirmation.value, confirmation.said, ())
         except OSError:
-            result = confirmation.value  # the process is being killed; nobody will see this
+            # The process is being killed; nobody will see this.
+            answered = Answered(confirmation.value, confirmation.said, ())
+        result = answered.result
         if thread.call_registers:
             thread.call_registers[RAX] = result & MASK
             self._put(thread.call_registers)
@@ -261,7 +263,7 @@ class Mediator:
         if mm.busy is thread:
             mm.busy = None
         if self.checker.each_call:
-            self.checker.check(thread)
+            self.checker.after_call(thread, pending.call, answered)
         ptrace.resume(CONT, thread.tid)
         self.serve(mm)
 
@@ -275,8 +277,8 @@ class Mediator:
             elif ptrace.stopped_for(waiting.tid) == ptrace.EVENT_SECCOMP and (stop := self.registers.call(waiting.tid)):
                 self.at_call(waiting, stop)
 
-    def _settle(self, thread: Thread, pending: Pending, confirmation: Confirmation) -> int:
-        # Held takes what the host did; returns the program's result.
+    def _settle(self, thread: Thread, pending: Pending, confirmation: Confirmation) -> Answered:
+        # Held takes what the host did.
         call, outcome = pending
         space = thread.mm.space
         assert space is not None
@@ -292,7 +294,7 @@ class Mediator:
             state = (FAILED if confirmation.error else 0) | (CHOSEN if chosen or outcome.place else 0)
             state |= UNFOLLOWED if thread.supervised else 0
             self.recorder.call(thread, *call, answered.result, answered.said, kinds, state)
-        return answered.result
+        return answered
 
 
 def _edits(outcome: Outcome) -> bool:
