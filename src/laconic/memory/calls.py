@@ -12,7 +12,16 @@ from typing import NamedTuple, Protocol
 from laconic.memory.brk import brk
 from laconic.memory.change import Outcome
 from laconic.memory.flags import MAP_ANONYMOUS
-from laconic.memory.madvise import FLAG_ADVICE, madvise, mbind, mseal, msync, remap_file_pages, set_vma_name
+from laconic.memory.madvise import (
+    FLAG_ADVICE,
+    madvise,
+    mbind,
+    mseal,
+    msync,
+    remap_file_pages,
+    set_memory_merge,
+    set_vma_name,
+)
 from laconic.memory.mlock import mlock, mlock2, mlockall, munlock, munlockall
 from laconic.memory.mmap import OpenFile, mmap
 from laconic.memory.mprotect import mprotect
@@ -23,6 +32,7 @@ from laconic.memory.vma import File, Vma
 from laconic.rangemap import RangeMap
 
 PR_SET_MDWE = 65
+PR_SET_MEMORY_MERGE = 67
 PR_SET_VMA = 0x53564D41
 
 
@@ -115,7 +125,9 @@ def _prctl(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
             space.mdwe = space.mdwe or bool(args[1] & 1)
 
         return Outcome(0, ask=True, then=deny)
-    # PR_SET_MM, PR_SET_MEMORY_MERGE, PR_SET_VMA of a kind that is not known
+    if args[0] == PR_SET_MEMORY_MERGE and not any(args[2:5]):
+        return set_memory_merge(space, bool(args[1]))
+    # PR_SET_MM, PR_SET_VMA of a kind that is not known
     return Outcome(0, ask=True, resync=True)
 
 
@@ -141,7 +153,7 @@ def _resync(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
 
 
 def _remap_file_pages(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
-    return remap_file_pages(space, args[0], args[1], args[2], args[3], args[4])
+    return remap_file_pages(space, args[0], args[1], args[2], args[3], args[4], up.read_implies_exec)
 
 
 #: Every call that bookkeeping answers. Those that map what only the host can describe (shmat, io_setup,

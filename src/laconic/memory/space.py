@@ -16,6 +16,7 @@ from laconic.memory.flags import (
     VM_GROWSDOWN,
     VM_LOCKED,
     VM_LOCKONFAULT,
+    VM_MERGEABLE,
 )
 from laconic.memory.layout import Layout
 from laconic.memory.vma import File, Vma
@@ -29,12 +30,12 @@ class AddressSpace:
     """All VMAs of one `mm`, the host's held state of the same pages, the break, and the layout.
 
     `start_brk` and `brk` are addresses in bytes. `def_flags` are the VM_LOCKED bits that new mappings
-    inherit (mlockall). `mdwe` is set by prctl(PR_SET_MDWE). `opaque` is set where something that bookkeeping does not
+    inherit (mlockall). `merge_any`: they are MADV_MERGEABLE (prctl(PR_SET_MEMORY_MERGE)). `mdwe` is set by prctl(PR_SET_MDWE). `opaque` is set where something that bookkeeping does not
     see may decide the contents of pages (userfaultfd): equal attributes then never mean that nothing changes.
     """
 
     __slots__ = (
-        "_confirmed", "_held", "brk", "data_size", "def_flags", "layout", "mdwe", "opaque", "start_brk", "vmas",
+        "_confirmed", "_held", "brk", "data_size", "def_flags", "layout", "mdwe", "merge_any", "opaque", "start_brk", "vmas",
     )  # fmt: skip
 
     def __init__(self, layout: Layout, entries: Iterable[Entry] = (), start_brk: int = 0) -> None:
@@ -46,6 +47,8 @@ class AddressSpace:
         self.opaque = False
         self.vmas: RangeMap[Vma] = RangeMap()
         self.adopt(entries)
+        # A program inherits PR_SET_MEMORY_MERGE, and shows it by its first VMAs (ksm_execve in mm/ksm.c).
+        self.merge_any = any(vma.flags & VM_MERGEABLE for _, _, vma in self.vmas)
 
     def adopt(self, entries: Iterable[Entry]) -> None:
         """Begins anew from what the host has: `entries` are `(start, end, vma)`, ascending. O(n log n)."""
@@ -175,6 +178,7 @@ class AddressSpace:
         """The child's copy after fork: no VM_DONTCOPY VMAs, no locks (dup_mmap in mm/mmap.c). O(n)."""
         child = AddressSpace(self.layout.copy(), (), self.start_brk)
         child.brk, child.data_size, child.mdwe, child.opaque = self.brk, self.data_size, self.mdwe, self.opaque
+        child.merge_any = self.merge_any
         child.vmas = self.vmas.copy()
         locks = VM_LOCKED | VM_LOCKONFAULT
         for start, end, vma in self.vmas:
