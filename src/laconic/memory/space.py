@@ -29,13 +29,15 @@ Run = tuple[int, int, Vma | None]
 class AddressSpace:
     """All VMAs of one `mm`, the host's held state of the same pages, the break, and the layout.
 
-    `start_brk` and `brk` are addresses in bytes. `def_flags` are the VM_LOCKED bits that new mappings
-    inherit (mlockall). `merge_any`: they are MADV_MERGEABLE (prctl(PR_SET_MEMORY_MERGE)). `mdwe` is set by prctl(PR_SET_MDWE). `opaque` is set where something that bookkeeping does not
-    see may decide the contents of pages (userfaultfd): equal attributes then never mean that nothing changes.
+    `start_brk` and `brk` are addresses in bytes. `def_flags` are the VM_LOCKED bits that new mappings inherit
+    (mlockall). `merge_any`: they are MADV_MERGEABLE (prctl(PR_SET_MEMORY_MERGE)). `mdwe` is set by
+    prctl(PR_SET_MDWE). `opaque` is set where something that bookkeeping does not see may decide the contents of pages
+    (userfaultfd): equal attributes then never mean that nothing changes.
     """
 
     __slots__ = (
-        "_confirmed", "_held", "brk", "data_size", "def_flags", "layout", "mdwe", "merge_any", "opaque", "start_brk", "vmas",
+        "_confirmed", "_held", "brk", "data_size", "def_flags", "layout", "mdwe", "merge_any", "opaque",
+        "start_brk", "vmas",
     )  # fmt: skip
 
     def __init__(self, layout: Layout, entries: Iterable[Entry] = (), start_brk: int = 0) -> None:
