@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.unit.test_compare import ANON, BASE, RW, begun, busy
+from tests.unit.test_compare import ANON, RW, begun, busy
 from tests.unit.test_compare_cli import laconic
+from tests.unit.traces import BASE
 
 from laconic.commands import main
 from laconic.memory.change import MAP, RESTRICT, UNMAP

@@ -8,6 +8,7 @@ is copying held back over wanted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 
 from laconic.memory.change import Change, Outcome, classify, new
 from laconic.memory.flags import (
@@ -24,6 +25,8 @@ from laconic.rangemap import RangeMap
 
 Entry = tuple[int, int, Vma]
 Run = tuple[int, int, Vma | None]
+_LOCKS = VM_LOCKED | VM_LOCKONFAULT
+_flags = attrgetter("flags")
 
 
 class AddressSpace:
@@ -177,19 +180,25 @@ class AddressSpace:
         self.held.edit(start, end, identify)
 
     def fork(self) -> AddressSpace:
-        """The child's copy after fork: no VM_DONTCOPY VMAs, no locks (dup_mmap in mm/mmap.c). O(n)."""
+        """Return the child's copy after fork: no VM_DONTCOPY VMAs, no locks (dup_mmap in mm/mmap.c).
+
+        Complexity: O(n), without work in Python for each VMA unless one of them is locked or is not copied.
+        """
         child = AddressSpace(self.layout.copy(), (), self.start_brk)
         child.brk, child.data_size, child.mdwe, child.opaque = self.brk, self.data_size, self.mdwe, self.opaque
         child.merge_any = self.merge_any
         child.vmas = self.vmas.copy()
-        locks = VM_LOCKED | VM_LOCKONFAULT
-        for start, end, vma in self.vmas:
-            if vma.flags & VM_DONTCOPY:
-                child.vmas.clear(start, end)
-            elif vma.flags & locks:
-                child.vmas.set(start, end, vma.with_flags(vma.flags & ~locks))
+        if any(flags & (VM_DONTCOPY | _LOCKS) for flags in self.vmas.distinct(_flags)):
+            child._drop_what_fork_drops()
         child._hold()
         return child
+
+    def _drop_what_fork_drops(self) -> None:
+        for start, end, vma in list(self.vmas):
+            if vma.flags & VM_DONTCOPY:
+                self.vmas.clear(start, end)
+            elif vma.flags & _LOCKS:
+                self.vmas.set(start, end, vma.with_flags(vma.flags & ~_LOCKS))
 
     def check(self) -> None:
         """Asserts every invariant that holds between two calls. O(n)."""
