@@ -343,9 +343,8 @@ class Enclosed(Answers):
 
     def _excused(self, name: str, changes: Iterable[Change], opened: int) -> None:
         # The one window that is allowed: what nobody may read is opened to be moved.
-        moved = [held for _, _, _, _, held, _ in changes if name == "mremap" and held is not None]
-        if any(not held.flags & (PROT_READ | PROT_WRITE) for held in moved) and self.counts.open_windows > opened:
-            self.watch.windows.clear()
+        assert bool(self.watch.excepted) <= (name == "mremap" and self.counts.open_windows > opened)
+        self.watch.excepted.clear()
 
     # What must be true
 

@@ -47,11 +47,13 @@ from laconic.memory.flags import (
     VM_MAYEXEC,
     VM_MAYSHARE,
     VM_MAYWRITE,
+    VM_MERGEABLE,
     VM_NOHUGEPAGE,
     VM_NORESERVE,
     VM_SEALED,
     VM_SHARED,
     VM_SYNC,
+    VM_UNMERGEABLE,
     VM_WIPEONFORK,
 )
 from laconic.memory.layout import get_unmapped_area
@@ -182,6 +184,8 @@ def mmap(
         prot |= PROT_EXEC
     own = _file_flags(file, prot, flags, offset + length) if file is not None else 0
     added = prot & PROT_RWX | space.def_flags
+    if space.merge_any:
+        added |= VM_MERGEABLE  # ksm_vma_flags in mm/ksm.c
     vma = _without_file(own, added, flags, layout.thp, layout.overcommit_never)
     vm_flags = vma.flags
     if vm_flags < 0:
@@ -323,6 +327,8 @@ def _without_file(own: int, added: int, flags: int, thp: bool, overcommit_never:
         vm_flags |= VM_HUGETLB
     if vm_flags & (VM_DROPPABLE | VM_HUGETLB):
         vm_flags &= ~(VM_LOCKED | VM_LOCKONFAULT)  # vma_supports_mlock in mm/vma.c
+    if vm_flags & VM_UNMERGEABLE:
+        vm_flags &= ~VM_MERGEABLE
     return Vma(vm_flags)
 
 

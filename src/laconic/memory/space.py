@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from html import escape
+from operator import attrgetter
 
 from laconic.memory.change import Change, Outcome, classify, new
 from laconic.memory.flags import (
@@ -17,6 +18,7 @@ from laconic.memory.flags import (
     VM_GROWSDOWN,
     VM_LOCKED,
     VM_LOCKONFAULT,
+    VM_MERGEABLE,
     flag_names,
 )
 from laconic.memory.layout import Layout
@@ -26,21 +28,34 @@ from laconic.rangemap import RangeMap
 
 Entry = tuple[int, int, Vma]
 Run = tuple[int, int, Vma | None]
+_LOCKS = VM_LOCKED | VM_LOCKONFAULT
+_flags = attrgetter("flags")
 
 
 class AddressSpace:
     """All VMAs of one `mm`, the host's held state of the same pages, the break, and the layout.
 
-    `start_brk` and `brk` are addresses in bytes. `def_flags` are the VM_LOCKED bits that new mappings
-    inherit (mlockall). `mdwe` is set by prctl(PR_SET_MDWE); `mdwe_inherited` is False after
-    PR_MDWE_NO_INHERIT. `opaque` is set where something that bookkeeping does not see may decide the
-    contents of pages (userfaultfd): equal attributes then never mean that nothing changes.
+    `start_brk` and `brk` are addresses in bytes. `def_flags` are the VM_LOCKED bits that new mappings inherit
+    (mlockall). `merge_any`: they are MADV_MERGEABLE (prctl(PR_SET_MEMORY_MERGE)). `mdwe` is set by
+    prctl(PR_SET_MDWE); `mdwe_inherited` is False after PR_MDWE_NO_INHERIT. `opaque` is set where something that
+    bookkeeping does not see may decide the contents of pages (userfaultfd): equal attributes then never mean that
+    nothing changes.
     """
 
     __slots__ = (
-        "_confirmed", "_held", "brk", "data_size", "def_flags", "layout", "mdwe", "mdwe_inherited", "opaque",
-        "start_brk", "vmas",
-    )  # fmt: skip
+        "_confirmed",
+        "_held",
+        "brk",
+        "data_size",
+        "def_flags",
+        "layout",
+        "mdwe",
+        "mdwe_inherited",
+        "merge_any",
+        "opaque",
+        "start_brk",
+        "vmas",
+    )
 
     def __init__(self, layout: Layout, entries: Iterable[Entry] = (), start_brk: int = 0) -> None:
         self.layout = layout
@@ -52,6 +67,8 @@ class AddressSpace:
         self.opaque = False
         self.vmas: RangeMap[Vma] = RangeMap()
         self.adopt(entries)
+        # A program inherits PR_SET_MEMORY_MERGE, and shows it by its first VMAs (ksm_execve in mm/ksm.c).
+        self.merge_any = any(vma.flags & VM_MERGEABLE for _, _, vma in self.vmas)
 
     def __str__(self) -> str:
         """All VMAs in the format of `/proc/PID/maps`."""
@@ -200,19 +217,26 @@ class AddressSpace:
         self.held.edit(start, end, identify)
 
     def fork(self) -> AddressSpace:
-        """The child's copy after fork: no VM_DONTCOPY VMAs, no locks (dup_mmap in mm/mmap.c). O(n)."""
+        """Return the child's copy after fork: no VM_DONTCOPY VMAs, no locks (dup_mmap in mm/mmap.c).
+
+        Complexity: O(n), without work in Python for each VMA unless one of them is locked or is not copied.
+        """
         child = AddressSpace(self.layout.copy(), (), self.start_brk)
         child.brk, child.data_size, child.opaque = self.brk, self.data_size, self.opaque
         child.mdwe = self.mdwe and self.mdwe_inherited  # mmf_init_flags in include/linux/mm_types.h
+        child.merge_any = self.merge_any
         child.vmas = self.vmas.copy()
-        locks = VM_LOCKED | VM_LOCKONFAULT
-        for start, end, vma in self.vmas:
-            if vma.flags & VM_DONTCOPY:
-                child.vmas.clear(start, end)
-            elif vma.flags & locks:
-                child.vmas.set(start, end, vma.with_flags(vma.flags & ~locks))
+        if any(flags & (VM_DONTCOPY | _LOCKS) for flags in self.vmas.distinct(_flags)):
+            child._drop_what_fork_drops()
         child._hold()
         return child
+
+    def _drop_what_fork_drops(self) -> None:
+        for start, end, vma in list(self.vmas):
+            if vma.flags & VM_DONTCOPY:
+                self.vmas.clear(start, end)
+            elif vma.flags & _LOCKS:
+                self.vmas.set(start, end, vma.with_flags(vma.flags & ~_LOCKS))
 
     def check(self) -> None:
         """Asserts every invariant that holds between two calls. O(n)."""

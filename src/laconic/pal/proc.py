@@ -10,14 +10,26 @@ import errno
 import fcntl
 import glob
 import os
+import re
 import stat
 import struct
+from collections.abc import Iterator
 from functools import cache
 from io import FileIO
 from typing import NamedTuple
 
 from laconic.memory.calls import PR_SET_VMA
-from laconic.memory.flags import PAGE_SIZE, PMD_SIZE, TASK_SIZE, VM_MAYSHARE, VMFLAG_BITS
+from laconic.memory.flags import (
+    PAGE_SIZE,
+    PMD_SIZE,
+    TASK_SIZE,
+    VM_EXEC,
+    VM_MAYSHARE,
+    VM_PROT,
+    VM_READ,
+    VM_WRITE,
+    VMFLAG_BITS,
+)
 from laconic.memory.layout import Layout
 from laconic.memory.madvise import FLAG_ADVICE
 from laconic.memory.mmap import OpenFile
@@ -31,6 +43,12 @@ _QUERY = struct.Struct("=9Q4I2Q")
 HUGETLBFS_MAGIC = 0x958458F6
 #: The settings of transparent huge pages.
 THP = "/sys/kernel/mm/transparent_hugepage"
+#: PROCMAP_QUERY_VMA_SHARED among the answer's flags, whose low three bits are the protection's, and
+#: PROCMAP_QUERY_COVERING_OR_NEXT_VMA among the question's.
+_SHARED = 8
+_COVERING_OR_NEXT = 16
+#: Bytes of one read of maps or smaps: the kernel fills a page at a time (seq_read_iter in fs/seq_file.c).
+_PIECE = 4096
 
 
 def read_smaps(pid: int) -> RangeMap[Vma]:
@@ -54,10 +72,32 @@ def answers(file: FileIO, request: int) -> bool:
     return True
 
 
-def read_maps_text(pid: int) -> bytes:
-    """`/proc/PID/maps` as it stands. O(VMAs), and much cheaper than smaps, which walks the page tables."""
-    with open(f"/proc/{pid}/maps", "rb", buffering=0) as file:
-        return file.readall() or b""
+def read_smaps_in(pid: int, start: int, end: int) -> RangeMap[Vma]:
+    """Return the host's VMAs within `[start, end)`, cut to it, equal neighbours merged.
+
+    Complexity: O(VMAs below `end` + their resident pages), since smaps can be read only from its
+    beginning.
+    """
+    text = bytearray()
+    with open(f"/proc/{pid}/smaps", "rb", buffering=0) as file:
+        while piece := file.read(_PIECE):
+            text += piece
+            if _passed(piece, end):
+                break
+    host = parse_smaps(bytes(text[: text.rfind(b"\n") + 1]))
+    within: RangeMap[Vma] = RangeMap()
+    for first, last, vma in host.runs(start, end):
+        if vma is not None:
+            within.set(first, last, vma)
+    return within
+
+
+_HEADER = re.compile(rb"^([0-9a-f]+)-[0-9a-f]+ ", re.MULTILINE)
+
+
+def _passed(piece: bytes, end: int) -> bool:
+    # True if a VMA begins in this piece of smaps at or above `end`.
+    return any(int(match[1], 16) >= end for match in _HEADER.finditer(piece))
 
 
 def parse_smaps(text: bytes) -> RangeMap[Vma]:
@@ -119,7 +159,11 @@ def _parse_header(line: bytes) -> tuple[HostVma, bytes, str]:
     # The System V segment with the id 0 has the inode 0 (newseg in ipc/shm.c), and a device.
     named = inode != b"0" or device != b"00:00"
     file = _file(major, minor, int(inode), path) if named else None
-    return HostVma(start, end, int(offset, 16), file), permissions, path
+    flags = VM_MAYSHARE if permissions[3:4] == b"s" else 0
+    for letter, bit in zip(b"rwx", (VM_READ, VM_WRITE, VM_EXEC), strict=True):
+        if letter in permissions:
+            flags |= bit
+    return HostVma(start, end, int(offset, 16), file, flags), permissions, path
 
 
 @cache
@@ -129,38 +173,101 @@ def _file(major: int, minor: int, inode: int, path: str) -> File:
 
 
 class HostVma(NamedTuple):
-    """One VMA as `/proc/PID/maps` shows it; `start`, `end`, `offset` in bytes."""
+    """One VMA as `/proc/PID/maps` shows it; `start`, `end`, `offset` in bytes.
+
+    `flags` are the protection and VM_MAYSHARE, which are all of `vm_flags` that the file shows.
+    """
 
     start: int
     end: int
     offset: int
     file: File | None
+    flags: int
 
 
 def query_vma(pid: int, address: int) -> HostVma | None:
-    """The host's VMA around `address`, or None in a hole. O(log VMAs), O(VMAs) before Linux 6.11."""
-    with open(f"/proc/{pid}/maps", "rb", buffering=0) as maps:
-        name = ctypes.create_string_buffer(4096)
-        where = ctypes.addressof(name)
-        query = _QUERY.pack(_QUERY.size, 0, address, 0, 0, 0, 0, 0, 0, 0, 0, len(name), 0, where, 0)
-        try:
-            answer = _QUERY.unpack(fcntl.ioctl(maps, PROCMAP_QUERY, query))
-        except FileNotFoundError:
-            return None
-        except OSError:
-            return _search_maps(maps.readall() or b"", address)
-    start, end, offset, inode, major, minor = (*answer[3:5], *answer[7:11])
-    named = inode or major or minor
-    file = _file(major, minor, inode, os.fsdecode(name.value)) if named else None
-    return HostVma(start, end, offset, file)
+    """Return the host's VMA around `address`, or None in a hole.
+
+    Complexity: O(log VMAs), O(VMAs below) before Linux 6.11.
+    """
+    with MapsFile(pid) as maps:
+        return next(maps.vmas(address, address + 1, named=True), None)
 
 
-def _search_maps(text: bytes, address: int) -> HostVma | None:
-    for line in text.splitlines():
-        seen, _, _ = _parse_header(line)
-        if seen.start <= address < seen.end:
-            return seen
-    return None
+class MapsFile:
+    """`/proc/PID/maps` of one address space, held open for PROCMAP_QUERY.
+
+    The file stays that of the address space in which it was opened: after an execve or the end of
+    the process, `vmas` raises OSError or yields nothing. `vmas_read` counts the VMAs that the kernel
+    described.
+    """
+
+    __slots__ = ("_file", "vmas_read")
+
+    def __init__(self, pid: int) -> None:
+        """Open the file; raises OSError if the process is gone or hides its map."""
+        self._file = open(f"/proc/{pid}/maps", "rb", buffering=0)  # noqa: SIM115
+        self.vmas_read = 0
+
+    def __enter__(self) -> MapsFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def vmas(self, start: int, end: int, named: bool = False) -> Iterator[HostVma]:
+        """Yield the host's VMAs that overlap `[start, end)`, lowest first, whole and not merged.
+
+        Files have a path only if `named`. Complexity: O(k log VMAs), O(VMAs below `end`) before
+        Linux 6.11. Raises OSError if the address space is gone.
+        """
+        while start < end:
+            try:
+                vma = self._query(start, named)
+            except FileNotFoundError:
+                return  # no VMA at or above `start`
+            except OSError as error:
+                if error.errno != errno.ENOTTY:
+                    raise
+                yield from self._read(start, end)
+                return
+            if vma.start >= end:
+                return
+            yield vma
+            start = vma.end
+
+    def _query(self, address: int, named: bool) -> HostVma:
+        # The VMA around `address`, or the next one above it.
+        name = ctypes.create_string_buffer(4096 if named else 1)
+        size, where = (len(name), ctypes.addressof(name)) if named else (0, 0)
+        query = _QUERY.pack(_QUERY.size, _COVERING_OR_NEXT, address, 0, 0, 0, 0, 0, 0, 0, 0, size, 0, where, 0)
+        answer = fcntl.ioctl(self._file, PROCMAP_QUERY, query)
+        self.vmas_read += 1
+        start, end, permissions, _, offset, inode, major, minor = _QUERY.unpack(answer)[3:11]
+        path = os.fsdecode(name.value) if named else ""
+        file = _file(major, minor, inode, path) if inode or major or minor else None
+        flags = permissions & VM_PROT
+        if permissions & _SHARED:
+            flags |= VM_MAYSHARE
+        return HostVma(start, end, offset, file, flags)
+
+    def _read(self, start: int, end: int) -> Iterator[HostVma]:
+        # Without the ioctl, the text is read from its beginning, and no further than `end`.
+        self._file.seek(0)
+        rest = b""
+        while text := self._file.read(_PIECE):
+            *lines, rest = (rest + text).split(b"\n")
+            for line in lines:
+                self.vmas_read += 1
+                vma, _, _ = _parse_header(line)
+                if vma.start >= end:
+                    return
+                if vma.end > start and vma.start < TASK_SIZE:
+                    yield vma
 
 
 class Start(NamedTuple):
@@ -301,6 +408,8 @@ def _names_memory() -> bool:
     return bool(ctypes.CDLL(None).prctl(PR_SET_VMA, ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0), None) == 0)
 
 
+_F_SEAL_FUTURE_WRITE = 0x10  # include/uapi/linux/fcntl.h; the module fcntl has no name for it
+
 _files: dict[tuple[int, int], File] = {}
 _shown: set[File] = set()
 
@@ -331,11 +440,12 @@ def open_file(pid: int, fd: int) -> OpenFile | None:
             _files[about.st_dev, about.st_ino] = file
     # Huge pages: of hugetlbfs, or of a tmpfs that was mounted with them.
     huge = plain and about.st_blksize >= PMD_SIZE
+    plain = plain and not huge and not _decides_flags(link, file.path)
     return OpenFile(
         file,
         readable=bool(mode & stat.S_IRUSR),
         writable=bool(mode & stat.S_IWUSR),
-        plain=plain and not huge,
+        plain=plain,
         noexec=noexec,
         places=True,
         size=about.st_size,
@@ -358,6 +468,20 @@ def _on_hugetlbfs(path: str) -> bool:
     if ctypes.CDLL(None).statfs(os.fsencode(path), about):
         return False
     return about[0] == HUGETLBFS_MAGIC
+def _decides_flags(link: str, path: str) -> bool:
+    # True for a regular file that changes the vm_flags of its mappings, as a device does: memfd_secret
+    # (secretmem_mmap_prepare in mm/secretmem.c), and a memfd sealed against writing
+    # (memfd_check_seals_mmap in mm/memfd.c).
+    if path.startswith("/secretmem"):
+        return True
+    if not path.startswith("/memfd:"):
+        return False
+    try:
+        with open(link, "rb", buffering=0) as file:
+            seals = fcntl.fcntl(file, fcntl.F_GET_SEALS)
+    except OSError:
+        return False
+    return bool(seals & (fcntl.F_SEAL_WRITE | _F_SEAL_FUTURE_WRITE))
 
 
 def identify(pid: int, fd: int, address: int, file: File) -> File:

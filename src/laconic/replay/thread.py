@@ -114,8 +114,15 @@ class RecordedUpcalls:
         return seen(space.held, runs.popleft() if runs else [])
 
     def maps_in(self, start: int, end: int) -> RangeMap[Vma]:
-        """The host's map of `[start, end)` at this call."""
-        return self.maps()
+        """Return the host's map within `[start, end)` at this call, or the held map if none was recorded."""
+        space, runs = self.thread.mm.space, self.thread.map_runs
+        assert space is not None
+        host: RangeMap[Vma] = RangeMap()
+        host_runs = runs.popleft() if runs else []
+        for begin, stop, vma in [*space.held.runs(start, end), *host_runs]:
+            if begin < end and stop > start:
+                host.set(max(begin, start), min(stop, end), vma)
+        return host
 
 
 def seen(held: RangeMap[Vma], runs: Runs) -> RangeMap[Vma]:

@@ -158,6 +158,9 @@ def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) 
         lines.append("")
     for name, findings in figures.get("verify", {}).items():
         said = f"verify: {name}, {findings['steps']:,} steps, {findings['breaches']:,} breaches of the law Strict"
+        if findings["excepted"]:
+            windows = "window" if findings["excepted"] == 1 else "windows"
+            said += f", {findings['excepted']:,} excepted {windows} (mremap of pages that nobody may read)"
         lines += _wrapped(said, width)
         for breach in findings["first"]:
             lines += _wrapped(f"  {breach}", width)

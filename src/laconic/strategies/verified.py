@@ -24,11 +24,15 @@ _KEPT = 10
 
 
 class Findings(NamedTuple):
-    """What was looked at, and the first breaches of the law Strict, in words."""
+    """What was looked at, and the first breaches of the law Strict, in words.
+
+    `excepted` counts page runs that were open by the law's one exception (`strict.Watch`); they are no breaches.
+    """
 
     steps: int
     breaches: int
     first: list[str]
+    excepted: int
 
 
 @dataclass
@@ -38,6 +42,7 @@ class Report:
     steps: int = 0
     breaches: int = 0
     first: list[str] = field(default_factory=list)
+    excepted: int = 0
 
     def add(self, found: Iterable[str]) -> None:
         """Enters breaches; the first few are kept."""
@@ -48,7 +53,7 @@ class Report:
 
     def findings(self) -> Findings:
         """All of it."""
-        return Findings(self.steps, self.breaches, self.first)
+        return Findings(self.steps, self.breaches, self.first, self.excepted)
 
 
 def verified(rule: type[Classify], report: Report) -> type[Classify]:
@@ -74,6 +79,8 @@ def verified(rule: type[Classify], report: Report) -> type[Classify]:
             report.steps += 1
             report.add(self.watch.windows)
             self.watch.windows.clear()
+            report.excepted += len(self.watch.excepted)
+            self.watch.excepted.clear()
             report.add(breaches(self.machine, self.space, self.pal.left, self.guards))
 
         def load(self, entries: Iterable[Entry]) -> None:

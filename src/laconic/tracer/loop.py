@@ -44,6 +44,8 @@ from laconic.tracer.syscalls import (
 
 _STOP_SIGNALS = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 _SYSCALL_STOP = signal.SIGTRAP | 0x80
+#: The bits of a wait status that hold the signal that ended a thread.
+_SIGNAL = 0x7F
 
 
 class Tracer:
@@ -122,6 +124,7 @@ class Tracer:
                 self._unknown(tid, status >> 8 & 0xFF, status >> 16)
             elif status >> 8 == ptrace.SECCOMP_STOP:
                 if stop:
+                    thread.executing = False
                     if stop[1] not in PROCESS_CALLS:
                         mediator.at_call(thread, stop)
                     elif registers.load(tid):
@@ -139,6 +142,7 @@ class Tracer:
     def _process_call(self, thread: Thread, nr: int) -> None:
         words = self.mediator.words
         if nr in (EXECVE, EXECVEAT):
+            thread.executing = True
             if self.checker.each_exit and len(thread.mm.threads) == 1:
                 self.checker.check(thread)
             if self.recorder is not None:
@@ -340,11 +344,15 @@ class Tracer:
         if mm.busy is thread:
             self._abandon(thread, [thread.tid])
         thread.leave()
+        status = ptrace.event_message(thread.tid) or 0
         if not mm.threads and self.checker.each_exit:
-            with self.waiting(f"checking the address space of process {thread.tgid}"):
-                self.checker.check(thread)
+            # A thread that a signal ends in execve may be in the new program's address space already.
+            if not (thread.executing and status & _SIGNAL):
+                with self.waiting(f"checking the address space of process {thread.tgid}"):
+                    self.checker.check(thread)
+            self.checker.forget(mm)
         if self.recorder is not None:
-            self.recorder.exits(thread, ptrace.event_message(thread.tid) or 0)
+            self.recorder.exits(thread, status)
         if ptrace.resume(DETACH, thread.tid):
             self._forget(thread)
 
@@ -359,6 +367,8 @@ class Tracer:
             self._find_parents()
         if mm.busy is thread:
             self._abandon(thread, mm.threads)
+        if not mm.threads:
+            self.checker.forget(mm)
 
     def _abandon(self, thread: Thread, witnesses: Iterable[int]) -> None:
         # A thread ended in the middle of a call. If that was under way at the host, only the host knows how far it
