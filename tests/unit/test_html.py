@@ -32,8 +32,8 @@ from laconic.page.series import Bins, Sampled, Scattered
 from laconic.pal.sgx.costs import COSTED, CostProfile, Figure
 from laconic.pal.sgx.meter import Counts
 from laconic.replay.compare import Compared, Figures, Span
-from laconic.replay.events import Program
 from laconic.replay.engine import Replay
+from laconic.replay.events import Program
 from laconic.report.html import as_html, as_json, document
 from laconic.report.html.data import Limits
 from laconic.report.html.text import plain, script_json

@@ -48,11 +48,9 @@ def test_parses_smaps_and_merges_what_is_equal() -> None:
 
 def test_the_segment_with_the_id_0_has_a_file() -> None:
     line = b"7f0000000000-7f0000001000 rw-s 00000000 00:01 0                          /SYSV00000000 (deleted)"
-    seen = proc._search_maps(line, 0x7F0000000000)
-    assert seen is not None
+    seen, _, _ = proc._parse_header(line)
     assert seen.file == File(0, 1, 0)
-    anonymous = proc._search_maps(b"7f0000000000-7f0000001000 rw-p 00000000 00:00 0", 0x7F0000000000)
-    assert anonymous is not None
+    anonymous, _, _ = proc._parse_header(b"7f0000000000-7f0000001000 rw-p 00000000 00:00 0")
     assert anonymous.file is None
 
 
