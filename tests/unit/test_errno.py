@@ -9,7 +9,8 @@ from pictures import FILE, LEGEND, ORIGIN, PAGE, draw, space
 
 from laconic.memory import flags as f
 from laconic.memory.calls import OPERATIONS, PR_SET_MDWE
-from laconic.memory.mmap import OpenFile
+from laconic.memory.mmap import OpenFile, mmap
+from laconic.memory.vma import File, Vma
 
 ANON, FIXED, TOP = f.MAP_PRIVATE | f.MAP_ANONYMOUS, f.MAP_FIXED, f.TASK_SIZE
 RW_FILE, RO_FILE, WO_FILE, NOEXEC, CLOSED = range(5)
@@ -192,6 +193,24 @@ def test_shared_memory_that_may_be_aligned_is_placed_by_the_host() -> None:
         shared = OPERATIONS["mmap"](here, (0, PAGE, 3, f.MAP_SHARED | f.MAP_ANONYMOUS, 0, 0), Upcalls())
         private = OPERATIONS["mmap"](here, (0, PAGE, 3, ANON, 0, 0), Upcalls())
         assert (shared.place, private.place) == (align, False)
+
+
+def test_a_mapping_near_the_end_of_the_largest_file_is_placed_by_the_host() -> None:
+    """The file system rounds the offset up, beyond what loff_t holds (__thp_get_unmapped_area)."""
+    files = Upcalls()
+    aligning = files.open_file(RW_FILE)
+    assert aligning is not None
+    for offset, placed in ((0, False), ((1 << 63) - 9 * PAGE, True)):
+        outcome = mmap(space(PICTURE), FREE, PAGE, 1, f.MAP_PRIVATE, aligning._replace(places=True), offset)
+        assert outcome.place == placed
+
+
+def test_sealed_private_dev_zero_is_anonymous_to_madvise() -> None:
+    here = space("w")
+    zero = Vma(f.VM_READ | f.VM_MAY_RWX | f.VM_SEALED, File(0, 6, 5, "/dev/zero"), ORIGIN)
+    here.adopt([(ORIGIN, ORIGIN + PAGE, zero)])
+    outcome = OPERATIONS["madvise"](here, (ORIGIN, PAGE, f.MADV_WIPEONFORK, 0, 0, 0), Upcalls())
+    assert (outcome.result, outcome.ask) == (-EPERM, True)
 
 
 def test_the_limit_on_vmas() -> None:
