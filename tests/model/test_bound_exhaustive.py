@@ -12,6 +12,7 @@ from itertools import product
 
 import pytest
 
+from laconic.linux.pagemap import FILE_PAGE
 from laconic.memory import flags as f
 from laconic.memory.change import Outcome
 from laconic.memory.layout import Layout
@@ -20,10 +21,9 @@ from laconic.memory.mmap import OpenFile, mmap
 from laconic.memory.mprotect import mprotect
 from laconic.memory.munmap import munmap
 from laconic.memory.space import AddressSpace
-from laconic.pal.pagemap import FILE_PAGE
-from laconic.pal.sgx import costs
-from laconic.pal.sgx.costs import COSTED, CostProfile, Figure
-from laconic.pal.sgx.meter import Counts, Meter
+from laconic.sgx import costs
+from laconic.sgx.costs import COSTED, CostProfile, Figure
+from laconic.sgx.meter import Counts, Meter
 from laconic.strategies import MemoryCall, Strategy
 from laconic.strategies.bound import bound
 from laconic.strategies.laconic import Laconic

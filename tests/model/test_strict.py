@@ -18,8 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from laconic.memory import flags as f
 from laconic.memory.calls import Call
-from laconic.pal.sgx.failures import Plan
-from laconic.pal.sgx.faults import SgxError
+from laconic.sgx.model.failures import Plan
+from laconic.sgx.model.faults import SgxError
 from laconic.strategies import MemoryCall, Strategy
 from laconic.strategies.classify import Classify
 from laconic.strategies.every_call import EveryCall

@@ -12,7 +12,7 @@ from tests.tracer.lab import COMMAND, Run, build, run_laconic
 #: What is broken → the code that breaks it. Each goes wrong once, in the program's own memory calls.
 BUGS = {
     "a munmap is lost between bookkeeping and host": """
-from laconic.pal.linux import RULES
+from laconic.linux.pal import RULES
 whole = RULES["laconic"]
 def rule(name, args, outcome):
     host_args = whole(name, args, outcome)
@@ -22,7 +22,7 @@ def rule(name, args, outcome):
 RULES["laconic"] = rule
 """,
     "an mprotect reaches the host with another range": """
-from laconic.pal.linux import RULES
+from laconic.linux.pal import RULES
 whole = RULES["laconic"]
 def rule(name, args, outcome):
     host_args = whole(name, args, outcome)

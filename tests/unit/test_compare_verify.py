@@ -10,13 +10,13 @@ from tests.unit.test_compare import ANON, RW, begun, busy
 from tests.unit.test_compare_cli import laconic
 from tests.unit.traces import BASE
 
+from laconic.analysis.compare import Model, compare
 from laconic.commands import main
 from laconic.memory.change import MAP, RESTRICT, UNMAP
 from laconic.memory.flags import PAGE_SIZE
 from laconic.memory.vma import Vma
-from laconic.pal.sgx.costs import DEFAULT, load
-from laconic.pal.sgx.edmm import Edmm
-from laconic.replay.compare import Model, compare
+from laconic.sgx.costs import DEFAULT, load
+from laconic.sgx.pal.edmm import Edmm
 from laconic.strategies.classify import Classify
 from laconic.trace.schema import CHOSEN
 

@@ -17,13 +17,13 @@ import pytest
 from tests.tracer.lab import environment
 from tests.unit.test_cli import laconic
 
+from laconic.analysis.baseline import Key
+from laconic.analysis.suppressions import Suppression
 from laconic.commands.live import _has_view
-from laconic.figures import Key
 from laconic.live.model import Model, Names
 from laconic.report.live import as_json, ending, line
-from laconic.suppressions import Suppression
 from laconic.trace.schema import CODES, FRAME
-from laconic.trace.sites import Stacks
+from laconic.trace.stacks import Stacks
 
 
 def message(at: float, mprotect: tuple[int, int, int], sites: dict[int, int], **more: Any) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from laconic.linux import proc
+from laconic.linux.pagemap import Pagemap, _entries, _runs, was_untouched
 from laconic.memory.flags import VM_LOCKED, VM_MAYSHARE, VM_READ, VM_WRITE
 from laconic.memory.vma import File, Vma
-from laconic.pal import proc
-from laconic.pal.pagemap import Pagemap, _entries, _runs, was_untouched
 
 SMAPS = b"""\
 00400000-00401000 r--p 00000000 08:01 77                         /bin/with space

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from pictures import ORIGIN, PAGE, at, draw, read
 
-from laconic.rangemap import TOP, RangeMap
+from laconic.memory.rangemap import TOP, RangeMap
 
 LETTERS = {letter: letter for letter in "ABCabc"}
 

@@ -23,9 +23,9 @@ from tests.tracer.lab import COMMAND, environment, run_alone
 from tests.unit.sweepwork import counted, deadly, held, hold, older, release
 from tests.unit.traces import large, small
 
+from laconic.analysis.sweep import COLUMNS, Row, choose, find, sweep, sweep_one
 from laconic.errors import LaconicError
 from laconic.replay import STRATEGIES
-from laconic.sweep import COLUMNS, Row, choose, find, sweep, sweep_one
 
 TRACES = 3
 TWO = ("every-call", "laconic")

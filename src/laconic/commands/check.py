@@ -10,9 +10,9 @@ from laconic.commands.numbers import whole
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
+    from laconic.analysis.baseline import Figures
+    from laconic.analysis.check import Limit
     from laconic.commands.output import Output
-    from laconic.figures import Figures
-    from laconic.gate import Limit
 
 DESCRIPTION = """\
 Holds a trace, or a program that is run and recorded, to limits: how many memory
@@ -76,7 +76,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Checks; returns 1 where a limit was not kept, and the program's exit status before that."""
-    from laconic import gate
+    from laconic.analysis import check as gate
     from laconic.commands.callers import suppressions
     from laconic.commands.figures import read_figures, trace_figures
     from laconic.commands.output import check_outputs, open_output, tell
@@ -125,7 +125,7 @@ def execute(options: argparse.Namespace) -> int:
 def _write_baseline(figures: Figures, output: Output, path: str) -> None:
     import json
 
-    from laconic.figures import as_json
+    from laconic.analysis.baseline import as_json
 
     try:
         with output as file:
@@ -138,7 +138,7 @@ def _write_baseline(figures: Figures, output: Output, path: str) -> None:
 
 
 def _limit(text: str) -> Limit:
-    from laconic.gate import parse_limit
+    from laconic.analysis.check import parse_limit
 
     try:
         return parse_limit(text)

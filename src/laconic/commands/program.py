@@ -79,8 +79,8 @@ def recorded(
     Raises LaconicError where it cannot be started.
     """
     from laconic.commands.output import announce, tell
-    from laconic.ledger import Ledger
-    from laconic.pal.linux import only_changes
+    from laconic.linux.pal import only_changes
+    from laconic.memory.ledger import Ledger
     from laconic.tracer.loop import Tracer
     from laconic.tracer.mediate import Mediator
     from laconic.tracer.verify import Checker

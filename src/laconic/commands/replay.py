@@ -52,7 +52,7 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.errors import LaconicError
     from laconic.replay import STRATEGIES, replay
     from laconic.replay.check import MODEL_ERROR
-    from laconic.report.replayed import as_json, as_text
+    from laconic.report.replay import as_json, as_text
 
     if options.strategy not in (None, *STRATEGIES):
         raise LaconicError(f"there is no strategy {options.strategy!r}: choose from {', '.join(STRATEGIES)}")

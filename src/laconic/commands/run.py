@@ -12,7 +12,7 @@ from laconic.commands.program import place_for, recorder_for, trace_program
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
-    from laconic.pal.sgx.costs import CostProfile
+    from laconic.sgx.costs import CostProfile
     from laconic.tracer.record import Recorder
 
 DESCRIPTION = """\
@@ -123,8 +123,8 @@ def _profile(options: argparse.Namespace) -> CostProfile | None:
 def _run(options: argparse.Namespace, command: list[str], path: str | None, profile: CostProfile | None) -> int:
     from laconic.commands.output import announce, open_output, tell, width, write_json
     from laconic.commands.progress import waiting
-    from laconic.ledger import Ledger
-    from laconic.pal.linux import RULES
+    from laconic.linux.pal import RULES
+    from laconic.memory.ledger import Ledger
     from laconic.tracer.loop import Tracer
     from laconic.tracer.mediate import Mediator
     from laconic.tracer.verify import Checker
@@ -144,7 +144,7 @@ def _run(options: argparse.Namespace, command: list[str], path: str | None, prof
         recorder.finish(status, ledger, seconds, options.verify)
 
     from laconic.report import compare
-    from laconic.report.summary import as_json, as_text
+    from laconic.report.run import as_json, as_text
 
     figures = as_json(ledger, command, status, strategy, options.verify, seconds)
     enclave = None if profile is None or path is None else _enclave(path, options.strategy, profile)

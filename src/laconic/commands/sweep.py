@@ -67,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Sweeps; returns 1 where a trace could not be read."""
-    from laconic import sweep
+    from laconic.analysis import sweep
     from laconic.commands.ending import tidied
     from laconic.commands.output import check_outputs, open_output, spare_traces, tell, width, write_json
     from laconic.commands.progress import progress

@@ -167,7 +167,7 @@ def _run(
             nothing = os.open(os.devnull, os.O_RDONLY)
             os.dup2(nothing, 0)
             os.close(nothing)
-        from laconic.tracer.feed import run
+        from laconic.live.feed import run
 
         status = run(command, figures, None if record is None else record())
     except LaconicError as error:

@@ -1,4 +1,4 @@
-"""What is known of a running program: fed by the messages of `laconic.tracer.feed`, read by the view and the lines."""
+"""What is known of a running program: fed by the messages of `laconic.live.feed`, read by the view and the lines."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from laconic.callers import Names as Frames
-from laconic.callers import own_frames
-from laconic.figures import Key, key_of
-from laconic.suppressions import Suppression, matching
+from laconic.analysis.baseline import Key, key_of
+from laconic.analysis.callers import Names as Frames
+from laconic.analysis.callers import own_frames
+from laconic.analysis.suppressions import Suppression, matching
 from laconic.trace.schema import Row
-from laconic.trace.sites import Stacks
+from laconic.trace.stacks import Stacks
 
 #: Sites that are named, those with the most redundant calls: names cost time.
 _NAMED = 200

@@ -27,9 +27,9 @@ from laconic.memory.mmap import OpenFile, mmap
 from laconic.memory.mprotect import mprotect
 from laconic.memory.mremap import mremap
 from laconic.memory.munmap import munmap, shmdt
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
-from laconic.rangemap import RangeMap
 
 PR_SET_MDWE = 65
 PR_MDWE_REFUSE_EXEC_GAIN, PR_MDWE_NO_INHERIT = 1, 2

@@ -13,8 +13,8 @@ from laconic.memory.flags import (
     TASK_SIZE,
     VM_GROWSDOWN,
 )
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.vma import Vma
-from laconic.rangemap import RangeMap
 
 
 @dataclass(slots=True)

@@ -23,8 +23,8 @@ from laconic.memory.flags import (
 )
 from laconic.memory.layout import Layout
 from laconic.memory.names import maps_text
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.vma import File, Vma
-from laconic.rangemap import RangeMap
 
 Entry = tuple[int, int, Vma]
 Run = tuple[int, int, Vma | None]

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
+from laconic.linux.pagemap import Touched
 from laconic.memory.change import Change, new
 from laconic.memory.flags import VM_PROT
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import Vma
-from laconic.pal.pagemap import Touched
-from laconic.pal.sgx.meter import Counts, Meter
 from laconic.replay.events import CallDone, Listener
 from laconic.replay.thread import Mm
+from laconic.sgx.meter import Counts, Meter
 from laconic.strategies import MemoryCall, Strategy
 from laconic.strategies.touches import Touches
 from laconic.trace.schema import PlainRow

@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterable, Sequence
 from sys import intern
 from typing import Any
 
-from laconic.ledger import Ledger
-from laconic.manager import Bookkeeper
+from laconic.linux.pal import RULES, only_changes
+from laconic.linux.proc import READ_IMPLIES_EXEC
+from laconic.memory.bookkeeper import Bookkeeper
 from laconic.memory.calls import Call, is_error
 from laconic.memory.change import NOTHING, Change, Outcome
 from laconic.memory.flags import TASK_SIZE
+from laconic.memory.ledger import Ledger
 from laconic.memory.mmap import OpenFile
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
-from laconic.pal.linux import RULES, only_changes
-from laconic.pal.proc import READ_IMPLIES_EXEC
-from laconic.rangemap import RangeMap
 from laconic.replay.assumed import UNKNOWN_FILE, AssumedStart, assumed_space, begun, may_be_nothing
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, Check, shown
 from laconic.replay.events import CallDone, Listener, Program
@@ -45,7 +45,7 @@ from laconic.trace.schema import (
     WRITABLE,
     PlainRow,
 )
-from laconic.trace.sites import NO_STACK, Stacks
+from laconic.trace.stacks import NO_STACK, Stacks
 
 CLONE_VM, CLONE_THREAD = 0x100, 0x10000
 ENDLESS = UNFINISHED | NO_RESULT

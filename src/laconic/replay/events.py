@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from laconic.linux.pagemap import Touched
 from laconic.memory.change import Change, Outcome
 from laconic.memory.mmap import OpenFile
-from laconic.pal.pagemap import Touched
 from laconic.replay.thread import Mm, Thread
 from laconic.trace.schema import PlainRow
 

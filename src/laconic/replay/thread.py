@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from laconic.linux.pagemap import was_untouched
 from laconic.memory.change import Outcome
 from laconic.memory.mmap import OpenFile
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
-from laconic.pal.pagemap import was_untouched
-from laconic.rangemap import RangeMap
 
 if TYPE_CHECKING:
     from laconic.replay.assumed import AssumedStart

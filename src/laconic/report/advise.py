@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from laconic.advise.advice import COMMAND, ENVIRONMENT, MANIFEST, Advice, cycles, plural, shown_size, span
-from laconic.advise.figures import Cost, Figures, Span
-from laconic.advise.trial import After, Trial, outside
-from laconic.pal.sgx.costs import CostProfile
+from laconic.analysis.advise.advice import COMMAND, ENVIRONMENT, MANIFEST, Advice, cycles, plural, shown_size, span
+from laconic.analysis.advise.figures import Cost, Figures, Span
+from laconic.analysis.advise.trial import After, Trial, outside
+from laconic.sgx.costs import CostProfile
 
 #: The version of the JSON's meaning; it rises when a key changes or goes.
 SCHEMA = 1

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from laconic.callers import Caller, Callers, wrappers
-from laconic.pal.sgx.meter import Counts
+from laconic.analysis.callers import Caller, Callers, wrappers
 from laconic.report.names import filled
+from laconic.sgx.meter import Counts
 from laconic.stacks.symbolize import Place
-from laconic.trace.sites import NO_STACK, Stacks
+from laconic.trace.stacks import NO_STACK, Stacks
 
 #: The version of the JSON's meaning; it rises when a key changes or goes.
 SCHEMA = 1

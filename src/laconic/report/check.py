@@ -6,14 +6,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from laconic.callers import own_frames
-from laconic.figures import Figures, Key
-from laconic.gate import Offender, Verdict
+from laconic.analysis.baseline import Figures, Key
+from laconic.analysis.callers import own_frames
+from laconic.analysis.check import Offender, Verdict
 from laconic.report.callers import describe, missing_lines, stack_lines
 from laconic.report.diff import place, signed
 from laconic.report.names import filled, seen
 from laconic.stacks.symbolize import Place
-from laconic.trace.sites import Stacks
+from laconic.trace.stacks import Stacks
 
 #: The version of the JSON's meaning; it rises when a key changes or goes.
 SCHEMA = 1

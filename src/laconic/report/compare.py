@@ -6,9 +6,9 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from laconic.ledger import CallCount, Ledger
+from laconic.analysis.compare import BOUND, Compared, Figures, Span
+from laconic.memory.ledger import CallCount, Ledger
 from laconic.replay import Replayed
-from laconic.replay.compare import BOUND, Compared, Figures, Span
 
 Json = dict[str, Any]
 #: A table's row: its label, and the figures of one strategy; none for a heading.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from laconic.differ import Delta, Difference
-from laconic.figures import Key, Tally
+from laconic.analysis.baseline import Key, Tally
+from laconic.analysis.diff import Delta, Difference
 from laconic.report.names import filled
 
 #: The version of the JSON's meaning; it rises when a key changes or goes.

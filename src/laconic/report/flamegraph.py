@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from laconic.flames import CALLS, CYCLES, Flame, Flames
+from laconic.analysis.flamegraph import CALLS, CYCLES, Flame, Flames
 from laconic.report.html.text import plain
 from laconic.report.names import seen
 

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from laconic.pal.sgx.meter import THINGS
 from laconic.report.compare import tables
-from laconic.report.summary import _cell
+from laconic.report.run import _cell
+from laconic.sgx.meter import THINGS
 
 Row = Mapping[str, Any]
 _SUMS = ("asked", "said", "elided", "narrowed", "failed", "uncertain")

@@ -15,7 +15,7 @@ from laconic.memory.change import Change
 from laconic.memory.mmap import OpenFile
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import Vma
-from laconic.pal.sgx.meter import Meter
+from laconic.sgx.meter import Meter
 from laconic.strategies.touches import Touches
 
 

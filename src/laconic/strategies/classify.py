@@ -32,11 +32,11 @@ from laconic.memory.flags import (
     VM_WIPEONFORK,
 )
 from laconic.memory.mmap import page_align, populates
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
-from laconic.pal.sgx.edmm import RW, Edmm, PalError, permissions
-from laconic.pal.sgx.meter import Meter
-from laconic.rangemap import RangeMap
+from laconic.sgx.meter import Meter
+from laconic.sgx.pal.edmm import RW, Edmm, PalError, permissions
 from laconic.strategies import MemoryCall, Strategy
 from laconic.strategies.touches import OWN, Touches
 

@@ -26,8 +26,8 @@ from laconic.memory.flags import (
 )
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
-from laconic.pal.sgx.edmm import PalError, permissions
-from laconic.pal.sgx.meter import Meter
+from laconic.sgx.meter import Meter
+from laconic.sgx.pal.edmm import PalError, permissions
 from laconic.strategies import MemoryCall
 from laconic.strategies.classify import PAGE, Classify
 from laconic.strategies.touches import Touches

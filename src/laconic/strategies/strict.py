@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 
 from laconic.memory.change import Change
 from laconic.memory.flags import PROT_READ, TASK_SIZE, Prot
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
-from laconic.pal.sgx.edmm import permissions
-from laconic.pal.sgx.machine import Machine
-from laconic.rangemap import RangeMap
+from laconic.sgx.model.machine import Machine
+from laconic.sgx.pal.edmm import permissions
 
 #: In the place of a VMA: nothing was mapped.
 _NOTHING = Vma(0)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from laconic.linux.pagemap import FILE_PAGE, GUARD, UNSEEN, Touched
 from laconic.memory.change import FILE, MAP, UNMAP, ZERO, Change
 from laconic.memory.flags import MADV_FREE, PAGE_SHIFT, VM_PROT
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
-from laconic.pal.pagemap import FILE_PAGE, GUARD, UNSEEN, Touched
-from laconic.rangemap import RangeMap
 
 #: A touched page is the file's own (CLEAN), or has contents that only this process has (OWN).
 CLEAN, OWN = 1, 2

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from laconic.memory.change import Change
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import Vma
-from laconic.pal.sgx.driver import Driver
-from laconic.pal.sgx.faults import SgxError
-from laconic.pal.sgx.machine import Machine
-from laconic.pal.sgx.meter import Meter
+from laconic.sgx.meter import Meter
+from laconic.sgx.model.driver import Driver
+from laconic.sgx.model.faults import SgxError
+from laconic.sgx.model.machine import Machine
 from laconic.strategies import MemoryCall
 from laconic.strategies.classify import Classify
 from laconic.strategies.strict import Watch, breaches

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import Any, Final, NamedTuple
 
-from laconic.pal.pagemap import Touched
+from laconic.linux.pagemap import Touched
 
 #: The version of the file's meaning. A reader reads its own and all older ones.
 SCHEMA: Final = 1
@@ -141,7 +141,7 @@ class Row(NamedTuple):
     `said` counts the host calls made and `kinds` is the set of `ChangeKind` bits of what changed (both 0 where the
     trace is a log's). `file` is the number of the `file` row that the call's descriptor refers to, `shown` of the one
     that the host shows for the new mapping where that is another; 0 for none. `touched` are the pages that were
-    touched of what the call is about to change (`laconic.pal.pagemap`).
+    touched of what the call is about to change (`laconic.linux.pagemap`).
     """
 
     event: int

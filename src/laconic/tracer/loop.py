@@ -7,8 +7,8 @@ import signal
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+from laconic.linux import proc
 from laconic.memory.space import AddressSpace
-from laconic.pal import proc
 from laconic.tracer import launch, ptrace
 from laconic.tracer.mediate import Mediator
 from laconic.tracer.process import (

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import time
 
-from laconic.ledger import Ledger
-from laconic.manager import Answered, Bookkeeper, edits, refused
+from laconic.linux import proc
+from laconic.memory.bookkeeper import Answered, Bookkeeper, edits, refused
 from laconic.memory.calls import Call, HostRule
-from laconic.pal import proc
+from laconic.memory.ledger import Ledger
 from laconic.trace.schema import CHOSEN, FAILED, UNFOLLOWED
 from laconic.tracer import ptrace
 from laconic.tracer.process import Mm, Pending, Thread, command_name, give_up

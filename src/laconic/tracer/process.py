@@ -9,16 +9,16 @@ import threading
 from collections import deque
 from typing import NamedTuple
 
-from laconic.ledger import Ledger
+from laconic.linux import proc
+from laconic.linux.pagemap import Pagemap
+from laconic.linux.shown import shown_in
 from laconic.memory.calls import Arguments, Call
 from laconic.memory.change import Outcome
+from laconic.memory.ledger import Ledger
 from laconic.memory.mmap import OpenFile
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
-from laconic.pal import proc
-from laconic.pal.pagemap import Pagemap
-from laconic.pal.shown import shown_in
-from laconic.rangemap import RangeMap
 from laconic.tracer.record import CallNotes
 from laconic.tracer.syscalls import CLONE_VM
 

@@ -14,15 +14,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from laconic.ledger import Ledger
+from laconic.linux import proc
+from laconic.linux.pagemap import UNSEEN, Pagemap, Touched, was_untouched
 from laconic.memory.change import EXTEND, FILE, RESTRICT, UNMAP, ZERO, Outcome
 from laconic.memory.flags import VM_GROWSDOWN, VM_PROT
+from laconic.memory.ledger import Ledger
 from laconic.memory.mmap import OpenFile
+from laconic.memory.rangemap import TOP, RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
-from laconic.pal import proc
-from laconic.pal.pagemap import UNSEEN, Pagemap, Touched, was_untouched
-from laconic.rangemap import TOP, RangeMap
 from laconic.trace.schema import ADOPTED, CODES, DATA_LIMIT, GREW, READ, RESIDENT, UNFINISHED, PlainRow, Row
 from laconic.trace.spool import Spool
 from laconic.trace.writer import TraceWriter, mode_bits

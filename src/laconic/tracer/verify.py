@@ -24,16 +24,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from laconic.ledger import Ledger
-from laconic.manager import Answered
+from laconic.linux import proc
+from laconic.linux.shown import agrees, is_private_zero
+from laconic.memory.bookkeeper import Answered
 from laconic.memory.calls import RANGED, Call
 from laconic.memory.change import FLAGS, coalesce
 from laconic.memory.flags import ADDRESS_MASK, MAP_FIXED, MAP_FIXED_NOREPLACE, VM_SHOWN, flag_names
+from laconic.memory.ledger import Ledger
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma, describe
-from laconic.pal import proc
-from laconic.pal.shown import agrees, is_private_zero
-from laconic.rangemap import RangeMap
 from laconic.trace.schema import ADOPTED, GREW
 from laconic.tracer.process import Mm, Thread, command_name, give_up
 

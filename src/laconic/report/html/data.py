@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from laconic.page.areas import Area, fitted
-from laconic.page.collect import Page
-from laconic.page.series import Bins
-from laconic.pal.sgx.costs import CostProfile
+from laconic.analysis.sites import EVERY_CALL, LACONIC, Site
+from laconic.analysis.timeline.areas import Area, fitted
+from laconic.analysis.timeline.collect import Page
+from laconic.analysis.timeline.series import Bins
 from laconic.report import compare
 from laconic.report.html.missing import binned, missing
 from laconic.report.html.text import plain
-from laconic.sites import EVERY_CALL, LACONIC, Site
-from laconic.trace.sites import NO_STACK
+from laconic.sgx.costs import CostProfile
+from laconic.trace.stacks import NO_STACK
 
 Json = dict[str, Any]
 #: The version of the JSON's meaning; it rises when a key changes or goes.
