@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterable
 
+from laconic.libos.touches import OWN, Touches
 from laconic.linux.pagemap import FILE_PAGE
 from laconic.memory.calls import OPERATIONS
 from laconic.memory.change import FILE, MAP, UNMAP, ZERO, Change, Outcome
@@ -37,7 +38,6 @@ from laconic.sgx.pal.edmm import ACCEPTED, CHANGED, PENDING_PAGE, RETYPED, TRIMM
 from laconic.strategies import MemoryCall
 from laconic.strategies.classify import Classify
 from laconic.strategies.strict import Watch, breaches
-from laconic.strategies.touches import OWN, Touches
 from tests.unit.enclaveworld import BASE, HEAP, PAGE, Answers
 
 #: All that a program and a library OS can use, in bytes.

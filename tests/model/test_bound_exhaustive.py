@@ -12,6 +12,7 @@ from itertools import product
 
 import pytest
 
+from laconic.libos.touches import Touches
 from laconic.linux.pagemap import FILE_PAGE
 from laconic.memory import flags as f
 from laconic.memory.change import Outcome
@@ -27,7 +28,6 @@ from laconic.sgx.meter import Counts, Meter
 from laconic.strategies import MemoryCall, Strategy
 from laconic.strategies.bound import bound
 from laconic.strategies.laconic import Laconic
-from laconic.strategies.touches import Touches
 from tests.model.boundsearch import Case, Search, State, Step, after_call, after_touch, legal
 from tests.unit.pictures import FILE, at
 

@@ -8,6 +8,7 @@ from itertools import product
 
 import pytest
 
+from laconic.libos.touches import Touches
 from laconic.linux.pagemap import FILE_PAGE
 from laconic.memory import flags as f
 from laconic.memory.change import Outcome
@@ -24,7 +25,6 @@ from laconic.strategies import MemoryCall, Strategy
 from laconic.strategies.bound import bound
 from laconic.strategies.classify import Classify
 from laconic.strategies.laconic import Laconic
-from laconic.strategies.touches import Touches
 from tests.unit.pictures import FILE, at
 
 PAGES = 16

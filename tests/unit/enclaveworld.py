@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from laconic.libos.touches import Touches
 from laconic.memory.calls import OPERATIONS
 from laconic.memory.flags import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE
 from laconic.memory.layout import Layout
@@ -18,7 +19,6 @@ from laconic.sgx.model.failures import Plan
 from laconic.sgx.model.machine import Machine
 from laconic.strategies import MemoryCall, Strategy
 from laconic.strategies.every_call import EveryCall
-from laconic.strategies.touches import Touches
 
 PAGE = 4096
 #: Where the tests map, and where the break is.

@@ -8,6 +8,7 @@ import time
 import pytest
 from pictures import FILE, LEGEND, PAGE, at, read
 
+from laconic.libos.touches import Touches
 from laconic.linux.pagemap import FILE_PAGE
 from laconic.memory import flags as f
 from laconic.memory.change import Outcome
@@ -24,7 +25,6 @@ from laconic.sgx.meter import Counts, Meter
 from laconic.strategies import MemoryCall
 from laconic.strategies.bound import Bound, bound
 from laconic.strategies.pagefloor import PageFloor
-from laconic.strategies.touches import Touches
 
 RW, RX = f.PROT_READ | f.PROT_WRITE, f.PROT_READ | f.PROT_EXEC
 PRIVATE = f.MAP_PRIVATE | f.MAP_ANONYMOUS | f.MAP_FIXED

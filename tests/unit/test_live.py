@@ -18,9 +18,9 @@ from tests.tracer.lab import environment
 from tests.unit.test_cli import laconic
 
 from laconic.analysis.baseline import Key
+from laconic.analysis.live import Model, Names
 from laconic.analysis.suppressions import Suppression
 from laconic.commands.live import _has_view
-from laconic.live.model import Model, Names
 from laconic.report.live import as_json, ending, line
 from laconic.trace.schema import CODES, FRAME
 from laconic.trace.stacks import Stacks

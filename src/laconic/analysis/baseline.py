@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from laconic.analysis.callers import UNKNOWN, Names, own_frames
+from laconic.analysis.schemas import SCHEMAS
 from laconic.analysis.sites import Sites
 from laconic.analysis.suppressions import Suppression, matching
 from laconic.errors import LaconicError
 from laconic.stacks.symbolize import Place
 from laconic.trace.stacks import NO_STACK
 
-#: The version of the meaning of what `as_json` writes; it rises when a key changes or goes.
-SCHEMA = 1
 _ADDRESS = re.compile(r"\+0x[0-9a-f]+\Z")
 _GONE = " (deleted)"
 
@@ -117,7 +116,7 @@ def as_json(figures: Figures) -> dict[str, Any]:
     """What `check --write-baseline` writes and `from_json` reads."""
     sites = sorted((figures.sites or {}).items())
     return {
-        "baseline": SCHEMA,
+        "baseline": SCHEMAS["baseline"],
         **_tally(figures.total),
         "hidden": figures.hidden,
         "whole": figures.whole,
@@ -155,7 +154,7 @@ def from_json(data: Any, name: str) -> Figures:
 
 
 def _baseline(data: Mapping[str, Any], name: str) -> Figures:
-    _readable(data["baseline"], SCHEMA, name)
+    _readable(data["baseline"], SCHEMAS["baseline"], name)
     figures = Figures(name, _read(data), _count(data, "hidden"), whole=bool(data["whole"]))
     figures.calls = {call: _read(line) for call, line in data["calls"].items()}
     figures.sites = {Key(*(str(line[part]) for part in Key._fields)): _read(line) for line in data["sites"]}
@@ -163,9 +162,7 @@ def _baseline(data: Mapping[str, Any], name: str) -> Figures:
 
 
 def _run(data: Mapping[str, Any], name: str) -> Figures:
-    from laconic.report.run import SCHEMA as NEWEST
-
-    _readable(data["schema"], NEWEST, name)
+    _readable(data["schema"], SCHEMAS["run"], name)
     calls = {call: _read(line, "elided") for call, line in data["calls"].items()}
     return Figures(name, _read(data, "elided"), calls=calls)
 

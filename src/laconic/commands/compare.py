@@ -148,6 +148,7 @@ def _compared(
     trace: Trace, names: list[str], profile: CostProfile | None, pages: int | None, options: argparse.Namespace
 ) -> Json:
     from laconic.analysis.compare import Model, compare_hosts
+    from laconic.analysis.schemas import SCHEMAS
     from laconic.commands.progress import progress
     from laconic.commands.traces import losses, tell_loss
     from laconic.report.compare import hosts_as_json
@@ -163,7 +164,7 @@ def _compared(
         figures = hosts_as_json(replays)
     tell_loss(trace, lost)
     about = {"path": trace.path, "source": trace.source, "events": events, "loss": losses(trace, lost)}
-    return {"schema": 1, "trace": about, **figures}
+    return {"schema": SCHEMAS["compare"], "trace": about, **figures}
 
 
 def enclaves(

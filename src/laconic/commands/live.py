@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
+    from laconic.analysis.live import Model
     from laconic.live.child import Child
-    from laconic.live.model import Model
     from laconic.tracer.record import Recorder
 
 DESCRIPTION = """\
@@ -83,10 +83,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Runs the program; returns its exit status."""
+    from laconic.analysis.live import Model
     from laconic.commands.callers import suppressions
     from laconic.commands.output import check_outputs, open_output, spare_traces, tell, width, write_json
     from laconic.live.child import Child
-    from laconic.live.model import Model
     from laconic.report.live import as_json, ending
     from laconic.tracer.signals import RELAYED, Relay, signal_set
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import operator
 from typing import NamedTuple
 
+from laconic.libos.strategy import Strategy
+from laconic.libos.touches import Touches
 from laconic.memory.change import new
 from laconic.memory.flags import (
     PAGE_SHIFT,
@@ -28,8 +30,6 @@ from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import Meter
 from laconic.sgx.pal.gramine import RW, Gramine
-from laconic.strategies import Strategy
-from laconic.strategies.touches import Touches
 
 #: Flags of a VMA that are Gramine's own: the LibOS's memory, and a file mapping that was ever writable.
 VMA_INTERNAL, VMA_TAINTED = 0x20000000, 0x40000000

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from laconic.analysis.live import Model
 from laconic.errors import LaconicError
-from laconic.live.model import Model
 from laconic.tracer.signals import change_mask
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """What a running program does, told a few times a second: the tracing half of `laconic live`.
 
-Messages are lines of JSON; `laconic.live.model` reads them. All but the last have `time` (seconds since the start),
+Messages are lines of JSON; `laconic.analysis.live` reads them. All but the last have `time` (seconds since the start),
 `calls` (name → asked, said, elided), `ever` (processes so far), `processes` (pid, name, threads, mapped bytes, VMAs),
 `sites` (call, stack, program, redundant calls) that have changed since the message before, and `rows`, which say what
 stacks these are, as a trace has them. The last has `end`.

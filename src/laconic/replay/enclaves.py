@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
+from laconic.libos.touches import Touches
 from laconic.linux.pagemap import Touched
 from laconic.memory.change import Change, new
 from laconic.memory.flags import VM_PROT
@@ -16,7 +17,6 @@ from laconic.replay.events import CallDone, Listener
 from laconic.replay.thread import Mm
 from laconic.sgx.meter import Counts, Meter
 from laconic.strategies import MemoryCall, Strategy
-from laconic.strategies.touches import Touches
 from laconic.trace.schema import PlainRow
 
 Maker = Callable[[Meter, AddressSpace, Touches], Strategy]

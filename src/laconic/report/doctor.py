@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from laconic.analysis.schemas import SCHEMAS
 from laconic.tracer.doctor import Finding
 
 
 def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
     """The findings in the form that `doctor --json` writes."""
-    return {"schema": 1, "findings": [asdict(finding) for finding in findings]}
+    return {"schema": SCHEMAS["doctor"], "findings": [asdict(finding) for finding in findings]}
 
 
 def as_text(findings: Sequence[Finding], width: int = 80) -> str:

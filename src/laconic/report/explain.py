@@ -7,6 +7,7 @@ from typing import Any
 
 from laconic.analysis.explain import Explanation
 from laconic.analysis.neighbourhood import Run
+from laconic.analysis.schemas import SCHEMAS
 from laconic.memory import change as c
 from laconic.memory.change import Change, ChangeKind
 from laconic.memory.flags import MADV_FREE, VM_PROT, flag_names
@@ -58,7 +59,7 @@ def as_json(told: Explanation) -> dict[str, Any]:
     """All that was found; addresses are numbers, in bytes."""
     number, row, begin, following, _ = told.found
     facts: dict[str, Any] = {
-        "schema": 1,
+        "schema": SCHEMAS["explain"],
         "event": number,
         "name": told.name,
         "is_call": told.is_call,

@@ -8,13 +8,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from laconic.analysis.info import Contents
+from laconic.analysis.schemas import SCHEMAS
 from laconic.report.names import filled
 
 if TYPE_CHECKING:
     from laconic.trace.reader import Trace
 
-#: The version of the JSON's meaning; it rises when a key changes or goes.
-SCHEMA = 1
 #: Programs and notes that the text shows, and how much of a program's arguments; the JSON has all that were kept.
 SHOWN, SHOWN_WIDTH = 10, 100
 
@@ -23,7 +22,7 @@ def as_json(trace: Trace, contents: Contents, missing: Sequence[str]) -> dict[st
     """The figures in the form that `info --json` writes; `missing` are sentences on what the trace lacks."""
     calls = contents.asked
     return {
-        "schema": SCHEMA,
+        "schema": SCHEMAS["info"],
         "trace": trace.path,
         "bytes": trace.size,
         "bytes_per_call": round(trace.size / calls, 3) if calls else None,

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from laconic.analysis.schemas import SCHEMAS
 from laconic.trace.packing import Packed
-
-#: The version of the JSON's meaning; it rises when a key changes or goes.
-SCHEMA = 1
 
 
 def as_json(packed: Packed, trace: str, written: str | None) -> dict[str, Any]:
     """Modules and frames; `written` is the trace that has the symbols now, None where none was written."""
     return {
-        "schema": SCHEMA,
+        "schema": SCHEMAS["pack"],
         "trace": trace,
         "written": written,
         "frames": packed.frames,

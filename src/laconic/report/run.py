@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from laconic.analysis.schemas import SCHEMAS
 from laconic.memory.ledger import Ledger
-
-#: The version of the JSON's meaning; it rises when a key changes or goes.
-SCHEMA = 1
 
 
 def as_json(
@@ -29,7 +27,7 @@ def as_json(
     """
     host = host or {"system": platform.system(), "release": platform.release(), "machine": platform.machine()}
     return {
-        "schema": SCHEMA,
+        "schema": SCHEMAS["run"],
         "command": list(command),
         "exit_status": exit_status,
         "strategy": strategy,

@@ -1,87 +1,17 @@
-"""Strategies: by what rule a library OS turns a program's memory calls into work in its enclave (DESIGN: section 6).
-
-One `Strategy` object is one enclave under one rule. It is told, in order, all that happens to one address space: the
-program's image, memory calls, touches, threads, forks. It acts on its enclave through a `Meter`, which counts.
-"""
+"""The strategies: the rules that turn a program's memory calls into host work, one file per strategy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import import_module
-from typing import ClassVar, NamedTuple, Self
 
 from laconic.errors import LaconicError
-from laconic.memory.change import Change
-from laconic.memory.mmap import OpenFile
-from laconic.memory.space import AddressSpace, Entry
-from laconic.memory.vma import Vma
+from laconic.libos.strategy import MemoryCall, Strategy
+from laconic.libos.touches import Touches
+from laconic.memory.space import AddressSpace
 from laconic.sgx.meter import Meter
-from laconic.strategies.touches import Touches
 
-
-class MemoryCall(NamedTuple):
-    """One memory call that is over: what was asked, the program's result, and what changed.
-
-    `args` are the call's six, `result` is its value or a negative errno. `changes` are page runs, in ascending order;
-    a part of them may come with an error too, as Linux leaves it. `file` is what an mmap's descriptor refers to.
-    """
-
-    name: str
-    args: tuple[int, ...]
-    result: int
-    changes: tuple[Change, ...]
-    file: OpenFile | None = None
-
-
-class Strategy:
-    """One enclave, under one rule. Subclasses say what each event costs.
-
-    `space` is the program's address space, kept by its owner: in `touch` as it was when the pages were touched, in
-    `call` as it is after the call. `touches` knows which pages are touched; in `call` as it was before the call.
-    `hears_all` is False where a call without changes means nothing to the strategy, and it need not be told.
-    """
-
-    name: ClassVar[str]
-    hears_all: ClassVar[bool] = True
-
-    def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
-        self.meter = meter
-        self.space = space
-        self.touches = touches
-
-    def load(self, entries: Iterable[Entry]) -> None:
-        """A program begins in a new enclave: `entries` are mapped, as the loader leaves them."""
-        raise NotImplementedError
-
-    def call(self, call: MemoryCall) -> None:
-        """The program made a memory call."""
-        raise NotImplementedError
-
-    def touch(self, start: int, end: int, vma: Vma) -> None:
-        """The pages of `[start, end)`, all of `vma`, were touched for the first time since they were mapped, or lost
-        their contents. Some may be committed."""
-        raise NotImplementedError
-
-    def grow(self, start: int, end: int, vma: Vma) -> None:
-        """A stack grew by `[start, end)`."""
-        raise NotImplementedError
-
-    def fork(self, space: AddressSpace, touches: Touches) -> Self:
-        """The child's enclave, with this one's pages sent to it; `space` and `touches` are the child's own."""
-        raise NotImplementedError
-
-    def thread(self) -> None:
-        """A thread begins, beside the first."""
-        raise NotImplementedError
-
-    def thread_ends(self) -> None:
-        """A thread that `thread` told of ends."""
-        raise NotImplementedError
-
-    def end(self) -> None:
-        """The process ends, or executes another program: the enclave is gone."""
-        raise NotImplementedError
-
+__all__ = ["NAMES", "MemoryCall", "Strategy", "strategy"]
 
 #: Where each strategy is, in the order in which tables show them.
 _MODULES = {

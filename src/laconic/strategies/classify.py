@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Self
 
+from laconic.libos.touches import OWN, Touches
 from laconic.memory.change import EXTEND, FILE, FLAGS, MAP, RESTRICT, UNMAP, ZERO, Change
 from laconic.memory.flags import (
     MADV_DONTNEED,
@@ -38,7 +39,6 @@ from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import Meter
 from laconic.sgx.pal.edmm import RW, Edmm, PalError, permissions
 from laconic.strategies import MemoryCall, Strategy
-from laconic.strategies.touches import OWN, Touches
 
 PAGE = 1 << PAGE_SHIFT
 _UNMAPS_SHARED = {MADV_DONTNEED, MADV_DONTNEED_LOCKED}

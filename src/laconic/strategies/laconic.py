@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 
+from laconic.libos.touches import Touches
 from laconic.memory.change import Change
 from laconic.memory.flags import (
     MADV_GUARD_INSTALL,
@@ -30,7 +31,6 @@ from laconic.sgx.meter import Meter
 from laconic.sgx.pal.edmm import PalError, permissions
 from laconic.strategies import MemoryCall
 from laconic.strategies.classify import PAGE, Classify
-from laconic.strategies.touches import Touches
 
 
 class Laconic(Classify):

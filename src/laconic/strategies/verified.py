@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from laconic.libos.touches import Touches
 from laconic.memory.change import Change
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import Vma
@@ -16,7 +17,6 @@ from laconic.sgx.model.machine import Machine
 from laconic.strategies import MemoryCall
 from laconic.strategies.classify import Classify
 from laconic.strategies.strict import Watch, breaches
-from laconic.strategies.touches import Touches
 
 #: The size of the enclaves, in bytes: what programs can map, and as much above it, where the library OS's own is.
 _SIZE = 1 << 48

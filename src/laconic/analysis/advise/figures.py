@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from laconic.analysis.advise.watch import Image, Watch
+from laconic.libos.touches import Touches
 from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Replay
 from laconic.replay.events import Program
 from laconic.sgx.meter import Counts
 from laconic.strategies import Strategy, strategy
 from laconic.strategies.every_call import EveryCall
-from laconic.strategies.touches import Touches
 
 if TYPE_CHECKING:
     from laconic.memory.space import AddressSpace
