@@ -38,7 +38,7 @@ OUR_EXTRAS = re.compile(r"\blaconic-mm\[([a-z, ]+)\]")
 
 def texts() -> Iterator[tuple[str, str]]:
     """Each text to check with its path: whole files, and string literals as Python joins them."""
-    paths = [path for path in ROOT.iterdir() if path.is_file()]
+    paths = [path for path in ROOT.iterdir() if path.suffix]
     for folder in FOLDERS:
         paths += (ROOT / folder).rglob("*")
     for path in sorted(paths):

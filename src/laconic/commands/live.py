@@ -39,8 +39,8 @@ keys, as in top:
 
 The view needs textual; use pip install 'laconic-mm[live]'. In the view, the
 program's input is empty, and a pane shows what the program writes to the
-terminal. The last 1,000 lines of it are printed after the view is closed;
---output sends them to a file instead.
+terminal. Closing the view prints the last 1,000 lines of that output;
+--output sends all of it to a file instead.
 
 -o keeps the trace, with the stacks of redundant calls; --json writes the sums
 at the end. What laconic.toml hides, and what ld.so and the C library do in
