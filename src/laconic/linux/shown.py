@@ -12,20 +12,9 @@ from collections.abc import Iterator, Sequence
 from laconic.linux.proc import HostVma, MapsFile
 from laconic.memory.flags import TASK_SIZE, VM_MAYSHARE, VM_PROT
 from laconic.memory.rangemap import RangeMap
-from laconic.memory.vma import File, Vma
+from laconic.memory.vma import Vma
 
 _SHOWN = VM_PROT | VM_MAYSHARE
-
-#: What the file shows of a page run: the protection and VM_MAYSHARE, the file, and its base.
-Shown = tuple[int, File | None, int]
-
-
-def shown(vma: Vma | None) -> Shown | None:
-    """Return what the file shows of a VMA; None for a hole."""
-    if vma is None:
-        return None
-    base = 0 if vma.file is None or is_private_zero(vma) else vma.base
-    return vma.flags & _SHOWN, vma.file, base
 
 
 def is_private_zero(vma: Vma) -> bool:
@@ -55,9 +44,7 @@ def agrees(maps: MapsFile, space_vmas: RangeMap[Vma], start: int, end: int) -> b
     return position >= high or _is_hole(space_vmas, position, high)
 
 
-def shown_in(
-    maps: MapsFile, start: int, end: int, candidates: Sequence[RangeMap[Vma]]
-) -> RangeMap[Vma] | None:
+def shown_in(maps: MapsFile, start: int, end: int, candidates: Sequence[RangeMap[Vma]]) -> RangeMap[Vma] | None:
     """Return the host's map within `[start, end)`, composed from the maps that it may equal.
 
     Each page run takes the VMA of the one candidate that looks as the host shows the run. Returns
@@ -101,9 +88,7 @@ def _steps(maps: MapsFile, start: int, end: int) -> Iterator[tuple[int, int, Hos
         yield position, end, None
 
 
-def _together(
-    maps: Sequence[RangeMap[Vma]], start: int, end: int
-) -> Iterator[tuple[int, int, list[Vma | None]]]:
+def _together(maps: Sequence[RangeMap[Vma]], start: int, end: int) -> Iterator[tuple[int, int, list[Vma | None]]]:
     # The runs of `[start, end)` on which no map changes, with the value of each map.
     while start < end:
         runs = [vmas.find(start) for vmas in maps]

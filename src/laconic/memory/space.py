@@ -158,13 +158,27 @@ class AddressSpace:
     # Writing
 
     def edit(self, start: int, end: int, change: Callable[[Vma], Vma]) -> tuple[Change, ...]:
-        """Gives every VMA of `[start, end)` `change(vma)`, and says what that changes. O(log n + k).
+        """Replace each VMA of `[start, end)` by `change(vma)`; return the changes. O(log n + k).
 
         No other edit of the range may be waiting for the host.
         """
-        before = self.vmas.runs(start, end)
-        self.vmas.edit(start, end, change)
-        return self.diff(start, end, before)
+        changes: list[Change] = []
+        keys: list[int] = []
+        values: list[Vma | None] = []
+        last: Vma | None = None
+        for begin, stop, held in self.vmas.runs(start, end):
+            wanted = None if held is None else change(held)
+            if wanted is not held:
+                kind = classify(held, wanted)
+                if kind:
+                    changes.append(new(Change, (kind, begin, stop, wanted, held, None)))
+            if not keys or wanted != last:
+                keys.append(begin)
+                values.append(wanted)
+                last = wanted
+        if changes:
+            self.vmas.replace(start, end, keys, values)
+        return tuple(changes)
 
     def commit(self, outcome: Outcome) -> None:
         """Takes the host's word that all of `outcome` is done. O(changes).
