@@ -89,6 +89,7 @@ _MODULES = {
     "skip-equal": "skip_equal:SkipEqual",
     "classify": "classify:Classify",
     "laconic": "laconic:Laconic",
+    "sgx-emm": "sgx_emm:SgxEmm",
 }
 NAMES = tuple(_MODULES)
 
