@@ -11,13 +11,13 @@ from typing import NamedTuple
 from laconic.around import Labelled, Run, around, differences, labelled
 from laconic.errors import LaconicError
 from laconic.ledger import Ledger
-from laconic.manager import MemoryManager
-from laconic.memory.calls import Upcalls
+from laconic.manager import Bookkeeper
+from laconic.memory.calls import Arguments, Upcalls
 from laconic.memory.change import NOTHING, Change, Outcome
 from laconic.memory.flags import PAGE_MASK, PAGE_SIZE, TASK_SIZE
 from laconic.memory.mmap import page_align
 from laconic.memory.space import AddressSpace
-from laconic.pal.linux import Arguments, only_changes
+from laconic.pal.linux import only_changes
 from laconic.pal.pagemap import Touched, page_count
 from laconic.replay.assumed import affected
 from laconic.replay.enclaves import TOUCH
@@ -175,7 +175,7 @@ def explain(
     return told
 
 
-class _Listening(MemoryManager):
+class _Listening(Bookkeeper):
     # Keeps what the last call came to.
 
     last: Outcome = NOTHING

@@ -1,4 +1,4 @@
-"""The memory manager: a memory call from its arguments to the program's result, with nothing done to a host.
+"""The bookkeeper: a memory call from its arguments to the program's result, with nothing done to a host.
 
 A call has two phases. `begin` edits the wanted state and returns the outcome; `host_arguments` then decides what
 reaches the host. `finish` takes the host's answer; `finish_elided` ends a call that needed no host call. A running
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from laconic.ledger import Ledger
-from laconic.memory.calls import OPERATIONS, RANGED, Call, Upcalls
+from laconic.memory.calls import OPERATIONS, RANGED, Arguments, Call, HostRule, Upcalls, is_error
 from laconic.memory.change import Change, Outcome
 from laconic.memory.flags import (
     ADDRESS_MASK,
@@ -24,7 +24,6 @@ from laconic.memory.flags import (
 from laconic.memory.mmap import page_align, placed
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
-from laconic.pal.linux import Arguments, HostRule, every_call, is_error
 
 #: Results that mean "interrupted, to be restarted by the kernel" (include/linux/errno.h): not results yet.
 ERESTARTSYS, ERESTART_RESTARTBLOCK = 512, 516
@@ -44,7 +43,7 @@ class Answered(NamedTuple):
     chosen: bool = False
 
 
-class MemoryManager:
+class Bookkeeper:
     """Answers the memory calls of any number of address spaces, and counts them in the ledger.
 
     `rule` decides which calls reach the host. With `observe` all of them do, and the host calls that the rule would
@@ -55,7 +54,7 @@ class MemoryManager:
         self.rule = rule
         self.ledger = ledger
         self.observe = observe
-        self.host_arguments: HostRule = every_call if observe else rule
+        self.host_arguments: HostRule = as_made if observe else rule
 
     def begin(
         self, space: AddressSpace, name: str, args: Arguments, up: Upcalls, followed: bool = True
@@ -143,7 +142,7 @@ class MemoryManager:
         if outcome.place or moved:
             if edits(outcome):
                 space.rollback(outcome.start, outcome.end)
-            args = _at(name, args, value)
+            args = at_address(name, args, value)
             outcome = OPERATIONS[name](space, args, up)
         if outcome.resync or outcome.result < 0:
             self.ledger.count_resynced(name)
@@ -169,6 +168,11 @@ class MemoryManager:
             _adopt(space, name, args, value, up)
 
 
+def as_made(name: str, args: Arguments, outcome: Outcome) -> Arguments:
+    """Pass a call on as the program made it."""
+    return args
+
+
 def edits(outcome: Outcome) -> bool:
     """Return whether the wanted state was edited, and not only contents requested. O(changes)."""
     if outcome.end == outcome.start:
@@ -190,8 +194,8 @@ def chooses(name: str, args: Arguments) -> bool:
     return name in ("mmap", "mremap") and not args[3] & fixed
 
 
-def _at(name: str, args: Arguments, address: int) -> Arguments:
-    # The call at the address that the host has chosen.
+def at_address(name: str, args: Arguments, address: int) -> Arguments:
+    """Return the arguments of the mmap or mremap that asks for `address`, which was chosen for it."""
     if name == "mmap":
         return (address, args[1], args[2], args[3] | MAP_FIXED, args[4], args[5])
     return (args[0], args[1], args[2], args[3] | MREMAP_FIXED | MREMAP_MAYMOVE, address, args[5])

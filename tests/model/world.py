@@ -9,15 +9,15 @@ from __future__ import annotations
 from errno import ENOMEM
 
 from laconic.ledger import Ledger
-from laconic.manager import MemoryManager
+from laconic.manager import Bookkeeper
 from laconic.memory import flags as f
-from laconic.memory.calls import Call
+from laconic.memory.calls import Arguments, Call
 from laconic.memory.change import ADVISE, FILE, ZERO, Change, Outcome
 from laconic.memory.layout import Layout
 from laconic.memory.mmap import OpenFile, page_align
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
-from laconic.pal.linux import Arguments, only_changes
+from laconic.pal.linux import only_changes
 from laconic.rangemap import RangeMap
 from tests.model.mappings import FILES, SHIFT, UNMAPPABLE, Page
 from tests.model.oracle import Oracle
@@ -64,7 +64,7 @@ class World:
         self.host = self.native.copy()
         layout = Layout(MMAP_BASE, thp_align=True)
         self.space = AddressSpace(layout, host_map(self.host), BASES.heap)
-        self.manager = MemoryManager(only_changes, Ledger())
+        self.manager = Bookkeeper(only_changes, Ledger())
         self.host_calls = 0
 
     # Upcalls

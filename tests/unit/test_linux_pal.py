@@ -6,6 +6,7 @@ from errno import ENOMEM
 
 import pytest
 
+from laconic.memory.calls import Arguments
 from laconic.memory.change import ADVISE, EXTEND, FLAGS, MAP, UNMAP, ZERO, Change, Outcome
 from laconic.memory.flags import (
     MADV_DONTFORK,
@@ -17,7 +18,7 @@ from laconic.memory.flags import (
     PROT_GROWSDOWN,
 )
 from laconic.memory.vma import Vma
-from laconic.pal.linux import Arguments, every_call, only_changes, skip_equal
+from laconic.pal.linux import every_call, only_changes, skip_equal
 
 PAGE = 4096
 RW = Vma(0x73)

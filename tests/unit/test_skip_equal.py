@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from errno import ENOMEM, EPERM
-
 import pytest
 from enclaveworld import BASE, PAGE, Program, lib, machine
 
 from laconic.memory import flags as f
 from laconic.memory.vma import Vma
-from laconic.pal.sgx.edmm import PalError
-from laconic.pal.sgx.failures import Failure, Plan
 from laconic.pal.sgx.machine import Machine
 from laconic.pal.sgx.meter import Counts
 from laconic.strategies.every_call import EveryCall
@@ -171,41 +167,3 @@ def test_the_vdso_is_closed() -> None:
     p = Program(SkipEqual, machine())
     p.load([(BASE, BASE + 2 * PAGE, Vma(RX | MAY | f.VM_DONTEXPAND))])
     assert effective(p, 2) == [(2, RX)]
-
-
-@pytest.mark.parametrize("after", [0, 2])
-@pytest.mark.parametrize("kind", ["restrict", "eaccept", "emodpe"])
-def test_a_failure_is_rolled_back(kind: str, after: int) -> None:
-    """The rule alone: VMAs are changed before the PAL is called and stay so. The next, equal, mprotect is skipped, and
-    the program believes that it has what it has not."""
-    # The second mprotect's second VMA fails, after so many pages.
-    planned: list[int] = []
-    plan = Plan(lambda which, nth: Failure(error=EPERM, after=after) if which == kind and nth in planned else None)
-    p = Program(SkipEqual, machine(plan))
-    p.map(BASE, 3, RW)
-    p.map(BASE + 3 * PAGE, 3, RWX)
-    planned.append(plan.seen[kind] + 2)
-    with pytest.raises(PalError) as refused:
-        p.protect(BASE, 6, R)
-    assert (refused.value.error, refused.value.gone) == (ENOMEM, [])
-    assert bookkept(p) == [(3, RW), (3, RWX)]
-    assert effective(p, 6) == [(3, RW), (3, RWX)]
-    p.protect(BASE, 6, R)
-    assert effective(p, 6) == [(6, R)]
-
-
-def test_what_a_host_never_gives_back_is_bookkept_as_it_is() -> None:
-    """EMODPE comes first: where the driver then refuses for ever, the pages stay wider than they were. A VMA that said
-    otherwise would make the next mprotect equal, and nobody would close them again."""
-    broken = [False]
-    plan = Plan(lambda which, nth: Failure(error=EPERM) if which == "restrict" and broken[0] else None)
-    p = Program(SkipEqual, machine(plan))
-    p.map(BASE, 3, RW)
-    broken[0] = True
-    with pytest.raises(PalError):
-        p.protect(BASE, 3, RX)
-    assert bookkept(p) == [(3, RWX)]
-    assert effective(p, 3) == [(3, RWX)]
-    broken[0] = False
-    p.protect(BASE, 3, RW)
-    assert effective(p, 3) == [(3, RW)]

@@ -8,6 +8,7 @@ is copying held back over wanted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from html import escape
 
 from laconic.memory.change import Change, Outcome, classify, new
 from laconic.memory.flags import (
@@ -16,8 +17,10 @@ from laconic.memory.flags import (
     VM_GROWSDOWN,
     VM_LOCKED,
     VM_LOCKONFAULT,
+    flag_names,
 )
 from laconic.memory.layout import Layout
+from laconic.memory.names import maps_text
 from laconic.memory.vma import File, Vma
 from laconic.rangemap import RangeMap
 
@@ -46,6 +49,24 @@ class AddressSpace:
         self.opaque = False
         self.vmas: RangeMap[Vma] = RangeMap()
         self.adopt(entries)
+
+    def __str__(self) -> str:
+        """All VMAs in the format of `/proc/PID/maps`."""
+        return maps_text(self).removesuffix("\n")
+
+    def __repr__(self) -> str:
+        return f"<AddressSpace of {self.map_count} VMAs, break at {self.brk:x}>"
+
+    def _repr_html_(self) -> str:
+        """A table, for notebooks."""
+        columns = ("start", "end", "permissions", "VmFlags", "backing")
+        rows = [
+            (f"{start:x}", f"{end:x}", vma.permissions(), flag_names(vma.flags), vma.file.path if vma.file else "")
+            for start, end, vma in self.vmas
+        ]
+        head = "".join(f"<th>{column}</th>" for column in columns)
+        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def adopt(self, entries: Iterable[Entry]) -> None:
         """Begins anew from what the host has: `entries` are `(start, end, vma)`, ascending. O(n log n)."""

@@ -7,25 +7,10 @@ inside the span that do not differ already have the requested state; requesting 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from laconic.memory.calls import Arguments, HostRule
 from laconic.memory.change import Outcome
 from laconic.memory.flags import PAGE_MASK, PAGE_SIZE
 from laconic.memory.madvise import FLAG_ADVICE
-
-#: The highest value that is an errno and not an address (MAX_ERRNO in include/linux/err.h).
-MAX_ERRNO = 4095
-
-#: The six arguments of a system call.
-Arguments = tuple[int, ...]
-#: From a call's name, arguments and outcome to the arguments of its host call: None if the call is elided, the same
-#: object if it reaches the host as the program made it, and other arguments if it is narrowed.
-HostRule = Callable[[str, Arguments, Outcome], Arguments | None]
-
-
-def is_error(result: int) -> bool:
-    """Return whether a system call's result is a negative errno."""
-    return -MAX_ERRNO <= result < 0
 
 
 def every_call(name: str, args: Arguments, outcome: Outcome) -> Arguments | None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from laconic import interrupts
 from laconic.errors import LaconicError
-from laconic.pal.linux import RULES, HostRule
+from laconic.memory.calls import HostRule
+from laconic.pal.linux import RULES
 from laconic.pal.sgx.costs import CostProfile
 from laconic.pal.sgx.meter import THINGS, Counts
 from laconic.replay import Replayed, replay

@@ -10,13 +10,13 @@ from sys import intern
 from typing import Any
 
 from laconic.ledger import Ledger
-from laconic.manager import MemoryManager
-from laconic.memory.calls import Call
+from laconic.manager import Bookkeeper
+from laconic.memory.calls import Call, is_error
 from laconic.memory.change import NOTHING, Change
 from laconic.memory.mmap import OpenFile
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
-from laconic.pal.linux import RULES, is_error, only_changes
+from laconic.pal.linux import RULES, only_changes
 from laconic.pal.proc import READ_IMPLIES_EXEC
 from laconic.rangemap import RangeMap
 from laconic.replay.assumed import UNKNOWN_FILE, AssumedStart, assumed_space, begun, may_be_nothing
@@ -65,7 +65,7 @@ class Replay:
         self.strategy = strategy or self.recorded or "laconic"
         self.ledger = Ledger()
         rule = RULES.get(self.strategy, only_changes)  # an enclave's strategy: as laconic
-        self.manager = MemoryManager(rule, self.ledger, self.strategy == "observe")
+        self.manager = Bookkeeper(rule, self.ledger, self.strategy == "observe")
         self.check = Check() if check else None
         self.keep = keep
         self.threads: dict[int, Thread] = {}

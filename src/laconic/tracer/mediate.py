@@ -10,10 +10,9 @@ from __future__ import annotations
 import time
 
 from laconic.ledger import Ledger
-from laconic.manager import MemoryManager, edits, refused
-from laconic.memory.calls import Call
+from laconic.manager import Bookkeeper, edits, refused
+from laconic.memory.calls import Call, HostRule
 from laconic.pal import proc
-from laconic.pal.linux import HostRule
 from laconic.trace.schema import CHOSEN, FAILED, UNFOLLOWED
 from laconic.tracer import ptrace
 from laconic.tracer.process import Mm, Pending, Thread, command_name, give_up
@@ -49,7 +48,7 @@ class Mediator:
         recorder: Recorder | None = None,
     ) -> None:
         self.ledger = ledger
-        self.manager = MemoryManager(rule, ledger, observe)
+        self.manager = Bookkeeper(rule, ledger, observe)
         self.recorder = recorder
         self.stacks = None if recorder is None else recorder.stacks
         self.checker = checker or Checker(ledger, "off")

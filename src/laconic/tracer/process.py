@@ -9,13 +9,12 @@ from collections import deque
 from typing import NamedTuple
 
 from laconic.ledger import Ledger
-from laconic.memory.calls import Call
+from laconic.memory.calls import Arguments, Call
 from laconic.memory.change import Outcome
 from laconic.memory.mmap import OpenFile
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
 from laconic.pal import proc
-from laconic.pal.linux import Arguments
 from laconic.pal.pagemap import Pagemap
 from laconic.rangemap import RangeMap
 from laconic.tracer.record import CallNotes
