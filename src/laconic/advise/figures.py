@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from laconic.advise.watch import Image, Watch
 from laconic.pal.sgx.meter import Counts
-from laconic.replay.enclaves import EnclaveReplay, Process
+from laconic.replay.enclaves import EnclaveReplay, Maker, Process
 from laconic.strategies import Strategy, strategy
 from laconic.strategies.every_call import EveryCall
 from laconic.strategies.touches import Touches
@@ -117,7 +117,7 @@ def _replayed(trace: Trace, touched: bool, progress: Callable[[int], None] | Non
     def watch(meter: Meter, space: AddressSpace, touches: Touches) -> Strategy:
         return Watch(meter, space, touches, images)
 
-    makers = {TODAY: strategy(TODAY), EAGER: Eager, OURS: strategy(OURS), Watch.name: watch}
+    makers: dict[str, Maker] = {TODAY: strategy(TODAY), EAGER: Eager, OURS: strategy(OURS), Watch.name: watch}
     engine = EnclaveReplay(trace, makers, touched)
     engine.run(progress=progress)
     return engine, images

@@ -10,6 +10,7 @@ from laconic.commands.compare import add_costs, enclaves, load_costs
 from laconic.commands.output import check_outputs
 from laconic.commands.program import place_for, recorder_for, trace_program
 from laconic.errors import LaconicError
+from laconic.strategies import NAMES
 
 if TYPE_CHECKING:
     from laconic.pal.sgx.costs import CostProfile
@@ -39,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "laconic run [-o FILE [--force] [--redact] [--stacks WHICH]]\n"
         "                   [--json FILE] [--verify {off,exit,call}] [--observe]\n"
-        "                   [--strategy {every-call,skip-equal,classify,laconic}]\n"
+        f"                   [--strategy {{{','.join(NAMES)}}}]\n"
         "                   [--host {linux,sgx2}] [--costs NAME|FILE] [--quiet]\n"
         "                   [--] CMD [ARG ...]"
     )
@@ -66,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--strategy",
-        choices=("every-call", "skip-equal", "classify", "laconic"),
+        choices=NAMES,
         default="laconic",
         help="laconic (default): say what changes; every-call: say every call, as library OSes do today; the others "
         "are rules for an enclave",

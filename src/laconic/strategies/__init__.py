@@ -6,17 +6,20 @@ program's image, memory calls, touches, threads, forks. It acts on its enclave t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from importlib import import_module
-from typing import ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 from laconic.errors import LaconicError
-from laconic.memory.change import Change
-from laconic.memory.mmap import OpenFile
-from laconic.memory.space import AddressSpace, Entry
-from laconic.memory.vma import Vma
-from laconic.pal.sgx.meter import Meter
-from laconic.strategies.touches import Touches
+
+if TYPE_CHECKING:  # `laconic run --help` lists the strategies, and must not wait for imports
+    from laconic.memory.change import Change
+    from laconic.memory.mmap import OpenFile
+    from laconic.memory.space import AddressSpace, Entry
+    from laconic.memory.vma import Vma
+    from laconic.pal.sgx.meter import Meter
+    from laconic.rangemap import RangeMap
+    from laconic.strategies.touches import Touches
 
 
 class MemoryCall(NamedTuple):
@@ -39,15 +42,29 @@ class Strategy:
     `space` is the program's address space, kept by its owner: in `touch` as it was when the pages were touched, in
     `call` as it is after the call. `touches` knows which pages are touched; in `call` as it was before the call.
     `hears_all` is False where a call without changes means nothing to the strategy, and it need not be told.
+
+    `strict` is True if the strategy keeps the law Strict without exception, so that `compare
+    --verify` checks it. `sync` is True if the host's mapping follows the EPCM's permissions, at host
+    calls of its own (`--pte sync`). The check tolerates pages in `left`, which a failure left in the
+    EPC, and expects no access to pages in `guards`.
     """
 
     name: ClassVar[str]
     hears_all: ClassVar[bool] = True
+    strict: ClassVar[bool] = False
+    sync: ClassVar[bool] = False
+    left: RangeMap[int] | None = None
+    guards: RangeMap[bool] | None = None
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         self.meter = meter
         self.space = space
         self.touches = touches
+
+    @classmethod
+    def synced(cls) -> type[Self]:
+        """Return the strategy for `--pte sync`: itself, unless it can map an enclave in either way."""
+        return cls
 
     def load(self, entries: Iterable[Entry]) -> None:
         """A program begins in a new enclave: `entries` are mapped, as the loader leaves them."""
@@ -94,10 +111,32 @@ _MODULES = {
 NAMES = tuple(_MODULES)
 
 
-def strategy(name: str) -> Callable[[Meter, AddressSpace, Touches], Strategy]:
+def names_on(host: str) -> tuple[str, ...]:
+    """Return the strategies that have a rule for `host` ("sgx2" or "linux"), in the order of `NAMES`."""
+    from laconic.pal.linux import RULES
+
+    return NAMES if host == "sgx2" else tuple(name for name in NAMES if name in RULES)
+
+
+def check_name(name: str, host: str, also: Iterable[str] = ()) -> None:
+    """Raises LaconicError if no strategy is called `name`, or if it has no rule for `host` ("sgx2" or "linux").
+
+    `also` are other names that the option accepts; the message lists them first.
+    """
+    accepted = (*also, *names_on(host))
+    if name in accepted:
+        return
+    if name in NAMES:
+        raise LaconicError(
+            f"the strategy {name!r} has no rule for Linux, only for enclaves: add --host sgx2, or choose from "
+            f"{', '.join(accepted)}"
+        )
+    raise LaconicError(f"there is no strategy {name!r}: choose from {', '.join(accepted)}")
+
+
+def strategy(name: str) -> type[Strategy]:
     """The class of the strategy called `name`. Raises LaconicError where there is none."""
-    if name not in _MODULES:
-        raise LaconicError(f"there is no strategy {name!r}: choose from {', '.join(NAMES)}")
-    module, _, found = _MODULES[name].partition(":")
-    made: type[Strategy] = getattr(import_module(f"laconic.strategies.{module}"), found)
-    return made
+    check_name(name, "sgx2")
+    module, _, class_name = _MODULES[name].partition(":")
+    strategy_class: type[Strategy] = getattr(import_module(f"laconic.strategies.{module}"), class_name)
+    return strategy_class

@@ -53,21 +53,26 @@ class Classify(Strategy):
 
     name = "classify"
     hears_all = False
+    strict = True
     #: Whether the ioctls of one step share a host call; whether all that is accessible is committed at once.
     batch = False
     eager = True
-    #: Whether the host's mapping follows the EPCM's permissions (`--pte sync`).
-    sync = False
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
         self.pal = Edmm(meter, self.batch, self.sync)
+        self.left = self.pal.left
         #: Files of which the host has given the contents, and how far each goes, in bytes.
         self.hosted: set[File] = set()
         self.sizes: dict[File, int] = {}
         self.threads = self.slots = 0
         #: Guard regions (MADV_GUARD_INSTALL), of which VMAs say nothing.
         self.guards: RangeMap[bool] = RangeMap()
+
+    @classmethod
+    def synced(cls) -> type[Self]:
+        """Return the strategy with a host mapping that follows the EPCM's permissions."""
+        return type(cls.__name__, (cls,), {"sync": True})
 
     # What the program does
 

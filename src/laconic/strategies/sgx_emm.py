@@ -1,24 +1,31 @@
-"""sgx-emm: a library OS on the memory manager of Intel's SDK (sgx-emm), which keeps one permission per region.
+"""sgx-emm: a library OS on sgx-emm, the memory manager of Intel's SDK, which keeps regions.
 
-The manager compares permissions region by region and commits or trims only the pages that need it. It does not consider
-the direction of a permission change: every change is an OCALL, in which the untrusted side restricts each page and calls
-mprotect, even if the change only extends. Comments name the functions of sgx-emm (ema.c, sgx_mm.c) and of the SDK's
-untrusted side (`enclave_modify` in sgx_enclave_common.cpp).
+A region has one permission for all its pages, and a bit per page that says whether it is committed.
+The manager skips a region that already has the requested permission, and commits or trims only the
+pages that need it. It does not consider the direction of a permission change: every change is an
+OCALL, in which the untrusted side restricts each page and calls mprotect, even if the change only
+extends. Comments name the functions of sgx-emm (ema.c, sgx_mm.c) and of the SDK's untrusted side
+(`enclave_modify` in sgx_enclave_common.cpp).
 
-The SDK has no library OS, so the part above its API is an assumption, the plainest use of that API:
+The SDK has no library OS. The part above its API is an assumption, the plainest use of that API:
 
-- inaccessible memory is RESERVE, without an OCALL; memory that is readable and writable is COMMIT_ON_DEMAND;
-- the manager's fault handler and `sgx_mm_commit` accept pages as RW only. All other memory, and files, are therefore
-  committed when they are mapped, by `sgx_mm_commit_data`, from a buffer of the library OS that is not counted;
-- MAP_FIXED deallocates what is there first, because `sgx_mm_alloc` returns EEXIST;
-- `sgx_mm_modify_permissions` rejects ranges that contain uncommitted pages: to make a region inaccessible, the library
-  OS splits it and reserves its uncommitted pages; for any other permission it commits them first;
-- contents are discarded by `sgx_mm_uncommit`, and copied within the enclave by `sgx_mm_commit_data`;
-- reading a file is one host call for each mapping; a forked child receives every committed page.
+- Inaccessible memory is RESERVE, which is not an OCALL. Readable and writable memory is
+  COMMIT_ON_DEMAND.
+- The manager's fault handler and `sgx_mm_commit` accept pages as RW only. All other memory, and
+  files, are therefore committed when they are mapped, by `sgx_mm_commit_data`, from a buffer of the
+  library OS that is not counted.
+- MAP_FIXED deallocates what is there first, because `sgx_mm_alloc` returns EEXIST.
+- `sgx_mm_modify_permissions` rejects a range that contains uncommitted pages. To make a region
+  inaccessible, the library OS splits it and reserves its uncommitted pages. For another permission
+  it commits them first.
+- Contents are discarded by `sgx_mm_uncommit`, and copied within the enclave by
+  `sgx_mm_commit_data`.
+- Reading a file is one host call per mapping. A forked child receives every committed page.
+- Guard regions are not supported: MADV_GUARD_INSTALL removes the pages, and no more.
 
-The law Strict has two exceptions, both forced by the API: pages that are only executable are readable too
-(`sgx_mm_modify_permissions` rejects X without R), and inaccessible pages are opened for reading before they are trimmed
-(`ema_do_dealloc`) or copied. `open_windows` counts both.
+The law Strict has two exceptions, both forced by the API. Pages that are executable only are
+readable too (`sgx_mm_modify_permissions` rejects X without R). Inaccessible pages are opened for
+reading before they are trimmed (`ema_do_dealloc`) or copied. `open_windows` counts both.
 """
 
 from __future__ import annotations
@@ -77,7 +84,7 @@ class Aborted(LaconicError):
 
 
 class Region(NamedTuple):
-    """An `ema_t`. `prot` holds the permissions of all its committed pages; `reserved` is SGX_EMA_RESERVE.
+    """An `ema_t`: `prot` is the permission of all its committed pages, `reserved` SGX_EMA_RESERVE.
 
     Equal regions stay separate objects, and neighbors never merge.
     """
@@ -95,8 +102,9 @@ def emm_prot(vm_flags: int) -> int:
 class Emm:
     """The memory manager of one enclave: `regions`, and which of their pages are `committed`.
 
-    An unreserved region that is not RW has no uncommitted pages. Ranges are in bytes and page aligned. A host that
-    fails raises `SgxError`; nothing is rolled back then. All operations take O(log n + runs).
+    An unreserved region that is not RW has no uncommitted pages. Ranges are in bytes and page
+    aligned. A host that fails raises `SgxError`, and nothing is rolled back. All operations take
+    O(log n + runs).
     """
 
     __slots__ = ("committed", "meter", "regions")
@@ -125,15 +133,15 @@ class Emm:
         self.regions.set(start, end, Region(0, True))
 
     def alloc(self, start: int, end: int) -> None:
-        """`sgx_mm_alloc` with COMMIT_ON_DEMAND, also within a reservation: an OCALL, which maps the range RW."""
+        """`sgx_mm_alloc` with COMMIT_ON_DEMAND, also in a reservation: an OCALL, which maps RW."""
         self.meter.host_protect(start, end, RW)
         self.regions.set(start, end, Region(RW))
 
     def commit(self, start: int, end: int) -> int:
         """`sgx_mm_commit`: EACCEPT of the pages that are not committed yet (`ema_do_commit`).
 
-        Return the number of those pages. Raises `Aborted` if an EACCEPT fails: the manager calls abort() then
-        (`sgx_mm_enclave_pfhandler`, `eaccept_range_forward`).
+        Return the number of those pages. Raises `Aborted` if an EACCEPT fails: the manager calls
+        abort() then (`sgx_mm_enclave_pfhandler`, `eaccept_range_forward`).
         """
         count = 0
         for begin, stop in self.pages(start, end, committed=False):
@@ -149,8 +157,8 @@ class Emm:
     def commit_data(self, start: int, end: int, prot: int, source: int | None = None) -> None:
         """`sgx_mm_commit_data` into RW regions without committed pages there.
 
-        `source` is the address of the data in the enclave; None is a buffer of the library OS. EACCEPTCOPY sets the
-        permissions; `ema_do_commit_data_loop` then changes them a second time.
+        `source` is the address of the data in the enclave; None is a buffer of the library OS.
+        EACCEPTCOPY sets the permissions, and `ema_do_commit_data_loop` changes them once more.
         """
         self.meter.eaug(start, end)
         self.meter.eacceptcopy(start, end, prot, source)
@@ -160,7 +168,8 @@ class Emm:
     def modify_permissions(self, start: int, end: int, prot: int) -> None:
         """`sgx_mm_modify_permissions` of committed pages.
 
-        Raises ValueError if some page is not committed; the API returns EINVAL (`ema_can_modify_permissions`).
+        Raises ValueError if some page is not committed, where the API returns EINVAL
+        (`ema_can_modify_permissions`).
         """
         if self.pages(start, end, committed=False):
             raise ValueError(f"[{start:#x}, {end:#x}) contains uncommitted pages: commit or split")
@@ -172,7 +181,7 @@ class Emm:
             self._trim(begin, stop, region.prot)
 
     def dealloc(self, start: int, end: int) -> None:
-        """`sgx_mm_dealloc`: inaccessible pages are made readable first, because EACCEPT needs a readable mapping."""
+        """`sgx_mm_dealloc`. Inaccessible pages are opened first; EACCEPT needs a readable page."""
         for begin, stop, region in self.parts(start, end):
             if not region.prot and self.pages(begin, stop, committed=True):
                 self.open(begin, stop)
@@ -193,17 +202,17 @@ class Emm:
         self.regions.set(start, end, Region(0))
 
     def _modify(self, start: int, end: int, prot: int) -> None:
-        # ema_modify_permissions: the region is split and updated only after all its pages have changed.
+        # ema_modify_permissions: the region is updated only after all its pages have changed.
         for begin, stop, region in self.parts(start, end):
             if region.prot != prot:
                 self._change(begin, stop, region.prot, prot)
                 self.regions.set(begin, stop, Region(prot))
                 if not prot:
-                    # PROT_NONE in the page tables comes last, because EACCEPT needs a readable mapping.
+                    # The host's PROT_NONE comes last: EACCEPT needs a readable mapping.
                     self.meter.host_protect(begin, stop, 0)
 
     def _change(self, start: int, end: int, before: int, prot: int) -> None:
-        # The OCALL (enclave_modify): EMODPR whatever the direction, and mprotect unless the new prot is NONE.
+        # The OCALL (enclave_modify): EMODPR whatever the direction, and mprotect unless to NONE.
         meter = self.meter
         insist(meter.restrict, start, end, prot)
         if prot:
@@ -216,7 +225,8 @@ class Emm:
             meter.eaccept(start, end, prot, PR)
 
     def _trim(self, start: int, end: int, prot: int) -> None:
-        # ema_do_uncommit_real: two OCALLs for each run of committed pages. `prot` NONE: the second calls mprotect too.
+        # ema_do_uncommit_real: two OCALLs for each run of committed pages. If `prot` is NONE, the
+        # second calls mprotect too.
         meter = self.meter
         for begin, stop in self.pages(start, end, committed=True):
             meter.host_call()
@@ -231,9 +241,10 @@ class Emm:
 
 
 class SgxEmm(Strategy):
-    """The strategy `sgx-emm`: the library OS on top of `emm`. Raises `SgxError` or `Aborted` if the host fails.
+    """The strategy `sgx-emm`: the library OS above `emm`.
 
-    `--pte` makes no difference: the host's mapping always follows, in the OCALL of each change.
+    Raises `SgxError` or `Aborted` if the host fails. The host's mapping always follows, in the
+    OCALL of each change, so `--pte` makes no difference.
     """
 
     name = "sgx-emm"
@@ -273,7 +284,7 @@ class SgxEmm(Strategy):
                 self._populate(change for change in changes if _is_locked(change.wanted))
 
     def touch(self, start: int, end: int, vma: Vma) -> None:
-        """First touches: uncommitted pages are committed, each in an exception of its own. O(log n + k)."""
+        """First touches: each uncommitted page is committed in an exception. O(log n + k)."""
         for begin, stop, region in self.emm.parts(start, end):
             pages = stop - begin >> PAGE_SHIFT
             if region.reserved:
@@ -285,13 +296,13 @@ class SgxEmm(Strategy):
             self.meter.counts.untouched_pages -= pages
 
     def grow(self, start: int, end: int, vma: Vma) -> None:
-        """A stack grew: the SDK allocates a stack in its full size, so this is not an OCALL. O(log n)."""
+        """A stack grew: the SDK allocated its full size before, so no OCALL is needed. O(log n)."""
         self.emm.dealloc(start, end)
         self._map(start, end, vma)
         self.meter.counts.host_calls -= 1
 
     def _mmap(self, start: int, args: tuple[int, ...], changes: tuple[Change, ...]) -> None:
-        # The library OS does not know which pages differ: it deallocates what is there, and allocates again.
+        # The library OS does not know which pages differ: it deallocates them, and allocates again.
         end = start + page_align(args[1])
         if changes:
             end = max(end, changes[-1].end)  # huge pages round up
@@ -370,7 +381,7 @@ class SgxEmm(Strategy):
             self._map(start, end, vma)
 
     def _move(self, target: int, end: int, source: int) -> None:
-        # mremap: copies the pages. Those at the source are still there; what happens to them is another change.
+        # mremap: copies the pages. What happens to those at the source is another change.
         emm, distance = self.emm, target - source
         for begin, stop, region in emm.parts(source, source + end - target):
             if region.reserved:
@@ -445,7 +456,7 @@ class SgxEmm(Strategy):
     # Processes and threads
 
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
-        """Return the child's enclave: every committed page is sent, in one host call on either side. O(n)."""
+        """Return the child's enclave: every committed page is sent to it. O(n)."""
         child = type(self)(self.meter, space, touches)
         child.sizes = self.sizes.copy()
         self.meter.host_call()
@@ -517,10 +528,16 @@ def _is_locked(vma: Vma | None) -> bool:
 
 
 def _protections(changes: Iterable[Change]) -> list[tuple[int, int, int]]:
-    # The ranges that only change their permissions, as (start, end, prot); neighbors that get the same are joined.
+    # The ranges that only change their permissions, as (start, end, prot). Neighbors that get the
+    # same permission are joined.
     ranges: list[tuple[int, int, int]] = []
     for kind, start, end, vma, _, source in changes:
-        if vma is None or source is not None or kind & (MAP | FILE | ZERO) or not kind & (EXTEND | RESTRICT):
+        if (
+            vma is None
+            or source is not None
+            or kind & (MAP | FILE | ZERO)
+            or not kind & (EXTEND | RESTRICT)
+        ):
             continue
         prot = emm_prot(vma.flags)
         if ranges and ranges[-1][1:] == (start, prot):

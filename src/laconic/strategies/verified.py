@@ -13,8 +13,7 @@ from laconic.pal.sgx.driver import Driver
 from laconic.pal.sgx.faults import SgxError
 from laconic.pal.sgx.machine import Machine
 from laconic.pal.sgx.meter import Meter
-from laconic.strategies import MemoryCall
-from laconic.strategies.classify import Classify
+from laconic.strategies import MemoryCall, Strategy
 from laconic.strategies.strict import Watch, breaches
 from laconic.strategies.touches import Touches
 
@@ -51,7 +50,7 @@ class Report:
         return Findings(self.steps, self.breaches, self.first)
 
 
-def verified(rule: type[Classify], report: Report) -> type[Classify]:
+def verified(rule: type[Strategy], report: Report) -> type[Strategy]:
     """The strategy `rule` on machines: after every step what is accessible is compared with what was asked for.
 
     What the model refuses is a breach too. O(pages' runs + VMAs) a step.
@@ -74,7 +73,7 @@ def verified(rule: type[Classify], report: Report) -> type[Classify]:
             report.steps += 1
             report.add(self.watch.windows)
             self.watch.windows.clear()
-            report.add(breaches(self.machine, self.space, self.pal.left, self.guards))
+            report.add(breaches(self.machine, self.space, self.left, self.guards))
 
         def load(self, entries: Iterable[Entry]) -> None:
             self._step(super().load, entries)
