@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from errno import EBUSY, EFAULT
 
 import pytest
-from enclaveworld import BASE, FIXED, HEAP, LIB, PAGE, Program, lib, machine
+from enclaveworld import BASE, FIXED, HEAP, LIB, PAGE, Program, lib
 
 from laconic.memory import flags as f
 from laconic.memory.calls import OPERATIONS
@@ -19,10 +19,9 @@ from laconic.pal.sgx.driver import Driver
 from laconic.pal.sgx.failures import Failure, Plan
 from laconic.pal.sgx.faults import SgxError
 from laconic.pal.sgx.machine import Machine
-from laconic.pal.sgx.meter import Counts, Meter
+from laconic.pal.sgx.meter import Meter
 from laconic.strategies import MemoryCall
 from laconic.strategies.sgx_emm import Aborted, Emm, SgxEmm
-from laconic.strategies.strict import Watch, breaches
 from laconic.strategies.verified import Report, verified
 
 R, W, X = f.PROT_READ, f.PROT_WRITE, f.PROT_EXEC
@@ -109,7 +108,9 @@ def test_unmapping_untouched_memory_is_no_host_call() -> None:
     assert cost(program) == {} and regions(program) == []
 
 
-@pytest.mark.parametrize(("before", "after", "extends"), [(RW, R, False), (RW, RX, True), (R, RW, True), (RX, R, False)])
+@pytest.mark.parametrize(
+    ("before", "after", "extends"), [(RW, R, False), (RW, RX, True), (R, RW, True), (RX, R, False)]
+)
 def test_emodpe_only_if_a_permission_is_added(before: int, after: int, extends: bool) -> None:
     program = used(4, before)
     program.protect(BASE, 4, after)

@@ -25,6 +25,7 @@ from tests.unit.traces import large, small
 
 from laconic.errors import LaconicError
 from laconic.replay import STRATEGIES
+from laconic.strategies import NAMES
 from laconic.sweep import COLUMNS, Row, choose, find, sweep, sweep_one
 
 TRACES = 3
@@ -270,6 +271,7 @@ class TestNames:
 
     def test_strategies(self) -> None:
         assert choose("all") == list(STRATEGIES)
+        assert choose("all", "sgx2") == list(NAMES) and choose("sgx-emm", "sgx2") == ["sgx-emm"]
         assert choose("laconic,every-call,laconic") == ["laconic", "every-call"]
         for name in ("mute", "", "laconic,"):
             with pytest.raises(LaconicError, match="there is no strategy"):

@@ -10,7 +10,7 @@ from laconic.commands.compare import add_costs, enclaves, load_costs
 from laconic.commands.output import check_outputs
 from laconic.commands.program import place_for, recorder_for, trace_program
 from laconic.errors import LaconicError
-from laconic.strategies import NAMES
+from laconic.strategies import NAMES, check_name
 
 if TYPE_CHECKING:
     from laconic.pal.sgx.costs import CostProfile
@@ -110,6 +110,7 @@ def _profile(options: argparse.Namespace) -> CostProfile | None:
         return load_costs(options.costs)
     if options.costs is not None:
         raise LaconicError(f"--costs {options.costs!r} is about enclaves: add --host sgx2")
+    check_name(options.strategy, "linux")
     if options.strategy not in ("every-call", "laconic"):
         raise LaconicError(f"--strategy {options.strategy} is a rule for an enclave: add --host sgx2")
     return None
