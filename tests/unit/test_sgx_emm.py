@@ -11,7 +11,7 @@ from enclaveworld import BASE, FIXED, HEAP, LIB, PAGE, Program, lib
 
 from laconic.memory import flags as f
 from laconic.memory.calls import OPERATIONS
-from laconic.memory.change import MAP, Change
+from laconic.memory.change import FILE, MAP, Change
 from laconic.memory.flags import TASK_SIZE
 from laconic.memory.mmap import OpenFile
 from laconic.memory.vma import Vma
@@ -322,6 +322,29 @@ def test_mremap_copies_committed_pages() -> None:
     assert regions(program) == [(4, R), (4, R)]
 
 
+def test_inaccessible_pages_that_are_copied_are_closed_again() -> None:
+    """MREMAP_DONTUNMAP: shared memory is mapped a second time, and stays where it was."""
+    program = Program(SgxEmm)
+    program.map(BASE, 2, RW, f.MAP_SHARED | f.MAP_ANONYMOUS | f.MAP_FIXED)
+    program.touch(BASE, 2)
+    program.protect(BASE, 2, 0)
+    target = BASE + 100 * PAGE
+    flags = f.MREMAP_MAYMOVE | f.MREMAP_FIXED | f.MREMAP_DONTUNMAP
+    program.anew().call("mremap", BASE, 2 * PAGE, 2 * PAGE, flags, target)
+    assert regions(program) == [(2, 0), (2, 0)]
+    assert (program.counts.open_windows, program.counts.eacceptcopy) == (2, 2)
+
+
+def test_shared_memory_stays_and_counts_as_untouched_after_madv_dontneed() -> None:
+    program = Program(SgxEmm)
+    program.map(BASE, 4, RW, f.MAP_SHARED | f.MAP_ANONYMOUS | f.MAP_FIXED)
+    program.touch(BASE, 4)
+    program.anew().call("madvise", BASE, 4 * PAGE, f.MADV_DONTNEED)
+    assert cost(program) == {"untouched_pages": 4}
+    program.touch(BASE, 4)
+    assert cost(program) == {}
+
+
 def test_msync_is_a_host_call() -> None:
     program = Program(SgxEmm)
     program.map_file(BASE, 4, RW, lib(4), f.MAP_SHARED | f.MAP_FIXED)
@@ -400,6 +423,10 @@ def test_shared_memory_that_only_the_host_can_describe() -> None:
     changes = (Change(MAP, BASE, BASE + 4 * PAGE, vma, None),)
     program.tell(MemoryCall("shmat", (1, 0, 0, 0, 0, 0), BASE, changes))
     assert cost(program) == {"host_calls": 1} and regions(program) == [(4, RW)]
+    program.touch(BASE, 4)
+    program.anew().tell(MemoryCall("shmat", (1, 0, 0, 0, 0, 0), BASE, (Change(FILE, BASE, BASE + 4 * PAGE, vma, vma),)))
+    assert (program.counts.host_calls, program.counts.eremove) == (3, 4), "another segment in its place (SHM_REMAP)"
+    assert not program.strategy.emm.count()
 
 
 # Carried out on the modelled EPCM
