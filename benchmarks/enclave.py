@@ -136,11 +136,12 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
                     worse += _worse(program, compared)
                     targets += _no_worse(program, compared)
                 all_figures = compared.strategies
-                ratios = [all_figures[name].ratio(all_figures[BOUND]) for name in NAMES]
+                ratios = {name: all_figures[name].ratio(all_figures[BOUND]) for name in NAMES}
                 against = all_figures["laconic"].ratio(all_figures["every-call"])
-                costs.append([program, profile, *(_span(ratio) for ratio in ratios), _span(against)])
-                if ratios[-1] is not None:
-                    targets.append(("cycles, laconic / bound", f"{program}, {profile}", ratios[-1][1], MOST))
+                costs.append([program, profile, *map(_span, ratios.values()), _span(against)])
+                ours = ratios["laconic"]
+                if ours is not None:
+                    targets.append(("cycles, laconic / bound", f"{program}, {profile}", ours[1], MOST))
                 if against is not None:
                     targets.append(("cycles, laconic / every-call", f"{program}, {profile}", against[1], 1.0))
     why, example = _example()

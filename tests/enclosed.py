@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterable
 
+from laconic.libos.strategy import MemoryCall
 from laconic.libos.touches import OWN, Touches
 from laconic.linux.pagemap import FILE_PAGE
 from laconic.memory.calls import OPERATIONS
@@ -35,7 +36,6 @@ from laconic.sgx.model.failures import Plan
 from laconic.sgx.model.faults import SgxError
 from laconic.sgx.model.machine import Machine
 from laconic.sgx.pal.edmm import ACCEPTED, CHANGED, PENDING_PAGE, RETYPED, TRIMMED, Edmm, PalError
-from laconic.strategies import MemoryCall
 from laconic.strategies.classify import Classify
 from laconic.strategies.strict import Watch, breaches
 from tests.unit.enclaveworld import BASE, HEAP, PAGE, Answers

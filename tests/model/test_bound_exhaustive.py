@@ -12,6 +12,7 @@ from itertools import product
 
 import pytest
 
+from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import Touches
 from laconic.linux.pagemap import FILE_PAGE
 from laconic.memory import flags as f
@@ -25,7 +26,6 @@ from laconic.memory.space import AddressSpace
 from laconic.sgx import costs
 from laconic.sgx.costs import COSTED, CostProfile, Figure
 from laconic.sgx.meter import Counts, Meter
-from laconic.strategies import MemoryCall, Strategy
 from laconic.strategies.bound import bound
 from laconic.strategies.laconic import Laconic
 from tests.model.boundsearch import Case, Search, State, Step, after_call, after_touch, legal

@@ -8,6 +8,7 @@ from itertools import product
 
 import pytest
 
+from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import Touches
 from laconic.linux.pagemap import FILE_PAGE
 from laconic.memory import flags as f
@@ -21,7 +22,6 @@ from laconic.memory.munmap import munmap
 from laconic.memory.space import AddressSpace
 from laconic.sgx import costs
 from laconic.sgx.meter import Meter
-from laconic.strategies import MemoryCall, Strategy
 from laconic.strategies.bound import bound
 from laconic.strategies.classify import Classify
 from laconic.strategies.laconic import Laconic

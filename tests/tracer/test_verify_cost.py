@@ -13,7 +13,7 @@ from tests.tracer.lab import Run, build, environment, run_laconic
 SCRIPT = """
 import os, sys
 from laconic.commands import main
-from laconic.pal import proc
+from laconic.linux import proc
 
 read = 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import Touches
 from laconic.memory.calls import OPERATIONS
 from laconic.memory.flags import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE
@@ -17,7 +18,6 @@ from laconic.sgx.meter import Counts, Meter
 from laconic.sgx.model.driver import Driver
 from laconic.sgx.model.failures import Plan
 from laconic.sgx.model.machine import Machine
-from laconic.strategies import MemoryCall, Strategy
 from laconic.strategies.every_call import EveryCall
 
 PAGE = 4096

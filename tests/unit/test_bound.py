@@ -8,6 +8,7 @@ import time
 import pytest
 from pictures import FILE, LEGEND, PAGE, at, read
 
+from laconic.libos.strategy import MemoryCall
 from laconic.libos.touches import Touches
 from laconic.linux.pagemap import FILE_PAGE
 from laconic.memory import flags as f
@@ -22,7 +23,6 @@ from laconic.memory.space import AddressSpace
 from laconic.sgx import costs
 from laconic.sgx.costs import COSTED, CostProfile, Figure
 from laconic.sgx.meter import Counts, Meter
-from laconic.strategies import MemoryCall
 from laconic.strategies.bound import Bound, bound
 from laconic.strategies.pagefloor import PageFloor
 

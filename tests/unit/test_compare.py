@@ -25,10 +25,11 @@ from laconic.replay import STRATEGIES, replay
 from laconic.report.compare import as_json, as_text, hosts_as_json
 from laconic.sgx.costs import load
 from laconic.sgx.meter import THINGS, Counts
+from laconic.strategies import NAMES
 from laconic.trace.reader import Trace
 from laconic.trace.schema import CHOSEN
 
-ALL = (*STRATEGIES, BOUND)
+ALL = (*NAMES, BOUND)
 RW, READ, ANON, NORESERVE = 3, 1, 0x22, 0x4000
 #: Pages of the mapping of `busy`.
 PAGES = 1000

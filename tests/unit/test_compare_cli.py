@@ -18,6 +18,7 @@ from tests.unit.test_compare import ALL, busy
 from tests.unit.traces import small
 
 from laconic.analysis.sweep import COLUMNS, sweep_enclave
+from laconic.commands import main
 from laconic.replay import STRATEGIES
 from laconic.sgx import costs
 from laconic.sgx.meter import THINGS
@@ -282,6 +283,26 @@ class TestOtherVerbs:
         quiet = laconic("run", "--host", "sgx2", "--quiet", "-o", tmp_path / "a.trace", "--", "true")
         assert (quiet.stderr, quiet.returncode) == ("", 0)
         assert laconic("replay", tmp_path / "a.trace", "--check").returncode == 0
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["run", "--strategy", "sgx-emm", "true"],
+            ["replay", "a.trace", "--strategy", "sgx-emm"],
+            ["compare", "a.trace", "--host", "linux", "--strategy", "sgx-emm"],
+            ["sweep", "a.trace", "-o", "result.parquet", "--strategy", "sgx-emm"],
+        ],
+    )
+    def test_a_strategy_for_enclaves_only(
+        self, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """One message from the registry, whichever the command; with --host sgx2 it is accepted."""
+        small(tmp_path / "a.trace")
+        monkeypatch.chdir(tmp_path)
+        assert main(words) == 2
+        told = capfd.readouterr().err
+        assert "the strategy 'sgx-emm' has no rule for Linux, only for enclaves: add --host sgx2" in told
+        assert told.count("\n") == 1
 
     @pytest.mark.parametrize("words", [["--strategy", "classify"], ["--costs", "published"], ["--host", "sgx1"]])
     def test_what_needs_an_enclave(self, words: list[str], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from enclaveworld import BASE, FIXED, HEAP, LIB, PAGE, PRIVATE, Cost, Program, cost, lib, machine
 
+from laconic.libos.strategy import MemoryCall
 from laconic.memory import flags as f
 from laconic.memory.change import EXTEND, FILE, FLAGS, MAP, UNMAP, Change
 from laconic.memory.mmap import OpenFile
@@ -14,7 +15,6 @@ from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import Counts, Meter
 from laconic.sgx.model.failures import Failure, Plan
 from laconic.sgx.pal.gramine import LAZY
-from laconic.strategies import MemoryCall
 from laconic.strategies.every_call import EveryCall, ProcessKilled
 
 R, W, X = f.PROT_READ, f.PROT_WRITE, f.PROT_EXEC

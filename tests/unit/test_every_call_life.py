@@ -8,10 +8,10 @@ import pytest
 from enclaveworld import BASE, FIXED, PAGE, Cost, Program, cost, lib, machine
 
 from laconic.libos.gramine import VMA_TAINTED
+from laconic.libos.strategy import MemoryCall
 from laconic.memory import flags as f
 from laconic.sgx.meter import Counts
 from laconic.sgx.pal.gramine import LAZY
-from laconic.strategies import MemoryCall
 from laconic.strategies.every_call import EveryCall
 from laconic.strategies.skip_equal import SkipEqual
 

@@ -21,7 +21,7 @@ from tests.unit.pagetraces import HOSTILE, Stacked, hostile, known, many
 from tests.unit.traces import Builder, large, small
 
 import laconic.trace
-from laconic.analysis.compare import Compared, Figures, Span
+from laconic.analysis.compare import BOUND, Compared, Figures, Span
 from laconic.analysis.sites import Site
 from laconic.analysis.timeline.areas import Area
 from laconic.analysis.timeline.collect import CALLS, Mark, OneCall, Page, collect
@@ -39,6 +39,7 @@ from laconic.report.html.text import plain, script_json
 from laconic.sgx.costs import COSTED, CostProfile, Figure
 from laconic.sgx.meter import Counts
 from laconic.stacks.symbolize import Place
+from laconic.strategies import NAMES
 from laconic.trace.stacks import NO_STACK
 
 GOLDEN = Path(__file__).parent / "golden" / "page.html"
@@ -207,7 +208,7 @@ class TestFigures:
         assert [(space["pid"], space["calls"]) for space in data["spaces"]["processes"]] == [(100, 10), (200, 2)]
         assert sum(len(space["marks"]) // 4 for space in data["spaces"]["processes"]) == 6
         assert data["summary"]["command"] == ["prog", "--fast"]
-        assert set(data["strategies"]["strategies"]) == {"every-call", "skip-equal", "classify", "laconic", "bound"}
+        assert list(data["strategies"]["strategies"]) == [*NAMES, BOUND]
         assert data["strategies"]["profile"]["name"] == "test"
         assert len(data["calls"]) == 12
         # Counts of enclaves by site come to those of the strategy, but for what is no call's work.

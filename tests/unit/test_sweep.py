@@ -26,6 +26,7 @@ from tests.unit.traces import large, small
 from laconic.analysis.sweep import COLUMNS, Row, choose, find, sweep, sweep_one
 from laconic.errors import LaconicError
 from laconic.replay import STRATEGIES
+from laconic.strategies import NAMES
 
 TRACES = 3
 TWO = ("every-call", "laconic")
@@ -270,6 +271,7 @@ class TestNames:
 
     def test_strategies(self) -> None:
         assert choose("all") == list(STRATEGIES)
+        assert choose("all", "sgx2") == list(NAMES) and choose("sgx-emm", "sgx2") == ["sgx-emm"]
         assert choose("laconic,every-call,laconic") == ["laconic", "every-call"]
         for name in ("mute", "", "laconic,"):
             with pytest.raises(LaconicError, match="there is no strategy"):

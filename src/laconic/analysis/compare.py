@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from laconic.analysis import interrupts
 from laconic.errors import LaconicError
@@ -24,7 +24,7 @@ from laconic.replay.engine import Replay
 from laconic.replay.events import Program
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import THINGS, Counts
-from laconic.strategies import strategy
+from laconic.strategies import check_name, strategy
 from laconic.trace.reader import Trace
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Figures:
 
 class Model(NamedTuple):
     """How enclaves are modelled. `pte`: "rwx", the host maps all of an enclave so; "sync", it maps each page as the
-    EPCM has it. `verify`: our own strategies are carried out leaf by leaf, and the law Strict is looked after."""
+    EPCM has it. `verify`: strategies that are strict are carried out leaf by leaf, and the law Strict is checked."""
 
     pte: str = "rwx"
     verify: bool = False
@@ -146,7 +146,8 @@ def compare_hosts(trace: Trace, names: Sequence[str], progress: Progress | None 
     replayed: dict[HostRule, Replayed] = {}
     tell = progress or (lambda at: None)
     for name in names:
-        strategy(name)
+        check_name(name, "linux")
+    for name in names:
         if RULES[name] not in replayed:
             part = partial(_part_way, tell, len(replayed), len({RULES[name] for name in names}), trace.size)
             replayed[RULES[name]] = replay(trace, name, part)
@@ -205,23 +206,19 @@ class _Task(NamedTuple):
 
 
 def _maker(name: str, profile: CostProfile, model: Model, reports: dict[str, Report]) -> Maker:
-    from laconic.strategies.classify import Classify
-
     if name in _ENDS:
         from laconic.strategies.bound import bound
 
         return bound(profile, high=name == _ENDS[1])
-    rule: Any = strategy(name)
-    if not issubclass(rule, Classify):
-        return cast(Maker, rule)
+    rule = strategy(name)
     if model.pte == "sync":
-        rule = type(rule.__name__, (rule,), {"sync": True})
-    if model.verify:
+        rule = rule.synced()
+    if model.verify and rule.strict:
         from laconic.strategies.verified import Report, verified
 
         reports[name] = Report()
         rule = verified(rule, reports[name])
-    return cast(Maker, rule)
+    return rule
 
 
 def _replay(trace: Trace, task: _Task, progress: Progress) -> _Part:

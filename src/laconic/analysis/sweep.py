@@ -96,16 +96,20 @@ def find(patterns: Iterable[str]) -> list[str]:
     return sorted(found.values())
 
 
-def choose(names: str) -> list[str]:
-    """The strategies that `names` (`all`, or some with commas between) stands for. Raises LaconicError for others."""
-    from laconic.replay import STRATEGIES
+def choose(names: str, host: str = "linux") -> list[str]:
+    """The strategies on `host` that `names` (`all`, or some with commas between) stands for.
 
-    chosen = list(STRATEGIES) if names == "all" else list(dict.fromkeys(names.split(",")))
+    Raises LaconicError for others.
+    """
+    from laconic.strategies import check_name, names_on
+
+    if names == "all":
+        return list(names_on(host))
+    chosen = list(dict.fromkeys(names.split(",")))
+    if "all" in chosen:
+        raise LaconicError(f"{names!r}: all stands alone")
     for name in chosen:
-        if name not in STRATEGIES:
-            if name == "all":
-                raise LaconicError(f"{names!r}: all stands alone")
-            raise LaconicError(f"there is no strategy {name!r}: choose from all, {', '.join(STRATEGIES)}")
+        check_name(name, host, ("all",))
     return chosen
 
 

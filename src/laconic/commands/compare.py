@@ -70,14 +70,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--pte",
         choices=("rwx", "sync"),
         default="rwx",
-        help="how the host maps an enclave: rwx (default), once; sync, as the EPCM has it, at a host call a change "
-        "(classify and laconic; every-call is upstream's, which maps it once)",
+        help="how the host maps an enclave: rwx (default), once; sync, as the EPCM has it, at a host call a change. "
+        "Strategies after an existing library OS or SDK map it as that does",
     )
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="carry classify and laconic out leaf by leaf on the modelled EPCM, and compare what is accessible with "
-        "what was asked for after every step; exit 70 where they differ; slow",
+        help="carry the strict strategies (classify, laconic) out leaf by leaf on the modelled EPCM, and compare what "
+        "is accessible with what was asked for after every step; exit 70 where they differ; slow",
     )
     parser.add_argument("--epc", metavar="SIZE", help="say under which strategies an EPC of this size (128M) overflows")
     parser.add_argument("--by", choices=("process", "call"), help="show also what each process, or each call, came to")
@@ -211,13 +211,15 @@ def _check_words(options: argparse.Namespace) -> None:
 
 def _names(text: str, host: str) -> list[str]:
     from laconic.analysis.compare import BOUND
-    from laconic.strategies import NAMES
+    from laconic.strategies import check_name, names_on
 
-    known = (*NAMES, BOUND) if host == "sgx2" else NAMES
+    known = (*names_on(host), BOUND) if host == "sgx2" else names_on(host)
     chosen = list(known) if text == "all" else text.split(",")
+    if text != "all" and "all" in chosen:
+        raise LaconicError(f"{text!r}: all stands alone")
     for name in chosen:
         if name not in known:
-            raise LaconicError(f"there is no strategy {name!r}: choose from all, {', '.join(known)}")
+            check_name(name, host, ("all",))
     # What the ratios are to is there in any case.
     return [name for name in known if name in chosen or name in ("every-call", BOUND)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from laconic.commands.compare import add_costs, enclaves, load_costs
+from laconic.strategies import NAMES, check_name
 
 DESCRIPTION = """\
 Feeds the calls of a trace to the bookkeeping that `laconic run` uses and prints
@@ -26,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.add_argument("trace", metavar="FILE", help="a trace that was recorded or imported")
-    parser.add_argument("--strategy", metavar="S", help="every-call, skip-equal, classify or laconic")
+    parser.add_argument("--strategy", metavar="S", help=", ".join(NAMES))
     parser.add_argument(
         "--host",
         choices=("linux", "sgx2"),
@@ -50,12 +51,12 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.commands.progress import progress
     from laconic.commands.traces import open_trace, show, tell_loss
     from laconic.errors import LaconicError
-    from laconic.replay import STRATEGIES, replay
+    from laconic.replay import replay
     from laconic.replay.check import MODEL_ERROR
     from laconic.report.replay import as_json, as_text
 
-    if options.strategy not in (None, *STRATEGIES):
-        raise LaconicError(f"there is no strategy {options.strategy!r}: choose from {', '.join(STRATEGIES)}")
+    if options.strategy is not None:
+        check_name(options.strategy, options.host)
     sgx2 = options.host == "sgx2"
     if options.costs is not None and not sgx2:
         raise LaconicError(f"--costs {options.costs!r} is about enclaves: add --host sgx2")
@@ -67,7 +68,7 @@ def execute(options: argparse.Namespace) -> int:
     tell_loss(trace, replayed.loss)
     figures = as_json(trace, replayed)
     if profile is not None:
-        rule = replayed.strategy if replayed.strategy in STRATEGIES else "laconic"
+        rule = replayed.strategy if replayed.strategy in NAMES else "laconic"
         figures["enclave"] = enclaves(trace, list(dict.fromkeys(("every-call", rule))), profile)[0]
     if output is not None:
         write_json(figures, output, options.json)

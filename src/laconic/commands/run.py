@@ -10,6 +10,7 @@ from laconic.commands.compare import add_costs, enclaves, load_costs
 from laconic.commands.output import check_outputs
 from laconic.commands.program import place_for, recorder_for, trace_program
 from laconic.errors import LaconicError
+from laconic.strategies import NAMES, check_name
 
 if TYPE_CHECKING:
     from laconic.sgx.costs import CostProfile
@@ -39,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "laconic run [-o FILE [--force] [--redact] [--stacks WHICH]]\n"
         "                   [--json FILE] [--verify {off,exit,call}] [--observe]\n"
-        "                   [--strategy {every-call,skip-equal,classify,laconic}]\n"
+        f"                   [--strategy {{{','.join(NAMES)}}}]\n"
         "                   [--host {linux,sgx2}] [--costs NAME|FILE] [--quiet] [-v]\n"
         "                   [--] CMD [ARG ...]"
     )
@@ -66,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--strategy",
-        choices=("every-call", "skip-equal", "classify", "laconic"),
+        choices=NAMES,
         default="laconic",
         help="laconic (default): say what changes; every-call: say every call, as library OSes do today; the others "
         "are rules for an enclave",
@@ -115,6 +116,7 @@ def _profile(options: argparse.Namespace) -> CostProfile | None:
         return load_costs(options.costs)
     if options.costs is not None:
         raise LaconicError(f"--costs {options.costs!r} is about enclaves: add --host sgx2")
+    check_name(options.strategy, "linux")
     if options.strategy not in ("every-call", "laconic"):
         raise LaconicError(f"--strategy {options.strategy} is a rule for an enclave: add --host sgx2")
     return None

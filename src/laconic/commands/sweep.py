@@ -74,7 +74,7 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.commands.traces import show
     from laconic.report.sweep import as_json, as_text
 
-    strategies = sweep.choose(options.strategy)
+    strategies = sweep.choose(options.strategy, options.host)
     if options.costs is not None and options.host == "linux":
         raise LaconicError(f"--costs {options.costs!r} is about enclaves: add --host sgx2")
     profile = load_costs(options.costs) if options.host == "sgx2" else None

@@ -12,6 +12,7 @@ from typing import ClassVar, NamedTuple, Self
 from laconic.libos.touches import Touches
 from laconic.memory.change import Change
 from laconic.memory.mmap import OpenFile
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import Vma
 from laconic.sgx.meter import Meter
@@ -36,16 +37,29 @@ class Strategy:
 
     `space` is the program's address space, kept by its owner: in `touch` as it was when the pages were touched, in
     `call` as it is after the call. `touches` knows which pages are touched; in `call` as it was before the call.
-    `hears_all` is False where a call without changes means nothing to the strategy, and it need not be told.
+    `hears_all` is False if a call without changes means nothing to the strategy.
+
+    `strict` is True if the strategy keeps the law Strict without exception, so that `compare --verify` checks it.
+    `sync` is True if the host's mapping follows the EPCM's permissions, at host calls of its own (`--pte sync`). The
+    check tolerates pages in `left`, which a failure left in the EPC, and expects no access to pages in `guards`.
     """
 
     name: ClassVar[str]
     hears_all: ClassVar[bool] = True
+    strict: ClassVar[bool] = False
+    sync: ClassVar[bool] = False
+    left: RangeMap[int] | None = None
+    guards: RangeMap[bool] | None = None
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         self.meter = meter
         self.space = space
         self.touches = touches
+
+    @classmethod
+    def synced(cls) -> type[Self]:
+        """Return the strategy for `--pte sync`: itself, unless it can map an enclave in either way."""
+        return cls
 
     def load(self, entries: Iterable[Entry]) -> None:
         """A program begins in a new enclave: `entries` are mapped, as the loader leaves them."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
+from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import Touches
 from laconic.linux.pagemap import Touched
 from laconic.memory.change import Change, new
@@ -16,7 +17,6 @@ from laconic.memory.vma import Vma
 from laconic.replay.events import CallDone, Listener
 from laconic.replay.thread import Mm
 from laconic.sgx.meter import Counts, Meter
-from laconic.strategies import MemoryCall, Strategy
 from laconic.trace.schema import PlainRow
 
 Maker = Callable[[Meter, AddressSpace, Touches], Strategy]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Iterable
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from laconic.errors import LaconicError
-from laconic.libos.strategy import MemoryCall, Strategy
-from laconic.libos.touches import Touches
-from laconic.memory.space import AddressSpace
-from laconic.sgx.meter import Meter
 
-__all__ = ["NAMES", "MemoryCall", "Strategy", "strategy"]
+if TYPE_CHECKING:  # `laconic run --help` lists the strategies, and must not wait for imports
+    from laconic.libos.strategy import Strategy
 
 #: Where each strategy is, in the order in which tables show them.
 _MODULES = {
@@ -19,14 +19,55 @@ _MODULES = {
     "skip-equal": "skip_equal:SkipEqual",
     "classify": "classify:Classify",
     "laconic": "laconic:Laconic",
+    "sgx-emm": "sgx_emm:SgxEmm",
 }
 NAMES = tuple(_MODULES)
 
 
-def strategy(name: str) -> Callable[[Meter, AddressSpace, Touches], Strategy]:
-    """The class of the strategy called `name`. Raises LaconicError where there is none."""
-    if name not in _MODULES:
-        raise LaconicError(f"there is no strategy {name!r}: choose from {', '.join(NAMES)}")
-    module, _, found = _MODULES[name].partition(":")
-    made: type[Strategy] = getattr(import_module(f"laconic.strategies.{module}"), found)
-    return made
+def names_on(host: str) -> tuple[str, ...]:
+    """Return the strategies that have a rule for `host` ("sgx2" or "linux"), in the order of `NAMES`."""
+    from laconic.linux.pal import RULES
+
+    return NAMES if host == "sgx2" else tuple(name for name in NAMES if name in RULES)
+
+
+def check_name(name: str, host: str, also: Iterable[str] = ()) -> None:
+    """Raise LaconicError if no strategy is called `name`, or if it has no rule for `host` ("sgx2" or "linux").
+
+    `module:Class` is a user's own strategy, for enclaves. `also` are other names that the option accepts; the message
+    lists them first.
+    """
+    accepted = (*also, *names_on(host))
+    if name in accepted or (":" in name and host == "sgx2"):
+        return
+    if name in NAMES or ":" in name:
+        raise LaconicError(
+            f"the strategy {name!r} has no rule for Linux, only for enclaves: add --host sgx2, or choose from "
+            f"{', '.join(accepted)}"
+        )
+    raise LaconicError(f"there is no strategy {name!r}: choose from {', '.join(accepted)}")
+
+
+def strategy(name: str) -> type[Strategy]:
+    """Return the class of the strategy called `name`, or of a user's `module:Class`. Raises LaconicError."""
+    check_name(name, "sgx2")
+    if name in _MODULES:
+        module, _, class_name = _MODULES[name].partition(":")
+        strategy_class: type[Strategy] = getattr(import_module(f"laconic.strategies.{module}"), class_name)
+        return strategy_class
+    return _users_own(name)
+
+
+def _users_own(name: str) -> type[Strategy]:
+    from laconic.libos.strategy import Strategy
+
+    module, _, class_name = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as python -m does
+    try:
+        found = getattr(import_module(module), class_name, None)
+    except (ImportError, ValueError) as error:
+        raise LaconicError(f"the strategy {name!r} cannot be imported, {error}: check the module's name") from None
+    if not (isinstance(found, type) and issubclass(found, Strategy)):
+        raise LaconicError(f"{name!r} is not a strategy: name a class that inherits from laconic.Strategy")
+    return found

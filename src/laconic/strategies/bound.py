@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Self
 
+from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import CLEAN, OWN, Touches
 from laconic.memory.change import EXTEND, FILE, RESTRICT, UNMAP, ZERO, Change
 from laconic.memory.flags import MADV_FREE, PAGE_SHIFT, VM_IO, VM_MAYSHARE, VM_PFNMAP, VM_WIPEONFORK
@@ -19,7 +20,6 @@ from laconic.memory.vma import File, Vma
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Meter
 from laconic.sgx.pal.edmm import RW, permissions
-from laconic.strategies import MemoryCall, Strategy
 from laconic.strategies.pagefloor import DIES, FROM_FILE, KEEPS, OTHER, TRIM, PageFloor, Shape, Step, Tally, plus
 
 #: A run's value: the call in which its pages were live last, and what is open.

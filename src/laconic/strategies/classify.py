@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Self
 
+from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import OWN, Touches
 from laconic.memory.change import EXTEND, FILE, FLAGS, MAP, RESTRICT, UNMAP, ZERO, Change
 from laconic.memory.flags import (
@@ -38,7 +39,6 @@ from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import Meter
 from laconic.sgx.pal.edmm import RW, Edmm, PalError, permissions
-from laconic.strategies import MemoryCall, Strategy
 
 PAGE = 1 << PAGE_SHIFT
 _UNMAPS_SHARED = {MADV_DONTNEED, MADV_DONTNEED_LOCKED}
@@ -53,21 +53,26 @@ class Classify(Strategy):
 
     name = "classify"
     hears_all = False
+    strict = True
     #: Whether the ioctls of one step share a host call; whether all that is accessible is committed at once.
     batch = False
     eager = True
-    #: Whether the host's mapping follows the EPCM's permissions (`--pte sync`).
-    sync = False
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
         self.pal = Edmm(meter, self.batch, self.sync)
+        self.left = self.pal.left
         #: Files of which the host has given the contents, and how far each goes, in bytes.
         self.hosted: set[File] = set()
         self.sizes: dict[File, int] = {}
         self.threads = self.slots = 0
         #: Guard regions (MADV_GUARD_INSTALL), of which VMAs say nothing.
         self.guards: RangeMap[bool] = RangeMap()
+
+    @classmethod
+    def synced(cls) -> type[Self]:
+        """Return the strategy with a host mapping that follows the EPCM's permissions."""
+        return type(cls.__name__, (cls,), {"sync": True})
 
     # What the program does
 

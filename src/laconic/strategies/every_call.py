@@ -13,6 +13,7 @@ from typing import Final, Self
 
 from laconic.errors import LaconicError
 from laconic.libos.gramine import VMA_INTERNAL, VMA_TAINTED, Libos, LibosVma
+from laconic.libos.strategy import MemoryCall
 from laconic.libos.touches import Touches
 from laconic.memory.change import EXTEND, FILE, MAP, RESTRICT, ZERO, Change, coalesce
 from laconic.memory.flags import (
@@ -41,7 +42,6 @@ from laconic.sgx.meter import Meter
 from laconic.sgx.model.faults import SgxError
 from laconic.sgx.pal.edmm import PalError
 from laconic.sgx.pal.gramine import INTERNAL, LAZY, RW
-from laconic.strategies import MemoryCall
 
 #: A thread's stack in the LibOS, its guard page the lowest; with the TCS above it, bytes a thread.
 THREAD_STACK: Final = 8 * PAGE_SIZE

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 
+from laconic.libos.strategy import MemoryCall
 from laconic.libos.touches import Touches
 from laconic.memory.change import Change
 from laconic.memory.flags import (
@@ -29,7 +30,6 @@ from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 from laconic.sgx.meter import Meter
 from laconic.sgx.pal.edmm import PalError, permissions
-from laconic.strategies import MemoryCall
 from laconic.strategies.classify import PAGE, Classify
 
 

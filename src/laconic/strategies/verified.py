@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import Touches
 from laconic.memory.change import Change
 from laconic.memory.space import AddressSpace, Entry
@@ -14,8 +15,6 @@ from laconic.sgx.meter import Meter
 from laconic.sgx.model.driver import Driver
 from laconic.sgx.model.faults import SgxError
 from laconic.sgx.model.machine import Machine
-from laconic.strategies import MemoryCall
-from laconic.strategies.classify import Classify
 from laconic.strategies.strict import Watch, breaches
 
 #: The size of the enclaves, in bytes: what programs can map, and as much above it, where the library OS's own is.
@@ -56,7 +55,7 @@ class Report:
         return Findings(self.steps, self.breaches, self.first, self.excepted)
 
 
-def verified(rule: type[Classify], report: Report) -> type[Classify]:
+def verified(rule: type[Strategy], report: Report) -> type[Strategy]:
     """The strategy `rule` on machines: after every step what is accessible is compared with what was asked for.
 
     What the model refuses is a breach too. O(pages' runs + VMAs) a step.
@@ -81,7 +80,7 @@ def verified(rule: type[Classify], report: Report) -> type[Classify]:
             self.watch.windows.clear()
             report.excepted += len(self.watch.excepted)
             self.watch.excepted.clear()
-            report.add(breaches(self.machine, self.space, self.pal.left, self.guards))
+            report.add(breaches(self.machine, self.space, self.left, self.guards))
 
         def load(self, entries: Iterable[Entry]) -> None:
             self._step(super().load, entries)

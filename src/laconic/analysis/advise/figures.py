@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from laconic.analysis.advise.watch import Image, Watch
+from laconic.libos.strategy import Strategy
 from laconic.libos.touches import Touches
-from laconic.replay.enclaves import Enclaves
+from laconic.replay.enclaves import Enclaves, Maker
 from laconic.replay.engine import Replay
 from laconic.replay.events import Program
 from laconic.sgx.meter import Counts
-from laconic.strategies import Strategy, strategy
+from laconic.strategies import strategy
 from laconic.strategies.every_call import EveryCall
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _replayed(
     def watch(meter: Meter, space: AddressSpace, touches: Touches) -> Strategy:
         return Watch(meter, space, touches, images)
 
-    makers = {TODAY: strategy(TODAY), EAGER: Eager, OURS: strategy(OURS), Watch.name: watch}
+    makers: dict[str, Maker] = {TODAY: strategy(TODAY), EAGER: Eager, OURS: strategy(OURS), Watch.name: watch}
     enclaves = Enclaves(makers, touched)
     engine = Replay(trace, "laconic", listeners=[enclaves])
     engine.run(progress=progress)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from os.path import basename
 from typing import Self
 
+from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import Touches
 from laconic.memory.change import FILE, MAP, ZERO, Change
 from laconic.memory.flags import (
@@ -30,7 +31,6 @@ from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import Vma
 from laconic.replay.assumed import UNKNOWN
 from laconic.sgx.meter import Meter
-from laconic.strategies import MemoryCall, Strategy
 
 MIB = 1 << 20
 #: A PROT_NONE mapping of this many bytes or more is a reservation that is followed.

@@ -1,0 +1,560 @@
+"""sgx-emm: a library OS on sgx-emm, the memory manager of Intel's SDK, which keeps regions.
+
+A region has one permission for all its pages, and a bit per page that says whether it is committed.
+The manager skips a region that already has the requested permission, and commits or trims only the
+pages that need it. It does not consider the direction of a permission change: every change is an
+OCALL, in which the untrusted side restricts each page and calls mprotect, even if the change only
+extends. Comments name the functions of sgx-emm (ema.c, sgx_mm.c) and of the SDK's untrusted side
+(`enclave_modify` in sgx_enclave_common.cpp).
+
+The SDK has no library OS. The part above its API is an assumption, the plainest use of that API:
+
+- Inaccessible memory is RESERVE, which is not an OCALL. Readable and writable memory is
+  COMMIT_ON_DEMAND.
+- The manager's fault handler and `sgx_mm_commit` accept pages as RW only. All other memory, and
+  files, are therefore committed when they are mapped, by `sgx_mm_commit_data`, from a buffer of the
+  library OS that is not counted.
+- MAP_FIXED deallocates what is there first, because `sgx_mm_alloc` returns EEXIST.
+- `sgx_mm_modify_permissions` rejects a range that contains uncommitted pages. To make a region
+  inaccessible, the library OS splits it and reserves its uncommitted pages. For another permission
+  it commits them first.
+- Contents are discarded by `sgx_mm_uncommit`, and copied within the enclave by
+  `sgx_mm_commit_data`.
+- Reading a file is one host call per mapping. A forked child receives every committed page.
+- Guard regions are not supported: MADV_GUARD_INSTALL removes the pages, and no more.
+
+The law Strict has two exceptions, both forced by the API. Pages that are executable only are
+readable too (`sgx_mm_modify_permissions` rejects X without R). Inaccessible pages are opened for
+reading before they are trimmed (`ema_do_dealloc`) or copied. `open_windows` counts both.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import Final, NamedTuple, Self
+
+from laconic.errors import LaconicError
+from laconic.libos.strategy import MemoryCall, Strategy
+from laconic.libos.touches import Touches
+from laconic.memory.change import EXTEND, FILE, MAP, RESTRICT, ZERO, Change, coalesce
+from laconic.memory.flags import (
+    MADV_DONTNEED,
+    MADV_DONTNEED_LOCKED,
+    MADV_FREE,
+    MADV_GUARD_INSTALL,
+    MADV_POPULATE_READ,
+    MADV_POPULATE_WRITE,
+    MS_SYNC,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PROT_EXEC,
+    PROT_READ,
+    PROT_RWX,
+    PROT_WRITE,
+    TASK_SIZE,
+    VM_IO,
+    VM_LOCKED,
+    VM_LOCKONFAULT,
+    VM_MAYSHARE,
+    VM_PFNMAP,
+    VM_WIPEONFORK,
+)
+from laconic.memory.mmap import page_align, populates
+from laconic.memory.rangemap import RangeMap
+from laconic.memory.space import AddressSpace, Entry
+from laconic.memory.vma import File, Vma
+from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_TCS, PT_TRIM, Meter
+from laconic.sgx.model.faults import SgxError
+from laconic.sgx.pal.edmm import insist
+
+Range = tuple[int, int]
+RW: Final = PROT_READ | PROT_WRITE
+WX: Final = PROT_WRITE | PROT_EXEC
+#: A thread's slot above all that a program can map: a guard page, 7 pages of stack, and the TCS.
+THREAD_STACK: Final = 7 * PAGE_SIZE
+_SLOTS: Final = TASK_SIZE + PAGE_SIZE
+_SLOT: Final = 16 * PAGE_SIZE
+#: Advice that removes shared memory from the page tables without discarding its contents.
+_UNMAPS_SHARED: Final = (MADV_DONTNEED, MADV_DONTNEED_LOCKED)
+
+
+class Aborted(LaconicError):
+    """An EACCEPT failed while the manager committed pages: it calls abort()."""
+
+
+class Region(NamedTuple):
+    """An `ema_t`: `prot` is the permission of all its committed pages, `reserved` SGX_EMA_RESERVE.
+
+    Equal regions stay separate objects, and neighbors never merge.
+    """
+
+    prot: int
+    reserved: bool = False
+
+
+def emm_prot(vm_flags: int) -> int:
+    """Return the permissions that the API accepts for a VMA: any access includes READ. O(1)."""
+    prot = vm_flags & PROT_RWX
+    return prot | PROT_READ if prot else 0
+
+
+class Emm:
+    """The memory manager of one enclave: `regions`, and which of their pages are `committed`.
+
+    An unreserved region that is not RW has no uncommitted pages. Ranges are in bytes and page
+    aligned. A host that fails raises `SgxError`, and nothing is rolled back. All operations take
+    O(log n + runs).
+    """
+
+    __slots__ = ("committed", "meter", "regions")
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+        self.regions: RangeMap[Region] = RangeMap(operator.is_)
+        self.committed: RangeMap[bool] = RangeMap()
+
+    def parts(self, start: int, end: int) -> list[tuple[int, int, Region]]:
+        """Return the parts of regions in `[start, end)`, without the holes."""
+        runs = self.regions.runs(start, end)
+        return [(begin, stop, region) for begin, stop, region in runs if region is not None]
+
+    def pages(self, start: int, end: int, committed: bool) -> list[Range]:
+        """Return the page runs of `[start, end)` that are committed, or those that are not."""
+        runs = self.committed.runs(start, end)
+        return [(begin, stop) for begin, stop, value in runs if (value is not None) == committed]
+
+    def count(self) -> int:
+        """Return the number of committed pages. O(n)."""
+        return sum(end - start for start, end, _ in self.committed) >> PAGE_SHIFT
+
+    def reserve(self, start: int, end: int) -> None:
+        """`sgx_mm_alloc` with RESERVE: no OCALL (`ema_do_alloc`)."""
+        self.regions.set(start, end, Region(0, True))
+
+    def alloc(self, start: int, end: int) -> None:
+        """`sgx_mm_alloc` with COMMIT_ON_DEMAND, also in a reservation: an OCALL, which maps RW."""
+        self.meter.host_protect(start, end, RW)
+        self.regions.set(start, end, Region(RW))
+
+    def commit(self, start: int, end: int) -> int:
+        """`sgx_mm_commit`: EACCEPT of the pages that are not committed yet (`ema_do_commit`).
+
+        Return the number of those pages. Raises `Aborted` if an EACCEPT fails: the manager calls
+        abort() then (`sgx_mm_enclave_pfhandler`, `eaccept_range_forward`).
+        """
+        count = 0
+        for begin, stop in self.pages(start, end, committed=False):
+            self.meter.eaug(begin, stop)
+            try:
+                self.meter.eaccept(begin, stop, RW, PENDING)
+            except SgxError as error:
+                raise Aborted(f"commit: {error}; sgx-emm aborts the enclave here") from error
+            self.committed.set(begin, stop, True)
+            count += stop - begin >> PAGE_SHIFT
+        return count
+
+    def commit_data(self, start: int, end: int, prot: int, source: int | None = None) -> None:
+        """`sgx_mm_commit_data` into RW regions without committed pages there.
+
+        `source` is the address of the data in the enclave; None is a buffer of the library OS.
+        EACCEPTCOPY sets the permissions, and `ema_do_commit_data_loop` changes them once more.
+        """
+        self.meter.eaug(start, end)
+        self.meter.eacceptcopy(start, end, prot, source)
+        self.committed.set(start, end, True)
+        self._modify(start, end, prot)
+
+    def modify_permissions(self, start: int, end: int, prot: int) -> None:
+        """`sgx_mm_modify_permissions` of committed pages.
+
+        Raises ValueError if some page is not committed, where the API returns EINVAL
+        (`ema_can_modify_permissions`).
+        """
+        if self.pages(start, end, committed=False):
+            raise ValueError(f"[{start:#x}, {end:#x}) contains uncommitted pages: commit or split")
+        self._modify(start, end, prot)
+
+    def uncommit(self, start: int, end: int) -> None:
+        """`sgx_mm_uncommit`: pages leave the EPC, regions stay. No region may be inaccessible."""
+        for begin, stop, region in self.parts(start, end):
+            self._trim(begin, stop, region.prot)
+
+    def dealloc(self, start: int, end: int) -> None:
+        """`sgx_mm_dealloc`. Inaccessible pages are opened first; EACCEPT needs a readable page."""
+        for begin, stop, region in self.parts(start, end):
+            if not region.prot and self.pages(begin, stop, committed=True):
+                self.open(begin, stop)
+            self._trim(begin, stop, 0)
+            self.regions.set(begin, stop, None)
+
+    def open(self, start: int, end: int) -> None:
+        """Make inaccessible committed pages readable, against the program's request."""
+        self.modify_permissions(start, end, PROT_READ)
+        self.meter.counts.open_windows += end - start >> PAGE_SHIFT
+
+    def make_tcs(self, start: int) -> None:
+        """`sgx_mm_modify_type` of a committed RW page (`ema_change_to_tcs`)."""
+        end = start + PAGE_SIZE
+        self.meter.host_call()
+        insist(self.meter.modify_types, start, end, PT_TCS)
+        self.meter.eaccept(start, end, 0, PT_TCS << 8 | MODIFIED)
+        self.regions.set(start, end, Region(0))
+
+    def _modify(self, start: int, end: int, prot: int) -> None:
+        # ema_modify_permissions: the region is updated only after all its pages have changed.
+        for begin, stop, region in self.parts(start, end):
+            if region.prot != prot:
+                self._change(begin, stop, region.prot, prot)
+                self.regions.set(begin, stop, Region(prot))
+                if not prot:
+                    # The host's PROT_NONE comes last: EACCEPT needs a readable mapping.
+                    self.meter.host_protect(begin, stop, 0)
+
+    def _change(self, start: int, end: int, before: int, prot: int) -> None:
+        # The OCALL (enclave_modify): EMODPR whatever the direction, and mprotect unless to NONE.
+        meter = self.meter
+        insist(meter.restrict, start, end, prot)
+        if prot:
+            meter.host_protect(start, end, prot)
+        else:
+            meter.host_call()
+        if prot & ~before:
+            meter.emodpe(start, end, prot)
+        if prot & WX != WX:
+            meter.eaccept(start, end, prot, PR)
+
+    def _trim(self, start: int, end: int, prot: int) -> None:
+        # ema_do_uncommit_real: two OCALLs for each run of committed pages. If `prot` is NONE, the
+        # second calls mprotect too.
+        meter = self.meter
+        for begin, stop in self.pages(start, end, committed=True):
+            meter.host_call()
+            insist(meter.modify_types, begin, stop, PT_TRIM)
+            meter.eaccept(begin, stop, 0, MODIFIED)
+            self.committed.set(begin, stop, None)
+            insist(meter.remove, begin, stop)
+            if prot:
+                meter.host_call()
+            else:
+                meter.host_protect(begin, stop, 0)
+
+
+class SgxEmm(Strategy):
+    """The strategy `sgx-emm`: the library OS above `emm`.
+
+    Raises `SgxError` or `Aborted` if the host fails. The host's mapping always follows, in the
+    OCALL of each change, so `--pte` makes no difference.
+    """
+
+    name = "sgx-emm"
+
+    def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
+        super().__init__(meter, space, touches)
+        self.emm = Emm(meter)
+        #: The sizes of files in bytes, as far as calls reported them.
+        self.sizes: dict[File, int] = {}
+        #: The number of threads beside the first, and of slots for threads.
+        self.threads = 0
+        self.slots = 0
+
+    # What the program does
+
+    def load(self, entries: Iterable[Entry]) -> None:
+        """A program begins in a new enclave. O(entries)."""
+        self.meter.create()
+        for start, end, vma in entries:
+            self._map(start, end, vma)
+
+    def call(self, call: MemoryCall) -> None:
+        """Do the work of one memory call. O(log n + regions)."""
+        name, args, result, changes, file = call
+        if file is not None:
+            self.sizes[file.file] = file.size
+        if name == "mmap" and result >= 0:
+            self._mmap(result, args, changes)
+        elif name == "madvise":
+            self._madvise(args[2], changes)
+        elif name == "msync":
+            if args[2] & MS_SYNC:
+                self.meter.host_call(len(changes))
+        else:
+            self._apply(changes)
+            if name in ("mlock", "mlock2", "mlockall"):
+                self._populate(change for change in changes if _is_locked(change.wanted))
+
+    def touch(self, start: int, end: int, vma: Vma) -> None:
+        """First touches: each uncommitted page is committed in an exception. O(log n + k)."""
+        for begin, stop, region in self.emm.parts(start, end):
+            pages = stop - begin >> PAGE_SHIFT
+            if region.reserved:
+                # Past the end of its file when it was mapped; the file has grown since.
+                self.meter.exception(pages)
+                self._fill(begin, stop, vma)
+            else:
+                self.meter.exception(self._commit(begin, stop))
+            self.meter.counts.untouched_pages -= pages
+
+    def grow(self, start: int, end: int, vma: Vma) -> None:
+        """A stack grew: the SDK allocated its full size before, so no OCALL is needed. O(log n)."""
+        self.emm.dealloc(start, end)
+        self._map(start, end, vma)
+        self.meter.counts.host_calls -= 1
+
+    def _mmap(self, start: int, args: tuple[int, ...], changes: tuple[Change, ...]) -> None:
+        # The library OS does not know which pages differ: it deallocates them, and allocates again.
+        end = start + page_align(args[1])
+        if changes:
+            end = max(end, changes[-1].end)  # huge pages round up
+        self.emm.dealloc(start, end)
+        for begin, stop, vma in self._vmas(start, end):
+            self._map(begin, stop, vma)
+            if populates(args[3]) or _is_locked(vma):
+                self._commit_ahead(begin, stop, vma)
+
+    def _madvise(self, advice: int, changes: tuple[Change, ...]) -> None:
+        if advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
+            self._populate(changes)
+        if advice == MADV_FREE:
+            return
+        for kind, start, end, vma, _, _ in changes:
+            if vma is None or not kind & ZERO:
+                continue
+            if vma.flags & VM_MAYSHARE and advice in _UNMAPS_SHARED:
+                # The pages stay, and count as untouched from now on.
+                self.meter.counts.untouched_pages += self.touches.count(start, end)
+            elif advice == MADV_GUARD_INSTALL and not _is_on_demand(vma):
+                self.emm.dealloc(start, end)
+                self.emm.reserve(start, end)
+            else:
+                self._discard(start, end, vma)
+
+    def _apply(self, changes: tuple[Change, ...]) -> None:
+        # What is moved is moved before its source is discarded.
+        for change in changes:
+            if change.source is not None:
+                self.emm.dealloc(change.start, change.end)
+                self._move(change.start, change.end, change.source)
+        self._protect(changes)
+        for start, end in coalesce(change for change in changes if change.wanted is None):
+            self.emm.dealloc(start, end)
+        for kind, start, end, vma, _, source in changes:
+            if vma is None or source is not None:
+                continue
+            if kind & (MAP | FILE):
+                self.emm.dealloc(start, end)
+                self._map(start, end, vma)
+            elif kind & ZERO:
+                self._discard(start, end, vma)
+
+    def _protect(self, changes: Iterable[Change]) -> None:
+        for start, end, prot in _protections(changes):
+            for begin, stop, region in self.emm.parts(start, end):
+                if region.prot == prot:
+                    continue
+                if region.reserved:
+                    # Memory allocated in place of a reservation has the contents of a new mapping.
+                    for low, high, vma in self._vmas(begin, stop):
+                        self._map(low, high, vma)
+                elif prot:
+                    self._commit(begin, stop)
+                    self.emm.modify_permissions(begin, stop, prot)
+                    self._count_readable(begin, stop)
+                else:
+                    self._close(begin, stop)
+
+    def _close(self, start: int, end: int) -> None:
+        # Make a part of a region inaccessible.
+        for begin, stop in self.emm.pages(start, end, committed=False):
+            self.emm.dealloc(begin, stop)
+            self.emm.reserve(begin, stop)
+        for begin, stop in self.emm.pages(start, end, committed=True):
+            self.emm.modify_permissions(begin, stop, 0)
+
+    def _discard(self, start: int, end: int, vma: Vma) -> None:
+        # The contents of a mapping are those of a new one.
+        if _is_on_demand(vma):
+            self.emm.uncommit(start, end)
+        else:
+            # commit and commit_data accept RW regions only.
+            self.emm.dealloc(start, end)
+            self._map(start, end, vma)
+
+    def _move(self, target: int, end: int, source: int) -> None:
+        # mremap: copies the pages. What happens to those at the source is another change.
+        emm, distance = self.emm, target - source
+        for begin, stop, region in emm.parts(source, source + end - target):
+            if region.reserved:
+                emm.reserve(begin + distance, stop + distance)
+                continue
+            if not region.prot:
+                emm.open(begin, stop)
+            emm.alloc(begin + distance, stop + distance)
+            for low, high in emm.pages(begin, stop, committed=True):
+                emm.commit_data(low + distance, high + distance, region.prot, low)
+                self._count_readable(low + distance, high + distance)
+            if not region.prot and self.space.vmas.get(begin) is not None:
+                emm.modify_permissions(begin, stop, 0)
+
+    # Memory in the enclave
+
+    def _vmas(self, start: int, end: int) -> list[Entry]:
+        runs = self.space.vmas.runs(start, end)
+        return [(begin, stop, vma) for begin, stop, vma in runs if vma is not None]
+
+    def _map(self, start: int, end: int, vma: Vma) -> None:
+        # Memory that is free, or reserved, becomes that of `vma`. [vvar] is the kernel's own.
+        if vma.flags & (VM_IO | VM_PFNMAP):
+            return
+        valid_end = start
+        if emm_prot(vma.flags):
+            valid_end = max(start, min(end, self._valid_end(vma)))
+        if start < valid_end:
+            self._fill(start, valid_end, vma)
+        if valid_end < end:
+            self.emm.reserve(valid_end, end)
+
+    def _fill(self, start: int, end: int, vma: Vma) -> None:
+        # Allocate accessible memory, and commit what the fault handler cannot commit.
+        self.emm.alloc(start, end)
+        if _is_on_demand(vma):
+            return
+        pages = end - start >> PAGE_SHIFT
+        if _has_contents(vma):
+            self.meter.host_call()
+            self.meter.copy(pages)
+        self.emm.commit_data(start, end, emm_prot(vma.flags))
+        self.meter.counts.untouched_pages += pages
+        self._count_readable(start, end)
+
+    def _commit(self, start: int, end: int) -> int:
+        pages = self.emm.commit(start, end)
+        self.meter.counts.untouched_pages += pages
+        return pages
+
+    def _commit_ahead(self, start: int, end: int, vma: Vma) -> None:
+        if _is_on_demand(vma):
+            self._commit(start, end)
+
+    def _populate(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            if change.wanted is not None:
+                self._commit_ahead(change.start, change.end, change.wanted)
+
+    def _count_readable(self, start: int, end: int) -> None:
+        # Pages that the program wants to be executable only.
+        for begin, stop, vma in self._vmas(start, end):
+            if vma.flags & PROT_RWX == PROT_EXEC:
+                self.meter.counts.open_windows += stop - begin >> PAGE_SHIFT
+
+    def _valid_end(self, vma: Vma) -> int:
+        # The address at which the pages of the VMA's file end.
+        if vma.file is None or vma.file not in self.sizes:
+            return TASK_SIZE
+        return vma.base + page_align(self.sizes[vma.file])
+
+    # Processes and threads
+
+    def fork(self, space: AddressSpace, touches: Touches) -> Self:
+        """Return the child's enclave: every committed page is sent to it. O(n)."""
+        child = type(self)(self.meter, space, touches)
+        child.sizes = self.sizes.copy()
+        self.meter.host_call()
+        self.meter.create()
+        sent = 0
+        for start, end, region in list(self.emm.regions):
+            for begin, stop in _inherited(space, start, min(end, TASK_SIZE)):
+                sent += self._send(begin, stop, region, child)
+        for start, end, vma in child._vmas(0, TASK_SIZE):
+            if vma.flags & VM_WIPEONFORK:
+                child._map(start, end, vma)
+        if sent:
+            self.meter.host_call(2)
+            self.meter.copy(sent)
+        return child
+
+    def _send(self, start: int, end: int, region: Region, child: SgxEmm) -> int:
+        # Returns the number of pages.
+        if region.reserved:
+            child.emm.reserve(start, end)
+            return 0
+        if not region.prot:
+            self.emm.open(start, end)
+        child.emm.alloc(start, end)
+        sent = 0
+        for begin, stop in self.emm.pages(start, end, committed=True):
+            child.emm.commit_data(begin, stop, region.prot)
+            child._count_readable(begin, stop)
+            pages = stop - begin >> PAGE_SHIFT
+            self.meter.counts.untouched_pages += pages - child.touches.count(begin, stop)
+            sent += pages
+        if not region.prot:
+            self.emm.modify_permissions(start, end, 0)
+        return sent
+
+    def thread(self) -> None:
+        """A thread begins: its stack and its TCS, or those of a thread that has ended. O(log n)."""
+        if self.threads == self.slots:
+            guard = _SLOTS + self.slots * _SLOT
+            stack = guard + PAGE_SIZE
+            tcs = stack + THREAD_STACK
+            self.emm.reserve(guard, stack)
+            self.emm.alloc(stack, tcs + PAGE_SIZE)
+            self.emm.commit(stack, tcs + PAGE_SIZE)
+            self.emm.make_tcs(tcs)
+            self.slots += 1
+        self.threads += 1
+
+    def thread_ends(self) -> None:
+        """A thread ended; its stack and TCS stay for the next. O(1)."""
+        self.threads -= 1
+
+    def end(self) -> None:
+        """The enclave is gone. O(n)."""
+        self.meter.destroy(self.emm.count())
+
+
+def _has_contents(vma: Vma) -> bool:
+    return vma.file is not None and vma.file.inode > 0 and not vma.file.in_memory
+
+
+def _is_on_demand(vma: Vma) -> bool:
+    # Whether the manager's own fault handler, which accepts zeroed RW pages, can commit its pages.
+    return emm_prot(vma.flags) == RW and not _has_contents(vma)
+
+
+def _is_locked(vma: Vma | None) -> bool:
+    return vma is not None and vma.flags & (VM_LOCKED | VM_LOCKONFAULT) == VM_LOCKED
+
+
+def _protections(changes: Iterable[Change]) -> list[tuple[int, int, int]]:
+    # The ranges that only change their permissions, as (start, end, prot). Neighbors that get the
+    # same permission are joined.
+    ranges: list[tuple[int, int, int]] = []
+    for kind, start, end, vma, _, source in changes:
+        if (
+            vma is None
+            or source is not None
+            or kind & (MAP | FILE | ZERO)
+            or not kind & (EXTEND | RESTRICT)
+        ):
+            continue
+        prot = emm_prot(vma.flags)
+        if ranges and ranges[-1][1:] == (start, prot):
+            ranges[-1] = (ranges[-1][0], end, prot)
+        else:
+            ranges.append((start, end, prot))
+    return ranges
+
+
+def _inherited(space: AddressSpace, start: int, end: int) -> list[Range]:
+    # The ranges of a child's address space that have the parent's contents, joined.
+    ranges: list[Range] = []
+    for begin, stop, vma in space.vmas.runs(start, end):
+        if vma is None or vma.flags & VM_WIPEONFORK:
+            continue
+        if ranges and ranges[-1][1] == begin:
+            ranges[-1] = (ranges[-1][0], stop)
+        else:
+            ranges.append((begin, stop))
+    return ranges
