@@ -11,14 +11,13 @@ from typing import NamedTuple
 from laconic.around import Labelled, Run, around, differences, labelled
 from laconic.errors import LaconicError
 from laconic.ledger import Ledger
-from laconic.manager import MemoryManager
-from laconic.memory.calls import Call, Upcalls
+from laconic.manager import Bookkeeper
+from laconic.memory.calls import Arguments, Upcalls
 from laconic.memory.change import NOTHING, Change, Outcome
 from laconic.memory.flags import PAGE_MASK, PAGE_SIZE, TASK_SIZE
 from laconic.memory.mmap import page_align
 from laconic.memory.space import AddressSpace
-from laconic.pal import HostCall
-from laconic.pal.linux import LinuxPal
+from laconic.pal.linux import only_changes
 from laconic.pal.pagemap import Touched, page_count
 from laconic.replay.assumed import affected
 from laconic.replay.enclaves import TOUCH
@@ -66,7 +65,7 @@ class Explanation:
     runs: list[Run] = field(default_factory=list)
     changes: tuple[Change, ...] = ()
     touched: list[int | None] = field(default_factory=list)
-    said: list[HostCall] = field(default_factory=list)
+    host_call: tuple[str, Arguments] | None = None
     asks: bool = False
     recorded: int | None = None
     strategy: str = "laconic"
@@ -176,7 +175,7 @@ def explain(
     return told
 
 
-class _Listening(MemoryManager):
+class _Listening(Bookkeeper):
     # Keeps what the last call came to.
 
     last: Outcome = NOTHING
@@ -193,7 +192,7 @@ class _Explainer(SiteReplay):
 
     def __init__(self, trace: Trace, found: Found, stacks: Stacks | None) -> None:
         super().__init__(trace, NAMES, stacks)
-        self.manager: _Listening = _Listening(self.pal, Ledger())
+        self.manager: _Listening = _Listening(only_changes, Ledger())
         self.found = found
         self.told_of = Explanation(found, self._names[found.row[0]])
         self._before: list[Labelled] | None = None
@@ -277,10 +276,7 @@ class _Explainer(SiteReplay):
         told.touched = self._touched(row, changes)
         told.asks = outcome.ask
         if self.said > 0:
-            call = Call(told.name, row[4:10])
-            value = self.answer if outcome.place else outcome.result
-            done = outcome._replace(changes=changes or outcome.changes, result=value, place=False)
-            told.said = LinuxPal().host_calls(call, done) or [HostCall(*call)]
+            told.host_call = told.name, only_changes(told.name, row[4:10], outcome) or row[4:10]
 
     def _touched(self, row: PlainRow, changes: Iterable[Change]) -> list[int | None]:
         # Page counts of what was seen to be touched, of each change.

@@ -22,12 +22,15 @@ class CallCount:
 
 @dataclass(slots=True)
 class Ledger:
-    """The figures of one run. `kinds`: page runs by their set of kinds; `notes`: what a person must be told."""
+    """The figures of one run. `kinds`: page runs by their set of kinds; `notes`: what a person must be told.
+
+    `unmodeled` counts, by name, the calls after which the bookkeeping was read from the host again.
+    """
 
     calls: dict[str, CallCount] = field(default_factory=dict)
     kinds: dict[int, int] = field(default_factory=dict)
     processes: int = 0
-    resynced: int = 0
+    unmodeled: dict[str, int] = field(default_factory=dict)
     checks: int = 0
     mismatches: int = 0
     notes: list[str] = field(default_factory=list)
@@ -38,14 +41,14 @@ class Ledger:
             self.notes.append(text)
 
     def count(self, name: str, said: int, result: int, narrowed: bool = False, changes: Iterable[Change] = ()) -> None:
-        """Enters one call of the program. O(changes)."""
+        """Count one call of the program, and `said`, its host call, 0 or 1. O(changes)."""
         try:
             line = self.calls[name]
         except KeyError:
             line = self.calls[name] = CallCount()
         line.asked += 1
         if said:
-            line.said += said
+            line.said += 1
         else:
             line.elided += 1
         if narrowed:
@@ -55,6 +58,15 @@ class Ledger:
         kinds = self.kinds
         for kind, _, _, _, _, _ in changes:
             kinds[kind] = kinds.get(kind, 0) + 1
+
+    def count_resynced(self, name: str) -> None:
+        """Count a call whose effect only the host knows."""
+        self.unmodeled[name] = self.unmodeled.get(name, 0) + 1
+
+    @property
+    def resynced(self) -> int:
+        """Calls after which the bookkeeping was read from the host again."""
+        return sum(self.unmodeled.values())
 
     @property
     def asked(self) -> int:

@@ -1,7 +1,8 @@
-"""The memory manager: a memory call from its arguments to the program's result, with nothing done to a host.
+"""The bookkeeper: a memory call from its arguments to the program's result, with nothing done to a host.
 
-A running program and a replay share it. What the host did comes in as a `Confirmation`; what only the host can know
-comes in through the upcalls.
+A call has two phases. `begin` edits the wanted state and returns the outcome; `host_arguments` then decides what
+reaches the host. `finish` takes the host's answer; `finish_elided` ends a call that needed no host call. A running
+program and a replay share the manager; whatever only the host knows arrives through the upcalls.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from laconic.ledger import Ledger
-from laconic.memory.calls import OPERATIONS, RANGED, Call, Upcalls
+from laconic.memory.calls import OPERATIONS, RANGED, Arguments, Call, HostRule, Upcalls, is_error
 from laconic.memory.change import Change, Outcome
 from laconic.memory.flags import (
     ADDRESS_MASK,
@@ -23,8 +24,6 @@ from laconic.memory.flags import (
 from laconic.memory.mmap import page_align, placed
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
-from laconic.pal import Confirmation
-from laconic.pal.linux import LinuxPal
 
 #: Results that mean "interrupted, to be restarted by the kernel" (include/linux/errno.h): not results yet.
 ERESTARTSYS, ERESTART_RESTARTBLOCK = 512, 516
@@ -33,35 +32,34 @@ _PLACED = {**RANGED, "mremap": 0, "mmap": 0}
 _UNCOUNTED = {"userfaultfd", "arch_prctl"}
 #: Calls that map, or unmap, what is the host's to describe.
 _ADOPTED = {"shmat", "map_shadow_stack", "io_setup", "io_destroy"}
-#: Calls that may be said for fewer pages than asked: name → index of the length.
-_NARROWED = {name: at + 1 for name, at in _PLACED.items() if name != "mremap"}
 _OUT_OF_BOOKKEEPING = Outcome(0, ask=True, resync=True)
 
 
 class Answered(NamedTuple):
-    """What became of a call: the program's result, the host calls made, and what changed."""
+    """The end of a call that reached the host: its result, what changed, and whether the host chose the address."""
 
     result: int
-    said: int
     changes: tuple[Change, ...]
+    chosen: bool = False
 
 
-class MemoryManager:
-    """Answers the memory calls of any number of address spaces, and enters them in the ledger.
+class Bookkeeper:
+    """Answers the memory calls of any number of address spaces, and counts them in the ledger.
 
-    `observe`: the host carries every call out as the program made it; what would have been said is entered.
+    `rule` decides which calls reach the host. With `observe` all of them do, and the host calls that the rule would
+    have made are counted.
     """
 
-    def __init__(self, pal: LinuxPal, ledger: Ledger, observe: bool = False) -> None:
-        self.pal = pal
+    def __init__(self, rule: HostRule, ledger: Ledger, observe: bool = False) -> None:
+        self.rule = rule
         self.ledger = ledger
         self.observe = observe
-        self.passes = observe or pal.every_call
+        self.host_arguments: HostRule = as_made if observe else rule
 
     def begin(
-        self, space: AddressSpace, name: str, args: tuple[int, ...], up: Upcalls, followed: bool = True
+        self, space: AddressSpace, name: str, args: Arguments, up: Upcalls, followed: bool = True
     ) -> Outcome:
-        """What the call comes to; wanted is edited. Not `followed`: the host does it unseen, and is looked at after."""
+        """Edit the wanted state; return the outcome. If not `followed`, the host executes the call unseen."""
         if name in _PLACED:
             at = _PLACED[name]
             if args[at] + args[at + 1] + PAGE_SIZE > space.layout.quiet_below:
@@ -70,107 +68,93 @@ class MemoryManager:
             return OPERATIONS[name](space, args, up)
         return _OUT_OF_BOOKKEEPING
 
-    def unsaid(self, outcome: Outcome) -> bool:
-        """True where the host need not hear of the call at all."""
-        return not outcome.changes and not outcome.ask and not self.passes
-
-    def finish_unsaid(self, name: str, outcome: Outcome) -> int:
-        """The end of a call that the host does not hear of; returns the program's result."""
+    def finish_elided(self, name: str, outcome: Outcome) -> int:
+        """End a call that needed no host call; return the program's result."""
         if outcome.then is not None:
             outcome.then()
         self.ledger.count(name, 0, outcome.result)
         return outcome.result
 
     def finish(
-        self,
-        space: AddressSpace,
-        call: Call,
-        outcome: Outcome,
-        confirmation: Confirmation,
-        up: Upcalls,
-        *,
-        edited: bool = True,
-        chosen: bool = False,
+        self, space: AddressSpace, call: Call, outcome: Outcome, host_args: Arguments, value: int, up: Upcalls
     ) -> Answered:
-        """Takes over what the host did. `edited`: the call has changed what is wanted; `chosen`: the host was given
-        the choice of the address."""
-        name, args = call
-        error, value, said = confirmation
-        if value == outcome.result and not error and not outcome.ask and not self.observe:
-            self.done(space, name, args, outcome, said, up)
-            return Answered(value, said, outcome.changes)
+        """Take over the host's answer `value` to the call with `host_args`, which is also the program's result."""
+        if value == outcome.result and (value >= 0 or not outcome.changes) and not outcome.ask:
+            self.finish_as_predicted(space, call.name, call.args, outcome, host_args, up)
+            return Answered(value, outcome.changes)
         if -ERESTART_RESTARTBLOCK <= value <= -ERESTARTSYS:
-            if outcome.end and edited:
+            if edits(outcome):
                 space.rollback(outcome.start, outcome.end)
-            return Answered(value, said, ())
-        if self.observe:
-            said = len(self.pal.host_calls(call, outcome))
-        if error or self.observe and name == "brk" and value != outcome.result:
-            result = space.brk if name == "brk" else value
-            if outcome.resync:
-                space.adopt(up.maps())
-            # A call that kept nobody waiting has edited nothing, and another's may be half done.
-            elif outcome.end > outcome.start and edited:
-                host = up.maps()
-                space.grow(host)
-                space.settle(outcome.start, outcome.end, host)
-            changes: tuple[Change, ...] = ()
+            return Answered(value, ())
+        if refused(call.name, outcome, value):
+            self._refused(space, call, outcome, value, up)
+            answered = Answered(value, outcome.changes if value == outcome.result else ())
         else:
-            asked = outcome.ask or self.passes or chosen
-            result = value if asked and outcome.result >= 0 else outcome.result
-            changes = self._take(space, call, outcome, value, up, chosen)
-        self._enter(name, args, outcome, result, said, changes)
-        return Answered(result, said, changes)
+            answered = self._accepted(space, call, outcome, value, up)
+        self._count(call.name, call.args, outcome, host_args, value, answered.changes)
+        return answered
 
-    def done(
-        self, space: AddressSpace, name: str, args: tuple[int, ...], outcome: Outcome, said: int, up: Upcalls
+    def finish_as_predicted(
+        self, space: AddressSpace, name: str, args: Arguments, outcome: Outcome, host_args: Arguments, up: Upcalls
     ) -> None:
-        """As `finish`, where the host did just what the outcome says, as it nearly always does."""
+        """As `finish`, for a host that did just what the outcome predicts, as it nearly always does."""
         self._hold(space, name, args, outcome, outcome.result, up)
-        self._enter(name, args, outcome, outcome.result, said, outcome.changes)
+        self._count(name, args, outcome, host_args, outcome.result, outcome.changes)
 
-    def _enter(
-        self, name: str, args: tuple[int, ...], outcome: Outcome, result: int, said: int, changes: tuple[Change, ...]
+    def _count(
+        self,
+        name: str,
+        args: Arguments,
+        outcome: Outcome,
+        host_args: Arguments,
+        result: int,
+        changes: tuple[Change, ...],
     ) -> None:
-        narrowed = False
-        if name in _NARROWED:
-            if said and outcome.changes and not outcome.ask and not self.pal.every_call:
-                covered = 0
-                for _, start, end, _, _, _ in outcome.changes:
-                    covered += end - start
-                narrowed = covered < args[_NARROWED[name]]  # whole pages are covered: no need to round up
-        elif name in _UNCOUNTED:
+        if name in _UNCOUNTED:
             return
-        elif name == "i386_brk":
+        if name == "i386_brk":
             name = "other"
-        self.ledger.count(name, said, result, narrowed, changes)
+        counted = self.rule(name, args, outcome) if self.observe else host_args
+        narrowed = counted is not None and counted is not args
+        self.ledger.count(name, counted is not None, result, narrowed, changes)
 
-    def _take(
-        self, space: AddressSpace, call: Call, outcome: Outcome, value: int, up: Upcalls, chosen: bool
-    ) -> tuple[Change, ...]:
+    def _refused(
+        self, space: AddressSpace, call: Call, outcome: Outcome, value: int, up: Upcalls
+    ) -> None:
+        # The host may have done part of a call that it refused: what it then has is taken over.
+        if call.name == "brk":
+            space.brk = value
+        if outcome.resync:
+            space.adopt(up.maps())
+        elif edits(outcome):
+            if call.name == "mmap" and chooses(*call):
+                space.rollback(outcome.start, outcome.end)  # __mmap_region maps all of it or nothing
+            else:
+                space.settle(outcome.start, outcome.end, up.maps_in(outcome.start, outcome.end))
+
+    def _accepted(self, space: AddressSpace, call: Call, outcome: Outcome, value: int, up: Upcalls) -> Answered:
         name, args = call
-        if outcome.resync or outcome.ask and outcome.result < 0:
-            self.ledger.resynced += 1
+        if outcome.place and name == "mmap":
+            outcome = placed(space, outcome, value)
+            self._hold(space, name, args, outcome, value, up)
+            return Answered(value, outcome.changes, chosen=True)
+        moved = value != outcome.result and outcome.result >= 0 and chooses(name, args)
+        if outcome.place or moved:
+            if edits(outcome):
+                space.rollback(outcome.start, outcome.end)
+            args = at_address(name, args, value)
+            outcome = OPERATIONS[name](space, args, up)
+        if outcome.resync or outcome.result < 0:
+            self.ledger.count_resynced(name)
             if name == "i386_brk":
                 space.brk = value
             space.adopt(up.maps())
-            return ()
-        if outcome.place:
-            outcome = placed(space, outcome, value)
-        elif chosen and value != outcome.result:
-            # The host chose another address than bookkeeping would have.
-            if outcome.end:
-                space.rollback(outcome.start, outcome.end)
-            if name == "mmap":
-                args = (value, args[1], args[2], args[3] | MAP_FIXED, args[4], args[5])
-            else:
-                args = (args[0], args[1], args[2], args[3] | MREMAP_FIXED | MREMAP_MAYMOVE, value, args[5])
-            outcome = OPERATIONS[name](space, args, up)
+            return Answered(value, ())
         self._hold(space, name, args, outcome, value, up)
-        return outcome.changes
+        return Answered(value, outcome.changes, moved)
 
     def _hold(
-        self, space: AddressSpace, name: str, args: tuple[int, ...], outcome: Outcome, value: int, up: Upcalls
+        self, space: AddressSpace, name: str, args: Arguments, outcome: Outcome, value: int, up: Upcalls
     ) -> None:
         space.commit(outcome)
         if name == "mmap":
@@ -184,21 +168,50 @@ class MemoryManager:
             _adopt(space, name, args, value, up)
 
 
-def chooses(name: str, args: tuple[int, ...]) -> bool:
-    """True for a call that leaves the address to the host."""
+def as_made(name: str, args: Arguments, outcome: Outcome) -> Arguments:
+    """Pass a call on as the program made it."""
+    return args
+
+
+def edits(outcome: Outcome) -> bool:
+    """Return whether the wanted state was edited, and not only contents requested. O(changes)."""
+    if outcome.end == outcome.start:
+        return False
+    for change in outcome.changes:  # noqa: SIM110 (any() costs three times as much, and every call comes here)
+        if change.wanted is not change.held:
+            return True
+    return False
+
+
+def refused(name: str, outcome: Outcome, value: int) -> bool:
+    """Return whether the host refused a call with `value`. brk has no errno: it returns the old break."""
+    return is_error(value) or (name == "brk" and value != outcome.result)
+
+
+def chooses(name: str, args: Arguments) -> bool:
+    """Return whether a call leaves the address to the host."""
     fixed = MAP_FIXED | MAP_FIXED_NOREPLACE if name == "mmap" else MREMAP_FIXED
     return name in ("mmap", "mremap") and not args[3] & fixed
 
 
-def _look_below(space: AddressSpace, name: str, args: tuple[int, ...], up: Upcalls) -> None:
-    # A stack may have grown into what bookkeeping takes for a hole: look before the call counts on it.
-    at = RANGED.get(name, 0)
-    if name == "mmap" and not args[3] & (MAP_FIXED | MAP_FIXED_NOREPLACE) and not args[0]:
+def at_address(name: str, args: Arguments, address: int) -> Arguments:
+    """Return the arguments of the mmap or mremap that asks for `address`, which was chosen for it."""
+    if name == "mmap":
+        return (address, args[1], args[2], args[3] | MAP_FIXED, args[4], args[5])
+    return (args[0], args[1], args[2], args[3] | MREMAP_FIXED | MREMAP_MAYMOVE, address, args[5])
+
+
+def _look_below(space: AddressSpace, name: str, args: Arguments, up: Upcalls) -> None:
+    # Stacks may have grown into or from the range of a call: look before the call depends on it.
+    at = _PLACED[name]
+    if name == "mmap" and chooses(name, args) and not args[0]:
         return
     start = args[at] & -PAGE_SIZE
     end = start + page_align(args[at + 1])
-    if name == "mremap" and args[3] & MREMAP_FIXED:
-        start, end = min(start, args[4]), max(end, args[4] + page_align(args[2]))
+    if name == "mremap":
+        end = max(end, start + page_align(args[2]))
+        if args[3] & MREMAP_FIXED:
+            start, end = min(start, args[4]), max(end, args[4] + page_align(args[2]))
     if start < end <= ADDRESS_MASK and space.must_look_below(start, end):
         space.grow(up.maps())
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import operator
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
@@ -274,6 +275,18 @@ class RangeMap(Generic[V]):
         self._write(start, end, keys.copy(), values.copy())
         if self._lengths:
             self._opened(start, end)
+
+    def __repr__(self) -> str:
+        """The number of entries, and the first few of them.
+
+        >>> m = RangeMap()
+        >>> m.set(0x1000, 0x2000, "A")
+        >>> m
+        <RangeMap of 1: 1000-2000 'A'>
+        """
+        shown = [f"{start:x}-{end:x} {value!r}" for start, end, value in islice(self, 4)]
+        more = [f"and {self.count - 4} more"] if self.count > 4 else []
+        return f"<RangeMap of {self.count}{': ' if shown else ''}{', '.join(shown + more)}>"
 
     def copy(self) -> RangeMap[V]:
         """An independent map with the same entries; the values are shared. O(n)."""

@@ -17,9 +17,13 @@ from typing import NamedTuple
 
 from laconic.pal import proc
 from laconic.tracer import ptrace
-from laconic.tracer.ptrace import ARGUMENTS, MASK, ORIG_RAX, RAX, RIP, SYSCALL, Registers
+from laconic.tracer.ptrace import ORIG_RAX, RAX, RDI, RSI, SYSCALL, Registers
 from laconic.tracer.syscalls import FORK, NUMBERS, PERSONALITY
 
+#: Indices into `struct user_regs_struct`, beside those that the tracer uses.
+R10, R9, R8, RDX, RIP = 7, 8, 9, 12, 16
+ARGUMENTS = (RDI, RSI, RDX, R10, R8, R9)
+MASK = (1 << 64) - 1
 PAGE = 4096
 ADDR_NO_RANDOMIZE = 0x0040000
 PREAD64, ACCESS, PRCTL = 17, 21, 157

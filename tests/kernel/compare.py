@@ -1,7 +1,7 @@
 """Two ways to hold the bookkeeping against a real child.
 
 `Prediction`: the child makes each call as it is; the bookkeeping says beforehand what will come of it.
-`ThroughPal`: one child makes the call as it is; for the other the bookkeeping answers, and it hears only the PAL.
+`ThroughPal`: one child makes the call as it is; for the other the bookkeeping answers, and it makes only host calls.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import Counter
 
 from laconic.ledger import Ledger
-from laconic.memory.calls import Call
+from laconic.memory.calls import Call, is_error
 from laconic.memory.change import Outcome
 from laconic.memory.flags import MADV_FREE, PAGE_SIZE, VM_SPECIAL
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma, describe
-from laconic.pal import Confirmation, proc
-from laconic.pal.linux import LinuxPal, is_error
+from laconic.pal import proc
+from laconic.pal.linux import only_changes
 from laconic.rangemap import RangeMap
 from laconic.tracer.mediate import Mediator
 from laconic.tracer.process import Mm, Pending, Thread
@@ -57,7 +57,7 @@ class _Side:
         self.thread = Thread(child.pid, child.pid, Mm(self.space))
         self.thread.mm.busy = self.thread  # its call is always the one under way
         self.thread.read_implies_exec = bool(proc.personality(child.pid) & proc.READ_IMPLIES_EXEC)
-        self.mediator = Mediator(LinuxPal(), Ledger(), observe=observe)
+        self.mediator = Mediator(only_changes, Ledger(), observe=observe)
         self.counts = counts if counts is not None else Counter()
 
     def difference(self) -> str | None:
@@ -119,14 +119,14 @@ class Prediction(_Side):
             else:
                 self.counts[f"tolerated: {reason}"] += 1
         self.counts["failed"] += is_error(value)
-        failed = is_error(value) and value != outcome.result and reason not in RESULT_ONLY
-        pending = Pending(call, outcome)
-        self.mediator._settle(self.thread, pending, Confirmation(value if failed else 0, value, 0))
+        if reason in RESULT_ONLY:
+            value = outcome.result
+        self.mediator.settle(self.thread, Pending(call, outcome, args), value)
         return why or self.difference()
 
 
 class ThroughPal(_Side):
-    """Two children: `native` makes each call as it is, the other hears what the PAL says."""
+    """Two children: `native` makes each call as it is, the other makes only the host calls."""
 
     def __init__(self, native: Child, child: Child, counts: Counter[str] | None = None) -> None:
         super().__init__(child, False, counts)
@@ -141,7 +141,7 @@ class ThroughPal(_Side):
         if name in (WRITE, READ):
             first, second = (side.write(*args[:2]) if name == WRITE else side.read(args[0]) for side in self._children)
             if first != second:
-                return f"{name} {'succeeds' if first else 'faults'} natively, and not so under the PAL"
+                return f"{name} {'succeeds' if first else 'faults'} natively, and not so under Laconic"
             self.space.grow(proc.read_smaps(self.child.pid))
         elif name == FORK:
             reap(self.native.fork())
@@ -155,7 +155,7 @@ class ThroughPal(_Side):
                 self.counts[f"tolerated: {CUT_APART}"] += 1
                 raise Ended
             if value != result:
-                return f"{name} returns {_result(value)} natively, and {_result(result)} under the PAL"
+                return f"{name} returns {_result(value)} natively, and {_result(result)} under Laconic"
         return self.difference() or self._apart() if compare else None
 
     @property
@@ -164,25 +164,20 @@ class ThroughPal(_Side):
 
     def _through(self, call: Call) -> int:
         outcome = self.outcome(call)
-        if not outcome.changes and not outcome.ask:
+        host_args = self.mediator.manager.host_arguments(call.name, call.args, outcome)
+        if host_args is None:
             self.counts["elided"] += not is_error(outcome.result)
-            if outcome.then is not None:
-                outcome.then()
-            return outcome.result
-        task = self.mediator.pal.apply(call, outcome)
-        host_call = next(task)
-        while True:
-            self.counts["host calls"] += 1
-            try:
-                host_call = task.send(self.child.call(host_call.name, *host_call.args))
-            except StopIteration as stop:
-                return self.mediator._settle(self.thread, Pending(call, outcome), stop.value)
+            return self.mediator.manager.finish_elided(call.name, outcome)
+        self.counts["host calls"] += 1
+        value = self.child.call(call.name, *host_args)
+        self.mediator.settle(self.thread, Pending(call, outcome, host_args), value)
+        return value
 
     def _apart(self) -> str | None:
         native, child = (_anonymised(proc.read_smaps(side.pid)) for side in self._children)
         for mine, other in zip(native, child, strict=False):
             if mine != other:
-                return f"the maps differ:\n  natively      {describe(*mine)}\n  under the PAL {describe(*other)}"
+                return f"the maps differ:\n  natively      {describe(*mine)}\n  under Laconic {describe(*other)}"
         return None if len(native) == len(child) else "one map is longer than the other"
 
     def finish(self) -> str | None:
@@ -193,7 +188,7 @@ class ThroughPal(_Side):
             for page in range(start, end, PAGE_SIZE):
                 first, second = (side.peek(page) for side in self._children)
                 if first != second and not vanished(first, second, self.freed, vma.flags):
-                    return f"contents differ at {page:#x}: {first!r} natively, {second!r} under the PAL"
+                    return f"contents differ at {page:#x}: {first!r} natively, {second!r} under Laconic"
         return None
 
 

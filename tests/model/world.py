@@ -1,6 +1,6 @@
-"""A library OS in a bottle: bookkeeping and PAL on a host that is an oracle, and the program run natively beside.
+"""A library OS in a bottle: the memory manager on a host that is an oracle, and the program run natively beside it.
 
-`native` is the oracle that hears each call as the program made it; `host` is the one that hears only what the PAL says.
+`native` is the oracle that executes each call as the program made it; `host` executes only the host calls.
 After every call they must be the same page for page, and the bookkeeping must show what the host has (law Exact).
 """
 
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from errno import ENOMEM
 
+from laconic.ledger import Ledger
+from laconic.manager import Bookkeeper
 from laconic.memory import flags as f
-from laconic.memory.calls import OPERATIONS, RANGED, Call
-from laconic.memory.change import ADVISE, FILE, ZERO, Change, Outcome, coalesce
+from laconic.memory.calls import Arguments, Call
+from laconic.memory.change import ADVISE, FILE, ZERO, Change, Outcome
 from laconic.memory.layout import Layout
-from laconic.memory.mmap import OpenFile, placed
+from laconic.memory.mmap import OpenFile, page_align
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
-from laconic.pal import Confirmation, HostCall
-from laconic.pal.linux import LinuxPal
+from laconic.pal.linux import only_changes
 from laconic.rangemap import RangeMap
 from tests.model.mappings import FILES, SHIFT, UNMAPPABLE, Page
 from tests.model.oracle import Oracle
@@ -63,7 +64,7 @@ class World:
         self.host = self.native.copy()
         layout = Layout(MMAP_BASE, thp_align=True)
         self.space = AddressSpace(layout, host_map(self.host), BASES.heap)
-        self.pal = LinuxPal()
+        self.manager = Bookkeeper(only_changes, Ledger())
         self.host_calls = 0
 
     # Upcalls
@@ -88,6 +89,17 @@ class World:
 
     def read(self, address: int, length: int) -> bytes:
         return b""
+
+    def shown_file(self, fd: int, address: int, file: File) -> File:
+        name = self.host.pages[address >> SHIFT].file
+        assert name is not None
+        return _file(name)
+
+    def maps(self) -> RangeMap[Vma]:
+        return host_map(self.host)
+
+    def maps_in(self, start: int, end: int) -> RangeMap[Vma]:
+        return host_map(self.host)
 
     # Steps
 
@@ -122,57 +134,24 @@ class World:
 
     def _call(self, call: Call, fail_at: int) -> None:
         before = dict(self.host.pages)
-        outcome = OPERATIONS[call.name](self.space, call.args, self)
-        said = [] if not outcome.changes and not outcome.ask else self.pal.host_calls(call, outcome)
+        outcome = self.manager.begin(self.space, call.name, call.args, self)
+        host_args = self.manager.host_arguments(call.name, call.args, outcome)
         expected = self.native.call(call.name, call.args)
-        result, failed = self._through_pal(call, outcome, fail_at)
-        if failed:
-            self.native = self.host.copy()
-            self.native.brk_ = self.space.brk  # the host need not have heard of a break within its last page
-            return
+        if host_args is None:
+            result = self.manager.finish_elided(call.name, outcome)
+        else:
+            self.host_calls += 1
+            failed = fail_at == 1
+            value = -ENOMEM if failed else self.host.call(call.name, host_args)
+            result = self.manager.finish(self.space, call, outcome, host_args, value, self).result
+            if failed:
+                self.native = self.host.copy()
+                self.native.brk_ = self.space.brk  # a break within its last page is elided
+                return
         assert result == expected, f"{call.name} returns {result:#x}, and {expected:#x} without Laconic"
         if not outcome.ask and not outcome.resync:
             self._complete(outcome, before)
-            self._silent(call, outcome, said, before)
-
-    def _through_pal(self, call: Call, outcome: Outcome, fail_at: int) -> tuple[int, bool]:
-        if not outcome.changes and not outcome.ask:
-            if outcome.then is not None:
-                outcome.then()
-            return outcome.result, False
-        task = self.pal.apply(call, outcome)
-        host_call = next(task)
-        failed = False
-        while True:
-            self.host_calls += 1
-            fail_at -= 1
-            failed = failed or fail_at == 0
-            value = -ENOMEM if fail_at == 0 else self.host.call(host_call.name, host_call.args)
-            try:
-                host_call = task.send(value)
-            except StopIteration as stop:
-                return self._settle(call, outcome, stop.value), failed
-
-    def _settle(self, call: Call, outcome: Outcome, confirmation: Confirmation) -> int:
-        # As the tracer does (laconic.tracer.mediate).
-        if confirmation.error:
-            if outcome.end > outcome.start:
-                self.space.settle(outcome.start, outcome.end, host_map(self.host))
-            return confirmation.value
-        if outcome.resync or outcome.ask and outcome.result < 0:
-            self.space.adopt(host_map(self.host))
-            return confirmation.value
-        if outcome.place:
-            outcome = placed(self.space, outcome, confirmation.value)
-        result = confirmation.value if outcome.ask and outcome.result >= 0 else outcome.result
-        self.space.commit(outcome)
-        wanted = outcome.changes[0].wanted if outcome.changes else None
-        if call.name == "mmap" and wanted is not None and wanted.file is not None and wanted.file.inode < 0:
-            start, end = outcome.changes[0].start, outcome.changes[-1].end
-            name = self.host.pages[start >> SHIFT].file
-            assert name is not None
-            self.space.rebind(start, end, _file(name))
-        return result
+            self._silent(call, outcome, host_args, before)
 
     # The changes: all that differs (without which held would not be what the host has), and law Silent: nothing else
 
@@ -189,8 +168,10 @@ class World:
             elif was is None or now is None or was._replace(content=None) != now._replace(content=None):
                 assert kinds.get(page, ADVISE) != ADVISE, f"page {page:#x} differs, and no change says so"
 
-    def _silent(self, call: Call, outcome: Outcome, said: list[HostCall], before: dict[int, Page]) -> None:
-        assert bool(said) == bool(outcome.changes), "Silent: no difference, no host call"
+    def _silent(
+        self, call: Call, outcome: Outcome, host_args: Arguments | None, before: dict[int, Page]
+    ) -> None:
+        assert (host_args is not None) == bool(outcome.changes), "Silent: no difference, no host call"
         for change in outcome.changes:
             # Advice to discard is said whatever the contents are, and what mremap moves away is not looked at.
             # Nor where a mapping brings its pages in.
@@ -198,11 +179,11 @@ class World:
             aside = aside or change.wanted is not None and change.wanted.flags & f.VM_LOCKED
             if change.kind != ADVISE and not (aside and change.kind == ZERO):
                 self._differs(change, before)
-        runs = coalesce(outcome.changes)
-        for host_call in said:
-            if host_call.name in RANGED or host_call.name == "mmap":
-                start, length = host_call.args[0], host_call.args[1]
-                assert (start, start + length) in runs, "Silent: a host call is for a run that changes"
+        if host_args is not None and host_args is not call.args:
+            start, end = host_args[0], host_args[0] + host_args[1]
+            span = outcome.changes[0].start, outcome.changes[-1].end
+            assert (start, end) == span, "Silent: a narrowed call begins and ends with a page that changes"
+            assert call.args[0] <= start and end <= call.args[0] + page_align(call.args[1]), "narrowed, not moved"
 
     def _differs(self, change: Change, before: dict[int, Page]) -> None:
         # Attributes page by page; contents, which the upcall tells for whole runs, run by run.

@@ -1,4 +1,4 @@
-"""What the Linux PAL says for an outcome: the changed runs, and nothing else."""
+"""The Linux host's rules: which system call, if any, carries out the outcome of a memory call."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from errno import ENOMEM
 
 import pytest
 
-from laconic.memory.calls import Call
-from laconic.memory.change import EXTEND, FLAGS, MAP, UNMAP, Change, Outcome
+from laconic.memory.calls import Arguments
+from laconic.memory.change import ADVISE, EXTEND, FLAGS, MAP, UNMAP, ZERO, Change, Outcome
 from laconic.memory.flags import (
+    MADV_DONTFORK,
+    MADV_DONTNEED,
     MAP_ANONYMOUS,
     MAP_FIXED,
-    MAP_FIXED_NOREPLACE,
     MAP_PRIVATE,
-    MREMAP_FIXED,
     MREMAP_MAYMOVE,
     PROT_GROWSDOWN,
 )
 from laconic.memory.vma import Vma
-from laconic.pal import Confirmation, HostCall
-from laconic.pal.linux import LinuxPal
+from laconic.pal.linux import every_call, only_changes, skip_equal
 
 PAGE = 4096
 RW = Vma(0x73)
@@ -31,85 +30,85 @@ def change(kind: int, first: int, last: int) -> Change:
     return Change(kind, first * PAGE, last * PAGE, RW, R)
 
 
-def said(name: str, args: tuple[int, ...], outcome: Outcome, last: int = 0, every_call: bool = False) -> list[HostCall]:
-    """The host calls for an outcome."""
-    return LinuxPal(every_call).host_calls(Call(name, args), outcome, last)
+def pages(first: int, last: int, *more: int) -> Arguments:
+    """Six arguments that begin with a range of pages."""
+    return (first * PAGE, (last - first) * PAGE, *more, *[0] * (4 - len(more)))
 
 
-def test_nothing_changed_nothing_said() -> None:
-    """Law Silent."""
-    assert said("mprotect", (0, PAGE, 3, 0, 0, 0), Outcome(0)) == []
+def test_a_call_that_changes_nothing_is_elided() -> None:
+    assert only_changes("mprotect", pages(0, 1, 3), Outcome(0)) is None
+    assert only_changes("munmap", pages(0, 1), Outcome(0)) is None
+    assert only_changes("mmap", pages(0, 1, 3, 0x32), Outcome(0)) is None
 
 
-def test_says_each_changed_run_once() -> None:
-    """Runs that touch are one call; a run that is as asked lies between two."""
-    outcome = Outcome(0, (change(EXTEND, 1, 2), change(EXTEND, 2, 3), change(EXTEND, 7, 8)))
-    assert said("mprotect", (PAGE, 7 * PAGE, 3, 9, 9, 9), outcome) == [
-        HostCall("mprotect", (PAGE, 2 * PAGE, 3, 9, 9, 9)),
-        HostCall("mprotect", (7 * PAGE, PAGE, 3, 9, 9, 9)),
-    ]
+def test_a_call_is_narrowed_to_the_span_of_its_changes_and_never_split() -> None:
+    outcome = Outcome(0, (change(EXTEND, 2, 3), change(EXTEND, 7, 8)))
+    assert only_changes("mprotect", pages(1, 12, 3, 9), outcome) == pages(2, 8, 3, 9)
 
 
-def test_the_run_that_the_calls_are_made_from_comes_last() -> None:
-    """Unmapping the code that makes the next call would be the last thing it does."""
-    outcome = Outcome(0, (change(UNMAP, 1, 2), change(UNMAP, 4, 5)))
-    order = [call.args[0] // PAGE for call in said("munmap", (PAGE, 4 * PAGE, 0, 0, 0, 0), outcome, last=PAGE + 2)]
-    assert order == [4, 1]
+@pytest.mark.parametrize(
+    ("name", "more", "kind"),
+    [("mprotect", (3,), EXTEND), ("munmap", (), UNMAP), ("madvise", (MADV_DONTFORK,), FLAGS)],
+)
+def test_calls_that_set_attributes_are_narrowed(name: str, more: tuple[int, ...], kind: int) -> None:
+    args = pages(1, 5, *more)
+    assert only_changes(name, args, Outcome(0, (change(kind, 2, 4),))) == pages(2, 4, *more)
 
 
-def test_a_narrowed_mprotect_does_not_grow_down_again() -> None:
-    """The runs are where the growing start has led already."""
-    outcome = Outcome(0, (change(EXTEND, 1, 2),))
-    assert said("mprotect", (PAGE, PAGE, 3 | PROT_GROWSDOWN, 0, 0, 0), outcome)[0].args[2] == 3
+@pytest.mark.parametrize(
+    ("name", "more", "kind"),
+    [
+        ("mmap", (3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED), MAP),
+        ("mlock", (), FLAGS),
+        ("mlock2", (1,), FLAGS),
+        ("munlock", (), FLAGS),
+        ("msync", (4,), ADVISE),
+        ("mseal", (), FLAGS),
+        ("madvise", (MADV_DONTNEED,), ZERO),
+    ],
+)
+def test_calls_whose_answer_may_depend_on_all_pages_are_passed_on_whole(
+    name: str, more: tuple[int, ...], kind: int
+) -> None:
+    args = pages(1, 5, *more)
+    assert only_changes(name, args, Outcome(0, (change(kind, 2, 4),))) is args
 
 
-def test_a_chosen_address_is_fixed_but_replaces_nothing() -> None:
-    """If bookkeeping were wrong about a free place, the host would refuse instead of destroying."""
-    flags = MAP_PRIVATE | MAP_ANONYMOUS
-    outcome = Outcome(8 * PAGE, (Change(MAP, 8 * PAGE, 9 * PAGE, RW, None),))
-    (call,) = said("mmap", (0, PAGE, 3, flags, 2**64 - 1, 0), outcome)
-    assert call.args == (8 * PAGE, PAGE, 3, flags | MAP_FIXED_NOREPLACE, 2**64 - 1, 0)
+def test_a_call_that_will_fail_is_passed_on_whole() -> None:
+    """The kernel's own error is the program's: a hole at the end must be part of the range."""
+    args = pages(1, 5, 3)
+    assert only_changes("mprotect", args, Outcome(-ENOMEM, (change(EXTEND, 2, 4),))) is args
 
 
-def test_a_narrowed_file_mapping_begins_further_on_in_the_file() -> None:
-    """The run's offset moves with its address."""
-    outcome = Outcome(8 * PAGE, (Change(EXTEND, 10 * PAGE, 12 * PAGE, RW, R),))
-    (call,) = said("mmap", (8 * PAGE, 4 * PAGE, 3, MAP_PRIVATE | MAP_FIXED, 3, PAGE), outcome)
-    assert (call.args[0], call.args[1], call.args[5]) == (10 * PAGE, 2 * PAGE, 3 * PAGE)
+def test_a_call_that_changes_its_whole_range_is_the_program_s_own() -> None:
+    args = (PAGE, 2 * PAGE - 1, 3, 0, 0, 0)
+    assert only_changes("mprotect", args, Outcome(0, (change(EXTEND, 1, 3),))) is args
 
 
-def test_a_moving_mremap_goes_where_bookkeeping_chose() -> None:
-    """MREMAP_FIXED with the chosen target."""
-    outcome = Outcome(64 * PAGE, (Change(MAP, 64 * PAGE, 66 * PAGE, RW, None, PAGE),))
-    (call,) = said("mremap", (PAGE, PAGE, 2 * PAGE, MREMAP_MAYMOVE, 0, 0), outcome)
-    assert call.args == (PAGE, PAGE, 2 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, 64 * PAGE, 0)
+def test_an_mprotect_that_grows_down_is_passed_on_whole() -> None:
+    args = pages(4, 6, 3 | PROT_GROWSDOWN)
+    assert only_changes("mprotect", args, Outcome(0, (change(EXTEND, 1, 5),))) is args
 
 
-def test_every_call_is_said_whole() -> None:
-    """Today's rule, for comparison."""
-    args = (0, PAGE, 3, 0, 0, 0)
-    assert said("mprotect", args, Outcome(0), every_call=True) == [HostCall("mprotect", args)]
+def test_the_host_chooses_addresses() -> None:
+    args = (0, PAGE, 3, MAP_PRIVATE | MAP_ANONYMOUS, 2**64 - 1, 0)
+    assert only_changes("mmap", args, Outcome(8 * PAGE, (Change(MAP, 8 * PAGE, 9 * PAGE, RW, None),))) is args
+    args = (PAGE, PAGE, 2 * PAGE, MREMAP_MAYMOVE, 0, 0)
+    moved = Outcome(64 * PAGE, (Change(MAP, 64 * PAGE, 66 * PAGE, RW, None, PAGE),))
+    assert only_changes("mremap", args, moved) is args
 
 
-@pytest.mark.parametrize(("second", "confirmation"), [(0, (0, 0, 2)), (-ENOMEM, (-ENOMEM, -ENOMEM, 2))])
-def test_stops_at_the_first_failure(second: int, confirmation: tuple[int, int, int]) -> None:
-    """And says how far it came."""
-    outcome = Outcome(0, tuple(change(FLAGS, page, page + 1) for page in (1, 3, 5)))
-    answers = iter([0, second, 0])
-    work = LinuxPal().apply(Call("madvise", (PAGE, 5 * PAGE, 14, 0, 0, 0)), outcome)
-    with pytest.raises(StopIteration) as stop:
-        next(work)
-        while True:
-            work.send(next(answers))
-    expected = Confirmation(*confirmation) if second else Confirmation(0, 0, 3)
-    assert stop.value.value == expected
+def test_what_only_the_host_knows_is_asked_whole() -> None:
+    args = pages(1, 5, 3, 7)
+    assert only_changes("pkey_mprotect", args, Outcome(0, (change(FLAGS, 2, 4),), ask=True)) is args
 
 
-def test_a_break_that_stayed_is_a_failure() -> None:
-    """brk has no errno: it says no by returning what was."""
-    work = LinuxPal().apply(Call("brk", (9 * PAGE, 0, 0, 0, 0, 0)), Outcome(9 * PAGE, (change(MAP, 8, 9),)))
-    next(work)
-    with pytest.raises(StopIteration) as stop:
-        work.send(8 * PAGE)
-    assert stop.value.value.error
-    assert stop.value.value.value == 8 * PAGE
+def test_every_call_passes_every_call_on() -> None:
+    args = pages(0, 1, 3)
+    assert every_call("mprotect", args, Outcome(0)) is args
+
+
+def test_skip_equal_elides_only_equal_mprotects() -> None:
+    args = pages(0, 1, 3)
+    assert skip_equal("mprotect", args, Outcome(0)) is None
+    assert skip_equal("munmap", args, Outcome(0)) is args

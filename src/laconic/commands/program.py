@@ -80,7 +80,7 @@ def recorded(
     """
     from laconic.commands.output import tell
     from laconic.ledger import Ledger
-    from laconic.pal.linux import LinuxPal
+    from laconic.pal.linux import only_changes
     from laconic.tracer.loop import Tracer
     from laconic.tracer.mediate import Mediator
     from laconic.tracer.verify import Checker
@@ -88,7 +88,7 @@ def recorded(
     with place_for(path) as trace:
         ledger = Ledger()
         recorder = recorder_for(command, "laconic", trace, force=force, redact=False, stacks=stacks)
-        tracer = Tracer(Mediator(LinuxPal(), ledger, Checker(ledger, "off"), False, {}, recorder))
+        tracer = Tracer(Mediator(only_changes, ledger, Checker(ledger, "off"), False, {}, recorder))
         status, seconds = trace_program(tracer, command, recorder)
         recorder.finish(status, ledger, seconds, "off")
         if recorder.failure is not None:

@@ -117,13 +117,13 @@ def _profile(options: argparse.Namespace) -> CostProfile | None:
 def _run(options: argparse.Namespace, command: list[str], path: str | None, profile: CostProfile | None) -> int:
     from laconic.commands.output import open_output, tell, width, write_json
     from laconic.ledger import Ledger
-    from laconic.pal.linux import LinuxPal
+    from laconic.pal.linux import RULES
     from laconic.tracer.loop import Tracer
     from laconic.tracer.mediate import Mediator
     from laconic.tracer.verify import Checker
 
-    every_call = options.strategy == "every-call"
-    strategy = "observe" if options.observe else "every-call" if every_call else "laconic"
+    on_linux = options.strategy if options.strategy == "every-call" else "laconic"
+    strategy = "observe" if options.observe else on_linux
     output = open_output(options.json)
     ledger = Ledger()
     checker = Checker(ledger, options.verify)
@@ -131,7 +131,7 @@ def _run(options: argparse.Namespace, command: list[str], path: str | None, prof
     recorder = path and recorder_for(
         command, strategy, path, force=options.force, redact=options.redact, stacks=stacks
     ) or None
-    mediator = Mediator(LinuxPal(every_call), ledger, checker, options.observe, _planned_failures(), recorder)
+    mediator = Mediator(RULES[on_linux], ledger, checker, options.observe, _planned_failures(), recorder)
     status, seconds = trace_program(Tracer(mediator), command, recorder)
     if recorder is not None:
         recorder.finish(status, ledger, seconds, options.verify)

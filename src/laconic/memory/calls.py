@@ -52,6 +52,68 @@ class Upcalls(Protocol):
     def maps(self) -> RangeMap[Vma]:
         """The host's map of the whole address space, equal neighbours merged."""
 
+    def maps_in(self, start: int, end: int) -> RangeMap[Vma]:
+        """The host's map of `[start, end)`; what it holds elsewhere is unspecified."""
+
+
+class DefaultUpcalls:
+    """Answers for a host that knows no more than the bookkeeping: any page may have been touched, none is resident.
+
+    `files` are the open files by descriptor.
+    """
+
+    read_implies_exec = False
+
+    def __init__(self, space: AddressSpace) -> None:
+        self.space = space
+        self.files: dict[int, OpenFile] = {}
+
+    def open_file(self, fd: int) -> OpenFile | None:
+        """The file behind a descriptor, None if it is not open."""
+        return self.files.get(fd)
+
+    def untouched(self, start: int, end: int) -> bool:
+        """False: any page may have been touched."""
+        return False
+
+    def resident(self, start: int, end: int) -> bool:
+        """False: pages may have to be brought in."""
+        return False
+
+    def data_limit(self) -> int:
+        """-1: no limit."""
+        return -1
+
+    def read(self, address: int, length: int) -> bytes:
+        """Nothing: there is no memory to read."""
+        return b""
+
+    def shown_file(self, fd: int, address: int, file: File) -> File:
+        """The file itself."""
+        return file
+
+    def maps(self) -> RangeMap[Vma]:
+        """The held state."""
+        return self.space.held.copy()
+
+    def maps_in(self, start: int, end: int) -> RangeMap[Vma]:
+        """The held state."""
+        return self.maps()
+
+
+#: The six arguments of a system call.
+Arguments = tuple[int, ...]
+#: From a call's name, arguments and outcome to the arguments of its host call: None if the call is elided, the same
+#: object if it reaches the host as the program made it, and other arguments if it is narrowed.
+HostRule = Callable[[str, Arguments, Outcome], Arguments | None]
+#: The highest value that is an errno and not an address (MAX_ERRNO in include/linux/err.h).
+MAX_ERRNO = 4095
+
+
+def is_error(result: int) -> bool:
+    """Return whether a system call's result is a negative errno."""
+    return -MAX_ERRNO <= result < 0
+
 
 class Call(NamedTuple):
     """One memory call as the program made it: its name and six arguments, unsigned 64-bit."""
@@ -168,9 +230,10 @@ OPERATIONS: dict[str, Operation] = {
     "arch_prctl": _resync,
 }
 
-#: Calls whose first two arguments are a range that may be said run by run: name → index of the address.
+#: Calls on a range, which two successive arguments give as address and length: name → index of the address.
 RANGED = {
     "mprotect": 0,
+    "pkey_mprotect": 0,
     "munmap": 0,
     "madvise": 0,
     "mlock": 0,
@@ -178,6 +241,7 @@ RANGED = {
     "munlock": 0,
     "msync": 0,
     "mseal": 0,
+    "mbind": 0,
     "prctl": 2,
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from enum import IntFlag
 from typing import NamedTuple
 
-from laconic.memory.flags import PROT_RWX
+from laconic.memory.flags import PROT_RWX, flag_names
 from laconic.memory.vma import Vma
 
 
@@ -35,6 +35,20 @@ class ChangeKind(IntFlag):
 MAP, UNMAP, FLAGS, FILE, EXTEND, RESTRICT, ZERO, ADVISE = (1 << bit for bit in range(8))
 
 
+def kind_names(kind: int) -> str:
+    """The names of a set of kinds, joined by `|`.
+
+    >>> kind_names(EXTEND | RESTRICT)
+    'EXTEND|RESTRICT'
+    """
+    return "|".join(str(single.name) for single in ChangeKind if single & kind) or "NOTHING"
+
+
+def _signed(sign: str, flags: int) -> str:
+    # The VmFlags codes other than permissions, as in " +lo +dd".
+    return "".join(f" {sign}{code}" for code in flag_names(flags & ~PROT_RWX).split())
+
+
 class Change(NamedTuple):
     """One page run `[start, end)` in bytes, and how it differs.
 
@@ -51,8 +65,38 @@ class Change(NamedTuple):
 
     @property
     def kinds(self) -> ChangeKind:
-        """`kind`, for people."""
+        """`kind` as a flag set.
+
+        >>> Change(EXTEND | RESTRICT, 0, 4096, None, None).kinds
+        <ChangeKind.EXTEND|RESTRICT: 48>
+        """
         return ChangeKind(self.kind)
+
+    def __str__(self) -> str:
+        """The kinds, the range, and the permissions and `VmFlags` codes before and after.
+
+        >>> read_write, read_only = Vma(0x73), Vma(0x2071)
+        >>> print(Change(RESTRICT | FLAGS, 0x7000, 0x9000, read_only, read_write))
+        FLAGS|RESTRICT 7000-9000 r--p +lo, was rw-p
+        >>> print(Change(UNMAP, 0x7000, 0x9000, None, read_write))
+        UNMAP 7000-9000, was rw-p
+        """
+        text = f"{kind_names(self.kind)} {self.start:x}-{self.end:x}"
+        wanted, held = self.wanted, self.held
+        if wanted is not None:
+            text += f" {wanted.permissions()}"
+            if wanted.file is not None:
+                text += f" {wanted.file.path or wanted.file.inode}"
+        if wanted is not None and held is not None:
+            text += _signed("+", wanted.flags & ~held.flags) + _signed("-", held.flags & ~wanted.flags)
+        if held is not None and (wanted is None or wanted.permissions() != held.permissions()):
+            text += f", was {held.permissions()}"
+        if self.source is not None:
+            text += f", from {self.source:x}"
+        return text
+
+    def __repr__(self) -> str:
+        return f"<Change {self}>"
 
 
 class Outcome(NamedTuple):
@@ -73,6 +117,12 @@ class Outcome(NamedTuple):
     place: bool = False
     resync: bool = False
     then: Callable[[], None] | None = None
+
+    def __repr__(self) -> str:
+        words = [f"result={self.result if -4096 < self.result < 4096 else hex(self.result)}"]
+        words += [word for word in ("ask", "place", "resync") if getattr(self, word)]
+        words += [str(change) for change in self.changes]
+        return f"<Outcome {'; '.join(words)}>"
 
 
 NOTHING = Outcome(0)

@@ -17,6 +17,7 @@ TASK_SIZE: Final = (1 << 47) - PAGE_SIZE
 #: What the kernel's page rounding of lengths wraps at.
 ADDRESS_MASK: Final = (1 << 64) - 1
 
+PROT_NONE: Final = 0
 PROT_READ: Final = 1
 PROT_WRITE: Final = 2
 PROT_EXEC: Final = 4

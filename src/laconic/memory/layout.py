@@ -54,7 +54,9 @@ class Layout:
             while vmas.get(end) is not None:
                 end = vmas.find(end)[1]
             self.mmap_base = end
-            self.quiet_below = end
+            # The program may have mapped a stack of its own by then (MAP_GROWSDOWN at a fixed address).
+            if not any(vma.flags & VM_GROWSDOWN for begin, _, vma in vmas if begin < end):
+                self.quiet_below = end
         else:
             while start and vmas.get(start - 1) is not None:
                 start = vmas.find(start - 1)[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from errno import EINVAL, ENOMEM
 
-from laconic.memory.change import ADVISE, FLAGS, NOTHING, Change, Outcome, coalesce
+from laconic.memory.change import ADVISE, FLAGS, NOTHING, Change, Outcome
 from laconic.memory.flags import (
     ADDRESS_MASK,
     MCL_CURRENT,
@@ -87,8 +87,7 @@ def _apply(space: AddressSpace, start: int, length: int, locks: int, resident: R
         elif result == 0 and resident is not None and not _populated(vma, begin, finish, resident):
             changes.append(Change(ADVISE, begin, finish, vma, vma))
     space.vmas.edit(start, stop, lambda vma: _fixup(vma, locks))
-    # Linux sets all locks before it brings pages in: where that may fail, several runs are one call.
-    return Outcome(result, tuple(changes), start, end, ask=bool(locks) and len(coalesce(changes)) > 1)
+    return Outcome(result, tuple(changes), start, end)
 
 
 def mlockall(space: AddressSpace, flags: int) -> Outcome:

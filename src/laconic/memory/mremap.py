@@ -30,6 +30,9 @@ from laconic.memory.munmap import munmap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 
+#: Only the host can choose the new address; the manager repeats the call with MREMAP_FIXED once it is known.
+HOST_CHOOSES = Outcome(0, ask=True, place=True)
+
 
 def mremap(
     space: AddressSpace, address: int, old_length: int, new_length: int, flags: int, new_address: int = 0
@@ -108,11 +111,11 @@ def _expand(
     if not flags & MREMAP_MAYMOVE:
         return Outcome(-ENOMEM)
     if vma.file is not None and new_length >= PMD_SIZE:
-        return Outcome(0, ask=True, resync=True)  # the file system may choose (thp_get_unmapped_area)
+        return HOST_CHOOSES  # the file system may align the mapping (thp_get_unmapped_area)
     kind = MAP_SHARED if vma.flags & VM_MAYSHARE else 0
     target = get_unmapped_area(space.layout, space.vmas, 0, new_length, kind, vma.file is None)
     if target is None:
-        return Outcome(0, ask=True, resync=True)
+        return HOST_CHOOSES
     if target < 0:
         return Outcome(target)
     return _move(space, address, old_length, new_length, flags, target, vma)
@@ -125,8 +128,10 @@ def _move_to(
         return _move(space, address, old_length, new_length, flags, new_address, vma)
     kind = MAP_SHARED if vma.flags & VM_MAYSHARE else 0
     target = get_unmapped_area(space.layout, space.vmas, new_address, new_length, kind, vma.file is None)
-    if target is None or target < 0:
-        return Outcome(target or 0, ask=target is None, resync=target is None)
+    if target is None:
+        return HOST_CHOOSES
+    if target < 0:
+        return Outcome(target)
     return _move(space, address, old_length, new_length, flags, target, vma)
 
 

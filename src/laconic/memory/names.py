@@ -1,10 +1,14 @@
-"""What the kernel calls a mapping that is of no file: get_vma_name in fs/proc/task_mmu.c."""
+"""Address spaces as `/proc/PID/maps` shows them, and the names that the kernel gives to mappings without a file."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from laconic.memory.flags import VM_DONTEXPAND, VM_EXEC, VM_GROWSDOWN, VM_PFNMAP
-from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
+
+if TYPE_CHECKING:
+    from laconic.memory.space import AddressSpace
 
 
 def stack_start(space: AddressSpace) -> int:
@@ -23,3 +27,37 @@ def derived_name(space: AddressSpace, start: int, end: int, vma: Vma, stack: int
     if start == stack:
         return "[stack]"
     return f"[anon:{vma.name}]" if vma.name is not None else ""
+
+
+def maps_text(space: AddressSpace) -> str:
+    """The address space in the format of `/proc/PID/maps`: one VMA per line, names from column 73 on.
+
+    Equal neighbors are merged. Labels such as `[heap]` are derived as the kernel derives them
+    (show_vma_header_prefix and get_vma_name in fs/proc/task_mmu.c). `[vsyscall]` is not a mapping and is not shown.
+    O(VMAs).
+    """
+    lines = []
+    stack = stack_start(space)
+    for start, end, vma in space.vmas:
+        where = f"{start:08x}-{end:08x} {vma.permissions()} {_backing(start, vma)} "
+        name = _name(space, start, end, vma, stack)
+        lines.append(f"{where:<73}{name}\n" if name else f"{where}\n")
+    return "".join(lines)
+
+
+def _backing(start: int, vma: Vma) -> str:
+    # Offset, device and inode; zeros if a log does not show them (an inode below 0 stands for a path).
+    file = vma.file
+    if file is None or file.path == "?":
+        return "00000000 00:00 0"
+    device = "00:00" if file.inode < 0 and file.path != "/dev/zero (deleted)" else file.device
+    return f"{start - vma.base:08x} {device} {max(file.inode, 0)}"
+
+
+def _name(space: AddressSpace, start: int, end: int, vma: Vma, stack: int) -> str:
+    if vma.file is not None:
+        if vma.name is not None:
+            return f"[anon_shmem:{vma.name}]"
+        # The kernel escapes a line's end in a path (seq_path).
+        return vma.file.path.replace("\n", "\\012")
+    return derived_name(space, start, end, vma, stack)

@@ -8,6 +8,7 @@ is copying held back over wanted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from html import escape
 
 from laconic.memory.change import Change, Outcome, classify, new
 from laconic.memory.flags import (
@@ -16,8 +17,10 @@ from laconic.memory.flags import (
     VM_GROWSDOWN,
     VM_LOCKED,
     VM_LOCKONFAULT,
+    flag_names,
 )
 from laconic.memory.layout import Layout
+from laconic.memory.names import maps_text
 from laconic.memory.vma import File, Vma
 from laconic.rangemap import RangeMap
 
@@ -46,6 +49,24 @@ class AddressSpace:
         self.opaque = False
         self.vmas: RangeMap[Vma] = RangeMap()
         self.adopt(entries)
+
+    def __str__(self) -> str:
+        """All VMAs in the format of `/proc/PID/maps`."""
+        return maps_text(self).removesuffix("\n")
+
+    def __repr__(self) -> str:
+        return f"<AddressSpace of {self.map_count} VMAs, break at {self.brk:x}>"
+
+    def _repr_html_(self) -> str:
+        """A table, for notebooks."""
+        columns = ("start", "end", "permissions", "VmFlags", "backing")
+        rows = [
+            (f"{start:x}", f"{end:x}", vma.permissions(), flag_names(vma.flags), vma.file.path if vma.file else "")
+            for start, end, vma in self.vmas
+        ]
+        head = "".join(f"<th>{column}</th>" for column in columns)
+        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def adopt(self, entries: Iterable[Entry]) -> None:
         """Begins anew from what the host has: `entries` are `(start, end, vma)`, ascending. O(n log n)."""
@@ -97,18 +118,21 @@ class AddressSpace:
         return tuple(changes)
 
     def must_look_below(self, start: int, end: int) -> bool:
-        """True where part of `[start, end)` is a hole into which a VM_GROWSDOWN VMA may have grown since.
+        """True if a VM_GROWSDOWN VMA may have grown into, or from, part of `[start, end)` since the last look.
 
-        A stack grows on a fault (expand_stack in mm/memory.c), which nobody reports. O(log n + k).
+        A stack grows on a fault (expand_stack in mm/memory.c), which no call reports. The pages that grew must be known
+        before a call edits their range, and before it edits the VMA that they grew from: afterwards nothing in the
+        bookkeeping shows whose they are. O(log n + k).
         """
-        layout = self.layout
-        if end <= layout.quiet_below:
+        if end <= self.layout.quiet_below:
             return False
-        for begin, stop, vma in self.vmas.runs(start, end):
+        for begin, _, vma in self.vmas.runs(start, end):
             if vma is None:
                 above = self.vmas.get(self.vmas.find(begin)[1])
-                if above is not None and above.flags & VM_GROWSDOWN and stop > begin:
+                if above is not None and above.flags & VM_GROWSDOWN:
                     return True
+            elif vma.flags & VM_GROWSDOWN and begin == start and self.vmas.get(start - 1) is None:
+                return True
         return False
 
     # Writing
@@ -149,16 +173,17 @@ class AddressSpace:
         self.vmas.replace(start, end, *steps)
 
     def grow(self, host: RangeMap[Vma]) -> int:
-        """Takes in the growth of stacks that `host` shows; returns how many bytes there were. O(n)."""
+        """Take in the growth of stacks that `host` shows; return its size in bytes. O(n)."""
         grown = 0
         for start, end, vma in host:
             if not vma.flags & VM_GROWSDOWN:
                 continue
             for begin, stop, ours in self.vmas.runs(start, end):
-                above = self.vmas.get(stop) if ours is None and stop < end else None
+                above = self.vmas.get(stop) if ours is None else None
                 if above is not None and above.flags & VM_GROWSDOWN:
-                    self.vmas.set(begin, stop, above)
-                    self.held.set(begin, stop, above)
+                    pages = vma._replace(pkey=above.pkey, policy=above.policy)  # smaps shows neither
+                    self.vmas.set(begin, stop, pages)
+                    self.held.set(begin, stop, pages)
                     grown += stop - begin
         return grown
 

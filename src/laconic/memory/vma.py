@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from laconic.memory.flags import VM_MAYSHARE, VM_PROT, Prot, flag_names
+from laconic.memory.flags import VM_MAY_RWX, VM_MAYSHARE, VM_PROT, VM_SHARED, Prot, flag_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,25 @@ class Vma(NamedTuple):
         if self.file is None:
             return self
         return Vma(self.flags, self.file, self.base + distance, self.name, self.pkey, self.policy)
+
+    def __repr__(self) -> str:
+        """The permissions, the other `VmFlags` codes, and the backing.
+
+        >>> Vma(0x2073)
+        <Vma rw-p lo>
+        >>> Vma(0x71, File(8, 1, 77, "/lib/c.so"), 0x7000)
+        <Vma r--p /lib/c.so, byte 0 at 7000>
+        """
+        codes = flag_names(self.flags & ~(VM_PROT | VM_MAY_RWX | VM_SHARED | VM_MAYSHARE))
+        words = [self.permissions(), codes, f"[anon:{self.name}]" if self.name else ""]
+        if self.file is not None:
+            sign = "-" if self.base < 0 else ""
+            words.append(f"{self.file.path or self.file}, byte 0 at {sign}{abs(self.base):x}")
+        if self.pkey:
+            words.append(f"pkey {self.pkey}")
+        if self.policy is not None:
+            words.append(f"policy {self.policy[0]}")
+        return f"<Vma {' '.join(filter(None, words))}>"
 
     def permissions(self) -> str:
         """As `/proc/PID/maps` prints them (show_vma_header_prefix in fs/proc/task_mmu.c).

@@ -10,7 +10,7 @@ from __future__ import annotations
 from errno import EACCES, EAGAIN, EBADF, EINVAL, ENODEV, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM
 from typing import Any
 
-from laconic.manager import MemoryManager, chooses
+from laconic.manager import Bookkeeper, chooses
 from laconic.memory.calls import RANGED
 from laconic.memory.change import EXTEND, FILE, RESTRICT, ZERO, Outcome
 from laconic.memory.flags import (
@@ -85,7 +85,7 @@ class AssumedStart:
 
     def begin(
         self,
-        manager: MemoryManager,
+        manager: Bookkeeper,
         space: AddressSpace,
         name: str,
         args: tuple[int, ...],
@@ -133,7 +133,7 @@ class AssumedStart:
 
     def _brk(
         self,
-        manager: MemoryManager,
+        manager: Bookkeeper,
         space: AddressSpace,
         args: tuple[int, ...],
         result: int,
@@ -186,7 +186,7 @@ class AssumedStart:
 
     def _presupposed(
         self,
-        manager: MemoryManager,
+        manager: Bookkeeper,
         space: AddressSpace,
         name: str,
         args: tuple[int, ...],
@@ -210,7 +210,7 @@ class AssumedStart:
         return self._moved_in_pieces(manager, space, args, up)
 
     def _moved_in_pieces(
-        self, manager: MemoryManager, space: AddressSpace, args: tuple[int, ...], up: RecordedUpcalls
+        self, manager: Bookkeeper, space: AddressSpace, args: tuple[int, ...], up: RecordedUpcalls
     ) -> Outcome:
         # Several VMAs are moved one after the other (remap_move in mm/mremap.c); so are they here.
         address, length = args[0], page_align(args[1])

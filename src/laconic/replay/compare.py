@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from laconic import interrupts
 from laconic.errors import LaconicError
+from laconic.memory.calls import HostRule
+from laconic.pal.linux import RULES
 from laconic.pal.sgx.costs import CostProfile
 from laconic.pal.sgx.meter import THINGS, Counts
 from laconic.replay import Replayed, replay
@@ -135,18 +137,18 @@ def compare(
 
 
 def compare_hosts(trace: Trace, names: Sequence[str], progress: Progress | None = None) -> dict[str, Replayed]:
-    """What Linux would hear under each strategy of `names`. On Linux `classify` says what `laconic` says.
+    """The host calls that Linux would execute under each strategy of `names`; equal rules are replayed once.
 
     Raises LaconicError as `compare`. O(events × strategies).
     """
-    rules = {name: "laconic" if name == "classify" else name for name in names}
-    done: dict[str, Replayed] = {}
+    replayed: dict[HostRule, Replayed] = {}
     tell = progress or (lambda at: None)
-    for rule in dict.fromkeys(rules.values()):
-        strategy(rule)
-        part = partial(_part_way, tell, len(done), len({*rules.values()}), trace.size)
-        done[rule] = replay(trace, rule, part)
-    return {name: done[rule] for name, rule in rules.items()}
+    for name in names:
+        strategy(name)
+        if RULES[name] not in replayed:
+            part = partial(_part_way, tell, len(replayed), len({RULES[name] for name in names}), trace.size)
+            replayed[RULES[name]] = replay(trace, name, part)
+    return {name: replayed[RULES[name]] for name in names}
 
 
 # Replays

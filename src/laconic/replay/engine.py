@@ -10,14 +10,13 @@ from sys import intern
 from typing import Any
 
 from laconic.ledger import Ledger
-from laconic.manager import MemoryManager
-from laconic.memory.calls import Call
-from laconic.memory.change import Change, Outcome
+from laconic.manager import Bookkeeper
+from laconic.memory.calls import Call, is_error
+from laconic.memory.change import NOTHING, Change
 from laconic.memory.mmap import OpenFile
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
-from laconic.pal import Confirmation
-from laconic.pal.linux import LinuxPal
+from laconic.pal.linux import RULES, only_changes
 from laconic.pal.proc import READ_IMPLIES_EXEC
 from laconic.rangemap import RangeMap
 from laconic.replay.assumed import UNKNOWN_FILE, AssumedStart, assumed_space, begun, may_be_nothing
@@ -46,6 +45,8 @@ from laconic.trace.schema import (
 
 CLONE_VM, CLONE_THREAD = 0x100, 0x10000
 ENDLESS = UNFINISHED | NO_RESULT
+#: The result was the host's own: it refused the call, or chose another address than the bookkeeping predicts.
+HOSTS_OWN = FAILED | CHOSEN
 PERSONALITY_QUERY = 0xFFFFFFFF
 
 
@@ -63,8 +64,8 @@ class Replay:
         self.recorded: str | None = trace.about.get("strategy") if trace.source == "run" else None
         self.strategy = strategy or self.recorded or "laconic"
         self.ledger = Ledger()
-        self.pal = LinuxPal(self.strategy == "every-call")
-        self.manager = MemoryManager(self.pal, self.ledger, self.strategy == "observe")
+        rule = RULES.get(self.strategy, only_changes)  # an enclave's strategy: as laconic
+        self.manager = Bookkeeper(rule, self.ledger, self.strategy == "observe")
         self.check = Check() if check else None
         self.keep = keep
         self.threads: dict[int, Thread] = {}
@@ -159,19 +160,21 @@ class Replay:
         args, manager = row[4:10], self.manager
         begun, thread.begun = thread.begun, None
         outcome = begun or manager.begin(space, name, args, up, not state & UNFOLLOWED)
-        answer, changes, _, _, ask, _, _, _ = outcome
-        if begun is None and manager.unsaid(outcome):
-            manager.finish_unsaid(name, outcome)
-            said = 0
-        elif answer == result and not state and not ask and begun is None and not manager.observe:
-            said = 1 if len(changes) < 2 else self._said(row, name, outcome)
-            manager.done(space, name, args, outcome, said, up)
+        predicted, changes, _, _, ask, _, _, _ = outcome
+        host_args = manager.host_arguments(name, args, outcome)
+        if begun is not None:
+            host_args = args
+        answer, said = predicted, 1
+        if host_args is None:
+            answer, said = manager.finish_elided(name, outcome), 0
+        elif not ask and not state & HOSTS_OWN and not thread.map_runs:
+            # The host did as predicted, also if no look at its map was recorded for a call that failed.
+            manager.finish_as_predicted(space, name, args, outcome, host_args, up)
         else:
-            said = self._said(row, name, outcome)
-            confirmation = Confirmation(result if state & FAILED else 0, result, said)
-            answer, said, changes = manager.finish(
-                space, Call(name, args), outcome, confirmation, up, edited=begun is None, chosen=bool(state & CHOSEN)
-            )
+            answer = result
+            changes = manager.finish(space, Call(name, args), outcome, host_args, result, up).changes
+        if manager.observe:
+            said = int(manager.rule(name, args, outcome) is not None)
         self.answer, self.said, self.changes = answer, said, changes
         if thread.map_runs or thread.answers:
             # What the strategy that was recorded asked the host, and this one did not.
@@ -186,30 +189,26 @@ class Replay:
         up.guessed = False
         outcome = assumed.begin(manager, space, name, args, result, up, mm.lossy)
         self.answer, self.said, self.changes = result, 0, outcome.changes
+        host_args = manager.host_arguments(name, args, outcome)
         if assumed.refused:
             self.said = 1
             self.ledger.count(name, 1, result)
-        elif manager.unsaid(outcome):
-            manager.finish_unsaid(name, outcome)
+        elif host_args is None:
+            manager.finish_elided(name, outcome)
         else:
-            confirmation = Confirmation(0, result, self._said(row, name, outcome))
-            chosen = bool(row[11] & CHOSEN)
-            answered = manager.finish(space, Call(name, args), outcome, confirmation, up, chosen=chosen)
-            self.said, self.changes = answered.said, answered.changes
-            if not self.pal.every_call and may_be_nothing(outcome, up.guessed):
-                self.uncertain[name] += answered.said
+            self.said = 1
+            if is_error(result) and name != "brk":
+                manager.finish_as_predicted(space, name, args, outcome, host_args, up)
+            else:
+                answered = manager.finish(space, Call(name, args), outcome, host_args, result, up)
+                self.changes = answered.changes
+            elidable = manager.rule(name, args, NOTHING) is None
+            if elidable and may_be_nothing(outcome, up.guessed):
+                self.uncertain[name] += 1
         if self.check is not None:
             self.check.compared += 1
             if assumed.cause:
                 self.check.differs(self.number, row, name, assumed.answer, assumed.cause, assumed.why)
-
-    def _said(self, row: PlainRow, name: str, outcome: Outcome) -> int:
-        # Host calls for this outcome. Where one failed, the trace knows how many had been made.
-        if row[11] & FAILED and self.strategy == self.recorded:
-            return int(row[12])
-        if len(outcome.changes) < 2 or outcome.ask:
-            return 1
-        return len(self.pal.host_calls(Call(name, row[4:10]), outcome))
 
     def _unfinished(self, thread: Thread, space: AddressSpace, row: PlainRow) -> None:
         # Its thread ended in it: only what the host was seen to hold afterwards tells how far it came.

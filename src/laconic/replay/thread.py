@@ -113,6 +113,10 @@ class RecordedUpcalls:
         assert space is not None
         return seen(space.held, runs.popleft() if runs else [])
 
+    def maps_in(self, start: int, end: int) -> RangeMap[Vma]:
+        """The host's map of `[start, end)` at this call."""
+        return self.maps()
+
 
 def seen(held: RangeMap[Vma], runs: Runs) -> RangeMap[Vma]:
     """The host's map, from what was held and the runs that differed. O(n)."""

@@ -87,7 +87,7 @@ def as_json(told: Explanation) -> dict[str, Any]:
              "what": _what(told, one, touched)}
             for one, touched in zip(told.changes, told.touched, strict=True)
         ],
-        "said": [called(*one) for one in told.said],
+        "said": [called(*told.host_call)] if told.host_call is not None else [],
         "recorded": {"strategy": told.strategy, "said": told.recorded} if told.recorded is not None else None,
         "why": _why(told),
         "enclave": dict(told.counts),
@@ -284,20 +284,18 @@ def _nothing(told: Explanation) -> str:
 def _said(told: Explanation, width: int) -> Iterator[str]:
     if told.recorded is None:
         yield from _filled("the trace is a log's: the host heard the call itself. Bookkeeping says:", width, "  ")
-    elif told.strategy != "laconic" or told.recorded != len(told.said):
+    elif told.strategy != "laconic" or told.recorded != (told.host_call is not None):
         made = f"{told.recorded:,} host call{'' if told.recorded == 1 else 's'}"
         yield from _filled(f"{made} when recorded, under {told.strategy}. Bookkeeping says:", width, "  ")
-    for one in told.said[:_LINES]:
-        yield from _filled(called(*one), width, "  ")
-    if len(told.said) > _LINES:
-        yield f"  and {len(told.said) - _LINES:,} more (--json has them)"
+    if told.host_call is not None:
+        yield from _filled(called(*told.host_call), width, "  ")
     yield from _filled(_why(told), width, "  ")
 
 
 def _why(told: Explanation) -> str:
     if told.why_not:
         return ""
-    if told.said:
+    if told.host_call is not None:
         if told.changes:
             changed = pages(sum(one.end - one.start for one in told.changes))
             every = "" if not told.asks else ", and only the host knows how it answers"

@@ -40,6 +40,7 @@ def as_json(
         "elided": ledger.elided,
         "narrowed": sum(line.narrowed for line in ledger.calls.values()),
         "resynced": ledger.resynced,
+        "unmodeled": dict(sorted(ledger.unmodeled.items())),
         "calls": {name: asdict(line) for name, line in sorted(ledger.calls.items())},
         "changes": ledger.changes(),
         "verify": {"mode": verify, "checks": ledger.checks, "mismatches": ledger.mismatches},
@@ -67,6 +68,17 @@ def _changed(changes: Mapping[str, int], width: int) -> str:
     # A kind and its count stay on one line: textwrap does not break at a no-break space.
     kinds = ", ".join(f"{kind}\xa0{count:,}" for kind, count in changes.items() if count)
     return textwrap.fill(f"page runs changed, by kind: {kinds or 'none'}", width).replace("\xa0", " ")
+
+
+def _unmodeled(calls: Mapping[str, int]) -> str:
+    total = sum(calls.values())
+    names = ", ".join(f"{count:,} {name}" for name, count in calls.items())
+    if total == 1:
+        return f"1 call is not modelled ({names}): the host executed it, and the bookkeeping was read again (resynced)"
+    return (
+        f"{total:,} calls are not modelled ({names}): the host executed them, and the bookkeeping was read again "
+        "(resynced)"
+    )
 
 
 def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
@@ -102,9 +114,7 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
         console.print(table)
         console.print(_changed(figures["changes"], width))
     if figures["resynced"]:
-        one = figures["resynced"] == 1
-        them = "call is not modelled: the host did it" if one else "calls are not modelled: the host did them"
-        console.print(f"{figures['resynced']:,} {them} and bookkeeping was read anew.")
+        console.print(textwrap.fill(_unmodeled(figures["unmodeled"]), width))
     verify = figures["verify"]
     if verify["mode"] != "off":
         checks = f"{verify['checks']:,} check{'' if verify['checks'] == 1 else 's'}"

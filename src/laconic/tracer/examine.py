@@ -13,7 +13,7 @@ from typing import Literal
 from laconic.errors import LaconicError
 from laconic.ledger import Ledger
 from laconic.pal import pagemap, proc
-from laconic.pal.linux import LinuxPal
+from laconic.pal.linux import only_changes
 from laconic.tracer import ptrace
 from laconic.tracer.launch import install_filter
 from laconic.tracer.loop import Tracer
@@ -178,7 +178,7 @@ def _programs() -> Finding:
 
 def _trial() -> Finding:
     ledger = Ledger()
-    mediator = Mediator(LinuxPal(), ledger, Checker(ledger, "call"))
+    mediator = Mediator(only_changes, ledger, Checker(ledger, "call"))
     try:
         status = Tracer(mediator).run([sys.executable, "-S", "-c", ""])
     except LaconicError as error:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from laconic.errors import LaconicError
 from laconic.ledger import Ledger
-from laconic.pal.linux import LinuxPal
+from laconic.pal.linux import only_changes
 from laconic.trace.schema import PlainRow
 from laconic.tracer.loop import Tracer
 from laconic.tracer.mediate import Mediator
@@ -165,7 +165,7 @@ def run(command: Sequence[str], fd: int, recorder: Recorder | None = None) -> in
     watcher = Watcher(None if recorder is None else recorder.rows)
     if recorder is not None:
         watcher.began, recorder.stacks = recorder.began, watcher
-    mediator = Mediator(LinuxPal(), ledger, recorder=recorder)
+    mediator = Mediator(only_changes, ledger, recorder=recorder)
     mediator.stacks = watcher
     feed = Feed(mediator, watcher, fd)
     began = time.monotonic()

@@ -129,9 +129,7 @@ class Tracer:
             elif thread is None:
                 self._unknown(tid, status >> 8 & 0xFF, status >> 16)
             elif status >> 8 == ptrace.SECCOMP_STOP:
-                if thread.again:
-                    mediator.at_repeated_call(thread)
-                elif stop:
+                if stop:
                     if stop[1] not in PROCESS_CALLS:
                         mediator.at_call(thread, stop)
                     elif registers.load(tid):
@@ -160,7 +158,6 @@ class Tracer:
         elif nr == SECCOMP:
             for sibling in self.threads.values():
                 if sibling.tgid == thread.tgid:
-                    sibling.own_filter = True
                     sibling.supervised |= words[RDI] == 1 and bool(words[RSI] & SECCOMP_FILTER_FLAG_NEW_LISTENER)
         elif nr == PERSONALITY:
             thread.read_implies_exec = bool(words[RDI] & proc.READ_IMPLIES_EXEC)
@@ -245,8 +242,6 @@ class Tracer:
             # A group-stop stays one until SIGCONT; any other such stop is a new thread's first.
             ptrace.resume(LISTEN if stop_signal in _STOP_SIGNALS else CONT, tid)
         else:
-            # SIGSTOP may come between two host calls of one memory call, and stops the thread there: a later
-            # SIGCONT must find it stopped, or the stop not yet taken.
             if thread.tgid == self.root and stop_signal in _FORWARDED:
                 self.delivered[stop_signal] = time.monotonic()
             ptrace.resume(CONT, tid, stop_signal)

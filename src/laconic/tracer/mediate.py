@@ -1,8 +1,8 @@
 """One memory call of one thread: from its stop to the answer.
 
-The call edits what is wanted; the PAL's host calls are made inside the thread, one at a time, by giving the stopped
-system call other arguments; what the host confirms becomes held; the program gets its result. Where nothing changes,
-the system call is skipped and answered at once.
+The call edits the wanted state. If something changes, the thread makes the call, narrowed to the pages that change;
+the host's answer is the program's, and what the host confirms becomes held state. If nothing changes, the system call
+is skipped, and the bookkeeping's own answer is the program's.
 """
 
 from __future__ import annotations
@@ -10,24 +10,13 @@ from __future__ import annotations
 import time
 
 from laconic.ledger import Ledger
-from laconic.manager import MemoryManager, chooses
-from laconic.memory.calls import Call
-from laconic.memory.change import Outcome
-from laconic.pal import Confirmation, HostCall, proc
-from laconic.pal.linux import LinuxPal, is_error
+from laconic.manager import Bookkeeper, edits, refused
+from laconic.memory.calls import Call, HostRule
+from laconic.pal import proc
 from laconic.trace.schema import CHOSEN, FAILED, UNFOLLOWED
 from laconic.tracer import ptrace
 from laconic.tracer.process import Mm, Pending, Thread, command_name, give_up
-from laconic.tracer.ptrace import (
-    ARGUMENTS,
-    CONT,
-    MASK,
-    ORIG_RAX,
-    RAX,
-    RIP,
-    SYSCALL,
-    Registers,
-)
+from laconic.tracer.ptrace import CONT, SYSCALL, Registers
 from laconic.tracer.record import Recorder
 from laconic.tracer.syscalls import (
     CLONE_VM,
@@ -35,7 +24,6 @@ from laconic.tracer.syscalls import (
     I386_BRK,
     I386_MARK,
     MEMORY_CALLS,
-    NUMBERS,
     PR_SET_SECCOMP,
     SECCOMP_MODE_STRICT,
 )
@@ -45,27 +33,25 @@ _LOCKING = {"mlock", "mlock2", "mlockall"}
 
 
 class Mediator:
-    """Answers memory calls. `observe` lets every call through as it is, and enters what would have been said.
+    """Answers memory calls. `rule` decides which reach the host; with `observe` all do, as the program made them.
 
     `inject` maps the number of a host call (counted from 1) to an errno that it is made to fail with, for tests.
     """
 
     def __init__(
         self,
-        pal: LinuxPal,
+        rule: HostRule,
         ledger: Ledger,
         checker: Checker | None = None,
         observe: bool = False,
         inject: dict[int, int] | None = None,
         recorder: Recorder | None = None,
     ) -> None:
-        self.pal = pal
         self.ledger = ledger
-        self.manager = MemoryManager(pal, ledger, observe)
+        self.manager = Bookkeeper(rule, ledger, observe)
         self.recorder = recorder
         self.stacks = None if recorder is None else recorder.stacks
         self.checker = checker or Checker(ledger, "off")
-        self.observe = observe
         self.registers = Registers()
         self.words = self.registers.words
         self.inject = inject or {}
@@ -85,7 +71,6 @@ class Mediator:
             name = "other"
         args = stop[2:]
         if name == "prctl" and args[0] == PR_SET_SECCOMP:
-            thread.own_filter = True
             if args[1] == SECCOMP_MODE_STRICT:
                 self.ledger.note(
                     f"{command_name(thread.tid)} asked for seccomp's strict mode, which the kernel refuses to a "
@@ -107,10 +92,11 @@ class Mediator:
         wanted = stacks is not None and (stacks.all or not outcome.changes and not outcome.ask)
         if wanted and stacks is not None and self.registers.load(thread.tid):
             stacks.take(thread, self.words)
-        if not manager.unsaid(outcome):
-            self._say(thread, Pending(Call(name, args), outcome), stop[0])
+        host_args = manager.host_arguments(name, args, outcome)
+        if host_args is not None:
+            self._forward(thread, Pending(Call(name, args), outcome, host_args))
             return
-        result = manager.finish_unsaid(name, outcome)
+        result = manager.finish_elided(name, outcome)
         if self.checker.each_call:
             self.checker.check_unsaid(thread)
         self.registers.skip(thread.tid, result)
@@ -138,126 +124,61 @@ class Mediator:
         if self.recorder is not None:
             self.recorder.begins(busy, *busy.pending.call, committed=True)
         rest = busy.pending.outcome._replace(changes=(), start=0, end=0, then=None)
-        busy.pending = Pending(busy.pending.call, rest)
+        busy.pending = busy.pending._replace(outcome=rest)
         mm.busy = None
         return True
 
-    # Host calls inside the thread
+    # The host call
 
-    def _say(self, thread: Thread, pending: Pending, instruction: int) -> None:
-        outcome = pending.outcome
+    def _forward(self, thread: Thread, pending: Pending) -> None:
+        # Lets the thread make the call, with the arguments of the host call.
+        call, outcome, host_args = pending
         thread.pending = pending
-        thread.call_registers = []  # as the program set them, unless they are read below
         # A call about contents alone (write-back, residency, discards) does not keep the others of its address space
-        # waiting. One with nothing to say does: where the host hears it all the same, it hears it in this order.
+        # waiting. A call without changes does: if every call is passed on, the host executes them in this order.
         if self.recorder is not None:
             self.recorder.before(thread, outcome)
-        if outcome.ask or outcome.then or not outcome.changes or _edits(outcome):
+        if outcome.ask or outcome.then or not outcome.changes or edits(outcome):
             thread.mm.busy = thread
         elif self.recorder is not None:
-            self.recorder.begins(thread, *pending.call)
-        thread.again = False
-        if self.observe or not self.inject and self.pal.as_asked(pending.call, outcome):
-            thread.awaits_exit = True
-            ptrace.resume(SYSCALL, thread.tid)
-            return
-        # The instruction that makes the calls is the two bytes before the one that the program goes on with.
-        thread.task = self.pal.apply(pending.call, outcome, instruction - 2, thread.own_filter)
-        first = next(thread.task)
-        failing = self._failing()
-        if failing or first.name != pending.call.name or first.args != pending.call.args:
-            if not self.registers.load(thread.tid):
-                return
-            thread.call_registers = self.words.tolist()
-            # A planned failure: the host call is not made, and answers with the errno it was given.
-            self._set_call(MASK if failing else NUMBERS.get(first.name), first, 0)
-            self.registers.store(thread.tid)
-        thread.awaits_exit = True
-        ptrace.resume(SYSCALL, thread.tid)
-
-    def _failing(self) -> bool:
+            self.recorder.begins(thread, *call)
         self.host_calls += 1
-        return self.host_calls in self.inject
-
-    def _set_call(self, nr: int | None, host_call: HostCall, back: int) -> None:
-        words = self.words
-        if nr is not None:
-            words[RAX if back else ORIG_RAX] = nr
-        if nr == MASK:
-            words[RAX] = -self.inject[self.host_calls] & MASK
-        words[RIP] -= back
-        for register, value in zip(ARGUMENTS, host_call.args, strict=False):
-            words[register] = value & MASK
-
-    def _repeat(self, thread: Thread, host_call: HostCall) -> None:
-        # One more host call: back to the `syscall` instruction, with no signal coming between.
-        if thread.signal_mask is None:
-            thread.signal_mask = ptrace.signal_mask(thread.tid)
-            ptrace.set_signal_mask(thread.tid, MASK)
-        if not thread.call_registers:
-            # The call was made as it was: only its result differs.
-            if not self.registers.load(thread.tid):
-                return
-            thread.call_registers = self.words.tolist()
-        self._put(thread.call_registers)
-        self._set_call(NUMBERS[host_call.name], host_call, 2)
-        self.registers.store(thread.tid)
-        thread.again = True
-        ptrace.resume(CONT, thread.tid)
-
-    def _put(self, registers: list[int]) -> None:
-        words = self.words
-        for index, value in enumerate(registers):
-            words[index] = value
-
-    def at_repeated_call(self, thread: Thread) -> None:
-        """The stop of a further host call of Laconic's own: let it through to the host."""
-        thread.again = False
+        planned = self.inject.get(self.host_calls)
+        if planned is not None:
+            # A planned failure: the host call is not made. brk fails by returning the old break.
+            space = thread.mm.space
+            value = space.brk if call.name == "brk" and space is not None else -planned
+            self.registers.skip(thread.tid, value)
+            self._finish(thread, value)
+            return
+        if host_args is not call.args:
+            self.registers.set_range(thread.tid, host_args[0], host_args[1])
         thread.awaits_exit = True
-        if self._failing():
-            self.registers.skip(thread.tid, -self.inject[self.host_calls])
         ptrace.resume(SYSCALL, thread.tid)
 
     def at_exit(self, thread: Thread) -> None:
-        """The end of a host call: the next one, or the program's answer."""
+        """The end of a host call: the program has its answer."""
         thread.awaits_exit = False
         value = self.registers.result(thread.tid)
-        if value is None:
+        pending = thread.pending
+        if value is None or pending is None:
             return
-        if thread.task is None:
-            self._finish(thread, Confirmation(value if is_error(value) else 0, value, 1))
-            return
-        try:
-            following = thread.task.send(value)
-        except StopIteration as stop:
-            thread.task = None
-            self._finish(thread, stop.value)
-        else:
-            self._repeat(thread, following)
+        if pending.host_args is not pending.call.args:
+            # Linux preserves the argument registers of a call.
+            self.registers.set_range(thread.tid, pending.call.args[0], pending.call.args[1])
+        self._finish(thread, value)
 
-    # The answer
-
-    def _finish(self, thread: Thread, confirmation: Confirmation) -> None:
+    def _finish(self, thread: Thread, value: int) -> None:
         pending = thread.pending
         assert pending is not None
         thread.pending = None
         mm = thread.mm
         try:
-            result = self._settle(thread, pending, confirmation)
+            self.settle(thread, pending, value)
         except PermissionError:
             give_up(thread, self.ledger)
-            result = confirmation.value
         except OSError:
-            result = confirmation.value  # the process is being killed; nobody will see this
-        if thread.call_registers:
-            thread.call_registers[RAX] = result & MASK
-            self._put(thread.call_registers)
-            self.registers.store(thread.tid)
-        elif result != confirmation.value:
-            self.registers.set_result(thread.tid, result)
-        if thread.signal_mask is not None:
-            ptrace.set_signal_mask(thread.tid, thread.signal_mask)
-            thread.signal_mask = None
+            pass  # the process is being killed
         if mm.busy is thread:
             mm.busy = None
         if self.checker.each_call:
@@ -275,28 +196,19 @@ class Mediator:
             elif ptrace.stopped_for(waiting.tid) == ptrace.EVENT_SECCOMP and (stop := self.registers.call(waiting.tid)):
                 self.at_call(waiting, stop)
 
-    def _settle(self, thread: Thread, pending: Pending, confirmation: Confirmation) -> int:
-        # Held takes what the host did; returns the program's result.
-        call, outcome = pending
+    def settle(self, thread: Thread, pending: Pending, value: int) -> None:
+        """Take over the host's answer `value`, and record the call. Raises OSError if the process is gone."""
+        call, outcome, host_args = pending
         space = thread.mm.space
         assert space is not None
-        chosen = (self.observe or thread.own_filter) and chooses(*call)
-        edited = thread.mm.busy is thread
-        answered = self.manager.finish(space, call, outcome, confirmation, thread, edited=edited, chosen=chosen)
+        answered = self.manager.finish(space, call, outcome, host_args, value, thread)
         if self.stacks is not None:
             self.stacks.changed(thread.mm, answered.changes, outcome.ask)
         if self.recorder is not None:
             kinds = 0
             for change in answered.changes:
                 kinds |= change.kind
-            state = (FAILED if confirmation.error else 0) | (CHOSEN if chosen or outcome.place else 0)
+            state = FAILED if refused(call.name, outcome, value) else 0
+            state |= CHOSEN if answered.chosen else 0
             state |= UNFOLLOWED if thread.supervised else 0
-            self.recorder.call(thread, *call, answered.result, answered.said, kinds, state)
-        return answered.result
-
-
-def _edits(outcome: Outcome) -> bool:
-    for change in outcome.changes:  # noqa: SIM110 (any() costs three times as much, and every call comes here)
-        if change.wanted is not change.held:
-            return True
-    return False
+            self.recorder.call(thread, *call, value, 1, kinds, state)

@@ -6,16 +6,15 @@ import ctypes
 import os
 import resource
 from collections import deque
-from collections.abc import Generator
 from typing import NamedTuple
 
 from laconic.ledger import Ledger
-from laconic.memory.calls import Call
+from laconic.memory.calls import Arguments, Call
 from laconic.memory.change import Outcome
 from laconic.memory.mmap import OpenFile
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
-from laconic.pal import Confirmation, HostCall, proc
+from laconic.pal import proc
 from laconic.pal.pagemap import Pagemap
 from laconic.rangemap import RangeMap
 from laconic.tracer.record import CallNotes
@@ -40,44 +39,36 @@ class Mm:
         self.verified = b""
 
 
-Task = Generator[HostCall, int, Confirmation]
-
-
 class Pending(NamedTuple):
-    """A call that waits for the host."""
+    """A call that waits for the host, and the arguments of its host call."""
 
     call: Call
     outcome: Outcome
+    host_args: Arguments
 
 
 class Thread:
     """One traced thread. It is what bookkeeping makes its upcalls to.
 
-    `own_filter`: the program has installed a seccomp filter, which may know the flags that it calls mmap with and no
-    others; `supervised`: one of its filters asks a supervisor, who may let a memory call pass unseen.
+    `supervised`: one of the program's own seccomp filters asks a supervisor, who may let a memory call pass unseen.
 
     `notes` takes what the upcalls answered, where a trace is recorded; `call` is the process call under way, `path` the
     program that it asks for, if it is an execve.
 
-    `task` is the PAL at work for its call, `call_registers` the registers at the stop of that call. `child_flags` are
-    the clone flags of a fork or clone under way, `untraced_at` where in memory they lack CLONE_UNTRACED meanwhile.
+    `child_flags` are the clone flags of a fork or clone under way, `untraced_at` where in memory they lack
+    CLONE_UNTRACED meanwhile.
     """
 
     __slots__ = (
-        "again",
         "awaits_exit",
         "call",
-        "call_registers",
         "child_flags",
         "mm",
         "notes",
-        "own_filter",
         "path",
         "pending",
         "read_implies_exec",
-        "signal_mask",
         "supervised",
-        "task",
         "tgid",
         "tid",
         "untraced_at",
@@ -88,16 +79,11 @@ class Thread:
         self.tgid = tgid
         self.mm = mm
         mm.threads.add(tid)
-        self.task: Task | None = None
         self.pending: Pending | None = None
-        self.call_registers: list[int] = []
-        self.again = False
         self.awaits_exit = False
-        self.signal_mask: int | None = None
         self.child_flags: int | None = None
         self.untraced_at: int | None = None
         self.read_implies_exec = False
-        self.own_filter = False
         self.supervised = False
         self.notes: CallNotes | None = None
         self.call = ""
@@ -106,7 +92,6 @@ class Thread:
     def inherit(self, other: Thread) -> None:
         """Takes over what a new thread, and a new program, has from the one before it."""
         self.read_implies_exec = other.read_implies_exec
-        self.own_filter = other.own_filter
         self.supervised = other.supervised
         self.notes = other.notes and other.notes.twin(self.tgid, self.tid)
 
@@ -183,6 +168,10 @@ class Thread:
         if self.notes is not None and self.mm.space is not None:
             self.notes.maps(self.mm.space.held, host)
         return host
+
+    def maps_in(self, start: int, end: int) -> RangeMap[Vma]:
+        """The host's map of `[start, end)`. Raises OSError where the process is gone."""
+        return self.maps()
 
 
 class _Iovec(ctypes.Structure):

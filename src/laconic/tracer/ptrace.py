@@ -20,8 +20,6 @@ GETEVENTMSG: Final = 0x4201
 GETSIGINFO: Final = 0x4202
 SEIZE: Final = 0x4206
 LISTEN: Final = 0x4208
-GETSIGMASK: Final = 0x420A
-SETSIGMASK: Final = 0x420B
 GET_SYSCALL_INFO: Final = 0x420E
 
 O_TRACESYSGOOD: Final = 1
@@ -42,23 +40,22 @@ EVENT_SECCOMP: Final = 7
 EVENT_STOP: Final = 128
 
 #: Indices into `struct user_regs_struct` as 27 unsigned 64-bit words.
-R10, R9, R8, RAX, RDX, RSI, RDI, ORIG_RAX, RIP = 7, 8, 9, 10, 12, 13, 14, 15, 16
-ARGUMENTS: Final = (RDI, RSI, RDX, R10, R8, R9)
+RAX, RSI, RDI, ORIG_RAX = 10, 13, 14, 15
 WORDS: Final = 27
-MASK: Final = (1 << 64) - 1
 
 # PyDLL keeps the GIL: a ptrace request takes a microsecond, giving the lock away and back would cost as much. Without
 # argtypes a call is quicker by half a microsecond; integers then are C ints, and an address must be a c_void_p.
 _ptrace = ctypes.PyDLL(None).ptrace
 _INFO_SIZE = 88
 _ORIG_RAX_OFFSET, _RAX_OFFSET = ctypes.c_void_p(ORIG_RAX * 8), ctypes.c_void_p(RAX * 8)
+_RDI_OFFSET, _RSI_OFFSET = ctypes.c_void_p(RDI * 8), ctypes.c_void_p(RSI * 8)
 _NO_CALL = ctypes.c_void_p(-1)
 
 
 class Registers:
     """One thread's general registers. `words` is a view of 27 integers; `load` and `store` move them.
 
-    At a stop of a call, `call`, `result`, `skip` and `set_result` reach what matters in a third of the time that all
+    At a stop of a call, `call`, `result` and `skip` reach what matters in a third of the time that all
     registers take (struct ptrace_syscall_info in include/uapi/linux/ptrace.h).
     """
 
@@ -99,9 +96,10 @@ class Registers:
         _ptrace(POKEUSER, tid, _ORIG_RAX_OFFSET, _NO_CALL)
         _ptrace(POKEUSER, tid, _RAX_OFFSET, ctypes.c_void_p(result) if result else None)
 
-    def set_result(self, tid: int, result: int) -> None:
-        """At a call's end: gives the program another result."""
-        _ptrace(POKEUSER, tid, _RAX_OFFSET, ctypes.c_void_p(result))
+    def set_range(self, tid: int, start: int, length: int) -> None:
+        """At a call's stop or end: sets the first two arguments, an address and a length in bytes."""
+        _ptrace(POKEUSER, tid, _RDI_OFFSET, ctypes.c_void_p(start))
+        _ptrace(POKEUSER, tid, _RSI_OFFSET, ctypes.c_void_p(length))
 
 
 def resume(request: int, tid: int, signal: int = 0) -> bool:
@@ -162,17 +160,3 @@ def stopped_for(tid: int) -> int:
     if _ptrace(GETSIGINFO, tid, None, ctypes.byref(info)) != 0:
         return 0
     return info[2] >> 8
-
-
-def signal_mask(tid: int) -> int | None:
-    """The thread's blocked signals as a bit set."""
-    mask = ctypes.c_uint64()
-    if _ptrace(GETSIGMASK, tid, 8, ctypes.byref(mask)) != 0:
-        return None
-    return mask.value
-
-
-def set_signal_mask(tid: int, mask: int) -> bool:
-    """Blocks exactly the signals of `mask`; SIGKILL and SIGSTOP cannot be blocked."""
-    word = ctypes.c_uint64(mask)
-    return bool(_ptrace(SETSIGMASK, tid, 8, ctypes.byref(word)) == 0)

@@ -1,0 +1,210 @@
+"""One program's memory calls as methods: a library OS's memory manager on a PAL of your choice.
+
+Each method edits the wanted state, hands the changes to the PAL, and returns Linux's result or raises OSError with
+Linux's errno. If nothing changes, the PAL is not called.
+
+>>> class Printer:
+...     def apply(self, change):
+...         print(change)
+>>> mm = MemoryManager(Printer())
+>>> address = mm.mmap(None, 4 * PAGE_SIZE, PROT_READ | PROT_WRITE)
+MAP 7ffff7ff4000-7ffff7ff8000 rw-p
+>>> mm.mprotect(address, PAGE_SIZE, PROT_READ | PROT_WRITE)
+>>> mm.mprotect(address, PAGE_SIZE, PROT_READ)
+RESTRICT 7ffff7ff4000-7ffff7ff5000 r--p, was rw-p
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from errno import ENOSYS
+from typing import NamedTuple
+
+from laconic.memory.calls import OPERATIONS, DefaultUpcalls, Upcalls
+from laconic.memory.change import Outcome
+from laconic.memory.flags import (
+    MAP_ANONYMOUS,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    MAP_TYPE,
+    MCL_CURRENT,
+    MREMAP_MAYMOVE,
+    MS_SYNC,
+    PAGE_SIZE,
+    PROT_READ,
+    PROT_WRITE,
+)
+from laconic.memory.layout import Layout, get_unmapped_area
+from laconic.memory.mmap import OpenFile, page_align
+from laconic.memory.pal import HostError, Pal
+from laconic.memory.space import AddressSpace
+from laconic.memory.vma import Vma
+
+__all__ = ["PAGE_SIZE", "PROT_READ", "PROT_WRITE", "MemoryManager", "VmaInfo"]
+
+#: The top of the mappings and the start of the break of a new address space, as Linux places them without ASLR.
+MMAP_BASE = 0x7FFF_F7FF_8000
+START_BRK = 0x5555_5556_0000
+_MASK = (1 << 64) - 1
+
+
+class VmaInfo(NamedTuple):
+    """The VMA around an address: `[start, end)` in bytes, and its attributes."""
+
+    start: int
+    end: int
+    vma: Vma
+
+
+class MemoryManager:
+    """The memory calls of one address space, carried out by `pal`.
+
+    `space` is the bookkeeping (by default empty, with Linux's layout). `upcalls` answers what only the host knows.
+    """
+
+    def __init__(self, pal: Pal, space: AddressSpace | None = None, upcalls: Upcalls | None = None) -> None:
+        self.pal = pal
+        self.space = AddressSpace(Layout(MMAP_BASE), (), START_BRK) if space is None else space
+        self.upcalls = DefaultUpcalls(self.space) if upcalls is None else upcalls
+        self._files: dict[int, OpenFile] = {}
+
+    def __repr__(self) -> str:
+        return f"MemoryManager({self.space!r})"
+
+    # Upcalls of the PAL
+
+    def get_vma_info(self, address: int) -> VmaInfo | None:
+        """Return the VMA around `address`, or None in a hole. O(log n)."""
+        start, end, vma = self.space.vmas.find(address)
+        return None if vma is None else VmaInfo(start, end, vma)
+
+    # Memory calls. Addresses and lengths are in bytes.
+
+    def mmap(
+        self,
+        address: int | None,
+        length: int,
+        prot: int,
+        flags: int = MAP_PRIVATE | MAP_ANONYMOUS,
+        file: OpenFile | None = None,
+        offset: int = 0,
+    ) -> int:
+        """mmap(2): return the address. `file` is what the descriptor refers to; it clears MAP_ANONYMOUS."""
+        if file is None:
+            return self._call("mmap", (address or 0, length, prot, flags, _MASK, offset))
+        descriptor = 3
+        self._files[descriptor] = file
+        return self._call("mmap", (address or 0, length, prot, flags & ~MAP_ANONYMOUS, descriptor, offset))
+
+    def munmap(self, address: int, length: int) -> None:
+        """munmap(2)."""
+        self._call("munmap", (address, length))
+
+    def mprotect(self, address: int, length: int, prot: int) -> None:
+        """mprotect(2)."""
+        self._call("mprotect", (address, length, prot))
+
+    def pkey_mprotect(self, address: int, length: int, prot: int, pkey: int) -> None:
+        """pkey_mprotect(2). The bookkeeping does not know which keys are allocated."""
+        self._call("pkey_mprotect", (address, length, prot, pkey))
+
+    def mremap(
+        self, address: int, old_length: int, new_length: int, flags: int = MREMAP_MAYMOVE, new_address: int = 0
+    ) -> int:
+        """mremap(2): return the new address."""
+        return self._call("mremap", (address, old_length, new_length, flags, new_address))
+
+    def brk(self, address: int = 0) -> int:
+        """brk(2): return the break, which is unchanged if the call cannot do what it is asked to do."""
+        return self._call("brk", (address,))
+
+    def madvise(self, address: int, length: int, advice: int) -> None:
+        """madvise(2)."""
+        self._call("madvise", (address, length, advice))
+
+    def mlock(self, address: int, length: int) -> None:
+        """mlock(2)."""
+        self._call("mlock", (address, length))
+
+    def mlock2(self, address: int, length: int, flags: int = 0) -> None:
+        """mlock2(2)."""
+        self._call("mlock2", (address, length, flags))
+
+    def munlock(self, address: int, length: int) -> None:
+        """munlock(2)."""
+        self._call("munlock", (address, length))
+
+    def mlockall(self, flags: int = MCL_CURRENT) -> None:
+        """mlockall(2)."""
+        self._call("mlockall", (flags,))
+
+    def munlockall(self) -> None:
+        """munlockall(2)."""
+        self._call("munlockall", ())
+
+    def msync(self, address: int, length: int, flags: int = MS_SYNC) -> None:
+        """msync(2)."""
+        self._call("msync", (address, length, flags))
+
+    def mseal(self, address: int, length: int) -> None:
+        """mseal(2)."""
+        self._call("mseal", (address, length, 0))
+
+    def remap_file_pages(self, address: int, length: int, pgoff: int) -> None:
+        """remap_file_pages(2); `pgoff` is in pages."""
+        self._call("remap_file_pages", (address, length, 0, pgoff, 0))
+
+    def fork(self, pal: Pal | None = None) -> MemoryManager:
+        """Return the child's memory manager after fork(2), on `pal` or on this one's PAL. O(n)."""
+        child = MemoryManager(self.pal if pal is None else pal, self.space.fork())
+        if not isinstance(self.upcalls, DefaultUpcalls):
+            child.upcalls = self.upcalls
+        return child
+
+    # The two phases of a call
+
+    def _call(self, name: str, args: Sequence[int]) -> int:
+        six = (*(value & _MASK for value in args), *[0] * (6 - len(args)))
+        if isinstance(self.upcalls, DefaultUpcalls):
+            self.upcalls.files = self._files
+        outcome = self._placed(name, six, OPERATIONS[name](self.space, six, self.upcalls))
+        if outcome.resync:
+            raise OSError(ENOSYS, f"only a Linux host can tell what this {name} does")
+        refusal = self._apply(outcome)
+        result = outcome.result if refusal is None else -(refusal.errno or ENOSYS)
+        if name == "brk" and refusal is not None:
+            return self.space.brk
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+        return result
+
+    def _placed(self, name: str, args: tuple[int, ...], outcome: Outcome) -> Outcome:
+        # On Linux the host chooses some addresses (huge pages, devices, large files); here the bookkeeping does.
+        if not outcome.place:
+            return outcome
+        kind = args[3] & MAP_TYPE if name == "mmap" else 0
+        length = page_align(args[1] if name == "mmap" else args[2])
+        shared = MAP_SHARED if kind == MAP_SHARED else 0
+        address = get_unmapped_area(self.space.layout, self.space.vmas, 0, length, shared, False)
+        if address is None or address < 0:
+            return Outcome(address or -ENOSYS)
+        from laconic.manager import at_address
+
+        chosen = at_address(name, args, address)
+        return OPERATIONS[name](self.space, chosen, self.upcalls)
+
+    def _apply(self, outcome: Outcome) -> HostError | None:
+        # Hands the changes to the PAL. What it has carried out becomes held; wanted is set back to held for the rest.
+        for index, change in enumerate(outcome.changes):
+            try:
+                self.pal.apply(change)
+            except HostError as refusal:
+                confirmed = list(outcome.changes[:index])
+                if refusal.end is not None and change.start < refusal.end:
+                    confirmed.append(change._replace(end=min(refusal.end, change.end)))
+                self.space.commit(outcome._replace(changes=tuple(confirmed), then=None))
+                self.space.rollback(outcome.start, outcome.end)
+                return refusal
+        self.space.commit(outcome)
+        return None
