@@ -27,7 +27,7 @@ Any line may be removed from a list, and what remains is a list: this is what ma
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 PAGE = 4096
 HUGE = 2 << 20
@@ -84,6 +84,19 @@ READ_IMPLIES_EXEC, NO_RANDOMIZE = 0x0400000, 0x0040000
 NOBODY = 65534
 PR_DUMPABLE, PR_THP_DISABLE, PR_MDWE, PR_MEMORY_MERGE, PR_VMA = 4, 41, 65, 67, 0x53564D41
 SIGNALS = {"USR1": 10, "ALRM": 14, "TERM": 15, "WINCH": 28, "POLL": 29, "RTMIN": 34}
+
+#: The memory calls among the operations.
+NAMES = (
+    *("mmap", "munmap", "mprotect", "pkey_mprotect", "mremap", "madvise", "process_madvise", "mlock", "mlock2"),
+    *("munlock", "mlockall", "munlockall", "msync", "mincore", "brk", "remap_file_pages", "mseal", "pkey_alloc"),
+    *("pkey_free", "shmget", "shmat", "shmdt", "shmctl", "prctl", "mbind", "io_setup", "io_destroy"),
+    *("map_shadow_stack", "personality"),
+)
+#: All other operations.
+OTHER = (
+    *("load", "store", "code", "sum", "maps", "limit", "timer", "spin", "group", "exit_order", "pkru", "fork"),
+    *("vfork", "spawn", "thread", "par", "exec", "ftruncate", "fallocate", "pread64", "pwrite64", "setresuid"),
+)
 
 Range = tuple[int, int]
 
@@ -219,7 +232,8 @@ class Writer:
         if length.startswith("0x8") and len(length) > 12 or len(length) > 17:
             length = "0x1000"
         bytes_now = int(length, 0)
-        size = self.random.choice((bytes_now, bytes_now, self.pages() * PAGE, bytes_now + PAGE, max(bytes_now - PAGE, 1)))
+        sizes = (bytes_now, bytes_now, self.pages() * PAGE, bytes_now + PAGE, max(bytes_now - PAGE, 1))
+        size = self.random.choice(sizes)
         if self.chance(3):
             size = self.random.choice((0, TERABYTES, NO_LIMIT, 1 << 48))
         flags = self.random.choice((0, 1, 1, 3, 3, 3, 5, 5, 7, 2, 4, 8))
@@ -422,11 +436,12 @@ class Writer:
     def grow(self) -> None:
         """A MAP_GROWSDOWN mapping that grows, and what then becomes of the pages that grew."""
         first, size = GROWING
-        flags = PRIVATE | ANON | GROWSDOWN | self.random.choice((FIXED, FIXED, FIXED, FIXED | LOCKED, FIXED | NORESERVE))
+        flags = PRIVATE | ANON | GROWSDOWN | FIXED | self.random.choice((0, 0, 0, LOCKED, NORESERVE))
         start = first + self.random.choice((300, 600, 700)) * PAGE
         if self.chance(70):
             self.say("munmap", first, size * PAGE)
-        self.say("mmap", start, self.random.randint(1, 3) * PAGE, self.random.choice((3, 3, 3, 1, 7)), flags, NO_LIMIT, 0)
+        size = self.random.randint(1, 3) * PAGE
+        self.say("mmap", start, size, self.random.choice((3, 3, 3, 1, 7)), flags, NO_LIMIT, 0)
         for _ in range(self.random.randint(2, 7)):
             below = start - self.random.choice((1, 1, 2, 3, 8, 200, 255, 256, 257, 290)) * PAGE
             choice = self.random.randrange(9)
@@ -637,3 +652,14 @@ def write_list(seed: int, count: int = 500) -> list[str]:
         writer.step()
     writer.say("maps")
     return writer.lines
+
+
+def name_of(line: str) -> str:
+    """The operation that a line of a list names, or nothing."""
+    words = (word for word in line.partition("#")[0].split() if word[0] not in "@=")
+    return next(words, "")
+
+
+def count_calls(calls: Sequence[str]) -> int:
+    """How many of a list's lines are memory calls."""
+    return sum(name_of(line) in NAMES for line in calls)

@@ -13,11 +13,12 @@ import signal
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.faithful.calls import count_calls
 from tests.tracer.lab import COMMAND, environment
 
 #: The ways to run a program under Laconic, with their options.
@@ -105,8 +106,9 @@ def _page(contents: str) -> str:
 def _differing_fields(native: Observation, mediated: Observation) -> set[str]:
     """What differs between two maps: sizes, ranges, protections, files, or flags by name."""
     mine, theirs = native.splitlines(), mediated.splitlines()
-    sizes = zip(mine[0].split()[2::2], zip(mine[0].split()[3::2], theirs[0].split()[3::2]), strict=False)
-    differing = {name for name, (value, other) in sizes if value != other}
+    words, others = mine[0].split()[2:], theirs[0].split()[2:]
+    values = zip(words[::2], words[1::2], others[1::2], strict=False)
+    differing = {name for name, value, other in values if value != other}
     by_range = {tuple(line.split()[:2]): line for line in mine[1:]}
     for line in set(theirs[1:]) - set(mine[1:]):
         other = by_range.get(tuple(line.split()[:2]))
@@ -137,8 +139,10 @@ class Result:
     """The outcome of comparing several lists."""
 
     operations: int = 0
+    #: Those operations that are memory calls.
+    calls: int = 0
     differences: dict[int, Difference] = field(default_factory=dict)
-    #: Unstable observations by operation; "layout": maps that are the same only after merging.
+    #: Unstable observations by operation.
     excluded: Counter[str] = field(default_factory=Counter)
 
 
@@ -256,39 +260,53 @@ def _end_group(group: int) -> None:
         pass
 
 
-def first_difference(native: Log, again: Log, mediated: Log, mode: str, excluded: Counter[str]) -> Difference | None:
-    """The first stable observation that is not the same under Laconic."""
+def unstable(native: Log, again: Log) -> Counter[str]:
+    """The observations that differ between two native runs, by operation."""
+    if len(native.observations) != len(again.observations):
+        return Counter(["whole list"])
+    pairs = zip(native.observations, again.observations, strict=True)
+    return Counter(mine.name for mine, other in pairs if mine != other)
+
+
+def first_difference(
+    native: Log, again: Log, mediated: Log, mode: str, ignored: Collection[tuple[str, ...]] = ()
+) -> Difference | None:
+    """The first stable observation that is not the same under Laconic, unless it is of an ignored kind."""
     end = Observation("")
-    mine = native.observations
-    if len(mine) != len(again.observations):
-        excluded["whole list"] += 1
+    if len(native.observations) != len(again.observations):
         return None
-    for number, observation in enumerate(mine):
-        if observation != again.observations[number]:
-            excluded[observation.name] += 1
-            continue
+    for number, observation in enumerate(native.observations):
         seen = mediated.observations[number] if number < len(mediated.observations) else end
-        if seen != observation:
-            return Difference(mode, observation, seen, mediated.messages)
-    if mediated.messages or len(mediated.observations) > len(mine):
-        return Difference(mode, end, Observation("more"), mediated.messages or "more observations")
+        if seen == observation or observation != again.observations[number]:
+            continue
+        difference = Difference(mode, observation, seen, mediated.messages)
+        if difference.kind() not in ignored:
+            return difference
+        if not seen:
+            return None
+    if mediated.messages or len(mediated.observations) > len(native.observations):
+        difference = Difference(mode, end, end, mediated.messages or "more observations")
+        return None if difference.kind() in ignored else difference
     return None
 
 
-def compare(program: Path, lists: Sequence[Sequence[str]], modes: Sequence[str] = tuple(MODES)) -> Result:
+def compare(
+    program: Path,
+    lists: Sequence[Sequence[str]],
+    modes: Sequence[str] = tuple(MODES),
+    ignored: Collection[tuple[str, ...]] = (),
+) -> Result:
     """Compares lists in some modes; the differences are numbered as the lists are."""
-    result = Result()
+    result = Result(sum(map(len, lists)), sum(map(count_calls, lists)))
     with workplace() as place:
         native = run(program, lists, place)
         again = run(program, lists, place)
-        excluded: Counter[str] = Counter()
         for mode in modes:
             mediated = run(program, lists, place, mode)
-            excluded.clear()
             for number in range(len(lists)):
-                difference = first_difference(native[number], again[number], mediated[number], mode, excluded)
+                difference = first_difference(native[number], again[number], mediated[number], mode, ignored)
                 if difference is not None:
                     result.differences.setdefault(number, difference)
-        result.excluded = excluded
-    result.operations = sum(len(calls) for calls in lists)
+    for mine, other in zip(native, again, strict=True):
+        result.excluded += unstable(mine, other)
     return result
