@@ -22,9 +22,9 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from laconic.errors import LaconicError
 from laconic.trace.reader import looks_like
-from laconic.trace.schema import CODES, Row
+from laconic.trace.schema import BATCH, CODES, Row
 from laconic.trace.text import Log, Progress
-from laconic.trace.writer import BATCH, TraceWriter
+from laconic.trace.writer import TraceWriter
 
 #: Kind of log → the module that reads it.
 IMPORTERS = {

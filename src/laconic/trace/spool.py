@@ -15,8 +15,8 @@ import struct
 import sys
 import time
 
-from laconic.trace.schema import PlainRow
-from laconic.trace.writer import BATCH, TraceWriter
+from laconic.trace.schema import BATCH, PlainRow
+from laconic.trace.writer import TraceWriter
 
 _LENGTH = struct.Struct("=Q")
 _PIPE_SIZE = 1 << 20
