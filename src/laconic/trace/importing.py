@@ -213,12 +213,17 @@ def flush(writer: TraceWriter) -> None:
 
 
 def check(writer: TraceWriter) -> None:
-    """Raises LaconicError where the trace could not be written."""
-    if writer.failure is not None:
+    """Raises LaconicError where the trace could not be written; a file without any event is removed."""
+    if writer.failure is None:
+        return
+    problem = f"-o {writer.path!r} could not be written, {writer.failure.strerror}"
+    if writer.written:
         raise LaconicError(
-            f"-o {writer.path!r} could not be written, {writer.failure.strerror}: {writer.written:,} events are in it; "
-            "free some space and import again with --force"
+            f"{problem}; it contains the first {writer.written:,} events. Free some space and import again with --force"
         )
+    with suppress(OSError):
+        os.unlink(writer.path)
+    raise LaconicError(f"{problem}, and was removed. Free some space, or name a file elsewhere")
 
 
 def refuse(log: Log, kind: str, cure: str) -> LaconicError:

@@ -179,7 +179,7 @@ def run(command: Sequence[str], fd: int, recorder: Recorder | None = None) -> in
     if recorder is not None:
         recorder.finish(status, ledger, time.monotonic() - began, "off")
         if recorder.failure is not None:
-            notes.append(f"the trace {recorder.writer.path!r} could not be written to its end, {recorder.failure}")
+            notes.append(f"the trace {recorder.writer.path!r} {recorder.outcome}")
     feed.say({**feed.message(), "end": {"status": status, "notes": notes}})
     return status
 
