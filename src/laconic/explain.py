@@ -11,12 +11,11 @@ from typing import NamedTuple
 from laconic.around import Labelled, Run, around, differences, labelled
 from laconic.errors import LaconicError
 from laconic.ledger import Ledger
-from laconic.manager import MemoryManager
-from laconic.memory.calls import Call, Upcalls
-from laconic.memory.change import NOTHING, Change, Outcome
+from laconic.listening import ListeningManager
+from laconic.memory.calls import Call
+from laconic.memory.change import Change
 from laconic.memory.flags import PAGE_MASK, PAGE_SIZE, TASK_SIZE
 from laconic.memory.mmap import page_align
-from laconic.memory.space import AddressSpace
 from laconic.pal import HostCall
 from laconic.pal.linux import LinuxPal
 from laconic.pal.pagemap import Touched, page_count
@@ -176,24 +175,12 @@ def explain(
     return told
 
 
-class _Listening(MemoryManager):
-    # Keeps what the last call came to.
-
-    last: Outcome = NOTHING
-
-    def begin(
-        self, space: AddressSpace, name: str, args: tuple[int, ...], up: Upcalls, followed: bool = True
-    ) -> Outcome:
-        self.last = super().begin(space, name, args, up, followed)
-        return self.last
-
-
 class _Explainer(SiteReplay):
     # Replays up to one call, under every strategy, and looks at what that call alone does.
 
     def __init__(self, trace: Trace, found: Found, stacks: Stacks | None) -> None:
         super().__init__(trace, NAMES, stacks)
-        self.manager: _Listening = _Listening(self.pal, Ledger())
+        self.manager: ListeningManager = ListeningManager(self.pal, Ledger())
         self.found = found
         self.told_of = Explanation(found, self._names[found.row[0]])
         self._before: list[Labelled] | None = None

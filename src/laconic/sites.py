@@ -1,6 +1,6 @@
 """Who makes which calls: a trace's memory calls by the place in the program, what became of them, and their cost.
 
-A call is *redundant* where it changes nothing: the bookkeeping has nothing to say to the host.
+A call is *redundant* if it succeeded and changed nothing. A failed call is not, even if it needed no host call.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EVERY_CALL, LACONIC = "every-call", "laconic"
 class Site:
     """The calls of one name from one stack of one program. `stack` is `trace.sites.NO_STACK` where none was taken.
 
-    `asked` calls were made, of which `redundant` changed nothing; `said` host calls were made for the others. `first`,
+    `asked` calls were made, of which `redundant` succeeded and changed nothing; `said` host calls were made. `first`,
     `last` and `first_redundant` are the numbers of rows in the trace, -1 for none. `counts`: strategy → what its
     enclave did for these calls; `wasted`: for the redundant ones.
     """
@@ -97,7 +97,7 @@ class SiteReplay(EnclaveReplay):
             site = self.sites[key] = Site(key[0], key[1], key[2], first=self.number)
         site.asked += 1
         site.said += self.said
-        if not self.said:
+        if self.redundant:
             site.redundant += 1
             if site.first_redundant < 0:
                 site.first_redundant = self.number
@@ -107,12 +107,17 @@ class SiteReplay(EnclaveReplay):
         if self.on_call is not None:
             self.on_call(self, row, site)
 
+    @property
+    def redundant(self) -> bool:
+        """True if the last call succeeded and changed nothing."""
+        return not self.said and self.answer >= 0
+
     def _key(self, row: PlainRow) -> tuple[str, int, str]:
         return self._names[row[0]], self._stack, self.programs.get(row[2], "?")
 
     def _label(self, row: PlainRow) -> str:
         name, stack, program = self._key(row)
-        return f"{name} {stack} {int(not self.said)} {program}"
+        return f"{name} {stack} {int(self.redundant)} {program}"
 
 
 def sites(

@@ -213,11 +213,11 @@ class PageReplay(SiteReplay):
         call, time = self.calls, row[1]
         self.calls += 1
         self.calls_of[process] = self.calls_of.get(process, 0) + 1
-        self.by_time.count(time, self.said)
-        self.by_order.count(call, self.said)
+        self.by_time.count(time, self.said, self.redundant)
+        self.by_order.count(call, self.said, self.redundant)
         self.moments.see(time)
         self.last = time
-        if not self.said and process >= 0:
+        if self.redundant and process >= 0:
             start, pages = pages_of(site.call, row[4:10], self.answer)
             self.marks.see(Mark(process, call, start, pages, number))
         if self.singles is not None:

@@ -38,6 +38,7 @@ def as_json(
         "asked": ledger.asked,
         "said": ledger.said,
         "elided": ledger.elided,
+        "redundant": ledger.redundant,
         "narrowed": sum(line.narrowed for line in ledger.calls.values()),
         "resynced": ledger.resynced,
         "calls": {name: asdict(line) for name, line in sorted(ledger.calls.items())},

@@ -1,9 +1,9 @@
 """What a running program does, told a few times a second: the tracing half of `laconic live`.
 
 Messages are lines of JSON; `laconic.live.model` reads them. All but the last have `time` (seconds since the start),
-`calls` (name → asked, said, elided), `ever` (processes so far), `processes` (pid, name, threads, mapped bytes, VMAs),
-`sites` (call, stack, program, redundant calls) that have changed since the message before, and `rows`, which say what
-stacks these are, as a trace has them. The last has `end`.
+`calls` (name → asked, said, elided, redundant), `ever` (processes so far), `processes` (pid, name, threads, mapped
+bytes, VMAs), `sites` (call, stack, program, redundant calls) that have changed since the message before, and `rows`,
+which say what stacks these are, as a trace has them. The last has `end`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from laconic.errors import LaconicError
 from laconic.ledger import Ledger
+from laconic.listening import ListeningManager
 from laconic.pal.linux import LinuxPal
 from laconic.trace.schema import PlainRow
 from laconic.tracer.loop import Tracer
@@ -50,7 +51,8 @@ class _Rows:
 
 class Watcher(Stacks):
     """Counts redundant calls by call, stack and program. `fresh` are rows about new stacks, for another thread to take
-    away; `counts` may be read by it. All rows go to `kept` too, a trace's, where there is one."""
+    away; `counts` may be read by it. All rows go to `kept` too, a trace's, where there is one. `manager` is the one
+    that answers the calls."""
 
     def __init__(self, kept: list[PlainRow] | None = None) -> None:
         self._sink = _Rows()
@@ -59,6 +61,7 @@ class Watcher(Stacks):
         self.fresh: deque[PlainRow] = deque()
         self._programs: dict[Mm, str] = {}
         self._kept = kept
+        self.manager: ListeningManager | None = None
 
     def take(self, thread: Thread, words: Sequence[int]) -> None:
         """Counts the call that a thread has stopped for. O(frames)."""
@@ -70,6 +73,8 @@ class Watcher(Stacks):
         if self._kept is not None:
             self._kept.extend(rows)
         rows.clear()
+        if self.manager is not None and self.manager.last.result < 0:
+            return  # it fails: that needs no host call, but it is not redundant
         program = self._programs.get(thread.mm)
         if program is None:
             if len(self._programs) > _SPACES:
@@ -121,7 +126,10 @@ class Feed(Tracer):
         rows = [fresh.popleft() for _ in range(len(fresh))]
         return {
             "time": round(time.monotonic() - self._began, 6),
-            "calls": {name: (line.asked, line.said, line.elided) for name, line in list(self._ledger.calls.items())},
+            "calls": {
+                name: (line.asked, line.said, line.elided, line.redundant)
+                for name, line in list(self._ledger.calls.items())
+            },
             "ever": self._ledger.processes,
             "processes": self._processes(),
             "rows": [(row[0], row[4], row[16].decode("latin-1")) for row in rows],
@@ -166,6 +174,7 @@ def run(command: Sequence[str], fd: int, recorder: Recorder | None = None) -> in
     if recorder is not None:
         watcher.began, recorder.stacks = recorder.began, watcher
     mediator = Mediator(LinuxPal(), ledger, recorder=recorder)
+    mediator.manager = watcher.manager = ListeningManager(mediator.pal, ledger)
     mediator.stacks = watcher
     feed = Feed(mediator, watcher, fd)
     began = time.monotonic()
