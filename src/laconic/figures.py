@@ -166,7 +166,7 @@ def _run(data: Mapping[str, Any], name: str) -> Figures:
     from laconic.report.summary import SCHEMA as NEWEST
 
     _readable(data["schema"], NEWEST, name)
-    # Releases before 0.2 wrote no "redundant": failed calls were counted with the others that needed no host call.
+    # Older files have no "redundant"; their "elided" also counts calls that failed.
     key = "redundant" if "redundant" in data else "elided"
     calls = {call: _read(line, key) for call, line in data["calls"].items()}
     return Figures(name, _read(data, key), calls=calls)
