@@ -75,8 +75,8 @@ def fixed() -> Page:
     places = {1: ((Place("grow", "libx.so", "x.c", 12), False), (Place("main", "prog"), True))}
     by_time, by_order, moments, marks = Bins(1000), Bins(1), Sampled[int](100), Scattered[Mark](100)
     for call, said in enumerate((1, 0, 1, 0)):
-        by_time.count(call * 5000, said)
-        by_order.count(call, said)
+        by_time.count(call * 5000, said, not said)
+        by_order.count(call, said, not said)
         moments.see(call * 5000)
         if not said:
             marks.see(Mark(0, call, 16, 2, 0))

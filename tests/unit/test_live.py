@@ -26,10 +26,14 @@ from laconic.trace.schema import CODES, FRAME
 from laconic.trace.stacks import Stacks
 
 
-def message(at: float, mprotect: tuple[int, int, int], sites: dict[int, int], **more: Any) -> dict[str, Any]:
-    """What the tracing process says: `sites` are stacks with their redundant calls so far."""
+def message(
+    at: float, mprotect: tuple[int, int, int], sites: dict[int, int], *, failed: int = 0, **more: Any
+) -> dict[str, Any]:
+    """What the tracing process says: `sites` are stacks with their redundant calls so far; of the elided calls of
+    `mprotect` (calls, host calls, elided calls), `failed` failed."""
+    calls = {"mprotect": (*mprotect, mprotect[2] - failed), "brk": (10, 8, 2, 2)}
     found: dict[str, Any] = {
-        "time": at, "calls": {"mprotect": mprotect, "brk": (10, 8, 2)}, "ever": 3, "rows": [],
+        "time": at, "calls": calls, "ever": 3, "rows": [],
         "processes": [(70, "prog", 2, 5 << 20, 40), (71, "\x1b[31mred", 1, 9 << 30, None), (72, "child", 1, 4096, 90)],
         "sites": [("mprotect", stack, "/bin/prog", count) for stack, count in sites.items()],
     }  # fmt: skip
@@ -62,7 +66,7 @@ class TestModel:
     def test_rates(self) -> None:
         one = model()
         assert (one.rates.asked, one.rates.said, one.rates.elided) == (1000, 880, 120)
-        assert one.totals == (1010, 888, 122)
+        assert one.totals == (1010, 888, 122, 122)
         one.take(message(2.0, (1400, 1280, 120), {}))
         one.beat()
         assert (one.rates.asked, one.rates.elided) == (800, 0)
@@ -112,10 +116,21 @@ class TestModel:
         assert [(site.key.call, site.total, site.named) for site in one.sites()] == [("madvise", 1, True)]
         assert one.hidden == {"mine": 1000}
         text = " ".join(ending(one).split())
-        assert "1,000 of these are suppressed (--no-suppressions shows where)." in text
+        assert "1,000 redundant calls are suppressed (--no-suppressions shows where)." in text
         found = as_json(one, ["prog"])
         assert (found["hidden"], [site["redundant"] for site in found["sites"]]) == ({"mine": 1000}, [1])
         assert found["missing_symbols"] == {"/gone/libgrow.so": "No such file or directory"}
+
+    def test_failed_calls_are_not_redundant(self) -> None:
+        """Calls that the bookkeeping refuses need no host call, and are not redundant."""
+        one = model()
+        one.take(message(2.5, (2000, 880, 1120), {0: 30, 1: 90}, failed=1000))
+        one.beat()
+        assert (one.rates.elided, one.rates.redundant) == (1000, 0)
+        assert "0.0 % redundant" in line(one, 200)
+        assert as_json(one, ["x"])["calls"]["mprotect"] == {
+            "asked": 2000, "said": 880, "elided": 1120, "redundant": 120,
+        }  # fmt: skip
 
     def test_the_json_has_every_site(self) -> None:
         """Of more places than the view looks at, too."""

@@ -37,8 +37,8 @@ def test_json_adds_up() -> None:
     assert result["elided"] == 1
     assert result["narrowed"] == 1
     assert result["calls"] == {
-        "mmap": {"asked": 123_456_789_013, "said": 1, "elided": 0, "narrowed": 0, "failed": 0},
-        "mprotect": {"asked": 2, "said": 1, "elided": 1, "narrowed": 1, "failed": 1},
+        "mmap": {"asked": 123_456_789_013, "said": 1, "elided": 0, "redundant": 0, "narrowed": 0, "failed": 0},
+        "mprotect": {"asked": 2, "said": 1, "elided": 1, "redundant": 0, "narrowed": 1, "failed": 1},
     }
     assert result["changes"] == {
         "map": 1,

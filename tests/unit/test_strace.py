@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.fuzz_import import check, corpus, mutate
+from tests.fuzz_import import check
+from tests.fuzzing import corpus, mutate
 
 from laconic.replay.engine import Replay
 from laconic.trace.importers.importing import Import, import_logs

@@ -88,10 +88,10 @@ def from_sites(found: Sites, name: str, suppressions: Iterable[Suppression] = ()
     """The figures of a trace. O(sites × frames), and the reading of symbols."""
     ledger = found.ledger
     rules = list(suppressions)
-    figures = Figures(name, Tally(ledger.asked, ledger.elided, ledger.said), calls={}, sites={})
+    figures = Figures(name, Tally(ledger.asked, ledger.redundant, ledger.said), calls={}, sites={})
     assert figures.calls is not None and figures.sites is not None
     for call, line in ledger.calls.items():
-        figures.calls[call] = Tally(line.asked, line.elided, line.said)
+        figures.calls[call] = Tally(line.asked, line.redundant, line.said)
     figures.whole = all(site.stack != NO_STACK for site in found.sites)
     weights: dict[Key, Counter[int]] = {}
     for site in found.sites:
@@ -163,8 +163,10 @@ def _baseline(data: Mapping[str, Any], name: str) -> Figures:
 
 def _run(data: Mapping[str, Any], name: str) -> Figures:
     _readable(data["schema"], SCHEMAS["run"], name)
-    calls = {call: _read(line, "elided") for call, line in data["calls"].items()}
-    return Figures(name, _read(data, "elided"), calls=calls)
+    # Older files have no "redundant"; their "elided" also counts calls that failed.
+    key = "redundant" if "redundant" in data else "elided"
+    calls = {call: _read(line, key) for call, line in data["calls"].items()}
+    return Figures(name, _read(data, key), calls=calls)
 
 
 def _check(data: Mapping[str, Any], name: str) -> Figures:

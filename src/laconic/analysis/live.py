@@ -45,6 +45,7 @@ class Rates(NamedTuple):
     asked: float = 0.0
     said: float = 0.0
     elided: float = 0.0
+    redundant: float = 0.0
 
 
 class Name(NamedTuple):
@@ -55,6 +56,8 @@ class Name(NamedTuple):
     reason: str
 
 
+#: Calls, host calls, elided calls, redundant calls.
+Counts = tuple[int, int, int, int]
 #: Where redundant calls are made: call, stack, program.
 Place = tuple[str, int, str]
 
@@ -118,7 +121,7 @@ class Names:
 
 @dataclass
 class Model:
-    """`calls` are (asked, said, elided) by name; `time` is in seconds since the start; `ever`: processes so far.
+    """`calls` are the counts of each call, by name; `time` is in seconds since the start; `ever`: processes so far.
 
     `status` is None while the program runs; `failure`: why it could not be run, or be followed to its end. What
     `rules` hide is in no site, but in `hidden`.
@@ -127,7 +130,7 @@ class Model:
     names: Names | None = None
     time: float = 0.0
     ever: int = 0
-    calls: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    calls: dict[str, Counts] = field(default_factory=dict)
     processes: list[Process] = field(default_factory=list)
     status: int | None = None
     failure: str = ""
@@ -138,16 +141,16 @@ class Model:
     _counts: dict[Place, int] = field(default_factory=dict)
     _before: dict[Place, int] = field(default_factory=dict)
     _speeds: dict[Place, float] = field(default_factory=dict)
-    _beat: tuple[float, tuple[int, int, int]] = (0.0, (0, 0, 0))
+    _beat: tuple[float, Counts] = (0.0, (0, 0, 0, 0))
 
     def __post_init__(self) -> None:
         self.names = self.names or Names(self.stacks, self.rules)
 
     @property
-    def totals(self) -> tuple[int, int, int]:
-        """Calls asked, host calls said, calls elided. O(1)."""
-        lines = self.calls.values()
-        return sum(line[0] for line in lines), sum(line[1] for line in lines), sum(line[2] for line in lines)
+    def totals(self) -> Counts:
+        """Calls, host calls, elided calls and redundant calls. O(calls' names)."""
+        asked, said, elided, redundant = (sum(line[place] for line in self.calls.values()) for place in range(4))
+        return asked, said, elided, redundant
 
     @property
     def places(self) -> int:
@@ -165,7 +168,7 @@ class Model:
             self.failure, self.status = message["failed"], message["status"]
             return
         self.time, self.ever = message["time"], message["ever"]
-        self.calls = {name: (line[0], line[1], line[2]) for name, line in message["calls"].items()}
+        self.calls = {name: (line[0], line[1], line[2], line[3]) for name, line in message["calls"].items()}
         self.processes = [Process(*process) for process in message["processes"]]
         for event, number, data in message["rows"]:
             self.stacks.take(tuple(Row(event, 0, 0, 0, number, data=data.encode("latin-1"))))

@@ -16,7 +16,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from laconic import __version__
@@ -221,7 +221,9 @@ def sweep_one(path: str, strategy: str) -> Row:
             **{f"changed_{kind}": count for kind, count in ledger.changes().items()},
             "resynced": ledger.resynced,
             "uncertain": sum(replayed.uncertain.values()),
-            "calls": [{"name": name, **asdict(line)} for name, line in lines],
+            "calls": [
+                {"name": name, **{count: getattr(line, count) for count in _COUNTS}} for name, line in lines
+            ],
             "complete": not replayed.loss,
             "loss": "; ".join(replayed.loss),
         }

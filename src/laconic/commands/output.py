@@ -15,9 +15,9 @@ from laconic.errors import LaconicError
 
 
 def tell(text: str) -> None:
-    """Writes to standard error; where that is gone or full, the program's exit status still counts."""
+    """Writes to standard error, as `harmless`; where that is gone or full, the program's exit status still counts."""
     try:
-        write_all(2, text)
+        write_all(2, harmless(text))
     except OSError:
         pass
 
@@ -25,6 +25,19 @@ def tell(text: str) -> None:
 def announce(note: str) -> None:
     """Print a note while the program runs."""
     tell(f"laconic: note: {note}\n")
+
+
+def harmless(text: str) -> str:
+    r"""Text for a terminal, with escapes in the place of control characters: names in a trace come from anywhere. O(n).
+
+    >>> harmless("a\x1b[2J\n")
+    'a\\x1b[2J\n'
+    """
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text
+    from laconic.report.names import seen
+
+    return "\n".join(map(seen, text.split("\n")))
 
 
 def write_all(fd: int, text: str) -> None:

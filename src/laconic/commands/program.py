@@ -92,5 +92,5 @@ def recorded(
         status, seconds = trace_program(tracer, command, recorder)
         recorder.finish(status, ledger, seconds, "off")
         if recorder.failure is not None:
-            tell(f"laconic: the trace {trace!r} could not be written to its end, {recorder.failure}\n")
+            tell(f"laconic: the trace {trace!r} {recorder.outcome}\n")
         yield status, trace

@@ -187,10 +187,7 @@ def _recorded(recorder: Recorder) -> str:
 
     path = shlex.quote(recorder.writer.path)
     if recorder.failure is not None:
-        return (
-            f"laconic: -o {path} could not be written to its end, {recorder.failure}: the trace holds what came "
-            "before\n"
-        )
+        return f"laconic: -o {path} {recorder.outcome}\n"
     return f"laconic: {recorder.written:,} events in {path}; next:  laconic replay {path} --check\n"
 
 

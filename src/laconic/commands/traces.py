@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from laconic.commands.output import tell, write_all
+from laconic.commands.output import harmless, tell, write_all
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
@@ -43,9 +43,10 @@ def tell_loss(trace: Trace, lost: Sequence[str] = ()) -> None:
 
 
 def show(text: str) -> None:
-    """Writes to standard output; a reader that has gone (`| head`) is no error. Raises LaconicError for a full disk."""
+    """Writes to standard output, as `harmless`; a reader that has gone (`| head`) is no error. Raises LaconicError for
+    a full disk."""
     try:
-        write_all(1, text)
+        write_all(1, harmless(text))
     except BrokenPipeError:
         pass
     except OSError as error:

@@ -144,17 +144,17 @@ class LiveApp(App[None]):
     def figures(self) -> str:
         """The lines at the top."""
         model, rates = self.model, self.model.rates
-        asked, said, elided = model.totals
+        asked, said, _, redundant = model.totals
         state = "paused" if self.paused else "running" if model.status is None else f"exit status {model.status}"
-        share = f" ({100 * rates.elided / rates.asked:.1f} %)" if rates.asked else ""
+        share = f" ({100 * rates.redundant / rates.asked:.1f} %)" if rates.asked else ""
         threads = sum(process.threads for process in model.processes)
         vmas = sum(process.vmas or 0 for process in model.processes)
         hidden = sum(model.hidden.values())
         first = f"{model.time:,.1f} s, {state}: "
         return (
             f"{first}{shortened(self.command, self.size.width - 2 - len(first))}\n"
-            f"calls/s {rates.asked:,.0f}  said {rates.said:,.0f}  redundant {rates.elided:,.0f}{share}   "
-            f"in all {asked:,}, {said:,}, {elided:,}\n"
+            f"calls/s {rates.asked:,.0f}  said {rates.said:,.0f}  redundant {rates.redundant:,.0f}{share}   "
+            f"in all {asked:,}, {said:,}, {redundant:,}\n"
             f"processes {len(model.processes):,} of {model.ever:,}  threads {threads:,}  mapped {size(model.mapped)}  "
             f"VMAs {vmas:,}{f'  suppressed {hidden:,}' if hidden else ''}"
         )

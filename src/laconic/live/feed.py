@@ -1,9 +1,9 @@
 """What a running program does, told a few times a second: the tracing half of `laconic live`.
 
 Messages are lines of JSON; `laconic.analysis.live` reads them. All but the last have `time` (seconds since the start),
-`calls` (name → asked, said, elided), `ever` (processes so far), `processes` (pid, name, threads, mapped bytes, VMAs),
-`sites` (call, stack, program, redundant calls) that have changed since the message before, and `rows`, which say what
-stacks these are, as a trace has them. The last has `end`.
+`calls` (name → asked, said, elided, redundant), `ever` (processes so far), `processes` (pid, name, threads, mapped
+bytes, VMAs), `sites` (call, stack, program, redundant calls) that have changed since the message before, and `rows`,
+which say what stacks these are, as a trace has them. The last has `end`.
 """
 
 from __future__ import annotations
@@ -121,7 +121,10 @@ class Feed(Tracer):
         rows = [fresh.popleft() for _ in range(len(fresh))]
         return {
             "time": round(time.monotonic() - self._began, 6),
-            "calls": {name: (line.asked, line.said, line.elided) for name, line in list(self._ledger.calls.items())},
+            "calls": {
+                name: (line.asked, line.said, line.elided, line.redundant)
+                for name, line in list(self._ledger.calls.items())
+            },
             "ever": self._ledger.processes,
             "processes": self._processes(),
             "rows": [(row[0], row[4], row[16].decode("latin-1")) for row in rows],
@@ -179,7 +182,7 @@ def run(command: Sequence[str], fd: int, recorder: Recorder | None = None) -> in
     if recorder is not None:
         recorder.finish(status, ledger, time.monotonic() - began, "off")
         if recorder.failure is not None:
-            notes.append(f"the trace {recorder.writer.path!r} could not be written to its end, {recorder.failure}")
+            notes.append(f"the trace {recorder.writer.path!r} {recorder.outcome}")
     feed.say({**feed.message(), "end": {"status": status, "notes": notes}})
     return status
 

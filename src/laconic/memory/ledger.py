@@ -10,12 +10,13 @@ from laconic.memory.change import Change, ChangeKind
 
 @dataclass(slots=True)
 class CallCount:
-    """One call's figures. `asked` by the program; `said`: host calls made for it; `elided`: asked calls that needed
-    none; `narrowed`: said for fewer pages than asked; `failed`: answered with an error."""
+    """The counts of one call. `asked`: the program's calls; `said`: host calls; `elided`: calls without a host call, of
+    which `redundant` succeeded; `narrowed`: host calls for fewer pages than the call; `failed`: calls with an error."""
 
     asked: int = 0
     said: int = 0
     elided: int = 0
+    redundant: int = 0
     narrowed: int = 0
     failed: int = 0
 
@@ -56,6 +57,7 @@ class Ledger:
             line.said += 1
         else:
             line.elided += 1
+            line.redundant += result >= 0
         if narrowed:
             line.narrowed += 1
         if result < 0:
@@ -87,6 +89,11 @@ class Ledger:
     def elided(self) -> int:
         """Memory calls that needed no host call."""
         return sum(line.elided for line in self.calls.values())
+
+    @property
+    def redundant(self) -> int:
+        """Memory calls that succeeded and changed nothing."""
+        return sum(line.redundant for line in self.calls.values())
 
     def changes(self) -> dict[str, int]:
         """Changed page runs by the name of their kind, in the order of `ChangeKind`."""

@@ -113,7 +113,7 @@ class AssumedStart:
                 space.rollback(outcome.start, outcome.end)
             if name not in _HOSTS_CALLS:
                 self._differs(name, result, start, end, lossy)
-            self.answer = shown(outcome.result)
+            self.answer = "an address that the host chooses" if outcome.place else shown(outcome.result)
             self.refused = not ok
             outcome = Outcome(result, ask=True)
         if ok and start < end <= TASK_SIZE:

@@ -14,12 +14,12 @@ from laconic.report.diff import place
 def line(model: Model, width: int = 80) -> str:
     """One line of what happens now: memory and the worst site where there is room; no number is cut."""
     rates, count = model.rates, len(model.processes)
-    share = f", {100 * rates.elided / rates.asked:.1f} % redundant" if rates.asked else ""
+    share = f", {100 * rates.redundant / rates.asked:.1f} % redundant" if rates.asked else ""
     text = f"{model.time:,.1f} s: {rates.asked:,.0f} calls/s, {rates.said:,.0f} said{share}"
     memory = f"; {size(model.mapped)} in {count:,} process{'' if count == 1 else 'es'}"
     if len(text) + len(memory) <= width:
         text += memory
-    sites = [site for site in model.sites() if site.rate and site.named] if rates.elided else []
+    sites = [site for site in model.sites() if site.rate and site.named] if rates.redundant else []
     if sites:
         text += shortened(f"; {sites[0].key.call} {place(sites[0].key)}", width - len(text))
     return text
@@ -28,7 +28,7 @@ def line(model: Model, width: int = 80) -> str:
 def as_json(model: Model, command: Sequence[str]) -> dict[str, Any]:
     """The sums of a program that has ended, with the keys of `laconic run --json` as far as they are known here, and
     all sites, the most redundant calls first. O(sites log sites)."""
-    asked, said, elided = model.totals
+    asked, said, elided, redundant = model.totals
     sites = sorted(model.sites(model.places), key=lambda site: (-site.total, site.key))
     return {
         "schema": SCHEMAS["live"],
@@ -39,8 +39,10 @@ def as_json(model: Model, command: Sequence[str]) -> dict[str, Any]:
         "asked": asked,
         "said": said,
         "elided": elided,
+        "redundant": redundant,
         "calls": {
-            call: {"asked": line[0], "said": line[1], "elided": line[2]} for call, line in sorted(model.calls.items())
+            call: {"asked": line[0], "said": line[1], "elided": line[2], "redundant": line[3]}
+            for call, line in sorted(model.calls.items())
         },
         "hidden": dict(sorted(model.hidden.items())),
         "sites": [{**site.key._asdict(), "redundant": site.total} for site in sites],
@@ -54,7 +56,7 @@ def as_json(model: Model, command: Sequence[str]) -> dict[str, Any]:
 
 def ending(model: Model, width: int = 80) -> str:
     """What there was in all, when the program has ended, and what a person must be told."""
-    asked, said, elided = model.totals
+    asked, said, elided, _ = model.totals
     share = f" ({100 * elided / asked:.1f} %)" if asked else ""
     plural = "" if model.ever == 1 else "es"
     text = (
@@ -63,7 +65,8 @@ def ending(model: Model, width: int = 80) -> str:
     )
     hidden = sum(model.hidden.values())
     if hidden:
-        text += f" {hidden:,} of these {'is' if hidden == 1 else 'are'} suppressed (--no-suppressions shows where)."
+        calls = f"{hidden:,} redundant call{' is' if hidden == 1 else 's are'}"
+        text += f" {calls} suppressed (--no-suppressions shows where)."
     return "".join(f"{textwrap.fill(part, width)}\n" for part in (text, *(f"note: {note}" for note in model.notes)))
 
 

@@ -36,6 +36,7 @@ def as_json(
         "asked": ledger.asked,
         "said": ledger.said,
         "elided": ledger.elided,
+        "redundant": ledger.redundant,
         "narrowed": sum(line.narrowed for line in ledger.calls.values()),
         "resynced": ledger.resynced,
         "unmodeled": dict(sorted(ledger.unmodeled.items())),

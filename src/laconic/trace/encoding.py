@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, chain, islice, repeat
 from operator import sub
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,10 @@ from laconic.trace.schema import NUMBERS, PlainRow
 if TYPE_CHECKING:
     import pyarrow as pa
 
+#: The latest time of a row, in nanoseconds since the trace began.
+LATEST = (1 << 63) - 1
+#: Touched runs that are decoded at once.
+RUNS = 1 << 17
 _TIME = 1
 _A0 = 4
 _NUMBERS = len(NUMBERS)
@@ -37,12 +42,15 @@ def arrow_schema(metadata: dict[str, str]) -> pa.Schema:
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in types], metadata=said)
 
 
-def encode(schema: pa.Schema, rows: Sequence[PlainRow], time: int) -> pa.RecordBatch:
-    """One record batch of `rows`; `time` is that of the row before them. O(rows)."""
+def encode(schema: pa.Schema, rows: Sequence[PlainRow], time: int) -> tuple[pa.RecordBatch, int]:
+    """One record batch of `rows`, and the time of its last row; `time` is that of the row before them. O(rows).
+
+    Times never go backwards: a row with an earlier time than the row before it gets that row's time.
+    """
     import pyarrow as pa
 
     columns = list(zip(*rows, strict=True))
-    times = columns[_TIME]
+    times = tuple(islice(accumulate(columns[_TIME], max, initial=time), 1, None))
     columns[_TIME] = tuple(map(sub, times, (time, *times[:-1])))
     arrays: list[Any] = [
         _numbers(code, kind, column) for (_, code, kind), column in zip(NUMBERS, columns, strict=False)
@@ -67,17 +75,72 @@ def encode(schema: pa.Schema, rows: Sequence[PlainRow], time: int) -> pa.RecordB
     )
     offsets = pa.Array.from_buffers(pa.int32(), len(rows) + 1, [None, _offsets(map(len, touched))])
     arrays.append(pa.ListArray.from_arrays(offsets, struct, type=schema.field("touched").type))
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+    return pa.RecordBatch.from_arrays(arrays, schema=schema), times[-1]
 
 
-def decode(batch: pa.RecordBatch, time: int) -> list[PlainRow]:
-    """The rows of a batch, as `encode` was given them; `time` is that of the row before. O(rows)."""
+class Times:
+    """The times of the rows that have been decoded so far, in nanoseconds since the trace began.
+
+    `written` is the time of the last row as it is in the file, `shown` the latest time that a row was given. They
+    differ only in traces that older releases imported from a log whose clock was set back.
+    """
+
+    __slots__ = ("shown", "written")
+
+    def __init__(self) -> None:
+        self.written = self.shown = 0
+
+    def take(self, steps: array[int]) -> list[int]:
+        """The times of the next rows, from the differences in the file; none is earlier than the one before it, and
+        none is later than `LATEST`. O(rows)."""
+        written = list(islice(accumulate(steps, initial=self.written), 1, None))
+        if not written:
+            return written
+        shown = written
+        if self.written != self.shown or min(steps) < 0:
+            shown = list(islice(accumulate(written, max, initial=self.shown), 1, None))
+        if shown[-1] > LATEST:
+            shown = [min(time, LATEST) for time in shown]
+        self.written, self.shown = written[-1], shown[-1]
+        return shown
+
+
+def most_runs(batch: pa.RecordBatch) -> int:
+    """The touched runs of the row that has most of them. O(rows) where there are more than a few."""
+    touched = batch.column(_NUMBERS + 1)
+    if len(touched.values) <= RUNS:
+        return len(touched.values)
+    offsets = _values("i", touched.offsets)
+    lengths: Iterable[int] = map(sub, offsets[1:], offsets)
+    return max(lengths)
+
+
+def portions(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """A batch in pieces of at most `RUNS` touched runs, or of one row. Decoded, a run takes ten times its bytes in the
+    file. O(rows)."""
+    touched = batch.column(_NUMBERS + 1)
+    count = batch.num_rows
+    if len(touched.values) <= RUNS:
+        if count:
+            yield batch
+        return
+    offsets = _values("i", touched.offsets)
+    start = 0
+    while start < count:
+        end = max(bisect_right(offsets, offsets[start] + RUNS) - 1, start + 1)
+        end = min(end, count)
+        yield batch.slice(start, end - start)
+        start = end
+
+
+def decode(batch: pa.RecordBatch, times: Times) -> list[PlainRow]:
+    """The rows of a batch; `times` has those of the rows before. O(rows)."""
     count = batch.num_rows
     columns: list[Any] = [_values(code, batch.column(index)) for index, (_, code, _) in enumerate(NUMBERS)]
     data, touched = batch.column(_NUMBERS), batch.column(_NUMBERS + 1)
     columns.append(data.to_pylist() if data.get_total_buffer_size() > 4 * (count + 1) else repeat(b"", count))
     columns.append(_touched(touched, columns[_A0]) if len(touched.values) else repeat((), count))
-    columns[_TIME] = islice(accumulate(columns[_TIME], initial=time), 1, None)
+    columns[_TIME] = times.take(columns[_TIME])
     for index in range(_TIME + 1, _NUMBERS):
         # Most columns of most batches hold one value all along, which need not be made anew for each row.
         values = columns[index]

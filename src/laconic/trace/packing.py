@@ -11,8 +11,8 @@ from laconic.errors import LaconicError
 from laconic.stacks.symbolize import Symbolizer
 from laconic.stacks.table import CUT, JIT, Frame, Module
 from laconic.trace.reader import Trace
-from laconic.trace.schema import CODES, EVENTS, FRAME, PlainRow, Row
-from laconic.trace.writer import BATCH, TraceWriter
+from laconic.trace.schema import BATCH, CODES, EVENTS, FRAME, PlainRow, Row
+from laconic.trace.writer import TraceWriter
 
 _MODULE, _FRAMES, _STACK, _SYMBOLS, _END = (CODES[name] for name in ("module", "frames", "stack", "symbols", "end"))
 

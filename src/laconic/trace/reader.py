@@ -6,17 +6,18 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from laconic.errors import LaconicError
 from laconic.trace.encoding import arrow_schema, head_checksum
-from laconic.trace.schema import CODES, EVENTS, SCHEMA, PlainRow
+from laconic.trace.schema import BATCH, CODES, EVENTS, LARGEST_BATCH, MOST_RUNS, SCHEMA, PlainRow
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 #: How traces are made.
 SOURCES = ("run", "strace", "gramine", "perf")
+T = TypeVar("T")
 _END = CODES["end"]
 _MAGIC = b"\xff\xff\xff\xff"
 
@@ -50,25 +51,30 @@ class Trace:
                 f"{_version()}, which reads up to schema {SCHEMA}: install Laconic {self.version} or newer"
             )
         self.source = metadata["source"] if metadata["source"] in SOURCES else "run"
-        self.redacted = bool(_json(metadata, "redacted"))
-        self.machine: dict[str, Any] = _json(metadata, "machine") or {}
-        self.about: dict[str, Any] = _json(metadata, "about") or {}
-        names = _json(metadata, "events") or list(EVENTS)
+        self.redacted = bool(_json(metadata, "redacted", bool))
+        self.machine: dict[str, Any] = _json(metadata, "machine", dict) or {}
+        self.about: dict[str, Any] = _json(metadata, "about", dict) or {}
+        names = [str(name) for name in _json(metadata, "events", list) or EVENTS][:256]
         # A newer release of the same schema may know more calls than this one.
         self.names: list[str] = [*names, *(f"?{code}" for code in range(len(names), 256))]
 
     def batches(self) -> Iterator[list[PlainRow]]:
-        """The rows, a batch at a time, in the order of `laconic.trace.schema.Row`. O(rows), bounded memory."""
-        from laconic.trace.encoding import decode
+        """The rows, some thousands at a time, in the order of `laconic.trace.schema.Row`. O(rows), bounded memory.
+
+        A row that no call can have made (`laconic.trace.possible`) is given as a `lost` row.
+        """
+        from laconic.trace.encoding import Times, decode, portions
+        from laconic.trace.possible import Judge
 
         self.loss, self.events = None, 0
         file, _, stream = self._open_stream()
-        time = 0
+        times, judge = Times(), Judge(self.names)
         last: PlainRow | None = None
         with file:
             while True:
                 at = file.tell()
                 try:
+                    _check_size(file)
                     batch, about = stream.read_next_batch_with_custom_metadata()
                     _prove(batch, about, self.events)
                 except StopIteration:
@@ -76,11 +82,10 @@ class Trace:
                 except _unreadable() as error:
                     self.loss = self._cut(at, error)
                     break
-                rows = decode(batch, time)
-                if rows:
-                    time = rows[-1][1]
+                self.position = file.tell()
+                for portion in portions(batch):
+                    rows = judge.possible(decode(portion, times))
                     last = rows[-1]
-                    self.position = file.tell()
                     self.events += len(rows)
                     yield rows
         if self.loss is None and (last is None or last[0] != _END):
@@ -145,11 +150,28 @@ def _unreadable() -> tuple[type[Exception], ...]:
     return pa.ArrowException, OSError, ValueError, EOFError, MemoryError, OverflowError
 
 
+def _check_size(file: BinaryIO) -> None:
+    # Raises ValueError for a batch that no release of Laconic wrote, before it is unpacked.
+    from laconic.trace.batchsize import batch_size
+
+    size = batch_size(file)
+    if size is None:
+        return
+    if not 0 <= size.rows <= BATCH:
+        raise ValueError(f"a batch has {size.rows:,} rows, and {BATCH:,} is the most")
+    if size.unpacked > LARGEST_BATCH:
+        raise ValueError(f"a batch unpacks to {size.unpacked:,} bytes, and {LARGEST_BATCH:,} is the most")
+
+
 def _prove(batch: pa.RecordBatch, about: Mapping[bytes, bytes] | None, before: int) -> None:
     # Raises ValueError where a batch is not the one that was written as the next.
-    from laconic.trace.encoding import checksum
+    from laconic.trace.encoding import checksum, most_runs
 
-    batch.validate()
+    batch.validate(full=True)
+    if any(column.null_count for column in batch.columns):
+        raise ValueError("it has null values")
+    if most_runs(batch) > MOST_RUNS:
+        raise ValueError(f"a row has more than {MOST_RUNS:,} touched runs")
     written = [(about or {}).get(key, b"").decode("ascii", "replace") for key in (b"crc32", b"rows")]
     if written != [str(checksum(batch)), str(before + batch.num_rows)]:
         raise ValueError("its checksum is wrong")
@@ -210,11 +232,13 @@ def _number(metadata: dict[str, str], key: str) -> int:
         return SCHEMA + 1
 
 
-def _json(metadata: dict[str, str], key: str) -> Any:
+def _json(metadata: dict[str, str], key: str, kind: type[T]) -> T | None:
+    # The value of a key; None where there is none of that type.
     try:
-        return json.loads(metadata[key])
-    except (KeyError, ValueError):
+        value = json.loads(metadata[key])
+    except (KeyError, ValueError, RecursionError):
         return None
+    return value if isinstance(value, kind) else None
 
 
 def _version() -> str:

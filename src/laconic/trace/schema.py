@@ -15,6 +15,14 @@ from laconic.linux.pagemap import Touched
 #: The version of the file's meaning. A reader reads its own and all older ones.
 SCHEMA: Final = 1
 
+#: Rows of a batch, at most. Larger ones compress no better and are read no faster.
+BATCH: Final = 16384
+#: Bytes that a batch has when it is unpacked, at most. The numbers of 16,384 rows take 1.4 MB; texts and touched runs
+#: (17 bytes each) take the rest. A writer begins another batch at half of it.
+LARGEST_BATCH: Final = 1 << 26
+#: Touched runs of one row, at most; a writer leaves out the others, and says so.
+MOST_RUNS: Final = 1 << 20
+
 #: Memory calls, by their names in `laconic.memory.calls.OPERATIONS`. `other` is one that bookkeeping does not follow
 #: (int 0x80, x32), `i386_brk` the break moved in that way. An event's code is its place: new names go to the end.
 MEMORY_EVENTS: Final = (

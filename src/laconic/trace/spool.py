@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import marshal
+import mmap
 import os
 import select
 import signal
@@ -15,10 +16,11 @@ import struct
 import sys
 import time
 
-from laconic.trace.schema import PlainRow
-from laconic.trace.writer import BATCH, TraceWriter
+from laconic.trace.schema import BATCH, PlainRow
+from laconic.trace.writer import TraceWriter
 
 _LENGTH = struct.Struct("=Q")
+_COUNT = struct.Struct("=Q")
 _PIPE_SIZE = 1 << 20
 #: F_SETPIPE_SZ (include/uapi/linux/fcntl.h)
 _SETPIPE_SZ = 1031
@@ -35,12 +37,14 @@ class Spool:
     def __init__(self, writer: TraceWriter) -> None:
         rows, self._rows = os.pipe()
         self._outcome, outcome = os.pipe()
+        # How many rows are in the file: it can be read when the other process was killed.
+        self._written = mmap.mmap(-1, _COUNT.size)
         pid = os.fork()
         if not pid:
             _be_nobodys_child()
             os.close(self._rows)
             os.close(self._outcome)
-            _write_all(writer, rows, outcome)
+            _write_all(writer, rows, outcome, self._written)
         os.waitpid(pid, 0)
         os.close(rows)
         os.close(outcome)
@@ -64,13 +68,12 @@ class Spool:
             self._broken = True
 
     def close(self) -> tuple[int, str | None]:
-        """Has the rest written; how many rows there are, and why there are no more where the file has not all."""
+        """Has the rest written; how many rows are in the file, and why it has no more where it has not all."""
         os.close(self._rows)
         with open(self._outcome, "rb") as file:
             text = file.read()
-        if not text:
-            return 0, "the process that writes it was killed"
-        written, failure = json.loads(text)
+        (written,) = _COUNT.unpack(self._written)
+        failure = json.loads(text) if text else "the process that writes it was killed"
         return written, failure
 
 
@@ -97,24 +100,26 @@ def _import_pyarrow() -> None:
             del sys.modules[name]  # an older pyarrow needs numpy: it is imported with the first batch
 
 
-def _write_all(writer: TraceWriter, rows: int, outcome: int) -> None:
+def _write_all(writer: TraceWriter, rows: int, outcome: int, written: mmap.mmap) -> None:
     # Never returns.
     try:
         _import_pyarrow()
-        _receive(writer, rows)
+        writer.open_head()
+        _receive(writer, rows, written)
         writer.close()
         failure = None if writer.failure is None else writer.failure.strerror
     except Exception as error:
         failure = f"{type(error).__name__}: {error}"
     finally:
         try:
-            os.write(outcome, json.dumps([writer.written, failure]).encode())
+            _COUNT.pack_into(written, 0, writer.written)
+            os.write(outcome, json.dumps(failure).encode())
         finally:
             os._exit(0)
 
 
-def _receive(writer: TraceWriter, rows: int) -> None:
-    # Has what comes written, until the other end is closed.
+def _receive(writer: TraceWriter, rows: int, written: mmap.mmap) -> None:
+    # Has what comes written, until the other end is closed; `written` counts it.
     due = time.monotonic() + PERIOD
     received = bytearray()
     while True:
@@ -126,6 +131,7 @@ def _receive(writer: TraceWriter, rows: int) -> None:
         _take(received, writer.rows)
         if len(writer.rows) >= BATCH or writer.rows and time.monotonic() >= due:
             writer.flush()
+            _COUNT.pack_into(written, 0, writer.written)
             writer.sync()  # nobody waits for it here
             due = time.monotonic() + PERIOD
 

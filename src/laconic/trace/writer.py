@@ -18,9 +18,12 @@ from laconic.errors import LaconicError
 from laconic.memory.mmap import OpenFile
 from laconic.memory.vma import File
 from laconic.trace.schema import (
+    BATCH,
     CODES,
     EVENTS,
     HUGE_SHIFT,
+    LARGEST_BATCH,
+    MOST_RUNS,
     NOEXEC,
     PLACES,
     PLAIN,
@@ -34,8 +37,6 @@ from laconic.trace.schema import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Rows a batch. Larger ones compress no better and are read no faster.
-BATCH = 16384
 _MASK = (1 << 64) - 1
 
 
@@ -45,7 +46,8 @@ class TraceWriter:
     `source` says how it is made (`run`, `strace`, `gramine`, ...) and `about` what else is to be known of it (JSON
     values). `redact` puts hashes in the place of paths, names and command lines.
     Callers append rows, in order, to `rows`, and call `flush` when there are `BATCH` of them or time has passed.
-    A file that cannot be written any more ends the trace, not the program: `failure` is the errno.
+    A file that cannot be written any more ends the trace, not the program: `failure` is the errno, and `written` counts
+    the rows that are in the file.
 
     Raises LaconicError where the file cannot be made.
     """
@@ -135,8 +137,7 @@ class TraceWriter:
     def close(self) -> None:
         """Writes the rest and the end of the stream; a trace that was ended in order has an `end` row before."""
         self.flush()
-        if self._stream is None and self.failure is None:
-            self._open_stream()
+        self.open_head()
         if self._stream is not None and self.failure is None:
             self._stream.close()
             self._write_out()
@@ -169,19 +170,35 @@ class TraceWriter:
         options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1))
         self._stream = pa.ipc.new_stream(self._sink, self._schema, options=options)
 
+    def open_head(self) -> None:
+        """Writes the head of the trace, which comes before the first batch: the file is a trace from here on."""
+        if self._stream is None and self.failure is None:
+            self._open_stream()
+            self._write_out()
+
     def _append(self, rows: list[PlainRow]) -> None:
         from laconic.trace.encoding import checksum, encode
 
         if self._stream is None:
             self._open_stream()
         assert self._stream is not None
-        batch = encode(self._schema, rows, self._time)
-        self._time = rows[-1][1]
-        self.written += len(rows)
+        batch, time = encode(self._schema, rows, self._time)
+        if batch.nbytes > LARGEST_BATCH // 2 and len(rows) > 1:
+            middle = len(rows) // 2
+            self._append(rows[:middle])
+            self._append(rows[middle:])
+            return
+        if len(rows) == 1 and len(rows[0][17]) > MOST_RUNS:
+            self._append(_cut(rows[0]))
+            return
+        self._time = time
         self.batches += 1
-        about = {"batch": str(self.batches), "crc32": str(checksum(batch)), "rows": str(self.written)}
+        total = self.written + len(rows)
+        about = {"batch": str(self.batches), "crc32": str(checksum(batch)), "rows": str(total)}
         self._stream.write_batch(batch, custom_metadata=about)
         self._write_out()
+        if self.failure is None:
+            self.written = total
 
     def _write_out(self) -> None:
         data = self._sink.getvalue()
@@ -193,6 +210,13 @@ class TraceWriter:
                 done += os.write(self._fd, data[done:])
         except OSError as error:
             self.failure = error
+
+
+def _cut(row: PlainRow) -> list[PlainRow]:
+    # A row with as many touched runs as a row may have, and one that says that there were more.
+    text = b"touched pages: a process had more ranges of them than a trace holds"
+    lost = Row(CODES["lost"], row[1], row[2], row[3], data=text)
+    return [(*row[:17], row[17][:MOST_RUNS]), tuple(lost)]
 
 
 _PUBLIC = {"", "/dev/zero (deleted)", "/SYSV00000000 (deleted)", "/dev/zero", "/dev/null"}

@@ -89,8 +89,8 @@ class Mediator:
             ptrace.resume(CONT, thread.tid)
             return
         stacks = self.stacks
-        wanted = stacks is not None and (stacks.all or not outcome.changes and not outcome.ask)
-        if wanted and stacks is not None and self.registers.load(thread.tid):
+        redundant = outcome.result >= 0 and not outcome.changes and not outcome.ask
+        if stacks is not None and (stacks.all or redundant) and self.registers.load(thread.tid):
             stacks.take(thread, self.words)
         host_args = manager.host_arguments(name, args, outcome)
         if host_args is not None:

@@ -47,8 +47,8 @@ _NAME_BYTES = 80
 class Recorder:
     """Writes one run's trace. `began` is the monotonic time that events are counted from, in nanoseconds.
 
-    `written` and `failure` are known at the end: how many rows there are, and why there are no more, if the file could
-    not be written. To be made before any thread is.
+    `written` and `failure` are known at the end: how many rows are in the file, and why it has no more, if it could not
+    be written to its end. To be made before any thread is.
     """
 
     def __init__(self, writer: TraceWriter, stacks: Stacks | None = None) -> None:
@@ -94,6 +94,14 @@ class Recorder:
             self._sender.join()
         self._hand_over()
         self.written, self.failure = self._spool.close()
+
+    @property
+    def outcome(self) -> str:
+        """Why the trace is not complete, and how much of it there is, as part of a sentence; "" for a complete one."""
+        if self.failure is None:
+            return ""
+        events = f"{self.written:,} event{'' if self.written == 1 else 's'}" if self.written else "no event"
+        return f"could not be written to its end, {self.failure}; it contains {events}"
 
     def discard(self) -> None:
         """Leaves no trace of a program that could not be started."""

@@ -216,8 +216,8 @@ class Timeline(Listener):
         call, time, args = self.calls, done.row[1], done.row[4:10]
         self.calls += 1
         self.calls_of[process] = self.calls_of.get(process, 0) + 1
-        self.by_time.count(time, done.host_calls)
-        self.by_order.count(call, done.host_calls)
+        self.by_time.count(time, done.host_calls, done.is_redundant)
+        self.by_order.count(call, done.host_calls, done.is_redundant)
         self.moments.see(time)
         self.last = time
         if done.is_redundant and process >= 0:

@@ -19,7 +19,7 @@ class Bins:
     said: list[int] = field(default_factory=list)
     redundant: list[int] = field(default_factory=list)
 
-    def count(self, at: int, said: int) -> None:
+    def count(self, at: int, said: int, redundant: bool) -> None:
         """Enters a call at the place `at` (0 or more), for which `said` host calls were made. O(1) amortised."""
         while at // self.width >= self.limit:
             self.asked, self.said, self.redundant = map(_halved, (self.asked, self.said, self.redundant))
@@ -30,7 +30,7 @@ class Bins:
                 series.extend([0] * (place + 1 - len(series)))
         self.asked[place] += 1
         self.said[place] += said
-        self.redundant[place] += not said
+        self.redundant[place] += redundant
 
 
 def _halved(series: list[int]) -> list[int]:

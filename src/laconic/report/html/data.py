@@ -96,7 +96,7 @@ def _summary(page: Page) -> Json:
         "programs": list(dict.fromkeys(plain(process.path) for process in page.processes))[:20],
         "asked": ledger.asked,
         "said": ledger.said,
-        "redundant": ledger.elided,
+        "redundant": ledger.redundant,
         "uncertain": page.uncertain,
         "seconds": page.last / 1e9,
         "calls": {plain(name): [each.asked, each.said, each.elided, each.narrowed, each.failed]

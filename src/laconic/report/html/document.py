@@ -44,10 +44,10 @@ def _document(page: Page, data: str) -> bytes:
 def _figures(page: Page) -> str:
     # For who has no script: numbers alone, so that no name needs to be made harmless.
     ledger = page.ledger
-    share = f" ({100 * ledger.elided / ledger.asked:.1f} %)" if ledger.asked else ""
+    share = f" ({100 * ledger.redundant / ledger.asked:.1f} %)" if ledger.asked else ""
     return (
         f"Memory calls asked: {ledger.asked:,}; host calls said: {ledger.said:,}; redundant calls: "
-        f"{ledger.elided:,}{share}; processes: {ledger.processes:,}."
+        f"{ledger.redundant:,}{share}; processes: {ledger.processes:,}."
     )
 
 

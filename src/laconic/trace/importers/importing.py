@@ -23,8 +23,8 @@ from typing import Any, NamedTuple, Protocol, cast
 from laconic.errors import LaconicError
 from laconic.trace.importers.text import Log, Progress
 from laconic.trace.reader import looks_like
-from laconic.trace.schema import CODES, Row
-from laconic.trace.writer import BATCH, TraceWriter
+from laconic.trace.schema import BATCH, CODES, Row
+from laconic.trace.writer import TraceWriter
 
 #: Kind of log → the module that reads it.
 IMPORTERS = {
@@ -213,12 +213,17 @@ def flush(writer: TraceWriter) -> None:
 
 
 def check(writer: TraceWriter) -> None:
-    """Raises LaconicError where the trace could not be written."""
-    if writer.failure is not None:
+    """Raises LaconicError where the trace could not be written; a file without any event is removed."""
+    if writer.failure is None:
+        return
+    problem = f"-o {writer.path!r} could not be written, {writer.failure.strerror}"
+    if writer.written:
         raise LaconicError(
-            f"-o {writer.path!r} could not be written, {writer.failure.strerror}: {writer.written:,} events are in it; "
-            "free some space and import again with --force"
+            f"{problem}; it contains the first {writer.written:,} events. Free some space and import again with --force"
         )
+    with suppress(OSError):
+        os.unlink(writer.path)
+    raise LaconicError(f"{problem}, and was removed. Free some space, or name a file elsewhere")
 
 
 def refuse(log: Log, kind: str, cure: str) -> LaconicError:

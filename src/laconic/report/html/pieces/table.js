@@ -24,7 +24,7 @@ function callColumns() {
     {title: "Call", wide: true, key: (call) => `${name(call[3])}(${call[4]})`},
     {title: "Result", number: true, key: (call) => call[5]},
     {title: "Said", number: true, key: (call) => call[6]},
-    {title: "Redundant", key: (call) => (call[6] ? "no" : "yes")},
+    {title: "Redundant", key: (call) => (call[6] || call[5].startsWith("-") ? "no" : "yes")},
     {title: "Process", key: (call) => (process(call) ? processName(process(call)) : "?")},
     {title: "Site", wide: true, key: (call) => placeName(call[7]), cell: (call) => (call[7] < 0 ? named(placeName(call[7])) : siteCell(data.sites[call[7]]))},
   ];

@@ -10,6 +10,7 @@ from laconic.memory.flags import MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE
 from laconic.trace.importers.gramine.line import CLONE_THREAD, CLONE_VFORK, CLONE_VM, arguments, clone_flags, string
 from laconic.trace.importers.importing import BATCH, Import, check, lost
 from laconic.trace.importers.pathfiles import PathFiles
+from laconic.trace.possible import impossible_call
 from laconic.trace.schema import CHOSEN, CODES, NO_RESULT, UNFINISHED
 from laconic.trace.writer import TraceWriter
 
@@ -150,7 +151,7 @@ class Processes:
         thread.pending = pending
 
     def end(self, thread: Thread, name: bytes, result: int) -> None:
-        """The call that the thread is in has returned."""
+        """The call that the thread is in has returned. Raises ValueError for what the kernel cannot have answered."""
         pending = thread.pending
         if pending is None or pending.name != name:
             if pending is not None:
@@ -161,18 +162,28 @@ class Processes:
         thread.pending = None
         self.executing.pop(thread, None)
         self._cloning.pop(thread, None)
+        why = impossible_call(name.decode(), pending.args, result)
         if pending.place >= 0:
             del self._places[thread]
             row = self.writer.rows[pending.place]
+            if why:
+                self.writer.rows[pending.place] = (*row[:11], NO_RESULT, *row[12:])
+                raise ValueError(why)
             self.writer.rows[pending.place] = (*row[:10], result, pending.state, *row[12:])
+        elif why:
+            raise ValueError(why)
         elif name in _FORKS:
             self._forked(thread, pending, result)
         elif name != b"munmap":
             self._row(thread, pending, result)
 
     def whole(self, thread: Thread, name: bytes, text: bytes, result: int) -> None:
-        """A call that is shown in one line. Raises ValueError where its arguments are not understood."""
+        """A call that is shown in one line. Raises ValueError where its arguments are not understood, or the kernel
+        cannot have answered it so."""
         pending = self._pending(thread, name, text)
+        why = impossible_call(name.decode(), pending.args, result)
+        if why:
+            raise ValueError(why)
         if name in _FORKS:
             self._forked(thread, pending, result)
         else:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from laconic.memory import flags as kernel
 from laconic.trace.exporters.constants import CLONE
+from laconic.trace.possible import impossible_call
 from laconic.trace.schema import CODES, MEMORY_CODES
 
 _MASK = (1 << 64) - 1
@@ -282,13 +283,23 @@ class ScriptLines:
             shared = name in ("clone", "clone3", "fork", "vfork")
             return Event("beginning", now, now, pid, tid, path=name.encode()) if name in MEMORY and not shared else None
         path = begun.path or (self._programs.pop(tid, comm) if name.startswith("exec") else b"")
-        return begun._replace(end=now, result=value, path=path)
+        return _possible(begun._replace(end=now, result=value, path=path))
 
 
 def _done(event: Event, end: int, shown: bytes, comm: bytes | None) -> Event:
     # A program that was run is known by the command name that it got.
     path = comm or b"" if event.name == "execve" and not event.path else event.path
-    return event._replace(end=end, result=result(shown), path=path)
+    return _possible(event._replace(end=end, result=result(shown), path=path))
+
+
+def _possible(event: Event) -> Event:
+    # The event itself. Raises ValueError for a call that the kernel cannot have answered so.
+    if event.name in MEMORY and event.result is not None:
+        args = (*event.args, *[0] * (6 - len(event.args)))
+        why = impossible_call(event.name, args, event.result)
+        if why:
+            raise ValueError(why)
+    return event
 
 
 def _keep(begun: dict[int, Event], event: Event) -> None:

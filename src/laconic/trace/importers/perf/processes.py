@@ -16,6 +16,7 @@ from laconic.memory.flags import (
     MAP_SHARED,
     PAGE_MASK,
     PAGE_SIZE,
+    TASK_SIZE,
 )
 from laconic.memory.rangemap import TOP, RangeMap
 from laconic.trace.importers.importing import Import, lost
@@ -48,8 +49,8 @@ class Space:
     def touch(self, address: int, write: bool | None) -> None:
         """A page was touched; `write` is None where it is not known whether it was written. O(log n)."""
         start = address & PAGE_MASK
-        if start + PAGE_SIZE > TOP:
-            return
+        if start + PAGE_SIZE > TASK_SIZE:
+            return  # the vsyscall page, which is the kernel's
         kind = self.kinds.get(address) or _FILE
         if kind == _SHARED or kind == _FILE and not write:
             how = FILE_PAGE

@@ -9,9 +9,17 @@ _LONGEST = 4 * 10**18
 
 
 class Clock:
-    """Times of `-t`, `-tt`, `-ttt` (time of day, which begins anew at midnight, or seconds since 1970) and of `-r`."""
+    """Times of `-t`, `-tt`, `-ttt` (time of day, which begins anew at midnight, or seconds since 1970) and of `-r`.
+
+    `in_order`: the lines come in the order of their times. Then a time that is earlier than the one before it means
+    that the clock was set back (NTP, the end of daylight saving time): later times continue from there, and
+    `set_back` counts it. The logs of a `-ff` set are read in turn, so their times do not show it.
+    """
 
     def __init__(self) -> None:
+        self.in_order = True
+        self.set_back = 0
+        self._offset = 0
         self._first: int | None = None
         self._last = 0
         self._days = 0
@@ -27,14 +35,21 @@ class Clock:
             elif now > self._last + _DAY // 2 and self._days and now - _DAY >= 0:
                 now -= _DAY  # a line of the day before, from another thread
             else:
-                self._last = now
+                self._follow(now)
         else:
             now = int(text) * _SECOND
+            if self._first is not None and not -_LONGEST < now - self._first < _LONGEST:
+                raise ValueError(text)
+            self._follow(now)
         if self._first is None:
-            self._first = self._last = now
-        if not -_LONGEST < now - self._first < _LONGEST:
-            raise ValueError(text)
-        return now - self._first
+            self._first = now
+        return min(now - self._first + self._offset, _LONGEST)
+
+    def _follow(self, now: int) -> None:
+        if self.in_order and self._first is not None and now < self._last:
+            self._offset += self._last - now
+            self.set_back += 1
+        self._last = now
 
     def elapsed(self, seconds: bytes, fraction: bytes) -> int:
         """Adds a relative time; the nanoseconds since the first line, whose own is none."""

@@ -12,10 +12,12 @@ from laconic.memory.flags import (
     MAP_FIXED,
     MAP_FIXED_NOREPLACE,
     MREMAP_FIXED,
+    TASK_SIZE,
 )
 from laconic.trace.importers.strace.arguments import annotation, bare, number, unquote
 from laconic.trace.importers.strace.names import SUBCALLS
 from laconic.trace.importers.strace.processes import Thread
+from laconic.trace.possible import impossible_call
 from laconic.trace.records import ARITY
 from laconic.trace.schema import CHOSEN, CODES, MEMORY_EVENTS, NO_RESULT, READ, UNFINISHED, Row
 
@@ -63,6 +65,9 @@ class Memory:
             self.session.narrow_calls += 1
             return
         values = _values(name, args)
+        why = "" if state & (NO_RESULT | UNFINISHED) else impossible_call(name, values, result)
+        if why:
+            raise ValueError(why)
         where = (time, thread.pid, thread.tid)
         file = 0
         if name == "mmap":
@@ -107,6 +112,8 @@ class Memory:
         place = 0 if offset == b"0" else int(offset, 16)
         if thread.process.narrow or (start | size | place | result << 1) >> 64:
             raise ValueError
+        if not size or (place | result) & 4095 or result + size > TASK_SIZE or bits & _NOWHERE and result != start:
+            raise ValueError
         if bits & MAP_ANONYMOUS:
             file, handle = 0, _MASK if fd == b"-1" else number(fd)
         else:
@@ -124,6 +131,8 @@ class Memory:
         start, size = int(address, 16), int(length)
         if end != b" = 0" and not _is_done(end) or thread.process.narrow or (start | size) >> 64:
             raise ValueError
+        if not size or start & 4095 or start + size > TASK_SIZE:
+            raise ValueError
         self.session.order.rows.append(
             (_MUNMAP, time, thread.pid, thread.tid, start, size, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, b"", ())
         )
@@ -140,6 +149,8 @@ class Memory:
         start, size = int(address, 16), int(length)
         if end != b" = 0" and not _is_done(end) or thread.process.narrow or (start | size) >> 64:
             raise ValueError
+        if start & 4095 or start + size > TASK_SIZE:
+            raise ValueError
         self.session.order.rows.append(
             (
                 code, time, thread.pid, thread.tid, start, size, self.numbers[flags], 0, 0, 0,
@@ -151,7 +162,7 @@ class Memory:
         argument, _, end = text.partition(b")")
         address = 0 if argument == b"NULL" else int(argument, 16)
         result = _address(end)
-        if thread.process.narrow or (address | result << 1) >> 64:
+        if thread.process.narrow or address >> 64 or result > TASK_SIZE:
             raise ValueError
         thread.process.brk = result
         self.session.order.rows.append(

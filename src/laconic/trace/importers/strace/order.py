@@ -9,22 +9,27 @@ is held back.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from laconic.trace.schema import PlainRow
+
+if TYPE_CHECKING:
+    from laconic.trace.importers.strace.processes import Thread
 
 #: Rows that are held back at most: a call that does not return within them is placed as one whose end is not known.
 LIMIT = 10_000
 
 
 class Slot(list[Any]):
-    """The place that is kept for the rows of a call under way. `open` until they are known or given up."""
+    """The place that is kept for the rows of a call under way, which `thread` makes. `open` until they are known or
+    given up."""
 
-    __slots__ = ("open",)
+    __slots__ = ("open", "thread")
 
-    def __init__(self) -> None:
+    def __init__(self, thread: Thread) -> None:
         super().__init__()
         self.open = True
+        self.thread = thread
 
 
 class Order:
@@ -36,9 +41,9 @@ class Order:
         self._open = 0
         self.rows: list[Any] = out
 
-    def reserve(self) -> Slot:
-        """A place for rows that come later; until then the others are held back."""
-        slot = Slot()
+    def reserve(self, thread: Thread) -> Slot:
+        """A place for the rows of a thread's call, which come later; until then the others are held back."""
+        slot = Slot(thread)
         self._held.append(slot)
         self._open += 1
         self.rows = self._held

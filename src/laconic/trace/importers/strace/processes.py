@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from laconic.trace.importers.strace.descriptors import Files
 from laconic.trace.importers.strace.order import Slot
@@ -10,13 +10,15 @@ from laconic.trace.importers.strace.order import Slot
 
 @dataclass(slots=True, eq=False)
 class Process:
-    """What the threads of one process share. `narrow` where it runs 32-bit code, `brk` its last known break."""
+    """What the threads of one process share. `narrow` where it runs 32-bit code, `brk` its last known break. `threads`
+    are those that have not ended, in the order of their beginning."""
 
     pid: int
     narrow: bool = False
     brk: int = 0
     path: str = ""
     disordered: bool = False
+    threads: dict[Thread, None] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -43,3 +45,6 @@ class Thread:
     files: Files
     key: bytes = b""
     pending: Pending | None = None
+
+    def __post_init__(self) -> None:
+        self.process.threads[self] = None

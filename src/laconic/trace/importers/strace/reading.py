@@ -45,6 +45,11 @@ class Reading:
         self._from = 0
         self._ahead = b""
         self._second, self._base = b"", 0
+        #: The time of the last line that had one, which lines without a time share.
+        self._now = 0
+        #: Child -> parent, of the clones that return in these lines and this block.
+        self._returns: dict[bytes, bytes] = {}
+        self._returns_of: tuple[list[bytes], bytes] = [], b""
         #: A call's line that has no end yet, with what followed it; the frames of a stack, and where its call's row is.
         self._pieces: list[bytes] = []
         self._frames: list[bytes] = []
@@ -92,7 +97,7 @@ class Reading:
             try:
                 self.odd(line)
             except ERRORS:
-                self.puzzle(line, bool(_MATTERS.search(line)), self._base)
+                self.puzzle(line, bool(_MATTERS.search(line)), self._now)
 
     def _take_plain(self, block: list[bytes]) -> None:
         # The loop that most lines of most logs go through: every step of it counts.
@@ -100,7 +105,7 @@ class Reading:
         handlers, threads, words = session.handlers, session.threads, style.words
         bare, whole, fine, timed = style.pid == "bare", style.whole, style.fraction, style.time != "none"
         last, scale = whole + 1 + fine, 10 ** (9 - fine)
-        second, base, time = self._second, self._base, 0
+        second, base, time = self._second, self._base, self._now
         for line in block:
             parts = line.split(None, words)
             resumed = False
@@ -119,8 +124,9 @@ class Reading:
                 continue
             try:
                 if handler is ODD:
+                    self._now = time
                     self.odd(line)
-                    second, base = self._second, self._base
+                    second, base, time = self._second, self._base, self._now
                     continue
                 if timed:
                     when = parts[words - 1]
@@ -137,7 +143,10 @@ class Reading:
                 else:
                     handler(thread, time, text)
             except ERRORS:
+                self._now = time
                 self._carefully(line, resumed)
+                time = self._now
+        self._now = time
 
     def _carefully(self, line: bytes, resumed: bool) -> None:
         # Not as most such lines are. The end of a call is not read twice.
@@ -146,7 +155,7 @@ class Reading:
                 raise ValueError
             self.odd(line)
         except ERRORS:
-            self.puzzle(line, bool(_MATTERS.search(line)), self._base)
+            self.puzzle(line, bool(_MATTERS.search(line)), self._now)
 
     # Odd lines
 
@@ -286,7 +295,7 @@ class Reading:
         pieces, self._pieces = self._pieces, []
         self._waiting = bool(self._frames)
         for line in pieces:
-            self.puzzle(line, bool(_MATTERS.search(line)), self._base)
+            self.puzzle(line, bool(_MATTERS.search(line)), self._now)
 
     def _settle_odd(self) -> None:
         if self._frames:
@@ -315,10 +324,10 @@ class Reading:
             if match[3] != self._second:
                 self._base = session.clock.second(match[3])
                 self._second = match[3]
-            return self._base + nanoseconds(match[4] or b"")
-        if match[5] is not None and self.style.time == "relative":
-            return session.clock.elapsed(match[5], match[6])
-        return self._base
+            self._now = self._base + nanoseconds(match[4] or b"")
+        elif match[5] is not None and self.style.time == "relative":
+            self._now = session.clock.elapsed(match[5], match[6])
+        return self._now
 
     def _thread(self, key: bytes, time: int) -> Thread:
         thread = self.session.threads.get(key) or self.meet(key, time)
@@ -330,7 +339,7 @@ class Reading:
         session = self.session
         if key and not (key.isdigit() and len(key) < 10):
             raise ValueError(key)
-        parents = [each for each in session.cloning() if not each.pending.born] if key else []  # type: ignore[union-attr]
+        parents = session.cloning() if key else []
         if parents:
             parent = parents[0] if len(parents) == 1 else self._look_ahead(key, parents)
             session.spawning.born(parent, int(key), time)
@@ -340,15 +349,11 @@ class Reading:
 
     def _look_ahead(self, key: bytes, parents: list[Thread]) -> Thread:
         # Which of the clones under way has this child: the one that returns its number.
-        pattern = re.compile(rb"^([^\n]*)<\.\.\. (?:clone3?|v?fork) resumed>[^\n]* = " + key + rb"\b", re.MULTILINE)
-        for text in (b"\n".join(self._lines), self._ahead):
-            for match in pattern.finditer(text):
-                prefix = lines.PREFIX.match(match[1])
-                assert prefix is not None
-                for parent in parents:
-                    if parent.key == (prefix[1] or prefix[2]):
-                        return parent
-        return parents[0]
+        if self._returns_of[0] is not self._lines or self._returns_of[1] is not self._ahead:
+            self._returns_of = self._lines, self._ahead
+            self._returns = _returns(self._ahead) | _returns(b"\n".join(self._lines))
+        parent = self._returns.get(key)
+        return next((thread for thread in parents if thread.key == parent), parents[0])
 
     # What was not understood
 
@@ -373,3 +378,16 @@ class Reading:
         self.settle_lines()
 
 
+def _returns(text: bytes) -> dict[bytes, bytes]:
+    # Child -> parent, of the clones of other lines that return. O(bytes).
+    found: dict[bytes, bytes] = {}
+    for match in _RETURN.finditer(text):
+        prefix = lines.PREFIX.match(match[1])
+        assert prefix is not None
+        parent = prefix[1] or prefix[2]
+        if parent is not None:
+            found.setdefault(match[2], parent)
+    return found
+
+
+_RETURN = re.compile(rb"^([^\n]*)<\.\.\. (?:clone3?|v?fork) resumed>[^\n]* = (\d+)\b", re.MULTILINE)

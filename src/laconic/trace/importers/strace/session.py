@@ -71,6 +71,7 @@ class Session:
         self.redact = bool(writer.hidden("x") != b"x")
         self.order = Order(writer.rows)
         self.threads: dict[bytes, Thread] = {}
+        self._clones: dict[Thread, None] = {}
         self.clock = Clock()
         self.narrow_calls = 0
         #: Why the order between threads is not known, where it is not.
@@ -138,12 +139,14 @@ class Session:
         if thread.pending is not None:
             self.abandon(thread, NO_RESULT)
         pending = thread.pending = Pending(name, text, time)
+        if name in _FAMILY:
+            self._clones[thread] = None
         if name == b"close":
             # The number may be given to another thread's file before this has returned.
             thread.files.table.pop(number(text.partition(b"<")[0].partition(b")")[0]), None)
             pending.done = True
         elif name in _TAKES and not thread.process.narrow and self._takes(name, thread, text):
-            pending.slot = self.order.reserve()
+            pending.slot = self.order.reserve(thread)
 
     def _takes(self, name: bytes, thread: Thread, text: bytes) -> bool:
         if name == b"brk":
@@ -233,8 +236,20 @@ class Session:
     # Threads
 
     def cloning(self) -> list[Thread]:
-        """The threads that are in a clone. O(threads)."""
-        return [each for each in self.threads.values() if each.pending is not None and each.pending.name in _FAMILY]
+        """The threads that are in a clone whose child has not been seen, in the order in which they began it.
+
+        O(clones under way), amortized.
+        """
+        over = [thread for thread in self._clones if not self._is_cloning(thread)]
+        for thread in over:
+            del self._clones[thread]
+        return list(self._clones)
+
+    def _is_cloning(self, thread: Thread) -> bool:
+        pending = thread.pending
+        if pending is None or pending.name not in _FAMILY or pending.born:
+            return False
+        return self.threads.get(thread.key) is thread
 
     def stranger(self, key: bytes, time: int) -> Thread:
         """A thread whose beginning is not in the log."""
@@ -344,15 +359,13 @@ class Session:
         """Between blocks: gives up what is held back too long, and writes full batches."""
         while self.order.full:
             slot = self.order.first()
-            thread = next(
-                (each for each in self.threads.values() if each.pending is not None and each.pending.slot is slot), None
-            )
-            if thread is not None:
-                pending = thread.pending
+            if slot is None:
+                break
+            thread, pending = slot.thread, slot.thread.pending
+            if pending is not None and pending.slot is slot:
                 self.abandon(thread, NO_RESULT)
                 thread.pending = pending
-            elif slot is not None:
-                self.order.close(slot)
+            self.order.close(slot)
         if len(self.writer.rows) >= BATCH:
             self._count()
             importing.flush(self.writer)
@@ -363,6 +376,9 @@ class Session:
             self.abandon(thread, NO_RESULT)
         if self.narrow_calls:
             self.note(f"{self.narrow_calls:,} memory calls of 32-bit processes are not in the trace")
+        if self.clock.set_back:
+            times = "once" if self.clock.set_back == 1 else f"{self.clock.set_back:,} times"
+            self.note(f"the log's clock was set back {times}; the times after that continue from the time before")
         self._count()
         names = {EVENTS[code]: count for code, count in self.counts.items() if code in CALL_CODES}
         self.report.calls = names

@@ -33,6 +33,7 @@ def keys_of(logs: Sequence[Log]) -> list[bytes]:
 def read_set(session: Session, logs: Sequence[Log], keys: list[bytes], progress: Progress | None) -> None:
     """Reads a `-ff` set. O(lines · log(files)); memory for a few kilobytes of each file that is under way."""
     _allow_files(len(logs))
+    session.clock.in_order = False
     styles = [style_of(log.head)[0] for log in logs]
     if any(style.time != "clock" for style, log in zip(styles, logs, strict=True) if log.head):
         session.disorder = "the logs of a set without times: the order of its threads' calls is not known"

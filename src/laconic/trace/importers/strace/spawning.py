@@ -84,9 +84,11 @@ class Spawning:
         if result or state & (NO_RESULT | UNFINISHED):
             return
         session.known(thread)
-        for key in [key for key, other in session.threads.items() if other.process is thread.process]:
-            del session.threads[key]
-        process = Process(thread.pid)
+        for other in thread.process.threads:
+            for key in (other.key, b""):  # while it was alone, a thread had the empty key
+                if session.threads.get(key) is other:
+                    del session.threads[key]
+        process = Process(thread.pid, threads={thread: None})
         thread.process, thread.tid, thread.files = process, thread.pid, thread.files.execute()
         session.threads[thread.key] = thread
         argv = strings(args[2 if name == "execveat" else 1]) if len(args) > 1 + (name == "execveat") else []
@@ -132,6 +134,7 @@ class Spawning:
             tuple(Row(CODES["exit"], time, thread.pid, thread.tid, status))
         )
         session.threads.pop(thread.key, None)
+        thread.process.threads.pop(thread, None)
 
     def mode(self, thread: Thread, time: int, narrow: bool) -> None:
         """The process runs 32-bit code from here, or 64-bit code again."""
