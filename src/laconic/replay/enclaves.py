@@ -225,7 +225,9 @@ class EnclaveReplay(Replay):
 
     def _assumed(self, mm: Mm) -> None:
         # An address space whose beginning nobody saw has an enclave from now on.
-        if mm.enclave is None and mm.assumed is not None and mm.space is not None:
+        if mm.enclave is not None or mm.assumed is None or mm.space is None:
+            return
+        if not mm.assumed.awaits_maps:
             self._started(mm, mm.space)
 
     def _program(self, row: PlainRow) -> None:
