@@ -21,6 +21,7 @@ from laconic.pal.sgx.costs import CostProfile
 from laconic.pal.sgx.meter import THINGS, Counts
 from laconic.replay import Replayed, replay
 from laconic.replay.enclaves import EnclaveReplay, Maker, Process
+from laconic.replay.engine import Measured
 from laconic.strategies import strategy
 from laconic.trace.reader import Trace
 
@@ -82,7 +83,8 @@ class Compared:
 
     `programs` are what the numbers in `Figures.processes` stand for; `ranged`: the trace does not hold touched pages,
     so every figure is a range. `asked`: memory calls; `unseen`: touched pages that nobody could look at; `lost` says
-    what is missing before the trace's end. `findings`: of `Model.verify`, by strategy.
+    what is missing before the trace's end. `findings`: of `Model.verify`, by strategy. `measured`: what SGX hardware
+    counted while the traced program ran.
     """
 
     strategies: dict[str, Figures]
@@ -96,6 +98,7 @@ class Compared:
     lost: list[str]
     model: Model = field(default_factory=Model)
     findings: dict[str, Findings] = field(default_factory=dict)
+    measured: list[Measured] = field(default_factory=list)
 
 
 def compare(
@@ -132,7 +135,7 @@ def compare(
     trace.loss = first.loss
     figures = {name: _figures([_ends(books, name) for books in cases.values()], profile) for name in names}
     found = {name: findings for part in parts for name, findings in part.findings.items()}
-    return Compared(figures, profile, first.programs, len(guesses) > 1, *first[2:7], model, found)
+    return Compared(figures, profile, first.programs, len(guesses) > 1, *first[2:7], model, found, first.measured)
 
 
 def compare_hosts(trace: Trace, names: Sequence[str], progress: Progress | None = None) -> dict[str, Replayed]:
@@ -191,6 +194,7 @@ class _Part(NamedTuple):
     lost: list[str]
     findings: dict[str, Findings]
     loss: str | None
+    measured: list[Measured]
 
 
 class _Task(NamedTuple):
@@ -244,6 +248,7 @@ def _replay(trace: Trace, task: _Task, progress: Progress) -> _Part:
         engine.lost.told(),
         {name: report.findings() for name, report in reports.items()},
         trace.loss,
+        engine.measured,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from laconic.ledger import CallCount, Ledger
 from laconic.replay import Replayed
 from laconic.replay.compare import BOUND, Compared, Figures, Span
+from laconic.report import measured
 
 Json = dict[str, Any]
 #: A table's row: its label, and the figures of one strategy; none for a heading.
@@ -68,6 +69,7 @@ def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
             call: _parts(found, lambda each: each.calls, call)
             for call in dict.fromkeys(call for each in found.values() for call in each.calls)
         },
+        "measured": measured.as_json(compared),
         "notes": notes,
     }
 
@@ -150,6 +152,8 @@ def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) 
         columns = [_cycles(rows)]
     bases = [base for base in ("every_call", "bound") if any(base in each["ratio"] for _, each in rows if each)]
     lines += tables("strategy", [*columns, *(_ratio(base, rows) for base in bases)], rows, width)
+    if figures.get("measured"):
+        lines += measured.as_text(figures["measured"], width)
     if by is not None:
         lines += _by(figures, by, width)
     if figures.get("epc"):
@@ -215,7 +219,8 @@ def _epc(figures: Mapping[str, Any]) -> str:
 # Tables
 
 
-def _between(low: float, high: float, form: str = ",") -> str:
+def between(low: float, high: float, form: str = ",") -> str:
+    """A range of numbers in a table; one number if both ends look alike."""
     first, last = f"{low:{form}}", f"{high:{form}}"
     return first if first == last else f"{first} – {last}"
 
@@ -230,19 +235,19 @@ def _counted(column: Column, rows: Iterable[Row]) -> list[str]:
     def cell(each: Mapping[str, Any]) -> str:
         counts = each["counts"]
         low = each.get("counts_low", counts)
-        return _between(sum(low[name] for name in names), sum(counts[name] for name in names))
+        return between(sum(low[name] for name in names), sum(counts[name] for name in names))
 
     return _cells(head, rows, cell)
 
 
 def _cycles(rows: Iterable[Row]) -> list[str]:
-    return _cells("cycles", rows, lambda each: _between(each["cycles"]["low"], each["cycles"]["high"]))
+    return _cells("cycles", rows, lambda each: between(each["cycles"]["low"], each["cycles"]["high"]))
 
 
 def _ratio(base: str, rows: Iterable[Row]) -> list[str]:
     def cell(each: Mapping[str, Any]) -> str:
         low, high = each["ratio_low"].get(base), each["ratio"].get(base)
-        return "–" if high is None else _between(low, high, ",.2f")
+        return "–" if high is None else between(low, high, ",.2f")
 
     return _cells("÷ " + base.replace("_", "-"), rows, cell)
 

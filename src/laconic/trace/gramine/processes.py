@@ -141,10 +141,8 @@ class Processes:
             thread.gone = True
         thread = Thread(self._new(pid, {}), tid)
         self.report.threads += 1
-        uri = start.loaded[0][0] if start.loaded else b"?"
-        host = path_of(uri)
-        path = self._mounts.guest(host) if host is not None else os.fsdecode(uri)
-        about = {"path": os.fsdecode(self.writer.hidden_path(path)), "bits": 64}
+        path = self._path(start, "?")
+        about: dict[str, object] = {"path": os.fsdecode(self.writer.hidden_path(path)), "bits": 64}
         self._program(thread, about, start)
         return thread
 
@@ -171,6 +169,14 @@ class Processes:
         where = self.now, pid, 0
         columns = (*counts, int(is_process), host_id)
         self.writer.rows.append((CODES["measured"], *where, *columns, 0, 0, 0, 0, 0, b"", ()))
+
+    def _path(self, start: Start, otherwise: str) -> str:
+        # The program's own file is loaded first, whatever link or script the path of the execve is.
+        if not start.loaded:
+            return otherwise
+        uri = start.loaded[0][0]
+        host = path_of(uri)
+        return self._mounts.guest(host) if host is not None else os.fsdecode(uri)
 
     def _program(self, thread: Thread, about: dict[str, object], start: Start | None) -> None:
         # The rows of a program's start: what it is, and the maps that are known.
@@ -295,7 +301,12 @@ class Processes:
         path, rest = string(pending.text)
         inner = rest.partition(b"[")[2].partition(b"]")[0]
         argv = [os.fsdecode(self.writer.hidden(os.fsdecode(one))) for one in inner.split(b",")[:-1]]
-        about = {"path": os.fsdecode(self.writer.hidden_path(os.fsdecode(path))), "argv": argv, "bits": 64}
+        shown = os.fsdecode(path) if start is None else self._path(start, os.fsdecode(path))
+        about: dict[str, object] = {
+            "path": os.fsdecode(self.writer.hidden_path(shown)),
+            "argv": argv,
+            "bits": 64,
+        }
         process = thread.process
         self._program(thread, about, start)
         for other in list(process.threads.values()):
