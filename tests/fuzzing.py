@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import random
 import sys
 import tempfile
@@ -25,7 +26,12 @@ TOKENS = [
 
 def corpus(kind: str) -> list[bytes]:
     """The texts of the logs of a kind."""
-    return [path.read_bytes() for path in sorted((CORPUS / kind).rglob("*")) if ".log" in path.name]
+    texts = []
+    for path in sorted((CORPUS / kind).rglob("*")):
+        if ".log" in path.name:
+            data = path.read_bytes()
+            texts.append(gzip.decompress(data) if path.suffix == ".gz" else data)
+    return texts
 
 
 def mutate(text: bytes, pick: Callable[[int], int], times: int) -> bytes:

@@ -20,7 +20,7 @@ from laconic.linux.pal import RULES
 from laconic.memory.calls import HostRule
 from laconic.replay import Replayed, replay
 from laconic.replay.enclaves import Enclaves, Maker
-from laconic.replay.engine import Replay
+from laconic.replay.engine import Measured, Replay
 from laconic.replay.events import Program
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import THINGS, Counts
@@ -85,7 +85,8 @@ class Compared:
 
     `programs` are what the numbers in `Figures.processes` stand for; `ranged`: the trace does not hold touched pages,
     so every figure is a range. `asked`: memory calls; `unseen`: touched pages that nobody could look at; `lost` says
-    what is missing before the trace's end. `findings`: of `Model.verify`, by strategy.
+    what is missing before the trace's end. `findings`: of `Model.verify`, by strategy. `measured`: what SGX hardware
+    counted while the traced program ran.
     """
 
     strategies: dict[str, Figures]
@@ -99,6 +100,7 @@ class Compared:
     lost: list[str]
     model: Model = field(default_factory=Model)
     findings: dict[str, Findings] = field(default_factory=dict)
+    measured: list[Measured] = field(default_factory=list)
 
 
 def compare(
@@ -135,7 +137,7 @@ def compare(
     trace.loss = first.loss
     figures = {name: _figures([_ends(books, name) for books in cases.values()], profile) for name in names}
     found = {name: findings for part in parts for name, findings in part.findings.items()}
-    return Compared(figures, profile, first.programs, len(guesses) > 1, *first[2:7], model, found)
+    return Compared(figures, profile, first.programs, len(guesses) > 1, *first[2:7], model, found, first.measured)
 
 
 def compare_hosts(trace: Trace, names: Sequence[str], progress: Progress | None = None) -> dict[str, Replayed]:
@@ -195,6 +197,7 @@ class _Part(NamedTuple):
     lost: list[str]
     findings: dict[str, Findings]
     loss: str | None
+    measured: list[Measured]
 
 
 class _Task(NamedTuple):
@@ -240,6 +243,7 @@ def _replay(trace: Trace, task: _Task, progress: Progress) -> _Part:
         engine.lost.told(),
         {name: report.findings() for name, report in reports.items()},
         trace.loss,
+        engine.measured,
     )
 
 

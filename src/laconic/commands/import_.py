@@ -14,6 +14,7 @@ examples:
   strace -f -tt -e trace=%memory,%process,%file,%desc -o a.log CMD
   laconic import strace a.log -o a.trace
   laconic import strace logs/a.log.* -o a.trace
+  laconic import gramine a.log --root / -o a.trace
   zstdcat a.log.zst | laconic import strace - -o a.trace
 
 exit codes: 0, also where some lines were not understood (they are shown); 2 for
@@ -34,6 +35,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--redact", action="store_true", help="put hashes in the place of paths and names, and leave out command lines"
     )
+    parser.add_argument(
+        "--root",
+        metavar="DIR",
+        help="gramine: look up the files that the program used below DIR (/, or an image's root), for their sizes and "
+        "what is mapped at its start",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the report to FILE as JSON; - is standard output")
     parser.add_argument("--quiet", action="store_true", help="print no summary")
     parser.set_defaults(execute=execute)
@@ -50,7 +57,13 @@ def execute(options: argparse.Namespace) -> int:
     output = open_output(options.json)
     with progress(f"reading {options.logs[0]}", size_of(options.logs) or None, "bytes") as update:
         report = import_logs(
-            options.kind, options.logs, options.output, force=options.force, redact=options.redact, progress=update
+            options.kind,
+            options.logs,
+            options.output,
+            force=options.force,
+            redact=options.redact,
+            root=options.root,
+            progress=update,
         )
     if output is not None:
         write_json(report.as_json(), output, options.json)

@@ -55,7 +55,7 @@ def begun(about: dict[str, Any], start_brk: int, data_size: int) -> Mm:
         return Mm(None)
     layout = about.get("layout")
     if layout is None:
-        return Mm(assumed_space(), AssumedStart())
+        return Mm(assumed_space(), AssumedStart(awaits_maps=bool(about.get("maps"))))
     space = AddressSpace(Layout(**layout | {"refused_advice": frozenset(layout["refused_advice"])}), (), start_brk)
     space.data_size = data_size
     return Mm(space)
@@ -66,12 +66,14 @@ class AssumedStart:
 
     `known`: ranges of which calls in the log told what is there. `brk` is known once a call has returned it. Of the
     last call: `cause` and `why` say what it contradicts, where it does, `answer` what bookkeeping came to; `refused`:
-    the host refused what bookkeeping would have allowed.
+    the host refused what bookkeeping would have allowed. `awaits_maps`: the log shows what was mapped at the program's
+    start, and the row with it is still to come.
     """
 
-    __slots__ = ("answer", "brk", "cause", "known", "refused", "why")
+    __slots__ = ("answer", "awaits_maps", "brk", "cause", "known", "refused", "why")
 
-    def __init__(self) -> None:
+    def __init__(self, awaits_maps: bool = False) -> None:
+        self.awaits_maps = awaits_maps
         self.known: RangeMap[bool] = RangeMap()
         self.brk = False
         self.refused = False
@@ -82,6 +84,12 @@ class AssumedStart:
         twin = AssumedStart()
         twin.known, twin.brk = self.known.copy(), self.brk
         return twin
+
+    def shows(self, host: RangeMap[Vma]) -> None:
+        """The log showed these maps. O(n)."""
+        self.awaits_maps = False
+        for start, end, _ in host:
+            self.known.set(start, end, True)
 
     def begin(
         self,

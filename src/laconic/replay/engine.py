@@ -7,7 +7,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from sys import intern
-from typing import Any
+from typing import Any, NamedTuple
 
 from laconic.linux.pal import RULES, only_changes
 from laconic.linux.proc import READ_IMPLIES_EXEC
@@ -56,6 +56,20 @@ PERSONALITY_QUERY = 0xFFFFFFFF
 Carried = tuple[int, int, tuple[Change, ...], Outcome]
 
 
+class Measured(NamedTuple):
+    """What SGX hardware counted for a process, or for a thread: how often its enclave was entered and left, and the
+    signals. `pid` is 0 if it is not known which of the trace's processes it is; `host_id` is the host's id."""
+
+    pid: int
+    host_id: int
+    whole_process: bool
+    eenters: int
+    eexits: int
+    aexs: int
+    sync_signals: int
+    async_signals: int
+
+
 class Replay:
     """Replays `trace` under `strategy`, and publishes what happens to `listeners`.
 
@@ -93,6 +107,7 @@ class Replay:
         self.lost = Losses()
         self.bystanders = 0
         self.uncertain: Counter[str] = Counter()
+        self.measured: list[Measured] = []
         self._names = [intern(name) for name in trace.names]
         self._files: dict[int, OpenFile] = {}
         if trace.source != "run":
@@ -114,6 +129,7 @@ class Replay:
             ("lost", self._lost),
             ("note", self._note),
             ("end", self._end),
+            ("measured", self._measured),
             ("personality", self._personality),
             *((name, self._clone) for name in ("clone", "clone3", "fork", "vfork")),
         ):
@@ -322,7 +338,7 @@ class Replay:
 
     def _start_assumed(self, mm: Mm) -> None:
         # An address space whose start nobody saw begins now.
-        if mm.number < 0 and mm.assumed is not None and mm.space is not None:
+        if mm.number < 0 and mm.assumed is not None and not mm.assumed.awaits_maps and mm.space is not None:
             self._start(mm)
 
     def _start(self, mm: Mm) -> None:
@@ -394,7 +410,11 @@ class Replay:
 
     def _program(self, row: PlainRow) -> None:
         pid, tid = row[2], row[3]
-        old = self._thread(row)
+        old = self.threads.get(tid)
+        if old is None:
+            # Its beginning, where a log shows that of the first program.
+            self.ledger.processes += pid not in self.processes
+            old = Thread(pid, Mm(None))
         for other, thread in list(self.threads.items()):
             if thread.pid == pid:
                 self._leave(other)
@@ -474,6 +494,8 @@ class Replay:
             space.grow(host)
         else:
             space.adopt(host)
+        if mm.assumed is not None:
+            mm.assumed.shows(host)
         if mm.number < 0:
             self._start(mm)
         elif before is not None:
@@ -515,6 +537,9 @@ class Replay:
 
     def _note(self, row: PlainRow) -> None:
         self.ledger.note(row[16].decode("utf-8", "replace"))
+
+    def _measured(self, row: PlainRow) -> None:
+        self.measured.append(Measured(row[2], row[10], bool(row[9]), *row[4:9]))
 
     def _end(self, row: PlainRow) -> None:
         self.end = json.loads(row[16] or b"{}")

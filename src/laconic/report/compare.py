@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from laconic.analysis.compare import BOUND, Compared, Figures, Span
 from laconic.memory.ledger import CallCount, Ledger
 from laconic.replay import Replayed
+from laconic.report import measured
+from laconic.report.tables import Row, between, tables
 
 Json = dict[str, Any]
-#: A table's row: its label, and the figures of one strategy; none for a heading.
-Row = tuple[str, Mapping[str, Any] | None]
 #: A column: its heading, and the counts that are added up in it.
 Column = tuple[str, tuple[str, ...]]
 _SGX2: tuple[Column, ...] = (
@@ -27,8 +27,6 @@ _PEAK: Column = ("peak EPC\npages", ("peak_epc_pages",))
 _LINUX: tuple[Column, ...] = (("host\ncalls", ("host_calls",)), ("elided", ("elided",)), ("narrowed", ("narrowed",)))
 #: Processes or calls that a table shows; the JSON has all.
 _SHOWN = 20
-#: Columns that a label may take.
-_LABEL = 28
 RANGED = (
     "the trace does not say which pages were touched (a log never does for certain): each figure is a range, from no "
     "page touched to every page touched while it was accessible"
@@ -68,6 +66,7 @@ def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
             call: _parts(found, lambda each: each.calls, call)
             for call in dict.fromkeys(call for each in found.values() for call in each.calls)
         },
+        "measured": measured.as_json(compared),
         "notes": notes,
     }
 
@@ -150,6 +149,8 @@ def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) 
         columns = [_cycles(rows)]
     bases = [base for base in ("every_call", "bound") if any(base in each["ratio"] for _, each in rows if each)]
     lines += tables("strategy", [*columns, *(_ratio(base, rows) for base in bases)], rows, width)
+    if figures.get("measured"):
+        lines += measured.as_text(figures["measured"], width)
     if by is not None:
         lines += _by(figures, by, width)
     if figures.get("epc"):
@@ -218,11 +219,6 @@ def _epc(figures: Mapping[str, Any]) -> str:
 # Tables
 
 
-def _between(low: float, high: float, form: str = ",") -> str:
-    first, last = f"{low:{form}}", f"{high:{form}}"
-    return first if first == last else f"{first} – {last}"
-
-
 def _cells(head: str, rows: Iterable[Row], cell: Callable[[Mapping[str, Any]], str]) -> list[str]:
     return [head, *("" if each is None else cell(each) for _, each in rows)]
 
@@ -233,62 +229,18 @@ def _counted(column: Column, rows: Iterable[Row]) -> list[str]:
     def cell(each: Mapping[str, Any]) -> str:
         counts = each["counts"]
         low = each.get("counts_low", counts)
-        return _between(sum(low[name] for name in names), sum(counts[name] for name in names))
+        return between(sum(low[name] for name in names), sum(counts[name] for name in names))
 
     return _cells(head, rows, cell)
 
 
 def _cycles(rows: Iterable[Row]) -> list[str]:
-    return _cells("cycles", rows, lambda each: _between(each["cycles"]["low"], each["cycles"]["high"]))
+    return _cells("cycles", rows, lambda each: between(each["cycles"]["low"], each["cycles"]["high"]))
 
 
 def _ratio(base: str, rows: Iterable[Row]) -> list[str]:
     def cell(each: Mapping[str, Any]) -> str:
         low, high = each["ratio_low"].get(base), each["ratio"].get(base)
-        return "–" if high is None else _between(low, high, ",.2f")
+        return "–" if high is None else between(low, high, ",.2f")
 
     return _cells("÷ " + base.replace("_", "-"), rows, cell)
-
-
-def tables(label: str, columns: Sequence[list[str]], rows: Sequence[Row], width: int) -> list[str]:
-    """Lines of as many tables as it takes for every number to be whole in `width` columns. `columns` are a head and a
-    cell for each row; of `rows` only the names count. O(cells)."""
-    labels = [label, *(name for name, _ in rows)]
-    first = min(max(map(len, labels)), _LABEL, max(width - 2 - max(map(_widest, columns)), 10))
-    lines: list[str] = []
-    left = list(columns)
-    while left:
-        room, taken = width - first, 0
-        for column in left:
-            room -= 2 + _widest(column)
-            if room < 0 and taken:
-                break
-            taken += 1
-        lines += ([""] if lines else []) + _table(labels, left[:taken], first, width)
-        left = left[taken:]
-    return lines
-
-
-def _widest(column: Iterable[str]) -> int:
-    return max(len(line) for cell in column for line in cell.split("\n"))
-
-
-def _table(labels: Sequence[str], columns: Sequence[list[str]], first: int, width: int) -> list[str]:
-    import io
-
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column(labels[0], width=first, overflow="fold", vertical="bottom")
-    for head, *cells in columns:
-        table.add_column(head, justify="right", no_wrap=True, min_width=_widest([head, *cells]), vertical="bottom")
-    for row in zip(labels[1:], *(column[1:] for column in columns), strict=True):
-        table.add_row(*row)
-    out = io.StringIO()
-    console = Console(
-        file=out, width=max(width, first + sum(2 + _widest(column) for column in columns)), force_terminal=False,
-        color_system=None, highlight=False, emoji=False, markup=False,
-    )  # fmt: skip
-    console.print(table)
-    return [line.rstrip() for line in out.getvalue().splitlines()]

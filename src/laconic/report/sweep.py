@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from laconic.analysis.schemas import SCHEMAS
-from laconic.report.compare import tables
 from laconic.report.run import _cell
+from laconic.report.tables import tables
 from laconic.sgx.meter import THINGS
 
 Row = Mapping[str, Any]

@@ -207,7 +207,9 @@ def vma_run(row: PlainRow, files: Mapping[int, TracedFile | OpenFile]) -> tuple[
     if row[9]:
         return row[4], row[5], None
     base = row[7] - (1 << 64) if row[7] >> 63 else row[7]
-    file = files[row[14]].file if row[14] in files else None
+    number = row[14]
+    # Number 0 is no file here; a replay of a log has an unknown file under it, for calls.
+    file = files[number].file if number and number in files else None
     name = os.fsdecode(row[16]) if row[16] else None
     return row[4], row[5], Vma(row[6], file, base, name, row[8])
 

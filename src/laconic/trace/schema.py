@@ -96,6 +96,11 @@ PROCESS_EVENTS: Final = ("clone", "clone3", "fork", "vfork", "execve", "execveat
 #: `site`     the stack of this thread's next call: a0 its number; the first time `data` holds the numbers of its
 #:            frames, innermost first, as 32-bit little-endian.
 #: `symbols`  what `laconic pack` found for a module: a0 its number, `data` JSON.
+#: `received` memory that a forked child in Gramine received: a0 start, a1 end, a2 entries of the checkpoint that this
+#:            was sent in (one a page for anonymous memory).
+#: `measured` what SGX hardware counted (Gramine's sgx.enable_stats): a0 EENTERs, a1 EEXITs, a2 AEXs, a3 synchronous, a4
+#:            asynchronous signals; a5 1 for all of a process, 0 for a thread; `result` its id on the host. pid 0: which
+#:            of the trace's processes that is is not known.
 OTHER_EVENTS: Final = (
     "file",
     "program",
@@ -114,6 +119,8 @@ OTHER_EVENTS: Final = (
     "frames",
     "site",
     "symbols",
+    "received",
+    "measured",
 )
 EVENTS: Final = (*MEMORY_EVENTS, *(f"?{i}" for i in range(len(MEMORY_EVENTS), 64)), *PROCESS_EVENTS, *OTHER_EVENTS)
 CODES: Final[dict[str, int]] = {name: code for code, name in enumerate(EVENTS) if not name.startswith("?")}

@@ -15,9 +15,10 @@ import importlib
 import json
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 
 from laconic.errors import LaconicError
@@ -51,12 +52,15 @@ class Import:
     """The report of an import: what was read, and what is missing.
 
     `calls` counts the memory and process calls that were written, by name. `notes` are sentences for people. `time` is
-    that of the last row, in nanoseconds since the first line.
+    that of the last row, in nanoseconds since the first line. `texts` are the first of the `unknown_texts` lines that
+    are none of the tracer's: output of the program, or pieces of lines.
     """
 
     lines: int = 0
     not_understood: int = 0
     puzzles: list[Puzzle] = field(default_factory=list)
+    unknown_texts: int = 0
+    texts: list[Puzzle] = field(default_factory=list)
     unknown: list[str] = field(default_factory=lambda: list(UNKNOWN))
     calls: dict[str, int] = field(default_factory=dict)
     processes: int = 0
@@ -68,9 +72,13 @@ class Import:
         """Counts a line that was not understood, and keeps it where it is among the first ten."""
         self.not_understood += 1
         if len(self.puzzles) < SHOWN:
-            text = line[: 4 * SHOWN_WIDTH].decode("utf-8", "backslashreplace")
-            shown = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
-            self.puzzles.append(Puzzle(log.name, number, shown[:SHOWN_WIDTH]))
+            self.puzzles.append(_puzzle(log, number, line))
+
+    def unknown_text(self, log: Log, number: int, line: bytes) -> None:
+        """Counts a line that is none of the tracer's, and keeps it if it is among the first ten."""
+        self.unknown_texts += 1
+        if len(self.texts) < SHOWN:
+            self.texts.append(_puzzle(log, number, line))
 
     def note(self, text: str) -> bool:
         """Adds a sentence, once; True where it is new."""
@@ -90,6 +98,8 @@ class Import:
             "lines": self.lines,
             "not_understood": self.not_understood,
             "puzzles": [puzzle._asdict() for puzzle in self.puzzles],
+            "unknown_texts": self.unknown_texts,
+            "texts": [text._asdict() for text in self.texts],
             "calls": dict(sorted(self.calls.items(), key=lambda item: (-item[1], item[0]))),
             "processes": self.processes,
             "threads": self.threads,
@@ -108,16 +118,30 @@ class Import:
         ]
         if calls:
             lines.append(f"calls: {shown}{more}")
-        if self.not_understood:
-            lines.append(f"not understood: {_many(self.not_understood, 'line')}")
-            lines += [f"  {puzzle.log}:{puzzle.line}: {puzzle.text}" for puzzle in self.puzzles]
-            if self.not_understood > len(self.puzzles):
-                lines.append(f"  and {self.not_understood - len(self.puzzles):,} more")
+        lines += _listed("not understood", self.not_understood, self.puzzles)
+        what = "not recognized (output of the program, or pieces of lines)"
+        lines += _listed(what, self.unknown_texts, self.texts)
         if self.unknown:
             lines.append(f"not in the log, and so not known: {'; '.join(self.unknown)}")
         lines += [f"note: {sentence}" for sentence in self.notes]
         lines.append(f"next: laconic replay {shlex.quote(output)} --check")
         return "\n".join(lines) + "\n"
+
+
+def _puzzle(log: Log, number: int, line: bytes) -> Puzzle:
+    text = line[: 4 * SHOWN_WIDTH].decode("utf-8", "backslashreplace")
+    shown = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+    return Puzzle(log.name, number, shown[:SHOWN_WIDTH])
+
+
+def _listed(what: str, count: int, puzzles: Sequence[Puzzle]) -> list[str]:
+    if not count:
+        return []
+    lines = [f"{what}: {_many(count, 'line')}"]
+    lines += [f"  {puzzle.log}:{puzzle.line}: {puzzle.text}" for puzzle in puzzles]
+    if count > len(puzzles):
+        lines.append(f"  and {count - len(puzzles):,} more")
+    return lines
 
 
 def _many(count: int, one: str, several: str = "") -> str:
@@ -134,6 +158,10 @@ class Importer(Protocol):
         """Appends all rows."""
 
 
+#: `Importer.import_log`.
+ImportLog = Callable[[Sequence[Log], TraceWriter, Import, Progress | None], None]
+
+
 def importer(kind: str) -> Importer:
     """The importer of a kind of log, one of `IMPORTERS`."""
     return cast(Importer, importlib.import_module(IMPORTERS[kind]))
@@ -146,16 +174,21 @@ def import_logs(
     *,
     force: bool = False,
     redact: bool = False,
+    root: str | None = None,
     progress: Progress | None = None,
 ) -> Import:
     """Reads logs of a kind into a new trace; returns the report.
 
-    Raises LaconicError where a log cannot be read or is none of the kind (nothing is written then), or where the
+    `root` is the directory that has the files that the program used, under the paths in the log. Raises LaconicError
+    where a log cannot be read or is none of the kind (nothing is written then), or where the
     trace cannot be written (the rows before stay readable).
     """
     from laconic.trace.importers.text import open_logs
 
     module = importer(kind)
+    import_log: ImportLog = module.import_log
+    if root is not None:
+        import_log = _rooted(kind, import_log, root)
     logs = open_logs(paths)
     _spare(paths, output)
     about = module.inspect(logs)
@@ -167,7 +200,7 @@ def import_logs(
     collecting = gc.isenabled()
     gc.disable()
     try:
-        module.import_log(logs, writer, report, progress)
+        import_log(logs, writer, report, progress)
         end = json.dumps(redacted_report(report) if redact else report.as_json()).encode()
         writer.rows.append(Row(CODES["end"], report.time, 0, 0, data=end))
     finally:
@@ -176,6 +209,15 @@ def import_logs(
         writer.close()
     check(writer)
     return report
+
+
+def _rooted(kind: str, import_log: ImportLog, root: str) -> ImportLog:
+    # Only Gramine's log shows which files are mapped at a program's start.
+    if kind != "gramine":
+        raise LaconicError(f"--root {root!r} is for logs of gramine; leave it out for {kind}")
+    from laconic.trace.sysroot import Sysroot
+
+    return partial(cast(Any, import_log), root=Sysroot(root))
 
 
 def _spare(paths: Sequence[str], output: str) -> None:
@@ -189,7 +231,7 @@ def _spare(paths: Sequence[str], output: str) -> None:
 def redacted_report(report: Import) -> dict[str, Any]:
     """As `Import.as_json`, without text from the log."""
     about = report.as_json()
-    for puzzle in about["puzzles"]:
+    for puzzle in (*about["puzzles"], *about["texts"]):
         puzzle.update(text="", log="")
     return about
 

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from laconic.memory.vma import File
 from laconic.trace.schema import PLACES, PLAIN, READABLE, UNKNOWN_IDENTITY, WRITABLE
+from laconic.trace.sysroot import HostFile
 from laconic.trace.writer import TraceWriter
 
-_MODE = READABLE | WRITABLE | PLAIN | PLACES | UNKNOWN_IDENTITY
+_KNOWN = READABLE | WRITABLE | PLAIN | PLACES
+_MODE = _KNOWN | UNKNOWN_IDENTITY
 #: Appearances of unknown descriptors that are told apart: a log that has ever more of them must not fill the memory.
 _APART = 65536
 
 
 class PathFiles:
-    """The numbers of a trace's files, an inode counted down from -1 for each path."""
+    """The numbers of a trace's files, an inode counted down from -1 for each path.
 
-    def __init__(self, writer: TraceWriter) -> None:
+    `look` finds the file at a path, if it is at hand: then its device, inode and size are known.
+    `unsized`: there was a path for which none was found.
+    """
+
+    def __init__(self, writer: TraceWriter, look: Callable[[str], HostFile | None] | None = None) -> None:
         self._writer = writer
+        self._look = look
         self._inodes: dict[str, int] = {}
+        self.unsized = False
 
     def number(self, path: bytes | None, fd: int, now: tuple[int, int, int]) -> int:
         """The file of this path; None: what the descriptor refers to is not known, and it is a file of its own.
@@ -31,5 +40,10 @@ class PathFiles:
             name = f"?fd {fd & 0x7FFFFFFF} of P{now[1]}, {min(len(self._inodes) + 1, _APART)}"
         else:
             name = os.fsdecode(path)
+            found = self._look(name) if self._look is not None else None
+            if found is not None:
+                file = File(found.major, found.minor, found.inode, name)
+                return self._writer.file(file, found.size, _KNOWN, now=now)
+            self.unsized = True
         inode = self._inodes.setdefault(name, -1 - len(self._inodes))
         return self._writer.file(File(0, 2, inode, name), 0, _MODE, now=now)

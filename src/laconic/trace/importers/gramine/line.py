@@ -25,13 +25,22 @@ LINE = re.compile(
     rb"---- (return from )?(?:shim_)?(\w+) ?\((.*)$|^(.*)$",
     re.MULTILINE,
 )
-#: A trace line that shows the next part of a call too long for one line.
-PART = re.compile(rb"\[(P\d{1,10}:(?:T\d{1,10})?|:):?[^\n]*?\] trace: (.*)$")
+_WHO = rb"\[(P\d{1,10}:(?:T\d{1,10})?|:):?[^\n]{0,40}?\] "
+_LEVEL = rb"(trace|debug|warning|error): "
+#: What Gramine puts in front of each body. Groups: process and thread, level (with the place in the source in front);
+#: the same without it. `log_always` prints no level.
+HEADER = re.compile(
+    rb"\([\w.+-]+\.[ch]:\d+:\w+\) (?:" + _WHO + rb")?(?:" + _LEVEL + rb")?|" + _WHO + _LEVEL
+)
 #: A call whose line has lost its beginning.
 BARE = re.compile(rb"(?:^|trace: )---- (return from )?(?:shim_)?(\w+) ?\((.*)$")
+#: The end of a body that is whole: of a call's beginning, or of its result.
+WHOLE = re.compile(rb"\) (?:\.\.\.|= -?\w+(?: \(mock\))?)$")
+#: Gramine prints a body in pieces of this many bytes, and writes each line out in pieces of as many.
+BUFFER = 256
 #: Any line of Gramine's log, of whatever level.
 ANY = re.compile(rb"(\[(?:P\d+|:):[^\n]*?\] |\[ *\d+\] ---- |---- )(trace|debug|warning|error)?")
-UNSUPPORTED = re.compile(rb"\] warning: Unsupported system call (?:shim_)?(\w+)")
+UNSUPPORTED = re.compile(rb"Unsupported system call (?:shim_)?(\w+)")
 COLOUR = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 _FAMILIES = ("PROT_", "MAP_", "MADV_", "MS_", "MCL_", "MLOCK_")
@@ -112,8 +121,8 @@ def string(text: bytes) -> tuple[bytes, bytes]:
     return b"?" + shown.strip(b'("'), rest
 
 
-#: Calls of which rows are written, beside exit and exit_group.
-MEMORY = {name.encode() for name in MEMORY_EVENTS if name not in ("other", "i386_brk")}
+#: Calls of which rows are written, beside exit and exit_group. Gramine's arch_prctl sets the FS base and no memory.
+MEMORY = {name.encode() for name in MEMORY_EVENTS if name not in ("other", "i386_brk", "arch_prctl")}
 PROCESS = {b"clone", b"fork", b"vfork", b"execve"}
 #: Calls that tell what descriptors refer to.
 FILES = {b"open", b"openat", b"creat", b"close", b"dup", b"dup2", b"dup3", b"fcntl"}
@@ -154,6 +163,14 @@ class Clock:
             self.now = min(max(self.now, at - self._first), (1 << 63) - 1)
         return self.now
 
+    def behind(self, line: bytes) -> bytes:
+        """A line without the time that stands in front of it, if there is one."""
+        for style, pattern in self._styles:
+            shown = pattern.match(line)
+            if shown is not None:
+                return _BEHIND[style].sub(b"", line[shown.end() :], count=1)
+        return line
+
     def _at(self, front: bytes) -> int | None:
         # Most lines are of the same second as the line before.
         second, began = self._second
@@ -185,4 +202,11 @@ class Clock:
 
 
 _FRACTION = re.compile(rb"\.(\d{1,9})(?:Z? |$)")
+#: What stands between the time and the line itself.
+_BEHIND = {
+    "iso": re.compile(rb"^ "),
+    "short": re.compile(rb"^ \S+ [^\s:]+: "),
+    "klog": re.compile(rb"^ [^\]]*\] "),
+    "unix": re.compile(rb"^ "),
+}
 _STYLES = (("iso", _ISO), ("short", _SHORT), ("klog", _KLOG), ("unix", _UNIX))

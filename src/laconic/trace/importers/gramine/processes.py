@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from laconic.memory.flags import MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE
+from laconic.memory.flags import MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, PAGE_SIZE
 from laconic.trace.importers.gramine.line import CLONE_THREAD, CLONE_VFORK, CLONE_VM, arguments, clone_flags, string
-from laconic.trace.importers.importing import BATCH, Import, check, lost
+from laconic.trace.importers.gramine.start import Area, Mounts, Start, areas, path_of
+from laconic.trace.importers.importing import Import, check, lost
 from laconic.trace.importers.pathfiles import PathFiles
 from laconic.trace.possible import impossible_call
-from laconic.trace.schema import CHOSEN, CODES, NO_RESULT, UNFINISHED
+from laconic.trace.schema import ADOPTED, BATCH, CHOSEN, CODES, NO_RESULT, UNFINISHED, Row
+from laconic.trace.sysroot import HostFile, Sysroot
 from laconic.trace.writer import TraceWriter
 
 _MUNMAP, _EXIT = CODES["munmap"], CODES["exit"]
 #: Processes that ended, of which late lines are known to be such; descriptors and threads that are kept.
 _ENDED, _MANY = 4096, 65536
+#: Loaded files that could not be read, as far as a note names them.
+_UNREAD = 10
+_MASK = (1 << 64) - 1
 
 
 class Pending(NamedTuple):
@@ -43,17 +49,15 @@ class Process:
 
 
 class Thread:
-    """One thread: the call that it is in, the arguments of a file call that it is in, the first parts of a line that
-    was split. `gone`: it has ended."""
+    """One thread: the call that it is in, the arguments of a file call that it is in. `gone`: it has ended."""
 
-    __slots__ = ("gone", "opening", "part", "pending", "process", "tid")
+    __slots__ = ("gone", "opening", "pending", "process", "tid")
 
     def __init__(self, process: Process, tid: int) -> None:
         self.process = process
         self.tid = tid
         self.pending: Pending | None = None
         self.opening = b""
-        self.part = b""
         self.gone = False
         process.threads[tid] = self
 
@@ -63,11 +67,19 @@ class Processes:
 
     What takes memory away stands where the call began, everything else where it ended: another thread can be given an
     address anew before the call that freed it has returned, and can use a new one only after the call that made it.
+    `mounts` says which files of the host the program's paths are, and `root` has those files.
     """
 
-    def __init__(self, writer: TraceWriter, report: Import) -> None:
+    def __init__(
+        self, writer: TraceWriter, report: Import, mounts: Mounts, root: Sysroot | None = None
+    ) -> None:
         self.writer = writer
         self.report = report
+        self._mounts = mounts
+        self._root = root
+        # Whether the start of some process is not in the log, and loaded files that could not be read.
+        self._unseen_start = False
+        self._unread: dict[str, None] = {}
         self.now = 0
         self._processes: dict[int, Process] = {}
         self.executing: dict[Thread, None] = {}
@@ -75,7 +87,7 @@ class Processes:
         self._forking: dict[Thread, int] = {}
         self._cloning: dict[Thread, None] = {}
         self._owners: dict[int, int] = {}
-        self._files = PathFiles(writer)
+        self._files = PathFiles(writer, self._host_file)
 
     # Processes and threads
 
@@ -118,8 +130,83 @@ class Processes:
                 files = dict(parent.process.files)
                 break
         else:
+            self._unseen_start = True
             self.writer.rows.append((CODES["process"], self.now, pid, tid, *[0] * 12, b"", ()))
         return self._new(pid, files)
+
+    def started(self, pid: int, tid: int, start: Start) -> Thread:
+        """A program begins in a new process, as the log shows it. O(segments)."""
+        old = self._processes.get(pid)
+        for thread in list(old.threads.values()) if old is not None else ():
+            self.interrupt(thread, UNFINISHED)
+            thread.gone = True
+        thread = Thread(self._new(pid, {}), tid)
+        self.report.threads += 1
+        path = self._path(start, "?")
+        about: dict[str, object] = {"path": os.fsdecode(self.writer.hidden_path(path)), "bits": 64}
+        self._program(thread, about, start)
+        return thread
+
+    def received(self, pid: int, tid: int, entries: Iterable[tuple[int, int]]) -> Thread:
+        """The child of a fork has received its memory.
+
+        `entries` are ranges in bytes, in the log's order. O(entries).
+        """
+        thread = self.thread(pid, tid)
+        runs: list[tuple[int, int, int]] = []
+        for start, end in entries:
+            # Pages of one VMA come one by one, the highest first.
+            if runs and end == runs[-1][0] and end - start == PAGE_SIZE:
+                runs[-1] = start, runs[-1][1], runs[-1][2] + 1
+            else:
+                runs.append((start, end, 1))
+        for start, end, count in runs:
+            self.writer.rows.append(Row(CODES["received"], self.now, pid, tid, start, end, count))
+        return thread
+
+    def measured(self, host_id: int, is_process: bool, counts: Iterable[int]) -> None:
+        """What SGX hardware counted for a process or thread, by its id on the host."""
+        pid = next(iter(self._processes)) if self.report.processes == 1 else 0
+        where = self.now, pid, 0
+        columns = (*counts, int(is_process), host_id)
+        self.writer.rows.append((CODES["measured"], *where, *columns, 0, 0, 0, 0, 0, b"", ()))
+
+    def _path(self, start: Start, otherwise: str) -> str:
+        # The program's own file is loaded first, whatever link or script the path of the execve is.
+        if not start.loaded:
+            return otherwise
+        uri = start.loaded[0][0]
+        host = path_of(uri)
+        return self._mounts.guest(host) if host is not None else os.fsdecode(uri)
+
+    def _program(self, thread: Thread, about: dict[str, object], start: Start | None) -> None:
+        # The rows of a program's start: what it is, and the maps that are known.
+        maps: list[Area] = []
+        if start is None:
+            self._unseen_start = True
+        else:
+            maps, unread = areas(start, self._mounts, self._root)
+            for path in unread:
+                if len(self._unread) < _UNREAD:
+                    self._unread[path] = None
+        where = self.now, thread.process.pid, thread.tid
+        rows = self.writer.rows
+        data = json.dumps(about | {"maps": True} if maps else about).encode()
+        rows.append(Row(CODES["program"], *where, data=data))
+        if not maps:
+            return
+        vmas = []
+        for area in maps:
+            file = base = 0
+            if area.path is not None:
+                file = self._files.number(os.fsencode(area.path), 0, where)
+                base = area.start - area.offset & _MASK
+            vmas.append(Row(CODES["vma"], *where, area.start, area.end, area.flags, base, file=file))
+        rows.append(Row(CODES["maps"], *where, len(vmas), ADOPTED))
+        rows += vmas
+
+    def _host_file(self, path: str) -> HostFile | None:
+        return self._root.find(self._mounts.host(path)) if self._root is not None else None
 
     def _new(self, pid: int, files: dict[int, bytes]) -> Process:
         if len(self._processes) >= 2 * _ENDED:
@@ -136,7 +223,7 @@ class Processes:
     def begin(self, thread: Thread, name: bytes, text: bytes) -> None:
         """A call begins whose end is shown later. Raises ValueError where its arguments are not understood."""
         if thread.pending is not None:
-            self.interrupt(thread, NO_RESULT)
+            self._miss_end(thread)
         pending = self._pending(thread, name, text)
         if name == b"munmap":
             pending = pending._replace(place=len(self.writer.rows))
@@ -155,7 +242,7 @@ class Processes:
         pending = thread.pending
         if pending is None or pending.name != name:
             if pending is not None:
-                self.interrupt(thread, NO_RESULT)
+                self._miss_end(thread)
             where = self.now, thread.process.pid, thread.tid
             lost(self.writer, 1, f"the beginning of a call of {name.decode()}", where)
             return
@@ -174,7 +261,10 @@ class Processes:
             raise ValueError(why)
         elif name in _FORKS:
             self._forked(thread, pending, result)
-        elif name != b"munmap":
+        elif name == b"munmap":
+            where = self.now, thread.process.pid, thread.tid
+            lost(self.writer, 1, "the result of an munmap that took too long", where)
+        else:
             self._row(thread, pending, result)
 
     def whole(self, thread: Thread, name: bytes, text: bytes, result: int) -> None:
@@ -188,6 +278,14 @@ class Processes:
             self._forked(thread, pending, result)
         else:
             self._row(thread, pending, result)
+
+    def _miss_end(self, thread: Thread) -> None:
+        # The thread went on without its call's end in the log.
+        pending = thread.pending
+        assert pending is not None
+        where = self.now, thread.process.pid, thread.tid
+        lost(self.writer, 1, f"the end of a call of {pending.name.decode()}", where)
+        self.interrupt(thread, NO_RESULT)
 
     def interrupt(self, thread: Thread, state: int) -> None:
         """The end of the thread's call is not shown: `state` says why."""
@@ -205,7 +303,7 @@ class Processes:
         elif pending.name != b"munmap":
             self._row(thread, pending, 0, state)
 
-    def ran(self, thread: Thread) -> None:
+    def ran(self, thread: Thread, start: Start | None = None) -> None:
         """The execve that the thread is in succeeded: it goes on in the new program."""
         pending, thread.pending = thread.pending, None
         assert pending is not None
@@ -214,10 +312,14 @@ class Processes:
         path, rest = string(pending.text)
         inner = rest.partition(b"[")[2].partition(b"]")[0]
         argv = [os.fsdecode(self.writer.hidden(os.fsdecode(one))) for one in inner.split(b",")[:-1]]
-        about = {"path": os.fsdecode(self.writer.hidden_path(os.fsdecode(path))), "argv": argv, "bits": 64}
+        shown = os.fsdecode(path) if start is None else self._path(start, os.fsdecode(path))
+        about: dict[str, object] = {
+            "path": os.fsdecode(self.writer.hidden_path(shown)),
+            "argv": argv,
+            "bits": 64,
+        }
         process = thread.process
-        data = json.dumps(about).encode()
-        self.writer.rows.append((CODES["program"], self.now, process.pid, thread.tid, *[0] * 12, data, ()))
+        self._program(thread, about, start)
         for other in list(process.threads.values()):
             if other is not thread:
                 self.interrupt(other, UNFINISHED)
@@ -248,6 +350,14 @@ class Processes:
         for process in self._processes.values():
             for thread in process.threads.values():
                 self.interrupt(thread, NO_RESULT if thread in self.executing else UNFINISHED)
+        report = self.report
+        if self._unseen_start or self._unread:
+            report.doubt("initial maps")
+        if self._unread:
+            paths = ", ".join(os.fsdecode(self.writer.hidden_path(path)) for path in self._unread)
+            report.note(f"the segments of {paths} are not in the log: --root DIR reads them from the files")
+        if self._files.unsized:
+            report.doubt("sizes of files")
 
     def flush(self) -> None:
         """Writes rows where there are enough; those of calls that have not returned are waited for, within bounds."""

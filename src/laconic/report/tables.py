@@ -1,0 +1,61 @@
+"""Tables of numbers for a terminal, in which no number is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+#: A table's row: its label, and the figures of one strategy; none for a heading.
+Row = tuple[str, Mapping[str, Any] | None]
+#: Columns that a label may take.
+_LABEL = 28
+
+
+def between(low: float, high: float, form: str = ",") -> str:
+    """A range of numbers in a table; one number if both ends look alike."""
+    first, last = f"{low:{form}}", f"{high:{form}}"
+    return first if first == last else f"{first} – {last}"
+
+
+def tables(label: str, columns: Sequence[list[str]], rows: Sequence[Row], width: int) -> list[str]:
+    """Lines of as many tables as it takes for every number to be whole in `width` columns. `columns` are a head and a
+    cell for each row; of `rows` only the names count. O(cells)."""
+    labels = [label, *(name for name, _ in rows)]
+    first = min(max(map(len, labels)), _LABEL, max(width - 2 - max(map(_widest, columns)), 10))
+    lines: list[str] = []
+    left = list(columns)
+    while left:
+        room, taken = width - first, 0
+        for column in left:
+            room -= 2 + _widest(column)
+            if room < 0 and taken:
+                break
+            taken += 1
+        lines += ([""] if lines else []) + _table(labels, left[:taken], first, width)
+        left = left[taken:]
+    return lines
+
+
+def _widest(column: Iterable[str]) -> int:
+    return max(len(line) for cell in column for line in cell.split("\n"))
+
+
+def _table(labels: Sequence[str], columns: Sequence[list[str]], first: int, width: int) -> list[str]:
+    import io
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column(labels[0], width=first, overflow="fold", vertical="bottom")
+    for head, *cells in columns:
+        table.add_column(head, justify="right", no_wrap=True, min_width=_widest([head, *cells]), vertical="bottom")
+    for row in zip(labels[1:], *(column[1:] for column in columns), strict=True):
+        table.add_row(*row)
+    out = io.StringIO()
+    console = Console(
+        file=out, width=max(width, first + sum(2 + _widest(column) for column in columns)), force_terminal=False,
+        color_system=None, highlight=False, emoji=False, markup=False,
+    )  # fmt: skip
+    console.print(table)
+    return [line.rstrip() for line in out.getvalue().splitlines()]

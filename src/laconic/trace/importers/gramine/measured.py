@@ -1,0 +1,62 @@
+"""What Gramine-SGX prints at the end of a process with `sgx.enable_stats`: how often the enclave was left.
+
+The lines are those of print_global_sgx_stats in pal/src/host/linux-sgx/host_thread.c:
+
+    ----- Total SGX stats for process 87219 -----
+      # of EENTERs:        224
+      # of EEXITs:         192
+      # of AEXs:           201
+      # of sync signals:   32
+      # of async signals:  0
+
+Gramine up to 1.0 prints the same for each thread ("SGX stats for thread"). The number is the host's.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_HEAD = re.compile(rb"----- (?:Total )?SGX stats for (process|thread) (\d{1,10}) -----")
+_LINE = re.compile(rb"^\s*# of (EENTERs|EEXITs|AEXs|sync signals|async signals): +(\d{1,19})\s*$")
+#: The counters in the order of the columns a0 to a4 of a `measured` row.
+COUNTERS: Final = (b"EENTERs", b"EEXITs", b"AEXs", b"sync signals", b"async signals")
+
+
+class Statistics:
+    """Puts the lines of such a block together. `blocks` are the whole ones: the host's id, True for a process, and
+    the five counters."""
+
+    def __init__(self) -> None:
+        self.blocks: list[tuple[int, bool, tuple[int, ...]]] = []
+        self._id = -1
+        self._process = False
+        self._counts: dict[bytes, int] = {}
+
+    @property
+    def is_open(self) -> bool:
+        """True within a block."""
+        return self._id >= 0
+
+    def begin(self, text: bytes) -> bool:
+        """True if `text` begins a block. O(length)."""
+        head = _HEAD.search(text)
+        if head is None:
+            return False
+        self._id, self._process = int(head[2]), head[1] == b"process"
+        self._counts.clear()
+        return True
+
+    def line(self, text: bytes) -> bool:
+        """True if `text` is a line of the block that was begun. O(length)."""
+        if not self.is_open:
+            return False
+        found = _LINE.match(text)
+        if found is None:
+            return False
+        self._counts[found[1]] = int(found[2])
+        if len(self._counts) == len(COUNTERS):
+            counts = tuple(self._counts[name] for name in COUNTERS)
+            self.blocks.append((self._id, self._process, counts))
+            self._id = -1
+        return True

@@ -1,0 +1,161 @@
+"""How a program begins in Gramine: its stack, the files that LibOS loads, and the vDSO.
+
+Gramine maps them without a call, but reports where (init_stack in libos_init.c, load_elf_object and
+vdso_map_init in libos_rtld.c, append_r_debug in libos_debug.c). What a file has at its base is in the
+file: its PT_LOAD segments, which LibOS maps one by one (execute_loadcmd in libos_rtld.c).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from laconic.memory.flags import (
+    PAGE_MASK,
+    PAGE_SIZE,
+    PROT_EXEC,
+    PROT_READ,
+    PROT_WRITE,
+    TASK_SIZE,
+    VM_DONTEXPAND,
+    VM_GROWSDOWN,
+    VM_MAY_RWX,
+)
+from laconic.trace.sysroot import Sysroot
+
+#: Bytes of LibOS's vDSO (libos/src/vdso), which the log shows no size of.
+VDSO_SIZE: Final = PAGE_SIZE
+#: The name under which the vDSO is added.
+VDSO: Final = b"file:[vdso_libos]"
+#: Files of one program that are kept: its own and its loader.
+_MOST: Final = 16
+
+
+@dataclass
+class Start:
+    """What a log shows of one program's start.
+
+    `stack` is `[start, end)` in bytes without the guard page below it, `loaded` has the URI and the base
+    address of each file in the order of loading, `vdso` is the address of the vDSO. None: not shown.
+    """
+
+    stack: tuple[int, int] | None = None
+    loaded: list[tuple[bytes, int]] = field(default_factory=list)
+    vdso: int | None = None
+
+    def add(self, uri: bytes, base: int) -> None:
+        """A file was loaded at `base`, or the vDSO."""
+        if uri == VDSO:
+            self.vdso = base
+        elif len(self.loaded) < _MOST:
+            self.loaded.append((uri, base))
+
+
+class Area(NamedTuple):
+    """One VMA of a program's start: `[start, end)` in bytes, vm_flags, the file's path (None: anonymous memory) and
+    the file offset of `start` in bytes."""
+
+    start: int
+    end: int
+    flags: int
+    path: str | None = None
+    offset: int = 0
+
+
+class Mounts:
+    """Gramine's mounts: which file of the host a path of the program is, and the reverse."""
+
+    def __init__(self) -> None:
+        # Mount points and the host's paths behind them, the longest mount point first.
+        self._mounts: list[tuple[str, str]] = []
+
+    def add(self, uri: bytes, where: bytes) -> None:
+        """A mount of a host's directory or file."""
+        host = path_of(uri)
+        guest = "/" + os.fsdecode(where).strip("/")
+        if host is None or (guest, host) in self._mounts or len(self._mounts) >= 1024:
+            return
+        self._mounts.append((guest, host))
+        self._mounts.sort(key=lambda mount: -len(mount[0]))
+
+    def host(self, guest: str) -> str:
+        """The host's path of a path of the program; the same where nothing is mounted. O(mounts)."""
+        for point, host in self._mounts:
+            if _is_in(guest, point):
+                return host.rstrip("/") + "/" + guest[len(point) :].lstrip("/")
+        return guest
+
+    def guest(self, host: str) -> str:
+        """The program's path of a path of the host. O(mounts)."""
+        for point, behind in sorted(self._mounts, key=lambda mount: -len(mount[1])):
+            if _is_in(host, behind):
+                return point.rstrip("/") + "/" + host[len(behind) :].lstrip("/")
+        return host
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def path_of(uri: bytes) -> str | None:
+    """The host's path in a URI such as `file://usr/bin/true`; None for what is not a file of the host."""
+    if not uri.startswith(b"file:") or uri == VDSO:
+        return None
+    path = os.fsdecode(uri[5:])
+    return "/" + path.lstrip("/") if path.startswith("/") else path
+
+
+def areas(start: Start, mounts: Mounts, root: Sysroot | None) -> tuple[list[Area], list[str]]:
+    """The VMAs of a program's start, and the paths of the loaded files whose segments are unknown."""
+    found: list[Area] = []
+    unknown: list[str] = []
+    for uri, base in start.loaded:
+        host = path_of(uri)
+        path = mounts.guest(host) if host is not None else os.fsdecode(uri)
+        segments = None
+        if root is not None and host is not None:
+            segments = _segments(root, host, path, base)
+        if segments is None:
+            unknown.append(path)
+        else:
+            found += segments
+    if start.vdso is not None and _fits(start.vdso, start.vdso + VDSO_SIZE):
+        flags = PROT_READ | PROT_EXEC | VM_MAY_RWX | VM_DONTEXPAND
+        found.append(Area(start.vdso, start.vdso + VDSO_SIZE, flags))
+    if start.stack is not None:
+        low, high = start.stack
+        if _fits(low - PAGE_SIZE, high):
+            found.append(Area(low - PAGE_SIZE, low, VM_MAY_RWX))
+            flags = PROT_READ | PROT_WRITE | VM_MAY_RWX | VM_GROWSDOWN
+            found.append(Area(low, high, flags))
+    return found, unknown
+
+
+def _segments(root: Sysroot, host: str, path: str, base: int) -> list[Area] | None:
+    # As read_loadcmd and execute_loadcmd have it; None for a file that is missing, or no program.
+    segments = root.segments(host)
+    if not segments:
+        return None
+    found: list[Area] = []
+    for segment in segments:
+        prot = 0
+        for bit, flag in ((4, PROT_READ), (2, PROT_WRITE), (1, PROT_EXEC)):
+            if segment.flags & bit:
+                prot |= flag
+        start = base + (segment.vaddr & PAGE_MASK)
+        mapped = base + (segment.vaddr + segment.filesz + PAGE_SIZE - 1 & PAGE_MASK)
+        end = base + (segment.vaddr + segment.memsz + PAGE_SIZE - 1 & PAGE_MASK)
+        if not _fits(start, max(end, mapped)):
+            return None
+        if start < mapped:
+            offset = segment.offset & PAGE_MASK
+            found.append(Area(start, mapped, prot | VM_MAY_RWX, path, offset))
+        if mapped < end:
+            found.append(Area(mapped, end, prot | VM_MAY_RWX))
+    return found
+
+
+def _fits(start: int, end: int) -> bool:
+    aligned = start % PAGE_SIZE == 0 and end % PAGE_SIZE == 0
+    return aligned and 0 <= start < end <= TASK_SIZE

@@ -1,0 +1,99 @@
+"""The files that a traced program used, found below a directory: identity, size, ELF segments.
+
+Whatever a path or a file holds, nothing outside of the directory is read: links are followed as a
+program would that has the directory as its root.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import deque
+from typing import NamedTuple
+
+from laconic.errors import LaconicError
+from laconic.stacks.elf import PT_LOAD, Elf, Malformed, Segment, file_reader
+
+#: Files that are kept in mind, and links that are followed on the way to one (as the kernel's MAXSYMLINKS).
+_KEPT, _LINKS = 65536, 40
+
+
+class HostFile(NamedTuple):
+    """A regular file: device, inode, size in bytes."""
+
+    major: int
+    minor: int
+    inode: int
+    size: int
+
+
+class Sysroot:
+    """The directory `folder` as the root of paths. Raises LaconicError if it is not a directory."""
+
+    def __init__(self, folder: str) -> None:
+        if not os.path.isdir(folder):
+            raise LaconicError(
+                f"--root {folder!r} is not a directory; name the one that holds the program's files"
+            )
+        self._folder = os.path.abspath(folder)
+        self._files: dict[str, HostFile | None] = {}
+
+    def find(self, path: str) -> HostFile | None:
+        """The regular file at a path; None if there is none. O(links), later O(1)."""
+        if path not in self._files:
+            if len(self._files) >= _KEPT:
+                self._files.clear()
+            self._files[path] = self._stat(path)
+        return self._files[path]
+
+    def segments(self, path: str) -> list[Segment] | None:
+        """The PT_LOAD segments of the ELF file at a path, ascending; None if there is no such file. O(segments)."""
+        if self.find(path) is None:
+            return None
+        try:
+            fd = os.open(self._resolved(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            return None
+        try:
+            elf = Elf(file_reader(fd))
+        except Malformed:
+            return None
+        finally:
+            os.close(fd)
+        loads = [segment for segment in elf.segments if segment.kind == PT_LOAD]
+        return sorted(loads, key=lambda segment: segment.vaddr)
+
+    def _stat(self, path: str) -> HostFile | None:
+        try:
+            about = os.stat(self._resolved(path), follow_symlinks=False)
+        except (OSError, ValueError):
+            return None
+        if not stat.S_ISREG(about.st_mode):
+            return None
+        device = about.st_dev
+        return HostFile(os.major(device), os.minor(device), about.st_ino, about.st_size)
+
+    def _resolved(self, path: str) -> str:
+        # Raises OSError or ValueError if there is no such file.
+        left = deque(path.split("/"))
+        taken: list[str] = []
+        links = 0
+        while left:
+            name = left.popleft()
+            if name in ("", "."):
+                continue
+            if name == "..":
+                del taken[-1:]
+                continue
+            here = os.path.join(self._folder, *taken, name)
+            if not stat.S_ISLNK(os.lstat(here).st_mode):
+                taken.append(name)
+                continue
+            links += 1
+            if links > _LINKS:
+                raise OSError("too many links")
+            target = os.readlink(here)
+            if target.startswith("/"):
+                taken.clear()
+            left.extendleft(reversed(target.split("/")))
+        return os.path.join(self._folder, *taken)
