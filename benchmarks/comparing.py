@@ -11,9 +11,9 @@ from random import Random
 from benchmarks.machine import table
 from benchmarks.operations import MIXES, Recorder
 from benchmarks.replaying import one_block, protection, write
-from laconic.pal.sgx.costs import DEFAULT, load
-from laconic.replay.compare import BOUND, compare
+from laconic.analysis.compare import BOUND, compare
 from laconic.replay.engine import Replay
+from laconic.sgx.costs import DEFAULT, load
 from laconic.strategies import NAMES
 from laconic.trace.reader import Trace
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from benchmarks.machine import compiled, table
 from benchmarks.traces import ROOT, record
-from laconic.pal.sgx.costs import DEFAULT, load, shipped
-from laconic.pal.sgx.meter import THINGS
-from laconic.replay.compare import BOUND, Compared, compare
+from laconic.analysis.compare import BOUND, Compared, compare
+from laconic.sgx.costs import DEFAULT, load, shipped
+from laconic.sgx.meter import THINGS
 from laconic.strategies import NAMES
 
 #: Workloads of tests/apps.

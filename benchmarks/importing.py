@@ -68,7 +68,7 @@ PATTERN = re.compile(rb"(\d+) +([\d:.]+) (\w+)\(([^,)]*)(?:, [^,)]*)*.* = (\S+)"
 
 def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
     """The section of the page, and the targets: what, measured, at most. Raises SystemExit without strace."""
-    from laconic.trace.importing import import_logs
+    from laconic.trace.importers.importing import import_logs
 
     with tempfile.TemporaryDirectory() as directory:
         log, trace = Path(directory) / "log", Path(directory) / "trace"

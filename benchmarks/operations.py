@@ -24,9 +24,9 @@ from laconic.memory.flags import (
 )
 from laconic.memory.layout import Layout
 from laconic.memory.mmap import OpenFile
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
-from laconic.rangemap import RangeMap
 
 SIZES = (50, 1_000, 20_000)
 #: Calls in a stream, and rounds, of which each call's least time counts.

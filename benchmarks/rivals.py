@@ -18,9 +18,9 @@ from laconic.memory.layout import Layout
 from laconic.memory.mmap import mmap
 from laconic.memory.mprotect import mprotect
 from laconic.memory.munmap import munmap
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
-from laconic.rangemap import RangeMap
 
 Entry = tuple[int, int, Vma]
 Change = Callable[[Vma], Vma]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from laconic.errors import LaconicError
 from laconic.replay.engine import Replay
-from laconic.trace.importing import import_logs
+from laconic.trace.importers.importing import import_logs
 from laconic.trace.reader import Trace
 
 CORPUS = Path(__file__).resolve().parent / "corpus"

@@ -12,11 +12,11 @@ import signal
 import sys
 from pathlib import Path
 
+from laconic.analysis.live import Model
+from laconic.analysis.suppressions import BUILT_IN
 from laconic.commands.recording import accept_command
 from laconic.live.app import LiveApp
 from laconic.live.child import Child
-from laconic.live.model import Model
-from laconic.suppressions import BUILT_IN
 
 
 async def picture(app: LiveApp, size: tuple[int, int], seconds: float) -> str:

@@ -1,4 +1,5 @@
-# Sourced by try.sh and test.sh: makes .venv with Python 3.11 or newer, and gives `need PACKAGE...` for Debian packages.
+# Sourced by try.sh and test.sh. Defines `need PACKAGE...`, which installs Debian packages, and `environment ARGUMENT...`,
+# which makes .venv with Python 3.11 or newer and passes its arguments to `pip install`.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -27,6 +28,19 @@ need() {
     return "$status"
 }
 
+# Before it was named laconic-mm, the distribution was named laconic. An environment that contains both names has two
+# owners of bin/laconic and two entry points for the pytest plug-in. Uninstalling the old name deletes bin/laconic, so
+# it must precede the installation of the new one. The old build also left src/laconic.egg-info, which an editable
+# installation makes visible as a second distribution.
+uninstall_old_name() {
+    for metadata in .venv/lib/python3*/site-packages/laconic-*.dist-info; do
+        [ -d "$metadata" ] || continue
+        .venv/bin/pip uninstall --quiet --disable-pip-version-check --yes laconic
+        break
+    done
+    rm -rf src/laconic.egg-info
+}
+
 environment() {
     for python in python3 python3.14 python3.13 python3.12 python3.11; do
         "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
@@ -38,5 +52,6 @@ environment() {
         "$python" -c 'import ensurepip' 2>/dev/null || need "$version-venv"
         "$python" -m venv .venv
     }
+    uninstall_old_name
     .venv/bin/pip install --quiet --disable-pip-version-check "$@"
 }

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from laconic.memory.mmap import OpenFile as OpenFile
     from laconic.memory.pal import HostError as HostError
     from laconic.memory.pal import Pal as Pal
+    from laconic.memory.rangemap import RangeMap as RangeMap
     from laconic.memory.space import AddressSpace as AddressSpace
     from laconic.memory.vma import File as File
     from laconic.memory.vma import Vma as Vma
-    from laconic.rangemap import RangeMap as RangeMap
 
 __version__ = "0.1.0"
 
@@ -54,7 +54,7 @@ _PUBLIC = {
     "PROT_WRITE": "laconic.memory.flags",
     "Pal": "laconic.memory.pal",
     "Prot": "laconic.memory.flags",
-    "RangeMap": "laconic.rangemap",
+    "RangeMap": "laconic.memory.rangemap",
     "Upcalls": "laconic.memory.calls",
     "Vma": "laconic.memory.vma",
     "VmaInfo": "laconic.memory.manager",

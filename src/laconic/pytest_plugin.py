@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 if TYPE_CHECKING:
-    from laconic.figures import Figures
-    from laconic.gate import Limits
-    from laconic.suppressions import Suppression
-    from laconic.trace.sites import Stacks
+    from laconic.analysis.baseline import Figures
+    from laconic.analysis.check import Limits
+    from laconic.analysis.suppressions import Suppression
+    from laconic.trace.stacks import Stacks
 
 _MARKER = "laconic(max_redundant=None, max_host_calls=None, baseline=None, tolerance=0): hold every laconic.run of the \
 test to limits, as `laconic check` does"
@@ -80,7 +80,7 @@ class Result:
 
     def failures(self, limits: Limits) -> str:
         """What of `limits` was not kept, with the offenders, as `laconic check` says it; "" where all was."""
-        from laconic.gate import check
+        from laconic.analysis.check import check
         from laconic.report.check import as_text
 
         figures, stacks = self._read
@@ -90,8 +90,8 @@ class Result:
     @cached_property
     def _read(self) -> tuple[Figures, Stacks]:
         # Replaying and finding symbols cost more than some tests: done when it is asked for.
-        from laconic.figures import from_sites
-        from laconic.sites import sites
+        from laconic.analysis.baseline import from_sites
+        from laconic.analysis.sites import sites
         from laconic.trace.reader import Trace
 
         found = sites(Trace(self.trace), ())
@@ -158,7 +158,7 @@ class Runner:
         return result
 
     def _suppressions(self) -> list[Suppression]:
-        from laconic.suppressions import BUILT_IN, DEFAULT, load
+        from laconic.analysis.suppressions import BUILT_IN, DEFAULT, load
 
         path = self._root / DEFAULT
         return [*(load(str(path)) if path.exists() else []), *BUILT_IN]
@@ -187,8 +187,8 @@ def _limits(request: pytest.FixtureRequest) -> Limits | None:
     marker = request.node.get_closest_marker("laconic")
     if marker is None:
         return None
+    from laconic.analysis.check import NONE, Limits, parse_limit
     from laconic.errors import LaconicError
-    from laconic.gate import NONE, Limits, parse_limit
 
     unknown = [*map(repr, marker.args), *(key for key in marker.kwargs if key not in _KEYS)]
     if unknown:
@@ -210,7 +210,7 @@ def _limits(request: pytest.FixtureRequest) -> Limits | None:
 
 
 def _baseline(request: pytest.FixtureRequest, path: str | os.PathLike[str]) -> Figures:
+    from laconic.analysis.suppressions import BUILT_IN
     from laconic.commands.figures import read_figures
-    from laconic.suppressions import BUILT_IN
 
     return read_figures(str(request.config.rootpath / path), BUILT_IN)[0]

@@ -12,7 +12,7 @@ from harness import Outcome, Place, place
 from workloads import WORKLOADS, Workload
 
 from laconic.replay import replay
-from laconic.report.replayed import as_json
+from laconic.report.replay import as_json
 from laconic.trace.reader import Trace
 
 PAGES = 10_000

@@ -8,7 +8,7 @@ import pytest
 from harness import place
 from workloads import WORKLOADS, Workload
 
-from laconic.replay.compare import compare
+from laconic.analysis.compare import compare
 from laconic.trace.reader import Trace
 
 CHOSEN = ("python3", "gcc", "python3-numpy")
@@ -47,7 +47,7 @@ def test_output_and_status_are_untouched_and_figures_are_whole(workload: Workloa
 def test_the_kept_trace_gives_the_same_again(tmp_path: Path) -> None:
     """With one process or several, from the API as from the command."""
     from laconic.commands import main
-    from laconic.pal.sgx.costs import load
+    from laconic.sgx.costs import load
 
     kept, figures = tmp_path / "kept.trace", tmp_path / "figures.json"
     workload = next(each for each in WORKLOADS if each.name == "python3")

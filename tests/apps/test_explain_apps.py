@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 import laconic.trace
-from laconic.explain import explain
-from laconic.flames import flames
+from laconic.analysis.explain import explain
+from laconic.analysis.flamegraph import flames
+from laconic.analysis.sites import EVERY_CALL, sites
 from laconic.report.explain import as_json, as_text
 from laconic.report.flamegraph import as_folded
-from laconic.sites import EVERY_CALL, sites
 from laconic.trace.schema import MEMORY_CODES
-from laconic.trace.sites import NO_STACK, Stacks
+from laconic.trace.stacks import NO_STACK, Stacks
 
 LACONIC = (sys.executable, "-m", "laconic")
 

@@ -15,11 +15,11 @@ from tests.unit.pagetraces import HOSTILE, hostile, known, many
 from tests.unit.traces import Builder
 
 import laconic.trace
-from laconic.page.collect import collect
-from laconic.pal.sgx import costs
+from laconic.analysis.suppressions import Suppression
+from laconic.analysis.timeline.collect import collect
 from laconic.report.html import as_html
 from laconic.report.html.text import plain
-from laconic.suppressions import Suppression
+from laconic.sgx import costs
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 #: What a page of 100,000 calls may be, in bytes.

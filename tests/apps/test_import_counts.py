@@ -15,7 +15,7 @@ from workloads import WORKLOADS, Workload
 
 from laconic.replay.engine import Replay
 from laconic.trace import Trace
-from laconic.trace.importing import import_logs
+from laconic.trace.importers.importing import import_logs
 from laconic.trace.records import Call
 from laconic.trace.schema import MEMORY_EVENTS, PROCESS_EVENTS
 

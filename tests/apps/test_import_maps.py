@@ -16,7 +16,7 @@ import pytest
 
 from laconic.replay.engine import Replay
 from laconic.report.maps import as_text
-from laconic.trace.importing import import_logs
+from laconic.trace.importers.importing import import_logs
 from laconic.trace.reader import Trace
 
 STRACE = ("strace", "-f", "-tt", "-e", "trace=%memory,%process,%file,%desc")

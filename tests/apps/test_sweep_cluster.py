@@ -19,9 +19,9 @@ from tests.unit.sweepwork import counted, deadly, held, hold, release
 from tests.unit.test_sweep import in_session, rows, tracks, until
 from tests.unit.traces import small
 
-from laconic import workers
+from laconic.analysis import workers
+from laconic.analysis.sweep import find, sweep
 from laconic.errors import LaconicError
-from laconic.sweep import find, sweep
 
 REPOSITORY = Path(__file__).parents[2]
 TRACES = 6

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from laconic.pal import proc
+from laconic.linux import proc
 from laconic.tracer import ptrace
 from laconic.tracer.ptrace import ORIG_RAX, RAX, RDI, RSI, SYSCALL, Registers
 from laconic.tracer.syscalls import FORK, NUMBERS, PERSONALITY

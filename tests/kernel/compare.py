@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 
-from laconic.ledger import Ledger
+from laconic.linux import proc
+from laconic.linux.pal import only_changes
 from laconic.memory.calls import Call, is_error
 from laconic.memory.change import Outcome
 from laconic.memory.flags import MADV_FREE, PAGE_SIZE, VM_SPECIAL
+from laconic.memory.ledger import Ledger
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma, describe
-from laconic.pal import proc
-from laconic.pal.linux import only_changes
-from laconic.rangemap import RangeMap
 from laconic.tracer.mediate import Mediator
 from laconic.tracer.process import Mm, Pending, Thread
 from laconic.tracer.verify import first_difference

@@ -7,9 +7,9 @@ from contextlib import ExitStack
 
 import pytest
 
+from laconic.linux.proc import ADDR_COMPAT_LAYOUT, READ_IMPLIES_EXEC
 from laconic.memory.calls import PR_SET_MDWE, Call
 from laconic.memory.flags import PROT_EXEC, VM_EXEC
-from laconic.pal.proc import ADDR_COMPAT_LAYOUT, READ_IMPLIES_EXEC
 from tests.kernel.child import PAGE
 from tests.kernel.compare import ThroughPal
 from tests.kernel.fuzz import Room, episode

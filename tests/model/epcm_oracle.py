@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from errno import EFAULT, EINVAL, ENOMEM, EPERM
 
-from laconic.pal.sgx.meter import PT_REG, PT_TCS, PT_TRIM
+from laconic.sgx.meter import PT_REG, PT_TCS, PT_TRIM
 
 PAGES = 8
 R, W, X = 1, 2, 4

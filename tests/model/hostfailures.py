@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from errno import EAGAIN, EBUSY, EFAULT, EINTR, ENOMEM, EPERM
 
-from laconic.pal.sgx.failures import Failure, Plan
-from laconic.pal.sgx.faults import EPC_PAGE_CONFLICT, NOT_TRACKED, PAGE_ATTRIBUTES_MISMATCH, PAGE_NOT_MODIFIABLE
+from laconic.sgx.model.failures import Failure, Plan
+from laconic.sgx.model.faults import EPC_PAGE_CONFLICT, NOT_TRACKED, PAGE_ATTRIBUTES_MISMATCH, PAGE_NOT_MODIFIABLE
 
 #: By the operation: what passes if it is tried again; what does not.
 PASSES = {

@@ -12,6 +12,9 @@ from itertools import product
 
 import pytest
 
+from laconic.libos.strategy import MemoryCall, Strategy
+from laconic.libos.touches import Touches
+from laconic.linux.pagemap import FILE_PAGE
 from laconic.memory import flags as f
 from laconic.memory.change import Outcome
 from laconic.memory.layout import Layout
@@ -20,14 +23,11 @@ from laconic.memory.mmap import OpenFile, mmap
 from laconic.memory.mprotect import mprotect
 from laconic.memory.munmap import munmap
 from laconic.memory.space import AddressSpace
-from laconic.pal.pagemap import FILE_PAGE
-from laconic.pal.sgx import costs
-from laconic.pal.sgx.costs import COSTED, CostProfile, Figure
-from laconic.pal.sgx.meter import Counts, Meter
-from laconic.strategies import MemoryCall, Strategy
+from laconic.sgx import costs
+from laconic.sgx.costs import COSTED, CostProfile, Figure
+from laconic.sgx.meter import Counts, Meter
 from laconic.strategies.bound import bound
 from laconic.strategies.laconic import Laconic
-from laconic.strategies.touches import Touches
 from tests.model.boundsearch import Case, Search, State, Step, after_call, after_touch, legal
 from tests.unit.pictures import FILE, at
 

@@ -8,6 +8,9 @@ from itertools import product
 
 import pytest
 
+from laconic.libos.strategy import MemoryCall, Strategy
+from laconic.libos.touches import Touches
+from laconic.linux.pagemap import FILE_PAGE
 from laconic.memory import flags as f
 from laconic.memory.change import Outcome
 from laconic.memory.layout import Layout
@@ -17,14 +20,11 @@ from laconic.memory.mprotect import mprotect
 from laconic.memory.mremap import mremap
 from laconic.memory.munmap import munmap
 from laconic.memory.space import AddressSpace
-from laconic.pal.pagemap import FILE_PAGE
-from laconic.pal.sgx import costs
-from laconic.pal.sgx.meter import Meter
-from laconic.strategies import MemoryCall, Strategy
+from laconic.sgx import costs
+from laconic.sgx.meter import Meter
 from laconic.strategies.bound import bound
 from laconic.strategies.classify import Classify
 from laconic.strategies.laconic import Laconic
-from laconic.strategies.touches import Touches
 from tests.unit.pictures import FILE, at
 
 PAGES = 16

@@ -9,10 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from laconic.pal.sgx.driver import Driver, Epc
-from laconic.pal.sgx.epcm import BLOCKED, Epcm
-from laconic.pal.sgx.faults import GeneralProtection, HostFault, LeafError, PageFault
-from laconic.pal.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_TCS, PT_TRIM
+from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_TCS, PT_TRIM
+from laconic.sgx.model.driver import Driver, Epc
+from laconic.sgx.model.epcm import BLOCKED, Epcm
+from laconic.sgx.model.faults import GeneralProtection, HostFault, LeafError, PageFault
 from tests.model.epcm_oracle import PAGES, Kernel, Oracle, R, Single, Verdict, W
 
 PAGE = 4096

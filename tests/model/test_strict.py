@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.memory import flags as f
 from laconic.memory.calls import Call
-from laconic.pal.sgx.failures import Plan
-from laconic.pal.sgx.faults import SgxError
-from laconic.strategies import MemoryCall, Strategy
+from laconic.sgx.model.failures import Plan
+from laconic.sgx.model.faults import SgxError
 from laconic.strategies.classify import Classify
 from laconic.strategies.every_call import EveryCall
 from laconic.strategies.laconic import Laconic

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from errno import ENOMEM
 
-from laconic.ledger import Ledger
-from laconic.manager import Bookkeeper
+from laconic.linux.pal import only_changes
 from laconic.memory import flags as f
+from laconic.memory.bookkeeper import Bookkeeper
 from laconic.memory.calls import Arguments, Call
 from laconic.memory.change import ADVISE, FILE, ZERO, Change, Outcome
 from laconic.memory.layout import Layout
+from laconic.memory.ledger import Ledger
 from laconic.memory.mmap import OpenFile, page_align
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
-from laconic.pal.linux import only_changes
-from laconic.rangemap import RangeMap
 from tests.model.mappings import FILES, SHIFT, UNMAPPABLE, Page
 from tests.model.oracle import Oracle
 from tests.model.strategies import FORK, READ, WRITE, Bases, resolve

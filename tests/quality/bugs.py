@@ -10,9 +10,9 @@ import pytest
 
 from laconic.memory import calls, layout, mmap, mprotect, mremap
 from laconic.memory.change import EXTEND, UNMAP, ZERO, Change, Outcome
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
-from laconic.rangemap import RangeMap
 
 Patch = pytest.MonkeyPatch
 BUGS: dict[str, Callable[[Patch], None]] = {}

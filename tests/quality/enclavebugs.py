@@ -10,10 +10,10 @@ import pytest
 
 from laconic.memory.flags import PROT_READ, TASK_SIZE
 from laconic.memory.vma import Vma
-from laconic.pal.sgx import edmm
-from laconic.pal.sgx.edmm import RW, Edmm, PalError
-from laconic.pal.sgx.faults import SgxError
-from laconic.pal.sgx.meter import MODIFIED, PR, Meter
+from laconic.sgx.meter import MODIFIED, PR, Meter
+from laconic.sgx.model.faults import SgxError
+from laconic.sgx.pal import edmm
+from laconic.sgx.pal.edmm import RW, Edmm, PalError
 from laconic.strategies.classify import PAGE, Classify
 from laconic.strategies.laconic import Laconic
 from tests.enclosed import Recorder

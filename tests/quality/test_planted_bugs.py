@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from laconic.memory.calls import Call
-from laconic.pal.sgx.failures import Plan
+from laconic.sgx.model.failures import Plan
 from tests.kernel.fuzz import Room, episode
 from tests.model.hostfailures import STAYS, now_and_then
 from tests.model.strategies import FORK

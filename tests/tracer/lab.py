@@ -106,20 +106,24 @@ def tool(name: str, *places: str) -> str:
 
 def build(name: str, *flags: str) -> Path:
     """Compiles `programs/NAME.c`, once for all tests of a machine's run; skips the test where there is no gcc."""
+    return build_source(PROGRAMS / f"{name}.c", *flags)
+
+
+def build_source(source: Path, *flags: str) -> Path:
+    """Compiles a C file, as `build` does. The file may include `programs/lab.h`."""
     gcc = compiler()
     if gcc is None:
         pytest.skip("gcc is not installed")
-    source = PROGRAMS / f"{name}.c"
     text = source.read_bytes() + (PROGRAMS / "lab.h").read_bytes() + repr(flags).encode()
     place = Path(tempfile.gettempdir(), f"laconic-programs-{os.getuid()}")
     place.mkdir(mode=0o755, exist_ok=True)
-    target = place / f"{name}-{hashlib.sha256(text).hexdigest()[:16]}"
+    target = place / f"{source.stem}-{hashlib.sha256(text).hexdigest()[:16]}"
     if not target.exists():
         # Several test workers may build it at once: each its own, and the last one's stays.
         fresh = target.with_suffix(f".{os.getpid()}")
         command = [gcc, "-O1", "-Wall", "-Wextra", "-pthread", *flags, str(source), "-o", str(fresh)]
         done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode and {"-static", "-m32"} & {*flags}:
+        if done.returncode and {"-static", "-static-pie", "-m32"} & {*flags}:
             pytest.skip(f"gcc cannot build with {' '.join(flags)} here")
         assert done.returncode == 0, done.stderr
         fresh.replace(target)

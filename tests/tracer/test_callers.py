@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from laconic.callers import callers
-from laconic.sites import sites
+from laconic.analysis.callers import callers
+from laconic.analysis.sites import sites
+from laconic.analysis.suppressions import BUILT_IN
 from laconic.stacks.symbolize import Symbolizer
-from laconic.suppressions import BUILT_IN
 from laconic.trace.reader import Trace
-from laconic.trace.sites import Stacks
+from laconic.trace.stacks import Stacks
 from tests.tracer.lab import COMMAND, PROGRAMS, environment, run_alone, tool
 
 FRAME_POINTERS = ("-fno-omit-frame-pointer", "-fomit-frame-pointer")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
+import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.tracer.lab import (
     COMMAND,
+    PATIENCE,
     PROGRAMS,
     STRATEGIES,
     build,
+    children_of,
     environment,
     is_alive,
     run_alone,
@@ -68,6 +74,130 @@ def test_an_interrupt_from_the_terminal_ends_the_program_and_not_laconic(attempt
     assert "Traceback" not in done.stdout
     assert "laconic: " in done.stdout, "the table is lost"
     assert json.loads(path.read_text())["exit_status"] == 130
+
+
+@pytest.mark.parametrize("options", [(), ("--observe",), ("-o", "a.trace")])
+def test_every_signal_to_the_process_group_of_the_program(options: tuple[str, ...], tmp_path: Path) -> None:
+    """Laconic, a member of the group, outlives it, and delivers none a second time."""
+    program = str(build("to_laconic"))
+    alone = run_alone([program, "group"])
+    words = [*COMMAND, "run", "--quiet", *options, "--", program, "group"]
+    done = run_alone(words, env=environment(), cwd=tmp_path)
+    assert alone.stdout.split().count("1") == 60
+    assert (done.returncode, done.stdout) == (alone.returncode, alone.stdout) == (7, alone.stdout), done.stderr
+
+
+@contextmanager
+def busy_machine() -> Iterator[None]:
+    """Twice as many processes as processors, which do nothing but run."""
+    count = 2 * len(os.sched_getaffinity(0))
+    hogs = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+
+
+def signal_log(words: Sequence[str | Path], rounds: int, group_reaches_it: bool = True) -> list[str]:
+    """What a listening program prints of signals to its group and to `words` alone, in the order of sending."""
+    libc = ctypes.CDLL(None)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment()) as run:
+        assert run.stdout is not None
+        try:
+            lines = [run.stdout.readline()]
+            for _ in range(rounds):
+                for number in (signal.SIGUSR1, signal.SIGALRM, signal.SIGRTMIN + 3, signal.SIGCONT):
+                    os.killpg(run.pid, number)
+                    if group_reaches_it:
+                        lines.append(run.stdout.readline())
+                for number in (signal.SIGUSR2, signal.SIGALRM, signal.SIGWINCH, signal.SIGRTMIN + 4):
+                    os.kill(run.pid, number)
+                    lines.append(run.stdout.readline())
+                libc.sigqueue(run.pid, signal.SIGRTMIN + 5, ctypes.c_void_p(77))
+                lines.append(run.stdout.readline())
+            os.kill(run.pid, signal.SIGTERM)
+            lines += run.stdout.readlines()
+            assert run.wait(PATIENCE) == 7
+        finally:
+            if run.poll() is None:
+                os.killpg(run.pid, signal.SIGKILL)
+    return lines
+
+
+@pytest.mark.parametrize("how", ["handler", "sigwait", "signalfd"])
+def test_signals_from_outside_are_delivered_once(how: str) -> None:
+    """To the group or to Laconic alone; with the sender and the value that the program sees without Laconic."""
+    words = [build("to_laconic"), "listen", how]
+    with busy_machine():
+        alone = signal_log(words, 3)
+        traced = signal_log([*COMMAND, "run", "--quiet", "--", *words], 3)
+    assert len(alone) == 2 + 3 * 9
+    if how != "handler":
+        # Taken without a stop for delivery: sent by rt_sigqueueinfo(), the signal keeps that code.
+        alone, traced = ([line.replace("code 0", "code -1") for line in lines] for lines in (alone, traced))
+    assert traced == alone
+
+
+def test_signals_to_the_group_that_a_program_has_left() -> None:
+    words = [*COMMAND, "run", "--quiet", "--", build("to_laconic"), "listen", "setsid"]
+    lines = signal_log(words, 2, group_reaches_it=False)
+    numbers = [int(line.split()[1].rstrip(",")) for line in lines[1:]]
+    assert numbers == [*[12, 14, 28, signal.SIGRTMIN + 4, signal.SIGRTMIN + 5] * 2, signal.SIGTERM]
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_timeout_signals_laconic_and_then_the_group(attempt: int) -> None:
+    """As without Laconic, the program gets the second signal while the first is pending, and so only one."""
+    words = ["timeout", "-s", "USR1", "1", *COMMAND, "run", "--quiet", "--", build("to_laconic"), "wait", "10"]
+    with busy_machine():
+        done = run_alone(words, env=environment())
+    assert done.stdout == "ready\nsignal 10, 1 times\n", done.stderr
+
+
+def test_a_stop_of_the_group_that_is_ended_for_laconic_alone() -> None:
+    """The witness that Laconic asks was stopped too."""
+    words = [*COMMAND, "run", "--quiet", "--", build("to_laconic"), "listen", "handler"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment()) as run:
+        assert run.stdout is not None and run.stdout.readline() == "ready\n"
+        os.killpg(run.pid, signal.SIGSTOP)
+        os.kill(run.pid, signal.SIGCONT)
+        assert run.stdout.readline().startswith("signal 18,")
+        os.kill(run.pid, signal.SIGTERM)
+        assert [line[:10] for line in run.stdout] == ["signal 15,"]
+        assert run.wait(PATIENCE) == 7
+
+
+def test_laconic_leaves_no_process_and_holds_no_pipe() -> None:
+    """The witness ends with Laconic, also if that is killed, and has none of its files open."""
+    words = [*COMMAND, "run", "--quiet", "--", "sh", "-c", "exec >&-; echo ready >&2; exec sleep 20"]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, env=environment()
+    ) as run:
+        assert run.stderr is not None and run.stderr.readline() == b"ready\n"
+        processes = children_of(run.pid)
+        assert len(processes) == 2
+        pipe = os.readlink(f"/proc/{run.pid}/fd/1")
+        for process in processes:
+            assert pipe not in [os.readlink(fd) for fd in Path(f"/proc/{process}/fd").iterdir()]
+        run.kill()
+    wait_until(lambda: not any(map(is_alive, processes)), "the end of all processes")
+
+
+@pytest.mark.parametrize("options", [(), ("--verify", "exit"), ("-o", "a.trace")])
+def test_a_pidfd_is_readable_only_when_waitpid_finds_the_child(options: tuple[str, ...], tmp_path: Path) -> None:
+    words = [*COMMAND, "run", "--quiet", *options, "--", build("exit_order"), "200"]
+    done = run_alone(words, env=environment(), cwd=tmp_path)
+    assert done.stdout == "missed after exit 0, signal 0, threads 0, SIGKILL 0\n", done.stderr
+
+
+def test_a_laconic_that_is_killed_leaves_no_half_of_its_figures(tmp_path: Path) -> None:
+    """Neither under their own name nor under another."""
+    words = [*COMMAND, "run", "--json", str(tmp_path / "figures.json"), "--"]
+    done = run_alone([*words, "sh", "-c", "kill -KILL $PPID; exec sleep 20"], env=environment())
+    assert done.returncode == -signal.SIGKILL
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

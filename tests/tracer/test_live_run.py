@@ -155,6 +155,13 @@ class TestWithoutATerminal:
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=PATIENCE) == 143
 
+    def test_every_signal_to_the_process_group_of_the_program(self) -> None:
+        """Neither the watching nor the tracing process ends by it, or passes it on."""
+        program = build("to_laconic")
+        alone = run_alone([program, "group"])
+        done = run_alone([*COMMAND, "live", "--", program, "group"], env=environment())
+        assert (done.returncode, done.stdout) == (7, alone.stdout)
+
     def test_the_tracing_process_is_killed(self) -> None:
         """It takes the program with it; that is said, and is no hang."""
         with subprocess.Popen(

@@ -12,7 +12,7 @@ from tests.tracer.lab import COMMAND, Run, build, run_laconic
 #: What is broken → the code that breaks it. Each goes wrong once, in the program's own memory calls.
 BUGS = {
     "a munmap is lost between bookkeeping and host": """
-from laconic.pal.linux import RULES
+from laconic.linux.pal import RULES
 whole = RULES["laconic"]
 def rule(name, args, outcome):
     host_args = whole(name, args, outcome)
@@ -22,7 +22,7 @@ def rule(name, args, outcome):
 RULES["laconic"] = rule
 """,
     "an mprotect reaches the host with another range": """
-from laconic.pal.linux import RULES
+from laconic.linux.pal import RULES
 whole = RULES["laconic"]
 def rule(name, args, outcome):
     host_args = whole(name, args, outcome)
@@ -64,10 +64,20 @@ sys.exit(3)
 TOLD = r"process \d+: (the first field that differs is (the )?(start|end|protection|VmFlags|file|offset|name)|only )"
 
 
-def broken(bug: str, verify: str) -> Run:
+ENTRY = r"[0-9a-f]+-[0-9a-f]+ .*"
+
+
+def broken(bug: str, verify: str, *options: str) -> Run:
     """A run of the program under a Laconic with that bug."""
     prefix = (sys.executable, "-c", SCRIPT.format(bug=bug))
-    return run_laconic(sys.executable, "-c", PROGRAM, prefix=prefix, verify=verify)
+    return run_laconic(sys.executable, "-c", PROGRAM, prefix=prefix, verify=verify, options=options)
+
+
+def maps_of(run: Run, entry: str) -> tuple[list[str], list[str]]:
+    """The lines that match `entry` in bookkeeping's and in the host's map, as the message shows them."""
+    _, _, maps = run.err.partition("\nbookkeeping:\n")
+    ours, _, theirs = maps.partition("\nhost:\n")
+    return re.findall(f"^{entry}$", ours, re.MULTILINE), re.findall(f"^{entry}$", theirs, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", BUGS)
@@ -86,12 +96,23 @@ def test_a_planted_bug_is_found_and_told(name: str, verify: str) -> None:
     assert "bookkeeping and host differ" in run.err
     assert "exit status 3" in run.err
     assert re.search(TOLD, run.err)
-    # Both maps whole: the program's stack is in each.
-    _, _, maps = run.err.partition("\nbookkeeping:\n")
-    ours, _, theirs = maps.partition("\nhost:\n")
-    mine, other = (set(re.findall(r"^  [0-9a-f]+-[0-9a-f]+ .*$", text, re.MULTILINE)) for text in (ours, theirs))
-    assert len(mine) > 20 and len(other) > 20
-    assert 1 <= len(mine ^ other) <= 6
+    # Both maps where they differ, with ten entries before and after it.
+    marked = maps_of(run, f"> {ENTRY}")
+    assert [len(lines) for lines in marked] == [1, 1]
+    assert marked[0] != marked[1]
+    for lines in maps_of(run, f"[> ] {ENTRY}"):
+        assert 11 <= len(lines) <= 21
+        assert [line[0] for line in lines].index(">") <= 10
+    assert "(-v prints the complete maps)" in run.err
+
+
+def test_the_complete_maps() -> None:
+    """The program's stack is in each."""
+    run = broken(BUGS["a munmap is lost between bookkeeping and host"], "call", "-v")
+    assert run.status == 70
+    mine, other = maps_of(run, f"  {ENTRY}")
+    assert len(mine) > 21 and len(other) > 21
+    assert 1 <= len({*mine} ^ {*other}) <= 6
 
 
 def test_the_field_is_named() -> None:

@@ -21,9 +21,9 @@ import pytest
 
 import laconic.trace
 from laconic.commands import main
-from laconic.pal.pagemap import FILE_PAGE, UNSEEN, ZERO_PAGE
+from laconic.linux.pagemap import FILE_PAGE, UNSEEN, ZERO_PAGE
 from laconic.replay import replay
-from laconic.report.replayed import as_json
+from laconic.report.replay import as_json
 from laconic.trace.records import Call, End, Exit, Program, Record
 from tests.tracer.lab import COMMAND, STRATEGIES, Run, build, environment, run_alone, run_laconic, skip_where_it_did
 from tests.tracer.test_identity import both

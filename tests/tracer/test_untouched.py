@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import json
+import re
 import shutil
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.tracer.lab import COMMAND, STRATEGIES, run_alone, run_laconic
+from tests.tracer.lab import COMMAND, PATIENCE, STRATEGIES, environment, run_alone, run_laconic
 
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 NOTE = "is a 32-bit program: it runs untouched"
@@ -126,6 +129,21 @@ def test_tracers_are_refused_and_do_not_hang(tracer: list[str]) -> None:
     assert any(note.startswith(f"{tracer[0]} asked to trace") for note in run.figures["notes"]), run.err
     assert "asked to trace" in run.err
     assert "not permitted" in run.err + run.out
+
+
+def test_a_program_that_waits_for_its_tracer_for_ever_is_explained_while_it_waits(tmp_path: Path) -> None:
+    script = "import ctypes, signal; libc = ctypes.CDLL(None); libc.ptrace(0, 0, None, None); signal.pause()"
+    path = tmp_path / "figures.json"
+    words = [*COMMAND, "run", "--json", str(path), "--", sys.executable, "-c", script]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+        assert process.stderr is not None
+        note = process.stderr.readline()
+        assert re.match("laconic: note: .* asked to trace, which the kernel refuses", note)
+        assert process.poll() is None
+        process.terminate()
+        assert "note: " in process.stderr.read()
+        assert process.wait(PATIENCE) == 143
+    assert len(json.loads(path.read_text())["notes"]) == 1
 
 
 def test_attaching_is_refused_too() -> None:

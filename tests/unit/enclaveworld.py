@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from laconic.libos.strategy import MemoryCall, Strategy
+from laconic.libos.touches import Touches
 from laconic.memory.calls import OPERATIONS
 from laconic.memory.flags import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE
 from laconic.memory.layout import Layout
 from laconic.memory.mmap import OpenFile
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
-from laconic.pal.sgx.driver import Driver
-from laconic.pal.sgx.failures import Plan
-from laconic.pal.sgx.machine import Machine
-from laconic.pal.sgx.meter import Counts, Meter
-from laconic.rangemap import RangeMap
-from laconic.strategies import MemoryCall, Strategy
+from laconic.sgx.meter import Counts, Meter
+from laconic.sgx.model.driver import Driver
+from laconic.sgx.model.failures import Plan
+from laconic.sgx.model.machine import Machine
 from laconic.strategies.every_call import EveryCall
-from laconic.strategies.touches import Touches
 
 PAGE = 4096
 #: Where the tests map, and where the break is.

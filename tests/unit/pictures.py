@@ -15,9 +15,9 @@ from typing import TypeVar
 from laconic.memory import flags as f
 from laconic.memory.change import ChangeKind, Outcome
 from laconic.memory.layout import Layout
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
-from laconic.rangemap import RangeMap
 
 V = TypeVar("V")
 

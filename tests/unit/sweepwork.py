@@ -10,7 +10,7 @@ import signal
 import time
 from pathlib import Path
 
-from laconic.sweep import Row, sweep_one
+from laconic.analysis.sweep import Row, sweep_one
 
 
 def counted(path: str, strategy: str) -> Row:

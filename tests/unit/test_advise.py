@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from tests.unit.traces import BASE, THREAD, Builder, small
 
-import laconic.advise.advice
+import laconic.analysis.advise.advice
 import laconic.trace
-from laconic.advise import advisor, trial
-from laconic.advise.advice import Advice
-from laconic.advise.figures import EAGER, OURS, TODAY, Figures, measure
-from laconic.advise.manifest import HELPERS, PER_THREAD, RUNTIME, STACK, without_edmm
-from laconic.advise.watch import ARENA, MIB
+from laconic.analysis.advise import advisor, trial
+from laconic.analysis.advise.advice import Advice
+from laconic.analysis.advise.figures import EAGER, OURS, TODAY, Figures, measure
+from laconic.analysis.advise.manifest import HELPERS, PER_THREAD, RUNTIME, STACK, without_edmm
+from laconic.analysis.advise.watch import ARENA, MIB
 from laconic.memory.flags import VM_GROWSDOWN, VM_READ, VM_WRITE
-from laconic.pal.sgx import costs
 from laconic.report import advise as report
+from laconic.sgx import costs
 from laconic.trace.schema import ADOPTED, CHOSEN, GREW
 
 NONE, R, RW, RX, RWX = 0, 1, 3, 5, 7
@@ -329,4 +329,4 @@ def test_prose_fits_the_width(width: int, make: Callable[[Program, int, int], ob
 
 
 def test_the_examples_in_the_docstrings() -> None:
-    assert doctest.testmod(laconic.advise.advice).failed == doctest.testmod(trial).failed == 0
+    assert doctest.testmod(laconic.analysis.advise.advice).failed == doctest.testmod(trial).failed == 0

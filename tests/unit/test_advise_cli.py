@@ -11,7 +11,7 @@ import pytest
 from tests.unit.test_cli import laconic
 from tests.unit.traces import BASE, Builder, small
 
-from laconic.pal.sgx.costs import COSTED
+from laconic.sgx.costs import COSTED
 
 
 def test_a_trace(tmp_path: Path) -> None:

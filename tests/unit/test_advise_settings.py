@@ -25,9 +25,9 @@ from tests.unit.test_advise import (
 )
 from tests.unit.traces import BASE, THREAD
 
-from laconic.advise.advice import Advice, power_of_two, shown_size
-from laconic.advise.figures import TODAY
-from laconic.advise.watch import ARENA, CHUNK, GO_HEAP, MIB
+from laconic.analysis.advise.advice import Advice, power_of_two, shown_size
+from laconic.analysis.advise.figures import TODAY
+from laconic.analysis.advise.watch import ARENA, CHUNK, GO_HEAP, MIB
 
 
 class TestAllocators:

@@ -8,19 +8,19 @@ import pytest
 from tests.unit.test_advise import PROFILE, RW, Program, hotspot, measured, settings
 from tests.unit.traces import BASE
 
-import laconic.advise.advice
-from laconic.advise import advisor, trial
-from laconic.advise.advice import Advice, argument
-from laconic.advise.figures import TODAY, Figures
-from laconic.advise.watch import MIB
+import laconic.analysis.advise.advice
+from laconic.analysis.advise import advisor, trial
+from laconic.analysis.advise.advice import Advice, argument
+from laconic.analysis.advise.figures import TODAY, Figures
+from laconic.analysis.advise.watch import MIB
 from laconic.report import advise as report
 
 
 class TestTrying:
     def advice(self) -> list[Advice]:
         return [
-            laconic.advise.advice.variable("X", "1", "why"),
-            laconic.advise.advice.argument("-Xmx8m", ("java",), "why"),
+            laconic.analysis.advise.advice.variable("X", "1", "why"),
+            laconic.analysis.advise.advice.argument("-Xmx8m", ("java",), "why"),
             Advice("sgx.max_threads", "sgx.max_threads = 4", "manifest", "why"),
         ]
 

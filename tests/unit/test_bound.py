@@ -8,6 +8,9 @@ import time
 import pytest
 from pictures import FILE, LEGEND, PAGE, at, read
 
+from laconic.libos.strategy import MemoryCall
+from laconic.libos.touches import Touches
+from laconic.linux.pagemap import FILE_PAGE
 from laconic.memory import flags as f
 from laconic.memory.change import Outcome
 from laconic.memory.layout import Layout
@@ -17,14 +20,11 @@ from laconic.memory.mprotect import mprotect
 from laconic.memory.mremap import mremap
 from laconic.memory.munmap import munmap
 from laconic.memory.space import AddressSpace
-from laconic.pal.pagemap import FILE_PAGE
-from laconic.pal.sgx import costs
-from laconic.pal.sgx.costs import COSTED, CostProfile, Figure
-from laconic.pal.sgx.meter import Counts, Meter
-from laconic.strategies import MemoryCall
+from laconic.sgx import costs
+from laconic.sgx.costs import COSTED, CostProfile, Figure
+from laconic.sgx.meter import Counts, Meter
 from laconic.strategies.bound import Bound, bound
 from laconic.strategies.pagefloor import PageFloor
-from laconic.strategies.touches import Touches
 
 RW, RX = f.PROT_READ | f.PROT_WRITE, f.PROT_READ | f.PROT_EXEC
 PRIVATE = f.MAP_PRIVATE | f.MAP_ANONYMOUS | f.MAP_FIXED

@@ -21,17 +21,17 @@ from tests.unit.sitetraces import sited
 from tests.unit.test_cli import laconic
 from tests.unit.traces import BASE, Builder, small
 
-from laconic.callers import BY, Callers, callers, own_frames
-from laconic.pal.sgx.costs import COSTED, CostProfile, Figure
+from laconic.analysis.callers import BY, Callers, callers, own_frames
+from laconic.analysis.sites import sites
+from laconic.analysis.suppressions import BUILT_IN, Suppression
 from laconic.report.callers import as_json, as_text
 from laconic.report.names import columns, filled, seen
-from laconic.sites import sites
+from laconic.sgx.costs import COSTED, CostProfile, Figure
 from laconic.stacks.symbolize import Place, Symbolizer
 from laconic.stacks.table import FILE, JIT, VDSO, Frame, Module
-from laconic.suppressions import BUILT_IN, Suppression
 from laconic.trace.reader import Trace
 from laconic.trace.schema import CHOSEN, FRAME
-from laconic.trace.sites import NO_STACK, Places, Stacks
+from laconic.trace.stacks import NO_STACK, Places, Stacks
 
 GOLDEN = Path(__file__).parent / "golden"
 #: A fixed one: shipped profiles change.
@@ -100,7 +100,7 @@ def found_in(path: str, by: str = "function", *, inverted: bool = False) -> tupl
 
 
 def test_doctests() -> None:
-    for name in ("laconic.callers", "laconic.report.names"):
+    for name in ("laconic.analysis.callers", "laconic.report.names"):
         failed, attempted = doctest.testmod(importlib.import_module(name))
         assert attempted and not failed
 

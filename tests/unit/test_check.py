@@ -13,14 +13,14 @@ from tests.unit.sitetraces import sited
 from tests.unit.test_cli import laconic
 from tests.unit.traces import BASE, Builder
 
-from laconic import gate
-from laconic.figures import Figures, Key, Tally
-from laconic.gate import parse_limit
+from laconic.analysis import check as gate
+from laconic.analysis.baseline import Figures, Key, Tally
+from laconic.analysis.check import parse_limit
 from laconic.memory.change import MAP
 from laconic.report.check import as_github
 from laconic.stacks.symbolize import Place
 from laconic.trace.schema import CHOSEN
-from laconic.trace.sites import Stacks
+from laconic.trace.stacks import Stacks
 
 #: 66 of 75 calls are redundant; 9 host calls.
 PLAN = {"grow": (60, 3), "trim": (2, 5), "0x1234": (4, 0)}

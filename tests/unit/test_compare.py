@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 from tests.unit.traces import BASE, Builder, small
 
-import laconic.pal.pagemap
-import laconic.replay.compare
+import laconic.analysis.compare
+import laconic.linux.pagemap
+from laconic.analysis.compare import BOUND, Compared, compare, compare_hosts
 from laconic.errors import LaconicError
 from laconic.memory.change import EXTEND, MAP, RESTRICT, UNMAP
 from laconic.memory.flags import PAGE_SIZE
 from laconic.memory.layout import Layout
-from laconic.pal.sgx.costs import load
-from laconic.pal.sgx.meter import THINGS, Counts
 from laconic.replay import STRATEGIES, replay
-from laconic.replay.compare import BOUND, Compared, compare, compare_hosts
 from laconic.report.compare import as_json, as_text, hosts_as_json
+from laconic.sgx.costs import load
+from laconic.sgx.meter import THINGS, Counts
 from laconic.strategies import NAMES
 from laconic.trace.reader import Trace
 from laconic.trace.schema import CHOSEN
@@ -149,7 +149,7 @@ def test_several_processes_come_to_the_same(
     """And say how far they are, never more than there is."""
     path = busy(tmp_path / "a.trace", 20, source=source).end()
     alone = compared(path, jobs=1)
-    monkeypatch.setattr(laconic.replay.compare, "LONG", 10)
+    monkeypatch.setattr(laconic.analysis.compare, "LONG", 10)
     places: list[int] = []
     trace = Trace(path)
     assert compare(trace, ALL, load(), jobs=jobs, progress=places.append) == alone
@@ -159,9 +159,9 @@ def test_several_processes_come_to_the_same(
 
 def test_an_error_in_a_process_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trace = Trace(busy(tmp_path / "a.trace", 20).end())
-    monkeypatch.setattr(laconic.replay.compare, "LONG", 10)
+    monkeypatch.setattr(laconic.analysis.compare, "LONG", 10)
     trace.path = str(tmp_path / "gone")
-    monkeypatch.setattr(laconic.replay.compare, "_is_long", lambda trace: True)
+    monkeypatch.setattr(laconic.analysis.compare, "_is_long", lambda trace: True)
     with pytest.raises(LaconicError, match="gone' cannot be read"):
         compare(trace, ALL, load(), jobs=2)
 
@@ -218,7 +218,7 @@ def test_a_trace_that_is_cut_counts_as_far_as_it_goes(tmp_path: Path) -> None:
 def test_pages_that_nobody_could_look_at_are_told(tmp_path: Path) -> None:
     trace = begun(tmp_path / "a.trace")
     trace.row("mmap", 0, 8192, RW, ANON, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=int(MAP))
-    trace.row("exit", 0, touched=((BASE, BASE + 8192, laconic.pal.pagemap.UNSEEN),))
+    trace.row("exit", 0, touched=((BASE, BASE + 8192, laconic.linux.pagemap.UNSEEN),))
     figures = as_json(compared(trace.end()))
     assert figures["notes"] == ["2 pages could not be looked at, and count as untouched"]
 

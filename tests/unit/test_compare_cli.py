@@ -17,12 +17,12 @@ from tests.tracer.lab import COMMAND, children_of, environment, is_alive, run_al
 from tests.unit.test_compare import ALL, busy
 from tests.unit.traces import small
 
+from laconic.analysis.sweep import COLUMNS, sweep_enclave
 from laconic.commands import main
-from laconic.pal.sgx import costs
-from laconic.pal.sgx.meter import THINGS
 from laconic.replay import STRATEGIES
+from laconic.sgx import costs
+from laconic.sgx.meter import THINGS
 from laconic.strategies import NAMES
-from laconic.sweep import COLUMNS, sweep_enclave
 
 
 def laconic(

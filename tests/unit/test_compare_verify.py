@@ -6,14 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.unit.test_compare import busy
+from tests.unit.test_compare import ANON, RW, begun, busy
 from tests.unit.test_compare_cli import laconic
+from tests.unit.traces import BASE
 
+from laconic.analysis.compare import Model, compare
 from laconic.commands import main
-from laconic.pal.sgx.costs import DEFAULT, load
-from laconic.pal.sgx.edmm import Edmm
-from laconic.replay.compare import Model, compare
+from laconic.memory.change import MAP, RESTRICT, UNMAP
+from laconic.memory.flags import PAGE_SIZE
+from laconic.memory.vma import Vma
+from laconic.sgx.costs import DEFAULT, load
+from laconic.sgx.pal.edmm import Edmm
 from laconic.strategies.classify import Classify
+from laconic.trace.schema import CHOSEN
 
 
 @pytest.fixture
@@ -32,6 +37,32 @@ def test_counts_are_those_of_counting_alone(trace: str, pte: str) -> None:
         assert checked.strategies[name].peak == plain.strategies[name].peak
         assert checked.findings[name].steps > 20 and not checked.findings[name].breaches
     assert not plain.findings
+
+
+def test_an_excepted_window_is_counted_and_is_no_breach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """mremap of a touched page that is PROT_NONE now: it is readable while EACCEPTCOPY moves it."""
+    there, touched = BASE + 64 * PAGE_SIZE, ((BASE, BASE + PAGE_SIZE, 0),)
+    trace = begun(tmp_path / "a.trace")
+    trace.row("mmap", 0, PAGE_SIZE, RW, ANON, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=int(MAP))
+    trace.row("mprotect", BASE, PAGE_SIZE, 0, said=1, kinds=int(RESTRICT), touched=touched)
+    kinds = int(MAP | UNMAP)
+    trace.row("mremap", BASE, PAGE_SIZE, PAGE_SIZE, 3, there, result=there, said=1, kinds=kinds, touched=touched)
+    report, path = tmp_path / "a.json", trace.end()
+    command = ["compare", path, "--verify", "--strategy", "classify", "-j", "1", "--json", str(report)]
+    assert main(command) == 0
+    found = json.loads(report.read_text())["verify"]["classify"]
+    assert (found["breaches"], found["excepted"]) == (0, 1)
+    assert "1 excepted window" in capfd.readouterr().out
+
+    def wider(self: Classify, start: int, end: int, vma: Vma, source: int) -> None:
+        self.pal.protect([(source, source + end - start, RW)])
+        move(self, start, end, vma, source)
+
+    move = Classify.move
+    monkeypatch.setattr(Classify, "move", wider)
+    assert main(command) == 70, "the exception is for reading alone"
 
 
 def test_a_mapping_that_follows_costs_host_calls(trace: str) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from laconic.errors import LaconicError
-from laconic.pal.sgx import costs
-from laconic.pal.sgx.costs import COSTED, CostProfile
-from laconic.pal.sgx.meter import THINGS, Counts
+from laconic.sgx import costs
+from laconic.sgx.costs import COSTED, CostProfile
+from laconic.sgx.meter import THINGS, Counts
 
 
 def written(path: Path, change: Callable[[str], str] = lambda text: text) -> str:

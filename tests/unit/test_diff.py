@@ -12,8 +12,8 @@ from tests.unit.sitetraces import sited
 from tests.unit.test_cli import laconic
 from tests.unit.traces import Builder
 
-from laconic.differ import diff
-from laconic.figures import Figures, Key, Tally, as_json, from_json, key_of
+from laconic.analysis.baseline import Figures, Key, Tally, as_json, from_json, key_of
+from laconic.analysis.diff import diff
 from laconic.report.diff import as_text
 
 BEFORE = {"grow": (60, 3), "trim": (2, 5), "0x1234": (4, 0)}

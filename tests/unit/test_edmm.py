@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from laconic.memory.flags import PAGE_SIZE
-from laconic.pal.sgx.driver import Driver, Epc
-from laconic.pal.sgx.edmm import ACCEPTED, CHANGED, RETYPED, RW, TRIMMED, Edmm, PalError, permissions
-from laconic.pal.sgx.failures import Failure, Plan
-from laconic.pal.sgx.faults import NOT_TRACKED, PAGE_ATTRIBUTES_MISMATCH, SgxError
-from laconic.pal.sgx.machine import Machine
-from laconic.pal.sgx.meter import PT_TCS
+from laconic.sgx.meter import PT_TCS
+from laconic.sgx.model.driver import Driver, Epc
+from laconic.sgx.model.failures import Failure, Plan
+from laconic.sgx.model.faults import NOT_TRACKED, PAGE_ATTRIBUTES_MISMATCH, SgxError
+from laconic.sgx.model.machine import Machine
+from laconic.sgx.pal.edmm import ACCEPTED, CHANGED, RETYPED, RW, TRIMMED, Edmm, PalError, permissions
 
 R, W, X = 1, 2, 4
 RX, RWX = R | X, R | W | X

@@ -7,14 +7,14 @@ from collections.abc import Callable
 import pytest
 from enclaveworld import BASE, FIXED, HEAP, LIB, PAGE, PRIVATE, Cost, Program, cost, lib, machine
 
+from laconic.libos.strategy import MemoryCall
 from laconic.memory import flags as f
 from laconic.memory.change import EXTEND, FILE, FLAGS, MAP, UNMAP, Change
 from laconic.memory.mmap import OpenFile
 from laconic.memory.vma import File, Vma
-from laconic.pal.sgx.failures import Failure, Plan
-from laconic.pal.sgx.gramine import LAZY
-from laconic.pal.sgx.meter import Counts, Meter
-from laconic.strategies import MemoryCall
+from laconic.sgx.meter import Counts, Meter
+from laconic.sgx.model.failures import Failure, Plan
+from laconic.sgx.pal.gramine import LAZY
 from laconic.strategies.every_call import EveryCall, ProcessKilled
 
 R, W, X = f.PROT_READ, f.PROT_WRITE, f.PROT_EXEC

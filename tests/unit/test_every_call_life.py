@@ -7,12 +7,12 @@ from random import Random
 import pytest
 from enclaveworld import BASE, FIXED, PAGE, Cost, Program, cost, lib, machine
 
+from laconic.libos.gramine import VMA_TAINTED
+from laconic.libos.strategy import MemoryCall
 from laconic.memory import flags as f
-from laconic.pal.sgx.gramine import LAZY
-from laconic.pal.sgx.meter import Counts
-from laconic.strategies import MemoryCall
+from laconic.sgx.meter import Counts
+from laconic.sgx.pal.gramine import LAZY
 from laconic.strategies.every_call import EveryCall
-from laconic.strategies.libos import VMA_TAINTED
 from laconic.strategies.skip_equal import SkipEqual
 
 R, W, X = f.PROT_READ, f.PROT_WRITE, f.PROT_EXEC

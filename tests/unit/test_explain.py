@@ -16,10 +16,12 @@ from tests.unit.pagetraces import HOSTILE, Stacked, hostile, known
 from tests.unit.traces import BASE, Builder, small
 
 import laconic.trace
-from laconic.around import Run
+from laconic.analysis.explain import Explanation, explain, locate
+from laconic.analysis.neighbourhood import Run
+from laconic.analysis.sites import sites
 from laconic.commands import main
 from laconic.errors import LaconicError
-from laconic.explain import Explanation, explain, locate
+from laconic.linux.pagemap import FILE_PAGE
 from laconic.memory.change import EXTEND, MAP, RESTRICT, UNMAP, ZERO
 from laconic.memory.flags import (
     MADV_DONTNEED,
@@ -31,10 +33,8 @@ from laconic.memory.flags import (
     VM_SHARED,
 )
 from laconic.memory.vma import Vma
-from laconic.pal.pagemap import FILE_PAGE
 from laconic.report.explain import as_json, as_text
 from laconic.report.picture import picture
-from laconic.sites import sites
 from laconic.strategies import NAMES
 from laconic.trace.schema import ADOPTED, CODES, MEMORY_CODES, UNFINISHED
 

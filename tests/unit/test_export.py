@@ -20,8 +20,8 @@ from tests.unit.traces import BASE, PATHS, Builder, large, small
 
 import laconic.trace
 from laconic.commands import progress
-from laconic.trace.export import FORMATS, Part, Window, export
-from laconic.trace.export.columns import COLUMNS
+from laconic.trace.exporters import FORMATS, Part, Window, export
+from laconic.trace.exporters.columns import COLUMNS
 from laconic.trace.schema import CODES, NO_RESULT, READABLE, UNFINISHED, UNKNOWN_IDENTITY
 
 duckdb = pytest.importorskip("duckdb")

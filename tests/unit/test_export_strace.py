@@ -13,9 +13,9 @@ from tests.unit.traces import BASE, MASK, Builder, small
 
 import laconic.trace
 from laconic.trace import records
-from laconic.trace.export import Part, Window, export
-from laconic.trace.export.strace import _FORMS, quoted
-from laconic.trace.importing import import_logs
+from laconic.trace.exporters import Part, Window, export
+from laconic.trace.exporters.strace import _FORMS, quoted
+from laconic.trace.importers.importing import import_logs
 from laconic.trace.schema import CODES, NO_RESULT, PLAIN, READ, READABLE, WRITABLE
 
 

@@ -19,12 +19,12 @@ from tests.unit.sitetraces import sited
 from tests.unit.traces import Builder, small
 
 import laconic.trace
+from laconic.analysis.flamegraph import CALLS, CYCLES, HOST_CALLS, Flame, Flames, flames
+from laconic.analysis.sites import EVERY_CALL, sites
+from laconic.analysis.suppressions import Suppression
 from laconic.commands import main
-from laconic.flames import CALLS, CYCLES, HOST_CALLS, Flame, Flames, flames
-from laconic.pal.sgx import costs
 from laconic.report.flamegraph import as_folded, as_speedscope, as_svg
-from laconic.sites import EVERY_CALL, sites
-from laconic.suppressions import Suppression
+from laconic.sgx import costs
 
 GOLDEN = Path(__file__).parent / "golden"
 SVG = "{http://www.w3.org/2000/svg}"

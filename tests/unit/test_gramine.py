@@ -13,7 +13,7 @@ from tests.tracewriter import VARIANTS, Lines, Step, Variant, log
 
 import laconic.trace
 from laconic.errors import LaconicError
-from laconic.trace.importing import Import, import_logs
+from laconic.trace.importers.importing import Import, import_logs
 from laconic.trace.records import Call, Exit, Loss, Process, Program, Record
 from laconic.trace.schema import CHOSEN, NO_RESULT, UNFINISHED
 

@@ -21,26 +21,26 @@ from tests.unit.pagetraces import HOSTILE, Stacked, hostile, known, many
 from tests.unit.traces import Builder, large, small
 
 import laconic.trace
+from laconic.analysis.compare import BOUND, Compared, Figures, Span
+from laconic.analysis.sites import Site
+from laconic.analysis.timeline.areas import Area
+from laconic.analysis.timeline.collect import CALLS, Mark, OneCall, Page, collect
+from laconic.analysis.timeline.series import Bins, Sampled, Scattered
 from laconic.commands import main
 from laconic.commands.html import _write
 from laconic.errors import LaconicError
-from laconic.ledger import Ledger
 from laconic.memory.flags import PAGE_SHIFT
-from laconic.page.areas import Area
-from laconic.page.collect import CALLS, Mark, OneCall, Page, collect
-from laconic.page.series import Bins, Sampled, Scattered
-from laconic.pal.sgx.costs import COSTED, CostProfile, Figure
-from laconic.pal.sgx.meter import Counts
-from laconic.replay.compare import BOUND, Compared, Figures, Span
-from laconic.replay.enclaves import Process
+from laconic.memory.ledger import Ledger
 from laconic.replay.engine import Replay
+from laconic.replay.events import Program
 from laconic.report.html import as_html, as_json, document
 from laconic.report.html.data import Limits
 from laconic.report.html.text import plain, script_json
-from laconic.sites import Site
+from laconic.sgx.costs import COSTED, CostProfile, Figure
+from laconic.sgx.meter import Counts
 from laconic.stacks.symbolize import Place
 from laconic.strategies import NAMES
-from laconic.trace.sites import NO_STACK
+from laconic.trace.stacks import NO_STACK
 
 GOLDEN = Path(__file__).parent / "golden" / "page.html"
 PROFILE = CostProfile("test", "a machine", {name: Figure(10, 30, "a source", "a machine") for name in COSTED})
@@ -87,7 +87,7 @@ def fixed() -> Page:
                enumerate((1, 0, 1, 0))]  # fmt: skip
     return Page(
         "run", {"command": ["prog", "--fast"]}, {"system": "Linux", "release": "6.1", "machine": "x86_64"}, 12, ledger,
-        {"exit_status": 0}, ["a line is lost"], [Process(100, "/bin/prog")], [4], by_time, by_order,
+        {"exit_status": 0}, ["a line is lost"], [Program(100, "/bin/prog")], [4], by_time, by_order,
         moments, 15_000, areas,
         1, 1, 0, marks, sites, places, [("/lib/gone.so", "No such file or directory")], singles, compared, PROFILE, 0,
     )  # fmt: skip

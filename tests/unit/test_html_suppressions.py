@@ -9,11 +9,11 @@ import pytest
 from tests.unit.pagetraces import known
 
 import laconic.trace
+from laconic.analysis.suppressions import Suppression
+from laconic.analysis.timeline.collect import collect
 from laconic.commands import main
-from laconic.page.collect import collect
-from laconic.pal.sgx.costs import COSTED, CostProfile, Figure
 from laconic.report.html import as_html, as_json
-from laconic.suppressions import Suppression
+from laconic.sgx.costs import COSTED, CostProfile, Figure
 
 PROFILE = CostProfile("test", "a machine", {name: Figure(10, 30, "a source", "a machine") for name in COSTED})
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from tests.tracer.lab import COMMAND, environment
 
-from laconic.trace.importing import import_logs
-from laconic.trace.text import MAX_LINE, Log
+from laconic.trace.importers.importing import import_logs
+from laconic.trace.importers.text import MAX_LINE, Log
 
 CORPUS = Path(__file__).resolve().parents[1] / "corpus" / "strace"
 LOG = CORPUS / "f.log"

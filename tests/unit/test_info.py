@@ -13,9 +13,9 @@ from tests.tracer.lab import COMMAND, environment
 from tests.unit.traces import BASE, Builder, large, small
 
 import laconic.trace
+from laconic.analysis.info import contents
 from laconic.commands.traces import losses
-from laconic.report.contents import as_json, as_text
-from laconic.trace.contents import contents
+from laconic.report.info import as_json, as_text
 from laconic.trace.schema import NO_RESULT
 
 

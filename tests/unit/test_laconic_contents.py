@@ -24,7 +24,7 @@ from strategycosts import (
 
 from laconic.memory import flags as f
 from laconic.memory.vma import Vma
-from laconic.pal.sgx.meter import Meter
+from laconic.sgx.meter import Meter
 from laconic.strategies.classify import THREAD_STACK, Classify
 from laconic.strategies.laconic import Laconic
 

@@ -12,9 +12,9 @@ from itertools import product
 import pytest
 from onepage import ABSENT, Found, Page, Rules, Things, search
 
-from laconic.pal.sgx import costs
-from laconic.pal.sgx.edmm import Edmm, permissions
-from laconic.pal.sgx.meter import MODIFIED, PENDING, PT_TRIM, Meter
+from laconic.sgx import costs
+from laconic.sgx.meter import MODIFIED, PENDING, PT_TRIM, Meter
+from laconic.sgx.pal.edmm import Edmm, permissions
 
 PAGE = 4096
 Price = Callable[[Things], tuple[float, ...]]

@@ -6,6 +6,7 @@ from errno import ENOMEM
 
 import pytest
 
+from laconic.linux.pal import every_call, only_changes, skip_equal
 from laconic.memory.calls import Arguments
 from laconic.memory.change import ADVISE, EXTEND, FLAGS, MAP, UNMAP, ZERO, Change, Outcome
 from laconic.memory.flags import (
@@ -18,7 +19,6 @@ from laconic.memory.flags import (
     PROT_GROWSDOWN,
 )
 from laconic.memory.vma import Vma
-from laconic.pal.linux import every_call, only_changes, skip_equal
 
 PAGE = 4096
 RW = Vma(0x73)

@@ -17,13 +17,13 @@ import pytest
 from tests.tracer.lab import environment
 from tests.unit.test_cli import laconic
 
+from laconic.analysis.baseline import Key
+from laconic.analysis.live import Model, Names
+from laconic.analysis.suppressions import Suppression
 from laconic.commands.live import _has_view
-from laconic.figures import Key
-from laconic.live.model import Model, Names
 from laconic.report.live import as_json, ending, line
-from laconic.suppressions import Suppression
 from laconic.trace.schema import CODES, FRAME
-from laconic.trace.sites import Stacks
+from laconic.trace.stacks import Stacks
 
 
 def message(at: float, mprotect: tuple[int, int, int], sites: dict[int, int], **more: Any) -> dict[str, Any]:
@@ -331,7 +331,7 @@ class TestCommand:
         monkeypatch.setenv("TERM", "xterm")
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         assert not _has_view()
-        assert "pip install 'laconic[live]'" in capfd.readouterr().err
+        assert "pip install 'laconic-mm[live]'" in capfd.readouterr().err
 
     def test_without_a_terminal_there_is_no_view(
         self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -23,7 +23,7 @@ from laconic.stacks.symbols import open_elf
 from laconic.stacks.table import FILE, JIT, Module
 from laconic.trace.packing import symbols_of
 from laconic.trace.schema import CODES, EVENTS, FRAME, PlainRow
-from laconic.trace.sites import Stacks
+from laconic.trace.stacks import Stacks
 
 PAGE = 4096
 SOURCE = """\

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from laconic.page.areas import Area, broader, fitted
-from laconic.page.collect import pages_of
-from laconic.page.series import Bins, Sampled, Scattered
+from laconic.analysis.timeline.areas import Area, broader, fitted
+from laconic.analysis.timeline.collect import pages_of
+from laconic.analysis.timeline.series import Bins, Sampled, Scattered
 
 
 class TestSeries:

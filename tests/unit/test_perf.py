@@ -16,8 +16,8 @@ from tests.tracewriter import VARIANTS, log, steps
 
 import laconic.trace
 from laconic.errors import LaconicError
-from laconic.trace.importing import Import, import_logs
-from laconic.trace.perf.processes import Space
+from laconic.trace.importers.importing import Import, import_logs
+from laconic.trace.importers.perf.processes import Space
 from laconic.trace.records import Call, Exit, Loss, Process, Program, Record
 from laconic.trace.schema import CHOSEN, UNFINISHED
 

@@ -23,8 +23,8 @@ from laconic.memory.mmap import OpenFile, mmap
 from laconic.memory.mprotect import mprotect
 from laconic.memory.mremap import mremap
 from laconic.memory.munmap import munmap
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
-from laconic.rangemap import RangeMap
 
 Make = Callable[[AddressSpace], Outcome]
 ANONYMOUS = f.MAP_PRIVATE | f.MAP_ANONYMOUS

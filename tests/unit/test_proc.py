@@ -7,10 +7,12 @@ import mmap
 import os
 from pathlib import Path
 
+import pytest
+
+from laconic.linux import proc
+from laconic.linux.pagemap import Pagemap, _entries, _runs, was_untouched
 from laconic.memory.flags import VM_LOCKED, VM_MAYSHARE, VM_READ, VM_WRITE
 from laconic.memory.vma import File, Vma
-from laconic.pal import proc
-from laconic.pal.pagemap import Pagemap, _entries, _runs, was_untouched
 
 SMAPS = b"""\
 00400000-00401000 r--p 00000000 08:01 77                         /bin/with space
@@ -44,6 +46,62 @@ def test_parses_smaps_and_merges_what_is_equal() -> None:
     assert named.name == "heap one"
 
 
+def test_the_segment_with_the_id_0_has_a_file() -> None:
+    line = b"7f0000000000-7f0000001000 rw-s 00000000 00:01 0                          /SYSV00000000 (deleted)"
+    seen, _, _ = proc._parse_header(line)
+    assert seen.file == File(0, 1, 0)
+    anonymous, _, _ = proc._parse_header(b"7f0000000000-7f0000001000 rw-p 00000000 00:00 0")
+    assert anonymous.file is None
+
+
+def test_a_descriptor_of_o_path_is_not_open_to_mmap(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    for flags in (os.O_PATH, os.O_RDONLY, os.O_WRONLY, os.O_ACCMODE):
+        fd = os.open(path, flags)
+        file = proc.open_file(os.getpid(), fd)
+        os.close(fd)
+        assert (file is None) == (flags == os.O_PATH)
+        if file is not None:
+            assert (file.readable, file.writable) == (flags == os.O_RDONLY, flags == os.O_WRONLY)
+
+
+@pytest.mark.skipif(not hasattr(os, "MFD_HUGETLB"), reason="memfd_create is not available")
+def test_a_file_of_hugetlbfs_shows_its_page_size() -> None:
+    try:
+        fd = os.memfd_create("huge", os.MFD_HUGETLB | os.MFD_HUGE_2MB)
+    except OSError:
+        pytest.skip("this kernel has no huge pages of 2 MiB")
+    file = proc.open_file(os.getpid(), fd)
+    os.close(fd)
+    assert file is not None
+    assert (file.plain, file.huge) == (False, 2 << 20)
+
+
+@pytest.mark.parametrize(
+    ("overall", "size", "aligns"),
+    [
+        ("[never]", "[never]", False),
+        ("[never]", "[inherit]", False),
+        ("[never]", "[advise]", True),
+        ("[never]", "[within_size]", True),
+        ("[advise]", "[inherit]", True),
+        ("[force]", "[never]", True),
+        ("[deny]", "[always]", False),
+    ],
+)
+def test_large_folios_of_shared_memory(
+    overall: str, size: str, aligns: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shmem_enabled").write_text(f"always {overall} deny\n")
+    for name in ("hugepages-16kB", "hugepages-64kB"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "hugepages-16kB" / "shmem_enabled").write_text("always [never]\n")
+    (tmp_path / "hugepages-64kB" / "shmem_enabled").write_text(f"{size}\n")
+    monkeypatch.setattr(proc, "THP", str(tmp_path))
+    assert proc.aligns_shared() == aligns
+
+
 def test_a_text_that_breaks_off_is_read_as_far_as_it_goes() -> None:
     """A process may be killed while its map is read."""
     for cut in range(0, len(SMAPS), 7):
@@ -58,10 +116,10 @@ def test_both_ways_to_ask_for_one_vma_agree(tmp_path: Path) -> None:
         pointer = ctypes.c_char.from_buffer(view)
         address = ctypes.addressof(pointer)
         asked = proc.query_vma(os.getpid(), address)
-        text = proc.read_maps_text(os.getpid())
-        searched = proc._search_maps(text, address)
+        with proc.MapsFile(os.getpid()) as maps:
+            searched = list(maps._read(address, address + 1))
         del pointer
-    assert asked == searched
+    assert [asked] == searched
     assert asked is not None
     assert asked.file is not None
     assert asked.file.inode == path.stat().st_ino

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from pictures import ORIGIN, PAGE, at, draw, read
 
-from laconic.rangemap import TOP, RangeMap
+from laconic.memory.rangemap import TOP, RangeMap
 
 LETTERS = {letter: letter for letter in "ABCabc"}
 
@@ -186,6 +186,27 @@ def test_random_edits_against_a_dictionary(load: int) -> None:
             ranges.set(at(start), at(end), value)
             pages |= dict.fromkeys(range(start, end), value)
         assert drawn(ranges, 52) == "".join(pages.get(page, ".") for page in range(52))
+        # A hint that an earlier edit left behind is either stale, which its keys show, or true.
+        for address in (at(page) for page in range(52)):
+            assert hinted(ranges, address) in (None, (pages.get((address - ORIGIN) // PAGE),))
+        ranges.hint(at(source.randrange(52)))
+
+
+def hinted(ranges: RangeMap[str], address: int) -> tuple[str | None] | None:
+    """The value at an address by its hint, as mprotect uses it; None without one, or if it is stale."""
+    hint = ranges.hints.get(address)
+    if hint is None:
+        return None
+    keys, values, low, high = hint
+    try:
+        return (values[low],) if keys[low] <= address < keys[high] else None
+    except IndexError:
+        return None
+
+
+def test_the_different_results_of_a_function_of_the_values() -> None:
+    assert made("AA.bbBB.aC").distinct(str.lower) == {"a", "b", "c"}
+    assert made("....").distinct(str.lower) == set()
 
 
 @pytest.mark.parametrize("load", [2, 3, 128])

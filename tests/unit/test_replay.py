@@ -16,7 +16,10 @@ import laconic.trace
 from laconic.commands import main
 from laconic.memory.change import EXTEND, MAP, RESTRICT, UNMAP
 from laconic.memory.layout import Layout
+from laconic.memory.space import AddressSpace
+from laconic.memory.vma import Vma
 from laconic.replay import STRATEGIES, replay
+from laconic.replay.thread import Mm, RecordedUpcalls, Thread
 from laconic.trace.schema import CHOSEN, CODES, FAILED, PlainRow
 from laconic.trace.writer import TraceWriter
 
@@ -218,3 +221,16 @@ def test_rows_of_threads_that_nobody_began(tmp_path: Path) -> None:
     replayed = replay(laconic.trace.open(trace.end()), check=True)
     assert replayed.ledger.asked == 0
     assert replayed.loss == []
+
+
+def test_a_range_of_the_hosts_map_is_answered_from_the_trace() -> None:
+    """The recorded differences are laid over the held map, and what lies outside of the range is left out."""
+    held = [(4 * PAGE, 8 * PAGE, Vma(3)), (9 * PAGE, 10 * PAGE, Vma(1))]
+    thread = Thread(1, Mm(AddressSpace(Layout(), held)))
+    up = RecordedUpcalls(True, {})
+    up.thread = thread
+    thread.map_runs.append([(5 * PAGE, 6 * PAGE, Vma(1)), (7 * PAGE, 8 * PAGE, None)])
+    expected = [(5, 6, 1), (6, 7, 3), (9, 10, 1)]
+    host = up.maps_in(5 * PAGE, 10 * PAGE)
+    assert [(start // PAGE, end // PAGE, vma.flags) for start, end, vma in host] == expected
+    assert [vma.flags for _, _, vma in up.maps_in(0, 5 * PAGE)] == [3], "without a row, what is held"

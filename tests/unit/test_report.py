@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from laconic.ledger import Ledger
 from laconic.memory.change import EXTEND, MAP, RESTRICT, Change
+from laconic.memory.ledger import Ledger
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, UNKNOWN_START, Difference
-from laconic.report import findings, replayed, summary
-from laconic.tracer.examine import Finding
+from laconic.report import doctor as findings
+from laconic.report import replay as replayed
+from laconic.report import run as summary
+from laconic.tracer.doctor import Finding
 
 
 def ledger() -> Ledger:

@@ -9,11 +9,11 @@ from signal import SIGBUS, SIGSEGV
 import pytest
 
 from laconic.errors import LaconicError
-from laconic.pal.sgx.driver import Driver, Epc, Page, Reply
-from laconic.pal.sgx.epcm import Entry
-from laconic.pal.sgx.failures import Failure, Plan
-from laconic.pal.sgx.faults import EPC_PAGE_CONFLICT, PAGE_NOT_MODIFIABLE, HostFault
-from laconic.pal.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_TCS, PT_TRIM
+from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_TCS, PT_TRIM
+from laconic.sgx.model.driver import Driver, Epc, Page, Reply
+from laconic.sgx.model.epcm import Entry
+from laconic.sgx.model.failures import Failure, Plan
+from laconic.sgx.model.faults import EPC_PAGE_CONFLICT, PAGE_NOT_MODIFIABLE, HostFault
 
 PAGE = 4096
 BASE = 1 << 30

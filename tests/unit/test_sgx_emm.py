@@ -9,18 +9,18 @@ from errno import EBUSY, EFAULT
 import pytest
 from enclaveworld import BASE, FIXED, HEAP, LIB, PAGE, Program, lib
 
+from laconic.libos.strategy import MemoryCall
 from laconic.memory import flags as f
 from laconic.memory.calls import OPERATIONS
 from laconic.memory.change import FILE, MAP, Change
 from laconic.memory.flags import TASK_SIZE
 from laconic.memory.mmap import OpenFile
 from laconic.memory.vma import Vma
-from laconic.pal.sgx.driver import Driver
-from laconic.pal.sgx.failures import Failure, Plan
-from laconic.pal.sgx.faults import SgxError
-from laconic.pal.sgx.machine import Machine
-from laconic.pal.sgx.meter import Meter
-from laconic.strategies import MemoryCall
+from laconic.sgx.meter import Meter
+from laconic.sgx.model.driver import Driver
+from laconic.sgx.model.failures import Failure, Plan
+from laconic.sgx.model.faults import SgxError
+from laconic.sgx.model.machine import Machine
 from laconic.strategies.sgx_emm import Aborted, Emm, SgxEmm
 from laconic.strategies.verified import Report, verified
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from laconic.pal.sgx import faults
-from laconic.pal.sgx.epcm import BLOCKED, TRACKED, Entry, Epcm
-from laconic.pal.sgx.faults import GeneralProtection, LeafError, PageFault, Refused
-from laconic.pal.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_SECS, PT_TCS, PT_TRIM, PT_VA
+from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_SECS, PT_TCS, PT_TRIM, PT_VA
+from laconic.sgx.model import faults
+from laconic.sgx.model.epcm import BLOCKED, TRACKED, Entry, Epcm
+from laconic.sgx.model.faults import GeneralProtection, LeafError, PageFault, Refused
 
 PAGE = 4096
 BASE = 1 << 30

@@ -20,8 +20,8 @@ from tests.unit.enclaveworld import BASE, HEAP, PAGE
 
 from laconic.memory import flags as f
 from laconic.memory.calls import Call
-from laconic.pal.sgx.failures import Failure, Plan
-from laconic.pal.sgx.faults import NOT_TRACKED
+from laconic.sgx.model.failures import Failure, Plan
+from laconic.sgx.model.faults import NOT_TRACKED
 from laconic.strategies.classify import THREAD_STACK, Classify
 from laconic.strategies.laconic import Laconic
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from laconic.pal.sgx.driver import Driver, Epc
-from laconic.pal.sgx.epcm import Entry
-from laconic.pal.sgx.failures import Failure, Plan
-from laconic.pal.sgx.faults import NOT_TRACKED, PAGE_ATTRIBUTES_MISMATCH, PAGE_NOT_MODIFIABLE, SgxError
-from laconic.pal.sgx.machine import Machine
-from laconic.pal.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_TCS, PT_TRIM, Meter
+from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_TCS, PT_TRIM, Meter
+from laconic.sgx.model.driver import Driver, Epc
+from laconic.sgx.model.epcm import Entry
+from laconic.sgx.model.failures import Failure, Plan
+from laconic.sgx.model.faults import NOT_TRACKED, PAGE_ATTRIBUTES_MISMATCH, PAGE_NOT_MODIFIABLE, SgxError
+from laconic.sgx.model.machine import Machine
 
 PAGE = 4096
 BASE, SIZE = 0, 1 << 47

@@ -9,10 +9,10 @@ from errno import EPERM
 
 import pytest
 
-from laconic.pal.sgx.driver import Driver, Page, Reply
-from laconic.pal.sgx.epcm import Entry
-from laconic.pal.sgx.faults import NOT_TRACKED, GeneralProtection, LeafError, PageFault
-from laconic.pal.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_TCS, PT_TRIM
+from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_TCS, PT_TRIM
+from laconic.sgx.model.driver import Driver, Page, Reply
+from laconic.sgx.model.epcm import Entry
+from laconic.sgx.model.faults import NOT_TRACKED, GeneralProtection, LeafError, PageFault
 
 PAGE = 4096
 BASE = 1 << 32

@@ -7,8 +7,8 @@ from enclaveworld import BASE, PAGE, Program, lib, machine
 
 from laconic.memory import flags as f
 from laconic.memory.vma import Vma
-from laconic.pal.sgx.machine import Machine
-from laconic.pal.sgx.meter import Counts
+from laconic.sgx.meter import Counts
+from laconic.sgx.model.machine import Machine
 from laconic.strategies.every_call import EveryCall
 from laconic.strategies.skip_equal import SkipEqual
 

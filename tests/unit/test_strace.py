@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.fuzz_import import check, corpus, mutate
 
 from laconic.replay.engine import Replay
-from laconic.trace.importing import Import, import_logs
+from laconic.trace.importers.importing import Import, import_logs
 from laconic.trace.reader import Trace
 from laconic.trace.schema import CODES, MEMORY_CODES
 

@@ -9,9 +9,9 @@ import pytest
 from tests.unit.sitetraces import sited
 from tests.unit.test_cli import laconic
 
+from laconic.analysis.suppressions import ALL, BUILT_IN, KEYS, SITE, Suppression, load, matching
 from laconic.errors import LaconicError
 from laconic.stacks.symbolize import Place
-from laconic.suppressions import ALL, BUILT_IN, KEYS, SITE, Suppression, load, matching
 
 STACK = [Place("grow", "libgrow.so.1"), Place("work<int>", "prog"), Place("prog+0x10", "prog", known=False)]
 

@@ -23,10 +23,10 @@ from tests.tracer.lab import COMMAND, environment, run_alone
 from tests.unit.sweepwork import counted, deadly, held, hold, older, release
 from tests.unit.traces import large, small
 
+from laconic.analysis.sweep import COLUMNS, Row, choose, find, sweep, sweep_one
 from laconic.errors import LaconicError
 from laconic.replay import STRATEGIES
 from laconic.strategies import NAMES
-from laconic.sweep import COLUMNS, Row, choose, find, sweep, sweep_one
 
 TRACES = 3
 TWO = ("every-call", "laconic")
@@ -362,5 +362,5 @@ class TestBadInput:
         path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
         done = run_alone(words, env=environment(PYTHONPATH=path))
         assert done.returncode == 2
-        assert "pip install 'laconic[cluster]'" in done.stderr
+        assert "pip install 'laconic-mm[cluster]'" in done.stderr
         assert not (tmp_path / "r.partial").exists()

@@ -79,7 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except ImportError as error:
         why = " ".join(str(error).split())[:200]
-        tell(f"laconic: a library cannot be imported, {why}: pip install --upgrade laconic, or what it names\n")
+        tell(
+            f"laconic: a library cannot be imported ({why}); "
+            "use pip install --upgrade laconic-mm, or install the named library\n"
+        )
         return 2
     except KeyboardInterrupt:
         return 130

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
-    from laconic.advise.advice import Advice
-    from laconic.advise.figures import Figures
-    from laconic.advise.trial import Trial
-    from laconic.pal.sgx.costs import CostProfile
+    from laconic.analysis.advise.advice import Advice
+    from laconic.analysis.advise.figures import Figures
+    from laconic.analysis.advise.trial import Trial
+    from laconic.commands.output import Output
+    from laconic.sgx.costs import CostProfile
 
 DESCRIPTION = """\
 Says what to write in a Gramine manifest for a program (enclave size, EDMM,
@@ -87,9 +88,9 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _advise(
-    options: argparse.Namespace, profile: CostProfile, output: TextIO | None, path: str, status: int | None
+    options: argparse.Namespace, profile: CostProfile, output: Output | None, path: str, status: int | None
 ) -> int:
-    from laconic.advise.advisor import advise
+    from laconic.analysis.advise.advisor import advise
     from laconic.commands.output import tell, width, write_json
     from laconic.commands.traces import show
     from laconic.report.advise import as_json, as_text
@@ -115,7 +116,7 @@ def _advise(
 
 
 def _measured(path: str, profile: CostProfile) -> Figures:
-    from laconic.advise.figures import measure
+    from laconic.analysis.advise.figures import measure
     from laconic.commands.progress import progress
     from laconic.commands.traces import open_trace
 
@@ -127,8 +128,8 @@ def _try(
     command: Sequence[str], advice: Sequence[Advice], figures: Figures, profile: CostProfile, status: int
 ) -> Trial:
     # First the program as it is: what two equal runs differ in no setting brought. Then each setting, and all of them.
-    from laconic.advise.advice import MANIFEST
-    from laconic.advise.trial import After, Trial, after, attempt, exceeded, unchanged
+    from laconic.analysis.advise.advice import MANIFEST
+    from laconic.analysis.advise.trial import After, Trial, after, attempt, exceeded, unchanged
     from laconic.commands.output import tell
 
     trial, runs = Trial(), [figures]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from laconic.commands.numbers import whole
 
 if TYPE_CHECKING:
-    from laconic.suppressions import Suppression
+    from laconic.analysis.suppressions import Suppression
 
 DESCRIPTION = """\
 Names the places in the program that make redundant memory calls, the worst
@@ -38,7 +38,7 @@ read; after  -- CMD  the program's own
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `callers`."""
-    from laconic.callers import BY
+    from laconic.analysis.callers import BY
     from laconic.commands.compare import add_costs
     from laconic.commands.output import add_json
     from laconic.commands.source import accept_source
@@ -65,7 +65,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Prints the callers."""
-    from laconic.callers import callers
+    from laconic.analysis.callers import callers
+    from laconic.analysis.sites import sites
     from laconic.commands.compare import load_costs
     from laconic.commands.output import open_output
     from laconic.commands.progress import progress
@@ -73,7 +74,6 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.commands.traces import tell_loss
     from laconic.errors import LaconicError
     from laconic.report.callers import as_json, as_text
-    from laconic.sites import sites
 
     if options.inverted and options.by not in ("function", "module"):
         raise LaconicError(f"--inverted counts under functions or modules, not --by {options.by}: leave one out")
@@ -105,7 +105,7 @@ def suppressions(options: argparse.Namespace) -> list[Suppression]:
     """What is not to be shown: the file's, and the built-in ones. Raises LaconicError."""
     import os
 
-    from laconic.suppressions import BUILT_IN, DEFAULT, load
+    from laconic.analysis.suppressions import BUILT_IN, DEFAULT, load
 
     if options.no_suppressions:
         return []

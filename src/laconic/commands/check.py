@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from laconic.commands.numbers import whole
-from laconic.commands.output import spare_traces
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
-    from laconic.figures import Figures
-    from laconic.gate import Limit
+    from laconic.analysis.baseline import Figures
+    from laconic.analysis.check import Limit
+    from laconic.commands.output import Output
 
 DESCRIPTION = """\
 Holds a trace, or a program that is run and recorded, to limits: how many memory
@@ -76,7 +76,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Checks; returns 1 where a limit was not kept, and the program's exit status before that."""
-    from laconic import gate
+    from laconic.analysis import check as gate
     from laconic.commands.callers import suppressions
     from laconic.commands.figures import read_figures, trace_figures
     from laconic.commands.output import check_outputs, open_output, tell
@@ -100,13 +100,14 @@ def execute(options: argparse.Namespace) -> int:
     if options.baseline is not None:
         before, _ = read_figures(options.baseline, rules)
         limits = gate.Limits(*limits[:2], before, options.tolerance or gate.NONE)
-    output, keep = open_output(options.json), _Baseline(options.write_baseline)
-    with keep, traced(options, "check", keep=True) as (trace, status):
+    output = open_output(options.json)
+    baseline = open_output(options.write_baseline, "--write-baseline")
+    with traced(options, "check", keep=True) as (trace, status):
         figures, stacks = trace_figures(trace, rules)
         verdicts = gate.check(figures, limits)
         kept = all(verdict.kept for verdict in verdicts)
-        if kept and not status and trace.loss is None:
-            keep.write(figures)
+        if baseline is not None and kept and not status and trace.loss is None:
+            _write_baseline(figures, baseline, options.write_baseline)
     hand_over(
         options, output, lambda: as_json(figures, verdicts, stacks),
         lambda width: as_text(figures, verdicts, stacks, width, options.limit),
@@ -121,54 +122,23 @@ def execute(options: argparse.Namespace) -> int:
     return status or int(not kept)
 
 
-class _Baseline:
-    """The file that --write-baseline names: it is known to be writable, and what it holds stays until `write`."""
+def _write_baseline(figures: Figures, output: Output, path: str) -> None:
+    import json
 
-    def __init__(self, path: str | None) -> None:
-        self.path = path
-        self.file: TextIO | None = None
-        if path is not None:
-            spare_traces("--write-baseline", path)
-            self.fresh = not os.path.exists(path)
-            try:
-                self.file = open(path, "a", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
-            except OSError as error:
-                raise LaconicError(
-                    f"--write-baseline {path!r} cannot be written, {error.strerror}: name another file"
-                ) from None
+    from laconic.analysis.baseline import as_json
 
-    def write(self, figures: Figures) -> None:
-        """Puts these figures into it. Raises LaconicError."""
-        import json
-
-        from laconic.figures import as_json
-
-        if self.file is None:
-            return
-        self.fresh = False
-        try:
-            with self.file as file:
-                if file.seekable():
-                    file.truncate(0)
-                json.dump(as_json(figures), file, indent=1)
-                file.write("\n")
-        except OSError as error:
-            raise LaconicError(
-                f"--write-baseline {self.path!r} could not be written, {error.strerror}: name another file"
-            ) from None
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *exception: object) -> None:
-        if self.file is not None:
-            self.file.close()
-            if self.fresh and self.path is not None:
-                os.unlink(self.path)
+    try:
+        with output as file:
+            json.dump(as_json(figures), file, indent=1)
+            file.write("\n")
+    except OSError as error:
+        raise LaconicError(
+            f"--write-baseline {path!r} could not be written, {error.strerror}: name another file"
+        ) from None
 
 
 def _limit(text: str) -> Limit:
-    from laconic.gate import parse_limit
+    from laconic.analysis.check import parse_limit
 
     try:
         return parse_limit(text)

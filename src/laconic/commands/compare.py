@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
-    from laconic.pal.sgx.costs import CostProfile
-    from laconic.replay.compare import Model
+    from laconic.analysis.compare import Model
+    from laconic.sgx.costs import CostProfile
     from laconic.trace import Trace
 
 DESCRIPTION = """\
@@ -147,9 +147,10 @@ def _recorded(
 def _compared(
     trace: Trace, names: list[str], profile: CostProfile | None, pages: int | None, options: argparse.Namespace
 ) -> Json:
+    from laconic.analysis.compare import Model, compare_hosts
+    from laconic.analysis.schemas import SCHEMAS
     from laconic.commands.progress import progress
     from laconic.commands.traces import losses, tell_loss
-    from laconic.replay.compare import Model, compare_hosts
     from laconic.report.compare import hosts_as_json
 
     if profile is not None:
@@ -163,7 +164,7 @@ def _compared(
         figures = hosts_as_json(replays)
     tell_loss(trace, lost)
     about = {"path": trace.path, "source": trace.source, "events": events, "loss": losses(trace, lost)}
-    return {"schema": 1, "trace": about, **figures}
+    return {"schema": SCHEMAS["compare"], "trace": about, **figures}
 
 
 def enclaves(
@@ -178,8 +179,8 @@ def enclaves(
 
     `pages`: the size of an EPC, to be compared with. Raises LaconicError where the trace cannot be read.
     """
+    from laconic.analysis.compare import compare
     from laconic.commands.progress import progress
-    from laconic.replay.compare import compare
     from laconic.report.compare import as_json
 
     with progress(f"comparing {trace.path}", trace.size) as update:
@@ -209,7 +210,7 @@ def _check_words(options: argparse.Namespace) -> None:
 
 
 def _names(text: str, host: str) -> list[str]:
-    from laconic.replay.compare import BOUND
+    from laconic.analysis.compare import BOUND
     from laconic.strategies import check_name, names_on
 
     known = (*names_on(host), BOUND) if host == "sgx2" else names_on(host)
@@ -225,7 +226,7 @@ def _names(text: str, host: str) -> list[str]:
 
 def load_costs(path_or_name: str | None) -> CostProfile:
     """The cost profile that `--costs` names. Raises LaconicError where it is none."""
-    from laconic.pal.sgx import costs
+    from laconic.sgx import costs
 
     return costs.load(costs.DEFAULT if path_or_name is None else path_or_name)
 

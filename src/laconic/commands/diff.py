@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
-    from laconic.figures import Figures
-    from laconic.suppressions import Suppression
+    from laconic.analysis.baseline import Figures
+    from laconic.analysis.suppressions import Suppression
 
 DESCRIPTION = """\
 Compares two runs: memory calls asked, redundant ones, and host calls, in all,
@@ -56,11 +56,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Prints the difference; returns the exit status of CMD, where there is one."""
+    from laconic.analysis.diff import diff
     from laconic.commands.callers import suppressions
     from laconic.commands.figures import read_figures
     from laconic.commands.output import open_output
     from laconic.commands.source import check_kept, hand_over
-    from laconic.differ import diff
     from laconic.report.diff import as_json, as_text
 
     _check_words(options)

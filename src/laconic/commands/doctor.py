@@ -27,8 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Prints the findings; returns 71 where one of them keeps Laconic from running."""
     from laconic.commands.output import open_output, write_json
-    from laconic.report.findings import as_json, as_text
-    from laconic.tracer.examine import examine
+    from laconic.report.doctor import as_json, as_text
+    from laconic.tracer.doctor import examine
 
     output = open_output(options.json)
     findings = examine()

@@ -52,11 +52,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Prints the explanation; returns the exit status of CMD, where there is one."""
+    from laconic.analysis.explain import explain, wanted
     from laconic.commands.output import open_output
     from laconic.commands.progress import progress
     from laconic.commands.source import check_kept, hand_over, traced
     from laconic.commands.traces import tell_loss
-    from laconic.explain import explain, wanted
     from laconic.report.explain import as_json, as_text
 
     event = _event(options)
@@ -102,7 +102,7 @@ def _event(options: argparse.Namespace) -> str:
 
 
 def _is_event(word: str) -> bool:
-    from laconic.explain import wanted
+    from laconic.analysis.explain import wanted
 
     try:
         wanted(word)

@@ -12,7 +12,7 @@ from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
     from laconic.trace import Trace
-    from laconic.trace.export import Part, Window, Written
+    from laconic.trace.exporters import Part, Window, Written
 
 DESCRIPTION = """\
 Writes a trace in another format. parquet, csv and jsonl hold one flat row a
@@ -29,7 +29,7 @@ examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `export`."""
-    from laconic.trace.export import FORMATS
+    from laconic.trace.exporters import FORMATS
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
@@ -53,7 +53,7 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.commands.output import tell
     from laconic.commands.progress import progress
     from laconic.commands.traces import open_trace, tell_loss
-    from laconic.trace.export import LIMITED, Part
+    from laconic.trace.exporters import LIMITED, Part
 
     window = _window(options)
     if options.limit is not None and (options.to not in LIMITED or options.limit < 1):
@@ -80,7 +80,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _window(options: argparse.Namespace) -> Window:
-    from laconic.trace.export import Window
+    from laconic.trace.exporters import Window
 
     for name, value in (("--from", options.begin), ("--until", options.until)):
         if value is not None and not 0 <= value < 1e9:
@@ -107,7 +107,7 @@ def _open(options: argparse.Namespace) -> BinaryIO:
 
 def _write(trace: Trace, output: BinaryIO, part: Part, path: str) -> Written:
     # What is not whole is taken away: half a Parquet file is none, and half a log would pass for a whole one.
-    from laconic.trace.export import export
+    from laconic.trace.exporters import export
 
     try:
         written = export(trace, output, part)

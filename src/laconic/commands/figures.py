@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
-    from laconic.figures import Figures
-    from laconic.suppressions import Suppression
+    from laconic.analysis.baseline import Figures
+    from laconic.analysis.suppressions import Suppression
     from laconic.trace import Trace
-    from laconic.trace.sites import Stacks
+    from laconic.trace.stacks import Stacks
 
 
 def read_figures(path: str, rules: Iterable[Suppression] = ()) -> tuple[Figures, Stacks | None]:
@@ -27,7 +27,7 @@ def read_figures(path: str, rules: Iterable[Suppression] = ()) -> tuple[Figures,
 
 def read_json(path: str) -> Figures:
     """The figures in the JSON that a verb wrote. Raises LaconicError."""
-    from laconic.figures import from_json
+    from laconic.analysis.baseline import from_json
     from laconic.trace.reader import open_input
 
     with open_input(path) as file:
@@ -45,10 +45,10 @@ def trace_figures(trace: Trace, rules: Iterable[Suppression] = (), name: str = "
 
     Raises LaconicError.
     """
+    from laconic.analysis.baseline import from_sites
+    from laconic.analysis.sites import sites
     from laconic.commands.progress import progress
     from laconic.commands.traces import tell_loss
-    from laconic.figures import from_sites
-    from laconic.sites import sites
 
     with progress(f"replaying {trace.path}", trace.size) as update:
         found = sites(trace, (), update)

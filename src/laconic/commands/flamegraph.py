@@ -12,7 +12,7 @@ from laconic.commands.compare import add_costs
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
-    from laconic.flames import Flames
+    from laconic.analysis.flamegraph import Flames
     from laconic.trace import Trace
 
 DESCRIPTION = """\
@@ -40,9 +40,9 @@ be written; after  -- CMD  the program's own
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `flamegraph`."""
+    from laconic.analysis.flamegraph import CALLS, WEIGHTS
     from laconic.commands.output import add_json
     from laconic.commands.source import accept_source
-    from laconic.flames import CALLS, WEIGHTS
     from laconic.report.flamegraph import FORMATS
 
     parser.description = DESCRIPTION
@@ -69,15 +69,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Writes the file; says on standard error what was written and what is missing."""
+    from laconic.analysis.flamegraph import CYCLES, flames
+    from laconic.analysis.sites import EVERY_CALL, sites
     from laconic.commands.callers import suppressions
     from laconic.commands.compare import load_costs
     from laconic.commands.output import check_outputs, open_output, write_json
     from laconic.commands.progress import progress
     from laconic.commands.source import check_source, traced
     from laconic.commands.traces import tell_loss
-    from laconic.flames import CYCLES, flames
     from laconic.report.flamegraph import as_json
-    from laconic.sites import EVERY_CALL, sites
 
     _check_options(options)
     check_source(options, "flamegraph --to svg -o a.svg")
@@ -101,7 +101,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _check_options(options: argparse.Namespace) -> None:
-    from laconic.flames import CYCLES
+    from laconic.analysis.flamegraph import CYCLES
 
     if options.to is None and options.json is None:
         raise LaconicError("no file was named: give --to FORMAT -o OUT, as in  --to svg -o a.svg, or --json FILE")

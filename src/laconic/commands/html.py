@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
-    from laconic.page.collect import Page
-    from laconic.pal.sgx.costs import CostProfile
-    from laconic.suppressions import Suppression
+    from laconic.analysis.suppressions import Suppression
+    from laconic.analysis.timeline.collect import Page
+    from laconic.sgx.costs import CostProfile
     from laconic.trace import Trace
 
 DESCRIPTION = """\
@@ -111,9 +111,9 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _collect(trace: Trace, profile: CostProfile, rules: Sequence[Suppression]) -> Page:
+    from laconic.analysis.timeline.collect import collect
     from laconic.commands.progress import progress
     from laconic.commands.traces import tell_loss
-    from laconic.page.collect import collect
 
     with progress(f"replaying {trace.path}", trace.size) as update:
         page = collect(trace, profile, update, suppressions=rules)

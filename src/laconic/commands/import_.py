@@ -23,7 +23,7 @@ logs that are none, and outputs that cannot be written
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `import`."""
-    from laconic.trace.importing import IMPORTERS
+    from laconic.trace.importers.importing import IMPORTERS
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
@@ -43,8 +43,8 @@ def execute(options: argparse.Namespace) -> int:
     """Imports the logs, and says what was in them and what was not."""
     from laconic.commands.output import check_outputs, open_output, tell, write_json
     from laconic.commands.progress import progress
-    from laconic.trace.importing import import_logs
-    from laconic.trace.text import size_of
+    from laconic.trace.importers.importing import import_logs
+    from laconic.trace.importers.text import size_of
 
     check_outputs({"-o": options.output, "--json": options.json}, options.logs)
     output = open_output(options.json)

@@ -26,11 +26,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Prints what is in the trace; one that is not complete is no failure, and is said."""
+    from laconic.analysis.info import contents
     from laconic.commands.output import open_output, write_json
     from laconic.commands.progress import progress
     from laconic.commands.traces import losses, open_trace, show, tell_loss
-    from laconic.report.contents import as_json, as_text
-    from laconic.trace.contents import contents
+    from laconic.report.info import as_json, as_text
 
     trace = open_trace(options.trace)
     output = open_output(options.json)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
+    from laconic.analysis.live import Model
     from laconic.live.child import Child
-    from laconic.live.model import Model
     from laconic.tracer.record import Recorder
 
 DESCRIPTION = """\
@@ -37,9 +37,10 @@ keys, as in top:
   R           the other way round
   Ctrl-C      interrupt the program
 
-The view needs textual: pip install 'laconic[live]'. In it the program has
-nothing to read, and what it writes to the terminal stands in a pane, whose last
-1,000 lines follow when the view is left; --output sends it to a file.
+The view needs textual; use pip install 'laconic-mm[live]'. In the view, the
+program's input is empty, and a pane shows what the program writes to the
+terminal. Closing the view prints the last 1,000 lines of that output;
+--output sends all of it to a file instead.
 
 -o keeps the trace, with the stacks of redundant calls; --json writes the sums
 at the end. What laconic.toml hides, and what ld.so and the C library do in
@@ -49,7 +50,8 @@ exit codes: the program's own (128 + N where signal N killed it); 2 a wrong
 option; 71, 126, 127 as laconic run
 """
 #: Signals that a person sends to Laconic and means for the program.
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+#: Signals that the view itself needs.
+_OF_THE_VIEW = (signal.SIGWINCH, signal.SIGCONT)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -81,11 +83,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Runs the program; returns its exit status."""
+    from laconic.analysis.live import Model
     from laconic.commands.callers import suppressions
     from laconic.commands.output import check_outputs, open_output, spare_traces, tell, width, write_json
     from laconic.live.child import Child
-    from laconic.live.model import Model
     from laconic.report.live import as_json, ending
+    from laconic.tracer.signals import RELAYED, Relay, signal_set
 
     if options.words and options.command is None:
         raise LaconicError(f"a program's name goes after --, as in  laconic live -- {options.words[0]}")
@@ -99,19 +102,21 @@ def execute(options: argparse.Namespace) -> int:
     rules = suppressions(options)
     output = open_output(options.json)
     view = not options.lines and _has_view()
-    # The child first: it must have no thread but its own.
-    child = Child(options.command, _places(options.output, view), view, _record(options))
+    # The child before any thread: it must have none but its own.
+    relay = Relay(options.command, RELAYED & ~signal_set(_OF_THE_VIEW))
     model = Model(rules=rules)
-    before = {number: signal.signal(number, lambda number, frame: child.kill(number)) for number in _FORWARDED}
     try:
+        child = Child(
+            options.command, _places(options.output, view), relay.mask_before, view, _record(options)
+        )
+        relay.start(lambda info: relay.send(child.pid, info))
         if view:
             _view(child, model, options)
         else:
             _lines(child, model, options.delay)
         status = child.wait(model)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        relay.stop()
     if model.failure:
         tell(f"laconic: {model.failure}\n")
     else:
@@ -143,7 +148,7 @@ def _has_view() -> bool:
     if not (os.isatty(0) and os.isatty(2)) or os.environ.get("TERM", "dumb") == "dumb":
         return False
     if importlib.util.find_spec("textual") is None:
-        tell("laconic: the view needs textual: pip install 'laconic[live]'; until then, a line each time\n")
+        tell("laconic: the view needs textual; use pip install 'laconic-mm[live]'. Until then, one line per update\n")
         return False
     return True
 

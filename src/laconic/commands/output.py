@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import stat
 import sys
+import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
@@ -17,6 +20,11 @@ def tell(text: str) -> None:
         write_all(2, text)
     except OSError:
         pass
+
+
+def announce(note: str) -> None:
+    """Print a note while the program runs."""
+    tell(f"laconic: note: {note}\n")
 
 
 def write_all(fd: int, text: str) -> None:
@@ -34,7 +42,129 @@ def width(fd: int) -> int:
         return 80
 
 
-def write_json(result: dict[str, Any], output: TextIO, path: str, *, program: bool = False) -> None:
+class Output:
+    """A file that is written when the result is there: complete, or as it was before.
+
+    Use it as a context manager, which gives the text file. A new file, and an ordinary file of this
+    user, is written under another name, and renamed at the end of the block. It has no name at all
+    while it is empty (O_TMPFILE), so that a process that is killed leaves nothing behind. Everything
+    else is written in place: standard output and its files (`/dev/stdout`), pipes and devices, files
+    with several names or another owner, and files in a directory that cannot be written.
+
+    Raises OSError, as open(path, "w") would.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._target: str | None = None
+        self._truncates = False
+        self._temporary: weakref.finalize[..., Output] | None = None
+        fd = self._open(path)
+        self._file = os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape")
+
+    def _open(self, path: str) -> int:
+        if path == "-":
+            return os.dup(1)
+        try:
+            before = os.stat(path)
+        except FileNotFoundError:
+            if not path:
+                raise
+            if path.endswith("/"):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path) from None
+            return self._open_temporary(os.path.realpath(path))
+        for fd in (1, 2):
+            if _is_open_as(before, fd):
+                return os.dup(fd)  # its place in the file is shared
+        in_place = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        if not stat.S_ISREG(before.st_mode):
+            return in_place
+        if before.st_nlink == 1 and not os.listxattr(path):
+            try:
+                fd = self._open_temporary(os.path.realpath(path))
+            except OSError:
+                pass  # the directory cannot be written
+            else:
+                new = os.fstat(fd)
+                if (new.st_uid, new.st_gid) == (before.st_uid, before.st_gid):
+                    os.fchmod(fd, stat.S_IMODE(before.st_mode))
+                    os.close(in_place)
+                    return fd
+                os.close(fd)
+                self._forget_temporary()
+        self._truncates = True
+        return in_place
+
+    def _open_temporary(self, target: str) -> int:
+        directory = os.path.dirname(target)
+        flags = os.O_WRONLY | os.O_CLOEXEC
+        try:
+            fd = os.open(directory, flags | os.O_TMPFILE, 0o666)
+        except OSError as error:
+            # EISDIR: the kernel does not have the flag. Either may be the file system's answer.
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
+                raise
+            name = self._temporary_name(directory)
+            fd = os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o666)
+            self._temporary = weakref.finalize(self, _unlink, name)
+        self._target = target
+        return fd
+
+    def _temporary_name(self, directory: str) -> str:
+        return os.path.join(directory, f".laconic-{os.getpid()}-{id(self):x}.new")
+
+    def _forget_temporary(self) -> None:
+        self._target = None
+        if self._temporary is not None:
+            self._temporary()
+            self._temporary = None
+
+    def __enter__(self) -> TextIO:
+        if self._truncates:
+            os.ftruncate(self._file.fileno(), 0)
+        return self._file
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        try:
+            with self._file:
+                self._file.flush()
+                if kind is None and self._target is not None:
+                    self._rename(self._file.fileno(), self._target)
+        finally:
+            self._forget_temporary()
+
+    def _rename(self, fd: int, target: str) -> None:
+        name = self._temporary_name(os.path.dirname(target))
+        if self._temporary is None:
+            # A directory's descriptor makes os.link() call linkat(), which follows the link.
+            directory = os.open(os.path.dirname(target), os.O_PATH | os.O_CLOEXEC)
+            try:
+                os.link(f"/proc/self/fd/{fd}", name, src_dir_fd=directory, follow_symlinks=True)
+            finally:
+                os.close(directory)
+        try:
+            os.replace(name, target)
+        except OSError:
+            _unlink(name)
+            raise
+
+
+def _is_open_as(status: os.stat_result, fd: int) -> bool:
+    try:
+        return os.path.samestat(status, os.fstat(fd))
+    except OSError:
+        return False
+
+
+def _unlink(name: str) -> None:
+    try:
+        os.unlink(name)
+    except OSError:
+        pass
+
+
+def write_json(
+    result: dict[str, Any], output: Output, path: str, *, program: bool = False
+) -> None:
     """Writes a result as JSON and closes the file; a reader that has gone (`| head`) is no error.
 
     Raises LaconicError for a full disk; after a `program`, whose exit status counts, it is told alone.
@@ -42,9 +172,9 @@ def write_json(result: dict[str, Any], output: TextIO, path: str, *, program: bo
     import json
 
     try:
-        with output:
-            json.dump(result, output, indent=2)
-            output.write("\n")
+        with output as file:
+            json.dump(result, file, indent=2)
+            file.write("\n")
     except BrokenPipeError:
         pass
     except OSError as error:
@@ -72,20 +202,20 @@ def add_json(parser: argparse.ArgumentParser, what: str = "all of it", metavar: 
     parser.add_argument("--json", metavar=metavar, help=f"write {what} to {metavar} as JSON; - is standard output")
 
 
-def open_output(path: str | None) -> TextIO | None:
-    """The file that `--json` names, `-` being standard output; None for none. Raises LaconicError.
+def open_output(path: str | None, option: str = "--json") -> Output | None:
+    """The file that `option` names, `-` being standard output; None for none. Raises LaconicError.
 
     Opened before the program starts: a run must not be lost to a wrong path.
     """
     if path is None:
         return None
-    if path == "-":
-        return os.fdopen(os.dup(1), "w", encoding="utf-8", errors="surrogateescape")
-    spare_traces("--json", path)
+    spare_traces(option, path)
     try:
-        return open(path, "w", encoding="utf-8", errors="surrogateescape")
+        return Output(path)
     except OSError as error:
-        raise LaconicError(f"--json {path!r} cannot be written, {error.strerror}: name another file") from None
+        raise LaconicError(
+            f"{option} {path!r} cannot be written, {error.strerror}: name another file"
+        ) from None
 
 
 def check_outputs(outputs: Mapping[str, str | None], inputs: Iterable[str] = ()) -> None:

@@ -48,7 +48,7 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.commands.output import check_outputs, open_output, write_json
     from laconic.commands.progress import progress
     from laconic.commands.traces import open_trace, tell_loss
-    from laconic.report.packed import as_json
+    from laconic.report.pack import as_json
     from laconic.trace.packing import symbols_of
 
     out = options.output

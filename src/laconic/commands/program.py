@@ -78,15 +78,15 @@ def recorded(
 
     Raises LaconicError where it cannot be started.
     """
-    from laconic.commands.output import tell
-    from laconic.ledger import Ledger
-    from laconic.pal.linux import only_changes
+    from laconic.commands.output import announce, tell
+    from laconic.linux.pal import only_changes
+    from laconic.memory.ledger import Ledger
     from laconic.tracer.loop import Tracer
     from laconic.tracer.mediate import Mediator
     from laconic.tracer.verify import Checker
 
     with place_for(path) as trace:
-        ledger = Ledger()
+        ledger = Ledger(announce=announce)
         recorder = recorder_for(command, "laconic", trace, force=force, redact=False, stacks=stacks)
         tracer = Tracer(Mediator(only_changes, ledger, Checker(ledger, "off"), False, {}, recorder))
         status, seconds = trace_program(tracer, command, recorder)

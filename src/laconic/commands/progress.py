@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,15 +43,60 @@ def progress(what: str, total: int | None = None, unit: str = "") -> Iterator[Ca
             bar.stop()
 
 
-def _bar(what: str, total: int | None, unit: str) -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Shows a moving bar and the time that has passed while the block runs, if it takes over two seconds.
 
-    known = [TaskProgressColumn(), TimeRemainingColumn()]
+    For work without steps that could be counted. Nothing is shown where standard error is no terminal.
+    """
+    if not sys.stderr.isatty():
+        yield
+        return
+    bars: list[Any] = []
+    lock = threading.Lock()
+    over = False
+
+    def show() -> None:
+        with lock:
+            if not over:
+                bars.append(_bar(what, None, "", elapsed=True))
+
+    timer = threading.Timer(PATIENCE, show)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        with lock:
+            over = True
+            for bar in bars:
+                bar.stop()
+
+
+def _bar(what: str, total: int | None, unit: str, elapsed: bool = False) -> Any:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns: list[ProgressColumn]
+    if elapsed:
+        columns = [TimeElapsedColumn()]
+    elif total is None:
+        columns = [TextColumn("{task.completed:,.0f} " + unit)]
+    else:
+        columns = [TaskProgressColumn(), TimeRemainingColumn()]
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        *([TextColumn("{task.completed:,.0f} " + unit)] if total is None else known),
+        *columns,
         console=Console(stderr=True),
         transient=True,
         redirect_stdout=False,

@@ -53,7 +53,7 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.errors import LaconicError
     from laconic.replay import replay
     from laconic.replay.check import MODEL_ERROR
-    from laconic.report.replayed import as_json, as_text
+    from laconic.report.replay import as_json, as_text
 
     if options.strategy is not None:
         check_name(options.strategy, options.host)

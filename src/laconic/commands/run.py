@@ -13,7 +13,7 @@ from laconic.errors import LaconicError
 from laconic.strategies import NAMES, check_name
 
 if TYPE_CHECKING:
-    from laconic.pal.sgx.costs import CostProfile
+    from laconic.sgx.costs import CostProfile
     from laconic.tracer.record import Recorder
 
 DESCRIPTION = """\
@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "laconic run [-o FILE [--force] [--redact] [--stacks WHICH]]\n"
         "                   [--json FILE] [--verify {off,exit,call}] [--observe]\n"
         f"                   [--strategy {{{','.join(NAMES)}}}]\n"
-        "                   [--host {linux,sgx2}] [--costs NAME|FILE] [--quiet]\n"
+        "                   [--host {linux,sgx2}] [--costs NAME|FILE] [--quiet] [-v]\n"
         "                   [--] CMD [ARG ...]"
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="record a trace: laconic replay, info, export read it")
@@ -81,6 +81,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_costs(parser)
     parser.add_argument("--quiet", action="store_true", help="print no table")
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="with --verify: print the complete maps if they differ, not only where they do",
+    )
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD", help="the program and its arguments")
     parser.set_defaults(execute=execute)
 
@@ -117,9 +123,10 @@ def _profile(options: argparse.Namespace) -> CostProfile | None:
 
 
 def _run(options: argparse.Namespace, command: list[str], path: str | None, profile: CostProfile | None) -> int:
-    from laconic.commands.output import open_output, tell, width, write_json
-    from laconic.ledger import Ledger
-    from laconic.pal.linux import RULES
+    from laconic.commands.output import announce, open_output, tell, width, write_json
+    from laconic.commands.progress import waiting
+    from laconic.linux.pal import RULES
+    from laconic.memory.ledger import Ledger
     from laconic.tracer.loop import Tracer
     from laconic.tracer.mediate import Mediator
     from laconic.tracer.verify import Checker
@@ -127,19 +134,19 @@ def _run(options: argparse.Namespace, command: list[str], path: str | None, prof
     on_linux = options.strategy if options.strategy == "every-call" else "laconic"
     strategy = "observe" if options.observe else on_linux
     output = open_output(options.json)
-    ledger = Ledger()
-    checker = Checker(ledger, options.verify)
+    ledger = Ledger(announce=None if options.quiet else announce)
+    checker = Checker(ledger, options.verify, options.verbose)
     stacks = options.stacks or ("none" if options.output is None else "redundant")
     recorder = path and recorder_for(
         command, strategy, path, force=options.force, redact=options.redact, stacks=stacks
     ) or None
     mediator = Mediator(RULES[on_linux], ledger, checker, options.observe, _planned_failures(), recorder)
-    status, seconds = trace_program(Tracer(mediator), command, recorder)
+    status, seconds = trace_program(Tracer(mediator, waiting), command, recorder)
     if recorder is not None:
         recorder.finish(status, ledger, seconds, options.verify)
 
     from laconic.report import compare
-    from laconic.report.summary import as_json, as_text
+    from laconic.report.run import as_json, as_text
 
     figures = as_json(ledger, command, status, strategy, options.verify, seconds)
     enclave = None if profile is None or path is None else _enclave(path, options.strategy, profile)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
+    from laconic.commands.output import Output
     from laconic.trace import Trace
 
 
@@ -81,7 +82,7 @@ def traced(
 
 def hand_over(
     options: argparse.Namespace,
-    output: TextIO | None,
+    output: Output | None,
     as_json: Callable[[], dict[str, Any]],
     as_text: Callable[[int], str],
 ) -> None:

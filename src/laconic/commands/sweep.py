@@ -57,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--scheduler",
         metavar="ADDRESS",
         help="use the workers of this Dask scheduler, which must see the traces under the same paths; "
-        "needs pip install 'laconic[cluster]'",
+        "needs pip install 'laconic-mm[cluster]'",
     )
     parser.add_argument("--force", action="store_true", help="replace a RESULT that exists; else it is refused")
     parser.add_argument("--json", metavar="FILE", help="write the summary to FILE as JSON; - is standard output")
@@ -67,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Sweeps; returns 1 where a trace could not be read."""
-    from laconic import sweep
+    from laconic.analysis import sweep
     from laconic.commands.ending import tidied
     from laconic.commands.output import check_outputs, open_output, spare_traces, tell, width, write_json
     from laconic.commands.progress import progress

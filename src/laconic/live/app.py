@@ -13,7 +13,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding
 from textual.widgets import DataTable, Footer, Log, Sparkline, Static
 
-from laconic.live.model import Model, Process, Site
+from laconic.analysis.live import Model, Process, Site
 from laconic.report.live import shortened, size
 
 #: What the tables hold, by what they are sorted by: the key's order, largest first where True.

@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from laconic.analysis.live import Model
 from laconic.errors import LaconicError
-from laconic.live.model import Model
+from laconic.tracer.signals import change_mask
 
 if TYPE_CHECKING:
     from laconic.tracer.record import Recorder
@@ -25,14 +26,16 @@ class Child:
     """A process of its own, in which the program is traced: ptrace wants one thread, and the view has others.
 
     `output`: descriptors of the program's standard output and error to be replaced, → by which; one that is to come
-    here is given as None, and its lines are kept in `said`. `quiet`: the program has nothing to read. `record` makes
-    the recorder of a trace that is to be kept. To be made before any thread is.
+    here is given as None, and its lines are kept in `said`. `mask` is the program's signal mask, a kernel sigset_t.
+    `quiet`: the program has nothing to read. `record` makes the recorder of a trace that is to be kept. To be made
+    before any thread is.
     """
 
     def __init__(
         self,
         command: Sequence[str],
         output: dict[int, int | None] | None = None,
+        mask: int = 0,
         quiet: bool = False,
         record: Callable[[], Recorder] | None = None,
     ) -> None:
@@ -47,7 +50,8 @@ class Child:
         self.pid = os.fork()
         if self.pid == 0:
             os.close(figures)
-            _run(command, figures_in, {fd: writes if to is None else to for fd, to in places.items()}, quiet, record)
+            output_of = {fd: writes if to is None else to for fd, to in places.items()}
+            _run(command, figures_in, output_of, mask, quiet, record)
         os.close(figures_in)
         if writes >= 0:
             os.close(writes)
@@ -146,6 +150,7 @@ def _run(
     command: Sequence[str],
     figures: int,
     places: dict[int, int],
+    mask: int,
     quiet: bool,
     record: Callable[[], Recorder] | None,
 ) -> None:
@@ -156,12 +161,13 @@ def _run(
             os.dup2(to, fd)
         for to in {*places.values()} - {0, 1, 2}:
             os.close(to)
+        change_mask(signal.SIG_SETMASK, mask)
         if quiet:
             # The terminal is the view's.
             nothing = os.open(os.devnull, os.O_RDONLY)
             os.dup2(nothing, 0)
             os.close(nothing)
-        from laconic.tracer.feed import run
+        from laconic.live.feed import run
 
         status = run(command, figures, None if record is None else record())
     except LaconicError as error:

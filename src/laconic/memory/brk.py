@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from laconic.memory.change import MAP, Change, Outcome
-from laconic.memory.flags import PAGE_SIZE, PROT_EXEC, TASK_SIZE, VM_MAY_RWX, VM_READ, VM_WRITE
+from laconic.memory.flags import PAGE_SIZE, PROT_EXEC, TASK_SIZE, VM_MAY_RWX, VM_MERGEABLE, VM_READ, VM_WRITE
 from laconic.memory.layout import start_gap
 from laconic.memory.mmap import page_align
 from laconic.memory.munmap import unmapped
@@ -37,6 +37,8 @@ def brk(space: AddressSpace, address: int, data_limit: int = -1, read_implies_ex
     if above is not None and new + PAGE_SIZE > start_gap(space.layout, end, above):
         return Outcome(current)
     flags = VM_READ | VM_WRITE | VM_MAY_RWX | space.def_flags | (PROT_EXEC if read_implies_exec else 0)
+    if space.merge_any:
+        flags |= VM_MERGEABLE  # ksm_vma_flags in mm/ksm.c
     vma = Vma(flags)
     space.vmas.set(old, new, vma)
     return Outcome(address, (Change(MAP, old, new, vma, None),), old, new, then=move)

@@ -12,17 +12,28 @@ from typing import NamedTuple, Protocol
 from laconic.memory.brk import brk
 from laconic.memory.change import Outcome
 from laconic.memory.flags import MAP_ANONYMOUS
-from laconic.memory.madvise import FLAG_ADVICE, madvise, mbind, mseal, msync, remap_file_pages, set_vma_name
+from laconic.memory.madvise import (
+    FLAG_ADVICE,
+    madvise,
+    mbind,
+    mseal,
+    msync,
+    remap_file_pages,
+    set_memory_merge,
+    set_vma_name,
+)
 from laconic.memory.mlock import mlock, mlock2, mlockall, munlock, munlockall
 from laconic.memory.mmap import OpenFile, mmap
 from laconic.memory.mprotect import mprotect
 from laconic.memory.mremap import mremap
 from laconic.memory.munmap import munmap, shmdt
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
-from laconic.rangemap import RangeMap
 
 PR_SET_MDWE = 65
+PR_MDWE_REFUSE_EXEC_GAIN, PR_MDWE_NO_INHERIT = 1, 2
+PR_SET_MEMORY_MERGE = 67
 PR_SET_VMA = 0x53564D41
 
 
@@ -53,7 +64,11 @@ class Upcalls(Protocol):
         """The host's map of the whole address space, equal neighbours merged."""
 
     def maps_in(self, start: int, end: int) -> RangeMap[Vma]:
-        """The host's map of `[start, end)`; what it holds elsewhere is unspecified."""
+        """Return the host's map within `[start, end)`, cut to it, equal neighbours merged.
+
+        Within the range the wanted map may differ from the held map: the host is expected to have
+        one of the two at each page, and is read in full only if they look alike or it has neither.
+        """
 
 
 class DefaultUpcalls:
@@ -133,7 +148,7 @@ def _mmap(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
         address,
         length,
         prot,
-        flags & 0xFFFFFFFF,
+        flags,
         file,
         offset,
         up.read_implies_exec,
@@ -161,16 +176,21 @@ def _brk(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
 
 
 def _prctl(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
-    if args[0] == PR_SET_VMA and args[1] == 0:
+    option = args[0] & 0xFFFFFFFF
+    if option == PR_SET_VMA and args[1] == 0:
         name = up.read(args[4], 80).split(b"\0")[0].decode("utf-8", "surrogateescape") if args[4] else None
         return set_vma_name(space, args[2], args[3], name)
-    if args[0] == PR_SET_MDWE:
+    if option == PR_SET_MDWE:
 
         def deny() -> None:
-            space.mdwe = space.mdwe or bool(args[1] & 1)
+            if args[1] & PR_MDWE_REFUSE_EXEC_GAIN:
+                space.mdwe = True
+                space.mdwe_inherited = not args[1] & PR_MDWE_NO_INHERIT
 
         return Outcome(0, ask=True, then=deny)
-    # PR_SET_MM, PR_SET_MEMORY_MERGE, PR_SET_VMA of a kind that is not known
+    if args[0] == PR_SET_MEMORY_MERGE and not any(args[2:5]):
+        return set_memory_merge(space, bool(args[1]))
+    # PR_SET_MM, PR_SET_VMA of a kind that is not known
     return Outcome(0, ask=True, resync=True)
 
 
@@ -196,7 +216,7 @@ def _resync(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
 
 
 def _remap_file_pages(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
-    return remap_file_pages(space, args[0], args[1], args[2], args[3], args[4])
+    return remap_file_pages(space, args[0], args[1], args[2], args[3], args[4], up.read_implies_exec)
 
 
 #: Every call that bookkeeping answers. Those that map what only the host can describe (shmat, io_setup,

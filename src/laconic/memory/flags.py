@@ -6,6 +6,8 @@ those of the `VmFlags:` line in `/proc/PID/smaps` (`show_smap_vma_flags` in fs/p
 
 from __future__ import annotations
 
+import functools
+import operator
 from enum import IntFlag
 from typing import Final
 
@@ -159,6 +161,8 @@ VM_SEALED: Final = 1 << 42
 VM_PROT: Final = PROT_RWX
 VM_MAY_RWX: Final = VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
 VM_SPECIAL: Final = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
+#: A mapping with one of these is never searched for equal pages (vma_ksm_compatible in mm/ksm.c).
+VM_UNMERGEABLE: Final = VM_SHARED | VM_MAYSHARE | VM_SPECIAL | VM_HUGETLB | VM_DROPPABLE
 
 #: `VmFlags:` codes that bookkeeping holds. Left out, because no memory call of the program decides them:
 #: `ac` (VM_ACCOUNT: mprotect_fixup keeps it where pages were written), `sd` (soft-dirty), `um uw ui` (userfaultfd: an
@@ -193,6 +197,7 @@ VMFLAG_CODES: Final[dict[str, int]] = {
     "dp": VM_DROPPABLE,
     "sl": VM_SEALED,
 }
+VM_SHOWN: Final = functools.reduce(operator.or_, VMFLAG_CODES.values())
 VMFLAG_BITS: Final[dict[bytes, int]] = {code.encode(): bit for code, bit in VMFLAG_CODES.items()}
 
 

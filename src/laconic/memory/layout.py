@@ -13,8 +13,8 @@ from laconic.memory.flags import (
     TASK_SIZE,
     VM_GROWSDOWN,
 )
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.vma import Vma
-from laconic.rangemap import RangeMap
 
 
 @dataclass(slots=True)
@@ -23,6 +23,7 @@ class Layout:
 
     `mmap_base` is None until the host's first choice has shown it (`learn`). `thp`: CONFIG_TRANSPARENT_HUGEPAGE;
     `thp_align`: the kernel aligns anonymous mappings of whole huge pages (__get_unmapped_area since 6.7).
+    `shmem_align`: the kernel may align shared anonymous mappings (shmem_get_unmapped_area).
     `quiet_below`: below it no VMA can grow unseen. `refused_advice` and `anon_names`: the madvise advice that this
     kernel was built without, and whether it lets anonymous memory be named (CONFIG_ANON_VMA_NAME).
     """
@@ -34,6 +35,7 @@ class Layout:
     stack_guard_gap: int = 256 * PAGE_SIZE
     thp: bool = True
     thp_align: bool = False
+    shmem_align: bool = False
     max_map_count: int = 65530
     overcommit_never: bool = False
     quiet_below: int = 0

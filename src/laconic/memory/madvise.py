@@ -41,25 +41,30 @@ from laconic.memory.flags import (
     MS_SYNC,
     PAGE_MASK,
     PAGE_SIZE,
+    TASK_SIZE,
     VM_DONTCOPY,
     VM_DONTDUMP,
     VM_DROPPABLE,
+    VM_EXEC,
     VM_HUGEPAGE,
     VM_HUGETLB,
     VM_IO,
     VM_LOCKED,
     VM_MAY_RWX,
+    VM_MAYEXEC,
     VM_MAYSHARE,
     VM_MERGEABLE,
     VM_NOHUGEPAGE,
     VM_PFNMAP,
     VM_PROT,
     VM_RAND_READ,
+    VM_READ,
     VM_SEALED,
     VM_SEQ_READ,
     VM_SHARED,
     VM_SPECIAL,
     VM_SYNC,
+    VM_UNMERGEABLE,
     VM_WIPEONFORK,
     VM_WRITE,
 )
@@ -164,7 +169,7 @@ def _sealed(vma: Vma, advice: int) -> bool:
     # can_madvise_modify: what is sealed, and which the program could not write, may not be made to vanish in a child.
     if not vma.flags & VM_SEALED or advice not in (MADV_DONTFORK, MADV_WIPEONFORK):
         return False
-    return vma.file is None and not vma.flags & (VM_WRITE | VM_SPECIAL)
+    return vma.anonymous and not vma.flags & (VM_WRITE | VM_SPECIAL)
 
 
 def _advise_flags(space: AddressSpace, start: int, end: int, advice: int) -> Outcome:
@@ -180,10 +185,8 @@ def _advise_flags(space: AddressSpace, start: int, end: int, advice: int) -> Out
             break
 
     def advise(vma: Vma) -> Vma:
-        if advice == MADV_MERGEABLE and vma.flags & (
-            VM_SHARED | VM_MAYSHARE | VM_SPECIAL | VM_HUGETLB | VM_DROPPABLE
-        ):
-            return vma  # vma_ksm_compatible in mm/ksm.c
+        if advice == MADV_MERGEABLE and vma.flags & VM_UNMERGEABLE:
+            return vma
         flags = vma.flags & ~clears | sets
         return vma if flags == vma.flags else vma.with_flags(flags)
 
@@ -253,7 +256,35 @@ def mbind(space: AddressSpace, start: int, length: int, policy: tuple[int, bytes
     return _edited(space, start, end, lambda vma: vma._replace(policy=wanted))._replace(ask=True)
 
 
-def remap_file_pages(space: AddressSpace, start: int, size: int, prot: int, pgoff: int, flags: int) -> Outcome:
+def set_memory_merge(space: AddressSpace, enable: bool) -> Outcome:
+    """prctl(PR_SET_MEMORY_MERGE): every compatible mapping, and every later one, is MADV_MERGEABLE.
+
+    ksm_enable_merge_any and ksm_disable_merge_any in mm/ksm.c. Complexity: O(n).
+    """
+
+    def mark(vma: Vma) -> Vma:
+        flags = vma.flags & ~VM_MERGEABLE
+        if enable and not flags & VM_UNMERGEABLE:
+            flags |= VM_MERGEABLE
+        return vma if flags == vma.flags else vma.with_flags(flags)
+
+    def remember() -> None:
+        space.merge_any = enable
+
+    changes = () if enable == space.merge_any else space.edit(0, TASK_SIZE, mark)
+    end = TASK_SIZE if changes else 0
+    return Outcome(0, changes, 0, end, ask=True, then=remember)
+
+
+def remap_file_pages(
+    space: AddressSpace,
+    start: int,
+    size: int,
+    prot: int,
+    pgoff: int,
+    flags: int,
+    read_implies_exec: bool = False,
+) -> Outcome:
     """remap_file_pages(2), which Linux emulates by a new mapping since 4.0 (mm/mmap.c). O(log n + k)."""
     start &= PAGE_MASK
     size &= PAGE_MASK
@@ -271,7 +302,10 @@ def remap_file_pages(space: AddressSpace, start: int, size: int, prot: int, pgof
         return Outcome(-EPERM)
     # A new mapping of the same file: what madvise had set is gone.
     kept = VM_PROT | VM_MAY_RWX | VM_SHARED | VM_MAYSHARE | VM_LOCKED
-    wanted = Vma(vma.flags & kept | space.def_flags, vma.file, start - pgoff * PAGE_SIZE)
+    vm_flags = vma.flags & kept | space.def_flags
+    if read_implies_exec and vm_flags & VM_READ and vm_flags & VM_MAYEXEC:
+        vm_flags |= VM_EXEC  # do_mmap in mm/mmap.c
+    wanted = Vma(vm_flags, vma.file, start - pgoff * PAGE_SIZE)
     space.vmas.set(start, end, wanted)
     return Outcome(0, (Change(classify(vma, wanted) or ADVISE, start, end, wanted, vma),), start, end, ask=True)
 

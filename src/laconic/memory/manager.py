@@ -189,7 +189,7 @@ class MemoryManager:
         address = get_unmapped_area(self.space.layout, self.space.vmas, 0, length, shared, False)
         if address is None or address < 0:
             return Outcome(address or -ENOSYS)
-        from laconic.manager import at_address
+        from laconic.memory.bookkeeper import at_address
 
         chosen = at_address(name, args, address)
         return OPERATIONS[name](self.space, chosen, self.upcalls)

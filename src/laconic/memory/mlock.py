@@ -68,7 +68,7 @@ def _apply(space: AddressSpace, start: int, length: int, locks: int, resident: R
     start -= start % PAGE_SIZE
     end = start + size & ADDRESS_MASK
     if end < start:
-        return Outcome(-EINVAL)
+        return Outcome(-EINVAL, ask=bool(locks))  # RLIMIT_MEMLOCK is checked before (do_mlock)
     if end == start:
         return Outcome(0, ask=bool(locks))
     stop, result = end, 0

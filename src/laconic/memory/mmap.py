@@ -47,11 +47,13 @@ from laconic.memory.flags import (
     VM_MAYEXEC,
     VM_MAYSHARE,
     VM_MAYWRITE,
+    VM_MERGEABLE,
     VM_NOHUGEPAGE,
     VM_NORESERVE,
     VM_SEALED,
     VM_SHARED,
     VM_SYNC,
+    VM_UNMERGEABLE,
     VM_WIPEONFORK,
 )
 from laconic.memory.layout import get_unmapped_area
@@ -60,6 +62,10 @@ from laconic.memory.vma import File, Vma
 
 #: The upcall that says whether a range of private memory was never touched (anonymous) or never written (a file's).
 Untouched = Callable[[int, int], bool]
+
+
+#: The highest errno (include/linux/err.h).
+MAX_ERRNO = 4095
 
 
 #: The highest size of a regular file (include/linux/fs.h), in bytes.
@@ -73,8 +79,9 @@ LSM_MMAP_MIN_ADDR = 65536
 class OpenFile(NamedTuple):
     """What an mmap's file descriptor refers to, as far as the kernel's checks need it.
 
-    `plain`: a regular file that maps like page cache. Of anything else (a device, huge pages) only the host knows
-    what a mapping will look like. `places`: the file system may choose addresses itself. `size` is in bytes.
+    `plain`: a regular file that maps like page cache. Of anything else (a device, huge pages) only
+    the host knows what a mapping will look like. `places`: the file system may choose addresses
+    itself. `size` is in bytes. `huge` is the page size of a file of hugetlbfs, in bytes; otherwise 0.
     """
 
     file: File
@@ -84,6 +91,11 @@ class OpenFile(NamedTuple):
     noexec: bool = False
     places: bool = False
     size: int = 0
+    huge: int = 0
+
+
+#: The file of hugetlbfs that the kernel makes for MAP_ANONYMOUS|MAP_HUGETLB (ksys_mmap_pgoff).
+HUGE_PAGES = OpenFile(File(0, 0, -1), readable=True, writable=True, plain=False)
 
 
 def page_align(length: int) -> int:
@@ -102,68 +114,97 @@ def mmap(
     read_implies_exec: bool = False,
     untouched: Untouched = lambda start, end: False,
 ) -> Outcome:
-    """mmap(2). `file` is what the descriptor refers to; None without MAP_ANONYMOUS means a bad descriptor.
+    """mmap(2). `file` is what the descriptor refers to; None without MAP_ANONYMOUS: a bad descriptor.
 
-    `address`, `length` and `offset` are in bytes; the outcome's result is the address. `untouched` is asked only where
-    all attributes of a private mapping are equal to what MAP_FIXED would put there. O(log n + k).
+    `address`, `length` and `offset` are in bytes; the outcome's result is the address. `untouched`
+    is queried only if all attributes of a private mapping are equal to those that MAP_FIXED would
+    put there. O(log n + k).
+
+    The checks come in the order of ksys_mmap_pgoff, do_mmap and mmap_region. A refusal has `ask` if
+    a check before it is one that only the host can make: the program then gets the host's errno.
     """
-    layout = space.layout
+    # SYSCALL_DEFINE6(mmap) in arch/x86/kernel/sys_x86_64.c, and ksys_mmap_pgoff
     if offset & ~PAGE_MASK:
         return Outcome(-EINVAL)
+    huge = 0
     if flags & MAP_ANONYMOUS:
         file = None
         if flags & MAP_HUGETLB:
-            length = _huge_align(length, flags)
+            file = HUGE_PAGES
+            huge = 1 << (flags >> MAP_HUGE_SHIFT & MAP_HUGE_MASK or 21)
     elif file is None:
         return Outcome(-EBADF)
-    elif flags & MAP_HUGETLB and file.plain:
+    elif file.huge:
+        huge = file.huge
+        flags |= MAP_HUGETLB
+    elif flags & MAP_HUGETLB:
         return Outcome(-EINVAL)
+    # A driver may refuse with an errno of its own, and hugetlb_file_setup for want of pages.
+    special = file is not None and not file.plain
+    # Even a refused mapping for execution alone takes a protection key (execute_only_pkey).
+    doubtful = special or prot == PROT_EXEC
+
+    # do_mmap: length and address
+    layout = space.layout
+    if huge:
+        length = _huge_align(length, huge)
     if not length:
-        return Outcome(-EINVAL)
+        return Outcome(-EINVAL, ask=doubtful)
+    length = page_align(length)
+    if not length or space.vmas.count > layout.max_map_count:
+        return Outcome(-ENOMEM, ask=doubtful)
     if flags & MAP_FIXED_NOREPLACE:
         flags |= MAP_FIXED
-    if not flags & MAP_FIXED:
-        address &= PAGE_MASK
-    length = length + PAGE_SIZE - 1 & PAGE_MASK & ADDRESS_MASK
-    if not length or space.vmas.count > layout.max_map_count or length > TASK_SIZE:
-        return Outcome(-ENOMEM)
     place = False
     if flags & MAP_FIXED:
-        if address > TASK_SIZE - length:
-            return Outcome(-ENOMEM)
-        if address & ~PAGE_MASK:
-            return Outcome(-EINVAL)
-    elif flags & MAP_HUGETLB or 0 < address < LSM_MMAP_MIN_ADDR or file is not None and not file.plain:
-        place = True
+        refusal = _fixed_address(address, length, huge)
+        if refusal:
+            return Outcome(refusal, ask=doubtful)
+        # security_mmap_addr: low addresses need CAP_SYS_RAWIO.
+        low = address < LSM_MMAP_MIN_ADDR
+        special = special or low
+        doubtful = doubtful or low
     else:
-        anonymous = file is None and not flags & MAP_SHARED
-        chosen = get_unmapped_area(layout, space.vmas, address, length, flags, anonymous)
-        if chosen is not None and chosen < 0:
-            return Outcome(chosen)
-        if chosen is None or file is not None and _places(file, length, flags):
+        chosen = _free_address(space, address & PAGE_MASK, length, flags, file, offset)
+        if chosen is None:
             place = True
+        elif chosen < 0:
+            return Outcome(chosen, ask=doubtful)
         else:
             address = chosen
-    if flags & MAP_FIXED_NOREPLACE and any(vma for _, _, vma in space.vmas.runs(address, address + length)):
-        return Outcome(-EEXIST)
+    if flags & MAP_FIXED_NOREPLACE and not _is_free(space, address, address + length):
+        return Outcome(-EEXIST, ask=doubtful)
+
+    # do_mmap: flags. can_do_mlock and mlock_future_ok know RLIMIT_MEMLOCK and what is locked. Among
+    # the checks of a file are some that only the host can make (swap files, append-only files,
+    # seals), and at the end of them whether it can be mapped at all (can_mmap_file).
+    locked = bool(flags & MAP_LOCKED or space.def_flags & VM_LOCKED)
+    doubtful = doubtful or locked or file is not None
     if read_implies_exec and prot & PROT_READ and not (file is not None and file.noexec):
         prot |= PROT_EXEC
     own = _file_flags(file, prot, flags, offset + length) if file is not None else 0
-    # A device may refuse for reasons of its own, and so may a file system where MAP_SYNC asks for DAX.
-    doubtful = file is not None and (not file.plain or bool(flags & MAP_SYNC))
-    vma = _without_file(own, prot & PROT_RWX | space.def_flags, flags, layout.thp, layout.overcommit_never)
+    added = prot & PROT_RWX | space.def_flags
+    if space.merge_any:
+        added |= VM_MERGEABLE  # ksm_vma_flags in mm/ksm.c
+    vma = _without_file(own, added, flags, layout.thp, layout.overcommit_never)
     vm_flags = vma.flags
     if vm_flags < 0:
         return Outcome(vm_flags, ask=doubtful)
+
+    # mmap_region
     if space.mdwe and prot & PROT_WRITE and prot & PROT_EXEC:
         return Outcome(-EACCES, ask=doubtful)  # map_deny_write_exec in include/linux/mman.h
+    if file is HUGE_PAGES:
+        file = None
     if place:
-        if file is not None or flags & MAP_TYPE == MAP_SHARED:
-            vma = Vma(vm_flags, file.file if file else _shared_memory(), -offset if file else 0)
+        if file is not None:
+            vma = Vma(vm_flags, file.file, -offset)
+        elif vm_flags & VM_MAYSHARE:
+            vma = Vma(vm_flags, _shared_memory())
         return Outcome(address, (Change(MAP, 0, length, vma, None),), ask=True, place=True)
     if file is not None:
         vma = Vma(vm_flags, file.file, address - offset)
-    elif flags & MAP_TYPE == MAP_SHARED:
+    elif vm_flags & VM_MAYSHARE:
         vma = Vma(vm_flags, _shared_memory(), address)
     end = address + length
     changes: tuple[Change, ...] = (new(Change, (MAP, address, end, vma, None, None)),)
@@ -171,12 +212,53 @@ def mmap(
         whole = populates(flags) or vm_flags & (VM_LOCKED | VM_MAYSHARE | VM_HUGETLB) or space.opaque
         overlaid = _overlay(space, address, end, vma, None if whole else untouched)
         if overlaid is None:
-            return Outcome(-EPERM, ask=doubtful)
+            # The kernel has split the VMAs at both ends by then (vms_gather_munmap_vmas), and does
+            # not merge them again: later calls may depend on it, so the host must see this one.
+            return Outcome(-EPERM, ask=True)
         changes = overlaid
     if changes:
         space.vmas.set(address, end, vma)
     then = grown_below(space, vma) if vm_flags & VM_GROWSDOWN else None
-    return new(Outcome, (address, changes, address, end, doubtful, False, False, then))
+    # A file system may refuse MAP_SYNC, which asks for DAX.
+    ask = special or file is not None and bool(flags & MAP_SYNC)
+    return new(Outcome, (address, changes, address, end, ask, False, False, then))
+
+
+def _fixed_address(address: int, length: int, huge: int) -> int:
+    # __get_unmapped_area with MAP_FIXED: 0, or a negative errno. `huge`: hugetlb_get_unmapped_area
+    # comes before the checks of all mappings.
+    if length > TASK_SIZE:
+        return -ENOMEM
+    if huge and address % huge:
+        return -EINVAL
+    if address > ADDRESS_MASK - MAX_ERRNO:
+        return address - ADDRESS_MASK - 1  # IS_ERR_VALUE: such an address is taken for an errno
+    if address > TASK_SIZE - length:
+        return -ENOMEM
+    return -EINVAL if address & ~PAGE_MASK else 0
+
+
+def _free_address(
+    space: AddressSpace, hint: int, length: int, flags: int, file: OpenFile | None, offset: int
+) -> int | None:
+    # __get_unmapped_area: the address, -ENOMEM, or None if the host is to choose.
+    if length > TASK_SIZE:
+        return -ENOMEM
+    if 0 < hint < LSM_MMAP_MIN_ADDR:
+        return None  # round_hint_to_min
+    layout = space.layout
+    shared_memory = file is None and flags & MAP_SHARED
+    if file is not None and not file.plain or shared_memory and layout.shmem_align:
+        return None
+    anonymous = file is None and not shared_memory
+    chosen = get_unmapped_area(layout, space.vmas, hint, length, flags, anonymous)
+    if chosen is not None and chosen < 0:
+        return chosen
+    return None if file is not None and _places(file, length, flags, offset) else chosen
+
+
+def _is_free(space: AddressSpace, start: int, end: int) -> bool:
+    return not any(vma for _, _, vma in space.vmas.runs(start, end))
 
 
 def placed(space: AddressSpace, outcome: Outcome, address: int) -> Outcome:
@@ -245,6 +327,8 @@ def _without_file(own: int, added: int, flags: int, thp: bool, overcommit_never:
         vm_flags |= VM_HUGETLB
     if vm_flags & (VM_DROPPABLE | VM_HUGETLB):
         vm_flags &= ~(VM_LOCKED | VM_LOCKONFAULT)  # vma_supports_mlock in mm/vma.c
+    if vm_flags & VM_UNMERGEABLE:
+        vm_flags &= ~VM_MERGEABLE
     return Vma(vm_flags)
 
 
@@ -255,7 +339,7 @@ def _anonymous_flags(flags: int) -> int:
     if kind == MAP_SHARED:
         return -EINVAL if flags & MAP_GROWSDOWN else VM_MAY_RWX | VM_SHARED | VM_MAYSHARE
     if kind == MAP_DROPPABLE:
-        if flags & (MAP_LOCKED | MAP_GROWSDOWN | MAP_HUGETLB):
+        if flags & (MAP_LOCKED | MAP_GROWSDOWN):
             return -EINVAL
         return VM_MAY_RWX | VM_DROPPABLE | VM_NORESERVE | VM_WIPEONFORK | VM_DONTDUMP
     return -EINVAL
@@ -282,7 +366,7 @@ def _file_flags(file: OpenFile, prot: int, flags: int, end: int) -> int:
         if prot & PROT_EXEC:
             return -EPERM
         vm_flags &= ~VM_MAYEXEC
-    if flags & MAP_GROWSDOWN and file.plain:
+    if flags & MAP_GROWSDOWN:
         return -EINVAL
     return vm_flags | (VM_SYNC if flags & MAP_SYNC else 0)
 
@@ -298,15 +382,23 @@ def _shared_memory() -> File:
     return File(0, 1, _fresh, "/dev/zero (deleted)")
 
 
-def _huge_align(length: int, flags: int) -> int:
-    size = 1 << (flags >> MAP_HUGE_SHIFT & MAP_HUGE_MASK or 21)
-    return (length + size - 1) & ~(size - 1)
+def _huge_align(length: int, size: int) -> int:
+    # ALIGN, which wraps at 2**64
+    return (length + size - 1) & ~(size - 1) & ADDRESS_MASK
 
 
-def _places(file: OpenFile, length: int, flags: int) -> bool:
-    # Where the host is to choose: for huge pages, for DAX, and since MAP_SHARED_VALIDATE refuses MAP_FIXED_NOREPLACE,
-    # with which a place that bookkeeping chose is asked for (do_mmap).
-    return file.places and length >= PMD_SIZE or bool(flags & MAP_SYNC) or flags & MAP_TYPE == MAP_SHARED_VALIDATE
+def _places(file: OpenFile, length: int, flags: int, offset: int) -> bool:
+    # True if the host is to choose: for huge pages, and for DAX.
+    return bool(flags & MAP_SYNC) or file.places and may_align(length, offset)
+
+
+def may_align(length: int, offset: int) -> bool:
+    """True if a file system may align such a mapping, in bytes, to huge pages.
+
+    __thp_get_unmapped_area in mm/huge_memory.c, where the offset wraps if it is rounded up beyond
+    the largest file.
+    """
+    return length >= PMD_SIZE or offset > MAX_LFS_FILESIZE - PMD_SIZE
 
 
 def populates(flags: int) -> bool:

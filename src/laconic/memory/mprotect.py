@@ -36,7 +36,8 @@ def mprotect(
     """
     # The common cases first: pages of one VMA, which may be changed. The very first is inlined, since it has to cost
     # less than the system call that it makes superfluous. VM_SEALED is the highest flag: a comparison finds it.
-    if not start & 4095 and pkey == -1 and not read_implies_exec:
+    # Execution alone is not common: it takes a protection key.
+    if not start & 4095 and pkey == -1 and not read_implies_exec and prot != PROT_EXEC:
         vmas = space.vmas
         hint = vmas.hints.get(start)
         if hint is not None:
@@ -71,20 +72,12 @@ def _mprotect(space: AddressSpace, start: int, length: int, prot: int, pkey: int
         return Outcome(-ENOMEM)
     if prot & ~(PROT_RWX | PROT_SEM):
         return Outcome(-EINVAL)
-    first = space.vmas.find(start)
-    if grows == PROT_GROWSDOWN:
-        if first[2] is None:
-            # vma_find() takes the next VMA above, and the change begins where that begins.
-            first = space.vmas.find(first[1]) if first[1] < end else first
-            if first[2] is None or first[0] >= end:
-                return Outcome(-ENOMEM)
-        if not first[2].flags & VM_GROWSDOWN:
-            return Outcome(-EINVAL)
-        start = first[0]
-    elif first[2] is None:
-        return Outcome(-ENOMEM)
-    elif grows:
-        return Outcome(-EINVAL)  # no VM_GROWSUP on x86
+    # A key that is not allocated is refused before the VMAs are looked at (mm_pkey_is_allocated).
+    keyed = pkey != -1
+    begin, refusal = _first_vma(space, start, end, grows)
+    if refusal:
+        return Outcome(refusal, ask=keyed)
+    start = begin
     stop, result = _permitted(space, start, end, prot & PROT_RWX, read_implies_exec)
 
     def protect(vma: Vma) -> Vma:
@@ -93,8 +86,30 @@ def _mprotect(space: AddressSpace, start: int, length: int, prot: int, pkey: int
             return vma._replace(flags=wanted, pkey=pkey)
         return vma if vma.flags == wanted else vma.with_flags(wanted)
 
+    # Execution alone takes a protection key, for VMAs that have another and even if it is refused
+    # (execute_only_pkey).
+    takes_key = prot == PROT_EXEC and (result < 0 or _has_key(space, start, stop))
     changes = space.edit(start, stop, protect) if stop > start else ()
-    return Outcome(result, changes, start, end, ask=pkey != -1)
+    return Outcome(result, changes, start, end, ask=keyed or takes_key)
+
+
+def _has_key(space: AddressSpace, start: int, end: int) -> bool:
+    return any(vma is not None and vma.pkey for _, _, vma in space.vmas.runs(start, end))
+
+
+def _first_vma(space: AddressSpace, start: int, end: int, grows: int) -> tuple[int, int]:
+    # What do_mprotect_pkey asks of the first VMA: where the change begins, and 0 or a negative errno.
+    begin, stop, vma = space.vmas.find(start)
+    if grows == PROT_GROWSDOWN:
+        if vma is None and stop < end:
+            # vma_find() takes the next VMA above, and the change begins where that begins.
+            begin, _, vma = space.vmas.find(stop)
+        if vma is None:
+            return start, -ENOMEM
+        return begin, 0 if vma.flags & VM_GROWSDOWN else -EINVAL
+    if vma is None:
+        return start, -ENOMEM
+    return start, -EINVAL if grows else 0  # no VM_GROWSUP on x86
 
 
 def _within(space: AddressSpace, start: int, end: int, prot: int, vma: Vma) -> Outcome:

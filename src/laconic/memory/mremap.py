@@ -14,7 +14,6 @@ from laconic.memory.flags import (
     MREMAP_MAYMOVE,
     PAGE_MASK,
     PAGE_SIZE,
-    PMD_SIZE,
     TASK_SIZE,
     VM_DONTEXPAND,
     VM_HUGETLB,
@@ -25,7 +24,7 @@ from laconic.memory.flags import (
     VM_SHARED,
 )
 from laconic.memory.layout import get_unmapped_area
-from laconic.memory.mmap import grown_below, page_align
+from laconic.memory.mmap import grown_below, may_align, page_align
 from laconic.memory.munmap import munmap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
@@ -42,21 +41,12 @@ def mremap(
     Where the pages move, the outcome has UNMAP changes for the old place and MAP changes with `source` for the new
     one. An outcome with `resync` is one that only the host can decide. O(log n + k).
     """
-    if flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP) or address & ~PAGE_MASK:
-        return Outcome(-EINVAL)
-    old_length, new_length = page_align(old_length), page_align(new_length)
-    if not new_length or new_length > TASK_SIZE:
-        return Outcome(-EINVAL)
     to = flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)
-    if to:
-        if not flags & MREMAP_MAYMOVE or flags & MREMAP_DONTUNMAP and old_length != new_length:
-            return Outcome(-EINVAL)
-        if new_address & ~PAGE_MASK or new_address > TASK_SIZE - new_length:
-            return Outcome(-EINVAL)
-        if address + old_length & ADDRESS_MASK > new_address and new_address + new_length > address:
-            return Outcome(-EINVAL)
-        if space.map_count + 2 >= space.layout.max_map_count - 3:
-            return Outcome(-ENOMEM)
+    refusal = _check_params(space, address, old_length, new_length, flags, new_address)
+    if refusal:
+        # Linux 6.17 moved the checks of the target from mremap_to to before those of the source.
+        return Outcome(refusal, ask=bool(to))
+    old_length, new_length = page_align(old_length), page_align(new_length)
     begin, end, vma = space.vmas.find(address)
     if vma is None:
         return Outcome(-EFAULT)
@@ -75,28 +65,59 @@ def mremap(
         last = space.vmas.find(address + old_length - 1)[1]
         low, high = min(begin, new_address), max(last, new_address + new_length)
         return Outcome(0, start=low, end=high, ask=True, resync=True)
-    refusal = _refusal(space, address, old_length, new_length, flags, end, vma)
+    refusal = _check_prep_vma(address, old_length, new_length, flags, end, vma)
     if refusal:
-        return refusal
+        if flags & MREMAP_FIXED:
+            # Before 6.17 the target is unmapped by then (mremap_to).
+            return Outcome(refusal, ask=True, resync=True)
+        return Outcome(refusal)
     if not to:
         return _expand(space, address, old_length, new_length, flags, end, vma)
     return _move_to(space, address, old_length, new_length, flags, new_address, vma)
 
 
-def _refusal(
-    space: AddressSpace, address: int, old_length: int, new_length: int, flags: int, end: int, vma: Vma
-) -> Outcome | None:
-    # check_prep_vma: what is asked of a VMA that grows or moves
+def _check_params(
+    space: AddressSpace,
+    address: int,
+    old_length: int,
+    new_length: int,
+    flags: int,
+    new_address: int,
+) -> int:
+    # check_mremap_params: 0, or a negative errno. Lengths are as the program gave them.
+    if flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP) or address & ~PAGE_MASK:
+        return -EINVAL
+    old_length, new_length = page_align(old_length), page_align(new_length)
+    if not new_length or new_length > TASK_SIZE:
+        return -EINVAL
+    if not flags & (MREMAP_FIXED | MREMAP_DONTUNMAP):
+        return 0
+    if new_address > TASK_SIZE - new_length or new_address & ~PAGE_MASK:
+        return -EINVAL
+    if not flags & MREMAP_MAYMOVE:
+        return -EINVAL
+    if flags & MREMAP_DONTUNMAP and old_length != new_length:
+        return -EINVAL
+    # vrm_overlaps
+    if address + old_length & ADDRESS_MASK > new_address and new_address + new_length > address:
+        return -EINVAL
+    return -ENOMEM if space.map_count + 2 >= space.layout.max_map_count - 3 else 0
+
+
+def _check_prep_vma(
+    address: int, old_length: int, new_length: int, flags: int, end: int, vma: Vma
+) -> int:
+    # check_prep_vma, for a VMA that grows or moves: 0, or a negative errno.
     if not old_length and not vma.flags & (VM_SHARED | VM_MAYSHARE):
-        return Outcome(-EINVAL)
+        return -EINVAL
     if flags & MREMAP_DONTUNMAP and vma.flags & (VM_DONTEXPAND | VM_PFNMAP):
-        return Outcome(-EINVAL)
+        return -EINVAL
     # What a shrinking mapping loses may lie beyond its end.
     if min(old_length, new_length) > end - address:
-        return Outcome(-EFAULT)
+        return -EFAULT
     if new_length > old_length and vma.flags & (VM_DONTEXPAND | VM_PFNMAP):
-        return Outcome(-EFAULT)
-    return None
+        return -EFAULT
+    return 0
 
 
 def _expand(
@@ -109,15 +130,17 @@ def _expand(
             space.vmas.set(end, grown, vma)
             return Outcome(address, space.diff(end, grown), end, grown)
     if not flags & MREMAP_MAYMOVE:
-        return Outcome(-ENOMEM)
-    if vma.file is not None and new_length >= PMD_SIZE:
+        # Two errors come first that only the host knows: EAGAIN (mlock_future_ok), and EFAULT if the
+        # pages are two VMAs that look alike (is_mergeable_anon_vma).
+        return Outcome(-ENOMEM, ask=bool(vma.flags & VM_LOCKED) or old_length > PAGE_SIZE)
+    if vma.file is not None and may_align(new_length, address - vma.base):
         return HOST_CHOOSES  # the file system may align the mapping (thp_get_unmapped_area)
     kind = MAP_SHARED if vma.flags & VM_MAYSHARE else 0
     target = get_unmapped_area(space.layout, space.vmas, 0, new_length, kind, vma.file is None)
     if target is None:
         return HOST_CHOOSES
     if target < 0:
-        return Outcome(target)
+        return Outcome(target, ask=True)
     return _move(space, address, old_length, new_length, flags, target, vma)
 
 
@@ -131,7 +154,7 @@ def _move_to(
     if target is None:
         return HOST_CHOOSES
     if target < 0:
-        return Outcome(target)
+        return Outcome(target, ask=True)
     return _move(space, address, old_length, new_length, flags, target, vma)
 
 
@@ -147,14 +170,15 @@ def _move(
             # To the host the source may be several VMAs that look alike, and it moves one after the other until it
             # comes to what is sealed (remap_move, since 6.17): only it knows how far.
             several = old_length == new_length and old_length > PAGE_SIZE
-            return gone._replace(ask=True, resync=True) if several else gone
+            return gone._replace(resync=several)
         if not old_length and target <= address < target + new_length:
             return gone._replace(result=-EFAULT)  # the source of a second mapping went with what was at the target
     moved = min(old_length, new_length)
     if old_length > moved:
         tail = munmap(space, address + moved, old_length - moved)
         if tail.result < 0:
-            return Outcome(tail.result, space.diff(target, target + new_length), target, target + new_length)
+            gone_changes = space.diff(target, target + new_length)
+            return Outcome(tail.result, gone_changes, target, target + new_length, ask=True)
     goes = vma.moved(target - address)
     left = vma if flags & MREMAP_DONTUNMAP else None
     space.vmas.set(target, target + new_length, goes)

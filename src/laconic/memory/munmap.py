@@ -22,7 +22,9 @@ def munmap(space: AddressSpace, start: int, length: int) -> Outcome:
             return Outcome(-ENOMEM)
     changes = unmapped(space, start, end)
     if changes is None:
-        return Outcome(-EPERM)
+        # The kernel has split the VMAs at both ends by then (vms_gather_munmap_vmas), and does not
+        # merge them again: later calls may depend on it, so the host must see this one.
+        return Outcome(-EPERM, ask=True)
     return new(Outcome, (0, changes, start, end, False, False, False, None)) if changes else NOTHING
 
 

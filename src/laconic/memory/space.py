@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from html import escape
+from operator import attrgetter
 
 from laconic.memory.change import Change, Outcome, classify, new
 from laconic.memory.flags import (
@@ -17,28 +18,44 @@ from laconic.memory.flags import (
     VM_GROWSDOWN,
     VM_LOCKED,
     VM_LOCKONFAULT,
+    VM_MERGEABLE,
     flag_names,
 )
 from laconic.memory.layout import Layout
 from laconic.memory.names import maps_text
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.vma import File, Vma
-from laconic.rangemap import RangeMap
 
 Entry = tuple[int, int, Vma]
 Run = tuple[int, int, Vma | None]
+_LOCKS = VM_LOCKED | VM_LOCKONFAULT
+_flags = attrgetter("flags")
 
 
 class AddressSpace:
     """All VMAs of one `mm`, the host's held state of the same pages, the break, and the layout.
 
-    `start_brk` and `brk` are addresses in bytes. `def_flags` are the VM_LOCKED bits that new mappings
-    inherit (mlockall). `mdwe` is set by prctl(PR_SET_MDWE). `opaque` is set where something that bookkeeping does not
-    see may decide the contents of pages (userfaultfd): equal attributes then never mean that nothing changes.
+    `start_brk` and `brk` are addresses in bytes. `def_flags` are the VM_LOCKED bits that new mappings inherit
+    (mlockall). `merge_any`: they are MADV_MERGEABLE (prctl(PR_SET_MEMORY_MERGE)). `mdwe` is set by
+    prctl(PR_SET_MDWE); `mdwe_inherited` is False after PR_MDWE_NO_INHERIT. `opaque` is set where something that
+    bookkeeping does not see may decide the contents of pages (userfaultfd): equal attributes then never mean that
+    nothing changes.
     """
 
     __slots__ = (
-        "_confirmed", "_held", "brk", "data_size", "def_flags", "layout", "mdwe", "opaque", "start_brk", "vmas",
-    )  # fmt: skip
+        "_confirmed",
+        "_held",
+        "brk",
+        "data_size",
+        "def_flags",
+        "layout",
+        "mdwe",
+        "mdwe_inherited",
+        "merge_any",
+        "opaque",
+        "start_brk",
+        "vmas",
+    )
 
     def __init__(self, layout: Layout, entries: Iterable[Entry] = (), start_brk: int = 0) -> None:
         self.layout = layout
@@ -46,9 +63,12 @@ class AddressSpace:
         self.data_size = 0
         self.def_flags = 0
         self.mdwe = False
+        self.mdwe_inherited = True
         self.opaque = False
         self.vmas: RangeMap[Vma] = RangeMap()
         self.adopt(entries)
+        # A program inherits PR_SET_MEMORY_MERGE, and shows it by its first VMAs (ksm_execve in mm/ksm.c).
+        self.merge_any = any(vma.flags & VM_MERGEABLE for _, _, vma in self.vmas)
 
     def __str__(self) -> str:
         """All VMAs in the format of `/proc/PID/maps`."""
@@ -138,13 +158,27 @@ class AddressSpace:
     # Writing
 
     def edit(self, start: int, end: int, change: Callable[[Vma], Vma]) -> tuple[Change, ...]:
-        """Gives every VMA of `[start, end)` `change(vma)`, and says what that changes. O(log n + k).
+        """Replace each VMA of `[start, end)` by `change(vma)`; return the changes. O(log n + k).
 
         No other edit of the range may be waiting for the host.
         """
-        before = self.vmas.runs(start, end)
-        self.vmas.edit(start, end, change)
-        return self.diff(start, end, before)
+        changes: list[Change] = []
+        keys: list[int] = []
+        values: list[Vma | None] = []
+        last: Vma | None = None
+        for begin, stop, held in self.vmas.runs(start, end):
+            wanted = None if held is None else change(held)
+            if wanted is not held:
+                kind = classify(held, wanted)
+                if kind:
+                    changes.append(new(Change, (kind, begin, stop, wanted, held, None)))
+            if not keys or wanted != last:
+                keys.append(begin)
+                values.append(wanted)
+                last = wanted
+        if changes:
+            self.vmas.replace(start, end, keys, values)
+        return tuple(changes)
 
     def commit(self, outcome: Outcome) -> None:
         """Takes the host's word that all of `outcome` is done. O(changes).
@@ -197,18 +231,26 @@ class AddressSpace:
         self.held.edit(start, end, identify)
 
     def fork(self) -> AddressSpace:
-        """The child's copy after fork: no VM_DONTCOPY VMAs, no locks (dup_mmap in mm/mmap.c). O(n)."""
+        """Return the child's copy after fork: no VM_DONTCOPY VMAs, no locks (dup_mmap in mm/mmap.c).
+
+        Complexity: O(n), without work in Python for each VMA unless one of them is locked or is not copied.
+        """
         child = AddressSpace(self.layout.copy(), (), self.start_brk)
-        child.brk, child.data_size, child.mdwe, child.opaque = self.brk, self.data_size, self.mdwe, self.opaque
+        child.brk, child.data_size, child.opaque = self.brk, self.data_size, self.opaque
+        child.mdwe = self.mdwe and self.mdwe_inherited  # mmf_init_flags in include/linux/mm_types.h
+        child.merge_any = self.merge_any
         child.vmas = self.vmas.copy()
-        locks = VM_LOCKED | VM_LOCKONFAULT
-        for start, end, vma in self.vmas:
-            if vma.flags & VM_DONTCOPY:
-                child.vmas.clear(start, end)
-            elif vma.flags & locks:
-                child.vmas.set(start, end, vma.with_flags(vma.flags & ~locks))
+        if any(flags & (VM_DONTCOPY | _LOCKS) for flags in self.vmas.distinct(_flags)):
+            child._drop_what_fork_drops()
         child._hold()
         return child
+
+    def _drop_what_fork_drops(self) -> None:
+        for start, end, vma in list(self.vmas):
+            if vma.flags & VM_DONTCOPY:
+                self.vmas.clear(start, end)
+            elif vma.flags & _LOCKS:
+                self.vmas.set(start, end, vma.with_flags(vma.flags & ~_LOCKS))
 
     def check(self) -> None:
         """Asserts every invariant that holds between two calls. O(n)."""

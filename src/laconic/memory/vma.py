@@ -56,6 +56,13 @@ class Vma(NamedTuple):
         """The protection, for people; code compares `flags & VM_PROT`."""
         return Prot(self.flags & VM_PROT)
 
+    @property
+    def anonymous(self) -> bool:
+        """True for private memory without a file's contents (vma_is_anonymous), /dev/zero's included."""
+        if self.file is None:
+            return True
+        return self.file.path == "/dev/zero" and not self.flags & VM_MAYSHARE
+
     def with_flags(self, flags: int) -> Vma:
         """The same but for `vm_flags`."""
         return tuple.__new__(Vma, (flags, *self[1:]))  # half the price of Vma()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from laconic.ledger import Ledger
+from laconic.memory.ledger import Ledger
 from laconic.replay.check import Check
 from laconic.replay.engine import Replay
 from laconic.strategies import names_on

@@ -10,7 +10,7 @@ from __future__ import annotations
 from errno import EACCES, EAGAIN, EBADF, EINVAL, ENODEV, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM
 from typing import Any
 
-from laconic.manager import Bookkeeper, chooses
+from laconic.memory.bookkeeper import Bookkeeper, chooses
 from laconic.memory.calls import RANGED
 from laconic.memory.change import EXTEND, FILE, RESTRICT, ZERO, Outcome
 from laconic.memory.flags import (
@@ -26,9 +26,9 @@ from laconic.memory.flags import (
 )
 from laconic.memory.layout import Layout
 from laconic.memory.mmap import OpenFile, page_align
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
-from laconic.rangemap import RangeMap
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, UNKNOWN_START, shown
 from laconic.replay.thread import Mm, RecordedUpcalls
 

@@ -5,22 +5,24 @@ from __future__ import annotations
 import gc
 import json
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from sys import intern
 from typing import Any
 
-from laconic.ledger import Ledger
-from laconic.manager import Bookkeeper
+from laconic.linux.pal import RULES, only_changes
+from laconic.linux.proc import READ_IMPLIES_EXEC
+from laconic.memory.bookkeeper import Bookkeeper
 from laconic.memory.calls import Call, is_error
-from laconic.memory.change import NOTHING, Change
+from laconic.memory.change import NOTHING, Change, Outcome
+from laconic.memory.flags import TASK_SIZE
+from laconic.memory.ledger import Ledger
 from laconic.memory.mmap import OpenFile
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
-from laconic.pal.linux import RULES, only_changes
-from laconic.pal.proc import READ_IMPLIES_EXEC
-from laconic.rangemap import RangeMap
 from laconic.replay.assumed import UNKNOWN_FILE, AssumedStart, assumed_space, begun, may_be_nothing
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, Check, shown
+from laconic.replay.events import CallDone, Listener, Program
 from laconic.replay.thread import Mm, RecordedUpcalls, Runs, Thread, seen
 from laconic.trace import records
 from laconic.trace.losses import Losses
@@ -31,6 +33,7 @@ from laconic.trace.schema import (
     CODES,
     FAILED,
     GREW,
+    HUGE_SHIFT,
     MEMORY_CODES,
     NO_RESULT,
     NOEXEC,
@@ -42,24 +45,36 @@ from laconic.trace.schema import (
     WRITABLE,
     PlainRow,
 )
+from laconic.trace.stacks import NO_STACK, Stacks
 
 CLONE_VM, CLONE_THREAD = 0x100, 0x10000
 ENDLESS = UNFINISHED | NO_RESULT
 #: The result was the host's own: it refused the call, or chose another address than the bookkeeping predicts.
 HOSTS_OWN = FAILED | CHOSEN
 PERSONALITY_QUERY = 0xFFFFFFFF
+#: The result of a call, its host calls (0 or 1), its changes, and its outcome.
+Carried = tuple[int, int, tuple[Change, ...], Outcome]
 
 
 class Replay:
-    """Replays `trace` by the rule `strategy`; `check` compares each result with the recorded one. `answer`, `said` and
-    `changes` are the last memory call's: its result, the host calls made for it, what it changed.
+    """Replays `trace` under `strategy`, and publishes what happens to `listeners`.
 
-    `recorded` is the strategy that the trace was made with, None for a log's. `processes` are the address spaces as
-    they are, by process id, `programs` their paths; those of ended processes stay until the id is used again where
-    `keep` is set.
+    `check` compares each result with the recorded one. `recorded` is the strategy that the trace was made with, None
+    for an imported one. `processes` are the address spaces by process id, `programs` their paths; those of ended
+    processes stay until the id is used again if `keep` is set. `started` lists the programs by number. With `stacks`,
+    the rows about stacks are read too, and each call has its stack.
     """
 
-    def __init__(self, trace: Trace, strategy: str | None = None, *, check: bool = False, keep: bool = False) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        strategy: str | None = None,
+        *,
+        check: bool = False,
+        keep: bool = False,
+        listeners: Sequence[Listener] = (),
+        stacks: Stacks | None = None,
+    ) -> None:
         self.trace = trace
         self.recorded: str | None = trace.about.get("strategy") if trace.source == "run" else None
         self.strategy = strategy or self.recorded or "laconic"
@@ -71,9 +86,9 @@ class Replay:
         self.threads: dict[int, Thread] = {}
         self.processes: dict[int, Mm] = {}
         self.programs: dict[int, str] = {}
+        self.started: list[Program] = []
+        self.stacks = stacks
         self.number = -1
-        self.answer = self.said = 0
-        self.changes: tuple[Change, ...] = ()
         self.end: dict[str, Any] = {}
         self.lost = Losses()
         self.bystanders = 0
@@ -103,6 +118,16 @@ class Replay:
             *((name, self._clone) for name in ("clone", "clone3", "fork", "vfork")),
         ):
             self._handlers[CODES[name]] = handler
+        if listeners:
+            for name in ("execve", "execveat"):
+                self._handlers[CODES[name]] = self._touched
+        if stacks is not None:
+            for code in stacks.codes:
+                self._handlers[code] = stacks.take
+        self.listeners = listeners
+        self._on_call_begins = subscribers(listeners, "call_begins")
+        self._on_call_done = subscribers(listeners, "call_done")
+        self._on_touched = subscribers(listeners, "touched")
 
     def run(
         self, until: Callable[[int, int], bool] | None = None, progress: Callable[[int], None] | None = None
@@ -115,6 +140,10 @@ class Replay:
             self._run(until, progress)
         finally:
             gc.set_threshold(*thresholds)
+        for listener in self.listeners:
+            listener.trace_ends()
+        for mm in {id(thread.mm): thread.mm for thread in self.threads.values()}.values():
+            self._end_space(mm)
 
     @property
     def losses(self) -> list[str]:
@@ -136,6 +165,14 @@ class Replay:
 
     def _bystander(self, row: PlainRow) -> None:
         self.bystanders += 1
+        self._ignore(row, self._stack_of(row), followed=True)
+
+    def _ignore(self, row: PlainRow, stack: int, followed: bool) -> None:
+        for listener in self.listeners:
+            listener.call_ignored(self.number, row, stack, followed)
+
+    def _stack_of(self, row: PlainRow) -> int:
+        return NO_STACK if self.stacks is None else self.stacks.next.pop(row[3], NO_STACK)
 
     def _call(self, row: PlainRow) -> None:
         thread = self.threads.get(row[3])
@@ -143,30 +180,70 @@ class Replay:
             thread = self._first_seen(row[2], row[3])
         mm = thread.mm
         space = mm.space
-        if space is None:
+        if not self.listeners:
+            if space is not None:
+                self._carry_out(row, thread, space)
             return
-        up = self.up
+        stack = self._stack_of(row)
+        if space is None:
+            self._ignore(row, stack, followed=False)
+            return
+        for begins in self._on_call_begins:
+            begins(self.number, row, thread)
+        self._touched(row)
+        # The host's map, if it was read for this call, replaces the bookkeeping without a change being named.
+        before = space.held.copy() if thread.map_runs else None
+        result, host_calls, changes, outcome = self._carry_out(row, thread, space)
+        if before is not None:
+            changes = _differences(before, space)
+        file = self._files.get(row[14]) if row[14] else None
+        is_finished = not row[11] & ENDLESS
+        done = CallDone(
+            self.number,
+            row,
+            thread,
+            self._names[row[0]],
+            result,
+            changes,
+            host_calls,
+            self.programs.get(row[2], "?"),
+            stack,
+            outcome,
+            file,
+            is_finished,
+            before is not None,
+        )
+        for call_done in self._on_call_done:
+            call_done(done)
+
+    def _touched(self, row: PlainRow) -> None:
+        if row[17] and self._on_touched:
+            mm = self._thread(row).mm
+            if mm.number >= 0:
+                for touched in self._on_touched:
+                    touched(mm, row[17])
+
+    def _carry_out(self, row: PlainRow, thread: Thread, space: AddressSpace) -> Carried:
+        mm, up = thread.mm, self.up
         up.row = row
         up.thread = thread
         up.read_implies_exec = thread.read_implies_exec
         result, state = row[10], row[11]
         if state & ENDLESS:
-            self._unfinished(thread, space, row)
-            return
+            self._unfinished(thread, space)
+            return result, 0, (), NOTHING
         name = self._names[row[0]]
         if mm.assumed is not None:
-            self._logged_call(mm.assumed, mm, space, row, name)
-            return
+            return self._logged_call(mm.assumed, mm, space, row, name)
         args, manager = row[4:10], self.manager
         begun, thread.begun = thread.begun, None
         outcome = begun or manager.begin(space, name, args, up, not state & UNFOLLOWED)
-        predicted, changes, _, _, ask, _, _, _ = outcome
-        host_args = manager.host_arguments(name, args, outcome)
-        if begun is not None:
-            host_args = args
-        answer, said = predicted, 1
+        answer, changes, _, _, ask, _, _, _ = outcome
+        host_args = args if begun is not None else manager.host_arguments(name, args, outcome)
+        host_calls = 1
         if host_args is None:
-            answer, said = manager.finish_elided(name, outcome), 0
+            manager.finish_elided(name, outcome)
+            host_calls = 0
         elif not ask and not state & HOSTS_OWN and not thread.map_runs:
             # The host did as predicted, also if no look at its map was recorded for a call that failed.
             manager.finish_as_predicted(space, name, args, outcome, host_args, up)
@@ -174,34 +251,34 @@ class Replay:
             answer = result
             changes = manager.finish(space, Call(name, args), outcome, host_args, result, up).changes
         if manager.observe:
-            said = int(manager.rule(name, args, outcome) is not None)
-        self.answer, self.said, self.changes = answer, said, changes
+            host_calls = int(manager.rule(name, args, outcome) is not None)
         if thread.map_runs or thread.answers:
             # What the strategy that was recorded asked the host, and this one did not.
             thread.map_runs.clear()
             thread.answers.clear()
         if self.check is not None:
-            self._compare(row, name, mm, answer, said, changes)
+            self._compare(row, name, mm, answer, host_calls, changes)
+        return answer, host_calls, changes, outcome
 
-    def _logged_call(self, assumed: AssumedStart, mm: Mm, space: AddressSpace, row: PlainRow, name: str) -> None:
+    def _logged_call(
+        self, assumed: AssumedStart, mm: Mm, space: AddressSpace, row: PlainRow, name: str
+    ) -> Carried:
         # A call of a log, which has no starting maps: the recorded result leads.
         manager, up, args, result = self.manager, self.up, row[4:10], row[10]
         up.guessed = False
         outcome = assumed.begin(manager, space, name, args, result, up, mm.lossy)
-        self.answer, self.said, self.changes = result, 0, outcome.changes
+        changes, host_calls = outcome.changes, 1
         host_args = manager.host_arguments(name, args, outcome)
         if assumed.refused:
-            self.said = 1
             self.ledger.count(name, 1, result)
         elif host_args is None:
             manager.finish_elided(name, outcome)
+            host_calls = 0
         else:
-            self.said = 1
             if is_error(result) and name != "brk":
                 manager.finish_as_predicted(space, name, args, outcome, host_args, up)
             else:
-                answered = manager.finish(space, Call(name, args), outcome, host_args, result, up)
-                self.changes = answered.changes
+                changes = manager.finish(space, Call(name, args), outcome, host_args, result, up).changes
             elidable = manager.rule(name, args, NOTHING) is None
             if elidable and may_be_nothing(outcome, up.guessed):
                 self.uncertain[name] += 1
@@ -209,8 +286,9 @@ class Replay:
             self.check.compared += 1
             if assumed.cause:
                 self.check.differs(self.number, row, name, assumed.answer, assumed.cause, assumed.why)
+        return result, host_calls, changes, outcome
 
-    def _unfinished(self, thread: Thread, space: AddressSpace, row: PlainRow) -> None:
+    def _unfinished(self, thread: Thread, space: AddressSpace) -> None:
         # Its thread ended in it: only what the host was seen to hold afterwards tells how far it came.
         thread.begun = None
         if thread.map_runs:
@@ -239,7 +317,29 @@ class Replay:
             self.ledger.processes += 1
             mm = self.processes[pid] = self._unknown()
         thread = self.threads[tid] = Thread(pid, mm)
+        self._start_assumed(mm)
         return thread
+
+    def _start_assumed(self, mm: Mm) -> None:
+        # An address space whose start nobody saw begins now.
+        if mm.number < 0 and mm.assumed is not None and mm.space is not None:
+            self._start(mm)
+
+    def _start(self, mm: Mm) -> None:
+        mm.pid = next((pid for pid, other in self.processes.items() if other is mm), 0)
+        self._number(mm)
+        for listener in self.listeners:
+            listener.started(mm)
+
+    def _number(self, mm: Mm) -> None:
+        mm.number = len(self.started)
+        self.started.append(Program(mm.pid, self.programs.get(mm.pid, "?")))
+
+    def _end_space(self, mm: Mm) -> None:
+        if mm.number >= 0:
+            for listener in self.listeners:
+                listener.ended(mm)
+            mm.number = -1
 
     def _unknown(self) -> Mm:
         if self.trace.source == "run":
@@ -253,6 +353,7 @@ class Replay:
     def _clone(self, row: PlainRow) -> None:
         tid, flags = row[10], row[4]
         parent = self._thread(row)
+        self._touched(row)
         if tid <= 0 or row[11] & ENDLESS:
             return
         if not flags & CLONE_THREAD:
@@ -268,6 +369,16 @@ class Replay:
         self.processes[child.pid] = mm
         if parent.pid in self.programs:
             self.programs[child.pid] = self.programs[parent.pid]
+        if parent.mm.number < 0:
+            return
+        if flags & CLONE_THREAD:
+            for listener in self.listeners:
+                listener.thread_started(mm)
+        elif not flags & CLONE_VM and mm.space is not None:
+            mm.pid = child.pid
+            self._number(mm)
+            for listener in self.listeners:
+                listener.forked(parent.mm, mm)
 
     def _process(self, row: PlainRow) -> None:
         pid, tid, shares, other = row[2], row[3], row[4], row[10]
@@ -296,8 +407,10 @@ class Replay:
         fresh = self.threads[tid] = Thread(pid, mm)
         fresh.read_implies_exec = bool(row[6])
         fresh.map_runs = old.map_runs
+        self._start_assumed(mm)
 
     def _exit(self, row: PlainRow) -> None:
+        self._touched(row)
         if not row[5]:
             self._leave(row[3])
 
@@ -308,6 +421,11 @@ class Replay:
         thread.mm.threads -= 1
         if not thread.mm.threads and not self.keep and self.processes.get(thread.pid) is thread.mm:
             del self.processes[thread.pid]
+        if not thread.mm.threads:
+            self._end_space(thread.mm)
+        elif thread.pid == thread.mm.pid and thread.mm.number >= 0:
+            for listener in self.listeners:
+                listener.thread_ended(thread.mm)
 
     def _personality(self, row: PlainRow) -> None:
         if row[10] >= 0 and row[4] & 0xFFFFFFFF != PERSONALITY_QUERY:
@@ -317,9 +435,10 @@ class Replay:
 
     def _file(self, row: PlainRow) -> None:
         file, size, mode = records.traced_file(row)
+        huge_shift = mode >> HUGE_SHIFT
         self._files[row[14]] = OpenFile(
             file, bool(mode & READABLE), bool(mode & WRITABLE), bool(mode & PLAIN), bool(mode & NOEXEC),
-            bool(mode & PLACES), size,
+            bool(mode & PLACES), size, 1 << huge_shift if huge_shift else 0,
         )  # fmt: skip
 
     def _maps(self, row: PlainRow) -> None:
@@ -350,10 +469,17 @@ class Replay:
             self._looked(thread.mm, space, seen(space.held, runs), use)
 
     def _looked(self, mm: Mm, space: AddressSpace, host: RangeMap[Vma], use: int) -> None:
+        before = space.held.copy() if self.listeners else None
         if use == GREW:
             space.grow(host)
         else:
             space.adopt(host)
+        if mm.number < 0:
+            self._start(mm)
+        elif before is not None:
+            changes = _differences(before, space)
+            for listener in self.listeners:
+                listener.host_read(mm, changes, use == GREW)
 
     def _answer(self, row: PlainRow) -> None:
         self._thread(row).answers.setdefault(row[4], deque()).append((row[10], row[16]))
@@ -363,13 +489,17 @@ class Replay:
         space = thread.mm.space
         if space is None:
             return
+        for begins in self._on_call_begins:
+            begins(self.number, row, thread)
+        self._touched(row)
         up = self.up
         up.row, up.thread, up.read_implies_exec = row, thread, thread.read_implies_exec
         name = self._names[row[12]]
         outcome = self.manager.begin(space, name, row[4:10], up)
         if row[11]:
             space.commit(outcome)
-            self.changes = outcome.changes
+            for listener in self.listeners:
+                listener.call_committed(row, thread.mm, name, outcome.changes)
             outcome = outcome._replace(changes=(), start=0, end=0, then=None)
         thread.begun = outcome
 
@@ -391,6 +521,17 @@ class Replay:
         self.ledger.notes[:] = self.end.get("notes", self.ledger.notes)
         checks = self.end.get("verify", {})
         self.ledger.checks, self.ledger.mismatches = checks.get("checks", 0), checks.get("mismatches", 0)
+
+
+def subscribers(listeners: Iterable[Listener], event: str) -> list[Callable[..., None]]:
+    """The methods for one event, of the listeners that override it: most calls have no other events."""
+    overriding = [listener for listener in listeners if getattr(type(listener), event) is not getattr(Listener, event)]
+    return [getattr(listener, event) for listener in overriding]
+
+
+def _differences(before: RangeMap[Vma], space: AddressSpace) -> tuple[Change, ...]:
+    # What changed from a map that was held before, page run by page run.
+    return space.diff(0, TASK_SIZE, before.runs(0, TASK_SIZE))
 
 
 def _skip(row: PlainRow) -> None:

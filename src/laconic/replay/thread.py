@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from laconic.linux.pagemap import was_untouched
 from laconic.memory.change import Outcome
 from laconic.memory.mmap import OpenFile
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
-from laconic.pal.pagemap import was_untouched
-from laconic.rangemap import RangeMap
 
 if TYPE_CHECKING:
     from laconic.replay.assumed import AssumedStart
-    from laconic.replay.enclaves import Enclave
 from laconic.trace.schema import DATA_LIMIT, READ, RESIDENT, PlainRow
 
 #: The runs of a host's map that differed from what was held.
@@ -24,18 +23,19 @@ Runs = list[tuple[int, int, Vma | None]]
 class Mm:
     """One address space of the replay and how many threads live in it.
 
-    `assumed` is what a log with no starting maps leaves open; `lossy`: the trace says that something of it is missing.
-    `enclave` is the modelled one, where one is.
+    `assumed` is what a log with no starting maps leaves open; `lossy`: the trace reports missing data of it. `pid` and
+    `number` are those of its program, `number` as in `Replay.started`; -1 before the program's image is known.
     """
 
-    __slots__ = ("assumed", "enclave", "lossy", "space", "threads")
+    __slots__ = ("assumed", "lossy", "number", "pid", "space", "threads")
 
     def __init__(self, space: AddressSpace | None, assumed: AssumedStart | None = None) -> None:
         self.space = space
         self.assumed = assumed
         self.threads = 0
         self.lossy = False
-        self.enclave: Enclave | None = None
+        self.pid = 0
+        self.number = -1
 
 
 class Thread:
@@ -114,8 +114,15 @@ class RecordedUpcalls:
         return seen(space.held, runs.popleft() if runs else [])
 
     def maps_in(self, start: int, end: int) -> RangeMap[Vma]:
-        """The host's map of `[start, end)` at this call."""
-        return self.maps()
+        """Return the host's map within `[start, end)` at this call, or the held map if none was recorded."""
+        space, runs = self.thread.mm.space, self.thread.map_runs
+        assert space is not None
+        host: RangeMap[Vma] = RangeMap()
+        host_runs = runs.popleft() if runs else []
+        for begin, stop, vma in [*space.held.runs(start, end), *host_runs]:
+            if begin < end and stop > start:
+                host.set(max(begin, start), min(stop, end), vma)
+        return host
 
 
 def seen(held: RangeMap[Vma], runs: Runs) -> RangeMap[Vma]:

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from laconic.advise.advice import COMMAND, ENVIRONMENT, MANIFEST, Advice, cycles, plural, shown_size, span
-from laconic.advise.figures import Cost, Figures, Span
-from laconic.advise.trial import After, Trial, outside
-from laconic.pal.sgx.costs import CostProfile
+from laconic.analysis.advise.advice import COMMAND, ENVIRONMENT, MANIFEST, Advice, cycles, plural, shown_size, span
+from laconic.analysis.advise.figures import Cost, Figures, Span
+from laconic.analysis.advise.trial import After, Trial, outside
+from laconic.analysis.schemas import SCHEMAS
+from laconic.sgx.costs import CostProfile
 
-#: The version of the JSON's meaning; it rises when a key changes or goes.
-SCHEMA = 1
 Json = dict[str, Any]
 RANGED = (
     "the trace is a log's and does not say which pages were touched: what depends on that is a range, from none to all "
@@ -40,7 +39,7 @@ def as_json(
     """The form that `--json` writes; docs/advise.md says what each key means. `tried`: what came of `--try`."""
     trial = tried or Trial()
     return {
-        "schema": SCHEMA,
+        "schema": SCHEMAS["advise"],
         "trace": trace,
         "command": None if command is None else list(command),
         "exit_status": status,

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from laconic.callers import Caller, Callers, wrappers
-from laconic.pal.sgx.meter import Counts
+from laconic.analysis.callers import Caller, Callers, wrappers
+from laconic.analysis.schemas import SCHEMAS
 from laconic.report.names import filled
+from laconic.sgx.meter import Counts
 from laconic.stacks.symbolize import Place
-from laconic.trace.sites import NO_STACK, Stacks
+from laconic.trace.stacks import NO_STACK, Stacks
 
-#: The version of the JSON's meaning; it rises when a key changes or goes.
-SCHEMA = 1
 #: Places of a stack that a person is shown; --json has all.
 _SHOWN = 8
 
@@ -20,7 +19,7 @@ _SHOWN = 8
 def as_json(found: Callers, stacks: Stacks) -> dict[str, Any]:
     """All callers, each with the stack that most of its redundant calls come from. docs/callers.md has the keys."""
     return {
-        "schema": SCHEMA,
+        "schema": SCHEMAS["callers"],
         "source": found.source,
         "by": found.by,
         "inverted": found.inverted,

@@ -6,24 +6,22 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from laconic.callers import own_frames
-from laconic.figures import Figures, Key
-from laconic.gate import Offender, Verdict
+from laconic.analysis.baseline import Figures, Key
+from laconic.analysis.callers import own_frames
+from laconic.analysis.check import Offender, Verdict
+from laconic.analysis.schemas import SCHEMAS
 from laconic.report.callers import describe, missing_lines, stack_lines
 from laconic.report.diff import place, signed
 from laconic.report.names import filled, seen
 from laconic.stacks.symbolize import Place
-from laconic.trace.sites import Stacks
-
-#: The version of the JSON's meaning; it rises when a key changes or goes.
-SCHEMA = 1
+from laconic.trace.stacks import Stacks
 
 
 def as_json(figures: Figures, verdicts: Iterable[Verdict], stacks: Stacks) -> dict[str, Any]:
     """The verdicts with all their offenders; `asked` and `said` of these are null where they are not known."""
     found = list(verdicts)
     return {
-        "schema": SCHEMA,
+        "schema": SCHEMAS["check"],
         "kept": all(verdict.kept for verdict in found),
         "asked": figures.total.asked,
         "redundant": figures.redundant,

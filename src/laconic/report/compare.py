@@ -6,9 +6,9 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from laconic.ledger import CallCount, Ledger
+from laconic.analysis.compare import BOUND, Compared, Figures, Span
+from laconic.memory.ledger import CallCount, Ledger
 from laconic.replay import Replayed
-from laconic.replay.compare import BOUND, Compared, Figures, Span
 
 Json = dict[str, Any]
 #: A table's row: its label, and the figures of one strategy; none for a heading.
@@ -158,6 +158,9 @@ def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) 
         lines.append("")
     for name, findings in figures.get("verify", {}).items():
         said = f"verify: {name}, {findings['steps']:,} steps, {findings['breaches']:,} breaches of the law Strict"
+        if findings["excepted"]:
+            windows = "window" if findings["excepted"] == 1 else "windows"
+            said += f", {findings['excepted']:,} excepted {windows} (mremap of pages that nobody may read)"
         lines += _wrapped(said, width)
         for breach in findings["first"]:
             lines += _wrapped(f"  {breach}", width)

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from laconic.differ import Delta, Difference
-from laconic.figures import Key, Tally
+from laconic.analysis.baseline import Key, Tally
+from laconic.analysis.diff import Delta, Difference
+from laconic.analysis.schemas import SCHEMAS
 from laconic.report.names import filled
-
-#: The version of the JSON's meaning; it rises when a key changes or goes.
-SCHEMA = 1
 
 
 def as_json(found: Difference) -> dict[str, Any]:
     """All that differs; `asked` and `said` of sites are null where not every stack is known."""
     return {
-        "schema": SCHEMA,
+        "schema": SCHEMAS["diff"],
         "first": found.first,
         "second": found.second,
         "total": {**_changes(found.total, True), "hidden": {"was": found.hidden[0], "now": found.hidden[1]}},

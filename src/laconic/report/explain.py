@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from laconic.around import Run
-from laconic.explain import Explanation
+from laconic.analysis.explain import Explanation
+from laconic.analysis.neighbourhood import Run
+from laconic.analysis.schemas import SCHEMAS
 from laconic.memory import change as c
 from laconic.memory.change import Change, ChangeKind
 from laconic.memory.flags import MADV_FREE, VM_PROT, flag_names
@@ -16,7 +17,7 @@ from laconic.report.html.text import plain
 from laconic.report.names import filled
 from laconic.report.picture import picture
 from laconic.report.words import asked_for, called, pages, returned
-from laconic.trace.sites import NO_STACK
+from laconic.trace.stacks import NO_STACK
 
 #: What a person is shown of changes and host calls; --json has all.
 _LINES = 8
@@ -58,7 +59,7 @@ def as_json(told: Explanation) -> dict[str, Any]:
     """All that was found; addresses are numbers, in bytes."""
     number, row, begin, following, _ = told.found
     facts: dict[str, Any] = {
-        "schema": 1,
+        "schema": SCHEMAS["explain"],
         "event": number,
         "name": told.name,
         "is_call": told.is_call,

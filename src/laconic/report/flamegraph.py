@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from laconic.flames import CALLS, CYCLES, Flame, Flames
+from laconic.analysis.flamegraph import CALLS, CYCLES, Flame, Flames
+from laconic.analysis.schemas import SCHEMAS
 from laconic.report.html.text import plain
 from laconic.report.names import seen
 
-#: The version of the meaning of what `as_json` gives; it rises when a key changes or goes.
-SCHEMA = 1
 FORMATS = ("folded", "speedscope", "svg")
 #: What flamegraph.pl and inferno add to the names of such frames, to colour them.
 _ANNOTATIONS = {"inlined": "_[i]", "jit": "_[j]"}
@@ -48,7 +47,7 @@ def title(flames: Flames) -> str:
 def as_json(flames: Flames, missing: Mapping[str, str]) -> dict[str, Any]:
     """Stacks with their weights, the outermost box first; `missing` are modules without symbols, and why. O(frames)."""
     return {
-        "schema": SCHEMA,
+        "schema": SCHEMAS["flamegraph"],
         "title": title(flames),
         "weight": flames.weight,
         "all": flames.every,

@@ -6,11 +6,9 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from laconic.live.model import Model
+from laconic.analysis.live import Model
+from laconic.analysis.schemas import SCHEMAS
 from laconic.report.diff import place
-
-#: The version of the JSON's meaning; it rises when a key changes or goes.
-SCHEMA = 1
 
 
 def line(model: Model, width: int = 80) -> str:
@@ -33,7 +31,7 @@ def as_json(model: Model, command: Sequence[str]) -> dict[str, Any]:
     asked, said, elided = model.totals
     sites = sorted(model.sites(model.places), key=lambda site: (-site.total, site.key))
     return {
-        "schema": SCHEMA,
+        "schema": SCHEMAS["live"],
         "command": list(command),
         "exit_status": model.status,
         "strategy": "laconic",

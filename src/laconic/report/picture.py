@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from laconic.around import Run
+from laconic.analysis.neighbourhood import Run
 from laconic.memory.flags import PAGE_SHIFT, VM_MAY_RWX, VM_MAYSHARE, VM_PROT, VM_SHARED, flag_names
 from laconic.memory.vma import Vma
 from laconic.report.html.text import plain

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from laconic.pal.sgx.meter import THINGS
+from laconic.analysis.schemas import SCHEMAS
 from laconic.report.compare import tables
-from laconic.report.summary import _cell
+from laconic.report.run import _cell
+from laconic.sgx.meter import THINGS
 
 Row = Mapping[str, Any]
 _SUMS = ("asked", "said", "elided", "narrowed", "failed", "uncertain")
@@ -22,7 +23,7 @@ _LISTED = 20
 def as_json(rows: Sequence[Row], output: str, kept: int, seconds: float, host: str = "linux") -> dict[str, Any]:
     """The figures of a sweep in the form that `--json` writes."""
     return {
-        "schema": 1,
+        "schema": SCHEMAS["sweep"],
         "host": host,
         "output": output,
         "traces": len({row["trace"] for row in rows}),

@@ -9,8 +9,8 @@ from laconic.memory.calls import PR_SET_VMA
 from laconic.memory.mmap import page_align
 from laconic.replay.check import shown
 from laconic.report.html.text import plain
-from laconic.trace.export import constants
-from laconic.trace.export.columns import error_name, flags_text
+from laconic.trace.exporters import constants
+from laconic.trace.exporters.columns import error_name, flags_text
 from laconic.trace.records import ARITY
 
 #: Where a call's flags, protection and lengths stand among its arguments.

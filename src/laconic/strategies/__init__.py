@@ -1,104 +1,17 @@
-"""Strategies: by what rule a library OS turns a program's memory calls into work in its enclave (DESIGN: section 6).
-
-One `Strategy` object is one enclave under one rule. It is told, in order, all that happens to one address space: the
-program's image, memory calls, touches, threads, forks. It acts on its enclave through a `Meter`, which counts.
-"""
+"""The strategies: the rules that turn a program's memory calls into host work, one file per strategy."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable
 from importlib import import_module
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING
 
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:  # `laconic run --help` lists the strategies, and must not wait for imports
-    from laconic.memory.change import Change
-    from laconic.memory.mmap import OpenFile
-    from laconic.memory.space import AddressSpace, Entry
-    from laconic.memory.vma import Vma
-    from laconic.pal.sgx.meter import Meter
-    from laconic.rangemap import RangeMap
-    from laconic.strategies.touches import Touches
-
-
-class MemoryCall(NamedTuple):
-    """One memory call that is over: what was asked, the program's result, and what changed.
-
-    `args` are the call's six, `result` is its value or a negative errno. `changes` are page runs, in ascending order;
-    a part of them may come with an error too, as Linux leaves it. `file` is what an mmap's descriptor refers to.
-    """
-
-    name: str
-    args: tuple[int, ...]
-    result: int
-    changes: tuple[Change, ...]
-    file: OpenFile | None = None
-
-
-class Strategy:
-    """One enclave, under one rule. Subclasses say what each event costs.
-
-    `space` is the program's address space, kept by its owner: in `touch` as it was when the pages were touched, in
-    `call` as it is after the call. `touches` knows which pages are touched; in `call` as it was before the call.
-    `hears_all` is False where a call without changes means nothing to the strategy, and it need not be told.
-
-    `strict` is True if the strategy keeps the law Strict without exception, so that `compare
-    --verify` checks it. `sync` is True if the host's mapping follows the EPCM's permissions, at host
-    calls of its own (`--pte sync`). The check tolerates pages in `left`, which a failure left in the
-    EPC, and expects no access to pages in `guards`.
-    """
-
-    name: ClassVar[str]
-    hears_all: ClassVar[bool] = True
-    strict: ClassVar[bool] = False
-    sync: ClassVar[bool] = False
-    left: RangeMap[int] | None = None
-    guards: RangeMap[bool] | None = None
-
-    def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
-        self.meter = meter
-        self.space = space
-        self.touches = touches
-
-    @classmethod
-    def synced(cls) -> type[Self]:
-        """Return the strategy for `--pte sync`: itself, unless it can map an enclave in either way."""
-        return cls
-
-    def load(self, entries: Iterable[Entry]) -> None:
-        """A program begins in a new enclave: `entries` are mapped, as the loader leaves them."""
-        raise NotImplementedError
-
-    def call(self, call: MemoryCall) -> None:
-        """The program made a memory call."""
-        raise NotImplementedError
-
-    def touch(self, start: int, end: int, vma: Vma) -> None:
-        """The pages of `[start, end)`, all of `vma`, were touched for the first time since they were mapped, or lost
-        their contents. Some may be committed."""
-        raise NotImplementedError
-
-    def grow(self, start: int, end: int, vma: Vma) -> None:
-        """A stack grew by `[start, end)`."""
-        raise NotImplementedError
-
-    def fork(self, space: AddressSpace, touches: Touches) -> Self:
-        """The child's enclave, with this one's pages sent to it; `space` and `touches` are the child's own."""
-        raise NotImplementedError
-
-    def thread(self) -> None:
-        """A thread begins, beside the first."""
-        raise NotImplementedError
-
-    def thread_ends(self) -> None:
-        """A thread that `thread` told of ends."""
-        raise NotImplementedError
-
-    def end(self) -> None:
-        """The process ends, or executes another program: the enclave is gone."""
-        raise NotImplementedError
-
+    from laconic.libos.strategy import Strategy
 
 #: Where each strategy is, in the order in which tables show them.
 _MODULES = {
@@ -113,20 +26,21 @@ NAMES = tuple(_MODULES)
 
 def names_on(host: str) -> tuple[str, ...]:
     """Return the strategies that have a rule for `host` ("sgx2" or "linux"), in the order of `NAMES`."""
-    from laconic.pal.linux import RULES
+    from laconic.linux.pal import RULES
 
     return NAMES if host == "sgx2" else tuple(name for name in NAMES if name in RULES)
 
 
 def check_name(name: str, host: str, also: Iterable[str] = ()) -> None:
-    """Raises LaconicError if no strategy is called `name`, or if it has no rule for `host` ("sgx2" or "linux").
+    """Raise LaconicError if no strategy is called `name`, or if it has no rule for `host` ("sgx2" or "linux").
 
-    `also` are other names that the option accepts; the message lists them first.
+    `module:Class` is a user's own strategy, for enclaves. `also` are other names that the option accepts; the message
+    lists them first.
     """
     accepted = (*also, *names_on(host))
-    if name in accepted:
+    if name in accepted or (":" in name and host == "sgx2"):
         return
-    if name in NAMES:
+    if name in NAMES or ":" in name:
         raise LaconicError(
             f"the strategy {name!r} has no rule for Linux, only for enclaves: add --host sgx2, or choose from "
             f"{', '.join(accepted)}"
@@ -135,8 +49,25 @@ def check_name(name: str, host: str, also: Iterable[str] = ()) -> None:
 
 
 def strategy(name: str) -> type[Strategy]:
-    """The class of the strategy called `name`. Raises LaconicError where there is none."""
+    """Return the class of the strategy called `name`, or of a user's `module:Class`. Raises LaconicError."""
     check_name(name, "sgx2")
-    module, _, class_name = _MODULES[name].partition(":")
-    strategy_class: type[Strategy] = getattr(import_module(f"laconic.strategies.{module}"), class_name)
-    return strategy_class
+    if name in _MODULES:
+        module, _, class_name = _MODULES[name].partition(":")
+        strategy_class: type[Strategy] = getattr(import_module(f"laconic.strategies.{module}"), class_name)
+        return strategy_class
+    return _users_own(name)
+
+
+def _users_own(name: str) -> type[Strategy]:
+    from laconic.libos.strategy import Strategy
+
+    module, _, class_name = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as python -m does
+    try:
+        found = getattr(import_module(module), class_name, None)
+    except (ImportError, ValueError) as error:
+        raise LaconicError(f"the strategy {name!r} cannot be imported, {error}: check the module's name") from None
+    if not (isinstance(found, type) and issubclass(found, Strategy)):
+        raise LaconicError(f"{name!r} is not a strategy: name a class that inherits from laconic.Strategy")
+    return found

@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Self
 
+from laconic.libos.strategy import MemoryCall, Strategy
+from laconic.libos.touches import CLEAN, OWN, Touches
 from laconic.memory.change import EXTEND, FILE, RESTRICT, UNMAP, ZERO, Change
 from laconic.memory.flags import MADV_FREE, PAGE_SHIFT, VM_IO, VM_MAYSHARE, VM_PFNMAP, VM_WIPEONFORK
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
-from laconic.pal.sgx.costs import CostProfile
-from laconic.pal.sgx.edmm import RW, permissions
-from laconic.pal.sgx.meter import Meter
-from laconic.rangemap import RangeMap
-from laconic.strategies import MemoryCall, Strategy
+from laconic.sgx.costs import CostProfile
+from laconic.sgx.meter import Meter
+from laconic.sgx.pal.edmm import RW, permissions
 from laconic.strategies.pagefloor import DIES, FROM_FILE, KEEPS, OTHER, TRIM, PageFloor, Shape, Step, Tally, plus
-from laconic.strategies.touches import CLEAN, OWN, Touches
 
 #: A run's value: the call in which its pages were live last, and what is open.
 Value = tuple[int, Shape]

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Self
 
+from laconic.libos.strategy import MemoryCall, Strategy
+from laconic.libos.touches import OWN, Touches
 from laconic.memory.change import EXTEND, FILE, FLAGS, MAP, RESTRICT, UNMAP, ZERO, Change
 from laconic.memory.flags import (
     MADV_DONTNEED,
@@ -32,13 +34,11 @@ from laconic.memory.flags import (
     VM_WIPEONFORK,
 )
 from laconic.memory.mmap import page_align, populates
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
-from laconic.pal.sgx.edmm import RW, Edmm, PalError, permissions
-from laconic.pal.sgx.meter import Meter
-from laconic.rangemap import RangeMap
-from laconic.strategies import MemoryCall, Strategy
-from laconic.strategies.touches import OWN, Touches
+from laconic.sgx.meter import Meter
+from laconic.sgx.pal.edmm import RW, Edmm, PalError, permissions
 
 PAGE = 1 << PAGE_SHIFT
 _UNMAPS_SHARED = {MADV_DONTNEED, MADV_DONTNEED_LOCKED}

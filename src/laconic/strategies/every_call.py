@@ -12,6 +12,9 @@ from collections.abc import Iterable
 from typing import Final, Self
 
 from laconic.errors import LaconicError
+from laconic.libos.gramine import VMA_INTERNAL, VMA_TAINTED, Libos, LibosVma
+from laconic.libos.strategy import MemoryCall
+from laconic.libos.touches import Touches
 from laconic.memory.change import EXTEND, FILE, MAP, RESTRICT, ZERO, Change, coalesce
 from laconic.memory.flags import (
     MADV_DONTNEED,
@@ -32,16 +35,13 @@ from laconic.memory.flags import (
     VM_SHARED,
 )
 from laconic.memory.mmap import OpenFile, page_align
+from laconic.memory.rangemap import TOP, RangeMap
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
-from laconic.pal.sgx.edmm import PalError
-from laconic.pal.sgx.faults import SgxError
-from laconic.pal.sgx.gramine import INTERNAL, LAZY, RW
-from laconic.pal.sgx.meter import Meter
-from laconic.rangemap import TOP, RangeMap
-from laconic.strategies import MemoryCall
-from laconic.strategies.libos import VMA_INTERNAL, VMA_TAINTED, Libos, LibosVma
-from laconic.strategies.touches import Touches
+from laconic.sgx.meter import Meter
+from laconic.sgx.model.faults import SgxError
+from laconic.sgx.pal.edmm import PalError
+from laconic.sgx.pal.gramine import INTERNAL, LAZY, RW
 
 #: A thread's stack in the LibOS, its guard page the lowest; with the TCS above it, bytes a thread.
 THREAD_STACK: Final = 8 * PAGE_SIZE

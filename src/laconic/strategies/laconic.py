@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 
+from laconic.libos.strategy import MemoryCall
+from laconic.libos.touches import Touches
 from laconic.memory.change import Change
 from laconic.memory.flags import (
     MADV_GUARD_INSTALL,
@@ -26,11 +28,9 @@ from laconic.memory.flags import (
 )
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
-from laconic.pal.sgx.edmm import PalError, permissions
-from laconic.pal.sgx.meter import Meter
-from laconic.strategies import MemoryCall
+from laconic.sgx.meter import Meter
+from laconic.sgx.pal.edmm import PalError, permissions
 from laconic.strategies.classify import PAGE, Classify
-from laconic.strategies.touches import Touches
 
 
 class Laconic(Classify):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from laconic.memory.flags import PROT_READ, PROT_RWX, PROT_WRITE
-from laconic.pal.sgx.edmm import RW
+from laconic.sgx.pal.edmm import RW
 
 #: Counted things with their numbers for one page, sorted by name.
 Tally = tuple[tuple[str, int], ...]

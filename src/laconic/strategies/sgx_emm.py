@@ -35,6 +35,8 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple, Self
 
 from laconic.errors import LaconicError
+from laconic.libos.strategy import MemoryCall, Strategy
+from laconic.libos.touches import Touches
 from laconic.memory.change import EXTEND, FILE, MAP, RESTRICT, ZERO, Change, coalesce
 from laconic.memory.flags import (
     MADV_DONTNEED,
@@ -59,14 +61,12 @@ from laconic.memory.flags import (
     VM_WIPEONFORK,
 )
 from laconic.memory.mmap import page_align, populates
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
-from laconic.pal.sgx.edmm import insist
-from laconic.pal.sgx.faults import SgxError
-from laconic.pal.sgx.meter import MODIFIED, PENDING, PR, PT_TCS, PT_TRIM, Meter
-from laconic.rangemap import RangeMap
-from laconic.strategies import MemoryCall, Strategy
-from laconic.strategies.touches import Touches
+from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_TCS, PT_TRIM, Meter
+from laconic.sgx.model.faults import SgxError
+from laconic.sgx.pal.edmm import insist
 
 Range = tuple[int, int]
 RW: Final = PROT_READ | PROT_WRITE

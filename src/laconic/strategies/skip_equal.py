@@ -10,8 +10,8 @@ The rule alone is wrong wherever a VMA does not say what the pages have, and wha
 
 from __future__ import annotations
 
+from laconic.libos.gramine import VMA_INTERNAL, LibosVma, changed
 from laconic.strategies.every_call import EveryCall
-from laconic.strategies.libos import VMA_INTERNAL, LibosVma, changed
 
 
 class SkipEqual(EveryCall):

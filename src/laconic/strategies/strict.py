@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from laconic.memory.change import Change
-from laconic.memory.flags import TASK_SIZE, Prot
+from laconic.memory.flags import PROT_READ, TASK_SIZE, Prot
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
-from laconic.pal.sgx.edmm import permissions
-from laconic.pal.sgx.machine import Machine
-from laconic.rangemap import RangeMap
+from laconic.sgx.model.machine import Machine
+from laconic.sgx.pal.edmm import permissions
 
 #: In the place of a VMA: nothing was mapped.
 _NOTHING = Vma(0)
@@ -52,23 +52,30 @@ def breaches(
 class Watch:
     """Looks at one machine after every leaf (`Machine.after_step`); what it finds is in `windows`, in words.
 
-    `expect` says, before the work of a call begins, what it changes; `space` is as it is after the call.
+    `expect` says, before the work of a call begins, what it changes; `space` is as it is after the call. `excepted`
+    are the page runs that were open by the law's one exception: mremap moves a page that nobody may read, and such a
+    page must be readable for the EACCEPTCOPY that moves it.
     """
 
     def __init__(self, machine: Machine, space: AddressSpace) -> None:
         self.space = space
         self.windows: list[str] = []
+        self.excepted: set[tuple[int, int]] = set()
         self._old: RangeMap[Vma] = RangeMap()
+        self._moved: RangeMap[bool] = RangeMap()
         self._start = self._end = 0
         machine.after_step = self._look
 
     def expect(self, changes: Iterable[Change]) -> None:
         """A call with these changes begins. O(changes log n)."""
         self._old = RangeMap()
+        self._moved = RangeMap()
         self._start, self._end = TASK_SIZE, 0
-        for _, start, end, _, held, _ in changes:
+        for _, start, end, _, held, source in changes:
             self._old.set(start, end, held or _NOTHING)
             self._start, self._end = min(self._start, start), max(self._end, end)
+            if source is not None:
+                self._moved.set(source, source + end - start, True)
 
     def _look(self, machine: Machine) -> None:
         for start, end, prot in machine.effective(self._start, self._end):
@@ -78,7 +85,12 @@ class Watch:
                 now = permissions(vma.flags) if vma is not None else 0
                 for low, high, old in self._old.runs(begin, stop):
                     before = now if old is None else permissions(old.flags)
-                    if prot & ~before and prot & ~now:
-                        self.windows.append(
-                            f"{low:#x}-{high:#x} was {Prot(prot)!r} between {Prot(before)!r} and {Prot(now)!r}"
-                        )
+                    if not (prot & ~before and prot & ~now):
+                        continue
+                    for first, last, moved in self._moved.runs(low, high):
+                        if moved and prot == before | PROT_READ:
+                            self.excepted.add((first, last))
+                        else:
+                            self.windows.append(
+                                f"{first:#x}-{last:#x} was {Prot(prot)!r} between {Prot(before)!r} and {Prot(now)!r}"
+                            )

@@ -13,8 +13,8 @@ from itertools import accumulate, chain, islice, repeat
 from operator import sub
 from typing import TYPE_CHECKING, Any
 
+from laconic.linux.pagemap import Touched
 from laconic.memory.flags import PAGE_SHIFT
-from laconic.pal.pagemap import Touched
 from laconic.trace.schema import NUMBERS, PlainRow
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from laconic.linux.pagemap import Touched
 from laconic.memory.change import ChangeKind
 from laconic.memory.mmap import OpenFile
 from laconic.memory.vma import File, Vma
-from laconic.pal.pagemap import Touched
 from laconic.trace.schema import (
     CODES,
     MEMORY_CODES,

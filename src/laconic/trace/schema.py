@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import Any, Final, NamedTuple
 
-from laconic.pal.pagemap import Touched
+from laconic.linux.pagemap import Touched
 
 #: The version of the file's meaning. A reader reads its own and all older ones.
 SCHEMA: Final = 1
@@ -118,8 +118,10 @@ MEMORY_CODES: Final = 64
 UNFINISHED, FAILED, CHOSEN, UNFOLLOWED, NO_RESULT = 1, 2, 4, 8, 16
 
 #: `FileMode` bits of a `file` row: how the descriptor was open, and what it is (`laconic.memory.mmap.OpenFile`).
-#: UNKNOWN_IDENTITY: device and inode are not known, and the path stands for them.
+#: UNKNOWN_IDENTITY: device and inode are not known, and the path stands for them. From bit HUGE_SHIFT on, for a file of
+#: hugetlbfs: the binary logarithm of its page size.
 READABLE, WRITABLE, PLAIN, NOEXEC, PLACES, UNKNOWN_IDENTITY = 1, 2, 4, 8, 16, 32
+HUGE_SHIFT = 8
 
 #: One frame of a `frames` row: the module's number times 4, plus 2 where the address is exact, plus 1 where it was
 #: guessed (`laconic.stacks.table.Frame`); the address.
@@ -139,7 +141,7 @@ class Row(NamedTuple):
     `said` counts the host calls made and `kinds` is the set of `ChangeKind` bits of what changed (both 0 where the
     trace is a log's). `file` is the number of the `file` row that the call's descriptor refers to, `shown` of the one
     that the host shows for the new mapping where that is another; 0 for none. `touched` are the pages that were
-    touched of what the call is about to change (`laconic.pal.pagemap`).
+    touched of what the call is about to change (`laconic.linux.pagemap`).
     """
 
     event: int

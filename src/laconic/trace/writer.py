@@ -20,6 +20,7 @@ from laconic.memory.vma import File
 from laconic.trace.schema import (
     CODES,
     EVENTS,
+    HUGE_SHIFT,
     NOEXEC,
     PLACES,
     PLAIN,
@@ -223,6 +224,7 @@ def mode_bits(file: OpenFile) -> int:
         | file.plain * PLAIN
         | file.noexec * NOEXEC
         | file.places * PLACES
+        | (file.huge.bit_length() - 1 << HUGE_SHIFT if file.huge else 0)
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from laconic.errors import CannotRun, NoTracing
 from laconic.tracer import ptrace
 from laconic.tracer.seccomp import build_filter, pack_filter
+from laconic.tracer.signals import change_mask
 
 PR_SET_NO_NEW_PRIVS = 38
 SECCOMP_SET_MODE_FILTER = 1
@@ -24,6 +25,7 @@ OPTIONS = (
     | ptrace.O_TRACEVFORK
     | ptrace.O_TRACECLONE
     | ptrace.O_TRACEEXEC
+    | ptrace.O_TRACEEXIT
     | ptrace.O_TRACESECCOMP
     | ptrace.O_EXITKILL
 )
@@ -48,11 +50,12 @@ def resolve(command: str) -> str:
     return path
 
 
-def launch(argv: Sequence[str], mask: set[int], options: int = OPTIONS) -> int:
-    """Starts `argv` as a traced child that is about to execute, filter installed; returns its pid.
+def launch(argv: Sequence[str], mask: int) -> int:
+    """Starts `argv` as a traced child that waits for `release`, and then installs the filter and executes; returns
+    its pid.
 
-    `mask` are the signals that the program finds blocked. The first stops of the child come from wait as those of any
-    other. Raises CannotRun, or NoTracing where the kernel or the container forbids ptrace or seccomp.
+    `mask` is the program's signal mask. The first stops of the child come from wait as those of any other. Raises
+    CannotRun, or NoTracing where the kernel or the container forbids ptrace or seccomp.
     """
     path = resolve(argv[0])
     go_read, go_write = os.pipe()
@@ -64,7 +67,7 @@ def launch(argv: Sequence[str], mask: set[int], options: int = OPTIONS) -> int:
         _become(path, argv, program, go_read, report_write, mask)
     os.close(go_read)
     os.close(report_write)
-    if not ptrace.seize(pid, options):
+    if not ptrace.seize(pid, OPTIONS):
         os.close(go_write)
         os.close(report_read)
         os.waitpid(pid, 0)
@@ -73,14 +76,22 @@ def launch(argv: Sequence[str], mask: set[int], options: int = OPTIONS) -> int:
             "--cap-add=SYS_PTRACE or a seccomp profile that allows ptrace; under another tracer (strace, gdb, laconic) "
             "leave that first"
         )
-    os.write(go_write, b"g")
-    os.close(go_write)
     launched[pid] = report_read
+    waiting[pid] = go_write
     return pid
 
 
 #: Children that have not executed yet → the pipe on which they report why they could not.
 launched: dict[int, int] = {}
+#: Children that wait for `release` → the pipe on which they wait.
+waiting: dict[int, int] = {}
+
+
+def release(pid: int) -> None:
+    """Lets a child that `launch` has started execute its program."""
+    go = waiting.pop(pid)
+    os.write(go, b"g")
+    os.close(go)
 
 
 def failure(pid: int, argv: Sequence[str]) -> Exception | None:
@@ -162,7 +173,7 @@ def _is_script(path: str) -> bool:
     return not line.startswith(b"\x7fELF") and b"\0" not in line
 
 
-def _become(path: str, argv: Sequence[str], program: bytes, go: int, report: int, mask: set[int]) -> None:
+def _become(path: str, argv: Sequence[str], program: bytes, go: int, report: int, mask: int) -> None:
     # In the child: never returns.
     environment = program_environment()
     step = b"seccomp"
@@ -174,7 +185,7 @@ def _become(path: str, argv: Sequence[str], program: bytes, go: int, report: int
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
             if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            change_mask(signal.SIG_SETMASK, mask)
             code = install_filter(program)
             if code == 0:
                 step = b"exec"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
+from laconic.linux import proc
 from laconic.memory.space import AddressSpace
-from laconic.pal import proc
 from laconic.tracer import launch, ptrace
 from laconic.tracer.mediate import Mediator
 from laconic.tracer.process import (
@@ -18,12 +17,14 @@ from laconic.tracer.process import (
     command_name,
     give_up,
     is_64_bit,
+    is_traced,
     parent_process,
     read_memory,
     thread_group,
     write_memory,
 )
-from laconic.tracer.ptrace import CONT, LISTEN, RDI, RSI, SYSCALL
+from laconic.tracer.ptrace import CONT, DETACH, LISTEN, RDI, RSI, SYSCALL
+from laconic.tracer.signals import Relay, SignalInfo
 from laconic.tracer.syscalls import (
     CLONE,
     CLONE3,
@@ -43,29 +44,32 @@ from laconic.tracer.syscalls import (
 
 _STOP_SIGNALS = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 _SYSCALL_STOP = signal.SIGTRAP | 0x80
-#: Signals that end Laconic by default, and that a person means for the program.
-_FORWARDED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
-_SI_KERNEL = 0x80
-#: A signal to Laconic and the same one to the program within this time (seconds) were sent to both.
-_SAME_SIGNAL = 0.1
+#: The bits of a wait status that hold the signal that ended a thread.
+_SIGNAL = 0x7F
 
 
 class Tracer:
     """Runs one program and all that it starts.
 
-    `exit_status` is the first program's own, 128 + signal where one killed it.
+    `exit_status` is the first program's own, 128 + signal where one killed it. `waiting` makes a context for a check
+    at a process's end, which shows that it takes long.
     """
 
-    def __init__(self, mediator: Mediator) -> None:
+    def __init__(
+        self,
+        mediator: Mediator,
+        waiting: Callable[[str], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        self.waiting = waiting
         self.mediator = mediator
         self.checker = mediator.checker
         self.recorder = mediator.recorder
         self.threads: dict[int, Thread] = {}
         self.early: dict[int, int] = {}
-        self.delivered: dict[int, float] = {}
         self.lost: list[tuple[Thread, Mm]] = []
         self.stillborn: set[int] = set()
         self.root = 0
+        self.relay: Relay
         self.exit_status = 0
         self.failure: Exception | None = None
 
@@ -74,51 +78,41 @@ class Tracer:
 
         Raises CannotRun or NoTracing where it could not be started.
         """
-        last_look = self.checker.each_exit or self.recorder is not None
-        options = launch.OPTIONS | (ptrace.O_TRACEEXIT if last_look else 0)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+        # Before any thread is started, so that each of them blocks the signals that are passed on.
+        self.relay = relay = Relay(argv)
         try:
-            self.root = launch.launch(argv, before, options)
+            self.root = launch.launch(argv, relay.mask_before)
         except BaseException:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            relay.stop()
             raise
         self.mediator.ledger.processes = 1
         self.threads[self.root] = Thread(self.root, self.root, Mm(None))
         self.argv = argv
-        threading.Thread(target=self._forward, daemon=True).start()
+        # The program waits: no signal finds it at work, and no witness.
+        relay.start(self._pass_on)
+        launch.release(self.root)
         if self.recorder is not None:
             self.recorder.start()
         try:
             self._loop()
         finally:
-            # What the terminal sent to program and Laconic alike has had its effect: it must not end Laconic now.
-            while signal.sigtimedwait(_FORWARDED, 0) is not None:
-                pass
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            relay.stop()
         if self.failure is not None:
             raise self.failure
         return self.exit_status
 
-    def _forward(self) -> None:
-        # What the terminal sends reaches the program by itself; what was sent to Laconic alone is passed on.
-        while True:
-            info = signal.sigwaitinfo(_FORWARDED)
-            time.sleep(_SAME_SIGNAL / 2)
-            # So does what was sent to the process group of both (as timeout(1) does): then it has just been delivered.
-            twin = time.monotonic() - self.delivered.get(info.si_signo, -_SAME_SIGNAL) < _SAME_SIGNAL
-            if info.si_code != _SI_KERNEL and not twin:
-                # After the first program's end: to what it left running.
-                left = {thread.tgid for thread in list(self.threads.values())}
-                for pid in [self.root] if self.root in left else left:
-                    try:
-                        os.kill(pid, info.si_signo)
-                    except ProcessLookupError:
-                        pass
+    def _pass_on(self, info: SignalInfo) -> None:
+        # In the relay's thread. After the first program's end: to every process that it left running.
+        processes = {thread.tgid for thread in list(self.threads.values())}
+        for pid in [self.root] if self.root in processes else processes:
+            self.relay.send(pid, info)
 
     def _loop(self) -> None:
         threads, mediator, registers = self.threads, self.mediator, self.mediator.registers
         wait = ptrace.Waiter(registers).wait
         while True:
+            if not threads and not self.early:
+                self.relay.dismiss_witness()  # the last child to be waited for
             try:
                 tid, status, stop = wait()
             except ChildProcessError:
@@ -130,6 +124,7 @@ class Tracer:
                 self._unknown(tid, status >> 8 & 0xFF, status >> 16)
             elif status >> 8 == ptrace.SECCOMP_STOP:
                 if stop:
+                    thread.executing = False
                     if stop[1] not in PROCESS_CALLS:
                         mediator.at_call(thread, stop)
                     elif registers.load(tid):
@@ -147,6 +142,7 @@ class Tracer:
     def _process_call(self, thread: Thread, nr: int) -> None:
         words = self.mediator.words
         if nr in (EXECVE, EXECVEAT):
+            thread.executing = True
             if self.checker.each_exit and len(thread.mm.threads) == 1:
                 self.checker.check(thread)
             if self.recorder is not None:
@@ -218,7 +214,8 @@ class Tracer:
     def _wants_to_trace(self, thread: Thread) -> None:
         self.mediator.ledger.note(
             f"{command_name(thread.tid)} asked to trace, which the kernel refuses to a program that is traced itself: "
-            "run it without Laconic"
+            "run it without Laconic",
+            urgent=True,
         )
 
     def _release(self, thread: Thread) -> None:
@@ -234,16 +231,14 @@ class Tracer:
             self._new_thread(thread)
             ptrace.resume(CONT, tid)
         elif event == ptrace.EVENT_EXEC:
-            self._executed(thread)
+            self._executed(tid)
         elif event == ptrace.EVENT_EXIT:
-            self._leaves(thread)
-            ptrace.resume(CONT, tid)
+            self._exits(thread)
         elif event == ptrace.EVENT_STOP:
             # A group-stop stays one until SIGCONT; any other such stop is a new thread's first.
             ptrace.resume(LISTEN if stop_signal in _STOP_SIGNALS else CONT, tid)
         else:
-            if thread.tgid == self.root and stop_signal in _FORWARDED:
-                self.delivered[stop_signal] = time.monotonic()
+            self.relay.restore(tid, stop_signal)
             ptrace.resume(CONT, tid, stop_signal)
 
     def _new_thread(self, parent: Thread) -> None:
@@ -269,7 +264,7 @@ class Tracer:
             self.mediator.ledger.processes += 1
         if tid in self.stillborn:
             self.stillborn.discard(tid)
-            if not os.path.exists(f"/proc/{tid}"):
+            if not is_traced(tid):
                 return  # it was killed before its parent's event came
         child = Thread(tid, parent.tgid if flags & CLONE_THREAD else tid, mm)
         child.inherit(parent)
@@ -279,7 +274,14 @@ class Tracer:
 
     def _unknown(self, tid: int, stop_signal: int, event: int) -> None:
         if event == ptrace.EVENT_EXIT:
-            ptrace.resume(CONT, tid)  # killed before its parent's event came
+            # It was killed before its parent's event came.
+            self.early.pop(tid, None)
+            self.stillborn.add(tid)
+            ptrace.resume(DETACH, tid)
+            return
+        if event == ptrace.EVENT_EXEC:
+            # Another thread of a process whose first thread has ended: it takes that one's id (de_thread, fs/exec.c).
+            self._executed(tid)
             return
         self.early[tid] = stop_signal  # a new thread whose parent's event is still to come
         self._find_parents()
@@ -295,13 +297,16 @@ class Tracer:
             parent, mm = self.lost.pop()
             self._add(tid, parent, mm)
 
-    def _executed(self, thread: Thread) -> None:
-        tid = thread.tid
-        caller = self.threads.get(ptrace.event_message(tid) or tid, thread)  # a thread that becomes the leader
+    def _executed(self, tid: int) -> None:
+        old_threads = [thread for thread in self.threads.values() if thread.tgid == tid]
+        if not old_threads:
+            ptrace.resume(CONT, tid)
+            return
+        caller = self.threads.get(ptrace.event_message(tid) or tid, old_threads[0])
         if self.recorder is not None and caller.path is not None:
             self.recorder.process_call(caller, caller.call, 0, data=self.recorder.writer.hidden_path(caller.path))
-        for other in [other for other in self.threads.values() if other.tgid == thread.tgid]:
-            self._forget(other)
+        for thread in old_threads:
+            self._forget(thread)
         if tid == self.root:
             launch.failure(tid, self.argv)
         fresh = Thread(tid, tid, Mm(None))
@@ -330,16 +335,26 @@ class Tracer:
         space.data_size = start.data_size
         return space
 
-    def _leaves(self, thread: Thread) -> None:
+    def _exits(self, thread: Thread) -> None:
         # The last look at the address space of a thread that ends; the last thread of all has it checked.
+        # A thread that ends while it is traced wakes its pidfd and its tracer first, and its parent only after the
+        # tracer has reaped it (exit_notify, release_task): the parent's waitpid() would come too early. So it is
+        # detached here, where it runs no code of its program any more, and ends as a process without a tracer does.
         mm = thread.mm
         if mm.busy is thread:
             self._abandon(thread, [thread.tid])
         thread.leave()
+        status = ptrace.event_message(thread.tid) or 0
         if not mm.threads and self.checker.each_exit:
-            self.checker.check(thread)
+            # A thread that a signal ends in execve may be in the new program's address space already.
+            if not (thread.executing and status & _SIGNAL):
+                with self.waiting(f"checking the address space of process {thread.tgid}"):
+                    self.checker.check(thread)
+            self.checker.forget(mm)
         if self.recorder is not None:
-            self.recorder.exits(thread, ptrace.event_message(thread.tid) or 0)
+            self.recorder.exits(thread, status)
+        if ptrace.resume(DETACH, thread.tid):
+            self._forget(thread)
 
     def _forget(self, thread: Thread) -> None:
         self.threads.pop(thread.tid, None)
@@ -352,6 +367,8 @@ class Tracer:
             self._find_parents()
         if mm.busy is thread:
             self._abandon(thread, mm.threads)
+        if not mm.threads:
+            self.checker.forget(mm)
 
     def _abandon(self, thread: Thread, witnesses: Iterable[int]) -> None:
         # A thread ended in the middle of a call. If that was under way at the host, only the host knows how far it
@@ -374,13 +391,19 @@ class Tracer:
         self.mediator.serve(mm)
 
     def _ended(self, tid: int, status: int) -> None:
+        # The end of the first program, which is Laconic's own child, or of a thread that was killed before it could
+        # stop to be detached.
+        witness = self.relay.witness
+        if witness is not None and tid == witness.pid:
+            witness.reaped()
+            return
         thread = self.threads.get(tid)
         self.early.pop(tid, None)
         if thread is not None:
             self._forget(thread)
             if self.recorder is not None and thread.notes is not None:
                 self.recorder.exits(thread, status)
-        else:
+        elif tid != self.root:
             self.stillborn.add(tid)
         if tid == self.root:
             self.exit_status = os.waitstatus_to_exitcode(status)

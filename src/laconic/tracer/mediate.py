@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import time
 
-from laconic.ledger import Ledger
-from laconic.manager import Bookkeeper, edits, refused
+from laconic.linux import proc
+from laconic.memory.bookkeeper import Answered, Bookkeeper, edits, refused
 from laconic.memory.calls import Call, HostRule
-from laconic.pal import proc
+from laconic.memory.ledger import Ledger
 from laconic.trace.schema import CHOSEN, FAILED, UNFOLLOWED
 from laconic.tracer import ptrace
 from laconic.tracer.process import Mm, Pending, Thread, command_name, give_up
@@ -98,7 +98,7 @@ class Mediator:
             return
         result = manager.finish_elided(name, outcome)
         if self.checker.each_call:
-            self.checker.check_unsaid(thread)
+            self.checker.after_call(thread, Call(name, args), Answered(result, ()), elided=True)
         self.registers.skip(thread.tid, result)
         ptrace.resume(CONT, thread.tid)
         if self.recorder is not None:
@@ -174,15 +174,16 @@ class Mediator:
         thread.pending = None
         mm = thread.mm
         try:
-            self.settle(thread, pending, value)
+            answered = self.settle(thread, pending, value)
         except PermissionError:
             give_up(thread, self.ledger)
+            answered = Answered(value, ())
         except OSError:
-            pass  # the process is being killed
+            answered = Answered(value, ())  # the process is being killed
         if mm.busy is thread:
             mm.busy = None
         if self.checker.each_call:
-            self.checker.check(thread)
+            self.checker.after_call(thread, pending.call, answered)
         ptrace.resume(CONT, thread.tid)
         self.serve(mm)
 
@@ -196,7 +197,7 @@ class Mediator:
             elif ptrace.stopped_for(waiting.tid) == ptrace.EVENT_SECCOMP and (stop := self.registers.call(waiting.tid)):
                 self.at_call(waiting, stop)
 
-    def settle(self, thread: Thread, pending: Pending, value: int) -> None:
+    def settle(self, thread: Thread, pending: Pending, value: int) -> Answered:
         """Take over the host's answer `value`, and record the call. Raises OSError if the process is gone."""
         call, outcome, host_args = pending
         space = thread.mm.space
@@ -212,3 +213,4 @@ class Mediator:
             state |= CHOSEN if answered.chosen else 0
             state |= UNFOLLOWED if thread.supervised else 0
             self.recorder.call(thread, *call, value, 1, kinds, state)
+        return answered

@@ -5,18 +5,20 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import threading
 from collections import deque
 from typing import NamedTuple
 
-from laconic.ledger import Ledger
+from laconic.linux import proc
+from laconic.linux.pagemap import Pagemap
+from laconic.linux.shown import shown_in
 from laconic.memory.calls import Arguments, Call
 from laconic.memory.change import Outcome
+from laconic.memory.ledger import Ledger
 from laconic.memory.mmap import OpenFile
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
-from laconic.pal import proc
-from laconic.pal.pagemap import Pagemap
-from laconic.rangemap import RangeMap
 from laconic.tracer.record import CallNotes
 from laconic.tracer.syscalls import CLONE_VM
 
@@ -25,18 +27,18 @@ class Mm:
     """One address space and the threads that run in it.
 
     `busy` is the thread whose call is under way at the host; until it is done, calls of the others wait in `queue`, in
-    the order of their stops. `space` is None for a program whose memory calls are not followed (32-bit). `verified` is
-    the text of the host's map at the last check that compared everything.
+    the order of their stops. `space` is None for a program whose memory calls are not followed (32-bit). `unchecked`
+    counts the VMAs that the calls since the last check of everything have paid for (`Checker.after_call`).
     """
 
-    __slots__ = ("busy", "queue", "space", "threads", "verified")
+    __slots__ = ("busy", "queue", "space", "threads", "unchecked")
 
     def __init__(self, space: AddressSpace | None) -> None:
         self.space = space
         self.threads: set[int] = set()
         self.busy: Thread | None = None
         self.queue: deque[Thread] = deque()
-        self.verified = b""
+        self.unchecked = 0
 
 
 class Pending(NamedTuple):
@@ -56,13 +58,14 @@ class Thread:
     program that it asks for, if it is an execve.
 
     `child_flags` are the clone flags of a fork or clone under way, `untraced_at` where in memory they lack
-    CLONE_UNTRACED meanwhile.
+    CLONE_UNTRACED meanwhile. `executing`: its latest call is an execve.
     """
 
     __slots__ = (
         "awaits_exit",
         "call",
         "child_flags",
+        "executing",
         "mm",
         "notes",
         "path",
@@ -83,6 +86,7 @@ class Thread:
         self.awaits_exit = False
         self.child_flags: int | None = None
         self.untraced_at: int | None = None
+        self.executing = False
         self.read_implies_exec = False
         self.supervised = False
         self.notes: CallNotes | None = None
@@ -170,8 +174,16 @@ class Thread:
         return host
 
     def maps_in(self, start: int, end: int) -> RangeMap[Vma]:
-        """The host's map of `[start, end)`. Raises OSError where the process is gone."""
-        return self.maps()
+        """Return the host's map within `[start, end)`. Raises OSError if the process is gone."""
+        space = self.mm.space
+        assert space is not None
+        with proc.MapsFile(self.tid) as maps:
+            host = shown_in(maps, start, end, (space.held, space.vmas))
+        if host is None:
+            host = proc.read_smaps_in(self.tid, start, end)
+        if self.notes is not None:
+            self.notes.maps(space.held, host, 0, start, end)
+        return host
 
 
 class _Iovec(ctypes.Structure):
@@ -217,6 +229,11 @@ def thread_group(tid: int) -> int:
 def parent_process(tid: int) -> int:
     """The process that a thread's process is a child of; 0 where it is gone."""
     return _status(tid, b"PPid:")
+
+
+def is_traced(tid: int) -> bool:
+    """True if the calling thread traces the thread."""
+    return _status(tid, b"TracerPid:") == threading.get_native_id()
 
 
 def _status(tid: int, field: bytes) -> int:

@@ -15,9 +15,11 @@ POKEUSER: Final = 6
 CONT: Final = 7
 GETREGS: Final = 12
 SETREGS: Final = 13
+DETACH: Final = 17
 SYSCALL: Final = 24
 GETEVENTMSG: Final = 0x4201
 GETSIGINFO: Final = 0x4202
+SETSIGINFO: Final = 0x4203
 SEIZE: Final = 0x4206
 LISTEN: Final = 0x4208
 GET_SYSCALL_INFO: Final = 0x420E
@@ -103,7 +105,7 @@ class Registers:
 
 
 def resume(request: int, tid: int, signal: int = 0) -> bool:
-    """CONT, SYSCALL or LISTEN, delivering `signal`; False where the thread is gone."""
+    """CONT, SYSCALL, LISTEN or DETACH, delivering `signal`; False where the thread is gone."""
     return bool(_ptrace(request, tid, None, signal) == 0)
 
 
@@ -154,9 +156,23 @@ def event_message(tid: int) -> int | None:
     return message.value
 
 
+def signal_info(tid: int) -> bytes:
+    """The siginfo_t of the signal that the thread is stopped for; empty if the thread is gone."""
+    info = ctypes.create_string_buffer(128)
+    if _ptrace(GETSIGINFO, tid, None, info) != 0:
+        return b""
+    return info.raw
+
+
+def set_signal_info(tid: int, info: bytes) -> bool:
+    """Replace the siginfo_t of the signal that is about to be delivered; False if the thread is gone."""
+    return bool(_ptrace(SETSIGINFO, tid, None, info) == 0)
+
+
 def stopped_for(tid: int) -> int:
     """The event that the thread is stopped for now, which may be a later one than wait last reported; 0 for none."""
-    info = (ctypes.c_int * 32)()  # siginfo_t: si_signo, si_errno, si_code = SIGTRAP | event << 8
-    if _ptrace(GETSIGINFO, tid, None, ctypes.byref(info)) != 0:
+    info = signal_info(tid)
+    if not info:
         return 0
-    return info[2] >> 8
+    (code,) = struct.unpack_from("=8xi", info)  # SIGTRAP | event << 8
+    return int(code) >> 8

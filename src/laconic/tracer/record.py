@@ -14,15 +14,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from laconic.ledger import Ledger
+from laconic.linux import proc
+from laconic.linux.pagemap import UNSEEN, Pagemap, Touched, was_untouched
 from laconic.memory.change import EXTEND, FILE, RESTRICT, UNMAP, ZERO, Outcome
 from laconic.memory.flags import VM_GROWSDOWN, VM_PROT
+from laconic.memory.ledger import Ledger
 from laconic.memory.mmap import OpenFile
+from laconic.memory.rangemap import TOP, RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
-from laconic.pal import proc
-from laconic.pal.pagemap import UNSEEN, Pagemap, Touched, was_untouched
-from laconic.rangemap import TOP, RangeMap
 from laconic.trace.schema import ADOPTED, CODES, DATA_LIMIT, GREW, READ, RESIDENT, UNFINISHED, PlainRow, Row
 from laconic.trace.spool import Spool
 from laconic.trace.writer import TraceWriter, mode_bits
@@ -337,9 +337,11 @@ class CallNotes:
             data = self.recorder.writer.hidden(data.split(b"\0")[0].decode("utf-8", "surrogateescape"))
         self._answer(READ, address, len(data), 0, data)
 
-    def maps(self, held: RangeMap[Vma], host: RangeMap[Vma], use: int = 0) -> None:
-        """What the host's map shows, as its differences to what was held. O(n)."""
-        runs = differences(held, host)
+    def maps(
+        self, held: RangeMap[Vma], host: RangeMap[Vma], use: int = 0, start: int = 0, end: int = TOP
+    ) -> None:
+        """Record the host's map within `[start, end)`, as its differences to the held map. O(n)."""
+        runs = differences(held, host, start, end)
         self.rows.append(tuple(Row(CODES["maps"], self.recorder.now(), self.pid, self.tid, len(runs), use)))
         self.rows += [self._vma(*run) for run in runs]
 
@@ -359,17 +361,19 @@ class CallNotes:
         return self.recorder.writer.file(file, size, mode, now=(self.recorder.now(), self.pid, self.tid))
 
 
-def differences(held: RangeMap[Vma], host: RangeMap[Vma]) -> list[tuple[int, int, Vma | None]]:
-    """The runs `(start, end, host's VMA or None)` on which two maps differ. O(n)."""
+def differences(
+    held: RangeMap[Vma], host: RangeMap[Vma], start: int = 0, end: int = TOP
+) -> list[tuple[int, int, Vma | None]]:
+    """Return the runs `(start, end, host's VMA or None)` of a range on which two maps differ. O(n)."""
     result: list[tuple[int, int, Vma | None]] = []
-    ours = held.runs(0, TOP)
-    start, stop, vma = next(ours)
-    for begin, end, theirs in host.runs(0, TOP):
+    ours = held.runs(start, end)
+    _, stop, vma = next(ours)
+    for begin, finish, theirs in host.runs(start, end):
         position = begin
-        while position < end:
+        while position < finish:
             while stop <= position:
-                start, stop, vma = next(ours)
-            cut = min(stop, end)
+                _, stop, vma = next(ours)
+            cut = min(stop, finish)
             if vma != theirs:
                 if result and result[-1][1] == position and result[-1][2] == theirs:
                     result[-1] = (result[-1][0], cut, theirs)

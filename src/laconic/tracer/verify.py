@@ -1,5 +1,9 @@
 """Law Exact, checked against the host: bookkeeping's VMAs and `/proc/PID/smaps`, neighbours merged on both sides.
 
+A check of everything reads smaps, which costs some microseconds per VMA. `--verify call` therefore
+compares, after each call, the range that the call affected and its neighbors with PROCMAP_QUERY, and
+everything only when the calls since the last such check have paid for it (`_VMAS_PER_CALL`).
+
 Tolerated, each for the kernel function named, and nothing else:
 
 - growth of a VM_GROWSDOWN VMA since it was last looked at (expand_stack, mm/memory.c): taken in first;
@@ -7,19 +11,34 @@ Tolerated, each for the kernel function named, and nothing else:
   device and inode;
 - neighbours that the kernel keeps apart though all that it shows of them is equal (is_mergeable_anon_vma, mm/vma.c);
 - the flags that `laconic.memory.flags.VMFLAG_CODES` leaves out, with the reason there;
-- protection keys, NUMA policies and VM_LOCKONFAULT where the kernel does not show them.
+- protection keys, NUMA policies and VM_LOCKONFAULT where the kernel does not show them;
+- the offset of a private mapping of /dev/zero: mremap replaces it by the address if no page was touched (copy_vma,
+  mm/vma.c);
+- a thread that a signal ends in execve: its address space may be the new program's already (begin_new_exec and
+  bprm_execve, fs/exec.c), so nothing is compared at its end; the old program was compared before the execve;
+- calls that a seccomp supervisor lets through (seccomp_do_user_notification, kernel/seccomp.c) do not stop for
+  Laconic: what differs in such a process is adopted, and counted as resynced.
 """
 
 from __future__ import annotations
 
-from laconic.ledger import Ledger
-from laconic.memory.flags import flag_names
+from collections.abc import Sequence
+
+from laconic.linux import proc
+from laconic.linux.shown import agrees, is_private_zero
+from laconic.memory.bookkeeper import Answered
+from laconic.memory.calls import RANGED, Call
+from laconic.memory.change import FLAGS, coalesce
+from laconic.memory.flags import ADDRESS_MASK, MAP_FIXED, MAP_FIXED_NOREPLACE, VM_SHOWN, flag_names
+from laconic.memory.ledger import Ledger
+from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma, describe
-from laconic.pal import proc
-from laconic.rangemap import RangeMap
 from laconic.trace.schema import ADOPTED, GREW
-from laconic.tracer.process import Thread, give_up
+from laconic.tracer.process import Mm, Thread, command_name, give_up
+
+#: Entries before and after the first difference that a mismatch shows.
+_CONTEXT = 10
 
 
 def first_difference(space: AddressSpace, host: RangeMap[Vma]) -> str | None:
@@ -42,10 +61,11 @@ def first_difference(space: AddressSpace, host: RangeMap[Vma]) -> str | None:
 
 
 def _shown(vmas: RangeMap[Vma]) -> RangeMap[Vma]:
-    # What the host shows of a VMA: no policy and no key.
+    # What the host shows of a VMA: no policy, no key, and not every flag.
     shown: RangeMap[Vma] = RangeMap()
     for start, end, vma in vmas:
-        shown.set(start, end, Vma(vma.flags, vma.file, vma.base, vma.name))
+        base = 0 if is_private_zero(vma) else vma.base
+        shown.set(start, end, Vma(vma.flags & VM_SHOWN, vma.file, base, vma.name))
     return shown
 
 
@@ -73,17 +93,48 @@ def both_maps(space: AddressSpace, host: RangeMap[Vma]) -> str:
     return f"bookkeeping:\n{ours}\nhost:\n{theirs}"
 
 
+def maps_around_difference(space: AddressSpace, host: RangeMap[Vma]) -> str:
+    """Where the maps differ first: that entry of both, and up to ten before and after it."""
+    ours, theirs = list(_shown(space.vmas)), list(_shown(host))
+    index = 0
+    while index < min(len(ours), len(theirs)) and ours[index] == theirs[index]:
+        index += 1
+    return (
+        f"bookkeeping:\n{_entries_around(ours, index)}\nhost:\n{_entries_around(theirs, index)}\n"
+        "(-v prints the complete maps)"
+    )
+
+
+def _entries_around(entries: Sequence[tuple[int, int, Vma]], index: int) -> str:
+    start = max(index - _CONTEXT, 0)
+    lines = []
+    for place, entry in enumerate(entries[start : index + _CONTEXT + 1], start):
+        mark = ">" if place == index else " "
+        lines.append(f"{mark} {describe(*entry)}")
+    return "\n".join(lines)
+#: How many VMAs of a check of everything each call pays for; a call that changes flags which only smaps shows pays
+#: for more. A check of everything is due when the calls since the last one have paid for all VMAs.
+_VMAS_PER_CALL = 8
+_VMAS_PER_HIDDEN_CHANGE = 64
+#: How many `/proc/PID/maps` are held open at once.
+_OPEN_MAPS = 64
+
+
 class Checker:
     """Holds the law for one run: at each process's end (`exit`), after every call too (`call`), or never (`off`).
 
-    `mismatch` is the first one in words; after it the check goes on from what the host has.
+    `mismatch` is the first one in words; after it the check goes on from what the host has. `verbose`: with the
+    complete maps. `work` counts the VMAs that were compared, those of a check of everything included.
     """
 
-    def __init__(self, ledger: Ledger, mode: str) -> None:
+    def __init__(self, ledger: Ledger, mode: str, verbose: bool = False) -> None:
         self.ledger = ledger
+        self.maps_of = both_maps if verbose else maps_around_difference
         self.each_call = mode == "call"
         self.each_exit = mode != "off"
         self.mismatch: str | None = None
+        self.work = 0
+        self._maps: dict[Mm, proc.MapsFile] = {}
 
     def check(self, thread: Thread) -> None:
         """Compares all of a thread's address space, unless a call is under way in it. O(VMAs + resident pages)."""
@@ -92,7 +143,6 @@ class Checker:
             return
         try:
             host = proc.read_smaps(thread.tid)
-            text = proc.read_maps_text(thread.tid) if self.each_call else b""
         except PermissionError:
             give_up(thread, self.ledger)
             return
@@ -100,34 +150,94 @@ class Checker:
             return
         if not len(host):
             return  # the process is being killed, and its memory is gone already
+        thread.mm.unchecked = 0
+        self.work += space.map_count
         self.ledger.checks += 1
-        thread.mm.verified = text
         notes = thread.notes
         if notes is not None and list(space.vmas) != list(host):
             notes.recorder.looked(thread, space.held, host, GREW)
-        difference = first_difference(space, host) or _broken_invariant(space)
-        if difference is not None:
+        difference = first_difference(space, host)
+        if difference is not None and thread.supervised:
+            self.ledger.count_resynced("other")
+            self.ledger.note(
+                f"{command_name(thread.tid)} has a seccomp supervisor, which let memory calls through: they are not "
+                "counted, and the map was read from the host after them"
+            )
+        else:
+            difference = difference or _broken_invariant(space)
+            if difference is None:
+                return
             self.ledger.mismatches += 1
             if self.mismatch is None:
-                self.mismatch = f"process {thread.tgid}: {difference}\n{both_maps(space, host)}"
-            if notes is not None:
-                notes.recorder.looked(thread, space.held, host, ADOPTED)
-            space.adopt(host)
+                self.mismatch = f"process {thread.tgid}: {difference}\n{self.maps_of(space, host)}"
+        if notes is not None:
+            notes.recorder.looked(thread, space.held, host, ADOPTED)
+        space.adopt(host)
 
-    def check_unsaid(self, thread: Thread) -> None:
-        """The check after a call of which the host heard nothing. O(VMAs), and cheap.
+    def after_call(self, thread: Thread, call: Call, answered: Answered, elided: bool = False) -> None:
+        """Compare what a call affected, and its neighbors; compare everything if that is due.
 
-        Wanted is held as before: where the host's map is, to the letter, the one that the last check compared in full,
-        there is nothing more to compare. Anything else (a stack grew) is compared in full again.
+        A difference leads to a comparison of everything, which alone decides. Complexity: amortized
+        O(k log n) for k VMAs affected.
         """
-        try:
-            text = proc.read_maps_text(thread.tid)
-        except OSError:
+        mm = thread.mm
+        if mm.space is None or mm.busy is not None:
             return
-        if text and text == thread.mm.verified:
+        hidden = any(change.kind & FLAGS for change in answered.changes)
+        mm.unchecked += _VMAS_PER_HIDDEN_CHANGE if hidden else _VMAS_PER_CALL
+        if mm.unchecked >= mm.space.map_count:
+            self.check(thread)
+            return
+        ranges = [] if elided and answered.result < 0 else _affected(call, answered)
+        if not ranges:
+            return
+        if self._agrees(thread, ranges):
             self.ledger.checks += 1
         else:
             self.check(thread)
+
+    def forget(self, mm: Mm) -> None:
+        """Close what is held open of an address space that has ended."""
+        maps = self._maps.pop(mm, None)
+        if maps is not None:
+            maps.close()
+
+    def _agrees(self, thread: Thread, ranges: list[tuple[int, int]]) -> bool:
+        mm = thread.mm
+        assert mm.space is not None
+        try:
+            maps = self._maps.get(mm)
+            if maps is None:
+                if len(self._maps) >= _OPEN_MAPS:
+                    for other in list(self._maps):
+                        self.forget(other)
+                maps = self._maps[mm] = proc.MapsFile(thread.tid)
+            before = maps.vmas_read
+            same = all(agrees(maps, mm.space.vmas, start, end) for start, end in ranges)
+        except OSError:
+            self.forget(mm)
+            return False
+        self.work += maps.vmas_read - before
+        return same
+
+
+def _affected(call: Call, answered: Answered) -> list[tuple[int, int]]:
+    # The ranges that a call may have changed, or that it left alone because they were as requested.
+    if answered.changes:
+        return coalesce(answered.changes)
+    name, args = call
+    if name == "mmap" and not args[3] & (MAP_FIXED | MAP_FIXED_NOREPLACE):
+        return []
+    at = _PLACED.get(name)
+    if at is None:
+        return []
+    start = args[at]
+    end = min(start + args[at + 1], ADDRESS_MASK)
+    return [(start, end)] if start < end else []
+
+
+#: Calls on a range: name → index of the address.
+_PLACED = {**RANGED, "mremap": 0, "mmap": 0}
 
 
 def _broken_invariant(space: AddressSpace) -> str | None:

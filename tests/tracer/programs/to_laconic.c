@@ -1,5 +1,6 @@
 /* A program that sends signals to Laconic, its parent; or is sent them by a terminal. */
 #include "lab.h"
+#include <sys/signalfd.h>
 
 static volatile sig_atomic_t counts[65];
 
@@ -18,6 +19,55 @@ static void wait_for(int number)
         nanosleep(&moment, NULL);
 }
 
+static void print_signal(int number, const siginfo_t *info, void *unused)
+{
+    char line[100];
+    int length = snprintf(line, sizeof line, "signal %d, code %d, sender %d, value %d\n", number, info->si_code,
+                          info->si_pid, info->si_code == SI_QUEUE ? info->si_value.sival_int : 0);
+    (void)unused;
+    if (write(1, line, length) != length)
+        _exit(1);
+    if (number == SIGTERM)
+        _exit(7);
+}
+
+/* Prints each signal, received by a handler, sigwaitinfo() or a signalfd; ends at SIGTERM. */
+static int listen_for_signals(const char *how)
+{
+    sigset_t set;
+    siginfo_t info;
+    sigemptyset(&set);
+    for (int number = 1; number < 65; number++) {
+        struct sigaction action = {.sa_flags = SA_SIGINFO};
+        action.sa_sigaction = print_signal;
+        if (number == SIGKILL || number == SIGSTOP || number == 32 || number == 33)
+            continue;
+        sigaction(number, &action, NULL);
+        sigaddset(&set, number);
+    }
+    if (!strcmp(how, "setsid"))
+        setsid();
+    if (!strcmp(how, "sigwait") || !strcmp(how, "signalfd"))
+        sigprocmask(SIG_BLOCK, &set, NULL);
+    if (write(1, "ready\n", 6) != 6)
+        return 1;
+    if (!strcmp(how, "sigwait"))
+        for (;;)
+            print_signal(sigwaitinfo(&set, &info), &info, NULL);
+    if (!strcmp(how, "signalfd")) {
+        int fd = signalfd(-1, &set, 0);
+        struct signalfd_siginfo got;
+        while (read(fd, &got, sizeof got) == sizeof got) {
+            info.si_code = got.ssi_code;
+            info.si_pid = got.ssi_pid;
+            info.si_value.sival_int = got.ssi_int;
+            print_signal(got.ssi_signo, &info, NULL);
+        }
+    }
+    for (;;)
+        pause();
+}
+
 int main(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : "";
@@ -32,6 +82,21 @@ int main(int argc, char **argv)
         for (int other = 1; other < 65; other++)
             if (counts[other])
                 printf("signal %d, %d times\n", other, counts[other]);
+        return 7;
+    }
+    if (!strcmp(name, "listen"))
+        return listen_for_signals(argv[2]);
+    if (!strcmp(name, "group")) {
+        /* Every signal to the process group. */
+        for (number = 1; number < 65; number++)
+            signal(number, count);
+        for (number = 1; number < 65; number++)
+            if (number != SIGKILL && number != SIGSTOP && number != 32 && number != 33)
+                kill(0, number);
+        usleep(200000);
+        for (number = 1; number < 65; number++)
+            printf("%d ", counts[number]);
+        printf("\n");
         return 7;
     }
     if (!strcmp(name, "children-left")) {

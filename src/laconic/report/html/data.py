@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from laconic.page.areas import Area, fitted
-from laconic.page.collect import Page
-from laconic.page.series import Bins
-from laconic.pal.sgx.costs import CostProfile
+from laconic.analysis.schemas import SCHEMAS
+from laconic.analysis.sites import EVERY_CALL, LACONIC, Site
+from laconic.analysis.timeline.areas import Area, fitted
+from laconic.analysis.timeline.collect import Page
+from laconic.analysis.timeline.series import Bins
 from laconic.report import compare
 from laconic.report.html.missing import binned, missing
 from laconic.report.html.text import plain
-from laconic.sites import EVERY_CALL, LACONIC, Site
-from laconic.trace.sites import NO_STACK
+from laconic.sgx.costs import CostProfile
+from laconic.trace.stacks import NO_STACK
 
 Json = dict[str, Any]
-#: The version of the JSON's meaning; it rises when a key changes or goes.
-SCHEMA = 1
 #: Frames of a stack that are shown, half of them innermost.
 FRAMES = 100
 
@@ -64,7 +63,7 @@ def as_json(page: Page, limits: Limits | None = None) -> Json:
         for each in page.singles
     ]  # fmt: skip
     return {
-        "schema": SCHEMA,
+        "schema": SCHEMAS["html"],
         "summary": _summary(page),
         "missing": [plain(sentence) for sentence in missing(page)],
         "binned": binned(page, left_out, max(len(page.sites) - len(page.hidden) - limits.sites, 0)),

@@ -7,7 +7,7 @@ import hashlib
 from functools import cache
 from importlib.resources import files
 
-from laconic.page.collect import Page
+from laconic.analysis.timeline.collect import Page
 from laconic.report.html.data import Limits, as_json
 from laconic.report.html.text import script_json
 

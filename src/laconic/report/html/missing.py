@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from laconic.page.collect import CALLS, Page
-from laconic.trace.sites import NO_STACK
+from laconic.analysis.timeline.collect import CALLS, Page
+from laconic.trace.stacks import NO_STACK
 
 #: Losses that are told one by one.
 _SHOWN = 20

@@ -1,0 +1,1 @@
+"""Results of a trace as data: what each verb computes, without text."""

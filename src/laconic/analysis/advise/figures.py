@@ -1,0 +1,138 @@
+"""The figures that advice rests on: one replay under the strategies that are shown, with a `Watch` beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from laconic.analysis.advise.watch import Image, Watch
+from laconic.libos.strategy import Strategy
+from laconic.libos.touches import Touches
+from laconic.replay.enclaves import Enclaves, Maker
+from laconic.replay.engine import Replay
+from laconic.replay.events import Program
+from laconic.sgx.meter import Counts
+from laconic.strategies import strategy
+from laconic.strategies.every_call import EveryCall
+
+if TYPE_CHECKING:
+    from laconic.memory.space import AddressSpace
+    from laconic.sgx.costs import CostProfile
+    from laconic.sgx.meter import Meter
+    from laconic.trace.reader import Trace
+
+#: The strategies whose costs are shown: what a library OS does today, the same where EXINFO is off, and Laconic's.
+TODAY, EAGER, OURS = "every-call", "every-call, no EXINFO", "laconic"
+SHOWN = (TODAY, EAGER, OURS)
+Span = tuple[float, float]
+#: The part of a figure that counts: what is less is within what two equal runs may differ in.
+NOISE = 0.05
+
+
+class Eager(EveryCall):
+    """every-call without sgx.use_exinfo: no lazy allocation, MAP_NORESERVE or not."""
+
+    def alloc(self, start: int, end: int, prot: int, lazy: int = 0) -> None:
+        """New anonymous memory, committed at once. O(log n)."""
+        super().alloc(start, end, prot)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one strategy costs on a trace, each from lowest to highest. `cycles` by the profile; `epc_pages` are those
+    that were committed at most, in all enclaves at once."""
+
+    host_calls: Span
+    cycles: Span
+    epc_pages: Span
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a trace shows. `images` and `processes` belong together, in the order in which they began.
+
+    `costs` by strategy; `counts` are those of TODAY, of all enclaves together, touches taken at their least. `touches`
+    is False where the trace does not know which pages were touched: what depends on that is a range. `unseen` pages
+    nobody could look at. `losses`: what the trace lacks, a sentence each. `exit_status` is None where it is not known.
+    """
+
+    source: str
+    redacted: bool
+    images: list[Image]
+    processes: list[Program]
+    costs: dict[str, Cost]
+    counts: Counts
+    lazy_touched: tuple[int, int]
+    touches: bool = True
+    unseen: int = 0
+    losses: list[str] = field(default_factory=list)
+    exit_status: int | None = None
+
+    def programs(self) -> list[tuple[Program, Image]]:
+        """The programs with what they did."""
+        return list(zip(self.processes, self.images, strict=True))
+
+    def most(self, what: Callable[[Image], int]) -> int:
+        """The most that any one program had of something."""
+        return max(map(what, self.images), default=0)
+
+    def total(self, what: Callable[[Image], int]) -> int:
+        """What all programs had of something together."""
+        return sum(map(what, self.images))
+
+    def worth(self, host_calls: int, accepts: int) -> bool:
+        """True where so many host calls, or EACCEPTs, are a part of TODAY's that counts."""
+        counts = self.counts
+        return host_calls > NOISE * counts.host_calls or accepts > NOISE * counts.eaccept
+
+
+def measure(
+    opened: Callable[[], Trace], profile: CostProfile, progress: Callable[[int], None] | None = None
+) -> Figures:
+    """The figures of the trace that `opened` opens; a log, which knows no touched pages, is read twice.
+
+    Raises LaconicError where it cannot be read. O(events × strategies).
+    """
+    trace = opened()
+    engine, low, images = _replayed(trace, False, progress)
+    known = trace.source == "run"
+    _, high, more = (engine, low, images) if known else _replayed(opened(), True, progress)
+    costs = {}
+    for name in SHOWN:
+        ends = [enclaves.meters[name] for enclaves in (low, high)]
+        totals = [meter.total() for meter in ends]
+        calls = sorted(float(total.host_calls) for total in totals)
+        cycles = sorted(value for total in totals for value in profile.cycles(total))
+        pages = sorted(float(meter.peak_epc_pages) for meter in ends)
+        costs[name] = Cost((calls[0], calls[-1]), (cycles[0], cycles[-1]), (pages[0], pages[-1]))
+    lazy = [sum(image.lazy_touched for image in each) for each in (images, more)]
+    status = engine.end.get("exit_status")
+    return Figures(
+        trace.source,
+        trace.redacted,
+        images,
+        engine.started,
+        costs,
+        low.meters[TODAY].total(),
+        (lazy[0], lazy[1]),
+        known,
+        low.unseen,
+        engine.losses,
+        status if isinstance(status, int) else None,
+    )
+
+
+def _replayed(
+    trace: Trace, touched: bool, progress: Callable[[int], None] | None
+) -> tuple[Replay, Enclaves, list[Image]]:
+    images: list[Image] = []
+
+    def watch(meter: Meter, space: AddressSpace, touches: Touches) -> Strategy:
+        return Watch(meter, space, touches, images)
+
+    makers: dict[str, Maker] = {TODAY: strategy(TODAY), EAGER: Eager, OURS: strategy(OURS), Watch.name: watch}
+    enclaves = Enclaves(makers, touched)
+    engine = Replay(trace, "laconic", listeners=[enclaves])
+    engine.run(progress=progress)
+    return engine, enclaves, images

@@ -1,0 +1,239 @@
+"""What to write in a Gramine manifest. What is Gramine's, and not the trace's, stands here as a constant.
+
+Options, defaults and helper threads are those of Gramine's Documentation/manifest-syntax.rst.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from laconic.analysis.advise.advice import (
+    MANIFEST,
+    Advice,
+    cycles,
+    manifest_size,
+    plural,
+    power_of_two,
+    round_up,
+    shown_size,
+    span,
+)
+from laconic.analysis.advise.figures import EAGER, OURS, TODAY, Figures, Span
+from laconic.analysis.advise.watch import MIB, Image
+from laconic.memory.flags import PAGE_SHIFT
+from laconic.sgx.meter import Counts
+
+if TYPE_CHECKING:
+    from laconic.sgx.costs import CostProfile
+
+#: Gramine's own threads: IPC, Async, and one for TLS handshakes.
+HELPERS = 3
+#: The defaults of sys.stack.size and sys.brk.max_size, in bytes.
+STACK, BRK = 256 << 10, 256 << 10
+#: Allowances, none of them measured: the library OS and the PAL with their data, and what each thread has of its own
+#: (TCS, TLS, SSA frames, stacks of PAL and library OS); bytes.
+RUNTIME, PER_THREAD = 64 * MIB, 256 << 10
+#: Where the enclave lies with EDMM if the manifest does not say: sgx.enclave_size of 1024G, in bytes.
+EDMM_DEFAULT = 1 << 40
+
+
+def advise(figures: Figures, profile: CostProfile, heap: int = 0) -> list[Advice]:
+    """All that a manifest should say on memory; nothing where the trace has no program. `heap`: bytes that come from
+    the break where the settings that are advised are followed. O(programs)."""
+    if not figures.images:
+        return []
+    threads, stack, brk = _threads(figures), _stack(figures), _brk(figures, heap)
+    # What comes from the break with the settings is mapped without them: it counts once.
+    size = _need(figures, threads.figures["value"], stack.figures["value"], brk.figures["value"] - heap)
+    edmm = _edmm(figures, profile, size)
+    return [_size(figures, size, edmm), edmm, threads, stack, brk, _exinfo(figures, edmm)]
+
+
+def _need(figures: Figures, threads: int, stack: int, brk: int) -> dict[str, int]:
+    # The largest program's: what it maps, the rest of its heap's reservation, one stack, and the allowances.
+    def need(image: Image) -> int:
+        return image.peak_mapped + max(brk - image.peak_brk, 0) + stack + RUNTIME + threads * PER_THREAD
+
+    largest = max(figures.images, key=need)
+    return {
+        "value": power_of_two(need(largest)),
+        "need": need(largest),
+        "peak_mapped": largest.peak_mapped,
+        "closed_at_peak": largest.closed_at_peak,
+        "allowance": RUNTIME + threads * PER_THREAD,
+    }
+
+
+def _size(figures: Figures, size: dict[str, int], edmm: Advice) -> Advice:
+    today, ours = (figures.costs[name].epc_pages for name in (TODAY, OURS))
+    why = (
+        f"one process maps {shown_size(size['peak_mapped'])} at most, {shown_size(size['closed_at_peak'])} of it "
+        f"PROT_NONE; with heap, stack and an allowance of {shown_size(size['allowance'])} for Gramine itself (not "
+        f"measured) {shown_size(size['need'])}, and the next power of two. Without EDMM the enclave must hold all of "
+        "that; with EDMM it is an address range, in which reservations count as well, and what is committed at most is "
+        f"{span(*today)} pages ({TODAY}) or {span(*ours)} ({OURS}), over all processes"
+    )
+    if figures.source != "run":
+        why += ". The log does not show what was mapped before its first call, the program itself: add that"
+    if size["value"] > EDMM_DEFAULT:
+        why += f". That is more than the {manifest_size(EDMM_DEFAULT)} which EDMM has by default"
+    value = manifest_size(size["value"])
+    more = {"epc_pages": {TODAY: today, OURS: ours}}
+    return Advice("sgx.enclave_size", f'sgx.enclave_size = "{value}"', MANIFEST, why, size | more)
+
+
+def without_edmm(figures: Figures, size: int) -> Counts:
+    """What the same enclaves of `size` bytes do without EDMM: EADD of every page, and afterwards only software's work:
+    zeroing what is mapped, as Gramine does, and copying what is copied in any case. EEXTEND is not counted. O(n)."""
+    enclaves = figures.counts.ecreate
+    return Counts(
+        ecreate=enclaves,
+        einit=enclaves,
+        eadd=enclaves * (size >> PAGE_SHIFT),
+        pages_zeroed=figures.total(lambda image: image.allocated_pages),
+        pages_copied=figures.counts.pages_copied,
+    )
+
+
+def _edmm(figures: Figures, profile: CostProfile, size: dict[str, int]) -> Advice:
+    without = profile.cycles(counts := without_edmm(figures, size["value"]))
+    with_, ours = figures.costs[TODAY].cycles, figures.costs[OURS].cycles
+    enable = sum(with_) < sum(without)
+    apart = with_[1] < without[0] or without[1] < with_[0]
+    if apart:
+        verdict = f"{'with' if enable else 'without'} EDMM it costs less"
+    else:
+        verdict = f"the ranges overlap; the middle is lower {'with' if enable else 'without'} EDMM"
+    why = (
+        f"{verdict}. Without: EADD of {plural(counts.eadd, 'page')} in {plural(counts.ecreate, 'enclave')} and zeroing "
+        f"of {plural(counts.pages_zeroed, 'page')} at mmap, {cycles(*without)} (EEXTEND not counted), and no leaf "
+        f"afterwards; page permissions are then not enforced. With: {cycles(*with_)} under {TODAY}, {cycles(*ours)} "
+        f"under {OURS}. Profile: {profile.name}"
+    )
+    return Advice(
+        "sgx.edmm_enable",
+        f"sgx.edmm_enable = {'true' if enable else 'false'}",
+        MANIFEST,
+        why,
+        {
+            "value": enable,
+            "ranges_overlap": not apart,
+            "without_edmm": {"cycles": without, "eadd": counts.eadd, "pages_zeroed": counts.pages_zeroed},
+            "with_edmm": {TODAY: with_, OURS: ours},
+        },
+    )
+
+
+def _threads(figures: Figures) -> Advice:
+    peak = figures.most(lambda image: image.peak_threads)
+    why = (
+        f"{plural(peak, 'thread')} of one process at once, and Gramine's own {HELPERS}: IPC, Async and one TLS "
+        "handshake. With EDMM this is the number of slots made at the start, and more can be made"
+    )
+    if figures.source != "run":
+        why += ". A log that does not show the ends of threads makes this too high"
+    value = peak + HELPERS
+    return Advice(
+        "sgx.max_threads",
+        f"sgx.max_threads = {value}",
+        MANIFEST,
+        why,
+        {"value": value, "peak_threads": peak, "helpers": HELPERS},
+    )
+
+
+def _stack(figures: Figures) -> Advice:
+    main = figures.most(lambda image: image.peak_stack)
+    deepest = figures.most(lambda image: image.depth)
+    value = max(round_up(max(main, deepest), 64 << 10), STACK)
+    why = f"the main thread's stack is {shown_size(main)} at most"
+    if not figures.touches:
+        why = "the log does not show stacks, so this is Gramine's default"
+    elif deepest:
+        why += f", other threads used up to {shown_size(deepest)} of theirs; the size is each thread's"
+    if figures.touches and value == STACK:
+        why += ". Gramine's default is enough"
+    return Advice(
+        "sys.stack.size",
+        f'sys.stack.size = "{manifest_size(value)}"',
+        MANIFEST,
+        why,
+        {"value": value, "main_stack": main, "deepest_thread_stack": deepest},
+    )
+
+
+def _brk(figures: Figures, heap: int) -> Advice:
+    peak = figures.most(lambda image: image.peak_brk)
+    refused, repeated = (figures.total(lambda image: image.refused), figures.total(lambda image: image.repeated))
+    value = max(round_up(peak, MIB) if peak > BRK else BRK, BRK)
+    if refused:
+        value = max(round_up(2 * peak, MIB), MIB)
+    # Blocks of many sizes do not fill a heap without gaps: half as much again.
+    value = round_up(value + heap * 3 // 2, MIB) if heap else value
+    why = f"the heap grows to {shown_size(peak)}"
+    if refused:
+        why += (
+            f" and was refused more {plural(refused, 'time')}, {repeated:,} of them for the same address again: it is "
+            "at its limit, so this is twice what it had"
+        )
+    else:
+        why += "; no growth was refused"
+    if heap:
+        why += (
+            f". {shown_size(heap)} that were mapped come from it with the settings of malloc below, and have half as "
+            "much again"
+        )
+    return Advice(
+        "sys.brk.max_size",
+        f'sys.brk.max_size = "{manifest_size(value)}"',
+        MANIFEST,
+        why,
+        {"value": value, "peak_brk": peak, "refused": refused, "repeated": repeated, "from_settings": heap},
+    )
+
+
+def _exinfo(figures: Figures, edmm: Advice) -> Advice:
+    lazy = figures.total(lambda image: image.lazy_pages)
+    low, high = figures.lazy_touched
+    closed = figures.most(lambda image: image.peak_unlazy_closed)
+    saves = bool(lazy and edmm.figures["value"])
+    # HotSpot's null checks and safepoints are page faults that it handles; without EXINFO Gramine ends the process.
+    jvm = any(name.startswith("libjvm.so") for image in figures.images for name in image.files)
+    costs = [figures.costs[name].cycles for name in (EAGER, TODAY)]
+    why = list(_lazily(lazy, low, high, closed, costs if saves else None))
+    if jvm:
+        why.append("the JVM handles SIGSEGV, and without EXINFO Gramine ends a process that a page fault stops")
+    return Advice(
+        "sgx.use_exinfo",
+        f"sgx.use_exinfo = {'true' if saves or jvm else 'false'}",
+        MANIFEST,
+        "; ".join(why),
+        {
+            "value": saves or jvm,
+            "noreserve_pages": lazy,
+            "noreserve_touches": [low, high],
+            "prot_none_without_noreserve": closed,
+            "cycles": {"without_exinfo": costs[0], "with_exinfo": costs[1]},
+        },
+    )
+
+
+def _lazily(lazy: int, low: int, high: int, closed: int, costs: list[Span] | None) -> Iterator[str]:
+    if lazy:
+        touches = plural(low, "first touch", "first touches") if low == high else f"{span(low, high)} first touches"
+        yield f"{plural(lazy, 'page')} were mapped MAP_NORESERVE, and there were {touches} in them"
+        if costs:
+            yield (
+                "with EXINFO Gramine commits such pages at their first touch, else at once: "
+                f"{cycles(*costs[1])} under {TODAY} with it, {cycles(*costs[0])} without"
+            )
+        else:
+            yield "without EDMM nothing is committed later, and none of them needs EXINFO"
+    else:
+        yield "nothing is mapped MAP_NORESERVE, so lazy allocation does not help this program as it is"
+    if closed:
+        yield (
+            f"{shown_size(closed)} PROT_NONE at most are reserved without MAP_NORESERVE: with EDMM Gramine commits all "
+            "of that at once, unless the program adds the flag"
+        )

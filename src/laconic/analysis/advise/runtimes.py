@@ -1,0 +1,189 @@
+"""Settings of language runtimes: the JVM, Go, V8. Each is given only where the trace shows its cause."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from os.path import basename
+
+from laconic.analysis.advise.advice import Advice, argument, plural, power_of_two, round_up, shown_size, variable
+from laconic.analysis.advise.allocators import OFTEN, has
+from laconic.analysis.advise.figures import Figures
+from laconic.analysis.advise.watch import GO_HEAP, MIB, Image, Region
+
+JAVA = ("java",)
+NODE = ("node", "nodejs")
+#: HotSpot reserves its compressed class space of this size, with or without the CDS archive before it, in bytes.
+CLASS_SPACE, _ARCHIVE = 1 << 30, 64 * MIB
+#: G1 and Parallel GC keep mark bitmaps of these parts of the heap's size; Serial GC keeps none.
+_BITMAPS = (64, 32)
+#: Collectors but the serial one, of which a JVM takes one only.
+_COLLECTORS = tuple(f"-XX:+Use{name}GC" for name in ("G1", "Parallel", "Z", "Shenandoah", "ConcMarkSweep"))
+#: Threads that make a runtime's own helpers worth a setting: V8's, and Go's, whose program they are.
+_THREADS, _GO_THREADS = 6, 16
+#: What GOMAXPROCS leaves.
+_PROCESSORS = 4
+#: Pages that become executable or cease to be, from which on V8 had better not compile: at some 30,000 cycles a page
+#: under every-call and `published` they come to a thousand million, about what scripts of half a second lose without.
+_EXECUTABLE = 1 << 15
+#: Of a reservation that was made smaller.
+_THIS_RUN = "That is this run's: a longer one, or more load, may need more"
+
+
+def advise(figures: Figures) -> Iterator[Advice]:
+    """The advice for the runtimes that the trace shows. O(programs × reservations)."""
+    programs = figures.programs()
+    java = [image for _, image in programs if has(image, "libjvm.so")]
+    if java:
+        yield from _jvm(figures, max(java, key=lambda image: image.peak_mapped))
+    go = [image for image in figures.images if image.go_heap]
+    if go:
+        yield from _go(max(go, key=lambda image: image.peak_mapped))
+    v8 = [image for process, image in programs if basename(process.path) in NODE or has(image, "libnode", "libv8")]
+    if v8:
+        yield from _v8(max(v8, key=lambda image: image.peak_mapped))
+
+
+def _limit(used: int, least: int) -> int:
+    # Half as much again as what was used, and the next power of two, in bytes: another run may need more.
+    return max(power_of_two(used * 3 // 2), least)
+
+
+def _used(region: Region, known: bool) -> int:
+    # What of a reservation was needed: the pages touched, or where that is not known those that were accessible.
+    return region.touched_bytes if known else region.peak
+
+
+def _jvm(figures: Figures, image: Image) -> Iterator[Advice]:
+    known = figures.touches
+    regions = [each for each in image.reservations if each.opens]
+    code = max((each for each in regions if each.executable), key=lambda each: each.length, default=None)
+    # A heap of 1 GiB is as large as the class space, which HotSpot maps after it.
+    spaces = [each for each in regions if not each.executable and 0 <= each.length - CLASS_SPACE <= _ARCHIVE]
+    classes = spaces[-1] if spaces else None
+    heaps = [each for each in regions if each is not code and each is not classes]
+    heap = max(heaps, key=lambda each: each.length, default=None)
+    if heap is not None:
+        yield from _java_heap(figures, image, heap, known)
+    if code is not None:
+        yield from _code_cache(code, known)
+    if classes is not None:
+        used = _used(classes, known)
+        value = _limit(used, 16 * MIB)
+        if value < CLASS_SPACE:
+            yield argument(
+                f"-XX:CompressedClassSpaceSize={value // MIB}m",
+                JAVA,
+                f"the JVM reserved {shown_size(classes.length)} for classes and used {shown_size(used)} of it. "
+                f"{_THIS_RUN} (else: OutOfMemoryError)",
+                reserved=classes.length,
+                used=used,
+            )
+
+
+def _java_heap(figures: Figures, image: Image, heap: Region, known: bool) -> Iterator[Advice]:
+    bitmaps = [
+        each.length
+        for each in image.reservations
+        if any(each.length == round_up(heap.length // part, 4096) for part in _BITMAPS)
+    ]
+    if bitmaps:
+        yield argument(
+            "-XX:+UseSerialGC",
+            JAVA,
+            f"the garbage collector is a parallel one: it reserved {shown_size(sum(bitmaps))} of mark bitmaps beside "
+            f"the heap, and the JVM had {plural(image.peak_threads, 'thread')}. Collections by one thread stop the "
+            "program for longer where the heap is large",
+            _COLLECTORS,
+            bitmaps=sum(bitmaps),
+            threads=image.peak_threads,
+        )
+    used = _used(heap, known)
+    value = _limit(used, 8 * MIB)
+    if 2 * value <= heap.length:
+        yield argument(
+            f"-Xmx{value // MIB}m",
+            JAVA,
+            f"the JVM reserved {shown_size(heap.length)} for its heap and used {shown_size(used)} of it. {_THIS_RUN} "
+            "(else: OutOfMemoryError)",
+            ("-Xmx", "-XX:MaxHeapSize=", "-Xms", "-XX:InitialHeapSize="),
+            reserved=heap.length,
+            used=used,
+        )
+    # Each that is undone again is an munmap's two host calls.
+    if heap.opens >= OFTEN and figures.worth(2 * heap.opens, 0):
+        start = max(round_up(heap.peak, MIB), MIB)
+        yield argument(
+            f"-Xms{min(start, value) // MIB}m",
+            JAVA,
+            f"the JVM made its heap accessible in {plural(heap.opens, 'step')}, {shown_size(heap.peak)} at most",
+            ("-Xms", "-XX:InitialHeapSize="),
+            steps=heap.opens,
+            opened=heap.peak,
+        )
+
+
+def _code_cache(code: Region, known: bool) -> Iterator[Advice]:
+    used = _used(code, known)
+    value = _limit(used, 16 * MIB)
+    if 2 * value <= code.length:
+        yield argument(
+            f"-XX:ReservedCodeCacheSize={value // MIB}m",
+            JAVA,
+            f"the JVM reserved {shown_size(code.length)} for compiled code and used {shown_size(used)} of it. "
+            f"{_THIS_RUN}: a server compiles as long as it runs, and where the cache is full it compiles no more",
+            reserved=code.length,
+            used=used,
+        )
+
+
+def _go(image: Image) -> Iterator[Advice]:
+    if image.peak_threads >= _GO_THREADS:
+        yield variable(
+            "GOMAXPROCS",
+            str(_PROCESSORS),
+            f"Go: {plural(image.peak_threads, 'thread')} at once, each with a slot in the enclave and its own caches. "
+            f"No more than {_PROCESSORS} goroutines then compute at the same time",
+            threads=image.peak_threads,
+        )
+    if image.discards >= OFTEN:
+        yield variable(
+            "GODEBUG",
+            "madvdontneed=0",
+            f"Go: {plural(image.discards, 'madvise')} gave pages back; for MADV_FREE, in its place, Gramine does "
+            "nothing",
+            discards=image.discards,
+        )
+    # Arenas follow each other from there on; what the kernel places lies far above.
+    opened = sum(region.peak for region in image.reservations if GO_HEAP <= region.start < 2 * GO_HEAP)
+    if opened >= 64 * MIB:
+        limit = round_up(opened, 64 * MIB)
+        yield variable(
+            "GOMEMLIMIT",
+            f"{limit // MIB}MiB",
+            f"Go (1.19 and later): the heap grew to {shown_size(opened)}; a limit keeps it within the enclave. That is "
+            "this run's: a program that keeps more than the limit collects garbage all the time",
+            opened=opened,
+        )
+
+
+def _v8(image: Image) -> Iterator[Advice]:
+    # What is reserved for code is no cause: under every-call lazy pages cost nothing until they are touched.
+    if image.exec_pages >= _EXECUTABLE:
+        yield argument(
+            "--jitless",
+            NODE,
+            f"V8: {plural(image.exec_changes, 'call')} changed what is executable, "
+            f"{plural(image.exec_pages, 'page')} in all. Without compilation there are none, but JavaScript is "
+            "interpreted and runs several times slower, which no figure here shows, and there is no WebAssembly: only "
+            "for a program that waits more than it computes",
+            changes=image.exec_changes,
+            pages=image.exec_pages,
+        )
+    if image.peak_threads >= _THREADS:
+        yield argument(
+            "--v8-pool-size=1",
+            NODE,
+            f"V8: {plural(image.peak_threads, 'thread')} at once, some of them helpers for collection and compilation. "
+            "With one helper both take longer",
+            threads=image.peak_threads,
+        )

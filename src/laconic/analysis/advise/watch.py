@@ -1,0 +1,362 @@
+"""What one program in one process does with its memory, as far as a manifest or a setting depends on it.
+
+`Watch` is told what every strategy is told, and only counts: it goes along with them in one replay.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from os.path import basename
+from typing import Self
+
+from laconic.libos.strategy import MemoryCall, Strategy
+from laconic.libos.touches import Touches
+from laconic.memory.change import FILE, MAP, ZERO, Change
+from laconic.memory.flags import (
+    MADV_DONTNEED,
+    MADV_FREE,
+    MAP_STACK,
+    PAGE_SHIFT,
+    PROT_EXEC,
+    VM_GROWSDOWN,
+    VM_IO,
+    VM_NORESERVE,
+    VM_PFNMAP,
+    VM_PROT,
+)
+from laconic.memory.rangemap import RangeMap
+from laconic.memory.space import AddressSpace, Entry
+from laconic.memory.vma import Vma
+from laconic.replay.assumed import UNKNOWN
+from laconic.sgx.meter import Meter
+
+MIB = 1 << 20
+#: A PROT_NONE mapping of this many bytes or more is a reservation that is followed.
+LARGE = 16 * MIB
+#: Where glibc's thread arenas begin and what they reserve (HEAP_MAX_SIZE in malloc/arena.c), in bytes.
+ARENA = 64 * MIB
+#: Blocks that malloc maps one by one: its threshold's default and its limit (DEFAULT_MMAP_THRESHOLD in malloc.c).
+BLOCK_LEAST, BLOCK_MOST = 128 << 10, 32 * MIB
+#: Blocks of these sizes are other allocators' own (CPython's arenas, V8's pages: kRegularPageSize), in bytes.
+CHUNK = 256 << 10
+#: Where Go's heap begins (arenaHint in runtime/malloc.go).
+GO_HEAP = 0xC000000000
+_HOSTS = VM_IO | VM_PFNMAP
+#: What the names of the libraries begin with that tell whose calls these are; of other files nothing is kept.
+LIBRARIES = ("libc.so", "libc-2", "libjemalloc", "libmimalloc", "libtcmalloc", "libjvm.so", "libnode", "libv8")
+#: Reservations that are kept of one program, beside its threads' stacks.
+_KEPT = 10_000
+
+
+@dataclass(eq=False, slots=True)
+class Region:
+    """A reservation, or a thread's stack: `[start, start + length)` in bytes.
+
+    `opens`: how often a part was made accessible; `opened` and `peak`: bytes that are accessible, now and at most.
+    `executable`: some of it was. `touched` are its pages that were ever touched.
+    """
+
+    start: int
+    length: int
+    opens: int = 0
+    opened: int = 0
+    peak: int = 0
+    executable: bool = False
+    stack: bool = False
+    touched: RangeMap[bool] = field(default_factory=RangeMap)
+
+    @property
+    def touched_bytes(self) -> int:
+        """How much of it was ever touched. O(runs)."""
+        return sum(end - start for start, end, _ in self.touched)
+
+    @property
+    def depth(self) -> int:
+        """Of a stack: bytes from its top down to the lowest page that was touched. O(1)."""
+        first = next(iter(self.touched), None)
+        return self.start + self.length - first[0] if first else 0
+
+    def twin(self) -> Region:
+        """A forked process's. O(runs)."""
+        return Region(
+            self.start, self.length, self.opens, self.opened, self.peak, self.executable, self.stack,
+            self.touched.copy(),
+        )  # fmt: skip
+
+
+@dataclass(slots=True)
+class Image:
+    """One program in one process. Bytes where nothing else is said; `peak_` is the most at any one time.
+
+    `mapped`: all that is mapped; `closed` of it is PROT_NONE, `closed_at_peak` when most was mapped. `unlazy_closed`:
+    PROT_NONE, anonymous and not MAP_NORESERVE. `allocated_pages`: in all, each time they were mapped anew.
+    `lazy_pages` were mapped with MAP_NORESERVE, `lazy_touched` first touches there were. `brk_base` is an address.
+    `refused`: growths of the break that failed, `repeated` of them for the same address as the one before.
+    `shrinks` are the break's, of `shrunk_pages`. `arenas` are glibc's: base → further growths; `tops`: base → bytes
+    that were made accessible from there at most. `discards` are madvise(DONTNEED, FREE) but of threads' stacks.
+    `blocks` are those that are mapped one by one, base → size, and `peak_blocks` their bytes; `churned` the sizes of
+    those that were unmapped whole. `exec_changes` are calls that changed the permissions of anonymous memory from or to
+    executable ones, of `exec_pages`. `files` are names of those of `LIBRARIES`, `deepest` the depth of the thread
+    stacks that are gone.
+    """
+
+    mapped: int = 0
+    peak_mapped: int = 0
+    closed: int = 0
+    closed_at_peak: int = 0
+    unlazy_closed: int = 0
+    peak_unlazy_closed: int = 0
+    allocated_pages: int = 0
+    lazy_pages: int = 0
+    lazy_touched: int = 0
+    threads: int = 1
+    peak_threads: int = 1
+    stack: int = 0
+    peak_stack: int = 0
+    brk_base: int = 0
+    peak_brk: int = 0
+    shrinks: int = 0
+    shrunk_pages: int = 0
+    refused: int = 0
+    repeated: int = 0
+    last_refused: int = 0
+    arenas: dict[int, int] = field(default_factory=dict)
+    tops: dict[int, int] = field(default_factory=dict)
+    discards: int = 0
+    blocks: dict[int, int] = field(default_factory=dict)
+    block_bytes: int = 0
+    peak_blocks: int = 0
+    churned: Counter[int] = field(default_factory=Counter)
+    exec_changes: int = 0
+    exec_pages: int = 0
+    go_heap: bool = False
+    files: set[str] = field(default_factory=set)
+    deepest: int = 0
+    regions: dict[Region, None] = field(default_factory=dict)
+
+    @property
+    def reservations(self) -> list[Region]:
+        """The regions that are no stacks, in the order in which they were mapped. O(regions)."""
+        return [each for each in self.regions if not each.stack]
+
+    @property
+    def depth(self) -> int:
+        """The deepest that any thread's stack was used but the main one's. O(regions)."""
+        return max([self.deepest, *(each.depth for each in self.regions if each.stack)])
+
+    def fork(self) -> Image:
+        """What a forked process begins with: what is mapped, and nothing that was counted. O(arenas + regions)."""
+        return Image(
+            mapped=self.mapped, peak_mapped=self.mapped, closed=self.closed, closed_at_peak=self.closed,
+            unlazy_closed=self.unlazy_closed, peak_unlazy_closed=self.unlazy_closed,
+            stack=self.stack, peak_stack=self.stack, brk_base=self.brk_base, go_heap=self.go_heap, files=self.files,
+        )  # fmt: skip
+
+
+class Watch(Strategy):
+    """Counts into an `Image`, which it appends to `images` in the order in which processes begin."""
+
+    name = "watch"
+
+    def __init__(self, meter: Meter, space: AddressSpace, touches: Touches, images: list[Image]) -> None:
+        super().__init__(meter, space, touches)
+        self.images = images
+        self.image = Image()
+        self.regions: RangeMap[Region] = RangeMap()
+        self.last_brk = 0
+        images.append(self.image)
+
+    def load(self, entries: Iterable[Entry]) -> None:
+        """A program begins. O(entries)."""
+        for start, end, vma in entries:
+            self._mapped(start, end, vma)
+        self._peaks()
+
+    def call(self, call: MemoryCall) -> None:
+        """A memory call is over. O(changes log n)."""
+        name, args, result, changes, _ = call
+        image = self.image
+        if name == "brk":
+            self._brk(args[0], result)
+        elif name == "madvise":
+            # glibc discards the stack of each thread that ends (advise_stack_range).
+            region = self.regions.get(args[0])
+            own = region is None or not region.stack
+            image.discards += own and result == 0 and args[2] in (MADV_DONTNEED, MADV_FREE)
+        elif name == "mprotect" and changes:
+            self._arena(args[0], changes)
+        elif name == "munmap" and changes:
+            size = image.blocks.pop(args[0], 0)
+            image.block_bytes -= size
+            if size == args[1]:
+                image.churned[size] += 1
+        executable = 0
+        for change in changes:
+            executable += self._change(change, name == "mmap")
+        image.exec_changes += executable > 0
+        image.exec_pages += executable
+        if name == "mmap" and result >= 0:
+            self._new(args, result, changes)
+        self._peaks()
+
+    def touch(self, start: int, end: int, vma: Vma) -> None:
+        """First touches. O(log n + k)."""
+        if vma.flags & VM_NORESERVE:
+            self.image.lazy_touched += end - start >> PAGE_SHIFT
+        for begin, stop, region in self.regions.runs(start, end):
+            if region is not None:
+                region.touched.set(begin, stop, True)
+
+    def grow(self, start: int, end: int, vma: Vma) -> None:
+        """A stack grew. O(1)."""
+        self._mapped(start, end, vma)
+        self._peaks()
+
+    def fork(self, space: AddressSpace, touches: Touches) -> Self:
+        """The child's. O(n)."""
+        child = type(self)(self.meter, space, touches, self.images)
+        child.image = self.images[-1] = self.image.fork()
+        twins = {region: region.twin() for region in self.image.regions}
+        child.image.regions = dict.fromkeys(twins.values())
+        for start, end, region in self.regions:
+            child.regions.set(start, end, twins[region])
+        return child
+
+    def thread(self) -> None:
+        """A thread begins. O(1)."""
+        self.image.threads += 1
+        self.image.peak_threads = max(self.image.peak_threads, self.image.threads)
+
+    def thread_ends(self) -> None:
+        """A thread ended. O(1)."""
+        self.image.threads -= 1
+
+    def end(self) -> None:
+        """The process ended."""
+
+    # What is mapped
+
+    def _change(self, change: Change, by_mmap: bool) -> int:
+        # How many pages of anonymous memory became executable, or are no longer.
+        kind, start, end, wanted, held, source = change
+        if held == UNKNOWN:
+            held = None  # of a log: mapped before it began, and never counted
+        if held is not None:
+            self._unmapped(start, end, held)
+        if wanted is not None:
+            self._mapped(start, end, wanted, bool(kind & MAP or by_mmap and kind & (ZERO | FILE)) and source is None)
+        before, after = (0 if vma is None else vma.flags & VM_PROT for vma in (held, wanted))
+        for begin, stop, region in list(self.regions.runs(start, end)):
+            if region is None:
+                continue
+            if wanted is None:
+                self.regions.clear(begin, stop)
+                self._gone(region)
+            region.executable |= bool(after & PROT_EXEC)
+            if bool(before) != bool(after):
+                region.opens += bool(after)
+                region.opened += stop - begin if after else begin - stop
+                region.peak = max(region.peak, region.opened)
+        if wanted is None or wanted.file is not None or before == after or not (before | after) & PROT_EXEC:
+            return 0
+        return end - start >> PAGE_SHIFT
+
+    def _gone(self, region: Region) -> None:
+        # Of what is unmapped only what was used is remembered: there may be any number of threads.
+        if any(left is not None for _, _, left in self.regions.runs(region.start, region.start + region.length)):
+            return
+        if region.stack:
+            self.image.deepest = max(self.image.deepest, region.depth)
+        if region.stack or not region.opens:
+            self.image.regions.pop(region, None)
+
+    def _mapped(self, start: int, end: int, vma: Vma, fresh: bool = True) -> None:
+        image, size, flags = self.image, end - start, vma.flags
+        if flags & _HOSTS:
+            return
+        image.mapped += size
+        if not flags & VM_PROT:
+            image.closed += size
+            image.unlazy_closed += 0 if flags & VM_NORESERVE or vma.file is not None else size
+        if flags & VM_GROWSDOWN:
+            image.stack += size
+        if vma.file is not None:
+            name = basename(vma.file.path)
+            if name.startswith(LIBRARIES):
+                image.files.add(name)
+        if fresh:
+            image.allocated_pages += size >> PAGE_SHIFT
+            image.lazy_pages += size >> PAGE_SHIFT if flags & VM_NORESERVE and vma.file is None else 0
+
+    def _unmapped(self, start: int, end: int, vma: Vma) -> None:
+        image, size, flags = self.image, end - start, vma.flags
+        if flags & _HOSTS:
+            return
+        image.mapped -= size
+        if not flags & VM_PROT:
+            image.closed -= size
+            image.unlazy_closed -= 0 if flags & VM_NORESERVE or vma.file is not None else size
+        if flags & VM_GROWSDOWN:
+            image.stack -= size
+
+    def _peaks(self) -> None:
+        image = self.image
+        if image.mapped > image.peak_mapped:
+            image.peak_mapped = image.mapped
+            image.closed_at_peak = image.closed
+        if image.unlazy_closed > image.peak_unlazy_closed:
+            image.peak_unlazy_closed = image.unlazy_closed
+        if image.stack > image.peak_stack:
+            image.peak_stack = image.stack
+
+    def _new(self, args: tuple[int, ...], start: int, changes: tuple[Change, ...]) -> None:
+        if len(changes) != 1 or changes[0].kind != MAP:
+            return
+        _, begin, end, vma, _, _ = changes[0]
+        assert vma is not None
+        length, image = end - begin, self.image
+        if vma.file is not None:
+            return
+        image.go_heap |= start == GO_HEAP
+        if args[3] & MAP_STACK or length >= LARGE and not vma.flags & VM_PROT:
+            region = Region(begin, length, stack=bool(args[3] & MAP_STACK))
+            region.opened = region.peak = length if vma.flags & VM_PROT else 0
+            if len(image.regions) < _KEPT or region.stack:
+                image.regions[region] = None
+                self.regions.set(begin, end, region)
+        elif vma.flags & VM_PROT and BLOCK_LEAST <= length <= BLOCK_MOST and length % CHUNK and not args[0]:
+            image.block_bytes += length - image.blocks.get(begin, 0)
+            image.blocks[begin] = length
+            image.peak_blocks = max(image.peak_blocks, image.block_bytes)
+
+    # The heap
+
+    def _brk(self, asked: int, result: int) -> None:
+        image, space = self.image, self.space
+        if not image.brk_base:
+            image.brk_base = space.start_brk or min(filter(None, (asked, result)), default=0)
+        image.peak_brk = max(image.peak_brk, result - image.brk_base)
+        if asked and asked != result:
+            image.refused += 1
+            image.repeated += asked == image.last_refused
+            image.last_refused = asked
+        elif asked:
+            image.shrinks += result < self.last_brk
+            image.shrunk_pages += max(self.last_brk - result, 0) >> PAGE_SHIFT
+        self.last_brk = result
+
+    def _arena(self, start: int, changes: tuple[Change, ...]) -> None:
+        # The first mprotect of an arena begins at its base, which is aligned (new_heap in glibc's malloc/arena.c).
+        base, image = start & -ARENA, self.image
+        region = self.regions.get(base)
+        if region is None or region.length not in (ARENA, 2 * ARENA):
+            return
+        if base in image.arenas:
+            image.arenas[base] += 1
+        elif base == start:
+            image.arenas[base] = 0
+        else:
+            return
+        image.tops[base] = max(image.tops.get(base, 0), changes[-1].end - base)

@@ -1,0 +1,205 @@
+"""What is counted of one run, in a form in which two runs can be compared: in all, by call, and by site.
+
+It comes from a trace, or from the JSON of `run`, `replay`, `callers`, `check` or `check --write-baseline`. A site is
+known by what stays the same when a program is built again or starts at other addresses: call, function, module and
+program.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from laconic.analysis.callers import UNKNOWN, Names, own_frames
+from laconic.analysis.schemas import SCHEMAS
+from laconic.analysis.sites import Sites
+from laconic.analysis.suppressions import Suppression, matching
+from laconic.errors import LaconicError
+from laconic.stacks.symbolize import Place
+from laconic.trace.stacks import NO_STACK
+
+_ADDRESS = re.compile(r"\+0x[0-9a-f]+\Z")
+_GONE = " (deleted)"
+
+
+class Key(NamedTuple):
+    """A site, the same in every run: names without directories. `function` is `module+?` where it has no symbol, and
+    "" where only the call is known."""
+
+    call: str
+    function: str = ""
+    module: str = ""
+    program: str = ""
+
+
+@dataclass(slots=True)
+class Tally:
+    """`asked` calls, of which `redundant` changed nothing; `said` host calls were made for the others."""
+
+    asked: int = 0
+    redundant: int = 0
+    said: int = 0
+
+    def add(self, asked: int, redundant: int, said: int) -> None:
+        """Adds to these figures."""
+        self.asked += asked
+        self.redundant += redundant
+        self.said += said
+
+
+@dataclass(slots=True)
+class Figures:
+    """The figures of one run; `name` is where they come from.
+
+    `hidden` of the redundant calls in `total` were suppressed, and are in no site. `calls` and `sites` are None where
+    they are not known. `whole`: the sites' `asked` and `said` are known, not `redundant` alone. `stacks`: the stack
+    that most of a site's redundant calls come from (of all its calls, where none is redundant). `missing`: the modules
+    whose symbols could not be read, by path, and why.
+    """
+
+    name: str
+    total: Tally
+    hidden: int = 0
+    calls: dict[str, Tally] | None = None
+    sites: dict[Key, Tally] | None = None
+    whole: bool = False
+    stacks: dict[Key, int] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def redundant(self) -> int:
+        """Redundant calls that were not suppressed."""
+        return self.total.redundant - self.hidden
+
+
+def key_of(call: str, function: str, module: str, program: str) -> Key:
+    """The key of a site. O(length).
+
+    >>> key_of("mmap", "libx.so+0x1de39", "libx.so", "/usr/bin/prog (deleted)")
+    Key(call='mmap', function='libx.so+?', module='libx.so', program='prog')
+    """
+    return Key(call, _ADDRESS.sub("+?", function), module, program.removesuffix(_GONE).rsplit("/", 1)[-1])
+
+
+def from_sites(found: Sites, name: str, suppressions: Iterable[Suppression] = ()) -> Figures:
+    """The figures of a trace. O(sites × frames), and the reading of symbols."""
+    ledger = found.ledger
+    rules = list(suppressions)
+    figures = Figures(name, Tally(ledger.asked, ledger.elided, ledger.said), calls={}, sites={})
+    assert figures.calls is not None and figures.sites is not None
+    for call, line in ledger.calls.items():
+        figures.calls[call] = Tally(line.asked, line.elided, line.said)
+    figures.whole = all(site.stack != NO_STACK for site in found.sites)
+    weights: dict[Key, Counter[int]] = {}
+    for site in found.sites:
+        places = own_frames(site.call, found.stacks.walk(site.stack)) if site.stack != NO_STACK else []
+        if places and matching(rules, site.call, site.program, Names(places)) is not None:
+            figures.hidden += site.redundant
+            continue
+        place = places[0][0] if places else Place(UNKNOWN, "")
+        key = key_of(site.call, place.function, place.module, site.program)
+        figures.sites.setdefault(key, Tally()).add(site.asked, site.redundant, site.said)
+        if site.stack != NO_STACK:
+            # One redundant call weighs more than all others together.
+            weights.setdefault(key, Counter())[site.stack] += (site.redundant << 40) + site.asked
+    figures.stacks = {
+        key: max(counter, key=lambda number: (counter[number], -number)) for key, counter in weights.items()
+    }
+    figures.missing = {module.path: why for module, why in found.stacks.symbolizer.missing.items()}
+    return figures
+
+
+def as_json(figures: Figures) -> dict[str, Any]:
+    """What `check --write-baseline` writes and `from_json` reads."""
+    sites = sorted((figures.sites or {}).items())
+    return {
+        "baseline": SCHEMAS["baseline"],
+        **_tally(figures.total),
+        "hidden": figures.hidden,
+        "whole": figures.whole,
+        "calls": {call: _tally(tally) for call, tally in sorted((figures.calls or {}).items())},
+        "sites": [{**key._asdict(), **_tally(tally)} for key, tally in sites],
+    }
+
+
+def _tally(tally: Tally) -> dict[str, int]:
+    return {"asked": tally.asked, "redundant": tally.redundant, "said": tally.said}
+
+
+def from_json(data: Any, name: str) -> Figures:
+    """The figures in what some verb's `--json` wrote. O(size). Raises LaconicError where that is another's."""
+    reader = None
+    if isinstance(data, dict):
+        if "baseline" in data:
+            reader = _baseline
+        elif "callers" in data:
+            reader = _callers
+        elif "limits" in data and "kept" in data:
+            reader = _check
+        elif "strategy" in data and "elided" in data:
+            reader = _run
+    if reader is None:
+        raise LaconicError(
+            f"{name!r} is JSON, but none that laconic run, replay, live, callers, check or check --write-baseline "
+            "wrote: name a file of theirs, or a trace"
+        )
+    try:
+        return reader(data, name)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+        raise LaconicError(f"{name!r} is damaged, {what}: make it again") from None
+
+
+def _baseline(data: Mapping[str, Any], name: str) -> Figures:
+    _readable(data["baseline"], SCHEMAS["baseline"], name)
+    figures = Figures(name, _read(data), _count(data, "hidden"), whole=bool(data["whole"]))
+    figures.calls = {call: _read(line) for call, line in data["calls"].items()}
+    figures.sites = {Key(*(str(line[part]) for part in Key._fields)): _read(line) for line in data["sites"]}
+    return figures
+
+
+def _run(data: Mapping[str, Any], name: str) -> Figures:
+    _readable(data["schema"], SCHEMAS["run"], name)
+    calls = {call: _read(line, "elided") for call, line in data["calls"].items()}
+    return Figures(name, _read(data, "elided"), calls=calls)
+
+
+def _check(data: Mapping[str, Any], name: str) -> Figures:
+    # Its offenders are some of the sites: of these nothing can be said.
+    hidden = _count(data, "hidden")
+    total = _read(data)
+    total.redundant += hidden
+    return Figures(name, total, hidden)
+
+
+def _callers(data: Mapping[str, Any], name: str) -> Figures:
+    if data["by"] != "function" or data["inverted"]:
+        how = "--inverted" if data["inverted"] else f"--by {data['by']}"
+        raise LaconicError(f"{name!r} was made with {how}, which names no sites: make it again without")
+    hidden = sum(_count(data["hidden"], reason) for reason in data["hidden"])
+    figures = Figures(name, _read(data), hidden, sites={}, whole=False)
+    assert figures.sites is not None
+    for line in data["callers"]:
+        # Only callers with redundant calls are in it: what the others asked and said is not known.
+        key = key_of(str(line["call"]), str(line["name"]), str(line["module"]), str(line["program"]))
+        figures.sites.setdefault(key, Tally()).add(0, _count(line, "redundant"), 0)
+    return figures
+
+
+def _readable(schema: Any, newest: int, name: str) -> None:
+    if not isinstance(schema, int) or schema > newest:
+        raise LaconicError(f"{name!r} has schema {schema!r}, and this Laconic reads up to {newest}: use a newer one")
+
+
+def _read(line: Mapping[str, Any], redundant: str = "redundant") -> Tally:
+    return Tally(_count(line, "asked"), _count(line, redundant), _count(line, "said"))
+
+
+def _count(line: Mapping[str, Any], name: str) -> int:
+    value = line[name]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{name} is {str(value)[:40]!r}, no count")
+    return value

@@ -1,0 +1,188 @@
+"""Sites put together: by function, module, program or stack, the worst first."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from laconic.analysis.sites import EVERY_CALL, Site, Sites
+from laconic.analysis.suppressions import Suppression, matching
+from laconic.sgx.costs import CostProfile
+from laconic.sgx.meter import Counts
+from laconic.stacks.symbolize import Place
+from laconic.trace.stacks import NO_STACK, Places, Spot
+
+BY = ("function", "module", "program", "stack")
+#: What is said of a call whose stack was not taken.
+UNKNOWN = "(no stack)"
+#: Functions of the C library that do nothing but make the system call; with these the stack would begin everywhere.
+_WRAPPERS = {"syscall", "sbrk"}
+_EDGES = "_"
+#: Go's, in its packages of system calls: Syscall6, RawSyscall6.abi0, Mprotect.
+_GO = re.compile(
+    r"(?:(?:runtime/)?internal/(?:runtime/)?syscall|syscall|golang\.org/x/sys/unix|vendor/golang\.org/x/sys/unix)"
+    r"\.(\w+)(?:\.abi0|\.abiinternal)?"
+)
+
+
+@dataclass(slots=True)
+class Caller:
+    """Calls that are put together. `redundant` of `asked` changed nothing; `known`: `asked` counts all of them, not
+    only those whose stack was taken. `wasted`: what the redundant ones cost in an enclave under every-call. `event`:
+    the number of the first redundant one's row.
+    """
+
+    name: str
+    call: str
+    module: str
+    program: str
+    asked: int = 0
+    redundant: int = 0
+    said: int = 0
+    known: bool = True
+    guessed: bool = False
+    event: int = -1
+    wasted: Counts = field(default_factory=Counts)
+    stacks: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def stack(self) -> int:
+        """The stack that most of the redundant calls come from."""
+        return max(self.stacks, key=lambda number: (self.stacks[number], -number), default=NO_STACK)
+
+
+@dataclass(slots=True)
+class Callers:
+    """`callers`, the worst first; `hidden`: redundant calls by the reason of their suppression. `asked`, `redundant`
+    and `said` are of all memory calls; `wasted` is of all redundant ones, `total` of everything in the enclaves.
+    `stackless` redundant calls have no stack. `source` is `Sites.source`; `profile`: by what cycles are estimated."""
+
+    by: str
+    inverted: bool
+    callers: list[Caller]
+    hidden: Counter[str]
+    asked: int
+    redundant: int
+    said: int
+    wasted: Counts
+    total: Counts
+    stackless: int
+    source: str = "run"
+    profile: CostProfile | None = None
+
+
+class Names:
+    """The places of a stack alone, for who goes through them more than once: found as far as they are asked for."""
+
+    def __init__(self, places: Sequence[Spot]) -> None:
+        self._places = places
+
+    def __iter__(self) -> Iterator[Place]:
+        return (place for place, _ in self._places)
+
+
+def own_frames(call: str, places: Sequence[Spot]) -> Sequence[Spot]:
+    """A stack without the wrappers of the system call that it begins with. O(frames).
+
+    >>> own_frames("mmap", [(Place("__mmap64", "libc.so.6"), False), (Place("grow", "a.out"), False)])[0][0].function
+    'grow'
+    """
+    at = wrappers(call, places)
+    return places.after(at) if isinstance(places, Places) else places[at:]
+
+
+def wrappers(call: str, places: Sequence[Spot]) -> int:
+    """How many places a stack begins with that only make the system call; 0 where there is nothing else. O(frames)."""
+    return next((at for at, (place, _) in enumerate(places) if not _wraps(place.function, call)), 0)
+
+
+def _wraps(function: str, call: str) -> bool:
+    bare = function.strip(_EDGES).removeprefix("GI_").strip(_EDGES).removesuffix("64").removesuffix("_nocancel")
+    if bare == call or bare in _WRAPPERS and (call == "brk" or bare == "syscall"):
+        return True
+    match = _GO.fullmatch(function)
+    return match is not None and (match[1].strip("6").lower() in ("syscall", "rawsyscall", call))
+
+
+def callers(
+    found: Sites,
+    by: str = "function",
+    *,
+    inverted: bool = False,
+    suppressions: Iterable[Suppression] = (),
+    profile: CostProfile | None = None,
+) -> Callers:
+    """Puts sites together `by` one of `BY`; `inverted`: under every function of the stack, not the innermost alone.
+
+    Only callers with redundant calls are kept. O(sites × frames).
+    """
+    rules = list(suppressions)
+    total = Counts()
+    if EVERY_CALL in found.meters:
+        total = found.meters[EVERY_CALL].total()
+    result = Callers(by, inverted, [], Counter(), 0, 0, 0, Counts(), total, 0, found.source, profile)
+    made: dict[tuple[str, str, str], Caller] = {}
+    # Where the stacks of some calls alone are known, the others may have been made from the same places.
+    complete = by == "program" or len({site.stack == NO_STACK for site in found.sites}) < 2
+    for site in found.sites:
+        result.asked += site.asked
+        result.redundant += site.redundant
+        result.said += site.said
+        wasted = site.wasted.get(EVERY_CALL, Counts())
+        result.wasted.add(wasted)
+        places: Sequence[Spot] = own_frames(site.call, found.stacks.walk(site.stack)) if site.stack != NO_STACK else ()
+        if not places:
+            result.stackless += site.redundant
+        rule = matching(rules, site.call, site.program, Names(places)) if places else None
+        if rule is not None:
+            if site.redundant:
+                result.hidden[rule.reason] += site.redundant
+            continue
+        guessed = bool(places) and found.stacks.guessed(site.stack)
+        for key, name, module in _keys(by, inverted, site, places):
+            caller = made.get(key)
+            if caller is None:
+                caller = made[key] = Caller(name, site.call, module, site.program, known=complete)
+            _enter(caller, site, wasted, guessed, bool(places))
+    result.callers = sorted(
+        (caller for caller in made.values() if caller.redundant),
+        key=lambda one: (-one.redundant, -one.asked, one.name, one.module, one.call, one.program),
+    )
+    return result
+
+
+def _enter(caller: Caller, site: Site, wasted: Counts, guessed: bool, has_stack: bool) -> None:
+    caller.asked += site.asked
+    caller.redundant += site.redundant
+    caller.said += site.said
+    caller.wasted.add(wasted)
+    caller.guessed |= guessed and site.redundant > 0
+    if site.redundant and not 0 <= caller.event <= site.first_redundant:
+        caller.event = site.first_redundant
+    if site.redundant and has_stack:
+        caller.stacks[site.stack] += site.redundant
+
+
+def _keys(
+    by: str, inverted: bool, site: Site, places: Sequence[Spot]
+) -> Iterable[tuple[tuple[str, str, str], str, str]]:
+    # What a site is entered under: a key, the name that is shown, its module.
+    call, program = site.call, site.program
+    if by == "program":
+        yield (call, program, ""), program, ""
+    elif not places:
+        yield (call, program, UNKNOWN), UNKNOWN, ""
+    elif by == "stack":
+        name = places[0][0].function
+        yield (call, program, str(site.stack)), name, places[0][0].module
+    else:
+        seen = set()
+        for place, _ in places if inverted else places[:1]:
+            name = place.module if by == "module" else place.function
+            # Files may have static functions of one name each.
+            key = (call, program, f"{name}\0{place.module}\0{place.file if by == 'function' else ''}")
+            if key not in seen:
+                seen.add(key)
+                yield key, name, place.module

@@ -1,0 +1,163 @@
+"""Limits on redundant calls and host calls: what `laconic check` and the pytest plug-in hold a run to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from typing import NamedTuple
+
+from laconic.analysis.baseline import Figures, Key, Tally
+
+REDUNDANT, HOST_CALLS, BASELINE = "max-redundant", "max-host-calls", "baseline"
+
+
+class Limit(NamedTuple):
+    """A count, or a share in per cent where `share` is set."""
+
+    number: Fraction
+    share: bool = False
+
+    def of(self, whole: int) -> Fraction:
+        """How many that is, where there are `whole`.
+
+        >>> parse_limit("5%").of(300), parse_limit("7").of(300)
+        (Fraction(15, 1), Fraction(7, 1))
+        """
+        return self.number * whole / 100 if self.share else self.number
+
+    def __str__(self) -> str:
+        return f"{float(self.number):,g} %" if self.share else f"{int(self.number):,}"
+
+
+def parse_limit(text: str | int) -> Limit:
+    """`5%`, `0.5 %` or a count. Raises ValueError."""
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*(%?)\s*", str(text), re.ASCII)
+    if match is None or isinstance(text, bool) or "." in match[1] and not match[2]:
+        raise ValueError(f"{text!r} is no limit: write a share as in 5%, or a count as in 20")
+    return Limit(Fraction(match[1]), bool(match[2]))
+
+
+#: No tolerance.
+NONE = Limit(Fraction(0))
+
+
+class Limits(NamedTuple):
+    """What a run is held to. `tolerance`: how much more than in `baseline` may be."""
+
+    max_redundant: Limit | None = None
+    max_host_calls: int | None = None
+    baseline: Figures | None = None
+    tolerance: Limit = NONE
+
+
+class Offender(NamedTuple):
+    """A site, or a call where sites are not known (`key.function` is ""). `known`: `asked` and `said` are known.
+    `was`: what the baseline has."""
+
+    key: Key
+    tally: Tally
+    known: bool
+    was: Tally | None = None
+
+
+class Verdict(NamedTuple):
+    """What came of one rule, as a sentence; where it was not kept, the offenders, the worst first. `what` is counted:
+    the `redundant` or the `said` of a tally."""
+
+    rule: str
+    what: str
+    kept: bool
+    sentence: str
+    offenders: tuple[Offender, ...] = ()
+
+
+def check(figures: Figures, limits: Limits) -> list[Verdict]:
+    """A verdict for each rule. O(sites)."""
+    verdicts = []
+    if limits.max_redundant is not None:
+        verdicts.append(_redundant(figures, limits.max_redundant))
+    if limits.max_host_calls is not None:
+        verdicts.append(_host_calls(figures, limits.max_host_calls))
+    if limits.baseline is not None:
+        verdicts += _baseline(figures, limits.baseline, limits.tolerance)
+    return verdicts
+
+
+def _share(part: int, whole: int) -> str:
+    return f" ({100 * part / whole:.1f} %)" if whole else ""
+
+
+def _redundant(figures: Figures, limit: Limit) -> Verdict:
+    found, asked = figures.redundant, figures.total.asked
+    hidden = f", {figures.hidden:,} suppressed ones not counted" if figures.hidden else ""
+    sentence = f"{found:,} of {asked:,} memory calls changed nothing{_share(found, asked)}{hidden}; {limit} may"
+    if found <= limit.of(asked):
+        return Verdict(REDUNDANT, "redundant", True, sentence)
+    return Verdict(REDUNDANT, "redundant", False, sentence, _worst(figures, "redundant"))
+
+
+def _host_calls(figures: Figures, most: int) -> Verdict:
+    said = figures.total.said
+    sentence = f"{said:,} host calls; {most:,} may be"
+    if said <= most:
+        return Verdict(HOST_CALLS, "said", True, sentence)
+    return Verdict(HOST_CALLS, "said", False, sentence, _worst(figures, "said"))
+
+
+def _tallies(figures: Figures, by_site: bool) -> Mapping[Key, Tally]:
+    if by_site:
+        return figures.sites or {}
+    return {Key(call): tally for call, tally in (figures.calls or {}).items()}
+
+
+def _worst(figures: Figures, what: str) -> tuple[Offender, ...]:
+    # Of host calls, stacks of the redundant calls alone tell nothing.
+    by_site = figures.sites is not None and (figures.whole or what == "redundant")
+    known = figures.whole or not by_site
+    found: Iterable[Offender] = (
+        Offender(key, tally, known) for key, tally in _tallies(figures, by_site).items() if getattr(tally, what)
+    )
+    return tuple(sorted(found, key=lambda one: (-getattr(one.tally, what), -one.tally.asked, one.key)))
+
+
+def _baseline(figures: Figures, baseline: Figures, tolerance: Limit) -> list[Verdict]:
+    by_site = figures.sites is not None and baseline.sites is not None
+    sums_alone = baseline.sites is None and baseline.calls is None
+    # What a run's own JSON counts, nobody has suppressed.
+    now, was = (one.redundant if by_site or sums_alone else one.total.redundant for one in (figures, baseline))
+    more = f"; {tolerance} more may be" if tolerance.number else ""
+    before = _tallies(baseline, by_site)
+    worse = [
+        Offender(key, tally, figures.whole or not by_site, old)
+        for key, tally in ({} if sums_alone else _tallies(figures, by_site)).items()
+        if tally.redundant > _allowed((old := before.get(key, Tally())).redundant, tolerance)
+    ]
+    worse.sort(key=lambda one: ((one.was or one.tally).redundant - one.tally.redundant, one.key))
+    what = "site" if by_site else "call"
+    sentence = f"{now:,} redundant calls, {was:,} in the baseline{more}"
+    if worse:
+        sentence += f"; {len(worse):,} {what}{' makes' if len(worse) == 1 else 's make'} more than before"
+    kept = not worse and now <= _allowed(was, tolerance)
+    # Against sums alone, nobody knows which sites are worse: all that make such calls are named.
+    offenders = _worst(figures, "redundant") if sums_alone and not kept else tuple(worse)
+    verdicts = [Verdict(BASELINE, "redundant", kept, sentence, offenders)]
+    now, was = figures.total.said, baseline.total.said
+    kept = now <= _allowed(was, tolerance)
+    offenders = () if kept else _worst(figures, "said") if sums_alone else _said_more(figures, baseline)
+    sentence = f"{now:,} host calls, {was:,} in the baseline{more}"
+    return [*verdicts, Verdict(BASELINE, "said", kept, sentence, offenders)]
+
+
+def _allowed(was: int, tolerance: Limit) -> Fraction:
+    return was + tolerance.of(was)
+
+
+def _said_more(figures: Figures, baseline: Figures) -> tuple[Offender, ...]:
+    by_site = figures.whole and baseline.whole
+    if not by_site and baseline.calls is None:
+        return ()
+    before = _tallies(baseline, by_site)
+    found = [Offender(key, tally, True, before.get(key, Tally())) for key, tally in _tallies(figures, by_site).items()]
+    grown = [one for one in found if one.was is not None and one.tally.said > one.was.said]
+    return tuple(sorted(grown, key=lambda one: ((one.was or one.tally).said - one.tally.said, one.key)))

@@ -1,0 +1,373 @@
+"""Comparing strategies: one trace's enclaves under each, side by side; or the host calls that Linux would hear.
+
+Strategies know nothing of each other, so those of a long trace are shared out to processes, each of which replays the
+trace for itself. A log does not say which pages were touched: its figures are ranges, from two replays.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from laconic.analysis import interrupts
+from laconic.errors import LaconicError
+from laconic.linux.pal import RULES
+from laconic.memory.calls import HostRule
+from laconic.replay import Replayed, replay
+from laconic.replay.enclaves import Enclaves, Maker
+from laconic.replay.engine import Replay
+from laconic.replay.events import Program
+from laconic.sgx.costs import CostProfile
+from laconic.sgx.meter import THINGS, Counts
+from laconic.strategies import check_name, strategy
+from laconic.trace.reader import Trace
+
+if TYPE_CHECKING:
+    from laconic.strategies.verified import Findings, Report
+
+Progress = Callable[[int], None]
+#: The floor, which no strategy goes below. Not a strategy, and named like one.
+BOUND = "bound"
+#: Events above which other processes help: they take a third of a second to start.
+LONG = 50_000
+#: The bound is another at each end of a cost profile: it decides by what things cost.
+_ENDS = ("bound, low", "bound, high")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What was counted, at least and at most, and what it costs, in cycles. `low` and `high` are equal but for a trace
+    without touched pages, and for the bound, which has figures for each end of the cost profile."""
+
+    low: Counts
+    high: Counts
+    cycles: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One strategy's. `cases`: the cycles (low, high), once for each replay that they rest on. Pages of EPC are
+    (least, most): `peak` over all enclaves at a time, `left` committed when the trace ended."""
+
+    total: Span
+    processes: dict[int, Span]
+    calls: dict[str, Span]
+    cases: list[tuple[float, float]]
+    peak: tuple[int, int]
+    left: tuple[int, int]
+
+    def ratio(self, base: Figures) -> tuple[float, float] | None:
+        """How many times the cycles of `base`, at least and at most; None where those are 0."""
+        cases = zip(self.cases, base.cases, strict=True)
+        pairs = [pair for ours, theirs in cases for pair in zip(ours, theirs, strict=True)]
+        if not all(divisor for _, divisor in pairs):
+            return None
+        ratios = [cycles / divisor for cycles, divisor in pairs]
+        return min(ratios), max(ratios)
+
+
+class Model(NamedTuple):
+    """How enclaves are modelled. `pte`: "rwx", the host maps all of an enclave so; "sync", it maps each page as the
+    EPCM has it. `verify`: strategies that are strict are carried out leaf by leaf, and the law Strict is checked."""
+
+    pte: str = "rwx"
+    verify: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What a comparison came to: `strategies` in the order that was asked for.
+
+    `programs` are what the numbers in `Figures.processes` stand for; `ranged`: the trace does not hold touched pages,
+    so every figure is a range. `asked`: memory calls; `unseen`: touched pages that nobody could look at; `lost` says
+    what is missing before the trace's end. `findings`: of `Model.verify`, by strategy.
+    """
+
+    strategies: dict[str, Figures]
+    profile: CostProfile
+    programs: list[Program]
+    ranged: bool
+    asked: int
+    processes: int
+    events: int
+    unseen: int
+    lost: list[str]
+    model: Model = field(default_factory=Model)
+    findings: dict[str, Findings] = field(default_factory=dict)
+
+
+def compare(
+    trace: Trace | str,
+    names: Sequence[str],
+    profile: CostProfile,
+    *,
+    progress: Progress | None = None,
+    jobs: int | None = None,
+    model: Model | None = None,
+) -> Compared:
+    """The counts and cycles of `trace` under each strategy of `names`, of which `bound` may be one.
+
+    A trace of over `LONG` events is replayed by up to `jobs` processes (default: one a CPU). `progress` is told how
+    many bytes the slowest has read. Raises LaconicError for an unknown name, or a trace that cannot be read.
+    O(events × strategies); memory for the figures of each process and call.
+    """
+    trace = Trace(trace) if isinstance(trace, str) else trace
+    model = model or Model()
+    makers = [maker for name in names for maker in (_ENDS if name == BOUND else (name,))]
+    for maker in makers:
+        _maker(maker, profile, model, {})
+    guesses = [False] if trace.source == "run" else [False, True]
+    jobs = jobs or len(os.sched_getaffinity(0))
+    shared = jobs > 1 and len(makers) * len(guesses) > 1 and _is_long(trace)
+    groups = _share_out(makers, max(jobs // len(guesses), 1)) if shared else [makers]
+    tasks = [_Task(trace.path, group, profile, guess, model) for guess in guesses for group in groups]
+    tell = progress or (lambda done: None)
+    parts = _side_by_side(tasks, tell) if shared else _in_turn(tasks, trace, tell)
+    cases: dict[bool, dict[str, _Book]] = {guess: {} for guess in guesses}
+    for task, part in zip(tasks, parts, strict=True):
+        cases[task.assume_touched] |= part.books
+    first = parts[0]
+    trace.loss = first.loss
+    figures = {name: _figures([_ends(books, name) for books in cases.values()], profile) for name in names}
+    found = {name: findings for part in parts for name, findings in part.findings.items()}
+    return Compared(figures, profile, first.programs, len(guesses) > 1, *first[2:7], model, found)
+
+
+def compare_hosts(trace: Trace, names: Sequence[str], progress: Progress | None = None) -> dict[str, Replayed]:
+    """The host calls that Linux would execute under each strategy of `names`; equal rules are replayed once.
+
+    Raises LaconicError as `compare`. O(events × strategies).
+    """
+    replayed: dict[HostRule, Replayed] = {}
+    tell = progress or (lambda at: None)
+    for name in names:
+        check_name(name, "linux")
+    for name in names:
+        if RULES[name] not in replayed:
+            part = partial(_part_way, tell, len(replayed), len({RULES[name] for name in names}), trace.size)
+            replayed[RULES[name]] = replay(trace, name, part)
+    return {name: replayed[RULES[name]] for name in names}
+
+
+# Replays
+
+
+def _is_long(trace: Trace) -> bool:
+    events = 0
+    for batch in trace.batches():
+        events += len(batch)
+        if events > LONG:
+            return True
+    return False
+
+
+class _Book(NamedTuple):
+    # One meter, when its replay is over.
+    tables: Mapping[tuple[int, Hashable], Counts]
+    peak: int
+    left: int
+
+    def sums(self, key: Callable[[tuple[int, Hashable]], Any]) -> dict[Any, Counts]:
+        """The counts of all tables whose process and call have the same key."""
+        sums: dict[Any, Counts] = {}
+        for table, counts in self.tables.items():
+            sums.setdefault(key(table), Counts()).add(counts)
+        return sums
+
+    def total(self) -> Counts:
+        """All counts."""
+        return self.sums(lambda key: 0).get(0, Counts())
+
+
+class _Part(NamedTuple):
+    # What one replay came to, for some of the strategies.
+    books: dict[str, _Book]
+    programs: list[Program]
+    asked: int
+    processes: int
+    events: int
+    unseen: int
+    lost: list[str]
+    findings: dict[str, Findings]
+    loss: str | None
+
+
+class _Task(NamedTuple):
+    path: str
+    makers: list[str]
+    profile: CostProfile
+    assume_touched: bool
+    model: Model
+
+
+def _maker(name: str, profile: CostProfile, model: Model, reports: dict[str, Report]) -> Maker:
+    if name in _ENDS:
+        from laconic.strategies.bound import bound
+
+        return bound(profile, high=name == _ENDS[1])
+    rule = strategy(name)
+    if model.pte == "sync":
+        rule = rule.synced()
+    if model.verify and rule.strict:
+        from laconic.strategies.verified import Report, verified
+
+        reports[name] = Report()
+        rule = verified(rule, reports[name])
+    return rule
+
+
+def _replay(trace: Trace, task: _Task, progress: Progress) -> _Part:
+    reports: dict[str, Report] = {}
+    makers = {name: _maker(name, task.profile, task.model, reports) for name in task.makers}
+    enclaves = Enclaves(makers, task.assume_touched)
+    engine = Replay(trace, "laconic", listeners=[enclaves])
+    engine.run(progress=progress)
+    books = {
+        name: _Book(meter.tables, meter.peak_epc_pages, enclaves.left[name]) for name, meter in enclaves.meters.items()
+    }
+    return _Part(
+        books,
+        engine.started,
+        engine.ledger.asked,
+        engine.ledger.processes,
+        engine.number + 1,
+        enclaves.unseen,
+        engine.lost.told(),
+        {name: report.findings() for name, report in reports.items()},
+        trace.loss,
+    )
+
+
+def _part_way(tell: Progress, before: int, of: int, size: int, at: int) -> None:
+    tell((before * size + at) // of)
+
+
+def _in_turn(tasks: Sequence[_Task], trace: Trace, tell: Progress) -> list[_Part]:
+    of = len(tasks)
+    return [_replay(trace, task, partial(_part_way, tell, nr, of, trace.size)) for nr, task in enumerate(tasks)]
+
+
+# Processes
+
+
+def _share_out(makers: Iterable[str], count: int) -> list[list[str]]:
+    # In even parts: most of the time goes into reading the trace and its bookkeeping.
+    groups: list[list[str]] = [[] for _ in range(count)]
+    for place, name in enumerate(sorted(makers, key=lambda name: name not in _ENDS)):
+        groups[place % count].append(name)
+    return [group for group in groups if group]
+
+
+def _side_by_side(tasks: Sequence[_Task], tell: Progress) -> list[_Part]:
+    # Each by a process of its own, which sends how far it is, and at the end what it came to.
+    processes: list[Any] = []
+    receivers: list[Connection] = []
+    try:
+        _start(tasks, processes, receivers)
+        return _received(receivers, tell)
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+        for receiver in receivers:
+            receiver.close()
+
+
+def _start(tasks: Iterable[_Task], processes: list[Any], receivers: list[Connection]) -> None:
+    context = get_context("spawn")
+    try:
+        with interrupts.held():
+            for task in tasks:
+                receiver, sender = context.Pipe(duplex=False)
+                receivers.append(receiver)
+                with sender:
+                    process = context.Process(target=_work, args=(sender, task), daemon=True)
+                    process.start()
+                processes.append(process)
+    except OSError as error:
+        raise LaconicError(f"no process can be started, {error.strerror}: give -j 1") from None
+
+
+def _received(receivers: Sequence[Connection], tell: Progress) -> list[_Part]:
+    parts: dict[int, _Part] = {}
+    places = dict.fromkeys(range(len(receivers)), 0)
+    while places:
+        ready = wait([receivers[number] for number in places])
+        for number in [number for number in places if receivers[number] in ready]:
+            try:
+                message = receivers[number].recv()
+            except (EOFError, OSError):
+                raise LaconicError("a process that replays the trace was killed (no memory?): give -j 1") from None
+            if isinstance(message, str):
+                raise LaconicError(message)
+            if isinstance(message, _Part):
+                parts[number] = message
+                del places[number]
+            else:
+                places[number] = message
+        if places:
+            tell(min(places.values()))
+    return [parts[number] for number in range(len(receivers))]
+
+
+def _work(sender: Connection, task: _Task) -> None:
+    # What a process does. One whose parent is gone ends with its next message.
+    try:
+        message: Any = _replay(Trace(task.path), task, sender.send)
+    except BrokenPipeError:
+        return
+    except LaconicError as error:
+        message = str(error)
+    except Exception as error:  # a defect: one line, as everywhere
+        message = f"a defect of Laconic, please report it: {type(error).__name__}: {error}"
+    sender.send(message)
+
+
+# Figures
+
+#: What the two ends of a profile have of one replay: but for the bound, the same.
+_Ends = tuple[_Book, _Book]
+
+
+def _ends(books: Mapping[str, _Book], name: str) -> _Ends:
+    low, high = _ENDS if name == BOUND else (name, name)
+    return books[low], books[high]
+
+
+def _figures(cases: Sequence[_Ends], profile: CostProfile) -> Figures:
+    return Figures(
+        _spans(cases, profile, lambda key: "").get("", Span(Counts(), Counts(), (0, 0))),
+        _spans(cases, profile, lambda key: key[0]),
+        _spans(cases, profile, lambda key: key[1]),
+        [(profile.cycles(low.total())[0], profile.cycles(high.total())[1]) for low, high in cases],
+        _least_most(book.peak for pair in cases for book in pair),
+        _least_most(book.left for pair in cases for book in pair),
+    )
+
+
+def _spans(cases: Sequence[_Ends], profile: CostProfile, key: Callable[[tuple[int, Hashable]], Any]) -> dict[Any, Span]:
+    # The figures of all tables whose keys are alike, in the order in which they came.
+    sums = [(low.sums(key), high.sums(key)) for low, high in cases]
+    nothing = Counts()
+    return {
+        each: _span([(low.get(each, nothing), high.get(each, nothing)) for low, high in sums], profile)
+        for each in dict.fromkeys(found for pair in sums for part in pair for found in part)
+    }
+
+
+def _span(pairs: Sequence[tuple[Counts, Counts]], profile: CostProfile) -> Span:
+    every = [counts.as_dict() for pair in pairs for counts in pair]
+    low = Counts(**{name: min(each[name] for each in every) for name in THINGS})
+    high = Counts(**{name: max(each[name] for each in every) for name in THINGS})
+    cycles = [(profile.cycles(at_low)[0], profile.cycles(at_high)[1]) for at_low, at_high in pairs]
+    return Span(low, high, (min(first for first, _ in cycles), max(last for _, last in cycles)))
+
+
+def _least_most(values: Iterable[int]) -> tuple[int, int]:
+    found = list(values)
+    return min(found), max(found)

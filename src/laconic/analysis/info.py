@@ -1,0 +1,140 @@
+"""What is in a trace: one pass over it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from laconic.linux.pagemap import page_count
+from laconic.trace.losses import Losses
+from laconic.trace.schema import CODES, MEMORY_CODES, NO_RESULT, PROCESS_EVENTS, UNFINISHED, PlainRow
+
+if TYPE_CHECKING:
+    from laconic.trace import Trace
+
+#: Programs and places of loss that are kept; more are only counted.
+KEPT = 10_000
+_CALLS = frozenset({*range(MEMORY_CODES), *(CODES[name] for name in PROCESS_EVENTS)})
+_OTHERS = {CODES[name]: name for name in ("file", "program", "exit", "lost", "note", "end")}
+
+
+@dataclass
+class Calls:
+    """The calls of one name. `unfinished` never returned, of `no_result` the log does not show the result."""
+
+    asked: int = 0
+    failed: int = 0
+    unfinished: int = 0
+    no_result: int = 0
+
+
+@dataclass
+class Program:
+    """A program that ran: its path, the arguments of its first start (None: not known), how often it was started."""
+
+    path: str
+    argv: list[str] | None
+    starts: int = 1
+
+
+@dataclass
+class Contents:
+    """What a trace holds. `began` and `ended` are the times of the first and last event, in nanoseconds since the trace
+    began. `touched_pages` (None: not known) counts the pages of all touched runs. `lost` is what is
+    missing in between. `status` is the exit
+    status that the recording ended with, None where it did not end in order, or is a log's.
+    """
+
+    events: int = 0
+    calls: dict[str, Calls] = field(default_factory=dict)
+    programs: list[Program] = field(default_factory=list)
+    more_programs: int = 0
+    processes: int = 0
+    threads: int = 0
+    files: int = 0
+    exits: int = 0
+    began: int = 0
+    ended: int = 0
+    touched_pages: int | None = None
+    lost: Losses = field(default_factory=Losses)
+    notes: list[str] = field(default_factory=list)
+    status: int | None = None
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def asked(self) -> int:
+        """All calls."""
+        return sum(calls.asked for calls in self.calls.values())
+
+
+def contents(trace: Trace, update: Callable[[int], None] = lambda position: None) -> Contents:
+    """Reads a trace to its end. `update` hears the bytes read. O(events), memory O(threads + programs)."""
+    found = Contents()
+    pages = 0
+    threads: set[tuple[int, int]] = set()
+    programs: dict[str, Program] = {}
+    for rows in trace.batches():
+        if not found.events:
+            found.began = rows[0][1]
+        found.events, found.ended = trace.events, rows[-1][1]
+        threads.update(set(map(itemgetter(2, 3), rows)))
+        _count_calls(found, rows, trace.names)
+        pages += sum(page_count(row[17]) for row in rows if row[17])
+        for row in rows:
+            if row[0] in _OTHERS:
+                _other(found, row, _OTHERS[row[0]], programs)
+        update(trace.position)
+    threads = {(pid, tid) for pid, tid in threads if tid}
+    found.threads = len(threads)
+    found.processes = len({pid for pid, _ in threads})
+    if "touched pages" not in trace.about.get("unknown", ()):
+        found.touched_pages = pages
+    return found
+
+
+def _count_calls(found: Contents, rows: list[PlainRow], names: list[str]) -> None:
+    for code, count in Counter(map(itemgetter(0), rows)).items():
+        if code in _CALLS:
+            found.calls.setdefault(names[code], Calls()).asked += count
+    for code, result, state in ((row[0], row[10], row[11]) for row in rows if row[10] < 0 or row[11]):
+        if code not in _CALLS:
+            continue
+        calls = found.calls[names[code]]
+        if state & UNFINISHED:
+            calls.unfinished += 1
+        elif state & NO_RESULT:
+            calls.no_result += 1
+        elif -4095 <= result < 0:
+            calls.failed += 1
+
+
+def _other(found: Contents, row: PlainRow, name: str, programs: dict[str, Program]) -> None:
+    data: bytes = row[16]
+    match name:
+        case "file":
+            found.files += 1
+        case "exit":
+            found.exits += 1
+        case "program":
+            about = json.loads(data)
+            path = str(about.get("path") or "?")
+            if path in programs:
+                programs[path].starts += 1
+            elif len(programs) < KEPT:
+                programs[path] = Program(path, about.get("argv"))
+                found.programs.append(programs[path])
+            else:
+                found.more_programs += 1
+        case "lost":
+            found.lost.add(row)
+        case "note":
+            if len(found.notes) < KEPT:
+                found.notes.append(data.decode("utf-8", "replace"))
+        case "end":
+            found.report = json.loads(data or b"{}")
+            found.notes += found.report.get("notes", [])
+            found.status = row[4]

@@ -1,0 +1,223 @@
+"""What is known of a running program: fed by the messages of `laconic.live.feed`, read by the view and the lines."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from laconic.analysis.baseline import Key, key_of
+from laconic.analysis.callers import Names as Frames
+from laconic.analysis.callers import own_frames
+from laconic.analysis.suppressions import Suppression, matching
+from laconic.trace.schema import Row
+from laconic.trace.stacks import Stacks
+
+#: Sites that are named, those with the most redundant calls: names cost time.
+_NAMED = 200
+
+
+class Process(NamedTuple):
+    """A process that is alive. `mapped` in bytes; `vmas` is None where it is not followed."""
+
+    pid: int
+    name: str
+    threads: int
+    mapped: int
+    vmas: int | None
+
+
+class Site(NamedTuple):
+    """Redundant calls from one place: in all, and a second at present. `named`: its symbols have been found."""
+
+    key: Key
+    total: int
+    rate: float
+    named: bool
+
+
+class Rates(NamedTuple):
+    """Calls a second between the last two beats."""
+
+    asked: float = 0.0
+    said: float = 0.0
+    elided: float = 0.0
+
+
+class Name(NamedTuple):
+    """The function that makes a call, and its module; `reason` is that of the suppression that hides it, or ""."""
+
+    function: str
+    module: str
+    reason: str
+
+
+#: Where redundant calls are made: call, stack, program.
+Place = tuple[str, int, str]
+
+
+class Names:
+    """Finds the names of places, in a thread of its own where `apart`: reading symbols takes long."""
+
+    def __init__(self, stacks: Stacks, rules: Sequence[Suppression] = (), apart: bool = True) -> None:
+        self._stacks = stacks
+        self._rules = rules
+        self._found: dict[Place, Name | None] = {}
+        self._wanted: queue.SimpleQueue[Place | threading.Event] = queue.SimpleQueue()
+        self._apart = apart
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        if apart:
+            self._thread.start()
+
+    def get(self, place: Place) -> Name | None:
+        """The name of a place; None where it is still being looked for. O(1) where it was asked for before."""
+        if place not in self._found:
+            self._found[place] = None if self._apart else self._find(place)
+            if self._apart:
+                self._wanted.put(place)
+        return self._found[place]
+
+    def wait(self, places: Iterable[Place]) -> None:
+        """Waits until the names of all `places` are known."""
+        for place in places:
+            self.get(place)
+        done = threading.Event()
+        self._wanted.put(done)
+        while self._thread.is_alive() and not done.wait(0.1):
+            pass
+
+    def hidden(self, counts: Mapping[Place, int]) -> Counter[str]:
+        """What of `counts` is hidden, by reason, as far as the names are known. O(places)."""
+        found: Counter[str] = Counter()
+        for place, name in list(self._found.items()):
+            if name is not None and name.reason:
+                found[name.reason] += counts.get(place, 0)
+        return found
+
+    def _find(self, place: Place) -> Name:
+        # No more frames are named than must be.
+        call, stack, program = place
+        frames = own_frames(call, self._stacks.walk(stack))
+        if not frames:
+            return Name("…", "", "")
+        rule = matching(self._rules, call, program, Frames(frames))
+        first = frames[0][0]
+        return Name(first.function, first.module, "" if rule is None else rule.reason)
+
+    def _work(self) -> None:
+        while True:
+            wanted = self._wanted.get()
+            if isinstance(wanted, threading.Event):
+                wanted.set()
+            else:
+                self._found[wanted] = self._find(wanted)
+
+
+@dataclass
+class Model:
+    """`calls` are (asked, said, elided) by name; `time` is in seconds since the start; `ever`: processes so far.
+
+    `status` is None while the program runs; `failure`: why it could not be run, or be followed to its end. What
+    `rules` hide is in no site, but in `hidden`.
+    """
+
+    names: Names | None = None
+    time: float = 0.0
+    ever: int = 0
+    calls: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    processes: list[Process] = field(default_factory=list)
+    status: int | None = None
+    failure: str = ""
+    notes: list[str] = field(default_factory=list)
+    rates: Rates = field(default_factory=Rates)
+    stacks: Stacks = field(default_factory=Stacks)
+    rules: Sequence[Suppression] = ()
+    _counts: dict[Place, int] = field(default_factory=dict)
+    _before: dict[Place, int] = field(default_factory=dict)
+    _speeds: dict[Place, float] = field(default_factory=dict)
+    _beat: tuple[float, tuple[int, int, int]] = (0.0, (0, 0, 0))
+
+    def __post_init__(self) -> None:
+        self.names = self.names or Names(self.stacks, self.rules)
+
+    @property
+    def totals(self) -> tuple[int, int, int]:
+        """Calls asked, host calls said, calls elided. O(1)."""
+        lines = self.calls.values()
+        return sum(line[0] for line in lines), sum(line[1] for line in lines), sum(line[2] for line in lines)
+
+    @property
+    def places(self) -> int:
+        """From how many places redundant calls were made, by stack. O(1)."""
+        return len(self._counts)
+
+    @property
+    def mapped(self) -> int:
+        """Bytes mapped by all processes."""
+        return sum(process.mapped for process in self.processes)
+
+    def take(self, message: Mapping[str, Any]) -> None:
+        """Enters one message. O(its size)."""
+        if "failed" in message:
+            self.failure, self.status = message["failed"], message["status"]
+            return
+        self.time, self.ever = message["time"], message["ever"]
+        self.calls = {name: (line[0], line[1], line[2]) for name, line in message["calls"].items()}
+        self.processes = [Process(*process) for process in message["processes"]]
+        for event, number, data in message["rows"]:
+            self.stacks.take(tuple(Row(event, 0, 0, 0, number, data=data.encode("latin-1"))))
+        for call, stack, program, count in message["sites"]:
+            self._counts[call, stack, program] = count
+        if "end" in message:
+            self.status, self.notes = message["end"]["status"], message["end"]["notes"]
+
+    def beat(self) -> None:
+        """Rates are counted from the beat before to here; nothing happens where no time has passed. O(sites)."""
+        since, totals = self._beat
+        seconds = self.time - since
+        if seconds <= 0:
+            return
+        now = self.totals
+        self.rates = Rates(*((after - before) / seconds for after, before in zip(now, totals, strict=True)))
+        self._beat = self.time, now
+        before = self._before
+        self._speeds = {
+            key: (count - before.get(key, 0)) / seconds
+            for key, count in self._counts.items()
+            if count != before.get(key, 0)
+        }
+        self._before = dict(self._counts)
+
+    def settle(self) -> None:
+        """Waits until all names are known, of what is not shown too: then `hidden` is all that is hidden."""
+        assert self.names is not None
+        self.names.wait(self._counts)
+
+    @property
+    def hidden(self) -> Counter[str]:
+        """Redundant calls that are suppressed, by reason, as far as their names are known. O(places)."""
+        assert self.names is not None
+        return self.names.hidden(self._counts)
+
+    def sites(self, most: int = _NAMED) -> list[Site]:
+        """Sites by function, those with the most redundant calls a second first; of `most` places, the worst ones.
+        O(places log places)."""
+        assert self.names is not None
+        found: dict[Key, list[Any]] = {}
+        worst = sorted(self._counts.items(), key=lambda item: (-self._speeds.get(item[0], 0), -item[1], item[0]))
+        for place, count in worst:
+            if not most:
+                break
+            name = self.names.get(place)
+            if name is not None and name.reason:
+                continue
+            most -= 1
+            function, module = ("…", "") if name is None else name[:2]
+            entry = found.setdefault(key_of(place[0], function, module, place[2]), [0, 0.0, name is not None])
+            entry[0] += count
+            entry[1] += self._speeds.get(place, 0.0)
+        sites = [Site(key, total, rate, named) for key, (total, rate, named) in found.items()]
+        return sorted(sites, key=lambda site: (-site.rate, -site.total, site.key))

@@ -1,0 +1,201 @@
+"""Address spaces over time: rectangles of pages × memory calls, with a permission and a name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from laconic.memory.flags import PAGE_SHIFT, TASK_SIZE, VM_DONTEXPAND, VM_EXEC, VM_GROWSDOWN, VM_PFNMAP, VM_PROT
+from laconic.memory.rangemap import RangeMap
+from laconic.memory.space import AddressSpace
+from laconic.memory.vma import Vma
+
+ANONYMOUS = "anonymous"
+#: Moments of which a picture shows the state, at least.
+MOMENTS = 100
+#: The coarsest grain, in pages.
+_WIDEST = 1 << 24
+
+
+class Area(NamedTuple):
+    """Pages `[start, end)` of one process, which were alike from the call `since` on until the call `until`.
+
+    The numbers are those of pages, and of memory calls over all processes, from 0. `prot` has the bits of PROT_*.
+    """
+
+    process: int
+    start: int
+    end: int
+    prot: int
+    name: str
+    since: int
+    until: int
+
+
+#: The protection, the name, and the call since which it is so.
+_State = tuple[int, str, int]
+
+
+class Areas:
+    """Collects the areas of all processes.
+
+    Where there are more than `limit` that have ended, `step` doubles: the picture then is the state at every `step`th
+    call. Where that is not enough, `grain` does, as `broader` has it; then the smallest go: `left_out` counts them.
+    """
+
+    def __init__(self, limit: int = 60_000) -> None:
+        self.limit = limit
+        self.step = self.grain = 1
+        self.left_out = 0
+        self.ended: list[Area] = []
+        self._living: dict[int, RangeMap[_State]] = {}
+
+    def sync(self, process: int, space: AddressSpace | None, start: int, end: int, now: int) -> None:
+        """Takes over `[start, end)` (bytes) as it is at the call `now`. O(log n + runs)."""
+        living = self._living.get(process)
+        if living is None:
+            living = self._living[process] = RangeMap()
+        wanted = [] if space is None else [(*run[:2], _look(space, *run)) for run in space.vmas.runs(start, end)]
+        for begin, stop, look in wanted or [(start, end, None)]:
+            for low, high, state in list(living.runs(begin, stop)):
+                if look is None:
+                    if state is not None:
+                        self._end(process, low, high, state, now)
+                        living.clear(low, high)
+                elif state is None:
+                    living.set(low, high, (*look, now))
+                elif state[:2] != look:
+                    self._end(process, low, high, state, now)
+                    living.set(low, high, (*look, now))
+
+    def sync_all(self, process: int, space: AddressSpace | None, now: int) -> None:
+        """Takes over all of an address space. O(n)."""
+        self.sync(process, space, 0, TASK_SIZE, now)
+
+    def end(self, process: int, now: int) -> None:
+        """The address space is gone. O(n)."""
+        for start, end, state in self._living.pop(process, ()):
+            self._end(process, start, end, state, now)
+
+    def end_all(self, now: int) -> None:
+        """The trace is over. O(n)."""
+        for process in list(self._living):
+            self.end(process, now)
+
+    def _end(self, process: int, start: int, end: int, state: _State, now: int) -> None:
+        prot, name, since = state
+        area = Area(process, start >> PAGE_SHIFT, end >> PAGE_SHIFT, prot, name, since, now)
+        if self.step > 1:
+            self.ended += coarser([area], self.step)
+        else:
+            self.ended.append(area)
+        if len(self.ended) > self.limit:
+            self.ended, self.step, self.grain, more = fitted(self.ended, self.step, self.grain, self.limit // 2)
+            self.left_out += more
+
+
+def coarser(areas: Iterable[Area], step: int) -> list[Area]:
+    """The areas as they are at every `step`th call, each of which stands for the calls up to the next. O(n log n)."""
+    found: list[Area] = []
+    cut = ((*area[:5], -(-area.since // step) * step, -(-area.until // step) * step) for area in areas)
+    for area in sorted(Area(*fields) for fields in cut if fields[5] < fields[6]):
+        if found and found[-1][:5] == area[:5] and found[-1].until == area.since:
+            found[-1] = found[-1]._replace(until=area.until)
+        else:
+            found.append(area)
+    return found
+
+
+def broader(areas: Iterable[Area], grain: int) -> list[Area]:
+    """The areas with the edges between them at multiples of `grain` pages.
+
+    Of pages that are mapped without a gap, each `grain` of them show what the first is. Which pages are mapped, and
+    when, stays exact. O(moments × areas of one moment).
+    """
+    found: list[Area] = []
+    by_process: dict[int, list[Area]] = {}
+    for area in areas:
+        by_process.setdefault(area.process, []).append(area)
+    for process, own in by_process.items():
+        begin: dict[int, list[Area]] = {}
+        for area in own:
+            begin.setdefault(area.since, []).append(area)
+        alive: list[Area] = []
+        since: dict[_Cell, int] = {}
+        for now in sorted({moment for area in own for moment in (area.since, area.until)}):
+            alive = sorted([area for area in alive if area.until > now] + begin.get(now, []))
+            shown = {cell: since.pop(cell, now) for cell in _cells(alive, grain)}
+            # What is not shown any more has ended.
+            found += (Area(process, *cell, first, now) for cell, first in since.items())
+            since = shown
+    return found
+
+
+#: Start, end, protection, name.
+_Cell = tuple[int, int, int, str]
+
+
+def _cells(alive: list[Area], grain: int) -> list[_Cell]:
+    # The areas of one moment, by their start; neighbours that are alike are one. From the highest to the lowest, since
+    # an edge that is moved up ends where the pages that are mapped without a gap do.
+    found: list[_Cell] = []
+    last = after = -1
+    for number in range(len(alive) - 1, -1, -1):
+        _, low, high, prot, name, *_ = alive[number]
+        if high != after:
+            last = high
+        after = low
+        start = -(-low // grain) * grain if number and alive[number - 1].end == low else low
+        start, end = min(start, last), min(-(-high // grain) * grain, last)
+        if start == end:
+            continue
+        if found and found[-1][0] == end and found[-1][2:] == (prot, name):
+            end = found.pop()[1]
+        found.append((start, end, prot, name))
+    return found
+
+
+def fitted(areas: list[Area], step: int, grain: int, limit: int) -> tuple[list[Area], int, int, int]:
+    """At most `limit` of the areas, as they are at every `step`th call and every `grain`th page, and how many are left
+    out besides, the smallest, where that is not enough. Returns areas, step, grain, and that number. O(n log n), and
+    where a grain is needed as `broader`."""
+    longest = max((area.until for area in areas), default=0)
+    while len(areas) > limit and step * MOMENTS < longest:
+        step *= 2
+        areas = coarser(areas, step)
+    if len(areas) > limit:
+        # Nothing is lost by this: neighbours that are alike become one.
+        areas = min(areas, broader(areas, grain), key=len)
+    while len(areas) > limit:
+        tried = 2 * grain
+        # A grain at which so many areas have a page that is shown.
+        while tried < _WIDEST and sum(min(area.end - area.start, tried) for area in areas) > limit * tried:
+            tried *= 2
+        coarse = broader(areas, tried)
+        if len(coarse) > 0.9 * len(areas):
+            break  # mappings that are apart become no fewer
+        areas, grain = coarse, tried
+    left_out = max(len(areas) - limit, 0)
+    if left_out:
+        areas = sorted(areas, key=lambda area: (-(area.end - area.start) * (area.until - area.since), area))[:limit]
+    return areas, step, grain, left_out
+
+
+def _look(space: AddressSpace, start: int, end: int, vma: Vma | None) -> tuple[int, str] | None:
+    return None if vma is None else (vma.flags & VM_PROT, _name(space, start, end, vma))
+
+
+def _name(space: AddressSpace, start: int, end: int, vma: Vma) -> str:
+    # What people call it; `laconic maps` prints the kernel's labels.
+    if vma.file is not None:
+        return vma.file.path
+    flags = vma.flags
+    if flags & VM_PFNMAP:
+        return "[vvar]"
+    if flags & VM_DONTEXPAND and flags & VM_EXEC:
+        return "[vdso]"
+    if start < space.brk and space.start_brk < end:
+        return "[heap]"
+    if flags & VM_GROWSDOWN:
+        return "[stack]"
+    return ANONYMOUS if vma.name is None else f"[anon:{vma.name}]"

@@ -1,0 +1,1 @@
+"""What Gramine does around the memory calls of a program."""

@@ -1,0 +1,95 @@
+"""What a strategy is: a library OS's enclave for one address space, and the events that it handles.
+
+One `Strategy` object is one enclave under one strategy. It receives, in order, all that happens to one address space:
+the program's image, memory calls, touches, threads, forks. It acts on its enclave through a `Meter`, which counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar, NamedTuple, Self
+
+from laconic.libos.touches import Touches
+from laconic.memory.change import Change
+from laconic.memory.mmap import OpenFile
+from laconic.memory.rangemap import RangeMap
+from laconic.memory.space import AddressSpace, Entry
+from laconic.memory.vma import Vma
+from laconic.sgx.meter import Meter
+
+
+class MemoryCall(NamedTuple):
+    """One memory call that is over: what was asked, the program's result, and what changed.
+
+    `args` are the call's six, `result` is its value or a negative errno. `changes` are page runs, in ascending order;
+    a part of them may come with an error too, as Linux leaves it. `file` is what an mmap's descriptor refers to.
+    """
+
+    name: str
+    args: tuple[int, ...]
+    result: int
+    changes: tuple[Change, ...]
+    file: OpenFile | None = None
+
+
+class Strategy:
+    """One enclave, under one rule. Subclasses say what each event costs.
+
+    `space` is the program's address space, kept by its owner: in `touch` as it was when the pages were touched, in
+    `call` as it is after the call. `touches` knows which pages are touched; in `call` as it was before the call.
+    `hears_all` is False if a call without changes means nothing to the strategy.
+
+    `strict` is True if the strategy keeps the law Strict without exception, so that `compare --verify` checks it.
+    `sync` is True if the host's mapping follows the EPCM's permissions, at host calls of its own (`--pte sync`). The
+    check tolerates pages in `left`, which a failure left in the EPC, and expects no access to pages in `guards`.
+    """
+
+    name: ClassVar[str]
+    hears_all: ClassVar[bool] = True
+    strict: ClassVar[bool] = False
+    sync: ClassVar[bool] = False
+    left: RangeMap[int] | None = None
+    guards: RangeMap[bool] | None = None
+
+    def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
+        self.meter = meter
+        self.space = space
+        self.touches = touches
+
+    @classmethod
+    def synced(cls) -> type[Self]:
+        """Return the strategy for `--pte sync`: itself, unless it can map an enclave in either way."""
+        return cls
+
+    def load(self, entries: Iterable[Entry]) -> None:
+        """A program begins in a new enclave: `entries` are mapped, as the loader leaves them."""
+        raise NotImplementedError
+
+    def call(self, call: MemoryCall) -> None:
+        """The program made a memory call."""
+        raise NotImplementedError
+
+    def touch(self, start: int, end: int, vma: Vma) -> None:
+        """The pages of `[start, end)`, all of `vma`, were touched for the first time since they were mapped, or lost
+        their contents. Some may be committed."""
+        raise NotImplementedError
+
+    def grow(self, start: int, end: int, vma: Vma) -> None:
+        """A stack grew by `[start, end)`."""
+        raise NotImplementedError
+
+    def fork(self, space: AddressSpace, touches: Touches) -> Self:
+        """The child's enclave, with this one's pages sent to it; `space` and `touches` are the child's own."""
+        raise NotImplementedError
+
+    def thread(self) -> None:
+        """A thread begins, beside the first."""
+        raise NotImplementedError
+
+    def thread_ends(self) -> None:
+        """A thread that `thread` told of ends."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """The process ends, or executes another program: the enclave is gone."""
+        raise NotImplementedError

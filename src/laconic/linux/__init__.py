@@ -1,0 +1,1 @@
+"""The Linux host: host calls, and what `/proc` shows."""

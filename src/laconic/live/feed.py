@@ -1,0 +1,191 @@
+"""What a running program does, told a few times a second: the tracing half of `laconic live`.
+
+Messages are lines of JSON; `laconic.analysis.live` reads them. All but the last have `time` (seconds since the start),
+`calls` (name → asked, said, elided), `ever` (processes so far), `processes` (pid, name, threads, mapped bytes, VMAs),
+`sites` (call, stack, program, redundant calls) that have changed since the message before, and `rows`, which say what
+stacks these are, as a trace has them. The last has `end`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from laconic.errors import LaconicError
+from laconic.linux.pal import only_changes
+from laconic.memory.ledger import Ledger
+from laconic.trace.schema import PlainRow
+from laconic.tracer.loop import Tracer
+from laconic.tracer.mediate import Mediator
+from laconic.tracer.ptrace import ORIG_RAX
+from laconic.tracer.stacks import REDUNDANT, Stacks
+from laconic.tracer.syscalls import MEMORY_CALLS
+
+if TYPE_CHECKING:
+    from laconic.trace.writer import TraceWriter
+    from laconic.tracer.process import Mm, Thread
+    from laconic.tracer.record import Recorder
+
+#: Seconds between two messages, and how many times the time that one takes must at least lie between two.
+_PERIOD = 0.25
+_PATIENCE = 10
+#: Address spaces of which more is known than of those that are alive; then the others are forgotten.
+_SPACES = 64
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class _Rows:
+    """What `Stacks` wants of a trace's writer."""
+
+    redacts = False
+
+    def __init__(self) -> None:
+        self.rows: list[PlainRow] = []
+
+
+class Watcher(Stacks):
+    """Counts redundant calls by call, stack and program. `fresh` are rows about new stacks, for another thread to take
+    away; `counts` may be read by it. All rows go to `kept` too, a trace's, where there is one."""
+
+    def __init__(self, kept: list[PlainRow] | None = None) -> None:
+        self._sink = _Rows()
+        super().__init__(cast("TraceWriter", self._sink), REDUNDANT)
+        self.counts: Counter[tuple[str, int, str]] = Counter()
+        self.fresh: deque[PlainRow] = deque()
+        self._programs: dict[Mm, str] = {}
+        self._kept = kept
+
+    def take(self, thread: Thread, words: Sequence[int]) -> None:
+        """Counts the call that a thread has stopped for. O(frames)."""
+        super().take(thread, words)
+        rows = self._sink.rows
+        site = rows[-1]
+        if site[16]:
+            self.fresh.extend(rows)
+        if self._kept is not None:
+            self._kept.extend(rows)
+        rows.clear()
+        program = self._programs.get(thread.mm)
+        if program is None:
+            if len(self._programs) > _SPACES:
+                self._forget_the_dead()
+            program = self._programs[thread.mm] = _link(f"/proc/{thread.tgid}/exe")
+        self.counts[MEMORY_CALLS.get(words[ORIG_RAX], "other"), site[4], program] += 1
+
+    def _forget_the_dead(self) -> None:
+        for mm in [mm for mm in self._programs if not mm.threads]:
+            del self._programs[mm]
+            self.forget(mm)
+
+
+class Feed(Tracer):
+    """A tracer that tells `fd` what it sees. Nobody reading any more is no error: the program goes on."""
+
+    def __init__(self, mediator: Mediator, watcher: Watcher, fd: int) -> None:
+        super().__init__(mediator)
+        self._ledger = mediator.ledger
+        self._watcher = watcher
+        self._fd = fd
+        self._told: Mapping[tuple[str, int, str], int] = {}
+        self._began = time.monotonic()
+        self._done = threading.Event()
+
+    def _loop(self) -> None:
+        # The program has been forked off: from here on there may be threads.
+        teller = threading.Thread(target=self._tell, daemon=True)
+        teller.start()
+        try:
+            super()._loop()
+        finally:
+            self._done.set()
+            teller.join()
+
+    def _tell(self) -> None:
+        pause = _PERIOD
+        while not self._done.wait(pause):
+            began = time.monotonic()
+            self.say(self.message())
+            pause = max(_PERIOD, _PATIENCE * (time.monotonic() - began))
+
+    def message(self) -> dict[str, Any]:
+        """What there is to tell now. O(sites + threads)."""
+        counts = dict(self._watcher.counts)
+        told, self._told = self._told, counts
+        # After the counts: a stack that was counted is told, now or before.
+        fresh = self._watcher.fresh
+        rows = [fresh.popleft() for _ in range(len(fresh))]
+        return {
+            "time": round(time.monotonic() - self._began, 6),
+            "calls": {name: (line.asked, line.said, line.elided) for name, line in list(self._ledger.calls.items())},
+            "ever": self._ledger.processes,
+            "processes": self._processes(),
+            "rows": [(row[0], row[4], row[16].decode("latin-1")) for row in rows],
+            "sites": [(*key, count) for key, count in counts.items() if told.get(key) != count],
+        }
+
+    def _processes(self) -> list[tuple[int, str, int, int, int | None]]:
+        found: dict[int, list[Thread]] = {}
+        for thread in list(self.threads.values()):
+            found.setdefault(thread.tgid, []).append(thread)
+        processes = []
+        for pid, threads in sorted(found.items()):
+            try:
+                with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+                    mapped = int(file.read().split()[0]) * _PAGE
+                with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+                    name = file.read().rstrip("\n")
+            except (OSError, IndexError):
+                continue  # it has ended meanwhile
+            space = threads[0].mm.space
+            processes.append((pid, name, len(threads), mapped, None if space is None else space.map_count))
+        return processes
+
+    def say(self, message: Mapping[str, Any]) -> None:
+        """Sends one message."""
+        left = json.dumps(message).encode() + b"\n"
+        try:
+            while left:
+                left = left[os.write(self._fd, left) :]
+        except OSError:
+            pass
+
+
+def run(command: Sequence[str], fd: int, recorder: Recorder | None = None) -> int:
+    """Runs a program to the end of its last process, and tells `fd`; its exit status. A recorder, which takes no stacks
+    of its own, is given those of redundant calls, and is finished.
+
+    Raises CannotRun or NoTracing where it could not be started.
+    """
+    ledger = Ledger()
+    watcher = Watcher(None if recorder is None else recorder.rows)
+    if recorder is not None:
+        watcher.began, recorder.stacks = recorder.began, watcher
+    mediator = Mediator(only_changes, ledger, recorder=recorder)
+    mediator.stacks = watcher
+    feed = Feed(mediator, watcher, fd)
+    began = time.monotonic()
+    try:
+        status = feed.run(command)
+    except LaconicError:
+        if recorder is not None:
+            recorder.discard()
+        raise
+    notes = list(ledger.notes)
+    if recorder is not None:
+        recorder.finish(status, ledger, time.monotonic() - began, "off")
+        if recorder.failure is not None:
+            notes.append(f"the trace {recorder.writer.path!r} could not be written to its end, {recorder.failure}")
+    feed.say({**feed.message(), "end": {"status": status, "notes": notes}})
+    return status
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return "?"

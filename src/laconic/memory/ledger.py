@@ -1,0 +1,97 @@
+"""The ledger: what was asked, what was said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from laconic.memory.change import Change, ChangeKind
+
+
+@dataclass(slots=True)
+class CallCount:
+    """One call's figures. `asked` by the program; `said`: host calls made for it; `elided`: asked calls that needed
+    none; `narrowed`: said for fewer pages than asked; `failed`: answered with an error."""
+
+    asked: int = 0
+    said: int = 0
+    elided: int = 0
+    narrowed: int = 0
+    failed: int = 0
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The figures of one run. `kinds`: page runs by their set of kinds; `notes`: what a person must be told.
+
+    `unmodeled` counts, by name, the calls after which the bookkeeping was read from the host again.
+    `announce` is called with an urgent note at once.
+    """
+
+    calls: dict[str, CallCount] = field(default_factory=dict)
+    kinds: dict[int, int] = field(default_factory=dict)
+    processes: int = 0
+    unmodeled: dict[str, int] = field(default_factory=dict)
+    checks: int = 0
+    mismatches: int = 0
+    notes: list[str] = field(default_factory=list)
+    announce: Callable[[str], None] | None = field(default=None, compare=False, repr=False)
+
+    def note(self, text: str, *, urgent: bool = False) -> None:
+        """Enter what a user must know, once. `urgent`: the program may wait for ever because of it."""
+        if text in self.notes:
+            return
+        self.notes.append(text)
+        if urgent and self.announce is not None:
+            self.announce(text)
+
+    def count(self, name: str, said: int, result: int, narrowed: bool = False, changes: Iterable[Change] = ()) -> None:
+        """Count one call of the program, and `said`, its host call, 0 or 1. O(changes)."""
+        try:
+            line = self.calls[name]
+        except KeyError:
+            line = self.calls[name] = CallCount()
+        line.asked += 1
+        if said:
+            line.said += 1
+        else:
+            line.elided += 1
+        if narrowed:
+            line.narrowed += 1
+        if result < 0:
+            line.failed += 1
+        kinds = self.kinds
+        for kind, _, _, _, _, _ in changes:
+            kinds[kind] = kinds.get(kind, 0) + 1
+
+    def count_resynced(self, name: str) -> None:
+        """Count a call whose effect only the host knows."""
+        self.unmodeled[name] = self.unmodeled.get(name, 0) + 1
+
+    @property
+    def resynced(self) -> int:
+        """Calls after which the bookkeeping was read from the host again."""
+        return sum(self.unmodeled.values())
+
+    @property
+    def asked(self) -> int:
+        """Memory calls that the program made."""
+        return sum(line.asked for line in self.calls.values())
+
+    @property
+    def said(self) -> int:
+        """Host calls made for them."""
+        return sum(line.said for line in self.calls.values())
+
+    @property
+    def elided(self) -> int:
+        """Memory calls that needed no host call."""
+        return sum(line.elided for line in self.calls.values())
+
+    def changes(self) -> dict[str, int]:
+        """Changed page runs by the name of their kind, in the order of `ChangeKind`."""
+        return {
+            str(kind.name).lower(): sum(count for kinds, count in self.kinds.items() if kinds & kind)
+            for kind in ChangeKind
+            if kind
+        }

@@ -1,1 +1,0 @@
-"""Hosts: the code here is the only code that reads or changes one."""

@@ -1,0 +1,123 @@
+"""The summary of one run, as JSON and for the terminal."""
+
+from __future__ import annotations
+
+import platform
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from laconic.analysis.schemas import SCHEMAS
+from laconic.memory.ledger import Ledger
+
+
+def as_json(
+    ledger: Ledger,
+    command: Sequence[str],
+    exit_status: int | None,
+    strategy: str,
+    verify: str,
+    seconds: float,
+    host: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The figures of a run in the form that `--json` writes; docs/json.md says what each key means.
+
+    `host` is the machine that it ran on, this one if None.
+    """
+    host = host or {"system": platform.system(), "release": platform.release(), "machine": platform.machine()}
+    return {
+        "schema": SCHEMAS["run"],
+        "command": list(command),
+        "exit_status": exit_status,
+        "strategy": strategy,
+        "host": {key: host.get(key) for key in ("system", "release", "machine")},
+        "processes": ledger.processes,
+        "asked": ledger.asked,
+        "said": ledger.said,
+        "elided": ledger.elided,
+        "narrowed": sum(line.narrowed for line in ledger.calls.values()),
+        "resynced": ledger.resynced,
+        "unmodeled": dict(sorted(ledger.unmodeled.items())),
+        "calls": {name: asdict(line) for name, line in sorted(ledger.calls.items())},
+        "changes": ledger.changes(),
+        "verify": {"mode": verify, "checks": ledger.checks, "mismatches": ledger.mismatches},
+        "notes": ledger.notes,
+        "seconds": round(seconds, 6),
+    }
+
+
+_COLUMNS = ("asked", "said", "elided", "narrowed", "failed")
+
+
+def _cell(column: str, count: int, uncertain: int) -> str:
+    if column == "said":
+        return _span(count - uncertain, count)
+    return _span(count, count + uncertain) if column == "elided" else f"{count:,}"
+
+
+def _span(low: float, high: float, form: str = ",") -> str:
+    # One number where it is known, a range where it is not, or not in what is shown of it.
+    first, last = f"{low:{form}}", f"{high:{form}}"
+    return first if first == last else f"{first} to {last}"
+
+
+def _changed(changes: Mapping[str, int], width: int) -> str:
+    # A kind and its count stay on one line: textwrap does not break at a no-break space.
+    kinds = ", ".join(f"{kind}\xa0{count:,}" for kind, count in changes.items() if count)
+    return textwrap.fill(f"page runs changed, by kind: {kinds or 'none'}", width).replace("\xa0", " ")
+
+
+def _unmodeled(calls: Mapping[str, int]) -> str:
+    total = sum(calls.values())
+    names = ", ".join(f"{count:,} {name}" for name, count in calls.items())
+    if total == 1:
+        return f"1 call is not modelled ({names}): the host executed it, and the bookkeeping was read again (resynced)"
+    return (
+        f"{total:,} calls are not modelled ({names}): the host executed them, and the bookkeeping was read again "
+        "(resynced)"
+    )
+
+
+def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
+    """The table that a person reads after a run; numbers are never cut."""
+    import io
+
+    from rich.console import Console
+    from rich.table import Table
+
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=False, highlight=False, emoji=False, markup=False)
+    asked, said, elided = figures["asked"], figures["said"], figures["elided"]
+    trace = figures.get("trace", {})
+    uncertain = trace.get("uncertain", {})
+    open_ = sum(uncertain.values())
+    # Where the log came from, the host heard every call.
+    imagined = figures["strategy"] == "observe" or trace.get("source", "run") != "run"
+    would = "would have heard" if imagined else "heard"
+    share = f" ({_span(100 * elided / asked, 100 * (elided + open_) / asked, '.1f')} %)" if asked else ""
+    plural = "" if figures["processes"] == 1 else "es"
+    console.print(
+        f"laconic: {asked:,} memory calls in {figures['processes']:,} process{plural}; the host {would} "
+        f"{_span(said - open_, said)}; {_span(elided, elided + open_)}{share} needed no host call."
+    )
+    if asked:
+        table = Table(box=None, pad_edge=False, show_footer=True)
+        table.add_column("call", "total", overflow="fold")
+        for column in _COLUMNS:
+            total = _cell(column, sum(line[column] for line in figures["calls"].values()), open_)
+            table.add_column(column, total, justify="right", no_wrap=True, min_width=len(total))
+        for name, line in sorted(figures["calls"].items(), key=lambda item: (-item[1]["asked"], item[0])):
+            table.add_row(name, *(_cell(c, line[c], uncertain.get(name, 0)) for c in _COLUMNS))
+        console.print(table)
+        console.print(_changed(figures["changes"], width))
+    if figures["resynced"]:
+        console.print(textwrap.fill(_unmodeled(figures["unmodeled"]), width))
+    verify = figures["verify"]
+    if verify["mode"] != "off":
+        checks = f"{verify['checks']:,} check{'' if verify['checks'] == 1 else 's'}"
+        found = f"{verify['mismatches']:,} mismatch{'' if verify['mismatches'] == 1 else 'es'}"
+        console.print(f"verify ({verify['mode']}): {checks}, {found}")
+    for note in figures["notes"]:
+        console.print(f"note: {note}")
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"

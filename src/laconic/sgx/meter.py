@@ -1,0 +1,176 @@
+"""What is counted of an enclave: every leaf, host call and fault, each for all pages that it was done to.
+
+A PAL calls the methods of a `Meter` to act on its enclave. The meter itself only counts, which is what millions of
+calls need; `laconic.sgx.model.machine.Machine` is a meter that also carries each of them out on the modelled EPCM
+and driver, and so finds what the hardware would refuse. All ranges are bytes, page aligned, `[start, end)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, fields
+
+from laconic.memory.flags import PAGE_SHIFT
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was done. Pages where a page is the unit, else times.
+
+    `host_calls`: OCALLs. `ioctls`: requests to the driver, several of which one host call can carry. `eaug_faults`:
+    faults on pages that do not exist, each with an asynchronous exit and the driver's EAUG. `exceptions`: faults
+    handled inside the enclave. `etrack_ipis`: tracking cycles with their interrupts, one a page. Then the leaves.
+    `pages_zeroed` and `pages_copied` are software's work. `untouched_pages`: committed (or zeroed in place), and then
+    not touched until they were given back. `open_windows`: pages that were accessible wider than asked for a moment.
+    """
+
+    host_calls: int = 0
+    ioctls: int = 0
+    eaug_faults: int = 0
+    exceptions: int = 0
+    etrack_ipis: int = 0
+    ecreate: int = 0
+    eadd: int = 0
+    einit: int = 0
+    eaug: int = 0
+    eaccept: int = 0
+    eacceptcopy: int = 0
+    emodpe: int = 0
+    emodpr: int = 0
+    emodt: int = 0
+    eremove: int = 0
+    pages_zeroed: int = 0
+    pages_copied: int = 0
+    untouched_pages: int = 0
+    open_windows: int = 0
+
+    def add(self, other: Counts) -> None:
+        """Adds another's figures to these."""
+        for name in THINGS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def as_dict(self) -> dict[str, int]:
+        """Every thing counted, by its name."""
+        return {name: getattr(self, name) for name in THINGS}
+
+
+#: The names of what is counted.
+THINGS = tuple(field.name for field in fields(Counts))
+
+
+class Meter:
+    """Counts what is done to the enclaves of one strategy.
+
+    `counts` is where the present work is entered: `at` chooses it by process and call. `epc_pages` are committed now,
+    over all enclaves, `peak_epc_pages` were at most.
+    """
+
+    def __init__(self) -> None:
+        self.counts = Counts()
+        self.tables: dict[tuple[int, Hashable], Counts] = {}
+        self.epc_pages = 0
+        self.peak_epc_pages = 0
+
+    def at(self, process: int, call: Hashable) -> None:
+        """From now on, count the work for this `call`, a label, of this `process`, a number of the caller's. O(1)."""
+        key = process, call
+        counts = self.tables.get(key)
+        if counts is None:
+            counts = self.tables[key] = Counts()
+        self.counts = counts
+
+    def total(self) -> Counts:
+        """All that was done, whoever it was for. O(processes × calls)."""
+        total = Counts()
+        for counts in self.tables.values():
+            total.add(counts)
+        return total
+
+    # Host calls, ioctls and faults
+
+    def host_call(self, times: int = 1) -> None:
+        """OCALLs: each leaves the enclave and comes back."""
+        self.counts.host_calls += times
+
+    def exception(self, times: int = 1) -> None:
+        """Faults that the enclave's own handler resolves."""
+        self.counts.exceptions += times
+
+    def restrict(self, start: int, end: int, prot: int) -> None:
+        """The ioctl RESTRICT_PERMISSIONS: EMODPR and a tracking cycle for each page. The host call is not in it."""
+        pages = end - start >> PAGE_SHIFT
+        counts = self.counts
+        counts.ioctls += 1
+        counts.emodpr += pages
+        counts.etrack_ipis += pages
+
+    def modify_types(self, start: int, end: int, page_type: int) -> None:
+        """The ioctl MODIFY_TYPES: EMODT and a tracking cycle for each page. The host call is not in it."""
+        pages = end - start >> PAGE_SHIFT
+        counts = self.counts
+        counts.ioctls += 1
+        counts.emodt += pages
+        counts.etrack_ipis += pages
+
+    def remove(self, start: int, end: int) -> None:
+        """The ioctl REMOVE_PAGES: EREMOVE for each page, which leaves the EPC. The host call is not in it."""
+        pages = end - start >> PAGE_SHIFT
+        counts = self.counts
+        counts.ioctls += 1
+        counts.eremove += pages
+        self.epc_pages -= pages
+
+    def host_protect(self, start: int, end: int, prot: int) -> None:
+        """The host's mprotect of its own mapping of the enclave: a host call."""
+        self.host_call()
+
+    # The enclave's own leaves
+
+    def eaug(self, start: int, end: int) -> None:
+        """Pages that do not exist are touched: a fault and an EAUG for each, by the driver; they are pending."""
+        pages = end - start >> PAGE_SHIFT
+        counts = self.counts
+        counts.eaug_faults += pages
+        counts.eaug += pages
+        self.epc_pages = now = self.epc_pages + pages
+        if now > self.peak_epc_pages:
+            self.peak_epc_pages = now
+
+    def eaccept(self, start: int, end: int, prot: int, request: int) -> None:
+        """EACCEPT of each page: of a pending one (PENDING), a restricted one (PR), a new type (MODIFIED)."""
+        self.counts.eaccept += end - start >> PAGE_SHIFT
+
+    def eacceptcopy(self, start: int, end: int, prot: int, source: int | None) -> None:
+        """EACCEPTCOPY of pending pages, with `prot` at once; contents from `source` (bytes), a staging page if None."""
+        self.counts.eacceptcopy += end - start >> PAGE_SHIFT
+
+    def emodpe(self, start: int, end: int, prot: int) -> None:
+        """EMODPE: adds `prot` to each page's permissions."""
+        self.counts.emodpe += end - start >> PAGE_SHIFT
+
+    # Software's work
+
+    def zero(self, start: int, end: int) -> None:
+        """Writes zeroes over the pages, which must be writable."""
+        self.counts.pages_zeroed += end - start >> PAGE_SHIFT
+
+    def copy(self, pages: int) -> None:
+        """Copies this many pages."""
+        self.counts.pages_copied += pages
+
+    # Enclaves
+
+    def create(self) -> None:
+        """A new enclave."""
+        self.counts.ecreate += 1
+        self.counts.einit += 1
+
+    def destroy(self, pages: int) -> None:
+        """An enclave ends: its `pages` go back to the driver."""
+        self.epc_pages -= pages
+
+
+#: What an EACCEPT asks for (SECINFO.FLAGS): bits 3 to 5 as the SDM has them.
+PENDING, MODIFIED, PR = 8, 16, 32
+#: Page types (SECINFO.PT).
+PT_SECS, PT_TCS, PT_REG, PT_VA, PT_TRIM = range(5)

@@ -1,0 +1,1 @@
+"""The modelled enclave hardware and driver."""

@@ -1,0 +1,343 @@
+"""The Linux driver of one enclave: faults that EAUG, the SGX2 ioctls, and the host's mappings.
+
+After arch/x86/kernel/cpu/sgx (Linux 6.12), whose function names the comments give. Runs of equal pages are handled
+at once, in O(runs), with the result that one page after the other would have. Not modelled: swapping (a page that is
+being reclaimed is an EAGAIN that a test plans), and the EPC pages of the SECS and of version arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from errno import EACCES, EBUSY, EFAULT, EINVAL, ENODEV, ENOMEM, EPERM
+from signal import SIGBUS, SIGSEGV
+from typing import Final, NamedTuple
+
+from laconic.errors import LaconicError
+from laconic.memory.flags import PAGE_SHIFT, PAGE_SIZE, PROT_READ, PROT_RWX, PROT_WRITE
+from laconic.memory.rangemap import RangeMap
+from laconic.sgx.meter import PT_REG, PT_TCS, PT_TRIM
+from laconic.sgx.model.epcm import NEEDS, Epcm
+from laconic.sgx.model.failures import Failure, Plan
+from laconic.sgx.model.faults import PF_ACCESS, PF_PROT, HostFault, LeafError, PageFault, Refused
+from laconic.sgx.model.hostmap import MAX_MAP_COUNT, HostMap
+
+#: How the host's mappings follow: all of the enclave RWX once, or each page as its EPCM permissions.
+PTE: Final = ("rwx", "sync")
+
+
+class Epc:
+    """The enclave page cache of a machine, in pages; None is one that never fills. Enclaves may share it."""
+
+    def __init__(self, pages: int | None = None) -> None:
+        if pages is not None and pages <= 0:
+            raise LaconicError(f"the EPC size is {pages} pages: give at least 1 page, or none for an EPC without limit")
+        self.pages = pages
+        self.used = 0
+
+    def room(self, pages: int) -> int:
+        """How many of so many pages there is room for."""
+        return pages if self.pages is None else min(pages, self.pages - self.used)
+
+
+class Page(NamedTuple):
+    """What `struct sgx_encl_page` says of a page: the type as the driver believes it, and `vm_max_prot_bits`."""
+
+    page_type: int
+    max_prot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an ioctl returns: 0 or a negative errno, the bytes done, a leaf's error code (0: none)."""
+
+    error: int
+    count: int
+    result: int = 0
+
+
+class _Stopped(Exception):
+    # An ioctl ends at this address.
+    def __init__(self, address: int, error: int, result: int = 0) -> None:
+        super().__init__(address)
+        self.address = address
+        self.error = error
+        self.result = result
+
+
+class Driver:
+    """One enclave as the kernel has it, and the process that maps it.
+
+    The constructor is ENCLAVE_CREATE; `base` and `size` in bytes. `ptes` are the page table entries that are present.
+    `ioctl_flag` is SGX_ENCL_IOCTL: set, another thread's ioctl is under way.
+    """
+
+    def __init__(
+        self,
+        base: int,
+        size: int,
+        epc: Epc | None = None,
+        plan: Plan | None = None,
+        max_map_count: int = MAX_MAP_COUNT,
+        sgx2: bool = True,
+    ) -> None:
+        self.epcm = Epcm(base, size)
+        self.base = base
+        self.size = size
+        self.epc = epc or Epc()
+        self.plan = plan or Plan()
+        self.sgx2 = sgx2
+        self.ioctl_flag = False
+        self.host = HostMap(self.may_map, max_map_count)
+        self.pages: RangeMap[Page] = RangeMap()
+        self.ptes: RangeMap[bool] = RangeMap()
+
+    @classmethod
+    def ready(
+        cls,
+        base: int,
+        size: int,
+        epc: Epc | None = None,
+        pte: str = "rwx",
+        plan: Plan | None = None,
+        max_map_count: int = MAX_MAP_COUNT,
+    ) -> Driver:
+        """An initialised enclave with no pages, all of it mapped: RWX with pte "rwx", inaccessible with "sync"."""
+        if pte not in PTE:
+            raise LaconicError(f"no way to map an enclave is called {pte!r}: choose one of {', '.join(PTE)}")
+        driver = cls(base, size, epc, plan, max_map_count)
+        driver.epcm.einit()
+        driver.host.mmap(base, base + size, PROT_RWX if pte == "rwx" else 0)
+        return driver
+
+    # Building
+
+    def add_pages(self, offset: int, length: int, prot: int, page_type: int = PT_REG) -> Reply:
+        """ENCLAVE_ADD_PAGES: the pages can never be mapped with more than `prot`, a TCS with RW. O(log n + k)."""
+        bad = page_type not in (PT_REG, PT_TCS) or page_type == PT_TCS and prot or prot & 3 == PROT_WRITE
+        if self.epcm.initialised or self._invalid(offset, length) or bad:
+            return Reply(-EINVAL, 0)
+        start = self.base + offset
+        want, error = start + length, 0
+        stop = next((at for at, _, page in self.pages.runs(start, want) if page is not None), want)
+        if stop < want:
+            error = -EBUSY  # xa_insert
+        room = start + (self.epc.room(stop - start >> PAGE_SHIFT) << PAGE_SHIFT)
+        if room < stop:
+            stop, error = room, -ENOMEM
+        if start < stop:
+            self.epcm.eadd(start, stop, prot, page_type)
+            max_prot = PROT_READ | PROT_WRITE if page_type == PT_TCS else prot
+            self.pages.set(start, stop, Page(page_type, max_prot))
+            self.epc.used += stop - start >> PAGE_SHIFT
+        return Reply(error, stop - start)
+
+    def init(self) -> int:
+        """ENCLAVE_INIT: 0, or -EINVAL where it was called before."""
+        if self.epcm.initialised:
+            return -EINVAL
+        self.epcm.einit()
+        return 0
+
+    def destroy(self) -> int:
+        """The enclave ends: all of its pages and its SECS go. Returns how many pages it had. O(n)."""
+        held = sum(end - start for start, end, _ in self.epcm.pages) >> PAGE_SHIFT
+        self.epcm.threads.clear()
+        everything = self.base, self.base + self.size
+        self.epcm.eremove(*everything)
+        self.epcm.eremove_secs()
+        self.pages.clear(*everything)
+        self.ptes.clear(*everything)
+        self.epc.used -= held
+        return held
+
+    # Mappings and faults
+
+    def may_map(self, start: int, end: int, prot: int) -> int:
+        """`sgx_encl_may_map`: -EACCES outside the enclave, or where a page's max-prot lacks a bit. O(log n + k)."""
+        if self.epcm.initialised and (start < self.base or end > self.base + self.size):
+            return -EACCES
+        pages = self.pages.runs(start, end)
+        return -EACCES if any(page is not None and prot & ~page.max_prot for _, _, page in pages) else 0
+
+    def mprotect(self, start: int, end: int, prot: int) -> int:
+        """mprotect of the host's mapping: 0 or a negative errno. The EPCM does not change. O(log n + k)."""
+        stop, failure = self.plan.cut("mprotect", start, end)
+        error = self.host.mprotect(start, stop, prot) if start < stop else 0
+        return error or (-failure.error if failure is not None else 0)
+
+    def walk(self, start: int, end: int, kind: str) -> None:
+        """The page walk of a "load", "store" or "fetch" of each page, as far as VMAs decide it. O(log n + k).
+
+        Raises `HostFault` (SIGSEGV, without the SGX bit) at the first page without a VMA that allows it.
+        """
+        need = NEEDS[kind]
+        for at, _, vma in self.host.vmas.runs(start, end):
+            if vma is None or not vma.allows & need:
+                present = PF_PROT if vma is not None and vma.prot and self.ptes.get(at) else 0
+                why = "no VMA" if vma is None else f"the host's mapping lacks what a {kind} needs"
+                raise HostFault(at, PF_ACCESS[kind] | present, SIGSEGV, 0, why)
+
+    def touch(self, start: int, end: int, kind: str) -> int:
+        """The host's part of touching each page: the walk, and EAUG of what does not exist; says of how many.
+
+        Each EAUG is a fault of its own. Raises `HostFault` at the first page that stays absent. What the EPCM then
+        says of the access is not asked here. O(log n + k).
+        """
+        added = 0
+        fault: HostFault | None = None
+        try:
+            self.walk(start, end, kind)
+        except HostFault as refused:
+            end, fault = refused.address, refused
+        for at, stop, page in list(self.pages.runs(start, end)):
+            if page is None:
+                added += self._eaug(at, stop, kind)
+            else:
+                self._load(at, stop, page, kind)
+        if fault is not None:
+            raise fault
+        return added
+
+    def access(self, address: int, kind: str) -> None:
+        """One access of a thread inside, whole: page walk, EAUG, EPCM. Raises `HostFault`, `PageFault`."""
+        page = address - address % PAGE_SIZE
+        self.touch(page, page + PAGE_SIZE, kind)
+        self.epcm.access(page, page + PAGE_SIZE, kind)
+
+    def _load(self, start: int, end: int, page: Page, kind: str) -> None:
+        # sgx_encl_load_page_in_vma, where no page table entry is present: the VMA may not exceed the max-prot.
+        for at, stop, present in list(self.ptes.runs(start, end)):
+            for low, high, vma in () if present else self.host.vmas.runs(at, stop):
+                if vma is not None and vma.prot & ~page.max_prot:
+                    raise HostFault(low, PF_ACCESS[kind], SIGBUS, 0, "the VMA exceeds the page's max-prot")
+                self.ptes.set(low, high, True)
+
+    def _eaug(self, start: int, end: int, kind: str) -> int:
+        # sgx_encl_eaug_page, one fault a page.
+        if not self.sgx2 or not self.epcm.initialised:
+            raise HostFault(start, PF_ACCESS[kind], SIGBUS, 0, "no EAUG: no SGX2, or not initialised")
+        stop, failure = self.plan.cut("eaug", start, end)
+        room = start + (self.epc.room(stop - start >> PAGE_SHIFT) << PAGE_SHIFT)
+        if room < stop:
+            stop, failure = room, Failure(ENOMEM)
+        if start < stop:
+            self.epcm.eaug(start, stop)
+            self.pages.set(start, stop, Page(PT_REG, PROT_RWX))
+            self.ptes.set(start, stop, True)
+            self.epc.used += stop - start >> PAGE_SHIFT
+        if failure is not None:
+            raise HostFault(stop, PF_ACCESS[kind], SIGBUS, failure.error, "the EPC is full")
+        return stop - start >> PAGE_SHIFT
+
+    # Ioctls: offset and length in bytes, as the kernel takes them
+
+    def restrict_permissions(
+        self, offset: int, length: int, permissions: int, result: int = 0, count: int = 0
+    ) -> Reply:
+        """ENCLAVE_RESTRICT_PERMISSIONS: EMODPR and ETRACK for each page. O(log n + k)."""
+        bad = permissions & ~PROT_RWX or permissions & 3 == PROT_WRITE or result or count
+
+        def step(start: int, end: int, page: Page) -> None:
+            if page.page_type != PT_REG:
+                raise _Stopped(start, -EINVAL)
+            self._change(start, end, lambda stop: self.epcm.emodpr(start, stop, permissions))
+
+        return self._ioctl("restrict", offset, length, bool(bad), step)
+
+    def modify_types(self, offset: int, length: int, page_type: int, result: int = 0, count: int = 0) -> Reply:
+        """ENCLAVE_MODIFY_TYPES: EMODT to TCS or TRIM and ETRACK for each page. O(log n + k)."""
+        bad = page_type not in (PT_TCS, PT_TRIM) or result or count
+
+        def step(start: int, end: int, page: Page) -> None:
+            if page.page_type != PT_REG and not (page.page_type == PT_TCS and page_type == PT_TRIM):
+                raise _Stopped(start, -EINVAL)
+            max_prot = page.max_prot
+            if page_type == PT_TCS:
+                max_prot = PROT_READ | PROT_WRITE
+                if max_prot & ~page.max_prot:
+                    raise _Stopped(start, -EPERM)
+            try:
+                self._change(start, end, lambda stop: self.epcm.emodt(start, stop, page_type))
+            except _Stopped as stopped:
+                self._typed(start, stopped.address, Page(page_type, max_prot))
+                if page_type == PT_TCS:  # sgx_zap_enclave_ptes comes before EMODT
+                    self.ptes.clear(stopped.address, stopped.address + PAGE_SIZE)
+                raise
+            self._typed(start, end, Page(page_type, max_prot))
+
+        return self._ioctl("modify_types", offset, length, bool(bad), step)
+
+    def remove_pages(self, offset: int, length: int, count: int = 0) -> Reply:
+        """ENCLAVE_REMOVE_PAGES: EREMOVE of pages that were trimmed and accepted. O(log n + k)."""
+
+        def step(start: int, end: int, page: Page) -> None:
+            if page.page_type != PT_TRIM:
+                raise _Stopped(start, -EPERM)
+            for at, stop, _ in list(self.epcm.pages.runs(start, end)):
+                try:  # a probe, which changes nothing of a TRIM page: only #PF says that it was accepted
+                    self.epcm.emodpr(at, stop, PROT_RWX)
+                except PageFault:
+                    self.epcm.eremove(at, stop)
+                    self.pages.clear(at, stop)
+                    self.ptes.clear(at, stop)
+                    self.epc.used -= stop - at >> PAGE_SHIFT
+                except LeafError:
+                    raise _Stopped(at, -EPERM) from None
+
+        return self._ioctl("remove", offset, length, bool(count), step)
+
+    def _ioctl(self, kind: str, offset: int, length: int, bad: bool, step: Callable[[int, int, Page], None]) -> Reply:
+        if self.ioctl_flag:
+            return Reply(-EBUSY, 0)
+        if not self.sgx2:  # sgx_ioc_sgx2_ready
+            return Reply(-ENODEV, 0)
+        if not self.epcm.initialised or self._invalid(offset, length) or bad:
+            return Reply(-EINVAL, 0)
+        start = self.base + offset
+        stop, failure = self.plan.cut(kind, start, start + length)
+        try:
+            for at, end, page in list(self.pages.runs(start, stop)):
+                if page is None:
+                    raise _Stopped(at, -EFAULT)
+                step(at, end, page)
+        except _Stopped as stopped:
+            return Reply(stopped.error, stopped.address - start, stopped.result)
+        if failure is not None:
+            return Reply(-(failure.error or EFAULT), stop - start, failure.code)
+        return Reply(0, stop - start)
+
+    def _invalid(self, offset: int, length: int) -> bool:
+        # sgx_validate_offset_length
+        return bool(offset % PAGE_SIZE or length % PAGE_SIZE) or length <= 0 or not 0 <= offset <= self.size - length
+
+    def _change(self, start: int, end: int, leaf: Callable[[int], None]) -> None:
+        # A leaf of each page up to the address it is given, each with its tracking cycle; _Stopped where a page fails.
+        tracked, failure = self.plan.cut("etrack", start, end)
+        stopped = None if failure is None else _Stopped(tracked, -EFAULT)
+        try:
+            leaf(end if failure is None else tracked + PAGE_SIZE)
+        except Refused as refused:
+            if refused.address < tracked or failure is None:
+                stopped = _Stopped(refused.address, -EFAULT, refused.code if isinstance(refused, LeafError) else 0)
+        tracked = end if stopped is None else stopped.address
+        if start < tracked:
+            self._etrack(start, tracked)
+        if stopped is not None:
+            raise stopped
+
+    def _etrack(self, start: int, end: int) -> None:
+        # sgx_enclave_etrack: the pages' cycles follow each other with nobody inside from before; one stands for all.
+        try:
+            self.epcm.etrack()
+        except LeafError:
+            self.epcm.interrupt()
+            self.epcm.etrack()
+        self.epcm.interrupt()
+        self.epcm.settle(start, end)
+
+    def _typed(self, start: int, end: int, page: Page) -> None:
+        if start < end:
+            self.pages.set(start, end, page)
+            if page.page_type == PT_TCS:
+                self.ptes.clear(start, end)

@@ -1,0 +1,218 @@
+"""A meter that does what it counts: each operation on the modelled driver and EPCM of one enclave.
+
+What hardware or kernel refuse raises an `SgxError`, which says how far the run came; the part that was done is counted,
+so that counts and EPCM agree at every moment. `after_step` sees the enclave after every leaf and every ioctl.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from laconic.memory.flags import PAGE_SIZE
+from laconic.sgx.meter import MODIFIED, PR, PT_REG, PT_TRIM, Counts, Meter
+from laconic.sgx.model.driver import Driver
+from laconic.sgx.model.epcm import Entry
+from laconic.sgx.model.faults import PF_ACCESS, HostFault, Refused, SgxError
+
+
+class Machine(Meter):
+    """One enclave, ready to run (`Driver.ready`).
+
+    `book` is the meter that is written to, its own unless it is given: machines that share one count together, as the
+    enclaves of one strategy do. `after_step` is called with the machine after every run of a leaf and every ioctl, also
+    of one that fails half way.
+    """
+
+    def __init__(
+        self, driver: Driver, book: Meter | None = None, after_step: Callable[[Machine], None] | None = None
+    ) -> None:
+        self.book = Meter() if book is None else book
+        self.tables = self.book.tables
+        self.driver = driver
+        self.after_step = after_step
+
+    # What is counted is in the book
+
+    @property
+    def counts(self) -> Counts:
+        """As the book's."""
+        return self.book.counts
+
+    @counts.setter
+    def counts(self, counts: Counts) -> None:
+        self.book.counts = counts
+
+    @property
+    def epc_pages(self) -> int:
+        """As the book's."""
+        return self.book.epc_pages
+
+    @epc_pages.setter
+    def epc_pages(self, pages: int) -> None:
+        self.book.epc_pages = pages
+
+    @property
+    def peak_epc_pages(self) -> int:
+        """As the book's."""
+        return self.book.peak_epc_pages
+
+    @peak_epc_pages.setter
+    def peak_epc_pages(self, pages: int) -> None:
+        self.book.peak_epc_pages = pages
+
+    # Host calls
+
+    def restrict(self, start: int, end: int, prot: int) -> None:
+        """RESTRICT_PERMISSIONS. Raises `SgxError` with the ioctl's errno and result."""
+        reply = self.driver.restrict_permissions(start - self.driver.base, end - start, prot)
+        super().restrict(start, start + reply.count, prot)
+        self._replied("RESTRICT_PERMISSIONS", start + reply.count, -reply.error, reply.result)
+
+    def modify_types(self, start: int, end: int, page_type: int) -> None:
+        """MODIFY_TYPES. Raises `SgxError` with the ioctl's errno and result."""
+        reply = self.driver.modify_types(start - self.driver.base, end - start, page_type)
+        super().modify_types(start, start + reply.count, page_type)
+        self._replied("MODIFY_TYPES", start + reply.count, -reply.error, reply.result)
+
+    def remove(self, start: int, end: int) -> None:
+        """REMOVE_PAGES. Raises `SgxError` with the ioctl's errno."""
+        reply = self.driver.remove_pages(start - self.driver.base, end - start)
+        super().remove(start, start + reply.count)
+        self._replied("REMOVE_PAGES", start + reply.count, -reply.error, 0)
+
+    def host_protect(self, start: int, end: int, prot: int) -> None:
+        """The host's mprotect of its mapping (pte "sync"), a host call. Raises `SgxError`; `done` then is the start.
+
+        How much of it was done mprotect does not say: `driver.host` knows.
+        """
+        error = self.driver.mprotect(start, end, prot)
+        super().host_call()
+        self._replied("mprotect", start if error else end, -error, 0)
+
+    # The enclave's leaves: a page walk first, then the EPCM
+
+    def eaug(self, start: int, end: int) -> None:
+        """Touches pages that do not exist. Raises `SgxError`: ENOMEM where the EPC is full; where a page exists."""
+        driver = self.driver
+        stop = next((at for at, _, entry in driver.epcm.pages.runs(start, end) if entry is not None), end)
+        refused: SgxError | None = None
+        if stop < end:
+            refused = SgxError("EAUG", stop, why="the page exists: a touch adds nothing")
+        done = stop
+        try:
+            if start < stop:
+                driver.touch(start, stop, "load")
+        except HostFault as fault:
+            done, refused = fault.address, SgxError.of(fault)
+        super().eaug(start, done)
+        self._stepped(refused)
+
+    def eaccept(self, start: int, end: int, prot: int, request: int) -> None:
+        """EACCEPT. `request` may hold the page type in bits 15:8, as SECINFO.FLAGS; MODIFIED alone means PT_TRIM."""
+        page_type = request >> 8 or (PT_TRIM if request & MODIFIED else PT_REG)
+        epcm, states = self.driver.epcm, request & 0xFF
+        done, refused = self._leaf(
+            "EACCEPT", start, end, "load", lambda stop: epcm.eaccept(start, stop, prot, states, page_type)
+        )
+        super().eaccept(start, done, prot, request)
+        self._stepped(refused)
+
+    def eacceptcopy(self, start: int, end: int, prot: int, source: int | None) -> None:
+        """EACCEPTCOPY from `source` on, page by page; without it, from a staging page. Raises `SgxError`."""
+        epcm = self.driver.epcm
+        done, refused = self._leaf(
+            "EACCEPTCOPY", start, end, "store", lambda stop: epcm.eacceptcopy(start, stop, prot, source), source
+        )
+        super().eacceptcopy(start, done, prot, source)
+        self._stepped(refused)
+
+    def emodpe(self, start: int, end: int, prot: int) -> None:
+        """EMODPE. Raises `SgxError`."""
+        epcm = self.driver.epcm
+        done, refused = self._leaf("EMODPE", start, end, "load", lambda stop: epcm.emodpe(start, stop, prot))
+        super().emodpe(start, done, prot)
+        self._stepped(refused)
+
+    def zero(self, start: int, end: int) -> None:
+        """Writes zeroes. Raises `SgxError` at the first page that cannot be written now."""
+        epcm = self.driver.epcm
+        done, refused = self._leaf("store", start, end, "store", lambda stop: epcm.access(start, stop, "store"))
+        super().zero(start, done)
+        self._stepped(refused)
+
+    # What the program can do
+
+    def access(self, address: int, kind: str) -> None:
+        """Checks a "load", "store" or "fetch" by the program; changes and counts nothing, commits nothing. O(log n).
+
+        Raises `SgxError` with the fault's code; an absent page has none of the bits SGX and P.
+        """
+        start = address - address % PAGE_SIZE
+        try:
+            self.driver.walk(start, start + PAGE_SIZE, kind)
+            if self.driver.epcm.pages.get(start) is None:
+                raise SgxError(kind, start, fault=PF_ACCESS[kind], why="the page does not exist")
+            self.driver.epcm.access(start, start + PAGE_SIZE, kind)
+        except Refused as refused:
+            raise SgxError.of(refused) from refused
+
+    def effective(self, start: int, end: int) -> Iterator[tuple[int, int, int | None]]:
+        """What the program can do, as `(start, end, prot)`: host mapping ∩ EPCM. O(log n + k).
+
+        None where no page is committed: absent, pending, changing its type, trimmed, or being swapped. A TCS has 0.
+        """
+        for low, high, entry in self.driver.epcm.pages.runs(start, end):
+            prot = _prot(entry)
+            if prot is None:
+                yield low, high, None
+                continue
+            for at, stop, vma in self.driver.host.vmas.runs(low, high):
+                yield at, stop, prot & vma.allows if vma is not None else 0
+
+    def destroy(self, pages: int) -> None:
+        """The enclave ends. Raises `SgxError` where it did not hold so many pages; it is gone all the same."""
+        held = self.driver.destroy()
+        super().destroy(held)
+        if held != pages:
+            raise SgxError("EREMOVE", self.driver.base, why=f"the enclave held {held} pages, not {pages}")
+
+    def _leaf(
+        self, what: str, start: int, end: int, kind: str, leaf: Callable[[int], None], source: int | None = None
+    ) -> tuple[int, SgxError | None]:
+        # A leaf on pages whose walk allows this kind of access; how far it came, and why no further.
+        refused: SgxError | None = None
+        stop, failure = (end, None) if what == "store" else self.driver.plan.cut(what.lower(), start, end)
+        if failure is not None:
+            refused = SgxError(what, stop, failure.error, failure.code)
+        for shift, access in ((0, kind),) if source is None else ((0, kind), (source - start, "load")):
+            try:
+                self.driver.walk(start + shift, stop + shift, access)
+            except HostFault as fault:
+                stop = fault.address - shift
+                refused = SgxError(what, stop, fault=fault.error_code, why="the page walk refuses")
+        absent = next((at for at, _, entry in self.driver.epcm.pages.runs(start, stop) if entry is None), stop)
+        if absent < stop:
+            stop = absent
+            refused = SgxError(what, stop, fault=PF_ACCESS[kind], why="the page does not exist")
+        try:
+            if start < stop:
+                leaf(stop)
+        except Refused as fault:
+            stop, refused = fault.address, SgxError.of(fault)
+        return stop, refused
+
+    def _stepped(self, refused: SgxError | None) -> None:
+        if self.after_step is not None:
+            self.after_step(self)
+        if refused is not None:
+            raise refused
+
+    def _replied(self, what: str, done: int, error: int, code: int) -> None:
+        self._stepped(SgxError(what, done, error, code) if error else None)
+
+
+def _prot(entry: Entry | None) -> int | None:
+    # What the EPCM allows; None where no page is committed.
+    if entry is None or entry.state & ~PR or entry.page_type == PT_TRIM:
+        return None
+    return entry.prot if entry.accessible else 0

@@ -1,0 +1,383 @@
+"""The PAL of one SGX2 enclave: each kind of change as the least sequence of leaves and host calls.
+
+The committed pages and their EPCM permissions are this PAL's own record, written only after success: no page is
+accepted twice without a trim between (a host could give an empty page in its place), and nothing is asked of a page
+that does not exist. What is equal costs nothing; an extension costs no host call; only a restriction and a trim do.
+
+A host may refuse, or do half. What may be retried is; else every method leaves its pages as they were and raises a
+`PalError`, but for a trim, which no one can undo: that says how far it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from errno import EAGAIN, EBUSY, EINTR, ENOMEM
+from typing import Any
+
+from laconic.memory.flags import PAGE_SHIFT, PAGE_SIZE, PROT_READ, PROT_RWX, PROT_WRITE
+from laconic.memory.rangemap import RangeMap
+from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_TCS, PT_TRIM, Meter
+from laconic.sgx.model.faults import (
+    EPC_PAGE_CONFLICT,
+    NOT_TRACKED,
+    PAGE_ATTRIBUTES_MISMATCH,
+    PREV_TRK_INCMPL,
+    SgxError,
+)
+
+#: What EAUG and EACCEPT give a page.
+RW = PROT_READ | PROT_WRITE
+Range = tuple[int, int]
+#: Start, end, and the permissions before and after.
+_Change = tuple[int, int, int, int]
+_AGAIN = {EBUSY, EAGAIN, EINTR}
+_TRACK_AGAIN = {NOT_TRACKED, EPC_PAGE_CONFLICT, PREV_TRK_INCMPL}
+#: What the host's mapping allows after it failed to change.
+_UNKNOWN = -1
+#: How often the same page is tried again.
+_RETRIES = 8
+#: Where a page can be left on its way out of the EPC. In none of these states can it be accessed but ACCEPTED, where a
+#: commit failed half way and the driver took nothing back; a PENDING one is accepted with no permissions. RETYPED is on
+#: its way to a TCS, which it must become first.
+PENDING_PAGE, ACCEPTED, CHANGED, TRIMMED, RETYPED = 1, 2, 3, 4, 5
+#: What EACCEPT is asked of a page that becomes a TCS.
+_TCS_MODIFIED = PT_TCS << 8 | MODIFIED
+
+
+class PalError(Exception):
+    """The host did not do what it had to. `error` is the errno for the program; `gone` are the ranges that a trim had
+    taken away before it failed."""
+
+    def __init__(self, error: int, why: str, gone: Iterable[Range] = ()) -> None:
+        super().__init__(why)
+        self.error = error
+        self.gone = list(gone)
+
+
+def permissions(vm_flags: int) -> int:
+    """The EPCM permissions for a VMA's protection: R for W, which the EPCM does not have alone. O(1).
+
+    >>> permissions(2), permissions(4)
+    (3, 4)
+    """
+    prot = vm_flags & PROT_RWX
+    return prot | PROT_READ if prot & PROT_WRITE else prot
+
+
+class Edmm:
+    """One enclave's pages. `committed`: the EPCM permissions of each page that exists.
+
+    `batch`: the ioctls of one step go in one host call; else each run has a host call of its own. `left`: pages that
+    a failure left in the EPC, on their way out. `host`, where `sync` asks that the host's mapping equals the EPCM:
+    what that mapping allows.
+    """
+
+    __slots__ = ("batch", "committed", "host", "left", "meter")
+
+    def __init__(self, meter: Meter, batch: bool = True, sync: bool = False) -> None:
+        self.meter = meter
+        self.batch = batch
+        self.committed: RangeMap[int] = RangeMap()
+        self.left: RangeMap[int] = RangeMap()
+        self.host: RangeMap[int] | None = RangeMap() if sync else None
+
+    def pages(self) -> int:
+        """How many pages are in the EPC. O(n)."""
+        return sum(end - start for pages in (self.committed, self.left) for start, end, _ in pages) >> PAGE_SHIFT
+
+    # The sequences
+
+    def commit(self, start: int, end: int, prot: int, contents: bool = False, source: int | None = None) -> None:
+        """Commits pages that do not exist, with `prot` from the first moment. O(log n).
+
+        `contents`: they have some, which are put into a staging page first; `source`: they are those of other pages of
+        the enclave, at that address. Raises PalError(ENOMEM), and none of them exists then.
+        """
+        meter = self.meter
+        if self.host is not None:
+            self._map_host([(start, end, prot | RW)])
+        if self.left.count:
+            self._reclaim(start, end)
+        try:
+            insist(meter.eaug, start, end)
+        except SgxError as refused:
+            if refused.done > start:
+                self.left.set(start, refused.done, PENDING_PAGE)
+            self._abandon(start, end, refused)
+        try:
+            if prot == RW and not contents and source is None:
+                insist(meter.eaccept, start, end, RW, PENDING)
+            else:
+                if contents:
+                    meter.copy(end - start >> PAGE_SHIFT)
+                insist(meter.eacceptcopy, start, end, prot, source)
+        except SgxError as refused:
+            if refused.done > start:
+                self.left.set(start, refused.done, ACCEPTED)
+            self.left.set(refused.done, end, PENDING_PAGE)
+            self._abandon(start, end, refused)
+        self.committed.set(start, end, prot)
+        if self.host is not None:
+            self._narrow_host([(start, end, prot)])
+
+    def add_tcs(self, start: int) -> None:
+        """Makes the page at `start`, which does not exist, a TCS; nobody can access it. O(log n).
+
+        Raises PalError(ENOMEM), and it does not exist then.
+        """
+        end, meter = start + PAGE_SIZE, self.meter
+        self.commit(start, end, RW)
+        meter.host_call()
+        state = ACCEPTED
+        try:
+            insist(meter.modify_types, start, end, PT_TCS)
+            state = RETYPED
+            insist(meter.eaccept, start, end, 0, _TCS_MODIFIED)
+        except SgxError as refused:
+            if state == ACCEPTED and self._changed(start, RW):
+                state = RETYPED
+            self.committed.set(start, end, None)
+            self.left.set(start, end, state)
+            self._abandon(start, end, refused)
+        self.committed.set(start, end, 0)
+
+    def _abandon(self, start: int, end: int, refused: SgxError) -> None:
+        # A commit has failed: what there is of it goes out again, at once if the host lets it.
+        with suppress(PalError):
+            self._reclaim(start, end)
+        raise PalError(ENOMEM, str(refused)) from refused
+
+    def protect(self, changes: Iterable[tuple[int, int, int]]) -> None:
+        """Gives the committed pages of each `(start, end, prot)` these permissions. O(runs log n).
+
+        A page that gains and loses some has EMODPR first, so that it never has both. Raises PalError(ENOMEM).
+        """
+        extended, restricted = self._split(changes)
+        if not extended and not restricted:
+            return
+        try:
+            self._protect(extended, restricted)
+        except PalError:
+            before = [(start, end, had) for start, end, had, _ in extended + restricted]
+            with suppress(PalError):
+                self._protect(*self._split(before))
+            raise
+
+    def _split(self, changes: Iterable[tuple[int, int, int]]) -> tuple[list[_Change], list[_Change]]:
+        # The runs that only gain permissions, and those that lose some.
+        extended: list[_Change] = []
+        restricted: list[_Change] = []
+        for start, end, prot in changes:
+            for begin, stop, had in self.committed.runs(start, end):
+                if had is not None and had != prot:
+                    (restricted if had & ~prot else extended).append((begin, stop, had, prot))
+        return extended, restricted
+
+    def _protect(self, extended: list[_Change], restricted: list[_Change]) -> None:
+        if self.host is not None:
+            self._map_host([(start, end, prot) for start, end, _, prot in extended])
+        if restricted:
+            self._restrict(restricted)
+        for start, end, _, prot in extended:
+            self._extend(start, end, prot)
+
+    def _extend(self, start: int, end: int, prot: int) -> None:
+        try:
+            insist(self.meter.emodpe, start, end, prot)
+        except SgxError as refused:
+            if refused.done > start:
+                self.committed.set(start, refused.done, prot)
+            raise PalError(ENOMEM, str(refused)) from refused
+        self.committed.set(start, end, prot)
+
+    def _restrict(self, runs: list[_Change]) -> None:
+        # Accepted with what they keep, and only then extended: up to there all can be taken back within the enclave.
+        meter = self.meter
+        meter.host_call(1 if self.batch else len(runs))
+        reduced: list[tuple[int, int, int]] = []
+        try:
+            for start, end, had, prot in runs:
+                reduced.append((start, end, had))
+                insist(meter.restrict, start, end, had & prot)
+            for start, end, had, prot in runs:
+                insist(meter.eaccept, start, end, had & prot, PR)
+            if self.host is not None:
+                self._map_host([(start, end, prot) for start, end, had, prot in runs if prot & ~had])
+        except (SgxError, PalError) as refused:
+            for start, end, had in reduced:
+                with suppress(SgxError):
+                    insist(meter.emodpe, start, end, had)
+                    insist(meter.eaccept, start, end, had, PR)
+            if self.host is not None:
+                self._narrow_host(reduced)
+            raise PalError(ENOMEM, str(refused)) from refused
+        for start, end, had, prot in runs:
+            self.committed.set(start, end, had & prot)
+        for start, end, had, prot in runs:
+            if prot & ~had:
+                self._extend(start, end, prot)
+        if self.host is not None:
+            self._narrow_host([(start, end, prot) for start, end, _, prot in runs])
+
+    def trim(self, ranges: Iterable[Range]) -> None:
+        """Gives the committed pages of `ranges` back to the driver. O(runs log n).
+
+        Raises PalError(ENOMEM) where the driver refuses; the pages in its `gone` are gone, the others as before.
+        """
+        runs: list[Range] = []
+        for start, end in ranges:
+            for begin, stop, prot in self.committed.runs(start, end):
+                if prot is None:
+                    continue
+                if runs and runs[-1][1] == begin:
+                    runs[-1] = (runs[-1][0], stop)
+                else:
+                    runs.append((begin, stop))
+        if not runs:
+            return
+        meter, left = self.meter, self.left
+        calls = 1 if self.batch else len(runs)
+        if self.host is not None:
+            # EACCEPT needs a readable mapping.
+            shut = [run for start, end in runs for run in self.committed.runs(start, end) if not run[2]]
+            self._map_host([(start, end, PROT_READ) for start, end, _ in shut])
+        meter.host_call(calls)
+        refusal, gone = None, runs
+        for index, (start, end) in enumerate(runs):
+            try:
+                insist(meter.modify_types, start, end, PT_TRIM)
+            except SgxError as refused:
+                refusal, done = refused, refused.done
+                if self._changed(done, self.committed.get(done)):
+                    done += PAGE_SIZE
+                gone = runs[:index] + ([(start, done)] if done > start else [])
+                break
+        trimmed = []
+        for start, end in gone:
+            self.committed.set(start, end, None)
+            try:
+                insist(meter.eaccept, start, end, 0, MODIFIED)
+                trimmed.append((start, end))
+            except SgxError as refused:
+                left.set(refused.done, end, CHANGED)
+                if refused.done > start:
+                    trimmed.append((start, refused.done))
+        if trimmed:
+            meter.host_call(calls)
+        for start, end in trimmed:
+            try:
+                insist(meter.remove, start, end)
+            except SgxError as refused:
+                left.set(refused.done, end, TRIMMED)
+        if self.host is not None:
+            self._narrow_host([(start, end, 0) for start, end in gone])
+        if refusal is not None:
+            raise PalError(ENOMEM, str(refusal), gone) from refusal
+
+    # What failures leave
+
+    def discard(self, ranges: Iterable[Range]) -> None:
+        """Gives pages back that nobody was to have; those that the driver does not take are shut, and go later.
+
+        Raises PalError where it does not even do that. O(runs log n).
+        """
+        ranges = list(ranges)
+        try:
+            self.trim(ranges)
+        except PalError:
+            self.protect((start, end, 0) for start, end in ranges)
+            for run in ranges:
+                for start, end, prot in list(self.committed.runs(*run)):
+                    if prot is not None:
+                        self.committed.set(start, end, None)
+                        self.left.set(start, end, ACCEPTED)
+
+    def _changed(self, start: int, prot: int | None) -> bool:
+        # Whether the page at which MODIFY_TYPES stopped was changed all the same, and only not tracked: an EACCEPT with
+        # what the page had finds out, and changes nothing.
+        try:
+            insist(self.meter.eaccept, start, start + PAGE_SIZE, prot or 0, PR)
+        except SgxError as refused:
+            return refused.code == PAGE_ATTRIBUTES_MISMATCH
+        return False
+
+    def _reclaim(self, start: int, end: int) -> None:
+        # Takes what is left in `[start, end)` the rest of its way out. Raises PalError.
+        meter = self.meter
+        steps: tuple[tuple[int, Callable[..., None], tuple[int | None, ...], int | None], ...] = (
+            (RETYPED, meter.eaccept, (0, _TCS_MODIFIED), ACCEPTED),
+            (PENDING_PAGE, meter.eacceptcopy, (0, None), ACCEPTED),
+            (ACCEPTED, meter.modify_types, (PT_TRIM,), CHANGED),
+            (CHANGED, meter.eaccept, (0, MODIFIED), TRIMMED),
+            (TRIMMED, meter.remove, (), None),
+        )
+        failed: SgxError | None = None
+        for state, operation, arguments, following in steps:
+            for begin, stop, found in list(self.left.runs(start, end)):
+                if found != state:
+                    continue
+                if state in (ACCEPTED, TRIMMED):
+                    meter.host_call()
+                try:
+                    insist(operation, begin, stop, *arguments)
+                except SgxError as refused:
+                    failed, stop = refused, refused.done
+                    if state == ACCEPTED:
+                        self._find(stop)
+                if begin < stop:
+                    self.left.set(begin, stop, following)
+        if failed is not None:
+            raise PalError(ENOMEM, str(failed)) from failed
+
+    def _find(self, start: int) -> None:
+        # Whether an ACCEPTED page at which MODIFY_TYPES stopped is to be trimmed all the same, tracked or not.
+        state = TRIMMED
+        try:
+            insist(self.meter.eaccept, start, start + PAGE_SIZE, 0, MODIFIED)
+        except SgxError as refused:
+            state = CHANGED if refused.code == NOT_TRACKED else ACCEPTED
+        self.left.set(start, start + PAGE_SIZE, state)
+
+    # The host's mapping, where it follows
+
+    def _map_host(self, wanted: Iterable[tuple[int, int, int]]) -> None:
+        # Makes the host's mapping allow just this; a host call for each run that differs. Raises PalError, and it may
+        # be one or the other then.
+        assert self.host is not None
+        for start, end, prot in wanted:
+            for begin, stop, had in list(self.host.runs(start, end)):
+                if (had or 0) != prot:
+                    try:
+                        insist(self.meter.host_protect, begin, stop, prot)
+                    except SgxError as refused:
+                        self.host.set(begin, stop, _UNKNOWN)
+                        raise PalError(ENOMEM, str(refused)) from refused
+                    self.host.set(begin, stop, prot or None)
+
+    def _narrow_host(self, wanted: Iterable[tuple[int, int, int]]) -> None:
+        # What the EPCM forbids already: where the host refuses, nothing is wrong but its mapping.
+        for run in wanted:
+            with suppress(PalError):
+                self._map_host([run])
+
+
+def insist(operation: Callable[..., None], start: int, end: int, *arguments: Any) -> None:
+    """Carries out `operation`, and goes on where the host stopped for a reason that passes. Raises SgxError.
+
+    O(log n + k) a try.
+    """
+    tries = 0
+    while True:
+        try:
+            operation(start, end, *arguments)
+            return
+        except SgxError as refused:
+            if refused.error not in _AGAIN and refused.code not in _TRACK_AGAIN:
+                raise
+            tries = tries + 1 if refused.done == start else 0
+            if tries > _RETRIES:
+                raise
+            if arguments and operation.__name__ == "eacceptcopy" and arguments[1] is not None:
+                arguments = (arguments[0], arguments[1] + refused.done - start)
+            start = refused.done

@@ -1,0 +1,162 @@
+"""The PAL that Gramine has for SGX2 today (enclave_edmm.c): the permissions that pages have make no difference to it.
+
+Alloc commits pages RW and corrects that afterwards, Protect always extends and then restricts, Free always trims. Only
+pages allocated with LAZYALLOC wait for their first touch, which the enclave's exception handler resolves page by page.
+Functions have upstream's order of leaves and host calls. What upstream's PAL does not know, the permissions of each
+page, is kept here for what is counted only: no decision depends on it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from laconic.memory.flags import PAGE_SHIFT, PAGE_SIZE, PROT_EXEC, PROT_READ, PROT_WRITE
+from laconic.memory.rangemap import RangeMap
+from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_TCS, PT_TRIM, Meter
+
+RW: Final = PROT_READ | PROT_WRITE
+#: In place of permissions: the page is allocated with LAZYALLOC, and not committed.
+LAZY: Final = 8
+#: Where the LibOS and the PAL keep their own pages: above all that a program can map, in bytes.
+INTERNAL: Final = 1 << 47
+#: The tracker's bits, one for each page: one page of them covers 128 MiB.
+TRACKER: Final = INTERNAL + (1 << 46)
+_COVERS: Final = PAGE_SHIFT + 15
+Range = tuple[int, int]
+
+
+class Gramine:
+    """One enclave's pages. `pages`: EPCM permissions or LAZY, of each page that is allocated.
+
+    Ranges are in bytes, page aligned. Pages that were never allocated are passed over, where upstream's ioctls fail.
+    With `single` the same is asked for each page of the range by itself. All cost O(log n + runs).
+    """
+
+    __slots__ = ("meter", "pages")
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+        self.pages: RangeMap[int] = RangeMap()
+
+    def committed(self, start: int, end: int) -> list[Range]:
+        """The longest runs of committed pages in `[start, end)`, ascending (walk_pages)."""
+        runs: list[Range] = []
+        for begin, stop, had in self.pages.runs(start, end):
+            if had is None or had == LAZY:
+                continue
+            if runs and runs[-1][1] == begin:
+                runs[-1] = (runs[-1][0], stop)
+            else:
+                runs.append((begin, stop))
+        return runs
+
+    def count(self) -> int:
+        """How many pages are committed, the PAL's own too. O(n)."""
+        return sum(end - start for start, end, had in self.pages if had != LAZY) >> PAGE_SHIFT
+
+    def alloc(self, start: int, end: int, prot: int, lazy: bool = False) -> None:
+        """PalVirtualMemoryAlloc of pages that do not exist; `lazy` is LAZYALLOC."""
+        if lazy:
+            self._track(start, end)
+            self.pages.set(start, end, LAZY)
+        else:
+            self._add(start, end, prot)
+
+    def free(self, start: int, end: int) -> None:
+        """PalVirtualMemoryFree: two host calls for each committed run (sgx_edmm_remove_pages)."""
+        meter = self.meter
+        for begin, stop in self.committed(start, end):
+            meter.host_call()
+            meter.modify_types(begin, stop, PT_TRIM)
+            meter.eaccept(begin, stop, 0, MODIFIED)
+            meter.host_call()
+            meter.remove(begin, stop)
+        self.pages.set(start, end, None)
+
+    def protect(self, start: int, end: int, prot: int, single: bool = False) -> None:
+        """PalVirtualMemoryProtect: a host call for each committed run, whatever its permissions are.
+
+        What gains some permissions and loses others has both for a moment, since EMODPE comes first.
+        """
+        if prot & PROT_WRITE:
+            prot |= PROT_READ
+        runs: list[Range] = []
+        opened, changes = 0, False
+        pages = self.pages
+        for begin, stop, had in pages.runs(start, end):
+            if had is None or had == LAZY:
+                continue
+            if had != prot:
+                changes = True
+                if had & ~prot and prot & ~had:
+                    opened += stop - begin
+            if runs and runs[-1][1] == begin:
+                runs[-1] = (runs[-1][0], stop)
+            else:
+                runs.append((begin, stop))
+        meter = self.meter
+        if opened:
+            meter.counts.open_windows += opened >> PAGE_SHIFT
+        for begin, stop in runs:
+            meter.emodpe(begin, stop, prot)
+            self._restrict(begin, stop, prot, single)
+            if changes:
+                pages.set(begin, stop, prot)
+
+    def fault(self, start: int, end: int, prot: int) -> int:
+        """The exception handler: commits the lazy pages of `[start, end)`, each in an exception; how many there were.
+
+        The access has added the page already, and then faulted once more since it is pending.
+        """
+        count = 0
+        for begin, stop, had in list(self.pages.runs(start, end)):
+            if had == LAZY:
+                pages = stop - begin >> PAGE_SHIFT
+                self.meter.exception(pages)
+                self._add(begin, stop, prot, True)
+                count += pages
+        return count
+
+    def zero(self, start: int, end: int) -> None:
+        """Clears the committed pages in place."""
+        for begin, stop in self.committed(start, end):
+            self.meter.zero(begin, stop)
+
+    def tcs(self, start: int) -> None:
+        """A new page for a thread's TCS at `start`."""
+        end, meter = start + PAGE_SIZE, self.meter
+        self._add(start, end, RW)
+        meter.host_call()
+        meter.modify_types(start, end, PT_TCS)
+        meter.eaccept(start, end, 0, PT_TCS << 8 | MODIFIED)
+        self.pages.set(start, end, 0)
+
+    def _add(self, start: int, end: int, prot: int, single: bool = False) -> None:
+        # sgx_edmm_add_pages
+        if prot & PROT_WRITE:
+            prot |= PROT_READ
+        meter = self.meter
+        meter.eaug(start, end)
+        meter.eaccept(start, end, RW, PENDING)
+        if prot & PROT_EXEC:
+            meter.emodpe(start, end, prot)
+        if RW & ~prot:
+            meter.counts.open_windows += end - start >> PAGE_SHIFT
+            self._restrict(start, end, prot, single)
+        self.pages.set(start, end, prot)
+
+    def _restrict(self, start: int, end: int, prot: int, single: bool) -> None:
+        meter = self.meter
+        times = end - start >> PAGE_SHIFT if single else 1
+        meter.host_call(times)
+        meter.restrict(start, end, prot)
+        if single:
+            meter.counts.ioctls += times - 1
+        meter.eaccept(start, end, prot, PR)
+
+    def _track(self, start: int, end: int) -> None:
+        # The tracker's bits for these pages are committed at once, where they are not yet.
+        low, high = TRACKER + (start >> _COVERS << PAGE_SHIFT), TRACKER + ((end - 1 >> _COVERS) + 1 << PAGE_SHIFT)
+        for begin, stop, had in list(self.pages.runs(low, high)):
+            if had is None:
+                self._add(begin, stop, RW)

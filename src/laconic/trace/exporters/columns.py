@@ -1,0 +1,256 @@
+"""One flat row a call, for tools that know tables: the columns, and the rows of a trace in them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from laconic.linux.pagemap import page_count
+from laconic.memory.change import ChangeKind
+from laconic.trace.exporters import constants
+from laconic.trace.records import ARITY, TracedFile, traced_file
+from laconic.trace.schema import (
+    CODES,
+    MEMORY_CODES,
+    NO_RESULT,
+    PROCESS_EVENTS,
+    UNFINISHED,
+    UNKNOWN_IDENTITY,
+    PlainRow,
+)
+
+if TYPE_CHECKING:
+    from laconic.trace import Trace
+
+#: Column → Arrow type. Every column but the first five may be null: what does not apply, or is not known.
+COLUMNS: Final = {
+    "event": "int64",  # the row's number in the trace
+    "time_ns": "int64",  # since the trace began
+    "pid": "int32",
+    "tid": "int32",
+    "call": "string",  # or program, process, exit, lost, note, end
+    "arg0": "uint64",
+    "arg1": "uint64",
+    "arg2": "uint64",
+    "arg3": "uint64",
+    "arg4": "uint64",
+    "arg5": "uint64",
+    "address": "uint64",
+    "length": "uint64",  # bytes, as the program gave it
+    "prot": "string",
+    "flags": "string",
+    "advice": "string",
+    "result": "int64",
+    "errno": "string",
+    "state": "string",
+    "said": "uint32",  # host calls
+    "kinds": "string",
+    "path": "string",
+    "device": "string",
+    "inode": "uint64",
+    "offset": "uint64",  # bytes into the file
+    "file_size": "uint64",  # bytes, at that time
+    "touched_pages": "uint64",
+    "program": "string",
+    "stack": "string",
+    "text": "string",
+}
+Flat = tuple[Any, ...]
+
+#: Calls on a range: the arguments that are its address and its length in bytes.
+_RANGES: Final = {
+    "mmap": (0, 1), "mprotect": (0, 1), "munmap": (0, 1), "mremap": (0, 1), "madvise": (0, 1), "msync": (0, 1),
+    "mlock": (0, 1), "munlock": (0, 1), "remap_file_pages": (0, 1), "mbind": (0, 1), "mlock2": (0, 1),
+    "pkey_mprotect": (0, 1), "set_mempolicy_home_node": (0, 1), "map_shadow_stack": (0, 1), "mseal": (0, 1),
+    "mincore": (0, 1), "prctl": (2, 3),
+}  # fmt: skip
+_CLONES: Final = frozenset({"clone", "clone3", "fork", "vfork"})
+_PROT: Final = {"mmap": 2, "mprotect": 2, "pkey_mprotect": 2}
+_STATES: Final = ("unfinished", "refused", "chosen", "unfollowed", "no_result")
+_SHOWN: Final = {"program", "process", "exit", "lost", "note", "end"}
+_FIRST_PROCESS: Final = CODES[PROCESS_EVENTS[0]]
+_LAST_PROCESS: Final = CODES[PROCESS_EVENTS[-1]]
+
+
+class Window(NamedTuple):
+    """The part of a trace that is wanted, in nanoseconds since it began; `until` None is its end."""
+
+    begin: int = 0
+    until: int | None = None
+
+    def __contains__(self, time: object) -> bool:
+        return isinstance(time, int) and time >= self.begin and (self.until is None or time <= self.until)
+
+
+class Flattener:
+    """Rows of a trace to flat rows; it keeps what they refer to, one entry a file and a process."""
+
+    def __init__(self, trace: Trace, window: Window) -> None:
+        self._names = trace.names
+        self._window = window
+        self._said = trace.source == "run"
+        self._touched = "touched pages" not in trace.about.get("unknown", ())
+        self._files: dict[int, TracedFile] = {}
+        self._programs: dict[int, str] = {}
+        self._stacks: dict[int, str] = {}
+        self._begun: dict[int, PlainRow] = {}
+        self._number = -1
+
+    def flat(self, rows: Iterable[PlainRow]) -> Iterator[Flat]:
+        """The flat rows of these rows: the calls, and what else a reader of tables should see. O(rows)."""
+        for row in rows:
+            self._number += 1
+            code = row[0]
+            if code < MEMORY_CODES or _FIRST_PROCESS <= code <= _LAST_PROCESS:
+                flat = self._call(row, self._names[code])
+            elif (name := self._names[code]) == "file":
+                self._files[row[14]] = traced_file(row)
+                continue
+            elif name == "begin":
+                self._begun[row[3]] = row
+                continue
+            elif name == "stack":
+                self._stacks[row[3]] = text(row[16])
+                continue
+            elif name in _SHOWN:
+                flat = self._other(row, name)
+            else:
+                continue
+            if row[1] in self._window:
+                yield flat
+
+    def loss(self, sentence: str, time: int) -> Flat:
+        """The row that says, at the end, what the file itself lacks."""
+        return _row({"event": self._number + 1, "time_ns": time, "pid": 0, "tid": 0, "call": "lost", "text": sentence})
+
+    def _call(self, row: PlainRow, name: str) -> Flat:
+        _, time, pid, tid, *args, result, state, said, kinds, number, _, data, touched = row
+        if self._begun and (begun := self._begun.pop(tid, None)) is not None:
+            number, touched = number or begun[14], touched or begun[17]
+        arity = ARITY.get(name, 6)
+        address = length = None
+        if name in _RANGES:
+            first, second = _RANGES[name]
+            address, length = args[first], args[second]
+        elif name == "brk":
+            address = args[0]
+        known = not state & (UNFINISHED | NO_RESULT)
+        if known and name in _CLONES and result > 0 and pid in self._programs:
+            # A child of vfork has run another program already when vfork returns.
+            self._programs.setdefault(result, self._programs[pid])
+        file = self._files.get(number)
+        return (
+            self._number, time, pid, tid, name,
+            *args[:arity], *[None] * (6 - arity),
+            address, length,
+            constants.prot(args[_PROT[name]] & 0xFFFFFFFF) if name in _PROT else None,
+            flags_text(name, args),
+            constants.one(args[2] & 0xFFFFFFFF, constants.MADV, "MADV") if name == "madvise" else None,
+            result if known else None,
+            error_name(result) if known and result < 0 else None,
+            _state(state) if state else None,
+            said if self._said else None,
+            _kinds(kinds) if self._said and kinds else None,
+            *(_file(file, args[5] if name == "mmap" else None) if file else (text(data) or None, *[None] * 4)),
+            page_count(touched) if self._touched else None,
+            self._programs.get(pid),
+            self._stacks.pop(tid, None) if self._stacks else None,
+            None,
+        )  # fmt: skip
+
+    def _other(self, row: PlainRow, name: str) -> Flat:
+        _, time, pid, tid, a0, *_, result, _, _, _, _, _, data, touched = row
+        fields: dict[str, Any] = {"event": self._number, "time_ns": time, "pid": pid, "tid": tid, "call": name}
+        fields["text"] = text(data) or None
+        if name == "program":
+            fields["path"] = self._programs[pid] = program_path(data)
+        elif name == "process":
+            fields["result"] = result
+        elif name in ("exit", "end"):
+            fields["result"] = a0
+        fields["program"] = self._programs.get(pid)
+        if name == "exit":
+            fields["touched_pages"] = page_count(touched) if self._touched else None
+            if tid == pid:
+                self._programs.pop(pid, None)
+        return _row(fields)
+
+
+def _row(fields: dict[str, Any]) -> Flat:
+    return tuple(map(fields.get, COLUMNS))
+
+
+def _file(file: TracedFile, offset: int | None) -> tuple[str | None, str | None, int | None, int | None, int | None]:
+    size = None if file.size >> 63 else file.size
+    path = text(os.fsencode(file.file.path)) or None
+    if file.mode & UNKNOWN_IDENTITY:
+        return path, None, None, offset, size
+    return path, file.file.device, file.file.inode & (1 << 64) - 1, offset, size
+
+
+def flat_rows(trace: Trace, window: Window) -> Iterator[list[Flat]]:
+    """The trace as flat rows, a batch at a time; one at its end says what is missing, if anything is. O(rows)."""
+    flattener = Flattener(trace, window)
+    time = 0
+    for rows in trace.batches():
+        time = rows[-1][1]
+        yield list(flattener.flat(rows))
+    if trace.loss:
+        yield [flattener.loss(trace.loss, time)]
+
+
+def text(data: bytes) -> str:
+    """Bytes of a path or a message as text that every tool takes: what is no UTF-8 is escaped."""
+    return data.decode("utf-8", "backslashreplace")
+
+
+def program_path(data: bytes) -> str:
+    """The path in a `program` row's JSON."""
+    return text(os.fsencode(json.loads(data).get("path") or "?"))
+
+
+def error_name(result: int) -> str | None:
+    """The errno of a negative result, by name where it has one; None for an address."""
+    if result < -4095:
+        return None
+    return errno.errorcode.get(-result, str(-result))
+
+
+def flags_text(name: str, args: list[int]) -> str | None:
+    """The flags of a call, in the kernel's names; None for a call that has none, or none with names."""
+    match name:
+        case "mmap":
+            return constants.map_flags(args[3] & 0xFFFFFFFF)
+        case "mremap":
+            return constants.bits(args[3], constants.MREMAP)
+        case "msync":
+            return constants.bits(args[2] & 0xFFFFFFFF, constants.MS)
+        case "mlockall":
+            return constants.bits(args[0] & 0xFFFFFFFF, constants.MCL)
+        case "mlock2":
+            return constants.bits(args[2] & 0xFFFFFFFF, constants.MLOCK)
+        case "shmat":
+            return constants.bits(args[2] & 0xFFFFFFFF, constants.SHM)
+        case "mbind":
+            return constants.memory_policy(args[2] & 0xFFFFFFFF)
+        case "prctl":
+            return constants.one(args[0], constants.PR, "PR")
+        case "clone" | "clone3" | "fork" | "vfork":
+            return constants.clone_flags(args[0], name != "clone3")
+        case _:
+            return None
+
+
+@lru_cache(256)
+def _kinds(value: int) -> str:
+    return "|".join(kind.name or "" for kind in ChangeKind if kind and value & kind)
+
+
+@lru_cache(32)
+def _state(value: int) -> str:
+    return " ".join(word for bit, word in enumerate(_STATES) if value >> bit & 1)
+

@@ -1,0 +1,53 @@
+"""Parquet, which DuckDB, Polars, pandas and Spark read: the columns of `laconic.trace.exporters.columns`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from laconic.trace.exporters.columns import COLUMNS, flat_rows
+
+if TYPE_CHECKING:
+    from laconic.trace import Trace
+    from laconic.trace.exporters import Part, Written
+
+#: Rows a row group: enough for queries to be quick, few enough for memory to stay small.
+ROW_GROUP = 1 << 17
+
+
+def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
+    """Writes one Parquet file (zstd); its metadata say what the trace is, and what is missing in it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from laconic.trace.exporters import Written
+
+    schema = pa.schema([pa.field(name, getattr(pa, kind)()) for name, kind in COLUMNS.items()])
+    written = Written()
+    batches: list[Any] = []
+    with pq.ParquetWriter(output, schema, compression="zstd", write_statistics=True) as writer:
+        for rows in flat_rows(trace, part.window):
+            if rows:
+                columns = [
+                    pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), schema.types, strict=True)
+                ]
+                batches.append(pa.RecordBatch.from_arrays(columns, schema=schema))
+                written.rows += len(rows)
+            if sum(batch.num_rows for batch in batches) >= ROW_GROUP:
+                writer.write_table(pa.Table.from_batches(batches, schema))
+                batches.clear()
+            part.update(trace.position)
+        if batches:
+            writer.write_table(pa.Table.from_batches(batches, schema))
+        writer.add_key_value_metadata(_about(trace))
+    return written
+
+
+def _about(trace: Trace) -> dict[str, str]:
+    return {
+        "laconic": trace.version,
+        "source": trace.source,
+        "machine": json.dumps(trace.machine),
+        "about": json.dumps(trace.about),
+        "loss": trace.loss or "",
+    }

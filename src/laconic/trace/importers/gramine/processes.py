@@ -1,0 +1,334 @@
+"""The processes of a Gramine log: who started whom, what their descriptors refer to, and the rows of their calls."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import NamedTuple
+
+from laconic.memory.flags import MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE
+from laconic.trace.importers.gramine.line import CLONE_THREAD, CLONE_VFORK, CLONE_VM, arguments, clone_flags, string
+from laconic.trace.importers.importing import BATCH, Import, check, lost
+from laconic.trace.importers.pathfiles import PathFiles
+from laconic.trace.schema import CHOSEN, CODES, NO_RESULT, UNFINISHED
+from laconic.trace.writer import TraceWriter
+
+_MUNMAP, _EXIT = CODES["munmap"], CODES["exit"]
+#: Processes that ended, of which late lines are known to be such; descriptors and threads that are kept.
+_ENDED, _MANY = 4096, 65536
+
+
+class Pending(NamedTuple):
+    """A call whose beginning was seen and not its end; `place` is its row's in the writer's list, or -1 for none."""
+
+    name: bytes
+    args: tuple[int, int, int, int, int, int]
+    file: int
+    state: int
+    text: bytes
+    place: int
+
+
+class Process:
+    """One process: descriptor → path, and its threads by id. `ended`: the thread that made its last call, or 0."""
+
+    __slots__ = ("ended", "files", "pid", "threads")
+
+    def __init__(self, pid: int, files: dict[int, bytes]) -> None:
+        self.pid = pid
+        self.files = files
+        self.threads: dict[int, Thread] = {}
+        self.ended = 0
+
+
+class Thread:
+    """One thread: the call that it is in, the arguments of a file call that it is in, the first parts of a line that
+    was split. `gone`: it has ended."""
+
+    __slots__ = ("gone", "opening", "part", "pending", "process", "tid")
+
+    def __init__(self, process: Process, tid: int) -> None:
+        self.process = process
+        self.tid = tid
+        self.pending: Pending | None = None
+        self.opening = b""
+        self.part = b""
+        self.gone = False
+        process.threads[tid] = self
+
+
+class Processes:
+    """Writes the rows of a log's calls, in an order in which one address space can follow them.
+
+    What takes memory away stands where the call began, everything else where it ended: another thread can be given an
+    address anew before the call that freed it has returned, and can use a new one only after the call that made it.
+    """
+
+    def __init__(self, writer: TraceWriter, report: Import) -> None:
+        self.writer = writer
+        self.report = report
+        self.now = 0
+        self._processes: dict[int, Process] = {}
+        self.executing: dict[Thread, None] = {}
+        self._places: dict[Thread, None] = {}
+        self._forking: dict[Thread, int] = {}
+        self._cloning: dict[Thread, None] = {}
+        self._owners: dict[int, int] = {}
+        self._files = PathFiles(writer)
+
+    # Processes and threads
+
+    def thread(self, pid: int, tid: int) -> Thread:
+        """The thread of these ids; one that was not seen before gets the rows that begin it."""
+        process = self._processes.get(pid)
+        if process is None or process.ended:
+            process = self._begun(pid, tid)
+        thread = process.threads.get(tid)
+        if thread is None:
+            if len(process.threads) >= _MANY:  # of so many, most ended unseen
+                process.threads = dict(list(process.threads.items())[_MANY // 2 :])
+            thread = Thread(process, tid)
+            self.report.threads += 1
+        return thread
+
+    def late(self, pid: int, tid: int) -> bool:
+        """True for a thread of a process that another of its threads has ended."""
+        process = self._processes.get(pid)
+        return process is not None and process.ended not in (0, tid)
+
+    def process_of(self, tid: int) -> int:
+        """The process of a thread first seen now, where the log names threads alone (Graphene's)."""
+        if tid not in self._owners:
+            if len(self._owners) >= _MANY:
+                self._owners.clear()
+            parent = next(iter(self._cloning), None)
+            self._owners[tid] = parent.process.pid if parent is not None and tid not in self._processes else tid
+        return self._owners[tid]
+
+    def _begun(self, pid: int, tid: int) -> Process:
+        # The child's first line may come before its parent's call has returned.
+        files: dict[int, bytes] = {}
+        for parent, child in self._forking.items():
+            if not child:
+                pending = parent.pending
+                assert pending is not None
+                self._forking[parent] = pid
+                self._row(parent, pending, pid)
+                files = dict(parent.process.files)
+                break
+        else:
+            self.writer.rows.append((CODES["process"], self.now, pid, tid, *[0] * 12, b"", ()))
+        return self._new(pid, files)
+
+    def _new(self, pid: int, files: dict[int, bytes]) -> Process:
+        if len(self._processes) >= 2 * _ENDED:
+            found = sorted(self._processes.values(), key=lambda one: not one.ended)
+            self._processes = {one.pid: one for one in found[-_ENDED:]}
+            for one in found[:-_ENDED]:
+                one.threads.clear()  # or the two would keep each other in memory
+        process = self._processes[pid] = Process(pid, files)
+        self.report.processes += 1
+        return process
+
+    # Calls
+
+    def begin(self, thread: Thread, name: bytes, text: bytes) -> None:
+        """A call begins whose end is shown later. Raises ValueError where its arguments are not understood."""
+        if thread.pending is not None:
+            self.interrupt(thread, NO_RESULT)
+        pending = self._pending(thread, name, text)
+        if name == b"munmap":
+            pending = pending._replace(place=len(self.writer.rows))
+            self._places[thread] = None
+            self._row(thread, pending, 0, UNFINISHED)
+        elif name in _FORKS and not pending.args[0] & CLONE_VM:
+            self._forking[thread] = 0
+        elif name == b"clone":
+            self._cloning[thread] = None
+        elif name == b"execve":
+            self.executing[thread] = None
+        thread.pending = pending
+
+    def end(self, thread: Thread, name: bytes, result: int) -> None:
+        """The call that the thread is in has returned."""
+        pending = thread.pending
+        if pending is None or pending.name != name:
+            if pending is not None:
+                self.interrupt(thread, NO_RESULT)
+            where = self.now, thread.process.pid, thread.tid
+            lost(self.writer, 1, f"the beginning of a call of {name.decode()}", where)
+            return
+        thread.pending = None
+        self.executing.pop(thread, None)
+        self._cloning.pop(thread, None)
+        if pending.place >= 0:
+            del self._places[thread]
+            row = self.writer.rows[pending.place]
+            self.writer.rows[pending.place] = (*row[:10], result, pending.state, *row[12:])
+        elif name in _FORKS:
+            self._forked(thread, pending, result)
+        elif name != b"munmap":
+            self._row(thread, pending, result)
+
+    def whole(self, thread: Thread, name: bytes, text: bytes, result: int) -> None:
+        """A call that is shown in one line. Raises ValueError where its arguments are not understood."""
+        pending = self._pending(thread, name, text)
+        if name in _FORKS:
+            self._forked(thread, pending, result)
+        else:
+            self._row(thread, pending, result)
+
+    def interrupt(self, thread: Thread, state: int) -> None:
+        """The end of the thread's call is not shown: `state` says why."""
+        pending, thread.pending = thread.pending, None
+        if pending is None:
+            return
+        self.executing.pop(thread, None)
+        self._cloning.pop(thread, None)
+        if pending.place >= 0:
+            del self._places[thread]
+            row = self.writer.rows[pending.place]
+            self.writer.rows[pending.place] = (*row[:11], pending.state | state, *row[12:])
+        elif pending.name in _FORKS and self._forking.pop(thread, 0):
+            pass  # its row was written when the child was seen
+        elif pending.name != b"munmap":
+            self._row(thread, pending, 0, state)
+
+    def ran(self, thread: Thread) -> None:
+        """The execve that the thread is in succeeded: it goes on in the new program."""
+        pending, thread.pending = thread.pending, None
+        assert pending is not None
+        del self.executing[thread]
+        self._row(thread, pending, 0)
+        path, rest = string(pending.text)
+        inner = rest.partition(b"[")[2].partition(b"]")[0]
+        argv = [os.fsdecode(self.writer.hidden(os.fsdecode(one))) for one in inner.split(b",")[:-1]]
+        about = {"path": os.fsdecode(self.writer.hidden_path(os.fsdecode(path))), "argv": argv, "bits": 64}
+        process = thread.process
+        data = json.dumps(about).encode()
+        self.writer.rows.append((CODES["program"], self.now, process.pid, thread.tid, *[0] * 12, data, ()))
+        for other in list(process.threads.values()):
+            if other is not thread:
+                self.interrupt(other, UNFINISHED)
+                other.gone = True
+        process.threads = {thread.tid: thread}
+
+    def exit(self, thread: Thread, status: int, *, whole: bool) -> None:
+        """The thread ends, or with `whole` its process."""
+        if thread in self.executing:
+            self.ran(thread)
+        process = thread.process
+        for one in [*(process.threads.values() if whole else ())]:
+            if one is not thread:
+                self._exit(one, status)
+        self._exit(thread, status)
+        if not process.threads:
+            process.ended = thread.tid
+
+    def _exit(self, thread: Thread, status: int) -> None:
+        self.interrupt(thread, UNFINISHED)
+        thread.gone = True
+        thread.process.threads.pop(thread.tid, None)
+        where = self.now, thread.process.pid, thread.tid
+        self.writer.rows.append((_EXIT, *where, (status & 0xFF) << 8, *[0] * 11, b"", ()))
+
+    def finish(self) -> None:
+        """The log ends: what has not returned never did."""
+        for process in self._processes.values():
+            for thread in process.threads.values():
+                self.interrupt(thread, NO_RESULT if thread in self.executing else UNFINISHED)
+
+    def flush(self) -> None:
+        """Writes rows where there are enough; those of calls that have not returned are waited for, within bounds."""
+        rows = self.writer.rows
+        if len(rows) < BATCH or self._places and len(rows) < 4 * BATCH:
+            return
+        for thread in self._places:
+            pending = thread.pending
+            assert pending is not None
+            row = rows[pending.place]
+            rows[pending.place] = (*row[:11], NO_RESULT, *row[12:])
+            thread.pending = pending._replace(place=-1)
+        self._places.clear()
+        self.writer.flush()
+        check(self.writer)
+
+    def _pending(self, thread: Thread, name: bytes, text: bytes) -> Pending:
+        file = state = 0
+        if name == b"mmap":
+            args = arguments(name, text)
+            flags = args[3]
+            if not flags & (MAP_FIXED | MAP_FIXED_NOREPLACE):
+                state = CHOSEN
+            if not flags & MAP_ANONYMOUS:
+                path = thread.process.files.get(args[4] & 0xFFFFFFFF)
+                file = self._files.number(path, args[4], (self.now, thread.process.pid, thread.tid))
+            text = b""
+        elif name in _FORKS:
+            # Gramine and Graphene answer vfork as fork: the child has memory of its own.
+            flags = clone_flags(text) if name == b"clone" else 0
+            args = (flags & ~(CLONE_VM | CLONE_VFORK) if flags & CLONE_VFORK else flags), 0, 0, 0, 0, 0
+        elif name == b"execve":
+            args = 0, 0, 0, 0, 0, 0
+        else:
+            args = arguments(name, text)
+            text = b""
+        return Pending(name, args, file, state, text, -1)
+
+    def _row(self, thread: Thread, pending: Pending, result: int, state: int = 0) -> None:
+        name = pending.name.decode()
+        calls = self.report.calls
+        calls[name] = calls.get(name, 0) + 1
+        data = b"" if name != "execve" else self.writer.hidden_path(os.fsdecode(string(pending.text)[0]))
+        self.writer.rows.append((
+            CODES[name], self.now, thread.process.pid, thread.tid, *pending.args, result, pending.state | state, 0, 0,
+            pending.file, 0, data, (),
+        ))  # fmt: skip
+
+    def _forked(self, thread: Thread, pending: Pending, result: int) -> None:
+        child = self._forking.pop(thread, 0)
+        where = self.now, thread.process.pid, thread.tid
+        if child:
+            # The row stands where the child was seen first.
+            if child != result & 0xFFFFFFFF:
+                lost(self.writer, 0, f"which call started process {child}: another one returned {result}", where)
+            return
+        self._row(thread, pending, result)
+        if not 0 < result < 1 << 31:
+            return
+        if pending.args[0] & CLONE_THREAD:
+            self._owners[result] = thread.process.pid
+            if result not in thread.process.threads:
+                self.thread(thread.process.pid, result)
+        elif result not in self._processes or self._processes[result].ended:
+            self._owners.pop(result, None)
+            self._new(result, dict(thread.process.files))
+
+    # Descriptors
+
+    def file_call(self, thread: Thread, name: bytes, text: bytes, result: int) -> None:
+        """A call that opened, closed or duplicated a descriptor. Raises ValueError."""
+        files = thread.process.files
+        if result < 0:
+            return
+        if name == b"close":
+            files.pop(int(text, 0), None)
+        elif name.startswith(b"dup") or name == b"fcntl":
+            if name != b"fcntl" or b"DUPFD" in text:
+                self._set(files, result, files.get(int(text.partition(b",")[0], 0)))
+        else:
+            folder = b""
+            if name == b"openat":
+                at, _, text = text.partition(b",")
+                folder = files.get(int(at, 0), b"") if at.lstrip(b"-").isalnum() else b""
+            path = string(text.lstrip())[0]
+            self._set(files, result, folder + b"/" + path if folder and path[:1] != b"/" else path)
+
+    def _set(self, files: dict[int, bytes], fd: int, path: bytes | None) -> None:
+        if path is None or len(files) >= _MANY:
+            files.pop(fd, None)
+        else:
+            files[fd] = path
+
+
+_FORKS = {b"clone", b"fork", b"vfork"}

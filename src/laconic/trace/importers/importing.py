@@ -1,0 +1,248 @@
+"""What the importers of logs share: the report of an import, the list of importers, and the end of a trace.
+
+An importer is a module with two functions:
+
+`inspect(logs)` looks at the logs' heads, raises LaconicError (see `refuse`) where they are none of its kind, and
+returns what is known of them (the trace's `about`: `log`, `unknown`, `clock`, ...).
+
+`import_log(logs, writer, report, progress)` appends the rows of all logs to the writer, counting in the report.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import shlex
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, cast
+
+from laconic.errors import LaconicError
+from laconic.trace.importers.text import Log, Progress
+from laconic.trace.reader import looks_like
+from laconic.trace.schema import CODES, Row
+from laconic.trace.writer import BATCH, TraceWriter
+
+#: Kind of log → the module that reads it.
+IMPORTERS = {
+    "strace": "laconic.trace.importers.strace",
+    "gramine": "laconic.trace.importers.gramine",
+    "perf": "laconic.trace.importers.perf",
+}
+#: Of the lines that were not understood, how many are shown, and how much of each, in characters.
+SHOWN, SHOWN_WIDTH = 10, 200
+#: What no log of system calls holds.
+UNKNOWN = ("touched pages", "initial maps")
+
+
+class Puzzle(NamedTuple):
+    """A line that was not understood: its log, its number counted from 1, its text (cut, undecodable bytes escaped)."""
+
+    log: str
+    line: int
+    text: str
+
+
+@dataclass
+class Import:
+    """The report of an import: what was read, and what is missing.
+
+    `calls` counts the memory and process calls that were written, by name. `notes` are sentences for people. `time` is
+    that of the last row, in nanoseconds since the first line.
+    """
+
+    lines: int = 0
+    not_understood: int = 0
+    puzzles: list[Puzzle] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=lambda: list(UNKNOWN))
+    calls: dict[str, int] = field(default_factory=dict)
+    processes: int = 0
+    threads: int = 0
+    time: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def puzzle(self, log: Log, number: int, line: bytes) -> None:
+        """Counts a line that was not understood, and keeps it where it is among the first ten."""
+        self.not_understood += 1
+        if len(self.puzzles) < SHOWN:
+            text = line[: 4 * SHOWN_WIDTH].decode("utf-8", "backslashreplace")
+            shown = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+            self.puzzles.append(Puzzle(log.name, number, shown[:SHOWN_WIDTH]))
+
+    def note(self, text: str) -> bool:
+        """Adds a sentence, once; True where it is new."""
+        new = text not in self.notes
+        if new:
+            self.notes.append(text)
+        return new
+
+    def doubt(self, what: str) -> None:
+        """Adds to what is not known, once."""
+        if what not in self.unknown:
+            self.unknown.append(what)
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as JSON values; the `end` row holds it too."""
+        return {
+            "lines": self.lines,
+            "not_understood": self.not_understood,
+            "puzzles": [puzzle._asdict() for puzzle in self.puzzles],
+            "calls": dict(sorted(self.calls.items(), key=lambda item: (-item[1], item[0]))),
+            "processes": self.processes,
+            "threads": self.threads,
+            "unknown": list(self.unknown),
+            "notes": list(self.notes),
+        }
+
+    def as_text(self, output: str) -> str:
+        """The report for people, on the way to what comes next."""
+        calls = sorted(self.calls.items(), key=lambda item: (-item[1], item[0]))
+        shown = ", ".join(f"{count:,} {name}" for name, count in calls[:8])
+        more = f" and {_many(len(calls) - 8, 'more kind')}" if len(calls) > 8 else ""
+        lines = [
+            f"{_many(self.lines, 'line')}: {_many(sum(self.calls.values()), 'memory and process call')} of "
+            f"{_many(self.processes, 'process', 'processes')}, {_many(self.threads, 'thread')}"
+        ]
+        if calls:
+            lines.append(f"calls: {shown}{more}")
+        if self.not_understood:
+            lines.append(f"not understood: {_many(self.not_understood, 'line')}")
+            lines += [f"  {puzzle.log}:{puzzle.line}: {puzzle.text}" for puzzle in self.puzzles]
+            if self.not_understood > len(self.puzzles):
+                lines.append(f"  and {self.not_understood - len(self.puzzles):,} more")
+        if self.unknown:
+            lines.append(f"not in the log, and so not known: {'; '.join(self.unknown)}")
+        lines += [f"note: {sentence}" for sentence in self.notes]
+        lines.append(f"next: laconic replay {shlex.quote(output)} --check")
+        return "\n".join(lines) + "\n"
+
+
+def _many(count: int, one: str, several: str = "") -> str:
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
+
+
+class Importer(Protocol):
+    """The module of one kind of log."""
+
+    def inspect(self, logs: Sequence[Log]) -> dict[str, Any]:
+        """What the heads tell; raises LaconicError where these are no such logs."""
+
+    def import_log(self, logs: Sequence[Log], writer: TraceWriter, report: Import, progress: Progress | None) -> None:
+        """Appends all rows."""
+
+
+def importer(kind: str) -> Importer:
+    """The importer of a kind of log, one of `IMPORTERS`."""
+    return cast(Importer, importlib.import_module(IMPORTERS[kind]))
+
+
+def import_logs(
+    kind: str,
+    paths: list[str],
+    output: str,
+    *,
+    force: bool = False,
+    redact: bool = False,
+    progress: Progress | None = None,
+) -> Import:
+    """Reads logs of a kind into a new trace; returns the report.
+
+    Raises LaconicError where a log cannot be read or is none of the kind (nothing is written then), or where the
+    trace cannot be written (the rows before stay readable).
+    """
+    from laconic.trace.importers.text import open_logs
+
+    module = importer(kind)
+    logs = open_logs(paths)
+    _spare(paths, output)
+    about = module.inspect(logs)
+    if redact:
+        about.pop("log", None)
+    report = Import(unknown=list(about.get("unknown", UNKNOWN)))
+    writer = TraceWriter(output, kind, about, force=force, redact=redact)
+    # Rows are tuples of numbers, in no cycle: to look for cycles among them takes a tenth of the time.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        module.import_log(logs, writer, report, progress)
+        end = json.dumps(redacted_report(report) if redact else report.as_json()).encode()
+        writer.rows.append(Row(CODES["end"], report.time, 0, 0, data=end))
+    finally:
+        if collecting:
+            gc.enable()
+        writer.close()
+    check(writer)
+    return report
+
+
+def _spare(paths: Sequence[str], output: str) -> None:
+    # A log is not written over by the trace that is made of it.
+    for path in paths:
+        with suppress(OSError):
+            if path != "-" and os.path.samefile(path, output):
+                raise LaconicError(f"-o {output!r} is a log that is to be read: name another file")
+
+
+def redacted_report(report: Import) -> dict[str, Any]:
+    """As `Import.as_json`, without text from the log."""
+    about = report.as_json()
+    for puzzle in about["puzzles"]:
+        puzzle.update(text="", log="")
+    return about
+
+
+def note(writer: TraceWriter, report: Import, text: str, now: tuple[int, int, int] = (0, 0, 0)) -> None:
+    """Tells a sentence in the trace and in the report, once; `now` is the row's time, pid and tid."""
+    if report.note(text):
+        writer.rows.append(Row(CODES["note"], *now, data=text.encode()))
+
+
+def lost(writer: TraceWriter, count: int, text: str, now: tuple[int, int, int] = (0, 0, 0)) -> None:
+    """A row that says that `count` lines or calls are missing here; 0 where that is not known."""
+    writer.rows.append(Row(CODES["lost"], *now, count, data=text.encode()))
+
+
+def flush(writer: TraceWriter) -> None:
+    """Writes the rows where there are enough for a batch. Raises LaconicError where the disk does not take them."""
+    if len(writer.rows) >= BATCH:
+        writer.flush()
+        check(writer)
+
+
+def check(writer: TraceWriter) -> None:
+    """Raises LaconicError where the trace could not be written."""
+    if writer.failure is not None:
+        raise LaconicError(
+            f"-o {writer.path!r} could not be written, {writer.failure.strerror}: {writer.written:,} events are in it; "
+            "free some space and import again with --force"
+        )
+
+
+def refuse(log: Log, kind: str, cure: str) -> LaconicError:
+    """The error for a file that is no log of this kind: says what it looks like. `cure` says how such a log is made."""
+    what = looks_like(log.head)
+    first = log.head.split(b"\n", 1)[0].strip()
+    if what == "text" and first:
+        shown = first[:80].decode("utf-8", "backslashreplace")
+        what = f"other text, whose first line is {shown!r}"
+    return LaconicError(f"{log.path!r} is no log of {kind}: it looks like {what}. {cure}")
+
+
+__all__ = [
+    "BATCH",
+    "IMPORTERS",
+    "Import",
+    "Importer",
+    "Puzzle",
+    "check",
+    "flush",
+    "import_logs",
+    "importer",
+    "lost",
+    "note",
+    "redacted_report",
+    "refuse",
+]

@@ -1,0 +1,310 @@
+"""One line of `perf trace` or `perf script` text: what it says, and its arguments as numbers.
+
+The formats are those of perf 6; docs/traces.md lists them. Both print a tracepoint's fields by name, perf trace leaves
+out those that are 0 and writes flags as words without their prefix.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from typing import NamedTuple
+
+from laconic.memory import flags as kernel
+from laconic.trace.exporters.constants import CLONE
+from laconic.trace.schema import CODES, MEMORY_CODES
+
+_MASK = (1 << 64) - 1
+_CACHED = 4096
+
+#: A line of perf trace: time in ms or `?`, duration in ms, command name and thread (left out of one thread's log).
+TRACE = re.compile(rb" *(\?|\d+\.\d+) \( *(?:(\d+\.\d+) ms)?\s*\): (?:(.{0,15}?)/(\d{1,10}) )?(.*)$")
+_CALL = re.compile(rb"(\w+)\((.*)\) +(?:= (.*)|(\.\.\.))$")
+_CONTINUED = re.compile(rb" ?\.\.\. \[continued\]: (\w+)\(\)\) +(?:= ?(.*)|(\.\.\.))$")
+_FAULT = re.compile(rb"(?:maj|min)fault \[.*\] => (?:(.*)@)?0x([0-9a-f]{1,16}) \(..\)$")
+_BORN = re.compile(rb"task:task_newtask:?\(? ?pid[:=] ?(\d{1,10}).*clone_flags(?:: (\d+)|=([0-9a-f]+))")
+#: A line of perf script: command name, process (where it is shown), thread, time in seconds, the event.
+SCRIPT = re.compile(
+    rb" *(.{1,16}?) +(?:(\d{1,10})/)?(\d{1,10}) +(?:\[\d+\] +)?(\d+)\.(\d+): +(?:\d+ +)?([\w-]+(?::[\w-]+)?):(.*)$"
+)
+_ADDRESS = re.compile(rb"address=0x([0-9a-f]{1,16}) .*error_code=0x([0-9a-f]+)")
+_SAMPLE = re.compile(rb"([0-9a-f]{1,16})(?: +[0-9a-f]{1,16} \S+.*)?$")
+#: What `-F addr` puts behind events that have none.
+_NO_ADDRESS = re.compile(rb" {8,}0$")
+_EXEC = re.compile(rb"filename=(.*) pid=\d+ old_pid=\d+")
+_LOST = re.compile(rb"LOST (\d{1,18}) events")
+#: One frame of a stack.
+_FRAME = re.compile(rb"\s+\S.*\(.*\)$")
+#: Where perf trace's calls end, and its table begins.
+SUMMARY = re.compile(rb" *Summary of events:")
+_PAIR = re.compile(rb'(\w+): (?:"([^"]*)"|([^,]*))(?:, |$)')
+
+#: Call → the names of its arguments, as the kernel's tracepoints have them, in the order of the registers.
+PARAMETERS: dict[str, tuple[str, ...]] = {
+    "mmap": ("addr", "len", "prot", "flags", "fd", "off"), "munmap": ("addr", "len"), "brk": ("brk",),
+    "mprotect": ("start", "len", "prot"), "pkey_mprotect": ("start", "len", "prot", "pkey"),
+    "madvise": ("start", "len_in", "behavior"), "mremap": ("addr", "old_len", "new_len", "flags", "new_addr"),
+    "msync": ("start", "len", "flags"), "mlock": ("start", "len"), "munlock": ("start", "len"),
+    "mlock2": ("start", "len", "flags"), "mlockall": ("flags",), "munlockall": (),
+    "shmat": ("shmid", "shmaddr", "shmflg"), "shmdt": ("shmaddr",), "mincore": ("start", "len", "vec"),
+    "remap_file_pages": ("start", "size", "prot", "pgoff", "flags"),
+    "mbind": ("start", "len", "mode", "nmask", "maxnode", "flags"), "mseal": ("start", "len", "flags"),
+    "clone": ("clone_flags",), "clone3": (), "fork": (), "vfork": (), "execve": (), "execveat": (),
+    "exit": ("error_code",), "exit_group": ("error_code",),
+    "open": ("filename",), "openat": ("filename",), "creat": ("filename",), "close": ("fd",), "dup": ("fildes",),
+    "dup2": ("oldfd",), "dup3": ("oldfd",),
+}  # fmt: skip
+_PREFIXES = {"prot": "PROT_", "behavior": "MADV_", "clone_flags": "CLONE_"}
+_FLAGS = {"mmap": "MAP_", "mremap": "MREMAP_", "msync": "MS_", "mlockall": "MCL_", "mlock2": "MLOCK_"}
+_SYMBOLS = {
+    **{name: value for name, value in vars(kernel).items() if isinstance(value, int)},
+    **{name: bit for bit, name in CLONE.items()},
+    "PROT_NONE": 0,
+    "MAP_ANON": kernel.MAP_ANONYMOUS,
+    "MAP_FILE": 0,
+}
+MEMORY = {name for name, code in CODES.items() if code < MEMORY_CODES}
+
+
+class Event(NamedTuple):
+    """What one or two lines tell. `name` is a call's, or one of `fault`, `lost`, `beginning` (of a call not seen).
+
+    `start` and `end` are in nanoseconds on the log's own clock, -1: before its first line. `args` are a call's, a
+    fault's address, or how many are lost; `result` is None where it is not shown; `write` says whether a fault was to
+    write, where that is known. `path` is a file's or a program's name, as far as it is shown.
+    """
+
+    name: str
+    start: int
+    end: int
+    pid: int
+    tid: int
+    args: tuple[int, ...] = ()
+    result: int | None = 0
+    write: bool | None = None
+    path: bytes = b""
+
+
+class Numbers:
+    """Words of flags → numbers, remembered within bounds."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, bytes], int] = {}
+
+    def read(self, prefix: str, text: bytes) -> int:
+        """An unsigned 64-bit number. Raises ValueError where the text is none."""
+        value = self._known.get((prefix, text))
+        if value is None:
+            value = 0
+            for word in text.decode("ascii", "replace").split("|"):
+                symbol = _SYMBOLS.get(prefix + word) if prefix else None
+                if symbol is None:
+                    symbol = _SYMBOLS[word] if prefix and word in _SYMBOLS else int(word, 0)
+                value |= symbol
+            value &= _MASK
+            if prefix:
+                if len(self._known) >= _CACHED:
+                    self._known.clear()
+                self._known[prefix, text] = value
+        return value
+
+
+_NUMBERS = Numbers()
+
+
+def arguments(name: str, text: bytes) -> tuple[tuple[int, ...], bytes]:
+    """A call's arguments in the order of its registers, and its path. Raises ValueError for what is none.
+
+    >>> arguments("mprotect", b"start: 0x1000, len: 4096, prot: READ|WRITE")
+    ((4096, 4096, 3), b'')
+    """
+    shown: dict[str, bytes] = {}
+    path = b""
+    for found in _PAIR.finditer(text):
+        key = found[1].decode()
+        if found[2] is not None:
+            path = found[2]
+        else:
+            shown[key] = found[3].strip()
+    if text and not shown and not path:
+        raise ValueError(text)
+    values: list[int] = []
+    for key in PARAMETERS[name]:
+        raw = shown.get(key)
+        if raw is None:
+            # perf trace leaves out what is 0, and a descriptor of anonymous memory.
+            values.append(_MASK if key == "fd" and name == "mmap" and values[3] & kernel.MAP_ANONYMOUS else 0)
+        elif key == "filename":
+            values.append(0)
+        else:
+            prefix = _PREFIXES.get(key) or (_FLAGS.get(name, "") if key == "flags" else "")
+            value = _NUMBERS.read(prefix, raw.partition(b"<")[0])
+            values.append(value | _MASK << 32 & _MASK if key == "fd" and value >> 31 == 1 else value)
+    return tuple(values), path
+
+
+def result(text: bytes) -> int | None:
+    """What stands behind `=` in perf trace: a value, `-1 ENOENT (...)`, `16073 (b)`, or `?`. Raises ValueError."""
+    words = text.split()
+    if not words:
+        return 0
+    if words[0] == b"?":
+        return None
+    value = int(words[0], 0)
+    if value == -1 and len(words) > 1:
+        return -_ERRORS.get(words[1].decode("ascii", "replace"), 1)
+    return signed(value)
+
+
+def signed(value: int) -> int:
+    """A register as a signed 64-bit number."""
+    value &= _MASK
+    return value - (1 << 64) if value >> 63 else value
+
+
+_ERRORS = {name: number for number, name in errno.errorcode.items()}
+_ERRORS |= {"ERESTARTSYS": 512, "ERESTARTNOINTR": 513, "ERESTARTNOHAND": 514, "ENOTSUP": errno.EOPNOTSUPP}
+
+
+def nanoseconds(text: bytes) -> int:
+    """A time in milliseconds, with decimals."""
+    whole, _, fraction = text.partition(b".")
+    return int(whole[:12]) * 1_000_000 + int(fraction[:6].ljust(6, b"0") or b"0")
+
+
+class TraceLines:
+    """The events of `perf trace`'s lines. `faults`: of what is in a file, which the text gives by its place there."""
+
+    def __init__(self) -> None:
+        self.last = 0
+        self.file_faults = 0
+        self.births: dict[int, int] = {}
+        self._begun: dict[int, Event] = {}
+
+    def read(self, line: bytes) -> Event | None:
+        """The event that a line completes. Raises ValueError or KeyError where it is not understood."""
+        found = TRACE.match(line)
+        if found is None:
+            return _no_event(line, self.last)
+        at, took, comm, thread, body = found.groups()
+        tid = int(thread or 1) & 0x7FFFFFFF
+        start = self.last if at == b"?" else nanoseconds(at)
+        self.last = end = start + (nanoseconds(took) if took else 0)
+        if call := _CALL.match(body):
+            name = call[1].decode()
+            if name not in PARAMETERS:
+                return None
+            args, path = arguments(name, call[2])
+            event = Event(name, start, end, 0, tid, args, None, path=path)
+            if call[4]:
+                _keep(self._begun, event)
+                return None
+            return _done(event, end, call[3], comm)
+        if fault := _FAULT.match(body):
+            if fault[1] is not None and not fault[1].startswith((b"//anon", b"[")) or fault[1] == b"[vdso]":
+                self.file_faults += 1
+                return None
+            return Event("fault", start, end, 0, tid, (int(fault[2], 16),))
+        if going := _CONTINUED.match(body):
+            begun = self._begun.pop(tid, None)
+            if begun is None or going[3] or begun.name != going[1].decode():
+                # A child's side of its clone, or the program that perf itself started.
+                return Event("execve", -1, end, 0, tid, path=comm or b"") if going[1] == b"execve" else None
+            return _done(begun, end, going[2], comm)
+        if born := _BORN.match(body):
+            _bear(self.births, born)
+        return None
+
+    def unfinished(self) -> list[Event]:
+        """The calls that never returned."""
+        return list(self._begun.values())
+
+
+class ScriptLines:
+    """The events of `perf script`'s lines: a call's beginning and end are two of them."""
+
+    def __init__(self) -> None:
+        self.last = 0
+        self.file_faults = 0
+        self.births: dict[int, int] = {}
+        self._begun: dict[int, Event] = {}
+        self._programs: dict[int, bytes] = {}
+
+    def read(self, line: bytes) -> Event | None:
+        """The event that a line completes. Raises ValueError or KeyError where it is not understood."""
+        found = SCRIPT.match(line)
+        if found is None:
+            return _no_event(line, self.last)
+        comm, process, thread, seconds, fraction, event, text = found.groups()
+        pid, tid = int(process or 0) & 0x7FFFFFFF, int(thread) & 0x7FFFFFFF
+        now = self.last = int(seconds[:9]) * 10**9 + int(fraction[:9].ljust(9, b"0"))
+        text = _NO_ADDRESS.sub(b"", text).strip()
+        kind = event.decode("ascii", "replace")
+        family, _, name = kind.rpartition(":")
+        if name.startswith("sys_enter_"):
+            return self._enter(name[10:], now, pid, tid, text)
+        if name.startswith("sys_exit_"):
+            return self._exit(name[9:], now, pid, tid, text, comm)
+        if name in ("page_fault_user", "page_fault_kernel") and (where := _ADDRESS.match(text)):
+            return Event("fault", now, now, pid, tid, (int(where[1], 16),), write=bool(int(where[2], 16) & 2))
+        if name in ("page-faults", "minor-faults", "major-faults", "faults") and (sample := _SAMPLE.match(text)):
+            return Event("fault", now, now, pid, tid, (int(sample[1], 16),))
+        if family == "task" and (born := _BORN.match(f"{kind}:".encode() + text)):
+            _bear(self.births, born)
+        elif name == "sched_process_exec" and (ran := _EXEC.match(text)):
+            if len(self._programs) >= 65536:
+                self._programs.clear()
+            self._programs[tid] = ran[1]
+        return None
+
+    def unfinished(self) -> list[Event]:
+        """The calls that never returned."""
+        return list(self._begun.values())
+
+    def _enter(self, name: str, now: int, pid: int, tid: int, text: bytes) -> Event | None:
+        self._begun.pop(tid, None)
+        if name not in PARAMETERS:
+            return None
+        args, path = arguments(name, text)
+        event = Event(name, now, now, pid, tid, args, None, path=path)
+        if name.startswith("exit"):
+            return event
+        _keep(self._begun, event)
+        return None
+
+    def _exit(self, name: str, now: int, pid: int, tid: int, text: bytes, comm: bytes) -> Event | None:
+        begun = self._begun.pop(tid, None)
+        value = signed(int(text, 0))
+        if begun is None or begun.name != name:
+            if name == "execve" and not value:
+                # The program that perf itself started: its beginning was not recorded.
+                return Event(name, -1, now, pid, tid, path=self._programs.pop(tid, comm))
+            shared = name in ("clone", "clone3", "fork", "vfork")
+            return Event("beginning", now, now, pid, tid, path=name.encode()) if name in MEMORY and not shared else None
+        path = begun.path or (self._programs.pop(tid, comm) if name.startswith("exec") else b"")
+        return begun._replace(end=now, result=value, path=path)
+
+
+def _done(event: Event, end: int, shown: bytes, comm: bytes | None) -> Event:
+    # A program that was run is known by the command name that it got.
+    path = comm or b"" if event.name == "execve" and not event.path else event.path
+    return event._replace(end=end, result=result(shown), path=path)
+
+
+def _keep(begun: dict[int, Event], event: Event) -> None:
+    if len(begun) >= 65536:
+        begun.clear()
+    begun[event.tid] = event
+
+
+def _no_event(line: bytes, now: int) -> Event | None:
+    lost = _LOST.search(line)
+    if lost is None and not _FRAME.match(line):
+        raise ValueError(line)
+    return Event("lost", now, now, 0, 0, (int(lost[1]),)) if lost else None
+
+
+def _bear(births: dict[int, int], born: re.Match[bytes]) -> None:
+    if len(births) >= 65536:
+        births.clear()
+    births[int(born[1])] = int(born[2][:20]) if born[2] else int(born[3][:16], 16)

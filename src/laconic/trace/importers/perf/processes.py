@@ -1,0 +1,319 @@
+"""The processes of a perf log: who shares whose memory, the pages that were touched, and the rows of the calls."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from laconic.linux.pagemap import FILE_PAGE, ZERO_PAGE, Touched
+from laconic.memory.flags import (
+    MADV_DONTNEED,
+    MADV_DONTNEED_LOCKED,
+    MADV_REMOVE,
+    MAP_ANONYMOUS,
+    MAP_FIXED,
+    MAP_FIXED_NOREPLACE,
+    MAP_SHARED,
+    PAGE_MASK,
+    PAGE_SIZE,
+)
+from laconic.memory.rangemap import TOP, RangeMap
+from laconic.trace.importers.importing import Import, lost
+from laconic.trace.importers.pathfiles import PathFiles
+from laconic.trace.importers.perf.line import MEMORY, Event
+from laconic.trace.schema import CHOSEN, CODES, UNFINISHED, PlainRow
+from laconic.trace.writer import TraceWriter
+
+_CLONES = {"clone", "clone3", "fork", "vfork"}
+_CLONE_VM, _CLONE_FILES, _CLONE_VFORK, _CLONE_THREAD = 0x100, 0x400, 0x4000, 0x10000
+#: What glibc gives clone3 for a thread.
+_THREAD = 0x3D0F00
+_DISCARDS = {MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_REMOVE}
+_ANONYMOUS, _SHARED, _FILE = 1, 2, 3
+_MASK = (1 << 64) - 1
+_MANY = 65536
+
+
+class Space:
+    """One address space: its touched pages (value: how, plus 1), what kinds of mappings are where, its break."""
+
+    __slots__ = ("brk", "kinds", "touched", "users")
+
+    def __init__(self) -> None:
+        self.touched: RangeMap[int] = RangeMap()
+        self.kinds: RangeMap[int] = RangeMap()
+        self.brk = 0
+        self.users = 1
+
+    def touch(self, address: int, write: bool | None) -> None:
+        """A page was touched; `write` is None where it is not known whether it was written. O(log n)."""
+        start = address & PAGE_MASK
+        if start + PAGE_SIZE > TOP:
+            return
+        kind = self.kinds.get(address) or _FILE
+        if kind == _SHARED or kind == _FILE and not write:
+            how = FILE_PAGE
+        else:
+            how = ZERO_PAGE if kind == _ANONYMOUS and write is False else 0
+        before = self.touched.get(start)
+        self.touched.set(start, start + PAGE_SIZE, (how if before is None else how & (before - 1)) + 1)
+
+    def taken(self, start: int, end: int, *, forget: bool) -> tuple[Touched, ...]:
+        """The touched runs of a range; with `forget` they are so no longer. O(log n + k)."""
+        start, end = start & PAGE_MASK, min(-(-end & PAGE_MASK), TOP)
+        if start >= end:
+            return ()
+        runs = tuple((a, b, how - 1) for a, b, how in self.touched.runs(start, end) if how is not None)
+        if forget and runs:
+            self.touched.clear(start, end)
+        return runs
+
+    def fork(self) -> Space:
+        """A child's copy; the files' own pages are not in its page tables. O(n)."""
+        child = Space()
+        child.kinds, child.brk = self.kinds.copy(), self.brk
+        for start, end, how in self.touched:
+            if not (how - 1) & FILE_PAGE:
+                child.touched.set(start, end, how)
+        return child
+
+
+class Task:
+    """One thread: its process, its memory, its descriptors."""
+
+    __slots__ = ("files", "pid", "space", "tid")
+
+    def __init__(self, pid: int, tid: int, space: Space, files: dict[int, bytes]) -> None:
+        self.pid, self.tid, self.space, self.files = pid, tid, space, files
+
+
+class Processes:
+    """Writes the rows of a log's events, which must come in order. `births`: thread → the flags it was cloned with."""
+
+    def __init__(self, writer: TraceWriter, report: Import, births: dict[int, int]) -> None:
+        self._writer, self._report, self._births = writer, report, births
+        self._tasks: dict[int, Task] = {}
+        self._files = PathFiles(writer)
+        self._opened = 0
+        self.now = 0
+        self.touched = 0
+
+    def take(self, event: Event, now: int) -> None:
+        """One event, at `now` nanoseconds since the log began."""
+        self.now = now
+        name = event.name
+        if name == "lost":
+            text = event.path.decode("utf-8", "replace") or "events that perf lost: its buffers were full"
+            lost(self._writer, event.args[0], text, (now, 0, 0))
+            return
+        task = self._task(event)
+        if name == "fault":
+            self.touched += 1
+            task.space.touch(event.args[0], event.write)
+        elif name == "beginning":
+            lost(self._writer, 1, f"the beginning of a call of {event.path.decode()}", (now, task.pid, task.tid))
+        elif name in _CLONES:
+            self._clone(task, event)
+        elif name in ("execve", "execveat"):
+            self._exec(task, event)
+        elif name in ("exit", "exit_group"):
+            self._exit(task, event.args[0], whole=name == "exit_group")
+        elif name in MEMORY:
+            self._memory(task, event)
+        else:
+            self._file_call(task, event)
+
+    def finish(self) -> None:
+        """The log ends."""
+        if any(len(task.space.touched) for task in self._tasks.values()):
+            self._report.doubt("touched pages of processes whose end is not shown")
+
+    # Processes
+
+    def _task(self, event: Event) -> Task:
+        task = self._tasks.get(event.tid)
+        if task is None:
+            pid = event.pid or event.tid
+            leader = self._tasks.get(pid)
+            if leader is None:
+                task = Task(pid, event.tid, Space(), {})
+                row = CODES["process"], self.now, pid, event.tid, *[0] * 12, b"", ()
+                self._writer.rows.append(row)
+                self._report.processes += 1
+            else:
+                task = self._shares(leader, pid, event.tid)
+            self._add(task)
+        return task
+
+    def _shares(self, parent: Task, pid: int, tid: int) -> Task:
+        parent.space.users += 1
+        return Task(pid, tid, parent.space, parent.files)
+
+    def _add(self, task: Task) -> None:
+        if len(self._tasks) >= _MANY:  # of so many, most ended unseen
+            del self._tasks[next(iter(self._tasks))]
+        self._tasks[task.tid] = task
+        self._report.threads += 1
+
+    def _clone(self, task: Task, event: Event) -> None:
+        child = event.result or 0
+        flags = event.args[0] if event.args else _CLONE_VM | _CLONE_VFORK if event.name == "vfork" else 0
+        if child in self._births:
+            flags = self._births.pop(child) | flags & 0xFF
+        elif event.name == "clone3":
+            flags = _THREAD
+            self._report.note(
+                "the flags of clone3 are not in the log, and each is taken for a new thread: record the event "
+                "task:task_newtask as well"
+            )
+        self._row(task, event, (flags,))
+        if child <= 0 or child >= 1 << 31:
+            return
+        known = self._tasks.get(child)
+        if known is not None and known.tid != known.pid:
+            return  # its own lines, with its process, came first
+        if flags & _CLONE_VM:
+            made = self._shares(task, task.pid if flags & _CLONE_THREAD else child, child)
+            if not flags & _CLONE_FILES:
+                made.files = dict(task.files)
+        else:
+            made = Task(child, child, task.space.fork(), dict(task.files))
+        self._report.processes += not flags & _CLONE_THREAD
+        self._add(made)
+
+    def _exec(self, task: Task, event: Event) -> None:
+        shown = os.fsdecode(event.path)
+        data = self._writer.hidden_path(shown)
+        if event.result:
+            self._row(task, event, (), data)
+            return
+        if event.result == 0 and task.pid != task.tid and not event.pid:
+            # Only a process of its own keeps its id there: the clone3 that made it was taken for a thread's.
+            row = CODES["process"], self.now, task.tid, task.tid, 1, *[0] * 5, task.pid, *[0] * 5, b"", ()
+            self._writer.rows.append(row)
+            task.pid = task.tid
+        touched = self._leave(task)
+        self._row(task, event, (), data, touched=touched)
+        about = {"path": os.fsdecode(data), "argv": [], "bits": 64}
+        row = CODES["program"], self.now, task.pid, task.tid, *[0] * 12, json.dumps(about).encode(), ()
+        self._writer.rows.append(row)
+        for other in [one for one in self._tasks.values() if one.pid == task.pid and one is not task]:
+            del self._tasks[other.tid]
+        task.space, task.files = Space(), dict(task.files)
+
+    def _leave(self, task: Task) -> tuple[Touched, ...]:
+        # A space's pages go with the last that uses it.
+        task.space.users -= 1
+        return task.space.taken(0, TOP, forget=True) if task.space.users <= 0 else ()
+
+    def _exit(self, task: Task, code: int, *, whole: bool) -> None:
+        others = [one for one in self._tasks.values() if one.pid == task.pid and one is not task] if whole else []
+        for one in (*others, task):
+            del self._tasks[one.tid]
+            touched = self._leave(one)
+            where = self.now, one.pid, one.tid, (code & 0xFF) << 8
+            self._writer.rows.append((CODES["exit"], *where, *[0] * 11, b"", touched))
+
+    # Memory
+
+    def _memory(self, task: Task, event: Event) -> None:
+        state = file = 0
+        args, space = event.args, task.space
+        now = self.now, task.pid, task.tid
+        if event.name == "mmap":
+            flags = args[3]
+            state = 0 if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) else CHOSEN
+            if not flags & MAP_ANONYMOUS:
+                file = self._files.number(task.files.get(args[4] & 0xFFFFFFFF), args[4], now)
+        done = event.result is not None and event.result >= 0
+        touched = _changed(space, event.name, args, (event.result or 0) & _MASK) if done else ()
+        self._row(task, event, args, state=state, file=file, touched=touched)
+
+    def _row(
+        self,
+        task: Task,
+        event: Event,
+        args: tuple[int, ...],
+        data: bytes = b"",
+        *,
+        state: int = 0,
+        file: int = 0,
+        touched: tuple[Touched, ...] = (),
+    ) -> None:
+        calls = self._report.calls
+        calls[event.name] = calls.get(event.name, 0) + 1
+        state |= UNFINISHED if event.result is None else 0
+        row: PlainRow = (
+            CODES[event.name], self.now, task.pid, task.tid, *args, *[0] * (6 - len(args)), event.result or 0, state, 0,
+            0, file, 0, data, touched,
+        )  # fmt: skip
+        self._writer.rows.append(row)
+
+    def _file_call(self, task: Task, event: Event) -> None:
+        done, files = event.result, task.files
+        if done is None or done < 0:
+            return
+        if event.name == "close":
+            files.pop(event.args[0], None)
+        elif event.name.startswith("dup"):
+            path = files.get(event.args[0])
+            if path is not None:
+                files[done] = path
+        else:
+            # Without its name, what was opened is still one file until it is closed.
+            self._opened += 1
+            files[done] = event.path or b"?fd %d of P%d, opened as file %d" % (done, task.pid, min(self._opened, _MANY))
+        if len(files) > _MANY:
+            files.clear()
+
+
+def _changed(space: Space, name: str, args: tuple[int, ...], result: int) -> tuple[Touched, ...]:
+    # What was touched of the range that a call changes; keeps the space's own record.
+    if name == "brk":
+        return _moved_break(space, result)
+    if len(args) < 2:
+        return ()
+    start, length = args[0], args[1]
+    if name == "mmap":
+        end = min(result + length + PAGE_SIZE - 1 & PAGE_MASK, TOP)
+        touched = space.taken(result, end, forget=True)
+        kind = _SHARED if args[3] & MAP_SHARED else _ANONYMOUS if args[3] & MAP_ANONYMOUS else _FILE
+        if result & PAGE_MASK < end:
+            space.kinds.set(result & PAGE_MASK, end, kind)
+        return touched
+    if name == "mremap":
+        return _moved(space, start, length, args[2], result)
+    gone = name == "munmap"
+    if gone or name in ("mprotect", "pkey_mprotect") or name == "madvise":
+        touched = space.taken(start, start + length, forget=gone or name == "madvise" and args[2] in _DISCARDS)
+        if gone and length:
+            space.kinds.clear(start & PAGE_MASK, min(start + length + PAGE_SIZE - 1 & PAGE_MASK, TOP))
+        return touched
+    return ()
+
+
+def _moved_break(space: Space, result: int) -> tuple[Touched, ...]:
+    old, space.brk = space.brk, result
+    if not old or old == result:
+        return ()
+    low, high = (min(old, result) + PAGE_SIZE - 1) & PAGE_MASK, (max(old, result) + PAGE_SIZE - 1) & PAGE_MASK
+    touched = space.taken(low, high, forget=True) if result < old else ()
+    if low < high <= TOP:
+        space.kinds.set(low, high, _ANONYMOUS if result > old else None)
+    return touched
+
+
+def _moved(space: Space, start: int, old: int, new: int, result: int) -> tuple[Touched, ...]:
+    touched = space.taken(start, start + old, forget=True)
+    kind = space.kinds.get(start)
+    end = min(result + new + PAGE_SIZE - 1 & PAGE_MASK, TOP)
+    if result & PAGE_MASK < end:
+        space.taken(result, end, forget=True)
+        if start & PAGE_MASK < min(start + old, TOP):
+            space.kinds.clear(start & PAGE_MASK, min(start + old + PAGE_SIZE - 1 & PAGE_MASK, TOP))
+        space.kinds.set(result & PAGE_MASK, end, kind)
+        for low, high, how in touched:
+            low, high = low - start + result, min(high - start + result, end)
+            if result <= low < high:
+                space.touched.set(low, high, how + 1)
+    return touched

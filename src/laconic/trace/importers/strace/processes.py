@@ -1,0 +1,45 @@
+"""The threads and processes of a log: who shares what with whom, and what each has open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from laconic.trace.importers.strace.descriptors import Files
+from laconic.trace.importers.strace.order import Slot
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    """What the threads of one process share. `narrow` where it runs 32-bit code, `brk` its last known break."""
+
+    pid: int
+    narrow: bool = False
+    brk: int = 0
+    path: str = ""
+    disordered: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A call that has begun: its name, the text of its arguments, when, and the place that is kept for its rows."""
+
+    name: bytes
+    text: bytes
+    time: int
+    slot: Slot | None = None
+    #: The child that is known to be this call's, before the call itself has returned.
+    born: int = 0
+    #: Its work was entered at its beginning.
+    done: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Thread:
+    """One thread: `pid` and `tid` as rows have them, `key` as the log's lines do."""
+
+    pid: int
+    tid: int
+    process: Process
+    files: Files
+    key: bytes = b""
+    pending: Pending | None = None

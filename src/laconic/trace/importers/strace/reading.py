@@ -1,0 +1,375 @@
+"""Reading one log: the frequent lines by one pattern a block, the odd ones one by one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from laconic.trace.importers.importing import SHOWN
+from laconic.trace.importers.strace import lines
+from laconic.trace.importers.strace.clock import nanoseconds
+from laconic.trace.importers.strace.lines import Style
+from laconic.trace.importers.strace.names import SIGNALS
+from laconic.trace.importers.strace.processes import Thread
+from laconic.trace.importers.strace.session import CALL_CODES, ODD, Handler, Session
+from laconic.trace.importers.strace.wrapping import joined, width_of
+from laconic.trace.importers.text import Log, Progress
+from laconic.trace.schema import CODES, MEMORY_EVENTS, PROCESS_EVENTS, UNFINISHED
+
+_NAMES = b"|".join(name.encode() for name in (*MEMORY_EVENTS, *PROCESS_EVENTS))
+#: Lines that hold one of these may have been a call that matters.
+_MATTERS = re.compile(
+    rb"\b(?:" + _NAMES + rb")(?:\(| resumed)|(?:^|[ \]])(?:"
+    # ... or end within the name of one
+    + b"|".join(sorted({name[:end].encode() for name in (*MEMORY_EVENTS, *PROCESS_EVENTS) for end in range(1, 24)}))
+    + rb")$"
+)
+#: A call that matters, anywhere in a line: behind what the program itself printed.
+_GLUED = re.compile(rb"(?:\[pid +\d+\] )?(?:\d\d:\d\d:\d\d(?:\.\d+)? )?(?:" + _NAMES + rb")\(")
+#: Lines of which a call may consist that was broken at a terminal's width.
+_PIECES = 8
+#: What taking apart a line that is not as it seemed comes to.
+ERRORS = (ValueError, IndexError, KeyError)
+
+
+class Reading:
+    """Reads one log into a session. `key` is the thread whose log it is, where its lines name none."""
+
+    def __init__(self, session: Session, log: Log, style: Style, key: bytes = b"") -> None:
+        self.session = session
+        self.log = log
+        self.style = style
+        self.key = key
+        self.number = 0
+        self._lines: list[bytes] = []
+        self._from = 0
+        self._ahead = b""
+        self._second, self._base = b"", 0
+        #: A call's line that has no end yet, with what followed it; the frames of a stack, and where its call's row is.
+        self._pieces: list[bytes] = []
+        self._frames: list[bytes] = []
+        self._mark = self._of = 0
+        self._waiting = False
+        self._stacks = self._awaits = style.stacks
+
+    def run(self, progress: Progress | None) -> None:
+        """Reads all of it. O(bytes); memory does not grow with the log's length."""
+        for block in self.blocks(progress):
+            self.take(block)
+            self.session.settle()
+        self.close()
+
+    def blocks(self, progress: Progress | None) -> Iterator[bytes]:
+        """The log's blocks, while the next one is known as well."""
+        width = width_of(self.log.head)
+        stream = joined(self.log.blocks(progress), width) if width else self.log.blocks(progress)
+        self._ahead = next(stream, b"")
+        while self._ahead:
+            block, self._ahead = self._ahead, next(stream, b"")
+            yield block
+            self.settle_lines()
+
+    def settle_lines(self) -> None:
+        """The lines of a block have been read."""
+        self.number += len(self._lines)
+        self.session.report.lines += len(self._lines)
+        self._lines, self._from = [], 0
+
+    def take(self, block: bytes) -> None:
+        """Reads the lines of a block."""
+        found = block[:-1].split(b"\n")
+        self.take_lines(found, 0, len(found))
+
+    def take_lines(self, block: list[bytes], start: int, end: int) -> None:
+        """Reads the lines of a block from `start` to `end`."""
+        self._lines = block
+        self._awaits = self._stacks
+        some = block if end - start == len(block) else block[start:end]
+        if self.style.plain and not self._stacks:
+            self._take_plain(some)
+            return
+        for line in some:
+            try:
+                self.odd(line)
+            except ERRORS:
+                self.puzzle(line, bool(_MATTERS.search(line)), self._base)
+
+    def _take_plain(self, block: list[bytes]) -> None:
+        # The loop that most lines of most logs go through: every step of it counts.
+        style, session, key = self.style, self.session, self.key
+        handlers, threads, words = session.handlers, session.threads, style.words
+        bare, whole, fine, timed = style.pid == "bare", style.whole, style.fraction, style.time != "none"
+        last, scale = whole + 1 + fine, 10 ** (9 - fine)
+        second, base, time = self._second, self._base, 0
+        for line in block:
+            parts = line.split(None, words)
+            resumed = False
+            if len(parts) > words:
+                rest = parts[words]
+                name, bracket, text = rest.partition(b"(")
+                handler = handlers[name] if bracket else ODD
+                if handler is ODD and rest[:5] == b"<... ":
+                    name, _, text = rest[5:].partition(b" resumed")
+                    handler, resumed = handlers[name], True
+            else:
+                handler = ODD
+            if self._waiting:
+                handler = ODD
+            if handler is None:
+                continue
+            try:
+                if handler is ODD:
+                    self.odd(line)
+                    second, base = self._second, self._base
+                    continue
+                if timed:
+                    when = parts[words - 1]
+                    if when[:whole] != second:
+                        self._base = base = session.clock.second(when[:whole])
+                        self._second = second = when[:whole]
+                    time = base + int(when[whole + 1 : last]) * scale if fine else base
+                pid = parts[0] if bare else key
+                thread = threads.get(pid) or self.meet(pid, time)
+                if resumed:
+                    session.end(name, thread, time, text)
+                elif text[-16:] == b"<unfinished ...>":
+                    session.begin(name, thread, time, text[:-17])
+                else:
+                    handler(thread, time, text)
+            except ERRORS:
+                self._carefully(line, resumed)
+
+    def _carefully(self, line: bytes, resumed: bool) -> None:
+        # Not as most such lines are. The end of a call is not read twice.
+        try:
+            if resumed:
+                raise ValueError
+            self.odd(line)
+        except ERRORS:
+            self.puzzle(line, bool(_MATTERS.search(line)), self._base)
+
+    # Odd lines
+
+    def odd(self, line: bytes) -> None:
+        """Any line, read with care. Raises ValueError, KeyError, IndexError where it is not what it seems to be."""
+        if lines.FRAME.match(line) and not self._pieces:
+            # Where the head of the log had none, the first block's calls are read in a way that does not await them.
+            if self._awaits and len(self._frames) < 256:
+                self._frames.append(line.strip()[:1000].removeprefix(b"> "))
+                self._waiting = True
+            self._stacks = True
+            return
+        if self._frames:
+            self._settle_frames()
+        match = lines.PREFIX.match(line)
+        assert match is not None  # it matches nothing at all, too
+        rest = line[match.end() :]
+        if self._pieces:
+            if match.end() and lines.is_event(rest) or lines.CALL.match(rest):
+                self._give_up_pieces()
+            elif self._joined(line):
+                return
+        time = self._time_of(match)
+        key = match[1] or match[2] or self.key
+        self._mark = len(self.session.order.rows)
+        if not self._event(rest, key, time):
+            self._strange(line, rest, key, time)
+
+    def _event(self, rest: bytes, key: bytes, time: int) -> bool:
+        session = self.session
+        if rest[:5] == b"<... ":
+            name, mark, text = rest[5:].partition(b" resumed")
+            if not mark:
+                return rest.endswith(b">")
+            if session.handlers[name] is not None:
+                alone = session.threads.get(b"")
+                if key not in session.threads and alone is not None and alone.pending and alone.pending.name == name:
+                    session.stranger(key, time)  # it had no number while it was alone
+                session.end(name, self._thread(key, time), time, text)
+            return True
+        name, bracket, text = rest.partition(b"(")
+        if bracket:
+            handler = session.handlers[name]
+            if handler is not ODD:
+                return self._call(handler, name, text, key, time)
+        if rest.startswith(b"+++"):
+            return self._ended(rest, key, time)
+        return lines.SIGNAL.match(rest) is not None
+
+    def _call(self, handler: Handler | None, name: bytes, text: bytes, key: bytes, time: int) -> bool:
+        session = self.session
+        if text.endswith(b"<unfinished ...>"):
+            if handler is not None:
+                session.begin(name, self._thread(key, time), time, text[:-17])
+            return True
+        if lines.ENDING.search(text) is None:
+            return False
+        if handler is not None:
+            thread = self._thread(key, time)
+            try:
+                handler(thread, time, text)
+            except ERRORS:
+                session.whole(name, thread, time, text)
+        return True
+
+    def _ended(self, rest: bytes, key: bytes, time: int) -> bool:
+        session = self.session
+        if match := lines.ENDED.match(rest):
+            thread = session.threads.get(key)
+            if thread is None and session.cloning():
+                thread = self.meet(key, time)
+            if thread is not None:
+                number = SIGNALS.get(match[2], 0) if match[2] else (int(match[1]) & 255) << 8
+                session.spawning.ended(thread, time, number | 128 * (b"core dumped" in rest))
+            return True
+        if match := lines.SUPERSEDED.match(rest):
+            other = session.threads.get(match[1])
+            leader = session.threads.get(key)
+            if other is not None and leader is not None:
+                # The thread that executes takes the leader's place, and its number.
+                session.abandon(leader, UNFINISHED)
+                session.threads.pop(match[1], None)
+                other.key, other.tid = key, leader.tid
+                session.threads[key] = other
+            return True
+        return False
+
+    def _strange(self, line: bytes, rest: bytes, key: bytes, time: int) -> None:
+        session = self.session
+        if not rest.strip():
+            return
+        if match := lines.ATTACHED.match(line) or lines.ATTACHED.match(rest):
+            if match[2] and int(match[2]) > 1:
+                session.attached[match[1]] = int(match[2]) - 1
+            return
+        if match := lines.MODE.match(line) or lines.MODE.match(rest):
+            session.spawning.mode(self._thread(match[1], time), time, match[2] != b"64 bit")
+            return
+        if lines.OTHER.match(line) or lines.OTHER.match(rest):
+            return
+        if lines.BEGINNING.match(rest) and not self._pieces:
+            broken = lines.BROKEN.match(line)
+            self._pieces = [broken[1] if broken else line]
+            self._waiting = True
+            return
+        glued = _GLUED.search(line, 1)
+        if glued:
+            inner = lines.PREFIX.match(line, glued.start())
+            assert inner is not None
+            after = line[inner.end() :]
+            if lines.is_event(after):
+                self._event(after, inner[1] or inner[2] or self.key, self._time_of(inner) or time)
+                return
+        self.puzzle(line, bool(_MATTERS.search(line)), time)
+
+    # Calls in pieces: broken at a terminal's width, or with the program's own output between
+
+    def _joined(self, line: bytes) -> bool:
+        # True where the line belongs to the pieces before it.
+        self._pieces.append(line)
+        for glue in (b"", b" "):
+            whole = glue.join(self._pieces)
+            match = lines.PREFIX.match(whole)
+            assert match is not None
+            rest = whole[match.end() :]
+            if lines.is_event(rest):
+                self._pieces = []
+                self._waiting = False
+                time = self._time_of(match)
+                self._event(rest, match[1] or match[2] or self.key, time)
+                return True
+        if len(self._pieces) > _PIECES or sum(map(len, self._pieces)) > 1 << 16:
+            self._give_up_pieces()
+        return True
+
+    def _give_up_pieces(self) -> None:
+        pieces, self._pieces = self._pieces, []
+        self._waiting = bool(self._frames)
+        for line in pieces:
+            self.puzzle(line, bool(_MATTERS.search(line)), self._base)
+
+    def _settle_odd(self) -> None:
+        if self._frames:
+            self._settle_frames()
+        if self._pieces:
+            self._give_up_pieces()
+
+    def _settle_frames(self) -> None:
+        # The stack goes before the call's row, which is written already: after `_mark`.
+        frames, self._frames = self._frames, []
+        self._waiting = bool(self._pieces)
+        rows = self.session.order.rows
+        for place in range(len(rows) - 1, max(self._mark, 0) - 1, -1):
+            row = rows[place]
+            if type(row) is tuple and row[0] in CALL_CODES and row[3] == self._of:
+                if not self.session.redact:
+                    rows.insert(place, (CODES["stack"], *row[1:4], *[0] * 12, b"\n".join(frames), ()))
+                self._mark = len(rows)
+                return
+
+    # Threads and times
+
+    def _time_of(self, match: re.Match[bytes]) -> int:
+        session = self.session
+        if match[3]:
+            if match[3] != self._second:
+                self._base = session.clock.second(match[3])
+                self._second = match[3]
+            return self._base + nanoseconds(match[4] or b"")
+        if match[5] is not None and self.style.time == "relative":
+            return session.clock.elapsed(match[5], match[6])
+        return self._base
+
+    def _thread(self, key: bytes, time: int) -> Thread:
+        thread = self.session.threads.get(key) or self.meet(key, time)
+        self._of = thread.tid
+        return thread
+
+    def meet(self, key: bytes, time: int) -> Thread:
+        """A thread whose first line this is."""
+        session = self.session
+        if key and not (key.isdigit() and len(key) < 10):
+            raise ValueError(key)
+        parents = [each for each in session.cloning() if not each.pending.born] if key else []  # type: ignore[union-attr]
+        if parents:
+            parent = parents[0] if len(parents) == 1 else self._look_ahead(key, parents)
+            session.spawning.born(parent, int(key), time)
+            if key in session.threads:
+                return session.threads[key]
+        return session.stranger(key, time)
+
+    def _look_ahead(self, key: bytes, parents: list[Thread]) -> Thread:
+        # Which of the clones under way has this child: the one that returns its number.
+        pattern = re.compile(rb"^([^\n]*)<\.\.\. (?:clone3?|v?fork) resumed>[^\n]* = " + key + rb"\b", re.MULTILINE)
+        for text in (b"\n".join(self._lines), self._ahead):
+            for match in pattern.finditer(text):
+                prefix = lines.PREFIX.match(match[1])
+                assert prefix is not None
+                for parent in parents:
+                    if parent.key == (prefix[1] or prefix[2]):
+                        return parent
+        return parents[0]
+
+    # What was not understood
+
+    def puzzle(self, line: bytes, matters: bool, time: int) -> None:
+        """Counts a line that was not understood; where it may have been a call that matters, the trace says so."""
+        report = self.session.report
+        number = 0
+        if len(report.puzzles) < SHOWN:
+            try:
+                self._from = self._lines.index(line, self._from)
+                number = self._from
+            except ValueError:
+                number = 0  # its beginning is in the block before
+        report.puzzle(self.log, self.number + number + 1, line)
+        if matters:
+            what = "lines that were not understood, and may have been memory or process calls"
+            self.session.lost(1, what, (time, 0, 0))
+
+    def close(self) -> None:
+        """The log has ended."""
+        self._settle_odd()
+        self.settle_lines()
+
+

@@ -1,0 +1,386 @@
+"""One import of strace logs: lines in, rows out."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from operator import itemgetter
+from typing import Any
+
+from laconic.memory.vma import File
+from laconic.trace.importers import importing
+from laconic.trace.importers.importing import BATCH, Import
+from laconic.trace.importers.strace import lines
+from laconic.trace.importers.strace.arguments import annotation, number, result_of, split
+from laconic.trace.importers.strace.clock import Clock
+from laconic.trace.importers.strace.descriptors import Files, mode_of
+from laconic.trace.importers.strace.memory import Memory
+from laconic.trace.importers.strace.names import RESTARTS, SUBCALLS
+from laconic.trace.importers.strace.opening import Opening
+from laconic.trace.importers.strace.order import Order, Slot
+from laconic.trace.importers.strace.processes import Pending, Process, Thread
+from laconic.trace.importers.strace.spawning import FAMILY, Spawning
+from laconic.trace.schema import (
+    CODES,
+    EVENTS,
+    MEMORY_CODES,
+    MEMORY_EVENTS,
+    NO_RESULT,
+    PROCESS_EVENTS,
+    UNKNOWN_IDENTITY,
+    Row,
+)
+from laconic.trace.writer import TraceWriter
+
+#: Writes the rows of one call: thread, time, and the text behind the opening bracket.
+Handler = Callable[[Thread, int, bytes], None]
+
+#: Names that stand for a descriptor that is not known: so many that no two mappings that live together share one.
+_STRANGERS = 65536
+_NAME = re.compile(rb"[a-z_][a-z0-9_]{0,40}")
+_SUBCALLS = frozenset(name.encode() for name in SUBCALLS)
+_TAKES = frozenset({b"munmap", b"shmdt", b"madvise", b"mremap", b"brk"})
+_KEPT = frozenset(name.encode() for name in (*MEMORY_EVENTS, *PROCESS_EVENTS))
+CALL_CODES = frozenset(CODES[name] for name in (*MEMORY_EVENTS, *PROCESS_EVENTS))
+_FAMILY = frozenset(name.encode() for name in FAMILY)
+
+
+def ODD(thread: Thread, time: int, text: bytes) -> None:  # noqa: N802
+    """Stands for a name that is no call's."""
+
+
+class Handlers(dict[bytes, Handler | None]):
+    """Name → what writes the rows of such a call: None for a call that no one needs, ODD for what is none."""
+
+    def __missing__(self, name: bytes) -> Handler | None:
+        if _NAME.fullmatch(name) is None:
+            return ODD
+        if len(self) < 2000:
+            self[name] = None
+        return None
+
+
+class Session:
+    """What is known while logs are read, and the ways to write it."""
+
+    def __init__(self, writer: TraceWriter, report: Import) -> None:
+        self.writer = writer
+        self.report = report
+        self.redact = bool(writer.hidden("x") != b"x")
+        self.order = Order(writer.rows)
+        self.threads: dict[bytes, Thread] = {}
+        self.clock = Clock()
+        self.narrow_calls = 0
+        #: Why the order between threads is not known, where it is not.
+        self.disorder = ""
+        self._strange: Any = None
+        #: Processes that strace attached to, and how many of their threads have not been seen yet.
+        self.attached: dict[bytes, int] = {}
+        self.memory = Memory(self)
+        self.opening = Opening(self)
+        self.spawning = Spawning(self)
+        self.quick: dict[bytes, Handler] = {**self.memory.quick, **self.opening.quick}
+        self.handlers = self._all_handlers()
+        self.counts: Counter[int] = Counter()
+        self._files: dict[tuple[bytes, int], int] = {}
+        self._inodes: dict[bytes, int] = {}
+        self._strangers: list[int] = []
+        self._appeared = 0
+
+    def _all_handlers(self) -> Handlers:
+        handlers = Handlers()
+        quick = self.quick
+        for name in (*MEMORY_EVENTS, *PROCESS_EVENTS, *self.opening.calls, "unshare"):
+            key = name.encode()
+            handlers[key] = quick.get(key) or partial(self.whole, key)
+        return handlers
+
+    # One call
+
+    def whole(self, name: bytes, thread: Thread, time: int, text: bytes) -> None:
+        """A call, `text` being all that stands behind its opening bracket. Raises ValueError."""
+        parts = split(text)
+        match = lines.RESULT.match(parts[1]) if parts else None
+        if parts is None or match is None:
+            raise ValueError(text)
+        word, rest = match.groups()
+        result, state = 0, 0
+        if word == b"?":
+            if rest.split(None, 1)[:1] and rest.split(None, 1)[0] in RESTARTS:
+                return
+            state = NO_RESULT
+        else:
+            result = result_of(word, rest)
+            rest = word[len(word.partition(b"<")[0]) :] + rest
+        self.write(name, thread, time, parts[0], result, state, rest)
+
+    def write(
+        self, name: bytes, thread: Thread, time: int, args: list[bytes], result: int, state: int, rest: bytes
+    ) -> None:
+        """The rows of a call whose parts are known. Raises ValueError."""
+        call = name.decode()
+        code = CODES.get(call, 255)
+        if code < MEMORY_CODES:
+            self.memory.call(call, thread, time, args, result, state)
+            if call in self.opening.calls and not state:
+                self.opening.call(call, thread, args, result, rest)
+        elif code in CALL_CODES:
+            self.spawning.call(call, thread, time, args, result, state, rest)
+        elif not state:
+            self.opening.call(call, thread, args, result, rest)
+
+    # A call of which beginning and end stand apart
+
+    def begin(self, name: bytes, thread: Thread, time: int, text: bytes) -> None:
+        """A call begins, and other lines come before its end."""
+        if thread.pending is not None:
+            self.abandon(thread, NO_RESULT)
+        pending = thread.pending = Pending(name, text, time)
+        if name == b"close":
+            # The number may be given to another thread's file before this has returned.
+            thread.files.table.pop(number(text.partition(b"<")[0].partition(b")")[0]), None)
+            pending.done = True
+        elif name in _TAKES and not thread.process.narrow and self._takes(name, thread, text):
+            pending.slot = self.order.reserve()
+
+    def _takes(self, name: bytes, thread: Thread, text: bytes) -> bool:
+        if name == b"brk":
+            try:
+                return 0 < number(text.strip()) < thread.process.brk
+            except ValueError:
+                return False
+        return True
+
+    def end(self, name: bytes, thread: Thread, time: int, rest: bytes) -> None:
+        """The call that a thread had begun has ended; `rest` is what stands behind `resumed`. Raises ValueError."""
+        if rest.endswith(b"<unfinished ...>"):
+            return
+        rest = rest.removeprefix(b">").removeprefix(b" ")
+        pending, thread.pending = thread.pending, None
+        if pending is None or pending.name != name:
+            if pending is not None:
+                thread.pending = pending
+                self.abandon(thread, NO_RESULT)
+            if name in _KEPT and name not in _SUBCALLS:
+                self.lost(1, "the end of a call whose beginning is not in the log", (time, thread.pid, thread.tid))
+            return
+        slot = pending.slot
+        if slot is None:
+            if not pending.born and not pending.done:
+                self.joined(name, thread, time, pending.text + rest)
+            return
+        if not slot.open:
+            return  # given up: its row is written
+        outer, self.order.rows = self.order.rows, slot
+        try:
+            self.joined(name, thread, pending.time, pending.text + rest)
+        finally:
+            self.order.rows = outer
+            if name == b"mremap":
+                self._place_mremap(slot)
+            self.order.close(slot)
+
+    def joined(self, name: bytes, thread: Thread, time: int, text: bytes) -> None:
+        """As `whole`, and quick where the call looks as most do. Raises ValueError."""
+        quick = self.quick.get(name)
+        if quick is not None:
+            try:
+                quick(thread, time, text)
+                return
+            except ValueError:
+                pass
+        self.whole(name, thread, time, text)
+
+    def _place_mremap(self, slot: Slot) -> None:
+        # It took one range away and made another: it is placed at its end, unless a call that has ended already was
+        # given what it took. Another mremap that took what this one was given then goes before it.
+        if not slot or slot[-1][10] < 0:
+            return
+        row = slot[-1]
+        source, target = (row[4], row[4] + max(row[5], 1)), (row[10], row[10] + max(row[6], 1))
+        place = None
+        for at, other in self.order.since(slot):
+            if place is None:
+                if other[0] in _MAKES and other[10] > 0 and _overlap(source, (other[10], other[10] + _size(other))):
+                    place = at
+            elif other[0] == _MREMAP and _overlap(target, (other[4], other[4] + max(other[5], 1))):
+                self.order.move(at, place)
+                place += 1
+        self.order.move_slot(slot, place)
+
+    def abandon(self, thread: Thread, state: int) -> None:
+        """A call that never returned, or whose end the log does not show: UNFINISHED or NO_RESULT."""
+        pending, thread.pending = thread.pending, None
+        if pending is None or pending.born or pending.done or (pending.slot is not None and not pending.slot.open):
+            return
+        slot = pending.slot
+        outer = self.order.rows
+        if slot is not None:
+            self.order.rows = slot
+        try:
+            parts = split(pending.text + b")")
+            if parts is not None and pending.name in _KEPT:
+                self.write(pending.name, thread, pending.time, parts[0], 0, state, b"")
+        except (ValueError, IndexError, KeyError):
+            pass
+        finally:
+            self.order.rows = outer
+            if slot is not None:
+                self.order.close(slot)
+
+    # Threads
+
+    def cloning(self) -> list[Thread]:
+        """The threads that are in a clone. O(threads)."""
+        return [each for each in self.threads.values() if each.pending is not None and each.pending.name in _FAMILY]
+
+    def stranger(self, key: bytes, time: int) -> Thread:
+        """A thread whose beginning is not in the log."""
+        if key:
+            alone = self.threads.get(b"")
+            if alone is not None:
+                # Lines name no process while there is but one: this is that one.
+                alone.key = key
+                self.threads[key] = alone
+                return alone
+            tid = int(key)
+        else:
+            if len(self.threads) == 1:
+                return next(iter(self.threads.values()))
+            tid = 1
+        owner = self._owner(key, time)
+        if owner is not None:
+            thread = Thread(owner.pid, tid, owner.process, owner.files, key)
+        else:
+            thread = Thread(tid, tid, Process(tid), Files(), key)
+            self.report.processes += 1
+        self.threads[key] = thread
+        self.report.threads += 1
+        self._strange = (CODES["process"], time, thread.pid, tid, int(owner is not None), 0, 0, 0, 0, 0,
+                         owner.pid if owner else 0, 0, 0, 0, 0, 0, b"", ())  # fmt: skip
+        self.order.rows.append(self._strange)
+        return thread
+
+    def _owner(self, key: bytes, time: int) -> Thread | None:
+        # The process that a thread belongs to, where strace has attached to just one that has more threads.
+        if len(self.attached) != 1 or key in self.attached:
+            return None
+        pid, left = self.attached.popitem()
+        if left > 1:
+            self.attached[pid] = left - 1
+        owner = self.threads.get(pid)
+        if owner is None:
+            self.attached, others = {}, self.attached
+            owner = self.stranger(pid, time)
+            self.attached = others
+        return owner
+
+    def known(self, thread: Thread) -> None:
+        """A thread begins a program: where that is the first that was seen of it, its beginning is not missing."""
+        rows = self.order.rows
+        if len(rows) > 1 and rows[-2] is self._strange and rows[-1][3] == thread.tid:
+            del rows[-2]
+
+    # Files
+
+    def file_of(self, thread: Thread, fd: bytes, where: tuple[int, int, int]) -> int:
+        """The number of the file that an mmap's descriptor refers to. Raises ValueError."""
+        shown = annotation(fd) if fd[-1:] in b">)" else None
+        handle = number(fd) & 0xFFFFFFFF
+        if handle >> 31:
+            return 0
+        known = thread.files.table.get(handle)
+        if shown is not None:
+            path = shown[0]
+            if shown[1] and not path.endswith(b" (deleted)"):
+                path += b" (deleted)"
+            mode = known.mode if known is not None and known.path == path else mode_of(path, 3)
+        elif known is not None and known.path:
+            path, mode = known.path, known.mode
+        else:
+            return self._stranger(handle, thread, where)
+        number_of = self._files.get((path, mode))
+        if number_of is None:
+            inode = self._inodes.setdefault(path, -len(self._inodes) - 1)
+            file = File(0, 2, inode, path.decode("utf-8", "surrogateescape"))
+            number_of = self._files[path, mode] = self.writer.file(file, 0, mode, now=where)
+        return number_of
+
+    def _stranger(self, fd: int, thread: Thread, where: tuple[int, int, int]) -> int:
+        self.report.doubt("files of some mappings")
+        self._appeared += 1
+        if len(self._strangers) == _STRANGERS:
+            return self._strangers[self._appeared % _STRANGERS]
+        path = f"?fd {fd} of {thread.pid}"
+        inode = self._inodes.setdefault(b"?%d" % self._appeared, -len(self._inodes) - 1)
+        found = self.writer.file(File(0, 2, inode, path), 0, 1 | 2 | 4 | 16 | UNKNOWN_IDENTITY, now=where)
+        self._strangers.append(found)
+        return found
+
+    # Words, and the end
+
+    def note(self, text: str, where: tuple[int, int, int] = (0, 0, 0)) -> None:
+        """Tells a sentence once."""
+        if self.report.note(text):
+            self.order.rows.append(tuple(Row(CODES["note"], *where, data=text.encode())))
+
+    def doubt(self, what: str) -> None:
+        """Something that the log does not tell."""
+        self.report.doubt(what)
+
+    def lost(self, count: int, text: str, where: tuple[int, int, int]) -> None:
+        """Lines or calls are missing here."""
+        rows = self.order.rows
+        data = text.encode()
+        last = rows[-1] if rows else None
+        if type(last) is tuple and last[0] == CODES["lost"] and last[16] == data:
+            rows[-1] = (*last[:4], last[4] + count, *last[5:])
+        else:
+            rows.append(tuple(Row(CODES["lost"], *where, count, data=data)))
+
+    def settle(self) -> None:
+        """Between blocks: gives up what is held back too long, and writes full batches."""
+        while self.order.full:
+            slot = self.order.first()
+            thread = next(
+                (each for each in self.threads.values() if each.pending is not None and each.pending.slot is slot), None
+            )
+            if thread is not None:
+                pending = thread.pending
+                self.abandon(thread, NO_RESULT)
+                thread.pending = pending
+            elif slot is not None:
+                self.order.close(slot)
+        if len(self.writer.rows) >= BATCH:
+            self._count()
+            importing.flush(self.writer)
+
+    def finish(self) -> None:
+        """The logs have ended: calls under way have no result."""
+        for thread in list(self.threads.values()):
+            self.abandon(thread, NO_RESULT)
+        if self.narrow_calls:
+            self.note(f"{self.narrow_calls:,} memory calls of 32-bit processes are not in the trace")
+        self._count()
+        names = {EVENTS[code]: count for code, count in self.counts.items() if code in CALL_CODES}
+        self.report.calls = names
+
+    def _count(self) -> None:
+        if self.writer.rows:
+            self.report.time = self.writer.rows[-1][1]
+        self.counts.update(map(itemgetter(0), self.writer.rows))
+
+
+def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
+
+
+def _size(row: tuple[Any, ...]) -> int:
+    size: int = row[6 if row[0] == _MREMAP else 5]
+    return max(size, 1)
+
+
+_MREMAP = CODES["mremap"]
+_MAKES = frozenset(CODES[name] for name in ("mmap", "mremap", "shmat"))

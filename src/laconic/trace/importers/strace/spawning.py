@@ -1,0 +1,145 @@
+"""The process calls of a log: clone and its family, execve, personality, seccomp; and how threads end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import TYPE_CHECKING
+
+from laconic.trace.importers.strace.arguments import bare, number, split, strings, unquote
+from laconic.trace.importers.strace.names import CLONE_FILES, CLONE_THREAD, CLONE_VFORK, CLONE_VM
+from laconic.trace.importers.strace.processes import Process, Thread
+from laconic.trace.schema import CODES, NO_RESULT, UNFINISHED, Row
+
+if TYPE_CHECKING:
+    from laconic.trace.importers.strace.session import Session
+
+FAMILY = ("clone", "clone3", "fork", "vfork")
+#: What a clone is taken for whose flags the log does not show: what pthread_create asks for.
+_USUAL = CLONE_VM | 0x200 | CLONE_FILES | 0x800 | CLONE_THREAD | 0x40000
+_TRANSLATED = re.compile(rb"/\* (\d{1,9}) in strace's PID NS \*/")
+_FLAGS = re.compile(rb"flags=([^,}\]]+)")
+
+
+class Spawning:
+    """Writes the rows of process calls, and keeps the tree of threads."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def call(
+        self, name: str, thread: Thread, time: int, args: list[bytes], result: int, state: int, rest: bytes
+    ) -> None:
+        """The rows of a process call. Raises ValueError where its arguments are not understood."""
+        if name in FAMILY:
+            match = _TRANSLATED.search(rest)
+            self.clone(name, thread, time, args, int(match[1]) if match else result, state)
+        elif name in ("execve", "execveat"):
+            self._execve(name, thread, time, args, result, state)
+        else:
+            self._other(name, thread, time, args, result, state)
+
+    def clone(self, name: str, thread: Thread, time: int, args: list[bytes], result: int, state: int) -> None:
+        """The row of a clone, and the new thread where there is one."""
+        flags = self._clone_flags(name, args)
+        if result >= 1 << 31:
+            raise ValueError(result)
+        session = self.session
+        where = (time, thread.pid, thread.tid)
+        session.order.rows.append(tuple(Row(CODES[name], *where, flags, result=result, state=state)))
+        if result > 0 and not state & (NO_RESULT | UNFINISHED):
+            process = thread.process
+            if flags & CLONE_VM and not flags & CLONE_VFORK and session.disorder and not process.disordered:
+                process.disordered = True
+                session.lost(0, session.disorder, where)
+            if not flags & CLONE_THREAD:
+                process = Process(result, process.narrow, process.brk)
+                session.report.processes += 1
+            session.report.threads += 1
+            files = thread.files if flags & CLONE_FILES else thread.files.copy()
+            session.threads[b"%d" % result] = Thread(process.pid, result, process, files, b"%d" % result)
+
+    def _clone_flags(self, name: str, args: list[bytes]) -> int:
+        if name == "fork":
+            return 0
+        if name == "vfork":
+            return CLONE_VM | CLONE_VFORK
+        for argument in args:
+            match = _FLAGS.search(argument)
+            if match:
+                return number(match[1])
+        if name == "clone" and args:
+            return number(args[0])
+        self.session.doubt("what some clone3 calls shared: their flags are not in the log")
+        return _USUAL
+
+    def _execve(self, name: str, thread: Thread, time: int, args: list[bytes], result: int, state: int) -> None:
+        session = self.session
+        path = unquote(args[1 if name == "execveat" else 0]) or b""
+        shown = os.fsdecode(path)
+        where = (time, thread.pid, thread.tid)
+        row = Row(CODES[name], *where, result=result, state=state, data=session.writer.hidden_path(shown))
+        session.order.rows.append(tuple(row))
+        if result or state & (NO_RESULT | UNFINISHED):
+            return
+        session.known(thread)
+        for key in [key for key, other in session.threads.items() if other.process is thread.process]:
+            del session.threads[key]
+        process = Process(thread.pid)
+        thread.process, thread.tid, thread.files = process, thread.pid, thread.files.execute()
+        session.threads[thread.key] = thread
+        argv = strings(args[2 if name == "execveat" else 1]) if len(args) > 1 + (name == "execveat") else []
+        self._program(thread, time, shown, argv, 64)
+
+    def _program(self, thread: Thread, time: int, path: str, argv: list[bytes], bits: int) -> None:
+        session = self.session
+        hide = session.writer.hidden
+        if session.redact:
+            argv = []
+        about = {"path": os.fsdecode(hide(path)), "argv": [os.fsdecode(word) for word in argv], "bits": bits}
+        thread.process.path = path
+        data = json.dumps(about).encode()
+        session.order.rows.append(tuple(Row(CODES["program"], time, thread.pid, thread.pid, data=data)))
+
+    def _other(self, name: str, thread: Thread, time: int, args: list[bytes], result: int, state: int) -> None:
+        values = [0, 0, 0]
+        for place, argument in enumerate(args[:3]):
+            try:
+                values[place] = number(argument)
+            except ValueError:
+                if not bare(argument).startswith((b"{", b"[", b'"')):
+                    raise
+        row = (CODES[name], time, thread.pid, thread.tid, *values, 0, 0, 0, result, state, 0, 0, 0, 0, b"", ())
+        self.session.order.rows.append(row)
+
+    # What is known before a call returns, or comes of no call
+
+    def born(self, parent: Thread, tid: int, time: int) -> None:
+        """The child `tid` of a clone under way has shown itself."""
+        pending = parent.pending
+        assert pending is not None
+        parts = split(pending.text + b")")
+        args = parts[0] if parts else []
+        pending.born = tid
+        self.clone(pending.name.decode(), parent, time, args, tid, 0)
+
+    def ended(self, thread: Thread, time: int, status: int) -> None:
+        """A thread is no more."""
+        session = self.session
+        session.abandon(thread, UNFINISHED)
+        session.order.rows.append(
+            tuple(Row(CODES["exit"], time, thread.pid, thread.tid, status))
+        )
+        session.threads.pop(thread.key, None)
+
+    def mode(self, thread: Thread, time: int, narrow: bool) -> None:
+        """The process runs 32-bit code from here, or 64-bit code again."""
+        process = thread.process
+        if process.narrow == narrow:
+            return
+        process.narrow = narrow
+        if narrow:
+            self._program(thread, time, process.path, [], 32)
+            text = "a process runs in 32-bit mode: its memory calls are not followed"
+            self.session.note(text, (time, thread.pid, thread.tid))

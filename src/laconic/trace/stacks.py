@@ -1,0 +1,199 @@
+"""The stacks that a trace holds: where each call was made."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, overload
+
+from laconic.stacks.demangle import demangle
+from laconic.stacks.symbolize import Place, Symbolizer
+from laconic.stacks.table import CUT, FILE, Frame, Interned, Module
+from laconic.trace.schema import CODES, FRAME, PlainRow
+
+#: The number of the stack of a call that has none.
+NO_STACK = -1
+_MODULE, _FRAMES, _SITE, _STACK, _SYMBOLS = (CODES[name] for name in ("module", "frames", "site", "stack", "symbols"))
+_UNKNOWN = Module(FILE, "?")
+#: A frame as `strace -k` prints it: /lib/libc.so.6(mprotect+0xb) [0x10a9b3], or with no name between the brackets.
+_LOGGED = re.compile(
+    r"(?P<path>.*? \(deleted\)|.*?)\((?P<name>.*?)(?:\+0x[0-9a-f]+)?\) \[0x(?P<address>[0-9a-f]+)\]\Z"
+)
+
+
+Spot = tuple[Place, bool]
+
+
+class Places(Sequence[Spot]):
+    """A stack in words, innermost first, inlined functions too; True for what was guessed. Empty: none is known.
+
+    Each frame's name is found when it is first asked for: DWARF of frames that nobody sees is not read. Only the length
+    and the end of it ask for all.
+    """
+
+    def __init__(self, count: int, find: Callable[[int], Sequence[Spot]]) -> None:
+        self._count = count
+        self._spots = self._found(find)
+        self._known: list[Spot] = []
+        self._frames: list[int] = []
+        self._start = 0
+
+    def _found(self, find: Callable[[int], Sequence[Spot]]) -> Iterator[tuple[Spot, int]]:
+        for number in range(self._count):
+            for spot in find(number):
+                yield spot, number
+
+    def _reach(self, count: int | None) -> None:
+        while count is None or len(self._known) < count:
+            found = next(self._spots, None)
+            if found is None:
+                return
+            self._known.append(found[0])
+            self._frames.append(found[1])
+
+    def frames_after(self, count: int) -> int:
+        """How many frames, inlined functions not counted, come after the first `count` places."""
+        self._reach(self._start + count)
+        place = min(self._start + count, len(self._known))
+        return self._count - 1 - self._frames[place - 1] if place else self._count
+
+    def after(self, count: int) -> Places:
+        """The stack without its first `count` places. O(1)."""
+        rest = Places.__new__(Places)
+        rest._count, rest._spots, rest._known, rest._frames = self._count, self._spots, self._known, self._frames
+        rest._start = self._start + count
+        return rest
+
+    def __len__(self) -> int:
+        self._reach(None)
+        return max(len(self._known) - self._start, 0)
+
+    def __bool__(self) -> bool:
+        self._reach(self._start + 1)
+        return len(self._known) > self._start
+
+    @overload
+    def __getitem__(self, index: int) -> Spot: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Spot]: ...
+
+    def __getitem__(self, index: int | slice) -> Spot | list[Spot]:
+        stop = index.stop if isinstance(index, slice) else index + 1 if index >= 0 else None
+        self._reach(self._start + stop if stop is not None and stop >= 0 else None)
+        return self._known[self._start :][index]
+
+
+class Stacks:
+    """Takes a trace's rows about stacks, and knows each call's.
+
+    `next` holds the number of the stack of the next call of each thread, by its id. Stacks that a log shows in words
+    are numbered with the others.
+    """
+
+    def __init__(self, symbolizer: Symbolizer | None = None) -> None:
+        self.next: dict[int, int] = {}
+        self.modules: dict[int, Module] = {}
+        self.symbolizer = symbolizer or Symbolizer()
+        self.packed: dict[int, dict[str, Any]] = {}
+        self._frames: dict[int, Frame] = {}
+        self._stacks: dict[int, tuple[int, ...]] = {}
+        self._texts: Interned[bytes] = Interned()
+        self._handlers = {
+            _MODULE: self._module, _FRAMES: self._take_frames, _SITE: self._site, _STACK: self._text,
+            _SYMBOLS: self._take_symbols,
+        }  # fmt: skip
+
+    @property
+    def codes(self) -> list[int]:
+        """The codes of the rows that `take` needs."""
+        return list(self._handlers)
+
+    def take(self, row: PlainRow) -> None:
+        """Takes any row; those about something else are passed over. O(size of the row)."""
+        handler = self._handlers.get(row[0])
+        if handler is not None:
+            handler(row)
+
+    def _module(self, row: PlainRow) -> None:
+        about = _object(row[16])
+        fields = _UNKNOWN._asdict().items()
+        known = {name: about[name] for name, blank in fields if isinstance(about.get(name), type(blank))}
+        self.modules[row[4]] = _UNKNOWN._replace(**known)
+
+    def _take_frames(self, row: PlainRow) -> None:
+        whole = len(row[16]) // FRAME.size * FRAME.size
+        for number, (word, address) in enumerate(FRAME.iter_unpack(row[16][:whole]), row[4]):
+            self._frames[number] = Frame(word >> 2, address, bool(word & 2), bool(word & 1))
+
+    def _site(self, row: PlainRow) -> None:
+        number, data = row[4], row[16]
+        if data:
+            self._stacks[number] = struct.unpack_from(f"<{len(data) // 4}I", data)
+        self.next[row[3]] = number
+
+    def _text(self, row: PlainRow) -> None:
+        self.next[row[3]] = ~(self._texts.number(row[16]) + 1)
+
+    def _take_symbols(self, row: PlainRow) -> None:
+        self.packed[row[4]] = _object(row[16])
+
+    def __len__(self) -> int:
+        return len(self._stacks) + len(self._texts)
+
+    def frames(self, number: int) -> tuple[Frame, ...]:
+        """The frames of a stack of a run, innermost first. O(frames)."""
+        return tuple(self._frames[frame] for frame in self._stacks.get(number, ()) if frame in self._frames)
+
+    def guessed(self, number: int) -> bool:
+        """True where a frame of a stack was guessed. O(frames)."""
+        return any(frame.guessed for frame in self.frames(number))
+
+    def is_cut(self, number: int) -> bool:
+        """True for a stack that was too deep to be taken whole. O(frames)."""
+        frames = self.frames(number)
+        module = self.modules.get(frames[-1].module) if frames else None
+        return module is not None and module.kind == CUT
+
+    def places(self, number: int) -> tuple[Spot, ...]:
+        """A stack in words, as `Places`. O(frames), and the reading of symbols at a module's first frame."""
+        return tuple(self.walk(number))
+
+    def walk(self, number: int) -> Places:
+        """A stack in words, each frame when it is asked for. O(frames), the names apart."""
+        if number < NO_STACK:
+            lines = self._texts[~number - 1].decode("utf-8", "replace").splitlines()
+            logged = [line.strip() for line in lines if line.strip()]
+            return Places(len(logged), lambda at: [(_logged(logged[at]), False)])
+        frames = self.frames(number)
+        return Places(len(frames), lambda at: [(place, frames[at].guessed) for place in self._places(frames[at])])
+
+    def _places(self, frame: Frame) -> tuple[Place, ...]:
+        module = self.modules.get(frame.module)
+        if module is None:
+            return (Place(f"?+{frame.address:#x}", "?", known=False),)
+        packed = self.packed.get(frame.module, {}).get("places", {}).get(f"{frame.address:x}{'e' * frame.exact}")
+        if packed is not None:
+            return tuple(Place(*place) for place in packed)
+        return self.symbolizer.places(module, frame)
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    # What another version, or a damaged file, has written is passed over.
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _logged(line: str) -> Place:
+    match = _LOGGED.match(line)
+    if match is None:
+        return Place(line, "?", known=False)
+    module = match["path"].removesuffix(" (deleted)").rsplit("/", 1)[-1] or "?"
+    if not match["name"]:
+        return Place(f"{module}+0x{match['address']}", module, known=False)
+    return Place(demangle(match["name"]), module)

@@ -1,0 +1,109 @@
+"""A program cannot tell the difference: its own observations, natively and under Laconic, are equal.
+
+    LACONIC_FAITHFUL_CALLS=100000 pytest tests/faithful -m slow -rP
+
+`python -m tests.faithful.hunt` looks for more, shrinks what differs, and saves it in tests/faithful/regressions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faithful.calls import NAMES, OTHER, count_calls, name_of, write_list
+from tests.faithful.compare import MODES, Difference, Result, compare
+from tests.faithful.known import KNOWN
+from tests.tracer.lab import build_source
+
+HERE = Path(__file__).parent
+BUILDS: dict[str, tuple[str, ...]] = {"dynamic": (), "static": ("-static",), "static-pie": ("-static-pie",)}
+REGRESSIONS = sorted(path.stem for path in (HERE / "regressions").glob("*.calls"))
+#: Lists per test. Half of them run unprivileged.
+PART = 5
+#: How many tests, so that they make at least 20,000 calls, and may run on several processors.
+PARTS = 10
+LIST = 620
+#: Memory calls of the slow test, and the first of its seeds.
+SLOW_CALLS = int(os.environ.get("LACONIC_FAITHFUL_CALLS", "1000000"))
+SLOW_SEED = 1_000_000
+
+
+def program(build: str = "dynamic") -> Path:
+    """The program that interprets lists of calls."""
+    return build_source(HERE / "program.c", *BUILDS[build])
+
+
+def read_list(name: str) -> list[str]:
+    """A regression's list of calls."""
+    return (HERE / "regressions" / f"{name}.calls").read_text().splitlines()
+
+
+def _named(names: list[str]) -> list[Any]:
+    """Test parameters, of which those in KNOWN must fail."""
+    xfail = pytest.mark.xfail(reason="a known difference", strict=True)
+    return [pytest.param(name, marks=xfail if name in KNOWN else ()) for name in names]
+
+
+def _report(result: Result, seeds: range) -> str:
+    differing = sorted(result.differences.items())
+    return "\n".join(f"list {seeds[number]}: {difference}" for number, difference in differing)
+
+
+def _build_of(name: str) -> str:
+    return "static" if name.endswith("-static") else "dynamic"
+
+
+@cache
+def _past(build: str) -> dict[str, Difference | None]:
+    """What the regressions that do not fail come to: all in one batch, because each start of Laconic costs time."""
+    names = [name for name in REGRESSIONS if name not in KNOWN and _build_of(name) == build]
+    result = compare(program(build), [read_list(name) for name in names])
+    return {name: result.differences.get(number) for number, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("name", _named(REGRESSIONS))
+def test_a_difference_of_the_past_is_gone(name: str) -> None:
+    build = _build_of(name)
+    if name in KNOWN:
+        difference = compare(program(build), [read_list(name)]).differences.get(0)
+    else:
+        difference = _past(build)[name]
+    assert difference is None, str(difference)
+
+
+@pytest.mark.parametrize("part", _named([f"seeds-{part}" for part in range(PARTS)]))
+def test_random_calls_are_observed_to_do_the_same(part: str) -> None:
+    number = int(part.removeprefix("seeds-"))
+    build = [*BUILDS][number % len(BUILDS)]
+    seeds = range(number * PART, (number + 1) * PART)
+    result = compare(program(build), [write_list(seed, LIST) for seed in seeds])
+    print(f"{result.calls} calls, excluded: {dict(result.excluded)}")
+    assert not result.differences, _report(result, seeds)
+    assert result.excluded.total() <= result.operations // 1000
+
+
+def test_the_random_calls_are_enough() -> None:
+    lists = [write_list(seed, LIST) for seed in range(PARTS * PART)]
+    assert sum(count_calls(calls) for calls in lists) >= 20_000
+    names = {name_of(line) for calls in lists for line in calls}
+    assert not {*NAMES, *OTHER} - names
+
+
+@pytest.mark.slow
+def test_many_random_calls() -> None:
+    excluded: Counter[str] = Counter()
+    total, seed = 0, SLOW_SEED
+    while total < SLOW_CALLS:
+        seeds = range(seed, seed + PART)
+        build = [*BUILDS][seed // PART % len(BUILDS)]
+        result = compare(program(build), [write_list(number, LIST) for number in seeds])
+        assert not result.differences, _report(result, seeds)
+        total += result.calls
+        excluded += result.excluded
+        seed += PART
+    print(f"{total:,} calls, {len(MODES)} modes, 0 differences; excluded as natively unstable: {dict(excluded)}")
