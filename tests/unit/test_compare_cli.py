@@ -22,6 +22,7 @@ from laconic.commands import main
 from laconic.replay import STRATEGIES
 from laconic.sgx import costs
 from laconic.sgx.meter import THINGS
+from laconic.strategies import NAMES
 
 
 def laconic(
@@ -310,7 +311,7 @@ class TestOtherVerbs:
         assert (done.returncode, os.listdir(tmp_path)) == (2, [])
         assert words[1] in done.stderr
 
-    @pytest.mark.parametrize("strategy", STRATEGIES)
+    @pytest.mark.parametrize("strategy", NAMES)
     def test_replay(self, strategy: str, trace: str) -> None:
         done = laconic("replay", trace, "--host", "sgx2", "--strategy", strategy, "--json", "-")
         figures = json.loads(done.stdout)
@@ -326,7 +327,7 @@ class TestOtherVerbs:
         done = laconic("sweep", tmp_path, "--host", "sgx2", "-o", result, "--json", tmp_path / "j")
         assert (done.returncode, done.stderr) == (0, "")
         rows = polars.read_parquet(result).to_dicts()
-        assert [list(row) for row in rows] == [list(COLUMNS)] * 2 * len(STRATEGIES)
+        assert [list(row) for row in rows] == [list(COLUMNS)] * 2 * len(NAMES)
         compared = json.loads(laconic("compare", trace, "--json", "-").stdout)["strategies"]
         for row in rows:
             assert (row["host"], row["costs"], row["said"], row["error"]) == ("sgx2", "published", None, None)
