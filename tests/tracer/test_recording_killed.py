@@ -78,7 +78,7 @@ def test_laconic_killed_at_any_moment(moment: float, pause: int, tmp_path: Path)
     path, progress = tmp_path / "a.trace", tmp_path / "progress"
     with recording(path, build("recorded"), "progress", progress, str(pause)) as process:
         wait_until(lambda: done(progress), "the first call")
-        (program,) = children_of(process.pid)
+        program, _witness = children_of(process.pid)
         time.sleep(moment)
         process.kill()
         process.wait()

@@ -67,7 +67,6 @@ class Tracer:
         self.threads: dict[int, Thread] = {}
         self.early: dict[int, int] = {}
         self.lost: list[tuple[Thread, Mm]] = []
-        self.stillborn: set[int] = set()
         self.root = 0
         self.relay: Relay
         self.exit_status = 0
@@ -262,10 +261,8 @@ class Tracer:
             self.recorder.forked(parent, tid, flags)
         if not flags & CLONE_THREAD:
             self.mediator.ledger.processes += 1
-        if tid in self.stillborn:
-            self.stillborn.discard(tid)
-            if not is_traced(tid):
-                return  # it was killed before its parent's event came
+        if not is_traced(tid):
+            return  # it was killed, and its end reported, before its parent's event came
         child = Thread(tid, parent.tgid if flags & CLONE_THREAD else tid, mm)
         child.inherit(parent)
         self.threads[tid] = child
@@ -276,7 +273,6 @@ class Tracer:
         if event == ptrace.EVENT_EXIT:
             # It was killed before its parent's event came.
             self.early.pop(tid, None)
-            self.stillborn.add(tid)
             ptrace.resume(DETACH, tid)
             return
         if event == ptrace.EVENT_EXEC:
@@ -403,8 +399,6 @@ class Tracer:
             self._forget(thread)
             if self.recorder is not None and thread.notes is not None:
                 self.recorder.exits(thread, status)
-        elif tid != self.root:
-            self.stillborn.add(tid)
         if tid == self.root:
             self.exit_status = os.waitstatus_to_exitcode(status)
             if self.exit_status < 0:
