@@ -93,9 +93,10 @@ def _shares(figures: Mapping[str, Any]) -> str:
         excess = excess or low > count
         parts.append(f"{_numbers(low, high)} of the {count:,} {_NAMES[counter]} ({share})")
     text = (
-        f"If the program ran in Gramine with sgx.edmm_enable, its memory calls account for {' and '.join(parts)}. The "
-        "other EEXITs are OCALLs for files, sockets, locks, the log and Gramine's own start; the other AEXs are timer and "
-        "tracking interrupts, and instructions that Gramine emulates."
+        f"If the program ran in Gramine with sgx.edmm_enable, its memory calls account for "
+        f"{' and '.join(parts)}. The other EEXITs are OCALLs for files, sockets, locks, the log and "
+        "Gramine's own start; the other AEXs are timer and tracking interrupts, and instructions that "
+        "Gramine emulates."
     )
     if excess:
         text += (
