@@ -18,7 +18,7 @@ import laconic.trace
 from laconic.analysis.info import contents
 from laconic.errors import LaconicError
 from laconic.memory.flags import PROT_EXEC, PROT_READ, PROT_WRITE, VM_GROWSDOWN, VM_PROT
-from laconic.replay.enclaves import EnclaveReplay
+from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Replay
 from laconic.strategies.every_call import EveryCall
 from laconic.trace.importers.gramine.glue import CUT, split
@@ -267,11 +267,11 @@ def test_without_the_files_the_rest_of_the_start_stays_unknown(tmp_path: Path) -
 
 def test_each_program_has_one_enclave(tmp_path: Path) -> None:
     trace, _ = take(tmp_path, REAL / "busybox.log.gz", rootfs(tmp_path))
-    replay = EnclaveReplay(trace, {"every-call": EveryCall})
+    replay = Replay(trace, "laconic", listeners=[Enclaves({"every-call": EveryCall})])
     replay.run()
     assert replay.ledger.processes == 9
     # One for each of six programs, and for each of eight forked children.
-    assert [process.path for process in replay.told] == ["/usr/bin/busybox"] * 14
+    assert [process.path for process in replay.started] == ["/usr/bin/busybox"] * 14
     assert replay.meters["every-call"].total().ecreate == 14
 
 
