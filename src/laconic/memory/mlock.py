@@ -60,7 +60,9 @@ def _fixup(vma: Vma, locks: int) -> Vma:
 
 
 def _populated(vma: Vma, start: int, end: int, resident: Resident) -> bool:
-    # populate_vma_page_range: True where mlock has no page to bring in, and none that it would fail to.
+    # populate_vma_page_range: True if mlock has no page to bring in, and would not fail. Secret memory always fails.
+    if vma.file is not None and vma.file.is_secret:
+        return False
     return bool(vma.flags & VM_LOCKONFAULT) or bool(vma.flags & VM_PROT) and resident(start, end)
 
 
