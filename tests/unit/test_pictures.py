@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import pytest
 from pictures import FILE, LEGEND, PAGE, RW, RX, R, at, changes, draw, read, space
@@ -10,6 +13,7 @@ from pictures import FILE, LEGEND, PAGE, RW, RX, R, at, changes, draw, read, spa
 from laconic.memory import flags as f
 from laconic.memory.brk import brk
 from laconic.memory.change import Outcome
+from laconic.memory.layout import Layout
 from laconic.memory.madvise import madvise, mseal
 from laconic.memory.mlock import mlock, mlockall, munlock
 from laconic.memory.mmap import OpenFile, mmap
@@ -194,6 +198,30 @@ def test_fork() -> None:
     assert draw(child.vmas, 8, LEGEND) == "ww..wwrr"
     child.check()
     assert draw(here.vmas, 8, LEGEND) == "wwDDLLrr"
+
+
+def lines_of_fork(vmas: int) -> int:
+    """How many lines of Python a fork of an address space with so many VMAs executes."""
+    entries = [(at(i), at(i + 1), RW if i % 2 else R) for i in range(vmas)]
+    parent = AddressSpace(Layout(), entries)
+    lines = 0
+
+    def count(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return count
+
+    sys.settrace(count)
+    try:
+        child = parent.fork()
+    finally:
+        sys.settrace(None)
+    assert list(child.vmas) == list(parent.vmas)
+    return lines
+
+
+def test_fork_does_no_work_for_each_vma() -> None:
+    assert lines_of_fork(4000) - lines_of_fork(2000) < 2000 / 4
 
 
 def test_mlockall_for_what_is_to_come() -> None:
