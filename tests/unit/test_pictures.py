@@ -240,7 +240,7 @@ def test_fork() -> None:
 
 def lines_of_fork(vmas: int) -> int:
     """How many lines of Python a fork of an address space with so many VMAs executes."""
-    entries = [(at(i), at(i + 1), RW if i % 2 else R) for i in range(vmas)]
+    entries = [(at(i), at(i + 1), LEGEND["w" if i % 2 else "r"]) for i in range(vmas)]
     parent = AddressSpace(Layout(), entries)
     lines = 0
 
