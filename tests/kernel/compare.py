@@ -176,7 +176,7 @@ class ThroughPal(_Side):
             try:
                 host_call = task.send(self.child.call(host_call.name, *host_call.args))
             except StopIteration as stop:
-                return self.mediator._settle(self.thread, Pending(call, outcome), stop.value)
+                return self.mediator._settle(self.thread, Pending(call, outcome), stop.value).result
 
     def _apart(self) -> str | None:
         native, child = (_anonymised(proc.read_smaps(side.pid)) for side in self._children)

@@ -21,6 +21,7 @@ from laconic.memory.mprotect import mprotect
 from laconic.memory.mremap import mremap
 from laconic.memory.munmap import munmap
 from laconic.memory.space import AddressSpace
+from laconic.memory.vma import Vma
 from laconic.rangemap import RangeMap
 
 Make = Callable[[AddressSpace], Outcome]
@@ -202,7 +203,7 @@ def test_fork() -> None:
 
 def lines_of_fork(vmas: int) -> int:
     """How many lines of Python a fork of an address space with so many VMAs executes."""
-    entries = [(at(i), at(i + 1), RW if i % 2 else R) for i in range(vmas)]
+    entries = [(at(i), at(i + 1), Vma(0x70 | (RW if i % 2 else R))) for i in range(vmas)]
     parent = AddressSpace(Layout(), entries)
     lines = 0
 
