@@ -419,7 +419,8 @@ class Writer:
         if self.chance(85):
             self.use(address, length)
         elif self.chance(50) or self.own is not None:
-            self.say("pread64", self.random.choice((READ_ONLY, ZERO)), address, length, 0)
+            # Not from /dev/zero, whose reads end early when a signal comes (read_iter_zero).
+            self.say("pread64", READ_ONLY, address, length, self.random.randrange(4) * PAGE)
         else:
             self.say("pwrite64", self.random.choice((FILE, MEMORY)), address, length, self.random.randrange(4) * PAGE)
 

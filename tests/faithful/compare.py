@@ -195,16 +195,22 @@ def workplace() -> Iterator[Path]:
         shutil.rmtree(directory)
 
 
-def run(program: Path, lists: Sequence[Sequence[str]], place: Path, mode: str | None = None) -> list[Log]:
+def run(
+    program: Path,
+    lists: Sequence[Sequence[str]],
+    place: Path,
+    mode: str | None = None,
+    command: Sequence[str] = COMMAND,
+) -> list[Log]:
     """Runs every list, natively or in one mode, in one batch; after a failure every list in a batch of its own."""
-    logs, failure = _batch(program, lists, place, mode)
+    logs, failure = _batch(program, lists, place, mode, command)
     if failure and len(lists) > 1:
-        return [run(program, [calls], place, mode)[0] for calls in lists]
+        return [run(program, [calls], place, mode, command)[0] for calls in lists]
     return [Log(observations, failure) for observations in logs]
 
 
 def _batch(
-    program: Path, lists: Sequence[Sequence[str]], place: Path, mode: str | None
+    program: Path, lists: Sequence[Sequence[str]], place: Path, mode: str | None, command: Sequence[str]
 ) -> tuple[list[list[Observation]], str]:
     words: list[str] = [str(program), "batch"]
     for number, calls in enumerate(lists):
@@ -213,7 +219,7 @@ def _batch(
         words += [f"{number:04}.calls", f"{number:04}.log"]
         (place / f"{number:04}.log").unlink(missing_ok=True)
     if mode is not None:
-        words = [*COMMAND, "run", "--quiet", *MODES[mode], "--", *words]
+        words = [*command, "run", "--quiet", *MODES[mode], "--", *words]
     status, messages = _execute(words, place, len(lists))
     failure = ""
     if status != 0 or "Traceback" in messages or (mode and messages):
@@ -295,14 +301,15 @@ def compare(
     lists: Sequence[Sequence[str]],
     modes: Sequence[str] = tuple(MODES),
     ignored: Collection[tuple[str, ...]] = (),
+    command: Sequence[str] = COMMAND,
 ) -> Result:
-    """Compares lists in some modes; the differences are numbered as the lists are."""
+    """Compares lists in some modes; the differences are numbered as the lists are. `command` is Laconic's."""
     result = Result(sum(map(len, lists)), sum(map(count_calls, lists)))
     with workplace() as place:
         native = run(program, lists, place)
         again = run(program, lists, place)
         for mode in modes:
-            mediated = run(program, lists, place, mode)
+            mediated = run(program, lists, place, mode, command)
             for number in range(len(lists)):
                 difference = first_difference(native[number], again[number], mediated[number], mode, ignored)
                 if difference is not None:

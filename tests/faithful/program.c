@@ -237,8 +237,16 @@ static void on_tick(int number)
 {
     on_count(number);
     ticks++;
-    kernel(SYS_mprotect, TICK, PAGE, 1);
-    kernel(SYS_mprotect, TICK, PAGE, 3);
+    long first = kernel(SYS_mprotect, TICK, PAGE, 1);
+    long second = kernel(SYS_mprotect, TICK, PAGE, 3);
+    if (first || second) {
+        put(" the timer's calls failed");
+        put_result(first);
+        put_result(second);
+        put("\n");
+        flush();
+        kernel(SYS_exit_group, 99, 0, 0);
+    }
     *(volatile long *)TICK = ticks;
 }
 
@@ -690,18 +698,21 @@ static void worker_loop(void *opaque)
     (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_PARENT_SETTID \
      | CLONE_CHILD_CLEARTID)
 
-static int has_worker(int number)
+static long start_thread(int stack, void (*loop)(void *))
 {
-    struct task *task = &tasks[1 + number];
+    struct task *task = &tasks[1 + stack];
     u64 blocked = 1UL << (SIGALRM - 1), before = 0;
     long result;
-    if (task->tid)
-        return 1;
-    /* Only the main thread gets the timer's signals, so that the timer's page is at rest while others look. */
+    /* Only the main thread gets the timer's signals: its handler must not run in two threads at the same time. */
     kernel6(SYS_rt_sigprocmask, SIG_BLOCK, (u64)&blocked, (u64)&before, 8, 0, 0);
-    result = start_task(THREAD_FLAGS, stacks[number] + STACK, worker_loop, task, &task->tid);
+    result = start_task(THREAD_FLAGS, stacks[stack] + STACK, loop, task, &task->tid);
     kernel6(SYS_rt_sigprocmask, SIG_SETMASK, (u64)&before, 0, 8, 0, 0);
-    return result > 0;
+    return result;
+}
+
+static int has_worker(int number)
+{
+    return tasks[1 + number].tid || start_thread(number, worker_loop) > 0;
 }
 
 static void work(int number, int first, int stop, int buffered)
@@ -797,7 +808,7 @@ static void block(int verb, int first, int stop)
         }
         break;
     case THREAD:
-        result = start_task(THREAD_FLAGS, stacks[WORKERS + depth - 1] + STACK, block_thread, task, &task->tid);
+        result = start_thread(WORKERS + depth - 1, block_thread);
         if (result > 0)
             futex_wait(&task->tid, (int)result);
         break;

@@ -54,21 +54,22 @@ def _report(result: Result, seeds: range) -> str:
     return "\n".join(f"list {seeds[number]}: {difference}" for number, difference in differing)
 
 
-def _build_of(name: str) -> str:
+def build_of(name: str) -> str:
+    """Which build a regression needs."""
     return "static" if name.endswith("-static") else "dynamic"
 
 
 @cache
 def _past(build: str) -> dict[str, Difference | None]:
     """What the regressions that do not fail come to: all in one batch, because each start of Laconic costs time."""
-    names = [name for name in REGRESSIONS if name not in KNOWN and _build_of(name) == build]
+    names = [name for name in REGRESSIONS if name not in KNOWN and build_of(name) == build]
     result = compare(program(build), [read_list(name) for name in names])
     return {name: result.differences.get(number) for number, name in enumerate(names)}
 
 
 @pytest.mark.parametrize("name", _named(REGRESSIONS))
 def test_a_difference_of_the_past_is_gone(name: str) -> None:
-    build = _build_of(name)
+    build = build_of(name)
     if name in KNOWN:
         difference = compare(program(build), [read_list(name)]).differences.get(0)
     else:
