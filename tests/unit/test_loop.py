@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-
 from laconic.ledger import Ledger
-from laconic.pal.linux import LinuxPal
+
+from laconic.linux.pal import only_changes
 from laconic.tracer import ptrace
 from laconic.tracer.loop import Tracer
 from laconic.tracer.mediate import Mediator
@@ -19,7 +19,7 @@ def test_a_thread_that_is_killed_at_its_clone_adds_no_thread(monkeypatch: pytest
     monkeypatch.setattr(ptrace, "event_message", lambda tid: 9)
     monkeypatch.setattr(ptrace, "stopped_for", lambda tid: ptrace.EVENT_EXIT)
     monkeypatch.setattr(ptrace, "resume", lambda request, tid, signal=0: resumed.append(tid))
-    tracer = Tracer(Mediator(LinuxPal(), Ledger()))
+    tracer = Tracer(Mediator(only_changes, Ledger()))
     parent = tracer.threads[1000] = Thread(1000, 1000, Mm(None))
     parent.child_flags = CLONE_VM | CLONE_THREAD
     tracer._new_thread(parent, ptrace.EVENT_CLONE)
