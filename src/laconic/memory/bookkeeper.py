@@ -83,8 +83,8 @@ class Bookkeeper:
             self.finish_as_predicted(space, call.name, call.args, outcome, host_args, up)
             return Answered(value, outcome.changes)
         if -ERESTART_RESTARTBLOCK <= value <= -ERESTARTSYS:
-            if edits(outcome):
-                space.rollback(outcome.start, outcome.end)
+            # The kernel restarts the call; a signal may have stopped it halfway (mremap has unmapped its target).
+            self._refused(space, call, outcome, up)
             return Answered(value, ())
         if refused(call.name, outcome, value):
             self._refused(space, call, outcome, up)
