@@ -198,6 +198,8 @@ class Replay:
             self.said, self.changes = answered.said, answered.changes
             if not self.pal.every_call and may_be_nothing(outcome, up.guessed):
                 self.uncertain[name] += answered.said
+        if assumed.removed:
+            self.changes = assumed.removed + self.changes
         if self.check is not None:
             self.check.compared += 1
             if assumed.cause:
