@@ -7,12 +7,13 @@ presupposes is taken for true. Whatever must be assumed in this way is said.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from errno import EACCES, EAGAIN, EBADF, EINVAL, ENODEV, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM
 from typing import Any
 
 from laconic.memory.bookkeeper import Bookkeeper, chooses
 from laconic.memory.calls import RANGED
-from laconic.memory.change import EXTEND, FILE, RESTRICT, ZERO, Outcome
+from laconic.memory.change import EXTEND, FILE, RESTRICT, UNMAP, ZERO, Change, Outcome
 from laconic.memory.flags import (
     MAP_FIXED,
     MAP_FIXED_NOREPLACE,
@@ -66,17 +67,18 @@ class AssumedStart:
 
     `known`: ranges of which calls in the log told what is there. `brk` is known once a call has returned it. Of the
     last call: `cause` and `why` say what it contradicts, where it does, `answer` what bookkeeping came to; `refused`:
-    the host refused what bookkeeping would have allowed. `awaits_maps`: the log shows what was mapped at the program's
-    start, and the row with it is still to come.
+    the host refused what bookkeeping would have allowed. `removed`: what had to be unmapped for it. `awaits_maps`: the
+    log shows what was mapped at the program's start, and the row with it is still to come.
     """
 
-    __slots__ = ("answer", "awaits_maps", "brk", "cause", "known", "refused", "why")
+    __slots__ = ("answer", "awaits_maps", "brk", "cause", "known", "refused", "removed", "why")
 
     def __init__(self, awaits_maps: bool = False) -> None:
         self.awaits_maps = awaits_maps
         self.known: RangeMap[bool] = RangeMap()
         self.brk = False
         self.refused = False
+        self.removed: tuple[Change, ...] = ()
         self.answer = self.cause = self.why = ""
 
     def copy(self) -> AssumedStart:
@@ -105,6 +107,7 @@ class AssumedStart:
         more than what is unknown allows."""
         self.answer = self.cause = ""
         self.refused = False
+        self.removed = ()
         if name == "brk":
             return self._brk(manager, space, args, result, up, lossy)
         ok = result >= 0
@@ -172,7 +175,9 @@ class AssumedStart:
     def _placed(
         self, space: AddressSpace, name: str, args: tuple[int, ...], result: int, lossy: bool
     ) -> tuple[int, ...]:
-        # The call with the address that the host chose for it. What lies there was free.
+        # The call with the address that the host chose for it. What lies there was free; where the log says otherwise,
+        # MAP_FIXED and MREMAP_FIXED replace it.
+        in_place = False
         if name == "mmap":
             start, end = result, result + page_align(args[1])
             args = (result, args[1], args[2], args[3] & ~MAP_FIXED_NOREPLACE | MAP_FIXED, args[4], args[5])
@@ -182,15 +187,22 @@ class AssumedStart:
             args = (args[0], args[1], args[2], flags, result, args[5])
         else:
             start, end = args[0] + page_align(args[1]), args[0] + page_align(args[2])
+            in_place = True
         if start < end <= TASK_SIZE:
             taken = [run for run in space.vmas.runs(start, end) if run[2] is not None]
             if taken:
                 self.cause = LOST_DATA if lossy else MODEL_ERROR
                 self.why = f"the host put it on {taken[0][0]:#x}, where bookkeeping still has a mapping"
-                for begin, stop, _ in taken:
-                    space.vmas.clear(begin, stop)
-                    space.held.clear(begin, stop)
+                if in_place:
+                    self._remove(space, taken)
         return args
+
+    def _remove(self, space: AddressSpace, runs: Iterable[tuple[int, int, Vma | None]]) -> None:
+        # What a mapping grew over is gone.
+        for start, end, vma in runs:
+            space.vmas.clear(start, end)
+            space.held.clear(start, end)
+            self.removed += (Change(UNMAP, start, end, None, vma),)
 
     def _presupposed(
         self,

@@ -298,6 +298,8 @@ class Replay:
             elidable = manager.rule(name, args, NOTHING) is None
             if elidable and may_be_nothing(outcome, up.guessed):
                 self.uncertain[name] += 1
+        if assumed.removed:
+            changes = assumed.removed + changes
         if self.check is not None:
             self.check.compared += 1
             if assumed.cause:

@@ -104,8 +104,8 @@ class RecordedUpcalls:
 
     def shown_file(self, fd: int, address: int, file: File) -> File:
         """How the host showed the file of a new mapping."""
-        shown = self.row[15]
-        return self.files[shown].file if shown else file
+        shown = self.files.get(self.row[15]) if self.row[15] else None
+        return file if shown is None else shown.file
 
     def maps(self) -> RangeMap[Vma]:
         """The host's map at this call; what is held, where the trace has none."""

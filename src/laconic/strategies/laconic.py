@@ -127,7 +127,7 @@ class Laconic(Classify):
                 self.opened(start, end, vma)
 
     def fault(self, start: int, end: int, vma: Vma) -> None:
-        """Touched pages, none of which exists, committed in windows from the lowest up. O(log n + pages / MOST)."""
+        """Touched pages, none of which exists, committed in windows from the lowest up. O(log n + log MOST)."""
         if self.known_touches:
             self.commit(start, end, vma)
             return
@@ -148,8 +148,14 @@ class Laconic(Classify):
             self._fault(start, end, first, at, vma)
             return
         at, expected, window, exceptions = start, self._expected, self._window, 0
+        largest = self.MOST << PAGE_SHIFT
         while at < end:
             window = min(window * 2, self.MOST) if at == expected else self.FIRST
+            if window == self.MOST:
+                # All windows from here on are as large: all but the last are counted at once.
+                whole = (end - at - 1) // largest
+                at += whole * largest
+                exceptions += whole
             at = expected = min(at + (window << PAGE_SHIFT), limit)
             exceptions += 1
         self._expected, self._window = expected, window
