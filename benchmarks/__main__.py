@@ -5,7 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import comparing, enclave, importing, mediation, operations, recording, replaying, stacks, structures
+from benchmarks import (
+    comparing,
+    enclave,
+    importing,
+    mediation,
+    operations,
+    recording,
+    replaying,
+    stacks,
+    structures,
+    verifying,
+)
 from benchmarks.machine import describe, table, write_section
 
 BENCHMARKS = {
@@ -13,6 +24,7 @@ BENCHMARKS = {
     "operations": operations.report,
     "replaying": replaying.report,
     "mediation": mediation.report,
+    "verifying": verifying.report,
     "recording": recording.report,
     "importing": importing.report,
     "stacks": stacks.report,

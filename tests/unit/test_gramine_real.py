@@ -267,12 +267,13 @@ def test_without_the_files_the_rest_of_the_start_stays_unknown(tmp_path: Path) -
 
 def test_each_program_has_one_enclave(tmp_path: Path) -> None:
     trace, _ = take(tmp_path, REAL / "busybox.log.gz", rootfs(tmp_path))
-    replay = Replay(trace, "laconic", listeners=[Enclaves({"every-call": EveryCall})])
+    enclaves = Enclaves({"every-call": EveryCall})
+    replay = Replay(trace, "laconic", listeners=[enclaves])
     replay.run()
     assert replay.ledger.processes == 9
     # One for each of six programs, and for each of eight forked children.
     assert [process.path for process in replay.started] == ["/usr/bin/busybox"] * 14
-    assert replay.meters["every-call"].total().ecreate == 14
+    assert enclaves.meters["every-call"].total().ecreate == 14
 
 
 def test_sizes_and_identity_of_files(tmp_path: Path) -> None:

@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from errno import errorcode
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from pictures import FILE, LEGEND, PAGE, RW, RX, R, at, changes, draw, read, space
@@ -17,6 +20,7 @@ from laconic import memory
 from laconic.memory import flags as f
 from laconic.memory.brk import brk
 from laconic.memory.change import Outcome
+from laconic.memory.layout import Layout
 from laconic.memory.madvise import madvise, mseal
 from laconic.memory.mlock import mlock, mlockall, munlock
 from laconic.memory.mmap import OpenFile, mmap
@@ -232,6 +236,30 @@ def test_fork() -> None:
     assert draw(child.vmas, 8, LEGEND) == "ww..wwrr"
     child.check()
     assert draw(here.vmas, 8, LEGEND) == "wwDDLLrr"
+
+
+def lines_of_fork(vmas: int) -> int:
+    """How many lines of Python a fork of an address space with so many VMAs executes."""
+    entries = [(at(i), at(i + 1), LEGEND["w" if i % 2 else "r"]) for i in range(vmas)]
+    parent = AddressSpace(Layout(), entries)
+    lines = 0
+
+    def count(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return count
+
+    sys.settrace(count)
+    try:
+        child = parent.fork()
+    finally:
+        sys.settrace(None)
+    assert list(child.vmas) == list(parent.vmas)
+    return lines
+
+
+def test_fork_does_no_work_for_each_vma() -> None:
+    assert lines_of_fork(4000) - lines_of_fork(2000) < 2000 / 4
 
 
 def test_mlockall_for_what_is_to_come() -> None:

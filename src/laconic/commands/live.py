@@ -107,7 +107,11 @@ def execute(options: argparse.Namespace) -> int:
     model = Model(rules=rules)
     try:
         child = Child(
-            options.command, _places(options.output, view), relay.mask_before, view, _record(options)
+            options.command,
+            _places(options.output, view),
+            view,
+            _record(options),
+            mask=relay.mask_before,
         )
         relay.start(lambda info: relay.send(child.pid, info))
         if view:

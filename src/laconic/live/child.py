@@ -26,18 +26,19 @@ class Child:
     """A process of its own, in which the program is traced: ptrace wants one thread, and the view has others.
 
     `output`: descriptors of the program's standard output and error to be replaced, → by which; one that is to come
-    here is given as None, and its lines are kept in `said`. `mask` is the program's signal mask, a kernel sigset_t.
-    `quiet`: the program has nothing to read. `record` makes the recorder of a trace that is to be kept. To be made
-    before any thread is.
+    here is given as None, and its lines are kept in `said`. `quiet`: the program has nothing to read. `record` makes
+    the recorder of a trace that is to be kept. `mask` is the program's signal mask, a kernel sigset_t; without it, the
+    mask of the calling thread. To be made before any thread is.
     """
 
     def __init__(
         self,
         command: Sequence[str],
         output: dict[int, int | None] | None = None,
-        mask: int = 0,
         quiet: bool = False,
         record: Callable[[], Recorder] | None = None,
+        *,
+        mask: int | None = None,
     ) -> None:
         figures, figures_in = os.pipe()
         self._output = -1
@@ -150,7 +151,7 @@ def _run(
     command: Sequence[str],
     figures: int,
     places: dict[int, int],
-    mask: int,
+    mask: int | None,
     quiet: bool,
     record: Callable[[], Recorder] | None,
 ) -> None:
@@ -161,7 +162,8 @@ def _run(
             os.dup2(to, fd)
         for to in {*places.values()} - {0, 1, 2}:
             os.close(to)
-        change_mask(signal.SIG_SETMASK, mask)
+        if mask is not None:
+            change_mask(signal.SIG_SETMASK, mask)
         if quiet:
             # The terminal is the view's.
             nothing = os.open(os.devnull, os.O_RDONLY)

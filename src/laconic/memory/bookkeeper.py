@@ -78,7 +78,7 @@ class Bookkeeper:
     def finish(
         self, space: AddressSpace, call: Call, outcome: Outcome, host_args: Arguments, value: int, up: Upcalls
     ) -> Answered:
-        """Take over the host's answer `value` to the call with `host_args`, which is also the program's result."""
+        """Take over the host's answer `value` to the call with `host_args`. It is the program's result, but for brk."""
         if value == outcome.result and (value >= 0 or not outcome.changes) and not outcome.ask:
             self.finish_as_predicted(space, call.name, call.args, outcome, host_args, up)
             return Answered(value, outcome.changes)
@@ -87,11 +87,14 @@ class Bookkeeper:
                 space.rollback(outcome.start, outcome.end)
             return Answered(value, ())
         if refused(call.name, outcome, value):
-            self._refused(space, call, outcome, value, up)
+            self._refused(space, call, outcome, up)
             answered = Answered(value, outcome.changes if value == outcome.result else ())
+            if call.name == "brk":
+                # A break that moved within its last page is elided: the host's own is another one.
+                answered = Answered(space.brk, ())
         else:
             answered = self._accepted(space, call, outcome, value, up)
-        self._count(call.name, call.args, outcome, host_args, value, answered.changes)
+        self._count(call.name, call.args, outcome, host_args, answered.result, answered.changes)
         return answered
 
     def finish_as_predicted(
@@ -118,12 +121,8 @@ class Bookkeeper:
         narrowed = counted is not None and counted is not args
         self.ledger.count(name, counted is not None, result, narrowed, changes)
 
-    def _refused(
-        self, space: AddressSpace, call: Call, outcome: Outcome, value: int, up: Upcalls
-    ) -> None:
+    def _refused(self, space: AddressSpace, call: Call, outcome: Outcome, up: Upcalls) -> None:
         # The host may have done part of a call that it refused: what it then has is taken over.
-        if call.name == "brk":
-            space.brk = value
         if outcome.resync:
             space.adopt(up.maps())
         elif edits(outcome):

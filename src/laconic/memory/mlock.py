@@ -51,14 +51,18 @@ def munlock(space: AddressSpace, start: int, length: int) -> Outcome:
 
 
 def _fixup(vma: Vma, locks: int) -> Vma:
-    # mlock_fixup: some mappings ignore locks. DAX, secret memory and device memory show as VM_SPECIAL here.
+    # mlock_fixup: some mappings ignore locks. DAX and device memory show as VM_SPECIAL here.
     if vma.flags & LOCKS == locks or vma.flags & (VM_SPECIAL | VM_HUGETLB | VM_DROPPABLE):
         return vma
+    if vma.file is not None and vma.file.is_secret:
+        return vma  # memfd_secret: locked for as long as it is mapped (vma_is_secretmem)
     return vma.with_flags(vma.flags & ~LOCKS | locks)
 
 
 def _populated(vma: Vma, start: int, end: int, resident: Resident) -> bool:
-    # populate_vma_page_range: True where mlock has no page to bring in, and none that it would fail to.
+    # populate_vma_page_range: True if mlock has no page to bring in, and would not fail. Secret memory always fails.
+    if vma.file is not None and vma.file.is_secret:
+        return False
     return bool(vma.flags & VM_LOCKONFAULT) or bool(vma.flags & VM_PROT) and resident(start, end)
 
 

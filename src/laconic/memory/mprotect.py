@@ -86,15 +86,11 @@ def _mprotect(space: AddressSpace, start: int, length: int, prot: int, pkey: int
             return vma._replace(flags=wanted, pkey=pkey)
         return vma if vma.flags == wanted else vma.with_flags(wanted)
 
-    # Execution alone takes a protection key, for VMAs that have another and even if it is refused
-    # (execute_only_pkey).
-    takes_key = prot == PROT_EXEC and (result < 0 or _has_key(space, start, stop))
+    # Execution alone takes a protection key, even if it is refused or the VMAs have it already, and closes that key in
+    # PKRU again (execute_only_pkey in arch/x86/mm/pkeys.c).
+    takes_key = prot == PROT_EXEC
     changes = space.edit(start, stop, protect) if stop > start else ()
     return Outcome(result, changes, start, end, ask=keyed or takes_key)
-
-
-def _has_key(space: AddressSpace, start: int, end: int) -> bool:
-    return any(vma is not None and vma.pkey for _, _, vma in space.vmas.runs(start, end))
 
 
 def _first_vma(space: AddressSpace, start: int, end: int, grows: int) -> tuple[int, int]:

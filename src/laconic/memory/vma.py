@@ -32,6 +32,11 @@ class File:
         return f"{self.major:02x}:{self.minor:02x}"
 
     @property
+    def is_secret(self) -> bool:
+        """True for memfd_secret's memory (mm/secretmem.c)."""
+        return self.path.startswith("/secretmem")
+
+    @property
     def in_memory(self) -> bool:
         """True where only memory has the contents: shared anonymous memory, System V segments, memfd (mm/shmem.c)."""
         return self.path.startswith(("/dev/zero", "/SYSV", "/memfd:"))

@@ -180,6 +180,8 @@ class Mediator:
             answered = Answered(value, ())
         except OSError:
             answered = Answered(value, ())  # the process is being killed
+        if answered.result != value:
+            self.registers.set_result(thread.tid, answered.result)
         if mm.busy is thread:
             mm.busy = None
         if self.checker.each_call:
@@ -212,5 +214,5 @@ class Mediator:
             state = FAILED if refused(call.name, outcome, value) else 0
             state |= CHOSEN if answered.chosen else 0
             state |= UNFOLLOWED if thread.supervised else 0
-            self.recorder.call(thread, *call, value, 1, kinds, state)
+            self.recorder.call(thread, *call, answered.result, 1, kinds, state)
         return answered

@@ -98,6 +98,10 @@ class Registers:
         _ptrace(POKEUSER, tid, _ORIG_RAX_OFFSET, _NO_CALL)
         _ptrace(POKEUSER, tid, _RAX_OFFSET, ctypes.c_void_p(result) if result else None)
 
+    def set_result(self, tid: int, result: int) -> None:
+        """At a call's end: replaces its result."""
+        _ptrace(POKEUSER, tid, _RAX_OFFSET, ctypes.c_void_p(result))
+
     def set_range(self, tid: int, start: int, length: int) -> None:
         """At a call's stop or end: sets the first two arguments, an address and a length in bytes."""
         _ptrace(POKEUSER, tid, _RDI_OFFSET, ctypes.c_void_p(start))
