@@ -67,6 +67,8 @@ class Tracer:
         self.threads: dict[int, Thread] = {}
         self.early: dict[int, int] = {}
         self.lost: list[tuple[Thread, Mm]] = []
+        # Threads that ended, or were given another parent, before the event of their own parent came.
+        self.premature: set[int] = set()
         self.root = 0
         self.relay: Relay
         self.exit_status = 0
@@ -227,8 +229,7 @@ class Tracer:
     def _other_stop(self, thread: Thread, stop_signal: int, event: int) -> None:
         tid = thread.tid
         if event in (ptrace.EVENT_FORK, ptrace.EVENT_VFORK, ptrace.EVENT_CLONE):
-            self._new_thread(thread)
-            ptrace.resume(CONT, tid)
+            self._new_thread(thread, event)
         elif event == ptrace.EVENT_EXEC:
             self._executed(tid)
         elif event == ptrace.EVENT_EXIT:
@@ -240,13 +241,14 @@ class Tracer:
             self.relay.restore(tid, stop_signal)
             ptrace.resume(CONT, tid, stop_signal)
 
-    def _new_thread(self, parent: Thread) -> None:
+    def _new_thread(self, parent: Thread, event: int) -> None:
         tid = ptrace.event_message(parent.tid)
-        if not tid:
-            return
+        if not tid or ptrace.stopped_for(parent.tid) != event:
+            return  # it was killed; if it stops at its exit already, the message is its exit status
         self._restore_flags(parent, [parent.tid, tid])
         self._add(tid, parent, parent.mm_of_child())
         self._release(parent)
+        ptrace.resume(CONT, parent.tid)
 
     def _restore_flags(self, thread: Thread, witnesses: list[int]) -> None:
         if thread.untraced_at is not None:
@@ -261,8 +263,10 @@ class Tracer:
             self.recorder.forked(parent, tid, flags)
         if not flags & CLONE_THREAD:
             self.mediator.ledger.processes += 1
-        if not is_traced(tid):
-            return  # it was killed, and its end reported, before its parent's event came
+        if tid in self.premature:
+            self.premature.discard(tid)
+            if not is_traced(tid):
+                return  # its end was reported: it would stay for ever
         child = Thread(tid, parent.tgid if flags & CLONE_THREAD else tid, mm)
         child.inherit(parent)
         self.threads[tid] = child
@@ -273,6 +277,7 @@ class Tracer:
         if event == ptrace.EVENT_EXIT:
             # It was killed before its parent's event came.
             self.early.pop(tid, None)
+            self.premature.add(tid)
             ptrace.resume(DETACH, tid)
             return
         if event == ptrace.EVENT_EXEC:
@@ -292,6 +297,7 @@ class Tracer:
                 continue
             parent, mm = self.lost.pop()
             self._add(tid, parent, mm)
+            self.premature.add(tid)
 
     def _executed(self, tid: int) -> None:
         old_threads = [thread for thread in self.threads.values() if thread.tgid == tid]
@@ -399,6 +405,8 @@ class Tracer:
             self._forget(thread)
             if self.recorder is not None and thread.notes is not None:
                 self.recorder.exits(thread, status)
+        elif tid != self.root:
+            self.premature.add(tid)
         if tid == self.root:
             self.exit_status = os.waitstatus_to_exitcode(status)
             if self.exit_status < 0:
