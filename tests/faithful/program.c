@@ -576,7 +576,8 @@ static void maps(void)
     put(" data ");
     put_hex(vm_data);
     put(" signals");
-    for (int number = 1; number < 65; number++)
+    /* A child in the same memory counts its parent's signals too, whenever the parent handles them. */
+    for (int number = 1; number < 65 && !shares_memory; number++)
         if (handled[number] && number != SIGALRM) {
             put(" ");
             put_number(number);
