@@ -519,6 +519,7 @@ class Writer:
             return
         kind = self.random.choice(("fork", "fork", "fork", "vfork", "spawn", "thread"))
         self.depth += 1
+        before = dict(self.known)
         self.say(kind)
         if kind == "fork" and self.chance(20):
             self.say("prctl", PR_MDWE, self.random.choice((1, 3, 3, 2, 5)), 0, 0, 0)
@@ -532,11 +533,14 @@ class Writer:
         for _ in range(self.random.randint(1, 10)):
             self.step()
         if executes:
-            known, self.known = self.known, {}
+            shared, self.known = self.known, {}
             self.say("exec")
             for _ in range(self.random.randint(1, 8)):
                 self.step()
-            self.known = known
+            self.known = shared
+        if kind == "fork":
+            # The registers of the child were its own.
+            self.known = before
         if kind == "fork" or self.chance(30):
             self.say("maps")
         self.say("join")
