@@ -1,10 +1,3 @@
 """The regressions, and the tests of random calls, that fail today. A test that is named here and passes is an error."""
 
-KNOWN: frozenset[str] = frozenset(
-    {
-        "mlock-of-a-denied-key",
-        "verify-secret-remapped",  # and with it:
-        "seeds-1",
-        "verify-shared-zero-moved",
-    }
-)
+KNOWN: frozenset[str] = frozenset()

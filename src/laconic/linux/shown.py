@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from laconic.linux.proc import HostVma, MapsFile
-from laconic.memory.flags import TASK_SIZE, VM_MAYSHARE, VM_PROT
+from laconic.memory.flags import TASK_SIZE, VM_MAYSHARE, VM_PROT, VM_SHARED
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.vma import Vma
 
@@ -18,12 +18,13 @@ _SHOWN = VM_PROT | VM_MAYSHARE
 
 
 def is_private_zero(vma: Vma) -> bool:
-    """Return whether a VMA is a private mapping of /dev/zero.
+    """Return whether a VMA is a mapping of /dev/zero that is private to its process.
 
     It is anonymous memory with a file (mmap_zero_private_success in drivers/char/mem.c). If mremap
-    moves it before it was touched, its offset becomes its address (copy_vma in mm/vma.c).
+    moves it before it was touched, its offset becomes its address (copy_vma in mm/vma.c). A shared
+    mapping of a descriptor opened read-only is one too: do_mmap clears VM_SHARED for it.
     """
-    return vma.file is not None and vma.file.path == "/dev/zero" and not vma.flags & VM_MAYSHARE
+    return vma.file is not None and vma.file.path == "/dev/zero" and not vma.flags & VM_SHARED
 
 
 def agrees(maps: MapsFile, space_vmas: RangeMap[Vma], start: int, end: int) -> bool:

@@ -300,6 +300,8 @@ def remap_file_pages(
         return Outcome(-EOVERFLOW)
     if vma.flags & VM_SEALED:
         return Outcome(-EPERM)
+    if vma.file.is_secret:
+        return Outcome(0, start=start, end=end, ask=True, resync=True)  # locked and not dumped, by its mmap
     # A new mapping of the same file: what madvise had set is gone.
     kept = VM_PROT | VM_MAY_RWX | VM_SHARED | VM_MAYSHARE | VM_LOCKED
     vm_flags = vma.flags & kept | space.def_flags

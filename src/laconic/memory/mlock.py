@@ -15,6 +15,7 @@ from laconic.memory.flags import (
     PAGE_SIZE,
     TASK_SIZE,
     VM_DROPPABLE,
+    VM_EXEC,
     VM_HUGETLB,
     VM_LOCKED,
     VM_LOCKONFAULT,
@@ -60,8 +61,9 @@ def _fixup(vma: Vma, locks: int) -> Vma:
 
 
 def _populated(vma: Vma, start: int, end: int, resident: Resident) -> bool:
-    # populate_vma_page_range: True if mlock has no page to bring in, and would not fail. Secret memory always fails.
-    if vma.file is not None and vma.file.is_secret:
+    # populate_vma_page_range: True if mlock has no page to bring in, and would not fail. It fails for secret memory,
+    # and for pages whose protection key the thread denies; execution alone takes such a key.
+    if vma.pkey or vma.flags & VM_PROT == VM_EXEC or (vma.file is not None and vma.file.is_secret):
         return False
     return bool(vma.flags & VM_LOCKONFAULT) or bool(vma.flags & VM_PROT) and resident(start, end)
 
