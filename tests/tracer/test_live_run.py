@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -189,3 +190,15 @@ def test_the_picture(tmp_path: Path) -> None:
     for words in ("exit status 4", "again (steady-", "mprotect", "round 39", "redundant/s"):
         assert words in text, words
     assert "@font-face" not in text
+
+
+def test_failing_calls_are_not_redundant(tmp_path: Path) -> None:
+    """22 mprotect calls at one place fail, and need no host call."""
+    figures = tmp_path / "live.json"
+    done = run_alone([*COMMAND, "live", "--lines", "--json", figures, "--", build("failing")], env=environment())
+    assert done.returncode == 0, done.stderr
+    live = json.loads(figures.read_text())
+    assert live["calls"]["mprotect"]["elided"] >= 22 and live["calls"]["mprotect"]["redundant"] == 0
+    assert not [site for site in live["sites"] if site["call"] == "mprotect"]
+    done = run_alone([*COMMAND, "callers", "--no-suppressions", "--", build("failing")], env=environment())
+    assert done.returncode == 0 and "mprotect" not in done.stderr, done.stderr

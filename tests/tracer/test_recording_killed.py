@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import laconic.trace
+from laconic.errors import LaconicError
 from laconic.trace.schema import CODES
 from tests.tracer.lab import COMMAND, PATIENCE, build, children_of, environment, is_alive, run_alone, wait_until
 
@@ -58,6 +59,14 @@ def writers(path: Path) -> list[int]:
             if str(path) in links:
                 found.append(int(entry.name))
     return found
+
+
+def events(path: Path) -> int:
+    """How many events a trace contains; 0 for a file that is no trace yet."""
+    try:
+        return sum(1 for _ in laconic.trace.open(str(path)).rows())
+    except LaconicError:
+        return 0
 
 
 def done(progress: Path) -> int:
@@ -129,15 +138,30 @@ def test_the_process_that_writes_is_killed(kill: signal.Signals, tmp_path: Path)
         (writer,) = writers(path)
         assert writer not in (process.pid, *children_of(process.pid))
         assert os.getsid(writer) != os.getsid(process.pid), "what the terminal sends reaches it"
-        wait_until(lambda: path.stat().st_size > 1000, "the first batch")
+        wait_until(lambda: events(path), "the first batch")
         os.kill(writer, kill)
         _, err = process.communicate("go", timeout=PATIENCE)
     assert process.returncode == 5
-    assert "could not be written to its end, the process that writes it was killed" in err
     assert "Traceback" not in err
+    assert f"the process that writes it was killed; it contains {events(path):,} events" in err
     trace = laconic.trace.open(str(path))
     assert MPROTECT in [row[0] for row in trace.rows()]
     assert trace.loss is not None
+
+
+def test_the_process_that_writes_is_killed_before_its_first_batch(tmp_path: Path) -> None:
+    """The message says what is in the file: nothing, or what had been written."""
+    path = tmp_path / "a.trace"
+    words = [*COMMAND, "run", "--quiet", "-o", str(path), "--", "sh", "-c", "echo ready; read go; exit 5"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, env=environment(), **pipes) as process:
+        wait_until(lambda: path.exists() and writers(path), "the process that writes")
+        for writer in set(writers(path)) - {process.pid}:
+            os.kill(writer, signal.SIGKILL)
+        _, err = process.communicate("go\n", timeout=PATIENCE)
+    assert process.returncode == 5
+    count = events(path)
+    assert f"was killed; it contains {f'{count:,} events' if count else 'no event'}\n" in err
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"])

@@ -11,7 +11,8 @@ from laconic.errors import LaconicError
 from laconic.stacks.symbolize import Symbolizer
 from laconic.stacks.table import CUT, JIT, Frame, Module
 from laconic.trace.reader import Trace
-from laconic.trace.schema import BATCH, CODES, EVENTS, FRAME, PlainRow, Row
+from laconic.trace.schema import BATCH, CODES, EVENTS, PlainRow, Row
+from laconic.trace.sites import frames_of, module_of
 from laconic.trace.writer import TraceWriter
 
 _MODULE, _FRAMES, _STACK, _SYMBOLS, _END = (CODES[name] for name in ("module", "frames", "stack", "symbols", "end"))
@@ -52,10 +53,10 @@ def symbols_of(
         for row in batch:
             code = row[0]
             if code == _MODULE:
-                modules[row[4]] = Module(**json.loads(row[16]))
+                modules[row[4]] = module_of(row)
             elif code == _FRAMES:
-                for word, address in FRAME.iter_unpack(row[16]):
-                    frames.setdefault(word >> 2, []).append(Frame(word >> 2, address, bool(word & 2), bool(word & 1)))
+                for frame in frames_of(row):
+                    frames.setdefault(frame.module, []).append(frame)
             elif code == _SYMBOLS:
                 known.add(row[4])
             elif code == _STACK:

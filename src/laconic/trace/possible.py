@@ -21,7 +21,7 @@ from laconic.memory.flags import (
 )
 from laconic.memory.layout import Layout
 from laconic.memory.rangemap import TOP
-from laconic.trace.schema import CODES, FRAME, MEMORY_CODES, NO_RESULT, UNFINISHED, PlainRow, Row
+from laconic.trace.schema import CODES, MEMORY_CODES, NO_RESULT, UNFINISHED, PlainRow, Row
 
 #: The highest errno that a call returns (MAX_ERRNO in include/linux/err.h).
 MAX_ERRNO = 4095
@@ -182,25 +182,6 @@ def _end(row: PlainRow) -> bool:
     )
 
 
-def _module(row: PlainRow) -> bool:
-    about = _object(row[16])
-    if about is None or not about.keys() <= _MODULE.keys() or not {"kind", "path"} <= about.keys():
-        return False
-    return all(isinstance(value, _MODULE[key]) for key, value in about.items())
-
-
-#: The fields of `laconic.stacks.table.Module`.
-_MODULE = {"kind": str, "path": str, "build_id": str, "size": int, "mtime": int, "pid": int}
-
-
-def _frames(row: PlainRow) -> bool:
-    return len(row[16]) % FRAME.size == 0
-
-
-def _site(row: PlainRow) -> bool:
-    return len(row[16]) % 4 == 0
-
-
 def _symbols(row: PlainRow) -> bool:
     about = _object(row[16])
     places = None if about is None else about.get("places", {})
@@ -232,7 +213,4 @@ def _object(data: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-_CHECKS = {
-    "vma": _vma, "begin": _begin, "program": _program, "end": _end, "module": _module, "frames": _frames, "site": _site,
-    "symbols": _symbols,
-}  # fmt: skip
+_CHECKS = {"vma": _vma, "begin": _begin, "program": _program, "end": _end, "symbols": _symbols}

@@ -118,15 +118,10 @@ class Stacks:
             handler(row)
 
     def _module(self, row: PlainRow) -> None:
-        about = _object(row[16])
-        fields = _UNKNOWN._asdict().items()
-        known = {name: about[name] for name, blank in fields if isinstance(about.get(name), type(blank))}
-        self.modules[row[4]] = _UNKNOWN._replace(**known)
+        self.modules[row[4]] = module_of(row)
 
     def _take_frames(self, row: PlainRow) -> None:
-        whole = len(row[16]) // FRAME.size * FRAME.size
-        for number, (word, address) in enumerate(FRAME.iter_unpack(row[16][:whole]), row[4]):
-            self._frames[number] = Frame(word >> 2, address, bool(word & 2), bool(word & 1))
+        self._frames.update(enumerate(frames_of(row), row[4]))
 
     def _site(self, row: PlainRow) -> None:
         number, data = row[4], row[16]
@@ -178,6 +173,21 @@ class Stacks:
         if packed is not None:
             return tuple(Place(*place) for place in packed)
         return self.symbolizer.places(module, frame)
+
+
+def module_of(row: PlainRow) -> Module:
+    """The module that a `module` row describes; fields that it lacks, or that make no sense, have their defaults."""
+    about = _object(row[16])
+    fields = _UNKNOWN._asdict().items()
+    known = {name: about[name] for name, blank in fields if isinstance(about.get(name), type(blank))}
+    return _UNKNOWN._replace(**known)
+
+
+def frames_of(row: PlainRow) -> Iterator[Frame]:
+    """The whole frames of a `frames` row. O(frames)."""
+    whole = len(row[16]) // FRAME.size * FRAME.size
+    for word, address in FRAME.iter_unpack(row[16][:whole]):
+        yield Frame(word >> 2, address, bool(word & 2), bool(word & 1))
 
 
 def _object(data: bytes) -> dict[str, Any]:

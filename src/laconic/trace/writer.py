@@ -177,7 +177,7 @@ class TraceWriter:
             self._write_out()
 
     def _append(self, rows: list[PlainRow]) -> None:
-        from laconic.trace.encoding import checksum, encode
+        from laconic.trace.encoding import checksum, encode, most_runs
 
         if self._stream is None:
             self._open_stream()
@@ -188,8 +188,8 @@ class TraceWriter:
             self._append(rows[:middle])
             self._append(rows[middle:])
             return
-        if len(rows) == 1 and len(rows[0][17]) > MOST_RUNS:
-            self._append(_cut(rows[0]))
+        if most_runs(batch) > MOST_RUNS:
+            self._append([piece for row in rows for piece in _cut(row)])
             return
         self._time = time
         self.batches += 1
@@ -213,7 +213,9 @@ class TraceWriter:
 
 
 def _cut(row: PlainRow) -> list[PlainRow]:
-    # A row with as many touched runs as a row may have, and one that says that there were more.
+    # The row with as many touched runs as a row may have, and, if it has more, one that says so.
+    if len(row[17]) <= MOST_RUNS:
+        return [row]
     text = b"touched pages: a process had more ranges of them than a trace holds"
     lost = Row(CODES["lost"], row[1], row[2], row[3], data=text)
     return [(*row[:17], row[17][:MOST_RUNS]), tuple(lost)]
