@@ -12,7 +12,7 @@ from laconic.stacks.symbolize import Symbolizer
 from laconic.stacks.table import CUT, JIT, Frame, Module
 from laconic.trace.reader import Trace
 from laconic.trace.schema import BATCH, CODES, EVENTS, PlainRow, Row
-from laconic.trace.sites import frames_of, module_of
+from laconic.trace.stacks import frames_of, module_of
 from laconic.trace.writer import TraceWriter
 
 _MODULE, _FRAMES, _STACK, _SYMBOLS, _END = (CODES[name] for name in ("module", "frames", "stack", "symbols", "end"))
