@@ -48,9 +48,12 @@ class Program(Builder):
         """Any other call, which succeeds unless told."""
         self.row(name, *args, result=result)
 
+    libraries = 0
+
     def library(self, name: str) -> None:
-        """Maps a file of that name."""
-        self.mmap(BASE + (1 << 38), 2 * PAGE, R, 2, self.file(f"/usr/lib/{name}"))
+        """Maps a file of that name, behind those before."""
+        self.mmap(BASE + (1 << 38) + self.libraries * 2 * PAGE, 2 * PAGE, R, 2, self.file(f"/usr/lib/{name}"))
+        self.libraries += 1
 
     def touched(self, *runs: tuple[int, int]) -> str:
         """The process ends, these pages touched; the trace's path."""
