@@ -36,6 +36,11 @@ _TICK = 0x680000000000
 _MAP = re.compile(r"map ([0-9a-f]+)-([0-9a-f]+) (\S+) ([0-9a-f]+) (\S+) (\d+) *(.*?) *\| ?(.*)")
 
 
+#: VmFlags that no memory call decides alone. `ac`: mprotect_fixup drops VM_ACCOUNT only from a VMA without an
+#: anon_vma, and whether a VMA has one depends on how the kernel split and merged it before.
+UNDECIDED_FLAGS = {"ac"}
+
+
 class Observation(str):
     """What one operation logged: its number, its name, and the rest, over one or several lines."""
 
@@ -167,7 +172,8 @@ def _observations(text: str, directory: str) -> Iterator[Observation]:
                 continue
             file = inodes.setdefault((device, inode), len(inodes)) if inode != "0" else ""
             path = re.sub(r"#\d+", "#", path)
-            _add(merged, [start, end, prot, offset, f"{device} {file} {path} | {flags.strip()}"])
+            decided = " ".join(flag for flag in flags.split() if flag not in UNDECIDED_FLAGS)
+            _add(merged, [start, end, prot, offset, f"{device} {file} {path} | {decided}"])
         yield Observation("\n".join([line, *(" ".join(entry) for entry in merged)]))
 
 
