@@ -14,8 +14,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from laconic.ledger import Ledger
-from laconic.trace.importing import import_logs
 from tests import fuzz_verbs
 from tests.tracer.lab import COMMAND, environment
 from tests.unit.test_compare_cli import laconic as command
@@ -23,8 +21,10 @@ from tests.unit.traces import BASE, Builder
 
 import laconic.trace
 from laconic.commands import main
+from laconic.memory.ledger import Ledger
 from laconic.replay import replay
 from laconic.trace.encoding import Times, arrow_schema, checksum, encode, portions
+from laconic.trace.importers.importing import import_logs
 from laconic.trace.schema import CODES, EVENTS, LARGEST_BATCH, MOST_RUNS, Row
 from laconic.trace.writer import TraceWriter
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from laconic.ledger import Ledger
 
 from laconic.linux.pal import only_changes
+from laconic.memory.ledger import Ledger
 from laconic.tracer import ptrace
 from laconic.tracer.loop import Tracer
 from laconic.tracer.mediate import Mediator
