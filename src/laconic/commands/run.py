@@ -145,7 +145,6 @@ def _run(options: argparse.Namespace, command: list[str], path: str | None, prof
     if recorder is not None:
         recorder.finish(status, ledger, seconds, options.verify)
 
-    from laconic.report import compare
     from laconic.report.run import as_json, as_text
 
     figures = as_json(ledger, command, status, strategy, options.verify, seconds)
@@ -157,6 +156,8 @@ def _run(options: argparse.Namespace, command: list[str], path: str | None, prof
     if not options.quiet:
         tell(as_text(figures, width(2)))
         if enclave is not None:
+            from laconic.report import compare
+
             tell(compare.as_text(enclave, width(2)))
     if recorder is not None and options.output is not None and (recorder.failure is not None or not options.quiet):
         tell(_recorded(recorder))

@@ -104,6 +104,10 @@ class Bookkeeper:
         self._hold(space, name, args, outcome, outcome.result, up)
         self._count(name, args, outcome, host_args, outcome.result, outcome.changes)
 
+    def host_calls(self, name: str, args: Arguments, outcome: Outcome) -> int:
+        """Return how many host calls are counted for a call that reached the host, 0 or 1 with `observe`."""
+        return 1 if not self.observe or self.rule(name, args, outcome) is not None else 0
+
     def _count(
         self,
         name: str,

@@ -267,7 +267,7 @@ class Replay:
             answer = result
             changes = manager.finish(space, Call(name, args), outcome, host_args, result, up).changes
         if manager.observe:
-            host_calls = int(manager.rule(name, args, outcome) is not None)
+            host_calls = manager.host_calls(name, args, outcome)
         if thread.map_runs or thread.answers:
             # What the strategy that was recorded asked the host, and this one did not.
             thread.map_runs.clear()

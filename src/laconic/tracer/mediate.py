@@ -214,5 +214,6 @@ class Mediator:
             state = FAILED if refused(call.name, outcome, value) else 0
             state |= CHOSEN if answered.chosen else 0
             state |= UNFOLLOWED if thread.supervised else 0
-            self.recorder.call(thread, *call, answered.result, 1, kinds, state)
+            host_calls = self.manager.host_calls(call.name, call.args, outcome)
+            self.recorder.call(thread, *call, answered.result, host_calls, kinds, state)
         return answered
