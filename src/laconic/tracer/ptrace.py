@@ -52,6 +52,8 @@ _INFO_SIZE = 88
 _ORIG_RAX_OFFSET, _RAX_OFFSET = ctypes.c_void_p(ORIG_RAX * 8), ctypes.c_void_p(RAX * 8)
 _RDI_OFFSET, _RSI_OFFSET = ctypes.c_void_p(RDI * 8), ctypes.c_void_p(RSI * 8)
 _NO_CALL = ctypes.c_void_p(-1)
+#: The kind of stop in the first byte of struct ptrace_syscall_info.
+_SYSCALL_INFO_EXIT, _SYSCALL_INFO_SECCOMP = 2, 3
 
 
 class Registers:
@@ -84,11 +86,16 @@ class Registers:
         """At a call's stop: the instruction pointer, the number and the six arguments; () where the thread is gone."""
         if _ptrace(GET_SYSCALL_INFO, tid, _INFO_SIZE, self._info_address) <= 0:
             return ()
+        if self._info[0] & 0xFF != _SYSCALL_INFO_SECCOMP:
+            return ()
         return self._unpack_call(self._info)
 
     def result(self, tid: int) -> int | None:
-        """At a call's end: its result, negative for an error; None where the thread is gone."""
+        """At a call's end: its result, negative for an error; None if the thread is gone, or was killed and has stopped
+        for its exit since."""
         if _ptrace(GET_SYSCALL_INFO, tid, _INFO_SIZE, self._info_address) <= 0:
+            return None
+        if self._info[0] & 0xFF != _SYSCALL_INFO_EXIT:
             return None
         result: int = self._unpack_result(self._info)[0]
         return result
