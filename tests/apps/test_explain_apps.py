@@ -51,9 +51,9 @@ def test_every_call(trace: str) -> None:
         if number == calls[0]:
             assert len(json.loads(json.dumps(as_json(told)))["stack"]) > 3
         assert told.stack != NO_STACK and "called from" in said
-        assert len(told.said) == told.recorded == rows[number][12]
-        redundant += not told.said
-        assert bool(told.changes or told.asks) == bool(told.said)
+        assert (told.host_call is not None) == told.recorded == rows[number][12]
+        redundant += told.host_call is None
+        assert bool(told.changes or told.asks) == (told.host_call is not None)
         assert any(told.counts["every-call"].values()) or told.name in ("brk", "madvise", "prctl", "munmap")
     assert redundant == sum(site.redundant for site in sites(laconic.trace.open(trace)).sites)
 

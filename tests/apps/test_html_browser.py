@@ -20,6 +20,7 @@ from laconic.analysis.timeline.collect import collect
 from laconic.report.html import as_html
 from laconic.report.html.text import plain
 from laconic.sgx import costs
+from laconic.strategies import NAMES
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 #: What a page of 100,000 calls may be, in bytes.
@@ -99,7 +100,7 @@ class TestAnyNumberOfCalls:
             assert window.run(f"document.querySelectorAll('#{section} > *').length") > 1, section
         if name != "empty":
             assert window.run("document.querySelectorAll('#calls svg path').length") == 3
-            assert window.run("document.querySelectorAll('#strategies svg line.f-bound').length") == 8
+            assert window.run("document.querySelectorAll('#strategies svg line.f-bound').length") == 2 * len(NAMES)
             assert drawn(window) > 2
             assert window.run("document.querySelectorAll('#sites-table tbody tr').length") > 0
         asked = {"empty": "0", "one": "1", "hundred": "100", "many": "100,000"}[name]
