@@ -153,7 +153,7 @@ def test_a_cluster_without_laconic(corpus: Path, tmp_path: Path) -> None:
     with ExitStack() as stack:
         started = Cluster(tmp_path, stack, hidden)
         started.work(hidden)
-        with pytest.raises(LaconicError, match=r"No module named 'laconic\.sweep'.*install Laconic"):
+        with pytest.raises(LaconicError, match=r"No module named 'laconic\.analysis'.*install Laconic"):
             sweep(find([str(corpus)]), ["laconic"], str(tmp_path / "r"), scheduler=started.address)
     with ExitStack() as stack:
         started = Cluster(tmp_path, stack, hidden)
