@@ -248,6 +248,7 @@ def test_dwarf_that_is_not_all_there(make: Callable[..., Path], tmp_path: Path) 
     assert symbolizer.places(about, Frame(1, 1, True, False)) and not symbolizer.partial
 
 
+@pytest.mark.slow  # Go is a large package
 def test_go(tmp_path: Path) -> None:
     """Go's packages of system calls are wrappers: the function that uses them makes the calls."""
     (tmp_path / "work.go").write_text(
