@@ -42,7 +42,7 @@ EVENT_SECCOMP: Final = 7
 EVENT_STOP: Final = 128
 
 #: Indices into `struct user_regs_struct` as 27 unsigned 64-bit words.
-RAX, RSI, RDI, ORIG_RAX = 10, 13, 14, 15
+RAX, RSI, RDI, ORIG_RAX, RIP = 10, 13, 14, 15, 16
 WORDS: Final = 27
 
 # PyDLL keeps the GIL: a ptrace request takes a microsecond, giving the lock away and back would cost as much. Without
