@@ -7,6 +7,7 @@ from enum import IntFlag
 from typing import NamedTuple
 
 from laconic.memory.flags import PROT_RWX, flag_names
+from laconic.memory.rangemap import Range, join_ranges
 from laconic.memory.vma import Vma
 
 
@@ -154,12 +155,6 @@ def classify(held: Vma | None, wanted: Vma | None) -> int:
     return kind
 
 
-def coalesce(changes: Iterable[Change]) -> list[tuple[int, int]]:
+def coalesce(changes: Iterable[Change]) -> list[Range]:
     """The page runs of `changes` as `(start, end)`, those that touch joined. The changes must ascend. O(k)."""
-    runs: list[tuple[int, int]] = []
-    for _, start, end, _, _, _ in changes:
-        if runs and runs[-1][1] == start:
-            runs[-1] = (runs[-1][0], end)
-        else:
-            runs.append((start, end))
-    return runs
+    return join_ranges((change.start, change.end) for change in changes)

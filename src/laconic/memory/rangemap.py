@@ -22,13 +22,15 @@ from __future__ import annotations
 
 import operator
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Generic, TypeVar, cast
 
 V = TypeVar("V")
 K = TypeVar("K")
+#: `[start, end)`.
+Range = tuple[int, int]
 #: A chunk's keys and values, and the indices of a run's own key and of the next.
 Hint = tuple[list[int], list[V | None], int, int]
 
@@ -36,6 +38,17 @@ Hint = tuple[list[int], list[V | None], int, int]
 TOP = 1 << 64
 _HINTS = 4096
 _is_entry = partial(operator.is_not, None)
+
+
+def join_ranges(ranges: Iterable[Range]) -> list[Range]:
+    """Return `ranges`, which must ascend, with those that touch joined. O(n)."""
+    joined: list[Range] = []
+    for start, end in ranges:
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return joined
 
 
 class RangeMap(Generic[V]):

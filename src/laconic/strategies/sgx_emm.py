@@ -61,14 +61,13 @@ from laconic.memory.flags import (
     VM_WIPEONFORK,
 )
 from laconic.memory.mmap import page_align, populates
-from laconic.memory.rangemap import RangeMap
+from laconic.memory.rangemap import Range, RangeMap, join_ranges
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_TCS, PT_TRIM, Meter
 from laconic.sgx.model.faults import SgxError
 from laconic.sgx.pal.edmm import insist
 
-Range = tuple[int, int]
 RW: Final = PROT_READ | PROT_WRITE
 WX: Final = PROT_WRITE | PROT_EXEC
 #: A thread's slot above all that a program can map: a guard page, 7 pages of stack, and the TCS.
@@ -532,12 +531,7 @@ def _protections(changes: Iterable[Change]) -> list[tuple[int, int, int]]:
     # same permission are joined.
     ranges: list[tuple[int, int, int]] = []
     for kind, start, end, vma, _, source in changes:
-        if (
-            vma is None
-            or source is not None
-            or kind & (MAP | FILE | ZERO)
-            or not kind & (EXTEND | RESTRICT)
-        ):
+        if vma is None or source is not None or kind & (MAP | FILE | ZERO) or not kind & (EXTEND | RESTRICT):
             continue
         prot = emm_prot(vma.flags)
         if ranges and ranges[-1][1:] == (start, prot):
@@ -549,12 +543,8 @@ def _protections(changes: Iterable[Change]) -> list[tuple[int, int, int]]:
 
 def _inherited(space: AddressSpace, start: int, end: int) -> list[Range]:
     # The ranges of a child's address space that have the parent's contents, joined.
-    ranges: list[Range] = []
-    for begin, stop, vma in space.vmas.runs(start, end):
-        if vma is None or vma.flags & VM_WIPEONFORK:
-            continue
-        if ranges and ranges[-1][1] == begin:
-            ranges[-1] = (ranges[-1][0], stop)
-        else:
-            ranges.append((begin, stop))
-    return ranges
+    return join_ranges(
+        (begin, stop)
+        for begin, stop, vma in space.vmas.runs(start, end)
+        if vma is not None and not vma.flags & VM_WIPEONFORK
+    )

@@ -20,7 +20,7 @@ from laconic.memory.change import EXTEND, FILE, RESTRICT, UNMAP, ZERO, Outcome
 from laconic.memory.flags import VM_GROWSDOWN, VM_PROT
 from laconic.memory.ledger import Ledger
 from laconic.memory.mmap import OpenFile
-from laconic.memory.rangemap import TOP, RangeMap
+from laconic.memory.rangemap import TOP, RangeMap, join_ranges
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
 from laconic.trace.schema import ADOPTED, CODES, DATA_LIMIT, GREW, READ, RESIDENT, UNFINISHED, PlainRow, Row
@@ -272,7 +272,7 @@ class Recorder:
         thread.notes.touched = []
         if thread.mm.space is None:
             return
-        for start, end in coalesce_runs(thread.mm.space.vmas):
+        for start, end in join_ranges((start, end) for start, end, _ in thread.mm.space.vmas):
             thread.notes.touched += self.touched(thread, start, end)
 
     def touched(self, thread: Thread, start: int, end: int) -> list[Touched]:
@@ -345,9 +345,7 @@ class CallNotes:
             data = self.recorder.writer.hidden(data.split(b"\0")[0].decode("utf-8", "surrogateescape"))
         self._answer(READ, address, len(data), 0, data)
 
-    def maps(
-        self, held: RangeMap[Vma], host: RangeMap[Vma], use: int = 0, start: int = 0, end: int = TOP
-    ) -> None:
+    def maps(self, held: RangeMap[Vma], host: RangeMap[Vma], use: int = 0, start: int = 0, end: int = TOP) -> None:
         """Record the host's map within `[start, end)`, as its differences to the held map. O(n)."""
         runs = differences(held, host, start, end)
         self.rows.append(tuple(Row(CODES["maps"], self.recorder.now(), self.pid, self.tid, len(runs), use)))
@@ -389,17 +387,6 @@ def differences(
                     result.append((position, cut, theirs))
             position = cut
     return result
-
-
-def coalesce_runs(vmas: RangeMap[Vma]) -> list[tuple[int, int]]:
-    """The ranges that are mapped at all, those that touch joined. O(n)."""
-    runs: list[tuple[int, int]] = []
-    for start, end, _ in vmas:
-        if runs and runs[-1][1] == start:
-            runs[-1] = (runs[-1][0], end)
-        else:
-            runs.append((start, end))
-    return runs
 
 
 def _executable(tid: int) -> tuple[str, Sequence[str]]:

@@ -16,7 +16,7 @@ from errno import EAGAIN, EBUSY, EINTR, ENOMEM
 from typing import Any
 
 from laconic.memory.flags import PAGE_SHIFT, PAGE_SIZE, PROT_READ, PROT_RWX, PROT_WRITE
-from laconic.memory.rangemap import RangeMap
+from laconic.memory.rangemap import Range, RangeMap, join_ranges
 from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_TCS, PT_TRIM, Meter
 from laconic.sgx.model.faults import (
     EPC_PAGE_CONFLICT,
@@ -28,7 +28,6 @@ from laconic.sgx.model.faults import (
 
 #: What EAUG and EACCEPT give a page.
 RW = PROT_READ | PROT_WRITE
-Range = tuple[int, int]
 #: Start, end, and the permissions before and after.
 _Change = tuple[int, int, int, int]
 _AGAIN = {EBUSY, EAGAIN, EINTR}
@@ -225,15 +224,12 @@ class Edmm:
 
         Raises PalError(ENOMEM) where the driver refuses; the pages in its `gone` are gone, the others as before.
         """
-        runs: list[Range] = []
-        for start, end in ranges:
-            for begin, stop, prot in self.committed.runs(start, end):
-                if prot is None:
-                    continue
-                if runs and runs[-1][1] == begin:
-                    runs[-1] = (runs[-1][0], stop)
-                else:
-                    runs.append((begin, stop))
+        runs = join_ranges(
+            (begin, stop)
+            for start, end in ranges
+            for begin, stop, prot in self.committed.runs(start, end)
+            if prot is not None
+        )
         if not runs:
             return
         meter, left = self.meter, self.left

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from laconic.memory.flags import PAGE_SHIFT, PAGE_SIZE, PROT_EXEC, PROT_READ, PROT_WRITE
-from laconic.memory.rangemap import RangeMap
+from laconic.memory.rangemap import Range, RangeMap, join_ranges
 from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_TCS, PT_TRIM, Meter
 
 RW: Final = PROT_READ | PROT_WRITE
@@ -22,7 +22,6 @@ INTERNAL: Final = 1 << 47
 #: The tracker's bits, one for each page: one page of them covers 128 MiB.
 TRACKER: Final = INTERNAL + (1 << 46)
 _COVERS: Final = PAGE_SHIFT + 15
-Range = tuple[int, int]
 
 
 class Gramine:
@@ -40,15 +39,9 @@ class Gramine:
 
     def committed(self, start: int, end: int) -> list[Range]:
         """The longest runs of committed pages in `[start, end)`, ascending (walk_pages)."""
-        runs: list[Range] = []
-        for begin, stop, had in self.pages.runs(start, end):
-            if had is None or had == LAZY:
-                continue
-            if runs and runs[-1][1] == begin:
-                runs[-1] = (runs[-1][0], stop)
-            else:
-                runs.append((begin, stop))
-        return runs
+        return join_ranges(
+            (begin, stop) for begin, stop, had in self.pages.runs(start, end) if had is not None and had != LAZY
+        )
 
     def count(self) -> int:
         """How many pages are committed, the PAL's own too. O(n)."""
@@ -80,7 +73,7 @@ class Gramine:
         """
         if prot & PROT_WRITE:
             prot |= PROT_READ
-        runs: list[Range] = []
+        committed: list[Range] = []
         opened, changes = 0, False
         pages = self.pages
         for begin, stop, had in pages.runs(start, end):
@@ -90,14 +83,11 @@ class Gramine:
                 changes = True
                 if had & ~prot and prot & ~had:
                     opened += stop - begin
-            if runs and runs[-1][1] == begin:
-                runs[-1] = (runs[-1][0], stop)
-            else:
-                runs.append((begin, stop))
+            committed.append((begin, stop))
         meter = self.meter
         if opened:
             meter.counts.open_windows += opened >> PAGE_SHIFT
-        for begin, stop in runs:
+        for begin, stop in join_ranges(committed):
             meter.emodpe(begin, stop, prot)
             self._restrict(begin, stop, prot, single)
             if changes:
