@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from benchmarks.machine import table
 from benchmarks.rivals import Entry, Sorted
 from benchmarks.stream import READ, SLOT, WRITABLE
-from laconic.memory.calls import OPERATIONS
+from laconic.memory.calls import OPERATIONS, DefaultUpcalls
 from laconic.memory.change import Change
 from laconic.memory.flags import (
     MADV_DONTNEED,
@@ -24,9 +24,8 @@ from laconic.memory.flags import (
 )
 from laconic.memory.layout import Layout
 from laconic.memory.mmap import OpenFile
-from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
-from laconic.memory.vma import File, Vma
+from laconic.memory.vma import File
 
 SIZES = (50, 1_000, 20_000)
 #: Calls in a stream, and rounds, of which each call's least time counts.
@@ -38,34 +37,12 @@ RW, RX, R = 3, 5, 1
 MiB = 1 << 20
 
 
-class Replayed:
+class Replayed(DefaultUpcalls):
     """Upcalls with nothing behind them: every descriptor is a library, and every page was touched."""
 
-    read_implies_exec = False
-
-    def __init__(self) -> None:
-        self.files = [OpenFile(File(8, 1, inode), True, False) for inode in range(32)]
-
-    def open_file(self, fd: int) -> OpenFile | None:
-        return self.files[fd]
-
-    def shown_file(self, fd: int, address: int, file: File) -> File:
-        return file
-
-    def untouched(self, start: int, end: int) -> bool:
-        return False
-
-    def resident(self, start: int, end: int) -> bool:
-        return False
-
-    def data_limit(self) -> int:
-        return -1
-
-    def read(self, address: int, length: int) -> bytes:
-        return b""
-
-    def maps(self) -> RangeMap[Vma]:
-        return RangeMap()
+    def __init__(self, space: AddressSpace) -> None:
+        super().__init__(space)
+        self.files = {inode: OpenFile(File(8, 1, inode), True, False) for inode in range(32)}
 
 
 class Step(NamedTuple):
@@ -93,7 +70,7 @@ class Recorder:
 
     def __init__(self, count: int) -> None:
         self.space = space_of(count)
-        self.upcalls = Replayed()
+        self.upcalls = Replayed(self.space)
         self.steps: list[Step] = []
 
     def __call__(self, name: str, *args: int) -> int:
@@ -184,7 +161,8 @@ MOST = {"allocator": 2.5, "arenas": 1.0, "program starts": 1.4, "the break": 2.2
 
 def _ours(count: int, steps: list[Step]) -> tuple[list[int], list[Entry]]:
     # ns for each call, as a replay makes it, and what there is in the end.
-    space, upcalls = space_of(count), Replayed()
+    space = space_of(count)
+    upcalls = Replayed(space)
     calls = [(OPERATIONS[step.name], step.args) for step in steps]
     times = []
     collect()

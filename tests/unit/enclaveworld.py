@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import Touches
-from laconic.memory.calls import OPERATIONS
+from laconic.memory.calls import OPERATIONS, DefaultUpcalls
 from laconic.memory.flags import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE
 from laconic.memory.layout import Layout
 from laconic.memory.mmap import OpenFile
@@ -39,29 +39,16 @@ def machine(plan: Plan | None = None) -> Machine:
     return Machine(Driver.ready(0, 1 << 48, plan=plan))
 
 
-class Answers:
+class Answers(DefaultUpcalls):
     """What bookkeeping may ask, with the answers of an ordinary process (`laconic.memory.calls.Upcalls`)."""
 
-    read_implies_exec = False
     file: OpenFile | None = None
 
     def open_file(self, fd: int) -> OpenFile | None:
         return self.file
 
-    def untouched(self, start: int, end: int) -> bool:
-        return False
-
     def resident(self, start: int, end: int) -> bool:
         return True
-
-    def data_limit(self) -> int:
-        return -1
-
-    def read(self, address: int, length: int) -> bytes:
-        return b""
-
-    def shown_file(self, fd: int, address: int, file: File) -> File:
-        return file
 
     def maps(self) -> RangeMap[Vma]:
         raise AssertionError("no call of these tests needs the host's map")
@@ -75,7 +62,7 @@ class Program:
         self.touches = Touches()
         self.meter = Meter() if meter is None else meter
         self.strategy = maker(self.meter, self.space, self.touches)
-        self.up = Answers()
+        self.up = Answers(self.space)
 
     @property
     def counts(self) -> Counts:

@@ -8,7 +8,7 @@ import pytest
 from pictures import FILE, LEGEND, ORIGIN, PAGE, draw, space
 
 from laconic.memory import flags as f
-from laconic.memory.calls import OPERATIONS, PR_SET_MDWE
+from laconic.memory.calls import OPERATIONS, PR_SET_MDWE, DefaultUpcalls
 from laconic.memory.mmap import OpenFile, mmap
 from laconic.memory.vma import File, Vma
 
@@ -25,25 +25,12 @@ FILES = {
 }
 
 
-class Upcalls:
+class Upcalls(DefaultUpcalls):
     """A program that has touched all its memory."""
 
-    read_implies_exec = False
-
-    def open_file(self, fd: int) -> OpenFile | None:
-        return FILES.get(fd)
-
-    def untouched(self, start: int, end: int) -> bool:
-        return False
-
-    def resident(self, start: int, end: int) -> bool:
-        return False
-
-    def data_limit(self) -> int:
-        return -1
-
-    def read(self, address: int, length: int) -> bytes:
-        return b""
+    def __init__(self) -> None:
+        super().__init__(space(PICTURE))
+        self.files = FILES
 
 
 TABLE: list[tuple[int, str, tuple[int, ...]]] = [

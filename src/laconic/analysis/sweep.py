@@ -14,8 +14,8 @@ import os
 import shlex
 import stat
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -201,11 +201,23 @@ def _cpus() -> int:
 # One row
 
 
+@contextmanager
+def _noting(row: Row) -> Iterator[None]:
+    # Writes into the row how long the block took, and what went wrong in it.
+    began = time.monotonic()
+    try:
+        yield
+    except LaconicError as error:
+        row["error"] = str(error)
+    except Exception as error:  # a defect must not take the other traces along
+        row["error"] = f"a defect of Laconic, please report it: {type(error).__name__}: {error}"
+    row["seconds"] = time.monotonic() - began
+
+
 def sweep_one(path: str, strategy: str) -> Row:
     """One trace under one strategy: a row of `COLUMNS`. What goes wrong is in its `error`: nothing is raised."""
-    began = time.monotonic()
     row = _blank(path, strategy, "linux")
-    try:
+    with _noting(row):
         import laconic.trace
         from laconic.replay import replay
 
@@ -221,25 +233,17 @@ def sweep_one(path: str, strategy: str) -> Row:
             **{f"changed_{kind}": count for kind, count in ledger.changes().items()},
             "resynced": ledger.resynced,
             "uncertain": sum(replayed.uncertain.values()),
-            "calls": [
-                {"name": name, **{count: getattr(line, count) for count in _COUNTS}} for name, line in lines
-            ],
+            "calls": [{"name": name, **{count: getattr(line, count) for count in _COUNTS}} for name, line in lines],
             "complete": not replayed.loss,
             "loss": "; ".join(replayed.loss),
         }
-    except LaconicError as error:
-        row["error"] = str(error)
-    except Exception as error:  # a defect must not take the other traces along
-        row["error"] = f"a defect of Laconic, please report it: {type(error).__name__}: {error}"
-    row["seconds"] = time.monotonic() - began
     return row
 
 
 def sweep_enclave(path: str, strategy: str) -> Row:
     """As `sweep_one`, of the trace's enclaves; without cycles, which are not a trace's."""
-    began = time.monotonic()
     row = _blank(path, strategy, "sgx2")
-    try:
+    with _noting(row):
         import laconic.trace
         from laconic.analysis.compare import compare
         from laconic.sgx.costs import load
@@ -259,11 +263,6 @@ def sweep_enclave(path: str, strategy: str) -> Row:
             "complete": not loss,
             "loss": "; ".join(loss),
         }
-    except LaconicError as error:
-        row["error"] = str(error)
-    except Exception as error:  # a defect must not take the other traces along
-        row["error"] = f"a defect of Laconic, please report it: {type(error).__name__}: {error}"
-    row["seconds"] = time.monotonic() - began
     return row
 
 
