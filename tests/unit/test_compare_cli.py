@@ -85,6 +85,13 @@ class TestTrace:
         figures = json.loads(laconic("compare", trace, "--strategy", "classify", "--json", "-").stdout)
         assert list(figures["strategies"]) == ["every-call", "classify", "bound"]
 
+    def test_a_strategy_of_one_s_own(self, trace: str, tmp_path: Path) -> None:
+        (tmp_path / "mine.py").write_text(
+            'from laconic.strategies.laconic import Laconic\nclass Mine(Laconic):\n    name = "mine"\n'
+        )
+        run = laconic("compare", "-j", "1", trace, "--strategy", "mine:Mine", "--json", "-", cwd=tmp_path)
+        assert list(json.loads(run.stdout)["strategies"]) == ["every-call", "bound", "mine:Mine"]
+
     def test_costs_of_one_s_own(self, trace: str, tmp_path: Path) -> None:
         own = profile(tmp_path / "mine.toml", 'name = "published"', 'name = "mine"')
         figures = json.loads(laconic("compare", trace, "--costs", own, "--json", "-").stdout)

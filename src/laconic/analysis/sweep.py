@@ -96,20 +96,21 @@ def find(patterns: Iterable[str]) -> list[str]:
     return sorted(found.values())
 
 
-def choose(names: str, host: str = "linux") -> list[str]:
+def choose(names: str, host: str = "linux", also: tuple[str, ...] = ()) -> list[str]:
     """The strategies on `host` that `names` (`all`, or some with commas between) stands for.
 
-    Raises LaconicError for others.
+    `also` are accepted beside them. Raises LaconicError for others.
     """
     from laconic.strategies import check_name, names_on
 
     if names == "all":
-        return list(names_on(host))
+        return [*names_on(host), *also]
     chosen = list(dict.fromkeys(names.split(",")))
     if "all" in chosen:
         raise LaconicError(f"{names!r}: all stands alone")
     for name in chosen:
-        check_name(name, host, ("all",))
+        if name not in also:
+            check_name(name, host, ("all",))
     return chosen
 
 

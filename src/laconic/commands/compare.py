@@ -211,17 +211,15 @@ def _check_words(options: argparse.Namespace) -> None:
 
 def _names(text: str, host: str) -> list[str]:
     from laconic.analysis.compare import BOUND
-    from laconic.strategies import check_name, names_on
+    from laconic.analysis.sweep import choose
+    from laconic.strategies import names_on
 
-    known = (*names_on(host), BOUND) if host == "sgx2" else names_on(host)
-    chosen = list(known) if text == "all" else text.split(",")
-    if text != "all" and "all" in chosen:
-        raise LaconicError(f"{text!r}: all stands alone")
-    for name in chosen:
-        if name not in known:
-            check_name(name, host, ("all",))
+    also = (BOUND,) if host == "sgx2" else ()
+    chosen = choose(text, host, also)
+    known = (*names_on(host), *also)
     # What the ratios are to is there in any case.
-    return [name for name in known if name in chosen or name in ("every-call", BOUND)]
+    shown = [name for name in known if name in chosen or name in ("every-call", BOUND)]
+    return [*shown, *(name for name in chosen if name not in known)]
 
 
 def load_costs(path_or_name: str | None) -> CostProfile:
