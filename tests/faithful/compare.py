@@ -28,7 +28,6 @@ MODES: Mapping[str, tuple[str, ...]] = {
     "observe": ("--observe",),
     "verify": ("--verify", "call"),
 }
-VERIFY_FAILED = 70
 #: Seconds for one list of 500 operations, on a slow machine.
 PATIENCE = 60.0
 #: The page of the program's timer, which changes at any moment.

@@ -48,9 +48,9 @@ def test_parses_smaps_and_merges_what_is_equal() -> None:
 
 def test_the_segment_with_the_id_0_has_a_file() -> None:
     line = b"7f0000000000-7f0000001000 rw-s 00000000 00:01 0                          /SYSV00000000 (deleted)"
-    seen, _, _ = proc._parse_header(line)
+    seen, _ = proc._parse_header(line)
     assert seen.file == File(0, 1, 0)
-    anonymous, _, _ = proc._parse_header(b"7f0000000000-7f0000001000 rw-p 00000000 00:00 0")
+    anonymous, _ = proc._parse_header(b"7f0000000000-7f0000001000 rw-p 00000000 00:00 0")
     assert anonymous.file is None
 
 
