@@ -145,15 +145,17 @@ def compare_hosts(trace: Trace, names: Sequence[str], progress: Progress | None 
 
     Raises LaconicError as `compare`. O(events × strategies).
     """
-    replayed: dict[HostRule, Replayed] = {}
     tell = progress or (lambda at: None)
     for name in names:
         check_name(name, "linux")
-    for name in names:
-        if RULES[name] not in replayed:
-            part = partial(_part_way, tell, len(replayed), len({RULES[name] for name in names}), trace.size)
-            replayed[RULES[name]] = replay(trace, name, part)
-    return {name: replayed[RULES[name]] for name in names}
+    rules = {name: RULES[name] for name in names}
+    count = len(set(rules.values()))
+    replayed: dict[HostRule, Replayed] = {}
+    for name, rule in rules.items():
+        if rule not in replayed:
+            part = partial(_part_way, tell, len(replayed), count, trace.size)
+            replayed[rule] = replay(trace, name, part)
+    return {name: replayed[rule] for name, rule in rules.items()}
 
 
 # Replays

@@ -211,7 +211,7 @@ class _Explainer(Listener):
             self._committed = changes
 
     def call_ignored(self, number: int, row: PlainRow, stack: int, followed: bool) -> None:
-        """State why there is no more to know."""
+        """Say that nothing more is known, and why."""
         if number != self.found.number:
             return
         self.explanation.stack = stack

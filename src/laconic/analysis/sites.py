@@ -24,7 +24,7 @@ EVERY_CALL, LACONIC = "every-call", "laconic"
 
 @dataclass(slots=True)
 class Site:
-    """The calls of one name from one stack of one program. `stack` is `trace.sites.NO_STACK` where none was taken.
+    """The calls of one name from one stack of one program. `stack` is `trace.stacks.NO_STACK` where none was taken.
 
     `asked` calls were made, of which `redundant` succeeded and changed nothing; `said` host calls were made. `first`,
     `last` and `first_redundant` are the numbers of rows in the trace, -1 for none. `counts`: strategy → what its

@@ -49,7 +49,6 @@ every program, is counted and not shown: laconic callers --help.
 exit codes: the program's own (128 + N where signal N killed it); 2 a wrong
 option; 71, 126, 127 as laconic run
 """
-#: Signals that a person sends to Laconic and means for the program.
 #: Signals that the view itself needs.
 _OF_THE_VIEW = (signal.SIGWINCH, signal.SIGCONT)
 

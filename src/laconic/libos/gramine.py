@@ -148,7 +148,7 @@ class Libos(Strategy):
         flags, prot = vma.flags, vma.flags & PROT_RWX
         if flags & (VM_IO | VM_PFNMAP) or start >= TASK_SIZE:
             return
-        if vma.file is not None and vma.file.inode > 0 and not vma.file.in_memory:
+        if vma.file is not None and vma.file.is_on_disk:
             self.map_file(start, end, LibosVma(prot, flags & VM_SHARED, vma.file))
         elif flags & VM_GROWSDOWN:
             self.stack(start, end, prot)

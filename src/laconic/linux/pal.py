@@ -7,15 +7,11 @@ inside the span that do not differ already have the requested state; requesting 
 
 from __future__ import annotations
 
+from laconic.memory.bookkeeper import as_made
 from laconic.memory.calls import Arguments, HostRule
 from laconic.memory.change import Outcome
 from laconic.memory.flags import PAGE_MASK, PAGE_SIZE
 from laconic.memory.madvise import FLAG_ADVICE
-
-
-def every_call(name: str, args: Arguments, outcome: Outcome) -> Arguments | None:
-    """Pass every call on as the program made it, as today's library OSes do."""
-    return args
 
 
 def only_changes(name: str, args: Arguments, outcome: Outcome) -> Arguments | None:
@@ -51,9 +47,10 @@ def _narrowed(args: Arguments, start: int, end: int) -> Arguments:
     return (start, end - start, *args[2:])
 
 
-#: The rule of each strategy on Linux. The kinds of change do not matter to Linux: `classify` and `laconic` are equal.
+#: The rule of each strategy on Linux; `every-call` is what today's library OSes do. The kinds of change do not matter
+#: to Linux: `classify` and `laconic` are equal.
 RULES: dict[str, HostRule] = {
-    "every-call": every_call,
+    "every-call": as_made,
     "skip-equal": skip_equal,
     "classify": only_changes,
     "laconic": only_changes,

@@ -137,8 +137,8 @@ _entries: dict[tuple[bytes, bytes], tuple[int, int, Vma]] = {}
 
 
 def _parse_entry(header: bytes, codes: bytes) -> tuple[int, int, Vma]:
-    seen, permissions, path = _parse_header(header)
-    flags = VM_MAYSHARE if permissions[3:4] == b"s" else 0
+    seen, path = _parse_header(header)
+    flags = seen.flags & VM_MAYSHARE
     for code in codes.split():
         flags |= VMFLAG_BITS.get(code, 0)
     name = path[path.index(":") + 1 : -1] if path.startswith(("[anon:", "[anon_shmem:")) else None
@@ -149,8 +149,8 @@ def _parse_entry(header: bytes, codes: bytes) -> tuple[int, int, Vma]:
     return entry
 
 
-def _parse_header(line: bytes) -> tuple[HostVma, bytes, str]:
-    # A line of maps, or the first of a VMA in smaps: the VMA, its permissions, its path or label.
+def _parse_header(line: bytes) -> tuple[HostVma, str]:
+    # A line of maps, or the first of a VMA in smaps: the VMA, its path or label.
     parts = line.split(None, 5)
     addresses, permissions, offset, device, inode = parts[:5]
     path = os.fsdecode(parts[5]) if len(parts) > 5 else ""
@@ -163,7 +163,7 @@ def _parse_header(line: bytes) -> tuple[HostVma, bytes, str]:
     for letter, bit in zip(b"rwx", (VM_READ, VM_WRITE, VM_EXEC), strict=True):
         if letter in permissions:
             flags |= bit
-    return HostVma(start, end, int(offset, 16), file, flags), permissions, path
+    return HostVma(start, end, int(offset, 16), file, flags), path
 
 
 @cache
@@ -198,16 +198,14 @@ class MapsFile:
     """`/proc/PID/maps` of one address space, held open for PROCMAP_QUERY.
 
     The file stays that of the address space in which it was opened: after an execve or the end of
-    the process, `vmas` raises OSError or yields nothing. `vmas_read` counts the VMAs that the kernel
-    described.
+    the process, `vmas` raises OSError or yields nothing.
     """
 
-    __slots__ = ("_file", "vmas_read")
+    __slots__ = ("_file",)
 
     def __init__(self, pid: int) -> None:
         """Open the file; raises OSError if the process is gone or hides its map."""
         self._file = open(f"/proc/{pid}/maps", "rb", buffering=0)  # noqa: SIM115
-        self.vmas_read = 0
 
     def __enter__(self) -> MapsFile:
         return self
@@ -246,7 +244,6 @@ class MapsFile:
         size, where = (len(name), ctypes.addressof(name)) if named else (0, 0)
         query = _QUERY.pack(_QUERY.size, _COVERING_OR_NEXT, address, 0, 0, 0, 0, 0, 0, 0, 0, size, 0, where, 0)
         answer = fcntl.ioctl(self._file, PROCMAP_QUERY, query)
-        self.vmas_read += 1
         start, end, permissions, _, offset, inode, major, minor = _QUERY.unpack(answer)[3:11]
         path = os.fsdecode(name.value) if named else ""
         file = _file(major, minor, inode, path) if inode or major or minor else None
@@ -262,8 +259,7 @@ class MapsFile:
         while text := self._file.read(_PIECE):
             *lines, rest = (rest + text).split(b"\n")
             for line in lines:
-                self.vmas_read += 1
-                vma, _, _ = _parse_header(line)
+                vma, _ = _parse_header(line)
                 if vma.start >= end:
                     return
                 if vma.end > start and vma.start < TASK_SIZE:
@@ -468,6 +464,8 @@ def _on_hugetlbfs(path: str) -> bool:
     if ctypes.CDLL(None).statfs(os.fsencode(path), about):
         return False
     return about[0] == HUGETLBFS_MAGIC
+
+
 def _decides_flags(link: str, path: str) -> bool:
     # True for a regular file that changes the vm_flags of its mappings, as a device does: memfd_secret
     # (secretmem_mmap_prepare in mm/secretmem.c), and a memfd sealed against writing

@@ -53,10 +53,8 @@ def shown_in(maps: MapsFile, start: int, end: int, candidates: Sequence[RangeMap
     Raises OSError if the address space is gone.
     """
     composed: RangeMap[Vma] = RangeMap()
-    for begin, stop, host in _steps(maps, start, end):
-        if host is None:
-            continue
-        for first, last, vmas in _together(candidates, begin, stop):
+    for host in maps.vmas(start, end):
+        for first, last, vmas in _together(candidates, max(host.start, start), min(host.end, end)):
             alike = [vma for vma in vmas if vma is not None and _looks_like(host, vma)]
             if not alike or any(vma != alike[0] for vma in alike[1:]):
                 return None
@@ -73,20 +71,6 @@ def _looks_like(host: HostVma, vma: Vma) -> bool:
     if vma.flags & _SHOWN != flags or vma.file != file:
         return False
     return file is None or vma.base == base or is_private_zero(vma)
-
-
-def _steps(maps: MapsFile, start: int, end: int) -> Iterator[tuple[int, int, HostVma | None]]:
-    # The host's map as runs of `[start, end)`, holes included.
-    position = start
-    for host in maps.vmas(start, end):
-        if host.start > position:
-            yield position, host.start, None
-        position = max(position, host.start)
-        stop = min(host.end, end)
-        yield position, stop, host
-        position = stop
-    if position < end:
-        yield position, end, None
 
 
 def _together(maps: Sequence[RangeMap[Vma]], start: int, end: int) -> Iterator[tuple[int, int, list[Vma | None]]]:

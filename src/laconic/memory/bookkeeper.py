@@ -28,7 +28,7 @@ from laconic.memory.vma import Vma
 #: Results that mean "interrupted, to be restarted by the kernel" (include/linux/errno.h): not results yet.
 ERESTARTSYS, ERESTART_RESTARTBLOCK = 512, 516
 #: Calls on a range that a stack may have grown into: name → index of the address.
-_PLACED = {**RANGED, "mremap": 0, "mmap": 0}
+PLACED = {**RANGED, "mremap": 0, "mmap": 0}
 _UNCOUNTED = {"userfaultfd", "arch_prctl"}
 #: Calls that map, or unmap, what is the host's to describe.
 _ADOPTED = {"shmat", "map_shadow_stack", "io_setup", "io_destroy"}
@@ -56,12 +56,10 @@ class Bookkeeper:
         self.observe = observe
         self.host_arguments: HostRule = as_made if observe else rule
 
-    def begin(
-        self, space: AddressSpace, name: str, args: Arguments, up: Upcalls, followed: bool = True
-    ) -> Outcome:
+    def begin(self, space: AddressSpace, name: str, args: Arguments, up: Upcalls, followed: bool = True) -> Outcome:
         """Edit the wanted state; return the outcome. If not `followed`, the host executes the call unseen."""
-        if name in _PLACED:
-            at = _PLACED[name]
+        if name in PLACED:
+            at = PLACED[name]
             if args[at] + args[at + 1] + PAGE_SIZE > space.layout.quiet_below:
                 _look_below(space, name, args, up)
         if followed and name in OPERATIONS:
@@ -156,9 +154,7 @@ class Bookkeeper:
         self._hold(space, name, args, outcome, value, up)
         return Answered(value, outcome.changes, moved)
 
-    def _hold(
-        self, space: AddressSpace, name: str, args: Arguments, outcome: Outcome, value: int, up: Upcalls
-    ) -> None:
+    def _hold(self, space: AddressSpace, name: str, args: Arguments, outcome: Outcome, value: int, up: Upcalls) -> None:
         space.commit(outcome)
         if name == "mmap":
             wanted = outcome.changes[0].wanted if outcome.changes else None
@@ -206,7 +202,7 @@ def at_address(name: str, args: Arguments, address: int) -> Arguments:
 
 def _look_below(space: AddressSpace, name: str, args: Arguments, up: Upcalls) -> None:
     # Stacks may have grown into or from the range of a call: look before the call depends on it.
-    at = _PLACED[name]
+    at = PLACED[name]
     if name == "mmap" and chooses(name, args) and not args[0]:
         return
     start = args[at] & -PAGE_SIZE

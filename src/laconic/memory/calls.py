@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 from laconic.memory.brk import brk
 from laconic.memory.change import Outcome
-from laconic.memory.flags import MAP_ANONYMOUS
+from laconic.memory.flags import MAP_ANONYMOUS, MAX_ERRNO
 from laconic.memory.madvise import (
     FLAG_ADVICE,
     madvise,
@@ -121,8 +121,6 @@ Arguments = tuple[int, ...]
 #: From a call's name, arguments and outcome to the arguments of its host call: None if the call is elided, the same
 #: object if it reaches the host as the program made it, and other arguments if it is narrowed.
 HostRule = Callable[[str, Arguments, Outcome], Arguments | None]
-#: The highest value that is an errno and not an address (MAX_ERRNO in include/linux/err.h).
-MAX_ERRNO = 4095
 
 
 def is_error(result: int) -> bool:
@@ -264,4 +262,3 @@ RANGED = {
     "mbind": 0,
     "prctl": 2,
 }
-

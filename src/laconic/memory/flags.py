@@ -18,6 +18,8 @@ PMD_SIZE: Final = 2 << 20
 TASK_SIZE: Final = (1 << 47) - PAGE_SIZE
 #: What the kernel's page rounding of lengths wraps at.
 ADDRESS_MASK: Final = (1 << 64) - 1
+#: The highest errno: a higher value is an address (include/linux/err.h).
+MAX_ERRNO: Final = 4095
 
 PROT_NONE: Final = 0
 PROT_READ: Final = 1
@@ -145,6 +147,7 @@ VM_RAND_READ: Final = 0x10000
 VM_DONTCOPY: Final = 0x20000
 VM_DONTEXPAND: Final = 0x40000
 VM_LOCKONFAULT: Final = 0x80000
+VM_LOCKED_MASK: Final = VM_LOCKED | VM_LOCKONFAULT
 VM_NORESERVE: Final = 0x200000
 VM_HUGETLB: Final = 0x400000
 VM_SYNC: Final = 0x800000

@@ -21,9 +21,11 @@ from collections.abc import Sequence
 from errno import ENOSYS
 from typing import NamedTuple
 
+from laconic.memory.bookkeeper import at_address
 from laconic.memory.calls import OPERATIONS, DefaultUpcalls, Upcalls
 from laconic.memory.change import Outcome
 from laconic.memory.flags import (
+    ADDRESS_MASK,
     MAP_ANONYMOUS,
     MAP_PRIVATE,
     MAP_SHARED,
@@ -46,7 +48,6 @@ __all__ = ["PAGE_SIZE", "PROT_READ", "PROT_WRITE", "MemoryManager", "VmaInfo"]
 #: The top of the mappings and the start of the break of a new address space, as Linux places them without ASLR.
 MMAP_BASE = 0x7FFF_F7FF_8000
 START_BRK = 0x5555_5556_0000
-_MASK = (1 << 64) - 1
 
 
 class VmaInfo(NamedTuple):
@@ -67,7 +68,6 @@ class MemoryManager:
         self.pal = pal
         self.space = AddressSpace(Layout(MMAP_BASE), (), START_BRK) if space is None else space
         self.upcalls = DefaultUpcalls(self.space) if upcalls is None else upcalls
-        self._files: dict[int, OpenFile] = {}
 
     def __repr__(self) -> str:
         return f"MemoryManager({self.space!r})"
@@ -92,9 +92,10 @@ class MemoryManager:
     ) -> int:
         """mmap(2): return the address. `file` is what the descriptor refers to; it clears MAP_ANONYMOUS."""
         if file is None:
-            return self._call("mmap", (address or 0, length, prot, flags, _MASK, offset))
+            return self._call("mmap", (address or 0, length, prot, flags, ADDRESS_MASK, offset))
         descriptor = 3
-        self._files[descriptor] = file
+        if isinstance(self.upcalls, DefaultUpcalls):
+            self.upcalls.files[descriptor] = file
         return self._call("mmap", (address or 0, length, prot, flags & ~MAP_ANONYMOUS, descriptor, offset))
 
     def munmap(self, address: int, length: int) -> None:
@@ -157,17 +158,13 @@ class MemoryManager:
 
     def fork(self, pal: Pal | None = None) -> MemoryManager:
         """Return the child's memory manager after fork(2), on `pal` or on this one's PAL. O(n)."""
-        child = MemoryManager(self.pal if pal is None else pal, self.space.fork())
-        if not isinstance(self.upcalls, DefaultUpcalls):
-            child.upcalls = self.upcalls
-        return child
+        upcalls = None if isinstance(self.upcalls, DefaultUpcalls) else self.upcalls
+        return MemoryManager(self.pal if pal is None else pal, self.space.fork(), upcalls)
 
     # The two phases of a call
 
     def _call(self, name: str, args: Sequence[int]) -> int:
-        six = (*(value & _MASK for value in args), *[0] * (6 - len(args)))
-        if isinstance(self.upcalls, DefaultUpcalls):
-            self.upcalls.files = self._files
+        six = (*(value & ADDRESS_MASK for value in args), *[0] * (6 - len(args)))
         outcome = self._placed(name, six, OPERATIONS[name](self.space, six, self.upcalls))
         if outcome.resync:
             raise OSError(ENOSYS, f"only a Linux host can tell what this {name} does")
@@ -189,8 +186,6 @@ class MemoryManager:
         address = get_unmapped_area(self.space.layout, self.space.vmas, 0, length, shared, False)
         if address is None or address < 0:
             return Outcome(address or -ENOSYS)
-        from laconic.memory.bookkeeper import at_address
-
         chosen = at_address(name, args, address)
         return OPERATIONS[name](self.space, chosen, self.upcalls)
 

@@ -18,6 +18,7 @@ from laconic.memory.flags import (
     VM_EXEC,
     VM_HUGETLB,
     VM_LOCKED,
+    VM_LOCKED_MASK,
     VM_LOCKONFAULT,
     VM_PROT,
     VM_SPECIAL,
@@ -25,8 +26,6 @@ from laconic.memory.flags import (
 from laconic.memory.mmap import page_align
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
-
-LOCKS = VM_LOCKED | VM_LOCKONFAULT
 
 #: The upcall that says whether all pages of a range are in memory.
 Resident = Callable[[int, int], bool]
@@ -53,11 +52,11 @@ def munlock(space: AddressSpace, start: int, length: int) -> Outcome:
 
 def _fixup(vma: Vma, locks: int) -> Vma:
     # mlock_fixup: some mappings ignore locks. DAX and device memory show as VM_SPECIAL here.
-    if vma.flags & LOCKS == locks or vma.flags & (VM_SPECIAL | VM_HUGETLB | VM_DROPPABLE):
+    if vma.flags & VM_LOCKED_MASK == locks or vma.flags & (VM_SPECIAL | VM_HUGETLB | VM_DROPPABLE):
         return vma
     if vma.file is not None and vma.file.is_secret:
         return vma  # memfd_secret: locked for as long as it is mapped (vma_is_secretmem)
-    return vma.with_flags(vma.flags & ~LOCKS | locks)
+    return vma.with_flags(vma.flags & ~VM_LOCKED_MASK | locks)
 
 
 def _populated(vma: Vma, start: int, end: int, resident: Resident) -> bool:

@@ -29,6 +29,7 @@ from laconic.memory.flags import (
     MAP_STACK,
     MAP_SYNC,
     MAP_TYPE,
+    MAX_ERRNO,
     PAGE_MASK,
     PAGE_SIZE,
     PMD_SIZE,
@@ -42,7 +43,7 @@ from laconic.memory.flags import (
     VM_GROWSDOWN,
     VM_HUGETLB,
     VM_LOCKED,
-    VM_LOCKONFAULT,
+    VM_LOCKED_MASK,
     VM_MAY_RWX,
     VM_MAYEXEC,
     VM_MAYSHARE,
@@ -62,10 +63,6 @@ from laconic.memory.vma import File, Vma
 
 #: The upcall that says whether a range of private memory was never touched (anonymous) or never written (a file's).
 Untouched = Callable[[int, int], bool]
-
-
-#: The highest errno (include/linux/err.h).
-MAX_ERRNO = 4095
 
 
 #: The highest size of a regular file (include/linux/fs.h), in bytes.
@@ -326,7 +323,7 @@ def _without_file(own: int, added: int, flags: int, thp: bool, overcommit_never:
     if flags & MAP_HUGETLB:
         vm_flags |= VM_HUGETLB
     if vm_flags & (VM_DROPPABLE | VM_HUGETLB):
-        vm_flags &= ~(VM_LOCKED | VM_LOCKONFAULT)  # vma_supports_mlock in mm/vma.c
+        vm_flags &= ~VM_LOCKED_MASK  # vma_supports_mlock in mm/vma.c
     if vm_flags & VM_UNMERGEABLE:
         vm_flags &= ~VM_MERGEABLE
     return Vma(vm_flags)

@@ -74,10 +74,9 @@ def _mprotect(space: AddressSpace, start: int, length: int, prot: int, pkey: int
         return Outcome(-EINVAL)
     # A key that is not allocated is refused before the VMAs are looked at (mm_pkey_is_allocated).
     keyed = pkey != -1
-    begin, refusal = _first_vma(space, start, end, grows)
+    start, refusal = _first_vma(space, start, end, grows)
     if refusal:
         return Outcome(refusal, ask=keyed)
-    start = begin
     stop, result = _permitted(space, start, end, prot & PROT_RWX, read_implies_exec)
 
     def protect(vma: Vma) -> Vma:

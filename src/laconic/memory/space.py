@@ -16,8 +16,7 @@ from laconic.memory.flags import (
     PAGE_SIZE,
     VM_DONTCOPY,
     VM_GROWSDOWN,
-    VM_LOCKED,
-    VM_LOCKONFAULT,
+    VM_LOCKED_MASK,
     VM_MERGEABLE,
     flag_names,
 )
@@ -28,7 +27,6 @@ from laconic.memory.vma import File, Vma
 
 Entry = tuple[int, int, Vma]
 Run = tuple[int, int, Vma | None]
-_LOCKS = VM_LOCKED | VM_LOCKONFAULT
 _flags = attrgetter("flags")
 
 
@@ -240,7 +238,7 @@ class AddressSpace:
         child.mdwe = self.mdwe and self.mdwe_inherited  # mmf_init_flags in include/linux/mm_types.h
         child.merge_any = self.merge_any
         child.vmas = self.vmas.copy()
-        if any(flags & (VM_DONTCOPY | _LOCKS) for flags in self.vmas.distinct(_flags)):
+        if any(flags & (VM_DONTCOPY | VM_LOCKED_MASK) for flags in self.vmas.distinct(_flags)):
             child._drop_what_fork_drops()
         child._hold()
         return child
@@ -249,8 +247,8 @@ class AddressSpace:
         for start, end, vma in list(self.vmas):
             if vma.flags & VM_DONTCOPY:
                 self.vmas.clear(start, end)
-            elif vma.flags & _LOCKS:
-                self.vmas.set(start, end, vma.with_flags(vma.flags & ~_LOCKS))
+            elif vma.flags & VM_LOCKED_MASK:
+                self.vmas.set(start, end, vma.with_flags(vma.flags & ~VM_LOCKED_MASK))
 
     def check(self) -> None:
         """Asserts every invariant that holds between two calls. O(n)."""

@@ -10,7 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from laconic.memory.flags import VM_MAY_RWX, VM_MAYSHARE, VM_PROT, VM_SHARED, Prot, flag_names
+from laconic.memory.flags import (
+    VM_LOCKED,
+    VM_LOCKED_MASK,
+    VM_MAY_RWX,
+    VM_MAYSHARE,
+    VM_PROT,
+    VM_SHARED,
+    Prot,
+    flag_names,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +50,11 @@ class File:
         """True where only memory has the contents: shared anonymous memory, System V segments, memfd (mm/shmem.c)."""
         return self.path.startswith(("/dev/zero", "/SYSV", "/memfd:"))
 
+    @property
+    def is_on_disk(self) -> bool:
+        """True where a file system has the contents."""
+        return self.inode > 0 and not self.in_memory
+
 
 class Vma(NamedTuple):
     """One range's attributes. `flags` are the kernel's `vm_flags`, the protection in the low three bits.
@@ -67,6 +81,11 @@ class Vma(NamedTuple):
         if self.file is None:
             return True
         return self.file.path == "/dev/zero" and not self.flags & VM_MAYSHARE
+
+    @property
+    def is_locked(self) -> bool:
+        """True if its pages are locked at once, and not each at its first touch."""
+        return self.flags & VM_LOCKED_MASK == VM_LOCKED
 
     def with_flags(self, flags: int) -> Vma:
         """The same but for `vm_flags`."""

@@ -11,12 +11,10 @@ from collections.abc import Iterable
 from errno import EACCES, EAGAIN, EBADF, EINVAL, ENODEV, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM
 from typing import Any
 
-from laconic.memory.bookkeeper import Bookkeeper, chooses
+from laconic.memory.bookkeeper import Bookkeeper, at_address, chooses
 from laconic.memory.calls import RANGED
 from laconic.memory.change import EXTEND, FILE, RESTRICT, UNMAP, ZERO, Change, Outcome
 from laconic.memory.flags import (
-    MAP_FIXED,
-    MAP_FIXED_NOREPLACE,
     MREMAP_DONTUNMAP,
     MREMAP_FIXED,
     MREMAP_MAYMOVE,
@@ -180,7 +178,7 @@ class AssumedStart:
         in_place = False
         if name == "mmap":
             start, end = result, result + page_align(args[1])
-            args = (result, args[1], args[2], args[3] & ~MAP_FIXED_NOREPLACE | MAP_FIXED, args[4], args[5])
+            args = at_address(name, args, result)
         elif result != args[0] & PAGE_MASK:
             start, end = result, result + page_align(args[2])
             flags = args[3] & MREMAP_DONTUNMAP | MREMAP_MAYMOVE | MREMAP_FIXED
@@ -275,8 +273,8 @@ def may_be_nothing(outcome: Outcome, guessed: bool) -> bool:
     not tell), or as asked already, where the log tells neither the file nor the permissions. O(changes)."""
     return bool(outcome.changes) and all(
         held == UNKNOWN
-        or kind == ZERO and guessed
-        or kind & FILE and not kind & (EXTEND | RESTRICT) and _unknown(wanted, held)
+        or (kind == ZERO and guessed)
+        or (kind & FILE and not kind & (EXTEND | RESTRICT) and _unknown(wanted, held))
         for kind, _, _, wanted, held, _ in outcome.changes
     )
 

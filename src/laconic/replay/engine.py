@@ -144,6 +144,7 @@ class Replay:
         self._on_call_begins = subscribers(listeners, "call_begins")
         self._on_call_done = subscribers(listeners, "call_done")
         self._on_touched = subscribers(listeners, "touched")
+        self._on_host_read = subscribers(listeners, "host_read")
 
     def run(
         self, until: Callable[[int, int], bool] | None = None, progress: Callable[[int], None] | None = None
@@ -276,9 +277,7 @@ class Replay:
             self._compare(row, name, mm, answer, host_calls, changes)
         return answer, host_calls, changes, outcome
 
-    def _logged_call(
-        self, assumed: AssumedStart, mm: Mm, space: AddressSpace, row: PlainRow, name: str
-    ) -> Carried:
+    def _logged_call(self, assumed: AssumedStart, mm: Mm, space: AddressSpace, row: PlainRow, name: str) -> Carried:
         # A call of a log, which has no starting maps: the recorded result leads.
         manager, up, args, result = self.manager, self.up, row[4:10], row[10]
         up.guessed = False
@@ -491,7 +490,7 @@ class Replay:
             self._looked(thread.mm, space, seen(space.held, runs), use)
 
     def _looked(self, mm: Mm, space: AddressSpace, host: RangeMap[Vma], use: int) -> None:
-        before = space.held.copy() if self.listeners else None
+        before = space.held.copy() if self._on_host_read else None
         if use == GREW:
             space.grow(host)
         else:
@@ -502,8 +501,8 @@ class Replay:
             self._start(mm)
         elif before is not None:
             changes = _differences(before, space)
-            for listener in self.listeners:
-                listener.host_read(mm, changes, use == GREW)
+            for host_read in self._on_host_read:
+                host_read(mm, changes, use == GREW)
 
     def _answer(self, row: PlainRow) -> None:
         self._thread(row).answers.setdefault(row[4], deque()).append((row[10], row[16]))

@@ -88,9 +88,9 @@ def _shares(figures: Mapping[str, Any]) -> str:
         count = total[counter]
         share = "no share is defined"
         if count:
-            share = f"{_percent(100 * low / count, 100 * high / count)} %"
+            share = f"{between(100 * low / count, 100 * high / count, '.1f', ' to ')} %"
         excess = excess or low > count
-        parts.append(f"{_numbers(low, high)} of the {count:,} {_NAMES[counter]} ({share})")
+        parts.append(f"{between(low, high, separator=' to ')} of the {count:,} {_NAMES[counter]} ({share})")
     text = (
         f"If the program ran in Gramine with sgx.edmm_enable, its memory calls account for {' and '.join(parts)}. The "
         "other EEXITs are OCALLs for files, sockets, locks, the log and Gramine's own start; the other AEXs are timer "
@@ -102,12 +102,3 @@ def _shares(figures: Mapping[str, Any]) -> str:
             "statistics of some process."
         )
     return text
-
-
-def _numbers(low: int, high: int) -> str:
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def _percent(low: float, high: float) -> str:
-    first, last = f"{low:.1f}", f"{high:.1f}"
-    return first if first == last else f"{first} to {last}"

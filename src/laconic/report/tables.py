@@ -11,10 +11,10 @@ Row = tuple[str, Mapping[str, Any] | None]
 _LABEL = 28
 
 
-def between(low: float, high: float, form: str = ",") -> str:
-    """A range of numbers in a table; one number if both ends look alike."""
+def between(low: float, high: float, form: str = ",", separator: str = " – ") -> str:
+    """A range of numbers; one number if both ends look alike."""
     first, last = f"{low:{form}}", f"{high:{form}}"
-    return first if first == last else f"{first} – {last}"
+    return first if first == last else f"{first}{separator}{last}"
 
 
 def tables(label: str, columns: Sequence[list[str]], rows: Sequence[Row], width: int) -> list[str]:

@@ -207,7 +207,7 @@ class Bound(Strategy):
     @staticmethod
     def _from_file(vma: Vma) -> bool:
         # Memory that processes share without a file has none of which anything could be read.
-        return vma.file is not None and vma.file.inode > 0 and not vma.file.in_memory
+        return vma.file is not None and vma.file.is_on_disk
 
     def _read(self, vma: Vma) -> None:
         # Contents of a file are the host's to give: one host call for each file at least.

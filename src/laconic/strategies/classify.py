@@ -255,7 +255,7 @@ class Classify(Strategy):
     def host(self, vma: Vma) -> bool:
         """True where pages of `vma` have a file's contents; the host has then given them. O(1)."""
         file = vma.file
-        if file is None or file.inode <= 0 or file.in_memory:
+        if file is None or not file.is_on_disk:
             return False
         if file not in self.hosted:
             # The host maps all of the file, outside of the enclave, from where contents are copied.

@@ -21,8 +21,6 @@ from laconic.memory.flags import (
     PROT_WRITE,
     VM_GROWSDOWN,
     VM_IO,
-    VM_LOCKED,
-    VM_LOCKONFAULT,
     VM_PFNMAP,
     VM_PROT,
 )
@@ -57,7 +55,7 @@ class Laconic(Classify):
         """Pages were mapped: they wait for their first touch, unless that is certain or nearly so. O(log n)."""
         if not vma.flags & VM_PROT or vma.flags & (VM_IO | VM_PFNMAP):
             return
-        if vma.flags & (VM_LOCKED | VM_LOCKONFAULT) == VM_LOCKED:
+        if vma.is_locked:
             populate = True
         elif vma.flags & VM_GROWSDOWN and not populate:
             start = max(start, end - self.STACK * PAGE)
@@ -92,7 +90,7 @@ class Laconic(Classify):
         populate = call.name == "madvise" and call.args[2] in (MADV_POPULATE_READ, MADV_POPULATE_WRITE)
         if populate or call.name in ("mlock", "mlock2", "mlockall"):
             for _, start, end, vma, _, _ in call.changes:
-                locked = vma is not None and vma.flags & (VM_LOCKED | VM_LOCKONFAULT) == VM_LOCKED
+                locked = vma is not None and vma.is_locked
                 if vma is not None and vma.flags & VM_PROT and (populate or locked):
                     self._present(start, end, vma)
 

@@ -54,8 +54,6 @@ from laconic.memory.flags import (
     PROT_WRITE,
     TASK_SIZE,
     VM_IO,
-    VM_LOCKED,
-    VM_LOCKONFAULT,
     VM_MAYSHARE,
     VM_PFNMAP,
     VM_WIPEONFORK,
@@ -514,7 +512,7 @@ class SgxEmm(Strategy):
 
 
 def _has_contents(vma: Vma) -> bool:
-    return vma.file is not None and vma.file.inode > 0 and not vma.file.in_memory
+    return vma.file is not None and vma.file.is_on_disk
 
 
 def _is_on_demand(vma: Vma) -> bool:
@@ -523,7 +521,7 @@ def _is_on_demand(vma: Vma) -> bool:
 
 
 def _is_locked(vma: Vma | None) -> bool:
-    return vma is not None and vma.flags & (VM_LOCKED | VM_LOCKONFAULT) == VM_LOCKED
+    return vma is not None and vma.is_locked
 
 
 def _protections(changes: Iterable[Change]) -> list[tuple[int, int, int]]:

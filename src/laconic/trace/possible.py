@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
+from laconic.memory.calls import is_error
 from laconic.memory.flags import (
     MAP_FIXED,
     MAP_FIXED_NOREPLACE,
@@ -23,8 +24,6 @@ from laconic.memory.layout import Layout
 from laconic.memory.rangemap import TOP
 from laconic.trace.schema import CODES, MEMORY_CODES, NO_RESULT, UNFINISHED, PlainRow, Row
 
-#: The highest errno that a call returns (MAX_ERRNO in include/linux/err.h).
-MAX_ERRNO = 4095
 _ENDLESS = UNFINISHED | NO_RESULT
 _IN_PAGE = PAGE_SIZE - 1
 _FIXED = MAP_FIXED | MAP_FIXED_NOREPLACE
@@ -41,7 +40,7 @@ def impossible_call(name: str, args: Sequence[int], result: int) -> str:
     >>> impossible_call("mmap", (0, 0, 3, 0x22, -1, 0), 0x7F0000000000)
     'an mmap of length 0 succeeded'
     """
-    if -MAX_ERRNO <= result < 0:
+    if is_error(result):
         return ""
     if result < 0:
         return f"{name} returned {result}, which is neither an address nor an errno"

@@ -12,7 +12,8 @@ from collections import deque
 from typing import NamedTuple
 
 from laconic.errors import LaconicError
-from laconic.stacks.elf import PT_LOAD, Elf, Malformed, Segment, file_reader
+from laconic.stacks.elf import PT_LOAD, Malformed, Segment
+from laconic.stacks.symbols import open_elf
 
 #: Files that are kept in mind, and links that are followed on the way to one (as the kernel's MAXSYMLINKS).
 _KEPT, _LINKS = 65536, 40
@@ -32,9 +33,7 @@ class Sysroot:
 
     def __init__(self, folder: str) -> None:
         if not os.path.isdir(folder):
-            raise LaconicError(
-                f"--root {folder!r} is not a directory; name the one that holds the program's files"
-            )
+            raise LaconicError(f"--root {folder!r} is not a directory; name the one that holds the program's files")
         self._folder = os.path.abspath(folder)
         self._files: dict[str, HostFile | None] = {}
 
@@ -51,15 +50,9 @@ class Sysroot:
         if self.find(path) is None:
             return None
         try:
-            fd = os.open(self._resolved(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError:
-            return None
-        try:
-            elf = Elf(file_reader(fd))
+            elf = open_elf(self._resolved(path))
         except Malformed:
             return None
-        finally:
-            os.close(fd)
         loads = [segment for segment in elf.segments if segment.kind == PT_LOAD]
         return sorted(loads, key=lambda segment: segment.vaddr)
 

@@ -26,8 +26,8 @@ from collections.abc import Sequence
 
 from laconic.linux import proc
 from laconic.linux.shown import agrees, is_private_zero
-from laconic.memory.bookkeeper import Answered
-from laconic.memory.calls import RANGED, Call
+from laconic.memory.bookkeeper import PLACED, Answered
+from laconic.memory.calls import Call
 from laconic.memory.change import FLAGS, coalesce
 from laconic.memory.flags import ADDRESS_MASK, MAP_FIXED, MAP_FIXED_NOREPLACE, VM_SHOWN, flag_names
 from laconic.memory.ledger import Ledger
@@ -112,6 +112,8 @@ def _entries_around(entries: Sequence[tuple[int, int, Vma]], index: int) -> str:
         mark = ">" if place == index else " "
         lines.append(f"{mark} {describe(*entry)}")
     return "\n".join(lines)
+
+
 #: How many VMAs of a check of everything each call pays for; a call that changes flags which only smaps shows pays
 #: for more. A check of everything is due when the calls since the last one have paid for all VMAs.
 _VMAS_PER_CALL = 8
@@ -124,7 +126,7 @@ class Checker:
     """Holds the law for one run: at each process's end (`exit`), after every call too (`call`), or never (`off`).
 
     `mismatch` is the first one in words; after it the check goes on from what the host has. `verbose`: with the
-    complete maps. `work` counts the VMAs that were compared, those of a check of everything included.
+    complete maps.
     """
 
     def __init__(self, ledger: Ledger, mode: str, verbose: bool = False) -> None:
@@ -133,7 +135,6 @@ class Checker:
         self.each_call = mode == "call"
         self.each_exit = mode != "off"
         self.mismatch: str | None = None
-        self.work = 0
         self._maps: dict[Mm, proc.MapsFile] = {}
 
     def check(self, thread: Thread) -> None:
@@ -151,7 +152,6 @@ class Checker:
         if not len(host):
             return  # the process is being killed, and its memory is gone already
         thread.mm.unchecked = 0
-        self.work += space.map_count
         self.ledger.checks += 1
         notes = thread.notes
         if notes is not None and list(space.vmas) != list(host):
@@ -212,13 +212,10 @@ class Checker:
                     for other in list(self._maps):
                         self.forget(other)
                 maps = self._maps[mm] = proc.MapsFile(thread.tid)
-            before = maps.vmas_read
-            same = all(agrees(maps, mm.space.vmas, start, end) for start, end in ranges)
+            return all(agrees(maps, mm.space.vmas, start, end) for start, end in ranges)
         except OSError:
             self.forget(mm)
             return False
-        self.work += maps.vmas_read - before
-        return same
 
 
 def _affected(call: Call, answered: Answered) -> list[tuple[int, int]]:
@@ -228,16 +225,12 @@ def _affected(call: Call, answered: Answered) -> list[tuple[int, int]]:
     name, args = call
     if name == "mmap" and not args[3] & (MAP_FIXED | MAP_FIXED_NOREPLACE):
         return []
-    at = _PLACED.get(name)
+    at = PLACED.get(name)
     if at is None:
         return []
     start = args[at]
     end = min(start + args[at + 1], ADDRESS_MASK)
     return [(start, end)] if start < end else []
-
-
-#: Calls on a range: name → index of the address.
-_PLACED = {**RANGED, "mremap": 0, "mmap": 0}
 
 
 def _broken_invariant(space: AddressSpace) -> str | None:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from laconic.linux.pagemap import page_count
-from laconic.memory.change import ChangeKind
+from laconic.memory.change import kind_names
 from laconic.trace.exporters import constants
 from laconic.trace.records import ARITY, TracedFile, traced_file
 from laconic.trace.schema import (
@@ -247,10 +247,9 @@ def flags_text(name: str, args: list[int]) -> str | None:
 
 @lru_cache(256)
 def _kinds(value: int) -> str:
-    return "|".join(kind.name or "" for kind in ChangeKind if kind and value & kind)
+    return kind_names(value) if value else ""
 
 
 @lru_cache(32)
 def _state(value: int) -> str:
     return " ".join(word for bit, word in enumerate(_STATES) if value >> bit & 1)
-

@@ -38,14 +38,12 @@ class Statistics:
         """True within a block."""
         return self._id >= 0
 
-    def begin(self, text: bytes) -> bool:
-        """True if `text` begins a block. O(length)."""
+    def begin(self, text: bytes) -> None:
+        """Begin a block if `text` is the head of one. O(length)."""
         head = _HEAD.search(text)
-        if head is None:
-            return False
-        self._id, self._process = int(head[2]), head[1] == b"process"
-        self._counts.clear()
-        return True
+        if head is not None:
+            self._id, self._process = int(head[2]), head[1] == b"process"
+            self._counts.clear()
 
     def line(self, text: bytes) -> bool:
         """True if `text` is a line of the block that was begun. O(length)."""
