@@ -92,6 +92,14 @@ class TestTrace:
         run = laconic("compare", "-j", "1", trace, "--strategy", "mine:Mine", "--json", "-", cwd=tmp_path)
         assert list(json.loads(run.stdout)["strategies"]) == ["every-call", "bound", "mine:Mine"]
 
+    def test_a_strategy_of_one_s_own_that_lacks_methods(self, trace: str, tmp_path: Path) -> None:
+        (tmp_path / "half.py").write_text(
+            "from laconic.libos.strategy import Strategy\nclass Half(Strategy):\n    def end(self): pass\n"
+        )
+        run = laconic("compare", trace, "--strategy", "half:Half", cwd=tmp_path)
+        assert run.returncode == 2
+        assert "'half:Half' lacks methods: define call, fork, grow, load, thread, thread_ends, touch" in run.stderr
+
     def test_costs_of_one_s_own(self, trace: str, tmp_path: Path) -> None:
         own = profile(tmp_path / "mine.toml", 'name = "published"', 'name = "mine"')
         figures = json.loads(laconic("compare", trace, "--costs", own, "--json", "-").stdout)

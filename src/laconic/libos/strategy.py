@@ -6,6 +6,7 @@ the program's image, memory calls, touches, threads, forks. It acts on its encla
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import ClassVar, NamedTuple, Self
 
@@ -32,7 +33,7 @@ class MemoryCall(NamedTuple):
     file: OpenFile | None = None
 
 
-class Strategy:
+class Strategy(ABC):
     """One enclave, under one rule. Subclasses say what each event costs.
 
     `space` is the program's address space, kept by its owner: in `touch` as it was when the pages were touched, in
@@ -61,35 +62,35 @@ class Strategy:
         """Return the strategy for `--pte sync`: itself, unless it can map an enclave in either way."""
         return cls
 
+    @abstractmethod
     def load(self, entries: Iterable[Entry]) -> None:
         """A program begins in a new enclave: `entries` are mapped, as the loader leaves them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def call(self, call: MemoryCall) -> None:
         """The program made a memory call."""
-        raise NotImplementedError
 
+    @abstractmethod
     def touch(self, start: int, end: int, vma: Vma) -> None:
         """The pages of `[start, end)`, all of `vma`, were touched for the first time since they were mapped, or lost
         their contents. Some may be committed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def grow(self, start: int, end: int, vma: Vma) -> None:
         """A stack grew by `[start, end)`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
         """The child's enclave, with this one's pages sent to it; `space` and `touches` are the child's own."""
-        raise NotImplementedError
 
+    @abstractmethod
     def thread(self) -> None:
         """A thread begins, beside the first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def thread_ends(self) -> None:
         """A thread that `thread` told of ends."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self) -> None:
         """The process ends, or executes another program: the enclave is gone."""
-        raise NotImplementedError

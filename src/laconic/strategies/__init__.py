@@ -69,5 +69,10 @@ def _users_own(name: str) -> type[Strategy]:
     except (ImportError, ValueError) as error:
         raise LaconicError(f"the strategy {name!r} cannot be imported, {error}: check the module's name") from None
     if not (isinstance(found, type) and issubclass(found, Strategy)):
-        raise LaconicError(f"{name!r} is not a strategy: name a class that inherits from laconic.Strategy")
+        raise LaconicError(
+            f"{name!r} is not a strategy: name a class that inherits from laconic.libos.strategy.Strategy"
+        )
+    if found.__abstractmethods__:
+        missing = ", ".join(sorted(found.__abstractmethods__))
+        raise LaconicError(f"the strategy {name!r} lacks methods: define {missing}")
     return found
