@@ -1,4 +1,5 @@
-"""Runs the benchmarks, prints their tables, and writes them into docs/performance.md (enclave: docs/enclave.md)."""
+"""Runs the benchmarks, prints their tables, and writes them into docs/performance.md (enclave:
+docs/enclave.md)."""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ def main() -> int:
     """Returns 1 with --check where a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("which", nargs="*", help=f"{' or '.join(BENCHMARKS)}; all if none is named")
-    parser.add_argument("--check", action="store_true", help="write nothing, and exit 1 where a target is missed")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing, and exit 1 where a target is missed"
+    )
     options = parser.parse_args()
     unknown = set(options.which) - set(BENCHMARKS)
     if unknown:
@@ -54,7 +57,8 @@ def main() -> int:
             if not options.check:
                 write_section(section, f"{machine}.\n\n{text}", PAGES.get(name, "performance.md"))
         rows = [
-            [what, f"{ratio:.2f}", f"{most:.2f}", "yes" if ratio <= most else "**no**"] for what, ratio, most in targets
+            [what, f"{ratio:.2f}", f"{most:.2f}", "yes" if ratio <= most else "**no**"]
+            for what, ratio, most in targets
         ]
         verdict = table(["target", "measured", "at most", "met"], rows)
         print(f"\n{verdict}")

@@ -17,7 +17,8 @@ from laconic.sgx.costs import DEFAULT, load
 from laconic.strategies import NAMES
 from laconic.trace.reader import Trace
 
-#: How often each mix is gone through, for a million calls in all; and how many times a replay a comparison may take.
+#: How often each mix is gone through, for a million calls in all; and how many times a replay a
+#: comparison may take.
 TIMES, MOST = 28, 5.0
 _MIXES: tuple[Callable[[Recorder, Random], None], ...] = (protection, one_block, *MIXES.values())
 
@@ -50,7 +51,9 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
         plain = _seconds(lambda: Replay(Trace(path)).run())
         rows.append(["replay", f"{plain:.1f}", "1.00"])
         alone = _seconds(lambda: compare(path, names, profile, jobs=1))
-        rows.append(["all strategies and the bound, one process", f"{alone:.1f}", f"{alone / plain:.2f}"])
+        rows.append(
+            ["all strategies and the bound, one process", f"{alone:.1f}", f"{alone / plain:.2f}"]
+        )
         two = _seconds(lambda: compare(path, names, profile, jobs=2))
         rows.append(["two processes", f"{two:.1f}", f"{two / plain:.2f}"])
         shared = _seconds(lambda: compare(path, names, profile))

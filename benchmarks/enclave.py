@@ -1,4 +1,5 @@
-"""Real programs in the modelled enclave, under each strategy and the bound: the tables of docs/enclave.md."""
+"""Real programs in the modelled enclave, under each strategy and the bound: the tables of
+docs/enclave.md."""
 
 from __future__ import annotations
 
@@ -59,7 +60,10 @@ def _worse(program: str, compared: Compared) -> list[list[str]]:
 
 def _why(compared: Compared) -> list[list[str]]:
     # What every-call does, call by call; the dearest first.
-    calls = [(name, span.low, span.cycles) for name, span in compared.strategies["every-call"].calls.items()]
+    calls = [
+        (name, span.low, span.cycles)
+        for name, span in compared.strategies["every-call"].calls.items()
+    ]
     calls.sort(key=lambda one: -one[2][1])
     return [
         [
@@ -73,10 +77,25 @@ def _why(compared: Compared) -> list[list[str]]:
 def _example() -> tuple[str, str]:
     # The worked example: why the program is slow; the same program, as it was and as it could be.
     rows, why = [], []
-    with compiled(PER_PAGE.read_text(encoding="ascii")) as program, tempfile.TemporaryDirectory() as directory:
+    with (
+        compiled(PER_PAGE.read_text(encoding="ascii")) as program,
+        tempfile.TemporaryDirectory() as directory,
+    ):
         for when in ("each", "once", "never"):
             path = str(Path(directory) / f"{when}.trace")
-            command = [sys.executable, "-m", "laconic", "run", "--quiet", "-o", path, "--", program, "4000", when]
+            command = [
+                sys.executable,
+                "-m",
+                "laconic",
+                "run",
+                "--quiet",
+                "-o",
+                path,
+                "--",
+                program,
+                "4000",
+                when,
+            ]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             compared = compare(path, [*NAMES, BOUND], load(DEFAULT))
             why = why or _why(compared)
@@ -89,7 +108,9 @@ def _example() -> tuple[str, str]:
                     f"{counts.etrack_ipis:,}", f"{low / 1e6:,.0f} to {high / 1e6:,.0f}",
                 ])  # fmt: skip
     head = ["host calls", "ETRACK+IPI", "EAUG faults", "EACCEPT, EACCEPTCOPY", "million cycles"]
-    return table(["call", *head], why), table(["program", "strategy", "memory calls", *head[:2], head[-1]], rows)
+    return table(["call", *head], why), table(
+        ["program", "strategy", "memory calls", *head[:2], head[-1]], rows
+    )
 
 
 #: What laconic does no more of than every-call: each stands for the same work.
@@ -117,7 +138,9 @@ def _worst(targets: list[tuple[str, str, float, float]]) -> list[tuple[str, floa
     for what, where, ratio, most in targets:
         if what not in worst or ratio > worst[what][1]:
             worst[what] = (where, ratio, most)
-    return [(f"{what}: most in {where}", ratio, most) for what, (where, ratio, most) in worst.items()]
+    return [
+        (f"{what}: most in {where}", ratio, most) for what, (where, ratio, most) in worst.items()
+    ]
 
 
 def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
@@ -141,9 +164,13 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
                 costs.append([program, profile, *map(_span, ratios.values()), _span(against)])
                 ours = ratios["laconic"]
                 if ours is not None:
-                    targets.append(("cycles, laconic / bound", f"{program}, {profile}", ours[1], MOST))
+                    targets.append(
+                        ("cycles, laconic / bound", f"{program}, {profile}", ours[1], MOST)
+                    )
                 if against is not None:
-                    targets.append(("cycles, laconic / every-call", f"{program}, {profile}", against[1], 1.0))
+                    targets.append(
+                        ("cycles, laconic / every-call", f"{program}, {profile}", against[1], 1.0)
+                    )
     why, example = _example()
     head = ["program", "costs by", *(f"{name} / bound" for name in NAMES), "laconic / every-call"]
     return {

@@ -1,7 +1,9 @@
-"""The import of an strace log of a million lines, against `wc -l` and a bare regular expression on the same lines.
+"""The import of an strace log of a million lines, against `wc -l` and a bare regular expression on
+the same lines.
 
-The log is made here, with `strace -f -tt -e trace=%memory,%process,%file,%desc` of an allocator with one thread and
-with three, python, a compiler and file tools. The other lines are opens, reads, closes, and halves of calls.
+The log is made here, with `strace -f -tt -e trace=%memory,%process,%file,%desc` of an allocator
+with one thread and with three, python, a compiler and file tools. The other lines are opens, reads,
+closes, and halves of calls.
 """
 
 from __future__ import annotations
@@ -67,7 +69,8 @@ PATTERN = re.compile(rb"(\d+) +([\d:.]+) (\w+)\(([^,)]*)(?:, [^,)]*)*.* = (\S+)"
 
 
 def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
-    """The section of the page, and the targets: what, measured, at most. Raises SystemExit without strace."""
+    """The section of the page, and the targets: what, measured, at most. Raises SystemExit without
+    strace."""
     from laconic.trace.importers.importing import import_logs
 
     with tempfile.TemporaryDirectory() as directory:
@@ -84,7 +87,11 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
     calls = sum(found.calls.values())
     rows = [
         ["`wc -l`", f"{lines / counting / 1e6:,.0f}", f"{importing / counting:,.0f}"],
-        ["one regular expression a line", f"{lines / matching / 1e6:,.2f}", f"{importing / matching:.2f}"],
+        [
+            "one regular expression a line",
+            f"{lines / matching / 1e6:,.2f}",
+            f"{importing / matching:.2f}",
+        ],
         ["`laconic import strace`", f"{lines / importing / 1e6:,.2f}", "1"],
     ]
     text = (

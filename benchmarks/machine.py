@@ -1,4 +1,5 @@
-"""What the benchmarks share: C programs built here, the machine in words, tables, and the sections of the page."""
+"""What the benchmarks share: C programs built here, the machine in words, tables, and the sections
+of the page."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 @contextmanager
 def compiled(source: str) -> Iterator[str]:
-    """Builds a C program into a temporary directory; gives its path. Raises SystemExit where there is no compiler."""
+    """Builds a C program into a temporary directory; gives its path. Raises SystemExit where there
+    is no compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         raise SystemExit("no C compiler was found: install gcc")
@@ -38,7 +40,9 @@ def describe() -> str:
                 break
     release = platform.release().split("-")[0]
     compiler = platform.python_implementation()
-    return f"{os.cpu_count()} CPUs ({model}), Linux {release}, {compiler} {platform.python_version()}"
+    return (
+        f"{os.cpu_count()} CPUs ({model}), Linux {release}, {compiler} {platform.python_version()}"
+    )
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,4 +1,5 @@
-"""What one memory call costs a program: alone, under Laconic, and under strace, in turns on the same program."""
+"""What one memory call costs a program: alone, under Laconic, and under strace, in turns on the
+same program."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from statistics import median
 
 from benchmarks.machine import compiled, table
 
-#: `program elided|said N` prints how many ns each of its N mprotects took. Elided: RW again and again, which changes
-#: nothing. Said: R and RW by turns, which always does.
+#: `program elided|said N` prints how many ns each of its N mprotects took. Elided: RW again and
+#: again, which changes nothing. Said: R and RW by turns, which always does.
 CALLS = r"""
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -76,7 +77,13 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
     for place in PLACES:
         for kind, most in KINDS.items():
             native, ours, strace = (times[place, kind, way] for way in WAYS)
-            rows.append([f"{kind}, {place}", *(f"{t:.2f}" for t in (native, ours, strace)), f"{ours / strace:.2f}"])
+            rows.append(
+                [
+                    f"{kind}, {place}",
+                    *(f"{t:.2f}" for t in (native, ours, strace)),
+                    f"{ours / strace:.2f}",
+                ]
+            )
             if place == "all CPUs":
                 targets.append((f"laconic ÷ strace, {kind}", ours / strace, most))
     head = ["µs a call", "native", "laconic", "strace", "laconic ÷ strace"]

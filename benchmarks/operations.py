@@ -1,4 +1,5 @@
-"""The memory calls as a replay makes them, in four mixes, beside a sortedcontainers map that is told their changes."""
+"""The memory calls as a replay makes them, in four mixes, beside a sortedcontainers map that is
+told their changes."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ MiB = 1 << 20
 
 
 class Replayed(DefaultUpcalls):
-    """Upcalls with nothing behind them: every descriptor is a library, and every page was touched."""
+    """Upcalls with nothing behind them: every descriptor is a library, and every page was
+    touched."""
 
     def __init__(self, space: AddressSpace) -> None:
         super().__init__(space)
@@ -56,12 +58,17 @@ class Step(NamedTuple):
 def space_of(count: int) -> AddressSpace:
     """A program of `count` VMAs: half right below the mmap base, half far below, and a stack."""
     entries = []
-    for low, some in ((FAR_BELOW, count // 2), (MMAP_BASE - (count + 3) // 4 * SLOT, count - count // 2)):
+    for low, some in (
+        (FAR_BELOW, count // 2),
+        (MMAP_BASE - (count + 3) // 4 * SLOT, count - count // 2),
+    ):
         for number in range(some):
             start = low + number // 2 * SLOT
             first, last, vma = (0, 8, WRITABLE) if number % 2 == 0 else (8, 12, READ)
             entries.append((start + first * PAGE_SIZE, start + last * PAGE_SIZE, vma))
-    entries.append((0x7FFFFFFDE000, 0x7FFFFFFFF000, WRITABLE.with_flags(WRITABLE.flags | VM_GROWSDOWN)))
+    entries.append(
+        (0x7FFFFFFDE000, 0x7FFFFFFFF000, WRITABLE.with_flags(WRITABLE.flags | VM_GROWSDOWN))
+    )
     return AddressSpace(Layout(MMAP_BASE, thp_align=True), entries, START_BRK)
 
 
@@ -97,7 +104,8 @@ def allocator(call: Recorder, random: Random) -> None:
 
 
 def arenas(call: Recorder, random: Random) -> None:
-    """glibc: reservations of 64 MiB made accessible bit by bit; now and then the upper half is given back."""
+    """glibc: reservations of 64 MiB made accessible bit by bit; now and then the upper half is
+    given back."""
     heaps = []
     for _ in range(16):
         start = call.map(128 * MiB, 0, ANONYMOUS | MAP_NORESERVE)
@@ -122,12 +130,17 @@ def arenas(call: Recorder, random: Random) -> None:
 
 
 def starts(call: Recorder, random: Random) -> None:
-    """ld.so maps a program's libraries, segment by segment, protects RELRO; at the end all is unmapped."""
+    """ld.so maps a program's libraries, segment by segment, protects RELRO; at the end all is
+    unmapped."""
     while len(call.steps) < LENGTH:
         cache = call("mmap", 0, 9 * PAGE_SIZE, R, MAP_PRIVATE, 3, 0)
         libraries = []
         for fd in range(8, 8 + random.randrange(3, 9)):
-            text, rodata, data = random.randrange(5, 300), random.randrange(2, 80), random.randrange(2, 8)
+            text, rodata, data = (
+                random.randrange(5, 300),
+                random.randrange(2, 80),
+                random.randrange(2, 8),
+            )
             pages = 3 + text + rodata + data + 2
             start = call("mmap", 0, pages * PAGE_SIZE, R, MAP_PRIVATE, fd, 0)
             at = start + 3 * PAGE_SIZE
@@ -155,7 +168,8 @@ def breaks(call: Recorder, random: Random) -> None:
 
 
 MIXES = {"allocator": allocator, "arenas": arenas, "program starts": starts, "the break": breaks}
-#: How much of the peer's time a mix may take. The peer chooses no address, has one map, and says no changes.
+#: How much of the peer's time a mix may take. The peer chooses no address, has one map, and says no
+#: changes.
 MOST = {"allocator": 2.5, "arenas": 1.0, "program starts": 1.4, "the break": 2.2}
 
 
@@ -179,7 +193,8 @@ def _ours(count: int, steps: list[Step]) -> tuple[list[int], list[Entry]]:
 
 
 def _peers(count: int, steps: list[Step]) -> tuple[list[int], list[Entry]]:
-    # ns for each call: its changes entered into one map, at places that are known already; no changes: one look.
+    # ns for each call: its changes entered into one map, at places that are known already; no
+    # changes: one look.
     peer = Sorted(space_of(count).vmas)
     edits: list[list[tuple[Callable[..., Any], tuple[Any, ...]]]] = [
         [
@@ -201,7 +216,8 @@ def _peers(count: int, steps: list[Step]) -> tuple[list[int], list[Entry]]:
 
 
 def measure(mix: str, count: int) -> tuple[list[Step], list[int], list[int]]:
-    """The stream, and ns for each of its calls: ours, and the peer's. The timer's own time is taken off."""
+    """The stream, and ns for each of its calls: ours, and the peer's. The timer's own time is taken
+    off."""
     recorder = Recorder(count)
     MIXES[mix](recorder, Random(1))
     steps = recorder.steps
@@ -223,7 +239,9 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
         for count in SIZES:
             steps, ours, peers = measure(mix, count)
             row += [f"{sum(ours) / len(ours) / 1000:.2f}", f"{sum(ours) / sum(peers):.2f}"]
-            targets.append((f"{mix} ÷ sortedcontainers at {count:,} VMAs", sum(ours) / sum(peers), MOST[mix]))
+            targets.append(
+                (f"{mix} ÷ sortedcontainers at {count:,} VMAs", sum(ours) / sum(peers), MOST[mix])
+            )
             if count == 1_000:
                 for step, mine, other in zip(steps, ours, peers, strict=True):
                     by_name.setdefault(f"{step.name}, {mix}", []).append((mine, other))

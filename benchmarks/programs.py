@@ -1,7 +1,8 @@
-"""Runs every workload of tests/apps under `laconic run` and writes docs/programs.md: what was asked, and said.
+"""Runs every workload of tests/apps under `laconic run` and writes docs/programs.md: what was
+asked, and said.
 
-`python benchmarks/programs.py` runs them all and rewrites the page; with names it runs these and prints them only.
-Workloads whose programs are not installed are named on the page.
+`python benchmarks/programs.py` runs them all and rewrites the page; with names it runs these and
+prints them only. Workloads whose programs are not installed are named on the page.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ def overview(name: str, run: dict[str, Any]) -> str:
 def by_call(name: str, run: dict[str, Any]) -> list[str]:
     """One program's lines in the second table, most frequent call first."""
     calls = sorted(run["calls"].items(), key=lambda item: (-item[1]["asked"], item[0]))
-    return [f"| {name} | {call} | " + " | ".join(f"{line[c]:,}" for c in COLUMNS) + " |" for call, line in calls]
+    return [
+        f"| {name} | {call} | " + " | ".join(f"{line[c]:,}" for c in COLUMNS) + " |"
+        for call, line in calls
+    ]
 
 
 def main(names: list[str]) -> int:
@@ -75,7 +79,9 @@ def main(names: list[str]) -> int:
         run = figures(workload)
         totals.append(overview(workload.name, run))
         calls += by_call(workload.name, run)
-    page = HEAD.format(system=f"{platform.system()} {platform.release().split('-')[0]}") + "\n".join(totals)
+    page = HEAD.format(
+        system=f"{platform.system()} {platform.release().split('-')[0]}"
+    ) + "\n".join(totals)
     page += "\n\n## By call\n\n| program | call | asked | said | elided | narrowed | failed |\n"
     page += "|---|---|--:|--:|--:|--:|--:|\n"
     page += "\n".join(calls) + "\n"

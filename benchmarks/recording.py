@@ -1,5 +1,5 @@
-"""What recording costs: the same programs under `laconic run`, with `-o` and without, with the stacks of redundant
-calls and of all, by turns; and bytes a call."""
+"""What recording costs: the same programs under `laconic run`, with `-o` and without, with the
+stacks of redundant calls and of all, by turns; and bytes a call."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from benchmarks.machine import compiled, table
 from laconic.trace.reader import Trace
 from laconic.trace.schema import MEMORY_CODES
 
-#: `program CALLS` maps, protects and unmaps random blocks, 256 at a time, and touches random pages of them: nothing but
-#: memory calls, which is the worst that a recorder can meet.
+#: `program CALLS` maps, protects and unmaps random blocks, 256 at a time, and touches random pages
+#: of them: nothing but memory calls, which is the worst that a recorder can meet.
 CALLS = r"""
 #define _GNU_SOURCE
 #include <stdlib.h>
@@ -47,7 +47,9 @@ int main(int argc, char **argv)
 CHURN = 40_000
 MILLION = 1_000_000
 ROUNDS = 7
-PYTHON = "import json, decimal, email; [bytearray(1 << 20) for _ in range(200)]; sum(range(3_000_000))"
+PYTHON = (
+    "import json, decimal, email; [bytearray(1 << 20) for _ in range(200)]; sum(range(3_000_000))"
+)
 PROCESSES = "import multiprocessing as m; print(sum(m.Pool(4).map(len, [bytes(1 << 20)] * 64)))"
 NODE = "let a = []; for (let i = 0; i < 200; i++) { a = []; for (let j = 0; j < 20000; j++) a.push({i, j}); }"
 SHELL = "for i in 1 2 3 4 5 6 7 8; do ls -l /usr/bin | sort | tail -3 | wc -c; done"
@@ -73,8 +75,14 @@ def measure(program: str, directory: Path) -> dict[str, list[float]]:
         for name, command in programs.items():
             if shutil.which(command[0]) is None:
                 continue
-            for stacks, column in zip(STACKS, times.setdefault(name, [[] for _ in STACKS]), strict=True):
-                options = [] if stacks is None else ["-o", str(directory / "a.trace"), "--force", "--stacks", stacks]
+            for stacks, column in zip(
+                STACKS, times.setdefault(name, [[] for _ in STACKS]), strict=True
+            ):
+                options = (
+                    []
+                    if stacks is None
+                    else ["-o", str(directory / "a.trace"), "--force", "--stacks", stacks]
+                )
                 column.append(_run(command, *options))
         print(f"  round {turn + 1} of {ROUNDS} done", file=sys.stderr)
     return {name: [median(column) for column in columns] for name, columns in times.items()}
@@ -104,13 +112,24 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
         [name, f"{without:.2f}", f"{recorded:.2f}", f"{recorded / without:.2f}"]
         for name, (without, recorded, _, _) in times.items()
     ]
-    text = table(["seconds under `laconic run`", "without -o", "with -o --stacks none", "ratio"], rows)
+    text = table(
+        ["seconds under `laconic run`", "without -o", "with -o --stacks none", "ratio"], rows
+    )
     rows = [
         [name, f"{redundant:.2f}", f"{redundant / none:.2f}", f"{every:.2f}", f"{every / none:.2f}"]
         for name, (_, none, redundant, every) in times.items()
     ]
-    head = ["seconds, and the ratio to --stacks none", "--stacks redundant", "ratio", "--stacks all", "ratio"]
+    head = [
+        "seconds, and the ratio to --stacks none",
+        "--stacks redundant",
+        "ratio",
+        "--stacks all",
+        "ratio",
+    ]
     text += f"\n\n{table(head, rows)}"
     text += f"\n\nA trace of {calls:,} memory calls has {written:,} bytes: {written / calls:.1f} a call."
-    targets = [(f"recorded ÷ not, {name}", recorded / without, MOST) for name, (without, recorded, *_) in times.items()]
+    targets = [
+        (f"recorded ÷ not, {name}", recorded / without, MOST)
+        for name, (without, recorded, *_) in times.items()
+    ]
     return {"recording": text}, [*targets, ("bytes a call", written / calls, MOST_BYTES)]

@@ -1,4 +1,5 @@
-"""A replay of whole traces, reading included, beside a sortedcontainers map that is told the same rows."""
+"""A replay of whole traces, reading included, beside a sortedcontainers map that is told the same
+rows."""
 
 from __future__ import annotations
 
@@ -34,16 +35,23 @@ def one_block(call: Recorder, random: Random) -> None:
 
 
 def protection(call: Recorder, random: Random) -> None:
-    """Single pages of 1 MiB are made inaccessible or RW at random, which half of them are already."""
+    """Single pages of 1 MiB are made inaccessible or RW at random, which half of them are
+    already."""
     start = call.map(PROTECTED * PAGE_SIZE)
     for _ in range(6_000):
-        call("mprotect", start + random.randrange(PROTECTED) * PAGE_SIZE, PAGE_SIZE, random.choice((0, RW)))
+        call(
+            "mprotect",
+            start + random.randrange(PROTECTED) * PAGE_SIZE,
+            PAGE_SIZE,
+            random.choice((0, RW)),
+        )
 
 
 TRACES: dict[str, Callable[[Recorder, Random], None]] = {
     "protection of single pages": protection, "one block, mapped and unmapped": one_block, **MIXES
 }  # fmt: skip
-#: How much of the peer's time a mix may take. The peer has one map, chooses no address, checks and counts nothing.
+#: How much of the peer's time a mix may take. The peer has one map, chooses no address, checks and
+#: counts nothing.
 MOST = {
     "protection of single pages": 1.0, "one block, mapped and unmapped": 1.6, "allocator": 2.0, "arenas": 1.2,
     "program starts": 2.1, "the break": 2.1,
@@ -67,24 +75,33 @@ def write(path: str, mix: Callable[[Recorder, Random], None]) -> int:
     recorder = Kept(COUNT)
     space = space_of(COUNT)
     space.layout.quiet_below = MMAP_BASE  # as the first mapping shows it
-    layout = json.dumps({"bits": 64, "layout": asdict(space.layout) | {"refused_advice": []}}).encode()
+    layout = json.dumps(
+        {"bits": 64, "layout": asdict(space.layout) | {"refused_advice": []}}
+    ).encode()
     writer = TraceWriter(path, "run", force=True)
     writer.describe(strategy="laconic", command=["benchmark"])
     writer.rows += [
-        Row(CODES["file"], 0, 1, 1, 8, 1, fd, 0, READABLE | PLAIN, file=fd + 1, data=b"/lib") for fd in range(32)
+        Row(CODES["file"], 0, 1, 1, 8, 1, fd, 0, READABLE | PLAIN, file=fd + 1, data=b"/lib")
+        for fd in range(32)
     ]
     writer.rows.append(Row(CODES["program"], 0, 1, 1, space.start_brk, data=layout))
     writer.rows.append(Row(CODES["maps"], 0, 1, 1, space.vmas.count, ADOPTED))
-    writer.rows += [Row(CODES["vma"], 0, 1, 1, start, end, vma.flags) for start, end, vma in space.vmas]
+    writer.rows += [
+        Row(CODES["vma"], 0, 1, 1, start, end, vma.flags) for start, end, vma in space.vmas
+    ]
     mix(recorder, Random(1))
-    for number, ((name, args, changes), result) in enumerate(zip(recorder.steps, recorder.results, strict=True)):
+    for number, ((name, args, changes), result) in enumerate(
+        zip(recorder.steps, recorder.results, strict=True)
+    ):
         file = args[4] + 1 if name == "mmap" and args[4] < 32 else 0
         touched = ((args[0], args[0] + PAGE_SIZE, 1),) if name == "munmap" else ()
         kinds = 0
         for change in changes:
             kinds |= change.kind
         said = int(bool(changes))
-        row = Row(CODES[name], number * 20_000, 1, 1, *args, result, 0, said, kinds, file, touched=touched)
+        row = Row(
+            CODES[name], number * 20_000, 1, 1, *args, result, 0, said, kinds, file, touched=touched
+        )
         writer.rows.append(row)
     writer.rows.append(Row(CODES["end"], 0, 0, 0, data=b"{}"))
     writer.close()
@@ -96,7 +113,8 @@ def _replay(trace: Trace) -> None:
 
 
 def _tell(trace: Trace) -> None:
-    # The least that anybody could do with the rows: a map is told what the calls say, and what they came to.
+    # The least that anybody could do with the rows: a map is told what the calls say, and what they
+    # came to.
     peer = Sorted(space_of(COUNT).vmas)
     top = space_of(COUNT).start_brk
     for row in trace.rows():
@@ -128,7 +146,8 @@ def _read(trace: Trace) -> None:
 
 
 def measure(mix: str) -> tuple[int, list[int]]:
-    """How many calls a mix has, and the ns that a replay, the peer, and reading alone take for all of them."""
+    """How many calls a mix has, and the ns that a replay, the peer, and reading alone take for all
+    of them."""
     with tempfile.TemporaryDirectory() as directory:
         path = str(Path(directory) / "mix.trace")
         calls = write(path, TRACES[mix])

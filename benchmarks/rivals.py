@@ -1,6 +1,8 @@
-"""The same map of disjoint ranges on other people's structures, each written as well as that structure allows.
+"""The same map of disjoint ranges on other people's structures, each written as well as that
+structure allows.
 
-All have `find`, `protect`, `set`, `clear` and `entries`; neighbours that touch and are equal are always merged.
+All have `find`, `protect`, `set`, `clear` and `entries`; neighbours that touch and are equal are
+always merged.
 """
 
 from __future__ import annotations
@@ -33,14 +35,20 @@ class Ranges:
         self.map: RangeMap[Vma] = RangeMap()
         for start, end, vma in entries:
             self.map.set(start, end, vma)
-        self.find, self.protect, self.set, self.clear = self.map.find, self.map.edit, self.map.set, self.map.clear
+        self.find, self.protect, self.set, self.clear = (
+            self.map.find,
+            self.map.edit,
+            self.map.set,
+            self.map.clear,
+        )
 
     def entries(self) -> list[Entry]:
         return list(self.map)
 
 
 class Space:
-    """Laconic's AddressSpace: the memory calls themselves, their changes, and the host's confirmation."""
+    """Laconic's AddressSpace: the memory calls themselves, their changes, and the host's
+    confirmation."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self.space = AddressSpace(Layout(), entries)
@@ -88,7 +96,11 @@ class Flat:
         ends: list[int] = []
         vmas: list[Vma] = []
         for index in range(bisect_right(self.ends, start), bisect_left(self.starts, end)):
-            first, last, vma = max(self.starts[index], start), min(self.ends[index], end), change(self.vmas[index])
+            first, last, vma = (
+                max(self.starts[index], start),
+                min(self.ends[index], end),
+                change(self.vmas[index]),
+            )
             if ends and ends[-1] == first and vmas[-1] == vma:
                 ends[-1] = last
             else:
@@ -97,9 +109,13 @@ class Flat:
                 vmas.append(vma)
         self._splice(start, end, starts, ends, vmas)
 
-    def _splice(self, start: int, end: int, starts: list[int], ends: list[int], vmas: list[Vma]) -> None:
+    def _splice(
+        self, start: int, end: int, starts: list[int], ends: list[int], vmas: list[Vma]
+    ) -> None:
         low = bisect_left(self.ends, start)  # the VMA that ends at start, or lies across it
-        high = bisect_right(self.starts, end, low)  # one past that which begins at end, or lies across it
+        high = bisect_right(
+            self.starts, end, low
+        )  # one past that which begins at end, or lies across it
         if low < high:
             if self.starts[low] < start:
                 if starts and starts[0] == start and vmas[0] == self.vmas[low]:
@@ -124,7 +140,8 @@ class Flat:
 
 
 class Sorted:
-    """sortedcontainers: a SortedDict from start to (end, VMA). A step function on one costs the same."""
+    """sortedcontainers: a SortedDict from start to (end, VMA). A step function on one costs the
+    same."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self.map = SortedDict({start: (end, vma) for start, end, vma in entries})
@@ -240,13 +257,16 @@ class Tree:
 
 
 class Portion:
-    """portion: an IntervalDict, which merges by itself and walks through all of it for each operation."""
+    """portion: an IntervalDict, which merges by itself and walks through all of it for each
+    operation."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         by_vma: dict[Vma, list[portion.Interval]] = {}
         for start, end, vma in entries:
             by_vma.setdefault(vma, []).append(portion.closedopen(start, end))
-        self.map = portion.IntervalDict({portion.Interval(*ranges): vma for vma, ranges in by_vma.items()})
+        self.map = portion.IntervalDict(
+            {portion.Interval(*ranges): vma for vma, ranges in by_vma.items()}
+        )
 
     def find(self, address: int) -> Vma | None:
         found: Vma | None = self.map.get(address)
@@ -263,4 +283,6 @@ class Portion:
             self.map[interval] = change(vma)
 
     def entries(self) -> list[Entry]:
-        return sorted((piece.lower, piece.upper, vma) for ranges, vma in self.map.items() for piece in ranges)
+        return sorted(
+            (piece.lower, piece.upper, vma) for ranges, vma in self.map.items() for piece in ranges
+        )

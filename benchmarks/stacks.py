@@ -56,7 +56,8 @@ WALL = 0x40000000
 
 
 def ours(program: str) -> tuple[float, float, int]:
-    """Median µs a stack at stops of the program's calls, registers read too; of the first one; and its frames."""
+    """Median µs a stack at stops of the program's calls, registers read too; of the first one; and
+    its frames."""
     process = subprocess.Popen([program, "1000000"], stdout=subprocess.DEVNULL)
     times = []
     try:
@@ -97,7 +98,9 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
         for turn in range(ROUNDS):
             one, first, frames = ours(program)
             if frames != FRAMES:
-                raise SystemExit(f"the program's stack has {frames} frames: it should have {FRAMES}")
+                raise SystemExit(
+                    f"the program's stack has {frames} frames: it should have {FRAMES}"
+                )
             warm.append(one)
             cold.append(first)
             theirs.append(strace(program, "-k") - strace(program))
@@ -105,11 +108,19 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
     us, them = median(warm), median(theirs)
     rows = [
         ["laconic, warm", f"{us:.1f}", f"{us / FRAMES:.2f}", f"{us / them:.3f}"],
-        ["laconic, the first one", f"{median(cold):.0f}", f"{median(cold) / FRAMES:.0f}", f"{median(cold) / them:.2f}"],
+        [
+            "laconic, the first one",
+            f"{median(cold):.0f}",
+            f"{median(cold) / FRAMES:.0f}",
+            f"{median(cold) / them:.2f}",
+        ],
         ["strace -k", f"{them:.0f}", f"{them / FRAMES:.1f}", "1"],
     ]
     head = [f"a stack of {FRAMES} frames", "µs", "µs a frame", "of strace -k"]
-    targets = [(f"µs a stack of {FRAMES} frames, once warm", us, MOST), ("the same, of strace -k's", us / them, 1.0)]
+    targets = [
+        (f"µs a stack of {FRAMES} frames, once warm", us, MOST),
+        ("the same, of strace -k's", us / them, 1.0),
+    ]
     return {"stacks": table(head, rows)}, targets
 
 
@@ -118,7 +129,10 @@ def main() -> int:
     print(describe())
     sections, targets = report()
     print("\n" + "\n".join(sections.values()))
-    rows = [[what, f"{got:.2f}", f"{most:.2f}", "yes" if got <= most else "**no**"] for what, got, most in targets]
+    rows = [
+        [what, f"{got:.2f}", f"{most:.2f}", "yes" if got <= most else "**no**"]
+        for what, got, most in targets
+    ]
     print("\n" + table(["target", "measured", "at most", "met"], rows))
     return int(any(got > most for _, got, most in targets))
 

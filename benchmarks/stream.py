@@ -1,9 +1,10 @@
 """One recorded stream of operations on an address space of n VMAs, for every structure alike.
 
-Two VMAs and a hole stand in each slot of 16 pages: eight RW pages, four read-only ones, four free. What is done to a
-slot (a few pages protected, unmapped, mapped into the hole) is undone some operations later, as allocators, stacks
-and garbage collectors do, so that there are about n VMAs from the first operation to the last. Three operations of four
-fall into one neighbourhood, which moves on now and then; the fourth falls anywhere.
+Two VMAs and a hole stand in each slot of 16 pages: eight RW pages, four read-only ones, four free.
+What is done to a slot (a few pages protected, unmapped, mapped into the hole) is undone some
+operations later, as allocators, stacks and garbage collectors do, so that there are about n VMAs
+from the first operation to the last. Three operations of four fall into one neighbourhood, which
+moves on now and then; the fourth falls anywhere.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ READ, WRITABLE = VMAS[1], VMAS[3]
 
 
 class Operation(NamedTuple):
-    """`find` looks `start` up; `protect` gives every VMA of `[start, end)` the flags of `vma`, `set` maps it there,
-    `clear` unmaps. Addresses are in bytes."""
+    """`find` looks `start` up; `protect` gives every VMA of `[start, end)` the flags of `vma`,
+    `set` maps it there, `clear` unmaps. Addresses are in bytes."""
 
     name: str
     start: int
@@ -54,7 +55,8 @@ def layout(count: int) -> list[tuple[int, int, Vma]]:
 
 
 def record(count: int, length: int, seed: int = 1) -> list[Operation]:
-    """`length` operations for a map of `count` VMAs: 25 % find, 45 % protect, 15 % set, 15 % clear, about."""
+    """`length` operations for a map of `count` VMAs: 25 % find, 45 % protect, 15 % set, 15 % clear,
+    about."""
     random = Random(seed)
     slots = max(count // 2, 1)
     limit = min(max(slots // 10, 1), 100)

@@ -1,4 +1,5 @@
-"""RangeMap and AddressSpace against other structures on one recorded stream; the equal mprotect and the kernel's."""
+"""RangeMap and AddressSpace against other structures on one recorded stream; the equal mprotect and
+the kernel's."""
 
 from __future__ import annotations
 
@@ -71,7 +72,9 @@ int main(int argc, char **argv)
 """
 
 
-def _bound(target: Any, operations: Iterable[Operation]) -> list[tuple[Callable[..., object], tuple[Any, ...]]]:
+def _bound(
+    target: Any, operations: Iterable[Operation]
+) -> list[tuple[Callable[..., object], tuple[Any, ...]]]:
     # The recorded operations as calls on one structure: nothing but the calls is timed.
     calls: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
     for operation in operations:
@@ -99,7 +102,8 @@ def _replay(build: Any, size: int, operations: list[Operation]) -> tuple[float, 
 
 
 def compare(sizes: tuple[int, ...] = SIZES) -> dict[str, list[float]]:
-    """ns an operation for each structure and size. Raises AssertionError where two end with different contents."""
+    """ns an operation for each structure and size. Raises AssertionError where two end with
+    different contents."""
     results: dict[str, list[float]] = {name: [] for name, _ in STRUCTURES}
     for column, size in enumerate(sizes):
         stream = record(size, LENGTH)
@@ -114,7 +118,9 @@ def compare(sizes: tuple[int, ...] = SIZES) -> dict[str, list[float]]:
                 best[name] = min(best[name], time)
                 length = len(operations)
                 if length not in ends:
-                    ends[length] = entries if name == "RangeMap" else _replay(Ranges, size, operations)[1]
+                    ends[length] = (
+                        entries if name == "RangeMap" else _replay(Ranges, size, operations)[1]
+                    )
                 assert entries == ends[length], f"{name} does not end like RangeMap at {size} VMAs"
         for name in results:
             results[name].append(best[name])
@@ -130,7 +136,10 @@ def _ours(space: AddressSpace, size: int, fresh: bool) -> float:
         if not turn or fresh:
             if fresh:
                 space.vmas.hints.clear()
-            addresses = [BASE + random.randrange(size) * STEP + random.randrange(3) * PAGE_SIZE for _ in range(1000)]
+            addresses = [
+                BASE + random.randrange(size) * STEP + random.randrange(3) * PAGE_SIZE
+                for _ in range(1000)
+            ]
         began = perf_counter_ns()
         for address in addresses:
             mprotect(space, address, PAGE_SIZE, 3)
@@ -142,11 +151,14 @@ EQUAL_SIZES = (1, 100, 1_000, 10_000)
 
 
 def equal() -> dict[str, list[float]]:
-    """ns for an mprotect of one page that changes nothing: the kernel's, and bookkeeping's, at 1 to 10,000 VMAs."""
+    """ns for an mprotect of one page that changes nothing: the kernel's, and bookkeeping's, at 1 to
+    10,000 VMAs."""
     results: dict[str, list[float]] = {"kernel": [], "kernel, new": [], "ours": [], "ours, new": []}
     with compiled(EQUAL) as program:
         for size in EQUAL_SIZES:
-            entries = [(at, at + 3 * PAGE_SIZE, WRITABLE) for at in range(BASE, BASE + size * STEP, STEP)]
+            entries = [
+                (at, at + 3 * PAGE_SIZE, WRITABLE) for at in range(BASE, BASE + size * STEP, STEP)
+            ]
             space = AddressSpace(Layout(), entries)
             best = dict.fromkeys(results, float("inf"))
             for _ in range(5):
@@ -167,7 +179,12 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
     ours, sorted_dict = times["RangeMap"], times["sortedcontainers"]
     head = ["ns an operation", *(f"{size:,} VMAs" for size in SIZES)]
     rows = [[name, *(f"{time:,.0f}" for time in line)] for name, line in times.items()]
-    ratios = [["sortedcontainers ÷ RangeMap", *(f"{b / a:.2f}" for a, b in zip(ours, sorted_dict, strict=True))]]
+    ratios = [
+        [
+            "sortedcontainers ÷ RangeMap",
+            *(f"{b / a:.2f}" for a, b in zip(ours, sorted_dict, strict=True)),
+        ]
+    ]
     growth = f"RangeMap at {SIZES[-1]:,} VMAs costs {ours[3] / ours[1]:.2f} of what it costs at {SIZES[1]:,}."
     targets = [
         (f"RangeMap ÷ sortedcontainers at {size:,} VMAs", a / b, 1.0 if size == 60_000 else 1 / 2.5)
@@ -181,7 +198,9 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
         "kernel, new": "the kernel, at new addresses",
         "ours, new": "AddressSpace, at new addresses",
     }
-    equal_rows = [[label, *(f"{time:,.0f}" for time in once[name])] for name, label in labels.items()]
+    equal_rows = [
+        [label, *(f"{time:,.0f}" for time in once[name])] for name, label in labels.items()
+    ]
     targets += [
         (f"equal mprotect ÷ the kernel's at {size:,} VMA{'s' if size > 1 else ''}", a / b, 1.0)
         for size, a, b in zip(EQUAL_SIZES, once["ours"], once["kernel"], strict=True)
@@ -189,6 +208,9 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
     ]
     sections = {
         "structures": table(head, rows + ratios) + "\n\n" + growth,
-        "equal": table(["ns a call", *(f"{size:,} VMA{'s' if size > 1 else ''}" for size in EQUAL_SIZES)], equal_rows),
+        "equal": table(
+            ["ns a call", *(f"{size:,} VMA{'s' if size > 1 else ''}" for size in EQUAL_SIZES)],
+            equal_rows,
+        ),
     }
     return sections, targets

@@ -1,4 +1,5 @@
-"""What `--verify` costs, in CPU time; and what thousands of VMAs cost a program, beside strace in the same round."""
+"""What `--verify` costs, in CPU time; and what thousands of VMAs cost a program, beside strace in
+the same round."""
 
 from __future__ import annotations
 
@@ -11,9 +12,10 @@ from statistics import median
 
 from benchmarks.machine import compiled, table
 
-#: `program random|forks|refused|transcode VMAS TIMES`: makes VMAs of alternating protection, then prints how many ns
-#: each of TIMES random mprotects of single pages, forks, or refused mmaps took. `transcode` computes between its calls,
-#: as ffmpeg does: it maps, fills and unmaps a buffer, and changes a page's protection, for each frame.
+#: `program random|forks|refused|transcode VMAS TIMES`: makes VMAs of alternating protection, then
+#: prints how many ns each of TIMES random mprotects of single pages, forks, or refused mmaps took.
+#: `transcode` computes between its calls, as ffmpeg does: it maps, fills and unmaps a buffer, and
+#: changes a page's protection, for each frame.
 SOURCE = r"""
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -129,7 +131,9 @@ def many_vmas(program: str) -> dict[str, list[float]]:
     for _ in range(ROUNDS):
         for name, (words, _) in MANY.items():
             for way, column in zip(ways, times.setdefault(name, [[] for _ in ways]), strict=True):
-                output = subprocess.run([*way, program, *words], capture_output=True, check=True).stdout
+                output = subprocess.run(
+                    [*way, program, *words], capture_output=True, check=True
+                ).stdout
                 column.append(float(output) / 1000)
     return {name: [median(column) for column in columns] for name, columns in times.items()}
 
@@ -145,11 +149,17 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
         rows.append([name, f"{native:.2f}", *(f"{seconds / native:.2f}" for seconds in modes)])
         for mode, seconds in zip(MODES[1:], modes[1:], strict=True):
             targets.append((f"--verify {mode} ÷ native, CPU time, {name}", seconds / native, MOST))
-    head = ["CPU seconds, and as many times that", "native", *(f"--verify {mode}" for mode in MODES)]
+    head = [
+        "CPU seconds, and as many times that",
+        "native",
+        *(f"--verify {mode}" for mode in MODES),
+    ]
     sections = {"verifying": table(head, rows)}
     rows = []
     for name, (native, ours, strace) in many.items():
         rows.append([name, f"{native:.2f}", f"{ours:.1f}", f"{strace:.1f}", f"{ours / strace:.2f}"])
         targets.append((f"laconic ÷ strace, {name}", ours / strace, MANY[name][1]))
-    sections["many-vmas"] = table(["µs each", "native", "laconic", "strace", "laconic ÷ strace"], rows)
+    sections["many-vmas"] = table(
+        ["µs each", "native", "laconic", "strace", "laconic ÷ strace"], rows
+    )
     return sections, targets

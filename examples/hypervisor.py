@@ -1,6 +1,7 @@
-"""A PAL that only counts: what the memory calls of a program would cost under an imaginary hypervisor.
+"""A PAL that only counts: what the memory calls of a program would cost under an imaginary
+hypervisor.
 
-    python examples/hypervisor.py
+python examples/hypervisor.py
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from laconic import PAGE_SIZE, PROT_NONE, PROT_READ, PROT_WRITE, Change, ChangeK
 
 
 class Hypervisor:
-    """Counts hypercalls: one per change, and one more per page that loses a permission (a TLB shootdown)."""
+    """Counts hypercalls: one per change, and one more per page that loses a permission (a TLB
+    shootdown)."""
 
     def __init__(self) -> None:
         self.hypercalls: Counter[str] = Counter()

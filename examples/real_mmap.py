@@ -1,6 +1,6 @@
 """A PAL that carries changes out with real system calls, inside an arena of this very process.
 
-    python examples/real_mmap.py
+python examples/real_mmap.py
 """
 
 from __future__ import annotations
@@ -8,14 +8,31 @@ from __future__ import annotations
 import ctypes
 import mmap
 
-from laconic import PAGE_SIZE, PROT_READ, PROT_WRITE, AddressSpace, Change, ChangeKind, HostError, Layout, MemoryManager
+from laconic import (
+    PAGE_SIZE,
+    PROT_READ,
+    PROT_WRITE,
+    AddressSpace,
+    Change,
+    ChangeKind,
+    HostError,
+    Layout,
+    MemoryManager,
+)
 
 ARENA_SIZE = 1 << 30
 MAP_FIXED, MAP_NORESERVE, MADV_DONTNEED = 0x10, 0x4000, 4
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+]
 
 
 class RealPal:
@@ -23,7 +40,9 @@ class RealPal:
 
     def __init__(self) -> None:
         # The arena stays reserved, so that nothing else in this process takes its addresses.
-        address = libc.mmap(None, ARENA_SIZE, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        address = libc.mmap(
+            None, ARENA_SIZE, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE, -1, 0
+        )
         self.end = address + ARENA_SIZE
         self.host_calls = 0
 
@@ -37,9 +56,14 @@ class RealPal:
             reserve = 0 if change.kinds & ChangeKind.MAP else MAP_NORESERVE
             failed = libc.mmap(change.start, length, prot, flags | reserve, -1, 0) != change.start
         elif change.kinds & ChangeKind.ZERO:
-            failed = libc.madvise(ctypes.c_void_p(change.start), ctypes.c_size_t(length), MADV_DONTNEED) != 0
+            failed = (
+                libc.madvise(ctypes.c_void_p(change.start), ctypes.c_size_t(length), MADV_DONTNEED)
+                != 0
+            )
         else:
-            failed = libc.mprotect(ctypes.c_void_p(change.start), ctypes.c_size_t(length), prot) != 0
+            failed = (
+                libc.mprotect(ctypes.c_void_p(change.start), ctypes.c_size_t(length), prot) != 0
+            )
         if failed:
             raise HostError(ctypes.get_errno())
 
@@ -53,7 +77,9 @@ def main() -> None:
     for _ in range(1000):
         mm.mprotect(address, 16 * PAGE_SIZE, PROT_READ | PROT_WRITE)  # redundant: no system call
     mm.mprotect(address, PAGE_SIZE, PROT_READ)
-    print(f"{pal.host_calls} system calls for 1,002 memory calls; the memory holds {ctypes.string_at(address, 4)!r}")
+    print(
+        f"{pal.host_calls} system calls for 1,002 memory calls; the memory holds {ctypes.string_at(address, 4)!r}"
+    )
     with open("/proc/self/maps") as maps:
         print(next(line for line in maps if line.startswith(f"{address:x}-")).rstrip())
     mm.munmap(address, 16 * PAGE_SIZE)

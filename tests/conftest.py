@@ -12,7 +12,8 @@ import pytest
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.CollectReport, None]:
     """Where everything is installed, as in CI, a test that skips is a test that does not test.
 
-    What the kernel or the machine itself lacks (protection keys, huge pages set aside) no installation brings.
+    What the kernel or the machine itself lacks (protection keys, huge pages set aside) no
+    installation brings.
     """
     outcome = yield
     report = outcome.get_result()

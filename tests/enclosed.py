@@ -1,6 +1,8 @@
-"""A program in an enclave: the real bookkeeping, one strategy, and a machine that carries out what the strategy does.
+"""A program in an enclave: the real bookkeeping, one strategy, and a machine that carries out what
+the strategy does.
 
-`Enclosed` makes calls and accesses; `check` asserts all that must hold between two, contents and counts too.
+`Enclosed` makes calls and accesses; `check` asserts all that must hold between two, contents and
+counts too.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ from tests.unit.enclaveworld import BASE, HEAP, PAGE, Answers
 
 #: All that a program and a library OS can use, in bytes.
 SIZE = 1 << 48
-#: Files by descriptor: one for everything, one that is read-only and ends within a page, one that is empty.
+#: Files by descriptor: one for everything, one that is read-only and ends within a page, one that
+#: is empty.
 FILES = {
     3: OpenFile(File(8, 1, 3, "/data"), True, True, size=90 * PAGE),
     4: OpenFile(File(8, 1, 4, "/lib"), True, False, size=20 * PAGE + 100),
@@ -62,17 +65,24 @@ _LEFT = {
 
 
 class Recorder(Machine):
-    """A machine that remembers what each page holds and which were accepted; `twice` are accepted once too often."""
+    """A machine that remembers what each page holds and which were accepted; `twice` are accepted
+    once too often."""
 
     def __init__(self, driver: Driver, book: Meter | None = None) -> None:
         super().__init__(driver, book)
         self.contents: dict[int, int] = {}
         self.twice: list[int] = []
-        #: Pages that were copied: all of them, and those since the last EAUG, which are for EACCEPTCOPY.
+        #: Pages that were copied: all of them, and those since the last EAUG, which are for
+        #: EACCEPTCOPY.
         self.copied = self.staged = 0
 
     def _do(
-        self, effect: Callable[[int], None], operation: Callable[..., None], start: int, end: int, *more: object
+        self,
+        effect: Callable[[int], None],
+        operation: Callable[..., None],
+        start: int,
+        end: int,
+        *more: object,
     ) -> None:
         done = end
         try:
@@ -124,7 +134,8 @@ class Recorder(Machine):
 
 
 class Enclosed(Answers):
-    """One program: its `strategy` on a machine, and as `shadow` on a meter. `holds`: what was written, by page.
+    """One program: its `strategy` on a machine, and as `shadow` on a meter. `holds`: what was
+    written, by page.
 
     `plan` and `epc_pages` are the driver's, `pte` is --pte.
     """
@@ -210,7 +221,8 @@ class Enclosed(Answers):
         return outcome.result
 
     def _guarded(self, name: str, advice: int, changes: Iterable[Change]) -> None:
-        # Guard regions, which no VMA shows, page by page: they outlive mprotect and discards, and go along with mremap.
+        # Guard regions, which no VMA shows, page by page: they outlive mprotect and discards, and
+        # go along with mremap.
         moved = {
             page + start - source
             for _, start, end, _, _, source in changes
@@ -222,7 +234,11 @@ class Enclosed(Answers):
             pages = set(range(start, end, PAGE))
             if name == "madvise" and advice == MADV_GUARD_INSTALL:
                 self.guards |= pages
-            elif advice == MADV_GUARD_REMOVE if name == "madvise" else kind & (MAP | UNMAP | FILE | ZERO):
+            elif (
+                advice == MADV_GUARD_REMOVE
+                if name == "madvise"
+                else kind & (MAP | UNMAP | FILE | ZERO)
+            ):
                 self.guards -= pages
         self.guards |= moved
 
@@ -271,7 +287,12 @@ class Enclosed(Answers):
     def fork(self) -> Enclosed | None:
         """The child; None where the host has no room for it."""
         child: Enclosed = object.__new__(type(self))
-        child.pte, child.plan, child.epc, child.written = self.pte, self.plan, self.epc, self.written
+        child.pte, child.plan, child.epc, child.written = (
+            self.pte,
+            self.plan,
+            self.epc,
+            self.written,
+        )
         child._begin(self.space.fork(), self.touches.copy(), self.machine.book)
         # The child's enclave is another machine, which counts in the same book.
         self.strategy.meter = child.machine
@@ -296,7 +317,8 @@ class Enclosed(Answers):
         return child
 
     def end(self) -> None:
-        """The process ends; the machine raises `SgxError` where the strategy had another number of pages."""
+        """The process ends; the machine raises `SgxError` where the strategy had another number of
+        pages."""
         for strategy in (self.strategy, self.shadow):
             strategy.end()
 
@@ -313,7 +335,11 @@ class Enclosed(Answers):
                 if self.pal.committed.get(page) is None:
                     contents.pop(page, None)
                 # What the call was to throw away may be lost, or not.
-                if space.vmas.get(page) is None or kind & (ZERO | FILE) and contents.get(page) != self.holds[page]:
+                if (
+                    space.vmas.get(page) is None
+                    or kind & (ZERO | FILE)
+                    and contents.get(page) != self.holds[page]
+                ):
                     del self.holds[page]
             for page in [page for page in contents if start <= page < end and kind & (ZERO | FILE)]:
                 vma = space.vmas.get(page)
@@ -321,7 +347,8 @@ class Enclosed(Answers):
                     contents[page] = self._clean(vma)
 
     def _lost(self, changes: Iterable[Change]) -> None:
-        # What the program can expect of its pages after these changes; and the file contents that were copied in place.
+        # What the program can expect of its pages after these changes; and the file contents that
+        # were copied in place.
         moved = {
             page + start - source: holds
             for _, start, end, _, _, source in changes
@@ -366,14 +393,19 @@ class Enclosed(Answers):
         return vma.file not in sizes or page - vma.base < sizes[vma.file]
 
     def check(self, counted: bool = True) -> None:
-        """Asserts all that holds between two steps; not `counted`, where failures make counts differ."""
+        """Asserts all that holds between two steps; not `counted`, where failures make counts
+        differ."""
         self.space.check()
         found = list(breaches(self.machine, self.space, self.pal.left))
         assert not found, f"Strict: {found[0]}"
         assert not self.watch.windows, f"Strict: {self.watch.windows[0]}"
         for page in self.guards:
-            assert not next(self.machine.effective(page, page + PAGE))[2], f"Strict: {page:#x} is a guard region's"
-        assert not self.machine.twice, f"page {self.machine.twice[0]:#x} is accepted twice without a trim"
+            assert not next(self.machine.effective(page, page + PAGE))[2], (
+                f"Strict: {page:#x} is a guard region's"
+            )
+        assert not self.machine.twice, (
+            f"page {self.machine.twice[0]:#x} is accepted twice without a trim"
+        )
         self._record(counted)
         self._contents()
         if counted:
@@ -381,7 +413,10 @@ class Enclosed(Answers):
             done, said = self.counts.as_dict(), meter.counts.as_dict()
             differ = {name: (done[name], said[name]) for name in done if done[name] != said[name]}
             assert not differ, f"counted otherwise than done: {differ}"
-            assert (self.machine.epc_pages, self.machine.peak_epc_pages) == (meter.epc_pages, meter.peak_epc_pages)
+            assert (self.machine.epc_pages, self.machine.peak_epc_pages) == (
+                meter.epc_pages,
+                meter.peak_epc_pages,
+            )
         assert self.machine.epc_pages == self.epc.used, "the pages counted are those in the EPC"
 
     def _record(self, settled: bool) -> None:
@@ -395,19 +430,33 @@ class Enclosed(Answers):
                 assert page not in said, f"page {page:#x} is committed and left"
                 said[page] = ("left", state)
         there = {page: entry for start, end, entry in epcm for page in range(start, end, PAGE)}
-        assert said.keys() == there.keys(), f"the EPCM has other pages: {sorted(said.keys() ^ there.keys())[:3]}"
+        assert said.keys() == there.keys(), (
+            f"the EPCM has other pages: {sorted(said.keys() ^ there.keys())[:3]}"
+        )
         for page, (what, how) in said.items():
-            assert not settled or not there[page].state, f"page {page:#x} waits for an EACCEPT: {there[page]}"
-            assert _agrees(what, how, there[page]), f"page {page:#x} is {what} {how}, and in the EPCM {there[page]}"
+            assert not settled or not there[page].state, (
+                f"page {page:#x} waits for an EACCEPT: {there[page]}"
+            )
+            assert _agrees(what, how, there[page]), (
+                f"page {page:#x} is {what} {how}, and in the EPCM {there[page]}"
+            )
 
     def _contents(self) -> None:
         there = self.pal.committed
-        contents = {page: holds for page, holds in self.machine.contents.items() if there.get(page) is not None}
+        contents = {
+            page: holds
+            for page, holds in self.machine.contents.items()
+            if there.get(page) is not None
+        }
         for page, holds in self.holds.items():
-            assert contents.get(page) == holds, f"page {page:#x} holds {contents.get(page)}, and was written {holds}"
+            assert contents.get(page) == holds, (
+                f"page {page:#x} holds {contents.get(page)}, and was written {holds}"
+            )
         for page, holds in contents.items():
             vma = self.space.vmas.get(page)
-            assert vma is None or self._exists(page, vma), f"page {page:#x} is past the end of its file, and committed"
+            assert vma is None or self._exists(page, vma), (
+                f"page {page:#x} is past the end of its file, and committed"
+            )
             if page not in self.holds and vma is not None and not vma.flags & VM_MAYSHARE:
                 assert holds == self._clean(vma), f"page {page:#x} should be new, and holds {holds}"
 

@@ -1,6 +1,8 @@
-"""Fuzzing of the importers: mutated lines of the corpus. `python -m tests.fuzz_import strace --minutes 10`.
+"""Fuzzing of the importers: mutated lines of the corpus. `python -m tests.fuzz_import strace
+--minutes 10`.
 
-No crash, no hang, no unbounded memory: each import must end, within seconds, with a trace or with an error for people.
+No crash, no hang, no unbounded memory: each import must end, within seconds, with a trace or with
+an error for people.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ def main() -> int:
 
     counts, slowest = for_seeds(options, make, check_one)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(f"{counts.total():,} logs, the slowest {slowest:.2f} s, at most {most} MiB, process {os.getpid()}")
+    print(
+        f"{counts.total():,} logs, the slowest {slowest:.2f} s, at most {most} MiB, process {os.getpid()}"
+    )
     return 0
 
 

@@ -1,9 +1,10 @@
 """Fuzzing of all verbs that read a log or a trace. `python -m tests.fuzz_verbs --minutes 10`.
 
-An input is a log of the corpus or a trace, damaged in some places. Of a trace either the bytes are damaged, which the
-checksums find, or its rows and its head, which are then written with right checksums: only the reader's own checks
-stand between them and the verbs. Every verb must end without a traceback, within 10 seconds of CPU time and 300 MiB of
-memory, and must not write control characters to a terminal.
+An input is a log of the corpus or a trace, damaged in some places. Of a trace either the bytes are
+damaged, which the checksums find, or its rows and its head, which are then written with right
+checksums: only the reader's own checks stand between them and the verbs. Every verb must end
+without a traceback, within 10 seconds of CPU time and 300 MiB of memory, and must not write control
+characters to a terminal.
 """
 
 from __future__ import annotations
@@ -36,14 +37,16 @@ from tests.fuzzing import Input, add_seeds, corpus, for_seeds, mutate
 from tests.tracer.lab import COMMAND, environment
 from tests.unit.traces import small
 
-#: CPU seconds and MiB that one verb may take. The memory includes 100 MiB of the interpreter and its libraries.
+#: CPU seconds and MiB that one verb may take. The memory includes 100 MiB of the interpreter and
+#: its libraries.
 SECONDS, MEMORY = 10, 300
 #: Wall-clock seconds after which a verb hangs, however busy the machine is.
 PATIENCE = 120
 #: Verbs that read neither a log nor a trace.
 RUNNING = {"run", "live", "doctor"}
 EVENTS = ("0", "3", "17", "@0", "@0.001", "mmap:1", "mprotect:2", "munmap:1", "brk:1", "clone:1")
-#: Verb -> what stands behind it, one of these for each input. TRACE is the trace, OUT a file that does not exist.
+#: Verb -> what stands behind it, one of these for each input. TRACE is the trace, OUT a file that
+#: does not exist.
 WORDS: dict[str, list[str]] = {
     "replay": [
         "TRACE", "--check TRACE", "--json - TRACE", "--host sgx2 TRACE",
@@ -109,7 +112,10 @@ def _damage(rows: list[PlainRow], chance: random.Random) -> None:
         rows[place] = tuple(row)
     elif what == 4:
         start = chance.choice(_EDGES)
-        row[17] = tuple((start + 8192 * n, start + 8192 * n + 4096, 0) for n in range(chance.choice((1, 2, 5000))))
+        row[17] = tuple(
+            (start + 8192 * n, start + 8192 * n + 4096, 0)
+            for n in range(chance.choice((1, 2, 5000)))
+        )
         row[17] = tuple(run for run in row[17] if run[1] >> 64 == 0)
         rows[place] = tuple(row)
     else:
@@ -125,7 +131,8 @@ def _damage(rows: list[PlainRow], chance: random.Random) -> None:
 
 
 def run_verb(words: list[str], output: Path) -> None:
-    """Runs a verb in a process of its own. Raises AssertionError where it does what no input may cause."""
+    """Runs a verb in a process of its own. Raises AssertionError where it does what no input may
+    cause."""
     pid = os.fork()
     if not pid:
         _be_verb(words, output)
@@ -137,7 +144,9 @@ def run_verb(words: list[str], output: Path) -> None:
     shown = text.decode("utf-8", "replace")[-3000:]
     assert code in (0, 1, 2, 70) and b"Traceback" not in text, f"{what}: {code}, {shown}"
     assert usage.ru_maxrss < MEMORY << 10, f"{what} took {usage.ru_maxrss >> 10} MiB"
-    assert not _CONTROL.search(text), f"{what} wrote control characters: {_CONTROL.search(text)}, {text[-2000:]!r}"
+    assert not _CONTROL.search(text), (
+        f"{what} wrote control characters: {_CONTROL.search(text)}, {text[-2000:]!r}"
+    )
 
 
 def _be_verb(words: list[str], output: Path) -> None:
@@ -190,7 +199,8 @@ def check(data: Input, where: Path, chance: random.Random) -> int:
 
 
 def bases(where: Path) -> list[str]:
-    """Traces to begin with: one of a program with all its stacks, one written row by row, and imported ones."""
+    """Traces to begin with: one of a program with all its stacks, one written row by row, and
+    imported ones."""
     recorded = str(where / "recorded.trace")
     program = ["sh", "-c", "true | true; (true); true"]
     words = [*COMMAND, "run", "--quiet", "--stacks", "all", "-o", recorded, "--", *program]
@@ -213,7 +223,9 @@ def maker(where: Path) -> Callable[[random.Random], Input]:
     def make(chance: random.Random) -> Input:
         kind = chance.choice([*IMPORTERS, "bytes", "rows", "rows"])
         if kind in IMPORTERS:
-            return kind, mutate(chance.choice(texts[kind]), chance.randrange, chance.randrange(1, 60))
+            return kind, mutate(
+                chance.choice(texts[kind]), chance.randrange, chance.randrange(1, 60)
+            )
         path = chance.choice(traces)
         if kind == "rows":
             return kind, damaged_rows(path, chance, where / "damaged.trace")
@@ -231,7 +243,8 @@ def _import_all() -> None:
 
 
 def main_loop(options: argparse.Namespace) -> tuple[Any, float, int]:
-    """Checks the inputs of `options`; returns their counts by kind, the most seconds of one, and the runs of verbs."""
+    """Checks the inputs of `options`; returns their counts by kind, the most seconds of one, and
+    the runs of verbs."""
     runs = 0
     seed = options.seed
 
@@ -256,7 +269,9 @@ def run_fuzzer() -> int:
     most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
     last = options.seed + counts.total() - 1
-    print(f"seeds {options.seed} to {last}: {kinds}; {runs:,} verbs, the slowest input {slowest:.1f} s, {most} MiB")
+    print(
+        f"seeds {options.seed} to {last}: {kinds}; {runs:,} verbs, the slowest input {slowest:.1f} s, {most} MiB"
+    )
     return 0
 
 

@@ -1,4 +1,5 @@
-"""What the two fuzzers share: the texts that they start from, the ways to damage them, and the loop over seeds."""
+"""What the two fuzzers share: the texts that they start from, the ways to damage them, and the loop
+over seeds."""
 
 from __future__ import annotations
 
@@ -70,7 +71,9 @@ def mutate(text: bytes, pick: Callable[[int], int], times: int) -> bytes:
 def add_seeds(parser: argparse.ArgumentParser) -> None:
     """Declares the options that `for_seeds` takes."""
     parser.add_argument("--minutes", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=int(time.time()), help="the first seed; each next one is 1 more")
+    parser.add_argument(
+        "--seed", type=int, default=int(time.time()), help="the first seed; each next one is 1 more"
+    )
     parser.add_argument("--count", type=int, help="stop after this many seeds")
 
 
@@ -79,12 +82,16 @@ Input = tuple[str, bytes]
 
 
 def for_seeds(
-    options: argparse.Namespace, make: Callable[[random.Random], Input], check: Callable[[Input, Path], None]
+    options: argparse.Namespace,
+    make: Callable[[random.Random], Input],
+    check: Callable[[Input, Path], None],
 ) -> tuple[Counter[str], float]:
-    """Makes an input from each seed and checks it in a directory, until the time or the count is reached.
+    """Makes an input from each seed and checks it in a directory, until the time or the count is
+    reached.
 
-    Returns how many inputs of each kind there were and the most seconds that one took. An input whose check raises is
-    kept in the temporary directory, as `fuzz-KIND-SEED`, and the exception is raised.
+    Returns how many inputs of each kind there were and the most seconds that one took. An input
+    whose check raises is kept in the temporary directory, as `fuzz-KIND-SEED`, and the exception is
+    raised.
     """
     until = time.monotonic() + 60 * options.minutes
     counts: Counter[str] = Counter()

@@ -1,8 +1,9 @@
-"""Writes logs as Gramine and Graphene write them, from calls: the counterpart of the importer, and independent of it.
+"""Writes logs as Gramine and Graphene write them, from calls: the counterpart of the importer, and
+independent of it.
 
-The format is the documented one of Gramine's system call printer (libos_parser.c, utils/log.c): `%p` prints 0 for
-NULL, pointers come back as addresses or as a decimal errno, other results as 0x%lx or as a negative decimal, bodies
-go through a buffer of 256 bytes.
+The format is the documented one of Gramine's system call printer (libos_parser.c, utils/log.c):
+`%p` prints 0 for NULL, pointers come back as addresses or as a decimal errno, other results as
+0x%lx or as a negative decimal, bodies go through a buffer of 256 bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ BUFFER = 256
 
 @dataclass(frozen=True)
 class Variant:
-    """How a log is written. `front` is one of "", docker, kubectl, journald, klog; `bracket` one of full, capped."""
+    """How a log is written. `front` is one of "", docker, kubectl, journald, klog; `bracket` one of
+    full, capped."""
 
     source: bool = True
     shim: bool = False
@@ -67,7 +69,8 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Step:
-    """One call of a thread: its six arguments and result; `text` is a path, `argv` what an execve is given."""
+    """One call of a thread: its six arguments and result; `text` is a path, `argv` what an execve
+    is given."""
 
     name: str
     args: tuple[int, ...] = ()
@@ -83,7 +86,13 @@ def steps(records: Iterable[Record]) -> Iterator[Step]:
     for record in records:
         if isinstance(record, Exit):
             whole = record.pid == record.tid
-            yield Step("exit_group" if whole else "exit", (record.status >> 8,), None, record.pid, record.tid)
+            yield Step(
+                "exit_group" if whole else "exit",
+                (record.status >> 8,),
+                None,
+                record.pid,
+                record.tid,
+            )
         if not isinstance(record, Call):
             continue
         where = {"pid": record.pid, "tid": record.tid}
@@ -93,7 +102,12 @@ def steps(records: Iterable[Record]) -> Iterator[Step]:
             yield Step("close", (record.args[4],), 0, **where)
         elif record.call == "execve":
             yield Step(
-                "execve", (), None if record.result == 0 else record.result, text=record.path, argv=("x",), **where
+                "execve",
+                (),
+                None if record.result == 0 else record.result,
+                text=record.path,
+                argv=("x",),
+                **where,
             )
         else:
             yield Step(record.call, record.args, record.result, **where)
@@ -106,14 +120,16 @@ def log(calls: Iterable[Step], variant: Variant = Variant()) -> bytes:
 
 
 class Lines:
-    """Lines of one log. `begin` and `end` can be called apart, with other threads' lines between."""
+    """Lines of one log. `begin` and `end` can be called apart, with other threads' lines
+    between."""
 
     def __init__(self, variant: Variant) -> None:
         self.variant = variant
         self._number = 0
 
     def begin(self, step: Step) -> bytes:
-        """The line that a slow call is announced with; nothing for a fast one, which is shown when it is done."""
+        """The line that a slow call is announced with; nothing for a fast one, which is shown when
+        it is done."""
         if step.name in SLOW:
             return self.trace(step, f"{self._name(step)}({self._args(step)}) ...")
         return b""
@@ -163,7 +179,8 @@ class Lines:
 
 
 def front(style: str, number: int) -> str:
-    """What stands before line `number`, which is written that many milliseconds after the first moment of 2024."""
+    """What stands before line `number`, which is written that many milliseconds after the first
+    moment of 2024."""
     at = datetime.datetime(2024, 1, 1) + datetime.timedelta(milliseconds=number)
     if style == "docker":
         return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond * 1000:09}Z "

@@ -1,6 +1,7 @@
-"""Makes the picture of docs/live.md: runs a program under the view of `laconic live`, without a terminal, for a while.
+"""Makes the picture of docs/live.md: runs a program under the view of `laconic live`, without a
+terminal, for a while.
 
-    tools/live_picture.py [-o docs/pictures/live.svg] [--seconds 4] [--size 110x32] -- CMD [ARG ...]
+tools/live_picture.py [-o docs/pictures/live.svg] [--seconds 4] [--size 110x32] -- CMD [ARG ...]
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ async def picture(app: LiveApp, size: tuple[int, int], seconds: float) -> str:
         app.beat()
         await pilot.pause(0.1)
         drawn = app.export_screenshot(title=app.TITLE)
-    # A page shows a picture without what that would fetch: the fonts that a reader has serve as well.
+    # A page shows a picture without what that would fetch: the fonts that a reader has serve as
+    # well.
     return re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL)
 
 

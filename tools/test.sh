@@ -8,5 +8,6 @@ case " $* " in *slow*) lists="$lists tests/apps/packages-slow.txt" ;; esac
 need $(sed 's/#.*//' $lists)
 environment -e '.[test]'
 .venv/bin/ruff check
+.venv/bin/ruff format --check
 .venv/bin/mypy
 exec .venv/bin/python -m pytest -n auto -rs "$@"

@@ -1,4 +1,5 @@
-"""Runs the commands of docs/tutorial.md in an empty directory and writes what they print into the page."""
+"""Runs the commands of docs/tutorial.md in an empty directory and writes what they print into the
+page."""
 
 from __future__ import annotations
 
@@ -19,7 +20,10 @@ def main() -> None:
     """Fills every section of the page."""
     sections: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as place:
-        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }
 
         def show(section: str, *commands: str, status: int = 0) -> None:
             for command in commands:
@@ -32,9 +36,15 @@ def main() -> None:
                 printed = done.stdout.replace(place, ".").rstrip()
                 sections.setdefault(section, []).append(f"$ {command}\n{printed}".rstrip())
 
-        (Path(place) / "per_page.c").write_text(SOURCE.read_text(encoding="ascii"), encoding="ascii")
+        (Path(place) / "per_page.c").write_text(
+            SOURCE.read_text(encoding="ascii"), encoding="ascii"
+        )
         show("source", "sed -n 21,25p per_page.c")
-        show("run", "gcc -g -O2 -o per_page per_page.c", "laconic run -o slow.trace --stacks all -- ./per_page")
+        show(
+            "run",
+            "gcc -g -O2 -o per_page per_page.c",
+            "laconic run -o slow.trace --stacks all -- ./per_page",
+        )
         show("callers", "laconic callers slow.trace")
         found = subprocess.run(
             ["laconic", "callers", "slow.trace", "--json", "-"], cwd=place, env=environment, check=True,
@@ -53,7 +63,9 @@ def main() -> None:
     for section, texts in sections.items():
         text = "```console\n" + "\n".join(texts) + "\n```"
         pattern = re.compile(rf"(<!-- begin: {section} -->\n).*?(<!-- end -->)", re.DOTALL)
-        page, count = pattern.subn(lambda match, text=text: f"{match[1]}\n{text}\n\n{match[2]}", page)
+        page, count = pattern.subn(
+            lambda match, text=text: f"{match[1]}\n{text}\n\n{match[2]}", page
+        )
         if count != 1:
             raise SystemExit(f"docs/tutorial.md has {count} sections {section!r}: it must have one")
     PAGE.write_text(page, encoding="utf-8")

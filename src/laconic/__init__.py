@@ -1,6 +1,7 @@
 """Laconic: a library OS memory subsystem that calls its host only when something changes.
 
-The public API. Its names are imported when they are first used, so that the command line starts quickly.
+The public API. Its names are imported when they are first used, so that the command line starts
+quickly.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""What goes wrong in ways that a user can cure. Every message says what was wrong, with the value, and the cure."""
+"""What goes wrong in ways that a user can cure. Every message says what was wrong, with the value,
+and the cure."""
 
 from __future__ import annotations
 
 
 class LaconicError(Exception):
-    """An error for people: printed as one line, never as a traceback. `exit_code` is the command's."""
+    """An error for people: printed as one line, never as a traceback. `exit_code` is the
+    command's."""
 
     exit_code = 2
 

@@ -1,7 +1,8 @@
-"""The pytest plug-in: the fixture `laconic`, whose `run` gives a program's figures, and the marker `laconic`, which
-holds every such run of a test to limits. docs/ci.md shows both.
+"""The pytest plug-in: the fixture `laconic`, whose `run` gives a program's figures, and the marker
+`laconic`, which holds every such run of a test to limits. docs/ci.md shows both.
 
-Every pytest run of an environment imports this module: all else is imported when the fixture is used.
+Every pytest run of an environment imports this module: all else is imported when the fixture is
+used.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ if TYPE_CHECKING:
     from laconic.analysis.suppressions import Suppression
     from laconic.trace.stacks import Stacks
 
-_MARKER = "laconic(max_redundant=None, max_host_calls=None, baseline=None, tolerance=0): hold every laconic.run of the \
+_MARKER = (
+    "laconic(max_redundant=None, max_host_calls=None, baseline=None, tolerance=0): hold every laconic.run of the \
 test to limits, as `laconic check` does"
+)
 _KEYS = ("max_redundant", "max_host_calls", "baseline", "tolerance")
 
 
 class Site(NamedTuple):
-    """A place in a program: `asked` calls were made there, of which `redundant` changed nothing; `said` host calls."""
+    """A place in a program: `asked` calls were made there, of which `redundant` changed nothing;
+    `said` host calls."""
 
     call: str
     function: str
@@ -40,10 +44,12 @@ class Site(NamedTuple):
 
 
 class Result:
-    """What a program did. `asked` memory calls were made, `said` host calls for them; `elided` needed none.
+    """What a program did. `asked` memory calls were made, `said` host calls for them; `elided`
+    needed none.
 
-    `redundant` are the elided ones without those that are suppressed (`laconic.toml` in pytest's root directory, and
-    what ld.so and the C library do in every program). `trace` is the path of the recording, for `laconic callers`.
+    `redundant` are the elided ones without those that are suppressed (`laconic.toml` in pytest's
+    root directory, and what ld.so and the C library do in every program). `trace` is the path of
+    the recording, for `laconic callers`.
     """
 
     def __init__(
@@ -72,14 +78,17 @@ class Result:
 
     @property
     def sites(self) -> list[Site]:
-        """Where the calls are made, the most redundant ones first. Suppressed sites are left out."""
+        """Where the calls are made, the most redundant ones first. Suppressed sites are left
+        out."""
         found = [
-            Site(*key, tally.redundant, tally.asked, tally.said) for key, tally in (self._read[0].sites or {}).items()
+            Site(*key, tally.redundant, tally.asked, tally.said)
+            for key, tally in (self._read[0].sites or {}).items()
         ]
         return sorted(found, key=lambda site: (-site.redundant, -site.asked, site))
 
     def failures(self, limits: Limits) -> str:
-        """What of `limits` was not kept, with the offenders, as `laconic check` says it; "" where all was."""
+        """What of `limits` was not kept, with the offenders, as `laconic check` says it; "" where
+        all was."""
         from laconic.analysis.check import check
         from laconic.report.check import as_text
 
@@ -119,18 +128,20 @@ class Runner:
         cwd: str | os.PathLike[str] | None = None,
         timeout: float | None = None,
     ) -> Result:
-        """Runs a program on Laconic's bookkeeping and records it; `env` is added to the environment, `timeout` is in
-        seconds. A program that fails is no error: see `exit_status`.
+        """Runs a program on Laconic's bookkeeping and records it; `env` is added to the
+        environment, `timeout` is in seconds. A program that fails is no error: see `exit_status`.
 
-        Raises LaconicError where it cannot be run, subprocess.TimeoutExpired. Fails the test where the marker's limits
-        are not kept.
+        Raises LaconicError where it cannot be run, subprocess.TimeoutExpired. Fails the test where
+        the marker's limits are not kept.
         """
         import json
 
         from laconic.errors import LaconicError
 
         if isinstance(command, str):
-            raise LaconicError(f"{command!r} is one text: give a list, as in laconic.run(['python3', '-V'])")
+            raise LaconicError(
+                f"{command!r} is one text: give a list, as in laconic.run(['python3', '-V'])"
+            )
         self._runs += 1
         trace, figures = (self._directory / f"{self._runs}.{kind}" for kind in ("trace", "json"))
         words = [os.fspath(word) for word in command]
@@ -147,9 +158,15 @@ class Runner:
             errors="surrogateescape",
             check=False,
         )  # fmt: skip
-        text = figures.read_text(encoding="utf-8", errors="surrogateescape") if figures.exists() else ""
+        text = (
+            figures.read_text(encoding="utf-8", errors="surrogateescape")
+            if figures.exists()
+            else ""
+        )
         if not text:
-            raise LaconicError(done.stderr.strip().removeprefix("laconic: ") or f"exit status {done.returncode}")
+            raise LaconicError(
+                done.stderr.strip().removeprefix("laconic: ") or f"exit status {done.returncode}"
+            )
         result = Result(words, done, json.loads(text), str(trace), self._suppressions())
         if self.limits is not None:
             failures = result.failures(self.limits)
@@ -170,9 +187,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """A marker holds nothing without the fixture: that is said, since such a test would pass whatever happens."""
+    """A marker holds nothing without the fixture: that is said, since such a test would pass
+    whatever happens."""
     if item.get_closest_marker("laconic") and "laconic" not in getattr(item, "fixturenames", ()):
-        pytest.fail("the marker laconic has no effect without the fixture: add the argument `laconic`", pytrace=False)
+        pytest.fail(
+            "the marker laconic has no effect without the fixture: add the argument `laconic`",
+            pytrace=False,
+        )
 
 
 @pytest.fixture
@@ -192,13 +213,18 @@ def _limits(request: pytest.FixtureRequest) -> Limits | None:
 
     unknown = [*map(repr, marker.args), *(key for key in marker.kwargs if key not in _KEYS)]
     if unknown:
-        pytest.fail(f"the marker laconic has no {', '.join(unknown)}: choose from {', '.join(_KEYS)}", pytrace=False)
+        pytest.fail(
+            f"the marker laconic has no {', '.join(unknown)}: choose from {', '.join(_KEYS)}",
+            pytrace=False,
+        )
     given = {key: value for key, value in marker.kwargs.items() if value is not None}
     try:
         redundant, tolerance = (given.get(key) for key in ("max_redundant", "tolerance"))
         host_calls = given.get("max_host_calls")
         if host_calls is not None and (not isinstance(host_calls, int) or host_calls < 0):
-            raise ValueError(f"max_host_calls={host_calls!r} is no number of host calls: name 0 or more")
+            raise ValueError(
+                f"max_host_calls={host_calls!r} is no number of host calls: name 0 or more"
+            )
         return Limits(
             None if redundant is None else parse_limit(redundant),
             host_calls,

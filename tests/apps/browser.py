@@ -1,4 +1,5 @@
-"""Headless Chromium, driven by the DevTools protocol over a pair of pipes: no driver, no port, nothing to download."""
+"""Headless Chromium, driven by the DevTools protocol over a pair of pipes: no driver, no port,
+nothing to download."""
 
 from __future__ import annotations
 
@@ -16,8 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-#: Seconds that an answer of the browser may take: machines that do much else at the same time are slow.
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+#: Seconds that an answer of the browser may take: machines that do much else at the same time are
+#: slow.
 PATIENCE = 60.0
 #: What Chromium itself asks for is not asked; what a page asks for is seen.
 _OPTIONS = (
@@ -33,8 +37,8 @@ class BrowserError(Exception):
 
 
 class Browser:
-    """One browser with one page. `errors` are the messages of its console and its exceptions, `requests` the addresses
-    that the page asked for."""
+    """One browser with one page. `errors` are the messages of its console and its exceptions,
+    `requests` the addresses that the page asked for."""
 
     def __init__(self, home: str) -> None:
         assert CHROMIUM is not None
@@ -46,7 +50,11 @@ class Browser:
             for fd, place in zip(high, (3, 4), strict=True):
                 os.dup2(fd, place)
 
-        options = [*_OPTIONS, f"--user-data-dir={home}", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+        options = [
+            *_OPTIONS,
+            f"--user-data-dir={home}",
+            *(["--no-sandbox"] if os.geteuid() == 0 else []),
+        ]
         self.process = subprocess.Popen(
             [CHROMIUM, *options, "about:blank"], preexec_fn=connect, pass_fds=(3, 4), stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "HOME": home},
@@ -115,9 +123,15 @@ class Browser:
                 self.requests.append(params["request"]["url"])
             case "Runtime.exceptionThrown":
                 details = params["exceptionDetails"]
-                self.errors.append(details.get("exception", {}).get("description") or details["text"])
+                self.errors.append(
+                    details.get("exception", {}).get("description") or details["text"]
+                )
             case "Runtime.consoleAPICalled":
-                self.errors.append(" ".join(str(each.get("value", each.get("description"))) for each in params["args"]))
+                self.errors.append(
+                    " ".join(
+                        str(each.get("value", each.get("description"))) for each in params["args"]
+                    )
+                )
             case "Log.entryAdded":
                 self.errors.append(params["entry"]["text"])
 
@@ -137,7 +151,11 @@ class Browser:
     def size(self, width: int, height: int = 900) -> None:
         """Makes the window so large."""
         self.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
         )
 
     def dark(self, dark: bool) -> None:
@@ -146,10 +164,15 @@ class Browser:
         self.send("Emulation.setEmulatedMedia", features=features)
 
     def run(self, expression: str) -> Any:
-        """The value of a JavaScript expression; a promise is waited for. Raises BrowserError for an exception."""
-        result = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        """The value of a JavaScript expression; a promise is waited for. Raises BrowserError for an
+        exception."""
+        result = self.send(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         if "exceptionDetails" in result:
-            raise BrowserError(result["exceptionDetails"].get("exception", {}).get("description", expression))
+            raise BrowserError(
+                result["exceptionDetails"].get("exception", {}).get("description", expression)
+            )
         return result["result"].get("value")
 
     def wait(self, expression: str) -> None:
@@ -183,19 +206,31 @@ class Browser:
     def press(self, key: str) -> None:
         """Presses a key in what has the focus."""
         text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
-        codes = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Tab": 9}
+        codes = {
+            "Enter": 13,
+            "Escape": 27,
+            "ArrowLeft": 37,
+            "ArrowUp": 38,
+            "ArrowRight": 39,
+            "ArrowDown": 40,
+            "Tab": 9,
+        }
         about = {"key": key, "windowsVirtualKeyCode": codes.get(key, ord(key[0].upper()))}
         self.send("Input.dispatchKeyEvent", type="keyDown", text=text, **about)
         self.send("Input.dispatchKeyEvent", type="keyUp", **about)
 
     def type(self, selector: str, text: str) -> None:
         """Types into a field, in the place of what is there."""
-        self.run(f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.focus(); e.select(); }})()")
+        self.run(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.focus(); e.select(); }})()"
+        )
         if text:
             self.send("Input.insertText", text=text)
         else:
             self.run(f"document.querySelector({json.dumps(selector)}).value = ''")
-            self.run(f"document.querySelector({json.dumps(selector)}).dispatchEvent(new Event('input'))")
+            self.run(
+                f"document.querySelector({json.dumps(selector)}).dispatchEvent(new Event('input'))"
+            )
 
     def choose(self, selector: str, value: str) -> None:
         """Chooses an option of a list."""
@@ -209,14 +244,24 @@ class Browser:
         options: dict[str, Any] = {"captureBeyondViewport": True} if whole else {}
         if whole:
             size = self.send("Page.getLayoutMetrics")["cssContentSize"]
-            options["clip"] = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
-        return base64.b64decode(self.send("Page.captureScreenshot", format="png", **options)["data"])
+            options["clip"] = {
+                "x": 0,
+                "y": 0,
+                "width": size["width"],
+                "height": size["height"],
+                "scale": 1,
+            }
+        return base64.b64decode(
+            self.send("Page.captureScreenshot", format="png", **options)["data"]
+        )
 
 
 @contextlib.contextmanager
 def browser() -> Iterator[Browser]:
     """A browser, in a home of its own that is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="laconic-chromium-", ignore_cleanup_errors=True) as home:
+    with tempfile.TemporaryDirectory(
+        prefix="laconic-chromium-", ignore_cleanup_errors=True
+    ) as home:
         made = Browser(home)
         try:
             yield made

@@ -1,6 +1,8 @@
-"""Run a workload natively or under a wrapper, in a fresh directory, and make sure that nothing stays behind.
+"""Run a workload natively or under a wrapper, in a fresh directory, and make sure that nothing
+stays behind.
 
-As a program it lists the workloads and runs them natively: `python tests/apps/harness.py [--list] [NAME...]`.
+As a program it lists the workloads and runs them natively: `python tests/apps/harness.py [--list]
+[NAME...]`.
 """
 
 import argparse
@@ -52,7 +54,9 @@ class Place:
         self.work = top / "work"
         shutil.copytree(PROGRAMS, self.built)
         for command in workload.prepare:
-            subprocess.run(command, cwd=self.built, env=environment(), stdin=subprocess.DEVNULL, check=True)
+            subprocess.run(
+                command, cwd=self.built, env=environment(), stdin=subprocess.DEVNULL, check=True
+            )
 
     def run(self, wrapper: Sequence[str] = ()) -> Outcome:
         """Run the command in a fresh copy, behind the words of a wrapper if there are any."""
@@ -61,7 +65,11 @@ class Place:
         if self.workload.prefix():
             shutil.chown(self.work, self.workload.user)
         port = str(free_port())
-        command = [*wrapper, *self.workload.prefix(), *(word.format(port=port) for word in self.workload.command)]
+        command = [
+            *wrapper,
+            *self.workload.prefix(),
+            *(word.format(port=port) for word in self.workload.command),
+        ]
         output, errors = self.top / "stdout", self.top / "stderr"
         started = time.monotonic()
         with output.open("wb") as stdout, errors.open("wb") as stderr:
@@ -82,7 +90,10 @@ class Place:
                 process.wait()
         seconds = time.monotonic() - started
         left = self.sweep(0.0 if status is None else 3.0)
-        seen = [self.workload.normalise(path.read_text(errors="backslashreplace")) for path in (output, errors)]
+        seen = [
+            self.workload.normalise(path.read_text(errors="backslashreplace"))
+            for path in (output, errors)
+        ]
         outcome = Outcome(-1 if status is None else status, seen[0], seen[1], seconds)
         if status is None:
             raise Misbehaved(command, f"did not end in {self.workload.limit} seconds", outcome)
@@ -105,7 +116,8 @@ class Place:
         return left
 
     def processes(self) -> list[int]:
-        """Return the processes whose working directory is in this place: they are ours, whatever their parent."""
+        """Return the processes whose working directory is in this place: they are ours, whatever
+        their parent."""
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -120,7 +132,8 @@ class Place:
 
 @contextmanager
 def place(workload: Workload) -> Iterator[Place]:
-    """Build a workload in a temporary directory that other users can enter, and remove it at the end."""
+    """Build a workload in a temporary directory that other users can enter, and remove it at the
+    end."""
     with tempfile.TemporaryDirectory(prefix="laconic-") as name:
         top = Path(name).resolve()
         top.chmod(0o755)
@@ -128,10 +141,13 @@ def place(workload: Workload) -> Iterator[Place]:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of every run: this one, with a fixed locale and what finds servers and Laconic."""
+    """Return the environment of every run: this one, with a fixed locale and what finds servers and
+    Laconic."""
     result = dict(os.environ)
     result.update(LC_ALL="C", TZ="UTC", PATH=SEARCH)
-    result["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SOURCES), os.environ.get("PYTHONPATH")]))
+    result["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(SOURCES), os.environ.get("PYTHONPATH")])
+    )
     return result
 
 
@@ -146,9 +162,13 @@ def main() -> int:
     """Run workloads natively, twice each, and report their time and whether both runs agree."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="workloads to run (all of them)")
-    parser.add_argument("--list", action="store_true", help="only list the workloads and what they lack")
+    parser.add_argument(
+        "--list", action="store_true", help="only list the workloads and what they lack"
+    )
     options = parser.parse_args()
-    chosen = [workload for workload in WORKLOADS if not options.names or workload.name in options.names]
+    chosen = [
+        workload for workload in WORKLOADS if not options.names or workload.name in options.names
+    ]
     differing = 0
     for workload in chosen:
         label = f"{workload.name:20} {'slow' if workload.slow else '':5}"
@@ -160,7 +180,11 @@ def main() -> int:
         same = first.visible() == second.visible()
         differing += not same
         note = "" if same else f"DIFFERENT: {first} {second}"
-        print(label, f"{first.seconds:6.2f} s, {second.seconds:6.2f} s, status {first.status:3} {note}", flush=True)
+        print(
+            label,
+            f"{first.seconds:6.2f} s, {second.seconds:6.2f} s, status {first.status:3} {note}",
+            flush=True,
+        )
     return int(differing > 0)
 
 

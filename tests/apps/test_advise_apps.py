@@ -1,4 +1,5 @@
-"""Advice for real programs: its figures are what the trace says, counted here in another way; settings that help."""
+"""Advice for real programs: its figures are what the trace says, counted here in another way;
+settings that help."""
 
 from __future__ import annotations
 
@@ -108,7 +109,9 @@ PROGRAMS = {
 def laconic(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Runs `laconic WORDS`."""
     command = [sys.executable, "-m", "laconic", *words]
-    done = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=300
+    )
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode == 0, done.stderr
     return done
@@ -135,7 +138,8 @@ def advice(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "java" else name for name in PROGRAMS]
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name == "java" else name for name in PROGRAMS],
 )
 def test_figures_are_the_trace_s(name: str, tmp_path: Path) -> None:
     """Peaks of mappings, threads, stack and heap, and what is mapped MAP_NORESERVE."""
@@ -168,9 +172,15 @@ def walk(path: str) -> dict[str, int]:
     def look(number: int, time: int) -> bool:
         for mm in engine.processes.values():
             entries = list(mm.space.vmas) if mm.space is not None else []
-            own = [(end - start, vma.flags) for start, end, vma in entries if not vma.flags & (VM_IO | VM_PFNMAP)]
+            own = [
+                (end - start, vma.flags)
+                for start, end, vma in entries
+                if not vma.flags & (VM_IO | VM_PFNMAP)
+            ]
             most["mapped"] = max(most["mapped"], sum(size for size, _ in own))
-            most["stack"] = max(most["stack"], sum(size for size, flags in own if flags & VM_GROWSDOWN))
+            most["stack"] = max(
+                most["stack"], sum(size for size, flags in own if flags & VM_GROWSDOWN)
+            )
         return False
 
     engine.run(look)
@@ -184,7 +194,12 @@ def threads(path: str) -> int:
     for each in Trace(path):
         if isinstance(each, Program):
             alive[each.pid] = 1
-        elif isinstance(each, Call) and each.call.startswith("clone") and each.args[0] & 0x10000 and each.result:
+        elif (
+            isinstance(each, Call)
+            and each.call.startswith("clone")
+            and each.args[0] & 0x10000
+            and each.result
+        ):
             alive[each.pid] += each.result > 0
         elif isinstance(each, Exit):
             alive[each.pid] -= 1
@@ -208,8 +223,14 @@ def heap(path: str) -> int:
 
 def reserved(path: str) -> int:
     """Bytes mapped MAP_NORESERVE and anonymous, where there was nothing before."""
-    calls = [each for each in Trace(path) if isinstance(each, Call) and each.call == "mmap" and (each.result or -1) > 0]
-    lazy = [each for each in calls if each.args[3] & 0x4020 == 0x4020 and not each.args[3] & MAP_FIXED]
+    calls = [
+        each
+        for each in Trace(path)
+        if isinstance(each, Call) and each.call == "mmap" and (each.result or -1) > 0
+    ]
+    lazy = [
+        each for each in calls if each.args[3] & 0x4020 == 0x4020 and not each.args[3] & MAP_FIXED
+    ]
     return sum(-(-each.args[1] // 4096) * 4096 for each in lazy)
 
 
@@ -234,26 +255,35 @@ def middle(figures: dict[str, Any], strategy: str, thing: str) -> float:
     return float(span["low"] + span["high"]) / 2
 
 
-def improved(before: dict[str, Any], each: dict[str, Any], strategy: str, thing: str) -> Callable[[float], bool]:
+def improved(
+    before: dict[str, Any], each: dict[str, Any], strategy: str, thing: str
+) -> Callable[[float], bool]:
     """True where the figure fell to less than this part of what it was."""
-    return lambda part: middle(each["after"], strategy, thing) < part * middle(before, strategy, thing)
+    return lambda part: (
+        middle(each["after"], strategy, thing) < part * middle(before, strategy, thing)
+    )
 
 
 def test_arenas_that_are_tried(tmp_path: Path) -> None:
-    """Eight threads have eight arenas; with one there is less to map, and without EXINFO far less to commit.
+    """Eight threads have eight arenas; with one there is less to map, and without EXINFO far less
+    to commit.
 
     Followed together with sys.brk.max_size: the heap that all share fits.
     """
     before, found = tried(tmp_path, compiled(ARENAS, tmp_path))
     arenas = found["MALLOC_ARENA_MAX"]
     assert arenas["figures"]["arenas"] == 8
-    assert arenas["after"]["peak_mapped"] < found["sgx.enclave_size"]["figures"]["peak_mapped"] - (400 << 20)
+    assert arenas["after"]["peak_mapped"] < found["sgx.enclave_size"]["figures"]["peak_mapped"] - (
+        400 << 20
+    )
     assert improved(before, arenas, "every-call, no EXINFO", "cycles")(0.5)
     assert arenas["after"]["exit_status"] == before["unchanged"]["after"]["exit_status"] == 0
     assert not any("is too small" in said for said in arenas["after"]["differences"])
     env = {
         **environment(),
-        **dict(line.removeprefix("loader.env.").split(" = ") for line in arenas["line"].split("\n")),
+        **dict(
+            line.removeprefix("loader.env.").split(" = ") for line in arenas["line"].split("\n")
+        ),
     }
     env = {name: value.strip('"') for name, value in env.items()}
     words = [sys.executable, "-m", "laconic", "run", "--quiet", "-o", "b.trace", "--", "./program"]
@@ -279,9 +309,18 @@ def test_java_s_flags_that_are_tried(tmp_path: Path) -> None:
     (tmp_path / "Small.java").write_text(JAVA)
     before, found = tried(tmp_path, "java", "-XX:+UseParallelGC", "-Xms64m", "Small.java")
     # A JVM with two collectors, or with -Xms above -Xmx, does not start.
-    assert found["-XX:+UseSerialGC"]["after"]["exit_status"] == before["together"]["after"]["exit_status"] == 0
-    assert before["together"]["after"]["peak_mapped"] < found["sgx.enclave_size"]["figures"]["peak_mapped"] // 2
-    limits = [each for name, each in found.items() if name.startswith(("-Xmx", "-XX:CompressedClass"))]
+    assert (
+        found["-XX:+UseSerialGC"]["after"]["exit_status"]
+        == before["together"]["after"]["exit_status"]
+        == 0
+    )
+    assert (
+        before["together"]["after"]["peak_mapped"]
+        < found["sgx.enclave_size"]["figures"]["peak_mapped"] // 2
+    )
+    limits = [
+        each for name, each in found.items() if name.startswith(("-Xmx", "-XX:CompressedClass"))
+    ]
     if not limits:
         pytest.skip("this machine's memory is so small that the JVM reserves little")
     mapped = found["sgx.enclave_size"]["figures"]["peak_mapped"]
@@ -299,16 +338,26 @@ def test_a_flag_of_a_program_that_another_starts(tmp_path: Path) -> None:
     _, found = tried(tmp_path, "sh", "-c", f'node -e "{script}"; true')
     flags = [each for name, each in found.items() if name.startswith("--")]
     assert flags
-    assert all(each["after"] is None and "does not begin with node" in each["not_tried"] for each in flags)
+    assert all(
+        each["after"] is None and "does not begin with node" in each["not_tried"] for each in flags
+    )
 
 
 @pytest.mark.slow
 def test_go_that_gives_memory_back(tmp_path: Path) -> None:
-    """Recognised by its heap. With MADV_FREE in the place of MADV_DONTNEED its pages need not be zeroed."""
+    """Recognised by its heap. With MADV_FREE in the place of MADV_DONTNEED its pages need not be
+    zeroed."""
     needs("go")
     (tmp_path / "program.go").write_text(GO)
-    env = {**environment(), "GO111MODULE": "off", "GOCACHE": str(tmp_path / "cache"), "CGO_ENABLED": "0"}
-    subprocess.run(["go", "build", "-o", "program", "program.go"], cwd=tmp_path, env=env, check=True)
+    env = {
+        **environment(),
+        "GO111MODULE": "off",
+        "GOCACHE": str(tmp_path / "cache"),
+        "CGO_ENABLED": "0",
+    }
+    subprocess.run(
+        ["go", "build", "-o", "program", "program.go"], cwd=tmp_path, env=env, check=True
+    )
     before, found = tried(tmp_path, "./program")
     free = found["GODEBUG"]
     assert free["figures"]["discards"] > 100

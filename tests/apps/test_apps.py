@@ -1,4 +1,5 @@
-"""Real programs behave under Laconic as they do natively, and the host hears only of what changes."""
+"""Real programs behave under Laconic as they do natively, and the host hears only of what
+changes."""
 
 import json
 import sys
@@ -35,7 +36,8 @@ def available(workload: Workload) -> Iterator[Place]:
 
 
 def under_laconic(here: Place) -> tuple[Outcome, dict[str, Any]]:
-    """Run a workload under Laconic with every call verified, and return its outcome and Laconic's report."""
+    """Run a workload under Laconic with every call verified, and return its outcome and Laconic's
+    report."""
     path, recording = here.top / "report.json", here.top / "a.trace"
     options = ("--quiet", "--verify", "call", "--json", str(path), "-o", str(recording), "--force")
     outcome = here.run((sys.executable, "-m", "laconic", "run", *options, "--"))
@@ -46,7 +48,8 @@ def under_laconic(here: Place) -> tuple[Outcome, dict[str, Any]]:
 
 
 def replays_to(recording: Path, report: dict[str, Any]) -> None:
-    """Replay a trace, and assert that it comes to the figures of the run to the last unit, and to every result."""
+    """Replay a trace, and assert that it comes to the figures of the run to the last unit, and to
+    every result."""
     trace = Trace(str(recording))
     replayed = as_json(trace, replay(trace, check=True))
     assert replayed["trace"]["loss"] == []
@@ -56,7 +59,8 @@ def replays_to(recording: Path, report: dict[str, Any]) -> None:
 
 
 def compare(here: Place) -> dict[str, Any]:
-    """Run a workload natively and under Laconic, assert that nobody can tell, and return Laconic's report."""
+    """Run a workload natively and under Laconic, assert that nobody can tell, and return Laconic's
+    report."""
     native = here.run()
     traced, report = under_laconic(here)
     assert traced.visible() == native.visible()
@@ -76,10 +80,14 @@ def calls(report: dict[str, Any], name: str, field: str) -> int:
 
 @pytest.mark.parametrize(
     "workload",
-    [pytest.param(each, id=each.name, marks=[pytest.mark.slow] if each.slow else []) for each in WORKLOADS],
+    [
+        pytest.param(each, id=each.name, marks=[pytest.mark.slow] if each.slow else [])
+        for each in WORKLOADS
+    ],
 )
 def test_same_as_native(workload: Workload) -> None:
-    """Output and exit status are the native ones, no bookkeeping is wrong, and work is saved where it must be."""
+    """Output and exit status are the native ones, no bookkeeping is wrong, and work is saved where
+    it must be."""
     with available(workload) as here:
         report = compare(here)
     if workload.elides:
@@ -105,6 +113,7 @@ def test_protection_of_a_region_is_told_for_one_page() -> None:
 
 
 def test_mapping_over_written_memory_is_told() -> None:
-    """A mapping over one of equal attributes brings fresh contents, so it may be elided only while untouched."""
+    """A mapping over one of equal attributes brings fresh contents, so it may be elided only while
+    untouched."""
     with available(compiled("remap_trap")) as here:
         compare(here)

@@ -1,4 +1,5 @@
-"""Real programs through `laconic compare -- CMD`: theirs stays theirs, and the strategies stand in their order."""
+"""Real programs through `laconic compare -- CMD`: theirs stays theirs, and the strategies stand in
+their order."""
 
 import json
 import sys
@@ -14,9 +15,14 @@ from laconic.trace.reader import Trace
 CHOSEN = ("python3", "gcc", "python3-numpy")
 
 
-@pytest.mark.parametrize("workload", [pytest.param(each, id=each.name) for each in WORKLOADS if each.name in CHOSEN])
-def test_output_and_status_are_untouched_and_figures_are_whole(workload: Workload, tmp_path: Path) -> None:
-    """Sums of processes and calls are the totals, the bound is below all, and laconic is not above every-call."""
+@pytest.mark.parametrize(
+    "workload", [pytest.param(each, id=each.name) for each in WORKLOADS if each.name in CHOSEN]
+)
+def test_output_and_status_are_untouched_and_figures_are_whole(
+    workload: Workload, tmp_path: Path
+) -> None:
+    """Sums of processes and calls are the totals, the bound is below all, and laconic is not above
+    every-call."""
     if reason := workload.missing():
         pytest.skip(reason)
     figures, kept = tmp_path / "figures.json", tmp_path / "kept.trace"
@@ -34,13 +40,20 @@ def test_output_and_status_are_untouched_and_figures_are_whole(workload: Workloa
             continue
         for thing, count in each["counts"].items():
             if not thing.endswith("epc_pages"):
-                assert count == sum(call[name]["counts"][thing] for call in report["calls"].values() if name in call)
+                assert count == sum(
+                    call[name]["counts"][thing] for call in report["calls"].values() if name in call
+                )
                 found = [process["strategies"] for process in report["processes"]]
-                assert count == sum(process[name]["counts"][thing] for process in found if name in process)
+                assert count == sum(
+                    process[name]["counts"][thing] for process in found if name in process
+                )
         assert each["ratio_low"]["bound"] >= 1
         assert each["counts"]["epc_pages"] == 0
     assert strategies["laconic"]["ratio"]["every_call"] < 1
-    assert strategies["bound"]["counts"]["peak_epc_pages"] <= strategies["laconic"]["counts"]["peak_epc_pages"]
+    assert (
+        strategies["bound"]["counts"]["peak_epc_pages"]
+        <= strategies["laconic"]["counts"]["peak_epc_pages"]
+    )
     assert max(map(len, outcome.stderr[len(native.stderr) :].splitlines())) <= 80
 
 
@@ -58,5 +71,10 @@ def test_the_kept_trace_gives_the_same_again(tmp_path: Path) -> None:
     assert main(["compare", str(kept), "--json", str(figures), "--strategy", "laconic"]) == 0
     report = json.loads(figures.read_text())["strategies"]["laconic"]
     found = compare(Trace(str(kept)), ["laconic"], load()).strategies["laconic"]
-    assert {name: report["counts"][name] for name in found.total.high.as_dict()} == found.total.high.as_dict()
-    assert [round(cycles) for cycles in found.total.cycles] == [report["cycles"]["low"], report["cycles"]["high"]]
+    assert {
+        name: report["counts"][name] for name in found.total.high.as_dict()
+    } == found.total.high.as_dict()
+    assert [round(cycles) for cycles in found.total.cycles] == [
+        report["cycles"]["low"],
+        report["cycles"]["high"],
+    ]

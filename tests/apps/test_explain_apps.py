@@ -23,13 +23,28 @@ LACONIC = (sys.executable, "-m", "laconic")
 
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A recording of the distribution's python3, whose symbols are few and quickly read, with all stacks."""
+    """A recording of the distribution's python3, whose symbols are few and quickly read, with all
+    stacks."""
     python = "/usr/bin/python3"
     if not Path(python).exists():
         pytest.skip(f"not installed: {python}")
     path = tmp_path_factory.mktemp("explain") / "a.trace"
-    program = "import mmap; area = mmap.mmap(-1, 65536); area.madvise(mmap.MADV_DONTNEED); area.close()"
-    words = [*LACONIC, "run", "--quiet", "--stacks", "all", "-o", str(path), "--", python, "-c", program]
+    program = (
+        "import mmap; area = mmap.mmap(-1, 65536); area.madvise(mmap.MADV_DONTNEED); area.close()"
+    )
+    words = [
+        *LACONIC,
+        "run",
+        "--quiet",
+        "--stacks",
+        "all",
+        "-o",
+        str(path),
+        "--",
+        python,
+        "-c",
+        program,
+    ]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode == 71:
         pytest.skip(done.stderr)
@@ -54,14 +69,21 @@ def test_every_call(trace: str) -> None:
         assert (told.host_call is not None) == told.recorded == rows[number][12]
         redundant += told.host_call is None
         assert bool(told.changes or told.asks) == (told.host_call is not None)
-        assert any(told.counts["every-call"].values()) or told.name in ("brk", "madvise", "prctl", "munmap")
+        assert any(told.counts["every-call"].values()) or told.name in (
+            "brk",
+            "madvise",
+            "prctl",
+            "munmap",
+        )
     assert redundant == sum(site.redundant for site in sites(laconic.trace.open(trace)).sites)
 
 
 def test_packed(trace: str, tmp_path: Path) -> None:
     """The flame graphs of both are the same bytes; replay --check finds nothing in either."""
     packed = str(tmp_path / "b.trace")
-    done = subprocess.run([*LACONIC, "pack", trace, "-o", packed], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*LACONIC, "pack", trace, "-o", packed], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0 and "were added" in done.stderr
     graphs = []
     for path in (trace, packed):
@@ -69,6 +91,8 @@ def test_packed(trace: str, tmp_path: Path) -> None:
         made = flames(found, every=True)
         assert made.total == found.ledger.asked and not made.stackless
         graphs.append(as_folded(made))
-        checked = subprocess.run([*LACONIC, "replay", "--check", path], capture_output=True, text=True, check=False)
+        checked = subprocess.run(
+            [*LACONIC, "replay", "--check", path], capture_output=True, text=True, check=False
+        )
         assert checked.returncode == 0 and "no difference" in checked.stdout
     assert graphs[0] == graphs[1] and "mprotect" in graphs[0]

@@ -1,4 +1,5 @@
-"""The page of `laconic html` in a real browser: headless Chromium opens it from a file, and does what a person does."""
+"""The page of `laconic html` in a real browser: headless Chromium opens it from a file, and does
+what a person does."""
 
 from __future__ import annotations
 
@@ -38,7 +39,11 @@ def window() -> Iterator[Browser]:
 def page(path: str, rules: Sequence[Suppression] = (), name: str = "") -> Path:
     """The page of a trace, beside it."""
     made = Path(path).with_suffix(f"{name}.html")
-    made.write_bytes(as_html(collect(laconic.trace.open(path), costs.load(costs.DEFAULT), jobs=1, suppressions=rules)))
+    made.write_bytes(
+        as_html(
+            collect(laconic.trace.open(path), costs.load(costs.DEFAULT), jobs=1, suppressions=rules)
+        )
+    )
     return made
 
 
@@ -76,7 +81,9 @@ def silent(window: Browser, file: Path) -> None:
 
 def numbers(window: Browser, column: str) -> list[int]:
     """The numbers in a column of the table, as they stand."""
-    cells = window.run(f"[...document.querySelectorAll('td[data-label=\"{column}\"]')].map((cell) => cell.textContent)")
+    cells = window.run(
+        f"[...document.querySelectorAll('td[data-label=\"{column}\"]')].map((cell) => cell.textContent)"
+    )
     return [int(cell.replace(",", "")) for cell in cells]
 
 
@@ -100,7 +107,9 @@ class TestAnyNumberOfCalls:
             assert window.run(f"document.querySelectorAll('#{section} > *').length") > 1, section
         if name != "empty":
             assert window.run("document.querySelectorAll('#calls svg path').length") == 3
-            assert window.run("document.querySelectorAll('#strategies svg line.f-bound').length") == 2 * len(NAMES)
+            assert window.run(
+                "document.querySelectorAll('#strategies svg line.f-bound').length"
+            ) == 2 * len(NAMES)
             assert drawn(window) > 2
             assert window.run("document.querySelectorAll('#sites-table tbody tr').length") > 0
         asked = {"empty": "0", "one": "1", "hundred": "100", "many": "100,000"}[name]
@@ -113,12 +122,17 @@ class TestAnyNumberOfCalls:
         window.open(pages["many"])
         told = window.run("document.getElementById('binned').textContent")
         assert "more than 1,000 calls" in told
-        assert "the map shows the address spaces as they are at every" in told or "the map leaves out" in told
+        assert (
+            "the map shows the address spaces as they are at every" in told
+            or "the map leaves out" in told
+        )
         assert window.run("document.querySelectorAll('#flame-graph [role=treeitem]').length") > 20
 
     def test_empty_says_so(self, window: Browser, pages: dict[str, Path]) -> None:
         window.open(pages["empty"])
-        assert "the trace has no memory call" in window.run("document.getElementById('missing').textContent")
+        assert "the trace has no memory call" in window.run(
+            "document.getElementById('missing').textContent"
+        )
 
 
 class TestTable:
@@ -133,7 +147,10 @@ class TestTable:
         assert numbers(window, "Asked") == sorted(numbers(window, "Asked"), reverse=True)
         window.click("#sites-table th:nth-child(4) button")
         assert numbers(window, "Asked") == sorted(numbers(window, "Asked"))
-        assert window.run("document.querySelector('#sites-table th:nth-child(4)').ariaSort") == "ascending"
+        assert (
+            window.run("document.querySelector('#sites-table th:nth-child(4)').ariaSort")
+            == "ascending"
+        )
         assert window.run("document.querySelectorAll('#sites-table th[aria-sort]').length") == 1
         silent(window, pages["hundred"])
 
@@ -142,7 +159,9 @@ class TestTable:
         assert sum(numbers(window, "Asked")) == 12
         window.type("#table-filter", "GROW")
         assert numbers(window, "Asked") == [8]
-        assert "1 of 1 shown, of" in window.run("document.getElementById('table-status').textContent")
+        assert "1 of 1 shown, of" in window.run(
+            "document.getElementById('table-status').textContent"
+        )
         window.type("#table-filter", "no such thing")
         assert numbers(window, "Asked") == []
         window.type("#table-filter", "")
@@ -153,7 +172,9 @@ class TestTable:
         window.open(pages["known"])
         window.click("#sites-table td summary")
         window.wait("document.querySelector('ol.stack li') !== null")
-        stack = window.run("[...document.querySelectorAll('ol.stack li .code')].map((each) => each.textContent)")
+        stack = window.run(
+            "[...document.querySelectorAll('ol.stack li .code')].map((each) => each.textContent)"
+        )
         assert stack == ["mprotect", "grow", "main"]
         window.choose("#table select", "calls")
         assert len(numbers(window, "Event")) == 12
@@ -166,7 +187,10 @@ class TestMap:
 
     def view(self, window: Browser) -> list[float]:
         """What is shown: left, right, low, high."""
-        return [float(each) for each in window.run("document.getElementById('map-frame').dataset.view").split()]
+        return [
+            float(each)
+            for each in window.run("document.getElementById('map-frame').dataset.view").split()
+        ]
 
     def test_zoom(self, window: Browser, pages: dict[str, Path]) -> None:
         window.open(pages["hundred"])
@@ -184,7 +208,10 @@ class TestMap:
         window.press("0")
         assert self.view(window) == whole
         window.wheel("#map-canvas", -120)
-        window.wait("document.getElementById('map-frame').dataset.view !== " + json.dumps(" ".join(map(text, whole))))
+        window.wait(
+            "document.getElementById('map-frame').dataset.view !== "
+            + json.dumps(" ".join(map(text, whole)))
+        )
         left, right, low, high = self.view(window)
         assert right - left < whole[1] - whole[0] and high - low < 1
         silent(window, pages["hundred"])
@@ -195,7 +222,14 @@ class TestMap:
         x, y = window.centre("#map-canvas")
         for number in (1, 2):
             for kind in ("mousePressed", "mouseReleased"):
-                window.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=number)
+                window.send(
+                    "Input.dispatchMouseEvent",
+                    type=kind,
+                    x=x,
+                    y=y,
+                    button="left",
+                    clickCount=number,
+                )
         left, right, low, high = self.view(window)
         assert right - left == pytest.approx((whole[1] - whole[0]) / 2)
         assert high - low == pytest.approx(0.5)
@@ -225,12 +259,16 @@ class TestMap:
         assert moved[0] < zoomed[0]
         assert moved[1] - moved[0] == pytest.approx(zoomed[1] - zoomed[0])
         assert window.run("window.scrollX") == 0
-        window.run("[...document.querySelectorAll('#map button')].find((e) => e.textContent === 'All').id = 'all'")
+        window.run(
+            "[...document.querySelectorAll('#map button')].find((e) => e.textContent === 'All').id = 'all'"
+        )
         window.click("#all")
         assert self.view(window) == whole
         silent(window, pages["hundred"])
 
-    def test_the_wheel_scrolls_on_where_the_map_is_whole(self, window: Browser, pages: dict[str, Path]) -> None:
+    def test_the_wheel_scrolls_on_where_the_map_is_whole(
+        self, window: Browser, pages: dict[str, Path]
+    ) -> None:
         """A map with the focus does not hold the page fast."""
         window.open(pages["hundred"])
         window.centre("#map-canvas")
@@ -256,7 +294,9 @@ class TestMap:
         assert "Redundant call 1 of 6" in told
         assert "mprotect" in told and "grow" in told
         window.press("p")
-        assert "Redundant call 6 of 6" in window.run("document.getElementById('map-readout').textContent")
+        assert "Redundant call 6 of 6" in window.run(
+            "document.getElementById('map-readout').textContent"
+        )
 
     def test_process_and_axis(self, window: Browser, pages: dict[str, Path]) -> None:
         window.open(pages["known"])
@@ -279,23 +319,39 @@ class TestFlame:
     """A click zooms, and what is searched for is found."""
 
     def titles(self, window: Browser) -> list[str]:
-        found: list[str] = window.run("[...document.querySelectorAll('#flame-graph .cell')].map((e) => e.textContent)")
+        found: list[str] = window.run(
+            "[...document.querySelectorAll('#flame-graph .cell')].map((e) => e.textContent)"
+        )
         return found
 
     def test_stack(self, window: Browser, pages: dict[str, Path]) -> None:
         window.open(pages["known"])
-        assert self.titles(window) == ["all redundant calls", "/bin/prog", "main", "grow", "mprotect"]
-        assert "6 redundant calls, 100.0 %" in window.run("document.querySelector('#flame-graph .cell').ariaLabel")
+        assert self.titles(window) == [
+            "all redundant calls",
+            "/bin/prog",
+            "main",
+            "grow",
+            "mprotect",
+        ]
+        assert "6 redundant calls, 100.0 %" in window.run(
+            "document.querySelector('#flame-graph .cell').ariaLabel"
+        )
 
     def test_zoom_by_click_and_key(self, window: Browser, pages: dict[str, Path]) -> None:
         window.open(pages["hundred"])
         everything = len(self.titles(window))
         window.click("#flame-graph .cell[aria-level='4']")
-        assert window.run("document.getElementById('flame-graph').dataset.zoomed") != "all redundant calls"
+        assert (
+            window.run("document.getElementById('flame-graph').dataset.zoomed")
+            != "all redundant calls"
+        )
         assert len(self.titles(window)) < everything
         for _ in range(3):
             window.press("Escape")
-        assert window.run("document.getElementById('flame-graph').dataset.zoomed") == "all redundant calls"
+        assert (
+            window.run("document.getElementById('flame-graph').dataset.zoomed")
+            == "all redundant calls"
+        )
         assert len(self.titles(window)) == everything
         window.press("ArrowDown")
         assert window.run("document.activeElement.textContent") == "/bin/prog"
@@ -306,7 +362,9 @@ class TestFlame:
         window.open(pages["known"])
         window.type("#flame-search", "GROW")
         assert window.run("document.querySelectorAll('#flame-graph .found').length") == 1
-        assert "6 redundant calls, 100.0 %" in window.run("document.getElementById('flame-readout').textContent")
+        assert "6 redundant calls, 100.0 %" in window.run(
+            "document.getElementById('flame-readout').textContent"
+        )
 
 
 class TestSuppressed:
@@ -327,7 +385,9 @@ class TestSuppressed:
         assert len(numbers(window, "Event")) == 8
         window.run("document.getElementById('map-frame').focus()")
         window.press("n")
-        assert "a suppressed site: <b>the" in window.run("document.getElementById('map-readout').textContent")
+        assert "a suppressed site: <b>the" in window.run(
+            "document.getElementById('map-readout').textContent"
+        )
         silent(window, pages["suppressed"])
 
 
@@ -342,9 +402,14 @@ class TestPaper:
         pixel = "[...document.getElementById('map-canvas').getContext('2d').getImageData(1, 1, 1, 1).data].slice(0, 3)"
         try:
             window.send("Emulation.setEmulatedMedia", media="print", features=dark)
-            assert window.run("getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
+            assert (
+                window.run("getComputedStyle(document.documentElement).backgroundColor")
+                == "rgb(255, 255, 255)"
+            )
             window.wait(f"({pixel}).join() === '255,255,255'")
-            assert window.run("getComputedStyle(document.querySelector('.tools')).display") == "none"
+            assert (
+                window.run("getComputedStyle(document.querySelector('.tools')).display") == "none"
+            )
         finally:
             window.send("Emulation.setEmulatedMedia", media="", features=dark)
         window.wait(f"({pixel}).join() === '20,23,26'")
@@ -383,14 +448,18 @@ class TestHostileNames:
             assert plain(name) in shown, name[:40]
         assert window.run("document.documentElement.dataset.harmed === undefined")
         assert window.run("document.querySelectorAll('script').length") == 2
-        assert window.run("document.querySelectorAll('img, iframe, object, embed, link').length") == 0
+        assert (
+            window.run("document.querySelectorAll('img, iframe, object, embed, link').length") == 0
+        )
         silent(window, pages["hostile"])
 
     def test_every_process_can_be_chosen(self, window: Browser, pages: dict[str, Path]) -> None:
         window.open(pages["hostile"])
         for number in range(len(HOSTILE)):
             window.choose("#map select", str(number))
-            assert f"process {100 + number} " in window.run("document.getElementById('map-canvas').ariaLabel")
+            assert f"process {100 + number} " in window.run(
+                "document.getElementById('map-canvas').ariaLabel"
+            )
         window.type("#table-filter", "__proto__")
         assert len(numbers(window, "Asked")) >= 1
         silent(window, pages["hostile"])
@@ -403,7 +472,10 @@ class TestHostileNames:
             "document.head.append(s); })()"
         )
         assert window.run("getComputedStyle(document.documentElement).marginTop") == "0px"
-        assert window.run("fetch('http://127.0.0.1:9/').then(() => 'reached', () => 'refused')") == "refused"
+        assert (
+            window.run("fetch('http://127.0.0.1:9/').then(() => 'reached', () => 'refused')")
+            == "refused"
+        )
         parse = "(() => { try { document.body.innerHTML = '<b>x</b>'; return 'set'; } catch { return 'no'; } })()"
         assert window.run(parse) == "no"
         assert any("Content Security Policy" in error for error in window.errors)
@@ -413,14 +485,18 @@ class TestForEveryone:
     """On a phone, by keyboard, by a screen reader."""
 
     @pytest.mark.parametrize("name", ["empty", "known", "hostile", "many"])
-    def test_a_narrow_window_does_not_scroll_sideways(self, window: Browser, pages: dict[str, Path], name: str) -> None:
+    def test_a_narrow_window_does_not_scroll_sideways(
+        self, window: Browser, pages: dict[str, Path], name: str
+    ) -> None:
         window.open(pages[name], width=360, height=740)
         window.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
         assert window.run("document.documentElement.scrollWidth") <= 360
         assert window.run("document.documentElement.clientWidth") == 360
         # Nothing is cut in the table either, which has no width of its own there.
         cells = "[...document.querySelectorAll('#sites-table td')]"
-        cut = window.run(f"{cells}.filter((each) => each.scrollWidth > each.clientWidth + 1).map((e) => e.textContent)")
+        cut = window.run(
+            f"{cells}.filter((each) => each.scrollWidth > each.clientWidth + 1).map((e) => e.textContent)"
+        )
         assert cut == []
         window.size(1000)
         window.wait("document.documentElement.clientWidth === 1000")
@@ -428,9 +504,12 @@ class TestForEveryone:
 
     def test_no_number_of_a_picture_is_cut(self, window: Browser, tmp_path: Path) -> None:
         """However long the bound's figures are, and wherever its line is."""
-        # Of 326 host calls one is the bound's, and all strategies make three enclaves: its line is in the middle.
+        # Of 326 host calls one is the bound's, and all strategies make three enclaves: its line is
+        # in the middle.
         dear = {"host_calls": 10**8, "ecreate": 10**10}
-        figures = {name: costs.Figure(low := dear.get(name, 0), low * 1.1, "", "") for name in costs.COSTED}
+        figures = {
+            name: costs.Figure(low := dear.get(name, 0), low * 1.1, "", "") for name in costs.COSTED
+        }
         profile = costs.CostProfile("long", "a machine", figures)
         made = tmp_path / "long.html"
         trace = laconic.trace.open(known(tmp_path / "a.trace"))
@@ -443,28 +522,38 @@ class TestForEveryone:
         window.open(made, width=320, height=740)
         for width in (320, 360, 420, 500, 900):
             window.size(width)
-            window.wait(f"document.querySelector('#bars-cycles svg').viewBox.baseVal.width === {width - 32}")
+            window.wait(
+                f"document.querySelector('#bars-cycles svg').viewBox.baseVal.width === {width - 32}"
+            )
             assert window.run(cut) == [], width
         silent(window, made)
 
     @pytest.mark.parametrize("dark", [False, True])
     @pytest.mark.parametrize("width", [1200, 360])
     @pytest.mark.parametrize("name", ["empty", "known", "hostile", "hundred"])
-    def test_axe(self, window: Browser, pages: dict[str, Path], name: str, width: int, dark: bool) -> None:
+    def test_axe(
+        self, window: Browser, pages: dict[str, Path], name: str, width: int, dark: bool
+    ) -> None:
         """axe-core finds nothing serious or critical."""
         axe = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
         window.open(pages[name], width=width, dark=dark)
         window.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
         window.run((Path(axe.__file__).parent / "axe.min.js").read_text("utf-8"))
-        found = window.run("axe.run(document, {resultTypes: ['violations']}).then((result) => result)")
+        found = window.run(
+            "axe.run(document, {resultTypes: ['violations']}).then((result) => result)"
+        )
         assert found["testEngine"]["name"] == "axe-core"
         assert len(found["passes"]) > 10
-        serious = [told(each) for each in found["violations"] if each["impact"] in ("serious", "critical")]
+        serious = [
+            told(each) for each in found["violations"] if each["impact"] in ("serious", "critical")
+        ]
         assert serious == []
 
     @pytest.mark.parametrize("dark", [False, True])
     @pytest.mark.parametrize("width", [1200, 360])
-    def test_axe_once_it_is_used(self, window: Browser, pages: dict[str, Path], width: int, dark: bool) -> None:
+    def test_axe_once_it_is_used(
+        self, window: Browser, pages: dict[str, Path], width: int, dark: bool
+    ) -> None:
         """Zoomed, searched, filtered, with a stack open, and call by call."""
         axe = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
         window.open(pages["known"], width=width, dark=dark)
@@ -479,8 +568,14 @@ class TestForEveryone:
         for kind, wanted in (("sites", "grow"), ("sites", "no such thing"), ("calls", "grow")):
             window.choose("#table select", kind)
             window.type("#table-filter", wanted)
-            found = window.run("axe.run(document, {resultTypes: ['violations']}).then((result) => result)")
-            serious = [told(each) for each in found["violations"] if each["impact"] in ("serious", "critical")]
+            found = window.run(
+                "axe.run(document, {resultTypes: ['violations']}).then((result) => result)"
+            )
+            serious = [
+                told(each)
+                for each in found["violations"]
+                if each["impact"] in ("serious", "critical")
+            ]
             assert serious == [], (kind, wanted)
 
     def test_by_keyboard_alone(self, window: Browser, pages: dict[str, Path]) -> None:
@@ -489,7 +584,11 @@ class TestForEveryone:
         reached, parts = [], []
         for _ in range(60):
             window.press("Tab")
-            reached.append(window.run("document.activeElement.id || document.activeElement.textContent.slice(0, 20)"))
+            reached.append(
+                window.run(
+                    "document.activeElement.id || document.activeElement.textContent.slice(0, 20)"
+                )
+            )
             parts.append(window.run("document.activeElement.closest('section')?.id || ''"))
         assert reached[0].startswith("Skip")
         assert {"theme", "map-frame", "flame-search", "table-filter"} <= set(reached)
@@ -501,10 +600,14 @@ class TestForEveryone:
 
     def test_pictures_have_words(self, window: Browser, pages: dict[str, Path]) -> None:
         window.open(pages["known"])
-        labels = window.run("[...document.querySelectorAll('svg, canvas')].map((each) => each.ariaLabel)")
+        labels = window.run(
+            "[...document.querySelectorAll('svg, canvas')].map((each) => each.ariaLabel)"
+        )
         assert len(labels) == 4
         assert all(label and re.search(r"\d", label) for label in labels)
-        tables = window.run("[...document.querySelectorAll('caption')].map((each) => each.textContent)")
+        tables = window.run(
+            "[...document.querySelectorAll('caption')].map((each) => each.textContent)"
+        )
         assert len(tables) == 6
 
 
@@ -514,12 +617,17 @@ def told(violation: dict[str, Any]) -> str:
 
 
 def test_screenshots(window: Browser, tmp_path: Path) -> None:
-    """With LACONIC_PICTURES=FILE the page of that trace is drawn into docs/pictures/: light, dark and narrow."""
+    """With LACONIC_PICTURES=FILE the page of that trace is drawn into docs/pictures/: light, dark
+    and narrow."""
     trace = os.environ.get("LACONIC_PICTURES")
     made = page(trace) if trace else page(known(tmp_path / "a.trace"))
     place = Path(__file__).parents[2] / "docs" / "pictures" if trace else tmp_path
     place.mkdir(exist_ok=True)
-    drawn = (("light", "calls", 1100, False), ("dark", "bars-cycles", 1100, True), ("narrow", "calls", 360, False))
+    drawn = (
+        ("light", "calls", 1100, False),
+        ("dark", "bars-cycles", 1100, True),
+        ("narrow", "calls", 360, False),
+    )
     for name, part, width, dark in drawn:
         window.open(made, width=width, height=740 if width < 600 else 1000, dark=dark)
         window.run(f"document.getElementById({json.dumps(part)}).scrollIntoView()")

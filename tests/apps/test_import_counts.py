@@ -44,7 +44,11 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "python-threads": (sys.executable, "-c", THREADS),
     "python-processes": (sys.executable, "processes.py"),
     "bash": ("bash", "-c", "for i in 1 2 3 4 5; do ls -l / | sort | wc -l; (exit 3) & done; wait"),
-    "perl": ("perl", "-e", "for (1 .. 20) { my @a = map { 'x' x $_ } 1 .. 2000; fork or exit 0; wait }"),
+    "perl": (
+        "perl",
+        "-e",
+        "for (1 .. 20) { my @a = map { 'x' x $_ } 1 .. 2000; fork or exit 0; wait }",
+    ),
     "gcc": ("gcc", "-O2", "small.c", "-o", "small"),
 }
 RECORDED = ("python3-processes", "redis", "node", "postgresql", "java-serial")
@@ -62,7 +66,14 @@ def test_counts_equal_strace_s(name: str, tmp_path: Path) -> None:
     (tmp_path / "small.c").write_text("int main(void) { return 0; }\n")
     log = tmp_path / "log"
     words = [*STRACE, "-o", str(log), *command]
-    subprocess.run(words, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=300, check=False)
+    subprocess.run(
+        words,
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        timeout=300,
+        check=False,
+    )
     imports_and_replays(log)
 
 
@@ -85,12 +96,16 @@ def test_counts_of_workloads_equal_strace_s(workload: Workload) -> None:
 
 
 def imports_and_replays(log: Path) -> None:
-    """Import a log, and assert that the counts are strace's and that no result contradicts the model."""
+    """Import a log, and assert that the counts are strace's and that no result contradicts the
+    model."""
     trace = log.with_suffix(".trace")
     report = import_logs("strace", [str(log)], str(trace))
     assert report.not_understood == 0, report.puzzles
-    # strace counts a call when it returns; one in which its thread was killed it counts, or not, by the moment.
-    unfinished = Counter(each.call for each in Trace(str(trace)) if isinstance(each, Call) and each.result is None)
+    # strace counts a call when it returns; one in which its thread was killed it counts, or not, by
+    # the moment.
+    unfinished = Counter(
+        each.call for each in Trace(str(trace)) if isinstance(each, Call) and each.result is None
+    )
     theirs = Counter(counted(log.read_text(errors="replace")))
     assert Counter(report.calls) - unfinished <= theirs <= Counter(report.calls)
     engine = Replay(Trace(str(trace)), check=True)

@@ -1,4 +1,5 @@
-"""strace logs of real programs, cut where every process's map was saved: import and replay must come to those maps."""
+"""strace logs of real programs, cut where every process's map was saved: import and replay must
+come to those maps."""
 
 from __future__ import annotations
 
@@ -121,19 +122,46 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "python-files": (sys.executable, "-c", FILES),
     "churn": ("./churn",),
     "bash": ("bash", "-c", SHELL),
-    "perl": ("perl", "-e", "while (1) { my @a = map { 'x' x $_ } 1 .. 2000; fork or exit 0; wait }"),
-    "redis": ("redis-server", "--port", "0", "--unixsocket", "redis.sock", "--save", "", "--io-threads", "4"),
+    "perl": (
+        "perl",
+        "-e",
+        "while (1) { my @a = map { 'x' x $_ } 1 .. 2000; fork or exit 0; wait }",
+    ),
+    "redis": (
+        "redis-server",
+        "--port",
+        "0",
+        "--unixsocket",
+        "redis.sock",
+        "--save",
+        "",
+        "--io-threads",
+        "4",
+    ),
     "gcc": ("bash", "-c", "while :; do gcc -O2 -pthread churn.c -o other; done"),
     "node": ("node", "-e", NODE),
     "java": ("java", "-XX:+UseG1GC", "-Xmx200m", "Loop.java"),
     "java-serial": ("java", "-XX:+UseSerialGC", "-Xmx100m", "Loop.java"),
-    "stress": ("stress-ng", "--mmap", "2", "--mmap-bytes", "4m", "--mremap", "1", "--brk", "1", "--temp-path", "."),
+    "stress": (
+        "stress-ng",
+        "--mmap",
+        "2",
+        "--mmap-bytes",
+        "4m",
+        "--mremap",
+        "1",
+        "--brk",
+        "1",
+        "--temp-path",
+        ".",
+    ),
 }
 SLOW = {"java", "java-serial"}
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in PROGRAMS]
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in PROGRAMS],
 )
 def test_maps_at_the_cut(name: str, tmp_path: Path) -> None:
     """Ranges, protection, sharing, file and offset of every mapping that the log shows."""
@@ -145,7 +173,9 @@ def test_maps_at_the_cut(name: str, tmp_path: Path) -> None:
     (tmp_path / "Loop.java").write_text(JAVA)
     (tmp_path / "churn.c").write_text(CHURN)
     if name == "churn":
-        subprocess.run(["gcc", "-O1", "-pthread", "churn.c", "-o", "churn"], cwd=tmp_path, check=True)
+        subprocess.run(
+            ["gcc", "-O1", "-pthread", "churn.c", "-o", "churn"], cwd=tmp_path, check=True
+        )
     log = tmp_path / "log"
     with traced(command, log, tmp_path) as (pid, seconds):
         time.sleep(seconds)
@@ -158,7 +188,9 @@ def test_maps_at_the_cut(name: str, tmp_path: Path) -> None:
     assert not report.not_understood, report.puzzles
     engine = Replay(Trace(str(trace)), keep=True, check=True)
     engine.run()
-    assert engine.check is not None and not engine.check.counts["model error"], engine.check.differences[:3]
+    assert engine.check is not None and not engine.check.counts["model error"], (
+        engine.check.differences[:3]
+    )
     assert saved
     for each, (real, own) in saved.items():
         space = engine.processes[each].space
@@ -170,7 +202,9 @@ def test_maps_at_the_cut(name: str, tmp_path: Path) -> None:
 def traced(command: tuple[str, ...], log: Path, where: Path) -> Iterator[tuple[int, float]]:
     """Runs the command under strace; gives strace's pid and a while to wait; ends all of it."""
     words = [*STRACE, "-o", str(log), *command]
-    strace = subprocess.Popen(words, cwd=where, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    strace = subprocess.Popen(
+        words, cwd=where, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         yield strace.pid, 4.0 if command[0] == "java" else 2.0
     finally:
@@ -186,7 +220,8 @@ def traced(command: tuple[str, ...], log: Path, where: Path) -> Iterator[tuple[i
 
 
 def freeze(strace: int, log: Path) -> None:
-    """Stops all that strace traces, where each thread has left the call that it was in, and strace has logged it."""
+    """Stops all that strace traces, where each thread has left the call that it was in, and strace
+    has logged it."""
     quiet, size = 0, -1
     deadline = time.monotonic() + 30
     while quiet < 4:
@@ -210,7 +245,11 @@ def tracees(strace: int) -> list[int]:
                 status = (entry / "status").read_text(errors="replace")
             except OSError:
                 continue
-            if f"TracerPid:\t{strace}\n" in status and "State:\tZ" not in status and "State:\tX" not in status:
+            if (
+                f"TracerPid:\t{strace}\n" in status
+                and "State:\tZ" not in status
+                and "State:\tX" not in status
+            ):
                 found.append(int(entry.name))
     return found
 
@@ -243,7 +282,8 @@ Run = tuple[int, int, str, int, str]
 
 
 def parse(text: str) -> list[Run]:
-    """(start, end, permissions, offset, path) of each mapping; the kernel's names of anonymous memory left out."""
+    """(start, end, permissions, offset, path) of each mapping; the kernel's names of anonymous
+    memory left out."""
     runs = []
     for line in text.splitlines():
         words = line.split(None, 5)
@@ -254,7 +294,9 @@ def parse(text: str) -> list[Run]:
         deleted = path.removesuffix(" (deleted)")
         if path.startswith("/") and not path.startswith("/memfd:"):
             path = os.path.realpath(deleted)
-        runs.append((int(start, 16), int(end, 16), words[1], int(words[2], 16) if path else 0, path))
+        runs.append(
+            (int(start, 16), int(end, 16), words[1], int(words[2], 16) if path else 0, path)
+        )
     return runs
 
 
@@ -292,7 +334,12 @@ def without(runs: list[Run], holes: list[tuple[int, int]]) -> list[Run]:
             if joined:
                 before = joined[-1]
                 follows = before[3] + before[1] - before[0] if path else 0
-                if before[1] == begin and before[2] == permissions and before[4] == path and follows == at:
+                if (
+                    before[1] == begin
+                    and before[2] == permissions
+                    and before[4] == path
+                    and follows == at
+                ):
                     joined[-1] = (before[0], stop, permissions, before[3], path)
                     continue
             joined.append((begin, stop, permissions, at, path))

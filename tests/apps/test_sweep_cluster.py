@@ -35,16 +35,27 @@ class Cluster:
         self.file = directory / "scheduler.json"
         self.file.unlink(missing_ok=True)
         self.stack = stack
-        self.scheduler = self.start("scheduler", "--port", "0", "--scheduler-file", str(self.file), first=first)
+        self.scheduler = self.start(
+            "scheduler", "--port", "0", "--scheduler-file", str(self.file), first=first
+        )
         until(lambda: self.file.exists() and self.file.read_text().endswith("}"))
         self.address = str(json.loads(self.file.read_text())["address"])
 
     def start(self, what: str, *words: str, first: str) -> subprocess.Popen[bytes]:
-        """Starts a Dask program, in a session of its own, which ends with the test; it looks in `first` for modules."""
+        """Starts a Dask program, in a session of its own, which ends with the test; it looks in
+        `first` for modules."""
         path = os.pathsep.join(filter(None, [first, str(REPOSITORY), environment()["PYTHONPATH"]]))
         env = environment(PYTHONPATH=path, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="1")
         process = subprocess.Popen(
-            [sys.executable, "-m", f"distributed.cli.dask_{what}", "--host", "127.0.0.1", "--no-dashboard", *words],
+            [
+                sys.executable,
+                "-m",
+                f"distributed.cli.dask_{what}",
+                "--host",
+                "127.0.0.1",
+                "--no-dashboard",
+                *words,
+            ],
             cwd=self.directory,
             env=env,
             stdin=subprocess.DEVNULL,
@@ -96,18 +107,23 @@ def test_the_same_rows_as_processes_here(cluster: Cluster, corpus: Path, tmp_pat
     (corpus / "cut.trace").write_bytes(content[:-200])
     (corpus / "log.trace").write_text("mmap(NULL, 4096) = 0\n")
     for name, words in (("here", ["-j", "2"]), ("there", ["--scheduler", cluster.address])):
-        done = run_alone([*COMMAND, "sweep", corpus, *words, "-o", tmp_path / name], env=environment())
+        done = run_alone(
+            [*COMMAND, "sweep", corpus, *words, "-o", tmp_path / name], env=environment()
+        )
         assert (done.returncode, done.stderr) == (1, "")
         assert "log.trace (" in done.stdout and "cut.trace: " in done.stdout
     assert rows(tmp_path / "here") == rows(tmp_path / "there")
 
 
 def test_a_worker_killed_in_the_middle(cluster: Cluster, corpus: Path, tmp_path: Path) -> None:
-    """Its trace is done by another, and a trace that kills whoever takes it is listed; the rest is all there."""
+    """Its trace is done by another, and a trace that kills whoever takes it is listed; the rest is
+    all there."""
     small(corpus / "deadly.trace")
     arguments = find([str(corpus)]), ["laconic"], str(tmp_path / "r")
     hold(*arguments[0])
-    thread = threading.Thread(target=sweep, args=arguments, kwargs={"scheduler": cluster.address, "work": held})
+    thread = threading.Thread(
+        target=sweep, args=arguments, kwargs={"scheduler": cluster.address, "work": held}
+    )
     thread.start()
     until(lambda: len({line[2] for line in tracks(corpus)}) == 2)
     victim = tracks(corpus)[0]
@@ -127,7 +143,9 @@ def test_a_worker_killed_in_the_middle(cluster: Cluster, corpus: Path, tmp_path:
     assert [row for row in rows(tmp_path / "deadly") if not row["error"]] == good
 
 
-def test_a_second_start_goes_on_with_what_a_cluster_left(cluster: Cluster, corpus: Path, tmp_path: Path) -> None:
+def test_a_second_start_goes_on_with_what_a_cluster_left(
+    cluster: Cluster, corpus: Path, tmp_path: Path
+) -> None:
     """The scheduler is killed when all is done but one; that one is done here."""
     traces = find([str(corpus)])
     hold(traces[-1])
@@ -137,12 +155,22 @@ def test_a_second_start_goes_on_with_what_a_cluster_left(cluster: Cluster, corpu
             cluster.stop(cluster.scheduler)
 
     with pytest.raises(LaconicError, match="went away: start it again") as caught:
-        sweep(traces, ["laconic"], str(tmp_path / "r"), scheduler=cluster.address, work=held, progress=progress)
+        sweep(
+            traces,
+            ["laconic"],
+            str(tmp_path / "r"),
+            scheduler=cluster.address,
+            work=held,
+            progress=progress,
+        )
     assert cluster.address in str(caught.value)
     release(corpus)
     (corpus / "tracks").unlink()
     swept = sweep(traces, ["laconic"], str(tmp_path / "r"), work=counted)
-    assert (swept.kept, [line[0] for line in tracks(corpus)]) == (TRACES - 1, [Path(traces[-1]).name])
+    assert (swept.kept, [line[0] for line in tracks(corpus)]) == (
+        TRACES - 1,
+        [Path(traces[-1]).name],
+    )
 
 
 def test_a_cluster_without_laconic(corpus: Path, tmp_path: Path) -> None:
@@ -153,7 +181,9 @@ def test_a_cluster_without_laconic(corpus: Path, tmp_path: Path) -> None:
     with ExitStack() as stack:
         started = Cluster(tmp_path, stack, hidden)
         started.work(hidden)
-        with pytest.raises(LaconicError, match=r"No module named 'laconic\.analysis'.*install Laconic"):
+        with pytest.raises(
+            LaconicError, match=r"No module named 'laconic\.analysis'.*install Laconic"
+        ):
             sweep(find([str(corpus)]), ["laconic"], str(tmp_path / "r"), scheduler=started.address)
     with ExitStack() as stack:
         started = Cluster(tmp_path, stack, hidden)
@@ -162,16 +192,29 @@ def test_a_cluster_without_laconic(corpus: Path, tmp_path: Path) -> None:
     assert len(rows(tmp_path / "r")) == TRACES
 
 
-def test_a_cluster_without_workers(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_without_workers(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(workers, "ABSENCE", 1.5)
-    with ExitStack() as stack, pytest.raises(LaconicError, match="no worker for 2 s: start one with  dask worker"):
+    with (
+        ExitStack() as stack,
+        pytest.raises(LaconicError, match="no worker for 2 s: start one with  dask worker"),
+    ):
         alone = Cluster(tmp_path, stack)
         sweep(find([str(corpus)]), ["laconic"], str(tmp_path / "r"), scheduler=alone.address)
     assert not (tmp_path / "r.partial").exists()
 
 
 @pytest.mark.parametrize(
-    "address", ["tcp://127.0.0.1:{}", "127.0.0.1:{}", "tcp://127.0.0.1:many", "ftp://127.0.0.1:{}", "nonsense", ""]
+    "address",
+    [
+        "tcp://127.0.0.1:{}",
+        "127.0.0.1:{}",
+        "tcp://127.0.0.1:many",
+        "ftp://127.0.0.1:{}",
+        "nonsense",
+        "",
+    ],
 )
 @pytest.mark.parametrize("listens", [False, True])
 def test_no_scheduler_there(
@@ -179,12 +222,18 @@ def test_no_scheduler_there(
 ) -> None:
     """A closed port, something else that listens, and what is no address."""
     monkeypatch.setattr(workers, "ANSWER", 1.0)
-    with socket.socket() as there, pytest.raises(LaconicError, match="no Dask scheduler answers at"):
+    with (
+        socket.socket() as there,
+        pytest.raises(LaconicError, match="no Dask scheduler answers at"),
+    ):
         there.bind(("127.0.0.1", 0))
         if listens:
             there.listen()
         sweep(
-            find([str(corpus)]), ["laconic"], str(tmp_path / "r"), scheduler=address.format(there.getsockname()[1])
+            find([str(corpus)]),
+            ["laconic"],
+            str(tmp_path / "r"),
+            scheduler=address.format(there.getsockname()[1]),
         )
     assert not (tmp_path / "r.partial").exists()
 
@@ -193,7 +242,13 @@ def test_no_scheduler_there(
 def test_the_command_says_so(address: str, corpus: Path, tmp_path: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        words = [corpus, "--scheduler", address.format(closed.getsockname()[1]), "-o", tmp_path / "r"]
+        words = [
+            corpus,
+            "--scheduler",
+            address.format(closed.getsockname()[1]),
+            "-o",
+            tmp_path / "r",
+        ]
         done = run_alone([*COMMAND, "sweep", *words], env=environment())
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done.stderr
     assert done.stderr.startswith("laconic: no Dask scheduler answers at")

@@ -1,4 +1,5 @@
-"""Real programs: their stacks agree with gdb's at the same stop, as far as call-frame information leads."""
+"""Real programs: their stacks agree with gdb's at the same stop, as far as call-frame information
+leads."""
 
 from __future__ import annotations
 
@@ -145,7 +146,17 @@ def test_java(place: Path) -> None:
 def test_redis(place: Path) -> None:
     socket = place / "socket"
     benchmark = tool("redis-benchmark")
-    command = [tool("redis-server"), "--port", "0", "--unixsocket", socket, "--save", "", "--dir", place]
+    command = [
+        tool("redis-server"),
+        "--port",
+        "0",
+        "--unixsocket",
+        socket,
+        "--save",
+        "",
+        "--dir",
+        place,
+    ]
     with started(command) as server:
         load = [benchmark, "-s", socket, "-n", "100000000", "-r", "100000", "-d", "3000", "-c", "4"]
         with started([*load, "-t", "set,lpush,lrange_300,mset"]):
@@ -162,12 +173,26 @@ def test_postgresql(place: Path) -> None:
             entry = pwd.getpwnam("postgres")
         except KeyError:
             pytest.skip("there is no user postgres")
-        prefix = [tool("setpriv"), f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
+        prefix = [
+            tool("setpriv"),
+            f"--reuid={entry.pw_uid}",
+            f"--regid={entry.pw_gid}",
+            "--clear-groups",
+        ]
     data = place / "data"
-    subprocess.run([*prefix, initdb, "-D", data, "-N", "-A", "trust"], check=True, capture_output=True, cwd=place)
+    subprocess.run(
+        [*prefix, initdb, "-D", data, "-N", "-A", "trust"],
+        check=True,
+        capture_output=True,
+        cwd=place,
+    )
     queries = place / "queries"
     queries.write_text(SQL.strip() + "\n" + (SQL.strip() + "\n") * 3000)
     with queries.open() as text:
         command = [*prefix, os.path.realpath(postgres), "--single", "-D", data, "postgres"]
         with started(command, stdin=text, cwd=place) as process:
-            agree(process.pid, "postgresql", ("brk", "mmap", "munmap", "pread64", "pwrite64", "openat", "close"))
+            agree(
+                process.pid,
+                "postgresql",
+                ("brk", "mmap", "munmap", "pread64", "pwrite64", "openat", "close"),
+            )

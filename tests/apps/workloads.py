@@ -1,7 +1,8 @@
 """The table of real programs whose behaviour under Laconic must equal their native behaviour.
 
-A workload runs in a directory of its own that holds a copy of `programs/` and whatever `prepare` built there.
-One command is the whole of it: a server, its clients and their end are descendants of one `laconic run`.
+A workload runs in a directory of its own that holds a copy of `programs/` and whatever `prepare`
+built there. One command is the whole of it: a server, its clients and their end are descendants of
+one `laconic run`.
 """
 
 import glob
@@ -27,7 +28,8 @@ def unchanged(output: str) -> str:
 
 
 def without_stress_notes(output: str) -> str:
-    """Drop stress-ng's notes of progress, which carry process ids and times; failures and warnings stay."""
+    """Drop stress-ng's notes of progress, which carry process ids and times; failures and warnings
+    stay."""
     return re.sub(r"(?m)^stress-ng: info: .*\n", "", output)
 
 
@@ -77,10 +79,13 @@ def present(need: str) -> bool:
 
 
 def preloaded(name: str, library: str) -> Workload:
-    """Return the workload that churns through memory with another allocator in front of the C library's."""
+    """Return the workload that churns through memory with another allocator in front of the C
+    library's."""
     pattern = f"/usr/lib/*/{library}"
     path = next(iter(glob.glob(pattern)), pattern)
-    return Workload(f"preload-{name}", ("env", f"LD_PRELOAD={path}", "./churn"), ("gcc", pattern), (CHURN,))
+    return Workload(
+        f"preload-{name}", ("env", f"LD_PRELOAD={path}", "./churn"), ("gcc", pattern), (CHURN,)
+    )
 
 
 def stress(name: str, operations: int, *options: str, slow: bool = False) -> Workload:
@@ -88,15 +93,32 @@ def stress(name: str, operations: int, *options: str, slow: bool = False) -> Wor
     bounds = ("--timeout", "3s", f"--{name}", "1", f"--{name}-ops", str(operations))
     command = ("stress-ng", "--no-rand-seed", "--verify", "--temp-path", ".", *bounds, *options)
     needs = ("stress-ng",)
-    return Workload(f"stress-{name}", command, needs, (), "nobody", slow, limit=600.0, normalise=without_stress_notes)
+    return Workload(
+        f"stress-{name}",
+        command,
+        needs,
+        (),
+        "nobody",
+        slow,
+        limit=600.0,
+        normalise=without_stress_notes,
+    )
 
 
 def collector(name: str) -> Workload:
     """Return the workload of one of Java's garbage collectors."""
-    heap = (f"-XX:+Use{name}GC", "-Xms16m", "-Xmx192m", "-XX:MinHeapFreeRatio=5", "-XX:MaxHeapFreeRatio=10")
+    heap = (
+        f"-XX:+Use{name}GC",
+        "-Xms16m",
+        "-Xmx192m",
+        "-XX:MinHeapFreeRatio=5",
+        "-XX:MaxHeapFreeRatio=10",
+    )
     command = ("java", *heap, "-cp", ".", "Collect")
     prepare = (("javac", "Collect.java"),)
-    return Workload(f"java-{name.lower()}", command, ("java", "javac"), prepare, slow=True, limit=600.0)
+    return Workload(
+        f"java-{name.lower()}", command, ("java", "javac"), prepare, slow=True, limit=600.0
+    )
 
 
 def python_with_numpy() -> tuple[str, str]:
@@ -117,10 +139,17 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload("gcc", ("bash", "gcc.sh"), ("bash", "gcc"), elides=True),
     Workload("make", ("bash", "build.sh"), ("bash", "gcc", "make")),
     Workload("git", ("bash", "git.sh"), ("bash", "git")),
-    Workload("bash", ("bash", "pipeline.sh"), ("bash", "awk", "gzip", "xargs", "sha256sum", "diff")),
+    Workload(
+        "bash", ("bash", "pipeline.sh"), ("bash", "awk", "gzip", "xargs", "sha256sum", "diff")
+    ),
     Workload("sqlite3", ("sqlite3", "-bail", "items.db", ".read sqlite.sql"), ("sqlite3",)),
     Workload("perl", ("perl", "mix.pl"), ("perl",)),
-    Workload("redis", ("bash", "redis.sh", "{port}"), ("bash", "redis-server", "redis-benchmark"), elides=True),
+    Workload(
+        "redis",
+        ("bash", "redis.sh", "{port}"),
+        ("bash", "redis-server", "redis-benchmark"),
+        elides=True,
+    ),
     Workload("nginx", ("bash", "nginx.sh", "{port}"), ("bash", "nginx", "ab"), elides=True),
     Workload(
         "postgresql",
@@ -134,10 +163,28 @@ WORKLOADS: tuple[Workload, ...] = (
     collector("Parallel"),
     collector("G1"),
     collector("Z"),
-    Workload("go", ("./collect",), ("bash", "go"), (("bash", "-c", f"{GO_BUILD} && rm -rf cache"),), slow=True),
-    Workload("rust", ("./grow",), ("rustc", "gcc"), (("rustc", "-O", "-o", "grow", "grow.rs"),), slow=True),
+    Workload(
+        "go",
+        ("./collect",),
+        ("bash", "go"),
+        (("bash", "-c", f"{GO_BUILD} && rm -rf cache"),),
+        slow=True,
+    ),
+    Workload(
+        "rust",
+        ("./grow",),
+        ("rustc", "gcc"),
+        (("rustc", "-O", "-o", "grow", "grow.rs"),),
+        slow=True,
+    ),
     Workload("churn", ("./churn",), ("gcc",), (CHURN,)),
-    Workload("per-page", ("./per_page",), ("gcc",), (("gcc", "-O2", "-o", "per_page", "per_page.c"),), elides=True),
+    Workload(
+        "per-page",
+        ("./per_page",),
+        ("gcc",),
+        (("gcc", "-O2", "-o", "per_page", "per_page.c"),),
+        elides=True,
+    ),
     preloaded("jemalloc", "libjemalloc.so.2"),
     preloaded("mimalloc", "libmimalloc.so.2*"),
     preloaded("tcmalloc", "libtcmalloc_minimal.so.4"),

@@ -2,9 +2,10 @@
 
     [@WORKER] [=REGISTER] NAME ARGUMENT...
 
-NAME is a system call, with up to six arguments, or one of the operations below. An argument is a number, or `rN+M`
-(the result stored in register N, plus M), `b+M` (the first break), `p+M` (an address in a scratch page), or `*M` (the
-word at that place of the scratch page). `@N` runs the operation on worker thread N while all other threads wait.
+NAME is a system call, with up to six arguments, or one of the operations below. An argument is a
+number, or `rN+M` (the result stored in register N, plus M), `b+M` (the first break), `p+M` (an
+address in a scratch page), or `*M` (the word at that place of the scratch page). `@N` runs the
+operation on worker thread N while all other threads wait.
 
 | operation | what it does |
 |---|---|
@@ -21,7 +22,8 @@ word at that place of the scratch page). `@N` runs the operation on worker threa
 | `exec` | the process executes itself and continues with the next line |
 | `process_madvise ADVICE FLAGS A N [A N]` | on the process itself |
 
-Any line may be removed from a list, and what remains is a list: this is what makes failures easy to shrink.
+Any line may be removed from a list, and what remains is a list: this is what makes failures easy to
+shrink.
 """
 
 from __future__ import annotations
@@ -44,39 +46,57 @@ VAST = 0x100000000000
 TERABYTES = 32 << 40
 WORKERS = tuple((0x2100000000 + number * 0x100000000, 16) for number in range(4))
 
-FILE, READ_ONLY, WRITE_ONLY, PATH_ONLY, MEMORY, SEALED_WRITE, SEALED_FUTURE, SEALED_SIZE = range(200, 208)
-SECRET, ZERO, HUGE_FILE, DIRECTORY, PIPE, NULL, TMPFS, PIDFD, SECOND, ZERO_READ_ONLY, PROC = range(208, 219)
+# fmt: off: tables
+FILE, READ_ONLY, WRITE_ONLY, PATH_ONLY, MEMORY = range(200, 205)
+SEALED_WRITE, SEALED_FUTURE, SEALED_SIZE = range(205, 208)
+SECRET, ZERO, HUGE_FILE, DIRECTORY, PIPE, NULL = range(208, 214)
+TMPFS, PIDFD, SECOND, ZERO_READ_ONLY, PROC = range(214, 219)
 CLOSED = 299
-#: Descriptors whose files no mapping and no call can change: threads at the same time must not see each other.
+#: Descriptors whose files no mapping and no call can change: threads at the same time must not see
+#: each other.
 UNCHANGING = (READ_ONLY, READ_ONLY, PATH_ONLY, SEALED_WRITE, ZERO, DIRECTORY, PIPE, CLOSED)
 FILES = (
-    *(FILE, FILE, FILE, READ_ONLY, WRITE_ONLY, PATH_ONLY, MEMORY, MEMORY, MEMORY, SEALED_WRITE, SEALED_FUTURE),
-    *(SEALED_SIZE, SECRET, SECRET, ZERO, ZERO, HUGE_FILE, DIRECTORY, PIPE, NULL, TMPFS, TMPFS, PIDFD, SECOND),
+    *(FILE, FILE, FILE, READ_ONLY, WRITE_ONLY, PATH_ONLY, MEMORY, MEMORY, MEMORY),
+    *(SEALED_WRITE, SEALED_FUTURE),
+    *(SEALED_SIZE, SECRET, SECRET, ZERO, ZERO, HUGE_FILE, DIRECTORY, PIPE, NULL),
+    *(TMPFS, TMPFS, PIDFD, SECOND),
     *(ZERO_READ_ONLY, PROC, CLOSED),
 )
 
 READ, WRITE, EXEC, GROWSDOWN_PROT, GROWSUP_PROT = 1, 2, 4, 0x01000000, 0x02000000
 SHARED, PRIVATE, SHARED_VALIDATE, DROPPABLE = 1, 2, 3, 8
-FIXED, ANON, MAP_32BIT, GROWSDOWN, DENYWRITE, EXECUTABLE, LOCKED = 0x10, 0x20, 0x40, 0x100, 0x800, 0x1000, 0x2000
+FIXED, ANON, MAP_32BIT, GROWSDOWN = 0x10, 0x20, 0x40, 0x100
+DENYWRITE, EXECUTABLE, LOCKED = 0x800, 0x1000, 0x2000
 NORESERVE, POPULATE, NONBLOCK, STACK, HUGETLB, SYNC, NOREPLACE = (
     *(0x4000, 0x8000, 0x10000, 0x20000, 0x40000, 0x80000, 0x100000),
 )
 EXTRA = (
-    *(NORESERVE, NORESERVE, STACK, LOCKED, LOCKED, POPULATE, POPULATE | NONBLOCK, GROWSDOWN, SYNC, MAP_32BIT),
-    *(DENYWRITE, EXECUTABLE, HUGETLB, HUGETLB | NORESERVE, HUGETLB | 21 << 26, HUGETLB | 30 << 26, HUGETLB | 13 << 26),
+    *(NORESERVE, NORESERVE, STACK, LOCKED, LOCKED, POPULATE, POPULATE | NONBLOCK),
+    *(GROWSDOWN, SYNC, MAP_32BIT),
+    *(DENYWRITE, EXECUTABLE, HUGETLB, HUGETLB | NORESERVE, HUGETLB | 21 << 26),
+    *(HUGETLB | 30 << 26, HUGETLB | 13 << 26),
     *(0x4000000, 1 << 31, 1 << 35),
 )
-PROTECTIONS = (0, READ, READ, READ | WRITE, READ | WRITE, READ | WRITE, READ | WRITE, READ | EXEC, 7, WRITE, EXEC)
+PROTECTIONS = (
+    *(0, READ, READ, READ | WRITE, READ | WRITE, READ | WRITE, READ | WRITE),
+    *(READ | EXEC, 7, WRITE, EXEC),
+)
 
-NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, FREE, REMOVE, DONTFORK, DOFORK = 0, 1, 2, 3, 4, 8, 9, 10, 11
-MERGEABLE, UNMERGEABLE, HUGEPAGE, NOHUGEPAGE, DONTDUMP, DODUMP, WIPEONFORK, KEEPONFORK = range(12, 20)
+NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED = range(5)
+FREE, REMOVE, DONTFORK, DOFORK = range(8, 12)
+MERGEABLE, UNMERGEABLE, HUGEPAGE, NOHUGEPAGE = range(12, 16)
+DONTDUMP, DODUMP, WIPEONFORK, KEEPONFORK = range(16, 20)
 COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE, DONTNEED_LOCKED, COLLAPSE = range(20, 26)
 GUARD_INSTALL, GUARD_REMOVE = 102, 103
-#: No FREE (the kernel decides when) and no PAGEOUT (as does reclaim), except where a call cannot succeed.
+#: No FREE (the kernel decides when) and no PAGEOUT (as does reclaim), except where a call cannot
+#: succeed.
 ADVICE = (
-    *(NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, DONTNEED, DONTNEED, REMOVE, DONTFORK, DOFORK, MERGEABLE),
-    *(UNMERGEABLE, HUGEPAGE, NOHUGEPAGE, DONTDUMP, DODUMP, WIPEONFORK, KEEPONFORK, COLD, POPULATE_READ),
-    *(POPULATE_WRITE, DONTNEED_LOCKED, COLLAPSE, GUARD_INSTALL, GUARD_REMOVE, 5, 99, FREE, PAGEOUT, 100, 101),
+    *(NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, DONTNEED, DONTNEED, REMOVE),
+    *(DONTFORK, DOFORK, MERGEABLE),
+    *(UNMERGEABLE, HUGEPAGE, NOHUGEPAGE, DONTDUMP, DODUMP, WIPEONFORK, KEEPONFORK),
+    *(COLD, POPULATE_READ),
+    *(POPULATE_WRITE, DONTNEED_LOCKED, COLLAPSE, GUARD_INSTALL, GUARD_REMOVE, 5, 99),
+    *(FREE, PAGEOUT, 100, 101),
 )
 RLIMIT_DATA, RLIMIT_MEMLOCK, RLIMIT_AS = 2, 8, 9
 NO_LIMIT = (1 << 64) - 1
@@ -87,23 +107,31 @@ SIGNALS = {"USR1": 10, "ALRM": 14, "TERM": 15, "WINCH": 28, "POLL": 29, "RTMIN":
 
 #: The memory calls among the operations.
 NAMES = (
-    *("mmap", "munmap", "mprotect", "pkey_mprotect", "mremap", "madvise", "process_madvise", "mlock", "mlock2"),
-    *("munlock", "mlockall", "munlockall", "msync", "mincore", "brk", "remap_file_pages", "mseal", "pkey_alloc"),
-    *("pkey_free", "shmget", "shmat", "shmdt", "shmctl", "prctl", "mbind", "io_setup", "io_destroy"),
+    *("mmap", "munmap", "mprotect", "pkey_mprotect", "mremap", "madvise"),
+    *("process_madvise", "mlock", "mlock2"),
+    *("munlock", "mlockall", "munlockall", "msync", "mincore", "brk"),
+    *("remap_file_pages", "mseal", "pkey_alloc"),
+    *("pkey_free", "shmget", "shmat", "shmdt", "shmctl", "prctl", "mbind"),
+    *("io_setup", "io_destroy"),
     *("map_shadow_stack", "personality"),
 )
 #: All other operations.
 OTHER = (
-    *("load", "store", "code", "sum", "maps", "limit", "timer", "spin", "group", "exit_order", "pkru", "fork"),
-    *("vfork", "spawn", "thread", "par", "exec", "ftruncate", "fallocate", "pread64", "pwrite64", "setresuid"),
+    *("load", "store", "code", "sum", "maps", "limit", "timer", "spin", "group"),
+    *("exit_order", "pkru", "fork"),
+    *("vfork", "spawn", "thread", "par", "exec", "ftruncate", "fallocate", "pread64"),
+    *("pwrite64", "setresuid"),
 )
+# fmt: on
 
 Range = tuple[int, int]
 
 
 def show(*words: object) -> str:
     """One line: addresses and large numbers in hexadecimal."""
-    return " ".join(hex(word) if isinstance(word, int) and word > 9 else str(word) for word in words)
+    return " ".join(
+        hex(word) if isinstance(word, int) and word > 9 else str(word) for word in words
+    )
 
 
 class Writer:
@@ -149,12 +177,15 @@ class Writer:
         return start + first * PAGE, pages * PAGE
 
     def spot(self, spoil: int = 6) -> tuple[str, str]:
-        """An address and a length as words; in some cases in a register, unaligned, or out of bounds."""
+        """An address and a length as words; in some cases in a register, unaligned, or out of
+        bounds."""
         if self.known and self.own is None and self.chance(15):
             register = self.random.choice(sorted(self.known))
             size = self.known[register] // PAGE
             first = self.random.randrange(size)
-            return f"r{register}+{first * PAGE:#x}", show(self.random.randint(1, size - first) * PAGE)
+            return f"r{register}+{first * PAGE:#x}", show(
+                self.random.randint(1, size - first) * PAGE
+            )
         address, length = self.place()
         if self.chance(spoil):
             address += self.random.choice((1, 8, 0x800, 0xFFF))
@@ -168,7 +199,9 @@ class Writer:
 
     def mmap(self) -> None:
         """Any mapping: all flags, all kinds of files."""
-        flags = self.random.choice((PRIVATE,) * 6 + (SHARED,) * 5 + (SHARED_VALIDATE, SHARED_VALIDATE, DROPPABLE, 0, 4))
+        flags = self.random.choice(
+            (PRIVATE,) * 6 + (SHARED,) * 5 + (SHARED_VALIDATE, SHARED_VALIDATE, DROPPABLE, 0, 4)
+        )
         descriptor, offset = NO_LIMIT, 0
         if self.chance(55):
             flags |= ANON
@@ -178,7 +211,9 @@ class Writer:
             descriptor = self.random.choice(FILES if self.own is None else UNCHANGING)
             offset = self.random.choice((0, 0, 0, 1, 2, 3, 5, 6, 8)) * PAGE
             if self.chance(4):
-                offset = self.random.choice((1, 0x800, NO_LIMIT - PAGE + 1, 1 << 63, (1 << 63) - PAGE))
+                offset = self.random.choice(
+                    (1, 0x800, NO_LIMIT - PAGE + 1, 1 << 63, (1 << 63) - PAGE)
+                )
         while self.chance(25):
             flags |= self.random.choice(EXTRA)
         prot = self.random.choice(PROTECTIONS)
@@ -186,7 +221,10 @@ class Writer:
             prot |= self.random.choice((8, 0x10, GROWSDOWN_PROT, GROWSUP_PROT, 1 << 31, 1 << 33))
         address, length = self.place()
         if flags & HUGETLB and self.own is None and self.chance(60):
-            address, length = BIG[0] + HUGE * self.random.randrange(4), HUGE * self.random.randint(1, 2)
+            address, length = (
+                BIG[0] + HUGE * self.random.randrange(4),
+                HUGE * self.random.randint(1, 2),
+            )
         target = ""
         kind = self.random.randrange(100) if self.own is None else 0
         if kind < 60:
@@ -206,7 +244,9 @@ class Writer:
                 address += self.random.choice((1, 0x800))
                 length = max(length - PAGE, 1)
             if self.chance(3):
-                address = self.random.choice((0xFFFFFFFFFFFFF000, 1 << 47, (1 << 47) - PAGE, 1 << 63))
+                address = self.random.choice(
+                    (0xFFFFFFFFFFFFF000, 1 << 47, (1 << 47) - PAGE, 1 << 63)
+                )
             elif self.chance(2):
                 length = self.random.choice((0, NO_LIMIT, 1 << 63, 1 << 48))
         words = ("mmap", address, length, prot, flags, descriptor, offset)
@@ -220,9 +260,16 @@ class Writer:
         """mprotect and pkey_mprotect."""
         prot = self.random.choice(PROTECTIONS)
         if self.chance(8):
-            prot |= self.random.choice((8, 0x10, GROWSDOWN_PROT, GROWSDOWN_PROT, GROWSUP_PROT, 3 << 24))
+            prot |= self.random.choice(
+                (8, 0x10, GROWSDOWN_PROT, GROWSDOWN_PROT, GROWSUP_PROT, 3 << 24)
+            )
         if self.chance(15) and self.own is None:
-            self.say("pkey_mprotect", *self.spot(), prot, self.random.choice((0, 1, 1, 2, 3, 15, 16, NO_LIMIT)))
+            self.say(
+                "pkey_mprotect",
+                *self.spot(),
+                prot,
+                self.random.choice((0, 1, 1, 2, 3, 15, 16, NO_LIMIT)),
+            )
         else:
             self.say("mprotect", *self.spot(), prot)
 
@@ -232,7 +279,13 @@ class Writer:
         if length.startswith("0x8") and len(length) > 12 or len(length) > 17:
             length = "0x1000"
         bytes_now = int(length, 0)
-        sizes = (bytes_now, bytes_now, self.pages() * PAGE, bytes_now + PAGE, max(bytes_now - PAGE, 1))
+        sizes = (
+            bytes_now,
+            bytes_now,
+            self.pages() * PAGE,
+            bytes_now + PAGE,
+            max(bytes_now - PAGE, 1),
+        )
         size = self.random.choice(sizes)
         if self.chance(3):
             size = self.random.choice((0, TERABYTES, NO_LIMIT, 1 << 48))
@@ -246,7 +299,9 @@ class Writer:
             self.say("mremap", address, length, size, flags)
             return
         target, room = self.place()
-        self.say("mremap", address, length, min(size, room) if self.chance(85) else size, flags, target)
+        self.say(
+            "mremap", address, length, min(size, room) if self.chance(85) else size, flags, target
+        )
 
     def madvise(self) -> None:
         """madvise with every advice, and process_madvise."""
@@ -261,7 +316,9 @@ class Writer:
         if self.chance(12) and self.own is None:
             more = self.spot(0) if self.chance(50) else ()
             advice = self.random.choice((advice, COLD, WILLNEED, DONTNEED, COLLAPSE, GUARD_INSTALL))
-            self.say("process_madvise", advice, self.random.choice((0, 0, 0, 1)), address, length, *more)
+            self.say(
+                "process_madvise", advice, self.random.choice((0, 0, 0, 1)), address, length, *more
+            )
         else:
             self.say("madvise", address, length, advice)
 
@@ -290,7 +347,9 @@ class Writer:
 
     def brk(self) -> None:
         """The break, up to a megabyte above its first place."""
-        more = self.random.choice((0, 1, PAGE, 0x1800, 2 * PAGE, 9 * PAGE, 64 * PAGE, 256 * PAGE, 1 << 40))
+        more = self.random.choice(
+            (0, 1, PAGE, 0x1800, 2 * PAGE, 9 * PAGE, 64 * PAGE, 256 * PAGE, 1 << 40)
+        )
         self.say("brk", f"b+{more:#x}")
         if self.chance(50):
             pages = self.random.randint(1, 4)
@@ -302,14 +361,29 @@ class Writer:
         address, length = self.spot()
         if len(length) > 10:
             length = "0x1000"
-        self.say("remap_file_pages", address, length, self.random.choice((0, 0, 0, 1)), self.random.randrange(6), 0)
+        self.say(
+            "remap_file_pages",
+            address,
+            length,
+            self.random.choice((0, 0, 0, 1)),
+            self.random.randrange(6),
+            0,
+        )
 
     def seal(self) -> None:
         """mseal, and calls on what is sealed; in an arena of its own, because nothing undoes it."""
         first, size = SEALED
         address = first + self.random.randrange(size) * PAGE
         length = self.random.randint(1, 3) * PAGE
-        self.say("mmap", address, length, self.random.choice((1, 3, 0)), PRIVATE | ANON | FIXED, NO_LIMIT, 0)
+        self.say(
+            "mmap",
+            address,
+            length,
+            self.random.choice((1, 3, 0)),
+            PRIVATE | ANON | FIXED,
+            NO_LIMIT,
+            0,
+        )
         if self.chance(60):
             self.say("store", address, length, self.random.randrange(1 << 16))
         if self.chance(50):
@@ -335,7 +409,9 @@ class Writer:
         """Protection keys: allocated, freed, denied."""
         choice = self.random.randrange(4)
         if choice == 0:
-            self.say("pkey_alloc", self.random.choice((0, 0, 1)), self.random.choice((0, 0, 1, 2, 4)))
+            self.say(
+                "pkey_alloc", self.random.choice((0, 0, 1)), self.random.choice((0, 0, 1, 2, 4))
+            )
         elif choice == 1:
             self.say("pkey_free", self.random.choice((1, 2, 3, 14, 16, NO_LIMIT)))
         elif choice == 2:
@@ -356,7 +432,9 @@ class Writer:
         elif choice == 2:
             self.say("shmdt", self.place()[0])
         else:
-            flags = self.random.choice((0, 0, 0o10000, 0o20000, 0o40000, 0o40000, 0o100000, 0o50000))
+            flags = self.random.choice(
+                (0, 0, 0o10000, 0o20000, 0o40000, 0o40000, 0o100000, 0o50000)
+            )
             address = self.place()[0] + self.random.choice((0, 0, 0, 8))
             self.say("shmat", f"r{register}+0", address, flags)
             if self.chance(40):
@@ -382,7 +460,14 @@ class Writer:
         elif choice == 2:
             self.say("prctl", PR_THP_DISABLE, self.random.choice((0, 0, 1)), 0, 0, 0)
         elif choice == 3:
-            self.say("prctl", self.random.choice((PR_MDWE + 1, PR_MEMORY_MERGE + 1, PR_THP_DISABLE + 1)), 0, 0, 0, 0)
+            self.say(
+                "prctl",
+                self.random.choice((PR_MDWE + 1, PR_MEMORY_MERGE + 1, PR_THP_DISABLE + 1)),
+                0,
+                0,
+                0,
+                0,
+            )
         elif choice == 4:
             self.say("prctl", PR_MDWE, self.random.choice((2, 4, 0)), 0, 0, 0)
         else:
@@ -393,13 +478,24 @@ class Writer:
 
     def policy(self) -> None:
         """mbind on node 0."""
-        self.say("mbind", *self.spot(), self.random.choice((0, 1, 2, 3, 4, 9)), self.random.choice(("p+0", "0")), 2, 0)
+        self.say(
+            "mbind",
+            *self.spot(),
+            self.random.choice((0, 1, 2, 3, 4, 9)),
+            self.random.choice(("p+0", "0")),
+            2,
+            0,
+        )
 
     def resize(self) -> None:
         """A file shrinks or grows, or gets a hole."""
         descriptor = self.random.choice((FILE, MEMORY, SEALED_SIZE, TMPFS))
         if self.chance(70):
-            self.say("ftruncate", descriptor, self.random.choice((0, 1, PAGE, 0x1800, 4 * PAGE, 8 * PAGE, 9 * PAGE)))
+            self.say(
+                "ftruncate",
+                descriptor,
+                self.random.choice((0, 1, PAGE, 0x1800, 4 * PAGE, 8 * PAGE, 9 * PAGE)),
+            )
         else:
             self.say("fallocate", descriptor, 3, self.random.randrange(6) * PAGE, PAGE)
 
@@ -422,7 +518,13 @@ class Writer:
             # Not from /dev/zero, whose reads end early when a signal comes (read_iter_zero).
             self.say("pread64", READ_ONLY, address, length, self.random.randrange(4) * PAGE)
         else:
-            self.say("pwrite64", self.random.choice((FILE, MEMORY)), address, length, self.random.randrange(4) * PAGE)
+            self.say(
+                "pwrite64",
+                self.random.choice((FILE, MEMORY)),
+                address,
+                length,
+                self.random.randrange(4) * PAGE,
+            )
 
     def place_rings(self) -> None:
         """Mappings that other calls make: an aio ring, a shadow stack."""
@@ -437,7 +539,9 @@ class Writer:
     def grow(self) -> None:
         """A MAP_GROWSDOWN mapping that grows, and what then becomes of the pages that grew."""
         first, size = GROWING
-        flags = PRIVATE | ANON | GROWSDOWN | FIXED | self.random.choice((0, 0, 0, LOCKED, NORESERVE))
+        flags = (
+            PRIVATE | ANON | GROWSDOWN | FIXED | self.random.choice((0, 0, 0, LOCKED, NORESERVE))
+        )
         start = first + self.random.choice((300, 600, 700)) * PAGE
         if self.chance(70):
             self.say("munmap", first, size * PAGE)
@@ -459,7 +563,12 @@ class Writer:
             elif choice == 6:
                 self.say("mmap", below, length, 3, PRIVATE | ANON | FIXED, NO_LIMIT, 0)
             elif choice == 7:
-                self.say("madvise", below, length, self.random.choice((DONTNEED, DONTFORK, POPULATE_WRITE, DONTDUMP)))
+                self.say(
+                    "madvise",
+                    below,
+                    length,
+                    self.random.choice((DONTNEED, DONTFORK, POPULATE_WRITE, DONTDUMP)),
+                )
             else:
                 self.say(self.random.choice(("mlock", "munlock", "mincore", "load")), below, length)
         self.say("sum", start - 12 * PAGE, 16 * PAGE)
@@ -471,7 +580,9 @@ class Writer:
         flags = self.random.choice((PRIVATE, PRIVATE, PRIVATE, SHARED)) | ANON | FIXED
         self.say("mmap", start + first * PAGE, (size - first) * PAGE, 3, flags, NO_LIMIT, 0)
         if self.chance(50):
-            self.say("store", start + first * PAGE, (size - first) * PAGE, self.random.randrange(1 << 16))
+            self.say(
+                "store", start + first * PAGE, (size - first) * PAGE, self.random.randrange(1 << 16)
+            )
 
     def fail_for_memory(self) -> None:
         """Calls on existing mappings that fail because they want terabytes."""
@@ -486,7 +597,9 @@ class Writer:
             elif choice == 1:
                 self.say("mmap", 0, TERABYTES, 3, PRIVATE | ANON, NO_LIMIT, 0)
             elif choice == 2:
-                self.say("mmap", VAST + 16 * PAGE, TERABYTES, 0, PRIVATE | ANON | FIXED, NO_LIMIT, 0)
+                self.say(
+                    "mmap", VAST + 16 * PAGE, TERABYTES, 0, PRIVATE | ANON | FIXED, NO_LIMIT, 0
+                )
                 self.say("mprotect", VAST, TERABYTES, self.random.choice((3, 2)))
             elif choice == 3:
                 self.say("mremap", at, PAGE, TERABYTES, self.random.choice((0, 1)))
@@ -500,7 +613,11 @@ class Writer:
         """A limit that makes some of the next calls fail."""
         which = self.random.choice((RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK, RLIMIT_MEMLOCK))
         self.is_limited = True
-        self.say("limit", which, self.random.choice((0, 1, 2, 4, 7, 16)) * PAGE + self.random.choice((0, 0, 1)))
+        self.say(
+            "limit",
+            which,
+            self.random.choice((0, 1, 2, 4, 7, 16)) * PAGE + self.random.choice((0, 0, 1)),
+        )
         for _ in range(self.random.randint(2, 8)):
             if which == RLIMIT_MEMLOCK and self.chance(60):
                 self.lock()
@@ -555,7 +672,9 @@ class Writer:
             self.own = WORKERS[number]
             self.worker = f"@{number} "
             for _ in range(self.random.randint(3, 12)):
-                self.random.choice((self.mmap, self.munmap, self.mprotect, self.madvise, self.access, self.mincore))()
+                self.random.choice(
+                    (self.mmap, self.munmap, self.mprotect, self.madvise, self.access, self.mincore)
+                )()
             self.say("sum", self.own[0], self.own[1] * PAGE)
         self.own = None
         self.worker = ""
@@ -566,7 +685,9 @@ class Writer:
         if self.worker:
             return
         self.worker = f"@{self.random.randrange(4)} "
-        self.random.choice((self.mmap, self.munmap, self.mprotect, self.madvise, self.access, self.lock))()
+        self.random.choice(
+            (self.mmap, self.munmap, self.mprotect, self.madvise, self.access, self.lock)
+        )()
         self.worker = ""
 
     def timing(self) -> None:
@@ -589,7 +710,13 @@ class Writer:
         size = self.random.choice((HUGE, HUGE, HUGE + PAGE, 2 * HUGE))
         register = self.random.randrange(12, 16)
         kind, descriptor = self.random.choice(
-            ((PRIVATE | ANON, NO_LIMIT), (SHARED | ANON, NO_LIMIT), (PRIVATE, FILE), (SHARED, MEMORY), (SHARED, TMPFS))
+            (
+                (PRIVATE | ANON, NO_LIMIT),
+                (SHARED | ANON, NO_LIMIT),
+                (PRIVATE, FILE),
+                (SHARED, MEMORY),
+                (SHARED, TMPFS),
+            )
         )
         self.say(f"={register}", "mmap", 0, size, self.random.choice((1, 3)), kind, descriptor, 0)
         self.say("load", f"r{register}+0", 3 * PAGE)
@@ -629,9 +756,33 @@ class Writer:
             self.call()
         else:
             scenes: tuple[Callable[[], None], ...] = (
-                *(self.grow, self.grow, self.fail_for_memory, self.limits, self.limits, self.block, self.block),
-                *(self.parallel, self.by_worker, self.by_worker, self.by_worker, self.timing, self.signals, self.big),
-                *(self.lock_all, self.attach_zero, self.seal, self.refill, self.refill, self.refill, self.refill),
+                *(
+                    self.grow,
+                    self.grow,
+                    self.fail_for_memory,
+                    self.limits,
+                    self.limits,
+                    self.block,
+                    self.block,
+                ),
+                *(
+                    self.parallel,
+                    self.by_worker,
+                    self.by_worker,
+                    self.by_worker,
+                    self.timing,
+                    self.signals,
+                    self.big,
+                ),
+                *(
+                    self.lock_all,
+                    self.attach_zero,
+                    self.seal,
+                    self.refill,
+                    self.refill,
+                    self.refill,
+                    self.refill,
+                ),
             )
             self.random.choice(scenes)()
         if self.chance(8):
@@ -644,7 +795,8 @@ class Writer:
 
 
 def write_list(seed: int, count: int = 500) -> list[str]:
-    """The list of about `count` operations that a seed stands for. Every second list runs unprivileged."""
+    """The list of about `count` operations that a seed stands for. Every second list runs
+    unprivileged."""
     writer = Writer(seed)
     if seed % 2:
         writer.say("setgroups", 0, 0)

@@ -1,7 +1,8 @@
 """Runs lists of calls natively and under Laconic, and compares what the program observed.
 
-A list runs natively twice. An observation that differs between these two runs is unstable: it is excluded, and counted
-by the name of its operation. All other observations must be the same under Laconic, in every mode.
+A list runs natively twice. An observation that differs between these two runs is unstable: it is
+excluded, and counted by the name of its operation. All other observations must be the same under
+Laconic, in every mode.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ _TICK = 0x680000000000
 _MAP = re.compile(r"map ([0-9a-f]+)-([0-9a-f]+) (\S+) ([0-9a-f]+) (\S+) (\d+) *(.*?) *\| ?(.*)")
 
 
-#: VmFlags that no memory call decides alone. `ac`: mprotect_fixup drops VM_ACCOUNT only from a VMA without an
-#: anon_vma, and whether a VMA has one depends on how the kernel split and merged it before.
+#: VmFlags that no memory call decides alone. `ac`: mprotect_fixup drops VM_ACCOUNT only from a VMA
+#: without an anon_vma, and whether a VMA has one depends on how the kernel split and merged it
+#: before.
 UNDECIDED_FLAGS = {"ac"}
 
 
@@ -67,13 +69,16 @@ class Difference:
     messages: str = ""
 
     def kind(self) -> tuple[str, ...]:
-        """The class of this difference: the operation's name, and in what its observation differs."""
+        """The class of this difference: the operation's name, and in what its observation
+        differs."""
         name = self.native.name
         if name == self.mediated.name == "maps":
             return name, *sorted(_differing_fields(self.native, self.mediated))
         if name == self.mediated.name == "sum":
             pairs = zip(self.native.split()[2:], self.mediated.split()[2:], strict=False)
-            return name, *sorted({f"{_page(mine)} {_page(theirs)}" for mine, theirs in pairs if mine != theirs})
+            return name, *sorted(
+                {f"{_page(mine)} {_page(theirs)}" for mine, theirs in pairs if mine != theirs}
+            )
         if name == self.mediated.name:
             return name, _outcome(self.native), _outcome(self.mediated)
         return name, self.mediated.name, _without_numbers(self.messages)
@@ -151,7 +156,8 @@ class Result:
 
 
 def _observations(text: str, directory: str) -> Iterator[Observation]:
-    """The log by operation, without what has no meaning: inode numbers of files without a name, paths, the layout."""
+    """The log by operation, without what has no meaning: inode numbers of files without a name,
+    paths, the layout."""
     inodes: dict[tuple[str, str], int] = {}
     lines = iter(text.replace(directory, ".").splitlines())
     for line in lines:
@@ -177,7 +183,8 @@ def _observations(text: str, directory: str) -> Iterator[Observation]:
 
 
 def _add(merged: list[list[str]], new: list[str]) -> None:
-    """Appends a mapping, or makes the last one longer if the two differ in nothing but their place."""
+    """Appends a mapping, or makes the last one longer if the two differ in nothing but their
+    place."""
     last = merged[-1] if merged else []
     if len(last) == 5 and last[1] == new[0] and last[2] == new[2] and last[4] == new[4]:
         # Offsets continue in a file's mappings, and are 0 in anonymous ones.
@@ -207,7 +214,8 @@ def run(
     mode: str | None = None,
     command: Sequence[str] = COMMAND,
 ) -> list[Log]:
-    """Runs every list, natively or in one mode, in one batch; after a failure every list in a batch of its own."""
+    """Runs every list, natively or in one mode, in one batch; after a failure every list in a batch
+    of its own."""
     logs, failure = _batch(program, lists, place, mode, command)
     if failure and len(lists) > 1:
         return [run(program, [calls], place, mode, command)[0] for calls in lists]
@@ -215,7 +223,11 @@ def run(
 
 
 def _batch(
-    program: Path, lists: Sequence[Sequence[str]], place: Path, mode: str | None, command: Sequence[str]
+    program: Path,
+    lists: Sequence[Sequence[str]],
+    place: Path,
+    mode: str | None,
+    command: Sequence[str],
 ) -> tuple[list[list[Observation]], str]:
     words: list[str] = [str(program), "batch"]
     for number, calls in enumerate(lists):
@@ -238,7 +250,8 @@ def _batch(
 
 
 def _execute(words: Sequence[str], place: Path, count: int) -> tuple[int, str]:
-    """Runs a command in a session of its own, because the program sends signals to its process group."""
+    """Runs a command in a session of its own, because the program sends signals to its process
+    group."""
     with (
         tempfile.TemporaryFile() as messages,
         subprocess.Popen(
@@ -264,7 +277,8 @@ def _execute(words: Sequence[str], place: Path, count: int) -> tuple[int, str]:
 
 
 def _end_group(group: int) -> None:
-    """If Laconic was killed, so were the programs that it traced; a program that was left over must not stay."""
+    """If Laconic was killed, so were the programs that it traced; a program that was left over must
+    not stay."""
     try:
         os.killpg(group, signal.SIGKILL)
     except ProcessLookupError:
@@ -282,7 +296,8 @@ def unstable(native: Log, again: Log) -> Counter[str]:
 def first_difference(
     native: Log, again: Log, mediated: Log, mode: str, ignored: Collection[tuple[str, ...]] = ()
 ) -> Difference | None:
-    """The first stable observation that is not the same under Laconic, unless it is of an ignored kind."""
+    """The first stable observation that is not the same under Laconic, unless it is of an ignored
+    kind."""
     end = Observation("")
     if len(native.observations) != len(again.observations):
         return None
@@ -308,7 +323,8 @@ def compare(
     ignored: Collection[tuple[str, ...]] = (),
     command: Sequence[str] = COMMAND,
 ) -> Result:
-    """Compares lists in some modes; the differences are numbered as the lists are. `command` is Laconic's."""
+    """Compares lists in some modes; the differences are numbered as the lists are. `command` is
+    Laconic's."""
     result = Result(sum(map(len, lists)), sum(map(count_calls, lists)))
     with workplace() as place:
         native = run(program, lists, place)
@@ -316,7 +332,9 @@ def compare(
         for mode in modes:
             mediated = run(program, lists, place, mode, command)
             for number in range(len(lists)):
-                difference = first_difference(native[number], again[number], mediated[number], mode, ignored)
+                difference = first_difference(
+                    native[number], again[number], mediated[number], mode, ignored
+                )
                 if difference is not None:
                     result.differences.setdefault(number, difference)
     for mine, other in zip(native, again, strict=True):

@@ -39,7 +39,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="the first list")
     parser.add_argument("--mode", choices=MODES, action="append", help="default: all")
     parser.add_argument("--build", choices=BUILDS, default="dynamic")
-    parser.add_argument("--save", type=Path, default=HERE / "regressions", help="where short lists are saved")
+    parser.add_argument(
+        "--save", type=Path, default=HERE / "regressions", help="where short lists are saved"
+    )
     arguments = parser.parse_args()
     modes = arguments.mode or [*MODES]
     kinds = known_kinds(modes)
@@ -63,7 +65,9 @@ def main() -> int:
         total += result.calls
         excluded += result.excluded
         seed += BATCH
-    print(f"{total:,} calls in {time.monotonic() - begun:.0f} s, {count} new differences, excluded: {dict(excluded)}")
+    print(
+        f"{total:,} calls in {time.monotonic() - begun:.0f} s, {count} new differences, excluded: {dict(excluded)}"
+    )
     return 1 if count else 0
 
 

@@ -18,9 +18,11 @@ def _differing(program: Path, lists: Sequence[list[str]], difference: Difference
 
 
 def shorten(program: Path, calls: Sequence[str], difference: Difference) -> list[str]:
-    """Leaves out lines as long as the first difference stays of the same kind; halves first, single lines last.
+    """Leaves out lines as long as the first difference stays of the same kind; halves first, single
+    lines last.
 
-    All lists without one part run in one batch; what can be left out alone is then left out together, if it can.
+    All lists without one part run in one batch; what can be left out alone is then left out
+    together, if it can.
     """
     lines = list(calls)
     if difference.native.number >= 0:
@@ -41,8 +43,16 @@ def _without_parts(program: Path, lines: list[str], size: int, difference: Diffe
     while start < len(lines):
         starts = list(range(start, len(lines), size))[:BATCH]
         shorter = [lines[:at] + lines[at + size :] for at in starts]
-        needless = [at for at, differs in zip(starts, _differing(program, shorter, difference), strict=True) if differs]
-        together = [line for number, line in enumerate(lines) if not any(at <= number < at + size for at in needless)]
+        needless = [
+            at
+            for at, differs in zip(starts, _differing(program, shorter, difference), strict=True)
+            if differs
+        ]
+        together = [
+            line
+            for number, line in enumerate(lines)
+            if not any(at <= number < at + size for at in needless)
+        ]
         if len(needless) > 1 and not _differing(program, [together], difference)[0]:
             at = needless[-1]
             lines = lines[:at] + lines[at + size :]

@@ -1,8 +1,10 @@
-"""A program cannot tell the difference: its own observations, natively and under Laconic, are equal.
+"""A program cannot tell the difference: its own observations, natively and under Laconic, are
+equal.
 
     LACONIC_FAITHFUL_CALLS=100000 pytest tests/faithful -m slow -rP
 
-`python -m tests.faithful.hunt` looks for more, shrinks what differs, and saves it in tests/faithful/regressions.
+`python -m tests.faithful.hunt` looks for more, shrinks what differs, and saves it in
+tests/faithful/regressions.
 """
 
 from __future__ import annotations
@@ -21,7 +23,11 @@ from tests.faithful.known import KNOWN
 from tests.tracer.lab import build_source
 
 HERE = Path(__file__).parent
-BUILDS: dict[str, tuple[str, ...]] = {"dynamic": (), "static": ("-static",), "static-pie": ("-static-pie",)}
+BUILDS: dict[str, tuple[str, ...]] = {
+    "dynamic": (),
+    "static": ("-static",),
+    "static-pie": ("-static-pie",),
+}
 REGRESSIONS = sorted(path.stem for path in (HERE / "regressions").glob("*.calls"))
 #: Lists per test. Half of them run unprivileged.
 PART = 5
@@ -61,7 +67,8 @@ def build_of(name: str) -> str:
 
 @cache
 def _past(build: str) -> dict[str, Difference | None]:
-    """What the regressions that do not fail come to: all in one batch, because each start of Laconic costs time."""
+    """What the regressions that do not fail come to: all in one batch, because each start of
+    Laconic costs time."""
     names = [name for name in REGRESSIONS if name not in KNOWN and build_of(name) == build]
     result = compare(program(build), [read_list(name) for name in names])
     return {name: result.differences.get(number) for number, name in enumerate(names)}
@@ -107,4 +114,6 @@ def test_many_random_calls() -> None:
         total += result.calls
         excluded += result.excluded
         seed += PART
-    print(f"{total:,} calls, {len(MODES)} modes, 0 differences; excluded as natively unstable: {dict(excluded)}")
+    print(
+        f"{total:,} calls, {len(MODES)} modes, 0 differences; excluded as natively unstable: {dict(excluded)}"
+    )

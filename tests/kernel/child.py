@@ -1,8 +1,8 @@
 """A real process that makes whatever system call it is told to: the judge of the bookkeeping.
 
-A small program is started under ptrace and held where it has just been executed. It never runs an instruction of its
-own but the `syscall` in its vdso, so nothing but the calls under test changes its address space. Address space
-randomisation is off: two children made alike choose alike.
+A small program is started under ptrace and held where it has just been executed. It never runs an
+instruction of its own but the `syscall` in its vdso, so nothing but the calls under test changes
+its address space. Address space randomisation is off: two children made alike choose alike.
 """
 
 from __future__ import annotations
@@ -31,8 +31,18 @@ _SYSCALL_INSTRUCTION = b"\x0f\x05"
 _SYSCALL_STOP = signal.SIGTRAP | 0x80
 _OPTIONS = ptrace.O_TRACESYSGOOD | ptrace.O_TRACEEXEC | ptrace.O_TRACEFORK | ptrace.O_EXITKILL
 
-#: The descriptors that every child has. The file is FILE_PAGES long and a little; PATTERN is what `write` copies from.
-FILE_RW, FILE_RO, FILE_WO, PIPE, DIRECTORY, OTHER, PATTERN, CLOSED = 200, 201, 202, 203, 204, 205, 206, 299
+#: The descriptors that every child has. The file is FILE_PAGES long and a little; PATTERN is what
+#: `write` copies from.
+FILE_RW, FILE_RO, FILE_WO, PIPE, DIRECTORY, OTHER, PATTERN, CLOSED = (
+    200,
+    201,
+    202,
+    203,
+    204,
+    205,
+    206,
+    299,
+)
 FILE_PAGES = 6
 
 
@@ -43,7 +53,10 @@ class Files:
         names = [os.path.join(directory, name) for name in ("file", "other", "pattern")]
         for number, name in enumerate(names):
             with open(name, "wb") as file:
-                file.write(b"".join(bytes([number * 64 + page + 1]) * PAGE for page in range(FILE_PAGES)) + b"end")
+                file.write(
+                    b"".join(bytes([number * 64 + page + 1]) * PAGE for page in range(FILE_PAGES))
+                    + b"end"
+                )
         reader, writer = os.pipe()
         os.close(writer)
         self.fds = {
@@ -60,7 +73,10 @@ class Files:
         """Gives the files their first contents back."""
         for number, fd in ((0, FILE_RW), (1, OTHER)):
             os.pwrite(
-                self.fds[fd], b"".join(bytes([number * 64 + page + 1]) * PAGE for page in range(FILE_PAGES)) + b"end", 0
+                self.fds[fd],
+                b"".join(bytes([number * 64 + page + 1]) * PAGE for page in range(FILE_PAGES))
+                + b"end",
+                0,
             )
 
     def close(self) -> None:
@@ -93,9 +109,12 @@ class Mapping(NamedTuple):
 
 
 class Child:
-    """A stopped process and its `syscall` instruction. `call` makes a system call in it and returns the result."""
+    """A stopped process and its `syscall` instruction. `call` makes a system call in it and returns
+    the result."""
 
-    def __init__(self, descriptors: Files | None = None, persona: int = 0, program: str = "/bin/true") -> None:
+    def __init__(
+        self, descriptors: Files | None = None, persona: int = 0, program: str = "/bin/true"
+    ) -> None:
         go_read, go_write = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
@@ -117,7 +136,9 @@ class Child:
         vdso = next(line for line in self.maps() if line.name == "[vdso]")
         with open(f"/proc/{self.pid}/mem", "rb") as memory:
             memory.seek(vdso.start)
-            self._instruction = vdso.start + memory.read(vdso.end - vdso.start).index(_SYSCALL_INSTRUCTION)
+            self._instruction = vdso.start + memory.read(vdso.end - vdso.start).index(
+                _SYSCALL_INSTRUCTION
+            )
 
     def _wait(self) -> int:
         status = os.waitpid(self.pid, 0)[1]
@@ -128,7 +149,9 @@ class Child:
     def _resume(self) -> int:
         assert ptrace.resume(SYSCALL, self.pid)
         stop = self._wait()
-        return self._resume() if stop == signal.SIGCHLD else stop  # a forked process was reaped; the signal is dropped
+        return (
+            self._resume() if stop == signal.SIGCHLD else stop
+        )  # a forked process was reaped; the signal is dropped
 
     def call(self, name: str | int, *args: int) -> int:
         """Makes the system call and returns its result, a negative errno where it failed."""
@@ -157,7 +180,8 @@ class Child:
         return value - (1 << 64) if value >> 63 else value
 
     def fork(self) -> int:
-        """Makes the child fork; returns the new process's id, stopped at its begin. End it with `reap`."""
+        """Makes the child fork; returns the new process's id, stopped at its begin. End it with
+        `reap`."""
         self._begin(FORK, ())
         assert self._resume() == signal.SIGTRAP | ptrace.EVENT_FORK << 8
         new = ptrace.event_message(self.pid)
@@ -167,7 +191,8 @@ class Child:
         return new
 
     def write(self, address: int, which: int = 0) -> bool:
-        """Writes eight bytes of page `which` of the pattern, as the program would; False where that faults."""
+        """Writes eight bytes of page `which` of the pattern, as the program would; False where that
+        faults."""
         return self.call(PREAD64, PATTERN, address, 8, which % FILE_PAGES * PAGE) == 8
 
     def read(self, address: int) -> bool:
@@ -175,7 +200,8 @@ class Child:
         return self.call(ACCESS, address, 0) != -14
 
     def peek(self, address: int) -> bytes | None:
-        """Eight bytes, whatever the protection; None where there is no page, or none that can be had."""
+        """Eight bytes, whatever the protection; None where there is no page, or none that can be
+        had."""
         with open(f"/proc/{self.pid}/mem", "rb", buffering=0) as memory:
             memory.seek(address)
             try:

@@ -1,7 +1,8 @@
 """Two ways to hold the bookkeeping against a real child.
 
-`Prediction`: the child makes each call as it is; the bookkeeping says beforehand what will come of it.
-`ThroughPal`: one child makes the call as it is; for the other the bookkeeping answers, and it makes only host calls.
+`Prediction`: the child makes each call as it is; the bookkeeping says beforehand what will come of
+it. `ThroughPal`: one child makes the call as it is; for the other the bookkeeping answers, and it
+makes only host calls.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from tests.kernel.child import Child, Ended, reap
 from tests.kernel.tolerances import CUT_APART, RESULT_ONLY, cut_apart, tolerated, vanished
 from tests.model.strategies import ARENA, FORK, READ, WRITE, Bases, resolve
 
-#: Far from all that a program has by itself, with room above it for the largest mapping that `strategies` makes.
+#: Far from all that a program has by itself, with room above it for the largest mapping that
+#: `strategies` makes.
 LOW_ARENA = 0x10_0000_0000
 WALL = 16 * 4096
 
@@ -32,8 +34,8 @@ WALL = 16 * 4096
 def open_space(child: Child) -> tuple[AddressSpace, Bases]:
     """The bookkeeping of a new child, as the tracer begins it, and the bases of its regions.
 
-    A wall of inaccessible pages keeps the calls below away from the vdso, which the child's calls are made from; it is
-    sealed (Linux 6.10), so that ranges without end stop there.
+    A wall of inaccessible pages keeps the calls below away from the vdso, which the child's calls
+    are made from; it is sealed (Linux 6.10), so that ranges without end stop there.
     """
     start = proc.read_start(child.pid)
     space = AddressSpace(proc.read_layout(child.pid), proc.read_smaps(child.pid), start.start_brk)
@@ -49,7 +51,8 @@ def open_space(child: Child) -> tuple[AddressSpace, Bases]:
 
 
 class _Side:
-    """A child, its bookkeeping, and the tracer's own code that leads from an outcome to what is held."""
+    """A child, its bookkeeping, and the tracer's own code that leads from an outcome to what is
+    held."""
 
     def __init__(self, child: Child, observe: bool, counts: Counter[str] | None) -> None:
         self.child = child
@@ -61,7 +64,8 @@ class _Side:
         self.counts = counts if counts is not None else Counter()
 
     def difference(self) -> str | None:
-        """What differs between the bookkeeping and the child's maps, or what is wrong with the bookkeeping itself."""
+        """What differs between the bookkeeping and the child's maps, or what is wrong with the
+        bookkeeping itself."""
         try:
             self.space.check()
         except AssertionError as wrong:
@@ -69,7 +73,8 @@ class _Side:
         return first_difference(self.space, proc.read_smaps(self.child.pid))
 
     def forked(self) -> str | None:
-        """Lets the child fork and compares the new process with `AddressSpace.fork`; it is ended then."""
+        """Lets the child fork and compares the new process with `AddressSpace.fork`; it is ended
+        then."""
         new = self.child.fork()
         try:
             twin = self.space.fork()
@@ -135,13 +140,19 @@ class ThroughPal(_Side):
         assert open_space(native)[1] == self.bases, "two children made alike are alike"
 
     def step(self, relative: Call, compare: bool = True) -> str | None:
-        """Makes one call on both sides; the first difference in result or maps (unless `compare` is off), in words."""
+        """Makes one call on both sides; the first difference in result or maps (unless `compare` is
+        off), in words."""
         call = resolve(relative, self.bases)
         name, args = call
         if name in (WRITE, READ):
-            first, second = (side.write(*args[:2]) if name == WRITE else side.read(args[0]) for side in self._children)
+            first, second = (
+                side.write(*args[:2]) if name == WRITE else side.read(args[0])
+                for side in self._children
+            )
             if first != second:
-                return f"{name} {'succeeds' if first else 'faults'} natively, and not so under Laconic"
+                return (
+                    f"{name} {'succeeds' if first else 'faults'} natively, and not so under Laconic"
+                )
             self.space.grow(proc.read_smaps(self.child.pid))
         elif name == FORK:
             reap(self.native.fork())
@@ -155,7 +166,9 @@ class ThroughPal(_Side):
                 self.counts[f"tolerated: {CUT_APART}"] += 1
                 raise Ended
             if value != result:
-                return f"{name} returns {_result(value)} natively, and {_result(result)} under Laconic"
+                return (
+                    f"{name} returns {_result(value)} natively, and {_result(result)} under Laconic"
+                )
         return self.difference() or self._apart() if compare else None
 
     @property
@@ -193,7 +206,8 @@ class ThroughPal(_Side):
 
 
 def _anonymised(host: RangeMap[Vma]) -> list[tuple[int, int, Vma]]:
-    # Files by the order in which they appear: the two children have different ones that mean the same.
+    # Files by the order in which they appear: the two children have different ones that mean the
+    # same.
     files: dict[File, File] = {}
     entries = []
     for start, end, vma in host:
@@ -203,7 +217,8 @@ def _anonymised(host: RangeMap[Vma]) -> list[tuple[int, int, Vma]]:
 
 
 def _only_the_host_knows(outcome: Outcome) -> bool:
-    # Asked, or said without any difference in attributes: contents and residency have errors of their own.
+    # Asked, or said without any difference in attributes: contents and residency have errors of
+    # their own.
     if outcome.ask or outcome.place or outcome.resync:
         return True
     return bool(outcome.changes) and all(change.wanted is change.held for change in outcome.changes)

@@ -1,6 +1,7 @@
-"""Random calls against the kernel until something differs; prints the shortest sequence that still does.
+"""Random calls against the kernel until something differs; prints the shortest sequence that still
+does.
 
-    python -m tests.kernel.fuzz --calls 100000 --seed 1
+python -m tests.kernel.fuzz --calls 100000 --seed 1
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Failure(NamedTuple):
 
 
 class Room:
-    """What episodes are played in: one child that predictions are made for, or two, one of them behind the PAL."""
+    """What episodes are played in: one child that predictions are made for, or two, one of them
+    behind the PAL."""
 
     def __init__(
         self,
@@ -107,8 +109,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=10000)
     parser.add_argument("--seed", type=int, default=1, help="number of the first episode")
-    parser.add_argument("--mode", choices=("predict", "pal"), default="predict", help="how it is compared")
-    parser.add_argument("--keep-going", type=int, default=1, metavar="N", help="stop after N failures")
+    parser.add_argument(
+        "--mode", choices=("predict", "pal"), default="predict", help="how it is compared"
+    )
+    parser.add_argument(
+        "--keep-going", type=int, default=1, metavar="N", help="stop after N failures"
+    )
     arguments = parser.parse_args()
     # One processor for both: a switch between tracer and child then takes a quarter of the time.
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})

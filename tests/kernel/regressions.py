@@ -1,4 +1,5 @@
-"""Sequences that once showed a bug, by what the bug was. `python -m tests.kernel.fuzz` prints them in this form."""
+"""Sequences that once showed a bug, by what the bug was. `python -m tests.kernel.fuzz` prints them
+in this form."""
 
 from __future__ import annotations
 

@@ -32,7 +32,9 @@ def test_random_calls(mode: str) -> None:
     failure = fuzz(4000, 1, mode, counts)
     assert failure is None, report(failure)
     assert counts["calls"] > 3000
-    assert counts["resync: mremap"] < counts["calls"] // 50, "bookkeeping knows most of what the kernel will do"
+    assert counts["resync: mremap"] < counts["calls"] // 50, (
+        "bookkeeping knows most of what the kernel will do"
+    )
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-"""What changes the rules for a whole address space: personality, MDWE, the layout, the limit on VMAs."""
+"""What changes the rules for a whole address space: personality, MDWE, the layout, the limit on
+VMAs."""
 
 from __future__ import annotations
 
@@ -49,7 +50,11 @@ def test_mdwe(stack: ExitStack, mode: str) -> None:
     deny = Call("prctl", (PR_SET_MDWE, 1, 0, 0, 0))
     room = Room(mode, stack)
     side = room.side(stack)
-    for call in (deny, Call("mmap", (LOW, PAGE, 3, 0x32, NO_FD, 0)), Call("mprotect", (LOW, PAGE, PROT_EXEC))):
+    for call in (
+        deny,
+        Call("mmap", (LOW, PAGE, 3, 0x32, NO_FD, 0)),
+        Call("mprotect", (LOW, PAGE, PROT_EXEC)),
+    ):
         assert side.step(call) is None
     assert side.space.mdwe
     vma = side.space.vmas.get(side.bases.low)
@@ -65,7 +70,6 @@ def test_the_legacy_layout_goes_upwards(stack: ExitStack, mode: str) -> None:
     _play(room, [])
 
 
-
 @pytest.mark.slow
 def test_the_limit_on_vmas(stack: ExitStack) -> None:
     side = Room("pal", stack).side(stack)
@@ -74,7 +78,10 @@ def test_the_limit_on_vmas(stack: ExitStack) -> None:
     pages = limit + 100
     assert side.step(Call("mmap", (LOW, pages * PAGE, 0, 0x4032, NO_FD, 0))) is None
     for page in range(1, pages, 2):
-        assert side.step(Call("mprotect", (LOW + page * PAGE, PAGE, 1)), compare=page % 20_000 == 1) is None
+        assert (
+            side.step(Call("mprotect", (LOW + page * PAGE, PAGE, 1)), compare=page % 20_000 == 1)
+            is None
+        )
     assert limit - 3 <= side.space.map_count <= limit
     high = LOW + pages * PAGE
     for call in (

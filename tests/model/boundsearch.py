@@ -1,8 +1,9 @@
-"""The cheapest strict way through a tiny case: a search of all that can be done, independent of bound and strategies.
+"""The cheapest strict way through a tiny case: a search of all that can be done, independent of
+bound and strategies.
 
-A case is a few pages, a few calls, and which pages are touched after each. `Search` takes the cheapest ways of one page
-through one call from `onepage`, joins them for all pages with the host calls and ioctls that they can share, and finds
-the cheapest way through the case.
+A case is a few pages, a few calls, and which pages are touched after each. `Search` takes the
+cheapest ways of one page through one call from `onepage`, joins them for all pages with the host
+calls and ioctls that they can share, and finds the cheapest way through the case.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from tests.unit.onepage import ABSENT, Page, Rules, search
 
 
 class Step(NamedTuple):
-    """One call on the pages `first` to `last`, both in it, and the pages that are touched after it. `prot` is of the
-    protection, or -1."""
+    """One call on the pages `first` to `last`, both in it, and the pages that are touched after it.
+    `prot` is of the protection, or -1."""
 
     name: str
     first: int
@@ -29,8 +30,8 @@ Case = tuple[Step, ...]
 
 
 class State(NamedTuple):
-    """One page as the program sees it. `prot` None: not mapped. `initial`: what it has before it is written. `live`:
-    touched. `own`: written."""
+    """One page as the program sees it. `prot` None: not mapped. `initial`: what it has before it is
+    written. `live`: touched. `own`: written."""
 
     prot: int | None = None
     initial: str = "zero"
@@ -52,9 +53,14 @@ def after_call(state: State, step: Step, page: int) -> tuple[State, bool]:
 
 
 def after_touch(state: State) -> State:
-    """The page after it was touched: written where that is allowed; what memory alone has is its own always."""
+    """The page after it was touched: written where that is allowed; what memory alone has is its
+    own always."""
     assert state.prot
-    return state if state.live else state._replace(live=True, own=bool(state.prot & 2) or state.initial == "zero")
+    return (
+        state
+        if state.live
+        else state._replace(live=True, own=bool(state.prot & 2) or state.initial == "zero")
+    )
 
 
 def legal(step: Step, states: list[State]) -> bool:
@@ -67,8 +73,8 @@ def legal(step: Step, states: list[State]) -> bool:
 
 
 class Option(NamedTuple):
-    """One way of one page through a call: what it is then (U, C or D), the leaves' cost, the host calls, the kinds of
-    ioctl, and whether it took contents from the file."""
+    """One way of one page through a call: what it is then (U, C or D), the leaves' cost, the host
+    calls, the kinds of ioctl, and whether it took contents from the file."""
 
     choice: str
     cost: float
@@ -86,37 +92,63 @@ class Search:
         self.options = cache(self._options)
 
     def _options(self, choice: str, before: State, after: State, died: bool) -> tuple[Option, ...]:
-        lived = before.live and not (died and not before.own and after.initial == before.initial == "file")
+        lived = before.live and not (
+            died and not before.own and after.initial == before.initial == "file"
+        )
         had = "live" if lived else before.initial
         good = "live" if after.live and before.live and not died else after.initial
-        start = ABSENT if choice == "U" else Page("regular", before.prot or 0, had if choice == "C" else "stale")
-        # What lies in a page may be seen by whoever overwrites it, though nobody could before: more ways are legal.
+        start = (
+            ABSENT
+            if choice == "U"
+            else Page("regular", before.prot or 0, had if choice == "C" else "stale")
+        )
+        # What lies in a page may be seen by whoever overwrites it, though nobody could before: more
+        # ways are legal.
         visible = frozenset((good, "stale", *([had] if before.prot or choice != "U" else ())))
         rules = Rules(before.prot, after.prot, visible)
         found = search(
-            start, rules, lambda things: (sum(self.leaves[thing] for thing in things),), longest=3, apart=True
+            start,
+            rules,
+            lambda things: (sum(self.leaves[thing] for thing in things),),
+            longest=3,
+            apart=True,
         )
         best: dict[tuple[str, int, frozenset[str], bool], float] = {}
         for (page, asked), way in found.items():
             if page.phase == "absent":
                 end = "" if after.live else "U"
-            elif page.phase != "regular" or page.pr or after.prot is None or page.prot != after.prot:
+            elif (
+                page.phase != "regular" or page.pr or after.prot is None or page.prot != after.prot
+            ):
                 end = ""
             elif page.contents == good:
                 end = "C"
             else:
                 end = "" if after.prot or after.live else "D"
             if end:
-                key = end, asked.count("("), frozenset(asked) - {"("}, page.contents == "file" != start.contents
+                key = (
+                    end,
+                    asked.count("("),
+                    frozenset(asked) - {"("},
+                    page.contents == "file" != start.contents,
+                )
                 best[key] = min(best.get(key, way.cost[0]), way.cost[0])
-        ways = [Option(end, cost, rounds, kinds, reads) for (end, rounds, kinds, reads), cost in best.items()]
-        return tuple(way for way in ways if not any(self._beaten(way, by) for by in ways if by is not way))
+        ways = [
+            Option(end, cost, rounds, kinds, reads)
+            for (end, rounds, kinds, reads), cost in best.items()
+        ]
+        return tuple(
+            way for way in ways if not any(self._beaten(way, by) for by in ways if by is not way)
+        )
 
     def _beaten(self, way: Option, by: Option) -> bool:
-        # A kind of ioctl more may be good for something: the page between two others then saves one of theirs.
+        # A kind of ioctl more may be good for something: the page between two others then saves one
+        # of theirs.
         more = len(way.kinds - by.kinds)
         least = by.cost + more * self.prices["ioctls"], by.rounds, by.reads
-        no_worse = all(a <= b for a, b in zip(least, (way.cost, way.rounds, way.reads), strict=True))
+        no_worse = all(
+            a <= b for a, b in zip(least, (way.cost, way.rounds, way.reads), strict=True)
+        )
         equal = by[:3] == way[:3] and by[3:] == way[3:]
         return way.choice == by.choice and by.kinds <= way.kinds and no_worse and not equal
 
@@ -128,7 +160,10 @@ class Search:
             moved = [after_call(state, step, page) for page, state in enumerate(states)]
             after = [state for state, _ in moved]
             costs = self._join(costs, states, after, [died for _, died in moved])
-            states = [after_touch(state) if page in step.touched else state for page, state in enumerate(after)]
+            states = [
+                after_touch(state) if page in step.touched else state
+                for page, state in enumerate(after)
+            ]
             if step.touched:
                 costs = self._join(costs, after, states, [False] * pages)
         return min(costs.values())
@@ -142,7 +177,9 @@ class Search:
     ) -> dict[tuple[tuple[str, ...], bool], float]:
         joined: dict[tuple[tuple[str, ...], bool], float] = {}
         for (choices, read), spent in costs.items():
-            options = [self.options(*page) for page in zip(choices, before, after, died, strict=True)]
+            options = [
+                self.options(*page) for page in zip(choices, before, after, died, strict=True)
+            ]
             for ways in product(*options):
                 cost = spent + sum(way.cost for way in ways) + self._shared(ways)
                 reads = any(way.reads for way in ways)

@@ -1,4 +1,5 @@
-"""Oracles for EPCM and driver that know single pages only: no runs, no epochs, one page after the other."""
+"""Oracles for EPCM and driver that know single pages only: no runs, no epochs, one page after the
+other."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ Verdict = tuple[str | int, int] | None  # what refused, and at which page
 
 @dataclass
 class Single:
-    """One page. `since`: None where nothing is to be tracked; "untracked" before ETRACK; then who is still inside."""
+    """One page. `since`: None where nothing is to be tracked; "untracked" before ETRACK; then who
+    is still inside."""
 
     prot: int
     kind: int = PT_REG
@@ -28,7 +30,8 @@ class Single:
 
 
 class Oracle:
-    """An enclave, page by page. Each leaf returns None, "#GP", "#PF" or an error code for one page."""
+    """An enclave, page by page. Each leaf returns None, "#GP", "#PF" or an error code for one
+    page."""
 
     def __init__(self) -> None:
         self.pages: dict[int, Single] = {}
@@ -103,7 +106,11 @@ class Oracle:
 
     def emodt(self, page: int, kind: int) -> str | int | None:
         single = self.pages.get(page)
-        if single is None or (single.kind, kind) not in {(PT_REG, PT_TCS), (PT_REG, PT_TRIM), (PT_TCS, PT_TRIM)}:
+        if single is None or (single.kind, kind) not in {
+            (PT_REG, PT_TCS),
+            (PT_REG, PT_TRIM),
+            (PT_TCS, PT_TRIM),
+        }:
             return "#PF"
         if single.flags & {"pending", "modified"}:
             return 20
@@ -112,7 +119,11 @@ class Oracle:
 
     def eremove(self, page: int) -> str | int | None:
         single = self.pages.get(page)
-        if single is not None and self.inside and (single.kind != PT_TRIM or "modified" in single.flags):
+        if (
+            single is not None
+            and self.inside
+            and (single.kind != PT_TRIM or "modified" in single.flags)
+        ):
             return 14
         self.pages.pop(page, None)
         return None
@@ -153,12 +164,17 @@ class Oracle:
 
     def access(self, page: int, kind: str) -> str | int | None:
         single = self.pages.get(page)
-        good = single is not None and single.usable() and single.prot & {"load": R, "store": W, "fetch": X}[kind]
+        good = (
+            single is not None
+            and single.usable()
+            and single.prot & {"load": R, "store": W, "fetch": X}[kind]
+        )
         return None if good else "#PF"
 
 
 class Kernel(Oracle):
-    """The driver above it, page by page. `array` gives type and max-prot, `ptes` what is present, `splits` the VMAs."""
+    """The driver above it, page by page. `array` gives type and max-prot, `ptes` what is present,
+    `splits` the VMAs."""
 
     ROOM = 6
 
@@ -241,7 +257,9 @@ class Kernel(Oracle):
             first, last = max(low, start), min(high, end)
             if first >= last:
                 continue
-            if any(prot & ~self.array[page][1] for page in range(first, last) if page in self.array):
+            if any(
+                prot & ~self.array[page][1] for page in range(first, last) if page in self.array
+            ):
                 return 13
             if self.host[first] != prot:
                 self.splits |= {first, last}

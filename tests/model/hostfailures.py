@@ -1,4 +1,5 @@
-"""How a host can fail: each operation of the driver and each leaf of the enclave, in all ways that matter."""
+"""How a host can fail: each operation of the driver and each leaf of the enclave, in all ways that
+matter."""
 
 from __future__ import annotations
 
@@ -6,7 +7,12 @@ import random
 from errno import EAGAIN, EBUSY, EFAULT, EINTR, ENOMEM, EPERM
 
 from laconic.sgx.model.failures import Failure, Plan
-from laconic.sgx.model.faults import EPC_PAGE_CONFLICT, NOT_TRACKED, PAGE_ATTRIBUTES_MISMATCH, PAGE_NOT_MODIFIABLE
+from laconic.sgx.model.faults import (
+    EPC_PAGE_CONFLICT,
+    NOT_TRACKED,
+    PAGE_ATTRIBUTES_MISMATCH,
+    PAGE_NOT_MODIFIABLE,
+)
 
 #: By the operation: what passes if it is tried again; what does not.
 PASSES = {
@@ -20,11 +26,21 @@ PASSES = {
 }
 STAYS = {
     "restrict": [Failure(EFAULT, PAGE_NOT_MODIFIABLE), Failure(EFAULT, after=1), Failure(EPERM)],
-    "modify_types": [Failure(EFAULT, PAGE_NOT_MODIFIABLE), Failure(EFAULT, after=1), Failure(EPERM, after=2)],
+    "modify_types": [
+        Failure(EFAULT, PAGE_NOT_MODIFIABLE),
+        Failure(EFAULT, after=1),
+        Failure(EPERM, after=2),
+    ],
     "remove": [Failure(EPERM), Failure(EFAULT, after=1)],
     "eaug": [Failure(ENOMEM), Failure(ENOMEM, after=1)],
-    "eaccept": [Failure(code=PAGE_ATTRIBUTES_MISMATCH), Failure(code=PAGE_ATTRIBUTES_MISMATCH, after=1)],
-    "eacceptcopy": [Failure(code=PAGE_ATTRIBUTES_MISMATCH), Failure(code=PAGE_ATTRIBUTES_MISMATCH, after=1)],
+    "eaccept": [
+        Failure(code=PAGE_ATTRIBUTES_MISMATCH),
+        Failure(code=PAGE_ATTRIBUTES_MISMATCH, after=1),
+    ],
+    "eacceptcopy": [
+        Failure(code=PAGE_ATTRIBUTES_MISMATCH),
+        Failure(code=PAGE_ATTRIBUTES_MISMATCH, after=1),
+    ],
     "emodpe": [Failure(), Failure(after=1)],
     "etrack": [Failure(EFAULT), Failure(EFAULT, after=1)],
     "mprotect": [Failure(ENOMEM), Failure(ENOMEM, after=1)],
@@ -33,7 +49,8 @@ FAILURES = {kind: PASSES.get(kind, []) + failures for kind, failures in STAYS.it
 
 
 def now_and_then(seed: int) -> Plan:
-    """One operation in thirty fails, in any way; two in a row do not, so that what failed can be taken back."""
+    """One operation in thirty fails, in any way; two in a row do not, so that what failed can be
+    taken back."""
     source = random.Random(seed)
     quiet = 0
 

@@ -1,12 +1,25 @@
-"""Linux memory, one page at a time: a dictionary from page numbers to what each page is. Here the calls that map.
+"""Linux memory, one page at a time: a dictionary from page numbers to what each page is. Here the
+calls that map.
 
-Written to be obviously right and nothing else, and without any of `laconic.memory`'s operations (constants apart):
-every call is loops over pages. What Linux says about VMAs is said about runs of pages that are alike.
+Written to be obviously right and nothing else, and without any of `laconic.memory`'s operations
+(constants apart): every call is loops over pages. What Linux says about VMAs is said about runs of
+pages that are alike.
 """
 
 from __future__ import annotations
 
-from errno import EACCES, EBADF, EEXIST, EFAULT, EINVAL, ENODEV, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM
+from errno import (
+    EACCES,
+    EBADF,
+    EEXIST,
+    EFAULT,
+    EINVAL,
+    ENODEV,
+    ENOMEM,
+    EOPNOTSUPP,
+    EOVERFLOW,
+    EPERM,
+)
 from typing import NamedTuple
 
 from laconic.memory import flags as f
@@ -34,7 +47,8 @@ GUARD = -1
 
 
 class Page(NamedTuple):
-    """One page. `content`: None where it was never touched, 0 as it was when mapped, else what was written."""
+    """One page. `content`: None where it was never touched, 0 as it was when mapped, else what was
+    written."""
 
     flags: int
     file: str | None = None
@@ -53,7 +67,8 @@ def up(length: int) -> int:
 
 
 class Mappings:
-    """One address space: its pages, and the calls that map, unmap and move them. `tests.model.oracle` has the rest."""
+    """One address space: its pages, and the calls that map, unmap and move them.
+    `tests.model.oracle` has the rest."""
 
     def __init__(self, pages: dict[int, Page], mmap_base: int, start_brk: int) -> None:
         self.pages = pages
@@ -111,11 +126,14 @@ class Mappings:
         return True
 
     def crowded(self, page: int) -> bool:
-        """True where a stack may not grow down to a page: an accessible VMA is within the guard gap below."""
+        """True where a stack may not grow down to a page: an accessible VMA is within the guard gap
+        below."""
         below = max((one for one in self.pages if one < page), default=None)
         if below is None or below < page - GAP:
             return False
-        return not self.pages[below].flags & f.VM_GROWSDOWN and bool(self.pages[below].flags & f.VM_PROT)
+        return not self.pages[below].flags & f.VM_GROWSDOWN and bool(
+            self.pages[below].flags & f.VM_PROT
+        )
 
     def populate(self, start: int, end: int) -> bool:
         """Brings pages in; False at one that is inaccessible."""
@@ -132,7 +150,13 @@ class Mappings:
     def limit(self, end: int) -> int:
         """Where the guard gap of the next VMA at or above `end` begins."""
         above = min((page for page in self.pages if page >= end), default=None)
-        return END if above is None else above - GAP if self.pages[above].flags & f.VM_GROWSDOWN else above
+        return (
+            END
+            if above is None
+            else above - GAP
+            if self.pages[above].flags & f.VM_GROWSDOWN
+            else above
+        )
 
     def downwards(self, size: int) -> int:
         """The highest place below the base."""
@@ -169,13 +193,20 @@ class Mappings:
             if padded > 0:
                 return padded + (-padded % HUGE or HUGE)
         high = 0x80000 if flags & f.MAP_32BIT else END
-        if hint and hint + size <= high and not self.mapped(hint, hint + size) and hint + size <= self.limit(hint):
+        if (
+            hint
+            and hint + size <= high
+            and not self.mapped(hint, hint + size)
+            and hint + size <= self.limit(hint)
+        ):
             return hint
         return self.upwards(size, 0x40000, 0x80000) if flags & f.MAP_32BIT else self.downwards(size)
 
     # Calls
 
-    def do_mmap(self, address: int, length: int, prot: int, flags: int, fd: int, offset: int) -> int:
+    def do_mmap(
+        self, address: int, length: int, prot: int, flags: int, fd: int, offset: int
+    ) -> int:
         file = None if flags & f.MAP_ANONYMOUS else FILES.get(fd & 0xFFFFFFFF)
         if offset % 4096:
             return -EINVAL
@@ -194,12 +225,16 @@ class Mappings:
             start = address >> SHIFT
         else:
             hint = address >> SHIFT
-            start = self.place(max(hint, 16) if hint else 0, size, flags, file is None and not flags & f.MAP_SHARED)
+            start = self.place(
+                max(hint, 16) if hint else 0, size, flags, file is None and not flags & f.MAP_SHARED
+            )
             if start < 0:
                 return start
         if flags & f.MAP_FIXED_NOREPLACE and self.mapped(start, start + size):
             return -EEXIST
-        page = self.file_page(prot, flags, *file, offset, size) if file else self.anonymous_page(flags)
+        page = (
+            self.file_page(prot, flags, *file, offset, size) if file else self.anonymous_page(flags)
+        )
         if isinstance(page, int):
             return page
         bits = page.flags | prot & f.PROT_RWX | self.def_flags
@@ -212,7 +247,9 @@ class Mappings:
             return -EPERM
         self.fresh += not file and bool(bits & f.VM_MAYSHARE)
         for number in range(size):
-            self.pages[start + number] = page._replace(flags=bits, offset=page.offset + number if page.file else 0)
+            self.pages[start + number] = page._replace(
+                flags=bits, offset=page.offset + number if page.file else 0
+            )
         if bits & f.VM_LOCKED or flags & (f.MAP_POPULATE | f.MAP_NONBLOCK) == f.MAP_POPULATE:
             self.populate(start, start + size)
         return start << SHIFT
@@ -224,11 +261,20 @@ class Mappings:
         if kind == f.MAP_SHARED and not flags & f.MAP_GROWSDOWN:
             return Page(f.VM_MAY_RWX | f.VM_SHARED | f.VM_MAYSHARE, f"shared {self.fresh + 1}")
         if kind == f.MAP_DROPPABLE and not flags & (f.MAP_LOCKED | f.MAP_GROWSDOWN):
-            return Page(f.VM_MAY_RWX | f.VM_DROPPABLE | f.VM_NORESERVE | f.VM_WIPEONFORK | f.VM_DONTDUMP)
+            return Page(
+                f.VM_MAY_RWX | f.VM_DROPPABLE | f.VM_NORESERVE | f.VM_WIPEONFORK | f.VM_DONTDUMP
+            )
         return -EINVAL
 
     def file_page(
-        self, prot: int, flags: int, file: str, readable: bool, writable: bool, offset: int, size: int
+        self,
+        prot: int,
+        flags: int,
+        file: str,
+        readable: bool,
+        writable: bool,
+        offset: int,
+        size: int,
     ) -> Page | int:
         if offset + size * 4096 > ((1 << 64) - 1 if file in UNMAPPABLE else (1 << 63) - 1):
             return -EOVERFLOW
@@ -309,13 +355,21 @@ class Mappings:
         self.brk_ = address
         return address
 
-    def do_mremap(self, address: int, old_length: int, new_length: int, flags: int, new_address: int) -> int:
+    def do_mremap(
+        self, address: int, old_length: int, new_length: int, flags: int, new_address: int
+    ) -> int:
         old, new, start, to = up(old_length), up(new_length), address >> SHIFT, new_address >> SHIFT
         fixed, kept = flags & f.MREMAP_FIXED, flags & f.MREMAP_DONTUNMAP
         if flags > 7 or address % 4096 or not new or new > END:
             return -EINVAL
         if fixed or kept:
-            if not flags & f.MREMAP_MAYMOVE or kept and old != new or new_address % 4096 or to + new > END:
+            if (
+                not flags & f.MREMAP_MAYMOVE
+                or kept
+                and old != new
+                or new_address % 4096
+                or to + new > END
+            ):
                 return -EINVAL
             if (start + old) % (1 << 52) > to and to + new > start:
                 return -EINVAL
@@ -346,7 +400,9 @@ class Mappings:
                 if failed:
                     return failed
             anonymous = first.file is None
-            return self.move(start, old, new, kept, to if fixed else self.place(to, new, 0, anonymous))
+            return self.move(
+                start, old, new, kept, to if fixed else self.place(to, new, 0, anonymous)
+            )
         if start + old == end and not self.mapped(end, start + new) and start + new <= END:
             for page in range(end, start + new):
                 self.pages[page] = self.shifted(first, page - start)

@@ -1,4 +1,5 @@
-"""The whole oracle: `mappings`, and the calls that change flags or contents of pages that stay where they are."""
+"""The whole oracle: `mappings`, and the calls that change flags or contents of pages that stay
+where they are."""
 
 from __future__ import annotations
 
@@ -8,8 +9,24 @@ from laconic.memory import flags as f
 from tests.model.mappings import GUARD, LOCKS, SHIFT, Mappings, Page, up
 
 #: How many arguments a call has, where it is not all six.
-COUNTS = {"brk": 1, "munmap": 2, "mlock": 2, "munlock": 2, "mlockall": 1, "munlockall": 0, "mprotect": 3}
-COUNTS |= {"madvise": 3, "mlock2": 3, "msync": 3, "mseal": 3, "remap_file_pages": 5, "mremap": 5, "mmap": 6}
+COUNTS = {
+    "brk": 1,
+    "munmap": 2,
+    "mlock": 2,
+    "munlock": 2,
+    "mlockall": 1,
+    "munlockall": 0,
+    "mprotect": 3,
+}
+COUNTS |= {
+    "madvise": 3,
+    "mlock2": 3,
+    "msync": 3,
+    "mseal": 3,
+    "remap_file_pages": 5,
+    "mremap": 5,
+    "mmap": 6,
+}
 
 #: advice → flags to clear, flags to set
 ADVICE = {
@@ -27,13 +44,20 @@ ADVICE = {
     f.MADV_HUGEPAGE: (f.VM_NOHUGEPAGE, f.VM_HUGEPAGE),
     f.MADV_NOHUGEPAGE: (f.VM_HUGEPAGE, f.VM_NOHUGEPAGE),
 }
-DISCARDS = (f.MADV_DONTNEED, f.MADV_FREE, f.MADV_REMOVE, f.MADV_DONTNEED_LOCKED, f.MADV_GUARD_INSTALL)
+DISCARDS = (
+    f.MADV_DONTNEED,
+    f.MADV_FREE,
+    f.MADV_REMOVE,
+    f.MADV_DONTNEED_LOCKED,
+    f.MADV_GUARD_INSTALL,
+)
 SILENT = (f.MADV_WILLNEED, f.MADV_COLD, f.MADV_PAGEOUT, f.MADV_COLLAPSE, f.MADV_GUARD_REMOVE)
 POPULATES = (f.MADV_POPULATE_READ, f.MADV_POPULATE_WRITE)
 
 
 class Oracle(Mappings):
-    """One address space. `call` makes a call by name and returns its result, a negative errno where it fails."""
+    """One address space. `call` makes a call by name and returns its result, a negative errno where
+    it fails."""
 
     def call(self, name: str, args: tuple[int, ...]) -> int:
         """Makes one call."""
@@ -64,7 +88,9 @@ class Oracle(Mappings):
         if address % 4096 or length and not up(length) or end >= 1 << 52:
             return -EINVAL
         if advice in POPULATES:
-            return self.populated(start, end, f.VM_READ if advice == f.MADV_POPULATE_READ else f.VM_WRITE)
+            return self.populated(
+                start, end, f.VM_READ if advice == f.MADV_POPULATE_READ else f.VM_WRITE
+            )
         pages = self.mapped(start, end)
         for page in pages:
             failed = self.advise(page, advice)
@@ -182,10 +208,18 @@ class Oracle(Mappings):
             self.flag(page, 0, f.VM_SEALED)
         return 0
 
-    def do_remap_file_pages(self, address: int, length: int, prot: int, offset: int, flags: int) -> int:
+    def do_remap_file_pages(
+        self, address: int, length: int, prot: int, offset: int, flags: int
+    ) -> int:
         start, size = address >> SHIFT, length >> SHIFT
         first = self.pages.get(start)
-        if prot or not size or start + size >= 1 << 52 or first is None or not first.flags & f.VM_SHARED:
+        if (
+            prot
+            or not size
+            or start + size >= 1 << 52
+            or first is None
+            or not first.flags & f.VM_SHARED
+        ):
             return -EINVAL
         for page in range(start, start + size):
             found = self.pages.get(page)

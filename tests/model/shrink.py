@@ -10,8 +10,11 @@ T = TypeVar("T")
 Failed = tuple[int, str]
 
 
-def shortest(steps: list[T], why: str, play: Callable[[list[T]], Failed | None]) -> tuple[list[T], str]:
-    """Leaves out steps, half of them at first and one at a time in the end, as long as the rest still fails."""
+def shortest(
+    steps: list[T], why: str, play: Callable[[list[T]], Failed | None]
+) -> tuple[list[T], str]:
+    """Leaves out steps, half of them at first and one at a time in the end, as long as the rest
+    still fails."""
     size = max(len(steps) // 2, 1)
     while size:
         start = 0

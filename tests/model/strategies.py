@@ -1,8 +1,10 @@
-"""Random memory calls that collide: one generator for Hypothesis, for the model machine and for the kernel.
+"""Random memory calls that collide: one generator for Hypothesis, for the model machine and for the
+kernel.
 
-Every decision is one `pick` from a sequence, so that Hypothesis (which shrinks) and `random` (which is fast) can both
-make them. Addresses are given relative to four bases that look like addresses but are none; `resolve` puts the bases of
-an actual address space in their place, so that a sequence found in one process can be replayed in any other.
+Every decision is one `pick` from a sequence, so that Hypothesis (which shrinks) and `random` (which
+is fast) can both make them. Addresses are given relative to four bases that look like addresses but
+are none; `resolve` puts the bases of an actual address space in their place, so that a sequence
+found in one process can be replayed in any other.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ Pick = Callable[[Sequence[T]], T]
 
 PAGE = 4096
 PMD = 2 << 20
-#: Stand-ins for: an arena of free memory; where the kernel puts new mappings, from there down; the break's start; the
-#: lowest address of the stack. Odd multiples of 2**48: no address that a call may use is near.
+#: Stand-ins for: an arena of free memory; where the kernel puts new mappings, from there down; the
+#: break's start; the lowest address of the stack. Odd multiples of 2**48: no address that a call
+#: may use is near.
 LOW, TOP, HEAP, STACK = (number << 48 for number in (0x11, 0x33, 0x55, 0x77))
 _REACH = 1 << 30
 #: What is no memory call: the program touches a page, or forks.
@@ -111,15 +114,38 @@ def _prot(pick: Pick[Any]) -> int:
     return int(pick(_PROTS)) | odd
 
 
-_TYPES = [f.MAP_PRIVATE] * 13 + [f.MAP_SHARED] * 4 + [f.MAP_SHARED_VALIDATE, f.MAP_DROPPABLE, 0, 0x0F]
+_TYPES = (
+    [f.MAP_PRIVATE] * 13 + [f.MAP_SHARED] * 4 + [f.MAP_SHARED_VALIDATE, f.MAP_DROPPABLE, 0, 0x0F]
+)
 _PLACES = [f.MAP_FIXED] * 10 + [f.MAP_FIXED_NOREPLACE] * 2 + [0] * 6
 _PLACES += [f.MAP_32BIT, f.MAP_FIXED | f.MAP_FIXED_NOREPLACE]
 _EXTRAS = [
-    *(f.MAP_GROWSDOWN, f.MAP_GROWSDOWN, f.MAP_LOCKED, f.MAP_NORESERVE, f.MAP_NORESERVE, f.MAP_POPULATE),
-    *(f.MAP_STACK, f.MAP_NONBLOCK, f.MAP_DENYWRITE, f.MAP_EXECUTABLE, f.MAP_SYNC, f.MAP_ABOVE4G, 0x200, 0x1000000),
+    *(
+        f.MAP_GROWSDOWN,
+        f.MAP_GROWSDOWN,
+        f.MAP_LOCKED,
+        f.MAP_NORESERVE,
+        f.MAP_NORESERVE,
+        f.MAP_POPULATE,
+    ),
+    *(
+        f.MAP_STACK,
+        f.MAP_NONBLOCK,
+        f.MAP_DENYWRITE,
+        f.MAP_EXECUTABLE,
+        f.MAP_SYNC,
+        f.MAP_ABOVE4G,
+        0x200,
+        0x1000000,
+    ),
     f.MAP_POPULATE | f.MAP_NONBLOCK,
 ]
-_FDS = [FD_RW] * 6 + [FD_RO] * 5 + [FD_OTHER] * 2 + [FD_WO, FD_PIPE, FD_DIRECTORY, FD_CLOSED, 0xFFFFFFFF]
+_FDS = (
+    [FD_RW] * 6
+    + [FD_RO] * 5
+    + [FD_OTHER] * 2
+    + [FD_WO, FD_PIPE, FD_DIRECTORY, FD_CLOSED, 0xFFFFFFFF]
+)
 
 
 def _mmap(pick: Pick[Any]) -> Call:
@@ -134,7 +160,9 @@ def _mmap(pick: Pick[Any]) -> Call:
         flags |= pick(_EXTRAS)
     if pick(range(3)) > 0:
         offset = pick((0, 0, 0, 0, 0, 0, 0, PAGE, 1)) if pick(_RARELY) < 4 else 0
-        return Call("mmap", (address, length, _prot(pick), flags | f.MAP_ANONYMOUS, (1 << 64) - 1, offset))
+        return Call(
+            "mmap", (address, length, _prot(pick), flags | f.MAP_ANONYMOUS, (1 << 64) - 1, offset)
+        )
     offset = pick(range(8)) * PAGE
     if pick(_RARELY) == 1:
         offset = pick((1, PAGE + 1, (1 << 64) - PAGE, (1 << 63) - PAGE, 1 << 63))
@@ -142,7 +170,8 @@ def _mmap(pick: Pick[Any]) -> Call:
 
 
 def _again(pick: Pick[Any]) -> Call:
-    # The same over the same, as a collector gives memory back and takes it again: only the contents go.
+    # The same over the same, as a collector gives memory back and takes it again: only the contents
+    # go.
     return Call("mmap", (LOW + pick((0, 4, 8)) * PAGE, 4 * PAGE, 3, 0x32, (1 << 64) - 1, 0))
 
 
@@ -219,7 +248,13 @@ def _fork(pick: Pick[Any]) -> Call:
 
 
 _MAKERS: list[Callable[[Pick[Any]], Call]] = (
-    [_mmap] * 40 + [_munmap] * 7 + [_mprotect] * 20 + [_mremap] * 14 + [_brk] * 5 + [_madvise] * 16 + [_mlock] * 6
+    [_mmap] * 40
+    + [_munmap] * 7
+    + [_mprotect] * 20
+    + [_mremap] * 14
+    + [_brk] * 5
+    + [_madvise] * 16
+    + [_mlock] * 6
 )
 _MAKERS += [_again] * 6 + [_mlockall, _msync, _msync, _remap_file_pages] + [_touch] * 20
 

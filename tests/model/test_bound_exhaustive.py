@@ -1,6 +1,8 @@
-"""Nothing strict goes below the bound: all that can be done on tiny cases is searched, by code of its own.
+"""Nothing strict goes below the bound: all that can be done on tiny cases is searched, by code of
+its own.
 
-A case is three pages (or one), up to four calls, and which pages are touched after each; the search is `boundsearch`.
+A case is three pages (or one), up to four calls, and which pages are touched after each; the search
+is `boundsearch`.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from tests.model.boundsearch import Case, Search, State, Step, after_call, after
 from tests.unit.pictures import FILE, at
 
 PROTS = (0, 1, 3, 5, 7)
-#: The calls of the cases with their protections. `file` is an mmap of a file, both are MAP_FIXED; madvise is DONTNEED.
+#: The calls of the cases with their protections. `file` is an mmap of a file, both are MAP_FIXED;
+#: madvise is DONTNEED.
 CALLS = {"mmap": PROTS, "file": (1, 3, 5), "mprotect": PROTS, "munmap": (-1,), "madvise": (-1,)}
 OPEN = OpenFile(FILE, readable=True, writable=True, size=1 << 20)
 
@@ -120,7 +123,8 @@ def one_page(calls: int) -> Iterator[Case]:
 
 
 def three_pages(seed: int, number: int) -> Iterator[Case]:
-    """Cases of three pages and two to four calls, at random: all legal calls and touches are equally likely."""
+    """Cases of three pages and two to four calls, at random: all legal calls and touches are
+    equally likely."""
     dice = random.Random(seed)
     ranges = [(first, last) for first in range(3) for last in range(first, 3)]
     for _ in range(number):
@@ -128,7 +132,9 @@ def three_pages(seed: int, number: int) -> Iterator[Case]:
         case: list[Step] = []
         for index in range(dice.randint(2, 4)):
             where = [(0, 2)] if not index else ranges
-            step = dice.choice([s for s in steps(3, states, where) if index or s.name in ("mmap", "file")])
+            step = dice.choice(
+                [s for s in steps(3, states, where) if index or s.name in ("mmap", "file")]
+            )
             step, states = dice.choice(list(with_touches(step, states)))
             case.append(step)
         yield tuple(case)
@@ -169,7 +175,9 @@ PRICES = price_lists()
 
 def profile(prices: dict[str, float]) -> CostProfile:
     """A profile whose two ends are the same."""
-    return CostProfile("own", "none", {name: Figure(price, price, "", "") for name, price in prices.items()})
+    return CostProfile(
+        "own", "none", {name: Figure(price, price, "", "") for name, price in prices.items()}
+    )
 
 
 def compared(prices: dict[str, float], cases: Iterator[Case], pages: int) -> Counter[str]:
@@ -185,7 +193,8 @@ def compared(prices: dict[str, float], cases: Iterator[Case], pages: int) -> Cou
     return tally
 
 
-#: Below one end of a shipped profile the bound must be reached in this part of the cases; below an odd list, in that.
+#: Below one end of a shipped profile the bound must be reached in this part of the cases; below an
+#: odd list, in that.
 SHIPPED, ODD = 0.8, 0.5
 
 
@@ -204,7 +213,9 @@ def test_nothing_strict_is_below_the_bound(name: str, prices: dict[str, float]) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "prices"), PRICES, ids=[name for name, _ in PRICES])
-def test_nothing_strict_is_below_the_bound_in_many_cases(name: str, prices: dict[str, float]) -> None:
+def test_nothing_strict_is_below_the_bound_in_many_cases(
+    name: str, prices: dict[str, float]
+) -> None:
     """Every case of one page and three calls; and many more of three pages."""
     tally = compared(prices, one_page(3), 1) + compared(prices, three_pages(5, 3000), 3)
     print(f"{name}: reached in {tally['reached']} of {tally.total()} cases")
@@ -215,9 +226,13 @@ def test_the_search_finds_a_bound_that_is_too_high() -> None:
     """A planted mistake is seen: a bound that takes each page for one that is dear."""
     prices = dict(PRICES)["all-alike"]
     exact = Search(prices)
-    make = bound(profile(prices | {"pages_zeroed": 1000.0}))  # decides by one list and pays by another
+    make = bound(
+        profile(prices | {"pages_zeroed": 1000.0})
+    )  # decides by one list and pays by another
     above = [
-        case for case in one_page(2) if profile(prices).cycles(drive(make, case))[0] > exact.run(case, 1) * (1 + 1e-9)
+        case
+        for case in one_page(2)
+        if profile(prices).cycles(drive(make, case))[0] > exact.run(case, 1) * (1 + 1e-9)
     ]
     assert above
 
@@ -232,7 +247,8 @@ class Known(Laconic):
 
 
 def reasons(case: Case, pages: int) -> set[str]:
-    """Why `laconic`, which knows the touches but not the calls to come, may pay more than the search."""
+    """Why `laconic`, which knows the touches but not the calls to come, may pay more than the
+    search."""
     states = [State()] * pages
     found = set()
     for index, step in enumerate(case):
@@ -255,13 +271,17 @@ def reasons(case: Case, pages: int) -> set[str]:
                 found.add("overwrites or gives back now, without regard to what comes later")
         if len(kinds) > 1:
             found.add("makes host calls of their own for the runs of one call")
-        states = [after_touch(state) if page in step.touched else state for page, state in enumerate(states)]
+        states = [
+            after_touch(state) if page in step.touched else state
+            for page, state in enumerate(states)
+        ]
     return found
 
 
 @pytest.mark.parametrize("name", [f"{name}-low" for name in costs.shipped()])
 def test_laconic_with_the_touches_known_reaches_the_bound_or_why_not(name: str) -> None:
-    """Nothing that it does is below the search; where it is above the bound, the reason has a name."""
+    """Nothing that it does is below the search; where it is above the bound, the reason has a
+    name."""
     prices = dict(PRICES)[name]
     own, exact = profile(prices), Search(prices)
     make = bound(own)
@@ -272,7 +292,9 @@ def test_laconic_with_the_touches_known_reaches_the_bound_or_why_not(name: str) 
             floor, _ = own.cycles(drive(make, case))
             cost, _ = own.cycles(drive(Known, case))
             least = exact.run(case, pages)
-            assert cost >= least * (1 - 1e-9), f"laconic pays {cost}, the search found {least}: {case}"
+            assert cost >= least * (1 - 1e-9), (
+                f"laconic pays {cost}, the search found {least}: {case}"
+            )
             floors += floor
             paid += cost
             if cost <= floor * (1 + 1e-9):

@@ -1,4 +1,5 @@
-"""Long random programs: no strict strategy pays less than the bound, at any moment's end, by any shipped prices."""
+"""Long random programs: no strict strategy pays less than the bound, at any moment's end, by any
+shipped prices."""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ class Known(Laconic):
     known_touches = True
 
 
-def call(dice: random.Random, space: AddressSpace) -> tuple[str, tuple[int, ...], Outcome, OpenFile | None]:
+def call(
+    dice: random.Random, space: AddressSpace
+) -> tuple[str, tuple[int, ...], Outcome, OpenFile | None]:
     """Any of the calls, on any pages."""
     first = dice.randrange(PAGES)
     start, length = at(first), dice.randint(1, min(6, PAGES - first)) * f.PAGE_SIZE
@@ -47,7 +50,11 @@ def call(dice: random.Random, space: AddressSpace) -> tuple[str, tuple[int, ...]
     args: tuple[int, ...]
     if kind < 4:
         shared = dice.random() < 0.2
-        flags = f.MAP_FIXED | (f.MAP_SHARED if shared else f.MAP_PRIVATE) | (f.MAP_ANONYMOUS if kind else 0)
+        flags = (
+            f.MAP_FIXED
+            | (f.MAP_SHARED if shared else f.MAP_PRIVATE)
+            | (f.MAP_ANONYMOUS if kind else 0)
+        )
         file = None if kind else OPEN
         args = start, length, prot, flags, 3, 0 if kind else start - at(0)
         return "mmap", args, mmap(space, start, length, prot, flags, file, args[5]), file
@@ -56,7 +63,9 @@ def call(dice: random.Random, space: AddressSpace) -> tuple[str, tuple[int, ...]
     if kind < 8:
         return "munmap", (start, length), munmap(space, start, length), None
     if kind < 11:
-        advice = dice.choice((f.MADV_DONTNEED, f.MADV_DONTNEED, f.MADV_FREE, f.MADV_REMOVE, f.MADV_WILLNEED))
+        advice = dice.choice(
+            (f.MADV_DONTNEED, f.MADV_DONTNEED, f.MADV_FREE, f.MADV_REMOVE, f.MADV_WILLNEED)
+        )
         return "madvise", (start, length, advice), madvise(space, start, length, advice), None
     flags = f.MREMAP_MAYMOVE | f.MREMAP_FIXED | dice.choice((0, 0, f.MREMAP_DONTUNMAP))
     target = at(dice.randrange(PAGES))
@@ -78,7 +87,9 @@ class World:
             vma = self.space.vmas.get(at(page))
             if vma is not None and vma.flags & f.VM_PROT and dice.random() < 0.3:
                 read = not vma.flags & f.VM_WRITE or dice.random() < 0.5
-                runs.append((at(page), at(page + 1), FILE_PAGE if vma.file is not None and read else 0))
+                runs.append(
+                    (at(page), at(page + 1), FILE_PAGE if vma.file is not None and read else 0)
+                )
         for start, end, vma in list(self.touches.take(runs, self.space)):
             for strategy in self.strategies:
                 strategy.touch(start, end, vma)
@@ -98,19 +109,24 @@ class World:
     def fork(self) -> World:
         """The child, with its own of everything."""
         child = World(self.space.fork(), self.touches.copy())
-        child.strategies = [strategy.fork(child.space, child.touches) for strategy in self.strategies]
+        child.strategies = [
+            strategy.fork(child.space, child.touches) for strategy in self.strategies
+        ]
         return child
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_no_strict_strategy_is_below_the_bound(seed: int) -> None:
-    """mmap, mprotect, munmap, madvise, mremap, fork, threads: `classify` and `laconic` never pay less."""
+    """mmap, mprotect, munmap, madvise, mremap, fork, threads: `classify` and `laconic` never pay
+    less."""
     dice = random.Random(seed)
     ends = [(costs.load(name), high) for name, high in product(costs.shipped(), (False, True))]
     makers: list[Make] = [Classify, Laconic, Known, *(bound(*end) for end in ends)]
     meters = [Meter() for _ in makers]
     world = World(AddressSpace(Layout(mmap_base=at(64)), (), start_brk=at(0)), Touches())
-    world.strategies = [make(meter, world.space, world.touches) for make, meter in zip(makers, meters, strict=True)]
+    world.strategies = [
+        make(meter, world.space, world.touches) for make, meter in zip(makers, meters, strict=True)
+    ]
     for meter in meters:
         meter.at(1, "all")
     for strategy in world.strategies:
@@ -133,6 +149,8 @@ def test_no_strict_strategy_is_below_the_bound(seed: int) -> None:
         least = profile.cycles(floor.total())[high]
         for make, meter in zip(makers[:3], meters[:3], strict=True):
             paid = profile.cycles(meter.total())[high]
-            assert least <= paid * (1 + 1e-9), f"{make} pays {paid} by {profile.name}, the bound is {least}"
+            assert least <= paid * (1 + 1e-9), (
+                f"{make} pays {paid} by {profile.name}, the bound is {least}"
+            )
         assert floor.epc_pages == 0
         assert floor.peak_epc_pages <= min(meter.peak_epc_pages for meter in meters[:3])

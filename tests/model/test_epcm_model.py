@@ -43,7 +43,9 @@ def verdict(action: Callable[[], object]) -> Verdict:
     except GeneralProtection as fault:
         return "#GP", (fault.address - BASE) // PAGE
     except PageFault as fault:
-        return "#PF" if fault.error_code & 0x8001 == 0x8001 else fault.error_code, (fault.address - BASE) // PAGE
+        return "#PF" if fault.error_code & 0x8001 == 0x8001 else fault.error_code, (
+            fault.address - BASE
+        ) // PAGE
     except LeafError as error:
         return error.code, (error.address - BASE) // PAGE
     return None
@@ -55,12 +57,20 @@ def at(page: int) -> int:
 
 
 PROTS = st.integers(0, 7)
-RUNS = st.tuples(st.integers(0, PAGES - 1), st.integers(1, 3)).map(lambda run: (run[0], run[0] + run[1]))
+RUNS = st.tuples(st.integers(0, PAGES - 1), st.integers(1, 3)).map(
+    lambda run: (run[0], run[0] + run[1])
+)
 REQUESTS = st.sampled_from(
     [(PENDING, PT_REG)] * 3
     + [(PR, PT_REG)] * 2
     + [(MODIFIED, PT_TRIM)] * 2
-    + [(MODIFIED, PT_TCS), (PENDING | PR, PT_REG), (0, PT_REG), (MODIFIED, PT_REG), (PENDING, PT_TRIM)]
+    + [
+        (MODIFIED, PT_TCS),
+        (PENDING | PR, PT_REG),
+        (0, PT_REG),
+        (MODIFIED, PT_REG),
+        (PENDING, PT_TRIM),
+    ]
 )
 #: Nine times of ten a rule looks for a page where it can succeed.
 AIMED = st.integers(0, 9).map(bool)
@@ -71,7 +81,11 @@ TYPES = st.sampled_from([PT_TCS, PT_TRIM, PT_TRIM])
 
 def names(request: int) -> set[str]:
     """SECINFO's state bits as the oracle has them."""
-    return {name for bit, name in ((PENDING, "pending"), (MODIFIED, "modified"), (PR, "pr")) if request & bit}
+    return {
+        name
+        for bit, name in ((PENDING, "pending"), (MODIFIED, "modified"), (PR, "pr"))
+        if request & bit
+    }
 
 
 def aim(oracle: Oracle, run: Run, aimed: bool, wanted: Callable[[Single], bool]) -> Run:
@@ -85,7 +99,9 @@ def aim(oracle: Oracle, run: Run, aimed: bool, wanted: Callable[[Single], bool])
 
 def request_of(single: Single) -> tuple[int, int]:
     """The EACCEPT that this page waits for."""
-    return (MODIFIED if "modified" in single.flags else PENDING if "pending" in single.flags else PR), single.kind
+    return (
+        MODIFIED if "modified" in single.flags else PENDING if "pending" in single.flags else PR
+    ), single.kind
 
 
 class Leaves(RuleBasedStateMachine):
@@ -97,7 +113,9 @@ class Leaves(RuleBasedStateMachine):
         self.epcm.einit()
         self.oracle = Oracle()
 
-    def both(self, run: Run, leaf: Callable[[int, int], object], one: Callable[[int], str | int | None]) -> None:
+    def both(
+        self, run: Run, leaf: Callable[[int, int], object], one: Callable[[int], str | int | None]
+    ) -> None:
         """The model at once and the oracle page by page."""
         start, end = run
         said = verdict(lambda: leaf(at(start), at(end)))
@@ -109,7 +127,12 @@ class Leaves(RuleBasedStateMachine):
 
     @rule(run=RUNS, prot=PROTS, request=REQUESTS, aimed=AIMED)
     def eaccept(self, run: Run, prot: int, request: tuple[int, int], aimed: bool) -> None:
-        run = aim(self.oracle, run, aimed, lambda single: bool(single.flags) and "blocked" not in single.flags)
+        run = aim(
+            self.oracle,
+            run,
+            aimed,
+            lambda single: bool(single.flags) and "blocked" not in single.flags,
+        )
         bits, kind = request
         single = self.oracle.pages.get(run[0])
         if aimed and single is not None:
@@ -123,7 +146,12 @@ class Leaves(RuleBasedStateMachine):
     @rule(run=RUNS, prot=PROTS, source=st.integers(0, PAGES - 1), aimed=AIMED)
     def eacceptcopy(self, run: Run, prot: int, source: int, aimed: bool) -> None:
         run = aim(self.oracle, run, aimed, lambda single: "pending" in single.flags)
-        source, _ = aim(self.oracle, (source, source), aimed, lambda single: single.usable() and single.prot & R == R)
+        source, _ = aim(
+            self.oracle,
+            (source, source),
+            aimed,
+            lambda single: single.usable() and single.prot & R == R,
+        )
         first = run[0]
         self.both(
             run,
@@ -134,17 +162,34 @@ class Leaves(RuleBasedStateMachine):
     @rule(run=RUNS, prot=PROTS, aimed=AIMED)
     def emodpe(self, run: Run, prot: int, aimed: bool) -> None:
         run = aim(self.oracle, run, aimed, Single.usable)
-        self.both(run, lambda a, b: self.epcm.emodpe(a, b, prot), lambda page: self.oracle.emodpe(page, prot))
+        self.both(
+            run,
+            lambda a, b: self.epcm.emodpe(a, b, prot),
+            lambda page: self.oracle.emodpe(page, prot),
+        )
 
     @rule(run=RUNS, prot=PROTS, aimed=AIMED)
     def emodpr(self, run: Run, prot: int, aimed: bool) -> None:
         run = aim(self.oracle, run, aimed, Single.usable)
-        self.both(run, lambda a, b: self.epcm.emodpr(a, b, prot), lambda page: self.oracle.emodpr(page, prot))
+        self.both(
+            run,
+            lambda a, b: self.epcm.emodpr(a, b, prot),
+            lambda page: self.oracle.emodpr(page, prot),
+        )
 
     @rule(run=RUNS, kind=TYPES, aimed=AIMED)
     def emodt(self, run: Run, kind: int, aimed: bool) -> None:
-        run = aim(self.oracle, run, aimed, lambda single: single.kind != PT_TRIM and "pending" not in single.flags)
-        self.both(run, lambda a, b: self.epcm.emodt(a, b, kind), lambda page: self.oracle.emodt(page, kind))
+        run = aim(
+            self.oracle,
+            run,
+            aimed,
+            lambda single: single.kind != PT_TRIM and "pending" not in single.flags,
+        )
+        self.both(
+            run,
+            lambda a, b: self.epcm.emodt(a, b, kind),
+            lambda page: self.oracle.emodt(page, kind),
+        )
 
     @rule(run=RUNS)
     def eremove(self, run: Run) -> None:
@@ -181,7 +226,9 @@ class Leaves(RuleBasedStateMachine):
     @rule(page=st.integers(0, PAGES - 1), kind=KINDS)
     def access(self, page: int, kind: str) -> None:
         self.both(
-            (page, page + 1), lambda a, b: self.epcm.access(a, b, kind), lambda one: self.oracle.access(one, kind)
+            (page, page + 1),
+            lambda a, b: self.epcm.access(a, b, kind),
+            lambda one: self.oracle.access(one, kind),
         )
 
     @invariant()
@@ -190,14 +237,17 @@ class Leaves(RuleBasedStateMachine):
 
 
 class Ioctls(RuleBasedStateMachine):
-    """A process and its enclave: touches, the enclave's leaves, ioctls, mprotect; the EPC is too small for all."""
+    """A process and its enclave: touches, the enclave's leaves, ioctls, mprotect; the EPC is too
+    small for all."""
 
     def __init__(self) -> None:
         super().__init__()
         self.driver = Driver.ready(BASE, PAGES * PAGE, Epc(Kernel.ROOM))
         self.kernel = Kernel()
 
-    def ioctl(self, run: Run, reply: tuple[int, int, int], one: Callable[[int], tuple[int, int]]) -> None:
+    def ioctl(
+        self, run: Run, reply: tuple[int, int, int], one: Callable[[int], tuple[int, int]]
+    ) -> None:
         """The reply must be what the single pages add up to."""
         start, end = run
         if end > PAGES:
@@ -233,7 +283,9 @@ class Ioctls(RuleBasedStateMachine):
         prot = 0 if single is None else single.prot
         bits, kind = request if single is None or not aimed else request_of(single)
         said = verdict(lambda: self.driver.epcm.eaccept(at(run[0]), at(run[1]), prot, bits, kind))
-        assert said == self.kernel.run(*run, lambda page: self.kernel.eaccept(page, prot, names(bits), kind))
+        assert said == self.kernel.run(
+            *run, lambda page: self.kernel.eaccept(page, prot, names(bits), kind)
+        )
 
     @rule(run=RUNS, prot=PROTS, aimed=AIMED)
     def emodpe(self, run: Run, prot: int, aimed: bool) -> None:
@@ -253,9 +305,15 @@ class Ioctls(RuleBasedStateMachine):
 
     @rule(run=RUNS, kind=TYPES, aimed=AIMED)
     def modify_types(self, run: Run, kind: int, aimed: bool) -> None:
-        run = aim(self.kernel, run, aimed, lambda single: single.kind != PT_TRIM and not single.flags)
+        run = aim(
+            self.kernel, run, aimed, lambda single: single.kind != PT_TRIM and not single.flags
+        )
         reply = self.driver.modify_types(run[0] * PAGE, (run[1] - run[0]) * PAGE, kind)
-        self.ioctl(run, (reply.error, reply.count, reply.result), lambda page: self.kernel.modify(page, kind))
+        self.ioctl(
+            run,
+            (reply.error, reply.count, reply.result),
+            lambda page: self.kernel.modify(page, kind),
+        )
 
     @rule(run=RUNS, aimed=AIMED)
     def remove_pages(self, run: Run, aimed: bool) -> None:
@@ -266,7 +324,9 @@ class Ioctls(RuleBasedStateMachine):
     @rule(run=RUNS, prot=PROTS)
     def mprotect(self, run: Run, prot: int) -> None:
         start, end = run[0], min(run[1], PAGES)
-        assert -self.driver.mprotect(at(start), at(end), prot) == self.kernel.mprotect(start, end, prot)
+        assert -self.driver.mprotect(at(start), at(end), prot) == self.kernel.mprotect(
+            start, end, prot
+        )
 
     @rule(thread=THREADS)
     def enter(self, thread: int) -> None:
@@ -283,7 +343,9 @@ class Ioctls(RuleBasedStateMachine):
         compare(self.driver.epcm, self.kernel)
         for page in range(PAGES):
             held = self.driver.pages.get(at(page))
-            assert (None if held is None else (held.page_type, held.max_prot)) == self.kernel.array.get(page)
+            assert (
+                None if held is None else (held.page_type, held.max_prot)
+            ) == self.kernel.array.get(page)
             assert bool(self.driver.ptes.get(at(page))) == (page in self.kernel.ptes)
             vma = self.driver.host.vmas.get(at(page))
             assert vma is not None and vma.prot == self.kernel.host[page]
@@ -292,6 +354,10 @@ class Ioctls(RuleBasedStateMachine):
 
 
 TestLeaves = Leaves.TestCase
-TestLeaves.settings = settings(max_examples=200, stateful_step_count=60, deadline=None, derandomize=True)
+TestLeaves.settings = settings(
+    max_examples=200, stateful_step_count=60, deadline=None, derandomize=True
+)
 TestIoctls = Ioctls.TestCase
-TestIoctls.settings = settings(max_examples=200, stateful_step_count=60, deadline=None, derandomize=True)
+TestIoctls.settings = settings(
+    max_examples=200, stateful_step_count=60, deadline=None, derandomize=True
+)

@@ -54,7 +54,8 @@ def steps(seed: int, length: int = 100) -> list[Step]:
     """The calls of one seed; for one in ten the host fails."""
     source = random.Random(seed)
     return [
-        (random_call(source.choice), source.randint(1, 3) if source.random() < 0.1 else 0) for _ in range(length)
+        (random_call(source.choice), source.randint(1, 3) if source.random() < 0.1 else 0)
+        for _ in range(length)
     ]
 
 
@@ -75,7 +76,9 @@ def check(seed: int) -> None:
     failed = play(made)
     if failed is not None:
         made, why = shortest(made[: failed[0] + 1], failed[1], play)
-        lines = [f"world.step({show(call)}{f', {fail_at}' if fail_at else ''})" for call, fail_at in made]
+        lines = [
+            f"world.step({show(call)}{f', {fail_at}' if fail_at else ''})" for call, fail_at in made
+        ]
         pytest.fail("\n".join([f"seed {seed}: {why}", *lines]), pytrace=False)
 
 

@@ -1,7 +1,9 @@
-"""The law Strict: random calls, touches and faults in an enclave, and an oracle that knows the program's VMAs alone.
+"""The law Strict: random calls, touches and faults in an enclave, and an oracle that knows the
+program's VMAs alone.
 
-After every step: what is accessible is what the program asked for, at no leaf was it more, the PAL's record is the
-EPCM's, what was written is there and what was thrown away is not, and what a plain meter counts is what was done.
+After every step: what is accessible is what the program asked for, at no leaf was it more, the
+PAL's record is the EPCM's, what was written is there and what was thrown away is not, and what a
+plain meter counts is what was done.
 """
 
 from __future__ import annotations
@@ -38,7 +40,13 @@ _PROTS = (0, 0, 1, 1, 2, 3, 3, 3, 3, 4, 5, 5, 6, 7)
 _EXTRAS = (0, 0, 0, f.MAP_NORESERVE, f.MAP_POPULATE, f.MAP_STACK)
 _ADVICE = (
     *(f.MADV_DONTNEED,) * 6,
-    *(f.MADV_FREE, f.MADV_DONTFORK, f.MADV_WIPEONFORK, f.MADV_DONTNEED_LOCKED, f.MADV_GUARD_INSTALL),
+    *(
+        f.MADV_FREE,
+        f.MADV_DONTFORK,
+        f.MADV_WIPEONFORK,
+        f.MADV_DONTNEED_LOCKED,
+        f.MADV_GUARD_INSTALL,
+    ),
     *(f.MADV_POPULATE_READ, f.MADV_POPULATE_WRITE),
 )
 
@@ -49,7 +57,11 @@ class Knowing(Laconic):
     known_touches = True
 
 
-STRATEGIES: dict[str, type[Classify]] = {"laconic": Laconic, "known touches": Knowing, "classify": Classify}
+STRATEGIES: dict[str, type[Classify]] = {
+    "laconic": Laconic,
+    "known touches": Knowing,
+    "classify": Classify,
+}
 
 
 def _place(pick: Pick) -> int:
@@ -66,15 +78,22 @@ def _mmap(pick: Pick) -> Call:
     if pick(range(3)):
         address, flags = _place(pick), flags | f.MAP_FIXED
     if pick(range(3)):
-        return Call("mmap", (address, _length(pick), pick(_PROTS), flags | f.MAP_ANONYMOUS, NO_FD, 0))
-    return Call("mmap", (address, _length(pick), pick(_PROTS), flags, pick(tuple(FILES)), pick(range(6)) * PAGE))
+        return Call(
+            "mmap", (address, _length(pick), pick(_PROTS), flags | f.MAP_ANONYMOUS, NO_FD, 0)
+        )
+    return Call(
+        "mmap",
+        (address, _length(pick), pick(_PROTS), flags, pick(tuple(FILES)), pick(range(6)) * PAGE),
+    )
 
 
 def _mremap(pick: Pick) -> Call:
     flags = pick((0, 1, 1, 1, 3, 3, 3, 5))
     old = _length(pick)
     new = old if flags & f.MREMAP_DONTUNMAP else pick((old, _length(pick)))
-    return Call("mremap", (_place(pick), old, new, flags, _place(pick) if flags & f.MREMAP_FIXED else 0))
+    return Call(
+        "mremap", (_place(pick), old, new, flags, _place(pick) if flags & f.MREMAP_FIXED else 0)
+    )
 
 
 def _brk(pick: Pick) -> Call:
@@ -82,7 +101,10 @@ def _brk(pick: Pick) -> Call:
 
 
 def _access(pick: Pick) -> Call:
-    return Call(pick(("load", "store", "store", "fetch")), (pick((_place(pick),) * 9 + (HEAP,)) + pick((0, 8)),))
+    return Call(
+        pick(("load", "store", "store", "fetch")),
+        (pick((_place(pick),) * 9 + (HEAP,)) + pick((0, 8)),),
+    )
 
 
 _MAKERS: list[Callable[[Pick], Call]] = (
@@ -93,7 +115,11 @@ _MAKERS: list[Callable[[Pick], Call]] = (
     + [lambda pick: Call("munmap", (_place(pick), _length(pick)))] * 4
     + [lambda pick: Call("madvise", (_place(pick), _length(pick), pick(_ADVICE)))] * 7
     + [_access] * 30
-    + [lambda pick: Call(FORK, (pick(range(2)),)), lambda pick: Call(THREAD, ()), lambda pick: Call(THREAD_ENDS, ())]
+    + [
+        lambda pick: Call(FORK, (pick(range(2)),)),
+        lambda pick: Call(THREAD, ()),
+        lambda pick: Call(THREAD_ENDS, ()),
+    ]
 )
 
 
@@ -104,7 +130,8 @@ def random_step(pick: Pick) -> Call:
 
 
 def make(program: Enclosed, step: Call, counted: bool = True) -> Enclosed:
-    """Makes a step and asserts all laws; returns the program to go on with, which after a fork may be the child.
+    """Makes a step and asserts all laws; returns the program to go on with, which after a fork may
+    be the child.
 
     Not `counted`: the host fails now and then, which a program may notice as ENOMEM or SIGBUS.
     """
@@ -113,7 +140,9 @@ def make(program: Enclosed, step: Call, counted: bool = True) -> Enclosed:
         deserved = program.deserved(args[0], name)
         found = program.access(args[0], name)
         excused = not counted and not deserved and found == signal.SIGBUS
-        assert found == deserved or excused, f"a {name} at {args[0]:#x} gets signal {found}, and deserves {deserved}"
+        assert found == deserved or excused, (
+            f"a {name} at {args[0]:#x} gets signal {found}, and deserves {deserved}"
+        )
     elif name == FORK:
         child = program.fork()
         assert child is not None or not counted
@@ -138,9 +167,13 @@ def show(step: Call) -> str:
 
 
 def play(
-    steps: list[Call], strategy: type[Classify], pte: str = "rwx", plan: Callable[[], Plan] | None = None
+    steps: list[Call],
+    strategy: type[Classify],
+    pte: str = "rwx",
+    plan: Callable[[], Plan] | None = None,
 ) -> Failed | None:
-    """Makes the steps in a new enclave; the number of the first that fails, and why. With `plan` the host fails too."""
+    """Makes the steps in a new enclave; the number of the first that fails, and why. With `plan`
+    the host fails too."""
     program = Enclosed(strategy, plan() if plan else None, pte=pte)
     number = -1
     try:
@@ -161,13 +194,19 @@ def steps(seed: int, length: int = 120) -> list[Call]:
 
 
 def check(
-    seed: int, strategy: type[Classify], pte: str = "rwx", plan: Callable[[], Plan] | None = None, length: int = 120
+    seed: int,
+    strategy: type[Classify],
+    pte: str = "rwx",
+    plan: Callable[[], Plan] | None = None,
+    length: int = 120,
 ) -> None:
     """Makes the steps of one seed and fails with the shortest sequence that does."""
     made = steps(seed, length)
     failed = play(made, strategy, pte, plan)
     if failed is not None:
-        made, why = shortest(made[: failed[0] + 1], failed[1], lambda some: play(some, strategy, pte, plan))
+        made, why = shortest(
+            made[: failed[0] + 1], failed[1], lambda some: play(some, strategy, pte, plan)
+        )
         pytest.fail("\n".join([f"seed {seed}: {why}", *map(show, made)]), pytrace=False)
 
 
@@ -180,7 +219,11 @@ class Random(RuleBasedStateMachine):
         super().__init__()
         self.program = Enclosed(self.strategy)
 
-    @rule(step=st.composite(lambda draw: random_step(lambda choices: draw(st.sampled_from(choices))))())
+    @rule(
+        step=st.composite(
+            lambda draw: random_step(lambda choices: draw(st.sampled_from(choices)))
+        )()
+    )
     def step(self, step: Call) -> None:
         self.program = make(self.program, step)
 
@@ -242,14 +285,17 @@ class Watched(Program):
 
 
 def test_the_window_of_every_call_is_found() -> None:
-    """Upstream's EMODPE comes before its EMODPR: from RW to RX a page is RWX, for a moment that a host can stretch."""
+    """Upstream's EMODPE comes before its EMODPR: from RW to RX a page is RWX, for a moment that a
+    host can stretch."""
     program = Watched(EveryCall)
     program.map(BASE, 3, 3)
     program.anew()
     program.protect(BASE, 3, 5)
     (window,) = program.watch.windows
-    assert window == "0x1000000000-0x1000003000 was <Prot.READ|WRITE|EXEC: 7> between <Prot.READ|WRITE: 3> and " + (
-        "<Prot.READ|EXEC: 5>"
+    assert (
+        window
+        == "0x1000000000-0x1000003000 was <Prot.READ|WRITE|EXEC: 7> between <Prot.READ|WRITE: 3> and "
+        + ("<Prot.READ|EXEC: 5>")
     )
     assert program.counts.open_windows == 3, "and it is counted, as upstream's"
 

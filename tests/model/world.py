@@ -1,7 +1,9 @@
-"""A library OS in a bottle: the memory manager on a host that is an oracle, and the program run natively beside it.
+"""A library OS in a bottle: the memory manager on a host that is an oracle, and the program run
+natively beside it.
 
-`native` is the oracle that executes each call as the program made it; `host` executes only the host calls.
-After every call they must be the same page for page, and the bookkeeping must show what the host has (law Exact).
+`native` is the oracle that executes each call as the program made it; `host` executes only the host
+calls. After every call they must be the same page for page, and the bookkeeping must show what the
+host has (law Exact).
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from tests.model.oracle import Oracle
 from tests.model.strategies import FORK, READ, WRITE, Bases, resolve
 
 BASES = Bases(0x10_0000_0000, 0x7FFF_F7FB_2000, 0x5555_5556_0000, 0x7FFF_FFFD_E000)
-#: Made before the program begins: sealed, as the tests against the kernel have it, and right below the base.
+#: Made before the program begins: sealed, as the tests against the kernel have it, and right below
+#: the base.
 WALL = 16
 MMAP_BASE = BASES.top + WALL * 4096
 STACK_FLAGS = f.VM_READ | f.VM_WRITE | f.VM_MAY_RWX | f.VM_GROWSDOWN
@@ -50,12 +53,17 @@ def host_map(host: Oracle) -> RangeMap[Vma]:
     seen: RangeMap[Vma] = RangeMap()
     for number, page in sorted(host.pages.items()):
         base = (number - page.offset) << SHIFT if page.file else 0
-        seen.set(number << SHIFT, number + 1 << SHIFT, Vma(page.flags, _file(page.file) if page.file else None, base))
+        seen.set(
+            number << SHIFT,
+            number + 1 << SHIFT,
+            Vma(page.flags, _file(page.file) if page.file else None, base),
+        )
     return seen
 
 
 class World:
-    """One program. `step` makes a call on all sides and raises AssertionError at the first difference."""
+    """One program. `step` makes a call on all sides and raises AssertionError at the first
+    difference."""
 
     read_implies_exec = False
 
@@ -78,7 +86,9 @@ class World:
 
     def untouched(self, start: int, end: int) -> bool:
         pages = [self.host.pages[page] for page in range(start >> SHIFT, end >> SHIFT)]
-        return all(page.content is None or page.file is not None and page.content == 0 for page in pages)
+        return all(
+            page.content is None or page.file is not None and page.content == 0 for page in pages
+        )
 
     def resident(self, start: int, end: int) -> bool:
         contents = [self.host.pages[page].content for page in range(start >> SHIFT, end >> SHIFT)]
@@ -104,7 +114,8 @@ class World:
     # Steps
 
     def step(self, relative: Call, fail_at: int = 0) -> None:
-        """Makes one call; with `fail_at`, the host call of that number fails with ENOMEM and does nothing."""
+        """Makes one call; with `fail_at`, the host call of that number fails with ENOMEM and does
+        nothing."""
         call = resolve(relative, BASES)
         if call.name in (WRITE, READ):
             page, value, write = call.args[0] >> SHIFT, call.args[1] + 1, call.name == WRITE
@@ -112,7 +123,9 @@ class World:
         elif call.name == FORK:
             twin = self.space.fork()
             twin.check()
-            assert list(twin.vmas) == list(host_map(self.host.fork())), "the child of a fork is as Linux makes it"
+            assert list(twin.vmas) == list(host_map(self.host.fork())), (
+                "the child of a fork is as Linux makes it"
+            )
         else:
             self._call(call, fail_at)
         self.space.grow(host_map(self.host))
@@ -121,16 +134,24 @@ class World:
     def check(self) -> None:
         """All laws that hold between two calls."""
         self.space.check()
-        assert list(self.space.vmas) == list(host_map(self.host)), "Exact: the bookkeeping is what the host has"
+        assert list(self.space.vmas) == list(host_map(self.host)), (
+            "Exact: the bookkeeping is what the host has"
+        )
         native, host = self._shown(self.native), self._shown(self.host)
-        wrong = [page for page in sorted(native.keys() | host.keys()) if native.get(page) != host.get(page)]
+        wrong = [
+            page
+            for page in sorted(native.keys() | host.keys())
+            if native.get(page) != host.get(page)
+        ]
         first = [(hex(page << SHIFT), native.get(page), host.get(page)) for page in wrong[:1]]
         assert not wrong, f"Faithful: {len(wrong)} pages are not as without Laconic, first {first}"
 
     @staticmethod
     def _shown(side: Oracle) -> dict[int, Page]:
         # A page that was never touched and one that was only read look the same to the program.
-        return {number: page._replace(content=page.content or 0) for number, page in side.pages.items()}
+        return {
+            number: page._replace(content=page.content or 0) for number, page in side.pages.items()
+        }
 
     def _call(self, call: Call, fail_at: int) -> None:
         before = dict(self.host.pages)
@@ -148,12 +169,15 @@ class World:
                 self.native = self.host.copy()
                 self.native.brk_ = self.space.brk  # a break within its last page is elided
                 return
-        assert result == expected, f"{call.name} returns {result:#x}, and {expected:#x} without Laconic"
+        assert result == expected, (
+            f"{call.name} returns {result:#x}, and {expected:#x} without Laconic"
+        )
         if not outcome.ask and not outcome.resync:
             self._complete(outcome, before)
             self._silent(call, outcome, host_args, before)
 
-    # The changes: all that differs (without which held would not be what the host has), and law Silent: nothing else
+    # The changes: all that differs (without which held would not be what the host has), and law
+    # Silent: nothing else
 
     def _complete(self, outcome: Outcome, before: dict[int, Page]) -> None:
         kinds = {
@@ -164,32 +188,50 @@ class World:
         for page in before.keys() | self.host.pages.keys():
             was, now = before.get(page), self.host.pages.get(page)
             if was is not None and now is not None and _written(was) != _written(now):
-                assert kinds.get(page, 0) & (ZERO | FILE), f"the contents of page {page:#x} go, and no change says so"
-            elif was is None or now is None or was._replace(content=None) != now._replace(content=None):
-                assert kinds.get(page, ADVISE) != ADVISE, f"page {page:#x} differs, and no change says so"
+                assert kinds.get(page, 0) & (ZERO | FILE), (
+                    f"the contents of page {page:#x} go, and no change says so"
+                )
+            elif (
+                was is None
+                or now is None
+                or was._replace(content=None) != now._replace(content=None)
+            ):
+                assert kinds.get(page, ADVISE) != ADVISE, (
+                    f"page {page:#x} differs, and no change says so"
+                )
 
     def _silent(
         self, call: Call, outcome: Outcome, host_args: Arguments | None, before: dict[int, Page]
     ) -> None:
-        assert (host_args is not None) == bool(outcome.changes), "Silent: no difference, no host call"
+        assert (host_args is not None) == bool(outcome.changes), (
+            "Silent: no difference, no host call"
+        )
         for change in outcome.changes:
-            # Advice to discard is said whatever the contents are, and what mremap moves away is not looked at.
-            # Nor where a mapping brings its pages in.
-            aside = call.name in ("madvise", "mremap") or call.name == "mmap" and call.args[3] & f.MAP_POPULATE
+            # Advice to discard is said whatever the contents are, and what mremap moves away is not
+            # looked at. Nor where a mapping brings its pages in.
+            aside = (
+                call.name in ("madvise", "mremap")
+                or call.name == "mmap"
+                and call.args[3] & f.MAP_POPULATE
+            )
             aside = aside or change.wanted is not None and change.wanted.flags & f.VM_LOCKED
             if change.kind != ADVISE and not (aside and change.kind == ZERO):
                 self._differs(change, before)
         if host_args is not None and host_args is not call.args:
             start, end = host_args[0], host_args[0] + host_args[1]
             span = outcome.changes[0].start, outcome.changes[-1].end
-            assert (start, end) == span, "Silent: a narrowed call begins and ends with a page that changes"
-            assert call.args[0] <= start and end <= call.args[0] + page_align(call.args[1]), "narrowed, not moved"
+            assert (start, end) == span, (
+                "Silent: a narrowed call begins and ends with a page that changes"
+            )
+            assert call.args[0] <= start and end <= call.args[0] + page_align(call.args[1]), (
+                "narrowed, not moved"
+            )
 
     def _differs(self, change: Change, before: dict[int, Page]) -> None:
         # Attributes page by page; contents, which the upcall tells for whole runs, run by run.
         pages = range(change.start >> SHIFT, change.end >> SHIFT)
         differ = [before.get(page) != self.host.pages.get(page) for page in pages]
         alike = any(differ) if change.kind == ZERO else all(differ)
-        assert alike, f"Silent: {change.kinds!r} for {change.start:#x}-{change.end:#x}, where a page stays as it was"
-
-
+        assert alike, (
+            f"Silent: {change.kinds!r} for {change.start:#x}-{change.end:#x}, where a page stays as it was"
+        )

@@ -1,4 +1,5 @@
-"""Bugs to plant: each a function that patches one into the code by a MonkeyPatch, named for what is then wrong."""
+"""Bugs to plant: each a function that patches one into the code by a MonkeyPatch, named for what is
+then wrong."""
 
 from __future__ import annotations
 
@@ -52,7 +53,9 @@ def merge_is_forgotten(patch: Patch) -> None:
     for name in ("set", "edit", "replace"):
         original = getattr(RangeMap, name)
 
-        def wrong(self: RangeMap[Any], *args: Any, original: Callable[..., None] = original) -> None:
+        def wrong(
+            self: RangeMap[Any], *args: Any, original: Callable[..., None] = original
+        ) -> None:
             rule, self._same = self._same, lambda a, b: False
             try:
                 original(self, *args)
@@ -67,7 +70,9 @@ def merge_is_too_eager(patch: Patch) -> None:
     """Neighbours merge when their flags are the same, whatever file they map."""
     begin = RangeMap.__init__
 
-    def wrong(self: RangeMap[Any], same: Callable[[Any, Any], bool] | None = None, load: int = 256) -> None:
+    def wrong(
+        self: RangeMap[Any], same: Callable[[Any, Any], bool] | None = None, load: int = 256
+    ) -> None:
         begin(self, lambda a, b: a[0] == b[0] and (a[1] is None) == (b[1] is None), load)
 
     patch.setattr(RangeMap, "__init__", wrong)
@@ -113,7 +118,9 @@ def mremap_keeps_the_old_place(patch: Patch) -> None:
         for change in outcome.changes:
             if change.kind == UNMAP and outcome.result > 0:
                 space.vmas.set(change.start, change.end, change.held)
-        return outcome._replace(changes=tuple(change for change in outcome.changes if change.kind != UNMAP))
+        return outcome._replace(
+            changes=tuple(change for change in outcome.changes if change.kind != UNMAP)
+        )
 
     _mremap(patch, keep)
 
@@ -122,7 +129,9 @@ def mremap_keeps_the_old_place(patch: Patch) -> None:
 def mremap_keeps_the_targets_contents(patch: Patch) -> None:
     """What was at the target is taken for what comes there, where all attributes are equal."""
 
-    def overlaid(space: AddressSpace, start: int, end: int, vma: Vma, source: int | None) -> Iterator[Change]:
+    def overlaid(
+        space: AddressSpace, start: int, end: int, vma: Vma, source: int | None
+    ) -> Iterator[Change]:
         for change in original(space, start, end, vma, source):
             if change.kind != ZERO:
                 yield change._replace(kind=change.kind & ~ZERO)
@@ -163,7 +172,9 @@ def silent_an_equal_mprotect_is_said(patch: Patch) -> None:
         if outcome.result or outcome.changes or vma is None or not length:
             return outcome
         end = start + length + 4095 & -4096
-        return outcome._replace(changes=(Change(EXTEND, start, end, vma, vma),), start=start, end=end)
+        return outcome._replace(
+            changes=(Change(EXTEND, start, end, vma, vma),), start=start, end=end
+        )
 
     right = mprotect.mprotect
     patch.setattr(calls, "mprotect", wrong)
@@ -186,10 +197,13 @@ def silent_holes_are_unmapped(patch: Patch) -> None:
 
 @_bug
 def faithful_equal_attributes_are_taken_for_equal_contents(patch: Patch) -> None:
-    """MAP_FIXED over touched memory that has the same attributes is not said: the program finds its old data."""
+    """MAP_FIXED over touched memory that has the same attributes is not said: the program finds its
+    old data."""
     right = mmap._overlay
 
-    def wrong(space: AddressSpace, start: int, end: int, vma: Vma, untouched: Any) -> tuple[Change, ...] | None:
+    def wrong(
+        space: AddressSpace, start: int, end: int, vma: Vma, untouched: Any
+    ) -> tuple[Change, ...] | None:
         return right(space, start, end, vma, untouched and (lambda start, end: True))
 
     patch.setattr(mmap, "_overlay", wrong)

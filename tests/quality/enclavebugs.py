@@ -1,4 +1,5 @@
-"""Bugs to plant into the enclave's PAL and the strategies, as `tests.quality.bugs` has them for the bookkeeping."""
+"""Bugs to plant into the enclave's PAL and the strategies, as `tests.quality.bugs` has them for the
+bookkeeping."""
 
 from __future__ import annotations
 
@@ -57,7 +58,14 @@ def first_permissions_are_corrected_afterwards(patch: Patch) -> None:
     """Pages are committed RW, and then get what was asked."""
     commit = Edmm.commit
 
-    def wrong(self: Edmm, start: int, end: int, prot: int, contents: bool = False, source: int | None = None) -> None:
+    def wrong(
+        self: Edmm,
+        start: int,
+        end: int,
+        prot: int,
+        contents: bool = False,
+        source: int | None = None,
+    ) -> None:
         commit(self, start, end, RW | prot, contents, source)
         self.protect([(start, end, prot)])
 
@@ -93,7 +101,9 @@ def _skips_pr(eaccept: Callable[..., None]) -> Callable[..., None]:
 @_bug
 def an_extension_is_only_entered(patch: Patch) -> None:
     """The record has the new permissions, the EPCM the old ones."""
-    patch.setattr(Edmm, "_extend", lambda self, start, end, prot: self.committed.set(start, end, prot))
+    patch.setattr(
+        Edmm, "_extend", lambda self, start, end, prot: self.committed.set(start, end, prot)
+    )
 
 
 @_bug
@@ -166,7 +176,9 @@ def zeroing_is_forgotten(patch: Patch) -> None:
 def zeroing_leaves_the_last_page(patch: Patch) -> None:
     """One page too few."""
     overwrite = Classify.overwrite
-    patch.setattr(Classify, "overwrite", lambda self, start, end, vma: overwrite(self, start, end - PAGE, vma))
+    patch.setattr(
+        Classify, "overwrite", lambda self, start, end, vma: overwrite(self, start, end - PAGE, vma)
+    )
 
 
 @_bug
@@ -182,7 +194,9 @@ def a_move_leaves_the_contents(patch: Patch) -> None:
     def wrong(self: Classify, start: int, end: int, vma: Vma, source: int) -> None:
         for begin, stop, had in list(self.pal.committed.runs(source, source + end - start)):
             if had is not None:
-                self.pal.commit(begin + start - source, stop + start - source, edmm.permissions(vma.flags))
+                self.pal.commit(
+                    begin + start - source, stop + start - source, edmm.permissions(vma.flags)
+                )
 
     patch.setattr(Classify, "move", wrong)
 
@@ -213,7 +227,14 @@ def the_record_is_written_before_success(patch: Patch) -> None:
     """A page is taken for committed of which the commit failed."""
     commit = Edmm.commit
 
-    def wrong(self: Edmm, start: int, end: int, prot: int, contents: bool = False, source: int | None = None) -> None:
+    def wrong(
+        self: Edmm,
+        start: int,
+        end: int,
+        prot: int,
+        contents: bool = False,
+        source: int | None = None,
+    ) -> None:
         self.committed.set(start, end, prot)
         commit(self, start, end, prot, contents, source)
 

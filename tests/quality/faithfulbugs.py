@@ -1,6 +1,8 @@
-"""Bugs that a program can observe, although bookkeeping and host agree: what tests/faithful is there to find.
+"""Bugs that a program can observe, although bookkeeping and host agree: what tests/faithful is
+there to find.
 
-Each was in Laconic once. They are planted by a MonkeyPatch in a Laconic of its own (`tests.quality.planted`).
+Each was in Laconic once. They are planted by a MonkeyPatch in a Laconic of its own
+(`tests.quality.planted`).
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ def growth_is_not_expected(patch: Patch) -> None:
         patch.setattr(module, "grown_below", lambda space, vma: None)
 
 
-def _rule(patch: Patch, name: str, narrow: Callable[[tuple[int, ...], Outcome], tuple[int, ...]]) -> None:
+def _rule(
+    patch: Patch, name: str, narrow: Callable[[tuple[int, ...], Outcome], tuple[int, ...]]
+) -> None:
     # Another rule of what reaches the host, for one call.
     right = pal.only_changes
 
@@ -120,7 +124,9 @@ def mdwe_is_inherited(patch: Patch) -> None:
     patch.setattr(AddressSpace, "fork", wrong)
 
 
-def _operation(patch: Patch, name: str, spoil: Callable[[tuple[int, ...], Outcome], Outcome]) -> None:
+def _operation(
+    patch: Patch, name: str, spoil: Callable[[tuple[int, ...], Outcome], Outcome]
+) -> None:
     right = calls.OPERATIONS[name]
 
     def wrong(space: AddressSpace, args: tuple[int, ...], up: Any) -> Outcome:

@@ -1,4 +1,5 @@
-"""Runs Laconic's command line with a planted bug: `python -m tests.quality.planted BUG run -- CMD`."""
+"""Runs Laconic's command line with a planted bug: `python -m tests.quality.planted BUG run --
+CMD`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Who tests the tests: tests/faithful finds each bug that a program can observe, in its lists of past differences."""
+"""Who tests the tests: tests/faithful finds each bug that a program can observe, in its lists of
+past differences."""
 
 from __future__ import annotations
 

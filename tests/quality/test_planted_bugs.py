@@ -1,6 +1,8 @@
-"""Who tests the tests: every planted bug must be caught by the model, those of the maps by the real kernel too.
+"""Who tests the tests: every planted bug must be caught by the model, those of the maps by the real
+kernel too.
 
-Those of the enclave must be caught by the random steps of the law Strict, some only where the host fails.
+Those of the enclave must be caught by the random steps of the law Strict, some only where the host
+fails.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from tests.quality.bugs import BUGS
 from tests.unit.test_sgx_failures import SCENES, Switch, attempt, once, start
 
 SEEDS = range(60)
-#: The kernel is asked about one bug of each kind that a map can have, and one of each law; the rest cost too long.
+#: The kernel is asked about one bug of each kind that a map can have, and one of each law; the rest
+#: cost too long.
 KERNEL = {
     "split_forgets_the_rest": "predict",
     "merge_is_forgotten": "predict",
@@ -59,7 +62,9 @@ def test_the_model_catches_it(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("name", KERNEL)
-def test_the_kernel_catches_it(name: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> None:
+def test_the_kernel_catches_it(
+    name: str, monkeypatch: pytest.MonkeyPatch, stack: ExitStack
+) -> None:
     room = Room(KERNEL[name], stack)
     BUGS[name](monkeypatch)
     assert any(room.play(episode(seed)) is not None for seed in SEEDS)
@@ -71,7 +76,9 @@ def test_without_a_bug_nothing_is_caught() -> None:
 
 def _caught(seed: int, plan: Callable[[], Plan] | None) -> bool:
     made = steps_enclosed(seed)
-    return any(play_enclosed(made, strategy, plan=plan) is not None for strategy in STRATEGIES.values())
+    return any(
+        play_enclosed(made, strategy, plan=plan) is not None for strategy in STRATEGIES.values()
+    )
 
 
 def _caught_in_a_scene() -> bool:
@@ -95,7 +102,10 @@ def test_the_law_strict_catches_it(name: str, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("name", enclavebugs.FAILING)
 def test_it_is_caught_where_the_host_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     enclavebugs.FAILING[name](monkeypatch)
-    assert any(_caught(seed, partial(now_and_then, seed)) for seed in range(30)) or _caught_in_a_scene()
+    assert (
+        any(_caught(seed, partial(now_and_then, seed)) for seed in range(30))
+        or _caught_in_a_scene()
+    )
 
 
 def test_without_a_bug_no_enclave_is_wrong() -> None:

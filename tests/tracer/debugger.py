@@ -1,4 +1,5 @@
-"""gdb as a second opinion: it stops a process again and again, and says what it takes the stacks to be.
+"""gdb as a second opinion: it stops a process again and again, and says what it takes the stacks to
+be.
 
 While gdb holds the process, whoever iterates may read the same process's memory.
 """
@@ -79,7 +80,8 @@ gdb.execute("kill")
 
 
 class Sample(NamedTuple):
-    """One thread at one stop: its registers in PTRACE_GETREGS's order, and gdb's frames, innermost first."""
+    """One thread at one stop: its registers in PTRACE_GETREGS's order, and gdb's frames, innermost
+    first."""
 
     tid: int
     words: list[int]
@@ -87,22 +89,33 @@ class Sample(NamedTuple):
     why: int
 
 
-def sampled(pid: int, count: int, calls: Sequence[str], every: int, seed: int = 1) -> Iterator[Sample]:
-    """Stops a process at up to `count` of the named system calls (of none: at instructions), the others' threads too,
-    skipping up to `every` between. The process is killed at the end. Skips the test where there is no gdb."""
+def sampled(
+    pid: int, count: int, calls: Sequence[str], every: int, seed: int = 1
+) -> Iterator[Sample]:
+    """Stops a process at up to `count` of the named system calls (of none: at instructions), the
+    others' threads too, skipping up to `every` between. The process is killed at the end. Skips the
+    test where there is no gdb."""
     gdb = shutil.which("gdb")
     if gdb is None:
         pytest.skip("gdb is not installed")
     their_in, our_out = os.pipe()
     our_in, their_out = os.pipe()
     environment = dict(os.environ, LC_ALL="C", LACONIC_SEED=str(seed), LACONIC_EVERY=str(every))
-    environment |= {"LACONIC_IN": str(their_in), "LACONIC_OUT": str(their_out), "LACONIC_CALLS": " ".join(calls)}
+    environment |= {
+        "LACONIC_IN": str(their_in),
+        "LACONIC_OUT": str(their_out),
+        "LACONIC_CALLS": " ".join(calls),
+    }
     with tempfile.TemporaryDirectory() as place:
         script = Path(place, "stops.py")
         script.write_text(_SCRIPT)
         command = [gdb, "-q", "-nx", "-batch", "-p", str(pid), "-x", str(script)]
         seen = 0
-        with os.fdopen(our_in) as answers, os.fdopen(our_out, "w") as more, Path(place, "log").open("w+") as log:
+        with (
+            os.fdopen(our_in) as answers,
+            os.fdopen(our_out, "w") as more,
+            Path(place, "log").open("w+") as log,
+        ):
             process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 pass_fds=(their_in, their_out),
@@ -136,20 +149,29 @@ class Comparison:
         """Unwinds the same stack, and compares up to the first frame from which no CFI leads on."""
         self.space.invalidate()
         walked = self.space.walk(sample.tid, sample.words)
-        certain = next((at + 1 for at, number in enumerate(walked) if not self.space.covered(number)), None)
+        certain = next(
+            (at + 1 for at, number in enumerate(walked) if not self.space.covered(number)), None
+        )
         ours = [self.space.addresses(number) for number in walked[:certain]]
         theirs = sample.frames[:certain]
         self.guessed += certain is not None
-        # Where a stack is broken gdb shows what it found there, and ends: an address that is of no code.
+        # Where a stack is broken gdb shows what it found there, and ends: an address that is of no
+        # code.
         if certain is None and len(theirs) == len(ours) + 1 and not self.space.is_code(theirs[-1]):
             del theirs[-1]
         self.stacks += 1
         self.frames += len(ours)
-        if len(ours) == len(theirs) and all(there in places for there, places in zip(theirs, ours, strict=True)):
+        if len(ours) == len(theirs) and all(
+            there in places for there, places in zip(theirs, ours, strict=True)
+        ):
             self.same += 1
         elif len(self.differences) < 5:
-            lines = [f"{' '.join(map(hex, a or [0]))} {b or 0:#x}" for a, b in zip_longest(ours, theirs)]
-            self.differences.append(f"thread {sample.tid}, reason {sample.why}, ours and gdb's:\n" + "\n".join(lines))
+            lines = [
+                f"{' '.join(map(hex, a or [0]))} {b or 0:#x}" for a, b in zip_longest(ours, theirs)
+            ]
+            self.differences.append(
+                f"thread {sample.tid}, reason {sample.why}, ours and gdb's:\n" + "\n".join(lines)
+            )
 
     @property
     def share(self) -> float:

@@ -1,4 +1,5 @@
-"""The tests' laboratory: builds the small C programs, runs them alone and under Laconic, reads the figures."""
+"""The tests' laboratory: builds the small C programs, runs them alone and under Laconic, reads the
+figures."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run_alone(command: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
-    """Runs a command as it is; a run that hangs is killed with its whole session, and fails the test."""
+    """Runs a command as it is; a run that hangs is killed with its whole session, and fails the
+    test."""
     with subprocess.Popen(
         [str(word) for word in command],
         stdout=subprocess.PIPE,
@@ -83,7 +85,17 @@ def run_laconic(
     with tempfile.TemporaryDirectory() as place:
         os.chmod(place, 0o777)
         path = Path(place, "figures.json")
-        words = [*prefix, "run", "--verify", verify, *STRATEGIES[strategy], "--json", str(path), *options, "--"]
+        words = [
+            *prefix,
+            "run",
+            "--verify",
+            verify,
+            *STRATEGIES[strategy],
+            "--json",
+            str(path),
+            *options,
+            "--",
+        ]
         done = run_alone([*words, *command], env=env or environment(), **more)
         text = path.read_text() if path.exists() else ""
     assert "Traceback" not in done.stderr, done.stderr
@@ -97,7 +109,8 @@ def compiler() -> str | None:
 
 
 def tool(name: str, *places: str) -> str:
-    """The path of a program, looked for in `places` too; skips the test where it is not installed."""
+    """The path of a program, looked for in `places` too; skips the test where it is not
+    installed."""
     path = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *places]))
     if path is None:
         pytest.skip(f"{name} is not installed")
@@ -105,7 +118,8 @@ def tool(name: str, *places: str) -> str:
 
 
 def build(name: str, *flags: str) -> Path:
-    """Compiles `programs/NAME.c`, once for all tests of a machine's run; skips the test where there is no gcc."""
+    """Compiles `programs/NAME.c`, once for all tests of a machine's run; skips the test where there
+    is no gcc."""
     return build_source(PROGRAMS / f"{name}.c", *flags)
 
 
@@ -121,7 +135,17 @@ def build_source(source: Path, *flags: str) -> Path:
     if not target.exists():
         # Several test workers may build it at once: each its own, and the last one's stays.
         fresh = target.with_suffix(f".{os.getpid()}")
-        command = [gcc, "-O1", "-Wall", "-Wextra", "-pthread", *flags, str(source), "-o", str(fresh)]
+        command = [
+            gcc,
+            "-O1",
+            "-Wall",
+            "-Wextra",
+            "-pthread",
+            *flags,
+            str(source),
+            "-o",
+            str(fresh),
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode and {"-static", "-static-pie", "-m32"} & {*flags}:
             pytest.skip(f"gcc cannot build with {' '.join(flags)} here")

@@ -1,7 +1,7 @@
 """A program that stops itself at a place of its choice, and knows which calls led there.
 
-It notes the return address of each of its functions. Then it says that it is ready, waits to be let go, and stops with
-int3.
+It notes the return address of each of its functions. Then it says that it is ready, waits to be let
+go, and stops with int3.
 """
 
 from __future__ import annotations
@@ -192,7 +192,9 @@ class Stopped:
         """The stack in words, inlined functions too."""
         symbolizer = symbolizer or Symbolizer(debug_directories=())
         modules = self.space.modules.tables.modules
-        return [one for frame in self.walk() for one in symbolizer.places(modules[frame.module], frame)]
+        return [
+            one for frame in self.walk() for one in symbolizer.places(modules[frame.module], frame)
+        ]
 
     def step(self) -> bool:
         """One instruction; False where the program has stopped itself again, or ended."""
@@ -216,7 +218,8 @@ class Stopped:
 
 
 def read_truth(process: subprocess.Popen[str]) -> tuple[int, list[int]]:
-    """What the program says before it stops: the thread, and the return addresses, innermost first."""
+    """What the program says before it stops: the thread, and the return addresses, innermost
+    first."""
     assert process.stdout is not None
     line = process.stdout.readline()
     if line.startswith("skip: "):
@@ -240,17 +243,25 @@ def release(process: subprocess.Popen[str], tid: int) -> None:
 
 @contextmanager
 def stopped(
-    program: Path, *words: str | Path, modules: Modules | None = None, env: dict[str, str] | None = None
+    program: Path,
+    *words: str | Path,
+    modules: Modules | None = None,
+    env: dict[str, str] | None = None,
 ) -> Iterator[tuple[Stopped, subprocess.Popen[str]]]:
     """Runs a program up to its first stop."""
     command = [str(program), *map(str, words)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+    ) as process:
         tid = process.pid
         try:
             tid, truth = read_truth(process)
             assert ptrace.seize(tid, 0)
             release(process, tid)
-            yield Stopped(process.pid, tid, truth, Space(process.pid, modules or Modules())), process
+            yield (
+                Stopped(process.pid, tid, truth, Space(process.pid, modules or Modules())),
+                process,
+            )
         finally:
             process.kill()
             if tid != process.pid:  # a thread that is traced is waited for before its process is

@@ -1,4 +1,5 @@
-"""laconic callers on programs of which it is known who makes how many redundant calls, however they were built."""
+"""laconic callers on programs of which it is known who makes how many redundant calls, however they
+were built."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ from laconic.trace.stacks import Stacks
 from tests.tracer.lab import COMMAND, PROGRAMS, environment, run_alone, tool
 
 FRAME_POINTERS = ("-fno-omit-frame-pointer", "-fomit-frame-pointer")
-#: What becomes of a program once it is built with -g: nothing; no DWARF; no symbols but those in a debug file beside
-#: it, found by its debuglink; none at all but the dynamic ones.
+#: What becomes of a program once it is built with -g: nothing; no DWARF; no symbols but those in a
+#: debug file beside it, found by its debuglink; none at all but the dynamic ones.
 MADE = ("debug", "symbols", "debuglink", "stripped")
 #: Function → (redundant, all) mprotect calls of sites.c, sites.cpp and sites.rs.
 C_SITES = {"seal": (40, 44), "open_pages": (25, 27), "worker": (17, 17)}
@@ -70,16 +71,34 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, str],
         target = place / "sites"
         if source == "sites.rs":
             forced = "yes" if frames == FRAME_POINTERS[0] else "no"
-            words = [tool("rustc"), "-O", "-g", "-C", f"force-frame-pointers={forced}", "--crate-name", "sites"]
+            words = [
+                tool("rustc"),
+                "-O",
+                "-g",
+                "-C",
+                f"force-frame-pointers={forced}",
+                "--crate-name",
+                "sites",
+            ]
             call(*words, PROGRAMS / source, "-o", target)
         else:
             words = [tool("gcc" if source == "sites.c" else "g++"), "-O2", "-g", frames, "-pthread"]
             library = place / "libsites.so"
             if source == "sites.c":
-                call(*words, "-fPIC", "-shared", "-Wl,-soname,libsites.so", PROGRAMS / "sites_lib.c", "-o", library)
+                call(
+                    *words,
+                    "-fPIC",
+                    "-shared",
+                    "-Wl,-soname,libsites.so",
+                    PROGRAMS / "sites_lib.c",
+                    "-o",
+                    library,
+                )
                 finish(library, made)
                 words += ["-Wl,--enable-new-dtags", f"-Wl,-rpath,{place}"]
-            call(*words, PROGRAMS / source, *([library] if source == "sites.c" else []), "-o", target)
+            call(
+                *words, PROGRAMS / source, *([library] if source == "sites.c" else []), "-o", target
+            )
         finish(target, made)
         built[key] = target
         return target
@@ -89,7 +108,8 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, str],
 
 @pytest.fixture(scope="module")
 def find(tmp_path_factory: pytest.TempPathFactory) -> Finder:
-    """Runs a program once, with all its stacks, and gives what `laconic callers --json` says of it."""
+    """Runs a program once, with all its stacks, and gives what `laconic callers --json` says of
+    it."""
     traces: dict[tuple[Path, str], Path] = {}
 
     def run(program: Path, *options: str, stacks: str = "all") -> dict[str, Any]:
@@ -111,7 +131,9 @@ def find(tmp_path_factory: pytest.TempPathFactory) -> Finder:
 def named(found: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """The callers by name, as in `C_SITES`; each must be there once."""
     counts = {caller["name"]: (caller["redundant"], caller["asked"]) for caller in found["callers"]}
-    assert len(counts) == len(found["callers"]) and {caller["call"] for caller in found["callers"]} == {"mprotect"}
+    assert len(counts) == len(found["callers"]) and {
+        caller["call"] for caller in found["callers"]
+    } == {"mprotect"}
     return counts
 
 
@@ -128,7 +150,9 @@ class TestC:
 
     @pytest.mark.parametrize("frames", FRAME_POINTERS)
     @pytest.mark.parametrize("made", MADE[:3])
-    def test_exactly_these(self, build: Callable[..., Path], find: Finder, frames: str, made: str) -> None:
+    def test_exactly_these(
+        self, build: Callable[..., Path], find: Finder, frames: str, made: str
+    ) -> None:
         found = find(build("sites.c", frames, made))
         assert named(found) == expected(made)
         modules = {caller["name"]: caller["module"] for caller in found["callers"]}
@@ -138,7 +162,12 @@ class TestC:
         for caller in found["callers"]:
             functions = [place["function"] for place in caller["stack"]]
             assert functions[0] in ("mprotect", "__mprotect")
-            below = {"seal": ["store", "main"], "open_pages": ["fill", "main"], "fill": ["main"], "worker": []}
+            below = {
+                "seal": ["store", "main"],
+                "open_pages": ["fill", "main"],
+                "fill": ["main"],
+                "worker": [],
+            }
             at = functions.index(caller["name"]) + 1
             assert functions[at : at + len(below[caller["name"]])] == below[caller["name"]]
             place = caller["stack"][1]
@@ -147,26 +176,35 @@ class TestC:
 
     @pytest.mark.parametrize("frames", FRAME_POINTERS)
     def test_without_symbols(self, build: Callable[..., Path], find: Finder, frames: str) -> None:
-        """Module and offset, a name only for what the library exports: never that of a function nearby."""
+        """Module and offset, a name only for what the library exports: never that of a function
+        nearby."""
         counts = named(find(build("sites.c", frames, "stripped")))
         assert counts.pop("seal") == C_SITES["seal"]
         assert all(name.startswith("sites+0x") for name in counts)
-        # The inlined function is in three places: one call in a loop, two behind it that change something.
+        # The inlined function is in three places: one call in a loop, two behind it that change
+        # something.
         assert sorted(counts.values()) == [(17, 17), (25, 25)]
 
     def test_by_module_program_and_stack(self, build: Callable[..., Path], find: Finder) -> None:
         program = build("sites.c", FRAME_POINTERS[1], "symbols")
         # Of the program's own calls all count: those of `toggle` too, which changed something.
-        assert named(find(program, "--by", "module")) == {"libsites.so": (40, 44), "sites": (42, 55)}
+        assert named(find(program, "--by", "module")) == {
+            "libsites.so": (40, 44),
+            "sites": (42, 55),
+        }
         whole = find(program, "--by", "program")["callers"]
         assert [(one["name"], one["redundant"]) for one in whole] == [(str(program), 82)]
         assert whole[0]["asked"] > 99  # ld.so has some more, and the thread's stack has a guard
-        stacks = {(one["name"], one["redundant"], one["asked"]) for one in find(program, "--by", "stack")["callers"]}
+        stacks = {
+            (one["name"], one["redundant"], one["asked"])
+            for one in find(program, "--by", "stack")["callers"]
+        }
         # `store` calls `seal` from three places, of which two make no call that is redundant.
         assert stacks == {("seal", 40, 40), ("fill", 25, 25), ("worker", 17, 17)}
 
     def test_inverted(self, build: Callable[..., Path], find: Finder) -> None:
-        """Every function of a stack has the calls that are made under it, once; main the guard of a stack too."""
+        """Every function of a stack has the calls that are made under it, once; main the guard of a
+        stack too."""
         found = find(build("sites.c", FRAME_POINTERS[1], "debug"), "--inverted")
         counts = named(found)
         assert counts["main"] == (65, 78) and counts["store"] == counts["seal"] == C_SITES["seal"]
@@ -175,7 +213,9 @@ class TestC:
         assert "toggle" not in counts
         assert counts["_start"] == (65, 78)
 
-    def test_stacks_of_redundant_calls_alone(self, build: Callable[..., Path], find: Finder) -> None:
+    def test_stacks_of_redundant_calls_alone(
+        self, build: Callable[..., Path], find: Finder
+    ) -> None:
         """How many of each place there were altogether is then not known."""
         found = find(build("sites.c", FRAME_POINTERS[1], "debug"), stacks="redundant")
         assert {one["name"]: (one["redundant"], one["asked"]) for one in found["callers"]} == {
@@ -189,21 +229,28 @@ class TestC:
         assert found["stackless"] == found["redundant"] and not found["hidden"]
 
     def test_a_command_s_text(self, build: Callable[..., Path], tmp_path: Path) -> None:
-        """What a person sees of a program that was run for it; and its exit status is the program's."""
+        """What a person sees of a program that was run for it; and its exit status is the
+        program's."""
         program = build("sites.c", FRAME_POINTERS[1], "debug")
         script = tmp_path / "twice"
         script.write_text(f"#!/bin/sh\n{program}\nexit 7\n")
         script.chmod(0o755)
-        done = run_alone([*COMMAND, "callers", "--", str(script)], env=environment(COLUMNS="200"), cwd=tmp_path)
+        done = run_alone(
+            [*COMMAND, "callers", "--", str(script)], env=environment(COLUMNS="200"), cwd=tmp_path
+        )
         assert (done.returncode, done.stdout) == (7, "")
         lines = done.stderr.splitlines()
         assert "40 of 44 mprotect calls from here changed nothing" in lines
         assert "    seal (libsites.so) sites_lib.c:7" in lines
-        assert "    open_pages (sites) sites.c:11 [inlined]" in lines and "  < fill (sites) sites.c:25" in lines
+        assert (
+            "    open_pages (sites) sites.c:11 [inlined]" in lines
+            and "  < fill (sites) sites.c:25" in lines
+        )
         assert max(map(len, lines)) <= 80 and "\x1b" not in done.stderr
 
     def test_missing_modules_are_named(self, build: Callable[..., Path], tmp_path: Path) -> None:
-        """A library that is gone when the trace is read, and a program that is another one by then."""
+        """A library that is gone when the trace is read, and a program that is another one by
+        then."""
         original = build("sites.c", FRAME_POINTERS[1], "debug")
         for name in ("sites", "libsites.so"):
             shutil.copy(original.parent / name, tmp_path)
@@ -214,7 +261,9 @@ class TestC:
         shutil.copy(sys.executable, tmp_path / "sites")
         done = run_alone([*COMMAND, "callers", "a.trace"], env=environment(), cwd=tmp_path)
         text = "".join(done.stdout.split())  # a long path goes on in the next line
-        assert done.returncode == 0 and "40mprotectcallsfromherechangednothinglibsites.so+0x" in text
+        assert (
+            done.returncode == 0 and "40mprotectcallsfromherechangednothinglibsites.so+0x" in text
+        )
         assert f"nosymbolsof{tmp_path}/libsites.so:Nosuchfileordirectory" in text
         assert f"nosymbolsof{tmp_path}/sites:ithasanotherbuild-idnow" in text
 
@@ -245,7 +294,8 @@ int main(int argc, char **argv)
 
 
 def test_memory_that_processes_share(tmp_path: Path) -> None:
-    """A process goes and leaves its memory to another one, which loads a library: that is found all the same."""
+    """A process goes and leaves its memory to another one, which loads a library: that is found all
+    the same."""
     words = [tool("gcc"), "-O2", f"-I{PROGRAMS}"]
     source, library, program = tmp_path / "shared.c", tmp_path / "libsites.so", tmp_path / "shared"
     source.write_text(SHARED)
@@ -260,7 +310,12 @@ def test_memory_that_processes_share(tmp_path: Path) -> None:
 @pytest.mark.parametrize("made", MADE)
 @pytest.mark.parametrize(("source", "wanted"), [("sites.cpp", CPP_SITES), ("sites.rs", RUST_SITES)])
 def test_mangled_names(
-    build: Callable[..., Path], find: Finder, source: str, wanted: dict[str, tuple[int, int]], frames: str, made: str
+    build: Callable[..., Path],
+    find: Finder,
+    source: str,
+    wanted: dict[str, tuple[int, int]],
+    frames: str,
+    made: str,
 ) -> None:
     """C++ and Rust: the names as they stand in the source, with and without DWARF."""
     found = find(build(source, frames, made))
@@ -279,21 +334,41 @@ class TestBuiltInSuppressions:
     @pytest.mark.parametrize(
         "command",
         [
-            (sys.executable, "-c", "import json, threading; threading.Thread(target=print).start()"),
+            (
+                sys.executable,
+                "-c",
+                "import json, threading; threading.Thread(target=print).start()",
+            ),
             ("bash", "-c", "ls | sort | wc -l"),
             ("sqlite3", ":memory:", "create table t(a); insert into t values(1); select * from t"),
         ],
         ids=["python", "bash", "sqlite3"],
     )
-    @pytest.mark.parametrize("directories", [(), ("/usr/lib/debug",)], ids=["without debug files", "with"])
-    def test_real_programs(self, command: tuple[str, ...], directories: tuple[str, ...], tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        "directories", [(), ("/usr/lib/debug",)], ids=["without debug files", "with"]
+    )
+    def test_real_programs(
+        self, command: tuple[str, ...], directories: tuple[str, ...], tmp_path: Path
+    ) -> None:
         tool(command[0])
-        words = ["run", "--quiet", "-o", str(tmp_path / "a.trace"), "--stacks", "all", "--", *command]
+        words = [
+            "run",
+            "--quiet",
+            "-o",
+            str(tmp_path / "a.trace"),
+            "--stacks",
+            "all",
+            "--",
+            *command,
+        ]
         assert run_alone([*COMMAND, *words], env=environment()).returncode == 0
         found = sites(Trace(str(tmp_path / "a.trace")), stacks=Stacks(Symbolizer(directories)))
         hidden, shown = callers(found, suppressions=BUILT_IN), callers(found)
         ours = {"libc.so.6", "ld-linux-x86-64.so.2"}
-        assert hidden.hidden.total() + sum(one.redundant for one in hidden.callers) == found.ledger.elided
+        assert (
+            hidden.hidden.total() + sum(one.redundant for one in hidden.callers)
+            == found.ledger.elided
+        )
         assert {"mmap", "brk"} <= {one.call for one in shown.callers if one.module in ours}
         assert {(one.call, one.module) for one in hidden.callers if one.module in ours} == set()
         others = [(one.name, one.redundant) for one in shown.callers if one.module not in ours]
@@ -301,10 +376,20 @@ class TestBuiltInSuppressions:
 
     @pytest.mark.parametrize("flag", ["-static", "-static-pie"])
     def test_a_static_program(self, find: Finder, tmp_path: Path, flag: str) -> None:
-        """There the C library's functions are in the program's own module: they are known by name."""
+        """There the C library's functions are in the program's own module: they are known by
+        name."""
         source = PROGRAMS / "sites.c"
         target = tmp_path / "sites"
-        words = [tool("gcc"), "-O2", flag, "-pthread", source, PROGRAMS / "sites_lib.c", "-o", target]
+        words = [
+            tool("gcc"),
+            "-O2",
+            flag,
+            "-pthread",
+            source,
+            PROGRAMS / "sites_lib.c",
+            "-o",
+            target,
+        ]
         if subprocess.run([str(word) for word in words], capture_output=True).returncode:
             pytest.skip(f"gcc cannot build with {flag} here")
         found = find(target)
@@ -333,12 +418,19 @@ class TestBuiltInSuppressions:
         assert run_alone([*COMMAND, *words], env=environment()).returncode == 0
         found = callers(sites(Trace(str(trace))), suppressions=BUILT_IN)
         counts = {one.call: one.redundant for one in found.callers if one.name == "ask"}
-        assert counts.keys() == {"brk", "madvise", "mmap"} and counts["brk"] >= 5 and counts["madvise"] == 5
+        assert (
+            counts.keys() == {"brk", "madvise", "mmap"}
+            and counts["brk"] >= 5
+            and counts["madvise"] == 5
+        )
 
 
 def interpreters() -> Iterator[str]:
     """Python 3.12 and later, wherever they are installed."""
-    places = [*os.environ.get("PATH", "").split(os.pathsep), str(Path.home() / ".pyenv/versions/*/bin")]
+    places = [
+        *os.environ.get("PATH", "").split(os.pathsep),
+        str(Path.home() / ".pyenv/versions/*/bin"),
+    ]
     for place in places:
         yield from sorted(glob.glob(f"{place}/python3.1[2-9]"))
 
@@ -375,9 +467,13 @@ def test_a_log_of_strace(build: Callable[..., Path], tmp_path: Path) -> None:
     done = run_alone([strace, "-f", "-k", "-y", "-o", log, program])
     if done.returncode or " > " not in log.read_text():
         pytest.skip(f"strace -k does not work here: {done.stderr[-200:]}")
-    done = run_alone([*COMMAND, "import", "strace", str(log), "-o", str(tmp_path / "a.trace")], env=environment())
+    done = run_alone(
+        [*COMMAND, "import", "strace", str(log), "-o", str(tmp_path / "a.trace")], env=environment()
+    )
     assert done.returncode == 0, done.stderr
-    done = run_alone([*COMMAND, "callers", "--json", "-", "a.trace"], env=environment(), cwd=tmp_path)
+    done = run_alone(
+        [*COMMAND, "callers", "--json", "-", "a.trace"], env=environment(), cwd=tmp_path
+    )
     found = json.loads(done.stdout)
     found["callers"] = [one for one in found["callers"] if one["call"] == "mprotect"]
     assert found["source"] == "strace" and found["stackless"] == 0

@@ -50,26 +50,45 @@ def test_a_signal_sent_to_laconic_reaches_what_the_program_left_running() -> Non
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_a_program_that_a_forwarded_signal_ends(name: str) -> None:
     """Laconic still writes its figures, and has the status that a shell would have."""
-    run = run_laconic("sh", "-c", f"kill -{name[3:]} $PPID; exec sleep 20", verify="exit", options=("--quiet",))
+    run = run_laconic(
+        "sh", "-c", f"kill -{name[3:]} $PPID; exec sleep 20", verify="exit", options=("--quiet",)
+    )
     assert run.err == ""
     assert run.status == run.figures["exit_status"] == 128 + int(signal.Signals[name])
 
 
 def test_an_interrupt_from_the_terminal_reaches_the_program_once() -> None:
-    """The terminal sends it to the whole foreground group; Laconic does not pass it on once more."""
+    """The terminal sends it to the whole foreground group; Laconic does not pass it on once
+    more."""
     program = str(build("to_laconic"))
     words = [*TERMINAL, "-c"]
     alone = run_alone([*words, program, "wait", "2"])
-    done = run_alone([*words, *COMMAND, "run", "--quiet", "--", program, "wait", "2"], env=environment())
+    done = run_alone(
+        [*words, *COMMAND, "run", "--quiet", "--", program, "wait", "2"], env=environment()
+    )
     assert alone.stdout == "ready\n^Csignal 2, 1 times\n"
     assert (done.returncode, done.stdout) == (alone.returncode, alone.stdout) == (7, alone.stdout)
 
 
 @pytest.mark.parametrize("attempt", range(10))
-def test_an_interrupt_from_the_terminal_ends_the_program_and_not_laconic(attempt: int, tmp_path: Path) -> None:
-    """Laconic gets the signal too; the program may end of it before Laconic has looked at its own."""
+def test_an_interrupt_from_the_terminal_ends_the_program_and_not_laconic(
+    attempt: int, tmp_path: Path
+) -> None:
+    """Laconic gets the signal too; the program may end of it before Laconic has looked at its
+    own."""
     path = tmp_path / "figures.json"
-    words = [*TERMINAL, "-c", *COMMAND, "run", "--json", str(path), "--", "sh", "-c", "echo ready; exec sleep 20"]
+    words = [
+        *TERMINAL,
+        "-c",
+        *COMMAND,
+        "run",
+        "--json",
+        str(path),
+        "--",
+        "sh",
+        "-c",
+        "echo ready; exec sleep 20",
+    ]
     done = run_alone(words, env=environment())
     assert done.returncode == 130
     assert "Traceback" not in done.stdout
@@ -78,14 +97,18 @@ def test_an_interrupt_from_the_terminal_ends_the_program_and_not_laconic(attempt
 
 
 @pytest.mark.parametrize("options", [(), ("--observe",), ("-o", "a.trace")])
-def test_every_signal_to_the_process_group_of_the_program(options: tuple[str, ...], tmp_path: Path) -> None:
+def test_every_signal_to_the_process_group_of_the_program(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
     """Laconic, a member of the group, outlives it, and delivers none a second time."""
     program = str(build("to_laconic"))
     alone = run_alone([program, "group"])
     words = [*COMMAND, "run", "--quiet", *options, "--", program, "group"]
     done = run_alone(words, env=environment(), cwd=tmp_path)
     assert alone.stdout.split().count("1") == 60
-    assert (done.returncode, done.stdout) == (alone.returncode, alone.stdout) == (7, alone.stdout), done.stderr
+    assert (
+        (done.returncode, done.stdout) == (alone.returncode, alone.stdout) == (7, alone.stdout)
+    ), done.stderr
 
 
 @contextmanager
@@ -103,31 +126,45 @@ def busy_machine() -> Iterator[None]:
 
 def no_signal_is_pending(pid: int) -> bool:
     """True if a process has taken every signal that it was sent."""
-    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    fields = dict(
+        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
     return int(fields["ShdPnd"], 16) == 0
 
 
-def signal_log(words: Sequence[str | Path], rounds: int, group_reaches_it: bool = True) -> list[str]:
-    """What a listening program prints of signals to its group and to `words` alone, in the order of sending."""
+def signal_log(
+    words: Sequence[str | Path], rounds: int, group_reaches_it: bool = True
+) -> list[str]:
+    """What a listening program prints of signals to its group and to `words` alone, in the order of
+    sending."""
     libc = ctypes.CDLL(None)
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment()) as run:
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment()
+    ) as run:
         assert run.stdout is not None
-        watchdog = threading.Timer(3 * PATIENCE, run.kill)  # a signal that is lost must not hang the tests
+        watchdog = threading.Timer(
+            3 * PATIENCE, run.kill
+        )  # a signal that is lost must not hang the tests
         watchdog.start()
         try:
             lines = [run.stdout.readline()]
             for _ in range(rounds):
-                # If the program does not report a signal to its group, one to Laconic alone could come while the first
-                # is pending, and be dropped.
+                # If the program does not report a signal to its group, one to Laconic alone could
+                # come while the first is pending, and be dropped.
                 to_group = [signal.SIGUSR1, signal.SIGRTMIN + 3, signal.SIGCONT]
                 for number in [*to_group, signal.SIGALRM] if group_reaches_it else to_group:
                     os.killpg(run.pid, number)
                     if group_reaches_it:
                         lines.append(run.stdout.readline())
-                # While a standard signal is pending, a second one is dropped: the program may have taken a signal to
-                # the group before Laconic has.
+                # While a standard signal is pending, a second one is dropped: the program may have
+                # taken a signal to the group before Laconic has.
                 wait_until(lambda: no_signal_is_pending(run.pid), "the signals to the group")
-                for number in (signal.SIGUSR2, signal.SIGALRM, signal.SIGWINCH, signal.SIGRTMIN + 4):
+                for number in (
+                    signal.SIGUSR2,
+                    signal.SIGALRM,
+                    signal.SIGWINCH,
+                    signal.SIGRTMIN + 4,
+                ):
                     os.kill(run.pid, number)
                     lines.append(run.stdout.readline())
                 libc.sigqueue(run.pid, signal.SIGRTMIN + 5, ctypes.c_void_p(77))
@@ -144,7 +181,8 @@ def signal_log(words: Sequence[str | Path], rounds: int, group_reaches_it: bool 
 
 @pytest.mark.parametrize("how", ["handler", "sigwait", "signalfd"])
 def test_signals_from_outside_are_delivered_once(how: str) -> None:
-    """To the group or to Laconic alone; with the sender and the value that the program sees without Laconic."""
+    """To the group or to Laconic alone; with the sender and the value that the program sees without
+    Laconic."""
     words = [build("to_laconic"), "listen", how]
     with busy_machine():
         alone = signal_log(words, 3)
@@ -152,7 +190,9 @@ def test_signals_from_outside_are_delivered_once(how: str) -> None:
     assert len(alone) == 2 + 3 * 9
     if how != "handler":
         # Taken without a stop for delivery: sent by rt_sigqueueinfo(), the signal keeps that code.
-        alone, traced = ([line.replace("code 0", "code -1") for line in lines] for lines in (alone, traced))
+        alone, traced = (
+            [line.replace("code 0", "code -1") for line in lines] for lines in (alone, traced)
+        )
     assert traced == alone
 
 
@@ -165,11 +205,14 @@ def test_signals_to_the_group_that_a_program_has_left() -> None:
 
 @pytest.mark.parametrize("attempt", range(3))
 def test_a_signal_to_laconic_and_then_to_the_group(attempt: int) -> None:
-    """As timeout(1) does. As without Laconic, the second comes while the first is pending, and the program gets one."""
+    """As timeout(1) does. As without Laconic, the second comes while the first is pending, and the
+    program gets one."""
     words = [*COMMAND, "run", "--quiet", "--", build("to_laconic"), "wait", "10"]
     with (
         busy_machine(),
-        subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment()) as run,
+        subprocess.Popen(
+            words, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment()
+        ) as run,
     ):
         assert run.stdout is not None and run.stdout.readline() == "ready\n"
         os.kill(run.pid, signal.SIGUSR1)
@@ -180,7 +223,9 @@ def test_a_signal_to_laconic_and_then_to_the_group(attempt: int) -> None:
 def test_a_stop_of_the_group_that_is_ended_for_laconic_alone() -> None:
     """The witness that Laconic asks was stopped too."""
     words = [*COMMAND, "run", "--quiet", "--", build("to_laconic"), "listen", "handler"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment()) as run:
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment()
+    ) as run:
         assert run.stdout is not None and run.stdout.readline() == "ready\n"
         os.killpg(run.pid, signal.SIGSTOP)
         os.kill(run.pid, signal.SIGCONT)
@@ -192,9 +237,21 @@ def test_a_stop_of_the_group_that_is_ended_for_laconic_alone() -> None:
 
 def test_laconic_leaves_no_process_and_holds_no_pipe() -> None:
     """The witness ends with Laconic, also if that is killed, and has none of its files open."""
-    words = [*COMMAND, "run", "--quiet", "--", "sh", "-c", "exec >&-; echo ready >&2; exec sleep 20"]
+    words = [
+        *COMMAND,
+        "run",
+        "--quiet",
+        "--",
+        "sh",
+        "-c",
+        "exec >&-; echo ready >&2; exec sleep 20",
+    ]
     with subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, env=environment()
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env=environment(),
     ) as run:
         assert run.stderr is not None and run.stderr.readline() == b"ready\n"
         processes = children_of(run.pid)
@@ -207,7 +264,9 @@ def test_laconic_leaves_no_process_and_holds_no_pipe() -> None:
 
 
 @pytest.mark.parametrize("options", [(), ("--verify", "exit"), ("-o", "a.trace")])
-def test_a_pidfd_is_readable_only_when_waitpid_finds_the_child(options: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_pidfd_is_readable_only_when_waitpid_finds_the_child(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
     words = [*COMMAND, "run", "--quiet", *options, "--", build("exit_order"), "200"]
     done = run_alone(words, env=environment(), cwd=tmp_path)
     assert done.stdout == "missed after exit 0, signal 0, threads 0, SIGKILL 0\n", done.stderr
@@ -251,7 +310,8 @@ def test_a_program_that_kills_itself(name: str) -> None:
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_what_wait_says_of_a_child_that_dumps_core(limit: int, tmp_path: Path) -> None:
-    """The bit that says "core dumped" is there when it is without Laconic, and the signal is the same."""
+    """The bit that says "core dumped" is there when it is without Laconic, and the signal is the
+    same."""
     script = f"""
 import ctypes, os, resource
 soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
@@ -270,7 +330,9 @@ for die in (lambda: ctypes.string_at(0), os.abort, lambda: os.kill(os.getpid(), 
     assert (run.status, run.out) == (0, alone.stdout), run.err
     assert run.exact()
     if Path("/proc/sys/kernel/core_pattern").read_text().strip() == "core":
-        assert len(list((tmp_path / "traced").iterdir())) == len(list((tmp_path / "alone").iterdir()))
+        assert len(list((tmp_path / "traced").iterdir())) == len(
+            list((tmp_path / "alone").iterdir())
+        )
 
 
 def test_the_status_is_that_of_the_first_program_not_of_the_last() -> None:
@@ -282,6 +344,8 @@ def test_the_status_is_that_of_the_first_program_not_of_the_last() -> None:
 def test_output_that_nobody_reads_ends_the_program_by_sigpipe() -> None:
     alone = run_alone(["bash", "-c", "yes | head -1; echo ${PIPESTATUS[0]}"])
     script = '"$@" yes | head -1; echo ${PIPESTATUS[0]}'
-    done = run_alone(["bash", "-c", script, "bash", *COMMAND, "run", "--quiet", "--"], env=environment())
+    done = run_alone(
+        ["bash", "-c", script, "bash", *COMMAND, "run", "--quiet", "--"], env=environment()
+    )
     assert done.stdout == alone.stdout == "y\n141\n"
     assert os.strerror(32) not in done.stderr

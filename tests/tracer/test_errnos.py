@@ -1,4 +1,5 @@
-"""Calls that fail for several reasons at once: the program gets the errno that it gets without Laconic."""
+"""Calls that fail for several reasons at once: the program gets the errno that it gets without
+Laconic."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ MTHP = Path("/sys/kernel/mm/transparent_hugepage/hugepages-16kB/shmem_enabled")
 
 
 def compare(part: str, strategy: str, place: Path) -> None:
-    """Run a part of the program alone and under Laconic, without randomization: the output is the same."""
+    """Run a part of the program alone and under Laconic, without randomization: the output is the
+    same."""
     command = [tool("setarch"), "-R", build("errnos"), part]
     alone = run_alone(command, cwd=place)
     assert alone.returncode == 0, alone.stdout
@@ -48,7 +50,9 @@ def test_the_errno_is_that_of_the_kernel(part: str, strategy: str, tmp_path: Pat
 @as_root
 @every_strategy
 @pytest.mark.parametrize("part", ["locked", "unlockable"])
-def test_limits_on_locked_memory_come_before_other_errors(part: str, strategy: str, tmp_path: Path) -> None:
+def test_limits_on_locked_memory_come_before_other_errors(
+    part: str, strategy: str, tmp_path: Path
+) -> None:
     compare(part, strategy, tmp_path)
 
 

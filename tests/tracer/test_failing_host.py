@@ -1,4 +1,5 @@
-"""Every host call of a run made to fail, one at a time: Linux's errno, exact bookkeeping, and nothing hangs."""
+"""Every host call of a run made to fail, one at a time: Linux's errno, exact bookkeeping, and
+nothing hangs."""
 
 from __future__ import annotations
 
@@ -37,13 +38,17 @@ def test_each_host_call_fails_once_with_enomem(strategy: str, part: int) -> None
         differing = [line for line, usual in zip(lines, expected, strict=True) if line != usual]
         if differing:
             # Calls after the one that failed may fail for its sake; the first is the one.
-            assert differing[0].endswith(("errno 12", "old break")), f"host call {number}: {differing}"
+            assert differing[0].endswith(("errno 12", "old break")), (
+                f"host call {number}: {differing}"
+            )
 
 
 @pytest.mark.parametrize("errno", [1, 11, 13, 22])
 def test_other_errors_are_passed_on_as_they_are(errno: int) -> None:
     expected, said = _undisturbed("laconic")
-    run = run_laconic(build("every_call", "-static"), env=environment(LACONIC_FAIL=f"{said}:{errno}"))
+    run = run_laconic(
+        build("every_call", "-static"), env=environment(LACONIC_FAIL=f"{said}:{errno}")
+    )
     assert run.exact()
     assert run.status == 0
     assert f"munmap all errno {errno}" in run.out

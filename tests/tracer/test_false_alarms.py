@@ -1,4 +1,5 @@
-"""Correct programs that `--verify` once called a defect of Laconic: none is reported, and each behaves as natively."""
+"""Correct programs that `--verify` once called a defect of Laconic: none is reported, and each
+behaves as natively."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The figures of real runs: the keys that docs/json.md lists, sums that are right, strategies that agree."""
+"""The figures of real runs: the keys that docs/json.md lists, sums that are right, strategies that
+agree."""
 
 from __future__ import annotations
 
@@ -13,7 +14,18 @@ from laconic.memory.change import ChangeKind
 from tests.tracer.lab import COMMAND, STRATEGIES, Run, build, run_laconic
 
 KEYS = [
-    *("schema", "command", "exit_status", "strategy", "host", "processes", "asked", "said", "elided", "redundant"),
+    *(
+        "schema",
+        "command",
+        "exit_status",
+        "strategy",
+        "host",
+        "processes",
+        "asked",
+        "said",
+        "elided",
+        "redundant",
+    ),
     *("narrowed", "resynced", "unmodeled", "calls", "changes", "verify", "notes", "seconds"),
 ]
 COLUMNS = ["asked", "said", "elided", "redundant", "narrowed", "failed"]
@@ -25,7 +37,9 @@ def without_randomness(strategy: str) -> Run:
     """The program of every memory call, at the same addresses in each run."""
     if shutil.which("setarch") is None:
         pytest.skip("setarch is not installed")
-    run = run_laconic(build("every_call", "-static"), strategy=strategy, prefix=("setarch", "-R", *COMMAND))
+    run = run_laconic(
+        build("every_call", "-static"), strategy=strategy, prefix=("setarch", "-R", *COMMAND)
+    )
     assert run.status == 0, run.err
     assert run.exact()
     return run
@@ -36,12 +50,16 @@ def check_sums(run: Run) -> None:
     figures = run.figures
     assert list(figures) == KEYS
     for column in COLUMNS:
-        assert all(type(line[column]) is int and line[column] >= 0 for line in figures["calls"].values())
+        assert all(
+            type(line[column]) is int and line[column] >= 0 for line in figures["calls"].values()
+        )
     for column in ("asked", "said", "elided", "narrowed"):
         assert figures[column] == sum(line[column] for line in figures["calls"].values()), column
     for name, line in figures["calls"].items():
         assert list(line) == COLUMNS
-        assert line["said"] + line["elided"] == line["asked"], f"{name}: one call, at most one host call"
+        assert line["said"] + line["elided"] == line["asked"], (
+            f"{name}: one call, at most one host call"
+        )
         assert line["narrowed"] <= line["said"] and line["redundant"] <= line["elided"], name
         assert line["failed"] <= line["asked"], name
     assert list(figures["calls"]) == sorted(figures["calls"])
@@ -60,7 +78,11 @@ def test_keys_and_sums(strategy: str) -> None:
     assert figures["schema"] == 1
     assert figures["command"] == FORK
     assert (figures["exit_status"], figures["strategy"], figures["processes"]) == (0, strategy, 2)
-    assert figures["host"] == {"system": "Linux", "release": platform.release(), "machine": "x86_64"}
+    assert figures["host"] == {
+        "system": "Linux",
+        "release": platform.release(),
+        "machine": "x86_64",
+    }
     assert figures["verify"]["mode"] == "call"
     assert (figures["resynced"], figures["notes"]) == (0, [])
     assert all(str(figures[key]) in run.err.replace(",", "") for key in ("asked", "said", "elided"))
@@ -87,7 +109,9 @@ def test_every_call_says_every_call() -> None:
 def test_the_strategies_agree_on_what_was_asked() -> None:
     runs = {strategy: without_randomness(strategy) for strategy in STRATEGIES}
     asked = {
-        strategy: {name: (line["asked"], line["failed"]) for name, line in run.figures["calls"].items()}
+        strategy: {
+            name: (line["asked"], line["failed"]) for name, line in run.figures["calls"].items()
+        }
         for strategy, run in runs.items()
     }
     assert asked["every-call"] == asked["laconic"] == asked["observe"]

@@ -1,4 +1,5 @@
-"""All that a program can ask about itself and its surroundings: the same with Laconic as without."""
+"""All that a program can ask about itself and its surroundings: the same with Laconic as
+without."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def laconic(*options: str) -> list[str]:
 
 
 def both(script: str, *words: str | Path, options: Sequence[str] = (), **more: Any) -> str:
-    """Runs a shell script in which "$@" is the program, alone and under Laconic; returns what both print."""
+    """Runs a shell script in which "$@" is the program, alone and under Laconic; returns what both
+    print."""
     # A command after it: the shell must be the parent, not the program itself.
     script += "; exit $?"
     program = [str(build("identity")), *map(str, words)]
@@ -46,7 +48,11 @@ def test_everything_by_default(tmp_path: Path) -> None:
     seen = both('"$@"', cwd=tmp_path, env=environment(), options=("--json", str(tmp_path / "json")))
     assert f"cwd {tmp_path}" in seen
     assert "group is the parent's: 1" in seen
-    assert [line.split()[1] for line in seen.splitlines() if line.startswith("fd ")] == ["0", "1", "2"]
+    assert [line.split()[1] for line in seen.splitlines() if line.startswith("fd ")] == [
+        "0",
+        "1",
+        "2",
+    ]
 
 
 @pytest.mark.parametrize("verify", ["off", "exit", "call"])
@@ -60,7 +66,14 @@ def test_an_empty_environment(verify: str) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    ["LC_ALL=POSIX", "LC_CTYPE=C", "PYTHONPATH=/nowhere", "PYTHONUTF8=0", "A=$'\\xff\\xfe'", "A=$'two\\nlines'"],
+    [
+        "LC_ALL=POSIX",
+        "LC_CTYPE=C",
+        "PYTHONPATH=/nowhere",
+        "PYTHONUTF8=0",
+        "A=$'\\xff\\xfe'",
+        "A=$'two\\nlines'",
+    ],
 )
 def test_an_environment_that_python_has_opinions_on(words: str) -> None:
     both(f'env -i {words} "$@"')
@@ -137,7 +150,10 @@ def test_signals_that_are_blocked() -> None:
 def test_a_path_that_is_relative_and_one_found_through_path(tmp_path: Path) -> None:
     program = build("identity")
     (tmp_path / "here").symlink_to(program)
-    for name, env in (("./here", environment()), ("here", environment(PATH=f"{tmp_path}:{os.environ['PATH']}"))):
+    for name, env in (
+        ("./here", environment()),
+        ("here", environment(PATH=f"{tmp_path}:{os.environ['PATH']}")),
+    ):
         alone = run_alone(["bash", "-c", '"$@"; exit $?', "bash", name], cwd=tmp_path, env=env)
         words = ["bash", "-c", '"$@"; exit $?', "bash", *laconic(), name]
         traced = run_alone(words, cwd=tmp_path, env=env)
@@ -146,17 +162,26 @@ def test_a_path_that_is_relative_and_one_found_through_path(tmp_path: Path) -> N
 
 
 def test_a_terminal() -> None:
-    """Input, output, window size, foreground group and controlling terminal are the program's own."""
+    """Input, output, window size, foreground group and controlling terminal are the program's
+    own."""
     program = str(build("identity"))
     words = [*TERMINAL, "bash", "-c", '"$@"; exit $?', "bash"]
     alone = run_alone([*words, program], env=environment())
     traced = run_alone([*words, *laconic(), program], env=environment())
     assert alone.stdout.count("33 rows, 101 columns, foreground 1") == 3
-    assert (traced.returncode, comparable(traced.stdout)) == (alone.returncode, comparable(alone.stdout))
+    assert (traced.returncode, comparable(traced.stdout)) == (
+        alone.returncode,
+        comparable(alone.stdout),
+    )
 
 
 def test_an_interactive_shell_in_a_terminal() -> None:
-    command = ["bash", "--norc", "-ic", "echo $-; { sleep 0.01 & } 2>/dev/null; fg >/dev/null; jobs; exit 6"]
+    command = [
+        "bash",
+        "--norc",
+        "-ic",
+        "echo $-; { sleep 0.01 & } 2>/dev/null; fg >/dev/null; jobs; exit 6",
+    ]
     alone = run_alone([*TERMINAL, *command], env=environment())
     traced = run_alone([*TERMINAL, *laconic(), *command], env=environment())
     assert alone.returncode == 6

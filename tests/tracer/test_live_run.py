@@ -21,7 +21,8 @@ import pytest
 from tests.tracer.lab import COMMAND, PATIENCE, build, environment, run_alone, wait_until
 
 ROOT = Path(__file__).parents[2]
-#: Makes 20 rounds a second of 10 redundant mprotect calls and 2 others, says so, and ends with its argument.
+#: Makes 20 rounds a second of 10 redundant mprotect calls and 2 others, says so, and ends with its
+#: argument.
 ROUNDS = "steady"
 
 
@@ -71,7 +72,8 @@ class Terminal:
         return self.process.wait(timeout=PATIENCE)
 
     def after_the_view(self) -> list[str]:
-        """What stands on the terminal when the view is gone (it is drawn on the alternate screen)."""
+        """What stands on the terminal when the view is gone (it is drawn on the alternate
+        screen)."""
         text = self.seen.rpartition(b"\x1b[?1049l")[2].decode()
         return re.sub(r"\x1b\[[0-9;:?<>=]*[a-zA-Z]", "", text).splitlines()
 
@@ -84,7 +86,8 @@ class TestInATerminal:
         pytest.importorskip("textual")
 
     def test_q_leaves_and_the_program_goes_on(self) -> None:
-        """What it wrote stands there afterwards, and what it still writes; its status is Laconic's."""
+        """What it wrote stands there afterwards, and what it still writes; its status is
+        Laconic's."""
         terminal = Terminal("live", "--delay", "0.2", "--", build(ROUNDS), "60", "3")
         terminal.until(b"again")
         terminal.press("q")
@@ -122,8 +125,13 @@ class TestWithoutATerminal:
     """A line each time, on standard error; the program's output is its own."""
 
     def test_lines(self) -> None:
-        done = run_alone([*COMMAND, "live", "--delay", "0.5", "--", build(ROUNDS), "40", "7"], env=environment())
-        assert (done.returncode, done.stdout) == (7, "".join(f"round {number}\n" for number in range(40)))
+        done = run_alone(
+            [*COMMAND, "live", "--delay", "0.5", "--", build(ROUNDS), "40", "7"], env=environment()
+        )
+        assert (done.returncode, done.stdout) == (
+            7,
+            "".join(f"round {number}\n" for number in range(40)),
+        )
         *lines, first, _ = done.stderr.splitlines()
         assert first.startswith("laconic: ")
         assert len(lines) >= 2
@@ -133,11 +141,15 @@ class TestWithoutATerminal:
         assert 400 <= elided <= 410
 
     @pytest.mark.parametrize(
-        ("script", "status"), [("exit 5", 5), ("kill -9 $$", 137), ("kill -TERM $PPID; exec sleep 20", 143)]
+        ("script", "status"),
+        [("exit 5", 5), ("kill -9 $$", 137), ("kill -TERM $PPID; exec sleep 20", 143)],
     )
     def test_statuses(self, script: str, status: int) -> None:
         """The last one: a signal to the tracing process is passed on."""
-        assert run_alone([*COMMAND, "live", "--", "sh", "-c", script], env=environment()).returncode == status
+        assert (
+            run_alone([*COMMAND, "live", "--", "sh", "-c", script], env=environment()).returncode
+            == status
+        )
 
     def test_programs_that_cannot_run(self, tmp_path: Path) -> None:
         for name, status in (("./missing", 127), (str(tmp_path), 126)):
@@ -179,10 +191,20 @@ class TestWithoutATerminal:
 
 
 def test_the_picture(tmp_path: Path) -> None:
-    """The view, without a terminal, of a real program: the function that makes the calls, its process, its output."""
+    """The view, without a terminal, of a real program: the function that makes the calls, its
+    process, its output."""
     pytest.importorskip("textual")
     path = tmp_path / "live.svg"
-    tool = [sys.executable, ROOT / "tools" / "live_picture.py", "-o", path, "--seconds", "15", "--size", "100x28"]
+    tool = [
+        sys.executable,
+        ROOT / "tools" / "live_picture.py",
+        "-o",
+        path,
+        "--seconds",
+        "15",
+        "--size",
+        "100x28",
+    ]
     done = run_alone([*tool, "--", build(ROUNDS), "40", "4"], env=environment())
     assert done.returncode == 4, done.stderr
     text = path.read_text().replace("&#160;", " ")
@@ -195,10 +217,14 @@ def test_the_picture(tmp_path: Path) -> None:
 def test_failing_calls_are_not_redundant(tmp_path: Path) -> None:
     """22 mprotect calls at one place fail, and need no host call."""
     figures = tmp_path / "live.json"
-    done = run_alone([*COMMAND, "live", "--lines", "--json", figures, "--", build("failing")], env=environment())
+    done = run_alone(
+        [*COMMAND, "live", "--lines", "--json", figures, "--", build("failing")], env=environment()
+    )
     assert done.returncode == 0, done.stderr
     live = json.loads(figures.read_text())
     assert live["calls"]["mprotect"]["elided"] >= 22 and live["calls"]["mprotect"]["redundant"] == 0
     assert not [site for site in live["sites"] if site["call"] == "mprotect"]
-    done = run_alone([*COMMAND, "callers", "--no-suppressions", "--", build("failing")], env=environment())
+    done = run_alone(
+        [*COMMAND, "callers", "--no-suppressions", "--", build("failing")], env=environment()
+    )
     assert done.returncode == 0 and "mprotect" not in done.stderr, done.stderr

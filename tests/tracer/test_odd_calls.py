@@ -1,4 +1,5 @@
-"""Memory calls that few programs make, and programs with filters of their own: all exact, as far as it can be."""
+"""Memory calls that few programs make, and programs with filters of their own: all exact, as far as
+it can be."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ CALLS = (
 
 
 def compared(program: Path, name: str, strategy: str) -> Run:
-    """Runs a program's part alone and under Laconic: status and output are the same, and the bookkeeping is exact."""
+    """Runs a program's part alone and under Laconic: status and output are the same, and the
+    bookkeeping is exact."""
     alone = run_alone([program, name])
     assert alone.returncode == 0, alone.stdout
     run = run_laconic(program, name, strategy=strategy)
@@ -41,7 +43,8 @@ def compared(program: Path, name: str, strategy: str) -> Run:
 @pytest.mark.parametrize("name", CALLS)
 def test_calls_that_few_programs_make(name: str, strategy: str) -> None:
     run = compared(build("odd_calls"), name, strategy)
-    # A kernel without one of these calls refuses it, and the program says so: in the same words under Laconic.
+    # A kernel without one of these calls refuses it, and the program says so: in the same words
+    # under Laconic.
     assert run.figures["resynced"] == (1 if name == "process-madvise" else 0)
 
 
@@ -58,6 +61,8 @@ def test_the_break_moved_by_the_i386_abi(strategy: str) -> None:
 
 
 @every_strategy
-@pytest.mark.parametrize("name", ["errno", "trap", "kill", "notify", "notify-memory", "mmap-flags", "undumpable"])
+@pytest.mark.parametrize(
+    "name", ["errno", "trap", "kill", "notify", "notify-memory", "mmap-flags", "undumpable"]
+)
 def test_programs_with_filters_of_their_own(name: str, strategy: str) -> None:
     compared(build("filters"), name, strategy)

@@ -1,4 +1,5 @@
-"""laconic callers where stacks are odd: a C library without CFI, coroutines, files of one name, a library rewritten."""
+"""laconic callers where stacks are odd: a C library without CFI, coroutines, files of one name, a
+library rewritten."""
 
 from __future__ import annotations
 
@@ -33,24 +34,43 @@ NO_CFI = ("-O2", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables", "-fomi
 def make(tmp_path: Path) -> Callable[..., Path]:
     """Compiles sources, by the name of the file, into a program or a library."""
 
-    def build(target: str, sources: dict[str, str], *flags: str | Path, compiler: str = "gcc") -> Path:
+    def build(
+        target: str, sources: dict[str, str], *flags: str | Path, compiler: str = "gcc"
+    ) -> Path:
         for name, text in sources.items():
             (tmp_path / name).write_text(HEAD + text if name.startswith("main") else text)
         words = [tool(compiler), *sources, *flags, "-o", target]
-        done = subprocess.run([str(word) for word in words], capture_output=True, text=True, cwd=tmp_path)
+        done = subprocess.run(
+            [str(word) for word in words], capture_output=True, text=True, cwd=tmp_path
+        )
         assert done.returncode == 0, done.stderr
         return tmp_path / target
 
     return build
 
 
-def run(program: Path, *arguments: str, stacks: str = "all", by: str = "function") -> dict[str, Any]:
+def run(
+    program: Path, *arguments: str, stacks: str = "all", by: str = "function"
+) -> dict[str, Any]:
     """What `laconic callers --json` says of a program's run."""
     here = program.parent
-    words = ["run", "--quiet", "--force", "-o", "a.trace", "--stacks", stacks, "--", str(program), *arguments]
+    words = [
+        "run",
+        "--quiet",
+        "--force",
+        "-o",
+        "a.trace",
+        "--stacks",
+        stacks,
+        "--",
+        str(program),
+        *arguments,
+    ]
     done = run_alone([*COMMAND, *words], env=environment(), cwd=here)
     assert (done.returncode, done.stderr) == (0, "")
-    done = run_alone([*COMMAND, "callers", "a.trace", "--by", by, "--json", "-"], env=environment(), cwd=here)
+    done = run_alone(
+        [*COMMAND, "callers", "a.trace", "--by", by, "--json", "-"], env=environment(), cwd=here
+    )
     assert (done.returncode, done.stderr) == (0, "")
     found: dict[str, Any] = json.loads(done.stdout)
     found["callers"] = [caller for caller in found["callers"] if caller["call"] == "mprotect"]
@@ -59,7 +79,9 @@ def run(program: Path, *arguments: str, stacks: str = "all", by: str = "function
 
 def counts(found: dict[str, Any]) -> list[tuple[str, int, int | None]]:
     """Name, redundant and all calls of each caller, in order of their names."""
-    return sorted((caller["name"], caller["redundant"], caller["asked"]) for caller in found["callers"])
+    return sorted(
+        (caller["name"], caller["redundant"], caller["asked"]) for caller in found["callers"]
+    )
 
 
 def functions(found: dict[str, Any], number: int = 0) -> list[str]:
@@ -98,10 +120,14 @@ int main(void)
 class TestNoCfi:
     """The function that makes the system call has no CFI and keeps no frame pointer, as in musl."""
 
-    @pytest.mark.parametrize("flags", [("-O2",), ("-O0", "-fno-omit-frame-pointer"), ("-O2", "-fno-plt"), NO_CFI])
+    @pytest.mark.parametrize(
+        "flags", [("-O2",), ("-O0", "-fno-omit-frame-pointer"), ("-O2", "-fno-plt"), NO_CFI]
+    )
     def test_a_library(self, make: Callable[..., Path], flags: tuple[str, ...]) -> None:
         make("libbare.so", {"bare.c": BARE}, *NO_CFI, "-fPIC", "-shared")
-        found = run(make("program", {"main.c": CALLS}, *flags, "./libbare.so", "-Wl,-rpath,$ORIGIN"))
+        found = run(
+            make("program", {"main.c": CALLS}, *flags, "./libbare.so", "-Wl,-rpath,$ORIGIN")
+        )
         # An optimised `last` is not there any more when the system call is made.
         last = "last" if "-O0" in flags else "main"
         assert counts(found) == sorted([("seal", 9, 9), (last, 4, 4), ("pointed", 1, 1)])
@@ -135,7 +161,8 @@ int main(void)
 
 @pytest.mark.parametrize("flag", ["-O0", "-O2"])
 def test_a_coroutine(make: Callable[..., Path], flag: str) -> None:
-    """Its first function returns to one that nobody has called: the stack ends there, and nothing of it is guessed."""
+    """Its first function returns to one that nobody has called: the stack ends there, and nothing
+    of it is guessed."""
     found = run(make("program", {"main.c": COROUTINE}, flag, "-fcf-protection=none"))
     assert counts(found) == [("work", 5, 5)] and not found["callers"][0]["guessed"]
     assert functions(found)[1] == "work" and len(functions(found)) == 3
@@ -160,10 +187,13 @@ def test_static_functions_of_one_name(make: Callable[..., Path]) -> None:
     """Two files each have their own: they are two callers, as far as DWARF tells the files."""
     found = run(make("program", {"main.c": TWINS, "second.c": TWIN}, "-O1", "-g"))
     assert counts(found) == [("twin", 5, 5), ("twin", 9, 9)]
-    assert [caller["stack"][1]["file"].rsplit("/", 1)[-1] for caller in found["callers"]] == ["second.c", "main.c"]
-    assert counts(run(make("program", {"main.c": TWINS, "second.c": TWIN}, "-O1", "-g"), by="module")) == [
-        ("program", 14, 14)
+    assert [caller["stack"][1]["file"].rsplit("/", 1)[-1] for caller in found["callers"]] == [
+        "second.c",
+        "main.c",
     ]
+    assert counts(
+        run(make("program", {"main.c": TWINS, "second.c": TWIN}, "-O1", "-g"), by="module")
+    ) == [("program", 14, 14)]
 
 
 PART = f"""
@@ -195,9 +225,17 @@ int main(int count, char **words)
 
 @pytest.mark.parametrize("stacks", ["all", "redundant"])
 def test_a_library_that_is_rewritten(make: Callable[..., Path], stacks: str) -> None:
-    """Same path, same inode, same place, other code: rules of the one that was there before do not do for it."""
+    """Same path, same inode, same place, other code: rules of the one that was there before do not
+    do for it."""
     first = make("first", {"part.c": PART}, "-O2", "-g", "-fPIC", "-shared", "-DPAD=")
-    second = make("second", {"part.c": PART}, "-O2", "-fPIC", "-shared", "-DPAD=volatile char pad[900]; pad[1] = 1")
+    second = make(
+        "second",
+        {"part.c": PART},
+        "-O2",
+        "-fPIC",
+        "-shared",
+        "-DPAD=volatile char pad[900]; pad[1] = 1",
+    )
     program = make("program", {"main.c": LOADS}, "-O2")
     found = run(program, str(first), str(second), str(first), str(second), stacks=stacks)
     assert [caller["redundant"] for caller in found["callers"]] == [6, 4]
@@ -213,13 +251,16 @@ int main(void) { at = mmap(0, 8192, RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); dow
 
 
 def test_recursion(make: Callable[..., Path], tmp_path: Path) -> None:
-    """200 deep is there to its end; what is deeper than 512 frames is cut off, and the report does not hide that."""
+    """200 deep is there to its end; what is deeper than 512 frames is cut off, and the report does
+    not hide that."""
     found = run(make("program", {"main.c": DEEP}, "-O1"), by="stack")
     assert counts(found) == [("down", 1, 1)] * 2
     whole, cut = sorted((functions(found, number) for number in range(2)), key=len)
     assert whole.count("down") == 201 and whole[-1] == "_start" and "main" in whole
     assert len(cut) == 513 and cut[-1] == "[cut]" and "main" not in cut
-    said = run_alone([*COMMAND, "callers", "a.trace", "--by", "stack"], env=environment(), cwd=tmp_path).stdout
+    said = run_alone(
+        [*COMMAND, "callers", "a.trace", "--by", "stack"], env=environment(), cwd=tmp_path
+    ).stdout
     assert "  < 503 more, and what is beyond them\n" in said and said.count("beyond them") == 1
 
 
@@ -229,7 +270,8 @@ def joined(text: str) -> str:
 
 
 def test_dwarf_that_is_not_all_there(make: Callable[..., Path], tmp_path: Path) -> None:
-    """Inlined functions in .dwo files, lines compressed by zstd: what is missing is said, with the reason."""
+    """Inlined functions in .dwo files, lines compressed by zstd: what is missing is said, with the
+    reason."""
     source = "static inline __attribute__((always_inline)) void in(void) { kept += mprotect(at, 4096, RW); }\n"
     source += "int main(void) { at = mmap(0, 8192, RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); in(); in(); return 0; }\n"
     program = make("program", {"main.c": source}, "-O2", "-g", "-gsplit-dwarf")
@@ -237,12 +279,16 @@ def test_dwarf_that_is_not_all_there(make: Callable[..., Path], tmp_path: Path) 
     said = run_alone([*COMMAND, "callers", "a.trace"], env=environment(), cwd=tmp_path).stdout
     assert joined(f"no inlined functions of {program}: they are in .dwo files") in joined(said)
     packed = make("packed", {"main.c": source}, "-O2", "-g")
-    done = subprocess.run([tool("objcopy"), "--compress-debug-sections=zstd", packed], capture_output=True)
+    done = subprocess.run(
+        [tool("objcopy"), "--compress-debug-sections=zstd", packed], capture_output=True
+    )
     if done.returncode:
         pytest.skip("this objcopy knows no zstd")
     assert counts(run(packed)) == [("main", 2, 2)]
     said = run_alone([*COMMAND, "callers", "a.trace"], env=environment(), cwd=tmp_path).stdout
-    assert joined(f"no lines of {packed}: its DWARF cannot be read, it is compressed by zstd") in joined(said)
+    assert joined(
+        f"no lines of {packed}: its DWARF cannot be read, it is compressed by zstd"
+    ) in joined(said)
     about = Module(FILE, str(program))
     symbolizer = Symbolizer(())
     assert symbolizer.places(about, Frame(1, 1, True, False)) and not symbolizer.partial

@@ -1,4 +1,5 @@
-"""A Laconic with a planted bug: `--verify` finds it, says what differs first, and the program runs to its end."""
+"""A Laconic with a planted bug: `--verify` finds it, says what differs first, and the program runs
+to its end."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ import pytest
 
 from tests.tracer.lab import COMMAND, Run, build, run_laconic
 
-#: What is broken → the code that breaks it. Each goes wrong once, in the program's own memory calls.
+#: What is broken → the code that breaks it. Each goes wrong once, in the program's own memory
+#: calls.
 BUGS = {
     "a munmap is lost between bookkeeping and host": """
 from laconic.linux.pal import RULES
@@ -42,7 +44,9 @@ def commit(self, outcome):
 AddressSpace.commit = commit
 """,
 }
-SCRIPT = "PAGES = 37 * 4096\n{bug}\nimport sys\nfrom laconic.commands import main\nsys.exit(main())\n"
+SCRIPT = (
+    "PAGES = 37 * 4096\n{bug}\nimport sys\nfrom laconic.commands import main\nsys.exit(main())\n"
+)
 PROGRAM = """
 import ctypes, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -74,10 +78,13 @@ def broken(bug: str, verify: str, *options: str) -> Run:
 
 
 def maps_of(run: Run, entry: str) -> tuple[list[str], list[str]]:
-    """The lines that match `entry` in bookkeeping's and in the host's map, as the message shows them."""
+    """The lines that match `entry` in bookkeeping's and in the host's map, as the message shows
+    them."""
     _, _, maps = run.err.partition("\nbookkeeping:\n")
     ours, _, theirs = maps.partition("\nhost:\n")
-    return re.findall(f"^{entry}$", ours, re.MULTILINE), re.findall(f"^{entry}$", theirs, re.MULTILINE)
+    return re.findall(f"^{entry}$", ours, re.MULTILINE), re.findall(
+        f"^{entry}$", theirs, re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize("name", BUGS)
@@ -85,11 +92,15 @@ def maps_of(run: Run, entry: str) -> tuple[list[str], list[str]]:
 def test_a_planted_bug_is_found_and_told(name: str, verify: str) -> None:
     run = broken(BUGS[name], verify)
     if verify == "exit" and "mprotect" in name:
-        assert run.status == 3, "what is wrong for a while and gone at the end is for --verify call to find"
+        assert run.status == 3, (
+            "what is wrong for a while and gone at the end is for --verify call to find"
+        )
         return
     assert run.status == 70
     lines = run.out.splitlines()
-    assert lines[0] == "begins" and lines[-1] == "x" * 100000, "the program's own output is not complete"
+    assert lines[0] == "begins" and lines[-1] == "x" * 100000, (
+        "the program's own output is not complete"
+    )
     assert (run.figures["exit_status"], run.figures["verify"]["mode"]) == (3, verify)
     assert run.figures["verify"]["mismatches"] >= 1
     assert "to standard error\n" in run.err
@@ -118,7 +129,9 @@ def test_the_complete_maps() -> None:
 def test_the_field_is_named() -> None:
     run = broken(BUGS["an mprotect reaches the host with another range"], "call")
     assert "the first field that differs is the end" in run.err
-    assert re.search(r"\n  bookkeeping [0-9a-f]+-[0-9a-f]+ r--p.*\n  host +[0-9a-f]+-[0-9a-f]+ r--p", run.err)
+    assert re.search(
+        r"\n  bookkeeping [0-9a-f]+-[0-9a-f]+ r--p.*\n  host +[0-9a-f]+-[0-9a-f]+ r--p", run.err
+    )
 
 
 def test_checks_that_are_off_find_nothing() -> None:
@@ -151,7 +164,11 @@ def test_the_runner_itself_is_sound() -> None:
 
 
 def test_a_mismatch_with_quiet_is_told() -> None:
-    prefix = (sys.executable, "-c", SCRIPT.format(bug=BUGS["a munmap is lost between bookkeeping and host"]))
+    prefix = (
+        sys.executable,
+        "-c",
+        SCRIPT.format(bug=BUGS["a munmap is lost between bookkeeping and host"]),
+    )
     run = run_laconic(sys.executable, "-c", PROGRAM, prefix=prefix, options=("--quiet",))
     assert run.status == 70
     assert "bookkeeping and host differ" in run.err

@@ -1,4 +1,5 @@
-"""A recording holds everything: whatever program runs, a replay of its trace comes to the same figures."""
+"""A recording holds everything: whatever program runs, a replay of its trace comes to the same
+figures."""
 
 from __future__ import annotations
 
@@ -25,7 +26,16 @@ from laconic.linux.pagemap import FILE_PAGE, UNSEEN, ZERO_PAGE
 from laconic.replay import replay
 from laconic.report.replay import as_json
 from laconic.trace.records import Call, End, Exit, Program, Record
-from tests.tracer.lab import COMMAND, STRATEGIES, Run, build, environment, run_alone, run_laconic, skip_where_it_did
+from tests.tracer.lab import (
+    COMMAND,
+    STRATEGIES,
+    Run,
+    build,
+    environment,
+    run_alone,
+    run_laconic,
+    skip_where_it_did,
+)
 from tests.tracer.test_identity import both
 from tests.tracer.test_unprivileged import Nobody
 from tests.tracer.test_untouched import EXIT, elf32, int80
@@ -73,7 +83,11 @@ def figures(path: Path, strategy: str | None = None, check: bool = True) -> dict
 def same_figures(path: Path, run: Run) -> None:
     """The replay gives the run's own figures, with no difference in any result."""
     again = figures(path)
-    assert again.pop("check")["differences"] == {"model error": 0, "lost data": 0, "unknown start": 0}
+    assert again.pop("check")["differences"] == {
+        "model error": 0,
+        "lost data": 0,
+        "unknown start": 0,
+    }
     trace = again.pop("trace")
     assert (trace["loss"], trace["uncertain"]) == ([], {})
     assert again == run.figures
@@ -94,7 +108,11 @@ def calls(path: Path, *names: str) -> list[Call]:
 
 @pytest.mark.parametrize(
     ("words", "strategy"),
-    [(words, name) for at, words in enumerate(PROGRAMS) for name in ("laconic", ("every-call", "observe")[at % 2])],
+    [
+        (words, name)
+        for at, words in enumerate(PROGRAMS)
+        for name in ("laconic", ("every-call", "observe")[at % 2])
+    ],
 )
 def test_every_program_of_the_lab(words: str, strategy: str, tmp_path: Path) -> None:
     before, _, after = words.partition("|")
@@ -106,7 +124,9 @@ def test_every_program_of_the_lab(words: str, strategy: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("verify", ["exit", "call"])
-@pytest.mark.parametrize("words", ["every_call -static |", "threads | 6 10", "odd_calls | stack", "dying | many-exits"])
+@pytest.mark.parametrize(
+    "words", ["every_call -static |", "threads | 6 10", "odd_calls | stack", "dying | many-exits"]
+)
 def test_with_checks(words: str, verify: str, tmp_path: Path) -> None:
     """Looks at the host's map between calls change nothing in the trace's figures."""
     before, _, after = words.partition("|")
@@ -160,7 +180,13 @@ def test_an_exec_from_a_thread_that_is_not_the_leader(times: int, tmp_path: Path
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGTERM"])
 def test_the_end_of_a_program_that_a_signal_kills(name: str, tmp_path: Path) -> None:
     path = tmp_path / "a.trace"
-    run = record(path, sys.executable, "-S", "-c", f"import os; os.kill(os.getpid(), {int(signal.Signals[name])})")
+    run = record(
+        path,
+        sys.executable,
+        "-S",
+        "-c",
+        f"import os; os.kill(os.getpid(), {int(signal.Signals[name])})",
+    )
     assert run.status == 128 + signal.Signals[name]
     *_, gone, end = events(path)
     assert isinstance(gone, Exit) and gone.status & 0x7F == signal.Signals[name]
@@ -172,18 +198,31 @@ def fixed_places(path: Path, strategy: str) -> Run:
     """The program of every memory call, at the same addresses in each run, recorded."""
     if shutil.which("setarch") is None:
         pytest.skip("setarch is not installed")
-    return record(path, build("every_call", "-static"), strategy=strategy, prefix=("setarch", "-R", *COMMAND))
+    return record(
+        path, build("every_call", "-static"), strategy=strategy, prefix=("setarch", "-R", *COMMAND)
+    )
 
 
 @pytest.mark.parametrize("recorded", STRATEGIES)
-def test_a_replay_by_another_strategy_gives_the_figures_of_its_run(recorded: str, tmp_path: Path) -> None:
+def test_a_replay_by_another_strategy_gives_the_figures_of_its_run(
+    recorded: str, tmp_path: Path
+) -> None:
     """Whichever was recorded: each strategy's replay counts what a run by it counts."""
     fixed_places(tmp_path / "a.trace", recorded)
     for strategy in ("laconic", "every-call"):
         run = fixed_places(tmp_path / f"{strategy}.trace", strategy)
         again = figures(tmp_path / "a.trace", strategy)
         assert again["check"]["first"] == []
-        for key in ("calls", "asked", "said", "elided", "narrowed", "changes", "resynced", "processes"):
+        for key in (
+            "calls",
+            "asked",
+            "said",
+            "elided",
+            "narrowed",
+            "changes",
+            "resynced",
+            "processes",
+        ):
             assert again[key] == run.figures[key], (strategy, key)
     assert again["elided"] == 0
 
@@ -220,7 +259,9 @@ def test_failures_of_the_host_are_replayed_as_they_were(strategy: str, tmp_path:
     for place, first in enumerate(range(8, 32, 8)):
         path = tmp_path / f"{place}.trace"
         plan = ",".join(f"{number}:{(12, 11, 1)[place]}" for number in range(first, 120, 5 + place))
-        run = record(path, program, env=environment(LACONIC_FAIL=plan), strategy=strategy, verify="call")
+        run = record(
+            path, program, env=environment(LACONIC_FAIL=plan), strategy=strategy, verify="call"
+        )
         assert run.exact()
         same_figures(path, run)
 
@@ -242,7 +283,9 @@ def test_touched_pages_are_exactly_those(tmp_path: Path) -> None:
         word, text = line.split()
         at = int(text, 16)
         name = {"file": "munmap", "untouched": "munmap", "reserved": "munmap"}.get(word, word)
-        rows = [call for call in calls(path, name) if call.args[0] == at and call.number not in seen]
+        rows = [
+            call for call in calls(path, name) if call.args[0] == at and call.number not in seen
+        ]
         written = [(at + 4096, at + 3 * 4096, 0), (at + 5 * 4096, at + 6 * 4096, 0)]
         if word == "exit":
             runs = [run for run in end.touched if at <= run[0] < at + 16 * 4096]
@@ -269,9 +312,17 @@ def test_a_forked_child_leaves_its_own_touched_pages(tmp_path: Path) -> None:
     ends = {record.pid: record for record in events(path) if isinstance(record, Exit)}
     killed = next(call for call in calls(path, "clone", "fork") if call.result and call.result > 0)
     assert killed.result is not None
-    mapped = next(call for call in calls(path, "mmap") if call.pid == killed.result and call.args[1] == 3 * 4096)
+    mapped = next(
+        call
+        for call in calls(path, "mmap")
+        if call.pid == killed.result and call.args[1] == 3 * 4096
+    )
     assert mapped.result is not None
-    inside = [run for run in ends[killed.result].touched if mapped.result <= run[0] < mapped.result + 3 * 4096]
+    inside = [
+        run
+        for run in ends[killed.result].touched
+        if mapped.result <= run[0] < mapped.result + 3 * 4096
+    ]
     assert [run[:2] for run in inside] == [(mapped.result, mapped.result + 4096)]
 
 
@@ -299,7 +350,9 @@ def parsed(text: str) -> list[tuple[int, int, str, int, str, int, str]]:
     return result
 
 
-def without_growth(entries: list[tuple[int, int, str, int, str, int, str]]) -> list[tuple[Any, ...]]:
+def without_growth(
+    entries: list[tuple[int, int, str, int, str, int, str]],
+) -> list[tuple[Any, ...]]:
     """The same but for where the stack begins: it grows by a fault, which no call tells of."""
     return [(entry[6] != "[stack]" and entry[0], *entry[1:]) for entry in entries]
 
@@ -310,13 +363,19 @@ def test_maps_are_those_that_the_program_saw(
 ) -> None:
     """At each moment that the program has marked by a call, and at its end."""
     path = tmp_path / "a.trace"
-    run = record(path, build("recorded"), "maps", tmp_path / "saved", strategy=strategy, cwd=tmp_path)
+    run = record(
+        path, build("recorded"), "maps", tmp_path / "saved", strategy=strategy, cwd=tmp_path
+    )
     assert run.status == 0, run.out
     marks = {call.args[1]: call for call in calls(path, "madvise") if call.args[2] == 77}
     assert sorted(marks) == [0, 1, 2, 3]
     for number, call in marks.items():
         real = (tmp_path / f"saved.{number}").read_text().replace(" (deleted)", "")
-        for moment in [str(call.number), f"{call.time / 1e9:.9f}s", *(["end"] if number == 3 else [])]:
+        for moment in [
+            str(call.number),
+            f"{call.time / 1e9:.9f}s",
+            *(["end"] if number == 3 else []),
+        ]:
             assert main(["maps", str(path), "--pid", str(call.pid), "--at", moment]) == 0
             out, err = capfd.readouterr()
             assert err == ""
@@ -343,16 +402,22 @@ def secrets_of(tmp_path: Path) -> Iterator[tuple[Path, list[str]]]:
 def everything(path: Path) -> bytes:
     """All bytes of a trace, decompressed: rows' data and metadata."""
     trace = laconic.trace.open(str(path))
-    return b"\n".join([row[16] for row in trace.rows()] + [repr(vars(trace)).replace(str(path), "").encode()])
+    return b"\n".join(
+        [row[16] for row in trace.rows()] + [repr(vars(trace)).replace(str(path), "").encode()]
+    )
 
 
 def test_redacted_traces_hold_no_name(tmp_path: Path) -> None:
-    """Nor argument nor path; the figures are the same, and so are the hashes of one name in one trace."""
+    """Nor argument nor path; the figures are the same, and so are the hashes of one name in one
+    trace."""
     with secrets_of(tmp_path) as (program, secrets):
         words = [program, "touches", program.parent / "private-file"]
         script = 'exec -a hush-hush "$@"'
         both = [tmp_path / "one.trace", tmp_path / "two.trace"]
-        runs = [record(path, "bash", "-c", script, "bash", *words, options=("--redact",)) for path in both]
+        runs = [
+            record(path, "bash", "-c", script, "bash", *words, options=("--redact",))
+            for path in both
+        ]
         plain = tmp_path / "plain.trace"
         record(plain, "bash", "-c", script, "bash", *words)
     for secret in secrets:
@@ -465,7 +530,10 @@ def test_no_space_left_by_the_limit_of_a_file_s_size(tmp_path: Path) -> None:
     words = [*COMMAND, "run", "-o", path, "--quiet", "--", sys.executable, "-S", "-c", script]
     done = run_alone(words, env=environment(), preexec_fn=limit)
     assert done.returncode == 9
-    assert "could not be written to its end, File too large" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        "could not be written to its end, File too large" in done.stderr
+        and "Traceback" not in done.stderr
+    )
     assert path.stat().st_size == 20_000
     trace = laconic.trace.open(str(path))
     assert len(list(trace.rows())) == trace.events
@@ -477,7 +545,11 @@ def test_no_space_left(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     words = ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)]
-    if os.geteuid() or shutil.which("mount") is None or subprocess.run(words, capture_output=True).returncode:
+    if (
+        os.geteuid()
+        or shutil.which("mount") is None
+        or subprocess.run(words, capture_output=True).returncode
+    ):
         pytest.skip("this machine lets nobody mount a tmpfs here")
     try:
         path = disk / "a.trace"
@@ -504,14 +576,18 @@ def test_no_space_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("command", "status"), [("no-such-program", 127), ("/etc", 126)])
-def test_a_program_that_cannot_be_started_leaves_no_trace(command: str, status: int, tmp_path: Path) -> None:
+def test_a_program_that_cannot_be_started_leaves_no_trace(
+    command: str, status: int, tmp_path: Path
+) -> None:
     """So that the same command, mended, is not refused."""
     path = tmp_path / "a.trace"
     assert record(path, command).status == status
     assert not path.exists()
 
 
-@pytest.mark.parametrize("script", ['"$@"', 'exec <&-; "$@"', 'trap "" HUP; "$@"', 'ulimit -n 64; env -i "$@"'])
+@pytest.mark.parametrize(
+    "script", ['"$@"', 'exec <&-; "$@"', 'trap "" HUP; "$@"', 'ulimit -n 64; env -i "$@"']
+)
 def test_a_program_does_not_notice_that_it_is_recorded(script: str, tmp_path: Path) -> None:
     """Its descriptors, parents, groups, signals, limits and environment are the same."""
     place = tmp_path / "a.trace"
@@ -519,20 +595,28 @@ def test_a_program_does_not_notice_that_it_is_recorded(script: str, tmp_path: Pa
     assert laconic.trace.open(str(place)).source == "run"
 
 
-@pytest.mark.skipif(os.getuid() != 0 or shutil.which("setpriv") is None, reason="only root can become another user")
+@pytest.mark.skipif(
+    os.getuid() != 0 or shutil.which("setpriv") is None, reason="only root can become another user"
+)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_process_that_hides_its_memory_from_its_user(strategy: str) -> None:
-    """What nobody can look at counts as touched, so it is discarded as the program asked; the trace says UNSEEN."""
+    """What nobody can look at counts as touched, so it is discarded as the program asked; the trace
+    says UNSEEN."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         place.chmod(0o777)
         nobody = Nobody(place)
         (place / "pyarrow").symlink_to(Path(pyarrow.__file__).parent)
-        check = "import sys; sys.modules['numpy'] = None; import pyarrow"  # as the process that writes does
-        if run_alone([*nobody.become, nobody.python, "-c", check], env=nobody.env, cwd="/").returncode:
+        # as the process that writes does
+        check = "import sys; sys.modules['numpy'] = None; import pyarrow"
+        if run_alone(
+            [*nobody.become, nobody.python, "-c", check], env=nobody.env, cwd="/"
+        ).returncode:
             pytest.skip("this machine has no pyarrow that another user can import")
         path = place / "a.trace"
-        run = nobody.laconic(build("recorded"), "hides", strategy=strategy, options=("-o", str(path)), verify="off")
+        run = nobody.laconic(
+            build("recorded"), "hides", strategy=strategy, options=("-o", str(path)), verify="off"
+        )
         assert (run.status, run.out) == (0, "discarded\n"), run.err
         same_figures(path, run)
         hidden = [call for call in calls(path, "madvise") if call.args[2] == 4]

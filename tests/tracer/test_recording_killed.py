@@ -1,4 +1,5 @@
-"""SIGKILL at any moment, to Laconic or to the process that writes the trace: what was recorded stays readable."""
+"""SIGKILL at any moment, to Laconic or to the process that writes the trace: what was recorded
+stays readable."""
 
 from __future__ import annotations
 
@@ -18,7 +19,16 @@ import pytest
 import laconic.trace
 from laconic.errors import LaconicError
 from laconic.trace.schema import CODES
-from tests.tracer.lab import COMMAND, PATIENCE, build, children_of, environment, is_alive, run_alone, wait_until
+from tests.tracer.lab import (
+    COMMAND,
+    PATIENCE,
+    build,
+    children_of,
+    environment,
+    is_alive,
+    run_alone,
+    wait_until,
+)
 
 #: Ten moments, in seconds after the program's first calls.
 _random = random.Random(7)
@@ -27,7 +37,9 @@ MPROTECT = CODES["mprotect"]
 
 
 @contextmanager
-def recording(path: Path, *command: str | Path, options: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[str]]:
+def recording(
+    path: Path, *command: str | Path, options: tuple[str, ...] = ()
+) -> Iterator[subprocess.Popen[str]]:
     """`laconic run -o` in a session of its own, which does not outlive the test."""
     words = [*COMMAND, "run", "--quiet", "-o", str(path), *options, "--", *map(str, command)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -80,7 +92,10 @@ def done(progress: Path) -> int:
 
 @pytest.mark.parametrize(
     ("moment", "pause"),
-    [*((moment, 0) for moment in MOMENTS), *((1 + moment / 4, 50_000_000) for moment in MOMENTS[:3])],
+    [
+        *((moment, 0) for moment in MOMENTS),
+        *((1 + moment / 4, 50_000_000) for moment in MOMENTS[:3]),
+    ],
 )
 def test_laconic_killed_at_any_moment(moment: float, pause: int, tmp_path: Path) -> None:
     """The trace is readable, says that it has no end, and lacks no more than the last second."""
@@ -97,7 +112,9 @@ def test_laconic_killed_at_any_moment(moment: float, pause: int, tmp_path: Path)
     trace = laconic.trace.open(str(path))
     rows = [row for row in trace.rows() if row[0] == MPROTECT and row[5] == 8192]
     assert trace.loss is not None and "not ended in order" in trace.loss
-    (ended, *times) = struct.unpack(f"={1 + done(progress)}q", progress.read_bytes()[: 8 + 8 * done(progress)])
+    (ended, *times) = struct.unpack(
+        f"={1 + done(progress)}q", progress.read_bytes()[: 8 + 8 * done(progress)]
+    )
     # ld.so's own of that size are before the program's.
     rows = [row for row in rows if rows and row[4] == rows[-1][4]]
     assert len(rows) <= ended + 1
@@ -118,9 +135,13 @@ def test_what_is_on_disk_meanwhile(tmp_path: Path) -> None:
         process.kill()
         process.wait()
     wait_until(lambda: not writers(path), "the end of the process that writes the trace")
-    rows = [row for row in laconic.trace.open(str(path)).rows() if row[0] == MPROTECT and row[5] == 8192]
+    rows = [
+        row for row in laconic.trace.open(str(path)).rows() if row[0] == MPROTECT and row[5] == 8192
+    ]
     rows = [row for row in rows if row[4] == rows[-1][4]]
-    (ended, *times) = struct.unpack(f"={1 + done(progress)}q", progress.read_bytes()[: 8 + 8 * done(progress)])
+    (ended, *times) = struct.unpack(
+        f"={1 + done(progress)}q", progress.read_bytes()[: 8 + 8 * done(progress)]
+    )
     # 0.9 s, and what a machine that does other things takes.
     assert times[-1] - times[len(rows)] < 1.5e9, f"{ended - len(rows)} calls are missing"
 
@@ -132,7 +153,12 @@ def test_the_process_that_writes_is_killed(kill: signal.Signals, tmp_path: Path)
     script = "import mmap, sys; print('ready', flush=True); sys.stdin.read(); "
     script += "[mmap.mmap(-1, 8192).close() for _ in range(2000)]; sys.exit(5)"
     words = [*COMMAND, "run", "--quiet", "-o", str(path), "--", sys.executable, "-S", "-c", script]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
     with subprocess.Popen(words, env=environment(), **pipes) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         (writer,) = writers(path)
@@ -152,8 +178,23 @@ def test_the_process_that_writes_is_killed(kill: signal.Signals, tmp_path: Path)
 def test_the_process_that_writes_is_killed_before_its_first_batch(tmp_path: Path) -> None:
     """The message says what is in the file: nothing, or what had been written."""
     path = tmp_path / "a.trace"
-    words = [*COMMAND, "run", "--quiet", "-o", str(path), "--", "sh", "-c", "echo ready; read go; exit 5"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    words = [
+        *COMMAND,
+        "run",
+        "--quiet",
+        "-o",
+        str(path),
+        "--",
+        "sh",
+        "-c",
+        "echo ready; read go; exit 5",
+    ]
+    pipes = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
     with subprocess.Popen(words, env=environment(), **pipes) as process:
         wait_until(lambda: path.exists() and writers(path), "the process that writes")
         for writer in set(writers(path)) - {process.pid}:
@@ -186,7 +227,9 @@ def test_a_killed_recording_leaves_its_numbers_right(tmp_path: Path) -> None:
         wait_until(lambda: done(progress) > 20_000, "many calls")
         process.kill()
     wait_until(lambda: not writers(path), "the end of the process that writes the trace")
-    rows = [row for row in laconic.trace.open(str(path)).rows() if row[0] == MPROTECT and row[5] == 8192]
+    rows = [
+        row for row in laconic.trace.open(str(path)).rows() if row[0] == MPROTECT and row[5] == 8192
+    ]
     protections = [row[6] for row in rows if row[4] == rows[-1][4]]
     assert len(protections) > 10_000
     assert protections == [(1, 3)[place % 2] for place in range(len(protections))]

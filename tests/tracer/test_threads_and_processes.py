@@ -1,4 +1,5 @@
-"""Threads, processes, their starts and their ends, all in the middle of memory calls: exact, and nothing hangs."""
+"""Threads, processes, their starts and their ends, all in the middle of memory calls: exact, and
+nothing hangs."""
 
 from __future__ import annotations
 
@@ -6,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.tracer.lab import STRATEGIES, build, run_alone, run_laconic, skip_where_it_did, wait_until
+from tests.tracer.lab import (
+    STRATEGIES,
+    build,
+    run_alone,
+    run_laconic,
+    skip_where_it_did,
+    wait_until,
+)
 
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 
@@ -35,7 +43,17 @@ def test_a_timer_of_1_khz_during_memory_calls(strategy: str) -> None:
 @every_strategy
 @pytest.mark.parametrize(
     "name",
-    ["fork", "vfork", "spawn", "clone", "clone3", "untraced-clone3", "failing-clone", "forking-threads", "zombies"],
+    [
+        "fork",
+        "vfork",
+        "spawn",
+        "clone",
+        "clone3",
+        "untraced-clone3",
+        "failing-clone",
+        "forking-threads",
+        "zombies",
+    ],
 )
 def test_every_way_to_start_a_process(name: str, strategy: str) -> None:
     run = run_laconic(build("processes"), name, strategy=strategy)
@@ -84,7 +102,9 @@ def test_execve_from_a_thread_that_is_not_the_leader(times: str, verify: str) ->
 
 
 def test_a_chain_of_programs() -> None:
-    run = run_laconic("sh", "-c", "exec env A=1 sh -c 'exec nice sh -c \"echo $A; exec true\"'", verify="exit")
+    run = run_laconic(
+        "sh", "-c", "exec env A=1 sh -c 'exec nice sh -c \"echo $A; exec true\"'", verify="exit"
+    )
     assert (run.status, run.out) == (0, "1\n")
     assert run.exact()
 
@@ -104,7 +124,9 @@ def test_exit_group_while_other_threads_are_in_memory_calls(verify: str) -> None
 
 @pytest.mark.parametrize("verify", ["off", "exit", "call"])
 @pytest.mark.parametrize("name", ["sibling", "sibling-with-threads"])
-def test_a_process_killed_in_a_call_beside_another_on_its_address_space(name: str, verify: str) -> None:
+def test_a_process_killed_in_a_call_beside_another_on_its_address_space(
+    name: str, verify: str
+) -> None:
     run = run_laconic(build("dying"), name, verify=verify)
     assert (run.status, run.out) == (0, "done\n"), run.err
     assert run.figures["verify"]["mismatches"] == 0
@@ -147,7 +169,8 @@ def test_a_call_blocked_on_a_page_that_another_thread_brings(name: str, strategy
 
 
 def test_a_shell_with_job_control() -> None:
-    # A traced program shows as "t" while it is stopped, but also for a moment at each of its memory calls.
+    # A traced program shows as "t" while it is stopped, but also for a moment at each of its memory
+    # calls.
     script = """
     set -m
     sleep 30 & job=$!

@@ -1,4 +1,5 @@
-"""Laconic as an ordinary user: exact as for root; what hides from its own user runs untouched, with a note."""
+"""Laconic as an ordinary user: exact as for root; what hides from its own user runs untouched, with
+a note."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from tests.tracer.lab import COMMAND, SOURCES, STRATEGIES, Run, build, run_alone
 NOBODY = 65534
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 pytestmark = pytest.mark.skipif(
-    os.getuid() != 0 or shutil.which("setpriv") is None, reason="only root with setpriv can become another user"
+    os.getuid() != 0 or shutil.which("setpriv") is None,
+    reason="only root with setpriv can become another user",
 )
 
 
@@ -29,7 +31,12 @@ class Nobody:
     def __init__(self, place: Path) -> None:
         self.place = place
         self.become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-        self.env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHONPATH": str(place), "HOME": "/", "LANG": "C.UTF-8"}
+        self.env = {
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "PYTHONPATH": str(place),
+            "HOME": "/",
+            "LANG": "C.UTF-8",
+        }
         self.python = self._interpreter()
         # Of rich, what Laconic uses, which needs none of what rich depends on.
         shutil.copytree(Path(rich.__file__).parent, place / "rich")
@@ -39,7 +46,12 @@ class Nobody:
         for python in (os.path.realpath(sys.executable), "/usr/bin/python3"):
             try:
                 check = "import os, sys; sys.exit(sys.version_info < (3, 11) or not os.access(sys.executable, os.X_OK))"
-                if subprocess.run([*self.become, python, "-c", check], env=self.env, stderr=-3).returncode == 0:
+                if (
+                    subprocess.run(
+                        [*self.become, python, "-c", check], env=self.env, stderr=-3
+                    ).returncode
+                    == 0
+                ):
                     return python
             except OSError:
                 continue
@@ -105,13 +117,19 @@ def test_calls_that_need_a_privilege_or_a_limit(nobody: Nobody, name: str, strat
 
 @every_strategy
 @pytest.mark.parametrize("verify", ["off", "exit", "call"])
-def test_a_program_that_hides_its_map_runs_untouched(nobody: Nobody, verify: str, strategy: str) -> None:
+def test_a_program_that_hides_its_map_runs_untouched(
+    nobody: Nobody, verify: str, strategy: str
+) -> None:
     """prctl(PR_SET_DUMPABLE, 0): its files in /proc are root's."""
     alone = nobody.alone(build("filters"), "undumpable")
     run = nobody.laconic(build("filters"), "undumpable", verify=verify, strategy=strategy)
     assert (run.status, run.out) == (alone.returncode, alone.stdout) == (0, "done\n"), run.err
     assert run.figures["verify"]["mismatches"] == 0
-    notes = [note for note in run.figures["notes"] if "hides its memory map" in note and "runs untouched" in note]
+    notes = [
+        note
+        for note in run.figures["notes"]
+        if "hides its memory map" in note and "runs untouched" in note
+    ]
     assert len(notes) == 1, run.figures["notes"]
     assert "hides its memory map" in " ".join(run.err.split())
 
@@ -154,7 +172,8 @@ def test_root_s_laconic_and_a_program_that_gives_its_privileges_up() -> None:
 
 @pytest.mark.parametrize(("limit", "said"), [("unlimited", "1 1\n"), ("1000", "1 0\n")])
 def test_the_break_of_another_user_s_program(limit: str, said: str) -> None:
-    """RLIMIT_DATA is heeded, also where prlimit(2) does not tell it: without CAP_SYS_RESOURCE, as in a container."""
+    """RLIMIT_DATA is heeded, also where prlimit(2) does not tell it: without CAP_SYS_RESOURCE, as
+    in a container."""
     become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     words = [*become, "sh", "-c", f"ulimit -d {limit}; exec {build('breaks')}"]
     assert run_alone(words).stdout == said

@@ -1,4 +1,5 @@
-"""Programs that Laconic cannot follow run untouched, and a note says so: 32-bit programs, tracers, Laconic itself."""
+"""Programs that Laconic cannot follow run untouched, and a note says so: 32-bit programs, tracers,
+Laconic itself."""
 
 from __future__ import annotations
 
@@ -21,10 +22,13 @@ BASE = 0x08048000
 
 
 def elf32(path: Path, code: bytes) -> Path:
-    """A static 32-bit program of one segment: its headers, and i386 code at BASE + 84. Skips where the kernel won't."""
+    """A static 32-bit program of one segment: its headers, and i386 code at BASE + 84. Skips where
+    the kernel won't."""
     size = 84 + len(code)
     header = (
-        b"\x7fELF\1\1\1" + bytes(9) + struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, BASE + 84, 52, 0, 0, 52, 32, 1, 0, 0, 0)
+        b"\x7fELF\1\1\1"
+        + bytes(9)
+        + struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, BASE + 84, 52, 0, 0, 52, 32, 1, 0, 0, 0)
     )
     path.write_bytes(header + struct.pack("<8I", 1, 0, BASE, BASE, size, size, 7, 4096) + code)
     path.chmod(0o755)
@@ -77,12 +81,16 @@ def test_a_64_bit_program_that_execs_a_32_bit_one(seven: Path, strategy: str) ->
 
 
 @every_strategy
-def test_a_32_bit_program_that_execs_a_64_bit_one(seven: Path, tmp_path: Path, strategy: str) -> None:
+def test_a_32_bit_program_that_execs_a_64_bit_one(
+    seven: Path, tmp_path: Path, strategy: str
+) -> None:
     """What it executes is followed again."""
     path = shutil.which("true") or ""
     # Behind the code: the path, argv = {path, NULL}.
     at = BASE + 84 + 22
-    code = int80(EXECVE, at, at + 64, 0) + path.encode().ljust(64, b"\0") + struct.pack("<II", at, 0)
+    code = (
+        int80(EXECVE, at, at + 64, 0) + path.encode().ljust(64, b"\0") + struct.pack("<II", at, 0)
+    )
     run = run_laconic(elf32(tmp_path / "starts", code), strategy=strategy)
     assert run.status == 0, run.err
     assert run.exact()
@@ -91,10 +99,17 @@ def test_a_32_bit_program_that_execs_a_64_bit_one(seven: Path, tmp_path: Path, s
 
 
 @every_strategy
-def test_memory_calls_and_forks_of_a_32_bit_program(seven: Path, tmp_path: Path, strategy: str) -> None:
+def test_memory_calls_and_forks_of_a_32_bit_program(
+    seven: Path, tmp_path: Path, strategy: str
+) -> None:
     code = b""
     for _ in range(3):
-        code += int80(BRK) + int80(MMAP2, 0, 8192, 3) + int80(MPROTECT, BASE, 4096, 7) + int80(MADVISE, BASE, 4096, 0)
+        code += (
+            int80(BRK)
+            + int80(MMAP2, 0, 8192, 3)
+            + int80(MPROTECT, BASE, 4096, 7)
+            + int80(MADVISE, BASE, 4096, 0)
+        )
     code += int80(FORK) + int80(BRK) + int80(EXIT, 9)
     program = elf32(tmp_path / "calls", code)
     assert run_alone([program]).returncode == 9
@@ -119,19 +134,25 @@ def test_a_name_that_would_talk_to_the_terminal(seven: Path, tmp_path: Path) -> 
     assert len(run.figures["notes"]) == 1
 
 
-@pytest.mark.parametrize("tracer", [["strace", "-f", "true"], ["gdb", "-nx", "-batch", "-ex", "run", "true"]])
+@pytest.mark.parametrize(
+    "tracer", [["strace", "-f", "true"], ["gdb", "-nx", "-batch", "-ex", "run", "true"]]
+)
 def test_tracers_are_refused_and_do_not_hang(tracer: list[str]) -> None:
     if shutil.which(tracer[0]) is None:
         pytest.skip(f"{tracer[0]} is not installed")
     tracer[-1] = shutil.which(tracer[-1]) or tracer[-1]
     run = run_laconic(*tracer, verify="exit")
     assert run.figures["verify"]["mismatches"] == 0
-    assert any(note.startswith(f"{tracer[0]} asked to trace") for note in run.figures["notes"]), run.err
+    assert any(note.startswith(f"{tracer[0]} asked to trace") for note in run.figures["notes"]), (
+        run.err
+    )
     assert "asked to trace" in run.err
     assert "not permitted" in run.err + run.out
 
 
-def test_a_program_that_waits_for_its_tracer_for_ever_is_explained_while_it_waits(tmp_path: Path) -> None:
+def test_a_program_that_waits_for_its_tracer_for_ever_is_explained_while_it_waits(
+    tmp_path: Path,
+) -> None:
     script = "import ctypes, signal; libc = ctypes.CDLL(None); libc.ptrace(0, 0, None, None); signal.pause()"
     path = tmp_path / "figures.json"
     words = [*COMMAND, "run", "--json", str(path), "--", sys.executable, "-c", script]
@@ -147,7 +168,8 @@ def test_a_program_that_waits_for_its_tracer_for_ever_is_explained_while_it_wait
 
 
 def test_attaching_is_refused_too() -> None:
-    """A program that lets itself be traced, and one that would trace another (PTRACE_ATTACH, PTRACE_SEIZE)."""
+    """A program that lets itself be traced, and one that would trace another (PTRACE_ATTACH,
+    PTRACE_SEIZE)."""
     script = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)

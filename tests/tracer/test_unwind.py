@@ -1,4 +1,5 @@
-"""Stacks of real processes: what the unwinder finds is what the program itself knows of its calls."""
+"""Stacks of real processes: what the unwinder finds is what the program itself knows of its
+calls."""
 
 from __future__ import annotations
 
@@ -34,9 +35,20 @@ BUILDS = {
     "no table": ("-O2", "-Wl,--no-eh-frame-hdr"),
     "size": ("-Os", "-fno-plt", "-fcf-protection=none"),
     "debug_frame": ("-O2", "-g", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"),
-    "compressed debug_frame": ("-O2", "-g", "-gz", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"),
+    "compressed debug_frame": (
+        "-O2",
+        "-g",
+        "-gz",
+        "-fno-asynchronous-unwind-tables",
+        "-fno-unwind-tables",
+    ),
 }
-GUESSED = ("-O2", "-fno-omit-frame-pointer", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables")
+GUESSED = (
+    "-O2",
+    "-fno-omit-frame-pointer",
+    "-fno-asynchronous-unwind-tables",
+    "-fno-unwind-tables",
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +65,23 @@ def holds(addresses: Sequence[int | None], truth: Sequence[int]) -> bool:
 @pytest.mark.parametrize("how", BUILDS)
 @pytest.mark.parametrize("scene", ["r", "l", "t"])
 def test_call_chains(build: Callable[..., Path], how: str, scene: str) -> None:
-    """Recursion 200 deep, frames of 100 kB, realigned ones, in a thread, however the program was built."""
+    """Recursion 200 deep, frames of 100 kB, realigned ones, in a thread, however the program was
+    built."""
     with stopped(build(*BUILDS[how]), scene) as (program, _):
         frames = program.walk()
-        assert holds(program.addresses, program.truth), [hex(word or 0) for word in program.addresses]
-        assert len(program.truth) == {"r": 203, "l": 4, "t": 5}[scene] and len(frames) > len(program.truth)
-        assert not any(frame.guessed for frame in frames) and frames[0].exact and not frames[1].exact
-        assert frames[-1].module == frames[len(program.truth) + (scene == "r")].module or "static" not in how
+        assert holds(program.addresses, program.truth), [
+            hex(word or 0) for word in program.addresses
+        ]
+        assert len(program.truth) == {"r": 203, "l": 4, "t": 5}[scene] and len(frames) > len(
+            program.truth
+        )
+        assert (
+            not any(frame.guessed for frame in frames) and frames[0].exact and not frames[1].exact
+        )
+        assert (
+            frames[-1].module == frames[len(program.truth) + (scene == "r")].module
+            or "static" not in how
+        )
 
 
 @pytest.mark.parametrize("scene", ["r", "l"])
@@ -67,7 +89,10 @@ def test_frame_pointers_where_cfi_is_missing(build: Callable[..., Path], scene: 
     with stopped(build(*GUESSED), scene) as (program, _):
         frames = program.walk()
         assert holds(program.addresses, program.truth)
-        assert all(frame.guessed for frame in frames[1 : 1 + len(program.truth)]) and not frames[0].guessed
+        assert (
+            all(frame.guessed for frame in frames[1 : 1 + len(program.truth)])
+            and not frames[0].guessed
+        )
         # main itself has none: its caller in the C library is a guess, and goes on by CFI.
         assert not frames[len(program.truth) + 2].guessed
 
@@ -95,8 +120,8 @@ def test_libc_in_between(build: Callable[..., Path]) -> None:
 
 
 def test_every_instruction(build: Callable[..., Path]) -> None:
-    """Instruction by instruction through lazy binding, the C library and the vDSO: the stack is always what calls and
-    returns make it."""
+    """Instruction by instruction through lazy binding, the C library and the vDSO: the stack is
+    always what calls and returns make it."""
     program_path = build("-O2", "-Wl,-z,lazy")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("LD_")}
     with stopped(program_path, "w", env=environment) as (program, _):
@@ -130,7 +155,9 @@ def test_libraries_that_come_and_go(build: Callable[..., Path], tmp_path: Path) 
             if path is second:
                 program.go(process)
                 program.space.invalidate()
-            modules = {program.space.modules.tables.modules[frame.module].path for frame in program.walk()}
+            modules = {
+                program.space.modules.tables.modules[frame.module].path for frame in program.walk()
+            }
             assert str(path) in modules and len({str(first), str(second)} & modules) == 1
             names = [place.function for place in program.places()]
             assert names[:2] == ["stop", "leaf"] and names[4:6] == ["library", "main"]
@@ -159,7 +186,12 @@ def test_a_program_that_is_built_again(build: Callable[..., Path], tmp_path: Pat
         with stopped(path, "l", modules=modules) as (program, _):
             program.walk()
             assert holds(program.addresses, program.truth)
-            assert [place.function for place in program.places()][:4] == ["stop", "leaf", "realigned", "large"]
+            assert [place.function for place in program.places()][:4] == [
+                "stop",
+                "leaf",
+                "realigned",
+                "large",
+            ]
     assert len([module for module in modules.tables.modules if module.path == str(path)]) == 3
 
 
@@ -219,7 +251,9 @@ def test_python_functions() -> None:
     seen = 0
     for python in interpreters:
         command = [python, "-X", "perf", "-c", script]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
             try:
                 assert process.stdout is not None
                 if process.stdout.readline() != "ready\n":
@@ -230,7 +264,9 @@ def test_python_functions() -> None:
                 program = Stopped(process.pid, process.pid, [], Space(process.pid, Modules()))
                 modules, symbolizer = program.space.modules.tables.modules, Symbolizer()
                 jit = [frame for frame in program.walk() if modules[frame.module].kind == JIT]
-                names = [symbolizer.places(modules[frame.module], frame)[0].function for frame in jit]
+                names = [
+                    symbolizer.places(modules[frame.module], frame)[0].function for frame in jit
+                ]
             finally:
                 process.kill()
                 Path(f"/tmp/perf-{process.pid}.map").unlink(missing_ok=True)
@@ -251,7 +287,9 @@ def test_caches_are_shared_and_exact(build: Callable[..., Path]) -> None:
             assert frames == program.walk()
             stacks.append(tuple(frames))
     assert stacks[0] == stacks[1]
-    assert len({module.path for module in modules.tables.modules}) == len(modules.tables.modules) == 3
+    assert (
+        len({module.path for module in modules.tables.modules}) == len(modules.tables.modules) == 3
+    )
 
 
 def test_depth_is_bounded(build: Callable[..., Path]) -> None:

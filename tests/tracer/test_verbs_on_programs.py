@@ -1,4 +1,5 @@
-"""Every verb that reports on `-- CMD`: the program's output and exit status are its own, the report goes elsewhere."""
+"""Every verb that reports on `-- CMD`: the program's output and exit status are its own, the report
+goes elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ import pytest
 from laconic.trace.reader import Trace
 from tests.tracer.lab import COMMAND, PATIENCE, build, environment, run_alone
 
-#: Each verb with what it needs, OLD being a trace; the file that it writes goes to its working directory.
+#: Each verb with what it needs, OLD being a trace; the file that it writes goes to its working
+#: directory.
 VERBS: dict[str, tuple[str, ...]] = {
     "explain": ("explain", "mmap:2"),
     "callers": ("callers", "--no-suppressions"),
@@ -39,7 +41,12 @@ every = pytest.mark.parametrize("verb", VERBS)
 def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trace of a program."""
     path = tmp_path_factory.mktemp("old") / "old.trace"
-    assert run_alone([*COMMAND, "run", "--quiet", "-o", path, "--", "true"], env=environment()).returncode == 0
+    assert (
+        run_alone(
+            [*COMMAND, "run", "--quiet", "-o", path, "--", "true"], env=environment()
+        ).returncode
+        == 0
+    )
     return path
 
 
@@ -55,7 +62,11 @@ def told(
 
 @every
 def test_output_and_status_are_the_program_s(verb: str, old: Path, tmp_path: Path) -> None:
-    for script, status in (("echo mine", 0), ("echo mine; exit 3", 3), ("echo mine; kill -9 $$", 137)):
+    for script, status in (
+        ("echo mine", 0),
+        ("echo mine; exit 3", 3),
+        ("echo mine; kill -9 $$", 137),
+    ):
         done = told(verb, old, tmp_path, "sh", "-c", script)
         assert (done.returncode, done.stdout) == (status, "mine\n"), done.stderr
         assert done.stderr and "\x1b" not in done.stderr
@@ -66,12 +77,16 @@ def test_a_program_that_cannot_run(verb: str, old: Path, tmp_path: Path) -> None
     """One line says why, and no file is left."""
     for name, status in (("./missing", 127), (str(tmp_path), 126)):
         done = told(verb, old, tmp_path, name)
-        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (status, "", 1), done.stderr
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (status, "", 1), (
+            done.stderr
+        )
     assert list(tmp_path.iterdir()) == []
 
 
 @every
-def test_json_on_standard_output_comes_after_the_program_s(verb: str, old: Path, tmp_path: Path) -> None:
+def test_json_on_standard_output_comes_after_the_program_s(
+    verb: str, old: Path, tmp_path: Path
+) -> None:
     """The words stay on standard error, also where the JSON goes to a file."""
     done = told(verb, old, tmp_path, "echo", "mine", options=("--json", "-"))
     assert done.returncode == 0 and done.stdout.startswith("mine\n{"), done.stdout[:80]
@@ -83,7 +98,9 @@ def test_json_on_standard_output_comes_after_the_program_s(verb: str, old: Path,
 
 
 @every
-def test_what_is_wrong_is_found_before_the_program_runs(verb: str, old: Path, tmp_path: Path) -> None:
+def test_what_is_wrong_is_found_before_the_program_runs(
+    verb: str, old: Path, tmp_path: Path
+) -> None:
     done = told(verb, old, tmp_path, "touch", "ran", options=("--json", "missing/x.json"))
     assert done.returncode == 2 and "missing/x.json" in done.stderr
     if verb in KEEPERS:
@@ -109,13 +126,16 @@ def test_the_trace_is_kept(verb: str, old: Path, tmp_path: Path) -> None:
 
 @every
 def test_ctrl_c(verb: str, old: Path, tmp_path: Path) -> None:
-    """The terminal sends it to both: the program ends by it, and the report is of what it did until then."""
+    """The terminal sends it to both: the program ends by it, and the report is of what it did until
+    then."""
     words = [str(old) if word == "OLD" else word for word in VERBS[verb]]
     pid, fd = pty.fork()
     if not pid:
         os.chdir(tmp_path)
         script = "echo begun; exec sleep 30"
-        os.execve(sys.executable, [*COMMAND, *words, "--", "sh", "-c", script], environment(TERM="xterm"))
+        os.execve(
+            sys.executable, [*COMMAND, *words, "--", "sh", "-c", script], environment(TERM="xterm")
+        )
     seen, sent, deadline = b"", False, time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if select.select([fd], [], [], 0.1)[0]:
@@ -136,17 +156,22 @@ def test_ctrl_c(verb: str, old: Path, tmp_path: Path) -> None:
 
 
 def test_live_s_trace_has_its_sites(tmp_path: Path) -> None:
-    """What live counts, its trace tells too: the same sums, and the same function with as many redundant calls."""
+    """What live counts, its trace tells too: the same sums, and the same function with as many
+    redundant calls."""
     program = build("steady")
     words = ["live", "--lines", "-o", "a.trace", "--json", "live.json", "--", program, "4", "0"]
     assert run_alone([*COMMAND, *words], env=environment(), cwd=tmp_path).returncode == 0
     live = json.loads((tmp_path / "live.json").read_text())
-    done = run_alone([*COMMAND, "callers", "a.trace", "--json", "-"], env=environment(), cwd=tmp_path)
+    done = run_alone(
+        [*COMMAND, "callers", "a.trace", "--json", "-"], env=environment(), cwd=tmp_path
+    )
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
-    assert [(site["call"], site["function"], site["redundant"]) for site in live["sites"]] == [
-        ("mprotect", "again", 40)
-    ] == [(one["call"], one["name"], one["redundant"]) for one in found["callers"]]
+    assert (
+        [(site["call"], site["function"], site["redundant"]) for site in live["sites"]]
+        == [("mprotect", "again", 40)]
+        == [(one["call"], one["name"], one["redundant"]) for one in found["callers"]]
+    )
     assert (live["asked"], live["said"], live["elided"], live["hidden"]) == (
         found["asked"], found["said"], found["redundant"], found["hidden"],
     )  # fmt: skip
@@ -156,7 +181,8 @@ def test_live_s_trace_has_its_sites(tmp_path: Path) -> None:
 
 
 def test_explain_finds_what_callers_counts(tmp_path: Path) -> None:
-    """The number of the first redundant call in `callers --json -- CMD` is its number in `explain N -- CMD`."""
+    """The number of the first redundant call in `callers --json -- CMD` is its number in `explain N
+    -- CMD`."""
     program = build("steady")
     words = ["callers", "--json", "callers.json", "--", program, "1", "0"]
     assert run_alone([*COMMAND, *words], env=environment(), cwd=tmp_path).returncode == 0
@@ -165,19 +191,29 @@ def test_explain_finds_what_callers_counts(tmp_path: Path) -> None:
     done = run_alone([*COMMAND, *words], env=environment(), cwd=tmp_path)
     assert (done.returncode, done.stdout) == (5, "round 0\n")
     assert f"event {caller['first']}: mprotect(" in done.stderr
-    assert "    again (steady-" in done.stderr and "nothing: the host holds all of it already" in done.stderr
+    assert (
+        "    again (steady-" in done.stderr
+        and "nothing: the host holds all of it already" in done.stderr
+    )
     call = json.loads((tmp_path / "call.json").read_text())
-    assert (call["event"], call["changes"][0]["kinds"] if call["changes"] else []) == (caller["first"], [])
+    assert (call["event"], call["changes"][0]["kinds"] if call["changes"] else []) == (
+        caller["first"],
+        [],
+    )
 
 
 class TestEventsThatDidNotCome:
-    """Of a program whose calls are known: 10 mprotects a round that change nothing, 2 that do, and those of ld.so."""
+    """Of a program whose calls are known: 10 mprotects a round that change nothing, 2 that do, and
+    those of ld.so."""
 
     @pytest.mark.parametrize(
         ("event", "said"),
         [
             ("mremap:1", r"there is no 1. mremap: of N memory calls, 0 are mremap"),
-            ("99999", r"there is no event 99999: the trace has those from 0 to N, N of them memory calls"),
+            (
+                "99999",
+                r"there is no event 99999: the trace has those from 0 to N, N of them memory calls",
+            ),
             ("@3600", r"there is no memory call at 3600 s or later: the last of N is at"),
         ],
     )
@@ -186,7 +222,9 @@ class TestEventsThatDidNotCome:
 
         program = build("steady")
         for status in (0, 7):
-            done = run_alone([*COMMAND, "explain", event, "--", program, "1", str(status)], env=environment())
+            done = run_alone(
+                [*COMMAND, "explain", event, "--", program, "1", str(status)], env=environment()
+            )
             assert (done.returncode, done.stdout) == (status or 2, "round 0\n")
             assert re.search(said.replace("N", "[0-9]+"), done.stderr), done.stderr
 

@@ -1,4 +1,5 @@
-"""What `--verify call` reads of the host grows with the calls, not with their number times that of the VMAs."""
+"""What `--verify call` reads of the host grows with the calls, not with their number times that of
+the VMAs."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ sys.exit(status)
 
 
 def run_counted(where: Path, *words: str, verify: str = "call") -> tuple[Run, int]:
-    """Run many_vmas under Laconic; return the run, and how many bytes Laconic read of the host's maps."""
+    """Run many_vmas under Laconic; return the run, and how many bytes Laconic read of the host's
+    maps."""
     path = where / "read"
     run = run_laconic(
         build("many_vmas"),

@@ -1,4 +1,5 @@
-"""A program whose memory calls go through the real bookkeeping, with the enclave of one strategy beside it."""
+"""A program whose memory calls go through the real bookkeeping, with the enclave of one strategy
+beside it."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ def machine(plan: Plan | None = None) -> Machine:
 
 
 class Answers(DefaultUpcalls):
-    """What bookkeeping may ask, with the answers of an ordinary process (`laconic.memory.calls.Upcalls`)."""
+    """What bookkeeping may ask, with the answers of an ordinary process
+    (`laconic.memory.calls.Upcalls`)."""
 
     file: OpenFile | None = None
 
@@ -55,7 +57,8 @@ class Answers(DefaultUpcalls):
 
 
 class Program:
-    """`call`, `touch` and the like are told to bookkeeping, touches and strategy; `counts` begin at 0 with `anew`."""
+    """`call`, `touch` and the like are told to bookkeeping, touches and strategy; `counts` begin at
+    0 with `anew`."""
 
     def __init__(self, maker: Maker, meter: Meter | None = None) -> None:
         self.space = AddressSpace(Layout(mmap_base=BASE + (1 << 45)), (), HEAP)
@@ -98,9 +101,17 @@ class Program:
         assert self.call("mmap", start, pages * PAGE, prot, flags, -1 & (1 << 64) - 1, 0) == start
 
     def map_file(
-        self, start: int, pages: int, prot: int, file: OpenFile, flags: int = MAP_PRIVATE | MAP_FIXED, page: int = 0
+        self,
+        start: int,
+        pages: int,
+        prot: int,
+        file: OpenFile,
+        flags: int = MAP_PRIVATE | MAP_FIXED,
+        page: int = 0,
     ) -> None:
-        assert self.call("mmap", start, pages * PAGE, prot, flags, 3, page * PAGE, file=file) == start
+        assert (
+            self.call("mmap", start, pages * PAGE, prot, flags, 3, page * PAGE, file=file) == start
+        )
 
     def protect(self, start: int, pages: int, prot: int) -> None:
         assert self.call("mprotect", start, pages * PAGE, prot) == 0
@@ -114,7 +125,8 @@ class Program:
 
 
 class Cost(NamedTuple):
-    """The columns of the table; host calls and ioctls are the same number there, and #PFs are EAUG faults."""
+    """The columns of the table; host calls and ioctls are the same number there, and #PFs are EAUG
+    faults."""
 
     host_calls: int = 0
     eaccept: int = 0

@@ -1,8 +1,10 @@
-"""One enclave page and all that can be done to it within one call: a model so small that it can be searched whole.
+"""One enclave page and all that can be done to it within one call: a model so small that it can be
+searched whole.
 
-It knows the EPCM's rules for one page (Intel SDM 3D: EAUG to EMODT) and the law Strict: at no moment is the page
-accessible wider than the program asked before the call, or than it asks after it; what is accessible has the contents
-from before the call, or those from after it. It shares no code with the strategies, the PAL and the bound.
+It knows the EPCM's rules for one page (Intel SDM 3D: EAUG to EMODT) and the law Strict: at no
+moment is the page accessible wider than the program asked before the call, or than it asks after
+it; what is accessible has the contents from before the call, or those from after it. It shares no
+code with the strategies, the PAL and the bound.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ Things = tuple[str, ...]
 
 
 class Page(NamedTuple):
-    """`phase`: absent, pending, regular, modified (TRIM asked for) or trimmed. `pr`: restricted, not yet accepted."""
+    """`phase`: absent, pending, regular, modified (TRIM asked for) or trimmed. `pr`: restricted,
+    not yet accepted."""
 
     phase: str
     prot: int = 0
@@ -30,8 +33,8 @@ ABSENT = Page("absent")
 
 
 class Rules(NamedTuple):
-    """What one call allows: the permissions asked before and after, None where nothing is mapped; the contents that may
-    be seen while it lasts."""
+    """What one call allows: the permissions asked before and after, None where nothing is mapped;
+    the contents that may be seen while it lasts."""
 
     before: int | None
     after: int | None
@@ -53,7 +56,11 @@ def leaves(page: Page) -> Iterator[tuple[str, Things, Page]]:
         yield "EACCEPT", ("eaccept",), Page("regular", R | W, "zero")
         for prot in PROTS:
             yield f"EACCEPTCOPY {prot}", ("eacceptcopy",), Page("regular", prot, "zero")
-            yield f"EACCEPTCOPY {prot} file", ("pages_copied", "eacceptcopy"), Page("regular", prot, "file")
+            yield (
+                f"EACCEPTCOPY {prot} file",
+                ("pages_copied", "eacceptcopy"),
+                Page("regular", prot, "file"),
+            )
     elif page.phase == "regular":
         for prot in PROTS:
             if prot & page.prot == page.prot != prot:
@@ -71,7 +78,9 @@ def ioctls(page: Page) -> Iterator[tuple[str, Things, Page]]:
     """What only the driver can do, for a host call."""
     if page.phase == "regular":
         for prot in PROTS:
-            if prot & page.prot == prot:  # its own permissions too: then it only lies between others
+            if (
+                prot & page.prot == prot
+            ):  # its own permissions too: then it only lies between others
                 yield f"EMODPR {prot}", ("emodpr", "etrack_ipis"), page._replace(prot=prot, pr=True)
         yield "EMODT", ("emodt", "etrack_ipis"), Page("modified")
     elif page.phase == "trimmed":
@@ -83,7 +92,12 @@ def moves(page: Page, outside: bool) -> Iterator[tuple[str, Things, Page, bool]]
     for name, things, after in leaves(page):
         yield name, things, after, False
     for name, things, after in ioctls(page):
-        yield name, (*things, "ioctls") if outside else (*things, "ioctls", "host_calls"), after, True
+        yield (
+            name,
+            (*things, "ioctls") if outside else (*things, "ioctls", "host_calls"),
+            after,
+            True,
+        )
 
 
 class Found(NamedTuple):
@@ -95,12 +109,17 @@ class Found(NamedTuple):
 
 
 def search(
-    start: Page, rules: Rules, price: Callable[[Things], tuple[float, ...]], longest: int = 99, apart: bool = False
+    start: Page,
+    rules: Rules,
+    price: Callable[[Things], tuple[float, ...]],
+    longest: int = 99,
+    apart: bool = False,
 ) -> dict[tuple[Page, Things], Found]:
     """The cheapest way to each page that can be reached with at most `longest` ioctls (Dijkstra).
 
-    `price` is added up over the steps. `apart`: ways with other host calls and ioctls are other ends: the second part
-    of the key then is `(`, for a host call, and the names of the ioctls in it.
+    `price` is added up over the steps. `apart`: ways with other host calls and ioctls are other
+    ends: the second part of the key then is `(`, for a host call, and the names of the ioctls in
+    it.
     """
     order = count()
     queue: list[tuple[tuple[float, ...], int, Page, bool, Things, tuple[str, ...], Things]] = []
@@ -120,5 +139,7 @@ def search(
             said = asked
             if apart and out:
                 said = (*asked, *(() if outside else ("(",)), name.split()[0])
-            heapq.heappush(queue, (total, next(order), after, out, said, (*done, name), things + more))
+            heapq.heappush(
+                queue, (total, next(order), after, out, said, (*done, name), things + more)
+            )
     return found

@@ -1,4 +1,5 @@
-"""Traces for the HTML page: with stacks and symbols, of any length, and with names that mean harm."""
+"""Traces for the HTML page: with stacks and symbols, of any length, and with names that mean
+harm."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from laconic.memory.change import EXTEND, MAP, UNMAP
 from laconic.trace.schema import CHOSEN, FRAME, PLAIN, READABLE
 
 PAGE = 4096
-#: Names that would end an element, a string or a script, turn the line round, hide themselves, or fill the page.
+#: Names that would end an element, a string or a script, turn the line round, hide themselves, or
+#: fill the page.
 HOSTILE = (
     "</script><script>document.documentElement.dataset.harmed='yes'</script>",
     "<img src=x onerror=\"document.documentElement.dataset.harmed='yes'\">",
@@ -32,7 +34,8 @@ HOSTILE = (
 
 
 class Stacked(Builder):
-    """A trace whose calls have stacks: lists of function names, innermost first, all of one module that is packed."""
+    """A trace whose calls have stacks: lists of function names, innermost first, all of one module
+    that is packed."""
 
     def __init__(self, path: Path, source: str = "run", module: str = "/lib/libx.so") -> None:
         super().__init__(path, source, {"command": ["prog", "--fast"]})
@@ -47,7 +50,9 @@ class Stacked(Builder):
         for function in functions:
             if function not in self._functions:
                 number = self._functions[function] = len(self._functions) + 1
-                places: dict[str, object] = {f"{number * 16:x}e": [[function, self.short, "x.c", number, False, True]]}
+                places: dict[str, object] = {
+                    f"{number * 16:x}e": [[function, self.short, "x.c", number, False, True]]
+                }
                 self._packed(places)
                 self.row("frames", number, pid=0, data=FRAME.pack(1 << 2 | 2, number * 16))
         key = tuple(self._functions[function] for function in functions)
@@ -70,28 +75,58 @@ def known(path: Path) -> str:
     trace = Stacked(path)
     trace.program("/bin/prog", ["prog", "--fast"])
     number = trace.file("/lib/libx.so", inode=9, mode=READABLE | PLAIN)
-    trace.row("mmap", 0, 16 * PAGE, 5, 2, 3, 0, result=BASE + (1 << 24), state=CHOSEN, said=1, kinds=MAP, file=number)
+    trace.row(
+        "mmap",
+        0,
+        16 * PAGE,
+        5,
+        2,
+        3,
+        0,
+        result=BASE + (1 << 24),
+        state=CHOSEN,
+        said=1,
+        kinds=MAP,
+        file=number,
+    )
     trace.stack(["mmap", "arena", "main"])
     trace.row("mmap", 0, 64 * PAGE, 0, 0x22, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=MAP)
     for step in range(8):
         trace.stack(["mprotect", "grow", "main"])
-        trace.row("mprotect", BASE, (2 if step < 4 else 4) * PAGE, 3, result=0, said=int(step in (0, 4)), kinds=EXTEND)
+        trace.row(
+            "mprotect",
+            BASE,
+            (2 if step < 4 else 4) * PAGE,
+            3,
+            result=0,
+            said=int(step in (0, 4)),
+            kinds=EXTEND,
+        )
     trace.row("clone", 0x1200011, result=200)
     trace.program("/bin/child", ["child"], pid=200)
-    trace.row("mmap", 0, PAGE, 3, 0x22, -1, 0, pid=200, result=BASE, state=CHOSEN, said=1, kinds=MAP)
+    trace.row(
+        "mmap", 0, PAGE, 3, 0x22, -1, 0, pid=200, result=BASE, state=CHOSEN, said=1, kinds=MAP
+    )
     trace.row("munmap", BASE, PAGE, pid=200, result=0, said=1, kinds=UNMAP)
     return trace.end()
 
 
 def many(path: Path, calls: int, stacks: int = 400, places: int = 5_000) -> str:
-    """A trace of that many calls of one process: arenas that come, are opened, asked for again, and go."""
+    """A trace of that many calls of one process: arenas that come, are opened, asked for again, and
+    go."""
     trace = Stacked(path)
     trace.program("/bin/prog", ["prog"])
     for number in range(calls):
         slot, turn = number // 5 % places, number % 5
         start = BASE + slot * 64 * PAGE
         depth = number % stacks % 7
-        trace.stack([f"wrapper_{turn}", *(f"function_{number % stacks}_{level}" for level in range(depth)), "main"])
+        trace.stack(
+            [
+                f"wrapper_{turn}",
+                *(f"function_{number % stacks}_{level}" for level in range(depth)),
+                "main",
+            ]
+        )
         if turn == 0:
             trace.row("mmap", start, 32 * PAGE, 0, 0x32, -1, 0, result=start, said=1, kinds=MAP)
         elif turn == 4:
@@ -104,17 +139,33 @@ def many(path: Path, calls: int, stacks: int = 400, places: int = 5_000) -> str:
 
 
 def hostile(path: Path) -> str:
-    """A trace in which every name means harm: programs, files, functions, modules, notes, the command line."""
+    """A trace in which every name means harm: programs, files, functions, modules, notes, the
+    command line."""
     trace = Stacked(path, module="/lib/" + HOSTILE[0])
     for place, name in enumerate(HOSTILE):
         pid = 100 + place
         if place:
             trace.row("clone", 0x1200011, pid=pid - 1, result=pid)
         trace.program("/bin/" + name.replace("\0", ""), [name], pid=pid)
-        number = trace.file("/tmp/" + name.replace("\0", ""), inode=20 + place, mode=READABLE | PLAIN)
+        number = trace.file(
+            "/tmp/" + name.replace("\0", ""), inode=20 + place, mode=READABLE | PLAIN
+        )
         start = BASE + place * (1 << 24)
         trace.stack([name, "main"], pid=pid)
-        trace.row("mmap", start, 2 * PAGE, 1, 0x12, 3, 0, pid=pid, result=start, said=1, kinds=MAP, file=number)
+        trace.row(
+            "mmap",
+            start,
+            2 * PAGE,
+            1,
+            0x12,
+            3,
+            0,
+            pid=pid,
+            result=start,
+            said=1,
+            kinds=MAP,
+            file=number,
+        )
         for _ in range(2):
             trace.stack([name, HOSTILE[0], "main"], pid=pid)
             trace.row("mprotect", start, PAGE, 1, pid=pid, result=0)

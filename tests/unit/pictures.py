@@ -1,4 +1,5 @@
-"""Address spaces as pictures: one character is one page, a run of the same letter one VMA, a dot a hole.
+"""Address spaces as pictures: one character is one page, a run of the same letter one VMA, a dot a
+hole.
 
     before = space("ww..xx")        # two pages read-write, a hole of two, two read-execute
     assert draw(before.vmas) == "ww..xx"
@@ -76,7 +77,8 @@ def draw(vmas: RangeMap[V], pages: int, legend: Mapping[str, V]) -> str:
 
 
 def space(picture: str, **rules: int) -> AddressSpace:
-    """An address space as in the picture, its mmap base right above it (`rules` are fields of Layout)."""
+    """An address space as in the picture, its mmap base right above it (`rules` are fields of
+    Layout)."""
     layout = Layout(mmap_base=at(len(picture)), **rules)
     return AddressSpace(layout, read(picture, LEGEND), start_brk=at(0))
 

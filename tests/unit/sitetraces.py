@@ -1,4 +1,5 @@
-"""Traces of which it is known how many calls each function made, and how many of these changed nothing."""
+"""Traces of which it is known how many calls each function made, and how many of these changed
+nothing."""
 
 from __future__ import annotations
 
@@ -14,17 +15,26 @@ Plan = Mapping[str, tuple[int, int]]
 
 
 def sited(
-    path: Path, plan: Plan, *, program: str = "/opt/bin/prog", module: str = "/opt/lib/libgrow.so", stacks: bool = True
+    path: Path,
+    plan: Plan,
+    *,
+    program: str = "/opt/bin/prog",
+    module: str = "/opt/lib/libgrow.so",
+    stacks: bool = True,
 ) -> str:
-    """A trace, as of a log with stacks, in which each function of `module` makes mprotect calls as planned; its path.
+    """A trace, as of a log with stacks, in which each function of `module` makes mprotect calls as
+    planned; its path.
 
-    There is one mmap more, of `setup`. A function `"0x12"` is one of which only the address is known.
+    There is one mmap more, of `setup`. A function `"0x12"` is one of which only the address is
+    known.
     """
     trace = Builder(path, source="strace")
     trace.program(program, [program])
 
     def stack(function: str) -> None:
-        name = f"({function}+0x10) [0x4010]" if not function.startswith("0x") else f"() [{function}]"
+        name = (
+            f"({function}+0x10) [0x4010]" if not function.startswith("0x") else f"() [{function}]"
+        )
         if stacks:
             trace.row("stack", data=f"{module}{name}\n{program}(main+0x20) [0x5020]".encode())
 

@@ -1,7 +1,8 @@
 """What a call costs under `laconic` and `classify`: helpers for tests that name every count.
 
-`cost` is all that was counted and is not zero. Where a picture says it shorter: one letter is one page of the PAL's
-record, `.` not committed, `-` committed and inaccessible, else `r`, `w` (RW), `x` (RX), `X` and `e` (RWX).
+`cost` is all that was counted and is not zero. Where a picture says it shorter: one letter is one
+page of the PAL's record, `.` not committed, `-` committed and inaccessible, else `r`, `w` (RW), `x`
+(RX), `X` and `e` (RWX).
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def at(page: int) -> int:
 
 
 def fresh(rule: type[Classify] = Laconic) -> Program:
-    """A program whose files the host has opened already, so that only what is asked of pages is counted."""
+    """A program whose files the host has opened already, so that only what is asked of pages is
+    counted."""
     program = Program(rule)
     program.strategy.hosted.add(LIB)
     return program
@@ -50,7 +52,10 @@ def fault(pages: int, touched: int = 1, exceptions: int = 1) -> dict[str, int]:
 
 
 def picture(program: Program, pages: int, first: int = 0) -> str:
-    return "".join(LETTERS[program.strategy.pal.committed.get(at(page))] for page in range(first, first + pages))
+    return "".join(
+        LETTERS[program.strategy.pal.committed.get(at(page))]
+        for page in range(first, first + pages)
+    )
 
 
 def used(rule: type[Classify], pages: int, prot: int = RW) -> Program:

@@ -1,4 +1,5 @@
-"""Advice on synthetic traces: each piece where its cause is, with the figure that was put there, and not elsewhere."""
+"""Advice on synthetic traces: each piece where its cause is, with the figure that was put there,
+and not elsewhere."""
 
 from __future__ import annotations
 
@@ -33,15 +34,37 @@ PROFILE = costs.load()
 class Program(Builder):
     """A trace of one program, and short words for what it does."""
 
-    def __init__(self, path: Path, name: str = "/bin/prog", *words: str, source: str = "run") -> None:
+    def __init__(
+        self, path: Path, name: str = "/bin/prog", *words: str, source: str = "run"
+    ) -> None:
         super().__init__(path / "a.trace", source)
         self.program(name, [name, *words])
 
-    def mmap(self, start: int, length: int, prot: int, flags: int = ANONYMOUS, file: int = 0, pid: int = 100) -> int:
+    def mmap(
+        self,
+        start: int,
+        length: int,
+        prot: int,
+        flags: int = ANONYMOUS,
+        file: int = 0,
+        pid: int = 100,
+    ) -> int:
         """Maps at `start`, which the host chose unless it is fixed."""
         state = 0 if flags & FIXED else CHOSEN
         hint = start if flags & FIXED else 0
-        self.row("mmap", hint, length, prot, flags, 3 if file else -1, 0, result=start, state=state, file=file, pid=pid)
+        self.row(
+            "mmap",
+            hint,
+            length,
+            prot,
+            flags,
+            3 if file else -1,
+            0,
+            result=start,
+            state=state,
+            file=file,
+            pid=pid,
+        )
         return start
 
     def call(self, name: str, *args: int, result: int = 0) -> None:
@@ -52,7 +75,13 @@ class Program(Builder):
 
     def library(self, name: str) -> None:
         """Maps a file of that name, behind those before."""
-        self.mmap(BASE + (1 << 38) + self.libraries * 2 * PAGE, 2 * PAGE, R, 2, self.file(f"/usr/lib/{name}"))
+        self.mmap(
+            BASE + (1 << 38) + self.libraries * 2 * PAGE,
+            2 * PAGE,
+            R,
+            2,
+            self.file(f"/usr/lib/{name}"),
+        )
         self.libraries += 1
 
     def touched(self, *runs: tuple[int, int]) -> str:
@@ -77,7 +106,8 @@ def settings(path: str) -> dict[str, Advice]:
 
 
 def arenas(trace: Program, count: int, growths: int) -> None:
-    """As glibc's threads do: 128 MiB reserved, cut to 64 MiB aligned, a first piece made RW, and more page by page."""
+    """As glibc's threads do: 128 MiB reserved, cut to 64 MiB aligned, a first piece made RW, and
+    more page by page."""
     for place in range(count):
         base = BASE + place * 4 * ARENA
         trace.mmap(base, 2 * ARENA, NONE, NORESERVE)
@@ -127,7 +157,9 @@ class TestManifest:
         trace.mmap(BASE, PAGE, RW)
         assert advised(trace.touched())["sgx.enclave_size"].line == 'sgx.enclave_size = "128M"'
 
-    def test_a_reservation_of_terabytes_says_that_the_default_does_not_do(self, tmp_path: Path) -> None:
+    def test_a_reservation_of_terabytes_says_that_the_default_does_not_do(
+        self, tmp_path: Path
+    ) -> None:
         trace = Program(tmp_path)
         trace.mmap(BASE - (1 << 44), 3 << 40, NONE, NORESERVE)
         size = advised(trace.touched())["sgx.enclave_size"]
@@ -144,7 +176,10 @@ class TestManifest:
         assert not edmm.figures["ranges_overlap"]
         assert edmm.figures["without_edmm"]["eadd"] == (8 << 30) // PAGE
         figures = measured(path)
-        assert edmm.figures["with_edmm"] == {TODAY: figures.costs[TODAY].cycles, OURS: figures.costs[OURS].cycles}
+        assert edmm.figures["with_edmm"] == {
+            TODAY: figures.costs[TODAY].cycles,
+            OURS: figures.costs[OURS].cycles,
+        }
         counts = without_edmm(figures, 8 << 30)
         assert edmm.figures["without_edmm"]["cycles"] == PROFILE.cycles(counts)
         assert counts.host_calls == counts.eaccept == 0
@@ -172,7 +207,10 @@ class TestManifest:
         trace.row("clone", 17, result=200)
         trace.row("clone3", THREAD, pid=200, result=201)
         threads = advised(trace.touched())["sgx.max_threads"]
-        assert (threads.figures["peak_threads"], threads.line) == (5, f"sgx.max_threads = {5 + HELPERS}")
+        assert (threads.figures["peak_threads"], threads.line) == (
+            5,
+            f"sgx.max_threads = {5 + HELPERS}",
+        )
 
     def test_the_stack_that_grew(self, tmp_path: Path) -> None:
         trace = Program(tmp_path)
@@ -185,13 +223,16 @@ class TestManifest:
         assert stack.line == 'sys.stack.size = "1088K"'
 
     def test_a_thread_s_stack_that_is_deeper(self, tmp_path: Path) -> None:
-        """Counted from its top down to the lowest page that was touched, although not all between was."""
+        """Counted from its top down to the lowest page that was touched, although not all between
+        was."""
         trace = Program(tmp_path)
         size = 8 * MIB
         trace.mmap(BASE, size + PAGE, NONE, STACK_FLAGS)
         trace.call("mprotect", BASE + PAGE, size, RW)
         top = BASE + PAGE + size
-        stack = advised(trace.touched((top - 500 * PAGE, top - 499 * PAGE), (top - PAGE, top)))["sys.stack.size"]
+        stack = advised(trace.touched((top - 500 * PAGE, top - 499 * PAGE), (top - PAGE, top)))[
+            "sys.stack.size"
+        ]
         assert stack.figures["deepest_thread_stack"] == 500 * PAGE
         assert stack.figures["value"] == 2 * MIB
 
@@ -221,7 +262,13 @@ class TestManifest:
         for asked in (4, 4, 4, 5):
             trace.call("brk", base + asked * MIB, result=base + 3 * MIB)
         brk = advised(trace.touched())["sys.brk.max_size"]
-        assert brk.figures == {"value": 6 * MIB, "peak_brk": 3 * MIB, "refused": 4, "repeated": 2, "from_settings": 0}
+        assert brk.figures == {
+            "value": 6 * MIB,
+            "peak_brk": 3 * MIB,
+            "refused": 4,
+            "repeated": 2,
+            "from_settings": 0,
+        }
         assert brk.line == 'sys.brk.max_size = "6M"' and "4 times" in brk.why
 
     def test_a_heap_without_refusals(self, tmp_path: Path) -> None:
@@ -234,7 +281,8 @@ class TestManifest:
         assert brk.line == 'sys.brk.max_size = "6M"' and "no growth was refused" in brk.why
 
     def test_exinfo_for_what_is_reserved(self, tmp_path: Path) -> None:
-        """Pages mapped MAP_NORESERVE, how many of them were touched, and the costs with it and without."""
+        """Pages mapped MAP_NORESERVE, how many of them were touched, and the costs with it and
+        without."""
         trace = Program(tmp_path)
         trace.mmap(BASE, 4 << 30, RW, NORESERVE)
         path = trace.touched((BASE, BASE + 7 * PAGE))
@@ -243,7 +291,12 @@ class TestManifest:
         assert exinfo.figures["noreserve_pages"] == (4 << 30) // PAGE
         assert exinfo.figures["noreserve_touches"] == [7, 7]
         figures = measured(path)
-        assert figures.costs[EAGER].epc_pages[0] >= (4 << 30) // PAGE > 1000 > figures.costs[TODAY].epc_pages[1]
+        assert (
+            figures.costs[EAGER].epc_pages[0]
+            >= (4 << 30) // PAGE
+            > 1000
+            > figures.costs[TODAY].epc_pages[1]
+        )
 
     def test_exinfo_where_nothing_is(self, tmp_path: Path) -> None:
         """Said, and what is PROT_NONE without the flag is named."""
@@ -285,7 +338,9 @@ class TestTraces:
 
     def test_a_redacted_trace_says_that_names_are_hidden(self, tmp_path: Path) -> None:
         figures = measured(small(tmp_path / "a.trace", redact=True))
-        assert report.REDACTED in report.as_json(figures, [], PROFILE, None, None, None, None)["notes"]
+        assert (
+            report.REDACTED in report.as_json(figures, [], PROFILE, None, None, None, None)["notes"]
+        )
 
     def test_an_exec_begins_anew(self, tmp_path: Path) -> None:
         """Two programs of one process are two; the second has nothing of the first's."""
@@ -319,7 +374,9 @@ class TestTraces:
 
 @pytest.mark.parametrize("width", [60, 80, 100])
 @pytest.mark.parametrize("make", [arenas, lambda trace, *_: hotspot(trace)])
-def test_prose_fits_the_width(width: int, make: Callable[[Program, int, int], object], tmp_path: Path) -> None:
+def test_prose_fits_the_width(
+    width: int, make: Callable[[Program, int, int], object], tmp_path: Path
+) -> None:
     """Lines to be pasted are whole, all others are no wider than the terminal."""
     trace = Program(tmp_path)
     make(trace, 3, 40)
@@ -328,8 +385,12 @@ def test_prose_fits_the_width(width: int, make: Callable[[Program, int, int], ob
     lines = report.as_text(figures, advice, PROFILE, None, width).splitlines()
     pasted = {line for each in advice for line in each.line.splitlines()}
     assert pasted <= set(lines)
-    assert all(len(line) <= width for line in lines if line not in pasted), textwrap.shorten(str(lines), 200)
+    assert all(len(line) <= width for line in lines if line not in pasted), textwrap.shorten(
+        str(lines), 200
+    )
 
 
 def test_the_examples_in_the_docstrings() -> None:
-    assert doctest.testmod(laconic.analysis.advise.advice).failed == doctest.testmod(trial).failed == 0
+    assert (
+        doctest.testmod(laconic.analysis.advise.advice).failed == doctest.testmod(trial).failed == 0
+    )

@@ -85,7 +85,9 @@ def test_a_cost_file_with_a_negative_number(tmp_path: Path) -> None:
     table = "".join(f'[{name}]\nlow = 1\nhigh = 2\nsource = ""\nmachine = ""\n' for name in COSTED)
     (tmp_path / "mine.toml").write_text(table)
     path = small(tmp_path / "a.trace")
-    assert "Profile: mine" in " ".join(laconic("advise", path, "--costs", tmp_path / "mine.toml").stdout.split())
+    assert "Profile: mine" in " ".join(
+        laconic("advise", path, "--costs", tmp_path / "mine.toml").stdout.split()
+    )
     (tmp_path / "mine.toml").write_text(table.replace("low = 1", "low = -1", 1))
     done = laconic("advise", path, "--costs", tmp_path / "mine.toml")
     assert (done.returncode, done.stdout) == (2, "")
@@ -129,7 +131,8 @@ def test_output_that_cannot_be_written(tmp_path: Path) -> None:
 
 class TestCommands:
     def test_the_program_is_its_own(self) -> None:
-        """Its output and exit status stay as they are; the advice goes to standard error, and says the status."""
+        """Its output and exit status stay as they are; the advice goes to standard error, and says
+        the status."""
         done = laconic("advise", "--", "sh", "-c", "echo out; exit 3")
         assert (done.returncode, done.stdout) == (3, "out\n")
         assert "sgx.max_threads = 4" in done.stderr.splitlines()
@@ -141,7 +144,9 @@ class TestCommands:
         assert (done.returncode, done.stdout) == (0, "--try -- --json\n")
         assert json.loads(out.read_text())["command"] == ["echo", "--try", "--", "--json"]
 
-    @pytest.mark.parametrize(("name", "status"), [("./missing", 127), ("missing-everywhere", 127), ("/", 126)])
+    @pytest.mark.parametrize(
+        ("name", "status"), [("./missing", 127), ("missing-everywhere", 127), ("/", 126)]
+    )
     def test_a_program_that_cannot_run(self, name: str, status: int, tmp_path: Path) -> None:
         done = laconic("advise", "--try", "--", name, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (status, "")
@@ -154,7 +159,8 @@ class TestCommands:
         assert list(tmp_path.iterdir()) == []
 
     def test_what_is_tried_is_said(self, tmp_path: Path) -> None:
-        """The program as it is once more, then each setting; a break that goes up and down is a cause of one."""
+        """The program as it is once more, then each setting; a break that goes up and down is a
+        cause of one."""
         out = tmp_path / "a.json"
         code = (
             "import ctypes; c = ctypes.CDLL(None)\n"
@@ -164,7 +170,9 @@ class TestCommands:
         said = [line for line in done.stderr.splitlines() if line.startswith("laconic: ")]
         assert done.returncode == 0, done.stderr
         assert said[0].startswith("laconic: 1 of 2 reruns: the program as it is")
-        assert said[1].startswith("laconic: 2 of 2 reruns: trying loader.env.MALLOC_MMAP_THRESHOLD_ = ")
+        assert said[1].startswith(
+            "laconic: 2 of 2 reruns: trying loader.env.MALLOC_MMAP_THRESHOLD_ = "
+        )
         found = json.loads(out.read_text())
         assert found["unchanged"]["after"]["exit_status"] == 0
         assert found["together"] == {"after": None, "not_tried": None}

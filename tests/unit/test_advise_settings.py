@@ -1,4 +1,5 @@
-"""Advice for allocators and runtimes on synthetic traces: where its cause is, with its figure, and not elsewhere."""
+"""Advice for allocators and runtimes on synthetic traces: where its cause is, with its figure, and
+not elsewhere."""
 
 from __future__ import annotations
 
@@ -37,13 +38,17 @@ class TestAllocators:
         arenas(trace, 3, 40)
         found = advised(trace.touched())
         arena, opened = found["MALLOC_ARENA_MAX"], 3 * (0x21000 + 40 * PAGE)
-        assert {name: arena.figures[name] for name in ("arenas", "reserved", "growths", "opened")} == {
+        assert {
+            name: arena.figures[name] for name in ("arenas", "reserved", "growths", "opened")
+        } == {
             "arenas": 3,
             "reserved": 3 * ARENA,
             "growths": 120,
             "opened": opened,
         }
-        assert arena.line.splitlines() == [f'loader.env.{name} = "{value}"' for name, value in arena.env]
+        assert arena.line.splitlines() == [
+            f'loader.env.{name} = "{value}"' for name, value in arena.env
+        ]
         assert dict(arena.env) == {
             "MALLOC_ARENA_MAX": "1",
             "MALLOC_MMAP_THRESHOLD_": str(128 << 10),
@@ -51,7 +56,8 @@ class TestAllocators:
         }
 
     def test_arenas_grow_without_host_calls(self, tmp_path: Path) -> None:
-        """They are MAP_NORESERVE: with EXINFO, which is advised, an mprotect of lazy pages is none. So no padding."""
+        """They are MAP_NORESERVE: with EXINFO, which is advised, an mprotect of lazy pages is none.
+        So no padding."""
         costs = []
         for growths in (1, 120):
             place = tmp_path / str(growths)
@@ -92,7 +98,9 @@ class TestAllocators:
         assert settings(trace.touched()) == {}
 
     @pytest.mark.parametrize(("times", "others"), [(3, 0), (20, 0), (20, 1000)])
-    def test_a_heap_that_is_given_back_again_and_again(self, times: int, others: int, tmp_path: Path) -> None:
+    def test_a_heap_that_is_given_back_again_and_again(
+        self, times: int, others: int, tmp_path: Path
+    ) -> None:
         """Where that is seldom, or little beside what else is done, there is nothing to gain."""
         trace = Program(tmp_path)
         base = 0x555555556000
@@ -120,8 +128,11 @@ class TestAllocators:
             (64 << 10, ["libc.so.6"], False),
         ],
     )
-    def test_blocks_that_come_and_go(self, size: int, libraries: list[str], there: bool, tmp_path: Path) -> None:
-        """Only malloc's: not of sizes that are other allocators', nor without glibc, nor below its threshold."""
+    def test_blocks_that_come_and_go(
+        self, size: int, libraries: list[str], there: bool, tmp_path: Path
+    ) -> None:
+        """Only malloc's: not of sizes that are other allocators', nor without glibc, nor below its
+        threshold."""
         trace = Program(tmp_path)
         for library in libraries:
             trace.library(library)
@@ -137,7 +148,10 @@ class TestAllocators:
                 "pages": 17 * size // PAGE,
                 "largest": size,
             }
-            assert kept.env == (("MALLOC_MMAP_THRESHOLD_", str(2 * MIB)), ("MALLOC_TRIM_THRESHOLD_", str(4 * MIB)))
+            assert kept.env == (
+                ("MALLOC_MMAP_THRESHOLD_", str(2 * MIB)),
+                ("MALLOC_TRIM_THRESHOLD_", str(4 * MIB)),
+            )
             assert kept.heap == size
 
     @pytest.mark.parametrize(
@@ -226,12 +240,15 @@ class TestRuntimes:
         for place, length in enumerate((1 << 30, (1 << 30) + 16 * MIB)):
             trace.mmap(BASE + (place << 32), length, NONE, NORESERVE)
             trace.call("mprotect", BASE + (place << 32), 64 * MIB, RW)
-        found = settings(trace.touched((BASE, BASE + 60 * MIB), (BASE + (1 << 32), BASE + (1 << 32) + MIB)))
+        found = settings(
+            trace.touched((BASE, BASE + 60 * MIB), (BASE + (1 << 32), BASE + (1 << 32) + MIB))
+        )
         assert found["-Xmx128m"].figures["used"] == 60 * MIB
         assert found["-XX:CompressedClassSpaceSize"].figures["used"] == MIB
 
     def test_a_code_cache_that_grows(self, tmp_path: Path) -> None:
-        """The second compiler stays: without it what is hot is slower, and growth of lazy pages costs no host call."""
+        """The second compiler stays: without it what is hot is slower, and growth of lazy pages
+        costs no host call."""
         trace = Program(tmp_path, "/usr/bin/java")
         runs = hotspot(trace)
         for step in range(1, 5):

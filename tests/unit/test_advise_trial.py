@@ -44,15 +44,22 @@ class TestTrying:
         ],
     )
     def test_a_flag_replaces_its_like(self, words: str, left: str) -> None:
-        """Of two the last would count: nothing would be tried. What follows the program's name is the program's."""
+        """Of two the last would count: nothing would be tried. What follows the program's name is
+        the program's."""
         flag = argument("-Xmx8m", ("java",), "why", ("-Xmx", "-Xms"))
-        assert trial.attempt(flag, ["java", *words.split()], {}) == (["java", "-Xmx8m", *left.split()], {})
+        assert trial.attempt(flag, ["java", *words.split()], {}) == (
+            ["java", "-Xmx8m", *left.split()],
+            {},
+        )
 
     def test_one_collector_takes_the_place_of_another(self, tmp_path: Path) -> None:
         """A JVM with two does not start."""
         trace = Program(tmp_path, "/usr/bin/java")
         serial = settings(trace.touched(*hotspot(trace)))["-XX:+UseSerialGC"]
-        assert trial.attempt(serial, ["java", "-XX:+UseG1GC", "A"], {}) == (["java", "-XX:+UseSerialGC", "A"], {})
+        assert trial.attempt(serial, ["java", "-XX:+UseG1GC", "A"], {}) == (
+            ["java", "-XX:+UseSerialGC", "A"],
+            {},
+        )
 
     def test_what_differs_is_said(self, tmp_path: Path) -> None:
         (tmp_path / "one").mkdir()
@@ -75,7 +82,9 @@ class TestTrying:
         shown = report.as_json(before, advice, PROFILE, None, ["a"], 0, tried)
         found = shown["advice"]
         assert found[0]["after"]["exit_status"] == shown["together"]["after"]["exit_status"] == 1
-        assert found[1]["not_tried"] == "no reason" and shown["unchanged"]["not_tried"] == "no place"
+        assert (
+            found[1]["not_tried"] == "no reason" and shown["unchanged"]["not_tried"] == "no place"
+        )
         assert found[2]["after"] is found[2]["not_tried"] is None
 
     def test_as_many_programs_as_equal_runs_have(self, tmp_path: Path) -> None:
@@ -90,8 +99,12 @@ class TestTrying:
             found.append(measured(trace.touched()))
         first, again, after, other = found
         assert "7 programs ran, 9 before" in trial.unchanged(first, 0, again, 0).differences
-        assert not any("ran" in said for said in trial.after([first, again], 0, after, 0).differences)
-        assert "2 programs ran, 7 to 9 before" in trial.after([first, again], 0, other, 0).differences
+        assert not any(
+            "ran" in said for said in trial.after([first, again], 0, after, 0).differences
+        )
+        assert (
+            "2 programs ran, 7 to 9 before" in trial.after([first, again], 0, other, 0).differences
+        )
 
     def rounds(self, place: Path, times: int) -> Figures:
         """The figures of a program that maps and unmaps so often."""
@@ -103,15 +116,21 @@ class TestTrying:
         return measured(trace.touched())
 
     def test_a_rerun_that_brings_nothing_or_harm_is_said_to(self, tmp_path: Path) -> None:
-        """One that maps and unmaps more costs more; the same again is no better; less is, and nothing is said."""
-        first, same, more, less = (self.rounds(tmp_path / str(place), n) for place, n in enumerate((50, 50, 100, 10)))
+        """One that maps and unmaps more costs more; the same again is no better; less is, and
+        nothing is said."""
+        first, same, more, less = (
+            self.rounds(tmp_path / str(place), n) for place, n in enumerate((50, 50, 100, 10))
+        )
         rise = f"it takes more cycles and host calls than before under {TODAY}"
-        assert trial.after([first], 0, same, 0).differences == ["nothing that is measured is better than before"]
+        assert trial.after([first], 0, same, 0).differences == [
+            "nothing that is measured is better than before"
+        ]
         assert trial.after([first], 0, more, 0).differences == [rise]
         assert trial.after([first], 0, less, 0).differences == []
 
     def test_what_two_equal_runs_differ_in_is_no_gain(self, tmp_path: Path) -> None:
-        """100 and 120 rounds as it is: 85 and 135 say nothing; 60 does. The table shows both, and which is none."""
+        """100 and 120 rounds as it is: 85 and 135 say nothing; 60 does. The table shows both, and
+        which is none."""
         runs = [self.rounds(tmp_path / str(times), times) for times in (100, 120)]
         again = trial.unchanged(runs[0], 0, runs[1], 0)
         assert again.differences == []
@@ -119,14 +138,17 @@ class TestTrying:
         for times, none in ((85, True), (135, True), (60, False)):
             after = trial.after(runs, 0, self.rounds(tmp_path / str(times), times), 0)
             assert ("nothing that is measured is better than before" in after.differences) is none
-            text = " ".join(report.as_text(runs[0], advice, PROFILE, trial.Trial(again, {0: after})).split())
+            text = " ".join(
+                report.as_text(runs[0], advice, PROFILE, trial.Trial(again, {0: after})).split()
+            )
             low, high = runs[0].costs[TODAY].host_calls[0], runs[1].costs[TODAY].host_calls[0]
             now = after.costs[TODAY].host_calls[0]
             suffix = " (no difference)," if none else ","
             assert f"{TODAY}: host calls {low:,.0f} to {high:,.0f} -> {now:,.0f}{suffix}" in text
 
     def test_a_manifest_that_does_not_do_for_the_rerun(self, tmp_path: Path) -> None:
-        """With all settings the heap grows past what is advised for it: said, with the line that does."""
+        """With all settings the heap grows past what is advised for it: said, with the line that
+        does."""
         (tmp_path / "one").mkdir()
         (tmp_path / "two").mkdir()
         first, second = Program(tmp_path / "one"), Program(tmp_path / "two")

@@ -1,4 +1,5 @@
-"""The packages import in the order of docs/architecture.md, and no files import one another in a circle."""
+"""The packages import in the order of docs/architecture.md, and no files import one another in a
+circle."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def module_name(path: Path) -> str:
 
 
 def imports(path: Path, modules: set[str]) -> set[str]:
-    """The modules of the package that a file imports when it is executed; typing-only imports are left out."""
+    """The modules of the package that a file imports when it is executed; typing-only imports are
+    left out."""
     tree = ast.parse(path.read_text())
     typing_only = {
         id(child)
@@ -50,7 +52,9 @@ def imports(path: Path, modules: set[str]) -> set[str]:
 
 
 FILES = {module_name(path): path for path in SOURCE.rglob("*.py")}
-GRAPH = {name: imports(path, set(FILES)) - {name} for name, path in FILES.items() if name != "laconic"}
+GRAPH = {
+    name: imports(path, set(FILES)) - {name} for name, path in FILES.items() if name != "laconic"
+}
 
 
 def test_every_package_is_in_the_table() -> None:
@@ -81,5 +85,12 @@ def test_memory_imports_the_standard_library_only() -> None:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module is not None:
-                assert node.module.split(".")[0] not in ("rich", "pyarrow", "elftools", "textual"), name
-                assert not node.module.startswith("laconic.") or node.module.startswith("laconic.memory"), name
+                assert node.module.split(".")[0] not in (
+                    "rich",
+                    "pyarrow",
+                    "elftools",
+                    "textual",
+                ), name
+                assert not node.module.startswith("laconic.") or node.module.startswith(
+                    "laconic.memory"
+                ), name

@@ -1,4 +1,5 @@
-"""Bad traces and logs: impossible calls, clocks that were set back, batches that unpack to gigabytes, full disks."""
+"""Bad traces and logs: impossible calls, clocks that were set back, batches that unpack to
+gigabytes, full disks."""
 
 from __future__ import annotations
 
@@ -31,7 +32,14 @@ from laconic.trace.writer import TraceWriter
 PAGE = 4096
 MMAP = "100 {} mmap(NULL, {}, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = {}"
 #: The verbs that a bad trace used to end with a traceback.
-VERBS = ("compare -j 1", "callers", "html -o page.html --force", "replay --check", "info", "export --to csv -o -")
+VERBS = (
+    "compare -j 1",
+    "callers",
+    "html -o page.html --force",
+    "replay --check",
+    "info",
+    "export --to csv -o -",
+)
 
 
 def imported(folder: Path, *lines: str, kind: str = "strace") -> Path:
@@ -48,7 +56,8 @@ def times(trace: Path) -> list[int]:
 
 
 class TestImpossible:
-    """What the kernel cannot have answered is an unrecognized line of a log, and a lost row of a trace."""
+    """What the kernel cannot have answered is an unrecognized line of a log, and a lost row of a
+    trace."""
 
     @pytest.mark.parametrize(
         "line",
@@ -70,17 +79,31 @@ class TestImpossible:
     )
     def test_a_line(self, line: str, tmp_path: Path) -> None:
         log = tmp_path / "a.log"
-        log.write_text(f"100 brk(NULL) = 0x555500000000\n100 {line}\n100 brk(NULL) = 0x555500000000\n")
+        log.write_text(
+            f"100 brk(NULL) = 0x555500000000\n100 {line}\n100 brk(NULL) = 0x555500000000\n"
+        )
         report = import_logs("strace", [str(log)], str(tmp_path / "a.trace"))
         assert (report.not_understood, report.puzzles[0].line, report.calls) == (1, 2, {"brk": 2})
-        lost = [row[16] for row in laconic.trace.open(str(tmp_path / "a.trace")).rows() if row[0] == CODES["lost"]]
-        assert lost == [b"lines that were not understood, and may have been memory or process calls"]
+        lost = [
+            row[16]
+            for row in laconic.trace.open(str(tmp_path / "a.trace")).rows()
+            if row[0] == CODES["lost"]
+        ]
+        assert lost == [
+            b"lines that were not understood, and may have been memory or process calls"
+        ]
 
     @pytest.mark.parametrize(
         ("kind", "line"),
         [
-            ("gramine", "[P1:T1:x] trace: ---- mmap(0, 0, PROT_READ, MAP_PRIVATE|MAP_ANON, 0, 0) = 0x7f0000000000"),
-            ("perf", " 1.000 ( 0.001 ms): x/5 mmap(len: 0, prot: READ, flags: PRIVATE|ANONYMOUS) = 0x7f0000000000"),
+            (
+                "gramine",
+                "[P1:T1:x] trace: ---- mmap(0, 0, PROT_READ, MAP_PRIVATE|MAP_ANON, 0, 0) = 0x7f0000000000",
+            ),
+            (
+                "perf",
+                " 1.000 ( 0.001 ms): x/5 mmap(len: 0, prot: READ, flags: PRIVATE|ANONYMOUS) = 0x7f0000000000",
+            ),
         ],
     )
     def test_a_line_of_other_logs(self, kind: str, line: str, tmp_path: Path) -> None:
@@ -93,7 +116,9 @@ class TestImpossible:
     @pytest.mark.parametrize("source", ["run", "strace"])
     def test_a_row(self, source: str, verb: str, tmp_path: Path) -> None:
         """As older releases imported it."""
-        trace = Builder(tmp_path / "a.trace", source, {"unknown": ["touched pages", "initial maps"]})
+        trace = Builder(
+            tmp_path / "a.trace", source, {"unknown": ["touched pages", "initial maps"]}
+        )
         trace.row("process")
         trace.row("brk", 0, result=0x5555_5555_6000)
         trace.row("mmap", 0, 0, 3, 0x22, -1, 0, result=BASE, state=4)
@@ -124,7 +149,9 @@ class TestClock:
 
     LINES = (
         MMAP.format("12:00:05.500000", PAGE, "0x7f0000000000"),
-        MMAP.format("11:59:58.250000", PAGE, "0x7f0000001000"),  # set back by more than seven seconds
+        MMAP.format(
+            "11:59:58.250000", PAGE, "0x7f0000001000"
+        ),  # set back by more than seven seconds
         "100 mprotect(0x7f0000000000, 4096, PROT_READ) = 0",  # a line without a time
         MMAP.format("11:59:59.250000", PAGE, "0x7f0000002000"),
     )
@@ -134,7 +161,10 @@ class TestClock:
         assert times(trace) == [500, 500, 500, 1250]
         info = json.loads(command("info", trace, "--json", "-").stdout)
         assert info["seconds"] == {"from": 0.5, "until": 1.25}
-        assert "the log's clock was set back once; the times after that continue from the time before" in info["notes"]
+        assert (
+            "the log's clock was set back once; the times after that continue from the time before"
+            in info["notes"]
+        )
 
     def test_all_lines_are_exported(self, tmp_path: Path) -> None:
         trace = imported(tmp_path, *self.LINES)
@@ -149,7 +179,12 @@ class TestClock:
         """Its rows have negative differences of time."""
         steps = [5, -43_193, 1, 2]
         rows = [tuple(Row(CODES["mprotect"], 0, 1, 1, BASE, PAGE, 1)) for _ in steps]
-        about = {"laconic": "0.1.0", "schema": "1", "source": "strace", "events": json.dumps(EVENTS)}
+        about = {
+            "laconic": "0.1.0",
+            "schema": "1",
+            "source": "strace",
+            "events": json.dumps(EVENTS),
+        }
         schema = arrow_schema(about)
         batch, _ = encode(schema, rows, 0)
         columns = batch.columns
@@ -157,7 +192,9 @@ class TestClock:
         batch = pa.RecordBatch.from_arrays(columns, schema=schema)
         path = tmp_path / "old.trace"
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
-            stream.write_batch(batch, custom_metadata={"batch": "1", "crc32": str(checksum(batch)), "rows": "4"})
+            stream.write_batch(
+                batch, custom_metadata={"batch": "1", "crc32": str(checksum(batch)), "rows": "4"}
+            )
         assert [row[1] // 10**9 for row in laconic.trace.open(str(path)).rows()] == [5, 5, 5, 5]
         assert command(*verb.split(), path, cwd=tmp_path).returncode == 0
 
@@ -179,7 +216,9 @@ class TestMemory:
         row = tuple(Row(CODES["note"], 0, 1, 1, data=bytes(LARGEST_BATCH + (1 << 20))))
         batch, _ = encode(writer._schema, [row], 0)
         assert writer._stream is not None
-        writer._stream.write_batch(batch, custom_metadata={"crc32": str(checksum(batch)), "rows": "2"})
+        writer._stream.write_batch(
+            batch, custom_metadata={"crc32": str(checksum(batch)), "rows": "2"}
+        )
         writer._write_out()
         path = Path(trace.end())
         assert path.stat().st_size < 1 << 16
@@ -238,15 +277,24 @@ class TestOutput:
     @pytest.mark.skipif(os.geteuid() != 0, reason="this machine's user cannot mount")
     @pytest.mark.parametrize(("size", "kept"), [("4k", False), ("200k", True)])
     def test_import_on_a_full_disk(self, size: str, kept: bool, tmp_path: Path) -> None:
-        """The number of events in the message is that of the file; a file without events is removed."""
+        """The number of events in the message is that of the file; a file without events is
+        removed."""
         log, disk = tmp_path / "long.log", tmp_path / "disk"
         disk.mkdir()
         text = "10 mmap(NULL, {}, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = {:#x}\n"
-        log.write_text("".join(text.format(PAGE * (n * 7919 % 1000 + 1), n * 0x7919_3000) for n in range(60_000)))
+        log.write_text(
+            "".join(
+                text.format(PAGE * (n * 7919 % 1000 + 1), n * 0x7919_3000) for n in range(60_000)
+            )
+        )
         words = " ".join([*COMMAND, "import", "strace", str(log), "-o", f"{disk}/trace"])
         script = f"mount -t tmpfs -o size={size} none {disk} && {words}; ls {disk}; cat {disk}/trace >{tmp_path}/copy"
         done = subprocess.run(
-            ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, env=environment(), check=False
+            ["unshare", "-m", "sh", "-c", script],
+            capture_output=True,
+            text=True,
+            env=environment(),
+            check=False,
         )
         if "unshare" in done.stderr or "mount" in done.stderr:
             pytest.skip("this kernel does not let us mount")

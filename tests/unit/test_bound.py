@@ -1,4 +1,5 @@
-"""The bound on pictures that a person can check: what each history of pages costs at least, and where it is entered."""
+"""The bound on pictures that a person can check: what each history of pages costs at least, and
+where it is entered."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ PRIVATE = f.MAP_PRIVATE | f.MAP_ANONYMOUS | f.MAP_FIXED
 class Program:
     """A program whose pages lie as in a picture, and its bound."""
 
-    def __init__(self, picture: str, profile: CostProfile | None = None, high: bool = False) -> None:
+    def __init__(
+        self, picture: str, profile: CostProfile | None = None, high: bool = False
+    ) -> None:
         self.space = AddressSpace(Layout(mmap_base=at(200)), read(picture, LEGEND), start_brk=at(0))
         self.touches, self.meter = Touches(), Meter()
         self.bound = bound(profile or costs.load(), high)(self.meter, self.space, self.touches)
@@ -54,7 +57,9 @@ class Program:
     def mprotect(self, first: int, last: int, prot: int) -> None:
         """mprotect of these pages."""
         length = (last - first) * PAGE
-        self.call("mprotect", (at(first), length, prot), mprotect(self.space, at(first), length, prot))
+        self.call(
+            "mprotect", (at(first), length, prot), mprotect(self.space, at(first), length, prot)
+        )
 
     def munmap(self, first: int, last: int) -> None:
         """munmap of these pages."""
@@ -64,7 +69,9 @@ class Program:
     def madvise(self, first: int, last: int, advice: int) -> None:
         """madvise of these pages."""
         length = (last - first) * PAGE
-        self.call("madvise", (at(first), length, advice), madvise(self.space, at(first), length, advice))
+        self.call(
+            "madvise", (at(first), length, advice), madvise(self.space, at(first), length, advice)
+        )
 
     def mmap(self, first: int, last: int, prot: int) -> None:
         """A new anonymous mapping over these pages."""
@@ -85,7 +92,10 @@ TRIM = {"host_calls": 2, "ioctls": 2, "etrack_ipis": 1, "emodt": 1, "eaccept": 1
 
 def times(number: int, things: dict[str, int]) -> dict[str, int]:
     """So many pages' leaves; host calls and ioctls stay."""
-    return {name: count if name in ("host_calls", "ioctls") else count * number for name, count in things.items()}
+    return {
+        name: count if name in ("host_calls", "ioctls") else count * number
+        for name, count in things.items()
+    }
 
 
 def test_a_touch_commits_as_the_page_must_be() -> None:
@@ -119,7 +129,8 @@ def test_a_file_is_read_once() -> None:
 
 
 def test_permissions_of_live_pages() -> None:
-    """An extension by EMODPE alone; a restriction by one host call and ioctl, untouched pages left out."""
+    """An extension by EMODPE alone; a restriction by one host call and ioctl, untouched pages left
+    out."""
     program = Program("wwwwnn")
     program.touch(0, 2)
     program.mprotect(0, 6, RW | f.PROT_EXEC)
@@ -152,7 +163,8 @@ def test_discarded_and_touched_again_is_zeroed() -> None:
 
 
 def test_discarded_and_unmapped_is_given_back_unzeroed() -> None:
-    """Two host calls, which may have been made at either call: entered where it shows that there must be some."""
+    """Two host calls, which may have been made at either call: entered where it shows that there
+    must be some."""
     program = Program("ww")
     program.touch(0, 2)
     program.madvise(0, 2, f.MADV_DONTNEED)
@@ -162,7 +174,8 @@ def test_discarded_and_unmapped_is_given_back_unzeroed() -> None:
 
 
 def test_host_calls_between_serve_what_was_discarded_before() -> None:
-    """Whoever discards at the first call, and gives all back with another's host calls, needs none of its own."""
+    """Whoever discards at the first call, and gives all back with another's host calls, needs none
+    of its own."""
     program = Program("www")
     program.touch(0, 3)
     program.madvise(0, 1, f.MADV_DONTNEED)
@@ -199,7 +212,8 @@ def test_madv_free_keeps_all() -> None:
 
 
 def test_a_file_page_that_was_only_read_stays() -> None:
-    """Discarded, it has what it will have: of one that was written the file's contents are copied over."""
+    """Discarded, it has what it will have: of one that was written the file's contents are copied
+    over."""
     program = Program("dd")
     program.touch(0, 1, FILE_PAGE)
     program.touch(1, 2)
@@ -258,7 +272,9 @@ def test_threads_are_paid_for_as_many_as_live_at_once() -> None:
     }  # fmt: skip
     program.bound.thread()
     spent = program.spent()
-    assert (spent["emodt"], spent["host_calls"], spent["ioctls"]) == (2, 1, 1), "one ioctl can make all the TCSs"
+    assert (spent["emodt"], spent["host_calls"], spent["ioctls"]) == (2, 1, 1), (
+        "one ioctl can make all the TCSs"
+    )
     program.bound.end()
     assert program.meter.epc_pages == 0
 
@@ -274,9 +290,12 @@ def test_a_tcs_rides_on_a_host_call_that_there_was() -> None:
 
 
 def test_given_back_and_committed_again_within_the_call() -> None:
-    """Cheapest where EACCEPTCOPY and zeroing are both dear: EACCEPT gives zeroes, and the W that is too much goes."""
+    """Cheapest where EACCEPTCOPY and zeroing are both dear: EACCEPT gives zeroes, and the W that is
+    too much goes."""
     figures = {name: Figure(1, 1, "", "") for name in COSTED}
-    figures |= {name: Figure(1000, 1000, "", "") for name in ("eacceptcopy", "pages_zeroed", "pages_copied")}
+    figures |= {
+        name: Figure(1000, 1000, "", "") for name in ("eacceptcopy", "pages_zeroed", "pages_copied")
+    }
     program = Program("w", CostProfile("own", "none", figures), False)
     program.touch(0, 1)
     program.mmap(0, 1, f.PROT_READ)
@@ -287,8 +306,11 @@ def test_given_back_and_committed_again_within_the_call() -> None:
 
 
 def test_the_two_ends_may_choose_differently() -> None:
-    """Zeroing is cheap at the one end and dear at the other: each end has the counts that are cheapest there."""
-    figures = {name: Figure(10, 10, "", "") for name in COSTED} | {"pages_zeroed": Figure(1, 9999, "", "")}
+    """Zeroing is cheap at the one end and dear at the other: each end has the counts that are
+    cheapest there."""
+    figures = {name: Figure(10, 10, "", "") for name in COSTED} | {
+        "pages_zeroed": Figure(1, 9999, "", "")
+    }
     profile = CostProfile("own", "none", figures)
     spent = []
     for high in (False, True):
@@ -298,7 +320,14 @@ def test_the_two_ends_may_choose_differently() -> None:
         program.touch(0, 1)
         spent.append(program.spent())
     assert spent[0] == COMMITTED | {"pages_zeroed": 1}
-    assert spent[1] == {"eaug_faults": 2, "eaug": 2, "eaccept": 3, "etrack_ipis": 1, "emodt": 1, "eremove": 1}
+    assert spent[1] == {
+        "eaug_faults": 2,
+        "eaug": 2,
+        "eaccept": 3,
+        "etrack_ipis": 1,
+        "emodt": 1,
+        "eremove": 1,
+    }
 
 
 def test_devices_and_an_empty_enclave() -> None:
@@ -326,7 +355,8 @@ def test_a_reservation_that_is_not_touched_is_nothing(pages: int) -> None:
 
 
 def test_a_call_takes_microseconds() -> None:
-    """A hundred thousand calls on a thousand pages: far under what reading them from a trace takes."""
+    """A hundred thousand calls on a thousand pages: far under what reading them from a trace
+    takes."""
     program = Program("w" * 1000)
     program.touch(0, 1000)
     told = []

@@ -1,4 +1,5 @@
-"""laconic callers: what is put together, what people and programs are shown of it, names that come from anywhere.
+"""laconic callers: what is put together, what people and programs are shown of it, names that come
+from anywhere.
 
 `LACONIC_GOLDEN=write` in the environment writes the golden files anew.
 """
@@ -35,14 +36,18 @@ from laconic.trace.stacks import NO_STACK, Places, Stacks
 
 GOLDEN = Path(__file__).parent / "golden"
 #: A fixed one: shipped profiles change.
-PROFILE = CostProfile("fixed", "none", {name: Figure(1000, 1500, "a test", "none") for name in COSTED})
+PROFILE = CostProfile(
+    "fixed", "none", {name: Figure(1000, 1500, "a test", "none") for name in COSTED}
+)
 #: Function names that no terminal may get as they are, or that are very long.
 HOSTILE = (
     "red\x1b[31m\x1b]0;title\x07",
     "turned\u202eevil\u2066",
     "two\r\nlines\tand\x85more",
     "メモリ" * 40,
-    "std::map<" + "std::basic_string<char, std::char_traits<char>, std::allocator<char>>, " * 6 + "int>::at(int)",
+    "std::map<"
+    + "std::basic_string<char, std::char_traits<char>, std::allocator<char>>, " * 6
+    + "int>::at(int)",
     "x" * 500,
     "half\udc80",
 )
@@ -64,11 +69,16 @@ class Run(Builder):
         self.program("/bin/prog", ["prog"])
         for number, module in enumerate(modules, 1):
             self.row("module", number, pid=0, data=json.dumps(module._asdict()).encode())
-        packed = [FRAME.pack(one.module << 2 | one.exact << 1 | one.guessed, one.address) for one in frames]
+        packed = [
+            FRAME.pack(one.module << 2 | one.exact << 1 | one.guessed, one.address)
+            for one in frames
+        ]
         self.row("frames", 1, pid=0, data=b"".join(packed))
         self.row("mmap", 0, 1 << 20, 3, 0x22, -1, 0, result=BASE, state=CHOSEN, said=1)
 
-    def protect(self, stack: int, frames: Sequence[int] | None = None, prot: int = 3, **fields: int) -> None:
+    def protect(
+        self, stack: int, frames: Sequence[int] | None = None, prot: int = 3, **fields: int
+    ) -> None:
         """A call from a stack; `frames` where it comes for the first time."""
         data = b"" if frames is None else struct.pack(f"<{len(frames)}I", *frames)
         self.row("site", stack, data=data, **fields)
@@ -80,7 +90,11 @@ def recorded(path: Path) -> str:
     trace = Run(path)
     lost = [Module(FILE, path, "ab" * 20) for path in ("/gone/lib.so", "/gone/\x1bprog")]
     modules = [lost[0], Module(JIT, "[jit]", pid=1 << 30), lost[1]]
-    frames = [Frame(1, 0x1234, True, False), Frame(2, 0x7F0000, False, False), Frame(3, 0x555, False, True)]
+    frames = [
+        Frame(1, 0x1234, True, False),
+        Frame(2, 0x7F0000, False, False),
+        Frame(3, 0x555, False, True),
+    ]
     trace.begin(modules, frames)
     trace.row("module", 0, pid=0, data=json.dumps(Module("cut", "[cut]")._asdict()).encode())
     trace.row("frames", 0, pid=0, data=FRAME.pack(0 << 2 | 2, 0))
@@ -96,7 +110,9 @@ def recorded(path: Path) -> str:
 def found_in(path: str, by: str = "function", *, inverted: bool = False) -> tuple[Callers, Stacks]:
     """The callers of a trace with the built-in suppressions and no debug files."""
     found = sites(Trace(path), stacks=Stacks(Symbolizer(())))
-    return callers(found, by, inverted=inverted, suppressions=BUILT_IN, profile=PROFILE), found.stacks
+    return callers(
+        found, by, inverted=inverted, suppressions=BUILT_IN, profile=PROFILE
+    ), found.stacks
 
 
 def test_doctests() -> None:
@@ -112,12 +128,20 @@ class TestNames:
     @pytest.mark.parametrize("width", [60, 80])
     def test_nothing_is_lost_and_nothing_is_raw(self, name: str, width: int) -> None:
         lines = filled(f"{name} (prog) file.c:12345", width, "  < ")
-        assert all(line.isprintable() and line.isascii() or "メ" in line or "モ" in line for line in lines)
+        assert all(
+            line.isprintable() and line.isascii() or "メ" in line or "モ" in line for line in lines
+        )
         assert all(columns(line) <= width and len(line.rstrip()) == len(line) for line in lines)
         assert lines[0].startswith("  < ") and all(line.startswith(" " * 6) for line in lines[1:])
         whole = seen(f"{name} (prog) file.c:12345")
         assert "".join("".join(lines).removeprefix("  < ").split()) == "".join(whole.split())
-        assert not {unicodedata.category(each) for line in lines for each in line} & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+        assert not {unicodedata.category(each) for line in lines for each in line} & {
+            "Cc",
+            "Cf",
+            "Cs",
+            "Zl",
+            "Zp",
+        }
 
     def test_words(self) -> None:
         assert filled("", 80) == filled("  ", 80) == []
@@ -142,12 +166,18 @@ class TestPlaces:
         places = Places(5, find)
         assert asked == [] and places and asked == [0]
         assert places[0][0].function == "f0" and asked == [0]
-        assert [place.function for place, _ in places[:3]] == ["f0", "in1", "f1"] and asked == [0, 1]
+        assert [place.function for place, _ in places[:3]] == ["f0", "in1", "f1"] and asked == [
+            0,
+            1,
+        ]
         assert [places.frames_after(count) for count in range(4)] == [5, 4, 3, 3]
         rest = places.after(2)
         assert rest[0][0].function == "f1" and rest.frames_after(1) == 3 and asked == [0, 1]
         assert len(places) == 6 and len(rest) == 4 and asked == [0, 1, 2, 3, 4]
-        assert rest[-1][0].function == "f4" and [place.function for place, _ in rest][:2] == ["f1", "f2"]
+        assert rest[-1][0].function == "f4" and [place.function for place, _ in rest][:2] == [
+            "f1",
+            "f2",
+        ]
         assert not Places(0, find) and not places.after(6) and len(places.after(9)) == 0
         with pytest.raises(IndexError):
             places[6]
@@ -163,13 +193,28 @@ class TestPlaces:
             ("mmap", ["sbrk", "grow"], "sbrk"),
             ("brk", ["__brk", "__sbrk", "grow"], "grow"),
             ("brk", ["brk"], "brk"),
-            ("mprotect", ["runtime/internal/syscall.Syscall6", "syscall.RawSyscall", "syscall.Mprotect", "m.f"], "m.f"),
-            ("mmap", ["golang.org/x/sys/unix.Syscall6.abi0", "golang.org/x/sys/unix.Mmap", "main.main"], "main.main"),
+            (
+                "mprotect",
+                [
+                    "runtime/internal/syscall.Syscall6",
+                    "syscall.RawSyscall",
+                    "syscall.Mprotect",
+                    "m.f",
+                ],
+                "m.f",
+            ),
+            (
+                "mmap",
+                ["golang.org/x/sys/unix.Syscall6.abi0", "golang.org/x/sys/unix.Mmap", "main.main"],
+                "main.main",
+            ),
             ("mmap", ["syscall.Syscall", "syscall.Exec"], "syscall.Exec"),
             ("brk", [], None),
         ],
     )
-    def test_the_call_s_own_wrappers(self, call: str, functions: list[str], first: str | None) -> None:
+    def test_the_call_s_own_wrappers(
+        self, call: str, functions: list[str], first: str | None
+    ) -> None:
         spots = [(Place(function, "m"), False) for function in functions]
         for places in (spots, tuple(spots), Places(len(spots), lambda number: [spots[number]])):
             own = own_frames(call, places)
@@ -219,8 +264,14 @@ class TestTogether:
 
     def test_what_is_hidden_is_in_no_caller(self, tmp_path: Path) -> None:
         found = sites(Trace(sited(tmp_path / "a.trace", self.PLAN)))
-        result = callers(found, suppressions=[Suppression("r", function="*rin*"), Suppression("s", function="keep")])
-        assert result.hidden == {"r": 25} and [one.name for one in result.callers] == ["grow", "libgrow.so+0x12"]
+        result = callers(
+            found,
+            suppressions=[Suppression("r", function="*rin*"), Suppression("s", function="keep")],
+        )
+        assert result.hidden == {"r": 25} and [one.name for one in result.callers] == [
+            "grow",
+            "libgrow.so+0x12",
+        ]
         assert (result.asked, result.redundant) == (81, 68)
 
     def test_programs_apart(self, tmp_path: Path) -> None:
@@ -240,7 +291,9 @@ class TestTogether:
 
     def test_the_stack_shown_is_the_one_of_most(self, tmp_path: Path) -> None:
         trace = Run(tmp_path / "a.trace")
-        trace.begin([Module(FILE, "/gone/lib.so")], [Frame(1, 5, True, False), Frame(1, 6, True, False)])
+        trace.begin(
+            [Module(FILE, "/gone/lib.so")], [Frame(1, 5, True, False), Frame(1, 6, True, False)]
+        )
         trace.protect(0, [1, 2])
         trace.protect(1, [1, 1])
         trace.protect(1)
@@ -267,18 +320,30 @@ class TestReport:
         """Missing modules, JIT memory, cut stacks and guesses are said to be such."""
         found, stacks = found_in(recorded(tmp_path / "a.trace"))
         text = as_text(found, stacks)
-        assert "lib.so+0x1234" in text and "[jit]" in text and "[cut]" in text and "?+0x0" not in text
+        assert (
+            "lib.so+0x1234" in text and "[jit]" in text and "[cut]" in text and "?+0x0" not in text
+        )
         assert "no symbols of /gone/lib.so: No such file or directory" in text
         assert "no symbols of /gone/\\x1bprog: No such file or directory" in text
         assert "? a frame that was found by its frame pointer" in text
         missing = as_json(found, stacks)["missing_symbols"]
-        assert missing == dict.fromkeys(("/gone/lib.so", "/gone/\x1bprog"), "No such file or directory")
+        assert missing == dict.fromkeys(
+            ("/gone/lib.so", "/gone/\x1bprog"), "No such file or directory"
+        )
 
     @pytest.mark.parametrize("width", [60, 80, 100])
     @pytest.mark.parametrize("by", BY)
     def test_hostile_names(self, by: str, width: int, tmp_path: Path) -> None:
-        names = {name.replace("\n", " ").replace("\r", " ").replace("\x85", " "): (5, 0) for name in HOSTILE[:-1]}
-        path = sited(tmp_path / "a.trace", names, program="/bin/\x1b[2Jpr\nog", module="/lib/\u202emod\x07.so")
+        names = {
+            name.replace("\n", " ").replace("\r", " ").replace("\x85", " "): (5, 0)
+            for name in HOSTILE[:-1]
+        }
+        path = sited(
+            tmp_path / "a.trace",
+            names,
+            program="/bin/\x1b[2Jpr\nog",
+            module="/lib/\u202emod\x07.so",
+        )
         found, stacks = found_in(path, by)
         text = as_text(found, stacks, width)
         assert {char for char in text if not char.isprintable()} == {"\n"}
@@ -317,13 +382,21 @@ class TestCommand:
     def test_a_trace_without_stacks(self, tmp_path: Path) -> None:
         path = sited(tmp_path / "a.trace", {"grow": (1, 1)}, stacks=False)
         done = laconic("callers", path)
-        assert done.returncode == 0 and "1 redundant call has no stack: record with  strace -k" in done.stdout
+        assert (
+            done.returncode == 0
+            and "1 redundant call has no stack: record with  strace -k" in done.stdout
+        )
         assert "1 of 2 mprotect calls from here changed nothing\n    (no stack)" in done.stdout
         done = laconic("callers", small(tmp_path / "b.trace"))
-        assert "record with  laconic run -o FILE --stacks redundant" in done.stdout.replace("\n ", "")
+        assert "record with  laconic run -o FILE --stacks redundant" in done.stdout.replace(
+            "\n ", ""
+        )
 
     def test_an_empty_trace(self, tmp_path: Path) -> None:
-        for name, trace in (("a", Builder(tmp_path / "a.trace")), ("b", Builder(tmp_path / "b.trace"))):
+        for name, trace in (
+            ("a", Builder(tmp_path / "a.trace")),
+            ("b", Builder(tmp_path / "b.trace")),
+        ):
             if name == "a":
                 trace.program("/bin/prog", ["prog"])
             done = laconic("callers", trace.end(), "--json", str(tmp_path / "json"))
@@ -338,7 +411,10 @@ class TestCommand:
         trace.protect(7)  # a stack of which the trace has no frames
         done = laconic("callers", trace.cut())
         # Calls whose stack is not known may be from the same place.
-        assert done.returncode == 0 and "1 mprotect call from here changed nothing\n    lib.so+0x5\n" in done.stdout
+        assert (
+            done.returncode == 0
+            and "1 mprotect call from here changed nothing\n    lib.so+0x5\n" in done.stdout
+        )
         assert "1 mprotect call from here changed nothing\n    (no stack)\n" in done.stdout
         assert "is not complete" in done.stderr and "1 redundant call has no stack" in done.stdout
         whole = Path(sited(tmp_path / "b.trace", {"grow": (5000, 0)}))
@@ -350,8 +426,12 @@ class TestCommand:
     def test_rows_that_are_damaged(self, tmp_path: Path) -> None:
         """A module, frames and a stack that are no such: what is known is shown."""
         trace = Run(tmp_path / "a.trace")
-        trace.begin([Module(FILE, "/gone/lib.so")], [Frame(1, 5, True, False), Frame(2, 6, True, False)])
-        for number, data in enumerate((b"{", b"[]", b'{"new": 1, "path": 5, "kind": []}', b"[" * 99999, b"\xff"), 2):
+        trace.begin(
+            [Module(FILE, "/gone/lib.so")], [Frame(1, 5, True, False), Frame(2, 6, True, False)]
+        )
+        for number, data in enumerate(
+            (b"{", b"[]", b'{"new": 1, "path": 5, "kind": []}', b"[" * 99999, b"\xff"), 2
+        ):
             trace.row("module", number, pid=0, data=data)
         trace.row("symbols", 2, pid=0, data=b"5")
         trace.row("frames", 3, pid=0, data=b"123456789abcdef")
@@ -359,7 +439,11 @@ class TestCommand:
         trace.row("site", 1, data=b"\1\0\0\0\2\0")
         trace.row("mprotect", BASE, 8192, 3, result=0)
         done = laconic("callers", trace.end())
-        assert done.returncode == 0 and "2 mprotect calls from here" in done.stdout and "lib.so+0x5" in done.stdout
+        assert (
+            done.returncode == 0
+            and "2 mprotect calls from here" in done.stdout
+            and "lib.so+0x5" in done.stdout
+        )
 
     def test_no_escape_code_in_a_pipe(self, tmp_path: Path) -> None:
         path = sited(tmp_path / "a.trace", {"gr\x1b[31mow": (5, 0)})

@@ -96,16 +96,30 @@ class TestLimits:
         assert done.returncode == 0
         assert "60 suppressed ones not counted" in " ".join(done.stdout.split())
         assert laconic("check", trace, "--max-redundant", "6", "--no-suppressions").returncode == 1
-        assert laconic("check", trace, "--max-redundant", "5", "--suppressions", rules).returncode == 1
+        assert (
+            laconic("check", trace, "--max-redundant", "5", "--suppressions", rules).returncode == 1
+        )
 
     def test_as_json(self, trace: str) -> None:
-        done = laconic("check", trace, "--max-redundant", "5%", "--max-host-calls", "9", "--json", "-")
+        done = laconic(
+            "check", trace, "--max-redundant", "5%", "--max-host-calls", "9", "--json", "-"
+        )
         found = json.loads(done.stdout)
-        assert (done.returncode, found["kept"], found["redundant"], found["said"]) == (1, False, 66, 9)
+        assert (done.returncode, found["kept"], found["redundant"], found["said"]) == (
+            1,
+            False,
+            66,
+            9,
+        )
         assert [one["rule"] for one in found["limits"]] == ["max-redundant", "max-host-calls"]
         assert [one["kept"] for one in found["limits"]] == [False, True]
         worst = found["limits"][0]["offenders"][0]
-        assert (worst["function"], worst["redundant"], worst["asked"], worst["was"]) == ("grow", 60, 63, None)
+        assert (worst["function"], worst["redundant"], worst["asked"], worst["was"]) == (
+            "grow",
+            60,
+            63,
+            None,
+        )
         assert [frame["function"] for frame in worst["stack"]] == ["grow", "main"]
 
 
@@ -130,14 +144,22 @@ class TestBaseline:
     @pytest.mark.parametrize(
         ("tolerance", "status"), [((), 1), (("1",), 1), (("2",), 0), (("3%",), 1), (("150%",), 0)]
     )
-    def test_one_site_that_is_worse(self, base: Path, tmp_path: Path, tolerance: tuple[str, ...], status: int) -> None:
-        """In all there are fewer redundant calls: what one place gained does not make up for another."""
+    def test_one_site_that_is_worse(
+        self, base: Path, tmp_path: Path, tolerance: tuple[str, ...], status: int
+    ) -> None:
+        """In all there are fewer redundant calls: what one place gained does not make up for
+        another."""
         other = sited(tmp_path / "b.trace", {**PLAN, "grow": (30, 3), "trim": (4, 5)})
-        done = laconic("check", other, "--baseline", base, *(("--tolerance", *tolerance) if tolerance else ()))
+        done = laconic(
+            "check", other, "--baseline", base, *(("--tolerance", *tolerance) if tolerance else ())
+        )
         assert done.returncode == status
         if status:
             assert "1 site makes more than before" in " ".join(done.stdout.split())
-            assert "4 of 9 mprotect calls from here changed nothing, 2 in the baseline (+2)" in done.stdout
+            assert (
+                "4 of 9 mprotect calls from here changed nothing, 2 in the baseline (+2)"
+                in done.stdout
+            )
             assert "grow (" not in done.stdout
 
     def test_more_host_calls(self, base: Path, tmp_path: Path) -> None:
@@ -145,7 +167,9 @@ class TestBaseline:
         done = laconic("check", other, "--baseline", base)
         assert done.returncode == 1
         assert "FAILED baseline: 19 host calls, 9 in the baseline" in done.stdout
-        assert "15 host calls for 17 mprotect calls from here, 5 in the baseline (+10)" in done.stdout
+        assert (
+            "15 host calls for 17 mprotect calls from here, 5 in the baseline (+10)" in done.stdout
+        )
 
     def test_the_json_of_a_replay_knows_calls(self, trace: str, tmp_path: Path) -> None:
         path = tmp_path / "figures.json"
@@ -162,10 +186,14 @@ class TestBaseline:
         assert laconic("check", other, "--baseline", base, "--write-baseline", base).returncode == 1
         assert base.read_text() == before
         fresh = tmp_path / "fresh.json"
-        assert laconic("check", other, "--baseline", base, "--write-baseline", fresh).returncode == 1
+        assert (
+            laconic("check", other, "--baseline", base, "--write-baseline", fresh).returncode == 1
+        )
         assert not fresh.exists()
         better = sited(tmp_path / "c.trace", {**PLAN, "trim": (1, 5)})
-        assert laconic("check", better, "--baseline", base, "--write-baseline", base).returncode == 0
+        assert (
+            laconic("check", better, "--baseline", base, "--write-baseline", base).returncode == 0
+        )
         assert json.loads(base.read_text())["redundant"] == 65
 
     def test_a_baseline_that_cannot_be_written(self, trace: str, tmp_path: Path) -> None:
@@ -183,7 +211,11 @@ class TestProgram:
             ("print('said')", ("--max-redundant", "100%"), 0),
             ("print('said')", ("--max-host-calls", "0"), 1),
             ("print('said'); exit(7)", ("--max-host-calls", "0"), 7),
-            ("print('said'); exit(7)", ("--max-redundant", "100%", "--write-baseline", str(tmp_path / "b.json")), 7),
+            (
+                "print('said'); exit(7)",
+                ("--max-redundant", "100%", "--write-baseline", str(tmp_path / "b.json")),
+                7,
+            ),
         ):
             done = laconic("check", *words, "--", sys.executable, "-c", script)
             assert (done.returncode, done.stdout) == (status, "said\n"), done.stderr
@@ -191,7 +223,9 @@ class TestProgram:
         assert not (tmp_path / "b.json").exists()
 
     def test_offenders_have_stacks(self) -> None:
-        done = laconic("check", "--max-host-calls", "0", "--limit", "1", "--", sys.executable, "-c", "pass")
+        done = laconic(
+            "check", "--max-host-calls", "0", "--limit", "1", "--", sys.executable, "-c", "pass"
+        )
         assert re.search(r"(?m)^    < ", done.stderr), done.stderr
 
     def test_a_program_that_is_not_there(self, tmp_path: Path) -> None:
@@ -227,24 +261,34 @@ class TestBadInput:
             (("TRACE", "--max-redundant", "5", "--json", "missing/x.json"), "missing/x.json"),
         ],
     )
-    def test_it_is_named(self, trace: str, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    def test_it_is_named(
+        self, trace: str, tmp_path: Path, words: tuple[str, ...], said: str
+    ) -> None:
         (tmp_path / "other.json").write_text('{"findings": []}')
         (tmp_path / "empty.json").write_text("")
         (tmp_path / "broken.toml").write_text("[[suppress\n")
-        done = laconic("check", *(trace if word == "TRACE" else word for word in words), cwd=tmp_path)
+        done = laconic(
+            "check", *(trace if word == "TRACE" else word for word in words), cwd=tmp_path
+        )
         assert (done.returncode, done.stdout) == (2, "")
         assert said in done.stderr
 
     def test_a_trace_that_is_not_complete_keeps_no_limit(self, tmp_path: Path) -> None:
-        """What is missing may go over it, and a baseline would be too low. A limit that is not kept, is not."""
+        """What is missing may go over it, and a baseline would be too low. A limit that is not
+        kept, is not."""
         cut = Builder(tmp_path / "cut.trace")
         cut.program("/bin/prog", ["prog"])
         cut.row("mmap", 0, 8192, 3, 0x22, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=MAP)
         cut.row("mprotect", BASE, 8192, 3, result=0)
         path, base = cut.cut(), tmp_path / "base.json"
-        for words, status in ((("--max-redundant", "1", "--write-baseline", base), 2), (("--max-redundant", "0"), 1)):
+        for words, status in (
+            (("--max-redundant", "1", "--write-baseline", base), 2),
+            (("--max-redundant", "0"), 1),
+        ):
             done = laconic("check", path, *words)
-            assert (done.returncode, done.stderr.count("is not complete: ")) == (status, 1), done.stderr
+            assert (done.returncode, done.stderr.count("is not complete: ")) == (status, 1), (
+                done.stderr
+            )
             assert ("may go over the limits" in done.stderr) == (status == 2)
             assert "1 of 2 memory calls" in done.stdout
         assert not base.exists()
@@ -253,14 +297,19 @@ class TestBadInput:
         before = Path(trace).read_bytes()
         for option in ("--json", "--write-baseline"):
             done = laconic("check", trace, "--max-redundant", "100%", option, trace)
-            assert (done.returncode, done.stdout) == (2, "") and "is what is read: name another file" in done.stderr
+            assert (done.returncode, done.stdout) == (
+                2,
+                "",
+            ) and "is what is read: name another file" in done.stderr
         assert Path(trace).read_bytes() == before
 
     def test_a_trace_without_calls_keeps_every_limit(self, tmp_path: Path) -> None:
         empty = Builder(tmp_path / "none.trace").end()
         done = laconic("check", empty, "--max-redundant", "0%", "--max-host-calls", "0")
         assert done.returncode == 0
-        assert done.stdout.startswith("ok max-redundant: 0 of 0 memory calls changed nothing; 0 % may\n")
+        assert done.stdout.startswith(
+            "ok max-redundant: 0 of 0 memory calls changed nothing; 0 % may\n"
+        )
 
 
 class TestGitHub:
@@ -286,19 +335,33 @@ class TestGitHub:
             def places(self, number: int) -> tuple[tuple[Place, bool], ...]:
                 outside = Place("inlined", "p", "/usr/include/vector", 7, True)
                 gone = Place("gone", "p", "build/made.c", 3)
-                return (outside, False), (gone, False), (Place("a::b,c\n%", "p", "src/odd,na:me.c", 12), False)
+                return (
+                    (outside, False),
+                    (gone, False),
+                    (Place("a::b,c\n%", "p", "src/odd,na:me.c", 12), False),
+                )
 
         key = Key("mmap", "inlined", "p", "p\r::error::x")
-        figures = Figures("a", Tally(2, 2, 0), sites={key: Tally(2, 2, 0)}, whole=True, stacks={key: 0})
+        figures = Figures(
+            "a", Tally(2, 2, 0), sites={key: Tally(2, 2, 0)}, whole=True, stacks={key: 0}
+        )
         verdicts = gate.check(figures, gate.Limits(parse_limit("0%")))
-        text = as_github(figures, verdicts, Known(), "/repo", lambda path: path == "/repo/src/odd,na:me.c")
+        text = as_github(
+            figures, verdicts, Known(), "/repo", lambda path: path == "/repo/src/odd,na:me.c"
+        )
         first, second = text.splitlines()
         assert first.startswith("::error title=laconic max-redundant::")
-        assert second.startswith("::error file=src/odd%2Cna%3Ame.c,line=12,title=laconic max-redundant::")
-        assert second.endswith("p%0D::error::x%0A< gone (p) made.c:3%0A< a::b,c%0A%25 (p) odd,na:me.c:12")
+        assert second.startswith(
+            "::error file=src/odd%2Cna%3Ame.c,line=12,title=laconic max-redundant::"
+        )
+        assert second.endswith(
+            "p%0D::error::x%0A< gone (p) made.c:3%0A< a::b,c%0A%25 (p) odd,na:me.c:12"
+        )
 
 
-@pytest.mark.parametrize("text", ["", "%", "x", "5 %%", "-5%", "1e3", "0.5", "inf", "nan%", "٣", True])
+@pytest.mark.parametrize(
+    "text", ["", "%", "x", "5 %%", "-5%", "1e3", "0.5", "inf", "nan%", "٣", True]
+)
 def test_what_is_no_limit(text: str) -> None:
     with pytest.raises(ValueError, match="is no limit"):
         parse_limit(text)
@@ -308,4 +371,8 @@ def test_shares_are_exact() -> None:
     """No rounding: 0.1 % of 3,000 is 3, not a little less."""
     assert parse_limit("0.1%").of(3000) == 3
     assert parse_limit(" 7 ").of(3000) == parse_limit(7).of(1) == 7
-    assert [str(parse_limit(text)) for text in ("5%", "0.5%", "12345")] == ["5 %", "0.5 %", "12,345"]
+    assert [str(parse_limit(text)) for text in ("5%", "0.5%", "12345")] == [
+        "5 %",
+        "0.5 %",
+        "12,345",
+    ]

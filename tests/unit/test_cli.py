@@ -74,14 +74,18 @@ def test_what_stands_after_the_program_is_the_program_s(tmp_path: Path) -> None:
     done = laconic("run", "--quiet", "echo", "--json", "--verify", "--", "-x")
     assert (done.returncode, done.stdout, done.stderr) == (0, "--json --verify -- -x\n", "")
     odd = executable(tmp_path / "--odd", b"#!/bin/sh\necho odd\n")
-    done = laconic("run", "--quiet", "--", odd.name, env=environment(PATH=f"{tmp_path}:{os.environ['PATH']}"))
+    done = laconic(
+        "run", "--quiet", "--", odd.name, env=environment(PATH=f"{tmp_path}:{os.environ['PATH']}")
+    )
     assert (done.returncode, done.stdout) == (0, "odd\n")
 
 
 class TestProgramsThatCannotRun:
     """A shell's statuses: 127 for what is not there, 126 for what cannot be executed."""
 
-    @pytest.mark.parametrize("name", ["./missing", "missing-everywhere", "/missing/program", "", "a\udcffb", "true "])
+    @pytest.mark.parametrize(
+        "name", ["./missing", "missing-everywhere", "/missing/program", "", "a\udcffb", "true "]
+    )
     def test_missing(self, name: str, tmp_path: Path) -> None:
         done = laconic("run", "--", name, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (127, "")
@@ -111,7 +115,12 @@ class TestProgramsThatCannotRun:
         assert (done.returncode, done.stdout) == (126, "")
         (tmp_path / "more").mkdir()
         executable(tmp_path / "more" / file.name, b"#!/bin/sh\necho the other\n")
-        done = laconic("run", "--", file.name, env=environment(PATH=f"{tmp_path}:{tmp_path}/more:{os.environ['PATH']}"))
+        done = laconic(
+            "run",
+            "--",
+            file.name,
+            env=environment(PATH=f"{tmp_path}:{tmp_path}/more:{os.environ['PATH']}"),
+        )
         assert (done.returncode, done.stdout) == (0, "the other\n")
 
     def test_a_script_without_an_interpreter_line_runs_by_sh(self, tmp_path: Path) -> None:
@@ -128,7 +137,8 @@ class TestProgramsThatCannotRun:
         assert "interpreter" in done.stderr
 
     @pytest.mark.parametrize(
-        "content", [b"\x7fELF", b"\x7fELF\x02\x01\x01" + bytes(200), b"\x7fELF garbage\ntouch ran\n"]
+        "content",
+        [b"\x7fELF", b"\x7fELF\x02\x01\x01" + bytes(200), b"\x7fELF garbage\ntouch ran\n"],
     )
     def test_a_broken_elf_file(self, content: bytes, tmp_path: Path) -> None:
         """It is no script for sh, whatever its text says."""
@@ -141,7 +151,9 @@ class TestProgramsThatCannotRun:
 class TestOutputs:
     """Where the figures cannot be written, the program's own status survives."""
 
-    def test_a_path_that_cannot_be_written_is_found_before_the_program_starts(self, tmp_path: Path) -> None:
+    def test_a_path_that_cannot_be_written_is_found_before_the_program_starts(
+        self, tmp_path: Path
+    ) -> None:
         for path in (tmp_path / "missing" / "figures.json", tmp_path):
             done = laconic("run", "--json", path, "--", "touch", "started", cwd=tmp_path)
             assert done.returncode == 2
@@ -167,7 +179,9 @@ class TestOutputs:
         ],
     )
     @pytest.mark.parametrize("status", [0, 3])
-    def test_the_program_s_status_survives(self, options: Sequence[str], redirect: str, status: int) -> None:
+    def test_the_program_s_status_survives(
+        self, options: Sequence[str], redirect: str, status: int
+    ) -> None:
         done = laconic("run", *options, "--", "sh", "-c", f"exit {status}", redirect=redirect)
         assert done.returncode == status
         if options and not redirect and "--quiet" not in options:
@@ -175,7 +189,9 @@ class TestOutputs:
 
     def test_figures_on_a_standard_output_that_is_closed(self) -> None:
         """Found before the program starts, or the program's status: nothing else."""
-        assert laconic("run", "--json", "-", "--", "sh", "-c", "exit 3", redirect=">&-").returncode in (2, 3)
+        assert laconic(
+            "run", "--json", "-", "--", "sh", "-c", "exit 3", redirect=">&-"
+        ).returncode in (2, 3)
 
     def test_messages_go_nowhere_where_standard_error_is_closed(self) -> None:
         """Not to standard output, which is the program's."""
@@ -190,7 +206,16 @@ class TestOutputs:
 
     def test_descriptors_that_are_closed_stay_closed_in_the_program(self, tmp_path: Path) -> None:
         script = f"ls -l /proc/self/fd >{tmp_path}/seen"
-        laconic("run", "--json", tmp_path / "figures.json", "--", "sh", "-c", script, redirect="<&- 2>&-")
+        laconic(
+            "run",
+            "--json",
+            tmp_path / "figures.json",
+            "--",
+            "sh",
+            "-c",
+            script,
+            redirect="<&- 2>&-",
+        )
         # The file of the shell's own redirection and no other, and no pipe.
         seen = (tmp_path / "seen").read_text()
         assert (seen.count(str(tmp_path)), seen.count("pipe:")) == (1, 0), seen
@@ -205,9 +230,15 @@ class TestOutputs:
         assert json.loads(done.stdout)["findings"]
 
     def test_an_argument_that_is_no_text(self, tmp_path: Path) -> None:
-        done = laconic("run", "--json", tmp_path / "f\udcff", "--", "printf", "%s", "a\udcffb", cwd=tmp_path)
+        done = laconic(
+            "run", "--json", tmp_path / "f\udcff", "--", "printf", "%s", "a\udcffb", cwd=tmp_path
+        )
         assert (done.returncode, done.stdout) == (0, "a\\xffb")
-        assert json.loads((tmp_path / "f\udcff").read_text())["command"] == ["printf", "%s", "a\udcffb"]
+        assert json.loads((tmp_path / "f\udcff").read_text())["command"] == [
+            "printf",
+            "%s",
+            "a\udcffb",
+        ]
 
     def test_quiet_prints_nothing(self) -> None:
         done = laconic("run", "--quiet", "--verify", "exit", "--", "sh", "-c", "exit 3")
@@ -215,9 +246,14 @@ class TestOutputs:
 
     @pytest.mark.parametrize("columns", ["20", "80", "400"])
     def test_the_table_in_a_pipe(self, columns: str) -> None:
-        """80 columns and no escape codes, whatever the environment says of colours and terminals."""
-        env = environment(COLUMNS=columns, FORCE_COLOR="1", CLICOLOR_FORCE="1", TERM="xterm-256color")
-        done = laconic("run", "--verify", "exit", "--", sys.executable, "-c", "import json, threading", env=env)
+        """80 columns and no escape codes, whatever the environment says of colours and
+        terminals."""
+        env = environment(
+            COLUMNS=columns, FORCE_COLOR="1", CLICOLOR_FORCE="1", TERM="xterm-256color"
+        )
+        done = laconic(
+            "run", "--verify", "exit", "--", sys.executable, "-c", "import json, threading", env=env
+        )
         assert done.returncode == 0
         assert done.stderr.startswith("laconic: ")
         assert "verify (exit): 1 check, 0 mismatches" in done.stderr
@@ -244,11 +280,26 @@ class TestHelp:
     def test_help_imports_no_more_than_it_needs(self) -> None:
         command = [sys.executable, "-X", "importtime", "-m", "laconic", "--help"]
         done = run_alone(command, env=environment())
-        imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "import time:" in line}
+        imported = {
+            line.rpartition("|")[2].strip()
+            for line in done.stderr.splitlines()
+            if "import time:" in line
+        }
         assert "laconic.commands" in imported
         for name in imported:
-            assert name.split(".")[0] not in {"rich", "ctypes", "json", "subprocess", "pyarrow", "numpy"}, name
-            assert name.rpartition(".")[0] not in {"laconic.tracer", "laconic.memory", "laconic.report"}, name
+            assert name.split(".")[0] not in {
+                "rich",
+                "ctypes",
+                "json",
+                "subprocess",
+                "pyarrow",
+                "numpy",
+            }, name
+            assert name.rpartition(".")[0] not in {
+                "laconic.tracer",
+                "laconic.memory",
+                "laconic.report",
+            }, name
             assert not name.startswith(("laconic.linux", "laconic.sgx")), name
 
     def test_help_is_quick(self) -> None:
@@ -256,7 +307,10 @@ class TestHelp:
         nothing: list[float] = []
         helping: list[float] = []
         for _ in range(7):
-            for command, times in (((sys.executable, "-c", "pass"), nothing), ((*COMMAND, "--help"), helping)):
+            for command, times in (
+                ((sys.executable, "-c", "pass"), nothing),
+                ((*COMMAND, "--help"), helping),
+            ):
                 began = time.perf_counter()
                 subprocess.run(command, env=environment(), stdout=subprocess.DEVNULL, check=True)
                 times.append(time.perf_counter() - began)

@@ -1,4 +1,5 @@
-"""Comparing strategies: sums, ranges, the bound, and the same figures from one process or several."""
+"""Comparing strategies: sums, ranges, the bound, and the same figures from one process or
+several."""
 
 from __future__ import annotations
 
@@ -47,12 +48,15 @@ def begun(path: Path, **options: Any) -> Builder:
 
 
 def busy(path: Path, rounds: int = 1, **options: Any) -> Builder:
-    """A program that maps `PAGES` pages, touches two, protects them as they are, less and more, forks, and unmaps."""
+    """A program that maps `PAGES` pages, touches two, protects them as they are, less and more,
+    forks, and unmaps."""
     trace = begun(path, **options)
     length = PAGES * PAGE_SIZE
     touched = ((BASE, BASE + 2 * PAGE_SIZE, 0),)
     for _ in range(rounds):
-        trace.row("mmap", 0, length, RW, ANON, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=int(MAP))
+        trace.row(
+            "mmap", 0, length, RW, ANON, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=int(MAP)
+        )
         trace.row("mprotect", BASE, length, RW)
         trace.row("mprotect", BASE, length, READ, said=1, kinds=int(RESTRICT), touched=touched)
         trace.row("mprotect", BASE, length, RW, said=1, kinds=int(EXTEND))
@@ -63,7 +67,19 @@ def busy(path: Path, rounds: int = 1, **options: Any) -> Builder:
 def reservation(path: Path, length: int) -> str:
     """A program that reserves so many bytes, opens and touches a page of them, and ends."""
     trace = begun(path)
-    trace.row("mmap", 0, length, 0, ANON | NORESERVE, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=int(MAP))
+    trace.row(
+        "mmap",
+        0,
+        length,
+        0,
+        ANON | NORESERVE,
+        -1,
+        0,
+        result=BASE,
+        state=CHOSEN,
+        said=1,
+        kinds=int(MAP),
+    )
     trace.row("mprotect", BASE, PAGE_SIZE, RW, said=1, kinds=int(EXTEND))
     trace.row("exit", 0, touched=((BASE, BASE + PAGE_SIZE, 0),))
     return trace.end()
@@ -83,7 +99,8 @@ def added(each: list[Counts]) -> Counts:
 
 
 def test_what_each_strategy_does_with_one_mapping(tmp_path: Path) -> None:
-    """As their pages say: every-call accepts all pages and protects all of them each time, laconic only the touched."""
+    """As their pages say: every-call accepts all pages and protects all of them each time, laconic
+    only the touched."""
     found = compared(busy(tmp_path / "a.trace").end()).strategies
     totals = {name: each.total.high for name, each in found.items()}
     assert totals["every-call"].eaug_faults >= PAGES and totals["classify"].eaug_faults >= PAGES
@@ -173,7 +190,10 @@ class TestRanges:
         result = compared(busy(tmp_path / "a.trace", source="strace").end())
         assert result.ranged
         for each in result.strategies.values():
-            assert all(getattr(each.total.low, thing) <= getattr(each.total.high, thing) for thing in THINGS)
+            assert all(
+                getattr(each.total.low, thing) <= getattr(each.total.high, thing)
+                for thing in THINGS
+            )
             assert each.total.cycles[0] < each.total.cycles[1] and each.peak[0] <= each.peak[1]
         floor = result.strategies[BOUND].total
         assert (floor.low.eaug_faults, floor.high.eaug_faults) == (2, PAGES)
@@ -187,7 +207,8 @@ class TestRanges:
         assert any("touched" in note for note in figures["notes"])
 
     def test_a_ratio_is_of_the_same_replay(self, tmp_path: Path) -> None:
-        """Its ends are those of whole comparisons: what is never above the base is never shown so."""
+        """Its ends are those of whole comparisons: what is never above the base is never shown
+        so."""
         result = compared(busy(tmp_path / "a.trace", source="strace").end()).strategies
         for name in STRATEGIES:
             ratio = result[name].ratio(result[name])
@@ -234,8 +255,13 @@ def test_epc_pages_at_the_end_are_those_before_the_enclaves_end(tmp_path: Path) 
 
 def test_an_unknown_strategy_names_the_choices(tmp_path: Path) -> None:
     path = small(tmp_path / "a.trace")
-    for run in (lambda: compare(path, ["mute"], load()), lambda: compare_hosts(Trace(path), ["mute"])):
-        with pytest.raises(LaconicError, match=r"'mute'.*every-call, skip-equal, classify, laconic"):
+    for run in (
+        lambda: compare(path, ["mute"], load()),
+        lambda: compare_hosts(Trace(path), ["mute"]),
+    ):
+        with pytest.raises(
+            LaconicError, match=r"'mute'.*every-call, skip-equal, classify, laconic"
+        ):
             run()
 
 
@@ -252,8 +278,14 @@ def best(work: Callable[[], Any]) -> float:
 @pytest.mark.parametrize("name", ALL)
 def test_a_reservation_of_64_gib_costs_no_more_than_a_small_one(name: str, tmp_path: Path) -> None:
     """Java and node make them: PROT_NONE and NORESERVE, a page of it used."""
-    large, tiny = reservation(tmp_path / "a.trace", 64 << 30), reservation(tmp_path / "b.trace", 1 << 16)
-    assert best(lambda: compare(large, [name], load())) < 3 * best(lambda: compare(tiny, [name], load())) + 0.01
+    large, tiny = (
+        reservation(tmp_path / "a.trace", 64 << 30),
+        reservation(tmp_path / "b.trace", 1 << 16),
+    )
+    assert (
+        best(lambda: compare(large, [name], load()))
+        < 3 * best(lambda: compare(tiny, [name], load())) + 0.01
+    )
     peaks = [compare(path, [name], load()).strategies[name].peak for path in (large, tiny)]
     assert peaks[0] == peaks[1] or name in ("every-call", "skip-equal", "classify")
 
@@ -293,12 +325,21 @@ class TestLinux:
         trace = begun(tmp_path / "a.trace")
         trace.row("munmap", BASE, PAGE_SIZE)
         trace.row("mprotect", BASE, PAGE_SIZE, RW, result=-12)
-        ledgers = {name: each.ledger for name, each in compare_hosts(Trace(trace.end()), STRATEGIES).items()}
-        assert ledgers["skip-equal"].calls["munmap"].said == ledgers["every-call"].calls["munmap"].said == 1
+        ledgers = {
+            name: each.ledger
+            for name, each in compare_hosts(Trace(trace.end()), STRATEGIES).items()
+        }
+        assert (
+            ledgers["skip-equal"].calls["munmap"].said
+            == ledgers["every-call"].calls["munmap"].said
+            == 1
+        )
         assert ledgers["laconic"].said == 0
 
     def test_json_and_text(self, tmp_path: Path) -> None:
-        figures = hosts_as_json(compare_hosts(Trace(small(tmp_path / "a.trace", source="strace")), STRATEGIES))
+        figures = hosts_as_json(
+            compare_hosts(Trace(small(tmp_path / "a.trace", source="strace")), STRATEGIES)
+        )
         assert figures["strategies"]["classify"] == figures["strategies"]["laconic"]
         assert "counts_low" in figures["strategies"]["laconic"]
         assert "counts_low" not in figures["strategies"]["every-call"]
@@ -317,28 +358,42 @@ class TestText:
     @pytest.mark.parametrize("factor", [1, 10**6, 10**12])
     @pytest.mark.parametrize("ranged", [False, True])
     @pytest.mark.parametrize("by", [None, "process", "call"])
-    def test_numbers_are_never_cut(self, factor: int, ranged: bool, by: str | None, tmp_path: Path) -> None:
+    def test_numbers_are_never_cut(
+        self, factor: int, ranged: bool, by: str | None, tmp_path: Path
+    ) -> None:
         figures = as_json(compared(busy(tmp_path / "a.trace").end()), 2)
         figures["processes"][0]["path"] = "/opt/a/program/with/a/long/" + "name" * 20
-        parts = [figures["processes"][0]["strategies"], *figures["calls"].values(), figures["strategies"]]
+        parts = [
+            figures["processes"][0]["strategies"],
+            *figures["calls"].values(),
+            figures["strategies"],
+        ]
         for each in [each for part in parts for each in part.values()]:
             each["counts"] = {name: (count + 1) * factor for name, count in each["counts"].items()}
             each["cycles"] = {end: cycles * factor for end, cycles in each["cycles"].items()}
             each.pop("counts_low", None)
             if ranged:
-                each["counts_low"] = {name: count // 2 + 1 for name, count in each["counts"].items()}
+                each["counts_low"] = {
+                    name: count // 2 + 1 for name, count in each["counts"].items()
+                }
         text = as_text(figures, 80, by)
         assert text == as_text(figures, 80, by) and "…" not in text and "\x1b" not in text
         assert max(map(len, text.splitlines())) <= 80
         for each in figures["strategies"].values():
             counts = each["counts"]
-            for number in (counts["host_calls"], counts["eaccept"] + counts["eacceptcopy"], each["cycles"]["low"]):
+            for number in (
+                counts["host_calls"],
+                counts["eaccept"] + counts["eacceptcopy"],
+                each["cycles"]["low"],
+            ):
                 assert f" {number:,}" in text
 
     def test_the_epc_is_compared_with_the_peak(self, tmp_path: Path) -> None:
         result = compared(busy(tmp_path / "a.trace").end())
         peak = result.strategies["every-call"].peak[1]
-        assert f"overflow under every-call ({peak:,})" in " ".join(as_text(as_json(result, 3)).split())
+        assert f"overflow under every-call ({peak:,})" in " ".join(
+            as_text(as_json(result, 3)).split()
+        )
         assert "holds the peak of every strategy" in as_text(as_json(result, peak))
         assert as_json(result, peak)["epc"]["overflows"] == []
 

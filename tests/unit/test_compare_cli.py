@@ -1,4 +1,5 @@
-"""`laconic compare`, and the enclaves of `run`, `replay` and `sweep`: outputs, exit codes, bad input."""
+"""`laconic compare`, and the enclaves of `run`, `replay` and `sweep`: outputs, exit codes, bad
+input."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ class TestTrace:
     """`laconic compare FILE`."""
 
     def test_tables_in_a_pipe(self, trace: str) -> None:
-        """80 columns and no escape codes, whatever the environment says of colours and terminals."""
+        """80 columns and no escape codes, whatever the environment says of colours and
+        terminals."""
         words = ("compare", trace, "--by", "call", "--epc", "128M")
         plain = laconic(*words)
         assert (plain.returncode, plain.stderr) == (0, "")
@@ -66,7 +68,17 @@ class TestTrace:
         ):
             assert laconic(*words, env=environment(**more)).stdout == plain.stdout
         assert "\x1b" not in plain.stdout and max(map(len, plain.stdout.splitlines())) <= 80
-        for word in (*ALL, "host", "ETRACK", "EAUG", "peak EPC", "profile published", "÷ bound", "mprotect", "MiB"):
+        for word in (
+            *ALL,
+            "host",
+            "ETRACK",
+            "EAUG",
+            "peak EPC",
+            "profile published",
+            "÷ bound",
+            "mprotect",
+            "MiB",
+        ):
             assert word in plain.stdout
 
     def test_json(self, trace: str, tmp_path: Path) -> None:
@@ -75,21 +87,33 @@ class TestTrace:
         told = laconic("compare", trace, "--json", path)
         alone = laconic("compare", trace, "--json", "-")
         figures = json.loads(path.read_text())
-        assert json.loads(alone.stdout) == figures and alone.stderr == "" and "laconic: " in told.stdout
+        assert (
+            json.loads(alone.stdout) == figures
+            and alone.stderr == ""
+            and "laconic: " in told.stdout
+        )
         assert figures["strategies"].keys() == {*ALL} and figures["trace"]["path"] == trace
         assert figures["schema"] == 1 and figures["asked"] == 5
-        assert figures["strategies"]["laconic"]["counts"].keys() == {*THINGS, "peak_epc_pages", "epc_pages"}
+        assert figures["strategies"]["laconic"]["counts"].keys() == {
+            *THINGS,
+            "peak_epc_pages",
+            "epc_pages",
+        }
 
     def test_the_strategies_that_are_named(self, trace: str) -> None:
         """And those that the ratios are to."""
-        figures = json.loads(laconic("compare", trace, "--strategy", "classify", "--json", "-").stdout)
+        figures = json.loads(
+            laconic("compare", trace, "--strategy", "classify", "--json", "-").stdout
+        )
         assert list(figures["strategies"]) == ["every-call", "classify", "bound"]
 
     def test_a_strategy_of_one_s_own(self, trace: str, tmp_path: Path) -> None:
         (tmp_path / "mine.py").write_text(
             'from laconic.strategies.laconic import Laconic\nclass Mine(Laconic):\n    name = "mine"\n'
         )
-        run = laconic("compare", "-j", "1", trace, "--strategy", "mine:Mine", "--json", "-", cwd=tmp_path)
+        run = laconic(
+            "compare", "-j", "1", trace, "--strategy", "mine:Mine", "--json", "-", cwd=tmp_path
+        )
         assert list(json.loads(run.stdout)["strategies"]) == ["every-call", "bound", "mine:Mine"]
 
     def test_a_strategy_of_one_s_own_that_lacks_methods(self, trace: str, tmp_path: Path) -> None:
@@ -98,15 +122,24 @@ class TestTrace:
         )
         run = laconic("compare", trace, "--strategy", "half:Half", cwd=tmp_path)
         assert run.returncode == 2
-        assert "'half:Half' lacks methods: define call, fork, grow, load, thread, thread_ends, touch" in run.stderr
+        assert (
+            "'half:Half' lacks methods: define call, fork, grow, load, thread, thread_ends, touch"
+            in run.stderr
+        )
 
     def test_costs_of_one_s_own(self, trace: str, tmp_path: Path) -> None:
         own = profile(tmp_path / "mine.toml", 'name = "published"', 'name = "mine"')
         figures = json.loads(laconic("compare", trace, "--costs", own, "--json", "-").stdout)
         assert figures["profile"]["name"] == "mine"
-        other = json.loads(laconic("compare", trace, "--costs", "fast-transitions", "--json", "-").stdout)
-        assert other["strategies"]["laconic"]["counts"] == figures["strategies"]["laconic"]["counts"]
-        assert other["strategies"]["laconic"]["cycles"] != figures["strategies"]["laconic"]["cycles"]
+        other = json.loads(
+            laconic("compare", trace, "--costs", "fast-transitions", "--json", "-").stdout
+        )
+        assert (
+            other["strategies"]["laconic"]["counts"] == figures["strategies"]["laconic"]["counts"]
+        )
+        assert (
+            other["strategies"]["laconic"]["cycles"] != figures["strategies"]["laconic"]["cycles"]
+        )
 
     def test_what_is_lost_is_told(self, tmp_path: Path) -> None:
         done = laconic("compare", busy(tmp_path / "a.trace").cut())
@@ -115,7 +148,9 @@ class TestTrace:
         assert "every-call" in done.stdout
 
     def test_a_log_s_figures_are_ranges(self, tmp_path: Path) -> None:
-        done = laconic("compare", busy(tmp_path / "a.trace", source="strace").end(), "--by", "process")
+        done = laconic(
+            "compare", busy(tmp_path / "a.trace", source="strace").end(), "--by", "process"
+        )
         assert done.returncode == 0 and " – " in done.stdout
         assert "does not say which pages were touched" in " ".join(done.stdout.split())
 
@@ -142,7 +177,12 @@ class TestProcesses:
         path = busy(tmp_path / "a.trace", 40_000).end()
         words = [*COMMAND, "compare", path, "-j", "2"]
         with subprocess.Popen(
-            words, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+            words,
+            env=environment(),
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         ) as process:
             wait_until(lambda: len(workers(process.pid)) == 2, "two workers")
             mine = workers(process.pid)
@@ -185,7 +225,11 @@ class TestProgram:
         path, kept = tmp_path / "f.json", tmp_path / "kept.trace"
         done = laconic("compare", "--json", path, "-o", kept, "--", "sh", "-c", "exit 3")
         figures = json.loads(path.read_text())
-        assert (done.returncode, figures["exit_status"], figures["command"]) == (3, 3, ["sh", "-c", "exit 3"])
+        assert (done.returncode, figures["exit_status"], figures["command"]) == (
+            3,
+            3,
+            ["sh", "-c", "exit 3"],
+        )
         again = json.loads(laconic("compare", kept, "--json", "-").stdout)
         assert again["strategies"] == figures["strategies"]
         assert laconic("compare", "-o", kept, "--", "true").returncode == 2
@@ -201,8 +245,15 @@ class TestProgram:
         assert (done.returncode, done.stdout) == (status, "") and os.listdir(tmp_path) == []
 
     def test_wrong_options_are_found_before_it_starts(self, tmp_path: Path) -> None:
-        for words in (["--costs", "missing"], ["--epc", "0"], ["--strategy", "mute"], ["--json", "missing/f"]):
-            assert laconic("compare", *words, "--", "touch", "started", cwd=tmp_path).returncode == 2
+        for words in (
+            ["--costs", "missing"],
+            ["--epc", "0"],
+            ["--strategy", "mute"],
+            ["--json", "missing/f"],
+        ):
+            assert (
+                laconic("compare", *words, "--", "touch", "started", cwd=tmp_path).returncode == 2
+            )
         assert os.listdir(tmp_path) == []
 
     def test_no_room_for_a_trace(self, tmp_path: Path) -> None:
@@ -223,13 +274,22 @@ class TestBadInput:
             (["missing"], "'missing' cannot be read"),
             (["."], "'.' is a directory"),
             (["log"], "it looks like text"),
-            (["a.trace", "--strategy", "mute"], "'mute': choose from all, every-call, skip-equal, classify, laconic"),
+            (
+                ["a.trace", "--strategy", "mute"],
+                "'mute': choose from all, every-call, skip-equal, classify, laconic",
+            ),
             (["a.trace", "--strategy", ""], "''"),
             (["a.trace", "--strategy", "laconic,"], "''"),
-            (["a.trace", "--host", "linux", "--strategy", "bound"], "'bound': choose from all, every-call"),
+            (
+                ["a.trace", "--host", "linux", "--strategy", "bound"],
+                "'bound': choose from all, every-call",
+            ),
             (["a.trace", "--host", "sgx1"], "'sgx1'"),
             (["a.trace", "--by", "thread"], "'thread'"),
-            (["a.trace", "--epc", "0"], "--epc '0' is no size of an EPC: give 4K or more, as in 128M"),
+            (
+                ["a.trace", "--epc", "0"],
+                "--epc '0' is no size of an EPC: give 4K or more, as in 128M",
+            ),
             (["a.trace", "--epc", "4095"], "'4095'"),
             (["a.trace", "--epc", "-5M"], "'-5M'"),
             (["a.trace", "--epc=-1"], "'-1'"),
@@ -247,7 +307,10 @@ class TestBadInput:
             (["a.trace", "--force"], "about the trace of a program"),
             (["--force", "--", "true"], "name it with -o FILE"),
             (["a.trace", "--host", "linux", "--epc", "1G"], "--epc '1G' is about enclaves"),
-            (["a.trace", "--host", "linux", "--costs", "published"], "--costs 'published' is about enclaves"),
+            (
+                ["a.trace", "--host", "linux", "--costs", "published"],
+                "--costs 'published' is about enclaves",
+            ),
             (["a.trace", "--host", "linux", "--by", "process"], "--by process is about enclaves"),
             (["a.trace", "--frobnicate"], "--frobnicate"),
         ],
@@ -270,7 +333,9 @@ class TestBadInput:
             ("low = ", "# low = ", "low is missing"),
         ],
     )
-    def test_a_cost_file_that_is_wrong(self, change: str, by: str, said: str, trace: str, tmp_path: Path) -> None:
+    def test_a_cost_file_that_is_wrong(
+        self, change: str, by: str, said: str, trace: str, tmp_path: Path
+    ) -> None:
         path = profile(tmp_path / "mine.toml", change, by)
         for words in (
             ["compare", trace], ["replay", trace, "--host", "sgx2"], ["run", "--host", "sgx2", "--", "true"],
@@ -296,7 +361,9 @@ class TestOtherVerbs:
         assert list(figures["enclave"]["strategies"]) == ["every-call", "classify"]
         assert (figures["strategy"], figures["enclave"]["asked"]) == ("laconic", figures["asked"])
         assert "in an SGX2 enclave" in done.stderr and os.listdir(tmp_path) == ["f.json"]
-        quiet = laconic("run", "--host", "sgx2", "--quiet", "-o", tmp_path / "a.trace", "--", "true")
+        quiet = laconic(
+            "run", "--host", "sgx2", "--quiet", "-o", tmp_path / "a.trace", "--", "true"
+        )
         assert (quiet.stderr, quiet.returncode) == ("", 0)
         assert laconic("replay", tmp_path / "a.trace", "--check").returncode == 0
 
@@ -310,17 +377,26 @@ class TestOtherVerbs:
         ],
     )
     def test_a_strategy_for_enclaves_only(
-        self, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+        self,
+        words: list[str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
     ) -> None:
         """One message from the registry, whichever the command; with --host sgx2 it is accepted."""
         small(tmp_path / "a.trace")
         monkeypatch.chdir(tmp_path)
         assert main(words) == 2
         told = capfd.readouterr().err
-        assert "the strategy 'sgx-emm' has no rule for Linux, only for enclaves: add --host sgx2" in told
+        assert (
+            "the strategy 'sgx-emm' has no rule for Linux, only for enclaves: add --host sgx2"
+            in told
+        )
         assert told.count("\n") == 1
 
-    @pytest.mark.parametrize("words", [["--strategy", "classify"], ["--costs", "published"], ["--host", "sgx1"]])
+    @pytest.mark.parametrize(
+        "words", [["--strategy", "classify"], ["--costs", "published"], ["--host", "sgx1"]]
+    )
     def test_what_needs_an_enclave(self, words: list[str], tmp_path: Path) -> None:
         done = laconic("run", *words, "--", "touch", "started", cwd=tmp_path)
         assert (done.returncode, os.listdir(tmp_path)) == (2, [])
@@ -333,7 +409,10 @@ class TestOtherVerbs:
         assert (figures["strategy"], done.returncode) == (strategy, 0)
         compared = json.loads(laconic("compare", trace, "--json", "-").stdout)["strategies"]
         for name, each in figures["enclave"]["strategies"].items():
-            assert each["counts"] == compared[name]["counts"] and each["cycles"] == compared[name]["cycles"]
+            assert (
+                each["counts"] == compared[name]["counts"]
+                and each["cycles"] == compared[name]["cycles"]
+            )
         assert {"every-call", strategy} == figures["enclave"]["strategies"].keys()
 
     def test_sweep(self, trace: str, tmp_path: Path) -> None:
@@ -345,15 +424,26 @@ class TestOtherVerbs:
         assert [list(row) for row in rows] == [list(COLUMNS)] * 2 * len(NAMES)
         compared = json.loads(laconic("compare", trace, "--json", "-").stdout)["strategies"]
         for row in rows:
-            assert (row["host"], row["costs"], row["said"], row["error"]) == ("sgx2", "published", None, None)
+            assert (row["host"], row["costs"], row["said"], row["error"]) == (
+                "sgx2",
+                "published",
+                None,
+                None,
+            )
             assert row["cycles_low"] <= row["cycles_high"]
             assert (row["counts_low"] is None) == (row["source"] == "run")
             if row["source"] == "run":
                 each = compared[row["strategy"]]
-                assert {name: row[name] for name in THINGS} == {name: each["counts"][name] for name in THINGS}
-                assert (round(row["cycles_low"]), round(row["cycles_high"])) == tuple(each["cycles"].values())
+                assert {name: row[name] for name in THINGS} == {
+                    name: each["counts"][name] for name in THINGS
+                }
+                assert (round(row["cycles_low"]), round(row["cycles_high"])) == tuple(
+                    each["cycles"].values()
+                )
         sums = json.loads((tmp_path / "j").read_text())["strategies"]
-        assert sums["laconic"]["ioctls"] == sum(row["ioctls"] for row in rows if row["strategy"] == "laconic")
+        assert sums["laconic"]["ioctls"] == sum(
+            row["ioctls"] for row in rows if row["strategy"] == "laconic"
+        )
         assert max(map(len, done.stdout.split("Ask it")[0].splitlines()[1:])) <= 80
 
     def test_a_row_of_another_host_is_not_kept(self, trace: str, tmp_path: Path) -> None:
@@ -363,7 +453,9 @@ class TestOtherVerbs:
         done = laconic("sweep", trace, "--strategy", "laconic", "-o", tmp_path / "r")
         assert done.returncode == 0 and "earlier start" not in done.stdout
         (tmp_path / "s.partial").write_text(json.dumps(row) + "\n")
-        done = laconic("sweep", trace, "--host", "sgx2", "--strategy", "laconic", "-o", tmp_path / "s")
+        done = laconic(
+            "sweep", trace, "--host", "sgx2", "--strategy", "laconic", "-o", tmp_path / "s"
+        )
         assert done.returncode == 0 and "1 of them from an earlier start" in done.stdout
         assert polars.read_parquet(tmp_path / "s")["cycles_low"][0] > 0
 

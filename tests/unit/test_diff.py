@@ -24,14 +24,17 @@ AFTER = {"grow": (20, 3), "trim": (9, 1), "0x9999": (4, 0)}
 def both(tmp_path: Path) -> tuple[str, str]:
     """Two traces, of a program that was built again and installed elsewhere in between."""
     first = sited(tmp_path / "before.trace", BEFORE)
-    return first, sited(tmp_path / "after.trace", AFTER, program="/new/prog", module="/new/libgrow.so")
+    return first, sited(
+        tmp_path / "after.trace", AFTER, program="/new/prog", module="/new/libgrow.so"
+    )
 
 
 class TestTraces:
     """Figures are those that the traces were made with."""
 
     def test_sites_are_matched_by_their_names(self, both: tuple[str, str]) -> None:
-        """`trim` is worse and `grow` better; the function without a symbol is the same at another address."""
+        """`trim` is worse and `grow` better; the function without a symbol is the same at another
+        address."""
         done = laconic("diff", *both, "--json", "-")
         assert (done.returncode, done.stderr) == (0, "")
         found = json.loads(done.stdout)
@@ -43,7 +46,9 @@ class TestTraces:
             "redundant": {"was": 2, "now": 9, "change": 7},
             "said": {"was": 5, "now": 1, "change": -4},
         }  # fmt: skip
-        assert [(call["call"], call["redundant"]["change"]) for call in found["calls"]] == [("mprotect", -33)]
+        assert [(call["call"], call["redundant"]["change"]) for call in found["calls"]] == [
+            ("mprotect", -33)
+        ]
         assert (found["total"]["redundant"], found["total"]["hidden"]) == (
             {"was": 66, "now": 33, "change": -33}, {"was": 0, "now": 0},
         )  # fmt: skip
@@ -68,7 +73,9 @@ class TestTraces:
         assert "\x1b" not in done.stdout
 
     def test_without_stacks_it_says_so(self, tmp_path: Path) -> None:
-        first, second = (sited(tmp_path / f"{n}.trace", {"f": (n, 1)}, stacks=False) for n in (1, 3))
+        first, second = (
+            sited(tmp_path / f"{n}.trace", {"f": (n, 1)}, stacks=False) for n in (1, 3)
+        )
         done = laconic("diff", first, second)
         assert done.returncode == 0
         assert "mprotect: +2 redundant (1 -> 3)" in done.stdout
@@ -91,50 +98,102 @@ class TestJson:
         assert laconic("replay", both[0], "--json", path).returncode == 0
         found = json.loads(laconic("diff", path, both[1], "--json", "-").stdout)
         assert found["sites"] is None
-        assert [(call["call"], call["redundant"]["change"]) for call in found["calls"]] == [("mprotect", -33)]
+        assert [(call["call"], call["redundant"]["change"]) for call in found["calls"]] == [
+            ("mprotect", -33)
+        ]
         assert found["notes"] == [f"{str(path)!r} does not tell sites apart"]
 
-    def test_a_baseline_is_as_good_as_its_trace(self, both: tuple[str, str], tmp_path: Path) -> None:
+    def test_a_baseline_is_as_good_as_its_trace(
+        self, both: tuple[str, str], tmp_path: Path
+    ) -> None:
         path = tmp_path / "base.json"
         assert laconic("check", both[0], "--write-baseline", path).returncode == 0
-        first, second = (json.loads(laconic("diff", one, both[1], "--json", "-").stdout) for one in (both[0], path))
+        first, second = (
+            json.loads(laconic("diff", one, both[1], "--json", "-").stdout)
+            for one in (both[0], path)
+        )
         assert {**first, "first": ""} == {**second, "first": ""}
         assert laconic("diff", path, both[0]).stdout.endswith("\nno difference\n")
 
     def test_of_callers_the_redundant_calls_of_sites_are_compared(self) -> None:
-        line = {"name": "f", "call": "brk", "module": "m.so", "program": "/bin/p", "redundant": 3, "asked": None}
-        data = {"by": "function", "inverted": False, "asked": 9, "redundant": 5, "said": 4, "hidden": {"why": 2}}
+        line = {
+            "name": "f",
+            "call": "brk",
+            "module": "m.so",
+            "program": "/bin/p",
+            "redundant": 3,
+            "asked": None,
+        }
+        data = {
+            "by": "function",
+            "inverted": False,
+            "asked": 9,
+            "redundant": 5,
+            "said": 4,
+            "hidden": {"why": 2},
+        }
         figures = from_json({**data, "callers": [line]}, "callers.json")
         assert figures.sites == {Key("brk", "f", "m.so", "p"): Tally(0, 3, 0)}
-        assert (figures.hidden, figures.redundant, figures.calls, figures.whole) == (2, 3, None, False)
-        other = Figures("b", Tally(9, 3, 6), sites={Key("brk", "f", "m.so", "p"): Tally(7, 1, 6)}, calls={}, whole=True)
+        assert (figures.hidden, figures.redundant, figures.calls, figures.whole) == (
+            2,
+            3,
+            None,
+            False,
+        )
+        other = Figures(
+            "b",
+            Tally(9, 3, 6),
+            sites={Key("brk", "f", "m.so", "p"): Tally(7, 1, 6)},
+            calls={},
+            whole=True,
+        )
         found = diff(figures, other)
         assert found.sites is not None
         assert [(delta.redundant, delta.asked, delta.said) for delta in found.sites] == [(-2, 0, 0)]
         assert found.calls is None
 
     def test_of_check_the_sums_are_compared(self, both: tuple[str, str], tmp_path: Path) -> None:
-        """Suppressed calls are in the sums, as in those of a trace; offenders are some of the sites, and not used."""
+        """Suppressed calls are in the sums, as in those of a trace; offenders are some of the
+        sites, and not used."""
         path, rules = tmp_path / "check.json", tmp_path / "rules.toml"
         rules.write_text('[[suppress]]\nfunction = "grow"\n')
         hiding = ("--suppressions", rules)
-        assert laconic("check", both[0], "--max-redundant", "0", "--json", path, *hiding).returncode == 1
+        assert (
+            laconic("check", both[0], "--max-redundant", "0", "--json", path, *hiding).returncode
+            == 1
+        )
         found = json.loads(laconic("diff", path, both[1], "--json", "-", *hiding).stdout)
         assert (found["calls"], found["sites"]) == (None, None)
-        assert found["total"] == json.loads(laconic("diff", *both, "--json", "-", *hiding).stdout)["total"]
+        assert (
+            found["total"]
+            == json.loads(laconic("diff", *both, "--json", "-", *hiding).stdout)["total"]
+        )
         assert laconic("check", both[0], "--baseline", path, *hiding).returncode == 0
-        more = laconic("check", sited(tmp_path / "more.trace", {"trim": (90, 20)}), "--baseline", path)
+        more = laconic(
+            "check", sited(tmp_path / "more.trace", {"trim": (90, 20)}), "--baseline", path
+        )
         assert more.returncode == 1
-        assert "  90 of 110 mprotect calls from here changed nothing\n      trim (libgrow.so)\n" in more.stdout
-        assert "  20 host calls for 110 mprotect calls from here\n      trim (libgrow.so)\n" in more.stdout
+        assert (
+            "  90 of 110 mprotect calls from here changed nothing\n      trim (libgrow.so)\n"
+            in more.stdout
+        )
+        assert (
+            "  20 host calls for 110 mprotect calls from here\n      trim (libgrow.so)\n"
+            in more.stdout
+        )
 
     def test_callers_own_json(self, both: tuple[str, str], tmp_path: Path) -> None:
         """As `callers` writes it now: the same redundant calls by site as in the trace itself."""
         path = tmp_path / "callers.json"
         assert laconic("callers", both[0], "--json", path).returncode == 0
-        first, second = (json.loads(laconic("diff", one, both[1], "--json", "-").stdout) for one in (both[0], path))
+        first, second = (
+            json.loads(laconic("diff", one, both[1], "--json", "-").stdout)
+            for one in (both[0], path)
+        )
         assert [(one["function"], one["redundant"]) for one in first["sites"]] == [
-            (one["function"], one["redundant"]) for one in second["sites"] if one["redundant"]["change"]
+            (one["function"], one["redundant"])
+            for one in second["sites"]
+            if one["redundant"]["change"]
         ]
         assert second["calls"] is None and second["sites"][0]["asked"] is None
 
@@ -159,7 +218,10 @@ class TestBadInput:
             (b'{"findings": []}', "none that laconic run"),
             (b'{"baseline": 99}', "schema 99"),
             (b'{"baseline": 1, "asked": 3}', "there is no 'redundant'"),
-            (b'{"baseline": 1, "asked": "many", "redundant": 0, "said": 0}', "asked is 'many', no count"),
+            (
+                b'{"baseline": 1, "asked": "many", "redundant": 0, "said": 0}',
+                "asked is 'many', no count",
+            ),
             (b'{"schema": 99, "strategy": "laconic", "elided": 1}', "schema 99"),
             (b'{"callers": [], "by": "module", "inverted": false}', "--by module"),
             (b'{"callers": [], "by": "function", "inverted": true}', "--inverted"),
@@ -167,7 +229,9 @@ class TestBadInput:
             (b'{"a": ' + b"[" * 100_000, "is no JSON"),
         ],
     )
-    def test_a_file_of_another_kind(self, content: bytes, said: str, both: tuple[str, str], tmp_path: Path) -> None:
+    def test_a_file_of_another_kind(
+        self, content: bytes, said: str, both: tuple[str, str], tmp_path: Path
+    ) -> None:
         path = tmp_path / "bad"
         path.write_bytes(content)
         for words in ((path, both[0]), (both[0], path)):
@@ -177,7 +241,9 @@ class TestBadInput:
             assert str(path) in done.stderr
             assert done.stderr.count("\n") == 1
 
-    def test_a_file_that_is_not_there_and_a_directory(self, both: tuple[str, str], tmp_path: Path) -> None:
+    def test_a_file_that_is_not_there_and_a_directory(
+        self, both: tuple[str, str], tmp_path: Path
+    ) -> None:
         for path in (tmp_path / "missing.trace", tmp_path):
             done = laconic("diff", both[0], path)
             assert (done.returncode, done.stdout) == (2, "")
@@ -212,17 +278,25 @@ class TestBadInput:
         gone = unpacked(tmp_path / "gone.trace")
         for words in ((gone, both[0]), (both[0], gone)):
             done = laconic("diff", *words)
-            assert done.stdout.endswith("\nno symbols of /nowhere/libgone.so: No such file or directory\n")
+            assert done.stdout.endswith(
+                "\nno symbols of /nowhere/libgone.so: No such file or directory\n"
+            )
             found = json.loads(laconic("diff", *words, "--json", "-").stdout)
             assert found["missing_symbols"] == {"/nowhere/libgone.so": "No such file or directory"}
 
     def test_a_trace_is_not_overwritten(self, both: tuple[str, str], tmp_path: Path) -> None:
         before = Path(both[1]).read_bytes()
         done = laconic("diff", *both, "--json", both[1])
-        assert (done.returncode, done.stdout) == (2, "") and "is what is read: name another file" in done.stderr
+        assert (done.returncode, done.stdout) == (
+            2,
+            "",
+        ) and "is what is read: name another file" in done.stderr
         other = shutil.copy(both[1], tmp_path / "other.trace")
         done = laconic("diff", *both, "--json", other)
-        assert (done.returncode, done.stdout) == (2, "") and "is a trace, and stays as it is" in done.stderr
+        assert (done.returncode, done.stdout) == (
+            2,
+            "",
+        ) and "is a trace, and stays as it is" in done.stderr
         assert Path(both[1]).read_bytes() == before
 
     def test_broken_suppressions(self, both: tuple[str, str], tmp_path: Path) -> None:
@@ -236,10 +310,24 @@ class TestBadInput:
 def test_what_a_program_does_now(both: tuple[str, str], tmp_path: Path) -> None:
     """Its trace is named by its command line, and kept it is the second of the two."""
     kept = tmp_path / "now.trace"
-    done = laconic("diff", both[0], "-o", kept, "--json", tmp_path / "a.json", "--", "sh", "-c", "echo a; exit 4")
+    done = laconic(
+        "diff",
+        both[0],
+        "-o",
+        kept,
+        "--json",
+        tmp_path / "a.json",
+        "--",
+        "sh",
+        "-c",
+        "echo a; exit 4",
+    )
     assert (done.returncode, done.stdout) == (4, "a\n")
     assert "now: sh -c 'echo a; exit 4'\n" in done.stderr
-    assert laconic("diff", both[0], kept).stdout.partition("\n\n")[2] == done.stderr.partition("\n\n")[2]
+    assert (
+        laconic("diff", both[0], kept).stdout.partition("\n\n")[2]
+        == done.stderr.partition("\n\n")[2]
+    )
     live, later = (json.loads(text) for text in (
         (tmp_path / "a.json").read_text(), laconic("diff", both[0], kept, "--json", "-").stdout
     ))  # fmt: skip
@@ -258,7 +346,12 @@ def test_numbers_are_never_cut() -> None:
 
 @pytest.mark.parametrize(
     ("function", "expected"),
-    [("grow", "grow"), ("libx.so+0x1f", "libx.so+?"), ("operator+", "operator+"), ("[jit]", "[jit]")],
+    [
+        ("grow", "grow"),
+        ("libx.so+0x1f", "libx.so+?"),
+        ("operator+", "operator+"),
+        ("[jit]", "[jit]"),
+    ],
 )
 def test_addresses_are_no_names(function: str, expected: str) -> None:
     assert key_of("mmap", function, "libx.so", "prog").function == expected

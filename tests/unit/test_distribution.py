@@ -21,7 +21,20 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 #: Everything that a user or contributor reads, and everything that runs an installation.
 FOLDERS = ("src", "docs", "tools", "benchmarks", "examples", ".github", ".ci")
-SUFFIXES = {"", ".css", ".html", ".ini", ".js", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml"}
+SUFFIXES = {
+    "",
+    ".css",
+    ".html",
+    ".ini",
+    ".js",
+    ".md",
+    ".py",
+    ".sh",
+    ".toml",
+    ".txt",
+    ".yaml",
+    ".yml",
+}
 
 #: A command that installs something, up to the end of its line.
 INSTALLATION = re.compile(
@@ -53,7 +66,8 @@ def texts() -> Iterator[tuple[str, str]]:
 
 
 def literals(source: str) -> Iterator[str]:
-    """The string literals of a module; adjacent literals are one, and an f-string's values are `{}`."""
+    """The string literals of a module; adjacent literals are one, and an f-string's values are
+    `{}`."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
@@ -82,10 +96,26 @@ def test_every_instruction_names_laconic_mm() -> None:
 
 def test_the_texts_include_messages_pages_and_workflows() -> None:
     names = {name for name, _ in TEXTS}
-    assert names >= {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "pyproject.toml", "docs/sweep.md"}
-    assert names >= {"src/laconic/commands/live.py", ".github/workflows/ci.yml", "tools/test.sh", ".ci/run"}
+    assert names >= {
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "pyproject.toml",
+        "docs/sweep.md",
+    }
+    assert names >= {
+        "src/laconic/commands/live.py",
+        ".github/workflows/ci.yml",
+        "tools/test.sh",
+        ".ci/run",
+    }
     naming = {name for name, text in TEXTS if "laconic-mm" in text}
-    assert naming >= {"README.md", "docs/sweep.md", "src/laconic/commands/live.py", "pyproject.toml"}
+    assert naming >= {
+        "README.md",
+        "docs/sweep.md",
+        "src/laconic/commands/live.py",
+        "pyproject.toml",
+    }
 
 
 @pytest.mark.parametrize(
@@ -140,7 +170,9 @@ def test_every_extra_exists() -> None:
 
 def test_the_readme_warns_of_the_namesake() -> None:
     lines = (ROOT / "README.md").read_text().splitlines()
-    assert [line for line in lines if "`laconic-mm`" in line and "PyPI" in line and "unrelated" in line]
+    assert [
+        line for line in lines if "`laconic-mm`" in line and "PyPI" in line and "unrelated" in line
+    ]
 
 
 def test_command_import_and_plug_in_remain_laconic() -> None:
@@ -153,7 +185,9 @@ def test_the_workflow_runs_ci_run_on_each_version_of_the_classifiers() -> None:
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     assert re.search(r"run: bash \.ci/run$", workflow, re.MULTILINE)
     (versions,) = re.findall(r"^ +python: (\[.*\])$", workflow, re.MULTILINE)
-    classifiers = re.findall(r"Python :: (3\.\d+)$", "\n".join(PROJECT["classifiers"]), re.MULTILINE)
+    classifiers = re.findall(
+        r"Python :: (3\.\d+)$", "\n".join(PROJECT["classifiers"]), re.MULTILINE
+    )
     assert ast.literal_eval(versions) == classifiers
     assert PROJECT["requires-python"] == f">={classifiers[0]}"
 
@@ -162,7 +196,9 @@ def test_the_license_is_an_expression() -> None:
     """PEP 639 forbids a license classifier next to an SPDX expression."""
     assert PROJECT["license"] == "Apache-2.0"
     assert all((ROOT / path).is_file() for path in PROJECT["license-files"])
-    assert not [classifier for classifier in PROJECT["classifiers"] if classifier.startswith("License")]
+    assert not [
+        classifier for classifier in PROJECT["classifiers"] if classifier.startswith("License")
+    ]
 
 
 def test_the_old_name_is_uninstalled(tmp_path: Path) -> None:
@@ -192,18 +228,23 @@ def test_the_old_name_is_uninstalled(tmp_path: Path) -> None:
 
 
 def make_environment(root: Path) -> None:
-    """A clone in which tools/uninstall.sh runs `uninstall_old_name` on .venv; its pip is the one of this Python."""
+    """A clone in which tools/uninstall.sh runs `uninstall_old_name` on .venv; its pip is the one of
+    this Python."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / ".venv"], check=True)
     pip = importlib.util.find_spec("pip")
     assert pip is not None and pip.origin is not None
     (root / "lib").mkdir()
     (root / "lib" / "pip").symlink_to(Path(pip.origin).parent)
     command = root / ".venv" / "bin" / "pip"
-    command.write_text(f'#!/bin/sh\nPYTHONPATH={root}/lib exec {root}/.venv/bin/python -m pip "$@"\n')
+    command.write_text(
+        f'#!/bin/sh\nPYTHONPATH={root}/lib exec {root}/.venv/bin/python -m pip "$@"\n'
+    )
     command.chmod(0o755)
     (root / "tools").mkdir()
     (root / "tools" / "python.sh").write_text((ROOT / "tools" / "python.sh").read_text())
-    (root / "tools" / "uninstall.sh").write_text('. "$(dirname "$0")/python.sh"\nuninstall_old_name\n')
+    (root / "tools" / "uninstall.sh").write_text(
+        '. "$(dirname "$0")/python.sh"\nuninstall_old_name\n'
+    )
 
 
 def test_environment_uninstalls_the_old_name_first() -> None:

@@ -1,4 +1,5 @@
-"""The documentation: its Python example runs, and the command lines in it name verbs and options that exist."""
+"""The documentation: its Python example runs, and the command lines in it name verbs and options
+that exist."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ END = re.compile(r"\s(?:\||>|<|2>|&&|;|#)\s?|;\s|\s\\$|$")
 
 
 def examples(page: Path) -> Iterator[tuple[str, bool]]:
-    """Each `laconic ...` of a page, and whether it stands in a block: there it is whole, in a sentence it may be
-    the beginning of one."""
+    """Each `laconic ...` of a page, and whether it stands in a block: there it is whole, in a
+    sentence it may be the beginning of one."""
     fenced = False
     spans: list[str] = []
     for line in page.read_text().splitlines():
@@ -52,7 +53,9 @@ def _first(line: str) -> str:
 def parser(verb: str) -> argparse.ArgumentParser:
     """The parser of a verb, as `laconic VERB` makes it."""
     made = argparse.ArgumentParser(prog=f"laconic {verb}")
-    importlib.import_module(f"laconic.commands.{'import_' if verb == 'import' else verb}").configure(made)
+    importlib.import_module(
+        f"laconic.commands.{'import_' if verb == 'import' else verb}"
+    ).configure(made)
     return made
 
 
@@ -98,7 +101,8 @@ def test_there_are_commands() -> None:
 def test_the_python_example_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is run as it stands in the page, on a trace of two unmappings, one of them of pages half touched."""
+    """It is run as it stands in the page, on a trace of two unmappings, one of them of pages half
+    touched."""
     trace = Builder(tmp_path / "a.trace")
     trace.program("/bin/prog", ["prog"])
     half = ((BASE, BASE + 4096, 0), (BASE + 12288, BASE + 16384, 0))

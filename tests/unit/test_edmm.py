@@ -1,4 +1,5 @@
-"""The enclave's PAL alone, on a machine: its sequences leaf by leaf, its record, the host's mapping that follows."""
+"""The enclave's PAL alone, on a machine: its sequences leaf by leaf, its record, the host's mapping
+that follows."""
 
 from __future__ import annotations
 
@@ -14,7 +15,16 @@ from laconic.sgx.model.driver import Driver, Epc
 from laconic.sgx.model.failures import Failure, Plan
 from laconic.sgx.model.faults import NOT_TRACKED, PAGE_ATTRIBUTES_MISMATCH, SgxError
 from laconic.sgx.model.machine import Machine
-from laconic.sgx.pal.edmm import ACCEPTED, CHANGED, RETYPED, RW, TRIMMED, Edmm, PalError, permissions
+from laconic.sgx.pal.edmm import (
+    ACCEPTED,
+    CHANGED,
+    RETYPED,
+    RW,
+    TRIMMED,
+    Edmm,
+    PalError,
+    permissions,
+)
 
 R, W, X = 1, 2, 4
 RX, RWX = R | X, R | W | X
@@ -43,7 +53,10 @@ class Told(Machine):
             return found
 
         def told(*args: Any) -> None:
-            pages = [(arg - BASE) // PAGE_SIZE if isinstance(arg, int) and arg >= BASE else arg for arg in args]
+            pages = [
+                (arg - BASE) // PAGE_SIZE if isinstance(arg, int) and arg >= BASE else arg
+                for arg in args
+            ]
             self.log.append(" ".join(map(str, [name, *pages])))
             found(*args)
 
@@ -67,14 +80,22 @@ def committed(prot: int, pages: int = 4, **how: Any) -> tuple[Edmm, Told]:
 
 
 def record(pal: Edmm) -> list[tuple[int, int, int]]:
-    return [((start - BASE) // PAGE_SIZE, (end - BASE) // PAGE_SIZE, prot) for start, end, prot in pal.committed]
+    return [
+        ((start - BASE) // PAGE_SIZE, (end - BASE) // PAGE_SIZE, prot)
+        for start, end, prot in pal.committed
+    ]
 
 
 def left(pal: Edmm) -> list[tuple[int, int, int]]:
-    return [((start - BASE) // PAGE_SIZE, (end - BASE) // PAGE_SIZE, state) for start, end, state in pal.left]
+    return [
+        ((start - BASE) // PAGE_SIZE, (end - BASE) // PAGE_SIZE, state)
+        for start, end, state in pal.left
+    ]
 
 
-@pytest.mark.parametrize(("asked", "given"), [(0, 0), (R, R), (W, RW), (X, X), (W | X, RWX), (0x73, RW)])
+@pytest.mark.parametrize(
+    ("asked", "given"), [(0, 0), (R, R), (W, RW), (X, X), (W | X, RWX), (0x73, RW)]
+)
 def test_the_epcm_has_no_write_without_read(asked: int, given: int) -> None:
     assert permissions(asked) == given
 
@@ -121,7 +142,12 @@ class TestCommit:
             pal.commit(at(0), at(4), RW)
         assert refused.value.error == ENOMEM
         assert not record(pal) and not left(pal)
-        assert machine.log[-4:] == ["modify_types 0 2 4", "eaccept 0 2 0 16", "host_call", "remove 0 2"]
+        assert machine.log[-4:] == [
+            "modify_types 0 2 4",
+            "eaccept 0 2 0 16",
+            "host_call",
+            "remove 0 2",
+        ]
         assert not machine.epc_pages
         pal.commit(at(0), at(2), RW)
 
@@ -156,7 +182,9 @@ class TestProtect:
         pal.protect([(at(0), at(100), R)])
         assert not machine.log
 
-    @pytest.mark.parametrize(("batch", "host_calls"), [(True, "host_call 1"), (False, "host_call 2")])
+    @pytest.mark.parametrize(
+        ("batch", "host_calls"), [(True, "host_call 1"), (False, "host_call 2")]
+    )
     def test_runs_share_a_host_call(self, batch: bool, host_calls: str) -> None:
         pal, machine = committed(RW, batch=batch)
         pal.protect([(at(1), at(2), R)])
@@ -171,15 +199,26 @@ class TestProtect:
         with pytest.raises(PalError):
             pal.protect([(at(0), at(4), 0)])
         assert record(pal) == [(0, 1, RW), (1, 2, R), (2, 4, RW)]
-        assert list(machine.effective(at(0), at(4))) == [(at(0), at(1), RW), (at(1), at(2), R), (at(2), at(4), RW)]
+        assert list(machine.effective(at(0), at(4))) == [
+            (at(0), at(1), RW),
+            (at(1), at(2), R),
+            (at(2), at(4), RW),
+        ]
 
     def test_partial_counts_are_gone_on_from(self) -> None:
         pal, machine = committed(RW, failures={("restrict", 1): Failure(EBUSY, after=3)})
         pal.protect([(at(0), at(4), R)])
-        assert machine.log == ["host_call 1", "restrict 0 4 1", "restrict 3 4 1", "eaccept 0 4 1 32"]
+        assert machine.log == [
+            "host_call 1",
+            "restrict 0 4 1",
+            "restrict 3 4 1",
+            "eaccept 0 4 1 32",
+        ]
 
     def test_what_never_passes_is_given_up(self) -> None:
-        pal, machine = committed(RW, failures=lambda kind, number: Failure(EAGAIN) if kind == "restrict" else None)
+        pal, machine = committed(
+            RW, failures=lambda kind, number: Failure(EAGAIN) if kind == "restrict" else None
+        )
         with pytest.raises(PalError):
             pal.protect([(at(0), at(4), R)])
         assert machine.log.count("restrict 0 4 1") == 9
@@ -193,7 +232,13 @@ class TestTrim:
         machine.log.clear()
         pal.trim([(at(0), at(20))])
         assert machine.log == [
-            *("host_call 1", "modify_types 0 4 4", "modify_types 8 9 4", "eaccept 0 4 0 16", "eaccept 8 9 0 16"),
+            *(
+                "host_call 1",
+                "modify_types 0 4 4",
+                "modify_types 8 9 4",
+                "eaccept 0 4 0 16",
+                "eaccept 8 9 0 16",
+            ),
             *("host_call 1", "remove 0 4", "remove 8 9"),
         ]
         assert not pal.pages()
@@ -219,12 +264,20 @@ class TestTrim:
 
     @pytest.mark.parametrize(
         ("kind", "failure", "state"),
-        [("eaccept", Failure(code=NOT_TRACKED), CHANGED), ("remove", Failure(EPERM, after=1), TRIMMED)],
+        [
+            ("eaccept", Failure(code=NOT_TRACKED), CHANGED),
+            ("remove", Failure(EPERM, after=1), TRIMMED),
+        ],
     )
-    def test_what_is_left_goes_when_its_place_is_used(self, kind: str, failure: Failure, state: int) -> None:
+    def test_what_is_left_goes_when_its_place_is_used(
+        self, kind: str, failure: Failure, state: int
+    ) -> None:
         broken = True
         pal, machine = committed(
-            RW, failures=lambda what, number: failure if broken and what == kind and number > 1 else None
+            RW,
+            failures=lambda what, number: (
+                failure if broken and what == kind and number > 1 else None
+            ),
         )
         first = 1 if kind == "remove" else 0
         if first:  # the commit had no REMOVE_PAGES to number
@@ -243,7 +296,13 @@ class TestTcs:
     def test_a_tcs(self) -> None:
         pal, machine = enclave()
         pal.add_tcs(at(0))
-        assert machine.log == ["eaug 0 1", "eaccept 0 1 3 8", "host_call", "modify_types 0 1 1", "eaccept 0 1 0 272"]
+        assert machine.log == [
+            "eaug 0 1",
+            "eaccept 0 1 3 8",
+            "host_call",
+            "modify_types 0 1 1",
+            "eaccept 0 1 0 272",
+        ]
         entry = machine.driver.epcm.pages.get(at(0))
         assert entry is not None and entry.page_type == PT_TCS and not entry.state
         assert record(pal) == [(0, 1, 0)]
@@ -259,7 +318,9 @@ class TestTcs:
     def test_a_failed_one_can_be_made_later(self, plan: tuple[str, int, int], state: int) -> None:
         kind, error, code = plan
         broken = True
-        pal, machine = enclave(lambda what, number: Failure(error, code) if broken and what == kind else None)
+        pal, machine = enclave(
+            lambda what, number: Failure(error, code) if broken and what == kind else None
+        )
         with pytest.raises(PalError):
             pal.add_tcs(at(0))
         assert left(pal) == [(0, 1, state)] and not record(pal)
@@ -315,7 +376,9 @@ class TestSync:
 
 class TestDiscard:
     def test_what_the_driver_does_not_take_is_shut(self) -> None:
-        pal, machine = committed(RW, failures=lambda kind, n: Failure(EPERM) if kind == "modify_types" else None)
+        pal, machine = committed(
+            RW, failures=lambda kind, n: Failure(EPERM) if kind == "modify_types" else None
+        )
         pal.discard([(at(0), at(4))])
         assert not record(pal) and left(pal) == [(0, 4, ACCEPTED)]
         with pytest.raises(SgxError):

@@ -1,8 +1,20 @@
-"""The errors of Linux's memory calls, one line each (a table of what the kernel checks, in its order)."""
+"""The errors of Linux's memory calls, one line each (a table of what the kernel checks, in its
+order)."""
 
 from __future__ import annotations
 
-from errno import EACCES, EBADF, EEXIST, EFAULT, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM, errorcode
+from errno import (
+    EACCES,
+    EBADF,
+    EEXIST,
+    EFAULT,
+    EINVAL,
+    ENOMEM,
+    EOPNOTSUPP,
+    EOVERFLOW,
+    EPERM,
+    errorcode,
+)
 
 import pytest
 from pictures import FILE, LEGEND, ORIGIN, PAGE, draw, space
@@ -14,7 +26,8 @@ from laconic.memory.vma import File, Vma
 
 ANON, FIXED, TOP = f.MAP_PRIVATE | f.MAP_ANONYMOUS, f.MAP_FIXED, f.TASK_SIZE
 RW_FILE, RO_FILE, WO_FILE, NOEXEC, CLOSED = range(5)
-#: pages 0-1 anonymous read-write, 2-3 a hole, 4-5 a file's, 6 sealed, 7 a stack, 8-9 shared and read-only
+#: pages 0-1 anonymous read-write, 2-3 a hole, 4-5 a file's, 6 sealed, 7 a stack, 8-9 shared and
+#: read-only
 PICTURE = "ww..ffZGoo"
 FREE = ORIGIN + 2 * PAGE
 FILES = {
@@ -55,7 +68,11 @@ TABLE: list[tuple[int, str, tuple[int, ...]]] = [
     (EEXIST, "mmap", (ORIGIN + PAGE, 2 * PAGE, 3, ANON | f.MAP_FIXED_NOREPLACE, 0, 0)),
     (EEXIST, "mmap", (ORIGIN + PAGE, 2 * PAGE, 3, ANON | FIXED | f.MAP_FIXED_NOREPLACE, 0, 0)),
     (EOPNOTSUPP, "mmap", (0, PAGE, 1, f.MAP_SHARED_VALIDATE | 0x200, RW_FILE, 0)),
-    (EOPNOTSUPP, "mmap", (FREE, PAGE, 1, f.MAP_SHARED_VALIDATE | f.MAP_FIXED_NOREPLACE, RW_FILE, 0)),
+    (
+        EOPNOTSUPP,
+        "mmap",
+        (FREE, PAGE, 1, f.MAP_SHARED_VALIDATE | f.MAP_FIXED_NOREPLACE, RW_FILE, 0),
+    ),
     (EOPNOTSUPP, "mmap", (FREE, PAGE, 1, f.MAP_SHARED_VALIDATE | FIXED | 1 << 32, RW_FILE, 0)),
     (EINVAL, "mmap", (FREE, PAGE, 3, ANON | f.MAP_HUGETLB | f.MAP_FIXED_NOREPLACE, 0, 0)),
     (EINVAL, "mmap", (-PAGE & f.ADDRESS_MASK, PAGE, 3, ANON | FIXED | f.MAP_HUGETLB, 0, 0)),
@@ -107,7 +124,9 @@ TABLE: list[tuple[int, str, tuple[int, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("error", "name", "args"), TABLE, ids=[f"{row[1]} {errorcode[row[0]]}" for row in TABLE])
+@pytest.mark.parametrize(
+    ("error", "name", "args"), TABLE, ids=[f"{row[1]} {errorcode[row[0]]}" for row in TABLE]
+)
 def test_error(error: int, name: str, args: tuple[int, ...]) -> None:
     here = space(PICTURE)
     outcome = OPERATIONS[name](here, (*args, *[0] * (6 - len(args))), Upcalls())
@@ -177,7 +196,9 @@ def test_mdwe_without_inheritance_ends_at_fork() -> None:
 def test_shared_memory_that_may_be_aligned_is_placed_by_the_host() -> None:
     for align in (False, True):
         here = space(PICTURE, shmem_align=align)
-        shared = OPERATIONS["mmap"](here, (0, PAGE, 3, f.MAP_SHARED | f.MAP_ANONYMOUS, 0, 0), Upcalls())
+        shared = OPERATIONS["mmap"](
+            here, (0, PAGE, 3, f.MAP_SHARED | f.MAP_ANONYMOUS, 0, 0), Upcalls()
+        )
         private = OPERATIONS["mmap"](here, (0, PAGE, 3, ANON, 0, 0), Upcalls())
         assert (shared.place, private.place) == (align, False)
 
@@ -188,7 +209,9 @@ def test_a_mapping_near_the_end_of_the_largest_file_is_placed_by_the_host() -> N
     aligning = files.open_file(RW_FILE)
     assert aligning is not None
     for offset, placed in ((0, False), ((1 << 63) - 9 * PAGE, True)):
-        outcome = mmap(space(PICTURE), FREE, PAGE, 1, f.MAP_PRIVATE, aligning._replace(places=True), offset)
+        outcome = mmap(
+            space(PICTURE), FREE, PAGE, 1, f.MAP_PRIVATE, aligning._replace(places=True), offset
+        )
         assert outcome.place == placed
 
 
@@ -204,5 +227,7 @@ def test_the_limit_on_vmas() -> None:
     crowded = space("w.w.w", max_map_count=2)
     assert OPERATIONS["mmap"](crowded, (0, PAGE, 3, ANON, 0, 0), Upcalls()).result == -ENOMEM
     full = space("www.w", max_map_count=2)
-    assert OPERATIONS["munmap"](full, (ORIGIN + PAGE, PAGE, 0, 0, 0, 0), Upcalls()).result == -ENOMEM
+    assert (
+        OPERATIONS["munmap"](full, (ORIGIN + PAGE, PAGE, 0, 0, 0, 0), Upcalls()).result == -ENOMEM
+    )
     assert OPERATIONS["munmap"](full, (ORIGIN, PAGE, 0, 0, 0, 0), Upcalls()).result == 0

@@ -1,4 +1,5 @@
-"""every-call counts what upstream Gramine's SGX PAL does with EDMM, for each of its operations and LibOS calls."""
+"""every-call counts what upstream Gramine's SGX PAL does with EDMM, for each of its operations and
+LibOS calls."""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ def dontneed(p: Program, n: int) -> None:
     assert p.call("madvise", BASE, n * PAGE, f.MADV_DONTNEED) == 0
 
 
-#: name: what is there before, the operation, its cost for N pages. A file's tail past its end is 3 pages.
+#: name: what is there before, the operation, its cost for N pages. A file's tail past its end is 3
+#: pages.
 Step = Callable[[Program, int], None]
 ROWS: dict[str, tuple[Step, Step, Callable[[int], Cost]]] = {
     "alloc RW": (nothing, mapped(RW), lambda n: Cost(0, n, 0, n)),
@@ -116,7 +118,11 @@ ROWS: dict[str, tuple[Step, Step, Callable[[int], Cost]]] = {
 }  # fmt: skip
 # Protect to anything, also to what it is.
 ROWS |= {
-    f"protect {old}→{new}": (mapped(old), lambda p, n, new=new: p.protect(BASE, n, new), lambda n: Cost(1, n, n))
+    f"protect {old}→{new}": (
+        mapped(old),
+        lambda p, n, new=new: p.protect(BASE, n, new),
+        lambda n: Cost(1, n, n),
+    )
     for old in (0, R, W, RW, RX, RWX)
     for new in (0, R, W, RW, RX, RWX)
 }
@@ -124,7 +130,8 @@ ROWS |= {
 
 @pytest.mark.parametrize(("row", "n"), [(row, (1, 7, 1000)[i % 3]) for i, row in enumerate(ROWS)])
 def test_each_row_of_upstreams_table(row: str, n: int) -> None:
-    """The numbers are exact, and the modelled hardware, where it runs beside, agrees to every step."""
+    """The numbers are exact, and the modelled hardware, where it runs beside, agrees to every
+    step."""
     before, operation, expected = ROWS[row]
     for meter in (Meter(), machine()):
         p = Program(EveryCall, meter)
@@ -141,7 +148,8 @@ def test_each_row_of_upstreams_table(row: str, n: int) -> None:
 
 
 def test_vmas_never_merge() -> None:
-    """Ten mprotects, each back to what it was, leave VMAs behind, and munmap frees each by itself."""
+    """Ten mprotects, each back to what it was, leave VMAs behind, and munmap frees each by
+    itself."""
     p = fresh()
     p.map(BASE, 21, RW)
     for k in range(10):
@@ -205,7 +213,8 @@ def test_contents_are_one_read_of_the_pages_that_the_file_has() -> None:
 
 
 def test_mprotect_opens_a_files_tail() -> None:
-    """Pages past the end of the file are a SIGBUS in Linux; upstream's Protect covers them too, and is caught."""
+    """Pages past the end of the file are a SIGBUS in Linux; upstream's Protect covers them too, and
+    is caught."""
     p = fresh()
     p.map_file(BASE, 4, R, lib(3))
     assert p.strategy.pal.pages.get(BASE + 3 * PAGE) == 0
@@ -224,7 +233,9 @@ def test_a_write_reaches_every_mapping_of_the_file() -> None:
     p.anew()
     written(p, 2)
     assert p.strategy.transfers == 1
-    assert cost(p) == Cost(2, 4, 4), "two pages here, two there; what was mapped over it is no longer the file's"
+    assert cost(p) == Cost(2, 4, 4), (
+        "two pages here, two there; what was mapped over it is no longer the file's"
+    )
 
 
 def test_msync_opens_what_cannot_be_read() -> None:
@@ -263,7 +274,8 @@ def test_dontneed_zeroes_what_is_committed() -> None:
 
 
 def test_brk() -> None:
-    """Each growth is a VMA, also to Linux's one; what is given up is one Free, and a break that stays nothing."""
+    """Each growth is a VMA, also to Linux's one; what is given up is one Free, and a break that
+    stays nothing."""
     p = fresh()
     for pages in (1, 3, 6):
         p.anew().call("brk", HEAP + pages * PAGE - 8)
@@ -296,7 +308,8 @@ def test_the_image_of_a_program() -> None:
 
 
 def test_a_stack_grows_without_host_calls_of_its_own() -> None:
-    """Upstream's has its full size from the start: the pages cost what they would have, and the VMA stays one."""
+    """Upstream's has its full size from the start: the pages cost what they would have, and the VMA
+    stays one."""
     p = fresh()
     top = BASE + 64 * PAGE
     p.load([(top - 4 * PAGE, top, Vma(RW | MAY | f.VM_GROWSDOWN))])
@@ -314,7 +327,9 @@ def test_thread_stacks_have_a_guard_page_that_the_bookkeeping_does_not_know() ->
     assert cost(p) == Cost(*map(sum, zip(stack, tcs, strict=True)))
     (start, end, vma), *_ = p.strategy.vmas
     assert (end - start, vma.prot) == (8 * PAGE, RW)
-    assert p.strategy.pal.pages.get(start) == 0, "the example of issue #1708: the VMA says RW, the page has nothing"
+    assert p.strategy.pal.pages.get(start) == 0, (
+        "the example of issue #1708: the VMA says RW, the page has nothing"
+    )
     p.anew().strategy.thread_ends()
     assert cost(p) == Cost(2, 8)
     p.anew().strategy.thread()
@@ -343,7 +358,9 @@ def test_mremap_is_what_the_c_library_does() -> None:
     p.anew().call("mremap", target, 2 * PAGE, 2 * PAGE, 0)
     assert p.counts == Counts()
     p.call("mremap", BASE + 4 * PAGE, PAGE, 3 * PAGE, 0)
-    assert cost(p) == Cost(2 + 1, 1 + 3 + 3, 3, 3), "in place for Linux; a copy, and R at the end, here"
+    assert cost(p) == Cost(2 + 1, 1 + 3 + 3, 3, 3), (
+        "in place for Linux; a copy, and R at the end, here"
+    )
     assert p.meter.peak_epc_pages == 14
     p.unmap(target, 2)
     p.unmap(BASE, 8)
@@ -355,7 +372,9 @@ def test_mremap_of_lazy_memory_commits_it_by_copying() -> None:
     p.map(BASE, 4, RW, NORESERVE)
     p.touch(BASE, 1)
     p.anew()
-    target = p.call("mremap", BASE, 4 * PAGE, 4 * PAGE, f.MREMAP_MAYMOVE | f.MREMAP_FIXED, BASE - (1 << 30))
+    target = p.call(
+        "mremap", BASE, 4 * PAGE, 4 * PAGE, f.MREMAP_MAYMOVE | f.MREMAP_FIXED, BASE - (1 << 30)
+    )
     assert cost(p) == Cost(2, 3 + 4 + 4, 0, 3 + 4, 3)
     p.touch(target, 4)
     assert p.counts.untouched_pages == 0
@@ -372,7 +391,9 @@ def test_a_call_that_fails_costs_nothing() -> None:
     assert p.call("mmap", BASE, 0, RW, FIXED) < 0
     assert p.call("munmap", BASE + 1, PAGE) < 0
     assert p.counts == Counts()
-    assert [vma.prot for _, _, vma in p.strategy.vmas] == [RW], "bkeep_mprotect refuses before it changes anything"
+    assert [vma.prot for _, _, vma in p.strategy.vmas] == [RW], (
+        "bkeep_mprotect refuses before it changes anything"
+    )
 
 
 def test_what_only_the_host_can_describe_is_allocated() -> None:
@@ -381,7 +402,11 @@ def test_what_only_the_host_can_describe_is_allocated() -> None:
     change = Change(MAP, BASE, BASE + 4 * PAGE, segment, None)
     p.tell(MemoryCall("shmat", (0,) * 6, BASE, (change,)))
     assert cost(p) == Cost(0, 4, 0, 4)
-    p.anew().tell(MemoryCall("shmdt", (BASE,) + (0,) * 5, 0, (Change(UNMAP, BASE, BASE + 4 * PAGE, None, segment),)))
+    p.anew().tell(
+        MemoryCall(
+            "shmdt", (BASE,) + (0,) * 5, 0, (Change(UNMAP, BASE, BASE + 4 * PAGE, None, segment),)
+        )
+    )
     assert cost(p) == Cost(2, 4)
 
 
@@ -408,10 +433,14 @@ def test_prot_growsdown_begins_with_the_vma() -> None:
     assert cost(p) == Cost(1, 6, 6)
 
 
-@pytest.mark.parametrize("kind", ["eaug", "eaccept", "emodpe", "restrict", "modify_types", "remove"])
+@pytest.mark.parametrize(
+    "kind", ["eaug", "eaccept", "emodpe", "restrict", "modify_types", "remove"]
+)
 def test_any_failure_kills_the_process(kind: str) -> None:
     """Upstream's die_or_inf_loop; no other strategy has that."""
-    p = Program(EveryCall, machine(Plan(lambda which, nth: Failure(error=16) if which == kind else None)))
+    p = Program(
+        EveryCall, machine(Plan(lambda which, nth: Failure(error=16) if which == kind else None))
+    )
     with pytest.raises(ProcessKilled, match="ends the process"):
         p.map(BASE, 2, RX)
         p.unmap(BASE, 2)
@@ -421,7 +450,8 @@ def test_any_failure_kills_the_process(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "windows"), [(RW, RX, 5), (R, RW, 0), (RW, R, 0), (RX, RW, 5), (0, RWX, 0), (RW, RW, 0)]
+    ("old", "new", "windows"),
+    [(RW, RX, 5), (R, RW, 0), (RW, R, 0), (RX, RW, 5), (0, RWX, 0), (RW, RW, 0)],
 )
 def test_open_windows_of_mprotect(old: int, new: int, windows: int) -> None:
     """EMODPE before EMODPR: on the way from RW to RX the pages are RWX. The machine sees it too."""
@@ -429,7 +459,9 @@ def test_open_windows_of_mprotect(old: int, new: int, windows: int) -> None:
     meter = machine()
     p = Program(EveryCall, meter)
     p.map(BASE, 5, old)
-    meter.after_step = lambda m: seen.update(prot for _, _, prot in m.effective(BASE, BASE + 5 * PAGE))
+    meter.after_step = lambda m: seen.update(
+        prot for _, _, prot in m.effective(BASE, BASE + 5 * PAGE)
+    )
     p.anew().protect(BASE, 5, new)
     assert p.counts.open_windows == windows
     assert (RWX in seen and RWX not in (old, new)) == bool(windows)
@@ -447,7 +479,8 @@ def test_open_windows_of_mmap(prot: int, windows: int, file: bool) -> None:
 
 
 def test_untouched_pages() -> None:
-    """What is committed before it is touched, or cleared in place, and then given back or kept for nothing."""
+    """What is committed before it is touched, or cleared in place, and then given back or kept for
+    nothing."""
     p = fresh()
     p.map(BASE, 8, RW)
     p.touch(BASE, 5)
@@ -464,7 +497,8 @@ def test_untouched_pages() -> None:
 
 
 def test_untouched_pages_of_a_file_that_is_discarded() -> None:
-    """Upstream ignores DONTNEED there: the pages stay, and the program's next touch is no commit."""
+    """Upstream ignores DONTNEED there: the pages stay, and the program's next touch is no
+    commit."""
     p = fresh()
     p.map_file(BASE, 4, R, lib(4))
     p.touch(BASE, 4)

@@ -34,17 +34,33 @@ def forked(p: Program) -> EveryCall:
 
 
 def test_fork_sends_page_by_page() -> None:
-    """For each page a write, a read and, read-only, a Protect; what cannot be read is opened for it, and closed."""
+    """For each page a write, a read and, read-only, a Protect; what cannot be read is opened for
+    it, and closed."""
     p = fresh()
     p.map(BASE, 3, RW)
     forked(p)
-    assert (p.counts.host_calls, p.counts.ioctls, p.counts.eaccept, p.counts.pages_copied) == (1 + 6, 0, 3, 3)
+    assert (p.counts.host_calls, p.counts.ioctls, p.counts.eaccept, p.counts.pages_copied) == (
+        1 + 6,
+        0,
+        3,
+        3,
+    )
     p.protect(BASE, 3, R)
     forked(p)
-    assert (p.counts.host_calls, p.counts.ioctls, p.counts.eaccept, p.counts.emodpe) == (1 + 9, 3, 6, 3)
+    assert (p.counts.host_calls, p.counts.ioctls, p.counts.eaccept, p.counts.emodpe) == (
+        1 + 9,
+        3,
+        6,
+        3,
+    )
     p.protect(BASE, 3, 0)
     forked(p)
-    assert (p.counts.host_calls, p.counts.ioctls, p.counts.eaccept, p.counts.emodpe) == (1 + 15, 9, 12, 9)
+    assert (p.counts.host_calls, p.counts.ioctls, p.counts.eaccept, p.counts.emodpe) == (
+        1 + 15,
+        9,
+        12,
+        9,
+    )
     assert (p.counts.ecreate, p.counts.open_windows) == (1, 6)
 
 
@@ -58,7 +74,9 @@ def test_fork_skips_what_is_not_committed_and_reads_files_anew() -> None:
     assert (p.counts.host_calls, p.counts.ioctls) == (1 + 4 + 1 + 1, 1)
     assert (p.counts.eaug, p.counts.pages_copied) == (2 + 4, 2 + 4)
     assert child.pal.count() == 6
-    assert child.pal.pages.get(BASE + 2 * PAGE) == LAZY, "upstream's child does not know, and fails on it"
+    assert child.pal.pages.get(BASE + 2 * PAGE) == LAZY, (
+        "upstream's child does not know, and fails on it"
+    )
     assert p.counts.untouched_pages == 4
     child.end()
     p.strategy.end()
@@ -125,7 +143,8 @@ def anything(p: Program, dice: Random) -> None:
         case 1:
             p.unmap(start, pages)
         case 2 | 3 if p.space.vmas.covered(start, start + pages * PAGE):
-            # Linux changes what comes before a hole, upstream nothing: from there on the two differ.
+            # Linux changes what comes before a hole, upstream nothing: from there on the two
+            # differ.
             p.protect(start, pages, prot)
         case 4:
             p.call("madvise", start, pages * PAGE, dice.choice((f.MADV_DONTNEED, f.MADV_FREE)))
@@ -142,8 +161,8 @@ def anything(p: Program, dice: Random) -> None:
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("maker", [EveryCall, SkipEqual])
 def test_nothing_that_a_program_does_kills_it(maker: type[EveryCall], seed: int) -> None:
-    """The machine agrees to every step, every mapped page is allocated and allows what was asked, and at the end
-    nothing is left."""
+    """The machine agrees to every step, every mapped page is allocated and allows what was asked,
+    and at the end nothing is left."""
     dice = Random(seed)
     p = Program(maker, machine())
     for _ in range(150):
@@ -152,10 +171,15 @@ def test_nothing_that_a_program_does_kills_it(maker: type[EveryCall], seed: int)
         pal = p.strategy.pal
         for start, end, vma in p.space.vmas:
             asked = vma.flags & RWX
-            assert all(ours is not None and ours.prot == asked for _, _, ours in p.strategy.vmas.runs(start, end))
+            assert all(
+                ours is not None and ours.prot == asked
+                for _, _, ours in p.strategy.vmas.runs(start, end)
+            )
             asked |= R if asked & W else 0
             assert {had for _, _, had in pal.pages.runs(start, end)} <= {asked, LAZY}
-            untouched += sum(e - s for s, e in pal.committed(start, end)) // PAGE - p.touches.count(start, end)
+            untouched += sum(e - s for s, e in pal.committed(start, end)) // PAGE - p.touches.count(
+                start, end
+            )
         assert p.counts.untouched_pages >= untouched >= 0
     for start, end, had in pal.pages:
         assert list(p.meter.effective(start, end)) == [(start, end, None if had == LAZY else had)]

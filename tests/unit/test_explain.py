@@ -51,11 +51,17 @@ class Process(Builder):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, about={"strategy": "laconic"})
-        about = {"path": "/bin/prog", "bits": 64, "layout": {"mmap_base": BASE + (1 << 40), "refused_advice": []}}
+        about = {
+            "path": "/bin/prog",
+            "bits": 64,
+            "layout": {"mmap_base": BASE + (1 << 40), "refused_advice": []},
+        }
         self.row("program", 0x5555_5555_6000, 0, data=json.dumps(about).encode())
         self.row("maps", 0, ADOPTED)
 
-    def map(self, page: int, pages: int, prot: int = RW, flags: int = ANONYMOUS, file: int = 0) -> None:
+    def map(
+        self, page: int, pages: int, prot: int = RW, flags: int = ANONYMOUS, file: int = 0
+    ) -> None:
         """A mapping that was made."""
         start = BASE + page * PAGE
         self.row("mmap", start, pages * PAGE, prot, flags, 3 if file else -1, 0, result=start, said=1, kinds=MAP,
@@ -86,8 +92,13 @@ class TestWhatDiffered:
         path = trace.end()
         told = of(path, "mprotect:1")
         assert (told.changes, told.host_call, told.recorded) == ((), None, 0)
-        assert told.counts["every-call"]["host_calls"] == 1 and told.counts["every-call"]["emodpr"] == 2
-        assert not any(told.counts["laconic"].values()) and not any(told.counts["skip-equal"].values())
+        assert (
+            told.counts["every-call"]["host_calls"] == 1
+            and told.counts["every-call"]["emodpr"] == 2
+        )
+        assert not any(told.counts["laconic"].values()) and not any(
+            told.counts["skip-equal"].values()
+        )
         said = text(path, "mprotect:1")
         assert "asked: make 2 pages (8,192 bytes) at 0x7f0000000000 readable and writable" in said
         assert "  2 pages at 7f0000000000: nothing: rw-p already\n" in said
@@ -100,20 +111,30 @@ class TestWhatDiffered:
         trace.row("mprotect", BASE + PAGE, 2 * PAGE, 5, result=0, said=1, kinds=EXTEND | RESTRICT)
         said = text(trace.end(), "mprotect:1")
         assert "  2 pages at 7f0000001000: gains x; loses w (EXTEND|RESTRICT)\n" in said
-        assert "  mprotect(0x7f0000001000, 8192, PROT_READ|PROT_EXEC)\n  because the bookkeeping of 2 pages" in said
+        assert (
+            "  mprotect(0x7f0000001000, 8192, PROT_READ|PROT_EXEC)\n  because the bookkeeping of 2 pages"
+            in said
+        )
 
     def test_contents_thrown_away(self, tmp_path: Path) -> None:
         """With how many touched pages; and where none was touched, nothing is done."""
         trace = Process(tmp_path / "a.trace")
         trace.map(0, 16)
         touched = ((BASE, BASE + 12 * PAGE, 0),)
-        trace.row("madvise", BASE, 16 * PAGE, MADV_DONTNEED, result=0, said=1, kinds=ZERO, touched=touched)
+        trace.row(
+            "madvise", BASE, 16 * PAGE, MADV_DONTNEED, result=0, said=1, kinds=ZERO, touched=touched
+        )
         trace.row("madvise", BASE, 16 * PAGE, MADV_DONTNEED, result=0)
         path = trace.end()
         said = text(path, "madvise:1")
-        assert "asked: throw away the contents of 16 pages (65,536 bytes)" in said and "(MADV_DONTNEED)" in said
+        assert (
+            "asked: throw away the contents of 16 pages (65,536 bytes)" in said
+            and "(MADV_DONTNEED)" in said
+        )
         assert "contents are thrown away: 12 touched pages (ZERO)" in said
-        assert "never touched, so there are no contents to throw away" in " ".join(text(path, "madvise:2").split())
+        assert "never touched, so there are no contents to throw away" in " ".join(
+            text(path, "madvise:2").split()
+        )
 
     def test_the_same_file(self, tmp_path: Path) -> None:
         trace = Process(tmp_path / "a.trace")
@@ -121,11 +142,18 @@ class TestWhatDiffered:
         trace.map(0, 8, 1, FIXED, number)
         read = ((BASE, BASE + PAGE, FILE_PAGE),)
         trace.row("mmap", BASE, 8 * PAGE, 1, FIXED, 3, 0, result=BASE, file=number, touched=read)
-        trace.row("mmap", BASE, 8 * PAGE, RW, ANONYMOUS, -1, 0, result=BASE, said=1, kinds=8 | EXTEND)
+        trace.row(
+            "mmap", BASE, 8 * PAGE, RW, ANONYMOUS, -1, 0, result=BASE, said=1, kinds=8 | EXTEND
+        )
         path = trace.end()
-        assert "the same file, the same offset, never written" in " ".join(text(path, "mmap:2").split())
+        assert "the same file, the same offset, never written" in " ".join(
+            text(path, "mmap:2").split()
+        )
         said = text(path, "mmap:3")
-        assert "backed by anonymous memory in the place of libc.so.6; gains w (FILE|EXTEND)" in " ".join(said.split())
+        assert (
+            "backed by anonymous memory in the place of libc.so.6; gains w (FILE|EXTEND)"
+            in " ".join(said.split())
+        )
 
     def test_unmapped_in_part(self, tmp_path: Path) -> None:
         """A hole in what is unmapped is no change."""
@@ -150,7 +178,9 @@ class TestWhatDiffered:
         trace = Process(tmp_path / "a.trace")
         trace.map(0, 4)
         target = BASE + 64 * PAGE
-        trace.row("mremap", BASE, 4 * PAGE, 8 * PAGE, 3, target, result=target, said=1, kinds=MAP | UNMAP)
+        trace.row(
+            "mremap", BASE, 4 * PAGE, 8 * PAGE, 3, target, result=target, said=1, kinds=MAP | UNMAP
+        )
         said = text(trace.end(), "mremap:1")
         call = "mremap(0x7f0000000000, 16384, 32768, MREMAP_MAYMOVE|MREMAP_FIXED, 0x7f0000040000)"
         assert call in " ".join(said.split())
@@ -164,7 +194,10 @@ class TestWhatDiffered:
         trace.row("vma", BASE, BASE + 4 * PAGE, 3 | SHARED | VM_MAY_RWX, BASE, 0, 0, file=number)
         trace.row("shmat", 32768, 0, 0, result=BASE, said=1)
         said = text(trace.end(), "shmat:1")
-        assert "  4 pages at 7f0000000000: mapped where nothing was; the contents are the file's" in said
+        assert (
+            "  4 pages at 7f0000000000: mapped where nothing was; the contents are the file's"
+            in said
+        )
         assert "* A                       after  rw-s SYSV00000000 (deleted)+0x0\n" in said
         assert "  shmat(0x8000, 0, 0)\n  because the bookkeeping of 4 pages differs" in said
 
@@ -190,7 +223,9 @@ class TestWhatDiffered:
         path = trace.end()
         told = of(path, "munmap:1")
         assert told.found.begin == 4
-        assert [(change.start, change.end, change.kind) for change in told.changes] == [(BASE, BASE + 4 * PAGE, UNMAP)]
+        assert [(change.start, change.end, change.kind) for change in told.changes] == [
+            (BASE, BASE + 4 * PAGE, UNMAP)
+        ]
         assert told.counts["every-call"]["eremove"] == 4
         assert "its work began at event 4" in text(path, "munmap:1")
 
@@ -207,7 +242,9 @@ class TestWhatDiffered:
     def test_other_rows(self, tmp_path: Path) -> None:
         path = small(tmp_path / "a.trace")
         said = text(path, 1)
-        assert said.startswith("event 1 is no memory call: program, a program that begins in its process;")
+        assert said.startswith(
+            "event 1 is no memory call: program, a program that begins in its process;"
+        )
         assert said.endswith("the next memory call is event 2\n")
         last = len(list(laconic.trace.open(path).rows())) - 1
         assert text(path, last).endswith("there is no memory call after it\n")
@@ -231,7 +268,11 @@ class TestFigures:
         for name in NAMES:
             # Whether a page stays untouched shows later.
             found, known_of = (
-                {thing: count for thing, count in counts.items() if count and thing != "untouched_pages"}
+                {
+                    thing: count
+                    for thing, count in counts.items()
+                    if count and thing != "untouched_pages"
+                }
                 for counts in (total[name], expected[name])
             )
             assert found == known_of and (name != "every-call" or found)
@@ -240,10 +281,16 @@ class TestFigures:
         """Nothing raises, everything fits, and no character moves a cursor or turns the writing."""
         trace = hostile(tmp_path / "a.trace")
         path = trace if isinstance(trace, str) else str(tmp_path / "a.trace")
-        numbers = [number for number, row in enumerate(laconic.trace.open(path).rows()) if row[0] < MEMORY_CODES]
+        numbers = [
+            number
+            for number, row in enumerate(laconic.trace.open(path).rows())
+            if row[0] < MEMORY_CODES
+        ]
         assert len(numbers) == 3 * len(HOSTILE)
         for number in numbers:
-            assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e\u2066\u2028\u200b]", as_text(of(path, number)))
+            assert not re.search(
+                "[\x00-\x09\x0b-\x1f\x7f\u202e\u2066\u2028\u200b]", as_text(of(path, number))
+            )
 
     def test_the_log_of_another_tool(self, tmp_path: Path) -> None:
         path = small(tmp_path / "a.trace", source="strace", about={"unknown": ["touched pages"]})
@@ -297,7 +344,9 @@ class TestPicture:
 
     def test_golden(self, tmp_path: Path) -> None:
         path = known(tmp_path / "a.trace")
-        made = "\n".join(as_text(of(path, event)) for event in ("mmap:2", "mprotect:1", "mprotect:2", 0))
+        made = "\n".join(
+            as_text(of(path, event)) for event in ("mmap:2", "mprotect:1", "mprotect:2", 0)
+        )
         if os.environ.get("LACONIC_GOLDEN") == "write":
             GOLDEN.write_text(made)
         assert made == GOLDEN.read_text()
@@ -352,7 +401,11 @@ class TestCommand:
         assert json.loads(capfd.readouterr().out) == report
 
     def test_bad_input(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-        empty, text_file, nothing = tmp_path / "empty", tmp_path / "text", Builder(tmp_path / "nothing.trace").cut()
+        empty, text_file, nothing = (
+            tmp_path / "empty",
+            tmp_path / "text",
+            Builder(tmp_path / "nothing.trace").cut(),
+        )
         empty.write_bytes(b"")
         text_file.write_text("hello\n")
         path = small(tmp_path / "a.trace")
@@ -368,7 +421,9 @@ class TestCommand:
             shown = capfd.readouterr()
             assert said in shown.err and not shown.out
 
-    def test_damage_after_the_event_and_before(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_damage_after_the_event_and_before(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         """What can be read is explained; what cannot is said."""
         trace = Stacked(tmp_path / "a.trace")
         trace.program("/bin/prog", ["prog"])
@@ -385,7 +440,9 @@ class TestCommand:
         assert main(["explain", path, "mprotect:1"]) == 2
         assert capfd.readouterr().err.count("is not complete") == 1
 
-    def test_missing_modules_are_named(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_missing_modules_are_named(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         path = unpacked(tmp_path / "a.trace")
         assert main(["explain", path, "mmap:1"]) == 0
         said = capfd.readouterr().out

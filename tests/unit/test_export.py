@@ -1,4 +1,5 @@
-"""laconic export: every format holds the trace, is read by its tools, and what cannot be written is said."""
+"""laconic export: every format holds the trace, is read by its tools, and what cannot be written is
+said."""
 
 from __future__ import annotations
 
@@ -28,16 +29,22 @@ duckdb = pytest.importorskip("duckdb")
 pl = pytest.importorskip("polars")
 
 
-def laconic_export(*words: str | Path, status: int = 0, **options: Any) -> subprocess.CompletedProcess[bytes]:
+def laconic_export(
+    *words: str | Path, status: int = 0, **options: Any
+) -> subprocess.CompletedProcess[bytes]:
     """Runs `laconic export WORDS`; never a traceback."""
     command = [*COMMAND, "export", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, timeout=60, env=environment(), check=False, **options)
+    done = subprocess.run(
+        command, capture_output=True, timeout=60, env=environment(), check=False, **options
+    )
     assert b"Traceback" not in done.stderr, done.stderr
     assert done.returncode == status, done.stderr
     return done
 
 
-def written(trace: str, kind: str, directory: Path, window: Window | None = None, limit: int | None = None) -> Path:
+def written(
+    trace: str, kind: str, directory: Path, window: Window | None = None, limit: int | None = None
+) -> Path:
     """Exports within this process; the file."""
     path = directory / f"out.{kind}"
     with path.open("wb") as output:
@@ -65,14 +72,16 @@ def test_parquet_in_duckdb(trace: str, tmp_path: Path) -> None:
     assert ask("select call, errno from TABLE where errno is not null") == [("munmap", "EINVAL")]
     paths = ask("select path from TABLE where call = 'mmap' and path is not null order by event")
     assert paths == [(path,) for path in PATHS]
-    assert ask("select distinct device, min(inode), max(file_size) from TABLE where inode is not null group by 1") == [
-        ("08:01", 7, 5000)
-    ]
+    assert ask(
+        "select distinct device, min(inode), max(file_size) from TABLE where inode is not null group by 1"
+    ) == [("08:01", 7, 5000)]
     assert ask("select program, count(*) from TABLE where call = 'mmap' group by 1 order by 1") == [
         ("/bin/prog", 5), ("/bin/true", 1),
     ]  # fmt: skip
     assert ask("select touched_pages from TABLE where call = 'madvise'") == [(1,)]
-    assert ask("select address, length, result, flags, kinds, state from TABLE where length > 1e9") == [
+    assert ask(
+        "select address, length, result, flags, kinds, state from TABLE where length > 1e9"
+    ) == [
         (0, 1 << 36, BASE + (1 << 30), "MAP_PRIVATE|MAP_ANONYMOUS|MAP_NORESERVE", "MAP", "chosen")
     ]
     assert ask("select arg4 from TABLE where length > 1e9") == [((1 << 64) - 1,)]
@@ -86,9 +95,17 @@ def test_parquet_in_polars(trace: str, tmp_path: Path) -> None:
     """Polars reads the same, with the types that are documented."""
     frame = pl.read_parquet(written(trace, "parquet", tmp_path))
     assert tuple(frame.columns) == tuple(COLUMNS)
-    kinds = {"int64": pl.Int64, "int32": pl.Int32, "uint64": pl.UInt64, "uint32": pl.UInt32, "string": pl.String}
+    kinds = {
+        "int64": pl.Int64,
+        "int32": pl.Int32,
+        "uint64": pl.UInt64,
+        "uint32": pl.UInt32,
+        "string": pl.String,
+    }
     assert frame.schema == pl.Schema({name: kinds[kind] for name, kind in COLUMNS.items()})
-    assert frame.filter(pl.col("call") == "mprotect")["prot"].to_list() == ["PROT_READ|PROT_WRITE"] * 2
+    assert (
+        frame.filter(pl.col("call") == "mprotect")["prot"].to_list() == ["PROT_READ|PROT_WRITE"] * 2
+    )
     assert frame["event"].is_sorted() and frame["time_ns"].is_sorted()
     import pyarrow.parquet as pq
 
@@ -152,7 +169,9 @@ def test_window(trace: str, tmp_path: Path) -> None:
     frame = pl.read_parquet(written(trace, "parquet", tmp_path, Window(9_000_000, 13_000_000)))
     assert frame["time_ns"].to_list() == [9_000_000, 10_000_000, 11_000_000, 12_000_000, 13_000_000]
     assert set(frame["program"]) == {"/bin/prog"}
-    lines = written(trace, "strace", tmp_path, Window(9_000_000, 13_000_000)).read_text().splitlines()
+    lines = (
+        written(trace, "strace", tmp_path, Window(9_000_000, 13_000_000)).read_text().splitlines()
+    )
     assert len(lines) == 5
 
 
@@ -176,23 +195,35 @@ def perfetto(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def test_perfetto(trace: str, tmp_path: Path) -> None:
-    """Processes and threads have names, programs are slices, calls instants, the totals counters."""
+    """Processes and threads have names, programs are slices, calls instants, the totals
+    counters."""
     events, about = perfetto(written(trace, "perfetto", tmp_path))
     names = [(e["pid"], e["args"]["name"]) for e in events if e.get("name") == "process_name"]
     assert (100, "prog") in names and names[-2] == (102, "true")
     assert {e["tid"] for e in events if e.get("name") == "thread_name"} == {100, 101, 102}
     slices = [(e["pid"], e["name"], e["ts"]) for e in events if e["ph"] == "B"]
-    assert slices == [(100, "/bin/prog", 1000), (102, "/bin/prog", 15000), (102, "/bin/true", 16000)]
+    assert slices == [
+        (100, "/bin/prog", 1000),
+        (102, "/bin/prog", 15000),
+        (102, "/bin/true", 16000),
+    ]
     calls = Counter(e["name"] for e in events if e["ph"] == "i")
     assert calls["mmap"] == 6 and calls["exit"] == 3
     (madvise,) = (e for e in events if e.get("name") == "madvise")
-    assert madvise["args"]["advice"] == "MADV_DONTNEED" and madvise["args"]["address"] == f"{BASE + (1 << 30):#x}"
-    assert [e["args"] for e in events if e["ph"] == "C" and e["pid"] == 100][-1] == {"asked": 14, "said": 8}
+    assert (
+        madvise["args"]["advice"] == "MADV_DONTNEED"
+        and madvise["args"]["address"] == f"{BASE + (1 << 30):#x}"
+    )
+    assert [e["args"] for e in events if e["ph"] == "C" and e["pid"] == 100][-1] == {
+        "asked": 14,
+        "said": 8,
+    }
     assert about["loss"] == "none" and "cut" not in about
 
 
 def test_perfetto_is_cut_at_a_size(tmp_path: Path) -> None:
-    """The limit holds, and the cut is said on standard error, in the metadata and on the time line."""
+    """The limit holds, and the cut is said on standard error, in the metadata and on the time
+    line."""
     trace = large(tmp_path / "large.trace", 5000)
     done = laconic_export(trace, "--to", "perfetto", "-o", tmp_path / "a.json", "--limit", "100000")
     assert b"cut 0.0" in done.stderr and b"--limit" in done.stderr
@@ -216,7 +247,8 @@ def test_perfetto_window(trace: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_command(trace: str, tmp_path: Path, kind: str) -> None:
-    """Says what was written; refuses a file that exists; --force writes it anew; - is standard output."""
+    """Says what was written; refuses a file that exists; --force writes it anew; - is standard
+    output."""
     path = tmp_path / "an out'put"
     done = laconic_export(trace, "--to", kind, "-o", path)
     assert str(path).encode() in done.stderr and b"next:  " in done.stderr
@@ -227,7 +259,11 @@ def test_command(trace: str, tmp_path: Path, kind: str) -> None:
     assert path.read_bytes() == content
     done = laconic_export(trace, "--to", kind, "-o", "-")
     assert done.stdout == content
-    command = laconic_export(trace, "--to", kind, "-o", path, "--force").stderr.decode().split("next:  ")[1]
+    command = (
+        laconic_export(trace, "--to", kind, "-o", path, "--force")
+        .stderr.decode()
+        .split("next:  ")[1]
+    )
     if command.startswith("duckdb"):
         words = ["sh", "-c", command.replace("duckdb -c", "printf %s")]
         query = subprocess.run(words, capture_output=True, text=True, check=True).stdout
@@ -284,7 +320,9 @@ def test_full_disk(tmp_path: Path, kind: str) -> None:
             [*COMMAND, "export", trace, "--to", kind, "-o", "-"],
             stdout=full, stderr=subprocess.PIPE, env=environment(), check=False,
         )  # fmt: skip
-    assert done.returncode == 2 and b"No space left" in done.stderr and b"Traceback" not in done.stderr
+    assert (
+        done.returncode == 2 and b"No space left" in done.stderr and b"Traceback" not in done.stderr
+    )
 
 
 def test_reader_that_goes(tmp_path: Path) -> None:
@@ -331,8 +369,12 @@ class Terminal(io.StringIO):
         return self.terminal
 
 
-@pytest.mark.parametrize(("terminal", "patience", "shows"), [(True, 0, True), (True, 60, False), (False, 0, False)])
-def test_progress(monkeypatch: pytest.MonkeyPatch, terminal: bool, patience: float, shows: bool) -> None:
+@pytest.mark.parametrize(
+    ("terminal", "patience", "shows"), [(True, 0, True), (True, 60, False), (False, 0, False)]
+)
+def test_progress(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, patience: float, shows: bool
+) -> None:
     """A bar, only on a terminal, only for what takes long; then it goes."""
     stderr = Terminal()
     stderr.terminal = terminal

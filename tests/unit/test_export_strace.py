@@ -1,4 +1,5 @@
-"""laconic export --to strace: strace's own lines, which its importer reads back to the same calls."""
+"""laconic export --to strace: strace's own lines, which its importer reads back to the same
+calls."""
 
 from __future__ import annotations
 
@@ -61,7 +62,8 @@ def test_strace_lines(trace: str, tmp_path: Path) -> None:
 
 
 def test_strace_says_what_it_left_out(tmp_path: Path) -> None:
-    """Calls without a form in strace are counted, losses are lines that no importer takes for a call."""
+    """Calls without a form in strace are counted, losses are lines that no importer takes for a
+    call."""
     builder = Builder(tmp_path / "a.trace")
     builder.program("/bin/x", ["x"])
     builder.row("other", 1)
@@ -76,7 +78,12 @@ def test_strace_says_what_it_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("data", "shown"),
-    [(b"a\x001", r'"a\0001"'), (b"a\x00b", r'"a\0b"'), (b"\x7f\xff8", r'"\177\3778"'), (b"\t\\\"", r'"\t\\\""')],
+    [
+        (b"a\x001", r'"a\0001"'),
+        (b"a\x00b", r'"a\0b"'),
+        (b"\x7f\xff8", r'"\177\3778"'),
+        (b'\t\\"', r'"\t\\\""'),
+    ],
 )
 def test_strace_strings(data: bytes, shown: str) -> None:
     """Escapes are strace's."""
@@ -84,7 +91,8 @@ def test_strace_strings(data: bytes, shown: str) -> None:
 
 
 def test_a_call_that_was_begun_before(tmp_path: Path) -> None:
-    """Its line has the file that its `begin` row knows, after a line that shows how that was open."""
+    """Its line has the file that its `begin` row knows, after a line that shows how that was
+    open."""
     builder = Builder(tmp_path / "a.trace")
     number = builder.file("/x", mode=READABLE)
     builder.row("begin", 0, 8192, 1, 0x8002, 3, 0, said=CODES["mmap"], file=number)
@@ -92,27 +100,37 @@ def test_a_call_that_was_begun_before(tmp_path: Path) -> None:
     builder.row("mmap", 0, 8192, 1, 0x8002, 3, 0, result=BASE)
     lines = exported(builder.end(), tmp_path).read_text().splitlines()
     assert lines[1].endswith('openat(AT_FDCWD, "/x", O_RDONLY) = 3</x>')
-    assert lines[2].endswith(f"mmap(NULL, 8192, PROT_READ, MAP_PRIVATE|MAP_POPULATE, 3</x>, 0) = {BASE:#x}")
+    assert lines[2].endswith(
+        f"mmap(NULL, 8192, PROT_READ, MAP_PRIVATE|MAP_POPULATE, 3</x>, 0) = {BASE:#x}"
+    )
 
 
 # There and back
 
 
 def calls(path: str | Path) -> list[tuple[Any, ...]]:
-    """What must come back: calls with arguments, results and files, programs, ends, stacks, in order and time."""
+    """What must come back: calls with arguments, results and files, programs, ends, stacks, in
+    order and time."""
     found: list[tuple[Any, ...]] = []
     began = None
     for record in laconic.trace.open(str(path)):
         match record:
             case records.Call():
                 began = record.time if began is None else began
-                file = record.file and (record.file.file.path, record.file.mode & (READABLE | WRITABLE))
+                file = record.file and (
+                    record.file.file.path,
+                    record.file.mode & (READABLE | WRITABLE),
+                )
                 where = (record.time - began, record.pid, record.tid)
-                found.append((record.call, *where, arguments(record), record.result, file, record.path))
+                found.append(
+                    (record.call, *where, arguments(record), record.result, file, record.path)
+                )
             case records.Program():
                 found.append(("program", record.pid, record.about.get("argv")))
             case records.Exit():
-                found.append(("exit", record.time - (began or 0), record.pid, record.tid, record.status))
+                found.append(
+                    ("exit", record.time - (began or 0), record.pid, record.tid, record.status)
+                )
             case records.Stack():
                 found.append(("stack", record.tid, record.frames))
             case records.Detail(event="answer") if record.row[4] == READ:
@@ -121,7 +139,8 @@ def calls(path: str | Path) -> list[tuple[Any, ...]]:
 
 
 def arguments(call: records.Call) -> tuple[int, ...]:
-    """Those that strace shows, as the kernel reads them: pointers to what it shows instead are only there or not."""
+    """Those that strace shows, as the kernel reads them: pointers to what it shows instead are only
+    there or not."""
     args = list(call.args)
     if call.call.startswith("execve"):
         return ()
@@ -150,7 +169,8 @@ def test_round_trip(trace: str, tmp_path: Path) -> None:
 
 
 def test_round_trip_of_every_call(tmp_path: Path) -> None:
-    """Every memory and process call that strace knows, with usual and with odd arguments, failed and not."""
+    """Every memory and process call that strace knows, with usual and with odd arguments, failed
+    and not."""
     builder = Builder(tmp_path / "a.trace")
     builder.program("/bin/x", ["x"])
     modes = {READABLE: "r", WRITABLE: "w", READABLE | WRITABLE: "b", 0: "p"}
@@ -158,7 +178,17 @@ def test_round_trip_of_every_call(tmp_path: Path) -> None:
         file = builder.file(f"/tmp/{name}", mode=mode | PLAIN)
         builder.row("mmap", BASE, 4096, 3, 0x11, 7, 1 << 40, result=BASE, file=file)
     builder.row("mmap", 0, 1 << 63, 0x3000007, 0x4008D | 21 << 26, -1, -4096 & MASK, result=-12)
-    builder.row("mmap", 0, 5, 0, 0, 3, 0, state=NO_RESULT, file=builder.file("/tmp/b", mode=READABLE | WRITABLE))
+    builder.row(
+        "mmap",
+        0,
+        5,
+        0,
+        0,
+        3,
+        0,
+        state=NO_RESULT,
+        file=builder.file("/tmp/b", mode=READABLE | WRITABLE),
+    )
     builder.row("answer", READ, BASE, 80, data=b'a "name"\0')
     builder.row("prctl", 0x53564D41, 0, BASE, 4096, BASE, result=0)
     builder.row("prctl", 0x53564D41, 0, BASE, 4096, 0, result=0)
@@ -179,7 +209,12 @@ def test_round_trip_of_every_call(tmp_path: Path) -> None:
             result = (0, -12, 0)[shift]
             # What the kernel refuses did not succeed.
             builder.row(name, *args, result=-22 if impossible_call(name, args, result) else result)
-    for name, flags in (("fork", 0), ("vfork", 0x4100), ("clone", 0x3D0F00), ("clone3", 0x100000180)):
+    for name, flags in (
+        ("fork", 0),
+        ("vfork", 0x4100),
+        ("clone", 0x3D0F00),
+        ("clone3", 0x100000180),
+    ):
         builder.row(name, flags, result=-11)
     builder.row("execve", data=b"/no\n\xff", result=-2)
     builder.row("execveat", data=b"/no", result=-13)

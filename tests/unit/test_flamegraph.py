@@ -32,7 +32,8 @@ PLAN = {"grow": (9874, 127), "inner": (3, 1), "a;b<c>": (1, 0), "0x4711": (2, 0)
 
 
 def fixed() -> Flames:
-    """Stacks that no replay made: inlined, JIT, one line of a function and two, a name that would end a frame."""
+    """Stacks that no replay made: inlined, JIT, one line of a function and two, a name that would
+    end a frame."""
     program, call = Flame("/bin/prog", kind="program"), Flame("mprotect", kind="call")
     main_ = Flame("main", "prog", "m.c", 3)
     return Flames(
@@ -78,22 +79,34 @@ class TestStacks:
         """Host calls and cycles are those of the sites' figures."""
         found = sites(laconic.trace.open(known(tmp_path / "a.trace")), (EVERY_CALL,))
         profile = costs.load()
-        counted = sum(site.wasted[EVERY_CALL].host_calls for site in found.sites if EVERY_CALL in site.wasted)
+        counted = sum(
+            site.wasted[EVERY_CALL].host_calls for site in found.sites if EVERY_CALL in site.wasted
+        )
         assert flames(found, HOST_CALLS).total == counted > 0
-        cycles = [profile.cycles(site.counts[EVERY_CALL])[0] for site in found.sites if EVERY_CALL in site.counts]
-        assert abs(flames(found, CYCLES, every=True, profile=profile).total - sum(cycles)) < len(cycles)
+        cycles = [
+            profile.cycles(site.counts[EVERY_CALL])[0]
+            for site in found.sites
+            if EVERY_CALL in site.counts
+        ]
+        assert abs(flames(found, CYCLES, every=True, profile=profile).total - sum(cycles)) < len(
+            cycles
+        )
 
     def test_suppressions_and_calls_without_a_stack(self, tmp_path: Path) -> None:
         found = sites(laconic.trace.open(sited(tmp_path / "a.trace", PLAN)), (EVERY_CALL,))
         made = flames(found, suppressions=[Suppression("mine", function="grow")])
         assert (made.total, made.hidden, made.stackless) == (6, Counter({"mine": 9874}), 0)
-        bare = sites(laconic.trace.open(sited(tmp_path / "b.trace", PLAN, stacks=False)), (EVERY_CALL,))
+        bare = sites(
+            laconic.trace.open(sited(tmp_path / "b.trace", PLAN, stacks=False)), (EVERY_CALL,)
+        )
         # Without their stacks all calls are one sequence, in which others change nothing.
         made = flames(bare)
         assert stacks(as_folded(made)) == {"/opt/bin/prog;(no stack);mprotect": made.stackless}
 
     def test_none(self, tmp_path: Path) -> None:
-        made = flames(sites(laconic.trace.open(sited(tmp_path / "a.trace", {"f": (0, 2)})), (EVERY_CALL,)))
+        made = flames(
+            sites(laconic.trace.open(sited(tmp_path / "a.trace", {"f": (0, 2)})), (EVERY_CALL,))
+        )
         assert as_folded(made) == ""
         assert json.loads(as_speedscope(made, "a", "1"))["profiles"][0]["endValue"] == 0
         assert "there are none" in as_svg(made)
@@ -105,17 +118,28 @@ class TestFormats:
     @pytest.mark.parametrize("kind", ["folded", "speedscope.json", "svg"])
     def test_golden(self, kind: str) -> None:
         golden = GOLDEN / f"flames.{kind}"
-        made = {"folded": as_folded, "svg": as_svg}.get(kind, lambda one: as_speedscope(one, "a.trace", "1"))(fixed())
+        made = {"folded": as_folded, "svg": as_svg}.get(
+            kind, lambda one: as_speedscope(one, "a.trace", "1")
+        )(fixed())
         if os.environ.get("LACONIC_GOLDEN") == "write":
             golden.write_text(made)
         assert made == golden.read_text()
 
     def test_speedscope(self) -> None:
-        """The fields of a sampled profile: frames by number, as many weights as samples, and their sum at its end."""
+        """The fields of a sampled profile: frames by number, as many weights as samples, and their
+        sum at its end."""
         made = json.loads(as_speedscope(fixed(), "a.trace", "1"))
         assert made["$schema"] == "https://www.speedscope.app/file-format-schema.json"
         frames, (profile,) = made["shared"]["frames"], made["profiles"]
-        assert set(profile) == {"type", "name", "unit", "startValue", "endValue", "samples", "weights"}
+        assert set(profile) == {
+            "type",
+            "name",
+            "unit",
+            "startValue",
+            "endValue",
+            "samples",
+            "weights",
+        }
         assert profile["type"] == "sampled" and profile["unit"] == "none"
         assert len(profile["samples"]) == len(profile["weights"])
         assert sum(profile["weights"]) == profile["endValue"] - profile["startValue"] == 101
@@ -126,7 +150,8 @@ class TestFormats:
         assert all(set(frame) <= {"name", "file", "line", "col"} for frame in frames)
 
     def test_svg(self) -> None:
-        """Boxes lie within the one below, are as wide as they weigh, and each has its whole name in a title."""
+        """Boxes lie within the one below, are as wide as they weigh, and each has its whole name in
+        a title."""
         root = ElementTree.fromstring(as_svg(fixed()))
         assert not list(root.iter(f"{SVG}script"))
         boxes = {}
@@ -157,7 +182,9 @@ class TestFormats:
         assert made.total == len(HOSTILE) * (3 if every else 2)
         assert sum(stacks(as_folded(made)).values()) == made.total
         assert json.loads(as_speedscope(made, HOSTILE[0], "1"))["profiles"]
-        elements = {element.tag.removeprefix(SVG) for element in ElementTree.fromstring(as_svg(made)).iter()}
+        elements = {
+            element.tag.removeprefix(SVG) for element in ElementTree.fromstring(as_svg(made)).iter()
+        }
         assert elements == {"svg", "desc", "style", "text", "g", "title", "rect"}
 
     def test_the_same_bytes(self, tmp_path: Path) -> None:
@@ -165,7 +192,10 @@ class TestFormats:
         path = known(tmp_path / "a.trace")
         for to in ("folded", "speedscope", "svg"):
             made = []
-            for seed, zone, language in (("1", "Asia/Tokyo", "C"), ("2", "America/Lima", "de_DE.UTF-8")):
+            for seed, zone, language in (
+                ("1", "Asia/Tokyo", "C"),
+                ("2", "America/Lima", "de_DE.UTF-8"),
+            ):
                 words = [*COMMAND, "flamegraph", path, "--to", to, "-o", "-"]
                 env = environment(PYTHONHASHSEED=seed, TZ=zone, LC_ALL=language)
                 made.append(subprocess.run(words, capture_output=True, check=True, env=env).stdout)
@@ -180,7 +210,10 @@ class TestCommand:
         assert main(["flamegraph", path, "--to", "folded", "-o", str(out)]) == 0
         assert stacks(out.read_text()) == {"/bin/prog;main;grow;mprotect": 6}
         shown = capfd.readouterr()
-        assert "redundant memory calls by stack, 6 in 1 stack" in " ".join(shown.err.split()) and not shown.out
+        assert (
+            "redundant memory calls by stack, 6 in 1 stack" in " ".join(shown.err.split())
+            and not shown.out
+        )
         assert main(["flamegraph", path, "--to", "folded", "-o", "-", "--all"]) == 0
         assert sum(stacks(capfd.readouterr().out).values()) == 12
 
@@ -210,7 +243,9 @@ class TestCommand:
         assert main(["flamegraph", path, "-o", str(there), "--force", "--to", "svg"]) == 0
         assert there.read_text().startswith("<svg")
 
-    def test_what_is_missing_is_said(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_what_is_missing_is_said(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         """A trace without stacks, one of nothing, one whose modules are not there."""
         from tests.unit.test_explain import unpacked
 
@@ -224,19 +259,35 @@ class TestCommand:
         assert "there are none" in Path(out).read_text()
         gone = unpacked(tmp_path / "gone.trace")
         assert main(["flamegraph", gone, "--all", "--to", "folded", "-o", out, "--force"]) == 0
-        assert "no symbols of /nowhere/libgone.so: No such file or directory" in capfd.readouterr().err
+        assert (
+            "no symbols of /nowhere/libgone.so: No such file or directory" in capfd.readouterr().err
+        )
 
     def test_json(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-        """Beside a file or alone: the same stacks and weights, and what is hidden or has no name."""
+        """Beside a file or alone: the same stacks and weights, and what is hidden or has no
+        name."""
         from tests.unit.test_explain import unpacked
 
-        path, out, made = known(tmp_path / "a.trace"), str(tmp_path / "a.folded"), tmp_path / "a.json"
-        assert main(["flamegraph", path, "--all", "--to", "folded", "-o", out, "--json", str(made)]) == 0
+        path, out, made = (
+            known(tmp_path / "a.trace"),
+            str(tmp_path / "a.folded"),
+            tmp_path / "a.json",
+        )
+        assert (
+            main(["flamegraph", path, "--all", "--to", "folded", "-o", out, "--json", str(made)])
+            == 0
+        )
         found = json.loads(made.read_text())
         assert {
-            ";".join(frame["name"] for frame in stack["frames"]): stack["weight"] for stack in found["stacks"]
+            ";".join(frame["name"] for frame in stack["frames"]): stack["weight"]
+            for stack in found["stacks"]
         } == stacks(Path(out).read_text())
-        assert (found["schema"], found["all"], found["weight"], found["total"]) == (1, True, "calls", 12)
+        assert (found["schema"], found["all"], found["weight"], found["total"]) == (
+            1,
+            True,
+            "calls",
+            12,
+        )
         capfd.readouterr()
         assert main(["flamegraph", unpacked(tmp_path / "gone.trace"), "--all", "--json", "-"]) == 0
         found = json.loads(capfd.readouterr().out)
@@ -256,5 +307,12 @@ class TestCommand:
             pytest.skip("there is no /dev/full")
         words = [*COMMAND, "flamegraph", known(tmp_path / "a.trace"), "--to", "svg", "-o", "-"]
         with open("/dev/full", "wb") as full:
-            done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment())
+            done = subprocess.run(
+                words,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+                env=environment(),
+            )
         assert done.returncode == 2 and "standard output cannot be written" in done.stderr

@@ -1,4 +1,5 @@
-"""The importer of Gramine logs: the format's variants, threads, processes, loss, and input that is no such log."""
+"""The importer of Gramine logs: the format's variants, threads, processes, loss, and input that is
+no such log."""
 
 from __future__ import annotations
 
@@ -66,7 +67,9 @@ def brief(records: list[Record]) -> list[tuple[object, ...]]:
 
 def expected(steps: list[Step]) -> list[tuple[object, ...]]:
     arity = {"brk": 1, "munmap": 2, "mprotect": 3, "madvise": 3, "clone": 1, "mmap": 6}
-    return [(s.name, s.pid, s.tid, s.args[: arity[s.name]], s.result) for s in steps if s.name in arity]
+    return [
+        (s.name, s.pid, s.tid, s.args[: arity[s.name]], s.result) for s in steps if s.name in arity
+    ]
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -74,10 +77,15 @@ def test_every_variant_gives_the_same_calls(tmp_path: Path, name: str) -> None:
     records, report = take(tmp_path, log(PROGRAM, VARIANTS[name]))
     assert brief(records) == expected(PROGRAM)
     assert report.not_understood == 0
-    files = [one.file.file.path if one.file else None for one in calls(records) if one.call == "mmap"]
+    files = [
+        one.file.file.path if one.file else None for one in calls(records) if one.call == "mmap"
+    ]
     assert files == [*["/lib/libc.so.6"] * 3, *[None] * 3]
     assert isinstance(records[0], Process) and not records[0].parent
-    assert [(one.tid, one.status) for one in records if isinstance(one, Exit)] == [(2, 0), (1, 3 << 8)]
+    assert [(one.tid, one.status) for one in records if isinstance(one, Exit)] == [
+        (2, 0),
+        (1, 3 << 8),
+    ]
     chosen = [bool(one.state & CHOSEN) for one in calls(records) if one.call == "mmap"]
     assert chosen == [True, False, True, True, True, True]
 
@@ -160,7 +168,9 @@ def test_a_call_that_never_returned(tmp_path: Path) -> None:
         ("mmap", UNFINISHED, None),
         ("munmap", UNFINISHED, None),
     }
-    records, _ = take(tmp_path, lines.begin(mapped) + lines.end(Step("brk", (0,), 0x1000)) + lines.begin(mapped))
+    records, _ = take(
+        tmp_path, lines.begin(mapped) + lines.end(Step("brk", (0,), 0x1000)) + lines.begin(mapped)
+    )
     assert [(one.call, one.state & ~CHOSEN) for one in calls(records)] == [
         ("brk", 0), ("mmap", NO_RESULT), ("mmap", UNFINISHED)]  # fmt: skip
 
@@ -201,18 +211,37 @@ def test_processes_are_linked_by_the_id_that_fork_returned(tmp_path: Path, early
 
 
 def test_vfork_is_answered_as_fork(tmp_path: Path) -> None:
-    records, _ = take(tmp_path, log([Step("vfork", (), 2), Step("clone", (0x4111,), 3), Step("fork", (), 4)]))
-    assert [(one.call, one.result) for one in calls(records)] == [("vfork", 2), ("clone", 3), ("fork", 4)]
-    raw = [row[4] for row in laconic.trace.open(str(tmp_path / "a.trace")).rows() if row[10] in (2, 3, 4)]
+    records, _ = take(
+        tmp_path, log([Step("vfork", (), 2), Step("clone", (0x4111,), 3), Step("fork", (), 4)])
+    )
+    assert [(one.call, one.result) for one in calls(records)] == [
+        ("vfork", 2),
+        ("clone", 3),
+        ("fork", 4),
+    ]
+    raw = [
+        row[4]
+        for row in laconic.trace.open(str(tmp_path / "a.trace")).rows()
+        if row[10] in (2, 3, 4)
+    ]
     assert raw == [0, 0x11, 0]
 
 
 def test_a_program_that_is_run_again_in_the_same_log(tmp_path: Path) -> None:
     once = log([Step("brk", (0,), 0x1000), Step("exit_group", (0,), None)])
     records, report = take(tmp_path, once + once)
-    assert [type(one).__name__ for one in records if not isinstance(one, Call)] == ["Process", "Exit"] * 2 + ["End"]
+    assert [type(one).__name__ for one in records if not isinstance(one, Call)] == [
+        "Process",
+        "Exit",
+    ] * 2 + ["End"]
     # A thread that was cut short in another's exit_group may still be heard.
-    late = log([Step("clone", (0x10F00,), 2), Step("exit_group", (0,), None, tid=2), Step("madvise", (0, 0, 4), 0)])
+    late = log(
+        [
+            Step("clone", (0x10F00,), 2),
+            Step("exit_group", (0,), None, tid=2),
+            Step("madvise", (0, 0, 4), 0),
+        ]
+    )
     records, report = take(tmp_path, late)
     assert [one.call for one in calls(records)] == ["clone"]
     assert any("had ended" in note for note in report.notes)
@@ -283,7 +312,10 @@ def test_several_logs_compressed(tmp_path: Path) -> None:
         (b"", "is empty"),
         (b"PAR1" + bytes(100), "looks like a Parquet file"),
         (bytes(range(256)) * 4, "a binary file"),
-        (b'execve("/bin/true", ["true"], 0x7ffd) = 0\nbrk(NULL) = 0x1000\n', "other text, whose first line is"),
+        (
+            b'execve("/bin/true", ["true"], 0x7ffd) = 0\nbrk(NULL) = 0x1000\n',
+            "other text, whose first line is",
+        ),
         (b"[P1:T1:main] error: mmap failed\n", 'loader.log_level = "trace"'),
     ],
 )
@@ -297,12 +329,19 @@ def test_no_such_log(tmp_path: Path, data: bytes, message: str) -> None:
 
 def test_redacted(tmp_path: Path) -> None:
     source = tmp_path / "a.log"
-    source.write_bytes(log([Step("execve", (), None, text="/bin/secret", argv=("secret",)), *PROGRAM]))
+    source.write_bytes(
+        log([Step("execve", (), None, text="/bin/secret", argv=("secret",)), *PROGRAM])
+    )
     import_logs("gramine", [str(source)], str(tmp_path / "o"), redact=True)
-    assert not any(b"secret" in row[16] or b"libc" in row[16] for row in laconic.trace.open(str(tmp_path / "o")).rows())
+    assert not any(
+        b"secret" in row[16] or b"libc" in row[16]
+        for row in laconic.trace.open(str(tmp_path / "o")).rows()
+    )
 
 
-LINES = log(PROGRAM, Variant()).splitlines(keepends=True) + log(PROGRAM, VARIANTS["graphene"]).splitlines(keepends=True)
+LINES = log(PROGRAM, Variant()).splitlines(keepends=True) + log(
+    PROGRAM, VARIANTS["graphene"]
+).splitlines(keepends=True)
 LINES += [line.replace(b"P1:T1", b"P2:T4") for line in LINES]
 NOISE = st.one_of(
     st.sampled_from(LINES),

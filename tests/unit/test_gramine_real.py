@@ -1,4 +1,5 @@
-"""Logs that real Gramine wrote: every call is read, the program's start is known, and what hardware counted is kept."""
+"""Logs that real Gramine wrote: every call is read, the program's start is known, and what hardware
+counted is kept."""
 
 from __future__ import annotations
 
@@ -31,7 +32,19 @@ from laconic.trace.sysroot import Sysroot
 
 REAL = Path(__file__).parent.parent / "corpus" / "gramine" / "real"
 LOGS = sorted(path.name for path in REAL.iterdir())
-FOLLOWED = {"mmap", "munmap", "mprotect", "brk", "madvise", "msync", "mincore", "clone", "fork", "vfork", "execve"}
+FOLLOWED = {
+    "mmap",
+    "munmap",
+    "mprotect",
+    "brk",
+    "madvise",
+    "msync",
+    "mincore",
+    "clone",
+    "fork",
+    "vfork",
+    "execve",
+}
 HEADER = b"(libos_parser.c:1701:buf_write_all) [P1:T%d:thr] trace: "
 
 
@@ -47,7 +60,9 @@ def take(tmp_path: Path, source: Path | bytes, root: Path | None = None) -> tupl
     else:
         path = source
     target = str(tmp_path / "a.trace")
-    report = import_logs("gramine", [str(path)], target, force=True, root=None if root is None else str(root))
+    report = import_logs(
+        "gramine", [str(path)], target, force=True, root=None if root is None else str(root)
+    )
     return laconic.trace.open(target), report
 
 
@@ -129,7 +144,9 @@ def test_the_program_writes_in_the_middle_of_a_line(tmp_path: Path, front: bytes
     trace, report = take(tmp_path, text)
     assert report.calls == {"clone": 1}
     assert losses(trace) == []
-    assert [(puzzle.line, puzzle.text) for puzzle in report.texts] == [(4, (front + b"done").decode())]
+    assert [(puzzle.line, puzzle.text) for puzzle in report.texts] == [
+        (4, (front + b"done").decode())
+    ]
 
 
 def test_a_call_whose_rest_never_comes_is_lost_at_its_own_line(tmp_path: Path) -> None:
@@ -150,7 +167,9 @@ def test_a_block_without_glued_lines_is_left_alone() -> None:
         text = text_of(name)
         parts = split(text)
         assert parts.replace(CUT + b"\n", b"") == text
-        glued = [line for line in text.split(b"\n") if len(re.findall(rb"\.c:\d+:\w+\) ", line)) > 1]
+        glued = [
+            line for line in text.split(b"\n") if len(re.findall(rb"\.c:\d+:\w+\) ", line)) > 1
+        ]
         assert parts.count(CUT) == len(glued)
 
 
@@ -176,7 +195,10 @@ def test_what_is_lost_has_a_row_and_info_says_so(tmp_path: Path, what: str) -> N
     trace, _ = take(tmp_path, log([Step("brk", (0,), 0x1000, tid=2)]) + LOST[what])
     assert len(losses(trace)) == 1
     done = subprocess.run(
-        [*COMMAND, "info", trace.path, "--json", "-"], capture_output=True, env=environment(), check=True
+        [*COMMAND, "info", trace.path, "--json", "-"],
+        capture_output=True,
+        env=environment(),
+        check=True,
     )
     figures = json.loads(done.stdout)
     assert figures["complete"] is False and figures["lost"]["places"] == 1
@@ -188,7 +210,21 @@ def test_what_is_lost_has_a_row_and_info_says_so(tmp_path: Path, what: str) -> N
 def elf(kind: int, segments: list[tuple[int, int, int, int, int]]) -> bytes:
     """An ELF file of (flags, offset, address, size in the file, size in memory)."""
     header = struct.pack(
-        "<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", kind, 62, 1, 0, 64, 0, 0, 64, 56, len(segments), 0, 0, 0
+        "<16sHHIQQQIHHHHHH",
+        b"\x7fELF\2\1\1",
+        kind,
+        62,
+        1,
+        0,
+        64,
+        0,
+        0,
+        64,
+        56,
+        len(segments),
+        0,
+        0,
+        0,
     )
     table = b"".join(
         struct.pack("<IIQQQQQQ", 1, flags, offset, address, address, size, memory, 4096)
@@ -244,7 +280,11 @@ def test_relro_is_known_where_the_file_is(tmp_path: Path) -> None:
     replay = Replay(trace, keep=True)
     replay.run()
     assert replay.processes[1].space is not None
-    shown = [(start, end, vma) for start, end, vma in replay.processes[1].space.vmas if 0x5DB000 <= start < 0x5EC000]
+    shown = [
+        (start, end, vma)
+        for start, end, vma in replay.processes[1].space.vmas
+        if 0x5DB000 <= start < 0x5EC000
+    ]
     assert [(start, end) for start, end, _ in shown] == [
         (0x5DB000, 0x5E2000),
         (0x5E2000, 0x5E5000),
@@ -297,7 +337,10 @@ def test_files_are_found_through_mounts() -> None:
     mounts.add(b"tmpfs", b"/tmp")
     assert mounts.host("/lib/libc.so.6") == "/srv/image/lib/libc.so.6"
     assert mounts.host("/bin/true") == "/bin/true" and mounts.host("/library/x") == "/library/x"
-    assert mounts.guest("/srv/image/lib/ld.so") == "/lib/ld.so" and mounts.guest("/bin/true") == "/bin/true"
+    assert (
+        mounts.guest("/srv/image/lib/ld.so") == "/lib/ld.so"
+        and mounts.guest("/bin/true") == "/bin/true"
+    )
     assert path_of(b"file://usr/bin/true") == "/usr/bin/true" and path_of(b"file:true") == "true"
     assert path_of(b"dev:tty") is None
 
@@ -354,7 +397,9 @@ def test_the_build_and_the_host(tmp_path: Path) -> None:
     trace, report = take(tmp_path, REAL / "hello.log.gz")
     assert trace.about["gramine_commit"] == "ff71d7afea730dffd56a97af39bb6a73ee6c7662"
     assert trace.about["gramine_host"] == "Linux"
-    both = text_of("hello.log.gz") + text_of("hello.log.gz").replace(b"Host: Linux", b"Host: Linux-SGX")
+    both = text_of("hello.log.gz") + text_of("hello.log.gz").replace(
+        b"Host: Linux", b"Host: Linux-SGX"
+    )
     _, report = take(tmp_path, both)
     assert any("several builds or hosts" in note for note in report.notes)
 
@@ -382,12 +427,16 @@ def test_what_hardware_counted_stands_next_to_the_model(tmp_path: Path) -> None:
     thread = STATISTICS.replace(b"Total SGX stats for process 87219", b"SGX stats for thread 87220")
     trace, report = take(tmp_path, text_of("hello.log.gz") + thread + STATISTICS)
     assert report.unknown_texts == 0
-    rows = [(row[2], row[10], row[9], row[4:9]) for row in trace.rows() if row[0] == CODES["measured"]]
+    rows = [
+        (row[2], row[10], row[9], row[4:9]) for row in trace.rows() if row[0] == CODES["measured"]
+    ]
     counts = (224, 192, 2010, 32, 1)
     assert rows == [(1, 87220, 0, counts), (1, 87219, 1, counts)]
     words = [*COMMAND, "compare", trace.path]
     figures = tmp_path / "a.json"
-    done = subprocess.run([*words, "--json", figures], capture_output=True, env=environment(), check=True)
+    done = subprocess.run(
+        [*words, "--json", figures], capture_output=True, env=environment(), check=True
+    )
     measured = json.loads(figures.read_text())["measured"]
     assert measured["total"] == {
         "eenters": 224, "eexits": 192, "aexs": 2010, "sync_signals": 32, "async_signals": 1,
@@ -406,7 +455,10 @@ def test_what_hardware_counted_stands_next_to_the_model(tmp_path: Path) -> None:
 def test_a_trace_without_statistics_says_nothing_of_them(tmp_path: Path) -> None:
     trace, _ = take(tmp_path, REAL / "hello.log.gz")
     done = subprocess.run(
-        [*COMMAND, "compare", trace.path, "--json", "-"], capture_output=True, env=environment(), check=True
+        [*COMMAND, "compare", trace.path, "--json", "-"],
+        capture_output=True,
+        env=environment(),
+        check=True,
     )
     assert json.loads(done.stdout)["measured"] is None
 
@@ -414,7 +466,9 @@ def test_a_trace_without_statistics_says_nothing_of_them(tmp_path: Path) -> None
 def test_a_model_with_more_than_was_measured_is_pointed_out(tmp_path: Path) -> None:
     few = STATISTICS.replace(b"192", b"2").replace(b"2010", b"0")
     trace, _ = take(tmp_path, text_of("hello.log.gz") + few)
-    done = subprocess.run([*COMMAND, "compare", trace.path], capture_output=True, env=environment(), check=True)
+    done = subprocess.run(
+        [*COMMAND, "compare", trace.path], capture_output=True, env=environment(), check=True
+    )
     shown = " ".join(done.stdout.decode().split())
     assert "The model has more than was measured" in shown and "no share is defined" in shown
 
@@ -433,7 +487,9 @@ def test_a_second_run_without_an_end_of_the_first(tmp_path: Path) -> None:
     first = text[: text.index(b"debug: ---- exit_group")].rpartition(b"\n")[0] + b"\n"
     trace, report = take(tmp_path, first + text)
     assert report.processes == 2 and report.calls["mmap"] == 14
-    assert [type(record).__name__ for record in trace if isinstance(record, (Program, Process))] == ["Program"] * 2
+    assert [
+        type(record).__name__ for record in trace if isinstance(record, (Program, Process))
+    ] == ["Program"] * 2
     assert checked(trace) == {}
 
 

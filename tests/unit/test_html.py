@@ -1,4 +1,5 @@
-"""laconic html: what the page holds, that it is the same bytes for the same data, and what it says of bad input.
+"""laconic html: what the page holds, that it is the same bytes for the same data, and what it says
+of bad input.
 
 `LACONIC_GOLDEN=write` in the environment writes the golden file anew.
 """
@@ -43,7 +44,9 @@ from laconic.strategies import NAMES
 from laconic.trace.stacks import NO_STACK
 
 GOLDEN = Path(__file__).parent / "golden" / "page.html"
-PROFILE = CostProfile("test", "a machine", {name: Figure(10, 30, "a source", "a machine") for name in COSTED})
+PROFILE = CostProfile(
+    "test", "a machine", {name: Figure(10, 30, "a source", "a machine") for name in COSTED}
+)
 
 
 def of(path: str) -> Page:
@@ -107,7 +110,10 @@ class TestPure:
         """Two processes with other seeds of hashes, zones and languages write the same."""
         trace = known(tmp_path / "a.trace")
         made = []
-        for seed, zone, language in (("1", "Asia/Tokyo", "C"), ("2", "America/Lima", "de_DE.UTF-8")):
+        for seed, zone, language in (
+            ("1", "Asia/Tokyo", "C"),
+            ("2", "America/Lima", "de_DE.UTF-8"),
+        ):
             report, data = tmp_path / f"{seed}.html", tmp_path / f"{seed}.json"
             words = [*COMMAND, "html", trace, "-o", str(report), "--json", str(data)]
             env = environment(PYTHONHASHSEED=seed, TZ=zone, LC_ALL=language)
@@ -116,14 +122,18 @@ class TestPure:
         assert made[0] == made[1]
 
     def test_policy(self) -> None:
-        """The policy's hashes are those of the one script and the one style, and it allows nothing else."""
+        """The policy's hashes are those of the one script and the one style, and it allows nothing
+        else."""
         page = as_html(fixed()).decode()
         found = re.search(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', page)
         assert found is not None
         policy = dict(part.split(" ", 1) for part in found[1].split("; "))
         assert policy["default-src"] == "'none'"
         assert "unsafe" not in found[1]
-        for kind, element in (("script-src", r"<script>(.*?)</script>"), ("style-src", r"<style>(.*?)</style>")):
+        for kind, element in (
+            ("script-src", r"<script>(.*?)</script>"),
+            ("style-src", r"<style>(.*?)</style>"),
+        ):
             parts = re.findall(element, page, re.DOTALL)
             assert len(parts) == 1
             digest = base64.b64encode(hashlib.sha256(parts[0].encode()).digest()).decode()
@@ -138,11 +148,14 @@ class TestPure:
         assert "laconic callers" in found[1]
 
     def test_nothing_from_elsewhere(self) -> None:
-        """No address but that of SVG's namespace, no handler and no style in an attribute, no markup from strings."""
+        """No address but that of SVG's namespace, no handler and no style in an attribute, no
+        markup from strings."""
         _, style, script = document._pieces()
         page = as_html(fixed()).decode()
         assert set(re.findall(r"\w+://[^\s\"'`]+", page)) == {"http://www.w3.org/2000/svg"}
-        assert not re.search(r"<[^>]+\s(?:on\w+|style|src|href=\"[^#])=", page.split("<script", 1)[0])
+        assert not re.search(
+            r"<[^>]+\s(?:on\w+|style|src|href=\"[^#])=", page.split("<script", 1)[0]
+        )
         markup = ("innerHTML", "outerHTML", "insertAdjacent", "document.write")
         for banned in (*markup, "eval(", "Function(", "fetch(", "import("):
             assert banned not in script
@@ -199,13 +212,24 @@ class TestFigures:
     def test_sites(self, tmp_path: Path) -> None:
         data = as_json(of(known(tmp_path / "a.trace")))
         names = data["names"]
-        assert (data["summary"]["asked"], data["summary"]["said"], data["summary"]["redundant"]) == (12, 6, 6)
+        assert (
+            data["summary"]["asked"],
+            data["summary"]["said"],
+            data["summary"]["redundant"],
+        ) == (12, 6, 6)
         worst = data["sites"][0]
         stack = [names[data["places"][number][0]] for number in data["stacks"][worst[1]]]
-        assert (names[worst[0]], stack, names[worst[2]]) == ("mprotect", ["mprotect", "grow", "main"], "/bin/prog")
+        assert (names[worst[0]], stack, names[worst[2]]) == (
+            "mprotect",
+            ["mprotect", "grow", "main"],
+            "/bin/prog",
+        )
         assert worst[4:8] == [8, 6, 2, 0]
         assert [sum(site[at] for site in data["sites"]) for at in (4, 5, 6)] == [12, 6, 6]
-        assert [(space["pid"], space["calls"]) for space in data["spaces"]["processes"]] == [(100, 10), (200, 2)]
+        assert [(space["pid"], space["calls"]) for space in data["spaces"]["processes"]] == [
+            (100, 10),
+            (200, 2),
+        ]
         assert sum(len(space["marks"]) // 4 for space in data["spaces"]["processes"]) == 6
         assert data["summary"]["command"] == ["prog", "--fast"]
         assert list(data["strategies"]["strategies"]) == [*NAMES, BOUND]
@@ -235,8 +259,15 @@ class TestFigures:
             engine.run(lambda number, _, last=events[call]: number > last)  # type: ignore[misc]
             held = engine.processes[100].space
             assert held is not None
-            shown = sorted((area.start, area.end, area.prot) for area in page.areas if area.since <= call < area.until)
-            wanted = sorted((start >> PAGE_SHIFT, end >> PAGE_SHIFT, vma.flags & 7) for start, end, vma in held.vmas)
+            shown = sorted(
+                (area.start, area.end, area.prot)
+                for area in page.areas
+                if area.since <= call < area.until
+            )
+            wanted = sorted(
+                (start >> PAGE_SHIFT, end >> PAGE_SHIFT, vma.flags & 7)
+                for start, end, vma in held.vmas
+            )
             assert joined(shown) == joined(wanted), call
 
     def test_a_page_of_many_calls(self, tmp_path: Path) -> None:
@@ -252,10 +283,19 @@ class TestFigures:
         assert len(data["binned"]) >= 4
 
     def test_what_does_not_fit_is_drawn_more_coarsely(self) -> None:
-        """Names that are all long, and areas that are many, do not make the page larger than it may be."""
+        """Names that are all long, and areas that are many, do not make the page larger than it may
+        be."""
         page = fixed()
         page.areas[:] = [
-            Area(0, 64 * number, 64 * number + 7, number % 8, f"/{number}-" + "x" * 300, number % 977, 4_000 + number)
+            Area(
+                0,
+                64 * number,
+                64 * number + 7,
+                number % 8,
+                f"/{number}-" + "x" * 300,
+                number % 977,
+                4_000 + number,
+            )
             for number in range(40_000)
         ]
         made = as_html(page)
@@ -284,7 +324,9 @@ class TestBadInput:
 
     def test_no_stacks(self, tmp_path: Path) -> None:
         data = as_json(of(small(tmp_path / "a.trace")))
-        assert any("no stacks" in sentence and "--stacks all" in sentence for sentence in data["missing"])
+        assert any(
+            "no stacks" in sentence and "--stacks all" in sentence for sentence in data["missing"]
+        )
 
     def test_cut_short(self, tmp_path: Path) -> None:
         trace = Builder(tmp_path / "a.trace")
@@ -322,17 +364,30 @@ class TestBadInput:
             (lambda at: [at / "empty", "-o", at / "r.html"], "is empty"),
             (lambda at: [at / "a.trace", "-o", at / "none" / "r.html"], "cannot be written"),
             (lambda at: [at / "a.trace", "-o", at / "there.html"], "exists already"),
-            (lambda at: [at / "a.trace", "-o", at / "a.trace", "--force"], "is a trace, and stays as it is"),
+            (
+                lambda at: [at / "a.trace", "-o", at / "a.trace", "--force"],
+                "is a trace, and stays as it is",
+            ),
             (lambda at: [at / "a.trace", "-o", "/dev/full", "--force"], "no regular file"),
-            (lambda at: [at / "a.trace", "-o", at / "r.html", "--json", at / "none" / "x"], "--json"),
+            (
+                lambda at: [at / "a.trace", "-o", at / "r.html", "--json", at / "none" / "x"],
+                "--json",
+            ),
             (lambda at: [at / "a.trace", "-o", at / "r.html", "--costs", "cheap"], "cheap"),
             (lambda at: ["-o", at / "r.html"], "no trace was named"),
-            (lambda at: [at / "a.trace", at / "a.trace", "-o", at / "r.html"], "more than one trace"),
+            (
+                lambda at: [at / "a.trace", at / "a.trace", "-o", at / "r.html"],
+                "more than one trace",
+            ),
             (lambda at: [at / "a.trace", "-o", at / "r.html", "--", "true"], "stands before --"),
         ],
     )
     def test_one_line_and_no_page(
-        self, words: Callable[[Path], list[Any]], said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+        self,
+        words: Callable[[Path], list[Any]],
+        said: str,
+        tmp_path: Path,
+        capfd: pytest.CaptureFixture[str],
     ) -> None:
         known(tmp_path / "a.trace")
         before = (tmp_path / "a.trace").read_bytes()
@@ -350,7 +405,9 @@ class TestBadInput:
 
     def test_a_wrong_trace_does_not_cost_the_old_page(self, tmp_path: Path) -> None:
         (tmp_path / "r.html").write_text("mine")
-        assert main(["html", str(tmp_path / "none"), "-o", str(tmp_path / "r.html"), "--force"]) == 2
+        assert (
+            main(["html", str(tmp_path / "none"), "-o", str(tmp_path / "r.html"), "--force"]) == 2
+        )
         assert (tmp_path / "r.html").read_text() == "mine"
 
     def test_a_full_disk(self) -> None:

@@ -1,4 +1,5 @@
-"""laconic html: what laconic.toml and the built-in suppressions hide on the page, and what they do not."""
+"""laconic html: what laconic.toml and the built-in suppressions hide on the page, and what they do
+not."""
 
 from __future__ import annotations
 
@@ -15,18 +16,27 @@ from laconic.commands import main
 from laconic.report.html import as_html, as_json
 from laconic.sgx.costs import COSTED, CostProfile, Figure
 
-PROFILE = CostProfile("test", "a machine", {name: Figure(10, 30, "a source", "a machine") for name in COSTED})
+PROFILE = CostProfile(
+    "test", "a machine", {name: Figure(10, 30, "a source", "a machine") for name in COSTED}
+)
 
 
 class TestSuppressions:
-    """What is suppressed is in neither the table of sites nor the flame graph, is counted, and stays in all else."""
+    """What is suppressed is in neither the table of sites nor the flame graph, is counted, and
+    stays in all else."""
 
-    RULES = (Suppression("it is </script> ours", "mprotect", "grow"), Suppression("not there", "brk"))
+    RULES = (
+        Suppression("it is </script> ours", "mprotect", "grow"),
+        Suppression("not there", "brk"),
+    )
 
     def test_left_out_and_counted(self, tmp_path: Path) -> None:
         trace = laconic.trace.open(known(tmp_path / "a.trace"))
         page = collect(trace, PROFILE, jobs=1, suppressions=self.RULES)
-        data, plain_data = as_json(page), as_json(collect(laconic.trace.open(trace.path), PROFILE, jobs=1))
+        data, plain_data = (
+            as_json(page),
+            as_json(collect(laconic.trace.open(trace.path), PROFILE, jobs=1)),
+        )
         assert data["hidden"] == [["it is </script> ours", 1, 8, 6]]
         assert len(data["sites"]) == len(plain_data["sites"]) - 1
         assert not any(data["names"][site[0]] == "mprotect" for site in data["sites"])
@@ -52,11 +62,14 @@ class TestSuppressions:
         assert any("of 12 calls have no stack" in sentence for sentence in data["missing"])
 
     def test_wrappers(self, tmp_path: Path) -> None:
-        """How many places of a stack only make the call is told, for the site's name begins after them."""
+        """How many places of a stack only make the call is told, for the site's name begins after
+        them."""
         data = as_json(collect(laconic.trace.open(known(tmp_path / "a.trace")), PROFILE, jobs=1))
         assert data["sites"][0][12] == 1
 
-    def test_options(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_options(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         known(tmp_path / "a.trace")
         monkeypatch.chdir(tmp_path)
         rule = '[[suppress]]\nreason = "ours"\nfunction = "grow"\n'
@@ -64,9 +77,15 @@ class TestSuppressions:
         for words in ([], ["--suppressions", "other.toml"], ["--no-suppressions"]):
             Path("laconic.toml").write_text(rule)
             Path("other.toml").write_text(rule.replace("ours", "theirs"))
-            assert main(["html", "a.trace", "-o", "r.html", "--force", "--json", "r.json", *words]) == 0
+            assert (
+                main(["html", "a.trace", "-o", "r.html", "--force", "--json", "r.json", *words])
+                == 0
+            )
             hidden.append(json.loads(Path("r.json").read_text())["hidden"])
-            said = "6 redundant calls are hidden in it (--no-suppressions shows them)" in capfd.readouterr().err
+            said = (
+                "6 redundant calls are hidden in it (--no-suppressions shows them)"
+                in capfd.readouterr().err
+            )
             assert said is (words != ["--no-suppressions"])
         assert hidden == [[["ours", 1, 8, 6]], [["theirs", 1, 8, 6]], []]
 
@@ -80,7 +99,10 @@ class TestSuppressions:
         Path("old.html").write_text("mine")
         for page in ("r.html", "old.html"):
             assert main(["html", "a.trace", "-o", page, "--force"]) == 2
-            assert "'laconic.toml', line 3, column 1: there is no key 'modul'" in capfd.readouterr().err
+            assert (
+                "'laconic.toml', line 3, column 1: there is no key 'modul'"
+                in capfd.readouterr().err
+            )
         assert not Path("r.html").exists()
         assert Path("old.html").read_text() == "mine"
         assert main(["html", "a.trace", "-o", "r.html", "--no-suppressions"]) == 0

@@ -38,7 +38,9 @@ def test_the_summary(tmp_path: Path) -> None:
     assert "not known: touched pages; initial maps" in said
     assert f"next: laconic replay '{output}' --check" in said
     report = json.loads(figures.read_text())
-    assert report["lines"] == 102 and report["calls"]["mmap"] == 24 and report["not_understood"] == 0
+    assert (
+        report["lines"] == 102 and report["calls"]["mmap"] == 24 and report["not_understood"] == 0
+    )
     done = laconic("strace", LOG, "-o", output, "--force", "--quiet")
     assert (done.returncode, done.stderr) == (0, b"")
 
@@ -109,7 +111,9 @@ def test_a_full_disk(tmp_path: Path) -> None:
     """The import ends, with what could be written."""
     log = tmp_path / "long.log"
     line = b"10 mmap(NULL, %d, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x%x\n"
-    log.write_bytes(b"".join(line % (4096 * (n * 7919 % 1000 + 1), n * 0x7919_3000) for n in range(60_000)))
+    log.write_bytes(
+        b"".join(line % (4096 * (n * 7919 % 1000 + 1), n * 0x7919_3000) for n in range(60_000))
+    )
     command = " ".join([*COMMAND, "import", "strace", str(log), "-o", f"{tmp_path}/disk/trace"])
     script = f"mount -t tmpfs -o size=64k none {tmp_path}/disk && exec {command}"
     (tmp_path / "disk").mkdir()
@@ -123,7 +127,9 @@ def test_a_full_disk(tmp_path: Path) -> None:
 def test_overlong_lines(tmp_path: Path) -> None:
     """Memory stays bounded where a line has no end."""
     path = tmp_path / "log"
-    path.write_bytes(b"1 brk(NULL) = 0x1000\n" + b"x" * (3 * MAX_LINE) + b"\n1 brk(NULL) = 0x1000\n")
+    path.write_bytes(
+        b"1 brk(NULL) = 0x1000\n" + b"x" * (3 * MAX_LINE) + b"\n1 brk(NULL) = 0x1000\n"
+    )
     found = list(Log(str(path)).lines())
     assert [len(line) for line in found] == [20, MAX_LINE, 20]
     report = import_logs("strace", [str(path)], str(tmp_path / "trace"))
@@ -143,7 +149,17 @@ def test_memory_is_flat(tmp_path: Path) -> None:
             "import sys; from laconic.commands import main; main(sys.argv[1:]); "
             "print(*(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
         )
-        words = [sys.executable, "-c", code, "import", "strace", str(path), "-o", str(tmp_path / str(count)), "--quiet"]
+        words = [
+            sys.executable,
+            "-c",
+            code,
+            "import",
+            "strace",
+            str(path),
+            "-o",
+            str(tmp_path / str(count)),
+            "--quiet",
+        ]
         done = subprocess.run(words, capture_output=True, env=environment(), check=True)
         peaks.append(int(done.stdout))
     # Ten times the lines; how far the decompression runs ahead depends on how busy the machine is.

@@ -22,7 +22,12 @@ from laconic.trace.schema import NO_RESULT
 def laconic_info(*words: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
     """Runs `laconic info WORDS`; never a traceback."""
     done = subprocess.run(
-        [*COMMAND, "info", *map(str, words)], capture_output=True, text=True, timeout=60, env=environment(), check=False
+        [*COMMAND, "info", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(),
+        check=False,
     )
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode == status, done.stderr
@@ -56,8 +61,11 @@ def test_figures(tmp_path: Path) -> None:
 
 
 def test_text(tmp_path: Path) -> None:
-    """A person reads the same; no name moves the terminal's cursor, and lines fit where they can."""
-    builder = Builder(tmp_path / "a.trace", "strace", {"unknown": ["touched pages", "initial maps"]})
+    """A person reads the same; no name moves the terminal's cursor, and lines fit where they
+    can."""
+    builder = Builder(
+        tmp_path / "a.trace", "strace", {"unknown": ["touched pages", "initial maps"]}
+    )
     builder.program("/bin/\x1b[31m", ["a\r\n", "\udcff"])
     builder.program("/bin/\x1b[31m", ["again"])
     builder.row("mmap", 0, 4096, 1, 2, -1, 0, state=NO_RESULT)
@@ -148,7 +156,9 @@ def test_a_reader_that_goes(tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
     command = [*COMMAND, "info", path]
-    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=environment(), check=False)
+    done = subprocess.run(
+        command, stdout=write, stderr=subprocess.PIPE, env=environment(), check=False
+    )
     os.close(write)
     assert done.returncode == 0 and done.stderr == b""
 

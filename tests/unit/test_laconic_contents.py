@@ -1,4 +1,5 @@
-"""What discarding, moving, threads, forks and faults cost under laconic and classify, to the last leaf."""
+"""What discarding, moving, threads, forks and faults cost under laconic and classify, to the last
+leaf."""
 
 from __future__ import annotations
 
@@ -75,7 +76,11 @@ class TestRenew:
     def test_mapped_over_with_less(self) -> None:
         program = used(Laconic, 20)
         program.map(BASE, 20, R)
-        assert (program.counts.pages_zeroed, program.counts.host_calls, program.counts.emodpr) == (20, 1, 20)
+        assert (program.counts.pages_zeroed, program.counts.host_calls, program.counts.emodpr) == (
+            20,
+            1,
+            20,
+        )
         assert not program.counts.eremove
 
     def test_a_guard_region_gives_back(self) -> None:
@@ -163,7 +168,9 @@ class TestProcesses:
             program.strategy.touch(begin, stop, vma)
         program.anew()
         child = program.strategy.fork(program.space.fork(), program.touches.copy())
-        assert list(child.pal.committed) == [(at(10), at(13), RW)], "the file's pages are read anew, at a touch"
+        assert list(child.pal.committed) == [(at(10), at(13), RW)], (
+            "the file's pages are read anew, at a touch"
+        )
         assert cost(program) == {
             "host_calls": 3,
             "ecreate": 1,

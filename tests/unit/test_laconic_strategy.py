@@ -1,4 +1,5 @@
-"""What mapping, touching, protecting and unmapping cost under laconic and classify, to the last leaf."""
+"""What mapping, touching, protecting and unmapping cost under laconic and classify, to the last
+leaf."""
 
 from __future__ import annotations
 
@@ -102,7 +103,9 @@ class TestMap:
         program.map(BASE, 16, RW)
         assert not cost(program)
         program.touch(at(3), 2)
-        assert cost(program) == {"eaug_faults": 2, "eaug": 2, "eaccept": 2}, "EACCEPT first: no exception"
+        assert cost(program) == {"eaug_faults": 2, "eaug": 2, "eaccept": 2}, (
+            "EACCEPT first: no exception"
+        )
         assert picture(program, 7) == "...ww.."
 
     def test_locked_memory_is_committed(self) -> None:
@@ -217,7 +220,13 @@ class TestProtect:
     def test_restriction(self, rule: type[Classify]) -> None:
         program = used(rule, 20)
         program.protect(BASE, 20, R)
-        assert cost(program) == {"host_calls": 1, "ioctls": 1, "emodpr": 20, "etrack_ipis": 20, "eaccept": 20}
+        assert cost(program) == {
+            "host_calls": 1,
+            "ioctls": 1,
+            "emodpr": 20,
+            "etrack_ipis": 20,
+            "eaccept": 20,
+        }
 
     @BOTH
     def test_both(self, rule: type[Classify]) -> None:
@@ -237,7 +246,9 @@ class TestProtect:
         program = used(rule, 20)
         program.protect(at(5), 10, R)
         program.anew().protect(BASE, 20, R)
-        assert program.counts.emodpr == program.counts.eaccept == 10, "41 % of mprotected pages are as asked"
+        assert program.counts.emodpr == program.counts.eaccept == 10, (
+            "41 % of mprotected pages are as asked"
+        )
         program.anew().protect(BASE, 20, R)
         assert not cost(program)
 
@@ -250,12 +261,18 @@ class TestProtect:
         assert program.counts.emodpr == 4
 
     @pytest.mark.parametrize(("rule", "host_calls"), [(Laconic, 1), (Classify, 3)])
-    def test_the_ioctls_of_a_call_share_a_host_call(self, rule: type[Classify], host_calls: int) -> None:
+    def test_the_ioctls_of_a_call_share_a_host_call(
+        self, rule: type[Classify], host_calls: int
+    ) -> None:
         program = used(rule, 20)
         program.protect(at(4), 4, R)
         program.protect(at(12), 4, R)
         program.anew().protect(BASE, 20, R)
-        assert (program.counts.host_calls, program.counts.ioctls, program.counts.emodpr) == (host_calls, 3, 12)
+        assert (program.counts.host_calls, program.counts.ioctls, program.counts.emodpr) == (
+            host_calls,
+            3,
+            12,
+        )
 
 
 class TestUnmap:
@@ -282,7 +299,11 @@ class TestUnmap:
         for page in (0, 30, 60):
             program.touch(at(page), 4)
         program.anew().unmap(BASE, 100)
-        assert (program.counts.host_calls, program.counts.ioctls, program.counts.eremove) == (host_calls, 6, 12)
+        assert (program.counts.host_calls, program.counts.ioctls, program.counts.eremove) == (
+            host_calls,
+            6,
+            12,
+        )
 
     @BOTH
     def test_different_permissions_are_one_run(self, rule: type[Classify]) -> None:

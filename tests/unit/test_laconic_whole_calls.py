@@ -1,4 +1,5 @@
-"""What a call does to several runs of pages at once: guard regions, host calls together, pages that must be present."""
+"""What a call does to several runs of pages at once: guard regions, host calls together, pages that
+must be present."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def guarded(rule: type[Classify], prot: int) -> Enclosed:
 
 
 class TestGuardRegions:
-    """They outlive mprotect and discards, move with mremap, and are in no enclave (pte_markers, mm/madvise.c)."""
+    """They outlive mprotect and discards, move with mremap, and are in no enclave (pte_markers,
+    mm/madvise.c)."""
 
     @BOTH
     @pytest.mark.parametrize("advice", [f.MADV_DONTNEED, f.MADV_GUARD_INSTALL])
@@ -81,7 +83,9 @@ class TestTogether:
         program = kinds(Laconic)
         program.map(BASE, 100, R)
         counts = program.counts
-        assert (counts.host_calls, counts.ioctls) == (3, 5), "two runs are trimmed, and one is restricted"
+        assert (counts.host_calls, counts.ioctls) == (3, 5), (
+            "two runs are trimmed, and one is restricted"
+        )
         assert (counts.eremove, counts.emodpr, counts.pages_zeroed) == (80, 20, 20)
 
     def test_mapped_over_with_nothing(self) -> None:
@@ -91,16 +95,25 @@ class TestTogether:
         program.map(BASE + 40 * PAGE, 40, RWX)
         program.touch(BASE, 80)
         program.anew().map(BASE, 80, 0)
-        assert (program.counts.host_calls, program.counts.ioctls, program.counts.emodpr) == (1, 2, 80)
+        assert (program.counts.host_calls, program.counts.ioctls, program.counts.emodpr) == (
+            1,
+            2,
+            80,
+        )
 
     def test_discarded(self) -> None:
         program = kinds(Laconic)
         program.call("madvise", BASE, 100 * PAGE, f.MADV_DONTNEED)
-        assert (program.counts.host_calls, program.counts.ioctls, program.counts.eremove) == (2, 4, 80)
+        assert (program.counts.host_calls, program.counts.ioctls, program.counts.eremove) == (
+            2,
+            4,
+            80,
+        )
 
 
 class TestPresent:
-    """What the program asks to have at once is committed at once (mm/gup.c, populate_vma_page_range)."""
+    """What the program asks to have at once is committed at once (mm/gup.c,
+    populate_vma_page_range)."""
 
     @pytest.mark.parametrize(
         "call",

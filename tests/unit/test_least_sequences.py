@@ -1,7 +1,8 @@
-"""The whole matrix of changes: the least sequence of each is named here, it is what the PAL does, and none is less.
+"""The whole matrix of changes: the least sequence of each is named here, it is what the PAL does,
+and none is less.
 
-"Less" is searched among all sequences that one page allows (`onepage`): fewer host calls, then fewer leaves; and by
-the cost under both ends of every shipped profile.
+"Less" is searched among all sequences that one page allows (`onepage`): fewer host calls, then
+fewer leaves; and by the cost under both ends of every shipped profile.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ Price = Callable[[Things], tuple[float, ...]]
 ASKED = {"---": 0, "r--": 1, "-w-": 2, "rw-": 3, "--x": 4, "r-x": 5, "-wx": 6, "rwx": 7}
 TRIMMED = ["EMODT", "EACCEPT TRIM", "EREMOVE"]
 
-#: For a committed page: what it has, what it gets → the least sequence. W alone is RW, and WX is RWX.
+#: For a committed page: what it has, what it gets → the least sequence. W alone is RW, and WX is
+#: RWX.
 PROTECT = """
        ---                 r--                 rw-         --x                 r-x                 rwx
  ---   .                   E                   E           E                   E                   E
@@ -32,7 +34,8 @@ PROTECT = """
  r-x   P0,A                P1,A                P1,A,E      P4,A                .                   E
  rwx   P0,A                P1,A                P3,A        P4,A                P5,A                .
 """
-#: For a page that does not exist: what it gets → the least sequence, of zeroes and of a file's contents.
+#: For a page that does not exist: what it gets → the least sequence, of zeroes and of a file's
+#: contents.
 COMMIT = {
     "---": ("EACCEPTCOPY 0", "EACCEPTCOPY 0 file"),
     "r--": ("EACCEPTCOPY 1", "EACCEPTCOPY 1 file"),
@@ -44,7 +47,8 @@ COMMIT = {
 
 
 def protect_table() -> dict[tuple[str, str], list[str]]:
-    """PROTECT in full words: P5 is EMODPR to permissions 5, A the EACCEPT after it, E EMODPE to what it gets."""
+    """PROTECT in full words: P5 is EMODPR to permissions 5, A the EACCEPT after it, E EMODPE to
+    what it gets."""
     head, *rows = PROTECT.strip("\n").splitlines()
     table = {}
     for row in rows:
@@ -109,7 +113,17 @@ class Recorder(Meter):
 
 def shortest(things: Things) -> tuple[float, ...]:
     """Host calls, then leaves."""
-    leaf = ("eaug", "eaccept", "eacceptcopy", "emodpe", "emodpr", "emodt", "eremove", "pages_zeroed", "pages_copied")
+    leaf = (
+        "eaug",
+        "eaccept",
+        "eacceptcopy",
+        "emodpe",
+        "emodpr",
+        "emodt",
+        "eremove",
+        "pages_zeroed",
+        "pages_copied",
+    )
     return things.count("host_calls"), sum(things.count(name) for name in leaf)
 
 
@@ -138,7 +152,8 @@ def check(recorder: Recorder, named: list[str], start: Page, goal: Page, rules: 
 
 @pytest.mark.parametrize(("had", "want"), list(product(ASKED, ASKED)))
 def test_a_committed_page_gets_other_permissions(had: str, want: str) -> None:
-    """Equal is nothing, an extension no host call, a restriction one, and both EMODPR before EMODPE."""
+    """Equal is nothing, an extension no host call, a restriction one, and both EMODPR before
+    EMODPE."""
     recorder = Recorder()
     pal = Edmm(recorder)
     before, after = permissions(ASKED[had]), permissions(ASKED[want])
@@ -160,7 +175,9 @@ def test_a_page_that_does_not_exist_is_committed(want: str, file: bool) -> None:
     pal.commit(0, PAGE, after, contents=file)
     contents = "file" if file else "zero"
     rules = Rules(None, after, frozenset([contents]))
-    check(recorder, ["EAUG", COMMIT[row(want)][file]], ABSENT, Page("regular", after, contents), rules)
+    check(
+        recorder, ["EAUG", COMMIT[row(want)][file]], ABSENT, Page("regular", after, contents), rules
+    )
     assert recorder.counts.host_calls == 0
 
 
@@ -196,7 +213,8 @@ def test_the_matrix_is_whole() -> None:
 
 
 def test_the_search_finds_a_shorter_sequence() -> None:
-    """A planted waste is seen: a needless EMODPR is not least; and upstream's order, EMODPE first, is not legal."""
+    """A planted waste is seen: a needless EMODPR is not least; and upstream's order, EMODPE first,
+    is not legal."""
     rules = Rules(3, 5, frozenset(["live"]))
     found = least(Page("regular", 3, "live"), Page("regular", 5, "live"), rules, shortest)
     assert found.cost == (1, 3) and found.done[0].startswith("EMODPR")
@@ -206,4 +224,10 @@ def test_the_search_finds_a_shorter_sequence() -> None:
     recorder.emodpe(0, PAGE, 7)
     recorder.restrict(0, PAGE, 5)
     with pytest.raises(AssertionError, match="is less than"):
-        check(recorder, recorder.done, ABSENT, Page("regular", 3, "zero"), Rules(None, 3, frozenset(["zero"])))
+        check(
+            recorder,
+            recorder.done,
+            ABSENT,
+            Page("regular", 3, "zero"),
+            Rules(None, 3, frozenset(["zero"])),
+        )

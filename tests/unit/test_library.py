@@ -64,7 +64,9 @@ def attributes(mm: MemoryManager) -> list[tuple[int, int, str]]:
     return [(start, end, vma.permissions()) for start, end, vma in mm.space.vmas]
 
 
-def test_a_call_that_changes_nothing_does_not_reach_the_pal(mm: MemoryManager, pal: Recorder) -> None:
+def test_a_call_that_changes_nothing_does_not_reach_the_pal(
+    mm: MemoryManager, pal: Recorder
+) -> None:
     address = mm.mmap(None, 4 * PAGE_SIZE, RW)
     assert pal.kinds() == [ChangeKind.MAP]
     mm.mprotect(address, 4 * PAGE_SIZE, RW)
@@ -87,7 +89,9 @@ def test_errors_are_linux_s(mm: MemoryManager) -> None:
     with pytest.raises(OSError, match="memory") as error:
         mm.mprotect(address, 2 * PAGE_SIZE, RW)
     assert error.value.errno == ENOMEM
-    assert attributes(mm) == [(address, address + PAGE_SIZE, "rw-p")], "as on Linux, pages before the hole change"
+    assert attributes(mm) == [(address, address + PAGE_SIZE, "rw-p")], (
+        "as on Linux, pages before the hole change"
+    )
     with pytest.raises(OSError, match="address") as error:
         mm.mremap(address + PAGE_SIZE, PAGE_SIZE, 2 * PAGE_SIZE)
     assert error.value.errno == EFAULT
@@ -122,7 +126,9 @@ def test_the_break(mm: MemoryManager, pal: Recorder) -> None:
     assert mm.brk(start + 3 * PAGE_SIZE) == start + 3 * PAGE_SIZE
     pal.changes.clear()
     pal.refusals = {0: HostError(ENOMEM)}
-    assert mm.brk(start + 9 * PAGE_SIZE) == start + 3 * PAGE_SIZE, "brk has no errno: it returns the break"
+    assert mm.brk(start + 9 * PAGE_SIZE) == start + 3 * PAGE_SIZE, (
+        "brk has no errno: it returns the break"
+    )
     mm.space.check()
 
 
@@ -137,7 +143,9 @@ def test_a_file_mapping(mm: MemoryManager, pal: Recorder) -> None:
     assert mm.get_vma_info(0) is None
 
 
-def test_only_the_host_chooses_some_places_and_the_library_chooses_them_too(mm: MemoryManager) -> None:
+def test_only_the_host_chooses_some_places_and_the_library_chooses_them_too(
+    mm: MemoryManager,
+) -> None:
     big = OpenFile(File(8, 1, 77, "/data"), readable=True, writable=True, places=True, size=8 << 20)
     address = mm.mmap(None, 4 << 20, RW, f.MAP_SHARED, big)
     moved = mm.mremap(address, 4 << 20, 8 << 20)
@@ -150,7 +158,9 @@ def test_fork_copies_the_space_and_drops_locks(mm: MemoryManager, pal: Recorder)
     mm.mlock(address, 2 * PAGE_SIZE)
     mm.madvise(address + 3 * PAGE_SIZE, PAGE_SIZE, f.MADV_DONTFORK)
     child = mm.fork(Recorder())
-    assert [(start, end) for start, end, _ in child.space.vmas] == [(address, address + 3 * PAGE_SIZE)]
+    assert [(start, end) for start, end, _ in child.space.vmas] == [
+        (address, address + 3 * PAGE_SIZE)
+    ]
     pal.changes.clear()
     child.munmap(address, PAGE_SIZE)
     assert not pal.changes and len(attributes(mm)) == 3, "the parent and its PAL are not affected"

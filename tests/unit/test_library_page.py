@@ -34,7 +34,10 @@ def test_the_page_s_code_prints_what_the_page_shows() -> None:
 @pytest.mark.parametrize(
     ("name", "lines"),
     [
-        ("real_mmap", [r"2 system calls for 1,002 memory calls; .* b'xxxx'", r"[0-9a-f]+-[0-9a-f]+ r--p .*"]),
+        (
+            "real_mmap",
+            [r"2 system calls for 1,002 memory calls; .* b'xxxx'", r"[0-9a-f]+-[0-9a-f]+ r--p .*"],
+        ),
         ("hypervisor", [r"EXTEND +8", r"MAP +1", r"UNMAP +2", r"shootdown +16,384"]),
     ],
 )

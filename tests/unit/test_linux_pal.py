@@ -50,7 +50,9 @@ def test_a_call_is_narrowed_to_the_span_of_its_changes_and_never_split() -> None
     ("name", "more", "kind"),
     [("mprotect", (3,), EXTEND), ("munmap", (), UNMAP), ("madvise", (MADV_DONTFORK,), FLAGS)],
 )
-def test_calls_that_set_attributes_are_narrowed(name: str, more: tuple[int, ...], kind: int) -> None:
+def test_calls_that_set_attributes_are_narrowed(
+    name: str, more: tuple[int, ...], kind: int
+) -> None:
     args = pages(1, 5, *more)
     assert only_changes(name, args, Outcome(0, (change(kind, 2, 4),))) == pages(2, 4, *more)
 
@@ -92,7 +94,10 @@ def test_an_mprotect_that_grows_down_is_passed_on_whole() -> None:
 
 def test_the_host_chooses_addresses() -> None:
     args = (0, PAGE, 3, MAP_PRIVATE | MAP_ANONYMOUS, 2**64 - 1, 0)
-    assert only_changes("mmap", args, Outcome(8 * PAGE, (Change(MAP, 8 * PAGE, 9 * PAGE, RW, None),))) is args
+    assert (
+        only_changes("mmap", args, Outcome(8 * PAGE, (Change(MAP, 8 * PAGE, 9 * PAGE, RW, None),)))
+        is args
+    )
     args = (PAGE, PAGE, 2 * PAGE, MREMAP_MAYMOVE, 0, 0)
     moved = Outcome(64 * PAGE, (Change(MAP, 64 * PAGE, 66 * PAGE, RW, None, PAGE),))
     assert only_changes("mremap", args, moved) is args

@@ -27,10 +27,15 @@ from laconic.trace.stacks import Stacks
 
 
 def message(
-    at: float, mprotect: tuple[int, int, int], sites: dict[int, int], *, failed: int = 0, **more: Any
+    at: float,
+    mprotect: tuple[int, int, int],
+    sites: dict[int, int],
+    *,
+    failed: int = 0,
+    **more: Any,
 ) -> dict[str, Any]:
-    """What the tracing process says: `sites` are stacks with their redundant calls so far; of the elided calls of
-    `mprotect` (calls, host calls, elided calls), `failed` failed."""
+    """What the tracing process says: `sites` are stacks with their redundant calls so far; of the
+    elided calls of `mprotect` (calls, host calls, elided calls), `failed` failed."""
     calls = {"mprotect": (*mprotect, mprotect[2] - failed), "brk": (10, 8, 2, 2)}
     found: dict[str, Any] = {
         "time": at, "calls": calls, "ever": 3, "rows": [],
@@ -42,7 +47,14 @@ def message(
 
 def stack_rows(count: int) -> list[tuple[int, int, str]]:
     """Rows of `count` stacks of one frame each, in a module without a file."""
-    about = {"kind": "file", "path": "/gone/libgrow.so", "build_id": "00", "size": 0, "mtime": 0, "pid": 0}
+    about = {
+        "kind": "file",
+        "path": "/gone/libgrow.so",
+        "build_id": "00",
+        "size": 0,
+        "mtime": 0,
+        "pid": 0,
+    }
     frames = b"".join(FRAME.pack(1 << 2 | 2, 0x1000 + number) for number in range(count))
     rows = [(CODES["module"], 1, json.dumps(about).encode()), (CODES["frames"], 0, frames)]
     rows += [(CODES["site"], number, struct.pack("<I", number)) for number in range(count)]
@@ -50,7 +62,8 @@ def stack_rows(count: int) -> list[tuple[int, int, str]]:
 
 
 def model() -> Model:
-    """A model of one second, in which stack 0 made 30 redundant calls and stack 1 made 90; names are found at once."""
+    """A model of one second, in which stack 0 made 30 redundant calls and stack 1 made 90; names
+    are found at once."""
     stacks = Stacks()
     made = Model(names=Names(stacks, apart=False), stacks=stacks)
     made.take(message(0.5, (0, 0, 0), {}))
@@ -76,7 +89,9 @@ class TestModel:
     def test_sites_of_one_function_are_put_together(self) -> None:
         """Both frames are of a module without symbols, whose addresses are no names."""
         one = model()
-        assert one.sites() == [(Key("mprotect", "libgrow.so+?", "libgrow.so", "prog"), 120, 120.0, True)]
+        assert one.sites() == [
+            (Key("mprotect", "libgrow.so+?", "libgrow.so", "prog"), 120, 120.0, True)
+        ]
         one.take(message(3.5, (2000, 1800, 200), {2: 80}))
         one.beat()
         assert [(site.total, site.rate) for site in one.sites()] == [(200, 40.0)]
@@ -107,18 +122,26 @@ class TestModel:
     def test_what_is_suppressed_is_counted_and_not_shown(self, apart: bool) -> None:
         """However many hidden places make more calls than those that are shown."""
         stacks = Stacks()
-        rules = [Suppression("mine", "mprotect", module="libgrow.so"), Suppression("never", function="nowhere")]
+        rules = [
+            Suppression("mine", "mprotect", module="libgrow.so"),
+            Suppression("never", function="nowhere"),
+        ]
         one = Model(names=Names(stacks, rules, apart), stacks=stacks)
         one.take(message(1, (999, 0, 999), dict.fromkeys(range(250), 4), rows=stack_rows(250)))
         one.take(message(2, (999, 0, 999), {}) | {"sites": [("madvise", 3, "/bin/prog", 1)]})
         one.beat()
         one.settle()
-        assert [(site.key.call, site.total, site.named) for site in one.sites()] == [("madvise", 1, True)]
+        assert [(site.key.call, site.total, site.named) for site in one.sites()] == [
+            ("madvise", 1, True)
+        ]
         assert one.hidden == {"mine": 1000}
         text = " ".join(ending(one).split())
         assert "1,000 redundant calls are suppressed (--no-suppressions shows where)." in text
         found = as_json(one, ["prog"])
-        assert (found["hidden"], [site["redundant"] for site in found["sites"]]) == ({"mine": 1000}, [1])
+        assert (found["hidden"], [site["redundant"] for site in found["sites"]]) == (
+            {"mine": 1000},
+            [1],
+        )
         assert found["missing_symbols"] == {"/gone/libgrow.so": "No such file or directory"}
 
     def test_failed_calls_are_not_redundant(self) -> None:
@@ -137,9 +160,14 @@ class TestModel:
         stacks = Stacks()
         one = Model(names=Names(stacks, apart=False), stacks=stacks)
         one.take(message(1, (999, 0, 999), {}, rows=stack_rows(1)))
-        one.take(message(1, (999, 0, 999), {}) | {"sites": [("brk", 0, f"/bin/{n}", n) for n in range(1, 251)]})
+        one.take(
+            message(1, (999, 0, 999), {})
+            | {"sites": [("brk", 0, f"/bin/{n}", n) for n in range(1, 251)]}
+        )
         assert len(one.sites()) == 200
-        assert [site["redundant"] for site in as_json(one, ["x"])["sites"]] == list(range(250, 0, -1))
+        assert [site["redundant"] for site in as_json(one, ["x"])["sites"]] == list(
+            range(250, 0, -1)
+        )
 
     def test_the_end_and_a_failure(self) -> None:
         one = model()
@@ -153,9 +181,11 @@ class TestLines:
     """What stands in for the view in a log."""
 
     def test_a_line(self) -> None:
-        assert line(model(), 100) == (
-            "1.5 s: 1,000 calls/s, 880 said, 12.0 % redundant; 9.0 GiB in 3 processes; mprotect libgrow.so+? in prog"
-        )[:99] + "…"
+        whole = (
+            "1.5 s: 1,000 calls/s, 880 said, 12.0 % redundant; 9.0 GiB in 3 processes; "
+            "mprotect libgrow.so+? in prog"
+        )
+        assert line(model(), 100) == whole[:99] + "…"
         assert line(Model(), 80) == "0.0 s: 0 calls/s, 0 said; 0 B in 0 processes"
 
     @pytest.mark.parametrize("scale", [1, 10**6, 10**9])
@@ -186,7 +216,9 @@ class TestView:
         pytest.importorskip("textual")
         from laconic.live.app import LiveApp
 
-        app = LiveApp(options.pop("model", None) or model(), ["prog", "a\x1b[0m"], 3600.0, **options)
+        app = LiveApp(
+            options.pop("model", None) or model(), ["prog", "a\x1b[0m"], 3600.0, **options
+        )
 
         async def run() -> None:
             async with app.run_test(size=(80, 24)) as pilot:
@@ -203,19 +235,28 @@ class TestView:
         return [str(shown.get_row_at(row)[number]) for row in range(shown.row_count)]
 
     def two_sites(self) -> Model:
-        """The second is quicker now, the first made more in all; their names are the other way round."""
+        """The second is quicker now, the first made more in all; their names are the other way
+        round."""
         one = model()
         for call, first, second in (("madvise", 500, 501), ("brk", 3, 30)):
-            one.take(message(one.time + 1, (1000, 880, 120), {}) | {"sites": [(call, 2, "/bin/prog", first)]})
+            one.take(
+                message(one.time + 1, (1000, 880, 120), {})
+                | {"sites": [(call, 2, "/bin/prog", first)]}
+            )
             one.beat()
-            one.take(message(one.time + 1, (1000, 880, 120), {}) | {"sites": [(call, 2, "/bin/prog", second)]})
+            one.take(
+                message(one.time + 1, (1000, 880, 120), {})
+                | {"sites": [(call, 2, "/bin/prog", second)]}
+            )
         one.beat()
         return one
 
     def test_what_is_shown(self) -> None:
         async def steps(app: Any, pilot: Any) -> None:
             text = app.figures()
-            assert "calls/s 1,000  said 880  redundant 120 (12.0 %)   in all 1,010, 888, 122" in text
+            assert (
+                "calls/s 1,000  said 880  redundant 120 (12.0 %)   in all 1,010, 888, 122" in text
+            )
             assert "processes 3 of 3  threads 4  mapped 9.0 GiB  VMAs 130" in text
             assert "running: prog a" in text
             assert self.column(app, "sites", 0) == ["120"]
@@ -279,7 +320,9 @@ class TestView:
         """The view stays, for a person to read; but not where the program could not be run."""
 
         async def stays(app: Any, pilot: Any) -> None:
-            app.drain = lambda: app.model.take(message(2, (1, 1, 0), {}, end={"status": 3, "notes": []}))
+            app.drain = lambda: app.model.take(
+                message(2, (1, 1, 0), {}, end={"status": 3, "notes": []})
+            )
             app.poll()
             await pilot.pause()
             assert app.is_running
@@ -361,7 +404,12 @@ class TestCommand:
         assert capfd.readouterr().err == ""
 
     def test_no_escape_codes_in_a_pipe(self) -> None:
-        done = laconic("live", "--", "true", env=environment(FORCE_COLOR="1", TERM="xterm-256color", COLUMNS="200"))
+        done = laconic(
+            "live",
+            "--",
+            "true",
+            env=environment(FORCE_COLOR="1", TERM="xterm-256color", COLUMNS="200"),
+        )
         assert done.returncode == 0
         assert "\x1b" not in done.stdout + done.stderr
         assert max(map(len, done.stderr.splitlines())) <= 80

@@ -13,8 +13,11 @@ from laconic.tracer.process import Mm, Thread
 from laconic.tracer.syscalls import CLONE_THREAD, CLONE_VM
 
 
-def test_a_thread_that_is_killed_at_its_clone_adds_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message that the tracer reads may be the exit status already: SIGKILL's is 9, and no thread's id."""
+def test_a_thread_that_is_killed_at_its_clone_adds_no_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The message that the tracer reads may be the exit status already: SIGKILL's is 9, and no
+    thread's id."""
     resumed: list[int] = []
     monkeypatch.setattr(ptrace, "event_message", lambda tid: 9)
     monkeypatch.setattr(ptrace, "stopped_for", lambda tid: ptrace.EVENT_EXIT)

@@ -77,7 +77,9 @@ def test_moments(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert printed(capfd, path, "--at", "0.005s") == [f"{TOP} rw-p"]
     last = [f"{BASE:x}-{BASE + 2 * PAGE:x} rw-p", f"{BASE + 3 * PAGE:x}-{BASE + 8 * PAGE:x} rw-p"]
     for words in ([], ["--at", "end"], ["--at", "1000000"], ["--at", "1e3s"]):
-        assert printed(capfd, path, *words) == last, "a process that has ended is shown as it was last"
+        assert printed(capfd, path, *words) == last, (
+            "a process that has ended is shown as it was last"
+        )
 
 
 @pytest.mark.parametrize("moment", ["soon", "12.5", "-1", "-3s", "nans", "infs", "s", "", "0x10"])

@@ -1,4 +1,5 @@
-"""`laconic pack`: names that stay when the modules are gone, rows that stay as they are, and bad input."""
+"""`laconic pack`: names that stay when the modules are gone, rows that stay as they are, and bad
+input."""
 
 from __future__ import annotations
 
@@ -73,7 +74,12 @@ class Stacked(Builder):
         self.row("mmap", BASE, 4 * PAGE, 3, 0x32, -1, 0, result=BASE, said=1, kinds=MAP)
         for number, module in modules.items():
             self.row("module", number, pid=0, data=json.dumps(module._asdict()).encode())
-        self.row("frames", 1, pid=0, data=b"".join(FRAME.pack(module << 2 | 2, where) for module, where in frames))
+        self.row(
+            "frames",
+            1,
+            pid=0,
+            data=b"".join(FRAME.pack(module << 2 | 2, where) for module, where in frames),
+        )
 
     def call(self, number: int, *frames: int) -> None:
         """A redundant mprotect from a new stack."""
@@ -127,7 +133,8 @@ class TestPacked:
     def test_names_stay(
         self, tmp_path: Path, library: bytes, perf_map: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        """When the library is gone, and the process's perf map; and no other process's map names its code."""
+        """When the library is gone, and the process's perf map; and no other process's map names
+        its code."""
         path, module = grown(tmp_path, library)
         perf_map.write_text("1000 100 py::run:/a.py\n")
         before = places(path)
@@ -136,7 +143,10 @@ class TestPacked:
         packed = str(tmp_path / "b.trace")
         assert main(["pack", path, "-o", packed]) == 0
         shown = capfd.readouterr()
-        assert not shown.out and "symbols of 2 modules were added; 2 of their frames have a name" in _line(shown.err)
+        assert (
+            not shown.out
+            and "symbols of 2 modules were added; 2 of their frames have a name" in _line(shown.err)
+        )
         module.unlink()
         perf_map.write_text("1000 9000 another\n")
         assert places(packed) == before
@@ -144,7 +154,8 @@ class TestPacked:
         assert report(["callers"], packed, tmp_path / "c.json")["missing_symbols"] == {}
 
     def test_nothing_else_changes(self, tmp_path: Path, library: bytes) -> None:
-        """Rows, what replay --check and info say of them, and what the trace says of its recording."""
+        """Rows, what replay --check and info say of them, and what the trace says of its
+        recording."""
         path, _ = grown(tmp_path, library)
         packed = str(tmp_path / "b.trace")
         assert main(["pack", path, "-o", packed]) == 0
@@ -156,9 +167,16 @@ class TestPacked:
         ) | {"trace": 0}
         own = {"trace", "bytes", "bytes_per_call", "events"}
         one, two = report(["info"], path, out), report(["info"], packed, out)
-        assert {key: one[key] for key in one.keys() - own} == {key: two[key] for key in two.keys() - own}
+        assert {key: one[key] for key in one.keys() - own} == {
+            key: two[key] for key in two.keys() - own
+        }
         old, new = laconic.trace.open(path), laconic.trace.open(packed)
-        assert (old.about, old.machine, old.source, old.names) == (new.about, new.machine, new.source, new.names)
+        assert (old.about, old.machine, old.source, old.names) == (
+            new.about,
+            new.machine,
+            new.source,
+            new.names,
+        )
 
     def test_twice(self, tmp_path: Path, library: bytes, capfd: pytest.CaptureFixture[str]) -> None:
         """The second time nothing is written, or the same bytes."""
@@ -166,7 +184,9 @@ class TestPacked:
         assert main(["pack", path]) == 0
         once = Path(path).read_bytes()
         assert main(["pack", path]) == 0
-        assert "stays as it is: the symbols of 2 modules are in it already" in _line(capfd.readouterr().err)
+        assert "stays as it is: the symbols of 2 modules are in it already" in _line(
+            capfd.readouterr().err
+        )
         assert main(["pack", path, "-o", str(tmp_path / "b.trace")]) == 0
         assert Path(path).read_bytes() == once == (tmp_path / "b.trace").read_bytes()
         assert sorted(os.listdir(tmp_path)) == ["a.trace", "b.trace", "libgrow.so"]
@@ -183,7 +203,12 @@ class TestPacked:
         capfd.readouterr()
         assert main(["pack", path, "--json", "-"]) == 0
         again = json.loads(capfd.readouterr().out)
-        assert (again["written"], again["added"], again["already"], again["missing_symbols"]) == (None, [], 2, {})
+        assert (again["written"], again["added"], again["already"], again["missing_symbols"]) == (
+            None,
+            [],
+            2,
+            {},
+        )
 
     def test_in_place_keeps_mode_and_link(self, tmp_path: Path, library: bytes) -> None:
         path, _ = grown(tmp_path, library)
@@ -204,13 +229,19 @@ class TestPacked:
         trace.call(1, 1)
         path = trace.end()
         assert main(["pack", path]) == 0
-        assert laconic.trace.open(path).names[:256] == [*names, *(f"?{at}" for at in range(len(names), 256))]
+        assert laconic.trace.open(path).names[:256] == [
+            *names,
+            *(f"?{at}" for at in range(len(names), 256)),
+        ]
 
     def test_a_trace_older_than_symbols(self, tmp_path: Path, library: bytes) -> None:
         """Its own list of names ends before `symbols`."""
         path, _ = grown(tmp_path, library)
         trace = laconic.trace.open(path)
-        trace.names = [*EVENTS[: CODES["symbols"]], *(f"?{at}" for at in range(CODES["symbols"], 256))]
+        trace.names = [
+            *EVENTS[: CODES["symbols"]],
+            *(f"?{at}" for at in range(CODES["symbols"], 256)),
+        ]
         from laconic.trace.packing import write
 
         write(trace, symbols_of(trace), str(tmp_path / "b.trace"))
@@ -220,7 +251,9 @@ class TestPacked:
 class TestWhatIsMissing:
     """Modules without symbols are named; what cannot be packed stays."""
 
-    def test_modules(self, tmp_path: Path, library: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_modules(
+        self, tmp_path: Path, library: bytes, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         stripped, changed = tmp_path / "stripped.so", tmp_path / "changed.so"
         stripped.write_bytes(library)
         subprocess.run(["strip", str(stripped)], check=True)
@@ -244,9 +277,11 @@ class TestWhatIsMissing:
         assert Path(path).read_bytes() == before and "\x1b" not in said
 
     @pytest.mark.parametrize("cut", ["end", "middle", "head"])
-    def test_not_complete(self, cut: str, tmp_path: Path, library: bytes, capfd: pytest.CaptureFixture[str]) -> None:
-        """In its place a trace that lacks something is left alone; elsewhere what there is of it is packed, and
-        the copy says so too, once."""
+    def test_not_complete(
+        self, cut: str, tmp_path: Path, library: bytes, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """In its place a trace that lacks something is left alone; elsewhere what there is of it is
+        packed, and the copy says so too, once."""
         path, _ = grown(tmp_path, library)
         data = bytearray(Path(path).read_bytes())
         if cut == "end":
@@ -276,10 +311,18 @@ class TestWhatIsMissing:
         assert main(["pack", packed, "-o", again]) == 0
         assert rows(again) == copied
 
-    def test_no_stacks_and_stacks_in_words(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_no_stacks_and_stacks_in_words(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         for path, said in (
-            (small(tmp_path / "a.trace"), "it holds no stacks: record with laconic run -o FILE --stacks all"),
-            (sited(tmp_path / "b.trace", {"f": (1, 1)}), "its stacks are words already, as the log has them"),
+            (
+                small(tmp_path / "a.trace"),
+                "it holds no stacks: record with laconic run -o FILE --stacks all",
+            ),
+            (
+                sited(tmp_path / "b.trace", {"f": (1, 1)}),
+                "its stacks are words already, as the log has them",
+            ),
             (known(tmp_path / "c.trace"), "the symbols of 1 module are in it already"),
             (Builder(tmp_path / "d.trace").end(), "it holds no stacks"),
         ):
@@ -290,7 +333,9 @@ class TestWhatIsMissing:
 class TestBadInput:
     """Status 2, the cure is named, and nothing is lost."""
 
-    def test_arguments(self, tmp_path: Path, library: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_arguments(
+        self, tmp_path: Path, library: bytes, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         path, _ = grown(tmp_path, library)
         empty, there = tmp_path / "empty", tmp_path / "there"
         empty.write_bytes(b"")
@@ -325,7 +370,11 @@ class TestBadInput:
         more = ["-o", str(tmp_path / "b.trace")] if elsewhere else []
         words = ["sh", "-c", 'ulimit -f 1; exec "$@"', "sh", *COMMAND, "pack", path, *more]
         done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment())
-        assert done.returncode == 2 and "could not be written" in done.stderr and "Traceback" not in done.stderr
+        assert (
+            done.returncode == 2
+            and "could not be written" in done.stderr
+            and "Traceback" not in done.stderr
+        )
         assert Path(path).read_bytes() == before
         assert sorted(os.listdir(tmp_path)) == ["a.trace", "libgrow.so"]
 

@@ -1,4 +1,5 @@
-"""What a page keeps of a long trace: series that do not grow, and the areas of address spaces, drawn more coarsely."""
+"""What a page keeps of a long trace: series that do not grow, and the areas of address spaces,
+drawn more coarsely."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ class TestSeries:
 
     @pytest.mark.parametrize("grain", [1, 2, 8, 64])
     def test_broader_areas_keep_what_is_mapped(self, grain: int) -> None:
-        """At any call the same pages are mapped, and the first of each `grain` without a gap are as they were."""
+        """At any call the same pages are mapped, and the first of each `grain` without a gap are as
+        they were."""
         rng = random.Random(grain)
         areas = []
         for process in (0, 1):
@@ -65,7 +67,17 @@ class TestSeries:
                 while now < 20:
                     until = now + rng.randrange(1, 8)
                     if rng.random() < 0.8:
-                        areas.append(Area(process, page, page + 3, rng.randrange(2), rng.choice("ab"), now, until))
+                        areas.append(
+                            Area(
+                                process,
+                                page,
+                                page + 3,
+                                rng.randrange(2),
+                                rng.choice("ab"),
+                                now,
+                                until,
+                            )
+                        )
                     now = until
         made = broader(areas, grain)
         assert len(made) < len(areas) or grain < 8
@@ -74,11 +86,15 @@ class TestSeries:
                 before, after = pages_at(areas, process, now), pages_at(made, process, now)
                 assert set(after) == set(before)
                 for page, look in before.items():
-                    first = max(page - page % grain, min(at for at in range(page, -1, -1) if inside(before, at, page)))
+                    first = max(
+                        page - page % grain,
+                        min(at for at in range(page, -1, -1) if inside(before, at, page)),
+                    )
                     assert after[page] == before[first], (page, first, look)
 
     def test_neighbours_that_are_alike_are_joined_before_anything_is_lost(self) -> None:
-        """Pages that were opened one by one, and are alike then, are one area; nothing is left out."""
+        """Pages that were opened one by one, and are alike then, are one area; nothing is left
+        out."""
         areas = [Area(0, page, page + 1, 3, "", page // 100, 60) for page in range(5_000)]
         left, step, grain, left_out = fitted(areas, 1, 1, 200)
         assert (len(left) <= 200, step, grain, left_out) == (True, 1, 1, 0)
@@ -86,13 +102,18 @@ class TestSeries:
 
     def test_a_grain_where_joining_is_not_enough(self) -> None:
         areas = [Area(0, page, page + 1, page % 2 * 3, "", 0, 10) for page in range(5_000)]
-        areas = [*areas, *(Area(0, page, page + 1, page * 7 % 5, "", 10, 20) for page in range(5_000))]
+        areas = [
+            *areas,
+            *(Area(0, page, page + 1, page * 7 % 5, "", 10, 20) for page in range(5_000)),
+        ]
         left, _, grain, left_out = fitted(areas, 1, 1, 1_000)
         assert (len(left) <= 1_000, grain > 1, left_out) == (True, True, 0)
         assert set(pages_at(left, 0, 15)) == set(range(5_000))
 
     def test_areas_of_one_moment_the_smallest_go(self) -> None:
-        areas = [Area(0, 1000 * number, 1000 * number + number + 1, 3, "", 0, 1) for number in range(50)]
+        areas = [
+            Area(0, 1000 * number, 1000 * number + number + 1, 3, "", 0, 1) for number in range(50)
+        ]
         left, step, grain, left_out = fitted(areas, 1, 1, 20)
         assert (sorted(left), step, grain, left_out) == (areas[30:], 1, 1, 30)
 
@@ -106,7 +127,9 @@ class TestSeries:
             ("mprotect", ((1 << 64) - 4096, 8192), -12, (0, 0)),
         ],
     )
-    def test_pages_of(self, call: str, args: tuple[int, ...], result: int, pages: tuple[int, int]) -> None:
+    def test_pages_of(
+        self, call: str, args: tuple[int, ...], result: int, pages: tuple[int, int]
+    ) -> None:
         assert pages_of(call, args, result) == pages
 
 

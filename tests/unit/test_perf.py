@@ -1,4 +1,5 @@
-"""The importer of perf's text: real output of perf 6.1, the pages that faults show, and input that is no such log."""
+"""The importer of perf's text: real output of perf 6.1, the pages that faults show, and input that
+is no such log."""
 
 from __future__ import annotations
 
@@ -43,10 +44,18 @@ def brief(records: list[Record]) -> list[Any]:
         if isinstance(one, Call):
             pages = sum(end - start for start, end, _ in one.touched) // PAGE
             path = one.file.file.path if one.file else one.path
-            found.append([one.call, one.pid, one.tid, [f"{a:#x}" for a in one.args], one.result, pages, path])
+            found.append(
+                [one.call, one.pid, one.tid, [f"{a:#x}" for a in one.args], one.result, pages, path]
+            )
         elif isinstance(one, Exit):
             found.append(
-                ["exit", one.pid, one.tid, one.status, sum(end - start for start, end, _ in one.touched) // PAGE]
+                [
+                    "exit",
+                    one.pid,
+                    one.tid,
+                    one.status,
+                    sum(end - start for start, end, _ in one.touched) // PAGE,
+                ]
             )
     return found
 
@@ -71,7 +80,11 @@ def test_what_the_program_did_is_what_the_log_says(tmp_path: Path, source: Path)
     moved = calls(records, "mremap")[0]
     assert moved.args[:4] == (reserved.result + 8192, 8192, 1 << 20, 1)
     assert [one.result for one in calls(records, "mmap") if one.args[1] == 0] == [-22]
-    private, shared = [one for one in calls(records, "mmap") if one.pid == main and one.args[1] == PAGE and one.file]
+    private, shared = [
+        one
+        for one in calls(records, "mmap")
+        if one.pid == main and one.args[1] == PAGE and one.file
+    ]
     assert private.file and shared.file and private.file.file.inode != shared.file.file.inode
     assert (shared.args[3], shared.args[5]) == (1, 4096)
     thread, child, vfork = (calls(records, name)[0] for name in ("clone3", "clone", "vfork"))
@@ -88,7 +101,9 @@ def test_what_the_program_did_is_what_the_log_says(tmp_path: Path, source: Path)
     assert order.index(child.result) > order.index(main)
 
 
-@pytest.mark.parametrize("source", [path for path in LOGS if "calls" not in path.name], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "source", [path for path in LOGS if "calls" not in path.name], ids=lambda path: path.name
+)
 def test_touched_pages_go_to_the_call_that_changes_them(tmp_path: Path, source: Path) -> None:
     records, _ = take(tmp_path, source.read_bytes())
     reserved = next(one for one in calls(records, "mmap") if one.args[1] == 1 << 16).result
@@ -100,7 +115,11 @@ def test_touched_pages_go_to_the_call_that_changes_them(tmp_path: Path, source: 
     gone = next(one for one in calls(records, "munmap") if one.tid == thread)
     assert gone.touched == ((gone.args[0], gone.args[0] + PAGE, 0),)
     main = next(one for one in records if isinstance(one, Exit) and one.status)
-    private = next(one for one in calls(records, "mmap") if one.pid == main.pid and one.args[1] == PAGE and one.file)
+    private = next(
+        one
+        for one in calls(records, "mmap")
+        if one.pid == main.pid and one.args[1] == PAGE and one.file
+    )
     how = [how for start, end, how in main.touched if start <= (private.result or 0) < end]
     if source.name in ("script.log", "script-pid.log"):
         assert how == [0], "written, and so a copy of its own"
@@ -131,7 +150,10 @@ def test_unknown_is_what_the_text_does_not_hold(tmp_path: Path) -> None:
 def gramines(records: list[Record]) -> list[Record]:
     # What Gramine would have shown of the same run: it has no mremap and no clone3.
     shown = {"mmap", "munmap", "mprotect", "brk", "madvise", "clone", "vfork", "execve", "msync"}
-    plain = [one._replace(call="clone") if isinstance(one, Call) and one.call == "clone3" else one for one in records]
+    plain = [
+        one._replace(call="clone") if isinstance(one, Call) and one.call == "clone3" else one
+        for one in records
+    ]
     return [one for one in plain if not isinstance(one, Call) or one.call in shown]
 
 
@@ -185,7 +207,12 @@ def test_a_thread_that_runs_a_program_is_a_process(tmp_path: Path) -> None:
         b" 4.0 ( 0.1 ms): ls/11 brk() = 0x2000\n"
     )
     records, report = take(tmp_path, text)
-    assert [(one.call, one.pid) for one in calls(records)] == [("brk", 10), ("clone3", 10), ("execve", 11), ("brk", 11)]
+    assert [(one.call, one.pid) for one in calls(records)] == [
+        ("brk", 10),
+        ("clone3", 10),
+        ("execve", 11),
+        ("brk", 11),
+    ]
     assert [(one.pid, one.parent, one.shares_memory) for one in records if isinstance(one, Process)] == [
         (10, 0, False), (11, 10, True)]  # fmt: skip
     assert any("task_newtask" in note for note in report.notes)
@@ -236,7 +263,9 @@ def test_perf_here_counts_as_strace_does(tmp_path: Path) -> None:
     perf = ["perf", "trace", "-F", "all", "-e", events, "-o", str(tmp_path / "p.log"), "/bin/true"]
     done = subprocess.run(perf, capture_output=True, text=True, timeout=60, check=False)
     if done.returncode:
-        pytest.skip(f"this kernel lets nobody here trace with perf: {' '.join(done.stderr.split())[:100]}")
+        pytest.skip(
+            f"this kernel lets nobody here trace with perf: {' '.join(done.stderr.split())[:100]}"
+        )
     _, report = take(tmp_path, (tmp_path / "p.log").read_bytes())
     counted = subprocess.run(
         ["strace", "-c", "-U", "calls,name", "-e", f"trace={names}", "/bin/true"],
@@ -244,7 +273,10 @@ def test_perf_here_counts_as_strace_does(tmp_path: Path) -> None:
     )  # fmt: skip
     if counted.returncode:
         pytest.skip(f"this machine's strace cannot trace: {' '.join(counted.stderr.split())[:100]}")
-    want = {name: int(count) for count, name in re.findall(r"^ *(\d+) (\w+)$", counted.stderr, re.MULTILINE)}
+    want = {
+        name: int(count)
+        for count, name in re.findall(r"^ *(\d+) (\w+)$", counted.stderr, re.MULTILINE)
+    }
     want.pop("total", None)
     assert report.not_understood == 0
     assert report.calls == want
@@ -265,6 +297,8 @@ NOISE = st.one_of(
 def test_fuzz(tmp_path_factory: pytest.TempPathFactory, first: Path, parts: list[bytes]) -> None:
     folder = tmp_path_factory.getbasetemp() / "perf-fuzz"
     folder.mkdir(exist_ok=True)
-    records, report = take(folder, first.read_bytes().splitlines(keepends=True)[0] + b"".join(parts))
+    records, report = take(
+        folder, first.read_bytes().splitlines(keepends=True)[0] + b"".join(parts)
+    )
     assert report.lines >= 1
     assert sum(report.calls.values()) == len(calls(records))

@@ -1,6 +1,8 @@
-"""Every memory call in pictures: the pages before, the call, the pages after, and the changes for the host.
+"""Every memory call in pictures: the pages before, the call, the pages after, and the changes for
+the host.
 
-`src/laconic/memory/README.md` shows the same pictures; `LACONIC_README=write pytest FILE` writes them there.
+`src/laconic/memory/README.md` shows the same pictures; `LACONIC_README=write pytest FILE` writes
+them there.
 """
 
 from __future__ import annotations
@@ -46,7 +48,16 @@ def unmap(start: int, pages: int) -> Make:
 def fixed(start: int, pages: int, prot: int, untouched: bool = False) -> Make:
     def call(here: AddressSpace) -> Outcome:
         flags = ANONYMOUS | f.MAP_FIXED
-        return mmap(here, at(start), pages * PAGE, prot, flags, None, 0, untouched=lambda start, end: untouched)
+        return mmap(
+            here,
+            at(start),
+            pages * PAGE,
+            prot,
+            flags,
+            None,
+            0,
+            untouched=lambda start, end: untouched,
+        )
 
     return call
 
@@ -61,7 +72,9 @@ def file(start: int, pages: int, prot: int, offset: int) -> Make:
 
 def anywhere(pages: int, prot: int, hint: int | None = None, extra: int = 0) -> Make:
     def call(here: AddressSpace) -> Outcome:
-        return mmap(here, 0 if hint is None else at(hint), pages * PAGE, prot, ANONYMOUS | extra, None, 0)
+        return mmap(
+            here, 0 if hint is None else at(hint), pages * PAGE, prot, ANONYMOUS | extra, None, 0
+        )
 
     return call
 
@@ -71,7 +84,9 @@ def remap(start: int, old: int, new: int, flags: int, to: int = 0) -> Make:
 
 
 def advise(start: int, pages: int, advice: int, untouched: bool = False) -> Make:
-    return lambda here: madvise(here, at(start), pages * PAGE, advice, untouched=lambda start, end: untouched)
+    return lambda here: madvise(
+        here, at(start), pages * PAGE, advice, untouched=lambda start, end: untouched
+    )
 
 
 MAYMOVE, FIXED = f.MREMAP_MAYMOVE, f.MREMAP_MAYMOVE | f.MREMAP_FIXED
@@ -86,16 +101,51 @@ PICTURES: dict[str, list[tuple[str, str, Make, str, list[str], int | None]]] = {
         ("more", "rrrr", protect(1, 2, RW), "rwwr", ["EXTEND 1-3"], 0),
         ("other", "wwww", protect(0, 4, RX), "xxxx", ["EXTEND|RESTRICT 0-4"], 0),
         ("back again merges", "wrrw", protect(1, 2, RW), "wwww", ["EXTEND 1-3"], 0),
-        ("mixed: just the run that differs", "wwrrww", protect(0, 6, RW), "wwwwww", ["EXTEND 2-4"], 0),
+        (
+            "mixed: just the run that differs",
+            "wwrrww",
+            protect(0, 6, RW),
+            "wwwwww",
+            ["EXTEND 2-4"],
+            0,
+        ),
         ("two runs", "rrwwnn", protect(0, 6, RW), "wwwwww", ["EXTEND 0-2", "EXTEND 4-6"], 0),
         ("commit of a reservation", "nnnnnn", protect(2, 2, RW), "nnwwnn", ["EXTEND 2-4"], 0),
-        ("a hole: what is before it changes", "ww..ww", protect(0, 6, R), "rr..ww", ["RESTRICT 0-2"], ENOMEM),
+        (
+            "a hole: what is before it changes",
+            "ww..ww",
+            protect(0, 6, R),
+            "rr..ww",
+            ["RESTRICT 0-2"],
+            ENOMEM,
+        ),
         ("a hole at the start: nothing does", "..wwww", protect(0, 6, R), "..wwww", [], ENOMEM),
-        ("a refusal: what is before it changes", "rroo", protect(0, 4, RW), "wwoo", ["EXTEND 0-2"], EACCES),
-        ("sealed: what is before it changes", "wwZZ", protect(0, 4, R), "rrZZ", ["RESTRICT 0-2"], EPERM),
+        (
+            "a refusal: what is before it changes",
+            "rroo",
+            protect(0, 4, RW),
+            "wwoo",
+            ["EXTEND 0-2"],
+            EACCES,
+        ),
+        (
+            "sealed: what is before it changes",
+            "wwZZ",
+            protect(0, 4, R),
+            "rrZZ",
+            ["RESTRICT 0-2"],
+            EPERM,
+        ),
         ("sealed fails even where equal", "ZZ", protect(0, 2, RW), "ZZ", [], EPERM),
         ("no pages", "ww", protect(1, 0, R), "ww", [], 0),
-        ("GROWSDOWN from the start", "..GG", protect(3, 1, R | f.PROT_GROWSDOWN), "..??", ["RESTRICT 2-4"], 0),
+        (
+            "GROWSDOWN from the start",
+            "..GG",
+            protect(3, 1, R | f.PROT_GROWSDOWN),
+            "..??",
+            ["RESTRICT 2-4"],
+            0,
+        ),
         ("a file", "ffff", protect(1, 2, RX), "fFFf", ["EXTEND 1-3"], 0),
     ],
     "munmap": [
@@ -111,13 +161,41 @@ PICTURES: dict[str, list[tuple[str, str, Make, str, list[str], int | None]]] = {
         ("equal and untouched is nothing", "wwww", fixed(1, 2, RW, True), "wwww", [], None),
         ("only what differs of it", "wwnn", fixed(0, 4, RW, True), "wwww", ["EXTEND 2-4"], None),
         ("over a file", "ff", fixed(0, 2, R), "rr", ["FILE 0-2"], None),
-        ("ld.so: a segment over the reservation", "ffffff", file(2, 2, RX, 2), "ffFFff", ["EXTEND|ZERO 2-4"], None),
-        ("ld.so: data from another offset", "ffff", file(2, 2, RW, 1), "ff??", ["FILE|EXTEND 2-4"], None),
+        (
+            "ld.so: a segment over the reservation",
+            "ffffff",
+            file(2, 2, RX, 2),
+            "ffFFff",
+            ["EXTEND|ZERO 2-4"],
+            None,
+        ),
+        (
+            "ld.so: data from another offset",
+            "ffff",
+            file(2, 2, RW, 1),
+            "ff??",
+            ["FILE|EXTEND 2-4"],
+            None,
+        ),
         ("sealed: nothing goes", "wwZw", fixed(0, 4, R), "wwZw", [], EPERM),
-        ("the highest hole that fits", "w..w...w.w", anywhere(3, RW), "w..wwwww.w", ["MAP 4-7"], None),
+        (
+            "the highest hole that fits",
+            "w..w...w.w",
+            anywhere(3, RW),
+            "w..wwwww.w",
+            ["MAP 4-7"],
+            None,
+        ),
         ("a hint that fits", "......", anywhere(2, RW, hint=1), ".ww...", ["MAP 1-3"], None),
         ("a hint that does not", "..rr..", anywhere(2, RW, hint=1), "..rrww", ["MAP 4-6"], None),
-        ("NOREPLACE", "..ww", anywhere(3, RW, hint=0, extra=f.MAP_FIXED_NOREPLACE), "..ww", [], EEXIST),
+        (
+            "NOREPLACE",
+            "..ww",
+            anywhere(3, RW, hint=0, extra=f.MAP_FIXED_NOREPLACE),
+            "..ww",
+            [],
+            EEXIST,
+        ),
     ],
     "mremap": [
         ("the same size", "ww", remap(0, 2, 2, 0), "ww", [], None),
@@ -132,7 +210,14 @@ PICTURES: dict[str, list[tuple[str, str, Make, str, list[str], int | None]]] = {
             ["UNMAP 0-2", "MAP 3-5", "MAP 5-7"],
             None,
         ),
-        ("goes where it must", "ww..rr", remap(0, 2, 2, FIXED, 4), "....ww", ["UNMAP 0-2", "EXTEND|ZERO 4-6"], None),
+        (
+            "goes where it must",
+            "ww..rr",
+            remap(0, 2, 2, FIXED, 4),
+            "....ww",
+            ["UNMAP 0-2", "EXTEND|ZERO 4-6"],
+            None,
+        ),
         (
             "the target loses its contents",
             "ww..ww",
@@ -141,8 +226,22 @@ PICTURES: dict[str, list[tuple[str, str, Make, str, list[str], int | None]]] = {
             ["UNMAP 0-2", "ZERO 4-6"],
             None,
         ),
-        ("a file's base moves along", "ff....", remap(0, 2, 2, FIXED, 4), "....??", ["UNMAP 0-2", "MAP 4-6"], None),
-        ("DONTUNMAP", "ww....", remap(0, 2, 2, DONTUNMAP, 4), "ww..ww", ["ZERO 0-2", "MAP 4-6"], None),
+        (
+            "a file's base moves along",
+            "ff....",
+            remap(0, 2, 2, FIXED, 4),
+            "....??",
+            ["UNMAP 0-2", "MAP 4-6"],
+            None,
+        ),
+        (
+            "DONTUNMAP",
+            "ww....",
+            remap(0, 2, 2, DONTUNMAP, 4),
+            "ww..ww",
+            ["ZERO 0-2", "MAP 4-6"],
+            None,
+        ),
         (
             "shrinks and goes",
             "wwww....",
@@ -157,20 +256,62 @@ PICTURES: dict[str, list[tuple[str, str, Make, str, list[str], int | None]]] = {
     "madvise": [
         ("DONTFORK", "wwww", advise(1, 2, f.MADV_DONTFORK), "wDDw", ["FLAGS 1-3"], 0),
         ("DONTFORK twice", "DDDD", advise(0, 4, f.MADV_DONTFORK), "DDDD", [], 0),
-        ("behind a hole it goes on", "ww.w", advise(0, 4, f.MADV_DONTFORK), "DD.D", ["FLAGS 0-2", "FLAGS 3-4"], ENOMEM),
-        ("DONTNEED of touched memory", "wwww", advise(1, 2, f.MADV_DONTNEED), "wwww", ["ZERO 1-3"], 0),
-        ("DONTNEED of untouched memory", "wwww", advise(1, 2, f.MADV_DONTNEED, True), "wwww", [], 0),
-        ("WIPEONFORK of a file", "wwff", advise(0, 4, f.MADV_WIPEONFORK), "??ff", ["FLAGS 0-2"], EINVAL),
+        (
+            "behind a hole it goes on",
+            "ww.w",
+            advise(0, 4, f.MADV_DONTFORK),
+            "DD.D",
+            ["FLAGS 0-2", "FLAGS 3-4"],
+            ENOMEM,
+        ),
+        (
+            "DONTNEED of touched memory",
+            "wwww",
+            advise(1, 2, f.MADV_DONTNEED),
+            "wwww",
+            ["ZERO 1-3"],
+            0,
+        ),
+        (
+            "DONTNEED of untouched memory",
+            "wwww",
+            advise(1, 2, f.MADV_DONTNEED, True),
+            "wwww",
+            [],
+            0,
+        ),
+        (
+            "WIPEONFORK of a file",
+            "wwff",
+            advise(0, 4, f.MADV_WIPEONFORK),
+            "??ff",
+            ["FLAGS 0-2"],
+            EINVAL,
+        ),
     ],
     "mlock": [
         ("locks", "wwww", lambda here: mlock(here, at(1), 2 * PAGE), "wLLw", ["FLAGS 1-3"], 0),
-        ("locks as far as the hole", "ww.w", lambda here: mlock(here, at(0), 4 * PAGE), "LL.w", ["FLAGS 0-2"], ENOMEM),
+        (
+            "locks as far as the hole",
+            "ww.w",
+            lambda here: mlock(here, at(0), 4 * PAGE),
+            "LL.w",
+            ["FLAGS 0-2"],
+            ENOMEM,
+        ),
         ("unlocks", "wLLw", lambda here: munlock(here, at(0), 4 * PAGE), "wwww", ["FLAGS 1-3"], 0),
         ("nothing to unlock", "wwww", lambda here: munlock(here, at(0), 4 * PAGE), "wwww", [], 0),
     ],
     "mseal": [
         ("seals", "wwww", lambda here: mseal(here, at(1), 2 * PAGE, 0), "wZZw", ["FLAGS 1-3"], 0),
-        ("seals nothing with a hole in it", "w.ww", lambda here: mseal(here, at(0), 4 * PAGE, 0), "w.ww", [], ENOMEM),
+        (
+            "seals nothing with a hole in it",
+            "w.ww",
+            lambda here: mseal(here, at(0), 4 * PAGE, 0),
+            "w.ww",
+            [],
+            ENOMEM,
+        ),
     ],
     "brk": [
         ("grows", ".....", lambda here: brk(here, at(2)), "ww...", ["MAP 0-2"], at(2)),
@@ -183,7 +324,9 @@ CASES = [case for cases in PICTURES.values() for case in cases]
 
 
 each_case = pytest.mark.parametrize(
-    ("before", "call", "after", "said", "result"), [case[1:] for case in CASES], ids=[f"{c[1]}: {c[0]}" for c in CASES]
+    ("before", "call", "after", "said", "result"),
+    [case[1:] for case in CASES],
+    ids=[f"{c[1]}: {c[0]}" for c in CASES],
 )
 
 
@@ -304,7 +447,9 @@ def _drawn() -> str:
         lines = [f"{'before':<10} {'after':<10} {'changes':<24} what it shows"]
         for name, before, _, after, said, result in cases:
             errno = f" ({errorcode[-result]})" if result is not None and -4096 < result < 0 else ""
-            lines.append(f"{before:<10} {after:<10} {', '.join(said) or 'nothing':<24} {name}{errno}")
+            lines.append(
+                f"{before:<10} {after:<10} {', '.join(said) or 'nothing':<24} {name}{errno}"
+            )
         blocks.append(f"### {call}\n\n```text\n" + "\n".join(lines) + "\n```\n")
     return "\n".join(blocks)
 

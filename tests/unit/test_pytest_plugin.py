@@ -15,13 +15,15 @@ pytest_plugins = ["pytester"]
 
 #: Where Laconic is installed as it is now, pytest finds the plug-in by itself.
 INSTALLED = any(
-    point.value == "laconic.pytest_plugin" for point in importlib.metadata.entry_points(group="pytest11")
+    point.value == "laconic.pytest_plugin"
+    for point in importlib.metadata.entry_points(group="pytest11")
 )
 
 
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A program that makes 40 redundant mprotect calls in `again`, and 8 that change something in `turn`."""
+    """A program that makes 40 redundant mprotect calls in `again`, and 8 that change something in
+    `turn`."""
     monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
     return build("gated", "-g")
 
@@ -95,7 +97,16 @@ def test_host_calls(laconic):
 
 
 def test_a_baseline_and_suppressions_of_the_root(pytester: pytest.Pytester, program: Path) -> None:
-    base = {"baseline": 1, "asked": 0, "redundant": 0, "hidden": 0, "said": 0, "whole": True, "calls": {}, "sites": []}
+    base = {
+        "baseline": 1,
+        "asked": 0,
+        "redundant": 0,
+        "hidden": 0,
+        "said": 0,
+        "whole": True,
+        "calls": {},
+        "sites": [],
+    }
     pytester.path.joinpath("base.json").write_text(json.dumps(base))
     pytester.makeini("[pytest]")
     body = f"""
@@ -112,10 +123,13 @@ def test_none(laconic):
 """
     result = check(pytester, body)
     result.assert_outcomes(passed=1, failed=2)
-    assert "40 of 40 mprotect calls from here changed nothing, 0 in the baseline (+40)" in result.stdout.str()
+    assert (
+        "40 of 40 mprotect calls from here changed nothing, 0 in the baseline (+40)"
+        in result.stdout.str()
+    )
     pytester.path.joinpath("laconic.toml").write_text('[[suppress]]\nfunction = "again"\n')
     check(pytester, body, "-k", "none").assert_outcomes(passed=1, deselected=2)
-    pytester.path.joinpath("laconic.toml").write_text('[[suppress\n')
+    pytester.path.joinpath("laconic.toml").write_text("[[suppress\n")
     result = check(pytester, body, "-k", "none")
     result.assert_outcomes(failed=1, deselected=2)
     assert "laconic.toml', line 1" in result.stdout.str()
@@ -179,6 +193,8 @@ def test_slow(laconic):
 def test_the_import_is_cheap() -> None:
     """Every pytest run of the environment pays for it."""
     code = "import pytest, sys; old = {*sys.modules}; import laconic.pytest_plugin; print(*{*sys.modules} - old)"
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
     assert set(done.stdout.split()) <= {"laconic", "laconic.pytest_plugin", "subprocess", "_posixsubprocess", "select",
                                         "selectors", "signal"}  # fmt: skip

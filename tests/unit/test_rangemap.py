@@ -13,7 +13,9 @@ from laconic.memory.rangemap import TOP, RangeMap
 LETTERS = {letter: letter for letter in "ABCabc"}
 
 
-def made(picture: str, load: int = 2, same: Callable[[str, str], bool] | None = None) -> RangeMap[str]:
+def made(
+    picture: str, load: int = 2, same: Callable[[str, str], bool] | None = None
+) -> RangeMap[str]:
     ranges: RangeMap[str] = RangeMap(same, load)
     for start, end, value in read(picture, LETTERS):
         ranges.set(start, end, value)
@@ -44,7 +46,9 @@ def drawn(ranges: RangeMap[str], pages: int) -> str:
     ],
 )
 @pytest.mark.parametrize("load", [1, 2, 3, 512])
-def test_set(load: int, before: str, start: int, end: int, value: str | None, after: str, entries: int) -> None:
+def test_set(
+    load: int, before: str, start: int, end: int, value: str | None, after: str, entries: int
+) -> None:
     ranges = made(before, load)
     ranges.set(at(start), at(end), value)
     assert drawn(ranges, len(before)) == after
@@ -102,7 +106,12 @@ def highest(ranges: RangeMap[str], low: int, high: int, pages: int) -> tuple[int
 
 def test_the_highest_hole_that_is_long_enough() -> None:
     ranges = made("A..B...C.A")
-    assert [highest(ranges, 0, 10, pages) for pages in (1, 2, 3, 4)] == [(8, 9), (4, 7), (4, 7), None]
+    assert [highest(ranges, 0, 10, pages) for pages in (1, 2, 3, 4)] == [
+        (8, 9),
+        (4, 7),
+        (4, 7),
+        None,
+    ]
     assert [highest(ranges, 1, 6, pages) for pages in (1, 2, 3)] == [(4, 6), (4, 6), None]
     assert [highest(ranges, 2, 6, pages) for pages in (1, 2)] == [(4, 6), (4, 6)]
     assert highest(ranges, 5, 6, 1) == (5, 6)
@@ -126,7 +135,11 @@ def test_what_a_search_has_shown_stays_true(load: int) -> None:
         length = source.randrange(1, 12)
         expected = None
         for top in range(high, length - 1, -1):
-            if expected is None and pages.isdisjoint(range(top - length, top)) and (top == high or top in pages):
+            if (
+                expected is None
+                and pages.isdisjoint(range(top - length, top))
+                and (top == high or top in pages)
+            ):
                 low = top - length
                 while low and low - 1 not in pages:
                     low -= 1
@@ -139,7 +152,11 @@ def test_reading() -> None:
     assert ranges.get(at(1)) == "A"
     assert ranges.get(at(2)) is None
     assert ranges.find(at(5)) == (at(4), at(6), "B")
-    assert list(ranges.runs(at(1), at(5))) == [(at(1), at(2), "A"), (at(2), at(4), None), (at(4), at(5), "B")]
+    assert list(ranges.runs(at(1), at(5))) == [
+        (at(1), at(2), "A"),
+        (at(2), at(4), None),
+        (at(4), at(5), "B"),
+    ]
     assert list(ranges.entries(at(1), at(5))) == [(at(0), at(2), "A"), (at(4), at(6), "B")]
     assert ranges.covered(at(0), at(2))
     assert not ranges.covered(at(0), at(3))
@@ -193,7 +210,8 @@ def test_random_edits_against_a_dictionary(load: int) -> None:
 
 
 def hinted(ranges: RangeMap[str], address: int) -> tuple[str | None] | None:
-    """The value at an address by its hint, as mprotect uses it; None without one, or if it is stale."""
+    """The value at an address by its hint, as mprotect uses it; None without one, or if it is
+    stale."""
     hint = ranges.hints.get(address)
     if hint is None:
         return None
@@ -211,7 +229,8 @@ def test_the_different_results_of_a_function_of_the_values() -> None:
 
 @pytest.mark.parametrize("load", [2, 3, 128])
 def test_set_leaves_what_replace_leaves(load: int) -> None:
-    # The same objects too: of two that are alike, the lower stays where they meet, and the new one before the upper.
+    # The same objects too: of two that are alike, the lower stays where they meet, and the new one
+    # before the upper.
     source = random.Random(load)
     short: RangeMap[tuple[str, ...]] = RangeMap(load=load)
     whole: RangeMap[tuple[str, ...]] = RangeMap(load=load)
@@ -223,5 +242,7 @@ def test_set_leaves_what_replace_leaves(load: int) -> None:
         short.set(start, end, value)
         whole.replace(start, end, [start], [value])
         short.check()
-        left, right = ([(low, high, id(held)) for low, high, held in ranges] for ranges in (short, whole))
+        left, right = (
+            [(low, high, id(held)) for low, high, held in ranges] for ranges in (short, whole)
+        )
         assert left == right

@@ -1,4 +1,5 @@
-"""laconic replay: its options, what it says of loss, and differences that were planted in a trace."""
+"""laconic replay: its options, what it says of loss, and differences that were planted in a
+trace."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ def known(path: Path, end: bool = True) -> str:
     about = {"path": "/bin/prog", "argv": ["prog"], "bits": 64, "layout": layout}
     trace.row("execve", data=b"/bin/prog")
     trace.row("program", 0x5555_5555_6000, 0, data=json.dumps(about).encode())
-    trace.row("mmap", 0, 8 * PAGE, RW, ANON, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=int(MAP))
+    trace.row(
+        "mmap", 0, 8 * PAGE, RW, ANON, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=int(MAP)
+    )
     trace.row("mprotect", BASE, 8 * PAGE, RW)
     trace.row("mprotect", BASE, 4 * PAGE, READ, said=1, kinds=int(RESTRICT))
     trace.row("mprotect", BASE, 8 * PAGE, RW, said=1, kinds=int(EXTEND))
@@ -46,7 +49,8 @@ def known(path: Path, end: bool = True) -> str:
 
 
 def doctored(path: str, target: Path, change: Callable[[int, list[Any]], list[PlainRow]]) -> str:
-    """The same trace with rows changed: `change` gets a row's number and the row, and returns what stands there."""
+    """The same trace with rows changed: `change` gets a row's number and the row, and returns what
+    stands there."""
     trace = laconic.trace.open(path)
     writer = TraceWriter(str(target), trace.source, trace.about)
     for number, row in enumerate(trace.rows()):
@@ -55,7 +59,9 @@ def doctored(path: str, target: Path, change: Callable[[int, list[Any]], list[Pl
     return str(target)
 
 
-def checked(path: str, capfd: pytest.CaptureFixture[str], *options: str) -> tuple[int, dict[str, Any], str]:
+def checked(
+    path: str, capfd: pytest.CaptureFixture[str], *options: str
+) -> tuple[int, dict[str, Any], str]:
     """Status, figures and standard error of `replay --check`."""
     status = main(["replay", "--check", "--json", "-", *options, path])
     out, err = capfd.readouterr()
@@ -68,7 +74,12 @@ def test_a_trace_that_is_right(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     assert figures["check"] == {
         "compared": 7, "differences": {"model error": 0, "lost data": 0, "unknown start": 0}, "first": [],
     }  # fmt: skip
-    assert (figures["asked"], figures["said"], figures["elided"], figures["processes"]) == (7, 4, 3, 1)
+    assert (figures["asked"], figures["said"], figures["elided"], figures["processes"]) == (
+        7,
+        4,
+        3,
+        1,
+    )
     assert figures["changes"]["map"] == figures["changes"]["unmap"] == 1
 
 
@@ -85,7 +96,12 @@ def test_every_call_of_a_trace_by_laconic(tmp_path: Path) -> None:
         (6, 10, 0, "another result"),
         (7, 10, -22, "another result"),
         (3, 12, 2, "2 host calls for changes 0x0 were recorded, 0 for 0x0 replayed"),
-        (4, 13, int(EXTEND), f"1 host calls for changes {int(EXTEND):#x} were recorded, 1 for {int(RESTRICT):#x}"),
+        (
+            4,
+            13,
+            int(EXTEND),
+            f"1 host calls for changes {int(EXTEND):#x} were recorded, 1 for {int(RESTRICT):#x}",
+        ),
         (5, 6, READ, "were recorded"),
     ],
 )
@@ -118,7 +134,8 @@ def test_a_doctored_call_is_a_model_error(
 def test_after_a_loss_a_difference_is_lost_data(
     pid: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The trace says that calls are missing, of this process or of any: no fault of the model, and status 0."""
+    """The trace says that calls are missing, of this process or of any: no fault of the model, and
+    status 0."""
 
     def change(number: int, row: list[Any]) -> list[PlainRow]:
         lost = [CODES["lost"], row[1], pid, pid, 2, *[0] * 11, b"two calls", ()]
@@ -132,7 +149,9 @@ def test_after_a_loss_a_difference_is_lost_data(
     assert "is not complete: two calls (2)" in err
 
 
-def test_loss_of_another_process_excuses_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_loss_of_another_process_excuses_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     def change(number: int, row: list[Any]) -> list[PlainRow]:
         lost = [CODES["lost"], row[1], 777, 777, 2, *[0] * 11, b"two calls", ()]
         if number == 6:
@@ -146,7 +165,9 @@ def test_loss_of_another_process_excuses_nothing(tmp_path: Path, capfd: pytest.C
     assert sum(causes.values()) == 1
 
 
-def test_a_host_that_refused_is_no_difference(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_host_that_refused_is_no_difference(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """What the host did against what bookkeeping expected is taken from the trace."""
 
     def change(number: int, row: list[Any]) -> list[PlainRow]:
@@ -157,7 +178,9 @@ def test_a_host_that_refused_is_no_difference(tmp_path: Path, capfd: pytest.Capt
             row[12] = row[13] = 0
         return [tuple(row)]
 
-    status, figures, _ = checked(doctored(known(tmp_path / "a.trace"), tmp_path / "b.trace", change), capfd)
+    status, figures, _ = checked(
+        doctored(known(tmp_path / "a.trace"), tmp_path / "b.trace", change), capfd
+    )
     assert (status, figures["check"]["first"]) == (0, [])
     assert figures["calls"]["mprotect"]["failed"] == 2
 
@@ -173,7 +196,9 @@ def test_a_trace_without_its_end(tmp_path: Path, capfd: pytest.CaptureFixture[st
 def test_options_that_are_wrong(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = small(tmp_path / "a.trace")
     assert main(["replay", "--strategy", "fastest", path]) == 2
-    assert "'fastest': choose from every-call, skip-equal, classify, laconic" in capfd.readouterr().err
+    assert (
+        "'fastest': choose from every-call, skip-equal, classify, laconic" in capfd.readouterr().err
+    )
     assert main(["replay", "--json", str(tmp_path / "no" / "such"), path]) == 2
     assert "no/such' cannot be written" in capfd.readouterr().err
 
@@ -214,7 +239,18 @@ def test_a_trace_that_was_killed_in_the_middle_of_a_map(tmp_path: Path) -> None:
 def test_rows_of_threads_that_nobody_began(tmp_path: Path) -> None:
     """Only a damaged or foreign trace has them: no crash, and no figures made of nothing."""
     trace = Builder(tmp_path / "a.trace")
-    for event in ("answer", "begin", "vma", "maps", "exit", "process", "clone", "execve", "personality", "note"):
+    for event in (
+        "answer",
+        "begin",
+        "vma",
+        "maps",
+        "exit",
+        "process",
+        "clone",
+        "execve",
+        "personality",
+        "note",
+    ):
         trace.row(event, pid=4242, data=b"")
     trace.row("mprotect", BASE, PAGE, RW, pid=4243, result=0)
     trace.row("munmap", -PAGE & MASK, PAGE, pid=4244, result=-22)
@@ -224,7 +260,8 @@ def test_rows_of_threads_that_nobody_began(tmp_path: Path) -> None:
 
 
 def test_a_range_of_the_hosts_map_is_answered_from_the_trace() -> None:
-    """The recorded differences are laid over the held map, and what lies outside of the range is left out."""
+    """The recorded differences are laid over the held map, and what lies outside of the range is
+    left out."""
     held = [(4 * PAGE, 8 * PAGE, Vma(3)), (9 * PAGE, 10 * PAGE, Vma(1))]
     thread = Thread(1, Mm(AddressSpace(Layout(), held)))
     up = RecordedUpcalls(True, {})
@@ -233,4 +270,6 @@ def test_a_range_of_the_hosts_map_is_answered_from_the_trace() -> None:
     expected = [(5, 6, 1), (6, 7, 3), (9, 10, 1)]
     host = up.maps_in(5 * PAGE, 10 * PAGE)
     assert [(start // PAGE, end // PAGE, vma.flags) for start, end, vma in host] == expected
-    assert [vma.flags for _, _, vma in up.maps_in(0, 5 * PAGE)] == [3], "without a row, what is held"
+    assert [vma.flags for _, _, vma in up.maps_in(0, 5 * PAGE)] == [3], (
+        "without a row, what is held"
+    )

@@ -37,8 +37,22 @@ def test_json_adds_up() -> None:
     assert result["elided"] == 1
     assert result["narrowed"] == 1
     assert result["calls"] == {
-        "mmap": {"asked": 123_456_789_013, "said": 1, "elided": 0, "redundant": 0, "narrowed": 0, "failed": 0},
-        "mprotect": {"asked": 2, "said": 1, "elided": 1, "redundant": 0, "narrowed": 1, "failed": 1},
+        "mmap": {
+            "asked": 123_456_789_013,
+            "said": 1,
+            "elided": 0,
+            "redundant": 0,
+            "narrowed": 0,
+            "failed": 0,
+        },
+        "mprotect": {
+            "asked": 2,
+            "said": 1,
+            "elided": 1,
+            "redundant": 0,
+            "narrowed": 1,
+            "failed": 1,
+        },
     }
     assert result["changes"] == {
         "map": 1,
@@ -64,8 +78,12 @@ def test_the_table_is_the_same_bytes_every_time_and_fits() -> None:
 
 def test_nothing_asked_is_no_table() -> None:
     """A program without memory calls has no rows."""
-    text = summary.as_text(summary.as_json(Ledger(processes=1), ["x"], 0, "laconic", "off", 0.0), 80)
-    assert text == "laconic: 0 memory calls in 1 process; the host heard 0; 0 needed no host call.\n"
+    text = summary.as_text(
+        summary.as_json(Ledger(processes=1), ["x"], 0, "laconic", "off", 0.0), 80
+    )
+    assert (
+        text == "laconic: 0 memory calls in 1 process; the host heard 0; 0 needed no host call.\n"
+    )
 
 
 def test_a_kind_and_its_count_stay_on_one_line() -> None:
@@ -92,7 +110,12 @@ def test_a_log_s_figures_are_what_the_host_would_have_heard() -> None:
 def test_the_check_shows_model_errors_first_and_fits() -> None:
     """Behind any number of differences that the log explains."""
     result = figures()
-    result["trace"] = {"source": "strace", "uncertain": {"mprotect": 1}, "unknown": ["maps"], "not_followed": 3}
+    result["trace"] = {
+        "source": "strace",
+        "uncertain": {"mprotect": 1},
+        "unknown": ["maps"],
+        "not_followed": 3,
+    }
     unknown = [difference(number, UNKNOWN_START) for number in range(30)]
     result["check"] = {
         "compared": 1,
@@ -117,7 +140,9 @@ def difference(number: int, cause: str) -> dict[str, object]:
 
 def test_findings_name_the_cure() -> None:
     """What is missing comes with what to do, and with the last word."""
-    text = findings.as_text([Finding("ptrace", "missing", "refused " * 20, "allow it"), Finding("x", "ok", "fine")])
+    text = findings.as_text(
+        [Finding("ptrace", "missing", "refused " * 20, "allow it"), Finding("x", "ok", "fine")]
+    )
     assert "cure: allow it" in text
     assert "cannot run here" in text
     assert max(map(len, text.splitlines())) <= 80

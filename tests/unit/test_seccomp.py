@@ -29,7 +29,9 @@ CONDITIONAL = {*BY_FIRST_ARGUMENT, PERSONALITY}
 
 def test_stops_memory_and_process_calls_and_nothing_else() -> None:
     """All other calls run at native speed."""
-    stopped = {nr for nr in range(1024) if run_filter(FILTER, AUDIT_ARCH_X86_64, nr, 12345) == RET_TRACE}
+    stopped = {
+        nr for nr in range(1024) if run_filter(FILTER, AUDIT_ARCH_X86_64, nr, 12345) == RET_TRACE
+    }
     assert stopped == ({*MEMORY_CALLS, *PROCESS_CALLS} - CONDITIONAL) | {PERSONALITY}
 
 
@@ -48,7 +50,9 @@ def test_a_query_of_the_personality_passes() -> None:
 
 def test_checks_the_architecture() -> None:
     """A number means another call in another ABI: 90 is chmod in ours, mmap in i386's."""
-    stopped = {nr for nr in range(1024) if run_filter(FILTER, AUDIT_ARCH_I386, nr) == RET_TRACE | I386_MARK}
+    stopped = {
+        nr for nr in range(1024) if run_filter(FILTER, AUDIT_ARCH_I386, nr) == RET_TRACE | I386_MARK
+    }
     assert stopped == set(I386_MEMORY_CALLS)
     assert run_filter(FILTER, 0xC00000B7, 9) == RET_ALLOW
     assert not stopped & {*PROCESS_CALLS}, "a process call is told by its number alone"

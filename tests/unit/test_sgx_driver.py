@@ -1,4 +1,5 @@
-"""The driver: arguments and errnos of the ioctls, partial completion, faults, the host's mappings, planned failures."""
+"""The driver: arguments and errnos of the ioctls, partial completion, faults, the host's mappings,
+planned failures."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ IOCTLS: dict[str, Ioctl] = {
 
 @pytest.mark.parametrize("kind", IOCTLS)
 @pytest.mark.parametrize(
-    ("offset", "length"), [(0, 0), (1, PAGE), (0, PAGE + 1), (SIZE, PAGE), (0, SIZE + PAGE), (-PAGE, PAGE)]
+    ("offset", "length"),
+    [(0, 0), (1, PAGE), (0, PAGE + 1), (SIZE, PAGE), (0, SIZE + PAGE), (-PAGE, PAGE)],
 )
 def test_bad_ranges(kind: str, offset: int, length: int) -> None:
     """`sgx_validate_offset_length`."""
@@ -65,7 +67,8 @@ def test_not_ready(kind: str) -> None:
 
 
 def test_bad_arguments() -> None:
-    """W without R, unknown bits, a type that pages cannot get, results that are not zero on entry."""
+    """W without R, unknown bits, a type that pages cannot get, results that are not zero on
+    entry."""
     driver = made()
     for reply in (
         driver.restrict_permissions(0, PAGE, W),
@@ -95,7 +98,8 @@ def test_stops_at_an_absent_page(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["restrict", "modify_types"])
 def test_stops_at_a_pending_page(kind: str) -> None:
-    """EFAULT with the leaf's code in `result`: a page that was never accepted has nothing to change."""
+    """EFAULT with the leaf's code in `result`: a page that was never accepted has nothing to
+    change."""
     driver = made(3)
     driver.touch(at(3), at(4), "store")
     assert IOCTLS[kind](driver, 0, 4 * PAGE) == Reply(-EFAULT, 3 * PAGE, PAGE_NOT_MODIFIABLE)
@@ -129,7 +133,11 @@ def test_remove_stops_at_what_was_not_accepted() -> None:
 def test_add_pages() -> None:
     """Before EINIT only, with what EPC there is, and not twice."""
     driver = Driver(BASE, SIZE, Epc(3))
-    for bad in (driver.add_pages(0, PAGE, W), driver.add_pages(0, PAGE, R, PT_TCS), driver.add_pages(0, 1, R)):
+    for bad in (
+        driver.add_pages(0, PAGE, W),
+        driver.add_pages(0, PAGE, R, PT_TCS),
+        driver.add_pages(0, 1, R),
+    ):
         assert bad == Reply(-EINVAL, 0)
     assert driver.add_pages(PAGE, PAGE, R) == Reply(0, PAGE)
     assert driver.add_pages(0, 3 * PAGE, R) == Reply(-EBUSY, PAGE)
@@ -172,7 +180,8 @@ def fault(driver: Driver, address: int, kind: str) -> tuple[int, int, int]:
 
 
 def test_faults_without_eaug() -> None:
-    """Outside the enclave, not initialised, no SGX2, a VMA that allows too little or more than the max-prot."""
+    """Outside the enclave, not initialised, no SGX2, a VMA that allows too little or more than the
+    max-prot."""
     assert fault(made(), BASE - PAGE, "load") == (4, SIGSEGV, 0)
     early = Driver(BASE, SIZE)
     early.host.mmap(at(0), at(8), RWX)
@@ -196,7 +205,11 @@ def test_the_epc_is_full() -> None:
     assert first.touch(at(0), at(4), "load") == 4
     with pytest.raises(HostFault) as caught:
         second.touch(at(0), at(8), "load")
-    assert (caught.value.address, caught.value.error, caught.value.signal) == (at(6), ENOMEM, SIGBUS)
+    assert (caught.value.address, caught.value.error, caught.value.signal) == (
+        at(6),
+        ENOMEM,
+        SIGBUS,
+    )
     assert (epc.used, epc.room(5)) == (10, 0)
     assert first.destroy() == 4
     assert second.touch(at(0), at(8), "load") == 2, "six exist already"
@@ -231,11 +244,14 @@ def test_may_map() -> None:
     assert driver.host.mmap(at(9) + 1, at(10), R) == -EINVAL
     assert driver.mprotect(at(0), at(2), RW) == -EACCES
     assert driver.mprotect(at(7), at(9), R) == -ENOMEM, "a hole"
-    assert [vma.prot for _, _, vma in driver.host.vmas] == [R, RWX, R], "what was done before the hole stays"
+    assert [vma.prot for _, _, vma in driver.host.vmas] == [R, RWX, R], (
+        "what was done before the hole stays"
+    )
 
 
 def test_a_tcs_is_mapped_rw_at_most() -> None:
-    """The max-prot of a page that becomes a TCS is RW from then on, and its page table entry is zapped."""
+    """The max-prot of a page that becomes a TCS is RW from then on, and its page table entry is
+    zapped."""
     driver = made(2)
     assert driver.modify_types(0, PAGE, PT_TCS) == Reply(0, PAGE)
     assert driver.pages.get(at(0)) == Page(PT_TCS, RW)
@@ -248,7 +264,15 @@ def test_splits_never_merge() -> None:
     """Also where neighbours are equal again; and no split where nothing changes."""
     driver = made(0)
     counts = []
-    for start, end, prot in [(2, 4, RWX), (2, 4, R), (2, 4, RWX), (0, 64, RWX), (0, 64, R), (3, 5, R), (3, 5, RW)]:
+    for start, end, prot in [
+        (2, 4, RWX),
+        (2, 4, R),
+        (2, 4, RWX),
+        (0, 64, RWX),
+        (0, 64, R),
+        (3, 5, R),
+        (3, 5, RW),
+    ]:
         assert driver.mprotect(at(start), at(end), prot) == 0
         counts.append(len(driver.host.vmas))
     assert counts == [1, 3, 3, 3, 3, 3, 5]
@@ -276,7 +300,8 @@ def test_max_map_count() -> None:
 @pytest.mark.parametrize("error", [EBUSY, EAGAIN, EFAULT])
 @pytest.mark.parametrize("after", [0, 3])
 def test_planned_ioctl_failure(kind: str, error: int, after: int) -> None:
-    """The nth ioctl of a kind fails after so many pages; what it did stays done, and the rest goes when asked again."""
+    """The nth ioctl of a kind fails after so many pages; what it did stays done, and the rest goes
+    when asked again."""
     driver = made(plan=Plan({(kind, 2): Failure(error, EPC_PAGE_CONFLICT, after)}))
     if kind == "remove":
         assert driver.modify_types(0, 8 * PAGE, PT_TRIM).error == 0
@@ -296,22 +321,37 @@ def test_planned_failure_that_is_not_reached() -> None:
 
 def test_planned_by_a_function() -> None:
     """A plan can be a rule."""
-    driver = made(plan=Plan(lambda kind, number: Failure(EBUSY) if kind == "restrict" and number % 2 else None))
-    assert [driver.restrict_permissions(0, PAGE, R).error for _ in range(4)] == [-EBUSY, 0, -EBUSY, 0]
+    driver = made(
+        plan=Plan(
+            lambda kind, number: Failure(EBUSY) if kind == "restrict" and number % 2 else None
+        )
+    )
+    assert [driver.restrict_permissions(0, PAGE, R).error for _ in range(4)] == [
+        -EBUSY,
+        0,
+        -EBUSY,
+        0,
+    ]
 
 
 def test_planned_failure_of_etrack() -> None:
     """EFAULT with result 0, and one page is changed beyond `count`: changed, but not tracked."""
     driver = made(plan=Plan({("etrack", 1): Failure(after=2)}))
     assert driver.restrict_permissions(0, 4 * PAGE, R) == Reply(-EFAULT, 2 * PAGE, 0)
-    prots = [(start, entry.prot) for start, _, entry in driver.epcm.pages.runs(at(0), at(4)) if entry is not None]
+    prots = [
+        (start, entry.prot)
+        for start, _, entry in driver.epcm.pages.runs(at(0), at(4))
+        if entry is not None
+    ]
     assert prots == [(at(0), R), (at(2), R), (at(3), RW)]
     driver.epcm.eaccept(at(0), at(2), R, PR)
 
 
 def test_planned_eaug_and_mprotect() -> None:
     """The EPC is full for once; the host has no VMA left for once."""
-    driver = made(0, plan=Plan({("eaug", 1): Failure(ENOMEM, after=2), ("mprotect", 1): Failure(ENOMEM)}))
+    driver = made(
+        0, plan=Plan({("eaug", 1): Failure(ENOMEM, after=2), ("mprotect", 1): Failure(ENOMEM)})
+    )
     with pytest.raises(HostFault) as caught:
         driver.touch(at(0), at(4), "load")
     assert (caught.value.address, caught.value.error) == (at(2), ENOMEM)

@@ -1,4 +1,5 @@
-"""sgx-emm: what Intel's memory manager avoids, what it does not avoid, and the library OS above it."""
+"""sgx-emm: what Intel's memory manager avoids, what it does not avoid, and the library OS above
+it."""
 
 from __future__ import annotations
 
@@ -75,7 +76,13 @@ def test_equal_permission_is_skipped_per_region() -> None:
     program = used(9)
     program.protect(BASE + 3 * PAGE, 3, R)
     program.anew().protect(BASE, 9, R)
-    assert cost(program) == {**change(3, eaccept=6), "host_calls": 2, "ioctls": 2, "etrack_ipis": 6, "emodpr": 6}
+    assert cost(program) == {
+        **change(3, eaccept=6),
+        "host_calls": 2,
+        "ioctls": 2,
+        "etrack_ipis": 6,
+        "emodpr": 6,
+    }
     assert regions(program) == [(3, R)] * 3
 
 
@@ -178,7 +185,9 @@ def test_a_region_that_becomes_inaccessible_is_split_at_uncommitted_pages() -> N
     assert cost(program) == {**change(3, eaccept=3), "host_calls": 2}
     assert regions(program) == [(2, 0), (3, 0), (3, 0)]
     program.anew().protect(BASE, 8, RW)
-    assert cost(program) == {**change(3, emodpe=3, eaccept=3), "host_calls": 3}, "two are allocated, one changes"
+    assert cost(program) == {**change(3, emodpe=3, eaccept=3), "host_calls": 3}, (
+        "two are allocated, one changes"
+    )
 
 
 def test_no_access_is_a_second_host_call_after_eaccept() -> None:
@@ -208,7 +217,8 @@ def test_regions_never_merge() -> None:
 
 
 def test_a_failing_eaccept_leaves_the_bookkeeping_stale() -> None:
-    """ema_modify_permissions returns before it updates the region; the pages below are changed already."""
+    """ema_modify_permissions returns before it updates the region; the pages below are changed
+    already."""
     program = used(4, meter=following(Plan({("eaccept", 2): Failure(code=19, after=2)})))
     with pytest.raises(SgxError, match="EACCEPT"):
         program.protect(BASE, 4, R)
@@ -261,7 +271,13 @@ def test_a_reservation_is_no_host_call() -> None:
 def test_populated_memory_is_committed_without_exceptions() -> None:
     program = Program(SgxEmm)
     program.map(BASE, 8, RW, POPULATE)
-    assert cost(program) == {"host_calls": 1, "eaug_faults": 8, "eaug": 8, "eaccept": 8, "untouched_pages": 8}
+    assert cost(program) == {
+        "host_calls": 1,
+        "eaug_faults": 8,
+        "eaug": 8,
+        "eaccept": 8,
+        "untouched_pages": 8,
+    }
     program.touch(BASE, 8)
     assert not program.counts.untouched_pages and not program.counts.exceptions
 
@@ -276,7 +292,9 @@ def test_locked_memory_is_committed() -> None:
 def test_a_file_is_read_and_committed_whole() -> None:
     program = Program(SgxEmm)
     program.map_file(BASE, 8, RX, lib(5.5))
-    assert program.counts.pages_copied == program.counts.eacceptcopy == 6, "pages past its end are reserved"
+    assert program.counts.pages_copied == program.counts.eacceptcopy == 6, (
+        "pages past its end are reserved"
+    )
     assert program.counts.host_calls == 3, "alloc, read, permissions"
     program.anew().touch(BASE, 6)
     assert program.counts.untouched_pages == -6 and not program.counts.exceptions
@@ -294,7 +312,11 @@ def test_discarded_file_contents_are_read_again() -> None:
     program.map_file(BASE, 4, R, lib(4))
     program.touch(BASE, 4)
     program.anew().call("madvise", BASE, 4 * PAGE, f.MADV_DONTNEED)
-    assert (program.counts.eremove, program.counts.eacceptcopy, program.counts.pages_copied) == (4, 4, 4)
+    assert (program.counts.eremove, program.counts.eacceptcopy, program.counts.pages_copied) == (
+        4,
+        4,
+        4,
+    )
 
 
 def test_contents_stay_after_madv_free() -> None:
@@ -310,7 +332,9 @@ def test_the_break_grows_by_a_region_each_time() -> None:
     assert cost(program) == {"host_calls": 2}
     program.touch(HEAP, 8)
     program.anew().call("brk", HEAP + 2 * PAGE)
-    assert (program.counts.host_calls, program.counts.eremove) == (4, 6), "two host calls for each region"
+    assert (program.counts.host_calls, program.counts.eremove) == (4, 6), (
+        "two host calls for each region"
+    )
 
 
 def test_mremap_copies_committed_pages() -> None:
@@ -424,8 +448,14 @@ def test_shared_memory_that_only_the_host_can_describe() -> None:
     program.tell(MemoryCall("shmat", (1, 0, 0, 0, 0, 0), BASE, changes))
     assert cost(program) == {"host_calls": 1} and regions(program) == [(4, RW)]
     program.touch(BASE, 4)
-    program.anew().tell(MemoryCall("shmat", (1, 0, 0, 0, 0, 0), BASE, (Change(FILE, BASE, BASE + 4 * PAGE, vma, vma),)))
-    assert (program.counts.host_calls, program.counts.eremove) == (3, 4), "another segment in its place (SHM_REMAP)"
+    program.anew().tell(
+        MemoryCall(
+            "shmat", (1, 0, 0, 0, 0, 0), BASE, (Change(FILE, BASE, BASE + 4 * PAGE, vma, vma),)
+        )
+    )
+    assert (program.counts.host_calls, program.counts.eremove) == (3, 4), (
+        "another segment in its place (SHM_REMAP)"
+    )
     assert not program.strategy.emm.count()
 
 
@@ -440,7 +470,14 @@ class Checked(SgxEmm):
 
 
 PROTS = (0, R, RW, RW, RW, W, RX, RWX, X)
-ADVICE = (f.MADV_DONTNEED, f.MADV_DONTNEED, f.MADV_FREE, f.MADV_WIPEONFORK, f.MADV_POPULATE_READ, f.MADV_GUARD_INSTALL)
+ADVICE = (
+    f.MADV_DONTNEED,
+    f.MADV_DONTNEED,
+    f.MADV_FREE,
+    f.MADV_WIPEONFORK,
+    f.MADV_POPULATE_READ,
+    f.MADV_GUARD_INSTALL,
+)
 
 
 def steps(seed: int, prots: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -471,7 +508,8 @@ def steps(seed: int, prots: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, .
 
 
 class Twin:
-    """A program under sgx-emm twice: on a meter, and leaf by leaf on a machine that is checked after every step."""
+    """A program under sgx-emm twice: on a meter, and leaf by leaf on a machine that is checked
+    after every step."""
 
     def __init__(self) -> None:
         self.report = Report()
@@ -508,7 +546,8 @@ class Twin:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_random_steps_are_carried_out_as_counted(seed: int) -> None:
-    """The model refuses nothing, access is as requested, and a page is opened only where it is counted."""
+    """The model refuses nothing, access is as requested, and a page is opened only where it is
+    counted."""
     twin = Twin()
     for name, args in steps(seed, tuple(prot for prot in PROTS if prot != X)):
         before, opened = twin.report.breaches, twin.checked.counts.open_windows
@@ -517,7 +556,9 @@ def test_random_steps_are_carried_out_as_counted(seed: int) -> None:
         assert twin.checked.meter.epc_pages == twin.plain.meter.epc_pages, (name, args)
         if twin.report.breaches > before:
             assert twin.checked.counts.open_windows > opened, (name, args, twin.report.first)
-    assert all(" was " in found for found in twin.report.first), "accessible wider for a moment, and never for longer"
+    assert all(" was " in found for found in twin.report.first), (
+        "accessible wider for a moment, and never for longer"
+    )
     assert twin.report.steps > 80
     for program in (twin.checked, twin.plain):
         program.strategy.end()

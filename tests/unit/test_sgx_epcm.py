@@ -78,7 +78,10 @@ def test_eadd_and_einit() -> None:
     epcm = Epcm(BASE, SIZE)
     epcm.eadd(at(0), at(2), RX)
     epcm.eadd(at(2), at(3), RW, PT_TCS)
-    assert [(entry.prot, entry.page_type) for _, _, entry in epcm.pages] == [(RX, PT_REG), (0, PT_TCS)]
+    assert [(entry.prot, entry.page_type) for _, _, entry in epcm.pages] == [
+        (RX, PT_REG),
+        (0, PT_TCS),
+    ]
     assert outcome(lambda: epcm.eadd(at(1), at(2), R)) == "0x8001"
     assert outcome(lambda: epcm.eadd(at(3), at(4), W)) == "#GP"
     assert outcome(lambda: epcm.eadd(at(3), at(4), R, PT_TRIM)) == "#GP"
@@ -135,7 +138,9 @@ def test_eaug() -> None:
         (None, RW, 0, PT_REG, "#GP"),  # the SECINFO is looked at before the page
     ],
 )
-def test_eaccept(entry: Entry | None, prot: int, asked: int, page_type: int, expected: object) -> None:
+def test_eaccept(
+    entry: Entry | None, prot: int, asked: int, page_type: int, expected: object
+) -> None:
     """What agrees settles the page; what does not leaves it alone."""
     epcm = enclave(entry)
     assert outcome(lambda: epcm.eaccept(at(0), at(1), prot, asked, page_type)) == expected
@@ -161,8 +166,15 @@ def test_eaccept(entry: Entry | None, prot: int, asked: int, page_type: int, exp
     ],
 )
 def test_the_page_of_secinfo(leaf: str, secinfo: Entry | None, expected: object) -> None:
-    """It is a settled, readable page of the enclave's own, or the leaf faults; its place is looked at first."""
-    arguments = (RW, PENDING, PT_REG) if leaf == "eaccept" else (RW, None) if leaf == "eacceptcopy" else (RW,)
+    """It is a settled, readable page of the enclave's own, or the leaf faults; its place is looked
+    at first."""
+    arguments = (
+        (RW, PENDING, PT_REG)
+        if leaf == "eaccept"
+        else (RW, None)
+        if leaf == "eacceptcopy"
+        else (RW,)
+    )
 
     def run(where: int, start: int = at(0)) -> object:
         epcm = enclave(SETTLED if leaf == "emodpe" else FRESH, secinfo)
@@ -205,7 +217,8 @@ def test_eacceptcopy_from_what_cannot_be_read(source: Entry | None) -> None:
 
 
 def test_eacceptcopy_stops_at_the_first_bad_source() -> None:
-    """What was copied stays; and a page that the run has filled is a good source for a later one."""
+    """What was copied stays; and a page that the run has filled is a good source for a later
+    one."""
     epcm = enclave(*[FRESH] * 4, SETTLED, SETTLED, FRESH)
     with pytest.raises(PageFault) as caught:
         epcm.eacceptcopy(at(0), at(4), RX, at(4))
@@ -268,7 +281,9 @@ def test_emodpr(entry: Entry | None, prot: int, expected: object, after: int | N
     """Takes away, sets PR and the epoch."""
     epcm = enclave(entry)
     assert outcome(lambda: epcm.emodpr(at(0), at(1), prot)) == expected
-    assert epcm.pages.get(at(0)) == (entry if after is None else Entry(after, PT_REG, PR, epcm.epoch))
+    assert epcm.pages.get(at(0)) == (
+        entry if after is None else Entry(after, PT_REG, PR, epcm.epoch)
+    )
 
 
 @pytest.mark.parametrize(
@@ -292,11 +307,14 @@ def test_emodt(entry: Entry | None, page_type: int, expected: object) -> None:
     """A new type, MODIFIED, with no permissions and without PR."""
     epcm = enclave(entry)
     assert outcome(lambda: epcm.emodt(at(0), at(1), page_type)) == expected
-    assert epcm.pages.get(at(0)) == (entry if expected else Entry(0, page_type, MODIFIED, epcm.epoch))
+    assert epcm.pages.get(at(0)) == (
+        entry if expected else Entry(0, page_type, MODIFIED, epcm.epoch)
+    )
 
 
 def test_eremove() -> None:
-    """What was trimmed and accepted goes at any time; another page not while a thread is inside; the SECS last."""
+    """What was trimmed and accepted goes at any time; another page not while a thread is inside;
+    the SECS last."""
     epcm = enclave(GONE, SETTLED, TRIMMED, None, FRESH)
     epcm.enter(1)
     assert outcome(lambda: epcm.eremove(at(0), at(5))) == faults.ENCLAVE_ACT
@@ -346,7 +364,10 @@ ACCESSES = {
 def test_access_by_permissions(prot: int, state: int) -> None:
     """PR does not block: the permissions that are left are in force at once."""
     epcm = enclave(Entry(prot, PT_REG, state))
-    got = [outcome(lambda kind=kind: epcm.access(at(0), at(1), kind)) for kind in ("load", "store", "fetch")]
+    got = [
+        outcome(lambda kind=kind: epcm.access(at(0), at(1), kind))
+        for kind in ("load", "store", "fetch")
+    ]
     assert tuple(got) == ACCESSES[prot]
 
 
@@ -369,7 +390,10 @@ def test_access_by_permissions(prot: int, state: int) -> None:
 def test_no_access_at_all(entry: Entry | None) -> None:
     """A page that is not a settled REG page at its own place."""
     epcm = enclave(entry)
-    got = [outcome(lambda kind=kind: epcm.access(at(0), at(1), kind)) for kind in ("load", "store", "fetch")]
+    got = [
+        outcome(lambda kind=kind: epcm.access(at(0), at(1), kind))
+        for kind in ("load", "store", "fetch")
+    ]
     assert got == ["0x8005", "0x8007", "0x8015"]
 
 
@@ -440,7 +464,8 @@ def test_tracked_pages_merge() -> None:
 
 
 def test_mixed_change_restricts_before_it_extends() -> None:
-    """RW to RX: EMODPE is legal while PR is set, EACCEPT compares the final bits, and W and X never meet."""
+    """RW to RX: EMODPE is legal while PR is set, EACCEPT compares the final bits, and W and X never
+    meet."""
     epcm = enclave(SETTLED)
     epcm.emodpr(at(0), at(1), R)
     epcm.etrack()

@@ -1,7 +1,8 @@
 """The host fails: at every operation of the driver and of the enclave, of every kind of call.
 
-What may be tried again ends as if nothing had been; else the program gets ENOMEM (for an access, SIGBUS), and
-bookkeeping, the PAL's record and the EPCM agree, within the law Strict, and the next call works.
+What may be tried again ends as if nothing had been; else the program gets ENOMEM (for an access,
+SIGBUS), and bookkeeping, the PAL's record and the EPCM agree, within the law Strict, and the next
+call works.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def mapped(page: int, pages: int, prot: int, flags: int = ANON) -> Call:
     return Call("mmap", (BASE + page * PAGE, pages * PAGE, prot, flags, NO_FD, 0))
 
 
-def file(page: int, pages: int, prot: int, fd: int, flags: int = f.MAP_PRIVATE | f.MAP_FIXED) -> Call:
+def file(
+    page: int, pages: int, prot: int, fd: int, flags: int = f.MAP_PRIVATE | f.MAP_FIXED
+) -> Call:
     return Call("mmap", (BASE + page * PAGE, pages * PAGE, prot, flags, fd, 0))
 
 
@@ -49,7 +52,9 @@ def protected(page: int, pages: int, prot: int) -> Call:
 
 
 def moved(page: int, pages: int, to: int, new: int | None = None) -> Call:
-    return Call("mremap", (BASE + page * PAGE, pages * PAGE, (new or pages) * PAGE, 3, BASE + to * PAGE))
+    return Call(
+        "mremap", (BASE + page * PAGE, pages * PAGE, (new or pages) * PAGE, 3, BASE + to * PAGE)
+    )
 
 
 EIGHT = [mapped(0, 8, RW), *stored(0, 1, 2, 3, 4, 5, 6, 7)]
@@ -73,14 +78,20 @@ SCENES: dict[str, tuple[list[Call], Call]] = {
     "MAP_FIXED over kinds": (MIXED, mapped(0, 10, RX)),
     "MAP_FIXED of a file": (MIXED, file(0, 8, R, 5)),
     "DONTNEED": (MIXED, Call("madvise", (BASE, 8 * PAGE, f.MADV_DONTNEED))),
-    "DONTNEED read-only": ([*EIGHT, protected(0, 8, R)], Call("madvise", (BASE, 8 * PAGE, f.MADV_DONTNEED))),
+    "DONTNEED read-only": (
+        [*EIGHT, protected(0, 8, R)],
+        Call("madvise", (BASE, 8 * PAGE, f.MADV_DONTNEED)),
+    ),
     "move": (EIGHT, moved(0, 8, 20)),
     "move over": ([*EIGHT, mapped(20, 6, RX), Call("fetch", (BASE + 21 * PAGE,))], moved(0, 8, 18)),
     "move and grow": (EIGHT, moved(0, 8, 20, 12)),
     "move and shrink": (EIGHT, moved(0, 8, 20, 3)),
     "move unreadable": ([*EIGHT, protected(0, 8, 0)], moved(0, 8, 20)),
     "break up": ([], Call("brk", (HEAP + 6 * PAGE,))),
-    "break down": ([Call("brk", (HEAP + 6 * PAGE,)), Call("store", (HEAP,))], Call("brk", (HEAP + PAGE,))),
+    "break down": (
+        [Call("brk", (HEAP + 6 * PAGE,)), Call("store", (HEAP,))],
+        Call("brk", (HEAP + PAGE,)),
+    ),
     "thread": ([], Call(THREAD, ())),
     "fork": (MIXED, Call(FORK, ())),
 }
@@ -90,7 +101,9 @@ CASES = [(name, pte) for name in STRATEGIES for pte in ("rwx", "sync")]
 class Switch(Plan):
     """A plan that applies to one call, whose operations it numbers from 1; `on` switches it."""
 
-    def __init__(self, failures: dict[tuple[str, int], Failure] | Callable[[str, int], Failure | None]) -> None:
+    def __init__(
+        self, failures: dict[tuple[str, int], Failure] | Callable[[str, int], Failure | None]
+    ) -> None:
         super().__init__(failures)
         self.on = False
 
@@ -143,10 +156,17 @@ def attempt(program: Enclosed, step: Call, plan: Switch) -> int:
 
 
 def end(program: Enclosed, result: int) -> End:
-    return End(result, list(program.space.vmas), list(program.pal.committed), dict(program.machine.contents))
+    return End(
+        result,
+        list(program.space.vmas),
+        list(program.pal.committed),
+        dict(program.machine.contents),
+    )
 
 
-def once(failures: dict[str, list[Failure]], scene: str, strategy: str, pte: str) -> Iterator[tuple[str, int, Failure]]:
+def once(
+    failures: dict[str, list[Failure]], scene: str, strategy: str, pte: str
+) -> Iterator[tuple[str, int, Failure]]:
     """Each failure of each operation that the scene's call has, alone."""
     plan = Switch(lambda kind, number: None)
     program, step = start(scene, strategy, pte, plan)
@@ -157,9 +177,11 @@ def once(failures: dict[str, list[Failure]], scene: str, strategy: str, pte: str
                 yield kind, number, failure
 
 
-#: Each scene under one strategy and one way to map the enclave, in turn: what these tests find does not depend on both.
+#: Each scene under one strategy and one way to map the enclave, in turn: what these tests find does
+#: not depend on both.
 each_scene_once = pytest.mark.parametrize(
-    ("scene", "strategy", "pte"), [(scene, *CASES[i % len(CASES)]) for i, scene in enumerate(SCENES)]
+    ("scene", "strategy", "pte"),
+    [(scene, *CASES[i % len(CASES)]) for i, scene in enumerate(SCENES)],
 )
 
 
@@ -187,7 +209,9 @@ def test_what_stays_is_enomem_and_no_more(scene: str, strategy: str, pte: str) -
         before, old = list(program.space.vmas), program.space.brk
         result = attempt(program, step, plan)
         where = (kind, number, failure)
-        refused = {"brk": old, "store": signal.SIGBUS, "fetch": signal.SIGBUS}.get(step.name, -ENOMEM)
+        refused = {"brk": old, "store": signal.SIGBUS, "fetch": signal.SIGBUS}.get(
+            step.name, -ENOMEM
+        )
         assert result in (expected, refused), where
         next_call_works(program)
         if kind != "etrack":  # a page that the driver changed and did not track is lost to it
@@ -269,7 +293,12 @@ class TestEpcFull:
         assert program.call("mmap", BASE, 8 * PAGE, RW, ANON | flags, NO_FD, 0) == BASE
         assert not program.pal.pages()
         program.check(False)
-        assert [program.access(BASE + page * PAGE, "store") for page in range(4)] == [0, 0, 0, signal.SIGBUS]
+        assert [program.access(BASE + page * PAGE, "store") for page in range(4)] == [
+            0,
+            0,
+            0,
+            signal.SIGBUS,
+        ]
 
     def test_a_small_piece_that_opens_is_left_out(self) -> None:
         program = Enclosed(Laconic, epc_pages=3)

@@ -1,4 +1,5 @@
-"""The machine: counts as the meter does, does what it counts, says how far it came, and costs by runs, not pages."""
+"""The machine: counts as the meter does, does what it counts, says how far it came, and costs by
+runs, not pages."""
 
 from __future__ import annotations
 
@@ -13,7 +14,12 @@ from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_TCS, PT_TRIM, Me
 from laconic.sgx.model.driver import Driver, Epc
 from laconic.sgx.model.epcm import Entry
 from laconic.sgx.model.failures import Failure, Plan
-from laconic.sgx.model.faults import NOT_TRACKED, PAGE_ATTRIBUTES_MISMATCH, PAGE_NOT_MODIFIABLE, SgxError
+from laconic.sgx.model.faults import (
+    NOT_TRACKED,
+    PAGE_ATTRIBUTES_MISMATCH,
+    PAGE_NOT_MODIFIABLE,
+    SgxError,
+)
 from laconic.sgx.model.machine import Machine
 
 PAGE = 4096
@@ -27,7 +33,9 @@ def at(page: int) -> int:
     return BASE + page * PAGE
 
 
-def made(plan: Plan | None = None, epc: int | None = None, pte: str = "rwx", limit: int = 65_530) -> Machine:
+def made(
+    plan: Plan | None = None, epc: int | None = None, pte: str = "rwx", limit: int = 65_530
+) -> Machine:
     """A machine of one empty enclave, which counts for one call."""
     machine = Machine(Driver.ready(BASE, SIZE, Epc(epc), pte, plan, limit))
     machine.at(1, "mmap")
@@ -70,7 +78,11 @@ def test_counts_as_the_meter_does() -> None:
     whole_life(machine, at(2), at(9))
     whole_life(meter, at(2), at(9))
     assert machine.tables == meter.tables
-    assert (machine.epc_pages, machine.peak_epc_pages) == (meter.epc_pages, meter.peak_epc_pages) == (7, 7)
+    assert (
+        (machine.epc_pages, machine.peak_epc_pages)
+        == (meter.epc_pages, meter.peak_epc_pages)
+        == (7, 7)
+    )
     assert counted(machine) == {
         "host_calls": 3,
         "ioctls": 3,
@@ -90,7 +102,8 @@ def test_counts_as_the_meter_does() -> None:
 
 
 def test_a_million_pages_cost_as_one() -> None:
-    """One entry at every step, and as many steps of Python as for a single page, give or take one branch."""
+    """One entry at every step, and as many steps of Python as for a single page, give or take one
+    branch."""
 
     def steps(pages: int) -> int:
         machine = made()
@@ -135,16 +148,31 @@ def test_machines_share_a_book() -> None:
 
 
 def test_the_model_refuses() -> None:
-    """What the hardware would refuse the machine does not do, nor count; it says what, where and why."""
+    """What the hardware would refuse the machine does not do, nor count; it says what, where and
+    why."""
     machine = made()
     machine.eaug(at(0), at(4))
     cases: list[tuple[Callable[[], object], str, int, int, int, int]] = [
-        (lambda: machine.restrict(at(0), at(4), R), "RESTRICT_PERMISSIONS", 0, EFAULT, PAGE_NOT_MODIFIABLE, 0),
+        (
+            lambda: machine.restrict(at(0), at(4), R),
+            "RESTRICT_PERMISSIONS",
+            0,
+            EFAULT,
+            PAGE_NOT_MODIFIABLE,
+            0,
+        ),
         (lambda: machine.restrict(at(5), at(6), W), "RESTRICT_PERMISSIONS", 5, EINVAL, 0, 0),
         (lambda: machine.modify_types(at(6), at(8), PT_TRIM), "MODIFY_TYPES", 6, EFAULT, 0, 0),
         (lambda: machine.remove(at(0), at(1)), "REMOVE_PAGES", 0, EPERM, 0, 0),
         (lambda: machine.eaug(at(3), at(5)), "EAUG", 3, 0, 0, 0),
-        (lambda: machine.eaccept(at(0), at(6), R, PENDING), "EACCEPT", 0, 0, PAGE_ATTRIBUTES_MISMATCH, 0),
+        (
+            lambda: machine.eaccept(at(0), at(6), R, PENDING),
+            "EACCEPT",
+            0,
+            0,
+            PAGE_ATTRIBUTES_MISMATCH,
+            0,
+        ),
         (lambda: machine.eaccept(at(4), at(5), RW, PENDING), "EACCEPT", 4, 0, 0, 0x4),
         (lambda: machine.eacceptcopy(at(0), at(2), RW, at(2)), "EACCEPTCOPY", 0, 0, 0, 0x8005),
         (lambda: machine.emodpe(at(0), at(1), X), "EMODPE", 0, 0, 0, 0x8005),
@@ -155,11 +183,19 @@ def test_the_model_refuses() -> None:
     ]
     for action, what, done, error, code, fault in cases:
         error_seen = refused(action)
-        found = (error_seen.what, error_seen.done, error_seen.error, error_seen.code, error_seen.fault)
+        found = (
+            error_seen.what,
+            error_seen.done,
+            error_seen.error,
+            error_seen.code,
+            error_seen.fault,
+        )
         assert found == (what, at(done), error, code, fault), str(error_seen)
     assert counted(machine) == {"eaug_faults": 4, "eaug": 4, "ioctls": 4}
     machine.eaccept(at(0), at(2), RW, PENDING)
-    assert refused(lambda: machine.eaccept(at(1), at(2), RW, PENDING)).code == PAGE_ATTRIBUTES_MISMATCH, "twice"
+    assert (
+        refused(lambda: machine.eaccept(at(1), at(2), RW, PENDING)).code == PAGE_ATTRIBUTES_MISMATCH
+    ), "twice"
     assert refused(lambda: machine.zero(at(0), at(4))).done == at(2)
     assert counted(machine)["pages_zeroed"] == 2
     general = refused(lambda: machine.eacceptcopy(at(2), at(3), W, None))
@@ -203,11 +239,14 @@ def test_planned_failures(kind: str, failure: int, after: int) -> None:
 
 
 def test_after_every_step() -> None:
-    """The hook sees what the program could do then: here that RW to RX never shows W and X together."""
+    """The hook sees what the program could do then: here that RW to RX never shows W and X
+    together."""
     machine = made()
     seen: list[list[int | None]] = []
     machine.eaug(at(0), at(2))
-    machine.after_step = lambda now: seen.append([prot for _, _, prot in now.effective(at(0), at(3))])
+    machine.after_step = lambda now: seen.append(
+        [prot for _, _, prot in now.effective(at(0), at(3))]
+    )
     machine.eaccept(at(0), at(2), RW, PENDING)
     machine.restrict(at(0), at(2), R)
     machine.emodpe(at(0), at(2), RX)
@@ -215,14 +254,23 @@ def test_after_every_step() -> None:
     machine.modify_types(at(0), at(2), PT_TRIM)
     machine.eaccept(at(0), at(2), 0, MODIFIED)
     machine.remove(at(0), at(2))
-    assert seen == [[RW, None], [R, None], [RX, None], [RX, None], [None, None], [None, None], [None]]
+    assert seen == [
+        [RW, None],
+        [R, None],
+        [RX, None],
+        [RX, None],
+        [None, None],
+        [None, None],
+        [None],
+    ]
     seen.clear()
     refused(lambda: machine.remove(at(0), at(1)))
     assert seen == [[None]], "also after one that fails"
 
 
 def test_effective() -> None:
-    """Absent, pending, trimmed: None. A TCS: nothing. Else the EPCM's, cut by the host's mapping."""
+    """Absent, pending, trimmed: None. A TCS: nothing. Else the EPCM's, cut by the host's
+    mapping."""
     machine = made()
     machine.eaug(at(0), at(6))
     machine.eaccept(at(0), at(5), RW, PENDING)
@@ -231,7 +279,15 @@ def test_effective() -> None:
     machine.eaccept(at(2), at(3), 0, MODIFIED | PT_TCS << 8)
     machine.restrict(at(3), at(4), 0)
     machine.driver.mprotect(at(4), at(5), RX)
-    assert [prot for _, _, prot in machine.effective(at(0), at(7))] == [RW, None, 0, 0, R, None, None]
+    assert [prot for _, _, prot in machine.effective(at(0), at(7))] == [
+        RW,
+        None,
+        0,
+        0,
+        R,
+        None,
+        None,
+    ]
     machine.access(at(0), "store")
     assert refused(lambda: machine.access(at(4), "store")).fault == 0x7
     assert machine.driver.epcm.pages.get(at(2)) == Entry(0, PT_TCS)
@@ -252,7 +308,8 @@ def test_copies_from_pages_of_the_enclave() -> None:
 
 
 def test_sync_keeps_the_host_mapping_equal() -> None:
-    """Each change is a host call and a split that stays; without one the enclave's leaves cannot reach the page."""
+    """Each change is a host call and a split that stays; without one the enclave's leaves cannot
+    reach the page."""
     machine = made(pte="sync", limit=6)
     assert refused(lambda: machine.eaug(at(0), at(4))).fault == 0x4
     machine.host_protect(at(0), at(4), RW)

@@ -1,6 +1,8 @@
-"""What the kernel's own SGX selftests expect, case by case (tools/testing/selftests/sgx), of the model.
+"""What the kernel's own SGX selftests expect, case by case (tools/testing/selftests/sgx), of the
+model.
 
-An access that the enclave is refused ends in its vDSO exception: vector and error code are what the cases look at.
+An access that the enclave is refused ends in its vDSO exception: vector and error code are what the
+cases look at.
 """
 
 from __future__ import annotations
@@ -24,10 +26,13 @@ CODE, DATA, HEAP = BASE, BASE + 2 * PAGE, BASE + 8 * PAGE
 
 @pytest.fixture
 def driver() -> Driver:
-    """Two pages of code, four of data, a TCS; mapped as they were added, and room above them that can be anything."""
+    """Two pages of code, four of data, a TCS; mapped as they were added, and room above them that
+    can be anything."""
     driver = Driver(BASE, SIZE)
     for page, pages, prot, page_type in [(0, 2, RX, PT_REG), (2, 4, RW, PT_REG), (6, 1, 0, PT_TCS)]:
-        assert driver.add_pages(page * PAGE, pages * PAGE, prot, page_type) == Reply(0, pages * PAGE)
+        assert driver.add_pages(page * PAGE, pages * PAGE, prot, page_type) == Reply(
+            0, pages * PAGE
+        )
     assert driver.init() == 0
     for start, end, prot in [(0, 2, RX), (2, 7, RW), (8, 64, RWX)]:
         assert driver.host.mmap(BASE + start * PAGE, BASE + end * PAGE, prot) == 0
@@ -56,7 +61,8 @@ def test_static_pages_work(driver: Driver) -> None:
 
 
 def test_pte_permissions(driver: Driver) -> None:
-    """A page that the host maps read-only: 0x7, no SGX bit; mapped writable again, the store goes through."""
+    """A page that the host maps read-only: 0x7, no SGX bit; mapped writable again, the store goes
+    through."""
     driver.access(DATA, "store")
     assert driver.mprotect(DATA, DATA + PAGE, R) == 0
     assert code(driver, DATA, "store") == 0x7
@@ -67,7 +73,8 @@ def test_pte_permissions(driver: Driver) -> None:
 
 
 def test_epcm_permissions(driver: Driver) -> None:
-    """A page that was restricted to R: 0x8007 with the host's mapping still RW; EMODPE cures it with no host call."""
+    """A page that was restricted to R: 0x8007 with the host's mapping still RW; EMODPE cures it
+    with no host call."""
     driver.access(DATA, "store")
     assert driver.restrict_permissions(DATA - BASE, PAGE, R) == Reply(0, PAGE)
     assert code(driver, DATA, "store") == 0x8007, "in force before EACCEPT"
@@ -79,7 +86,8 @@ def test_epcm_permissions(driver: Driver) -> None:
 
 
 def test_augment(driver: Driver) -> None:
-    """The first store adds the page and faults with 0x8007, since it is pending; after EACCEPT it goes through."""
+    """The first store adds the page and faults with 0x8007, since it is pending; after EACCEPT it
+    goes through."""
     assert run_of(driver, HEAP) is None
     assert code(driver, HEAP, "store") == 0x8007
     assert run_of(driver, HEAP) == Entry(RW, PT_REG, PENDING)
@@ -90,7 +98,8 @@ def test_augment(driver: Driver) -> None:
 
 
 def test_augment_via_eaccept(driver: Driver) -> None:
-    """EACCEPT itself is what first touches the page: the kernel adds it, EACCEPT is run anew and succeeds."""
+    """EACCEPT itself is what first touches the page: the kernel adds it, EACCEPT is run anew and
+    succeeds."""
     assert driver.touch(HEAP, HEAP + PAGE, "load") == 1
     driver.epcm.eaccept(HEAP, HEAP + PAGE, RW, PENDING)
     driver.access(HEAP, "store")
@@ -104,14 +113,17 @@ def test_augment_where_nothing_is_mapped(driver: Driver) -> None:
 
 
 def test_tcs_create(driver: Driver) -> None:
-    """A stack, an SSA and a TCS for a new thread, out of added pages; afterwards all three are given back."""
+    """A stack, an SSA and a TCS for a new thread, out of added pages; afterwards all three are
+    given back."""
     length = 3 * PAGE
     tcs = HEAP + PAGE
     driver.touch(HEAP, HEAP + length, "load")
     driver.epcm.eaccept(HEAP, HEAP + length, RW, PENDING)
     driver.access(tcs, "store")
     assert driver.modify_types(tcs - BASE, PAGE, PT_TCS) == Reply(0, PAGE)
-    assert code(driver, tcs, "load") == 0x4, "a host mapping with more than RW does not reach a TCS: SIGBUS"
+    assert code(driver, tcs, "load") == 0x4, (
+        "a host mapping with more than RW does not reach a TCS: SIGBUS"
+    )
     assert driver.mprotect(tcs, tcs + PAGE, RW) == 0
     assert code(driver, tcs, "load") == 0x8005
     driver.epcm.eaccept(tcs, tcs + PAGE, 0, MODIFIED, PT_TCS)
@@ -165,7 +177,8 @@ def test_remove_untouched_page(driver: Driver) -> None:
 
 
 def test_remove_and_touch_again(driver: Driver) -> None:
-    """After a whole trim the next touch gives a new page, pending, which EACCEPT takes: zeroes, not what was there."""
+    """After a whole trim the next touch gives a new page, pending, which EACCEPT takes: zeroes, not
+    what was there."""
     driver.access(DATA, "store")
     driver.modify_types(DATA - BASE, PAGE, PT_TRIM)
     driver.epcm.eaccept(DATA, DATA + PAGE, 0, MODIFIED, PT_TRIM)

@@ -70,7 +70,9 @@ def within(host: RangeMap[Vma], start: int, end: int) -> list[tuple[int, int, Vm
     return list(host.runs(start, end))
 
 
-def test_a_call_that_the_host_did_half_is_read_without_smaps(start: int, thread: Thread, reads: list[int]) -> None:
+def test_a_call_that_the_host_did_half_is_read_without_smaps(
+    start: int, thread: Thread, reads: list[int]
+) -> None:
     space, end = thread.mm.space, start + PAGES * PAGE_SIZE
     assert space is not None
     protect(space, start, end, VM_READ)
@@ -89,7 +91,9 @@ def test_a_hole_is_a_hole(start: int, thread: Thread, reads: list[int]) -> None:
     assert [(a - start) // PAGE_SIZE for a, b, vma in host.runs(start, end) if vma is None] == [2]
 
 
-def test_flags_that_maps_does_not_show_are_read_from_smaps(start: int, thread: Thread, reads: list[int]) -> None:
+def test_flags_that_maps_does_not_show_are_read_from_smaps(
+    start: int, thread: Thread, reads: list[int]
+) -> None:
     space, end = thread.mm.space, start + PAGES * PAGE_SIZE
     assert space is not None
     space.edit(start, end, lambda vma: vma.with_flags(vma.flags | VM_DONTCOPY))
@@ -100,7 +104,9 @@ def test_flags_that_maps_does_not_show_are_read_from_smaps(start: int, thread: T
     assert within(host, start, end) == within(proc.read_smaps(thread.tid), start, end)
 
 
-def test_what_is_neither_wanted_nor_held_is_read_from_smaps(start: int, thread: Thread, reads: list[int]) -> None:
+def test_what_is_neither_wanted_nor_held_is_read_from_smaps(
+    start: int, thread: Thread, reads: list[int]
+) -> None:
     end = start + PAGES * PAGE_SIZE
     assert libc.mprotect(start, PAGE_SIZE, 0) == 0
     host = thread.maps_in(start, end)

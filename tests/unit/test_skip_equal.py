@@ -111,7 +111,8 @@ def test_less_than_every_call() -> None:
 
 
 def test_a_guard_page_is_bookkept_as_such() -> None:
-    """The rule alone: the VMA says RW, the page has nothing. An mprotect(RW) of it would be skipped, and stay NONE."""
+    """The rule alone: the VMA says RW, the page has nothing. An mprotect(RW) of it would be
+    skipped, and stay NONE."""
     p = Program(SkipEqual, machine())
     p.strategy.thread()
     assert bookkept(p) == [(1, 0), (7, RW)]
@@ -125,7 +126,8 @@ def test_a_guard_page_is_bookkept_as_such() -> None:
 
 
 def test_the_tail_of_a_file_stays_inaccessible() -> None:
-    """The rule alone: Protect covers the whole VMA, and what lies past the end of the file is opened with it."""
+    """The rule alone: Protect covers the whole VMA, and what lies past the end of the file is
+    opened with it."""
     p = Program(SkipEqual, machine())
     p.map_file(BASE, 5, R, lib(3))
     assert effective(p, 5) == [(3, R), (2, 0)]
@@ -142,7 +144,8 @@ def test_the_tail_of_a_file_stays_inaccessible() -> None:
 
 @pytest.mark.parametrize("maker", [EveryCall, SkipEqual])
 def test_a_tail_is_no_more_than_its_own_vma(maker: type[EveryCall]) -> None:
-    """In a child, a VMA that is all tail closes itself, and not what lies between it and the end of the file."""
+    """In a child, a VMA that is all tail closes itself, and not what lies between it and the end of
+    the file."""
     p = Program(maker)
     p.map_file(BASE, 6, R, lib(2))
     p.map(BASE + 3 * PAGE, 1, RW)
@@ -152,8 +155,8 @@ def test_a_tail_is_no_more_than_its_own_vma(maker: type[EveryCall]) -> None:
 
 @pytest.mark.parametrize("prot", [0, R, RX])
 def test_what_the_libos_opens_it_closes(prot: int) -> None:
-    """The rule alone: a file mapping's VMA says R before its pages are filled, so that the Protect(R) after that looks
-    equal. Skipped, it leaves them writable for good."""
+    """The rule alone: a file mapping's VMA says R before its pages are filled, so that the
+    Protect(R) after that looks equal. Skipped, it leaves them writable for good."""
     p = Program(SkipEqual, machine())
     p.map_file(BASE, 4, prot, lib(4))
     assert effective(p, 4) == [(4, prot)]

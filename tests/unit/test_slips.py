@@ -1,4 +1,5 @@
-"""Slips of the hand: numbers that are none, one file for two, files that open and cannot be read, a signal too soon."""
+"""Slips of the hand: numbers that are none, one file for two, files that open and cannot be read, a
+signal too soon."""
 
 from __future__ import annotations
 
@@ -22,10 +23,16 @@ LOG = "1 mmap(NULL, 4096, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7f000
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "1e9", "nan", "", "²", "٣", HUGE])
-@pytest.mark.parametrize("words", [["compare", "--epc"], ["compare", "-j"], ["sweep", "-o", "result", "-j"]])
+@pytest.mark.parametrize(
+    "words", [["compare", "--epc"], ["compare", "-j"], ["sweep", "-o", "result", "-j"]]
+)
 def test_a_number_that_is_none(words: list[str], number: str, tmp_path: Path) -> None:
     done = laconic(*words, number, small(tmp_path / "a.trace"), cwd=tmp_path)
-    what = "is no size of an EPC: give 4K or more" if "--epc" in words else "is no number of processes: name 1 or more"
+    what = (
+        "is no size of an EPC: give 4K or more"
+        if "--epc" in words
+        else "is no number of processes: name 1 or more"
+    )
     assert done.returncode == 2 and f"{number!r} {what}" in done.stderr
     assert os.listdir(tmp_path) == ["a.trace"]
 
@@ -78,7 +85,9 @@ def test_a_log_is_not_the_place_for_the_figures(tmp_path: Path) -> None:
 def test_html_finds_a_wrong_path_before_the_program_runs(tmp_path: Path) -> None:
     done = laconic("html", "-o", "a.html", "--json", "none/a", "--", "touch", "ran", cwd=tmp_path)
     assert (done.returncode, os.listdir(tmp_path)) == (2, [])
-    done = laconic("html", "-o", "a.html", "--json", "a.html", small(tmp_path / "a.trace"), cwd=tmp_path)
+    done = laconic(
+        "html", "-o", "a.html", "--json", "a.html", small(tmp_path / "a.trace"), cwd=tmp_path
+    )
     assert (done.returncode, os.listdir(tmp_path)) == (2, ["a.trace"])
 
 
@@ -86,7 +95,10 @@ def test_html_finds_a_wrong_path_before_the_program_runs(tmp_path: Path) -> None
 def test_figures_that_cannot_be_written(words: list[str], tmp_path: Path) -> None:
     trace = small(tmp_path / "a.trace")
     done = laconic(*words, trace, "--json", "-", redirect=">/dev/full")
-    assert done.returncode == 2 and "--json '-' could not be written, No space left on device" in done.stderr
+    assert (
+        done.returncode == 2
+        and "--json '-' could not be written, No space left on device" in done.stderr
+    )
     assert laconic(*words, trace, "--json", "-", redirect="| true").stderr == ""
 
 
@@ -137,22 +149,33 @@ def test_a_trace_is_not_overwritten(words: list[str], tmp_path: Path) -> None:
     before = Path(trace).read_bytes()
     done = laconic(*words, cwd=tmp_path)
     assert done.returncode == 2 and "'a.trace' is a trace, and stays as it is" in done.stderr
-    assert (Path(trace).read_bytes(), sorted(os.listdir(tmp_path))) == (before, ["a.trace", "b.trace"])
+    assert (Path(trace).read_bytes(), sorted(os.listdir(tmp_path))) == (
+        before,
+        ["a.trace", "b.trace"],
+    )
 
 
 def test_a_baseline_can_be_renewed_and_is_not_the_figures(tmp_path: Path) -> None:
     trace = small(tmp_path / "a.trace")
     assert laconic("check", trace, "--write-baseline", "b.json", cwd=tmp_path).returncode == 0
     kept = (tmp_path / "b.json").read_text()
-    assert laconic("check", trace, "--baseline", "b.json", "--json", "b.json", cwd=tmp_path).returncode == 2
-    done = laconic("check", trace, "--baseline", "b.json", "--write-baseline", "b.json", cwd=tmp_path)
+    assert (
+        laconic("check", trace, "--baseline", "b.json", "--json", "b.json", cwd=tmp_path).returncode
+        == 2
+    )
+    done = laconic(
+        "check", trace, "--baseline", "b.json", "--write-baseline", "b.json", cwd=tmp_path
+    )
     assert (done.returncode, (tmp_path / "b.json").read_text()) == (0, kept)
 
 
 def test_advise_finds_a_wrong_path_before_the_program_runs(tmp_path: Path) -> None:
     done = laconic("advise", "--json", "none/a", "--", "touch", "ran", cwd=tmp_path)
     assert (done.returncode, os.listdir(tmp_path)) == (2, [])
-    assert done.stderr == "laconic: --json 'none/a' cannot be written, No such file or directory: name another file\n"
+    assert (
+        done.stderr
+        == "laconic: --json 'none/a' cannot be written, No such file or directory: name another file\n"
+    )
     done = laconic("advise", "none", "--json", "a", cwd=tmp_path)
     assert (done.returncode, os.listdir(tmp_path)) == (2, [])
 
@@ -186,7 +209,8 @@ def test_costs_that_never_end(tmp_path: Path) -> None:
 def test_a_signal_after_the_program_s_end_leaves_nothing(
     words: list[str], blow: signal.Signals, tmp_path: Path
 ) -> None:
-    """The strategies are being replayed: Laconic ends by the signal, and its temporary trace goes with it."""
+    """The strategies are being replayed: Laconic ends by the signal, and its temporary trace goes
+    with it."""
     places, mark = tmp_path / "tmp", tmp_path / "mark"
     places.mkdir()
     program = (
@@ -195,10 +219,14 @@ def test_a_signal_after_the_program_s_end_leaves_nothing(
     )
     command = [*COMMAND, *words, "--", sys.executable, "-c", program, str(mark)]
     env = {**environment(), "TMPDIR": str(places)}
-    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         wait_until(lambda: mark.exists() and mark.read_text() != "", "the program")
         wait_until(lambda: not is_alive(int(mark.read_text())), "its end")
-        status = Path(f"/proc/{process.pid}/status")  # the tracer's signals are blocked until it has done
+        status = Path(
+            f"/proc/{process.pid}/status"
+        )  # the tracer's signals are blocked until it has done
         wait_until(lambda: "SigBlk:\t0000000000000000" in status.read_text(), "the tracer's end")
         assert len(os.listdir(places)) == 1
         process.send_signal(blow)
@@ -209,24 +237,45 @@ def test_a_signal_after_the_program_s_end_leaves_nothing(
 def test_what_a_sweep_is_asked_to_ignore_it_ignores(tmp_path: Path) -> None:
     """As under nohup."""
     large(tmp_path / "a.trace", 20_000)
-    words = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *COMMAND, "sweep", str(tmp_path), "-j", "1", "-o", "result"]
-    with subprocess.Popen(words, env=environment(), cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+    words = [
+        "sh",
+        "-c",
+        'trap "" HUP; exec "$@"',
+        "sh",
+        *COMMAND,
+        "sweep",
+        str(tmp_path),
+        "-j",
+        "1",
+        "-o",
+        "result",
+    ]
+    with subprocess.Popen(
+        words, env=environment(), cwd=tmp_path, stdout=subprocess.DEVNULL
+    ) as process:
         wait_until(lambda: (tmp_path / "result.partial").exists(), "the journal")
         process.send_signal(signal.SIGHUP)
     assert process.returncode == 0 and (tmp_path / "result").exists()
 
 
 def test_ctrl_c_reaches_no_worker_that_is_starting(tmp_path: Path) -> None:
-    """A terminal interrupts all processes of its group: the sweep alone says a word, however early that is."""
+    """A terminal interrupts all processes of its group: the sweep alone says a word, however early
+    that is."""
     large(tmp_path / "a.trace", 50_000)
     words = [*COMMAND, "sweep", str(tmp_path), "-j", "2", "-o", str(tmp_path / "result")]
     with subprocess.Popen(
-        words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        words,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     ) as process:
 
         def workers() -> list[str]:
             found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            return [pid for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+            return [
+                pid for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            ]
 
         wait_until(workers, "a worker")
         for pid in workers():
@@ -242,10 +291,26 @@ def test_ctrl_c_reaches_no_worker_that_is_starting(tmp_path: Path) -> None:
 @pytest.mark.parametrize("host", ["linux", "sgx2"])
 def test_a_sweep_s_large_numbers_stay_whole_and_in_the_columns(host: str, width: int) -> None:
     big = 123_456_789
-    sums = dict.fromkeys(("traces", "asked", "said", "elided", "narrowed", "failed"), 9 * big) | {"uncertain": big}
-    sums |= {"host_calls": 10 * big, "etrack_ipis": 100 * big, "cycles_low": 10**7 * big, "cycles_high": 10**8 * big}
-    about = {"traces": 1234, "rows": 4936, "kept": 0, "seconds": 1.0, "output": "r.parquet", "host": host}
-    text = as_text({**about, "strategies": {"every-call": sums}, "incomplete": {}, "errors": []}, width)
+    sums = dict.fromkeys(("traces", "asked", "said", "elided", "narrowed", "failed"), 9 * big) | {
+        "uncertain": big
+    }
+    sums |= {
+        "host_calls": 10 * big,
+        "etrack_ipis": 100 * big,
+        "cycles_low": 10**7 * big,
+        "cycles_high": 10**8 * big,
+    }
+    about = {
+        "traces": 1234,
+        "rows": 4936,
+        "kept": 0,
+        "seconds": 1.0,
+        "output": "r.parquet",
+        "host": host,
+    }
+    text = as_text(
+        {**about, "strategies": {"every-call": sums}, "incomplete": {}, "errors": []}, width
+    )
     table = text[: text.index("Ask it")]
     assert max(map(len, table.splitlines())) <= width
     whole = ("987,654,312 to 1,111,111,101",) if host == "linux" else ("12,345,678,900",)
@@ -253,12 +318,17 @@ def test_a_sweep_s_large_numbers_stay_whole_and_in_the_columns(host: str, width:
 
 
 def test_a_terminal_that_is_closed_under_a_sweep(tmp_path: Path) -> None:
-    """All processes of its group hear SIGHUP; what tidies up after them ends last, and has nothing to say."""
+    """All processes of its group hear SIGHUP; what tidies up after them ends last, and has nothing
+    to say."""
     for number in range(3):
         large(tmp_path / f"{number}.trace", 50_000)
     words = [*COMMAND, "sweep", str(tmp_path), "-j", "2", "-o", str(tmp_path / "result")]
     with subprocess.Popen(
-        words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        words,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     ) as process:
         wait_until(lambda: (tmp_path / "result.partial").exists(), "the journal")
         os.killpg(process.pid, signal.SIGHUP)

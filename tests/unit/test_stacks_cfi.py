@@ -12,7 +12,19 @@ import pytest
 from elftools.dwarf.callframe import FDE
 from elftools.elf.elffile import ELFFile
 
-from laconic.stacks.cfi import BY_ROW, FROM_RBP, FROM_RSP, GUESS, OFFSET, OUTERMOST, RA, RBP, CallFrames, Row, compact
+from laconic.stacks.cfi import (
+    BY_ROW,
+    FROM_RBP,
+    FROM_RSP,
+    GUESS,
+    OFFSET,
+    OUTERMOST,
+    RA,
+    RBP,
+    CallFrames,
+    Row,
+    compact,
+)
 from laconic.stacks.elf import Elf, Malformed
 from laconic.stacks.epilogue import epilogue
 from laconic.stacks.expression import evaluate, sleb, uleb
@@ -27,8 +39,14 @@ KINDS = ("OFFSET", "VAL_OFFSET", "EXPRESSION", "VAL_EXPRESSION", "REGISTER", "UN
 
 def libraries() -> list[Path]:
     """The C library, the dynamic linker and others that this process has mapped."""
-    found = {Path(mapping.path) for mapping in read_mappings(os.getpid()) if mapping.path.startswith("/")}
-    return sorted(path for path in found if path.name.startswith(("libc.", "ld-", "libm.", "libpthread", "libpython")))
+    found = {
+        Path(mapping.path) for mapping in read_mappings(os.getpid()) if mapping.path.startswith("/")
+    }
+    return sorted(
+        path
+        for path in found
+        if path.name.startswith(("libc.", "ld-", "libm.", "libpthread", "libpython"))
+    )
 
 
 def test_rows_are_pyelftools_rows() -> None:
@@ -91,25 +109,54 @@ def test_what_is_compact() -> None:
 
 
 def image(text: bytes = b"\x90" * 64) -> bytes:
-    """A small shared library, written byte by byte: .eh_frame_hdr and .eh_frame for two functions of 32 bytes."""
+    """A small shared library, written byte by byte: .eh_frame_hdr and .eh_frame for two functions
+    of 32 bytes."""
     base = 0x1000
     code = base + 0x200
-    cie = struct.pack("<IIB3sBBBBB", 20, 0, 1, b"zR\0", 1, 0x78, 16, 1, 0x1B) + b"\x0c\x07\x08\x90\x01\0\0"
+    cie = (
+        struct.pack("<IIB3sBBBBB", 20, 0, 1, b"zR\0", 1, 0x78, 16, 1, 0x1B)
+        + b"\x0c\x07\x08\x90\x01\0\0"
+    )
     cie = struct.pack("<I", len(cie) - 4) + cie[4:]
     frames = cie
     places = []
     for number in range(2):
         at = len(frames)
         begin = base + 0x40 + at + 8
-        instructions = b"\x41\x0e\x10\x86\x02" + b"\0\0"  # after 1 byte: CFA = rsp + 16, rbp at CFA - 16
+        instructions = (
+            b"\x41\x0e\x10\x86\x02" + b"\0\0"
+        )  # after 1 byte: CFA = rsp + 16, rbp at CFA - 16
         body = struct.pack("<IiIB", at + 4, code + 32 * number - begin, 32, 0) + instructions
         frames += struct.pack("<I", len(body)) + body
         places.append((code + 32 * number - base, 0x40 + at))
     header = struct.pack("<BBBBiI", 1, 0x1B, 3, 0x3B, 0x40 - 4, 2)
     header += b"".join(struct.pack("<ii", *place) for place in places)
     segments = struct.pack("<IIQQQQQQ", 1, 5, base, base, base, 0x240, 0x240, 0x1000)
-    segments += struct.pack("<IIQQQQQQ", 0x6474E550, 4, base, base, base, len(header), len(header), 4)
-    elf = struct.pack("<4sBBBBQHHIQQQIHHHHHH", b"\x7fELF", 2, 1, 1, 0, 0, 3, 62, 1, 0, 64, 0, 0, 64, 56, 2, 64, 0, 0)
+    segments += struct.pack(
+        "<IIQQQQQQ", 0x6474E550, 4, base, base, base, len(header), len(header), 4
+    )
+    elf = struct.pack(
+        "<4sBBBBQHHIQQQIHHHHHH",
+        b"\x7fELF",
+        2,
+        1,
+        1,
+        0,
+        0,
+        3,
+        62,
+        1,
+        0,
+        64,
+        0,
+        0,
+        64,
+        56,
+        2,
+        64,
+        0,
+        0,
+    )
     data = bytearray(base + 0x240)
     data[: len(elf)] = elf
     data[64 : 64 + len(segments)] = segments
@@ -131,10 +178,17 @@ def test_an_image_by_hand() -> None:
     assert code.rule(0x1200, True)[:3] == (FROM_RSP, 8, 0)
     assert code.rule(0x1201, True)[:3] == (FROM_RSP, 16, -2)
     assert code.rule(0x1220, False)[:3] == (FROM_RSP, 8, 0)
-    assert code.rule(0x1240, False)[0] == code.rule(0x11FE, False)[0] == code.rule(0x11FF, True)[0] == GUESS
+    assert (
+        code.rule(0x1240, False)[0]
+        == code.rule(0x11FE, False)[0]
+        == code.rule(0x11FF, True)[0]
+        == GUESS
+    )
     # Returned to and never called: by the entry that begins there.
     entered = code.rule(0x11FF, False)
-    assert entered[:2] == (FROM_RSP, 8) and tables.frames[entered[3]] == Frame(1, 0x1200, True, False)
+    assert entered[:2] == (FROM_RSP, 8) and tables.frames[entered[3]] == Frame(
+        1, 0x1200, True, False
+    )
     assert code.rule(0x1201, True) is code.rule(0x1201, True)
     assert code.elf.bias(0x7F0000001000, 0x1000) == 0x7F0000000000
     assert code.elf.bias(0x7F0000001000, 0x5000) is None
@@ -157,7 +211,11 @@ def test_hostile_images() -> None:
         except Malformed:
             shapes.add("refused")
             continue
-        shapes |= {code.rule(address, exact)[0] for address in (0, 0x1201, 0x1220, 1 << 63) for exact in (True, False)}
+        shapes |= {
+            code.rule(address, exact)[0]
+            for address in (0, 0x1201, 0x1220, 1 << 63)
+            for exact in (True, False)
+        }
         _ = code.elf.sections, code.elf.build_id, code.elf.bias(0x1000, 0x1000)
     assert {"refused", GUESS, FROM_RSP} <= shapes
 
@@ -179,7 +237,10 @@ def test_hostile_entries() -> None:
 @pytest.mark.parametrize(
     ("code", "value"),
     [
-        ("77 08 80 00 3f 1a 3b 2a 33 24 22", 0x1010),  # a PLT entry: rsp + 8 + ((rip & 15) >= 11) * 8
+        (
+            "77 08 80 00 3f 1a 3b 2a 33 24 22",
+            0x1010,
+        ),  # a PLT entry: rsp + 8 + ((rip & 15) >= 11) * 8
         ("77 a0 01 06", 77),  # a signal frame: the word at rsp + 160
         ("08 05 09 fe 1e", MASK - 9),
         ("31 32 12 22 22", 5),
@@ -196,7 +257,9 @@ def test_expressions(code: str, value: int) -> None:
     assert evaluate(bytes.fromhex(code), registers, lambda address, size: memory[address]) == value
 
 
-@pytest.mark.parametrize("code", ["2f fd ff", "22", "06", "ff", "08", "31 30 1d", "2f 00 80", "8f 00", "15 07"])
+@pytest.mark.parametrize(
+    "code", ["2f fd ff", "22", "06", "ff", "08", "31 30 1d", "2f 00 80", "8f 00", "15 07"]
+)
 def test_expressions_that_are_none(code: str) -> None:
     with pytest.raises(BROKEN):
         evaluate(bytes.fromhex(code), {7: 0}, lambda address, size: 0)

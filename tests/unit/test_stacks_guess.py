@@ -31,7 +31,9 @@ class Made(Memory):
         """A call at an address; returns where it returns to."""
         return self.put(at, b"\xe8" + struct.pack("<i", target - at - 5))
 
-    def frame(self, pc: int, *words: int, rbp: int = 0, leaf: bool = True, calls: Calls | None = None) -> int | None:
+    def frame(
+        self, pc: int, *words: int, rbp: int = 0, leaf: bool = True, calls: Calls | None = None
+    ) -> int | None:
         """What is found of a stack of these words: the CFA from its begin."""
         for number in range(WINDOW // 8):
             self.words[number] = words[number] if number < len(words) else 0
@@ -54,7 +56,8 @@ def test_the_call_of_this_function() -> None:
     assert made.frame(function + 8, stale, 5, ours) == 24
     assert made.frame(function + 8, stale, through, ours) == 16
     assert made.frame(function + 8, 0, CODE + 0x1100, ours, leaf=False) == 24
-    # Behind that function's end another may begin, and it is a stale one's unless a jump leads there.
+    # Behind that function's end another may begin, and it is a stale one's unless a jump leads
+    # there.
     assert made.frame(function + 0x40, 0, ours) == 16
     assert made.frame(function + 0x40, 0, ours, leaf=False) is None
     made.put(function + 0x10, b"\x0f\x85" + struct.pack("<i", 0x40 - 0x16))
@@ -63,7 +66,8 @@ def test_the_call_of_this_function() -> None:
 
 
 def test_frame_pointers() -> None:
-    """One that leads to the function's own call is right; one that leads elsewhere is the caller's."""
+    """One that leads to the function's own call is right; one that leads elsewhere is the
+    caller's."""
     made = Made()
     function, caller = CODE + 0x1000, CODE + 0x3000
     made.put(function - 2, b"\xc3\xcc")
@@ -71,7 +75,8 @@ def test_frame_pointers() -> None:
     indirect = made.put(CODE + 0x200, b"\xff\xd0")
     assert made.frame(function + 8, 1, 2, STACK + 64, ours, rbp=STACK + 16) is None
     assert made.frame(function + 8, 1, ours, STACK + 64, callers, rbp=STACK + 16) == 16
-    # Who was called through a register is not known: by the frame pointer, unless there is a call of this function.
+    # Who was called through a register is not known: by the frame pointer, unless there is a call
+    # of this function.
     assert made.frame(function + 8, 1, 2, STACK + 64, indirect, rbp=STACK + 16) is None
     assert made.frame(function + 8, ours, 2, STACK + 64, indirect, rbp=STACK + 16) == 8
     # Above that frame there is nothing to be found, and a frame pointer that is none leads nowhere.
@@ -85,7 +90,16 @@ def test_calls_through_registers_and_memory() -> None:
     made = Made()
     pc = CODE + 0x9000
     for number, code in enumerate(
-        ("ffd0", "41ffd4", "ff10", "ff5008", "ff542408", "ff9000010000", "ff942400010000", "41ff5708")
+        (
+            "ffd0",
+            "41ffd4",
+            "ff10",
+            "ff5008",
+            "ff542408",
+            "ff9000010000",
+            "ff942400010000",
+            "41ff5708",
+        )
     ):
         word = made.put(CODE + 0x100 + 32 * number, bytes.fromhex(code))
         assert made.frame(pc, 7, word) == 16, code
@@ -95,7 +109,8 @@ def test_calls_through_registers_and_memory() -> None:
 
 
 def test_a_tail_call_is_kept_too() -> None:
-    """Where a function was jumped to nothing is sure: after some searches what they have found is taken."""
+    """Where a function was jumped to nothing is sure: after some searches what they have found is
+    taken."""
     made = Made()
     calls = Calls(made, lambda address: CODE <= address < CODE + 0x20000)
     function = CODE + 0x1000
@@ -111,7 +126,8 @@ def test_a_tail_call_is_kept_too() -> None:
 
 
 def test_a_walk_has_an_end() -> None:
-    """However many frames of this kind a stack has, no more than so many words of it are gone through."""
+    """However many frames of this kind a stack has, no more than so many words of it are gone
+    through."""
     made = Made()
     calls = Calls(made, lambda address: CODE <= address < CODE + 0x20000)
     made.frame(CODE + 0x8000, calls=calls, leaf=False)
@@ -121,7 +137,8 @@ def test_a_walk_has_an_end() -> None:
 
 
 def test_what_was_found_is_kept() -> None:
-    """A program counter that comes again costs no reading, also where nothing is found; until code changes."""
+    """A program counter that comes again costs no reading, also where nothing is found; until code
+    changes."""
     made = Made()
     calls = Calls(made, lambda address: CODE <= address < CODE + 0x20000)
     ours = made.call(CODE + 0x100, CODE + 0x1000)

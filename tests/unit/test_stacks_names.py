@@ -41,7 +41,8 @@ def test_rust_v0(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["_R", "_RX", "_RNvC7mycrate", "_RNvC9short3foo", "_RB_", "_RNvB_3foo", "_RINvC1a1bKz_E"]
+    "name",
+    ["_R", "_RX", "_RNvC7mycrate", "_RNvC9short3foo", "_RB_", "_RNvB_3foo", "_RINvC1a1bKz_E"],
 )
 def test_rust_v0_that_is_none(name: str) -> None:
     assert demangle_v0(name) is None and demangle(name) == name
@@ -79,21 +80,32 @@ def base62(number: int) -> str:
     [
         ("_ZN2ns1SIiE2goEi", "ns::S<int>::go(int)"),
         ("_ZN2ns1SIiE2goEi.isra.0", "ns::S<int>::go(int) [clone .isra.0]"),
-        ("_ZNSt6vectorIiSaIiEE9push_backEOi", "std::vector<int, std::allocator<int> >::push_back(int&&)"),
+        (
+            "_ZNSt6vectorIiSaIiEE9push_backEOi",
+            "std::vector<int, std::allocator<int> >::push_back(int&&)",
+        ),
         ("_ZN4core3ptr13drop_in_place17h0123456789abcdefE", "core::ptr::drop_in_place"),
-        ("_ZN4main4main28_$u7b$$u7b$closure$u7d$$u7d$17h0123456789abcdefE", "main::main::{{closure}}"),
+        (
+            "_ZN4main4main28_$u7b$$u7b$closure$u7d$$u7d$17h0123456789abcdefE",
+            "main::main::{{closure}}",
+        ),
         (
             "_ZN54_$LT$a..P$LT$u8$GT$$u20$as$u20$a..m..T$GT$2go17h0123456789abcdefE",
             "_ZN54_$LT$a..P$LT$u8$GT$$u20$as$u20$a..m..T$GT$2go17h0123456789abcdefE",
         ),
-        ("_ZN39_$LT$a..P$LT$u8$GT$$u20$as$u20$a..T$GT$2go17h0123456789abcdefE", "<a::P<u8> as a::T>::go"),
+        (
+            "_ZN39_$LT$a..P$LT$u8$GT$$u20$as$u20$a..T$GT$2go17h0123456789abcdefE",
+            "<a::P<u8> as a::T>::go",
+        ),
     ],
 )
 def test_cxx_and_legacy_rust(name: str, words: str) -> None:
     assert demangle(name) == words
 
 
-@pytest.mark.parametrize("name", ["main", "", "_Z", "_Znonsense", "<script>", "_ZN\0", "_Z" + "N1a" * 10_000, "Zebra"])
+@pytest.mark.parametrize(
+    "name", ["main", "", "_Z", "_Znonsense", "<script>", "_ZN\0", "_Z" + "N1a" * 10_000, "Zebra"]
+)
 def test_names_that_are_not_mangled(name: str) -> None:
     assert demangle(name) == name
 

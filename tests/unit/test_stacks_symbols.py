@@ -100,7 +100,9 @@ def places(path: Path, address: int, directories: Sequence[str] = ()) -> list[Pl
     return list(Symbolizer(directories).places(module(path), Frame(1, address, True, False)))
 
 
-@pytest.mark.parametrize("flags", [("-gdwarf-5",), ("-gdwarf-4",), ("-gdwarf-5", "-gz"), ("-gdwarf-5", "-no-pie")])
+@pytest.mark.parametrize(
+    "flags", [("-gdwarf-5",), ("-gdwarf-4",), ("-gdwarf-5", "-gz"), ("-gdwarf-5", "-no-pie")]
+)
 def test_lines_and_inlined_functions(compiled: Callable[..., Path], flags: tuple[str, ...]) -> None:
     path = compiled(C, "-O2", *flags)
     at = labels(path)
@@ -129,14 +131,17 @@ def test_stripped(compiled: Callable[..., Path]) -> None:
     assert [place.function for place in places(path, at["in_inlined"])] == ["shown"]
     hidden = at["in_hidden"]
     assert places(path, hidden) == [Place(f"{path.name}+{hidden:#x}", path.name, known=False)]
-    # A return address belongs to the call before it, also where that is the function's last instruction.
+    # A return address belongs to the call before it, also where that is the function's last
+    # instruction.
     after = Frame(1, at["main"], False, False)
     assert Symbolizer(()).places(module(path), after)[0].function != "main"
 
 
 @pytest.mark.parametrize("how", ["build-id", "debuglink", ".debug", "directory"])
 def test_separate_debug_files(compiled: Callable[..., Path], tmp_path: Path, how: str) -> None:
-    path = compiled(C, "-O2", "-g", "-Wl,--build-id=none" if how != "build-id" else "-Wl,--build-id")
+    path = compiled(
+        C, "-O2", "-g", "-Wl,--build-id=none" if how != "build-id" else "-Wl,--build-id"
+    )
     at = labels(path)["in_inlined"]
     whole = [(place.function, place.line) for place in places(path, at)]
     store = tmp_path / "store"
@@ -160,7 +165,9 @@ def test_separate_debug_files(compiled: Callable[..., Path], tmp_path: Path, how
     with where.open("ab") as file:
         file.write(b"x")
     if how != "build-id":
-        assert find_debug_file(open_elf(str(path)), str(path), (str(store),)) is None, "another file of that name"
+        assert find_debug_file(open_elf(str(path)), str(path), (str(store),)) is None, (
+            "another file of that name"
+        )
 
 
 def test_cxx(compiled: Callable[..., Path]) -> None:
@@ -168,7 +175,10 @@ def test_cxx(compiled: Callable[..., Path]) -> None:
     at = labels(path)
     (add,) = places(path, at["in_add"])
     assert add.function.startswith("shop::Till<int>::add(int)") and add.line == 3
-    assert [(place.function, place.line) for place in places(path, at["in_twice"])] == [("shop::twice", 5), ("main", 7)]
+    assert [(place.function, place.line) for place in places(path, at["in_twice"])] == [
+        ("shop::twice", 5),
+        ("main", 7),
+    ]
 
 
 @pytest.mark.parametrize("mangling", ["v0", "default"])
@@ -201,9 +211,14 @@ def test_modules_that_cannot_be_used(compiled: Callable[..., Path], tmp_path: Pa
         (place,) = symbolizer.places(one, Frame(1, 0x1234, True, False))
         assert place.function == f"{os.path.basename(one.path)}+0x1234" and not place.known
     assert symbolizer.missing.keys() == cases.keys()
-    assert all(reason in symbolizer.missing[one] for one, reason in cases.items()), symbolizer.missing
+    assert all(reason in symbolizer.missing[one] for one, reason in cases.items()), (
+        symbolizer.missing
+    )
     assert symbolizer.places(Module(CUT, "[cut]"), Frame(0, 0, True, False))[0].function == "[cut]"
-    assert symbolizer.places(Module(JIT, "[jit]", pid=1 << 30), Frame(0, 5, True, False))[0].function == "[jit]"
+    assert (
+        symbolizer.places(Module(JIT, "[jit]", pid=1 << 30), Frame(0, 5, True, False))[0].function
+        == "[jit]"
+    )
 
 
 def test_spoilt_files(compiled: Callable[..., Path]) -> None:
@@ -215,7 +230,8 @@ def test_spoilt_files(compiled: Callable[..., Path]) -> None:
         sections = [
             (section["sh_offset"], section["sh_size"])
             for section in ELFFile(file).iter_sections()
-            if section.name.startswith((".debug", ".symtab", ".strtab", ".shstrtab")) and section["sh_size"]
+            if section.name.startswith((".debug", ".symtab", ".strtab", ".shstrtab"))
+            and section["sh_size"]
         ]
     choose = random.Random(8)
     spoilt = path.with_name("spoilt")
@@ -224,7 +240,9 @@ def test_spoilt_files(compiled: Callable[..., Path]) -> None:
         copy = bytearray(data)
         offset, size = choose.choice([*sections, (0, 64), (len(data) - 64 * 30, 64 * 30)])
         for _ in range(choose.randrange(1, 10)):
-            copy[offset + choose.randrange(size)] = choose.choice((0, 0xFF, 0x80, choose.randrange(256)))
+            copy[offset + choose.randrange(size)] = choose.choice(
+                (0, 0xFF, 0x80, choose.randrange(256))
+            )
         spoilt.write_bytes(copy if choose.randrange(5) else copy[: choose.randrange(len(copy))])
         one = Module(FILE, str(spoilt))
         places = Symbolizer(()).places(one, Frame(1, at, True, False))
@@ -267,19 +285,30 @@ def test_the_vdso() -> None:
     image = ctypes.string_at(mapping.start, mapping.end - mapping.start)
     symbols = read_symbols(Elf(lambda offset, size: image[offset : offset + size]))
     at = next(start for start, _, _, name in symbols if name == "clock_gettime")
-    assert Symbolizer(()).places(one, Frame(1, at + 1, True, False)) == (Place("clock_gettime", "[vdso]"),)
+    assert Symbolizer(()).places(one, Frame(1, at + 1, True, False)) == (
+        Place("clock_gettime", "[vdso]"),
+    )
     assert code.rule(at, True)[0] == FROM_RSP and code.elf.bias(mapping.start, 0) == mapping.start
 
 
 def test_the_tracer_does_not_wait_for_pyelftools() -> None:
     command = "import sys, laconic.stacks.unwind; print([name for name in sys.modules if 'elftools' in name])"
-    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
 def test_symbols_of_the_c_library() -> None:
     """Plain names where there are several, and no versions."""
-    path = next((one for one in ("/lib/x86_64-linux-gnu/libc.so.6", "/lib64/libc.so.6") if os.path.exists(one)), None)
+    path = next(
+        (
+            one
+            for one in ("/lib/x86_64-linux-gnu/libc.so.6", "/lib64/libc.so.6")
+            if os.path.exists(one)
+        ),
+        None,
+    )
     if path is None:
         pytest.skip("the C library is at another place")
     symbols = read_symbols(open_elf(path))

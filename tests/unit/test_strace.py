@@ -1,4 +1,5 @@
-"""The strace importer on real logs of one program in strace's variants: all must come to the same rows."""
+"""The strace importer on real logs of one program in strace's variants: all must come to the same
+rows."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ def from_text(text: str | bytes, where: Path) -> tuple[Import, list[list[Any]]]:
 
 
 def plain(trace: Trace) -> list[list[Any]]:
-    """The rows of calls: name, process and thread numbered by appearance, arguments, result, state, file, data."""
+    """The rows of calls: name, process and thread numbered by appearance, arguments, result, state,
+    file, data."""
     seen: dict[int, int] = {}
     children: set[int] = set()
     files: dict[int, str] = {}
@@ -62,7 +64,9 @@ def plain(trace: Trace) -> list[list[Any]]:
             children.add(result)
         pid, tid = (seen.setdefault(number, len(seen) + 1) for number in row[2:4])
         data = re.sub(r'"path": "[^"]*/', '"path": "', os.fsdecode(row[16]))
-        rows.append([name, pid, tid, list(row[4:10]), result, row[11], files.get(row[14], ""), data])
+        rows.append(
+            [name, pid, tid, list(row[4:10]), result, row[11], files.get(row[14], ""), data]
+        )
     return rows
 
 
@@ -73,7 +77,9 @@ def calls(rows: list[list[Any]]) -> list[str]:
 
 def expected() -> list[list[Any]]:
     """What the corpus's program did."""
-    rows: list[list[Any]] = [json.loads(line) for line in (CORPUS / "expected.jsonl").read_text().splitlines()]
+    rows: list[list[Any]] = [
+        json.loads(line) for line in (CORPUS / "expected.jsonl").read_text().splitlines()
+    ]
     return rows
 
 
@@ -93,12 +99,15 @@ def test_variants_come_to_the_same_rows(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["ff", "ff-tt"])
 def test_a_set_comes_to_the_same_rows(name: str, tmp_path: Path) -> None:
-    """A file for each thread; with times they are merged, without them each is read by itself, parents first."""
+    """A file for each thread; with times they are merged, without them each is read by itself,
+    parents first."""
     _, trace = imported(sorted(CORPUS.glob(f"{name}.log.*"), reverse=True), tmp_path)
     rows, wanted = without_shm(plain(trace)), without_shm(expected())
     if name == "ff":
         for tid in range(1, 5):
-            assert [row for row in rows if row[2] == tid] == [row for row in wanted if row[2] == tid]
+            assert [row for row in rows if row[2] == tid] == [
+                row for row in wanted if row[2] == tid
+            ]
     else:
         assert sorted(map(str, rows)) == sorted(map(str, wanted))
 
@@ -106,7 +115,9 @@ def test_a_set_comes_to_the_same_rows(name: str, tmp_path: Path) -> None:
 def test_only_what_succeeded(tmp_path: Path) -> None:
     """-z leaves out what failed, and nothing else."""
     _, trace = imported([CORPUS / "f-z.log"], tmp_path)
-    wanted = [row for row in without_shm(expected()) if not -4096 < row[4] < 0 and row[0] != "answer"]
+    wanted = [
+        row for row in without_shm(expected()) if not -4096 < row[4] < 0 and row[0] != "answer"
+    ]
     assert without_shm(plain(trace)) == wanted
 
 
@@ -117,7 +128,9 @@ def test_one_process_alone(tmp_path: Path) -> None:
         assert report.not_understood == 0
         pids = {row[2] for row in trace.rows() if row[0] < MEMORY_CODES}
         assert pids == {1}
-        wanted = [row for row in without_shm(expected()) if row[2] == 1 and CODES[row[0]] < MEMORY_CODES]
+        wanted = [
+            row for row in without_shm(expected()) if row[2] == 1 and CODES[row[0]] < MEMORY_CODES
+        ]
         assert [row for row in without_shm(plain(trace)) if CODES[row[0]] < MEMORY_CODES] == wanted
 
 
@@ -148,11 +161,16 @@ def test_stacks_stand_before_their_calls(tmp_path: Path) -> None:
     wanted = first[1].replace(" > ", "").strip().encode()
     found = [rows[place][16] for place in stacks if rows[place + 1][0] == CODES["brk"]]
     assert found[0] == wanted
-    assert all(rows[place + 1][0] != CODES["stack"] and rows[place + 1][3] == rows[place][3] for place in stacks)
+    assert all(
+        rows[place + 1][0] != CODES["stack"] and rows[place + 1][3] == rows[place][3]
+        for place in stacks
+    )
     assert len(stacks) > 50
 
 
-@pytest.mark.parametrize("packing", ["crlf", "gzip", "gzip in parts", "zstd", "wrapped", "no last newline"])
+@pytest.mark.parametrize(
+    "packing", ["crlf", "gzip", "gzip in parts", "zstd", "wrapped", "no last newline"]
+)
 def test_however_it_is_packed(packing: str, tmp_path: Path) -> None:
     """Line ends, packers, and a terminal's width."""
     data = (CORPUS / "f-tt.log").read_bytes()
@@ -165,7 +183,11 @@ def test_however_it_is_packed(packing: str, tmp_path: Path) -> None:
     elif packing == "zstd":
         data = pytest.importorskip("zstandard").ZstdCompressor().compress(data)
     elif packing == "wrapped":
-        data = b"".join(line[at : at + 80] + b"\n" for line in data.splitlines() for at in range(0, len(line), 80))
+        data = b"".join(
+            line[at : at + 80] + b"\n"
+            for line in data.splitlines()
+            for at in range(0, len(line), 80)
+        )
     else:
         data = data.rstrip(b"\n")
     path = tmp_path / "log"
@@ -176,7 +198,8 @@ def test_however_it_is_packed(packing: str, tmp_path: Path) -> None:
 
 
 def test_a_cut_log_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
-    """At every byte of its last two lines, and packed: never an error, and what was whole is there."""
+    """At every byte of its last two lines, and packed: never an error, and what was whole is
+    there."""
     data = (CORPUS / "f.log").read_bytes()
     whole = plain(imported([CORPUS / "f.log"], tmp_path)[1])
     last = data.rfind(b"\n", 0, data.rfind(b"\n", 0, -1)) + 1
@@ -271,7 +294,14 @@ class TestOrder:
             "10 <... brk resumed>) = 0x23000\n"
         )
         _, rows = from_text(log, tmp_path)
-        wanted = ["brk 0x0", "brk 0x22000", "brk 0x21000", "mmap 0x0", "munmap 0x90000", "brk 0x23000"]
+        wanted = [
+            "brk 0x0",
+            "brk 0x22000",
+            "brk 0x21000",
+            "mmap 0x0",
+            "munmap 0x90000",
+            "brk 0x23000",
+        ]
         assert calls(rows) == wanted
 
     def test_a_child_that_is_seen_before_its_clone_has_returned(self, tmp_path: Path) -> None:
@@ -295,17 +325,37 @@ class TestOrder:
             "10 <... fork resumed>) = 22\n11 <... clone resumed>) = 21\n"
         )
         _, rows = from_text(log, tmp_path)
-        assert [(row[0], row[2]) for row in rows[3:]] == [("clone", 2), ("munmap", 3), ("fork", 1), ("munmap", 4)]
+        assert [(row[0], row[2]) for row in rows[3:]] == [
+            ("clone", 2),
+            ("munmap", 3),
+            ("fork", 1),
+            ("munmap", 4),
+        ]
 
     def test_what_is_held_back_is_bounded(self, tmp_path: Path) -> None:
-        """A call that never returns holds back no more than some ten thousand rows; and one that died is unfinished."""
+        """A call that never returns holds back no more than some ten thousand rows; and one that
+        died is unfinished."""
         line = "11 mprotect(0x1000, 4096, PROT_NONE) = 0\n"
-        log = HEAD + "10 munmap(0x10000, 4096 <unfinished ...>\n" + line * 60_000 + "10 <... munmap resumed>) = 0\n"
+        log = (
+            HEAD
+            + "10 munmap(0x10000, 4096 <unfinished ...>\n"
+            + line * 60_000
+            + "10 <... munmap resumed>) = 0\n"
+        )
         _, rows = from_text(log, tmp_path)
         assert rows[3][0] == "munmap" and rows[3][5] == 16 and len(rows) == 60_004
-        log = HEAD + "10 munmap(0x10000, 4096 <unfinished ...>\n" + line + "10 +++ killed by SIGKILL +++\n"
+        log = (
+            HEAD
+            + "10 munmap(0x10000, 4096 <unfinished ...>\n"
+            + line
+            + "10 +++ killed by SIGKILL +++\n"
+        )
         _, rows = from_text(log, tmp_path)
-        assert [(row[0], row[5]) for row in rows[3:]] == [("munmap", 1), ("mprotect", 0), ("exit", 0)]
+        assert [(row[0], row[5]) for row in rows[3:]] == [
+            ("munmap", 1),
+            ("mprotect", 0),
+            ("exit", 0),
+        ]
 
     def test_an_execve_by_another_thread_takes_the_leader_s_place(self, tmp_path: Path) -> None:
         """`+++ superseded`: the process goes on under the leader's number."""
@@ -377,7 +427,9 @@ class TestDescriptors:
             path_of = tmp_path / "a.log"
             path_of.write_text(log)
             _, trace = imported([path_of], tmp_path)
-            assert [os.fsdecode(row[16]) for row in trace.rows() if row[0] == CODES["file"]] == [path]
+            assert [os.fsdecode(row[16]) for row in trace.rows() if row[0] == CODES["file"]] == [
+                path
+            ]
 
     def test_a_fork_has_its_own_table_and_a_thread_has_not(self, tmp_path: Path) -> None:
         """CLONE_FILES."""
@@ -429,7 +481,9 @@ class TestForms:
             ("clone(child_stack=NULL, flags=SIGCHLD) = 7 /* 11 in strace's PID NS */", "clone", [17, 0, 0, 0, 0, 0], 2),
         ],
     )  # fmt: skip
-    def test_a_line(self, line: str, call: str, args: list[int], result: int, tmp_path: Path) -> None:
+    def test_a_line(
+        self, line: str, call: str, args: list[int], result: int, tmp_path: Path
+    ) -> None:
         """The row of one line; and the same where the call stands in two halves."""
         name, _, rest = line.partition("(")
         within, _, after = rest.rpartition(") ")
@@ -490,7 +544,7 @@ class TestForms:
             "10 brk(NULL) = 0x1000\nhello\n"
             "no end of line[pid 10] munmap(0x1000, 4096) = 0\n"
             "[pid 10] munmap(0x2000, 4096) = 0\n"
-            "[pid 10] write(1, \"x\\n\", 2x\n)          = 2\n"
+            '[pid 10] write(1, "x\\n", 2x\n)          = 2\n'
             "[pid 10] munmap(0x3000, 4096) = 0\n"
         )
         report, rows = from_text(log, tmp_path)
@@ -507,7 +561,14 @@ class TestForms:
             "10 brk(NULL) = 0x7000\n"
         )
         report, rows = from_text(log, tmp_path)
-        assert [row[0] for row in rows] == ["execve", "program", "program", "execve", "program", "brk"]
+        assert [row[0] for row in rows] == [
+            "execve",
+            "program",
+            "program",
+            "execve",
+            "program",
+            "brk",
+        ]
         assert '"bits": 32' in rows[2][7]
         assert any("32-bit" in note for note in report.notes)
 
@@ -518,7 +579,10 @@ class TestForms:
             "[pid    11] munmap(0x1000, 4096) = 0\n[pid    10] munmap(0x2000, 4096) = 0\n"
         )
         _, trace = imported([self.write(log, tmp_path)], tmp_path)
-        assert [row[2:4] for row in trace.rows() if row[0] == CODES["munmap"]] == [(10, 11), (10, 10)]
+        assert [row[2:4] for row in trace.rows() if row[0] == CODES["munmap"]] == [
+            (10, 11),
+            (10, 10),
+        ]
 
     def test_midnight(self, tmp_path: Path) -> None:
         """Times go on."""
@@ -538,11 +602,15 @@ def changes() -> st.SearchStrategy[tuple[int, list[int]]]:
     return st.tuples(st.integers(0, 99), st.lists(st.integers(0, 1 << 16), min_size=4, max_size=60))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(changes())
 def test_mutated_logs(tmp_path: Path, drawn: tuple[int, list[int]]) -> None:
     """Whatever stands in a log: a trace, or an error for people."""
     texts = corpus("strace")
     numbers = iter(drawn[1])
-    text = mutate(texts[drawn[0] % len(texts)], lambda below: next(numbers, 7) % below, len(drawn[1]) // 4)
+    text = mutate(
+        texts[drawn[0] % len(texts)], lambda below: next(numbers, 7) % below, len(drawn[1]) // 4
+    )
     check("strace", text, tmp_path)

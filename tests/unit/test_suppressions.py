@@ -13,7 +13,11 @@ from laconic.analysis.suppressions import ALL, BUILT_IN, KEYS, SITE, Suppression
 from laconic.errors import LaconicError
 from laconic.stacks.symbolize import Place
 
-STACK = [Place("grow", "libgrow.so.1"), Place("work<int>", "prog"), Place("prog+0x10", "prog", known=False)]
+STACK = [
+    Place("grow", "libgrow.so.1"),
+    Place("work<int>", "prog"),
+    Place("prog+0x10", "prog", known=False),
+]
 
 
 def rule(**patterns: str) -> Suppression:
@@ -53,7 +57,11 @@ def test_patterns(patterns: dict[str, str], hides: bool) -> None:
 
 
 def test_the_first_rule_that_matches_gives_the_reason() -> None:
-    rules = [Suppression("no", call="brk"), Suppression("one", call="m*"), Suppression("two", module="prog")]
+    rules = [
+        Suppression("no", call="brk"),
+        Suppression("one", call="m*"),
+        Suppression("two", module="prog"),
+    ]
     found = matching(rules, "madvise", "/bin/prog", STACK)
     assert found is not None and found.reason == "one"
     assert matching(rules, "brk", "/bin/prog", []) is rules[0]
@@ -64,7 +72,11 @@ def test_the_first_rule_that_matches_gives_the_reason() -> None:
 @pytest.mark.parametrize(
     ("call", "stack", "hidden"),
     [
-        ("mmap", ["_dl_map_segments ld-linux-x86-64.so.2", "_dl_map_object ld-linux-x86-64.so.2"], True),
+        (
+            "mmap",
+            ["_dl_map_segments ld-linux-x86-64.so.2", "_dl_map_object ld-linux-x86-64.so.2"],
+            True,
+        ),
         ("mmap", ["ld-linux-x86-64.so.2+0x5d2b ld-linux-x86-64.so.2"], True),
         ("mmap", ["ld-2.31.so+0x5d2b ld-2.31.so", "main prog"], True),
         ("mmap", ["_dl_map_object_from_fd prog", "main prog"], True),
@@ -78,7 +90,11 @@ def test_the_first_rule_that_matches_gives_the_reason() -> None:
         ("brk", ["__malloc_alloc_meta prog", "__libc_malloc_impl prog", "main prog"], True),
         ("brk", ["main prog", "__libc_start_main libc.so.6"], False),
         ("brk", ["extend libjemalloc.so.2", "malloc libc.so.6"], False),
-        ("madvise", ["advise_stack_range libc.so.6", "start_thread libc.so.6", "clone3 libc.so.6"], True),
+        (
+            "madvise",
+            ["advise_stack_range libc.so.6", "start_thread libc.so.6", "clone3 libc.so.6"],
+            True,
+        ),
         ("madvise", ["libc.so.6+0x890e8 libc.so.6", "libc.so.6+0x1053fc libc.so.6"], True),
         ("madvise", ["libpthread-2.31.so+0x7ea7 libpthread-2.31.so", "clone libc-2.31.so"], True),
         ("madvise", ["libc.so.6+0x9a000 libc.so.6", "free libc.so.6", "main prog"], False),
@@ -87,7 +103,8 @@ def test_the_first_rule_that_matches_gives_the_reason() -> None:
     ],
 )
 def test_the_built_in_rules(call: str, stack: list[str], hidden: bool) -> None:
-    """ld.so's own and the C library's own, with names and without; never what a program does through them."""
+    """ld.so's own and the C library's own, with names and without; never what a program does
+    through them."""
     places = [Place(*line.split()) for line in stack]
     assert (matching(BUILT_IN, call, "/bin/prog", places) is not None) is hidden
 
@@ -115,14 +132,23 @@ BROKEN = {
     "[[suppress]]\ncall": ("line 2, column 5", "no TOML"),
     '[[suppress]]\ncall = "a"\ncall = "b"\n': ("line 3, column", "no TOML"),
     '[[suppress]]\ncall = "a"\n\n[[suppress]]\n  cal = "b"\n': ("line 5, column 3", "'cal'"),
-    '[[suppress]]\ncall = "a"\n[[ suppress ]]\n"fun\\u0063" = "b"\n': ("line 3, column 1", "'func'"),
+    '[[suppress]]\ncall = "a"\n[[ suppress ]]\n"fun\\u0063" = "b"\n': (
+        "line 3, column 1",
+        "'func'",
+    ),
     '[[suppress]]\ncall = "a"\nmodule = 5\n': ("line 3, column 1", "module"),
     '[[suppress]]\nmodule = ["a"]\n': ("line 2, column 1", "module"),
     "[[suppress]]\nmodule = { a = 1 }\n": ("line 2, column 1", "module"),
     '[[suppress]]\n[suppress.call]\nx = "a"\n': ("line 2, column 11", "call"),
     '[[suppress]]\ncall = ""\n': ("line 2, column 1", "empty"),
-    '[[suppress]]\ncall = "a"\n\n [[suppress]]\nreason = "all of it"\n': ("line 4, column 2", "hide everything"),
-    '[[suppress]]\nreason = "all"\nfunction = "*"\ncall = "**"\n': ("line 1, column 1", "hide everything"),
+    '[[suppress]]\ncall = "a"\n\n [[suppress]]\nreason = "all of it"\n': (
+        "line 4, column 2",
+        "hide everything",
+    ),
+    '[[suppress]]\nreason = "all"\nfunction = "*"\ncall = "**"\n': (
+        "line 1, column 1",
+        "hide everything",
+    ),
     "[[suppress]]\n": ("line 1, column 1", "hide everything"),
     '\n[suppress]\ncall = "brk"\n': ("line 2, column 2", "[[suppress]]"),
     'suppress = "brk"\n': ("line 1, column 1", "[[suppress]]"),
@@ -143,7 +169,10 @@ def test_a_broken_file(text: str, tmp_path: Path) -> None:
     with pytest.raises(LaconicError, match=re.escape(said)) as caught:
         load(str(path))
     message = str(caught.value)
-    assert message.startswith(f"suppressions {str(path)!r}, {where}") and len(message) < len(str(path)) + 200
+    assert (
+        message.startswith(f"suppressions {str(path)!r}, {where}")
+        and len(message) < len(str(path)) + 200
+    )
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -164,7 +193,9 @@ class TestCommand:
 
     def test_hidden_calls_are_counted(self, tmp_path: Path) -> None:
         trace = sited(tmp_path / "a.trace", {"grow": (9, 1), "shrink": (4, 0)})
-        (tmp_path / "laconic.toml").write_text('[[suppress]]\nreason = "as agreed"\nfunction = "grow"\n')
+        (tmp_path / "laconic.toml").write_text(
+            '[[suppress]]\nreason = "as agreed"\nfunction = "grow"\n'
+        )
         out = laconic("callers", trace, cwd=tmp_path).stdout
         assert "13 of 15 memory calls changed nothing" in out
         assert "grow (" not in out and "4 of 4 mprotect calls from here" in out
@@ -173,7 +204,11 @@ class TestCommand:
         assert "grow (" in out and "hidden" not in out
         (tmp_path / "other.toml").write_text('[[suppress]]\nmodule = "libgrow.so"\n')
         out = laconic("callers", trace, "--suppressions", "other.toml", cwd=tmp_path).stdout
-        assert "hidden: 13 redundant calls" in out and "  13: other.toml" in out and "from here" not in out
+        assert (
+            "hidden: 13 redundant calls" in out
+            and "  13: other.toml" in out
+            and "from here" not in out
+        )
 
     @pytest.mark.parametrize("name", ["laconic.toml", "other.toml"])
     def test_a_broken_file_ends_it(self, name: str, tmp_path: Path) -> None:
@@ -186,7 +221,9 @@ class TestCommand:
         assert all(key in done.stderr for key in KEYS)
 
     def test_both_options(self, tmp_path: Path) -> None:
-        done = laconic("callers", "--suppressions", "x", "--no-suppressions", "a.trace", cwd=tmp_path)
+        done = laconic(
+            "callers", "--suppressions", "x", "--no-suppressions", "a.trace", cwd=tmp_path
+        )
         assert done.returncode == 2 and "--no-suppressions" in done.stderr
         done = laconic("callers", "--suppressions", "missing.toml", "a.trace", cwd=tmp_path)
         assert done.returncode == 2 and "'missing.toml' cannot be read, No such file" in done.stderr

@@ -1,4 +1,5 @@
-"""`laconic sweep` on this machine: the same rows however many work, and nothing lost whatever happens."""
+"""`laconic sweep` on this machine: the same rows however many work, and nothing lost whatever
+happens."""
 
 from __future__ import annotations
 
@@ -50,7 +51,9 @@ def rows(path: Path) -> list[Row]:
 
 def tracks(corpus: Path) -> list[list[str]]:
     """The computations so far: trace, strategy, worker."""
-    return [line.split() for path in corpus.rglob("tracks") for line in path.read_text().splitlines()]
+    return [
+        line.split() for path in corpus.rglob("tracks") for line in path.read_text().splitlines()
+    ]
 
 
 def until(condition: Callable[[], Any]) -> None:
@@ -97,7 +100,11 @@ class TestRows:
             assert list(row) == list(COLUMNS)
             with laconic.trace.open(path) as trace:
                 ledger = replay(trace, strategy).ledger
-            assert (row["asked"], row["said"], row["elided"]) == (ledger.asked, ledger.said, ledger.elided)
+            assert (row["asked"], row["said"], row["elided"]) == (
+                ledger.asked,
+                ledger.said,
+                ledger.elided,
+            )
             assert {kind: row[f"changed_{kind}"] for kind in ledger.changes()} == ledger.changes()
 
     def test_duckdb_and_polars_read_it(self, corpus: Path, tmp_path: Path) -> None:
@@ -106,7 +113,12 @@ class TestRows:
         assert (done.returncode, done.stderr) == (0, "")
         query = done.stdout.split("Ask it, in DuckDB:")[1]
         asked = sum(count for _, _, count, _, _ in duckdb.sql(query).fetchall())
-        assert asked == polars.read_parquet(path)["asked"].sum() == sum(row["asked"] for row in rows(path)) > 0
+        assert (
+            asked
+            == polars.read_parquet(path)["asked"].sum()
+            == sum(row["asked"] for row in rows(path))
+            > 0
+        )
 
     def test_a_damaged_trace_counts_as_far_as_it_goes(self, corpus: Path, tmp_path: Path) -> None:
         whole = large(corpus / "whole.trace", 50_000)
@@ -121,13 +133,19 @@ class TestRows:
         assert "1 trace not complete" in done.stderr
         assert json.loads(done.stdout)["incomplete"] == {str(corpus / "cut.trace"): cut["loss"]}
 
-    def test_what_cannot_be_read_is_listed_and_the_rest_is_there(self, corpus: Path, tmp_path: Path) -> None:
+    def test_what_cannot_be_read_is_listed_and_the_rest_is_there(
+        self, corpus: Path, tmp_path: Path
+    ) -> None:
         (corpus / "log.trace").write_text("mmap(NULL, 4096) = 0\n")
         (corpus / "gone.trace").symlink_to("nowhere")
         done = laconic(corpus, "--strategy", "laconic", "-o", tmp_path / "r")
         assert done.returncode == 1
-        errors = {Path(row["trace"]).name: row["error"] for row in rows(tmp_path / "r") if row["error"]}
-        assert "it looks like text" in errors["log.trace"] and "No such file" in errors["gone.trace"]
+        errors = {
+            Path(row["trace"]).name: row["error"] for row in rows(tmp_path / "r") if row["error"]
+        }
+        assert (
+            "it looks like text" in errors["log.trace"] and "No such file" in errors["gone.trace"]
+        )
         assert len(errors) == 2 and len(rows(tmp_path / "r")) == TRACES + 2
         assert "2 rows with an error" in done.stdout and str(corpus / "log.trace") in done.stdout
 
@@ -151,7 +169,9 @@ class TestKilled:
     def test_a_worker_killed_in_the_middle(self, corpus: Path, tmp_path: Path) -> None:
         hold(*find([str(corpus)]))
         thread = threading.Thread(
-            target=sweep, args=(find([str(corpus)]), ["laconic"], str(tmp_path / "r")), kwargs={"jobs": 2, "work": held}
+            target=sweep,
+            args=(find([str(corpus)]), ["laconic"], str(tmp_path / "r")),
+            kwargs={"jobs": 2, "work": held},
         )
         thread.start()
         until(lambda: len(tracks(corpus)) == 2)
@@ -163,10 +183,14 @@ class TestKilled:
         sweep(find([str(corpus)]), ["laconic"], str(tmp_path / "quiet"))
         assert rows(tmp_path / "r") == rows(tmp_path / "quiet")
         # Its own trace was done again, the other worker's was not.
-        assert sorted(line[0] for line in tracks(corpus)) == sorted(["a.trace", "b.trace", "c.trace", name])
+        assert sorted(line[0] for line in tracks(corpus)) == sorted(
+            ["a.trace", "b.trace", "c.trace", name]
+        )
 
     @pytest.mark.parametrize("jobs", [1, 3])
-    def test_a_trace_that_kills_its_workers_is_left_out(self, jobs: int, corpus: Path, tmp_path: Path) -> None:
+    def test_a_trace_that_kills_its_workers_is_left_out(
+        self, jobs: int, corpus: Path, tmp_path: Path
+    ) -> None:
         small(corpus / "deadly.trace")
         swept = sweep(find([str(corpus)]), ["laconic"], str(tmp_path / "r"), jobs=jobs, work=deadly)
         bad = [row for row in swept.rows if row["error"]]
@@ -203,7 +227,9 @@ class TestGoingOn:
         sweep(find([str(corpus)]), TWO, str(tmp_path / "quiet"))
         assert rows(output) == rows(tmp_path / "quiet")
 
-    def test_a_trace_that_has_changed_and_one_that_failed_are_done_again(self, corpus: Path, tmp_path: Path) -> None:
+    def test_a_trace_that_has_changed_and_one_that_failed_are_done_again(
+        self, corpus: Path, tmp_path: Path
+    ) -> None:
         (corpus / "log.trace").write_text("mmap(NULL, 4096) = 0\n" * 1000)
         self.stop_after(2 * TRACES + 1, corpus, tmp_path / "r")
         os.utime(corpus / "a.trace", ns=(1, 1))
@@ -217,7 +243,17 @@ class TestGoingOn:
         for name in "abcd":
             large(tmp_path / f"{name}.trace", 100_000)
         journal = tmp_path / "r.partial"
-        words = [*COMMAND, "sweep", str(tmp_path), "--strategy", "laconic", "-j", "2", "-o", str(tmp_path / "r")]
+        words = [
+            *COMMAND,
+            "sweep",
+            str(tmp_path),
+            "--strategy",
+            "laconic",
+            "-j",
+            "2",
+            "-o",
+            str(tmp_path / "r"),
+        ]
         with subprocess.Popen(
             words, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
         ) as process:
@@ -233,7 +269,10 @@ class TestGoingOn:
         assert 1 <= done < 4
         if blow == signal.SIGINT:
             assert process.returncode == 130
-            assert said.splitlines()[0] == "laconic: interrupted; what is done is kept, and this goes on with it:"
+            assert (
+                said.splitlines()[0]
+                == "laconic: interrupted; what is done is kept, and this goes on with it:"
+            )
             again = shlex.split(said.splitlines()[1])
             assert (again, len(said.splitlines())) == (["laconic", *words[3:]], 2)
         second = laconic(*words[4:])
@@ -263,7 +302,12 @@ class TestNames:
         (corpus / "a.log").touch()
         (corpus / "again.trace").symlink_to("a.trace")
         monkeypatch.chdir(corpus)
-        assert find([str(corpus)]) == find(["."]) == find(["**/*.trace"]) == find([".", "a.trace", "*.trace"])
+        assert (
+            find([str(corpus)])
+            == find(["."])
+            == find(["**/*.trace"])
+            == find([".", "a.trace", "*.trace"])
+        )
         assert find(["lower", "a.trace", "b.trace"]) == everything
         assert find(["a.log"]) == [str(corpus / "a.log")]
         (corpus / "[ab].trace").touch()
@@ -303,7 +347,10 @@ class TestBadInput:
             (["corpus", "-o", "missing/r"], "No such file or directory"),
             (["corpus", "-o", "empty"], "'empty' is no regular file"),
             (["corpus", "-o", "/dev/null"], "'/dev/null' is no regular file"),
-            (["corpus", "-o", "corpus/a.trace"], "exists already: name another file, or give --force"),
+            (
+                ["corpus", "-o", "corpus/a.trace"],
+                "exists already: name another file, or give --force",
+            ),
             (["corpus", "-o", "r", "--json", "missing/j"], "--json 'missing/j' cannot be written"),
         ],
     )
@@ -321,9 +368,12 @@ class TestBadInput:
         assert laconic(corpus, "-o", tmp_path / "r", "--force").returncode == 0
         assert len(rows(tmp_path / "r")) == (TRACES - 1) * len(STRATEGIES)
 
-    @pytest.mark.parametrize(("room", "full"), [(0, "a worker process"), (64, "r.partial' "), (4096, "-o '")])
+    @pytest.mark.parametrize(
+        ("room", "full"), [(0, "a worker process"), (64, "r.partial' "), (4096, "-o '")]
+    )
     def test_no_room(self, room: int, full: str, corpus: Path, tmp_path: Path) -> None:
-        """Files that may not grow, as on a full disk: a process's semaphores, the journal, the result."""
+        """Files that may not grow, as on a full disk: a process's semaphores, the journal, the
+        result."""
 
         def limit() -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
@@ -341,7 +391,9 @@ class TestBadInput:
         traces = [str(corpus / "a.trace")]
         hold(*traces)
         thread = threading.Thread(
-            target=sweep, args=(traces, ["laconic"], str(tmp_path / "r")), kwargs={"jobs": 1, "work": held}
+            target=sweep,
+            args=(traces, ["laconic"], str(tmp_path / "r")),
+            kwargs={"jobs": 1, "work": held},
         )
         thread.start()
         until(lambda: tracks(corpus))
@@ -358,7 +410,17 @@ class TestBadInput:
     def test_dask_is_not_there(self, corpus: Path, tmp_path: Path) -> None:
         (tmp_path / "distributed.py").write_text("raise ImportError")
         code = "import sys; from laconic.commands import main; sys.exit(main())"
-        words = [sys.executable, "-c", code, "sweep", corpus, "--scheduler", "tcp://127.0.0.1:1", "-o", tmp_path / "r"]
+        words = [
+            sys.executable,
+            "-c",
+            code,
+            "sweep",
+            corpus,
+            "--scheduler",
+            "tcp://127.0.0.1:1",
+            "-o",
+            tmp_path / "r",
+        ]
         path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
         done = run_alone(words, env=environment(PYTHONPATH=path))
         assert done.returncode == 2

@@ -1,4 +1,5 @@
-"""The trace file: cut or damaged anywhere it is read as far as it goes, and that is said; what is none is refused."""
+"""The trace file: cut or damaged anywhere it is read as far as it goes, and that is said; what is
+none is refused."""
 
 from __future__ import annotations
 
@@ -33,7 +34,15 @@ VERBS = (
     ("export", "--to", "csv", "-o", "-"),
     ("export", "--to", "parquet", "-o", "out"),
 )
-CURES = ("name a trace", "record a trace", "A trace is made with", "laconic import", "give it", "install ", "nothing")
+CURES = (
+    "name a trace",
+    "record a trace",
+    "A trace is made with",
+    "laconic import",
+    "give it",
+    "install ",
+    "nothing",
+)
 every_verb = pytest.mark.parametrize("verb", VERBS, ids=" ".join)
 
 
@@ -45,9 +54,24 @@ def batches(path: Path) -> tuple[list[int], list[list[PlainRow]]]:
     for part in range(3):
         for number in range(6):
             file = trace.file(f"/lib/{part}{number}", inode=number) if number % 3 == 0 else 0
-            touched = ((BASE, BASE + 4096, 0), (BASE + 8192, BASE + 16384, 2)) if number % 4 == 0 else ()
+            touched = (
+                ((BASE, BASE + 4096, 0), (BASE + 8192, BASE + 16384, 2)) if number % 4 == 0 else ()
+            )
             place = BASE + (part << 20) + number * 8192
-            trace.row("mmap", 0, 8192, 1, 2, 3, result=place, state=CHOSEN, said=1, kinds=1, file=file, touched=touched)
+            trace.row(
+                "mmap",
+                0,
+                8192,
+                1,
+                2,
+                3,
+                result=place,
+                state=CHOSEN,
+                said=1,
+                kinds=1,
+                file=file,
+                touched=touched,
+            )
         if part == 2:
             trace.row("end", 0, pid=0, data=b"{}")
         parts.append([tuple(row) for row in trace.writer.rows])
@@ -59,7 +83,13 @@ def batches(path: Path) -> tuple[list[int], list[list[PlainRow]]]:
 
 def head(path: Path, **changes: str | None) -> Path:
     """A trace with no events whose head says other things."""
-    said = {"laconic": __version__, "schema": str(SCHEMA), "source": "run", "events": "[]", "machine": "{}"}
+    said = {
+        "laconic": __version__,
+        "schema": str(SCHEMA),
+        "source": "run",
+        "events": "[]",
+        "machine": "{}",
+    }
     said |= {"redacted": "false", "about": "{}"}
     metadata = {key: value for key, value in (said | changes).items() if value is not None}
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, arrow_schema(metadata)):
@@ -70,7 +100,9 @@ def head(path: Path, **changes: str | None) -> Path:
 def test_every_row_comes_back(tmp_path: Path) -> None:
     _, parts = batches(tmp_path / "a.trace")
     trace = laconic.trace.open(str(tmp_path / "a.trace"))
-    assert [row for rows in trace.batches() for row in rows] == [row for rows in parts for row in rows]
+    assert [row for rows in trace.batches() for row in rows] == [
+        row for rows in parts for row in rows
+    ]
     assert trace.loss is None
     assert (trace.events, trace.position <= trace.size) == (sum(map(len, parts)), True)
     assert list(trace.rows()) == list(trace.rows()), "a trace can be read again"
@@ -79,9 +111,20 @@ def test_every_row_comes_back(tmp_path: Path) -> None:
 def test_values_at_their_limits() -> None:
     """The largest and the smallest that each column holds."""
     lowest: dict[str, Any] = {"time": 0, "pid": -1, "tid": -(1 << 31), "result": -(1 << 63)}
-    highest: dict[str, Any] = {"time": LATEST, "pid": (1 << 31) - 1, "tid": 1, "result": (1 << 63) - 1}
+    highest: dict[str, Any] = {
+        "time": LATEST,
+        "pid": (1 << 31) - 1,
+        "tid": 1,
+        "result": (1 << 63) - 1,
+    }
     highest |= {f"a{place}": (1 << 64) - 1 for place in range(6)}
-    highest |= {"state": 255, "said": (1 << 32) - 1, "kinds": 65535, "file": (1 << 32) - 1, "shown": 1}
+    highest |= {
+        "state": 255,
+        "said": (1 << 32) - 1,
+        "kinds": 65535,
+        "file": (1 << 32) - 1,
+        "shown": 1,
+    }
     highest |= {"data": bytes(range(256)), "touched": ()}
     highest["touched"] = ((0, 4096, 31), ((1 << 64) - 8192, (1 << 64) - 4096, 0))
     names = [name for name, _, _ in NUMBERS]
@@ -104,7 +147,10 @@ def test_cut_at_every_byte_of_its_last_two_batches(tmp_path: Path) -> None:
         # On the last bytes, which only mark the end of the stream, nothing depends.
         assert trace.loss is not None or full == 3, length
         if length not in ends and full < 3:
-            assert trace.loss is not None and f"cut short at byte {ends[full - 1]:,} of {length:,}" in trace.loss
+            assert (
+                trace.loss is not None
+                and f"cut short at byte {ends[full - 1]:,} of {length:,}" in trace.loss
+            )
 
 
 def test_cut_before_the_first_event(tmp_path: Path) -> None:
@@ -121,7 +167,8 @@ def test_cut_before_the_first_event(tmp_path: Path) -> None:
         assert trace.loss is not None
 
 
-#: Flips bits, overwrites, cuts out and doubles pieces. A wrong length asks for gigabytes: the memory is bounded.
+#: Flips bits, overwrites, cuts out and doubles pieces. A wrong length asks for gigabytes: the
+#: memory is bounded.
 FLIPS = """
 import random, resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
@@ -170,7 +217,14 @@ print("ok")
 def test_damage_anywhere(tmp_path: Path) -> None:
     """Never a crash, and never a wrong row: either all is right, or it is said that it is not."""
     batches(tmp_path / "a.trace")
-    words = [sys.executable, "-c", FLIPS, str(tmp_path / "a.trace"), str(tmp_path / "b.trace"), "800"]
+    words = [
+        sys.executable,
+        "-c",
+        FLIPS,
+        str(tmp_path / "a.trace"),
+        str(tmp_path / "b.trace"),
+        "800",
+    ]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=environment())
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr[-2000:]
 
@@ -181,7 +235,11 @@ def test_whole_batches_that_are_missing_twice_there_or_out_of_order(tmp_path: Pa
     whole = (tmp_path / "a.trace").read_bytes()
     first, second, third = whole[: ends[0]], whole[ends[0] : ends[1]], whole[ends[1] :]
     path = tmp_path / "b.trace"
-    for pieces, good in (((first, third), 1), ((first, second, second, third), 2), ((first, third, second), 1)):
+    for pieces, good in (
+        ((first, third), 1),
+        ((first, second, second, third), 2),
+        ((first, third, second), 1),
+    ):
         path.write_bytes(b"".join(pieces))
         trace = laconic.trace.open(str(path))
         assert list(trace.batches()) == parts[:good]
@@ -200,7 +258,10 @@ def test_a_damaged_head_is_said_and_the_events_are_read(tmp_path: Path) -> None:
 
 @every_verb
 def test_loss_is_said_by_every_verb(
-    verb: tuple[str, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    verb: tuple[str, ...],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On standard error, or for `info` in what it prints."""
     monkeypatch.chdir(tmp_path)
@@ -233,10 +294,17 @@ def refused(tmp_path: Path) -> Iterator[tuple[str, Path, str]]:
     with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_file(file, pa.schema([])):
         pass
     yield "arrow file", tmp_path / "a.arrow", "looks like an Arrow file"
-    with pa.OSFile(str(tmp_path / "a.arrows"), "wb") as file, pa.ipc.new_stream(file, pa.schema([("a", pa.int8())])):
+    with (
+        pa.OSFile(str(tmp_path / "a.arrows"), "wb") as file,
+        pa.ipc.new_stream(file, pa.schema([("a", pa.int8())])),
+    ):
         pass
     yield "arrow stream", tmp_path / "a.arrows", "none of Laconic's"
-    yield "newer", head(tmp_path / "newer", schema=str(SCHEMA + 1), laconic="99.0"), "install Laconic 99.0 or newer"
+    yield (
+        "newer",
+        head(tmp_path / "newer", schema=str(SCHEMA + 1), laconic="99.0"),
+        "install Laconic 99.0 or newer",
+    )
     (tmp_path / "cut").write_bytes(head(tmp_path / "whole").read_bytes()[:200])
     yield "cut in its head", tmp_path / "cut", "cut off within its first"
     (tmp_path / "magic").write_bytes(b"\xff\xff\xff\xff" + bytes(range(100)))
@@ -250,7 +318,10 @@ def refused(tmp_path: Path) -> Iterator[tuple[str, Path, str]]:
 
 @every_verb
 def test_what_is_no_trace_is_refused(
-    verb: tuple[str, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    verb: tuple[str, ...],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Status 2, and one sentence that names the file, what is wrong with it, and the cure."""
     monkeypatch.chdir(tmp_path)
@@ -282,10 +353,13 @@ def test_a_sweep_lists_what_is_no_trace(
 
 
 def test_an_older_release_of_this_schema_reads_calls_that_it_does_not_know(tmp_path: Path) -> None:
-    """A newer release may add calls, at new codes: their rows are kept, under a name of their own."""
+    """A newer release may add calls, at new codes: their rows are kept, under a name of their
+    own."""
     path = tmp_path / "a.trace"
     trace = Builder(path)
-    trace.writer._metadata["events"] = json.dumps([*json.loads(trace.writer._metadata["events"])[:37], "newcall"])
+    trace.writer._metadata["events"] = json.dumps(
+        [*json.loads(trace.writer._metadata["events"])[:37], "newcall"]
+    )
     trace.writer.rows.append((37, 5, 100, 100, 1, 2, 3, 4, 5, 6, 7, 0, 0, 0, 0, 0, b"", ()))
     (call,) = laconic.trace.open(trace.cut())
     assert isinstance(call, records.Call)
@@ -297,7 +371,12 @@ def test_records_are_typed(tmp_path: Path) -> None:
     with laconic.trace.open(small(tmp_path / "a.trace")) as trace:
         found = list(trace)
         assert trace.loss is None
-    assert {type(record) for record in found} == {records.Call, records.Program, records.Exit, records.End}
+    assert {type(record) for record in found} == {
+        records.Call,
+        records.Program,
+        records.Exit,
+        records.End,
+    }
     calls = [record for record in found if isinstance(record, records.Call)]
     mapped = next(call for call in calls if call.call == "mmap" and call.file is not None)
     assert mapped.file is not None and mapped.file.file.path == "/lib/libc.so.6"
@@ -312,14 +391,17 @@ def test_records_are_typed(tmp_path: Path) -> None:
 
 
 def test_a_call_that_kept_nobody_waiting_has_what_was_known_when_it_began(tmp_path: Path) -> None:
-    """Its touched pages and file stand in the `begin` row; in the typed record they are the call's."""
+    """Its touched pages and file stand in the `begin` row; in the typed record they are the
+    call's."""
     trace = Builder(tmp_path / "a.trace")
     pages = ((BASE, BASE + 4096, 0),)
     trace.row("begin", BASE, 8192, 4, said=CODES["madvise"], touched=pages)
     trace.row("madvise", BASE, 8192, 4, tid=101)
     trace.row("madvise", BASE, 8192, 4)
     trace.row("madvise", BASE, 8192, 4)
-    calls = [record for record in laconic.trace.open(trace.cut()) if isinstance(record, records.Call)]
+    calls = [
+        record for record in laconic.trace.open(trace.cut()) if isinstance(record, records.Call)
+    ]
     assert [call.touched for call in calls] == [(), pages, ()]
 
 

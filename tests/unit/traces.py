@@ -22,14 +22,23 @@ PATHS = ("/lib/libc.so.6", '/tmp/a "b">c<\n\\é 1', "/memfd:x>y (deleted)", "/tm
 
 
 class Builder:
-    """Appends rows to a trace, a millisecond apart, of process `pid` and thread `tid` (100 both, unless told)."""
+    """Appends rows to a trace, a millisecond apart, of process `pid` and thread `tid` (100 both,
+    unless told)."""
 
-    def __init__(self, path: Path, source: str = "run", about: Mapping[str, Any] | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        path: Path,
+        source: str = "run",
+        about: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
         self.path = str(path)
         self.writer = TraceWriter(self.path, source, about, **options)
         self.time = 0
 
-    def row(self, event: str, *args: int, pid: int = 100, tid: int | None = None, **fields: Any) -> None:
+    def row(
+        self, event: str, *args: int, pid: int = 100, tid: int | None = None, **fields: Any
+    ) -> None:
         """One row; negative arguments become unsigned as in a register."""
         numbers = {f"a{place}": value & MASK for place, value in enumerate(args)}
         self.writer.rows.append(
@@ -37,7 +46,9 @@ class Builder:
         )
         self.time += 1_000_000
 
-    def file(self, path: str, inode: int = 7, size: int = 5000, mode: int = READABLE | WRITABLE | PLAIN) -> int:
+    def file(
+        self, path: str, inode: int = 7, size: int = 5000, mode: int = READABLE | WRITABLE | PLAIN
+    ) -> int:
         """The number of a file."""
         return self.writer.file(File(8, 1, inode, path), size, mode, now=(self.time, 100, 100))
 
@@ -46,7 +57,13 @@ class Builder:
         self.row("execve", BASE, BASE + 64, pid=pid, data=self.writer.hidden_path(path))
         about: dict[str, Any] = {"path": os.fsdecode(self.writer.hidden_path(path))}
         about["argv"] = [os.fsdecode(self.writer.hidden(word)) for word in argv]
-        self.row("program", 0x5555_5555_6000, 0x1000, pid=pid, data=json.dumps(about | {"bits": 64}).encode())
+        self.row(
+            "program",
+            0x5555_5555_6000,
+            0x1000,
+            pid=pid,
+            data=json.dumps(about | {"bits": 64}).encode(),
+        )
 
     def end(self, status: int = 0) -> str:
         """Ends the trace in order; its path."""
@@ -61,9 +78,11 @@ class Builder:
 
 
 def small(path: Path, **options: Any) -> str:
-    """A small complete trace: two programs, two threads and a fork, files of odd names, touched runs, an exit.
+    """A small complete trace: two programs, two threads and a fork, files of odd names, touched
+    runs, an exit.
 
-    Process 100 starts /bin/prog, which starts thread 101 and forks 102, which runs /bin/true, killed by SIGKILL.
+    Process 100 starts /bin/prog, which starts thread 101 and forks 102, which runs /bin/true,
+    killed by SIGKILL.
     """
     trace = Builder(path, **options)
     trace.program("/bin/prog", ["prog", 'a "b"\n', "é"])
@@ -71,13 +90,28 @@ def small(path: Path, **options: Any) -> str:
     for place, name in enumerate(PATHS):
         number = trace.file(name, inode=7 + place)
         result = BASE + place * 8192
-        trace.row("mmap", 0, 8192, 1, 2, 3, 4096, result=result, state=CHOSEN, said=1, kinds=MAP, file=number)
+        trace.row(
+            "mmap",
+            0,
+            8192,
+            1,
+            2,
+            3,
+            4096,
+            result=result,
+            state=CHOSEN,
+            said=1,
+            kinds=MAP,
+            file=number,
+        )
     arena = BASE + (1 << 30)
     trace.row("mmap", 0, 1 << 36, 0, 0x4022, -1, 0, result=arena, state=CHOSEN, said=1, kinds=MAP)
     trace.row("mprotect", arena, 8192, 3, result=0, said=1, kinds=EXTEND)
     trace.row("mprotect", arena, 8192, 3, result=0)
     trace.row("clone3", THREAD, result=101)
-    trace.row("madvise", arena, 8192, 4, tid=101, result=0, said=1, touched=((arena, arena + 4096, 0),))
+    trace.row(
+        "madvise", arena, 8192, 4, tid=101, result=0, said=1, touched=((arena, arena + 4096, 0),)
+    )
     trace.row("munmap", 5, 4096, tid=101, result=-22)
     trace.row("mremap", BASE, 8192, 16384, 1, 0, tid=101, result=BASE + (2 << 30), said=1)
     trace.row("clone", 0x1200000 | SIGCHLD, result=102)

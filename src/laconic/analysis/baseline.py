@@ -1,8 +1,9 @@
-"""What is counted of one run, in a form in which two runs can be compared: in all, by call, and by site.
+"""What is counted of one run, in a form in which two runs can be compared: in all, by call, and by
+site.
 
-It comes from a trace, or from the JSON of `run`, `replay`, `callers`, `check` or `check --write-baseline`. A site is
-known by what stays the same when a program is built again or starts at other addresses: call, function, module and
-program.
+It comes from a trace, or from the JSON of `run`, `replay`, `callers`, `check` or `check
+--write-baseline`. A site is known by what stays the same when a program is built again or starts at
+other addresses: call, function, module and program.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ _GONE = " (deleted)"
 
 
 class Key(NamedTuple):
-    """A site, the same in every run: names without directories. `function` is `module+?` where it has no symbol, and
-    "" where only the call is known."""
+    """A site, the same in every run: names without directories. `function` is `module+?` where it
+    has no symbol, and "" where only the call is known."""
 
     call: str
     function: str = ""
@@ -37,7 +38,8 @@ class Key(NamedTuple):
 
 @dataclass(slots=True)
 class Tally:
-    """`asked` calls, of which `redundant` changed nothing; `said` host calls were made for the others."""
+    """`asked` calls, of which `redundant` changed nothing; `said` host calls were made for the
+    others."""
 
     asked: int = 0
     redundant: int = 0
@@ -54,10 +56,11 @@ class Tally:
 class Figures:
     """The figures of one run; `name` is where they come from.
 
-    `hidden` of the redundant calls in `total` were suppressed, and are in no site. `calls` and `sites` are None where
-    they are not known. `whole`: the sites' `asked` and `said` are known, not `redundant` alone. `stacks`: the stack
-    that most of a site's redundant calls come from (of all its calls, where none is redundant). `missing`: the modules
-    whose symbols could not be read, by path, and why.
+    `hidden` of the redundant calls in `total` were suppressed, and are in no site. `calls` and
+    `sites` are None where they are not known. `whole`: the sites' `asked` and `said` are known, not
+    `redundant` alone. `stacks`: the stack that most of a site's redundant calls come from (of all
+    its calls, where none is redundant). `missing`: the modules whose symbols could not be read, by
+    path, and why.
     """
 
     name: str
@@ -81,7 +84,9 @@ def key_of(call: str, function: str, module: str, program: str) -> Key:
     >>> key_of("mmap", "libx.so+0x1de39", "libx.so", "/usr/bin/prog (deleted)")
     Key(call='mmap', function='libx.so+?', module='libx.so', program='prog')
     """
-    return Key(call, _ADDRESS.sub("+?", function), module, program.removesuffix(_GONE).rsplit("/", 1)[-1])
+    return Key(
+        call, _ADDRESS.sub("+?", function), module, program.removesuffix(_GONE).rsplit("/", 1)[-1]
+    )
 
 
 def from_sites(found: Sites, name: str, suppressions: Iterable[Suppression] = ()) -> Figures:
@@ -95,7 +100,9 @@ def from_sites(found: Sites, name: str, suppressions: Iterable[Suppression] = ()
     figures.whole = all(site.stack != NO_STACK for site in found.sites)
     weights: dict[Key, Counter[int]] = {}
     for site in found.sites:
-        places = own_frames(site.call, found.stacks.walk(site.stack)) if site.stack != NO_STACK else []
+        places = (
+            own_frames(site.call, found.stacks.walk(site.stack)) if site.stack != NO_STACK else []
+        )
         if places and matching(rules, site.call, site.program, Names(places)) is not None:
             figures.hidden += site.redundant
             continue
@@ -106,7 +113,8 @@ def from_sites(found: Sites, name: str, suppressions: Iterable[Suppression] = ()
             # One redundant call weighs more than all others together.
             weights.setdefault(key, Counter())[site.stack] += (site.redundant << 40) + site.asked
     figures.stacks = {
-        key: max(counter, key=lambda number: (counter[number], -number)) for key, counter in weights.items()
+        key: max(counter, key=lambda number: (counter[number], -number))
+        for key, counter in weights.items()
     }
     figures.missing = {module.path: why for module, why in found.stacks.symbolizer.missing.items()}
     return figures
@@ -130,7 +138,8 @@ def _tally(tally: Tally) -> dict[str, int]:
 
 
 def from_json(data: Any, name: str) -> Figures:
-    """The figures in what some verb's `--json` wrote. O(size). Raises LaconicError where that is another's."""
+    """The figures in what some verb's `--json` wrote. O(size). Raises LaconicError where that is
+    another's."""
     reader = None
     if isinstance(data, dict):
         if "baseline" in data:
@@ -157,7 +166,9 @@ def _baseline(data: Mapping[str, Any], name: str) -> Figures:
     _readable(data["baseline"], SCHEMAS["baseline"], name)
     figures = Figures(name, _read(data), _count(data, "hidden"), whole=bool(data["whole"]))
     figures.calls = {call: _read(line) for call, line in data["calls"].items()}
-    figures.sites = {Key(*(str(line[part]) for part in Key._fields)): _read(line) for line in data["sites"]}
+    figures.sites = {
+        Key(*(str(line[part]) for part in Key._fields)): _read(line) for line in data["sites"]
+    }
     return figures
 
 
@@ -180,20 +191,26 @@ def _check(data: Mapping[str, Any], name: str) -> Figures:
 def _callers(data: Mapping[str, Any], name: str) -> Figures:
     if data["by"] != "function" or data["inverted"]:
         how = "--inverted" if data["inverted"] else f"--by {data['by']}"
-        raise LaconicError(f"{name!r} was made with {how}, which names no sites: make it again without")
+        raise LaconicError(
+            f"{name!r} was made with {how}, which names no sites: make it again without"
+        )
     hidden = sum(_count(data["hidden"], reason) for reason in data["hidden"])
     figures = Figures(name, _read(data), hidden, sites={}, whole=False)
     assert figures.sites is not None
     for line in data["callers"]:
         # Only callers with redundant calls are in it: what the others asked and said is not known.
-        key = key_of(str(line["call"]), str(line["name"]), str(line["module"]), str(line["program"]))
+        key = key_of(
+            str(line["call"]), str(line["name"]), str(line["module"]), str(line["program"])
+        )
         figures.sites.setdefault(key, Tally()).add(0, _count(line, "redundant"), 0)
     return figures
 
 
 def _readable(schema: Any, newest: int, name: str) -> None:
     if not isinstance(schema, int) or schema > newest:
-        raise LaconicError(f"{name!r} has schema {schema!r}, and this Laconic reads up to {newest}: use a newer one")
+        raise LaconicError(
+            f"{name!r} has schema {schema!r}, and this Laconic reads up to {newest}: use a newer one"
+        )
 
 
 def _read(line: Mapping[str, Any], redundant: str = "redundant") -> Tally:

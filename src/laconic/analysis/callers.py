@@ -17,7 +17,8 @@ from laconic.trace.stacks import NO_STACK, Places, Spot
 BY = ("function", "module", "program", "stack")
 #: What is said of a call whose stack was not taken.
 UNKNOWN = "(no stack)"
-#: Functions of the C library that do nothing but make the system call; with these the stack would begin everywhere.
+#: Functions of the C library that do nothing but make the system call; with these the stack would
+#: begin everywhere.
 _WRAPPERS = {"syscall", "sbrk"}
 _EDGES = "_"
 #: Go's, in its packages of system calls: Syscall6, RawSyscall6.abi0, Mprotect.
@@ -29,9 +30,9 @@ _GO = re.compile(
 
 @dataclass(slots=True)
 class Caller:
-    """Calls that are put together. `redundant` of `asked` changed nothing; `known`: `asked` counts all of them, not
-    only those whose stack was taken. `wasted`: what the redundant ones cost in an enclave under every-call. `event`:
-    the number of the first redundant one's row.
+    """Calls that are put together. `redundant` of `asked` changed nothing; `known`: `asked` counts
+    all of them, not only those whose stack was taken. `wasted`: what the redundant ones cost in an
+    enclave under every-call. `event`: the number of the first redundant one's row.
     """
 
     name: str
@@ -55,9 +56,10 @@ class Caller:
 
 @dataclass(slots=True)
 class Callers:
-    """`callers`, the worst first; `hidden`: redundant calls by the reason of their suppression. `asked`, `redundant`
-    and `said` are of all memory calls; `wasted` is of all redundant ones, `total` of everything in the enclaves.
-    `stackless` redundant calls have no stack. `source` is `Sites.source`; `profile`: by what cycles are estimated."""
+    """`callers`, the worst first; `hidden`: redundant calls by the reason of their suppression.
+    `asked`, `redundant` and `said` are of all memory calls; `wasted` is of all redundant ones,
+    `total` of everything in the enclaves. `stackless` redundant calls have no stack. `source` is
+    `Sites.source`; `profile`: by what cycles are estimated."""
 
     by: str
     inverted: bool
@@ -74,7 +76,8 @@ class Callers:
 
 
 class Names:
-    """The places of a stack alone, for who goes through them more than once: found as far as they are asked for."""
+    """The places of a stack alone, for who goes through them more than once: found as far as they
+    are asked for."""
 
     def __init__(self, places: Sequence[Spot]) -> None:
         self._places = places
@@ -94,12 +97,19 @@ def own_frames(call: str, places: Sequence[Spot]) -> Sequence[Spot]:
 
 
 def wrappers(call: str, places: Sequence[Spot]) -> int:
-    """How many places a stack begins with that only make the system call; 0 where there is nothing else. O(frames)."""
+    """How many places a stack begins with that only make the system call; 0 where there is nothing
+    else. O(frames)."""
     return next((at for at, (place, _) in enumerate(places) if not _wraps(place.function, call)), 0)
 
 
 def _wraps(function: str, call: str) -> bool:
-    bare = function.strip(_EDGES).removeprefix("GI_").strip(_EDGES).removesuffix("64").removesuffix("_nocancel")
+    bare = (
+        function.strip(_EDGES)
+        .removeprefix("GI_")
+        .strip(_EDGES)
+        .removesuffix("64")
+        .removesuffix("_nocancel")
+    )
     if bare == call or bare in _WRAPPERS and (call == "brk" or bare == "syscall"):
         return True
     match = _GO.fullmatch(function)
@@ -114,7 +124,8 @@ def callers(
     suppressions: Iterable[Suppression] = (),
     profile: CostProfile | None = None,
 ) -> Callers:
-    """Puts sites together `by` one of `BY`; `inverted`: under every function of the stack, not the innermost alone.
+    """Puts sites together `by` one of `BY`; `inverted`: under every function of the stack, not the
+    innermost alone.
 
     Only callers with redundant calls are kept. O(sites × frames).
     """
@@ -122,9 +133,12 @@ def callers(
     total = Counts()
     if EVERY_CALL in found.meters:
         total = found.meters[EVERY_CALL].total()
-    result = Callers(by, inverted, [], Counter(), 0, 0, 0, Counts(), total, 0, found.source, profile)
+    result = Callers(
+        by, inverted, [], Counter(), 0, 0, 0, Counts(), total, 0, found.source, profile
+    )
     made: dict[tuple[str, str, str], Caller] = {}
-    # Where the stacks of some calls alone are known, the others may have been made from the same places.
+    # Where the stacks of some calls alone are known, the others may have been made from the same
+    # places.
     complete = by == "program" or len({site.stack == NO_STACK for site in found.sites}) < 2
     for site in found.sites:
         result.asked += site.asked
@@ -132,7 +146,9 @@ def callers(
         result.said += site.said
         wasted = site.wasted.get(EVERY_CALL, Counts())
         result.wasted.add(wasted)
-        places: Sequence[Spot] = own_frames(site.call, found.stacks.walk(site.stack)) if site.stack != NO_STACK else ()
+        places: Sequence[Spot] = (
+            own_frames(site.call, found.stacks.walk(site.stack)) if site.stack != NO_STACK else ()
+        )
         if not places:
             result.stackless += site.redundant
         rule = matching(rules, site.call, site.program, Names(places)) if places else None
@@ -182,7 +198,11 @@ def _keys(
         for place, _ in places if inverted else places[:1]:
             name = place.module if by == "module" else place.function
             # Files may have static functions of one name each.
-            key = (call, program, f"{name}\0{place.module}\0{place.file if by == 'function' else ''}")
+            key = (
+                call,
+                program,
+                f"{name}\0{place.module}\0{place.file if by == 'function' else ''}",
+            )
             if key not in seen:
                 seen.add(key)
                 yield key, name, place.module

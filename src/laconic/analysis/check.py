@@ -1,4 +1,5 @@
-"""Limits on redundant calls and host calls: what `laconic check` and the pytest plug-in hold a run to."""
+"""Limits on redundant calls and host calls: what `laconic check` and the pytest plug-in hold a run
+to."""
 
 from __future__ import annotations
 
@@ -52,8 +53,8 @@ class Limits(NamedTuple):
 
 
 class Offender(NamedTuple):
-    """A site, or a call where sites are not known (`key.function` is ""). `known`: `asked` and `said` are known.
-    `was`: what the baseline has."""
+    """A site, or a call where sites are not known (`key.function` is ""). `known`: `asked` and
+    `said` are known. `was`: what the baseline has."""
 
     key: Key
     tally: Tally
@@ -62,8 +63,8 @@ class Offender(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What came of one rule, as a sentence; where it was not kept, the offenders, the worst first. `what` is counted:
-    the `redundant` or the `said` of a tally."""
+    """What came of one rule, as a sentence; where it was not kept, the offenders, the worst first.
+    `what` is counted: the `redundant` or the `said` of a tally."""
 
     rule: str
     what: str
@@ -116,16 +117,23 @@ def _worst(figures: Figures, what: str) -> tuple[Offender, ...]:
     by_site = figures.sites is not None and (figures.whole or what == "redundant")
     known = figures.whole or not by_site
     found: Iterable[Offender] = (
-        Offender(key, tally, known) for key, tally in _tallies(figures, by_site).items() if getattr(tally, what)
+        Offender(key, tally, known)
+        for key, tally in _tallies(figures, by_site).items()
+        if getattr(tally, what)
     )
-    return tuple(sorted(found, key=lambda one: (-getattr(one.tally, what), -one.tally.asked, one.key)))
+    return tuple(
+        sorted(found, key=lambda one: (-getattr(one.tally, what), -one.tally.asked, one.key))
+    )
 
 
 def _baseline(figures: Figures, baseline: Figures, tolerance: Limit) -> list[Verdict]:
     by_site = figures.sites is not None and baseline.sites is not None
     sums_alone = baseline.sites is None and baseline.calls is None
     # What a run's own JSON counts, nobody has suppressed.
-    now, was = (one.redundant if by_site or sums_alone else one.total.redundant for one in (figures, baseline))
+    now, was = (
+        one.redundant if by_site or sums_alone else one.total.redundant
+        for one in (figures, baseline)
+    )
     more = f"; {tolerance} more may be" if tolerance.number else ""
     before = _tallies(baseline, by_site)
     worse = [
@@ -137,14 +145,18 @@ def _baseline(figures: Figures, baseline: Figures, tolerance: Limit) -> list[Ver
     what = "site" if by_site else "call"
     sentence = f"{now:,} redundant calls, {was:,} in the baseline{more}"
     if worse:
-        sentence += f"; {len(worse):,} {what}{' makes' if len(worse) == 1 else 's make'} more than before"
+        sentence += (
+            f"; {len(worse):,} {what}{' makes' if len(worse) == 1 else 's make'} more than before"
+        )
     kept = not worse and now <= _allowed(was, tolerance)
     # Against sums alone, nobody knows which sites are worse: all that make such calls are named.
     offenders = _worst(figures, "redundant") if sums_alone and not kept else tuple(worse)
     verdicts = [Verdict(BASELINE, "redundant", kept, sentence, offenders)]
     now, was = figures.total.said, baseline.total.said
     kept = now <= _allowed(was, tolerance)
-    offenders = () if kept else _worst(figures, "said") if sums_alone else _said_more(figures, baseline)
+    offenders = (
+        () if kept else _worst(figures, "said") if sums_alone else _said_more(figures, baseline)
+    )
     sentence = f"{now:,} host calls, {was:,} in the baseline{more}"
     return [*verdicts, Verdict(BASELINE, "said", kept, sentence, offenders)]
 
@@ -158,6 +170,11 @@ def _said_more(figures: Figures, baseline: Figures) -> tuple[Offender, ...]:
     if not by_site and baseline.calls is None:
         return ()
     before = _tallies(baseline, by_site)
-    found = [Offender(key, tally, True, before.get(key, Tally())) for key, tally in _tallies(figures, by_site).items()]
+    found = [
+        Offender(key, tally, True, before.get(key, Tally()))
+        for key, tally in _tallies(figures, by_site).items()
+    ]
     grown = [one for one in found if one.was is not None and one.tally.said > one.was.said]
-    return tuple(sorted(grown, key=lambda one: ((one.was or one.tally).said - one.tally.said, one.key)))
+    return tuple(
+        sorted(grown, key=lambda one: ((one.was or one.tally).said - one.tally.said, one.key))
+    )

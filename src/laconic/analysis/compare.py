@@ -1,7 +1,9 @@
-"""Comparing strategies: one trace's enclaves under each, side by side; or the host calls that Linux would hear.
+"""Comparing strategies: one trace's enclaves under each, side by side; or the host calls that Linux
+would hear.
 
-Strategies know nothing of each other, so those of a long trace are shared out to processes, each of which replays the
-trace for itself. A log does not say which pages were touched: its figures are ranges, from two replays.
+Strategies know nothing of each other, so those of a long trace are shared out to processes, each of
+which replays the trace for itself. A log does not say which pages were touched: its figures are
+ranges, from two replays.
 """
 
 from __future__ import annotations
@@ -41,8 +43,9 @@ _ENDS = ("bound, low", "bound, high")
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What was counted, at least and at most, and what it costs, in cycles. `low` and `high` are equal but for a trace
-    without touched pages, and for the bound, which has figures for each end of the cost profile."""
+    """What was counted, at least and at most, and what it costs, in cycles. `low` and `high` are
+    equal but for a trace without touched pages, and for the bound, which has figures for each end
+    of the cost profile."""
 
     low: Counts
     high: Counts
@@ -51,8 +54,9 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One strategy's. `cases`: the cycles (low, high), once for each replay that they rest on. Pages of EPC are
-    (least, most): `peak` over all enclaves at a time, `left` committed when the trace ended."""
+    """One strategy's. `cases`: the cycles (low, high), once for each replay that they rest on.
+    Pages of EPC are (least, most): `peak` over all enclaves at a time, `left` committed when the
+    trace ended."""
 
     total: Span
     processes: dict[int, Span]
@@ -72,8 +76,9 @@ class Figures:
 
 
 class Model(NamedTuple):
-    """How enclaves are modelled. `pte`: "rwx", the host maps all of an enclave so; "sync", it maps each page as the
-    EPCM has it. `verify`: strategies that are strict are carried out leaf by leaf, and the law Strict is checked."""
+    """How enclaves are modelled. `pte`: "rwx", the host maps all of an enclave so; "sync", it maps
+    each page as the EPCM has it. `verify`: strategies that are strict are carried out leaf by leaf,
+    and the law Strict is checked."""
 
     pte: str = "rwx"
     verify: bool = False
@@ -83,10 +88,10 @@ class Model(NamedTuple):
 class Compared:
     """What a comparison came to: `strategies` in the order that was asked for.
 
-    `programs` are what the numbers in `Figures.processes` stand for; `ranged`: the trace does not hold touched pages,
-    so every figure is a range. `asked`: memory calls; `unseen`: touched pages that nobody could look at; `lost` says
-    what is missing before the trace's end. `findings`: of `Model.verify`, by strategy. `measured`: what SGX hardware
-    counted while the traced program ran.
+    `programs` are what the numbers in `Figures.processes` stand for; `ranged`: the trace does not
+    hold touched pages, so every figure is a range. `asked`: memory calls; `unseen`: touched pages
+    that nobody could look at; `lost` says what is missing before the trace's end. `findings`: of
+    `Model.verify`, by strategy. `measured`: what SGX hardware counted while the traced program ran.
     """
 
     strategies: dict[str, Figures]
@@ -114,9 +119,10 @@ def compare(
 ) -> Compared:
     """The counts and cycles of `trace` under each strategy of `names`, of which `bound` may be one.
 
-    A trace of over `LONG` events is replayed by up to `jobs` processes (default: one a CPU). `progress` is told how
-    many bytes the slowest has read. Raises LaconicError for an unknown name, or a trace that cannot be read.
-    O(events × strategies); memory for the figures of each process and call.
+    A trace of over `LONG` events is replayed by up to `jobs` processes (default: one a CPU).
+    `progress` is told how many bytes the slowest has read. Raises LaconicError for an unknown name,
+    or a trace that cannot be read. O(events × strategies); memory for the figures of each process
+    and call.
     """
     trace = Trace(trace) if isinstance(trace, str) else trace
     model = model or Model()
@@ -127,7 +133,9 @@ def compare(
     jobs = jobs or len(os.sched_getaffinity(0))
     shared = jobs > 1 and len(makers) * len(guesses) > 1 and _is_long(trace)
     groups = _share_out(makers, max(jobs // len(guesses), 1)) if shared else [makers]
-    tasks = [_Task(trace.path, group, profile, guess, model) for guess in guesses for group in groups]
+    tasks = [
+        _Task(trace.path, group, profile, guess, model) for guess in guesses for group in groups
+    ]
     tell = progress or (lambda done: None)
     parts = _side_by_side(tasks, tell) if shared else _in_turn(tasks, trace, tell)
     cases: dict[bool, dict[str, _Book]] = {guess: {} for guess in guesses}
@@ -135,13 +143,27 @@ def compare(
         cases[task.assume_touched] |= part.books
     first = parts[0]
     trace.loss = first.loss
-    figures = {name: _figures([_ends(books, name) for books in cases.values()], profile) for name in names}
+    figures = {
+        name: _figures([_ends(books, name) for books in cases.values()], profile) for name in names
+    }
     found = {name: findings for part in parts for name, findings in part.findings.items()}
-    return Compared(figures, profile, first.programs, len(guesses) > 1, *first[2:7], model, found, first.measured)
+    return Compared(
+        figures,
+        profile,
+        first.programs,
+        len(guesses) > 1,
+        *first[2:7],
+        model,
+        found,
+        first.measured,
+    )
 
 
-def compare_hosts(trace: Trace, names: Sequence[str], progress: Progress | None = None) -> dict[str, Replayed]:
-    """The host calls that Linux would execute under each strategy of `names`; equal rules are replayed once.
+def compare_hosts(
+    trace: Trace, names: Sequence[str], progress: Progress | None = None
+) -> dict[str, Replayed]:
+    """The host calls that Linux would execute under each strategy of `names`; equal rules are
+    replayed once.
 
     Raises LaconicError as `compare`. O(events × strategies).
     """
@@ -233,7 +255,8 @@ def _replay(trace: Trace, task: _Task, progress: Progress) -> _Part:
     engine = Replay(trace, "laconic", listeners=[enclaves])
     engine.run(progress=progress)
     books = {
-        name: _Book(meter.tables, meter.peak_epc_pages, enclaves.left[name]) for name, meter in enclaves.meters.items()
+        name: _Book(meter.tables, meter.peak_epc_pages, enclaves.left[name])
+        for name, meter in enclaves.meters.items()
     }
     return _Part(
         books,
@@ -255,7 +278,10 @@ def _part_way(tell: Progress, before: int, of: int, size: int, at: int) -> None:
 
 def _in_turn(tasks: Sequence[_Task], trace: Trace, tell: Progress) -> list[_Part]:
     of = len(tasks)
-    return [_replay(trace, task, partial(_part_way, tell, nr, of, trace.size)) for nr, task in enumerate(tasks)]
+    return [
+        _replay(trace, task, partial(_part_way, tell, nr, of, trace.size))
+        for nr, task in enumerate(tasks)
+    ]
 
 
 # Processes
@@ -308,7 +334,9 @@ def _received(receivers: Sequence[Connection], tell: Progress) -> list[_Part]:
             try:
                 message = receivers[number].recv()
             except (EOFError, OSError):
-                raise LaconicError("a process that replays the trace was killed (no memory?): give -j 1") from None
+                raise LaconicError(
+                    "a process that replays the trace was killed (no memory?): give -j 1"
+                ) from None
             if isinstance(message, str):
                 raise LaconicError(message)
             if isinstance(message, _Part):
@@ -356,12 +384,16 @@ def _figures(cases: Sequence[_Ends], profile: CostProfile) -> Figures:
     )
 
 
-def _spans(cases: Sequence[_Ends], profile: CostProfile, key: Callable[[tuple[int, Hashable]], Any]) -> dict[Any, Span]:
+def _spans(
+    cases: Sequence[_Ends], profile: CostProfile, key: Callable[[tuple[int, Hashable]], Any]
+) -> dict[Any, Span]:
     # The figures of all tables whose keys are alike, in the order in which they came.
     sums = [(low.sums(key), high.sums(key)) for low, high in cases]
     nothing = Counts()
     return {
-        each: _span([(low.get(each, nothing), high.get(each, nothing)) for low, high in sums], profile)
+        each: _span(
+            [(low.get(each, nothing), high.get(each, nothing)) for low, high in sums], profile
+        )
         for each in dict.fromkeys(found for pair in sums for part in pair for found in part)
     }
 

@@ -39,10 +39,12 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """`calls` and `sites` that differ, the worst first and the best last; None where one of the two does not know them.
+    """`calls` and `sites` that differ, the worst first and the best last; None where one of the two
+    does not know them.
 
-    `whole`: the sites' `asked` and `said` are known in both; else they are 0, and only `redundant` was compared.
-    `hidden`: suppressed redundant calls, in the first and in the second. `missing` is as in `Figures`, of both.
+    `whole`: the sites' `asked` and `said` are known in both; else they are 0, and only `redundant`
+    was compared. `hidden`: suppressed redundant calls, in the first and in the second. `missing` is
+    as in `Figures`, of both.
     """
 
     first: str
@@ -59,17 +61,27 @@ class Difference:
 def diff(first: Figures, second: Figures) -> Difference:
     """Compares two runs. O(calls + sites), and their sorting."""
     notes = []
-    for what, sides in (("calls", (first.calls, second.calls)), ("sites", (first.sites, second.sites))):
-        lacking = [one.name for one, side in zip((first, second), sides, strict=True) if side is None]
+    for what, sides in (
+        ("calls", (first.calls, second.calls)),
+        ("sites", (first.sites, second.sites)),
+    ):
+        lacking = [
+            one.name for one, side in zip((first, second), sides, strict=True) if side is None
+        ]
         notes += [f"{name!r} does not tell {what} apart" for name in lacking]
     calls = sites = None
     if first.calls is not None and second.calls is not None:
-        calls = _deltas({Key(call): t for call, t in first.calls.items()}, {Key(c): t for c, t in second.calls.items()})
+        calls = _deltas(
+            {Key(call): t for call, t in first.calls.items()},
+            {Key(c): t for c, t in second.calls.items()},
+        )
     whole = first.whole and second.whole
     if first.sites is not None and second.sites is not None:
         sites = _deltas(_seen(first.sites, whole), _seen(second.sites, whole))
         if not whole:
-            notes.append("not every call's stack is known: of sites, only the redundant calls are compared")
+            notes.append(
+                "not every call's stack is known: of sites, only the redundant calls are compared"
+            )
     hidden = first.hidden, second.hidden
     total = Delta(Key(""), first.total, second.total)
     missing = {**first.missing, **second.missing}
@@ -81,7 +93,9 @@ def _seen(sites: Mapping[Key, Tally], whole: bool) -> Mapping[Key, Tally]:
 
 
 def _deltas(was: Mapping[Key, Tally], now: Mapping[Key, Tally]) -> list[Delta]:
-    deltas: Iterable[Delta] = (Delta(key, was.get(key, Tally()), now.get(key, Tally())) for key in {**was, **now})
+    deltas: Iterable[Delta] = (
+        Delta(key, was.get(key, Tally()), now.get(key, Tally())) for key in {**was, **now}
+    )
     return sorted(
         (delta for delta in deltas if delta.was != delta.now),
         key=lambda delta: (-delta.redundant, -delta.said, -delta.asked, delta.key),

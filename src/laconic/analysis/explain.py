@@ -1,4 +1,5 @@
-"""One call of a trace, explained: what is to be known of it, as data. `laconic.report.explain` has the words."""
+"""One call of a trace, explained: what is to be known of it, as data. `laconic.report.explain` has
+the words."""
 
 from __future__ import annotations
 
@@ -31,8 +32,9 @@ _COUNT = re.compile(r"[0-9]{1,18}")
 
 
 class Found(NamedTuple):
-    """Where a row is: its number, itself, the row in which its work began if that is another one, and the number of
-    the next memory call after it (None: there is none). `symbols` are the rows of that kind, which come last."""
+    """Where a row is: its number, itself, the row in which its work began if that is another one,
+    and the number of the next memory call after it (None: there is none). `symbols` are the rows of
+    that kind, which come last."""
 
     number: int
     row: PlainRow
@@ -45,10 +47,11 @@ class Found(NamedTuple):
 class Explanation:
     """All that is to be known of one row.
 
-    `why_not`: why there is nothing but the call itself to be said, as of a process that is not followed. `stack` is one
-    of `stacks`, or NO_STACK. `touched`: pages, by the number of the change, None where the trace does not tell. `said`
-    are the host calls of bookkeeping, `recorded` how many the recording made under `strategy` (None: the trace is a
-    log's). `counts`: strategy → what its enclave did for this call alone, what is 0 left out.
+    `why_not`: why there is nothing but the call itself to be said, as of a process that is not
+    followed. `stack` is one of `stacks`, or NO_STACK. `touched`: pages, by the number of the
+    change, None where the trace does not tell. `said` are the host calls of bookkeeping, `recorded`
+    how many the recording made under `strategy` (None: the trace is a log's). `counts`: strategy →
+    what its enclave did for this call alone, what is 0 left out.
     """
 
     found: Found
@@ -77,8 +80,8 @@ class Explanation:
 
 
 def locate(trace: Trace, event: str, progress: Callable[[int], None] | None = None) -> Found:
-    """The row that `event` names: its number, `@SECONDS`: the first memory call then or later, or `CALL:N`: the
-    `N`th call of that name. Reads the trace to its end.
+    """The row that `event` names: its number, `@SECONDS`: the first memory call then or later, or
+    `CALL:N`: the `N`th call of that name. Reads the trace to its end.
 
     Raises LaconicError where there is none, or `event` is of another form.
     """
@@ -113,8 +116,8 @@ def locate(trace: Trace, event: str, progress: Callable[[int], None] | None = No
 
 
 def wanted(event: str, names: Sequence[str] = EVENTS) -> Callable[[int, PlainRow], bool]:
-    """Whether a row, by its number, is the one that `event` names: to be asked of each row in turn, once. `names` are
-    those of the rows' codes.
+    """Whether a row, by its number, is the one that `event` names: to be asked of each row in turn,
+    once. `names` are those of the rows' codes.
 
     Raises LaconicError where `event` is of no form that there is.
     """
@@ -131,10 +134,14 @@ def wanted(event: str, names: Sequence[str] = EVENTS) -> Callable[[int, PlainRow
             return lambda number, row: row[0] < MEMORY_CODES and row[1] >= moment
     elif colon and _COUNT.fullmatch(count) and int(count) > 0:
         if name not in names[:MEMORY_CODES]:
-            raise LaconicError(f"there is no memory call {name!r}: name one, as in mprotect:{count}")
+            raise LaconicError(
+                f"there is no memory call {name!r}: name one, as in mprotect:{count}"
+            )
         code, left = names.index(name), iter(range(int(count) - 1, -1, -1))
         return lambda number, row: row[0] == code and not next(left)
-    raise LaconicError(f"{event!r} names no event: give its number, @SECONDS as in @1.5, or CALL:N as in mprotect:3")
+    raise LaconicError(
+        f"{event!r} names no event: give its number, @SECONDS as in @1.5, or CALL:N as in mprotect:3"
+    )
 
 
 def _nowhere(event: str, trace: Trace, last: int, calls: Sequence[int], time: int) -> str:
@@ -142,21 +149,29 @@ def _nowhere(event: str, trace: Trace, last: int, calls: Sequence[int], time: in
         return f"there is no event {event}: {trace.path!r} has none at all"
     count = sum(calls)
     if event.startswith("@"):
-        when = f"the last of {count:,} is at {time / 1e9:.6f} s" if count else "there is none at all"
+        when = (
+            f"the last of {count:,} is at {time / 1e9:.6f} s" if count else "there is none at all"
+        )
         return f"there is no memory call at {event[1:]} s or later: {when}"
     plural = "" if count == 1 else "s"
     if ":" in event:
         name, _, wish = event.rpartition(":")
         found = calls[trace.names.index(name)]
         are = "is" if found == 1 else "are"
-        return f"there is no {wish}. {name}: of {count:,} memory call{plural}, {found:,} {are} {name}"
+        return (
+            f"there is no {wish}. {name}: of {count:,} memory call{plural}, {found:,} {are} {name}"
+        )
     return f"there is no event {event}: the trace has those from 0 to {last}, {count:,} of them memory call{plural}"
 
 
 def explain(
-    trace: Trace, event: str, progress: Callable[[int], None] | None = None, stacks: Stacks | None = None
+    trace: Trace,
+    event: str,
+    progress: Callable[[int], None] | None = None,
+    stacks: Stacks | None = None,
 ) -> Explanation:
-    """What is to be known of the row that `event` names, as `locate`. O(events + events up to it × strategies).
+    """What is to be known of the row that `event` names, as `locate`. O(events + events up to it ×
+    strategies).
 
     Raises LaconicError where it is not there, or the trace cannot be read.
     """
@@ -279,7 +294,9 @@ def _cut(runs: Iterable[Touched], start: int, end: int) -> Iterator[Touched]:
     return ((max(a, start), min(b, end), how) for a, b, how in runs if a < end and start < b)
 
 
-def _asked(name: str, row: PlainRow, answer: int, changes: Iterable[Change]) -> list[tuple[int, int]]:
+def _asked(
+    name: str, row: PlainRow, answer: int, changes: Iterable[Change]
+) -> list[tuple[int, int]]:
     # The ranges that the call is about, in bytes: what it names, and what it came to.
     args = row[4:10]
     found = {(change.start, change.end) for change in changes}

@@ -1,4 +1,5 @@
-"""Calls by their whole stacks, each stack once with what it weighs: what a flame graph is drawn of."""
+"""Calls by their whole stacks, each stack once with what it weighs: what a flame graph is drawn
+of."""
 
 from __future__ import annotations
 
@@ -15,13 +16,15 @@ from laconic.sgx.meter import Counts
 from laconic.stacks.symbolize import Place
 from laconic.trace.stacks import NO_STACK
 
-#: What a stack weighs: calls; the host calls, or the cycles, that an enclave spends on them under every-call.
+#: What a stack weighs: calls; the host calls, or the cycles, that an enclave spends on them under
+#: every-call.
 CALLS, HOST_CALLS, CYCLES = WEIGHTS = ("calls", "host-calls", "cycles")
 _JIT = "[jit]"
 
 
 class Flame(NamedTuple):
-    """One box of a flame graph. `kind` is "program", "call", "inlined", "jit" or "" for any other function."""
+    """One box of a flame graph. `kind` is "program", "call", "inlined", "jit" or "" for any other
+    function."""
 
     name: str
     module: str = ""
@@ -34,8 +37,8 @@ class Flame(NamedTuple):
 class Flames:
     """Stacks, the outermost box first, with their weights; `total` of all that are there.
 
-    `every`: of all calls, not only the redundant ones. `hidden`: redundant calls by the reason of their suppression;
-    `stackless` calls have no stack, and stand under their program.
+    `every`: of all calls, not only the redundant ones. `hidden`: redundant calls by the reason of
+    their suppression; `stackless` calls have no stack, and stand under their program.
     """
 
     weight: str
@@ -58,7 +61,8 @@ def flames(
     suppressions: Iterable[Suppression] = (),
     profile: CostProfile | None = None,
 ) -> Flames:
-    """Puts sites together by stack; what weighs nothing is left out. O(sites × frames), and the reading of symbols.
+    """Puts sites together by stack; what weighs nothing is left out. O(sites × frames), and the
+    reading of symbols.
 
     Cycles are the low end of `profile`, which must then be given.
     """
@@ -69,12 +73,15 @@ def flames(
         calls = site.asked if every else site.redundant
         if not weighs and not calls:
             continue
-        places = own_frames(site.call, found.stacks.walk(site.stack)) if site.stack != NO_STACK else ()
+        places = (
+            own_frames(site.call, found.stacks.walk(site.stack)) if site.stack != NO_STACK else ()
+        )
         rule = matching(rules, site.call, site.program, Names(places)) if places else None
         if rule is not None:
             result.hidden[rule.reason] += calls
             continue
-        # All of a stack's names are read only now: most of what is hidden is told by its first frames.
+        # All of a stack's names are read only now: most of what is hidden is told by its first
+        # frames.
         known = [place for place, _ in places]
         if not known:
             result.stackless += calls

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from laconic.linux.pagemap import page_count
 from laconic.trace.losses import Losses
-from laconic.trace.schema import CODES, MEMORY_CODES, NO_RESULT, PROCESS_EVENTS, UNFINISHED, PlainRow
+from laconic.trace.schema import (
+    CODES,
+    MEMORY_CODES,
+    NO_RESULT,
+    PROCESS_EVENTS,
+    UNFINISHED,
+    PlainRow,
+)
 
 if TYPE_CHECKING:
     from laconic.trace import Trace
@@ -24,7 +31,8 @@ _OTHERS = {CODES[name]: name for name in ("file", "program", "exit", "lost", "no
 
 @dataclass
 class Calls:
-    """The calls of one name. `unfinished` never returned, of `no_result` the log does not show the result."""
+    """The calls of one name. `unfinished` never returned, of `no_result` the log does not show the
+    result."""
 
     asked: int = 0
     failed: int = 0
@@ -34,7 +42,8 @@ class Calls:
 
 @dataclass
 class Program:
-    """A program that ran: its path, the arguments of its first start (None: not known), how often it was started."""
+    """A program that ran: its path, the arguments of its first start (None: not known), how often
+    it was started."""
 
     path: str
     argv: list[str] | None
@@ -43,10 +52,10 @@ class Program:
 
 @dataclass
 class Contents:
-    """What a trace holds. `began` and `ended` are the times of the first and last event, in nanoseconds since the trace
-    began. `touched_pages` (None: not known) counts the pages of all touched runs. `lost` is what is
-    missing in between. `status` is the exit
-    status that the recording ended with, None where it did not end in order, or is a log's.
+    """What a trace holds. `began` and `ended` are the times of the first and last event, in
+    nanoseconds since the trace began. `touched_pages` (None: not known) counts the pages of all
+    touched runs. `lost` is what is missing in between. `status` is the exit status that the
+    recording ended with, None where it did not end in order, or is a log's.
     """
 
     events: int = 0
@@ -72,7 +81,8 @@ class Contents:
 
 
 def contents(trace: Trace, update: Callable[[int], None] = lambda position: None) -> Contents:
-    """Reads a trace to its end. `update` hears the bytes read. O(events), memory O(threads + programs)."""
+    """Reads a trace to its end. `update` hears the bytes read. O(events), memory O(threads +
+    programs)."""
     found = Contents()
     pages = 0
     threads: set[tuple[int, int]] = set()
@@ -100,7 +110,9 @@ def _count_calls(found: Contents, rows: list[PlainRow], names: list[str]) -> Non
     for code, count in Counter(map(itemgetter(0), rows)).items():
         if code in _CALLS:
             found.calls.setdefault(names[code], Calls()).asked += count
-    for code, result, state in ((row[0], row[10], row[11]) for row in rows if row[10] < 0 or row[11]):
+    for code, result, state in (
+        (row[0], row[10], row[11]) for row in rows if row[10] < 0 or row[11]
+    ):
         if code not in _CALLS:
             continue
         calls = found.calls[names[code]]

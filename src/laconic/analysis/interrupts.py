@@ -1,4 +1,5 @@
-"""Ctrl-C while processes are started: it is for their parent alone, which hears of it when they are there."""
+"""Ctrl-C while processes are started: it is for their parent alone, which hears of it when they are
+there."""
 
 from __future__ import annotations
 
@@ -13,12 +14,14 @@ from typing import Any
 
 @contextmanager
 def held() -> Iterator[None]:
-    """What multiprocessing starts in the block has SIGINT blocked, and a SIGINT meanwhile comes when the block is over.
+    """What multiprocessing starts in the block has SIGINT blocked, and a SIGINT meanwhile comes
+    when the block is over.
 
-    To block it in this thread is not enough: another, as a library may have, takes it, and Python's handler runs here.
+    To block it in this thread is not enough: another, as a library may have, takes it, and Python's
+    handler runs here.
     """
-    # Its start unblocks SIGINT (resource_tracker.py), so it is started before that is blocked. It outlives whom it
-    # tidies up after, also where their terminal is closed.
+    # Its start unblocks SIGINT (resource_tracker.py), so it is started before that is blocked. It
+    # outlives whom it tidies up after, also where their terminal is closed.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     try:
         resource_tracker.ensure_running()

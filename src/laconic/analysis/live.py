@@ -1,4 +1,5 @@
-"""What is known of a running program: fed by the messages of `laconic.live.feed`, read by the view and the lines."""
+"""What is known of a running program: fed by the messages of `laconic.live.feed`, read by the view
+and the lines."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class Process(NamedTuple):
 
 
 class Site(NamedTuple):
-    """Redundant calls from one place: in all, and a second at present. `named`: its symbols have been found."""
+    """Redundant calls from one place: in all, and a second at present. `named`: its symbols have
+    been found."""
 
     key: Key
     total: int
@@ -49,7 +51,8 @@ class Rates(NamedTuple):
 
 
 class Name(NamedTuple):
-    """The function that makes a call, and its module; `reason` is that of the suppression that hides it, or ""."""
+    """The function that makes a call, and its module; `reason` is that of the suppression that
+    hides it, or ""."""
 
     function: str
     module: str
@@ -63,9 +66,12 @@ Place = tuple[str, int, str]
 
 
 class Names:
-    """Finds the names of places, in a thread of its own where `apart`: reading symbols takes long."""
+    """Finds the names of places, in a thread of its own where `apart`: reading symbols takes
+    long."""
 
-    def __init__(self, stacks: Stacks, rules: Sequence[Suppression] = (), apart: bool = True) -> None:
+    def __init__(
+        self, stacks: Stacks, rules: Sequence[Suppression] = (), apart: bool = True
+    ) -> None:
         self._stacks = stacks
         self._rules = rules
         self._found: dict[Place, Name | None] = {}
@@ -76,7 +82,8 @@ class Names:
             self._thread.start()
 
     def get(self, place: Place) -> Name | None:
-        """The name of a place; None where it is still being looked for. O(1) where it was asked for before."""
+        """The name of a place; None where it is still being looked for. O(1) where it was asked for
+        before."""
         if place not in self._found:
             self._found[place] = None if self._apart else self._find(place)
             if self._apart:
@@ -121,10 +128,11 @@ class Names:
 
 @dataclass
 class Model:
-    """`calls` are the counts of each call, by name; `time` is in seconds since the start; `ever`: processes so far.
+    """`calls` are the counts of each call, by name; `time` is in seconds since the start; `ever`:
+    processes so far.
 
-    `status` is None while the program runs; `failure`: why it could not be run, or be followed to its end. What
-    `rules` hide is in no site, but in `hidden`.
+    `status` is None while the program runs; `failure`: why it could not be run, or be followed to
+    its end. What `rules` hide is in no site, but in `hidden`.
     """
 
     names: Names | None = None
@@ -149,7 +157,9 @@ class Model:
     @property
     def totals(self) -> Counts:
         """Calls, host calls, elided calls and redundant calls. O(calls' names)."""
-        asked, said, elided, redundant = (sum(line[place] for line in self.calls.values()) for place in range(4))
+        asked, said, elided, redundant = (
+            sum(line[place] for line in self.calls.values()) for place in range(4)
+        )
         return asked, said, elided, redundant
 
     @property
@@ -168,7 +178,9 @@ class Model:
             self.failure, self.status = message["failed"], message["status"]
             return
         self.time, self.ever = message["time"], message["ever"]
-        self.calls = {name: (line[0], line[1], line[2], line[3]) for name, line in message["calls"].items()}
+        self.calls = {
+            name: (line[0], line[1], line[2], line[3]) for name, line in message["calls"].items()
+        }
         self.processes = [Process(*process) for process in message["processes"]]
         for event, number, data in message["rows"]:
             self.stacks.take(tuple(Row(event, 0, 0, 0, number, data=data.encode("latin-1"))))
@@ -178,13 +190,16 @@ class Model:
             self.status, self.notes = message["end"]["status"], message["end"]["notes"]
 
     def beat(self) -> None:
-        """Rates are counted from the beat before to here; nothing happens where no time has passed. O(sites)."""
+        """Rates are counted from the beat before to here; nothing happens where no time has passed.
+        O(sites)."""
         since, totals = self._beat
         seconds = self.time - since
         if seconds <= 0:
             return
         now = self.totals
-        self.rates = Rates(*((after - before) / seconds for after, before in zip(now, totals, strict=True)))
+        self.rates = Rates(
+            *((after - before) / seconds for after, before in zip(now, totals, strict=True))
+        )
         self._beat = self.time, now
         before = self._before
         self._speeds = {
@@ -195,22 +210,27 @@ class Model:
         self._before = dict(self._counts)
 
     def settle(self) -> None:
-        """Waits until all names are known, of what is not shown too: then `hidden` is all that is hidden."""
+        """Waits until all names are known, of what is not shown too: then `hidden` is all that is
+        hidden."""
         assert self.names is not None
         self.names.wait(self._counts)
 
     @property
     def hidden(self) -> Counter[str]:
-        """Redundant calls that are suppressed, by reason, as far as their names are known. O(places)."""
+        """Redundant calls that are suppressed, by reason, as far as their names are known.
+        O(places)."""
         assert self.names is not None
         return self.names.hidden(self._counts)
 
     def sites(self, most: int = _NAMED) -> list[Site]:
-        """Sites by function, those with the most redundant calls a second first; of `most` places, the worst ones.
-        O(places log places)."""
+        """Sites by function, those with the most redundant calls a second first; of `most` places,
+        the worst ones. O(places log places)."""
         assert self.names is not None
         found: dict[Key, list[Any]] = {}
-        worst = sorted(self._counts.items(), key=lambda item: (-self._speeds.get(item[0], 0), -item[1], item[0]))
+        worst = sorted(
+            self._counts.items(),
+            key=lambda item: (-self._speeds.get(item[0], 0), -item[1], item[0]),
+        )
         for place, count in worst:
             if not most:
                 break
@@ -219,7 +239,9 @@ class Model:
                 continue
             most -= 1
             function, module = ("…", "") if name is None else name[:2]
-            entry = found.setdefault(key_of(place[0], function, module, place[2]), [0, 0.0, name is not None])
+            entry = found.setdefault(
+                key_of(place[0], function, module, place[2]), [0, 0.0, name is not None]
+            )
             entry[0] += count
             entry[1] += self._speeds.get(place, 0.0)
         sites = [Site(key, total, rate, named) for key, (total, rate, named) in found.items()]

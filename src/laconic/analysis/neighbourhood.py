@@ -1,4 +1,5 @@
-"""The address space around a call: what its pages and their neighbours were before it and are after it."""
+"""The address space around a call: what its pages and their neighbours were before it and are after
+it."""
 
 from __future__ import annotations
 
@@ -20,8 +21,9 @@ Labelled = tuple[int, int, tuple[Vma, str]]
 
 
 class Run(NamedTuple):
-    """Pages `[start, end)` in bytes, before and after the call. `asked`: the call is about them; `kind` as in
-    `Change`. `left_out` runs are not shown one by one, and this one stands for them (0: for itself)."""
+    """Pages `[start, end)` in bytes, before and after the call. `asked`: the call is about them;
+    `kind` as in `Change`. `left_out` runs are not shown one by one, and this one stands for them
+    (0: for itself)."""
 
     start: int
     end: int
@@ -35,10 +37,20 @@ class Run(NamedTuple):
 
 
 def labelled(space: AddressSpace) -> list[Labelled]:
-    """All VMAs with the names that the kernel derives (get_vma_name in fs/proc/task_mmu.c). O(n)."""
+    """All VMAs with the names that the kernel derives (get_vma_name in fs/proc/task_mmu.c).
+    O(n)."""
     stack = stack_start(space)
     return [
-        (start, end, (vma, vma.file.path if vma.file is not None else derived_name(space, start, end, vma, stack)))
+        (
+            start,
+            end,
+            (
+                vma,
+                vma.file.path
+                if vma.file is not None
+                else derived_name(space, start, end, vma, stack),
+            ),
+        )
         for start, end, vma in space.vmas
     ]
 
@@ -49,14 +61,26 @@ def _runs(
     asked: list[tuple[int, int]],
     changes: Iterable[Change],
 ) -> list[Run]:
-    # Everything as runs that are alike all along, before and after; what differs not at all is joined. O(n log n).
+    # Everything as runs that are alike all along, before and after; what differs not at all is
+    # joined. O(n log n).
     parts = [(start, end, change.kind) for change in changes for start, end in [change[1:3]]]
-    edges = sorted({edge for entries in (before, after, asked, parts) for entry in entries for edge in entry[:2]})
+    edges = sorted(
+        {
+            edge
+            for entries in (before, after, asked, parts)
+            for entry in entries
+            for edge in entry[:2]
+        }
+    )
     found: list[Run] = []
-    was, now, about, changed = (_At(entries) for entries in (before, after, [(*one, True) for one in asked], parts))
+    was, now, about, changed = (
+        _At(entries) for entries in (before, after, [(*one, True) for one in asked], parts)
+    )
     for start, end in pairwise(edges):
         (vma, name), (other, other_name) = was.at(start) or (None, ""), now.at(start) or (None, "")
-        run = Run(start, end, vma, other, name, other_name, bool(about.at(start)), changed.at(start) or 0)
+        run = Run(
+            start, end, vma, other, name, other_name, bool(about.at(start)), changed.at(start) or 0
+        )
         if found and found[-1].end == start and found[-1][2:] == run[2:]:
             found[-1] = found[-1]._replace(end=end)
         else:
@@ -87,14 +111,20 @@ def differences(before: list[Labelled], after: list[Labelled]) -> tuple[Change, 
 
 
 def around(
-    before: list[Labelled], after: list[Labelled], asked: list[tuple[int, int]], changes: Iterable[Change]
+    before: list[Labelled],
+    after: list[Labelled],
+    asked: list[tuple[int, int]],
+    changes: Iterable[Change],
 ) -> Iterator[Run]:
-    """What a call is about (`asked` and `changes`) and its neighbours, ascending; runs between them are counted.
+    """What a call is about (`asked` and `changes`) and its neighbours, ascending; runs between them
+    are counted.
 
     O(n log n).
     """
     runs = _runs(before, after, asked, changes)
-    marked = [place for place, run in enumerate(runs) if run.asked or run.kind or run.before != run.after]
+    marked = [
+        place for place, run in enumerate(runs) if run.asked or run.kind or run.before != run.after
+    ]
     near = marked if len(marked) <= _SHOWN else [*marked[: _SHOWN // 2], *marked[-(_SHOWN // 2) :]]
     hidden = set(marked) - set(near)
     close = {place for one in near for place in range(one - _NEIGHBOURS, one + _NEIGHBOURS + 1)}

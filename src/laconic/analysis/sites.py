@@ -1,4 +1,5 @@
-"""Who makes which calls: a trace's memory calls by the place in the program, what became of them, and their cost.
+"""Who makes which calls: a trace's memory calls by the place in the program, what became of them,
+and their cost.
 
 A call is *redundant* if it succeeded and changed nothing.
 """
@@ -24,11 +25,13 @@ EVERY_CALL, LACONIC = "every-call", "laconic"
 
 @dataclass(slots=True)
 class Site:
-    """The calls of one name from one stack of one program. `stack` is `trace.stacks.NO_STACK` where none was taken.
+    """The calls of one name from one stack of one program. `stack` is `trace.stacks.NO_STACK` where
+    none was taken.
 
-    `asked` calls were made, of which `redundant` succeeded and changed nothing; `said` host calls were made. `first`,
-    `last` and `first_redundant` are the numbers of rows in the trace, -1 for none. `counts`: strategy → what its
-    enclave did for these calls; `wasted`: for the redundant ones.
+    `asked` calls were made, of which `redundant` succeeded and changed nothing; `said` host calls
+    were made. `first`, `last` and `first_redundant` are the numbers of rows in the trace, -1 for
+    none. `counts`: strategy → what its enclave did for these calls; `wasted`: for the redundant
+    ones.
     """
 
     call: str
@@ -47,8 +50,8 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Sites:
-    """All sites of a trace. `ledger` has the figures of all calls, `meters` those of the enclaves by strategy; `source`
-    is what the trace was made by, as `Trace.source`."""
+    """All sites of a trace. `ledger` has the figures of all calls, `meters` those of the enclaves
+    by strategy; `source` is what the trace was made by, as `Trace.source`."""
 
     sites: list[Site]
     stacks: Stacks
@@ -122,7 +125,8 @@ def sites(
     progress: Callable[[int], None] | None = None,
     stacks: Stacks | None = None,
 ) -> Sites:
-    """Read a trace to its end. O(events), memory O(sites). Raises LaconicError if it cannot be read."""
+    """Read a trace to its end. O(events), memory O(sites). Raises LaconicError if it cannot be
+    read."""
     stacks = stacks or Stacks()
     collector = SiteCollector()
     enclaves = Enclaves({name: strategy(name) for name in strategies}, label=site_label)

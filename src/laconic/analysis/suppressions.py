@@ -1,12 +1,13 @@
-"""Sites that a person does not want to see: what no one can change, or has decided about. `laconic.toml` names them.
+"""Sites that a person does not want to see: what no one can change, or has decided about.
+`laconic.toml` names them.
 
     [[suppress]]
     reason = "the allocator's own business"
     call = "madvise"
     module = "libjemalloc.so*"
 
-Each key is a shell pattern, and all that are given must match: `call`; `function` and `module`, of the same frame;
-`program`, the path of the program.
+Each key is a shell pattern, and all that are given must match: `call`; `function` and `module`, of
+the same frame; `program`, the path of the program.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ DEFAULT = "laconic.toml"
 KEYS = ("reason", "call", "function", "module", "program")
 
 
-#: Which frames `function` and `module` are about: any one of the stack, the one that makes the call, all.
+#: Which frames `function` and `module` are about: any one of the stack, the one that makes the
+#: call, all.
 ANY, SITE, ALL = "any", "site", "all"
 
 
@@ -44,14 +46,25 @@ class Suppression:
     where: str = ANY
 
     def matches(self, call: str, program: str, places: Iterable[Place]) -> bool:
-        """True where a site is to be hidden; `places` are its stack, innermost first, without the system call's own
-        wrapper. No more of them are looked at than must be. O(frames)."""
-        if self.call and not fnmatchcase(call, self.call) or self.program and not fnmatchcase(program, self.program):
+        """True where a site is to be hidden; `places` are its stack, innermost first, without the
+        system call's own wrapper. No more of them are looked at than must be. O(frames)."""
+        if (
+            self.call
+            and not fnmatchcase(call, self.call)
+            or self.program
+            and not fnmatchcase(program, self.program)
+        ):
             return False
         if not self.function and not self.module:
             return True
         fitting = map(self._fits, places)
-        return next(fitting, False) if self.where == SITE else all(fitting) if self.where == ALL else any(fitting)
+        return (
+            next(fitting, False)
+            if self.where == SITE
+            else all(fitting)
+            if self.where == ALL
+            else any(fitting)
+        )
 
     def _fits(self, place: Place) -> bool:
         return (not self.function or fnmatchcase(place.function, self.function)) and (
@@ -64,14 +77,21 @@ _LOADER_BREAK = "ld.so asks for the break"
 _BREAK = "the C library asks for the break"
 _STACK = "the C library discards an ended thread's stack, which was not used so far"
 _LOADERS = ("ld-linux*.so*", "ld-[0-9]*.so")
-#: What ld.so and the C library do in every program, and nobody who uses them can change. By function too: in a static
-#: program they are in its own module, in a redacted trace in one without a name.
+#: What ld.so and the C library do in every program, and nobody who uses them can change. By
+#: function too: in a static program they are in its own module, in a redacted trace in one without
+#: a name.
 BUILT_IN = (
     *(Suppression(_SEGMENT, "mmap", module=name, where=SITE) for name in (*_LOADERS, "ld-musl-*")),
-    *(Suppression(_SEGMENT, "mmap", name, where=SITE) for name in ("_dl_map_segments", "_dl_map_object_from_fd")),
+    *(
+        Suppression(_SEGMENT, "mmap", name, where=SITE)
+        for name in ("_dl_map_segments", "_dl_map_object_from_fd")
+    ),
     *(Suppression(_LOADER_BREAK, "brk", module=name, where=SITE) for name in _LOADERS),
     Suppression(_LOADER_BREAK, "brk", "_dl_sysdep_start", where=SITE),
-    *(Suppression(_BREAK, "brk", module=name, where=SITE) for name in ("libc.so*", "libc-[0-9]*.so", "ld-musl-*")),
+    *(
+        Suppression(_BREAK, "brk", module=name, where=SITE)
+        for name in ("libc.so*", "libc-[0-9]*.so", "ld-musl-*")
+    ),
     *(
         Suppression(_BREAK, "brk", name, where=SITE)
         for name in (
@@ -79,7 +99,10 @@ BUILT_IN = (
             *("__malloc_alloc_meta", "__expand_heap"),  # musl's
         )
     ),
-    *(Suppression(_STACK, "madvise", name, where=SITE) for name in ("advise_stack_range", "start_thread")),
+    *(
+        Suppression(_STACK, "madvise", name, where=SITE)
+        for name in ("advise_stack_range", "start_thread")
+    ),
     Suppression(_STACK, "madvise", module="libpthread*.so*", where=SITE),
     # Without symbols: of the C library's other madvise calls each is made for somebody outside.
     Suppression(_STACK, "madvise", module="libc.so*", where=ALL),
@@ -93,29 +116,41 @@ def load(path: str) -> list[Suppression]:
             data = file.read(_MOST + 1)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise LaconicError(f"suppressions {path!r} cannot be read, {why}: name another file") from None
+        raise LaconicError(
+            f"suppressions {path!r} cannot be read, {why}: name another file"
+        ) from None
     if len(data) > _MOST:
-        raise LaconicError(f"suppressions {path!r} are longer than {_MOST:,} bytes: name another file")
+        raise LaconicError(
+            f"suppressions {path!r} are longer than {_MOST:,} bytes: name another file"
+        )
     text = data.decode("utf-8", "replace")
     try:
         parsed = tomllib.loads(data.decode())
     except UnicodeDecodeError as error:
-        raise _wrong(path, text, len(data[: error.start].decode("utf-8", "replace")), "it is not UTF-8") from None
+        raise _wrong(
+            path, text, len(data[: error.start].decode("utf-8", "replace")), "it is not UTF-8"
+        ) from None
     except tomllib.TOMLDecodeError as error:
         why, at = _place(text.replace("\r\n", "\n"), str(error))
         raise _wrong(path, text.replace("\r\n", "\n"), at, f"{why}: it is no TOML") from None
     except (ValueError, RecursionError):  # an integer of thousands of digits; thousands of brackets
-        raise _wrong(path, text, 0, "it is no TOML that can be read: write [[suppress]] tables alone") from None
+        raise _wrong(
+            path, text, 0, "it is no TOML that can be read: write [[suppress]] tables alone"
+        ) from None
     return _rules(path, text, parsed)
 
 
 def _rules(path: str, text: str, parsed: dict[str, Any]) -> list[Suppression]:
     for key in parsed:
         if key != "suppress":
-            raise _wrong(path, text, _find(text, 0, key), f"there is no key {key!r}: write [[suppress]]")
+            raise _wrong(
+                path, text, _find(text, 0, key), f"there is no key {key!r}: write [[suppress]]"
+            )
     tables = parsed.get("suppress", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise _wrong(path, text, _find(text, 0, "suppress"), "suppress must be written as [[suppress]]")
+        raise _wrong(
+            path, text, _find(text, 0, "suppress"), "suppress must be written as [[suppress]]"
+        )
     found = []
     for number, table in enumerate(tables, 1):
         for key, value in table.items():

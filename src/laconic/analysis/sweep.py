@@ -1,8 +1,10 @@
-"""Many traces under many strategies: one row each, from processes here or workers elsewhere, in one Parquet file.
+"""Many traces under many strategies: one row each, from processes here or workers elsewhere, in one
+Parquet file.
 
-What is finished is never done again. Each row is appended to a journal beside the result as it comes; the result is
-written from it at the end, under a temporary name, and takes the journal's place. So a sweep that was interrupted, or
-whose machine died, goes on where it was. A trace that cannot be read, or that kills its workers, is a row that says so.
+What is finished is never done again. Each row is appended to a journal beside the result as it
+comes; the result is written from it at the end, under a temporary name, and takes the journal's
+place. So a sweep that was interrupted, or whose machine died, goes on where it was. A trace that
+cannot be read, or that kills its workers, is a row that says so.
 """
 
 from __future__ import annotations
@@ -34,9 +36,10 @@ Row = dict[str, Any]
 HOSTS: Final = ("linux", "sgx2")
 #: What is counted of enclaves.
 PAGES_AND_TIMES: Final = (*THINGS, "peak_epc_pages")
-#: The result's columns and their Arrow types. `size` in bytes, `modified` in nanoseconds since 1970; `uncertain`: as
-#: many of `said` would be elided if all that the trace does not know were as asked. What is counted of enclaves
-#: is null for the host linux, what Linux hears for sgx2; `counts_low`: where the counts are ranges, their lower ends.
+#: The result's columns and their Arrow types. `size` in bytes, `modified` in nanoseconds since
+#: 1970; `uncertain`: as many of `said` would be elided if all that the trace does not know were as
+#: asked. What is counted of enclaves is null for the host linux, what Linux hears for sgx2;
+#: `counts_low`: where the counts are ranges, their lower ends.
 COLUMNS: Final = {
     "trace": "string",
     "strategy": "string",
@@ -71,7 +74,8 @@ _COUNTS: Final = ("asked", "said", "elided", "narrowed", "failed")
 
 @dataclass(frozen=True)
 class Swept:
-    """The rows of a result, by trace and strategy; `kept` of them were in the journal of an earlier start."""
+    """The rows of a result, by trace and strategy; `kept` of them were in the journal of an earlier
+    start."""
 
     rows: list[Row]
     kept: int
@@ -81,8 +85,9 @@ class Swept:
 def find(patterns: Iterable[str]) -> list[str]:
     """The traces that `patterns` name, as absolute paths, each once and in order.
 
-    A directory is searched for `*.trace` with all below it; a file is itself; the rest is a glob, `**` included.
-    Raises LaconicError where one of them finds nothing, or a directory cannot be read.
+    A directory is searched for `*.trace` with all below it; a file is itself; the rest is a glob,
+    `**` included. Raises LaconicError where one of them finds nothing, or a directory cannot be
+    read.
     """
     found: dict[str, str] = {}
     for pattern in patterns:
@@ -90,7 +95,9 @@ def find(patterns: Iterable[str]) -> list[str]:
         paths = [path for hit in hits for path in (_below(hit) if os.path.isdir(hit) else [hit])]
         if not paths:
             kind = "holds no *.trace file" if hits else "matches no file"
-            raise LaconicError(f"{pattern!r} {kind}: name a directory of traces, or a glob such as 'logs/*.trace'")
+            raise LaconicError(
+                f"{pattern!r} {kind}: name a directory of traces, or a glob such as 'logs/*.trace'"
+            )
         for path in paths:
             found.setdefault(os.path.realpath(path), os.path.abspath(path))
     return sorted(found.values())
@@ -128,11 +135,12 @@ def sweep(
 ) -> Swept:
     """Replays each of `traces` under each of `strategies` into the Parquet file `output`.
 
-    `jobs` processes do it (default: one a CPU), or the workers of the Dask `scheduler`; the rows are the same, but for
-    their `seconds`. Rows that the journal of an interrupted sweep holds are kept, those with an error excepted.
-    With a cost `profile` the host is sgx2: enclaves are counted in the place of what Linux hears.
-    `progress` is told how many rows are there. `work` makes a row in the place of `sweep_one` or `sweep_enclave`.
-    Raises LaconicError where the output cannot be written (or exists, without `force`), or no worker can be had.
+    `jobs` processes do it (default: one a CPU), or the workers of the Dask `scheduler`; the rows
+    are the same, but for their `seconds`. Rows that the journal of an interrupted sweep holds are
+    kept, those with an error excepted. With a cost `profile` the host is sgx2: enclaves are counted
+    in the place of what Linux hears. `progress` is told how many rows are there. `work` makes a row
+    in the place of `sweep_one` or `sweep_enclave`. Raises LaconicError where the output cannot be
+    written (or exists, without `force`), or no worker can be had.
     """
     began = time.monotonic()
     host = HOSTS[profile is not None]
@@ -143,9 +151,17 @@ def sweep(
         rows = _kept(journal.rows, tasks, host)
         kept = len(rows)
         progress(kept)
-        # The longest first: none of them is then left for the end, when the other workers have nothing to do.
-        left = sorted((task for task in tasks if task not in rows), key=lambda task: -(_identity(task[0])[0] or 0))
-        done = on_processes(left, work, jobs or _cpus()) if scheduler is None else on_cluster(left, work, scheduler)
+        # The longest first: none of them is then left for the end, when the other workers have
+        # nothing to do.
+        left = sorted(
+            (task for task in tasks if task not in rows),
+            key=lambda task: -(_identity(task[0])[0] or 0),
+        )
+        done = (
+            on_processes(left, work, jobs or _cpus())
+            if scheduler is None
+            else on_cluster(left, work, scheduler)
+        )
         with closing(done):
             for task, result in done:
                 if isinstance(result, Killed):
@@ -154,7 +170,9 @@ def sweep(
                     rows[task] = _checked(result)
                 journal.append(rows[task])
                 progress(len(rows))
-        ordered = [rows[task] if profile is None else _estimated(rows[task], profile) for task in tasks]
+        ordered = [
+            rows[task] if profile is None else _estimated(rows[task], profile) for task in tasks
+        ]
         _write(ordered, output)
         journal.remove()
     return Swept(ordered, kept, time.monotonic() - began)
@@ -162,7 +180,9 @@ def sweep(
 
 def _checked(row: Row) -> Row:
     if row["laconic"] != __version__:
-        raise LaconicError(f"a worker has Laconic {row['laconic']}, this is {__version__}: install the same everywhere")
+        raise LaconicError(
+            f"a worker has Laconic {row['laconic']}, this is {__version__}: install the same everywhere"
+        )
     return row
 
 
@@ -171,7 +191,11 @@ def _estimated(row: Row, profile: CostProfile) -> Row:
     if row["error"] is not None:
         return row
     high = Counts(**{name: row[name] for name in THINGS})
-    low = high if row["counts_low"] is None else Counts(**{name: row["counts_low"][name] for name in THINGS})
+    low = (
+        high
+        if row["counts_low"] is None
+        else Counts(**{name: row["counts_low"][name] for name in THINGS})
+    )
     return {
         **row,
         "costs": profile.name,
@@ -181,7 +205,8 @@ def _estimated(row: Row, profile: CostProfile) -> Row:
 
 
 def _kept(rows: Iterable[Row], tasks: Iterable[Task], host: str) -> dict[Task, Row]:
-    # Those rows of an earlier start that still hold: same trace, same Laconic. What failed is tried again.
+    # Those rows of an earlier start that still hold: same trace, same Laconic. What failed is tried
+    # again.
     wanted = set(tasks)
     found = {(row["trace"], row["strategy"]): row for row in rows}
     return {
@@ -216,7 +241,8 @@ def _noting(row: Row) -> Iterator[None]:
 
 
 def sweep_one(path: str, strategy: str) -> Row:
-    """One trace under one strategy: a row of `COLUMNS`. What goes wrong is in its `error`: nothing is raised."""
+    """One trace under one strategy: a row of `COLUMNS`. What goes wrong is in its `error`: nothing
+    is raised."""
     row = _blank(path, strategy, "linux")
     with _noting(row):
         import laconic.trace
@@ -234,7 +260,10 @@ def sweep_one(path: str, strategy: str) -> Row:
             **{f"changed_{kind}": count for kind, count in ledger.changes().items()},
             "resynced": ledger.resynced,
             "uncertain": sum(replayed.uncertain.values()),
-            "calls": [{"name": name, **{count: getattr(line, count) for count in _COUNTS}} for name, line in lines],
+            "calls": [
+                {"name": name, **{count: getattr(line, count) for count in _COUNTS}}
+                for name, line in lines
+            ],
             "complete": not replayed.loss,
             "loss": "; ".join(replayed.loss),
         }
@@ -270,13 +299,21 @@ def sweep_enclave(path: str, strategy: str) -> Row:
 def _blank(path: str, strategy: str, host: str, error: str | None = None) -> Row:
     size, modified = _identity(path)
     known = {"trace": path, "strategy": strategy, "host": host, "size": size, "modified": modified}
-    return {**dict.fromkeys(COLUMNS), **known, "laconic": __version__, "complete": False, "error": error}
+    return {
+        **dict.fromkeys(COLUMNS),
+        **known,
+        "laconic": __version__,
+        "complete": False,
+        "error": error,
+    }
 
 
 def _killed(task: Task, workers: int, host: str) -> Row:
     path, strategy = task
     again = shlex.join(["laconic", "replay", path, "--strategy", strategy, "--host", host])
-    return _blank(path, strategy, host, f"{workers} workers were killed at it (out of memory?): see  {again}")
+    return _blank(
+        path, strategy, host, f"{workers} workers were killed at it (out of memory?): see  {again}"
+    )
 
 
 def _identity(path: str) -> tuple[int | None, int | None]:
@@ -299,12 +336,16 @@ class _Journal:
         try:
             self._file = open(path, "a+b", buffering=0)  # noqa: SIM115
         except OSError as error:
-            raise LaconicError(f"-o: {path!r} cannot be written, {error.strerror}: name another file") from None
+            raise LaconicError(
+                f"-o: {path!r} cannot be written, {error.strerror}: name another file"
+            ) from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.close()
-            raise LaconicError(f"another sweep is writing {path!r}: wait for it, or name another -o") from None
+            raise LaconicError(
+                f"another sweep is writing {path!r}: wait for it, or name another -o"
+            ) from None
         self.rows = self._read()
 
     def _read(self) -> list[Row]:
@@ -346,7 +387,9 @@ def _check_output(path: str, force: bool) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise LaconicError(f"-o {path!r} cannot be written, {error.strerror}: name another file") from None
+        raise LaconicError(
+            f"-o {path!r} cannot be written, {error.strerror}: name another file"
+        ) from None
     if not stat.S_ISREG(mode):
         raise LaconicError(f"-o {path!r} is no regular file: name another")
     if not force:
@@ -373,7 +416,10 @@ def _write(rows: Sequence[Row], path: str) -> None:
     import pyarrow.parquet as pq
 
     # A path that is no text is shown as Python shows it.
-    shown = [{**row, "trace": os.fsencode(row["trace"]).decode(errors="backslashreplace")} for row in rows]
+    shown = [
+        {**row, "trace": os.fsencode(row["trace"]).decode(errors="backslashreplace")}
+        for row in rows
+    ]
     new = path + ".new"
     try:
         with open(new, "wb") as file:
@@ -392,7 +438,14 @@ def _write(rows: Sequence[Row], path: str) -> None:
 
 def _below(directory: str) -> list[str]:
     def refuse(error: OSError) -> None:
-        raise LaconicError(f"{error.filename!r} cannot be read, {error.strerror}: name what can be read") from None
+        raise LaconicError(
+            f"{error.filename!r} cannot be read, {error.strerror}: name what can be read"
+        ) from None
 
     walk = os.walk(directory, onerror=refuse)
-    return [os.path.join(top, name) for top, _, names in walk for name in names if name.endswith(".trace")]
+    return [
+        os.path.join(top, name)
+        for top, _, names in walk
+        for name in names
+        if name.endswith(".trace")
+    ]

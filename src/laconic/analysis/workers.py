@@ -1,7 +1,7 @@
 """Carrying out many tasks: processes of this machine, or the workers of a Dask cluster.
 
-Both take the same function and yield each result as it comes. A worker that is killed takes no other task along: its
-own is tried again, and given up after some workers.
+Both take the same function and yield each result as it comes. A worker that is killed takes no
+other task along: its own is tried again, and given up after some workers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,13 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from multiprocessing import active_children, get_context, parent_process
@@ -26,7 +32,8 @@ from laconic.errors import LaconicError
 T = TypeVar("T")
 #: What a task's function is called with.
 Task = tuple[str, str]
-#: Workers that one task may kill on this machine before it is given up; a scheduler has its own setting.
+#: Workers that one task may kill on this machine before it is given up; a scheduler has its own
+#: setting.
 STRIKES = 3
 #: Seconds in which a scheduler must answer, and for which all its workers may be away.
 ANSWER, ABSENCE = 5.0, 60.0
@@ -43,8 +50,8 @@ def on_processes(
 ) -> Generator[tuple[Task, T | Killed], None, None]:
     """`work(*task)` for each task by `jobs` processes, in the order in which they finish.
 
-    `work` is a function that a new process can import. Closing the generator kills the processes. Raises LaconicError
-    where no process can be started.
+    `work` is a function that a new process can import. Closing the generator kills the processes.
+    Raises LaconicError where no process can be started.
     """
     waiting = deque(tasks)
     strikes: Counter[Task] = Counter()
@@ -76,8 +83,8 @@ def on_processes(
 
 
 class _Lane:
-    # A pool of one process. A pool of many breaks as a whole when one of them is killed, and does not say whose task
-    # it was; this one takes its own along and no other.
+    # A pool of one process. A pool of many breaks as a whole when one of them is killed, and does
+    # not say whose task it was; this one takes its own along and no other.
 
     def __init__(self) -> None:
         try:
@@ -99,7 +106,9 @@ class _Lane:
 
     def check_started(self) -> None:
         if self.pid.exception() is not None:
-            raise LaconicError("a worker process cannot be started, or was killed at once: see that memory is free")
+            raise LaconicError(
+                "a worker process cannot be started, or was killed at once: see that memory is free"
+            )
 
     def end(self) -> None:
         # At once: the end of its task may be an hour away.
@@ -127,8 +136,8 @@ def on_cluster(
 ) -> Generator[tuple[Task, T | Killed], None, None]:
     """As `on_processes`, by the workers of the Dask scheduler at `address`, which may come and go.
 
-    Raises LaconicError where Dask distributed is not installed, no scheduler answers within `ANSWER` seconds, there
-    is no worker for `ABSENCE` seconds, or the workers do not have Laconic.
+    Raises LaconicError where Dask distributed is not installed, no scheduler answers within
+    `ANSWER` seconds, there is no worker for `ABSENCE` seconds, or the workers do not have Laconic.
     """
     if not tasks:
         return
@@ -163,7 +172,8 @@ def on_cluster(
 
 
 def _by_name(work: Callable[[str, str], T]) -> Callable[[str, str], T]:
-    # A function that Dask sends as code, not as a name: where Laconic is missing it fails, and takes no worker along.
+    # A function that Dask sends as code, not as a name: where Laconic is missing it fails, and
+    # takes no worker along.
     module, name = work.__module__, work.__name__
 
     def call(path: str, strategy: str) -> Any:
@@ -185,7 +195,9 @@ def _client(address: str) -> Any:
         raise LaconicError(
             "--scheduler needs Dask distributed, which is not installed; use pip install 'laconic-mm[cluster]'"
         ) from None
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it has to say becomes one message
+    logging.getLogger("distributed").setLevel(
+        logging.CRITICAL
+    )  # what it has to say becomes one message
     try:
         with ThreadPoolExecutor(1) as thread:  # the caller, a notebook, may have a loop of its own
             thread.submit(lambda: asyncio.run(_greet(address))).result()
@@ -199,7 +211,8 @@ def _client(address: str) -> Any:
 
 
 async def _greet(address: str) -> None:
-    # A client waits for ever where something listens that is no scheduler, and at its end where the address is none.
+    # A client waits for ever where something listens that is no scheduler, and at its end where the
+    # address is none.
     from distributed.comm import connect
     from distributed.security import Security
 

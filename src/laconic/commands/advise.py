@@ -48,7 +48,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "laconic advise [--costs NAME|FILE] [--json FILE] FILE\n"
         "       laconic advise [--costs NAME|FILE] [--json FILE] [--try] -- CMD [ARG ...]"
     )
-    parser.add_argument("words", nargs="*", metavar="FILE", help="a trace that was recorded or imported")
+    parser.add_argument(
+        "words", nargs="*", metavar="FILE", help="a trace that was recorded or imported"
+    )
     parser.add_argument(
         "--try",
         dest="rerun",
@@ -57,13 +59,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "thrown away, and show the figures after",
     )
     add_costs(parser)
-    parser.add_argument("--json", metavar="FILE", help="write the advice to FILE as JSON; - is standard output")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the advice to FILE as JSON; - is standard output"
+    )
     accept_command(parser)
     parser.set_defaults(execute=execute)
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Reads the trace, or records the command, and prints the advice; the exit status is the command's."""
+    """Reads the trace, or records the command, and prints the advice; the exit status is the
+    command's."""
     from laconic.commands.compare import load_costs
     from laconic.commands.output import open_output, tell
     from laconic.commands.program import recorded
@@ -71,7 +76,9 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.commands.traces import open_trace
 
     if options.rerun and options.command is None:
-        raise LaconicError("--try runs the program again, and a trace is none: give it after --, not a file")
+        raise LaconicError(
+            "--try runs the program again, and a trace is none: give it after --, not a file"
+        )
     check_source(options, "advise")
     profile = load_costs(options.costs)
     if options.command is None:
@@ -88,7 +95,11 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _advise(
-    options: argparse.Namespace, profile: CostProfile, output: Output | None, path: str, status: int | None
+    options: argparse.Namespace,
+    profile: CostProfile,
+    output: Output | None,
+    path: str,
+    status: int | None,
 ) -> int:
     from laconic.analysis.advise.advisor import advise
     from laconic.commands.output import tell, width, write_json
@@ -105,7 +116,9 @@ def _advise(
     tried = _try(options.command, advice, figures, profile, status or 0) if options.rerun else None
     if output is not None:
         known = figures.exit_status if status is None else status
-        result = as_json(figures, advice, profile, path if opened else None, options.command, known, tried)
+        result = as_json(
+            figures, advice, profile, path if opened else None, options.command, known, tried
+        )
         write_json(result, output, options.json)
     text = as_text(figures, advice, profile, tried, width(1 if opened else 2))
     if not opened:
@@ -125,9 +138,14 @@ def _measured(path: str, profile: CostProfile) -> Figures:
 
 
 def _try(
-    command: Sequence[str], advice: Sequence[Advice], figures: Figures, profile: CostProfile, status: int
+    command: Sequence[str],
+    advice: Sequence[Advice],
+    figures: Figures,
+    profile: CostProfile,
+    status: int,
 ) -> Trial:
-    # First the program as it is: what two equal runs differ in no setting brought. Then each setting, and all of them.
+    # First the program as it is: what two equal runs differ in no setting brought. Then each
+    # setting, and all of them.
     from laconic.analysis.advise.advice import MANIFEST
     from laconic.analysis.advise.trial import After, Trial, after, attempt, exceeded, unchanged
     from laconic.commands.output import tell
@@ -150,9 +168,13 @@ def _try(
         runs.append(result[0])
     words, env = list(command), dict[str, str]()
     for number, (place, how) in enumerate(chosen.items(), 2):
-        tell(f"laconic: {number} of {count} reruns: trying {' and '.join(settings[place].line.splitlines())}\n")
+        tell(
+            f"laconic: {number} of {count} reruns: trying {' and '.join(settings[place].line.splitlines())}\n"
+        )
         result = _rerun(*how, profile)
-        trial.pieces[place] = last = result if isinstance(result, str) else after(runs, status, *result)
+        trial.pieces[place] = last = (
+            result if isinstance(result, str) else after(runs, status, *result)
+        )
         way = attempt(settings[place], words, env)
         words, env = (words, env) if isinstance(way, str) else way
     if len(chosen) > 1:

@@ -51,9 +51,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "                       [--costs NAME|FILE] [--json FILE]\n"
         "                       FILE | [-o TRACE [--force]] -- CMD [ARG ...]"
     )
-    parser.add_argument("--by", choices=BY, default="function", help="what calls are put together by")
     parser.add_argument(
-        "--inverted", action="store_true", help="count calls under every function of their stack, main included"
+        "--by", choices=BY, default="function", help="what calls are put together by"
+    )
+    parser.add_argument(
+        "--inverted",
+        action="store_true",
+        help="count calls under every function of their stack, main included",
     )
     add_limit(parser)
     add_suppressions(parser)
@@ -76,7 +80,9 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.report.callers import as_json, as_text
 
     if options.inverted and options.by not in ("function", "module"):
-        raise LaconicError(f"--inverted counts under functions or modules, not --by {options.by}: leave one out")
+        raise LaconicError(
+            f"--inverted counts under functions or modules, not --by {options.by}: leave one out"
+        )
     check_source(options, "callers")
     check_kept(options)
     rules = suppressions(options)
@@ -86,7 +92,9 @@ def execute(options: argparse.Namespace) -> int:
         with progress(f"replaying {trace.path}", trace.size) as update:
             found = sites(trace, progress=update)
         tell_loss(trace, found.loss)
-    result = callers(found, options.by, inverted=options.inverted, suppressions=rules, profile=profile)
+    result = callers(
+        found, options.by, inverted=options.inverted, suppressions=rules, profile=profile
+    )
     hand_over(
         options, output, lambda: as_json(result, found.stacks),
         lambda width: as_text(result, found.stacks, width, options.limit),
@@ -97,7 +105,9 @@ def execute(options: argparse.Namespace) -> int:
 def add_suppressions(parser: argparse.ArgumentParser) -> None:
     """Declares the options that `suppressions` reads."""
     hiding = parser.add_mutually_exclusive_group()
-    hiding.add_argument("--suppressions", metavar="FILE", help="what not to show (default: laconic.toml here)")
+    hiding.add_argument(
+        "--suppressions", metavar="FILE", help="what not to show (default: laconic.toml here)"
+    )
     hiding.add_argument("--no-suppressions", action="store_true", help="show everything")
 
 
@@ -116,5 +126,9 @@ def suppressions(options: argparse.Namespace) -> list[Suppression]:
 def add_limit(parser: argparse.ArgumentParser) -> None:
     """Declares `--limit`: how many places are shown."""
     parser.add_argument(
-        "--limit", type=whole("number of places"), default=10, metavar="N", help="how many are shown (default: 10)"
+        "--limit",
+        type=whole("number of places"),
+        default=10,
+        metavar="N",
+        help="how many are shown (default: 10)",
     )

@@ -55,18 +55,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "                     [--json FILE]\n"
         "                     FILE | [-o TRACE [--force]] -- CMD [ARG ...]"
     )
-    parser.add_argument("--max-redundant", type=_limit, metavar="N|P%", help="how many calls may change nothing")
     parser.add_argument(
-        "--max-host-calls", type=whole("number of host calls", 0), metavar="N", help="how many host calls there may be"
+        "--max-redundant", type=_limit, metavar="N|P%", help="how many calls may change nothing"
+    )
+    parser.add_argument(
+        "--max-host-calls",
+        type=whole("number of host calls", 0),
+        metavar="N",
+        help="how many host calls there may be",
     )
     parser.add_argument("--baseline", metavar="FILE", help="what the run must not be worse than")
     parser.add_argument(
-        "--tolerance", type=_limit, metavar="N|P%", help="how much more than in the baseline may be (default: 0)"
+        "--tolerance",
+        type=_limit,
+        metavar="N|P%",
+        help="how much more than in the baseline may be (default: 0)",
     )
     parser.add_argument(
-        "--write-baseline", metavar="FILE", help="keep the figures of this run for --baseline, if all limits are kept"
+        "--write-baseline",
+        metavar="FILE",
+        help="keep the figures of this run for --baseline, if all limits are kept",
     )
-    parser.add_argument("--github", action="store_true", help="add annotations for GitHub Actions (::error ::...)")
+    parser.add_argument(
+        "--github", action="store_true", help="add annotations for GitHub Actions (::error ::...)"
+    )
     add_limit(parser)
     add_suppressions(parser)
     add_json(parser)
@@ -84,14 +96,25 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.commands.traces import show
     from laconic.report.check import as_github, as_json, as_text
 
-    wanted = (options.max_redundant, options.max_host_calls, options.baseline, options.write_baseline)
+    wanted = (
+        options.max_redundant,
+        options.max_host_calls,
+        options.baseline,
+        options.write_baseline,
+    )
     if all(value is None for value in wanted):
-        raise LaconicError("there is nothing to check: give a limit, as in  --max-redundant 5%, or --write-baseline")
+        raise LaconicError(
+            "there is nothing to check: give a limit, as in  --max-redundant 5%, or --write-baseline"
+        )
     if options.tolerance is not None and options.baseline is None:
         raise LaconicError("--tolerance is about a baseline: add --baseline FILE")
     check_source(options, "check --max-redundant 5%")
     check_kept(options)
-    outputs = {"-o": options.output, "--json": options.json, "--write-baseline": options.write_baseline}
+    outputs = {
+        "-o": options.output,
+        "--json": options.json,
+        "--write-baseline": options.write_baseline,
+    }
     check_outputs(outputs, options.words)
     check_outputs({"--json": options.json}, [options.baseline or "-"])
     rules = suppressions(options)
@@ -118,7 +141,9 @@ def execute(options: argparse.Namespace) -> int:
         say = show if options.command is None and options.json != "-" else tell
         say(as_github(figures, verdicts, stacks, root, os.path.isfile, options.limit))
     if kept and not status and trace.loss is not None:
-        raise LaconicError("the trace is not complete, and what is missing may go over the limits: record it again")
+        raise LaconicError(
+            "the trace is not complete, and what is missing may go over the limits: record it again"
+        )
     return status or int(not kept)
 
 

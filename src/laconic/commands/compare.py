@@ -57,8 +57,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "                       [--json FILE] [-j N] [-o FILE [--force]]\n"
         "                       FILE | -- CMD [ARG ...]"
     )
-    parser.add_argument("words", nargs="*", metavar="FILE", help="a trace that was recorded or imported")
-    parser.add_argument("--host", choices=HOSTS, default="sgx2", help="sgx2 (default): enclaves; linux: system calls")
+    parser.add_argument(
+        "words", nargs="*", metavar="FILE", help="a trace that was recorded or imported"
+    )
+    parser.add_argument(
+        "--host",
+        choices=HOSTS,
+        default="sgx2",
+        help="sgx2 (default): enclaves; linux: system calls",
+    )
     parser.add_argument(
         "--strategy",
         default="all",
@@ -79,10 +86,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="carry the strict strategies (classify, laconic) out leaf by leaf on the modelled EPCM, and compare what "
         "is accessible with what was asked for after every step; exit 70 where they differ; slow",
     )
-    parser.add_argument("--epc", metavar="SIZE", help="say under which strategies an EPC of this size (128M) overflows")
-    parser.add_argument("--by", choices=("process", "call"), help="show also what each process, or each call, came to")
-    parser.add_argument("--json", metavar="FILE", help="write the figures to FILE as JSON; - is standard output")
-    parser.add_argument("-j", dest="jobs", metavar="N", help="processes for a long trace (default: one a CPU)")
+    parser.add_argument(
+        "--epc",
+        metavar="SIZE",
+        help="say under which strategies an EPC of this size (128M) overflows",
+    )
+    parser.add_argument(
+        "--by",
+        choices=("process", "call"),
+        help="show also what each process, or each call, came to",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the figures to FILE as JSON; - is standard output"
+    )
+    parser.add_argument(
+        "-j", dest="jobs", metavar="N", help="processes for a long trace (default: one a CPU)"
+    )
     parser.add_argument("-o", "--output", metavar="FILE", help="keep the trace of CMD")
     parser.add_argument("--force", action="store_true", help="overwrite the trace that -o names")
     # argparse takes -5M for an option, and would not say what is wrong with it.
@@ -94,7 +113,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def add_costs(parser: argparse.ArgumentParser) -> None:
     """Declares `--costs`."""
     parser.add_argument(
-        "--costs", metavar="NAME|FILE", help="the cost profile: a shipped one's name, or a file (default: published)"
+        "--costs",
+        metavar="NAME|FILE",
+        help="the cost profile: a shipped one's name, or a file (default: published)",
     )
 
 
@@ -145,7 +166,11 @@ def _recorded(
 
 
 def _compared(
-    trace: Trace, names: list[str], profile: CostProfile | None, pages: int | None, options: argparse.Namespace
+    trace: Trace,
+    names: list[str],
+    profile: CostProfile | None,
+    pages: int | None,
+    options: argparse.Namespace,
 ) -> Json:
     from laconic.analysis.compare import Model, compare_hosts
     from laconic.analysis.schemas import SCHEMAS
@@ -163,7 +188,12 @@ def _compared(
         events, lost = first.events, first.loss[:-1] if trace.loss else first.loss
         figures = hosts_as_json(replays)
     tell_loss(trace, lost)
-    about = {"path": trace.path, "source": trace.source, "events": events, "loss": losses(trace, lost)}
+    about = {
+        "path": trace.path,
+        "source": trace.source,
+        "events": events,
+        "loss": losses(trace, lost),
+    }
     return {"schema": SCHEMAS["compare"], "trace": about, **figures}
 
 
@@ -175,9 +205,11 @@ def enclaves(
     jobs: int | None = None,
     model: Model | None = None,
 ) -> tuple[Json, int, list[str]]:
-    """What a trace comes to in enclaves, as JSON; how many events there were, and what is lost of them.
+    """What a trace comes to in enclaves, as JSON; how many events there were, and what is lost of
+    them.
 
-    `pages`: the size of an EPC, to be compared with. Raises LaconicError where the trace cannot be read.
+    `pages`: the size of an EPC, to be compared with. Raises LaconicError where the trace cannot be
+    read.
     """
     from laconic.analysis.compare import compare
     from laconic.commands.progress import progress
@@ -204,7 +236,9 @@ def _check_words(options: argparse.Namespace) -> None:
     if options.host == "linux":
         for given, name in ((options.costs, "--costs"), (options.epc, "--epc")):
             if given is not None:
-                raise LaconicError(f"{name} {given!r} is about enclaves: leave it out, or --host linux")
+                raise LaconicError(
+                    f"{name} {given!r} is about enclaves: leave it out, or --host linux"
+                )
         if options.by == "process":
             raise LaconicError("--by process is about enclaves: say --by call with --host linux")
 
@@ -230,7 +264,8 @@ def load_costs(path_or_name: str | None) -> CostProfile:
 
 
 def epc_pages(text: str) -> int:
-    """How many pages a size such as `128M` has; bytes where it has no unit. Raises LaconicError for what is no size."""
+    """How many pages a size such as `128M` has; bytes where it has no unit. Raises LaconicError for
+    what is no size."""
     found = re.fullmatch(r"(\d{1,30})([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE | re.ASCII)
     pages = int(found[1]) << _UNITS[found[2].upper()] >> _PAGE_BITS if found else 0
     if not 0 < pages < 1 << 64:

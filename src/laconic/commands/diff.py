@@ -50,7 +50,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_limit(parser)
     add_suppressions(parser)
     add_json(parser)
-    accept_source(parser, keep=True, metavar="A B", what="the run before, and the run after: traces, or JSON")
+    accept_source(
+        parser, keep=True, metavar="A B", what="the run before, and the run after: traces, or JSON"
+    )
     parser.set_defaults(execute=execute)
 
 
@@ -74,19 +76,27 @@ def execute(options: argparse.Namespace) -> int:
         output = open_output(options.json)
         second, status = _run(options, rules)
     found = diff(first, second)
-    hand_over(options, output, lambda: as_json(found), lambda width: as_text(found, width, options.limit))
+    hand_over(
+        options, output, lambda: as_json(found), lambda width: as_text(found, width, options.limit)
+    )
     return status
 
 
 def _check_words(options: argparse.Namespace) -> None:
     count, program = len(options.words), options.command is not None
     if program and not count:
-        raise LaconicError(f"the run before is not named: it stands before --, {_EXAMPLE} -- python3 -V")
+        raise LaconicError(
+            f"the run before is not named: it stands before --, {_EXAMPLE} -- python3 -V"
+        )
     if program and count > 1:
-        raise LaconicError(f"{options.words[1]!r} stands before --: name one run there, {_EXAMPLE} -- python3 -V")
+        raise LaconicError(
+            f"{options.words[1]!r} stands before --: name one run there, {_EXAMPLE} -- python3 -V"
+        )
     if not program and count != 2:
         named = f"{count} run{' is' if count == 1 else 's are'} named"
-        raise LaconicError(f"{named}: give two, {_EXAMPLE} after.trace, or one and a program after --")
+        raise LaconicError(
+            f"{named}: give two, {_EXAMPLE} after.trace, or one and a program after --"
+        )
 
 
 def _run(options: argparse.Namespace, rules: list[Suppression]) -> tuple[Figures, int]:

@@ -20,7 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `doctor`."""
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
-    parser.add_argument("--json", metavar="FILE", help="write the findings to FILE as JSON; - is standard output")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the findings to FILE as JSON; - is standard output"
+    )
     parser.set_defaults(execute=execute)
 
 

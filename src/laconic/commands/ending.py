@@ -1,4 +1,5 @@
-"""SIGTERM and SIGHUP while a verb has made what nobody else will take away: temporary files, processes, semaphores."""
+"""SIGTERM and SIGHUP while a verb has made what nobody else will take away: temporary files,
+processes, semaphores."""
 
 from __future__ import annotations
 
@@ -19,8 +20,9 @@ class _Ended(BaseException):
 
 @contextmanager
 def tidied() -> Iterator[None]:
-    """Where SIGTERM or SIGHUP would end Laconic at once, the block is left first, so that it can clean up; the signal
-    ends Laconic all the same. What is ignored (nohup) or has a handler stays so, and so do all outside the main thread.
+    """Where SIGTERM or SIGHUP would end Laconic at once, the block is left first, so that it can
+    clean up; the signal ends Laconic all the same. What is ignored (nohup) or has a handler stays
+    so, and so do all outside the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -85,11 +85,17 @@ def _event(options: argparse.Namespace) -> str:
         if not words:
             raise LaconicError(f"no event was named: it stands before --, {_PROGRAM}")
         if len(words) > 1:
-            raise LaconicError(f"{words[0]!r} {words[1]!r} stand before --: give an event alone, {_PROGRAM}")
+            raise LaconicError(
+                f"{words[0]!r} {words[1]!r} stand before --: give an event alone, {_PROGRAM}"
+            )
     elif len(words) > 2:
-        raise LaconicError(f"{words[2]!r} is one word too many: give a trace and an event, {_TRACE}")
+        raise LaconicError(
+            f"{words[2]!r} is one word too many: give a trace and an event, {_TRACE}"
+        )
     elif not words:
-        raise LaconicError(f"no trace and no event was named: give both, {_TRACE}; or run a program, {_PROGRAM}")
+        raise LaconicError(
+            f"no trace and no event was named: give both, {_TRACE}; or run a program, {_PROGRAM}"
+        )
     elif len(words) == 1:
         what = "a trace, or a program after --" if _is_event(words[0]) else "an event"
         raise LaconicError(f"{words[0]!r} alone was named: give {what}, too, {_TRACE}")

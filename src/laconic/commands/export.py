@@ -35,10 +35,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("trace", metavar="FILE", help="a trace that was recorded or imported")
     parser.add_argument("--to", choices=tuple(FORMATS), required=True, help="the format")
-    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the file; - is standard output")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", required=True, help="the file; - is standard output"
+    )
     parser.add_argument("--force", action="store_true", help="write OUT anew where it exists")
-    parser.add_argument("--from", dest="begin", type=float, metavar="TIME", help="leave out what is before (seconds)")
-    parser.add_argument("--until", type=float, metavar="TIME", help="leave out what is after (seconds)")
+    parser.add_argument(
+        "--from",
+        dest="begin",
+        type=float,
+        metavar="TIME",
+        help="leave out what is before (seconds)",
+    )
+    parser.add_argument(
+        "--until", type=float, metavar="TIME", help="leave out what is after (seconds)"
+    )
     parser.add_argument(
         "--limit",
         type=whole("number of bytes"),
@@ -49,7 +59,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Writes the file; says on standard error what was written, what is missing and what can be done with it."""
+    """Writes the file; says on standard error what was written, what is missing and what can be
+    done with it."""
     from laconic.commands.output import tell
     from laconic.commands.progress import progress
     from laconic.commands.traces import open_trace, tell_loss
@@ -64,7 +75,9 @@ def execute(options: argparse.Namespace) -> int:
     output = _open(options)
     with progress(f"reading {options.trace}", trace.size) as update:
         try:
-            written = _write(trace, output, Part(options.to, window, options.limit, update), options.output)
+            written = _write(
+                trace, output, Part(options.to, window, options.limit, update), options.output
+            )
         except BrokenPipeError:
             return 0  # the reader has what it wanted
     for note in written.notes:
@@ -73,7 +86,9 @@ def execute(options: argparse.Namespace) -> int:
     unit = "line" if options.to == "strace" else "row"
     size = "" if options.output == "-" else f", {os.path.getsize(options.output):,} bytes"
     where = "standard output" if options.output == "-" else options.output
-    tell(f"laconic: wrote {where}: {written.rows:,} {unit}{'' if written.rows == 1 else 's'}{size}\n")
+    tell(
+        f"laconic: wrote {where}: {written.rows:,} {unit}{'' if written.rows == 1 else 's'}{size}\n"
+    )
     if options.output != "-":
         tell(f"next:  {_next(options.to, options.output)}\n")
     return 0
@@ -84,11 +99,15 @@ def _window(options: argparse.Namespace) -> Window:
 
     for name, value in (("--from", options.begin), ("--until", options.until)):
         if value is not None and not 0 <= value < 1e9:
-            raise LaconicError(f"{name} {value} is no time: give seconds since the trace began, as in {name} 1.5")
+            raise LaconicError(
+                f"{name} {value} is no time: give seconds since the trace began, as in {name} 1.5"
+            )
     begin = round((options.begin or 0) * 1e9)
     until = None if options.until is None else round(options.until * 1e9)
     if until is not None and until < begin:
-        raise LaconicError(f"--until {options.until} is before --from {options.begin}: turn them round")
+        raise LaconicError(
+            f"--until {options.until} is before --from {options.begin}: turn them round"
+        )
     return Window(begin, until)
 
 
@@ -98,7 +117,9 @@ def _open(options: argparse.Namespace) -> BinaryIO:
     path = options.output
     if path == "-":
         if options.to == "parquet" and os.isatty(1):
-            raise LaconicError("standard output is a terminal, and Parquet is no text: name a file with -o")
+            raise LaconicError(
+                "standard output is a terminal, and Parquet is no text: name a file with -o"
+            )
         return os.fdopen(os.dup(1), "wb")
     if os.path.exists(path) and os.path.samefile(path, options.trace):
         raise LaconicError(f"-o {path!r} is the trace itself: name another file")
@@ -106,7 +127,8 @@ def _open(options: argparse.Namespace) -> BinaryIO:
 
 
 def _write(trace: Trace, output: BinaryIO, part: Part, path: str) -> Written:
-    # What is not whole is taken away: half a Parquet file is none, and half a log would pass for a whole one.
+    # What is not whole is taken away: half a Parquet file is none, and half a log would pass for a
+    # whole one.
     from laconic.trace.exporters import export
 
     try:
@@ -141,5 +163,6 @@ def _next(kind: str, path: str) -> str:
     reader = {"parquet": "read_parquet", "csv": "read_csv", "jsonl": "read_json"}[kind]
     table = "{}('{}')".format(reader, path.replace("'", "''"))
     query = f"select call, count(*), count(errno) from {table} group by call order by 2 desc"
-    # Single quotes hold SQL's strings: double ones around them read better, where the path allows it.
+    # Single quotes hold SQL's strings: double ones around them read better, where the path allows
+    # it.
     return "duckdb -c " + (shlex.quote(query) if set(path) & set('"$`\\!') else f'"{query}"')

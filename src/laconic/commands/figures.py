@@ -40,8 +40,11 @@ def read_json(path: str) -> Figures:
     return from_json(parsed, path)
 
 
-def trace_figures(trace: Trace, rules: Iterable[Suppression] = (), name: str = "") -> tuple[Figures, Stacks]:
-    """The figures of a trace, and its stacks; what is missing is told. They are called `name`, or as the file is.
+def trace_figures(
+    trace: Trace, rules: Iterable[Suppression] = (), name: str = ""
+) -> tuple[Figures, Stacks]:
+    """The figures of a trace, and its stacks; what is missing is told. They are called `name`, or
+    as the file is.
 
     Raises LaconicError.
     """

@@ -59,7 +59,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="OUT", help="the file; - is standard output")
     parser.add_argument("--force", action="store_true", help="write OUT anew where it exists")
     parser.add_argument("--all", action="store_true", help="of all memory calls, and none hidden")
-    parser.add_argument("--weight", choices=WEIGHTS, default=CALLS, help="what a stack weighs (default: calls)")
+    parser.add_argument(
+        "--weight", choices=WEIGHTS, default=CALLS, help="what a stack weighs (default: calls)"
+    )
     add_costs(parser)
     add_suppressions(parser)
     add_json(parser, "the stacks and their weights")
@@ -95,7 +97,9 @@ def execute(options: argparse.Namespace) -> int:
             _write(_text(made, options.to, trace), options)
     missing = {module.path: why for module, why in found.stacks.symbolizer.missing.items()}
     if output is not None:
-        write_json(as_json(made, missing), output, options.json, program=options.command is not None)
+        write_json(
+            as_json(made, missing), output, options.json, program=options.command is not None
+        )
     _tell(made, missing, options.output or options.json)
     return status
 
@@ -104,15 +108,21 @@ def _check_options(options: argparse.Namespace) -> None:
     from laconic.analysis.flamegraph import CYCLES
 
     if options.to is None and options.json is None:
-        raise LaconicError("no file was named: give --to FORMAT -o OUT, as in  --to svg -o a.svg, or --json FILE")
+        raise LaconicError(
+            "no file was named: give --to FORMAT -o OUT, as in  --to svg -o a.svg, or --json FILE"
+        )
     if (options.to is None) != (options.output is None):
         raise LaconicError("--to and -o go together: give both, as in  --to svg -o a.svg")
     if options.output is None and options.force:
         raise LaconicError("--force overwrites the file that -o names: add -o OUT, or leave it out")
     if options.output == options.json == "-":
-        raise LaconicError("-o - and --json - would both write to standard output: give one of them a file")
+        raise LaconicError(
+            "-o - and --json - would both write to standard output: give one of them a file"
+        )
     if options.all and options.suppressions:
-        raise LaconicError(f"--suppressions {options.suppressions!r} hides calls, and --all shows all: leave one out")
+        raise LaconicError(
+            f"--suppressions {options.suppressions!r} hides calls, and --all shows all: leave one out"
+        )
     if options.costs is not None and options.weight != CYCLES:
         raise LaconicError(f"--costs {options.costs!r} is about cycles: add --weight cycles")
 
@@ -179,8 +189,12 @@ def _tell(made: Flames, missing: Mapping[str, str], path: str) -> None:
     stacks = f"{len(made.stacks):,} stack{'' if len(made.stacks) == 1 else 's'}"
     say(f"wrote {where}: {title(made)}, {made.total:,} in {stacks}")
     if made.stackless:
-        say(f"{made.stackless:,} calls have no stack: record with  laconic run -o FILE --stacks all")
+        say(
+            f"{made.stackless:,} calls have no stack: record with  laconic run -o FILE --stacks all"
+        )
     if made.hidden:
-        say(f"{sum(made.hidden.values()):,} redundant calls are hidden (--no-suppressions shows them)")
+        say(
+            f"{sum(made.hidden.values()):,} redundant calls are hidden (--no-suppressions shows them)"
+        )
     for module, why in sorted(missing.items()):
         say(f"no symbols of {module}: {why}")

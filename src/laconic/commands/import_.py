@@ -29,11 +29,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.add_argument("kind", choices=list(IMPORTERS), help="who wrote the log")
-    parser.add_argument("logs", nargs="+", metavar="LOG", help="logs, plain or packed; - is standard input")
+    parser.add_argument(
+        "logs", nargs="+", metavar="LOG", help="logs, plain or packed; - is standard input"
+    )
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the trace to write")
     parser.add_argument("--force", action="store_true", help="write over a trace that exists")
     parser.add_argument(
-        "--redact", action="store_true", help="put hashes in the place of paths and names, and leave out command lines"
+        "--redact",
+        action="store_true",
+        help="put hashes in the place of paths and names, and leave out command lines",
     )
     parser.add_argument(
         "--root",
@@ -41,7 +45,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="gramine: look up the files that the program used below DIR (/, or an image's root), for their sizes and "
         "what is mapped at its start",
     )
-    parser.add_argument("--json", metavar="FILE", help="write the report to FILE as JSON; - is standard output")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the report to FILE as JSON; - is standard output"
+    )
     parser.add_argument("--quiet", action="store_true", help="print no summary")
     parser.set_defaults(execute=execute)
 

@@ -20,7 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.add_argument("trace", metavar="FILE", help="a trace that was recorded or imported")
-    parser.add_argument("--json", metavar="FILE", help="write the same to FILE as JSON; - is standard output")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the same to FILE as JSON; - is standard output"
+    )
     parser.set_defaults(execute=execute)
 
 

@@ -66,10 +66,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "                    [--suppressions FILE | --no-suppressions]\n"
         "                    [--json FILE] [-o TRACE [--force]] -- CMD [ARG ...]"
     )
-    parser.add_argument("words", nargs="*", metavar="CMD", help="the program and its arguments, after --")
-    parser.add_argument("--output", metavar="FILE", help="write the program's standard output and error to FILE")
     parser.add_argument(
-        "--delay", type=_delay, default=1.0, metavar="SECONDS", help="time between two looks (default: 1)"
+        "words", nargs="*", metavar="CMD", help="the program and its arguments, after --"
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", help="write the program's standard output and error to FILE"
+    )
+    parser.add_argument(
+        "--delay",
+        type=_delay,
+        default=1.0,
+        metavar="SECONDS",
+        help="time between two looks (default: 1)",
     )
     parser.add_argument("--lines", action="store_true", help="no view: a line each time")
     add_suppressions(parser)
@@ -84,15 +92,26 @@ def execute(options: argparse.Namespace) -> int:
     """Runs the program; returns its exit status."""
     from laconic.analysis.live import Model
     from laconic.commands.callers import suppressions
-    from laconic.commands.output import check_outputs, open_output, spare_traces, tell, width, write_json
+    from laconic.commands.output import (
+        check_outputs,
+        open_output,
+        spare_traces,
+        tell,
+        width,
+        write_json,
+    )
     from laconic.live.child import Child
     from laconic.report.live import as_json, ending
     from laconic.tracer.signals import RELAYED, Relay, signal_set
 
     if options.words and options.command is None:
-        raise LaconicError(f"a program's name goes after --, as in  laconic live -- {options.words[0]}")
+        raise LaconicError(
+            f"a program's name goes after --, as in  laconic live -- {options.words[0]}"
+        )
     if options.words or not options.command:
-        raise LaconicError("no command was given: name a program, as in  laconic live -- python3 -V")
+        raise LaconicError(
+            "no command was given: name a program, as in  laconic live -- python3 -V"
+        )
     if options.force and options.trace is None:
         raise LaconicError("--force is about a trace: name it with -o TRACE")
     check_outputs({"-o": options.trace, "--output": options.output, "--json": options.json})
@@ -138,7 +157,13 @@ def _record(options: argparse.Namespace) -> Callable[[], Recorder] | None:
     if options.trace is None:
         return None
     return partial(
-        recorder_for, options.command, "laconic", options.trace, force=options.force, redact=False, stacks="none"
+        recorder_for,
+        options.command,
+        "laconic",
+        options.trace,
+        force=options.force,
+        redact=False,
+        stacks="none",
     )
 
 
@@ -151,18 +176,23 @@ def _has_view() -> bool:
     if not (os.isatty(0) and os.isatty(2)) or os.environ.get("TERM", "dumb") == "dumb":
         return False
     if importlib.util.find_spec("textual") is None:
-        tell("laconic: the view needs textual; use pip install 'laconic-mm[live]'. Until then, one line per update\n")
+        tell(
+            "laconic: the view needs textual; use pip install 'laconic-mm[live]'. Until then, one line per update\n"
+        )
         return False
     return True
 
 
 def _places(path: str | None, view: bool) -> dict[int, int | None]:
-    # Where the program's standard output and error go, other than where Laconic's own go; None: to the pane.
+    # Where the program's standard output and error go, other than where Laconic's own go; None: to
+    # the pane.
     if path is not None:
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise LaconicError(f"--output {path!r} cannot be written, {error.strerror}: name another file") from None
+            raise LaconicError(
+                f"--output {path!r} cannot be written, {error.strerror}: name another file"
+            ) from None
         return {1: fd, 2: fd}
     if not view:
         return {}
@@ -175,7 +205,12 @@ def _view(child: Child, model: Model, options: argparse.Namespace) -> None:
 
     pane = options.output is None
     app = LiveApp(
-        model, options.command, options.delay, lambda: child.drain(model), child.fresh if pane else None, child.kill
+        model,
+        options.command,
+        options.delay,
+        lambda: child.drain(model),
+        child.fresh if pane else None,
+        child.kill,
     )
     app.run()
     child.pass_through(1 if os.isatty(1) else 2)

@@ -30,7 +30,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("trace", metavar="FILE", help="a trace that was recorded or imported")
     parser.add_argument(
-        "--pid", type=whole("process"), metavar="P", help="the process; needless where there is only one"
+        "--pid",
+        type=whole("process"),
+        metavar="P",
+        help="the process; needless where there is only one",
     )
     parser.add_argument(
         "--at",
@@ -59,21 +62,31 @@ def execute(options: argparse.Namespace) -> int:
     pid = options.pid
     if pid is None:
         if len(engine.processes) > 1:
-            raise LaconicError(f"there are several processes: name one with --pid\n{_processes(engine)}")
+            raise LaconicError(
+                f"there are several processes: name one with --pid\n{_processes(engine)}"
+            )
         pid = next(iter(engine.processes), 0)
     mm = engine.processes.get(pid)
     if mm is None:
         what = f"no process {pid}" if options.pid is not None else "no process"
-        others = f". There are:\n{_processes(engine)}" if engine.processes else ": name another moment with --at"
+        others = (
+            f". There are:\n{_processes(engine)}"
+            if engine.processes
+            else ": name another moment with --at"
+        )
         raise LaconicError(f"there is {what} at {options.at}{others}")
     if mm.space is None:
-        raise LaconicError(f"process {pid} is not followed: a 32-bit program, or one that hides its memory map")
+        raise LaconicError(
+            f"process {pid} is not followed: a 32-bit program, or one that hides its memory map"
+        )
     show(as_text(mm.space))
     return 0
 
 
 def _processes(engine: Replay) -> str:
-    return "\n".join(f"  {pid:>7}  {engine.programs.get(pid, '?')}" for pid in sorted(engine.processes))
+    return "\n".join(
+        f"  {pid:>7}  {engine.programs.get(pid, '?')}" for pid in sorted(engine.processes)
+    )
 
 
 def _moment(text: str) -> Callable[[int, int], bool] | None:
@@ -86,7 +99,9 @@ def _moment(text: str) -> Callable[[int, int], bool] | None:
     except ValueError:
         moment = -1
     if not 0 <= moment < inf:
-        raise LaconicError(f"--at {text!r} is no moment: give an event's number, seconds as in 12.5s, or end")
+        raise LaconicError(
+            f"--at {text!r} is no moment: give an event's number, seconds as in 12.5s, or end"
+        )
     if text.endswith("s"):
         return lambda number, time: time > moment
     return lambda number, time: number >= moment

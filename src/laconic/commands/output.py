@@ -1,4 +1,5 @@
-"""Where messages and figures go: standard error and files, either of which may be closed or full."""
+"""Where messages and figures go: standard error and files, either of which may be closed or
+full."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from laconic.errors import LaconicError
 
 
 def tell(text: str) -> None:
-    """Writes to standard error, as `harmless`; where that is gone or full, the program's exit status still counts."""
+    """Writes to standard error, as `harmless`; where that is gone or full, the program's exit
+    status still counts."""
     try:
         write_all(2, harmless(text))
     except OSError:
@@ -60,9 +62,10 @@ class Output:
 
     Use it as a context manager, which gives the text file. A new file, and an ordinary file of this
     user, is written under another name, and renamed at the end of the block. It has no name at all
-    while it is empty (O_TMPFILE), so that a process that is killed leaves nothing behind. Everything
-    else is written in place: standard output and its files (`/dev/stdout`), pipes and devices, files
-    with several names or another owner, and files in a directory that cannot be written.
+    while it is empty (O_TMPFILE), so that a process that is killed leaves nothing behind.
+    Everything else is written in place: standard output and its files (`/dev/stdout`), pipes and
+    devices, files with several names or another owner, and files in a directory that cannot be
+    written.
 
     Raises OSError, as open(path, "w") would.
     """
@@ -175,12 +178,11 @@ def _unlink(name: str) -> None:
         pass
 
 
-def write_json(
-    result: dict[str, Any], output: Output, path: str, *, program: bool = False
-) -> None:
+def write_json(result: dict[str, Any], output: Output, path: str, *, program: bool = False) -> None:
     """Writes a result as JSON and closes the file; a reader that has gone (`| head`) is no error.
 
-    Raises LaconicError for a full disk; after a `program`, whose exit status counts, it is told alone.
+    Raises LaconicError for a full disk; after a `program`, whose exit status counts, it is told
+    alone.
     """
     import json
 
@@ -210,9 +212,13 @@ def hold_standard_streams() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
-def add_json(parser: argparse.ArgumentParser, what: str = "all of it", metavar: str = "FILE") -> None:
+def add_json(
+    parser: argparse.ArgumentParser, what: str = "all of it", metavar: str = "FILE"
+) -> None:
     """Declares `--json`, whose file `open_output` opens."""
-    parser.add_argument("--json", metavar=metavar, help=f"write {what} to {metavar} as JSON; - is standard output")
+    parser.add_argument(
+        "--json", metavar=metavar, help=f"write {what} to {metavar} as JSON; - is standard output"
+    )
 
 
 def open_output(path: str | None, option: str = "--json") -> Output | None:
@@ -232,7 +238,8 @@ def open_output(path: str | None, option: str = "--json") -> Output | None:
 
 
 def check_outputs(outputs: Mapping[str, str | None], inputs: Iterable[str] = ()) -> None:
-    """Raises LaconicError where two of `outputs` (paths by option) are one file, or one is what is read (but for -o).
+    """Raises LaconicError where two of `outputs` (paths by option) are one file, or one is what is
+    read (but for -o).
 
     One would write over the other. `-` and what is no file, as /dev/null, may be named by all.
     """
@@ -250,11 +257,14 @@ def check_outputs(outputs: Mapping[str, str | None], inputs: Iterable[str] = ())
 
 
 def spare_traces(option: str, path: str) -> None:
-    """Raises LaconicError where the file that `option` would overwrite is a trace, as a slip of the hand makes it."""
+    """Raises LaconicError where the file that `option` would overwrite is a trace, as a slip of the
+    hand makes it."""
     try:
         if os.path.isfile(path):
             with open(path, "rb") as file:
                 if file.read(4) == b"\xff\xff\xff\xff":
-                    raise LaconicError(f"{option} {path!r} is a trace, and stays as it is: name another file")
+                    raise LaconicError(
+                        f"{option} {path!r} is a trace, and stays as it is: name another file"
+                    )
     except OSError:
         pass  # what it is shows when it is written

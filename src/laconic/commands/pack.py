@@ -37,7 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.add_argument("trace", metavar="FILE", help="a trace that was recorded or imported")
-    parser.add_argument("-o", "--output", metavar="OUT", help="write to OUT, and leave FILE as it is")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help="write to OUT, and leave FILE as it is"
+    )
     parser.add_argument("--force", action="store_true", help="write OUT anew where it exists")
     add_json(parser, "what was found and what is missing")
     parser.set_defaults(execute=execute)
@@ -58,7 +60,9 @@ def execute(options: argparse.Namespace) -> int:
     check_outputs({"-o": out, "--json": options.json}, [trace.path])
     if out is not None and os.path.exists(out):
         if os.path.samefile(out, trace.path):
-            raise LaconicError(f"-o {out!r} is the trace itself: leave -o out, and it is packed in its place")
+            raise LaconicError(
+                f"-o {out!r} is the trace itself: leave -o out, and it is packed in its place"
+            )
         if not options.force:
             raise LaconicError(f"-o {out!r} exists already: name another file, or give --force")
     output = open_output(options.json)
@@ -66,7 +70,9 @@ def execute(options: argparse.Namespace) -> int:
         packed = symbols_of(trace, None, update)
     tell_loss(trace)
     if out is None and trace.loss:
-        raise LaconicError(f"{trace.path!r} is not complete, and stays as it is: -o OUT packs what there is of it")
+        raise LaconicError(
+            f"{trace.path!r} is not complete, and stays as it is: -o OUT packs what there is of it"
+        )
     if out is not None:
         _write(trace, packed, out, options.force)
     elif packed.rows:
@@ -96,7 +102,9 @@ def _replace(trace: Trace, packed: Packed) -> None:
     # The trace is never half there: the new one takes its name when it is complete.
     path = os.path.realpath(trace.path)
     if not os.access(os.path.dirname(path), os.W_OK):
-        raise LaconicError(f"{path!r} cannot be replaced, its directory cannot be written: name another place with -o")
+        raise LaconicError(
+            f"{path!r} cannot be replaced, its directory cannot be written: name another place with -o"
+        )
     new = f"{path}.{os.getpid()}.new"
     _write(trace, packed, new, False)
     os.chmod(new, os.stat(path).st_mode & 0o7777)

@@ -1,4 +1,5 @@
-"""Running a program on the bookkeeping, and its trace: for the verbs that need one for themselves."""
+"""Running a program on the bookkeeping, and its trace: for the verbs that need one for
+themselves."""
 
 from __future__ import annotations
 
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
 
 
 def recorder_for(
-    command: Sequence[str], strategy: str, path: str, *, force: bool, redact: bool, stacks: str = "redundant"
+    command: Sequence[str],
+    strategy: str,
+    path: str,
+    *,
+    force: bool,
+    redact: bool,
+    stacks: str = "redundant",
 ) -> Recorder:
     """A recorder that writes to `path`, with the stacks of redundant calls, of all, or none.
 
@@ -27,12 +34,18 @@ def recorder_for(
     from laconic.tracer.stacks import NONE, Stacks
 
     writer = TraceWriter(path, "run", force=force, redact=redact)
-    writer.describe(command=[writer.hidden(word).decode("utf-8", "replace") for word in command], strategy=strategy)
+    writer.describe(
+        command=[writer.hidden(word).decode("utf-8", "replace") for word in command],
+        strategy=strategy,
+    )
     return Recorder(writer, None if stacks == NONE else Stacks(writer, stacks))
 
 
-def trace_program(tracer: Tracer, command: Sequence[str], recorder: Recorder | None) -> tuple[int, float]:
-    """Runs the program to its end; its exit status, and the seconds. A recorder is still to be finished.
+def trace_program(
+    tracer: Tracer, command: Sequence[str], recorder: Recorder | None
+) -> tuple[int, float]:
+    """Runs the program to its end; its exit status, and the seconds. A recorder is still to be
+    finished.
 
     Raises LaconicError where it cannot be started; then there is no trace.
     """
@@ -52,7 +65,8 @@ def trace_program(tracer: Tracer, command: Sequence[str], recorder: Recorder | N
 
 @contextmanager
 def place_for(path: str | None) -> Iterator[str]:
-    """Where a trace is written: `path`, or else a file that is gone afterwards. Raises LaconicError."""
+    """Where a trace is written: `path`, or else a file that is gone afterwards. Raises
+    LaconicError."""
     if path is not None:
         yield path
         return
@@ -74,7 +88,8 @@ def place_for(path: str | None) -> Iterator[str]:
 def recorded(
     command: Sequence[str], path: str | None, force: bool, stacks: str = "none"
 ) -> Iterator[tuple[int, str]]:
-    """Runs a program and records it, as `laconic run -o`; its exit status, and its trace, as `place_for` has it.
+    """Runs a program and records it, as `laconic run -o`; its exit status, and its trace, as
+    `place_for` has it.
 
     Raises LaconicError where it cannot be started.
     """

@@ -1,4 +1,5 @@
-"""How far a long work has come: a bar on standard error, after two seconds, where that is a terminal."""
+"""How far a long work has come: a bar on standard error, after two seconds, where that is a
+terminal."""
 
 from __future__ import annotations
 
@@ -14,10 +15,14 @@ PATIENCE = 2.0
 
 
 @contextmanager
-def progress(what: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], None]]:
-    """A function to be told how much is done of `total` (bytes, or whatever `unit` names; None: not known).
+def progress(
+    what: str, total: int | None = None, unit: str = ""
+) -> Iterator[Callable[[int], None]]:
+    """A function to be told how much is done of `total` (bytes, or whatever `unit` names; None: not
+    known).
 
-    It may be called as often as a batch or a line is done: 0.1 µs, nothing where there is no terminal.
+    It may be called as often as a batch or a line is done: 0.1 µs, nothing where there is no
+    terminal.
 
         with progress("reading a.trace", trace.size) as update:
             update(done)
@@ -45,9 +50,11 @@ def progress(what: str, total: int | None = None, unit: str = "") -> Iterator[Ca
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Shows a moving bar and the time that has passed while the block runs, if it takes over two seconds.
+    """Shows a moving bar and the time that has passed while the block runs, if it takes over two
+    seconds.
 
-    For work without steps that could be counted. Nothing is shown where standard error is no terminal.
+    For work without steps that could be counted. Nothing is shown where standard error is no
+    terminal.
     """
     if not sys.stderr.isatty():
         yield

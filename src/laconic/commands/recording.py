@@ -1,4 +1,5 @@
-"""A program in the place of a trace: `FILE | -- CMD`; and one that is run once more, for its trace alone.
+"""A program in the place of a trace: `FILE | -- CMD`; and one that is run once more, for its trace
+alone.
 
 The first run is `laconic.commands.program.recorded`'s.
 """
@@ -20,13 +21,16 @@ LINES, COLUMNS = 3, 200
 
 
 def accept_command(parser: argparse.ArgumentParser) -> None:
-    """Makes `parser` take all after the first `--` for a program and its arguments: `command`, None without `--`.
+    """Makes `parser` take all after the first `--` for a program and its arguments: `command`, None
+    without `--`.
 
     argparse's own rules for `--` differ from release to release.
     """
     parse = parser.parse_known_args
 
-    def split(args: Sequence[str], namespace: argparse.Namespace | None = None) -> tuple[argparse.Namespace, list[str]]:
+    def split(
+        args: Sequence[str], namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
         words = list(args)
         at = words.index("--") if "--" in words else len(words)
         options, extras = parse(words[:at], namespace)
@@ -38,9 +42,10 @@ def accept_command(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def rerun(command: Sequence[str], env: Mapping[str, str]) -> Iterator[tuple[int, str, list[str]]]:
-    """Runs `command` with `env` added, with nothing to read and its output thrown away, by a process of its own: one
-    process can trace one program. Its exit status, its trace, which is gone afterwards, and the last lines of its
-    standard error. There is no file where the program could not be run.
+    """Runs `command` with `env` added, with nothing to read and its output thrown away, by a
+    process of its own: one process can trace one program. Its exit status, its trace, which is gone
+    afterwards, and the last lines of its standard error. There is no file where the program could
+    not be run.
 
     Raises LaconicError where there is no place for the trace.
     """
@@ -56,5 +61,8 @@ def rerun(command: Sequence[str], env: Mapping[str, str]) -> Iterator[tuple[int,
         )
         errors.seek(max(errors.seek(0, os.SEEK_END) - 100 * COLUMNS, 0))
         lines = errors.read().decode("utf-8", "replace").splitlines()
-        said = ["".join(char if char.isprintable() else "?" for char in line[:COLUMNS]) for line in lines[-LINES:]]
+        said = [
+            "".join(char if char.isprintable() else "?" for char in line[:COLUMNS])
+            for line in lines[-LINES:]
+        ]
         yield 128 - done.returncode if done.returncode < 0 else done.returncode, trace, said

@@ -35,7 +35,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="linux (default): the system calls; sgx2: what the strategy costs in SGX2 enclaves, beside every-call",
     )
     add_costs(parser)
-    parser.add_argument("--json", metavar="FILE", help="write the figures to FILE as JSON; - is standard output")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the figures to FILE as JSON; - is standard output"
+    )
     parser.add_argument(
         "--check",
         action="store_true",

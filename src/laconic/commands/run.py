@@ -44,10 +44,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "                   [--host {linux,sgx2}] [--costs NAME|FILE] [--quiet] [-v]\n"
         "                   [--] CMD [ARG ...]"
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="record a trace: laconic replay, info, export read it")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="record a trace: laconic replay, info, export read it",
+    )
     parser.add_argument("--force", action="store_true", help="overwrite the trace that -o names")
     parser.add_argument(
-        "--redact", action="store_true", help="put hashes in the place of paths, names and command lines in the trace"
+        "--redact",
+        action="store_true",
+        help="put hashes in the place of paths, names and command lines in the trace",
     )
     parser.add_argument(
         "--stacks",
@@ -63,7 +70,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "exit 70 where they differ",
     )
     parser.add_argument(
-        "--observe", action="store_true", help="change nothing: count what would have been said to the kernel"
+        "--observe",
+        action="store_true",
+        help="change nothing: count what would have been said to the kernel",
     )
     parser.add_argument(
         "--strategy",
@@ -87,7 +96,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --verify: print the complete maps if they differ, not only where they do",
     )
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD", help="the program and its arguments")
+    parser.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="CMD", help="the program and its arguments"
+    )
     parser.set_defaults(execute=execute)
 
 
@@ -95,11 +106,17 @@ def execute(options: argparse.Namespace) -> int:
     """Runs the program; returns its exit status, or 70 where a check failed."""
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if command is options.command and command and command[0].startswith("-"):
-        raise LaconicError(f"there is no option {command[0]!r}: see laconic run --help; a program's name goes after --")
+        raise LaconicError(
+            f"there is no option {command[0]!r}: see laconic run --help; a program's name goes after --"
+        )
     if not command:
-        raise LaconicError("no command was given: name a program, as in  laconic run -- python3 -c 'print(1)'")
+        raise LaconicError(
+            "no command was given: name a program, as in  laconic run -- python3 -c 'print(1)'"
+        )
     if options.observe and options.strategy == "every-call":
-        raise LaconicError("--observe changes nothing and --strategy every-call says every call: choose one of them")
+        raise LaconicError(
+            "--observe changes nothing and --strategy every-call says every call: choose one of them"
+        )
     if options.output is None and (options.force or options.redact or options.stacks):
         raise LaconicError("--force, --redact and --stacks are about a trace: name it with -o FILE")
     check_outputs({"-o": options.output, "--json": options.json})
@@ -118,11 +135,15 @@ def _profile(options: argparse.Namespace) -> CostProfile | None:
         raise LaconicError(f"--costs {options.costs!r} is about enclaves: add --host sgx2")
     check_name(options.strategy, "linux")
     if options.strategy not in ("every-call", "laconic"):
-        raise LaconicError(f"--strategy {options.strategy} is a rule for an enclave: add --host sgx2")
+        raise LaconicError(
+            f"--strategy {options.strategy} is a rule for an enclave: add --host sgx2"
+        )
     return None
 
 
-def _run(options: argparse.Namespace, command: list[str], path: str | None, profile: CostProfile | None) -> int:
+def _run(
+    options: argparse.Namespace, command: list[str], path: str | None, profile: CostProfile | None
+) -> int:
     from laconic.commands.output import announce, open_output, tell, width, write_json
     from laconic.commands.progress import waiting
     from laconic.linux.pal import RULES
@@ -137,10 +158,16 @@ def _run(options: argparse.Namespace, command: list[str], path: str | None, prof
     ledger = Ledger(announce=None if options.quiet else announce)
     checker = Checker(ledger, options.verify, options.verbose)
     stacks = options.stacks or ("none" if options.output is None else "redundant")
-    recorder = path and recorder_for(
-        command, strategy, path, force=options.force, redact=options.redact, stacks=stacks
-    ) or None
-    mediator = Mediator(RULES[on_linux], ledger, checker, options.observe, _planned_failures(), recorder)
+    recorder = (
+        path
+        and recorder_for(
+            command, strategy, path, force=options.force, redact=options.redact, stacks=stacks
+        )
+        or None
+    )
+    mediator = Mediator(
+        RULES[on_linux], ledger, checker, options.observe, _planned_failures(), recorder
+    )
     status, seconds = trace_program(Tracer(mediator, waiting), command, recorder)
     if recorder is not None:
         recorder.finish(status, ledger, seconds, options.verify)
@@ -159,7 +186,11 @@ def _run(options: argparse.Namespace, command: list[str], path: str | None, prof
             from laconic.report import compare
 
             tell(compare.as_text(enclave, width(2)))
-    if recorder is not None and options.output is not None and (recorder.failure is not None or not options.quiet):
+    if (
+        recorder is not None
+        and options.output is not None
+        and (recorder.failure is not None or not options.quiet)
+    ):
         tell(_recorded(recorder))
     if checker.mismatch is not None:
         tell(
@@ -196,6 +227,11 @@ def _planned_failures() -> dict[int, int]:
     # LACONIC_FAIL=N:ERRNO,... makes the Nth host call fail, for the tests of failure handling.
     plan = os.environ.pop("LACONIC_FAIL", "")
     try:
-        return {int(call): int(code) for call, _, code in (item.partition(":") for item in plan.split(",") if item)}
+        return {
+            int(call): int(code)
+            for call, _, code in (item.partition(":") for item in plan.split(",") if item)
+        }
     except ValueError:
-        raise LaconicError(f"LACONIC_FAIL={plan!r} is no plan of failures: write N:ERRNO, as in 3:12") from None
+        raise LaconicError(
+            f"LACONIC_FAIL={plan!r} is no plan of failures: write N:ERRNO, as in 3:12"
+        ) from None

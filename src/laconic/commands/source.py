@@ -1,4 +1,5 @@
-"""Where a verb's trace comes from: `FILE`, or `-- CMD`, which is run and recorded first; and where its report goes."""
+"""Where a verb's trace comes from: `FILE`, or `-- CMD`, which is run and recorded first; and where
+its report goes."""
 
 from __future__ import annotations
 
@@ -21,25 +22,31 @@ def accept_source(
     metavar: str = "FILE",
     what: str = "a trace that was recorded or imported",
 ) -> None:
-    """Declares `FILE | -- CMD`; with `keep` also `-o TRACE [--force]`, which keeps the trace of CMD."""
+    """Declares `FILE | -- CMD`; with `keep` also `-o TRACE [--force]`, which keeps the trace of
+    CMD."""
     from laconic.commands.recording import accept_command
 
     parser.add_argument("words", nargs="*", metavar=metavar, help=what)
     if keep:
         parser.add_argument("-o", "--output", metavar="TRACE", help="keep the trace of CMD")
-        parser.add_argument("--force", action="store_true", help="overwrite the trace that -o names")
+        parser.add_argument(
+            "--force", action="store_true", help="overwrite the trace that -o names"
+        )
     accept_command(parser)
 
 
 def check_source(options: argparse.Namespace, verb: str) -> None:
-    """Raises LaconicError unless there is either one trace (`options.words`) or a program (`options.command`)."""
+    """Raises LaconicError unless there is either one trace (`options.words`) or a program
+    (`options.command`)."""
     example = f"as in  laconic {verb} -- python3 -V"
     if options.command is None:
         if len(options.words) != 1:
             what = "no trace was" if not options.words else "more than one trace was"
             raise LaconicError(f"{what} named: give one, or a program after --, {example}")
     elif options.words:
-        raise LaconicError(f"{options.words[0]!r} stands before --: name a trace, or a program after --, not both")
+        raise LaconicError(
+            f"{options.words[0]!r} stands before --: name a trace, or a program after --, not both"
+        )
     elif not options.command:
         raise LaconicError(f"no command was given: name a program, {example}")
 
@@ -61,8 +68,8 @@ def traced(
 ) -> Iterator[tuple[Trace, int]]:
     """The trace that a verb is to read, and the exit status of its program: 0 where it is a file.
 
-    A program's stacks are taken as `stacks` says; with `keep`, its trace stays where `options.output` says. Raises
-    LaconicError; once the program has failed, with its exit status.
+    A program's stacks are taken as `stacks` says; with `keep`, its trace stays where
+    `options.output` says. Raises LaconicError; once the program has failed, with its exit status.
     """
     from laconic.commands.program import recorded
     from laconic.commands.traces import open_trace
@@ -86,9 +93,11 @@ def hand_over(
     as_json: Callable[[], dict[str, Any]],
     as_text: Callable[[int], str],
 ) -> None:
-    """Writes a result as JSON, where `--json` has opened `output`, and in words, in so many columns.
+    """Writes a result as JSON, where `--json` has opened `output`, and in words, in so many
+    columns.
 
-    The words go to standard output, unless that is the JSON's alone; after a program, whose it is, to standard error.
+    The words go to standard output, unless that is the JSON's alone; after a program, whose it is,
+    to standard error.
     """
     from laconic.commands.output import tell, width, write_json
     from laconic.commands.traces import show

@@ -39,10 +39,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.add_argument(
-        "traces", nargs="+", metavar="DIR|GLOB", help="a directory, searched for *.trace; a trace; or a glob, quoted"
+        "traces",
+        nargs="+",
+        metavar="DIR|GLOB",
+        help="a directory, searched for *.trace; a trace; or a glob, quoted",
     )
     parser.add_argument(
-        "--strategy", default="all", metavar="NAME[,NAME]", help="the strategies to replay under (default: all)"
+        "--strategy",
+        default="all",
+        metavar="NAME[,NAME]",
+        help="the strategies to replay under (default: all)",
     )
     parser.add_argument(
         "--host",
@@ -52,16 +58,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_costs(parser)
     workers = parser.add_mutually_exclusive_group()
-    workers.add_argument("-j", dest="jobs", type=_jobs, metavar="N", help="processes to use (default: one a CPU)")
+    workers.add_argument(
+        "-j", dest="jobs", type=_jobs, metavar="N", help="processes to use (default: one a CPU)"
+    )
     workers.add_argument(
         "--scheduler",
         metavar="ADDRESS",
         help="use the workers of this Dask scheduler, which must see the traces under the same paths; "
         "needs pip install 'laconic-mm[cluster]'",
     )
-    parser.add_argument("--force", action="store_true", help="replace a RESULT that exists; else it is refused")
-    parser.add_argument("--json", metavar="FILE", help="write the summary to FILE as JSON; - is standard output")
-    parser.add_argument("-o", "--output", required=True, metavar="RESULT", help="the Parquet file to write")
+    parser.add_argument(
+        "--force", action="store_true", help="replace a RESULT that exists; else it is refused"
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the summary to FILE as JSON; - is standard output"
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="RESULT", help="the Parquet file to write"
+    )
     parser.set_defaults(execute=execute)
 
 
@@ -69,7 +83,14 @@ def execute(options: argparse.Namespace) -> int:
     """Sweeps; returns 1 where a trace could not be read."""
     from laconic.analysis import sweep
     from laconic.commands.ending import tidied
-    from laconic.commands.output import check_outputs, open_output, spare_traces, tell, width, write_json
+    from laconic.commands.output import (
+        check_outputs,
+        open_output,
+        spare_traces,
+        tell,
+        width,
+        write_json,
+    )
     from laconic.commands.progress import progress
     from laconic.commands.traces import show
     from laconic.report.sweep import as_json, as_text

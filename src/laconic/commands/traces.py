@@ -23,14 +23,17 @@ def open_trace(path: str) -> Trace:
 
 
 def losses(trace: Trace, lost: Sequence[str] = ()) -> list[str]:
-    """What is missing, a sentence each; empty where nothing is. `lost` are the sentences about the `lost` rows, and may
-    end with the trace's own loss, which is said once.
+    """What is missing, a sentence each; empty where nothing is. `lost` are the sentences about the
+    `lost` rows, and may end with the trace's own loss, which is said once.
 
     The trace must have been read to its end.
     """
     lost = [sentence for sentence in lost if sentence != trace.loss]
     more = len(lost) - SHOWN
-    found = [*lost[:SHOWN], *([f"and {more:,} more kind{'' if more == 1 else 's'} of loss"] if more > 0 else [])]
+    found = [
+        *lost[:SHOWN],
+        *([f"and {more:,} more kind{'' if more == 1 else 's'} of loss"] if more > 0 else []),
+    ]
     return [*found, trace.loss] if trace.loss else found
 
 
@@ -43,11 +46,13 @@ def tell_loss(trace: Trace, lost: Sequence[str] = ()) -> None:
 
 
 def show(text: str) -> None:
-    """Writes to standard output, as `harmless`; a reader that has gone (`| head`) is no error. Raises LaconicError for
-    a full disk."""
+    """Writes to standard output, as `harmless`; a reader that has gone (`| head`) is no error.
+    Raises LaconicError for a full disk."""
     try:
         write_all(1, harmless(text))
     except BrokenPipeError:
         pass
     except OSError as error:
-        raise LaconicError(f"standard output cannot be written, {error.strerror}: give it another place") from None
+        raise LaconicError(
+            f"standard output cannot be written, {error.strerror}: give it another place"
+        ) from None

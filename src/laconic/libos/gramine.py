@@ -1,7 +1,8 @@
-"""The LibOS of upstream Gramine: its bookkeeping, and what it asks of the PAL for each thing that it does.
+"""The LibOS of upstream Gramine: its bookkeeping, and what it asks of the PAL for each thing that
+it does.
 
-VMAs never merge (libos_vma.c): a region that ten calls have made is ten VMAs, and is freed by ten. Comments name the
-function of upstream's that is meant.
+VMAs never merge (libos_vma.c): a region that ten calls have made is ten VMAs, and is freed by ten.
+Comments name the function of upstream's that is meant.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import Meter
 from laconic.sgx.pal.gramine import RW, Gramine
 
-#: Flags of a VMA that are Gramine's own: the LibOS's memory, and a file mapping that was ever writable.
+#: Flags of a VMA that are Gramine's own: the LibOS's memory, and a file mapping that was ever
+#: writable.
 VMA_INTERNAL, VMA_TAINTED = 0x20000000, 0x40000000
 
 
 class LibosVma(NamedTuple):
-    """One VMA, each an object of its own. `flags`: VM_NORESERVE (lazy), VM_SHARED, and the two VMA_*.
+    """One VMA, each an object of its own. `flags`: VM_NORESERVE (lazy), VM_SHARED, and the two
+    VMA_*.
 
     From `valid_end` (bytes) on a file has no pages.
     """
@@ -48,7 +51,8 @@ class LibosVma(NamedTuple):
 
 
 class Libos(Strategy):
-    """One process's LibOS. `vmas` are its own, `pal` has the pages; all ranges are in bytes, page aligned.
+    """One process's LibOS. `vmas` are its own, `pal` has the pages; all ranges are in bytes, page
+    aligned.
 
     `transfers`: how many of the host calls counted read or wrote contents of files.
     """
@@ -95,7 +99,8 @@ class Libos(Strategy):
             self.vmas.set(start, end, None)
 
     def protect(self, start: int, end: int, prot: int) -> None:
-        """libos_syscall_mprotect: VMAs are split and changed, the whole range is one Protect. O(log n + VMAs)."""
+        """libos_syscall_mprotect: VMAs are split and changed, the whole range is one Protect. O(log
+        n + VMAs)."""
         keys: list[int] = []
         values: list[LibosVma | None] = []
         for begin, stop, vma in self.vmas.runs(start, end):
@@ -118,7 +123,8 @@ class Libos(Strategy):
         self.pal.protect(start, end, 0)
 
     def clear(self, start: int, end: int, prot: int) -> None:
-        """madvise_dontneed_visitor: memset, with two Protects around it where the VMA is not writable. O(log n + k)."""
+        """madvise_dontneed_visitor: memset, with two Protects around it where the VMA is not
+        writable. O(log n + k)."""
         pal = self.pal
         if prot & PROT_WRITE:
             pal.zero(start, end)
@@ -130,7 +136,8 @@ class Libos(Strategy):
             self.meter.counts.open_windows += stop - begin >> PAGE_SHIFT
 
     def written(self, file: File) -> None:
-        """prot_refresh_vma: all that is mapped of a file that was written to, whether or not its end moved. O(VMAs)."""
+        """prot_refresh_vma: all that is mapped of a file that was written to, whether or not its
+        end moved. O(VMAs)."""
         mapped = self.mapped[file]
         for low, high, _ in list(mapped):
             for begin, stop, vma in list(self.vmas.runs(low, high)):
@@ -144,7 +151,8 @@ class Libos(Strategy):
                     self.pal.protect(valid, stop, 0)
 
     def enter(self, start: int, end: int, vma: Vma) -> None:
-        """Memory of which only the VMA is known, as the loader leaves it; [vvar] is the kernel's own. O(log n)."""
+        """Memory of which only the VMA is known, as the loader leaves it; [vvar] is the kernel's
+        own. O(log n)."""
         flags, prot = vma.flags, vma.flags & PROT_RWX
         if flags & (VM_IO | VM_PFNMAP) or start >= TASK_SIZE:
             return
@@ -183,6 +191,7 @@ class Libos(Strategy):
 
 
 def changed(vma: LibosVma, prot: int) -> LibosVma:
-    """The VMA with another protection (vma_update_prot), an object of its own even if it is the same. O(1)."""
+    """The VMA with another protection (vma_update_prot), an object of its own even if it is the
+    same. O(1)."""
     flags = vma.flags | VMA_TAINTED if vma.file is not None and prot & PROT_WRITE else vma.flags
     return new(LibosVma, (prot, flags, vma.file, vma.valid_end))

@@ -1,7 +1,8 @@
 """What a strategy is: a library OS's enclave for one address space, and the events that it handles.
 
-One `Strategy` object is one enclave under one strategy. It receives, in order, all that happens to one address space:
-the program's image, memory calls, touches, threads, forks. It acts on its enclave through a `Meter`, which counts.
+One `Strategy` object is one enclave under one strategy. It receives, in order, all that happens to
+one address space: the program's image, memory calls, touches, threads, forks. It acts on its
+enclave through a `Meter`, which counts.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from laconic.sgx.meter import Meter
 class MemoryCall(NamedTuple):
     """One memory call that is over: what was asked, the program's result, and what changed.
 
-    `args` are the call's six, `result` is its value or a negative errno. `changes` are page runs, in ascending order;
-    a part of them may come with an error too, as Linux leaves it. `file` is what an mmap's descriptor refers to.
+    `args` are the call's six, `result` is its value or a negative errno. `changes` are page runs,
+    in ascending order; a part of them may come with an error too, as Linux leaves it. `file` is
+    what an mmap's descriptor refers to.
     """
 
     name: str
@@ -36,13 +38,15 @@ class MemoryCall(NamedTuple):
 class Strategy(ABC):
     """One enclave, under one rule. Subclasses say what each event costs.
 
-    `space` is the program's address space, kept by its owner: in `touch` as it was when the pages were touched, in
-    `call` as it is after the call. `touches` knows which pages are touched; in `call` as it was before the call.
-    `hears_all` is False if a call without changes means nothing to the strategy.
+    `space` is the program's address space, kept by its owner: in `touch` as it was when the pages
+    were touched, in `call` as it is after the call. `touches` knows which pages are touched; in
+    `call` as it was before the call. `hears_all` is False if a call without changes means nothing
+    to the strategy.
 
-    `strict` is True if the strategy keeps the law Strict without exception, so that `compare --verify` checks it.
-    `sync` is True if the host's mapping follows the EPCM's permissions, at host calls of its own (`--pte sync`). The
-    check tolerates pages in `left`, which a failure left in the EPC, and expects no access to pages in `guards`.
+    `strict` is True if the strategy keeps the law Strict without exception, so that `compare
+    --verify` checks it. `sync` is True if the host's mapping follows the EPCM's permissions, at
+    host calls of its own (`--pte sync`). The check tolerates pages in `left`, which a failure left
+    in the EPC, and expects no access to pages in `guards`.
     """
 
     name: ClassVar[str]
@@ -59,7 +63,8 @@ class Strategy(ABC):
 
     @classmethod
     def synced(cls) -> type[Self]:
-        """Return the strategy for `--pte sync`: itself, unless it can map an enclave in either way."""
+        """Return the strategy for `--pte sync`: itself, unless it can map an enclave in either
+        way."""
         return cls
 
     @abstractmethod
@@ -72,8 +77,8 @@ class Strategy(ABC):
 
     @abstractmethod
     def touch(self, start: int, end: int, vma: Vma) -> None:
-        """The pages of `[start, end)`, all of `vma`, were touched for the first time since they were mapped, or lost
-        their contents. Some may be committed."""
+        """The pages of `[start, end)`, all of `vma`, were touched for the first time since they
+        were mapped, or lost their contents. Some may be committed."""
 
     @abstractmethod
     def grow(self, start: int, end: int, vma: Vma) -> None:
@@ -81,7 +86,8 @@ class Strategy(ABC):
 
     @abstractmethod
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
-        """The child's enclave, with this one's pages sent to it; `space` and `touches` are the child's own."""
+        """The child's enclave, with this one's pages sent to it; `space` and `touches` are the
+        child's own."""
 
     @abstractmethod
     def thread(self) -> None:

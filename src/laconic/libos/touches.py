@@ -1,4 +1,5 @@
-"""Which pages of an address space were touched since they were mapped, or since their contents were thrown away."""
+"""Which pages of an address space were touched since they were mapped, or since their contents were
+thrown away."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ _DIES = MAP | UNMAP | FILE | ZERO
 
 
 class Touches:
-    """The touched pages of one address space. `unseen` counts the pages that nobody could look at."""
+    """The touched pages of one address space. `unseen` counts the pages that nobody could look
+    at."""
 
     __slots__ = ("pages", "unseen")
 
@@ -33,12 +35,17 @@ class Touches:
 
     def count(self, start: int, end: int) -> int:
         """How many pages of `[start, end)` are touched. O(log n + k)."""
-        return sum(stop - begin for begin, stop, how in self.pages.runs(start, end) if how) >> PAGE_SHIFT
+        return (
+            sum(stop - begin for begin, stop, how in self.pages.runs(start, end) if how)
+            >> PAGE_SHIFT
+        )
 
     def take(self, runs: Iterable[Touched], space: AddressSpace) -> Iterator[tuple[int, int, Vma]]:
-        """Enters the touched runs that were seen; the first touches of each page, with its VMA. O(k log n).
+        """Enters the touched runs that were seen; the first touches of each page, with its VMA. O(k
+        log n).
 
-        What the program cannot access it has not touched: these pages are present from before, and known.
+        What the program cannot access it has not touched: these pages are present from before, and
+        known.
         """
         pages = self.pages
         for start, end, how in runs:
@@ -52,14 +59,19 @@ class Touches:
                 elif before < state:
                     pages.set(begin, stop, state)
 
-    def _first(self, start: int, end: int, state: int, space: AddressSpace) -> Iterator[tuple[int, int, Vma]]:
+    def _first(
+        self, start: int, end: int, state: int, space: AddressSpace
+    ) -> Iterator[tuple[int, int, Vma]]:
         for begin, stop, vma in space.vmas.runs(start, end):
             if vma is not None and vma.flags & VM_PROT:
-                self.pages.set(begin, stop, OWN if vma.file is None or vma.file.in_memory else state)
+                self.pages.set(
+                    begin, stop, OWN if vma.file is None or vma.file.in_memory else state
+                )
                 yield begin, stop, vma
 
     def apply(self, name: str, args: tuple[int, ...], changes: Sequence[Change]) -> None:
-        """Forgets the pages whose contents a call threw away, and moves those that it moved. O(changes log n)."""
+        """Forgets the pages whose contents a call threw away, and moves those that it moved.
+        O(changes log n)."""
         if name == "madvise" and args[2] == MADV_FREE:
             return  # the contents stay until the host needs the memory
         pages = self.pages

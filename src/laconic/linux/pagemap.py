@@ -1,4 +1,5 @@
-"""What the page tables of a process show: which pages are present, and how (`/proc/PID/pagemap`). Reads only."""
+"""What the page tables of a process show: which pages are present, and how (`/proc/PID/pagemap`).
+Reads only."""
 
 from __future__ import annotations
 
@@ -22,11 +23,18 @@ _IS_FILE, _IS_PRESENT, _IS_SWAPPED, _IS_PFNZERO, _IS_HUGE, _IS_GUARD = 4, 8, 16,
 #: Bits of a /proc/PID/pagemap entry (Documentation/admin-guide/mm/pagemap.rst).
 _PM_GUARD, _PM_FILE, _PM_SWAP, _PM_PRESENT = 1 << 58, 1 << 61, 1 << 62, 1 << 63
 
-#: How the pages of a touched run are present. FILE_PAGE: the file's or the shared memory's own, not a private copy.
-#: ZERO_PAGE: only ever read. SWAPPED: out on disk. GUARD: a guard region's marker. HUGE: in a huge page, all of which
-#: counts as touched. UNSEEN: nobody could look, and any page of it may be touched.
+#: How the pages of a touched run are present. FILE_PAGE: the file's or the shared memory's own, not
+#: a private copy. ZERO_PAGE: only ever read. SWAPPED: out on disk. GUARD: a guard region's marker.
+#: HUGE: in a huge page, all of which counts as touched. UNSEEN: nobody could look, and any page of
+#: it may be touched.
 FILE_PAGE, ZERO_PAGE, SWAPPED, GUARD, HUGE, UNSEEN = 1, 2, 4, 8, 16, 32
-_BITS = ((_IS_FILE, FILE_PAGE), (_IS_PFNZERO, ZERO_PAGE), (_IS_SWAPPED, SWAPPED), (_IS_GUARD, GUARD), (_IS_HUGE, HUGE))
+_BITS = (
+    (_IS_FILE, FILE_PAGE),
+    (_IS_PFNZERO, ZERO_PAGE),
+    (_IS_SWAPPED, SWAPPED),
+    (_IS_GUARD, GUARD),
+    (_IS_HUGE, HUGE),
+)
 _HOW = [sum(ours for bit, ours in _BITS if categories & bit) for categories in range(512)]
 #: One run of touched pages: start and end in bytes, and the bits above.
 Touched = tuple[int, int, int]
@@ -35,7 +43,8 @@ _REGIONS = 64
 
 
 class Pagemap:
-    """The page tables of one address space, for as long as it is open; it outlives an exec as the old one.
+    """The page tables of one address space, for as long as it is open; it outlives an exec as the
+    old one.
 
     Raises OSError where the process is gone, PermissionError where it hides its memory.
     """
@@ -44,19 +53,22 @@ class Pagemap:
         self._file = open(f"/proc/{pid}/pagemap", "rb", buffering=0)  # noqa: SIM115
         self._fd = self._file.fileno()
         self._regions = ctypes.create_string_buffer(_REGION.size * _REGIONS)
-        # The request for touched pages, made once: only the range in it differs from one to the next.
+        # The request for touched pages, made once: only the range in it differs from one to the
+        # next.
         anyof = _IS_PRESENT | _IS_SWAPPED | _IS_GUARD
         wanted = _IS_FILE | _IS_PFNZERO | _IS_SWAPPED | _IS_GUARD | _IS_HUGE
         where = ctypes.addressof(self._regions)
-        self._scan = bytearray(_SCAN.pack(_SCAN.size, 0, 0, 0, 0, where, _REGIONS, 0, 0, 0, anyof, wanted))
+        self._scan = bytearray(
+            _SCAN.pack(_SCAN.size, 0, 0, 0, 0, where, _REGIONS, 0, 0, 0, anyof, wanted)
+        )
 
     def close(self) -> None:
         """Lets go of the address space."""
         self._file.close()
 
     def touched(self, start: int, end: int) -> list[Touched]:
-        """The runs of `[start, end)` (bytes) that are present, swapped or guard markers. O(page tables), O(pages)
-        before Linux 6.7."""
+        """The runs of `[start, end)` (bytes) that are present, swapped or guard markers. O(page
+        tables), O(pages) before Linux 6.7."""
         runs: list[Touched] = []
         scan = self._scan
         while start < end:
@@ -76,21 +88,37 @@ class Pagemap:
         return runs
 
     def untouched(self, start: int, end: int, private_file: bool) -> bool:
-        """True where no page of `[start, end)` (bytes) was ever touched; of a private file mapping: written.
+        """True where no page of `[start, end)` (bytes) was ever touched; of a private file mapping:
+        written.
 
-        Any page that is present or swapped counts as touched, the zero page of a read included; of a private file
-        mapping only those that are no longer the file's own. O(page tables), O(pages) before Linux 6.7.
+        Any page that is present or swapped counts as touched, the zero page of a read included; of
+        a private file mapping only those that are no longer the file's own. O(page tables),
+        O(pages) before Linux 6.7.
         """
         anyof = _IS_PRESENT | _IS_SWAPPED | (0 if private_file else _IS_GUARD)
         inverted = required = _IS_FILE if private_file else 0
         scan = _SCAN.pack(
-            _SCAN.size, 0, start, end, 0, ctypes.addressof(self._regions), 1, 1, inverted, required, anyof, anyof
+            _SCAN.size,
+            0,
+            start,
+            end,
+            0,
+            ctypes.addressof(self._regions),
+            1,
+            1,
+            inverted,
+            required,
+            anyof,
+            anyof,
         )
         try:
-            # The ioctl's own result, the number of regions found, and not the structure that it writes.
+            # The ioctl's own result, the number of regions found, and not the structure that it
+            # writes.
             return bool(fcntl.ioctl(self._fd, PAGEMAP_SCAN, bytearray(scan), True) == 0)
         except OSError:
-            return was_untouched(_runs(_entries(self._fd, start, end), start), start, end, private_file)
+            return was_untouched(
+                _runs(_entries(self._fd, start, end), start), start, end, private_file
+            )
 
     def resident(self, start: int, end: int) -> bool:
         """True where every page of `[start, end)` (bytes) is in memory. O(pages)."""
@@ -98,7 +126,8 @@ class Pagemap:
 
 
 def was_untouched(runs: Iterable[Touched], start: int, end: int, private_file: bool) -> bool:
-    """What `Pagemap.untouched` says of `[start, end)`, from the touched runs that were found there. O(runs)."""
+    """What `Pagemap.untouched` says of `[start, end)`, from the touched runs that were found there.
+    O(runs)."""
     for begin, stop, how in runs:
         if begin < end and start < stop and not (private_file and how & FILE_PAGE):
             return False
@@ -117,7 +146,8 @@ def has_scan(pid: int) -> bool:
 
 
 def _runs(entries: Iterable[int], start: int) -> list[Touched]:
-    # Entries page by page to runs; older kernels do not tell the zero page and huge pages apart here.
+    # Entries page by page to runs; older kernels do not tell the zero page and huge pages apart
+    # here.
     runs: list[Touched] = []
     for entry in entries:
         if entry & (_PM_PRESENT | _PM_SWAP | _PM_GUARD):

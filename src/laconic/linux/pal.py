@@ -1,8 +1,10 @@
-"""The Linux host: from the outcome of a memory call to the one system call, if any, that carries it out.
+"""The Linux host: from the outcome of a memory call to the one system call, if any, that carries it
+out.
 
-A call reaches the host as the program made it, or narrowed to the span from the first to the last page that differs,
-or not at all. It is never split, so a call that fails does so as a whole, and no other thread sees it half done. Pages
-inside the span that do not differ already have the requested state; requesting it again changes nothing.
+A call reaches the host as the program made it, or narrowed to the span from the first to the last
+page that differs, or not at all. It is never split, so a call that fails does so as a whole, and no
+other thread sees it half done. Pages inside the span that do not differ already have the requested
+state; requesting it again changes nothing.
 """
 
 from __future__ import annotations
@@ -15,17 +17,20 @@ from laconic.memory.madvise import FLAG_ADVICE
 
 
 def only_changes(name: str, args: Arguments, outcome: Outcome) -> Arguments | None:
-    """Pass a call on if something changes, and narrow it if the kernel's answer cannot depend on the other pages.
+    """Pass a call on if something changes, and narrow it if the kernel's answer cannot depend on
+    the other pages.
 
-    Only calls that set attributes page by page are narrowed: limits count the length of mmap, mlock, mremap and brk,
-    and a call that fails reports pages that do not differ too. O(1).
+    Only calls that set attributes page by page are narrowed: limits count the length of mmap,
+    mlock, mremap and brk, and a call that fails reports pages that do not differ too. O(1).
     """
     if outcome.ask:
         return args
     changes = outcome.changes
     if not changes:
         return None
-    sets_attributes = name in ("mprotect", "munmap") or (name == "madvise" and args[2] in FLAG_ADVICE)
+    sets_attributes = name in ("mprotect", "munmap") or (
+        name == "madvise" and args[2] in FLAG_ADVICE
+    )
     if outcome.result < 0 or not sets_attributes:
         return args
     return _narrowed(args, changes[0].start, changes[-1].end)
@@ -47,8 +52,8 @@ def _narrowed(args: Arguments, start: int, end: int) -> Arguments:
     return (start, end - start, *args[2:])
 
 
-#: The rule of each strategy on Linux; `every-call` is what today's library OSes do. The kinds of change do not matter
-#: to Linux: `classify` and `laconic` are equal.
+#: The rule of each strategy on Linux; `every-call` is what today's library OSes do. The kinds of
+#: change do not matter to Linux: `classify` and `laconic` are equal.
 RULES: dict[str, HostRule] = {
     "every-call": as_made,
     "skip-equal": skip_equal,

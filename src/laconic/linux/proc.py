@@ -47,7 +47,8 @@ THP = "/sys/kernel/mm/transparent_hugepage"
 #: PROCMAP_QUERY_COVERING_OR_NEXT_VMA among the question's.
 _SHARED = 8
 _COVERING_OR_NEXT = 16
-#: Bytes of one read of maps or smaps: the kernel fills a page at a time (seq_read_iter in fs/seq_file.c).
+#: Bytes of one read of maps or smaps: the kernel fills a page at a time (seq_read_iter in
+#: fs/seq_file.c).
 _PIECE = 4096
 
 
@@ -107,7 +108,8 @@ def parse_smaps(text: bytes) -> RangeMap[Vma]:
     """
     keys: list[int] = [0]
     values: list[Vma | None] = [None]
-    # Each piece but the first is the rest of a VmFlags line, the next VMA's header line, and its figures.
+    # Each piece but the first is the rest of a VmFlags line, the next VMA's header line, and its
+    # figures.
     pieces = text.split(b"VmFlags:")
     header = pieces[0].partition(b"\n")[0]
     for piece in pieces[1:]:
@@ -242,7 +244,9 @@ class MapsFile:
         # The VMA around `address`, or the next one above it.
         name = ctypes.create_string_buffer(4096 if named else 1)
         size, where = (len(name), ctypes.addressof(name)) if named else (0, 0)
-        query = _QUERY.pack(_QUERY.size, _COVERING_OR_NEXT, address, 0, 0, 0, 0, 0, 0, 0, 0, size, 0, where, 0)
+        query = _QUERY.pack(
+            _QUERY.size, _COVERING_OR_NEXT, address, 0, 0, 0, 0, 0, 0, 0, 0, size, 0, where, 0
+        )
         answer = fcntl.ioctl(self._file, PROCMAP_QUERY, query)
         start, end, permissions, _, offset, inode, major, minor = _QUERY.unpack(answer)[3:11]
         path = os.fsdecode(name.value) if named else ""
@@ -283,7 +287,8 @@ def read_start(pid: int) -> Start:
 
 
 def read_layout(pid: int) -> Layout:
-    """The layout rules for a process that has just begun; the base itself is learnt from its first mmap."""
+    """The layout rules for a process that has just begun; the base itself is learnt from its first
+    mmap."""
     return Layout(
         top_down=not _legacy(pid),
         mmap_min_addr=_sysctl("vm/mmap_min_addr", 65536),
@@ -346,7 +351,8 @@ def _sysctl(name: str, default: int) -> int:
 
 @cache
 def aligns_huge() -> bool:
-    """True where this kernel aligns anonymous mappings of whole huge pages. Tried once, on Laconic itself."""
+    """True where this kernel aligns anonymous mappings of whole huge pages. Tried once, on Laconic
+    itself."""
     import mmap
 
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -401,7 +407,12 @@ def _refused_advice() -> frozenset[int]:
 @cache
 def _names_memory() -> bool:
     # With a length of 0 there is nothing to name, and the kernel says only whether it could.
-    return bool(ctypes.CDLL(None).prctl(PR_SET_VMA, ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0), None) == 0)
+    return bool(
+        ctypes.CDLL(None).prctl(
+            PR_SET_VMA, ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0), None
+        )
+        == 0
+    )
 
 
 _F_SEAL_FUTURE_WRITE = 0x10  # include/uapi/linux/fcntl.h; the module fcntl has no name for it
@@ -411,11 +422,13 @@ _shown: set[File] = set()
 
 
 def open_file(pid: int, fd: int) -> OpenFile | None:
-    """What a descriptor of a process refers to, or None if it is not open, or open with O_PATH. O(1).
+    """What a descriptor of a process refers to, or None if it is not open, or open with O_PATH.
+    O(1).
 
     Raises PermissionError where the process hides its descriptors.
 
-    The identity is that of `stat` until `identify` has seen how the host shows it (btrfs and overlayfs differ).
+    The identity is that of `stat` until `identify` has seen how the host shows it (btrfs and
+    overlayfs differ).
     """
     link = f"/proc/{pid}/fd/{fd}"
     try:
@@ -467,8 +480,8 @@ def _on_hugetlbfs(path: str) -> bool:
 
 
 def _decides_flags(link: str, path: str) -> bool:
-    # True for a regular file that changes the vm_flags of its mappings, as a device does: memfd_secret
-    # (secretmem_mmap_prepare in mm/secretmem.c), and a memfd sealed against writing
+    # True for a regular file that changes the vm_flags of its mappings, as a device does:
+    # memfd_secret (secretmem_mmap_prepare in mm/secretmem.c), and a memfd sealed against writing
     # (memfd_check_seals_mmap in mm/memfd.c).
     if path.startswith("/secretmem"):
         return True
@@ -485,8 +498,9 @@ def _decides_flags(link: str, path: str) -> bool:
 def identify(pid: int, fd: int, address: int, file: File) -> File:
     """How the host shows `file`, which was just mapped at `address` from `fd` (-1: none).
 
-    The answer is remembered for the descriptor's file: `stat` and `/proc/PID/maps` name the same file
-    differently on btrfs and overlayfs, and a shared anonymous mapping has no name before it is made.
+    The answer is remembered for the descriptor's file: `stat` and `/proc/PID/maps` name the same
+    file differently on btrfs and overlayfs, and a shared anonymous mapping has no name before it is
+    made.
     """
     if file in _shown:
         return file

@@ -30,8 +30,8 @@ def is_private_zero(vma: Vma) -> bool:
 def agrees(maps: MapsFile, space_vmas: RangeMap[Vma], start: int, end: int) -> bool:
     """Return whether the file shows, for `[start, end)` and the VMAs around it, what a map says.
 
-    Around: the host's VMAs that contain or touch the range are compared whole. Complexity: O(k log n).
-    Raises OSError if the address space is gone.
+    Around: the host's VMAs that contain or touch the range are compared whole. Complexity: O(k log
+    n). Raises OSError if the address space is gone.
     """
     position = low = max(start - 1, 0)
     high = min(end + 1, TASK_SIZE)
@@ -45,7 +45,9 @@ def agrees(maps: MapsFile, space_vmas: RangeMap[Vma], start: int, end: int) -> b
     return position >= high or _is_hole(space_vmas, position, high)
 
 
-def shown_in(maps: MapsFile, start: int, end: int, candidates: Sequence[RangeMap[Vma]]) -> RangeMap[Vma] | None:
+def shown_in(
+    maps: MapsFile, start: int, end: int, candidates: Sequence[RangeMap[Vma]]
+) -> RangeMap[Vma] | None:
     """Return the host's map within `[start, end)`, composed from the maps that it may equal.
 
     Each page run takes the VMA of the one candidate that looks as the host shows the run. Returns
@@ -73,7 +75,9 @@ def _looks_like(host: HostVma, vma: Vma) -> bool:
     return file is None or vma.base == base or is_private_zero(vma)
 
 
-def _together(maps: Sequence[RangeMap[Vma]], start: int, end: int) -> Iterator[tuple[int, int, list[Vma | None]]]:
+def _together(
+    maps: Sequence[RangeMap[Vma]], start: int, end: int
+) -> Iterator[tuple[int, int, list[Vma | None]]]:
     # The runs of `[start, end)` on which no map changes, with the value of each map.
     while start < end:
         runs = [vmas.find(start) for vmas in maps]

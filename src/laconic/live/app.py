@@ -29,15 +29,17 @@ PROCESS_ORDERS: dict[str, tuple[Callable[[Process], Any], bool]] = {
 }
 #: Rows of a table, and points of the curve.
 ROWS, POINTS = 100, 240
-_CONTROL = re.compile(r"\x1b\[[0-9;:?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.|[\x00-\x08\x0b-\x1f\x7f]")
+_CONTROL = re.compile(
+    r"\x1b\[[0-9;:?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.|[\x00-\x08\x0b-\x1f\x7f]"
+)
 
 
 class LiveApp(App[None]):
     """Shows a program while it runs.
 
-    `drain` brings the model up to date; `said` gives what the program has written since it was last asked, None where
-    that goes elsewhere; `interrupt` passes a signal on to the program. The app ends when the view is left, which ends
-    nothing else.
+    `drain` brings the model up to date; `said` gives what the program has written since it was last
+    asked, None where that goes elsewhere; `interrupt` passes a signal on to the program. The app
+    ends when the view is left, which ends nothing else.
     """
 
     TITLE = "laconic live"
@@ -87,7 +89,9 @@ class LiveApp(App[None]):
         yield Static(id="figures", markup=False)
         yield Sparkline(self.points, id="curve", summary_function=max)
         sites: DataTable[Text] = DataTable(id="sites", cursor_type="row", zebra_stripes=True)
-        processes: DataTable[Text] = DataTable(id="processes", cursor_type="row", zebra_stripes=True)
+        processes: DataTable[Text] = DataTable(
+            id="processes", cursor_type="row", zebra_stripes=True
+        )
         yield sites
         yield processes
         if self.said is not None:
@@ -96,8 +100,12 @@ class LiveApp(App[None]):
 
     def on_mount(self) -> None:
         """Begins to show."""
-        self.table("sites").add_columns(*map(_right, ("redundant/s", "total")), "call", "function", "program")
-        self.table("processes").add_columns(*map(_right, ("pid", "threads", "VMAs", "mapped")), "process")
+        self.table("sites").add_columns(
+            *map(_right, ("redundant/s", "total")), "call", "function", "program"
+        )
+        self.table("processes").add_columns(
+            *map(_right, ("pid", "threads", "VMAs", "mapped")), "process"
+        )
         if self.said is not None:
             self.query_one("#output", Log).border_title = "output"
         self.set_interval(min(self.delay, 0.2), self.poll)
@@ -145,7 +153,13 @@ class LiveApp(App[None]):
         """The lines at the top."""
         model, rates = self.model, self.model.rates
         asked, said, _, redundant = model.totals
-        state = "paused" if self.paused else "running" if model.status is None else f"exit status {model.status}"
+        state = (
+            "paused"
+            if self.paused
+            else "running"
+            if model.status is None
+            else f"exit status {model.status}"
+        )
         share = f" ({100 * rates.redundant / rates.asked:.1f} %)" if rates.asked else ""
         threads = sum(process.threads for process in model.processes)
         vmas = sum(process.vmas or 0 for process in model.processes)
@@ -203,9 +217,15 @@ def _right(text: str) -> Text:
 
 def _site_row(site: Site) -> tuple[Text, ...]:
     key = site.key
-    module = f" ({key.module})" if key.module and not key.function.startswith(f"{key.module}+") else ""
+    module = (
+        f" ({key.module})" if key.module and not key.function.startswith(f"{key.module}+") else ""
+    )
     names = (key.call, f"{key.function}{module}", os.path.basename(key.program))
-    return (_right(f"{site.rate:,.0f}"), _right(f"{site.total:,}"), *(Text(printable(name)) for name in names))
+    return (
+        _right(f"{site.rate:,.0f}"),
+        _right(f"{site.total:,}"),
+        *(Text(printable(name)) for name in names),
+    )
 
 
 def _process_row(process: Process) -> tuple[Text, ...]:

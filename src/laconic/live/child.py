@@ -23,12 +23,14 @@ LINES, LENGTH = 1000, 4096
 
 
 class Child:
-    """A process of its own, in which the program is traced: ptrace wants one thread, and the view has others.
+    """A process of its own, in which the program is traced: ptrace wants one thread, and the view
+    has others.
 
-    `output`: descriptors of the program's standard output and error to be replaced, → by which; one that is to come
-    here is given as None, and its lines are kept in `said`. `quiet`: the program has nothing to read. `record` makes
-    the recorder of a trace that is to be kept. `mask` is the program's signal mask, a kernel sigset_t; without it, the
-    mask of the calling thread. To be made before any thread is.
+    `output`: descriptors of the program's standard output and error to be replaced, → by which; one
+    that is to come here is given as None, and its lines are kept in `said`. `quiet`: the program
+    has nothing to read. `record` makes the recorder of a trace that is to be kept. `mask` is the
+    program's signal mask, a kernel sigset_t; without it, the mask of the calling thread. To be made
+    before any thread is.
     """
 
     def __init__(
@@ -73,7 +75,8 @@ class Child:
                 self._messages.append(line)
 
     def _read_output(self) -> None:
-        # Bytes, not lines: a line that is not ended yet must not be waited for once the view is gone.
+        # Bytes, not lines: a line that is not ended yet must not be waited for once the view is
+        # gone.
         left = b""
         while data := os.read(self._output, 65536):
             with self._lock:
@@ -127,7 +130,8 @@ class Child:
             pass
 
     def wait(self, model: Model) -> int:
-        """Waits for the end; the program's exit status, or what Laconic ends with where it could not be run."""
+        """Waits for the end; the program's exit status, or what Laconic ends with where it could
+        not be run."""
         for reader in self._readers:
             reader.join()
         _, status = os.waitpid(self.pid, 0)

@@ -1,9 +1,10 @@
 """What a running program does, told a few times a second: the tracing half of `laconic live`.
 
-Messages are lines of JSON; `laconic.analysis.live` reads them. All but the last have `time` (seconds since the start),
-`calls` (name → asked, said, elided, redundant), `ever` (processes so far), `processes` (pid, name, threads, mapped
-bytes, VMAs), `sites` (call, stack, program, redundant calls) that have changed since the message before, and `rows`,
-which say what stacks these are, as a trace has them. The last has `end`.
+Messages are lines of JSON; `laconic.analysis.live` reads them. All but the last have `time`
+(seconds since the start), `calls` (name → asked, said, elided, redundant), `ever` (processes so
+far), `processes` (pid, name, threads, mapped bytes, VMAs), `sites` (call, stack, program, redundant
+calls) that have changed since the message before, and `rows`, which say what stacks these are, as a
+trace has them. The last has `end`.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
     from laconic.tracer.process import Mm, Thread
     from laconic.tracer.record import Recorder
 
-#: Seconds between two messages, and how many times the time that one takes must at least lie between two.
+#: Seconds between two messages, and how many times the time that one takes must at least lie
+#: between two.
 _PERIOD = 0.25
 _PATIENCE = 10
-#: Address spaces of which more is known than of those that are alive; then the others are forgotten.
+#: Address spaces of which more is known than of those that are alive; then the others are
+#: forgotten.
 _SPACES = 64
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -49,8 +52,9 @@ class _Rows:
 
 
 class Watcher(Stacks):
-    """Counts redundant calls by call, stack and program. `fresh` are rows about new stacks, for another thread to take
-    away; `counts` may be read by it. All rows go to `kept` too, a trace's, where there is one."""
+    """Counts redundant calls by call, stack and program. `fresh` are rows about new stacks, for
+    another thread to take away; `counts` may be read by it. All rows go to `kept` too, a trace's,
+    where there is one."""
 
     def __init__(self, kept: list[PlainRow] | None = None) -> None:
         self._sink = _Rows()
@@ -84,7 +88,8 @@ class Watcher(Stacks):
 
 
 class Feed(Tracer):
-    """A tracer that tells `fd` what it sees. Nobody reading any more is no error: the program goes on."""
+    """A tracer that tells `fd` what it sees. Nobody reading any more is no error: the program goes
+    on."""
 
     def __init__(self, mediator: Mediator, watcher: Watcher, fd: int) -> None:
         super().__init__(mediator)
@@ -145,7 +150,9 @@ class Feed(Tracer):
             except (OSError, IndexError):
                 continue  # it has ended meanwhile
             space = threads[0].mm.space
-            processes.append((pid, name, len(threads), mapped, None if space is None else space.map_count))
+            processes.append(
+                (pid, name, len(threads), mapped, None if space is None else space.map_count)
+            )
         return processes
 
     def say(self, message: Mapping[str, Any]) -> None:
@@ -159,8 +166,8 @@ class Feed(Tracer):
 
 
 def run(command: Sequence[str], fd: int, recorder: Recorder | None = None) -> int:
-    """Runs a program to the end of its last process, and tells `fd`; its exit status. A recorder, which takes no stacks
-    of its own, is given those of redundant calls, and is finished.
+    """Runs a program to the end of its last process, and tells `fd`; its exit status. A recorder,
+    which takes no stacks of its own, is given those of redundant calls, and is finished.
 
     Raises CannotRun or NoTracing where it could not be started.
     """

@@ -1,8 +1,10 @@
-"""The bookkeeper: a memory call from its arguments to the program's result, with nothing done to a host.
+"""The bookkeeper: a memory call from its arguments to the program's result, with nothing done to a
+host.
 
-A call has two phases. `begin` edits the wanted state and returns the outcome; `host_arguments` then decides what
-reaches the host. `finish` takes the host's answer; `finish_elided` ends a call that needed no host call. A running
-program and a replay share the manager; whatever only the host knows arrives through the upcalls.
+A call has two phases. `begin` edits the wanted state and returns the outcome; `host_arguments` then
+decides what reaches the host. `finish` takes the host's answer; `finish_elided` ends a call that
+needed no host call. A running program and a replay share the manager; whatever only the host knows
+arrives through the upcalls.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from laconic.memory.mmap import page_align, placed
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 
-#: Results that mean "interrupted, to be restarted by the kernel" (include/linux/errno.h): not results yet.
+#: Results that mean "interrupted, to be restarted by the kernel" (include/linux/errno.h): not
+#: results yet.
 ERESTARTSYS, ERESTART_RESTARTBLOCK = 512, 516
 #: Calls on a range that a stack may have grown into: name → index of the address.
 PLACED = {**RANGED, "mremap": 0, "mmap": 0}
@@ -36,7 +39,8 @@ _OUT_OF_BOOKKEEPING = Outcome(0, ask=True, resync=True)
 
 
 class Answered(NamedTuple):
-    """The end of a call that reached the host: its result, what changed, and whether the host chose the address."""
+    """The end of a call that reached the host: its result, what changed, and whether the host chose
+    the address."""
 
     result: int
     changes: tuple[Change, ...]
@@ -46,8 +50,8 @@ class Answered(NamedTuple):
 class Bookkeeper:
     """Answers the memory calls of any number of address spaces, and counts them in the ledger.
 
-    `rule` decides which calls reach the host. With `observe` all of them do, and the host calls that the rule would
-    have made are counted.
+    `rule` decides which calls reach the host. With `observe` all of them do, and the host calls
+    that the rule would have made are counted.
     """
 
     def __init__(self, rule: HostRule, ledger: Ledger, observe: bool = False) -> None:
@@ -56,8 +60,11 @@ class Bookkeeper:
         self.observe = observe
         self.host_arguments: HostRule = as_made if observe else rule
 
-    def begin(self, space: AddressSpace, name: str, args: Arguments, up: Upcalls, followed: bool = True) -> Outcome:
-        """Edit the wanted state; return the outcome. If not `followed`, the host executes the call unseen."""
+    def begin(
+        self, space: AddressSpace, name: str, args: Arguments, up: Upcalls, followed: bool = True
+    ) -> Outcome:
+        """Edit the wanted state; return the outcome. If not `followed`, the host executes the call
+        unseen."""
         if name in PLACED:
             at = PLACED[name]
             if args[at] + args[at + 1] + PAGE_SIZE > space.layout.quiet_below:
@@ -74,14 +81,22 @@ class Bookkeeper:
         return outcome.result
 
     def finish(
-        self, space: AddressSpace, call: Call, outcome: Outcome, host_args: Arguments, value: int, up: Upcalls
+        self,
+        space: AddressSpace,
+        call: Call,
+        outcome: Outcome,
+        host_args: Arguments,
+        value: int,
+        up: Upcalls,
     ) -> Answered:
-        """Take over the host's answer `value` to the call with `host_args`. It is the program's result, but for brk."""
+        """Take over the host's answer `value` to the call with `host_args`. It is the program's
+        result, but for brk."""
         if value == outcome.result and (value >= 0 or not outcome.changes) and not outcome.ask:
             self.finish_as_predicted(space, call.name, call.args, outcome, host_args, up)
             return Answered(value, outcome.changes)
         if -ERESTART_RESTARTBLOCK <= value <= -ERESTARTSYS:
-            # The kernel restarts the call; a signal may have stopped it halfway (mremap has unmapped its target).
+            # The kernel restarts the call; a signal may have stopped it halfway (mremap has
+            # unmapped its target).
             self._refused(space, call, outcome, up)
             return Answered(value, ())
         if refused(call.name, outcome, value):
@@ -96,14 +111,22 @@ class Bookkeeper:
         return answered
 
     def finish_as_predicted(
-        self, space: AddressSpace, name: str, args: Arguments, outcome: Outcome, host_args: Arguments, up: Upcalls
+        self,
+        space: AddressSpace,
+        name: str,
+        args: Arguments,
+        outcome: Outcome,
+        host_args: Arguments,
+        up: Upcalls,
     ) -> None:
-        """As `finish`, for a host that did just what the outcome predicts, as it nearly always does."""
+        """As `finish`, for a host that did just what the outcome predicts, as it nearly always
+        does."""
         self._hold(space, name, args, outcome, outcome.result, up)
         self._count(name, args, outcome, host_args, outcome.result, outcome.changes)
 
     def host_calls(self, name: str, args: Arguments, outcome: Outcome) -> int:
-        """Return how many host calls are counted for a call that reached the host, 0 or 1 with `observe`."""
+        """Return how many host calls are counted for a call that reached the host, 0 or 1 with
+        `observe`."""
         return 1 if not self.observe or self.rule(name, args, outcome) is not None else 0
 
     def _count(
@@ -129,11 +152,15 @@ class Bookkeeper:
             space.adopt(up.maps())
         elif edits(outcome):
             if call.name == "mmap" and chooses(*call):
-                space.rollback(outcome.start, outcome.end)  # __mmap_region maps all of it or nothing
+                space.rollback(
+                    outcome.start, outcome.end
+                )  # __mmap_region maps all of it or nothing
             else:
                 space.settle(outcome.start, outcome.end, up.maps_in(outcome.start, outcome.end))
 
-    def _accepted(self, space: AddressSpace, call: Call, outcome: Outcome, value: int, up: Upcalls) -> Answered:
+    def _accepted(
+        self, space: AddressSpace, call: Call, outcome: Outcome, value: int, up: Upcalls
+    ) -> Answered:
         name, args = call
         if outcome.place and name == "mmap":
             outcome = placed(space, outcome, value)
@@ -154,7 +181,15 @@ class Bookkeeper:
         self._hold(space, name, args, outcome, value, up)
         return Answered(value, outcome.changes, moved)
 
-    def _hold(self, space: AddressSpace, name: str, args: Arguments, outcome: Outcome, value: int, up: Upcalls) -> None:
+    def _hold(
+        self,
+        space: AddressSpace,
+        name: str,
+        args: Arguments,
+        outcome: Outcome,
+        value: int,
+        up: Upcalls,
+    ) -> None:
         space.commit(outcome)
         if name == "mmap":
             wanted = outcome.changes[0].wanted if outcome.changes else None
@@ -183,7 +218,8 @@ def edits(outcome: Outcome) -> bool:
 
 
 def refused(name: str, outcome: Outcome, value: int) -> bool:
-    """Return whether the host refused a call with `value`. brk has no errno: it returns the old break."""
+    """Return whether the host refused a call with `value`. brk has no errno: it returns the old
+    break."""
     return is_error(value) or (name == "brk" and value != outcome.result)
 
 
@@ -194,7 +230,8 @@ def chooses(name: str, args: Arguments) -> bool:
 
 
 def at_address(name: str, args: Arguments, address: int) -> Arguments:
-    """Return the arguments of the mmap or mremap that asks for `address`, which was chosen for it."""
+    """Return the arguments of the mmap or mremap that asks for `address`, which was chosen for
+    it."""
     if name == "mmap":
         return (address, args[1], args[2], args[3] | MAP_FIXED, args[4], args[5])
     return (args[0], args[1], args[2], args[3] | MREMAP_FIXED | MREMAP_MAYMOVE, address, args[5])
@@ -215,11 +252,15 @@ def _look_below(space: AddressSpace, name: str, args: Arguments, up: Upcalls) ->
         space.grow(up.maps())
 
 
-def _identify(space: AddressSpace, outcome: Outcome, wanted: Vma, args: tuple[int, ...], up: Upcalls) -> None:
-    # Gives `wanted`, which an mmap has just made, the file identity, and a device's the flags, that the host shows.
+def _identify(
+    space: AddressSpace, outcome: Outcome, wanted: Vma, args: tuple[int, ...], up: Upcalls
+) -> None:
+    # Gives `wanted`, which an mmap has just made, the file identity, and a device's the flags, that
+    # the host shows.
     start, end = outcome.changes[0].start, outcome.changes[-1].end
     if wanted.flags & VM_HUGETLB:
-        # Huge pages are a file of the kernel's own hugetlbfs, with flags of its own (hugetlbfs_file_mmap).
+        # Huge pages are a file of the kernel's own hugetlbfs, with flags of its own
+        # (hugetlbfs_file_mmap).
         space.settle(start, end, up.maps())
         return
     if wanted.file is None:

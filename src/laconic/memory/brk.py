@@ -1,9 +1,18 @@
-"""brk: sys_brk in mm/mmap.c. It never fails: where it cannot do as asked, it returns the break as it is."""
+"""brk: sys_brk in mm/mmap.c. It never fails: where it cannot do as asked, it returns the break as
+it is."""
 
 from __future__ import annotations
 
 from laconic.memory.change import MAP, Change, Outcome
-from laconic.memory.flags import PAGE_SIZE, PROT_EXEC, TASK_SIZE, VM_MAY_RWX, VM_MERGEABLE, VM_READ, VM_WRITE
+from laconic.memory.flags import (
+    PAGE_SIZE,
+    PROT_EXEC,
+    TASK_SIZE,
+    VM_MAY_RWX,
+    VM_MERGEABLE,
+    VM_READ,
+    VM_WRITE,
+)
 from laconic.memory.layout import start_gap
 from laconic.memory.mmap import page_align
 from laconic.memory.munmap import unmapped
@@ -11,8 +20,11 @@ from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 
 
-def brk(space: AddressSpace, address: int, data_limit: int = -1, read_implies_exec: bool = False) -> Outcome:
-    """brk(2). `address` and the result are in bytes; `data_limit` is RLIMIT_DATA (bytes, -1: none). O(log n + k)."""
+def brk(
+    space: AddressSpace, address: int, data_limit: int = -1, read_implies_exec: bool = False
+) -> Outcome:
+    """brk(2). `address` and the result are in bytes; `data_limit` is RLIMIT_DATA (bytes, -1: none).
+    O(log n + k)."""
     current = space.brk
     if address < space.start_brk or address > TASK_SIZE:
         return Outcome(current)
@@ -36,7 +48,9 @@ def brk(space: AddressSpace, address: int, data_limit: int = -1, read_implies_ex
     above = space.vmas.get(end) if end < TASK_SIZE else None
     if above is not None and new + PAGE_SIZE > start_gap(space.layout, end, above):
         return Outcome(current)
-    flags = VM_READ | VM_WRITE | VM_MAY_RWX | space.def_flags | (PROT_EXEC if read_implies_exec else 0)
+    flags = (
+        VM_READ | VM_WRITE | VM_MAY_RWX | space.def_flags | (PROT_EXEC if read_implies_exec else 0)
+    )
     if space.merge_any:
         flags |= VM_MERGEABLE  # ksm_vma_flags in mm/ksm.c
     vma = Vma(flags)

@@ -1,7 +1,8 @@
 """The memory calls by name: from a system call's six arguments to the operation that answers it.
 
-What an operation must know beyond its arguments (what a descriptor refers to, whether pages were touched) it asks
-through `Upcalls`, which the tracer answers from the program and a replay from the trace.
+What an operation must know beyond its arguments (what a descriptor refers to, whether pages were
+touched) it asks through `Upcalls`, which the tracer answers from the program and a replay from the
+trace.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ class Upcalls(Protocol):
 
 
 class DefaultUpcalls:
-    """Answers for a host that knows no more than the bookkeeping: any page may have been touched, none is resident.
+    """Answers for a host that knows no more than the bookkeeping: any page may have been touched,
+    none is resident.
 
     `files` are the open files by descriptor.
     """
@@ -118,8 +120,9 @@ class DefaultUpcalls:
 
 #: The six arguments of a system call.
 Arguments = tuple[int, ...]
-#: From a call's name, arguments and outcome to the arguments of its host call: None if the call is elided, the same
-#: object if it reaches the host as the program made it, and other arguments if it is narrowed.
+#: From a call's name, arguments and outcome to the arguments of its host call: None if the call is
+#: elided, the same object if it reaches the host as the program made it, and other arguments if it
+#: is narrowed.
 HostRule = Callable[[str, Arguments, Outcome], Arguments | None]
 
 
@@ -165,7 +168,9 @@ def _mprotect(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcom
 
 
 def _pkey_mprotect(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
-    return mprotect(space, args[0], args[1], args[2], _int(args[3]), read_implies_exec=up.read_implies_exec)
+    return mprotect(
+        space, args[0], args[1], args[2], _int(args[3]), read_implies_exec=up.read_implies_exec
+    )
 
 
 def _brk(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
@@ -176,7 +181,11 @@ def _brk(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
 def _prctl(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
     option = args[0] & 0xFFFFFFFF
     if option == PR_SET_VMA and args[1] == 0:
-        name = up.read(args[4], 80).split(b"\0")[0].decode("utf-8", "surrogateescape") if args[4] else None
+        name = (
+            up.read(args[4], 80).split(b"\0")[0].decode("utf-8", "surrogateescape")
+            if args[4]
+            else None
+        )
         return set_vma_name(space, args[2], args[3], name)
     if option == PR_SET_MDWE:
 
@@ -214,11 +223,13 @@ def _resync(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
 
 
 def _remap_file_pages(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
-    return remap_file_pages(space, args[0], args[1], args[2], args[3], args[4], up.read_implies_exec)
+    return remap_file_pages(
+        space, args[0], args[1], args[2], args[3], args[4], up.read_implies_exec
+    )
 
 
-#: Every call that bookkeeping answers. Those that map what only the host can describe (shmat, io_setup,
-#: map_shadow_stack) are asked, and the new mapping is then adopted from the host.
+#: Every call that bookkeeping answers. Those that map what only the host can describe (shmat,
+#: io_setup, map_shadow_stack) are asked, and the new mapping is then adopted from the host.
 OPERATIONS: dict[str, Operation] = {
     "mmap": _mmap,
     "munmap": lambda space, args, up: munmap(space, args[0], args[1]),
@@ -226,10 +237,16 @@ OPERATIONS: dict[str, Operation] = {
     "pkey_mprotect": _pkey_mprotect,
     "mremap": lambda space, args, up: mremap(space, args[0], args[1], args[2], args[3], args[4]),
     "brk": _brk,
-    "madvise": lambda space, args, up: madvise(space, args[0], args[1], _int(args[2]), untouched=up.untouched),
-    "process_madvise": lambda space, args, up: Outcome(0, ask=True, resync=_int(args[3]) in FLAG_ADVICE),
+    "madvise": lambda space, args, up: madvise(
+        space, args[0], args[1], _int(args[2]), untouched=up.untouched
+    ),
+    "process_madvise": lambda space, args, up: Outcome(
+        0, ask=True, resync=_int(args[3]) in FLAG_ADVICE
+    ),
     "mlock": lambda space, args, up: mlock(space, args[0], args[1], resident=up.resident),
-    "mlock2": lambda space, args, up: mlock2(space, args[0], args[1], _int(args[2]), resident=up.resident),
+    "mlock2": lambda space, args, up: mlock2(
+        space, args[0], args[1], _int(args[2]), resident=up.resident
+    ),
     "munlock": lambda space, args, up: munlock(space, args[0], args[1]),
     "mlockall": lambda space, args, up: mlockall(space, _int(args[0])),
     "munlockall": lambda space, args, up: munlockall(space),
@@ -248,7 +265,8 @@ OPERATIONS: dict[str, Operation] = {
     "arch_prctl": _resync,
 }
 
-#: Calls on a range, which two successive arguments give as address and length: name → index of the address.
+#: Calls on a range, which two successive arguments give as address and length: name → index of the
+#: address.
 RANGED = {
     "mprotect": 0,
     "pkey_mprotect": 0,

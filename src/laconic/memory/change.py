@@ -12,7 +12,8 @@ from laconic.memory.vma import Vma
 
 
 class ChangeKind(IntFlag):
-    """What kind of change a page run needs. A set: RW to RX is EXTEND and RESTRICT. Empty: nothing to do."""
+    """What kind of change a page run needs. A set: RW to RX is EXTEND and RESTRICT. Empty: nothing
+    to do."""
 
     NOTHING = 0
     #: There was nothing; the contents are zero, the file's, or those of `Change.source`.
@@ -26,13 +27,16 @@ class ChangeKind(IntFlag):
     EXTEND = 16
     #: Permissions are taken away.
     RESTRICT = 32
-    #: The backing stays, and what was written is thrown away: the contents are zero, or the file's, again.
+    #: The backing stays, and what was written is thrown away: the contents are zero, or the file's,
+    #: again.
     ZERO = 64
-    #: A request about residency or write-back (WILLNEED, POPULATE, msync), which no bookkeeping holds: always said.
+    #: A request about residency or write-back (WILLNEED, POPULATE, msync), which no bookkeeping
+    #: holds: always said.
     ADVISE = 128
 
 
-# Plain integers: IntFlag's operators cost half a microsecond each, and every memory call of every program comes here.
+# Plain integers: IntFlag's operators cost half a microsecond each, and every memory call of every
+# program comes here.
 MAP, UNMAP, FLAGS, FILE, EXTEND, RESTRICT, ZERO, ADVISE = (1 << bit for bit in range(8))
 
 
@@ -53,8 +57,8 @@ def _signed(sign: str, flags: int) -> str:
 class Change(NamedTuple):
     """One page run `[start, end)` in bytes, and how it differs.
 
-    `kind` is a `ChangeKind` as a plain integer. `source` is the address from which the contents come
-    (mremap), or None.
+    `kind` is a `ChangeKind` as a plain integer. `source` is the address from which the contents
+    come (mremap), or None.
     """
 
     kind: int
@@ -89,7 +93,9 @@ class Change(NamedTuple):
             if wanted.file is not None:
                 text += f" {wanted.file.path or wanted.file.inode}"
         if wanted is not None and held is not None:
-            text += _signed("+", wanted.flags & ~held.flags) + _signed("-", held.flags & ~wanted.flags)
+            text += _signed("+", wanted.flags & ~held.flags) + _signed(
+                "-", held.flags & ~wanted.flags
+            )
         if held is not None and (wanted is None or wanted.permissions() != held.permissions()):
             text += f", was {held.permissions()}"
         if self.source is not None:
@@ -103,11 +109,12 @@ class Change(NamedTuple):
 class Outcome(NamedTuple):
     """What a memory call comes to: what to tell the host, and then the program.
 
-    `result` is the program's result once the host has confirmed the changes: a value, or a negative errno. No changes
-    and `ask` False: the host hears nothing. `ask` means that the host must be asked the call as it is, since its answer
-    holds what bookkeeping cannot know (`result` is then a prediction). `start` and `end` (bytes) enclose all that the
-    call may have edited. `place`: the host chooses the address. `resync`: bookkeeping cannot say what the call will do,
-    and is to be read anew from the host afterwards. `then` runs when the host has confirmed.
+    `result` is the program's result once the host has confirmed the changes: a value, or a negative
+    errno. No changes and `ask` False: the host hears nothing. `ask` means that the host must be
+    asked the call as it is, since its answer holds what bookkeeping cannot know (`result` is then a
+    prediction). `start` and `end` (bytes) enclose all that the call may have edited. `place`: the
+    host chooses the address. `resync`: bookkeeping cannot say what the call will do, and is to be
+    read anew from the host afterwards. `then` runs when the host has confirmed.
     """
 
     result: int
@@ -128,12 +135,14 @@ class Outcome(NamedTuple):
 
 NOTHING = Outcome(0)
 
-#: `new(Change, (...))` is `Change(...)` with every field given, at half the price: a NamedTuple's own is Python code.
+#: `new(Change, (...))` is `Change(...)` with every field given, at half the price: a NamedTuple's
+#: own is Python code.
 new = tuple.__new__
 
 
 def classify(held: Vma | None, wanted: Vma | None) -> int:
-    """The kinds of change that lead from `held` to `wanted`; contents are the caller's to judge. O(1)."""
+    """The kinds of change that lead from `held` to `wanted`; contents are the caller's to judge.
+    O(1)."""
     if held is wanted:
         return 0
     if held is None:
@@ -156,5 +165,6 @@ def classify(held: Vma | None, wanted: Vma | None) -> int:
 
 
 def coalesce(changes: Iterable[Change]) -> list[Range]:
-    """The page runs of `changes` as `(start, end)`, those that touch joined. The changes must ascend. O(k)."""
+    """The page runs of `changes` as `(start, end)`, those that touch joined. The changes must
+    ascend. O(k)."""
     return join_ranges((change.start, change.end) for change in changes)

@@ -1,7 +1,8 @@
 """The kernel's constants, under the kernel's names (x86-64).
 
-`VM_*` are bits of `vm_flags`; their low three bits are the protection, as in the kernel. The two-letter codes are
-those of the `VmFlags:` line in `/proc/PID/smaps` (`show_smap_vma_flags` in fs/proc/task_mmu.c).
+`VM_*` are bits of `vm_flags`; their low three bits are the protection, as in the kernel. The
+two-letter codes are those of the `VmFlags:` line in `/proc/PID/smaps` (`show_smap_vma_flags` in
+fs/proc/task_mmu.c).
 """
 
 from __future__ import annotations
@@ -167,10 +168,11 @@ VM_SPECIAL: Final = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
 #: A mapping with one of these is never searched for equal pages (vma_ksm_compatible in mm/ksm.c).
 VM_UNMERGEABLE: Final = VM_SHARED | VM_MAYSHARE | VM_SPECIAL | VM_HUGETLB | VM_DROPPABLE
 
-#: `VmFlags:` codes that bookkeeping holds. Left out, because no memory call of the program decides them:
-#: `ac` (VM_ACCOUNT: mprotect_fixup keeps it where pages were written), `sd` (soft-dirty), `um uw ui` (userfaultfd: an
-#: ioctl), `mm` (VM_MIXEDMAP: the driver), `sf` (VM_SYNC: the file system), `ar mt nl` (architecture, hardware),
-#: `gu` (VM_MAYBE_GUARD: sticky, set by MADV_GUARD_INSTALL and merged into neighbours by vma_merge).
+#: `VmFlags:` codes that bookkeeping holds. Left out, because no memory call of the program decides
+#: them: `ac` (VM_ACCOUNT: mprotect_fixup keeps it where pages were written), `sd` (soft-dirty), `um
+#: uw ui` (userfaultfd: an ioctl), `mm` (VM_MIXEDMAP: the driver), `sf` (VM_SYNC: the file system),
+#: `ar mt nl` (architecture, hardware), `gu` (VM_MAYBE_GUARD: sticky, set by MADV_GUARD_INSTALL and
+#: merged into neighbours by vma_merge).
 VMFLAG_CODES: Final[dict[str, int]] = {
     "rd": VM_READ,
     "wr": VM_WRITE,

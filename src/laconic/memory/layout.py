@@ -1,4 +1,5 @@
-"""Where a new mapping goes: the kernel's address choice (arch/x86/kernel/sys_x86_64.c, mm/mmap.c, mm/vma.c)."""
+"""Where a new mapping goes: the kernel's address choice (arch/x86/kernel/sys_x86_64.c, mm/mmap.c,
+mm/vma.c)."""
 
 from __future__ import annotations
 
@@ -21,11 +22,12 @@ from laconic.memory.vma import Vma
 class Layout:
     """What decides addresses in one `mm`, all in bytes, and the kernel's limits on it.
 
-    `mmap_base` is None until the host's first choice has shown it (`learn`). `thp`: CONFIG_TRANSPARENT_HUGEPAGE;
-    `thp_align`: the kernel aligns anonymous mappings of whole huge pages (__get_unmapped_area since 6.7).
-    `shmem_align`: the kernel may align shared anonymous mappings (shmem_get_unmapped_area).
-    `quiet_below`: below it no VMA can grow unseen. `refused_advice` and `anon_names`: the madvise advice that this
-    kernel was built without, and whether it lets anonymous memory be named (CONFIG_ANON_VMA_NAME).
+    `mmap_base` is None until the host's first choice has shown it (`learn`). `thp`:
+    CONFIG_TRANSPARENT_HUGEPAGE; `thp_align`: the kernel aligns anonymous mappings of whole huge
+    pages (__get_unmapped_area since 6.7). `shmem_align`: the kernel may align shared anonymous
+    mappings (shmem_get_unmapped_area). `quiet_below`: below it no VMA can grow unseen.
+    `refused_advice` and `anon_names`: the madvise advice that this kernel was built without, and
+    whether it lets anonymous memory be named (CONFIG_ANON_VMA_NAME).
     """
 
     mmap_base: int | None = None
@@ -49,14 +51,16 @@ class Layout:
     def learn(self, vmas: RangeMap[Vma], start: int, end: int) -> None:
         """Derives the mmap base from the first place `[start, end)` that the host chose by itself.
 
-        The kernel takes the highest hole that fits (unmapped_area_topdown in mm/vma.c), so what lies right above the
-        place, without a hole, was chosen from the same base before. O(log n + the VMAs of that block).
+        The kernel takes the highest hole that fits (unmapped_area_topdown in mm/vma.c), so what
+        lies right above the place, without a hole, was chosen from the same base before. O(log n +
+        the VMAs of that block).
         """
         if self.top_down:
             while vmas.get(end) is not None:
                 end = vmas.find(end)[1]
             self.mmap_base = end
-            # The program may have mapped a stack of its own by then (MAP_GROWSDOWN at a fixed address).
+            # The program may have mapped a stack of its own by then (MAP_GROWSDOWN at a fixed
+            # address).
             if not any(vma.flags & VM_GROWSDOWN for begin, _, vma in vmas if begin < end):
                 self.quiet_below = end
         else:
@@ -66,7 +70,8 @@ class Layout:
 
 
 def start_gap(layout: Layout, start: int, vma: Vma) -> int:
-    """The lowest address that is kept free for a VMA at `start` (vm_start_gap in include/linux/mm.h)."""
+    """The lowest address that is kept free for a VMA at `start` (vm_start_gap in
+    include/linux/mm.h)."""
     if vma.flags & VM_GROWSDOWN:
         return max(start - layout.stack_guard_gap, 0)
     return start
@@ -86,14 +91,17 @@ def hint_fits(layout: Layout, vmas: RangeMap[Vma], address: int, length: int) ->
 def get_unmapped_area(
     layout: Layout, vmas: RangeMap[Vma], hint: int, length: int, flags: int, anonymous: bool
 ) -> int | None:
-    """The address that Linux would choose for `length` bytes, -ENOMEM, or None where only the host can say.
+    """The address that Linux would choose for `length` bytes, -ENOMEM, or None where only the host
+    can say.
 
-    `hint` (page aligned, 0 for none), `length` (whole pages) and the result are in bytes. O(log n + holes tried).
+    `hint` (page aligned, 0 for none), `length` (whole pages) and the result are in bytes. O(log n +
+    holes tried).
     """
     if length > TASK_SIZE:
         return -ENOMEM
     if layout.thp_align and anonymous and not hint and length % PMD_SIZE == 0:
-        # __thp_get_unmapped_area (mm/huge_memory.c): ask for one huge page more, then align upwards.
+        # __thp_get_unmapped_area (mm/huge_memory.c): ask for one huge page more, then align
+        # upwards.
         padded = _choose(layout, vmas, 0, length + PMD_SIZE, flags)
         if padded is None:
             return None
@@ -132,11 +140,13 @@ def _highest(layout: Layout, vmas: RangeMap[Vma], length: int) -> int | None:
         high = _gap_above(layout, vmas, end)
         if high >= end:
             return end - length
-        # In the guard gap of the VMA above: the search begins anew below that gap, whatever else is in it.
+        # In the guard gap of the VMA above: the search begins anew below that gap, whatever else is
+        # in it.
 
 
 def _gap_above(layout: Layout, vmas: RangeMap[Vma], end: int) -> int:
-    # Where the guard gap of the next VMA at or above `end` begins; a hole that was cut at `end` may go on above it.
+    # Where the guard gap of the next VMA at or above `end` begins; a hole that was cut at `end` may
+    # go on above it.
     above = end
     _, stop, vma = vmas.find(end)
     if vma is None and stop < TASK_SIZE:
@@ -144,7 +154,9 @@ def _gap_above(layout: Layout, vmas: RangeMap[Vma], end: int) -> int:
     return end if vma is None else start_gap(layout, above, vma)
 
 
-def _lowest(layout: Layout, vmas: RangeMap[Vma], hint: int, length: int, low: int, high: int) -> int:
+def _lowest(
+    layout: Layout, vmas: RangeMap[Vma], hint: int, length: int, low: int, high: int
+) -> int:
     # arch_get_unmapped_area and unmapped_area (mm/vma.c)
     if hint and hint + length <= high and hint_fits(layout, vmas, hint, length):
         return hint
@@ -152,6 +164,10 @@ def _lowest(layout: Layout, vmas: RangeMap[Vma], hint: int, length: int, low: in
         start = low
         _, end, vma = vmas.find(start)
         low = min(end, high)
-        if vma is None and low - start >= length and start + length <= max(start, _gap_above(layout, vmas, low)):
+        if (
+            vma is None
+            and low - start >= length
+            and start + length <= max(start, _gap_above(layout, vmas, low))
+        ):
             return start
     return -ENOMEM

@@ -10,8 +10,9 @@ from laconic.memory.change import Change, ChangeKind
 
 @dataclass(slots=True)
 class CallCount:
-    """The counts of one call. `asked`: the program's calls; `said`: host calls; `elided`: calls without a host call, of
-    which `redundant` succeeded; `narrowed`: host calls for fewer pages than the call; `failed`: calls with an error."""
+    """The counts of one call. `asked`: the program's calls; `said`: host calls; `elided`: calls
+    without a host call, of which `redundant` succeeded; `narrowed`: host calls for fewer pages than
+    the call; `failed`: calls with an error."""
 
     asked: int = 0
     said: int = 0
@@ -23,7 +24,8 @@ class CallCount:
 
 @dataclass(slots=True)
 class Ledger:
-    """The figures of one run. `kinds`: page runs by their set of kinds; `notes`: what a person must be told.
+    """The figures of one run. `kinds`: page runs by their set of kinds; `notes`: what a person must
+    be told.
 
     `unmodeled` counts, by name, the calls after which the bookkeeping was read from the host again.
     `announce` is called with an urgent note at once.
@@ -39,14 +41,22 @@ class Ledger:
     announce: Callable[[str], None] | None = field(default=None, compare=False, repr=False)
 
     def note(self, text: str, *, urgent: bool = False) -> None:
-        """Enter what a user must know, once. `urgent`: the program may wait for ever because of it."""
+        """Enter what a user must know, once. `urgent`: the program may wait for ever because of
+        it."""
         if text in self.notes:
             return
         self.notes.append(text)
         if urgent and self.announce is not None:
             self.announce(text)
 
-    def count(self, name: str, said: int, result: int, narrowed: bool = False, changes: Iterable[Change] = ()) -> None:
+    def count(
+        self,
+        name: str,
+        said: int,
+        result: int,
+        narrowed: bool = False,
+        changes: Iterable[Change] = (),
+    ) -> None:
         """Count one call of the program, and `said`, its host call, 0 or 1. O(changes)."""
         try:
             line = self.calls[name]
@@ -98,7 +108,9 @@ class Ledger:
     def changes(self) -> dict[str, int]:
         """Changed page runs by the name of their kind, in the order of `ChangeKind`."""
         return {
-            str(kind.name).lower(): sum(count for kinds, count in self.kinds.items() if kinds & kind)
+            str(kind.name).lower(): sum(
+                count for kinds, count in self.kinds.items() if kinds & kind
+            )
             for kind in ChangeKind
             if kind
         }

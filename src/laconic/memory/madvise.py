@@ -1,6 +1,8 @@
-"""madvise and the other calls that walk a range like it: msync, mseal, PR_SET_VMA, mbind, remap_file_pages.
+"""madvise and the other calls that walk a range like it: msync, mseal, PR_SET_VMA, mbind,
+remap_file_pages.
 
-mm/madvise.c, mm/msync.c, mm/mseal.c, mm/mempolicy.c, mm/mmap.c. Some advice changes VMA flags, some only contents.
+mm/madvise.c, mm/msync.c, mm/mseal.c, mm/mempolicy.c, mm/mmap.c. Some advice changes VMA flags, some
+only contents.
 """
 
 from __future__ import annotations
@@ -88,7 +90,8 @@ FLAG_ADVICE = {
     MADV_HUGEPAGE: (VM_NOHUGEPAGE, VM_HUGEPAGE),
     MADV_NOHUGEPAGE: (VM_HUGEPAGE, VM_NOHUGEPAGE),
 }
-#: Advice that throws contents away. MADV_FREE does so lazily, MADV_GUARD_INSTALL until MADV_GUARD_REMOVE.
+#: Advice that throws contents away. MADV_FREE does so lazily, MADV_GUARD_INSTALL until
+#: MADV_GUARD_REMOVE.
 DISCARDS = {MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE, MADV_REMOVE, MADV_GUARD_INSTALL}
 #: Advice about residency alone.
 RESIDENCY = {
@@ -103,12 +106,18 @@ RESIDENCY = {
 
 
 def madvise(
-    space: AddressSpace, start: int, length: int, advice: int, *, untouched: Untouched = lambda start, end: False
+    space: AddressSpace,
+    start: int,
+    length: int,
+    advice: int,
+    *,
+    untouched: Untouched = lambda start, end: False,
 ) -> Outcome:
-    """madvise(2); `start` and `length` in bytes. `untouched` is asked before a discard. O(log n + k).
+    """madvise(2); `start` and `length` in bytes. `untouched` is asked before a discard. O(log n +
+    k).
 
-    A hole is ENOMEM in the end, after all that is mapped was advised. Advice that this module does not know (memory
-    failure injection, or newer than it) goes to the host as it is.
+    A hole is ENOMEM in the end, after all that is mapped was advised. Advice that this module does
+    not know (memory failure injection, or newer than it) goes to the host as it is.
     """
     if advice not in FLAG_ADVICE and advice not in DISCARDS and advice not in RESIDENCY:
         return Outcome(0, ask=True)
@@ -119,8 +128,11 @@ def madvise(
     if start & ~PAGE_MASK or length and not size or end < start:
         return Outcome(-EINVAL)
     if end == start:
-        # Advice that this kernel was built without is EINVAL even for nothing; of the rest only the host knows.
-        return Outcome(0, ask=advice not in FLAG_ADVICE and advice not in (MADV_WILLNEED, MADV_DONTNEED))
+        # Advice that this kernel was built without is EINVAL even for nothing; of the rest only the
+        # host knows.
+        return Outcome(
+            0, ask=advice not in FLAG_ADVICE and advice not in (MADV_WILLNEED, MADV_DONTNEED)
+        )
     result, mapped = 0, []
     for begin, stop, vma in space.vmas.runs(start, end):
         if vma is not None:
@@ -143,9 +155,13 @@ def madvise(
 
 
 def _idle(space: AddressSpace, start: int, end: int, vma: Vma, untouched: Untouched) -> bool:
-    # Discarding what was never touched does nothing. A file's page is not "untouched" for having been read,
-    # and so only anonymous memory counts here.
-    if vma.file is not None or vma.flags & (VM_LOCKED | VM_PFNMAP | VM_HUGETLB | VM_SEALED) or space.opaque:
+    # Discarding what was never touched does nothing. A file's page is not "untouched" for having
+    # been read, and so only anonymous memory counts here.
+    if (
+        vma.file is not None
+        or vma.flags & (VM_LOCKED | VM_PFNMAP | VM_HUGETLB | VM_SEALED)
+        or space.opaque
+    ):
         return False
     return untouched(start, end)
 
@@ -161,12 +177,15 @@ def _refused(vma: Vma, advice: int) -> bool:
     if advice == MADV_KEEPONFORK:
         return bool(vma.flags & VM_DROPPABLE)
     if advice == MADV_DODUMP:
-        return bool(vma.flags & VM_DROPPABLE or vma.flags & VM_SPECIAL and not vma.flags & VM_HUGETLB)
+        return bool(
+            vma.flags & VM_DROPPABLE or vma.flags & VM_SPECIAL and not vma.flags & VM_HUGETLB
+        )
     return False
 
 
 def _sealed(vma: Vma, advice: int) -> bool:
-    # can_madvise_modify: what is sealed, and which the program could not write, may not be made to vanish in a child.
+    # can_madvise_modify: what is sealed, and which the program could not write, may not be made to
+    # vanish in a child.
     if not vma.flags & VM_SEALED or advice not in (MADV_DONTFORK, MADV_WIPEONFORK):
         return False
     return vma.anonymous and not vma.flags & (VM_WRITE | VM_SPECIAL)
@@ -195,7 +214,8 @@ def _advise_flags(space: AddressSpace, start: int, end: int, advice: int) -> Out
 
 
 def msync(space: AddressSpace, start: int, length: int, flags: int) -> Outcome:
-    """msync(2). Only MS_SYNC on shared files does anything; it is said for these runs. O(log n + k)."""
+    """msync(2). Only MS_SYNC on shared files does anything; it is said for these runs. O(log n +
+    k)."""
     if flags & ~(MS_ASYNC | MS_INVALIDATE | MS_SYNC) or start & ~PAGE_MASK:
         return Outcome(-EINVAL)
     if flags & MS_ASYNC and flags & MS_SYNC:
@@ -205,7 +225,9 @@ def msync(space: AddressSpace, start: int, length: int, flags: int) -> Outcome:
         return Outcome(-ENOMEM)
     if end == start:
         return NOTHING
-    if flags & MS_INVALIDATE and any(vma.flags & VM_LOCKED for _, _, vma in space.vmas.entries(start, end)):
+    if flags & MS_INVALIDATE and any(
+        vma.flags & VM_LOCKED for _, _, vma in space.vmas.entries(start, end)
+    ):
         return Outcome(0, ask=True)  # EBUSY, unless a hole or a failing write-back comes first
     result = 0 if space.vmas.covered(start, end) else -ENOMEM
     changes = []
@@ -239,7 +261,11 @@ def set_vma_name(space: AddressSpace, start: int, length: int, name: str | None)
     for begin, _, vma in space.vmas.runs(start, end):
         if vma is None:
             result = -ENOMEM
-        elif vma.file is not None and vma.file.inode >= 0 and not vma.file.path.startswith("/dev/zero"):
+        elif (
+            vma.file is not None
+            and vma.file.inode >= 0
+            and not vma.file.path.startswith("/dev/zero")
+        ):
             stop, result = begin, -EBADF
             break
     if stop == start:
@@ -248,7 +274,8 @@ def set_vma_name(space: AddressSpace, start: int, length: int, name: str | None)
 
 
 def mbind(space: AddressSpace, start: int, length: int, policy: tuple[int, bytes]) -> Outcome:
-    """mbind(2): the host is always asked, since it also moves pages; here it splits VMAs. O(log n + k)."""
+    """mbind(2): the host is always asked, since it also moves pages; here it splits VMAs. O(log n +
+    k)."""
     end = start + page_align(length) & ADDRESS_MASK
     if start & ~PAGE_MASK or end <= start or not space.vmas.covered(start, end):
         return Outcome(0, ask=True)
@@ -285,7 +312,8 @@ def remap_file_pages(
     flags: int,
     read_implies_exec: bool = False,
 ) -> Outcome:
-    """remap_file_pages(2), which Linux emulates by a new mapping since 4.0 (mm/mmap.c). O(log n + k)."""
+    """remap_file_pages(2), which Linux emulates by a new mapping since 4.0 (mm/mmap.c). O(log n +
+    k)."""
     start &= PAGE_MASK
     size &= PAGE_MASK
     end = start + size
@@ -301,7 +329,9 @@ def remap_file_pages(
     if vma.flags & VM_SEALED:
         return Outcome(-EPERM)
     if vma.file.is_secret:
-        return Outcome(0, start=start, end=end, ask=True, resync=True)  # locked and not dumped, by its mmap
+        return Outcome(
+            0, start=start, end=end, ask=True, resync=True
+        )  # locked and not dumped, by its mmap
     # A new mapping of the same file: what madvise had set is gone.
     kept = VM_PROT | VM_MAY_RWX | VM_SHARED | VM_MAYSHARE | VM_LOCKED
     vm_flags = vma.flags & kept | space.def_flags
@@ -309,10 +339,17 @@ def remap_file_pages(
         vm_flags |= VM_EXEC  # do_mmap in mm/mmap.c
     wanted = Vma(vm_flags, vma.file, start - pgoff * PAGE_SIZE)
     space.vmas.set(start, end, wanted)
-    return Outcome(0, (Change(classify(vma, wanted) or ADVISE, start, end, wanted, vma),), start, end, ask=True)
+    return Outcome(
+        0, (Change(classify(vma, wanted) or ADVISE, start, end, wanted, vma),), start, end, ask=True
+    )
 
 
 def _edited(
-    space: AddressSpace, start: int, stop: int, change: Callable[[Vma], Vma], result: int = 0, end: int | None = None
+    space: AddressSpace,
+    start: int,
+    stop: int,
+    change: Callable[[Vma], Vma],
+    result: int = 0,
+    end: int | None = None,
 ) -> Outcome:
     return Outcome(result, space.edit(start, stop, change), start, stop if end is None else end)

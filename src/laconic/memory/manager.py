@@ -1,7 +1,7 @@
 """One program's memory calls as methods: a library OS's memory manager on a PAL of your choice.
 
-Each method edits the wanted state, hands the changes to the PAL, and returns Linux's result or raises OSError with
-Linux's errno. If nothing changes, the PAL is not called.
+Each method edits the wanted state, hands the changes to the PAL, and returns Linux's result or
+raises OSError with Linux's errno. If nothing changes, the PAL is not called.
 
 >>> class Printer:
 ...     def apply(self, change):
@@ -45,7 +45,8 @@ from laconic.memory.vma import Vma
 
 __all__ = ["PAGE_SIZE", "PROT_READ", "PROT_WRITE", "MemoryManager", "VmaInfo"]
 
-#: The top of the mappings and the start of the break of a new address space, as Linux places them without ASLR.
+#: The top of the mappings and the start of the break of a new address space, as Linux places them
+#: without ASLR.
 MMAP_BASE = 0x7FFF_F7FF_8000
 START_BRK = 0x5555_5556_0000
 
@@ -61,10 +62,13 @@ class VmaInfo(NamedTuple):
 class MemoryManager:
     """The memory calls of one address space, carried out by `pal`.
 
-    `space` is the bookkeeping (by default empty, with Linux's layout). `upcalls` answers what only the host knows.
+    `space` is the bookkeeping (by default empty, with Linux's layout). `upcalls` answers what only
+    the host knows.
     """
 
-    def __init__(self, pal: Pal, space: AddressSpace | None = None, upcalls: Upcalls | None = None) -> None:
+    def __init__(
+        self, pal: Pal, space: AddressSpace | None = None, upcalls: Upcalls | None = None
+    ) -> None:
         self.pal = pal
         self.space = AddressSpace(Layout(MMAP_BASE), (), START_BRK) if space is None else space
         self.upcalls = DefaultUpcalls(self.space) if upcalls is None else upcalls
@@ -90,13 +94,16 @@ class MemoryManager:
         file: OpenFile | None = None,
         offset: int = 0,
     ) -> int:
-        """mmap(2): return the address. `file` is what the descriptor refers to; it clears MAP_ANONYMOUS."""
+        """mmap(2): return the address. `file` is what the descriptor refers to; it clears
+        MAP_ANONYMOUS."""
         if file is None:
             return self._call("mmap", (address or 0, length, prot, flags, ADDRESS_MASK, offset))
         descriptor = 3
         if isinstance(self.upcalls, DefaultUpcalls):
             self.upcalls.files[descriptor] = file
-        return self._call("mmap", (address or 0, length, prot, flags & ~MAP_ANONYMOUS, descriptor, offset))
+        return self._call(
+            "mmap", (address or 0, length, prot, flags & ~MAP_ANONYMOUS, descriptor, offset)
+        )
 
     def munmap(self, address: int, length: int) -> None:
         """munmap(2)."""
@@ -111,13 +118,19 @@ class MemoryManager:
         self._call("pkey_mprotect", (address, length, prot, pkey))
 
     def mremap(
-        self, address: int, old_length: int, new_length: int, flags: int = MREMAP_MAYMOVE, new_address: int = 0
+        self,
+        address: int,
+        old_length: int,
+        new_length: int,
+        flags: int = MREMAP_MAYMOVE,
+        new_address: int = 0,
     ) -> int:
         """mremap(2): return the new address."""
         return self._call("mremap", (address, old_length, new_length, flags, new_address))
 
     def brk(self, address: int = 0) -> int:
-        """brk(2): return the break, which is unchanged if the call cannot do what it is asked to do."""
+        """brk(2): return the break, which is unchanged if the call cannot do what it is asked to
+        do."""
         return self._call("brk", (address,))
 
     def madvise(self, address: int, length: int, advice: int) -> None:
@@ -177,7 +190,8 @@ class MemoryManager:
         return result
 
     def _placed(self, name: str, args: tuple[int, ...], outcome: Outcome) -> Outcome:
-        # On Linux the host chooses some addresses (huge pages, devices, large files); here the bookkeeping does.
+        # On Linux the host chooses some addresses (huge pages, devices, large files); here the
+        # bookkeeping does.
         if not outcome.place:
             return outcome
         kind = args[3] & MAP_TYPE if name == "mmap" else 0
@@ -190,7 +204,8 @@ class MemoryManager:
         return OPERATIONS[name](self.space, chosen, self.upcalls)
 
     def _apply(self, outcome: Outcome) -> HostError | None:
-        # Hands the changes to the PAL. What it has carried out becomes held; wanted is set back to held for the rest.
+        # Hands the changes to the PAL. What it has carried out becomes held; wanted is set back to
+        # held for the rest.
         for index, change in enumerate(outcome.changes):
             try:
                 self.pal.apply(change)

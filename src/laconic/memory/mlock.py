@@ -31,13 +31,21 @@ from laconic.memory.vma import Vma
 Resident = Callable[[int, int], bool]
 
 
-def mlock(space: AddressSpace, start: int, length: int, *, resident: Resident = lambda start, end: False) -> Outcome:
-    """mlock(2). `resident` is asked where all is locked already: mlock also brings pages in. O(log n + k)."""
+def mlock(
+    space: AddressSpace, start: int, length: int, *, resident: Resident = lambda start, end: False
+) -> Outcome:
+    """mlock(2). `resident` is asked where all is locked already: mlock also brings pages in. O(log
+    n + k)."""
     return _apply(space, start, length, VM_LOCKED, resident)
 
 
 def mlock2(
-    space: AddressSpace, start: int, length: int, flags: int, *, resident: Resident = lambda start, end: False
+    space: AddressSpace,
+    start: int,
+    length: int,
+    flags: int,
+    *,
+    resident: Resident = lambda start, end: False,
 ) -> Outcome:
     """mlock2(2); MLOCK_ONFAULT is the only flag. O(log n + k)."""
     if flags & ~MLOCK_ONFAULT:
@@ -60,15 +68,19 @@ def _fixup(vma: Vma, locks: int) -> Vma:
 
 
 def _populated(vma: Vma, start: int, end: int, resident: Resident) -> bool:
-    # populate_vma_page_range: True if mlock has no page to bring in, and would not fail. It fails for secret memory,
-    # and for pages whose protection key the thread denies; execution alone takes such a key.
+    # populate_vma_page_range: True if mlock has no page to bring in, and would not fail. It fails
+    # for secret memory, and for pages whose protection key the thread denies; execution alone takes
+    # such a key.
     if vma.pkey or vma.flags & VM_PROT == VM_EXEC or (vma.file is not None and vma.file.is_secret):
         return False
     return bool(vma.flags & VM_LOCKONFAULT) or bool(vma.flags & VM_PROT) and resident(start, end)
 
 
-def _apply(space: AddressSpace, start: int, length: int, locks: int, resident: Resident | None) -> Outcome:
-    # apply_vma_lock_flags: up to the first hole, whose error comes after the pages before it were locked
+def _apply(
+    space: AddressSpace, start: int, length: int, locks: int, resident: Resident | None
+) -> Outcome:
+    # apply_vma_lock_flags: up to the first hole, whose error comes after the pages before it were
+    # locked
     size = page_align(length + start % PAGE_SIZE & ADDRESS_MASK)
     start -= start % PAGE_SIZE
     end = start + size & ADDRESS_MASK
@@ -96,11 +108,14 @@ def _apply(space: AddressSpace, start: int, length: int, locks: int, resident: R
 
 
 def mlockall(space: AddressSpace, flags: int) -> Outcome:
-    """mlockall(2): current VMAs, future ones, or both. The host always hears it: pages are brought in. O(n)."""
+    """mlockall(2): current VMAs, future ones, or both. The host always hears it: pages are brought
+    in. O(n)."""
     if not flags or flags & ~(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) or flags == MCL_ONFAULT:
         return Outcome(-EINVAL)
     locks = VM_LOCKED | (VM_LOCKONFAULT if flags & MCL_ONFAULT else 0)
-    return _all(space, locks if flags & MCL_FUTURE else 0, locks if flags & MCL_CURRENT else None, ask=True)
+    return _all(
+        space, locks if flags & MCL_FUTURE else 0, locks if flags & MCL_CURRENT else None, ask=True
+    )
 
 
 def munlockall(space: AddressSpace) -> Outcome:

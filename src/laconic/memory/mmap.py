@@ -1,4 +1,5 @@
-"""mmap and its relatives that make mappings: do_mmap in mm/mmap.c, step by step in the kernel's order."""
+"""mmap and its relatives that make mappings: do_mmap in mm/mmap.c, step by step in the kernel's
+order."""
 
 from __future__ import annotations
 
@@ -61,7 +62,8 @@ from laconic.memory.layout import get_unmapped_area
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
 
-#: The upcall that says whether a range of private memory was never touched (anonymous) or never written (a file's).
+#: The upcall that says whether a range of private memory was never touched (anonymous) or never
+#: written (a file's).
 Untouched = Callable[[int, int], bool]
 
 
@@ -69,7 +71,8 @@ Untouched = Callable[[int, int], bool]
 MAX_LFS_FILESIZE = (1 << 63) - 1
 
 
-#: CONFIG_LSM_MMAP_MIN_ADDR, which no file in /proc shows: hints below it are the host's to round (round_hint_to_min).
+#: CONFIG_LSM_MMAP_MIN_ADDR, which no file in /proc shows: hints below it are the host's to round
+#: (round_hint_to_min).
 LSM_MMAP_MIN_ADDR = 65536
 
 
@@ -78,7 +81,8 @@ class OpenFile(NamedTuple):
 
     `plain`: a regular file that maps like page cache. Of anything else (a device, huge pages) only
     the host knows what a mapping will look like. `places`: the file system may choose addresses
-    itself. `size` is in bytes. `huge` is the page size of a file of hugetlbfs, in bytes; otherwise 0.
+    itself. `size` is in bytes. `huge` is the page size of a file of hugetlbfs, in bytes; otherwise
+    0.
     """
 
     file: File
@@ -111,7 +115,8 @@ def mmap(
     read_implies_exec: bool = False,
     untouched: Untouched = lambda start, end: False,
 ) -> Outcome:
-    """mmap(2). `file` is what the descriptor refers to; None without MAP_ANONYMOUS: a bad descriptor.
+    """mmap(2). `file` is what the descriptor refers to; None without MAP_ANONYMOUS: a bad
+    descriptor.
 
     `address`, `length` and `offset` are in bytes; the outcome's result is the address. `untouched`
     is queried only if all attributes of a private mapping are equal to those that MAP_FIXED would
@@ -206,7 +211,9 @@ def mmap(
     end = address + length
     changes: tuple[Change, ...] = (new(Change, (MAP, address, end, vma, None, None)),)
     if flags & MAP_FIXED:
-        whole = populates(flags) or vm_flags & (VM_LOCKED | VM_MAYSHARE | VM_HUGETLB) or space.opaque
+        whole = (
+            populates(flags) or vm_flags & (VM_LOCKED | VM_MAYSHARE | VM_HUGETLB) or space.opaque
+        )
         overlaid = _overlay(space, address, end, vma, None if whole else untouched)
         if overlaid is None:
             # The kernel has split the VMAs at both ends by then (vms_gather_munmap_vmas), and does
@@ -259,7 +266,8 @@ def _is_free(space: AddressSpace, start: int, end: int) -> bool:
 
 
 def placed(space: AddressSpace, outcome: Outcome, address: int) -> Outcome:
-    """The outcome of an mmap whose place the host chose, now that it is known; wanted is edited. O(log n)."""
+    """The outcome of an mmap whose place the host chose, now that it is known; wanted is edited.
+    O(log n)."""
     (change,) = outcome.changes
     vma = change.wanted
     assert vma is not None
@@ -270,7 +278,9 @@ def placed(space: AddressSpace, outcome: Outcome, address: int) -> Outcome:
         # Neither at a hint nor aligned to huge pages: this place shows the base.
         space.layout.learn(space.vmas, start, end)
     space.vmas.set(start, end, vma)
-    return Outcome(address, (Change(MAP, start, end, vma, None),), start, end, then=grown_below(space, vma))
+    return Outcome(
+        address, (Change(MAP, start, end, vma, None),), start, end, then=grown_below(space, vma)
+    )
 
 
 def grown_below(space: AddressSpace, vma: Vma) -> Callable[[], None] | None:
@@ -287,8 +297,8 @@ def grown_below(space: AddressSpace, vma: Vma) -> Callable[[], None] | None:
 def _overlay(
     space: AddressSpace, start: int, end: int, vma: Vma, untouched: Untouched | None
 ) -> tuple[Change, ...] | None:
-    # MAP_FIXED throws away what was there, unless it is sealed: then None. Equal attributes are not equality: contents
-    # count.
+    # MAP_FIXED throws away what was there, unless it is sealed: then None. Equal attributes are not
+    # equality: contents count.
     changes = []
     for begin, stop, held in space.vmas.runs(start, end):
         if held is not None and held.flags & VM_SEALED:
@@ -304,9 +314,9 @@ def _overlay(
 
 @lru_cache(256)
 def _without_file(own: int, added: int, flags: int, thp: bool, overcommit_never: bool) -> Vma:
-    # The VMA of a mapping with `flags` but for its backing; `own` are the VM_* flags that a file has decided, `added`
-    # those of the protection and of mlockall. Programs use a handful of combinations. A negative errno instead of
-    # flags: they are wrong.
+    # The VMA of a mapping with `flags` but for its backing; `own` are the VM_* flags that a file
+    # has decided, `added` those of the protection and of mlockall. Programs use a handful of
+    # combinations. A negative errno instead of flags: they are wrong.
     own = own or _anonymous_flags(flags)
     if own < 0:
         return Vma(own)
@@ -372,8 +382,9 @@ _fresh = 0
 
 
 def _shared_memory() -> File:
-    # Each shared anonymous mapping is a new file in the kernel's own tmpfs (shmem_zero_setup in mm/shmem.c). Only the
-    # host knows its inode; until the host has said it, a negative number keeps it apart from all others.
+    # Each shared anonymous mapping is a new file in the kernel's own tmpfs (shmem_zero_setup in
+    # mm/shmem.c). Only the host knows its inode; until the host has said it, a negative number
+    # keeps it apart from all others.
     global _fresh
     _fresh -= 1
     return File(0, 1, _fresh, "/dev/zero (deleted)")

@@ -27,16 +27,22 @@ from laconic.memory.vma import Vma
 
 
 def mprotect(
-    space: AddressSpace, start: int, length: int, prot: int, pkey: int = -1, read_implies_exec: bool = False
+    space: AddressSpace,
+    start: int,
+    length: int,
+    prot: int,
+    pkey: int = -1,
+    read_implies_exec: bool = False,
 ) -> Outcome:
     """mprotect(2); with `pkey` other than -1, pkey_mprotect(2). `start` and `length` are in bytes.
 
-    At a hole, a refusal or a sealed VMA the pages before it stay changed, as in Linux. With a key the host is always
-    asked, since only it knows which keys are allocated. O(log n + k); O(log n) where one VMA is as asked already.
+    At a hole, a refusal or a sealed VMA the pages before it stay changed, as in Linux. With a key
+    the host is always asked, since only it knows which keys are allocated. O(log n + k); O(log n)
+    where one VMA is as asked already.
     """
-    # The common cases first: pages of one VMA, which may be changed. The very first is inlined, since it has to cost
-    # less than the system call that it makes superfluous. VM_SEALED is the highest flag: a comparison finds it.
-    # Execution alone is not common: it takes a protection key.
+    # The common cases first: pages of one VMA, which may be changed. The very first is inlined,
+    # since it has to cost less than the system call that it makes superfluous. VM_SEALED is the
+    # highest flag: a comparison finds it. Execution alone is not common: it takes a protection key.
     if not start & 4095 and pkey == -1 and not read_implies_exec and prot != PROT_EXEC:
         vmas = space.vmas
         hint = vmas.hints.get(start)
@@ -45,7 +51,12 @@ def mprotect(
             try:
                 if keys[low] <= start and start + length <= keys[high]:
                     vma = values[low]
-                    if vma is not None and vma[0] & 7 == prot and vma[0] < VM_SEALED and not space.mdwe:
+                    if (
+                        vma is not None
+                        and vma[0] & 7 == prot
+                        and vma[0] < VM_SEALED
+                        and not space.mdwe
+                    ):
                         return NOTHING
             except IndexError:
                 pass  # the hint is stale
@@ -60,7 +71,9 @@ def mprotect(
     return _mprotect(space, start, length, prot, pkey, read_implies_exec)
 
 
-def _mprotect(space: AddressSpace, start: int, length: int, prot: int, pkey: int, read_implies_exec: bool) -> Outcome:
+def _mprotect(
+    space: AddressSpace, start: int, length: int, prot: int, pkey: int, read_implies_exec: bool
+) -> Outcome:
     grows = prot & (PROT_GROWSDOWN | PROT_GROWSUP)
     prot &= ~grows
     if grows == PROT_GROWSDOWN | PROT_GROWSUP or start & ~PAGE_MASK:
@@ -85,15 +98,16 @@ def _mprotect(space: AddressSpace, start: int, length: int, prot: int, pkey: int
             return vma._replace(flags=wanted, pkey=pkey)
         return vma if vma.flags == wanted else vma.with_flags(wanted)
 
-    # Execution alone takes a protection key, even if it is refused or the VMAs have it already, and closes that key in
-    # PKRU again (execute_only_pkey in arch/x86/mm/pkeys.c).
+    # Execution alone takes a protection key, even if it is refused or the VMAs have it already, and
+    # closes that key in PKRU again (execute_only_pkey in arch/x86/mm/pkeys.c).
     takes_key = prot == PROT_EXEC
     changes = space.edit(start, stop, protect) if stop > start else ()
     return Outcome(result, changes, start, end, ask=keyed or takes_key)
 
 
 def _first_vma(space: AddressSpace, start: int, end: int, grows: int) -> tuple[int, int]:
-    # What do_mprotect_pkey asks of the first VMA: where the change begins, and 0 or a negative errno.
+    # What do_mprotect_pkey asks of the first VMA: where the change begins, and 0 or a negative
+    # errno.
     begin, stop, vma = space.vmas.find(start)
     if grows == PROT_GROWSDOWN:
         if vma is None and stop < end:
@@ -121,7 +135,9 @@ def _prot(vma: Vma, prot: int, read_implies_exec: bool) -> int:
     return prot
 
 
-def _permitted(space: AddressSpace, start: int, end: int, prot: int, read_implies_exec: bool) -> tuple[int, int]:
+def _permitted(
+    space: AddressSpace, start: int, end: int, prot: int, read_implies_exec: bool
+) -> tuple[int, int]:
     # How far the change goes before the first hole or refusal, and the result it then has.
     for begin, _, vma in space.vmas.runs(start, end):
         if vma is None:

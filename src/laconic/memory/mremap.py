@@ -29,17 +29,24 @@ from laconic.memory.munmap import munmap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 
-#: Only the host can choose the new address; the manager repeats the call with MREMAP_FIXED once it is known.
+#: Only the host can choose the new address; the manager repeats the call with MREMAP_FIXED once it
+#: is known.
 HOST_CHOOSES = Outcome(0, ask=True, place=True)
 
 
 def mremap(
-    space: AddressSpace, address: int, old_length: int, new_length: int, flags: int, new_address: int = 0
+    space: AddressSpace,
+    address: int,
+    old_length: int,
+    new_length: int,
+    flags: int,
+    new_address: int = 0,
 ) -> Outcome:
     """mremap(2); addresses and lengths in bytes, the result is the new address.
 
-    Where the pages move, the outcome has UNMAP changes for the old place and MAP changes with `source` for the new
-    one. An outcome with `resync` is one that only the host can decide. O(log n + k).
+    Where the pages move, the outcome has UNMAP changes for the old place and MAP changes with
+    `source` for the new one. An outcome with `resync` is one that only the host can decide. O(log n
+    + k).
     """
     to = flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)
     refusal = _check_params(space, address, old_length, new_length, flags, new_address)
@@ -121,7 +128,13 @@ def _check_prep_vma(
 
 
 def _expand(
-    space: AddressSpace, address: int, old_length: int, new_length: int, flags: int, end: int, vma: Vma
+    space: AddressSpace,
+    address: int,
+    old_length: int,
+    new_length: int,
+    flags: int,
+    end: int,
+    vma: Vma,
 ) -> Outcome:
     if old_length and address + old_length == end:
         _, stop, above = space.vmas.find(end)
@@ -130,8 +143,8 @@ def _expand(
             space.vmas.set(end, grown, vma)
             return Outcome(address, space.diff(end, grown), end, grown)
     if not flags & MREMAP_MAYMOVE:
-        # Two errors come first that only the host knows: EAGAIN (mlock_future_ok), and EFAULT if the
-        # pages are two VMAs that look alike (is_mergeable_anon_vma).
+        # Two errors come first that only the host knows: EAGAIN (mlock_future_ok), and EFAULT if
+        # the pages are two VMAs that look alike (is_mergeable_anon_vma).
         return Outcome(-ENOMEM, ask=bool(vma.flags & VM_LOCKED) or old_length > PAGE_SIZE)
     if vma.file is not None and may_align(new_length, address - vma.base):
         return HOST_CHOOSES  # the file system may align the mapping (thp_get_unmapped_area)
@@ -145,12 +158,20 @@ def _expand(
 
 
 def _move_to(
-    space: AddressSpace, address: int, old_length: int, new_length: int, flags: int, new_address: int, vma: Vma
+    space: AddressSpace,
+    address: int,
+    old_length: int,
+    new_length: int,
+    flags: int,
+    new_address: int,
+    vma: Vma,
 ) -> Outcome:
     if flags & MREMAP_FIXED:
         return _move(space, address, old_length, new_length, flags, new_address, vma)
     kind = MAP_SHARED if vma.flags & VM_MAYSHARE else 0
-    target = get_unmapped_area(space.layout, space.vmas, new_address, new_length, kind, vma.file is None)
+    target = get_unmapped_area(
+        space.layout, space.vmas, new_address, new_length, kind, vma.file is None
+    )
     if target is None:
         return HOST_CHOOSES
     if target < 0:
@@ -159,20 +180,32 @@ def _move_to(
 
 
 def _move(
-    space: AddressSpace, address: int, old_length: int, new_length: int, flags: int, target: int, vma: Vma
+    space: AddressSpace,
+    address: int,
+    old_length: int,
+    new_length: int,
+    flags: int,
+    target: int,
+    vma: Vma,
 ) -> Outcome:
-    # mremap_to and move_vma: the target is thrown away, a longer source loses its tail, the rest goes over.
+    # mremap_to and move_vma: the target is thrown away, a longer source loses its tail, the rest
+    # goes over.
     if flags & MREMAP_DONTUNMAP and vma.flags & VM_LOCKED:
-        return Outcome(0, ask=True, resync=True)  # the kernel unlocks all of what is one VMA to it (dontunmap_complete)
+        return Outcome(
+            0, ask=True, resync=True
+        )  # the kernel unlocks all of what is one VMA to it (dontunmap_complete)
     if flags & MREMAP_FIXED:
         gone = munmap(space, target, new_length)
         if gone.result < 0:
-            # To the host the source may be several VMAs that look alike, and it moves one after the other until it
-            # comes to what is sealed (remap_move, since 6.17): only it knows how far.
+            # To the host the source may be several VMAs that look alike, and it moves one after the
+            # other until it comes to what is sealed (remap_move, since 6.17): only it knows how
+            # far.
             several = old_length == new_length and old_length > PAGE_SIZE
             return gone._replace(resync=several)
         if not old_length and target <= address < target + new_length:
-            return gone._replace(result=-EFAULT)  # the source of a second mapping went with what was at the target
+            return gone._replace(
+                result=-EFAULT
+            )  # the source of a second mapping went with what was at the target
     moved = min(old_length, new_length)
     if old_length > moved:
         tail = munmap(space, address + moved, old_length - moved)
@@ -200,8 +233,13 @@ def _move(
     return Outcome(target, tuple(changes), low, high, then=grown_below(space, goes))
 
 
-def _overlaid(space: AddressSpace, start: int, end: int, vma: Vma, source: int | None) -> Iterator[Change]:
-    # Changes that put `vma` over all that was in `[start, end)`; the contents come from `source`, or are new.
+def _overlaid(
+    space: AddressSpace, start: int, end: int, vma: Vma, source: int | None
+) -> Iterator[Change]:
+    # Changes that put `vma` over all that was in `[start, end)`; the contents come from `source`,
+    # or are new.
     for begin, stop, held in space.held.runs(start, end):
         kind = MAP if held is None else classify(held, vma) | ZERO
-        yield Change(kind, begin, stop, vma, held, None if source is None else source + begin - start)
+        yield Change(
+            kind, begin, stop, vma, held, None if source is None else source + begin - start
+        )

@@ -29,7 +29,8 @@ def munmap(space: AddressSpace, start: int, length: int) -> Outcome:
 
 
 def unmapped(space: AddressSpace, start: int, end: int) -> tuple[Change, ...] | None:
-    """Empties `[start, end)`, in bytes, and says what was there; None where a VMA is sealed. O(log n + k)."""
+    """Empties `[start, end)`, in bytes, and says what was there; None where a VMA is sealed. O(log
+    n + k)."""
     changes = []
     for begin, stop, vma in space.vmas.runs(start, end):
         if vma is not None:
@@ -42,13 +43,20 @@ def unmapped(space: AddressSpace, start: int, end: int) -> tuple[Change, ...] | 
 
 
 def shmdt(space: AddressSpace, address: int) -> Outcome:
-    """shmdt(2): unmaps every piece of the segment that was attached at `address` (bytes). O(log n + k)."""
+    """shmdt(2): unmaps every piece of the segment that was attached at `address` (bytes). O(log n +
+    k)."""
     if address & ~PAGE_MASK:
         return Outcome(-EINVAL)
     segment = None
     pieces = []
     for begin, end, vma in space.vmas.runs(address, TASK_SIZE):
-        if segment is None and vma is not None and vma.base == address and vma.file and "/SYSV" in vma.file.path:
+        if (
+            segment is None
+            and vma is not None
+            and vma.base == address
+            and vma.file
+            and "/SYSV" in vma.file.path
+        ):
             segment = vma.file
         if vma is not None and segment is not None and vma.base == address and vma.file == segment:
             pieces.append((begin, end))
@@ -56,4 +64,6 @@ def shmdt(space: AddressSpace, address: int) -> Outcome:
         return Outcome(-EINVAL)
     for begin, end in pieces:
         space.vmas.clear(begin, end)
-    return Outcome(0, space.diff(pieces[0][0], pieces[-1][1]), pieces[0][0], pieces[-1][1], ask=True)
+    return Outcome(
+        0, space.diff(pieces[0][0], pieces[-1][1]), pieces[0][0], pieces[-1][1], ask=True
+    )

@@ -1,4 +1,5 @@
-"""Address spaces as `/proc/PID/maps` shows them, and the names that the kernel gives to mappings without a file."""
+"""Address spaces as `/proc/PID/maps` shows them, and the names that the kernel gives to mappings
+without a file."""
 
 from __future__ import annotations
 
@@ -12,12 +13,14 @@ if TYPE_CHECKING:
 
 
 def stack_start(space: AddressSpace) -> int:
-    """Where the stack begins: the highest VMA that grows down. Others of that kind are the program's own. O(n)."""
+    """Where the stack begins: the highest VMA that grows down. Others of that kind are the
+    program's own. O(n)."""
     return max((start for start, _, vma in space.vmas if vma.flags & VM_GROWSDOWN), default=-1)
 
 
 def derived_name(space: AddressSpace, start: int, end: int, vma: Vma, stack: int) -> str:
-    """The name of anonymous memory or the kernel's own, "" for none; `stack` as `stack_start`. O(1)."""
+    """The name of anonymous memory or the kernel's own, "" for none; `stack` as `stack_start`.
+    O(1)."""
     if vma.flags & VM_PFNMAP:
         return "[vvar]"
     if vma.flags & VM_DONTEXPAND and vma.flags & VM_EXEC:
@@ -30,11 +33,12 @@ def derived_name(space: AddressSpace, start: int, end: int, vma: Vma, stack: int
 
 
 def maps_text(space: AddressSpace) -> str:
-    """The address space in the format of `/proc/PID/maps`: one VMA per line, names from column 73 on.
+    """The address space in the format of `/proc/PID/maps`: one VMA per line, names from column 73
+    on.
 
     Equal neighbors are merged. Labels such as `[heap]` are derived as the kernel derives them
-    (show_vma_header_prefix and get_vma_name in fs/proc/task_mmu.c). `[vsyscall]` is not a mapping and is not shown.
-    O(VMAs).
+    (show_vma_header_prefix and get_vma_name in fs/proc/task_mmu.c). `[vsyscall]` is not a mapping
+    and is not shown. O(VMAs).
     """
     lines = []
     stack = stack_start(space)
@@ -46,7 +50,8 @@ def maps_text(space: AddressSpace) -> str:
 
 
 def _backing(start: int, vma: Vma) -> str:
-    # Offset, device and inode; zeros if a log does not show them (an inode below 0 stands for a path).
+    # Offset, device and inode; zeros if a log does not show them (an inode below 0 stands for a
+    # path).
     file = vma.file
     if file is None or file.path == "?":
         return "00000000 00:00 0"

@@ -1,12 +1,14 @@
 """The one data structure: disjoint half-open ranges of addresses, each with an immutable value.
 
-A `RangeMap` is stored as a *step function*. Every boundary between two runs is a key, and the value beside it
-holds from there to the next key; a hole is a run whose value is None. An edit therefore is one splice of two
-parallel lists, and a 64 TiB range is one entry. The lists are cut into chunks, so that an insertion moves
-a few kilobytes at most, however many entries there are (a flat list's memmove shows from about 10,000 on).
+A `RangeMap` is stored as a *step function*. Every boundary between two runs is a key, and the value
+beside it holds from there to the next key; a hole is a run whose value is None. An edit therefore
+is one splice of two parallel lists, and a 64 TiB range is one entry. The lists are cut into chunks,
+so that an insertion moves a few kilobytes at most, however many entries there are (a flat list's
+memmove shows from about 10,000 on).
 
-Values do not know where they stand. What depends on the position (a file offset) is stored relative to address 0, so
-that a split copies a reference and two neighbours merge exactly when the owner's rule calls their values the same.
+Values do not know where they stand. What depends on the position (a file offset) is stored relative
+to address 0, so that a split copies a reference and two neighbours merge exactly when the owner's
+rule calls their values the same.
 
 >>> m = RangeMap()
 >>> m.set(0, 8, "A")
@@ -52,28 +54,43 @@ def join_ranges(ranges: Iterable[Range]) -> list[Range]:
 
 
 class RangeMap(Generic[V]):
-    """Disjoint ranges `[start, end)` with values; neighbours with the same value are always one entry.
+    """Disjoint ranges `[start, end)` with values; neighbours with the same value are always one
+    entry.
 
-    `same(a, b)` is the owner's merge rule for two values that touch; the default is equality. `load` is the chunk
-    size aimed at, in runs: a chunk is cut in two at twice that. Tests make it small, so that small maps have many
-    chunks.
+    `same(a, b)` is the owner's merge rule for two values that touch; the default is equality.
+    `load` is the chunk size aimed at, in runs: a chunk is cut in two at twice that. Tests make it
+    small, so that small maps have many chunks.
 
-    With n runs in the map and k runs touched, a look-up costs O(log n); an edit O(log n + k + load).
+    With n runs in the map and k runs touched, a look-up costs O(log n); an edit O(log n + k +
+    load).
     """
 
-    __slots__ = ("_ceilings", "_firsts", "_high", "_keys", "_lengths", "_load", "_same", "_values", "count", "hints")
+    __slots__ = (
+        "_ceilings",
+        "_firsts",
+        "_high",
+        "_keys",
+        "_lengths",
+        "_load",
+        "_same",
+        "_values",
+        "count",
+        "hints",
+    )
 
     def __init__(self, same: Callable[[V, V], bool] | None = None, load: int = 128) -> None:
         self._same: Callable[[V, V], bool] = operator.eq if same is None else same
         self._load = load
-        # Chunk c covers the addresses from _firsts[c] to _firsts[c + 1]; _firsts[c] == _keys[c][0] always.
+        # Chunk c covers the addresses from _firsts[c] to _firsts[c + 1]; _firsts[c] == _keys[c][0]
+        # always.
         self._firsts: list[int] = [0]
         self._keys: list[list[int]] = [[0]]
         self._values: list[list[V | None]] = [[None]]
         #: The number of entries, as `len` says it.
         self.count = 0
-        # What searches for holes have shown: of the holes below _high, cut to it, those of _lengths[i] or more
-        # all end at _ceilings[i] or below. Lengths ascend, ceilings descend; a hole that shrinks changes nothing.
+        # What searches for holes have shown: of the holes below _high, cut to it, those of
+        # _lengths[i] or more all end at _ceilings[i] or below. Lengths ascend, ceilings descend; a
+        # hole that shrinks changes nothing.
         self._high = 0
         self._lengths: list[int] = []
         self._ceilings: list[int] = []
@@ -98,7 +115,8 @@ class RangeMap(Generic[V]):
         return self._values[chunk][bisect_right(self._keys[chunk], address) - 1]
 
     def find(self, address: int) -> tuple[int, int, V | None]:
-        """The whole run around `address` as `(start, end, value)`; the value is None in a hole. O(log n).
+        """The whole run around `address` as `(start, end, value)`; the value is None in a hole.
+        O(log n).
 
         >>> m = RangeMap()
         >>> m.set(4, 6, "A")
@@ -118,7 +136,8 @@ class RangeMap(Generic[V]):
         """Finds the run around `address` and keeps the way there in `hints`. O(log n).
 
         Nothing ever corrects a hint `(keys, values, low, high)`: it is true exactly where
-        `keys[low] <= address < keys[high]`, and the value then is `values[low]`. An IndexError says no.
+        `keys[low] <= address < keys[high]`, and the value then is `values[low]`. An IndexError says
+        no.
         """
         chunk = bisect_right(self._firsts, address) - 1
         keys = self._keys[chunk]
@@ -129,7 +148,8 @@ class RangeMap(Generic[V]):
         return found
 
     def runs(self, start: int, end: int) -> Iterator[tuple[int, int, V | None]]:
-        """The runs of `[start, end)` as they are now, cut to it, holes included as None. O(log n + k)."""
+        """The runs of `[start, end)` as they are now, cut to it, holes included as None. O(log n +
+        k)."""
         if start >= end:
             return iter(())
         firsts = self._firsts
@@ -151,7 +171,8 @@ class RangeMap(Generic[V]):
         return zip(starts, [*starts[1:], end], held, strict=True)
 
     def entries(self, start: int, end: int) -> Iterator[tuple[int, int, V]]:
-        """The entries that overlap `[start, end)`, whole and not cut to it, holes left out. O(log n + k)."""
+        """The entries that overlap `[start, end)`, whole and not cut to it, holes left out. O(log n
+        + k)."""
         while start < end:
             begin, stop, value = self.find(start)
             if value is not None:
@@ -165,8 +186,8 @@ class RangeMap(Generic[V]):
     def distinct(self, key: Callable[[V], K]) -> set[K]:
         """Return the different results of `key` for the values of the entries. O(n).
 
-        If `key` is implemented in C (operator.itemgetter), no Python code runs for an entry: 15 times
-        as fast as a loop.
+        If `key` is implemented in C (operator.itemgetter), no Python code runs for an entry: 15
+        times as fast as a loop.
 
         >>> m = RangeMap()
         >>> m.set(0, 8, "A"); m.set(2, 4, "b")
@@ -182,8 +203,8 @@ class RangeMap(Generic[V]):
     def highest_hole(self, low: int, high: int, length: int) -> tuple[int, int] | None:
         """The highest hole of at least `length` within `[low, high)`, cut to it, as `(start, end)`.
 
-        Searches with one `high` after the other remember how far down there is nothing. O(log n + runs not passed
-        before).
+        Searches with one `high` after the other remember how far down there is nothing. O(log n +
+        runs not passed before).
         """
         if high != self._high:
             self._high, self._lengths, self._ceilings = high, [], []
@@ -211,8 +232,9 @@ class RangeMap(Generic[V]):
         return None
 
     def _remember(self, known: int, longest: int, stop: int) -> None:
-        # A search that began at the ceiling `known - 1` passed no hole over `longest` before it came to `stop`: that
-        # ceiling is now lower, or there is one for another length. Higher ones for longer holes say nothing any more.
+        # A search that began at the ceiling `known - 1` passed no hole over `longest` before it
+        # came to `stop`: that ceiling is now lower, or there is one for another length. Higher ones
+        # for longer holes say nothing any more.
         lengths, ceilings = self._lengths, self._ceilings
         if known and longest < lengths[known - 1]:
             known -= 1
@@ -250,18 +272,29 @@ class RangeMap(Generic[V]):
         keys = self._keys[chunk]
         i = bisect_left(keys, start)
         j = bisect_left(keys, end, i)
-        if not i or j > i + 1 or j == len(keys) and chunk + 1 < len(firsts) or not start < end < TOP:
+        if (
+            not i
+            or j > i + 1
+            or j == len(keys)
+            and chunk + 1 < len(firsts)
+            or not start < end < TOP
+        ):
             self._write(start, end, [start], [value])
         else:
-            # As `_write`, spelt out for nearly all edits: one key in the range at most, the neighbours in its chunk.
+            # As `_write`, spelt out for nearly all edits: one key in the range at most, the
+            # neighbours in its chunk.
             values, same = self._values[chunk], self._same
             below, tail = values[i - 1], values[j - 1]
-            joins = below is value or (below is not None and value is not None and same(below, value))
+            joins = below is value or (
+                below is not None and value is not None and same(below, value)
+            )
             if joins and i == j:
                 return
             cut = j == len(keys) or keys[j] != end
             above = tail if cut else values[j]
-            goes_on = above is value or (above is not None and value is not None and same(above, value))
+            goes_on = above is value or (
+                above is not None and value is not None and same(above, value)
+            )
             if cut and not goes_on:
                 if joins:
                     keys[i] = end
@@ -288,7 +321,8 @@ class RangeMap(Generic[V]):
         self.set(start, end, None)
 
     def edit(self, start: int, end: int, change: Callable[[V], V | None]) -> None:
-        """Isolates `[start, end)`, gives each entry in it `change(value)`, merges; holes stay. O(log n + k + load).
+        """Isolates `[start, end)`, gives each entry in it `change(value)`, merges; holes stay.
+        O(log n + k + load).
 
         >>> m = RangeMap()
         >>> m.set(0, 4, "a"); m.set(6, 9, "b")
@@ -301,9 +335,11 @@ class RangeMap(Generic[V]):
             self._opened(start, end)
 
     def replace(self, start: int, end: int, keys: list[int], values: list[V | None]) -> None:
-        """Writes a whole step function over `[start, end)`: `values[i]` from `keys[i]` on. O(log n + k + load).
+        """Writes a whole step function over `[start, end)`: `values[i]` from `keys[i]` on. O(log n
+        + k + load).
 
-        `keys[0]` must be `start`, the keys ascend, and neighbours in `values` must differ by the owner's rule.
+        `keys[0]` must be `start`, the keys ascend, and neighbours in `values` must differ by the
+        owner's rule.
         """
         self._write(start, end, keys.copy(), values.copy())
         if self._lengths:
@@ -327,7 +363,11 @@ class RangeMap(Generic[V]):
         twin._firsts, twin.count = self._firsts.copy(), self.count
         twin._keys = [keys.copy() for keys in self._keys]
         twin._values = [values.copy() for values in self._values]
-        twin._high, twin._lengths, twin._ceilings = self._high, self._lengths.copy(), self._ceilings.copy()
+        twin._high, twin._lengths, twin._ceilings = (
+            self._high,
+            self._lengths.copy(),
+            self._ceilings.copy(),
+        )
         return twin
 
     def check(self) -> None:
@@ -336,23 +376,33 @@ class RangeMap(Generic[V]):
         assert self._firsts[0] == 0, "the step function begins at address 0"
         keys = [key for chunk in self._keys for key in chunk]
         values = [value for chunk in self._values for value in chunk]
-        for first, chunk_keys, chunk_values in zip(self._firsts, self._keys, self._values, strict=True):
+        for first, chunk_keys, chunk_values in zip(
+            self._firsts, self._keys, self._values, strict=True
+        ):
             assert chunk_keys and first == chunk_keys[0], "a chunk begins at its first key"
-            assert len(chunk_keys) == len(chunk_values) <= 2 * self._load, "a chunk's lists are parallel and bounded"
+            assert len(chunk_keys) == len(chunk_values) <= 2 * self._load, (
+                "a chunk's lists are parallel and bounded"
+            )
         assert all(a < b for a, b in zip(keys, keys[1:], strict=False)), "keys ascend"
         assert keys[-1] < TOP and values[-1] is None, "the last run is the hole up to the top"
         for key, a, b in zip(keys[1:], values, values[1:], strict=False):
-            assert not self._alike(a, b), f"the runs that meet at {key:#x} are the same and were not merged"
+            assert not self._alike(a, b), (
+                f"the runs that meet at {key:#x} are the same and were not merged"
+            )
         assert self.count == sum(value is not None for value in values), "the count is right"
         live = {id(keys): values for keys, values in zip(self._keys, self._values, strict=True)}
         for hinted, beside, _, _ in self.hints.values():
-            assert not hinted or live.get(id(hinted)) is beside, "a hint's lists are a chunk's, or empty"
+            assert not hinted or live.get(id(hinted)) is beside, (
+                "a hint's lists are a chunk's, or empty"
+            )
         rules = list(zip(self._lengths, self._ceilings, strict=True))
         for (short, higher), (long, lower) in zip(rules, rules[1:], strict=False):
             assert short < long and higher >= lower, "lengths ascend and ceilings descend"
         for start, end, value in self.runs(0, self._high):
             for length, ceiling in rules:
-                assert value is not None or end - start < length or end <= ceiling, "no hole exceeds a ceiling"
+                assert value is not None or end - start < length or end <= ceiling, (
+                    "no hole exceeds a ceiling"
+                )
 
     def _alike(self, a: V | None, b: V | None) -> bool:
         return a is b or (a is not None and b is not None and self._same(a, b))
@@ -365,12 +415,16 @@ class RangeMap(Generic[V]):
         values: list[V | None],
         change: Callable[[V], V | None] | None = None,
     ) -> None:
-        # The only way to write: isolate, edit, merge, as one splice. The lists are used up; with `change` they hold
-        # nothing but `start`. In one piece, and the merge rule spelt out, because every memory call comes through here.
+        # The only way to write: isolate, edit, merge, as one splice. The lists are used up; with
+        # `change` they hold nothing but `start`. In one piece, and the merge rule spelt out,
+        # because every memory call comes through here.
         if not 0 <= start < end <= TOP:
-            raise ValueError(f"range {start:#x}-{end:#x} is empty or outside 0-{TOP:#x}: give start < end in bytes")
+            raise ValueError(
+                f"range {start:#x}-{end:#x} is empty or outside 0-{TOP:#x}: give start < end in bytes"
+            )
 
-        # Isolate: the keys i to j of one chunk lie in the range, and neither neighbour is in another chunk.
+        # Isolate: the keys i to j of one chunk lie in the range, and neither neighbour is in
+        # another chunk.
         firsts = self._firsts
         chunk = bisect_right(firsts, start) - 1
         here = self._keys[chunk]
@@ -393,12 +447,15 @@ class RangeMap(Generic[V]):
             for index in range(following, j):
                 old = held[index]
                 new = None if old is None else change(old)
-                if not (new is final or (new is not None and final is not None and same(final, new))):
+                if not (
+                    new is final or (new is not None and final is not None and same(final, new))
+                ):
                     keys.append(here[index])
                     values.append(new)
                     final = new
 
-        # Merge: with the run below; with the run that begins at `end`, or what is left of the one across it.
+        # Merge: with the run below; with the run that begins at `end`, or what is left of the one
+        # across it.
         final, tail = values[-1], held[j - 1]
         if i:
             below, new = held[i - 1], values[0]
@@ -408,7 +465,9 @@ class RangeMap(Generic[V]):
             above = held[j]
             if above is final or (above is not None and final is not None and same(final, above)):
                 j += 1
-        elif end < TOP and not (tail is final or (tail is not None and final is not None and same(final, tail))):
+        elif end < TOP and not (
+            tail is final or (tail is not None and final is not None and same(final, tail))
+        ):
             keys.append(end)
             values.append(tail)
 
@@ -424,7 +483,8 @@ class RangeMap(Generic[V]):
             self._cut(chunk)
 
     def _gather(self, start: int, end: int) -> int:
-        # Joins the chunks that `[start, end)` and its two neighbours lie in; returns the joint chunk's number.
+        # Joins the chunks that `[start, end)` and its two neighbours lie in; returns the joint
+        # chunk's number.
         firsts = self._firsts
         first = max(bisect_left(firsts, start) - 1, 0)
         last = bisect_right(firsts, end) - 1
@@ -437,7 +497,8 @@ class RangeMap(Generic[V]):
         return first
 
     def _cut(self, chunk: int) -> None:
-        # Cuts a chunk that has grown too long into pieces of `load` runs each; the lists stay the first piece's.
+        # Cuts a chunk that has grown too long into pieces of `load` runs each; the lists stay the
+        # first piece's.
         keys, values, load = self._keys[chunk], self._values[chunk], self._load
         pieces, after = range(load, len(keys), load), chunk + 1
         self._keys[after:after] = [keys[i : i + load] for i in pieces]

@@ -1,8 +1,8 @@
 """The bookkeeping of one `mm`: what the program asked for, and what its host holds.
 
-Every memory call edits `vmas` (what is *wanted*); the difference to `held` over the range it touched is all that the
-host must hear; what the host confirms becomes held. Between two calls both maps are equal, so undoing a call
-is copying held back over wanted.
+Every memory call edits `vmas` (what is *wanted*); the difference to `held` over the range it
+touched is all that the host must hear; what the host confirms becomes held. Between two calls both
+maps are equal, so undoing a call is copying held back over wanted.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _flags = attrgetter("flags")
 class AddressSpace:
     """All VMAs of one `mm`, the host's held state of the same pages, the break, and the layout.
 
-    `start_brk` and `brk` are addresses in bytes. `def_flags` are the VM_LOCKED bits that new mappings inherit
-    (mlockall). `merge_any`: they are MADV_MERGEABLE (prctl(PR_SET_MEMORY_MERGE)). `mdwe` is set by
-    prctl(PR_SET_MDWE); `mdwe_inherited` is False after PR_MDWE_NO_INHERIT. `opaque` is set where something that
-    bookkeeping does not see may decide the contents of pages (userfaultfd): equal attributes then never mean that
-    nothing changes.
+    `start_brk` and `brk` are addresses in bytes. `def_flags` are the VM_LOCKED bits that new
+    mappings inherit (mlockall). `merge_any`: they are MADV_MERGEABLE (prctl(PR_SET_MEMORY_MERGE)).
+    `mdwe` is set by prctl(PR_SET_MDWE); `mdwe_inherited` is False after PR_MDWE_NO_INHERIT.
+    `opaque` is set where something that bookkeeping does not see may decide the contents of pages
+    (userfaultfd): equal attributes then never mean that nothing changes.
     """
 
     __slots__ = (
@@ -65,7 +65,8 @@ class AddressSpace:
         self.opaque = False
         self.vmas: RangeMap[Vma] = RangeMap()
         self.adopt(entries)
-        # A program inherits PR_SET_MEMORY_MERGE, and shows it by its first VMAs (ksm_execve in mm/ksm.c).
+        # A program inherits PR_SET_MEMORY_MERGE, and shows it by its first VMAs (ksm_execve in
+        # mm/ksm.c).
         self.merge_any = any(vma.flags & VM_MERGEABLE for _, _, vma in self.vmas)
 
     def __str__(self) -> str:
@@ -79,15 +80,24 @@ class AddressSpace:
         """A table, for notebooks."""
         columns = ("start", "end", "permissions", "VmFlags", "backing")
         rows = [
-            (f"{start:x}", f"{end:x}", vma.permissions(), flag_names(vma.flags), vma.file.path if vma.file else "")
+            (
+                f"{start:x}",
+                f"{end:x}",
+                vma.permissions(),
+                flag_names(vma.flags),
+                vma.file.path if vma.file else "",
+            )
             for start, end, vma in self.vmas
         ]
         head = "".join(f"<th>{column}</th>" for column in columns)
-        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+        )
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def adopt(self, entries: Iterable[Entry]) -> None:
-        """Begins anew from what the host has: `entries` are `(start, end, vma)`, ascending. O(n log n)."""
+        """Begins anew from what the host has: `entries` are `(start, end, vma)`, ascending. O(n log
+        n)."""
         self.vmas = RangeMap()
         for start, end, vma in entries:
             self.vmas.set(start, end, vma)
@@ -102,7 +112,8 @@ class AddressSpace:
 
     @property
     def held(self) -> RangeMap[Vma]:
-        """What the host has confirmed. O(1), after O(changes log n) for what was committed since the last look."""
+        """What the host has confirmed. O(1), after O(changes log n) for what was committed since
+        the last look."""
         for _, start, end, wanted, _, _ in self._confirmed:
             self._held.set(start, end, wanted)
         self._confirmed.clear()
@@ -110,8 +121,8 @@ class AddressSpace:
 
     @property
     def map_count(self) -> int:
-        """How many VMAs there are. The kernel's own count may be higher: it does not merge all neighbours that are
-        equal (is_mergeable_anon_vma in mm/vma.c)."""
+        """How many VMAs there are. The kernel's own count may be higher: it does not merge all
+        neighbours that are equal (is_mergeable_anon_vma in mm/vma.c)."""
         return self.vmas.count
 
     def diff(self, start: int, end: int, held: Iterable[Run] | None = None) -> tuple[Change, ...]:
@@ -136,11 +147,12 @@ class AddressSpace:
         return tuple(changes)
 
     def must_look_below(self, start: int, end: int) -> bool:
-        """True if a VM_GROWSDOWN VMA may have grown into, or from, part of `[start, end)` since the last look.
+        """True if a VM_GROWSDOWN VMA may have grown into, or from, part of `[start, end)` since the
+        last look.
 
-        A stack grows on a fault (expand_stack in mm/memory.c), which no call reports. The pages that grew must be known
-        before a call edits their range, and before it edits the VMA that they grew from: afterwards nothing in the
-        bookkeeping shows whose they are. O(log n + k).
+        A stack grows on a fault (expand_stack in mm/memory.c), which no call reports. The pages
+        that grew must be known before a call edits their range, and before it edits the VMA that
+        they grew from: afterwards nothing in the bookkeeping shows whose they are. O(log n + k).
         """
         if end <= self.layout.quiet_below:
             return False
@@ -181,8 +193,9 @@ class AddressSpace:
     def commit(self, outcome: Outcome) -> None:
         """Takes the host's word that all of `outcome` is done. O(changes).
 
-        Most calls have no need to look at what is held, so it is brought up to date when somebody looks. Where nobody
-        does for long, a copy of what is wanted costs less: a call that edits is the only one under way that does.
+        Most calls have no need to look at what is held, so it is brought up to date when somebody
+        looks. Where nobody does for long, a copy of what is wanted costs less: a call that edits is
+        the only one under way that does.
         """
         confirmed = self._confirmed
         for change in outcome.changes:
@@ -213,14 +226,17 @@ class AddressSpace:
             for begin, stop, ours in self.vmas.runs(start, end):
                 above = self.vmas.get(stop) if ours is None else None
                 if above is not None and above.flags & VM_GROWSDOWN:
-                    pages = vma._replace(pkey=above.pkey, policy=above.policy)  # smaps shows neither
+                    pages = vma._replace(
+                        pkey=above.pkey, policy=above.policy
+                    )  # smaps shows neither
                     self.vmas.set(begin, stop, pages)
                     self.held.set(begin, stop, pages)
                     grown += stop - begin
         return grown
 
     def rebind(self, start: int, end: int, file: File) -> None:
-        """Gives the mappings of `[start, end)` the file identity that the host confirmed. O(log n + k)."""
+        """Gives the mappings of `[start, end)` the file identity that the host confirmed. O(log n +
+        k)."""
 
         def identify(vma: Vma) -> Vma:
             return vma._replace(file=file)
@@ -229,9 +245,11 @@ class AddressSpace:
         self.held.edit(start, end, identify)
 
     def fork(self) -> AddressSpace:
-        """Return the child's copy after fork: no VM_DONTCOPY VMAs, no locks (dup_mmap in mm/mmap.c).
+        """Return the child's copy after fork: no VM_DONTCOPY VMAs, no locks (dup_mmap in
+        mm/mmap.c).
 
-        Complexity: O(n), without work in Python for each VMA unless one of them is locked or is not copied.
+        Complexity: O(n), without work in Python for each VMA unless one of them is locked or is not
+        copied.
         """
         child = AddressSpace(self.layout.copy(), (), self.start_brk)
         child.brk, child.data_size, child.opaque = self.brk, self.data_size, self.opaque
@@ -257,8 +275,12 @@ class AddressSpace:
         assert list(self.vmas) == list(self.held), "between two calls wanted and held are equal"
         for start, end, vma in self.vmas:
             assert start % PAGE_SIZE == end % PAGE_SIZE == 0, f"{start:#x}-{end:#x} is page aligned"
-            assert vma.file is not None or vma.base == 0, f"anonymous memory at {start:#x} has no file offset"
-            assert (start - vma.base) % PAGE_SIZE == 0, f"the file offset at {start:#x} is page aligned"
+            assert vma.file is not None or vma.base == 0, (
+                f"anonymous memory at {start:#x} has no file offset"
+            )
+            assert (start - vma.base) % PAGE_SIZE == 0, (
+                f"the file offset at {start:#x} is page aligned"
+            )
 
     @staticmethod
     def _steps(source: RangeMap[Vma], start: int, end: int) -> tuple[list[int], list[Vma | None]]:

@@ -1,8 +1,9 @@
-"""What a program asked for on one range of pages: protection, flags, backing. Immutable, and free of its position.
+"""What a program asked for on one range of pages: protection, flags, backing. Immutable, and free
+of its position.
 
-A `Vma` is a value in a `RangeMap`, which knows the range. The file offset is kept as `base`, the address at which byte
-0 of the file would lie (begin - offset, in bytes; it may be negative), so that a split copies a reference and two
-neighbours merge exactly when they are equal.
+A `Vma` is a value in a `RangeMap`, which knows the range. The file offset is kept as `base`, the
+address at which byte 0 of the file would lie (begin - offset, in bytes; it may be negative), so
+that a split copies a reference and two neighbours merge exactly when they are equal.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from laconic.memory.flags import (
 class File:
     """A file behind a mapping, identified as `/proc/PID/maps` does: device and inode.
 
-    Two opens of one file are one `File`. The path is what the file was called when it was first seen and takes no part
-    in comparisons: a rename or an unlink changes it behind everyone's back (d_path in fs/d_path.c).
+    Two opens of one file are one `File`. The path is what the file was called when it was first
+    seen and takes no part in comparisons: a rename or an unlink changes it behind everyone's back
+    (d_path in fs/d_path.c).
     """
 
     major: int
@@ -47,7 +49,8 @@ class File:
 
     @property
     def in_memory(self) -> bool:
-        """True where only memory has the contents: shared anonymous memory, System V segments, memfd (mm/shmem.c)."""
+        """True where only memory has the contents: shared anonymous memory, System V segments,
+        memfd (mm/shmem.c)."""
         return self.path.startswith(("/dev/zero", "/SYSV", "/memfd:"))
 
     @property
@@ -57,10 +60,11 @@ class File:
 
 
 class Vma(NamedTuple):
-    """One range's attributes. `flags` are the kernel's `vm_flags`, the protection in the low three bits.
+    """One range's attributes. `flags` are the kernel's `vm_flags`, the protection in the low three
+    bits.
 
-    `name` is what prctl(PR_SET_VMA_ANON_NAME) gave, `policy` what mbind gave (mode, node mask), `pkey` the
-    protection key. `base` (bytes) is 0 for anonymous memory.
+    `name` is what prctl(PR_SET_VMA_ANON_NAME) gave, `policy` what mbind gave (mode, node mask),
+    `pkey` the protection key. `base` (bytes) is 0 for anonymous memory.
     """
 
     flags: int
@@ -77,7 +81,8 @@ class Vma(NamedTuple):
 
     @property
     def anonymous(self) -> bool:
-        """True for private memory without a file's contents (vma_is_anonymous), /dev/zero's included."""
+        """True for private memory without a file's contents (vma_is_anonymous), /dev/zero's
+        included."""
         if self.file is None:
             return True
         return self.file.path == "/dev/zero" and not self.flags & VM_MAYSHARE
@@ -92,7 +97,8 @@ class Vma(NamedTuple):
         return tuple.__new__(Vma, (flags, *self[1:]))  # half the price of Vma()
 
     def moved(self, distance: int) -> Vma:
-        """The same contents, `distance` bytes higher: a file's base moves along, anonymous memory has none."""
+        """The same contents, `distance` bytes higher: a file's base moves along, anonymous memory
+        has none."""
         if self.file is None:
             return self
         return Vma(self.flags, self.file, self.base + distance, self.name, self.pkey, self.policy)

@@ -20,9 +20,10 @@ STRATEGIES = names_on("linux")
 class Replayed:
     """What a replay came to.
 
-    `events`: rows replayed; `loss`: in words, what the trace lacks; `uncertain`: call → how many of its host calls were
-    needless if the pages that the trace knows nothing of were untouched, or as asked. `end` is what the recording said
-    at its end; `bystanders` counts the calls that no bookkeeping concerns.
+    `events`: rows replayed; `loss`: in words, what the trace lacks; `uncertain`: call → how many of
+    its host calls were needless if the pages that the trace knows nothing of were untouched, or as
+    asked. `end` is what the recording said at its end; `bystanders` counts the calls that no
+    bookkeeping concerns.
     """
 
     ledger: Ledger
@@ -36,12 +37,16 @@ class Replayed:
 
 
 def replay(
-    trace: Trace, strategy: str | None = None, progress: Callable[[int], None] | None = None, *, check: bool = False
+    trace: Trace,
+    strategy: str | None = None,
+    progress: Callable[[int], None] | None = None,
+    *,
+    check: bool = False,
 ) -> Replayed:
     """Replays all of `trace`; without `strategy` by the one that it was recorded with.
 
-    `progress` is called with the bytes that have been read. Raises LaconicError where the trace cannot be read.
-    O(events), bounded memory.
+    `progress` is called with the bytes that have been read. Raises LaconicError where the trace
+    cannot be read. O(events), bounded memory.
     """
     engine = Replay(trace, strategy, check=check)
     engine.run(progress=progress)

@@ -1,8 +1,9 @@
 """An address space whose beginning a log does not show.
 
-A log has the calls and their results, and not what the kernel mapped by itself: the program, ld.so, the stack. So the
-recorded results lead here: a mapping lies where the log says that the host put it, and what a successful call
-presupposes is taken for true. Whatever must be assumed in this way is said.
+A log has the calls and their results, and not what the kernel mapped by itself: the program, ld.so,
+the stack. So the recorded results lead here: a mapping lies where the log says that the host put
+it, and what a successful call presupposes is taken for true. Whatever must be assumed in this way
+is said.
 """
 
 from __future__ import annotations
@@ -35,11 +36,23 @@ from laconic.replay.thread import Mm, RecordedUpcalls
 UNKNOWN = Vma(VM_MAY_RWX, File(0, 3, -1, "?"))
 #: What a descriptor that the log does not show refers to.
 UNKNOWN_FILE = OpenFile(File(0, 3, -2, "?"), readable=True, writable=True, places=True)
-#: Errors that limits, mounts, privileges or the kernel's configuration cause, none of which a log shows.
+#: Errors that limits, mounts, privileges or the kernel's configuration cause, none of which a log
+#: shows.
 _HOSTS_OWN = {EPERM, EACCES, EAGAIN, ENODEV, ENOSYS, EOPNOTSUPP, EBADF}
-_BY_LIMIT = {(ENOMEM, name) for name in ("mmap", "mremap", "mlock", "mlock2", "mlockall")} | {(EINVAL, "madvise")}
+_BY_LIMIT = {(ENOMEM, name) for name in ("mmap", "mremap", "mlock", "mlock2", "mlockall")} | {
+    (EINVAL, "madvise")
+}
 #: Calls on what only the host can describe.
-_HOSTS_CALLS = {"shmat", "shmdt", "io_setup", "io_destroy", "map_shadow_stack", "other", "i386_brk", "prctl"}
+_HOSTS_CALLS = {
+    "shmat",
+    "shmdt",
+    "io_setup",
+    "io_destroy",
+    "map_shadow_stack",
+    "other",
+    "i386_brk",
+    "prctl",
+}
 
 
 def assumed_space() -> AddressSpace:
@@ -48,14 +61,17 @@ def assumed_space() -> AddressSpace:
 
 
 def begun(about: dict[str, Any], start_brk: int, data_size: int) -> Mm:
-    """The address space of a program that begins, still empty: as a run's trace describes it, of a log an assumed one,
-    None where it is not followed. `start_brk` is an address, `data_size` in bytes. O(1)."""
+    """The address space of a program that begins, still empty: as a run's trace describes it, of a
+    log an assumed one, None where it is not followed. `start_brk` is an address, `data_size` in
+    bytes. O(1)."""
     if about.get("bits") == 32 or about.get("followed") is False:
         return Mm(None)
     layout = about.get("layout")
     if layout is None:
         return Mm(assumed_space(), AssumedStart(awaits_maps=bool(about.get("maps"))))
-    space = AddressSpace(Layout(**layout | {"refused_advice": frozenset(layout["refused_advice"])}), (), start_brk)
+    space = AddressSpace(
+        Layout(**layout | {"refused_advice": frozenset(layout["refused_advice"])}), (), start_brk
+    )
     space.data_size = data_size
     return Mm(space)
 
@@ -63,10 +79,11 @@ def begun(about: dict[str, Any], start_brk: int, data_size: int) -> Mm:
 class AssumedStart:
     """What is known and what was assumed of one address space.
 
-    `known`: ranges of which calls in the log told what is there. `brk` is known once a call has returned it. Of the
-    last call: `cause` and `why` say what it contradicts, where it does, `answer` what bookkeeping came to; `refused`:
-    the host refused what bookkeeping would have allowed. `removed`: what had to be unmapped for it. `awaits_maps`: the
-    log shows what was mapped at the program's start, and the row with it is still to come.
+    `known`: ranges of which calls in the log told what is there. `brk` is known once a call has
+    returned it. Of the last call: `cause` and `why` say what it contradicts, where it does,
+    `answer` what bookkeeping came to; `refused`: the host refused what bookkeeping would have
+    allowed. `removed`: what had to be unmapped for it. `awaits_maps`: the log shows what was mapped
+    at the program's start, and the row with it is still to come.
     """
 
     __slots__ = ("answer", "awaits_maps", "brk", "cause", "known", "refused", "removed", "why")
@@ -101,8 +118,8 @@ class AssumedStart:
         up: RecordedUpcalls,
         lossy: bool,
     ) -> Outcome:
-        """What a call comes to, given the recorded `result`; wanted is edited. `cause` is set where that took
-        more than what is unknown allows."""
+        """What a call comes to, given the recorded `result`; wanted is edited. `cause` is set where
+        that took more than what is unknown allows."""
         self.answer = self.cause = ""
         self.refused = False
         self.removed = ()
@@ -122,7 +139,9 @@ class AssumedStart:
                 space.rollback(outcome.start, outcome.end)
             if name not in _HOSTS_CALLS:
                 self._differs(name, result, start, end, lossy)
-            self.answer = "an address that the host chooses" if outcome.place else shown(outcome.result)
+            self.answer = (
+                "an address that the host chooses" if outcome.place else shown(outcome.result)
+            )
             self.refused = not ok
             outcome = Outcome(result, ask=True)
         if ok and start < end <= TASK_SIZE:
@@ -132,7 +151,8 @@ class AssumedStart:
         return outcome
 
     def _suppose(self, space: AddressSpace, start: int, end: int) -> None:
-        # What is unmapped and was never seen mapped may have been: something unknown is put there first.
+        # What is unmapped and was never seen mapped may have been: something unknown is put there
+        # first.
         for begin, stop, known in self.known.runs(start, end):
             if not known:
                 for low, high, vma in space.vmas.runs(begin, stop):
@@ -150,7 +170,8 @@ class AssumedStart:
         lossy: bool,
     ) -> Outcome:
         if not self.brk:
-            # The first break that the log shows. Below a query's answer nothing has been used of it yet.
+            # The first break that the log shows. Below a query's answer nothing has been used of it
+            # yet.
             self.brk = True
             space.brk = result
             space.start_brk = result if args[0] != result else 0
@@ -173,8 +194,8 @@ class AssumedStart:
     def _placed(
         self, space: AddressSpace, name: str, args: tuple[int, ...], result: int, lossy: bool
     ) -> tuple[int, ...]:
-        # The call with the address that the host chose for it. What lies there was free; where the log says otherwise,
-        # MAP_FIXED and MREMAP_FIXED replace it.
+        # The call with the address that the host chose for it. What lies there was free; where the
+        # log says otherwise, MAP_FIXED and MREMAP_FIXED replace it.
         in_place = False
         if name == "mmap":
             start, end = result, result + page_align(args[1])
@@ -190,7 +211,9 @@ class AssumedStart:
             taken = [run for run in space.vmas.runs(start, end) if run[2] is not None]
             if taken:
                 self.cause = LOST_DATA if lossy else MODEL_ERROR
-                self.why = f"the host put it on {taken[0][0]:#x}, where bookkeeping still has a mapping"
+                self.why = (
+                    f"the host put it on {taken[0][0]:#x}, where bookkeeping still has a mapping"
+                )
                 if in_place:
                     self._remove(space, taken)
         return args
@@ -213,7 +236,8 @@ class AssumedStart:
         end: int,
         lossy: bool,
     ) -> Outcome:
-        # It succeeded, so all of its range was mapped: what is a hole to bookkeeping is something unknown.
+        # It succeeded, so all of its range was mapped: what is a hole to bookkeeping is something
+        # unknown.
         holes = [run[:2] for run in space.vmas.runs(start, end) if run[2] is None]
         if holes:
             unseen = any(not known for _, _, known in self.known.runs(start, end))
@@ -247,9 +271,14 @@ class AssumedStart:
     def _differs(self, name: str, result: int, start: int, end: int, lossy: bool) -> None:
         if self.cause:
             return
-        unseen = start < end <= TASK_SIZE and any(not known for _, _, known in self.known.runs(start, end))
+        unseen = start < end <= TASK_SIZE and any(
+            not known for _, _, known in self.known.runs(start, end)
+        )
         if lossy:
-            self.cause, self.why = LOST_DATA, "the log says that lines or calls are missing before this"
+            self.cause, self.why = (
+                LOST_DATA,
+                "the log says that lines or calls are missing before this",
+            )
         elif -result in _HOSTS_OWN or (-result, name) in _BY_LIMIT:
             self.cause = UNKNOWN_START
             self.why = "the log shows no limits, mounts, privileges or kernel configuration, which can refuse it"
@@ -269,8 +298,9 @@ def affected(name: str, args: tuple[int, ...]) -> tuple[int, int]:
 
 
 def may_be_nothing(outcome: Outcome, guessed: bool) -> bool:
-    """True where nothing would have been said if the pages were untouched (`guessed`: that was asked, and the log does
-    not tell), or as asked already, where the log tells neither the file nor the permissions. O(changes)."""
+    """True where nothing would have been said if the pages were untouched (`guessed`: that was
+    asked, and the log does not tell), or as asked already, where the log tells neither the file nor
+    the permissions. O(changes)."""
     return bool(outcome.changes) and all(
         held == UNKNOWN
         or (kind == ZERO and guessed)

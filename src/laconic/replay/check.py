@@ -29,13 +29,16 @@ class Difference(NamedTuple):
 
 @dataclass(slots=True)
 class Check:
-    """What `--check` found: how many results were compared, how many differ by cause, and the first of each."""
+    """What `--check` found: how many results were compared, how many differ by cause, and the first
+    of each."""
 
     compared: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     differences: list[Difference] = field(default_factory=list)
 
-    def differs(self, number: int, row: PlainRow, name: str, replayed: str, cause: str, why: str) -> None:
+    def differs(
+        self, number: int, row: PlainRow, name: str, replayed: str, cause: str, why: str
+    ) -> None:
         """Enters one difference; the first hundred are kept. O(1)."""
         self.counts[cause] += 1
         if self.counts[cause] <= _KEPT:
@@ -45,5 +48,6 @@ class Check:
 
 
 def shown(value: int) -> str:
-    """A result or an argument for people: small numbers and errnos as they are, addresses in hexadecimal."""
+    """A result or an argument for people: small numbers and errnos as they are, addresses in
+    hexadecimal."""
     return str(value) if -4096 < value < 4096 else hex(value)

@@ -1,6 +1,7 @@
 """Enclaves beside a replay: one for each address space, under any number of strategies at once.
 
-The bookkeeping runs once. Every strategy receives the resulting changes and the touched pages recorded in the trace.
+The bookkeeping runs once. Every strategy receives the resulting changes and the touched pages
+recorded in the trace.
 """
 
 from __future__ import annotations
@@ -26,16 +27,20 @@ EXEC, FORK, THREAD, TOUCH, STACK = "exec", "fork", "clone", "touch", "stack grow
 
 
 class Enclave:
-    """One address space's enclave, once for each strategy. `number` is that of its program, `Mm.number`."""
+    """One address space's enclave, once for each strategy. `number` is that of its program,
+    `Mm.number`."""
 
     __slots__ = ("_books", "_unchanged", "number", "space", "strategies", "touches")
 
-    def __init__(self, number: int, space: AddressSpace, touches: Touches, strategies: list[Strategy]) -> None:
+    def __init__(
+        self, number: int, space: AddressSpace, touches: Touches, strategies: list[Strategy]
+    ) -> None:
         self.number = number
         self.space = space
         self.touches = touches
         self.strategies = strategies
-        # By label: whom to tell, with the counts of the label that the work is entered in; of calls without changes.
+        # By label: whom to tell, with the counts of the label that the work is entered in; of calls
+        # without changes.
         self._books: dict[Hashable, list[Told]] = {}
         self._unchanged: dict[Hashable, list[Told]] = {}
 
@@ -77,7 +82,9 @@ class Enclave:
     def call(self, call: MemoryCall, label: Hashable) -> None:
         """A memory call is over; its work is counted under `label`. O(strategies × changes)."""
         name, args, _, changes, _ = call
-        for strategy, meter, counts in self._told(label, self._books if changes else self._unchanged):
+        for strategy, meter, counts in self._told(
+            label, self._books if changes else self._unchanged
+        ):
             meter.counts = counts
             strategy.call(call)
         if changes:
@@ -116,10 +123,11 @@ class Enclave:
 class Enclaves(Listener):
     """Keeps an enclave under each of `makers` beside each address space of a replay.
 
-    `meters` hold the counts, by the makers' names. The work of a call is counted under `label(done)`, or its name.
-    `assume_touched`: pages of which the trace says nothing are taken to be touched as soon as they are accessible, and
-    otherwise never. `unseen` counts the touched pages whose pagemap was unreadable. `left` are the EPC pages that are
-    committed when the trace ends, before the enclaves do.
+    `meters` hold the counts, by the makers' names. The work of a call is counted under
+    `label(done)`, or its name. `assume_touched`: pages of which the trace says nothing are taken to
+    be touched as soon as they are accessible, and otherwise never. `unseen` counts the touched
+    pages whose pagemap was unreadable. `left` are the EPC pages that are committed when the trace
+    ends, before the enclaves do.
     """
 
     def __init__(
@@ -140,7 +148,9 @@ class Enclaves(Listener):
         """A program begins in an enclave."""
         assert mm.space is not None
         touches = Touches()
-        strategies = [maker(self.meters[name], mm.space, touches) for name, maker in self.makers.items()]
+        strategies = [
+            maker(self.meters[name], mm.space, touches) for name, maker in self.makers.items()
+        ]
         enclave = self._enclaves[mm] = Enclave(mm.number, mm.space, touches, strategies)
         enclave.load(mm.space.vmas)
 
@@ -158,7 +168,9 @@ class Enclaves(Listener):
                 if change.held is not None:
                     enclave.assume_touched(change.start, change.end, change.held)
         if done.is_finished:
-            call = new(MemoryCall, (done.name, done.row[4:10], done.result, done.changes, done.file))
+            call = new(
+                MemoryCall, (done.name, done.row[4:10], done.result, done.changes, done.file)
+            )
             enclave.call(call, done.name if self.label is None else self.label(done))
         else:
             self._other(enclave, done.changes)

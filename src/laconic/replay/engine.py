@@ -49,7 +49,8 @@ from laconic.trace.stacks import NO_STACK, Stacks
 
 CLONE_VM, CLONE_THREAD = 0x100, 0x10000
 ENDLESS = UNFINISHED | NO_RESULT
-#: The result was the host's own: it refused the call, or chose another address than the bookkeeping predicts.
+#: The result was the host's own: it refused the call, or chose another address than the bookkeeping
+#: predicts.
 HOSTS_OWN = FAILED | CHOSEN
 PERSONALITY_QUERY = 0xFFFFFFFF
 #: The result of a call, its host calls (0 or 1), its changes, and its outcome.
@@ -57,8 +58,9 @@ Carried = tuple[int, int, tuple[Change, ...], Outcome]
 
 
 class Measured(NamedTuple):
-    """What SGX hardware counted for a process, or for a thread: how often its enclave was entered and left, and the
-    signals. `pid` is 0 if it is not known which of the trace's processes it is; `host_id` is the host's id."""
+    """What SGX hardware counted for a process, or for a thread: how often its enclave was entered
+    and left, and the signals. `pid` is 0 if it is not known which of the trace's processes it is;
+    `host_id` is the host's id."""
 
     pid: int
     host_id: int
@@ -73,10 +75,11 @@ class Measured(NamedTuple):
 class Replay:
     """Replays `trace` under `strategy`, and publishes what happens to `listeners`.
 
-    `check` compares each result with the recorded one. `recorded` is the strategy that the trace was made with, None
-    for an imported one. `processes` are the address spaces by process id, `programs` their paths; those of ended
-    processes stay until the id is used again if `keep` is set. `started` lists the programs by number. With `stacks`,
-    the rows about stacks are read too, and each call has its stack.
+    `check` compares each result with the recorded one. `recorded` is the strategy that the trace
+    was made with, None for an imported one. `processes` are the address spaces by process id,
+    `programs` their paths; those of ended processes stay until the id is used again if `keep` is
+    set. `started` lists the programs by number. With `stacks`, the rows about stacks are read too,
+    and each call has its stack.
     """
 
     def __init__(
@@ -116,7 +119,9 @@ class Replay:
         self._runs: tuple[int, int, Runs, int] | None = None
         self._handlers: list[Callable[[PlainRow], None]] = [_skip] * 256
         for code in range(MEMORY_CODES):
-            self._handlers[code] = self._bystander if self._names[code] in BYSTANDERS else self._call
+            self._handlers[code] = (
+                self._bystander if self._names[code] in BYSTANDERS else self._call
+            )
         for name, handler in (
             ("file", self._file),
             ("program", self._program),
@@ -147,9 +152,12 @@ class Replay:
         self._on_host_read = subscribers(listeners, "host_read")
 
     def run(
-        self, until: Callable[[int, int], bool] | None = None, progress: Callable[[int], None] | None = None
+        self,
+        until: Callable[[int, int], bool] | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> None:
-        """Replays to the end, or up to the first event for whose number and time `until` is true. O(events)."""
+        """Replays to the end, or up to the first event for whose number and time `until` is true.
+        O(events)."""
         # Rows are no cycles: looking through them again and again costs a tenth of a replay.
         thresholds = gc.get_threshold()
         gc.set_threshold(100_000, 20, 20)
@@ -167,7 +175,9 @@ class Replay:
         """What the trace lacks, a sentence each; complete after the end of a run."""
         return [*self.lost.told(), *([self.trace.loss] if self.trace.loss is not None else [])]
 
-    def _run(self, until: Callable[[int, int], bool] | None, progress: Callable[[int], None] | None) -> None:
+    def _run(
+        self, until: Callable[[int, int], bool] | None, progress: Callable[[int], None] | None
+    ) -> None:
         handlers = self._handlers
         for batch in self.trace.batches():
             for row in batch:
@@ -208,7 +218,8 @@ class Replay:
         for begins in self._on_call_begins:
             begins(self.number, row, thread)
         self._touched(row)
-        # The host's map, if it was read for this call, replaces the bookkeeping without a change being named.
+        # The host's map, if it was read for this call, replaces the bookkeeping without a change
+        # being named.
         before = space.held.copy() if thread.map_runs else None
         result, host_calls, changes, outcome = self._carry_out(row, thread, space)
         if before is not None:
@@ -262,11 +273,14 @@ class Replay:
             manager.finish_elided(name, outcome)
             host_calls = 0
         elif not ask and not state & HOSTS_OWN and not thread.map_runs:
-            # The host did as predicted, also if no look at its map was recorded for a call that failed.
+            # The host did as predicted, also if no look at its map was recorded for a call that
+            # failed.
             manager.finish_as_predicted(space, name, args, outcome, host_args, up)
         else:
             answer = result
-            changes = manager.finish(space, Call(name, args), outcome, host_args, result, up).changes
+            changes = manager.finish(
+                space, Call(name, args), outcome, host_args, result, up
+            ).changes
         if manager.observe:
             host_calls = manager.host_calls(name, args, outcome)
         if thread.map_runs or thread.answers:
@@ -277,7 +291,9 @@ class Replay:
             self._compare(row, name, mm, answer, host_calls, changes)
         return answer, host_calls, changes, outcome
 
-    def _logged_call(self, assumed: AssumedStart, mm: Mm, space: AddressSpace, row: PlainRow, name: str) -> Carried:
+    def _logged_call(
+        self, assumed: AssumedStart, mm: Mm, space: AddressSpace, row: PlainRow, name: str
+    ) -> Carried:
         # A call of a log, which has no starting maps: the recorded result leads.
         manager, up, args, result = self.manager, self.up, row[4:10], row[10]
         up.guessed = False
@@ -293,7 +309,9 @@ class Replay:
             if is_error(result) and name != "brk":
                 manager.finish_as_predicted(space, name, args, outcome, host_args, up)
             else:
-                changes = manager.finish(space, Call(name, args), outcome, host_args, result, up).changes
+                changes = manager.finish(
+                    space, Call(name, args), outcome, host_args, result, up
+                ).changes
             elidable = manager.rule(name, args, NOTHING) is None
             if elidable and may_be_nothing(outcome, up.guessed):
                 self.uncertain[name] += 1
@@ -302,18 +320,23 @@ class Replay:
         if self.check is not None:
             self.check.compared += 1
             if assumed.cause:
-                self.check.differs(self.number, row, name, assumed.answer, assumed.cause, assumed.why)
+                self.check.differs(
+                    self.number, row, name, assumed.answer, assumed.cause, assumed.why
+                )
         return result, host_calls, changes, outcome
 
     def _unfinished(self, thread: Thread, space: AddressSpace) -> None:
-        # Its thread ended in it: only what the host was seen to hold afterwards tells how far it came.
+        # Its thread ended in it: only what the host was seen to hold afterwards tells how far it
+        # came.
         thread.begun = None
         if thread.map_runs:
             space.adopt(seen(space.held, thread.map_runs.popleft()))
         elif thread.mm.assumed is not None:
             thread.mm.lossy = True
 
-    def _compare(self, row: PlainRow, name: str, mm: Mm, answer: int, said: int, changes: tuple[Change, ...]) -> None:
+    def _compare(
+        self, row: PlainRow, name: str, mm: Mm, answer: int, said: int, changes: tuple[Change, ...]
+    ) -> None:
         assert self.check is not None
         kinds = 0
         for change in changes:
@@ -339,7 +362,12 @@ class Replay:
 
     def _start_assumed(self, mm: Mm) -> None:
         # An address space whose start nobody saw begins now.
-        if mm.number < 0 and mm.assumed is not None and not mm.assumed.awaits_maps and mm.space is not None:
+        if (
+            mm.number < 0
+            and mm.assumed is not None
+            and not mm.assumed.awaits_maps
+            and mm.space is not None
+        ):
             self._start(mm)
 
     def _start(self, mm: Mm) -> None:
@@ -423,7 +451,9 @@ class Replay:
         self.programs[pid] = about.get("path", "?")
         mm = begun(about, row[4], row[5])
         if mm.space is None:
-            self.ledger.note(f"{about.get('path')} is not followed: a 32-bit program, or one that hides its memory map")
+            self.ledger.note(
+                f"{about.get('path')} is not followed: a 32-bit program, or one that hides its memory map"
+            )
         self.processes[pid] = mm
         fresh = self.threads[tid] = Thread(pid, mm)
         fresh.read_implies_exec = bool(row[6])
@@ -530,7 +560,9 @@ class Replay:
 
     def _lost(self, row: PlainRow) -> None:
         self.lost.add(row)
-        which = [self.processes[row[2]]] if row[2] in self.processes else list(self.processes.values())
+        which = (
+            [self.processes[row[2]]] if row[2] in self.processes else list(self.processes.values())
+        )
         for mm in which:
             mm.lossy = True
             if row[5]:
@@ -546,12 +578,20 @@ class Replay:
         self.end = json.loads(row[16] or b"{}")
         self.ledger.notes[:] = self.end.get("notes", self.ledger.notes)
         checks = self.end.get("verify", {})
-        self.ledger.checks, self.ledger.mismatches = checks.get("checks", 0), checks.get("mismatches", 0)
+        self.ledger.checks, self.ledger.mismatches = (
+            checks.get("checks", 0),
+            checks.get("mismatches", 0),
+        )
 
 
 def subscribers(listeners: Iterable[Listener], event: str) -> list[Callable[..., None]]:
-    """The methods for one event, of the listeners that override it: most calls have no other events."""
-    overriding = [listener for listener in listeners if getattr(type(listener), event) is not getattr(Listener, event)]
+    """The methods for one event, of the listeners that override it: most calls have no other
+    events."""
+    overriding = [
+        listener
+        for listener in listeners
+        if getattr(type(listener), event) is not getattr(Listener, event)
+    ]
     return [getattr(listener, event) for listener in overriding]
 
 

@@ -1,7 +1,7 @@
 """The events that a replay publishes, and the listener that receives them.
 
-A listener overrides the methods for the events that it needs. Listeners are called in the order in which the replay was
-given them, and see the bookkeeping as the event describes it.
+A listener overrides the methods for the events that it needs. Listeners are called in the order in
+which the replay was given them, and see the bookkeeping as the event describes it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ class Program(NamedTuple):
 class CallDone(NamedTuple):
     """A memory call that is over.
 
-    `number` and `row` are its row in the trace. `changes` are page runs, including those that the host was seen to have
-    changed. `host_calls` is 0 or 1. `program` is the path of the program; `stack` is the number of the stack of the
-    call. `is_finished` is False if the call never returned. `read_host`: the host's map was read for this call.
+    `number` and `row` are its row in the trace. `changes` are page runs, including those that the
+    host was seen to have changed. `host_calls` is 0 or 1. `program` is the path of the program;
+    `stack` is the number of the stack of the call. `is_finished` is False if the call never
+    returned. `read_host`: the host's map was read for this call.
     """
 
     number: int
@@ -55,16 +56,19 @@ class Listener:
     """Receives the events of a replay; each method does nothing by default."""
 
     def call_begins(self, number: int, row: PlainRow, thread: Thread) -> None:
-        """A memory call, or the part of one before its `begin` row, is about to edit the bookkeeping."""
+        """A memory call, or the part of one before its `begin` row, is about to edit the
+        bookkeeping."""
 
     def call_done(self, done: CallDone) -> None:
         """A memory call of a followed address space is over."""
 
     def call_ignored(self, number: int, row: PlainRow, stack: int, followed: bool) -> None:
-        """A memory call without bookkeeping: mincore and similar, or one of an address space that is not followed."""
+        """A memory call without bookkeeping: mincore and similar, or one of an address space that
+        is not followed."""
 
     def call_committed(self, row: PlainRow, mm: Mm, name: str, changes: tuple[Change, ...]) -> None:
-        """The changes of a call that has not ended yet are done (mlock, while it brings pages in)."""
+        """The changes of a call that has not ended yet are done (mlock, while it brings pages
+        in)."""
 
     def touched(self, mm: Mm, runs: Iterable[Touched]) -> None:
         """Pages were seen to be touched; the event precedes what is about to happen to them."""
@@ -73,7 +77,8 @@ class Listener:
         """A program begins in an address space, which holds the program's image."""
 
     def host_read(self, mm: Mm, changes: tuple[Change, ...], grew: bool) -> None:
-        """The host's map was read, and differed by `changes`: the growth of stacks (`grew`), or anything."""
+        """The host's map was read, and differed by `changes`: the growth of stacks (`grew`), or
+        anything."""
 
     def forked(self, parent: Mm, child: Mm) -> None:
         """A process was forked with a copy of its parent's address space."""

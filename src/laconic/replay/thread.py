@@ -1,4 +1,5 @@
-"""The upcalls of a replay: answered from what the trace holds of the call that is being replayed."""
+"""The upcalls of a replay: answered from what the trace holds of the call that is being
+replayed."""
 
 from __future__ import annotations
 
@@ -23,8 +24,9 @@ Runs = list[tuple[int, int, Vma | None]]
 class Mm:
     """One address space of the replay and how many threads live in it.
 
-    `assumed` is what a log with no starting maps leaves open; `lossy`: the trace reports missing data of it. `pid` and
-    `number` are those of its program, `number` as in `Replay.started`; -1 before the program's image is known.
+    `assumed` is what a log with no starting maps leaves open; `lossy`: the trace reports missing
+    data of it. `pid` and `number` are those of its program, `number` as in `Replay.started`; -1
+    before the program's image is known.
     """
 
     __slots__ = ("assumed", "lossy", "number", "pid", "space", "threads")
@@ -39,8 +41,8 @@ class Mm:
 
 
 class Thread:
-    """One thread of the replay: `begun` is the call whose work was begun and whose end is still to come; `answers` and
-    `map_runs` are for its next call."""
+    """One thread of the replay: `begun` is the call whose work was begun and whose end is still to
+    come; `answers` and `map_runs` are for its next call."""
 
     __slots__ = ("answers", "begun", "map_runs", "mm", "pid", "read_implies_exec")
 
@@ -55,10 +57,11 @@ class Thread:
 
 
 class RecordedUpcalls:
-    """Answers as the host did (`laconic.memory.calls.Upcalls`), for the call whose facts were put here.
+    """Answers as the host did (`laconic.memory.calls.Upcalls`), for the call whose facts were put
+    here.
 
-    `guessed` is set where the trace does not hold an answer and one was made up that costs rather than saves a host
-    call.
+    `guessed` is set where the trace does not hold an answer and one was made up that costs rather
+    than saves a host call.
     """
 
     __slots__ = ("files", "guessed", "knows_touched", "read_implies_exec", "row", "thread")
@@ -114,7 +117,8 @@ class RecordedUpcalls:
         return seen(space.held, runs.popleft() if runs else [])
 
     def maps_in(self, start: int, end: int) -> RangeMap[Vma]:
-        """Return the host's map within `[start, end)` at this call, or the held map if none was recorded."""
+        """Return the host's map within `[start, end)` at this call, or the held map if none was
+        recorded."""
         space, runs = self.thread.mm.space, self.thread.map_runs
         assert space is not None
         host: RangeMap[Vma] = RangeMap()

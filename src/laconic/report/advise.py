@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from laconic.analysis.advise.advice import COMMAND, ENVIRONMENT, MANIFEST, Advice, cycles, plural, shown_size, span
+from laconic.analysis.advise.advice import (
+    COMMAND,
+    ENVIRONMENT,
+    MANIFEST,
+    Advice,
+    cycles,
+    plural,
+    shown_size,
+    span,
+)
 from laconic.analysis.advise.figures import Cost, Figures, Span
 from laconic.analysis.advise.trial import After, Trial, outside
 from laconic.analysis.schemas import SCHEMAS
@@ -36,19 +45,28 @@ def as_json(
     status: int | None,
     tried: Trial | None,
 ) -> Json:
-    """The form that `--json` writes; docs/advise.md says what each key means. `tried`: what came of `--try`."""
+    """The form that `--json` writes; docs/advise.md says what each key means. `tried`: what came of
+    `--try`."""
     trial = tried or Trial()
     return {
         "schema": SCHEMAS["advise"],
         "trace": trace,
         "command": None if command is None else list(command),
         "exit_status": status,
-        "profile": {"name": profile.name, "machine": profile.machine, "no_source": list(profile.unsourced)},
+        "profile": {
+            "name": profile.name,
+            "machine": profile.machine,
+            "no_source": list(profile.unsourced),
+        },
         "strategies": _costs(figures.costs),
         "unchanged": _tried(trial.again),
         "together": _tried(trial.together),
         "programs": [
-            {**process._asdict(), "peak_mapped": image.peak_mapped, "peak_threads": image.peak_threads}
+            {
+                **process._asdict(),
+                "peak_mapped": image.peak_mapped,
+                "peak_threads": image.peak_threads,
+            }
             for process, image in figures.programs()
         ],
         "advice": [
@@ -76,7 +94,11 @@ def _costs(costs: Mapping[str, Cost]) -> Json:
 
 def _tried(after: After | str | None) -> Json:
     if isinstance(after, After):
-        about = {"exit_status": after.exit_status, "peak_mapped": after.peak_mapped, "differences": after.differences}
+        about = {
+            "exit_status": after.exit_status,
+            "peak_mapped": after.peak_mapped,
+            "differences": after.differences,
+        }
         return {"after": {"strategies": _costs(after.costs), **about}, "not_tried": None}
     return {"after": None, "not_tried": after}
 
@@ -86,7 +108,9 @@ def _notes(figures: Figures) -> list[str]:
     if figures.redacted:
         notes.append(REDACTED)
     if figures.unseen:
-        notes.append(f"{plural(figures.unseen, 'page')} could not be looked at, and are taken for untouched")
+        notes.append(
+            f"{plural(figures.unseen, 'page')} could not be looked at, and are taken for untouched"
+        )
     return notes
 
 
@@ -104,7 +128,11 @@ def as_text(
 
 
 def _lines(
-    figures: Figures, advice: Sequence[Advice], profile: CostProfile, tried: Trial | None, width: int
+    figures: Figures,
+    advice: Sequence[Advice],
+    profile: CostProfile,
+    tried: Trial | None,
+    width: int,
 ) -> Iterator[str]:
     programs = plural(len(figures.images), "program")
     trial = tried or Trial()
@@ -114,7 +142,9 @@ def _lines(
         width,
     )
     for name, cost in figures.costs.items():
-        yield from _indented(f"{name}: {span(*cost.host_calls)} host calls, {cycles(*cost.cycles)}", width, "  ")
+        yield from _indented(
+            f"{name}: {span(*cost.host_calls)} host calls, {cycles(*cost.cycles)}", width, "  "
+        )
     for where, heading in _HEADINGS.items():
         chosen = [(place, each) for place, each in enumerate(advice) if each.where == where]
         if chosen:
@@ -130,12 +160,16 @@ def _lines(
         yield from ("", *_unchanged(trial.again, width))
     if not any(each.where != MANIFEST for each in advice):
         yield ""
-        yield from textwrap.wrap("No setting of an allocator or a runtime has a cause in this trace.", width)
+        yield from textwrap.wrap(
+            "No setting of an allocator or a runtime has a cause in this trace.", width
+        )
     for note in _notes(figures):
         yield from textwrap.wrap(f"note: {note}", width)
 
 
-def _came_of_it(figures: Figures, trial: Trial, after: After | str | None, width: int) -> Iterator[str]:
+def _came_of_it(
+    figures: Figures, trial: Trial, after: After | str | None, width: int
+) -> Iterator[str]:
     if isinstance(after, str):
         yield from _indented(f"Not tried: {after}.", width)
     if not isinstance(after, After):
@@ -147,8 +181,13 @@ def _came_of_it(figures: Figures, trial: Trial, after: After | str | None, width
         calls = _change(span, [each.host_calls for each in runs], cost.host_calls)
         took = _change(_cycles, [each.cycles for each in runs], cost.cycles)
         yield from _indented(f"{name}: host calls {calls}, cycles {took}", width, "      ", "  ")
-    most = [float(figures.most(lambda image: image.peak_mapped)), *([float(again.peak_mapped)] if again else [])]
-    mapped = _change(_sizes, [(each, each) for each in most], (after.peak_mapped, after.peak_mapped))
+    most = [
+        float(figures.most(lambda image: image.peak_mapped)),
+        *([float(again.peak_mapped)] if again else []),
+    ]
+    mapped = _change(
+        _sizes, [(each, each) for each in most], (after.peak_mapped, after.peak_mapped)
+    )
     yield from _indented(f"mapped by one process at most: {mapped}", width, "      ", "  ")
     for difference in after.differences:
         yield from _indented(f"But: {difference}.", width)
@@ -157,7 +196,11 @@ def _came_of_it(figures: Figures, trial: Trial, after: After | str | None, width
 def _change(shown: Callable[[float, float], str], runs: Sequence[Span], now: Span) -> str:
     before = shown(min(low for low, _ in runs), max(high for _, high in runs))
     text = f"{before} -> {shown(*now)}"
-    return text if before == shown(*now) or outside([sum(run) for run in runs], sum(now)) else f"{text} (no difference)"
+    return (
+        text
+        if before == shown(*now) or outside([sum(run) for run in runs], sum(now))
+        else f"{text} (no difference)"
+    )
 
 
 def _cycles(low: float, high: float) -> str:
@@ -179,4 +222,10 @@ def _unchanged(again: After, width: int) -> Iterator[str]:
 
 
 def _indented(text: str, width: int, indent: str = "    ", hanging: str = "") -> list[str]:
-    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent + hanging, break_on_hyphens=False)
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent + hanging,
+        break_on_hyphens=False,
+    )

@@ -17,7 +17,8 @@ _SHOWN = 8
 
 
 def as_json(found: Callers, stacks: Stacks) -> dict[str, Any]:
-    """All callers, each with the stack that most of its redundant calls come from. docs/callers.md has the keys."""
+    """All callers, each with the stack that most of its redundant calls come from. docs/callers.md
+    has the keys."""
     return {
         "schema": SCHEMAS["callers"],
         "source": found.source,
@@ -52,7 +53,9 @@ def _caller(caller: Caller, found: Callers, stacks: Stacks) -> dict[str, Any]:
         },
         "first": caller.event,
         "wasted": caller.wasted.as_dict(),
-        "cycles": None if cycles is None else {"low": round(cycles[0][0]), "high": round(cycles[0][1])},
+        "cycles": None
+        if cycles is None
+        else {"low": round(cycles[0][0]), "high": round(cycles[0][1])},
         "stack": [
             {**place._asdict(), "guessed": guessed}
             for place, guessed in (stacks.places(caller.stack) if caller.stack != NO_STACK else ())
@@ -64,7 +67,9 @@ def _share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def _cycles(wasted: Counts, found: Callers) -> tuple[tuple[float, float], tuple[float, float]] | None:
+def _cycles(
+    wasted: Counts, found: Callers
+) -> tuple[tuple[float, float], tuple[float, float]] | None:
     # The least and the most that some work costs, and its least and largest share of all.
     if found.profile is None:
         return None
@@ -78,7 +83,8 @@ def _missing(stacks: Stacks) -> Iterable[tuple[Any, str]]:
 
 
 def as_text(found: Callers, stacks: Stacks, width: int = 80, limit: int = 10) -> str:
-    """The worst callers with their stacks; what was hidden, and of which modules there are no symbols."""
+    """The worst callers with their stacks; what was hidden, and of which modules there are no
+    symbols."""
     share = f" ({100 * found.redundant / found.asked:.1f} %)" if found.asked else ""
     each = "under each function of their stacks" if found.inverted else f"by {found.by}"
     head = f"{found.redundant:,} of {_counted(found.asked, 'memory call')} changed nothing{share}, {each}"
@@ -106,7 +112,9 @@ def _counted(number: int, what: str) -> str:
 def _lines(caller: Caller, found: Callers, stacks: Stacks, width: int) -> Iterator[str]:
     of = f" of {caller.asked:,}" if caller.known else ""
     plural = "call" if (caller.asked if caller.known else caller.redundant) == 1 else "calls"
-    yield from filled(f"{caller.redundant:,}{of} {caller.call} {plural} from here changed nothing", width)
+    yield from filled(
+        f"{caller.redundant:,}{of} {caller.call} {plural} from here changed nothing", width
+    )
     if found.by == "program" or not caller.stacks:
         yield from filled(caller.name, width, "    ")
     elif found.by == "module" or found.inverted:
@@ -153,7 +161,9 @@ def _cost(caller: Caller, found: Callers) -> str:
     cycles = _cycles(counts, found)
     if cycles is not None:
         (low, high), (least, most) = cycles
-        parts[-1] += f", {low:,.0f} to {high:,.0f} cycles ({_range(100 * least, 100 * most)} % of all)"
+        parts[-1] += (
+            f", {low:,.0f} to {high:,.0f} cycles ({_range(100 * least, 100 * most)} % of all)"
+        )
     return "; ".join(parts)
 
 
@@ -166,7 +176,9 @@ def _notes(found: Callers, stacks: Stacks, width: int, shown: Iterable[Caller]) 
     if found.hidden:
         yield ""
         count = sum(found.hidden.values())
-        yield from filled(f"hidden: {_counted(count, 'redundant call')} (--no-suppressions shows them)", width)
+        yield from filled(
+            f"hidden: {_counted(count, 'redundant call')} (--no-suppressions shows them)", width
+        )
         for reason, number in sorted(found.hidden.items(), key=lambda item: (-item[1], item[0])):
             yield from filled(f"{number:,}: {reason}", width, "  ")
     if found.stackless:
@@ -177,9 +189,14 @@ def _notes(found: Callers, stacks: Stacks, width: int, shown: Iterable[Caller]) 
             how = f"record with  {how}"
         else:
             how = f"a log of {found.source} shows none; record with  laconic run -o FILE --stacks redundant"
-        yield from filled(f"{_counted(found.stackless, 'redundant call')} {have} no stack: {how}", width)
+        yield from filled(
+            f"{_counted(found.stackless, 'redundant call')} {have} no stack: {how}", width
+        )
     if any(caller.guessed for caller in shown):
-        yield from filled("? a frame that was found by its frame pointer, for want of call-frame information", width)
+        yield from filled(
+            "? a frame that was found by its frame pointer, for want of call-frame information",
+            width,
+        )
     yield from missing_lines(stacks, width)
 
 

@@ -18,7 +18,8 @@ from laconic.trace.stacks import Stacks
 
 
 def as_json(figures: Figures, verdicts: Iterable[Verdict], stacks: Stacks) -> dict[str, Any]:
-    """The verdicts with all their offenders; `asked` and `said` of these are null where they are not known."""
+    """The verdicts with all their offenders; `asked` and `said` of these are null where they are
+    not known."""
     found = list(verdicts)
     return {
         "schema": SCHEMAS["check"],
@@ -57,7 +58,8 @@ def _offender(one: Offender, figures: Figures, stacks: Stacks) -> dict[str, Any]
 def as_text(
     figures: Figures, verdicts: Iterable[Verdict], stacks: Stacks, width: int = 80, limit: int = 10
 ) -> str:
-    """A line a limit, and under one that was not kept at most `limit` offenders with their stacks."""
+    """A line a limit, and under one that was not kept at most `limit` offenders with their
+    stacks."""
     lines: list[str] = []
     failed = False
     for verdict in verdicts:
@@ -74,7 +76,9 @@ def as_text(
     return "\n".join(lines) + "\n" if lines else ""
 
 
-def offender_lines(one: Offender, what: str, figures: Figures, stacks: Stacks, width: int = 80) -> Iterator[str]:
+def offender_lines(
+    one: Offender, what: str, figures: Figures, stacks: Stacks, width: int = 80
+) -> Iterator[str]:
     """One offender, as `callers` shows it; `what` is counted, as in its verdict."""
     yield from filled(headline(one, what), width, "  ")
     stack = figures.stacks.get(one.key)
@@ -113,8 +117,9 @@ def as_github(
     is_file: Callable[[str], bool],
     limit: int = 10,
 ) -> str:
-    """GitHub Actions' workflow commands: one for each limit that was not kept, and for its worst offenders. An offender
-    stands at the innermost line of its stack whose file `is_file` and lies under `root`."""
+    """GitHub Actions' workflow commands: one for each limit that was not kept, and for its worst
+    offenders. An offender stands at the innermost line of its stack whose file `is_file` and lies
+    under `root`."""
     lines = []
     for verdict in verdicts:
         if verdict.kept:
@@ -122,15 +127,23 @@ def as_github(
         lines.append(_error(f"laconic {verdict.rule}", verdict.sentence))
         for one in verdict.offenders[:limit]:
             frames = _frames(one.key, figures, stacks)
-            source = next((found for found in (_source(frame, root, is_file) for frame in frames) if found), ())
-            text = [f"{headline(one, verdict.what)}: {place(one.key)}", *(f"< {describe(f)}" for f in frames[1:8])]
+            source = next(
+                (found for found in (_source(frame, root, is_file) for frame in frames) if found),
+                (),
+            )
+            text = [
+                f"{headline(one, verdict.what)}: {place(one.key)}",
+                *(f"< {describe(f)}" for f in frames[1:8]),
+            ]
             lines.append(_error(f"laconic {verdict.rule}", "\n".join(text), source))
     return "".join(f"{line}\n" for line in lines)
 
 
 def _frames(key: Key, figures: Figures, stacks: Stacks) -> Sequence[Place]:
     stack = figures.stacks.get(key)
-    return [] if stack is None else [frame for frame, _ in own_frames(key.call, stacks.places(stack))]
+    return (
+        [] if stack is None else [frame for frame, _ in own_frames(key.call, stacks.places(stack))]
+    )
 
 
 def _source(frame: Place, root: str, is_file: Callable[[str], bool]) -> tuple[str, int] | tuple[()]:

@@ -24,7 +24,11 @@ _SGX2: tuple[Column, ...] = (
     ("EACCEPT\n+COPY", ("eaccept", "eacceptcopy")),
 )
 _PEAK: Column = ("peak EPC\npages", ("peak_epc_pages",))
-_LINUX: tuple[Column, ...] = (("host\ncalls", ("host_calls",)), ("elided", ("elided",)), ("narrowed", ("narrowed",)))
+_LINUX: tuple[Column, ...] = (
+    ("host\ncalls", ("host_calls",)),
+    ("elided", ("elided",)),
+    ("narrowed", ("narrowed",)),
+)
 #: Processes or calls that a table shows; the JSON has all.
 _SHOWN = 20
 RANGED = (
@@ -39,7 +43,8 @@ RULES = "on Linux classify says what laconic says; skip-equal is every-call with
 
 
 def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
-    """The enclaves' figures in the form that `--json` writes; docs/json.md says what each key means.
+    """The enclaves' figures in the form that `--json` writes; docs/json.md says what each key
+    means.
 
     `epc_pages`: the size of an EPC, which the peaks are compared with.
     """
@@ -47,12 +52,18 @@ def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
     notes = [RANGED] if compared.ranged else []
     if compared.unseen:
         notes.append(f"{compared.unseen:,} pages could not be looked at, and count as untouched")
-    over = [name for name, each in found.items() if epc_pages is not None and each.peak[1] > epc_pages]
+    over = [
+        name for name, each in found.items() if epc_pages is not None and each.peak[1] > epc_pages
+    ]
     return {
         "host": "sgx2",
         "asked": compared.asked,
         "forked": compared.processes,
-        "profile": {"name": profile.name, "machine": profile.machine, "no_source": list(profile.unsourced)},
+        "profile": {
+            "name": profile.name,
+            "machine": profile.machine,
+            "no_source": list(profile.unsourced),
+        },
         "epc": None if epc_pages is None else {"pages": epc_pages, "overflows": over},
         "ranged": compared.ranged,
         "pte": compared.model.pte,
@@ -72,9 +83,15 @@ def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
 
 
 def _strategy(figures: Figures, found: Mapping[str, Figures]) -> Json:
-    least, most = ({"peak_epc_pages": figures.peak[end], "epc_pages": figures.left[end]} for end in (0, 1))
+    least, most = (
+        {"peak_epc_pages": figures.peak[end], "epc_pages": figures.left[end]} for end in (0, 1)
+    )
     told = _told(figures.total, least, most)
-    ratios = {base.replace("-", "_"): figures.ratio(found[base]) for base in ("every-call", BOUND) if base in found}
+    ratios = {
+        base.replace("-", "_"): figures.ratio(found[base])
+        for base in ("every-call", BOUND)
+        if base in found
+    }
     told["ratio"] = {base: ratio and round(ratio[1], 6) for base, ratio in ratios.items()}
     told["ratio_low"] = {base: ratio and round(ratio[0], 6) for base, ratio in ratios.items()}
     return told
@@ -86,8 +103,12 @@ def _told(span: Span, least: Mapping[str, int], most: Mapping[str, int]) -> Json
     return {**ends, "cycles": {"low": round(span.cycles[0]), "high": round(span.cycles[1])}}
 
 
-def _parts(found: Mapping[str, Figures], spans: Callable[[Figures], Mapping[Any, Span]], key: object) -> Json:
-    return {name: _told(spans(each)[key], {}, {}) for name, each in found.items() if key in spans(each)}
+def _parts(
+    found: Mapping[str, Figures], spans: Callable[[Figures], Mapping[Any, Span]], key: object
+) -> Json:
+    return {
+        name: _told(spans(each)[key], {}, {}) for name, each in found.items() if key in spans(each)
+    }
 
 
 def hosts_as_json(replays: Mapping[str, Replayed]) -> Json:
@@ -99,7 +120,9 @@ def hosts_as_json(replays: Mapping[str, Replayed]) -> Json:
         told: Json = _heard(ledger.calls.values(), sum(uncertain.values()))
         strategies[name] = told
         low = ledger.said - sum(uncertain.values())
-        told["ratio"] = {"every_call": round(ledger.said / base, 6)} if base else {"every_call": None}
+        told["ratio"] = (
+            {"every_call": round(ledger.said / base, 6)} if base else {"every_call": None}
+        )
         told["ratio_low"] = {"every_call": round(low / base, 6)} if base else {"every_call": None}
     first: Ledger = next(iter(ledgers.values()))[0]
     open_ = any(uncertain for _, uncertain in ledgers.values())
@@ -116,7 +139,8 @@ def hosts_as_json(replays: Mapping[str, Replayed]) -> Json:
             }
             for call in sorted(first.calls)
         },
-        "notes": [RULES] + ["the trace does not hold all that was there before: figures are ranges"] * open_,
+        "notes": [RULES]
+        + ["the trace does not hold all that was there before: figures are ranges"] * open_,
     }
 
 
@@ -147,7 +171,11 @@ def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) 
     if sgx2:
         lines += [*tables("strategy", columns, rows, width), "", *_costs(figures["profile"], width)]
         columns = [_cycles(rows)]
-    bases = [base for base in ("every_call", "bound") if any(base in each["ratio"] for _, each in rows if each)]
+    bases = [
+        base
+        for base in ("every_call", "bound")
+        if any(base in each["ratio"] for _, each in rows if each)
+    ]
     lines += tables("strategy", [*columns, *(_ratio(base, rows) for base in bases)], rows, width)
     if figures.get("measured"):
         lines += measured.as_text(figures["measured"], width)
@@ -178,7 +206,9 @@ def _wrapped(text: str, width: int) -> list[str]:
 def _costs(profile: Mapping[str, Any], width: int) -> list[str]:
     guessed = profile["no_source"]
     doubt = f"; no source for {', '.join(guessed)}" if guessed else ""
-    return _wrapped(f"estimated cycles by the profile {profile['name']} ({profile['machine']}{doubt})", width)
+    return _wrapped(
+        f"estimated cycles by the profile {profile['name']} ({profile['machine']}{doubt})", width
+    )
 
 
 def _by(figures: Mapping[str, Any], by: str, width: int) -> list[str]:
@@ -209,7 +239,9 @@ def _epc(figures: Mapping[str, Any]) -> str:
     size = f"an EPC of {pages:,} pages ({pages / 256:,.1f} MiB)"
     if not over:
         return f"{size} holds the peak of every strategy."
-    peaks = (f"{name} ({figures['strategies'][name]['counts']['peak_epc_pages']:,})" for name in over)
+    peaks = (
+        f"{name} ({figures['strategies'][name]['counts']['peak_epc_pages']:,})" for name in over
+    )
     return (
         f"{size} would overflow under {', '.join(peaks)}. Swapping is not modelled: the counts are those of an EPC "
         "that is large enough."
@@ -235,7 +267,9 @@ def _counted(column: Column, rows: Iterable[Row]) -> list[str]:
 
 
 def _cycles(rows: Iterable[Row]) -> list[str]:
-    return _cells("cycles", rows, lambda each: between(each["cycles"]["low"], each["cycles"]["high"]))
+    return _cells(
+        "cycles", rows, lambda each: between(each["cycles"]["low"], each["cycles"]["high"])
+    )
 
 
 def _ratio(base: str, rows: Iterable[Row]) -> list[str]:

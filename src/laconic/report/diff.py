@@ -17,9 +17,16 @@ def as_json(found: Difference) -> dict[str, Any]:
         "schema": SCHEMAS["diff"],
         "first": found.first,
         "second": found.second,
-        "total": {**_changes(found.total, True), "hidden": {"was": found.hidden[0], "now": found.hidden[1]}},
-        "calls": None if found.calls is None else [_entry(delta, ("call",), True) for delta in found.calls],
-        "sites": None if found.sites is None else [_entry(delta, Key._fields, found.whole) for delta in found.sites],
+        "total": {
+            **_changes(found.total, True),
+            "hidden": {"was": found.hidden[0], "now": found.hidden[1]},
+        },
+        "calls": None
+        if found.calls is None
+        else [_entry(delta, ("call",), True) for delta in found.calls],
+        "sites": None
+        if found.sites is None
+        else [_entry(delta, Key._fields, found.whole) for delta in found.sites],
         "notes": found.notes,
         "missing_symbols": dict(sorted(found.missing.items())),
     }
@@ -31,7 +38,11 @@ def _entry(delta: Delta, names: Sequence[str], whole: bool) -> dict[str, Any]:
 
 def _changes(delta: Delta, whole: bool) -> dict[str, Any]:
     return {
-        name: {"was": getattr(delta.was, name), "now": getattr(delta.now, name), "change": getattr(delta, name)}
+        name: {
+            "was": getattr(delta.was, name),
+            "now": getattr(delta.now, name),
+            "change": getattr(delta, name),
+        }
         if whole or name == "redundant"
         else None
         for name in ("asked", "redundant", "said")
@@ -39,9 +50,14 @@ def _changes(delta: Delta, whole: bool) -> dict[str, Any]:
 
 
 def as_text(found: Difference, width: int = 80, limit: int = 10) -> str:
-    """The figures of both, the calls that differ, and the sites: the worse ones, then the better ones."""
+    """The figures of both, the calls that differ, and the sites: the worse ones, then the better
+    ones."""
     total = found.total
-    lines = [*filled(f"was: {found.first}", width, ""), *filled(f"now: {found.second}", width, ""), ""]
+    lines = [
+        *filled(f"was: {found.first}", width, ""),
+        *filled(f"now: {found.second}", width, ""),
+        "",
+    ]
     rows = [("", "was", "now", "change"), *(_row(name, total, what) for name, what in _NAMES)]
     lines += _aligned(rows)
     if any(found.hidden):
@@ -68,7 +84,12 @@ _NAMES = (("asked", "asked"), ("redundant", "redundant"), ("host calls", "said")
 
 
 def _row(name: str, delta: Delta, what: str) -> tuple[str, str, str, str]:
-    return name, f"{getattr(delta.was, what):,}", f"{getattr(delta.now, what):,}", signed(getattr(delta, what))
+    return (
+        name,
+        f"{getattr(delta.was, what):,}",
+        f"{getattr(delta.now, what):,}",
+        signed(getattr(delta, what)),
+    )
 
 
 def signed(number: int) -> str:
@@ -83,19 +104,25 @@ def signed(number: int) -> str:
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
-        for row in rows
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
     ]
 
 
 def _by_call(calls: Iterable[Delta], width: int) -> list[str]:
     rows: list[tuple[str, ...]] = [("call", "was", "now", "change", "was", "now", "change")]
-    rows += [(delta.key.call, *_row("", delta, "redundant")[1:], *_row("", delta, "said")[1:]) for delta in calls]
+    rows += [
+        (delta.key.call, *_row("", delta, "redundant")[1:], *_row("", delta, "said")[1:])
+        for delta in calls
+    ]
     lines = _aligned(rows)
     if max(map(len, lines)) <= width:
         return lines
     # Numbers are never cut: a line each where they do not fit beside each other.
-    return [line for row in rows[1:] for line in (row[0], f"  {' '.join(row[1:4])}", f"  {' '.join(row[4:])}")]
+    return [
+        line
+        for row in rows[1:]
+        for line in (row[0], f"  {' '.join(row[1:4])}", f"  {' '.join(row[4:])}")
+    ]
 
 
 def _by_site(sites: Sequence[Delta], whole: bool, width: int, limit: int) -> Iterator[str]:
@@ -121,7 +148,9 @@ def what_changed(delta: Delta, whole: bool) -> str:
         change = getattr(delta, what)
         if change:
             plural = name if name != "host calls" or abs(change) != 1 else "host call"
-            parts.append(f"{signed(change)} {plural} ({getattr(delta.was, what):,} -> {getattr(delta.now, what):,})")
+            parts.append(
+                f"{signed(change)} {plural} ({getattr(delta.was, what):,} -> {getattr(delta.now, what):,})"
+            )
     new = ", new" if delta.was == Tally() else ", gone" if delta.now == Tally() else ""
     return f"{delta.key.call}: {', '.join(parts)}{new}"
 
@@ -132,5 +161,7 @@ def place(key: Key) -> str:
     >>> place(Key("mmap", "grow", "libx.so", "prog")), place(Key("mmap", "libx.so+?", "libx.so", "prog"))
     ('grow (libx.so) in prog', 'libx.so+? in prog')
     """
-    module = f" ({key.module})" if key.module and not key.function.startswith(f"{key.module}+") else ""
+    module = (
+        f" ({key.module})" if key.module and not key.function.startswith(f"{key.module}+") else ""
+    )
     return f"{key.function or key.call}{module}{f' in {key.program}' if key.program else ''}"

@@ -23,7 +23,9 @@ def as_text(findings: Sequence[Finding], width: int = 80) -> str:
         head = f"{finding.level:<8} {finding.what}: {finding.text}"
         lines += textwrap.wrap(head, width, subsequent_indent=" " * 9)
         if finding.cure:
-            lines += textwrap.wrap(f"cure: {finding.cure}", width, initial_indent=" " * 9, subsequent_indent=" " * 15)
+            lines += textwrap.wrap(
+                f"cure: {finding.cure}", width, initial_indent=" " * 9, subsequent_indent=" " * 15
+            )
     if any(finding.level == "missing" for finding in findings):
         lines.append("Laconic cannot run here until what is missing is there.")
     else:

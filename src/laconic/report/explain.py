@@ -49,7 +49,10 @@ _THINGS = {
     "exceptions": ("fault handled in the enclave", "faults handled in the enclave"),
     "pages_zeroed": ("page zeroed", "pages zeroed"),
     "pages_copied": ("page copied", "pages copied"),
-    "open_windows": ("page wider open than asked for a moment", "pages wider open than asked for a moment"),
+    "open_windows": (
+        "page wider open than asked for a moment",
+        "pages wider open than asked for a moment",
+    ),
 }
 #: Each EAUG is counted as its fault already, and whether a page stays untouched shows later.
 _SILENT = ("eaug", "untouched_pages")
@@ -102,7 +105,12 @@ def _run(run: Run) -> dict[str, Any]:
         if vma is None:
             return None
         offset = None if vma.file is None else run.start - vma.base
-        return {"permissions": vma.permissions(), "name": name, "offset": offset, "flags": flag_names(vma.flags)}
+        return {
+            "permissions": vma.permissions(),
+            "name": name,
+            "offset": offset,
+            "flags": flag_names(vma.flags),
+        }
 
     return {
         "start": run.start,
@@ -125,13 +133,18 @@ def as_text(told: Explanation, width: int = 80) -> str:
     row = told.found.row
     when = f"process {row[2]}, thread {row[3]}, at {row[1] / 1e9:.6f} s"
     if not told.is_call:
-        lines = _filled(f"event {told.found.number} is no memory call: {told.name}, {_other(told)}; {when}", width)
+        lines = _filled(
+            f"event {told.found.number} is no memory call: {told.name}, {_other(told)}; {when}",
+            width,
+        )
         return "\n".join([*lines, _next(told)]) + "\n"
     result = f" = {returned(told.answer)}" if not told.why_not else ""
     lines = _filled(f"event {told.found.number}: {called(told.name, row[4:10])}{result}", width)
     lines += _filled(f"in {plain(told.program)}, {when}", width)
     if told.found.begin is not None:
-        lines += _filled(f"its work began at event {told.found.begin}, and other calls came between", width)
+        lines += _filled(
+            f"its work began at event {told.found.begin}, and other calls came between", width
+        )
     lines += ["", *_stack(told, width)]
     lines += ["", *_filled(f"asked: {asked_for(told.name, row[4:10], told.file)}", width)]
     if told.why_not:
@@ -153,12 +166,18 @@ def _other(told: Explanation) -> str:
 
 def _next(told: Explanation) -> str:
     following = told.found.next_call
-    return "there is no memory call after it" if following is None else f"the next memory call is event {following}"
+    return (
+        "there is no memory call after it"
+        if following is None
+        else f"the next memory call is event {following}"
+    )
 
 
 def _stack(told: Explanation, width: int) -> Iterator[str]:
     if told.stack == NO_STACK:
-        yield from _filled("its stack was not taken: record with  laconic run -o FILE --stacks all", width)
+        yield from _filled(
+            "its stack was not taken: record with  laconic run -o FILE --stacks all", width
+        )
         return
     yield "called from"
     yield from stack_lines(told.name, told.stack, told.stacks, width)
@@ -167,13 +186,17 @@ def _stack(told: Explanation, width: int) -> Iterator[str]:
 def _differed(told: Explanation, width: int) -> Iterator[str]:
     for one, touched in list(zip(told.changes, told.touched, strict=True))[:_LINES]:
         kinds = "|".join(_names(one.kind)).upper()
-        yield from _filled(f"{_where(one.start, one.end)}: {_what(told, one, touched)} ({kinds})", width, "  ")
+        yield from _filled(
+            f"{_where(one.start, one.end)}: {_what(told, one, touched)} ({kinds})", width, "  "
+        )
     if len(told.changes) > _LINES:
         rest = told.changes[_LINES:]
         yield f"  {pages(sum(one.end - one.start for one in rest))} in {len(rest):,} more runs (--json has them)"
     same = [run for run in told.runs if run.asked and not run.kind and not run.left_out]
     for run in same[:_LINES]:
-        yield from _filled(f"{_where(run.start, run.end)}: nothing: {_same(told, run)}", width, "  ")
+        yield from _filled(
+            f"{_where(run.start, run.end)}: nothing: {_same(told, run)}", width, "  "
+        )
     if len(same) > _LINES:
         rest_of = same[_LINES:]
         yield f"  {pages(sum(run.end - run.start for run in rest_of))} in {len(rest_of):,} more runs: nothing"
@@ -220,7 +243,11 @@ def _contents(vma: Vma) -> str:
 
 
 def _touched(count: int) -> str:
-    return f"{count:,} touched page{'' if count == 1 else 's'}" if count else "no page of it was touched"
+    return (
+        f"{count:,} touched page{'' if count == 1 else 's'}"
+        if count
+        else "no page of it was touched"
+    )
 
 
 def _letters(flags: int) -> str:
@@ -230,7 +257,11 @@ def _letters(flags: int) -> str:
 def _backing(vma: Vma) -> str:
     if vma.file is None:
         return "anonymous memory"
-    return plain(vma.file.path.rsplit("/", 1)[-1]) if vma.file.path != "?" else "what the log does not tell"
+    return (
+        plain(vma.file.path.rsplit("/", 1)[-1])
+        if vma.file.path != "?"
+        else "what the log does not tell"
+    )
 
 
 def _flags(wanted: Vma, held: Vma) -> str:
@@ -239,7 +270,9 @@ def _flags(wanted: Vma, held: Vma) -> str:
     said = [f"gains the VmFlags {gains}"] if gains else []
     said += [f"loses the VmFlags {loses}"] if loses else []
     if wanted.name != held.name:
-        said.append(f"is named {plain(wanted.name)!r}" if wanted.name is not None else "loses its name")
+        said.append(
+            f"is named {plain(wanted.name)!r}" if wanted.name is not None else "loses its name"
+        )
     if wanted.policy != held.policy:
         said.append("has another memory policy")
     if wanted.pkey != held.pkey:
@@ -279,15 +312,21 @@ def _nothing(told: Explanation) -> str:
         return f"the call ends with {returned(told.answer)[3:]}"
     if told.asks:
         return "only the host knows what it does"
-    return "only a question" if told.name == "brk" and not told.found.row[4] else "it edits no mapping"
+    return (
+        "only a question" if told.name == "brk" and not told.found.row[4] else "it edits no mapping"
+    )
 
 
 def _said(told: Explanation, width: int) -> Iterator[str]:
     if told.recorded is None:
-        yield from _filled("the trace is a log's: the host heard the call itself. Bookkeeping says:", width, "  ")
+        yield from _filled(
+            "the trace is a log's: the host heard the call itself. Bookkeeping says:", width, "  "
+        )
     elif told.strategy != "laconic" or told.recorded != (told.host_call is not None):
         made = f"{told.recorded:,} host call{'' if told.recorded == 1 else 's'}"
-        yield from _filled(f"{made} when recorded, under {told.strategy}. Bookkeeping says:", width, "  ")
+        yield from _filled(
+            f"{made} when recorded, under {told.strategy}. Bookkeeping says:", width, "  "
+        )
     if told.host_call is not None:
         yield from _filled(called(*told.host_call), width, "  ")
     yield from _filled(_why(told), width, "  ")
@@ -304,7 +343,11 @@ def _why(told: Explanation) -> str:
         return "because only the host knows how it answers"
     if told.answer < 0:
         return "nothing: bookkeeping knows the error that the host would give"
-    return "nothing: the host holds all of it already" if told.asked else "nothing: bookkeeping knows the answer"
+    return (
+        "nothing: the host holds all of it already"
+        if told.asked
+        else "nothing: bookkeeping knows the answer"
+    )
 
 
 def _enclave(told: Explanation, width: int) -> Iterator[str]:
@@ -329,6 +372,7 @@ def _counted(counts: dict[str, int]) -> str | None:
 
 
 def _filled(text: str, width: int, first: str = "") -> list[str]:
-    # `first` stands before the first line; the others are indented two columns more than it is wide.
+    # `first` stands before the first line; the others are indented two columns more than it is
+    # wide.
     lines = filled(text, width, " " * len(first))
     return [first + lines[0][len(first) :], *lines[1:]] if lines else []

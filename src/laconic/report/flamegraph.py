@@ -1,4 +1,5 @@
-"""Stacks in the formats of tools that people use: folded stacks, speedscope's JSON, and an SVG that stands alone."""
+"""Stacks in the formats of tools that people use: folded stacks, speedscope's JSON, and an SVG that
+stands alone."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ FORMATS = ("folded", "speedscope", "svg")
 #: What flamegraph.pl and inferno add to the names of such frames, to colour them.
 _ANNOTATIONS = {"inlined": "_[i]", "jit": "_[j]"}
 _SPEEDSCOPE = "https://www.speedscope.app/file-format-schema.json"
-#: The SVG, in its own units: width, height of a box, width of a letter, and of the narrowest box that is drawn.
+#: The SVG, in its own units: width, height of a box, width of a letter, and of the narrowest box
+#: that is drawn.
 _WIDTH, _ROW, _LETTER, _LEAST = 1200, 18, 7.25, 0.3
 _STYLE = """\
 svg { background: #ffffff; }
@@ -45,7 +47,8 @@ def title(flames: Flames) -> str:
 
 
 def as_json(flames: Flames, missing: Mapping[str, str]) -> dict[str, Any]:
-    """Stacks with their weights, the outermost box first; `missing` are modules without symbols, and why. O(frames)."""
+    """Stacks with their weights, the outermost box first; `missing` are modules without symbols,
+    and why. O(frames)."""
     return {
         "schema": SCHEMAS["flamegraph"],
         "title": title(flames),
@@ -63,8 +66,8 @@ def as_json(flames: Flames, missing: Mapping[str, str]) -> dict[str, Any]:
 
 
 def as_folded(flames: Flames) -> str:
-    """A stack a line, as flamegraph.pl, inferno and many others read it: frames from the outermost on, joined by `;`,
-    a space, the weight. O(frames)."""
+    """A stack a line, as flamegraph.pl, inferno and many others read it: frames from the outermost
+    on, joined by `;`, a space, the weight. O(frames)."""
     lines: dict[str, int] = {}
     for stack, weight in flames.stacks.items():
         key = ";".join(_folded(flame) for flame in stack)
@@ -80,7 +83,9 @@ def _folded(flame: Flame) -> str:
 def as_speedscope(flames: Flames, name: str, version: str) -> str:
     """The JSON of https://www.speedscope.app: one sampled profile, a sample a stack. O(frames)."""
     numbers: dict[Flame, int] = {}
-    samples = [[numbers.setdefault(flame, len(numbers)) for flame in stack] for stack in flames.stacks]
+    samples = [
+        [numbers.setdefault(flame, len(numbers)) for flame in stack] for stack in flames.stacks
+    ]
     profile = {
         "type": "sampled",
         "name": title(flames),
@@ -121,8 +126,8 @@ class _Box:
 
 
 def as_svg(flames: Flames) -> str:
-    """A picture that needs no script: boxes as wide as they weigh, callers below what they call; the whole name is in
-    the tooltip of each. O(frames)."""
+    """A picture that needs no script: boxes as wide as they weigh, callers below what they call;
+    the whole name is in the tooltip of each. O(frames)."""
     root, height = _tree(flames)
     total = f"{flames.total:,} {_unit(flames, flames.total)}"
     head = f"{title(flames)}: {total}" if flames.total else f"{title(flames)}: there are none"
@@ -158,7 +163,9 @@ def _tree(flames: Flames) -> tuple[_Box, int]:
     return root, height if root.weight else 0
 
 
-def _draw(root: _Box, left: float, bottom: float, flames: Flames, say: Callable[[str], None]) -> int:
+def _draw(
+    root: _Box, left: float, bottom: float, flames: Flames, say: Callable[[str], None]
+) -> int:
     # Without recursion: stacks may be deeper than Python's own.
     left_out = 0
     waiting = [(root, left, bottom)] if root.weight else []
@@ -203,7 +210,8 @@ def _unit(flames: Flames, count: int) -> str:
 
 
 def _colour(flame: Flame) -> str:
-    # Modules are told apart by warm hues, always the same ones; programs and calls are grey and blue.
+    # Modules are told apart by warm hues, always the same ones; programs and calls are grey and
+    # blue.
     if flame.kind == "program":
         return "#c9c9c9"
     if flame.kind == "call":

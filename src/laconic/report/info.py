@@ -14,12 +14,14 @@ from laconic.report.names import filled
 if TYPE_CHECKING:
     from laconic.trace.reader import Trace
 
-#: Programs and notes that the text shows, and how much of a program's arguments; the JSON has all that were kept.
+#: Programs and notes that the text shows, and how much of a program's arguments; the JSON has all
+#: that were kept.
 SHOWN, SHOWN_WIDTH = 10, 100
 
 
 def as_json(trace: Trace, contents: Contents, missing: Sequence[str]) -> dict[str, Any]:
-    """The figures in the form that `info --json` writes; `missing` are sentences on what the trace lacks."""
+    """The figures in the form that `info --json` writes; `missing` are sentences on what the trace
+    lacks."""
     calls = contents.asked
     return {
         "schema": SCHEMAS["info"],
@@ -37,7 +39,9 @@ def as_json(trace: Trace, contents: Contents, missing: Sequence[str]) -> dict[st
         "complete": not missing,
         "missing": list(missing),
         "lost": {"places": contents.lost.places, "lines_or_calls": contents.lost.missing},
-        "unknown": list(dict.fromkeys((*trace.about.get("unknown", ()), *contents.report.get("unknown", ())))),
+        "unknown": list(
+            dict.fromkeys((*trace.about.get("unknown", ()), *contents.report.get("unknown", ())))
+        ),
         "events": contents.events,
         "seconds": {"from": contents.began / 1e9, "until": contents.ended / 1e9},
         "processes": contents.processes,
@@ -63,7 +67,13 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
 
     out = io.StringIO()
     console = Console(
-        file=out, width=width, force_terminal=False, highlight=False, emoji=False, markup=False, soft_wrap=True
+        file=out,
+        width=width,
+        force_terminal=False,
+        highlight=False,
+        emoji=False,
+        markup=False,
+        soft_wrap=True,
     )
     _head(console, figures)
     _programs(console, figures)
@@ -77,7 +87,9 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
 
 def _head(console: Any, figures: Mapping[str, Any]) -> None:
     made, machine = figures["made"], figures["made"]["machine"]
-    how = "recorded by laconic run" if made["source"] == "run" else f"imported from {made['source']}"
+    how = (
+        "recorded by laconic run" if made["source"] == "run" else f"imported from {made['source']}"
+    )
     each = figures["bytes_per_call"]
     span = figures["seconds"]
     touched = figures["touched_pages"]
@@ -88,15 +100,20 @@ def _head(console: Any, figures: Mapping[str, Any]) -> None:
         + (", redacted" if made["redacted"] else ""),
         "machine": " ".join(str(machine.get(key, "?")) for key in ("system", "release", "machine"))
         + ("" if made["source"] == "run" else ", which imported it"),
-        "size": f"{figures['bytes']:,} bytes" + (f", {each:,.1f} a call" if each is not None else ""),
+        "size": f"{figures['bytes']:,} bytes"
+        + (f", {each:,.1f} a call" if each is not None else ""),
         "events": f"{figures['events']:,}, of which {figures['asked']:,} memory and process calls",
         "time": f"{span['until'] - span['from']:,.6f} seconds, from {span['from']:,.6f} to {span['until']:,.6f}",
         "processes": f"{figures['processes']:,}, with {threads}, of which {figures['exits']:,} ended",
         "files": f"{figures['files']:,} (a file counts anew where its size or its opening differs)",
-        "touched": "not known" if touched is None else f"{touched:,} pages, each time they were looked at",
+        "touched": "not known"
+        if touched is None
+        else f"{touched:,} pages, each time they were looked at",
         "complete": "yes" if figures["complete"] else "no",
     }
-    if options := {key: value for key, value in made["about"].items() if value and key != "unknown"}:
+    if options := {
+        key: value for key, value in made["about"].items() if value and key != "unknown"
+    }:
         about = (f"{key.replace('_', ' ')} {_value(value)}" for key, value in options.items())
         lines["about"] = ", ".join(about)
     for name, said in lines.items():
@@ -108,7 +125,9 @@ def _head(console: Any, figures: Mapping[str, Any]) -> None:
         _say(console, f"missing: {sentence}")
     if figures["lost"]["lines_or_calls"]:
         count = figures["lost"]["lines_or_calls"]
-        console.print(f"missing in all: {count:,} {'line or call' if count == 1 else 'lines or calls'}")
+        console.print(
+            f"missing in all: {count:,} {'line or call' if count == 1 else 'lines or calls'}"
+        )
     if figures["unknown"]:
         _say(console, f"what the source cannot know: {', '.join(map(str, figures['unknown']))}")
 
@@ -130,7 +149,11 @@ def _programs(console: Any, figures: Mapping[str, Any]) -> None:
 def _calls(console: Any, figures: Mapping[str, Any]) -> None:
     from rich.table import Table
 
-    rare = [name for name in ("unfinished", "no_result") if any(line[name] for line in figures["calls"].values())]
+    rare = [
+        name
+        for name in ("unfinished", "no_result")
+        if any(line[name] for line in figures["calls"].values())
+    ]
     columns = ["asked", "failed", *rare]
     console.print()
     if not figures["calls"]:
@@ -141,8 +164,12 @@ def _calls(console: Any, figures: Mapping[str, Any]) -> None:
     for column in columns:
         total = sum(line[column] for line in figures["calls"].values())
         heading = column.replace("_", " ")
-        table.add_column(heading, f"{total:,}", justify="right", no_wrap=True, min_width=len(f"{total:,}"))
-    for name, line in sorted(figures["calls"].items(), key=lambda item: (-item[1]["asked"], item[0])):
+        table.add_column(
+            heading, f"{total:,}", justify="right", no_wrap=True, min_width=len(f"{total:,}")
+        )
+    for name, line in sorted(
+        figures["calls"].items(), key=lambda item: (-item[1]["asked"], item[0])
+    ):
         table.add_row(name, *(f"{line[column]:,}" for column in columns))
     console.print(table)
 

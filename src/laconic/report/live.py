@@ -1,4 +1,5 @@
-"""A running program in words: a line a second, and the sentence at its end; and its sums, as JSON."""
+"""A running program in words: a line a second, and the sentence at its end; and its sums, as
+JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from laconic.report.diff import place
 
 
 def line(model: Model, width: int = 80) -> str:
-    """One line of what happens now: memory and the worst site where there is room; no number is cut."""
+    """One line of what happens now: memory and the worst site where there is room; no number is
+    cut."""
     rates, count = model.rates, len(model.processes)
     share = f", {100 * rates.redundant / rates.asked:.1f} % redundant" if rates.asked else ""
     text = f"{model.time:,.1f} s: {rates.asked:,.0f} calls/s, {rates.said:,.0f} said{share}"
@@ -26,8 +28,8 @@ def line(model: Model, width: int = 80) -> str:
 
 
 def as_json(model: Model, command: Sequence[str]) -> dict[str, Any]:
-    """The sums of a program that has ended, with the keys of `laconic run --json` as far as they are known here, and
-    all sites, the most redundant calls first. O(sites log sites)."""
+    """The sums of a program that has ended, with the keys of `laconic run --json` as far as they
+    are known here, and all sites, the most redundant calls first. O(sites log sites)."""
     asked, said, elided, redundant = model.totals
     sites = sorted(model.sites(model.places), key=lambda site: (-site.total, site.key))
     return {
@@ -67,7 +69,10 @@ def ending(model: Model, width: int = 80) -> str:
     if hidden:
         calls = f"{hidden:,} redundant call{' is' if hidden == 1 else 's are'}"
         text += f" {calls} suppressed (--no-suppressions shows where)."
-    return "".join(f"{textwrap.fill(part, width)}\n" for part in (text, *(f"note: {note}" for note in model.notes)))
+    return "".join(
+        f"{textwrap.fill(part, width)}\n"
+        for part in (text, *(f"note: {note}" for note in model.notes))
+    )
 
 
 def shortened(text: str, room: int) -> str:

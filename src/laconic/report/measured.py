@@ -1,8 +1,10 @@
-"""What SGX hardware counted while a traced program ran, next to what the modelled memory calls cause of it.
+"""What SGX hardware counted while a traced program ran, next to what the modelled memory calls
+cause of it.
 
-Gramine counts an EENTER for each ECALL, for the return from each OCALL and for each exception that it
-raises in the enclave; an EEXIT for each OCALL; an AEX for each fault and interrupt; a synchronous signal
-for each exception that the host raises (pal/src/host/linux-sgx/host_entry.S and host_exception.c).
+Gramine counts an EENTER for each ECALL, for the return from each OCALL and for each exception that
+it raises in the enclave; an EEXIT for each OCALL; an AEX for each fault and interrupt; a
+synchronous signal for each exception that the host raises (pal/src/host/linux-sgx/host_entry.S and
+host_exception.c).
 """
 
 from __future__ import annotations
@@ -35,13 +37,16 @@ _NAMES = {
 
 
 def as_json(compared: Compared) -> Json | None:
-    """The counters of the hardware and, for each strategy, the part that memory calls cause; None if none are known."""
+    """The counters of the hardware and, for each strategy, the part that memory calls cause; None
+    if none are known."""
     if not compared.measured:
         return None
     model = {}
     for name, figures in compared.strategies.items():
         low, high = figures.total.low, figures.total.high
-        model[name] = {counter: [_caused(low, counter), _caused(high, counter)] for counter in CAUSES}
+        model[name] = {
+            counter: [_caused(low, counter), _caused(high, counter)] for counter in CAUSES
+        }
     return {
         "total": _total(compared.measured),
         "entries": [entry._asdict() for entry in compared.measured],
@@ -54,7 +59,8 @@ def _caused(counts: Counts, counter: str) -> int:
 
 
 def _total(measured: Sequence[Measured]) -> Json:
-    # A process's counters include those of its threads. Gramine prints them again, from 0 on, after SIGUSR1.
+    # A process's counters include those of its threads. Gramine prints them again, from 0 on, after
+    # SIGUSR1.
     processes = [entry for entry in measured if entry.whole_process]
     entries = processes or measured
     return {counter: sum(getattr(entry, counter) for entry in entries) for counter in CAUSES}
@@ -90,7 +96,9 @@ def _shares(figures: Mapping[str, Any]) -> str:
         if count:
             share = f"{between(100 * low / count, 100 * high / count, '.1f', ' to ')} %"
         excess = excess or low > count
-        parts.append(f"{between(low, high, separator=' to ')} of the {count:,} {_NAMES[counter]} ({share})")
+        parts.append(
+            f"{between(low, high, separator=' to ')} of the {count:,} {_NAMES[counter]} ({share})"
+        )
     text = (
         f"If the program ran in Gramine with sgx.edmm_enable, its memory calls account for {' and '.join(parts)}. The "
         "other EEXITs are OCALLs for files, sockets, locks, the log and Gramine's own start; the other AEXs are timer "

@@ -1,4 +1,5 @@
-"""Lines for a terminal in which names stand that come from anywhere: wrapped, never cut, and harmless."""
+"""Lines for a terminal in which names stand that come from anywhere: wrapped, never cut, and
+harmless."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def _columns(character: str) -> int:
 
 
 def filled(text: str, width: int, indent: str = "") -> list[str]:
-    """A text in lines of at most `width` columns: the first is indented, the others two columns more. O(length).
+    """A text in lines of at most `width` columns: the first is indented, the others two columns
+    more. O(length).
 
     A word that is longer than a line goes on in the next one.
     """

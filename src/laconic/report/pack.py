@@ -9,7 +9,8 @@ from laconic.trace.packing import Packed
 
 
 def as_json(packed: Packed, trace: str, written: str | None) -> dict[str, Any]:
-    """Modules and frames; `written` is the trace that has the symbols now, None where none was written."""
+    """Modules and frames; `written` is the trace that has the symbols now, None where none was
+    written."""
     return {
         "schema": SCHEMAS["pack"],
         "trace": trace,
@@ -19,6 +20,9 @@ def as_json(packed: Packed, trace: str, written: str | None) -> dict[str, Any]:
         "added": [module.path for module in packed.added],
         "already": packed.already,
         "missing_symbols": {module.path: why for module, why in packed.missing},
-        "partial_symbols": {module.path: {"what": what, "why": why} for module, (what, why) in packed.partial.items()},
+        "partial_symbols": {
+            module.path: {"what": what, "why": why}
+            for module, (what, why) in packed.partial.items()
+        },
         "stacks_in_words": packed.texts,
     }

@@ -1,4 +1,5 @@
-"""Runs of pages before and after a call, as a picture: two strips of letters, and what each letter is."""
+"""Runs of pages before and after a call, as a picture: two strips of letters, and what each letter
+is."""
 
 from __future__ import annotations
 
@@ -17,19 +18,23 @@ _HEAD = 10
 
 
 def picture(runs: Sequence[Run], width: int = 80) -> Iterator[str]:
-    """Lines of at most `width` columns: each letter is one mapping, a dot a hole, `~` what is left out; below, `*`
-    stands where something changed, `=` where it was as asked.
+    """Lines of at most `width` columns: each letter is one mapping, a dot a hole, `~` what is left
+    out; below, `*` stands where something changed, `=` where it was as asked.
 
-    Widths grow with the logarithm of the size: one page beside a reservation of gigabytes is seen too. O(runs).
+    Widths grow with the logarithm of the size: one page beside a reservation of gigabytes is seen
+    too. O(runs).
     """
     letters = _lettered(runs)
     widths = _widths(runs, width - _HEAD)
     yield "the address space around it: * changed, = was as asked (not to scale)"
     for name, side in (("before", "before"), ("after", "after")):
         yield f"  {name:<8}" + "".join(
-            _sign(run, getattr(run, side), letters) * size for run, size in zip(runs, widths, strict=True)
+            _sign(run, getattr(run, side), letters) * size
+            for run, size in zip(runs, widths, strict=True)
         )
-    yield (" " * _HEAD + "".join(_mark(run) * size for run, size in zip(runs, widths, strict=True))).rstrip()
+    yield (
+        " " * _HEAD + "".join(_mark(run) * size for run, size in zip(runs, widths, strict=True))
+    ).rstrip()
     room = max(len(_count(run)) for run in runs)
     for run in runs:
         yield from _lines(run, letters, room, width)
@@ -81,8 +86,8 @@ def _lines(run: Run, letters: dict[Vma, str], room: int, width: int) -> Iterator
 
 
 def _described(front: str, run: Run, vma: Vma | None, name: str, width: int) -> Iterator[str]:
-    # Permissions and what stands behind the pages, a long name cut in its middle; flags that are not ordinary go on a
-    # line of their own where there is no room.
+    # Permissions and what stands behind the pages, a long name cut in its middle; flags that are
+    # not ordinary go on a line of their own where there is no room.
     if vma is None:
         yield f"{front}(nothing)"
         return

@@ -18,7 +18,8 @@ _SHOWN = 10
 
 
 def as_json(trace: Trace, replayed: Replayed) -> dict[str, Any]:
-    """The figures in the form of `laconic run --json`, with `trace` and, where it was checked, `check` beside them."""
+    """The figures in the form of `laconic run --json`, with `trace` and, where it was checked,
+    `check` beside them."""
     end = replayed.end
     figures = summary.as_json(
         replayed.ledger,
@@ -51,7 +52,8 @@ def as_json(trace: Trace, replayed: Replayed) -> dict[str, Any]:
 
 
 def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
-    """What a person reads: the summary, what is uncertain in it and why, the enclaves, and the differences."""
+    """What a person reads: the summary, what is uncertain in it and why, the enclaves, and the
+    differences."""
     lines = [summary.as_text(figures, width).rstrip("\n")]
     trace = figures["trace"]
     if trace["uncertain"]:
@@ -63,7 +65,9 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
             width,
         )
     if trace["not_followed"]:
-        lines.append(f"{trace['not_followed']:,} of the calls (mincore and the like) concern no bookkeeping.")
+        lines.append(
+            f"{trace['not_followed']:,} of the calls (mincore and the like) concern no bookkeeping."
+        )
     if "enclave" in figures:
         lines.append(compare.as_text(figures["enclave"], width).rstrip("\n"))
     if "check" in figures:
@@ -72,20 +76,24 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
 
 
 def _check(check: Mapping[str, Any], source: str, width: int) -> Iterable[str]:
-    # The worst first: what the model does not explain must not stand below what the log leaves open. The replay of a
-    # log follows its results, so there is no other one to show.
+    # The worst first: what the model does not explain must not stand below what the log leaves
+    # open. The replay of a log follows its results, so there is no other one to show.
     counts = check["differences"]
     found = ", ".join(f"{cause} {count:,}" for cause, count in counts.items() if count)
     compared = f"{check['compared']:,} result{'' if check['compared'] == 1 else 's'} compared"
     yield f"check: {compared}, {found or 'no difference'}"
-    for difference in sorted(check["first"], key=lambda difference: _CAUSES.index(difference["cause"]))[:_SHOWN]:
+    for difference in sorted(
+        check["first"], key=lambda difference: _CAUSES.index(difference["cause"])
+    )[:_SHOWN]:
         yield (
             f"  event {difference['number']}, process {difference['pid']}, {difference['time'] / 1e9:.6f} s: "
             f"{difference['cause']}"
         )
         replayed = f"; replayed: {difference['replayed']}" if source == "run" else ""
         yield f"    {difference['call']} = {difference['recorded']}{replayed}"
-        yield textwrap.fill(difference["why"], width, initial_indent="    ", subsequent_indent="    ")
+        yield textwrap.fill(
+            difference["why"], width, initial_indent="    ", subsequent_indent="    "
+        )
     left = sum(counts.values()) - _SHOWN
     if left > 0:
         yield f"  and {left:,} more (--json has the first 100 of each cause)"

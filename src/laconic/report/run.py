@@ -25,7 +25,11 @@ def as_json(
 
     `host` is the machine that it ran on, this one if None.
     """
-    host = host or {"system": platform.system(), "release": platform.release(), "machine": platform.machine()}
+    host = host or {
+        "system": platform.system(),
+        "release": platform.release(),
+        "machine": platform.machine(),
+    }
     return {
         "schema": SCHEMAS["run"],
         "command": list(command),
@@ -66,7 +70,9 @@ def _span(low: float, high: float, form: str = ",") -> str:
 def _changed(changes: Mapping[str, int], width: int) -> str:
     # A kind and its count stay on one line: textwrap does not break at a no-break space.
     kinds = ", ".join(f"{kind}\xa0{count:,}" for kind, count in changes.items() if count)
-    return textwrap.fill(f"page runs changed, by kind: {kinds or 'none'}", width).replace("\xa0", " ")
+    return textwrap.fill(f"page runs changed, by kind: {kinds or 'none'}", width).replace(
+        "\xa0", " "
+    )
 
 
 def _unmodeled(calls: Mapping[str, int]) -> str:
@@ -88,7 +94,9 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     from rich.table import Table
 
     out = io.StringIO()
-    console = Console(file=out, width=width, force_terminal=False, highlight=False, emoji=False, markup=False)
+    console = Console(
+        file=out, width=width, force_terminal=False, highlight=False, emoji=False, markup=False
+    )
     asked, said, elided = figures["asked"], figures["said"], figures["elided"]
     trace = figures.get("trace", {})
     uncertain = trace.get("uncertain", {})
@@ -96,7 +104,11 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     # Where the log came from, the host heard every call.
     imagined = figures["strategy"] == "observe" or trace.get("source", "run") != "run"
     would = "would have heard" if imagined else "heard"
-    share = f" ({_span(100 * elided / asked, 100 * (elided + open_) / asked, '.1f')} %)" if asked else ""
+    share = (
+        f" ({_span(100 * elided / asked, 100 * (elided + open_) / asked, '.1f')} %)"
+        if asked
+        else ""
+    )
     plural = "" if figures["processes"] == 1 else "es"
     console.print(
         f"laconic: {asked:,} memory calls in {figures['processes']:,} process{plural}; the host {would} "
@@ -108,7 +120,9 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
         for column in _COLUMNS:
             total = _cell(column, sum(line[column] for line in figures["calls"].values()), open_)
             table.add_column(column, total, justify="right", no_wrap=True, min_width=len(total))
-        for name, line in sorted(figures["calls"].items(), key=lambda item: (-item[1]["asked"], item[0])):
+        for name, line in sorted(
+            figures["calls"].items(), key=lambda item: (-item[1]["asked"], item[0])
+        ):
             table.add_row(name, *(_cell(c, line[c], uncertain.get(name, 0)) for c in _COLUMNS))
         console.print(table)
         console.print(_changed(figures["changes"], width))

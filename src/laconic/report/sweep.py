@@ -15,12 +15,19 @@ from laconic.sgx.meter import THINGS
 Row = Mapping[str, Any]
 _SUMS = ("asked", "said", "elided", "narrowed", "failed", "uncertain")
 #: Of enclaves; the table shows the first two and the cycles.
-_ENCLAVES = (*dict.fromkeys(("host_calls", "etrack_ipis", *THINGS)), "asked", "cycles_low", "cycles_high")
+_ENCLAVES = (
+    *dict.fromkeys(("host_calls", "etrack_ipis", *THINGS)),
+    "asked",
+    "cycles_low",
+    "cycles_high",
+)
 #: Traces of one sort that are listed; the query finds the others.
 _LISTED = 20
 
 
-def as_json(rows: Sequence[Row], output: str, kept: int, seconds: float, host: str = "linux") -> dict[str, Any]:
+def as_json(
+    rows: Sequence[Row], output: str, kept: int, seconds: float, host: str = "linux"
+) -> dict[str, Any]:
     """The figures of a sweep in the form that `--json` writes."""
     return {
         "schema": SCHEMAS["sweep"],
@@ -31,13 +38,18 @@ def as_json(rows: Sequence[Row], output: str, kept: int, seconds: float, host: s
         "kept": kept,
         "strategies": _sums(rows, _SUMS if host == "linux" else _ENCLAVES),
         "incomplete": {row["trace"]: row["loss"] for row in rows if row["loss"]},
-        "errors": [{key: row[key] for key in ("trace", "strategy", "error")} for row in rows if row["error"]],
+        "errors": [
+            {key: row[key] for key in ("trace", "strategy", "error")}
+            for row in rows
+            if row["error"]
+        ],
         "seconds": round(seconds, 6),
     }
 
 
 def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
-    """The summary that a person reads after a sweep: sums, what is wrong with which trace, what to ask next."""
+    """The summary that a person reads after a sweep: sums, what is wrong with which trace, what to
+    ask next."""
     kept = f", {figures['kept']:,} of them from an earlier start" if figures["kept"] else ""
     count = f"{_number(figures['traces'], 'trace')}, {_number(figures['rows'], 'row')}"
     lines = [f"laconic: {count} in {figures['output']}{kept}; {figures['seconds']:.1f} s."]
@@ -48,20 +60,30 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
         for key in ("traces", *(_SUMS[:-1] if linux else _ENCLAVES[:2]))
     ]
     if not linux:
-        columns.append(["cycles", *(f"{sums['cycles_low']:,.0f} – {sums['cycles_high']:,.0f}" for sums in found)])
+        columns.append(
+            [
+                "cycles",
+                *(f"{sums['cycles_low']:,.0f} – {sums['cycles_high']:,.0f}" for sums in found),
+            ]
+        )
     lines += tables("strategy", columns, [(name, None) for name in figures["strategies"]], width)
     if figures["incomplete"]:
-        lines.append(f"{_number(len(figures['incomplete']), 'trace')} not complete, counted as far as possible:")
+        lines.append(
+            f"{_number(len(figures['incomplete']), 'trace')} not complete, counted as far as possible:"
+        )
         lines += _listed(f"{trace}: {loss}" for trace, loss in figures["incomplete"].items())
     if figures["errors"]:
-        lines.append(f"{_number(len(figures['errors']), 'row')} with an error in the place of figures:")
+        lines.append(
+            f"{_number(len(figures['errors']), 'row')} with an error in the place of figures:"
+        )
         lines += _listed(_errors(figures["errors"]))
     lines += ["Ask it, in DuckDB:", textwrap.indent(query(figures["output"], linux), "  ")]
     return "\n".join(lines) + "\n"
 
 
 def query(output: str, linux: bool = True) -> str:
-    """A first question to the result, in SQL: the figures of each call, or each trace, under each strategy."""
+    """A first question to the result, in SQL: the figures of each call, or each trace, under each
+    strategy."""
     quoted = output.replace("'", "''")
     if not linux:
         return (
@@ -78,7 +100,9 @@ def query(output: str, linux: bool = True) -> str:
 def _sums(rows: Iterable[Row], names: Sequence[str]) -> dict[str, Counter[str]]:
     sums: dict[str, Counter[str]] = {}
     for row in rows:
-        of_strategy = sums.setdefault(row["strategy"], Counter(dict.fromkeys(("traces", *names), 0)))
+        of_strategy = sums.setdefault(
+            row["strategy"], Counter(dict.fromkeys(("traces", *names), 0))
+        )
         if row["error"] is None:
             of_strategy.update({"traces": 1, **{name: row[name] for name in names}})
     return dict(sorted(sums.items()))
@@ -93,7 +117,9 @@ def _errors(errors: Iterable[Row]) -> Iterable[str]:
     strategies: dict[tuple[str, str], list[str]] = {}
     for each in errors:
         strategies.setdefault((each["trace"], each["error"]), []).append(each["strategy"])
-    return (f"{trace} ({', '.join(names)}): {error}" for (trace, error), names in strategies.items())
+    return (
+        f"{trace} ({', '.join(names)}): {error}" for (trace, error), names in strategies.items()
+    )
 
 
 def _listed(lines: Iterable[str]) -> list[str]:

@@ -18,8 +18,8 @@ def between(low: float, high: float, form: str = ",", separator: str = " – ") 
 
 
 def tables(label: str, columns: Sequence[list[str]], rows: Sequence[Row], width: int) -> list[str]:
-    """Lines of as many tables as it takes for every number to be whole in `width` columns. `columns` are a head and a
-    cell for each row; of `rows` only the names count. O(cells)."""
+    """Lines of as many tables as it takes for every number to be whole in `width` columns.
+    `columns` are a head and a cell for each row; of `rows` only the names count. O(cells)."""
     labels = [label, *(name for name, _ in rows)]
     first = min(max(map(len, labels)), _LABEL, max(width - 2 - max(map(_widest, columns)), 10))
     lines: list[str] = []
@@ -40,7 +40,9 @@ def _widest(column: Iterable[str]) -> int:
     return max(len(line) for cell in column for line in cell.split("\n"))
 
 
-def _table(labels: Sequence[str], columns: Sequence[list[str]], first: int, width: int) -> list[str]:
+def _table(
+    labels: Sequence[str], columns: Sequence[list[str]], first: int, width: int
+) -> list[str]:
     import io
 
     from rich.console import Console
@@ -49,7 +51,13 @@ def _table(labels: Sequence[str], columns: Sequence[list[str]], first: int, widt
     table = Table(box=None, pad_edge=False)
     table.add_column(labels[0], width=first, overflow="fold", vertical="bottom")
     for head, *cells in columns:
-        table.add_column(head, justify="right", no_wrap=True, min_width=_widest([head, *cells]), vertical="bottom")
+        table.add_column(
+            head,
+            justify="right",
+            no_wrap=True,
+            min_width=_widest([head, *cells]),
+            vertical="bottom",
+        )
     for row in zip(labels[1:], *(column[1:] for column in columns), strict=True):
         table.add_row(*row)
     out = io.StringIO()

@@ -14,9 +14,26 @@ from laconic.trace.exporters.columns import error_name, flags_text
 from laconic.trace.records import ARITY
 
 #: Where a call's flags, protection and lengths stand among its arguments.
-_FLAGS = {"mmap": 3, "mremap": 3, "msync": 2, "mlockall": 0, "mlock2": 2, "shmat": 2, "mbind": 2, "prctl": 0}
+_FLAGS = {
+    "mmap": 3,
+    "mremap": 3,
+    "msync": 2,
+    "mlockall": 0,
+    "mlock2": 2,
+    "shmat": 2,
+    "mbind": 2,
+    "prctl": 0,
+}
 _PROT = {"mmap": 2, "mprotect": 2, "pkey_mprotect": 2}
-_LENGTHS = {"mremap": (1, 2), "prctl": (3,), "brk": (), "shmat": (), "mlockall": (), "arch_prctl": (), "shmdt": ()}
+_LENGTHS = {
+    "mremap": (1, 2),
+    "prctl": (3,),
+    "brk": (),
+    "shmat": (),
+    "mlockall": (),
+    "arch_prctl": (),
+    "shmdt": (),
+}
 _ACCESS = ("inaccessible", "readable", "writable", "readable and writable")
 _ADVICE = {
     f.MADV_DONTNEED: "throw away the contents of",
@@ -129,7 +146,11 @@ def asked_for(name: str, args: Sequence[int], file: str = "", answer: int = 0) -
     if name == "madvise":
         verb = _ADVICE.get(_int(args[2]))
         about = f"{_size(args[1])} at {args[0]:#x}"
-        return f"{verb} {about} ({advice(args)})" if verb else f"take the advice {advice(args)} about {about}"
+        return (
+            f"{verb} {about} ({advice(args)})"
+            if verb
+            else f"take the advice {advice(args)} about {about}"
+        )
     if name in _PROT:
         key = f", with protection key {_int(args[3])}" if name == "pkey_mprotect" else ""
         return f"make {_size(args[1])} at {args[0]:#x} {access(args[2] & 0xFFFFFFFF)}{key}"
@@ -158,7 +179,9 @@ def _mremap(args: Sequence[int]) -> str:
     if flags & f.MREMAP_FIXED:
         where = f"move it to {new:#x}"
     else:
-        where = "move it where that is needed" if flags & f.MREMAP_MAYMOVE else "leave it where it is"
+        where = (
+            "move it where that is needed" if flags & f.MREMAP_MAYMOVE else "leave it where it is"
+        )
     return f"make {_size(length)} at {old:#x} into {_size(new_length)}, and {where}"
 
 

@@ -1,7 +1,8 @@
-"""What each counted thing costs, in cycles: data files of which every number has a low, a high, a source and a machine.
+"""What each counted thing costs, in cycles: data files of which every number has a low, a high, a
+source and a machine.
 
-An estimate is a range and is shown with its profile's name, never in place of the counts. Nobody has published a figure
-for all things: what is an assumption has no source, and is shown so.
+An estimate is a range and is shown with its profile's name, never in place of the counts. Nobody
+has published a figure for all things: what is an assumption has no source, and is shown so.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ _DIRECTORY = files("laconic.sgx") / "profiles"
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What one thing costs: `low` to `high` cycles, by `source`, on `machine`. `note` says how it was arrived at."""
+    """What one thing costs: `low` to `high` cycles, by `source`, on `machine`. `note` says how it
+    was arrived at."""
 
     low: float
     high: float
@@ -46,7 +48,8 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class CostProfile:
-    """The cost of every thing in `COSTED`. `machine` is a line for people: what all the figures are about."""
+    """The cost of every thing in `COSTED`. `machine` is a line for people: what all the figures are
+    about."""
 
     name: str
     machine: str
@@ -82,7 +85,8 @@ class CostProfile:
         return low, high
 
     def lines(self) -> list[str]:
-        """One line a figure, for people: the range, the source or `no source`, the machine, the note."""
+        """One line a figure, for people: the range, the source or `no source`, the machine, the
+        note."""
         return [
             f"{name}: {figure.low:,.0f} to {figure.high:,.0f} cycles; {figure.source or 'no source'}"
             + "".join(f"; {text}" for text in (figure.machine, figure.note) if text)
@@ -99,7 +103,8 @@ def shipped() -> tuple[str, ...]:
 def load(path_or_name: str | Path = DEFAULT) -> CostProfile:
     """The shipped profile of that name, or else the one in that file.
 
-    Raises LaconicError, with file, key, value and cure, where it cannot be read or says something else than a profile.
+    Raises LaconicError, with file, key, value and cure, where it cannot be read or says something
+    else than a profile.
     """
     place = str(path_or_name)
     try:
@@ -109,49 +114,76 @@ def load(path_or_name: str | Path = DEFAULT) -> CostProfile:
             with open(place, "rb") as file:
                 raw = file.read(_MOST + 1)
             if len(raw) > _MOST:
-                raise LaconicError(f"{place}: has more than {_MOST:,} bytes: give a cost profile, a page of text")
+                raise LaconicError(
+                    f"{place}: has more than {_MOST:,} bytes: give a cost profile, a page of text"
+                )
             text = raw.decode("utf-8")
     except FileNotFoundError:
         names = ", ".join(shipped())
-        raise LaconicError(f"{place}: there is no such cost profile: give a file, or one of {names}") from None
+        raise LaconicError(
+            f"{place}: there is no such cost profile: give a file, or one of {names}"
+        ) from None
     except UnicodeDecodeError as error:
-        raise LaconicError(f"{place}: byte {error.start} is not UTF-8: a cost profile is TOML text") from None
+        raise LaconicError(
+            f"{place}: byte {error.start} is not UTF-8: a cost profile is TOML text"
+        ) from None
     except (OSError, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or error
-        raise LaconicError(f"{place}: cannot be read: {reason}: give a readable TOML file") from None
+        raise LaconicError(
+            f"{place}: cannot be read: {reason}: give a readable TOML file"
+        ) from None
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise LaconicError(f"{place}: is not TOML: {error}: mend that line") from None
-    except (ValueError, RecursionError) as error:  # an integer of thousands of digits; thousands of brackets
-        raise LaconicError(f"{place}: is not TOML that can be read: {error}: write plain numbers and tables") from None
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # an integer of thousands of digits; thousands of brackets
+        raise LaconicError(
+            f"{place}: is not TOML that can be read: {error}: write plain numbers and tables"
+        ) from None
     return _profile(place, data)
 
 
 def _profile(place: str, data: dict[str, Any]) -> CostProfile:
     for key, value in data.items():
         if key not in COSTED and key not in ("name", "machine"):
-            raise LaconicError(f"{place}: {key} = {_shown(value)}: is not a thing that is costed: {_or(COSTED)}")
+            raise LaconicError(
+                f"{place}: {key} = {_shown(value)}: is not a thing that is costed: {_or(COSTED)}"
+            )
     figures = {}
     for name in COSTED:
         if name not in data:
-            raise LaconicError(f"{place}: {name} is missing: add [{name}] with low, high, source and machine")
+            raise LaconicError(
+                f"{place}: {name} is missing: add [{name}] with low, high, source and machine"
+            )
         figures[name] = _figure(place, name, data[name])
     return CostProfile(
-        _text(place, "name", data, Path(place).stem), _text(place, "machine", data, "not stated"), figures
+        _text(place, "name", data, Path(place).stem),
+        _text(place, "machine", data, "not stated"),
+        figures,
     )
 
 
 def _figure(place: str, name: str, table: object) -> Figure:
     if not isinstance(table, dict):
-        raise LaconicError(f"{place}: {name} = {_shown(table)}: must be a table: write [{name}] with low and high")
+        raise LaconicError(
+            f"{place}: {name} = {_shown(table)}: must be a table: write [{name}] with low and high"
+        )
     for key, value in table.items():
         if key not in _FIELDS:
-            raise LaconicError(f"{place}: {name}.{key} = {_shown(value)}: is not known: {_or(_FIELDS)}")
+            raise LaconicError(
+                f"{place}: {name}.{key} = {_shown(value)}: is not known: {_or(_FIELDS)}"
+            )
     found = {}
     for key, read in _FIELDS.items():
         if key not in table and key != "note":
-            cure = 'write source = "" for an assumption' if key == "source" else f"add {key} under [{name}]"
+            cure = (
+                'write source = "" for an assumption'
+                if key == "source"
+                else f"add {key} under [{name}]"
+            )
             raise LaconicError(f"{place}: {name}.{key} is missing: {cure}")
         found[key] = read(place, f"{name}.{key}", table, "")
     figure = Figure(**found)
@@ -165,13 +197,17 @@ def _figure(place: str, name: str, table: object) -> Figure:
 def _number(place: str, key: str, table: dict[str, Any], default: object) -> float:
     value = table[key.rpartition(".")[2]]
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise LaconicError(f"{place}: {key} = {_shown(value)}: is not a number: give cycles, such as 8000")
+        raise LaconicError(
+            f"{place}: {key} = {_shown(value)}: is not a number: give cycles, such as 8000"
+        )
     try:
         cycles = float(value)
     except OverflowError:
         cycles = math.inf
     if not math.isfinite(cycles):
-        raise LaconicError(f"{place}: {key} = {_shown(value)}: is not a finite number: give cycles, such as 8000")
+        raise LaconicError(
+            f"{place}: {key} = {_shown(value)}: is not a finite number: give cycles, such as 8000"
+        )
     if cycles < 0:
         raise LaconicError(f"{place}: {key} = {_shown(value)}: is negative: give 0 or more cycles")
     return cycles
@@ -180,7 +216,9 @@ def _number(place: str, key: str, table: dict[str, Any], default: object) -> flo
 def _text(place: str, key: str, table: dict[str, Any], default: str) -> str:
     value = table.get(key.rpartition(".")[2], default)
     if not isinstance(value, str):
-        raise LaconicError(f"{place}: {key} = {_shown(value)}: is not text: put it in quotation marks")
+        raise LaconicError(
+            f"{place}: {key} = {_shown(value)}: is not text: put it in quotation marks"
+        )
     return value
 
 

@@ -1,8 +1,10 @@
-"""What is counted of an enclave: every leaf, host call and fault, each for all pages that it was done to.
+"""What is counted of an enclave: every leaf, host call and fault, each for all pages that it was
+done to.
 
-A PAL calls the methods of a `Meter` to act on its enclave. The meter itself only counts, which is what millions of
-calls need; `laconic.sgx.model.machine.Machine` is a meter that also carries each of them out on the modelled EPCM
-and driver, and so finds what the hardware would refuse. All ranges are bytes, page aligned, `[start, end)`.
+A PAL calls the methods of a `Meter` to act on its enclave. The meter itself only counts, which is
+what millions of calls need; `laconic.sgx.model.machine.Machine` is a meter that also carries each
+of them out on the modelled EPCM and driver, and so finds what the hardware would refuse. All ranges
+are bytes, page aligned, `[start, end)`.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from laconic.memory.flags import PAGE_SHIFT
 class Counts:
     """What was done. Pages where a page is the unit, else times.
 
-    `host_calls`: OCALLs. `ioctls`: requests to the driver, several of which one host call can carry. `eaug_faults`:
-    faults on pages that do not exist, each with an asynchronous exit and the driver's EAUG. `exceptions`: faults
-    handled inside the enclave. `etrack_ipis`: tracking cycles with their interrupts, one a page. Then the leaves.
-    `pages_zeroed` and `pages_copied` are software's work. `untouched_pages`: committed (or zeroed in place), and then
-    not touched until they were given back. `open_windows`: pages that were accessible wider than asked for a moment.
+    `host_calls`: OCALLs. `ioctls`: requests to the driver, several of which one host call can
+    carry. `eaug_faults`: faults on pages that do not exist, each with an asynchronous exit and the
+    driver's EAUG. `exceptions`: faults handled inside the enclave. `etrack_ipis`: tracking cycles
+    with their interrupts, one a page. Then the leaves. `pages_zeroed` and `pages_copied` are
+    software's work. `untouched_pages`: committed (or zeroed in place), and then not touched until
+    they were given back. `open_windows`: pages that were accessible wider than asked for a moment.
     """
 
     host_calls: int = 0
@@ -61,8 +64,8 @@ THINGS = tuple(field.name for field in fields(Counts))
 class Meter:
     """Counts what is done to the enclaves of one strategy.
 
-    `counts` is where the present work is entered: `at` chooses it by process and call. `epc_pages` are committed now,
-    over all enclaves, `peak_epc_pages` were at most.
+    `counts` is where the present work is entered: `at` chooses it by process and call. `epc_pages`
+    are committed now, over all enclaves, `peak_epc_pages` were at most.
     """
 
     def __init__(self) -> None:
@@ -72,7 +75,8 @@ class Meter:
         self.peak_epc_pages = 0
 
     def at(self, process: int, call: Hashable) -> None:
-        """From now on, count the work for this `call`, a label, of this `process`, a number of the caller's. O(1)."""
+        """From now on, count the work for this `call`, a label, of this `process`, a number of the
+        caller's. O(1)."""
         key = process, call
         counts = self.tables.get(key)
         if counts is None:
@@ -97,7 +101,8 @@ class Meter:
         self.counts.exceptions += times
 
     def restrict(self, start: int, end: int, prot: int) -> None:
-        """The ioctl RESTRICT_PERMISSIONS: EMODPR and a tracking cycle for each page. The host call is not in it."""
+        """The ioctl RESTRICT_PERMISSIONS: EMODPR and a tracking cycle for each page. The host call
+        is not in it."""
         pages = end - start >> PAGE_SHIFT
         counts = self.counts
         counts.ioctls += 1
@@ -105,7 +110,8 @@ class Meter:
         counts.etrack_ipis += pages
 
     def modify_types(self, start: int, end: int, page_type: int) -> None:
-        """The ioctl MODIFY_TYPES: EMODT and a tracking cycle for each page. The host call is not in it."""
+        """The ioctl MODIFY_TYPES: EMODT and a tracking cycle for each page. The host call is not in
+        it."""
         pages = end - start >> PAGE_SHIFT
         counts = self.counts
         counts.ioctls += 1
@@ -113,7 +119,8 @@ class Meter:
         counts.etrack_ipis += pages
 
     def remove(self, start: int, end: int) -> None:
-        """The ioctl REMOVE_PAGES: EREMOVE for each page, which leaves the EPC. The host call is not in it."""
+        """The ioctl REMOVE_PAGES: EREMOVE for each page, which leaves the EPC. The host call is not
+        in it."""
         pages = end - start >> PAGE_SHIFT
         counts = self.counts
         counts.ioctls += 1
@@ -127,7 +134,8 @@ class Meter:
     # The enclave's own leaves
 
     def eaug(self, start: int, end: int) -> None:
-        """Pages that do not exist are touched: a fault and an EAUG for each, by the driver; they are pending."""
+        """Pages that do not exist are touched: a fault and an EAUG for each, by the driver; they
+        are pending."""
         pages = end - start >> PAGE_SHIFT
         counts = self.counts
         counts.eaug_faults += pages
@@ -137,11 +145,13 @@ class Meter:
             self.peak_epc_pages = now
 
     def eaccept(self, start: int, end: int, prot: int, request: int) -> None:
-        """EACCEPT of each page: of a pending one (PENDING), a restricted one (PR), a new type (MODIFIED)."""
+        """EACCEPT of each page: of a pending one (PENDING), a restricted one (PR), a new type
+        (MODIFIED)."""
         self.counts.eaccept += end - start >> PAGE_SHIFT
 
     def eacceptcopy(self, start: int, end: int, prot: int, source: int | None) -> None:
-        """EACCEPTCOPY of pending pages, with `prot` at once; contents from `source` (bytes), a staging page if None."""
+        """EACCEPTCOPY of pending pages, with `prot` at once; contents from `source` (bytes), a
+        staging page if None."""
         self.counts.eacceptcopy += end - start >> PAGE_SHIFT
 
     def emodpe(self, start: int, end: int, prot: int) -> None:

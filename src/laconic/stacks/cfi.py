@@ -1,7 +1,7 @@
 """Call-frame information: of one program counter, how its frame leads to its caller's.
 
-Only the one entry (FDE) that covers the program counter is read, and its CIE; the row that results is compacted into
-a rule that the unwinder can follow in a microsecond.
+Only the one entry (FDE) that covers the program counter is read, and its CIE; the row that results
+is compacted into a rule that the unwinder can follow in a microsecond.
 """
 
 from __future__ import annotations
@@ -18,23 +18,25 @@ RBX, RBP, RSP, RA = 3, 6, 7, 16
 #: What a function keeps for its caller, of what a rule's CFA may depend on.
 CALLEE_SAVED: Final = frozenset({RBX, 12, 13, 14, 15})
 
-#: How a register of the caller is found: at CFA + n; CFA + n itself; by an expression, or its value; as another
-#: register; not at all.
+#: How a register of the caller is found: at CFA + n; CFA + n itself; by an expression, or its
+#: value; as another register; not at all.
 OFFSET, VAL_OFFSET, EXPRESSION, VAL_EXPRESSION, REGISTER, UNDEFINED = range(6)
 How = tuple[int, int | bytes]
 
-#: A rule's shape: CFA from rsp; from rbp; for want of CFI, by the call that led here or else by frame pointers; by its
-#: row; there is no caller; code of no file, by frame pointers.
+#: A rule's shape: CFA from rsp; from rbp; for want of CFI, by the call that led here or else by
+#: frame pointers; by its row; there is no caller; code of no file, by frame pointers.
 FROM_RSP, FROM_RBP, GUESS, BY_ROW, OUTERMOST, CHAIN = range(6)
 _FAST_OFFSET = 1 << 30
 #: A simple rule's rbp is saved within so many bytes of CFA.
 FAST_SAVED: Final = 512
-#: What no honest entry exceeds: bytes, states remembered at once, registers with a rule; and no section: entries.
+#: What no honest entry exceeds: bytes, states remembered at once, registers with a rule; and no
+#: section: entries.
 _ENTRY, _REMEMBERED, _REGISTERS, _ENTRIES = 1 << 18, 64, 128, 1 << 20
 
 
 class Row(NamedTuple):
-    """One row of the table that call-frame information describes: CFA is register + offset, or an expression."""
+    """One row of the table that call-frame information describes: CFA is register + offset, or an
+    expression."""
 
     register: int
     offset: int
@@ -44,9 +46,11 @@ class Row(NamedTuple):
 
 
 class Compact(NamedTuple):
-    """A row as the unwinder takes it: `rbp` is where the caller's is saved, in words from CFA, 0 if it is not.
+    """A row as the unwinder takes it: `rbp` is where the caller's is saved, in words from CFA, 0 if
+    it is not.
 
-    `saved` are the places of the other callee-saved registers, in bytes from CFA; `row` is there where BY_ROW is.
+    `saved` are the places of the other callee-saved registers, in bytes from CFA; `row` is there
+    where BY_ROW is.
     """
 
     shape: int
@@ -68,7 +72,11 @@ def compact(row: Row) -> Compact:
     if address is None or address[0] == UNDEFINED:
         return Compact(OUTERMOST, 0, 0, (), None)
     slow = Compact(BY_ROW, 0, 0, (), row)
-    if row.expression is not None or row.register not in (RSP, RBP) or not 0 < row.offset < _FAST_OFFSET:
+    if (
+        row.expression is not None
+        or row.register not in (RSP, RBP)
+        or not 0 < row.offset < _FAST_OFFSET
+    ):
         return slow
     if row.signal or address != (OFFSET, -8) or RSP in rules:
         return slow
@@ -85,7 +93,9 @@ def compact(row: Row) -> Compact:
             rbp = value // 8
         else:
             saved.append((register, value))
-    return Compact(FROM_RBP if row.register == RBP else FROM_RSP, row.offset, rbp, tuple(saved), None)
+    return Compact(
+        FROM_RBP if row.register == RBP else FROM_RSP, row.offset, rbp, tuple(saved), None
+    )
 
 
 @dataclass(slots=True)
@@ -124,8 +134,9 @@ OMIT = 0xFF
 
 
 def encoded(encoding: int, data: bytes, at: int, address: int, base: int = 0) -> tuple[int, int]:
-    """A pointer as .eh_frame encodes it (DW_EH_PE), and the place after it. `address` is that of `data`'s begin, `base`
-    what DW_EH_PE_datarel counts from. Raises Malformed, IndexError or struct.error."""
+    """A pointer as .eh_frame encodes it (DW_EH_PE), and the place after it. `address` is that of
+    `data`'s begin, `base` what DW_EH_PE_datarel counts from. Raises Malformed, IndexError or
+    struct.error."""
     start = at
     form = encoding & 15
     if form == 1:
@@ -148,7 +159,8 @@ def encoded(encoding: int, data: bytes, at: int, address: int, base: int = 0) ->
 
 
 class CallFrames:
-    """The entries of one section: `.eh_frame` (`eh`), or `.debug_frame`. `address` is that of its first byte."""
+    """The entries of one section: `.eh_frame` (`eh`), or `.debug_frame`. `address` is that of its
+    first byte."""
 
     def __init__(self, data: bytes, address: int, eh: bool) -> None:
         self._data = data
@@ -172,7 +184,8 @@ class CallFrames:
         return Row(state.register, state.offset, state.expression, state.registers, cie.signal)
 
     def scan(self) -> list[tuple[int, int]]:
-        """(first address, offset) of every entry in order of address, for want of a table. O(section)."""
+        """(first address, offset) of every entry in order of address, for want of a table.
+        O(section)."""
         data, found, at = self._data, [], 0
         for _ in range(_ENTRIES):
             if at + 4 > len(data):
@@ -209,7 +222,8 @@ class CallFrames:
         return body, body + length, wide
 
     def _entry(self, at: int) -> tuple[int, int, Cie, int, int] | None:
-        # An FDE: first address, size, CIE, and where its instructions begin and end. None for a CIE.
+        # An FDE: first address, size, CIE, and where its instructions begin and end. None for a
+        # CIE.
         data = self._data
         body, end, wide = self._extent(at)
         # In .eh_frame the id has four bytes always, and an FDE's counts back from itself.
@@ -249,7 +263,9 @@ class CallFrames:
         register, at = (data[at], at + 1) if version == 1 else uleb(data, at)
         if register != RA:
             raise Malformed("the return address is no register of x86-64")
-        cie = Cie(code_align, data_align, 0, augmentation[:1] == b"z", b"S" in augmentation, State())
+        cie = Cie(
+            code_align, data_align, 0, augmentation[:1] == b"z", b"S" in augmentation, State()
+        )
         if cie.augmented:
             length, at = uleb(data, at)
             self._augment(cie, augmentation[1:], at)
@@ -267,13 +283,17 @@ class CallFrames:
             elif letter == ord("P"):
                 encoding = self._data[at]
                 at += 1
-                # An aligned, or indirect, pointer to the personality routine: passed over, whatever it is.
+                # An aligned, or indirect, pointer to the personality routine: passed over, whatever
+                # it is.
                 _, at = encoded(encoding & 15, self._data, at, 0)
             elif letter not in b"SB":
                 break
 
-    def _execute(self, state: State, cie: Cie, at: int, end: int, location: int, pc: int | None) -> None:
-        # Runs instructions up to the row for pc, all of them where there is none (a CIE's). The most frequent inline.
+    def _execute(
+        self, state: State, cie: Cie, at: int, end: int, location: int, pc: int | None
+    ) -> None:
+        # Runs instructions up to the row for pc, all of them where there is none (a CIE's). The
+        # most frequent inline.
         data = self._data
         remembered: list[State] = []
         while at < end:
@@ -323,7 +343,11 @@ def _instruction(op: int, data: bytes, at: int, state: State, cie: Cie) -> int:
         return at
     if op == 0x2E:  # DW_CFA_GNU_args_size
         return uleb(data, at)[1]
-    if op in (0x0F, 0x10, 0x16):  # DW_CFA_def_cfa_expression, DW_CFA_expression, DW_CFA_val_expression
+    if op in (
+        0x0F,
+        0x10,
+        0x16,
+    ):  # DW_CFA_def_cfa_expression, DW_CFA_expression, DW_CFA_val_expression
         register = 0
         if op != 0x0F:
             register, at = uleb(data, at)
@@ -339,7 +363,12 @@ def _instruction(op: int, data: bytes, at: int, state: State, cie: Cie) -> int:
         state.offset = value * cie.data_align
         return at
     register, at = uleb(data, at)
-    if op in (0x06, 0x07, 0x08, 0x0D):  # DW_CFA_restore_extended, undefined, same_value, def_cfa_register
+    if op in (
+        0x06,
+        0x07,
+        0x08,
+        0x0D,
+    ):  # DW_CFA_restore_extended, undefined, same_value, def_cfa_register
         if op == 0x06:
             _restore(state, cie, register)
         elif op == 0x07:

@@ -1,4 +1,5 @@
-"""Names as their authors wrote them: C++ by the C++ library's own demangler, Rust by that and `rust`."""
+"""Names as their authors wrote them: C++ by the C++ library's own demangler, Rust by that and
+`rust`."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from typing import Any
 
 from laconic.stacks.rust import demangle_v0
 
-#: The library's demangler calls itself: a longer name, which a broken or hostile file may have, is left as it is.
+#: The library's demangler calls itself: a longer name, which a broken or hostile file may have, is
+#: left as it is.
 _LONGEST = 8192
 _HASH = re.compile(r"::h[0-9a-f]{16}(?=$|[ .])")
 _MANGLED = re.compile(r"(_Z[A-Za-z0-9_$.]+?)((?:\.[A-Za-z0-9_.]+)?)(@.*)?", re.DOTALL)
@@ -21,7 +23,8 @@ _RUST_SIGN = re.compile(r"\$(?:SP|BP|RF|LT|GT|LP|RP|C)\$|\$u[0-9a-f]{1,6}\$|\.\.
 
 @lru_cache(maxsize=65536)
 def demangle(name: str) -> str:
-    """The demangled name; the name itself where it is not mangled, or nothing here can tell. Never raises."""
+    """The demangled name; the name itself where it is not mangled, or nothing here can tell. Never
+    raises."""
     if len(name) > _LONGEST:
         return name
     if name.startswith("_R"):
@@ -30,7 +33,8 @@ def demangle(name: str) -> str:
         return name
     words = _cxa(name)
     if words is None:
-        # GCC's clones (`.constprop.0`) are no part of the ABI's names for every version of the library.
+        # GCC's clones (`.constprop.0`) are no part of the ABI's names for every version of the
+        # library.
         match = _MANGLED.fullmatch(name)
         words = _cxa(match[1]) if match is not None and match[2] else None
         if match is None or words is None:
@@ -60,7 +64,12 @@ def _library() -> tuple[Any, Any] | None:
         except (OSError, AttributeError):
             continue
         function.restype = ctypes.c_void_p
-        function.argtypes = (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int))
+        function.argtypes = (
+            ctypes.c_char_p,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.POINTER(ctypes.c_int),
+        )
         free = ctypes.CDLL(None).free
         free.argtypes = (ctypes.c_void_p,)
         return function, free
@@ -68,7 +77,8 @@ def _library() -> tuple[Any, Any] | None:
 
 
 def has_demangler() -> bool:
-    """True where a C++ library is there to demangle C++ names by; without one they stay as they are."""
+    """True where a C++ library is there to demangle C++ names by; without one they stay as they
+    are."""
     return _library() is not None
 
 

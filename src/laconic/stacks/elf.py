@@ -1,7 +1,9 @@
-"""As much of an ELF file as unwinding and symbols need: segments, sections, the build-id. 64-bit x86 only.
+"""As much of an ELF file as unwinding and symbols need: segments, sections, the build-id. 64-bit
+x86 only.
 
-An image is read by a function `(offset, size) -> bytes` that gives fewer bytes past the end; it comes from a file, or
-from a process's memory. Whatever the bytes are, what is raised is Malformed and nothing else.
+An image is read by a function `(offset, size) -> bytes` that gives fewer bytes past the end; it
+comes from a file, or from a process's memory. Whatever the bytes are, what is raised is Malformed
+and nothing else.
 """
 
 from __future__ import annotations
@@ -60,7 +62,8 @@ class Section(NamedTuple):
 
 
 class Elf:
-    """One ELF image. `by_vaddr`: the reader takes addresses of the program, not offsets in the file.
+    """One ELF image. `by_vaddr`: the reader takes addresses of the program, not offsets in the
+    file.
 
     Raises Malformed where it is none, or for another machine.
     """
@@ -83,12 +86,14 @@ class Elf:
         table = read(phoff, min(phnum, _COUNT) * _SEGMENT.size)
         self.segments = []
         for place in range(len(table) // _SEGMENT.size):
-            kind, flags, offset, vaddr, _, filesz, memsz, _ = _SEGMENT.unpack_from(table, place * _SEGMENT.size)
+            kind, flags, offset, vaddr, _, filesz, memsz, _ = _SEGMENT.unpack_from(
+                table, place * _SEGMENT.size
+            )
             self.segments.append(Segment(kind, flags, offset, vaddr, filesz, memsz))
 
     def bias(self, start: int, offset: int, executable: bool = True) -> int | None:
-        """What a mapping of file offset `offset` at `start` adds to every address of the image; None where no segment
-        is mapped from there."""
+        """What a mapping of file offset `offset` at `start` adds to every address of the image;
+        None where no segment is mapped from there."""
         for segment in self.segments:
             # The kernel maps whole pages: from the one that the segment begins in.
             first = segment.offset & -4096
@@ -112,7 +117,10 @@ class Elf:
         if self._by_vaddr or not self._shoff or self._shentsize != _SECTION.size:
             return []
         table = self._read(self._shoff, min(self._shnum, _COUNT) * _SECTION.size)
-        raw = [_SECTION.unpack_from(table, at) for at in range(0, len(table) - _SECTION.size + 1, _SECTION.size)]
+        raw = [
+            _SECTION.unpack_from(table, at)
+            for at in range(0, len(table) - _SECTION.size + 1, _SECTION.size)
+        ]
         names = b""
         if self._shstrndx < len(raw):
             names = self._read(raw[self._shstrndx][4], min(raw[self._shstrndx][5], 1 << 20))
@@ -130,7 +138,8 @@ class Elf:
         return None
 
     def data(self, section: Section) -> bytes:
-        """A section's bytes, decompressed where they are compressed (zlib). Raises Malformed where it is too large."""
+        """A section's bytes, decompressed where they are compressed (zlib). Raises Malformed where
+        it is too large."""
         if section.kind == SHT_NOBITS:
             return b""
         if section.size > _MOST:

@@ -1,6 +1,7 @@
 """Code with no call-frame information that is about to return: what it is going to do is the rule.
 
-The trampolines that Python has for `perf` are so: a call, and right behind it the stack is put back and left.
+The trampolines that Python has for `perf` are so: a call, and right behind it the stack is put back
+and left.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ _RSP = 7
 
 
 def epilogue(code: bytes) -> Compact | None:
-    """The rule at `add rsp, n` (or not), some `pop`, `ret`; None where the code is anything else. O(1)."""
+    """The rule at `add rsp, n` (or not), some `pop`, `ret`; None where the code is anything else.
+    O(1)."""
     at = offset = 0
     if code[:3] == b"\x48\x83\xc4":
         at, offset = 4, int.from_bytes(code[3:4], "little", signed=True)
@@ -38,5 +40,7 @@ def epilogue(code: bytes) -> Compact | None:
     if code[at : at + 1] != b"\xc3" and code[at : at + 2] != b"\xf3\xc3":
         return None
     cfa = offset + 8
-    saved = tuple((register, place - cfa) for register, place in places.items() if register in CALLEE_SAVED)
+    saved = tuple(
+        (register, place - cfa) for register, place in places.items() if register in CALLEE_SAVED
+    )
     return Compact(FROM_RSP, cfa, (places[RBP] - cfa) // 8 if RBP in places else 0, saved, None)

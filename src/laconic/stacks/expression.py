@@ -1,4 +1,5 @@
-"""DWARF expressions, as far as call-frame information uses them: a stack machine on 64-bit words."""
+"""DWARF expressions, as far as call-frame information uses them: a stack machine on 64-bit
+words."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ _STEPS = 1000
 
 
 def uleb(data: bytes, at: int) -> tuple[int, int]:
-    """An unsigned LEB128 number, and the place after it. Raises IndexError past the end, Malformed beyond 64 bits."""
+    """An unsigned LEB128 number, and the place after it. Raises IndexError past the end, Malformed
+    beyond 64 bits."""
     byte = data[at]
     if byte < 0x80:
         return byte, at + 1
@@ -29,7 +31,8 @@ def uleb(data: bytes, at: int) -> tuple[int, int]:
 
 
 def sleb(data: bytes, at: int) -> tuple[int, int]:
-    """A signed LEB128 number, and the place after it. Raises IndexError past the end, Malformed beyond 64 bits."""
+    """A signed LEB128 number, and the place after it. Raises IndexError past the end, Malformed
+    beyond 64 bits."""
     value = shift = 0
     while True:
         byte = data[at]
@@ -82,12 +85,16 @@ _BINARY: dict[int, Callable[[int, int], int]] = {
 
 
 def evaluate(
-    code: bytes, registers: Mapping[int, int], load: Callable[[int, int], int], initial: tuple[int, ...] = ()
+    code: bytes,
+    registers: Mapping[int, int],
+    load: Callable[[int, int], int],
+    initial: tuple[int, ...] = (),
 ) -> int:
-    """The value that an expression leaves on top. `load` reads (address, bytes) of memory; `registers` are by DWARF
-    number, the instruction pointer 16; `initial` is on the stack at first.
+    """The value that an expression leaves on top. `load` reads (address, bytes) of memory;
+    `registers` are by DWARF number, the instruction pointer 16; `initial` is on the stack at first.
 
-    Raises Malformed, IndexError, KeyError or ZeroDivisionError for what cannot be computed. O(operations), bounded.
+    Raises Malformed, IndexError, KeyError or ZeroDivisionError for what cannot be computed.
+    O(operations), bounded.
     """
     stack = list(initial)
     at = 0

@@ -1,7 +1,9 @@
-"""Where code has no call-frame information: the return address on the stack, known by the call in front of it.
+"""Where code has no call-frame information: the return address on the stack, known by the call in
+front of it.
 
-A call's target leads to the function that it has called. Where that is the one that runs, the word is its return
-address, whether or not the function keeps a frame pointer: the C library musl has neither those nor CFI.
+A call's target leads to the function that it has called. Where that is the one that runs, the word
+is its return address, whether or not the function keeps a frame pointer: the C library musl has
+neither those nor CFI.
 """
 
 from __future__ import annotations
@@ -12,26 +14,29 @@ from typing import Final
 
 from laconic.stacks.memory import Memory
 
-#: Bytes of stack that are gone through, also of a function that calls nothing; how far from a function's first byte a
-#: program counter in it may be.
+#: Bytes of stack that are gone through, also of a function that calls nothing; how far from a
+#: function's first byte a program counter in it may be.
 _REACH: Final = 4096
 _LEAF: Final = 128
 #: Bytes of a frame by its frame pointer.
 _FRAME: Final = 1 << 23
 _FUNCTION: Final = 1 << 16
-#: What stands in front of a word: no call; one through a register, or through memory that is not known any more.
+#: What stands in front of a word: no call; one through a register, or through memory that is not
+#: known any more.
 _NONE, _INDIRECT = -1, -2
-#: What a word is: no return address; that of a call of another function; of who knows which; of one that begins not far
-#: in front; of the one that is asked for.
+#: What a word is: no return address; that of a call of another function; of who knows which; of one
+#: that begins not far in front; of the one that is asked for.
 _NO, _ELSEWHERE, _UNKNOWN, _LIKELY, _SURE = range(5)
 #: Behind a `ret` or `jmp`: what aligns the next function, or begins it.
 _BOUNDARY = re.compile(
-    rb"\xc3(?:[\x90\xcc]|\x66[\x90\x0f\x2e\x66]|\x0f\x1f|\xf3\x0f\x1e\xfa)|\xcc\xcc|\xeb.\xcc|\xe9.{4}\xcc", re.DOTALL
+    rb"\xc3(?:[\x90\xcc]|\x66[\x90\x0f\x2e\x66]|\x0f\x1f|\xf3\x0f\x1e\xfa)|\xcc\xcc|\xeb.\xcc|\xe9.{4}\xcc",
+    re.DOTALL,
 )
 #: Near jumps, with and without a condition. Pieces of functions that are looked through for them.
 _JUMP = re.compile(rb"(?:\xe9|\x0f[\x80-\x8f])(?=(.{4}))", re.DOTALL)
 _HOPS: Final = 8
-#: Times that a stack is gone through for a program counter of which nothing is found: the outermost has no caller.
+#: Times that a stack is gone through for a program counter of which nothing is found: the outermost
+#: has no caller.
 _PATIENCE: Final = 8
 #: Words that are gone through in one walk: a hostile stack has no end of return addresses.
 BUDGET: Final = 2048
@@ -62,18 +67,24 @@ class Calls:
         self._fruitless.clear()
         self._over.clear()
 
-    def frame(self, tid: int, pc: int, leaf: bool, sp: int, rbp: int, low: int, high: int) -> int | None:
+    def frame(
+        self, tid: int, pc: int, leaf: bool, sp: int, rbp: int, low: int, high: int
+    ) -> int | None:
         """The CFA of the function around `pc`; None where its frame pointer has to do.
 
-        `leaf`: it has called nothing. The stack from `low` to `high` is in the buffer of `Memory`. O(1) for a program
-        counter that was asked for before, else O(words that are gone through).
+        `leaf`: it has called nothing. The stack from `low` to `high` is in the buffer of `Memory`.
+        O(1) for a program counter that was asked for before, else O(words that are gone through).
         """
         stack = self._memory.words
         end = min(sp + _REACH, high - 7)
         chained = _NO
         if sp <= rbp < sp + _FRAME and not (rbp - low) & 7:
             here = rbp <= high - 16
-            word = stack[(rbp + 8 - low) >> 3] if here else int.from_bytes(self._memory.read(tid, rbp + 8, 8), "little")
+            word = (
+                stack[(rbp + 8 - low) >> 3]
+                if here
+                else int.from_bytes(self._memory.read(tid, rbp + 8, 8), "little")
+            )
             chained = self._leads(tid, word, pc)
             if chained == _SURE:
                 return None
@@ -102,7 +113,8 @@ class Calls:
                 near = at + 8
             if rank == _LIKELY and likely is None and chained == _NO:
                 likely = at + 8
-        # The function may have been called through a register, or jumped to by the one that was called.
+        # The function may have been called through a register, or jumped to by the one that was
+        # called.
         found = None if chained >= _UNKNOWN else near or likely
         self.left -= (at - sp >> 3) + 1
         if tried < _PATIENCE and self.left:
@@ -135,12 +147,14 @@ class Calls:
             if len(self._joined) >= _KEPT:
                 self._joined.clear()
             code = self._memory.read(tid, target, pc - target) if pc - target < _REACH else b""
-            found = self._joined[target, pc] = len(code) == pc - target < _REACH and not _BOUNDARY.search(code)
+            found = self._joined[target, pc] = len(
+                code
+            ) == pc - target < _REACH and not _BOUNDARY.search(code)
         return found
 
     def _jumps(self, tid: int, target: int, pc: int) -> bool:
-        # True where a jump leads from the function at `target` over the ends that are in between: its own later part,
-        # or one that it goes on to (a tail call).
+        # True where a jump leads from the function at `target` over the ends that are in between:
+        # its own later part, or one that it goes on to (a tail call).
         found = self._over.get((target, pc))
         if found is None:
             if len(self._over) >= _KEPT:
@@ -172,7 +186,13 @@ class Calls:
         if code[1:3] == b"\xff\x15":  # call *rel32(%rip)
             return self._pointer(tid, word + offset)
         # call *%reg, *disp8(%reg), *disp32(%reg), with a SIB byte and without
-        for size, kinds in ((2, (0x10, 0xD0)), (3, (0x10, 0x50)), (4, (0x50,)), (6, (0x90,)), (7, (0x90,))):
+        for size, kinds in (
+            (2, (0x10, 0xD0)),
+            (3, (0x10, 0x50)),
+            (4, (0x50,)),
+            (6, (0x90,)),
+            (7, (0x90,)),
+        ):
             if code[-size] == 0xFF and code[1 - size] & 0xF8 in kinds:
                 return _INDIRECT
         return _NONE
@@ -184,7 +204,9 @@ class Calls:
         at += code[at : at + 1] == b"\xf2"
         if code[at : at + 2] != b"\xff\x25" or len(code) < at + 6:  # jmp *rel32(%rip)
             return target
-        return self._pointer(tid, target + at + 6 + int.from_bytes(code[at + 2 : at + 6], "little", signed=True))
+        return self._pointer(
+            tid, target + at + 6 + int.from_bytes(code[at + 2 : at + 6], "little", signed=True)
+        )
 
     def _pointer(self, tid: int, address: int) -> int:
         word = int.from_bytes(self._memory.read(tid, address, 8), "little")

@@ -1,4 +1,5 @@
-"""Perf maps: where a runtime says what it has compiled, `/tmp/perf-PID.map`. A line is `START SIZE NAME`."""
+"""Perf maps: where a runtime says what it has compiled, `/tmp/perf-PID.map`. A line is `START SIZE
+NAME`."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ MOST = 1 << 28
 
 
 class PerfMap:
-    """Names of JIT code by address. What was written later covers what was before: memory is used again."""
+    """Names of JIT code by address. What was written later covers what was before: memory is used
+    again."""
 
     def __init__(self, text: bytes) -> None:
         self._starts: list[int] = []
@@ -53,7 +55,8 @@ class PerfMap:
 
 
 def perf_map_paths(pid: int) -> list[str]:
-    """Where the map of a running process may be: by its own number in its own /tmp, and by the one seen here."""
+    """Where the map of a running process may be: by its own number in its own /tmp, and by the one
+    seen here."""
     own = pid
     try:
         with open(f"/proc/{pid}/status", "rb") as file:

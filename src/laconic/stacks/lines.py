@@ -1,6 +1,7 @@
 """Source lines and inlined functions by address, from an ELF file's DWARF, through pyelftools.
 
-Only the units that an address falls into are read. Whatever pyelftools makes of broken DWARF, here it is no answer.
+Only the units that an address falls into are read. Whatever pyelftools makes of broken DWARF, here
+it is no answer.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ _CONTAINERS = {
 }
 _DWO = {"DW_AT_dwo_name", "DW_AT_GNU_dwo_name"}
 _SCOPES = {_INLINED, "DW_TAG_lexical_block", "DW_TAG_try_block", "DW_TAG_catch_block"}
-#: Nesting of inlined functions and scopes, and references from one entry to another, that are followed.
+#: Nesting of inlined functions and scopes, and references from one entry to another, that are
+#: followed.
 _DEPTH, _REFERENCES = 200, 8
 
 
 class Line(NamedTuple):
-    """A place in the source. `function` may be mangled; "" where DWARF does not say. `line` 0: not known."""
+    """A place in the source. `function` may be mangled; "" where DWARF does not say. `line` 0: not
+    known."""
 
     function: str
     file: str
@@ -61,7 +64,8 @@ class _Unit:
     def line(self, address: int) -> tuple[int, int]:
         """(file's number, line) of an address; zeros where there is none."""
         if self._lines is None:
-            # Of rows with one address the last counts; the end of another sequence there comes before them.
+            # Of rows with one address the last counts; the end of another sequence there comes
+            # before them.
             self._lines = sorted(self._rows(), key=lambda row: (row[0], row[1] >= 0))
             self._starts = [row[0] for row in self._lines]
         place = bisect_right(self._starts, address) - 1
@@ -130,7 +134,9 @@ class _Unit:
 
     def _inner(self, die: Any, address: int) -> Any:
         for child in die.iter_children():
-            if child.tag in _SCOPES and any(start <= address < end for start, end in self.ranges(child)):
+            if child.tag in _SCOPES and any(
+                start <= address < end for start, end in self.ranges(child)
+            ):
                 return child
         return None
 
@@ -140,7 +146,11 @@ class _Unit:
         if "DW_AT_ranges" in attributes:
             base = _value(self._cu.get_top_DIE(), "DW_AT_low_pc") or 0
             lists = self._dwarf.range_lists()
-            entries = lists.get_range_list_at_offset(attributes["DW_AT_ranges"].value, self._cu) if lists else ()
+            entries = (
+                lists.get_range_list_at_offset(attributes["DW_AT_ranges"].value, self._cu)
+                if lists
+                else ()
+            )
             for entry in entries:
                 if isinstance(entry, BaseAddressEntry):
                     base = entry.base_address
@@ -166,18 +176,26 @@ class Lines:
         self._dwarf: Any = None
         try:
             # A link to a supplementary file is relative to the file that has it.
-            elf = ELFFile(_open(path), lambda name: _open(os.path.join(os.path.dirname(path), os.fsdecode(name))))
+            elf = ELFFile(
+                _open(path),
+                lambda name: _open(os.path.join(os.path.dirname(path), os.fsdecode(name))),
+            )
             if elf.has_dwarf_info(strict=True):
                 self._dwarf = elf.get_dwarf_info(follow_links=True)
                 self._units = sorted(self._find_units())
                 self._starts = [unit[0] for unit in self._units]
         except Exception as error:  # hostile files: pyelftools may raise anything
             self._dwarf = None
-            why = "it is compressed by zstd" if "compression type: 0x2" in str(error) else "it is broken"
+            why = (
+                "it is compressed by zstd"
+                if "compression type: 0x2" in str(error)
+                else "it is broken"
+            )
             self.lost = "lines", f"its DWARF cannot be read, {why}"
 
     def _find_units(self) -> Iterator[tuple[int, int, int]]:
-        # (start, end, offset of the unit): by .debug_aranges, and by the units themselves where they are not in it.
+        # (start, end, offset of the unit): by .debug_aranges, and by the units themselves where
+        # they are not in it.
         covered = set()
         aranges = self._dwarf.get_aranges()
         if aranges is not None:
@@ -190,8 +208,9 @@ class Lines:
                     yield start, end, cu.cu_offset
 
     def find(self, address: int) -> list[Line]:
-        """The places of an address, innermost first: a function inlined, where it is inlined, and so on; the last is
-        the function itself. Empty where DWARF says nothing. O(size of the unit) at first."""
+        """The places of an address, innermost first: a function inlined, where it is inlined, and
+        so on; the last is the function itself. Empty where DWARF says nothing. O(size of the unit)
+        at first."""
         if self._dwarf is None:
             return []
         try:
@@ -217,7 +236,10 @@ class Lines:
             found.append(Line(_name(die), unit.file(number), line))
             number, line = _value(die, "DW_AT_call_file") or 0, _value(die, "DW_AT_call_line") or 0
         if not found and _DWO & unit.about.keys():
-            self.lost = "inlined functions", "they are in .dwo files (-gsplit-dwarf), which are not read"
+            self.lost = (
+                "inlined functions",
+                "they are in .dwo files (-gsplit-dwarf), which are not read",
+            )
         if not found and line:
             found.append(Line("", unit.file(number), line))
         return found

@@ -1,4 +1,5 @@
-"""Reading the memory of stopped processes: process_vm_readv(2) into a buffer that is there already."""
+"""Reading the memory of stopped processes: process_vm_readv(2) into a buffer that is there
+already."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ _readv = ctypes.PyDLL(None).process_vm_readv
 
 
 class Memory:
-    """Reads other processes' memory into one buffer. Never raises: what is not there is not read."""
+    """Reads other processes' memory into one buffer. Never raises: what is not there is not
+    read."""
 
     def __init__(self) -> None:
         self._buffer = (ctypes.c_uint64 * (WINDOW // 8))()

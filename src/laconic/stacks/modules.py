@@ -1,4 +1,5 @@
-"""Which code is mapped where: a process's executable mappings, and the call-frame information of their ELF files."""
+"""Which code is mapped where: a process's executable mappings, and the call-frame information of
+their ELF files."""
 
 from __future__ import annotations
 
@@ -24,12 +25,14 @@ BROKEN: Final = (
 )  # fmt: skip
 #: Bytes of .eh_frame_hdr and of a section of entries that are read at most.
 _TABLE, _ENTRIES = 1 << 25, 1 << 26
-#: A rule as the unwinder's loop takes it: shape, offset and rbp of `Compact`, the frame's number, `saved`, `row`.
+#: A rule as the unwinder's loop takes it: shape, offset and rbp of `Compact`, the frame's number,
+#: `saved`, `row`.
 Rule = tuple[int, int, int, int, tuple[tuple[int, int], ...], object]
 
 
 class Mapping(NamedTuple):
-    """An executable mapping, in bytes. `base` is where the file's first byte is mapped, 0 where it is not."""
+    """An executable mapping, in bytes. `base` is where the file's first byte is mapped, 0 where it
+    is not."""
 
     start: int
     end: int
@@ -55,7 +58,9 @@ def parse_mappings(text: bytes) -> list[Mapping]:
             start, end = (int(address, 16) for address in parts[0].split(b"-"))
             path = os.fsdecode(parts[5]).replace("\\012", "\n") if len(parts) > 5 else ""
             known = base if of == file else 0
-            found.append(Mapping(start, end, int(parts[2], 16), parts[3], int(parts[4]), path, known))
+            found.append(
+                Mapping(start, end, int(parts[2], 16), parts[3], int(parts[4]), path, known)
+            )
     return found
 
 
@@ -91,9 +96,13 @@ class Code:
         rule = self._rules.get(key)
         if rule is None:
             how = self._compact(lookup)
-            if how is BY_CALL and not exact and (entered := self._compact(lookup + 1, True)) is not BY_CALL:
-                # No call is in front of a function's first byte: it was put on the stack to be returned to
-                # (__start_context of makecontext).
+            if (
+                how is BY_CALL
+                and not exact
+                and (entered := self._compact(lookup + 1, True)) is not BY_CALL
+            ):
+                # No call is in front of a function's first byte: it was put on the stack to be
+                # returned to (__start_context of makecontext).
                 how, lookup, exact = entered, lookup + 1, True
             rule = self._rules[key] = make_rule(self._tables, how, self.number, lookup, exact)
         return rule
@@ -113,7 +122,8 @@ class Code:
         return BY_CALL
 
     def _load_header(self) -> None:
-        # .eh_frame_hdr: a table of (first address, entry), sorted; both are relative to the header itself.
+        # .eh_frame_hdr: a table of (first address, entry), sorted; both are relative to the header
+        # itself.
         segment = next((part for part in self.elf.segments if part.kind == PT_GNU_EH_FRAME), None)
         if segment is None:
             return
@@ -125,11 +135,17 @@ class Code:
         count = min(count, (len(header) - at) // 8)
         table = array("i", header[at : at + 8 * count])
         section = self.elf.section(".eh_frame")
-        size = min(section.size, _ENTRIES) if section is not None and section.addr == address else _ENTRIES
+        size = (
+            min(section.size, _ENTRIES)
+            if section is not None and section.addr == address
+            else _ENTRIES
+        )
         base = segment.vaddr
         starts = array("q", [base + start for start in table[::2]])
         entries = array("q", [base + entry - address for entry in table[1::2]])
-        self._sources.append((starts, entries, CallFrames(self.elf.at(address, size), address, True)))
+        self._sources.append(
+            (starts, entries, CallFrames(self.elf.at(address, size), address, True))
+        )
 
     def _load_eh_frame(self) -> None:
         section = self.elf.section(".eh_frame")
@@ -144,7 +160,9 @@ class Code:
     def _add(self, frames: CallFrames) -> None:
         found = frames.scan()
         if found:
-            self._sources.append(([start for start, _ in found], [entry for _, entry in found], frames))
+            self._sources.append(
+                ([start for start, _ in found], [entry for _, entry in found], frames)
+            )
 
 
 _MASK = (1 << 64) - 1
@@ -171,10 +189,13 @@ class Modules:
         self._codes: dict[tuple[object, ...], Code | None] = {}
 
     def code(self, pid: int, mapping: Mapping, read: Reader) -> Code | None:
-        """The code of a mapping; None where it is of no ELF file. `read` is (address, size) of the process's memory."""
+        """The code of a mapping; None where it is of no ELF file. `read` is (address, size) of the
+        process's memory."""
         if mapping.path == "[vdso]":
             image = read(mapping.start, min(mapping.end - mapping.start, 1 << 16))
-            return self._known(("[vdso]", image), lambda: self._memory(VDSO, mapping, _bytes_reader(image)))
+            return self._known(
+                ("[vdso]", image), lambda: self._memory(VDSO, mapping, _bytes_reader(image))
+            )
         if not mapping.inode or not mapping.path.startswith("/"):
             return None
         key: tuple[object, ...]
@@ -183,7 +204,9 @@ class Modules:
             if not mapping.base:
                 return None
             key = (mapping.device, mapping.inode, mapping.path)
-            return self._known(key, lambda: self._memory(FILE, mapping, _shifted(read, mapping.base)))
+            return self._known(
+                key, lambda: self._memory(FILE, mapping, _shifted(read, mapping.base))
+            )
         fd, about = found
         try:
             key = (mapping.device, mapping.inode, mapping.path, about.st_size, about.st_mtime_ns)
@@ -205,7 +228,9 @@ class Modules:
 
     def _file(self, fd: int, path: str, about: os.stat_result) -> Code:
         elf = Elf(file_reader(fd))
-        module = Module(FILE, path.removesuffix(_DELETED), elf.build_id, about.st_size, about.st_mtime_ns)
+        module = Module(
+            FILE, path.removesuffix(_DELETED), elf.build_id, about.st_size, about.st_mtime_ns
+        )
         return Code(elf, self.tables.modules.number(module), self.tables)
 
     def _memory(self, kind: str, mapping: Mapping, read: Reader) -> Code:
@@ -215,11 +240,16 @@ class Modules:
 
 
 def open_mapped(pid: int, mapping: Mapping) -> tuple[int, os.stat_result] | None:
-    """Opens the file of a mapping, deleted ones too where that is permitted; the descriptor is the caller's."""
+    """Opens the file of a mapping, deleted ones too where that is permitted; the descriptor is the
+    caller's."""
     whole = f"/proc/{pid}/root{mapping.path}"
     other = None
     # map_files wants CAP_CHECKPOINT_RESTORE; exe does not.
-    for path in (whole, f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}", f"/proc/{pid}/exe"):
+    for path in (
+        whole,
+        f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}",
+        f"/proc/{pid}/exe",
+    ):
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):  # to open a device may be to do something
                 continue

@@ -13,7 +13,8 @@ _BASIC: Final = {
 }  # fmt: skip
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _ONCE: Final = re.compile(r"_?[Rr]([A-Za-z0-9_]+)(?:[.$].*)?", re.DOTALL)
-#: What no honest name exceeds: nesting, and letters. References may make a short name a very long one.
+#: What no honest name exceeds: nesting, and letters. References may make a short name a very long
+#: one.
 _DEPTH, _LETTERS = 128, 1 << 16
 
 
@@ -22,7 +23,8 @@ class _Unknown(Exception):
 
 
 def demangle_v0(name: str) -> str | None:
-    """The name in words, without hashes; None where it is none of v0. O(length of the result), which is bounded."""
+    """The name in words, without hashes; None where it is none of v0. O(length of the result),
+    which is bounded."""
     match = _ONCE.fullmatch(name)
     if match is None:
         return None

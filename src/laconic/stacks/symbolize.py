@@ -13,13 +13,20 @@ from laconic.stacks.elf import Elf
 from laconic.stacks.jit import PerfMap, read_perf_map
 from laconic.stacks.lines import Line, Lines
 from laconic.stacks.modules import BROKEN, read_mappings
-from laconic.stacks.symbols import DEBUG_DIRECTORIES, SymbolTable, find_debug_file, open_elf, read_symbols
+from laconic.stacks.symbols import (
+    DEBUG_DIRECTORIES,
+    SymbolTable,
+    find_debug_file,
+    open_elf,
+    read_symbols,
+)
 from laconic.stacks.table import CUT, FILE, JIT, Frame, Module
 
 
 class Place(NamedTuple):
-    """One line of a stack as it is shown. `function` is demangled; where it is not known (`known`), it is
-    `module+0xaddress`. `file` is "" and `line` 0 where there is no DWARF. `inlined`: into the place after it."""
+    """One line of a stack as it is shown. `function` is demangled; where it is not known (`known`),
+    it is `module+0xaddress`. `file` is "" and `line` 0 where there is no DWARF. `inlined`: into the
+    place after it."""
 
     function: str
     module: str
@@ -36,14 +43,17 @@ class _Symbols:
 
 
 class Symbolizer:
-    """Finds the names of frames. `missing` says of each module that could not be used why; `partial`, of which a part
-    could not be, what part and why.
+    """Finds the names of frames. `missing` says of each module that could not be used why;
+    `partial`, of which a part could not be, what part and why.
 
-    `perf_maps` are maps by process, where they were kept; of other processes /tmp is looked through.
+    `perf_maps` are maps by process, where they were kept; of other processes /tmp is looked
+    through.
     """
 
     def __init__(
-        self, debug_directories: Sequence[str] = DEBUG_DIRECTORIES, perf_maps: Mapping[int, PerfMap] | None = None
+        self,
+        debug_directories: Sequence[str] = DEBUG_DIRECTORIES,
+        perf_maps: Mapping[int, PerfMap] | None = None,
     ) -> None:
         self.missing: dict[Module, str] = {}
         self.partial: dict[Module, tuple[str, str]] = {}
@@ -53,9 +63,11 @@ class Symbolizer:
         self._places: dict[tuple[Module, int], tuple[Place, ...]] = {}
 
     def places(self, module: Module, frame: Frame) -> tuple[Place, ...]:
-        """What a frame is, innermost first: functions inlined there, and last the one that they are inlined into.
+        """What a frame is, innermost first: functions inlined there, and last the one that they are
+        inlined into.
 
-        Never empty, never raises. O(size of the module) at first, O(1) for an address that was asked for before.
+        Never empty, never raises. O(size of the module) at first, O(1) for an address that was
+        asked for before.
         """
         if module.kind == CUT:
             return (Place(module.path, module.path, known=False),)
@@ -75,16 +87,25 @@ class Symbolizer:
         if symbols is None:
             return (unknown,)
         found = symbols.table.find(frame.lookup)
-        lines: list[Line] = next((answer for one in symbols.lines if (answer := one.find(frame.lookup))), [])
+        lines: list[Line] = next(
+            (answer for one in symbols.lines if (answer := one.find(frame.lookup))), []
+        )
         for one in symbols.lines:
             if one.lost is not None:
                 self.partial[module] = one.lost
         if not lines:
             return (unknown if found is None else Place(demangle(found[0]), short),)
-        places = [Place(demangle(line.function) or "?", short, line.file, line.line, True) for line in lines[:-1]]
+        places = [
+            Place(demangle(line.function) or "?", short, line.file, line.line, True)
+            for line in lines[:-1]
+        ]
         # The symbol table knows clones (`.part.0`), and what the code was linked as.
         name = found[0] if found is not None else lines[-1].function
-        last = Place(demangle(name), short, *lines[-1][1:]) if name else unknown._replace(file=lines[-1].file)
+        last = (
+            Place(demangle(name), short, *lines[-1][1:])
+            if name
+            else unknown._replace(file=lines[-1].file)
+        )
         return (*places, last)
 
     def _jit(self, pid: int, address: int) -> str | None:
@@ -124,7 +145,9 @@ class Symbolizer:
         debug = None if why else find_debug_file(elf, path, self._directories)
         if debug is not None:
             symbols += read_symbols(open_elf(debug))
-        return _Symbols(SymbolTable(symbols), [Lines(one) for one in (path, debug) if one is not None])
+        return _Symbols(
+            SymbolTable(symbols), [Lines(one) for one in (path, debug) if one is not None]
+        )
 
     def _by_build_id(self, identity: str) -> str | None:
         for directory in self._directories if identity else ():
@@ -142,7 +165,11 @@ def changed(module: Module) -> str:
         return getattr(error, "strerror", None) or str(error)
     if module.build_id:
         try:
-            return "" if open_elf(module.path).build_id == module.build_id else "it has another build-id now"
+            return (
+                ""
+                if open_elf(module.path).build_id == module.build_id
+                else "it has another build-id now"
+            )
         except BROKEN:
             return "it is no ELF file any more"
     if module.size and (about.st_size, about.st_mtime_ns) != (module.size, module.mtime):

@@ -1,4 +1,5 @@
-"""Functions by address, at report time: from an ELF file's symbol tables, and those of its separate debug file."""
+"""Functions by address, at report time: from an ELF file's symbol tables, and those of its separate
+debug file."""
 
 from __future__ import annotations
 
@@ -45,8 +46,8 @@ class SymbolTable:
         return len(self._starts)
 
     def find(self, address: int) -> tuple[str, int] | None:
-        """The innermost function that covers an address, and where it begins; None where none does. A function whose
-        size is not known covers its first byte. O(log n)."""
+        """The innermost function that covers an address, and where it begins; None where none does.
+        A function whose size is not known covers its first byte. O(log n)."""
         place = bisect_right(self._starts, address) - 1
         for index in range(place, max(place - _STEPS, -1), -1):
             start = self._starts[index]
@@ -58,7 +59,8 @@ class SymbolTable:
 
 
 def read_symbols(elf: Elf) -> list[tuple[int, int, int, str]]:
-    """The functions of .symtab, .dynsym and .gnu_debugdata as (start, size, binding, name); those that can be read."""
+    """The functions of .symtab, .dynsym and .gnu_debugdata as (start, size, binding, name); those
+    that can be read."""
     found = []
     for name in (".symtab", ".dynsym"):
         section = elf.section(name)
@@ -68,7 +70,9 @@ def read_symbols(elf: Elf) -> list[tuple[int, int, int, str]]:
             data, names = elf.data(section), elf.data(elf.sections[section.link])
         except Malformed:
             continue
-        for offset, info, _, index, value, size in _SYMBOL.iter_unpack(data[: len(data) // 24 * 24]):
+        for offset, info, _, index, value, size in _SYMBOL.iter_unpack(
+            data[: len(data) // 24 * 24]
+        ):
             # A label of hand-written code has no type; without a size too it may be anything.
             kind = info & 15
             if index and (kind in (_STT_FUNC, _STT_GNU_IFUNC) or kind == _STT_NOTYPE and size):
@@ -91,8 +95,11 @@ def _mini(elf: Elf) -> list[tuple[int, int, int, str]]:
     return [] if inner.section(".gnu_debugdata") else read_symbols(inner)
 
 
-def find_debug_file(elf: Elf, path: str, directories: Sequence[str] = DEBUG_DIRECTORIES) -> str | None:
-    """The separate debug file of an ELF file: by its build-id, else by .gnu_debuglink; None where there is none."""
+def find_debug_file(
+    elf: Elf, path: str, directories: Sequence[str] = DEBUG_DIRECTORIES
+) -> str | None:
+    """The separate debug file of an ELF file: by its build-id, else by .gnu_debuglink; None where
+    there is none."""
     identity = elf.build_id
     for directory in directories if identity else ():
         candidate = f"{directory}/.build-id/{identity[:2]}/{identity[2:]}.debug"
@@ -107,7 +114,11 @@ def find_debug_file(elf: Elf, path: str, directories: Sequence[str] = DEBUG_DIRE
         return None
     crc = struct.unpack("<I", data[-4:])[0]
     place = os.path.dirname(os.path.realpath(path))
-    candidates = [f"{place}/{name}", f"{place}/.debug/{name}", *(f"{one}{place}/{name}" for one in directories)]
+    candidates = [
+        f"{place}/{name}",
+        f"{place}/.debug/{name}",
+        *(f"{one}{place}/{name}" for one in directories),
+    ]
     for candidate in candidates:
         if os.path.isfile(candidate) and not _same(candidate, path) and _crc(candidate) == crc:
             return candidate
@@ -133,7 +144,8 @@ def _crc(path: str) -> int:
 
 
 def open_elf(path: str) -> Elf:
-    """The ELF file at a path, which is opened anew for each part that is read. Raises Malformed where it is none."""
+    """The ELF file at a path, which is opened anew for each part that is read. Raises Malformed
+    where it is none."""
 
     def read(offset: int, size: int) -> bytes:
         try:

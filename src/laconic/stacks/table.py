@@ -38,16 +38,17 @@ class Interned(Generic[T]):
         return iter(self._values)
 
 
-#: Kinds of modules: an ELF file; the kernel's vDSO; executable memory of one process that is of no ELF file; and what
-#: stands for the rest of a stack that was too deep.
+#: Kinds of modules: an ELF file; the kernel's vDSO; executable memory of one process that is of no
+#: ELF file; and what stands for the rest of a stack that was too deep.
 FILE, VDSO, JIT, CUT = "file", "vdso", "jit", "cut"
 
 
 class Module(NamedTuple):
-    """What a frame's address counts from. The same on every machine where the same file is mapped, but for JIT.
+    """What a frame's address counts from. The same on every machine where the same file is mapped,
+    but for JIT.
 
-    `path` is as the process sees it; `size` (bytes) and `mtime` (ns) tell a file that has changed since where there is
-    no build-id. `pid` is the process of JIT memory, else 0.
+    `path` is as the process sees it; `size` (bytes) and `mtime` (ns) tell a file that has changed
+    since where there is no build-id. `pid` is the process of JIT memory, else 0.
     """
 
     kind: str
@@ -61,9 +62,10 @@ class Module(NamedTuple):
 class Frame(NamedTuple):
     """One frame. `address` is as in the ELF file's symbol table; in JIT memory, as in the process.
 
-    It is a return address, so that the call is before it, unless `exact`: the innermost frame, one that a signal
-    interrupted, and a function that nobody has called but that is returned to. `guessed`: found by a frame pointer or
-    by a call's target, for want of call-frame information in the frame before.
+    It is a return address, so that the call is before it, unless `exact`: the innermost frame, one
+    that a signal interrupted, and a function that nobody has called but that is returned to.
+    `guessed`: found by a frame pointer or by a call's target, for want of call-frame information in
+    the frame before.
     """
 
     module: int
@@ -78,7 +80,8 @@ class Frame(NamedTuple):
 
 
 class Tables:
-    """The modules, frames and stacks of one run. Module 0 and frame 0 stand for what was cut off."""
+    """The modules, frames and stacks of one run. Module 0 and frame 0 stand for what was cut
+    off."""
 
     def __init__(self) -> None:
         self.modules: Interned[Module] = Interned()

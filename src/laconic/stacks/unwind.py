@@ -1,8 +1,9 @@
 """Unwinding a stopped thread's stack, at a microsecond a frame once its rules are known.
 
-The stack's memory is read at once. Of each program counter the rule is kept: most say that CFA is rsp or rbp plus a
-number, with the return address below it and the caller's rbp at a fixed place; these take a few operations. What is
-rarer (signal frames, PLT entries, realigned stacks) is done from the whole row, with all registers.
+The stack's memory is read at once. Of each program counter the rule is kept: most say that CFA is
+rsp or rbp plus a number, with the return address below it and the caller's rbp at a fixed place;
+these take a few operations. What is rarer (signal frames, PLT entries, realigned stacks) is done
+from the whole row, with all registers.
 """
 
 from __future__ import annotations
@@ -43,20 +44,26 @@ _BY_DWARF: Final = (10, 12, 11, 5, 13, 14, 4, 19, 9, 8, 7, 6, 3, 2, 1, 0, 16)
 _RBP_WORD, _RIP_WORD, _RSP_WORD = 4, 16, 19
 _MASK = (1 << 64) - 1
 _BY_GUESS = (GUESS, CHAIN)
-#: Rules and misses that a process's cache holds at most: code that is made anew again and again has no end.
+#: Rules and misses that a process's cache holds at most: code that is made anew again and again has
+#: no end.
 _RULES = 100_000
 #: Walks after a useless look at the map for which an unknown address does not cause the next one.
 _PATIENCE = 100
 
 
 class Space:
-    """Unwinds the stacks of one address space. `mappings` reads its executable mappings in order, else /proc does.
+    """Unwinds the stacks of one address space. `mappings` reads its executable mappings in order,
+    else /proc does.
 
     Whoever changes what is executable there says `invalidate`.
     """
 
     def __init__(
-        self, pid: int, modules: Modules, mappings: Callable[[], Sequence[Mapping]] | None = None, depth: int = DEPTH
+        self,
+        pid: int,
+        modules: Modules,
+        mappings: Callable[[], Sequence[Mapping]] | None = None,
+        depth: int = DEPTH,
     ) -> None:
         self.pid = pid
         self.modules = modules
@@ -73,9 +80,11 @@ class Space:
         self._patience = 0
 
     def invalidate(self, replaced: bool = False) -> None:
-        """Executable memory was mapped, moved, unmapped or made: the map is read again before the next walk.
+        """Executable memory was mapped, moved, unmapped or made: the map is read again before the
+        next walk.
 
-        `replaced`: a file was unmapped; mapped there again it may be rewritten, though the map looks the same. O(1).
+        `replaced`: a file was unmapped; mapped there again it may be rewritten, though the map
+        looks the same. O(1).
         """
         self._stale = True
         if replaced:
@@ -98,8 +107,8 @@ class Space:
     def walk(self, tid: int, words: Sequence[int]) -> tuple[int, ...]:
         """The stopped thread's stack as numbers of frames (`Tables.frames`), innermost first.
 
-        `words` are its registers as PTRACE_GETREGS gives them. A stack that is broken ends there; one that is deeper
-        than `depth` ends with frame 0. Never raises. O(frames).
+        `words` are its registers as PTRACE_GETREGS gives them. A stack that is broken ends there;
+        one that is deeper than `depth` ends with frame 0. Never raises. O(frames).
         """
         if self._stale:
             self._refresh(tid)
@@ -126,7 +135,9 @@ class Space:
                 guesses.append(len(passed))
                 found = None
                 if shape == GUESS:
-                    found = self._calls.frame(tid, ~key if key < 0 else key, key < 0, sp, rbp, low, high)
+                    found = self._calls.frame(
+                        tid, ~key if key < 0 else key, key < 0, sp, rbp, low, high
+                    )
                 if found is not None:
                     key = stack[(found - low >> 3) - 1] - 1
                     sp = found
@@ -168,8 +179,9 @@ class Space:
         return tuple(frames)
 
     def _window(self, tid: int, sp: int) -> tuple[int, int]:
-        # Reads the stack around sp; returns where what was read begins and ends. In a function's last instructions
-        # its CFI may say that a register is saved where it has just been popped from: below rsp.
+        # Reads the stack around sp; returns where what was read begins and ends. In a function's
+        # last instructions its CFI may say that a register is saved where it has just been popped
+        # from: below rsp.
         low = max(sp - FAST_SAVED, 0)
         done = self._memory.load(tid, low)
         if done <= FAST_SAVED:
@@ -177,10 +189,15 @@ class Space:
         return low, low + done
 
     def addresses(self, frame: int) -> set[int]:
-        """Where a frame's address is in this process now: once for each place at which its file is mapped (node maps a
-        part of its own a second time); empty where it is not. For comparisons."""
+        """Where a frame's address is in this process now: once for each place at which its file is
+        mapped (node maps a part of its own a second time); empty where it is not. For
+        comparisons."""
         module, address, _, _ = self.modules.tables.frames[frame]
-        biases = {found[1] for found in self._code.values() if found is not None and found[0].number == module}
+        biases = {
+            found[1]
+            for found in self._code.values()
+            if found is not None and found[0].number == module
+        }
         if not biases and module == self.modules.jit(self.pid):
             return {address}
         return {address + bias for bias in biases}
@@ -189,10 +206,13 @@ class Space:
         """True where call-frame information says how to go on from a frame. For comparisons."""
         about = self.modules.tables.frames[frame]
         found = self._mapped(about.module)
-        return found is not None and found[0].rule(about.lookup, about.exact)[0] != GUESS  # a file's is never CHAIN
+        return (
+            found is not None and found[0].rule(about.lookup, about.exact)[0] != GUESS
+        )  # a file's is never CHAIN
 
     def is_code(self, address: int) -> bool:
-        """True for an address in an executable mapping, as of the last look at the map. O(log mappings)."""
+        """True for an address in an executable mapping, as of the last look at the map. O(log
+        mappings)."""
         return self._find(address) is not None
 
     def _mapped(self, module: int) -> tuple[Code, int] | None:
@@ -223,7 +243,10 @@ class Space:
             self._code[mapping] = self._locate(mapping, tid)
         found = self._code[mapping]
         if found is None:
-            how = epilogue(self._memory.read(tid, pc if exact else pc + 1, LENGTH)) or BY_FRAME_POINTER
+            how = (
+                epilogue(self._memory.read(tid, pc if exact else pc + 1, LENGTH))
+                or BY_FRAME_POINTER
+            )
             rule = make_rule(self.modules.tables, how, self.modules.jit(self.pid), pc, exact)
         else:
             rule = found[0].rule(pc - found[1] & _MASK, exact)
@@ -238,7 +261,9 @@ class Space:
 
     def _locate(self, mapping: Mapping, tid: int) -> tuple[Code, int] | None:
         # The code of a mapping, and what the process adds to its addresses.
-        code = self.modules.code(self.pid, mapping, lambda at, size: self._memory.read(tid, at, size))
+        code = self.modules.code(
+            self.pid, mapping, lambda at, size: self._memory.read(tid, at, size)
+        )
         if code is None:
             return None
         bias = code.elf.bias(mapping.start, mapping.offset)
@@ -246,7 +271,8 @@ class Space:
 
 
 class _Registers:
-    """All registers of one walk, for the frames that need more than rsp and rbp: made up from what was passed."""
+    """All registers of one walk, for the frames that need more than rsp and rbp: made up from what
+    was passed."""
 
     def __init__(self, words: Sequence[int], memory: Memory, tid: int) -> None:
         self._values = {number: words[word] for number, word in enumerate(_BY_DWARF)}
@@ -257,7 +283,8 @@ class _Registers:
     def step(
         self, rule: Rule, passed: Sequence[Rule], cfas: Sequence[int], sp: int, rbp: int, pc: int
     ) -> tuple[int, int, int, int] | None:
-        """CFA, rsp, rbp and the key of the caller, by the whole row; None where that cannot be found out."""
+        """CFA, rsp, rbp and the key of the caller, by the whole row; None where that cannot be
+        found out."""
         row = rule[5]
         assert isinstance(row, Row)
         try:
@@ -284,7 +311,9 @@ class _Registers:
             return evaluate(row.expression, self._values, self._word)
         return self._values[row.register] + row.offset & _MASK
 
-    def _recover(self, register: int, how: tuple[int, int | bytes], cfa: int, caller: dict[int, int]) -> None:
+    def _recover(
+        self, register: int, how: tuple[int, int | bytes], cfa: int, caller: dict[int, int]
+    ) -> None:
         kind, value = how
         if isinstance(value, bytes):
             result = evaluate(value, self._values, self._word, (cfa,))

@@ -1,4 +1,5 @@
-"""The strategies: the rules that turn a program's memory calls into host work, one file per strategy."""
+"""The strategies: the rules that turn a program's memory calls into host work, one file per
+strategy."""
 
 from __future__ import annotations
 
@@ -25,17 +26,19 @@ NAMES = tuple(_MODULES)
 
 
 def names_on(host: str) -> tuple[str, ...]:
-    """Return the strategies that have a rule for `host` ("sgx2" or "linux"), in the order of `NAMES`."""
+    """Return the strategies that have a rule for `host` ("sgx2" or "linux"), in the order of
+    `NAMES`."""
     from laconic.linux.pal import RULES
 
     return NAMES if host == "sgx2" else tuple(name for name in NAMES if name in RULES)
 
 
 def check_name(name: str, host: str, also: Iterable[str] = ()) -> None:
-    """Raise LaconicError if no strategy is called `name`, or if it has no rule for `host` ("sgx2" or "linux").
+    """Raise LaconicError if no strategy is called `name`, or if it has no rule for `host` ("sgx2"
+    or "linux").
 
-    `module:Class` is a user's own strategy, for enclaves. `also` are other names that the option accepts; the message
-    lists them first.
+    `module:Class` is a user's own strategy, for enclaves. `also` are other names that the option
+    accepts; the message lists them first.
     """
     accepted = (*also, *names_on(host))
     if name in accepted or (":" in name and host == "sgx2"):
@@ -49,11 +52,14 @@ def check_name(name: str, host: str, also: Iterable[str] = ()) -> None:
 
 
 def strategy(name: str) -> type[Strategy]:
-    """Return the class of the strategy called `name`, or of a user's `module:Class`. Raises LaconicError."""
+    """Return the class of the strategy called `name`, or of a user's `module:Class`. Raises
+    LaconicError."""
     check_name(name, "sgx2")
     if name in _MODULES:
         module, _, class_name = _MODULES[name].partition(":")
-        strategy_class: type[Strategy] = getattr(import_module(f"laconic.strategies.{module}"), class_name)
+        strategy_class: type[Strategy] = getattr(
+            import_module(f"laconic.strategies.{module}"), class_name
+        )
         return strategy_class
     return _users_own(name)
 
@@ -67,7 +73,9 @@ def _users_own(name: str) -> type[Strategy]:
     try:
         found = getattr(import_module(module), class_name, None)
     except (ImportError, ValueError) as error:
-        raise LaconicError(f"the strategy {name!r} cannot be imported, {error}: check the module's name") from None
+        raise LaconicError(
+            f"the strategy {name!r} cannot be imported, {error}: check the module's name"
+        ) from None
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         raise LaconicError(
             f"{name!r} is not a strategy: name a class that inherits from laconic.libos.strategy.Strategy"

@@ -1,8 +1,10 @@
-"""The bound: what no strict strategy can go below, with full knowledge of which pages are touched, and when.
+"""The bound: what no strict strategy can go below, with full knowledge of which pages are touched,
+and when.
 
-Leaves are counted page by page, each page's least over its whole history (`pagefloor`); host calls and ioctls call by
-call, those that some page cannot do without. docs/bound.md states it and proves it. Where a least is hard to find it
-may be lower, never higher. It is taken under one end of a cost profile's range; the floor of a range has two of them.
+Leaves are counted page by page, each page's least over its whole history (`pagefloor`); host calls
+and ioctls call by call, those that some page cannot do without. docs/bound.md states it and proves
+it. Where a least is hard to find it may be lower, never higher. It is taken under one end of a cost
+profile's range; the floor of a range has two of them.
 """
 
 from __future__ import annotations
@@ -20,7 +22,18 @@ from laconic.memory.vma import File, Vma
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Meter
 from laconic.sgx.pal.edmm import RW, permissions
-from laconic.strategies.pagefloor import DIES, FROM_FILE, KEEPS, OTHER, TRIM, PageFloor, Shape, Step, Tally, plus
+from laconic.strategies.pagefloor import (
+    DIES,
+    FROM_FILE,
+    KEEPS,
+    OTHER,
+    TRIM,
+    PageFloor,
+    Shape,
+    Step,
+    Tally,
+    plus,
+)
 
 #: A run's value: the call in which its pages were live last, and what is open.
 Value = tuple[int, Shape]
@@ -33,11 +46,14 @@ _ARRIVE: Tally = (("eacceptcopy", 1), ("eaug", 1), ("eaug_faults", 1))
 _OVERWRITE: Tally = (("pages_copied", 1),)
 
 
-def bound(profile: CostProfile, high: bool = False) -> Callable[[Meter, AddressSpace, Touches], Bound]:
-    """What makes bounds under the low or the high end of `profile`, in the way of every strategy's class.
+def bound(
+    profile: CostProfile, high: bool = False
+) -> Callable[[Meter, AddressSpace, Touches], Bound]:
+    """What makes bounds under the low or the high end of `profile`, in the way of every strategy's
+    class.
 
-    The two ends may choose differently: the cycles of the bound are the low cycles of the counts of the one, to the
-    high cycles of the counts of the other.
+    The two ends may choose differently: the cycles of the bound are the low cycles of the counts of
+    the one, to the high cycles of the counts of the other.
     """
     floor = PageFloor(profile.vector(high))
 
@@ -48,15 +64,19 @@ def bound(profile: CostProfile, high: bool = False) -> Callable[[Meter, AddressS
 
 
 class Bound(Strategy):
-    """The floor of one enclave, under the costs of `floor`. Its `peak_epc_pages` are those of the live pages alone."""
+    """The floor of one enclave, under the costs of `floor`. Its `peak_epc_pages` are those of the
+    live pages alone."""
 
     name = "bound"
     hears_all = False
 
-    def __init__(self, meter: Meter, space: AddressSpace, touches: Touches, floor: PageFloor) -> None:
+    def __init__(
+        self, meter: Meter, space: AddressSpace, touches: Touches, floor: PageFloor
+    ) -> None:
         super().__init__(meter, space, touches)
         self.floor = floor
-        #: Pages that are live, or of which something is open; no others are here, and so a reservation costs nothing.
+        #: Pages that are live, or of which something is open; no others are here, and so a
+        #: reservation costs nothing.
         self.pages: RangeMap[Value] = RangeMap()
         self._live: Value = 0, floor.live
         self._files: set[File] = set()
@@ -134,14 +154,16 @@ class Bound(Strategy):
             work.step(start, end, event, wanted)
         work.done()
         for start, end, overlaid in moved:
-            # EACCEPTCOPY takes the contents from the old place; a page that may be there already they are copied over.
+            # EACCEPTCOPY takes the contents from the old place; a page that may be there already
+            # they are copied over.
             ways = (_ARRIVE, _OVERWRITE) if overlaid else (_ARRIVE,)
             self._enter(self.floor.cheapest(ways), end - start >> PAGE_SHIFT)
             self.pages.set(start, end, self._live)
             self._exist(end - start >> PAGE_SHIFT)
 
     def _nothing(self, change: Change) -> bool:
-        # A new mapping, or pages none of which was committed, and that nobody would commit for this.
+        # A new mapping, or pages none of which was committed, and that nobody would commit for
+        # this.
         kind, start, end, wanted, held, source = change
         if held is None or source is not None:
             return source is None
@@ -152,7 +174,8 @@ class Bound(Strategy):
         return value is None and end <= stop
 
     def _moved(self, changes: Iterable[Change]) -> list[tuple[int, int, bool]]:
-        # What is live and goes elsewhere (mremap): its new place, and whether pages may be there. Those are forgotten.
+        # What is live and goes elsewhere (mremap): its new place, and whether pages may be there.
+        # Those are forgotten.
         places = []
         for _, start, end, _, _, source in changes:
             if source is not None:
@@ -193,7 +216,8 @@ class Bound(Strategy):
             self.meter.epc_pages -= pages
 
     def _need(self, since: int, host_calls: int, ioctls: int) -> None:
-        """So many are needed between the calls `since` and now; what was entered there already serves. O(1)."""
+        """So many are needed between the calls `since` and now; what was entered there already
+        serves. O(1)."""
         first, last = self._host_calls
         for _ in range(host_calls - (first >= since) - (last >= since)):
             self.meter.counts.host_calls += 1
@@ -218,7 +242,8 @@ class Bound(Strategy):
     # Processes and threads
 
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
-        """The child's enclave: what only memory holds is written by the parent, and read by the child. O(n)."""
+        """The child's enclave: what only memory holds is written by the parent, and read by the
+        child. O(n)."""
         child = type(self)(self.meter, space, touches, self.floor)
         self.meter.create()
         self.meter.counts.host_calls += 1
@@ -240,7 +265,8 @@ class Bound(Strategy):
         pages = end - start >> PAGE_SHIFT
         ways: list[Tally] = [(("eacceptcopy", 1),)]
         if prot & RW == RW:
-            # Nothing runs in the child yet, so that nobody sees the page before its contents are there.
+            # Nothing runs in the child yet, so that nobody sees the page before its contents are
+            # there.
             ways.append((("eaccept", 1),) if prot == RW else (("eaccept", 1), ("emodpe", 1)))
         common: Tally = (("eaug", 1), ("eaug_faults", 1), ("pages_copied", 2))
         self._enter(plus(common, self.floor.cheapest(ways)), pages)
@@ -249,17 +275,20 @@ class Bound(Strategy):
         return pages
 
     def thread(self) -> None:
-        """A thread begins: a stack in the library OS and a TCS, for as many as ever live at once. O(1)."""
+        """A thread begins: a stack in the library OS and a TCS, for as many as ever live at once.
+        O(1)."""
         self._threads += 1
         if self._threads <= self._most_threads:
             return
         self._most_threads = self._threads
         self._enter(self.floor.commit(RW, False), _THREAD_STACK)
-        # A TCS has contents, which are written where EACCEPT has made the page writable, or come by EACCEPTCOPY.
+        # A TCS has contents, which are written where EACCEPT has made the page writable, or come by
+        # EACCEPTCOPY.
         self._enter(self.floor.commit(RW, False), 1)
         self._enter((("eaccept", 1), ("emodt", 1), ("etrack_ipis", 1)), 1)
         if self._most_threads == 1:
-            # Who knows how many there will be makes all TCSs together: one ioctl, in whatever host call there was.
+            # Who knows how many there will be makes all TCSs together: one ioctl, in whatever host
+            # call there was.
             self._enter((("ioctls", 1),), 1)
             self._need(0, 1, 0)
         self._exist(_THREAD_STACK + 1)
@@ -336,12 +365,20 @@ class _Work:
             if step.shape is not floor.live:
                 if shape is floor.live:
                     bound._leave(begin, stop, bound._live, ())
-                after = None if step.shape is None or step.shape is floor.fresh else (since, step.shape)
+                after = (
+                    None if step.shape is None or step.shape is floor.fresh else (since, step.shape)
+                )
                 if after != value:
                     self.writes.append((begin, stop, after))
 
     def _live(self, start: int, end: int, step: Step) -> None:
-        runs = self.either if step.either else self.restricted if step.host_calls == 1 else self.trimmed
+        runs = (
+            self.either
+            if step.either
+            else self.restricted
+            if step.host_calls == 1
+            else self.trimmed
+        )
         runs.append((start, end))
 
     def done(self) -> None:
@@ -356,14 +393,16 @@ class _Work:
             bound.pages.set(start, end, value)
 
     def _ioctls(self, runs: list[Run], kind: int) -> int:
-        # An ioctl is for one run of pages, and fails at a page that is not committed: as many as there are runs with
-        # such a page between them, where it costs more to have that page than to have the ioctl.
+        # An ioctl is for one run of pages, and fails at a page that is not committed: as many as
+        # there are runs with such a page between them, where it costs more to have that page than
+        # to have the ioctl.
         if len(runs) < 2 or not self.bound.floor.separate[kind]:
             return len(runs[:1])
         count = 1
         for (_, last), (start, _) in zip(runs, runs[1:], strict=False):
             between = self.bound.pages.runs(last, start)
             count += any(
-                value is None or value[1] is self.bound.floor.live and not self.died for _, _, value in between
+                value is None or value[1] is self.bound.floor.live and not self.died
+                for _, _, value in between
             )
         return count

@@ -1,6 +1,8 @@
-"""classify: every change carries its kind, and the PAL does only that kind (the proposal of Gramine's issue #1708).
+"""classify: every change carries its kind, and the PAL does only that kind (the proposal of
+Gramine's issue #1708).
 
-What is mapped is committed at once, reservations too, as upstream does; only MAP_NORESERVE waits for its first touch.
+What is mapped is committed at once, reservations too, as upstream does; only MAP_NORESERVE waits
+for its first touch.
 """
 
 from __future__ import annotations
@@ -42,9 +44,11 @@ from laconic.sgx.pal.edmm import RW, Edmm, PalError, permissions
 
 PAGE = 1 << PAGE_SHIFT
 _UNMAPS_SHARED = {MADV_DONTNEED, MADV_DONTNEED_LOCKED}
-#: Pages of a thread's own stack in the library OS, its guard page not counted (Gramine's libos_thread.c).
+#: Pages of a thread's own stack in the library OS, its guard page not counted (Gramine's
+#: libos_thread.c).
 THREAD_STACK = 7 * PAGE
-#: Where the library OS keeps what belongs to a thread: above all that a program can map; bytes a thread.
+#: Where the library OS keeps what belongs to a thread: above all that a program can map; bytes a
+#: thread.
 _INTERNAL, _SLOT = TASK_SIZE + PAGE, 16 * PAGE
 
 
@@ -54,7 +58,8 @@ class Classify(Strategy):
     name = "classify"
     hears_all = False
     strict = True
-    #: Whether the ioctls of one step share a host call; whether all that is accessible is committed at once.
+    #: Whether the ioctls of one step share a host call; whether all that is accessible is committed
+    #: at once.
     batch = False
     eager = True
 
@@ -89,13 +94,15 @@ class Classify(Strategy):
     def call(self, call: MemoryCall) -> None:
         """The work of one memory call. O(changes log n).
 
-        Raises PalError where the host fails: nothing was done then, but for the ranges in its `gone`, and for contents
-        that the call throws away.
+        Raises PalError where the host fails: nothing was done then, but for the ranges in its
+        `gone`, and for contents that the call throws away.
         """
         if not self.guards.count and (call.name != "madvise" or call.args[2] != MADV_GUARD_INSTALL):
             self._work(call)
             return
-        before = [run for change in call.changes for run in self.guards.runs(change.start, change.end)]
+        before = [
+            run for change in call.changes for run in self.guards.runs(change.start, change.end)
+        ]
         self._guard(call)
         try:
             self._work(call)
@@ -128,19 +135,26 @@ class Classify(Strategy):
         self._several(call)
 
     def _guard(self, call: MemoryCall) -> None:
-        # A new mapping has no guard regions, whatever was there; mremap takes them along (move_ptes).
+        # A new mapping has no guard regions, whatever was there; mremap takes them along
+        # (move_ptes).
         advice = call.args[2] if call.name == "madvise" else None
         moved = [
             (begin + change.start - change.source, stop + change.start - change.source)
             for change in call.changes
             if change.source is not None
-            for begin, stop, guard in self.guards.runs(change.source, change.source + change.end - change.start)
+            for begin, stop, guard in self.guards.runs(
+                change.source, change.source + change.end - change.start
+            )
             if guard
         ]
         for kind, start, end, _, _, _ in call.changes:
             if advice == MADV_GUARD_INSTALL:
                 self.guards.set(start, end, True)
-            elif advice == MADV_GUARD_REMOVE or advice is None and kind & ~(EXTEND | RESTRICT | FLAGS):
+            elif (
+                advice == MADV_GUARD_REMOVE
+                or advice is None
+                and kind & ~(EXTEND | RESTRICT | FLAGS)
+            ):
                 self.guards.clear(start, end)
         for start, end in moved:
             self.guards.set(start, end, True)
@@ -161,8 +175,13 @@ class Classify(Strategy):
             elif kind & MAP or source is not None:
                 fresh.append(change)
             elif kind & (ZERO | FILE):
-                # Advice takes shared memory out of the page tables, and its contents stay (zap_page_range_single).
-                if name != "madvise" or not wanted.flags & VM_MAYSHARE or args[2] not in _UNMAPS_SHARED:
+                # Advice takes shared memory out of the page tables, and its contents stay
+                # (zap_page_range_single).
+                if (
+                    name != "madvise"
+                    or not wanted.flags & VM_MAYSHARE
+                    or args[2] not in _UNMAPS_SHARED
+                ):
                     renewed.append(change)
             elif kind & (EXTEND | RESTRICT):
                 protected.append((start, end, permissions(wanted.flags)))
@@ -170,10 +189,16 @@ class Classify(Strategy):
                     opened.append((start, end, wanted))
             elif name == "msync" and args[2] & MS_SYNC:
                 self.meter.host_call()
-        before = [run for change in call.changes for run in self.pal.committed.runs(change.start, change.end)]
+        before = [
+            run
+            for change in call.changes
+            for run in self.pal.committed.runs(change.start, change.end)
+        ]
         for _, start, end, wanted, _, source in fresh:
             if source is not None and wanted is not None and wanted.flags & VM_MAYSHARE:
-                before += self.pal.committed.runs(source, source + end - start)  # which may be no change
+                before += self.pal.committed.runs(
+                    source, source + end - start
+                )  # which may be no change
         try:
             # What can be taken back comes first.
             if protected:
@@ -192,10 +217,15 @@ class Classify(Strategy):
                 refused.gone = []  # still mapped, and new at the next touch
             raise
 
-    def _take_back(self, before: list[tuple[int, int, int | None]], fresh: list[Change], renewed: list[Change]) -> None:
-        # A call failed half way: what it has committed goes, and what was there is accessible as it was.
+    def _take_back(
+        self, before: list[tuple[int, int, int | None]], fresh: list[Change], renewed: list[Change]
+    ) -> None:
+        # A call failed half way: what it has committed goes, and what was there is accessible as it
+        # was.
         with suppress(PalError):
-            self.pal.discard((change.start, change.end) for change in fresh if change.source is not None)
+            self.pal.discard(
+                (change.start, change.end) for change in fresh if change.source is not None
+            )
         with suppress(PalError):
             self.pal.discard((start, end) for start, end, prot in before if prot is None)
         was = [(start, end, prot) for start, end, prot in before if prot is not None]
@@ -226,11 +256,14 @@ class Classify(Strategy):
         return bool(vma.flags & VM_NORESERVE) and vma.file is None
 
     def map(self, start: int, end: int, vma: Vma, populate: bool = False) -> None:
-        """Pages were mapped, none of which is committed; of a file, those past its end do not exist. O(log n).
+        """Pages were mapped, none of which is committed; of a file, those past its end do not
+        exist. O(log n).
 
         `populate`: the program asks for all of them at once.
         """
-        if not vma.flags & (VM_IO | VM_PFNMAP) and (populate and vma.flags & VM_PROT or not self.lazy(vma)):
+        if not vma.flags & (VM_IO | VM_PFNMAP) and (
+            populate and vma.flags & VM_PROT or not self.lazy(vma)
+        ):
             if vma.file is not None:
                 end = min(end, self.valid_end(vma))
             if start < end:
@@ -246,8 +279,11 @@ class Classify(Strategy):
         return vma.base + page_align(self.sizes[vma.file])
 
     def commit(self, start: int, end: int, vma: Vma) -> None:
-        """Commits pages, none of which exists, with the contents that they have; guard regions stay out. O(log n)."""
-        for begin, stop, guard in self.guards.runs(start, end) if self.guards.count else [(start, end, None)]:
+        """Commits pages, none of which exists, with the contents that they have; guard regions stay
+        out. O(log n)."""
+        for begin, stop, guard in (
+            self.guards.runs(start, end) if self.guards.count else [(start, end, None)]
+        ):
             if not guard:
                 self.pal.commit(begin, stop, permissions(vma.flags), contents=self.host(vma))
                 self.meter.counts.untouched_pages += stop - begin >> PAGE_SHIFT
@@ -268,7 +304,8 @@ class Classify(Strategy):
         self.pal.trim(ranges)
 
     def renew(self, changes: Iterable[Change], advice: int | None) -> None:
-        """Mapped pages lost their contents: by madvise with `advice`, or by another mapping (None). O(log n + k)."""
+        """Mapped pages lost their contents: by madvise with `advice`, or by another mapping (None).
+        O(log n + k)."""
         trimmed: list[tuple[int, int, Vma]] = []
         for _, start, end, vma, _, _ in changes:
             assert vma is not None
@@ -282,7 +319,8 @@ class Classify(Strategy):
                 self.map(start, end, vma)
 
     def overwrite(self, start: int, end: int, vma: Vma) -> None:
-        """Gives the committed pages, which are writable, the contents of a new mapping. O(log n + k)."""
+        """Gives the committed pages, which are writable, the contents of a new mapping. O(log n +
+        k)."""
         meter = self.meter
         for begin, stop, prot in self.pal.committed.runs(start, end):
             if prot is not None:
@@ -293,21 +331,28 @@ class Classify(Strategy):
                 meter.counts.untouched_pages += self.touches.count(begin, stop)
 
     def move(self, start: int, end: int, vma: Vma, source: int) -> None:
-        """Pages get the contents of those at `source`, which are given back after that. O(log n + k)."""
+        """Pages get the contents of those at `source`, which are given back after that. O(log n +
+        k)."""
         prot, by, meter = permissions(vma.flags), start - source, self.meter
         for begin, stop, had in list(self.pal.committed.runs(source, source + end - start)):
             if had is None:
                 continue
             if not had & PROT_READ:
-                # What nobody may read cannot be copied: the one case in which a page is opened for that.
+                # What nobody may read cannot be copied: the one case in which a page is opened for
+                # that.
                 meter.counts.open_windows += stop - begin >> PAGE_SHIFT
                 self.pal.protect([(begin, stop, had | PROT_READ)])
             self.pal.commit(begin + by, stop + by, prot, source=begin)
-            if not had & PROT_READ and vma.flags & VM_MAYSHARE and self.space.vmas.get(begin) is not None:
+            if (
+                not had & PROT_READ
+                and vma.flags & VM_MAYSHARE
+                and self.space.vmas.get(begin) is not None
+            ):
                 self.pal.protect([(begin, stop, had)])  # the source stays (MREMAP_DONTUNMAP)
 
     def touch(self, start: int, end: int, vma: Vma) -> None:
-        """First touches: what is not committed is, page by page, by the enclave's page-fault handler. O(log n + k)."""
+        """First touches: what is not committed is, page by page, by the enclave's page-fault
+        handler. O(log n + k)."""
         committed = self.pal.committed
         _, stop, prot = committed.find(start)
         if prot is None or stop < end:
@@ -317,10 +362,11 @@ class Classify(Strategy):
         self.meter.counts.untouched_pages -= end - start >> PAGE_SHIFT
 
     def page_fault(self, address: int, access: int) -> int:
-        """The enclave's handler of a fault at `address` by an `access` (PROT_READ, PROT_WRITE or PROT_EXEC).
+        """The enclave's handler of a fault at `address` by an `access` (PROT_READ, PROT_WRITE or
+        PROT_EXEC).
 
-        The bookkeeping says what is mapped there. Returns the signal that the program deserves, or 0: the page is
-        there now. O(log n).
+        The bookkeeping says what is mapped there. Returns the signal that the program deserves, or
+        0: the page is there now. O(log n).
         """
         start = address & PAGE_MASK
         vma = self.space.vmas.get(start)
@@ -366,7 +412,8 @@ class Classify(Strategy):
         return child
 
     def _send(self, start: int, end: int, vma: Vma, child: Classify) -> int:
-        # The committed pages whose contents are nowhere else go to the child; those that the file has are read anew.
+        # The committed pages whose contents are nowhere else go to the child; those that the file
+        # has are read anew.
         prot, sent = permissions(vma.flags), 0
         for begin, stop, had in self.pal.committed.runs(start, end):
             if had is None:
@@ -380,14 +427,17 @@ class Classify(Strategy):
         return sent
 
     def thread(self) -> None:
-        """A thread begins: its stack in the library OS, whose guard page is never committed, and its TCS. O(log n).
+        """A thread begins: its stack in the library OS, whose guard page is never committed, and
+        its TCS. O(log n).
 
         Raises PalError; the next thread uses what there is of the stack then.
         """
         if self.threads == self.slots:
             at = _INTERNAL + self.slots * _SLOT
             tcs = at + 2 * PAGE + THREAD_STACK
-            for begin, stop, prot in list(self.pal.committed.runs(at + PAGE, at + PAGE + THREAD_STACK)):
+            for begin, stop, prot in list(
+                self.pal.committed.runs(at + PAGE, at + PAGE + THREAD_STACK)
+            ):
                 if prot is None:
                     self.pal.commit(begin, stop, RW)
             self.pal.add_tcs(tcs)

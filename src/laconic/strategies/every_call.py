@@ -1,9 +1,11 @@
-"""every-call: what upstream Gramine does with EDMM. Each call reaches the PAL for its whole range, changed or not.
+"""every-call: what upstream Gramine does with EDMM. Each call reaches the PAL for its whole range,
+changed or not.
 
-Not upstream's, where upstream has nothing: mremap, which it does not support, is what the C library then does (another
-mapping of the new size, a copy, an munmap; a shorter one is an munmap of the tail). A stack, of fixed size there, costs
-what it grows as it would have at the start. Calls that only the host can describe (shmat) are a plain Alloc. A forked
-child is told which pages are uncommitted: upstream forgets it, and the child fails on them.
+Not upstream's, where upstream has nothing: mremap, which it does not support, is what the C library
+then does (another mapping of the new size, a copy, an munmap; a shorter one is an munmap of the
+tail). A stack, of fixed size there, costs what it grows as it would have at the start. Calls that
+only the host can describe (shmat) are a plain Alloc. A forked child is told which pages are
+uncommitted: upstream forgets it, and the child fails on them.
 """
 
 from __future__ import annotations
@@ -51,15 +53,18 @@ _UNKNOWN: Final = File(0, 3, -3, "?")
 
 
 class ProcessKilled(LaconicError):
-    """Upstream gave up: any leaf or ioctl that fails ends in `die_or_inf_loop` or `BUG`, with nothing rolled back."""
+    """Upstream gave up: any leaf or ioctl that fails ends in `die_or_inf_loop` or `BUG`, with
+    nothing rolled back."""
 
 
 class EveryCall(Libos):
-    """The rule `every-call`. Any failure raises `ProcessKilled`: upstream's `die_or_inf_loop` ends the process there.
+    """The rule `every-call`. Any failure raises `ProcessKilled`: upstream's `die_or_inf_loop` ends
+    the process there.
 
-    `untouched_pages` grows by what is committed before it is touched, or loses its contents in place, and shrinks at
-    the first touch; the LibOS's own pages are not in it. `open_windows` has, beside the PAL's, pages that the LibOS
-    opens to fill or read them, and pages past the end of a file that mprotect opens.
+    `untouched_pages` grows by what is committed before it is touched, or loses its contents in
+    place, and shrinks at the first touch; the LibOS's own pages are not in it. `open_windows` has,
+    beside the PAL's, pages that the LibOS opens to fill or read them, and pages past the end of a
+    file that mprotect opens.
     """
 
     name = "every-call"
@@ -82,7 +87,8 @@ class EveryCall(Libos):
             raise _killed("load", error) from error
 
     def call(self, call: MemoryCall) -> None:
-        """The work of one memory call; one that fails does nothing, since bkeep_* refuse first. O(log n + VMAs)."""
+        """The work of one memory call; one that fails does nothing, since bkeep_* refuse first.
+        O(log n + VMAs)."""
         name, args, result, changes, file = call
         try:
             if result < 0:
@@ -107,7 +113,8 @@ class EveryCall(Libos):
             raise _killed(name, error) from error
 
     def touch(self, start: int, end: int, vma: Vma) -> None:
-        """First touches: pages that are lazy are committed, each in an exception of its own. O(log n + runs)."""
+        """First touches: pages that are lazy are committed, each in an exception of its own. O(log
+        n + runs)."""
         committed, lazy = 0, False
         for begin, stop, had in self.pal.pages.runs(start, end):
             if had == LAZY:
@@ -122,7 +129,8 @@ class EveryCall(Libos):
                 raise _killed("touch", error) from error
 
     def grow(self, start: int, end: int, vma: Vma) -> None:
-        """A stack grew: upstream's was that large from the start, in the same host calls. O(log n)."""
+        """A stack grew: upstream's was that large from the start, in the same host calls. O(log
+        n)."""
         try:
             self.unmap(start, end)
             self.stack(start, end, vma.flags & PROT_RWX)
@@ -187,7 +195,8 @@ class EveryCall(Libos):
             pal.fault(source, source + kept, vma.prot)
         places = [(target, target + size)]
         if target == source and old:
-            # The copy is elsewhere, as long as both exist; the program knows it here. What may not fit comes first.
+            # The copy is elsewhere, as long as both exist; the program knows it here. What may not
+            # fit comes first.
             meter.peak_epc_pages = max(meter.peak_epc_pages, meter.epc_pages + pages)
             places = [(source + old, source + size), (source, source + old)]
         for start, end in places:
@@ -205,7 +214,11 @@ class EveryCall(Libos):
         if vma.file is not None:
             self.mapped[vma.file].set(target, target + size, True)
         valid_end = TOP if vma.valid_end >= source + old else vma.valid_end + target - source
-        self.vmas.set(target, target + size, LibosVma(vma.prot, vma.flags & ~VM_NORESERVE, vma.file, valid_end))
+        self.vmas.set(
+            target,
+            target + size,
+            LibosVma(vma.prot, vma.flags & ~VM_NORESERVE, vma.file, valid_end),
+        )
 
     def _msync(self, args: tuple[int, ...]) -> None:
         # generic_emulated_msync: opened if it cannot be read, written, and closed again.
@@ -251,7 +264,8 @@ class EveryCall(Libos):
                     self.protect(start, end, wanted.flags & PROT_RWX)
 
     def _forget(self, name: str, args: tuple[int, ...], changes: tuple[Change, ...]) -> None:
-        # These pages stay as they are in the enclave, and are touched no longer (as `Touches.apply` has it).
+        # These pages stay as they are in the enclave, and are touched no longer (as `Touches.apply`
+        # has it).
         if name == "madvise" and args[2] == MADV_FREE:
             return
         for kind, start, end, _, _, _ in changes:
@@ -261,7 +275,8 @@ class EveryCall(Libos):
     # Processes and threads
 
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
-        """The child's enclave: anonymous memory is sent page by page, files are mapped again. O(n)."""
+        """The child's enclave: anonymous memory is sent page by page, files are mapped again.
+        O(n)."""
         meter = self.meter
         child = type(self)(meter, space, touches)
         meter.host_call()
@@ -311,7 +326,8 @@ class EveryCall(Libos):
                     child.pal.pages.set(begin, stop, LAZY)
 
     def thread(self) -> None:
-        """A thread begins: its stack in the LibOS with a guard page, and a TCS if none is idle. O(log n)."""
+        """A thread begins: its stack in the LibOS with a guard page, and a TCS if none is idle.
+        O(log n)."""
         reused = bool(self._idle)
         slot = self._idle.pop() if reused else INTERNAL + len(self._threads) * SLOT
         self._threads.append(slot)
@@ -342,4 +358,6 @@ class EveryCall(Libos):
 
 
 def _killed(what: str, error: SgxError) -> ProcessKilled:
-    return ProcessKilled(f"{what}: {error}; upstream Gramine ends the process here: use another strategy")
+    return ProcessKilled(
+        f"{what}: {error}; upstream Gramine ends the process here: use another strategy"
+    )

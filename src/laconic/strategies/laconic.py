@@ -1,8 +1,9 @@
-"""laconic: classify, and nothing is committed before it is needed, nor given back where zeroing costs less.
+"""laconic: classify, and nothing is committed before it is needed, nor given back where zeroing
+costs less.
 
-What is inaccessible is never committed. What is accessible is committed at its first touch, by the enclave's page-fault
-handler: it asks the bookkeeping what is mapped there, and commits ahead as a kernel reads ahead, in windows that grow
-while touches go on in one direction.
+What is inaccessible is never committed. What is accessible is committed at its first touch, by the
+enclave's page-fault handler: it asks the bookkeeping what is mapped there, and commits ahead as a
+kernel reads ahead, in windows that grow while touches go on in one direction.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from laconic.strategies.classify import PAGE, Classify
 
 
 class Laconic(Classify):
-    """The rule `laconic`. `known_touches`: it knows beforehand which pages will be touched, and commits just these."""
+    """The rule `laconic`. `known_touches`: it knows beforehand which pages will be touched, and
+    commits just these."""
 
     name = "laconic"
     batch = True
@@ -52,7 +54,8 @@ class Laconic(Classify):
         self._window = self.FIRST
 
     def map(self, start: int, end: int, vma: Vma, populate: bool = False) -> None:
-        """Pages were mapped: they wait for their first touch, unless that is certain or nearly so. O(log n)."""
+        """Pages were mapped: they wait for their first touch, unless that is certain or nearly so.
+        O(log n)."""
         if not vma.flags & VM_PROT or vma.flags & (VM_IO | VM_PFNMAP):
             return
         if vma.is_locked:
@@ -72,7 +75,8 @@ class Laconic(Classify):
             self.commit(start, end, vma)
 
     def opened(self, start: int, end: int, vma: Vma) -> None:
-        """Pages that were inaccessible are not any more, or were mapped anew: a small piece is for use at once.
+        """Pages that were inaccessible are not any more, or were mapped anew: a small piece is for
+        use at once.
 
         O(log n + k).
         """
@@ -81,13 +85,18 @@ class Laconic(Classify):
 
     def _present(self, start: int, end: int, vma: Vma) -> None:
         # What is not committed of these pages is now. O(log n + k).
-        for begin, stop, prot in list(self.pal.committed.runs(start, min(end, self.valid_end(vma)))):
+        for begin, stop, prot in list(
+            self.pal.committed.runs(start, min(end, self.valid_end(vma)))
+        ):
             if prot is None:
                 self._ahead(begin, stop, vma)
 
     def _several(self, call: MemoryCall) -> None:
         super()._several(call)
-        populate = call.name == "madvise" and call.args[2] in (MADV_POPULATE_READ, MADV_POPULATE_WRITE)
+        populate = call.name == "madvise" and call.args[2] in (
+            MADV_POPULATE_READ,
+            MADV_POPULATE_WRITE,
+        )
         if populate or call.name in ("mlock", "mlock2", "mlockall"):
             for _, start, end, vma, _, _ in call.changes:
                 locked = vma is not None and vma.is_locked
@@ -95,10 +104,12 @@ class Laconic(Classify):
                     self._present(start, end, vma)
 
     def renew(self, changes: Iterable[Change], advice: int | None) -> None:
-        """Mapped pages lost their contents: overwritten in place where that is allowed, else given back.
+        """Mapped pages lost their contents: overwritten in place where that is allowed, else given
+        back.
 
-        Those that become inaccessible by it are kept too: to restrict a page costs what giving it back does, and a
-        heap that shrinks so grows again. What the host has to do for all of them is asked for together.
+        Those that become inaccessible by it are kept too: to restrict a page costs what giving it
+        back does, and a heap that shrinks so grows again. What the host has to do for all of them
+        is asked for together.
         """
         trimmed: list[tuple[int, int]] = []
         kept: list[tuple[int, int, Vma, int]] = []
@@ -107,7 +118,12 @@ class Laconic(Classify):
             before = 0 if held is None else permissions(held.flags)
             after = permissions(vma.flags)
             valid = max(min(end, self.valid_end(vma)), start)
-            if not (before | after) & PROT_WRITE or not after and vma.file or advice == MADV_GUARD_INSTALL:
+            if (
+                not (before | after) & PROT_WRITE
+                or not after
+                and vma.file
+                or advice == MADV_GUARD_INSTALL
+            ):
                 valid = start
             if valid < end:
                 trimmed.append((valid, end))
@@ -125,7 +141,8 @@ class Laconic(Classify):
                 self.opened(start, end, vma)
 
     def fault(self, start: int, end: int, vma: Vma) -> None:
-        """Touched pages, none of which exists, committed in windows from the lowest up. O(log n + log MOST)."""
+        """Touched pages, none of which exists, committed in windows from the lowest up. O(log n +
+        log MOST)."""
         if self.known_touches:
             self.commit(start, end, vma)
             return
@@ -137,11 +154,13 @@ class Laconic(Classify):
         if self.guards.count and any(guard for _, _, guard in self.guards.runs(low, limit)):
             low, limit = start, end
         if vma.file is not None:
-            # As Linux does (do_fault_around): what shares an aligned block of the file with a touched page.
+            # As Linux does (do_fault_around): what shares an aligned block of the file with a
+            # touched page.
             block = self.BLOCK << PAGE_SHIFT
             first = max(vma.base + (start - vma.base) // block * block, low)
             at = min(vma.base - (vma.base - end) // block * block, limit)
-            # One for each block that a touched page is in, also where what is mapped ends within it.
+            # One for each block that a touched page is in, also where what is mapped ends within
+            # it.
             self.meter.exception((end - 1 - vma.base) // block - (start - vma.base) // block + 1)
             self._fault(start, end, first, at, vma)
             return

@@ -1,9 +1,11 @@
-"""What one page costs at least: a dynamic program over its history, run by run and with its decisions left open.
+"""What one page costs at least: a dynamic program over its history, run by run and with its
+decisions left open.
 
-A page that is touched must be committed (LIVE). Else a strict strategy has choices: not committed (U), committed with
-the contents that the program must see (C), or, where the program may not access it, with stale ones (D). A `Shape` is
-the choices that may still turn out cheapest, each with what it has cost since the last decision; an event leads from
-shape to shape, and what is decided by it is entered. Both are few, so every event is worked out once.
+A page that is touched must be committed (LIVE). Else a strict strategy has choices: not committed
+(U), committed with the contents that the program must see (C), or, where the program may not access
+it, with stale ones (D). A `Shape` is the choices that may still turn out cheapest, each with what
+it has cost since the last decision; an event leads from shape to shape, and what is decided by it
+is entered. Both are few, so every event is worked out once.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from laconic.sgx.pal.edmm import RW
 Tally = tuple[tuple[str, int], ...]
 U, C, D, L = 1, 2, 4, 8
 
-#: Bits of an event, beside the permissions before (bits 0 to 2) and after (3 to 5): the contents die; the new ones are
-#: a file's; they are what is there already; the backing is another one.
+#: Bits of an event, beside the permissions before (bits 0 to 2) and after (3 to 5): the contents
+#: die; the new ones are a file's; they are what is there already; the backing is another one.
 DIES, FROM_FILE, KEEPS, OTHER = 64, 128, 256, 512
 
 TRIM: Tally = (("eaccept", 1), ("emodt", 1), ("eremove", 1), ("etrack_ipis", 1))
@@ -40,7 +42,8 @@ def plus(*tallies: Tally) -> Tally:
 
 
 def protected(had: int, want: int) -> tuple[Tally, int]:
-    """The leaves that give a committed page other permissions, and the host calls, each with one ioctl."""
+    """The leaves that give a committed page other permissions, and the host calls, each with one
+    ioctl."""
     if not had & ~want:
         return ((("emodpe", 1),) if want & ~had else ()), 0
     leaves: Tally = (("eaccept", 1), ("emodpr", 1), ("etrack_ipis", 1))
@@ -50,8 +53,9 @@ def protected(had: int, want: int) -> tuple[Tally, int]:
 class Shape:
     """The open choices of a page. Interned by its `PageFloor`: two that are equal are one.
 
-    `choices`: those that may turn out cheapest, with their tallies. `may`: all that a strict strategy may have made, as
-    a set of bits. `dead`: the page was live, so that whoever does not have it any more has trimmed it.
+    `choices`: those that may turn out cheapest, with their tallies. `may`: all that a strict
+    strategy may have made, as a set of bits. `dead`: the page was live, so that whoever does not
+    have it any more has trimmed it.
     """
 
     __slots__ = ("choices", "dead", "ended", "may", "steps", "touches", "unmapped")
@@ -67,8 +71,9 @@ class Shape:
 
 
 class Step(NamedTuple):
-    """What an event does to a page: its next shape (None: not committed, nothing open), what is decided by it, and the
-    host calls (with as many ioctls) that no choice can do without. `either`: it may be a trim's or a restriction's."""
+    """What an event does to a page: its next shape (None: not committed, nothing open), what is
+    decided by it, and the host calls (with as many ioctls) that no choice can do without. `either`:
+    it may be a trim's or a restriction's."""
 
     shape: Shape | None
     tally: Tally
@@ -94,12 +99,14 @@ class PageFloor:
         self._recommit = max(commits)
         restricted = cost(protected(RW, PROT_READ)[0])
         refused = costs["emodpr"] + costs["etrack_ipis"]  # of a page that has no such permission
-        #: Bits of the events at which it can pay to commit what is not touched yet, as long as EACCEPT alone does it:
-        #: all of them, if it makes up for a restriction; OTHER, if only contents are then copied over; or none.
+        #: Bits of the events at which it can pay to commit what is not touched yet, as long as
+        #: EACCEPT alone does it: all of them, if it makes up for a restriction; OTHER, if only
+        #: contents are then copied over; or none.
         self.eager = 0
         if min(commits) < self._recommit:
             self.eager = ~0 if min(commits) + restricted < self._recommit else OTHER
-        #: Whether it costs more to commit a page between two runs than an ioctl more (restrictions; trims).
+        #: Whether it costs more to commit a page between two runs than an ioctl more (restrictions;
+        #: trims).
         self.separate = (
             min(restricted + min(commits) - self._recommit, refused) > costs["ioctls"],
             min(commits) + cost(TRIM) > 2 * costs["ioctls"],
@@ -111,16 +118,21 @@ class PageFloor:
 
     def cheapest(self, tallies: Iterable[Tally]) -> Tally:
         """The one that costs least; of those that cost the same, the shortest. O(tallies)."""
-        return min(tallies, key=lambda tally: (self.cost(tally), sum(count for _, count in tally), tally))
+        return min(
+            tallies, key=lambda tally: (self.cost(tally), sum(count for _, count in tally), tally)
+        )
 
     def commit(self, prot: int, file: bool) -> Tally:
-        """Commits a page with `prot` from the first moment; `file`: with a file's contents, else zeroes. O(1)."""
+        """Commits a page with `prot` from the first moment; `file`: with a file's contents, else
+        zeroes. O(1)."""
         key = prot | file << 3
         tally = self._commits.get(key)
         if tally is None:
             ways = [plus(_FAULT, (("eacceptcopy", 1),), (("pages_copied", 1),) if file else ())]
             if not file and prot & RW == RW:
-                ways.append(plus(_FAULT, (("eaccept", 1),), (("emodpe", 1),) if prot == PROT_RWX else ()))
+                ways.append(
+                    plus(_FAULT, (("eaccept", 1),), (("emodpe", 1),) if prot == PROT_RWX else ())
+                )
             tally = self._commits[key] = self.cheapest(ways)
         return tally
 
@@ -130,14 +142,18 @@ class PageFloor:
         tally = shape.touches.get(key)
         if tally is None:
             ends = {U: self.commit(prot, file), C: (), L: ()}
-            tally = self.cheapest(plus(spent, ends[choice]) for choice, spent in shape.choices if choice in ends)
+            tally = self.cheapest(
+                plus(spent, ends[choice]) for choice, spent in shape.choices if choice in ends
+            )
             shape.touches[key] = tally
         return tally
 
     def unmap(self, shape: Shape) -> Tally:
         """What is decided when the page is unmapped: what is committed is given back. O(1)."""
         if shape.unmapped is None:
-            shape.unmapped = self.cheapest(plus(t, () if choice == U else TRIM) for choice, t in shape.choices)
+            shape.unmapped = self.cheapest(
+                plus(t, () if choice == U else TRIM) for choice, t in shape.choices
+            )
         return shape.unmapped
 
     def end(self, shape: Shape) -> Tally:
@@ -163,8 +179,11 @@ class PageFloor:
         may = 0
         least = 2
         for choice, further in ways.items():
-            # Whoever does not have the page has trimmed it since it was live; in this call or before is the same here.
-            least = min(least, 2 if choice == U and shape.dead else min(calls for _, _, calls in further))
+            # Whoever does not have the page has trimmed it since it was live; in this call or
+            # before is the same here.
+            least = min(
+                least, 2 if choice == U and shape.dead else min(calls for _, _, calls in further)
+            )
             for after, _, _ in further:
                 may |= after
         if shape is self.live:
@@ -195,7 +214,11 @@ class PageFloor:
         if choice == D:
             if not want:
                 return [gone, *again, (D, (), 0)]
-            return [gone, *again, (C, plus(move, filled), calls)] if want & PROT_WRITE else [gone, *again]
+            return (
+                [gone, *again, (C, plus(move, filled), calls)]
+                if want & PROT_WRITE
+                else [gone, *again]
+            )
         if choice == C and not event & OTHER or event & KEEPS:
             return [gone, *again, (C, move, calls)]
         ways = [gone, *again]
@@ -206,9 +229,10 @@ class PageFloor:
         return ways
 
     def _committed_early(self, had: int, want: int, event: int) -> Iterator[Way]:
-        # Pages that are not touched yet, in the last moment before the call or within it: with the permissions before
-        # the call, or with those that EACCEPT gives, where either side of the call has them. With another backing
-        # after it, it costs least where the one before has zeroes, which is taken for granted.
+        # Pages that are not touched yet, in the last moment before the call or within it: with the
+        # permissions before the call, or with those that EACCEPT gives, where either side of the
+        # call has them. With another backing after it, it costs least where the one before has
+        # zeroes, which is taken for granted.
         file = bool(event & FROM_FILE)
         copied: Tally = (("pages_copied", 1),) if file else ()
         over = bool(event & OTHER)
@@ -222,9 +246,12 @@ class PageFloor:
                     yield C, plus(self.commit(first, file), move), calls
 
     def _prune(self, best: dict[int, Tally], file: bool) -> None:
-        # What can never be cheapest any more: it costs as much as not having the page and committing it at the touch.
+        # What can never be cheapest any more: it costs as much as not having the page and
+        # committing it at the touch.
         if U in best:
-            limit = self.cost(best[U]) + self._recommit + (self.costs["pages_copied"] if file else 0)
+            limit = (
+                self.cost(best[U]) + self._recommit + (self.costs["pages_copied"] if file else 0)
+            )
             for choice in (C, D):
                 if choice in best and self.cost(best[choice]) >= limit:
                     del best[choice]

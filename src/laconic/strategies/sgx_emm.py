@@ -529,7 +529,12 @@ def _protections(changes: Iterable[Change]) -> list[tuple[int, int, int]]:
     # same permission are joined.
     ranges: list[tuple[int, int, int]] = []
     for kind, start, end, vma, _, source in changes:
-        if vma is None or source is not None or kind & (MAP | FILE | ZERO) or not kind & (EXTEND | RESTRICT):
+        if (
+            vma is None
+            or source is not None
+            or kind & (MAP | FILE | ZERO)
+            or not kind & (EXTEND | RESTRICT)
+        ):
             continue
         prot = emm_prot(vma.flags)
         if ranges and ranges[-1][1:] == (start, prot):

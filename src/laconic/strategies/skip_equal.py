@@ -1,11 +1,14 @@
-"""skip-equal: every-call, but mprotect leaves out each VMA whose protection is equal already (Gramine's PR #1824).
+"""skip-equal: every-call, but mprotect leaves out each VMA whose protection is equal already
+(Gramine's PR #1824).
 
-The rule alone is wrong wherever a VMA does not say what the pages have, and what it is wrong about is done right here:
+The rule alone is wrong wherever a VMA does not say what the pages have, and what it is wrong about
+is done right here:
 
 - a guard page in a VMA that says RW: it is bookkept as what it is;
-- the tail of a file mapping past the end of the file, inaccessible whatever the VMA says: Protect never reaches it;
-- memory opened for the LibOS to fill it, while the VMA has the final protection already: the Protect that closes it
-  again is not subject to the rule.
+- the tail of a file mapping past the end of the file, inaccessible whatever the VMA says: Protect
+  never reaches it;
+- memory opened for the LibOS to fill it, while the VMA has the final protection already: the
+  Protect that closes it again is not subject to the rule.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ class SkipEqual(EveryCall):
     name = "skip-equal"
 
     def protect(self, start: int, end: int, prot: int) -> None:
-        """One Protect for each VMA of `[start, end)` whose protection differs; equal ones are not split.
+        """One Protect for each VMA of `[start, end)` whose protection differs; equal ones are not
+        split.
 
         O(log n + VMAs).
         """

@@ -1,8 +1,9 @@
-"""The law Strict (DESIGN: section 5), looked for in an enclave that is carried out on the modelled EPCM.
+"""The law Strict (DESIGN: section 5), looked for in an enclave that is carried out on the modelled
+EPCM.
 
-After a step each page that exists must be accessible just as the program's VMA says; what is asked for and not there
-yet is the only gap. Within a step no page may be accessible in a way that was asked neither before nor after it: not
-even for one instruction. `Watch` sees every leaf.
+After a step each page that exists must be accessible just as the program's VMA says; what is asked
+for and not there yet is the only gap. Within a step no page may be accessible in a way that was
+asked neither before nor after it: not even for one instruction. `Watch` sees every leaf.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def breaches(
 
     `guards` are guard regions, which nobody can access whatever the VMA says.
 
-    `left` are pages that failures left in the EPC (`Edmm.left`): they are not there as long as nobody can access them.
+    `left` are pages that failures left in the EPC (`Edmm.left`): they are not there as long as
+    nobody can access them.
     """
     for start, end, prot in machine.effective(0, TASK_SIZE):
         if prot is None:
@@ -43,18 +45,21 @@ def breaches(
             asked = permissions(vma.flags) if vma is not None else 0
             if vma is not None and prot == asked:
                 continue
-            for low, high, state in left.runs(begin, stop) if left is not None else [(begin, stop, None)]:
+            for low, high, state in (
+                left.runs(begin, stop) if left is not None else [(begin, stop, None)]
+            ):
                 if state is None or prot:
                     what = "nothing is mapped" if vma is None else f"{Prot(asked)!r} was asked for"
                     yield f"{low:#x}-{high:#x} is {Prot(prot)!r} in the enclave, and {what}"
 
 
 class Watch:
-    """Looks at one machine after every leaf (`Machine.after_step`); what it finds is in `windows`, in words.
+    """Looks at one machine after every leaf (`Machine.after_step`); what it finds is in `windows`,
+    in words.
 
-    `expect` says, before the work of a call begins, what it changes; `space` is as it is after the call. `excepted`
-    are the page runs that were open by the law's one exception: mremap moves a page that nobody may read, and such a
-    page must be readable for the EACCEPTCOPY that moves it.
+    `expect` says, before the work of a call begins, what it changes; `space` is as it is after the
+    call. `excepted` are the page runs that were open by the law's one exception: mremap moves a
+    page that nobody may read, and such a page must be readable for the EACCEPTCOPY that moves it.
     """
 
     def __init__(self, machine: Machine, space: AddressSpace) -> None:

@@ -1,4 +1,5 @@
-"""A strategy whose every leaf is carried out on the modelled EPCM, and looked at: `laconic compare --verify`."""
+"""A strategy whose every leaf is carried out on the modelled EPCM, and looked at: `laconic compare
+--verify`."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from laconic.sgx.model.faults import SgxError
 from laconic.sgx.model.machine import Machine
 from laconic.strategies.strict import Watch, breaches
 
-#: The size of the enclaves, in bytes: what programs can map, and as much above it, where the library OS's own is.
+#: The size of the enclaves, in bytes: what programs can map, and as much above it, where the
+#: library OS's own is.
 _SIZE = 1 << 48
 _KEPT = 10
 
@@ -25,7 +27,8 @@ _KEPT = 10
 class Findings(NamedTuple):
     """What was looked at, and the first breaches of the law Strict, in words.
 
-    `excepted` counts page runs that were open by the law's one exception (`strict.Watch`); they are no breaches.
+    `excepted` counts page runs that were open by the law's one exception (`strict.Watch`); they are
+    no breaches.
     """
 
     steps: int
@@ -56,7 +59,8 @@ class Report:
 
 
 def verified(rule: type[Strategy], report: Report) -> type[Strategy]:
-    """The strategy `rule` on machines: after every step what is accessible is compared with what was asked for.
+    """The strategy `rule` on machines: after every step what is accessible is compared with what
+    was asked for.
 
     What the model refuses is a breach too. O(pages' runs + VMAs) a step.
     """
@@ -69,7 +73,9 @@ def verified(rule: type[Strategy], report: Report) -> type[Strategy]:
             super().__init__(self.machine, space, touches)
             self.watch = Watch(self.machine, space)
 
-        def _step(self, work: Callable[..., Any], *args: Any, changes: Iterable[Change] = ()) -> None:
+        def _step(
+            self, work: Callable[..., Any], *args: Any, changes: Iterable[Change] = ()
+        ) -> None:
             self.watch.expect(changes)
             try:
                 work(*args)

@@ -1,8 +1,8 @@
 """Traces: the file of recorded calls, the importers of other tools' logs, the exporters.
 
-    import laconic.trace
-    with laconic.trace.open("a.trace") as trace:
-        for record in trace: ...
+import laconic.trace
+with laconic.trace.open("a.trace") as trace:
+    for record in trace: ...
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How large a record batch is before it is unpacked: read from the head of its Arrow message.
 
-A batch is compressed, and some kilobytes can unpack to gigabytes. The head of the message (a flatbuffer, described by
-Arrow's format/Message.fbs) has the number of rows and the place of each buffer; a compressed buffer begins with its
-size when it is unpacked.
+A batch is compressed, and some kilobytes can unpack to gigabytes. The head of the message (a
+flatbuffer, described by Arrow's format/Message.fbs) has the number of rows and the place of each
+buffer; a compressed buffer begins with its size when it is unpacked.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ class BatchSize(NamedTuple):
 
 
 def batch_size(file: BinaryIO) -> BatchSize | None:
-    """The size of the record batch that begins at the file's position, which stays; None for any other message, and at
-    the end of the stream. O(buffers). Raises ValueError for a head that makes no sense.
+    """The size of the record batch that begins at the file's position, which stays; None for any
+    other message, and at the end of the stream. O(buffers). Raises ValueError for a head that makes
+    no sense.
     """
     at = file.tell()
     try:

@@ -1,7 +1,8 @@
 """Rows to Arrow record batches and back.
 
-Numbers go through `array`, which costs a fifth of what pyarrow's own conversion of Python objects does. Times are
-stored as differences to the row before, touched runs as pages counted from the row's a0: both compress to little.
+Numbers go through `array`, which costs a fifth of what pyarrow's own conversion of Python objects
+does. Times are stored as differences to the row before, touched runs as pages counted from the
+row's a0: both compress to little.
 """
 
 from __future__ import annotations
@@ -36,16 +37,20 @@ def arrow_schema(metadata: dict[str, str]) -> pa.Schema:
     import pyarrow as pa
 
     types: list[tuple[str, Any]] = [(name, getattr(pa, kind)()) for name, _, kind in NUMBERS]
-    runs = pa.struct([pa.field(name, getattr(pa, kind)(), nullable=False) for name, _, kind in _RUN])
+    runs = pa.struct(
+        [pa.field(name, getattr(pa, kind)(), nullable=False) for name, _, kind in _RUN]
+    )
     types += [("data", pa.binary()), ("touched", pa.list_(pa.field("item", runs, nullable=False)))]
     said = metadata | {"crc32": head_checksum(metadata)}
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in types], metadata=said)
 
 
 def encode(schema: pa.Schema, rows: Sequence[PlainRow], time: int) -> tuple[pa.RecordBatch, int]:
-    """One record batch of `rows`, and the time of its last row; `time` is that of the row before them. O(rows).
+    """One record batch of `rows`, and the time of its last row; `time` is that of the row before
+    them. O(rows).
 
-    Times never go backwards: a row with an earlier time than the row before it gets that row's time.
+    Times never go backwards: a row with an earlier time than the row before it gets that row's
+    time.
     """
     import pyarrow as pa
 
@@ -53,7 +58,8 @@ def encode(schema: pa.Schema, rows: Sequence[PlainRow], time: int) -> tuple[pa.R
     times = tuple(islice(accumulate(columns[_TIME], max, initial=time), 1, None))
     columns[_TIME] = tuple(map(sub, times, (time, *times[:-1])))
     arrays: list[Any] = [
-        _numbers(code, kind, column) for (_, code, kind), column in zip(NUMBERS, columns, strict=False)
+        _numbers(code, kind, column)
+        for (_, code, kind), column in zip(NUMBERS, columns, strict=False)
     ]
     data, touched = columns[_NUMBERS:]
     arrays.append(
@@ -81,8 +87,9 @@ def encode(schema: pa.Schema, rows: Sequence[PlainRow], time: int) -> tuple[pa.R
 class Times:
     """The times of the rows that have been decoded so far, in nanoseconds since the trace began.
 
-    `written` is the time of the last row as it is in the file, `shown` the latest time that a row was given. They
-    differ only in traces that older releases imported from a log whose clock was set back.
+    `written` is the time of the last row as it is in the file, `shown` the latest time that a row
+    was given. They differ only in traces that older releases imported from a log whose clock was
+    set back.
     """
 
     __slots__ = ("shown", "written")
@@ -91,8 +98,8 @@ class Times:
         self.written = self.shown = 0
 
     def take(self, steps: array[int]) -> list[int]:
-        """The times of the next rows, from the differences in the file; none is earlier than the one before it, and
-        none is later than `LATEST`. O(rows)."""
+        """The times of the next rows, from the differences in the file; none is earlier than the
+        one before it, and none is later than `LATEST`. O(rows)."""
         written = list(islice(accumulate(steps, initial=self.written), 1, None))
         if not written:
             return written
@@ -106,7 +113,8 @@ class Times:
 
 
 def most_runs(batch: pa.RecordBatch) -> int:
-    """The touched runs of the row that has most of them. O(rows) where there are more than a few."""
+    """The touched runs of the row that has most of them. O(rows) where there are more than a
+    few."""
     touched = batch.column(_NUMBERS + 1)
     if len(touched.values) <= RUNS:
         return len(touched.values)
@@ -116,8 +124,8 @@ def most_runs(batch: pa.RecordBatch) -> int:
 
 
 def portions(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """A batch in pieces of at most `RUNS` touched runs, or of one row. Decoded, a run takes ten times its bytes in the
-    file. O(rows)."""
+    """A batch in pieces of at most `RUNS` touched runs, or of one row. Decoded, a run takes ten
+    times its bytes in the file. O(rows)."""
     touched = batch.column(_NUMBERS + 1)
     count = batch.num_rows
     if len(touched.values) <= RUNS:
@@ -136,13 +144,18 @@ def portions(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 def decode(batch: pa.RecordBatch, times: Times) -> list[PlainRow]:
     """The rows of a batch; `times` has those of the rows before. O(rows)."""
     count = batch.num_rows
-    columns: list[Any] = [_values(code, batch.column(index)) for index, (_, code, _) in enumerate(NUMBERS)]
+    columns: list[Any] = [
+        _values(code, batch.column(index)) for index, (_, code, _) in enumerate(NUMBERS)
+    ]
     data, touched = batch.column(_NUMBERS), batch.column(_NUMBERS + 1)
-    columns.append(data.to_pylist() if data.get_total_buffer_size() > 4 * (count + 1) else repeat(b"", count))
+    columns.append(
+        data.to_pylist() if data.get_total_buffer_size() > 4 * (count + 1) else repeat(b"", count)
+    )
     columns.append(_touched(touched, columns[_A0]) if len(touched.values) else repeat((), count))
     columns[_TIME] = times.take(columns[_TIME])
     for index in range(_TIME + 1, _NUMBERS):
-        # Most columns of most batches hold one value all along, which need not be made anew for each row.
+        # Most columns of most batches hold one value all along, which need not be made anew for
+        # each row.
         values = columns[index]
         if values and values.tobytes() == values[:1].tobytes() * count:
             columns[index] = repeat(values[0], count)
@@ -183,7 +196,9 @@ def _values(code: str, column: pa.Array) -> array[int]:
     buffer = column.buffers()[1]
     if buffer is not None and len(column):
         size = values.itemsize
-        values.frombytes(memoryview(buffer)[column.offset * size : (column.offset + len(column)) * size])
+        values.frombytes(
+            memoryview(buffer)[column.offset * size : (column.offset + len(column)) * size]
+        )
     return values
 
 
@@ -191,9 +206,13 @@ def _touched(column: pa.ListArray, bases: Iterable[int]) -> list[tuple[Touched, 
     offsets = _values("i", column.offsets)
     counts = list(map(sub, offsets[1:], offsets))
     flat = column.flatten().flatten()
-    starts, pages, hows = (_values(code, part) for (_, code, _), part in zip(_RUN, flat, strict=True))
+    starts, pages, hows = (
+        _values(code, part) for (_, code, _), part in zip(_RUN, flat, strict=True)
+    )
     of_runs = chain.from_iterable(map(repeat, bases, counts))
-    begins = [(base & -4096) + (start << PAGE_SHIFT) for base, start in zip(of_runs, starts, strict=True)]
+    begins = [
+        (base & -4096) + (start << PAGE_SHIFT) for base, start in zip(of_runs, starts, strict=True)
+    ]
     ends = [begin + (length << PAGE_SHIFT) for begin, length in zip(begins, pages, strict=True)]
     runs = zip(begins, ends, hows, strict=True)
     return [tuple(islice(runs, count)) if count else () for count in counts]

@@ -9,7 +9,8 @@ KEPT = 100
 
 
 class Losses:
-    """The losses of one trace: `places`, `missing` (lines or calls, as far as that is known), and what they were."""
+    """The losses of one trace: `places`, `missing` (lines or calls, as far as that is known), and
+    what they were."""
 
     def __init__(self) -> None:
         self.places = 0

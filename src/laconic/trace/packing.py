@@ -1,4 +1,5 @@
-"""A trace with the symbols of its own frames in it, so that another machine shows the same names."""
+"""A trace with the symbols of its own frames in it, so that another machine shows the same
+names."""
 
 from __future__ import annotations
 
@@ -15,14 +16,16 @@ from laconic.trace.schema import BATCH, CODES, EVENTS, PlainRow, Row
 from laconic.trace.stacks import frames_of, module_of
 from laconic.trace.writer import TraceWriter
 
-_MODULE, _FRAMES, _STACK, _SYMBOLS, _END = (CODES[name] for name in ("module", "frames", "stack", "symbols", "end"))
+_MODULE, _FRAMES, _STACK, _SYMBOLS, _END = (
+    CODES[name] for name in ("module", "frames", "stack", "symbols", "end")
+)
 
 
 @dataclass(slots=True)
 class Packed:
-    """What was found. `frames` of all modules, `named` of which the function is known; `added` modules got a row now,
-    `already` had one. `missing`: why there are no symbols of a module; `partial`: what of them there
-    is not, and why. `texts`: stacks that are words already."""
+    """What was found. `frames` of all modules, `named` of which the function is known; `added`
+    modules got a row now, `already` had one. `missing`: why there are no symbols of a module;
+    `partial`: what of them there is not, and why. `texts`: stacks that are words already."""
 
     frames: int = 0
     named: int = 0
@@ -35,15 +38,21 @@ class Packed:
 
 
 def symbols_of(
-    trace: Trace, symbolizer: Symbolizer | None = None, progress: Callable[[int], None] | None = None
+    trace: Trace,
+    symbolizer: Symbolizer | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Packed:
-    """Reads a trace to its end and makes the `symbols` rows that it lacks. O(events + frames), and reading the modules.
+    """Reads a trace to its end and makes the `symbols` rows that it lacks. O(events + frames), and
+    reading the modules.
 
-    A module of which nothing is found gets none, so that a machine which has it can still name its frames. JIT memory
-    always gets one: a perf map of the same process id elsewhere is another program's. Raises LaconicError.
+    A module of which nothing is found gets none, so that a machine which has it can still name its
+    frames. JIT memory always gets one: a perf map of the same process id elsewhere is another
+    program's. Raises LaconicError.
     """
     if trace.redacted:
-        raise LaconicError(f"{trace.path!r} is redacted: its modules have no names, and symbols would tell them")
+        raise LaconicError(
+            f"{trace.path!r} is redacted: its modules have no names, and symbols would tell them"
+        )
     modules: dict[int, Module] = {}
     frames: dict[int, list[Frame]] = {}
     known: set[int] = set()
@@ -80,7 +89,12 @@ def symbols_of(
 
 
 def _pack(
-    packed: Packed, number: int, module: Module, frames: list[Frame], symbolizer: Symbolizer, time: int
+    packed: Packed,
+    number: int,
+    module: Module,
+    frames: list[Frame],
+    symbolizer: Symbolizer,
+    time: int,
 ) -> None:
     places, named = {}, 0
     for frame in frames:
@@ -89,21 +103,34 @@ def _pack(
         places[f"{frame.address:x}{'e' * frame.exact}"] = [list(place) for place in found]
     packed.named += named
     if not named:
-        none = "its process left no perf map" if module.kind == JIT else "it has no symbols for these addresses"
+        none = (
+            "its process left no perf map"
+            if module.kind == JIT
+            else "it has no symbols for these addresses"
+        )
         packed.missing.append((module, symbolizer.missing.get(module, none)))
     if named or module.kind == JIT:
-        data = json.dumps({"places": places}, separators=(",", ":")).encode("utf-8", "surrogateescape")
+        data = json.dumps({"places": places}, separators=(",", ":")).encode(
+            "utf-8", "surrogateescape"
+        )
         packed.rows.append(tuple(Row(_SYMBOLS, time, 0, 0, number, data=data)))
         packed.added.append(module)
 
 
 def write(
-    trace: Trace, packed: Packed, path: str, *, force: bool = False, progress: Callable[[int], None] | None = None
+    trace: Trace,
+    packed: Packed,
+    path: str,
+    *,
+    force: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Writes the trace to `path`, the rows of `packed` before its last one; all others stay as they are. O(events).
+    """Writes the trace to `path`, the rows of `packed` before its last one; all others stay as they
+    are. O(events).
 
-    Where the trace is damaged, what can be read is written, and a `lost` row says what is missing. Raises LaconicError
-    where the file cannot be made, OSError where it cannot be written to its end; then it is removed.
+    Where the trace is damaged, what can be read is written, and a `lost` row says what is missing.
+    Raises LaconicError where the file cannot be made, OSError where it cannot be written to its
+    end; then it is removed.
     """
     writer = _Copy(trace, path, force)
     try:
@@ -135,7 +162,11 @@ def _rows(trace: Trace, packed: Packed) -> Iterator[list[PlainRow]]:
     yield held
     if trace.loss and "damaged" in trace.loss:
         # The copy is whole in itself: what is missing must be said in it.
-        yield [tuple(Row(CODES["lost"], time, 0, 0, data=f"before it was packed, {trace.loss}".encode()))]
+        yield [
+            tuple(
+                Row(CODES["lost"], time, 0, 0, data=f"before it was packed, {trace.loss}".encode())
+            )
+        ]
     yield packed.rows
     yield end
 
@@ -145,10 +176,12 @@ class _Copy(TraceWriter):
 
     def __init__(self, trace: Trace, path: str, force: bool) -> None:
         super().__init__(path, trace.source, trace.about, force=force)
-        # A code never changes its meaning: what one of the two releases does not know, the other one does.
+        # A code never changes its meaning: what one of the two releases does not know, the other
+        # one does.
         names = list(trace.names)
         names[: len(EVENTS)] = [
-            ours if theirs.startswith("?") else theirs for ours, theirs in zip(EVENTS, trace.names, strict=False)
+            ours if theirs.startswith("?") else theirs
+            for ours, theirs in zip(EVENTS, trace.names, strict=False)
         ]
         while names[-1].startswith("?"):
             names.pop()

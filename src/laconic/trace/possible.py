@@ -1,7 +1,9 @@
-"""Rows that cannot be true: calls that succeeded although the kernel refuses them, and texts that no writer wrote.
+"""Rows that cannot be true: calls that succeeded although the kernel refuses them, and texts that
+no writer wrote.
 
-A line of a log that says so is an unrecognized line, and a row of a trace that says so counts as lost. So no code
-behind the importers and the reader meets a mapping of no bytes, or a range outside the address space.
+A line of a log that says so is an unrecognized line, and a row of a trace that says so counts as
+lost. So no code behind the importers and the reader meets a mapping of no bytes, or a range outside
+the address space.
 """
 
 from __future__ import annotations
@@ -29,13 +31,15 @@ _IN_PAGE = PAGE_SIZE - 1
 _FIXED = MAP_FIXED | MAP_FIXED_NOREPLACE
 #: Calls that refuse a start that is not a page's (EINVAL).
 _ALIGNED = frozenset({"mprotect", "pkey_mprotect", "madvise", "msync", "munmap", "mseal", "mbind"})
-#: Calls that fail where a part of the range `[a0, a0 + a1)` is not mapped, and so for any outside the address space.
+#: Calls that fail where a part of the range `[a0, a0 + a1)` is not mapped, and so for any outside
+#: the address space.
 _MAPPED = _ALIGNED | {"mlock", "mlock2", "munlock"}
 _ADDRESSES = frozenset({"shmat", "map_shadow_stack"})
 
 
 def impossible_call(name: str, args: Sequence[int], result: int) -> str:
-    """Why the kernel cannot have answered a call with `result`, "" if it can. Errors are always possible. O(1).
+    """Why the kernel cannot have answered a call with `result`, "" if it can. Errors are always
+    possible. O(1).
 
     >>> impossible_call("mmap", (0, 0, 3, 0x22, -1, 0), 0x7F0000000000)
     'an mmap of length 0 succeeded'
@@ -106,7 +110,8 @@ class Judge:
             self._checks[CODES[name]] = check
 
     def possible(self, rows: list[PlainRow]) -> list[PlainRow]:
-        """The rows, with a `lost` row in the place of each that cannot be true. Changes and returns `rows`. O(rows)."""
+        """The rows, with a `lost` row in the place of each that cannot be true. Changes and returns
+        `rows`. O(rows)."""
         checks = self._checks
         for place, row in enumerate(rows):
             check = checks[row[0]]
@@ -159,7 +164,9 @@ def _is_layout(layout: Any) -> bool:
     if not isinstance(advice, list):
         return False
     numbers = [*advice, *(value for key, value in layout.items() if key != "refused_advice")]
-    return all(number is None or isinstance(number, int) and 0 <= number <= TOP for number in numbers)
+    return all(
+        number is None or isinstance(number, int) and 0 <= number <= TOP for number in numbers
+    )
 
 
 _LAYOUT = {field.name for field in fields(Layout)}

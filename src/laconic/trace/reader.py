@@ -25,9 +25,10 @@ _MAGIC = b"\xff\xff\xff\xff"
 class Trace:
     """A trace that was recorded or imported.
 
-    `source` is how it was made (`run`, `strace`, `gramine`, `perf`), `about` what is known of the recording, `machine`
-    where it was made. After an iteration `loss` says in words what is missing at its end, or is None, and `events` how
-    many rows there were; during one, `position` is the byte that has been read up to.
+    `source` is how it was made (`run`, `strace`, `gramine`, `perf`), `about` what is known of the
+    recording, `machine` where it was made. After an iteration `loss` says in words what is missing
+    at its end, or is None, and `events` how many rows there were; during one, `position` is the
+    byte that has been read up to.
 
     Raises LaconicError where the file cannot be read, is no trace, or is of a newer schema.
     """
@@ -59,7 +60,8 @@ class Trace:
         self.names: list[str] = [*names, *(f"?{code}" for code in range(len(names), 256))]
 
     def batches(self) -> Iterator[list[PlainRow]]:
-        """The rows, some thousands at a time, in the order of `laconic.trace.schema.Row`. O(rows), bounded memory.
+        """The rows, some thousands at a time, in the order of `laconic.trace.schema.Row`. O(rows),
+        bounded memory.
 
         A row that no call can have made (`laconic.trace.possible`) is given as a `lost` row.
         """
@@ -111,7 +113,9 @@ class Trace:
         file, metadata, stream = self._open_stream()
         file.close()
         if _number(metadata, "schema") == SCHEMA and stream.schema != arrow_schema({}):
-            raise LaconicError(f"{self.path!r} has a damaged head, and cannot be read: take another copy of it")
+            raise LaconicError(
+                f"{self.path!r} has a damaged head, and cannot be read: take another copy of it"
+            )
         return metadata
 
     def _open_stream(self) -> tuple[BinaryIO, dict[str, str], pa.RecordBatchStreamReader]:
@@ -121,22 +125,31 @@ class Trace:
             file.seek(0)
             self.size = os.fstat(file.fileno()).st_size
             if not head:
-                raise LaconicError(f"{self.path!r} is empty: record a trace with  laconic run -o FILE -- CMD")
+                raise LaconicError(
+                    f"{self.path!r} is empty: record a trace with  laconic run -o FILE -- CMD"
+                )
             if not head.startswith(_MAGIC):
-                raise LaconicError(f"{self.path!r} is no trace: it looks like {looks_like(head)}{_cure(head)}")
+                raise LaconicError(
+                    f"{self.path!r} is no trace: it looks like {looks_like(head)}{_cure(head)}"
+                )
             import pyarrow as pa
 
             try:
                 # Threads for each batch cost more than they save.
                 stream = pa.ipc.open_stream(file, options=pa.ipc.IpcReadOptions(use_threads=False))
-                metadata = {os.fsdecode(k): os.fsdecode(v) for k, v in (stream.schema.metadata or {}).items()}
+                metadata = {
+                    os.fsdecode(k): os.fsdecode(v)
+                    for k, v in (stream.schema.metadata or {}).items()
+                }
             except _unreadable() as error:
                 raise LaconicError(
                     f"{self.path!r} is cut off within its first {self.size:,} bytes, before the first event: there is "
                     f"nothing to read ({' '.join(str(error).split())[:120]})"
                 ) from None
             if "laconic" not in metadata or "source" not in metadata:
-                raise LaconicError(f"{self.path!r} is an Arrow stream, but none of Laconic's: give it a trace")
+                raise LaconicError(
+                    f"{self.path!r} is an Arrow stream, but none of Laconic's: give it a trace"
+                )
         except BaseException:
             file.close()
             raise
@@ -160,7 +173,9 @@ def _check_size(file: BinaryIO) -> None:
     if not 0 <= size.rows <= BATCH:
         raise ValueError(f"a batch has {size.rows:,} rows, and {BATCH:,} is the most")
     if size.unpacked > LARGEST_BATCH:
-        raise ValueError(f"a batch unpacks to {size.unpacked:,} bytes, and {LARGEST_BATCH:,} is the most")
+        raise ValueError(
+            f"a batch unpacks to {size.unpacked:,} bytes, and {LARGEST_BATCH:,} is the most"
+        )
 
 
 def _prove(batch: pa.RecordBatch, about: Mapping[bytes, bytes] | None, before: int) -> None:
@@ -172,7 +187,9 @@ def _prove(batch: pa.RecordBatch, about: Mapping[bytes, bytes] | None, before: i
         raise ValueError("it has null values")
     if most_runs(batch) > MOST_RUNS:
         raise ValueError(f"a row has more than {MOST_RUNS:,} touched runs")
-    written = [(about or {}).get(key, b"").decode("ascii", "replace") for key in (b"crc32", b"rows")]
+    written = [
+        (about or {}).get(key, b"").decode("ascii", "replace") for key in (b"crc32", b"rows")
+    ]
     if written != [str(checksum(batch)), str(before + batch.num_rows)]:
         raise ValueError("its checksum is wrong")
 
@@ -193,7 +210,9 @@ def open_input(path: str) -> BinaryIO:
             raise
         return file
     except OSError as error:
-        raise LaconicError(f"{path!r} cannot be read, {error.strerror}: name a trace file") from None
+        raise LaconicError(
+            f"{path!r} cannot be read, {error.strerror}: name a trace file"
+        ) from None
 
 
 def looks_like(head: bytes) -> str:

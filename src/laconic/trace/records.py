@@ -33,7 +33,8 @@ ARITY = {
 
 
 class TracedFile(NamedTuple):
-    """A file that a call's descriptor referred to: identity, size in bytes then, `FileMode` bits."""
+    """A file that a call's descriptor referred to: identity, size in bytes then, `FileMode`
+    bits."""
 
     file: File
     size: int
@@ -43,10 +44,11 @@ class TracedFile(NamedTuple):
 class Call(NamedTuple):
     """One memory or process call. `time` is in nanoseconds since the trace began.
 
-    `result` is what the program got (a value, or a negative errno), None where it never returned or the log does not
-    show it. `said` host calls were made for it, for changes of `kinds`. `file` is what its descriptor referred to,
-    `shown` what the host shows of a new mapping where that is another file. `touched` are runs `(start, end, how)` in
-    bytes of pages that had been touched, of those that the call was about to change. `name` is the path of an execve.
+    `result` is what the program got (a value, or a negative errno), None where it never returned or
+    the log does not show it. `said` host calls were made for it, for changes of `kinds`. `file` is
+    what its descriptor referred to, `shown` what the host shows of a new mapping where that is
+    another file. `touched` are runs `(start, end, how)` in bytes of pages that had been touched, of
+    those that the call was about to change. `name` is the path of an execve.
     """
 
     number: int
@@ -66,7 +68,8 @@ class Call(NamedTuple):
 
 
 class Program(NamedTuple):
-    """The process runs a new program. `about` holds `path`, `argv`, `bits` and, where known, `layout`."""
+    """The process runs a new program. `about` holds `path`, `argv`, `bits` and, where known,
+    `layout`."""
 
     number: int
     time: int
@@ -78,7 +81,8 @@ class Program(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """What the host's map showed: the runs `(start, end, vma)` that differed from bookkeeping; None for a hole."""
+    """What the host's map showed: the runs `(start, end, vma)` that differed from bookkeeping; None
+    for a hole."""
 
     number: int
     time: int
@@ -88,7 +92,8 @@ class Maps(NamedTuple):
 
 
 class Process(NamedTuple):
-    """A process or thread whose beginning the trace does not hold; `parent` is 0 where that is not known either."""
+    """A process or thread whose beginning the trace does not hold; `parent` is 0 where that is not
+    known either."""
 
     number: int
     time: int
@@ -99,7 +104,8 @@ class Process(NamedTuple):
 
 
 class Exit(NamedTuple):
-    """A thread ended, with a wait status (waitpid(2)); `touched` are the pages touched since they were last asked."""
+    """A thread ended, with a wait status (waitpid(2)); `touched` are the pages touched since they
+    were last asked."""
 
     number: int
     time: int
@@ -141,7 +147,8 @@ class Stack(NamedTuple):
 
 
 class Detail(NamedTuple):
-    """A row that belongs to the call after it: what an upcall answered, or a host call that was made for it."""
+    """A row that belongs to the call after it: what an upcall answered, or a host call that was
+    made for it."""
 
     number: int
     time: int
@@ -202,7 +209,9 @@ def traced_file(row: PlainRow) -> TracedFile:
     return TracedFile(File(row[4], row[5], inode, os.fsdecode(row[16])), row[7], row[8])
 
 
-def vma_run(row: PlainRow, files: Mapping[int, TracedFile | OpenFile]) -> tuple[int, int, Vma | None]:
+def vma_run(
+    row: PlainRow, files: Mapping[int, TracedFile | OpenFile]
+) -> tuple[int, int, Vma | None]:
     """The run `(start, end, vma)` that a `vma` row describes."""
     if row[9]:
         return row[4], row[5], None
@@ -218,7 +227,9 @@ def _maps(row: PlainRow, number: int, runs: list[tuple[int, int, Vma | None]]) -
     return Maps(number, row[1], row[2], row[3], tuple(runs))
 
 
-def _call(number: int, row: PlainRow, name: str, files: dict[int, TracedFile], begun: PlainRow | None) -> Call:
+def _call(
+    number: int, row: PlainRow, name: str, files: dict[int, TracedFile], begun: PlainRow | None
+) -> Call:
     state, file, touched = row[11], row[14], row[17]
     if begun is not None and begun[12] == row[0]:
         # What was known when its work began stands in that row.

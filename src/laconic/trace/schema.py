@@ -1,8 +1,9 @@
 """What a trace file holds: the columns, the events by code, and the meaning of every field.
 
-A trace is an Arrow IPC stream: its schema, then record batches (zstd), appended while recording. One row is one event.
-Nothing that bookkeeping was told is left out: the calls, what its upcalls answered, what the host showed. So a replay
-comes to the same state by the same code. docs/traces.md describes the same for people.
+A trace is an Arrow IPC stream: its schema, then record batches (zstd), appended while recording.
+One row is one event. Nothing that bookkeeping was told is left out: the calls, what its upcalls
+answered, what the host showed. So a replay comes to the same state by the same code. docs/traces.md
+describes the same for people.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ SCHEMA: Final = 1
 
 #: Rows of a batch, at most. Larger ones compress no better and are read no faster.
 BATCH: Final = 16384
-#: Bytes that a batch has when it is unpacked, at most. The numbers of 16,384 rows take 1.4 MB; texts and touched runs
-#: (17 bytes each) take the rest. A writer begins another batch at half of it.
+#: Bytes that a batch has when it is unpacked, at most. The numbers of 16,384 rows take 1.4 MB;
+#: texts and touched runs (17 bytes each) take the rest. A writer begins another batch at half of
+#: it.
 LARGEST_BATCH: Final = 1 << 26
 #: Touched runs of one row, at most; a writer leaves out the others, and says so.
 MOST_RUNS: Final = 1 << 20
 
-#: Memory calls, by their names in `laconic.memory.calls.OPERATIONS`. `other` is one that bookkeeping does not follow
-#: (int 0x80, x32), `i386_brk` the break moved in that way. An event's code is its place: new names go to the end.
+#: Memory calls, by their names in `laconic.memory.calls.OPERATIONS`. `other` is one that
+#: bookkeeping does not follow (int 0x80, x32), `i386_brk` the break moved in that way. An event's
+#: code is its place: new names go to the end.
 MEMORY_EVENTS: Final = (
     "mmap",
     "mprotect",
@@ -66,9 +69,19 @@ MEMORY_EVENTS: Final = (
 )
 #: Of those, the calls that no bookkeeping concerns: logs have them, `laconic run` lets them pass.
 BYSTANDERS: Final = frozenset(MEMORY_EVENTS[MEMORY_EVENTS.index("mincore") :])
-#: Process calls. The clone family: a0 holds the clone flags (fork: 0; vfork: CLONE_VM | CLONE_VFORK), the result is the
-#: new thread's id. execve and execveat: `data` holds the path; of one that succeeded a `program` row follows.
-PROCESS_EVENTS: Final = ("clone", "clone3", "fork", "vfork", "execve", "execveat", "personality", "seccomp")
+#: Process calls. The clone family: a0 holds the clone flags (fork: 0; vfork: CLONE_VM |
+#: CLONE_VFORK), the result is the new thread's id. execve and execveat: `data` holds the path; of
+#: one that succeeded a `program` row follows.
+PROCESS_EVENTS: Final = (
+    "clone",
+    "clone3",
+    "fork",
+    "vfork",
+    "execve",
+    "execveat",
+    "personality",
+    "seccomp",
+)
 #: What is no call:
 #: `file`     a file, before the first row that names it: a0 major, a1 minor, a2 inode, a3 size in bytes, a4 `FileMode`
 #:            bits; `file` is its number, `data` its path.
@@ -82,7 +95,8 @@ PROCESS_EVENTS: Final = ("clone", "clone3", "fork", "vfork", "execve", "execveat
 #:            `data` the answer.
 #: `begin`    a call whose work begins here and whose row follows later, other calls between: `said` is its event code,
 #:            `state` 1 where what it changes is taken for done here.
-#: `host_call` one that Laconic made for the next call of this thread, where it is not that call itself: `said` is its
+#: `host_call` one that Laconic made for the next call of this thread, where it is not that call
+#: itself: `said` is its
 #:            event code, a0 to a5 its arguments.
 #: `process`  a process or thread whose beginning was not seen: a0 1 where it shares the memory of process `result`.
 #: `exit`     a thread ends: a0 its wait status, a1 1 where that was in a fork or clone whose row may still follow.
@@ -98,7 +112,8 @@ PROCESS_EVENTS: Final = ("clone", "clone3", "fork", "vfork", "execve", "execveat
 #: `symbols`  what `laconic pack` found for a module: a0 its number, `data` JSON.
 #: `received` memory that a forked child in Gramine received: a0 start, a1 end, a2 entries of the checkpoint that this
 #:            was sent in (one a page for anonymous memory).
-#: `measured` what SGX hardware counted (Gramine's sgx.enable_stats): a0 EENTERs, a1 EEXITs, a2 AEXs, a3 synchronous, a4
+#: `measured` what SGX hardware counted (Gramine's sgx.enable_stats): a0 EENTERs, a1 EEXITs, a2
+#: AEXs, a3 synchronous, a4
 #:            asynchronous signals; a5 1 for all of a process, 0 for a thread; `result` its id on the host. pid 0: which
 #:            of the trace's processes that is is not known.
 OTHER_EVENTS: Final = (
@@ -122,41 +137,53 @@ OTHER_EVENTS: Final = (
     "received",
     "measured",
 )
-EVENTS: Final = (*MEMORY_EVENTS, *(f"?{i}" for i in range(len(MEMORY_EVENTS), 64)), *PROCESS_EVENTS, *OTHER_EVENTS)
-CODES: Final[dict[str, int]] = {name: code for code, name in enumerate(EVENTS) if not name.startswith("?")}
+EVENTS: Final = (
+    *MEMORY_EVENTS,
+    *(f"?{i}" for i in range(len(MEMORY_EVENTS), 64)),
+    *PROCESS_EVENTS,
+    *OTHER_EVENTS,
+)
+CODES: Final[dict[str, int]] = {
+    name: code for code, name in enumerate(EVENTS) if not name.startswith("?")
+}
 #: Every code below this is a memory call's.
 MEMORY_CODES: Final = 64
 
-#: `state` bits. UNFINISHED: the call never returned (the thread ended in it). FAILED: the host refused, or stopped
-#: half way. CHOSEN: the host chose the address. UNFOLLOWED: bookkeeping left the call to the host and looked
-#: afterwards. NO_RESULT: the log does not show the result.
+#: `state` bits. UNFINISHED: the call never returned (the thread ended in it). FAILED: the host
+#: refused, or stopped half way. CHOSEN: the host chose the address. UNFOLLOWED: bookkeeping left
+#: the call to the host and looked afterwards. NO_RESULT: the log does not show the result.
 UNFINISHED, FAILED, CHOSEN, UNFOLLOWED, NO_RESULT = 1, 2, 4, 8, 16
 
-#: `FileMode` bits of a `file` row: how the descriptor was open, and what it is (`laconic.memory.mmap.OpenFile`).
-#: UNKNOWN_IDENTITY: device and inode are not known, and the path stands for them. From bit HUGE_SHIFT on, for a file of
-#: hugetlbfs: the binary logarithm of its page size.
+#: `FileMode` bits of a `file` row: how the descriptor was open, and what it is
+#: (`laconic.memory.mmap.OpenFile`). UNKNOWN_IDENTITY: device and inode are not known, and the path
+#: stands for them. From bit HUGE_SHIFT on, for a file of hugetlbfs: the binary logarithm of its
+#: page size.
 READABLE, WRITABLE, PLAIN, NOEXEC, PLACES, UNKNOWN_IDENTITY = 1, 2, 4, 8, 16, 32
 HUGE_SHIFT = 8
 
-#: One frame of a `frames` row: the module's number times 4, plus 2 where the address is exact, plus 1 where it was
-#: guessed (`laconic.stacks.table.Frame`); the address.
+#: One frame of a `frames` row: the module's number times 4, plus 2 where the address is exact, plus
+#: 1 where it was guessed (`laconic.stacks.table.Frame`); the address.
 FRAME: Final = struct.Struct("<IQ")
 
-#: What was taken over from a `maps` row that no call asked for: the growth of stacks, or everything.
+#: What was taken over from a `maps` row that no call asked for: the growth of stacks, or
+#: everything.
 GREW, ADOPTED = 1, 2
 
 #: `Answer` codes of an `answer` row.
 RESIDENT, DATA_LIMIT, READ = 1, 2, 3
 
-class Row(NamedTuple):
-    """One event as it is written; a plain tuple in this order serves as well, and is what hot paths append.
 
-    `time` is in nanoseconds since the trace began (of a log: since its first line; 0 where it has no times). `a0` to
-    `a5` are the call's arguments as unsigned 64-bit numbers, `result` the program's result or a negative errno.
-    `said` counts the host calls made and `kinds` is the set of `ChangeKind` bits of what changed (both 0 where the
-    trace is a log's). `file` is the number of the `file` row that the call's descriptor refers to, `shown` of the one
-    that the host shows for the new mapping where that is another; 0 for none. `touched` are the pages that were
-    touched of what the call is about to change (`laconic.linux.pagemap`).
+class Row(NamedTuple):
+    """One event as it is written; a plain tuple in this order serves as well, and is what hot paths
+    append.
+
+    `time` is in nanoseconds since the trace began (of a log: since its first line; 0 where it has
+    no times). `a0` to `a5` are the call's arguments as unsigned 64-bit numbers, `result` the
+    program's result or a negative errno. `said` counts the host calls made and `kinds` is the set
+    of `ChangeKind` bits of what changed (both 0 where the trace is a log's). `file` is the number
+    of the `file` row that the call's descriptor refers to, `shown` of the one that the host shows
+    for the new mapping where that is another; 0 for none. `touched` are the pages that were touched
+    of what the call is about to change (`laconic.linux.pagemap`).
     """
 
     event: int
@@ -181,7 +208,8 @@ class Row(NamedTuple):
 
 #: A row as it is held between the writer's caller and a batch.
 PlainRow = tuple[Any, ...]
-#: Column → array typecode and Arrow type, for those that are plain numbers; `data` and `touched` follow them.
+#: Column → array typecode and Arrow type, for those that are plain numbers; `data` and `touched`
+#: follow them.
 NUMBERS: Final = (
     ("event", "B", "uint8"),
     ("time", "q", "int64"),

@@ -1,7 +1,8 @@
-"""Writing a trace in a process of its own, which takes rows from a pipe and outlives whoever sends them.
+"""Writing a trace in a process of its own, which takes rows from a pipe and outlives whoever sends
+them.
 
-So the program that is recorded waits for no compression and no disk, a short one not even for pyarrow to be imported;
-and what was sent is written when the sender is killed.
+So the program that is recorded waits for no compression and no disk, a short one not even for
+pyarrow to be imported; and what was sent is written when the sender is killed.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ PERIOD = 0.8
 
 
 class Spool:
-    """Hands rows to a process that `writer` goes on in; here it is left with `rows` and the numbers of files.
+    """Hands rows to a process that `writer` goes on in; here it is left with `rows` and the numbers
+    of files.
 
-    To be made before any thread is: it forks. The process is no child of this one, and no terminal's signal reaches it.
+    To be made before any thread is: it forks. The process is no child of this one, and no
+    terminal's signal reaches it.
     """
 
     def __init__(self, writer: TraceWriter) -> None:
@@ -58,7 +61,8 @@ class Spool:
         self._broken = False
 
     def send(self, rows: list[PlainRow]) -> None:
-        """Hands rows over; those that come after the other process was killed are lost. 0.4 µs a row."""
+        """Hands rows over; those that come after the other process was killed are lost. 0.4 µs a
+        row."""
         data = marshal.dumps(rows, 2)
         left = memoryview(_LENGTH.pack(len(data)) + data)
         try:
@@ -68,7 +72,8 @@ class Spool:
             self._broken = True
 
     def close(self) -> tuple[int, str | None]:
-        """Has the rest written; how many rows are in the file, and why it has no more where it has not all."""
+        """Has the rest written; how many rows are in the file, and why it has no more where it has
+        not all."""
         os.close(self._rows)
         with open(self._outcome, "rb") as file:
             text = file.read()
@@ -90,14 +95,17 @@ def _be_nobodys_child() -> None:
 
 
 def _import_pyarrow() -> None:
-    # At once, beside the program's start. What pyarrow can do without, and takes longer than itself, is left out.
+    # At once, beside the program's start. What pyarrow can do without, and takes longer than
+    # itself, is left out.
     for name in ("numpy", "cloudpickle"):
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     try:
         import pyarrow  # noqa: F401
     except ImportError:
         for name in ("numpy", "cloudpickle"):
-            del sys.modules[name]  # an older pyarrow needs numpy: it is imported with the first batch
+            del sys.modules[
+                name
+            ]  # an older pyarrow needs numpy: it is imported with the first batch
 
 
 def _write_all(writer: TraceWriter, rows: int, outcome: int, written: mmap.mmap) -> None:
@@ -123,7 +131,9 @@ def _receive(writer: TraceWriter, rows: int, written: mmap.mmap) -> None:
     due = time.monotonic() + PERIOD
     received = bytearray()
     while True:
-        ready, _, _ = select.select([rows], [], [], max(due - time.monotonic(), 0) if writer.rows else None)
+        ready, _, _ = select.select(
+            [rows], [], [], max(due - time.monotonic(), 0) if writer.rows else None
+        )
         data = os.read(rows, _PIPE_SIZE) if ready else b""
         if ready and not data:
             return

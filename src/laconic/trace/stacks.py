@@ -15,9 +15,12 @@ from laconic.trace.schema import CODES, FRAME, PlainRow
 
 #: The number of the stack of a call that has none.
 NO_STACK = -1
-_MODULE, _FRAMES, _SITE, _STACK, _SYMBOLS = (CODES[name] for name in ("module", "frames", "site", "stack", "symbols"))
+_MODULE, _FRAMES, _SITE, _STACK, _SYMBOLS = (
+    CODES[name] for name in ("module", "frames", "site", "stack", "symbols")
+)
 _UNKNOWN = Module(FILE, "?")
-#: A frame as `strace -k` prints it: /lib/libc.so.6(mprotect+0xb) [0x10a9b3], or with no name between the brackets.
+#: A frame as `strace -k` prints it: /lib/libc.so.6(mprotect+0xb) [0x10a9b3], or with no name
+#: between the brackets.
 _LOGGED = re.compile(
     r"(?P<path>.*? \(deleted\)|.*?)\((?P<name>.*?)(?:\+0x[0-9a-f]+)?\) \[0x(?P<address>[0-9a-f]+)\]\Z"
 )
@@ -27,10 +30,11 @@ Spot = tuple[Place, bool]
 
 
 class Places(Sequence[Spot]):
-    """A stack in words, innermost first, inlined functions too; True for what was guessed. Empty: none is known.
+    """A stack in words, innermost first, inlined functions too; True for what was guessed. Empty:
+    none is known.
 
-    Each frame's name is found when it is first asked for: DWARF of frames that nobody sees is not read. Only the length
-    and the end of it ask for all.
+    Each frame's name is found when it is first asked for: DWARF of frames that nobody sees is not
+    read. Only the length and the end of it ask for all.
     """
 
     def __init__(self, count: int, find: Callable[[int], Sequence[Spot]]) -> None:
@@ -62,7 +66,12 @@ class Places(Sequence[Spot]):
     def after(self, count: int) -> Places:
         """The stack without its first `count` places. O(1)."""
         rest = Places.__new__(Places)
-        rest._count, rest._spots, rest._known, rest._frames = self._count, self._spots, self._known, self._frames
+        rest._count, rest._spots, rest._known, rest._frames = (
+            self._count,
+            self._spots,
+            self._known,
+            self._frames,
+        )
         rest._start = self._start + count
         return rest
 
@@ -89,8 +98,8 @@ class Places(Sequence[Spot]):
 class Stacks:
     """Takes a trace's rows about stacks, and knows each call's.
 
-    `next` holds the number of the stack of the next call of each thread, by its id. Stacks that a log shows in words
-    are numbered with the others.
+    `next` holds the number of the stack of the next call of each thread, by its id. Stacks that a
+    log shows in words are numbered with the others.
     """
 
     def __init__(self, symbolizer: Symbolizer | None = None) -> None:
@@ -140,7 +149,9 @@ class Stacks:
 
     def frames(self, number: int) -> tuple[Frame, ...]:
         """The frames of a stack of a run, innermost first. O(frames)."""
-        return tuple(self._frames[frame] for frame in self._stacks.get(number, ()) if frame in self._frames)
+        return tuple(
+            self._frames[frame] for frame in self._stacks.get(number, ()) if frame in self._frames
+        )
 
     def guessed(self, number: int) -> bool:
         """True where a frame of a stack was guessed. O(frames)."""
@@ -153,7 +164,8 @@ class Stacks:
         return module is not None and module.kind == CUT
 
     def places(self, number: int) -> tuple[Spot, ...]:
-        """A stack in words, as `Places`. O(frames), and the reading of symbols at a module's first frame."""
+        """A stack in words, as `Places`. O(frames), and the reading of symbols at a module's first
+        frame."""
         return tuple(self.walk(number))
 
     def walk(self, number: int) -> Places:
@@ -163,23 +175,33 @@ class Stacks:
             logged = [line.strip() for line in lines if line.strip()]
             return Places(len(logged), lambda at: [(_logged(logged[at]), False)])
         frames = self.frames(number)
-        return Places(len(frames), lambda at: [(place, frames[at].guessed) for place in self._places(frames[at])])
+        return Places(
+            len(frames),
+            lambda at: [(place, frames[at].guessed) for place in self._places(frames[at])],
+        )
 
     def _places(self, frame: Frame) -> tuple[Place, ...]:
         module = self.modules.get(frame.module)
         if module is None:
             return (Place(f"?+{frame.address:#x}", "?", known=False),)
-        packed = self.packed.get(frame.module, {}).get("places", {}).get(f"{frame.address:x}{'e' * frame.exact}")
+        packed = (
+            self.packed.get(frame.module, {})
+            .get("places", {})
+            .get(f"{frame.address:x}{'e' * frame.exact}")
+        )
         if packed is not None:
             return tuple(Place(*place) for place in packed)
         return self.symbolizer.places(module, frame)
 
 
 def module_of(row: PlainRow) -> Module:
-    """The module that a `module` row describes; fields that it lacks, or that make no sense, have their defaults."""
+    """The module that a `module` row describes; fields that it lacks, or that make no sense, have
+    their defaults."""
     about = _object(row[16])
     fields = _UNKNOWN._asdict().items()
-    known = {name: about[name] for name, blank in fields if isinstance(about.get(name), type(blank))}
+    known = {
+        name: about[name] for name, blank in fields if isinstance(about.get(name), type(blank))
+    }
     return _UNKNOWN._replace(**known)
 
 

@@ -15,7 +15,8 @@ from laconic.errors import LaconicError
 from laconic.stacks.elf import PT_LOAD, Malformed, Segment
 from laconic.stacks.symbols import open_elf
 
-#: Files that are kept in mind, and links that are followed on the way to one (as the kernel's MAXSYMLINKS).
+#: Files that are kept in mind, and links that are followed on the way to one (as the kernel's
+#: MAXSYMLINKS).
 _KEPT, _LINKS = 65536, 40
 
 
@@ -33,7 +34,9 @@ class Sysroot:
 
     def __init__(self, folder: str) -> None:
         if not os.path.isdir(folder):
-            raise LaconicError(f"--root {folder!r} is not a directory; name the one that holds the program's files")
+            raise LaconicError(
+                f"--root {folder!r} is not a directory; name the one that holds the program's files"
+            )
         self._folder = os.path.abspath(folder)
         self._files: dict[str, HostFile | None] = {}
 
@@ -46,7 +49,8 @@ class Sysroot:
         return self._files[path]
 
     def segments(self, path: str) -> list[Segment] | None:
-        """The PT_LOAD segments of the ELF file at a path, ascending; None if there is no such file. O(segments)."""
+        """The PT_LOAD segments of the ELF file at a path, ascending; None if there is no such file.
+        O(segments)."""
         if self.find(path) is None:
             return None
         try:

@@ -43,11 +43,11 @@ _MASK = (1 << 64) - 1
 class TraceWriter:
     """Appends a trace to `path`.
 
-    `source` says how it is made (`run`, `strace`, `gramine`, ...) and `about` what else is to be known of it (JSON
-    values). `redact` puts hashes in the place of paths, names and command lines.
-    Callers append rows, in order, to `rows`, and call `flush` when there are `BATCH` of them or time has passed.
-    A file that cannot be written any more ends the trace, not the program: `failure` is the errno, and `written` counts
-    the rows that are in the file.
+    `source` says how it is made (`run`, `strace`, `gramine`, ...) and `about` what else is to be
+    known of it (JSON values). `redact` puts hashes in the place of paths, names and command lines.
+    Callers append rows, in order, to `rows`, and call `flush` when there are `BATCH` of them or
+    time has passed. A file that cannot be written any more ends the trace, not the program:
+    `failure` is the errno, and `written` counts the rows that are in the file.
 
     Raises LaconicError where the file cannot be made.
     """
@@ -89,7 +89,9 @@ class TraceWriter:
 
     # What rows refer to
 
-    def file(self, file: File, size: int, mode: int, *, now: tuple[int, int, int] = (0, 0, 0)) -> int:
+    def file(
+        self, file: File, size: int, mode: int, *, now: tuple[int, int, int] = (0, 0, 0)
+    ) -> int:
         """The number of a file, whose row is appended where it is new.
 
         `size` is in bytes, `mode` the `FileMode` bits, `now` the time, pid and tid of the row.
@@ -112,7 +114,8 @@ class TraceWriter:
         return bool(self._salt)
 
     def hidden(self, text: str) -> bytes:
-        """`text` as bytes, or its hash where the trace is redacted. Equal texts have equal hashes within a trace."""
+        """`text` as bytes, or its hash where the trace is redacted. Equal texts have equal hashes
+        within a trace."""
         data = os.fsencode(text)
         if not self._salt or not data:
             return data
@@ -135,7 +138,8 @@ class TraceWriter:
                 self._append(batch)
 
     def close(self) -> None:
-        """Writes the rest and the end of the stream; a trace that was ended in order has an `end` row before."""
+        """Writes the rest and the end of the stream; a trace that was ended in order has an `end`
+        row before."""
         self.flush()
         self.open_head()
         if self._stream is not None and self.failure is None:
@@ -171,7 +175,8 @@ class TraceWriter:
         self._stream = pa.ipc.new_stream(self._sink, self._schema, options=options)
 
     def open_head(self) -> None:
-        """Writes the head of the trace, which comes before the first batch: the file is a trace from here on."""
+        """Writes the head of the trace, which comes before the first batch: the file is a trace
+        from here on."""
         if self._stream is None and self.failure is None:
             self._open_stream()
             self._write_out()
@@ -225,21 +230,30 @@ _PUBLIC = {"", "/dev/zero (deleted)", "/SYSV00000000 (deleted)", "/dev/zero", "/
 
 
 def create(path: str, force: bool) -> int:
-    """A new file's descriptor. Raises LaconicError where there is one already (without `force`) or none can be made."""
+    """A new file's descriptor. Raises LaconicError where there is one already (without `force`) or
+    none can be made."""
     try:
         if force and not stat.S_ISREG(os.stat(path).st_mode):
             raise LaconicError(f"-o {path!r} is no regular file: name another")
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise LaconicError(f"-o {path!r} cannot be written, {error.strerror}: name another file") from None
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_APPEND | (os.O_TRUNC if force else os.O_EXCL)
+        raise LaconicError(
+            f"-o {path!r} cannot be written, {error.strerror}: name another file"
+        ) from None
+    flags = (
+        os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_APPEND | (os.O_TRUNC if force else os.O_EXCL)
+    )
     try:
         return os.open(path, flags, 0o644)
     except FileExistsError:
-        raise LaconicError(f"-o {path!r} exists already: name another file, or give --force") from None
+        raise LaconicError(
+            f"-o {path!r} exists already: name another file, or give --force"
+        ) from None
     except OSError as error:
-        raise LaconicError(f"-o {path!r} cannot be written, {error.strerror}: name another file") from None
+        raise LaconicError(
+            f"-o {path!r} cannot be written, {error.strerror}: name another file"
+        ) from None
 
 
 def mode_bits(file: OpenFile) -> int:
@@ -255,6 +269,10 @@ def mode_bits(file: OpenFile) -> int:
 
 
 def _machine() -> dict[str, Any]:
-    about: dict[str, Any] = {"system": platform.system(), "release": platform.release(), "machine": platform.machine()}
+    about: dict[str, Any] = {
+        "system": platform.system(),
+        "release": platform.release(),
+        "machine": platform.machine(),
+    }
     about["cpus"] = os.cpu_count()
     return about

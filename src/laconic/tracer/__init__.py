@@ -1,1 +1,2 @@
-"""Real programs: ptrace, a seccomp filter, the process tree, system calls carried out inside the program."""
+"""Real programs: ptrace, a seccomp filter, the process tree, system calls carried out inside the
+program."""

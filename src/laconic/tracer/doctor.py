@@ -24,7 +24,8 @@ from laconic.tracer.verify import Checker
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was tried: `ok`, `limited` (works, with a restriction), or `missing` (Laconic cannot run)."""
+    """One thing that was tried: `ok`, `limited` (works, with a restriction), or `missing` (Laconic
+    cannot run)."""
 
     what: str
     level: Literal["ok", "limited", "missing"]
@@ -36,7 +37,8 @@ _CAP_SYS_ADMIN, _CAP_SYS_PTRACE = 21, 19
 
 
 def examine() -> list[Finding]:
-    """Every finding, in the order in which a run would meet them; the last is a run of a real program."""
+    """Every finding, in the order in which a run would meet them; the last is a run of a real
+    program."""
     findings = [_machine()]
     if findings[0].level == "missing":
         return findings
@@ -53,7 +55,9 @@ def _machine() -> Finding:
         return Finding("machine", "missing", text, "Laconic needs Linux on x86-64")
     version = tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit())
     if version < (5, 3):
-        return Finding("machine", "missing", text, "Linux 5.3 or newer is needed, for PTRACE_GET_SYSCALL_INFO")
+        return Finding(
+            "machine", "missing", text, "Linux 5.3 or newer is needed, for PTRACE_GET_SYSCALL_INFO"
+        )
     return Finding("machine", "ok", text)
 
 
@@ -103,7 +107,9 @@ def _scope() -> str:
 def _seccomp() -> Finding:
     code = _in_child(lambda: install_filter(pack_filter(build_filter())))
     if code == 0:
-        return Finding("seccomp", "ok", "a filter can be installed: only memory and process calls are stopped")
+        return Finding(
+            "seccomp", "ok", "a filter can be installed: only memory and process calls are stopped"
+        )
     return Finding(
         "seccomp",
         "missing",
@@ -123,7 +129,11 @@ def _capable(capability: int) -> bool:
 
 def _setuid() -> Finding:
     if _capable(_CAP_SYS_ADMIN) and _capable(_CAP_SYS_PTRACE):
-        return Finding("set-user-id programs", "ok", "sudo, su and ping get their privileges, as for any child of root")
+        return Finding(
+            "set-user-id programs",
+            "ok",
+            "sudo, su and ping get their privileges, as for any child of root",
+        )
     return Finding(
         "set-user-id programs",
         "limited",
@@ -143,7 +153,11 @@ def _proc() -> Finding:
         text = f"maps, smaps or pagemap cannot be read, {error}"
         return Finding("/proc", "missing", text, "mount /proc without hidepid")
     assert seen is not None
-    quick = [name for name, works in (("PROCMAP_QUERY", _works_query()), ("PAGEMAP_SCAN", _works_scan())) if works]
+    quick = [
+        name
+        for name, works in (("PROCMAP_QUERY", _works_query()), ("PAGEMAP_SCAN", _works_scan()))
+        if works
+    ]
     text = f"maps, smaps and pagemap can be read{' (quickly: ' + ', '.join(quick) + ')' if quick else ''}"
     return Finding("/proc", "ok", text)
 
@@ -182,9 +196,16 @@ def _trial() -> Finding:
     try:
         status = Tracer(mediator).run([sys.executable, "-S", "-c", ""])
     except LaconicError as error:
-        return Finding("trial run", "missing", f"this Python could not be run, {error}", "see the lines above")
+        return Finding(
+            "trial run", "missing", f"this Python could not be run, {error}", "see the lines above"
+        )
     figures = f"{ledger.asked} memory calls, {ledger.elided} elided, {ledger.checks} checks"
     figures += f", {ledger.mismatches} mismatches"
     if status != 0 or ledger.mismatches:
-        return Finding("trial run", "missing", f"exit status {status}, {figures}", "please report this as a defect")
+        return Finding(
+            "trial run",
+            "missing",
+            f"exit status {status}, {figures}",
+            "please report this as a defect",
+        )
     return Finding("trial run", "ok", f"this Python, every call verified: {figures}")

@@ -34,7 +34,8 @@ OPTIONS = (
 def resolve(command: str) -> str:
     """The file that `command` names, through PATH where it has no slash.
 
-    Raises CannotRun with a shell's status: 127 where there is none, 126 where it cannot be executed.
+    Raises CannotRun with a shell's status: 127 where there is none, 126 where it cannot be
+    executed.
     """
     if not command:
         raise CannotRun("the command is empty: name a program after --", 127)
@@ -46,16 +47,19 @@ def resolve(command: str) -> str:
     if not os.path.exists(path):
         raise CannotRun(f"{path!r} does not exist: check the path", 127)
     if not os.access(path, os.X_OK):
-        raise CannotRun(f"{path!r} may not be executed: chmod +x it, or name its interpreter first", 126)
+        raise CannotRun(
+            f"{path!r} may not be executed: chmod +x it, or name its interpreter first", 126
+        )
     return path
 
 
 def launch(argv: Sequence[str], mask: int) -> int:
-    """Starts `argv` as a traced child that waits for `release`, and then installs the filter and executes; returns
-    its pid.
+    """Starts `argv` as a traced child that waits for `release`, and then installs the filter and
+    executes; returns its pid.
 
-    `mask` is the program's signal mask. The first stops of the child come from wait as those of any other. Raises
-    CannotRun, or NoTracing where the kernel or the container forbids ptrace or seccomp.
+    `mask` is the program's signal mask. The first stops of the child come from wait as those of any
+    other. Raises CannotRun, or NoTracing where the kernel or the container forbids ptrace or
+    seccomp.
     """
     path = resolve(argv[0])
     go_read, go_write = os.pipe()
@@ -95,7 +99,8 @@ def release(pid: int) -> None:
 
 
 def failure(pid: int, argv: Sequence[str]) -> Exception | None:
-    """Why a child that ended, or executed, had not been able to start; None where it was. Asked once."""
+    """Why a child that ended, or executed, had not been able to start; None where it was. Asked
+    once."""
     pipe = launched.pop(pid, None)
     if pipe is None:
         return None
@@ -108,15 +113,20 @@ def failure(pid: int, argv: Sequence[str]) -> Exception | None:
     reason = f"{errno.errorcode.get(code, code)}: {os.strerror(code)}"
     if step == b"exec":
         hint = " (is its interpreter, or its #! line, there?)" if code == errno.ENOENT else ""
-        return CannotRun(f"{argv[0]!r} could not be executed, {reason}{hint}", 127 if code == errno.ENOENT else 126)
-    return NoTracing(f"the seccomp filter was refused, {reason}: run `laconic doctor` to see what is missing")
+        return CannotRun(
+            f"{argv[0]!r} could not be executed, {reason}{hint}",
+            127 if code == errno.ENOENT else 126,
+        )
+    return NoTracing(
+        f"the seccomp filter was refused, {reason}: run `laconic doctor` to see what is missing"
+    )
 
 
 def install_filter(program: bytes) -> int:
     """Installs a packed filter on the calling thread; returns 0 or an errno.
 
-    Without CAP_SYS_ADMIN the kernel wants no_new_privs, which then keeps set-user-id programs from changing user:
-    a traced program could not in any case.
+    Without CAP_SYS_ADMIN the kernel wants no_new_privs, which then keeps set-user-id programs from
+    changing user: a traced program could not in any case.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     buffer = ctypes.create_string_buffer(program, len(program))
@@ -130,7 +140,8 @@ def install_filter(program: bytes) -> int:
 
 
 def program_environment() -> list[bytes]:
-    """The environment as Laconic was given it, entry by entry; Python has changed its own copy (PEP 538).
+    """The environment as Laconic was given it, entry by entry; Python has changed its own copy (PEP
+    538).
 
     LACONIC_FAIL, which is Laconic's, is left out.
     """
@@ -143,7 +154,8 @@ def program_environment() -> list[bytes]:
 
 
 def _mended(entries: list[bytes]) -> list[bytes]:
-    # ld.so ends each tunable in its place by a NUL (parse_tunables, before it was rewritten), and gives itself a copy.
+    # ld.so ends each tunable in its place by a NUL (parse_tunables, before it was rewritten), and
+    # gives itself a copy.
     name = b"GLIBC_TUNABLES"
     whole = name + b"=" + os.environb.get(name, b"")
     for place, entry in enumerate(entries):
@@ -155,7 +167,8 @@ def _mended(entries: list[bytes]) -> list[bytes]:
 
 
 def execute(path: str, argv: Sequence[str], environment: Sequence[bytes]) -> int:
-    """execve(2) with an environment taken as it is, names given twice included; returns only to say the errno."""
+    """execve(2) with an environment taken as it is, names given twice included; returns only to say
+    the errno."""
     libc = ctypes.CDLL(None, use_errno=True)
     words = [os.fsencode(word) for word in argv]
     libc.execve(
@@ -173,7 +186,9 @@ def _is_script(path: str) -> bool:
     return not line.startswith(b"\x7fELF") and b"\0" not in line
 
 
-def _become(path: str, argv: Sequence[str], program: bytes, go: int, report: int, mask: int) -> None:
+def _become(
+    path: str, argv: Sequence[str], program: bytes, go: int, report: int, mask: int
+) -> None:
     # In the child: never returns.
     environment = program_environment()
     step = b"seccomp"

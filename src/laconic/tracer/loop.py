@@ -51,8 +51,8 @@ _SIGNAL = 0x7F
 class Tracer:
     """Runs one program and all that it starts.
 
-    `exit_status` is the first program's own, 128 + signal where one killed it. `waiting` makes a context for a check
-    at a process's end, which shows that it takes long.
+    `exit_status` is the first program's own, 128 + signal where one killed it. `waiting` makes a
+    context for a check at a process's end, which shows that it takes long.
     """
 
     def __init__(
@@ -67,7 +67,8 @@ class Tracer:
         self.threads: dict[int, Thread] = {}
         self.early: dict[int, int] = {}
         self.lost: list[tuple[Thread, Mm]] = []
-        # Threads that ended, or were given another parent, before the event of their own parent came.
+        # Threads that ended, or were given another parent, before the event of their own parent
+        # came.
         self.premature: set[int] = set()
         self.root = 0
         self.relay: Relay
@@ -103,7 +104,8 @@ class Tracer:
         return self.exit_status
 
     def _pass_on(self, info: SignalInfo) -> None:
-        # In the relay's thread. After the first program's end: to every process that it left running.
+        # In the relay's thread. After the first program's end: to every process that it left
+        # running.
         processes = {thread.tgid for thread in list(self.threads.values())}
         for pid in [self.root] if self.root in processes else processes:
             self.relay.send(pid, info)
@@ -155,7 +157,9 @@ class Tracer:
         elif nr == SECCOMP:
             for sibling in self.threads.values():
                 if sibling.tgid == thread.tgid:
-                    sibling.supervised |= words[RDI] == 1 and bool(words[RSI] & SECCOMP_FILTER_FLAG_NEW_LISTENER)
+                    sibling.supervised |= words[RDI] == 1 and bool(
+                        words[RSI] & SECCOMP_FILTER_FLAG_NEW_LISTENER
+                    )
         elif nr == PERSONALITY:
             thread.read_implies_exec = bool(words[RDI] & proc.READ_IMPLIES_EXEC)
         else:
@@ -171,7 +175,11 @@ class Tracer:
         thread.call = PROCESS_CALLS[nr]
         address = self.mediator.words[RDI if nr == EXECVE else RSI]
         thread.path = os.fsdecode(read_memory(thread.tid, address, 4096).split(b"\0")[0])
-        alone = all(self.threads[tid].tgid == thread.tgid for tid in thread.mm.threads if tid in self.threads)
+        alone = all(
+            self.threads[tid].tgid == thread.tgid
+            for tid in thread.mm.threads
+            if tid in self.threads
+        )
         self.recorder.executes(thread, alone)
 
     def _clone(self, thread: Thread, nr: int) -> None:
@@ -183,8 +191,14 @@ class Tracer:
                 words[RDI] = flags & ~CLONE_UNTRACED
                 self.mediator.registers.store(thread.tid)
         elif nr == CLONE3:
-            flags = int.from_bytes(read_memory(thread.tid, words[RDI], 8), "little") if words[RSI] >= 8 else 0
-            if flags & CLONE_UNTRACED and write_memory(thread.tid, words[RDI], _bytes(flags & ~CLONE_UNTRACED)):
+            flags = (
+                int.from_bytes(read_memory(thread.tid, words[RDI], 8), "little")
+                if words[RSI] >= 8
+                else 0
+            )
+            if flags & CLONE_UNTRACED and write_memory(
+                thread.tid, words[RDI], _bytes(flags & ~CLONE_UNTRACED)
+            ):
                 thread.untraced_at = words[RDI]
         else:
             flags = 0 if nr == FORK else CLONE_VM | CLONE_VFORK
@@ -196,13 +210,17 @@ class Tracer:
         elif thread.mm.busy is not None:
             thread.mm.queue.append(thread)
         else:
-            # The address space is copied as it is between two calls: the others wait until it has been.
+            # The address space is copied as it is between two calls: the others wait until it has
+            # been.
             thread.mm.busy = thread
             ptrace.resume(SYSCALL, thread.tid)
 
     def _process_call_failed(self, thread: Thread) -> None:
         # The end of a fork, clone or exec that is told of in no event.
-        if self.recorder is not None and (result := self.mediator.registers.result(thread.tid)) is not None:
+        if (
+            self.recorder is not None
+            and (result := self.mediator.registers.result(thread.tid)) is not None
+        ):
             path, thread.path = thread.path, None
             args = () if thread.child_flags is None else (thread.child_flags,)
             data = b"" if path is None else self.recorder.writer.hidden_path(path)
@@ -281,19 +299,24 @@ class Tracer:
             ptrace.resume(DETACH, tid)
             return
         if event == ptrace.EVENT_EXEC:
-            # Another thread of a process whose first thread has ended: it takes that one's id (de_thread, fs/exec.c).
+            # Another thread of a process whose first thread has ended: it takes that one's id
+            # (de_thread, fs/exec.c).
             self._executed(tid)
             return
         self.early[tid] = stop_signal  # a new thread whose parent's event is still to come
         self._find_parents()
 
     def _find_parents(self) -> None:
-        # A parent that is killed after clone() made the child, but before it stopped to report it, never reports it.
+        # A parent that is killed after clone() made the child, but before it stopped to report it,
+        # never reports it.
         if not self.lost:
             return
         for tid in list(self.early):
             family = {thread_group(tid), parent_process(tid)}
-            if any(thread.child_flags is not None and thread.tgid in family for thread in self.threads.values()):
+            if any(
+                thread.child_flags is not None and thread.tgid in family
+                for thread in self.threads.values()
+            ):
                 continue
             parent, mm = self.lost.pop()
             self._add(tid, parent, mm)
@@ -306,7 +329,9 @@ class Tracer:
             return
         caller = self.threads.get(ptrace.event_message(tid) or tid, old_threads[0])
         if self.recorder is not None and caller.path is not None:
-            self.recorder.process_call(caller, caller.call, 0, data=self.recorder.writer.hidden_path(caller.path))
+            self.recorder.process_call(
+                caller, caller.call, 0, data=self.recorder.writer.hidden_path(caller.path)
+            )
         for thread in old_threads:
             self._forget(thread)
         if tid == self.root:
@@ -338,17 +363,19 @@ class Tracer:
         return space
 
     def _exits(self, thread: Thread) -> None:
-        # The last look at the address space of a thread that ends; the last thread of all has it checked.
-        # A thread that ends while it is traced wakes its pidfd and its tracer first, and its parent only after the
-        # tracer has reaped it (exit_notify, release_task): the parent's waitpid() would come too early. So it is
-        # detached here, where it runs no code of its program any more, and ends as a process without a tracer does.
+        # The last look at the address space of a thread that ends; the last thread of all has it
+        # checked. A thread that ends while it is traced wakes its pidfd and its tracer first, and
+        # its parent only after the tracer has reaped it (exit_notify, release_task): the parent's
+        # waitpid() would come too early. So it is detached here, where it runs no code of its
+        # program any more, and ends as a process without a tracer does.
         mm = thread.mm
         if mm.busy is thread:
             self._abandon(thread, [thread.tid])
         thread.leave()
         status = ptrace.event_message(thread.tid) or 0
         if not mm.threads and self.checker.each_exit:
-            # A thread that a signal ends in execve may be in the new program's address space already.
+            # A thread that a signal ends in execve may be in the new program's address space
+            # already.
             if not (thread.executing and status & _SIGNAL):
                 with self.waiting(f"checking the address space of process {thread.tgid}"):
                     self.checker.check(thread)
@@ -373,8 +400,8 @@ class Tracer:
             self.checker.forget(mm)
 
     def _abandon(self, thread: Thread, witnesses: Iterable[int]) -> None:
-        # A thread ended in the middle of a call. If that was under way at the host, only the host knows how far it
-        # came; it says so of any thread that has not given up its memory itself.
+        # A thread ended in the middle of a call. If that was under way at the host, only the host
+        # knows how far it came; it says so of any thread that has not given up its memory itself.
         mm = thread.mm
         mm.busy = None
         if thread.pending is not None and mm.space is not None:
@@ -393,8 +420,8 @@ class Tracer:
         self.mediator.serve(mm)
 
     def _ended(self, tid: int, status: int) -> None:
-        # The end of the first program, which is Laconic's own child, or of a thread that was killed before it could
-        # stop to be detached.
+        # The end of the first program, which is Laconic's own child, or of a thread that was killed
+        # before it could stop to be detached.
         witness = self.relay.witness
         if witness is not None and tid == witness.pid:
             witness.reaped()

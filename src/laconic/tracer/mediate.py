@@ -1,8 +1,9 @@
 """One memory call of one thread: from its stop to the answer.
 
-The call edits the wanted state. If something changes, the thread makes the call, narrowed to the pages that change;
-the host's answer is the program's, and what the host confirms becomes held state. If nothing changes, the system call
-is skipped, and the bookkeeping's own answer is the program's.
+The call edits the wanted state. If something changes, the thread makes the call, narrowed to the
+pages that change; the host's answer is the program's, and what the host confirms becomes held
+state. If nothing changes, the system call is skipped, and the bookkeeping's own answer is the
+program's.
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ _LOCKING = {"mlock", "mlock2", "mlockall"}
 
 
 class Mediator:
-    """Answers memory calls. `rule` decides which reach the host; with `observe` all do, as the program made them.
+    """Answers memory calls. `rule` decides which reach the host; with `observe` all do, as the
+    program made them.
 
-    `inject` maps the number of a host call (counted from 1) to an errno that it is made to fail with, for tests.
+    `inject` maps the number of a host call (counted from 1) to an errno that it is made to fail
+    with, for tests.
     """
 
     def __init__(
@@ -60,7 +63,8 @@ class Mediator:
     # The stop of a call
 
     def at_call(self, thread: Thread, stop: tuple[int, ...]) -> None:
-        """Answers the memory call that `thread` has stopped for; `stop` is what `Registers.call` read."""
+        """Answers the memory call that `thread` has stopped for; `stop` is what `Registers.call`
+        read."""
         mm = thread.mm
         space = mm.space
         if mm.busy is not None and not self._overtakes(mm):
@@ -105,8 +109,9 @@ class Mediator:
             self.recorder.call(thread, name, args, result, 0, 0, 0)
 
     def _overtakes(self, mm: Mm) -> bool:
-        # mlock sets its locks at once, and then brings pages in with the address space free for others, who may be
-        # those that bring the pages (userfaultfd, FUSE): once the host shows the locks, the others need not wait.
+        # mlock sets its locks at once, and then brings pages in with the address space free for
+        # others, who may be those that bring the pages (userfaultfd, FUSE): once the host shows the
+        # locks, the others need not wait.
         assert mm.busy is not None
         busy = mm.busy
         if busy.pending is None or busy.pending.call.name not in _LOCKING or mm.space is None:
@@ -134,8 +139,9 @@ class Mediator:
         # Lets the thread make the call, with the arguments of the host call.
         call, outcome, host_args = pending
         thread.pending = pending
-        # A call about contents alone (write-back, residency, discards) does not keep the others of its address space
-        # waiting. A call without changes does: if every call is passed on, the host executes them in this order.
+        # A call about contents alone (write-back, residency, discards) does not keep the others of
+        # its address space waiting. A call without changes does: if every call is passed on, the
+        # host executes them in this order.
         if self.recorder is not None:
             self.recorder.before(thread, outcome)
         if outcome.ask or outcome.then or not outcome.changes or edits(outcome):
@@ -196,11 +202,14 @@ class Mediator:
             if waiting.child_flags is not None and not waiting.child_flags & CLONE_VM:
                 mm.busy = waiting
                 ptrace.resume(SYSCALL, waiting.tid)
-            elif ptrace.stopped_for(waiting.tid) == ptrace.EVENT_SECCOMP and (stop := self.registers.call(waiting.tid)):
+            elif ptrace.stopped_for(waiting.tid) == ptrace.EVENT_SECCOMP and (
+                stop := self.registers.call(waiting.tid)
+            ):
                 self.at_call(waiting, stop)
 
     def settle(self, thread: Thread, pending: Pending, value: int) -> Answered:
-        """Take over the host's answer `value`, and record the call. Raises OSError if the process is gone."""
+        """Take over the host's answer `value`, and record the call. Raises OSError if the process
+        is gone."""
         call, outcome, host_args = pending
         space = thread.mm.space
         assert space is not None

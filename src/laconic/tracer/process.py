@@ -26,9 +26,10 @@ from laconic.tracer.syscalls import CLONE_VM
 class Mm:
     """One address space and the threads that run in it.
 
-    `busy` is the thread whose call is under way at the host; until it is done, calls of the others wait in `queue`, in
-    the order of their stops. `space` is None for a program whose memory calls are not followed (32-bit). `unchecked`
-    counts the VMAs that the calls since the last check of everything have paid for (`Checker.after_call`).
+    `busy` is the thread whose call is under way at the host; until it is done, calls of the others
+    wait in `queue`, in the order of their stops. `space` is None for a program whose memory calls
+    are not followed (32-bit). `unchecked` counts the VMAs that the calls since the last check of
+    everything have paid for (`Checker.after_call`).
     """
 
     __slots__ = ("busy", "queue", "space", "threads", "unchecked")
@@ -52,13 +53,14 @@ class Pending(NamedTuple):
 class Thread:
     """One traced thread. It is what bookkeeping makes its upcalls to.
 
-    `supervised`: one of the program's own seccomp filters asks a supervisor, who may let a memory call pass unseen.
+    `supervised`: one of the program's own seccomp filters asks a supervisor, who may let a memory
+    call pass unseen.
 
-    `notes` takes what the upcalls answered, where a trace is recorded; `call` is the process call under way, `path` the
-    program that it asks for, if it is an execve.
+    `notes` takes what the upcalls answered, where a trace is recorded; `call` is the process call
+    under way, `path` the program that it asks for, if it is an execve.
 
-    `child_flags` are the clone flags of a fork or clone under way, `untraced_at` where in memory they lack
-    CLONE_UNTRACED meanwhile. `executing`: its latest call is an execve.
+    `child_flags` are the clone flags of a fork or clone under way, `untraced_at` where in memory
+    they lack CLONE_UNTRACED meanwhile. `executing`: its latest call is an execve.
     """
 
     __slots__ = (
@@ -100,7 +102,8 @@ class Thread:
         self.notes = other.notes and other.notes.twin(self.tgid, self.tid)
 
     def mm_of_child(self) -> Mm:
-        """The address space of the child that its clone under way makes: this one, or a copy. O(VMAs)."""
+        """The address space of the child that its clone under way makes: this one, or a copy.
+        O(VMAs)."""
         if (self.child_flags or 0) & CLONE_VM:
             return self.mm
         return Mm(self.mm.space.fork() if self.mm.space is not None else None)
@@ -203,14 +206,17 @@ _readv.restype = _writev.restype = ctypes.c_ssize_t
 
 
 def read_memory(pid: int, address: int, length: int) -> bytes:
-    """Up to `length` bytes of a process's memory at `address`; empty where there are none, or it is gone."""
+    """Up to `length` bytes of a process's memory at `address`; empty where there are none, or it is
+    gone."""
     buffer = ctypes.create_string_buffer(length)
     ours = _Iovec(ctypes.addressof(buffer), length)
     # A string may end on the last mapped page: what lies beyond is read only if it is there.
     first = min(length, -address % 4096 or 4096)
     pieces = ((address, first), (address + first, length - first))
     theirs = (_Iovec * 2)(*[_Iovec(*piece) for piece in pieces])
-    done = _readv(pid, ctypes.addressof(ours), 1, ctypes.addressof(theirs), 2 if length > first else 1, 0)
+    done = _readv(
+        pid, ctypes.addressof(ours), 1, ctypes.addressof(theirs), 2 if length > first else 1, 0
+    )
     return buffer.raw[: max(done, 0)]
 
 
@@ -218,7 +224,9 @@ def write_memory(pid: int, address: int, data: bytes) -> bool:
     """Writes to a process's memory at `address`; False where it cannot be written."""
     buffer = ctypes.create_string_buffer(data, len(data))
     ours, theirs = _Iovec(ctypes.addressof(buffer), len(data)), _Iovec(address, len(data))
-    return bool(_writev(pid, ctypes.addressof(ours), 1, ctypes.addressof(theirs), 1, 0) == len(data))
+    return bool(
+        _writev(pid, ctypes.addressof(ours), 1, ctypes.addressof(theirs), 1, 0) == len(data)
+    )
 
 
 def thread_group(tid: int) -> int:
@@ -257,7 +265,8 @@ def is_64_bit(pid: int) -> bool:
 
 
 def command_name(pid: int) -> str:
-    """The program's name as `ps` shows it, with a question mark for what would talk to a terminal."""
+    """The program's name as `ps` shows it, with a question mark for what would talk to a
+    terminal."""
     try:
         with open(f"/proc/{pid}/comm", "rb") as file:
             name = os.fsdecode(file.read().rstrip(b"\n"))
@@ -267,7 +276,8 @@ def command_name(pid: int) -> str:
 
 
 def give_up(thread: Thread, ledger: Ledger) -> None:
-    """Follows an address space no longer, since its process hides it from this user (prctl(PR_SET_DUMPABLE))."""
+    """Follows an address space no longer, since its process hides it from this user
+    (prctl(PR_SET_DUMPABLE))."""
     thread.mm.space = None
     if thread.notes is not None:
         thread.notes.recorder.unfollowed(thread, "the process hides its memory map")

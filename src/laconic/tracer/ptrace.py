@@ -1,6 +1,7 @@
 """ptrace(2) by ctypes: the requests that the tracer makes, on x86-64.
 
-A request on a thread that is gone returns False or None; whoever waits for that thread learns of its end from wait.
+A request on a thread that is gone returns False or None; whoever waits for that thread learns of
+its end from wait.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ EVENT_STOP: Final = 128
 RAX, RSI, RDI, ORIG_RAX, RIP = 10, 13, 14, 15, 16
 WORDS: Final = 27
 
-# PyDLL keeps the GIL: a ptrace request takes a microsecond, giving the lock away and back would cost as much. Without
-# argtypes a call is quicker by half a microsecond; integers then are C ints, and an address must be a c_void_p.
+# PyDLL keeps the GIL: a ptrace request takes a microsecond, giving the lock away and back would
+# cost as much. Without argtypes a call is quicker by half a microsecond; integers then are C ints,
+# and an address must be a c_void_p.
 _ptrace = ctypes.PyDLL(None).ptrace
 _INFO_SIZE = 88
 _ORIG_RAX_OFFSET, _RAX_OFFSET = ctypes.c_void_p(ORIG_RAX * 8), ctypes.c_void_p(RAX * 8)
@@ -57,13 +59,22 @@ _SYSCALL_INFO_EXIT, _SYSCALL_INFO_SECCOMP = 2, 3
 
 
 class Registers:
-    """One thread's general registers. `words` is a view of 27 integers; `load` and `store` move them.
+    """One thread's general registers. `words` is a view of 27 integers; `load` and `store` move
+    them.
 
-    At a stop of a call, `call`, `result` and `skip` reach what matters in a third of the time that all
-    registers take (struct ptrace_syscall_info in include/uapi/linux/ptrace.h).
+    At a stop of a call, `call`, `result` and `skip` reach what matters in a third of the time that
+    all registers take (struct ptrace_syscall_info in include/uapi/linux/ptrace.h).
     """
 
-    __slots__ = ("_address", "_buffer", "_info", "_info_address", "_unpack_call", "_unpack_result", "words")
+    __slots__ = (
+        "_address",
+        "_buffer",
+        "_info",
+        "_info_address",
+        "_unpack_call",
+        "_unpack_result",
+        "words",
+    )
 
     def __init__(self) -> None:
         self._buffer = (ctypes.c_uint64 * WORDS)()
@@ -83,7 +94,8 @@ class Registers:
         return bool(_ptrace(SETREGS, tid, None, self._address) == 0)
 
     def call(self, tid: int) -> tuple[int, ...]:
-        """At a call's stop: the instruction pointer, the number and the six arguments; () where the thread is gone."""
+        """At a call's stop: the instruction pointer, the number and the six arguments; () where the
+        thread is gone."""
         if _ptrace(GET_SYSCALL_INFO, tid, _INFO_SIZE, self._info_address) <= 0:
             return ()
         if self._info[0] & 0xFF != _SYSCALL_INFO_SECCOMP:
@@ -91,8 +103,8 @@ class Registers:
         return self._unpack_call(self._info)
 
     def result(self, tid: int) -> int | None:
-        """At a call's end: its result, negative for an error; None if the thread is gone, or was killed and has stopped
-        for its exit since."""
+        """At a call's end: its result, negative for an error; None if the thread is gone, or was
+        killed and has stopped for its exit since."""
         if _ptrace(GET_SYSCALL_INFO, tid, _INFO_SIZE, self._info_address) <= 0:
             return None
         if self._info[0] & 0xFF != _SYSCALL_INFO_EXIT:
@@ -110,7 +122,8 @@ class Registers:
         _ptrace(POKEUSER, tid, _RAX_OFFSET, ctypes.c_void_p(result))
 
     def set_range(self, tid: int, start: int, length: int) -> None:
-        """At a call's stop or end: sets the first two arguments, an address and a length in bytes."""
+        """At a call's stop or end: sets the first two arguments, an address and a length in
+        bytes."""
         _ptrace(POKEUSER, tid, _RDI_OFFSET, ctypes.c_void_p(start))
         _ptrace(POKEUSER, tid, _RSI_OFFSET, ctypes.c_void_p(length))
 
@@ -120,19 +133,21 @@ def resume(request: int, tid: int, signal: int = 0) -> bool:
     return bool(_ptrace(request, tid, None, signal) == 0)
 
 
-#: A stop, or an end: the thread's id, wait's status, and at a call's stop what `Registers.call` reads; else ().
+#: A stop, or an end: the thread's id, wait's status, and at a call's stop what `Registers.call`
+#: reads; else ().
 Stop = tuple[int, int, tuple[int, ...]]
 
 _WALL: Final = 0x40000000
 SECCOMP_STOP: Final = 5 | EVENT_SECCOMP << 8
-#: After a wait shorter than this (seconds), the next is for a short while spent asking again and again: to wake a
-#: sleeping tracer takes longer than most calls do.
+#: After a wait shorter than this (seconds), the next is for a short while spent asking again and
+#: again: to wake a sleeping tracer takes longer than most calls do.
 _BRISK: Final = 0.0002
 _POLLS: Final = range(100)
 
 
 class Waiter:
-    """Waits for the stops and ends of all threads; `registers` read the call of one that has stopped for it."""
+    """Waits for the stops and ends of all threads; `registers` read the call of one that has
+    stopped for it."""
 
     def __init__(self, registers: Registers) -> None:
         self._registers = registers
@@ -176,12 +191,14 @@ def signal_info(tid: int) -> bytes:
 
 
 def set_signal_info(tid: int, info: bytes) -> bool:
-    """Replace the siginfo_t of the signal that is about to be delivered; False if the thread is gone."""
+    """Replace the siginfo_t of the signal that is about to be delivered; False if the thread is
+    gone."""
     return bool(_ptrace(SETSIGINFO, tid, None, info) == 0)
 
 
 def stopped_for(tid: int) -> int:
-    """The event that the thread is stopped for now, which may be a later one than wait last reported; 0 for none."""
+    """The event that the thread is stopped for now, which may be a later one than wait last
+    reported; 0 for none."""
     info = signal_info(tid)
     if not info:
         return 0

@@ -23,7 +23,17 @@ from laconic.memory.mmap import OpenFile
 from laconic.memory.rangemap import TOP, RangeMap, join_ranges
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
-from laconic.trace.schema import ADOPTED, CODES, DATA_LIMIT, GREW, READ, RESIDENT, UNFINISHED, PlainRow, Row
+from laconic.trace.schema import (
+    ADOPTED,
+    CODES,
+    DATA_LIMIT,
+    GREW,
+    READ,
+    RESIDENT,
+    UNFINISHED,
+    PlainRow,
+    Row,
+)
 from laconic.trace.spool import Spool
 from laconic.trace.writer import TraceWriter, mode_bits
 from laconic.tracer.syscalls import CLONE_VM
@@ -35,20 +45,23 @@ if TYPE_CHECKING:
 _MASK = (1 << 64) - 1
 #: Kinds of change after which it can no longer be told which pages had been touched before.
 _LOSES = UNMAP | FILE | ZERO | EXTEND | RESTRICT
-#: Seconds after which rows are handed over; a trace lacks no more than these when Laconic is killed.
+#: Seconds after which rows are handed over; a trace lacks no more than these when Laconic is
+#: killed.
 _PERIOD = 0.1
 _OPEN_PAGEMAPS = 32
 #: What notes say of a program, after its name.
 _NOTED = (" is a 32-bit program", " hides its memory map", " asked to trace", " asked for seccomp")
-#: Bytes that are read of a name that the program gives to its memory (ANON_VMA_NAME_MAX_LEN in mm/madvise.c).
+#: Bytes that are read of a name that the program gives to its memory (ANON_VMA_NAME_MAX_LEN in
+#: mm/madvise.c).
 _NAME_BYTES = 80
 
 
 class Recorder:
-    """Writes one run's trace. `began` is the monotonic time that events are counted from, in nanoseconds.
+    """Writes one run's trace. `began` is the monotonic time that events are counted from, in
+    nanoseconds.
 
-    `written` and `failure` are known at the end: how many rows are in the file, and why it has no more, if it could not
-    be written to its end. To be made before any thread is.
+    `written` and `failure` are known at the end: how many rows are in the file, and why it has no
+    more, if it could not be written to its end. To be made before any thread is.
     """
 
     def __init__(self, writer: TraceWriter, stacks: Stacks | None = None) -> None:
@@ -67,7 +80,8 @@ class Recorder:
 
     def start(self) -> None:
         """Begins to hand rows over; to be called after the program was forked off."""
-        # Rows live for a moment and are no cycles: looking through them again and again costs a tenth of recording.
+        # Rows live for a moment and are no cycles: looking through them again and again costs a
+        # tenth of recording.
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
         self._sender.start()
@@ -81,10 +95,13 @@ class Recorder:
         self.stop()
 
     def _hidden_note(self, note: str) -> str:
-        # A note begins with a program's name; one of which that cannot be told is hidden altogether.
+        # A note begins with a program's name; one of which that cannot be told is hidden
+        # altogether.
         if not self.writer.redacts:
             return note
-        name, phrase, rest = next((parts for parts in map(note.partition, _NOTED) if parts[1]), (note, "", ""))
+        name, phrase, rest = next(
+            (parts for parts in map(note.partition, _NOTED) if parts[1]), (note, "", "")
+        )
         return os.fsdecode(self.writer.hidden(name)) + phrase + rest
 
     def stop(self) -> None:
@@ -97,10 +114,15 @@ class Recorder:
 
     @property
     def outcome(self) -> str:
-        """Why the trace is not complete, and how much of it there is, as part of a sentence; "" for a complete one."""
+        """Why the trace is not complete, and how much of it there is, as part of a sentence; "" for
+        a complete one."""
         if self.failure is None:
             return ""
-        events = f"{self.written:,} event{'' if self.written == 1 else 's'}" if self.written else "no event"
+        events = (
+            f"{self.written:,} event{'' if self.written == 1 else 's'}"
+            if self.written
+            else "no event"
+        )
         return f"could not be written to its end, {self.failure}; it contains {events}"
 
     def discard(self) -> None:
@@ -129,11 +151,20 @@ class Recorder:
 
     def row(self, event: str, pid: int, tid: int, *args: int, **more: Any) -> None:
         """Appends a row that is no memory call's."""
-        numbers: dict[str, Any] = dict(zip(("a0", "a1", "a2", "a3", "a4", "a5"), args, strict=False))
+        numbers: dict[str, Any] = dict(
+            zip(("a0", "a1", "a2", "a3", "a4", "a5"), args, strict=False)
+        )
         self.rows.append(tuple(Row(CODES[event], self.now(), pid, tid, **numbers, **more)))
 
     def call(
-        self, thread: Thread, name: str, args: tuple[int, ...], result: int, said: int, kinds: int, state: int
+        self,
+        thread: Thread,
+        name: str,
+        args: tuple[int, ...],
+        result: int,
+        said: int,
+        kinds: int,
+        state: int,
     ) -> None:
         """Appends a memory call that is over, after what its upcalls answered."""
         notes = thread.notes
@@ -147,8 +178,11 @@ class Recorder:
         if notes.touched:
             notes.touched = []
 
-    def begins(self, thread: Thread, name: str, args: tuple[int, ...], committed: bool = False) -> None:
-        """Appends that a call was begun which does not keep the others of its address space waiting.
+    def begins(
+        self, thread: Thread, name: str, args: tuple[int, ...], committed: bool = False
+    ) -> None:
+        """Appends that a call was begun which does not keep the others of its address space
+        waiting.
 
         `committed`: what it changes is taken for done here, before it has ended.
         """
@@ -161,7 +195,9 @@ class Recorder:
         )  # fmt: skip
         notes.file, notes.touched = 0, []
 
-    def process_call(self, thread: Thread, name: str, result: int, *args: int, data: bytes = b"") -> None:
+    def process_call(
+        self, thread: Thread, name: str, result: int, *args: int, data: bytes = b""
+    ) -> None:
         """Appends a process call that is over."""
         touched: tuple[Touched, ...] = ()
         if thread.notes is not None:
@@ -173,7 +209,8 @@ class Recorder:
     # Processes
 
     def forked(self, parent: Thread, tid: int, flags: int) -> None:
-        """Appends that a thread or process began; of a copied address space, the touched pages that it begins with."""
+        """Appends that a thread or process began; of a copied address space, the touched pages that
+        it begins with."""
         if parent.notes is not None and not flags & CLONE_VM:
             self.last_look(parent)
         self.process_call(parent, parent.call, tid, flags)
@@ -189,7 +226,9 @@ class Recorder:
             about["followed"] = False
             self.row("program", thread.tgid, thread.tid, data=json.dumps(about).encode())
             return
-        about["layout"] = asdict(space.layout) | {"refused_advice": sorted(space.layout.refused_advice)}
+        about["layout"] = asdict(space.layout) | {
+            "refused_advice": sorted(space.layout.refused_advice)
+        }
         self.row(
             "program", thread.tgid, thread.tid,
             space.start_brk, space.data_size, int(thread.read_implies_exec), data=json.dumps(about).encode(),
@@ -197,8 +236,8 @@ class Recorder:
         self.looked(thread, RangeMap(), space.held, ADOPTED)
 
     def looked(self, thread: Thread, held: RangeMap[Vma], host: RangeMap[Vma], use: int) -> None:
-        """Appends what a look at the host's map showed that no call asked for, and what bookkeeping made of it: it
-        took the growth of stacks in (GREW), or all (ADOPTED)."""
+        """Appends what a look at the host's map showed that no call asked for, and what bookkeeping
+        made of it: it took the growth of stacks in (GREW), or all (ADOPTED)."""
         assert thread.notes is not None
         thread.notes.maps(held, host, use)
         self._answers(thread.notes)
@@ -210,7 +249,8 @@ class Recorder:
             notes.rows.clear()
 
     def executes(self, thread: Thread, alone: bool) -> None:
-        """An execve may throw this address space away, if no other process lives in it (`alone`)."""
+        """An execve may throw this address space away, if no other process lives in it
+        (`alone`)."""
         if thread.notes is not None and alone:
             self.last_look(thread)
 
@@ -224,7 +264,14 @@ class Recorder:
                 self._forget(thread.mm)
             touched = tuple(thread.notes.touched)
             thread.notes = None
-        self.row("exit", thread.tgid, thread.tid, status, int(thread.child_flags is not None), touched=touched)
+        self.row(
+            "exit",
+            thread.tgid,
+            thread.tid,
+            status,
+            int(thread.child_flags is not None),
+            touched=touched,
+        )
 
     def _grown(self, thread: Thread) -> None:
         # How far stacks have grown at the end, of which no call tells.
@@ -256,18 +303,26 @@ class Recorder:
     # Touched pages
 
     def before(self, thread: Thread, outcome: Outcome) -> None:
-        """Notes which pages were touched of those that a call is about to change. O(page tables of these)."""
+        """Notes which pages were touched of those that a call is about to change. O(page tables of
+        these)."""
         notes = thread.notes
         assert notes is not None
         for kind, start, end, _, held, _ in outcome.changes:
-            # Nobody touches what is inaccessible: of that the last look, before it became so, holds still.
-            if held is not None and kind & _LOSES and held.flags & VM_PROT and (start, end) not in notes.looked:
+            # Nobody touches what is inaccessible: of that the last look, before it became so, holds
+            # still.
+            if (
+                held is not None
+                and kind & _LOSES
+                and held.flags & VM_PROT
+                and (start, end) not in notes.looked
+            ):
                 notes.touched += self.touched(thread, start, end)
         if notes.looked:
             notes.looked.clear()
 
     def last_look(self, thread: Thread) -> None:
-        """Notes all touched pages of an address space that is about to end, or was copied. O(VMAs + page tables)."""
+        """Notes all touched pages of an address space that is about to end, or was copied. O(VMAs +
+        page tables)."""
         assert thread.notes is not None
         thread.notes.touched = []
         if thread.mm.space is None:
@@ -276,7 +331,8 @@ class Recorder:
             thread.notes.touched += self.touched(thread, start, end)
 
     def touched(self, thread: Thread, start: int, end: int) -> list[Touched]:
-        """The touched runs of `[start, end)`: one UNSEEN run of all of it where the process hides its memory."""
+        """The touched runs of `[start, end)`: one UNSEEN run of all of it where the process hides
+        its memory."""
         mm = thread.mm
         try:
             pagemap = self._pagemaps.get(mm)
@@ -342,13 +398,19 @@ class CallNotes:
     def read(self, address: int, length: int, data: bytes) -> None:
         """What was read of the program's memory."""
         if length == _NAME_BYTES and self.recorder.writer.redacts:
-            data = self.recorder.writer.hidden(data.split(b"\0")[0].decode("utf-8", "surrogateescape"))
+            data = self.recorder.writer.hidden(
+                data.split(b"\0")[0].decode("utf-8", "surrogateescape")
+            )
         self._answer(READ, address, len(data), 0, data)
 
-    def maps(self, held: RangeMap[Vma], host: RangeMap[Vma], use: int = 0, start: int = 0, end: int = TOP) -> None:
+    def maps(
+        self, held: RangeMap[Vma], host: RangeMap[Vma], use: int = 0, start: int = 0, end: int = TOP
+    ) -> None:
         """Record the host's map within `[start, end)`, as its differences to the held map. O(n)."""
         runs = differences(held, host, start, end)
-        self.rows.append(tuple(Row(CODES["maps"], self.recorder.now(), self.pid, self.tid, len(runs), use)))
+        self.rows.append(
+            tuple(Row(CODES["maps"], self.recorder.now(), self.pid, self.tid, len(runs), use))
+        )
         self.rows += [self._vma(*run) for run in runs]
 
     def _vma(self, start: int, end: int, vma: Vma | None) -> PlainRow:
@@ -357,20 +419,37 @@ class CallNotes:
             return tuple(Row(CODES["vma"], *now, start, end, a5=1))
         file = self._file(vma.file, 0, 0) if vma.file is not None else 0
         name = self.recorder.writer.hidden(vma.name) if vma.name is not None else b""
-        return tuple(Row(CODES["vma"], *now, start, end, vma.flags, vma.base & _MASK, vma.pkey, file=file, data=name))
+        return tuple(
+            Row(
+                CODES["vma"],
+                *now,
+                start,
+                end,
+                vma.flags,
+                vma.base & _MASK,
+                vma.pkey,
+                file=file,
+                data=name,
+            )
+        )
 
     def _answer(self, which: int, first: int, second: int, answer: int, data: bytes = b"") -> None:
         now = (self.recorder.now(), self.pid, self.tid)
-        self.rows.append(tuple(Row(CODES["answer"], *now, which, first, second, result=answer, data=data)))
+        self.rows.append(
+            tuple(Row(CODES["answer"], *now, which, first, second, result=answer, data=data))
+        )
 
     def _file(self, file: File, size: int, mode: int) -> int:
-        return self.recorder.writer.file(file, size, mode, now=(self.recorder.now(), self.pid, self.tid))
+        return self.recorder.writer.file(
+            file, size, mode, now=(self.recorder.now(), self.pid, self.tid)
+        )
 
 
 def differences(
     held: RangeMap[Vma], host: RangeMap[Vma], start: int = 0, end: int = TOP
 ) -> list[tuple[int, int, Vma | None]]:
-    """Return the runs `(start, end, host's VMA or None)` of a range on which two maps differ. O(n)."""
+    """Return the runs `(start, end, host's VMA or None)` of a range on which two maps differ.
+    O(n)."""
     result: list[tuple[int, int, Vma | None]] = []
     ours = held.runs(start, end)
     _, stop, vma = next(ours)

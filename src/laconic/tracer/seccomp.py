@@ -1,6 +1,7 @@
 """The seccomp filter that stops memory and process calls, and lets all others run at native speed.
 
-A classic BPF program over `struct seccomp_data` (include/uapi/linux/seccomp.h). It checks the architecture first.
+A classic BPF program over `struct seccomp_data` (include/uapi/linux/seccomp.h). It checks the
+architecture first.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ _Line = tuple[int, int, str | None, str | None]
 
 
 def build_filter() -> list[Instruction]:
-    """The filter as `(code, jt, jf, k)`. Numbers are looked up by bisection, some six comparisons for each call."""
+    """The filter as `(code, jt, jf, k)`. Numbers are looked up by bisection, some six comparisons
+    for each call."""
     lines: list[_Line | str] = [
         (_LD, _ARCH, None, None),
         (_JEQ, AUDIT_ARCH_X86_64, "x86-64", None),
@@ -57,7 +59,9 @@ def build_filter() -> list[Instruction]:
 def _bisect(numbers: list[int], prefix: str) -> list[_Line | str]:
     special = {*BY_FIRST_ARGUMENT, PERSONALITY} if prefix == "nr" else set()
     if len(numbers) == 1:
-        target = f"nr{numbers[0]}" if numbers[0] in special else "trace" if prefix == "nr" else "mark"
+        target = (
+            f"nr{numbers[0]}" if numbers[0] in special else "trace" if prefix == "nr" else "mark"
+        )
         return [(_JEQ, numbers[0], target, "allow")]
     middle = len(numbers) // 2
     label = f"{prefix}>={numbers[middle]}"
@@ -80,7 +84,9 @@ def _assemble(lines: Iterable[_Line | str]) -> list[Instruction]:
     program = []
     for at, (operation, operand, then, otherwise) in enumerate(code):
         offsets = [labels[label] - at - 1 if label else 0 for label in (then, otherwise)]
-        assert all(0 <= offset < 256 for offset in offsets), "a BPF jump reaches 255 instructions forward"
+        assert all(0 <= offset < 256 for offset in offsets), (
+            "a BPF jump reaches 255 instructions forward"
+        )
         program.append((operation, offsets[0], offsets[1], operand))
     return program
 
@@ -102,4 +108,8 @@ def run_filter(program: list[Instruction], arch: int, nr: int, argument: int = 0
         if operation == _LD:
             accumulator = data[operand]
         else:
-            at += then if (accumulator == operand if operation == _JEQ else accumulator >= operand) else otherwise
+            at += (
+                then
+                if (accumulator == operand if operation == _JEQ else accumulator >= operand)
+                else otherwise
+            )

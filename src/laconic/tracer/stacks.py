@@ -1,6 +1,7 @@
 """Where calls are made: the stacks of stopped threads, as rows of the trace.
 
-Every module, frame and stack is written once, and has a number from then on. Names are found at report time.
+Every module, frame and stack is written once, and has a number from then on. Names are found at
+report time.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
 
 #: Whose stacks are taken: those of calls that change nothing, all, none.
 REDUNDANT, ALL, NONE = "redundant", "all", "none"
-#: Address spaces whose rules are kept. A program that forks and executes leaves one behind each time.
+#: Address spaces whose rules are kept. A program that forks and executes leaves one behind each
+#: time.
 _SPACES = 64
 
 
 class Stacks:
-    """Takes stacks and appends their rows. `which` is REDUNDANT or ALL; `began` as `Recorder.began`."""
+    """Takes stacks and appends their rows. `which` is REDUNDANT or ALL; `began` as
+    `Recorder.began`."""
 
     def __init__(self, writer: TraceWriter, which: str) -> None:
         self.all = which == ALL
@@ -42,9 +45,11 @@ class Stacks:
         self.began = 0
 
     def take(self, thread: Thread, words: Sequence[int]) -> None:
-        """Appends the stack of a thread that has stopped for a call; `words` are its registers. O(frames)."""
+        """Appends the stack of a thread that has stopped for a call; `words` are its registers.
+        O(frames)."""
         space = self._spaces.get(thread.mm)
-        # Of processes that share memory (vfork) the one whose map was read may run another program by now.
+        # Of processes that share memory (vfork) the one whose map was read may run another program
+        # by now.
         if space is None or space.pid != thread.tgid:
             space = self._add(thread)
         frames = space.walk(thread.tid, words)
@@ -84,12 +89,14 @@ class Stacks:
             self._frames = count
 
     def _row(self, event: str, pid: int, tid: int, number: int, data: bytes) -> None:
-        row: PlainRow = tuple(Row(CODES[event], time.monotonic_ns() - self.began, pid, tid, number, data=data))
+        row: PlainRow = tuple(
+            Row(CODES[event], time.monotonic_ns() - self.began, pid, tid, number, data=data)
+        )
         self._rows.append(row)
 
     def changed(self, mm: Mm, changes: Iterable[Change], unknown: bool) -> None:
-        """A call of this address space changed something, perhaps what is executable; `unknown`: perhaps more than
-        `changes`. O(changes)."""
+        """A call of this address space changed something, perhaps what is executable; `unknown`:
+        perhaps more than `changes`. O(changes)."""
         space = self._spaces.get(mm)
         if space is None:
             return

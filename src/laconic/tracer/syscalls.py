@@ -1,4 +1,5 @@
-"""System call numbers: the memory calls and the process calls, and nothing else (x86-64 unless it says i386)."""
+"""System call numbers: the memory calls and the process calls, and nothing else (x86-64 unless it
+says i386)."""
 
 from __future__ import annotations
 
@@ -64,22 +65,48 @@ CLONE_VFORK: Final = 0x4000
 CLONE_THREAD: Final = 0x10000
 CLONE_UNTRACED: Final = 0x800000
 
-#: Calls that are memory calls only for some first arguments: number → those arguments.
-#: prctl: PR_SET_SECCOMP (a process call), PR_SET_MM, PR_SET_MDWE, PR_SET_MEMORY_MERGE, PR_SET_VMA. arch_prctl:
-#: ARCH_SHSTK_ENABLE and _UNLOCK.
+#: Calls that are memory calls only for some first arguments: number → those arguments. prctl:
+#: PR_SET_SECCOMP (a process call), PR_SET_MM, PR_SET_MDWE, PR_SET_MEMORY_MERGE, PR_SET_VMA.
+#: arch_prctl: ARCH_SHSTK_ENABLE and _UNLOCK.
 BY_FIRST_ARGUMENT: Final[dict[int, tuple[int, ...]]] = {
     157: (22, 35, 65, 67, 0x53564D41),
     158: (0x5001, 0x5004),
 }
 
-#: i386 memory calls that a 64-bit program can make by `int 0x80`: brk, old mmap, munmap, ipc (shmat, shmdt), mprotect,
-#: msync, mlock, munlock, mlockall, munlockall, mremap, mmap2, madvise, io_setup, io_destroy, remap_file_pages, mbind,
-#: mlock2, pkey_mprotect, shmat, shmdt, process_madvise, mseal.
+#: i386 memory calls that a 64-bit program can make by `int 0x80`: brk, old mmap, munmap, ipc
+#: (shmat, shmdt), mprotect, msync, mlock, munlock, mlockall, munlockall, mremap, mmap2, madvise,
+#: io_setup, io_destroy, remap_file_pages, mbind, mlock2, pkey_mprotect, shmat, shmdt,
+#: process_madvise, mseal.
 I386_MEMORY_CALLS: Final = frozenset(
-    {45, 90, 91, 117, 125, 144, 150, 151, 152, 153, 163, 192, 219, 245, 246, 257, 274, 376, 380, 397, 398, 440, 462}
+    {
+        45,
+        90,
+        91,
+        117,
+        125,
+        144,
+        150,
+        151,
+        152,
+        153,
+        163,
+        192,
+        219,
+        245,
+        246,
+        257,
+        274,
+        376,
+        380,
+        397,
+        398,
+        440,
+        462,
+    }
 )
 I386_BRK: Final = 45
-#: Those whose numbers are also those of x86-64 memory calls: I386_MARK in the stop's event message tells them apart.
+#: Those whose numbers are also those of x86-64 memory calls: I386_MARK in the stop's event message
+#: tells them apart.
 I386_ALIKE: Final = I386_MEMORY_CALLS & {*MEMORY_CALLS}
 I386_MARK: Final = 1
 #: The bit that marks a number of the x32 ABI.

@@ -1,23 +1,27 @@
-"""Law Exact, checked against the host: bookkeeping's VMAs and `/proc/PID/smaps`, neighbours merged on both sides.
+"""Law Exact, checked against the host: bookkeeping's VMAs and `/proc/PID/smaps`, neighbours merged
+on both sides.
 
 A check of everything reads smaps, which costs some microseconds per VMA. `--verify call` therefore
-compares, after each call, the range that the call affected and its neighbors with PROCMAP_QUERY, and
-everything only when the calls since the last such check have paid for it (`_VMAS_PER_CALL`).
+compares, after each call, the range that the call affected and its neighbors with PROCMAP_QUERY,
+and everything only when the calls since the last such check have paid for it (`_VMAS_PER_CALL`).
 
 Tolerated, each for the kernel function named, and nothing else:
 
-- growth of a VM_GROWSDOWN VMA since it was last looked at (expand_stack, mm/memory.c): taken in first;
-- paths (d_path shows renames and unlinks) and the labels `[heap]` and `[stack]` (show_map_vma): files are compared by
-  device and inode;
-- neighbours that the kernel keeps apart though all that it shows of them is equal (is_mergeable_anon_vma, mm/vma.c);
+- growth of a VM_GROWSDOWN VMA since it was last looked at (expand_stack, mm/memory.c): taken in
+  first;
+- paths (d_path shows renames and unlinks) and the labels `[heap]` and `[stack]` (show_map_vma):
+  files are compared by device and inode;
+- neighbours that the kernel keeps apart though all that it shows of them is equal
+  (is_mergeable_anon_vma, mm/vma.c);
 - the flags that `laconic.memory.flags.VMFLAG_CODES` leaves out, with the reason there;
 - protection keys, NUMA policies and VM_LOCKONFAULT where the kernel does not show them;
-- the offset of a private mapping of /dev/zero: mremap replaces it by the address if no page was touched (copy_vma,
-  mm/vma.c);
-- a thread that a signal ends in execve: its address space may be the new program's already (begin_new_exec and
-  bprm_execve, fs/exec.c), so nothing is compared at its end; the old program was compared before the execve;
-- calls that a seccomp supervisor lets through (seccomp_do_user_notification, kernel/seccomp.c) do not stop for
-  Laconic: what differs in such a process is adopted, and counted as resynced.
+- the offset of a private mapping of /dev/zero: mremap replaces it by the address if no page was
+  touched (copy_vma, mm/vma.c);
+- a thread that a signal ends in execve: its address space may be the new program's already
+  (begin_new_exec and bprm_execve, fs/exec.c), so nothing is compared at its end; the old program
+  was compared before the execve;
+- calls that a seccomp supervisor lets through (seccomp_do_user_notification, kernel/seccomp.c) do
+  not stop for Laconic: what differs in such a process is adopted, and counted as resynced.
 """
 
 from __future__ import annotations
@@ -43,7 +47,8 @@ _CONTEXT = 10
 
 def first_difference(space: AddressSpace, host: RangeMap[Vma]) -> str | None:
     """What differs first between bookkeeping and host, in words, or None. Takes growth in. O(n)."""
-    # Comparing the values in C is quick; only where they differ is it worth asking what a host shows of them.
+    # Comparing the values in C is quick; only where they differ is it worth asking what a host
+    # shows of them.
     ours, theirs = list(space.vmas), list(host)
     if ours == theirs:
         return None
@@ -114,8 +119,9 @@ def _entries_around(entries: Sequence[tuple[int, int, Vma]], index: int) -> str:
     return "\n".join(lines)
 
 
-#: How many VMAs of a check of everything each call pays for; a call that changes flags which only smaps shows pays
-#: for more. A check of everything is due when the calls since the last one have paid for all VMAs.
+#: How many VMAs of a check of everything each call pays for; a call that changes flags which only
+#: smaps shows pays for more. A check of everything is due when the calls since the last one have
+#: paid for all VMAs.
 _VMAS_PER_CALL = 8
 _VMAS_PER_HIDDEN_CHANGE = 64
 #: How many `/proc/PID/maps` are held open at once.
@@ -123,10 +129,11 @@ _OPEN_MAPS = 64
 
 
 class Checker:
-    """Holds the law for one run: at each process's end (`exit`), after every call too (`call`), or never (`off`).
+    """Holds the law for one run: at each process's end (`exit`), after every call too (`call`), or
+    never (`off`).
 
-    `mismatch` is the first one in words; after it the check goes on from what the host has. `verbose`: with the
-    complete maps.
+    `mismatch` is the first one in words; after it the check goes on from what the host has.
+    `verbose`: with the complete maps.
     """
 
     def __init__(self, ledger: Ledger, mode: str, verbose: bool = False) -> None:
@@ -138,7 +145,8 @@ class Checker:
         self._maps: dict[Mm, proc.MapsFile] = {}
 
     def check(self, thread: Thread) -> None:
-        """Compares all of a thread's address space, unless a call is under way in it. O(VMAs + resident pages)."""
+        """Compares all of a thread's address space, unless a call is under way in it. O(VMAs +
+        resident pages)."""
         space = thread.mm.space
         if space is None or thread.mm.busy is not None:
             return
@@ -174,7 +182,9 @@ class Checker:
             notes.recorder.looked(thread, space.held, host, ADOPTED)
         space.adopt(host)
 
-    def after_call(self, thread: Thread, call: Call, answered: Answered, elided: bool = False) -> None:
+    def after_call(
+        self, thread: Thread, call: Call, answered: Answered, elided: bool = False
+    ) -> None:
         """Compare what a call affected, and its neighbors; compare everything if that is due.
 
         A difference leads to a comparison of everything, which alone decides. Complexity: amortized

@@ -40,7 +40,8 @@ def threads() -> int:
 
 
 def mapped_file(path: Path) -> tuple[int, int]:
-    """Write through a shared mapping, grow it, and read the result by a private mapping and by read()."""
+    """Write through a shared mapping, grow it, and read the result by a private mapping and by
+    read()."""
     path.write_bytes(bytes(65536))
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as shared:
         for page in range(16):
@@ -48,7 +49,10 @@ def mapped_file(path: Path) -> tuple[int, int]:
         shared.flush()
         shared.resize(131072)
         shared[-4:] = b"tail"
-    with path.open("rb") as source, mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_COPY) as private:
+    with (
+        path.open("rb") as source,
+        mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_COPY) as private,
+    ):
         private[0:4] = b"mine"
         seen = zlib.crc32(private)
     return seen, zlib.crc32(path.read_bytes())
@@ -58,7 +62,9 @@ def children() -> list[str]:
     """Run three child interpreters and a failing one."""
     code = "import sys; print(sum(len(bytearray(n)) for n in range(0, 400000, 4000)) + int(sys.argv[1]))"
     answers = [
-        subprocess.run([sys.executable, "-c", code, str(n)], capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run(
+            [sys.executable, "-c", code, str(n)], capture_output=True, text=True, check=True
+        ).stdout.strip()
         for n in range(3)
     ]
     failing = subprocess.run([sys.executable, "-c", "raise SystemExit(7)"], check=False)

@@ -1,4 +1,5 @@
-"""Large arrays that are mapped, remapped and given back, a memory-mapped array, and matrix products."""
+"""Large arrays that are mapped, remapped and given back, a memory-mapped array, and matrix
+products."""
 
 import numpy as np
 

@@ -1,4 +1,5 @@
-"""multiprocessing with fork and with spawn: pools, queues, shared memory and a process that dies of a signal."""
+"""multiprocessing with fork and with spawn: pools, queues, shared memory and a process that dies of
+a signal."""
 
 import multiprocessing
 import os
@@ -38,7 +39,9 @@ def exercise(context: ForkContext | SpawnContext) -> None:
         print(" pool", sum(pool.map(square_sum, range(2000, 2400, 20))))
 
     queue: Queue[tuple[str, int]] = context.Queue()
-    answering = [context.Process(target=answer, args=(queue, word)) for word in ("a", "bcd", "efghi")]
+    answering = [
+        context.Process(target=answer, args=(queue, word)) for word in ("a", "bcd", "efghi")
+    ]
     for process in answering:
         process.start()
     print(" queue", sorted(queue.get() for _ in answering))

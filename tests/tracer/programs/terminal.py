@@ -1,6 +1,7 @@
 """Runs a command in a terminal of its own, 33 rows by 101 columns, and prints what that shows.
 
-`terminal.py [-c] COMMAND...`: -c types ^C once the command has said "ready". Exits with the command's status.
+`terminal.py [-c] COMMAND...`: -c types ^C once the command has said "ready". Exits with the
+command's status.
 """
 
 from __future__ import annotations

@@ -12,12 +12,12 @@ MANIFEST, ENVIRONMENT, COMMAND = "manifest", "environment", "command"
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """`line` (or lines) is to be pasted; `why` has the measured figures in words, `figures` in numbers (bytes, pages,
-    times).
+    """`line` (or lines) is to be pasted; `why` has the measured figures in words, `figures` in
+    numbers (bytes, pages, times).
 
-    `env` are the variables and their values where that is what is set, `flag` an argument to go after the name of one
-    of `programs`, in the place of those that begin with one of `replaces`. `heap`: bytes that are mapped as it is, and
-    come from the break where this is followed.
+    `env` are the variables and their values where that is what is set, `flag` an argument to go
+    after the name of one of `programs`, in the place of those that begin with one of `replaces`.
+    `heap`: bytes that are mapped as it is, and come from the break where this is followed.
     """
 
     option: str
@@ -38,13 +38,19 @@ def variable(name: str, value: str, why: str, heap: int = 0, **figures: Any) -> 
 
 
 def variables(pairs: Mapping[str, str], why: str, heap: int = 0, **figures: Any) -> Advice:
-    """Advice to set variables that are right only together: a line of the manifest each. The first names it."""
+    """Advice to set variables that are right only together: a line of the manifest each. The first
+    names it."""
     lines = "\n".join(f'loader.env.{name} = "{value}"' for name, value in pairs.items())
-    return Advice(next(iter(pairs)), lines, ENVIRONMENT, why, figures, env=tuple(pairs.items()), heap=heap)
+    return Advice(
+        next(iter(pairs)), lines, ENVIRONMENT, why, figures, env=tuple(pairs.items()), heap=heap
+    )
 
 
-def argument(flag: str, programs: tuple[str, ...], why: str, replaces: tuple[str, ...] = (), **figures: Any) -> Advice:
-    """Advice to give a flag right after the name of one of `programs`; it replaces its own like in any case."""
+def argument(
+    flag: str, programs: tuple[str, ...], why: str, replaces: tuple[str, ...] = (), **figures: Any
+) -> Advice:
+    """Advice to give a flag right after the name of one of `programs`; it replaces its own like in
+    any case."""
     name, equals, _ = flag.partition("=")
     own = (name + equals, *replaces)
     return Advice(name, flag, COMMAND, why, figures, flag=flag, programs=programs, replaces=own)
@@ -107,7 +113,10 @@ def cycles(low: float, high: float) -> str:
     >>> cycles(1234567, 9876543), cycles(0, 0)
     ('1.23e6 to 9.88e6 cycles', '0 cycles')
     """
-    ends = [f"{value:.2e}".replace("e+0", "e").replace("e+", "e") if value else "0" for value in (low, high)]
+    ends = [
+        f"{value:.2e}".replace("e+0", "e").replace("e+", "e") if value else "0"
+        for value in (low, high)
+    ]
     return f"{ends[0] if ends[0] == ends[1] else ' to '.join(ends)} cycles"
 
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 def advise(figures: Figures, profile: CostProfile) -> list[Advice]:
-    """The manifest's options, then the settings of allocators and runtimes: lines that hold when all are followed.
+    """The manifest's options, then the settings of allocators and runtimes: lines that hold when
+    all are followed.
 
     O(programs × reservations).
     """

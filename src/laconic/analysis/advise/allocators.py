@@ -1,10 +1,19 @@
-"""Settings of allocators: glibc's malloc, jemalloc, mimalloc. Each is given only where the trace shows its cause."""
+"""Settings of allocators: glibc's malloc, jemalloc, mimalloc. Each is given only where the trace
+shows its cause."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from laconic.analysis.advise.advice import Advice, plural, power_of_two, round_up, shown_size, variable, variables
+from laconic.analysis.advise.advice import (
+    Advice,
+    plural,
+    power_of_two,
+    round_up,
+    shown_size,
+    variable,
+    variables,
+)
 from laconic.analysis.advise.figures import Figures
 from laconic.analysis.advise.watch import ARENA, BLOCK_LEAST, MIB, Image
 from laconic.memory.flags import PAGE_SHIFT
@@ -32,7 +41,12 @@ def _glibc(figures: Figures) -> Iterator[Advice]:
     images = [image for image in figures.images if not has(image, *_LIBRARIES)]
     most = max(len(image.arenas) for image in figures.images)
     arenas = most if most > 1 else 0
-    churned = [each for image in images if has(image, "libc.so", "libc-2") for each in image.churned.items()]
+    churned = [
+        each
+        for image in images
+        if has(image, "libc.so", "libc-2")
+        for each in image.churned.items()
+    ]
     seen = {
         "arenas": arenas,
         "reserved": arenas * ARENA,
@@ -44,7 +58,8 @@ def _glibc(figures: Figures) -> Iterator[Advice]:
         "pages": sum(count * (size >> PAGE_SHIFT) for size, count in churned)
         + sum(image.shrunk_pages for image in images),
     }
-    # Each is an munmap, or a brk, of two host calls; its pages are accepted when they come and when they go.
+    # Each is an munmap, or a brk, of two host calls; its pages are accepted when they come and when
+    # they go.
     times = seen["blocks"] + seen["shrinks"]
     often = times >= OFTEN and figures.worth(2 * times, 2 * seen["pages"])
     if not arenas and not often:
@@ -52,7 +67,9 @@ def _glibc(figures: Figures) -> Iterator[Advice]:
     heap = seen["opened"] + max((image.peak_blocks for image in images), default=0)
     least = power_of_two(figures.most(lambda image: image.peak_brk) + heap)
     pairs = {"MALLOC_ARENA_MAX": "1"} if arenas else {}
-    pairs["MALLOC_MMAP_THRESHOLD_"] = str(min(power_of_two(max(seen["largest"], BLOCK_LEAST)), _MOST))
+    pairs["MALLOC_MMAP_THRESHOLD_"] = str(
+        min(power_of_two(max(seen["largest"], BLOCK_LEAST)), _MOST)
+    )
     pairs["MALLOC_TRIM_THRESHOLD_"] = str(2 * least)
     yield variables(pairs, ". ".join(_malloc(seen, often)), heap=heap, **seen)
 

@@ -1,4 +1,5 @@
-"""The figures that advice rests on: one replay under the strategies that are shown, with a `Watch` beside them."""
+"""The figures that advice rests on: one replay under the strategies that are shown, with a `Watch`
+beside them."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from laconic.sgx.meter import Meter
     from laconic.trace.reader import Trace
 
-#: The strategies whose costs are shown: what a library OS does today, the same where EXINFO is off, and Laconic's.
+#: The strategies whose costs are shown: what a library OS does today, the same where EXINFO is off,
+#: and Laconic's.
 TODAY, EAGER, OURS = "every-call", "every-call, no EXINFO", "laconic"
 SHOWN = (TODAY, EAGER, OURS)
 Span = tuple[float, float]
@@ -40,8 +42,8 @@ class Eager(EveryCall):
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one strategy costs on a trace, each from lowest to highest. `cycles` by the profile; `epc_pages` are those
-    that were committed at most, in all enclaves at once."""
+    """What one strategy costs on a trace, each from lowest to highest. `cycles` by the profile;
+    `epc_pages` are those that were committed at most, in all enclaves at once."""
 
     host_calls: Span
     cycles: Span
@@ -50,11 +52,13 @@ class Cost:
 
 @dataclass(slots=True)
 class Figures:
-    """What a trace shows. `images` and `processes` belong together, in the order in which they began.
+    """What a trace shows. `images` and `processes` belong together, in the order in which they
+    began.
 
-    `costs` by strategy; `counts` are those of TODAY, of all enclaves together, touches taken at their least. `touches`
-    is False where the trace does not know which pages were touched: what depends on that is a range. `unseen` pages
-    nobody could look at. `losses`: what the trace lacks, a sentence each. `exit_status` is None where it is not known.
+    `costs` by strategy; `counts` are those of TODAY, of all enclaves together, touches taken at
+    their least. `touches` is False where the trace does not know which pages were touched: what
+    depends on that is a range. `unseen` pages nobody could look at. `losses`: what the trace lacks,
+    a sentence each. `exit_status` is None where it is not known.
     """
 
     source: str
@@ -90,7 +94,8 @@ class Figures:
 def measure(
     opened: Callable[[], Trace], profile: CostProfile, progress: Callable[[int], None] | None = None
 ) -> Figures:
-    """The figures of the trace that `opened` opens; a log, which knows no touched pages, is read twice.
+    """The figures of the trace that `opened` opens; a log, which knows no touched pages, is read
+    twice.
 
     Raises LaconicError where it cannot be read. O(events × strategies).
     """
@@ -131,7 +136,12 @@ def _replayed(
     def watch(meter: Meter, space: AddressSpace, touches: Touches) -> Strategy:
         return Watch(meter, space, touches, images)
 
-    makers: dict[str, Maker] = {TODAY: strategy(TODAY), EAGER: Eager, OURS: strategy(OURS), Watch.name: watch}
+    makers: dict[str, Maker] = {
+        TODAY: strategy(TODAY),
+        EAGER: Eager,
+        OURS: strategy(OURS),
+        Watch.name: watch,
+    }
     enclaves = Enclaves(makers, touched)
     engine = Replay(trace, "laconic", listeners=[enclaves])
     engine.run(progress=progress)

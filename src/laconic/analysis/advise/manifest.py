@@ -1,4 +1,5 @@
-"""What to write in a Gramine manifest. What is Gramine's, and not the trace's, stands here as a constant.
+"""What to write in a Gramine manifest. What is Gramine's, and not the trace's, stands here as a
+constant.
 
 Options, defaults and helper threads are those of Gramine's Documentation/manifest-syntax.rst.
 """
@@ -31,29 +32,39 @@ if TYPE_CHECKING:
 HELPERS = 3
 #: The defaults of sys.stack.size and sys.brk.max_size, in bytes.
 STACK, BRK = 256 << 10, 256 << 10
-#: Allowances, none of them measured: the library OS and the PAL with their data, and what each thread has of its own
-#: (TCS, TLS, SSA frames, stacks of PAL and library OS); bytes.
+#: Allowances, none of them measured: the library OS and the PAL with their data, and what each
+#: thread has of its own (TCS, TLS, SSA frames, stacks of PAL and library OS); bytes.
 RUNTIME, PER_THREAD = 64 * MIB, 256 << 10
-#: Where the enclave lies with EDMM if the manifest does not say: sgx.enclave_size of 1024G, in bytes.
+#: Where the enclave lies with EDMM if the manifest does not say: sgx.enclave_size of 1024G, in
+#: bytes.
 EDMM_DEFAULT = 1 << 40
 
 
 def advise(figures: Figures, profile: CostProfile, heap: int = 0) -> list[Advice]:
-    """All that a manifest should say on memory; nothing where the trace has no program. `heap`: bytes that come from
-    the break where the settings that are advised are followed. O(programs)."""
+    """All that a manifest should say on memory; nothing where the trace has no program. `heap`:
+    bytes that come from the break where the settings that are advised are followed. O(programs)."""
     if not figures.images:
         return []
     threads, stack, brk = _threads(figures), _stack(figures), _brk(figures, heap)
     # What comes from the break with the settings is mapped without them: it counts once.
-    size = _need(figures, threads.figures["value"], stack.figures["value"], brk.figures["value"] - heap)
+    size = _need(
+        figures, threads.figures["value"], stack.figures["value"], brk.figures["value"] - heap
+    )
     edmm = _edmm(figures, profile, size)
     return [_size(figures, size, edmm), edmm, threads, stack, brk, _exinfo(figures, edmm)]
 
 
 def _need(figures: Figures, threads: int, stack: int, brk: int) -> dict[str, int]:
-    # The largest program's: what it maps, the rest of its heap's reservation, one stack, and the allowances.
+    # The largest program's: what it maps, the rest of its heap's reservation, one stack, and the
+    # allowances.
     def need(image: Image) -> int:
-        return image.peak_mapped + max(brk - image.peak_brk, 0) + stack + RUNTIME + threads * PER_THREAD
+        return (
+            image.peak_mapped
+            + max(brk - image.peak_brk, 0)
+            + stack
+            + RUNTIME
+            + threads * PER_THREAD
+        )
 
     largest = max(figures.images, key=need)
     return {
@@ -84,8 +95,9 @@ def _size(figures: Figures, size: dict[str, int], edmm: Advice) -> Advice:
 
 
 def without_edmm(figures: Figures, size: int) -> Counts:
-    """What the same enclaves of `size` bytes do without EDMM: EADD of every page, and afterwards only software's work:
-    zeroing what is mapped, as Gramine does, and copying what is copied in any case. EEXTEND is not counted. O(n)."""
+    """What the same enclaves of `size` bytes do without EDMM: EADD of every page, and afterwards
+    only software's work: zeroing what is mapped, as Gramine does, and copying what is copied in any
+    case. EEXTEND is not counted. O(n)."""
     enclaves = figures.counts.ecreate
     return Counts(
         ecreate=enclaves,
@@ -119,7 +131,11 @@ def _edmm(figures: Figures, profile: CostProfile, size: dict[str, int]) -> Advic
         {
             "value": enable,
             "ranges_overlap": not apart,
-            "without_edmm": {"cycles": without, "eadd": counts.eadd, "pages_zeroed": counts.pages_zeroed},
+            "without_edmm": {
+                "cycles": without,
+                "eadd": counts.eadd,
+                "pages_zeroed": counts.pages_zeroed,
+            },
             "with_edmm": {TODAY: with_, OURS: ours},
         },
     )
@@ -151,7 +167,9 @@ def _stack(figures: Figures) -> Advice:
     if not figures.touches:
         why = "the log does not show stacks, so this is Gramine's default"
     elif deepest:
-        why += f", other threads used up to {shown_size(deepest)} of theirs; the size is each thread's"
+        why += (
+            f", other threads used up to {shown_size(deepest)} of theirs; the size is each thread's"
+        )
     if figures.touches and value == STACK:
         why += ". Gramine's default is enough"
     return Advice(
@@ -165,7 +183,10 @@ def _stack(figures: Figures) -> Advice:
 
 def _brk(figures: Figures, heap: int) -> Advice:
     peak = figures.most(lambda image: image.peak_brk)
-    refused, repeated = (figures.total(lambda image: image.refused), figures.total(lambda image: image.repeated))
+    refused, repeated = (
+        figures.total(lambda image: image.refused),
+        figures.total(lambda image: image.repeated),
+    )
     value = max(round_up(peak, MIB) if peak > BRK else BRK, BRK)
     if refused:
         value = max(round_up(2 * peak, MIB), MIB)
@@ -189,7 +210,13 @@ def _brk(figures: Figures, heap: int) -> Advice:
         f'sys.brk.max_size = "{manifest_size(value)}"',
         MANIFEST,
         why,
-        {"value": value, "peak_brk": peak, "refused": refused, "repeated": repeated, "from_settings": heap},
+        {
+            "value": value,
+            "peak_brk": peak,
+            "refused": refused,
+            "repeated": repeated,
+            "from_settings": heap,
+        },
     )
 
 
@@ -198,12 +225,15 @@ def _exinfo(figures: Figures, edmm: Advice) -> Advice:
     low, high = figures.lazy_touched
     closed = figures.most(lambda image: image.peak_unlazy_closed)
     saves = bool(lazy and edmm.figures["value"])
-    # HotSpot's null checks and safepoints are page faults that it handles; without EXINFO Gramine ends the process.
+    # HotSpot's null checks and safepoints are page faults that it handles; without EXINFO Gramine
+    # ends the process.
     jvm = any(name.startswith("libjvm.so") for image in figures.images for name in image.files)
     costs = [figures.costs[name].cycles for name in (EAGER, TODAY)]
     why = list(_lazily(lazy, low, high, closed, costs if saves else None))
     if jvm:
-        why.append("the JVM handles SIGSEGV, and without EXINFO Gramine ends a process that a page fault stops")
+        why.append(
+            "the JVM handles SIGSEGV, and without EXINFO Gramine ends a process that a page fault stops"
+        )
     return Advice(
         "sgx.use_exinfo",
         f"sgx.use_exinfo = {'true' if saves or jvm else 'false'}",
@@ -221,7 +251,11 @@ def _exinfo(figures: Figures, edmm: Advice) -> Advice:
 
 def _lazily(lazy: int, low: int, high: int, closed: int, costs: list[Span] | None) -> Iterator[str]:
     if lazy:
-        touches = plural(low, "first touch", "first touches") if low == high else f"{span(low, high)} first touches"
+        touches = (
+            plural(low, "first touch", "first touches")
+            if low == high
+            else f"{span(low, high)} first touches"
+        )
         yield f"{plural(lazy, 'page')} were mapped MAP_NORESERVE, and there were {touches} in them"
         if costs:
             yield (

@@ -1,29 +1,43 @@
-"""Settings of language runtimes: the JVM, Go, V8. Each is given only where the trace shows its cause."""
+"""Settings of language runtimes: the JVM, Go, V8. Each is given only where the trace shows its
+cause."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from os.path import basename
 
-from laconic.analysis.advise.advice import Advice, argument, plural, power_of_two, round_up, shown_size, variable
+from laconic.analysis.advise.advice import (
+    Advice,
+    argument,
+    plural,
+    power_of_two,
+    round_up,
+    shown_size,
+    variable,
+)
 from laconic.analysis.advise.allocators import OFTEN, has
 from laconic.analysis.advise.figures import Figures
 from laconic.analysis.advise.watch import GO_HEAP, MIB, Image, Region
 
 JAVA = ("java",)
 NODE = ("node", "nodejs")
-#: HotSpot reserves its compressed class space of this size, with or without the CDS archive before it, in bytes.
+#: HotSpot reserves its compressed class space of this size, with or without the CDS archive before
+#: it, in bytes.
 CLASS_SPACE, _ARCHIVE = 1 << 30, 64 * MIB
 #: G1 and Parallel GC keep mark bitmaps of these parts of the heap's size; Serial GC keeps none.
 _BITMAPS = (64, 32)
 #: Collectors but the serial one, of which a JVM takes one only.
-_COLLECTORS = tuple(f"-XX:+Use{name}GC" for name in ("G1", "Parallel", "Z", "Shenandoah", "ConcMarkSweep"))
-#: Threads that make a runtime's own helpers worth a setting: V8's, and Go's, whose program they are.
+_COLLECTORS = tuple(
+    f"-XX:+Use{name}GC" for name in ("G1", "Parallel", "Z", "Shenandoah", "ConcMarkSweep")
+)
+#: Threads that make a runtime's own helpers worth a setting: V8's, and Go's, whose program they
+#: are.
 _THREADS, _GO_THREADS = 6, 16
 #: What GOMAXPROCS leaves.
 _PROCESSORS = 4
-#: Pages that become executable or cease to be, from which on V8 had better not compile: at some 30,000 cycles a page
-#: under every-call and `published` they come to a thousand million, about what scripts of half a second lose without.
+#: Pages that become executable or cease to be, from which on V8 had better not compile: at some
+#: 30,000 cycles a page under every-call and `published` they come to a thousand million, about what
+#: scripts of half a second lose without.
 _EXECUTABLE = 1 << 15
 #: Of a reservation that was made smaller.
 _THIS_RUN = "That is this run's: a longer one, or more load, may need more"
@@ -38,27 +52,39 @@ def advise(figures: Figures) -> Iterator[Advice]:
     go = [image for image in figures.images if image.go_heap]
     if go:
         yield from _go(max(go, key=lambda image: image.peak_mapped))
-    v8 = [image for process, image in programs if basename(process.path) in NODE or has(image, "libnode", "libv8")]
+    v8 = [
+        image
+        for process, image in programs
+        if basename(process.path) in NODE or has(image, "libnode", "libv8")
+    ]
     if v8:
         yield from _v8(max(v8, key=lambda image: image.peak_mapped))
 
 
 def _limit(used: int, least: int) -> int:
-    # Half as much again as what was used, and the next power of two, in bytes: another run may need more.
+    # Half as much again as what was used, and the next power of two, in bytes: another run may need
+    # more.
     return max(power_of_two(used * 3 // 2), least)
 
 
 def _used(region: Region, known: bool) -> int:
-    # What of a reservation was needed: the pages touched, or where that is not known those that were accessible.
+    # What of a reservation was needed: the pages touched, or where that is not known those that
+    # were accessible.
     return region.touched_bytes if known else region.peak
 
 
 def _jvm(figures: Figures, image: Image) -> Iterator[Advice]:
     known = figures.touches
     regions = [each for each in image.reservations if each.opens]
-    code = max((each for each in regions if each.executable), key=lambda each: each.length, default=None)
+    code = max(
+        (each for each in regions if each.executable), key=lambda each: each.length, default=None
+    )
     # A heap of 1 GiB is as large as the class space, which HotSpot maps after it.
-    spaces = [each for each in regions if not each.executable and 0 <= each.length - CLASS_SPACE <= _ARCHIVE]
+    spaces = [
+        each
+        for each in regions
+        if not each.executable and 0 <= each.length - CLASS_SPACE <= _ARCHIVE
+    ]
     classes = spaces[-1] if spaces else None
     heaps = [each for each in regions if each is not code and each is not classes]
     heap = max(heaps, key=lambda each: each.length, default=None)
@@ -154,7 +180,9 @@ def _go(image: Image) -> Iterator[Advice]:
             discards=image.discards,
         )
     # Arenas follow each other from there on; what the kernel places lies far above.
-    opened = sum(region.peak for region in image.reservations if GO_HEAP <= region.start < 2 * GO_HEAP)
+    opened = sum(
+        region.peak for region in image.reservations if GO_HEAP <= region.start < 2 * GO_HEAP
+    )
     if opened >= 64 * MIB:
         limit = round_up(opened, 64 * MIB)
         yield variable(
@@ -167,7 +195,8 @@ def _go(image: Image) -> Iterator[Advice]:
 
 
 def _v8(image: Image) -> Iterator[Advice]:
-    # What is reserved for code is no cause: under every-call lazy pages cost nothing until they are touched.
+    # What is reserved for code is no cause: under every-call lazy pages cost nothing until they are
+    # touched.
     if image.exec_pages >= _EXECUTABLE:
         yield argument(
             "--jitless",

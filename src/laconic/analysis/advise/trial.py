@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
 #: Options of `java` and `node` whose value is a word of its own.
 _TWO_WORDS = {
-    *("-cp", "-classpath", "--class-path", "-p", "--module-path", "--upgrade-module-path", "--add-modules"),
+    *(
+        "-cp",
+        "-classpath",
+        "--class-path",
+        "-p",
+        "--module-path",
+        "--upgrade-module-path",
+        "--add-modules",
+    ),
     *("--limit-modules", "--add-exports", "--add-opens", "--add-reads", "--patch-module"),
     *("-r", "--require", "--import", "--loader", "-C", "--conditions"),
 }
@@ -26,8 +34,8 @@ _LAST = {"-jar", "-m", "--module", "-e", "--eval", "-pe", "--print", "--"}
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """What one rerun came to; `differences` from the runs of the program as it is, a sentence each. `peak_mapped`:
-    bytes that one program mapped at most."""
+    """What one rerun came to; `differences` from the runs of the program as it is, a sentence each.
+    `peak_mapped`: bytes that one program mapped at most."""
 
     costs: dict[str, Cost]
     peak_mapped: int
@@ -37,16 +45,20 @@ class After:
 
 @dataclass(slots=True)
 class Trial:
-    """All that was tried: `again` is the program as it is, run a second time, or why that is not known. `pieces` are by
-    the advice's place, and say why it was not tried; `together` is all of them at once, None where there is one."""
+    """All that was tried: `again` is the program as it is, run a second time, or why that is not
+    known. `pieces` are by the advice's place, and say why it was not tried; `together` is all of
+    them at once, None where there is one."""
 
     again: After | str | None = None
     pieces: dict[int, After | str] = field(default_factory=dict)
     together: After | str | None = None
 
 
-def attempt(advice: Advice, command: Sequence[str], env: dict[str, str]) -> tuple[list[str], dict[str, str]] | str:
-    """The command and the environment's additions with which `advice` is tried, over `env`, or why it is not. O(words).
+def attempt(
+    advice: Advice, command: Sequence[str], env: dict[str, str]
+) -> tuple[list[str], dict[str, str]] | str:
+    """The command and the environment's additions with which `advice` is tried, over `env`, or why
+    it is not. O(words).
 
     >>> from laconic.analysis.advise.advice import argument
     >>> attempt(argument("-Xmx8m", ("java",), "", ("-Xmx",)), ["java", "-Xmx1g", "Main", "-Xmx2g"], {})
@@ -62,7 +74,8 @@ def attempt(advice: Advice, command: Sequence[str], env: dict[str, str]) -> tupl
 
 
 def _without(words: Sequence[str], advice: Advice) -> list[str]:
-    # The last of two flags for the same would count, or both be refused; what is the program's own stays.
+    # The last of two flags for the same would count, or both be refused; what is the program's own
+    # stays.
     kept: list[str] = []
     place = 0
     while place < len(words) and words[place].startswith("-"):
@@ -76,8 +89,15 @@ def _without(words: Sequence[str], advice: Advice) -> list[str]:
     return [*kept, *words[place:]]
 
 
-def after(runs: Sequence[Figures], status: int, figures: Figures, new_status: int, said: Sequence[str] = ()) -> After:
-    """Compares a rerun with the runs of the program as it is; `said` are the last lines of its standard error.
+def after(
+    runs: Sequence[Figures],
+    status: int,
+    figures: Figures,
+    new_status: int,
+    said: Sequence[str] = (),
+) -> After:
+    """Compares a rerun with the runs of the program as it is; `said` are the last lines of its
+    standard error.
 
     O(programs).
     """
@@ -87,19 +107,32 @@ def after(runs: Sequence[Figures], status: int, figures: Figures, new_status: in
     return After(figures.costs, _mapped(figures), new_status, differences)
 
 
-def unchanged(before: Figures, status: int, figures: Figures, new_status: int, said: Sequence[str] = ()) -> After:
+def unchanged(
+    before: Figures, status: int, figures: Figures, new_status: int, said: Sequence[str] = ()
+) -> After:
     """The program as it is, run once more. O(programs)."""
-    return After(figures.costs, _mapped(figures), new_status, _changes([before], status, figures, new_status, said))
+    return After(
+        figures.costs,
+        _mapped(figures),
+        new_status,
+        _changes([before], status, figures, new_status, said),
+    )
 
 
-def _changes(runs: Sequence[Figures], status: int, figures: Figures, new_status: int, said: Sequence[str]) -> list[str]:
+def _changes(
+    runs: Sequence[Figures], status: int, figures: Figures, new_status: int, said: Sequence[str]
+) -> list[str]:
     differences = []
     if new_status != status:
         last = f" (it said: {' / '.join(said)})" if said else ""
-        differences.append(f"exit status {new_status}, {status} before{last}: do not take this over unseen")
+        differences.append(
+            f"exit status {new_status}, {status} before{last}: do not take this over unseen"
+        )
     counts, programs = [len(each.images) for each in runs], len(figures.images)
     if outside(counts, programs, 0):
-        differences.append(f"{plural(programs, 'program')} ran, {span(min(counts), max(counts))} before")
+        differences.append(
+            f"{plural(programs, 'program')} ran, {span(min(counts), max(counts))} before"
+        )
     if figures.losses:
         differences.append(f"its trace is not complete: {figures.losses[0]}")
     return differences
@@ -111,7 +144,8 @@ def exceeded(advice: Iterable[Advice], figures: Figures, profile: CostProfile) -
     return [
         f"{written[each.option].line} is too small here: {each.line}"
         for each in manifest.advise(figures, profile)
-        if each.option in ("sgx.enclave_size", "sgx.max_threads", "sys.stack.size", "sys.brk.max_size")
+        if each.option
+        in ("sgx.enclave_size", "sgx.max_threads", "sys.stack.size", "sys.brk.max_size")
         and each.figures["value"] > written[each.option].figures["value"]
     ]
 
@@ -126,7 +160,9 @@ def _verdict(runs: Sequence[Figures], figures: Figures) -> str | None:
 
     cycles = [change(lambda each, name=name: sum(each.costs[name].cycles)) for name in SHOWN]  # type: ignore[misc]
     calls = [change(lambda each, name=name: sum(each.costs[name].host_calls)) for name in SHOWN]  # type: ignore[misc]
-    rise = [thing for thing, changes in (("cycles", cycles), ("host calls", calls)) if changes[0] > 0]
+    rise = [
+        thing for thing, changes in (("cycles", cycles), ("host calls", calls)) if changes[0] > 0
+    ]
     if rise:
         return f"it takes more {' and '.join(rise)} than before under {TODAY}"
     if min(*cycles, *calls, change(_mapped)) >= 0:
@@ -135,8 +171,8 @@ def _verdict(runs: Sequence[Figures], figures: Figures) -> str | None:
 
 
 def outside(runs: Sequence[float], value: float, noise: float = NOISE) -> int:
-    """-1 or 1 where `value` is below or above all `runs` by more than they differ among themselves and by more than
-    `noise`, a part of them; else 0.
+    """-1 or 1 where `value` is below or above all `runs` by more than they differ among themselves
+    and by more than `noise`, a part of them; else 0.
 
     >>> outside([100, 100], 94), outside([100, 100], 96), outside([100, 120], 75), outside([100, 120], 81)
     (-1, 0, -1, 0)

@@ -1,4 +1,5 @@
-"""What one program in one process does with its memory, as far as a manifest or a setting depends on it.
+"""What one program in one process does with its memory, as far as a manifest or a setting depends
+on it.
 
 `Watch` is told what every strategy is told, and only counts: it goes along with them in one replay.
 """
@@ -35,17 +36,30 @@ from laconic.sgx.meter import Meter
 MIB = 1 << 20
 #: A PROT_NONE mapping of this many bytes or more is a reservation that is followed.
 LARGE = 16 * MIB
-#: Where glibc's thread arenas begin and what they reserve (HEAP_MAX_SIZE in malloc/arena.c), in bytes.
+#: Where glibc's thread arenas begin and what they reserve (HEAP_MAX_SIZE in malloc/arena.c), in
+#: bytes.
 ARENA = 64 * MIB
-#: Blocks that malloc maps one by one: its threshold's default and its limit (DEFAULT_MMAP_THRESHOLD in malloc.c).
+#: Blocks that malloc maps one by one: its threshold's default and its limit (DEFAULT_MMAP_THRESHOLD
+#: in malloc.c).
 BLOCK_LEAST, BLOCK_MOST = 128 << 10, 32 * MIB
-#: Blocks of these sizes are other allocators' own (CPython's arenas, V8's pages: kRegularPageSize), in bytes.
+#: Blocks of these sizes are other allocators' own (CPython's arenas, V8's pages: kRegularPageSize),
+#: in bytes.
 CHUNK = 256 << 10
 #: Where Go's heap begins (arenaHint in runtime/malloc.go).
 GO_HEAP = 0xC000000000
 _HOSTS = VM_IO | VM_PFNMAP
-#: What the names of the libraries begin with that tell whose calls these are; of other files nothing is kept.
-LIBRARIES = ("libc.so", "libc-2", "libjemalloc", "libmimalloc", "libtcmalloc", "libjvm.so", "libnode", "libv8")
+#: What the names of the libraries begin with that tell whose calls these are; of other files
+#: nothing is kept.
+LIBRARIES = (
+    "libc.so",
+    "libc-2",
+    "libjemalloc",
+    "libmimalloc",
+    "libtcmalloc",
+    "libjvm.so",
+    "libnode",
+    "libv8",
+)
 #: Reservations that are kept of one program, beside its threads' stacks.
 _KEPT = 10_000
 
@@ -54,8 +68,8 @@ _KEPT = 10_000
 class Region:
     """A reservation, or a thread's stack: `[start, start + length)` in bytes.
 
-    `opens`: how often a part was made accessible; `opened` and `peak`: bytes that are accessible, now and at most.
-    `executable`: some of it was. `touched` are its pages that were ever touched.
+    `opens`: how often a part was made accessible; `opened` and `peak`: bytes that are accessible,
+    now and at most. `executable`: some of it was. `touched` are its pages that were ever touched.
     """
 
     start: int
@@ -88,18 +102,20 @@ class Region:
 
 @dataclass(slots=True)
 class Image:
-    """One program in one process. Bytes where nothing else is said; `peak_` is the most at any one time.
+    """One program in one process. Bytes where nothing else is said; `peak_` is the most at any one
+    time.
 
-    `mapped`: all that is mapped; `closed` of it is PROT_NONE, `closed_at_peak` when most was mapped. `unlazy_closed`:
-    PROT_NONE, anonymous and not MAP_NORESERVE. `allocated_pages`: in all, each time they were mapped anew.
-    `lazy_pages` were mapped with MAP_NORESERVE, `lazy_touched` first touches there were. `brk_base` is an address.
-    `refused`: growths of the break that failed, `repeated` of them for the same address as the one before.
-    `shrinks` are the break's, of `shrunk_pages`. `arenas` are glibc's: base → further growths; `tops`: base → bytes
-    that were made accessible from there at most. `discards` are madvise(DONTNEED, FREE) but of threads' stacks.
-    `blocks` are those that are mapped one by one, base → size, and `peak_blocks` their bytes; `churned` the sizes of
-    those that were unmapped whole. `exec_changes` are calls that changed the permissions of anonymous memory from or to
-    executable ones, of `exec_pages`. `files` are names of those of `LIBRARIES`, `deepest` the depth of the thread
-    stacks that are gone.
+    `mapped`: all that is mapped; `closed` of it is PROT_NONE, `closed_at_peak` when most was
+    mapped. `unlazy_closed`: PROT_NONE, anonymous and not MAP_NORESERVE. `allocated_pages`: in all,
+    each time they were mapped anew. `lazy_pages` were mapped with MAP_NORESERVE, `lazy_touched`
+    first touches there were. `brk_base` is an address. `refused`: growths of the break that failed,
+    `repeated` of them for the same address as the one before. `shrinks` are the break's, of
+    `shrunk_pages`. `arenas` are glibc's: base → further growths; `tops`: base → bytes that were
+    made accessible from there at most. `discards` are madvise(DONTNEED, FREE) but of threads'
+    stacks. `blocks` are those that are mapped one by one, base → size, and `peak_blocks` their
+    bytes; `churned` the sizes of those that were unmapped whole. `exec_changes` are calls that
+    changed the permissions of anonymous memory from or to executable ones, of `exec_pages`. `files`
+    are names of those of `LIBRARIES`, `deepest` the depth of the thread stacks that are gone.
     """
 
     mapped: int = 0
@@ -147,7 +163,8 @@ class Image:
         return max([self.deepest, *(each.depth for each in self.regions if each.stack)])
 
     def fork(self) -> Image:
-        """What a forked process begins with: what is mapped, and nothing that was counted. O(arenas + regions)."""
+        """What a forked process begins with: what is mapped, and nothing that was counted. O(arenas
+        + regions)."""
         return Image(
             mapped=self.mapped, peak_mapped=self.mapped, closed=self.closed, closed_at_peak=self.closed,
             unlazy_closed=self.unlazy_closed, peak_unlazy_closed=self.unlazy_closed,
@@ -156,11 +173,14 @@ class Image:
 
 
 class Watch(Strategy):
-    """Counts into an `Image`, which it appends to `images` in the order in which processes begin."""
+    """Counts into an `Image`, which it appends to `images` in the order in which processes
+    begin."""
 
     name = "watch"
 
-    def __init__(self, meter: Meter, space: AddressSpace, touches: Touches, images: list[Image]) -> None:
+    def __init__(
+        self, meter: Meter, space: AddressSpace, touches: Touches, images: list[Image]
+    ) -> None:
         super().__init__(meter, space, touches)
         self.images = images
         self.image = Image()
@@ -246,7 +266,12 @@ class Watch(Strategy):
         if held is not None:
             self._unmapped(start, end, held)
         if wanted is not None:
-            self._mapped(start, end, wanted, bool(kind & MAP or by_mmap and kind & (ZERO | FILE)) and source is None)
+            self._mapped(
+                start,
+                end,
+                wanted,
+                bool(kind & MAP or by_mmap and kind & (ZERO | FILE)) and source is None,
+            )
         before, after = (0 if vma is None else vma.flags & VM_PROT for vma in (held, wanted))
         for begin, stop, region in list(self.regions.runs(start, end)):
             if region is None:
@@ -259,13 +284,21 @@ class Watch(Strategy):
                 region.opens += bool(after)
                 region.opened += stop - begin if after else begin - stop
                 region.peak = max(region.peak, region.opened)
-        if wanted is None or wanted.file is not None or before == after or not (before | after) & PROT_EXEC:
+        if (
+            wanted is None
+            or wanted.file is not None
+            or before == after
+            or not (before | after) & PROT_EXEC
+        ):
             return 0
         return end - start >> PAGE_SHIFT
 
     def _gone(self, region: Region) -> None:
         # Of what is unmapped only what was used is remembered: there may be any number of threads.
-        if any(left is not None for _, _, left in self.regions.runs(region.start, region.start + region.length)):
+        if any(
+            left is not None
+            for _, _, left in self.regions.runs(region.start, region.start + region.length)
+        ):
             return
         if region.stack:
             self.image.deepest = max(self.image.deepest, region.depth)
@@ -288,7 +321,9 @@ class Watch(Strategy):
                 image.files.add(name)
         if fresh:
             image.allocated_pages += size >> PAGE_SHIFT
-            image.lazy_pages += size >> PAGE_SHIFT if flags & VM_NORESERVE and vma.file is None else 0
+            image.lazy_pages += (
+                size >> PAGE_SHIFT if flags & VM_NORESERVE and vma.file is None else 0
+            )
 
     def _unmapped(self, start: int, end: int, vma: Vma) -> None:
         image, size, flags = self.image, end - start, vma.flags
@@ -326,7 +361,12 @@ class Watch(Strategy):
             if len(image.regions) < _KEPT or region.stack:
                 image.regions[region] = None
                 self.regions.set(begin, end, region)
-        elif vma.flags & VM_PROT and BLOCK_LEAST <= length <= BLOCK_MOST and length % CHUNK and not args[0]:
+        elif (
+            vma.flags & VM_PROT
+            and BLOCK_LEAST <= length <= BLOCK_MOST
+            and length % CHUNK
+            and not args[0]
+        ):
             image.block_bytes += length - image.blocks.get(begin, 0)
             image.blocks[begin] = length
             image.peak_blocks = max(image.peak_blocks, image.block_bytes)
@@ -348,7 +388,8 @@ class Watch(Strategy):
         self.last_brk = result
 
     def _arena(self, start: int, changes: tuple[Change, ...]) -> None:
-        # The first mprotect of an arena begins at its base, which is aligned (new_heap in glibc's malloc/arena.c).
+        # The first mprotect of an arena begins at its base, which is aligned (new_heap in glibc's
+        # malloc/arena.c).
         base, image = start & -ARENA, self.image
         region = self.regions.get(base)
         if region is None or region.length not in (ARENA, 2 * ARENA):

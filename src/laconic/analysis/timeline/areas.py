@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from laconic.memory.flags import PAGE_SHIFT, TASK_SIZE, VM_DONTEXPAND, VM_EXEC, VM_GROWSDOWN, VM_PFNMAP, VM_PROT
+from laconic.memory.flags import (
+    PAGE_SHIFT,
+    TASK_SIZE,
+    VM_DONTEXPAND,
+    VM_EXEC,
+    VM_GROWSDOWN,
+    VM_PFNMAP,
+    VM_PROT,
+)
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
@@ -18,9 +26,11 @@ _WIDEST = 1 << 24
 
 
 class Area(NamedTuple):
-    """Pages `[start, end)` of one process, which were alike from the call `since` on until the call `until`.
+    """Pages `[start, end)` of one process, which were alike from the call `since` on until the call
+    `until`.
 
-    The numbers are those of pages, and of memory calls over all processes, from 0. `prot` has the bits of PROT_*.
+    The numbers are those of pages, and of memory calls over all processes, from 0. `prot` has the
+    bits of PROT_*.
     """
 
     process: int
@@ -39,8 +49,9 @@ _State = tuple[int, str, int]
 class Areas:
     """Collects the areas of all processes.
 
-    Where there are more than `limit` that have ended, `step` doubles: the picture then is the state at every `step`th
-    call. Where that is not enough, `grain` does, as `broader` has it; then the smallest go: `left_out` counts them.
+    Where there are more than `limit` that have ended, `step` doubles: the picture then is the state
+    at every `step`th call. Where that is not enough, `grain` does, as `broader` has it; then the
+    smallest go: `left_out` counts them.
     """
 
     def __init__(self, limit: int = 60_000) -> None:
@@ -50,12 +61,18 @@ class Areas:
         self.ended: list[Area] = []
         self._living: dict[int, RangeMap[_State]] = {}
 
-    def sync(self, process: int, space: AddressSpace | None, start: int, end: int, now: int) -> None:
+    def sync(
+        self, process: int, space: AddressSpace | None, start: int, end: int, now: int
+    ) -> None:
         """Takes over `[start, end)` (bytes) as it is at the call `now`. O(log n + runs)."""
         living = self._living.get(process)
         if living is None:
             living = self._living[process] = RangeMap()
-        wanted = [] if space is None else [(*run[:2], _look(space, *run)) for run in space.vmas.runs(start, end)]
+        wanted = (
+            []
+            if space is None
+            else [(*run[:2], _look(space, *run)) for run in space.vmas.runs(start, end)]
+        )
         for begin, stop, look in wanted or [(start, end, None)]:
             for low, high, state in list(living.runs(begin, stop)):
                 if look is None:
@@ -90,14 +107,19 @@ class Areas:
         else:
             self.ended.append(area)
         if len(self.ended) > self.limit:
-            self.ended, self.step, self.grain, more = fitted(self.ended, self.step, self.grain, self.limit // 2)
+            self.ended, self.step, self.grain, more = fitted(
+                self.ended, self.step, self.grain, self.limit // 2
+            )
             self.left_out += more
 
 
 def coarser(areas: Iterable[Area], step: int) -> list[Area]:
-    """The areas as they are at every `step`th call, each of which stands for the calls up to the next. O(n log n)."""
+    """The areas as they are at every `step`th call, each of which stands for the calls up to the
+    next. O(n log n)."""
     found: list[Area] = []
-    cut = ((*area[:5], -(-area.since // step) * step, -(-area.until // step) * step) for area in areas)
+    cut = (
+        (*area[:5], -(-area.since // step) * step, -(-area.until // step) * step) for area in areas
+    )
     for area in sorted(Area(*fields) for fields in cut if fields[5] < fields[6]):
         if found and found[-1][:5] == area[:5] and found[-1].until == area.since:
             found[-1] = found[-1]._replace(until=area.until)
@@ -109,8 +131,8 @@ def coarser(areas: Iterable[Area], step: int) -> list[Area]:
 def broader(areas: Iterable[Area], grain: int) -> list[Area]:
     """The areas with the edges between them at multiples of `grain` pages.
 
-    Of pages that are mapped without a gap, each `grain` of them show what the first is. Which pages are mapped, and
-    when, stays exact. O(moments × areas of one moment).
+    Of pages that are mapped without a gap, each `grain` of them show what the first is. Which pages
+    are mapped, and when, stays exact. O(moments × areas of one moment).
     """
     found: list[Area] = []
     by_process: dict[int, list[Area]] = {}
@@ -136,8 +158,9 @@ _Cell = tuple[int, int, int, str]
 
 
 def _cells(alive: list[Area], grain: int) -> list[_Cell]:
-    # The areas of one moment, by their start; neighbours that are alike are one. From the highest to the lowest, since
-    # an edge that is moved up ends where the pages that are mapped without a gap do.
+    # The areas of one moment, by their start; neighbours that are alike are one. From the highest
+    # to the lowest, since an edge that is moved up ends where the pages that are mapped without a
+    # gap do.
     found: list[_Cell] = []
     last = after = -1
     for number in range(len(alive) - 1, -1, -1):
@@ -155,10 +178,12 @@ def _cells(alive: list[Area], grain: int) -> list[_Cell]:
     return found
 
 
-def fitted(areas: list[Area], step: int, grain: int, limit: int) -> tuple[list[Area], int, int, int]:
-    """At most `limit` of the areas, as they are at every `step`th call and every `grain`th page, and how many are left
-    out besides, the smallest, where that is not enough. Returns areas, step, grain, and that number. O(n log n), and
-    where a grain is needed as `broader`."""
+def fitted(
+    areas: list[Area], step: int, grain: int, limit: int
+) -> tuple[list[Area], int, int, int]:
+    """At most `limit` of the areas, as they are at every `step`th call and every `grain`th page,
+    and how many are left out besides, the smallest, where that is not enough. Returns areas, step,
+    grain, and that number. O(n log n), and where a grain is needed as `broader`."""
     longest = max((area.until for area in areas), default=0)
     while len(areas) > limit and step * MOMENTS < longest:
         step *= 2
@@ -169,7 +194,10 @@ def fitted(areas: list[Area], step: int, grain: int, limit: int) -> tuple[list[A
     while len(areas) > limit:
         tried = 2 * grain
         # A grain at which so many areas have a page that is shown.
-        while tried < _WIDEST and sum(min(area.end - area.start, tried) for area in areas) > limit * tried:
+        while (
+            tried < _WIDEST
+            and sum(min(area.end - area.start, tried) for area in areas) > limit * tried
+        ):
             tried *= 2
         coarse = broader(areas, tried)
         if len(coarse) > 0.9 * len(areas):
@@ -177,7 +205,9 @@ def fitted(areas: list[Area], step: int, grain: int, limit: int) -> tuple[list[A
         areas, grain = coarse, tried
     left_out = max(len(areas) - limit, 0)
     if left_out:
-        areas = sorted(areas, key=lambda area: (-(area.end - area.start) * (area.until - area.since), area))[:limit]
+        areas = sorted(
+            areas, key=lambda area: (-(area.end - area.start) * (area.until - area.since), area)
+        )[:limit]
     return areas, step, grain, left_out
 
 

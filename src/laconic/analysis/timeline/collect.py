@@ -1,4 +1,5 @@
-"""One replay of a trace, for a page: sites, series, the address spaces over time, and the strategies compared."""
+"""One replay of a trace, for a page: sites, series, the address spaces over time, and the
+strategies compared."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ _TOP = 1 << 64
 
 
 class Mark(NamedTuple):
-    """A redundant call: whose, its number among all memory calls, the pages that it was about, and its site."""
+    """A redundant call: whose, its number among all memory calls, the pages that it was about, and
+    its site."""
 
     process: int
     call: int
@@ -47,7 +49,8 @@ class Mark(NamedTuple):
 
 
 class OneCall(NamedTuple):
-    """One memory call. `event` is the number of its row, `time` in nanoseconds, `result` may be a negative errno."""
+    """One memory call. `event` is the number of its row, `time` in nanoseconds, `result` may be a
+    negative errno."""
 
     event: int
     time: int
@@ -61,11 +64,12 @@ class OneCall(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """All that a page shows. Processes and sites are numbered as they stand in their lists; `calls` has the memory
-    calls of each process. `places` are the stacks in words, innermost first, True for what was guessed; `modules` says
-    why a module's symbols could not be used. `singles` is None where there are more than `CALLS` calls. `hidden`: of
-    each site that is suppressed the reason; it is in all figures, and its stack is not in `places`. `own`: of each
-    other site with how many places its stack only makes the system call."""
+    """All that a page shows. Processes and sites are numbered as they stand in their lists; `calls`
+    has the memory calls of each process. `places` are the stacks in words, innermost first, True
+    for what was guessed; `modules` says why a module's symbols could not be used. `singles` is None
+    where there are more than `CALLS` calls. `hidden`: of each site that is suppressed the reason;
+    it is in all figures, and its stack is not in `places`. `own`: of each other site with how many
+    places its stack only makes the system call."""
 
     source: str
     about: dict[str, Any]
@@ -103,10 +107,12 @@ def collect(
     jobs: int | None = None,
     suppressions: Iterable[Suppression] = (),
 ) -> Page:
-    """Reads a trace to its end, once for its sites and pictures, and for the strategies as `compare` does.
+    """Reads a trace to its end, once for its sites and pictures, and for the strategies as
+    `compare` does.
 
-    Symbols are looked for at the places that the trace names, of a suppressed stack no more than its rule needs; `jobs`
-    is as in `compare`. Raises LaconicError where it cannot be read. O(events × strategies); memory O(sites + VMAs).
+    Symbols are looked for at the places that the trace names, of a suppressed stack no more than
+    its rule needs; `jobs` is as in `compare`. Raises LaconicError where it cannot be read. O(events
+    × strategies); memory O(sites + VMAs).
     """
     tell = progress or (lambda done: None)
     stacks = Stacks()
@@ -157,7 +163,8 @@ def collect(
 def _stacks(
     found: Sequence[Site], stacks: Stacks, rules: Sequence[Suppression]
 ) -> tuple[dict[int, tuple[Spot, ...]], dict[int, str], dict[int, int]]:
-    # The places of the stacks that are shown; the sites that are not, each with the reason; the wrappers of the others.
+    # The places of the stacks that are shown; the sites that are not, each with the reason; the
+    # wrappers of the others.
     places: dict[int, tuple[Spot, ...]] = {}
     hidden: dict[int, str] = {}
     own: dict[int, int] = {}
@@ -226,7 +233,16 @@ class Timeline(Listener):
         if self.singles is not None:
             arguments = args[: ARITY.get(site.call, 6)]
             self.singles.append(
-                OneCall(done.number, time, process, site.call, arguments, done.result, done.host_calls, number)
+                OneCall(
+                    done.number,
+                    time,
+                    process,
+                    site.call,
+                    arguments,
+                    done.result,
+                    done.host_calls,
+                    number,
+                )
             )
             if len(self.singles) > CALLS:
                 self.singles = None
@@ -255,7 +271,8 @@ class Timeline(Listener):
 
 
 def pages_of(call: str, args: Sequence[int], result: int) -> tuple[int, int]:
-    """The first page and the number of pages that a call is about, as far as its arguments say; 0 pages for none."""
+    """The first page and the number of pages that a call is about, as far as its arguments say; 0
+    pages for none."""
     if call in _LENGTHLESS or len(args) < 2:
         return 0, 0
     start, length = (args[2], args[3]) if call == "prctl" else (args[0], args[1])

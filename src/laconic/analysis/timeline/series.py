@@ -1,4 +1,5 @@
-"""Series of bounded length over a trace of any length: where one grows too long, it becomes half as fine."""
+"""Series of bounded length over a trace of any length: where one grows too long, it becomes half as
+fine."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Bins:
-    """Calls in up to `limit` bins of equal width: `asked`, `said` and `redundant`. `width` doubles as it must."""
+    """Calls in up to `limit` bins of equal width: `asked`, `said` and `redundant`. `width` doubles
+    as it must."""
 
     width: int
     limit: int = 512
@@ -20,9 +22,12 @@ class Bins:
     redundant: list[int] = field(default_factory=list)
 
     def count(self, at: int, said: int, redundant: bool) -> None:
-        """Enters a call at the place `at` (0 or more), for which `said` host calls were made. O(1) amortised."""
+        """Enters a call at the place `at` (0 or more), for which `said` host calls were made. O(1)
+        amortised."""
         while at // self.width >= self.limit:
-            self.asked, self.said, self.redundant = map(_halved, (self.asked, self.said, self.redundant))
+            self.asked, self.said, self.redundant = map(
+                _halved, (self.asked, self.said, self.redundant)
+            )
             self.width *= 2
         place = at // self.width
         if place >= len(self.asked):
@@ -39,7 +44,8 @@ def _halved(series: list[int]) -> list[int]:
 
 @dataclass(slots=True)
 class Sampled(Generic[T]):
-    """Every `step`th of the things that were seen, the first among them; `step` doubles where there are over `limit`.
+    """Every `step`th of the things that were seen, the first among them; `step` doubles where there
+    are over `limit`.
 
     >>> sampled = Sampled(limit=3)
     >>> for thing in "abcdef":
@@ -69,9 +75,11 @@ class Sampled(Generic[T]):
 
 @dataclass(slots=True)
 class Scattered(Generic[T]):
-    """About one in `step` of the things that were seen, at most `limit`, scattered evenly over them.
+    """About one in `step` of the things that were seen, at most `limit`, scattered evenly over
+    them.
 
-    What a loop does comes at even distances: every `step`th thing would be the same part of the loop every time.
+    What a loop does comes at even distances: every `step`th thing would be the same part of the
+    loop every time.
     """
 
     limit: int

@@ -1,4 +1,5 @@
-"""What a page holds, as JSON: the figures, and the pictures' data in the form that the page's script draws from."""
+"""What a page holds, as JSON: the figures, and the pictures' data in the form that the page's
+script draws from."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ class Names:
 
 
 def as_json(page: Page, limits: Limits | None = None) -> Json:
-    """All that the page shows; docs/html.md says what each key means. O(size of the page's data)."""
+    """All that the page shows; docs/html.md says what each key means. O(size of the page's
+    data)."""
     limits = limits or Limits()
     names = Names()
     hidden = _hidden(page)
@@ -106,7 +108,12 @@ def _summary(page: Page) -> Json:
 
 
 def _bins(bins: Bins) -> Json:
-    return {"width": bins.width, "asked": bins.asked, "said": bins.said, "redundant": bins.redundant}
+    return {
+        "width": bins.width,
+        "asked": bins.asked,
+        "said": bins.said,
+        "redundant": bins.redundant,
+    }
 
 
 def _strategies(page: Page) -> Json | None:
@@ -114,10 +121,17 @@ def _strategies(page: Page) -> Json | None:
         return None
     figures = compare.as_json(page.compared)
     shown = {
-        name: {key: each[key] for key in ("counts", "counts_low", "cycles", "ratio", "ratio_low") if key in each}
+        name: {
+            key: each[key]
+            for key in ("counts", "counts_low", "cycles", "ratio", "ratio_low")
+            if key in each
+        }
         for name, each in figures["strategies"].items()
     }
-    profile = {key: plain(text) if isinstance(text, str) else text for key, text in figures["profile"].items()}
+    profile = {
+        key: plain(text) if isinstance(text, str) else text
+        for key, text in figures["profile"].items()
+    }
     notes = [plain(note) for note in figures["notes"]]
     return {"profile": profile, "ranged": figures["ranged"], "strategies": shown, "notes": notes}
 
@@ -172,19 +186,25 @@ def _hidden(page: Page) -> list[tuple[str, int, int, int]]:
     for number, reason in page.hidden.items():
         site, figures = page.sites[number], found.setdefault(reason, [0, 0, 0])
         figures[:] = figures[0] + 1, figures[1] + site.asked, figures[2] + site.redundant
-    told = [(reason, sites, asked, redundant) for reason, (sites, asked, redundant) in found.items()]
+    told = [
+        (reason, sites, asked, redundant) for reason, (sites, asked, redundant) in found.items()
+    ]
     return sorted(told, key=lambda each: (-each[3], -each[2], each[0]))
 
 
 def _sites(
     page: Page, limits: Limits, names: Names, reasons: Sequence[str]
 ) -> tuple[_Stacks, list[list[Any]], list[int]]:
-    # The worst first; those that are too many in one row. `order`: of each site of the page the number of its row, ~n
-    # for the nth of the reasons why it is suppressed.
+    # The worst first; those that are too many in one row. `order`: of each site of the page the
+    # number of its row, ~n for the nth of the reasons why it is suppressed.
     stacks = _Stacks(page, names)
     ranked = sorted(
         (number for number in range(len(page.sites)) if number not in page.hidden),
-        key=lambda number: (-page.sites[number].redundant, -page.sites[number].asked, page.sites[number].first),
+        key=lambda number: (
+            -page.sites[number].redundant,
+            -page.sites[number].asked,
+            page.sites[number].first,
+        ),
     )
     shown = ranked[: limits.sites] if len(ranked) > limits.sites else ranked
     rows = [
@@ -205,12 +225,20 @@ def _sites(
     return stacks, rows, order
 
 
-def _row(site: Site, stack: int, names: Names, profile: CostProfile, parts: Sequence[Site] = ()) -> list[Any]:
+def _row(
+    site: Site, stack: int, names: Names, profile: CostProfile, parts: Sequence[Site] = ()
+) -> list[Any]:
     figures = [0] * 8
     for part in parts or [site]:
         costs = [profile.cycles(part.counts[name]) if name in part.counts else (0.0, 0.0)
                  for name in (EVERY_CALL, LACONIC)]  # fmt: skip
-        own = [part.asked, part.redundant, part.said, part.failed, *(round(end) for ends in costs for end in ends)]
+        own = [
+            part.asked,
+            part.redundant,
+            part.said,
+            part.failed,
+            *(round(end) for ends in costs for end in ends),
+        ]
         figures = [total + more for total, more in zip(figures, own, strict=True)]
     return [names(site.call), stack, names(site.program), site.first, *figures]
 
@@ -218,7 +246,9 @@ def _row(site: Site, stack: int, names: Names, profile: CostProfile, parts: Sequ
 # Address spaces
 
 
-def _spaces(page: Page, limits: Limits, names: Names, order: Sequence[int]) -> tuple[Json, dict[str, int]]:
+def _spaces(
+    page: Page, limits: Limits, names: Names, order: Sequence[int]
+) -> tuple[Json, dict[str, int]]:
     # What is left out, in numbers, beside.
     known = [number for number, calls in enumerate(page.calls) if calls]
     ranked = sorted(known, key=lambda number: (-page.calls[number], number))

@@ -1,4 +1,5 @@
-"""The page itself: its pieces joined, and a policy by which a browser takes nothing else for them."""
+"""The page itself: its pieces joined, and a policy by which a browser takes nothing else for
+them."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ _PIECES = files("laconic.report.html") / "pieces"
 
 
 def as_html(page: Page) -> bytes:
-    """The page, in UTF-8: the same for the same data. What does not fit into `LARGEST` bytes is drawn more coarsely.
+    """The page, in UTF-8: the same for the same data. What does not fit into `LARGEST` bytes is
+    drawn more coarsely.
 
     O(size of the page's data).
     """

@@ -1,4 +1,5 @@
-"""What a page must say that it does not show: what the trace lacks, and what was too much for a page."""
+"""What a page must say that it does not show: what the trace lacks, and what was too much for a
+page."""
 
 from __future__ import annotations
 
@@ -9,7 +10,9 @@ from laconic.trace.stacks import NO_STACK
 
 #: Losses that are told one by one.
 _SHOWN = 20
-NO_STACKS = "the trace has no stacks, so no function can be named: laconic run --stacks all takes them"
+NO_STACKS = (
+    "the trace has no stacks, so no function can be named: laconic run --stacks all takes them"
+)
 NO_TIMES = "the trace has no times: what is over time elsewhere is in the order of the calls"
 EMPTY = "the trace has no memory call"
 
@@ -31,7 +34,9 @@ def missing(page: Page) -> list[str]:
     if bare == sum(site.asked for site in page.sites):
         told.append(NO_STACKS)
     elif bare:
-        told.append(f"{bare:,} of {page.ledger.asked:,} calls have no stack: they are shown by program and call")
+        told.append(
+            f"{bare:,} of {page.ledger.asked:,} calls have no stack: they are shown by program and call"
+        )
     if page.uncertain:
         one = page.uncertain == 1
         told.append(
@@ -39,24 +44,37 @@ def missing(page: Page) -> list[str]:
             "if all that a log does not show were as asked"
         )
     if page.source != "run":
-        told.append("a log does not say which pages were touched: the cycles of a site are those with none touched")
+        told.append(
+            "a log does not say which pages were touched: the cycles of a site are those with none touched"
+        )
     strange = page.calls and page.ledger.asked - sum(page.calls)
     if strange:
-        told.append(f"{strange:,} calls are of processes that are not followed, and are not in the map")
+        told.append(
+            f"{strange:,} calls are of processes that are not followed, and are not in the map"
+        )
     return told
 
 
 def binned(page: Page, left: Mapping[str, int], sites: int) -> list[str]:
-    """What was too much for a page and is drawn more coarsely, or not at all, in sentences. O(1)."""
+    """What was too much for a page and is drawn more coarsely, or not at all, in sentences.
+    O(1)."""
     told = []
     if page.singles is None:
-        told.append(f"there are more than {CALLS:,} calls: they are listed by site, and not one by one")
+        told.append(
+            f"there are more than {CALLS:,} calls: they are listed by site, and not one by one"
+        )
     if page.by_order.width > 1:
-        told.append(f"the chart over the order of calls has a bin for each {page.by_order.width:,} calls")
+        told.append(
+            f"the chart over the order of calls has a bin for each {page.by_order.width:,} calls"
+        )
     if page.moments.step > 1:
-        told.append(f"the map knows the time of every {_th(page.moments.step)} call; those between are interpolated")
+        told.append(
+            f"the map knows the time of every {_th(page.moments.step)} call; those between are interpolated"
+        )
     if left["step"] > 1:
-        told.append(f"the map shows the address spaces as they are at every {_th(left['step'])} call")
+        told.append(
+            f"the map shows the address spaces as they are at every {_th(left['step'])} call"
+        )
     if left["grain"] > 1:
         told.append(
             f"where pages are mapped without a gap, the map shows the permissions and the name of every "
@@ -67,9 +85,13 @@ def binned(page: Page, left: Mapping[str, int], sites: int) -> list[str]:
     if left["marks"] > 1:
         told.append(f"the map marks about one in {left['marks']:,} redundant calls")
     if left["processes"]:
-        told.append(f"the map leaves out {left['processes']:,} processes, those with the fewest calls")
+        told.append(
+            f"the map leaves out {left['processes']:,} processes, those with the fewest calls"
+        )
     if sites > 0:
-        told.append(f"{sites:,} sites, those with the fewest redundant calls, share one row of the table")
+        told.append(
+            f"{sites:,} sites, those with the fewest redundant calls, share one row of the table"
+        )
     return told
 
 

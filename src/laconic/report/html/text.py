@@ -1,4 +1,5 @@
-"""Names as a page may show them: every character is seen as what it is, and none can lead out of where it stands."""
+"""Names as a page may show them: every character is seen as what it is, and none can lead out of
+where it stands."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from typing import Any
 
 #: Characters of one name that are shown.
 LONGEST = 400
-#: Control and format characters (the marks of writing direction among them), halves of pairs, private ones, and what
-#: ends a line.
+#: Control and format characters (the marks of writing direction among them), halves of pairs,
+#: private ones, and what ends a line.
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
@@ -30,17 +31,26 @@ def plain(text: str, longest: int = LONGEST) -> str:
 def _seen(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
-    return "".join(_escape(each) if unicodedata.category(each) in _UNSEEN else each for each in text)
+    return "".join(
+        _escape(each) if unicodedata.category(each) in _UNSEEN else each for each in text
+    )
 
 
 def _escape(character: str) -> str:
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:
         code -= 0xDC00  # a byte that is no UTF-8 (os.fsdecode)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return (
+        f"\\x{code:02x}"
+        if code < 0x100
+        else f"\\u{code:04x}"
+        if code < 0x10000
+        else f"\\U{code:08x}"
+    )
 
 
 def script_json(value: Any) -> str:
-    """JSON that can stand in a <script>: no `<`, so that nothing in it ends or begins an element."""
+    """JSON that can stand in a <script>: no `<`, so that nothing in it ends or begins an
+    element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

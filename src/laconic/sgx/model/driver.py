@@ -1,8 +1,9 @@
 """The Linux driver of one enclave: faults that EAUG, the SGX2 ioctls, and the host's mappings.
 
-After arch/x86/kernel/cpu/sgx (Linux 6.12), whose function names the comments give. Runs of equal pages are handled
-at once, in O(runs), with the result that one page after the other would have. Not modelled: swapping (a page that is
-being reclaimed is an EAGAIN that a test plans), and the EPC pages of the SECS and of version arrays.
+After arch/x86/kernel/cpu/sgx (Linux 6.12), whose function names the comments give. Runs of equal
+pages are handled at once, in O(runs), with the result that one page after the other would have. Not
+modelled: swapping (a page that is being reclaimed is an EAGAIN that a test plans), and the EPC
+pages of the SECS and of version arrays.
 """
 
 from __future__ import annotations
@@ -22,16 +23,20 @@ from laconic.sgx.model.failures import Failure, Plan
 from laconic.sgx.model.faults import PF_ACCESS, PF_PROT, HostFault, LeafError, PageFault, Refused
 from laconic.sgx.model.hostmap import MAX_MAP_COUNT, HostMap
 
-#: How the host's mappings follow: all of the enclave RWX once, or each page as its EPCM permissions.
+#: How the host's mappings follow: all of the enclave RWX once, or each page as its EPCM
+#: permissions.
 PTE: Final = ("rwx", "sync")
 
 
 class Epc:
-    """The enclave page cache of a machine, in pages; None is one that never fills. Enclaves may share it."""
+    """The enclave page cache of a machine, in pages; None is one that never fills. Enclaves may
+    share it."""
 
     def __init__(self, pages: int | None = None) -> None:
         if pages is not None and pages <= 0:
-            raise LaconicError(f"the EPC size is {pages} pages: give at least 1 page, or none for an EPC without limit")
+            raise LaconicError(
+                f"the EPC size is {pages} pages: give at least 1 page, or none for an EPC without limit"
+            )
         self.pages = pages
         self.used = 0
 
@@ -41,7 +46,8 @@ class Epc:
 
 
 class Page(NamedTuple):
-    """What `struct sgx_encl_page` says of a page: the type as the driver believes it, and `vm_max_prot_bits`."""
+    """What `struct sgx_encl_page` says of a page: the type as the driver believes it, and
+    `vm_max_prot_bits`."""
 
     page_type: int
     max_prot: int
@@ -49,7 +55,8 @@ class Page(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an ioctl returns: 0 or a negative errno, the bytes done, a leaf's error code (0: none)."""
+    """What an ioctl returns: 0 or a negative errno, the bytes done, a leaf's error code (0:
+    none)."""
 
     error: int
     count: int
@@ -68,8 +75,8 @@ class _Stopped(Exception):
 class Driver:
     """One enclave as the kernel has it, and the process that maps it.
 
-    The constructor is ENCLAVE_CREATE; `base` and `size` in bytes. `ptes` are the page table entries that are present.
-    `ioctl_flag` is SGX_ENCL_IOCTL: set, another thread's ioctl is under way.
+    The constructor is ENCLAVE_CREATE; `base` and `size` in bytes. `ptes` are the page table entries
+    that are present. `ioctl_flag` is SGX_ENCL_IOCTL: set, another thread's ioctl is under way.
     """
 
     def __init__(
@@ -102,9 +109,12 @@ class Driver:
         plan: Plan | None = None,
         max_map_count: int = MAX_MAP_COUNT,
     ) -> Driver:
-        """An initialised enclave with no pages, all of it mapped: RWX with pte "rwx", inaccessible with "sync"."""
+        """An initialised enclave with no pages, all of it mapped: RWX with pte "rwx", inaccessible
+        with "sync"."""
         if pte not in PTE:
-            raise LaconicError(f"no way to map an enclave is called {pte!r}: choose one of {', '.join(PTE)}")
+            raise LaconicError(
+                f"no way to map an enclave is called {pte!r}: choose one of {', '.join(PTE)}"
+            )
         driver = cls(base, size, epc, plan, max_map_count)
         driver.epcm.einit()
         driver.host.mmap(base, base + size, PROT_RWX if pte == "rwx" else 0)
@@ -113,8 +123,14 @@ class Driver:
     # Building
 
     def add_pages(self, offset: int, length: int, prot: int, page_type: int = PT_REG) -> Reply:
-        """ENCLAVE_ADD_PAGES: the pages can never be mapped with more than `prot`, a TCS with RW. O(log n + k)."""
-        bad = page_type not in (PT_REG, PT_TCS) or page_type == PT_TCS and prot or prot & 3 == PROT_WRITE
+        """ENCLAVE_ADD_PAGES: the pages can never be mapped with more than `prot`, a TCS with RW.
+        O(log n + k)."""
+        bad = (
+            page_type not in (PT_REG, PT_TCS)
+            or page_type == PT_TCS
+            and prot
+            or prot & 3 == PROT_WRITE
+        )
         if self.epcm.initialised or self._invalid(offset, length) or bad:
             return Reply(-EINVAL, 0)
         start = self.base + offset
@@ -140,7 +156,8 @@ class Driver:
         return 0
 
     def destroy(self) -> int:
-        """The enclave ends: all of its pages and its SECS go. Returns how many pages it had. O(n)."""
+        """The enclave ends: all of its pages and its SECS go. Returns how many pages it had.
+        O(n)."""
         held = sum(end - start for start, end, _ in self.epcm.pages) >> PAGE_SHIFT
         self.epcm.threads.clear()
         everything = self.base, self.base + self.size
@@ -154,22 +171,30 @@ class Driver:
     # Mappings and faults
 
     def may_map(self, start: int, end: int, prot: int) -> int:
-        """`sgx_encl_may_map`: -EACCES outside the enclave, or where a page's max-prot lacks a bit. O(log n + k)."""
+        """`sgx_encl_may_map`: -EACCES outside the enclave, or where a page's max-prot lacks a bit.
+        O(log n + k)."""
         if self.epcm.initialised and (start < self.base or end > self.base + self.size):
             return -EACCES
         pages = self.pages.runs(start, end)
-        return -EACCES if any(page is not None and prot & ~page.max_prot for _, _, page in pages) else 0
+        return (
+            -EACCES
+            if any(page is not None and prot & ~page.max_prot for _, _, page in pages)
+            else 0
+        )
 
     def mprotect(self, start: int, end: int, prot: int) -> int:
-        """mprotect of the host's mapping: 0 or a negative errno. The EPCM does not change. O(log n + k)."""
+        """mprotect of the host's mapping: 0 or a negative errno. The EPCM does not change. O(log n
+        + k)."""
         stop, failure = self.plan.cut("mprotect", start, end)
         error = self.host.mprotect(start, stop, prot) if start < stop else 0
         return error or (-failure.error if failure is not None else 0)
 
     def walk(self, start: int, end: int, kind: str) -> None:
-        """The page walk of a "load", "store" or "fetch" of each page, as far as VMAs decide it. O(log n + k).
+        """The page walk of a "load", "store" or "fetch" of each page, as far as VMAs decide it.
+        O(log n + k).
 
-        Raises `HostFault` (SIGSEGV, without the SGX bit) at the first page without a VMA that allows it.
+        Raises `HostFault` (SIGSEGV, without the SGX bit) at the first page without a VMA that
+        allows it.
         """
         need = NEEDS[kind]
         for at, _, vma in self.host.vmas.runs(start, end):
@@ -179,10 +204,11 @@ class Driver:
                 raise HostFault(at, PF_ACCESS[kind] | present, SIGSEGV, 0, why)
 
     def touch(self, start: int, end: int, kind: str) -> int:
-        """The host's part of touching each page: the walk, and EAUG of what does not exist; says of how many.
+        """The host's part of touching each page: the walk, and EAUG of what does not exist; says of
+        how many.
 
-        Each EAUG is a fault of its own. Raises `HostFault` at the first page that stays absent. What the EPCM then
-        says of the access is not asked here. O(log n + k).
+        Each EAUG is a fault of its own. Raises `HostFault` at the first page that stays absent.
+        What the EPCM then says of the access is not asked here. O(log n + k).
         """
         added = 0
         fault: HostFault | None = None
@@ -200,23 +226,29 @@ class Driver:
         return added
 
     def access(self, address: int, kind: str) -> None:
-        """One access of a thread inside, whole: page walk, EAUG, EPCM. Raises `HostFault`, `PageFault`."""
+        """One access of a thread inside, whole: page walk, EAUG, EPCM. Raises `HostFault`,
+        `PageFault`."""
         page = address - address % PAGE_SIZE
         self.touch(page, page + PAGE_SIZE, kind)
         self.epcm.access(page, page + PAGE_SIZE, kind)
 
     def _load(self, start: int, end: int, page: Page, kind: str) -> None:
-        # sgx_encl_load_page_in_vma, where no page table entry is present: the VMA may not exceed the max-prot.
+        # sgx_encl_load_page_in_vma, where no page table entry is present: the VMA may not exceed
+        # the max-prot.
         for at, stop, present in list(self.ptes.runs(start, end)):
             for low, high, vma in () if present else self.host.vmas.runs(at, stop):
                 if vma is not None and vma.prot & ~page.max_prot:
-                    raise HostFault(low, PF_ACCESS[kind], SIGBUS, 0, "the VMA exceeds the page's max-prot")
+                    raise HostFault(
+                        low, PF_ACCESS[kind], SIGBUS, 0, "the VMA exceeds the page's max-prot"
+                    )
                 self.ptes.set(low, high, True)
 
     def _eaug(self, start: int, end: int, kind: str) -> int:
         # sgx_encl_eaug_page, one fault a page.
         if not self.sgx2 or not self.epcm.initialised:
-            raise HostFault(start, PF_ACCESS[kind], SIGBUS, 0, "no EAUG: no SGX2, or not initialised")
+            raise HostFault(
+                start, PF_ACCESS[kind], SIGBUS, 0, "no EAUG: no SGX2, or not initialised"
+            )
         stop, failure = self.plan.cut("eaug", start, end)
         room = start + (self.epc.room(stop - start >> PAGE_SHIFT) << PAGE_SHIFT)
         if room < stop:
@@ -245,7 +277,9 @@ class Driver:
 
         return self._ioctl("restrict", offset, length, bool(bad), step)
 
-    def modify_types(self, offset: int, length: int, page_type: int, result: int = 0, count: int = 0) -> Reply:
+    def modify_types(
+        self, offset: int, length: int, page_type: int, result: int = 0, count: int = 0
+    ) -> Reply:
         """ENCLAVE_MODIFY_TYPES: EMODT to TCS or TRIM and ETRACK for each page. O(log n + k)."""
         bad = page_type not in (PT_TCS, PT_TRIM) or result or count
 
@@ -275,7 +309,8 @@ class Driver:
             if page.page_type != PT_TRIM:
                 raise _Stopped(start, -EPERM)
             for at, stop, _ in list(self.epcm.pages.runs(start, end)):
-                try:  # a probe, which changes nothing of a TRIM page: only #PF says that it was accepted
+                # a probe, which changes nothing of a TRIM page: only #PF says that it was accepted
+                try:
                     self.epcm.emodpr(at, stop, PROT_RWX)
                 except PageFault:
                     self.epcm.eremove(at, stop)
@@ -287,7 +322,9 @@ class Driver:
 
         return self._ioctl("remove", offset, length, bool(count), step)
 
-    def _ioctl(self, kind: str, offset: int, length: int, bad: bool, step: Callable[[int, int, Page], None]) -> Reply:
+    def _ioctl(
+        self, kind: str, offset: int, length: int, bad: bool, step: Callable[[int, int, Page], None]
+    ) -> Reply:
         if self.ioctl_flag:
             return Reply(-EBUSY, 0)
         if not self.sgx2:  # sgx_ioc_sgx2_ready
@@ -309,17 +346,24 @@ class Driver:
 
     def _invalid(self, offset: int, length: int) -> bool:
         # sgx_validate_offset_length
-        return bool(offset % PAGE_SIZE or length % PAGE_SIZE) or length <= 0 or not 0 <= offset <= self.size - length
+        return (
+            bool(offset % PAGE_SIZE or length % PAGE_SIZE)
+            or length <= 0
+            or not 0 <= offset <= self.size - length
+        )
 
     def _change(self, start: int, end: int, leaf: Callable[[int], None]) -> None:
-        # A leaf of each page up to the address it is given, each with its tracking cycle; _Stopped where a page fails.
+        # A leaf of each page up to the address it is given, each with its tracking cycle; _Stopped
+        # where a page fails.
         tracked, failure = self.plan.cut("etrack", start, end)
         stopped = None if failure is None else _Stopped(tracked, -EFAULT)
         try:
             leaf(end if failure is None else tracked + PAGE_SIZE)
         except Refused as refused:
             if refused.address < tracked or failure is None:
-                stopped = _Stopped(refused.address, -EFAULT, refused.code if isinstance(refused, LeafError) else 0)
+                stopped = _Stopped(
+                    refused.address, -EFAULT, refused.code if isinstance(refused, LeafError) else 0
+                )
         tracked = end if stopped is None else stopped.address
         if start < tracked:
             self._etrack(start, tracked)
@@ -327,7 +371,8 @@ class Driver:
             raise stopped
 
     def _etrack(self, start: int, end: int) -> None:
-        # sgx_enclave_etrack: the pages' cycles follow each other with nobody inside from before; one stands for all.
+        # sgx_enclave_etrack: the pages' cycles follow each other with nobody inside from before;
+        # one stands for all.
         try:
             self.epcm.etrack()
         except LeafError:

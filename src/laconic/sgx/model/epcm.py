@@ -1,13 +1,13 @@
 """The enclave page cache map (EPCM) of one enclave, and the leaves that read and write it.
 
-After the leaves' pseudocode in the Intel SDM, volume 3D. An entry does not know where it stands, so that a run of
-equal pages is one entry of a `RangeMap`: a leaf on a million equal pages costs O(runs). Each leaf here is carried
-out page by page, lowest first, over `[start, end)` in bytes; it raises a `Refused` at the first page that fails, and
-the pages below that one are done.
+After the leaves' pseudocode in the Intel SDM, volume 3D. An entry does not know where it stands, so
+that a run of equal pages is one entry of a `RangeMap`: a leaf on a million equal pages costs
+O(runs). Each leaf here is carried out page by page, lowest first, over `[start, end)` in bytes; it
+raises a `Refused` at the first page that fails, and the pages below that one are done.
 
-Not modelled: contents (hence what EACCEPT checks inside a TCS), two leaves at once on one page ("in use"), other
-enclaves' pages, cached translations: a right is gone as soon as the EPCM says so, and what a stale translation would
-still allow is why EACCEPT wants the page tracked.
+Not modelled: contents (hence what EACCEPT checks inside a TCS), two leaves at once on one page ("in
+use"), other enclaves' pages, cached translations: a right is gone as soon as the EPCM says so, and
+what a stale translation would still allow is why EACCEPT wants the page tracked.
 """
 
 from __future__ import annotations
@@ -52,9 +52,10 @@ NEEDS: Final = {"load": PROT_READ, "store": PROT_WRITE, "fetch": PROT_EXEC}
 class Entry(NamedTuple):
     """One valid EPCM entry; a hole in the map is VALID=0.
 
-    `prot` holds R, W and X as PROT_READ, PROT_WRITE and PROT_EXEC. `state` holds PENDING, MODIFIED, PR and BLOCKED.
-    `epoch` is that of the change which must be tracked before EACCEPT. `displacement` (bytes) is ENCLAVEADDRESS less
-    the address where the page is mapped: 0 unless the host maps it elsewhere. ENCLAVESECS is always this enclave.
+    `prot` holds R, W and X as PROT_READ, PROT_WRITE and PROT_EXEC. `state` holds PENDING, MODIFIED,
+    PR and BLOCKED. `epoch` is that of the change which must be tracked before EACCEPT.
+    `displacement` (bytes) is ENCLAVEADDRESS less the address where the page is mapped: 0 unless the
+    host maps it elsewhere. ENCLAVESECS is always this enclave.
     """
 
     prot: int
@@ -65,27 +66,34 @@ class Entry(NamedTuple):
 
     @property
     def accessible(self) -> bool:
-        """Nothing but R, W and X decides an access: a regular page at its own place, settled. PR does not matter."""
+        """Nothing but R, W and X decides an access: a regular page at its own place, settled. PR
+        does not matter."""
         return self.page_type == PT_REG and not self.state & _UNSETTLED and not self.displacement
 
 
-#: Says why a leaf fails on a page with this entry, as the exception for that address; None where it does not.
+#: Says why a leaf fails on a page with this entry, as the exception for that address; None where it
+#: does not.
 Check = Callable[[Entry | None, int], Refused | None]
 
 
 class Epcm:
     """The EPCM entries of one enclave, its SECS, and its threads.
 
-    ECREATE is the constructor: `base` and `size` (bytes) are the ELRANGE; #GP unless the size is a power of two of two
-    pages or more, and the base aligned to it. `pages` maps addresses to entries. `epoch` is the SECS's tracking epoch;
-    `threads` gives the epoch at which each thread inside has entered.
+    ECREATE is the constructor: `base` and `size` (bytes) are the ELRANGE; #GP unless the size is a
+    power of two of two pages or more, and the base aligned to it. `pages` maps addresses to
+    entries. `epoch` is the SECS's tracking epoch; `threads` gives the epoch at which each thread
+    inside has entered.
     """
 
     def __init__(self, base: int, size: int) -> None:
         if size < 2 * PAGE_SIZE or size & (size - 1):
-            raise GeneralProtection("ECREATE", base, f"SECS.SIZE {size:#x} is no power of two of two pages or more")
+            raise GeneralProtection(
+                "ECREATE", base, f"SECS.SIZE {size:#x} is no power of two of two pages or more"
+            )
         if base % size:
-            raise GeneralProtection("ECREATE", base, f"SECS.BASEADDR {base:#x} is not aligned to SIZE {size:#x}")
+            raise GeneralProtection(
+                "ECREATE", base, f"SECS.BASEADDR {base:#x} is not aligned to SIZE {size:#x}"
+            )
         self.base = base
         self.limit = base + size
         self.initialised = False
@@ -97,21 +105,34 @@ class Epcm:
     # Building
 
     def eadd(self, start: int, end: int, prot: int, page_type: int = PT_REG) -> None:
-        """Adds pages with their first permissions; a TCS's are zero. #GP, #PF. O(log n + k) as all run leaves."""
-        self._gp("EADD", start, end, page_type not in (PT_REG, PT_TCS), f"PT {page_type} is neither REG nor TCS")
+        """Adds pages with their first permissions; a TCS's are zero. #GP, #PF. O(log n + k) as all
+        run leaves."""
+        self._gp(
+            "EADD",
+            start,
+            end,
+            page_type not in (PT_REG, PT_TCS),
+            f"PT {page_type} is neither REG nor TCS",
+        )
         self._gp("EADD", start, end, page_type == PT_REG and _bad(prot), "W without R")
 
         def check(entry: Entry | None, at: int) -> Refused | None:
             if entry is not None:
                 return PageFault("EADD", at, PF_SGX | PF_PROT, "the page is VALID already")
-            return GeneralProtection("EADD", at, "the enclave is initialised") if self.initialised else None
+            return (
+                GeneralProtection("EADD", at, "the enclave is initialised")
+                if self.initialised
+                else None
+            )
 
         self._fill("EADD", start, end, check, Entry(0 if page_type == PT_TCS else prot, page_type))
 
     def einit(self) -> None:
         """Makes the enclave ready to enter. #GP where it is already."""
         if self.initialised or not self.valid:
-            raise GeneralProtection("EINIT", self.base, "the enclave is initialised already, or gone")
+            raise GeneralProtection(
+                "EINIT", self.base, "the enclave is initialised already, or gone"
+            )
         self.initialised = True
 
     def eaug(self, start: int, end: int) -> None:
@@ -120,31 +141,54 @@ class Epcm:
         def check(entry: Entry | None, at: int) -> Refused | None:
             if entry is not None:
                 return PageFault("EAUG", at, PF_SGX | PF_PROT, "the page is VALID already")
-            return None if self.initialised else GeneralProtection("EAUG", at, "the enclave is not initialised")
+            return (
+                None
+                if self.initialised
+                else GeneralProtection("EAUG", at, "the enclave is not initialised")
+            )
 
         self._fill("EAUG", start, end, check, Entry(PROT_READ | PROT_WRITE, PT_REG, PENDING))
 
     # The enclave's own leaves
 
     def eaccept(
-        self, start: int, end: int, prot: int, request: int, page_type: int = PT_REG, secinfo: int | None = None
+        self,
+        start: int,
+        end: int,
+        prot: int,
+        request: int,
+        page_type: int = PT_REG,
+        secinfo: int | None = None,
     ) -> None:
-        """Agrees to what the host did: `request` is PENDING or PR on a REG page, MODIFIED on a TCS or TRIM page.
+        """Agrees to what the host did: `request` is PENDING or PR on a REG page, MODIFIED on a TCS
+        or TRIM page.
 
-        `secinfo` is the address of the page that holds the SECINFO; without it, one that is known to be good.
-        #GP, #PF, PAGE_ATTRIBUTES_MISMATCH (PR itself is not compared), NOT_TRACKED.
+        `secinfo` is the address of the page that holds the SECINFO; without it, one that is known
+        to be good. #GP, #PF, PAGE_ATTRIBUTES_MISMATCH (PR itself is not compared), NOT_TRACKED.
         """
         self._secinfo("EACCEPT", start, end, secinfo)
         if page_type == PT_REG:
             legal = bool(request & (PENDING | PR)) and not request & MODIFIED
         else:
             legal = page_type in (PT_TCS, PT_TRIM) and request & _STATES == MODIFIED
-        self._gp("EACCEPT", start, end, not legal or bool(request & ~_STATES or prot & ~PROT_RWX), "illegal SECINFO")
+        self._gp(
+            "EACCEPT",
+            start,
+            end,
+            not legal or bool(request & ~_STATES or prot & ~PROT_RWX),
+            "illegal SECINFO",
+        )
         wanted = request & (PENDING | MODIFIED)
 
         def check(entry: Entry | None, at: int) -> Refused | None:
-            if entry is None or entry.state & BLOCKED or entry.page_type not in (PT_REG, PT_TCS, PT_TRIM):
-                return PageFault("EACCEPT", at, PF_ACCESS["load"] | PF_SGX | PF_PROT, "not VALID, or BLOCKED")
+            if (
+                entry is None
+                or entry.state & BLOCKED
+                or entry.page_type not in (PT_REG, PT_TCS, PT_TRIM)
+            ):
+                return PageFault(
+                    "EACCEPT", at, PF_ACCESS["load"] | PF_SGX | PF_PROT, "not VALID, or BLOCKED"
+                )
             if (
                 entry.displacement
                 or entry.state & (PENDING | MODIFIED) != wanted
@@ -159,7 +203,8 @@ class Epcm:
     def eacceptcopy(
         self, start: int, end: int, prot: int, source: int | None = None, secinfo: int | None = None
     ) -> None:
-        """Accepts pending pages with `prot` at once, and copies their contents from the pages at `source` on.
+        """Accepts pending pages with `prot` at once, and copies their contents from the pages at
+        `source` on.
 
         Without `source`, from pages that are known to be good. #GP, #PF, PAGE_ATTRIBUTES_MISMATCH.
         """
@@ -168,7 +213,12 @@ class Epcm:
 
         def check(entry: Entry | None, at: int) -> Refused | None:
             fresh = entry is not None and entry.state & ~PR == PENDING and not entry.displacement
-            if entry is None or not fresh or entry.page_type != PT_REG or entry.prot != PROT_READ | PROT_WRITE:
+            if (
+                entry is None
+                or not fresh
+                or entry.page_type != PT_REG
+                or entry.prot != PROT_READ | PROT_WRITE
+            ):
                 return LeafError("EACCEPTCOPY", at, PAGE_ATTRIBUTES_MISMATCH)
             return None
 
@@ -178,7 +228,13 @@ class Epcm:
         if source is None:
             return lift(start, end)
         ahead = start - source
-        self._gp("EACCEPTCOPY", start, end, bool(source % PAGE_SIZE) or source < self.base, "a bad source address")
+        self._gp(
+            "EACCEPTCOPY",
+            start,
+            end,
+            bool(source % PAGE_SIZE) or source < self.base,
+            "a bad source address",
+        )
         inside = max(start, min(end, self.limit, self.limit + ahead))
         at = start
         while at < inside:
@@ -191,7 +247,9 @@ class Epcm:
                 raise self._unreadable("EACCEPTCOPY", readable, "the source")
             at = stop
         if inside < end:
-            raise GeneralProtection("EACCEPTCOPY", inside, "source or destination is outside the ELRANGE")
+            raise GeneralProtection(
+                "EACCEPTCOPY", inside, "source or destination is outside the ELRANGE"
+            )
         return None
 
     def emodpe(self, start: int, end: int, prot: int, secinfo: int | None = None) -> None:
@@ -203,7 +261,9 @@ class Epcm:
             if entry is None or not entry.accessible:
                 why = "not a valid, settled REG page at its place"
                 return PageFault("EMODPE", at, PF_ACCESS["load"] | PF_SGX | PF_PROT, why)
-            return GeneralProtection("EMODPE", at, "W without R") if _bad(entry.prot | prot) else None
+            return (
+                GeneralProtection("EMODPE", at, "W without R") if _bad(entry.prot | prot) else None
+            )
 
         self._run("EMODPE", start, end, check, lambda old: old._replace(prot=old.prot | prot))
 
@@ -223,7 +283,11 @@ class Epcm:
                 return GeneralProtection("EMODPR", at, "the enclave is not initialised")
             if entry.state & (PENDING | MODIFIED):
                 return LeafError("EMODPR", at, PAGE_NOT_MODIFIABLE)
-            return None if entry.page_type == PT_REG else PageFault("EMODPR", at, PF_SGX | PF_PROT, "not a REG page")
+            return (
+                None
+                if entry.page_type == PT_REG
+                else PageFault("EMODPR", at, PF_SGX | PF_PROT, "not a REG page")
+            )
 
         epoch = self.epoch
         self._run(
@@ -235,17 +299,35 @@ class Epcm:
         )
 
     def emodt(self, start: int, end: int, page_type: int) -> None:
-        """Makes REG pages TCS, or REG and TCS pages TRIM: MODIFIED, no permissions. #GP, #PF, PAGE_NOT_MODIFIABLE."""
-        self._gp("EMODT", start, end, page_type not in (PT_TCS, PT_TRIM), f"PT {page_type} is neither TCS nor TRIM")
+        """Makes REG pages TCS, or REG and TCS pages TRIM: MODIFIED, no permissions. #GP, #PF,
+        PAGE_NOT_MODIFIABLE."""
+        self._gp(
+            "EMODT",
+            start,
+            end,
+            page_type not in (PT_TCS, PT_TRIM),
+            f"PT {page_type} is neither TCS nor TRIM",
+        )
 
         def check(entry: Entry | None, at: int) -> Refused | None:
             if entry is None:
                 return PageFault("EMODT", at, PF_SGX | PF_PROT, "not VALID")
             if not self.initialised:
                 return GeneralProtection("EMODT", at, "the enclave is not initialised")
-            if entry.page_type != PT_REG and not (entry.page_type == PT_TCS and page_type == PT_TRIM):
-                return PageFault("EMODT", at, PF_SGX | PF_PROT, f"no page of PT {entry.page_type} may become this")
-            return LeafError("EMODT", at, PAGE_NOT_MODIFIABLE) if entry.state & (PENDING | MODIFIED) else None
+            if entry.page_type != PT_REG and not (
+                entry.page_type == PT_TCS and page_type == PT_TRIM
+            ):
+                return PageFault(
+                    "EMODT",
+                    at,
+                    PF_SGX | PF_PROT,
+                    f"no page of PT {entry.page_type} may become this",
+                )
+            return (
+                LeafError("EMODT", at, PAGE_NOT_MODIFIABLE)
+                if entry.state & (PENDING | MODIFIED)
+                else None
+            )
 
         epoch = self.epoch
         self._run(
@@ -253,17 +335,25 @@ class Epcm:
             start,
             end,
             check,
-            lambda old: Entry(0, page_type, old.state & BLOCKED | MODIFIED, epoch, old.displacement),
+            lambda old: Entry(
+                0, page_type, old.state & BLOCKED | MODIFIED, epoch, old.displacement
+            ),
         )
 
     def eremove(self, start: int, end: int) -> None:
-        """Frees the pages; what is not VALID is success. #GP, and ENCLAVE_ACT where a thread is inside.
+        """Frees the pages; what is not VALID is success. #GP, and ENCLAVE_ACT where a thread is
+        inside.
 
         A TRIM page that was accepted goes with threads inside.
         """
 
         def check(entry: Entry | None, at: int) -> Refused | None:
-            free = entry is None or not self.threads or entry.page_type == PT_TRIM and not entry.state & MODIFIED
+            free = (
+                entry is None
+                or not self.threads
+                or entry.page_type == PT_TRIM
+                and not entry.state & MODIFIED
+            )
             return None if free else LeafError("EREMOVE", at, ENCLAVE_ACT)
 
         self._run("EREMOVE", start, end, check, lambda old: None)
@@ -275,17 +365,26 @@ class Epcm:
         self.valid = self.initialised = False
 
     def eblock(self, start: int, end: int) -> None:
-        """Marks pages BLOCKED, the first step of swapping. PG_INVLD, PG_IS_SECS, NOTBLOCKABLE, BLKSTATE."""
+        """Marks pages BLOCKED, the first step of swapping. PG_INVLD, PG_IS_SECS, NOTBLOCKABLE,
+        BLKSTATE."""
 
         def check(entry: Entry | None, at: int) -> Refused | None:
             if entry is None:
                 return LeafError("EBLOCK", at, PG_INVLD)
             if entry.page_type not in (PT_REG, PT_TCS, PT_TRIM):
-                return LeafError("EBLOCK", at, PG_IS_SECS if entry.page_type == PT_SECS else NOTBLOCKABLE)
+                return LeafError(
+                    "EBLOCK", at, PG_IS_SECS if entry.page_type == PT_SECS else NOTBLOCKABLE
+                )
             return LeafError("EBLOCK", at, BLKSTATE) if entry.state & BLOCKED else None
 
         epoch = self.epoch
-        self._run("EBLOCK", start, end, check, lambda old: old._replace(state=old.state | BLOCKED, epoch=epoch))
+        self._run(
+            "EBLOCK",
+            start,
+            end,
+            check,
+            lambda old: old._replace(state=old.state | BLOCKED, epoch=epoch),
+        )
 
     # Tracking
 
@@ -298,32 +397,40 @@ class Epcm:
         self.threads.pop(thread, None)
 
     def interrupt(self) -> None:
-        """An interrupt to every processor inside: an AEX, and back in at the present epoch. O(threads)."""
+        """An interrupt to every processor inside: an AEX, and back in at the present epoch.
+        O(threads)."""
         self.threads = dict.fromkeys(self.threads, self.epoch)
 
     def etrack(self) -> None:
-        """Begins an epoch. PREV_TRK_INCMPL while a thread is inside since before the present one. O(threads)."""
+        """Begins an epoch. PREV_TRK_INCMPL while a thread is inside since before the present one.
+        O(threads)."""
         if any(entered < self.epoch for entered in self.threads.values()):
             raise LeafError("ETRACK", self.base, PREV_TRK_INCMPL)
         self.epoch += 1
 
     def tracked(self, entry: Entry) -> bool:
-        """Whether no thread can hold a translation from before the page's last change. O(threads)."""
+        """Whether no thread can hold a translation from before the page's last change.
+        O(threads)."""
         changed = entry.epoch
         return changed == TRACKED or (
             changed < self.epoch and all(entered > changed for entered in self.threads.values())
         )
 
     def settle(self, start: int, end: int) -> None:
-        """Writes the epoch of tracked pages as TRACKED, so that pages equal in all else are one entry. O(log n + k)."""
-        self.pages.edit(start, end, lambda old: old._replace(epoch=TRACKED) if self.tracked(old) else old)
+        """Writes the epoch of tracked pages as TRACKED, so that pages equal in all else are one
+        entry. O(log n + k)."""
+        self.pages.edit(
+            start, end, lambda old: old._replace(epoch=TRACKED) if self.tracked(old) else old
+        )
 
     # Access
 
     def access(self, start: int, end: int, kind: str) -> None:
-        """Checks a "load", "store" or "fetch" of each page by a thread inside; the page walk comes before this.
+        """Checks a "load", "store" or "fetch" of each page by a thread inside; the page walk comes
+        before this.
 
-        #PF with the SGX bit; #GP for a fetch outside the ELRANGE, where loads and stores are not the EPCM's affair.
+        #PF with the SGX bit; #GP for a fetch outside the ELRANGE, where loads and stores are not
+        the EPCM's affair.
         """
         if kind == "fetch" and not (self.base <= start and end <= self.limit):
             outside = start if not self.base <= start < self.limit else self.limit
@@ -342,7 +449,8 @@ class Epcm:
             raise GeneralProtection(leaf, start, why)
 
     def _stop(self, leaf: str, start: int, end: int, check: Check) -> tuple[int, Refused | None]:
-        # Where the run fails, and how. Below the ELRANGE it fails at once, at its limit when it gets there.
+        # Where the run fails, and how. Below the ELRANGE it fails at once, at its limit when it
+        # gets there.
         self._gp(leaf, start, end, not self.valid, "the SECS is not VALID")
         if not self.base <= start < self.limit:
             return start, GeneralProtection(leaf, start, "outside the ELRANGE")
@@ -354,7 +462,9 @@ class Epcm:
             return self.limit, GeneralProtection(leaf, self.limit, "outside the ELRANGE")
         return end, None
 
-    def _run(self, leaf: str, start: int, end: int, check: Check, change: Callable[[Entry], Entry | None]) -> None:
+    def _run(
+        self, leaf: str, start: int, end: int, check: Check, change: Callable[[Entry], Entry | None]
+    ) -> None:
         stop, refused = self._stop(leaf, start, end, check)
         if start < stop:
             self.pages.edit(start, stop, change)
@@ -373,7 +483,9 @@ class Epcm:
         if secinfo is None:
             return
         if secinfo % 64 or not self.base <= secinfo < self.limit:
-            raise GeneralProtection(leaf, start, f"SECINFO {secinfo:#x} is misaligned or outside the ELRANGE")
+            raise GeneralProtection(
+                leaf, start, f"SECINFO {secinfo:#x} is misaligned or outside the ELRANGE"
+            )
         page = secinfo - secinfo % PAGE_SIZE
         if self._sources(page, page + PAGE_SIZE) == page:
             raise self._unreadable(leaf, start, "SECINFO")
@@ -386,7 +498,9 @@ class Epcm:
         return end
 
     def _unreadable(self, leaf: str, at: int, what: str) -> PageFault:
-        return PageFault(leaf, at, PF_ACCESS["load"] | PF_SGX | PF_PROT, f"{what} is not a readable REG page")
+        return PageFault(
+            leaf, at, PF_ACCESS["load"] | PF_SGX | PF_PROT, f"{what} is not a readable REG page"
+        )
 
 
 def _bad(prot: int) -> bool:

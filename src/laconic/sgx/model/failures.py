@@ -1,4 +1,5 @@
-"""Failures that a test plans: any operation of the driver, and any of the enclave's leaves, can be made to fail."""
+"""Failures that a test plans: any operation of the driver, and any of the enclave's leaves, can be
+made to fail."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from laconic.memory.flags import PAGE_SHIFT
 
 
 class Failure(NamedTuple):
-    """After this many pages the operation fails: with an errno, a leaf's error code (as `result` of an ioctl), or both.
+    """After this many pages the operation fails: with an errno, a leaf's error code (as `result` of
+    an ioctl), or both.
 
     Where it has no more than `after` pages it is not reached, and does not fail.
     """
@@ -21,10 +23,12 @@ class Failure(NamedTuple):
 
 
 class Plan:
-    """Which operation fails. The kinds of the driver's: restrict, modify_types, remove, etrack, eaug, mprotect.
+    """Which operation fails. The kinds of the driver's: restrict, modify_types, remove, etrack,
+    eaug, mprotect.
 
-    Of the enclave's: eaccept, eacceptcopy, emodpe. `failures` says it of the nth operation of a kind (from 1), as a
-    mapping or as a function. One operation is one run: an ioctl, one commit of a range, one leaf over a range.
+    Of the enclave's: eaccept, eacceptcopy, emodpe. `failures` says it of the nth operation of a
+    kind (from 1), as a mapping or as a function. One operation is one run: an ioctl, one commit of
+    a range, one leaf over a range.
 
     >>> plan = Plan({("remove", 2): Failure(error=11, after=3)})
     >>> plan.next("remove"), plan.next("remove")
@@ -33,7 +37,9 @@ class Plan:
 
     def __init__(
         self,
-        failures: Mapping[tuple[str, int], Failure] | Callable[[str, int], Failure | None] | None = None,
+        failures: Mapping[tuple[str, int], Failure]
+        | Callable[[str, int], Failure | None]
+        | None = None,
     ) -> None:
         self._failures = failures
         self.seen: Counter[str] = Counter()
@@ -49,7 +55,8 @@ class Plan:
         return failures.get((kind, self.seen[kind]))
 
     def cut(self, kind: str, start: int, end: int) -> tuple[int, Failure | None]:
-        """The next operation of this kind, on `[start, end)`: how far it comes (an address), and how it fails."""
+        """The next operation of this kind, on `[start, end)`: how far it comes (an address), and
+        how it fails."""
         failure = self.next(kind)
         if failure is None or start + (failure.after << PAGE_SHIFT) >= end:
             return end, None

@@ -1,6 +1,8 @@
-"""How the hardware, the driver and the kernel refuse: #GP, #PF, an error code in RAX, a signal, an errno.
+"""How the hardware, the driver and the kernel refuse: #GP, #PF, an error code in RAX, a signal, an
+errno.
 
-Each refusal names the page where it happened. What a run operation did below that address stays done.
+Each refusal names the page where it happened. What a run operation did below that address stays
+done.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ PF_ACCESS: Final = {"load": PF_USER, "store": PF_USER | PF_WRITE, "fetch": PF_US
 
 
 class Refused(Exception):
-    """The hardware or the kernel says no to `what`, at the page `address`; the pages of the run below it are done."""
+    """The hardware or the kernel says no to `what`, at the page `address`; the pages of the run
+    below it are done."""
 
     def __init__(self, what: str, address: int, why: str) -> None:
         super().__init__(f"{what} at {address:#x}: {why}")
@@ -63,7 +66,8 @@ class GeneralProtection(Refused):
 
 
 class PageFault(Refused):
-    """#PF with its `error_code`: bit 15 (SGX) says that the EPCM refused, otherwise the page tables did."""
+    """#PF with its `error_code`: bit 15 (SGX) says that the EPCM refused, otherwise the page tables
+    did."""
 
     def __init__(self, what: str, address: int, error_code: int, why: str) -> None:
         super().__init__(what, address, f"#PF({error_code:#x}), {why}")
@@ -79,7 +83,8 @@ class LeafError(Refused):
 
 
 class HostFault(PageFault):
-    """A #PF that the kernel answers with a `signal`; `error` is ENOMEM where the EPC is full, else 0."""
+    """A #PF that the kernel answers with a `signal`; `error` is ENOMEM where the EPC is full, else
+    0."""
 
     def __init__(self, address: int, error_code: int, signal: int, error: int, why: str) -> None:
         super().__init__("fault", address, error_code, why)
@@ -90,12 +95,14 @@ class HostFault(PageFault):
 class SgxError(Exception):
     """An operation of a `Machine` was refused.
 
-    `what` is the leaf, ioctl or access. `done` is the address up to which a run was carried out, and so where it
-    stopped. `error` is an errno (0: not the kernel's), `code` a leaf's error code (0: none), `fault` a #PF's error code
-    (0: none); a #GP has none of the three.
+    `what` is the leaf, ioctl or access. `done` is the address up to which a run was carried out,
+    and so where it stopped. `error` is an errno (0: not the kernel's), `code` a leaf's error code
+    (0: none), `fault` a #PF's error code (0: none); a #GP has none of the three.
     """
 
-    def __init__(self, what: str, done: int, error: int = 0, code: int = 0, fault: int = 0, why: str = "") -> None:
+    def __init__(
+        self, what: str, done: int, error: int = 0, code: int = 0, fault: int = 0, why: str = ""
+    ) -> None:
         said = [errorcode.get(error, f"errno {error}")] if error else []
         said += [f"{NAMES.get(code, 'error')} ({code})"] if code else []
         said += [f"#PF({fault:#x})"] if fault else []
@@ -113,4 +120,6 @@ class SgxError(Exception):
         error = refused.error if isinstance(refused, HostFault) else 0
         code = refused.code if isinstance(refused, LeafError) else 0
         fault = refused.error_code if isinstance(refused, PageFault) else 0
-        return cls(refused.what, refused.address, error, code, fault, str(refused).partition(": ")[2])
+        return cls(
+            refused.what, refused.address, error, code, fault, str(refused).partition(": ")[2]
+        )

@@ -1,6 +1,7 @@
 """The host's VMAs of an enclave: what the page tables allow, beside what the EPCM allows.
 
-They are VM_SPECIAL (sgx_mmap sets VM_PFNMAP, VM_IO, VM_DONTEXPAND), which vma_merge never joins: a split is for ever.
+They are VM_SPECIAL (sgx_mmap sets VM_PFNMAP, VM_IO, VM_DONTEXPAND), which vma_merge never joins: a
+split is for ever.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ MAX_MAP_COUNT: Final = 65_530
 
 
 class HostVma:
-    """One VMA. Two are never the same, whatever their `prot`, so that the map does not merge them."""
+    """One VMA. Two are never the same, whatever their `prot`, so that the map does not merge
+    them."""
 
     __slots__ = ("prot",)
 
@@ -27,7 +29,8 @@ class HostVma:
 
     @property
     def allows(self) -> int:
-        """What its page table entries allow: x86 reads whatever is accessible at all (`protection_map`)."""
+        """What its page table entries allow: x86 reads whatever is accessible at all
+        (`protection_map`)."""
         return self.prot | PROT_READ if self.prot else 0
 
 
@@ -37,7 +40,9 @@ class HostMap:
     `may_map(start, end, prot)` is the driver's `sgx_encl_may_map`: 0 or a negative errno.
     """
 
-    def __init__(self, may_map: Callable[[int, int, int], int], max_map_count: int = MAX_MAP_COUNT) -> None:
+    def __init__(
+        self, may_map: Callable[[int, int, int], int], max_map_count: int = MAX_MAP_COUNT
+    ) -> None:
         self.vmas: RangeMap[HostVma] = RangeMap(same=is_)
         self.max_map_count = max_map_count
         self._may_map = may_map
@@ -55,7 +60,8 @@ class HostMap:
         return 0
 
     def mprotect(self, start: int, end: int, prot: int) -> int:
-        """Changes VMA by VMA, and stops at the first that refuses; those below it stay changed. O(log n + k).
+        """Changes VMA by VMA, and stops at the first that refuses; those below it stay changed.
+        O(log n + k).
 
         Returns 0, or -EINVAL, -EACCES, -ENOMEM (a hole, or a split at max_map_count).
         """
@@ -74,7 +80,8 @@ class HostMap:
         return 0
 
     def _split(self, address: int) -> int:
-        # As __split_vma: refused at the limit, and a split that was made is not undone when the next one fails.
+        # As __split_vma: refused at the limit, and a split that was made is not undone when the
+        # next one fails.
         start, end, vma = self.vmas.find(address)
         if vma is None or start == address:
             return 0

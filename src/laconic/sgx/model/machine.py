@@ -1,7 +1,8 @@
 """A meter that does what it counts: each operation on the modelled driver and EPCM of one enclave.
 
-What hardware or kernel refuse raises an `SgxError`, which says how far the run came; the part that was done is counted,
-so that counts and EPCM agree at every moment. `after_step` sees the enclave after every leaf and every ioctl.
+What hardware or kernel refuse raises an `SgxError`, which says how far the run came; the part that
+was done is counted, so that counts and EPCM agree at every moment. `after_step` sees the enclave
+after every leaf and every ioctl.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from laconic.sgx.model.faults import PF_ACCESS, HostFault, Refused, SgxError
 class Machine(Meter):
     """One enclave, ready to run (`Driver.ready`).
 
-    `book` is the meter that is written to, its own unless it is given: machines that share one count together, as the
-    enclaves of one strategy do. `after_step` is called with the machine after every run of a leaf and every ioctl, also
-    of one that fails half way.
+    `book` is the meter that is written to, its own unless it is given: machines that share one
+    count together, as the enclaves of one strategy do. `after_step` is called with the machine
+    after every run of a leaf and every ioctl, also of one that fails half way.
     """
 
     def __init__(
-        self, driver: Driver, book: Meter | None = None, after_step: Callable[[Machine], None] | None = None
+        self,
+        driver: Driver,
+        book: Meter | None = None,
+        after_step: Callable[[Machine], None] | None = None,
     ) -> None:
         self.book = Meter() if book is None else book
         self.tables = self.book.tables
@@ -81,7 +85,8 @@ class Machine(Meter):
         self._replied("REMOVE_PAGES", start + reply.count, -reply.error, 0)
 
     def host_protect(self, start: int, end: int, prot: int) -> None:
-        """The host's mprotect of its mapping (pte "sync"), a host call. Raises `SgxError`; `done` then is the start.
+        """The host's mprotect of its mapping (pte "sync"), a host call. Raises `SgxError`; `done`
+        then is the start.
 
         How much of it was done mprotect does not say: `driver.host` knows.
         """
@@ -92,9 +97,12 @@ class Machine(Meter):
     # The enclave's leaves: a page walk first, then the EPCM
 
     def eaug(self, start: int, end: int) -> None:
-        """Touches pages that do not exist. Raises `SgxError`: ENOMEM where the EPC is full; where a page exists."""
+        """Touches pages that do not exist. Raises `SgxError`: ENOMEM where the EPC is full; where a
+        page exists."""
         driver = self.driver
-        stop = next((at for at, _, entry in driver.epcm.pages.runs(start, end) if entry is not None), end)
+        stop = next(
+            (at for at, _, entry in driver.epcm.pages.runs(start, end) if entry is not None), end
+        )
         refused: SgxError | None = None
         if stop < end:
             refused = SgxError("EAUG", stop, why="the page exists: a touch adds nothing")
@@ -108,20 +116,31 @@ class Machine(Meter):
         self._stepped(refused)
 
     def eaccept(self, start: int, end: int, prot: int, request: int) -> None:
-        """EACCEPT. `request` may hold the page type in bits 15:8, as SECINFO.FLAGS; MODIFIED alone means PT_TRIM."""
+        """EACCEPT. `request` may hold the page type in bits 15:8, as SECINFO.FLAGS; MODIFIED alone
+        means PT_TRIM."""
         page_type = request >> 8 or (PT_TRIM if request & MODIFIED else PT_REG)
         epcm, states = self.driver.epcm, request & 0xFF
         done, refused = self._leaf(
-            "EACCEPT", start, end, "load", lambda stop: epcm.eaccept(start, stop, prot, states, page_type)
+            "EACCEPT",
+            start,
+            end,
+            "load",
+            lambda stop: epcm.eaccept(start, stop, prot, states, page_type),
         )
         super().eaccept(start, done, prot, request)
         self._stepped(refused)
 
     def eacceptcopy(self, start: int, end: int, prot: int, source: int | None) -> None:
-        """EACCEPTCOPY from `source` on, page by page; without it, from a staging page. Raises `SgxError`."""
+        """EACCEPTCOPY from `source` on, page by page; without it, from a staging page. Raises
+        `SgxError`."""
         epcm = self.driver.epcm
         done, refused = self._leaf(
-            "EACCEPTCOPY", start, end, "store", lambda stop: epcm.eacceptcopy(start, stop, prot, source), source
+            "EACCEPTCOPY",
+            start,
+            end,
+            "store",
+            lambda stop: epcm.eacceptcopy(start, stop, prot, source),
+            source,
         )
         super().eacceptcopy(start, done, prot, source)
         self._stepped(refused)
@@ -129,21 +148,26 @@ class Machine(Meter):
     def emodpe(self, start: int, end: int, prot: int) -> None:
         """EMODPE. Raises `SgxError`."""
         epcm = self.driver.epcm
-        done, refused = self._leaf("EMODPE", start, end, "load", lambda stop: epcm.emodpe(start, stop, prot))
+        done, refused = self._leaf(
+            "EMODPE", start, end, "load", lambda stop: epcm.emodpe(start, stop, prot)
+        )
         super().emodpe(start, done, prot)
         self._stepped(refused)
 
     def zero(self, start: int, end: int) -> None:
         """Writes zeroes. Raises `SgxError` at the first page that cannot be written now."""
         epcm = self.driver.epcm
-        done, refused = self._leaf("store", start, end, "store", lambda stop: epcm.access(start, stop, "store"))
+        done, refused = self._leaf(
+            "store", start, end, "store", lambda stop: epcm.access(start, stop, "store")
+        )
         super().zero(start, done)
         self._stepped(refused)
 
     # What the program can do
 
     def access(self, address: int, kind: str) -> None:
-        """Checks a "load", "store" or "fetch" by the program; changes and counts nothing, commits nothing. O(log n).
+        """Checks a "load", "store" or "fetch" by the program; changes and counts nothing, commits
+        nothing. O(log n).
 
         Raises `SgxError` with the fault's code; an absent page has none of the bits SGX and P.
         """
@@ -159,7 +183,8 @@ class Machine(Meter):
     def effective(self, start: int, end: int) -> Iterator[tuple[int, int, int | None]]:
         """What the program can do, as `(start, end, prot)`: host mapping ∩ EPCM. O(log n + k).
 
-        None where no page is committed: absent, pending, changing its type, trimmed, or being swapped. A TCS has 0.
+        None where no page is committed: absent, pending, changing its type, trimmed, or being
+        swapped. A TCS has 0.
         """
         for low, high, entry in self.driver.epcm.pages.runs(start, end):
             prot = _prot(entry)
@@ -170,27 +195,43 @@ class Machine(Meter):
                 yield at, stop, prot & vma.allows if vma is not None else 0
 
     def destroy(self, pages: int) -> None:
-        """The enclave ends. Raises `SgxError` where it did not hold so many pages; it is gone all the same."""
+        """The enclave ends. Raises `SgxError` where it did not hold so many pages; it is gone all
+        the same."""
         held = self.driver.destroy()
         super().destroy(held)
         if held != pages:
-            raise SgxError("EREMOVE", self.driver.base, why=f"the enclave held {held} pages, not {pages}")
+            raise SgxError(
+                "EREMOVE", self.driver.base, why=f"the enclave held {held} pages, not {pages}"
+            )
 
     def _leaf(
-        self, what: str, start: int, end: int, kind: str, leaf: Callable[[int], None], source: int | None = None
+        self,
+        what: str,
+        start: int,
+        end: int,
+        kind: str,
+        leaf: Callable[[int], None],
+        source: int | None = None,
     ) -> tuple[int, SgxError | None]:
-        # A leaf on pages whose walk allows this kind of access; how far it came, and why no further.
+        # A leaf on pages whose walk allows this kind of access; how far it came, and why no
+        # further.
         refused: SgxError | None = None
-        stop, failure = (end, None) if what == "store" else self.driver.plan.cut(what.lower(), start, end)
+        stop, failure = (
+            (end, None) if what == "store" else self.driver.plan.cut(what.lower(), start, end)
+        )
         if failure is not None:
             refused = SgxError(what, stop, failure.error, failure.code)
-        for shift, access in ((0, kind),) if source is None else ((0, kind), (source - start, "load")):
+        for shift, access in (
+            ((0, kind),) if source is None else ((0, kind), (source - start, "load"))
+        ):
             try:
                 self.driver.walk(start + shift, stop + shift, access)
             except HostFault as fault:
                 stop = fault.address - shift
                 refused = SgxError(what, stop, fault=fault.error_code, why="the page walk refuses")
-        absent = next((at for at, _, entry in self.driver.epcm.pages.runs(start, stop) if entry is None), stop)
+        absent = next(
+            (at for at, _, entry in self.driver.epcm.pages.runs(start, stop) if entry is None), stop
+        )
         if absent < stop:
             stop = absent
             refused = SgxError(what, stop, fault=PF_ACCESS[kind], why="the page does not exist")

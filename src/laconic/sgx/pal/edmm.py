@@ -1,11 +1,12 @@
 """The PAL of one SGX2 enclave: each kind of change as the least sequence of leaves and host calls.
 
-The committed pages and their EPCM permissions are this PAL's own record, written only after success: no page is
-accepted twice without a trim between (a host could give an empty page in its place), and nothing is asked of a page
-that does not exist. What is equal costs nothing; an extension costs no host call; only a restriction and a trim do.
+The committed pages and their EPCM permissions are this PAL's own record, written only after
+success: no page is accepted twice without a trim between (a host could give an empty page in its
+place), and nothing is asked of a page that does not exist. What is equal costs nothing; an
+extension costs no host call; only a restriction and a trim do.
 
-A host may refuse, or do half. What may be retried is; else every method leaves its pages as they were and raises a
-`PalError`, but for a trim, which no one can undo: that says how far it came.
+A host may refuse, or do half. What may be retried is; else every method leaves its pages as they
+were and raises a `PalError`, but for a trim, which no one can undo: that says how far it came.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ _TRACK_AGAIN = {NOT_TRACKED, EPC_PAGE_CONFLICT, PREV_TRK_INCMPL}
 _UNKNOWN = -1
 #: How often the same page is tried again.
 _RETRIES = 8
-#: Where a page can be left on its way out of the EPC. In none of these states can it be accessed but ACCEPTED, where a
-#: commit failed half way and the driver took nothing back; a PENDING one is accepted with no permissions. RETYPED is on
-#: its way to a TCS, which it must become first.
+#: Where a page can be left on its way out of the EPC. In none of these states can it be accessed
+#: but ACCEPTED, where a commit failed half way and the driver took nothing back; a PENDING one is
+#: accepted with no permissions. RETYPED is on its way to a TCS, which it must become first.
 PENDING_PAGE, ACCEPTED, CHANGED, TRIMMED, RETYPED = 1, 2, 3, 4, 5
 #: What EACCEPT is asked of a page that becomes a TCS.
 _TCS_MODIFIED = PT_TCS << 8 | MODIFIED
 
 
 class PalError(Exception):
-    """The host did not do what it had to. `error` is the errno for the program; `gone` are the ranges that a trim had
-    taken away before it failed."""
+    """The host did not do what it had to. `error` is the errno for the program; `gone` are the
+    ranges that a trim had taken away before it failed."""
 
     def __init__(self, error: int, why: str, gone: Iterable[Range] = ()) -> None:
         super().__init__(why)
@@ -55,7 +56,8 @@ class PalError(Exception):
 
 
 def permissions(vm_flags: int) -> int:
-    """The EPCM permissions for a VMA's protection: R for W, which the EPCM does not have alone. O(1).
+    """The EPCM permissions for a VMA's protection: R for W, which the EPCM does not have alone.
+    O(1).
 
     >>> permissions(2), permissions(4)
     (3, 4)
@@ -67,9 +69,9 @@ def permissions(vm_flags: int) -> int:
 class Edmm:
     """One enclave's pages. `committed`: the EPCM permissions of each page that exists.
 
-    `batch`: the ioctls of one step go in one host call; else each run has a host call of its own. `left`: pages that
-    a failure left in the EPC, on their way out. `host`, where `sync` asks that the host's mapping equals the EPCM:
-    what that mapping allows.
+    `batch`: the ioctls of one step go in one host call; else each run has a host call of its own.
+    `left`: pages that a failure left in the EPC, on their way out. `host`, where `sync` asks that
+    the host's mapping equals the EPCM: what that mapping allows.
     """
 
     __slots__ = ("batch", "committed", "host", "left", "meter")
@@ -83,15 +85,21 @@ class Edmm:
 
     def pages(self) -> int:
         """How many pages are in the EPC. O(n)."""
-        return sum(end - start for pages in (self.committed, self.left) for start, end, _ in pages) >> PAGE_SHIFT
+        return (
+            sum(end - start for pages in (self.committed, self.left) for start, end, _ in pages)
+            >> PAGE_SHIFT
+        )
 
     # The sequences
 
-    def commit(self, start: int, end: int, prot: int, contents: bool = False, source: int | None = None) -> None:
+    def commit(
+        self, start: int, end: int, prot: int, contents: bool = False, source: int | None = None
+    ) -> None:
         """Commits pages that do not exist, with `prot` from the first moment. O(log n).
 
-        `contents`: they have some, which are put into a staging page first; `source`: they are those of other pages of
-        the enclave, at that address. Raises PalError(ENOMEM), and none of them exists then.
+        `contents`: they have some, which are put into a staging page first; `source`: they are
+        those of other pages of the enclave, at that address. Raises PalError(ENOMEM), and none of
+        them exists then.
         """
         meter = self.meter
         if self.host is not None:
@@ -150,7 +158,8 @@ class Edmm:
     def protect(self, changes: Iterable[tuple[int, int, int]]) -> None:
         """Gives the committed pages of each `(start, end, prot)` these permissions. O(runs log n).
 
-        A page that gains and loses some has EMODPR first, so that it never has both. Raises PalError(ENOMEM).
+        A page that gains and loses some has EMODPR first, so that it never has both. Raises
+        PalError(ENOMEM).
         """
         extended, restricted = self._split(changes)
         if not extended and not restricted:
@@ -163,7 +172,9 @@ class Edmm:
                 self._protect(*self._split(before))
             raise
 
-    def _split(self, changes: Iterable[tuple[int, int, int]]) -> tuple[list[_Change], list[_Change]]:
+    def _split(
+        self, changes: Iterable[tuple[int, int, int]]
+    ) -> tuple[list[_Change], list[_Change]]:
         # The runs that only gain permissions, and those that lose some.
         extended: list[_Change] = []
         restricted: list[_Change] = []
@@ -191,7 +202,8 @@ class Edmm:
         self.committed.set(start, end, prot)
 
     def _restrict(self, runs: list[_Change]) -> None:
-        # Accepted with what they keep, and only then extended: up to there all can be taken back within the enclave.
+        # Accepted with what they keep, and only then extended: up to there all can be taken back
+        # within the enclave.
         meter = self.meter
         meter.host_call(1 if self.batch else len(runs))
         reduced: list[tuple[int, int, int]] = []
@@ -202,7 +214,9 @@ class Edmm:
             for start, end, had, prot in runs:
                 insist(meter.eaccept, start, end, had & prot, PR)
             if self.host is not None:
-                self._map_host([(start, end, prot) for start, end, had, prot in runs if prot & ~had])
+                self._map_host(
+                    [(start, end, prot) for start, end, had, prot in runs if prot & ~had]
+                )
         except (SgxError, PalError) as refused:
             for start, end, had in reduced:
                 with suppress(SgxError):
@@ -222,7 +236,8 @@ class Edmm:
     def trim(self, ranges: Iterable[Range]) -> None:
         """Gives the committed pages of `ranges` back to the driver. O(runs log n).
 
-        Raises PalError(ENOMEM) where the driver refuses; the pages in its `gone` are gone, the others as before.
+        Raises PalError(ENOMEM) where the driver refuses; the pages in its `gone` are gone, the
+        others as before.
         """
         runs = join_ranges(
             (begin, stop)
@@ -236,7 +251,9 @@ class Edmm:
         calls = 1 if self.batch else len(runs)
         if self.host is not None:
             # EACCEPT needs a readable mapping.
-            shut = [run for start, end in runs for run in self.committed.runs(start, end) if not run[2]]
+            shut = [
+                run for start, end in runs for run in self.committed.runs(start, end) if not run[2]
+            ]
             self._map_host([(start, end, PROT_READ) for start, end, _ in shut])
         meter.host_call(calls)
         refusal, gone = None, runs
@@ -274,7 +291,8 @@ class Edmm:
     # What failures leave
 
     def discard(self, ranges: Iterable[Range]) -> None:
-        """Gives pages back that nobody was to have; those that the driver does not take are shut, and go later.
+        """Gives pages back that nobody was to have; those that the driver does not take are shut,
+        and go later.
 
         Raises PalError where it does not even do that. O(runs log n).
         """
@@ -290,8 +308,8 @@ class Edmm:
                         self.left.set(start, end, ACCEPTED)
 
     def _changed(self, start: int, prot: int | None) -> bool:
-        # Whether the page at which MODIFY_TYPES stopped was changed all the same, and only not tracked: an EACCEPT with
-        # what the page had finds out, and changes nothing.
+        # Whether the page at which MODIFY_TYPES stopped was changed all the same, and only not
+        # tracked: an EACCEPT with what the page had finds out, and changes nothing.
         try:
             insist(self.meter.eaccept, start, start + PAGE_SIZE, prot or 0, PR)
         except SgxError as refused:
@@ -327,7 +345,8 @@ class Edmm:
             raise PalError(ENOMEM, str(failed)) from failed
 
     def _find(self, start: int) -> None:
-        # Whether an ACCEPTED page at which MODIFY_TYPES stopped is to be trimmed all the same, tracked or not.
+        # Whether an ACCEPTED page at which MODIFY_TYPES stopped is to be trimmed all the same,
+        # tracked or not.
         state = TRIMMED
         try:
             insist(self.meter.eaccept, start, start + PAGE_SIZE, 0, MODIFIED)
@@ -338,8 +357,8 @@ class Edmm:
     # The host's mapping, where it follows
 
     def _map_host(self, wanted: Iterable[tuple[int, int, int]]) -> None:
-        # Makes the host's mapping allow just this; a host call for each run that differs. Raises PalError, and it may
-        # be one or the other then.
+        # Makes the host's mapping allow just this; a host call for each run that differs. Raises
+        # PalError, and it may be one or the other then.
         assert self.host is not None
         for start, end, prot in wanted:
             for begin, stop, had in list(self.host.runs(start, end)):
@@ -359,7 +378,8 @@ class Edmm:
 
 
 def insist(operation: Callable[..., None], start: int, end: int, *arguments: Any) -> None:
-    """Carries out `operation`, and goes on where the host stopped for a reason that passes. Raises SgxError.
+    """Carries out `operation`, and goes on where the host stopped for a reason that passes. Raises
+    SgxError.
 
     O(log n + k) a try.
     """

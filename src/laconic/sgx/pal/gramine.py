@@ -1,9 +1,11 @@
-"""The PAL that Gramine has for SGX2 today (enclave_edmm.c): the permissions that pages have make no difference to it.
+"""The PAL that Gramine has for SGX2 today (enclave_edmm.c): the permissions that pages have make no
+difference to it.
 
-Alloc commits pages RW and corrects that afterwards, Protect always extends and then restricts, Free always trims. Only
-pages allocated with LAZYALLOC wait for their first touch, which the enclave's exception handler resolves page by page.
-Functions have upstream's order of leaves and host calls. What upstream's PAL does not know, the permissions of each
-page, is kept here for what is counted only: no decision depends on it.
+Alloc commits pages RW and corrects that afterwards, Protect always extends and then restricts, Free
+always trims. Only pages allocated with LAZYALLOC wait for their first touch, which the enclave's
+exception handler resolves page by page. Functions have upstream's order of leaves and host calls.
+What upstream's PAL does not know, the permissions of each page, is kept here for what is counted
+only: no decision depends on it.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ _COVERS: Final = PAGE_SHIFT + 15
 class Gramine:
     """One enclave's pages. `pages`: EPCM permissions or LAZY, of each page that is allocated.
 
-    Ranges are in bytes, page aligned. Pages that were never allocated are passed over, where upstream's ioctls fail.
-    With `single` the same is asked for each page of the range by itself. All cost O(log n + runs).
+    Ranges are in bytes, page aligned. Pages that were never allocated are passed over, where
+    upstream's ioctls fail. With `single` the same is asked for each page of the range by itself.
+    All cost O(log n + runs).
     """
 
     __slots__ = ("meter", "pages")
@@ -40,7 +43,9 @@ class Gramine:
     def committed(self, start: int, end: int) -> list[Range]:
         """The longest runs of committed pages in `[start, end)`, ascending (walk_pages)."""
         return join_ranges(
-            (begin, stop) for begin, stop, had in self.pages.runs(start, end) if had is not None and had != LAZY
+            (begin, stop)
+            for begin, stop, had in self.pages.runs(start, end)
+            if had is not None and had != LAZY
         )
 
     def count(self) -> int:
@@ -67,9 +72,11 @@ class Gramine:
         self.pages.set(start, end, None)
 
     def protect(self, start: int, end: int, prot: int, single: bool = False) -> None:
-        """PalVirtualMemoryProtect: a host call for each committed run, whatever its permissions are.
+        """PalVirtualMemoryProtect: a host call for each committed run, whatever its permissions
+        are.
 
-        What gains some permissions and loses others has both for a moment, since EMODPE comes first.
+        What gains some permissions and loses others has both for a moment, since EMODPE comes
+        first.
         """
         if prot & PROT_WRITE:
             prot |= PROT_READ
@@ -94,7 +101,8 @@ class Gramine:
                 pages.set(begin, stop, prot)
 
     def fault(self, start: int, end: int, prot: int) -> int:
-        """The exception handler: commits the lazy pages of `[start, end)`, each in an exception; how many there were.
+        """The exception handler: commits the lazy pages of `[start, end)`, each in an exception;
+        how many there were.
 
         The access has added the page already, and then faulted once more since it is pending.
         """
@@ -146,7 +154,10 @@ class Gramine:
 
     def _track(self, start: int, end: int) -> None:
         # The tracker's bits for these pages are committed at once, where they are not yet.
-        low, high = TRACKER + (start >> _COVERS << PAGE_SHIFT), TRACKER + ((end - 1 >> _COVERS) + 1 << PAGE_SHIFT)
+        low, high = (
+            TRACKER + (start >> _COVERS << PAGE_SHIFT),
+            TRACKER + ((end - 1 >> _COVERS) + 1 << PAGE_SHIFT),
+        )
         for begin, stop, had in list(self.pages.runs(low, high)):
             if had is None:
                 self._add(begin, stop, RW)

@@ -1,7 +1,7 @@
 """Exporters: a trace in the formats of other tools.
 
-An exporter is a module with one function, `write(trace, output, part)`, which writes the whole of `trace` to a binary
-file and returns what it wrote. The trace is read once, in bounded memory.
+An exporter is a module with one function, `write(trace, output, part)`, which writes the whole of
+`trace` to a binary file and returns what it wrote. The trace is read once, in bounded memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ LIMITED: Final = frozenset({"perfetto"})
 
 @dataclass(frozen=True)
 class Part:
-    """What of a trace is written: a format, a window of time, at most `limit` bytes. `update` hears the bytes read."""
+    """What of a trace is written: a format, a window of time, at most `limit` bytes. `update` hears
+    the bytes read."""
 
     format: str
     window: Window
@@ -54,7 +55,8 @@ class Exporter(Protocol):
 
 
 def export(trace: Trace, output: BinaryIO, part: Part) -> Written:
-    """Writes `part` of a trace to `output`, which stays open. Raises OSError where that takes no more. O(events)."""
+    """Writes `part` of a trace to `output`, which stays open. Raises OSError where that takes no
+    more. O(events)."""
     return cast(Exporter, importlib.import_module(FORMATS[part.format])).write(trace, output, part)
 
 

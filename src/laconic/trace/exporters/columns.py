@@ -26,7 +26,8 @@ from laconic.trace.schema import (
 if TYPE_CHECKING:
     from laconic.trace import Trace
 
-#: Column → Arrow type. Every column but the first five may be null: what does not apply, or is not known.
+#: Column → Arrow type. Every column but the first five may be null: what does not apply, or is not
+#: known.
 COLUMNS: Final = {
     "event": "int64",  # the row's number in the trace
     "time_ns": "int64",  # since the trace began
@@ -77,13 +78,18 @@ _LAST_PROCESS: Final = CODES[PROCESS_EVENTS[-1]]
 
 
 class Window(NamedTuple):
-    """The part of a trace that is wanted, in nanoseconds since it began; `until` None is its end."""
+    """The part of a trace that is wanted, in nanoseconds since it began; `until` None is its
+    end."""
 
     begin: int = 0
     until: int | None = None
 
     def __contains__(self, time: object) -> bool:
-        return isinstance(time, int) and time >= self.begin and (self.until is None or time <= self.until)
+        return (
+            isinstance(time, int)
+            and time >= self.begin
+            and (self.until is None or time <= self.until)
+        )
 
 
 class Flattener:
@@ -101,7 +107,8 @@ class Flattener:
         self._number = -1
 
     def flat(self, rows: Iterable[PlainRow]) -> Iterator[Flat]:
-        """The flat rows of these rows: the calls, and what else a reader of tables should see. O(rows)."""
+        """The flat rows of these rows: the calls, and what else a reader of tables should see.
+        O(rows)."""
         for row in rows:
             self._number += 1
             code = row[0]
@@ -125,7 +132,16 @@ class Flattener:
 
     def loss(self, sentence: str, time: int) -> Flat:
         """The row that says, at the end, what the file itself lacks."""
-        return _row({"event": self._number + 1, "time_ns": time, "pid": 0, "tid": 0, "call": "lost", "text": sentence})
+        return _row(
+            {
+                "event": self._number + 1,
+                "time_ns": time,
+                "pid": 0,
+                "tid": 0,
+                "call": "lost",
+                "text": sentence,
+            }
+        )
 
     def _call(self, row: PlainRow, name: str) -> Flat:
         _, time, pid, tid, *args, result, state, said, kinds, number, _, data, touched = row
@@ -164,7 +180,13 @@ class Flattener:
 
     def _other(self, row: PlainRow, name: str) -> Flat:
         _, time, pid, tid, a0, *_, result, _, _, _, _, _, data, touched = row
-        fields: dict[str, Any] = {"event": self._number, "time_ns": time, "pid": pid, "tid": tid, "call": name}
+        fields: dict[str, Any] = {
+            "event": self._number,
+            "time_ns": time,
+            "pid": pid,
+            "tid": tid,
+            "call": name,
+        }
         fields["text"] = text(data) or None
         if name == "program":
             fields["path"] = self._programs[pid] = program_path(data)
@@ -184,7 +206,9 @@ def _row(fields: dict[str, Any]) -> Flat:
     return tuple(map(fields.get, COLUMNS))
 
 
-def _file(file: TracedFile, offset: int | None) -> tuple[str | None, str | None, int | None, int | None, int | None]:
+def _file(
+    file: TracedFile, offset: int | None
+) -> tuple[str | None, str | None, int | None, int | None, int | None]:
     size = None if file.size >> 63 else file.size
     path = text(os.fsencode(file.file.path)) or None
     if file.mode & UNKNOWN_IDENTITY:
@@ -193,7 +217,8 @@ def _file(file: TracedFile, offset: int | None) -> tuple[str | None, str | None,
 
 
 def flat_rows(trace: Trace, window: Window) -> Iterator[list[Flat]]:
-    """The trace as flat rows, a batch at a time; one at its end says what is missing, if anything is. O(rows)."""
+    """The trace as flat rows, a batch at a time; one at its end says what is missing, if anything
+    is. O(rows)."""
     flattener = Flattener(trace, window)
     time = 0
     for rows in trace.batches():
@@ -221,7 +246,8 @@ def error_name(result: int) -> str | None:
 
 
 def flags_text(name: str, args: list[int]) -> str | None:
-    """The flags of a call, in the kernel's names; None for a call that has none, or none with names."""
+    """The flags of a call, in the kernel's names; None for a call that has none, or none with
+    names."""
     match name:
         case "mmap":
             return constants.map_flags(args[3] & 0xFFFFFFFF)

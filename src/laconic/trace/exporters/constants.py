@@ -15,7 +15,9 @@ def _table(prefix: str, *without: str) -> dict[int, str]:
     # The names of one kind by value, the first where there are two.
     found: dict[int, str] = {}
     for name, value in ((name.decode(), value) for name, value in NUMBERS.items()):
-        if name.startswith(prefix) and not name.startswith(("PROT_RWX", "MAP_TYPE", "MAP_HUGE_", *without)):
+        if name.startswith(prefix) and not name.startswith(
+            ("PROT_RWX", "MAP_TYPE", "MAP_HUGE_", *without)
+        ):
             found.setdefault(value, name)
     return found
 
@@ -66,7 +68,8 @@ def map_flags(value: int) -> str:
 
 @lru_cache(4096)
 def clone_flags(value: int, with_signal: bool) -> str:
-    """The flags of clone(2), whose low byte is the signal of the child's end (CSIGNAL), or of clone3(2)."""
+    """The flags of clone(2), whose low byte is the signal of the child's end (CSIGNAL), or of
+    clone3(2)."""
     number = value & 0xFF if with_signal else 0
     words = [bits(value - number, CLONE)] if value - number or not number else []
     return "|".join([*words, signal_name(number)] if number else words)

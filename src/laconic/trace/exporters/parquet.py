@@ -1,4 +1,5 @@
-"""Parquet, which DuckDB, Polars, pandas and Spark read: the columns of `laconic.trace.exporters.columns`."""
+"""Parquet, which DuckDB, Polars, pandas and Spark read: the columns of
+`laconic.trace.exporters.columns`."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ ROW_GROUP = 1 << 17
 
 
 def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
-    """Writes one Parquet file (zstd); its metadata say what the trace is, and what is missing in it."""
+    """Writes one Parquet file (zstd); its metadata say what the trace is, and what is missing in
+    it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -29,7 +31,8 @@ def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
         for rows in flat_rows(trace, part.window):
             if rows:
                 columns = [
-                    pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), schema.types, strict=True)
+                    pa.array(column, kind)
+                    for column, kind in zip(zip(*rows, strict=True), schema.types, strict=True)
                 ]
                 batches.append(pa.RecordBatch.from_arrays(columns, schema=schema))
                 written.rows += len(rows)

@@ -1,7 +1,8 @@
 """Chrome's JSON trace events, which the Perfetto UI opens (ui.perfetto.dev, chrome://tracing).
 
-The programs that a process runs are slices on its first thread, its calls instants on theirs with all that is known
-of them as arguments; the calls asked and said to the host are counters. Times are in microseconds.
+The programs that a process runs are slices on its first thread, its calls instants on theirs with
+all that is known of them as arguments; the calls asked and said to the host are counters. Times are
+in microseconds.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _LEFT_OUT = frozenset({"event", "time_ns", "pid", "tid", "call", "program"})
 
 
 def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
-    """Writes one JSON object; where `part.limit` bytes do not hold the trace, it is cut in time, and says so."""
+    """Writes one JSON object; where `part.limit` bytes do not hold the trace, it is cut in time,
+    and says so."""
     from laconic.trace.exporters import Written
 
     limit = LIMIT if part.limit is None else part.limit
@@ -51,18 +53,27 @@ def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
                 break
             written.rows += 1
             output.writelines(lines)
-    about = {"laconic": trace.version, "source": trace.source, "machine": trace.machine, "loss": trace.loss or "none"}
+    about = {
+        "laconic": trace.version,
+        "source": trace.source,
+        "machine": trace.machine,
+        "loss": trace.loss or "none",
+    }
     if cut is not None:
         sentence = (
             f"cut {cut / 1e9:.6f} seconds after the trace began, at the limit of {limit:,} bytes: what is later is "
             "not in this file"
         )
-        written.notes.append(f"{sentence}; see more with --limit BYTES, or another part with --from and --until")
+        written.notes.append(
+            f"{sentence}; see more with --limit BYTES, or another part with --from and --until"
+        )
         output.write(_line(_instant(f"Laconic: {sentence}", cut, 0, 0, {}) | {"s": "g"}))
         about["cut"] = sentence
     output.writelines(_line(event) for event in events.rest())
     # The last one has no comma after it.
-    output.write(b'{"ph":"M","name":"process_name","pid":0,"tid":0,"ts":0,"args":{"name":"Laconic"}}\n')
+    output.write(
+        b'{"ph":"M","name":"process_name","pid":0,"tid":0,"ts":0,"args":{"name":"Laconic"}}\n'
+    )
     output.write(b'],"otherData":' + json.dumps(about).encode() + b"}\n")
     return written
 
@@ -72,7 +83,15 @@ def _line(event: dict[str, Any]) -> bytes:
 
 
 def _instant(name: str, time: int, pid: int, tid: int, args: dict[str, Any]) -> dict[str, Any]:
-    return {"ph": "i", "s": "t", "name": name, "ts": time / 1000, "pid": pid, "tid": tid, "args": args}
+    return {
+        "ph": "i",
+        "s": "t",
+        "name": name,
+        "ts": time / 1000,
+        "pid": pid,
+        "tid": tid,
+        "args": args,
+    }
 
 
 class _Events:
@@ -115,8 +134,11 @@ class _Events:
     def reserve(self) -> int:
         return _RESERVE + _RESERVE_EACH * (len(self._open) + len(self._counts))
 
-    def _appear(self, time: int, pid: int, tid: int, program: str | None) -> Iterator[dict[str, Any]]:
-        # A thread of which nothing was written yet: of a fork, a new thread, or one from before the window.
+    def _appear(
+        self, time: int, pid: int, tid: int, program: str | None
+    ) -> Iterator[dict[str, Any]]:
+        # A thread of which nothing was written yet: of a fork, a new thread, or one from before the
+        # window.
         yield from self._name(pid, tid, program or f"process {pid}")
         if program is not None and pid not in self._open and tid == pid:
             yield from self._begin(time, pid, program, {})
@@ -128,7 +150,9 @@ class _Events:
             yield {"ph": "M", "name": "process_name", "pid": pid, "tid": tid, "ts": 0, "args": args}
         yield {"ph": "M", "name": "thread_name", "pid": pid, "tid": tid, "ts": 0, "args": args}
 
-    def _begin(self, time: int, pid: int, program: str, about: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _begin(
+        self, time: int, pid: int, program: str, about: dict[str, Any]
+    ) -> Iterator[dict[str, Any]]:
         self._open.add(pid)
         yield {"ph": "B", "name": program, "ts": time / 1000, "pid": pid, "tid": pid, "args": about}
 
@@ -157,7 +181,8 @@ class _Events:
 
 
 def _arguments(row: Flat) -> dict[str, Any]:
-    # What is known of a call; its registers only where no column has read them. Addresses are read as hexadecimal.
+    # What is known of a call; its registers only where no column has read them. Addresses are read
+    # as hexadecimal.
     fields = zip(_NAMES, row, strict=True)
     args = {name: value for name, value in fields if value is not None and name not in _LEFT_OUT}
     for name in sorted(_ARGUMENTS & args.keys()):

@@ -1,8 +1,9 @@
-"""Text in strace's form (`strace -f -ttt -y -k`), which `laconic import strace` reads back to the same calls.
+"""Text in strace's form (`strace -f -ttt -y -k`), which `laconic import strace` reads back to the
+same calls.
 
-Times are the seconds since the trace began, counted from `EPOCH`: strace's own have ten digits. An `openat` line before
-a mapping shows how its descriptor was open, where that was not for reading and writing. What strace has no form for is
-left out, and counted.
+Times are the seconds since the trace began, counted from `EPOCH`: strace's own have ten digits. An
+`openat` line before a mapping shows how its descriptor was open, where that was not for reading and
+writing. What strace has no form for is left out, and counted.
 """
 
 from __future__ import annotations
@@ -126,8 +127,8 @@ def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
 
 
 class _Lines:
-    # Rows to lines, with what rows before them said: files, the memory that an upcall read, a successful execve that
-    # waits for the `program` row with its arguments.
+    # Rows to lines, with what rows before them said: files, the memory that an upcall read, a
+    # successful execve that waits for the `program` row with its arguments.
 
     def __init__(self, names: Sequence[str], window: Window) -> None:
         self.left_out: dict[str, int] = {}
@@ -138,7 +139,9 @@ class _Lines:
         self._stacks: dict[int, str] = {}
         self._executes: dict[int, PlainRow] = {}
         self._begun: dict[int, int] = {}
-        self._open: dict[int, dict[int, tuple[str, int]]] = {}  # pid → fd → path and access, as lines have said
+        self._open: dict[
+            int, dict[int, tuple[str, int]]
+        ] = {}  # pid → fd → path and access, as lines have said
 
     def of(self, rows: Iterable[PlainRow]) -> Iterator[str]:
         for row in rows:
@@ -179,7 +182,10 @@ class _Lines:
     def _arguments(self, row: PlainRow, name: str) -> str | None:
         args = row[4:10]
         if (form := _FORMS.get(name)) is not None:
-            return ", ".join(self._argument(kind, value, row) for kind, value in zip(form.split(), args, strict=False))
+            return ", ".join(
+                self._argument(kind, value, row)
+                for kind, value in zip(form.split(), args, strict=False)
+            )
         match name:
             case "mremap":
                 return _mremap(args)
@@ -239,7 +245,9 @@ class _Lines:
             case "begin":
                 self._begun[row[3]] = row[14]
             case "stack":
-                self._stacks[row[3]] = "".join(f" > {frame}\n" for frame in text(row[16]).splitlines())
+                self._stacks[row[3]] = "".join(
+                    f" > {frame}\n" for frame in text(row[16]).splitlines()
+                )
             case "lost":
                 return f"# missing: {row[4] or 'unknown number of'} lines or calls: {_plain(text(row[16]))}"
             case _ if name not in _SILENT:
@@ -247,11 +255,16 @@ class _Lines:
         return None
 
     def _execute(self, program: PlainRow, execute: PlainRow) -> str:
-        # The line of a successful execve; where that was not seen, `execute` is the program's row itself.
+        # The line of a successful execve; where that was not seen, `execute` is the program's row
+        # itself.
         about = json.loads(program[16])
         path = quoted(os.fsencode(about.get("path") or "?") if execute is program else execute[16])
         words = about.get("argv")
-        argv = "[...]" if words is None else f"[{', '.join(quoted(os.fsencode(word)) for word in words)}]"
+        argv = (
+            "[...]"
+            if words is None
+            else f"[{', '.join(quoted(os.fsencode(word)) for word in words)}]"
+        )
         if self._names[execute[0]] == "execveat":
             return f"execveat({_directory(execute[4])}, {path}, {argv}, NULL, 0) = 0"
         return f"execve({path}, {argv}, NULL) = 0"
@@ -298,7 +311,12 @@ def _escaped(data: bytes, also: bytes) -> str:
 
 
 def _mremap(args: Sequence[int]) -> str:
-    words = [_KINDS["pointer"](args[0]), str(args[1]), str(args[2]), constants.bits(args[3], constants.MREMAP)]
+    words = [
+        _KINDS["pointer"](args[0]),
+        str(args[1]),
+        str(args[2]),
+        constants.bits(args[3], constants.MREMAP),
+    ]
     # As strace does, and as the kernel reads it: MREMAP_FIXED and MREMAP_DONTUNMAP.
     return ", ".join([*words, _KINDS["pointer"](args[4])] if args[3] & 6 else words)
 

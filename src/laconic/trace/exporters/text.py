@@ -38,5 +38,8 @@ def _csv(rows: list[Flat]) -> bytes:
 def _jsonl(rows: list[Flat]) -> bytes:
     names = tuple(COLUMNS)
     encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-    objects = ({name: value for name, value in zip(names, row, strict=True) if value is not None} for row in rows)
+    objects = (
+        {name: value for name, value in zip(names, row, strict=True) if value is not None}
+        for row in rows
+    )
     return "".join(encode(fields) + "\n" for fields in objects).encode()

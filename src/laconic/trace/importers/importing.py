@@ -1,11 +1,13 @@
-"""What the importers of logs share: the report of an import, the list of importers, and the end of a trace.
+"""What the importers of logs share: the report of an import, the list of importers, and the end of
+a trace.
 
 An importer is a module with two functions:
 
-`inspect(logs)` looks at the logs' heads, raises LaconicError (see `refuse`) where they are none of its kind, and
-returns what is known of them (the trace's `about`: `log`, `unknown`, `clock`, ...).
+`inspect(logs)` looks at the logs' heads, raises LaconicError (see `refuse`) where they are none of
+its kind, and returns what is known of them (the trace's `about`: `log`, `unknown`, `clock`, ...).
 
-`import_log(logs, writer, report, progress)` appends the rows of all logs to the writer, counting in the report.
+`import_log(logs, writer, report, progress)` appends the rows of all logs to the writer, counting in
+the report.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ UNKNOWN = ("touched pages", "initial maps")
 
 
 class Puzzle(NamedTuple):
-    """A line that was not understood: its log, its number counted from 1, its text (cut, undecodable bytes escaped)."""
+    """A line that was not understood: its log, its number counted from 1, its text (cut,
+    undecodable bytes escaped)."""
 
     log: str
     line: int
@@ -51,9 +54,10 @@ class Puzzle(NamedTuple):
 class Import:
     """The report of an import: what was read, and what is missing.
 
-    `calls` counts the memory and process calls that were written, by name. `notes` are sentences for people. `time` is
-    that of the last row, in nanoseconds since the first line. `texts` are the first of the `unknown_texts` lines that
-    are none of the tracer's: output of the program, or pieces of lines.
+    `calls` counts the memory and process calls that were written, by name. `notes` are sentences
+    for people. `time` is that of the last row, in nanoseconds since the first line. `texts` are the
+    first of the `unknown_texts` lines that are none of the tracer's: output of the program, or
+    pieces of lines.
     """
 
     lines: int = 0
@@ -154,7 +158,9 @@ class Importer(Protocol):
     def inspect(self, logs: Sequence[Log]) -> dict[str, Any]:
         """What the heads tell; raises LaconicError where these are no such logs."""
 
-    def import_log(self, logs: Sequence[Log], writer: TraceWriter, report: Import, progress: Progress | None) -> None:
+    def import_log(
+        self, logs: Sequence[Log], writer: TraceWriter, report: Import, progress: Progress | None
+    ) -> None:
         """Appends all rows."""
 
 
@@ -179,9 +185,9 @@ def import_logs(
 ) -> Import:
     """Reads logs of a kind into a new trace; returns the report.
 
-    `root` is the directory that has the files that the program used, under the paths in the log. Raises LaconicError
-    where a log cannot be read or is none of the kind (nothing is written then), or where the
-    trace cannot be written (the rows before stay readable).
+    `root` is the directory that has the files that the program used, under the paths in the log.
+    Raises LaconicError where a log cannot be read or is none of the kind (nothing is written then),
+    or where the trace cannot be written (the rows before stay readable).
     """
     from laconic.trace.importers.text import open_logs
 
@@ -196,7 +202,8 @@ def import_logs(
         about.pop("log", None)
     report = Import(unknown=list(about.get("unknown", UNKNOWN)))
     writer = TraceWriter(output, kind, about, force=force, redact=redact)
-    # Rows are tuples of numbers, in no cycle: to look for cycles among them takes a tenth of the time.
+    # Rows are tuples of numbers, in no cycle: to look for cycles among them takes a tenth of the
+    # time.
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -236,8 +243,11 @@ def redacted_report(report: Import) -> dict[str, Any]:
     return about
 
 
-def note(writer: TraceWriter, report: Import, text: str, now: tuple[int, int, int] = (0, 0, 0)) -> None:
-    """Tells a sentence in the trace and in the report, once; `now` is the row's time, pid and tid."""
+def note(
+    writer: TraceWriter, report: Import, text: str, now: tuple[int, int, int] = (0, 0, 0)
+) -> None:
+    """Tells a sentence in the trace and in the report, once; `now` is the row's time, pid and
+    tid."""
     if report.note(text):
         writer.rows.append(Row(CODES["note"], *now, data=text.encode()))
 
@@ -248,14 +258,16 @@ def lost(writer: TraceWriter, count: int, text: str, now: tuple[int, int, int] =
 
 
 def flush(writer: TraceWriter) -> None:
-    """Writes the rows where there are enough for a batch. Raises LaconicError where the disk does not take them."""
+    """Writes the rows where there are enough for a batch. Raises LaconicError where the disk does
+    not take them."""
     if len(writer.rows) >= BATCH:
         writer.flush()
         check(writer)
 
 
 def check(writer: TraceWriter) -> None:
-    """Raises LaconicError where the trace could not be written; a file without any event is removed."""
+    """Raises LaconicError where the trace could not be written; a file without any event is
+    removed."""
     if writer.failure is None:
         return
     problem = f"-o {writer.path!r} could not be written, {writer.failure.strerror}"
@@ -269,7 +281,8 @@ def check(writer: TraceWriter) -> None:
 
 
 def refuse(log: Log, kind: str, cure: str) -> LaconicError:
-    """The error for a file that is no log of this kind: says what it looks like. `cure` says how such a log is made."""
+    """The error for a file that is no log of this kind: says what it looks like. `cure` says how
+    such a log is made."""
     what = looks_like(log.head)
     first = log.head.split(b"\n", 1)[0].strip()
     if what == "text" and first:

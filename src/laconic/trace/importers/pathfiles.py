@@ -1,4 +1,5 @@
-"""Files that a log knows by their paths alone, or not even so: what stands for their identity in a trace."""
+"""Files that a log knows by their paths alone, or not even so: what stands for their identity in a
+trace."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from laconic.trace.writer import TraceWriter
 
 _KNOWN = READABLE | WRITABLE | PLAIN | PLACES
 _MODE = _KNOWN | UNKNOWN_IDENTITY
-#: Appearances of unknown descriptors that are told apart: a log that has ever more of them must not fill the memory.
+#: Appearances of unknown descriptors that are told apart: a log that has ever more of them must not
+#: fill the memory.
 _APART = 65536
 
 
@@ -23,16 +25,20 @@ class PathFiles:
     `unsized`: there was a path for which none was found.
     """
 
-    def __init__(self, writer: TraceWriter, look: Callable[[str], HostFile | None] | None = None) -> None:
+    def __init__(
+        self, writer: TraceWriter, look: Callable[[str], HostFile | None] | None = None
+    ) -> None:
         self._writer = writer
         self._look = look
         self._inodes: dict[str, int] = {}
         self.unsized = False
 
     def number(self, path: bytes | None, fd: int, now: tuple[int, int, int]) -> int:
-        """The file of this path; None: what the descriptor refers to is not known, and it is a file of its own.
+        """The file of this path; None: what the descriptor refers to is not known, and it is a file
+        of its own.
 
-        `fd` is a C int in a register; 0 is returned for a negative one. `now` is the row's time, pid and tid. O(1).
+        `fd` is a C int in a register; 0 is returned for a negative one. `now` is the row's time,
+        pid and tid. O(1).
         """
         if fd >> 31 & 1:
             return 0

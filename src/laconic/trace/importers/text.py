@@ -1,4 +1,5 @@
-"""The lines of logs: plain files, gzip, zstd or standard input, streamed, in memory that does not grow with the log."""
+"""The lines of logs: plain files, gzip, zstd or standard input, streamed, in memory that does not
+grow with the log."""
 
 from __future__ import annotations
 
@@ -28,9 +29,10 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 class Log:
     """One log, named by a path, or `-` for standard input.
 
-    `name` is for people (the path's last part), `head` its first `HEAD` bytes, decompressed, `size` its bytes on disk
-    (0 where that is not known), `consumed` those read so far. `loss` says in words what is missing at its end, as far
-    as it has been read. It is opened when it is read, and closed at its end.
+    `name` is for people (the path's last part), `head` its first `HEAD` bytes, decompressed, `size`
+    its bytes on disk (0 where that is not known), `consumed` those read so far. `loss` says in
+    words what is missing at its end, as far as it has been read. It is opened when it is read, and
+    closed at its end.
 
     Raises LaconicError where it cannot be read at all.
     """
@@ -64,7 +66,8 @@ class Log:
     def blocks(self, progress: Progress | None = None, chunk: int = CHUNK) -> Iterator[bytes]:
         """The log as blocks of about `chunk` bytes, each of whole lines that end in a bare newline.
 
-        `progress` is told `consumed` after each. An unreadable end is no error: `loss` is set. O(bytes).
+        `progress` is told `consumed` after each. An unreadable end is no error: `loss` is set.
+        O(bytes).
         """
         reader = self._input or self._decompressed(self._open())
         carry, self._left = self._left, b""
@@ -102,7 +105,9 @@ class Log:
             if path == "-":
                 return os.fdopen(os.dup(0), "rb", buffering=0)
             if stat.S_ISDIR(os.stat(path).st_mode):
-                raise LaconicError(f"{path!r} is a directory: name the logs in it, as in  {path.rstrip('/')}/*")
+                raise LaconicError(
+                    f"{path!r} is a directory: name the logs in it, as in  {path.rstrip('/')}/*"
+                )
             return open(path, "rb", buffering=0)
         except OSError as error:
             what = "standard input" if path == "-" else repr(path)
@@ -123,7 +128,10 @@ class Log:
                     f"{self.path!r} is a zstd file, and zstandard is not installed: pip install zstandard, or give "
                     f"the plain text:  zstd -dc {self.name} | laconic import ... -"
                 ) from None
-            return cast(BinaryIO, _Unpacked(counted, lambda: zstandard.ZstdDecompressor().decompressobj(), 1 << 10))
+            return cast(
+                BinaryIO,
+                _Unpacked(counted, lambda: zstandard.ZstdDecompressor().decompressobj(), 1 << 10),
+            )
         return counted
 
     def _read_head(self, reader: BinaryIO) -> bytes:
@@ -139,11 +147,15 @@ class Log:
         try:
             return reader.read(count) or b""
         except (OSError, EOFError, zlib.error, MemoryError) as error:
-            self.loss = f"{self.name} is damaged or cut short ({' '.join(str(error).split())[:120]})"
+            self.loss = (
+                f"{self.name} is damaged or cut short ({' '.join(str(error).split())[:120]})"
+            )
         except Exception as error:  # zstandard.ZstdError, which is not imported here
             if type(error).__name__ != "ZstdError":
                 raise
-            self.loss = f"{self.name} is damaged or cut short ({' '.join(str(error).split())[:120]})"
+            self.loss = (
+                f"{self.name} is damaged or cut short ({' '.join(str(error).split())[:120]})"
+            )
         return b""
 
 
@@ -171,7 +183,8 @@ class _Counted:
 
 
 class _Unpacked:
-    # A packed file's bytes, of all its parts. It is fed little at a time: a little may unpack to very much.
+    # A packed file's bytes, of all its parts. It is fed little at a time: a little may unpack to
+    # very much.
 
     def __init__(self, file: BinaryIO, unpacker: Callable[[], Any], feed: int) -> None:
         self._file, self._unpacker, self._feed = file, unpacker, feed
@@ -214,11 +227,14 @@ def _bare(block: bytes) -> bytes:
 
 
 def open_logs(paths: list[str]) -> list[Log]:
-    """The logs of these paths, not empty. Raises LaconicError for one that cannot be read, or where all are empty."""
+    """The logs of these paths, not empty. Raises LaconicError for one that cannot be read, or where
+    all are empty."""
     if paths.count("-") > 1:
         raise LaconicError("standard input was named twice: name - once")
     if "-" in paths and sys.stdin is not None and sys.stdin.isatty():
-        raise LaconicError("standard input is a terminal: give a log, as in  laconic import strace LOG -o FILE")
+        raise LaconicError(
+            "standard input is a terminal: give a log, as in  laconic import strace LOG -o FILE"
+        )
     logs = [Log(path) for path in paths]
     if not any(log.head for log in logs):
         what = "standard input" if paths == ["-"] else ", ".join(map(repr, paths[:3]))

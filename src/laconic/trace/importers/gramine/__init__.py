@@ -1,4 +1,5 @@
-"""Reading the logs that Gramine writes with `loader.log_level = "trace"`, and Graphene's before it."""
+"""Reading the logs that Gramine writes with `loader.log_level = "trace"`, and Graphene's before
+it."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ _ENTRIES = 1 << 20
 
 
 def inspect(logs: Sequence[Log]) -> dict[str, Any]:
-    """What the logs' heads tell. Raises LaconicError for one that has no line of Gramine's log at level trace."""
+    """What the logs' heads tell. Raises LaconicError for one that has no line of Gramine's log at
+    level trace."""
     clock = Clock()
     for log in logs:
         head = COLOUR.sub(b"", log.head.replace(b"\r\n", b"\n"))
@@ -55,11 +57,17 @@ def inspect(logs: Sequence[Log]) -> dict[str, Any]:
         if head and not levels & {b"trace", b"debug", None}:
             if levels:
                 level = max(levels).decode()
-                raise refuse(log, "Gramine's system calls", f"It holds no more than level {level}. {_CURE}")
+                raise refuse(
+                    log, "Gramine's system calls", f"It holds no more than level {level}. {_CURE}"
+                )
             raise refuse(log, "Gramine", _CURE)
         for line in head.split(b"\n")[:100]:
             clock.read(line)
-    about = {"log": [log.name for log in logs], "unknown": ["touched pages"], "clock": clock.style or "none"}
+    about = {
+        "log": [log.name for log in logs],
+        "unknown": ["touched pages"],
+        "clock": clock.style or "none",
+    }
     # The first run's; a log that holds runs of other builds gets a note.
     for name, pattern in (("gramine_commit", _COMMIT), ("gramine_host", _HOST)):
         shown = next(filter(None, (pattern.search(log.head) for log in logs)), None)
@@ -216,7 +224,9 @@ class _Reading:
                     thread.opening = args
             elif tail.startswith(b" = "):
                 if name not in _FOLLOWED:
-                    processes.file_call(thread, name, thread.opening if back else args, result(tail[3:]))
+                    processes.file_call(
+                        thread, name, thread.opening if back else args, result(tail[3:])
+                    )
                 elif back:
                     processes.end(thread, name, result(tail[3:]))
                     self._starts.pop(who, None)  # of an execve that failed
@@ -233,7 +243,8 @@ class _Reading:
             self._puzzle(number, who, back + name + b"(" + rest)
 
     def _thread(self, who: bytes, name: bytes, rest: bytes) -> Thread | None:
-        # A thread that is seen for the first time, or again after its end; None: its process has ended.
+        # A thread that is seen for the first time, or again after its end; None: its process has
+        # ended.
         pid, tid = self._ids(who)
         # A program that is run again has the same ids; the first call of each is the loader's.
         again = tid == pid and name == b"brk" and rest.startswith((b"0)", b"0x0)"))
@@ -346,7 +357,8 @@ class _Reading:
             self._give_up(oldest)
 
     def _passed(self, who: bytes) -> None:
-        # A thread went on, so the rest of its earlier line will not come. Several helpers share one name.
+        # A thread went on, so the rest of its earlier line will not come. Several helpers share one
+        # name.
         if not who.endswith(b":"):
             for fragment in self._fragments.take(who):
                 self._give_up(fragment)

@@ -1,12 +1,14 @@
-"""Lines of several threads that stand in one: Gramine writes a long line in two pieces, others' lines between them.
+"""Lines of several threads that stand in one: Gramine writes a long line in two pieces, others'
+lines between them.
 
 The first piece ends without a newline, so that another thread's whole line follows it in the same
 physical line. The second piece comes later, on a line of its own and without a header:
 
-    (a.c:1:f) [P1:T1:x] trace: ---- clone(CLONE_VM, 0x1, (a.c:1:f) [P1:T2:x] trace: ---- brk(0) = 0x0
-    0x2) ...
+    (a.c:1:f) [P1:T1:x] trace: ---- clone(CLONE_VM, 0x1, (a.c:1:f) [P1:T2:x] trace: ---- brk(0) =
+    0x0 0x2) ...
 
-`split` cuts such physical lines apart, `Fragments` keeps the first pieces until the second ones come.
+`split` cuts such physical lines apart, `Fragments` keeps the first pieces until the second ones
+come.
 """
 
 from __future__ import annotations
@@ -25,9 +27,7 @@ _MOST = 1024
 # first byte of what a header ends with is skipped in one step.
 _PLACE = rb"\.[ch]:\d+:\w+\) "
 _BRACKET = rb"\] (?:trace|debug|warning|error): "
-_TWO_PLACES = re.compile(
-    _PLACE + rb"[^\n.]*+(?:\.(?![ch]:\d+:\w+\) )[^\n.]*+)*+" + _PLACE
-)
+_TWO_PLACES = re.compile(_PLACE + rb"[^\n.]*+(?:\.(?![ch]:\d+:\w+\) )[^\n.]*+)*+" + _PLACE)
 _TWO_BRACKETS = re.compile(
     _BRACKET + rb"[^\n\]]*+(?:\](?! (?:trace|debug|warning|error): )[^\n\]]*+)*+" + _BRACKET
 )
@@ -58,7 +58,8 @@ def split(block: bytes) -> bytes:
 
 
 class Fragment(NamedTuple):
-    """A body or its first piece: its line number, its process and thread, its level, and its text."""
+    """A body or its first piece: its line number, its process and thread, its level, and its
+    text."""
 
     line: int
     who: bytes
@@ -81,10 +82,11 @@ class Fragments:
         return self._waiting.pop(0) if len(self._waiting) > _MOST else None
 
     def join(self, rest: bytes) -> Fragment | None:
-        """Return the piece that `rest` completes, together with it; None if it completes none. O(n).
+        """Return the piece that `rest` completes, together with it; None if it completes none.
+        O(n).
 
-        The log does not show whose rest it is. It is taken for that of the first piece that then ends as a
-        call does, or that then fills Gramine's buffer. A message may end in any way.
+        The log does not show whose rest it is. It is taken for that of the first piece that then
+        ends as a call does, or that then fills Gramine's buffer. A message may end in any way.
         """
         for fragment in self._waiting:
             body = fragment.body + rest

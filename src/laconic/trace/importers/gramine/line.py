@@ -18,8 +18,9 @@ _MASK = (1 << 64) - 1
 #: Values that a cache keeps at most.
 _CACHED = 4096
 
-#: A line that shows a call, whatever is glued in front of it; else the whole line. Groups: what is in front, process
-#: and thread, Graphene's thread number, `return from `, the call's name, what follows its bracket; the whole line.
+#: A line that shows a call, whatever is glued in front of it; else the whole line. Groups: what is
+#: in front, process and thread, Graphene's thread number, `return from `, the call's name, what
+#: follows its bracket; the whole line.
 LINE = re.compile(
     rb"^([^\[(\n]*+.*?)(?:\(\S+\) )?(?:\[(P\d{1,10}:(?:T\d{1,10})?|:):?[^\n]*?\] (?:trace|debug): |\[( *\d{1,10})\] )"
     rb"---- (return from )?(?:shim_)?(\w+) ?\((.*)$|^(.*)$",
@@ -27,8 +28,8 @@ LINE = re.compile(
 )
 _WHO = rb"\[(P\d{1,10}:(?:T\d{1,10})?|:):?[^\n]{0,40}?\] "
 _LEVEL = rb"(trace|debug|warning|error): "
-#: What Gramine puts in front of each body. Groups: process and thread, level (with the place in the source in front);
-#: the same without it. `log_always` prints no level.
+#: What Gramine puts in front of each body. Groups: process and thread, level (with the place in the
+#: source in front); the same without it. `log_always` prints no level.
 HEADER = re.compile(
     rb"\([\w.+-]+\.[ch]:\d+:\w+\) (?:" + _WHO + rb")?(?:" + _LEVEL + rb")?|" + _WHO + _LEVEL
 )
@@ -36,7 +37,8 @@ HEADER = re.compile(
 BARE = re.compile(rb"(?:^|trace: )---- (return from )?(?:shim_)?(\w+) ?\((.*)$")
 #: The end of a body that is whole: of a call's beginning, or of its result.
 WHOLE = re.compile(rb"\) (?:\.\.\.|= -?\w+(?: \(mock\))?)$")
-#: Gramine prints a body in pieces of this many bytes, and writes each line out in pieces of as many.
+#: Gramine prints a body in pieces of this many bytes, and writes each line out in pieces of as
+#: many.
 BUFFER = 256
 #: Any line of Gramine's log, of whatever level.
 ANY = re.compile(rb"(\[(?:P\d+|:):[^\n]*?\] |\[ *\d+\] ---- |---- )(trace|debug|warning|error)?")
@@ -52,12 +54,15 @@ _SYMBOLS: dict[bytes, int] = {
     b"MAP_FILE": 0,
     b"MAP_ANON": kernel.MAP_ANONYMOUS,
 }
-CLONE_VM, CLONE_VFORK, CLONE_THREAD = (_SYMBOLS[name] for name in (b"CLONE_VM", b"CLONE_VFORK", b"CLONE_THREAD"))
+CLONE_VM, CLONE_VFORK, CLONE_THREAD = (
+    _SYMBOLS[name] for name in (b"CLONE_VM", b"CLONE_VFORK", b"CLONE_THREAD")
+)
 _UNKNOWN = re.compile(rb"\((?:unknown|invalid): (-?\w+)\)")
 
 
 class Numbers(dict[bytes, int]):
-    """Arguments as the log writes them → unsigned 64-bit numbers; bounded. What is none raises ValueError."""
+    """Arguments as the log writes them → unsigned 64-bit numbers; bounded. What is none raises
+    ValueError."""
 
     def __missing__(self, text: bytes) -> int:
         value = 0
@@ -79,7 +84,8 @@ _RANGES = {b"munmap", b"mprotect", b"madvise"}
 
 
 def arguments(name: bytes, text: bytes) -> tuple[int, int, int, int, int, int]:
-    """The six registers of a memory call. Raises ValueError where the text is none of the call's arguments."""
+    """The six registers of a memory call. Raises ValueError where the text is none of the call's
+    arguments."""
     if name == b"mmap":
         address, length, prot, flags, fd, offset = text.split(b",")
         return (
@@ -112,7 +118,8 @@ def clone_flags(text: bytes) -> int:
 
 
 def string(text: bytes) -> tuple[bytes, bytes]:
-    """The first string among arguments, and what follows it; `(invalid-addr 0x10)` stands for one that is none."""
+    """The first string among arguments, and what follows it; `(invalid-addr 0x10)` stands for one
+    that is none."""
     if text.startswith(b'"'):
         for end in (text.find(b'", '), text.rfind(b'"')):
             if end > 0:
@@ -121,8 +128,11 @@ def string(text: bytes) -> tuple[bytes, bytes]:
     return b"?" + shown.strip(b'("'), rest
 
 
-#: Calls of which rows are written, beside exit and exit_group. Gramine's arch_prctl sets the FS base and no memory.
-MEMORY = {name.encode() for name in MEMORY_EVENTS if name not in ("other", "i386_brk", "arch_prctl")}
+#: Calls of which rows are written, beside exit and exit_group. Gramine's arch_prctl sets the FS
+#: base and no memory.
+MEMORY = {
+    name.encode() for name in MEMORY_EVENTS if name not in ("other", "i386_brk", "arch_prctl")
+}
 PROCESS = {b"clone", b"fork", b"vfork", b"execve"}
 #: Calls that tell what descriptors refer to.
 FILES = {b"open", b"openat", b"creat", b"close", b"dup", b"dup2", b"dup3", b"fcntl"}
@@ -130,14 +140,18 @@ FILES = {b"open", b"openat", b"creat", b"close", b"dup", b"dup2", b"dup3", b"fcn
 # Times
 
 _FRONT = rb"^(?:\[[^\]]*\] |[\w.-]+ +\| )?"
-_ISO = re.compile(_FRONT + rb"(\d{4}-\d\d-\d\d)[T ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9}))?(?:Z|([+-]\d\d):?(\d\d))?")
+_ISO = re.compile(
+    _FRONT
+    + rb"(\d{4}-\d\d-\d\d)[T ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9}))?(?:Z|([+-]\d\d):?(\d\d))?"
+)
 _SHORT = re.compile(_FRONT + rb"([A-Z][a-z]{2} [ \d]\d) (\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?")
 _KLOG = re.compile(_FRONT + rb"[IWEF](\d{4}) (\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?")
 _UNIX = re.compile(_FRONT + rb"(\d{9,11})\.(\d{1,9}) ")
 
 
 class Clock:
-    """Times in front of lines, in nanoseconds since the first one that was seen; they never run backwards.
+    """Times in front of lines, in nanoseconds since the first one that was seen; they never run
+    backwards.
 
     `style` is the way of writing that the log uses: the first that was found.
     """
@@ -151,7 +165,8 @@ class Clock:
         self._second = b"\n", 0
 
     def read(self, front: bytes) -> int:
-        """The time of a line, from what is in front of it; that of the line before where it shows none."""
+        """The time of a line, from what is in front of it; that of the line before where it shows
+        none."""
         try:
             at = self._at(front)
         except (ValueError, OverflowError):
@@ -159,7 +174,8 @@ class Clock:
         if at is not None:
             if self._first is None:
                 self._first = at
-            # A log of many processes is in order only roughly, and a date without a year begins anew.
+            # A log of many processes is in order only roughly, and a date without a year begins
+            # anew.
             self.now = min(max(self.now, at - self._first), (1 << 63) - 1)
         return self.now
 
@@ -181,7 +197,9 @@ class Clock:
                 self.style, self._styles = style, ((style, pattern),)
                 if style == "unix":
                     return int(found[1]) * 10**9 + int(found[2].ljust(9, b"0"))
-                seconds = self._day(found[1]) + int(found[2]) * 3600 + int(found[3]) * 60 + int(found[4])
+                seconds = (
+                    self._day(found[1]) + int(found[2]) * 3600 + int(found[3]) * 60 + int(found[4])
+                )
                 if style == "iso" and found[6]:
                     east = int(found[7]) * 60
                     seconds -= int(found[6]) * 3600 + (-east if found[6].startswith(b"-") else east)

@@ -1,4 +1,5 @@
-"""What Gramine-SGX prints at the end of a process with `sgx.enable_stats`: how often the enclave was left.
+"""What Gramine-SGX prints at the end of a process with `sgx.enable_stats`: how often the enclave
+was left.
 
 The lines are those of print_global_sgx_stats in pal/src/host/linux-sgx/host_thread.c:
 
@@ -9,7 +10,8 @@ The lines are those of print_global_sgx_stats in pal/src/host/linux-sgx/host_thr
       # of sync signals:   32
       # of async signals:  0
 
-Gramine up to 1.0 prints the same for each thread ("SGX stats for thread"). The number is the host's.
+Gramine up to 1.0 prints the same for each thread ("SGX stats for thread"). The number is the
+host's.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ COUNTERS: Final = (b"EENTERs", b"EEXITs", b"AEXs", b"sync signals", b"async sign
 
 
 class Statistics:
-    """Puts the lines of such a block together. `blocks` are the whole ones: the host's id, True for a process, and
-    the five counters."""
+    """Puts the lines of such a block together. `blocks` are the whole ones: the host's id, True for
+    a process, and the five counters."""
 
     def __init__(self) -> None:
         self.blocks: list[tuple[int, bool, tuple[int, ...]]] = []

@@ -1,4 +1,5 @@
-"""The processes of a Gramine log: who started whom, what their descriptors refer to, and the rows of their calls."""
+"""The processes of a Gramine log: who started whom, what their descriptors refer to, and the rows
+of their calls."""
 
 from __future__ import annotations
 
@@ -8,7 +9,14 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from laconic.memory.flags import MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, PAGE_SIZE
-from laconic.trace.importers.gramine.line import CLONE_THREAD, CLONE_VFORK, CLONE_VM, arguments, clone_flags, string
+from laconic.trace.importers.gramine.line import (
+    CLONE_THREAD,
+    CLONE_VFORK,
+    CLONE_VM,
+    arguments,
+    clone_flags,
+    string,
+)
 from laconic.trace.importers.gramine.start import Area, Mounts, Start, areas, path_of
 from laconic.trace.importers.importing import Import, check, lost
 from laconic.trace.importers.pathfiles import PathFiles
@@ -18,7 +26,8 @@ from laconic.trace.sysroot import HostFile, Sysroot
 from laconic.trace.writer import TraceWriter
 
 _MUNMAP, _EXIT = CODES["munmap"], CODES["exit"]
-#: Processes that ended, of which late lines are known to be such; descriptors and threads that are kept.
+#: Processes that ended, of which late lines are known to be such; descriptors and threads that are
+#: kept.
 _ENDED, _MANY = 4096, 65536
 #: Loaded files that could not be read, as far as a note names them.
 _UNREAD = 10
@@ -26,7 +35,8 @@ _MASK = (1 << 64) - 1
 
 
 class Pending(NamedTuple):
-    """A call whose beginning was seen and not its end; `place` is its row's in the writer's list, or -1 for none."""
+    """A call whose beginning was seen and not its end; `place` is its row's in the writer's list,
+    or -1 for none."""
 
     name: bytes
     args: tuple[int, int, int, int, int, int]
@@ -37,7 +47,8 @@ class Pending(NamedTuple):
 
 
 class Process:
-    """One process: descriptor → path, and its threads by id. `ended`: the thread that made its last call, or 0."""
+    """One process: descriptor → path, and its threads by id. `ended`: the thread that made its last
+    call, or 0."""
 
     __slots__ = ("ended", "files", "pid", "threads")
 
@@ -49,7 +60,8 @@ class Process:
 
 
 class Thread:
-    """One thread: the call that it is in, the arguments of a file call that it is in. `gone`: it has ended."""
+    """One thread: the call that it is in, the arguments of a file call that it is in. `gone`: it
+    has ended."""
 
     __slots__ = ("gone", "opening", "pending", "process", "tid")
 
@@ -65,9 +77,10 @@ class Thread:
 class Processes:
     """Writes the rows of a log's calls, in an order in which one address space can follow them.
 
-    What takes memory away stands where the call began, everything else where it ended: another thread can be given an
-    address anew before the call that freed it has returned, and can use a new one only after the call that made it.
-    `mounts` says which files of the host the program's paths are, and `root` has those files.
+    What takes memory away stands where the call began, everything else where it ended: another
+    thread can be given an address anew before the call that freed it has returned, and can use a
+    new one only after the call that made it. `mounts` says which files of the host the program's
+    paths are, and `root` has those files.
     """
 
     def __init__(
@@ -77,7 +90,8 @@ class Processes:
         self.report = report
         self._mounts = mounts
         self._root = root
-        # Whether the start of some process is not in the log, and loaded files that could not be read.
+        # Whether the start of some process is not in the log, and loaded files that could not be
+        # read.
         self._unseen_start = False
         self._unread: dict[str, None] = {}
         self.now = 0
@@ -110,12 +124,15 @@ class Processes:
         return process is not None and process.ended not in (0, tid)
 
     def process_of(self, tid: int) -> int:
-        """The process of a thread first seen now, where the log names threads alone (Graphene's)."""
+        """The process of a thread first seen now, where the log names threads alone
+        (Graphene's)."""
         if tid not in self._owners:
             if len(self._owners) >= _MANY:
                 self._owners.clear()
             parent = next(iter(self._cloning), None)
-            self._owners[tid] = parent.process.pid if parent is not None and tid not in self._processes else tid
+            self._owners[tid] = (
+                parent.process.pid if parent is not None and tid not in self._processes else tid
+            )
         return self._owners[tid]
 
     def _begun(self, pid: int, tid: int) -> Process:
@@ -201,7 +218,9 @@ class Processes:
             if area.path is not None:
                 file = self._files.number(os.fsencode(area.path), 0, where)
                 base = area.start - area.offset & _MASK
-            vmas.append(Row(CODES["vma"], *where, area.start, area.end, area.flags, base, file=file))
+            vmas.append(
+                Row(CODES["vma"], *where, area.start, area.end, area.flags, base, file=file)
+            )
         rows.append(Row(CODES["maps"], *where, len(vmas), ADOPTED))
         rows += vmas
 
@@ -221,7 +240,8 @@ class Processes:
     # Calls
 
     def begin(self, thread: Thread, name: bytes, text: bytes) -> None:
-        """A call begins whose end is shown later. Raises ValueError where its arguments are not understood."""
+        """A call begins whose end is shown later. Raises ValueError where its arguments are not
+        understood."""
         if thread.pending is not None:
             self._miss_end(thread)
         pending = self._pending(thread, name, text)
@@ -238,7 +258,8 @@ class Processes:
         thread.pending = pending
 
     def end(self, thread: Thread, name: bytes, result: int) -> None:
-        """The call that the thread is in has returned. Raises ValueError for what the kernel cannot have answered."""
+        """The call that the thread is in has returned. Raises ValueError for what the kernel cannot
+        have answered."""
         pending = thread.pending
         if pending is None or pending.name != name:
             if pending is not None:
@@ -268,8 +289,8 @@ class Processes:
             self._row(thread, pending, result)
 
     def whole(self, thread: Thread, name: bytes, text: bytes, result: int) -> None:
-        """A call that is shown in one line. Raises ValueError where its arguments are not understood, or the kernel
-        cannot have answered it so."""
+        """A call that is shown in one line. Raises ValueError where its arguments are not
+        understood, or the kernel cannot have answered it so."""
         pending = self._pending(thread, name, text)
         why = impossible_call(name.decode(), pending.args, result)
         if why:
@@ -355,12 +376,15 @@ class Processes:
             report.doubt("initial maps")
         if self._unread:
             paths = ", ".join(os.fsdecode(self.writer.hidden_path(path)) for path in self._unread)
-            report.note(f"the segments of {paths} are not in the log: --root DIR reads them from the files")
+            report.note(
+                f"the segments of {paths} are not in the log: --root DIR reads them from the files"
+            )
         if self._files.unsized:
             report.doubt("sizes of files")
 
     def flush(self) -> None:
-        """Writes rows where there are enough; those of calls that have not returned are waited for, within bounds."""
+        """Writes rows where there are enough; those of calls that have not returned are waited for,
+        within bounds."""
         rows = self.writer.rows
         if len(rows) < BATCH or self._places and len(rows) < 4 * BATCH:
             return
@@ -388,7 +412,14 @@ class Processes:
         elif name in _FORKS:
             # Gramine and Graphene answer vfork as fork: the child has memory of its own.
             flags = clone_flags(text) if name == b"clone" else 0
-            args = (flags & ~(CLONE_VM | CLONE_VFORK) if flags & CLONE_VFORK else flags), 0, 0, 0, 0, 0
+            args = (
+                (flags & ~(CLONE_VM | CLONE_VFORK) if flags & CLONE_VFORK else flags),
+                0,
+                0,
+                0,
+                0,
+                0,
+            )
         elif name == b"execve":
             args = 0, 0, 0, 0, 0, 0
         else:
@@ -400,7 +431,11 @@ class Processes:
         name = pending.name.decode()
         calls = self.report.calls
         calls[name] = calls.get(name, 0) + 1
-        data = b"" if name != "execve" else self.writer.hidden_path(os.fsdecode(string(pending.text)[0]))
+        data = (
+            b""
+            if name != "execve"
+            else self.writer.hidden_path(os.fsdecode(string(pending.text)[0]))
+        )
         self.writer.rows.append((
             CODES[name], self.now, thread.process.pid, thread.tid, *pending.args, result, pending.state | state, 0, 0,
             pending.file, 0, data, (),
@@ -412,7 +447,12 @@ class Processes:
         if child:
             # The row stands where the child was seen first.
             if child != result & 0xFFFFFFFF:
-                lost(self.writer, 0, f"which call started process {child}: another one returned {result}", where)
+                lost(
+                    self.writer,
+                    0,
+                    f"which call started process {child}: another one returned {result}",
+                    where,
+                )
             return
         self._row(thread, pending, result)
         if not 0 < result < 1 << 31:

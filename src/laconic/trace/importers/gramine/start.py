@@ -1,8 +1,8 @@
 """How a program begins in Gramine: its stack, the files that LibOS loads, and the vDSO.
 
 Gramine maps them without a call, but reports where (init_stack in libos_init.c, load_elf_object and
-vdso_map_init in libos_rtld.c, append_r_debug in libos_debug.c). What a file has at its base is in the
-file: its PT_LOAD segments, which LibOS maps one by one (execute_loadcmd in libos_rtld.c).
+vdso_map_init in libos_rtld.c, append_r_debug in libos_debug.c). What a file has at its base is in
+the file: its PT_LOAD segments, which LibOS maps one by one (execute_loadcmd in libos_rtld.c).
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ _MOST: Final = 16
 class Start:
     """What a log shows of one program's start.
 
-    `stack` is `[start, end)` in bytes without the guard page below it, `loaded` has the URI and the base
-    address of each file in the order of loading, `vdso` is the address of the vDSO. None: not shown.
+    `stack` is `[start, end)` in bytes without the guard page below it, `loaded` has the URI and the
+    base address of each file in the order of loading, `vdso` is the address of the vDSO. None: not
+    shown.
     """
 
     stack: tuple[int, int] | None = None
@@ -53,8 +54,8 @@ class Start:
 
 
 class Area(NamedTuple):
-    """One VMA of a program's start: `[start, end)` in bytes, vm_flags, the file's path (None: anonymous memory) and
-    the file offset of `start` in bytes."""
+    """One VMA of a program's start: `[start, end)` in bytes, vm_flags, the file's path (None:
+    anonymous memory) and the file offset of `start` in bytes."""
 
     start: int
     end: int
@@ -80,7 +81,8 @@ class Mounts:
         self._mounts.sort(key=lambda mount: -len(mount[0]))
 
     def host(self, guest: str) -> str:
-        """The host's path of a path of the program; the same where nothing is mounted. O(mounts)."""
+        """The host's path of a path of the program; the same where nothing is mounted.
+        O(mounts)."""
         for point, host in self._mounts:
             if _is_in(guest, point):
                 return host.rstrip("/") + "/" + guest[len(point) :].lstrip("/")
@@ -99,7 +101,8 @@ def _is_in(path: str, folder: str) -> bool:
 
 
 def path_of(uri: bytes) -> str | None:
-    """The host's path in a URI such as `file://usr/bin/true`; None for what is not a file of the host."""
+    """The host's path in a URI such as `file://usr/bin/true`; None for what is not a file of the
+    host."""
     if not uri.startswith(b"file:") or uri == VDSO:
         return None
     path = os.fsdecode(uri[5:])
@@ -107,7 +110,8 @@ def path_of(uri: bytes) -> str | None:
 
 
 def areas(start: Start, mounts: Mounts, root: Sysroot | None) -> tuple[list[Area], list[str]]:
-    """The VMAs of a program's start, and the paths of the loaded files whose segments are unknown."""
+    """The VMAs of a program's start, and the paths of the loaded files whose segments are
+    unknown."""
     found: list[Area] = []
     unknown: list[str] = []
     for uri, base in start.loaded:

@@ -20,7 +20,8 @@ _CURE = (
     "One is made with  perf trace -F all -e mmap,munmap,mprotect,mremap,brk,madvise,clone,clone3,fork,vfork,execve,"
     "exit,exit_group,openat,close,task:task_newtask -o LOG -- CMD"
 )
-#: Calls that take memory away, or copy it, do so after they began; all others have done their work when they end.
+#: Calls that take memory away, or copy it, do so after they began; all others have done their work
+#: when they end.
 _AT_START = {"munmap", "shmdt", "clone", "clone3", "fork", "vfork", "execve", "execveat"}
 _AT_START_ADVICE = {MADV_DONTNEED, MADV_DONTNEED_LOCKED}
 
@@ -40,12 +41,20 @@ def inspect(logs: Sequence[Log]) -> dict[str, Any]:
         faults, unknown = "faults", ["touched pages of files", *unknown]
     else:
         faults, unknown = "none", ["touched pages", *unknown]
-    return {"log": [log.name for log in logs], "unknown": unknown, "clock": "perf", "text": kind, "faults": faults}
+    return {
+        "log": [log.name for log in logs],
+        "unknown": unknown,
+        "clock": "perf",
+        "text": kind,
+        "faults": faults,
+    }
 
 
-def import_log(logs: Sequence[Log], writer: TraceWriter, report: Import, progress: Progress | None) -> None:
-    """Appends the rows of the calls in the logs. O(bytes × log of the window), memory bounded by the window and by
-    the runs of touched pages."""
+def import_log(
+    logs: Sequence[Log], writer: TraceWriter, report: Import, progress: Progress | None
+) -> None:
+    """Appends the rows of the calls in the logs. O(bytes × log of the window), memory bounded by
+    the window and by the runs of touched pages."""
     kind = next(_kind(log) for log in logs if log.head)
     lines = TraceLines() if kind == "trace" else ScriptLines()
     order = _Order(Processes(writer, report, lines.births), report)
@@ -100,7 +109,9 @@ class _Order:
         self._last = 0
 
     def push(self, event: Event) -> None:
-        early = event.name in _AT_START or event.name == "madvise" and event.args[2] in _AT_START_ADVICE
+        early = (
+            event.name in _AT_START or event.name == "madvise" and event.args[2] in _AT_START_ADVICE
+        )
         self._count += 1
         item = event.start if early else event.end, self._count, event
         if len(self._heap) < WINDOW:

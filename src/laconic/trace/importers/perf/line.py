@@ -1,7 +1,7 @@
 """One line of `perf trace` or `perf script` text: what it says, and its arguments as numbers.
 
-The formats are those of perf 6; docs/traces.md lists them. Both print a tracepoint's fields by name, perf trace leaves
-out those that are 0 and writes flags as words without their prefix.
+The formats are those of perf 6; docs/traces.md lists them. Both print a tracepoint's fields by
+name, perf trace leaves out those that are 0 and writes flags as words without their prefix.
 """
 
 from __future__ import annotations
@@ -18,13 +18,19 @@ from laconic.trace.schema import CODES, MEMORY_CODES
 _MASK = (1 << 64) - 1
 _CACHED = 4096
 
-#: A line of perf trace: time in ms or `?`, duration in ms, command name and thread (left out of one thread's log).
-TRACE = re.compile(rb" *(\?|\d+\.\d+) \( *(?:(\d+\.\d+) ms)?\s*\): (?:(.{0,15}?)/(\d{1,10}) )?(.*)$")
+#: A line of perf trace: time in ms or `?`, duration in ms, command name and thread (left out of one
+#: thread's log).
+TRACE = re.compile(
+    rb" *(\?|\d+\.\d+) \( *(?:(\d+\.\d+) ms)?\s*\): (?:(.{0,15}?)/(\d{1,10}) )?(.*)$"
+)
 _CALL = re.compile(rb"(\w+)\((.*)\) +(?:= (.*)|(\.\.\.))$")
 _CONTINUED = re.compile(rb" ?\.\.\. \[continued\]: (\w+)\(\)\) +(?:= ?(.*)|(\.\.\.))$")
 _FAULT = re.compile(rb"(?:maj|min)fault \[.*\] => (?:(.*)@)?0x([0-9a-f]{1,16}) \(..\)$")
-_BORN = re.compile(rb"task:task_newtask:?\(? ?pid[:=] ?(\d{1,10}).*clone_flags(?:: (\d+)|=([0-9a-f]+))")
-#: A line of perf script: command name, process (where it is shown), thread, time in seconds, the event.
+_BORN = re.compile(
+    rb"task:task_newtask:?\(? ?pid[:=] ?(\d{1,10}).*clone_flags(?:: (\d+)|=([0-9a-f]+))"
+)
+#: A line of perf script: command name, process (where it is shown), thread, time in seconds, the
+#: event.
 SCRIPT = re.compile(
     rb" *(.{1,16}?) +(?:(\d{1,10})/)?(\d{1,10}) +(?:\[\d+\] +)?(\d+)\.(\d+): +(?:\d+ +)?([\w-]+(?::[\w-]+)?):(.*)$"
 )
@@ -40,7 +46,8 @@ _FRAME = re.compile(rb"\s+\S.*\(.*\)$")
 SUMMARY = re.compile(rb" *Summary of events:")
 _PAIR = re.compile(rb'(\w+): (?:"([^"]*)"|([^,]*))(?:, |$)')
 
-#: Call → the names of its arguments, as the kernel's tracepoints have them, in the order of the registers.
+#: Call → the names of its arguments, as the kernel's tracepoints have them, in the order of the
+#: registers.
 PARAMETERS: dict[str, tuple[str, ...]] = {
     "mmap": ("addr", "len", "prot", "flags", "fd", "off"), "munmap": ("addr", "len"), "brk": ("brk",),
     "mprotect": ("start", "len", "prot"), "pkey_mprotect": ("start", "len", "prot", "pkey"),
@@ -56,7 +63,13 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "dup2": ("oldfd",), "dup3": ("oldfd",),
 }  # fmt: skip
 _PREFIXES = {"prot": "PROT_", "behavior": "MADV_", "clone_flags": "CLONE_"}
-_FLAGS = {"mmap": "MAP_", "mremap": "MREMAP_", "msync": "MS_", "mlockall": "MCL_", "mlock2": "MLOCK_"}
+_FLAGS = {
+    "mmap": "MAP_",
+    "mremap": "MREMAP_",
+    "msync": "MS_",
+    "mlockall": "MCL_",
+    "mlock2": "MLOCK_",
+}
 _SYMBOLS = {
     **{name: value for name, value in vars(kernel).items() if isinstance(value, int)},
     **{name: bit for bit, name in CLONE.items()},
@@ -68,11 +81,13 @@ MEMORY = {name for name, code in CODES.items() if code < MEMORY_CODES}
 
 
 class Event(NamedTuple):
-    """What one or two lines tell. `name` is a call's, or one of `fault`, `lost`, `beginning` (of a call not seen).
+    """What one or two lines tell. `name` is a call's, or one of `fault`, `lost`, `beginning` (of a
+    call not seen).
 
-    `start` and `end` are in nanoseconds on the log's own clock, -1: before its first line. `args` are a call's, a
-    fault's address, or how many are lost; `result` is None where it is not shown; `write` says whether a fault was to
-    write, where that is known. `path` is a file's or a program's name, as far as it is shown.
+    `start` and `end` are in nanoseconds on the log's own clock, -1: before its first line. `args`
+    are a call's, a fault's address, or how many are lost; `result` is None where it is not shown;
+    `write` says whether a fault was to write, where that is known. `path` is a file's or a
+    program's name, as far as it is shown.
     """
 
     name: str
@@ -114,7 +129,8 @@ _NUMBERS = Numbers()
 
 
 def arguments(name: str, text: bytes) -> tuple[tuple[int, ...], bytes]:
-    """A call's arguments in the order of its registers, and its path. Raises ValueError for what is none.
+    """A call's arguments in the order of its registers, and its path. Raises ValueError for what is
+    none.
 
     >>> arguments("mprotect", b"start: 0x1000, len: 4096, prot: READ|WRITE")
     ((4096, 4096, 3), b'')
@@ -134,18 +150,23 @@ def arguments(name: str, text: bytes) -> tuple[tuple[int, ...], bytes]:
         raw = shown.get(key)
         if raw is None:
             # perf trace leaves out what is 0, and a descriptor of anonymous memory.
-            values.append(_MASK if key == "fd" and name == "mmap" and values[3] & kernel.MAP_ANONYMOUS else 0)
+            values.append(
+                _MASK if key == "fd" and name == "mmap" and values[3] & kernel.MAP_ANONYMOUS else 0
+            )
         elif key == "filename":
             values.append(0)
         else:
             prefix = _PREFIXES.get(key) or (_FLAGS.get(name, "") if key == "flags" else "")
             value = _NUMBERS.read(prefix, raw.partition(b"<")[0])
-            values.append(value | _MASK << 32 & _MASK if key == "fd" and value >> 31 == 1 else value)
+            values.append(
+                value | _MASK << 32 & _MASK if key == "fd" and value >> 31 == 1 else value
+            )
     return tuple(values), path
 
 
 def result(text: bytes) -> int | None:
-    """What stands behind `=` in perf trace: a value, `-1 ENOENT (...)`, `16073 (b)`, or `?`. Raises ValueError."""
+    """What stands behind `=` in perf trace: a value, `-1 ENOENT (...)`, `16073 (b)`, or `?`. Raises
+    ValueError."""
     words = text.split()
     if not words:
         return 0
@@ -164,7 +185,12 @@ def signed(value: int) -> int:
 
 
 _ERRORS = {name: number for number, name in errno.errorcode.items()}
-_ERRORS |= {"ERESTARTSYS": 512, "ERESTARTNOINTR": 513, "ERESTARTNOHAND": 514, "ENOTSUP": errno.EOPNOTSUPP}
+_ERRORS |= {
+    "ERESTARTSYS": 512,
+    "ERESTARTNOINTR": 513,
+    "ERESTARTNOHAND": 514,
+    "ENOTSUP": errno.EOPNOTSUPP,
+}
 
 
 def nanoseconds(text: bytes) -> int:
@@ -174,7 +200,8 @@ def nanoseconds(text: bytes) -> int:
 
 
 class TraceLines:
-    """The events of `perf trace`'s lines. `faults`: of what is in a file, which the text gives by its place there."""
+    """The events of `perf trace`'s lines. `faults`: of what is in a file, which the text gives by
+    its place there."""
 
     def __init__(self) -> None:
         self.last = 0
@@ -183,7 +210,8 @@ class TraceLines:
         self._begun: dict[int, Event] = {}
 
     def read(self, line: bytes) -> Event | None:
-        """The event that a line completes. Raises ValueError or KeyError where it is not understood."""
+        """The event that a line completes. Raises ValueError or KeyError where it is not
+        understood."""
         found = TRACE.match(line)
         if found is None:
             return _no_event(line, self.last)
@@ -202,7 +230,11 @@ class TraceLines:
                 return None
             return _done(event, end, call[3], comm)
         if fault := _FAULT.match(body):
-            if fault[1] is not None and not fault[1].startswith((b"//anon", b"[")) or fault[1] == b"[vdso]":
+            if (
+                fault[1] is not None
+                and not fault[1].startswith((b"//anon", b"["))
+                or fault[1] == b"[vdso]"
+            ):
                 self.file_faults += 1
                 return None
             return Event("fault", start, end, 0, tid, (int(fault[2], 16),))
@@ -210,7 +242,11 @@ class TraceLines:
             begun = self._begun.pop(tid, None)
             if begun is None or going[3] or begun.name != going[1].decode():
                 # A child's side of its clone, or the program that perf itself started.
-                return Event("execve", -1, end, 0, tid, path=comm or b"") if going[1] == b"execve" else None
+                return (
+                    Event("execve", -1, end, 0, tid, path=comm or b"")
+                    if going[1] == b"execve"
+                    else None
+                )
             return _done(begun, end, going[2], comm)
         if born := _BORN.match(body):
             _bear(self.births, born)
@@ -232,7 +268,8 @@ class ScriptLines:
         self._programs: dict[int, bytes] = {}
 
     def read(self, line: bytes) -> Event | None:
-        """The event that a line completes. Raises ValueError or KeyError where it is not understood."""
+        """The event that a line completes. Raises ValueError or KeyError where it is not
+        understood."""
         found = SCRIPT.match(line)
         if found is None:
             return _no_event(line, self.last)
@@ -247,8 +284,12 @@ class ScriptLines:
         if name.startswith("sys_exit_"):
             return self._exit(name[9:], now, pid, tid, text, comm)
         if name in ("page_fault_user", "page_fault_kernel") and (where := _ADDRESS.match(text)):
-            return Event("fault", now, now, pid, tid, (int(where[1], 16),), write=bool(int(where[2], 16) & 2))
-        if name in ("page-faults", "minor-faults", "major-faults", "faults") and (sample := _SAMPLE.match(text)):
+            return Event(
+                "fault", now, now, pid, tid, (int(where[1], 16),), write=bool(int(where[2], 16) & 2)
+            )
+        if name in ("page-faults", "minor-faults", "major-faults", "faults") and (
+            sample := _SAMPLE.match(text)
+        ):
             return Event("fault", now, now, pid, tid, (int(sample[1], 16),))
         if family == "task" and (born := _BORN.match(f"{kind}:".encode() + text)):
             _bear(self.births, born)
@@ -273,7 +314,9 @@ class ScriptLines:
         _keep(self._begun, event)
         return None
 
-    def _exit(self, name: str, now: int, pid: int, tid: int, text: bytes, comm: bytes) -> Event | None:
+    def _exit(
+        self, name: str, now: int, pid: int, tid: int, text: bytes, comm: bytes
+    ) -> Event | None:
         begun = self._begun.pop(tid, None)
         value = signed(int(text, 0))
         if begun is None or begun.name != name:
@@ -281,7 +324,11 @@ class ScriptLines:
                 # The program that perf itself started: its beginning was not recorded.
                 return Event(name, -1, now, pid, tid, path=self._programs.pop(tid, comm))
             shared = name in ("clone", "clone3", "fork", "vfork")
-            return Event("beginning", now, now, pid, tid, path=name.encode()) if name in MEMORY and not shared else None
+            return (
+                Event("beginning", now, now, pid, tid, path=name.encode())
+                if name in MEMORY and not shared
+                else None
+            )
         path = begun.path or (self._programs.pop(tid, comm) if name.startswith("exec") else b"")
         return _possible(begun._replace(end=now, result=value, path=path))
 

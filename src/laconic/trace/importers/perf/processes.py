@@ -1,4 +1,5 @@
-"""The processes of a perf log: who shares whose memory, the pages that were touched, and the rows of the calls."""
+"""The processes of a perf log: who shares whose memory, the pages that were touched, and the rows
+of the calls."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ _MANY = 65536
 
 
 class Space:
-    """One address space: its touched pages (value: how, plus 1), what kinds of mappings are where, its break."""
+    """One address space: its touched pages (value: how, plus 1), what kinds of mappings are where,
+    its break."""
 
     __slots__ = ("brk", "kinds", "touched", "users")
 
@@ -47,7 +49,8 @@ class Space:
         self.users = 1
 
     def touch(self, address: int, write: bool | None) -> None:
-        """A page was touched; `write` is None where it is not known whether it was written. O(log n)."""
+        """A page was touched; `write` is None where it is not known whether it was written. O(log
+        n)."""
         start = address & PAGE_MASK
         if start + PAGE_SIZE > TASK_SIZE:
             return  # the vsyscall page, which is the kernel's
@@ -57,14 +60,18 @@ class Space:
         else:
             how = ZERO_PAGE if kind == _ANONYMOUS and write is False else 0
         before = self.touched.get(start)
-        self.touched.set(start, start + PAGE_SIZE, (how if before is None else how & (before - 1)) + 1)
+        self.touched.set(
+            start, start + PAGE_SIZE, (how if before is None else how & (before - 1)) + 1
+        )
 
     def taken(self, start: int, end: int, *, forget: bool) -> tuple[Touched, ...]:
         """The touched runs of a range; with `forget` they are so no longer. O(log n + k)."""
         start, end = start & PAGE_MASK, min(-(-end & PAGE_MASK), TOP)
         if start >= end:
             return ()
-        runs = tuple((a, b, how - 1) for a, b, how in self.touched.runs(start, end) if how is not None)
+        runs = tuple(
+            (a, b, how - 1) for a, b, how in self.touched.runs(start, end) if how is not None
+        )
         if forget and runs:
             self.touched.clear(start, end)
         return runs
@@ -89,7 +96,8 @@ class Task:
 
 
 class Processes:
-    """Writes the rows of a log's events, which must come in order. `births`: thread → the flags it was cloned with."""
+    """Writes the rows of a log's events, which must come in order. `births`: thread → the flags it
+    was cloned with."""
 
     def __init__(self, writer: TraceWriter, report: Import, births: dict[int, int]) -> None:
         self._writer, self._report, self._births = writer, report, births
@@ -104,7 +112,10 @@ class Processes:
         self.now = now
         name = event.name
         if name == "lost":
-            text = event.path.decode("utf-8", "replace") or "events that perf lost: its buffers were full"
+            text = (
+                event.path.decode("utf-8", "replace")
+                or "events that perf lost: its buffers were full"
+            )
             lost(self._writer, event.args[0], text, (now, 0, 0))
             return
         task = self._task(event)
@@ -112,7 +123,12 @@ class Processes:
             self.touched += 1
             task.space.touch(event.args[0], event.write)
         elif name == "beginning":
-            lost(self._writer, 1, f"the beginning of a call of {event.path.decode()}", (now, task.pid, task.tid))
+            lost(
+                self._writer,
+                1,
+                f"the beginning of a call of {event.path.decode()}",
+                (now, task.pid, task.tid),
+            )
         elif name in _CLONES:
             self._clone(task, event)
         elif name in ("execve", "execveat"):
@@ -158,7 +174,13 @@ class Processes:
 
     def _clone(self, task: Task, event: Event) -> None:
         child = event.result or 0
-        flags = event.args[0] if event.args else _CLONE_VM | _CLONE_VFORK if event.name == "vfork" else 0
+        flags = (
+            event.args[0]
+            if event.args
+            else _CLONE_VM | _CLONE_VFORK
+            if event.name == "vfork"
+            else 0
+        )
         if child in self._births:
             flags = self._births.pop(child) | flags & 0xFF
         elif event.name == "clone3":
@@ -189,16 +211,38 @@ class Processes:
             self._row(task, event, (), data)
             return
         if event.result == 0 and task.pid != task.tid and not event.pid:
-            # Only a process of its own keeps its id there: the clone3 that made it was taken for a thread's.
-            row = CODES["process"], self.now, task.tid, task.tid, 1, *[0] * 5, task.pid, *[0] * 5, b"", ()
+            # Only a process of its own keeps its id there: the clone3 that made it was taken for a
+            # thread's.
+            row = (
+                CODES["process"],
+                self.now,
+                task.tid,
+                task.tid,
+                1,
+                *[0] * 5,
+                task.pid,
+                *[0] * 5,
+                b"",
+                (),
+            )
             self._writer.rows.append(row)
             task.pid = task.tid
         touched = self._leave(task)
         self._row(task, event, (), data, touched=touched)
         about = {"path": os.fsdecode(data), "argv": [], "bits": 64}
-        row = CODES["program"], self.now, task.pid, task.tid, *[0] * 12, json.dumps(about).encode(), ()
+        row = (
+            CODES["program"],
+            self.now,
+            task.pid,
+            task.tid,
+            *[0] * 12,
+            json.dumps(about).encode(),
+            (),
+        )
         self._writer.rows.append(row)
-        for other in [one for one in self._tasks.values() if one.pid == task.pid and one is not task]:
+        for other in [
+            one for one in self._tasks.values() if one.pid == task.pid and one is not task
+        ]:
             del self._tasks[other.tid]
         task.space, task.files = Space(), dict(task.files)
 
@@ -208,7 +252,11 @@ class Processes:
         return task.space.taken(0, TOP, forget=True) if task.space.users <= 0 else ()
 
     def _exit(self, task: Task, code: int, *, whole: bool) -> None:
-        others = [one for one in self._tasks.values() if one.pid == task.pid and one is not task] if whole else []
+        others = (
+            [one for one in self._tasks.values() if one.pid == task.pid and one is not task]
+            if whole
+            else []
+        )
         for one in (*others, task):
             del self._tasks[one.tid]
             touched = self._leave(one)
@@ -263,7 +311,11 @@ class Processes:
         else:
             # Without its name, what was opened is still one file until it is closed.
             self._opened += 1
-            files[done] = event.path or b"?fd %d of P%d, opened as file %d" % (done, task.pid, min(self._opened, _MANY))
+            files[done] = event.path or b"?fd %d of P%d, opened as file %d" % (
+                done,
+                task.pid,
+                min(self._opened, _MANY),
+            )
         if len(files) > _MANY:
             files.clear()
 
@@ -286,9 +338,13 @@ def _changed(space: Space, name: str, args: tuple[int, ...], result: int) -> tup
         return _moved(space, start, length, args[2], result)
     gone = name == "munmap"
     if gone or name in ("mprotect", "pkey_mprotect") or name == "madvise":
-        touched = space.taken(start, start + length, forget=gone or name == "madvise" and args[2] in _DISCARDS)
+        touched = space.taken(
+            start, start + length, forget=gone or name == "madvise" and args[2] in _DISCARDS
+        )
         if gone and length:
-            space.kinds.clear(start & PAGE_MASK, min(start + length + PAGE_SIZE - 1 & PAGE_MASK, TOP))
+            space.kinds.clear(
+                start & PAGE_MASK, min(start + length + PAGE_SIZE - 1 & PAGE_MASK, TOP)
+            )
         return touched
     return ()
 
@@ -297,7 +353,10 @@ def _moved_break(space: Space, result: int) -> tuple[Touched, ...]:
     old, space.brk = space.brk, result
     if not old or old == result:
         return ()
-    low, high = (min(old, result) + PAGE_SIZE - 1) & PAGE_MASK, (max(old, result) + PAGE_SIZE - 1) & PAGE_MASK
+    low, high = (
+        (min(old, result) + PAGE_SIZE - 1) & PAGE_MASK,
+        (max(old, result) + PAGE_SIZE - 1) & PAGE_MASK,
+    )
     touched = space.taken(low, high, forget=True) if result < old else ()
     if low < high <= TOP:
         space.kinds.set(low, high, _ANONYMOUS if result > old else None)

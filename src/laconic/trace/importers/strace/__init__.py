@@ -21,15 +21,19 @@ def inspect(logs: Sequence[Log]) -> dict[str, Any]:
     """What the logs' heads tell. Raises LaconicError for one that strace did not write."""
     style, _ = _style(logs)
     return {
-        "log": ", ".join(log.name for log in logs[:10]) + (f" and {len(logs) - 10} more" if len(logs) > 10 else ""),
+        "log": ", ".join(log.name for log in logs[:10])
+        + (f" and {len(logs) - 10} more" if len(logs) > 10 else ""),
         "strace_options_seen": _options(style, logs),
         "unknown": list(UNKNOWN),
         "clock": style.clock,
     }
 
 
-def import_log(logs: Sequence[Log], writer: TraceWriter, report: Import, progress: Progress | None) -> None:
-    """Appends the rows of all logs: of one log, or of several that follow each other, or of a `-ff` set."""
+def import_log(
+    logs: Sequence[Log], writer: TraceWriter, report: Import, progress: Progress | None
+) -> None:
+    """Appends the rows of all logs: of one log, or of several that follow each other, or of a `-ff`
+    set."""
     session = Session(writer, report)
     told = progress and (lambda _: progress(sum(log.consumed for log in logs)))
     keys = keys_of(logs)

@@ -1,4 +1,5 @@
-"""The arguments of a call as strace prints them: taken apart with care for quotes and brackets, and made numbers."""
+"""The arguments of a call as strace prints them: taken apart with care for quotes and brackets, and
+made numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ import re
 from laconic.trace.importers.strace.names import ERRNOS, NUMBERS
 
 _MASK = (1 << 64) - 1
-#: A quoted string, a descriptor's path (`3</a, b>`, `0</dev/pts/1<char 136:1>>`), a comment, a bracket, or anything.
+#: A quoted string, a descriptor's path (`3</a, b>`, `0</dev/pts/1<char 136:1>>`), a comment, a
+#: bracket, or anything.
 _PIECE = re.compile(
     rb'"(?:[^"\\]|\\.)*+"|(?<=[0-9D])<(?![<.])(?:[^<>\n]|<[^<>\n]*>)*+>|/\*.*?\*/|[(\[{]|[)\]}]|,|=>|[^"<(\[{)\]},/=]+|.',
     re.DOTALL,
@@ -15,13 +17,23 @@ _PIECE = re.compile(
 _COMMENT = re.compile(rb"/\*.*?\*/")
 _NAMED = re.compile(rb"[a-z_][a-z0-9_]*=(?!=)")
 _ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{1,2}|[0-7]{1,3}|.)", re.DOTALL)
-_SIMPLE = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"v": b"\v", b"f": b"\f", b"a": b"\a", b"b": b"\b", b"e": b"\x1b"}
+_SIMPLE = {
+    b"n": b"\n",
+    b"t": b"\t",
+    b"r": b"\r",
+    b"v": b"\v",
+    b"f": b"\f",
+    b"a": b"\a",
+    b"b": b"\b",
+    b"e": b"\x1b",
+}
 _PATH_OF = re.compile(rb"(?:-?\d+|AT_FDCWD|-100 /\* AT_FDCWD \*/)<(.*)>", re.DOTALL)
 _DEVICE = re.compile(rb"<(?:char|block) \d+:\d+>$")
 
 
 def split(text: bytes) -> tuple[list[bytes], bytes] | None:
-    """`a, {b, c}) = 0` → its arguments and what follows the closing bracket; None where that does not come. O(text)."""
+    """`a, {b, c}) = 0` → its arguments and what follows the closing bracket; None where that does
+    not come. O(text)."""
     found: list[bytes] = []
     depth, start = 0, 0
     for match in _PIECE.finditer(text):
@@ -42,7 +54,8 @@ def split(text: bytes) -> tuple[list[bytes], bytes] | None:
 
 
 def number(text: bytes) -> int:
-    """A number as strace prints it, in whatever way, as unsigned 64 bits. Raises ValueError for what is none.
+    """A number as strace prints it, in whatever way, as unsigned 64 bits. Raises ValueError for
+    what is none.
 
     >>> number(b"PROT_READ|PROT_WRITE"), number(b"0x22 /* MAP_PRIVATE|MAP_ANONYMOUS */"), number(b"NULL")
     (3, 34, 0)
@@ -115,11 +128,14 @@ def strings(argument: bytes) -> list[bytes]:
     argument = bare(argument)
     if not argument.startswith(b"["):
         return []
-    return [_ESCAPE.sub(_unescaped, match) for match in re.findall(rb'"((?:[^"\\]|\\.)*+)"', argument)]
+    return [
+        _ESCAPE.sub(_unescaped, match) for match in re.findall(rb'"((?:[^"\\]|\\.)*+)"', argument)
+    ]
 
 
 def annotation(argument: bytes) -> tuple[bytes, bool] | None:
-    """The path that `-y` shows for a descriptor, and whether it was `(deleted)`; None where it shows none."""
+    """The path that `-y` shows for a descriptor, and whether it was `(deleted)`; None where it
+    shows none."""
     match = _PATH_OF.match(bare(argument))
     if match is None:
         return None
@@ -128,7 +144,8 @@ def annotation(argument: bytes) -> tuple[bytes, bool] | None:
 
 
 def result_of(word: bytes, rest: bytes) -> int:
-    """A result and the text behind it: the value, or a negative errno. Raises ValueError for what is none."""
+    """A result and the text behind it: the value, or a negative errno. Raises ValueError for what
+    is none."""
     if word == b"-1":
         text = rest.split(None, 1)
         name = text[0] if text else b""

@@ -9,11 +9,13 @@ _LONGEST = 4 * 10**18
 
 
 class Clock:
-    """Times of `-t`, `-tt`, `-ttt` (time of day, which begins anew at midnight, or seconds since 1970) and of `-r`.
+    """Times of `-t`, `-tt`, `-ttt` (time of day, which begins anew at midnight, or seconds since
+    1970) and of `-r`.
 
-    `in_order`: the lines come in the order of their times. Then a time that is earlier than the one before it means
-    that the clock was set back (NTP, the end of daylight saving time): later times continue from there, and
-    `set_back` counts it. The logs of a `-ff` set are read in turn, so their times do not show it.
+    `in_order`: the lines come in the order of their times. Then a time that is earlier than the one
+    before it means that the clock was set back (NTP, the end of daylight saving time): later times
+    continue from there, and `set_back` counts it. The logs of a `-ff` set are read in turn, so
+    their times do not show it.
     """
 
     def __init__(self) -> None:
@@ -26,9 +28,12 @@ class Clock:
         self._elapsed = 0
 
     def second(self, text: bytes) -> int:
-        """The nanoseconds from the log's first second to this one. Raises ValueError for what is no time."""
+        """The nanoseconds from the log's first second to this one. Raises ValueError for what is no
+        time."""
         if text[2:3] == b":":
-            now = (int(text[:2]) * 3600 + int(text[3:5]) * 60 + int(text[6:8])) * _SECOND + self._days
+            now = (
+                int(text[:2]) * 3600 + int(text[3:5]) * 60 + int(text[6:8])
+            ) * _SECOND + self._days
             if now < self._last - _DAY // 2:
                 self._days += _DAY
                 now += _DAY

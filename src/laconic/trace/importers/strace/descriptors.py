@@ -1,4 +1,5 @@
-"""What the descriptors of a process refer to, as far as a log shows who opened, copied and closed them."""
+"""What the descriptors of a process refer to, as far as a log shows who opened, copied and closed
+them."""
 
 from __future__ import annotations
 
@@ -34,9 +35,12 @@ class Files:
         return Files({fd: each for fd, each in self.table.items() if not each.cloexec}, self.cwd)
 
     def resolve(self, directory: bytes, path: bytes) -> bytes:
-        """A path as `/proc/PID/maps` would have it, symbolic links not followed: `directory` is b"" for the cwd."""
+        """A path as `/proc/PID/maps` would have it, symbolic links not followed: `directory` is b""
+        for the cwd."""
         if not path.startswith(b"/"):
-            path = os.path.join(directory or self.cwd, path)  # where that is not known: as the program named it
+            path = os.path.join(
+                directory or self.cwd, path
+            )  # where that is not known: as the program named it
         return os.path.normpath(path) if b"//" in path or b"/." in path else path
 
     def open(self, fd: int, path: bytes, flags: int) -> None:
@@ -53,7 +57,8 @@ class Files:
             self.table[new] = known._replace(cloexec=cloexec)
 
 
-#: Descriptors that are kept of a process: more than the kernel's usual highest limit, and memory stays bounded.
+#: Descriptors that are kept of a process: more than the kernel's usual highest limit, and memory
+#: stays bounded.
 MOST = 1 << 20
 
 

@@ -10,8 +10,8 @@ _COMM = rb"(?:<[^>\n]*>)?"
 _NUMBER = rb"\[ *[\d?]+\] "
 _POINTER = rb"\[[0-9a-f?]{8,16}\] "
 
-#: What may stand before a call: pid in brackets, bare pid, clock (seconds, fraction), relative time (seconds,
-#: fraction); then, not taken out, the call's number and the instruction pointer.
+#: What may stand before a call: pid in brackets, bare pid, clock (seconds, fraction), relative time
+#: (seconds, fraction); then, not taken out, the call's number and the instruction pointer.
 PREFIX = re.compile(
     rb"(?:\[pid +(\d{1,9})" + _COMM + rb"\] |(\d{1,8})" + _COMM + rb" +(?![.:]))?"
     rb"(?:(\d\d:\d\d:\d\d|\d{9,12})(?:\.(\d{1,9}))? (?:\(\+ +[\d.]+\) )?| *(\d{1,9})\.(\d{1,9}) )?"
@@ -27,8 +27,11 @@ ENDED = re.compile(rb"\+\+\+ (?:exited with (-?\d{1,9})|killed by (SIG\w+)(?: \(
 SUPERSEDED = re.compile(rb"\+\+\+ superseded by execve in pid (\d{1,9}) \+\+\+")
 SIGNAL = re.compile(rb"--- .* ---$")
 MODE = re.compile(rb"(?:strace: )?\[ Process PID=(\d{1,9}) runs in (64 bit|32 bit|x32) mode\. \]")
-ATTACHED = re.compile(rb"(?:strace: )?Process (\d{1,9}) attached(?: with (\d{1,6}) threads)?(?: \(.*\))?$")
-#: A call's beginning into which strace wrote that it follows a new process; ` <unfinished ...>` is the next line.
+ATTACHED = re.compile(
+    rb"(?:strace: )?Process (\d{1,9}) attached(?: with (\d{1,6}) threads)?(?: \(.*\))?$"
+)
+#: A call's beginning into which strace wrote that it follows a new process; ` <unfinished ...>` is
+#: the next line.
 BROKEN = re.compile(rb"(.*\w\(.*?)(?:strace: )?Process \d{1,9} attached$", re.DOTALL)
 #: What strace says besides, and the table of -c and -C.
 OTHER = re.compile(
@@ -39,10 +42,12 @@ FRAME = re.compile(rb" > |\s+> |stacktrace:|backtrace:")
 
 
 class Style(NamedTuple):
-    """What stands before a log's calls: `pid` bracket, bare or none; `time` clock, relative or none.
+    """What stands before a log's calls: `pid` bracket, bare or none; `time` clock, relative or
+    none.
 
-    `plain`: words between white space, each of which is a pid or a time, and nothing else. `whole` is the length of
-    a time's seconds, `fraction` that of what comes behind the point. `stacks`: frames follow the calls.
+    `plain`: words between white space, each of which is a pid or a time, and nothing else. `whole`
+    is the length of a time's seconds, `fraction` that of what comes behind the point. `stacks`:
+    frames follow the calls.
     """
 
     pid: str = "none"
@@ -57,7 +62,9 @@ class Style(NamedTuple):
         """What the times tell: none, seconds, milliseconds, microseconds, nanoseconds."""
         if self.time == "none":
             return "none"
-        return {0: "seconds", 3: "milliseconds", 9: "nanoseconds"}.get(self.fraction, "microseconds")
+        return {0: "seconds", 3: "milliseconds", 9: "nanoseconds"}.get(
+            self.fraction, "microseconds"
+        )
 
     @property
     def words(self) -> int:
@@ -86,8 +93,12 @@ def _style(match: re.Match[bytes]) -> Style:
     bracket, bare, clock, fine, relative, little = match.groups()
     time = "clock" if clock else "relative" if relative is not None else "none"
     pid = "bracket" if bracket else "bare" if bare else "none"
-    plain = time != "relative" and match[0].split() == [word for word in (bare, _point(clock, fine)) if word]
-    return Style(pid, time, plain and not bracket, len(clock or b"12345678"), len(fine or little or b""))
+    plain = time != "relative" and match[0].split() == [
+        word for word in (bare, _point(clock, fine)) if word
+    ]
+    return Style(
+        pid, time, plain and not bracket, len(clock or b"12345678"), len(fine or little or b"")
+    )
 
 
 def _point(whole: bytes | None, fraction: bytes | None) -> bytes | None:
@@ -95,7 +106,12 @@ def _point(whole: bytes | None, fraction: bytes | None) -> bytes | None:
 
 
 def is_event(rest: bytes) -> bool:
-    """True for what follows the prefix of a line that strace wrote for a call, a signal or an exit."""
+    """True for what follows the prefix of a line that strace wrote for a call, a signal or an
+    exit."""
     return bool(
-        CALL.match(rest) or UNFINISHED.match(rest) or RESUMED.match(rest) or ENDED.match(rest) or SIGNAL.match(rest)
+        CALL.match(rest)
+        or UNFINISHED.match(rest)
+        or RESUMED.match(rest)
+        or ENDED.match(rest)
+        or SIGNAL.match(rest)
     )

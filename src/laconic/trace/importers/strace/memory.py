@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 _NOWHERE = MAP_FIXED | MAP_FIXED_NOREPLACE
 _MASK = (1 << 64) - 1
-_MMAP, _MUNMAP, _MPROTECT, _BRK, _MADVISE = (CODES[name] for name in ("mmap", "munmap", "mprotect", "brk", "madvise"))
+_MMAP, _MUNMAP, _MPROTECT, _BRK, _MADVISE = (
+    CODES[name] for name in ("mmap", "munmap", "mprotect", "brk", "madvise")
+)
 _ANSWER = CODES["answer"]
 _GREATER = ord(">")
 
@@ -48,7 +50,8 @@ class Memory:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.numbers = Numbers()
-        #: The calls that are taken apart quickly where they look as most do; what does not raises ValueError.
+        #: The calls that are taken apart quickly where they look as most do; what does not raises
+        #: ValueError.
         self.quick: dict[bytes, Callable[[Thread, int, bytes], None]] = {
             b"mmap": self._mmap,
             b"munmap": self._munmap,
@@ -57,7 +60,9 @@ class Memory:
             b"madvise": self._madvise,
         }
 
-    def call(self, name: str, thread: Thread, time: int, args: list[bytes], result: int, state: int) -> None:
+    def call(
+        self, name: str, thread: Thread, time: int, args: list[bytes], result: int, state: int
+    ) -> None:
         """The row of any memory call. Raises ValueError where its arguments are not understood."""
         if name in SUBCALLS and not _is_memory(name, args):
             return
@@ -83,9 +88,13 @@ class Memory:
         elif name == "brk" and not state & (NO_RESULT | UNFINISHED):
             thread.process.brk = result
         self._answers(name, where, args, values)
-        self.session.order.rows.append((CODES[name], *where, *values, result, state, 0, 0, file, 0, b"", ()))
+        self.session.order.rows.append(
+            (CODES[name], *where, *values, result, state, 0, 0, file, 0, b"", ())
+        )
 
-    def _answers(self, name: str, where: tuple[int, int, int], args: list[bytes], values: list[int]) -> None:
+    def _answers(
+        self, name: str, where: tuple[int, int, int], args: list[bytes], values: list[int]
+    ) -> None:
         # What the call read from or wrote to the program's memory, as the log shows it.
         rows = self.session.order.rows
         if name == "prctl" and values[0] == PR_SET_VMA and len(args) > 4:
@@ -112,12 +121,21 @@ class Memory:
         place = 0 if offset == b"0" else int(offset, 16)
         if thread.process.narrow or (start | size | place | result << 1) >> 64:
             raise ValueError
-        if not size or (place | result) & 4095 or result + size > TASK_SIZE or bits & _NOWHERE and result != start:
+        if (
+            not size
+            or (place | result) & 4095
+            or result + size > TASK_SIZE
+            or bits & _NOWHERE
+            and result != start
+        ):
             raise ValueError
         if bits & MAP_ANONYMOUS:
             file, handle = 0, _MASK if fd == b"-1" else number(fd)
         else:
-            file, handle = self.session.file_of(thread, fd, (time, thread.pid, thread.tid)), number(fd)
+            file, handle = (
+                self.session.file_of(thread, fd, (time, thread.pid, thread.tid)),
+                number(fd),
+            )
         self.session.order.rows.append(
             (
                 _MMAP, time, thread.pid, thread.tid, start, size, self.numbers[prot], bits, handle, place, result,
@@ -134,7 +152,26 @@ class Memory:
         if not size or start & 4095 or start + size > TASK_SIZE:
             raise ValueError
         self.session.order.rows.append(
-            (_MUNMAP, time, thread.pid, thread.tid, start, size, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, b"", ())
+            (
+                _MUNMAP,
+                time,
+                thread.pid,
+                thread.tid,
+                start,
+                size,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                b"",
+                (),
+            )
         )
 
     def _mprotect(self, thread: Thread, time: int, text: bytes) -> None:
@@ -166,7 +203,26 @@ class Memory:
             raise ValueError
         thread.process.brk = result
         self.session.order.rows.append(
-            (_BRK, time, thread.pid, thread.tid, address, 0, 0, 0, 0, 0, result, 0, 0, 0, 0, 0, b"", ())
+            (
+                _BRK,
+                time,
+                thread.pid,
+                thread.tid,
+                address,
+                0,
+                0,
+                0,
+                0,
+                0,
+                result,
+                0,
+                0,
+                0,
+                0,
+                0,
+                b"",
+                (),
+            )
         )
 
 
@@ -191,7 +247,8 @@ def _is_memory(name: str, args: list[bytes]) -> bool:
 
 
 def _values(name: str, args: list[bytes]) -> list[int]:
-    # Six numbers; what a pointer points to is printed in its place, and the pointer is then not known.
+    # Six numbers; what a pointer points to is printed in its place, and the pointer is then not
+    # known.
     values = [0] * 6
     for place, argument in enumerate(args[: min(ARITY[name], 6)]):
         try:
@@ -213,7 +270,10 @@ def _words(argument: bytes) -> bytes:
     if not text.startswith(b"[") or not text.endswith(b"]"):
         return b""
     try:
-        return b"".join(number(word).to_bytes(8, "little") for word in text[1:-1].replace(b",", b" ").split()[:64])
+        return b"".join(
+            number(word).to_bytes(8, "little")
+            for word in text[1:-1].replace(b",", b" ").split()[:64]
+        )
     except ValueError:
         return b""
 

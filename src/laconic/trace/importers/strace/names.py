@@ -1,4 +1,5 @@
-"""The names that strace prints for numbers, those that memory and process calls are made of (x86-64)."""
+"""The names that strace prints for numbers, those that memory and process calls are made of
+(x86-64)."""
 
 from __future__ import annotations
 
@@ -8,12 +9,15 @@ from typing import Final
 
 from laconic.memory import flags
 
-#: Errors that no C library names, and that strace does: include/linux/errno.h. The kernel restarts such calls.
+#: Errors that no C library names, and that strace does: include/linux/errno.h. The kernel restarts
+#: such calls.
 RESTARTS: Final = frozenset(
     {b"ERESTARTSYS", b"ERESTARTNOINTR", b"ERESTARTNOHAND", b"ERESTART_RESTARTBLOCK"}
 )
 ERRNOS: Final[dict[bytes, int]] = {
-    name.encode(): number for name, number in vars(errno).items() if name.startswith("E") and isinstance(number, int)
+    name.encode(): number
+    for name, number in vars(errno).items()
+    if name.startswith("E") and isinstance(number, int)
 }
 SIGNALS: Final[dict[bytes, int]] = {each.name.encode(): int(each) for each in signal.Signals}
 SIGNALS.update({b"SIGIOT": 6, b"SIGPOLL": 29, b"SIGUNUSED": 31, b"SIGRTMIN": 34, b"SIGRT_0": 32})
@@ -34,7 +38,8 @@ O_CLOEXEC: Final = 0o2000000
 NUMBERS: Final[dict[bytes, int]] = {
     name.encode(): value
     for name, value in vars(flags).items()
-    if isinstance(value, int) and name.startswith(("PROT_", "MAP_", "MREMAP_", "MS_", "MCL_", "MLOCK_", "MADV_"))
+    if isinstance(value, int)
+    and name.startswith(("PROT_", "MAP_", "MREMAP_", "MS_", "MCL_", "MLOCK_", "MADV_"))
 }
 NUMBERS.update(
     {

@@ -1,4 +1,5 @@
-"""The calls of a log that open, copy and close descriptors, and those that change the working directory."""
+"""The calls of a log that open, copy and close descriptors, and those that change the working
+directory."""
 
 from __future__ import annotations
 
@@ -162,7 +163,11 @@ class Opening:
                 del files.table[fd]
 
     def _pair(self, name: str, files: Files, args: list[bytes], result: int) -> None:
-        text, flags = (args[-1], b"") if name == "socketpair" else (args[0], args[1] if len(args) > 1 else b"")
+        text, flags = (
+            (args[-1], b"")
+            if name == "socketpair"
+            else (args[0], args[1] if len(args) > 1 else b"")
+        )
         if name == "socketpair":
             flags = args[1]
         cloexec = b"CLOEXEC" in flags
@@ -182,7 +187,11 @@ class Opening:
 
     def _chdir(self, name: str, files: Files, args: list[bytes], result: int) -> None:
         path = unquote(args[0])
-        files.cwd = files.resolve(b"", path) if path is not None and (files.cwd or path[:1] == b"/") else b""
+        files.cwd = (
+            files.resolve(b"", path)
+            if path is not None and (files.cwd or path[:1] == b"/")
+            else b""
+        )
 
     def _fchdir(self, name: str, files: Files, args: list[bytes], result: int) -> None:
         shown = annotation(args[0])

@@ -1,10 +1,11 @@
 """The order of rows where the calls of several threads overlap.
 
-A log shows when a call began (`<unfinished ...>`) and when it had ended (`<... resumed>`); the kernel did its work at
-some moment between. A call that takes mappings away is placed at its beginning and one that makes them at its end: no
-thread can learn of an address before the call that made it has ended, and an address may be given out again before the
-munmap that freed it has ended. So, while a call that is to be placed at its beginning is under way, what comes after it
-is held back.
+A log shows when a call began (`<unfinished ...>`) and when it had ended (`<... resumed>`); the
+kernel did its work at some moment between. A call that takes mappings away is placed at its
+beginning and one that makes them at its end: no thread can learn of an address before the call that
+made it has ended, and an address may be given out again before the munmap that freed it has ended.
+So, while a call that is to be placed at its beginning is under way, what comes after it is held
+back.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from laconic.trace.schema import PlainRow
 if TYPE_CHECKING:
     from laconic.trace.importers.strace.processes import Thread
 
-#: Rows that are held back at most: a call that does not return within them is placed as one whose end is not known.
+#: Rows that are held back at most: a call that does not return within them is placed as one whose
+#: end is not known.
 LIMIT = 10_000
 
 
 class Slot(list[Any]):
-    """The place that is kept for the rows of a call under way, which `thread` makes. `open` until they are known or
-    given up."""
+    """The place that is kept for the rows of a call under way, which `thread` makes. `open` until
+    they are known or given up."""
 
     __slots__ = ("open", "thread")
 
@@ -42,7 +44,8 @@ class Order:
         self.rows: list[Any] = out
 
     def reserve(self, thread: Thread) -> Slot:
-        """A place for the rows of a thread's call, which come later; until then the others are held back."""
+        """A place for the rows of a thread's call, which come later; until then the others are held
+        back."""
         slot = Slot(thread)
         self._held.append(slot)
         self._open += 1
@@ -62,7 +65,9 @@ class Order:
         return [
             (place, row)
             for place in range(self._place(slot) + 1, len(self._held))
-            for row in (self._held[place] if type(self._held[place]) is Slot else (self._held[place],))
+            for row in (
+                self._held[place] if type(self._held[place]) is Slot else (self._held[place],)
+            )
         ]
 
     def move(self, place: int, before: int) -> None:

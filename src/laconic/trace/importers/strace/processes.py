@@ -10,8 +10,8 @@ from laconic.trace.importers.strace.order import Slot
 
 @dataclass(slots=True, eq=False)
 class Process:
-    """What the threads of one process share. `narrow` where it runs 32-bit code, `brk` its last known break. `threads`
-    are those that have not ended, in the order of their beginning."""
+    """What the threads of one process share. `narrow` where it runs 32-bit code, `brk` its last
+    known break. `threads` are those that have not ended, in the order of their beginning."""
 
     pid: int
     narrow: bool = False
@@ -23,7 +23,8 @@ class Process:
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """A call that has begun: its name, the text of its arguments, when, and the place that is kept for its rows."""
+    """A call that has begun: its name, the text of its arguments, when, and the place that is kept
+    for its rows."""
 
     name: bytes
     text: bytes

@@ -19,9 +19,19 @@ from laconic.trace.schema import CODES, MEMORY_EVENTS, PROCESS_EVENTS, UNFINISHE
 _NAMES = b"|".join(name.encode() for name in (*MEMORY_EVENTS, *PROCESS_EVENTS))
 #: Lines that hold one of these may have been a call that matters.
 _MATTERS = re.compile(
-    rb"\b(?:" + _NAMES + rb")(?:\(| resumed)|(?:^|[ \]])(?:"
+    rb"\b(?:"
+    + _NAMES
+    + rb")(?:\(| resumed)|(?:^|[ \]])(?:"
     # ... or end within the name of one
-    + b"|".join(sorted({name[:end].encode() for name in (*MEMORY_EVENTS, *PROCESS_EVENTS) for end in range(1, 24)}))
+    + b"|".join(
+        sorted(
+            {
+                name[:end].encode()
+                for name in (*MEMORY_EVENTS, *PROCESS_EVENTS)
+                for end in range(1, 24)
+            }
+        )
+    )
     + rb")$"
 )
 #: A call that matters, anywhere in a line: behind what the program itself printed.
@@ -33,7 +43,8 @@ ERRORS = (ValueError, IndexError, KeyError)
 
 
 class Reading:
-    """Reads one log into a session. `key` is the thread whose log it is, where its lines name none."""
+    """Reads one log into a session. `key` is the thread whose log it is, where its lines name
+    none."""
 
     def __init__(self, session: Session, log: Log, style: Style, key: bytes = b"") -> None:
         self.session = session
@@ -50,7 +61,8 @@ class Reading:
         #: Child -> parent, of the clones that return in these lines and this block.
         self._returns: dict[bytes, bytes] = {}
         self._returns_of: tuple[list[bytes], bytes] = [], b""
-        #: A call's line that has no end yet, with what followed it; the frames of a stack, and where its call's row is.
+        #: A call's line that has no end yet, with what followed it; the frames of a stack, and
+        #: where its call's row is.
         self._pieces: list[bytes] = []
         self._frames: list[bytes] = []
         self._mark = self._of = 0
@@ -103,7 +115,12 @@ class Reading:
         # The loop that most lines of most logs go through: every step of it counts.
         style, session, key = self.style, self.session, self.key
         handlers, threads, words = session.handlers, session.threads, style.words
-        bare, whole, fine, timed = style.pid == "bare", style.whole, style.fraction, style.time != "none"
+        bare, whole, fine, timed = (
+            style.pid == "bare",
+            style.whole,
+            style.fraction,
+            style.time != "none",
+        )
         last, scale = whole + 1 + fine, 10 ** (9 - fine)
         second, base, time = self._second, self._base, self._now
         for line in block:
@@ -160,9 +177,11 @@ class Reading:
     # Odd lines
 
     def odd(self, line: bytes) -> None:
-        """Any line, read with care. Raises ValueError, KeyError, IndexError where it is not what it seems to be."""
+        """Any line, read with care. Raises ValueError, KeyError, IndexError where it is not what it
+        seems to be."""
         if lines.FRAME.match(line) and not self._pieces:
-            # Where the head of the log had none, the first block's calls are read in a way that does not await them.
+            # Where the head of the log had none, the first block's calls are read in a way that
+            # does not await them.
             if self._awaits and len(self._frames) < 256:
                 self._frames.append(line.strip()[:1000].removeprefix(b"> "))
                 self._waiting = True
@@ -192,7 +211,12 @@ class Reading:
                 return rest.endswith(b">")
             if session.handlers[name] is not None:
                 alone = session.threads.get(b"")
-                if key not in session.threads and alone is not None and alone.pending and alone.pending.name == name:
+                if (
+                    key not in session.threads
+                    and alone is not None
+                    and alone.pending
+                    and alone.pending.name == name
+                ):
                     session.stranger(key, time)  # it had no number while it was alone
                 session.end(name, self._thread(key, time), time, text)
             return True
@@ -205,7 +229,9 @@ class Reading:
             return self._ended(rest, key, time)
         return lines.SIGNAL.match(rest) is not None
 
-    def _call(self, handler: Handler | None, name: bytes, text: bytes, key: bytes, time: int) -> bool:
+    def _call(
+        self, handler: Handler | None, name: bytes, text: bytes, key: bytes, time: int
+    ) -> bool:
         session = self.session
         if text.endswith(b"<unfinished ...>"):
             if handler is not None:
@@ -312,7 +338,9 @@ class Reading:
             row = rows[place]
             if type(row) is tuple and row[0] in CALL_CODES and row[3] == self._of:
                 if not self.session.redact:
-                    rows.insert(place, (CODES["stack"], *row[1:4], *[0] * 12, b"\n".join(frames), ()))
+                    rows.insert(
+                        place, (CODES["stack"], *row[1:4], *[0] * 12, b"\n".join(frames), ())
+                    )
                 self._mark = len(rows)
                 return
 
@@ -358,7 +386,8 @@ class Reading:
     # What was not understood
 
     def puzzle(self, line: bytes, matters: bool, time: int) -> None:
-        """Counts a line that was not understood; where it may have been a call that matters, the trace says so."""
+        """Counts a line that was not understood; where it may have been a call that matters, the
+        trace says so."""
         report = self.session.report
         number = 0
         if len(report.puzzles) < SHOWN:

@@ -37,7 +37,8 @@ from laconic.trace.writer import TraceWriter
 #: Writes the rows of one call: thread, time, and the text behind the opening bracket.
 Handler = Callable[[Thread, int, bytes], None]
 
-#: Names that stand for a descriptor that is not known: so many that no two mappings that live together share one.
+#: Names that stand for a descriptor that is not known: so many that no two mappings that live
+#: together share one.
 _STRANGERS = 65536
 _NAME = re.compile(rb"[a-z_][a-z0-9_]{0,40}")
 _SUBCALLS = frozenset(name.encode() for name in SUBCALLS)
@@ -52,7 +53,8 @@ def ODD(thread: Thread, time: int, text: bytes) -> None:  # noqa: N802
 
 
 class Handlers(dict[bytes, Handler | None]):
-    """Name → what writes the rows of such a call: None for a call that no one needs, ODD for what is none."""
+    """Name → what writes the rows of such a call: None for a call that no one needs, ODD for what
+    is none."""
 
     def __missing__(self, name: bytes) -> Handler | None:
         if _NAME.fullmatch(name) is None:
@@ -118,7 +120,14 @@ class Session:
         self.write(name, thread, time, parts[0], result, state, rest)
 
     def write(
-        self, name: bytes, thread: Thread, time: int, args: list[bytes], result: int, state: int, rest: bytes
+        self,
+        name: bytes,
+        thread: Thread,
+        time: int,
+        args: list[bytes],
+        result: int,
+        state: int,
+        rest: bytes,
     ) -> None:
         """The rows of a call whose parts are known. Raises ValueError."""
         call = name.decode()
@@ -157,7 +166,8 @@ class Session:
         return True
 
     def end(self, name: bytes, thread: Thread, time: int, rest: bytes) -> None:
-        """The call that a thread had begun has ended; `rest` is what stands behind `resumed`. Raises ValueError."""
+        """The call that a thread had begun has ended; `rest` is what stands behind `resumed`.
+        Raises ValueError."""
         if rest.endswith(b"<unfinished ...>"):
             return
         rest = rest.removeprefix(b">").removeprefix(b" ")
@@ -167,7 +177,11 @@ class Session:
                 thread.pending = pending
                 self.abandon(thread, NO_RESULT)
             if name in _KEPT and name not in _SUBCALLS:
-                self.lost(1, "the end of a call whose beginning is not in the log", (time, thread.pid, thread.tid))
+                self.lost(
+                    1,
+                    "the end of a call whose beginning is not in the log",
+                    (time, thread.pid, thread.tid),
+                )
             return
         slot = pending.slot
         if slot is None:
@@ -197,8 +211,9 @@ class Session:
         self.whole(name, thread, time, text)
 
     def _place_mremap(self, slot: Slot) -> None:
-        # It took one range away and made another: it is placed at its end, unless a call that has ended already was
-        # given what it took. Another mremap that took what this one was given then goes before it.
+        # It took one range away and made another: it is placed at its end, unless a call that has
+        # ended already was given what it took. Another mremap that took what this one was given
+        # then goes before it.
         if not slot or slot[-1][10] < 0:
             return
         row = slot[-1]
@@ -206,7 +221,11 @@ class Session:
         place = None
         for at, other in self.order.since(slot):
             if place is None:
-                if other[0] in _MAKES and other[10] > 0 and _overlap(source, (other[10], other[10] + _size(other))):
+                if (
+                    other[0] in _MAKES
+                    and other[10] > 0
+                    and _overlap(source, (other[10], other[10] + _size(other)))
+                ):
                     place = at
             elif other[0] == _MREMAP and _overlap(target, (other[4], other[4] + max(other[5], 1))):
                 self.order.move(at, place)
@@ -214,9 +233,15 @@ class Session:
         self.order.move_slot(slot, place)
 
     def abandon(self, thread: Thread, state: int) -> None:
-        """A call that never returned, or whose end the log does not show: UNFINISHED or NO_RESULT."""
+        """A call that never returned, or whose end the log does not show: UNFINISHED or
+        NO_RESULT."""
         pending, thread.pending = thread.pending, None
-        if pending is None or pending.born or pending.done or (pending.slot is not None and not pending.slot.open):
+        if (
+            pending is None
+            or pending.born
+            or pending.done
+            or (pending.slot is not None and not pending.slot.open)
+        ):
             return
         slot = pending.slot
         outer = self.order.rows
@@ -236,7 +261,8 @@ class Session:
     # Threads
 
     def cloning(self) -> list[Thread]:
-        """The threads that are in a clone whose child has not been seen, in the order in which they began it.
+        """The threads that are in a clone whose child has not been seen, in the order in which they
+        began it.
 
         O(clones under way), amortized.
         """
@@ -279,7 +305,8 @@ class Session:
         return thread
 
     def _owner(self, key: bytes, time: int) -> Thread | None:
-        # The process that a thread belongs to, where strace has attached to just one that has more threads.
+        # The process that a thread belongs to, where strace has attached to just one that has more
+        # threads.
         if len(self.attached) != 1 or key in self.attached:
             return None
         pid, left = self.attached.popitem()
@@ -293,7 +320,8 @@ class Session:
         return owner
 
     def known(self, thread: Thread) -> None:
-        """A thread begins a program: where that is the first that was seen of it, its beginning is not missing."""
+        """A thread begins a program: where that is the first that was seen of it, its beginning is
+        not missing."""
         rows = self.order.rows
         if len(rows) > 1 and rows[-2] is self._strange and rows[-1][3] == thread.tid:
             del rows[-2]
@@ -330,7 +358,9 @@ class Session:
             return self._strangers[self._appeared % _STRANGERS]
         path = f"?fd {fd} of {thread.pid}"
         inode = self._inodes.setdefault(b"?%d" % self._appeared, -len(self._inodes) - 1)
-        found = self.writer.file(File(0, 2, inode, path), 0, 1 | 2 | 4 | 16 | UNKNOWN_IDENTITY, now=where)
+        found = self.writer.file(
+            File(0, 2, inode, path), 0, 1 | 2 | 4 | 16 | UNKNOWN_IDENTITY, now=where
+        )
         self._strangers.append(found)
         return found
 
@@ -375,10 +405,14 @@ class Session:
         for thread in list(self.threads.values()):
             self.abandon(thread, NO_RESULT)
         if self.narrow_calls:
-            self.note(f"{self.narrow_calls:,} memory calls of 32-bit processes are not in the trace")
+            self.note(
+                f"{self.narrow_calls:,} memory calls of 32-bit processes are not in the trace"
+            )
         if self.clock.set_back:
             times = "once" if self.clock.set_back == 1 else f"{self.clock.set_back:,} times"
-            self.note(f"the log's clock was set back {times}; the times after that continue from the time before")
+            self.note(
+                f"the log's clock was set back {times}; the times after that continue from the time before"
+            )
         self._count()
         names = {EVENTS[code]: count for code, count in self.counts.items() if code in CALL_CODES}
         self.report.calls = names

@@ -1,4 +1,5 @@
-"""Several logs of one run: the sets of `strace -ff`, a file for each thread, merged by their times."""
+"""Several logs of one run: the sets of `strace -ff`, a file for each thread, merged by their
+times."""
 
 from __future__ import annotations
 
@@ -30,13 +31,18 @@ def keys_of(logs: Sequence[Log]) -> list[bytes]:
     return keys if all(style_of(log.head)[0].pid == "none" for log in logs if log.head) else []
 
 
-def read_set(session: Session, logs: Sequence[Log], keys: list[bytes], progress: Progress | None) -> None:
-    """Reads a `-ff` set. O(lines · log(files)); memory for a few kilobytes of each file that is under way."""
+def read_set(
+    session: Session, logs: Sequence[Log], keys: list[bytes], progress: Progress | None
+) -> None:
+    """Reads a `-ff` set. O(lines · log(files)); memory for a few kilobytes of each file that is
+    under way."""
     _allow_files(len(logs))
     session.clock.in_order = False
     styles = [style_of(log.head)[0] for log in logs]
     if any(style.time != "clock" for style, log in zip(styles, logs, strict=True) if log.head):
-        session.disorder = "the logs of a set without times: the order of its threads' calls is not known"
+        session.disorder = (
+            "the logs of a set without times: the order of its threads' calls is not known"
+        )
         session.note(session.disorder)
         for place in _parents_first(logs, keys):
             Reading(session, logs[place], styles[place], keys[place]).run(progress)
@@ -140,7 +146,9 @@ def _parents_first(logs: Sequence[Log], keys: list[bytes]) -> list[int]:
                 if child is not None and child != place and child not in begun:
                     begun.add(child)
                     children.setdefault(place, []).append(child)
-    return list(_walk([place for place in range(len(logs)) if place not in begun], children, len(logs)))
+    return list(
+        _walk([place for place in range(len(logs)) if place not in begun], children, len(logs))
+    )
 
 
 def _walk(roots: list[int], children: dict[int, list[int]], count: int) -> Iterator[int]:
@@ -160,4 +168,3 @@ def _allow_files(count: int) -> None:
     if count + 64 > soft and (hard == resource.RLIM_INFINITY or hard > soft):
         wanted = count + 64 if hard == resource.RLIM_INFINITY else min(count + 64, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-

@@ -1,4 +1,5 @@
-"""The process calls of a log: clone and its family, execve, personality, seccomp; and how threads end."""
+"""The process calls of a log: clone and its family, execve, personality, seccomp; and how threads
+end."""
 
 from __future__ import annotations
 
@@ -29,7 +30,14 @@ class Spawning:
         self.session = session
 
     def call(
-        self, name: str, thread: Thread, time: int, args: list[bytes], result: int, state: int, rest: bytes
+        self,
+        name: str,
+        thread: Thread,
+        time: int,
+        args: list[bytes],
+        result: int,
+        state: int,
+        rest: bytes,
     ) -> None:
         """The rows of a process call. Raises ValueError where its arguments are not understood."""
         if name in FAMILY:
@@ -40,17 +48,26 @@ class Spawning:
         else:
             self._other(name, thread, time, args, result, state)
 
-    def clone(self, name: str, thread: Thread, time: int, args: list[bytes], result: int, state: int) -> None:
+    def clone(
+        self, name: str, thread: Thread, time: int, args: list[bytes], result: int, state: int
+    ) -> None:
         """The row of a clone, and the new thread where there is one."""
         flags = self._clone_flags(name, args)
         if result >= 1 << 31:
             raise ValueError(result)
         session = self.session
         where = (time, thread.pid, thread.tid)
-        session.order.rows.append(tuple(Row(CODES[name], *where, flags, result=result, state=state)))
+        session.order.rows.append(
+            tuple(Row(CODES[name], *where, flags, result=result, state=state))
+        )
         if result > 0 and not state & (NO_RESULT | UNFINISHED):
             process = thread.process
-            if flags & CLONE_VM and not flags & CLONE_VFORK and session.disorder and not process.disordered:
+            if (
+                flags & CLONE_VM
+                and not flags & CLONE_VFORK
+                and session.disorder
+                and not process.disordered
+            ):
                 process.disordered = True
                 session.lost(0, session.disorder, where)
             if not flags & CLONE_THREAD:
@@ -58,7 +75,9 @@ class Spawning:
                 session.report.processes += 1
             session.report.threads += 1
             files = thread.files if flags & CLONE_FILES else thread.files.copy()
-            session.threads[b"%d" % result] = Thread(process.pid, result, process, files, b"%d" % result)
+            session.threads[b"%d" % result] = Thread(
+                process.pid, result, process, files, b"%d" % result
+            )
 
     def _clone_flags(self, name: str, args: list[bytes]) -> int:
         if name == "fork":
@@ -74,12 +93,16 @@ class Spawning:
         self.session.doubt("what some clone3 calls shared: their flags are not in the log")
         return _USUAL
 
-    def _execve(self, name: str, thread: Thread, time: int, args: list[bytes], result: int, state: int) -> None:
+    def _execve(
+        self, name: str, thread: Thread, time: int, args: list[bytes], result: int, state: int
+    ) -> None:
         session = self.session
         path = unquote(args[1 if name == "execveat" else 0]) or b""
         shown = os.fsdecode(path)
         where = (time, thread.pid, thread.tid)
-        row = Row(CODES[name], *where, result=result, state=state, data=session.writer.hidden_path(shown))
+        row = Row(
+            CODES[name], *where, result=result, state=state, data=session.writer.hidden_path(shown)
+        )
         session.order.rows.append(tuple(row))
         if result or state & (NO_RESULT | UNFINISHED):
             return
@@ -91,7 +114,11 @@ class Spawning:
         process = Process(thread.pid, threads={thread: None})
         thread.process, thread.tid, thread.files = process, thread.pid, thread.files.execute()
         session.threads[thread.key] = thread
-        argv = strings(args[2 if name == "execveat" else 1]) if len(args) > 1 + (name == "execveat") else []
+        argv = (
+            strings(args[2 if name == "execveat" else 1])
+            if len(args) > 1 + (name == "execveat")
+            else []
+        )
         self._program(thread, time, shown, argv, 64)
 
     def _program(self, thread: Thread, time: int, path: str, argv: list[bytes], bits: int) -> None:
@@ -99,12 +126,20 @@ class Spawning:
         hide = session.writer.hidden
         if session.redact:
             argv = []
-        about = {"path": os.fsdecode(hide(path)), "argv": [os.fsdecode(word) for word in argv], "bits": bits}
+        about = {
+            "path": os.fsdecode(hide(path)),
+            "argv": [os.fsdecode(word) for word in argv],
+            "bits": bits,
+        }
         thread.process.path = path
         data = json.dumps(about).encode()
-        session.order.rows.append(tuple(Row(CODES["program"], time, thread.pid, thread.pid, data=data)))
+        session.order.rows.append(
+            tuple(Row(CODES["program"], time, thread.pid, thread.pid, data=data))
+        )
 
-    def _other(self, name: str, thread: Thread, time: int, args: list[bytes], result: int, state: int) -> None:
+    def _other(
+        self, name: str, thread: Thread, time: int, args: list[bytes], result: int, state: int
+    ) -> None:
         values = [0, 0, 0]
         for place, argument in enumerate(args[:3]):
             try:
@@ -112,7 +147,24 @@ class Spawning:
             except ValueError:
                 if not bare(argument).startswith((b"{", b"[", b'"')):
                     raise
-        row = (CODES[name], time, thread.pid, thread.tid, *values, 0, 0, 0, result, state, 0, 0, 0, 0, b"", ())
+        row = (
+            CODES[name],
+            time,
+            thread.pid,
+            thread.tid,
+            *values,
+            0,
+            0,
+            0,
+            result,
+            state,
+            0,
+            0,
+            0,
+            0,
+            b"",
+            (),
+        )
         self.session.order.rows.append(row)
 
     # What is known before a call returns, or comes of no call
@@ -130,9 +182,7 @@ class Spawning:
         """A thread is no more."""
         session = self.session
         session.abandon(thread, UNFINISHED)
-        session.order.rows.append(
-            tuple(Row(CODES["exit"], time, thread.pid, thread.tid, status))
-        )
+        session.order.rows.append(tuple(Row(CODES["exit"], time, thread.pid, thread.tid, status)))
         session.threads.pop(thread.key, None)
         thread.process.threads.pop(thread, None)
 

@@ -1,4 +1,5 @@
-"""Logs that a terminal or a mail broke at a width: the pieces of their lines are put together again."""
+"""Logs that a terminal or a mail broke at a width: the pieces of their lines are put together
+again."""
 
 from __future__ import annotations
 
