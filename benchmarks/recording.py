@@ -99,7 +99,7 @@ def size(program: str, directory: Path) -> tuple[int, int]:
     """Memory calls and bytes of a trace of about a million of them."""
     path = str(directory / "million.trace")
     _run([program, str(MILLION)], "-o", path, "--stacks", "none")
-    calls = sum(row[0] < MEMORY_CODES for row in Trace(path).rows())
+    calls = sum(row.event < MEMORY_CODES for row in Trace(path).rows())
     return calls, os.path.getsize(path)
 
 

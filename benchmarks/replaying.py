@@ -81,13 +81,24 @@ def write(path: str, mix: Callable[[Recorder, Random], None]) -> int:
     writer = TraceWriter(path, "run", force=True)
     writer.describe(strategy="laconic", command=["benchmark"])
     writer.rows += [
-        Row(CODES["file"], 0, 1, 1, 8, 1, fd, 0, READABLE | PLAIN, file=fd + 1, data=b"/lib")
+        Row(
+            CODES["file"],
+            0,
+            1,
+            1,
+            a0=8,
+            a1=1,
+            a2=fd,
+            a4=READABLE | PLAIN,
+            file=fd + 1,
+            data=b"/lib",
+        )
         for fd in range(32)
     ]
-    writer.rows.append(Row(CODES["program"], 0, 1, 1, space.start_brk, data=layout))
-    writer.rows.append(Row(CODES["maps"], 0, 1, 1, space.vmas.count, ADOPTED))
+    writer.rows.append(Row(CODES["program"], 0, 1, 1, a0=space.start_brk, data=layout))
+    writer.rows.append(Row(CODES["maps"], 0, 1, 1, a0=space.vmas.count, a1=ADOPTED))
     writer.rows += [
-        Row(CODES["vma"], 0, 1, 1, start, end, vma.flags) for start, end, vma in space.vmas
+        Row(CODES["vma"], 0, 1, 1, a0=start, a1=end, a2=vma.flags) for start, end, vma in space.vmas
     ]
     mix(recorder, Random(1))
     for number, ((name, args, changes), result) in enumerate(
@@ -100,7 +111,16 @@ def write(path: str, mix: Callable[[Recorder, Random], None]) -> int:
             kinds |= change.kind
         said = int(bool(changes))
         row = Row(
-            CODES[name], number * 20_000, 1, 1, *args, result, 0, said, kinds, file, touched=touched
+            CODES[name],
+            number * 20_000,
+            1,
+            1,
+            *args,
+            result=result,
+            said=said,
+            kinds=kinds,
+            file=file,
+            touched=touched,
         )
         writer.rows.append(row)
     writer.rows.append(Row(CODES["end"], 0, 0, 0, data=b"{}"))
@@ -118,16 +138,16 @@ def _tell(trace: Trace) -> None:
     peer = Sorted(space_of(COUNT).vmas)
     top = space_of(COUNT).start_brk
     for row in trace.rows():
-        code, result = row[0], row[10]
+        code, result = row.event, row.result
         if code >= MEMORY_CODES:
             continue
-        name, start, length = trace.names[code], row[4], page_align(row[5])
+        name, start, length = trace.names[code], row.a0, page_align(row.a1)
         if name == "mmap":
-            peer.set(result, result + length, Vma(VM_MAY_RWX | row[6]))
+            peer.set(result, result + length, Vma(VM_MAY_RWX | row.a2))
         elif name == "munmap":
             peer.clear(start, start + length)
         elif name == "mprotect":
-            peer.protect(start, start + length, _protection(row[6]))
+            peer.protect(start, start + length, _protection(row.a2))
         elif name == "brk":
             if result > top:
                 peer.set(top, result, Vma(VM_MAY_RWX | RW))

@@ -31,7 +31,7 @@ from laconic.memory.flags import TASK_SIZE
 from laconic.replay import STRATEGIES
 from laconic.trace.importers.importing import IMPORTERS, import_logs
 from laconic.trace.reader import Trace
-from laconic.trace.schema import NUMBERS, PlainRow
+from laconic.trace.schema import NUMBERS, Row
 from laconic.trace.writer import TraceWriter
 from tests.fuzzing import Input, add_seeds, corpus, for_seeds, mutate
 from tests.tracer.lab import COMMAND, environment
@@ -95,29 +95,32 @@ def damaged_rows(path: str, chance: random.Random, out: Path) -> bytes:
     return out.read_bytes()
 
 
-def _damage(rows: list[PlainRow], chance: random.Random) -> None:
+_DATA, _TOUCHED = Row._fields.index("data"), Row._fields.index("touched")
+
+
+def _damage(rows: list[Row], chance: random.Random) -> None:
     place = chance.randrange(len(rows))
     row: list[Any] = list(rows[place])
     what = chance.randrange(10)
     if what == 0:
         del rows[place : place + chance.randrange(1, 5)]
-        rows += [tuple(row)] if not rows else []
+        rows += [Row(*row)] if not rows else []
     elif what == 1:
-        rows[place:place] = [tuple(row)] * chance.randrange(1, 100)
+        rows[place:place] = [Row(*row)] * chance.randrange(1, 100)
     elif what == 2:
         other = chance.randrange(len(rows))
         rows[place], rows[other] = rows[other], rows[place]
     elif what == 3:
-        row[16] = mutate(row[16], chance.randrange, chance.randrange(1, 5))
-        rows[place] = tuple(row)
+        row[_DATA] = mutate(row[_DATA], chance.randrange, chance.randrange(1, 5))
+        rows[place] = Row(*row)
     elif what == 4:
         start = chance.choice(_EDGES)
-        row[17] = tuple(
+        row[_TOUCHED] = tuple(
             (start + 8192 * n, start + 8192 * n + 4096, 0)
             for n in range(chance.choice((1, 2, 5000)))
         )
-        row[17] = tuple(run for run in row[17] if run[1] >> 64 == 0)
-        rows[place] = tuple(row)
+        row[_TOUCHED] = tuple(run for run in row[_TOUCHED] if run[1] >> 64 == 0)
+        rows[place] = Row(*row)
     else:
         column = chance.randrange(len(NUMBERS))
         _, code, _ = NUMBERS[column]
@@ -127,7 +130,7 @@ def _damage(rows: list[PlainRow], chance: random.Random) -> None:
         if code in "iq" and value >> (_BITS[code] - 1):
             value -= 1 << _BITS[code]
         row[column] = value
-        rows[place] = tuple(row)
+        rows[place] = Row(*row)
 
 
 def run_verb(words: list[str], output: Path) -> None:

@@ -403,7 +403,7 @@ def everything(path: Path) -> bytes:
     """All bytes of a trace, decompressed: rows' data and metadata."""
     trace = laconic.trace.open(str(path))
     return b"\n".join(
-        [row[16] for row in trace.rows()] + [repr(vars(trace)).replace(str(path), "").encode()]
+        [row.data for row in trace.rows()] + [repr(vars(trace)).replace(str(path), "").encode()]
     )
 
 

@@ -110,13 +110,13 @@ def test_laconic_killed_at_any_moment(moment: float, pause: int, tmp_path: Path)
     wait_until(lambda: not writers(path), "the end of the process that writes the trace")
 
     trace = laconic.trace.open(str(path))
-    rows = [row for row in trace.rows() if row[0] == MPROTECT and row[5] == 8192]
+    rows = [row for row in trace.rows() if row.event == MPROTECT and row.a1 == 8192]
     assert trace.loss is not None and "not ended in order" in trace.loss
     (ended, *times) = struct.unpack(
         f"={1 + done(progress)}q", progress.read_bytes()[: 8 + 8 * done(progress)]
     )
     # ld.so's own of that size are before the program's.
-    rows = [row for row in rows if rows and row[4] == rows[-1][4]]
+    rows = [row for row in rows if rows and row.a0 == rows[-1].a0]
     assert len(rows) <= ended + 1
     if len(rows) < ended:
         assert times[-1] - times[len(rows)] < 1e9, f"{ended - len(rows)} calls are missing"
@@ -136,9 +136,11 @@ def test_what_is_on_disk_meanwhile(tmp_path: Path) -> None:
         process.wait()
     wait_until(lambda: not writers(path), "the end of the process that writes the trace")
     rows = [
-        row for row in laconic.trace.open(str(path)).rows() if row[0] == MPROTECT and row[5] == 8192
+        row
+        for row in laconic.trace.open(str(path)).rows()
+        if row.event == MPROTECT and row.a1 == 8192
     ]
-    rows = [row for row in rows if row[4] == rows[-1][4]]
+    rows = [row for row in rows if row.a0 == rows[-1].a0]
     (ended, *times) = struct.unpack(
         f"={1 + done(progress)}q", progress.read_bytes()[: 8 + 8 * done(progress)]
     )
@@ -171,7 +173,7 @@ def test_the_process_that_writes_is_killed(kill: signal.Signals, tmp_path: Path)
     assert "Traceback" not in err
     assert f"the process that writes it was killed; it contains {events(path):,} events" in err
     trace = laconic.trace.open(str(path))
-    assert MPROTECT in [row[0] for row in trace.rows()]
+    assert MPROTECT in [row.event for row in trace.rows()]
     assert trace.loss is not None
 
 
@@ -228,8 +230,10 @@ def test_a_killed_recording_leaves_its_numbers_right(tmp_path: Path) -> None:
         process.kill()
     wait_until(lambda: not writers(path), "the end of the process that writes the trace")
     rows = [
-        row for row in laconic.trace.open(str(path)).rows() if row[0] == MPROTECT and row[5] == 8192
+        row
+        for row in laconic.trace.open(str(path)).rows()
+        if row.event == MPROTECT and row.a1 == 8192
     ]
-    protections = [row[6] for row in rows if row[4] == rows[-1][4]]
+    protections = [row.a2 for row in rows if row.a0 == rows[-1].a0]
     assert len(protections) > 10_000
     assert protections == [(1, 3)[place % 2] for place in range(len(protections))]

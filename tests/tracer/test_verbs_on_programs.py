@@ -121,7 +121,7 @@ def test_the_trace_is_kept(verb: str, old: Path, tmp_path: Path) -> None:
         assert done.returncode == status, done.stderr
         trace = Trace(str(kept))
         end = list(trace.rows())[-1]
-        assert (trace.loss, end[4]) == (None, status)
+        assert (trace.loss, end.a0) == (None, status)
 
 
 @every

@@ -52,7 +52,9 @@ def imported(folder: Path, *lines: str, kind: str = "strace") -> Path:
 
 def times(trace: Path) -> list[int]:
     """The times of the memory calls, in milliseconds."""
-    return [row[1] // 1_000_000 for row in laconic.trace.open(str(trace)).rows() if row[0] < 64]
+    return [
+        row.time // 1_000_000 for row in laconic.trace.open(str(trace)).rows() if row.event < 64
+    ]
 
 
 class TestImpossible:
@@ -85,9 +87,9 @@ class TestImpossible:
         report = import_logs("strace", [str(log)], str(tmp_path / "a.trace"))
         assert (report.not_understood, report.puzzles[0].line, report.calls) == (1, 2, {"brk": 2})
         lost = [
-            row[16]
+            row.data
             for row in laconic.trace.open(str(tmp_path / "a.trace")).rows()
-            if row[0] == CODES["lost"]
+            if row.event == CODES["lost"]
         ]
         assert lost == [
             b"lines that were not understood, and may have been memory or process calls"
@@ -178,7 +180,7 @@ class TestClock:
     def test_a_trace_of_an_older_release(self, verb: str, tmp_path: Path) -> None:
         """Its rows have negative differences of time."""
         steps = [5, -43_193, 1, 2]
-        rows = [tuple(Row(CODES["mprotect"], 0, 1, 1, BASE, PAGE, 1)) for _ in steps]
+        rows = [Row(CODES["mprotect"], 0, 1, 1, BASE, PAGE, 1) for _ in steps]
         about = {
             "laconic": "0.1.0",
             "schema": "1",
@@ -195,7 +197,7 @@ class TestClock:
             stream.write_batch(
                 batch, custom_metadata={"batch": "1", "crc32": str(checksum(batch)), "rows": "4"}
             )
-        assert [row[1] // 10**9 for row in laconic.trace.open(str(path)).rows()] == [5, 5, 5, 5]
+        assert [row.time // 10**9 for row in laconic.trace.open(str(path)).rows()] == [5, 5, 5, 5]
         assert command(*verb.split(), path, cwd=tmp_path).returncode == 0
 
     def test_times_in_two_batches(self) -> None:
@@ -213,7 +215,7 @@ class TestMemory:
         trace.row("brk", 0, result=0x5555_5555_6000)
         trace.writer.flush()
         writer = trace.writer
-        row = tuple(Row(CODES["note"], 0, 1, 1, data=bytes(LARGEST_BATCH + (1 << 20))))
+        row = Row(CODES["note"], 0, 1, 1, data=bytes(LARGEST_BATCH + (1 << 20)))
         batch, _ = encode(writer._schema, [row], 0)
         assert writer._stream is not None
         writer._stream.write_batch(
@@ -233,7 +235,7 @@ class TestMemory:
         for _ in range(3):
             trace.row("note", data=bytes(LARGEST_BATCH // 4))
         read = laconic.trace.open(trace.end())
-        assert sum(row[0] == CODES["note"] for row in read.rows()) == 3
+        assert sum(row.event == CODES["note"] for row in read.rows()) == 3
         assert (read.loss, trace.writer.batches > 1) == (None, True)
 
     def test_touched_runs_beyond_the_limit_are_lost(self, tmp_path: Path) -> None:
@@ -241,8 +243,8 @@ class TestMemory:
         runs = tuple((2 * n * PAGE, (2 * n + 1) * PAGE, 0) for n in range(MOST_RUNS + 5))
         trace.row("exit", touched=runs)
         rows = list(laconic.trace.open(trace.end()).rows())
-        assert [len(row[17]) for row in rows] == [MOST_RUNS, 0, 0]
-        assert rows[1][0] == CODES["lost"] and b"touched pages" in rows[1][16]
+        assert [len(row.touched) for row in rows] == [MOST_RUNS, 0, 0]
+        assert rows[1].event == CODES["lost"] and b"touched pages" in rows[1].data
 
     def test_portions(self) -> None:
         """Rows with many runs are decoded some at a time, and come out as they went in."""
@@ -250,7 +252,7 @@ class TestMemory:
 
         run = (PAGE, 2 * PAGE, 0)
         counts = [3, encoding.RUNS, 0, 5, encoding.RUNS - 4, 1, 1]
-        rows = [tuple(Row(1, at, 1, 1, touched=(run,) * count)) for at, count in enumerate(counts)]
+        rows = [Row(1, at, 1, 1, touched=(run,) * count) for at, count in enumerate(counts)]
         batch, _ = encode(arrow_schema({}), rows, 0)
         parts = list(portions(batch))
         times = Times()
@@ -311,7 +313,7 @@ class TestOutput:
         writer = TraceWriter(str(tmp_path / "a.trace"), "run")
         os.close(writer._fd)
         writer._fd = os.open("/dev/full", os.O_WRONLY)
-        writer.rows.append(tuple(Row(CODES["brk"], 0, 1, 1)))
+        writer.rows.append(Row(CODES["brk"], 0, 1, 1))
         writer.close()
         assert writer.failure is not None and writer.written == 0
 

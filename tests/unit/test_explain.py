@@ -258,7 +258,7 @@ class TestFigures:
         path = make(tmp_path / "a.trace")  # type: ignore[operator]
         total: dict[str, Counter[str]] = {name: Counter() for name in NAMES}
         for number, row in enumerate(laconic.trace.open(path).rows()):
-            if row[0] < MEMORY_CODES:
+            if row.event < MEMORY_CODES:
                 for name, counts in of(path, number).counts.items():
                     total[name].update(counts)
         expected: dict[str, Counter[str]] = {name: Counter() for name in NAMES}
@@ -284,7 +284,7 @@ class TestFigures:
         numbers = [
             number
             for number, row in enumerate(laconic.trace.open(path).rows())
-            if row[0] < MEMORY_CODES
+            if row.event < MEMORY_CODES
         ]
         assert len(numbers) == 3 * len(HOSTILE)
         for number in numbers:
@@ -358,7 +358,7 @@ class TestEvents:
     def test_names(self, tmp_path: Path) -> None:
         path = small(tmp_path / "a.trace")
         rows = list(laconic.trace.open(path).rows())
-        second = [number for number, row in enumerate(rows) if row[0] == CODES["mprotect"]][1]
+        second = [number for number, row in enumerate(rows) if row.event == CODES["mprotect"]][1]
         when = rows[second][1] / 1e9
         for event in (str(second), "mprotect:2", f"@{when:.9f}", f"@{when - 1e-4:.9f}"):
             assert locate(laconic.trace.open(path), event).number == second

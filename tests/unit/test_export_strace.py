@@ -133,8 +133,8 @@ def calls(path: str | Path) -> list[tuple[Any, ...]]:
                 )
             case records.Stack():
                 found.append(("stack", record.tid, record.frames))
-            case records.Detail(event="answer") if record.row[4] == READ:
-                found.append(("read", record.row[16].rstrip(b"\0")))
+            case records.Detail(event="answer") if record.row.a0 == READ:
+                found.append(("read", record.row.data.rstrip(b"\0")))
     return found
 
 

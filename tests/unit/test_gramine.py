@@ -220,9 +220,9 @@ def test_vfork_is_answered_as_fork(tmp_path: Path) -> None:
         ("fork", 4),
     ]
     raw = [
-        row[4]
+        row.a0
         for row in laconic.trace.open(str(tmp_path / "a.trace")).rows()
-        if row[10] in (2, 3, 4)
+        if row.result in (2, 3, 4)
     ]
     assert raw == [0, 0x11, 0]
 
@@ -334,7 +334,7 @@ def test_redacted(tmp_path: Path) -> None:
     )
     import_logs("gramine", [str(source)], str(tmp_path / "o"), redact=True)
     assert not any(
-        b"secret" in row[16] or b"libc" in row[16]
+        b"secret" in row.data or b"libc" in row.data
         for row in laconic.trace.open(str(tmp_path / "o")).rows()
     )
 

@@ -323,8 +323,8 @@ def test_sizes_and_identity_of_files(tmp_path: Path) -> None:
     libc.write_bytes(bytes(0x1D6458))
     (root / "lib").symlink_to("/usr/lib")  # as in an image: absolute, and within it
     trace, report = take(tmp_path, REAL / "hello.log.gz", root)
-    sizes = {row[7] for row in trace.rows() if row[0] == CODES["file"]}
-    inodes = {row[6] for row in trace.rows() if row[0] == CODES["file"]}
+    sizes = {row.a3 for row in trace.rows() if row.event == CODES["file"]}
+    inodes = {row.a2 for row in trace.rows() if row.event == CODES["file"]}
     assert (sizes, inodes) == ({0x1D6458}, {libc.stat().st_ino})
     assert "sizes of files" not in report.unknown
     assert "sizes of files" in take(tmp_path, REAL / "hello.log.gz")[1].unknown
@@ -384,12 +384,12 @@ def test_a_file_that_is_no_program_is_reported_as_unknown(tmp_path: Path) -> Non
 
 def test_memory_that_forked_children_received(tmp_path: Path) -> None:
     trace, _ = take(tmp_path, REAL / "busybox.log.gz")
-    rows = [row for row in trace.rows() if row[0] == CODES["received"]]
+    rows = [row for row in trace.rows() if row.event == CODES["received"]]
     entries = len(re.findall(rb"memory entry \[", text_of("busybox.log.gz")))
-    assert sum(row[6] for row in rows) == entries == 968
-    assert {row[2] for row in rows} == set(range(2, 10))
+    assert sum(row.a2 for row in rows) == entries == 968
+    assert {row.pid for row in rows} == set(range(2, 10))
     # The stack of the first child: one entry for the VMA, then its pages one by one.
-    first = [(row[4], row[5], row[6]) for row in rows if row[2] == 2]
+    first = [(row.a0, row.a1, row.a2) for row in rows if row.pid == 2]
     assert (0x167226B23000, 0x167226B63000, 64) in first
 
 
@@ -428,7 +428,9 @@ def test_what_hardware_counted_stands_next_to_the_model(tmp_path: Path) -> None:
     trace, report = take(tmp_path, text_of("hello.log.gz") + thread + STATISTICS)
     assert report.unknown_texts == 0
     rows = [
-        (row[2], row[10], row[9], row[4:9]) for row in trace.rows() if row[0] == CODES["measured"]
+        (row.pid, row.result, row.a5, row.args[:5])
+        for row in trace.rows()
+        if row.event == CODES["measured"]
     ]
     counts = (224, 192, 2010, 32, 1)
     assert rows == [(1, 87220, 0, counts), (1, 87219, 1, counts)]
@@ -479,7 +481,7 @@ def test_redaction_hides_what_the_start_shows(tmp_path: Path) -> None:
     target = tmp_path / "a.trace"
     import_logs("gramine", [str(source)], str(target), redact=True, root=str(rootfs(tmp_path)))
     for row in laconic.trace.open(str(target)).rows():
-        assert b"busybox" not in row[16] and b"secret" not in row[16]
+        assert b"busybox" not in row.data and b"secret" not in row.data
 
 
 def test_a_second_run_without_an_end_of_the_first(tmp_path: Path) -> None:

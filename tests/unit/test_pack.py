@@ -23,7 +23,7 @@ from laconic.memory.change import MAP
 from laconic.stacks.symbols import open_elf
 from laconic.stacks.table import FILE, JIT, Module
 from laconic.trace.packing import symbols_of
-from laconic.trace.schema import CODES, EVENTS, FRAME, PlainRow
+from laconic.trace.schema import CODES, EVENTS, FRAME, Row
 from laconic.trace.stacks import Stacks
 
 PAGE = 4096
@@ -109,15 +109,15 @@ def places(path: str) -> list[list[str]]:
     seen = []
     for row in laconic.trace.open(path).rows():
         stacks.take(row)
-        if row[0] == CODES["site"]:
-            seen.append(row[4])
+        if row.event == CODES["site"]:
+            seen.append(row.a0)
     return [[f"{place.function} {place.file.rsplit('/')[-1]}:{place.line}" for place, _ in stacks.places(number)]
             for number in seen]  # fmt: skip
 
 
-def rows(path: str) -> list[PlainRow]:
+def rows(path: str) -> list[Row]:
     """All rows but the symbols."""
-    return [row for row in laconic.trace.open(path).rows() if row[0] != SYMBOLS]
+    return [row for row in laconic.trace.open(path).rows() if row.event != SYMBOLS]
 
 
 def report(verb: list[str], path: str, out: Path) -> dict[str, object]:
@@ -160,7 +160,7 @@ class TestPacked:
         packed = str(tmp_path / "b.trace")
         assert main(["pack", path, "-o", packed]) == 0
         assert rows(packed) == rows(path)
-        assert [row[0] for row in laconic.trace.open(packed).rows()][-1] == CODES["end"]
+        assert [row.event for row in laconic.trace.open(packed).rows()][-1] == CODES["end"]
         out = tmp_path / "out.json"
         assert report(["replay", "--check"], packed, out) | {"trace": 0} == report(
             ["replay", "--check"], path, out
@@ -216,7 +216,7 @@ class TestPacked:
         (tmp_path / "link").symlink_to(path)
         assert main(["pack", str(tmp_path / "link")]) == 0
         assert (tmp_path / "link").is_symlink() and os.stat(path).st_mode & 0o777 == 0o640
-        assert any(row[0] == SYMBOLS for row in laconic.trace.open(path).rows())
+        assert any(row.event == SYMBOLS for row in laconic.trace.open(path).rows())
 
     def test_a_newer_release_s_names_stay(self, tmp_path: Path, library: bytes) -> None:
         module = tmp_path / "libgrow.so"
@@ -304,8 +304,8 @@ class TestWhatIsMissing:
         assert main(["pack", path, "-o", packed]) == 0
         assert f"{path!r} is not complete" in capfd.readouterr().err
         copied = rows(packed)
-        assert [row for row in copied if row[0] != CODES["lost"]] == rows(path)
-        lost = [row[16].decode() for row in copied if row[0] == CODES["lost"]]
+        assert [row for row in copied if row.event != CODES["lost"]] == rows(path)
+        lost = [row.data.decode() for row in copied if row.event == CODES["lost"]]
         assert len(lost) == (cut != "end") and all("damaged" in text for text in lost)
         assert report(["info"], packed, tmp_path / "out.json")["complete"] is False
         assert main(["pack", packed, "-o", again]) == 0
@@ -381,8 +381,8 @@ class TestBadInput:
 
 def address(path: str) -> int:
     """The first frame's."""
-    row = next(row for row in laconic.trace.open(path).rows() if row[0] == CODES["frames"])
-    return int(FRAME.unpack_from(row[16])[1])
+    row = next(row for row in laconic.trace.open(path).rows() if row.event == CODES["frames"])
+    return int(FRAME.unpack_from(row.data)[1])
 
 
 def _line(text: str) -> str:

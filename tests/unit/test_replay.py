@@ -21,7 +21,7 @@ from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 from laconic.replay import STRATEGIES, replay
 from laconic.replay.thread import Mm, RecordedUpcalls, Thread
-from laconic.trace.schema import CHOSEN, CODES, FAILED, PlainRow
+from laconic.trace.schema import CHOSEN, CODES, FAILED, Row
 from laconic.trace.writer import TraceWriter
 
 PAGE = 4096
@@ -48,13 +48,13 @@ def known(path: Path, end: bool = True) -> str:
     return trace.end() if end else trace.cut()
 
 
-def doctored(path: str, target: Path, change: Callable[[int, list[Any]], list[PlainRow]]) -> str:
+def doctored(path: str, target: Path, change: Callable[[int, Row], list[Row]]) -> str:
     """The same trace with rows changed: `change` gets a row's number and the row, and returns what
     stands there."""
     trace = laconic.trace.open(path)
     writer = TraceWriter(str(target), trace.source, trace.about)
     for number, row in enumerate(trace.rows()):
-        writer.rows += [tuple(new) for new in change(number, list(row))]
+        writer.rows += change(number, row)
     writer.close()
     return str(target)
 
@@ -92,28 +92,28 @@ def test_every_call_of_a_trace_by_laconic(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "field", "value", "why"),
     [
-        (3, 10, -ENOMEM, "another result"),
-        (6, 10, 0, "another result"),
-        (7, 10, -22, "another result"),
-        (3, 12, 2, "2 host calls for changes 0x0 were recorded, 0 for 0x0 replayed"),
+        (3, "result", -ENOMEM, "another result"),
+        (6, "result", 0, "another result"),
+        (7, "result", -22, "another result"),
+        (3, "said", 2, "2 host calls for changes 0x0 were recorded, 0 for 0x0 replayed"),
         (
             4,
-            13,
+            "kinds",
             int(EXTEND),
             f"1 host calls for changes {int(EXTEND):#x} were recorded, 1 for {int(RESTRICT):#x}",
         ),
-        (5, 6, READ, "were recorded"),
+        (5, "a2", READ, "were recorded"),
     ],
 )
 def test_a_doctored_call_is_a_model_error(
-    call: int, field: int, value: int, why: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    call: int, field: str, value: int, why: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Status 1; event, call, both results and the reason are named."""
 
-    def change(number: int, row: list[Any]) -> list[PlainRow]:
+    def change(number: int, row: Row) -> list[Row]:
         if number == call:
-            row[field] = value
-        return [tuple(row)]
+            row = row._replace(**{field: value})
+        return [row]
 
     path = doctored(known(tmp_path / "a.trace"), tmp_path / "b.trace", change)
     status, figures, err = checked(path, capfd)
@@ -125,7 +125,7 @@ def test_a_doctored_call_is_a_model_error(
     assert main(["replay", "--check", path]) == 1
     out, _ = capfd.readouterr()
     assert f"event {call}, process 100" in out and "model error 1" in out
-    if field != 10:
+    if field != "result":
         # A strategy that it was not recorded by is held to the results alone.
         assert main(["replay", "--check", "--strategy", "every-call", path]) == 0
 
@@ -137,9 +137,9 @@ def test_after_a_loss_a_difference_is_lost_data(
     """The trace says that calls are missing, of this process or of any: no fault of the model, and
     status 0."""
 
-    def change(number: int, row: list[Any]) -> list[PlainRow]:
-        lost = [CODES["lost"], row[1], pid, pid, 2, *[0] * 11, b"two calls", ()]
-        return [tuple(lost)] if number == 7 else [tuple(row)]
+    def change(number: int, row: Row) -> list[Row]:
+        lost = Row(CODES["lost"], row.time, pid, pid, a0=2, data=b"two calls")
+        return [lost] if number == 7 else [row]
 
     path = doctored(known(tmp_path / "a.trace"), tmp_path / "b.trace", change)
     status, figures, err = checked(path, capfd)
@@ -152,12 +152,11 @@ def test_after_a_loss_a_difference_is_lost_data(
 def test_loss_of_another_process_excuses_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def change(number: int, row: list[Any]) -> list[PlainRow]:
-        lost = [CODES["lost"], row[1], 777, 777, 2, *[0] * 11, b"two calls", ()]
+    def change(number: int, row: Row) -> list[Row]:
+        lost = Row(CODES["lost"], row.time, 777, 777, a0=2, data=b"two calls")
         if number == 6:
-            row[10] = 0
-            return [tuple(lost), tuple(row)]
-        return [tuple(row)]
+            return [lost, row._replace(result=0)]
+        return [row]
 
     path = doctored(known(tmp_path / "a.trace"), tmp_path / "b.trace", change)
     _, figures, _ = checked(path, capfd)
@@ -170,13 +169,13 @@ def test_a_host_that_refused_is_no_difference(
 ) -> None:
     """What the host did against what bookkeeping expected is taken from the trace."""
 
-    def change(number: int, row: list[Any]) -> list[PlainRow]:
+    def change(number: int, row: Row) -> list[Row]:
         if number == 4:
-            row[10], row[11], row[13] = -ENOMEM, FAILED, 0
-            return [(CODES["maps"], row[1], 100, 100, *[0] * 12, b"", ()), tuple(row)]
+            maps = Row(CODES["maps"], row.time, 100, 100)
+            return [maps, row._replace(result=-ENOMEM, state=FAILED, kinds=0)]
         if number == 5:
-            row[12] = row[13] = 0
-        return [tuple(row)]
+            row = row._replace(said=0, kinds=0)
+        return [row]
 
     status, figures, _ = checked(
         doctored(known(tmp_path / "a.trace"), tmp_path / "b.trace", change), capfd

@@ -53,19 +53,19 @@ def plain(trace: Trace) -> list[list[Any]]:
     files: dict[int, str] = {}
     rows = []
     for row in trace.rows():
-        if row[0] == CODES["file"]:
-            files[row[14]] = os.path.basename(os.fsdecode(row[16]))
-        if row[0] in WORDS:
+        if row.event == CODES["file"]:
+            files[row.file] = os.path.basename(os.fsdecode(row.data))
+        if row.event in WORDS:
             continue
-        name = trace.names[row[0]]
-        result = row[10]
+        name = trace.names[row.event]
+        result = row.result
         if name in ("clone", "clone3", "fork", "vfork"):
             result = seen.setdefault(result, len(seen) + 1) if result > 0 else result
             children.add(result)
-        pid, tid = (seen.setdefault(number, len(seen) + 1) for number in row[2:4])
-        data = re.sub(r'"path": "[^"]*/', '"path": "', os.fsdecode(row[16]))
+        pid, tid = (seen.setdefault(number, len(seen) + 1) for number in (row.pid, row.tid))
+        data = re.sub(r'"path": "[^"]*/', '"path": "', os.fsdecode(row.data))
         rows.append(
-            [name, pid, tid, list(row[4:10]), result, row[11], files.get(row[14], ""), data]
+            [name, pid, tid, list(row.args), result, row.state, files.get(row.file, ""), data]
         )
     return rows
 
@@ -126,7 +126,7 @@ def test_one_process_alone(tmp_path: Path) -> None:
     for name in ("single", "single-tt-T-y"):
         report, trace = imported([CORPUS / f"{name}.log"], tmp_path)
         assert report.not_understood == 0
-        pids = {row[2] for row in trace.rows() if row[0] < MEMORY_CODES}
+        pids = {row.pid for row in trace.rows() if row.event < MEMORY_CODES}
         assert pids == {1}
         wanted = [
             row for row in without_shm(expected()) if row[2] == 1 and CODES[row[0]] < MEMORY_CODES
@@ -137,7 +137,7 @@ def test_one_process_alone(tmp_path: Path) -> None:
 def test_a_signal_s_end(tmp_path: Path) -> None:
     """The wait status of a kill is the signal's number."""
     _, trace = imported([CORPUS / "killed.log"], tmp_path)
-    assert [row[4] for row in trace.rows() if row[0] == CODES["exit"]] == [9]
+    assert [row.a0 for row in trace.rows() if row.event == CODES["exit"]] == [9]
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -154,7 +154,7 @@ def test_stacks_stand_before_their_calls(tmp_path: Path) -> None:
     """-k: a row with the frames directly before each call's row."""
     _, trace = imported([CORPUS / "f-k.log"], tmp_path)
     rows = list(trace.rows())
-    stacks = [place for place, row in enumerate(rows) if row[0] == CODES["stack"]]
+    stacks = [place for place, row in enumerate(rows) if row.event == CODES["stack"]]
     text = (CORPUS / "f-k.log").read_text()
     first = re.search(r"brk\(NULL\).*\n((?: > .*\n)+)", text)
     assert first is not None
@@ -237,7 +237,7 @@ def test_the_options_that_a_log_shows(tmp_path: Path) -> None:
 def test_redaction(tmp_path: Path) -> None:
     """No path, no name, no argument of the program."""
     _, trace = imported([CORPUS / "f-k.log"], tmp_path, redact=True)
-    data = b"".join(row[16] for row in trace.rows()) + json.dumps(trace.about).encode()
+    data = b"".join(row.data for row in trace.rows()) + json.dumps(trace.about).encode()
     for word in (b"demo", b"libc", b"data, (1)", b"missing", b"f-k"):
         assert word not in data
 
@@ -379,8 +379,10 @@ class TestDescriptors:
         line = "10 mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, 7, 0) = 0x90000\n"
         path.write_text('10 execve("./a", ["./a"], 0x7f /* 3 vars */) = 0\n' + log + line)
         _, trace = imported([path], where)
-        files = {row[14]: os.fsdecode(row[16]) for row in trace.rows() if row[0] == CODES["file"]}
-        return files.get(next(row[14] for row in trace.rows() if row[0] == CODES["mmap"]), "")
+        files = {
+            row.file: os.fsdecode(row.data) for row in trace.rows() if row.event == CODES["file"]
+        }
+        return files.get(next(row.file for row in trace.rows() if row.event == CODES["mmap"]), "")
 
     @pytest.mark.parametrize(
         ("log", "path"),
@@ -427,9 +429,9 @@ class TestDescriptors:
             path_of = tmp_path / "a.log"
             path_of.write_text(log)
             _, trace = imported([path_of], tmp_path)
-            assert [os.fsdecode(row[16]) for row in trace.rows() if row[0] == CODES["file"]] == [
-                path
-            ]
+            assert [
+                os.fsdecode(row.data) for row in trace.rows() if row.event == CODES["file"]
+            ] == [path]
 
     def test_a_fork_has_its_own_table_and_a_thread_has_not(self, tmp_path: Path) -> None:
         """CLONE_FILES."""
@@ -579,7 +581,7 @@ class TestForms:
             "[pid    11] munmap(0x1000, 4096) = 0\n[pid    10] munmap(0x2000, 4096) = 0\n"
         )
         _, trace = imported([self.write(log, tmp_path)], tmp_path)
-        assert [row[2:4] for row in trace.rows() if row[0] == CODES["munmap"]] == [
+        assert [(row.pid, row.tid) for row in trace.rows() if row.event == CODES["munmap"]] == [
             (10, 11),
             (10, 10),
         ]
@@ -588,7 +590,10 @@ class TestForms:
         """Times go on."""
         log = "10 23:59:59.999999 brk(NULL) = 0x1000\n10 00:00:00.000001 brk(NULL) = 0x1000\n"
         _, trace = imported([self.write(log, tmp_path)], tmp_path)
-        assert [row[1] for row in trace.rows() if row[0] == CODES["brk"]] == [999999000, 1000001000]
+        assert [row.time for row in trace.rows() if row.event == CODES["brk"]] == [
+            999999000,
+            1000001000,
+        ]
 
     def write(self, log: str, where: Path) -> Path:
         """A log's file."""

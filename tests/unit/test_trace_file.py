@@ -23,7 +23,7 @@ from laconic.commands import main
 from laconic.errors import LaconicError
 from laconic.trace import records
 from laconic.trace.encoding import LATEST, Times, arrow_schema, decode, encode
-from laconic.trace.schema import CHOSEN, CODES, NUMBERS, SCHEMA, PlainRow
+from laconic.trace.schema import CHOSEN, CODES, NUMBERS, SCHEMA, Row, make_row
 
 #: Every verb that reads a trace, with what it needs besides.
 VERBS = (
@@ -46,7 +46,7 @@ CURES = (
 every_verb = pytest.mark.parametrize("verb", VERBS, ids=" ".join)
 
 
-def batches(path: Path) -> tuple[list[int], list[list[PlainRow]]]:
+def batches(path: Path) -> tuple[list[int], list[list[Row]]]:
     """A trace of three batches: the byte at which each ends, and its rows."""
     trace = Builder(path, about={"strategy": "laconic", "command": ["prog", "x"]})
     trace.program("/bin/prog", ["prog"])
@@ -74,7 +74,7 @@ def batches(path: Path) -> tuple[list[int], list[list[PlainRow]]]:
             )
         if part == 2:
             trace.row("end", 0, pid=0, data=b"{}")
-        parts.append([tuple(row) for row in trace.writer.rows])
+        parts.append(list(trace.writer.rows))
         trace.writer.flush()
         ends.append(path.stat().st_size)
     trace.cut()
@@ -360,7 +360,7 @@ def test_an_older_release_of_this_schema_reads_calls_that_it_does_not_know(tmp_p
     trace.writer._metadata["events"] = json.dumps(
         [*json.loads(trace.writer._metadata["events"])[:37], "newcall"]
     )
-    trace.writer.rows.append((37, 5, 100, 100, 1, 2, 3, 4, 5, 6, 7, 0, 0, 0, 0, 0, b"", ()))
+    trace.writer.rows.append(make_row(37, (5, 100, 100), (1, 2, 3, 4, 5, 6), 7))
     (call,) = laconic.trace.open(trace.cut())
     assert isinstance(call, records.Call)
     assert (call.call, call.args, call.result) == ("newcall", (1, 2, 3, 4, 5, 6), 7)

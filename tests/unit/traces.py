@@ -10,7 +10,7 @@ from typing import Any
 
 from laconic.memory.change import EXTEND, MAP
 from laconic.memory.vma import File
-from laconic.trace.schema import CHOSEN, CODES, PLAIN, READABLE, UNFINISHED, WRITABLE, PlainRow, Row
+from laconic.trace.schema import CHOSEN, CODES, PLAIN, READABLE, UNFINISHED, WRITABLE, Row, make_row
 from laconic.trace.writer import TraceWriter
 
 #: Where mappings of these traces lie.
@@ -129,11 +129,8 @@ def large(path: Path, calls: int, **options: Any) -> str:
     trace.program("/bin/prog", ["prog"])
     code, rows = CODES["mprotect"], trace.writer.rows
     for number in range(calls):
-        row: PlainRow = (
-            code, number * 1000, 100, 100, BASE + number % 1000 * 4096, 4096, 1 + number % 2, 0, 0, 0,
-            0, 0, number % 2, 0, 0, 0, b"", (),
-        )  # fmt: skip
-        rows.append(row)
+        args = (BASE + number % 1000 * 4096, 4096, 1 + number % 2)
+        rows.append(make_row(code, (number * 1000, 100, 100), args, said=number % 2))
         if len(rows) >= 16384:
             trace.writer.flush()
     trace.time = calls * 1000

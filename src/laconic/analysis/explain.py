@@ -24,7 +24,7 @@ from laconic.replay.events import CallDone, Listener
 from laconic.replay.thread import Mm, Thread
 from laconic.strategies import NAMES, strategy
 from laconic.trace.reader import Trace
-from laconic.trace.schema import CODES, EVENTS, MEMORY_CODES, NO_RESULT, UNFINISHED, PlainRow
+from laconic.trace.schema import CODES, EVENTS, MEMORY_CODES, NO_RESULT, UNFINISHED, Row
 from laconic.trace.stacks import NO_STACK, Stacks
 
 _BEGIN, _SYMBOLS = CODES["begin"], CODES["symbols"]
@@ -37,10 +37,10 @@ class Found(NamedTuple):
     that kind, which come last."""
 
     number: int
-    row: PlainRow
+    row: Row
     begin: int | None
     next_call: int | None
-    symbols: tuple[PlainRow, ...] = ()
+    symbols: tuple[Row, ...] = ()
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ class Explanation:
     @property
     def is_call(self) -> bool:
         """True for a memory call."""
-        return bool(self.found.row[0] < MEMORY_CODES)
+        return bool(self.found.row.event < MEMORY_CODES)
 
 
 def locate(trace: Trace, event: str, progress: Callable[[int], None] | None = None) -> Found:
@@ -93,21 +93,21 @@ def locate(trace: Trace, event: str, progress: Callable[[int], None] | None = No
     for batch in trace.batches():
         for row in batch:
             number += 1
-            code = row[0]
+            code = row.event
             if code == _BEGIN:
-                begun[row[3]] = number, row[12]
+                begun[row.tid] = number, row.said
             elif code == _SYMBOLS:
                 symbols.append(row)
             if found is None:
                 if fits(number, row):
-                    begin = begun.get(row[3], (None, -1))
+                    begin = begun.get(row.tid, (None, -1))
                     found = Found(number, row, begin[0] if begin[1] == code else None, None)
             elif found.next_call is None and code < MEMORY_CODES:
                 found = found._replace(next_call=number)
             if code < MEMORY_CODES:
                 calls[code] += 1
-                last = row[1]
-                begun.pop(row[3], None)
+                last = row.time
+                begun.pop(row.tid, None)
         if progress is not None:
             progress(trace.position)
     if found is None:
@@ -115,7 +115,7 @@ def locate(trace: Trace, event: str, progress: Callable[[int], None] | None = No
     return found._replace(symbols=tuple(symbols))
 
 
-def wanted(event: str, names: Sequence[str] = EVENTS) -> Callable[[int, PlainRow], bool]:
+def wanted(event: str, names: Sequence[str] = EVENTS) -> Callable[[int, Row], bool]:
     """Whether a row, by its number, is the one that `event` names: to be asked of each row in turn,
     once. `names` are those of the rows' codes.
 
@@ -131,14 +131,14 @@ def wanted(event: str, names: Sequence[str] = EVENTS) -> Callable[[int, PlainRow
         except ValueError:
             moment = -1
         if 0 <= moment < 1e18:
-            return lambda number, row: row[0] < MEMORY_CODES and row[1] >= moment
+            return lambda number, row: row.event < MEMORY_CODES and row.time >= moment
     elif colon and _COUNT.fullmatch(count) and int(count) > 0:
         if name not in names[:MEMORY_CODES]:
             raise LaconicError(
                 f"there is no memory call {name!r}: name one, as in mprotect:{count}"
             )
         code, left = names.index(name), iter(range(int(count) - 1, -1, -1))
-        return lambda number, row: row[0] == code and not next(left)
+        return lambda number, row: row.event == code and not next(left)
     raise LaconicError(
         f"{event!r} names no event: give its number, @SECONDS as in @1.5, or CALL:N as in mprotect:3"
     )
@@ -185,8 +185,8 @@ def explain(
     explanation = explainer.explanation
     row = found.row
     if explanation.stack == NO_STACK:
-        explanation.stack = stacks.next.get(row[3], NO_STACK)
-    explanation.program = replay.programs.get(row[2], "?")
+        explanation.stack = stacks.next.get(row.tid, NO_STACK)
+    explanation.program = replay.programs.get(row.pid, "?")
     for row in found.symbols:
         stacks.take(row)
     explanation.stacks = stacks
@@ -201,16 +201,16 @@ class _Explainer(Listener):
         self.trace = trace
         self.found = found
         self.enclaves = enclaves
-        self.explanation = Explanation(found, trace.names[found.row[0]])
+        self.explanation = Explanation(found, trace.names[found.row.event])
         if trace.source == "run":
             recorded = trace.about.get("strategy") or "laconic"
-            self.explanation.strategy, self.explanation.recorded = recorded, found.row[12]
+            self.explanation.strategy, self.explanation.recorded = recorded, found.row.said
         self._before: list[Labelled] | None = None
         self._work_before: dict[str, Counter[str]] = {}
         self._committed: tuple[Change, ...] = ()
         self._watching = False
 
-    def call_begins(self, number: int, row: PlainRow, thread: Thread) -> None:
+    def call_begins(self, number: int, row: Row, thread: Thread) -> None:
         """Note what the pages are, and what the enclaves did, before the call."""
         self._watching = number in (self.found.number, self.found.begin)
         if not self._watching or thread.mm.space is None:
@@ -219,18 +219,18 @@ class _Explainer(Listener):
             self._before = labelled(thread.mm.space)
         self._work_before = self._work()
 
-    def call_committed(self, row: PlainRow, mm: Mm, name: str, changes: tuple[Change, ...]) -> None:
+    def call_committed(self, row: Row, mm: Mm, name: str, changes: tuple[Change, ...]) -> None:
         """Note the changes that are done before the call has ended."""
         if self._watching:
             self._add_work()
             self._committed = changes
 
-    def call_ignored(self, number: int, row: PlainRow, stack: int, followed: bool) -> None:
+    def call_ignored(self, number: int, row: Row, stack: int, followed: bool) -> None:
         """Say that nothing more is known, and why."""
         if number != self.found.number:
             return
         self.explanation.stack = stack
-        self.explanation.answer = row[10]
+        self.explanation.answer = row.result
         self.explanation.why_not = (
             "no bookkeeping concerns it: it changes nothing, and the host answers it"
             if followed
@@ -247,9 +247,9 @@ class _Explainer(Listener):
         explanation.answer = done.result
         if done.file is not None:
             explanation.file = done.file.file.path
-        if row[11] & UNFINISHED:
+        if row.state & UNFINISHED:
             explanation.why_not = "it never returned: the thread ended in it"
-        elif row[11] & NO_RESULT:
+        elif row.state & NO_RESULT:
             explanation.why_not = "the log does not show its result"
         if explanation.why_not:
             explanation.counts = {}
@@ -264,7 +264,7 @@ class _Explainer(Listener):
         explanation.touched = self._touched(row, changes)
         explanation.asks = outcome.ask
         if done.host_calls:
-            args = row[4:10]
+            args = row.args
             explanation.host_call = done.name, only_changes(done.name, args, outcome) or args
 
     def _add_work(self) -> None:
@@ -283,22 +283,20 @@ class _Explainer(Listener):
                     work[name].update(counts.as_dict())
         return work
 
-    def _touched(self, row: PlainRow, changes: Iterable[Change]) -> list[int | None]:
+    def _touched(self, row: Row, changes: Iterable[Change]) -> list[int | None]:
         # Page counts of what was seen to be touched, of each change.
         if "touched pages" in self.trace.about.get("unknown", ()) or self.trace.source != "run":
             return [None for _ in changes]
-        return [page_count(_cut(row[17], change.start, change.end)) for change in changes]
+        return [page_count(_cut(row.touched, change.start, change.end)) for change in changes]
 
 
 def _cut(runs: Iterable[Touched], start: int, end: int) -> Iterator[Touched]:
     return ((max(a, start), min(b, end), how) for a, b, how in runs if a < end and start < b)
 
 
-def _asked(
-    name: str, row: PlainRow, answer: int, changes: Iterable[Change]
-) -> list[tuple[int, int]]:
+def _asked(name: str, row: Row, answer: int, changes: Iterable[Change]) -> list[tuple[int, int]]:
     # The ranges that the call is about, in bytes: what it names, and what it came to.
-    args = row[4:10]
+    args = row.args
     found = {(change.start, change.end) for change in changes}
     start, end = affected(name, args)
     if name == "mmap" and answer >= 0:

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from operator import itemgetter
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from laconic.linux.pagemap import page_count
@@ -17,7 +17,7 @@ from laconic.trace.schema import (
     NO_RESULT,
     PROCESS_EVENTS,
     UNFINISHED,
-    PlainRow,
+    Row,
 )
 
 if TYPE_CHECKING:
@@ -89,14 +89,14 @@ def contents(trace: Trace, update: Callable[[int], None] = lambda position: None
     programs: dict[str, Program] = {}
     for rows in trace.batches():
         if not found.events:
-            found.began = rows[0][1]
-        found.events, found.ended = trace.events, rows[-1][1]
-        threads.update(set(map(itemgetter(2, 3), rows)))
+            found.began = rows[0].time
+        found.events, found.ended = trace.events, rows[-1].time
+        threads.update(set(map(attrgetter("pid", "tid"), rows)))
         _count_calls(found, rows, trace.names)
-        pages += sum(page_count(row[17]) for row in rows if row[17])
+        pages += sum(page_count(row.touched) for row in rows if row.touched)
         for row in rows:
-            if row[0] in _OTHERS:
-                _other(found, row, _OTHERS[row[0]], programs)
+            if row.event in _OTHERS:
+                _other(found, row, _OTHERS[row.event], programs)
         update(trace.position)
     threads = {(pid, tid) for pid, tid in threads if tid}
     found.threads = len(threads)
@@ -106,12 +106,12 @@ def contents(trace: Trace, update: Callable[[int], None] = lambda position: None
     return found
 
 
-def _count_calls(found: Contents, rows: list[PlainRow], names: list[str]) -> None:
-    for code, count in Counter(map(itemgetter(0), rows)).items():
+def _count_calls(found: Contents, rows: list[Row], names: list[str]) -> None:
+    for code, count in Counter(map(attrgetter("event"), rows)).items():
         if code in _CALLS:
             found.calls.setdefault(names[code], Calls()).asked += count
     for code, result, state in (
-        (row[0], row[10], row[11]) for row in rows if row[10] < 0 or row[11]
+        (row.event, row.result, row.state) for row in rows if row.result < 0 or row.state
     ):
         if code not in _CALLS:
             continue
@@ -124,8 +124,8 @@ def _count_calls(found: Contents, rows: list[PlainRow], names: list[str]) -> Non
             calls.failed += 1
 
 
-def _other(found: Contents, row: PlainRow, name: str, programs: dict[str, Program]) -> None:
-    data: bytes = row[16]
+def _other(found: Contents, row: Row, name: str, programs: dict[str, Program]) -> None:
+    data: bytes = row.data
     match name:
         case "file":
             found.files += 1
@@ -149,4 +149,4 @@ def _other(found: Contents, row: PlainRow, name: str, programs: dict[str, Progra
         case "end":
             found.report = json.loads(data or b"{}")
             found.notes += found.report.get("notes", [])
-            found.status = row[4]
+            found.status = row.a0

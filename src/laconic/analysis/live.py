@@ -183,7 +183,7 @@ class Model:
         }
         self.processes = [Process(*process) for process in message["processes"]]
         for event, number, data in message["rows"]:
-            self.stacks.take(tuple(Row(event, 0, 0, 0, number, data=data.encode("latin-1"))))
+            self.stacks.take(Row(event, 0, 0, 0, a0=number, data=data.encode("latin-1")))
         for call, stack, program, count in message["sites"]:
             self._counts[call, stack, program] = count
         if "end" in message:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 from laconic.errors import LaconicError
 from laconic.linux.pal import only_changes
 from laconic.memory.ledger import Ledger
-from laconic.trace.schema import PlainRow
+from laconic.trace.schema import Row
 from laconic.tracer.loop import Tracer
 from laconic.tracer.mediate import Mediator
 from laconic.tracer.ptrace import ORIG_RAX
@@ -48,7 +48,7 @@ class _Rows:
     redacts = False
 
     def __init__(self) -> None:
-        self.rows: list[PlainRow] = []
+        self.rows: list[Row] = []
 
 
 class Watcher(Stacks):
@@ -56,11 +56,11 @@ class Watcher(Stacks):
     another thread to take away; `counts` may be read by it. All rows go to `kept` too, a trace's,
     where there is one."""
 
-    def __init__(self, kept: list[PlainRow] | None = None) -> None:
+    def __init__(self, kept: list[Row] | None = None) -> None:
         self._sink = _Rows()
         super().__init__(cast("TraceWriter", self._sink), REDUNDANT)
         self.counts: Counter[tuple[str, int, str]] = Counter()
-        self.fresh: deque[PlainRow] = deque()
+        self.fresh: deque[Row] = deque()
         self._programs: dict[Mm, str] = {}
         self._kept = kept
 
@@ -69,7 +69,7 @@ class Watcher(Stacks):
         super().take(thread, words)
         rows = self._sink.rows
         site = rows[-1]
-        if site[16]:
+        if site.data:
             self.fresh.extend(rows)
         if self._kept is not None:
             self._kept.extend(rows)
@@ -79,7 +79,7 @@ class Watcher(Stacks):
             if len(self._programs) > _SPACES:
                 self._forget_the_dead()
             program = self._programs[thread.mm] = _link(f"/proc/{thread.tgid}/exe")
-        self.counts[MEMORY_CALLS.get(words[ORIG_RAX], "other"), site[4], program] += 1
+        self.counts[MEMORY_CALLS.get(words[ORIG_RAX], "other"), site.a0, program] += 1
 
     def _forget_the_dead(self) -> None:
         for mm in [mm for mm in self._programs if not mm.threads]:
@@ -132,7 +132,7 @@ class Feed(Tracer):
             },
             "ever": self._ledger.processes,
             "processes": self._processes(),
-            "rows": [(row[0], row[4], row[16].decode("latin-1")) for row in rows],
+            "rows": [(row.event, row.a0, row.data.decode("latin-1")) for row in rows],
             "sites": [(*key, count) for key, count in counts.items() if told.get(key) != count],
         }
 

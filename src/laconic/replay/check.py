@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from laconic.trace.records import ARITY
-from laconic.trace.schema import PlainRow
+from laconic.trace.schema import Row
 
 MODEL_ERROR, LOST_DATA, UNKNOWN_START = "model error", "lost data", "unknown start"
 _KEPT = 100
@@ -37,14 +37,16 @@ class Check:
     differences: list[Difference] = field(default_factory=list)
 
     def differs(
-        self, number: int, row: PlainRow, name: str, replayed: str, cause: str, why: str
+        self, number: int, row: Row, name: str, replayed: str, cause: str, why: str
     ) -> None:
         """Enters one difference; the first hundred are kept. O(1)."""
         self.counts[cause] += 1
         if self.counts[cause] <= _KEPT:
-            call = f"{name}({', '.join(shown(value) for value in row[4 : 4 + ARITY.get(name, 6)])})"
-            where = number, row[1], row[2], row[3]
-            self.differences.append(Difference(*where, call, shown(row[10]), replayed, cause, why))
+            call = f"{name}({', '.join(shown(value) for value in row.args[: ARITY.get(name, 6)])})"
+            where = number, row.time, row.pid, row.tid
+            self.differences.append(
+                Difference(*where, call, shown(row.result), replayed, cause, why)
+            )
 
 
 def shown(value: int) -> str:

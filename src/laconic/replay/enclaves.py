@@ -18,7 +18,7 @@ from laconic.memory.vma import Vma
 from laconic.replay.events import CallDone, Listener
 from laconic.replay.thread import Mm
 from laconic.sgx.meter import Counts, Meter
-from laconic.trace.schema import PlainRow
+from laconic.trace.schema import Row
 
 Maker = Callable[[Meter, AddressSpace, Touches], Strategy]
 Told = tuple[Strategy, Meter, Counts]
@@ -168,18 +168,16 @@ class Enclaves(Listener):
                 if change.held is not None:
                     enclave.assume_touched(change.start, change.end, change.held)
         if done.is_finished:
-            call = new(
-                MemoryCall, (done.name, done.row[4:10], done.result, done.changes, done.file)
-            )
+            call = new(MemoryCall, (done.name, done.row.args, done.result, done.changes, done.file))
             enclave.call(call, done.name if self.label is None else self.label(done))
         else:
             self._other(enclave, done.changes)
 
-    def call_committed(self, row: PlainRow, mm: Mm, name: str, changes: tuple[Change, ...]) -> None:
+    def call_committed(self, row: Row, mm: Mm, name: str, changes: tuple[Change, ...]) -> None:
         """The changes are carried out now; the end of the call has none."""
         enclave = self._enclaves.get(mm)
         if enclave is not None and changes:
-            enclave.call(MemoryCall(name, row[4:10], 0, changes), name)
+            enclave.call(MemoryCall(name, row.args, 0, changes), name)
 
     def host_read(self, mm: Mm, changes: tuple[Change, ...], grew: bool) -> None:
         """Stacks grow; anything else is the work of an unknown call."""

@@ -43,7 +43,7 @@ from laconic.trace.schema import (
     UNFINISHED,
     UNFOLLOWED,
     WRITABLE,
-    PlainRow,
+    Row,
 )
 from laconic.trace.stacks import NO_STACK, Stacks
 
@@ -117,7 +117,7 @@ class Replay:
             self._files[0] = UNKNOWN_FILE
         self.up = RecordedUpcalls(trace.source == "run", self._files)
         self._runs: tuple[int, int, Runs, int] | None = None
-        self._handlers: list[Callable[[PlainRow], None]] = [_skip] * 256
+        self._handlers: list[Callable[[Row], None]] = [_skip] * 256
         for code in range(MEMORY_CODES):
             self._handlers[code] = (
                 self._bystander if self._names[code] in BYSTANDERS else self._call
@@ -182,29 +182,29 @@ class Replay:
         for batch in self.trace.batches():
             for row in batch:
                 self.number += 1
-                if until is not None and until(self.number, row[1]):
+                if until is not None and until(self.number, row.time):
                     return
-                handlers[row[0]](row)
+                handlers[row.event](row)
             if progress is not None:
                 progress(self.trace.position)
 
     # Memory calls
 
-    def _bystander(self, row: PlainRow) -> None:
+    def _bystander(self, row: Row) -> None:
         self.bystanders += 1
         self._ignore(row, self._stack_of(row), followed=True)
 
-    def _ignore(self, row: PlainRow, stack: int, followed: bool) -> None:
+    def _ignore(self, row: Row, stack: int, followed: bool) -> None:
         for listener in self.listeners:
             listener.call_ignored(self.number, row, stack, followed)
 
-    def _stack_of(self, row: PlainRow) -> int:
-        return NO_STACK if self.stacks is None else self.stacks.next.pop(row[3], NO_STACK)
+    def _stack_of(self, row: Row) -> int:
+        return NO_STACK if self.stacks is None else self.stacks.next.pop(row.tid, NO_STACK)
 
-    def _call(self, row: PlainRow) -> None:
-        thread = self.threads.get(row[3])
+    def _call(self, row: Row) -> None:
+        thread = self.threads.get(row.tid)
         if thread is None:
-            thread = self._first_seen(row[2], row[3])
+            thread = self._first_seen(row.pid, row.tid)
         mm = thread.mm
         space = mm.space
         if not self.listeners:
@@ -224,17 +224,17 @@ class Replay:
         result, host_calls, changes, outcome = self._carry_out(row, thread, space)
         if before is not None:
             changes = _differences(before, space)
-        file = self._files.get(row[14]) if row[14] else None
-        is_finished = not row[11] & ENDLESS
+        file = self._files.get(row.file) if row.file else None
+        is_finished = not row.state & ENDLESS
         done = CallDone(
             self.number,
             row,
             thread,
-            self._names[row[0]],
+            self._names[row.event],
             result,
             changes,
             host_calls,
-            self.programs.get(row[2], "?"),
+            self.programs.get(row.pid, "?"),
             stack,
             outcome,
             file,
@@ -244,26 +244,26 @@ class Replay:
         for call_done in self._on_call_done:
             call_done(done)
 
-    def _touched(self, row: PlainRow) -> None:
-        if row[17] and self._on_touched:
+    def _touched(self, row: Row) -> None:
+        if row.touched and self._on_touched:
             mm = self._thread(row).mm
             if mm.number >= 0:
                 for touched in self._on_touched:
-                    touched(mm, row[17])
+                    touched(mm, row.touched)
 
-    def _carry_out(self, row: PlainRow, thread: Thread, space: AddressSpace) -> Carried:
+    def _carry_out(self, row: Row, thread: Thread, space: AddressSpace) -> Carried:
         mm, up = thread.mm, self.up
         up.row = row
         up.thread = thread
         up.read_implies_exec = thread.read_implies_exec
-        result, state = row[10], row[11]
+        result, state = row.result, row.state
         if state & ENDLESS:
             self._unfinished(thread, space)
             return result, 0, (), NOTHING
-        name = self._names[row[0]]
+        name = self._names[row.event]
         if mm.assumed is not None:
             return self._logged_call(mm.assumed, mm, space, row, name)
-        args, manager = row[4:10], self.manager
+        args, manager = row.args, self.manager
         begun, thread.begun = thread.begun, None
         outcome = begun or manager.begin(space, name, args, up, not state & UNFOLLOWED)
         answer, changes, _, _, ask, _, _, _ = outcome
@@ -292,10 +292,10 @@ class Replay:
         return answer, host_calls, changes, outcome
 
     def _logged_call(
-        self, assumed: AssumedStart, mm: Mm, space: AddressSpace, row: PlainRow, name: str
+        self, assumed: AssumedStart, mm: Mm, space: AddressSpace, row: Row, name: str
     ) -> Carried:
         # A call of a log, which has no starting maps: the recorded result leads.
-        manager, up, args, result = self.manager, self.up, row[4:10], row[10]
+        manager, up, args, result = self.manager, self.up, row.args, row.result
         up.guessed = False
         outcome = assumed.begin(manager, space, name, args, result, up, mm.lossy)
         changes, host_calls = outcome.changes, 1
@@ -335,7 +335,7 @@ class Replay:
             thread.mm.lossy = True
 
     def _compare(
-        self, row: PlainRow, name: str, mm: Mm, answer: int, said: int, changes: tuple[Change, ...]
+        self, row: Row, name: str, mm: Mm, answer: int, said: int, changes: tuple[Change, ...]
     ) -> None:
         assert self.check is not None
         kinds = 0
@@ -343,10 +343,10 @@ class Replay:
             kinds |= change.kind
         self.check.compared += 1
         cause = LOST_DATA if mm.lossy else MODEL_ERROR
-        if answer != row[10]:
+        if answer != row.result:
             self.check.differs(self.number, row, name, shown(answer), cause, "another result")
-        elif self.strategy == self.recorded and (said, kinds) != row[12:14]:
-            why = f"{row[12]} host calls for changes {row[13]:#x} were recorded, {said} for {kinds:#x} replayed"
+        elif self.strategy == self.recorded and (said, kinds) != (row.said, row.kinds):
+            why = f"{row.said} host calls for changes {row.kinds:#x} were recorded, {said} for {kinds:#x} replayed"
             self.check.differs(self.number, row, name, shown(answer), cause, why)
 
     # Processes
@@ -391,15 +391,15 @@ class Replay:
             return Mm(None)
         return Mm(assumed_space(), AssumedStart())
 
-    def _thread(self, row: PlainRow) -> Thread:
-        thread = self.threads.get(row[3])
-        return self._first_seen(row[2], row[3]) if thread is None else thread
+    def _thread(self, row: Row) -> Thread:
+        thread = self.threads.get(row.tid)
+        return self._first_seen(row.pid, row.tid) if thread is None else thread
 
-    def _clone(self, row: PlainRow) -> None:
-        tid, flags = row[10], row[4]
+    def _clone(self, row: Row) -> None:
+        tid, flags = row.result, row.a0
         parent = self._thread(row)
         self._touched(row)
-        if tid <= 0 or row[11] & ENDLESS:
+        if tid <= 0 or row.state & ENDLESS:
             return
         if not flags & CLONE_THREAD:
             self.ledger.processes += 1
@@ -425,8 +425,8 @@ class Replay:
             for listener in self.listeners:
                 listener.forked(parent.mm, mm)
 
-    def _process(self, row: PlainRow) -> None:
-        pid, tid, shares, other = row[2], row[3], row[4], row[10]
+    def _process(self, row: Row) -> None:
+        pid, tid, shares, other = row.pid, row.tid, row.a0, row.result
         if tid in self.threads:
             return
         if shares and other in self.processes:
@@ -437,8 +437,8 @@ class Replay:
         else:
             self._first_seen(pid, tid)
 
-    def _program(self, row: PlainRow) -> None:
-        pid, tid = row[2], row[3]
+    def _program(self, row: Row) -> None:
+        pid, tid = row.pid, row.tid
         old = self.threads.get(tid)
         if old is None:
             # Its beginning, where a log shows that of the first program.
@@ -447,23 +447,23 @@ class Replay:
         for other, thread in list(self.threads.items()):
             if thread.pid == pid:
                 self._leave(other)
-        about = json.loads(row[16] or b"{}")
+        about = json.loads(row.data or b"{}")
         self.programs[pid] = about.get("path", "?")
-        mm = begun(about, row[4], row[5])
+        mm = begun(about, row.a0, row.a1)
         if mm.space is None:
             self.ledger.note(
                 f"{about.get('path')} is not followed: a 32-bit program, or one that hides its memory map"
             )
         self.processes[pid] = mm
         fresh = self.threads[tid] = Thread(pid, mm)
-        fresh.read_implies_exec = bool(row[6])
+        fresh.read_implies_exec = bool(row.a2)
         fresh.map_runs = old.map_runs
         self._start_assumed(mm)
 
-    def _exit(self, row: PlainRow) -> None:
+    def _exit(self, row: Row) -> None:
         self._touched(row)
-        if not row[5]:
-            self._leave(row[3])
+        if not row.a1:
+            self._leave(row.tid)
 
     def _leave(self, tid: int) -> None:
         thread = self.threads.pop(tid, None)
@@ -478,25 +478,25 @@ class Replay:
             for listener in self.listeners:
                 listener.thread_ended(thread.mm)
 
-    def _personality(self, row: PlainRow) -> None:
-        if row[10] >= 0 and row[4] & 0xFFFFFFFF != PERSONALITY_QUERY:
-            self._thread(row).read_implies_exec = bool(row[4] & READ_IMPLIES_EXEC)
+    def _personality(self, row: Row) -> None:
+        if row.result >= 0 and row.a0 & 0xFFFFFFFF != PERSONALITY_QUERY:
+            self._thread(row).read_implies_exec = bool(row.a0 & READ_IMPLIES_EXEC)
 
     # What belongs to the next call of a thread
 
-    def _file(self, row: PlainRow) -> None:
+    def _file(self, row: Row) -> None:
         file, size, mode = records.traced_file(row)
         huge_shift = mode >> HUGE_SHIFT
-        self._files[row[14]] = OpenFile(
+        self._files[row.file] = OpenFile(
             file, bool(mode & READABLE), bool(mode & WRITABLE), bool(mode & PLAIN), bool(mode & NOEXEC),
             bool(mode & PLACES), size, 1 << huge_shift if huge_shift else 0,
         )  # fmt: skip
 
-    def _maps(self, row: PlainRow) -> None:
-        self._runs = row[4], row[5], [], row[3]
+    def _maps(self, row: Row) -> None:
+        self._runs = row.a0, row.a1, [], row.tid
         self._vmas_complete()
 
-    def _vma(self, row: PlainRow) -> None:
+    def _vma(self, row: Row) -> None:
         if self._runs is None:
             return
         start, end, vma = records.vma_run(row, self._files)
@@ -534,10 +534,10 @@ class Replay:
             for host_read in self._on_host_read:
                 host_read(mm, changes, use == GREW)
 
-    def _answer(self, row: PlainRow) -> None:
-        self._thread(row).answers.setdefault(row[4], deque()).append((row[10], row[16]))
+    def _answer(self, row: Row) -> None:
+        self._thread(row).answers.setdefault(row.a0, deque()).append((row.result, row.data))
 
-    def _begin(self, row: PlainRow) -> None:
+    def _begin(self, row: Row) -> None:
         thread = self._thread(row)
         space = thread.mm.space
         if space is None:
@@ -547,9 +547,9 @@ class Replay:
         self._touched(row)
         up = self.up
         up.row, up.thread, up.read_implies_exec = row, thread, thread.read_implies_exec
-        name = self._names[row[12]]
-        outcome = self.manager.begin(space, name, row[4:10], up)
-        if row[11]:
+        name = self._names[row.said]
+        outcome = self.manager.begin(space, name, row.args, up)
+        if row.state:
             space.commit(outcome)
             for listener in self.listeners:
                 listener.call_committed(row, thread.mm, name, outcome.changes)
@@ -558,24 +558,26 @@ class Replay:
 
     # What a person must be told
 
-    def _lost(self, row: PlainRow) -> None:
+    def _lost(self, row: Row) -> None:
         self.lost.add(row)
         which = (
-            [self.processes[row[2]]] if row[2] in self.processes else list(self.processes.values())
+            [self.processes[row.pid]]
+            if row.pid in self.processes
+            else list(self.processes.values())
         )
         for mm in which:
             mm.lossy = True
-            if row[5]:
+            if row.a1:
                 mm.space = None
 
-    def _note(self, row: PlainRow) -> None:
-        self.ledger.note(row[16].decode("utf-8", "replace"))
+    def _note(self, row: Row) -> None:
+        self.ledger.note(row.data.decode("utf-8", "replace"))
 
-    def _measured(self, row: PlainRow) -> None:
-        self.measured.append(Measured(row[2], row[10], bool(row[9]), *row[4:9]))
+    def _measured(self, row: Row) -> None:
+        self.measured.append(Measured(row.pid, row.result, bool(row.a5), *row.args[:5]))
 
-    def _end(self, row: PlainRow) -> None:
-        self.end = json.loads(row[16] or b"{}")
+    def _end(self, row: Row) -> None:
+        self.end = json.loads(row.data or b"{}")
         self.ledger.notes[:] = self.end.get("notes", self.ledger.notes)
         checks = self.end.get("verify", {})
         self.ledger.checks, self.ledger.mismatches = (
@@ -600,5 +602,5 @@ def _differences(before: RangeMap[Vma], space: AddressSpace) -> tuple[Change, ..
     return space.diff(0, TASK_SIZE, before.runs(0, TASK_SIZE))
 
 
-def _skip(row: PlainRow) -> None:
+def _skip(row: Row) -> None:
     pass  # what a newer release of the same schema may have, and what says nothing to a replay

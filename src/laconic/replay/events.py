@@ -13,7 +13,7 @@ from laconic.linux.pagemap import Touched
 from laconic.memory.change import Change, Outcome
 from laconic.memory.mmap import OpenFile
 from laconic.replay.thread import Mm, Thread
-from laconic.trace.schema import PlainRow
+from laconic.trace.schema import Row
 
 
 class Program(NamedTuple):
@@ -33,7 +33,7 @@ class CallDone(NamedTuple):
     """
 
     number: int
-    row: PlainRow
+    row: Row
     thread: Thread
     name: str
     result: int
@@ -55,18 +55,18 @@ class CallDone(NamedTuple):
 class Listener:
     """Receives the events of a replay; each method does nothing by default."""
 
-    def call_begins(self, number: int, row: PlainRow, thread: Thread) -> None:
+    def call_begins(self, number: int, row: Row, thread: Thread) -> None:
         """A memory call, or the part of one before its `begin` row, is about to edit the
         bookkeeping."""
 
     def call_done(self, done: CallDone) -> None:
         """A memory call of a followed address space is over."""
 
-    def call_ignored(self, number: int, row: PlainRow, stack: int, followed: bool) -> None:
+    def call_ignored(self, number: int, row: Row, stack: int, followed: bool) -> None:
         """A memory call without bookkeeping: mincore and similar, or one of an address space that
         is not followed."""
 
-    def call_committed(self, row: PlainRow, mm: Mm, name: str, changes: tuple[Change, ...]) -> None:
+    def call_committed(self, row: Row, mm: Mm, name: str, changes: tuple[Change, ...]) -> None:
         """The changes of a call that has not ended yet are done (mlock, while it brings pages
         in)."""
 

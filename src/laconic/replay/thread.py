@@ -15,7 +15,7 @@ from laconic.memory.vma import File, Vma
 
 if TYPE_CHECKING:
     from laconic.replay.assumed import AssumedStart
-from laconic.trace.schema import DATA_LIMIT, READ, RESIDENT, PlainRow
+from laconic.trace.schema import DATA_LIMIT, READ, RESIDENT, Row
 
 #: The runs of a host's map that differed from what was held.
 Runs = list[tuple[int, int, Vma | None]]
@@ -70,13 +70,13 @@ class RecordedUpcalls:
         self.knows_touched = knows_touched
         self.files = files
         self.read_implies_exec = False
-        self.row: PlainRow = ()
+        self.row: Row
         self.thread: Thread
         self.guessed = False
 
     def open_file(self, fd: int) -> OpenFile | None:
         """What the call's descriptor referred to."""
-        return self.files.get(self.row[14])
+        return self.files.get(self.row.file)
 
     def untouched(self, start: int, end: int) -> bool:
         """True where the trace knows that no page was touched."""
@@ -85,7 +85,7 @@ class RecordedUpcalls:
             return False
         assert self.thread.mm.space is not None
         vma = self.thread.mm.space.vmas.get(start)
-        return vma is not None and was_untouched(self.row[17], start, end, vma.file is not None)
+        return vma is not None and was_untouched(self.row.touched, start, end, vma.file is not None)
 
     def resident(self, start: int, end: int) -> bool:
         """True where the trace knows that every page was in memory."""
@@ -107,7 +107,7 @@ class RecordedUpcalls:
 
     def shown_file(self, fd: int, address: int, file: File) -> File:
         """How the host showed the file of a new mapping."""
-        shown = self.files.get(self.row[15]) if self.row[15] else None
+        shown = self.files.get(self.row.shown) if self.row.shown else None
         return file if shown is None else shown.file
 
     def maps(self) -> RangeMap[Vma]:

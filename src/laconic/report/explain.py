@@ -67,9 +67,9 @@ def as_json(told: Explanation) -> dict[str, Any]:
         "name": told.name,
         "is_call": told.is_call,
         "next_call": following,
-        "time": row[1],
-        "pid": row[2],
-        "tid": row[3],
+        "time": row.time,
+        "pid": row.pid,
+        "tid": row.tid,
     }
     if not told.is_call:
         return {**facts, "is": _other(told)}
@@ -77,8 +77,8 @@ def as_json(told: Explanation) -> dict[str, Any]:
         **facts,
         "work_began": begin,
         "program": told.program,
-        "call": called(told.name, row[4:10]),
-        "asked_for": asked_for(told.name, row[4:10], told.file),
+        "call": called(told.name, row.args),
+        "asked_for": asked_for(told.name, row.args, told.file),
         "result": told.answer,
         "why_not": told.why_not,
         "stack": [
@@ -131,7 +131,7 @@ def as_text(told: Explanation, width: int = 80) -> str:
     """What a person reads, at most 80 columns wide."""
     width = min(width, 80)
     row = told.found.row
-    when = f"process {row[2]}, thread {row[3]}, at {row[1] / 1e9:.6f} s"
+    when = f"process {row.pid}, thread {row.tid}, at {row.time / 1e9:.6f} s"
     if not told.is_call:
         lines = _filled(
             f"event {told.found.number} is no memory call: {told.name}, {_other(told)}; {when}",
@@ -139,14 +139,14 @@ def as_text(told: Explanation, width: int = 80) -> str:
         )
         return "\n".join([*lines, _next(told)]) + "\n"
     result = f" = {returned(told.answer)}" if not told.why_not else ""
-    lines = _filled(f"event {told.found.number}: {called(told.name, row[4:10])}{result}", width)
+    lines = _filled(f"event {told.found.number}: {called(told.name, row.args)}{result}", width)
     lines += _filled(f"in {plain(told.program)}, {when}", width)
     if told.found.begin is not None:
         lines += _filled(
             f"its work began at event {told.found.begin}, and other calls came between", width
         )
     lines += ["", *_stack(told, width)]
-    lines += ["", *_filled(f"asked: {asked_for(told.name, row[4:10], told.file)}", width)]
+    lines += ["", *_filled(f"asked: {asked_for(told.name, row.args, told.file)}", width)]
     if told.why_not:
         lines += ["", *_filled(f"not explained further: {told.why_not}", width)]
     if told.runs:
@@ -228,7 +228,7 @@ def _what(told: Explanation, one: Change, touched: int | None) -> str:
     if kind & c.FLAGS and wanted is not None and held is not None:
         said.append(_flags(wanted, held))
     if kind & c.ZERO:
-        lazily = told.name == "madvise" and told.found.row[6] & 0xFFFFFFFF == MADV_FREE
+        lazily = told.name == "madvise" and told.found.row.a2 & 0xFFFFFFFF == MADV_FREE
         gone = "may be thrown away from now on" if lazily else "are thrown away"
         said.append(f"contents {gone}" + ("" if touched is None else f": {_touched(touched)}"))
     if kind & c.ADVISE:
@@ -294,7 +294,7 @@ def _same(told: Explanation, run: Run) -> str:
             return "the same file, the same offset, never written"
         case "mmap":
             return "anonymous and as asked already, never touched"
-        case "madvise" if not _sets_flags(told.found.row[6]):
+        case "madvise" if not _sets_flags(told.found.row.a2):
             return "never touched, so there are no contents to throw away"
         case "msync":
             return "no shared file's pages, or no waiting was asked for"
@@ -313,7 +313,7 @@ def _nothing(told: Explanation) -> str:
     if told.asks:
         return "only the host knows what it does"
     return (
-        "only a question" if told.name == "brk" and not told.found.row[4] else "it edits no mapping"
+        "only a question" if told.name == "brk" and not told.found.row.a0 else "it edits no mapping"
     )
 
 

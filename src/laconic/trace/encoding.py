@@ -16,8 +16,9 @@ from operator import sub
 from typing import TYPE_CHECKING, Any
 
 from laconic.linux.pagemap import Touched
+from laconic.memory.change import new
 from laconic.memory.flags import PAGE_SHIFT
-from laconic.trace.schema import NUMBERS, PlainRow
+from laconic.trace.schema import NUMBERS, Row
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,7 +46,7 @@ def arrow_schema(metadata: dict[str, str]) -> pa.Schema:
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in types], metadata=said)
 
 
-def encode(schema: pa.Schema, rows: Sequence[PlainRow], time: int) -> tuple[pa.RecordBatch, int]:
+def encode(schema: pa.Schema, rows: Sequence[Row], time: int) -> tuple[pa.RecordBatch, int]:
     """One record batch of `rows`, and the time of its last row; `time` is that of the row before
     them. O(rows).
 
@@ -141,7 +142,7 @@ def portions(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         start = end
 
 
-def decode(batch: pa.RecordBatch, times: Times) -> list[PlainRow]:
+def decode(batch: pa.RecordBatch, times: Times) -> list[Row]:
     """The rows of a batch; `times` has those of the rows before. O(rows)."""
     count = batch.num_rows
     columns: list[Any] = [
@@ -159,7 +160,8 @@ def decode(batch: pa.RecordBatch, times: Times) -> list[PlainRow]:
         values = columns[index]
         if values and values.tobytes() == values[:1].tobytes() * count:
             columns[index] = repeat(values[0], count)
-    return list(zip(*columns, strict=True))
+    # As `map(Row._make, ...)`, in a third of its time.
+    return list(map(new, repeat(Row), zip(*columns, strict=True)))
 
 
 def checksum(batch: pa.RecordBatch) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from laconic.trace.schema import PlainRow
+from laconic.trace.schema import Row
 
 #: Texts that are kept; those of more are counted alone.
 KEPT = 100
@@ -17,16 +17,16 @@ class Losses:
         self.missing = 0
         self._texts: dict[str, list[int]] = {}
 
-    def add(self, row: PlainRow) -> None:
+    def add(self, row: Row) -> None:
         """Enters one `lost` row. O(1)."""
-        text = row[16].decode("utf-8", "replace")
+        text = row.data.decode("utf-8", "replace")
         self.places += 1
-        self.missing += row[4]
+        self.missing += row.a0
         if text not in self._texts and len(self._texts) >= KEPT:
             text = "other losses"
         found = self._texts.setdefault(text, [0, 0])
         found[0] += 1
-        found[1] += row[4]
+        found[1] += row.a0
 
     def told(self) -> list[str]:
         """One sentence for each kind of loss, in the order of their first places."""

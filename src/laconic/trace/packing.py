@@ -12,7 +12,7 @@ from laconic.errors import LaconicError
 from laconic.stacks.symbolize import Symbolizer
 from laconic.stacks.table import CUT, JIT, Frame, Module
 from laconic.trace.reader import Trace
-from laconic.trace.schema import BATCH, CODES, EVENTS, PlainRow, Row
+from laconic.trace.schema import BATCH, CODES, EVENTS, Row
 from laconic.trace.stacks import frames_of, module_of
 from laconic.trace.writer import TraceWriter
 
@@ -34,7 +34,7 @@ class Packed:
     missing: list[tuple[Module, str]] = field(default_factory=list)
     partial: dict[Module, tuple[str, str]] = field(default_factory=dict)
     texts: int = 0
-    rows: list[PlainRow] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
 
 
 def symbols_of(
@@ -60,17 +60,17 @@ def symbols_of(
     time = 0
     for batch in trace.batches():
         for row in batch:
-            code = row[0]
+            code = row.event
             if code == _MODULE:
-                modules[row[4]] = module_of(row)
+                modules[row.a0] = module_of(row)
             elif code == _FRAMES:
                 for frame in frames_of(row):
                     frames.setdefault(frame.module, []).append(frame)
             elif code == _SYMBOLS:
-                known.add(row[4])
+                known.add(row.a0)
             elif code == _STACK:
                 packed.texts += 1
-        time = batch[-1][1]
+        time = batch[-1].time
         if progress is not None:
             progress(trace.position)
     symbolizer = symbolizer or Symbolizer()
@@ -113,7 +113,7 @@ def _pack(
         data = json.dumps({"places": places}, separators=(",", ":")).encode(
             "utf-8", "surrogateescape"
         )
-        packed.rows.append(tuple(Row(_SYMBOLS, time, 0, 0, number, data=data)))
+        packed.rows.append(Row(_SYMBOLS, time, 0, 0, a0=number, data=data))
         packed.added.append(module)
 
 
@@ -151,22 +151,19 @@ def write(
         raise
 
 
-def _rows(trace: Trace, packed: Packed) -> Iterator[list[PlainRow]]:
-    held: list[PlainRow] = []
+def _rows(trace: Trace, packed: Packed) -> Iterator[list[Row]]:
+    held: list[Row] = []
     time = 0
     for batch in trace.batches():
         yield held
         held = batch
-        time = batch[-1][1]
+        time = batch[-1].time
     end = [held.pop()] if held and held[-1][0] == _END else []
     yield held
     if trace.loss and "damaged" in trace.loss:
         # The copy is whole in itself: what is missing must be said in it.
-        yield [
-            tuple(
-                Row(CODES["lost"], time, 0, 0, data=f"before it was packed, {trace.loss}".encode())
-            )
-        ]
+        text = f"before it was packed, {trace.loss}"
+        yield [Row(CODES["lost"], time, 0, 0, data=text.encode())]
     yield packed.rows
     yield end
 

@@ -24,7 +24,7 @@ from laconic.memory.flags import (
 )
 from laconic.memory.layout import Layout
 from laconic.memory.rangemap import TOP
-from laconic.trace.schema import CODES, MEMORY_CODES, NO_RESULT, UNFINISHED, PlainRow, Row
+from laconic.trace.schema import CODES, MEMORY_CODES, NO_RESULT, UNFINISHED, Row
 
 _ENDLESS = UNFINISHED | NO_RESULT
 _IN_PAGE = PAGE_SIZE - 1
@@ -109,26 +109,27 @@ class Judge:
         for name, check in _CHECKS.items():
             self._checks[CODES[name]] = check
 
-    def possible(self, rows: list[PlainRow]) -> list[PlainRow]:
+    def possible(self, rows: list[Row]) -> list[Row]:
         """The rows, with a `lost` row in the place of each that cannot be true. Changes and returns
         `rows`. O(rows)."""
         checks = self._checks
         for place, row in enumerate(rows):
-            check = checks[row[0]]
-            if check is not None and not check(row) or row[17] and not _are_runs(row[17]):
-                text = f"{self._names[row[0]]} events that cannot be true"
-                lost = Row(CODES["lost"], row[1], row[2], row[3], 1, data=os.fsencode(text))
-                rows[place] = tuple(lost)
+            check = checks[row.event]
+            if check is not None and not check(row) or row.touched and not _are_runs(row.touched):
+                text = f"{self._names[row.event]} events that cannot be true"
+                rows[place] = Row(
+                    CODES["lost"], row.time, row.pid, row.tid, a0=1, data=os.fsencode(text)
+                )
         return rows
 
 
 #: True for a row that can be true.
-Check = Callable[[PlainRow], bool]
+Check = Callable[[Row], bool]
 
 
 def _call_check(name: str) -> Check:
-    def check(row: PlainRow) -> bool:
-        return bool(row[11] & _ENDLESS) or not impossible_call(name, row[4:10], row[10])
+    def check(row: Row) -> bool:
+        return bool(row.state & _ENDLESS) or not impossible_call(name, row.args, row.result)
 
     return check
 
@@ -137,18 +138,18 @@ def _are_runs(runs: Iterable[tuple[int, int, int]]) -> bool:
     return all(0 <= start < end <= TASK_SIZE for start, end, _ in runs)
 
 
-def _vma(row: PlainRow) -> bool:
-    start, end = row[4], row[5]
+def _vma(row: Row) -> bool:
+    start, end = row.a0, row.a1
     return start < end <= TOP and not (start | end) & _IN_PAGE
 
 
-def _begin(row: PlainRow) -> bool:
-    return bool(row[12] < MEMORY_CODES)
+def _begin(row: Row) -> bool:
+    return bool(row.said < MEMORY_CODES)
 
 
-def _program(row: PlainRow) -> bool:
-    about = _object(row[16])
-    if row[4] > TASK_SIZE or about is None:
+def _program(row: Row) -> bool:
+    about = _object(row.data)
+    if row.a0 > TASK_SIZE or about is None:
         return False
     if not isinstance(about.get("path", ""), str) or not _are_texts(about.get("argv") or []):
         return False
@@ -172,8 +173,8 @@ def _is_layout(layout: Any) -> bool:
 _LAYOUT = {field.name for field in fields(Layout)}
 
 
-def _end(row: PlainRow) -> bool:
-    about = _object(row[16] or b"{}")
+def _end(row: Row) -> bool:
+    about = _object(row.data or b"{}")
     if about is None:
         return False
     verify = about.get("verify", {})
@@ -188,8 +189,8 @@ def _end(row: PlainRow) -> bool:
     )
 
 
-def _symbols(row: PlainRow) -> bool:
-    about = _object(row[16])
+def _symbols(row: Row) -> bool:
+    about = _object(row.data)
     places = None if about is None else about.get("places", {})
     if not isinstance(places, dict):
         return False

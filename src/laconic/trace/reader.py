@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from laconic.errors import LaconicError
 from laconic.trace.encoding import arrow_schema, head_checksum
-from laconic.trace.schema import BATCH, CODES, EVENTS, LARGEST_BATCH, MOST_RUNS, SCHEMA, PlainRow
+from laconic.trace.schema import BATCH, CODES, EVENTS, LARGEST_BATCH, MOST_RUNS, SCHEMA, Row
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,7 +59,7 @@ class Trace:
         # A newer release of the same schema may know more calls than this one.
         self.names: list[str] = [*names, *(f"?{code}" for code in range(len(names), 256))]
 
-    def batches(self) -> Iterator[list[PlainRow]]:
+    def batches(self) -> Iterator[list[Row]]:
         """The rows, some thousands at a time, in the order of `laconic.trace.schema.Row`. O(rows),
         bounded memory.
 
@@ -71,7 +71,7 @@ class Trace:
         self.loss, self.events = None, 0
         file, _, stream = self._open_stream()
         times, judge = Times(), Judge(self.names)
-        last: PlainRow | None = None
+        last: Row | None = None
         with file:
             while True:
                 at = file.tell()
@@ -90,7 +90,7 @@ class Trace:
                     last = rows[-1]
                     self.events += len(rows)
                     yield rows
-        if self.loss is None and (last is None or last[0] != _END):
+        if self.loss is None and (last is None or last.event != _END):
             self.loss = (
                 f"the trace was not ended in order: the recording was killed, or is still under way. "
                 f"{self.events:,} events could be read"
@@ -98,7 +98,7 @@ class Trace:
         if self._damage:
             self.loss = self._damage + (self.loss or f"All {self.events:,} events could be read")
 
-    def rows(self) -> Iterator[PlainRow]:
+    def rows(self) -> Iterator[Row]:
         """The rows one by one."""
         for batch in self.batches():
             yield from batch

@@ -17,7 +17,7 @@ from laconic.trace.schema import (
     NO_RESULT,
     PROCESS_EVENTS,
     UNFINISHED,
-    PlainRow,
+    Row,
 )
 
 #: Arguments that each call has; the rest of the six registers is whatever the program left there.
@@ -155,7 +155,7 @@ class Detail(NamedTuple):
     pid: int
     tid: int
     event: str
-    row: PlainRow
+    row: Row
 
 
 class End(NamedTuple):
@@ -175,13 +175,13 @@ _FILE, _VMA, _MAPS, _BEGIN = CODES["file"], CODES["vma"], CODES["maps"], CODES["
 _CALLS = {*range(MEMORY_CODES), *(CODES[name] for name in PROCESS_EVENTS)}
 
 
-def records(rows: Iterable[PlainRow], names: list[str]) -> Iterator[Record]:
+def records(rows: Iterable[Row], names: list[str]) -> Iterator[Record]:
     """Typed records from rows; `names` are the events' names by code. O(rows)."""
     files: dict[int, TracedFile] = {}
-    begun: dict[int, PlainRow] = {}
-    pending: tuple[PlainRow, int, list[tuple[int, int, Vma | None]]] | None = None
+    begun: dict[int, Row] = {}
+    pending: tuple[Row, int, list[tuple[int, int, Vma | None]]] | None = None
     for number, row in enumerate(rows):
-        code = row[0]
+        code = row.event
         if pending is not None:
             if code == _VMA:
                 pending[2].append(vma_run(row, files))
@@ -190,85 +190,83 @@ def records(rows: Iterable[PlainRow], names: list[str]) -> Iterator[Record]:
                 yield _maps(*pending)
                 pending = None
         if code in _CALLS:
-            yield _call(number, row, names[code], files, begun.pop(row[3], None))
+            yield _call(number, row, names[code], files, begun.pop(row.tid, None))
         elif code == _FILE:
-            files[row[14]] = traced_file(row)
+            files[row.file] = traced_file(row)
         elif code == _MAPS:
             pending = row, number, []
         else:
             if code == _BEGIN:
-                begun[row[3]] = row
+                begun[row.tid] = row
             yield _other(number, row, names[code])
     if pending is not None:
         yield _maps(*pending)
 
 
-def traced_file(row: PlainRow) -> TracedFile:
+def traced_file(row: Row) -> TracedFile:
     """The file that a `file` row describes."""
-    inode = row[6] - (1 << 64) if row[6] >> 63 else row[6]
-    return TracedFile(File(row[4], row[5], inode, os.fsdecode(row[16])), row[7], row[8])
+    inode = row.a2 - (1 << 64) if row.a2 >> 63 else row.a2
+    return TracedFile(File(row.a0, row.a1, inode, os.fsdecode(row.data)), row.a3, row.a4)
 
 
-def vma_run(
-    row: PlainRow, files: Mapping[int, TracedFile | OpenFile]
-) -> tuple[int, int, Vma | None]:
+def vma_run(row: Row, files: Mapping[int, TracedFile | OpenFile]) -> tuple[int, int, Vma | None]:
     """The run `(start, end, vma)` that a `vma` row describes."""
-    if row[9]:
-        return row[4], row[5], None
-    base = row[7] - (1 << 64) if row[7] >> 63 else row[7]
-    number = row[14]
+    if row.a5:
+        return row.a0, row.a1, None
+    base = row.a3 - (1 << 64) if row.a3 >> 63 else row.a3
+    number = row.file
     # Number 0 is no file here; a replay of a log has an unknown file under it, for calls.
     file = files[number].file if number and number in files else None
-    name = os.fsdecode(row[16]) if row[16] else None
-    return row[4], row[5], Vma(row[6], file, base, name, row[8])
+    name = os.fsdecode(row.data) if row.data else None
+    return row.a0, row.a1, Vma(row.a2, file, base, name, row.a4)
 
 
-def _maps(row: PlainRow, number: int, runs: list[tuple[int, int, Vma | None]]) -> Maps:
-    return Maps(number, row[1], row[2], row[3], tuple(runs))
+def _maps(row: Row, number: int, runs: list[tuple[int, int, Vma | None]]) -> Maps:
+    return Maps(number, row.time, row.pid, row.tid, tuple(runs))
 
 
 def _call(
-    number: int, row: PlainRow, name: str, files: dict[int, TracedFile], begun: PlainRow | None
+    number: int, row: Row, name: str, files: dict[int, TracedFile], begun: Row | None
 ) -> Call:
-    state, file, touched = row[11], row[14], row[17]
-    if begun is not None and begun[12] == row[0]:
+    state, file, touched = row.state, row.file, row.touched
+    if begun is not None and begun.said == row.event:
         # What was known when its work began stands in that row.
-        file, touched = file or begun[14], touched or begun[17]
+        file, touched = file or begun.file, touched or begun.touched
     return Call(
         number=number,
-        time=row[1],
-        pid=row[2],
-        tid=row[3],
+        time=row.time,
+        pid=row.pid,
+        tid=row.tid,
         call=name,
-        args=row[4 : 4 + ARITY.get(name, 6)],
-        result=None if state & (UNFINISHED | NO_RESULT) else row[10],
+        args=row.args[: ARITY.get(name, 6)],
+        result=None if state & (UNFINISHED | NO_RESULT) else row.result,
         state=state,
-        said=row[12],
-        kinds=ChangeKind(row[13]),
+        said=row.said,
+        kinds=ChangeKind(row.kinds),
         file=files.get(file),
-        shown=files.get(row[15]),
-        path=os.fsdecode(row[16]),
+        shown=files.get(row.shown),
+        path=os.fsdecode(row.data),
         touched=touched,
     )
 
 
-def _other(number: int, row: PlainRow, event: str) -> Record:
-    where: tuple[int, int, int, int] = number, row[1], row[2], row[3]
-    text = row[16]
+def _other(number: int, row: Row, event: str) -> Record:
+    where: tuple[int, int, int, int] = number, row.time, row.pid, row.tid
+    text = row.data
     match event:
         case "program":
-            return Program(*where, row[4], row[5], json.loads(text))
+            return Program(*where, row.a0, row.a1, json.loads(text))
         case "process":
-            return Process(*where, row[10], bool(row[4]))
+            return Process(*where, row.result, bool(row.a0))
         case "exit":
-            return Exit(*where, row[4], row[17])
+            return Exit(*where, row.a0, row.touched)
         case "lost":
-            return Loss(*where, row[4], text.decode("utf-8", "replace"))
+            return Loss(*where, row.a0, text.decode("utf-8", "replace"))
         case "note":
             return Note(*where, text.decode("utf-8", "replace"))
         case "stack":
             return Stack(*where, tuple(text.decode("utf-8", "replace").splitlines()))
         case "end":
-            return End(*where, row[4], json.loads(text or b"{}"))
+            return End(*where, row.a0, json.loads(text or b"{}"))
         case _:
             return Detail(*where, event, row)

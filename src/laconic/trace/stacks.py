@@ -11,7 +11,7 @@ from typing import Any, overload
 from laconic.stacks.demangle import demangle
 from laconic.stacks.symbolize import Place, Symbolizer
 from laconic.stacks.table import CUT, FILE, Frame, Interned, Module
-from laconic.trace.schema import CODES, FRAME, PlainRow
+from laconic.trace.schema import CODES, FRAME, Row
 
 #: The number of the stack of a call that has none.
 NO_STACK = -1
@@ -120,29 +120,29 @@ class Stacks:
         """The codes of the rows that `take` needs."""
         return list(self._handlers)
 
-    def take(self, row: PlainRow) -> None:
+    def take(self, row: Row) -> None:
         """Takes any row; those about something else are passed over. O(size of the row)."""
-        handler = self._handlers.get(row[0])
+        handler = self._handlers.get(row.event)
         if handler is not None:
             handler(row)
 
-    def _module(self, row: PlainRow) -> None:
-        self.modules[row[4]] = module_of(row)
+    def _module(self, row: Row) -> None:
+        self.modules[row.a0] = module_of(row)
 
-    def _take_frames(self, row: PlainRow) -> None:
-        self._frames.update(enumerate(frames_of(row), row[4]))
+    def _take_frames(self, row: Row) -> None:
+        self._frames.update(enumerate(frames_of(row), row.a0))
 
-    def _site(self, row: PlainRow) -> None:
-        number, data = row[4], row[16]
+    def _site(self, row: Row) -> None:
+        number, data = row.a0, row.data
         if data:
             self._stacks[number] = struct.unpack_from(f"<{len(data) // 4}I", data)
-        self.next[row[3]] = number
+        self.next[row.tid] = number
 
-    def _text(self, row: PlainRow) -> None:
-        self.next[row[3]] = ~(self._texts.number(row[16]) + 1)
+    def _text(self, row: Row) -> None:
+        self.next[row.tid] = ~(self._texts.number(row.data) + 1)
 
-    def _take_symbols(self, row: PlainRow) -> None:
-        self.packed[row[4]] = _object(row[16])
+    def _take_symbols(self, row: Row) -> None:
+        self.packed[row.a0] = _object(row.data)
 
     def __len__(self) -> int:
         return len(self._stacks) + len(self._texts)
@@ -194,10 +194,10 @@ class Stacks:
         return self.symbolizer.places(module, frame)
 
 
-def module_of(row: PlainRow) -> Module:
+def module_of(row: Row) -> Module:
     """The module that a `module` row describes; fields that it lacks, or that make no sense, have
     their defaults."""
-    about = _object(row[16])
+    about = _object(row.data)
     fields = _UNKNOWN._asdict().items()
     known = {
         name: about[name] for name, blank in fields if isinstance(about.get(name), type(blank))
@@ -205,10 +205,10 @@ def module_of(row: PlainRow) -> Module:
     return _UNKNOWN._replace(**known)
 
 
-def frames_of(row: PlainRow) -> Iterator[Frame]:
+def frames_of(row: Row) -> Iterator[Frame]:
     """The whole frames of a `frames` row. O(frames)."""
-    whole = len(row[16]) // FRAME.size * FRAME.size
-    for word, address in FRAME.iter_unpack(row[16][:whole]):
+    whole = len(row.data) // FRAME.size * FRAME.size
+    for word, address in FRAME.iter_unpack(row.data[:whole]):
         yield Frame(word >> 2, address, bool(word & 2), bool(word & 1))
 
 

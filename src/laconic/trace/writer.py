@@ -30,7 +30,6 @@ from laconic.trace.schema import (
     READABLE,
     SCHEMA,
     WRITABLE,
-    PlainRow,
     Row,
 )
 
@@ -62,7 +61,7 @@ class TraceWriter:
         redact: bool = False,
     ) -> None:
         self.path = path
-        self.rows: list[PlainRow] = []
+        self.rows: list[Row] = []
         self.failure: OSError | None = None
         self.written = 0
         self.batches = 0
@@ -102,10 +101,17 @@ class TraceWriter:
             number = self._files[key] = len(self._files) + 1
             path = self.hidden_path(file.path)
             row = Row(
-                CODES["file"], *now, file.major, file.minor, file.inode & _MASK, size & _MASK, mode,
-                file=number, data=path,
-            )  # fmt: skip
-            self.rows.append(tuple(row))
+                CODES["file"],
+                *now,
+                a0=file.major,
+                a1=file.minor,
+                a2=file.inode & _MASK,
+                a3=size & _MASK,
+                a4=mode,
+                file=number,
+                data=path,
+            )
+            self.rows.append(row)
         return number
 
     @property
@@ -181,7 +187,7 @@ class TraceWriter:
             self._open_stream()
             self._write_out()
 
-    def _append(self, rows: list[PlainRow]) -> None:
+    def _append(self, rows: list[Row]) -> None:
         from laconic.trace.encoding import checksum, encode, most_runs
 
         if self._stream is None:
@@ -217,13 +223,13 @@ class TraceWriter:
             self.failure = error
 
 
-def _cut(row: PlainRow) -> list[PlainRow]:
+def _cut(row: Row) -> list[Row]:
     # The row with as many touched runs as a row may have, and, if it has more, one that says so.
-    if len(row[17]) <= MOST_RUNS:
+    if len(row.touched) <= MOST_RUNS:
         return [row]
     text = b"touched pages: a process had more ranges of them than a trace holds"
-    lost = Row(CODES["lost"], row[1], row[2], row[3], data=text)
-    return [(*row[:17], row[17][:MOST_RUNS]), tuple(lost)]
+    lost = Row(CODES["lost"], row.time, row.pid, row.tid, data=text)
+    return [row._replace(touched=row.touched[:MOST_RUNS]), lost]
 
 
 _PUBLIC = {"", "/dev/zero (deleted)", "/SYSV00000000 (deleted)", "/dev/zero", "/dev/null"}

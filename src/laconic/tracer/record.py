@@ -31,8 +31,8 @@ from laconic.trace.schema import (
     READ,
     RESIDENT,
     UNFINISHED,
-    PlainRow,
     Row,
+    make_row,
 )
 from laconic.trace.spool import Spool
 from laconic.trace.writer import TraceWriter, mode_bits
@@ -151,10 +151,7 @@ class Recorder:
 
     def row(self, event: str, pid: int, tid: int, *args: int, **more: Any) -> None:
         """Appends a row that is no memory call's."""
-        numbers: dict[str, Any] = dict(
-            zip(("a0", "a1", "a2", "a3", "a4", "a5"), args, strict=False)
-        )
-        self.rows.append(tuple(Row(CODES[event], self.now(), pid, tid, **numbers, **more)))
+        self.rows.append(make_row(CODES[event], (self.now(), pid, tid), args, **more))
 
     def call(
         self,
@@ -171,9 +168,19 @@ class Recorder:
         assert notes is not None
         self._answers(notes)
         self.rows.append(
-            (CODES[name], time.monotonic_ns() - self.began, thread.tgid, thread.tid, *args, result, state, said, kinds,
-             notes.file, notes.shown, b"", tuple(notes.touched) if notes.touched else ())
-        )  # fmt: skip
+            make_row(
+                CODES[name],
+                (self.now(), thread.tgid, thread.tid),
+                args,
+                result,
+                state,
+                said=said,
+                kinds=kinds,
+                file=notes.file,
+                shown=notes.shown,
+                touched=tuple(notes.touched) if notes.touched else (),
+            )
+        )
         notes.file = notes.shown = 0
         if notes.touched:
             notes.touched = []
@@ -362,7 +369,7 @@ class CallNotes:
         self.recorder = recorder
         self.pid = pid
         self.tid = tid
-        self.rows: list[PlainRow] = []
+        self.rows: list[Row] = []
         self.touched: list[Touched] = []
         self.looked: list[tuple[int, int]] = []
         self.file = 0
@@ -408,35 +415,32 @@ class CallNotes:
     ) -> None:
         """Record the host's map within `[start, end)`, as its differences to the held map. O(n)."""
         runs = differences(held, host, start, end)
-        self.rows.append(
-            tuple(Row(CODES["maps"], self.recorder.now(), self.pid, self.tid, len(runs), use))
-        )
+        now = (self.recorder.now(), self.pid, self.tid)
+        self.rows.append(Row(CODES["maps"], *now, a0=len(runs), a1=use))
         self.rows += [self._vma(*run) for run in runs]
 
-    def _vma(self, start: int, end: int, vma: Vma | None) -> PlainRow:
+    def _vma(self, start: int, end: int, vma: Vma | None) -> Row:
         now = (self.recorder.now(), self.pid, self.tid)
         if vma is None:
-            return tuple(Row(CODES["vma"], *now, start, end, a5=1))
+            return Row(CODES["vma"], *now, a0=start, a1=end, a5=1)
         file = self._file(vma.file, 0, 0) if vma.file is not None else 0
         name = self.recorder.writer.hidden(vma.name) if vma.name is not None else b""
-        return tuple(
-            Row(
-                CODES["vma"],
-                *now,
-                start,
-                end,
-                vma.flags,
-                vma.base & _MASK,
-                vma.pkey,
-                file=file,
-                data=name,
-            )
+        return Row(
+            CODES["vma"],
+            *now,
+            a0=start,
+            a1=end,
+            a2=vma.flags,
+            a3=vma.base & _MASK,
+            a4=vma.pkey,
+            file=file,
+            data=name,
         )
 
     def _answer(self, which: int, first: int, second: int, answer: int, data: bytes = b"") -> None:
         now = (self.recorder.now(), self.pid, self.tid)
         self.rows.append(
-            tuple(Row(CODES["answer"], *now, which, first, second, result=answer, data=data))
+            Row(CODES["answer"], *now, a0=which, a1=first, a2=second, result=answer, data=data)
         )
 
     def _file(self, file: File, size: int, mode: int) -> int:

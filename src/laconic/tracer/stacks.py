@@ -17,7 +17,7 @@ from laconic.memory.flags import PROT_EXEC
 from laconic.stacks.modules import Modules
 from laconic.stacks.table import FILE
 from laconic.stacks.unwind import Space
-from laconic.trace.schema import CODES, FRAME, PlainRow, Row
+from laconic.trace.schema import CODES, FRAME, Row
 
 if TYPE_CHECKING:
     from laconic.trace.writer import TraceWriter
@@ -89,10 +89,8 @@ class Stacks:
             self._frames = count
 
     def _row(self, event: str, pid: int, tid: int, number: int, data: bytes) -> None:
-        row: PlainRow = tuple(
-            Row(CODES[event], time.monotonic_ns() - self.began, pid, tid, number, data=data)
-        )
-        self._rows.append(row)
+        now = time.monotonic_ns() - self.began
+        self._rows.append(Row(CODES[event], now, pid, tid, a0=number, data=data))
 
     def changed(self, mm: Mm, changes: Iterable[Change], unknown: bool) -> None:
         """A call of this address space changed something, perhaps what is executable; `unknown`:

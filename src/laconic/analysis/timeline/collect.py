@@ -25,7 +25,7 @@ from laconic.sgx.costs import CostProfile
 from laconic.strategies import NAMES, strategy
 from laconic.trace.reader import Trace
 from laconic.trace.records import ARITY
-from laconic.trace.schema import PlainRow
+from laconic.trace.schema import Row
 from laconic.trace.stacks import NO_STACK, Spot, Stacks
 
 #: Calls that are kept one by one: a trace of more is shown by its sites.
@@ -220,7 +220,7 @@ class Timeline(Listener):
         process = done.thread.mm.number
         # Sites come in the order of their first calls, here as in `sites`.
         number = self._order.setdefault((site.call, site.stack, site.program), len(self._order))
-        call, time, args = self.calls, done.row[1], done.row[4:10]
+        call, time, args = self.calls, done.row.time, done.row.args
         self.calls += 1
         self.calls_of[process] = self.calls_of.get(process, 0) + 1
         self.by_time.count(time, done.host_calls, done.is_redundant)
@@ -247,7 +247,7 @@ class Timeline(Listener):
             if len(self.singles) > CALLS:
                 self.singles = None
 
-    def call_committed(self, row: PlainRow, mm: Mm, name: str, changes: tuple[Change, ...]) -> None:
+    def call_committed(self, row: Row, mm: Mm, name: str, changes: tuple[Change, ...]) -> None:
         """Draw the changes."""
         if mm.number >= 0 and mm.space is not None:
             for change in changes:

@@ -20,7 +20,7 @@ from laconic.trace.schema import (
     PROCESS_EVENTS,
     UNFINISHED,
     UNKNOWN_IDENTITY,
-    PlainRow,
+    Row,
 )
 
 if TYPE_CHECKING:
@@ -103,31 +103,31 @@ class Flattener:
         self._files: dict[int, TracedFile] = {}
         self._programs: dict[int, str] = {}
         self._stacks: dict[int, str] = {}
-        self._begun: dict[int, PlainRow] = {}
+        self._begun: dict[int, Row] = {}
         self._number = -1
 
-    def flat(self, rows: Iterable[PlainRow]) -> Iterator[Flat]:
+    def flat(self, rows: Iterable[Row]) -> Iterator[Flat]:
         """The flat rows of these rows: the calls, and what else a reader of tables should see.
         O(rows)."""
         for row in rows:
             self._number += 1
-            code = row[0]
+            code = row.event
             if code < MEMORY_CODES or _FIRST_PROCESS <= code <= _LAST_PROCESS:
                 flat = self._call(row, self._names[code])
             elif (name := self._names[code]) == "file":
-                self._files[row[14]] = traced_file(row)
+                self._files[row.file] = traced_file(row)
                 continue
             elif name == "begin":
-                self._begun[row[3]] = row
+                self._begun[row.tid] = row
                 continue
             elif name == "stack":
-                self._stacks[row[3]] = text(row[16])
+                self._stacks[row.tid] = text(row.data)
                 continue
             elif name in _SHOWN:
                 flat = self._other(row, name)
             else:
                 continue
-            if row[1] in self._window:
+            if row.time in self._window:
                 yield flat
 
     def loss(self, sentence: str, time: int) -> Flat:
@@ -143,10 +143,10 @@ class Flattener:
             }
         )
 
-    def _call(self, row: PlainRow, name: str) -> Flat:
+    def _call(self, row: Row, name: str) -> Flat:
         _, time, pid, tid, *args, result, state, said, kinds, number, _, data, touched = row
         if self._begun and (begun := self._begun.pop(tid, None)) is not None:
-            number, touched = number or begun[14], touched or begun[17]
+            number, touched = number or begun.file, touched or begun.touched
         arity = ARITY.get(name, 6)
         address = length = None
         if name in _RANGES:
@@ -178,7 +178,7 @@ class Flattener:
             None,
         )  # fmt: skip
 
-    def _other(self, row: PlainRow, name: str) -> Flat:
+    def _other(self, row: Row, name: str) -> Flat:
         _, time, pid, tid, a0, *_, result, _, _, _, _, _, data, touched = row
         fields: dict[str, Any] = {
             "event": self._number,
@@ -222,7 +222,7 @@ def flat_rows(trace: Trace, window: Window) -> Iterator[list[Flat]]:
     flattener = Flattener(trace, window)
     time = 0
     for rows in trace.batches():
-        time = rows[-1][1]
+        time = rows[-1].time
         yield list(flattener.flat(rows))
     if trace.loss:
         yield [flattener.loss(trace.loss, time)]

@@ -28,6 +28,7 @@ _EVENT = tuple(
     _NAMES.index(name)
     for name in ("time_ns", "pid", "tid", "call", "path", "result", "said", "program", "text")
 )
+_TIME = _NAMES.index("time_ns")
 _ARGUMENTS = frozenset(name for name in _NAMES if name.startswith("arg"))
 #: Columns that an event holds otherwise, or that its arguments would only repeat.
 _LEFT_OUT = frozenset({"event", "time_ns", "pid", "tid", "call", "program"})
@@ -49,7 +50,7 @@ def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
             lines = [_line(event) for event in events.of(row)]
             size += sum(map(len, lines))
             if size + events.reserve() > limit:
-                cut = row[1]
+                cut = row[_TIME]
                 break
             written.rows += 1
             output.writelines(lines)

@@ -26,7 +26,7 @@ from laconic.trace.schema import (
     READABLE,
     UNFINISHED,
     WRITABLE,
-    PlainRow,
+    Row,
 )
 
 if TYPE_CHECKING:
@@ -137,50 +137,50 @@ class _Lines:
         self._files: dict[int, TracedFile] = {}
         self._read: dict[int, bytes] = {}
         self._stacks: dict[int, str] = {}
-        self._executes: dict[int, PlainRow] = {}
+        self._executes: dict[int, Row] = {}
         self._begun: dict[int, int] = {}
         self._open: dict[
             int, dict[int, tuple[str, int]]
         ] = {}  # pid → fd → path and access, as lines have said
 
-    def of(self, rows: Iterable[PlainRow]) -> Iterator[str]:
+    def of(self, rows: Iterable[Row]) -> Iterator[str]:
         for row in rows:
-            name = self._names[row[0]]
+            name = self._names[row.event]
             if name == "file":
-                self._files[row[14]] = traced_file(row)
+                self._files[row.file] = traced_file(row)
                 continue
-            time = row[1]
-            if name == "mmap" and not row[14] and self._begun:
-                row = (*row[:14], self._begun.pop(row[3], 0), *row[15:])
+            time = row.time
+            if name == "mmap" and not row.file and self._begun:
+                row = row._replace(file=self._begun.pop(row.tid, 0))
             if name == "program":
-                execute = self._executes.pop(row[2], row)
+                execute = self._executes.pop(row.pid, row)
                 said: str | None = self._execute(row, execute)
-                time = execute[1]
+                time = execute.time
             else:
-                said = self._call(row, name) if row[0] in _CALLS else self._other(row, name)
+                said = self._call(row, name) if row.event in _CALLS else self._other(row, name)
             if said is None or time not in self._window:
                 continue
-            where = f"{row[3]} {EPOCH + time // 1_000_000_000}.{time % 1_000_000_000:09} "
+            where = f"{row.tid} {EPOCH + time // 1_000_000_000}.{time % 1_000_000_000:09} "
             if name == "mmap" and (opened := self._opened(row)):
                 yield f"{where}{opened}\n"
-            stack = self._stacks.pop(row[3], "") if self._stacks else ""
+            stack = self._stacks.pop(row.tid, "") if self._stacks else ""
             yield f"{where}{said}\n{stack}"
 
-    def _call(self, row: PlainRow, name: str) -> str | None:
-        state = row[11]
-        if name in _EXECUTES and row[10] >= 0 and not state & (UNFINISHED | NO_RESULT):
-            self._executes[row[2]] = row
+    def _call(self, row: Row, name: str) -> str | None:
+        state = row.state
+        if name in _EXECUTES and row.result >= 0 and not state & (UNFINISHED | NO_RESULT):
+            self._executes[row.pid] = row
             return None
-        if name in _CLONES and row[10] > 0 and not row[4] & _CLONE_THREAD:
-            self._open.setdefault(row[10], dict(self._open.get(row[2], {})))
+        if name in _CLONES and row.result > 0 and not row.a0 & _CLONE_THREAD:
+            self._open.setdefault(row.result, dict(self._open.get(row.pid, {})))
         arguments = self._arguments(row, name)
         if arguments is None:
             self.left_out[name] = self.left_out.get(name, 0) + 1
             return None
         return f"{name}({arguments}) = {_result(row, name)}"
 
-    def _arguments(self, row: PlainRow, name: str) -> str | None:
-        args = row[4:10]
+    def _arguments(self, row: Row, name: str) -> str | None:
+        args = row.args
         if (form := _FORMS.get(name)) is not None:
             return ", ".join(
                 self._argument(kind, value, row)
@@ -190,7 +190,7 @@ class _Lines:
             case "mremap":
                 return _mremap(args)
             case "prctl":
-                return self._prctl(args, self._read.pop(row[3], None))
+                return self._prctl(args, self._read.pop(row.tid, None))
             case "clone":
                 return f"child_stack=NULL, flags={constants.clone_flags(args[0], True)}"
             case "clone3":
@@ -198,30 +198,30 @@ class _Lines:
             case "fork" | "vfork":
                 return ""
             case "execve":
-                return f"{quoted(row[16])}, {args[1]:#x}, NULL"
+                return f"{quoted(row.data)}, {args[1]:#x}, NULL"
             case "execveat":
-                return f"{_directory(args[0])}, {quoted(row[16])}, {args[2]:#x}, NULL, 0"
+                return f"{_directory(args[0])}, {quoted(row.data)}, {args[2]:#x}, NULL, 0"
         return None
 
-    def _opened(self, row: PlainRow) -> str | None:
+    def _opened(self, row: Row) -> str | None:
         # An openat, where what is known of the descriptor is more than its path in `-y` tells.
-        file = self._files.get(row[14])
+        file = self._files.get(row.file)
         if file is None or not file.file.path.startswith("/"):
             return None
         path, access = file.file.path, file.mode & _BOTH
-        known = self._open.setdefault(row[2], {})
-        said, before = known.get(row[8], ("", 0))
+        known = self._open.setdefault(row.pid, {})
+        said, before = known.get(row.a4, ("", 0))
         if access == (before if said == path else _BOTH):
             return None
-        known[row[8]] = path, access
+        known[row.a4] = path, access
         name = quoted(os.fsencode(path))
-        return f"openat(AT_FDCWD, {name}, {_ACCESS[access]}) = {_signed(row[8])}{descriptor(file)}"
+        return f"openat(AT_FDCWD, {name}, {_ACCESS[access]}) = {_signed(row.a4)}{descriptor(file)}"
 
-    def _argument(self, kind: str, value: int, row: PlainRow) -> str:
+    def _argument(self, kind: str, value: int, row: Row) -> str:
         if kind == "file":
-            return f"{_signed(value)}{descriptor(self._files.get(row[14]))}"
+            return f"{_signed(value)}{descriptor(self._files.get(row.file))}"
         if kind == "nodes":
-            return _nodes(value, self._read.pop(row[3], None))
+            return _nodes(value, self._read.pop(row.tid, None))
         return _KINDS[kind](value)
 
     @staticmethod
@@ -233,40 +233,40 @@ class _Lines:
             return f"{operation}, PR_SET_VMA_ANON_NAME, {_KINDS['pointer'](args[2])}, {args[3]}, {last}"
         return ", ".join([operation, *numbers])
 
-    def _other(self, row: PlainRow, name: str) -> str | None:
+    def _other(self, row: Row, name: str) -> str | None:
         match name:
             case "exit":
-                if row[2] == row[3]:
-                    self._open.pop(row[2], None)
-                return _ended(row[4])
+                if row.pid == row.tid:
+                    self._open.pop(row.pid, None)
+                return _ended(row.a0)
             case "answer":
-                if row[4] == READ:
-                    self._read[row[3]] = row[16]
+                if row.a0 == READ:
+                    self._read[row.tid] = row.data
             case "begin":
-                self._begun[row[3]] = row[14]
+                self._begun[row.tid] = row.file
             case "stack":
-                self._stacks[row[3]] = "".join(
-                    f" > {frame}\n" for frame in text(row[16]).splitlines()
+                self._stacks[row.tid] = "".join(
+                    f" > {frame}\n" for frame in text(row.data).splitlines()
                 )
             case "lost":
-                return f"# missing: {row[4] or 'unknown number of'} lines or calls: {_plain(text(row[16]))}"
+                return f"# missing: {row.a0 or 'unknown number of'} lines or calls: {_plain(text(row.data))}"
             case _ if name not in _SILENT:
                 self.left_out[name] = self.left_out.get(name, 0) + 1
         return None
 
-    def _execute(self, program: PlainRow, execute: PlainRow) -> str:
+    def _execute(self, program: Row, execute: Row) -> str:
         # The line of a successful execve; where that was not seen, `execute` is the program's row
         # itself.
-        about = json.loads(program[16])
-        path = quoted(os.fsencode(about.get("path") or "?") if execute is program else execute[16])
+        about = json.loads(program.data)
+        path = quoted(os.fsencode(about.get("path") or "?") if execute is program else execute.data)
         words = about.get("argv")
         argv = (
             "[...]"
             if words is None
             else f"[{', '.join(quoted(os.fsencode(word)) for word in words)}]"
         )
-        if self._names[execute[0]] == "execveat":
-            return f"execveat({_directory(execute[4])}, {path}, {argv}, NULL, 0) = 0"
+        if self._names[execute.event] == "execveat":
+            return f"execveat({_directory(execute.a0)}, {path}, {argv}, NULL, 0) = 0"
         return f"execve({path}, {argv}, NULL) = 0"
 
 
@@ -338,8 +338,8 @@ def _signed(value: int) -> int:
     return value - (1 << 32) if value >> 31 else value
 
 
-def _result(row: PlainRow, name: str) -> str:
-    result, state = row[10], row[11]
+def _result(row: Row, name: str) -> str:
+    result, state = row.result, row.state
     if state & (UNFINISHED | NO_RESULT):
         return "?"
     if -4095 <= result < 0:

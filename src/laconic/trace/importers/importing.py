@@ -254,7 +254,7 @@ def note(
 
 def lost(writer: TraceWriter, count: int, text: str, now: tuple[int, int, int] = (0, 0, 0)) -> None:
     """A row that says that `count` lines or calls are missing here; 0 where that is not known."""
-    writer.rows.append(Row(CODES["lost"], *now, count, data=text.encode()))
+    writer.rows.append(Row(CODES["lost"], *now, a0=count, data=text.encode()))
 
 
 def flush(writer: TraceWriter) -> None:

@@ -21,7 +21,7 @@ from laconic.trace.importers.gramine.start import Area, Mounts, Start, areas, pa
 from laconic.trace.importers.importing import Import, check, lost
 from laconic.trace.importers.pathfiles import PathFiles
 from laconic.trace.possible import impossible_call
-from laconic.trace.schema import ADOPTED, BATCH, CHOSEN, CODES, NO_RESULT, UNFINISHED, Row
+from laconic.trace.schema import ADOPTED, BATCH, CHOSEN, CODES, NO_RESULT, UNFINISHED, Row, make_row
 from laconic.trace.sysroot import HostFile, Sysroot
 from laconic.trace.writer import TraceWriter
 
@@ -148,7 +148,7 @@ class Processes:
                 break
         else:
             self._unseen_start = True
-            self.writer.rows.append((CODES["process"], self.now, pid, tid, *[0] * 12, b"", ()))
+            self.writer.rows.append(Row(CODES["process"], self.now, pid, tid))
         return self._new(pid, files)
 
     def started(self, pid: int, tid: int, start: Start) -> Thread:
@@ -178,15 +178,17 @@ class Processes:
             else:
                 runs.append((start, end, 1))
         for start, end, count in runs:
-            self.writer.rows.append(Row(CODES["received"], self.now, pid, tid, start, end, count))
+            self.writer.rows.append(
+                Row(CODES["received"], self.now, pid, tid, a0=start, a1=end, a2=count)
+            )
         return thread
 
     def measured(self, host_id: int, is_process: bool, counts: Iterable[int]) -> None:
         """What SGX hardware counted for a process or thread, by its id on the host."""
         pid = next(iter(self._processes)) if self.report.processes == 1 else 0
         where = self.now, pid, 0
-        columns = (*counts, int(is_process), host_id)
-        self.writer.rows.append((CODES["measured"], *where, *columns, 0, 0, 0, 0, 0, b"", ()))
+        args = (*counts, int(is_process))
+        self.writer.rows.append(make_row(CODES["measured"], where, args, host_id))
 
     def _path(self, start: Start, otherwise: str) -> str:
         # The program's own file is loaded first, whatever link or script the path of the execve is.
@@ -219,9 +221,17 @@ class Processes:
                 file = self._files.number(os.fsencode(area.path), 0, where)
                 base = area.start - area.offset & _MASK
             vmas.append(
-                Row(CODES["vma"], *where, area.start, area.end, area.flags, base, file=file)
+                Row(
+                    CODES["vma"],
+                    *where,
+                    a0=area.start,
+                    a1=area.end,
+                    a2=area.flags,
+                    a3=base,
+                    file=file,
+                )
             )
-        rows.append(Row(CODES["maps"], *where, len(vmas), ADOPTED))
+        rows.append(Row(CODES["maps"], *where, a0=len(vmas), a1=ADOPTED))
         rows += vmas
 
     def _host_file(self, path: str) -> HostFile | None:
@@ -275,9 +285,9 @@ class Processes:
             del self._places[thread]
             row = self.writer.rows[pending.place]
             if why:
-                self.writer.rows[pending.place] = (*row[:11], NO_RESULT, *row[12:])
+                self.writer.rows[pending.place] = row._replace(state=NO_RESULT)
                 raise ValueError(why)
-            self.writer.rows[pending.place] = (*row[:10], result, pending.state, *row[12:])
+            self.writer.rows[pending.place] = row._replace(result=result, state=pending.state)
         elif why:
             raise ValueError(why)
         elif name in _FORKS:
@@ -318,7 +328,7 @@ class Processes:
         if pending.place >= 0:
             del self._places[thread]
             row = self.writer.rows[pending.place]
-            self.writer.rows[pending.place] = (*row[:11], pending.state | state, *row[12:])
+            self.writer.rows[pending.place] = row._replace(state=pending.state | state)
         elif pending.name in _FORKS and self._forking.pop(thread, 0):
             pass  # its row was written when the child was seen
         elif pending.name != b"munmap":
@@ -364,7 +374,7 @@ class Processes:
         thread.gone = True
         thread.process.threads.pop(thread.tid, None)
         where = self.now, thread.process.pid, thread.tid
-        self.writer.rows.append((_EXIT, *where, (status & 0xFF) << 8, *[0] * 11, b"", ()))
+        self.writer.rows.append(Row(_EXIT, *where, a0=(status & 0xFF) << 8))
 
     def finish(self) -> None:
         """The log ends: what has not returned never did."""
@@ -391,8 +401,7 @@ class Processes:
         for thread in self._places:
             pending = thread.pending
             assert pending is not None
-            row = rows[pending.place]
-            rows[pending.place] = (*row[:11], NO_RESULT, *row[12:])
+            rows[pending.place] = rows[pending.place]._replace(state=NO_RESULT)
             thread.pending = pending._replace(place=-1)
         self._places.clear()
         self.writer.flush()
@@ -436,10 +445,17 @@ class Processes:
             if name != "execve"
             else self.writer.hidden_path(os.fsdecode(string(pending.text)[0]))
         )
-        self.writer.rows.append((
-            CODES[name], self.now, thread.process.pid, thread.tid, *pending.args, result, pending.state | state, 0, 0,
-            pending.file, 0, data, (),
-        ))  # fmt: skip
+        self.writer.rows.append(
+            make_row(
+                CODES[name],
+                (self.now, thread.process.pid, thread.tid),
+                pending.args,
+                result,
+                pending.state | state,
+                file=pending.file,
+                data=data,
+            )
+        )
 
     def _forked(self, thread: Thread, pending: Pending, result: int) -> None:
         child = self._forking.pop(thread, 0)

@@ -23,7 +23,7 @@ from laconic.memory.rangemap import TOP, RangeMap
 from laconic.trace.importers.importing import Import, lost
 from laconic.trace.importers.pathfiles import PathFiles
 from laconic.trace.importers.perf.line import MEMORY, Event
-from laconic.trace.schema import CHOSEN, CODES, UNFINISHED, PlainRow
+from laconic.trace.schema import CHOSEN, CODES, UNFINISHED, Row, make_row
 from laconic.trace.writer import TraceWriter
 
 _CLONES = {"clone", "clone3", "fork", "vfork"}
@@ -154,8 +154,7 @@ class Processes:
             leader = self._tasks.get(pid)
             if leader is None:
                 task = Task(pid, event.tid, Space(), {})
-                row = CODES["process"], self.now, pid, event.tid, *[0] * 12, b"", ()
-                self._writer.rows.append(row)
+                self._writer.rows.append(Row(CODES["process"], self.now, pid, event.tid))
                 self._report.processes += 1
             else:
                 task = self._shares(leader, pid, event.tid)
@@ -213,33 +212,16 @@ class Processes:
         if event.result == 0 and task.pid != task.tid and not event.pid:
             # Only a process of its own keeps its id there: the clone3 that made it was taken for a
             # thread's.
-            row = (
-                CODES["process"],
-                self.now,
-                task.tid,
-                task.tid,
-                1,
-                *[0] * 5,
-                task.pid,
-                *[0] * 5,
-                b"",
-                (),
+            self._writer.rows.append(
+                Row(CODES["process"], self.now, task.tid, task.tid, a0=1, result=task.pid)
             )
-            self._writer.rows.append(row)
             task.pid = task.tid
         touched = self._leave(task)
         self._row(task, event, (), data, touched=touched)
         about = {"path": os.fsdecode(data), "argv": [], "bits": 64}
-        row = (
-            CODES["program"],
-            self.now,
-            task.pid,
-            task.tid,
-            *[0] * 12,
-            json.dumps(about).encode(),
-            (),
+        self._writer.rows.append(
+            Row(CODES["program"], self.now, task.pid, task.tid, data=json.dumps(about).encode())
         )
-        self._writer.rows.append(row)
         for other in [
             one for one in self._tasks.values() if one.pid == task.pid and one is not task
         ]:
@@ -260,8 +242,9 @@ class Processes:
         for one in (*others, task):
             del self._tasks[one.tid]
             touched = self._leave(one)
-            where = self.now, one.pid, one.tid, (code & 0xFF) << 8
-            self._writer.rows.append((CODES["exit"], *where, *[0] * 11, b"", touched))
+            where = self.now, one.pid, one.tid
+            status = (code & 0xFF) << 8
+            self._writer.rows.append(Row(CODES["exit"], *where, a0=status, touched=touched))
 
     # Memory
 
@@ -292,11 +275,18 @@ class Processes:
         calls = self._report.calls
         calls[event.name] = calls.get(event.name, 0) + 1
         state |= UNFINISHED if event.result is None else 0
-        row: PlainRow = (
-            CODES[event.name], self.now, task.pid, task.tid, *args, *[0] * (6 - len(args)), event.result or 0, state, 0,
-            0, file, 0, data, touched,
-        )  # fmt: skip
-        self._writer.rows.append(row)
+        self._writer.rows.append(
+            make_row(
+                CODES[event.name],
+                (self.now, task.pid, task.tid),
+                args,
+                event.result or 0,
+                state,
+                file=file,
+                data=data,
+                touched=touched,
+            )
+        )
 
     def _file_call(self, task: Task, event: Event) -> None:
         done, files = event.result, task.files

@@ -19,7 +19,16 @@ from laconic.trace.importers.strace.names import SUBCALLS
 from laconic.trace.importers.strace.processes import Thread
 from laconic.trace.possible import impossible_call
 from laconic.trace.records import ARITY
-from laconic.trace.schema import CHOSEN, CODES, MEMORY_EVENTS, NO_RESULT, READ, UNFINISHED, Row
+from laconic.trace.schema import (
+    CHOSEN,
+    CODES,
+    MEMORY_EVENTS,
+    NO_RESULT,
+    READ,
+    UNFINISHED,
+    Row,
+    make_row,
+)
 
 if TYPE_CHECKING:
     from laconic.trace.importers.strace.session import Session
@@ -89,7 +98,7 @@ class Memory:
             thread.process.brk = result
         self._answers(name, where, args, values)
         self.session.order.rows.append(
-            (CODES[name], *where, *values, result, state, 0, 0, file, 0, b"", ())
+            make_row(CODES[name], where, values, result, state, file=file)
         )
 
     def _answers(
@@ -102,13 +111,13 @@ class Memory:
             if text is not None:
                 values[4] = values[4] or 1
                 data = self.session.writer.hidden(text.decode("utf-8", "surrogateescape"))
-                rows.append(tuple(Row(_ANSWER, *where, READ, values[4], 80, data=data)))
+                rows.append(Row(_ANSWER, *where, a0=READ, a1=values[4], a2=80, data=data))
         elif name == "mbind" and len(args) > 4:
             mask = _words(args[3])
             if mask:
                 values[3] = values[3] or 1
                 length = (max(min(values[4], 4096) - 1, 0) + 63) // 64 * 8
-                rows.append(tuple(Row(_ANSWER, *where, READ, values[3], length, data=mask)))
+                rows.append(Row(_ANSWER, *where, a0=READ, a1=values[3], a2=length, data=mask))
 
     # The frequent calls, where they succeeded; all else raises ValueError.
 
@@ -137,11 +146,15 @@ class Memory:
                 number(fd),
             )
         self.session.order.rows.append(
-            (
-                _MMAP, time, thread.pid, thread.tid, start, size, self.numbers[prot], bits, handle, place, result,
-                0 if bits & _NOWHERE else CHOSEN, 0, 0, file, 0, b"", (),
+            make_row(
+                _MMAP,
+                (time, thread.pid, thread.tid),
+                (start, size, self.numbers[prot], bits, handle, place),
+                result,
+                0 if bits & _NOWHERE else CHOSEN,
+                file=file,
             )
-        )  # fmt: skip
+        )
 
     def _munmap(self, thread: Thread, time: int, text: bytes) -> None:
         address, tail = text.split(b", ")
@@ -152,26 +165,7 @@ class Memory:
         if not size or start & 4095 or start + size > TASK_SIZE:
             raise ValueError
         self.session.order.rows.append(
-            (
-                _MUNMAP,
-                time,
-                thread.pid,
-                thread.tid,
-                start,
-                size,
-                0,
-                0,
-                0,
-                0,
-                0,
-                0,
-                0,
-                0,
-                0,
-                0,
-                b"",
-                (),
-            )
+            make_row(_MUNMAP, (time, thread.pid, thread.tid), (start, size, 0, 0, 0, 0))
         )
 
     def _mprotect(self, thread: Thread, time: int, text: bytes) -> None:
@@ -189,11 +183,12 @@ class Memory:
         if start & 4095 or start + size > TASK_SIZE:
             raise ValueError
         self.session.order.rows.append(
-            (
-                code, time, thread.pid, thread.tid, start, size, self.numbers[flags], 0, 0, 0,
-                0, 0, 0, 0, 0, 0, b"", (),
+            make_row(
+                code,
+                (time, thread.pid, thread.tid),
+                (start, size, self.numbers[flags], 0, 0, 0),
             )
-        )  # fmt: skip
+        )
 
     def _brk(self, thread: Thread, time: int, text: bytes) -> None:
         argument, _, end = text.partition(b")")
@@ -203,26 +198,7 @@ class Memory:
             raise ValueError
         thread.process.brk = result
         self.session.order.rows.append(
-            (
-                _BRK,
-                time,
-                thread.pid,
-                thread.tid,
-                address,
-                0,
-                0,
-                0,
-                0,
-                0,
-                result,
-                0,
-                0,
-                0,
-                0,
-                0,
-                b"",
-                (),
-            )
+            make_row(_BRK, (time, thread.pid, thread.tid), (address, 0, 0, 0, 0, 0), result)
         )
 
 

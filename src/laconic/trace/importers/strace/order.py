@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from laconic.trace.schema import PlainRow
+from laconic.trace.schema import Row
 
 if TYPE_CHECKING:
     from laconic.trace.importers.strace.processes import Thread
@@ -37,7 +37,7 @@ class Slot(list[Any]):
 class Order:
     """Rows on their way to the writer. `rows` is where the next one is to be appended."""
 
-    def __init__(self, out: list[PlainRow]) -> None:
+    def __init__(self, out: list[Row]) -> None:
         self._out = out
         self._held: list[Any] = []
         self._open = 0
@@ -60,7 +60,7 @@ class Order:
             if not self._open or self._held[0] is slot:
                 self._release()
 
-    def since(self, slot: Slot) -> list[tuple[int, PlainRow]]:
+    def since(self, slot: Slot) -> list[tuple[int, Row]]:
         """The rows that are held behind a slot, each with its place. O(held)."""
         return [
             (place, row)

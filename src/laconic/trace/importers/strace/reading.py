@@ -14,7 +14,7 @@ from laconic.trace.importers.strace.processes import Thread
 from laconic.trace.importers.strace.session import CALL_CODES, ODD, Handler, Session
 from laconic.trace.importers.strace.wrapping import joined, width_of
 from laconic.trace.importers.text import Log, Progress
-from laconic.trace.schema import CODES, MEMORY_EVENTS, PROCESS_EVENTS, UNFINISHED
+from laconic.trace.schema import CODES, MEMORY_EVENTS, PROCESS_EVENTS, UNFINISHED, Row
 
 _NAMES = b"|".join(name.encode() for name in (*MEMORY_EVENTS, *PROCESS_EVENTS))
 #: Lines that hold one of these may have been a call that matters.
@@ -336,11 +336,11 @@ class Reading:
         rows = self.session.order.rows
         for place in range(len(rows) - 1, max(self._mark, 0) - 1, -1):
             row = rows[place]
-            if type(row) is tuple and row[0] in CALL_CODES and row[3] == self._of:
+            if type(row) is Row and row.event in CALL_CODES and row.tid == self._of:
                 if not self.session.redact:
-                    rows.insert(
-                        place, (CODES["stack"], *row[1:4], *[0] * 12, b"\n".join(frames), ())
-                    )
+                    data = b"\n".join(frames)
+                    stack = Row(CODES["stack"], row.time, row.pid, row.tid, data=data)
+                    rows.insert(place, stack)
                 self._mark = len(rows)
                 return
 

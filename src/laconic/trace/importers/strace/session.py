@@ -6,8 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from operator import itemgetter
-from typing import Any
+from operator import attrgetter
 
 from laconic.memory.vma import File
 from laconic.trace.importers import importing
@@ -78,7 +77,7 @@ class Session:
         self.narrow_calls = 0
         #: Why the order between threads is not known, where it is not.
         self.disorder = ""
-        self._strange: Any = None
+        self._strange: Row | None = None
         #: Processes that strace attached to, and how many of their threads have not been seen yet.
         self.attached: dict[bytes, int] = {}
         self.memory = Memory(self)
@@ -214,20 +213,25 @@ class Session:
         # It took one range away and made another: it is placed at its end, unless a call that has
         # ended already was given what it took. Another mremap that took what this one was given
         # then goes before it.
-        if not slot or slot[-1][10] < 0:
+        if not slot or slot[-1].result < 0:
             return
         row = slot[-1]
-        source, target = (row[4], row[4] + max(row[5], 1)), (row[10], row[10] + max(row[6], 1))
+        source, target = (
+            (row.a0, row.a0 + max(row.a1, 1)),
+            (row.result, row.result + max(row.a2, 1)),
+        )
         place = None
         for at, other in self.order.since(slot):
             if place is None:
                 if (
-                    other[0] in _MAKES
-                    and other[10] > 0
-                    and _overlap(source, (other[10], other[10] + _size(other)))
+                    other.event in _MAKES
+                    and other.result > 0
+                    and _overlap(source, (other.result, other.result + _size(other)))
                 ):
                     place = at
-            elif other[0] == _MREMAP and _overlap(target, (other[4], other[4] + max(other[5], 1))):
+            elif other.event == _MREMAP and _overlap(
+                target, (other.a0, other.a0 + max(other.a1, 1))
+            ):
                 self.order.move(at, place)
                 place += 1
         self.order.move_slot(slot, place)
@@ -299,8 +303,14 @@ class Session:
             self.report.processes += 1
         self.threads[key] = thread
         self.report.threads += 1
-        self._strange = (CODES["process"], time, thread.pid, tid, int(owner is not None), 0, 0, 0, 0, 0,
-                         owner.pid if owner else 0, 0, 0, 0, 0, 0, b"", ())  # fmt: skip
+        self._strange = Row(
+            CODES["process"],
+            time,
+            thread.pid,
+            tid,
+            a0=int(owner is not None),
+            result=owner.pid if owner else 0,
+        )
         self.order.rows.append(self._strange)
         return thread
 
@@ -323,7 +333,7 @@ class Session:
         """A thread begins a program: where that is the first that was seen of it, its beginning is
         not missing."""
         rows = self.order.rows
-        if len(rows) > 1 and rows[-2] is self._strange and rows[-1][3] == thread.tid:
+        if len(rows) > 1 and rows[-2] is self._strange and rows[-1].tid == thread.tid:
             del rows[-2]
 
     # Files
@@ -369,7 +379,7 @@ class Session:
     def note(self, text: str, where: tuple[int, int, int] = (0, 0, 0)) -> None:
         """Tells a sentence once."""
         if self.report.note(text):
-            self.order.rows.append(tuple(Row(CODES["note"], *where, data=text.encode())))
+            self.order.rows.append(Row(CODES["note"], *where, data=text.encode()))
 
     def doubt(self, what: str) -> None:
         """Something that the log does not tell."""
@@ -380,10 +390,10 @@ class Session:
         rows = self.order.rows
         data = text.encode()
         last = rows[-1] if rows else None
-        if type(last) is tuple and last[0] == CODES["lost"] and last[16] == data:
-            rows[-1] = (*last[:4], last[4] + count, *last[5:])
+        if type(last) is Row and last.event == CODES["lost"] and last.data == data:
+            rows[-1] = last._replace(a0=last.a0 + count)
         else:
-            rows.append(tuple(Row(CODES["lost"], *where, count, data=data)))
+            rows.append(Row(CODES["lost"], *where, a0=count, data=data))
 
     def settle(self) -> None:
         """Between blocks: gives up what is held back too long, and writes full batches."""
@@ -419,17 +429,16 @@ class Session:
 
     def _count(self) -> None:
         if self.writer.rows:
-            self.report.time = self.writer.rows[-1][1]
-        self.counts.update(map(itemgetter(0), self.writer.rows))
+            self.report.time = self.writer.rows[-1].time
+        self.counts.update(map(attrgetter("event"), self.writer.rows))
 
 
 def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
     return one[0] < other[1] and other[0] < one[1]
 
 
-def _size(row: tuple[Any, ...]) -> int:
-    size: int = row[6 if row[0] == _MREMAP else 5]
-    return max(size, 1)
+def _size(row: Row) -> int:
+    return max(row.a2 if row.event == _MREMAP else row.a1, 1)
 
 
 _MREMAP = CODES["mremap"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from laconic.trace.importers.strace.arguments import bare, number, split, strings, unquote
 from laconic.trace.importers.strace.names import CLONE_FILES, CLONE_THREAD, CLONE_VFORK, CLONE_VM
 from laconic.trace.importers.strace.processes import Process, Thread
-from laconic.trace.schema import CODES, NO_RESULT, UNFINISHED, Row
+from laconic.trace.schema import CODES, NO_RESULT, UNFINISHED, Row, make_row
 
 if TYPE_CHECKING:
     from laconic.trace.importers.strace.session import Session
@@ -57,9 +57,7 @@ class Spawning:
             raise ValueError(result)
         session = self.session
         where = (time, thread.pid, thread.tid)
-        session.order.rows.append(
-            tuple(Row(CODES[name], *where, flags, result=result, state=state))
-        )
+        session.order.rows.append(Row(CODES[name], *where, a0=flags, result=result, state=state))
         if result > 0 and not state & (NO_RESULT | UNFINISHED):
             process = thread.process
             if (
@@ -103,7 +101,7 @@ class Spawning:
         row = Row(
             CODES[name], *where, result=result, state=state, data=session.writer.hidden_path(shown)
         )
-        session.order.rows.append(tuple(row))
+        session.order.rows.append(row)
         if result or state & (NO_RESULT | UNFINISHED):
             return
         session.known(thread)
@@ -133,9 +131,7 @@ class Spawning:
         }
         thread.process.path = path
         data = json.dumps(about).encode()
-        session.order.rows.append(
-            tuple(Row(CODES["program"], time, thread.pid, thread.pid, data=data))
-        )
+        session.order.rows.append(Row(CODES["program"], time, thread.pid, thread.pid, data=data))
 
     def _other(
         self, name: str, thread: Thread, time: int, args: list[bytes], result: int, state: int
@@ -147,25 +143,9 @@ class Spawning:
             except ValueError:
                 if not bare(argument).startswith((b"{", b"[", b'"')):
                     raise
-        row = (
-            CODES[name],
-            time,
-            thread.pid,
-            thread.tid,
-            *values,
-            0,
-            0,
-            0,
-            result,
-            state,
-            0,
-            0,
-            0,
-            0,
-            b"",
-            (),
+        self.session.order.rows.append(
+            make_row(CODES[name], (time, thread.pid, thread.tid), values, result, state)
         )
-        self.session.order.rows.append(row)
 
     # What is known before a call returns, or comes of no call
 
@@ -182,7 +162,7 @@ class Spawning:
         """A thread is no more."""
         session = self.session
         session.abandon(thread, UNFINISHED)
-        session.order.rows.append(tuple(Row(CODES["exit"], time, thread.pid, thread.tid, status)))
+        session.order.rows.append(Row(CODES["exit"], time, thread.pid, thread.tid, a0=status))
         session.threads.pop(thread.key, None)
         thread.process.threads.pop(thread, None)
 
