@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from laconic import __version__
+from laconic.commands import ending as _ending  # noqa: F401  (its exit function comes last)
+from laconic.commands.options import parse
 from laconic.commands.output import hold_standard_streams, tell
 from laconic.errors import LaconicError
 
@@ -66,12 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"laconic {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     # Only the verb that is used is imported and told its options: --help stays quick.
+    chosen = parser
     for verb, summary in VERBS.items():
         sub = verbs.add_parser(verb, help=summary, formatter_class=_formatter)
         if verb in arguments[:1]:
             module = "import_" if verb == "import" else verb  # a keyword cannot name a module
             importlib.import_module(f"laconic.commands.{module}").configure(sub)
-    options = parser.parse_args(arguments)
+            chosen = sub
+    options = parse(parser, chosen, arguments)
     try:
         return int(options.execute(options))
     except LaconicError as error:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from laconic.commands.options import accept_command, add_costs, check_source, load_costs
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ exit codes:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `advise`."""
-    from laconic.commands.compare import add_costs
-    from laconic.commands.recording import accept_command
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
@@ -69,10 +68,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Reads the trace, or records the command, and prints the advice; the exit status is the
     command's."""
-    from laconic.commands.compare import load_costs
     from laconic.commands.output import open_output, tell
     from laconic.commands.program import recorded
-    from laconic.commands.source import check_source
     from laconic.commands.traces import open_trace
 
     if options.rerun and options.command is None:

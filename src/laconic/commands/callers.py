@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
-from laconic.commands.numbers import whole
-
-if TYPE_CHECKING:
-    from laconic.analysis.suppressions import Suppression
+from laconic.commands.options import (
+    accept_source,
+    add_costs,
+    add_json,
+    add_limit,
+    add_suppressions,
+    check_kept,
+    check_source,
+    load_costs,
+    suppressions,
+)
 
 DESCRIPTION = """\
 Names the places in the program that make redundant memory calls, the worst
@@ -39,9 +45,6 @@ read; after  -- CMD  the program's own
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `callers`."""
     from laconic.analysis.callers import BY
-    from laconic.commands.compare import add_costs
-    from laconic.commands.output import add_json
-    from laconic.commands.source import accept_source
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
@@ -71,10 +74,9 @@ def execute(options: argparse.Namespace) -> int:
     """Prints the callers."""
     from laconic.analysis.callers import callers
     from laconic.analysis.sites import sites
-    from laconic.commands.compare import load_costs
     from laconic.commands.output import open_output
     from laconic.commands.progress import progress
-    from laconic.commands.source import check_kept, check_source, hand_over, traced
+    from laconic.commands.source import hand_over, traced
     from laconic.commands.traces import tell_loss
     from laconic.errors import LaconicError
     from laconic.report.callers import as_json, as_text
@@ -100,35 +102,3 @@ def execute(options: argparse.Namespace) -> int:
         lambda width: as_text(result, found.stacks, width, options.limit),
     )  # fmt: skip
     return status
-
-
-def add_suppressions(parser: argparse.ArgumentParser) -> None:
-    """Declares the options that `suppressions` reads."""
-    hiding = parser.add_mutually_exclusive_group()
-    hiding.add_argument(
-        "--suppressions", metavar="FILE", help="what not to show (default: laconic.toml here)"
-    )
-    hiding.add_argument("--no-suppressions", action="store_true", help="show everything")
-
-
-def suppressions(options: argparse.Namespace) -> list[Suppression]:
-    """What is not to be shown: the file's, and the built-in ones. Raises LaconicError."""
-    import os
-
-    from laconic.analysis.suppressions import BUILT_IN, DEFAULT, load
-
-    if options.no_suppressions:
-        return []
-    path = options.suppressions or (DEFAULT if os.path.exists(DEFAULT) else None)
-    return [*(load(path) if path else []), *BUILT_IN]
-
-
-def add_limit(parser: argparse.ArgumentParser) -> None:
-    """Declares `--limit`: how many places are shown."""
-    parser.add_argument(
-        "--limit",
-        type=whole("number of places"),
-        default=10,
-        metavar="N",
-        help="how many are shown (default: 10)",
-    )

@@ -6,7 +6,16 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from laconic.commands.numbers import whole
+from laconic.commands.options import (
+    accept_source,
+    add_json,
+    add_limit,
+    add_suppressions,
+    check_kept,
+    check_source,
+    suppressions,
+    whole,
+)
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
@@ -41,9 +50,6 @@ it goes; after  -- CMD  the program's own where that is not 0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `check`."""
-    from laconic.commands.callers import add_limit, add_suppressions
-    from laconic.commands.output import add_json
-    from laconic.commands.source import accept_source
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
@@ -89,10 +95,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Checks; returns 1 where a limit was not kept, and the program's exit status before that."""
     from laconic.analysis import check as gate
-    from laconic.commands.callers import suppressions
     from laconic.commands.figures import read_figures, trace_figures
     from laconic.commands.output import check_outputs, open_output, tell
-    from laconic.commands.source import check_kept, check_source, hand_over, traced
+    from laconic.commands.source import hand_over, traced
     from laconic.commands.traces import show
     from laconic.report.check import as_github, as_json, as_text
 

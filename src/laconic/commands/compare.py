@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from laconic.commands.enclaves import enclaves
+from laconic.commands.options import accept_command, add_costs, check_source, job_count, load_costs
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
-    from laconic.analysis.compare import Model
     from laconic.sgx.costs import CostProfile
     from laconic.trace import Trace
 
@@ -46,7 +46,6 @@ Json = dict[str, Any]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `compare`."""
-    from laconic.commands.recording import accept_command
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
@@ -104,19 +103,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="keep the trace of CMD")
     parser.add_argument("--force", action="store_true", help="overwrite the trace that -o names")
-    # argparse takes -5M for an option, and would not say what is wrong with it.
-    parser._negative_number_matcher = re.compile(r"-\d")
     accept_command(parser)
     parser.set_defaults(execute=execute)
-
-
-def add_costs(parser: argparse.ArgumentParser) -> None:
-    """Declares `--costs`."""
-    parser.add_argument(
-        "--costs",
-        metavar="NAME|FILE",
-        help="the cost profile: a shipped one's name, or a file (default: published)",
-    )
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -197,35 +185,11 @@ def _compared(
     return {"schema": SCHEMAS["compare"], "trace": about, **figures}
 
 
-def enclaves(
-    trace: Trace,
-    names: Sequence[str],
-    profile: CostProfile,
-    pages: int | None = None,
-    jobs: int | None = None,
-    model: Model | None = None,
-) -> tuple[Json, int, list[str]]:
-    """What a trace comes to in enclaves, as JSON; how many events there were, and what is lost of
-    them.
-
-    `pages`: the size of an EPC, to be compared with. Raises LaconicError where the trace cannot be
-    read.
-    """
-    from laconic.analysis.compare import compare
-    from laconic.commands.progress import progress
-    from laconic.report.compare import as_json
-
-    with progress(f"comparing {trace.path}", trace.size) as update:
-        compared = compare(trace, names, profile, progress=update, jobs=jobs, model=model)
-    return as_json(compared, pages), compared.events, compared.lost
-
-
 # Options
 
 
 def _check_words(options: argparse.Namespace) -> None:
     from laconic.commands.output import check_outputs
-    from laconic.commands.source import check_source
 
     check_source(options, "compare")
     if options.command is None and (options.output is not None or options.force):
@@ -256,13 +220,6 @@ def _names(text: str, host: str) -> list[str]:
     return [*shown, *(name for name in chosen if name not in known)]
 
 
-def load_costs(path_or_name: str | None) -> CostProfile:
-    """The cost profile that `--costs` names. Raises LaconicError where it is none."""
-    from laconic.sgx import costs
-
-    return costs.load(costs.DEFAULT if path_or_name is None else path_or_name)
-
-
 def epc_pages(text: str) -> int:
     """How many pages a size such as `128M` has; bytes where it has no unit. Raises LaconicError for
     what is no size."""
@@ -271,10 +228,3 @@ def epc_pages(text: str) -> int:
     if not 0 < pages < 1 << 64:
         raise LaconicError(f"--epc {text!r} is no size of an EPC: give 4K or more, as in 128M")
     return pages
-
-
-def job_count(text: str) -> int:
-    """How many processes `-j` names. Raises LaconicError for what is no such number."""
-    if not re.fullmatch(r"0*[1-9]\d{,8}", text, re.ASCII):
-        raise LaconicError(f"-j {text!r} is no number of processes: name 1 or more")
-    return int(text)

@@ -5,6 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from laconic.commands.options import (
+    accept_source,
+    add_json,
+    add_limit,
+    add_suppressions,
+    check_kept,
+    suppressions,
+)
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
@@ -36,9 +44,6 @@ _EXAMPLE = "as in  laconic diff before.trace"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `diff`."""
-    from laconic.commands.callers import add_limit, add_suppressions
-    from laconic.commands.output import add_json
-    from laconic.commands.source import accept_source
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
@@ -59,10 +64,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Prints the difference; returns the exit status of CMD, where there is one."""
     from laconic.analysis.diff import diff
-    from laconic.commands.callers import suppressions
     from laconic.commands.figures import read_figures
     from laconic.commands.output import open_output
-    from laconic.commands.source import check_kept, hand_over
+    from laconic.commands.source import hand_over
     from laconic.report.diff import as_json, as_text
 
     _check_words(options)

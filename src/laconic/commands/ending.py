@@ -12,6 +12,16 @@ from contextlib import contextmanager
 from types import FrameType
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
+#: The signal that ends Laconic.
+_fatal: list[int] = []
+
+
+@atexit.register
+def _die() -> None:
+    # Registered before the functions of multiprocessing, which remove its semaphores, and so called
+    # after them.
+    if _fatal:
+        signal.raise_signal(_fatal[0])
 
 
 class _Ended(BaseException):
@@ -48,5 +58,5 @@ def tidied() -> Iterator[None]:
         for number in changed:
             signal.signal(number, signal.SIG_DFL)
         if came:  # also where a finalizer or an event loop has swallowed the exception
-            atexit._run_exitfuncs()  # multiprocessing's: its semaphores go
-            signal.raise_signal(came[0])
+            _fatal.append(came[0])
+            raise SystemExit(128 + came[0])

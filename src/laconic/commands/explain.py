@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from laconic.commands.options import accept_source, add_json, check_kept
 from laconic.errors import LaconicError
 
 DESCRIPTION = """\
@@ -35,8 +36,6 @@ _PROGRAM = "as in  laconic explain mprotect:3 -- python3 -V"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `explain`."""
-    from laconic.commands.output import add_json
-    from laconic.commands.source import accept_source
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
@@ -55,7 +54,7 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.analysis.explain import explain, wanted
     from laconic.commands.output import open_output
     from laconic.commands.progress import progress
-    from laconic.commands.source import check_kept, hand_over, traced
+    from laconic.commands.source import hand_over, traced
     from laconic.commands.traces import tell_loss
     from laconic.report.explain import as_json, as_text
 

@@ -7,7 +7,7 @@ import os
 import shlex
 from typing import TYPE_CHECKING, BinaryIO
 
-from laconic.commands.numbers import whole
+from laconic.commands.options import whole
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:

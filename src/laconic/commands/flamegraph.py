@@ -7,8 +7,15 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from laconic.commands.callers import add_suppressions
-from laconic.commands.compare import add_costs
+from laconic.commands.options import (
+    accept_source,
+    add_costs,
+    add_json,
+    add_suppressions,
+    check_source,
+    load_costs,
+    suppressions,
+)
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
@@ -41,8 +48,6 @@ be written; after  -- CMD  the program's own
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `flamegraph`."""
     from laconic.analysis.flamegraph import CALLS, WEIGHTS
-    from laconic.commands.output import add_json
-    from laconic.commands.source import accept_source
     from laconic.report.flamegraph import FORMATS
 
     parser.description = DESCRIPTION
@@ -73,11 +78,9 @@ def execute(options: argparse.Namespace) -> int:
     """Writes the file; says on standard error what was written and what is missing."""
     from laconic.analysis.flamegraph import CYCLES, flames
     from laconic.analysis.sites import EVERY_CALL, sites
-    from laconic.commands.callers import suppressions
-    from laconic.commands.compare import load_costs
     from laconic.commands.output import check_outputs, open_output, write_json
     from laconic.commands.progress import progress
-    from laconic.commands.source import check_source, traced
+    from laconic.commands.source import traced
     from laconic.commands.traces import tell_loss
     from laconic.report.flamegraph import as_json
 

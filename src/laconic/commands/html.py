@@ -7,6 +7,15 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from laconic.commands.options import (
+    accept_source,
+    add_costs,
+    add_json,
+    add_suppressions,
+    check_source,
+    load_costs,
+    suppressions,
+)
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
@@ -42,10 +51,6 @@ exit codes:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `html`."""
-    from laconic.commands.callers import add_suppressions
-    from laconic.commands.compare import add_costs
-    from laconic.commands.output import add_json
-    from laconic.commands.source import accept_source
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
@@ -66,10 +71,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Writes the page; returns the exit status of CMD, where there is one."""
-    from laconic.commands.callers import suppressions
-    from laconic.commands.compare import load_costs
     from laconic.commands.output import check_outputs, open_output, spare_traces, tell, write_json
-    from laconic.commands.source import check_source, traced
+    from laconic.commands.source import traced
     from laconic.report.html import as_html, as_json
     from laconic.trace.writer import create
 

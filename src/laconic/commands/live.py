@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from laconic.commands.options import accept_command, add_json, add_suppressions, suppressions
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
@@ -55,9 +56,6 @@ _OF_THE_VIEW = (signal.SIGWINCH, signal.SIGCONT)
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `live`."""
-    from laconic.commands.callers import add_suppressions
-    from laconic.commands.output import add_json
-    from laconic.commands.recording import accept_command
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
@@ -91,7 +89,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Runs the program; returns its exit status."""
     from laconic.analysis.live import Model
-    from laconic.commands.callers import suppressions
     from laconic.commands.output import (
         check_outputs,
         open_output,

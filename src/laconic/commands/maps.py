@@ -7,7 +7,7 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING
 
-from laconic.commands.numbers import whole
+from laconic.commands.options import whole
 
 if TYPE_CHECKING:
     from laconic.replay.engine import Replay

@@ -3,7 +3,6 @@ full."""
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
 import stat
@@ -210,15 +209,6 @@ def hold_standard_streams() -> None:
     if sys.stderr is None:
         # For good: else argparse turns to standard output, which is the program's.
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-
-
-def add_json(
-    parser: argparse.ArgumentParser, what: str = "all of it", metavar: str = "FILE"
-) -> None:
-    """Declares `--json`, whose file `open_output` opens."""
-    parser.add_argument(
-        "--json", metavar=metavar, help=f"write {what} to {metavar} as JSON; - is standard output"
-    )
 
 
 def open_output(path: str | None, option: str = "--json") -> Output | None:

@@ -6,6 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
+from laconic.commands.options import add_json
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ be read or packed, a file that cannot be written
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `pack`."""
-    from laconic.commands.output import add_json
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG

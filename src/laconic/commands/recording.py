@@ -6,7 +6,6 @@ The first run is `laconic.commands.program.recorded`'s.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -18,26 +17,6 @@ from laconic.commands.program import place_for
 
 #: Lines of what the program said that are kept, and how much of each.
 LINES, COLUMNS = 3, 200
-
-
-def accept_command(parser: argparse.ArgumentParser) -> None:
-    """Makes `parser` take all after the first `--` for a program and its arguments: `command`, None
-    without `--`.
-
-    argparse's own rules for `--` differ from release to release.
-    """
-    parse = parser.parse_known_args
-
-    def split(
-        args: Sequence[str], namespace: argparse.Namespace | None = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        words = list(args)
-        at = words.index("--") if "--" in words else len(words)
-        options, extras = parse(words[:at], namespace)
-        options.command = words[at + 1 :] if at < len(words) else None
-        return options, extras
-
-    parser.parse_known_args = split  # type: ignore[method-assign, assignment]
 
 
 @contextmanager

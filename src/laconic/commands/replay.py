@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from laconic.commands.compare import add_costs, enclaves, load_costs
+from laconic.commands.enclaves import enclaves
+from laconic.commands.options import add_costs, load_costs
 from laconic.strategies import NAMES, check_name
 
 DESCRIPTION = """\

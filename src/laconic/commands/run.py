@@ -6,7 +6,8 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
-from laconic.commands.compare import add_costs, enclaves, load_costs
+from laconic.commands.enclaves import enclaves
+from laconic.commands.options import add_costs, load_costs
 from laconic.commands.output import check_outputs
 from laconic.commands.program import place_for, recorder_for, trace_program
 from laconic.errors import LaconicError

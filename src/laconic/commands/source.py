@@ -8,58 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from laconic.commands.options import check_source
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
     from laconic.commands.output import Output
     from laconic.trace import Trace
-
-
-def accept_source(
-    parser: argparse.ArgumentParser,
-    *,
-    keep: bool = False,
-    metavar: str = "FILE",
-    what: str = "a trace that was recorded or imported",
-) -> None:
-    """Declares `FILE | -- CMD`; with `keep` also `-o TRACE [--force]`, which keeps the trace of
-    CMD."""
-    from laconic.commands.recording import accept_command
-
-    parser.add_argument("words", nargs="*", metavar=metavar, help=what)
-    if keep:
-        parser.add_argument("-o", "--output", metavar="TRACE", help="keep the trace of CMD")
-        parser.add_argument(
-            "--force", action="store_true", help="overwrite the trace that -o names"
-        )
-    accept_command(parser)
-
-
-def check_source(options: argparse.Namespace, verb: str) -> None:
-    """Raises LaconicError unless there is either one trace (`options.words`) or a program
-    (`options.command`)."""
-    example = f"as in  laconic {verb} -- python3 -V"
-    if options.command is None:
-        if len(options.words) != 1:
-            what = "no trace was" if not options.words else "more than one trace was"
-            raise LaconicError(f"{what} named: give one, or a program after --, {example}")
-    elif options.words:
-        raise LaconicError(
-            f"{options.words[0]!r} stands before --: name a trace, or a program after --, not both"
-        )
-    elif not options.command:
-        raise LaconicError(f"no command was given: name a program, {example}")
-
-
-def check_kept(options: argparse.Namespace) -> None:
-    """Raises LaconicError where `-o` or `--force` has no trace to keep."""
-    from laconic.commands.output import check_outputs
-
-    check_outputs({"-o": options.output, "--json": options.json}, options.words)
-    if options.command is None and (options.output is not None or options.force):
-        raise LaconicError("-o and --force are about the trace of a program: name that after --")
-    if options.force and options.output is None:
-        raise LaconicError("--force is about a trace: name it with -o TRACE")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 
-from laconic.commands.compare import add_costs, job_count, load_costs
+from laconic.commands.options import add_costs, job_count, load_costs
 from laconic.errors import LaconicError
 
 DESCRIPTION = """\

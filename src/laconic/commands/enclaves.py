@@ -1,0 +1,36 @@
+"""The enclaves of a trace, as JSON: for the verbs that show them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from laconic.analysis.compare import Model
+    from laconic.sgx.costs import CostProfile
+    from laconic.trace import Trace
+
+Json = dict[str, Any]
+
+
+def enclaves(
+    trace: Trace,
+    names: Sequence[str],
+    profile: CostProfile,
+    pages: int | None = None,
+    jobs: int | None = None,
+    model: Model | None = None,
+) -> tuple[Json, int, list[str]]:
+    """What a trace comes to in enclaves, as JSON; how many events there were, and what is lost of
+    them.
+
+    `pages`: the size of an EPC, to be compared with. Raises LaconicError where the trace cannot be
+    read.
+    """
+    from laconic.analysis.compare import compare
+    from laconic.commands.progress import progress
+    from laconic.report.compare import as_json
+
+    with progress(f"comparing {trace.path}", trace.size) as update:
+        compared = compare(trace, names, profile, progress=update, jobs=jobs, model=model)
+    return as_json(compared, pages), compared.events, compared.lost
