@@ -151,12 +151,11 @@ class Enclosed(Answers):
         self.pte = pte
         self.plan = plan or Plan()
         self.epc = Epc(epc_pages)
-        if pte == "sync":
-            strategy_class = type(strategy_class.__name__, (strategy_class,), {"sync": True})
         space = AddressSpace(Layout(mmap_base=BASE + 300 * PAGE), entries, HEAP)
         self._begin(space, Touches(), None)
-        self.shadow = strategy_class(Meter(), self.space, self.touches)
-        self.strategy = strategy_class(self.machine, self.space, self.touches)
+        sync = pte == "sync"
+        self.shadow = strategy_class(Meter(), self.space, self.touches, sync=sync)
+        self.strategy = strategy_class(self.machine, self.space, self.touches, sync=sync)
         self.written = 0
         self.holds: dict[int, int] = {}
         self.guards: set[int] = set()

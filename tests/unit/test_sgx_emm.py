@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from errno import EBUSY, EFAULT
+from functools import partial
 
 import pytest
 from enclaveworld import BASE, FIXED, HEAP, LIB, PAGE, Program, lib
@@ -23,7 +24,7 @@ from laconic.sgx.model.failures import Failure, Plan
 from laconic.sgx.model.faults import SgxError
 from laconic.sgx.model.machine import Machine
 from laconic.strategies.sgx_emm import Aborted, Emm, SgxEmm
-from laconic.strategies.verified import Report, verified
+from laconic.strategies.verified import Report, Verified
 
 R, W, X = f.PROT_READ, f.PROT_WRITE, f.PROT_EXEC
 RW, RX, RWX = R | W, R | X, R | W | X
@@ -462,13 +463,6 @@ def test_shared_memory_that_only_the_host_can_describe() -> None:
 # Carried out on the modelled EPCM
 
 
-class Checked(SgxEmm):
-    """sgx-emm with the check that `compare --verify` makes of strict strategies."""
-
-    strict = True
-    sync = True
-
-
 PROTS = (0, R, RW, RW, RW, W, RX, RWX, X)
 ADVICE = (
     f.MADV_DONTNEED,
@@ -513,7 +507,8 @@ class Twin:
 
     def __init__(self) -> None:
         self.report = Report()
-        self.checked = Program(verified(Checked, self.report))
+        # The check that `compare --verify` makes of strict strategies.
+        self.checked = Program(partial(Verified, make=SgxEmm, report=self.report, pte="sync"))
         self.plain = Program(SgxEmm)
 
     def step(self, name: str, args: tuple[int, ...]) -> None:
@@ -524,7 +519,7 @@ class Twin:
             elif name == "fork":
                 program.strategy.fork(program.space.fork(), program.touches.copy()).end()
             elif name == "thread_ends":
-                if program.strategy.threads:
+                if self.plain.strategy.threads:
                     program.strategy.thread_ends()
             elif name == "thread":
                 program.strategy.thread()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from laconic.analysis import interrupts
 from laconic.errors import LaconicError
@@ -238,14 +238,14 @@ def _maker(name: str, profile: CostProfile, model: Model, reports: dict[str, Rep
 
         return bound(profile, high=name == _ENDS[1])
     rule = strategy(name)
-    if model.pte == "sync":
-        rule = rule.synced()
-    if model.verify and rule.strict:
-        from laconic.strategies.verified import Report, verified
+    pte = model.pte if rule.can_sync else "rwx"
+    make: Maker = partial(cast(Any, rule), sync=True) if pte == "sync" else rule
+    if not (model.verify and rule.strict):
+        return make
+    from laconic.strategies.verified import Report, Verified
 
-        reports[name] = Report()
-        rule = verified(rule, reports[name])
-    return rule
+    report = reports[name] = Report()
+    return partial(Verified, make=make, report=report, pte=pte)
 
 
 def _replay(trace: Trace, task: _Task, progress: Progress) -> _Part:

@@ -44,15 +44,16 @@ class Strategy(ABC):
     to the strategy.
 
     `strict` is True if the strategy keeps the law Strict without exception, so that `compare
-    --verify` checks it. `sync` is True if the host's mapping follows the EPCM's permissions, at
-    host calls of its own (`--pte sync`). The check tolerates pages in `left`, which a failure left
-    in the EPC, and expects no access to pages in `guards`.
+    --verify` checks it. `can_sync` is True if the class takes an argument `sync`, with which the
+    host's mapping follows the EPCM's permissions, at host calls of its own (`--pte sync`). The
+    check tolerates pages in `left`, which a failure left in the EPC, and expects no access to pages
+    in `guards`.
     """
 
     name: ClassVar[str]
-    hears_all: ClassVar[bool] = True
+    hears_all: bool = True
     strict: ClassVar[bool] = False
-    sync: ClassVar[bool] = False
+    can_sync: ClassVar[bool] = False
     left: RangeMap[int] | None = None
     guards: RangeMap[bool] | None = None
 
@@ -60,12 +61,6 @@ class Strategy(ABC):
         self.meter = meter
         self.space = space
         self.touches = touches
-
-    @classmethod
-    def synced(cls) -> type[Self]:
-        """Return the strategy for `--pte sync`: itself, unless it can map an enclave in either
-        way."""
-        return cls
 
     @abstractmethod
     def load(self, entries: Iterable[Entry]) -> None:

@@ -58,14 +58,18 @@ class Classify(Strategy):
     name = "classify"
     hears_all = False
     strict = True
+    can_sync = True
     #: Whether the ioctls of one step share a host call; whether all that is accessible is committed
     #: at once.
     batch = False
     eager = True
 
-    def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
+    def __init__(
+        self, meter: Meter, space: AddressSpace, touches: Touches, *, sync: bool = False
+    ) -> None:
         super().__init__(meter, space, touches)
-        self.pal = Edmm(meter, self.batch, self.sync)
+        self.sync = sync
+        self.pal = Edmm(meter, self.batch, sync)
         self.left = self.pal.left
         #: Files of which the host has given the contents, and how far each goes, in bytes.
         self.hosted: set[File] = set()
@@ -73,11 +77,6 @@ class Classify(Strategy):
         self.threads = self.slots = 0
         #: Guard regions (MADV_GUARD_INSTALL), of which VMAs say nothing.
         self.guards: RangeMap[bool] = RangeMap()
-
-    @classmethod
-    def synced(cls) -> type[Self]:
-        """Return the strategy with a host mapping that follows the EPCM's permissions."""
-        return type(cls.__name__, (cls,), {"sync": True})
 
     # What the program does
 
@@ -392,7 +391,7 @@ class Classify(Strategy):
 
         Raises PalError where the host has no room for them.
         """
-        child = type(self)(self.meter, space, touches)
+        child = type(self)(self.meter, space, touches, sync=self.sync)
         child.hosted, child.sizes, child.guards = set(), self.sizes.copy(), self.guards.copy()
         self.meter.host_call()
         self.meter.create()

@@ -47,8 +47,10 @@ class Laconic(Classify):
     #: Pages of a mapping so small that it is committed at once, and of a new program's stack.
     SMALL, STACK = 16, 8
 
-    def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
-        super().__init__(meter, space, touches)
+    def __init__(
+        self, meter: Meter, space: AddressSpace, touches: Touches, *, sync: bool = False
+    ) -> None:
+        super().__init__(meter, space, touches, sync=sync)
         #: Where the next fault is expected, if touches go on; how many pages it then commits.
         self._expected = 0
         self._window = self.FIRST

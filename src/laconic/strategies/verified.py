@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import Touches
@@ -58,56 +58,90 @@ class Report:
         return Findings(self.steps, self.breaches, self.first, self.excepted)
 
 
-def verified(rule: type[Strategy], report: Report) -> type[Strategy]:
-    """The strategy `rule` on machines: after every step what is accessible is compared with what
-    was asked for.
+class Verified(Strategy):
+    """A strategy on a machine of its own: after every step, what is accessible is compared with
+    what was requested.
 
-    What the model refuses is a breach too. O(pages' runs + VMAs) a step.
+    `make` makes the strategy that does the work, `inner`. `pte` is how the host maps the enclave
+    ("rwx" or "sync"). Findings go to `report`, also each operation that the model refuses.
+    O(pages' runs + VMAs) a step.
     """
-    pte = "sync" if rule.sync else "rwx"
 
-    class Verified(rule):  # type: ignore[misc, valid-type]
-        def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
-            book = meter.book if isinstance(meter, Machine) else meter
-            self.machine = Machine(Driver.ready(0, _SIZE, pte=pte), book)
-            super().__init__(self.machine, space, touches)
-            self.watch = Watch(self.machine, space)
+    name = "verified"
 
-        def _step(
-            self, work: Callable[..., Any], *args: Any, changes: Iterable[Change] = ()
-        ) -> None:
-            self.watch.expect(changes)
-            try:
-                work(*args)
-            except SgxError as refused:
-                report.add([str(refused)])
-            report.steps += 1
-            report.add(self.watch.windows)
-            self.watch.windows.clear()
-            report.excepted += len(self.watch.excepted)
-            self.watch.excepted.clear()
-            report.add(breaches(self.machine, self.space, self.left, self.guards))
+    def __init__(
+        self,
+        meter: Meter,
+        space: AddressSpace,
+        touches: Touches,
+        *,
+        make: Callable[[Meter, AddressSpace, Touches], Strategy],
+        report: Report,
+        pte: str = "rwx",
+    ) -> None:
+        super().__init__(meter, space, touches)
+        self.report = report
+        self.pte = pte
+        self.machine = Machine(Driver.ready(0, _SIZE, pte=pte), meter)
+        self.inner = make(self.machine, space, touches)
+        self.watch = Watch(self.machine, space)
+        self.hears_all = self.inner.hears_all
 
-        def load(self, entries: Iterable[Entry]) -> None:
-            self._step(super().load, entries)
+    def _step(self, work: Callable[..., Any], *args: Any, changes: Iterable[Change] = ()) -> None:
+        report, watch, inner = self.report, self.watch, self.inner
+        watch.expect(changes)
+        try:
+            work(*args)
+        except SgxError as refused:
+            report.add([str(refused)])
+        report.steps += 1
+        report.add(watch.windows)
+        watch.windows.clear()
+        report.excepted += len(watch.excepted)
+        watch.excepted.clear()
+        report.add(breaches(self.machine, self.space, inner.left, inner.guards))
 
-        def call(self, call: MemoryCall) -> None:
-            self._step(super().call, call, changes=call.changes)
+    def load(self, entries: Iterable[Entry]) -> None:
+        """A program begins in a new enclave."""
+        self._step(self.inner.load, entries)
 
-        def touch(self, start: int, end: int, vma: Vma) -> None:
-            self._step(super().touch, start, end, vma)
+    def call(self, call: MemoryCall) -> None:
+        """The program made a memory call."""
+        self._step(self.inner.call, call, changes=call.changes)
 
-        def grow(self, start: int, end: int, vma: Vma) -> None:
-            self._step(super().grow, start, end, vma)
+    def touch(self, start: int, end: int, vma: Vma) -> None:
+        """Pages were touched."""
+        self._step(self.inner.touch, start, end, vma)
 
-        def thread(self) -> None:
-            self._step(super().thread)
+    def grow(self, start: int, end: int, vma: Vma) -> None:
+        """A stack grew."""
+        self._step(self.inner.grow, start, end, vma)
 
-        def end(self) -> None:
-            try:
-                super().end()
-            except SgxError as refused:
-                report.add([str(refused)])
+    def fork(self, space: AddressSpace, touches: Touches) -> Self:
+        """The child's enclave, which is another machine with the same counts."""
+        return type(self)(
+            self.meter, space, touches, make=self._child, report=self.report, pte=self.pte
+        )
 
-    Verified.name = rule.name
-    return Verified
+    def _child(self, machine: Meter, space: AddressSpace, touches: Touches) -> Strategy:
+        # A strategy gives its meter to its child, and the child's is another machine.
+        self.inner.meter = machine
+        try:
+            return self.inner.fork(space, touches)
+        finally:
+            self.inner.meter = self.machine
+
+    def thread(self) -> None:
+        """A thread begins."""
+        self._step(self.inner.thread)
+
+    def thread_ends(self) -> None:
+        """A thread ends."""
+        self.inner.thread_ends()
+
+    def end(self) -> None:
+        """The enclave is gone."""
+        try:
+            self.inner.end()
+        except SgxError as refused:
+            self.report.add([str(refused)])
