@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from laconic.analysis import interrupts
 from laconic.errors import LaconicError
+from laconic.libos.direct import DirectMeter, SystemCalls, direct
+from laconic.libos.gramine import Libos
+from laconic.libos.settings import Settings
 from laconic.linux.pal import RULES
 from laconic.memory.calls import HostRule
 from laconic.replay import Replayed, replay
@@ -78,10 +81,11 @@ class Figures:
 class Model(NamedTuple):
     """How enclaves are modelled. `pte`: "rwx", the host maps all of an enclave so; "sync", it maps
     each page as the EPCM has it. `verify`: strategies that are strict are carried out leaf by leaf,
-    and the law Strict is checked."""
+    and the law Strict is checked. `settings` are those of a Gramine manifest."""
 
     pte: str = "rwx"
     verify: bool = False
+    settings: Settings = Settings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,8 @@ class Compared:
     hold touched pages, so every figure is a range. `asked`: memory calls; `unseen`: touched pages
     that nobody could look at; `lost` says what is missing before the trace's end. `findings`: of
     `Model.verify`, by strategy. `measured`: what SGX hardware counted while the traced program ran.
+    `exceeded`: options of the manifest that limit programs to less than they needed, with the most
+    that one needed (bytes).
     """
 
     strategies: dict[str, Figures]
@@ -106,6 +112,7 @@ class Compared:
     model: Model = field(default_factory=Model)
     findings: dict[str, Findings] = field(default_factory=dict)
     measured: list[Measured] = field(default_factory=list)
+    exceeded: dict[str, int] = field(default_factory=dict)
 
 
 def compare(
@@ -156,6 +163,7 @@ def compare(
         model,
         found,
         first.measured,
+        _exceeded(book for books in cases.values() for book in books.values()),
     )
 
 
@@ -180,6 +188,46 @@ def compare_hosts(
     return {name: replayed[rule] for name, rule in rules.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Direct:
+    """The system calls of gramine-direct. `strategies`: by the strategy's name, what was done for
+    each call, and for what is none: load, fork, exec, thread, stack growth."""
+
+    strategies: dict[str, dict[str, SystemCalls]]
+    asked: int
+    processes: int
+    events: int
+    lost: list[str]
+
+
+def compare_direct(
+    trace: Trace, names: Sequence[str], settings: Settings, progress: Progress | None = None
+) -> Direct:
+    """The system calls that gramine-direct, Gramine's Linux PAL, would make under each strategy of
+    `names`.
+
+    Raises LaconicError as `compare`. O(events × strategies).
+    """
+    rules: dict[str, Maker] = {}
+    for name in names:
+        check_name(name, "gramine")
+        rule = strategy(name).configured(settings)
+        assert issubclass(rule, Libos)
+        rules[name] = direct(rule)
+    enclaves = Enclaves(rules, meter_type=DirectMeter)
+    engine = Replay(trace, "laconic", listeners=[enclaves])
+    engine.run(progress=progress)
+    found: dict[str, dict[str, SystemCalls]] = {}
+    for name, meter in enclaves.meters.items():
+        calls = found.setdefault(name, {})
+        for (_, call), counts in meter.tables.items():
+            assert isinstance(counts, SystemCalls)
+            calls.setdefault(str(call), SystemCalls()).add_calls(counts)
+    return Direct(
+        found, engine.ledger.asked, engine.ledger.processes, engine.number + 1, engine.losses
+    )
+
+
 # Replays
 
 
@@ -197,6 +245,7 @@ class _Book(NamedTuple):
     tables: Mapping[tuple[int, Hashable], Counts]
     peak: int
     left: int
+    exceeded: Mapping[str, int]
 
     def sums(self, key: Callable[[tuple[int, Hashable]], Any]) -> dict[Any, Counts]:
         """The counts of all tables whose process and call have the same key."""
@@ -237,7 +286,7 @@ def _maker(name: str, profile: CostProfile, model: Model, reports: dict[str, Rep
         from laconic.strategies.bound import bound
 
         return bound(profile, high=name == _ENDS[1])
-    rule = strategy(name)
+    rule = strategy(name).configured(model.settings)
     if model.pte == "sync":
         rule = rule.synced()
     if model.verify and rule.strict:
@@ -255,7 +304,7 @@ def _replay(trace: Trace, task: _Task, progress: Progress) -> _Part:
     engine = Replay(trace, "laconic", listeners=[enclaves])
     engine.run(progress=progress)
     books = {
-        name: _Book(meter.tables, meter.peak_epc_pages, enclaves.left[name])
+        name: _Book(meter.tables, meter.peak_epc_pages, enclaves.left[name], meter.exceeded)
         for name, meter in enclaves.meters.items()
     }
     return _Part(
@@ -404,6 +453,14 @@ def _span(pairs: Sequence[tuple[Counts, Counts]], profile: CostProfile) -> Span:
     high = Counts(**{name: max(each[name] for each in every) for name in THINGS})
     cycles = [(profile.cycles(at_low)[0], profile.cycles(at_high)[1]) for at_low, at_high in pairs]
     return Span(low, high, (min(first for first, _ in cycles), max(last for _, last in cycles)))
+
+
+def _exceeded(books: Iterable[_Book]) -> dict[str, int]:
+    most: dict[str, int] = {}
+    for book in books:
+        for option, size in book.exceeded.items():
+            most[option] = max(size, most.get(option, 0))
+    return most
 
 
 def _least_most(values: Iterable[int]) -> tuple[int, int]:

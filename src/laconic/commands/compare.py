@@ -12,6 +12,7 @@ from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
     from laconic.analysis.compare import Model
+    from laconic.libos.settings import Settings
     from laconic.sgx.costs import CostProfile
     from laconic.trace import Trace
 
@@ -28,6 +29,7 @@ examples:
   laconic compare a.trace --by call --epc 128M
   laconic compare a.trace --strategy laconic --costs fast-transitions
   laconic compare a.trace --host linux --json figures.json
+  laconic compare a.trace --manifest app.manifest --by call
   laconic compare -o a.trace -- python3 -c 'import json'
 
 exit codes:
@@ -40,7 +42,7 @@ exit codes:
 #: What a size may end with, and the powers of two that it stands for.
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _PAGE_BITS = 12
-HOSTS = ("sgx2", "linux")
+HOSTS = ("sgx2", "linux", "gramine")
 Json = dict[str, Any]
 
 
@@ -51,9 +53,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
-        "laconic compare [--host {sgx2,linux}] [--strategy NAME[,NAME]]\n"
+        "laconic compare [--host {sgx2,linux,gramine}] [--strategy NAME[,NAME]]\n"
         "                       [--costs NAME|FILE] [--epc SIZE] [--by {process,call}]\n"
-        "                       [--pte {rwx,sync}] [--verify]\n"
+        "                       [--pte {rwx,sync}] [--verify] [--manifest FILE]\n"
         "                       [--json FILE] [-j N] [-o FILE [--force]]\n"
         "                       FILE | -- CMD [ARG ...]"
     )
@@ -64,7 +66,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--host",
         choices=HOSTS,
         default="sgx2",
-        help="sgx2 (default): enclaves; linux: system calls",
+        help="sgx2 (default): enclaves; linux: one system call for each call that needs one; "
+        "gramine: the system calls of gramine-direct, Gramine's Linux PAL",
     )
     parser.add_argument(
         "--strategy",
@@ -85,6 +88,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="carry the strict strategies (classify, laconic) out leaf by leaf on the modelled EPCM, and compare what "
         "is accessible with what was asked for after every step; exit 70 where they differ; slow",
+    )
+    parser.add_argument(
+        "--manifest",
+        metavar="FILE",
+        help="a Gramine manifest: every-call and skip-equal take sys.stack.size, sys.brk.max_size "
+        "and sgx.max_threads from it (default: Gramine's defaults)",
     )
     parser.add_argument(
         "--epc",
@@ -129,6 +138,7 @@ def execute(options: argparse.Namespace) -> int:
     names = _names(options.strategy, options.host)
     profile = load_costs(options.costs) if options.host == "sgx2" else None
     pages = None if options.epc is None else epc_pages(options.epc)
+    options.settings = _settings(options.manifest)
     most = len(os.sched_getaffinity(0)) * 4
     options.jobs = None if options.jobs is None else min(job_count(options.jobs), most)
     trace = None if options.command is not None else open_trace(options.words[0])
@@ -172,14 +182,19 @@ def _compared(
     pages: int | None,
     options: argparse.Namespace,
 ) -> Json:
-    from laconic.analysis.compare import Model, compare_hosts
+    from laconic.analysis.compare import Model, compare_direct, compare_hosts
     from laconic.analysis.schemas import SCHEMAS
     from laconic.commands.progress import progress
     from laconic.commands.traces import losses, tell_loss
-    from laconic.report.compare import hosts_as_json
+    from laconic.report.compare import direct_as_json, hosts_as_json
 
-    if profile is not None:
-        model = Model(options.pte, options.verify)
+    if options.host == "gramine":
+        with progress(f"comparing {trace.path}", trace.size) as update:
+            found = compare_direct(trace, names, options.settings, update)
+        events, lost = found.events, found.lost[:-1] if trace.loss else found.lost
+        figures = direct_as_json(found)
+    elif profile is not None:
+        model = Model(options.pte, options.verify, options.settings)
         figures, events, lost = enclaves(trace, names, profile, pages, options.jobs, model)
     else:
         with progress(f"comparing {trace.path}", trace.size) as update:
@@ -233,14 +248,19 @@ def _check_words(options: argparse.Namespace) -> None:
     if options.force and options.output is None:
         raise LaconicError("--force is about a trace: name it with -o FILE")
     check_outputs({"-o": options.output, "--json": options.json}, options.words)
-    if options.host == "linux":
+    host = options.host
+    if host == "linux" and options.manifest is not None:
+        raise LaconicError(
+            f"--manifest {options.manifest!r} is about Gramine: leave it out, or --host linux"
+        )
+    if host != "sgx2":
         for given, name in ((options.costs, "--costs"), (options.epc, "--epc")):
             if given is not None:
                 raise LaconicError(
-                    f"{name} {given!r} is about enclaves: leave it out, or --host linux"
+                    f"{name} {given!r} is about enclaves: leave it out, or --host {host}"
                 )
         if options.by == "process":
-            raise LaconicError("--by process is about enclaves: say --by call with --host linux")
+            raise LaconicError(f"--by process is about enclaves: say --by call with --host {host}")
 
 
 def _names(text: str, host: str) -> list[str]:
@@ -254,6 +274,12 @@ def _names(text: str, host: str) -> list[str]:
     # What the ratios are to is there in any case.
     shown = [name for name in known if name in chosen or name in ("every-call", BOUND)]
     return [*shown, *(name for name in chosen if name not in known)]
+
+
+def _settings(manifest: str | None) -> Settings:
+    from laconic.libos.settings import Settings, read_manifest
+
+    return Settings() if manifest is None else read_manifest(manifest)
 
 
 def load_costs(path_or_name: str | None) -> CostProfile:

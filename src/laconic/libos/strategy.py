@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import ClassVar, NamedTuple, Self
 
+from laconic.libos.settings import Settings
 from laconic.libos.touches import Touches
 from laconic.memory.change import Change
 from laconic.memory.mmap import OpenFile
@@ -43,6 +44,9 @@ class Strategy(ABC):
     `call` as it was before the call. `hears_all` is False if a call without changes means nothing
     to the strategy.
 
+    `continues` is True if an executed program runs in the enclave of the program before it, and if
+    vfork is a fork: Gramine's ways. Otherwise execve ends the enclave, and vfork makes none.
+
     `strict` is True if the strategy keeps the law Strict without exception, so that `compare
     --verify` checks it. `sync` is True if the host's mapping follows the EPCM's permissions, at
     host calls of its own (`--pte sync`). The check tolerates pages in `left`, which a failure left
@@ -51,6 +55,7 @@ class Strategy(ABC):
 
     name: ClassVar[str]
     hears_all: ClassVar[bool] = True
+    continues: ClassVar[bool] = False
     strict: ClassVar[bool] = False
     sync: ClassVar[bool] = False
     left: RangeMap[int] | None = None
@@ -65,6 +70,12 @@ class Strategy(ABC):
     def synced(cls) -> type[Self]:
         """Return the strategy for `--pte sync`: itself, unless it can map an enclave in either
         way."""
+        return cls
+
+    @classmethod
+    def configured(cls, settings: Settings) -> type[Self]:
+        """Return the strategy with the settings of a manifest: itself, unless it depends on
+        them."""
         return cls
 
     @abstractmethod
@@ -88,6 +99,11 @@ class Strategy(ABC):
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
         """The child's enclave, with this one's pages sent to it; `space` and `touches` are the
         child's own."""
+
+    def execute(self, space: AddressSpace, touches: Touches) -> Self:
+        """The process executes another program in this enclave (`continues`): the strategy for that
+        program, whose `load` follows. `space` and `touches` are the program's."""
+        raise NotImplementedError
 
     @abstractmethod
     def thread(self) -> None:

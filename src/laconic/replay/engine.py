@@ -419,7 +419,10 @@ class Replay:
         if flags & CLONE_THREAD:
             for listener in self.listeners:
                 listener.thread_started(mm)
-        elif not flags & CLONE_VM and mm.space is not None:
+        elif flags & CLONE_VM:
+            for listener in self.listeners:
+                listener.vforked(mm, child.pid)
+        elif mm.space is not None:
             mm.pid = child.pid
             self._number(mm)
             for listener in self.listeners:
@@ -445,8 +448,13 @@ class Replay:
             self.ledger.processes += pid not in self.processes
             old = Thread(pid, Mm(None))
         for other, thread in list(self.threads.items()):
-            if thread.pid == pid:
+            if thread.pid == pid and other != tid:
                 self._leave(other)
+        if tid in self.threads:
+            if old.mm.number >= 0:
+                for listener in self.listeners:
+                    listener.executes(old.mm, pid)
+            self._leave(tid)
         about = json.loads(row[16] or b"{}")
         self.programs[pid] = about.get("path", "?")
         mm = begun(about, row[4], row[5])
@@ -474,9 +482,15 @@ class Replay:
             del self.processes[thread.pid]
         if not thread.mm.threads:
             self._end_space(thread.mm)
-        elif thread.pid == thread.mm.pid and thread.mm.number >= 0:
+            return
+        if thread.mm.number < 0:
+            return
+        if thread.pid == thread.mm.pid:
             for listener in self.listeners:
                 listener.thread_ended(thread.mm)
+        elif not any(other.pid == thread.pid for other in self.threads.values()):
+            for listener in self.listeners:
+                listener.vfork_ended(thread.mm, thread.pid)
 
     def _personality(self, row: PlainRow) -> None:
         if row[10] >= 0 and row[4] & 0xFFFFFFFF != PERSONALITY_QUERY:

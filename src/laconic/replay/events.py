@@ -83,6 +83,16 @@ class Listener:
     def forked(self, parent: Mm, child: Mm) -> None:
         """A process was forked with a copy of its parent's address space."""
 
+    def vforked(self, mm: Mm, pid: int) -> None:
+        """The process `pid` began, and shares its parent's address space (vfork)."""
+
+    def executes(self, mm: Mm, pid: int) -> None:
+        """The process `pid` of this address space executes another program. `started` follows, for
+        an address space with the same pid, unless the program is not followed."""
+
+    def vfork_ended(self, mm: Mm, pid: int) -> None:
+        """The process `pid`, which shared the address space, ended or executes another program."""
+
     def thread_started(self, mm: Mm) -> None:
         """A thread began, beside the first."""
 

@@ -6,9 +6,12 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from laconic.analysis.compare import BOUND, Compared, Figures, Span
+from laconic.analysis.compare import BOUND, Compared, Direct, Figures, Span
+from laconic.libos.direct import SystemCalls
+from laconic.libos.settings import BRK_SIZE, STACK_SIZE, Settings
 from laconic.memory.ledger import CallCount, Ledger
 from laconic.replay import Replayed
+from laconic.replay.enclaves import AROUND
 from laconic.report import measured
 from laconic.report.tables import Row, between, tables
 
@@ -29,6 +32,20 @@ _LINUX: tuple[Column, ...] = (
     ("elided", ("elided",)),
     ("narrowed", ("narrowed",)),
 )
+_DIRECT: tuple[Column, ...] = (
+    ("host\ncalls", ("host_calls",)),
+    ("for\ncalls", ("host_calls_of_calls",)),
+    ("mmap", ("mmap",)),
+    ("munmap", ("munmap",)),
+    ("mprotect", ("mprotect",)),
+)
+#: By host: where programs run, and the columns of its tables.
+_WHERE = {
+    "sgx2": "each program in an SGX2 enclave",
+    "linux": "on Linux",
+    "gramine": "in gramine-direct",
+}
+_COLUMNS = {"sgx2": _SGX2, "linux": _LINUX, "gramine": _DIRECT}
 #: Processes or calls that a table shows; the JSON has all.
 _SHOWN = 20
 RANGED = (
@@ -37,6 +54,11 @@ RANGED = (
 )
 FLOOR = "the bound is a floor, no strategy; it has counts for either end of the cost profile"
 RULES = "on Linux classify says what laconic says; skip-equal is every-call without the mprotects of equal protection"
+
+DIRECT = (
+    "host calls are the mmap, munmap and mprotect calls of Gramine's Linux PAL; those that are not "
+    "for calls are for load, fork, exec and threads"
+)
 
 
 # JSON
@@ -52,6 +74,10 @@ def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
     notes = [RANGED] if compared.ranged else []
     if compared.unseen:
         notes.append(f"{compared.unseen:,} pages could not be looked at, and count as untouched")
+    notes += [
+        limit_note(option, size, compared.model.settings)
+        for option, size in sorted(compared.exceeded.items())
+    ]
     over = [
         name for name, each in found.items() if epc_pages is not None and each.peak[1] > epc_pages
     ]
@@ -80,6 +106,19 @@ def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
         "measured": measured.as_json(compared),
         "notes": notes,
     }
+
+
+def limit_note(option: str, size: int, settings: Settings) -> str:
+    """The note that a program needed `size` bytes of what a manifest's option limits to less."""
+    limit, consequence = {
+        BRK_SIZE: (settings.brk_size, "brk fails beyond it, and malloc maps memory instead"),
+        STACK_SIZE: (settings.stack_size, "the stack cannot grow beyond it"),
+    }[option]
+    return (
+        f"a program needed {size >> 10:,} KiB, and {option} is {limit >> 10:,} KiB "
+        f"(--manifest FILE reads it). In Gramine {consequence}, so the figures of every-call and "
+        "skip-equal differ from Gramine's"
+    )
 
 
 def _strategy(figures: Figures, found: Mapping[str, Figures]) -> Json:
@@ -144,6 +183,54 @@ def hosts_as_json(replays: Mapping[str, Replayed]) -> Json:
     }
 
 
+def direct_as_json(compared: Direct) -> Json:
+    """The system calls of gramine-direct under each strategy, in the form that `--json` writes."""
+    strategies: Json = {}
+    base = _calls(compared.strategies["every-call"])
+    for name, calls in compared.strategies.items():
+        total = _calls(calls)
+        ratio = round(total["host_calls"] / base["host_calls"], 6) if base["host_calls"] else None
+        strategies[name] = {
+            "counts": total,
+            "ratio": {"every_call": ratio},
+            "ratio_low": {"every_call": ratio},
+        }
+    names = sorted({call for calls in compared.strategies.values() for call in calls})
+    return {
+        "host": "gramine",
+        "asked": compared.asked,
+        "forked": compared.processes,
+        "ranged": False,
+        "strategies": strategies,
+        "calls": {
+            name: {
+                rule: {"counts": _calls({name: calls[name]})}
+                for rule, calls in compared.strategies.items()
+                if name in calls and calls[name].system_calls
+            }
+            for name in names
+            if any(
+                name in calls and calls[name].system_calls for calls in compared.strategies.values()
+            )
+        },
+        "notes": [DIRECT],
+    }
+
+
+def _calls(calls: Mapping[str, SystemCalls]) -> Json:
+    total = SystemCalls()
+    for counts in calls.values():
+        total.add_calls(counts)
+    own = sum(counts.system_calls for name, counts in calls.items() if name not in AROUND)
+    return {
+        "host_calls": total.system_calls,
+        "host_calls_of_calls": own,
+        "mmap": total.mmap,
+        "munmap": total.munmap,
+        "mprotect": total.mprotect,
+    }
+
+
 def _heard(lines: Iterable[CallCount], uncertain: int) -> Json:
     counts = {"host_calls": 0, "elided": 0, "narrowed": 0}
     for line in lines:
@@ -162,12 +249,13 @@ def _heard(lines: Iterable[CallCount], uncertain: int) -> Json:
 def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) -> str:
     """The tables that a person reads, numbers never cut. `by`: `process` or `call` adds theirs."""
     sgx2 = figures["host"] == "sgx2"
-    where = "each program in an SGX2 enclave" if sgx2 else "on Linux"
+    where = _WHERE[figures["host"]]
     forked = figures["forked"]
     head = f"laconic: {figures['asked']:,} memory calls in {forked:,} process{'' if forked == 1 else 'es'}, {where}"
     lines = _wrapped(head, width)
     rows: list[Row] = list(figures["strategies"].items())
-    columns = [_counted(column, rows) for column in ((*_SGX2, _PEAK) if sgx2 else _LINUX)]
+    peak = [_PEAK] if sgx2 else []
+    columns = [_counted(column, rows) for column in (*_COLUMNS[figures["host"]], *peak)]
     if sgx2:
         lines += [*tables("strategy", columns, rows, width), "", *_costs(figures["profile"], width)]
         columns = [_cycles(rows)]
@@ -222,7 +310,7 @@ def _by(figures: Mapping[str, Any], by: str, width: int) -> list[str]:
     for label, strategies in groups[:_SHOWN]:
         rows += [(label, None), *((f"  {name}", each) for name, each in strategies.items())]
     sgx2 = figures["host"] == "sgx2"
-    columns = [_counted(column, rows) for column in (_SGX2 if sgx2 else _LINUX)]
+    columns = [_counted(column, rows) for column in _COLUMNS[figures["host"]]]
     lines = ["", f"by {by}, the dearest first", *tables(by, columns, rows, width)]
     if sgx2:
         lines += ["", *tables(by, [_cycles(rows)], rows, width)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 from laconic.memory.flags import PAGE_SHIFT
 
@@ -65,14 +66,25 @@ class Meter:
     """Counts what is done to the enclaves of one strategy.
 
     `counts` is where the present work is entered: `at` chooses it by process and call. `epc_pages`
-    are committed now, over all enclaves, `peak_epc_pages` were at most.
+    are committed now, over all enclaves, `peak_epc_pages` were at most. `exceeded` are the limits
+    that the library OS's settings state and that a program needed more of: the name of the option →
+    the most that one needed (bytes).
     """
 
+    #: What a label's work is counted in.
+    counts_type: ClassVar[type[Counts]] = Counts
+
     def __init__(self) -> None:
-        self.counts = Counts()
+        self.counts = self.counts_type()
         self.tables: dict[tuple[int, Hashable], Counts] = {}
         self.epc_pages = 0
         self.peak_epc_pages = 0
+        self.exceeded: dict[str, int] = {}
+
+    def exceeds(self, option: str, size: int) -> None:
+        """A program needed `size` (bytes) of what `option` limits to less. O(1)."""
+        if size > self.exceeded.get(option, 0):
+            self.exceeded[option] = size
 
     def at(self, process: int, call: Hashable) -> None:
         """From now on, count the work for this `call`, a label, of this `process`, a number of the
@@ -80,7 +92,7 @@ class Meter:
         key = process, call
         counts = self.tables.get(key)
         if counts is None:
-            counts = self.tables[key] = Counts()
+            counts = self.tables[key] = self.counts_type()
         self.counts = counts
 
     def total(self) -> Counts:

@@ -23,19 +23,24 @@ _MODULES = {
     "sgx-emm": "sgx_emm:SgxEmm",
 }
 NAMES = tuple(_MODULES)
+#: Those that have Gramine's LibOS, and so a rule for its Linux PAL (`libos/direct.py`).
+_GRAMINE = ("every-call", "skip-equal")
 
 
 def names_on(host: str) -> tuple[str, ...]:
-    """Return the strategies that have a rule for `host` ("sgx2" or "linux"), in the order of
-    `NAMES`."""
+    """Return the strategies that have a rule for `host` ("sgx2", "linux" or "gramine"), in the
+    order of `NAMES`."""
     from laconic.linux.pal import RULES
+
+    if host == "gramine":
+        return _GRAMINE
 
     return NAMES if host == "sgx2" else tuple(name for name in NAMES if name in RULES)
 
 
 def check_name(name: str, host: str, also: Iterable[str] = ()) -> None:
-    """Raise LaconicError if no strategy is called `name`, or if it has no rule for `host` ("sgx2"
-    or "linux").
+    """Raise LaconicError if no strategy is called `name`, or if it has no rule for `host` ("sgx2",
+    "linux" or "gramine").
 
     `module:Class` is a user's own strategy, for enclaves. `also` are other names that the option
     accepts; the message lists them first.
@@ -43,6 +48,11 @@ def check_name(name: str, host: str, also: Iterable[str] = ()) -> None:
     accepted = (*also, *names_on(host))
     if name in accepted or (":" in name and host == "sgx2"):
         return
+    if host == "gramine" and (name in NAMES or ":" in name):
+        raise LaconicError(
+            f"the strategy {name!r} has no rule for gramine-direct: choose from "
+            f"{', '.join(accepted)}"
+        )
     if name in NAMES or ":" in name:
         raise LaconicError(
             f"the strategy {name!r} has no rule for Linux, only for enclaves: add --host sgx2, or choose from "

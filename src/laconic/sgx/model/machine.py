@@ -32,6 +32,7 @@ class Machine(Meter):
     ) -> None:
         self.book = Meter() if book is None else book
         self.tables = self.book.tables
+        self.exceeded = self.book.exceeded
         self.driver = driver
         self.after_step = after_step
 
