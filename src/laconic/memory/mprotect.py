@@ -87,9 +87,14 @@ def _mprotect(
         return Outcome(-EINVAL)
     # A key that is not allocated is refused before the VMAs are looked at (mm_pkey_is_allocated).
     keyed = pkey != -1
-    start, refusal = _first_vma(space, start, end, grows)
+    first, refusal = _first_vma(space, start, end, grows)
     if refusal:
         return Outcome(refusal, ask=keyed)
+    if first < start:
+        # The change begins where the VMA begins, and only the host knows whether pages that look
+        # alike are one VMA (is_mergeable_anon_vma).
+        return Outcome(0, start=first, end=end, ask=True, resync=True)
+    start = first
     stop, result = _permitted(space, start, end, prot & PROT_RWX, read_implies_exec)
 
     def protect(vma: Vma) -> Vma:
