@@ -104,7 +104,7 @@ def _example() -> tuple[str, str]:
                 counts = figures.total.low
                 low, high = figures.total.cycles
                 rows.append([
-                    f"per_page 4000 {when}", name, f"{compared.asked:,}", f"{counts.host_calls:,}",
+                    f"per_page 4000 {when}", name, f"{compared.calls:,}", f"{counts.host_calls:,}",
                     f"{counts.etrack_ipis:,}", f"{low / 1e6:,.0f} to {high / 1e6:,.0f}",
                 ])  # fmt: skip
     head = ["host calls", "ETRACK+IPI", "EAUG faults", "EACCEPT, EACCEPTCOPY", "million cycles"]

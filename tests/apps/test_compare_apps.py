@@ -41,7 +41,9 @@ def test_output_and_status_are_untouched_and_figures_are_whole(
         for thing, count in each["counts"].items():
             if not thing.endswith("epc_pages"):
                 assert count == sum(
-                    call[name]["counts"][thing] for call in report["calls"].values() if name in call
+                    call[name]["counts"][thing]
+                    for call in report["by_call"].values()
+                    if name in call
                 )
                 found = [process["strategies"] for process in report["processes"]]
                 assert count == sum(

@@ -60,7 +60,7 @@ class Figures:
 
     total: Span
     processes: dict[int, Span]
-    calls: dict[str, Span]
+    by_call: dict[str, Span]
     cases: list[tuple[float, float]]
     peak: tuple[int, int]
     left: tuple[int, int]
@@ -86,10 +86,10 @@ class Model(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What a comparison came to: `strategies` in the order that was asked for.
+    """What a comparison came to: `strategies` in the order of the request.
 
     `programs` are what the numbers in `Figures.processes` stand for; `ranged`: the trace does not
-    hold touched pages, so every figure is a range. `asked`: memory calls; `unseen`: touched pages
+    hold touched pages, so every figure is a range. `calls`: memory calls; `unseen`: touched pages
     that nobody could look at; `lost` says what is missing before the trace's end. `findings`: of
     `Model.verify`, by strategy. `measured`: what SGX hardware counted while the traced program ran.
     """
@@ -98,7 +98,7 @@ class Compared:
     profile: CostProfile
     programs: list[Program]
     ranged: bool
-    asked: int
+    calls: int
     processes: int
     events: int
     unseen: int
@@ -214,7 +214,7 @@ class _Part(NamedTuple):
     # What one replay came to, for some of the strategies.
     books: dict[str, _Book]
     programs: list[Program]
-    asked: int
+    calls: int
     processes: int
     events: int
     unseen: int
@@ -261,7 +261,7 @@ def _replay(trace: Trace, task: _Task, progress: Progress) -> _Part:
     return _Part(
         books,
         engine.started,
-        engine.ledger.asked,
+        engine.ledger.calls,
         engine.ledger.processes,
         engine.number + 1,
         enclaves.unseen,
