@@ -71,7 +71,7 @@ class TestTrying:
         before, figures = measured(first.touched()), measured(second.cut())
         after = trial.after([before], 0, figures, 1, ["out of memory"])
         assert len(after.differences) == 4
-        assert "exit status 1, 0 before (it said: out of memory)" in after.differences[0]
+        assert "exit status 1, 0 before (standard error: out of memory)" in after.differences[0]
         assert "2 programs ran, 1 before" in after.differences[1]
         assert "not ended in order" in after.differences[2]
         advice = self.advice()

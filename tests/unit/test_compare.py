@@ -115,7 +115,7 @@ def test_what_each_strategy_does_with_one_mapping(tmp_path: Path) -> None:
         assert found[BOUND].total.cycles[1] <= found[other].total.cycles[1]
 
 
-def test_by_process_and_by_call_add_up(tmp_path: Path) -> None:
+def test_by_program_and_by_call_add_up(tmp_path: Path) -> None:
     trace = busy(tmp_path / "a.trace")
     trace.row("mmap", 0, 8192, RW, ANON, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=int(MAP))
     trace.row("clone", 17, result=102, touched=((BASE, BASE + PAGE_SIZE, 0),))
@@ -127,7 +127,7 @@ def test_by_process_and_by_call_add_up(tmp_path: Path) -> None:
     for name, each in result.strategies.items():
         for end in ("low", "high") if name != BOUND else ():
             total = getattr(each.total, end)
-            assert added([getattr(span, end) for span in each.processes.values()]) == total
+            assert added([getattr(span, end) for span in each.programs.values()]) == total
             assert added([getattr(span, end) for span in each.by_call.values()]) == total
         if name != BOUND:
             assert each.total.low == each.total.high
@@ -154,7 +154,7 @@ def test_json_has_every_thing(tmp_path: Path) -> None:
     assert figures["strategies"][BOUND]["ratio"]["bound"] == 1.0
     assert figures["profile"]["name"] == "published" and "ioctls" in figures["profile"]["no_source"]
     assert figures["epc"]["pages"] == 4 and "every-call" in figures["epc"]["overflows"]
-    assert [each["path"] for each in figures["processes"]] == ["/bin/prog"]
+    assert [each["path"] for each in figures["programs"]] == ["/bin/prog"]
     assert figures["ranged"] is False and json.loads(json.dumps(figures)) == figures
 
 
@@ -357,14 +357,14 @@ class TestText:
 
     @pytest.mark.parametrize("factor", [1, 10**6, 10**12])
     @pytest.mark.parametrize("ranged", [False, True])
-    @pytest.mark.parametrize("by", [None, "process", "call"])
+    @pytest.mark.parametrize("by", [None, "program", "call"])
     def test_numbers_are_never_cut(
         self, factor: int, ranged: bool, by: str | None, tmp_path: Path
     ) -> None:
         figures = as_json(compared(busy(tmp_path / "a.trace").end()), 2)
-        figures["processes"][0]["path"] = "/opt/a/program/with/a/long/" + "name" * 20
+        figures["programs"][0]["path"] = "/opt/a/program/with/a/long/" + "name" * 20
         parts = [
-            figures["processes"][0]["strategies"],
+            figures["programs"][0]["strategies"],
             *figures["by_call"].values(),
             figures["strategies"],
         ]
@@ -399,5 +399,5 @@ class TestText:
 
     def test_many_processes_are_cut_to_the_dearest(self, tmp_path: Path) -> None:
         figures = as_json(compared(busy(tmp_path / "a.trace").end()))
-        figures["processes"] *= 30
-        assert "and 10 more (--json has all)" in as_text(figures, 80, "process")
+        figures["programs"] *= 30
+        assert "and 10 more (--json has all)" in as_text(figures, 80, "program")

@@ -149,7 +149,7 @@ class TestTrace:
 
     def test_a_log_s_figures_are_ranges(self, tmp_path: Path) -> None:
         done = laconic(
-            "compare", busy(tmp_path / "a.trace", source="strace").end(), "--by", "process"
+            "compare", busy(tmp_path / "a.trace", source="strace").end(), "--by", "program"
         )
         assert done.returncode == 0 and " – " in done.stdout
         assert "does not say which pages were touched" in " ".join(done.stdout.split())
@@ -311,7 +311,7 @@ class TestBadInput:
                 ["a.trace", "--host", "linux", "--costs", "published"],
                 "--costs 'published' is about enclaves",
             ),
-            (["a.trace", "--host", "linux", "--by", "process"], "--by process is about enclaves"),
+            (["a.trace", "--host", "linux", "--by", "program"], "--by program is about enclaves"),
             (["a.trace", "--frobnicate"], "--frobnicate"),
         ],
     )

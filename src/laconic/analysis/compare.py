@@ -1,5 +1,5 @@
-"""Comparing strategies: one trace's enclaves under each, side by side; or the host calls that Linux
-would hear.
+"""Comparing strategies: one trace's enclaves under each, side by side; or the host calls that
+Linux would execute.
 
 Strategies know nothing of each other, so those of a long trace are shared out to processes, each of
 which replays the trace for itself. A log does not say which pages were touched: its figures are
@@ -59,7 +59,7 @@ class Figures:
     trace ended."""
 
     total: Span
-    processes: dict[int, Span]
+    programs: dict[int, Span]
     by_call: dict[str, Span]
     cases: list[tuple[float, float]]
     peak: tuple[int, int]
@@ -88,8 +88,9 @@ class Model(NamedTuple):
 class Compared:
     """What a comparison came to: `strategies` in the order of the request.
 
-    `programs` are what the numbers in `Figures.processes` stand for; `ranged`: the trace does not
-    hold touched pages, so every figure is a range. `calls`: memory calls; `unseen`: touched pages
+    `programs` are what the numbers in `Figures.programs` stand for; `ranged`: the trace does not
+    hold touched pages, so every figure is a range. `calls`: memory calls; `processes`: the first, and each
+    that was forked; `unseen`: touched pages
     that nobody could look at; `lost` says what is missing before the trace's end. `findings`: of
     `Model.verify`, by strategy. `measured`: what SGX hardware counted while the traced program ran.
     """

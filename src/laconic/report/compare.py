@@ -58,7 +58,7 @@ def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
     return {
         "host": "sgx2",
         "calls": compared.calls,
-        "forked": compared.processes,
+        "processes": compared.processes,
         "profile": {
             "name": profile.name,
             "machine": profile.machine,
@@ -69,8 +69,8 @@ def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
         "pte": compared.model.pte,
         "verify": {name: findings._asdict() for name, findings in compared.findings.items()},
         "strategies": {name: _strategy(each, found) for name, each in found.items()},
-        "processes": [
-            {**program._asdict(), "strategies": _parts(found, lambda each: each.processes, number)}
+        "programs": [
+            {**program._asdict(), "strategies": _parts(found, lambda each: each.programs, number)}
             for number, program in enumerate(compared.programs)
         ],
         "by_call": {
@@ -112,7 +112,7 @@ def _parts(
 
 
 def hosts_as_json(replays: Mapping[str, Replayed]) -> Json:
-    """What Linux would hear under each strategy, in the form that `--json` writes."""
+    """The host calls that Linux would execute under each strategy, in the form that `--json` writes."""
     ledgers = {name: (each.ledger, each.uncertain) for name, each in replays.items()}
     base = ledgers["every-call"][0].host_calls
     strategies: Json = {}
@@ -129,7 +129,7 @@ def hosts_as_json(replays: Mapping[str, Replayed]) -> Json:
     return {
         "host": "linux",
         "calls": first.calls,
-        "forked": first.processes,
+        "processes": first.processes,
         "ranged": open_,
         "strategies": strategies,
         "by_call": {
@@ -160,11 +160,12 @@ def _counts(lines: Iterable[CallCount], uncertain: int) -> Json:
 
 
 def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) -> str:
-    """The tables that a person reads, numbers never cut. `by`: `process` or `call` adds theirs."""
+    """The tables that a person reads, numbers never cut. `by`: `program` or `call` adds theirs."""
     sgx2 = figures["host"] == "sgx2"
     where = "each program in an SGX2 enclave" if sgx2 else "on Linux"
-    forked = figures["forked"]
-    head = f"laconic: {figures['calls']:,} memory calls in {forked:,} process{'' if forked == 1 else 'es'}, {where}"
+    processes = figures["processes"]
+    many = f"{processes:,} process{'' if processes == 1 else 'es'}"
+    head = f"laconic: {figures['calls']:,} memory calls in {many}, {where}"
     lines = _wrapped(head, width)
     rows: list[Row] = list(figures["strategies"].items())
     columns = [_counted(column, rows) for column in ((*_SGX2, _PEAK) if sgx2 else _LINUX)]
@@ -216,7 +217,7 @@ def _by(figures: Mapping[str, Any], by: str, width: int) -> list[str]:
         groups = list(figures["by_call"].items())
     else:
         groups = [(f"{each['pid']} {each['path'].rpartition('/')[2]}", each["strategies"])
-                  for each in figures["processes"]]  # fmt: skip
+                  for each in figures["programs"]]  # fmt: skip
     groups.sort(key=lambda group: -max((_weight(each) for each in group[1].values()), default=0))
     rows: list[Row] = []
     for label, strategies in groups[:_SHOWN]:
