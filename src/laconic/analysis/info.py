@@ -81,7 +81,7 @@ class Contents:
 
 
 def contents(trace: Trace, update: Callable[[int], None] = lambda position: None) -> Contents:
-    """Reads a trace to its end. `update` hears the bytes read. O(events), memory O(threads +
+    """Reads a trace to its end. `update` receives the bytes read. O(events), memory O(threads +
     programs)."""
     found = Contents()
     pages = 0

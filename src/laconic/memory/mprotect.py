@@ -37,8 +37,8 @@ def mprotect(
     """mprotect(2); with `pkey` other than -1, pkey_mprotect(2). `start` and `length` are in bytes.
 
     At a hole, a refusal or a sealed VMA the pages before it stay changed, as in Linux. With a key
-    the host is always asked, since only it knows which keys are allocated. O(log n + k); O(log n)
-    where one VMA is as asked already.
+    there is always a host call, since only it knows which keys are allocated. O(log n + k); O(log n)
+    where one VMA is already as requested.
     """
     # The common cases first: pages of one VMA, which may be changed. The very first is inlined,
     # since it has to cost less than the system call that it makes superfluous. VM_SEALED is the
