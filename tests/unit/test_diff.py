@@ -125,6 +125,7 @@ class TestJson:
             "calls": None,
         }
         data = {
+            "schema": 2,
             "by": "function",
             "inverted": False,
             "calls": 9,
@@ -225,9 +226,9 @@ class TestBadInput:
                 "calls is 'many', no count",
             ),
             (b'{"schema": 99, "strategy": "laconic", "elided": 1}', "schema 99"),
-            (b'{"callers": [], "by": "module", "inverted": false}', "--by module"),
-            (b'{"callers": [], "by": "function", "inverted": true}', "--inverted"),
-            (b'{"callers": 7, "by": "function", "inverted": false, "hidden": {}}', "is damaged"),
+            (b'{"schema": 2, "callers": [], "by": "module", "inverted": false}', "--by module"),
+            (b'{"schema": 2, "callers": [], "by": "function", "inverted": true}', "--inverted"),
+            (b'{"schema": 2, "callers": 7, "by": "function", "inverted": false, "hidden": {}}', "is damaged"),
             (b'{"a": ' + b"[" * 100_000, "is no JSON"),
         ],
     )
