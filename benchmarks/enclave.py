@@ -62,7 +62,7 @@ def _why(compared: Compared) -> list[list[str]]:
     # What every-call does, call by call; the dearest first.
     calls = [
         (name, span.low, span.cycles)
-        for name, span in compared.strategies["every-call"].calls.items()
+        for name, span in compared.strategies["every-call"].by_call.items()
     ]
     calls.sort(key=lambda one: -one[2][1])
     return [

@@ -134,7 +134,7 @@ def test_by_program_and_by_call_add_up(tmp_path: Path) -> None:
         for end in (0, 1):
             parts = [span.cycles[end] for span in each.by_call.values()]
             assert sum(parts) == pytest.approx(each.total.cycles[end])
-    assert {"mmap", "mprotect", "munmap", "fork"} <= result.strategies["every-call"].calls.keys()
+    assert {"mmap", "mprotect", "munmap", "fork"} <= result.strategies["every-call"].by_call.keys()
 
 
 def test_json_has_every_thing(tmp_path: Path) -> None:

@@ -228,7 +228,10 @@ class TestBadInput:
             (b'{"schema": 99, "strategy": "laconic", "elided": 1}', "schema 99"),
             (b'{"schema": 2, "callers": [], "by": "module", "inverted": false}', "--by module"),
             (b'{"schema": 2, "callers": [], "by": "function", "inverted": true}', "--inverted"),
-            (b'{"schema": 2, "callers": 7, "by": "function", "inverted": false, "hidden": {}}', "is damaged"),
+            (
+                b'{"schema": 2, "callers": 7, "by": "function", "inverted": false, "hidden": {}}',
+                "is damaged",
+            ),
             (b'{"a": ' + b"[" * 100_000, "is no JSON"),
         ],
     )
