@@ -218,7 +218,7 @@ class Relay:
             self._relay(deliver)
 
     def _relay(self, deliver: Callable[[SignalInfo], None]) -> None:
-        # Take one pending signal. It was pending before the witness is asked: see above.
+        # Take one pending signal. It was pending before the witness is read: see above.
         pending = _pending() & self._mask
         self._ask()
         info = _take(pending)
@@ -306,7 +306,7 @@ class Witness:
         self.gone = False
 
     def report(self) -> list[SignalInfo]:
-        """The signals that the witness received since it was asked last."""
+        """The signals that the witness received since the last call."""
         try:
             self._socket.send(b"?", socket.MSG_NOSIGNAL)
             (count,) = struct.unpack("=i", self._receive(4))
