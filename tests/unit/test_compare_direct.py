@@ -44,7 +44,7 @@ def test_a_shell_stores_eight_checkpoints_and_executes_five_programs(tmp_path: P
     """busybox.log: 64 MiB committed and trimmed for each fork; 10 Frees of 592 pages, and 6 Allocs
     of 557 pages with 10 Protects, for each execve."""
     trace, _ = take(tmp_path, REAL / "busybox.log.gz", rootfs(tmp_path))
-    calls = compare(trace, ["every-call"], load()).strategies["every-call"].calls
+    calls = compare(trace, ["every-call"], load()).strategies["every-call"].by_call
     assert calls[FORK].high.emodt == 8 * STORE
     freed = calls[EXEC].high
     assert (freed.ioctls, freed.emodt, freed.eremove) == (5 * 2 * 10, 5 * 592, 5 * 592)
@@ -56,15 +56,16 @@ def test_a_shell_stores_eight_checkpoints_and_executes_five_programs(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("log", "asked", "made"), [("hello", 13, 19), ("per_page", 4015, 8070), ("pyjson", 88, 106)]
+    ("log", "calls_made", "made"),
+    [("hello", 13, 19), ("per_page", 4015, 8070), ("pyjson", 88, 106)],
 )
 def test_the_system_calls_of_gramine_direct(
-    tmp_path: Path, log: str, asked: int, made: int
+    tmp_path: Path, log: str, calls_made: int, made: int
 ) -> None:
     """Within 2 % of what strace counted; the load of the program is not among them."""
     trace, _ = take(tmp_path, REAL / f"{log}.log.gz", files(tmp_path))
     found = compare_direct(trace, ["every-call"], Settings())
-    assert found.asked == asked
+    assert found.calls == calls_made
     calls = found.strategies["every-call"]
     own = sum(counts.system_calls for call, counts in calls.items() if call not in AROUND)
     assert own == pytest.approx(made, rel=0.02)
@@ -87,7 +88,7 @@ def test_the_tables_of_gramine_direct(tmp_path: Path) -> None:
     assert counts["mmap"] + counts["munmap"] + counts["mprotect"] == counts["host_calls"]
     assert counts["host_calls_of_calls"] < counts["host_calls"]
     # One page at a time: each is an mmap in the child.
-    assert figures["calls"]["fork"]["every-call"]["counts"]["mmap"] > 8 * 111
+    assert figures["by_call"]["fork"]["every-call"]["counts"]["mmap"] > 8 * 111
     text = as_text(figures, 80, "call")
     assert "42 memory calls in 9 processes, in gramine-direct" in text
     assert {"load", "exec", "fork", "mmap"} <= set(text.split("\n"))

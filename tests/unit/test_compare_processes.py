@@ -59,7 +59,7 @@ def compared(path: str, settings: Settings = DEFAULTS) -> Compared:
 
 def counts(found: Compared, name: str, call: str) -> Counts:
     """What a strategy did for `call`, over all processes."""
-    return found.strategies[name].calls[call].high
+    return found.strategies[name].by_call[call].high
 
 
 @GRAMINE
@@ -74,10 +74,10 @@ def test_an_executed_program_is_in_the_same_enclave(tmp_path: Path, name: str) -
     freed = counts(found, name, EXEC)
     assert (freed.ioctls, freed.emodt, freed.eremove) == (2, PAGES, PAGES)
     assert counts(found, name, LOAD).ecreate == 1
-    assert EXEC not in found.strategies["laconic"].calls
+    assert EXEC not in found.strategies["laconic"].by_call
     executed = [program.path for program in found.programs]
     assert executed == ["/bin/prog", "/bin/other"]
-    assert found.strategies[name].processes[1].high.emodt == PAGES, "it is the new program's work"
+    assert found.strategies[name].programs[1].high.emodt == PAGES, "it is the new program's work"
 
 
 @GRAMINE
@@ -97,7 +97,7 @@ def test_vfork_is_a_fork(tmp_path: Path, name: str, executed: bool) -> None:
     total = found.strategies[name].total.high
     assert total.ecreate == 2
     assert (total.eremove == STORE + PAGES) == executed
-    assert FORK not in found.strategies["laconic"].calls
+    assert FORK not in found.strategies["laconic"].by_call
     assert found.strategies[name].left == (0, 0)
 
 
