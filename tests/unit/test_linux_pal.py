@@ -90,6 +90,7 @@ def test_a_call_that_changes_its_whole_range_is_the_program_s_own() -> None:
 def test_an_mprotect_that_grows_down_is_passed_on_whole() -> None:
     args = pages(4, 6, 3 | PROT_GROWSDOWN)
     assert only_changes("mprotect", args, Outcome(0, (change(EXTEND, 1, 5),))) is args
+    assert only_changes("mprotect", args, Outcome(0, (change(EXTEND, 5, 6),))) is args
 
 
 def test_the_host_chooses_addresses() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from laconic.memory.bookkeeper import as_made
 from laconic.memory.calls import Arguments, HostRule
 from laconic.memory.change import Outcome
-from laconic.memory.flags import PAGE_MASK, PAGE_SIZE
+from laconic.memory.flags import PAGE_MASK, PAGE_SIZE, PROT_GROWSDOWN
 from laconic.memory.madvise import FLAG_ADVICE
 
 
@@ -33,6 +33,8 @@ def only_changes(name: str, args: Arguments, outcome: Outcome) -> Arguments | No
     )
     if outcome.result < 0 or not sets_attributes:
         return args
+    if name == "mprotect" and args[2] & PROT_GROWSDOWN:
+        return args  # the kernel refuses it if another VMA than the first that it names comes first
     return _narrowed(args, changes[0].start, changes[-1].end)
 
 
@@ -44,10 +46,9 @@ def skip_equal(name: str, args: Arguments, outcome: Outcome) -> Arguments | None
 
 
 def _narrowed(args: Arguments, start: int, end: int) -> Arguments:
-    # PROT_GROWSDOWN begins below the first argument: such a call is passed on as it is.
     requested = args[0]
     requested_end = requested + args[1] + PAGE_SIZE - 1 & PAGE_MASK
-    if start < requested or (start == requested and end == requested_end):
+    if start == requested and end == requested_end:
         return args
     return (start, end - start, *args[2:])
 

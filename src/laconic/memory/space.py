@@ -14,6 +14,7 @@ from operator import attrgetter
 from laconic.memory.change import Change, Outcome, classify, new
 from laconic.memory.flags import (
     PAGE_SIZE,
+    TASK_SIZE,
     VM_DONTCOPY,
     VM_GROWSDOWN,
     VM_LOCKED_MASK,
@@ -64,6 +65,7 @@ class AddressSpace:
         self.mdwe_inherited = True
         self.opaque = False
         self.vmas: RangeMap[Vma] = RangeMap()
+        self._hold()
         self.adopt(entries)
         # A program inherits PR_SET_MEMORY_MERGE, and shows it by its first VMAs (ksm_execve in
         # mm/ksm.c).
@@ -98,10 +100,12 @@ class AddressSpace:
     def adopt(self, entries: Iterable[Entry]) -> None:
         """Begins anew from what the host has: `entries` are `(start, end, vma)`, ascending. O(n log
         n)."""
+        hidden = self._with_hidden_attributes(0, TASK_SIZE)
         self.vmas = RangeMap()
         for start, end, vma in entries:
             self.vmas.set(start, end, vma)
         self._hold()
+        self._restore(hidden)
 
     def _hold(self) -> None:
         # What is wanted is held.
@@ -213,9 +217,28 @@ class AddressSpace:
 
     def settle(self, start: int, end: int, host: RangeMap[Vma]) -> None:
         """Takes over `[start, end)` from what the host was seen to hold. O(log n + k)."""
+        hidden = self._with_hidden_attributes(start, end)
         steps = self._steps(host, start, end)
         self.held.replace(start, end, *steps)
         self.vmas.replace(start, end, *steps)
+        self._restore(hidden)
+
+    def _with_hidden_attributes(self, start: int, end: int) -> list[Entry]:
+        # The runs with a protection key or a policy, neither of which is read from /proc.
+        return [
+            (begin, stop, vma)
+            for begin, stop, vma in self.held.runs(start, end)
+            if vma is not None and (vma.pkey or vma.policy is not None)
+        ]
+
+    def _restore(self, hidden: Iterable[Entry]) -> None:
+        # Gives what the host still maps there its protection key and policy again.
+        for start, end, before in hidden:
+            for begin, stop, vma in list(self.vmas.runs(start, end)):
+                if vma is not None and (vma.file, vma.base) == (before.file, before.base):
+                    vma = vma._replace(pkey=before.pkey, policy=before.policy)
+                    self.vmas.set(begin, stop, vma)
+                    self.held.set(begin, stop, vma)
 
     def grow(self, host: RangeMap[Vma]) -> int:
         """Take in the growth of stacks that `host` shows; return its size in bytes. O(n)."""
