@@ -92,7 +92,9 @@ OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
 
 def _is_type(node: ast.BinOp) -> bool:
     # `X | None` in an alias is a type.
-    return any(isinstance(side, ast.Constant) and side.value is None for side in (node.left, node.right))
+    return any(
+        isinstance(side, ast.Constant) and side.value is None for side in (node.left, node.right)
+    )
 
 
 def _negated(test: ast.expr) -> ast.expr:
@@ -140,7 +142,9 @@ def _is_skipped(parent: ast.AST, field: str, node: ast.AST) -> bool:
     return is_typing_only or (isinstance(node, ast.FunctionDef) and node.name == "check")
 
 
-def _places(tree: ast.AST, path: tuple[tuple[str, int], ...] = ()) -> Iterator[tuple[tuple[str, int], ...]]:
+def _places(
+    tree: ast.AST, path: tuple[tuple[str, int], ...] = ()
+) -> Iterator[tuple[tuple[str, int], ...]]:
     # The paths of all nodes below `tree`: pairs of a field and an index in it, -1 for a single node.
     for field, value in ast.iter_fields(tree):
         children = value if isinstance(value, list) else [value]
