@@ -17,7 +17,16 @@ from tests.unit.traces import BASE, Builder, small
 
 import laconic.analysis.compare
 import laconic.linux.pagemap
-from laconic.analysis.compare import BOUND, Compared, compare, compare_hosts
+from laconic.analysis.compare import (
+    BOUND,
+    Compared,
+    Figures,
+    Span,
+    _Book,
+    _figures,
+    compare,
+    compare_hosts,
+)
 from laconic.errors import LaconicError
 from laconic.memory.change import EXTEND, MAP, RESTRICT, UNMAP
 from laconic.memory.flags import PAGE_SIZE
@@ -213,6 +222,32 @@ class TestRanges:
         for name in STRATEGIES:
             ratio = result[name].ratio(result[name])
             assert ratio == (1.0, 1.0)
+
+    def test_a_ratio_is_from_the_least_to_the_most(self) -> None:
+        """Of two replays: no page touched, every page touched."""
+        span = Span(Counts(), Counts(), (0, 0))
+
+        def figures(*cases: tuple[float, float]) -> Figures:
+            return Figures(span, {}, {}, list(cases), (0, 0), (0, 0))
+
+        base = figures((10, 10), (10, 10))
+        assert figures((40, 50), (10, 90)).ratio(base) == (1.0, 9.0)
+        assert figures((30, 40), (20, 20)).ratio(base) == (2.0, 4.0)
+        assert figures((30, 40), (20, 20)).ratio(figures((10, 0), (10, 10))) is None
+
+    def test_the_ends_of_the_bound_are_two_books(self) -> None:
+        """One is made for low costs and one for high costs: each end is that of its own."""
+        books = [
+            _Book({(0, "mmap"): Counts(host_calls=calls)}, peak, left)
+            for calls, peak, left in ((3, 9, 4), (5, 7, 6), (2, 8, 5), (4, 6, 3))
+        ]
+        profile = load()
+        found = _figures([(books[0], books[1]), (books[2], books[3])], profile)
+        costs = [profile.cycles(book.total()) for book in books]
+        assert found.cases == [(costs[0][0], costs[1][1]), (costs[2][0], costs[3][1])]
+        assert found.total.cycles == (costs[2][0], costs[1][1])
+        assert (found.total.low.host_calls, found.total.high.host_calls) == (2, 5)
+        assert (found.peak, found.left) == ((6, 9), (3, 6))
 
     def test_nothing_to_divide_by(self, tmp_path: Path) -> None:
         path = Builder(tmp_path / "a.trace").end()

@@ -13,7 +13,7 @@ from tests.unit.test_cli import laconic
 from tests.unit.traces import Builder
 
 from laconic.analysis.baseline import Figures, Key, Tally, as_json, from_json, key_of
-from laconic.analysis.diff import diff
+from laconic.analysis.diff import Delta, diff
 from laconic.report.diff import as_text
 
 BEFORE = {"grow": (60, 3), "trim": (2, 5), "0x1234": (4, 0)}
@@ -201,6 +201,23 @@ class TestJson:
         sites = {Key("mmap", "f<int>", "libx.so", "p"): Tally(5, 2, 3)}
         figures = Figures("a", Tally(9, 4, 5), 2, {"mmap": Tally(9, 4, 5)}, sites, True)
         assert from_json(json.loads(json.dumps(as_json(figures))), "a") == figures
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "worse"),
+    [
+        (Tally(9, 3, 6), Tally(9, 4, 5), True),  # more redundant calls, whatever else
+        (Tally(9, 3, 6), Tally(9, 2, 7), False),
+        (Tally(9, 3, 6), Tally(10, 3, 7), True),  # as many, and more host calls
+        (Tally(9, 3, 6), Tally(8, 3, 5), False),
+        (Tally(9, 3, 6), Tally(10, 3, 6), True),  # as many of both, and more calls
+        (Tally(9, 3, 6), Tally(8, 3, 6), False),
+    ],
+)
+def test_worse_is_more_redundant_calls_then_more_host_calls_then_more_calls(
+    was: Tally, now: Tally, worse: bool
+) -> None:
+    assert Delta(Key("brk"), was, now).worse == worse
 
 
 class TestBadInput:

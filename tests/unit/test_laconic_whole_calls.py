@@ -44,6 +44,15 @@ class TestGuardRegions:
         assert not program.access(BASE + 6 * PAGE, "load")
 
     @BOTH
+    @pytest.mark.parametrize("advice", [f.MADV_DONTFORK, f.MADV_DONTDUMP])
+    def test_they_outlive_changes_of_flags(self, rule: type[Classify], advice: int) -> None:
+        program = guarded(rule, RW)
+        program.call("madvise", BASE, 8 * PAGE, advice)
+        program.check()
+        assert program.access(BASE + 4 * PAGE, "load")
+        assert not program.access(BASE + 6 * PAGE, "load")
+
+    @BOTH
     def test_they_move(self, rule: type[Classify]) -> None:
         program = guarded(rule, RW)
         there = BASE + 100 * PAGE
