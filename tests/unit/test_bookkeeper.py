@@ -5,7 +5,7 @@ from __future__ import annotations
 from errno import ENOMEM
 
 import pytest
-from pictures import FILE, LEGEND, MAY, PAGE, RW, SHARED, R, at, draw, space
+from tests.unit.pictures import FILE, LEGEND, MAY, PAGE, RW, SHARED, R, at, draw, space
 
 from laconic.linux.pal import only_changes, skip_equal
 from laconic.memory import flags as f

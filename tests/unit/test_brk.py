@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pictures import LEGEND, MAY, PAGE, RW, RWX, at, changes, draw, space
+from tests.unit.pictures import LEGEND, MAY, PAGE, RW, RWX, at, changes, draw, space
 
 from laconic.memory import flags as f
 from laconic.memory.brk import brk

@@ -19,8 +19,8 @@ from typing import ClassVar
 
 import pytest
 from tests.tracer.lab import environment
+from tests.unit.commandline import laconic
 from tests.unit.sitetraces import sited
-from tests.unit.test_cli import laconic
 from tests.unit.traces import BASE, Builder, small
 
 from laconic.analysis.callers import BY, Callers, callers, own_frames

@@ -4,7 +4,7 @@ type."""
 from __future__ import annotations
 
 import pytest
-from pictures import FILE, LEGEND, MAY, PAGE, RW, R, at, changes, draw, space
+from tests.unit.pictures import FILE, LEGEND, MAY, PAGE, RW, R, at, changes, draw, space
 
 from laconic.memory import flags as f
 from laconic.memory.calls import (

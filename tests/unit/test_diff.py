@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from tests.tracer.lab import environment
+from tests.unit.commandline import laconic
 from tests.unit.sitetraces import sited
-from tests.unit.test_cli import laconic
 from tests.unit.traces import Builder
 
 from laconic.analysis.baseline import Figures, Key, Tally, as_json, from_json, key_of
@@ -290,7 +290,7 @@ class TestBadInput:
         assert not (tmp_path / "ran").exists()
 
     def test_modules_without_symbols_are_named(self, both: tuple[str, str], tmp_path: Path) -> None:
-        from tests.unit.test_explain import unpacked
+        from tests.unit.explaintraces import unpacked
 
         gone = unpacked(tmp_path / "gone.trace")
         for words in ((gone, both[0]), (both[0], gone)):

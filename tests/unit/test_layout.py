@@ -5,7 +5,7 @@ from __future__ import annotations
 from errno import ENOMEM
 
 import pytest
-from pictures import ORIGIN, PAGE, at, space
+from tests.unit.pictures import ORIGIN, PAGE, at, space
 
 from laconic.memory import flags as f
 from laconic.memory.layout import Layout, get_unmapped_area, hint_fits, start_gap

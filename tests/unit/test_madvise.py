@@ -5,7 +5,7 @@ from __future__ import annotations
 from errno import EBADF, EINVAL, ENOMEM, EOVERFLOW, EPERM
 
 import pytest
-from pictures import FILE, LEGEND, MAY, PAGE, RW, SHARED, R, at, changes, draw, space
+from tests.unit.pictures import FILE, LEGEND, MAY, PAGE, RW, SHARED, R, at, changes, draw, space
 
 from laconic.memory import flags as f
 from laconic.memory.change import Outcome

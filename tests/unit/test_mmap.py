@@ -5,7 +5,22 @@ from __future__ import annotations
 from errno import EACCES, EINVAL, ENOMEM
 
 import pytest
-from pictures import FILE, LEGEND, MAY, PAGE, RW, RX, SHARED, R, W, X, at, changes, draw, space
+from tests.unit.pictures import (
+    FILE,
+    LEGEND,
+    MAY,
+    PAGE,
+    RW,
+    RX,
+    SHARED,
+    R,
+    W,
+    X,
+    at,
+    changes,
+    draw,
+    space,
+)
 
 from laconic.memory import flags as f
 from laconic.memory.change import MAP, Change, Outcome

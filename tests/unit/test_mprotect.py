@@ -5,7 +5,7 @@ from __future__ import annotations
 from errno import EACCES, EINVAL, ENOMEM
 
 import pytest
-from pictures import LEGEND, MAY, PAGE, RW, RWX, RX, R, W, X, at, changes, draw, space
+from tests.unit.pictures import LEGEND, MAY, PAGE, RW, RWX, RX, R, W, X, at, changes, draw, space
 
 from laconic.memory import flags as f
 from laconic.memory.mprotect import mprotect

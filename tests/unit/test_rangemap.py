@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from pictures import ORIGIN, PAGE, at, draw, read
+from tests.unit.pictures import ORIGIN, PAGE, at, draw, read
 
 from laconic.memory.rangemap import TOP, RangeMap
 

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 import pytest
-from pictures import FILE, LEGEND, MAY, ORIGIN, PAGE, RW, R, at, changes, draw, read, space
+from tests.unit.pictures import (
+    FILE,
+    LEGEND,
+    MAY,
+    ORIGIN,
+    PAGE,
+    RW,
+    R,
+    at,
+    changes,
+    draw,
+    read,
+    space,
+)
 
 from laconic.memory import flags as f
 from laconic.memory.change import ZERO, Change, Outcome

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from pictures import FILE, LEGEND, MAY, PAGE, RW, SHARED, R, X, at
+from tests.unit.pictures import FILE, LEGEND, MAY, PAGE, RW, SHARED, R, X, at
 
 from laconic.memory import flags as f
 from laconic.memory.change import (
