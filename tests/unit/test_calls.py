@@ -11,7 +11,6 @@ from laconic.memory.calls import (
     OPERATIONS,
     PR_MDWE_NO_INHERIT,
     PR_MDWE_REFUSE_EXEC_GAIN,
-    PR_SET_MDWE,
     PR_SET_MEMORY_MERGE,
     PR_SET_VMA,
     RANGED,
@@ -179,7 +178,7 @@ def test_prctl_mdwe_takes_effect_once_the_host_agrees(
     bits: int, mdwe: bool, inherited: bool
 ) -> None:
     here = space("ww")
-    outcome = call(here, "prctl", PR_SET_MDWE, bits)
+    outcome = call(here, "prctl", 65, bits)
     assert (outcome.result, outcome.ask, here.mdwe) == (0, True, False)
     here.commit(outcome)
     assert (here.mdwe, here.mdwe_inherited) == (mdwe, inherited)
@@ -188,7 +187,7 @@ def test_prctl_mdwe_takes_effect_once_the_host_agrees(
 def test_prctl_names_memory_with_the_program_s_string() -> None:
     here = space("wwww")
     up = Upcalls(here, memory=b"heap\0rest")
-    outcome = call(here, "prctl", PR_SET_VMA | 1 << 32, 0, at(1), PAGE, 0x5000, up=up)
+    outcome = call(here, "prctl", 0x53564D41 | 1 << 32, 0, at(1), PAGE, 0x5000, up=up)
     assert changes(outcome) == ["FLAGS 1-2"] and not outcome.resync
     assert here.vmas.get(at(1)) == Vma(RW | MAY, name="heap")
     assert up.reads == [(0x5000, 80)]
@@ -204,7 +203,7 @@ def test_prctl_of_another_kind_is_read_again_from_the_host() -> None:
 
 def test_prctl_merges_all_memory_or_none() -> None:
     here = space("ww")
-    outcome = call(here, "prctl", PR_SET_MEMORY_MERGE, 1)
+    outcome = call(here, "prctl", 67, 1)
     assert changes(outcome) == ["FLAGS 0-2"] and not outcome.resync
     here.commit(outcome)
     assert here.merge_any

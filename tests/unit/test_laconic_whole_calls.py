@@ -44,10 +44,14 @@ class TestGuardRegions:
         assert not program.access(BASE + 6 * PAGE, "load")
 
     @BOTH
-    @pytest.mark.parametrize("advice", [f.MADV_DONTFORK, f.MADV_DONTDUMP])
-    def test_they_outlive_changes_of_flags(self, rule: type[Classify], advice: int) -> None:
+    @pytest.mark.parametrize(
+        ("name", "more"), [("madvise", f.MADV_DONTFORK), ("mlock2", f.MLOCK_ONFAULT), ("mseal", 0)]
+    )
+    def test_they_outlive_changes_of_flags(
+        self, rule: type[Classify], name: str, more: int
+    ) -> None:
         program = guarded(rule, RW)
-        program.call("madvise", BASE, 8 * PAGE, advice)
+        assert program.call(name, BASE, 8 * PAGE, more) == 0
         program.check()
         assert program.access(BASE + 4 * PAGE, "load")
         assert not program.access(BASE + 6 * PAGE, "load")

@@ -37,7 +37,7 @@ def test_sums_are_over_all_calls() -> None:
     for name, said, result in (("mmap", 1, 0), ("mmap", 0, 0), ("brk", 0, -1), ("brk", 0, 1)):
         ledger.count(name, said, result)
     assert (ledger.asked, ledger.said, ledger.elided, ledger.redundant) == (4, 1, 3, 2)
-    assert ledger.calls["mmap"].asked == 2
+    assert ledger.calls["mmap"] == CallCount(asked=2, said=1, elided=1, redundant=1)
 
 
 def test_a_change_counts_under_each_of_its_kinds() -> None:

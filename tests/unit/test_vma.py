@@ -184,9 +184,10 @@ def test_an_outcome_prints_its_result_and_its_work() -> None:
     assert repr(Outcome(-12)) == "<Outcome result=-12>"
     assert repr(Outcome(-4095)) == "<Outcome result=-4095>"
     assert repr(Outcome(4096)) == "<Outcome result=0x1000>"
+    assert repr(Outcome(-4096)) == "<Outcome result=-0x1000>"
     printed = repr(Outcome(0, (change,), ask=True, place=True, resync=True))
     assert printed == "<Outcome result=0; ask; place; resync; MAP 0-1000 rw-p>"
-    assert Outcome(0) == NOTHING
+    assert Outcome(0) == NOTHING == (0, (), 0, 0, False, False, False, None)
 
 
 def test_runs_that_touch_are_one() -> None:
@@ -249,10 +250,105 @@ def test_flags_are_those_of_the_kernel() -> None:
     assert {name: getattr(f, f"VM_{name}") for name in bits} == {
         name: 1 << bit for name, bit in bits.items()
     }
+    assert (f.VM_SHADOW_STACK, f.VM_DROPPABLE, f.VM_SEALED) == (1 << 37, 1 << 40, 1 << 42)
+    assert {code: f.VMFLAG_CODES[code] for code in ("ss", "dp", "sl")} == {
+        "ss": 1 << 37,
+        "dp": 1 << 40,
+        "sl": 1 << 42,
+    }
     assert f.VM_LOCKED_MASK == f.VM_LOCKED | f.VM_LOCKONFAULT
     assert f.VM_MAY_RWX == f.VM_PROT << 4 == 0x70
     assert len(set(f.VMFLAG_CODES.values())) == len(f.VMFLAG_CODES) == 27
     assert sum(f.VMFLAG_CODES.values()) == f.VM_SHOWN
+
+
+def bits(mask: int) -> set[int]:
+    """The numbers of the bits that are set."""
+    return {bit for bit in range(64) if mask >> bit & 1}
+
+
+def test_masks_of_several_flags() -> None:
+    # LEGACY_MAP_MASK in include/linux/mman.h, with the size of huge pages in bits 26 to 31
+    legacy = {0, 1, 4, 5, 6, 7, 8, 11, 12, 13, 14, 15, 16, 17, 18, *range(26, 32)}
+    assert bits(f.LEGACY_MAP_MASK) == legacy
+    # VM_SPECIAL in include/linux/mm.h, vma_ksm_compatible in mm/ksm.c
+    assert bits(f.VM_SPECIAL) == {10, 14, 18, 28}
+    assert bits(f.VM_UNMERGEABLE) == {3, 7, 22, 40} | bits(f.VM_SPECIAL)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "names"),
+    [
+        ("PROT_", {"NONE": 0, "READ": 1, "WRITE": 2, "EXEC": 4, "SEM": 8}),
+        ("PROT_GROWS", {"DOWN": 1 << 24, "UP": 1 << 25}),
+        ("MREMAP_", {"MAYMOVE": 1, "FIXED": 2, "DONTUNMAP": 4}),
+        ("MS_", {"ASYNC": 1, "INVALIDATE": 2, "SYNC": 4}),
+        ("MCL_", {"CURRENT": 1, "FUTURE": 2, "ONFAULT": 4}),
+        ("MLOCK_", {"ONFAULT": 1}),
+        ("MAP_HUGE_", {"SHIFT": 26, "MASK": 63}),
+        (
+            "MAP_",
+            {
+                "SHARED": 1,
+                "PRIVATE": 2,
+                "SHARED_VALIDATE": 3,
+                "DROPPABLE": 8,
+                "TYPE": 15,
+                "FIXED": 0x10,
+                "ANONYMOUS": 0x20,
+                "32BIT": 0x40,
+                "ABOVE4G": 0x80,
+                "GROWSDOWN": 1 << 8,
+                "DENYWRITE": 1 << 11,
+                "EXECUTABLE": 1 << 12,
+                "LOCKED": 1 << 13,
+                "NORESERVE": 1 << 14,
+                "POPULATE": 1 << 15,
+                "NONBLOCK": 1 << 16,
+                "STACK": 1 << 17,
+                "HUGETLB": 1 << 18,
+                "SYNC": 1 << 19,
+                "FIXED_NOREPLACE": 1 << 20,
+                "UNINITIALIZED": 1 << 26,
+            },
+        ),
+        (
+            "MADV_",
+            {
+                "NORMAL": 0,
+                "RANDOM": 1,
+                "SEQUENTIAL": 2,
+                "WILLNEED": 3,
+                "DONTNEED": 4,
+                "FREE": 8,
+                "REMOVE": 9,
+                "DONTFORK": 10,
+                "DOFORK": 11,
+                "MERGEABLE": 12,
+                "UNMERGEABLE": 13,
+                "HUGEPAGE": 14,
+                "NOHUGEPAGE": 15,
+                "DONTDUMP": 16,
+                "DODUMP": 17,
+                "WIPEONFORK": 18,
+                "KEEPONFORK": 19,
+                "COLD": 20,
+                "PAGEOUT": 21,
+                "POPULATE_READ": 22,
+                "POPULATE_WRITE": 23,
+                "DONTNEED_LOCKED": 24,
+                "COLLAPSE": 25,
+                "HWPOISON": 100,
+                "SOFT_OFFLINE": 101,
+                "GUARD_INSTALL": 102,
+                "GUARD_REMOVE": 103,
+            },
+        ),
+    ],
+)
+def test_constants_are_those_of_x86_64(prefix: str, names: dict[str, int]) -> None:
+    # include/uapi/asm-generic/mman-common.h, mman.h, and arch/x86/include/uapi/asm/mman.h
+    assert {name: getattr(f, prefix + name) for name in names} == names
 
 
 def test_sizes_of_the_address_space() -> None:
