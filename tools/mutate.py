@@ -229,7 +229,8 @@ def _test(module: str, tree: ast.Module | None, tests: list[str]) -> int:
     import pytest
 
     # Without --assert=plain, pytest would load the modules of an installed plugin by itself.
-    options = ["-q", "-x", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    options = ["-q", "-x", "--assert=plain", "-p", "no:cacheprovider"]
     status = pytest.main([*options, *tests])
     return int(status) if loaded else 70
 
