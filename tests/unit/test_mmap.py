@@ -122,6 +122,7 @@ def test_a_place_that_the_host_chose_for_what_grows_down_ends_the_quiet() -> Non
         (f.MAP_NORESERVE, f.VM_NORESERVE),
         (f.MAP_STACK, f.VM_NOHUGEPAGE),
         (f.MAP_GROWSDOWN, f.VM_GROWSDOWN),
+        (f.MAP_SYNC, f.VM_SYNC),
         (f.MAP_POPULATE | f.MAP_NONBLOCK, 0),
     ],
 )

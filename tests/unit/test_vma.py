@@ -258,7 +258,7 @@ def test_flags_are_those_of_the_kernel() -> None:
     }
     assert f.VM_LOCKED_MASK == f.VM_LOCKED | f.VM_LOCKONFAULT
     assert f.VM_MAY_RWX == f.VM_PROT << 4 == 0x70
-    assert len(set(f.VMFLAG_CODES.values())) == len(f.VMFLAG_CODES) == 27
+    assert len(set(f.VMFLAG_CODES.values())) == len(f.VMFLAG_CODES)
     assert sum(f.VMFLAG_CODES.values()) == f.VM_SHOWN
 
 
