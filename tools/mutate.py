@@ -39,17 +39,16 @@ REQUIRED = 0.9
 SHARED = {
     "memory": ("test_pictures", "test_errno", "test_library"),
     "linux": ("test_linux_pal", "test_proc", "test_shown"),
-    "replay": ("test_replay", "test_replay_events", "test_replay_assumed"),
+    "replay": ("test_engine", "test_replay", "test_thread"),
 }
 #: Further test files of single modules.
 OWN = {
     "memory/change": ("test_vma",),
     "memory/flags": ("test_vma",),
-    "memory/names": ("test_vma", "test_maps"),
-    "linux/pagemap": ("test_proc",),
-    "replay/enclaves": ("test_compare", "test_every_call_life", "test_site"),
-    "replay/engine": ("test_compare", "test_site", "test_strace"),
-    "replay/assumed": ("test_strace",),
+    "memory/names": ("test_maps",),
+    "replay/__init__": ("test_compare",),
+    "replay/enclaves": ("test_compare",),
+    "replay/assumed": ("test_assumed",),
     "replay/check": ("test_report",),
 }
 #: The model runs the bookkeeping and the Linux host's rules; no replay takes part in it.
