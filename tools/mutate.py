@@ -46,9 +46,6 @@ OWN = {
     "memory/change": ("test_vma",),
     "memory/flags": ("test_vma",),
     "memory/names": ("test_maps",),
-    "replay/__init__": ("test_compare",),
-    "replay/enclaves": ("test_compare",),
-    "replay/assumed": ("test_assumed",),
     "replay/check": ("test_report",),
 }
 #: The model runs the bookkeeping and the Linux host's rules; no replay takes part in it.
