@@ -1,10 +1,14 @@
 """Mutation check of the core: are small bugs in memory/, linux/ and replay/ caught by their tests?
 
-For each module, a seeded sample of mutants is drawn. A mutant is the module with one small change: a
-comparison that includes its limit, an `and` for an `or`, a sign, a constant plus one, a statement
+For each module, a seeded sample of mutants is drawn. A mutant is the module with one small change:
+a comparison that includes its limit, an `and` for an `or`, a sign, a constant plus one, a statement
 left out. Each mutant runs in a process of its own under the module's own tests and, if they pass,
-under the tests of the random model. Nothing is written: the changed syntax tree is compiled when the
-module is imported.
+under the tests of the random model. No file is changed: the changed syntax tree is compiled when
+the module is imported.
+
+mutmut and cosmic-ray change files and start a whole test run for each mutant. Here, a mutant's
+process is a fork that has imported pytest and its like already, and a file's tests stop at the
+first failure: about two seconds a mutant.
 
     nice python tools/mutate.py                        all modules, 12 mutants each
     nice python tools/mutate.py --sample 0 memory/brk  all mutants of one module
@@ -141,7 +145,8 @@ def _is_skipped(parent: ast.AST, field: str, node: ast.AST) -> bool:
 def _places(
     tree: ast.AST, path: tuple[tuple[str, int], ...] = ()
 ) -> Iterator[tuple[tuple[str, int], ...]]:
-    # The paths of all nodes below `tree`: pairs of a field and an index in it, -1 for a single node.
+    # The paths of all nodes below `tree`: pairs of a field and an index in it, or -1 for a single
+    # node.
     for field, value in ast.iter_fields(tree):
         children = value if isinstance(value, list) else [value]
         for index, child in enumerate(children):
@@ -328,8 +333,8 @@ def main() -> int:
         score = check(module, arguments.sample, arguments.seed, not arguments.no_model)
         scores.append(score)
         print(
-            f"{module:<20} {score.ran:>4} of {score.total:>4} mutants, {score.by_own} caught by its "
-            f"own tests, {score.by_model} by the model: {score.share:.0%}",
+            f"{module:<20} {score.ran:>4} of {score.total:>4} mutants, {score.by_own} caught by "
+            f"its own tests, {score.by_model} by the model: {score.share:.0%}",
             flush=True,
         )
     ran = sum(score.ran for score in scores)

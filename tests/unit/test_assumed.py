@@ -62,7 +62,7 @@ def log(tmp_path: Path) -> Log:
 
 
 def drawn(space: AddressSpace, pages: int = 8) -> str:
-    """The first pages: `w` and `r` for known protections, `?` for what is unknown, a dot for a hole."""
+    """The first pages: `w` and `r` for known protections, `?` for unknown ones, a dot for a hole."""
     letters = {None: ".", UNKNOWN: "?"}
     vmas = [space.vmas.get(at(page)) for page in range(pages)]
     return "".join(
@@ -138,6 +138,14 @@ def test_growth_in_place_over_another_mapping_replaces_it(log: Log) -> None:
     log.call("mremap", at(0), 2 * PAGE, 4 * PAGE, 1, result=at(0))
     check, space, _ = log.replay()
     assert drawn(space) == "wwwwr..." and check.counts == {MODEL_ERROR: 1}
+
+
+def test_a_file_that_the_log_does_not_show_allows_any_mapping(log: Log) -> None:
+    log.call("mmap", 0, PAGE, RW, 1, 3, 0, result=at(0)).call(
+        "mmap", 0, PAGE, 5, 2, 3, 0, result=at(2)
+    )
+    check, space, _ = log.replay()
+    assert drawn(space) == "w.r....." and not check.counts
 
 
 # Refusals

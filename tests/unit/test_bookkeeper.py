@@ -135,6 +135,15 @@ def test_a_whole_call_is_not_counted_as_narrowed() -> None:
     assert run.ledger.calls == {"mprotect": CallCount(asked=1, said=1)}
 
 
+def test_a_redundant_mapping_that_reaches_the_host_has_no_identity_to_read() -> None:
+    # ww  mapped again, untouched, and passed on nevertheless
+    run = Run("ww", observe=True)
+    run.host.untouched = lambda start, end: True  # type: ignore[method-assign]
+    fixed = ANON | f.MAP_FIXED
+    assert run.call("mmap", at(0), 2 * PAGE, RW, fixed, -1, 0) == Answered(at(0), ())
+    assert run.host.asked_for == [] and run.host.reads == []
+
+
 # Refused
 
 
@@ -444,6 +453,7 @@ def test_host_calls_that_are_counted_for_a_call() -> None:
     ):
         book = Bookkeeper(only_changes, Ledger(), observe)
         assert book.host_calls("mprotect", args, outcome) == count
+    assert Bookkeeper(only_changes, Ledger()).host_calls("mprotect", args, Outcome(0)) == 1
     assert Bookkeeper(skip_equal, Ledger(), True).host_calls("munmap", args, Outcome(0)) == 1
     assert as_made("munmap", args, Outcome(0)) is args
 

@@ -56,6 +56,7 @@ def test_a_host_that_knows_no_more_than_the_bookkeeping() -> None:
     assert (up.open_file(3), up.data_limit(), up.read(at(0), 8)) == (None, -1, b"")
     assert (up.untouched(at(0), at(1)), up.resident(at(0), at(1))) == (False, False)
     assert up.shown_file(3, at(0), FILE) is FILE
+    assert up.vma_start(at(0)) == 0
     maps = up.maps_in(at(0), at(1))
     maps.clear(at(0), at(1))
     assert draw(up.maps(), 2, LEGEND) == draw(here.held, 2, LEGEND) == "ww", "answers are copies"
@@ -203,7 +204,7 @@ def test_prctl_of_another_kind_is_read_again_from_the_host() -> None:
 
 def test_prctl_merges_all_memory_or_none() -> None:
     here = space("ww")
-    outcome = call(here, "prctl", 67, 1)
+    outcome = call(here, "prctl", 67, 1, 0, 0, 0, 9)
     assert changes(outcome) == ["FLAGS 0-2"] and not outcome.resync
     here.commit(outcome)
     assert here.merge_any

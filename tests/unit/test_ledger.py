@@ -74,3 +74,8 @@ def test_a_new_ledger_is_empty() -> None:
     ledger = Ledger()
     assert (ledger.processes, ledger.checks, ledger.mismatches, ledger.asked) == (0, 0, 0, 0)
     assert not any(ledger.changes().values())
+
+
+def test_whom_a_ledger_announces_to_is_no_part_of_its_value() -> None:
+    ledger = Ledger(announce=print)
+    assert ledger == Ledger() and "announce" not in repr(ledger)

@@ -46,6 +46,12 @@ def test_a_call_is_narrowed_to_the_span_of_its_changes_and_never_split() -> None
     assert only_changes("mprotect", pages(1, 12, 3, 9), outcome) == pages(2, 8, 3, 9)
 
 
+@pytest.mark.parametrize(("first", "last"), [(1, 4), (2, 6), (2, 4)])
+def test_a_call_is_narrowed_at_either_end(first: int, last: int) -> None:
+    outcome = Outcome(0, (change(EXTEND, first, last),))
+    assert only_changes("mprotect", pages(1, 6, 3), outcome) == pages(first, last, 3)
+
+
 @pytest.mark.parametrize(
     ("name", "more", "kind"),
     [("mprotect", (3,), EXTEND), ("munmap", (), UNMAP), ("madvise", (MADV_DONTFORK,), FLAGS)],

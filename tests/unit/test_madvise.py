@@ -71,12 +71,13 @@ def private(flags: int, file: File | None = None) -> Vma:
 )
 def test_advice_sets_and_clears_flags(advice: int, before: int, after: int) -> None:
     # madvise_vma_behavior in mm/madvise.c
-    here = of(private(before))
-    outcome = madvise(here, at(0), PAGE, advice)
-    assert flags_at(here, 0) == RW | MAY | after
-    assert changes(outcome) == ["FLAGS 0-1"]
-    here.commit(outcome)
-    assert madvise(here, at(0), PAGE, advice) == Outcome(0, (), at(0), at(1))
+    for prot in (0, RW):
+        here = of(Vma(prot | MAY | before))
+        outcome = madvise(here, at(0), PAGE, advice)
+        assert flags_at(here, 0) == prot | MAY | after
+        assert changes(outcome) == ["FLAGS 0-1"]
+        here.commit(outcome)
+        assert madvise(here, at(0), PAGE, advice) == Outcome(0, (), at(0), at(1))
 
 
 def test_every_advice_has_one_meaning() -> None:

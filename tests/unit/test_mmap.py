@@ -1,4 +1,4 @@
-"""mmap: the flags of a new VMA, the limits, and which mappings only the host can place or describe."""
+"""mmap: flags of new VMAs, limits, and which mappings only the host can place or describe."""
 
 from __future__ import annotations
 
@@ -415,6 +415,9 @@ def test_addresses_at_the_top() -> None:
     assert mmap(here, top - PAGE, PAGE, R, FIXED, None, 0).result == top - PAGE
     assert mmap(here, top - PAGE, 2 * PAGE, R, FIXED, None, 0).result == -ENOMEM
     assert mmap(here, 0, top + PAGE, R, FIXED, None, 0).result == -ENOMEM
+    device = OPEN._replace(plain=False)
+    assert mmap(here, 0, top, R, f.MAP_PRIVATE, device, 0).place, "the driver decides"
+    assert mmap(here, 0, top + PAGE, R, f.MAP_PRIVATE, device, 0).result == -ENOMEM
     # IS_ERR_VALUE: the last page of the address space is taken for an errno
     last = f.ADDRESS_MASK - 4094
     assert mmap(here, last, PAGE, R, FIXED, None, 0).result == -4095

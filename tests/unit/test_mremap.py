@@ -1,4 +1,4 @@
-"""mremap beyond the pictures: limits of its checks, where it goes, and what only the host decides."""
+"""mremap beyond the pictures: its checks, where it moves to, and what only the host decides."""
 
 from __future__ import annotations
 

@@ -92,7 +92,8 @@ def test_a_segment_is_detached_in_all_its_pieces() -> None:
     # ..w.....
     here = attached((0, 1, piece()), (1, 2, piece(prot=R)), (2, 3, LEGEND["w"]), (3, 4, piece()))
     outcome = shmdt(here, at(0))
-    assert outcome.ask and changes(outcome) == ["UNMAP 0-1", "UNMAP 1-2", "UNMAP 3-4"]
+    assert outcome.ask and outcome.result == 0
+    assert changes(outcome) == ["UNMAP 0-1", "UNMAP 1-2", "UNMAP 3-4"]
     assert (outcome.start, outcome.end) == (at(0), at(4))
     assert draw(here.vmas, 8, LEGEND) == "..w....."
 

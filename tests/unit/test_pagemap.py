@@ -1,4 +1,4 @@
-"""Touched pages, from a kernel that is played: PAGEMAP_SCAN, and entries of single pages before it."""
+"""Touched pages from a played kernel: PAGEMAP_SCAN, and entries of single pages before it."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ LETTERS = {
     "S": IS_SWAPPED | IS_FILE,
     "h": IS_PRESENT | IS_HUGE,
     "g": IS_GUARD,
+    "p": IS_WPALLOWED | IS_WRITTEN | IS_SOFT_DIRTY,
     "d": IS_PRESENT | IS_WRITTEN | IS_SOFT_DIRTY,
 }
 
@@ -141,6 +142,8 @@ def test_how_pages_are_present(kernel: Kernel, pages: Pagemap) -> None:
     ]
     assert runs(pages.touched(at(1), at(4))) == [(1, 2, 0), (3, 4, FILE_PAGE)]
     assert pages.touched(at(2), at(2)) == []
+    kernel.picture = "pwp"
+    assert runs(pages.touched(at(0), at(3))) == [(1, 2, 0)]
 
 
 def test_bits_of_how_a_page_is_present_are_apart() -> None:
@@ -187,6 +190,7 @@ def test_a_process_that_is_gone_is_an_error(kernel: Kernel, pages: Pagemap) -> N
     ("picture", "anonymous", "private_file"),
     [
         ("....", True, True),
+        ("pppp", True, True),  # not present
         ("w...", False, False),
         ("...w", False, False),
         ("f...", False, True),  # a page of the file, not a copy

@@ -364,6 +364,7 @@ def test_a_process_with_an_old_layout(sleeper: int) -> None:
     if not proc.personality(sleeper):
         pytest.skip("this kernel hides a personality")
     assert proc.personality(sleeper) == proc.ADDR_COMPAT_LAYOUT == 0x0200000
+    assert proc.READ_IMPLIES_EXEC == 0x0400000
     assert not proc.read_layout(sleeper).top_down
 
 

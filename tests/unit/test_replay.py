@@ -250,3 +250,12 @@ def test_a_range_of_the_hosts_map_is_answered_from_the_trace() -> None:
     assert [vma.flags for _, _, vma in up.maps_in(0, 5 * PAGE)] == [3], (
         "without a row, what is held"
     )
+
+
+def test_a_replay_counts_the_rows_that_it_has_read(tmp_path: Path) -> None:
+    trace = laconic.trace.open(known(tmp_path / "a.trace"))
+    result = replay(trace)
+    assert result.events == sum(1 for _ in laconic.trace.open(trace.path).rows())
+    assert result.check is None and result.strategy == "laconic"
+    checked = replay(laconic.trace.open(trace.path), check=True).check
+    assert checked is not None and not checked.counts
