@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import pytest
-from tests.unit.traces import small
 
 from laconic.analysis.sweep import Row, sweep_one
 
@@ -57,16 +55,6 @@ def held(path: str, strategy: str) -> Row:
 def older(path: str, strategy: str) -> Row:
     """As a worker on which another Laconic is installed."""
     return {**sweep_one(path, strategy), "laconic": "0.0.0"}
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    """A directory of three small traces, one of them a directory lower."""
-    directory = tmp_path / "corpus"
-    (directory / "lower").mkdir(parents=True)
-    for path in (directory / "a.trace", directory / "b.trace", directory / "lower" / "c.trace"):
-        small(path)
-    return directory
 
 
 def rows(path: Path) -> list[Row]:

@@ -415,6 +415,7 @@ def test_addresses_at_the_top() -> None:
     assert mmap(here, top - PAGE, PAGE, R, FIXED, None, 0).result == top - PAGE
     assert mmap(here, top - PAGE, 2 * PAGE, R, FIXED, None, 0).result == -ENOMEM
     assert mmap(here, 0, top + PAGE, R, FIXED, None, 0).result == -ENOMEM
+    assert mmap(here, 0, top, R, FIXED, None, 0).result == 0
     device = OPEN._replace(plain=False)
     assert mmap(here, 0, top, R, f.MAP_PRIVATE, device, 0).place, "the driver decides"
     assert mmap(here, 0, top + PAGE, R, f.MAP_PRIVATE, device, 0).result == -ENOMEM

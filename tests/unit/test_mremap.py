@@ -137,6 +137,10 @@ def test_no_place_at_all() -> None:
     length = f.TASK_SIZE >> f.PAGE_SHIFT
     outcome = remap(space("wwr"), 0, 2, length)
     assert (outcome.result, outcome.ask) == (-ENOMEM, True)
+    # wwr  and no hole above or below
+    full = space("wwr", mmap_min_addr=at(0), legacy_base=f.TASK_SIZE)
+    outcome = remap(full, 0, 2, 2, KEEP)
+    assert (outcome.result, outcome.ask) == (-ENOMEM, True)
 
 
 # The checks of the arguments

@@ -37,6 +37,17 @@ from laconic.errors import LaconicError
 from laconic.replay import STRATEGIES
 from laconic.strategies import NAMES
 
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """A directory of three small traces, one of them a directory lower."""
+    directory = tmp_path / "corpus"
+    (directory / "lower").mkdir(parents=True)
+    for path in (directory / "a.trace", directory / "b.trace", directory / "lower" / "c.trace"):
+        small(path)
+    return directory
+
+
 TRACES = 3
 TWO = ("every-call", "laconic")
 
