@@ -84,7 +84,7 @@ def test_what_was_protected_was_mapped(log: Log) -> None:
 def test_what_was_unmapped_may_have_been_mapped(log: Log) -> None:
     check, space, engine = log.call("munmap", at(1), 3 * PAGE).replay()
     assert drawn(space) == "........" and not check.counts
-    assert (engine.ledger.asked, engine.ledger.said) == (1, 1)
+    assert (engine.ledger.calls, engine.ledger.host_calls) == (1, 1)
     assert engine.uncertain == {"munmap": 1}
 
 
@@ -92,7 +92,7 @@ def test_what_is_known_to_be_a_hole_is_a_hole(log: Log) -> None:
     # the second munmap changes nothing: the log showed the first one
     log.call("munmap", at(1), 3 * PAGE).call("munmap", at(1), 2 * PAGE)
     _, _, engine = log.replay()
-    assert (engine.ledger.said, engine.ledger.redundant) == (1, 1)
+    assert (engine.ledger.host_calls, engine.ledger.redundant) == (1, 1)
 
 
 def test_a_success_on_a_known_hole_is_an_error_of_the_model(log: Log) -> None:
@@ -170,7 +170,7 @@ def test_a_refusal_has_a_cause(
     check, space, engine = log.call(name, *args, result=-error).replay()
     assert check.counts == {cause: 1}
     assert drawn(space) == "ww......", "a refused call changes nothing"
-    assert engine.ledger.calls[name].failed == 1
+    assert engine.ledger.by_call[name].failed == 1
     assert check.differences[0].recorded == str(-error)
 
 
@@ -198,7 +198,7 @@ def test_the_first_break_is_where_the_log_shows_it(log: Log) -> None:
     )
     check, space, engine = log.replay()
     assert drawn(space) == "w......." and space.brk == at(1) and not check.counts
-    assert [engine.ledger.calls["brk"].asked, engine.ledger.calls["brk"].said] == [3, 2]
+    assert [engine.ledger.by_call["brk"].calls, engine.ledger.by_call["brk"].host_calls] == [3, 2]
 
 
 def test_a_break_that_was_refused_stays(log: Log) -> None:

@@ -105,7 +105,7 @@ def test_a_call_without_changes_is_elided_and_counted() -> None:
     run = Run("wwww")
     assert run.call("mprotect", at(0), PAGE, RW) is None
     assert run.call("mprotect", at(5), PAGE, RW) is None
-    assert run.ledger.calls == {"mprotect": CallCount(asked=2, elided=2, redundant=1, failed=1)}
+    assert run.ledger.by_call == {"mprotect": CallCount(calls=2, elided=2, redundant=1, failed=1)}
 
 
 def test_an_elided_call_takes_effect_too() -> None:
@@ -124,7 +124,7 @@ def test_a_call_that_the_host_did_as_predicted_is_held_and_counted() -> None:
     assert answered is not None and answered.result == 0 and not answered.chosen
     assert [(change.start, change.end) for change in answered.changes] == [(at(1), at(2))]
     assert run.wanted(4) == "rrrr"
-    assert run.ledger.calls == {"mprotect": CallCount(asked=1, said=1, narrowed=1)}
+    assert run.ledger.by_call == {"mprotect": CallCount(calls=1, host_calls=1, narrowed=1)}
     assert run.ledger.changes()["restrict"] == 1
     assert run.host.reads == []
 
@@ -132,7 +132,7 @@ def test_a_call_that_the_host_did_as_predicted_is_held_and_counted() -> None:
 def test_a_whole_call_is_not_counted_as_narrowed() -> None:
     run = Run("wwww")
     run.call("mprotect", at(0), 4 * PAGE, R)
-    assert run.ledger.calls == {"mprotect": CallCount(asked=1, said=1)}
+    assert run.ledger.by_call == {"mprotect": CallCount(calls=1, host_calls=1)}
 
 
 def test_a_redundant_mapping_that_reaches_the_host_has_no_identity_to_read() -> None:
@@ -155,7 +155,7 @@ def test_what_the_host_did_of_a_refused_call_is_read_and_taken_over() -> None:
     assert answered == Answered(-ENOMEM, ())
     assert run.wanted(6) == "rrwwww"
     assert run.host.reads == [(at(0), at(6))], "the range of the call, and no more"
-    assert run.ledger.calls == {"mprotect": CallCount(asked=1, said=1, failed=1)}
+    assert run.ledger.by_call == {"mprotect": CallCount(calls=1, host_calls=1, failed=1)}
 
 
 def test_a_refused_mapping_that_the_host_places_is_not_there() -> None:
@@ -204,14 +204,14 @@ def test_a_call_that_the_kernel_restarts_is_not_counted_yet(value: int) -> None:
     run = Run("wwww", "wwww")
     assert run.call("mprotect", at(0), PAGE, R, value=value) == Answered(value, ())
     assert run.wanted(4) == "wwww"
-    assert run.ledger.calls == {}
+    assert run.ledger.by_call == {}
 
 
 @pytest.mark.parametrize("value", [-ERESTARTSYS + 1, -ERESTART_RESTARTBLOCK - 1])
 def test_other_errors_are_results(value: int) -> None:
     run = Run("wwww", "wwww")
     run.call("mprotect", at(0), PAGE, R, value=value)
-    assert run.ledger.calls["mprotect"].failed == 1
+    assert run.ledger.by_call["mprotect"].failed == 1
 
 
 def test_a_break_that_the_host_refuses_is_where_the_bookkeeping_has_it() -> None:
@@ -278,9 +278,9 @@ def test_a_call_that_is_not_modeled_is_read_from_the_host() -> None:
     run = Run("ww", "rr")
     assert run.call("i386_brk", at(1), value=at(1)) == Answered(at(1), ())
     assert run.space.brk == at(1) and run.wanted(2) == "rr"
-    assert run.ledger.calls["other"].asked == 1, "32-bit calls are counted together"
+    assert run.ledger.by_call["other"].calls == 1, "32-bit calls are counted together"
     run.call("arch_prctl", 1, 2)
-    assert "arch_prctl" not in run.ledger.calls and run.ledger.resynced == 2
+    assert "arch_prctl" not in run.ledger.by_call and run.ledger.resynced == 2
     assert run.space.brk == at(1)
 
 
@@ -293,7 +293,7 @@ def test_a_refused_call_that_is_not_modeled_is_read_too() -> None:
 def test_userfaultfd_is_not_counted_as_a_memory_call() -> None:
     run = Run("ww")
     run.call("userfaultfd", 0, value=5)
-    assert run.ledger.calls == {} and run.space.opaque
+    assert run.ledger.by_call == {} and run.space.opaque
 
 
 def test_a_call_of_a_process_that_is_not_followed_is_not_modeled() -> None:
@@ -439,8 +439,8 @@ def test_an_observer_passes_every_call_on_and_counts_what_the_rule_would() -> No
     run.call("mprotect", at(0), PAGE, R)
     run.call("mprotect", at(0), PAGE, RW)
     run.call("mprotect", at(0), 4 * PAGE, R)
-    count = run.ledger.calls["mprotect"]
-    assert (count.asked, count.said, count.elided, count.narrowed) == (5, 3, 2, 1)
+    count = run.ledger.by_call["mprotect"]
+    assert (count.calls, count.host_calls, count.elided, count.narrowed) == (5, 3, 2, 1)
 
 
 def test_host_calls_that_are_counted_for_a_call() -> None:

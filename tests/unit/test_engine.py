@@ -207,7 +207,7 @@ def test_an_unfinished_call_changes_nothing(tmp_path: Path) -> None:
         (False, 0),
         (True, 1),
     ]
-    assert engine.ledger.calls["munmap"].asked == 1
+    assert engine.ledger.by_call["munmap"].calls == 1
 
 
 def test_a_call_that_was_begun_before_is_finished(tmp_path: Path) -> None:
@@ -348,4 +348,4 @@ def test_a_log_starts_with_its_first_call_and_results_lead(tmp_path: Path) -> No
     ]
     assert engine.uncertain == {"mprotect": 1}
     assert engine.check is not None and engine.check.compared == 2 and engine.check.counts
-    assert engine.ledger.calls["munmap"].failed == 1
+    assert engine.ledger.by_call["munmap"].failed == 1

@@ -16,12 +16,12 @@ def change(kind: int) -> Change:
 @pytest.mark.parametrize(
     ("said", "result", "narrowed", "count"),
     [
-        (1, 0, False, CallCount(asked=1, said=1)),
-        (1, 0, True, CallCount(asked=1, said=1, narrowed=1)),
-        (1, -12, False, CallCount(asked=1, said=1, failed=1)),
-        (0, 0, False, CallCount(asked=1, elided=1, redundant=1)),
-        (0, 0x7000, False, CallCount(asked=1, elided=1, redundant=1)),
-        (0, -12, False, CallCount(asked=1, elided=1, failed=1)),
+        (1, 0, False, CallCount(calls=1, host_calls=1)),
+        (1, 0, True, CallCount(calls=1, host_calls=1, narrowed=1)),
+        (1, -12, False, CallCount(calls=1, host_calls=1, failed=1)),
+        (0, 0, False, CallCount(calls=1, elided=1, redundant=1)),
+        (0, 0x7000, False, CallCount(calls=1, elided=1, redundant=1)),
+        (0, -12, False, CallCount(calls=1, elided=1, failed=1)),
     ],
 )
 def test_a_redundant_call_was_elided_and_succeeded(
@@ -29,15 +29,15 @@ def test_a_redundant_call_was_elided_and_succeeded(
 ) -> None:
     ledger = Ledger()
     ledger.count("munmap", said, result, narrowed)
-    assert ledger.calls == {"munmap": count}
+    assert ledger.by_call == {"munmap": count}
 
 
 def test_sums_are_over_all_calls() -> None:
     ledger = Ledger()
     for name, said, result in (("mmap", 1, 0), ("mmap", 0, 0), ("brk", 0, -1), ("brk", 0, 1)):
         ledger.count(name, said, result)
-    assert (ledger.asked, ledger.said, ledger.elided, ledger.redundant) == (4, 1, 3, 2)
-    assert ledger.calls["mmap"] == CallCount(asked=2, said=1, elided=1, redundant=1)
+    assert (ledger.calls, ledger.host_calls, ledger.elided, ledger.redundant) == (4, 1, 3, 2)
+    assert ledger.by_call["mmap"] == CallCount(calls=2, host_calls=1, elided=1, redundant=1)
 
 
 def test_a_change_counts_under_each_of_its_kinds() -> None:
@@ -55,7 +55,7 @@ def test_resynced_calls_are_counted_by_name() -> None:
     for name in ("shmat", "shmat", "prctl"):
         ledger.count_resynced(name)
     assert (ledger.unmodeled, ledger.resynced) == ({"shmat": 2, "prctl": 1}, 3)
-    assert ledger.calls == {}
+    assert ledger.by_call == {}
 
 
 def test_a_note_is_entered_once_and_announced_if_urgent() -> None:
@@ -72,7 +72,7 @@ def test_a_note_is_entered_once_and_announced_if_urgent() -> None:
 
 def test_a_new_ledger_is_empty() -> None:
     ledger = Ledger()
-    assert (ledger.processes, ledger.checks, ledger.mismatches, ledger.asked) == (0, 0, 0, 0)
+    assert (ledger.processes, ledger.checks, ledger.mismatches, ledger.calls) == (0, 0, 0, 0)
     assert not any(ledger.changes().values())
 
 

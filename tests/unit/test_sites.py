@@ -14,13 +14,13 @@ def test_a_site_has_its_first_and_last_event_and_its_first_redundant_one(tmp_pat
     """Each call of these traces has a row with its stack before it."""
     found = sites(laconic.trace.open(sited(tmp_path / "a.trace", {"f": (3, 2), "g": (0, 1)})))
     setup, first, second = found.sites
-    assert (setup.call, setup.asked, setup.redundant, setup.first_redundant) == ("mmap", 1, 0, -1)
+    assert (setup.call, setup.calls, setup.redundant, setup.first_redundant) == ("mmap", 1, 0, -1)
     assert setup.first == setup.last
-    assert (first.asked, first.redundant, first.said, first.failed) == (5, 3, 2, 0)
+    assert (first.calls, first.redundant, first.host_calls, first.failed) == (5, 3, 2, 0)
     # The first three of the five calls change nothing.
     assert first.first == first.first_redundant == setup.first + 2
     assert first.last == first.first + 8
-    assert (second.asked, second.redundant, second.first_redundant) == (1, 0, -1)
+    assert (second.calls, second.redundant, second.first_redundant) == (1, 0, -1)
     assert second.first == second.last == first.last + 2
 
 
