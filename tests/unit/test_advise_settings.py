@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.test_advise import (
+from tests.unit.adviseprograms import (
     ANONYMOUS,
     DONTNEED,
     FIXED,

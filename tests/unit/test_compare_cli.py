@@ -8,14 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import polars
 import pytest
-from tests.tracer.lab import COMMAND, children_of, environment, is_alive, run_alone, wait_until
-from tests.unit.test_compare import ALL, busy
+from tests.tracer.lab import COMMAND, children_of, environment, is_alive, wait_until
+from tests.unit.commandline import laconic
+from tests.unit.comparetraces import ALL, busy
 from tests.unit.traces import small
 
 from laconic.analysis.sweep import COLUMNS, sweep_enclave
@@ -24,18 +23,6 @@ from laconic.replay import STRATEGIES
 from laconic.sgx import costs
 from laconic.sgx.meter import THINGS
 from laconic.strategies import NAMES
-
-
-def laconic(
-    *words: str | Path, env: Mapping[str, str] | None = None, redirect: str = "", **more: Any
-) -> subprocess.CompletedProcess[str]:
-    """Runs `laconic WORDS`, which shows no traceback."""
-    command: list[str | Path] = [*COMMAND, *words]
-    if redirect:
-        command = ["sh", "-c", f'"$@" {redirect}', "sh", *command]
-    done = run_alone(command, env=env or environment(), **more)
-    assert "Traceback" not in done.stdout + done.stderr, done.stderr
-    return done
 
 
 @pytest.fixture

@@ -1,5 +1,4 @@
-"""The Linux host: from the outcome of a memory call to the one system call, if any, that carries it
-out.
+"""The Linux host: the one system call, if any, that carries out the outcome of a memory call.
 
 A call reaches the host as the program made it, or narrowed to the span from the first to the last
 page that differs, or not at all. It is never split, so a call that fails does so as a whole, and no
@@ -17,11 +16,10 @@ from laconic.memory.madvise import FLAG_ADVICE
 
 
 def only_changes(name: str, args: Arguments, outcome: Outcome) -> Arguments | None:
-    """Pass a call on if something changes, and narrow it if the kernel's answer cannot depend on
-    the other pages.
+    """Pass a call on if it changes something, narrowed to the pages that change if possible. O(1).
 
-    Only calls that set attributes page by page are narrowed: limits count the length of mmap,
-    mlock, mremap and brk, and a call that fails reports pages that do not differ too. O(1).
+    Only successful calls that set attributes page by page are narrowed. Limits count the length of
+    mmap, mlock, mremap and brk, and a failing call may report pages that do not change.
     """
     if outcome.ask:
         return args
