@@ -76,7 +76,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--strategy",
-        choices=NAMES,
+        metavar="S",
         default="laconic",
         help="laconic (default): say what changes; every-call: say every call, as library OSes do today; the others "
         "are rules for an enclave",
@@ -129,11 +129,11 @@ def execute(options: argparse.Namespace) -> int:
 
 def _profile(options: argparse.Namespace) -> CostProfile | None:
     # What things cost in an enclave, where one is wanted.
+    check_name(options.strategy, options.host)
     if options.host == "sgx2":
         return load_costs(options.costs)
     if options.costs is not None:
         raise LaconicError(f"--costs {options.costs!r} is about enclaves: add --host sgx2")
-    check_name(options.strategy, "linux")
     if options.strategy not in ("every-call", "laconic"):
         raise LaconicError(
             f"--strategy {options.strategy} is a rule for an enclave: add --host sgx2"
