@@ -508,7 +508,7 @@ def test_named_settings() -> None:
         "+preheat": "edmm-tuned:preheat=64M",
         "+batch": "edmm-tuned:preheat=64M,batch=madvise",
         "+contiguous": "edmm-tuned:preheat=64M,demand=8,batch=madvise",
-        "+lazy": "edmm-tuned:preheat=64M,demand=8,batch=madvise,lazyfree=15",
+        "+lazy": "edmm-tuned",
     }
     assert {name: full_name(f"edmm-tuned:{name}") for name in EdmmTuned.SETTINGS} == names
     assert full_name("edmm-tuned:+lazy,preheat=0") == (
@@ -539,7 +539,8 @@ def test_the_threshold_is_a_part_of_the_heap() -> None:
         ("edmm-tuned:preheat=2G", "'preheat=2G' exceeds the heap of 1G; use a smaller preheat"),
         ("edmm-tuned:heap=0", "'heap=0' is no heap"),
         ("edmm-tuned:batch=fault,demand=8", "'batch=fault' cannot be combined with 'demand=8'"),
-        ("laconic:demand=8", "the strategy 'laconic' has no options; use 'laconic' alone"),
+        ("classify:demand=8", "the strategy 'classify' has no options; use 'classify' alone"),
+        ("laconic:demand=8", "the strategy 'laconic' has no option 'demand=8'; use batch=VALUE"),
     ],
 )
 def test_wrong_options(name: str, message: str) -> None:
@@ -560,6 +561,41 @@ def test_lists_and_grids_of_names() -> None:
     assert [show_size(parse_size(size)) for size in ("4K", "1024K", "3G", "0")] == [
         "4K", "1M", "3G", "0"
     ]  # fmt: skip
+
+
+def test_options_are_for_enclaves() -> None:
+    with pytest.raises(LaconicError, match="options are for enclaves; add --host sgx2, or use 'l"):
+        check_name("laconic:batch=madvise", "linux")
+    with pytest.raises(LaconicError, match="'edmm-tuned:demand=8' has no rule for Linux"):
+        check_name("edmm-tuned:demand=8", "linux")
+
+
+# What laconic learned from it
+
+
+def test_laconic_on_the_patched_kernel_has_a_fault_and_a_host_call_for_each_window() -> None:
+    plain, patched = (Program(strategy(f"laconic{options}")) for options in ("", ":batch=madvise"))
+    for program in (plain, patched):
+        program.map(BASE, 100, RW)
+        program.touch(BASE, 60)
+    assert plain.counts.exceptions == patched.counts.exceptions == 4, "4, 8, 16 and 32 pages"
+    assert (plain.counts.eaug_faults, plain.counts.host_calls) == (60, 0)
+    assert (patched.counts.eaug_faults, patched.counts.host_calls) == (4, 4)
+    assert plain.counts.eaug == patched.counts.eaug == 60
+
+
+def test_laconic_on_the_patched_kernel_adds_a_small_mapping_in_one_host_call() -> None:
+    program = Program(strategy("laconic:batch=madvise"))
+    program.map(BASE, 8, RW)
+    assert cost(program) == {"host_calls": 1, "eaug": 8, "eaccept": 8}
+    program.anew().map(BASE + 100 * PAGE, 1, RW)
+    assert cost(program) == {"eaug_faults": 1, "eaug": 1, "eaccept": 1}
+
+
+def test_equal_settings_of_laconic_have_one_name() -> None:
+    assert full_name("laconic:batch=none") == "laconic"
+    assert strategy("laconic:batch=none") is strategy("laconic")
+    assert full_name("laconic:batch=madvise") == "laconic:batch=madvise"
 
 
 def test_counts_start_at_zero() -> None:

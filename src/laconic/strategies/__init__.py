@@ -45,6 +45,10 @@ def check_name(name: str, host: str, also: Iterable[str] = ()) -> None:
     accepted = (*also, *names_on(host))
     base = base_name(name)
     if base in accepted and base != name:
+        if host != "sgx2":
+            raise LaconicError(
+                f"{name!r}: a strategy's options are for enclaves; add --host sgx2, or use {base!r}"
+            )
         strategy(name)
         return
     if name in accepted or (base not in NAMES and ":" in name and host == "sgx2"):

@@ -65,7 +65,7 @@ class Classify(Strategy):
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
-        self.pal = Edmm(meter, self.batch, self.sync)
+        self.pal = self.make_pal(meter)
         self.left = self.pal.left
         #: Files of which the host has given the contents, and how far each goes, in bytes.
         self.hosted: set[File] = set()
@@ -78,6 +78,10 @@ class Classify(Strategy):
     def synced(cls) -> type[Self]:
         """Return the strategy with a host mapping that follows the EPCM's permissions."""
         return type(cls.__name__, (cls,), {"sync": True})
+
+    def make_pal(self, meter: Meter) -> Edmm:
+        """Return the PAL of a new enclave."""
+        return Edmm(meter, self.batch, self.sync)
 
     # What the program does
 
@@ -278,14 +282,17 @@ class Classify(Strategy):
             return TASK_SIZE
         return vma.base + page_align(self.sizes[vma.file])
 
-    def commit(self, start: int, end: int, vma: Vma) -> None:
+    def commit(self, start: int, end: int, vma: Vma, touched: int = 0) -> None:
         """Commits pages, none of which exists, with the contents that they have; guard regions stay
-        out. O(log n)."""
+        out. `touched`: in how many faults. O(log n)."""
         for begin, stop, guard in (
             self.guards.runs(start, end) if self.guards.count else [(start, end, None)]
         ):
             if not guard:
-                self.pal.commit(begin, stop, permissions(vma.flags), contents=self.host(vma))
+                self.pal.commit(
+                    begin, stop, permissions(vma.flags), contents=self.host(vma), touched=touched
+                )
+                touched = 0
                 self.meter.counts.untouched_pages += stop - begin >> PAGE_SHIFT
 
     def host(self, vma: Vma) -> bool:

@@ -391,9 +391,7 @@ class EdmmTuned(Tunable):
         "+contiguous": {"preheat": 64 << 20, "batch": MADVISE, "demand": 8},
         "+lazy": {"preheat": 64 << 20, "batch": MADVISE, "demand": 8, "lazyfree": 15},
     }
-    PLAIN = "+lazy"
-    OFF = "edmm"
-    values: ClassVar[Mapping[str, Any]] = SETTINGS[PLAIN]
+    values: ClassVar[Mapping[str, Any]] = SETTINGS["+lazy"]
 
     @classmethod
     def check(cls, values: Mapping[str, Any]) -> None:

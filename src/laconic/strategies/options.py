@@ -82,16 +82,14 @@ def choice(*words: str) -> Callable[[str], str]:
 class Tunable(Strategy):
     """A strategy with options.
 
-    `OPTIONS` are the options by name. `SETTINGS` are values of options under one name; the
-    strategy's name alone means the setting `PLAIN`, and `OFF` has no option. `values` has values by
-    option.
+    `OPTIONS` are the options by name. `SETTINGS` are values of options under one name. `values` are
+    the present values of options that are not off; those of the class are what the strategy's name
+    alone means.
     """
 
     OPTIONS: ClassVar[Mapping[str, Option]]
-    SETTINGS: ClassVar[Mapping[str, Mapping[str, Any]]]
-    PLAIN: ClassVar[str]
-    OFF: ClassVar[str]
-    values: ClassVar[Mapping[str, Any]]
+    SETTINGS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    values: ClassVar[Mapping[str, Any]] = {}
 
     @classmethod
     def off(cls) -> dict[str, Any]:
@@ -111,13 +109,14 @@ class Tunable(Strategy):
         """
         values = cls._values(text)
         cls.check(values)
+        if values == cls.off() | dict(cls.values):
+            return cls
         given = [
             f"{name}={option.show(values[name])}"
             for name, option in cls.OPTIONS.items()
             if values[name] != option.off
         ]
-        if not given:
-            given = [cls.OFF]
+        given = given or [name for name, setting in cls.SETTINGS.items() if not setting]
         name = f"{cls.name}:{','.join(given)}"
         return type(cls.__name__, (cls,), {"name": name, "values": values})
 
@@ -137,7 +136,11 @@ class Tunable(Strategy):
                     + ", ".join(
                         f"{known}=VALUE ({option.accepts})" for known, option in cls.OPTIONS.items()
                     )
-                    + f", or begin with a setting: {', '.join(cls.SETTINGS)}"
+                    + (
+                        f", or begin with a setting: {', '.join(cls.SETTINGS)}"
+                        if cls.SETTINGS
+                        else ""
+                    )
                 )
             if name in seen:
                 raise LaconicError(f"{cls.name}: the option {name!r} is there twice; use it once")
