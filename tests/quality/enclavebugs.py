@@ -65,8 +65,9 @@ def first_permissions_are_corrected_afterwards(patch: Patch) -> None:
         prot: int,
         contents: bool = False,
         source: int | None = None,
+        touched: int = 0,
     ) -> None:
-        commit(self, start, end, RW | prot, contents, source)
+        commit(self, start, end, RW | prot, contents, source, touched)
         self.protect([(start, end, prot)])
 
     patch.setattr(Edmm, "commit", wrong)
@@ -234,9 +235,10 @@ def the_record_is_written_before_success(patch: Patch) -> None:
         prot: int,
         contents: bool = False,
         source: int | None = None,
+        touched: int = 0,
     ) -> None:
         self.committed.set(start, end, prot)
-        commit(self, start, end, prot, contents, source)
+        commit(self, start, end, prot, contents, source, touched)
 
     patch.setattr(Edmm, "commit", wrong)
 

@@ -117,9 +117,9 @@ class Edmm:
             self._map_host([(start, end, prot | RW)])
         if self.left.count:
             self._reclaim(start, end)
-        faults = self._faults(start, end, touched) if self.ranges else None
+        faults = [self._faults(start, end, touched)] if self.ranges else []
         try:
-            insist(meter.eaug, start, end, faults)
+            insist(meter.eaug, start, end, *faults)
         except SgxError as refused:
             if refused.done > start:
                 self.left.set(start, refused.done, PENDING_PAGE)
