@@ -65,9 +65,8 @@ def first_permissions_are_corrected_afterwards(patch: Patch) -> None:
         prot: int,
         contents: bool = False,
         source: int | None = None,
-        touched: int = 0,
     ) -> None:
-        commit(self, start, end, RW | prot, contents, source, touched)
+        commit(self, start, end, RW | prot, contents, source)
         self.protect([(start, end, prot)])
 
     patch.setattr(Edmm, "commit", wrong)
@@ -235,10 +234,9 @@ def the_record_is_written_before_success(patch: Patch) -> None:
         prot: int,
         contents: bool = False,
         source: int | None = None,
-        touched: int = 0,
     ) -> None:
         self.committed.set(start, end, prot)
-        commit(self, start, end, prot, contents, source, touched)
+        commit(self, start, end, prot, contents, source)
 
     patch.setattr(Edmm, "commit", wrong)
 

@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "laconic run [-o FILE [--force] [--redact] [--stacks WHICH]]\n"
         "                   [--json FILE] [--verify {off,exit,call}] [--observe]\n"
-        f"                   [--strategy {{{','.join(NAMES)}}}]\n"
+        "                   [--strategy NAME]\n"
         "                   [--host {linux,sgx2}] [--costs NAME|FILE] [--quiet] [-v]\n"
         "                   [--] CMD [ARG ...]"
     )
@@ -76,10 +76,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--strategy",
-        metavar="S",
+        metavar="NAME",
         default="laconic",
         help="laconic (default): say what changes; every-call: say every call, as library OSes do today; the others "
-        "are rules for an enclave",
+        f"are rules for an enclave: {', '.join(NAMES)}",
     )
     parser.add_argument(
         "--host",

@@ -282,17 +282,14 @@ class Classify(Strategy):
             return TASK_SIZE
         return vma.base + page_align(self.sizes[vma.file])
 
-    def commit(self, start: int, end: int, vma: Vma, touched: int = 0) -> None:
+    def commit(self, start: int, end: int, vma: Vma) -> None:
         """Commits pages, none of which exists, with the contents that they have; guard regions stay
-        out. `touched`: in how many faults. O(log n)."""
+        out. O(log n)."""
         for begin, stop, guard in (
             self.guards.runs(start, end) if self.guards.count else [(start, end, None)]
         ):
             if not guard:
-                self.pal.commit(
-                    begin, stop, permissions(vma.flags), contents=self.host(vma), touched=touched
-                )
-                touched = 0
+                self.pal.commit(begin, stop, permissions(vma.flags), contents=self.host(vma))
                 self.meter.counts.untouched_pages += stop - begin >> PAGE_SHIFT
 
     def host(self, vma: Vma) -> bool:

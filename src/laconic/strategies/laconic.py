@@ -197,8 +197,10 @@ class Laconic(Classify, Tunable):
     ) -> None:
         # Without room for the pages around, at least those that were touched.
         try:
-            self.commit(first, stop, vma, exceptions)
+            self.pal.touched = exceptions
+            self.commit(first, stop, vma)
         except PalError:
             if (first, stop) == (start, end):
                 raise
-            self.commit(start, end, vma, exceptions)
+            self.pal.touched = exceptions
+            self.commit(start, end, vma)

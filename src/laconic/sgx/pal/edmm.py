@@ -70,12 +70,13 @@ class Edmm:
     """One enclave's pages. `committed`: the EPCM permissions of each page that exists.
 
     `batch`: the ioctls of one step go in one host call; else each run has a host call of its own.
-    `ranges`: the kernel is patched to add a range of pages in one host call, without faults.
+    `ranges`: the kernel is patched to add a range of pages in one host call, without faults; then
+    `touched` states in how many faults, each of which has added a page, the next commit is made.
     `left`: pages that a failure left in the EPC, on their way out. `host`, where `sync` asks that
     the host's mapping equals the EPCM: what that mapping allows.
     """
 
-    __slots__ = ("batch", "committed", "host", "left", "meter", "ranges")
+    __slots__ = ("batch", "committed", "host", "left", "meter", "ranges", "touched")
 
     def __init__(
         self, meter: Meter, batch: bool = True, sync: bool = False, ranges: bool = False
@@ -83,6 +84,7 @@ class Edmm:
         self.meter = meter
         self.batch = batch
         self.ranges = ranges
+        self.touched = 0
         self.committed: RangeMap[int] = RangeMap()
         self.left: RangeMap[int] = RangeMap()
         self.host: RangeMap[int] | None = RangeMap() if sync else None
@@ -97,19 +99,12 @@ class Edmm:
     # The sequences
 
     def commit(
-        self,
-        start: int,
-        end: int,
-        prot: int,
-        contents: bool = False,
-        source: int | None = None,
-        touched: int = 0,
+        self, start: int, end: int, prot: int, contents: bool = False, source: int | None = None
     ) -> None:
         """Commits pages that do not exist, with `prot` from the first moment. O(log n).
 
         `contents`: they have some, which are put into a staging page first; `source`: they are
-        those of other pages of the enclave, at that address. `touched`: in how many faults, each of
-        which has added the page that was touched. Raises PalError(ENOMEM), and none of
+        those of other pages of the enclave, at that address. Raises PalError(ENOMEM), and none of
         them exists then.
         """
         meter = self.meter
@@ -117,7 +112,7 @@ class Edmm:
             self._map_host([(start, end, prot | RW)])
         if self.left.count:
             self._reclaim(start, end)
-        faults = [self._faults(start, end, touched)] if self.ranges else []
+        faults = [self._faults(start, end)] if self.ranges else []
         try:
             insist(meter.eaug, start, end, *faults)
         except SgxError as refused:
@@ -140,9 +135,10 @@ class Edmm:
         if self.host is not None:
             self._narrow_host([(start, end, prot)])
 
-    def _faults(self, start: int, end: int, touched: int) -> int:
+    def _faults(self, start: int, end: int) -> int:
         # How many pages are added by a fault each; a host call for each fault adds the others.
         pages = end - start >> PAGE_SHIFT
+        touched, self.touched = self.touched, 0
         if pages == max(touched, 1):
             return pages
         self.meter.host_call(max(touched, 1))
