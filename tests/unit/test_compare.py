@@ -287,7 +287,11 @@ def test_a_reservation_of_64_gib_costs_no_more_than_a_small_one(name: str, tmp_p
         < 3 * best(lambda: compare(tiny, [name], load())) + 0.01
     )
     peaks = [compare(path, [name], load()).strategies[name].peak for path in (large, tiny)]
-    assert peaks[0] == peaks[1] or name in ("every-call", "skip-equal", "classify")
+    # The first three commit all of it; edmm-tuned's reservation takes the addresses of all the
+    # pre-heated pages, so that the page that is used is another.
+    assert peaks[0] == peaks[1] or name in ("every-call", "skip-equal", "classify", "edmm-tuned")
+    if name == "edmm-tuned":
+        assert peaks[0][1] - peaks[1][1] == 8, "a window"
 
 
 @pytest.mark.slow
@@ -394,8 +398,10 @@ class TestText:
         assert f"overflow under every-call ({peak:,})" in " ".join(
             as_text(as_json(result, 3)).split()
         )
-        assert "holds the peak of every strategy" in as_text(as_json(result, peak))
-        assert as_json(result, peak)["epc"]["overflows"] == []
+        most = max(figures.peak[1] for figures in result.strategies.values())
+        assert "holds the peak of every strategy" in as_text(as_json(result, most))
+        assert as_json(result, most)["epc"]["overflows"] == []
+        assert "every-call" not in as_json(result, peak)["epc"]["overflows"]
 
     def test_many_processes_are_cut_to_the_dearest(self, tmp_path: Path) -> None:
         figures = as_json(compared(busy(tmp_path / "a.trace").end()))

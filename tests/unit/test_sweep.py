@@ -292,6 +292,8 @@ class TestNames:
         assert choose("all") == list(STRATEGIES)
         assert choose("all", "sgx2") == list(NAMES) and choose("sgx-emm", "sgx2") == ["sgx-emm"]
         assert choose("laconic,every-call,laconic") == ["laconic", "every-call"]
+        grid = choose("edmm-tuned:lazyfree=0/15,demand=8,laconic", "sgx2")
+        assert grid == ["edmm-tuned:demand=8", "edmm-tuned:demand=8,lazyfree=15", "laconic"]
         for name in ("mute", "", "laconic,"):
             with pytest.raises(LaconicError, match="there is no strategy"):
                 choose(name)

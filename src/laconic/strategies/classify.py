@@ -65,7 +65,7 @@ class Classify(Strategy):
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
-        self.pal = Edmm(meter, self.batch, self.sync)
+        self.pal = self.make_pal(meter)
         self.left = self.pal.left
         #: Files of which the host has given the contents, and how far each goes, in bytes.
         self.hosted: set[File] = set()
@@ -78,6 +78,10 @@ class Classify(Strategy):
     def synced(cls) -> type[Self]:
         """Return the strategy with a host mapping that follows the EPCM's permissions."""
         return type(cls.__name__, (cls,), {"sync": True})
+
+    def make_pal(self, meter: Meter) -> Edmm:
+        """Return the PAL of a new enclave."""
+        return Edmm(meter, self.batch, self.sync)
 
     # What the program does
 
