@@ -23,4 +23,5 @@ SCHEMAS: Final = {
     "pack": 1,
     "run": 1,
     "sweep": 1,
+    "vectors": 1,
 }

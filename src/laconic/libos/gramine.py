@@ -8,7 +8,7 @@ Comments name the function of upstream's that is meant.
 from __future__ import annotations
 
 import operator
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from laconic.libos.strategy import Strategy
 from laconic.libos.touches import Touches
@@ -54,12 +54,15 @@ class Libos(Strategy):
     """One process's LibOS. `vmas` are its own, `pal` has the pages; all ranges are in bytes, page
     aligned.
 
-    `transfers`: how many of the host calls counted read or wrote contents of files.
+    `transfers`: how many of the host calls counted read or wrote contents of files. `pal_class` is
+    the PAL below it.
     """
+
+    pal_class: ClassVar[type[Gramine]] = Gramine
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
-        self.pal = Gramine(meter)
+        self.pal = self.pal_class(meter)
         self.vmas: RangeMap[LibosVma] = RangeMap(operator.is_)
         #: Where each file may be mapped.
         self.mapped: dict[File, RangeMap[bool]] = {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Self
+from typing import ClassVar, Self
 
 from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import OWN, Touches
@@ -62,10 +62,12 @@ class Classify(Strategy):
     #: at once.
     batch = False
     eager = True
+    #: The PAL below it.
+    pal_class: ClassVar[type[Edmm]] = Edmm
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
-        self.pal = Edmm(meter, self.batch, self.sync)
+        self.pal = self.pal_class(meter, self.batch, self.sync)
         self.left = self.pal.left
         #: Files of which the host has given the contents, and how far each goes, in bytes.
         self.hosted: set[File] = set()
