@@ -107,7 +107,9 @@ class _Recorder(Listener):
         # By strategy and process: the rows of the table, by their starts. By strategy: the counts.
         self._tables: dict[tuple[int, int], dict[int, Row]] = {}
         self._counts = [NO_COUNTS for _ in names]
+        # By id of a PAL: its process. By process id: the number of the program that ended last.
         self._processes: dict[int, int] = {}
+        self._executed: dict[int, int] = {}
         for index, (name, rule) in enumerate(zip(names, rules, strict=True)):
             table = SPLIT if issubclass(rule, Libos) else MERGED
             emit((index, Strategy(name, table, records_pal_calls(rule))))
@@ -123,7 +125,7 @@ class _Recorder(Listener):
             row = self._row(start, end, vma.flags & PROT_RWX, mm.space)
             self.emit(InitialVma(mm.number, row, _kind(vma)))
         self.enclaves.started(mm)
-        self._event("load", mm)
+        self._event("load", mm, self._executed.pop(mm.pid, -1) + 1, mm.space.start_brk)
 
     def touched(self, mm: Mm, runs: Iterable[Touched]) -> None:
         """Only first touches are events."""
@@ -196,6 +198,7 @@ class _Recorder(Listener):
         """The process ends, or executes another program."""
         self.enclaves.ended(mm)
         self._event("end", mm)
+        self._executed[mm.pid] = mm.number
 
     # Items
 
