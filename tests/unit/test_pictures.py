@@ -437,6 +437,15 @@ def test_a_guard_gap_keeps_new_mappings_away_from_a_stack() -> None:
     assert outcome.result == at(300 - 256 - 2)
 
 
+def test_prot_growsdown_begins_where_the_vma_of_the_host_begins() -> None:
+    """The four pages look alike, and are two VMAs of two pages each in the host."""
+    here = space("GGGG")
+    mprotect(here, at(3), PAGE, R | f.PROT_GROWSDOWN, vma_start=lambda address: at(2))
+    restricted = here.vmas.find(at(3))
+    assert restricted[:2] == (at(2), at(4))
+    assert here.vmas.find(at(0))[:2] == (at(0), at(2))
+
+
 README = Path(memory.__file__).with_name("README.md")
 BEGIN, END = "<!-- pictures -->\n", "<!-- end of the pictures -->\n"
 

@@ -155,6 +155,17 @@ class Thread:
             self.notes.data_limit(limit)
         return limit
 
+    def vma_start(self, address: int) -> int:
+        """Where the host's VMA that contains `address` begins; 0 if the process is gone."""
+        try:
+            vma = proc.query_vma(self.tid, address)
+        except OSError:
+            vma = None
+        start = 0 if vma is None else vma.start
+        if self.notes is not None:
+            self.notes.vma_start(address, start)
+        return start
+
     def read(self, address: int, length: int) -> bytes:
         """The program's memory; empty where it cannot be read."""
         data = read_memory(self.tid, address, length)
