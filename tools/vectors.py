@@ -23,7 +23,7 @@ from laconic.analysis.vectors import DEFAULT, record
 from laconic.memory import flags as f
 from laconic.memory.calls import OPERATIONS, DefaultUpcalls
 from laconic.memory.layout import Layout
-from laconic.memory.mmap import OpenFile, page_align
+from laconic.memory.mmap import OpenFile
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
