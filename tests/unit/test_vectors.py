@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -309,6 +311,27 @@ def test_truncated_gzip_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(ISSUE.read_bytes()[:2000])
     with pytest.raises(LaconicError, match="cannot be read"):
         read(str(path))
+
+
+# The documentation
+
+
+def test_the_examples_of_the_page_print_what_it_shows(tmp_path: Path) -> None:
+    """Every command of docs/vectors.md, in a copy of the directories that it names."""
+    shutil.copytree(ROOT / "examples/vectors", tmp_path / "examples/vectors")
+    shutil.copytree(CORPUS, tmp_path / "vectors")
+    page = (ROOT / "docs/vectors.md").read_text()
+    blocks = re.findall(r"^```console\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    commands = [part for block in blocks for part in re.split(r"^\$ ", block, flags=re.M)[1:]]
+    assert len(commands) >= 6
+    for part in commands:
+        command, _, shown = part.partition("\n")
+        script = f'laconic() {{ {shlex.join(COMMAND)} "$@"; }}\n{command}'
+        done = subprocess.run(
+            ["sh", "-c", script],
+            cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.stdout == shown, f"{command}\n{done.stdout}{done.stderr}"
 
 
 # The example in C
