@@ -84,8 +84,8 @@ def record(
     replay.run(until, progress)
     if trace.source != "run":
         recorder.notes.add(
-            "the trace comes from a log, which records neither touched pages nor what is mapped at "
-            "the start; the vectors assume that no page is touched"
+            "the trace comes from a log, which does not record touched pages; the vectors assume "
+            "that no page is touched"
         )
     return Recorded(recorder.number + 1, sorted(recorder.notes))
 
