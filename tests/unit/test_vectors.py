@@ -20,6 +20,7 @@ from tests.unit.traces import small
 
 from laconic.analysis import vectors as analysis
 from laconic.analysis.vectors import COUNTS, DEFAULT, EPC, MISSING, PAL, TABLE, compare
+from laconic.commands import main
 from laconic.errors import LaconicError
 from laconic.report.vectors import as_json, as_text
 from laconic.trace import vectors as file_format
@@ -30,19 +31,23 @@ CORPUS = ROOT / "vectors"
 ISSUE = CORPUS / "issue-1708.vectors.gz"
 
 
-def laconic(*words: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """Runs `laconic WORDS`; never a traceback."""
-    done = subprocess.run(
-        [*COMMAND, *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment(),
-        check=False,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    assert done.returncode == status, done.stderr
-    return done
+class Command:
+    """`laconic WORDS`, in this process; `out` and `err` are what the last one wrote."""
+
+    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
+        self.capture = capture
+        self.out = self.err = ""
+
+    def __call__(self, *words: str | Path, status: int = 0) -> None:
+        found = main([str(word) for word in words])
+        self.out, self.err = self.capture.readouterr()
+        assert found == status, self.err
+
+
+@pytest.fixture
+def laconic(capfd: pytest.CaptureFixture[str]) -> Command:
+    """The command line."""
+    return Command(capfd)
 
 
 def text(vectors: Vectors, strategies: tuple[int, ...]) -> str:
@@ -243,26 +248,26 @@ def test_a_whole_table_may_follow_clear() -> None:
 # The command line
 
 
-def test_export_and_check(tmp_path: Path) -> None:
+def test_export_and_check(tmp_path: Path, laconic: Command) -> None:
     trace = small(tmp_path / "small.trace")
     out = tmp_path / "small.vectors"
-    done = laconic("export", trace, "--to", "vectors", "-o", out)
-    assert "laconic vectors check MINE --against" in done.stderr
+    laconic("export", trace, "--to", "vectors", "-o", out)
+    assert "laconic vectors check MINE --against" in laconic.err
     assert [rule.name for rule in read(str(out)).strategies.values()] == list(DEFAULT)
     one = tmp_path / "one.vectors"
     laconic("export", trace, "--to", "vectors", "--strategy", "sgx-emm", "laconic", "-o", one)
     rules = read(str(one)).strategies.values()
     assert [(rule.name, rule.pal) for rule in rules] == [("sgx-emm", False), ("laconic", True)]
-    done = laconic("vectors", "check", one, "--against", out, "--json", tmp_path / "a.json")
-    assert done.stdout.endswith("no difference\n")
+    laconic("vectors", "check", one, "--against", out, "--json", tmp_path / "a.json")
+    assert laconic.out.endswith("no difference\n")
     assert json.loads((tmp_path / "a.json").read_text())["compared"].keys() == {"laconic"}
     broken = tmp_path / "broken"
     broken.write_text(out.read_text().replace("pal free", "pal alloc", 1))
-    done = laconic("vectors", "check", broken, "--against", out, status=1)
-    assert "first difference: PAL calls" in done.stdout
+    laconic("vectors", "check", broken, "--against", out, status=1)
+    assert "first difference: PAL calls" in laconic.out
 
 
-def test_until_ends_the_vectors(tmp_path: Path) -> None:
+def test_until_ends_the_vectors(tmp_path: Path, laconic: Command) -> None:
     trace = small(tmp_path / "small.trace")
     laconic("export", trace, "--to", "vectors", "-o", tmp_path / "all")
     laconic("export", trace, "--to", "vectors", "--until", "0.006", "-o", tmp_path / "part")
@@ -270,7 +275,7 @@ def test_until_ends_the_vectors(tmp_path: Path) -> None:
     assert 0 < len(part.events) < len(whole.events)
 
 
-def test_errors_name_the_fix(tmp_path: Path) -> None:
+def test_errors_name_the_fix(tmp_path: Path, laconic: Command) -> None:
     trace = small(tmp_path / "small.trace")
     out = tmp_path / "o"
     for words, message in (
@@ -279,17 +284,17 @@ def test_errors_name_the_fix(tmp_path: Path) -> None:
         (("--to", "vectors", "--strategy", "lazy"), "choose from every-call"),
         (("--to", "vectors", "--limit", "5"), "--limit 5 does not go with"),
     ):
-        done = laconic("export", trace, *words, "-o", out, status=2)
-        assert message in done.stderr
+        laconic("export", trace, *words, "-o", out, status=2)
+        assert message in laconic.err
         assert not out.exists(), "nothing is left"
-    done = laconic("vectors", "check", trace, "--against", ISSUE, status=2)
-    assert "pass a vector file" in done.stderr
-    done = laconic("vectors", "check", tmp_path / "none", "--against", ISSUE, status=2)
-    assert "check the name" in done.stderr
+    laconic("vectors", "check", trace, "--against", ISSUE, status=2)
+    assert "pass a vector file" in laconic.err
+    laconic("vectors", "check", tmp_path / "none", "--against", ISSUE, status=2)
+    assert "check the name" in laconic.err
     other = tmp_path / "other"
     other.write_text("laconic-vectors 1\nstrategy 0 mine split 1\n")
-    done = laconic("vectors", "check", other, "--against", ISSUE, status=2)
-    assert "has vectors of mine" in done.stderr
+    laconic("vectors", "check", other, "--against", ISSUE, status=2)
+    assert "has vectors of mine" in laconic.err
 
 
 @pytest.mark.parametrize(
