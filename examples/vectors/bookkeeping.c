@@ -390,14 +390,15 @@ void vec_load(int number, const struct vec_vma *vma, int kind)
     set_pages(p, vma->start, vma->end, readable_if_writable(vma->prot), 0);
 }
 
-int vec_call(const struct vec_event *call)
+static int carry_out(const struct vec_event *call)
 {
     struct process *p = process(call->process);
     uint64_t start = call->args[0], end = start + round_up(call->args[1]);
     int prot = (int)call->args[2];
 
+    /* Gramine discards what is mapped on both sides of a hole, and fails then: not modeled. */
     if (call->result < 0 && BUG != APPLIES_FAILURES)
-        return 0;
+        return strcmp(call->name, "madvise") ? 0 : VEC_NO_PAL | VEC_NO_COUNTS;
     if (!strcmp(call->name, "mmap")) {
         uint64_t at = (uint64_t)call->result;
         /* Gramine writes shared files back before it unmaps them: not modeled. */
@@ -436,6 +437,11 @@ int vec_call(const struct vec_event *call)
     return VEC_NO_PAL | VEC_NO_COUNTS;
 }
 
+int vec_call(const struct vec_event *call)
+{
+    return carry_out(call) | VEC_NO_INTERNAL;
+}
+
 /* The pages that a child receives: all but those of a written private file past its end. */
 static void copy(struct process *child, const struct process *parent)
 {
@@ -459,13 +465,27 @@ static void copy(struct process *child, const struct process *parent)
     }
 }
 
-/* A stack grows: one VMA with the VMA above it if that has the same protection. */
+/* A stack grows: its VMA, or, if there is a guard page below it, the guard page moves. */
 static void grow(struct process *p, uint64_t start, uint64_t end)
 {
-    size_t at = find(p->vmas, end);
+    size_t at = find(p->vmas, end), below;
+    struct range guard;
 
-    if (at == p->vmas->count)
+    /* What is the stack's already, because it has its full size from the beginning. */
+    while (at < p->vmas->count && p->vmas->at[at].vma.prot && p->vmas->at[at].vma.start < end)
+        end = p->vmas->at[at].vma.start;
+    if (at == p->vmas->count || end <= start)
         return;
+    below = find(p->vmas, end - PAGE);
+    guard = p->vmas->at[below];
+    cut(p->vmas, start, end);
+    if (below < at && !guard.vma.prot && guard.vma.end == end && guard.vma.start == end - PAGE) {
+        guard.vma.start = start - PAGE;
+        guard.vma.end = guard.valid_end = start;
+        insert(p->vmas, &guard);
+        set_pages(p, start - PAGE, start, 0, 0);
+    }
+    at = find(p->vmas, end);
     p->vmas->at[at].vma.start = start;
     set_pages(p, start, end, readable_if_writable(p->vmas->at[at].vma.prot), 0);
 }

@@ -46,6 +46,9 @@ static struct calls actual_pal;
 static long actual_counts[VEC_COUNTS], actual_epc;
 static struct state state;
 static unsigned long compared;
+/* The initial VMAs of the process whose `load` follows. */
+static struct vec_item *inits;
+static size_t init_count, init_room;
 
 static void die(const char *why, unsigned long line)
 {
@@ -151,6 +154,18 @@ static int same_call(const struct vec_pal *a, const struct vec_pal *b)
            (b->kinds == VEC_UNKNOWN || a->kinds == b->kinds);
 }
 
+/* Removes the calls for the library OS's own memory; returns how many there were. */
+static size_t drop_internal(struct calls *calls)
+{
+    size_t kept = 0, count = calls->count;
+
+    for (size_t i = 0; i < count; i++)
+        if (!(calls->calls[i].flags & VEC_INTERNAL))
+            calls->calls[kept++] = calls->calls[i];
+    calls->count = kept;
+    return count - kept;
+}
+
 static int same_calls(void)
 {
     if (state.pal.count != actual_pal.count)
@@ -234,7 +249,8 @@ static void write_state(const struct table *table)
     fprintf(out, "counts");
     for (int i = 0; i < VEC_COUNTS; i++)
         fprintf(out, " %ld", leave_out & VEC_NO_COUNTS ? VEC_UNKNOWN : actual_counts[i]);
-    fprintf(out, "\n%s", leave_out & VEC_NO_PAL ? "unknown pal\n" : "");
+    fprintf(out, "\n%s%s", leave_out & VEC_NO_PAL ? "unknown pal\n" : "",
+            leave_out & VEC_NO_INTERNAL ? "unknown internal\n" : "");
     for (size_t i = 0; i < actual_pal.count; i++) {
         fprintf(out, "pal ");
         write_call(out, &actual_pal.calls[i]);
@@ -244,6 +260,20 @@ static void write_state(const struct table *table)
         vec_format(line, sizeof line, &table->vmas[i]);
         fprintf(out, "vma %s", line);
     }
+}
+
+/* The program is loaded: the implementation receives the table that the strategy has then. */
+static void load(const struct table *table, int process)
+{
+    for (size_t i = 0; i < table->count; i++) {
+        int kind = VEC_ANONYMOUS;
+
+        for (size_t j = 0; j < init_count; j++)
+            if (inits[j].vma.start == table->vmas[i].start)
+                kind = inits[j].kind;
+        vec_load(process, &table->vmas[i], kind);
+    }
+    init_count = 0;
 }
 
 /* All lines of a state have been read: compare it. */
@@ -259,6 +289,14 @@ static void finish_state(void)
         wanted->count = 0;
     if (unsupported[state.process])
         return;
+    if (!strcmp(event.name, "load"))
+        load(wanted, state.process);
+    if (leave_out & VEC_NO_INTERNAL) {
+        if (drop_internal(&state.pal))
+            leave_out |= VEC_NO_COUNTS;
+        else
+            leave_out &= ~VEC_NO_INTERNAL;
+    }
     table = actual_table(state.process);
     compared++;
     if (!state.first) { /* a fork's child: PAL calls and counts are in the state of the parent */
@@ -343,7 +381,9 @@ static void take(const struct vec_item *item)
         return;
     case VEC_INIT:
         finish_state();
-        vec_load(item->process, &item->vma, item->kind);
+        if (init_count == init_room)
+            inits = grown(inits, &init_room, sizeof *inits);
+        inits[init_count++] = *item;
         return;
     case VEC_EVENT:
         finish_state();

@@ -51,11 +51,13 @@ enum {
 
 /* ---- The six functions that an implementation defines ---------------------------------------- */
 
-/* What vec_call and vec_other return: 0, or what must not be compared after this event.
+/* What vec_call and vec_other return: 0, or what must not be compared after this event, added.
+ * VEC_NO_INTERNAL: PAL calls for the library OS's own memory, and the counts if there are such calls.
  * VEC_UNSUPPORTED: the process is not compared any more. */
-enum { VEC_NO_PAL = 1, VEC_NO_COUNTS = 2, VEC_UNSUPPORTED = 4 };
+enum { VEC_NO_PAL = 1, VEC_NO_COUNTS = 2, VEC_UNSUPPORTED = 4, VEC_NO_INTERNAL = 8 };
 
-/* A VMA exists when `process` begins; the event `load` follows the last one. */
+/* A VMA of a program that has been loaded, after the event `load`; `kind` is VEC_ANONYMOUS for what
+ * only the library OS adds. */
 void vec_load(int process, const struct vec_vma *vma, int kind);
 /* A memory call. Its result is given, so that an implementation need not choose addresses. */
 int vec_call(const struct vec_event *call);

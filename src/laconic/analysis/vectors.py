@@ -413,13 +413,22 @@ def _differs(
             table, rows = merged(table), merged(rows)
         if table != rows:
             return TABLE
-    if rule.pal and "pal" not in other.unknown and not _same_calls(state.pal, other.pal):
+    pal, others = state.pal, other.pal
+    counts_are_known = COUNTS not in other.unknown
+    if "internal" in other.unknown:
+        pal, others = _programs_own(pal), _programs_own(others)
+        counts_are_known = counts_are_known and len(pal) == len(state.pal)
+    if rule.pal and "pal" not in other.unknown and not _same_calls(pal, others):
         return PAL
-    if COUNTS not in other.unknown and any(
+    if counts_are_known and any(
         count not in (UNKNOWN, ours) for ours, count in zip(state.counts, other.counts, strict=True)
     ):
         return COUNTS
     return EPC if other.epc not in (UNKNOWN, state.epc) else None
+
+
+def _programs_own(calls: Sequence[PalCall]) -> list[PalCall]:
+    return [call for call in calls if not call.flags & INTERNAL]
 
 
 def _same_calls(ours: Sequence[PalCall], theirs: Sequence[PalCall]) -> bool:

@@ -130,7 +130,8 @@ class State:
     `crc` is the CRC-32 of the table, `vmas` its number of lines, `epc` the number of pages that
     all enclaves of the strategy have committed. `dropped` are the starts of rows that are gone,
     `added` the new rows. `clear`: the rows before are all gone. `unknown` names what another
-    implementation leaves out: `table`, `pal` or `counts`.
+    implementation leaves out: `table`, `pal`,
+    `internal` (PAL calls for the library OS's own memory) or `counts`.
     """
 
     event: int
@@ -303,7 +304,7 @@ def _take(vectors: Vectors, words: list[str]) -> None:
             vectors.states[-1].pal.append(_pal_call(fields))
         case "unknown":
             (what,) = fields
-            if what not in ("table", "pal", "counts"):
+            if what not in ("table", "pal", "internal", "counts"):
                 raise ValueError(what)
             vectors.states[-1].unknown.add(what)
         case "clear":
