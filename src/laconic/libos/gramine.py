@@ -8,7 +8,7 @@ Comments name the function of upstream's that is meant.
 from __future__ import annotations
 
 import operator
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from laconic.libos.strategy import Strategy
 from laconic.libos.touches import Touches
@@ -54,19 +54,20 @@ class Libos(Strategy):
     """One process's LibOS. `vmas` are its own, `pal` has the pages; all ranges are in bytes, page
     aligned.
 
-    `transfers`: how many of the host calls counted read or wrote contents of files. `pal_class` is
-    the PAL below it.
+    `transfers`: how many of the host calls counted read or wrote contents of files.
     """
-
-    pal_class: ClassVar[type[Gramine]] = Gramine
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
-        self.pal = self.pal_class(meter)
+        self.pal = self.make_pal(meter)
         self.vmas: RangeMap[LibosVma] = RangeMap(operator.is_)
         #: Where each file may be mapped.
         self.mapped: dict[File, RangeMap[bool]] = {}
         self.transfers = 0
+
+    def make_pal(self, meter: Meter) -> Gramine:
+        """The PAL of a new process."""
+        return Gramine(meter)
 
     def map_file(self, start: int, end: int, vma: LibosVma) -> None:
         """generic_emulated_mmap: the enclave cannot map files, so they are read. O(log n)."""

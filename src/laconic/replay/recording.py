@@ -141,9 +141,19 @@ def recording(rule: type[Strategy]) -> type[Strategy]:
     """Return the strategy with a PAL that records, or the strategy itself if it has none of the two
     PALs. Its meter must be a `RecordingMeter`."""
     if issubclass(rule, Libos):
-        return type(rule.__name__, (rule,), {"pal_class": RecordingGramine})
+
+        class RecordingLibos(rule):  # type: ignore[misc, valid-type]
+            def make_pal(self, meter: Meter) -> Gramine:
+                return RecordingGramine(meter)
+
+        return RecordingLibos
     if issubclass(rule, Classify):
-        return type(rule.__name__, (rule,), {"pal_class": RecordingEdmm})
+
+        class RecordingClassify(rule):  # type: ignore[misc, valid-type]
+            def make_pal(self, meter: Meter) -> Edmm:
+                return RecordingEdmm(meter, self.batch, self.sync)
+
+        return RecordingClassify
     return rule
 
 

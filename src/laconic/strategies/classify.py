@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import ClassVar, Self
+from typing import Self
 
 from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import OWN, Touches
@@ -62,12 +62,10 @@ class Classify(Strategy):
     #: at once.
     batch = False
     eager = True
-    #: The PAL below it.
-    pal_class: ClassVar[type[Edmm]] = Edmm
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
-        self.pal = self.pal_class(meter, self.batch, self.sync)
+        self.pal = self.make_pal(meter)
         self.left = self.pal.left
         #: Files of which the host has given the contents, and how far each goes, in bytes.
         self.hosted: set[File] = set()
@@ -75,6 +73,10 @@ class Classify(Strategy):
         self.threads = self.slots = 0
         #: Guard regions (MADV_GUARD_INSTALL), of which VMAs say nothing.
         self.guards: RangeMap[bool] = RangeMap()
+
+    def make_pal(self, meter: Meter) -> Edmm:
+        """The PAL of a new process."""
+        return Edmm(meter, self.batch, self.sync)
 
     @classmethod
     def synced(cls) -> type[Self]:
