@@ -28,7 +28,7 @@ class Site:
     """The calls of one name from one stack of one program. `stack` is `trace.stacks.NO_STACK` where
     none was taken.
 
-    `asked` calls were made, of which `redundant` succeeded and changed nothing; `said` host calls
+    `calls` memory calls were made, of which `redundant` succeeded and changed nothing; `host_calls` host calls
     were made. `first`, `last` and `first_redundant` are the numbers of rows in the trace, -1 for
     none. `counts`: strategy → what its enclave did for these calls; `wasted`: for the redundant
     ones.
@@ -37,9 +37,9 @@ class Site:
     call: str
     stack: int
     program: str
-    asked: int = 0
+    calls: int = 0
     redundant: int = 0
-    said: int = 0
+    host_calls: int = 0
     failed: int = 0
     first: int = -1
     last: int = -1
@@ -94,8 +94,8 @@ class SiteCollector(Listener):
         site = self.sites.get(key)
         if site is None:
             site = self.sites[key] = Site(*key, first=done.number)
-        site.asked += 1
-        site.said += done.host_calls
+        site.calls += 1
+        site.host_calls += done.host_calls
         if done.is_redundant:
             site.redundant += 1
             if site.first_redundant < 0:

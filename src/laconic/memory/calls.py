@@ -59,7 +59,7 @@ class Upcalls(Protocol):
         """Where the host's VMA that contains `address` begins; 0 if that is not known."""
 
     def read(self, address: int, length: int) -> bytes:
-        """Memory of the program; shorter than asked, or empty, where it cannot be read."""
+        """Memory of the program; shorter than requested, or empty, where it cannot be read."""
 
     def shown_file(self, fd: int, address: int, file: File) -> File:
         """How the host shows `file`, just mapped at `address` from `fd` (-1: from none)."""
@@ -235,7 +235,7 @@ def _remap_file_pages(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -
 
 
 #: Every call that bookkeeping answers. Those that map what only the host can describe (shmat,
-#: io_setup, map_shadow_stack) are asked, and the new mapping is then adopted from the host.
+#: io_setup, map_shadow_stack) reach the host, and the new mapping is then adopted from the host.
 OPERATIONS: dict[str, Operation] = {
     "mmap": _mmap,
     "munmap": lambda space, args, up: munmap(space, args[0], args[1]),

@@ -385,7 +385,7 @@ _fresh = 0
 
 def _shared_memory() -> File:
     # Each shared anonymous mapping is a new file in the kernel's own tmpfs (shmem_zero_setup in
-    # mm/shmem.c). Only the host knows its inode; until the host has said it, a negative number
+    # mm/shmem.c). Only the host knows its inode; until the host has reported it, a negative number
     # keeps it apart from all others.
     global _fresh
     _fresh -= 1

@@ -42,8 +42,8 @@ def mprotect(
     be several VMAs (is_mergeable_anon_vma): `vma_start` returns where the host's VMA begins.
 
     At a hole, a refusal or a sealed VMA the pages before it stay changed, as in Linux. With a key
-    the host is always asked, since only it knows which keys are allocated. O(log n + k); O(log n)
-    where one VMA is as asked already.
+    there is always a host call, since only it knows which keys are allocated. O(log n + k); O(log n)
+    where one VMA is already as requested.
     """
     # The common cases first: pages of one VMA, which may be changed. The very first is inlined,
     # since it has to cost less than the system call that it makes superfluous. VM_SEALED is the

@@ -21,8 +21,8 @@ class Replayed:
     """What a replay came to.
 
     `events`: rows replayed; `loss`: in words, what the trace lacks; `uncertain`: call → how many of
-    its host calls were needless if the pages that the trace knows nothing of were untouched, or as
-    asked. `end` is what the recording said at its end; `bystanders` counts the calls that no
+    its host calls were redundant if the pages that the trace does not describe were untouched, or
+    already as requested. `end` is what the recording reported at its end; `bystanders` counts the calls that no
     bookkeeping concerns.
     """
 
