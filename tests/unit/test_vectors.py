@@ -258,6 +258,9 @@ def test_export_and_check(tmp_path: Path, laconic: Command) -> None:
     laconic("export", trace, "--to", "vectors", "--strategy", "sgx-emm", "laconic", "-o", one)
     rules = read(str(one)).strategies.values()
     assert [(rule.name, rule.pal) for rule in rules] == [("sgx-emm", False), ("laconic", True)]
+    two = tmp_path / "two.vectors"
+    laconic("export", trace, "--to", "vectors", "--strategy", "sgx-emm,laconic", "-o", two)
+    assert two.read_bytes() == one.read_bytes()
     laconic("vectors", "check", one, "--against", out, "--json", tmp_path / "a.json")
     assert laconic.out.endswith("no difference\n")
     assert json.loads((tmp_path / "a.json").read_text())["compared"].keys() == {"laconic"}

@@ -64,6 +64,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strategy",
         nargs="+",
+        action="extend",
+        type=_names,
         metavar="NAME",
         help="vectors: the strategies (default: every-call skip-equal classify laconic)",
     )
@@ -146,7 +148,7 @@ def _check_vectors(options: argparse.Namespace) -> None:
         if options.strategy is not None:
             raise LaconicError(f"--strategy does not apply to --to {options.to}; use --to vectors")
         return
-    for name in options.strategy or ():
+    for name in _chosen(options):
         check_name(name, "sgx2")
     if options.begin is not None:
         raise LaconicError(
@@ -155,7 +157,16 @@ def _check_vectors(options: argparse.Namespace) -> None:
         )
 
 
-def _vectors(trace: Trace, output: BinaryIO, part: Part, names: Sequence[str] | None) -> Written:
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _chosen(options: argparse.Namespace) -> list[str]:
+    # The strategies of --strategy, each once: names may be separated by commas too.
+    return list(dict.fromkeys(name for names in options.strategy or () for name in names))
+
+
+def _vectors(trace: Trace, output: BinaryIO, part: Part, names: Sequence[str]) -> Written:
     from laconic.analysis.vectors import DEFAULT, record
     from laconic.report.vectors import write
     from laconic.trace.exporters import Written
@@ -163,7 +174,7 @@ def _vectors(trace: Trace, output: BinaryIO, part: Part, names: Sequence[str] | 
     until = part.window.until
     recorded = record(
         trace,
-        tuple(dict.fromkeys(names or DEFAULT)),
+        tuple(names) or DEFAULT,
         write(output),
         None if until is None else lambda number, time: time > until,
         part.update,
@@ -179,7 +190,7 @@ def _write(trace: Trace, output: BinaryIO, part: Part, options: argparse.Namespa
     path = options.output
     try:
         if part.format == VECTORS:
-            written = _vectors(trace, output, part, options.strategy)
+            written = _vectors(trace, output, part, _chosen(options))
         else:
             written = export(trace, output, part)
         output.close()
