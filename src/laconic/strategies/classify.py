@@ -74,6 +74,10 @@ class Classify(Strategy):
         #: Guard regions (MADV_GUARD_INSTALL), of which VMAs say nothing.
         self.guards: RangeMap[bool] = RangeMap()
 
+    def make_pal(self, meter: Meter) -> Edmm:
+        """The PAL of a new process."""
+        return Edmm(meter, self.batch, self.sync)
+
     @classmethod
     def synced(cls) -> type[Self]:
         """Return the strategy with a host mapping that follows the EPCM's permissions."""
