@@ -19,6 +19,7 @@ from laconic.memory.flags import (
     MREMAP_FIXED,
     MREMAP_MAYMOVE,
     PAGE_SIZE,
+    SHM_REMAP,
     VM_HUGETLB,
 )
 from laconic.memory.ledger import Ledger
@@ -73,6 +74,9 @@ class Bookkeeper:
             at = PLACED[name]
             if args[at] + args[at + 1] + PAGE_SIZE > space.layout.quiet_below:
                 _look_below(space, name, args, up)
+        elif name == "shmat" and args[2] & SHM_REMAP:
+            # The segment replaces what is mapped there, and only the host knows its size.
+            space.grow(up.maps())
         if followed and name in OPERATIONS:
             return OPERATIONS[name](space, args, up)
         return _OUT_OF_BOOKKEEPING

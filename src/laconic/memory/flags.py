@@ -91,6 +91,7 @@ LEGACY_MAP_MASK: Final = (
 
 MREMAP_MAYMOVE: Final = 1
 MREMAP_FIXED: Final = 2
+SHM_REMAP: Final = 0o40000
 MREMAP_DONTUNMAP: Final = 4
 
 MS_ASYNC: Final = 1

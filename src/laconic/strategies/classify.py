@@ -83,10 +83,6 @@ class Classify(Strategy):
         """Return the strategy with a host mapping that follows the EPCM's permissions."""
         return type(cls.__name__, (cls,), {"sync": True})
 
-    def make_pal(self, meter: Meter) -> Edmm:
-        """Return the PAL of a new enclave."""
-        return Edmm(meter, self.batch, self.sync)
-
     # What the program does
 
     def load(self, entries: Iterable[Entry]) -> None:
