@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_gramine_real import REAL, rootfs, take
+from tests.unit.gramlogs import REAL, rootfs, take
 
 from laconic.analysis.compare import compare, compare_direct
 from laconic.errors import LaconicError

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from test_compare import begun
-from traces import BASE, SIGCHLD, THREAD, Builder
+from tests.unit.comparetraces import begun
+from tests.unit.traces import BASE, SIGCHLD, THREAD, Builder
 
 from laconic.analysis.compare import Compared, Model, compare
 from laconic.libos.settings import Settings

@@ -6,7 +6,6 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import struct
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.tracer.lab import COMMAND, environment
 from tests.tracewriter import Lines, Step, Variant, log
+from tests.unit.gramlogs import BUSYBOX, REAL, elf, rootfs, take
 
 import laconic.trace
 from laconic.analysis.info import contents
@@ -24,13 +24,12 @@ from laconic.replay.engine import Replay
 from laconic.strategies.every_call import EveryCall
 from laconic.trace.importers.gramine.glue import CUT, split
 from laconic.trace.importers.gramine.start import Mounts, path_of
-from laconic.trace.importers.importing import Import, import_logs
+from laconic.trace.importers.importing import import_logs
 from laconic.trace.reader import Trace
 from laconic.trace.records import Loss, Maps, Process, Program
 from laconic.trace.schema import CODES
 from laconic.trace.sysroot import Sysroot
 
-REAL = Path(__file__).parent.parent / "corpus" / "gramine" / "real"
 LOGS = sorted(path.name for path in REAL.iterdir())
 FOLLOWED = {
     "mmap",
@@ -51,19 +50,6 @@ HEADER = b"(libos_parser.c:1701:buf_write_all) [P1:T%d:thr] trace: "
 def text_of(name: str) -> bytes:
     data = (REAL / name).read_bytes()
     return gzip.decompress(data) if name.endswith(".gz") else data
-
-
-def take(tmp_path: Path, source: Path | bytes, root: Path | None = None) -> tuple[Trace, Import]:
-    if isinstance(source, bytes):
-        path = tmp_path / "a.log"
-        path.write_bytes(source)
-    else:
-        path = source
-    target = str(tmp_path / "a.trace")
-    report = import_logs(
-        "gramine", [str(path)], target, force=True, root=None if root is None else str(root)
-    )
-    return laconic.trace.open(target), report
 
 
 def losses(trace: Trace) -> list[str]:
@@ -205,48 +191,6 @@ def test_what_is_lost_has_a_row_and_info_says_so(tmp_path: Path, what: str) -> N
 
 
 # The program's start
-
-
-def elf(kind: int, segments: list[tuple[int, int, int, int, int]]) -> bytes:
-    """An ELF file of (flags, offset, address, size in the file, size in memory)."""
-    header = struct.pack(
-        "<16sHHIQQQIHHHHHH",
-        b"\x7fELF\2\1\1",
-        kind,
-        62,
-        1,
-        0,
-        64,
-        0,
-        0,
-        64,
-        56,
-        len(segments),
-        0,
-        0,
-        0,
-    )
-    table = b"".join(
-        struct.pack("<IIQQQQQQ", 1, flags, offset, address, address, size, memory, 4096)
-        for flags, offset, address, size, memory in segments
-    )
-    return header + table
-
-
-#: busybox of the log, as its forks' memory entries show it.
-BUSYBOX = elf(2, [
-    (4, 0, 0x400000, 0x6E0, 0x6E0),
-    (5, 0x1000, 0x401000, 0x183989, 0x183989),
-    (4, 0x185000, 0x585000, 0x55017, 0x55017),
-    (6, 0x1DA708, 0x5DB708, 0x9008, 0x10450),
-])  # fmt: skip
-
-
-def rootfs(tmp_path: Path) -> Path:
-    root = tmp_path / "root"
-    (root / "usr/bin").mkdir(parents=True)
-    (root / "usr/bin/busybox").write_bytes(BUSYBOX)
-    return root
 
 
 def test_the_start_of_each_program_is_in_the_trace(tmp_path: Path) -> None:

@@ -4,7 +4,15 @@ same counts."""
 from __future__ import annotations
 
 import pytest
-from gramine_vectors import NAMES, InitialVma, Touch, VectorCall, answers, calls, checksum
+from tests.unit.gramine_vectors import (
+    NAMES,
+    InitialVma,
+    Touch,
+    VectorCall,
+    answers,
+    calls,
+    checksum,
+)
 
 from laconic.libos.gramine import VMA_INTERNAL, LibosVma
 from laconic.libos.strategy import MemoryCall

@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from enclaveworld import BASE, FIXED, HEAP, PAGE, Cost, Program, cost, lib, machine
-from gramine_vectors import InitialVma, calls
+from tests.unit.enclaveworld import BASE, FIXED, HEAP, PAGE, Cost, Program, cost, lib, machine
+from tests.unit.gramine_vectors import InitialVma, calls
 
 from laconic.errors import LaconicError
 from laconic.libos.gramine import VMA_INTERNAL
