@@ -395,7 +395,7 @@ class TestOtherVerbs:
         assert told.count("\n") == 1
 
     @pytest.mark.parametrize(
-        "words", [["--strategy", "classify"], ["--costs", "published"], ["--host", "sgx1"]]
+        "words", [["--strategy", "sgx-emm"], ["--costs", "published"], ["--host", "sgx1"]]
     )
     def test_what_needs_an_enclave(self, words: list[str], tmp_path: Path) -> None:
         done = laconic("run", *words, "--", "touch", "started", cwd=tmp_path)

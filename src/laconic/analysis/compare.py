@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from laconic.analysis import interrupts
 from laconic.errors import LaconicError
-from laconic.linux.pal import RULES
 from laconic.memory.calls import HostRule
 from laconic.replay import Replayed, replay
 from laconic.replay.enclaves import Enclaves, Maker
@@ -26,7 +25,7 @@ from laconic.replay.engine import Measured, Replay
 from laconic.replay.events import Program
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import THINGS, Counts
-from laconic.strategies import check_name, strategy
+from laconic.strategies import linux_rule, strategy
 from laconic.trace.reader import Trace
 
 if TYPE_CHECKING:
@@ -168,9 +167,7 @@ def compare_hosts(
     Raises LaconicError as `compare`. O(events × strategies).
     """
     tell = progress or (lambda at: None)
-    for name in names:
-        check_name(name, "linux")
-    rules = {name: RULES[name] for name in names}
+    rules = {name: linux_rule(name) for name in names}
     count = len(set(rules.values()))
     replayed: dict[HostRule, Replayed] = {}
     for name, rule in rules.items():

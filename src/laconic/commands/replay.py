@@ -70,7 +70,8 @@ def execute(options: argparse.Namespace) -> int:
     tell_loss(trace, replayed.loss)
     figures = as_json(trace, replayed)
     if profile is not None:
-        rule = replayed.strategy if replayed.strategy in NAMES else "laconic"
+        recorded = replayed.strategy if replayed.strategy in NAMES else "laconic"
+        rule = options.strategy or recorded
         figures["enclave"] = enclaves(trace, list(dict.fromkeys(("every-call", rule))), profile)[0]
     if output is not None:
         write_json(figures, output, options.json)
