@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from tests.unit.traces import small
 
-from laconic.analysis.compare import compare_hosts
+from laconic.analysis.compare import compare_host_calls
 from laconic.errors import LaconicError
 from laconic.libos.strategy import Strategy
 from laconic.linux.pal import only_changes
 from laconic.memory.calls import Arguments
 from laconic.memory.change import Outcome
-from laconic.replay import replay
+from laconic.replay import replay_trace
 from laconic.strategies import LINUX, NAMES, SGX2, has_rule, linux_rule, names_on, strategy
 from laconic.strategies.classify import Classify
 from laconic.trace.reader import Trace
@@ -72,11 +72,13 @@ def test_what_is_not_a_strategy_is_named(found: str | type[Strategy]) -> None:
 
 def test_a_user_s_rule_for_linux_is_compared(tmp_path: Path) -> None:
     place = f"{__name__}:NeverProtect"
-    compared = compare_hosts(Trace(small(tmp_path / "a.trace")), ["every-call", place])
-    passed = {name: replayed.ledger.calls["mprotect"] for name, replayed in compared.items()}
+    compared = compare_host_calls(Trace(small(tmp_path / "a.trace")), ["every-call", place])
+    passed = {
+        name: replayed.ledger.calls["mprotect"] for name, replayed in compared.strategies.items()
+    }
     assert passed[place].said == 0 < passed["every-call"].said
 
 
 def test_a_trace_s_recorded_strategy_imports_nothing(tmp_path: Path) -> None:
     path = small(tmp_path / "a.trace", about={"strategy": "no.such.module:Class", "command": ["a"]})
-    assert replay(Trace(path)).strategy == "no.such.module:Class"
+    assert replay_trace(Trace(path)).strategy == "no.such.module:Class"

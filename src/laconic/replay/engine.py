@@ -388,7 +388,8 @@ class Replay:
 
     def _number(self, mm: Mm) -> None:
         mm.number = len(self.started)
-        self.started.append(Program(mm.pid, self.programs.get(mm.pid, "?")))
+        mm.program = self.programs.get(mm.pid, "?")
+        self.started.append(Program(mm.pid, mm.program))
 
     def _end_space(self, mm: Mm) -> None:
         if mm.number >= 0:

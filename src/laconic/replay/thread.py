@@ -25,11 +25,11 @@ class Mm:
     """One address space of the replay and how many threads live in it.
 
     `assumed` is what a log with no starting maps leaves open; `lossy`: the trace reports missing
-    data of it. `pid` and `number` are those of its program, `number` as in `Replay.started`; -1
-    before the program's image is known.
+    data of it. `pid`, `number` and `program`, a path, are those of its program, `number` as in
+    `Replay.started`; -1 before the program's image is known.
     """
 
-    __slots__ = ("assumed", "lossy", "number", "pid", "space", "threads")
+    __slots__ = ("assumed", "lossy", "number", "pid", "program", "space", "threads")
 
     def __init__(self, space: AddressSpace | None, assumed: AssumedStart | None = None) -> None:
         self.space = space
@@ -38,6 +38,7 @@ class Mm:
         self.lossy = False
         self.pid = 0
         self.number = -1
+        self.program = "?"
 
 
 class Thread:
