@@ -16,18 +16,23 @@ import pytest
 import laconic
 from laconic import (
     PAGE_SIZE,
+    PROT_EXEC,
     PROT_NONE,
     PROT_READ,
     PROT_WRITE,
+    AddressSpace,
     Change,
     ChangeKind,
     File,
     HostError,
+    Layout,
     MemoryManager,
     OpenFile,
     Outcome,
+    Vma,
 )
 from laconic.memory import flags as f
+from laconic.memory.calls import OPERATIONS
 from laconic.memory.html import MOST_ROWS
 
 ROOT = Path(__file__).parents[2]
@@ -271,3 +276,69 @@ def test_a_public_name_is_on_the_api_page(name: str) -> None:
 def test_examples_in_docstrings(module: str) -> None:
     failed, attempted = doctest.testmod(importlib.import_module(f"laconic.memory.{module}"))
     assert attempted > 0 and failed == 0
+
+
+def test_a_name_splits_anonymous_memory(mm: MemoryManager, pal: Recorder) -> None:
+    address = mm.mmap(None, 3 * PAGE_SIZE, RW)
+    pal.changes.clear()
+    mm.set_vma_name(address, PAGE_SIZE, "heap arena")
+    mm.set_vma_name(address, PAGE_SIZE, "heap arena")
+    assert pal.kinds() == [ChangeKind.FLAGS]
+    assert str(mm.space).splitlines()[0].endswith("[anon:heap arena]") and mm.space.map_count == 2
+    mm.set_vma_name(address, 0, "nothing")
+    for bad in ("a\\b", "new\nline", "[x]", "x" * 80, "é"):
+        with pytest.raises(OSError) as error:
+            mm.set_vma_name(address, PAGE_SIZE, bad)
+        assert error.value.errno == EINVAL
+    mm.set_vma_name(address, PAGE_SIZE, None)
+    assert mm.space.map_count == 1
+
+
+def test_a_policy_is_kept_per_page(mm: MemoryManager, pal: Recorder) -> None:
+    address = mm.mmap(None, 3 * PAGE_SIZE, RW)
+    pal.changes.clear()
+    mm.mbind(address, PAGE_SIZE, 2, b"\1\0\0\0\0\0\0\0")
+    assert pal.kinds() == [ChangeKind.FLAGS]
+    policies = [vma.policy for _, _, vma in mm.space.vmas]
+    assert policies == [(2, b"\1"), None]
+    mm.mbind(address, 0, 2, b"\1")
+    for range_, errno in (((address + 1, PAGE_SIZE), EINVAL), ((address, 4 * PAGE_SIZE), EFAULT)):
+        with pytest.raises(OSError) as error:
+            mm.mbind(*range_, 2, b"\1")
+        assert error.value.errno == errno
+    mm.mbind(address, 4 * PAGE_SIZE, 0)
+    assert mm.space.vmas.get(address) is not None
+
+
+def test_the_settings_of_prctl(mm: MemoryManager, pal: Recorder) -> None:
+    mm.mmap(None, PAGE_SIZE, RW)
+    pal.changes.clear()
+    mm.set_memory_merge(True)
+    assert pal.kinds() == [ChangeKind.FLAGS] and mm.space.merge_any
+    mm.set_mdwe()
+    with pytest.raises(OSError) as error:
+        mm.mmap(None, PAGE_SIZE, RW | PROT_EXEC)
+    assert error.value.errno == EACCES
+
+
+def test_a_segment_is_detached() -> None:
+    shared = Vma(f.VM_READ | f.VM_WRITE | f.VM_SHARED, File(0, 1, 0, "/SYSV00000000"), 0x10000)
+    pal = Recorder()
+    space = AddressSpace(Layout(mmap_base=1 << 40), [(0x10000, 0x13000, shared)])
+    mm = MemoryManager(pal, space)
+    mm.shmdt(0x10000)
+    assert pal.kinds() == [ChangeKind.UNMAP] and not mm.space.map_count
+    with pytest.raises(OSError) as error:
+        mm.shmdt(0x10000)
+    assert error.value.errno == EINVAL
+
+
+def test_every_modeled_call_is_a_method() -> None:
+    """The others have an effect that only a host can describe."""
+    by_prctl = {"prctl"}
+    of_the_host = {
+        "process_madvise", "set_mempolicy_home_node", "shmat", "io_setup", "io_destroy",
+        "map_shadow_stack", "userfaultfd", "arch_prctl",
+    }  # fmt: skip
+    missing = {name for name in OPERATIONS if not hasattr(MemoryManager, name)}
+    assert missing == by_prctl | of_the_host
