@@ -62,7 +62,7 @@ def _why(compared: Compared) -> list[list[str]]:
     # What every-call does, call by call; the dearest first.
     calls = [
         (name, span.low, span.cycles)
-        for name, span in compared.strategies["every-call"].calls.items()
+        for name, span in compared.strategies["every-call"].by_call.items()
     ]
     calls.sort(key=lambda one: -one[2][1])
     return [
@@ -104,7 +104,7 @@ def _example() -> tuple[str, str]:
                 counts = figures.total.low
                 low, high = figures.total.cycles
                 rows.append([
-                    f"per_page 4000 {when}", name, f"{compared.asked:,}", f"{counts.host_calls:,}",
+                    f"per_page 4000 {when}", name, f"{compared.calls:,}", f"{counts.host_calls:,}",
                     f"{counts.etrack_ipis:,}", f"{low / 1e6:,.0f} to {high / 1e6:,.0f}",
                 ])  # fmt: skip
     head = ["host calls", "ETRACK+IPI", "EAUG faults", "EACCEPT, EACCEPTCOPY", "million cycles"]

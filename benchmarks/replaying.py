@@ -98,9 +98,19 @@ def write(path: str, mix: Callable[[Recorder, Random], None]) -> int:
         kinds = 0
         for change in changes:
             kinds |= change.kind
-        said = int(bool(changes))
+        host_calls = int(bool(changes))
         row = Row(
-            CODES[name], number * 20_000, 1, 1, *args, result, 0, said, kinds, file, touched=touched
+            CODES[name],
+            number * 20_000,
+            1,
+            1,
+            *args,
+            result,
+            0,
+            host_calls,
+            kinds,
+            file,
+            touched=touched,
         )
         writer.rows.append(row)
     writer.rows.append(Row(CODES["end"], 0, 0, 0, data=b"{}"))

@@ -278,7 +278,7 @@ def test_arenas_that_are_tried(tmp_path: Path) -> None:
     )
     assert improved(before, arenas, "every-call, no EXINFO", "cycles")(0.5)
     assert arenas["after"]["exit_status"] == before["unchanged"]["after"]["exit_status"] == 0
-    assert not any("is too small" in said for said in arenas["after"]["differences"])
+    assert not any("is too small" in output for output in arenas["after"]["differences"])
     env = {
         **environment(),
         **dict(

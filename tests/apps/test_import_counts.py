@@ -107,7 +107,7 @@ def imports_and_replays(log: Path) -> None:
         each.call for each in Trace(str(trace)) if isinstance(each, Call) and each.result is None
     )
     theirs = Counter(counted(log.read_text(errors="replace")))
-    assert Counter(report.calls) - unfinished <= theirs <= Counter(report.calls)
+    assert Counter(report.by_call) - unfinished <= theirs <= Counter(report.by_call)
     engine = Replay(Trace(str(trace)), check=True)
     engine.run()
     assert engine.check is not None and not engine.losses

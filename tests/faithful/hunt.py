@@ -65,6 +65,7 @@ def main() -> int:
         total += result.calls
         excluded += result.excluded
         seed += BATCH
+        print(f"{total:,} calls, next list {seed}", file=sys.stderr, flush=True)
     print(
         f"{total:,} calls in {time.monotonic() - begun:.0f} s, {count} new differences, excluded: {dict(excluded)}"
     )

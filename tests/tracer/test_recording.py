@@ -215,8 +215,8 @@ def test_a_replay_by_another_strategy_gives_the_figures_of_its_run(
         assert again["check"]["first"] == []
         for key in (
             "calls",
-            "asked",
-            "said",
+            "by_call",
+            "host_calls",
             "elided",
             "narrowed",
             "changes",
@@ -249,7 +249,7 @@ def test_calls_that_stop_half_way_at_a_hole(recorded: str, tmp_path: Path) -> No
     for strategy in ("laconic", "every-call"):
         again = figures(path, strategy)
         assert again["check"]["first"] == []
-        assert again["asked"] == run.figures["asked"]
+        assert again["calls"] == run.figures["calls"]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -429,7 +429,7 @@ def test_redacted_traces_hold_no_name(tmp_path: Path) -> None:
     for path, run in zip(both, runs, strict=True):
         again = figures(path)
         assert again["check"]["first"] == []
-        assert again["calls"] == run.figures["calls"]
+        assert again["by_call"] == run.figures["by_call"]
         trace = laconic.trace.open(str(path))
         assert trace.redacted
         program_rows = [record for record in trace if isinstance(record, Program)]

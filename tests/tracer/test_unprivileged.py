@@ -170,14 +170,14 @@ def test_root_s_laconic_and_a_program_that_gives_its_privileges_up() -> None:
     assert run.figures["notes"] == []
 
 
-@pytest.mark.parametrize(("limit", "said"), [("unlimited", "1 1\n"), ("1000", "1 0\n")])
-def test_the_break_of_another_user_s_program(limit: str, said: str) -> None:
+@pytest.mark.parametrize(("limit", "message"), [("unlimited", "1 1\n"), ("1000", "1 0\n")])
+def test_the_break_of_another_user_s_program(limit: str, message: str) -> None:
     """RLIMIT_DATA is heeded, also where prlimit(2) does not tell it: without CAP_SYS_RESOURCE, as
     in a container."""
     become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     words = [*become, "sh", "-c", f"ulimit -d {limit}; exec {build('breaks')}"]
-    assert run_alone(words).stdout == said
+    assert run_alone(words).stdout == message
     for prefix in (COMMAND, ["setpriv", "--bounding-set=-sys_resource", *COMMAND]):
         run = run_laconic(*words, prefix=prefix)
-        assert (run.status, run.out) == (0, said), run.err
+        assert (run.status, run.out) == (0, message), run.err
         assert run.exact()

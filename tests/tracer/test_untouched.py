@@ -66,7 +66,7 @@ def test_a_32_bit_program(seven: Path, strategy: str) -> None:
     (note,) = run.figures["notes"]
     assert note.startswith(f"seven {NOTE}")
     assert f"note: seven {NOTE}" in " ".join(run.err.split())
-    assert run.figures["asked"] == run.figures["verify"]["mismatches"] == 0
+    assert run.figures["calls"] == run.figures["verify"]["mismatches"] == 0
     assert run.figures["processes"] == 1
 
 
@@ -77,7 +77,7 @@ def test_a_64_bit_program_that_execs_a_32_bit_one(seven: Path, strategy: str) ->
     assert run.exact()
     assert len(run.figures["notes"]) == 1
     assert run.figures["processes"] == 2
-    assert run.figures["asked"] > 0
+    assert run.figures["calls"] > 0
 
 
 @every_strategy
@@ -94,7 +94,7 @@ def test_a_32_bit_program_that_execs_a_64_bit_one(
     run = run_laconic(elf32(tmp_path / "starts", code), strategy=strategy)
     assert run.status == 0, run.err
     assert run.exact()
-    assert run.figures["asked"] > 0
+    assert run.figures["calls"] > 0
     assert len(run.figures["notes"]) == 1
 
 
@@ -116,7 +116,7 @@ def test_memory_calls_and_forks_of_a_32_bit_program(
     run = run_laconic(program, strategy=strategy)
     assert run.status == 9, run.err
     assert run.figures["processes"] == 2
-    assert run.figures["asked"] == run.figures["verify"]["mismatches"] == 0
+    assert run.figures["calls"] == run.figures["verify"]["mismatches"] == 0
 
 
 def test_a_32_bit_program_that_a_signal_ends(seven: Path, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def executable(path: Path, content: bytes, mode: int = 0o755) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ([], "VERB"),
         (["frobnicate"], "'frobnicate'"),
@@ -62,11 +62,11 @@ def executable(path: Path, content: bytes, mode: int = 0o755) -> Path:
         (["doctor", "true"], "true"),
     ],
 )
-def test_a_wrong_option_is_named(words: list[str], said: str) -> None:
+def test_a_wrong_option_is_named(words: list[str], message: str) -> None:
     """Status 2, and what was wrong is in the message; nothing goes to standard output."""
     done = laconic(*words)
     assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr
+    assert message in done.stderr
 
 
 def test_what_stands_after_the_program_is_the_program_s(tmp_path: Path) -> None:

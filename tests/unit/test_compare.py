@@ -115,7 +115,7 @@ def test_what_each_strategy_does_with_one_mapping(tmp_path: Path) -> None:
         assert found[BOUND].total.cycles[1] <= found[other].total.cycles[1]
 
 
-def test_by_process_and_by_call_add_up(tmp_path: Path) -> None:
+def test_by_program_and_by_call_add_up(tmp_path: Path) -> None:
     trace = busy(tmp_path / "a.trace")
     trace.row("mmap", 0, 8192, RW, ANON, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=int(MAP))
     trace.row("clone", 17, result=102, touched=((BASE, BASE + PAGE_SIZE, 0),))
@@ -127,14 +127,14 @@ def test_by_process_and_by_call_add_up(tmp_path: Path) -> None:
     for name, each in result.strategies.items():
         for end in ("low", "high") if name != BOUND else ():
             total = getattr(each.total, end)
-            assert added([getattr(span, end) for span in each.processes.values()]) == total
-            assert added([getattr(span, end) for span in each.calls.values()]) == total
+            assert added([getattr(span, end) for span in each.programs.values()]) == total
+            assert added([getattr(span, end) for span in each.by_call.values()]) == total
         if name != BOUND:
             assert each.total.low == each.total.high
         for end in (0, 1):
-            parts = [span.cycles[end] for span in each.calls.values()]
+            parts = [span.cycles[end] for span in each.by_call.values()]
             assert sum(parts) == pytest.approx(each.total.cycles[end])
-    assert {"mmap", "mprotect", "munmap", "fork"} <= result.strategies["every-call"].calls.keys()
+    assert {"mmap", "mprotect", "munmap", "fork"} <= result.strategies["every-call"].by_call.keys()
 
 
 def test_json_has_every_thing(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_json_has_every_thing(tmp_path: Path) -> None:
     assert figures["strategies"][BOUND]["ratio"]["bound"] == 1.0
     assert figures["profile"]["name"] == "published" and "ioctls" in figures["profile"]["no_source"]
     assert figures["epc"]["pages"] == 4 and "every-call" in figures["epc"]["overflows"]
-    assert [each["path"] for each in figures["processes"]] == ["/bin/prog"]
+    assert [each["path"] for each in figures["programs"]] == ["/bin/prog"]
     assert figures["ranged"] is False and json.loads(json.dumps(figures)) == figures
 
 
@@ -229,7 +229,7 @@ def test_a_trace_that_is_cut_counts_as_far_as_it_goes(tmp_path: Path) -> None:
     trace = Trace(str(cut))
     result = compare(trace, ["laconic", "classify"], load(), jobs=1)
     assert trace.loss is not None and "damaged or cut short" in trace.loss
-    assert 0 < result.asked < 200_000
+    assert 0 < result.calls < 200_000
     assert result.strategies["classify"].total.high.host_calls > 0
     parallel = Trace(str(cut))
     assert compare(parallel, ["laconic", "classify"], load(), jobs=2) == result
@@ -314,12 +314,12 @@ class TestLinux:
     def test_skip_equal_leaves_out_equal_mprotects_and_nothing_else(self, tmp_path: Path) -> None:
         path = busy(tmp_path / "a.trace", 3).end()
         found = compare_host_calls(Trace(path), STRATEGIES).strategies
-        said = {name: each.ledger.said for name, each in found.items()}
-        assert said == {"every-call": 15, "skip-equal": 12, "classify": 12, "laconic": 12}
+        output = {name: each.ledger.host_calls for name, each in found.items()}
+        assert output == {"every-call": 15, "skip-equal": 12, "classify": 12, "laconic": 12}
         for name in STRATEGIES:
             ledger = replay_trace(Trace(path), name).ledger
-            assert (ledger.said, ledger.elided) == (said[name], found[name].ledger.elided)
-            assert ledger.asked == 15
+            assert (ledger.host_calls, ledger.elided) == (output[name], found[name].ledger.elided)
+            assert ledger.calls == 15
 
     def test_others_than_mprotect_are_said(self, tmp_path: Path) -> None:
         trace = begun(tmp_path / "a.trace")
@@ -330,11 +330,11 @@ class TestLinux:
             for name, each in compare_host_calls(Trace(trace.end()), STRATEGIES).strategies.items()
         }
         assert (
-            ledgers["skip-equal"].calls["munmap"].said
-            == ledgers["every-call"].calls["munmap"].said
+            ledgers["skip-equal"].by_call["munmap"].host_calls
+            == ledgers["every-call"].by_call["munmap"].host_calls
             == 1
         )
-        assert ledgers["laconic"].said == 0
+        assert ledgers["laconic"].host_calls == 0
 
     def test_json_and_text(self, tmp_path: Path) -> None:
         figures = hosts_as_json(
@@ -345,7 +345,7 @@ class TestLinux:
         assert "counts_low" not in figures["strategies"]["every-call"]
         for name, each in figures["strategies"].items():
             assert each["counts"]["host_calls"] == sum(
-                line[name]["counts"]["host_calls"] for line in figures["calls"].values()
+                line[name]["counts"]["host_calls"] for line in figures["by_call"].values()
             )
         text = as_text(figures, 80, "call")
         assert "classify says what laconic says" in " ".join(text.split())
@@ -357,15 +357,15 @@ class TestText:
 
     @pytest.mark.parametrize("factor", [1, 10**6, 10**12])
     @pytest.mark.parametrize("ranged", [False, True])
-    @pytest.mark.parametrize("by", [None, "process", "call"])
+    @pytest.mark.parametrize("by", [None, "program", "call"])
     def test_numbers_are_never_cut(
         self, factor: int, ranged: bool, by: str | None, tmp_path: Path
     ) -> None:
         figures = as_json(compared(busy(tmp_path / "a.trace").end()), 2)
-        figures["processes"][0]["path"] = "/opt/a/program/with/a/long/" + "name" * 20
+        figures["programs"][0]["path"] = "/opt/a/program/with/a/long/" + "name" * 20
         parts = [
-            figures["processes"][0]["strategies"],
-            *figures["calls"].values(),
+            figures["programs"][0]["strategies"],
+            *figures["by_call"].values(),
             figures["strategies"],
         ]
         for each in [each for part in parts for each in part.values()]:
@@ -399,5 +399,5 @@ class TestText:
 
     def test_many_processes_are_cut_to_the_dearest(self, tmp_path: Path) -> None:
         figures = as_json(compared(busy(tmp_path / "a.trace").end()))
-        figures["processes"] *= 30
-        assert "and 10 more (--json has all)" in as_text(figures, 80, "process")
+        figures["programs"] *= 30
+        assert "and 10 more (--json has all)" in as_text(figures, 80, "program")

@@ -93,7 +93,7 @@ class TestTrace:
             and "laconic: " in told.stdout
         )
         assert figures["strategies"].keys() == {*ALL} and figures["trace"]["path"] == trace
-        assert figures["schema"] == 1 and figures["asked"] == 5
+        assert figures["schema"] == 2 and figures["calls"] == 5
         assert figures["strategies"]["laconic"]["counts"].keys() == {
             *THINGS,
             "peak_epc_pages",
@@ -149,7 +149,7 @@ class TestTrace:
 
     def test_a_log_s_figures_are_ranges(self, tmp_path: Path) -> None:
         done = laconic(
-            "compare", busy(tmp_path / "a.trace", source="strace").end(), "--by", "process"
+            "compare", busy(tmp_path / "a.trace", source="strace").end(), "--by", "program"
         )
         assert done.returncode == 0 and " – " in done.stdout
         assert "does not say which pages were touched" in " ".join(done.stdout.split())
@@ -265,7 +265,7 @@ class TestBadInput:
     """Status 2; what was wrong, with its value, and the cure; nothing on standard output."""
 
     @pytest.mark.parametrize(
-        ("words", "said"),
+        ("words", "message"),
         [
             ([], "no trace was named"),
             (["--"], "no command was given"),
@@ -311,21 +311,21 @@ class TestBadInput:
                 ["a.trace", "--host", "linux", "--costs", "published"],
                 "--costs 'published' is about enclaves",
             ),
-            (["a.trace", "--host", "linux", "--by", "process"], "--by process is about enclaves"),
+            (["a.trace", "--host", "linux", "--by", "program"], "--by program is about enclaves"),
             (["a.trace", "--frobnicate"], "--frobnicate"),
         ],
     )
-    def test_is_named(self, words: list[str], said: str, tmp_path: Path) -> None:
+    def test_is_named(self, words: list[str], message: str, tmp_path: Path) -> None:
         small(tmp_path / "a.trace")
         small(tmp_path / "b.trace")
         (tmp_path / "log").write_text("mmap(NULL, 4096) = 0\n")
         done = laconic("compare", *words, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (2, "")
-        assert said in done.stderr
+        assert message in done.stderr
         assert sorted(os.listdir(tmp_path)) == ["a.trace", "b.trace", "log"]
 
     @pytest.mark.parametrize(
-        ("change", "by", "said"),
+        ("change", "by", "message"),
         [
             ("[host_calls]", "[host_call]", "host_call"),
             ("low = ", "low = -", "is negative"),
@@ -334,7 +334,7 @@ class TestBadInput:
         ],
     )
     def test_a_cost_file_that_is_wrong(
-        self, change: str, by: str, said: str, trace: str, tmp_path: Path
+        self, change: str, by: str, message: str, trace: str, tmp_path: Path
     ) -> None:
         path = profile(tmp_path / "mine.toml", change, by)
         for words in (
@@ -344,7 +344,7 @@ class TestBadInput:
             at = words.index("--") if "--" in words else len(words)
             done = laconic(*words[:at], "--costs", path, *words[at:])
             assert (done.returncode, done.stdout) == (2, "")
-            assert said in done.stderr and str(path) in done.stderr
+            assert message in done.stderr and str(path) in done.stderr
 
 
 class TestOtherVerbs:
@@ -359,7 +359,7 @@ class TestOtherVerbs:
         figures = json.loads(path.read_text())
         assert (done.returncode, done.stdout) == (3, "out\n")
         assert list(figures["enclave"]["strategies"]) == ["every-call", "classify"]
-        assert (figures["strategy"], figures["enclave"]["asked"]) == ("laconic", figures["asked"])
+        assert (figures["strategy"], figures["enclave"]["calls"]) == ("laconic", figures["calls"])
         assert "in an SGX2 enclave" in done.stderr and os.listdir(tmp_path) == ["f.json"]
         quiet = laconic(
             "run", "--host", "sgx2", "--quiet", "-o", tmp_path / "a.trace", "--", "true"
@@ -424,7 +424,7 @@ class TestOtherVerbs:
         assert [list(row) for row in rows] == [list(COLUMNS)] * 2 * len(NAMES)
         compared = json.loads(laconic("compare", trace, "--json", "-").stdout)["strategies"]
         for row in rows:
-            assert (row["host"], row["costs"], row["said"], row["error"]) == (
+            assert (row["host"], row["costs"], row["host_calls"], row["error"]) == (
                 "sgx2",
                 "published",
                 None,

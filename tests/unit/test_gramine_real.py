@@ -84,8 +84,8 @@ def checked(trace: Trace) -> Counter[str]:
 def test_as_many_calls_as_a_grep_finds(tmp_path: Path, name: str) -> None:
     found = Counter(call.decode() for call in re.findall(rb"trace: ---- (\w+)\(", text_of(name)))
     trace, report = take(tmp_path, REAL / name)
-    assert report.calls == {call: count for call, count in found.items() if call in FOLLOWED}
-    assert {call: line.asked for call, line in contents(trace).calls.items()} == report.calls
+    assert report.by_call == {call: count for call, count in found.items() if call in FOLLOWED}
+    assert {call: line.calls for call, line in contents(trace).by_call.items()} == report.by_call
     assert report.not_understood == 0
     assert losses(trace) == []
 
@@ -100,11 +100,11 @@ def test_a_replay_blames_neither_the_log_nor_the_model(tmp_path: Path, name: str
 def test_text_that_is_not_recognized_is_listed_with_its_line(tmp_path: Path) -> None:
     words = ["import", "gramine", REAL / "glued-minimal.log", "-o", tmp_path / "a.trace"]
     done = subprocess.run([*COMMAND, *words], capture_output=True, env=environment(), check=True)
-    said = done.stderr.decode()
-    assert "calls: 1 madvise, 1 mmap" in said
-    assert "not recognized (output of the program, or pieces of lines): 2 lines" in said
-    assert "  glued-minimal.log:4: SIGWINCH\n" in said
-    assert "  glued-minimal.log:3: ---- rt_sigprocmask(BLOCK, [SIGHUP,SIGINT,\n" in said
+    output = done.stderr.decode()
+    assert "calls: 1 madvise, 1 mmap" in output
+    assert "not recognized (output of the program, or pieces of lines): 2 lines" in output
+    assert "  glued-minimal.log:4: SIGWINCH\n" in output
+    assert "  glued-minimal.log:3: ---- rt_sigprocmask(BLOCK, [SIGHUP,SIGINT,\n" in output
 
 
 def test_both_calls_of_a_line_are_read_and_the_rest_finds_its_beginning(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_both_calls_of_a_line_are_read_and_the_rest_finds_its_beginning(tmp_path
         + HEADER % 1 + b"---- return from clone(...) = 0x3\n"
     )  # fmt: skip
     trace, report = take(tmp_path, text)
-    assert report.calls == {"clone": 1, "munmap": 1}
+    assert report.by_call == {"clone": 1, "munmap": 1}
     assert (report.lines, report.not_understood, report.unknown_texts) == (4, 0, 0)
     assert losses(trace) == []
 
@@ -129,7 +129,7 @@ def test_three_threads_in_one_line(tmp_path: Path) -> None:
         + HEADER % 2 + b"---- return from mprotect(...) = 0x0\n"
     )  # fmt: skip
     trace, report = take(tmp_path, text)
-    assert report.calls == {"mprotect": 2, "brk": 1}
+    assert report.by_call == {"mprotect": 2, "brk": 1}
     assert losses(trace) == []
 
 
@@ -142,7 +142,7 @@ def test_the_program_writes_in_the_middle_of_a_line(tmp_path: Path, front: bytes
         + front + b"done\n"
     )  # fmt: skip
     trace, report = take(tmp_path, text)
-    assert report.calls == {"clone": 1}
+    assert report.by_call == {"clone": 1}
     assert losses(trace) == []
     assert [(puzzle.line, puzzle.text) for puzzle in report.texts] == [
         (4, (front + b"done").decode())
@@ -157,7 +157,7 @@ def test_a_call_whose_rest_never_comes_is_lost_at_its_own_line(tmp_path: Path) -
         + HEADER % 1 + b"---- brk(0) = 0x1000\n"
     )  # fmt: skip
     trace, report = take(tmp_path, text)
-    assert report.calls == {"brk": 4}
+    assert report.by_call == {"brk": 4}
     assert [(puzzle.line, puzzle.text) for puzzle in report.puzzles] == [(2, "mprotect(0x1000, ")]
     assert losses(trace) == ["line 2 of a.log was not understood"]
 
@@ -407,10 +407,10 @@ def test_the_build_and_the_host(tmp_path: Path) -> None:
 def test_arch_prctl_is_no_memory_call(tmp_path: Path) -> None:
     assert b"---- arch_prctl(" in text_of("hello.log.gz")
     trace, report = take(tmp_path, REAL / "hello.log.gz")
-    assert "arch_prctl" not in report.calls
+    assert "arch_prctl" not in report.by_call
     replay = Replay(trace)
     replay.run()
-    assert replay.ledger.asked == 13 and not replay.ledger.resynced
+    assert replay.ledger.calls == 13 and not replay.ledger.resynced
 
 
 STATISTICS = b"""\
@@ -486,7 +486,7 @@ def test_a_second_run_without_an_end_of_the_first(tmp_path: Path) -> None:
     text = text_of("hello.log.gz")
     first = text[: text.index(b"debug: ---- exit_group")].rpartition(b"\n")[0] + b"\n"
     trace, report = take(tmp_path, first + text)
-    assert report.processes == 2 and report.calls["mmap"] == 14
+    assert report.processes == 2 and report.by_call["mmap"] == 14
     assert [
         type(record).__name__ for record in trace if isinstance(record, (Program, Process))
     ] == ["Program"] * 2

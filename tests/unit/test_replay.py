@@ -74,7 +74,7 @@ def test_a_trace_that_is_right(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     assert figures["check"] == {
         "compared": 7, "differences": {"model error": 0, "lost data": 0, "unknown start": 0}, "first": [],
     }  # fmt: skip
-    assert (figures["asked"], figures["said"], figures["elided"], figures["processes"]) == (
+    assert (figures["calls"], figures["host_calls"], figures["elided"], figures["processes"]) == (
         7,
         4,
         3,
@@ -87,7 +87,7 @@ def test_every_call_of_a_trace_by_laconic(tmp_path: Path) -> None:
     replayed = replay_trace(
         laconic.trace.open(known(tmp_path / "a.trace")), "every-call", check=True
     )
-    assert (replayed.ledger.asked, replayed.ledger.said, replayed.ledger.elided) == (7, 7, 0)
+    assert (replayed.ledger.calls, replayed.ledger.host_calls, replayed.ledger.elided) == (7, 7, 0)
     assert replayed.check is not None and not replayed.check.counts
 
 
@@ -184,7 +184,7 @@ def test_a_host_that_refused_is_no_difference(
         doctored(known(tmp_path / "a.trace"), tmp_path / "b.trace", change), capfd
     )
     assert (status, figures["check"]["first"]) == (0, [])
-    assert figures["calls"]["mprotect"]["failed"] == 2
+    assert figures["by_call"]["mprotect"]["failed"] == 2
 
 
 def test_a_trace_without_its_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -235,7 +235,7 @@ def test_a_trace_that_was_killed_in_the_middle_of_a_map(tmp_path: Path) -> None:
     trace.row("maps", 5, 2)
     trace.row("vma", BASE, BASE + PAGE, 0x73, 0)
     replayed = replay_trace(laconic.trace.open(trace.cut()), check=True)
-    assert replayed.ledger.asked == 0 and len(replayed.loss) == 1
+    assert replayed.ledger.calls == 0 and len(replayed.loss) == 1
 
 
 def test_rows_of_threads_that_nobody_began(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_rows_of_threads_that_nobody_began(tmp_path: Path) -> None:
     trace.row("mprotect", BASE, PAGE, RW, pid=4243, result=0)
     trace.row("munmap", -PAGE & MASK, PAGE, pid=4244, result=-22)
     replayed = replay_trace(laconic.trace.open(trace.end()), check=True)
-    assert replayed.ledger.asked == 0
+    assert replayed.ledger.calls == 0
     assert replayed.loss == ["vma events that cannot be true (1)"]
 
 

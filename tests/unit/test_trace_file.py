@@ -83,15 +83,15 @@ def batches(path: Path) -> tuple[list[int], list[list[PlainRow]]]:
 
 def head(path: Path, **changes: str | None) -> Path:
     """A trace with no events whose head says other things."""
-    said = {
+    output = {
         "laconic": __version__,
         "schema": str(SCHEMA),
         "source": "run",
         "events": "[]",
         "machine": "{}",
     }
-    said |= {"redacted": "false", "about": "{}"}
-    metadata = {key: value for key, value in (said | changes).items() if value is not None}
+    output |= {"redacted": "false", "about": "{}"}
+    metadata = {key: value for key, value in (output | changes).items() if value is not None}
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, arrow_schema(metadata)):
         pass
     return path
@@ -182,7 +182,7 @@ def facts(trace):
     return trace.names, trace.about, trace.source, trace.machine, trace.redacted, trace.version, trace.schema
 
 trace = laconic.trace.open(source)
-rows, said = list(trace.rows()), facts(trace)
+rows, expected = list(trace.rows()), facts(trace)
 random.seed(11)
 for attempt in range(int(count)):
     data = bytearray(whole)
@@ -209,7 +209,7 @@ for attempt in range(int(count)):
         continue
     where = attempt, kind, at, length
     assert read == rows[: len(read)], ("wrong rows", *where)
-    assert trace.loss or len(read) == len(rows) and facts(trace) == said, ("silent", *where)
+    assert trace.loss or len(read) == len(rows) and facts(trace) == expected, ("silent", *where)
 print("ok")
 """
 
@@ -269,9 +269,9 @@ def test_loss_is_said_by_every_verb(
     (tmp_path / "a.trace").write_bytes((tmp_path / "a.trace").read_bytes()[: ends[1] + 100])
     assert main([verb[0], "a.trace", *verb[1:]]) == 0
     out, err = capfd.readouterr()
-    said = " ".join((out if verb[0] == "info" else err).split())
-    assert "damaged or cut short" in said
-    assert f"byte {ends[1]:,}" in said
+    output = " ".join((out if verb[0] == "info" else err).split())
+    assert "damaged or cut short" in output
+    assert f"byte {ends[1]:,}" in output
 
 
 def refused(tmp_path: Path) -> Iterator[tuple[str, Path, str]]:
@@ -380,7 +380,7 @@ def test_records_are_typed(tmp_path: Path) -> None:
     calls = [record for record in found if isinstance(record, records.Call)]
     mapped = next(call for call in calls if call.call == "mmap" and call.file is not None)
     assert mapped.file is not None and mapped.file.file.path == "/lib/libc.so.6"
-    assert (mapped.pid, mapped.args[1], mapped.result, mapped.said) == (100, 8192, BASE, 1)
+    assert (mapped.pid, mapped.args[1], mapped.result, mapped.host_calls) == (100, 8192, BASE, 1)
     (discard,) = (call for call in calls if call.call == "madvise")
     assert discard.touched == ((discard.args[0], discard.args[0] + 4096, 0),)
     (unfinished,) = (call for call in calls if call.result is None)

@@ -16,13 +16,13 @@ from laconic.trace.stacks import NO_STACK, Spot
 from laconic.trace.tables import Row, Table
 
 BY = ("function", "module", "program", "stack")
-#: What is said of a call whose stack was not taken.
+#: What is shown of a call whose stack was not taken.
 UNKNOWN = "(no stack)"
 
 
 @dataclass(slots=True)
 class Caller:
-    """Calls that are put together. `redundant` of `asked` changed nothing; `known`: `asked` counts
+    """Calls that are put together. `redundant` of `calls` changed nothing; `known`: `calls` counts
     all of them, not only those whose stack was taken. `wasted`: what the redundant ones cost in an
     enclave under every-call. `event`: the number of the first redundant one's row.
     """
@@ -31,9 +31,9 @@ class Caller:
     call: str
     module: str
     program: str
-    asked: int = 0
+    calls: int = 0
     redundant: int = 0
-    said: int = 0
+    host_calls: int = 0
     known: bool = True
     guessed: bool = False
     event: int = -1
@@ -51,7 +51,7 @@ class Callers(Table):
     """The callers of a trace. As a table: one row per caller, the worst first.
 
     `callers` are in that order; `hidden`: redundant calls by the reason of their suppression.
-    `asked`, `redundant` and `said` are of all memory calls; `wasted` is of all redundant ones,
+    `calls`, `redundant` and `host_calls` are of all memory calls; `wasted` is of all redundant ones,
     `total` of everything in the enclaves. `stackless` redundant calls have no stack. `source` is
     `Sites.source`; `profile`: by what cycles are estimated."""
 
@@ -59,9 +59,9 @@ class Callers(Table):
     inverted: bool
     callers: list[Caller]
     hidden: Counter[str]
-    asked: int
+    calls: int
     redundant: int
-    said: int
+    host_calls: int
     wasted: Counts
     total: Counts
     stackless: int
@@ -85,9 +85,9 @@ class Callers(Table):
                 caller.name,
                 caller.module,
                 caller.program,
-                caller.asked,
+                caller.calls,
                 caller.redundant,
-                caller.said,
+                caller.host_calls,
                 caller.event,
                 *profile.cycles(caller.wasted),
             )
@@ -118,9 +118,9 @@ def callers(
     # places.
     complete = by == "program" or len({site.stack == NO_STACK for site in found.sites}) < 2
     for site in found.sites:
-        result.asked += site.asked
+        result.calls += site.calls
         result.redundant += site.redundant
-        result.said += site.said
+        result.host_calls += site.host_calls
         wasted = site.wasted.get(EVERY_CALL, Counts())
         result.wasted.add(wasted)
         places: Sequence[Spot] = (
@@ -141,15 +141,15 @@ def callers(
             _enter(caller, site, wasted, guessed, bool(places))
     result.callers = sorted(
         (caller for caller in made.values() if caller.redundant),
-        key=lambda one: (-one.redundant, -one.asked, one.name, one.module, one.call, one.program),
+        key=lambda one: (-one.redundant, -one.calls, one.name, one.module, one.call, one.program),
     )
     return result
 
 
 def _enter(caller: Caller, site: Site, wasted: Counts, guessed: bool, has_stack: bool) -> None:
-    caller.asked += site.asked
+    caller.calls += site.calls
     caller.redundant += site.redundant
-    caller.said += site.said
+    caller.host_calls += site.host_calls
     caller.wasted.add(wasted)
     caller.guessed |= guessed and site.redundant > 0
     if site.redundant and not 0 <= caller.event <= site.first_redundant:

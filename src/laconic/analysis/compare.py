@@ -1,5 +1,5 @@
-"""Comparing strategies: one trace's enclaves under each, side by side; or the host calls that Linux
-would hear.
+"""Comparing strategies: one trace's enclaves under each, side by side; or the host calls that
+Linux would execute.
 
 Strategies know nothing of each other, so those of a long trace are shared out to processes, each of
 which replays the trace for itself. A log does not say which pages were touched: its figures are
@@ -62,8 +62,8 @@ class Figures:
     trace ended."""
 
     total: Span
-    processes: dict[int, Span]
-    calls: dict[str, Span]
+    programs: dict[int, Span]
+    by_call: dict[str, Span]
     cases: list[tuple[float, float]]
     peak: tuple[int, int]
     left: tuple[int, int]
@@ -92,17 +92,18 @@ class Compared(Table):
     """The result of a comparison: the figures of each strategy, in the order of the request. As a
     table: one row per strategy.
 
-    `programs` are what the numbers in `Figures.processes` stand for; `ranged`: the trace does not
-    hold touched pages, so every figure is a range. `asked`: memory calls; `unseen`: touched pages
-    that nobody could look at; `lost` says what is missing before the trace's end. `findings`: of
-    `Model.verify`, by strategy. `measured`: what SGX hardware counted while the traced program ran.
+    `programs` are what the numbers in `Figures.programs` stand for. `ranged`: the trace does not
+    hold touched pages, so every figure is a range. `calls`: memory calls. `processes`: the first,
+    and each that was forked. `unseen`: touched pages whose pagemap was unreadable. `lost` says what
+    is missing before the trace's end. `findings`: of `Model.verify`, by strategy. `measured`: what
+    SGX hardware counted while the traced program ran.
     """
 
     strategies: dict[str, Figures]
     profile: CostProfile
     programs: list[Program]
     ranged: bool
-    asked: int
+    calls: int
     processes: int
     events: int
     unseen: int
@@ -280,7 +281,7 @@ class _Part(NamedTuple):
     # What one replay came to, for some of the strategies.
     books: dict[str, _Book]
     programs: list[Program]
-    asked: int
+    calls: int
     processes: int
     events: int
     unseen: int
@@ -331,7 +332,7 @@ def _replay(trace: Trace, task: _Task, progress: Progress) -> _Part:
     return _Part(
         books,
         engine.started,
-        engine.ledger.asked,
+        engine.ledger.calls,
         engine.ledger.processes,
         engine.number + 1,
         enclaves.unseen,

@@ -71,7 +71,7 @@ def flames(
     result = Flames(weight, every)
     for site in found.sites:
         weighs = _weighed(site, weight, every, profile)
-        calls = site.asked if every else site.redundant
+        calls = site.calls if every else site.redundant
         if not weighs and not calls:
             continue
         places = (
@@ -96,7 +96,7 @@ def flames(
 
 def _weighed(site: Site, weight: str, every: bool, profile: CostProfile | None) -> int:
     if weight == CALLS:
-        return site.asked if every else site.redundant
+        return site.calls if every else site.redundant
     counts = (site.counts if every else site.wasted).get(EVERY_CALL, Counts())
     if weight == HOST_CALLS:
         return counts.host_calls

@@ -22,7 +22,7 @@ _GO = re.compile(
 
 class Names:
     """The places of a stack alone, for who goes through them more than once: found as far as they
-    are asked for."""
+    are requested."""
 
     def __init__(self, places: Sequence[Spot]) -> None:
         self._places = places

@@ -37,7 +37,7 @@ class Site:
     """The calls of one name from one stack of one program. `stack` is `trace.stacks.NO_STACK` where
     none was taken.
 
-    `asked` calls were made, of which `redundant` succeeded and changed nothing; `said` host calls
+    `calls` memory calls were made, of which `redundant` succeeded and changed nothing; `host_calls` host calls
     were made. `first`, `last` and `first_redundant` are the numbers of rows in the trace, -1 for
     none. `counts`: strategy → what its enclave did for these calls; `wasted`: for the redundant
     ones.
@@ -46,9 +46,9 @@ class Site:
     call: str
     stack: int
     program: str
-    asked: int = 0
+    calls: int = 0
     redundant: int = 0
-    said: int = 0
+    host_calls: int = 0
     failed: int = 0
     first: int = -1
     last: int = -1
@@ -133,9 +133,9 @@ class Sites(Table):
                 frames[0].module if frames else None,
                 "\n".join(f"{place.function} ({place.module})" for place in frames) or None,
                 site.program,
-                site.asked,
+                site.calls,
                 site.redundant,
-                site.said,
+                site.host_calls,
                 site.failed,
                 site.first,
                 site.last,
@@ -180,8 +180,8 @@ class SiteCollector(Listener):
         site = self.sites.get(key)
         if site is None:
             site = self.sites[key] = Site(*key, first=done.number)
-        site.asked += 1
-        site.said += done.host_calls
+        site.calls += 1
+        site.host_calls += done.host_calls
         if done.is_redundant:
             site.redundant += 1
             if site.first_redundant < 0:

@@ -22,7 +22,7 @@ VERBS = {
     "info": "say what is in a trace: programs, calls, what is missing, how it was made",
     "export": "write a trace in another format: parquet, csv, jsonl, perfetto, strace",
     "callers": "name the places in the program that make redundant calls",
-    "explain": "explain one memory call in plain words: what was asked, what differed, why",
+    "explain": "explain one memory call in plain words: what it requested, what differed, why",
     "flamegraph": "write the stacks of redundant calls as folded stacks, speedscope or SVG",
     "pack": "add symbols to a trace, so that another machine shows the same names",
     "html": "show a trace, or a program's run, as one page for a browser",

@@ -33,7 +33,7 @@ examples:
 exit codes:
   0    done; a trace that is not complete counts as far as it goes
   2    a wrong option, or a file that cannot be read
-  70   --verify found an enclave in which access is not as asked
+  70   --verify found an enclave in which access is not as requested
   with -- CMD the program's own (126, 127: it cannot be executed, was not found)
 """
 
@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.usage = (
         "laconic compare [--host {sgx2,linux}] [--strategy NAME[,NAME]]\n"
-        "                       [--costs NAME|FILE] [--epc SIZE] [--by {process,call}]\n"
+        "                       [--costs NAME|FILE] [--epc SIZE] [--by {program,call}]\n"
         "                       [--pte {rwx,sync}] [--verify]\n"
         "                       [--json FILE] [-j N] [-o FILE [--force]]\n"
         "                       FILE | -- CMD [ARG ...]"
@@ -84,7 +84,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--verify",
         action="store_true",
         help="carry the strict strategies (classify, laconic) out leaf by leaf on the modelled EPCM, and compare what "
-        "is accessible with what was asked for after every step; exit 70 where they differ; slow",
+        "is accessible with what was requested after every step; exit 70 where they differ; slow",
     )
     parser.add_argument(
         "--epc",
@@ -93,8 +93,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--by",
-        choices=("process", "call"),
-        help="show also what each process, or each call, came to",
+        choices=("program", "call"),
+        help="show also the counts and cycles of each program, or of each call",
     )
     parser.add_argument(
         "--json", metavar="FILE", help="write the figures to FILE as JSON; - is standard output"
@@ -239,8 +239,8 @@ def _check_words(options: argparse.Namespace) -> None:
                 raise LaconicError(
                     f"{name} {given!r} is about enclaves: leave it out, or --host linux"
                 )
-        if options.by == "process":
-            raise LaconicError("--by process is about enclaves: say --by call with --host linux")
+        if options.by == "program":
+            raise LaconicError("--by program is about enclaves: say --by call with --host linux")
 
 
 def _names(text: str, host: str) -> list[str]:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Runs CMD and all that it starts on exact VMA bookkeeping. The program behaves
 as it always does; its memory calls reach the kernel only where they change
-something. Afterwards a table on standard error says how many were asked, said
-and elided.
+something. Afterwards a table on standard error shows the memory calls, the host
+calls that carried them out, and the calls that were elided.
 """
 
 EPILOG = """\
@@ -72,14 +72,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--observe",
         action="store_true",
-        help="change nothing: count what would have been said to the kernel",
+        help="change nothing: count the host calls that would have been made",
     )
     parser.add_argument(
         "--strategy",
         choices=NAMES,
         default="laconic",
-        help="laconic (default): say what changes; every-call: say every call, as library OSes do today; the others "
-        "are rules for an enclave",
+        help="laconic (default): a host call only for changes; every-call: a host call for every call, as library "
+        "OSes make today; the others are rules for an enclave",
     )
     parser.add_argument(
         "--host",

@@ -22,7 +22,7 @@ from laconic.sgx.meter import Meter
 
 
 class MemoryCall(NamedTuple):
-    """One memory call that is over: what was asked, the program's result, and what changed.
+    """One memory call that is over: its request, the program's result, and what changed.
 
     `args` are the call's six, `result` is its value or a negative errno. `changes` are page runs,
     in ascending order; a part of them may come with an error too, as Linux leaves it. `file` is

@@ -38,7 +38,7 @@ _BITS = (
 _HOW = [sum(ours for bit, ours in _BITS if categories & bit) for categories in range(512)]
 #: One run of touched pages: start and end in bytes, and the bits above.
 Touched = tuple[int, int, int]
-#: Regions asked for at a time: the kernel allocates room for as many at each request.
+#: Regions requested at a time: the kernel allocates room for as many at each request.
 _REGIONS = 64
 
 

@@ -1,4 +1,4 @@
-"""brk: sys_brk in mm/mmap.c. It never fails: where it cannot do as asked, it returns the break as
+"""brk: sys_brk in mm/mmap.c. It never fails: where it cannot do as requested, it returns the break as
 it is."""
 
 from __future__ import annotations

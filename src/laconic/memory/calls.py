@@ -55,8 +55,11 @@ class Upcalls(Protocol):
     def data_limit(self) -> int:
         """RLIMIT_DATA in bytes, -1 for none."""
 
+    def vma_start(self, address: int) -> int:
+        """Where the host's VMA that contains `address` begins; 0 if that is not known."""
+
     def read(self, address: int, length: int) -> bytes:
-        """Memory of the program; shorter than asked, or empty, where it cannot be read."""
+        """Memory of the program; shorter than requested, or empty, where it cannot be read."""
 
     def shown_file(self, fd: int, address: int, file: File) -> File:
         """How the host shows `file`, just mapped at `address` from `fd` (-1: from none)."""
@@ -100,6 +103,10 @@ class DefaultUpcalls:
     def data_limit(self) -> int:
         """-1: no limit."""
         return -1
+
+    def vma_start(self, address: int) -> int:
+        """0: pages that look alike are one VMA."""
+        return 0
 
     def read(self, address: int, length: int) -> bytes:
         """Nothing: there is no memory to read."""
@@ -164,13 +171,12 @@ def _int(value: int) -> int:
 
 
 def _mprotect(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
-    return mprotect(space, args[0], args[1], args[2], -1, up.read_implies_exec)
+    return mprotect(space, args[0], args[1], args[2], -1, up.read_implies_exec, up.vma_start)
 
 
 def _pkey_mprotect(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
-    return mprotect(
-        space, args[0], args[1], args[2], _int(args[3]), read_implies_exec=up.read_implies_exec
-    )
+    key = _int(args[3])
+    return mprotect(space, args[0], args[1], args[2], key, up.read_implies_exec, up.vma_start)
 
 
 def _brk(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
@@ -229,7 +235,7 @@ def _remap_file_pages(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -
 
 
 #: Every call that bookkeeping answers. Those that map what only the host can describe (shmat,
-#: io_setup, map_shadow_stack) are asked, and the new mapping is then adopted from the host.
+#: io_setup, map_shadow_stack) reach the host, and the new mapping is then adopted from the host.
 OPERATIONS: dict[str, Operation] = {
     "mmap": _mmap,
     "munmap": lambda space, args, up: munmap(space, args[0], args[1]),

@@ -1,4 +1,4 @@
-"""What the host has to hear: one `Change` for each run of pages on which wanted and held differ."""
+"""The work for the host: one `Change` for each run of pages on which wanted and held differ."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ChangeKind(IntFlag):
     #: again.
     ZERO = 64
     #: A request about residency or write-back (WILLNEED, POPULATE, msync), which no bookkeeping
-    #: holds: always said.
+    #: holds: always a host call.
     ADVISE = 128
 
 
@@ -110,8 +110,8 @@ class Outcome(NamedTuple):
     """What a memory call comes to: what to tell the host, and then the program.
 
     `result` is the program's result once the host has confirmed the changes: a value, or a negative
-    errno. No changes and `ask` False: the host hears nothing. `ask` means that the host must be
-    asked the call as it is, since its answer holds what bookkeeping cannot know (`result` is then a
+    errno. No changes and `ask` False: there is no host call. `ask` means that the host must
+    execute the call as it is, since its answer holds what bookkeeping cannot know (`result` is then a
     prediction). `start` and `end` (bytes) enclose all that the call may have edited. `place`: the
     host chooses the address. `resync`: bookkeeping cannot say what the call will do, and is to be
     read anew from the host afterwards. `then` runs when the host has confirmed.

@@ -170,9 +170,9 @@ VM_UNMERGEABLE: Final = VM_SHARED | VM_MAYSHARE | VM_SPECIAL | VM_HUGETLB | VM_D
 
 #: `VmFlags:` codes that bookkeeping holds. Left out, because no memory call of the program decides
 #: them: `ac` (VM_ACCOUNT: mprotect_fixup keeps it where pages were written), `sd` (soft-dirty), `um
-#: uw ui` (userfaultfd: an ioctl), `mm` (VM_MIXEDMAP: the driver), `sf` (VM_SYNC: the file system),
-#: `ar mt nl` (architecture, hardware), `gu` (VM_MAYBE_GUARD: sticky, set by MADV_GUARD_INSTALL and
-#: merged into neighbours by vma_merge).
+#: uw ui` (userfaultfd: an ioctl), `mm` (VM_MIXEDMAP: the driver), `ar mt nl` (architecture,
+#: hardware), `gu` (VM_MAYBE_GUARD: sticky, set by MADV_GUARD_INSTALL and merged into neighbours by
+#: vma_merge).
 VMFLAG_CODES: Final[dict[str, int]] = {
     "rd": VM_READ,
     "wr": VM_WRITE,
@@ -198,6 +198,7 @@ VMFLAG_CODES: Final[dict[str, int]] = {
     "hg": VM_HUGEPAGE,
     "nh": VM_NOHUGEPAGE,
     "mg": VM_MERGEABLE,
+    "sf": VM_SYNC,
     "ss": VM_SHADOW_STACK,
     "dp": VM_DROPPABLE,
     "sl": VM_SEALED,

@@ -113,7 +113,7 @@ def madvise(
     *,
     untouched: Untouched = lambda start, end: False,
 ) -> Outcome:
-    """madvise(2); `start` and `length` in bytes. `untouched` is asked before a discard. O(log n +
+    """madvise(2); `start` and `length` in bytes. `untouched` is called before a discard. O(log n +
     k).
 
     A hole is ENOMEM in the end, after all that is mapped was advised. Advice that this module does
@@ -198,7 +198,7 @@ def _advise_flags(space: AddressSpace, start: int, end: int, advice: int) -> Out
         if vma is None:
             result = -ENOMEM
         elif _refused(vma, advice):
-            # Before 6.17 a sealed VMA was looked for first, and nothing done: the host is asked.
+            # Before 6.17 a sealed VMA was looked for first, and nothing done: the host executes the call.
             ask = _sealed(vma, advice)
             stop, result = begin, -EPERM if ask else -EINVAL
             break
@@ -214,7 +214,7 @@ def _advise_flags(space: AddressSpace, start: int, end: int, advice: int) -> Out
 
 
 def msync(space: AddressSpace, start: int, length: int, flags: int) -> Outcome:
-    """msync(2). Only MS_SYNC on shared files does anything; it is said for these runs. O(log n +
+    """msync(2). Only MS_SYNC on shared files does anything; the host call is made for these runs. O(log n +
     k)."""
     if flags & ~(MS_ASYNC | MS_INVALIDATE | MS_SYNC) or start & ~PAGE_MASK:
         return Outcome(-EINVAL)
@@ -274,7 +274,7 @@ def set_vma_name(space: AddressSpace, start: int, length: int, name: str | None)
 
 
 def mbind(space: AddressSpace, start: int, length: int, policy: tuple[int, bytes]) -> Outcome:
-    """mbind(2): the host is always asked, since it also moves pages; here it splits VMAs. O(log n +
+    """mbind(2): always a host call, since it also moves pages; here it splits VMAs. O(log n +
     k)."""
     end = start + page_align(length) & ADDRESS_MASK
     if start & ~PAGE_MASK or end <= start or not space.vmas.covered(start, end):

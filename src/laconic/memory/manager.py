@@ -141,7 +141,7 @@ class MemoryManager:
         return self._call("mremap", (address, old_length, new_length, flags, new_address))
 
     def brk(self, address: int = 0) -> int:
-        """brk(2): return the break, which is unchanged if the call cannot do what it is asked to
+        """brk(2): return the break, which is unchanged if the call cannot do what it requests
         do."""
         return self._call("brk", (address,))
 

@@ -34,7 +34,7 @@ Resident = Callable[[int, int], bool]
 def mlock(
     space: AddressSpace, start: int, length: int, *, resident: Resident = lambda start, end: False
 ) -> Outcome:
-    """mlock(2). `resident` is asked where all is locked already: mlock also brings pages in. O(log
+    """mlock(2). `resident` is called where all is locked already: mlock also brings pages in. O(log
     n + k)."""
     return _apply(space, start, length, VM_LOCKED, resident)
 
@@ -108,7 +108,7 @@ def _apply(
 
 
 def mlockall(space: AddressSpace, flags: int) -> Outcome:
-    """mlockall(2): current VMAs, future ones, or both. The host always hears it: pages are brought
+    """mlockall(2): current VMAs, future ones, or both. There is always a host call: pages are brought
     in. O(n)."""
     if not flags or flags & ~(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) or flags == MCL_ONFAULT:
         return Outcome(-EINVAL)

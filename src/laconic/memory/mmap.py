@@ -326,6 +326,8 @@ def _without_file(own: int, added: int, flags: int, thp: bool, overcommit_never:
         vm_flags |= VM_GROWSDOWN
     if flags & MAP_LOCKED:
         vm_flags |= VM_LOCKED
+    if flags & MAP_SYNC:
+        vm_flags |= VM_SYNC  # of any mapping, although it has a meaning for DAX files only
     if flags & MAP_STACK and thp:
         vm_flags |= VM_NOHUGEPAGE
     if flags & MAP_NORESERVE and not overcommit_never:
@@ -375,7 +377,7 @@ def _file_flags(file: OpenFile, prot: int, flags: int, end: int) -> int:
         vm_flags &= ~VM_MAYEXEC
     if flags & MAP_GROWSDOWN:
         return -EINVAL
-    return vm_flags | (VM_SYNC if flags & MAP_SYNC else 0)
+    return vm_flags
 
 
 _fresh = 0
@@ -383,7 +385,7 @@ _fresh = 0
 
 def _shared_memory() -> File:
     # Each shared anonymous mapping is a new file in the kernel's own tmpfs (shmem_zero_setup in
-    # mm/shmem.c). Only the host knows its inode; until the host has said it, a negative number
+    # mm/shmem.c). Only the host knows its inode; until the host has reported it, a negative number
     # keeps it apart from all others.
     global _fresh
     _fresh -= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from errno import EACCES, EINVAL, ENOMEM, EPERM
 
 from laconic.memory.change import NOTHING, Change, Outcome, classify, new
@@ -33,12 +34,16 @@ def mprotect(
     prot: int,
     pkey: int = -1,
     read_implies_exec: bool = False,
+    vma_start: Callable[[int], int] | None = None,
 ) -> Outcome:
     """mprotect(2); with `pkey` other than -1, pkey_mprotect(2). `start` and `length` are in bytes.
 
+    With PROT_GROWSDOWN the change begins where the VMA of `start` begins. Pages that look alike can
+    be several VMAs (is_mergeable_anon_vma): `vma_start` returns where the host's VMA begins.
+
     At a hole, a refusal or a sealed VMA the pages before it stay changed, as in Linux. With a key
-    the host is always asked, since only it knows which keys are allocated. O(log n + k); O(log n)
-    where one VMA is as asked already.
+    there is always a host call, since only it knows which keys are allocated. O(log n + k); O(log n)
+    where one VMA is already as requested.
     """
     # The common cases first: pages of one VMA, which may be changed. The very first is inlined,
     # since it has to cost less than the system call that it makes superfluous. VM_SEALED is the
@@ -68,11 +73,17 @@ def mprotect(
                 return NOTHING
             if not prot & ~(vma[0] >> 4 & 7) and not end & 4095:
                 return _within(space, start, end, prot, vma)
-    return _mprotect(space, start, length, prot, pkey, read_implies_exec)
+    return _mprotect(space, start, length, prot, pkey, read_implies_exec, vma_start)
 
 
 def _mprotect(
-    space: AddressSpace, start: int, length: int, prot: int, pkey: int, read_implies_exec: bool
+    space: AddressSpace,
+    start: int,
+    length: int,
+    prot: int,
+    pkey: int,
+    read_implies_exec: bool,
+    vma_start: Callable[[int], int] | None,
 ) -> Outcome:
     grows = prot & (PROT_GROWSDOWN | PROT_GROWSUP)
     prot &= ~grows
@@ -87,9 +98,12 @@ def _mprotect(
         return Outcome(-EINVAL)
     # A key that is not allocated is refused before the VMAs are looked at (mm_pkey_is_allocated).
     keyed = pkey != -1
-    start, refusal = _first_vma(space, start, end, grows)
+    first, refusal = _first_vma(space, start, end, grows)
     if refusal:
         return Outcome(refusal, ask=keyed)
+    if first < start and vma_start is not None:
+        first = max(first, vma_start(start))
+    start = first
     stop, result = _permitted(space, start, end, prot & PROT_RWX, read_implies_exec)
 
     def protect(vma: Vma) -> Vma:

@@ -10,7 +10,7 @@ from laconic.memory.space import AddressSpace
 
 
 def munmap(space: AddressSpace, start: int, length: int) -> Outcome:
-    """munmap(2); `start` and `length` in bytes. Holes are not said. O(log n + k)."""
+    """munmap(2); `start` and `length` in bytes. Holes need no host call. O(log n + k)."""
     if start & ~PAGE_MASK or start > TASK_SIZE or length > TASK_SIZE - start:
         return Outcome(-EINVAL)
     end = start + length + PAGE_SIZE - 1 & PAGE_MASK

@@ -1,7 +1,7 @@
-"""The bookkeeping of one `mm`: what the program asked for, and what its host holds.
+"""The bookkeeping of one `mm`: what the program requested, and what its host holds.
 
 Every memory call edits `vmas` (what is *wanted*); the difference to `held` over the range it
-touched is all that the host must hear; what the host confirms becomes held. Between two calls both
+touched is the work for the host; what the host confirms becomes held. Between two calls both
 maps are equal, so undoing a call is copying held back over wanted.
 """
 

@@ -1,4 +1,4 @@
-"""What a program asked for on one range of pages: protection, flags, backing. Immutable, and free
+"""What a program requested for one range of pages: protection, flags, backing. Immutable, and free
 of its position.
 
 A `Vma` is a value in a `RangeMap`, which knows the range. The file offset is kept as `base`, the

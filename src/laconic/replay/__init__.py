@@ -32,9 +32,9 @@ class Replayed(Table):
     """The result of a replay. As a table: one row for each kind of call.
 
     `events`: rows replayed; `loss`: in words, what the trace lacks; `uncertain`: call → how many of
-    its host calls were needless if the pages that the trace knows nothing of were untouched, or as
-    asked. `end` is what the recording said at its end; `bystanders` counts the calls that no
-    bookkeeping concerns. `refusals` are the changes that the given PAL refused.
+    its host calls were redundant if the pages that the trace does not describe were untouched, or
+    already as requested. `end` is what the recording reported at its end; `bystanders` counts the
+    calls that no bookkeeping concerns. `refusals` are the changes that the given PAL refused.
     """
 
     ledger: Ledger
@@ -54,8 +54,16 @@ class Replayed(Table):
     def table_rows(self) -> list[Row]:
         """Return a row for each name, sorted."""
         return [
-            (name, line.asked, line.said, line.elided, line.redundant, line.narrowed, line.failed)
-            for name, line in sorted(self.ledger.calls.items())
+            (
+                name,
+                line.calls,
+                line.host_calls,
+                line.elided,
+                line.redundant,
+                line.narrowed,
+                line.failed,
+            )
+            for name, line in sorted(self.ledger.by_call.items())
         ]
 
 

@@ -294,7 +294,7 @@ class Replay:
         if manager.observe:
             host_calls = manager.host_calls(name, args, outcome)
         if thread.map_runs or thread.answers:
-            # What the strategy that was recorded asked the host, and this one did not.
+            # A host call of the strategy that was recorded, which this one did not make.
             thread.map_runs.clear()
             thread.answers.clear()
         if self.check is not None:
@@ -345,7 +345,13 @@ class Replay:
             thread.mm.lossy = True
 
     def _compare(
-        self, row: PlainRow, name: str, mm: Mm, answer: int, said: int, changes: tuple[Change, ...]
+        self,
+        row: PlainRow,
+        name: str,
+        mm: Mm,
+        answer: int,
+        host_calls: int,
+        changes: tuple[Change, ...],
     ) -> None:
         assert self.check is not None
         kinds = 0
@@ -355,8 +361,8 @@ class Replay:
         cause = LOST_DATA if mm.lossy else MODEL_ERROR
         if answer != row[10]:
             self.check.differs(self.number, row, name, shown(answer), cause, "another result")
-        elif self.strategy == self.recorded and (said, kinds) != row[12:14]:
-            why = f"{row[12]} host calls for changes {row[13]:#x} were recorded, {said} for {kinds:#x} replayed"
+        elif self.strategy == self.recorded and (host_calls, kinds) != row[12:14]:
+            why = f"{row[12]} host calls for changes {row[13]:#x} were recorded, {host_calls} for {kinds:#x} replayed"
             self.check.differs(self.number, row, name, shown(answer), cause, why)
 
     # Processes

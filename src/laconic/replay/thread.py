@@ -15,7 +15,7 @@ from laconic.memory.vma import File, Vma
 
 if TYPE_CHECKING:
     from laconic.replay.assumed import AssumedStart
-from laconic.trace.schema import DATA_LIMIT, READ, RESIDENT, PlainRow
+from laconic.trace.schema import DATA_LIMIT, READ, RESIDENT, VMA_START, PlainRow
 
 #: The runs of a host's map that differed from what was held.
 Runs = list[tuple[int, int, Vma | None]]
@@ -100,6 +100,11 @@ class RecordedUpcalls:
         """RLIMIT_DATA in bytes, -1 for none."""
         known = self.thread.answers.get(DATA_LIMIT)
         return known.popleft()[0] if known else -1
+
+    def vma_start(self, address: int) -> int:
+        """Where the host's VMA that contains `address` began, 0 if the trace does not show it."""
+        known = self.thread.answers.get(VMA_START)
+        return known.popleft()[0] if known else 0
 
     def read(self, address: int, length: int) -> bytes:
         """The memory that was read at this call."""

@@ -57,8 +57,8 @@ def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
     ]
     return {
         "host": "sgx2",
-        "asked": compared.asked,
-        "forked": compared.processes,
+        "calls": compared.calls,
+        "processes": compared.processes,
         "profile": {
             "name": profile.name,
             "machine": profile.machine,
@@ -69,13 +69,13 @@ def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
         "pte": compared.model.pte,
         "verify": {name: findings._asdict() for name, findings in compared.findings.items()},
         "strategies": {name: _strategy(each, found) for name, each in found.items()},
-        "processes": [
-            {**program._asdict(), "strategies": _parts(found, lambda each: each.processes, number)}
+        "programs": [
+            {**program._asdict(), "strategies": _parts(found, lambda each: each.programs, number)}
             for number, program in enumerate(compared.programs)
         ],
-        "calls": {
-            call: _parts(found, lambda each: each.calls, call)
-            for call in dict.fromkeys(call for each in found.values() for call in each.calls)
+        "by_call": {
+            call: _parts(found, lambda each: each.by_call, call)
+            for call in dict.fromkeys(call for each in found.values() for call in each.by_call)
         },
         "measured": measured.as_json(compared),
         "notes": notes,
@@ -112,42 +112,42 @@ def _parts(
 
 
 def hosts_as_json(replays: Mapping[str, Replayed]) -> Json:
-    """What Linux would hear under each strategy, in the form that `--json` writes."""
+    """The host calls that Linux would execute under each strategy, in the form that `--json` writes."""
     ledgers = {name: (each.ledger, each.uncertain) for name, each in replays.items()}
-    base = ledgers["every-call"][0].said
+    base = ledgers["every-call"][0].host_calls
     strategies: Json = {}
     for name, (ledger, uncertain) in ledgers.items():
-        told: Json = _heard(ledger.calls.values(), sum(uncertain.values()))
+        told: Json = _counts(ledger.by_call.values(), sum(uncertain.values()))
         strategies[name] = told
-        low = ledger.said - sum(uncertain.values())
+        low = ledger.host_calls - sum(uncertain.values())
         told["ratio"] = (
-            {"every_call": round(ledger.said / base, 6)} if base else {"every_call": None}
+            {"every_call": round(ledger.host_calls / base, 6)} if base else {"every_call": None}
         )
         told["ratio_low"] = {"every_call": round(low / base, 6)} if base else {"every_call": None}
     first: Ledger = next(iter(ledgers.values()))[0]
     open_ = any(uncertain for _, uncertain in ledgers.values())
     return {
         "host": "linux",
-        "asked": first.asked,
-        "forked": first.processes,
+        "calls": first.calls,
+        "processes": first.processes,
         "ranged": open_,
         "strategies": strategies,
-        "calls": {
+        "by_call": {
             call: {
-                name: _heard([ledger.calls[call]], uncertain.get(call, 0))
+                name: _counts([ledger.by_call[call]], uncertain.get(call, 0))
                 for name, (ledger, uncertain) in ledgers.items()
             }
-            for call in sorted(first.calls)
+            for call in sorted(first.by_call)
         },
         "notes": [RULES]
         + ["the trace does not hold all that was there before: figures are ranges"] * open_,
     }
 
 
-def _heard(lines: Iterable[CallCount], uncertain: int) -> Json:
+def _counts(lines: Iterable[CallCount], uncertain: int) -> Json:
     counts = {"host_calls": 0, "elided": 0, "narrowed": 0}
     for line in lines:
-        counts["host_calls"] += line.said
+        counts["host_calls"] += line.host_calls
         counts["elided"] += line.elided
         counts["narrowed"] += line.narrowed
     if not uncertain:
@@ -160,11 +160,12 @@ def _heard(lines: Iterable[CallCount], uncertain: int) -> Json:
 
 
 def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) -> str:
-    """The tables that a person reads, numbers never cut. `by`: `process` or `call` adds theirs."""
+    """The tables that a person reads, numbers never cut. `by`: `program` or `call` adds theirs."""
     sgx2 = figures["host"] == "sgx2"
     where = "each program in an SGX2 enclave" if sgx2 else "on Linux"
-    forked = figures["forked"]
-    head = f"laconic: {figures['asked']:,} memory calls in {forked:,} process{'' if forked == 1 else 'es'}, {where}"
+    processes = figures["processes"]
+    many = f"{processes:,} process{'' if processes == 1 else 'es'}"
+    head = f"laconic: {figures['calls']:,} memory calls in {many}, {where}"
     lines = _wrapped(head, width)
     rows: list[Row] = list(figures["strategies"].items())
     columns = [_counted(column, rows) for column in ((*_SGX2, _PEAK) if sgx2 else _LINUX)]
@@ -186,11 +187,11 @@ def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) 
     if figures.get("verify"):
         lines.append("")
     for name, findings in figures.get("verify", {}).items():
-        said = f"verify: {name}, {findings['steps']:,} steps, {findings['breaches']:,} breaches of the law Strict"
+        text = f"verify: {name}, {findings['steps']:,} steps, {findings['breaches']:,} breaches of the law Strict"
         if findings["excepted"]:
             windows = "window" if findings["excepted"] == 1 else "windows"
-            said += f", {findings['excepted']:,} excepted {windows} (mremap of pages that nobody may read)"
-        lines += _wrapped(said, width)
+            text += f", {findings['excepted']:,} excepted {windows} (mremap of pages that nobody may read)"
+        lines += _wrapped(text, width)
         for breach in findings["first"]:
             lines += _wrapped(f"  {breach}", width)
     notes = [*figures["notes"], *([FLOOR] if BOUND in figures["strategies"] else [])]
@@ -213,10 +214,10 @@ def _costs(profile: Mapping[str, Any], width: int) -> list[str]:
 
 def _by(figures: Mapping[str, Any], by: str, width: int) -> list[str]:
     if by == "call":
-        groups = list(figures["calls"].items())
+        groups = list(figures["by_call"].items())
     else:
         groups = [(f"{each['pid']} {each['path'].rpartition('/')[2]}", each["strategies"])
-                  for each in figures["processes"]]  # fmt: skip
+                  for each in figures["programs"]]  # fmt: skip
     groups.sort(key=lambda group: -max((_weight(each) for each in group[1].values()), default=0))
     rows: list[Row] = []
     for label, strategies in groups[:_SHOWN]:

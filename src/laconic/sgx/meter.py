@@ -24,7 +24,7 @@ class Counts:
     driver's EAUG. `exceptions`: faults handled inside the enclave. `etrack_ipis`: tracking cycles
     with their interrupts, one a page. Then the leaves. `pages_zeroed` and `pages_copied` are
     software's work. `untouched_pages`: committed (or zeroed in place), and then not touched until
-    they were given back. `open_windows`: pages that were accessible wider than asked for a moment.
+    they were given back. `open_windows`: pages that were briefly accessible beyond the requested permissions.
     """
 
     host_calls: int = 0

@@ -109,7 +109,7 @@ class Laconic(Classify):
 
         Those that become inaccessible by it are kept too: to restrict a page costs what giving it
         back does, and a heap that shrinks so grows again. What the host has to do for all of them
-        is asked for together.
+        is requested together.
         """
         trimmed: list[tuple[int, int]] = []
         kept: list[tuple[int, int, Vma, int]] = []

@@ -60,7 +60,7 @@ class Report:
 
 def verified(rule: type[Strategy], report: Report) -> type[Strategy]:
     """The strategy `rule` on machines: after every step what is accessible is compared with what
-    was asked for.
+    was requested.
 
     What the model refuses is a breach too. O(pages' runs + VMAs) a step.
     """

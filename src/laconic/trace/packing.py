@@ -161,7 +161,7 @@ def _rows(trace: Trace, packed: Packed) -> Iterator[list[PlainRow]]:
     end = [held.pop()] if held and held[-1][0] == _END else []
     yield held
     if trace.loss and "damaged" in trace.loss:
-        # The copy is whole in itself: what is missing must be said in it.
+        # The copy is whole in itself: what is missing must be recorded in it.
         yield [
             tuple(
                 Row(CODES["lost"], time, 0, 0, data=f"before it was packed, {trace.loss}".encode())

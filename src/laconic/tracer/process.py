@@ -57,7 +57,8 @@ class Thread:
     call pass unseen.
 
     `notes` takes what the upcalls answered, where a trace is recorded; `call` is the process call
-    under way, `path` the program that it asks for, if it is an execve.
+    under way, `path` the program that it asks for, if it is an execve. `signal_mask` is what the
+    program blocks, a kernel sigset_t, while a host call runs with every signal blocked.
 
     `child_flags` are the clone flags of a fork or clone under way, `untraced_at` where in memory
     they lack CLONE_UNTRACED meanwhile. `executing`: its latest call is an execve.
@@ -73,6 +74,7 @@ class Thread:
         "path",
         "pending",
         "read_implies_exec",
+        "signal_mask",
         "supervised",
         "tgid",
         "tid",
@@ -93,6 +95,7 @@ class Thread:
         self.supervised = False
         self.notes: CallNotes | None = None
         self.call = ""
+        self.signal_mask: int | None = None
         self.path: str | None = None
 
     def inherit(self, other: Thread) -> None:
@@ -154,6 +157,17 @@ class Thread:
         if self.notes is not None and limit != -1:
             self.notes.data_limit(limit)
         return limit
+
+    def vma_start(self, address: int) -> int:
+        """Where the host's VMA that contains `address` begins; 0 if the process is gone."""
+        try:
+            vma = proc.query_vma(self.tid, address)
+        except OSError:
+            vma = None
+        start = 0 if vma is None else vma.start
+        if self.notes is not None:
+            self.notes.vma_start(address, start)
+        return start
 
     def read(self, address: int, length: int) -> bytes:
         """The program's memory; empty where it cannot be read."""

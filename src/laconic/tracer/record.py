@@ -31,6 +31,7 @@ from laconic.trace.schema import (
     READ,
     RESIDENT,
     UNFINISHED,
+    VMA_START,
     PlainRow,
     Row,
 )
@@ -394,6 +395,10 @@ class CallNotes:
     def data_limit(self, limit: int) -> None:
         """RLIMIT_DATA, where there is one."""
         self._answer(DATA_LIMIT, 0, 0, limit)
+
+    def vma_start(self, address: int, start: int) -> None:
+        """Where the host's VMA that contains an address begins."""
+        self._answer(VMA_START, address, 0, start)
 
     def read(self, address: int, length: int, data: bytes) -> None:
         """What was read of the program's memory."""

@@ -102,7 +102,7 @@ class Region:
 
 @dataclass(slots=True)
 class Image:
-    """One program in one process. Bytes where nothing else is said; `peak_` is the most at any one
+    """One program in one process. Bytes where nothing else is stated; `peak_` is the most at any one
     time.
 
     `mapped`: all that is mapped; `closed` of it is PROT_NONE, `closed_at_peak` when most was
@@ -373,16 +373,16 @@ class Watch(Strategy):
 
     # The heap
 
-    def _brk(self, asked: int, result: int) -> None:
+    def _brk(self, requested: int, result: int) -> None:
         image, space = self.image, self.space
         if not image.brk_base:
-            image.brk_base = space.start_brk or min(filter(None, (asked, result)), default=0)
+            image.brk_base = space.start_brk or min(filter(None, (requested, result)), default=0)
         image.peak_brk = max(image.peak_brk, result - image.brk_base)
-        if asked and asked != result:
+        if requested and requested != result:
             image.refused += 1
-            image.repeated += asked == image.last_refused
-            image.last_refused = asked
-        elif asked:
+            image.repeated += requested == image.last_refused
+            image.last_refused = requested
+        elif requested:
             image.shrinks += result < self.last_brk
             image.shrunk_pages += max(self.last_brk - result, 0) >> PAGE_SHIFT
         self.last_brk = result

@@ -58,7 +58,7 @@ class OneCall(NamedTuple):
     call: str
     args: tuple[int, ...]
     result: int
-    said: int
+    host_calls: int
     site: int
 
 

@@ -2,7 +2,7 @@
 
 The committed pages and their EPCM permissions are this PAL's own record, written only after
 success: no page is accepted twice without a trim between (a host could give an empty page in its
-place), and nothing is asked of a page that does not exist. What is equal costs nothing; an
+place), and nothing is done to a page that does not exist. What is equal costs nothing; an
 extension costs no host call; only a restriction and a trim do.
 
 A host may refuse, or do half. What may be retried is; else every method leaves its pages as they
@@ -41,7 +41,7 @@ _RETRIES = 8
 #: but ACCEPTED, where a commit failed half way and the driver took nothing back; a PENDING one is
 #: accepted with no permissions. RETYPED is on its way to a TCS, which it must become first.
 PENDING_PAGE, ACCEPTED, CHANGED, TRIMMED, RETYPED = 1, 2, 3, 4, 5
-#: What EACCEPT is asked of a page that becomes a TCS.
+#: What EACCEPT expects of a page that becomes a TCS.
 _TCS_MODIFIED = PT_TCS << 8 | MODIFIED
 
 

@@ -30,7 +30,7 @@ class Gramine:
     """One enclave's pages. `pages`: EPCM permissions or LAZY, of each page that is allocated.
 
     Ranges are in bytes, page aligned. Pages that were never allocated are passed over, where
-    upstream's ioctls fail. With `single` the same is asked for each page of the range by itself.
+    upstream's ioctls fail. With `single` the same is requested for each page of the range by itself.
     All cost O(log n + runs).
     """
 
