@@ -338,7 +338,9 @@ class TestLinux:
 
     def test_json_and_text(self, tmp_path: Path) -> None:
         figures = hosts_as_json(
-            compare_host_calls(Trace(small(tmp_path / "a.trace", source="strace")), STRATEGIES)
+            compare_host_calls(
+                Trace(small(tmp_path / "a.trace", source="strace")), STRATEGIES
+            ).strategies
         )
         assert figures["strategies"]["classify"] == figures["strategies"]["laconic"]
         assert "counts_low" in figures["strategies"]["laconic"]
