@@ -132,8 +132,8 @@ def _no_worse(program: str, compared: Compared) -> list[tuple[str, str, float, f
     return found
 
 
-def _worst(targets: list[tuple[str, str, float, float]]) -> list[tuple[str, float, float]]:
-    # Of each target where it is missed most, or met least.
+def worst(targets: list[tuple[str, str, float, float]]) -> list[tuple[str, float, float]]:
+    """Return each target where it is missed most, or met least."""
     worst: dict[str, tuple[str, float, float]] = {}
     for what, where, ratio, most in targets:
         if what not in worst or ratio > worst[what][1]:
@@ -179,4 +179,4 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
         "enclave-why": why,
         "enclave-example": example,
         "enclave-worse": table(["program", "thing", "every-call", "laconic"], worse),
-    }, _worst(targets)
+    }, worst(targets)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import environment
+from tests.apps.harness import environment
 
 from laconic.memory.flags import MAP_FIXED, VM_GROWSDOWN, VM_IO, VM_PFNMAP
 from laconic.replay.engine import Replay

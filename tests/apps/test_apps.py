@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Outcome, Place, place
-from workloads import WORKLOADS, Workload
+from tests.apps.harness import Outcome, Place, place
+from tests.apps.workloads import WORKLOADS, Workload
 
 from laconic.replay import replay_trace
 from laconic.report.replay import as_json

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import place
-from workloads import WORKLOADS, Workload
+from tests.apps.harness import place
+from tests.apps.workloads import WORKLOADS, Workload
 
 from laconic.analysis.compare import compare
 from laconic.trace.reader import Trace

@@ -10,8 +10,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from harness import place
-from workloads import WORKLOADS, Workload
+from tests.apps.harness import place
+from tests.apps.workloads import WORKLOADS, Workload
 
 from laconic.replay.engine import Replay
 from laconic.trace import Trace

@@ -16,8 +16,8 @@ from pathlib import Path
 from tests.faithful.calls import write_list
 from tests.faithful.compare import MODES, compare
 from tests.faithful.known import KNOWN
+from tests.faithful.programs import BUILDS, HERE, LIST, REGRESSIONS, program, read_list
 from tests.faithful.shrink import shorten
-from tests.faithful.test_faithful import BUILDS, HERE, LIST, REGRESSIONS, program, read_list
 
 #: Lists in one batch.
 BATCH = 4

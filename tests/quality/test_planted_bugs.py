@@ -17,14 +17,14 @@ from laconic.memory.calls import Call
 from laconic.sgx.model.failures import Plan
 from tests.kernel.fuzz import Room, episode
 from tests.model.hostfailures import STAYS, now_and_then
+from tests.model.modelsteps import play, steps
 from tests.model.strategies import FORK
-from tests.model.test_model import play, steps
-from tests.model.test_strict import STRATEGIES
-from tests.model.test_strict import play as play_enclosed
-from tests.model.test_strict import steps as steps_enclosed
+from tests.model.strictsteps import STRATEGIES
+from tests.model.strictsteps import play as play_enclosed
+from tests.model.strictsteps import steps as steps_enclosed
 from tests.quality import enclavebugs
 from tests.quality.bugs import BUGS
-from tests.unit.test_sgx_failures import SCENES, Switch, attempt, once, start
+from tests.unit.failurescenes import SCENES, Switch, attempt, once, start
 
 SEEDS = range(60)
 #: The kernel is asked about one bug of each kind that a map can have, and one of each law; the rest

@@ -36,9 +36,9 @@ from tests.tracer.lab import (
     run_laconic,
     skip_where_it_did,
 )
-from tests.tracer.test_identity import both
-from tests.tracer.test_unprivileged import Nobody
-from tests.tracer.test_untouched import EXIT, elf32, int80
+from tests.tracer.natively import both
+from tests.tracer.nobody import Nobody
+from tests.tracer.oldprograms import EXIT, elf32, int80
 
 #: The lab's programs with their arguments; some need flags of the compiler before the bar.
 PROGRAMS = (

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.unit.test_cli import laconic
+from tests.unit.commandline import laconic
 from tests.unit.traces import BASE, Builder, small
 
 from laconic.sgx.costs import COSTED

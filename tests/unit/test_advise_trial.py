@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.test_advise import PROFILE, RW, Program, hotspot, measured, settings
+from tests.unit.adviseprograms import PROFILE, RW, Program, hotspot, measured, settings
 from tests.unit.traces import BASE
 
 import laconic.analysis.advise.advice

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 from tests import fuzz_verbs
 from tests.tracer.lab import COMMAND, environment
-from tests.unit.test_compare_cli import laconic as command
+from tests.unit.commandline import laconic as command
 from tests.unit.traces import BASE, Builder
 
 import laconic.trace

@@ -13,13 +13,14 @@ import os
 import struct
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 from tests.tracer.lab import environment
+from tests.unit.commandline import laconic
 from tests.unit.sitetraces import sited
-from tests.unit.test_cli import laconic
 from tests.unit.traces import BASE, Builder, small
 
 from laconic.analysis.callers import BY, Callers, callers
@@ -289,6 +290,17 @@ class TestTogether:
         found, _ = found_in(trace.end())
         counts = [(one.name, one.program, one.redundant) for one in found.callers]
         assert counts == [("lib.so+0x5", "/bin/prog", 2), ("lib.so+0x5", "/bin/other", 1)]
+
+    def test_the_event_is_the_first_redundant_one_of_all_that_are_grouped(
+        self, tmp_path: Path
+    ) -> None:
+        """Sites come in the order of their first calls, redundant or not."""
+        plan = {"early": (2, 1), "late": (3, 0)}
+        found = sites(Trace(sited(tmp_path / "a.trace", plan)))
+        first = min(site.first_redundant for site in found.sites if site.redundant)
+        for order in (found.sites, found.sites[::-1]):
+            (caller,) = callers(replace(found, sites=order), by="module").callers
+            assert (caller.event, caller.redundant) == (first, 5)
 
     def test_the_stack_shown_is_the_one_of_most(self, tmp_path: Path) -> None:
         trace = Run(tmp_path / "a.trace")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from tests.tracer.lab import environment
+from tests.unit.commandline import laconic
 from tests.unit.sitetraces import sited
-from tests.unit.test_cli import laconic
 from tests.unit.traces import BASE, Builder
 
 from laconic.analysis import check as gate

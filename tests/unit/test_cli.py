@@ -7,28 +7,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from tests.tracer.lab import COMMAND, environment, run_alone
+from tests.unit.commandline import laconic
 
 from laconic.commands import VERBS
-
-
-def laconic(
-    *words: str | Path,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-    redirect: str = "",
-) -> subprocess.CompletedProcess[str]:
-    """Runs `laconic WORDS`, its descriptors redirected by a shell where `redirect` says so."""
-    command: Sequence[str | Path] = [*COMMAND, *words]
-    if redirect:
-        command = ["sh", "-c", f'"$@" {redirect}', "sh", *command]
-    done = run_alone(command, env=env or environment(), cwd=cwd)
-    assert "Traceback" not in done.stdout + done.stderr, done.stderr
-    return done
 
 
 def executable(path: Path, content: bytes, mode: int = 0o755) -> Path:

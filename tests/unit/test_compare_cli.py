@@ -8,14 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import polars
 import pytest
-from tests.tracer.lab import COMMAND, children_of, environment, is_alive, run_alone, wait_until
-from tests.unit.test_compare import ALL, busy
+from tests.tracer.lab import COMMAND, children_of, environment, is_alive, wait_until
+from tests.unit.commandline import laconic
+from tests.unit.comparetraces import ALL, busy
 from tests.unit.traces import small
 
 from laconic.analysis.sweep import COLUMNS, sweep_enclave
@@ -24,18 +23,6 @@ from laconic.replay import STRATEGIES
 from laconic.sgx import costs
 from laconic.sgx.meter import THINGS
 from laconic.strategies import NAMES
-
-
-def laconic(
-    *words: str | Path, env: Mapping[str, str] | None = None, redirect: str = "", **more: Any
-) -> subprocess.CompletedProcess[str]:
-    """Runs `laconic WORDS`, which shows no traceback."""
-    command: list[str | Path] = [*COMMAND, *words]
-    if redirect:
-        command = ["sh", "-c", f'"$@" {redirect}', "sh", *command]
-    done = run_alone(command, env=env or environment(), **more)
-    assert "Traceback" not in done.stdout + done.stderr, done.stderr
-    return done
 
 
 @pytest.fixture
@@ -393,6 +380,35 @@ class TestOtherVerbs:
             in told
         )
         assert told.count("\n") == 1
+
+    def test_options_of_a_strategy(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """compare, replay and sweep accept a strategy with options, and compare and sweep a grid."""
+        small(tmp_path / "a.trace")
+        monkeypatch.chdir(tmp_path)
+        grid = "edmm-tuned:lazyfree=15/0,demand=8"
+        settings = ["edmm-tuned:demand=8,lazyfree=15", "edmm-tuned:demand=8"]
+        assert main(["compare", "a.trace", "--strategy", grid, "--json", "c.json"]) == 0
+        compared = json.loads((tmp_path / "c.json").read_text())
+        assert list(compared["strategies"]) == ["every-call", *settings, "bound"]
+        one = settings[0]
+        replay = ["replay", "a.trace", "--host", "sgx2", "--strategy", one, "--json", "r.json"]
+        assert main(replay) == 0
+        replayed = json.loads((tmp_path / "r.json").read_text())
+        counts = compared["strategies"][one]["counts"]
+        assert replayed["enclave"]["strategies"][one]["counts"] == counts
+        words = ["sweep", "a.trace", "--host", "sgx2", "--strategy", grid, "-o", "s.parquet"]
+        assert main([*words, "-j", "1", "--json", "s.json"]) == 0
+        swept = json.loads((tmp_path / "s.json").read_text())["strategies"]
+        assert sorted(swept) == sorted(settings)
+        assert swept[one]["eaccept"] == counts["eaccept"]
+        capfd.readouterr()
+        for words in (["compare"], ["replay", "--host", "sgx2"], ["run", "--host", "sgx2"]):
+            assert main([*words, "--strategy", "edmm-tuned:size=1", "a.trace"]) == 2
+            told = capfd.readouterr().err
+            assert "has no option 'size=1'; use preheat=VALUE" in told
+            assert told.count("\n") == 1
 
     @pytest.mark.parametrize(
         "words", [["--strategy", "sgx-emm"], ["--costs", "published"], ["--host", "sgx1"]]

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from tests.tracer.lab import environment
+from tests.unit.commandline import laconic
 from tests.unit.sitetraces import sited
-from tests.unit.test_cli import laconic
 from tests.unit.traces import Builder
 
 from laconic.analysis.baseline import Figures, Key, Tally, as_json, from_json, key_of
-from laconic.analysis.diff import diff
+from laconic.analysis.diff import Delta, diff
 from laconic.report.diff import as_text
 
 BEFORE = {"grow": (60, 3), "trim": (2, 5), "0x1234": (4, 0)}
@@ -206,6 +206,23 @@ class TestJson:
         assert from_json(json.loads(json.dumps(as_json(figures))), "a") == figures
 
 
+@pytest.mark.parametrize(
+    ("was", "now", "worse"),
+    [
+        (Tally(9, 3, 6), Tally(9, 4, 5), True),  # more redundant calls, whatever else
+        (Tally(9, 3, 6), Tally(9, 2, 7), False),
+        (Tally(9, 3, 6), Tally(10, 3, 7), True),  # as many, and more host calls
+        (Tally(9, 3, 6), Tally(8, 3, 5), False),
+        (Tally(9, 3, 6), Tally(10, 3, 6), True),  # as many of both, and more calls
+        (Tally(9, 3, 6), Tally(8, 3, 6), False),
+    ],
+)
+def test_worse_is_more_redundant_calls_then_more_host_calls_then_more_calls(
+    was: Tally, now: Tally, worse: bool
+) -> None:
+    assert Delta(Key("brk"), was, now).worse == worse
+
+
 class TestBadInput:
     """Status 2 and one line that names the file and the cure."""
 
@@ -279,7 +296,7 @@ class TestBadInput:
         assert not (tmp_path / "ran").exists()
 
     def test_modules_without_symbols_are_named(self, both: tuple[str, str], tmp_path: Path) -> None:
-        from tests.unit.test_explain import unpacked
+        from tests.unit.explaintraces import unpacked
 
         gone = unpacked(tmp_path / "gone.trace")
         for words in ((gone, both[0]), (both[0], gone)):

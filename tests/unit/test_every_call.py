@@ -6,7 +6,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from enclaveworld import BASE, FIXED, HEAP, LIB, PAGE, PRIVATE, Cost, Program, cost, lib, machine
+from tests.unit.enclaveworld import (
+    BASE,
+    FIXED,
+    HEAP,
+    LIB,
+    PAGE,
+    PRIVATE,
+    Cost,
+    Program,
+    cost,
+    lib,
+    machine,
+)
 
 from laconic.libos.strategy import MemoryCall
 from laconic.memory import flags as f

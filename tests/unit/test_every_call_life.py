@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from enclaveworld import BASE, FIXED, PAGE, Cost, Program, cost, lib, machine
+from tests.unit.enclaveworld import BASE, FIXED, PAGE, Cost, Program, cost, lib, machine
 
 from laconic.libos.gramine import VMA_TAINTED
 from laconic.libos.strategy import MemoryCall

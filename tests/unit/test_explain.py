@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tests.unit.explaintraces import ANONYMOUS, FIXED, PAGE, unpacked
 from tests.unit.pagetraces import HOSTILE, Stacked, hostile, known
 from tests.unit.traces import BASE, Builder, small
 
@@ -25,9 +26,6 @@ from laconic.linux.pagemap import FILE_PAGE
 from laconic.memory.change import EXTEND, MAP, RESTRICT, UNMAP, ZERO
 from laconic.memory.flags import (
     MADV_DONTNEED,
-    MAP_ANONYMOUS,
-    MAP_FIXED,
-    MAP_PRIVATE,
     VM_MAY_RWX,
     VM_MAYSHARE,
     VM_SHARED,
@@ -39,9 +37,6 @@ from laconic.strategies import NAMES
 from laconic.trace.schema import ADOPTED, CODES, MEMORY_CODES, UNFINISHED
 
 GOLDEN = Path(__file__).parent / "golden" / "explain.txt"
-PAGE = 4096
-FIXED = MAP_PRIVATE | MAP_FIXED
-ANONYMOUS = FIXED | MAP_ANONYMOUS
 RW = 3
 SHARED = VM_SHARED | VM_MAYSHARE
 
@@ -450,13 +445,3 @@ class TestCommand:
         output = capfd.readouterr().out
         assert "    libgone.so+0x10\n" in output
         assert "no symbols of /nowhere/libgone.so: No such file or directory" in output
-
-
-def unpacked(path: Path) -> str:
-    """A trace with a stack whose module is not there, and no symbols."""
-    trace = Stacked(path, module="/nowhere/libgone.so")
-    trace.program("/bin/prog", ["prog"])
-    trace.stack(["grow"])
-    trace.row("mmap", BASE, PAGE, 3, ANONYMOUS, -1, 0, result=BASE, said=1, kinds=MAP)
-    trace.row("end", 0, pid=0, data=b"{}")
-    return trace.cut()

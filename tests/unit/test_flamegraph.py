@@ -247,7 +247,7 @@ class TestCommand:
         self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
         """A trace without stacks, one of nothing, one whose modules are not there."""
-        from tests.unit.test_explain import unpacked
+        from tests.unit.explaintraces import unpacked
 
         out = str(tmp_path / "out")
         bare = sited(tmp_path / "bare.trace", PLAN, stacks=False)
@@ -266,7 +266,7 @@ class TestCommand:
     def test_json(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         """Beside a file or alone: the same stacks and weights, and what is hidden or has no
         name."""
-        from tests.unit.test_explain import unpacked
+        from tests.unit.explaintraces import unpacked
 
         path, out, made = (
             known(tmp_path / "a.trace"),

@@ -270,6 +270,10 @@ class TestFigures:
             )
             assert joined(shown) == joined(wanted), call
 
+    def test_areas_end_at_the_last_call(self, tmp_path: Path) -> None:
+        page = of(known(tmp_path / "a.trace"))
+        assert sum(page.calls) == 12 == max(area.until for area in page.areas)
+
     def test_a_page_of_many_calls(self, tmp_path: Path) -> None:
         """It is small, and says what it left out."""
         page = of(large(tmp_path / "a.trace", 30_000))

@@ -8,7 +8,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable
-from errno import EACCES, EFAULT, EINVAL, ENOMEM
+from errno import EACCES, EFAULT, EINVAL, ENOMEM, ENOSYS
 from pathlib import Path
 
 import pytest
@@ -342,3 +342,63 @@ def test_every_modeled_call_is_a_method() -> None:
     }  # fmt: skip
     missing = {name for name in OPERATIONS if not hasattr(MemoryManager, name)}
     assert missing == by_prctl | of_the_host
+
+
+def test_no_place_for_a_mapping_is_an_error(pal: Recorder) -> None:
+    """Of shared files the library chooses the place; a full or an unknown layout has none."""
+    big = OpenFile(File(8, 1, 77, "/data"), readable=True, writable=True, places=True, size=8 << 20)
+    for base, error in ((None, ENOSYS), (f.TASK_SIZE, ENOMEM)):
+        space = AddressSpace(Layout(mmap_base=base))
+        mm = MemoryManager(pal, space)
+        length = 4 << 20 if base is None else f.TASK_SIZE
+        with pytest.raises(OSError, match=r"\w") as failure:
+            mm.mmap(None, length, RW, f.MAP_SHARED, big)
+        assert failure.value.errno == error
+        assert mm.space.map_count == 0
+
+
+def test_every_call_reaches_its_operation(mm: MemoryManager, pal: Recorder) -> None:
+    start = mm.mmap(None, 8 * PAGE_SIZE, RW)
+    pal.changes.clear()
+
+    def pages() -> list[tuple[ChangeKind, int, int]]:
+        shown = [
+            (change.kinds, (change.start - start) // PAGE_SIZE, (change.end - start) // PAGE_SIZE)
+            for change in pal.changes
+        ]
+        pal.changes.clear()
+        return shown
+
+    flags, advise = ChangeKind.FLAGS, ChangeKind.ADVISE
+    mm.mlock(start, PAGE_SIZE)
+    assert pages() == [(flags, 0, 1)]
+    mm.mlock2(start + PAGE_SIZE, PAGE_SIZE, f.MLOCK_ONFAULT)
+    assert pages() == [(flags, 1, 2)]
+    mm.mlock2(start + PAGE_SIZE, PAGE_SIZE)
+    assert pages() == [(flags, 1, 2)]
+    mm.munlock(start + PAGE_SIZE, PAGE_SIZE)
+    assert pages() == [(flags, 1, 2)]
+    mm.mlockall()
+    assert pages() == [(flags, 1, 8)] and mm.space.def_flags == 0
+    mm.munlockall()
+    assert pages() == [(flags, 0, 8)]
+    mm.madvise(start, PAGE_SIZE, f.MADV_DONTFORK)
+    assert pages() == [(flags, 0, 1)]
+    mm.pkey_mprotect(start + 2 * PAGE_SIZE, PAGE_SIZE, RW, 3)
+    assert pages() == [(flags, 2, 3)]
+    mm.mseal(start + 7 * PAGE_SIZE, PAGE_SIZE)
+    assert pages() == [(flags, 7, 8)]
+    file = OpenFile(File(8, 1, 77, "/data"), readable=True, writable=True)
+    start = mm.mmap(None, 2 * PAGE_SIZE, RW, f.MAP_SHARED | f.MAP_ANONYMOUS, file)
+    pal.changes.clear()
+    mm.msync(start, PAGE_SIZE)
+    assert pages() == [(advise, 0, 1)]
+    mm.remap_file_pages(start, PAGE_SIZE, 1)
+    assert pages() == [(ChangeKind.FILE, 0, 1)]
+    with pytest.raises(OSError, match="Linux host") as error:
+        mm.remap_file_pages(start, 2 * PAGE_SIZE, 0)
+    assert error.value.errno == ENOSYS
+    moved = mm.mremap(
+        start, PAGE_SIZE, PAGE_SIZE, f.MREMAP_MAYMOVE | f.MREMAP_FIXED, start - PAGE_SIZE
+    )
+    assert moved == start - PAGE_SIZE

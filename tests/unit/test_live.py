@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from tests.tracer.lab import environment
-from tests.unit.test_cli import laconic
+from tests.unit.commandline import laconic
 
 from laconic.analysis.baseline import Key
 from laconic.analysis.live import Model, Names

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.test_replay import PAGE, known
+from tests.unit.replaytraces import PAGE, known
 from tests.unit.traces import BASE, Builder
 
 from laconic.commands import main

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from pictures import FILE, LEGEND, PAGE, RW, RX, R, at, changes, draw, read, space
+from tests.unit.pictures import FILE, LEGEND, PAGE, RW, RX, R, at, changes, draw, read, space
 
 from laconic import memory
 from laconic.memory import flags as f

@@ -5,47 +5,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from errno import ENOMEM
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.replaytraces import PAGE, READ, RW, known
 from tests.unit.traces import BASE, MASK, Builder, small
 
 import laconic.trace
 from laconic.commands import main
-from laconic.memory.change import EXTEND, MAP, RESTRICT, UNMAP
+from laconic.memory.change import EXTEND, RESTRICT
 from laconic.memory.layout import Layout
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 from laconic.replay import STRATEGIES, replay_trace
 from laconic.replay.thread import Mm, RecordedUpcalls, Thread
-from laconic.trace.schema import CHOSEN, CODES, FAILED, PlainRow
+from laconic.trace.schema import CODES, FAILED, PlainRow
 from laconic.trace.writer import TraceWriter
-
-PAGE = 4096
-RW, READ, ANON, FIXED = 3, 1, 0x22, 0x10
-
-
-def known(path: Path, end: bool = True) -> str:
-    """A trace of one process of which all is known, by the strategy `laconic`."""
-    trace = Builder(path, about={"strategy": "laconic", "command": ["prog"]})
-    layout = asdict(Layout(quiet_below=1 << 46)) | {"refused_advice": []}
-    about = {"path": "/bin/prog", "argv": ["prog"], "bits": 64, "layout": layout}
-    trace.row("execve", data=b"/bin/prog")
-    trace.row("program", 0x5555_5555_6000, 0, data=json.dumps(about).encode())
-    trace.row(
-        "mmap", 0, 8 * PAGE, RW, ANON, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=int(MAP)
-    )
-    trace.row("mprotect", BASE, 8 * PAGE, RW)
-    trace.row("mprotect", BASE, 4 * PAGE, READ, said=1, kinds=int(RESTRICT))
-    trace.row("mprotect", BASE, 8 * PAGE, RW, said=1, kinds=int(EXTEND))
-    trace.row("mprotect", BASE + (1 << 30), PAGE, RW, result=-ENOMEM)
-    trace.row("munmap", BASE + 2 * PAGE, PAGE, said=1, kinds=int(UNMAP))
-    trace.row("munmap", BASE + 2 * PAGE, PAGE)
-    trace.row("exit", 0)
-    return trace.end() if end else trace.cut()
 
 
 def doctored(path: str, target: Path, change: Callable[[int, list[Any]], list[PlainRow]]) -> str:
@@ -275,3 +252,12 @@ def test_a_range_of_the_hosts_map_is_answered_from_the_trace() -> None:
     assert [vma.flags for _, _, vma in up.maps_in(0, 5 * PAGE)] == [3], (
         "without a row, what is held"
     )
+
+
+def test_a_replay_counts_the_rows_that_it_has_read(tmp_path: Path) -> None:
+    trace = laconic.trace.open(known(tmp_path / "a.trace"))
+    result = replay_trace(trace)
+    assert result.events == sum(1 for _ in laconic.trace.open(trace.path).rows())
+    assert result.check is None and result.strategy == "laconic"
+    checked = replay_trace(laconic.trace.open(trace.path), check=True).check
+    assert checked is not None and not checked.counts

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from errno import EBUSY, EFAULT
 
 import pytest
-from enclaveworld import BASE, FIXED, HEAP, LIB, PAGE, Program, lib
+from tests.unit.enclaveworld import BASE, FIXED, HEAP, LIB, PAGE, Program, lib
 
 from laconic.libos.strategy import MemoryCall
 from laconic.memory import flags as f

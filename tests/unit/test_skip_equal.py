@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from enclaveworld import BASE, PAGE, Program, lib, machine
+from tests.unit.enclaveworld import BASE, PAGE, Program, lib, machine
 
 from laconic.memory import flags as f
 from laconic.memory.vma import Vma

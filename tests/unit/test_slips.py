@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.tracer.lab import COMMAND, environment, is_alive, wait_until
-from tests.unit.test_compare_cli import laconic
+from tests.unit.commandline import laconic
 from tests.unit.traces import large, small
 
 from laconic.report.sweep import as_text

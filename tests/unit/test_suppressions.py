@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.unit.commandline import laconic
 from tests.unit.sitetraces import sited
-from tests.unit.test_cli import laconic
 
 from laconic.analysis.suppressions import ALL, BUILT_IN, KEYS, SITE, Suppression, load, matching
 from laconic.errors import LaconicError

@@ -11,26 +11,31 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import polars
-import pyarrow.parquet as pq
 import pytest
 from tests.tracer.lab import COMMAND, environment, run_alone
-from tests.unit.sweepwork import counted, deadly, held, hold, older, release
+from tests.unit.sweepwork import (
+    counted,
+    deadly,
+    held,
+    hold,
+    in_session,
+    older,
+    release,
+    rows,
+    tracks,
+    until,
+)
 from tests.unit.traces import large, small
 
-from laconic.analysis.sweep import COLUMNS, Row, choose, find, sweep, sweep_one
+from laconic.analysis.sweep import COLUMNS, choose, find, sweep, sweep_one
 from laconic.errors import LaconicError
 from laconic.replay import STRATEGIES
 from laconic.strategies import NAMES
-
-TRACES = 3
-TWO = ("every-call", "laconic")
 
 
 @pytest.fixture
@@ -43,25 +48,8 @@ def corpus(tmp_path: Path) -> Path:
     return directory
 
 
-def rows(path: Path) -> list[Row]:
-    """A result's rows, without the seconds that they took."""
-    with path.open("rb") as file:
-        return [{**row, "seconds": None} for row in pq.read_table(file).to_pylist()]
-
-
-def tracks(corpus: Path) -> list[list[str]]:
-    """The computations so far: trace, strategy, worker."""
-    return [
-        line.split() for path in corpus.rglob("tracks") for line in path.read_text().splitlines()
-    ]
-
-
-def until(condition: Callable[[], Any]) -> None:
-    """Waits for a condition, not for ever."""
-    ends = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < ends, "it never came"
-        time.sleep(0.01)
+TRACES = 3
+TWO = ("every-call", "laconic")
 
 
 def laconic(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -281,19 +269,6 @@ class TestGoingOn:
         assert [row["calls"] for row in rows(tmp_path / "r")] == [100_000] * 4
 
 
-def in_session(session: int) -> list[int]:
-    """The processes of a session that still run."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            state, _, _, its = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[:4]
-        except OSError:
-            continue
-        if int(its) == session and state != "Z":
-            found.append(int(pid))
-    return found
-
-
 class TestNames:
     """Which traces, which strategies."""
 
@@ -317,6 +292,8 @@ class TestNames:
         assert choose("all") == list(STRATEGIES)
         assert choose("all", "sgx2") == list(NAMES) and choose("sgx-emm", "sgx2") == ["sgx-emm"]
         assert choose("laconic,every-call,laconic") == ["laconic", "every-call"]
+        grid = choose("edmm-tuned:lazyfree=0/15,demand=8,laconic", "sgx2")
+        assert grid == ["edmm-tuned:demand=8", "edmm-tuned:demand=8,lazyfree=15", "laconic"]
         for name in ("mute", "", "laconic,"):
             with pytest.raises(LaconicError, match="there is no strategy"):
                 choose(name)

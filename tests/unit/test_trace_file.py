@@ -23,7 +23,7 @@ from laconic.commands import main
 from laconic.errors import LaconicError
 from laconic.trace import records
 from laconic.trace.encoding import LATEST, Times, arrow_schema, decode, encode
-from laconic.trace.schema import CHOSEN, CODES, NUMBERS, SCHEMA, PlainRow
+from laconic.trace.schema import CHOSEN, CODES, NUMBERS, PLAIN, SCHEMA, PlainRow
 
 #: Every verb that reads a trace, with what it needs besides.
 VERBS = (
@@ -403,6 +403,23 @@ def test_a_call_that_kept_nobody_waiting_has_what_was_known_when_it_began(tmp_pa
         record for record in laconic.trace.open(trace.cut()) if isinstance(record, records.Call)
     ]
     assert [call.touched for call in calls] == [(), pages, ()]
+
+
+def test_a_file_that_has_changed_has_another_number(tmp_path: Path) -> None:
+    """A mapping of a file that has grown since must not be replayed with its old size."""
+    trace = Builder(tmp_path / "a.trace")
+    numbers = [
+        trace.file("/tmp/log", size=4096),
+        trace.file("/tmp/log", size=8192),
+        trace.file("/tmp/log", size=4096, mode=PLAIN),
+        trace.file("/tmp/log", size=4096),
+    ]
+    assert numbers == [1, 2, 3, 1]
+    trace.row("mmap", BASE, 8192, 1, 2, 3, 0, result=BASE, file=2)
+    (call,) = (
+        record for record in laconic.trace.open(trace.cut()) if isinstance(record, records.Call)
+    )
+    assert call.file is not None and call.file.size == 8192
 
 
 def test_loss_in_the_middle_and_at_the_end(tmp_path: Path) -> None:

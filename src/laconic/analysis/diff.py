@@ -33,7 +33,7 @@ class Delta:
 
     @property
     def worse(self) -> bool:
-        """More redundant calls; or as many, and more host calls."""
+        """True for more redundant calls; if as many, more host calls; if as many, more calls."""
         return (self.redundant, self.host_calls, self.calls) > (0, 0, 0)
 
 

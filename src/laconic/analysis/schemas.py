@@ -23,4 +23,5 @@ SCHEMAS: Final = {
     "pack": 1,
     "run": 2,
     "sweep": 2,
+    "vectors": 1,
 }

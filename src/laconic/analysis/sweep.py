@@ -107,19 +107,21 @@ def find(patterns: Iterable[str]) -> list[str]:
 def choose(names: str, host: str = "linux", also: tuple[str, ...] = ()) -> list[str]:
     """The strategies on `host` that `names` (`all`, or some with commas between) stands for.
 
-    `also` are accepted beside them. Raises LaconicError for others.
+    A grid of options stands for each of its settings (`laconic.strategies.options`). `also` are
+    accepted beside them. Raises LaconicError for others.
     """
-    from laconic.strategies import check_name, names_on
+    from laconic.strategies import check_name, full_name, names_on
+    from laconic.strategies.options import expand, split_names
 
     if names == "all":
         return [*names_on(host), *also]
-    chosen = list(dict.fromkeys(names.split(",")))
+    chosen = [name for words in split_names(names) for name in expand(words)]
     if "all" in chosen:
         raise LaconicError(f"{names!r}: all stands alone")
     for name in chosen:
         if name not in also:
             check_name(name, host, ("all",))
-    return chosen
+    return list(dict.fromkeys(name if name in also else full_name(name) for name in chosen))
 
 
 def sweep(

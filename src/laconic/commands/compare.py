@@ -246,14 +246,18 @@ def _check_words(options: argparse.Namespace) -> None:
 def _names(text: str, host: str) -> list[str]:
     from laconic.analysis.compare import BOUND
     from laconic.analysis.sweep import choose
-    from laconic.strategies import names_on
+    from laconic.strategies import base_name, names_on
 
     also = (BOUND,) if host == "sgx2" else ()
     chosen = choose(text, host, also)
-    known = (*names_on(host), *also)
-    # What the ratios are to is there in any case.
-    shown = [name for name in known if name in chosen or name in ("every-call", BOUND)]
-    return [*shown, *(name for name in chosen if name not in known)]
+    shown: list[str] = []
+    for known in names_on(host):
+        # The ratios are to every-call, which is there in any case.
+        if known == "every-call" or known in chosen:
+            shown.append(known)
+        shown += [name for name in chosen if base_name(name) == known and name != known]
+    shown += also
+    return [*shown, *(name for name in chosen if name not in shown)]
 
 
 def load_costs(path_or_name: str | None) -> CostProfile:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from laconic.commands.compare import add_costs, enclaves, load_costs
-from laconic.strategies import NAMES, check_name
+from laconic.strategies import NAMES, base_name, check_name
 
 DESCRIPTION = """\
 Feeds the calls of a trace to the bookkeeping that `laconic run` uses and prints
@@ -70,7 +70,7 @@ def execute(options: argparse.Namespace) -> int:
     tell_loss(trace, replayed.loss)
     figures = as_json(trace, replayed)
     if profile is not None:
-        recorded = replayed.strategy if replayed.strategy in NAMES else "laconic"
+        recorded = replayed.strategy if base_name(replayed.strategy) in NAMES else "laconic"
         rule = options.strategy or recorded
         figures["enclave"] = enclaves(trace, list(dict.fromkeys(("every-call", rule))), profile)[0]
     if output is not None:

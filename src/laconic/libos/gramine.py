@@ -59,11 +59,15 @@ class Libos(Strategy):
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
-        self.pal = Gramine(meter)
+        self.pal = self.make_pal(meter)
         self.vmas: RangeMap[LibosVma] = RangeMap(operator.is_)
         #: Where each file may be mapped.
         self.mapped: dict[File, RangeMap[bool]] = {}
         self.transfers = 0
+
+    def make_pal(self, meter: Meter) -> Gramine:
+        """The PAL of a new process."""
+        return Gramine(meter)
 
     def map_file(self, start: int, end: int, vma: LibosVma) -> None:
         """generic_emulated_mmap: the enclave cannot map files, so they are read. O(log n)."""

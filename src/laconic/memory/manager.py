@@ -1,4 +1,4 @@
-"""One program's memory calls as methods: a library OS's memory manager on a PAL of your choice.
+"""The memory calls of one program as methods: a library OS's memory manager on any PAL.
 
 Each method edits the wanted state, hands the changes to the PAL, and returns Linux's result or
 raises OSError with Linux's errno. If nothing changes, the PAL is not called.
@@ -141,8 +141,7 @@ class MemoryManager:
         return self._call("mremap", (address, old_length, new_length, flags, new_address))
 
     def brk(self, address: int = 0) -> int:
-        """brk(2): return the break, which is unchanged if the call cannot do what it requests
-        do."""
+        """brk(2): return the new break, or the unchanged break if the call is refused."""
         return self._call("brk", (address,))
 
     def madvise(self, address: int, length: int, advice: int) -> None:
@@ -244,8 +243,8 @@ class MemoryManager:
         return end
 
     def _placed(self, name: str, args: tuple[int, ...], outcome: Outcome) -> Outcome:
-        # On Linux the host chooses some addresses (huge pages, devices, large files); here the
-        # bookkeeping does.
+        # On Linux, the host chooses the addresses of huge pages, devices and large files. Here, the
+        # bookkeeping chooses them.
         if not outcome.place:
             return outcome
         kind = args[3] & MAP_TYPE if name == "mmap" else 0
@@ -258,8 +257,8 @@ class MemoryManager:
         return OPERATIONS[name](self.space, chosen, self.upcalls)
 
     def _apply(self, outcome: Outcome) -> HostError | None:
-        # Hands the changes to the PAL. What it has carried out becomes held; wanted is set back to
-        # held for the rest.
+        # Pass the changes to the PAL. Those that it carries out become held. If it refuses one, the
+        # wanted state is reset to the held state.
         for index, change in enumerate(outcome.changes):
             try:
                 self.pal.apply(change)

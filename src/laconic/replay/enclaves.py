@@ -64,7 +64,7 @@ class Enclave:
     def touched(self, runs: Iterable[Touched]) -> None:
         """Pages were seen to be touched. O(strategies × runs)."""
         for start, end, vma in self.touches.take(runs, self.space):
-            self._touch(start, end, vma)
+            self.touch(start, end, vma)
 
     def assume_touched(self, start: int, end: int, vma: Vma) -> None:
         """All of `[start, end)`, which was `vma`, is taken to be touched. O(strategies × runs)."""
@@ -72,9 +72,11 @@ class Enclave:
             for begin, stop, how in list(self.touches.pages.runs(start, end)):
                 if how is None:
                     self.touches.pages.set(begin, stop, 2)
-                    self._touch(begin, stop, vma)
+                    self.touch(begin, stop, vma)
 
-    def _touch(self, start: int, end: int, vma: Vma) -> None:
+    def touch(self, start: int, end: int, vma: Vma) -> None:
+        """The pages of `[start, end)` were touched for the first time (`Touches.take`).
+        O(strategies)."""
         for strategy, meter, counts in self._told(TOUCH, self._books):
             meter.counts = counts
             strategy.touch(start, end, vma)
@@ -143,6 +145,10 @@ class Enclaves(Listener):
         self.unseen = 0
         self.left: dict[str, int] = {}
         self._enclaves: dict[Mm, Enclave] = {}
+
+    def enclave(self, mm: Mm) -> Enclave | None:
+        """The enclave of an address space, None if it has none. O(1)."""
+        return self._enclaves.get(mm)
 
     def started(self, mm: Mm) -> None:
         """A program begins in an enclave."""

@@ -15,7 +15,7 @@ from laconic.memory.vma import File, Vma
 
 if TYPE_CHECKING:
     from laconic.replay.assumed import AssumedStart
-from laconic.trace.schema import DATA_LIMIT, READ, RESIDENT, VMA_START, PlainRow
+from laconic.trace.schema import DATA_LIMIT, LOCK_LIMIT, READ, RESIDENT, VMA_START, PlainRow
 
 #: The runs of a host's map that differed from what was held.
 Runs = list[tuple[int, int, Vma | None]]
@@ -99,6 +99,11 @@ class RecordedUpcalls:
     def data_limit(self) -> int:
         """RLIMIT_DATA in bytes, -1 for none."""
         known = self.thread.answers.get(DATA_LIMIT)
+        return known.popleft()[0] if known else -1
+
+    def lock_limit(self) -> int:
+        """RLIMIT_MEMLOCK in bytes, -1 for none."""
+        known = self.thread.answers.get(LOCK_LIMIT)
         return known.popleft()[0] if known else -1
 
     def vma_start(self, address: int) -> int:

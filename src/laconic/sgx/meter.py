@@ -20,11 +20,12 @@ class Counts:
     """What was done. Pages where a page is the unit, else times.
 
     `host_calls`: OCALLs. `ioctls`: requests to the driver, several of which one host call can
-    carry. `eaug_faults`: faults on pages that do not exist, each with an asynchronous exit and the
-    driver's EAUG. `exceptions`: faults handled inside the enclave. `etrack_ipis`: tracking cycles
-    with their interrupts, one a page. Then the leaves. `pages_zeroed` and `pages_copied` are
-    software's work. `untouched_pages`: committed (or zeroed in place), and then not touched until
-    they were given back. `open_windows`: pages that were briefly accessible beyond the requested permissions.
+    carry. `eaug_faults`: faults that the driver resolves, each with an asynchronous exit: pages
+    that do not exist, which it adds by EAUG, and added pages without a page table entry.
+    `exceptions`: faults handled inside the enclave. `etrack_ipis`: tracking cycles with their
+    interrupts, one a page. Then the leaves. `pages_zeroed` and `pages_copied` are software's work.
+    `untouched_pages`: committed (or zeroed in place), and then not touched until they were given
+    back. `open_windows`: pages that were briefly accessible beyond the requested permissions.
     """
 
     host_calls: int = 0
@@ -133,12 +134,15 @@ class Meter:
 
     # The enclave's own leaves
 
-    def eaug(self, start: int, end: int) -> None:
-        """Pages that do not exist are touched: a fault and an EAUG for each, by the driver; they
-        are pending."""
+    def eaug(self, start: int, end: int, faults: int | None = None) -> None:
+        """The driver adds pages that do not exist, by an EAUG for each; they are pending.
+
+        None: each is touched, a fault of its own. Otherwise the driver adds them all in so many
+        `faults`.
+        """
         pages = end - start >> PAGE_SHIFT
         counts = self.counts
-        counts.eaug_faults += pages
+        counts.eaug_faults += pages if faults is None else faults
         counts.eaug += pages
         self.epc_pages = now = self.epc_pages + pages
         if now > self.peak_epc_pages:
@@ -179,6 +183,16 @@ class Meter:
         """Pages are added while the enclave is built, before the program starts: EADD of each."""
         pages = end - start >> PAGE_SHIFT
         self.counts.eadd += pages
+        self.epc_pages += pages
+        self.peak_epc_pages = max(self.peak_epc_pages, self.epc_pages)
+
+    def preheat(self, pages: int) -> None:
+        """Pages of a new enclave are added by EADD in one ioctl, and then read once: a fault for
+        each, which finds no page table entry."""
+        counts = self.counts
+        counts.ioctls += 1
+        counts.eadd += pages
+        counts.eaug_faults += pages
         self.epc_pages += pages
         self.peak_epc_pages = max(self.peak_epc_pages, self.epc_pages)
 

@@ -35,6 +35,7 @@ _REGISTRY = {
     "classify": _Entry("classify:Classify", (SGX2, LINUX)),
     "laconic": _Entry("laconic:Laconic", (SGX2, LINUX)),
     "sgx-emm": _Entry("sgx_emm:SgxEmm", (SGX2,)),
+    "edmm-tuned": _Entry("edmm_tuned:EdmmTuned", (SGX2,)),
 }
 NAMES = tuple(_REGISTRY)
 
@@ -49,16 +50,25 @@ def check_name(name: str, host: str, also: Iterable[str] = ()) -> None:
     """Raise LaconicError if no strategy is called `name`, or if it has no rule for `host` ("sgx2"
     or "linux").
 
-    `module:Class` is a user's own strategy. `also` are other names that the option accepts; the
-    message lists them first.
+    A name may be followed by a colon and options (`laconic.strategies.options`). `module:Class` is
+    a user's own strategy. `also` are other names that the option accepts; the message lists them
+    first.
     """
     accepted = (*also, *names_on(host))
+    base = base_name(name)
+    if base in accepted and base != name:
+        if host != SGX2:
+            raise LaconicError(
+                f"{name!r}: a strategy's options are for enclaves; add --host sgx2, or use {base!r}"
+            )
+        strategy(name)
+        return
     if name in accepted:
         return
-    if ":" in name:
+    if ":" in name and base not in NAMES:
         _check_rule(_users_own(name), name, host)
         return
-    if name in NAMES:
+    if base in NAMES:
         raise LaconicError(
             f"the strategy {name!r} has no rule for Linux, only for enclaves: add --host sgx2, or choose from "
             f"{', '.join(accepted)}"
@@ -66,13 +76,33 @@ def check_name(name: str, host: str, also: Iterable[str] = ()) -> None:
     raise LaconicError(f"there is no strategy {name!r}: choose from {', '.join(accepted)}")
 
 
+def base_name(name: str) -> str:
+    """Return the name of a strategy of `NAMES` without its options; other names as they are.
+
+    >>> base_name("edmm-tuned:demand=8"), base_name("my_module:MyClass")
+    ('edmm-tuned', 'my_module:MyClass')
+    """
+    base, _, _ = name.partition(":")
+    return base if base in _REGISTRY else name
+
+
+def full_name(name: str) -> str:
+    """Return `name` with its options in their order, so that equal settings have equal names.
+
+    Raises LaconicError.
+    """
+    return name if base_name(name) == name else strategy(name).name
+
+
 def has_rule(strategy: str | type[Strategy], host: str) -> bool:
     """Return whether a strategy (its name, `module:Class`, or the class) has a rule for `host`.
 
     Raises LaconicError if a user's strategy cannot be imported.
     """
-    if isinstance(strategy, str) and ":" not in strategy:
-        return strategy in names_on(host)
+    if isinstance(strategy, str):
+        base = base_name(strategy)
+        if base in _REGISTRY or ":" not in base:
+            return base in names_on(host)
     found = _users_own(strategy) if isinstance(strategy, str) else strategy
     return found.linux_rule is not None if host == LINUX else not found.__abstractmethods__
 
@@ -105,14 +135,25 @@ def _class_for(strategy: str | type[Strategy], host: str) -> type[Strategy]:
     if not isinstance(strategy, str):
         _check_rule(_checked(strategy, getattr(strategy, "__name__", repr(strategy))), None, host)
         return strategy
-    check_name(strategy, host)
-    if strategy not in _REGISTRY:
+    base = base_name(strategy)
+    if base == strategy or host != SGX2:
+        check_name(strategy, host)
+    if base not in _REGISTRY:
         return _users_own(strategy)
-    module, _, class_name = _REGISTRY[strategy].place.partition(":")
+    module, _, class_name = _REGISTRY[base].place.partition(":")
     strategy_class: type[Strategy] = getattr(
         import_module(f"laconic.strategies.{module}"), class_name
     )
-    return strategy_class
+    return strategy_class if base == strategy else _tuned(strategy_class, strategy)
+
+
+def _tuned(strategy_class: type[Strategy], name: str) -> type[Strategy]:
+    from laconic.strategies.options import Tunable
+
+    base, _, options = name.partition(":")
+    if not issubclass(strategy_class, Tunable):
+        raise LaconicError(f"{name!r}: the strategy {base!r} has no options; use {base!r} alone")
+    return strategy_class.tuned(options)
 
 
 def _users_own(name: str) -> type[Strategy]:

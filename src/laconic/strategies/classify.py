@@ -68,7 +68,7 @@ class Classify(Strategy):
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
-        self.pal = Edmm(meter, self.batch, self.sync)
+        self.pal = self.make_pal(meter)
         self.left = self.pal.left
         #: Files of which the host has given the contents, and how far each goes, in bytes.
         self.hosted: set[File] = set()
@@ -76,6 +76,10 @@ class Classify(Strategy):
         self.threads = self.slots = 0
         #: Guard regions (MADV_GUARD_INSTALL), of which VMAs say nothing.
         self.guards: RangeMap[bool] = RangeMap()
+
+    def make_pal(self, meter: Meter) -> Edmm:
+        """The PAL of a new process."""
+        return Edmm(meter, self.batch, self.sync)
 
     @classmethod
     def synced(cls) -> type[Self]:

@@ -96,8 +96,8 @@ class Machine(Meter):
 
     # The enclave's leaves: a page walk first, then the EPCM
 
-    def eaug(self, start: int, end: int) -> None:
-        """Touches pages that do not exist. Raises `SgxError`: ENOMEM where the EPC is full; where a
+    def eaug(self, start: int, end: int, faults: int | None = None) -> None:
+        """Adds pages that do not exist, as touches do. Raises `SgxError`: ENOMEM where the EPC is full; where a
         page exists."""
         driver = self.driver
         stop = next(
@@ -112,7 +112,7 @@ class Machine(Meter):
                 driver.touch(start, stop, "load")
         except HostFault as fault:
             done, refused = fault.address, SgxError.of(fault)
-        super().eaug(start, done)
+        super().eaug(start, done, faults)
         self._stepped(refused)
 
     def eaccept(self, start: int, end: int, prot: int, request: int) -> None:

@@ -70,15 +70,21 @@ class Edmm:
     """One enclave's pages. `committed`: the EPCM permissions of each page that exists.
 
     `batch`: the ioctls of one step go in one host call; else each run has a host call of its own.
+    `ranges`: the kernel is patched to add a range of pages in one host call, without faults; then
+    `touched` states in how many faults, each of which has added a page, the next commit is made.
     `left`: pages that a failure left in the EPC, on their way out. `host`, where `sync` asks that
     the host's mapping equals the EPCM: what that mapping allows.
     """
 
-    __slots__ = ("batch", "committed", "host", "left", "meter")
+    __slots__ = ("batch", "committed", "host", "left", "meter", "ranges", "touched")
 
-    def __init__(self, meter: Meter, batch: bool = True, sync: bool = False) -> None:
+    def __init__(
+        self, meter: Meter, batch: bool = True, sync: bool = False, ranges: bool = False
+    ) -> None:
         self.meter = meter
         self.batch = batch
+        self.ranges = ranges
+        self.touched = 0
         self.committed: RangeMap[int] = RangeMap()
         self.left: RangeMap[int] = RangeMap()
         self.host: RangeMap[int] | None = RangeMap() if sync else None
@@ -106,8 +112,9 @@ class Edmm:
             self._map_host([(start, end, prot | RW)])
         if self.left.count:
             self._reclaim(start, end)
+        faults = [self._faults(start, end)] if self.ranges else []
         try:
-            insist(meter.eaug, start, end)
+            insist(meter.eaug, start, end, *faults)
         except SgxError as refused:
             if refused.done > start:
                 self.left.set(start, refused.done, PENDING_PAGE)
@@ -127,6 +134,15 @@ class Edmm:
         self.committed.set(start, end, prot)
         if self.host is not None:
             self._narrow_host([(start, end, prot)])
+
+    def _faults(self, start: int, end: int) -> int:
+        # How many pages are added by a fault each; a host call for each fault adds the others.
+        pages = end - start >> PAGE_SHIFT
+        touched, self.touched = self.touched, 0
+        if pages == max(touched, 1):
+            return pages
+        self.meter.host_call(max(touched, 1))
+        return touched
 
     def add_tcs(self, start: int) -> None:
         """Makes the page at `start`, which does not exist, a TCS; nobody can access it. O(log n).
