@@ -97,7 +97,7 @@ def _example() -> tuple[str, str]:
                 when,
             ]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            compared = compare(path, [*NAMES, BOUND], load(DEFAULT))
+            compared = compare(path, [*NAMES, BOUND], load(DEFAULT), jobs=None)
             why = why or _why(compared)
             for name in ("every-call", "skip-equal", "laconic", BOUND):
                 figures = compared.strategies[name]
@@ -153,7 +153,7 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
     with tempfile.TemporaryDirectory() as directory:
         for program, path in record(PROGRAMS, Path(directory)).items():
             for profile in shipped():
-                compared = compare(str(path), names, load(profile))
+                compared = compare(str(path), names, load(profile), jobs=None)
                 if profile == DEFAULT:
                     counted += _counted(program, compared)
                     worse += _worse(program, compared)

@@ -12,7 +12,7 @@ import pytest
 from tests.apps.harness import Outcome, Place, place
 from tests.apps.workloads import WORKLOADS, Workload
 
-from laconic.replay import replay
+from laconic.replay import replay_trace
 from laconic.report.replay import as_json
 from laconic.trace.reader import Trace
 
@@ -51,7 +51,7 @@ def replays_to(recording: Path, report: dict[str, Any]) -> None:
     """Replay a trace, and assert that it comes to the figures of the run to the last unit, and to
     every result."""
     trace = Trace(str(recording))
-    replayed = as_json(trace, replay(trace, check=True))
+    replayed = as_json(trace, replay_trace(trace, check=True))
     assert replayed["trace"]["loss"] == []
     assert not any(replayed["check"]["differences"].values()), replayed["check"]["first"][:3]
     report = json.loads(json.dumps(report))
@@ -69,6 +69,8 @@ def compare(here: Place) -> dict[str, Any]:
     assert report["verify"]["checks"] > 0
     assert report["verify"]["mismatches"] == 0
     assert report["resynced"] == 0
+    for name, counted in report["by_call"].items():
+        assert counted["host_calls"] <= counted["calls"], name
     return report
 
 

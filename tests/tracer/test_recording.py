@@ -23,7 +23,7 @@ import pytest
 import laconic.trace
 from laconic.commands import main
 from laconic.linux.pagemap import FILE_PAGE, UNSEEN, ZERO_PAGE
-from laconic.replay import replay
+from laconic.replay import replay_trace
 from laconic.report.replay import as_json
 from laconic.trace.records import Call, End, Exit, Program, Record
 from tests.tracer.lab import (
@@ -77,7 +77,7 @@ def record(path: Path, *command: str | Path, options: Sequence[str] = (), **more
 def figures(path: Path, strategy: str | None = None, check: bool = True) -> dict[str, Any]:
     """What a replay prints as JSON."""
     trace = laconic.trace.open(str(path))
-    return json.loads(json.dumps(as_json(trace, replay(trace, strategy, check=check))))
+    return json.loads(json.dumps(as_json(trace, replay_trace(trace, strategy, check=check))))
 
 
 def same_figures(path: Path, run: Run) -> None:

@@ -23,7 +23,7 @@ from tests.unit.traces import BASE, Builder
 import laconic.trace
 from laconic.commands import main
 from laconic.memory.ledger import Ledger
-from laconic.replay import replay
+from laconic.replay import replay_trace
 from laconic.trace.encoding import Times, arrow_schema, checksum, encode, portions
 from laconic.trace.importers.importing import import_logs
 from laconic.trace.schema import CODES, EVENTS, LARGEST_BATCH, MOST_RUNS, Row
@@ -132,7 +132,7 @@ class TestImpossible:
     def test_a_failed_mmap_of_a_log_is_not_replayed_as_zero(self, tmp_path: Path) -> None:
         refused = MMAP.format("12:00:00.000100", 8192, "-1 ENOMEM (Cannot allocate memory)")
         trace = imported(tmp_path, refused)
-        check = replay(laconic.trace.open(str(trace)), check=True).check
+        check = replay_trace(laconic.trace.open(str(trace)), check=True).check
         assert check is not None
         assert [one.replayed for one in check.differences] == ["an address that the host chooses"]
 

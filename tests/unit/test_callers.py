@@ -23,7 +23,8 @@ from tests.unit.commandline import laconic
 from tests.unit.sitetraces import sited
 from tests.unit.traces import BASE, Builder, small
 
-from laconic.analysis.callers import BY, Callers, callers, own_frames
+from laconic.analysis.callers import BY, Callers, callers
+from laconic.analysis.frames import own_frames
 from laconic.analysis.sites import sites
 from laconic.analysis.suppressions import BUILT_IN, Suppression
 from laconic.report.callers import as_json, as_text
@@ -117,7 +118,7 @@ def found_in(path: str, by: str = "function", *, inverted: bool = False) -> tupl
 
 
 def test_doctests() -> None:
-    for name in ("laconic.analysis.callers", "laconic.report.names"):
+    for name in ("laconic.analysis.frames", "laconic.report.names"):
         failed, attempted = doctest.testmod(importlib.import_module(name))
         assert attempted and not failed
 

@@ -25,12 +25,12 @@ from laconic.analysis.compare import (
     _Book,
     _figures,
     compare,
-    compare_hosts,
+    compare_host_calls,
 )
 from laconic.errors import LaconicError
 from laconic.memory.change import EXTEND, MAP, UNMAP
 from laconic.memory.flags import PAGE_SIZE
-from laconic.replay import STRATEGIES, replay
+from laconic.replay import STRATEGIES, replay_trace
 from laconic.report.compare import as_json, as_text, hosts_as_json
 from laconic.sgx.costs import load
 from laconic.sgx.meter import THINGS, Counts
@@ -257,7 +257,7 @@ def test_an_unknown_strategy_names_the_choices(tmp_path: Path) -> None:
     path = small(tmp_path / "a.trace")
     for run in (
         lambda: compare(path, ["mute"], load()),
-        lambda: compare_hosts(Trace(path), ["mute"]),
+        lambda: compare_host_calls(Trace(path), ["mute"]),
     ):
         with pytest.raises(
             LaconicError, match=r"'mute'.*every-call, skip-equal, classify, laconic"
@@ -302,7 +302,7 @@ def test_a_million_calls_compare_in_under_five_plain_replays(tmp_path: Path) -> 
         pytest.skip("this machine is busy, or has fewer than four CPUs")
     path = busy(tmp_path / "a.trace", 200_000).end()
     times = []
-    for work in (lambda: replay(Trace(path)), lambda: compared(path)):
+    for work in (lambda: replay_trace(Trace(path)), lambda: compared(path)):
         took = []
         for _ in range(2):
             began = time.monotonic()
@@ -317,11 +317,11 @@ class TestLinux:
 
     def test_skip_equal_leaves_out_equal_mprotects_and_nothing_else(self, tmp_path: Path) -> None:
         path = busy(tmp_path / "a.trace", 3).end()
-        found = compare_hosts(Trace(path), STRATEGIES)
+        found = compare_host_calls(Trace(path), STRATEGIES).strategies
         output = {name: each.ledger.host_calls for name, each in found.items()}
         assert output == {"every-call": 15, "skip-equal": 12, "classify": 12, "laconic": 12}
         for name in STRATEGIES:
-            ledger = replay(Trace(path), name).ledger
+            ledger = replay_trace(Trace(path), name).ledger
             assert (ledger.host_calls, ledger.elided) == (output[name], found[name].ledger.elided)
             assert ledger.calls == 15
 
@@ -331,7 +331,7 @@ class TestLinux:
         trace.row("mprotect", BASE, PAGE_SIZE, RW, result=-12)
         ledgers = {
             name: each.ledger
-            for name, each in compare_hosts(Trace(trace.end()), STRATEGIES).items()
+            for name, each in compare_host_calls(Trace(trace.end()), STRATEGIES).strategies.items()
         }
         assert (
             ledgers["skip-equal"].by_call["munmap"].host_calls
@@ -342,7 +342,9 @@ class TestLinux:
 
     def test_json_and_text(self, tmp_path: Path) -> None:
         figures = hosts_as_json(
-            compare_hosts(Trace(small(tmp_path / "a.trace", source="strace")), STRATEGIES)
+            compare_host_calls(
+                Trace(small(tmp_path / "a.trace", source="strace")), STRATEGIES
+            ).strategies
         )
         assert figures["strategies"]["classify"] == figures["strategies"]["laconic"]
         assert "counts_low" in figures["strategies"]["laconic"]

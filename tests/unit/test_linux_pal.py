@@ -6,7 +6,7 @@ from errno import ENOMEM
 
 import pytest
 
-from laconic.linux.pal import RULES, only_changes, skip_equal
+from laconic.linux.pal import only_changes, skip_equal
 from laconic.memory.calls import Arguments
 from laconic.memory.change import ADVISE, EXTEND, FLAGS, MAP, UNMAP, ZERO, Change, Outcome
 from laconic.memory.flags import (
@@ -19,6 +19,7 @@ from laconic.memory.flags import (
     PROT_GROWSDOWN,
 )
 from laconic.memory.vma import Vma
+from laconic.strategies import linux_rule
 
 PAGE = 4096
 RW = Vma(0x73)
@@ -119,7 +120,7 @@ def test_what_only_the_host_knows_is_asked_whole() -> None:
 
 def test_every_call_passes_every_call_on() -> None:
     args = pages(0, 1, 3)
-    assert RULES["every-call"]("mprotect", args, Outcome(0)) is args
+    assert linux_rule("every-call")("mprotect", args, Outcome(0)) is args
 
 
 def test_skip_equal_elides_only_equal_mprotects() -> None:

@@ -19,7 +19,7 @@ from laconic.memory.change import EXTEND, RESTRICT
 from laconic.memory.layout import Layout
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
-from laconic.replay import STRATEGIES, replay
+from laconic.replay import STRATEGIES, replay_trace
 from laconic.replay.thread import Mm, RecordedUpcalls, Thread
 from laconic.trace.schema import CODES, FAILED, PlainRow
 from laconic.trace.writer import TraceWriter
@@ -61,7 +61,9 @@ def test_a_trace_that_is_right(tmp_path: Path, capfd: pytest.CaptureFixture[str]
 
 
 def test_every_call_of_a_trace_by_laconic(tmp_path: Path) -> None:
-    replayed = replay(laconic.trace.open(known(tmp_path / "a.trace")), "every-call", check=True)
+    replayed = replay_trace(
+        laconic.trace.open(known(tmp_path / "a.trace")), "every-call", check=True
+    )
     assert (replayed.ledger.calls, replayed.ledger.host_calls, replayed.ledger.elided) == (7, 7, 0)
     assert replayed.check is not None and not replayed.check.counts
 
@@ -209,7 +211,7 @@ def test_a_trace_that_was_killed_in_the_middle_of_a_map(tmp_path: Path) -> None:
     trace.row("program", 0, 0, data=json.dumps({"bits": 64, "layout": None}).encode())
     trace.row("maps", 5, 2)
     trace.row("vma", BASE, BASE + PAGE, 0x73, 0)
-    replayed = replay(laconic.trace.open(trace.cut()), check=True)
+    replayed = replay_trace(laconic.trace.open(trace.cut()), check=True)
     assert replayed.ledger.calls == 0 and len(replayed.loss) == 1
 
 
@@ -231,7 +233,7 @@ def test_rows_of_threads_that_nobody_began(tmp_path: Path) -> None:
         trace.row(event, pid=4242, data=b"")
     trace.row("mprotect", BASE, PAGE, RW, pid=4243, result=0)
     trace.row("munmap", -PAGE & MASK, PAGE, pid=4244, result=-22)
-    replayed = replay(laconic.trace.open(trace.end()), check=True)
+    replayed = replay_trace(laconic.trace.open(trace.end()), check=True)
     assert replayed.ledger.calls == 0
     assert replayed.loss == ["vma events that cannot be true (1)"]
 
@@ -254,8 +256,8 @@ def test_a_range_of_the_hosts_map_is_answered_from_the_trace() -> None:
 
 def test_a_replay_counts_the_rows_that_it_has_read(tmp_path: Path) -> None:
     trace = laconic.trace.open(known(tmp_path / "a.trace"))
-    result = replay(trace)
+    result = replay_trace(trace)
     assert result.events == sum(1 for _ in laconic.trace.open(trace.path).rows())
     assert result.check is None and result.strategy == "laconic"
-    checked = replay(laconic.trace.open(trace.path), check=True).check
+    checked = replay_trace(laconic.trace.open(trace.path), check=True).check
     assert checked is not None and not checked.counts

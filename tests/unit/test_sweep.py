@@ -80,14 +80,14 @@ class TestRows:
 
     def test_as_replay_counts(self, corpus: Path) -> None:
         import laconic.trace
-        from laconic.replay import replay
+        from laconic.replay import replay_trace
 
         path = str(corpus / "a.trace")
         for strategy in STRATEGIES:
             row = sweep_one(path, strategy)
             assert list(row) == list(COLUMNS)
             with laconic.trace.open(path) as trace:
-                ledger = replay(trace, strategy).ledger
+                ledger = replay_trace(trace, strategy).ledger
             assert (row["calls"], row["host_calls"], row["elided"]) == (
                 ledger.calls,
                 ledger.host_calls,

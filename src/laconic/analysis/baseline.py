@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from laconic.analysis.callers import UNKNOWN, Names, own_frames
+from laconic.analysis.callers import UNKNOWN
+from laconic.analysis.frames import Names, own_frames
 from laconic.analysis.schemas import SCHEMAS
 from laconic.analysis.sites import Sites
 from laconic.analysis.suppressions import Suppression, matching

@@ -9,11 +9,12 @@ ranges, from two replays.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from laconic.analysis import interrupts
@@ -21,21 +22,33 @@ from laconic.errors import LaconicError
 from laconic.libos.direct import DirectMeter, SystemCalls, direct
 from laconic.libos.gramine import Libos
 from laconic.libos.settings import Settings
-from laconic.linux.pal import RULES
+from laconic.libos.strategy import Strategy
 from laconic.memory.calls import HostRule
-from laconic.replay import Replayed, replay
+from laconic.replay import FIGURES, Replayed, replay_trace
 from laconic.replay.enclaves import Enclaves, Maker
 from laconic.replay.engine import Measured, Replay
 from laconic.replay.events import Program
-from laconic.sgx.costs import CostProfile
+from laconic.sgx.costs import CostProfile, load
 from laconic.sgx.meter import THINGS, Counts
-from laconic.strategies import check_name, strategy
+from laconic.strategies import (
+    GRAMINE,
+    LINUX,
+    NAMES,
+    check_name,
+    display_name,
+    linux_rule,
+    names_on,
+    strategy,
+)
 from laconic.trace.reader import Trace
+from laconic.trace.tables import Row, Table
 
 if TYPE_CHECKING:
     from laconic.strategies.verified import Findings, Report
 
 Progress = Callable[[int], None]
+#: A strategy: its name, `module:Class`, or the class.
+Given = str | type[Strategy]
 #: The floor, which no strategy goes below. Not a strategy, and named like one.
 BOUND = "bound"
 #: Events above which other processes help: they take a third of a second to start.
@@ -89,16 +102,17 @@ class Model(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """What a comparison came to: `strategies` in the order of the request.
+class Compared(Table):
+    """The result of a comparison: the figures of each strategy, in the order of the request. As a
+    table: one row per strategy.
 
-    `programs` are what the numbers in `Figures.programs` stand for; `ranged`: the trace does not
-    hold touched pages, so every figure is a range. `calls`: memory calls; `processes`: the first, and each
-    that was forked; `unseen`: touched pages
-    that nobody could look at; `lost` says what is missing before the trace's end. `findings`: of
-    `Model.verify`, by strategy. `measured`: what SGX hardware counted while the traced program ran.
-    `exceeded`: options of the manifest that limit programs to less than they needed, with the most
-    that one needed (bytes).
+    `programs` are what the numbers in `Figures.programs` stand for. `ranged`: the trace does not
+    hold touched pages, so every figure is a range. `calls`: memory calls. `processes`: the first,
+    and each that was forked. `unseen`: touched pages whose pagemap was unreadable. `lost` says what
+    is missing before the trace's end. `findings`: of `Model.verify`, by strategy. `measured`: what
+    SGX hardware counted while the traced program ran. `exceeded`:
+    options of the manifest that limit programs to less than they needed, with the most that one
+    needed (bytes).
     """
 
     strategies: dict[str, Figures]
@@ -115,26 +129,87 @@ class Compared:
     measured: list[Measured] = field(default_factory=list)
     exceeded: dict[str, int] = field(default_factory=dict)
 
+    def table_columns(self) -> dict[str, str]:
+        """Return the columns: the cycles, the ratio of cycles to every-call's (null if it was not
+        compared), then each count. Where counts are ranges, they are the highest, and the columns
+        that end in `_low` have the lowest."""
+        counts = [f"{name}{end}" for name in (*THINGS, "peak_epc_pages") for end in ("", "_low")]
+        return {
+            "strategy": "string",
+            **dict.fromkeys(("cycles_low", "cycles_high", "ratio_low", "ratio_high"), "float64"),
+            **dict.fromkeys(counts, "int64"),
+        }
+
+    def table_rows(self) -> Iterator[Row]:
+        """Return a row for each strategy."""
+        base = self.strategies.get("every-call")
+        for name, figures in self.strategies.items():
+            ratio = None if base is None else figures.ratio(base)
+            low, high = figures.total.low, figures.total.high
+            counts = [
+                count for thing in THINGS for count in (getattr(high, thing), getattr(low, thing))
+            ]
+            least, most = figures.peak
+            yield (name, *figures.total.cycles, *(ratio or (None, None)), *counts, most, least)
+
+    def shown_columns(self) -> list[str]:
+        """Return the columns that a notebook shows."""
+        things = (
+            "host_calls",
+            "ioctls",
+            "etrack_ipis",
+            "eaug_faults",
+            "exceptions",
+            "peak_epc_pages",
+        )
+        return ["strategy", *things, "cycles_low", "cycles_high", "ratio_low", "ratio_high"]
+
+
+@dataclass(frozen=True, slots=True)
+class HostCalls(Table):
+    """The host calls on Linux under each strategy: `strategies` are replays, in the order of the
+    request. As a table: one row per strategy."""
+
+    strategies: dict[str, Replayed]
+
+    def table_columns(self) -> dict[str, str]:
+        """Return the columns; `calls` are the program's."""
+        return {"strategy": "string", **dict.fromkeys(FIGURES, "int64")}
+
+    def table_rows(self) -> Iterator[Row]:
+        """Return a row for each strategy."""
+        for name, replayed in self.strategies.items():
+            columns = zip(*replayed.table_rows(), strict=True)
+            next(columns, None)  # the names of the calls
+            yield name, *([sum(column) for column in columns] or [0] * len(FIGURES))
+
 
 def compare(
     trace: Trace | str,
-    names: Sequence[str],
-    profile: CostProfile,
+    strategies: Sequence[Given] = (*NAMES, BOUND),
+    profile: CostProfile | None = None,
     *,
     progress: Progress | None = None,
-    jobs: int | None = None,
+    jobs: int | None = 1,
     model: Model | None = None,
 ) -> Compared:
-    """The counts and cycles of `trace` under each strategy of `names`, of which `bound` may be one.
+    """Return what `trace`, an open trace or a path, would cost in enclaves under each strategy.
 
-    A trace of over `LONG` events is replayed by up to `jobs` processes (default: one a CPU).
-    `progress` is told how many bytes the slowest has read. Raises LaconicError for an unknown name,
-    or a trace that cannot be read. O(events × strategies); memory for the figures of each process
-    and call.
+    A strategy is a name, `module:Class`, or a class; `bound` is the floor of all. `profile` is what
+    things cost (default: the profile `published`). A trace of more than `LONG` events is replayed
+    by up to `jobs` processes (None: one per CPU); a class needs one that other processes can
+    import. `progress` is called with the number of bytes that the slowest process has read.
+
+    Raises LaconicError for an unknown strategy, for two with one name, or for a trace that cannot
+    be read. O(events × strategies); memory for the figures of each process and call.
     """
     trace = Trace(trace) if isinstance(trace, str) else trace
     model = model or Model()
-    makers = [maker for name in names for maker in (_ENDS if name == BOUND else (name,))]
+    profile = profile or load()
+    names = [display_name(each) for each in strategies]
+    if len(set(names)) < len(names):
+        raise LaconicError(f"two strategies have one name in {', '.join(names)}: rename one")
+    makers = [maker for each in strategies for maker in (_ENDS if each == BOUND else (each,))]
     for maker in makers:
         _maker(maker, profile, model, {})
     guesses = [False] if trace.source == "run" else [False, True]
@@ -168,25 +243,26 @@ def compare(
     )
 
 
-def compare_hosts(
-    trace: Trace, names: Sequence[str], progress: Progress | None = None
-) -> dict[str, Replayed]:
-    """The host calls that Linux would execute under each strategy of `names`; equal rules are
-    replayed once.
+def compare_host_calls(
+    trace: Trace | str,
+    strategies: Sequence[Given] = names_on(LINUX),
+    progress: Progress | None = None,
+) -> HostCalls:
+    """Return the host calls that Linux would execute for `trace` under each strategy. Equal rules
+    are replayed once.
 
-    Raises LaconicError as `compare`. O(events × strategies).
+    Arguments and errors are those of `compare`. O(events × strategies).
     """
+    trace = Trace(trace) if isinstance(trace, str) else trace
     tell = progress or (lambda at: None)
-    for name in names:
-        check_name(name, "linux")
-    rules = {name: RULES[name] for name in names}
+    rules = {each: linux_rule(each) for each in strategies}
     count = len(set(rules.values()))
     replayed: dict[HostRule, Replayed] = {}
-    for name, rule in rules.items():
+    for each, rule in rules.items():
         if rule not in replayed:
             part = partial(_part_way, tell, len(replayed), count, trace.size)
-            replayed[rule] = replay(trace, name, part)
-    return {name: replayed[rule] for name, rule in rules.items()}
+            replayed[rule] = replay_trace(trace, each, part)
+    return HostCalls({display_name(each): replayed[rule] for each, rule in rules.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +287,7 @@ def compare_direct(
     """
     rules: dict[str, Maker] = {}
     for name in names:
-        check_name(name, "gramine")
+        check_name(name, GRAMINE)
         rule = strategy(name).configured(settings)
         assert issubclass(rule, Libos)
         rules[name] = direct(rule)
@@ -246,7 +322,7 @@ class _Book(NamedTuple):
     tables: Mapping[tuple[int, Hashable], Counts]
     peak: int
     left: int
-    exceeded: Mapping[str, int]
+    exceeded: Mapping[str, int] = MappingProxyType({})
 
     def sums(self, key: Callable[[tuple[int, Hashable]], Any]) -> dict[Any, Counts]:
         """The counts of all tables whose process and call have the same key."""
@@ -276,18 +352,19 @@ class _Part(NamedTuple):
 
 class _Task(NamedTuple):
     path: str
-    makers: list[str]
+    makers: list[Given]
     profile: CostProfile
     assume_touched: bool
     model: Model
 
 
-def _maker(name: str, profile: CostProfile, model: Model, reports: dict[str, Report]) -> Maker:
+def _maker(name: Given, profile: CostProfile, model: Model, reports: dict[str, Report]) -> Maker:
     if name in _ENDS:
         from laconic.strategies.bound import bound
 
         return bound(profile, high=name == _ENDS[1])
     rule = strategy(name).configured(model.settings)
+    name = display_name(name)
     if model.pte == "sync":
         rule = rule.synced()
     if model.verify and rule.strict:
@@ -300,7 +377,10 @@ def _maker(name: str, profile: CostProfile, model: Model, reports: dict[str, Rep
 
 def _replay(trace: Trace, task: _Task, progress: Progress) -> _Part:
     reports: dict[str, Report] = {}
-    makers = {name: _maker(name, task.profile, task.model, reports) for name in task.makers}
+    makers = {
+        display_name(maker): _maker(maker, task.profile, task.model, reports)
+        for maker in task.makers
+    }
     enclaves = Enclaves(makers, task.assume_touched)
     engine = Replay(trace, "laconic", listeners=[enclaves])
     engine.run(progress=progress)
@@ -337,9 +417,9 @@ def _in_turn(tasks: Sequence[_Task], trace: Trace, tell: Progress) -> list[_Part
 # Processes
 
 
-def _share_out(makers: Iterable[str], count: int) -> list[list[str]]:
+def _share_out(makers: Iterable[Given], count: int) -> list[list[Given]]:
     # In even parts: most of the time goes into reading the trace and its bookkeeping.
-    groups: list[list[str]] = [[] for _ in range(count)]
+    groups: list[list[Given]] = [[] for _ in range(count)]
     for place, name in enumerate(sorted(makers, key=lambda name: name not in _ENDS)):
         groups[place % count].append(name)
     return [group for group in groups if group]

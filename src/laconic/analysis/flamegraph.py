@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from laconic.analysis.callers import UNKNOWN, Names, own_frames
+from laconic.analysis.callers import UNKNOWN
+from laconic.analysis.frames import Names, own_frames
 from laconic.analysis.sites import EVERY_CALL, Site, Sites
 from laconic.analysis.suppressions import Suppression, matching
 from laconic.sgx.costs import CostProfile

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from laconic.analysis.baseline import Key, key_of
-from laconic.analysis.callers import Names as Frames
-from laconic.analysis.callers import own_frames
+from laconic.analysis.frames import Names as Frames
+from laconic.analysis.frames import own_frames
 from laconic.analysis.suppressions import Suppression, matching
 from laconic.trace.schema import Row
 from laconic.trace.stacks import Stacks

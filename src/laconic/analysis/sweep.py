@@ -249,11 +249,11 @@ def sweep_one(path: str, strategy: str) -> Row:
     row = _blank(path, strategy, "linux")
     with _noting(row):
         import laconic.trace
-        from laconic.replay import replay
+        from laconic.replay import replay_trace
 
         with laconic.trace.open(path) as trace:
             row["source"] = trace.source
-            replayed = replay(trace, strategy)
+            replayed = replay_trace(trace, strategy)
         ledger = replayed.ledger
         lines = sorted(ledger.by_call.items())
         row |= {

@@ -182,7 +182,7 @@ def _compared(
     pages: int | None,
     options: argparse.Namespace,
 ) -> Json:
-    from laconic.analysis.compare import Model, compare_direct, compare_hosts
+    from laconic.analysis.compare import Model, compare_direct, compare_host_calls
     from laconic.analysis.schemas import SCHEMAS
     from laconic.commands.progress import progress
     from laconic.commands.traces import losses, tell_loss
@@ -198,7 +198,7 @@ def _compared(
         figures, events, lost = enclaves(trace, names, profile, pages, options.jobs, model)
     else:
         with progress(f"comparing {trace.path}", trace.size) as update:
-            replays = compare_hosts(trace, names, update)
+            replays = compare_host_calls(trace, names, update).strategies
         first = next(iter(replays.values()))
         events, lost = first.events, first.loss[:-1] if trace.loss else first.loss
         figures = hosts_as_json(replays)

@@ -134,10 +134,6 @@ def _profile(options: argparse.Namespace) -> CostProfile | None:
         return load_costs(options.costs)
     if options.costs is not None:
         raise LaconicError(f"--costs {options.costs!r} is about enclaves: add --host sgx2")
-    if options.strategy not in ("every-call", "laconic"):
-        raise LaconicError(
-            f"--strategy {options.strategy} is a rule for an enclave: add --host sgx2"
-        )
     return None
 
 
@@ -146,13 +142,15 @@ def _run(
 ) -> int:
     from laconic.commands.output import announce, open_output, tell, width, write_json
     from laconic.commands.progress import waiting
-    from laconic.linux.pal import RULES
     from laconic.memory.ledger import Ledger
+    from laconic.strategies import linux_rule
     from laconic.tracer.loop import Tracer
     from laconic.tracer.mediate import Mediator
     from laconic.tracer.verify import Checker
 
-    on_linux = options.strategy if options.strategy == "every-call" else "laconic"
+    on_linux = options.strategy
+    if options.host == "sgx2" and on_linux != "every-call":
+        on_linux = "laconic"  # the program runs on Linux as ever; the strategy is for its enclave
     strategy = "observe" if options.observe else on_linux
     output = open_output(options.json)
     ledger = Ledger(announce=None if options.quiet else announce)
@@ -166,7 +164,7 @@ def _run(
         or None
     )
     mediator = Mediator(
-        RULES[on_linux], ledger, checker, options.observe, _planned_failures(), recorder
+        linux_rule(on_linux), ledger, checker, options.observe, _planned_failures(), recorder
     )
     status, seconds = trace_program(Tracer(mediator, waiting), command, recorder)
     if recorder is not None:

@@ -13,6 +13,7 @@ from typing import ClassVar, NamedTuple, Self
 
 from laconic.libos.settings import Settings
 from laconic.libos.touches import Touches
+from laconic.memory.calls import HostRule
 from laconic.memory.change import Change
 from laconic.memory.mmap import OpenFile
 from laconic.memory.rangemap import RangeMap
@@ -51,9 +52,13 @@ class Strategy(ABC):
     --verify` checks it. `sync` is True if the host's mapping follows the EPCM's permissions, at
     host calls of its own (`--pte sync`). The check tolerates pages in `left`, which a failure left
     in the EPC, and expects no access to pages in `guards`.
+
+    `linux_rule` is the strategy's rule on Linux: from a call's name, its six arguments and its
+    outcome to the arguments of the system call that carries it out, or None if there is none.
     """
 
     name: ClassVar[str]
+    linux_rule: ClassVar[HostRule | None] = None
     hears_all: ClassVar[bool] = True
     continues: ClassVar[bool] = False
     strict: ClassVar[bool] = False

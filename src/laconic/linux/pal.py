@@ -8,8 +8,7 @@ state; requesting it again changes nothing.
 
 from __future__ import annotations
 
-from laconic.memory.bookkeeper import as_made
-from laconic.memory.calls import Arguments, HostRule
+from laconic.memory.calls import Arguments
 from laconic.memory.change import Outcome
 from laconic.memory.flags import PAGE_MASK, PAGE_SIZE, PROT_GROWSDOWN
 from laconic.memory.madvise import FLAG_ADVICE
@@ -49,13 +48,3 @@ def _narrowed(args: Arguments, start: int, end: int) -> Arguments:
     if start == requested and end == requested_end:
         return args
     return (start, end - start, *args[2:])
-
-
-#: The rule of each strategy on Linux; `every-call` is what today's library OSes do. The kinds of
-#: change do not matter to Linux: `classify` and `laconic` are equal.
-RULES: dict[str, HostRule] = {
-    "every-call": as_made,
-    "skip-equal": skip_equal,
-    "classify": only_changes,
-    "laconic": only_changes,
-}

@@ -329,6 +329,14 @@ def data_limit(pid: int) -> int:
         return 0
 
 
+def lock_limit(pid: int) -> int:
+    """Return RLIMIT_MEMLOCK in bytes, -1 for none, or 0 if the process is gone."""
+    try:
+        return _limit(pid, b"Max locked memory")
+    except OSError:
+        return 0
+
+
 def _limit(pid: int, name: bytes) -> int:
     # The soft limit of this name, in bytes; -1 for none.
     with open(f"/proc/{pid}/limits", "rb") as file:

@@ -54,6 +54,9 @@ class Upcalls(Protocol):
     def data_limit(self) -> int:
         """Return RLIMIT_DATA in bytes, -1 for none."""
 
+    def lock_limit(self) -> int:
+        """RLIMIT_MEMLOCK in bytes, -1 for none."""
+
     def vma_start(self, address: int) -> int:
         """Return the start of the host's VMA that contains `address`, or 0 if it is unknown."""
 
@@ -100,6 +103,10 @@ class DefaultUpcalls:
 
     def data_limit(self) -> int:
         """Return -1: there is no limit."""
+        return -1
+
+    def lock_limit(self) -> int:
+        """-1: no limit."""
         return -1
 
     def vma_start(self, address: int) -> int:
@@ -247,9 +254,11 @@ OPERATIONS: dict[str, Operation] = {
     "process_madvise": lambda space, args, up: Outcome(
         0, ask=True, resync=_int(args[3]) in FLAG_ADVICE
     ),
-    "mlock": lambda space, args, up: mlock(space, args[0], args[1], resident=up.resident),
+    "mlock": lambda space, args, up: mlock(
+        space, args[0], args[1], resident=up.resident, lock_limit=up.lock_limit
+    ),
     "mlock2": lambda space, args, up: mlock2(
-        space, args[0], args[1], _int(args[2]), resident=up.resident
+        space, args[0], args[1], _int(args[2]), resident=up.resident, lock_limit=up.lock_limit
     ),
     "munlock": lambda space, args, up: munlock(space, args[0], args[1]),
     "mlockall": lambda space, args, up: mlockall(space, _int(args[0])),

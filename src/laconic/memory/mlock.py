@@ -29,16 +29,23 @@ from laconic.memory.vma import Vma
 
 #: The upcall that returns whether all pages of a range are in memory.
 Resident = Callable[[int, int], bool]
+#: The upcall that returns RLIMIT_MEMLOCK in bytes, -1 for none.
+Limit = Callable[[], int]
 
 
 def mlock(
-    space: AddressSpace, start: int, length: int, *, resident: Resident = lambda start, end: False
+    space: AddressSpace,
+    start: int,
+    length: int,
+    *,
+    resident: Resident = lambda start, end: False,
+    lock_limit: Limit = lambda: -1,
 ) -> Outcome:
     """Lock a range (mlock(2)). O(log n + k).
 
     `resident` is queried for VMAs that are already locked, because mlock also brings pages in.
     """
-    return _apply(space, start, length, VM_LOCKED, resident)
+    return _apply(space, start, length, VM_LOCKED, resident, lock_limit)
 
 
 def mlock2(
@@ -48,16 +55,19 @@ def mlock2(
     flags: int,
     *,
     resident: Resident = lambda start, end: False,
+    lock_limit: Limit = lambda: -1,
 ) -> Outcome:
     """Lock a range (mlock2(2)); MLOCK_ONFAULT is the only flag. O(log n + k)."""
     if flags & ~MLOCK_ONFAULT:
         return Outcome(-EINVAL)
-    return _apply(space, start, length, VM_LOCKED | (VM_LOCKONFAULT if flags else 0), resident)
+    return _apply(
+        space, start, length, VM_LOCKED | (VM_LOCKONFAULT if flags else 0), resident, lock_limit
+    )
 
 
 def munlock(space: AddressSpace, start: int, length: int) -> Outcome:
     """Unlock a range (munlock(2)). O(log n + k)."""
-    return _apply(space, start, length, 0, None)
+    return _apply(space, start, length, 0, None, None)
 
 
 def _fixup(vma: Vma, locks: int) -> Vma:
@@ -78,8 +88,27 @@ def _populated(vma: Vma, start: int, end: int, resident: Resident) -> bool:
     return bool(vma.flags & VM_LOCKONFAULT) or bool(vma.flags & VM_PROT) and resident(start, end)
 
 
+def _may_exceed(space: AddressSpace, start: int, end: int, limit: int) -> bool:
+    # do_mlock: True if the host may refuse to lock the range, although all of it is as requested.
+    # The limit (bytes, -1 for none) may have been lowered, and pages that ignore locks count too.
+    if limit == -1:
+        return False
+    locked = sum(stop - begin for begin, stop, vma in space.vmas if vma.flags & VM_LOCKED)
+    unlocked = sum(
+        stop - begin
+        for begin, stop, vma in space.vmas.runs(start, end)
+        if vma is None or not vma.flags & VM_LOCKED
+    )
+    return locked + unlocked > limit
+
+
 def _apply(
-    space: AddressSpace, start: int, length: int, locks: int, resident: Resident | None
+    space: AddressSpace,
+    start: int,
+    length: int,
+    locks: int,
+    resident: Resident | None,
+    lock_limit: Limit | None,
 ) -> Outcome:
     # apply_vma_lock_flags: a hole is an error, but the pages before it are locked.
     size = page_align(length + start % PAGE_SIZE & ADDRESS_MASK)
@@ -106,6 +135,8 @@ def _apply(
             continue
         elif not _populated(vma, run_start, run_end, resident):
             changes.append(Change(ADVISE, run_start, run_end, vma, vma))
+    if not changes and result == 0 and lock_limit is not None:
+        return Outcome(0, ask=_may_exceed(space, start, end, lock_limit()))
     space.vmas.edit(start, stop, lambda vma: _fixup(vma, locks))
     return Outcome(result, tuple(changes), start, end)
 

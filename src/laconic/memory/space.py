@@ -8,7 +8,6 @@ calls both maps are equal, so a call is undone by copying held over wanted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from html import escape
 from operator import attrgetter
 
 from laconic.memory.change import Change, Outcome, classify, new
@@ -21,8 +20,9 @@ from laconic.memory.flags import (
     VM_MERGEABLE,
     flag_names,
 )
+from laconic.memory.html import html_table
 from laconic.memory.layout import Layout
-from laconic.memory.names import maps_text
+from laconic.memory.names import maps_text, shown_name, stack_start
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.vma import File, Vma
 
@@ -75,26 +75,25 @@ class AddressSpace:
         return maps_text(self).removesuffix("\n")
 
     def __repr__(self) -> str:
-        return f"<AddressSpace of {self.map_count} VMAs, break at {self.brk:x}>"
+        vmas = "1 VMA" if self.map_count == 1 else f"{self.map_count:,} VMAs"
+        return f"<AddressSpace of {vmas}, break at {self.brk:x}>"
 
     def _repr_html_(self) -> str:
         """Return a table, for notebooks."""
-        columns = ("start", "end", "permissions", "VmFlags", "backing")
-        rows = [
+        columns = ("start", "end", "permissions", "VmFlags", "offset", "backing")
+        stack = stack_start(self)
+        rows = (
             (
                 f"{start:x}",
                 f"{end:x}",
                 vma.permissions(),
                 flag_names(vma.flags),
-                vma.file.path if vma.file else "",
+                f"{start - vma.base:x}" if vma.file else "",
+                shown_name(self, start, end, vma, stack),
             )
             for start, end, vma in self.vmas
-        ]
-        head = "".join(f"<th>{column}</th>" for column in columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
         )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return html_table(columns, rows, self.map_count)
 
     def adopt(self, entries: Iterable[Entry]) -> None:
         """Replace the wanted and held maps by `entries`, the VMAs of the host. O(n log n).

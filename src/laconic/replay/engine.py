@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from sys import intern
 from typing import Any, NamedTuple
 
-from laconic.linux.pal import RULES, only_changes
+from laconic.libos.strategy import Strategy
+from laconic.linux.pal import only_changes
 from laconic.linux.proc import READ_IMPLIES_EXEC
 from laconic.memory.bookkeeper import Bookkeeper
-from laconic.memory.calls import Call, is_error
+from laconic.memory.calls import Call, HostRule, is_error
 from laconic.memory.change import NOTHING, Change, Outcome
 from laconic.memory.flags import TASK_SIZE
 from laconic.memory.ledger import Ledger
@@ -24,6 +25,7 @@ from laconic.replay.assumed import UNKNOWN_FILE, AssumedStart, assumed_space, be
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, Check, shown
 from laconic.replay.events import CallDone, Listener, Program
 from laconic.replay.thread import Mm, RecordedUpcalls, Runs, Thread, seen
+from laconic.strategies import LINUX, display_name, has_rule, linux_rule, names_on
 from laconic.trace import records
 from laconic.trace.losses import Losses
 from laconic.trace.reader import Trace
@@ -75,6 +77,8 @@ class Measured(NamedTuple):
 class Replay:
     """Replays `trace` under `strategy`, and publishes what happens to `listeners`.
 
+    `strategy` is a name, `module:Class`, or a class. One that has no rule for Linux is replayed by
+    the rule of `laconic`.
     `check` compares each result with the recorded one. `recorded` is the strategy that the trace
     was made with, None for an imported one. `processes` are the address spaces by process id,
     `programs` their paths; those of ended processes stay until the id is used again if `keep` is
@@ -85,7 +89,7 @@ class Replay:
     def __init__(
         self,
         trace: Trace,
-        strategy: str | None = None,
+        strategy: str | type[Strategy] | None = None,
         *,
         check: bool = False,
         keep: bool = False,
@@ -94,10 +98,9 @@ class Replay:
     ) -> None:
         self.trace = trace
         self.recorded: str | None = trace.about.get("strategy") if trace.source == "run" else None
-        self.strategy = strategy or self.recorded or "laconic"
+        self.strategy = display_name(strategy or self.recorded or "laconic")
         self.ledger = Ledger()
-        rule = RULES.get(self.strategy, only_changes)  # an enclave's strategy: as laconic
-        self.manager = Bookkeeper(rule, self.ledger, self.strategy == "observe")
+        self.manager = Bookkeeper(self._rule(strategy), self.ledger, self.strategy == "observe")
         self.check = Check() if check else None
         self.keep = keep
         self.threads: dict[int, Thread] = {}
@@ -150,6 +153,13 @@ class Replay:
         self._on_call_done = subscribers(listeners, "call_done")
         self._on_touched = subscribers(listeners, "touched")
         self._on_host_read = subscribers(listeners, "host_read")
+
+    def _rule(self, strategy: str | type[Strategy] | None) -> HostRule:
+        # A name that the trace records is data: it selects one of Laconic's own strategies, and
+        # imports nothing else.
+        if strategy is None:
+            return linux_rule(self.strategy) if self.strategy in names_on(LINUX) else only_changes
+        return linux_rule(strategy) if has_rule(strategy, LINUX) else only_changes
 
     def run(
         self,
@@ -384,7 +394,8 @@ class Replay:
 
     def _number(self, mm: Mm) -> None:
         mm.number = len(self.started)
-        self.started.append(Program(mm.pid, self.programs.get(mm.pid, "?")))
+        mm.program = self.programs.get(mm.pid, "?")
+        self.started.append(Program(mm.pid, mm.program))
 
     def _end_space(self, mm: Mm) -> None:
         if mm.number >= 0:

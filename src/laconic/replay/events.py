@@ -47,6 +47,16 @@ class CallDone(NamedTuple):
     read_host: bool
 
     @property
+    def args(self) -> tuple[int, ...]:
+        """The six arguments of the call, as the program gave them."""
+        return self.row[4:10]
+
+    @property
+    def mm(self) -> Mm:
+        """The address space that the call edited; it is as it is after the call."""
+        return self.thread.mm
+
+    @property
     def is_redundant(self) -> bool:
         """True for a call that succeeded and changed nothing."""
         return not self.host_calls and self.result >= 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from laconic.analysis.callers import Caller, Callers, wrappers
+from laconic.analysis.callers import Caller, Callers
+from laconic.analysis.frames import wrappers
 from laconic.analysis.schemas import SCHEMAS
 from laconic.report.names import filled
 from laconic.sgx.meter import Counts

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from laconic.analysis.baseline import Figures, Key
-from laconic.analysis.callers import own_frames
 from laconic.analysis.check import Offender, Verdict
+from laconic.analysis.frames import own_frames
 from laconic.analysis.schemas import SCHEMAS
 from laconic.report.callers import describe, missing_lines, stack_lines
 from laconic.report.diff import place, signed

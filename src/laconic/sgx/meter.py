@@ -191,6 +191,13 @@ class Meter:
         self.counts.ecreate += 1
         self.counts.einit += 1
 
+    def eadd(self, start: int, end: int) -> None:
+        """Pages are added while the enclave is built, before the program starts: EADD of each."""
+        pages = end - start >> PAGE_SHIFT
+        self.counts.eadd += pages
+        self.epc_pages += pages
+        self.peak_epc_pages = max(self.peak_epc_pages, self.epc_pages)
+
     def preheat(self, pages: int) -> None:
         """Pages of a new enclave are added by EADD in one ioctl, and then read once: a fault for
         each, which finds no page table entry."""

@@ -10,10 +10,12 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Self
+from typing import ClassVar, Self
 
 from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import OWN, Touches
+from laconic.linux.pal import only_changes
+from laconic.memory.calls import HostRule
 from laconic.memory.change import EXTEND, FILE, FLAGS, MAP, RESTRICT, UNMAP, ZERO, Change
 from laconic.memory.flags import (
     MADV_DONTNEED,
@@ -56,6 +58,7 @@ class Classify(Strategy):
     """The rule `classify`; `laconic` differs in what it commits, and when."""
 
     name = "classify"
+    linux_rule: ClassVar[HostRule | None] = only_changes
     hears_all = False
     strict = True
     #: Whether the ioctls of one step share a host call; whether all that is accessible is committed

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from errno import ENOMEM
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 from laconic.errors import LaconicError
 from laconic.libos import checkpoint, execute, files, heap, loader
@@ -20,6 +20,8 @@ from laconic.libos.gramine import VMA_MAY_WRITE, VMA_TAINTED, Libos, LibosVma
 from laconic.libos.strategy import MemoryCall
 from laconic.libos.threads import Threads
 from laconic.libos.touches import Touches
+from laconic.memory.bookkeeper import as_made
+from laconic.memory.calls import HostRule
 from laconic.memory.change import EXTEND, FILE, MAP, RESTRICT, ZERO, Change
 from laconic.memory.flags import (
     MADV_DONTNEED,
@@ -68,6 +70,7 @@ class EveryCall(Libos):
 
     name = "every-call"
     continues = True
+    linux_rule: ClassVar[HostRule | None] = as_made
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)

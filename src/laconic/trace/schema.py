@@ -170,7 +170,7 @@ FRAME: Final = struct.Struct("<IQ")
 GREW, ADOPTED = 1, 2
 
 #: `Answer` codes of an `answer` row.
-RESIDENT, DATA_LIMIT, READ, VMA_START = 1, 2, 3, 4
+RESIDENT, DATA_LIMIT, READ, VMA_START, LOCK_LIMIT = 1, 2, 3, 4, 5
 
 
 class Row(NamedTuple):

@@ -7,6 +7,7 @@ import os
 import resource
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 from laconic.linux import proc
@@ -149,14 +150,25 @@ class Thread:
 
     def data_limit(self) -> int:
         """RLIMIT_DATA in bytes, -1 for none."""
-        try:
-            limit = resource.prlimit(self.tid, resource.RLIMIT_DATA)[0]
-        except OSError:
-            # Of another user's process only the file tells it (check_prlimit_permission).
-            limit = proc.data_limit(self.tid)
+        limit = self._limit(resource.RLIMIT_DATA, proc.data_limit)
         if self.notes is not None and limit != -1:
             self.notes.data_limit(limit)
         return limit
+
+    def lock_limit(self) -> int:
+        """RLIMIT_MEMLOCK in bytes, -1 for none."""
+        limit = self._limit(resource.RLIMIT_MEMLOCK, proc.lock_limit)
+        if self.notes is not None and limit != -1:
+            self.notes.lock_limit(limit)
+        return limit
+
+    def _limit(self, number: int, from_file: Callable[[int], int]) -> int:
+        try:
+            limit: int = resource.prlimit(self.tid, number)[0]
+            return limit
+        except OSError:
+            # Of another user's process only the file tells it (check_prlimit_permission).
+            return from_file(self.tid)
 
     def vma_start(self, address: int) -> int:
         """Where the host's VMA that contains `address` begins; 0 if the process is gone."""

@@ -28,6 +28,7 @@ from laconic.trace.schema import (
     CODES,
     DATA_LIMIT,
     GREW,
+    LOCK_LIMIT,
     READ,
     RESIDENT,
     UNFINISHED,
@@ -395,6 +396,10 @@ class CallNotes:
     def data_limit(self, limit: int) -> None:
         """RLIMIT_DATA, where there is one."""
         self._answer(DATA_LIMIT, 0, 0, limit)
+
+    def lock_limit(self, limit: int) -> None:
+        """RLIMIT_MEMLOCK, if there is one."""
+        self._answer(LOCK_LIMIT, 0, 0, limit)
 
     def vma_start(self, address: int, start: int) -> None:
         """Where the host's VMA that contains an address begins."""

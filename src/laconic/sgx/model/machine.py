@@ -195,6 +195,10 @@ class Machine(Meter):
             for at, stop, vma in self.driver.host.vmas.runs(low, high):
                 yield at, stop, prot & vma.allows if vma is not None else 0
 
+    def eadd(self, start: int, end: int) -> None:
+        """Raises `SgxError`: the enclave is ready to run, and no page can be added to it."""
+        raise SgxError("EADD", start, why="the enclave is initialized")
+
     def destroy(self, pages: int) -> None:
         """The enclave ends. Raises `SgxError` where it did not hold so many pages; it is gone all
         the same."""
