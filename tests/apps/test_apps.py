@@ -69,6 +69,8 @@ def compare(here: Place) -> dict[str, Any]:
     assert report["verify"]["checks"] > 0
     assert report["verify"]["mismatches"] == 0
     assert report["resynced"] == 0
+    for name, counted in report["by_call"].items():
+        assert counted["host_calls"] <= counted["calls"], name
     return report
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Runs CMD and all that it starts as laconic run does, and shows meanwhile: calls,
 host calls and redundant calls per second; the functions that make redundant
-calls; the processes and their memory. Where standard input or standard error is no
-terminal, it writes one line a second to standard error.
+calls; the processes and their memory. Where standard input or standard error
+is no terminal, it writes one line a second to standard error.
 """
 EPILOG = """\
 examples:
