@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from enclaveworld import BASE, FIXED, HEAP, PAGE, Program, lib, machine
+from tests.unit.enclaveworld import BASE, FIXED, HEAP, PAGE, Program, lib, machine
 
 from laconic.errors import LaconicError
 from laconic.libos.strategy import MemoryCall
