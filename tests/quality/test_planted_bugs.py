@@ -70,6 +70,7 @@ def test_the_kernel_catches_it(
     assert any(room.play(episode(seed)) is not None for seed in SEEDS)
 
 
+@pytest.mark.slow
 def test_without_a_bug_nothing_is_caught() -> None:
     assert all(play(_forking(seed)) is None for seed in SEEDS)
 
@@ -99,6 +100,7 @@ def test_the_law_strict_catches_it(name: str, monkeypatch: pytest.MonkeyPatch) -
     assert any(_caught(seed, None) for seed in range(30))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", enclavebugs.FAILING)
 def test_it_is_caught_where_the_host_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     enclavebugs.FAILING[name](monkeypatch)
@@ -108,6 +110,7 @@ def test_it_is_caught_where_the_host_fails(name: str, monkeypatch: pytest.Monkey
     )
 
 
+@pytest.mark.slow
 def test_without_a_bug_no_enclave_is_wrong() -> None:
     assert not any(_caught(seed, None) for seed in range(30))
     assert not any(_caught(seed, partial(now_and_then, seed)) for seed in range(30))

@@ -286,9 +286,12 @@ class TestFigures:
         assert sum(site[4] for site in data["sites"]) == 30_000
         assert len(data["binned"]) >= 4
 
-    def test_what_does_not_fit_is_drawn_more_coarsely(self) -> None:
+    def test_what_does_not_fit_is_drawn_more_coarsely(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Names that are all long, and areas that are many, do not make the page larger than it may
         be."""
+        monkeypatch.setattr(document, "LARGEST", document.LARGEST // 4)
         page = fixed()
         page.areas[:] = [
             Area(
@@ -300,7 +303,7 @@ class TestFigures:
                 number % 977,
                 4_000 + number,
             )
-            for number in range(40_000)
+            for number in range(10_000)
         ]
         made = as_html(page)
         assert len(made) <= document.LARGEST

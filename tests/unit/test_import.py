@@ -141,7 +141,7 @@ def test_memory_is_flat(tmp_path: Path) -> None:
     """A log ten times as long takes no more of it."""
     line = b"10 mmap(NULL, 4096, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7f0000000000\n"
     peaks = []
-    for count in (100_000, 1_000_000):
+    for count in (50_000, 500_000):
         path = tmp_path / f"{count}.log.gz"
         with gzip.open(path, "wb", 1) as file:
             file.write(b"10 brk(NULL) = 0x1000\n" + line * count)

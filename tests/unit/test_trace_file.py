@@ -134,12 +134,17 @@ def test_values_at_their_limits() -> None:
     assert (decode(batch, Times()), time) == (rows, LATEST)
 
 
-def test_cut_at_every_byte_of_its_last_two_batches(tmp_path: Path) -> None:
-    """It is readable up to the batch before, to the row; and that something is missing is said."""
+def test_cut_anywhere_in_its_last_two_batches(tmp_path: Path) -> None:
+    """At every byte around the end of a batch, and at every fifth elsewhere. It is readable up to
+    the batch before, to the row; and that something is missing is said."""
     ends, parts = batches(tmp_path / "a.trace")
     whole = (tmp_path / "a.trace").read_bytes()
     path = tmp_path / "cut.trace"
-    for length in range(ends[0], len(whole)):
+    near_ends = {end + distance for end in ends for distance in range(-9, 10)}
+    lengths = near_ends.union(range(ends[0], len(whole), 5)).intersection(
+        range(ends[0], len(whole))
+    )
+    for length in sorted(lengths):
         path.write_bytes(whole[:length])
         trace = laconic.trace.open(str(path))
         full = sum(end <= length for end in ends)
