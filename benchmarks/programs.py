@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "apps"))
+sys.path.insert(0, str(ROOT))
 
-from harness import place  # noqa: E402
-from workloads import WORKLOADS, Workload  # noqa: E402
+from tests.apps.harness import place  # noqa: E402
+from tests.apps.workloads import WORKLOADS, Workload  # noqa: E402
 
 PAGE = ROOT / "docs" / "programs.md"
 COLUMNS = ("calls", "host_calls", "elided", "narrowed", "failed")

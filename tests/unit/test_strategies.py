@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from tests.unit.traces import small
 
 from laconic.analysis.compare import compare_host_calls
+from laconic.commands import main
 from laconic.errors import LaconicError
 from laconic.libos.strategy import Strategy
 from laconic.linux.pal import only_changes
@@ -54,6 +56,21 @@ def test_a_strategy_for_linux_alone_needs_no_methods_for_enclaves() -> None:
     assert has_rule(NeverProtect, LINUX) and not has_rule(NeverProtect, SGX2)
     with pytest.raises(LaconicError, match=r"'NeverProtect' lacks methods: define call, end, fork"):
         strategy(NeverProtect)
+
+
+def test_options_are_for_enclaves_and_a_replay_there_accepts_them(tmp_path: Path) -> None:
+    name = "laconic:batch=madvise"
+    assert has_rule(name, SGX2) and not has_rule(name, LINUX)
+    with pytest.raises(LaconicError, match="a strategy's options are for enclaves"):
+        linux_rule(name)
+    path = small(tmp_path / "a.trace")
+    figures = tmp_path / "figures.json"
+    words = ["replay", path, "--host", "sgx2", "--strategy", name, "--json", str(figures)]
+    assert main(words) == 0
+    replayed = json.loads(figures.read_text())
+    assert list(replayed["enclave"]["strategies"]) == ["every-call", name]
+    plain = replay_trace(path, "laconic")
+    assert replay_trace(path, name).table_rows() == plain.table_rows()
 
 
 def test_a_strategy_without_a_rule_for_linux_is_refused_there() -> None:

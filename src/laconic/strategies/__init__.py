@@ -102,10 +102,13 @@ def full_name(name: str) -> str:
 def has_rule(strategy: str | type[Strategy], host: str) -> bool:
     """Return whether a strategy (its name, `module:Class`, or the class) has a rule for `host`.
 
-    Raises LaconicError if a user's strategy cannot be imported.
+    A name with options has a rule for enclaves only. Raises LaconicError if a user's strategy
+    cannot be imported.
     """
     if isinstance(strategy, str):
         base = base_name(strategy)
+        if base != strategy and host == LINUX:
+            return False
         if base in _REGISTRY or ":" not in base:
             return base in names_on(host)
     found = _users_own(strategy) if isinstance(strategy, str) else strategy
