@@ -35,6 +35,23 @@ VmFlags: ex
 """
 
 
+def test_parses_the_protection_key_but_not_that_of_execution_alone() -> None:
+    text = b"".join(
+        b"%x000-%x000 %b 00000000 00:00 0 \nTHPeligible: 0\nProtectionKey:         %d\nVmFlags: %b\n"
+        % (start, start + 1, permissions, key, codes)
+        for start, permissions, key, codes in (
+            (1, b"rw-p", 2, b"rd wr mr mw me"),
+            (3, b"--xp", 1, b"ex mr mw me"),
+            (5, b"rw-p", 0, b"rd wr mr mw me"),
+        )
+    )
+    assert [(start >> 12, vma.pkey) for start, _, vma in parse_smaps(text)] == [
+        (1, 2),
+        (3, 0),
+        (5, 0),
+    ]
+
+
 def test_parses_smaps_and_merges_what_is_equal() -> None:
     """Neighbours whose offsets go on are one; [vsyscall] is nobody's VMA."""
     host = list(proc.parse_smaps(SMAPS))

@@ -109,15 +109,17 @@ def parse_smaps(text: bytes) -> RangeMap[Vma]:
     keys: list[int] = [0]
     values: list[Vma | None] = [None]
     # Each piece except the first is the rest of a VmFlags line, the header of the next VMA, and its
-    # sizes.
+    # sizes. The protection key is the last line of the sizes.
     pieces = text.split(b"VmFlags:")
-    header = pieces[0].partition(b"\n")[0]
+    header_and_sizes = pieces[0]
     for piece in pieces[1:]:
-        codes, _, rest = piece.partition(b"\n")
-        entry = _entries.get((header, codes))
+        header = header_and_sizes[: header_and_sizes.find(b"\n")]
+        label_at = header_and_sizes.rfind(_KEY_LABEL)
+        key = header_and_sizes[label_at + len(_KEY_LABEL) :] if label_at >= 0 else b"0"
+        codes, _, header_and_sizes = piece.partition(b"\n")
+        entry = _entries.get((header, key, codes))
         if entry is None:
-            entry = _parse_entry(header, codes)
-        header = rest[: rest.find(b"\n")]
+            entry = _parse_entry(header, key, codes)
         start, end, vma = entry
         if start > TASK_SIZE:
             continue  # [vsyscall] is in every maps file, but is not a mapping
@@ -135,19 +137,24 @@ def parse_smaps(text: bytes) -> RangeMap[Vma]:
     return host
 
 
-_entries: dict[tuple[bytes, bytes], tuple[int, int, Vma]] = {}
+_entries: dict[tuple[bytes, bytes, bytes], tuple[int, int, Vma]] = {}
+#: The label of the protection key, on processors that have such keys (arch_show_smap).
+_KEY_LABEL = b"ProtectionKey:"
 
 
-def _parse_entry(header: bytes, codes: bytes) -> tuple[int, int, Vma]:
+def _parse_entry(header: bytes, key: bytes, codes: bytes) -> tuple[int, int, Vma]:
     seen, path = _parse_header(header)
     flags = seen.flags & VM_MAYSHARE
     for code in codes.split():
         flags |= VMFLAG_BITS.get(code, 0)
     name = path[path.index(":") + 1 : -1] if path.startswith(("[anon:", "[anon_shmem:")) else None
-    vma = Vma(flags, seen.file, seen.start - seen.offset if seen.file is not None else 0, name)
+    base = seen.start - seen.offset if seen.file is not None else 0
+    # Execution alone takes a key that the program did not request (execute_only_pkey).
+    pkey = 0 if flags & VM_PROT == VM_EXEC else int(key)
+    vma = Vma(flags, seen.file, base, name, pkey)
     if len(_entries) >= 100_000:
         _entries.clear()
-    entry = _entries[header, codes] = (seen.start, seen.end, vma)
+    entry = _entries[header, key, codes] = (seen.start, seen.end, vma)
     return entry
 
 

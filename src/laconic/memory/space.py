@@ -228,19 +228,19 @@ class AddressSpace:
         self._restore(hidden)
 
     def _with_hidden_attributes(self, start: int, end: int) -> list[Entry]:
-        # The runs with a protection key or a policy, neither of which is read from /proc.
+        # The runs with a policy, which /proc/PID/smaps does not show.
         return [
             (begin, stop, vma)
             for begin, stop, vma in self.held.runs(start, end)
-            if vma is not None and (vma.pkey or vma.policy is not None)
+            if vma is not None and vma.policy is not None
         ]
 
     def _restore(self, hidden: Iterable[Entry]) -> None:
-        # Gives what the host still maps there its protection key and policy again.
+        # Gives what the host still maps there its policy again.
         for start, end, before in hidden:
             for begin, stop, vma in list(self.vmas.runs(start, end)):
                 if vma is not None and (vma.file, vma.base) == (before.file, before.base):
-                    vma = vma._replace(pkey=before.pkey, policy=before.policy)
+                    vma = vma._replace(policy=before.policy)
                     self.vmas.set(begin, stop, vma)
                     self.held.set(begin, stop, vma)
 
