@@ -45,7 +45,7 @@ def test_parses_the_protection_key_but_not_that_of_execution_alone() -> None:
             (5, b"rw-p", 0, b"rd wr mr mw me"),
         )
     )
-    assert [(start >> 12, vma.pkey) for start, _, vma in parse_smaps(text)] == [
+    assert [(start >> 12, vma.pkey) for start, _, vma in proc.parse_smaps(text)] == [
         (1, 2),
         (3, 0),
         (5, 0),
