@@ -62,7 +62,7 @@ def _why(compared: Compared) -> list[list[str]]:
     # What every-call does, call by call; the dearest first.
     calls = [
         (name, span.low, span.cycles)
-        for name, span in compared.strategies["every-call"].calls.items()
+        for name, span in compared.strategies["every-call"].by_call.items()
     ]
     calls.sort(key=lambda one: -one[2][1])
     return [
@@ -97,14 +97,14 @@ def _example() -> tuple[str, str]:
                 when,
             ]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            compared = compare(path, [*NAMES, BOUND], load(DEFAULT))
+            compared = compare(path, [*NAMES, BOUND], load(DEFAULT), jobs=None)
             why = why or _why(compared)
             for name in ("every-call", "skip-equal", "laconic", BOUND):
                 figures = compared.strategies[name]
                 counts = figures.total.low
                 low, high = figures.total.cycles
                 rows.append([
-                    f"per_page 4000 {when}", name, f"{compared.asked:,}", f"{counts.host_calls:,}",
+                    f"per_page 4000 {when}", name, f"{compared.calls:,}", f"{counts.host_calls:,}",
                     f"{counts.etrack_ipis:,}", f"{low / 1e6:,.0f} to {high / 1e6:,.0f}",
                 ])  # fmt: skip
     head = ["host calls", "ETRACK+IPI", "EAUG faults", "EACCEPT, EACCEPTCOPY", "million cycles"]
@@ -132,8 +132,8 @@ def _no_worse(program: str, compared: Compared) -> list[tuple[str, str, float, f
     return found
 
 
-def _worst(targets: list[tuple[str, str, float, float]]) -> list[tuple[str, float, float]]:
-    # Of each target where it is missed most, or met least.
+def worst(targets: list[tuple[str, str, float, float]]) -> list[tuple[str, float, float]]:
+    """Return each target where it is missed most, or met least."""
     worst: dict[str, tuple[str, float, float]] = {}
     for what, where, ratio, most in targets:
         if what not in worst or ratio > worst[what][1]:
@@ -153,7 +153,7 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
     with tempfile.TemporaryDirectory() as directory:
         for program, path in record(PROGRAMS, Path(directory)).items():
             for profile in shipped():
-                compared = compare(str(path), names, load(profile))
+                compared = compare(str(path), names, load(profile), jobs=None)
                 if profile == DEFAULT:
                     counted += _counted(program, compared)
                     worse += _worse(program, compared)
@@ -179,4 +179,4 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
         "enclave-why": why,
         "enclave-example": example,
         "enclave-worse": table(["program", "thing", "every-call", "laconic"], worse),
-    }, _worst(targets)
+    }, worst(targets)

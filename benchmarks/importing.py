@@ -84,7 +84,7 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
         seconds = [[_seconds(step) for step in steps] for _ in range(RUNS)]
         counting, matching, importing = (min(each) for each in zip(*seconds, strict=True))
         stored = trace.stat().st_size
-    calls = sum(found.calls.values())
+    calls = sum(found.by_call.values())
     rows = [
         ["`wc -l`", f"{lines / counting / 1e6:,.0f}", f"{importing / counting:,.0f}"],
         [

@@ -11,7 +11,7 @@ from statistics import median
 
 from benchmarks.machine import compiled, table
 
-#: `program elided|said N` prints how many ns each of its N mprotects took. Elided: RW again and
+#: `program elided|host-call N` prints how many ns each of its N mprotects took. Elided: RW again and
 #: again, which changes nothing. Said: R and RW by turns, which always does.
 CALLS = r"""
 #define _GNU_SOURCE
@@ -22,7 +22,7 @@ CALLS = r"""
 int main(int argc, char **argv)
 {
     char *page = mmap(0, 3 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    int said = argc > 2 && argv[1][0] == 's';
+    int passed = argc > 2 && argv[1][0] == 'h';
     long n = argc > 2 ? atol(argv[2]) : 0;
     struct timespec begin, end;
     if (page == MAP_FAILED || n <= 0)
@@ -30,7 +30,7 @@ int main(int argc, char **argv)
     page[4096] = 1;
     clock_gettime(CLOCK_MONOTONIC, &begin);
     for (long i = 0; i < n; i++)
-        if (mprotect(page + 4096, 4096, said && i % 2 == 0 ? PROT_READ : PROT_READ | PROT_WRITE))
+        if (mprotect(page + 4096, 4096, passed && i % 2 == 0 ? PROT_READ : PROT_READ | PROT_WRITE))
             return 1;
     clock_gettime(CLOCK_MONOTONIC, &end);
     printf("%f\n", ((end.tv_sec - begin.tv_sec) * 1e9 + end.tv_nsec - begin.tv_nsec) / n);
@@ -43,7 +43,7 @@ WAYS = {
     "laconic": [sys.executable, "-m", "laconic", "run", "--quiet", "--"],
     "strace": ["strace", "-f", "--seccomp-bpf", "-e", "trace=%memory", "-o", "/dev/null"],
 }
-KINDS = {"elided": 0.7, "said": 1.5}
+KINDS = {"elided": 0.7, "host call": 1.5}
 PLACES = {"all CPUs": False, "one CPU": True}
 
 
@@ -60,7 +60,7 @@ def measure() -> dict[tuple[str, str, str], float]:
                     os.sched_setaffinity(0, {min(cpus)} if one else cpus)
                     for kind in KINDS:
                         for way, command in WAYS.items():
-                            run = [*command, program, kind, str(CALLS_A_RUN)]
+                            run = [*command, program, kind.replace(" ", "-"), str(CALLS_A_RUN)]
                             output = subprocess.run(run, capture_output=True, check=True).stdout
                             times.setdefault((place, kind, way), []).append(float(output) / 1000)
                 print(f"  round {turn + 1} of {ROUNDS} done", file=sys.stderr)

@@ -1,5 +1,5 @@
-"""Runs every workload of tests/apps under `laconic run` and writes docs/programs.md: what was
-asked, and said.
+"""Runs every workload of tests/apps under `laconic run` and writes docs/programs.md: its memory
+calls and host calls.
 
 `python benchmarks/programs.py` runs them all and rewrites the page; with names it runs these and
 prints them only. Workloads whose programs are not installed are named on the page.
@@ -14,20 +14,21 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "apps"))
+sys.path.insert(0, str(ROOT))
 
-from harness import place  # noqa: E402
-from workloads import WORKLOADS, Workload  # noqa: E402
+from tests.apps.harness import place  # noqa: E402
+from tests.apps.workloads import WORKLOADS, Workload  # noqa: E402
 
 PAGE = ROOT / "docs" / "programs.md"
-COLUMNS = ("asked", "said", "elided", "narrowed", "failed")
+COLUMNS = ("calls", "host_calls", "elided", "narrowed", "failed")
 HEAD = """\
-# What real programs ask, and what the host hears
+# Memory calls of real programs, and the host calls for them
 
 Written by `python benchmarks/programs.py`; every number is that of one run of `laconic run --json`, on {system}.
-*asked*: memory calls of the program and all its children. *said*: host calls made for them. *elided*: asked calls that
-needed none. *narrowed*: said for fewer pages than asked. *failed*: answered with an error. Programs with threads, and
-those that work until a time is over (stress-ng), ask a different number each time.
+*calls*: memory calls of the program and all its children. *host calls*: the system calls that carried them out.
+*elided*: calls that needed no host call. *narrowed*: calls whose host call covers fewer pages. *failed*: calls that
+returned an error. Programs with threads, and those that work until a time is over (stress-ng), make a different number
+of calls each time.
 
 Most of what is elided is ld.so's second mapping of each library's read-only segment, and queries of the break. An
 mprotect that changes nothing is rare outside of stress tests and of per-page, which is made of them: what is worth
@@ -35,7 +36,7 @@ having lies in the parts of calls, and in the kinds of change (page runs by kind
 
 ## All programs
 
-| program | processes | asked | said | elided | elided % | narrowed | resynced |
+| program | processes | calls | host calls | elided | elided % | narrowed | resynced |
 |---|--:|--:|--:|--:|--:|--:|--:|
 """
 
@@ -51,16 +52,16 @@ def figures(workload: Workload) -> dict[str, Any]:
 
 def overview(name: str, run: dict[str, Any]) -> str:
     """One program's line in the first table."""
-    share = 100 * run["elided"] / run["asked"] if run["asked"] else 0
+    share = 100 * run["elided"] / run["calls"] if run["calls"] else 0
     return (
-        f"| {name} | {run['processes']:,} | {run['asked']:,} | {run['said']:,} | {run['elided']:,} | {share:.1f} "
+        f"| {name} | {run['processes']:,} | {run['calls']:,} | {run['host_calls']:,} | {run['elided']:,} | {share:.1f} "
         f"| {run['narrowed']:,} | {run['resynced']:,} |"
     )
 
 
 def by_call(name: str, run: dict[str, Any]) -> list[str]:
     """One program's lines in the second table, most frequent call first."""
-    calls = sorted(run["calls"].items(), key=lambda item: (-item[1]["asked"], item[0]))
+    calls = sorted(run["by_call"].items(), key=lambda item: (-item[1]["calls"], item[0]))
     return [
         f"| {name} | {call} | " + " | ".join(f"{line[c]:,}" for c in COLUMNS) + " |"
         for call, line in calls
@@ -82,7 +83,7 @@ def main(names: list[str]) -> int:
     page = HEAD.format(
         system=f"{platform.system()} {platform.release().split('-')[0]}"
     ) + "\n".join(totals)
-    page += "\n\n## By call\n\n| program | call | asked | said | elided | narrowed | failed |\n"
+    page += "\n\n## By call\n\n| program | memory call | calls | host calls | elided | narrowed | failed |\n"
     page += "|---|---|--:|--:|--:|--:|--:|\n"
     page += "\n".join(calls) + "\n"
     if absent:

@@ -109,7 +109,7 @@ def write(path: str, mix: Callable[[Recorder, Random], None]) -> int:
         kinds = 0
         for change in changes:
             kinds |= change.kind
-        said = int(bool(changes))
+        host_calls = int(bool(changes))
         row = Row(
             CODES[name],
             number * 20_000,
@@ -117,7 +117,7 @@ def write(path: str, mix: Callable[[Recorder, Random], None]) -> int:
             1,
             *args,
             result=result,
-            said=said,
+            said=host_calls,
             kinds=kinds,
             file=file,
             touched=touched,

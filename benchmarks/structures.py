@@ -193,8 +193,8 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
     targets.append(("RangeMap at 60,000 VMAs ÷ at 1,000", ours[3] / ours[1], 2.0))
     once = equal()
     labels = {
-        "kernel": "the kernel, at addresses asked before",
-        "ours": "AddressSpace, at addresses asked before",
+        "kernel": "the kernel, at addresses requested before",
+        "ours": "AddressSpace, at addresses requested before",
         "kernel, new": "the kernel, at new addresses",
         "ours, new": "AddressSpace, at new addresses",
     }

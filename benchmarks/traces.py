@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "apps"))
+sys.path.insert(0, str(ROOT))
 
-from harness import place  # noqa: E402
-from workloads import WORKLOADS  # noqa: E402
+from tests.apps.harness import place  # noqa: E402
+from tests.apps.workloads import WORKLOADS  # noqa: E402
 
 
 def record(names: Iterable[str], directory: Path) -> dict[str, Path]:

@@ -409,8 +409,10 @@ class Enclosed(Answers):
         self._contents()
         if counted:
             meter = self.shadow.meter
-            done, said = self.counts.as_dict(), meter.counts.as_dict()
-            differ = {name: (done[name], said[name]) for name in done if done[name] != said[name]}
+            done, counted = self.counts.as_dict(), meter.counts.as_dict()
+            differ = {
+                name: (done[name], counted[name]) for name in done if done[name] != counted[name]
+            }
             assert not differ, f"counted otherwise than done: {differ}"
             assert (self.machine.epc_pages, self.machine.peak_epc_pages) == (
                 meter.epc_pages,
@@ -421,18 +423,18 @@ class Enclosed(Answers):
     def _record(self, settled: bool) -> None:
         # The PAL's record of each page is the EPCM's; `settled`: nothing waits for an EACCEPT.
         pal, epcm = self.pal, self.driver.epcm.pages
-        said: dict[int, tuple[str, int]] = {}
+        listed: dict[int, tuple[str, int]] = {}
         for start, end, prot in pal.committed:
-            said |= dict.fromkeys(range(start, end, PAGE), ("committed", prot))
+            listed |= dict.fromkeys(range(start, end, PAGE), ("committed", prot))
         for start, end, state in pal.left:
             for page in range(start, end, PAGE):
-                assert page not in said, f"page {page:#x} is committed and left"
-                said[page] = ("left", state)
+                assert page not in listed, f"page {page:#x} is committed and left"
+                listed[page] = ("left", state)
         there = {page: entry for start, end, entry in epcm for page in range(start, end, PAGE)}
-        assert said.keys() == there.keys(), (
-            f"the EPCM has other pages: {sorted(said.keys() ^ there.keys())[:3]}"
+        assert listed.keys() == there.keys(), (
+            f"the EPCM has other pages: {sorted(listed.keys() ^ there.keys())[:3]}"
         )
-        for page, (what, how) in said.items():
+        for page, (what, how) in listed.items():
             assert not settled or not there[page].state, (
                 f"page {page:#x} waits for an EACCEPT: {there[page]}"
             )

@@ -62,7 +62,7 @@ WORDS: dict[str, list[str]] = {
     "html": ["TRACE -o OUT", "TRACE --no-suppressions -o OUT"],
     "diff": ["TRACE TRACE"],
     "check": ["--max-redundant 5% TRACE", "--max-host-calls 3 TRACE", "--write-baseline OUT TRACE"],
-    "compare": ["-j 1 TRACE", "-j 1 --by process TRACE", "-j 1 --verify TRACE", "--host linux TRACE"],
+    "compare": ["-j 1 TRACE", "-j 1 --by program TRACE", "-j 1 --verify TRACE", "--host linux TRACE"],
     "advise": ["TRACE"],
     "sweep": ["-j 1 -o OUT TRACE", "-j 1 --host sgx2 -o OUT TRACE"],
 }  # fmt: skip

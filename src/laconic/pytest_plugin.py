@@ -31,21 +31,21 @@ _KEYS = ("max_redundant", "max_host_calls", "baseline", "tolerance")
 
 
 class Site(NamedTuple):
-    """A place in a program: `asked` calls were made there, of which `redundant` changed nothing;
-    `said` host calls."""
+    """A place in a program: `calls` memory calls were made there, of which `redundant` changed
+    nothing, and `host_calls`."""
 
     call: str
     function: str
     module: str
     program: str
     redundant: int
-    asked: int
-    said: int
+    calls: int
+    host_calls: int
 
 
 class Result:
-    """What a program did. `asked` memory calls were made, `said` host calls for them; `elided`
-    needed none.
+    """What a program did. `calls` memory calls were made, and `host_calls` for them; `elided` needed
+    none.
 
     `redundant` are the elided ones without those that are suppressed (`laconic.toml` in pytest's
     root directory, and what ld.so and the C library do in every program). `trace` is the path of
@@ -60,8 +60,8 @@ class Result:
         self.exit_status: int = counts["exit_status"]
         self.stdout = done.stdout
         self.stderr = done.stderr
-        self.asked: int = counts["asked"]
-        self.said: int = counts["said"]
+        self.calls: int = counts["calls"]
+        self.host_calls: int = counts["host_calls"]
         self.elided: int = counts["elided"]
         self.trace = trace
         self._rules = rules
@@ -74,17 +74,17 @@ class Result:
     @property
     def redundant_share(self) -> float:
         """Redundant calls by all memory calls, from 0 to 1."""
-        return self.redundant / self.asked if self.asked else 0.0
+        return self.redundant / self.calls if self.calls else 0.0
 
     @property
     def sites(self) -> list[Site]:
         """Where the calls are made, the most redundant ones first. Suppressed sites are left
         out."""
         found = [
-            Site(*key, tally.redundant, tally.asked, tally.said)
+            Site(*key, tally.redundant, tally.calls, tally.host_calls)
             for key, tally in (self._read[0].sites or {}).items()
         ]
-        return sorted(found, key=lambda site: (-site.redundant, -site.asked, site))
+        return sorted(found, key=lambda site: (-site.redundant, -site.calls, site))
 
     def failures(self, limits: Limits) -> str:
         """What of `limits` was not kept, with the offenders, as `laconic check` says it; "" where
@@ -98,7 +98,7 @@ class Result:
 
     @cached_property
     def _read(self) -> tuple[Figures, Stacks]:
-        # Replaying and finding symbols cost more than some tests: done when it is asked for.
+        # Replaying and finding symbols cost more than some tests: done at the first use.
         from laconic.analysis.baseline import from_sites
         from laconic.analysis.sites import sites
         from laconic.trace.reader import Trace
@@ -107,7 +107,8 @@ class Result:
         return from_sites(found, self.trace, self._rules), found.stacks
 
     def __repr__(self) -> str:
-        return f"<{self.command[0]}: exit status {self.exit_status}, asked {self.asked:,}, said {self.said:,}>"
+        counts = f"{self.calls:,} memory calls, {self.host_calls:,} host calls"
+        return f"<{self.command[0]}: exit status {self.exit_status}, {counts}>"
 
 
 class Runner:
@@ -187,7 +188,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """A marker holds nothing without the fixture: that is said, since such a test would pass
+    """A marker holds nothing without the fixture: that is reported, since such a test would pass
     whatever happens."""
     if item.get_closest_marker("laconic") and "laconic" not in getattr(item, "fixturenames", ()):
         pytest.fail(

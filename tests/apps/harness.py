@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from workloads import SEARCH, WORKLOADS, Workload
+from tests.apps.workloads import SEARCH, WORKLOADS, Workload
 
 PROGRAMS = Path(__file__).parent / "programs"
 SOURCES = Path(__file__).resolve().parents[2] / "src"

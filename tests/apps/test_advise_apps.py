@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import environment
+from tests.apps.harness import environment
 
 from laconic.memory.flags import MAP_FIXED, VM_GROWSDOWN, VM_IO, VM_PFNMAP
 from laconic.replay.engine import Replay
@@ -278,7 +278,7 @@ def test_arenas_that_are_tried(tmp_path: Path) -> None:
     )
     assert improved(before, arenas, "every-call, no EXINFO", "cycles")(0.5)
     assert arenas["after"]["exit_status"] == before["unchanged"]["after"]["exit_status"] == 0
-    assert not any("is too small" in said for said in arenas["after"]["differences"])
+    assert not any("is too small" in output for output in arenas["after"]["differences"])
     env = {
         **environment(),
         **dict(

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import place
-from workloads import WORKLOADS, Workload
+from tests.apps.harness import place
+from tests.apps.workloads import WORKLOADS, Workload
 
 from laconic.analysis.compare import compare
 from laconic.trace.reader import Trace
@@ -28,7 +28,7 @@ def test_output_and_status_are_untouched_and_figures_are_whole(
     figures, kept = tmp_path / "figures.json", tmp_path / "kept.trace"
     with place(workload) as here:
         native = here.run()
-        options = ("--json", str(figures), "-o", str(kept), "--by", "process")
+        options = ("--json", str(figures), "-o", str(kept), "--by", "program")
         outcome = here.run((sys.executable, "-m", "laconic", "compare", *options, "--"))
     assert (outcome.status, outcome.stdout) == (native.status, native.stdout)
     assert outcome.stderr.startswith(native.stderr)
@@ -41,9 +41,11 @@ def test_output_and_status_are_untouched_and_figures_are_whole(
         for thing, count in each["counts"].items():
             if not thing.endswith("epc_pages"):
                 assert count == sum(
-                    call[name]["counts"][thing] for call in report["calls"].values() if name in call
+                    call[name]["counts"][thing]
+                    for call in report["by_call"].values()
+                    if name in call
                 )
-                found = [process["strategies"] for process in report["processes"]]
+                found = [program["strategies"] for program in report["programs"]]
                 assert count == sum(
                     process[name]["counts"][thing] for process in found if name in process
                 )

@@ -56,16 +56,16 @@ def test_every_call(trace: str) -> None:
     """In at most 80 columns; what was said is what was recorded."""
     stacks = Stacks()
     rows = list(laconic.trace.open(trace).rows())
-    calls = [number for number, row in enumerate(rows) if row[0] < MEMORY_CODES]
+    calls = [number for number, row in enumerate(rows) if row.event < MEMORY_CODES]
     assert len(calls) > 30
     redundant = 0
     for number in calls:
         told = explain(laconic.trace.open(trace), str(number), stacks=stacks)
-        said = as_text(told)
-        assert max(map(len, said.splitlines())) <= 80 and said.startswith(f"event {number}: ")
+        output = as_text(told)
+        assert max(map(len, output.splitlines())) <= 80 and output.startswith(f"event {number}: ")
         if number == calls[0]:
             assert len(json.loads(json.dumps(as_json(told)))["stack"]) > 3
-        assert told.stack != NO_STACK and "called from" in said
+        assert told.stack != NO_STACK and "called from" in output
         assert (told.host_call is not None) == told.recorded == rows[number][12]
         redundant += told.host_call is None
         assert bool(told.changes or told.asks) == (told.host_call is not None)
@@ -89,7 +89,7 @@ def test_packed(trace: str, tmp_path: Path) -> None:
     for path in (trace, packed):
         found = sites(laconic.trace.open(path), (EVERY_CALL,))
         made = flames(found, every=True)
-        assert made.total == found.ledger.asked and not made.stackless
+        assert made.total == found.ledger.calls and not made.stackless
         graphs.append(as_folded(made))
         checked = subprocess.run(
             [*LACONIC, "replay", "--check", path], capture_output=True, text=True, check=False

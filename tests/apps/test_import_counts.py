@@ -10,8 +10,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from harness import place
-from workloads import WORKLOADS, Workload
+from tests.apps.harness import place
+from tests.apps.workloads import WORKLOADS, Workload
 
 from laconic.replay.engine import Replay
 from laconic.trace import Trace
@@ -107,7 +107,7 @@ def imports_and_replays(log: Path) -> None:
         each.call for each in Trace(str(trace)) if isinstance(each, Call) and each.result is None
     )
     theirs = Counter(counted(log.read_text(errors="replace")))
-    assert Counter(report.calls) - unfinished <= theirs <= Counter(report.calls)
+    assert Counter(report.by_call) - unfinished <= theirs <= Counter(report.by_call)
     engine = Replay(Trace(str(trace)), check=True)
     engine.run()
     assert engine.check is not None and not engine.losses

@@ -15,8 +15,17 @@ from pathlib import Path
 
 import pytest
 from tests.tracer.lab import COMMAND, environment, run_alone
-from tests.unit.sweepwork import counted, deadly, held, hold, release
-from tests.unit.test_sweep import in_session, rows, tracks, until
+from tests.unit.sweepwork import (
+    counted,
+    deadly,
+    held,
+    hold,
+    in_session,
+    release,
+    rows,
+    tracks,
+    until,
+)
 from tests.unit.traces import small
 
 from laconic.analysis import workers

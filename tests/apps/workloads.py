@@ -136,6 +136,7 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload("python3", (sys.executable, "python_mix.py"), (), elides=True),
     Workload("python3-processes", (sys.executable, "python_processes.py"), ()),
     Workload("python3-numpy", (NUMPY_PYTHON, "python_numpy.py"), (NUMPY_PYTHON, NUMPY)),
+    Workload("ipc-namespace", ("unshare", "--ipc", sys.executable, "segments.py"), ("unshare",)),
     Workload("gcc", ("bash", "gcc.sh"), ("bash", "gcc"), elides=True),
     Workload("make", ("bash", "build.sh"), ("bash", "gcc", "make")),
     Workload("git", ("bash", "git.sh"), ("bash", "git")),

@@ -16,8 +16,8 @@ from pathlib import Path
 from tests.faithful.calls import write_list
 from tests.faithful.compare import MODES, compare
 from tests.faithful.known import KNOWN
+from tests.faithful.programs import BUILDS, HERE, LIST, REGRESSIONS, program, read_list
 from tests.faithful.shrink import shorten
-from tests.faithful.test_faithful import BUILDS, HERE, LIST, REGRESSIONS, program, read_list
 
 #: Lists in one batch.
 BATCH = 4
@@ -65,6 +65,7 @@ def main() -> int:
         total += result.calls
         excluded += result.excluded
         seed += BATCH
+        print(f"{total:,} calls, next list {seed}", file=sys.stderr, flush=True)
     print(
         f"{total:,} calls in {time.monotonic() - begun:.0f} s, {count} new differences, excluded: {dict(excluded)}"
     )

@@ -800,6 +800,9 @@ static void block(int verb, int first, int stop)
         result = kernel(SYS_fork, 0, 0, 0);
         if (!result) {
             forget_workers();
+            /* How many of its signals the parent of the memory had handled by then is a matter of time. */
+            for (int number = 1; number < 65 && shares_memory; number++)
+                handled[number] = 0;
             shares_memory = 0;
             process_end = stop;
             self()->used = 0;

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,33 +19,15 @@ import pytest
 from tests.faithful.calls import NAMES, OTHER, count_calls, name_of, write_list
 from tests.faithful.compare import MODES, Difference, Result, compare
 from tests.faithful.known import KNOWN
-from tests.tracer.lab import build_source
+from tests.faithful.programs import BUILDS, LIST, REGRESSIONS, build_of, program, read_list
 
-HERE = Path(__file__).parent
-BUILDS: dict[str, tuple[str, ...]] = {
-    "dynamic": (),
-    "static": ("-static",),
-    "static-pie": ("-static-pie",),
-}
-REGRESSIONS = sorted(path.stem for path in (HERE / "regressions").glob("*.calls"))
 #: Lists per test. Half of them run unprivileged.
 PART = 5
 #: How many tests, so that they make at least 20,000 calls, and may run on several processors.
 PARTS = 10
-LIST = 620
 #: Memory calls of the slow test, and the first of its seeds.
 SLOW_CALLS = int(os.environ.get("LACONIC_FAITHFUL_CALLS", "1000000"))
 SLOW_SEED = 1_000_000
-
-
-def program(build: str = "dynamic") -> Path:
-    """The program that interprets lists of calls."""
-    return build_source(HERE / "program.c", *BUILDS[build])
-
-
-def read_list(name: str) -> list[str]:
-    """A regression's list of calls."""
-    return (HERE / "regressions" / f"{name}.calls").read_text().splitlines()
 
 
 def _named(names: list[str]) -> list[Any]:
@@ -58,11 +39,6 @@ def _named(names: list[str]) -> list[Any]:
 def _report(result: Result, seeds: range) -> str:
     differing = sorted(result.differences.items())
     return "\n".join(f"list {seeds[number]}: {difference}" for number, difference in differing)
-
-
-def build_of(name: str) -> str:
-    """Which build a regression needs."""
-    return "static" if name.endswith("-static") else "dynamic"
 
 
 @cache

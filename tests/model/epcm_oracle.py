@@ -214,9 +214,9 @@ class Kernel(Oracle):
             return EFAULT, 0
         if self.array[page][0] != PT_REG:
             return EINVAL, 0
-        said = self.emodpr(page, prot)
-        if said is not None:
-            return EFAULT, said if isinstance(said, int) else 0
+        error = self.emodpr(page, prot)
+        if error is not None:
+            return EFAULT, error if isinstance(error, int) else 0
         self.cycle()
         return 0, 0
 
@@ -232,9 +232,9 @@ class Kernel(Oracle):
                 return EPERM, 0
             max_prot = R | W
             self.ptes.discard(page)
-        said = self.emodt(page, kind)
-        if said is not None:
-            return EFAULT, said if isinstance(said, int) else 0
+        error = self.emodt(page, kind)
+        if error is not None:
+            return EFAULT, error if isinstance(error, int) else 0
         self.cycle()
         self.array[page] = kind, max_prot
         return 0, 0

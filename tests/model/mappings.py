@@ -240,6 +240,7 @@ class Mappings:
         bits = page.flags | prot & f.PROT_RWX | self.def_flags
         bits |= f.VM_GROWSDOWN if flags & f.MAP_GROWSDOWN else 0
         bits |= f.VM_LOCKED if flags & f.MAP_LOCKED else 0
+        bits |= f.VM_SYNC if flags & f.MAP_SYNC else 0
         bits |= f.VM_NOHUGEPAGE if flags & f.MAP_STACK else 0
         bits |= f.VM_NORESERVE if flags & f.MAP_NORESERVE else 0
         bits &= ~LOCKS if bits & f.VM_DROPPABLE else -1

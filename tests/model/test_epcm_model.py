@@ -118,8 +118,8 @@ class Leaves(RuleBasedStateMachine):
     ) -> None:
         """The model at once and the oracle page by page."""
         start, end = run
-        said = verdict(lambda: leaf(at(start), at(end)))
-        assert said == self.oracle.run(start, end, one)
+        actual = verdict(lambda: leaf(at(start), at(end)))
+        assert actual == self.oracle.run(start, end, one)
 
     @rule(run=RUNS)
     def eaug(self, run: Run) -> None:
@@ -201,8 +201,8 @@ class Leaves(RuleBasedStateMachine):
 
     @rule()
     def etrack(self) -> None:
-        said = verdict(self.epcm.etrack)
-        assert (said and said[0]) == self.oracle.etrack()
+        actual = verdict(self.epcm.etrack)
+        assert (actual and actual[0]) == self.oracle.etrack()
 
     @rule(thread=THREADS)
     def enter(self, thread: int) -> None:
@@ -263,18 +263,18 @@ class Ioctls(RuleBasedStateMachine):
     @rule(run=RUNS, kind=KINDS)
     def touch(self, run: Run, kind: str) -> None:
         start, end = run[0], min(run[1], PAGES)
-        said = None
+        actual = None
         try:
             self.driver.touch(at(start), at(end), kind)
         except HostFault as fault:
-            said = fault.error_code, fault.error, (fault.address - BASE) // PAGE
+            actual = fault.error_code, fault.error, (fault.address - BASE) // PAGE
         expected = None
         for page in range(start, end):
             refused = self.kernel.touch(page, kind)
             if refused is not None:
                 expected = *refused, page
                 break
-        assert said == expected
+        assert actual == expected
 
     @rule(run=RUNS, request=REQUESTS, aimed=AIMED)
     def eaccept(self, run: Run, request: tuple[int, int], aimed: bool) -> None:
@@ -282,26 +282,26 @@ class Ioctls(RuleBasedStateMachine):
         single = self.kernel.pages.get(run[0])
         prot = 0 if single is None else single.prot
         bits, kind = request if single is None or not aimed else request_of(single)
-        said = verdict(lambda: self.driver.epcm.eaccept(at(run[0]), at(run[1]), prot, bits, kind))
-        assert said == self.kernel.run(
+        actual = verdict(lambda: self.driver.epcm.eaccept(at(run[0]), at(run[1]), prot, bits, kind))
+        assert actual == self.kernel.run(
             *run, lambda page: self.kernel.eaccept(page, prot, names(bits), kind)
         )
 
     @rule(run=RUNS, prot=PROTS, aimed=AIMED)
     def emodpe(self, run: Run, prot: int, aimed: bool) -> None:
         run = aim(self.kernel, run, aimed, Single.usable)
-        said = verdict(lambda: self.driver.epcm.emodpe(at(run[0]), at(run[1]), prot))
-        assert said == self.kernel.run(*run, lambda page: self.kernel.emodpe(page, prot))
+        actual = verdict(lambda: self.driver.epcm.emodpe(at(run[0]), at(run[1]), prot))
+        assert actual == self.kernel.run(*run, lambda page: self.kernel.emodpe(page, prot))
 
     @rule(run=RUNS, prot=PROTS, aimed=AIMED)
     def restrict(self, run: Run, prot: int, aimed: bool) -> None:
         run = aim(self.kernel, run, aimed, Single.usable)
         reply = self.driver.restrict_permissions(run[0] * PAGE, (run[1] - run[0]) * PAGE, prot)
-        said = reply.error, reply.count, reply.result
+        actual = reply.error, reply.count, reply.result
         if prot & 3 == W:
-            assert said == (-EINVAL, 0, 0)
+            assert actual == (-EINVAL, 0, 0)
         else:
-            self.ioctl(run, said, lambda page: self.kernel.restrict(page, prot))
+            self.ioctl(run, actual, lambda page: self.kernel.restrict(page, prot))
 
     @rule(run=RUNS, kind=TYPES, aimed=AIMED)
     def modify_types(self, run: Run, kind: int, aimed: bool) -> None:
@@ -335,8 +335,8 @@ class Ioctls(RuleBasedStateMachine):
 
     @rule()
     def left_open(self) -> None:
-        said = verdict(self.driver.epcm.etrack)
-        assert (said and said[0]) == self.kernel.etrack()
+        actual = verdict(self.driver.epcm.etrack)
+        assert (actual and actual[0]) == self.kernel.etrack()
 
     @invariant()
     def equal(self) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -11,8 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from laconic.memory.calls import Call
 from tests.kernel.regressions import SEQUENCES
-from tests.model.shrink import Failed, shortest
-from tests.model.strategies import calls, random_call, show
+from tests.model.modelsteps import play, steps
+from tests.model.shrink import shortest
+from tests.model.strategies import calls, show
 from tests.model.world import World
 
 
@@ -44,30 +43,6 @@ TestMachine.settings = settings(
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
-
-
-#: A call, and the number of the host call that fails for it (0: none).
-Step = tuple[Call, int]
-
-
-def steps(seed: int, length: int = 100) -> list[Step]:
-    """The calls of one seed; for one in ten the host fails."""
-    source = random.Random(seed)
-    return [
-        (random_call(source.choice), source.randint(1, 3) if source.random() < 0.1 else 0)
-        for _ in range(length)
-    ]
-
-
-def play(made: list[Step]) -> Failed | None:
-    """Makes the calls in a new world; the number of the first that fails, and why."""
-    world = World()
-    for number, (call, fail_at) in enumerate(made):
-        try:
-            world.step(call, fail_at)
-        except AssertionError as error:
-            return number, str(error)
-    return None
 
 
 def check(seed: int) -> None:

@@ -97,6 +97,12 @@ class World:
     def data_limit(self) -> int:
         return -1
 
+    def lock_limit(self) -> int:
+        return -1
+
+    def vma_start(self, address: int) -> int:
+        return 0
+
     def read(self, address: int, length: int) -> bytes:
         return b""
 

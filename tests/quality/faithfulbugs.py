@@ -20,6 +20,7 @@ from laconic.memory.change import Outcome
 from laconic.memory.flags import MAP_HUGETLB, MAP_NORESERVE, VM_GROWSDOWN
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File
+from laconic.strategies.laconic import Laconic
 from laconic.tracer import loop, ptrace
 from laconic.tracer.signals import Relay, signal_set
 
@@ -67,7 +68,7 @@ def _rule(
             return passed
         return narrow(args, outcome)
 
-    patch.setitem(pal.RULES, "laconic", wrong)
+    patch.setattr(Laconic, "linux_rule", staticmethod(wrong))
 
 
 @_bug

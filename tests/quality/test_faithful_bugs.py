@@ -11,7 +11,7 @@ import pytest
 
 from tests.faithful.compare import compare
 from tests.faithful.known import KNOWN
-from tests.faithful.test_faithful import REGRESSIONS, build_of, program, read_list
+from tests.faithful.programs import REGRESSIONS, build_of, program, read_list
 from tests.quality.faithfulbugs import BUGS
 from tests.tracer.lab import COMMAND
 

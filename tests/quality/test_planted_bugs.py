@@ -17,14 +17,14 @@ from laconic.memory.calls import Call
 from laconic.sgx.model.failures import Plan
 from tests.kernel.fuzz import Room, episode
 from tests.model.hostfailures import STAYS, now_and_then
+from tests.model.modelsteps import play, steps
 from tests.model.strategies import FORK
-from tests.model.test_model import play, steps
-from tests.model.test_strict import STRATEGIES
-from tests.model.test_strict import play as play_enclosed
-from tests.model.test_strict import steps as steps_enclosed
+from tests.model.strictsteps import STRATEGIES
+from tests.model.strictsteps import play as play_enclosed
+from tests.model.strictsteps import steps as steps_enclosed
 from tests.quality import enclavebugs
 from tests.quality.bugs import BUGS
-from tests.unit.test_sgx_failures import SCENES, Switch, attempt, once, start
+from tests.unit.failurescenes import SCENES, Switch, attempt, once, start
 
 SEEDS = range(60)
 #: The kernel is asked about one bug of each kind that a map can have, and one of each law; the rest
@@ -70,6 +70,7 @@ def test_the_kernel_catches_it(
     assert any(room.play(episode(seed)) is not None for seed in SEEDS)
 
 
+@pytest.mark.slow
 def test_without_a_bug_nothing_is_caught() -> None:
     assert all(play(_forking(seed)) is None for seed in SEEDS)
 
@@ -99,6 +100,7 @@ def test_the_law_strict_catches_it(name: str, monkeypatch: pytest.MonkeyPatch) -
     assert any(_caught(seed, None) for seed in range(30))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", enclavebugs.FAILING)
 def test_it_is_caught_where_the_host_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     enclavebugs.FAILING[name](monkeypatch)
@@ -108,6 +110,7 @@ def test_it_is_caught_where_the_host_fails(name: str, monkeypatch: pytest.Monkey
     )
 
 
+@pytest.mark.slow
 def test_without_a_bug_no_enclave_is_wrong() -> None:
     assert not any(_caught(seed, None) for seed in range(30))
     assert not any(_caught(seed, partial(now_and_then, seed)) for seed in range(30))

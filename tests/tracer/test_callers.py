@@ -130,7 +130,7 @@ def find(tmp_path_factory: pytest.TempPathFactory) -> Finder:
 
 def named(found: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """The callers by name, as in `C_SITES`; each must be there once."""
-    counts = {caller["name"]: (caller["redundant"], caller["asked"]) for caller in found["callers"]}
+    counts = {caller["name"]: (caller["redundant"], caller["calls"]) for caller in found["callers"]}
     assert len(counts) == len(found["callers"]) and {
         caller["call"] for caller in found["callers"]
     } == {"mprotect"}
@@ -194,9 +194,9 @@ class TestC:
         }
         whole = find(program, "--by", "program")["callers"]
         assert [(one["name"], one["redundant"]) for one in whole] == [(str(program), 82)]
-        assert whole[0]["asked"] > 99  # ld.so has some more, and the thread's stack has a guard
+        assert whole[0]["calls"] > 99  # ld.so has some more, and the thread's stack has a guard
         stacks = {
-            (one["name"], one["redundant"], one["asked"])
+            (one["name"], one["redundant"], one["calls"])
             for one in find(program, "--by", "stack")["callers"]
         }
         # `store` calls `seal` from three places, of which two make no call that is redundant.
@@ -218,7 +218,7 @@ class TestC:
     ) -> None:
         """How many of each place there were altogether is then not known."""
         found = find(build("sites.c", FRAME_POINTERS[1], "debug"), stacks="redundant")
-        assert {one["name"]: (one["redundant"], one["asked"]) for one in found["callers"]} == {
+        assert {one["name"]: (one["redundant"], one["calls"]) for one in found["callers"]} == {
             name: (redundant, None) for name, (redundant, _) in C_SITES.items()
         }
         assert found["stackless"] == 0
@@ -454,7 +454,7 @@ def test_python_functions(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "a.json").read_text())
     (caller,) = [one for one in found["callers"] if one["call"] == "madvise"]
     names = [place["function"] for place in caller["stack"] if place["function"].startswith("py::")]
-    assert (caller["redundant"], caller["asked"]) == (9, 9)
+    assert (caller["redundant"], caller["calls"]) == (9, 9)
     assert [name.split(":")[2] for name in names] == ["deep", "outer", "<module>"]
     assert all(name.endswith("work.py") for name in names)
 

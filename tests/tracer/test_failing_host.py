@@ -17,15 +17,15 @@ PARTS = 8
 def _undisturbed(strategy: str) -> tuple[list[str], int]:
     run = run_laconic(build("every_call", "-static"), verify="off", strategy=strategy)
     assert run.status == 0, run.err
-    return run.out.splitlines(), run.figures["said"]
+    return run.out.splitlines(), run.figures["host_calls"]
 
 
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("strategy", ["laconic", "every-call"])
 def test_each_host_call_fails_once_with_enomem(strategy: str, part: int) -> None:
-    expected, said = _undisturbed(strategy)
-    assert said > 40
-    for number in range(1 + part, said + 1, PARTS):
+    expected, host_calls = _undisturbed(strategy)
+    assert host_calls > 40
+    for number in range(1 + part, host_calls + 1, PARTS):
         program = build("every_call", "-static")
         run = run_laconic(program, strategy=strategy, env=environment(LACONIC_FAIL=f"{number}:12"))
         assert run.exact(), f"host call {number}: {run.err}"
@@ -45,9 +45,9 @@ def test_each_host_call_fails_once_with_enomem(strategy: str, part: int) -> None
 
 @pytest.mark.parametrize("errno", [1, 11, 13, 22])
 def test_other_errors_are_passed_on_as_they_are(errno: int) -> None:
-    expected, said = _undisturbed("laconic")
+    expected, host_calls = _undisturbed("laconic")
     run = run_laconic(
-        build("every_call", "-static"), env=environment(LACONIC_FAIL=f"{said}:{errno}")
+        build("every_call", "-static"), env=environment(LACONIC_FAIL=f"{host_calls}:{errno}")
     )
     assert run.exact()
     assert run.status == 0

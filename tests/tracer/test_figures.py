@@ -21,14 +21,14 @@ KEYS = [
         "strategy",
         "host",
         "processes",
-        "asked",
-        "said",
+        "calls",
+        "host_calls",
         "elided",
         "redundant",
     ),
-    *("narrowed", "resynced", "unmodeled", "calls", "changes", "verify", "notes", "seconds"),
+    *("narrowed", "resynced", "unmodeled", "by_call", "changes", "verify", "notes", "seconds"),
 ]
-COLUMNS = ["asked", "said", "elided", "redundant", "narrowed", "failed"]
+COLUMNS = ["calls", "host_calls", "elided", "redundant", "narrowed", "failed"]
 FORK = [sys.executable, "-c", "import os; os.fork() and os.wait()"]
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 
@@ -51,18 +51,18 @@ def check_sums(run: Run) -> None:
     assert list(figures) == KEYS
     for column in COLUMNS:
         assert all(
-            type(line[column]) is int and line[column] >= 0 for line in figures["calls"].values()
+            type(line[column]) is int and line[column] >= 0 for line in figures["by_call"].values()
         )
-    for column in ("asked", "said", "elided", "narrowed"):
-        assert figures[column] == sum(line[column] for line in figures["calls"].values()), column
-    for name, line in figures["calls"].items():
+    for column in ("calls", "host_calls", "elided", "narrowed"):
+        assert figures[column] == sum(line[column] for line in figures["by_call"].values()), column
+    for name, line in figures["by_call"].items():
         assert list(line) == COLUMNS
-        assert line["said"] + line["elided"] == line["asked"], (
+        assert line["host_calls"] + line["elided"] == line["calls"], (
             f"{name}: one call, at most one host call"
         )
-        assert line["narrowed"] <= line["said"] and line["redundant"] <= line["elided"], name
-        assert line["failed"] <= line["asked"], name
-    assert list(figures["calls"]) == sorted(figures["calls"])
+        assert line["narrowed"] <= line["host_calls"] and line["redundant"] <= line["elided"], name
+        assert line["failed"] <= line["calls"], name
+    assert list(figures["by_call"]) == sorted(figures["by_call"])
     assert list(figures["changes"]) == [str(kind.name).lower() for kind in ChangeKind if kind]
     assert list(figures["verify"]) == ["mode", "checks", "mismatches"]
     assert figures["seconds"] > 0
@@ -75,7 +75,7 @@ def test_keys_and_sums(strategy: str) -> None:
     assert run.exact()
     check_sums(run)
     figures = run.figures
-    assert figures["schema"] == 1
+    assert figures["schema"] == 2
     assert figures["command"] == FORK
     assert (figures["exit_status"], figures["strategy"], figures["processes"]) == (0, strategy, 2)
     assert figures["host"] == {
@@ -85,7 +85,9 @@ def test_keys_and_sums(strategy: str) -> None:
     }
     assert figures["verify"]["mode"] == "call"
     assert (figures["resynced"], figures["notes"]) == (0, [])
-    assert all(str(figures[key]) in run.err.replace(",", "") for key in ("asked", "said", "elided"))
+    assert all(
+        str(figures[key]) in run.err.replace(",", "") for key in ("calls", "host_calls", "elided")
+    )
 
 
 def test_the_reference_names_every_key() -> None:
@@ -102,34 +104,43 @@ def test_sums_of_every_memory_call(strategy: str) -> None:
 def test_every_call_says_every_call() -> None:
     run = without_randomness("every-call")
     assert run.figures["elided"] == run.figures["narrowed"] == 0
-    for name, line in run.figures["calls"].items():
-        assert line["said"] == line["asked"], name
+    for name, line in run.figures["by_call"].items():
+        assert line["host_calls"] == line["calls"], name
 
 
-def test_the_strategies_agree_on_what_was_asked() -> None:
+def test_the_strategies_agree_on_the_calls() -> None:
     runs = {strategy: without_randomness(strategy) for strategy in STRATEGIES}
-    asked = {
+    calls = {
         strategy: {
-            name: (line["asked"], line["failed"]) for name, line in run.figures["calls"].items()
+            name: (line["calls"], line["failed"]) for name, line in run.figures["by_call"].items()
         }
         for strategy, run in runs.items()
     }
-    assert asked["every-call"] == asked["laconic"] == asked["observe"]
+    assert calls["every-call"] == calls["laconic"] == calls["observe"]
     assert runs["every-call"].out == runs["laconic"].out == runs["observe"].out
     assert runs["every-call"].figures["changes"] == runs["laconic"].figures["changes"]
 
 
-def test_observe_counts_what_laconic_says() -> None:
+def test_observe_counts_the_host_calls_of_laconic() -> None:
     """All the figures of a run in which nothing is changed are those of the run in which it is."""
-    said, seen = without_randomness("laconic").figures, without_randomness("observe").figures
-    assert said["elided"] > 0 and said["narrowed"] > 0
-    for key in ("calls", "changes", "asked", "said", "elided", "narrowed", "resynced", "processes"):
-        assert seen[key] == said[key], key
+    mediated, seen = without_randomness("laconic").figures, without_randomness("observe").figures
+    assert mediated["elided"] > 0 and mediated["narrowed"] > 0
+    for key in (
+        "by_call",
+        "changes",
+        "calls",
+        "host_calls",
+        "elided",
+        "narrowed",
+        "resynced",
+        "processes",
+    ):
+        assert seen[key] == mediated[key], key
 
 
 def test_two_runs_are_counted_alike() -> None:
     first, second = (without_randomness("laconic").figures for _ in range(2))
-    for key in ("calls", "changes", "verify"):
+    for key in ("calls", "by_call", "changes", "verify"):
         assert first[key] == second[key]
 
 

@@ -95,7 +95,7 @@ class TestInATerminal:
         lines = [line for line in terminal.after_the_view() if line.startswith("round")]
         assert lines == [f"round {number}" for number in range(60)]
         text = " ".join(" ".join(terminal.after_the_view()).split())
-        assert "memory calls in 1 process; the host heard" in text
+        assert "memory calls in 1 process:" in text and " host calls, " in text
 
     def test_the_program_can_be_interrupted(self) -> None:
         terminal = Terminal("live", "--delay", "0.2", "--", build(ROUNDS), "10000", "3")
@@ -222,7 +222,10 @@ def test_failing_calls_are_not_redundant(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     live = json.loads(figures.read_text())
-    assert live["calls"]["mprotect"]["elided"] >= 22 and live["calls"]["mprotect"]["redundant"] == 0
+    assert (
+        live["by_call"]["mprotect"]["elided"] >= 22
+        and live["by_call"]["mprotect"]["redundant"] == 0
+    )
     assert not [site for site in live["sites"] if site["call"] == "mprotect"]
     done = run_alone(
         [*COMMAND, "callers", "--no-suppressions", "--", build("failing")], env=environment()

@@ -33,16 +33,16 @@ def test_observations_are_native(case: str, flags: tuple[str, ...], strategy: st
 def assert_at_most_one_host_call(run: Run) -> None:
     """For every call name and in total: host calls + elided = calls."""
     figures = run.figures
-    for counts in (figures, *figures["calls"].values()):
-        assert counts["said"] + counts["elided"] == counts["asked"], counts
-    assert sum(line["asked"] for line in figures["calls"].values()) == figures["asked"]
+    for counts in (figures, *figures["by_call"].values()):
+        assert counts["host_calls"] + counts["elided"] == counts["calls"], counts
+    assert sum(line["calls"] for line in figures["by_call"].values()) == figures["calls"]
 
 
 def test_one_mprotect_over_alternating_pages_is_one_host_call() -> None:
     run = run_laconic(build("observations"), "alternating")
-    mprotect = run.figures["calls"]["mprotect"]
+    mprotect = run.figures["by_call"]["mprotect"]
     # The loader's own calls aside: 32 single pages, and one call over all 64.
-    native_calls = run_laconic(build("observations"), "resized-file").figures["calls"]["mprotect"]
-    assert mprotect["asked"] - native_calls["asked"] == 33
-    assert mprotect["said"] - native_calls["said"] == 33
+    native_calls = run_laconic(build("observations"), "resized-file").figures["by_call"]["mprotect"]
+    assert mprotect["calls"] - native_calls["calls"] == 33
+    assert mprotect["host_calls"] - native_calls["host_calls"] == 33
     assert mprotect["narrowed"] - native_calls["narrowed"] == 1, "the last page is writable already"

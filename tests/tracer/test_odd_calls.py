@@ -48,6 +48,17 @@ def test_calls_that_few_programs_make(name: str, strategy: str) -> None:
     assert run.figures["resynced"] == (1 if name == "process-madvise" else 0)
 
 
+def test_a_move_of_several_vmas_is_not_interrupted() -> None:
+    """A restarted mremap would find that its first VMA has moved already."""
+    program = build("moves")
+    alone = run_alone([program])
+    if alone.returncode or alone.stdout.startswith("300 "):
+        pytest.skip("this kernel has no KSM, or moves one VMA at a time (before Linux 6.17)")
+    run = run_laconic(program)
+    assert (run.status, run.out) == (0, "0 failed\n"), run.err
+    assert run.exact()
+
+
 @every_strategy
 def test_calls_of_the_i386_abi_from_a_64_bit_program(strategy: str) -> None:
     run = compared(build("odd_calls"), "int80", strategy)

@@ -80,7 +80,7 @@ def run(
 def counts(found: dict[str, Any]) -> list[tuple[str, int, int | None]]:
     """Name, redundant and all calls of each caller, in order of their names."""
     return sorted(
-        (caller["name"], caller["redundant"], caller["asked"]) for caller in found["callers"]
+        (caller["name"], caller["redundant"], caller["calls"]) for caller in found["callers"]
     )
 
 
@@ -258,10 +258,10 @@ def test_recursion(make: Callable[..., Path], tmp_path: Path) -> None:
     whole, cut = sorted((functions(found, number) for number in range(2)), key=len)
     assert whole.count("down") == 201 and whole[-1] == "_start" and "main" in whole
     assert len(cut) == 513 and cut[-1] == "[cut]" and "main" not in cut
-    said = run_alone(
+    output = run_alone(
         [*COMMAND, "callers", "a.trace", "--by", "stack"], env=environment(), cwd=tmp_path
     ).stdout
-    assert "  < 503 more, and what is beyond them\n" in said and said.count("beyond them") == 1
+    assert "  < 503 more, and what is beyond them\n" in output and output.count("beyond them") == 1
 
 
 def joined(text: str) -> str:
@@ -276,8 +276,8 @@ def test_dwarf_that_is_not_all_there(make: Callable[..., Path], tmp_path: Path) 
     source += "int main(void) { at = mmap(0, 8192, RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); in(); in(); return 0; }\n"
     program = make("program", {"main.c": source}, "-O2", "-g", "-gsplit-dwarf")
     assert counts(run(program)) == [("main", 2, 2)]
-    said = run_alone([*COMMAND, "callers", "a.trace"], env=environment(), cwd=tmp_path).stdout
-    assert joined(f"no inlined functions of {program}: they are in .dwo files") in joined(said)
+    output = run_alone([*COMMAND, "callers", "a.trace"], env=environment(), cwd=tmp_path).stdout
+    assert joined(f"no inlined functions of {program}: they are in .dwo files") in joined(output)
     packed = make("packed", {"main.c": source}, "-O2", "-g")
     done = subprocess.run(
         [tool("objcopy"), "--compress-debug-sections=zstd", packed], capture_output=True
@@ -285,10 +285,10 @@ def test_dwarf_that_is_not_all_there(make: Callable[..., Path], tmp_path: Path) 
     if done.returncode:
         pytest.skip("this objcopy knows no zstd")
     assert counts(run(packed)) == [("main", 2, 2)]
-    said = run_alone([*COMMAND, "callers", "a.trace"], env=environment(), cwd=tmp_path).stdout
+    output = run_alone([*COMMAND, "callers", "a.trace"], env=environment(), cwd=tmp_path).stdout
     assert joined(
         f"no lines of {packed}: its DWARF cannot be read, it is compressed by zstd"
-    ) in joined(said)
+    ) in joined(output)
     about = Module(FILE, str(program))
     symbolizer = Symbolizer(())
     assert symbolizer.places(about, Frame(1, 1, True, False)) and not symbolizer.partial

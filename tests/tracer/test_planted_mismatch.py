@@ -14,24 +14,24 @@ from tests.tracer.lab import COMMAND, Run, build, run_laconic
 #: calls.
 BUGS = {
     "a munmap is lost between bookkeeping and host": """
-from laconic.linux.pal import RULES
-whole = RULES["laconic"]
+from laconic.strategies.laconic import Laconic
+whole = Laconic.linux_rule
 def rule(name, args, outcome):
     host_args = whole(name, args, outcome)
     if name == "munmap" and args[1] == PAGES and host_args:
         return (args[0], 4096, *args[2:])
     return host_args
-RULES["laconic"] = rule
+Laconic.linux_rule = staticmethod(rule)
 """,
     "an mprotect reaches the host with another range": """
-from laconic.linux.pal import RULES
-whole = RULES["laconic"]
+from laconic.strategies.laconic import Laconic
+whole = Laconic.linux_rule
 def rule(name, args, outcome):
     host_args = whole(name, args, outcome)
     if name == "mprotect" and args[1] == PAGES and host_args:
         return (args[0], PAGES - 4096, *args[2:])
     return host_args
-RULES["laconic"] = rule
+Laconic.linux_rule = staticmethod(rule)
 """,
     "bookkeeping forgets a page": """
 from laconic.memory.space import AddressSpace

@@ -23,7 +23,7 @@ import pytest
 import laconic.trace
 from laconic.commands import main
 from laconic.linux.pagemap import FILE_PAGE, UNSEEN, ZERO_PAGE
-from laconic.replay import replay
+from laconic.replay import replay_trace
 from laconic.report.replay import as_json
 from laconic.trace.records import Call, End, Exit, Program, Record
 from tests.tracer.lab import (
@@ -36,9 +36,9 @@ from tests.tracer.lab import (
     run_laconic,
     skip_where_it_did,
 )
-from tests.tracer.test_identity import both
-from tests.tracer.test_unprivileged import Nobody
-from tests.tracer.test_untouched import EXIT, elf32, int80
+from tests.tracer.natively import both
+from tests.tracer.nobody import Nobody
+from tests.tracer.oldprograms import EXIT, elf32, int80
 
 #: The lab's programs with their arguments; some need flags of the compiler before the bar.
 PROGRAMS = (
@@ -77,7 +77,7 @@ def record(path: Path, *command: str | Path, options: Sequence[str] = (), **more
 def figures(path: Path, strategy: str | None = None, check: bool = True) -> dict[str, Any]:
     """What a replay prints as JSON."""
     trace = laconic.trace.open(str(path))
-    return json.loads(json.dumps(as_json(trace, replay(trace, strategy, check=check))))
+    return json.loads(json.dumps(as_json(trace, replay_trace(trace, strategy, check=check))))
 
 
 def same_figures(path: Path, run: Run) -> None:
@@ -215,8 +215,8 @@ def test_a_replay_by_another_strategy_gives_the_figures_of_its_run(
         assert again["check"]["first"] == []
         for key in (
             "calls",
-            "asked",
-            "said",
+            "by_call",
+            "host_calls",
             "elided",
             "narrowed",
             "changes",
@@ -249,7 +249,7 @@ def test_calls_that_stop_half_way_at_a_hole(recorded: str, tmp_path: Path) -> No
     for strategy in ("laconic", "every-call"):
         again = figures(path, strategy)
         assert again["check"]["first"] == []
-        assert again["asked"] == run.figures["asked"]
+        assert again["calls"] == run.figures["calls"]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -429,7 +429,7 @@ def test_redacted_traces_hold_no_name(tmp_path: Path) -> None:
     for path, run in zip(both, runs, strict=True):
         again = figures(path)
         assert again["check"]["first"] == []
-        assert again["calls"] == run.figures["calls"]
+        assert again["by_call"] == run.figures["by_call"]
         trace = laconic.trace.open(str(path))
         assert trace.redacted
         program_rows = [record for record in trace if isinstance(record, Program)]

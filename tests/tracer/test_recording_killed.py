@@ -198,9 +198,9 @@ def test_the_process_that_writes_is_killed_before_its_first_batch(tmp_path: Path
         "text": True,
     }
     with subprocess.Popen(words, env=environment(), **pipes) as process:
-        wait_until(lambda: path.exists() and writers(path), "the process that writes")
-        for writer in set(writers(path)) - {process.pid}:
-            os.kill(writer, signal.SIGKILL)
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        (writer,) = writers(path)
+        os.kill(writer, signal.SIGKILL)
         _, err = process.communicate("go\n", timeout=PATIENCE)
     assert process.returncode == 5
     count = events(path)

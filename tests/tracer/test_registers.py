@@ -17,7 +17,7 @@ def test_registers_across_memory_calls(strategy: str, verify: str) -> None:
     assert (run.status, run.out) == (0, alone.stdout), run.out
     assert run.figures["verify"]["mismatches"] == 0
     if strategy == "laconic":
-        mprotect = run.figures["calls"]["mprotect"]
+        mprotect = run.figures["by_call"]["mprotect"]
         assert mprotect["elided"] >= 2 and mprotect["narrowed"] >= 1, (
             "the program no longer makes each kind of call"
         )
@@ -28,11 +28,11 @@ def test_registers_where_the_host_fails(strategy: str) -> None:
     """Every second host call fails, or every second other one: the program's registers stay its
     own."""
     program = build("registers", "-static")
-    said = run_laconic(program, strategy=strategy, verify="off").figures["said"]
+    output = run_laconic(program, strategy=strategy, verify="off").figures["host_calls"]
     for odd in (0, 1):
         # The C library's calls come first, then the program's reservation: without them there is
         # nothing to see.
-        plan = ",".join(f"{number}:12" for number in range(8 + odd, said, 2))
+        plan = ",".join(f"{number}:12" for number in range(8 + odd, output, 2))
         run = run_laconic(program, strategy=strategy, env=environment(LACONIC_FAIL=plan))
         assert "WRONG" not in run.out
         assert run.exact()

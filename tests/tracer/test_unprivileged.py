@@ -5,66 +5,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import rich
 
-from tests.tracer.lab import COMMAND, SOURCES, STRATEGIES, Run, build, run_alone, run_laconic
+from tests.tracer.lab import COMMAND, STRATEGIES, build, run_alone, run_laconic
+from tests.tracer.nobody import NOBODY, Nobody
 
-NOBODY = 65534
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 pytestmark = pytest.mark.skipif(
     os.getuid() != 0 or shutil.which("setpriv") is None,
     reason="only root with setpriv can become another user",
 )
-
-
-class Nobody:
-    """Runs commands as a user without privileges, who reads Laconic from a copy of its own."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-        self.become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-        self.env = {
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
-            "PYTHONPATH": str(place),
-            "HOME": "/",
-            "LANG": "C.UTF-8",
-        }
-        self.python = self._interpreter()
-        # Of rich, what Laconic uses, which needs none of what rich depends on.
-        shutil.copytree(Path(rich.__file__).parent, place / "rich")
-        shutil.copytree(SOURCES / "laconic", place / "laconic")
-
-    def _interpreter(self) -> str:
-        for python in (os.path.realpath(sys.executable), "/usr/bin/python3"):
-            try:
-                check = "import os, sys; sys.exit(sys.version_info < (3, 11) or not os.access(sys.executable, os.X_OK))"
-                if (
-                    subprocess.run(
-                        [*self.become, python, "-c", check], env=self.env, stderr=-3
-                    ).returncode
-                    == 0
-                ):
-                    return python
-            except OSError:
-                continue
-        pytest.skip("there is no Python 3.11 that another user can execute")
-
-    def alone(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
-        """Runs a command as that user."""
-        return run_alone([*self.become, *command], env=self.env, cwd="/")
-
-    def laconic(self, *command: str | Path, **more: Any) -> Run:
-        """Runs a command under that user's Laconic."""
-        prefix = [*self.become, self.python, "-m", "laconic"]
-        return run_laconic(*command, prefix=prefix, env=self.env, cwd="/", **more)
 
 
 @pytest.fixture(scope="module")
@@ -170,14 +124,14 @@ def test_root_s_laconic_and_a_program_that_gives_its_privileges_up() -> None:
     assert run.figures["notes"] == []
 
 
-@pytest.mark.parametrize(("limit", "said"), [("unlimited", "1 1\n"), ("1000", "1 0\n")])
-def test_the_break_of_another_user_s_program(limit: str, said: str) -> None:
+@pytest.mark.parametrize(("limit", "message"), [("unlimited", "1 1\n"), ("1000", "1 0\n")])
+def test_the_break_of_another_user_s_program(limit: str, message: str) -> None:
     """RLIMIT_DATA is heeded, also where prlimit(2) does not tell it: without CAP_SYS_RESOURCE, as
     in a container."""
     become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     words = [*become, "sh", "-c", f"ulimit -d {limit}; exec {build('breaks')}"]
-    assert run_alone(words).stdout == said
+    assert run_alone(words).stdout == message
     for prefix in (COMMAND, ["setpriv", "--bounding-set=-sys_resource", *COMMAND]):
         run = run_laconic(*words, prefix=prefix)
-        assert (run.status, run.out) == (0, said), run.err
+        assert (run.status, run.out) == (0, message), run.err
         assert run.exact()

@@ -15,33 +15,23 @@ from pathlib import Path
 import pytest
 
 from tests.tracer.lab import COMMAND, PATIENCE, STRATEGIES, environment, run_alone, run_laconic
+from tests.tracer.oldprograms import (
+    BASE,
+    BRK,
+    EXECVE,
+    EXIT,
+    FORK,
+    MADVISE,
+    MMAP2,
+    MPROTECT,
+    elf32,
+    int80,
+)
 
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 NOTE = "is a 32-bit program: it runs untouched"
-BASE = 0x08048000
 
 
-def elf32(path: Path, code: bytes) -> Path:
-    """A static 32-bit program of one segment: its headers, and i386 code at BASE + 84. Skips where
-    the kernel won't."""
-    size = 84 + len(code)
-    header = (
-        b"\x7fELF\1\1\1"
-        + bytes(9)
-        + struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, BASE + 84, 52, 0, 0, 52, 32, 1, 0, 0, 0)
-    )
-    path.write_bytes(header + struct.pack("<8I", 1, 0, BASE, BASE, size, size, 7, 4096) + code)
-    path.chmod(0o755)
-    return path
-
-
-def int80(number: int, first: int = 0, second: int = 0, third: int = 0) -> bytes:
-    """mov eax, number; mov ebx, first; mov ecx, second; mov edx, third; int 0x80."""
-    words = zip((0xB8, 0xBB, 0xB9, 0xBA), (number, first, second, third), strict=True)
-    return b"".join(struct.pack("<BI", opcode, value) for opcode, value in words) + b"\xcd\x80"
-
-
-EXIT, FORK, EXECVE, BRK, MPROTECT, MADVISE, MMAP2 = 1, 2, 11, 45, 125, 219, 192
 #: mov ebx, eax; shr ebx, 16; mov eax, 1; int 0x80: exits with a high byte of the last result.
 EXIT_WITH_RESULT = b"\x89\xc3\xc1\xeb\x18\xb8\x01\0\0\0\xcd\x80"
 
@@ -66,7 +56,7 @@ def test_a_32_bit_program(seven: Path, strategy: str) -> None:
     (note,) = run.figures["notes"]
     assert note.startswith(f"seven {NOTE}")
     assert f"note: seven {NOTE}" in " ".join(run.err.split())
-    assert run.figures["asked"] == run.figures["verify"]["mismatches"] == 0
+    assert run.figures["calls"] == run.figures["verify"]["mismatches"] == 0
     assert run.figures["processes"] == 1
 
 
@@ -77,7 +67,7 @@ def test_a_64_bit_program_that_execs_a_32_bit_one(seven: Path, strategy: str) ->
     assert run.exact()
     assert len(run.figures["notes"]) == 1
     assert run.figures["processes"] == 2
-    assert run.figures["asked"] > 0
+    assert run.figures["calls"] > 0
 
 
 @every_strategy
@@ -94,7 +84,7 @@ def test_a_32_bit_program_that_execs_a_64_bit_one(
     run = run_laconic(elf32(tmp_path / "starts", code), strategy=strategy)
     assert run.status == 0, run.err
     assert run.exact()
-    assert run.figures["asked"] > 0
+    assert run.figures["calls"] > 0
     assert len(run.figures["notes"]) == 1
 
 
@@ -116,7 +106,7 @@ def test_memory_calls_and_forks_of_a_32_bit_program(
     run = run_laconic(program, strategy=strategy)
     assert run.status == 9, run.err
     assert run.figures["processes"] == 2
-    assert run.figures["asked"] == run.figures["verify"]["mismatches"] == 0
+    assert run.figures["calls"] == run.figures["verify"]["mismatches"] == 0
 
 
 def test_a_32_bit_program_that_a_signal_ends(seven: Path, tmp_path: Path) -> None:

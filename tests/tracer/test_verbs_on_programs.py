@@ -90,10 +90,10 @@ def test_json_on_standard_output_comes_after_the_program_s(
     """The words stay on standard error, also where the JSON goes to a file."""
     done = told(verb, old, tmp_path, "echo", "mine", options=("--json", "-"))
     assert done.returncode == 0 and done.stdout.startswith("mine\n{"), done.stdout[:80]
-    assert json.loads(done.stdout.removeprefix("mine\n"))["schema"] == 1
+    assert json.loads(done.stdout.removeprefix("mine\n"))["schema"] == 2
     to_file = told(verb, old, tmp_path, "echo", "mine", options=("--json", "out.json"))
     assert (to_file.returncode, to_file.stdout) == (0, "mine\n")
-    assert json.loads((tmp_path / "out.json").read_text())["schema"] == 1
+    assert json.loads((tmp_path / "out.json").read_text())["schema"] == 2
     assert done.stderr and to_file.stderr
 
 
@@ -172,8 +172,8 @@ def test_live_s_trace_has_its_sites(tmp_path: Path) -> None:
         == [("mprotect", "again", 40)]
         == [(one["call"], one["name"], one["redundant"]) for one in found["callers"]]
     )
-    assert (live["asked"], live["said"], live["elided"], live["hidden"]) == (
-        found["asked"], found["said"], found["redundant"], found["hidden"],
+    assert (live["calls"], live["host_calls"], live["elided"], live["hidden"]) == (
+        found["calls"], found["host_calls"], found["redundant"], found["hidden"],
     )  # fmt: skip
     assert sum(live["hidden"].values()) > 0
     shown = run_alone([*COMMAND, "diff", "live.json", "a.trace"], env=environment(), cwd=tmp_path)
@@ -193,7 +193,7 @@ def test_explain_finds_what_callers_counts(tmp_path: Path) -> None:
     assert f"event {caller['first']}: mprotect(" in done.stderr
     assert (
         "    again (steady-" in done.stderr
-        and "nothing: the host holds all of it already" in done.stderr
+        and "none: the host already has this state" in done.stderr
     )
     call = json.loads((tmp_path / "call.json").read_text())
     assert (call["event"], call["changes"][0]["kinds"] if call["changes"] else []) == (
@@ -207,7 +207,7 @@ class TestEventsThatDidNotCome:
     those of ld.so."""
 
     @pytest.mark.parametrize(
-        ("event", "said"),
+        ("event", "message"),
         [
             ("mremap:1", r"there is no 1. mremap: of N memory calls, 0 are mremap"),
             (
@@ -217,7 +217,9 @@ class TestEventsThatDidNotCome:
             ("@3600", r"there is no memory call at 3600 s or later: the last of N is at"),
         ],
     )
-    def test_the_program_s_calls_are_counted(self, event: str, said: str, tmp_path: Path) -> None:
+    def test_the_program_s_calls_are_counted(
+        self, event: str, message: str, tmp_path: Path
+    ) -> None:
         import re
 
         program = build("steady")
@@ -226,10 +228,10 @@ class TestEventsThatDidNotCome:
                 [*COMMAND, "explain", event, "--", program, "1", str(status)], env=environment()
             )
             assert (done.returncode, done.stdout) == (status or 2, "round 0\n")
-            assert re.search(said.replace("N", "[0-9]+"), done.stderr), done.stderr
+            assert re.search(message.replace("N", "[0-9]+"), done.stderr), done.stderr
 
     @pytest.mark.parametrize(
-        ("words", "said"),
+        ("words", "message"),
         [
             ((), "no trace and no event was named"),
             (("OLD",), "give an event, too"),
@@ -244,9 +246,9 @@ class TestEventsThatDidNotCome:
             (("OLD", "7", "-o", "kept.trace"), "-o and --force are about the trace of a program"),
         ],
     )
-    def test_words(self, words: tuple[str, ...], said: str, old: Path, tmp_path: Path) -> None:
+    def test_words(self, words: tuple[str, ...], message: str, old: Path, tmp_path: Path) -> None:
         given = [str(old) if word == "OLD" else word for word in words]
         done = run_alone([*COMMAND, "explain", *given], env=environment(), cwd=tmp_path)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-        assert said in done.stderr
+        assert message in done.stderr
         assert list(tmp_path.iterdir()) == []

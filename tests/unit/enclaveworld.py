@@ -4,6 +4,7 @@ beside it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import NamedTuple
 
 from laconic.libos.strategy import MemoryCall, Strategy
@@ -19,6 +20,7 @@ from laconic.sgx.meter import Counts, Meter
 from laconic.sgx.model.driver import Driver
 from laconic.sgx.model.failures import Plan
 from laconic.sgx.model.machine import Machine
+from laconic.sgx.pal.gramine import Gramine
 from laconic.strategies.every_call import EveryCall
 
 PAGE = 4096
@@ -40,6 +42,28 @@ def machine(plan: Plan | None = None) -> Machine:
     return Machine(Driver.ready(0, 1 << 48, plan=plan))
 
 
+class UntrackedPal(Gramine):
+    """Gramine's PAL without the pages of its lazy tracker."""
+
+    __slots__ = ()
+
+    def track(self, start: int, end: int) -> None:
+        pass
+
+
+@cache
+def untracked(rule: type[EveryCall]) -> type[EveryCall]:
+    """The strategy `rule` without the tracker's pages: which call pays for one depends on where its
+    memory is."""
+
+    class Untracked(rule):  # type: ignore[misc, valid-type]
+        def make_pal(self, meter: Meter) -> Gramine:
+            return UntrackedPal(meter)
+
+    Untracked.name = rule.name
+    return Untracked
+
+
 class Answers(DefaultUpcalls):
     """What bookkeeping may ask, with the answers of an ordinary process
     (`laconic.memory.calls.Upcalls`)."""
@@ -58,9 +82,11 @@ class Answers(DefaultUpcalls):
 
 class Program:
     """`call`, `touch` and the like are told to bookkeeping, touches and strategy; `counts` begin at
-    0 with `anew`."""
+    0 with `anew`. The pages of Gramine's tracker are counted only if `tracked` is set."""
 
-    def __init__(self, maker: Maker, meter: Meter | None = None) -> None:
+    def __init__(self, maker: Maker, meter: Meter | None = None, tracked: bool = False) -> None:
+        if isinstance(maker, type) and issubclass(maker, EveryCall) and not tracked:
+            maker = untracked(maker)
         self.space = AddressSpace(Layout(mmap_base=BASE + (1 << 45)), (), HEAP)
         self.touches = Touches()
         self.meter = Meter() if meter is None else meter

@@ -136,10 +136,10 @@ def search(
             if not rules.allow(after) or out and things.count("ioctls") == longest:
                 continue
             total = tuple(a + b for a, b in zip(cost, price(more), strict=True))
-            said = asked
+            output = asked
             if apart and out:
-                said = (*asked, *(() if outside else ("(",)), name.split()[0])
+                output = (*asked, *(() if outside else ("(",)), name.split()[0])
             heapq.heappush(
-                queue, (total, next(order), after, out, said, (*done, name), things + more)
+                queue, (total, next(order), after, out, output, (*done, name), things + more)
             )
     return found

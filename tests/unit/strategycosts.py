@@ -8,7 +8,7 @@ page of the PAL's record, `.` not committed, `-` committed and inaccessible, els
 from __future__ import annotations
 
 import pytest
-from enclaveworld import BASE, FIXED, LIB, PAGE, Program
+from tests.unit.enclaveworld import BASE, FIXED, LIB, PAGE, Program
 
 from laconic.memory import flags as f
 from laconic.strategies.classify import Classify

@@ -8,7 +8,11 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
 
 from laconic.analysis.sweep import Row, sweep_one
 
@@ -51,3 +55,37 @@ def held(path: str, strategy: str) -> Row:
 def older(path: str, strategy: str) -> Row:
     """As a worker on which another Laconic is installed."""
     return {**sweep_one(path, strategy), "laconic": "0.0.0"}
+
+
+def rows(path: Path) -> list[Row]:
+    """A result's rows, without the seconds that they took."""
+    with path.open("rb") as file:
+        return [{**row, "seconds": None} for row in pq.read_table(file).to_pylist()]
+
+
+def tracks(corpus: Path) -> list[list[str]]:
+    """The computations so far: trace, strategy, worker."""
+    return [
+        line.split() for path in corpus.rglob("tracks") for line in path.read_text().splitlines()
+    ]
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Waits for a condition, not for ever."""
+    ends = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < ends, "it never came"
+        time.sleep(0.01)
+
+
+def in_session(session: int) -> list[int]:
+    """The processes of a session that still run."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            state, _, _, its = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[:4]
+        except OSError:
+            continue
+        if int(its) == session and state != "Z":
+            found.append(int(pid))
+    return found

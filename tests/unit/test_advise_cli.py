@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.unit.test_cli import laconic
+from tests.unit.commandline import laconic
 from tests.unit.traces import BASE, Builder, small
 
 from laconic.sgx.costs import COSTED
@@ -61,7 +61,7 @@ def test_help() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ([], "no trace was named"),
         (["a.trace", "b.trace"], "more than one trace"),
@@ -75,10 +75,10 @@ def test_help() -> None:
         (["--costs"], "--costs"),
     ],
 )
-def test_bad_input_is_named(words: list[str], said: str, tmp_path: Path) -> None:
+def test_bad_input_is_named(words: list[str], message: str, tmp_path: Path) -> None:
     done = laconic("advise", *words, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr
+    assert message in done.stderr
 
 
 def test_a_cost_file_with_a_negative_number(tmp_path: Path) -> None:
@@ -167,10 +167,10 @@ class TestCommands:
             "for _ in range(200): assert c.sbrk(1 << 20) != -1 and c.sbrk(-(1 << 20)) != -1"
         )
         done = laconic("advise", "--try", "--json", out, "--", sys.executable, "-c", code)
-        said = [line for line in done.stderr.splitlines() if line.startswith("laconic: ")]
+        output = [line for line in done.stderr.splitlines() if line.startswith("laconic: ")]
         assert done.returncode == 0, done.stderr
-        assert said[0].startswith("laconic: 1 of 2 reruns: the program as it is")
-        assert said[1].startswith(
+        assert output[0].startswith("laconic: 1 of 2 reruns: the program as it is")
+        assert output[1].startswith(
             "laconic: 2 of 2 reruns: trying loader.env.MALLOC_MMAP_THRESHOLD_ = "
         )
         found = json.loads(out.read_text())

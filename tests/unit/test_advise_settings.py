@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.test_advise import (
+from tests.unit.adviseprograms import (
     ANONYMOUS,
     DONTNEED,
     FIXED,
@@ -245,6 +245,40 @@ class TestRuntimes:
         )
         assert found["-Xmx128m"].figures["used"] == 60 * MIB
         assert found["-XX:CompressedClassSpaceSize"].figures["used"] == MIB
+
+    def test_a_heap_that_is_smaller_than_an_arena(self, tmp_path: Path) -> None:
+        """-Xmx128m with 60 MiB in use: glibc's reservations for a thread are as large, or larger."""
+        trace = Program(tmp_path, "/usr/bin/java")
+        trace.library("libjvm.so")
+        heap, classes = BASE + (1 << 36), BASE + (1 << 37)
+        arenas(trace, 3, 2)
+        trace.mmap(heap, 128 * MIB, NONE, NORESERVE)
+        trace.mmap(heap, 64 * MIB, RW, NORESERVE | FIXED)
+        trace.mmap(classes, (1 << 30) + 16 * MIB, NONE, NORESERVE)
+        trace.call("mprotect", classes, 4 * MIB, RW)
+        other = classes + (1 << 36)
+        trace.mmap(other, 512 * MIB, NONE, NORESERVE)
+        trace.call("mprotect", other, 80 * MIB, RW)
+        found = settings(
+            trace.touched((BASE, BASE + MIB), (heap, heap + 60 * MIB), (other, other + 80 * MIB))
+        )
+        assert not any(name.startswith("-Xmx") for name in found), "128 MiB are what it needs"
+
+    def test_the_jvm_that_needs_most(self, tmp_path: Path) -> None:
+        """sh -c 'java -version; java -Xmx200m T': the first reserves more, and uses less."""
+        trace = Program(tmp_path, "/usr/bin/java")
+        first = hotspot(trace)
+        trace.row("clone", 17, result=300)
+        trace.row("exit", 0, touched=tuple((start, start + MIB, 0) for start, _ in first))
+        trace.program("/usr/bin/java", ["java"], pid=300)
+        heap = BASE
+        trace.mmap(BASE + (1 << 39), 2 * PAGE, RX, 2, trace.file("/usr/lib/libjvm.so"), pid=300)
+        trace.mmap(heap, 1 << 29, NONE, NORESERVE, pid=300)
+        trace.mmap(heap, 200 * MIB, RW, NORESERVE | FIXED, pid=300)
+        trace.row("exit", 0, pid=300, touched=((heap, heap + 150 * MIB, 0),))
+        found = settings(trace.end())
+        assert found["-Xmx256m"].figures["used"] == 150 * MIB
+        assert "java (process 300) reserved 512.0 MiB" in found["-Xmx256m"].why
 
     def test_a_code_cache_that_grows(self, tmp_path: Path) -> None:
         """The second compiler stays: without it what is hot is slower, and growth of lazy pages

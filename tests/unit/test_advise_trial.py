@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.test_advise import PROFILE, RW, Program, hotspot, measured, settings
+from tests.unit.adviseprograms import PROFILE, RW, Program, hotspot, measured, settings
 from tests.unit.traces import BASE
 
 import laconic.analysis.advise.advice
@@ -71,7 +71,7 @@ class TestTrying:
         before, figures = measured(first.touched()), measured(second.cut())
         after = trial.after([before], 0, figures, 1, ["out of memory"])
         assert len(after.differences) == 4
-        assert "exit status 1, 0 before (it said: out of memory)" in after.differences[0]
+        assert "exit status 1, 0 before (standard error: out of memory)" in after.differences[0]
         assert "2 programs ran, 1 before" in after.differences[1]
         assert "not ended in order" in after.differences[2]
         advice = self.advice()
@@ -100,7 +100,7 @@ class TestTrying:
         first, again, after, other = found
         assert "7 programs ran, 9 before" in trial.unchanged(first, 0, again, 0).differences
         assert not any(
-            "ran" in said for said in trial.after([first, again], 0, after, 0).differences
+            "ran" in output for output in trial.after([first, again], 0, after, 0).differences
         )
         assert (
             "2 programs ran, 7 to 9 before" in trial.after([first, again], 0, other, 0).differences
@@ -157,6 +157,6 @@ class TestTrying:
             trace.call("brk", 0x555555556000 + size, result=0x555555556000 + size)
         advice = advisor.advise(measured(first.touched()), PROFILE)
         figures = measured(second.touched())
-        said = ['sys.brk.max_size = "1M" is too small here: sys.brk.max_size = "30M"']
-        assert trial.exceeded(advice, figures, PROFILE) == said
+        output = ['sys.brk.max_size = "1M" is too small here: sys.brk.max_size = "30M"']
+        assert trial.exceeded(advice, figures, PROFILE) == output
         assert trial.exceeded(advisor.advise(figures, PROFILE), figures, PROFILE) == []

@@ -94,3 +94,25 @@ def test_memory_imports_the_standard_library_only() -> None:
                 assert not node.module.startswith("laconic.") or node.module.startswith(
                     "laconic.memory"
                 ), name
+
+
+TESTS = Path(__file__).parents[1]
+
+
+def test_no_test_imports_from_a_test_module() -> None:
+    """What several tests share is in a helper module, imported by its whole name."""
+    helpers = {path.stem for path in TESTS.rglob("*.py") if path.parent != TESTS}
+    wrong = []
+    for path in sorted(TESTS.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
+                submodules = [alias.name for alias in node.names if node.module.startswith("tests")]
+                names = [node.module, *(f"{node.module}.{name}" for name in submodules)]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            for name in names:
+                is_test = name.rpartition(".")[2].startswith("test_")
+                if (is_test and name.startswith("tests")) or name in helpers:
+                    wrong.append(f"{path.relative_to(TESTS)}:{node.lineno} imports {name}")
+    assert not wrong, "\n".join(wrong)

@@ -17,13 +17,13 @@ import pyarrow as pa
 import pytest
 from tests import fuzz_verbs
 from tests.tracer.lab import COMMAND, environment
-from tests.unit.test_compare_cli import laconic as command
+from tests.unit.commandline import laconic as command
 from tests.unit.traces import BASE, Builder
 
 import laconic.trace
 from laconic.commands import main
 from laconic.memory.ledger import Ledger
-from laconic.replay import replay
+from laconic.replay import replay_trace
 from laconic.trace.encoding import Times, arrow_schema, checksum, encode, portions
 from laconic.trace.importers.importing import import_logs
 from laconic.trace.schema import CODES, EVENTS, LARGEST_BATCH, MOST_RUNS, Row
@@ -85,7 +85,7 @@ class TestImpossible:
             f"100 brk(NULL) = 0x555500000000\n100 {line}\n100 brk(NULL) = 0x555500000000\n"
         )
         report = import_logs("strace", [str(log)], str(tmp_path / "a.trace"))
-        assert (report.not_understood, report.puzzles[0].line, report.calls) == (1, 2, {"brk": 2})
+        assert (report.not_understood, report.puzzles[0].line, report.by_call) == (1, 2, {"brk": 2})
         lost = [
             row.data
             for row in laconic.trace.open(str(tmp_path / "a.trace")).rows()
@@ -112,7 +112,7 @@ class TestImpossible:
         good = line.replace("(0, 0,", "(0, 4096,").replace("len: 0", "len: 4096")
         (tmp_path / "a.log").write_text(f"{good}\n{line}\n{good}\n")
         report = import_logs(kind, [str(tmp_path / "a.log")], str(tmp_path / "a.trace"))
-        assert (report.not_understood, report.calls) == (1, {"mmap": 2})
+        assert (report.not_understood, report.by_call) == (1, {"mmap": 2})
 
     @pytest.mark.parametrize("verb", VERBS)
     @pytest.mark.parametrize("source", ["run", "strace"])
@@ -128,13 +128,13 @@ class TestImpossible:
         trace.row("program", data=b"[]")
         done = command(*verb.split(), trace.end(), cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        said = done.stdout if verb == "info" else done.stderr
-        assert "mmap events that cannot be true (1)" in said or verb.startswith("export")
+        output = done.stdout if verb == "info" else done.stderr
+        assert "mmap events that cannot be true (1)" in output or verb.startswith("export")
 
     def test_a_failed_mmap_of_a_log_is_not_replayed_as_zero(self, tmp_path: Path) -> None:
         refused = MMAP.format("12:00:00.000100", 8192, "-1 ENOMEM (Cannot allocate memory)")
         trace = imported(tmp_path, refused)
-        check = replay(laconic.trace.open(str(trace)), check=True).check
+        check = replay_trace(laconic.trace.open(str(trace)), check=True).check
         assert check is not None
         assert [one.replayed for one in check.differences] == ["an address that the host chooses"]
 
@@ -351,9 +351,9 @@ class TestRedundant:
 
     def test_the_ledger(self) -> None:
         ledger = Ledger()
-        for said, result in ((0, 0), (0, -22), (1, 0), (1, -12)):
-            ledger.count("mprotect", said, result)
-        line = ledger.calls["mprotect"]
+        for output, result in ((0, 0), (0, -22), (1, 0), (1, -12)):
+            ledger.count("mprotect", output, result)
+        line = ledger.by_call["mprotect"]
         assert (line.elided, line.redundant, line.failed, ledger.redundant) == (2, 1, 2, 1)
 
     def test_calls_that_all_fail(self, tmp_path: Path) -> None:
@@ -367,10 +367,14 @@ class TestRedundant:
             trace.row("mprotect", BASE + number % 2, PAGE, 3, result=-22 if number % 2 else -12)
         path = trace.end()
         figures = json.loads(command("callers", path, "--json", "-").stdout)
-        assert (figures["asked"], figures["redundant"], figures["callers"]) == (22, 0, [])
+        assert (figures["calls"], figures["redundant"], figures["callers"]) == (22, 0, [])
         assert "changed nothing" not in command("callers", path).stdout
         run = json.loads(command("replay", path, "--json", "-").stdout)
-        assert (run["elided"], run["redundant"], run["calls"]["mprotect"]["failed"]) == (22, 0, 22)
+        assert (run["elided"], run["redundant"], run["by_call"]["mprotect"]["failed"]) == (
+            22,
+            0,
+            22,
+        )
         assert command("check", "--max-redundant", "0", path).returncode == 0
         command("html", path, "-o", tmp_path / "page.html", "--json", tmp_path / "page.json")
         page = json.loads((tmp_path / "page.json").read_text())

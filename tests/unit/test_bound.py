@@ -7,7 +7,7 @@ import gc
 import time
 
 import pytest
-from pictures import FILE, LEGEND, PAGE, at, read
+from tests.unit.pictures import FILE, LEGEND, PAGE, at, read
 
 from laconic.libos.strategy import MemoryCall
 from laconic.libos.touches import Touches

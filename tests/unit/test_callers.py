@@ -13,16 +13,18 @@ import os
 import struct
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 from tests.tracer.lab import environment
+from tests.unit.commandline import laconic
 from tests.unit.sitetraces import sited
-from tests.unit.test_cli import laconic
 from tests.unit.traces import BASE, Builder, small
 
-from laconic.analysis.callers import BY, Callers, callers, own_frames
+from laconic.analysis.callers import BY, Callers, callers
+from laconic.analysis.frames import own_frames
 from laconic.analysis.sites import sites
 from laconic.analysis.suppressions import BUILT_IN, Suppression
 from laconic.report.callers import as_json, as_text
@@ -116,7 +118,7 @@ def found_in(path: str, by: str = "function", *, inverted: bool = False) -> tupl
 
 
 def test_doctests() -> None:
-    for name in ("laconic.analysis.callers", "laconic.report.names"):
+    for name in ("laconic.analysis.frames", "laconic.report.names"):
         failed, attempted = doctest.testmod(importlib.import_module(name))
         assert attempted and not failed
 
@@ -248,10 +250,10 @@ class TestTogether:
 
     def test_by_function(self, tmp_path: Path) -> None:
         found, _ = found_in(sited(tmp_path / "a.trace", self.PLAN))
-        assert [(one.name, one.redundant, one.asked, one.known) for one in found.callers] == [
+        assert [(one.name, one.redundant, one.calls, one.known) for one in found.callers] == [
             ("grow", 40, 44, True), ("shrink", 25, 25, True), ("libgrow.so+0x12", 3, 4, True),
         ]  # fmt: skip
-        assert (found.asked, found.redundant, found.said, found.stackless) == (81, 68, 13, 0)
+        assert (found.calls, found.redundant, found.host_calls, found.stackless) == (81, 68, 13, 0)
 
     @pytest.mark.parametrize("by", BY)
     @pytest.mark.parametrize("inverted", [False, True])
@@ -272,7 +274,7 @@ class TestTogether:
             "grow",
             "libgrow.so+0x12",
         ]
-        assert (result.asked, result.redundant) == (81, 68)
+        assert (result.calls, result.redundant) == (81, 68)
 
     def test_programs_apart(self, tmp_path: Path) -> None:
         """The same function in two programs is two callers; in two processes of one it is one."""
@@ -288,6 +290,17 @@ class TestTogether:
         found, _ = found_in(trace.end())
         counts = [(one.name, one.program, one.redundant) for one in found.callers]
         assert counts == [("lib.so+0x5", "/bin/prog", 2), ("lib.so+0x5", "/bin/other", 1)]
+
+    def test_the_event_is_the_first_redundant_one_of_all_that_are_grouped(
+        self, tmp_path: Path
+    ) -> None:
+        """Sites come in the order of their first calls, redundant or not."""
+        plan = {"early": (2, 1), "late": (3, 0)}
+        found = sites(Trace(sited(tmp_path / "a.trace", plan)))
+        first = min(site.first_redundant for site in found.sites if site.redundant)
+        for order in (found.sites, found.sites[::-1]):
+            (caller,) = callers(replace(found, sites=order), by="module").callers
+            assert (caller.event, caller.redundant) == (first, 5)
 
     def test_the_stack_shown_is_the_one_of_most(self, tmp_path: Path) -> None:
         trace = Run(tmp_path / "a.trace")
@@ -353,7 +366,7 @@ class TestReport:
     def test_numbers_are_not_cut(self, tmp_path: Path) -> None:
         found, stacks = found_in(sited(tmp_path / "a.trace", {"grow": (40, 4)}))
         found.callers[0].redundant = found.redundant = 123_456_789_012
-        found.callers[0].asked = found.asked = 987_654_321_098_765
+        found.callers[0].calls = found.calls = 987_654_321_098_765
         found.callers[0].wasted.host_calls = 10**15
         for width in (60, 80):
             text = as_text(found, stacks, width)
@@ -459,7 +472,7 @@ class TestCommand:
         assert out.count("from here") == 1 and "and 190 from 19 more (--limit, --json)" in out
 
     @pytest.mark.parametrize(
-        ("words", "said"),
+        ("words", "message"),
         [
             ([], "no trace was named"),
             (["a", "b"], "more than one trace"),
@@ -475,14 +488,14 @@ class TestCommand:
             (["/dev/null"], "/dev/null"),
         ],
     )
-    def test_wrong_words(self, words: list[str], said: str, tmp_path: Path) -> None:
+    def test_wrong_words(self, words: list[str], message: str, tmp_path: Path) -> None:
         done = laconic("callers", *words, cwd=tmp_path)
-        assert (done.returncode, done.stdout) == (2, "") and said in done.stderr
+        assert (done.returncode, done.stdout) == (2, "") and message in done.stderr
 
     def test_json_alone_on_standard_output(self, tmp_path: Path) -> None:
         path = sited(tmp_path / "a.trace", {"grow": (5, 1)})
         found = json.loads(laconic("callers", path, "--json", "-").stdout)
-        assert found["callers"][0]["redundant"] == 5 and found["schema"] == 1
+        assert found["callers"][0]["redundant"] == 5 and found["schema"] == 2
 
 
 def test_a_vdso_of_another_kernel(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from tests.tracer.lab import environment
+from tests.unit.commandline import laconic
 from tests.unit.sitetraces import sited
-from tests.unit.test_cli import laconic
 from tests.unit.traces import BASE, Builder
 
 from laconic.analysis import check as gate
@@ -105,7 +105,7 @@ class TestLimits:
             "check", trace, "--max-redundant", "5%", "--max-host-calls", "9", "--json", "-"
         )
         found = json.loads(done.stdout)
-        assert (done.returncode, found["kept"], found["redundant"], found["said"]) == (
+        assert (done.returncode, found["kept"], found["redundant"], found["host_calls"]) == (
             1,
             False,
             66,
@@ -114,7 +114,7 @@ class TestLimits:
         assert [one["rule"] for one in found["limits"]] == ["max-redundant", "max-host-calls"]
         assert [one["kept"] for one in found["limits"]] == [False, True]
         worst = found["limits"][0]["offenders"][0]
-        assert (worst["function"], worst["redundant"], worst["asked"], worst["was"]) == (
+        assert (worst["function"], worst["redundant"], worst["calls"], worst["was"]) == (
             "grow",
             60,
             63,
@@ -238,7 +238,7 @@ class TestBadInput:
     """Status 2, nothing on standard output, and one line with the cure."""
 
     @pytest.mark.parametrize(
-        ("words", "said"),
+        ("words", "message"),
         [
             ((), "nothing to check"),
             (("--max-redundant", "5"), "no trace was named"),
@@ -262,7 +262,7 @@ class TestBadInput:
         ],
     )
     def test_it_is_named(
-        self, trace: str, tmp_path: Path, words: tuple[str, ...], said: str
+        self, trace: str, tmp_path: Path, words: tuple[str, ...], message: str
     ) -> None:
         (tmp_path / "other.json").write_text('{"findings": []}')
         (tmp_path / "empty.json").write_text("")
@@ -271,7 +271,7 @@ class TestBadInput:
             "check", *(trace if word == "TRACE" else word for word in words), cwd=tmp_path
         )
         assert (done.returncode, done.stdout) == (2, "")
-        assert said in done.stderr
+        assert message in done.stderr
 
     def test_a_trace_that_is_not_complete_keeps_no_limit(self, tmp_path: Path) -> None:
         """What is missing may go over it, and a baseline would be too low. A limit that is not
@@ -317,7 +317,7 @@ class TestGitHub:
 
     def test_the_json_stays_alone(self, trace: str) -> None:
         done = laconic("check", trace, "--max-redundant", "5%", "--github", "--json", "-")
-        assert json.loads(done.stdout)["schema"] == 1
+        assert json.loads(done.stdout)["schema"] == 2
         assert done.stderr.startswith("::error ")
 
     def test_they_follow_the_report(self, trace: str) -> None:

@@ -7,28 +7,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from tests.tracer.lab import COMMAND, environment, run_alone
+from tests.unit.commandline import laconic
 
 from laconic.commands import VERBS
-
-
-def laconic(
-    *words: str | Path,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-    redirect: str = "",
-) -> subprocess.CompletedProcess[str]:
-    """Runs `laconic WORDS`, its descriptors redirected by a shell where `redirect` says so."""
-    command: Sequence[str | Path] = [*COMMAND, *words]
-    if redirect:
-        command = ["sh", "-c", f'"$@" {redirect}', "sh", *command]
-    done = run_alone(command, env=env or environment(), cwd=cwd)
-    assert "Traceback" not in done.stdout + done.stderr, done.stderr
-    return done
 
 
 def executable(path: Path, content: bytes, mode: int = 0o755) -> Path:
@@ -39,7 +25,7 @@ def executable(path: Path, content: bytes, mode: int = 0o755) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ([], "VERB"),
         (["frobnicate"], "'frobnicate'"),
@@ -62,11 +48,11 @@ def executable(path: Path, content: bytes, mode: int = 0o755) -> Path:
         (["doctor", "true"], "true"),
     ],
 )
-def test_a_wrong_option_is_named(words: list[str], said: str) -> None:
+def test_a_wrong_option_is_named(words: list[str], message: str) -> None:
     """Status 2, and what was wrong is in the message; nothing goes to standard output."""
     done = laconic(*words)
     assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr
+    assert message in done.stderr
 
 
 def test_what_stands_after_the_program_is_the_program_s(tmp_path: Path) -> None:

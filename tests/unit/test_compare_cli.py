@@ -8,14 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import polars
 import pytest
-from tests.tracer.lab import COMMAND, children_of, environment, is_alive, run_alone, wait_until
-from tests.unit.test_compare import ALL, busy
+from tests.tracer.lab import COMMAND, children_of, environment, is_alive, wait_until
+from tests.unit.commandline import laconic
+from tests.unit.comparetraces import ALL, busy
 from tests.unit.traces import small
 
 from laconic.analysis.sweep import COLUMNS, sweep_enclave
@@ -24,18 +23,6 @@ from laconic.replay import STRATEGIES
 from laconic.sgx import costs
 from laconic.sgx.meter import THINGS
 from laconic.strategies import NAMES
-
-
-def laconic(
-    *words: str | Path, env: Mapping[str, str] | None = None, redirect: str = "", **more: Any
-) -> subprocess.CompletedProcess[str]:
-    """Runs `laconic WORDS`, which shows no traceback."""
-    command: list[str | Path] = [*COMMAND, *words]
-    if redirect:
-        command = ["sh", "-c", f'"$@" {redirect}', "sh", *command]
-    done = run_alone(command, env=env or environment(), **more)
-    assert "Traceback" not in done.stdout + done.stderr, done.stderr
-    return done
 
 
 @pytest.fixture
@@ -93,7 +80,7 @@ class TestTrace:
             and "laconic: " in told.stdout
         )
         assert figures["strategies"].keys() == {*ALL} and figures["trace"]["path"] == trace
-        assert figures["schema"] == 1 and figures["asked"] == 5
+        assert figures["schema"] == 2 and figures["calls"] == 5
         assert figures["strategies"]["laconic"]["counts"].keys() == {
             *THINGS,
             "peak_epc_pages",
@@ -149,7 +136,7 @@ class TestTrace:
 
     def test_a_log_s_figures_are_ranges(self, tmp_path: Path) -> None:
         done = laconic(
-            "compare", busy(tmp_path / "a.trace", source="strace").end(), "--by", "process"
+            "compare", busy(tmp_path / "a.trace", source="strace").end(), "--by", "program"
         )
         assert done.returncode == 0 and " – " in done.stdout
         assert "does not say which pages were touched" in " ".join(done.stdout.split())
@@ -265,7 +252,7 @@ class TestBadInput:
     """Status 2; what was wrong, with its value, and the cure; nothing on standard output."""
 
     @pytest.mark.parametrize(
-        ("words", "said"),
+        ("words", "message"),
         [
             ([], "no trace was named"),
             (["--"], "no command was given"),
@@ -311,21 +298,21 @@ class TestBadInput:
                 ["a.trace", "--host", "linux", "--costs", "published"],
                 "--costs 'published' is about enclaves",
             ),
-            (["a.trace", "--host", "linux", "--by", "process"], "--by process is about enclaves"),
+            (["a.trace", "--host", "linux", "--by", "program"], "--by program is about enclaves"),
             (["a.trace", "--frobnicate"], "--frobnicate"),
         ],
     )
-    def test_is_named(self, words: list[str], said: str, tmp_path: Path) -> None:
+    def test_is_named(self, words: list[str], message: str, tmp_path: Path) -> None:
         small(tmp_path / "a.trace")
         small(tmp_path / "b.trace")
         (tmp_path / "log").write_text("mmap(NULL, 4096) = 0\n")
         done = laconic("compare", *words, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (2, "")
-        assert said in done.stderr
+        assert message in done.stderr
         assert sorted(os.listdir(tmp_path)) == ["a.trace", "b.trace", "log"]
 
     @pytest.mark.parametrize(
-        ("change", "by", "said"),
+        ("change", "by", "message"),
         [
             ("[host_calls]", "[host_call]", "host_call"),
             ("low = ", "low = -", "is negative"),
@@ -334,7 +321,7 @@ class TestBadInput:
         ],
     )
     def test_a_cost_file_that_is_wrong(
-        self, change: str, by: str, said: str, trace: str, tmp_path: Path
+        self, change: str, by: str, message: str, trace: str, tmp_path: Path
     ) -> None:
         path = profile(tmp_path / "mine.toml", change, by)
         for words in (
@@ -344,7 +331,7 @@ class TestBadInput:
             at = words.index("--") if "--" in words else len(words)
             done = laconic(*words[:at], "--costs", path, *words[at:])
             assert (done.returncode, done.stdout) == (2, "")
-            assert said in done.stderr and str(path) in done.stderr
+            assert message in done.stderr and str(path) in done.stderr
 
 
 class TestOtherVerbs:
@@ -359,7 +346,7 @@ class TestOtherVerbs:
         figures = json.loads(path.read_text())
         assert (done.returncode, done.stdout) == (3, "out\n")
         assert list(figures["enclave"]["strategies"]) == ["every-call", "classify"]
-        assert (figures["strategy"], figures["enclave"]["asked"]) == ("laconic", figures["asked"])
+        assert (figures["strategy"], figures["enclave"]["calls"]) == ("laconic", figures["calls"])
         assert "in an SGX2 enclave" in done.stderr and os.listdir(tmp_path) == ["f.json"]
         quiet = laconic(
             "run", "--host", "sgx2", "--quiet", "-o", tmp_path / "a.trace", "--", "true"
@@ -394,8 +381,37 @@ class TestOtherVerbs:
         )
         assert told.count("\n") == 1
 
+    def test_options_of_a_strategy(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """compare, replay and sweep accept a strategy with options, and compare and sweep a grid."""
+        small(tmp_path / "a.trace")
+        monkeypatch.chdir(tmp_path)
+        grid = "edmm-tuned:lazyfree=15/0,demand=8"
+        settings = ["edmm-tuned:demand=8,lazyfree=15", "edmm-tuned:demand=8"]
+        assert main(["compare", "a.trace", "--strategy", grid, "--json", "c.json"]) == 0
+        compared = json.loads((tmp_path / "c.json").read_text())
+        assert list(compared["strategies"]) == ["every-call", *settings, "bound"]
+        one = settings[0]
+        replay = ["replay", "a.trace", "--host", "sgx2", "--strategy", one, "--json", "r.json"]
+        assert main(replay) == 0
+        replayed = json.loads((tmp_path / "r.json").read_text())
+        counts = compared["strategies"][one]["counts"]
+        assert replayed["enclave"]["strategies"][one]["counts"] == counts
+        words = ["sweep", "a.trace", "--host", "sgx2", "--strategy", grid, "-o", "s.parquet"]
+        assert main([*words, "-j", "1", "--json", "s.json"]) == 0
+        swept = json.loads((tmp_path / "s.json").read_text())["strategies"]
+        assert sorted(swept) == sorted(settings)
+        assert swept[one]["eaccept"] == counts["eaccept"]
+        capfd.readouterr()
+        for words in (["compare"], ["replay", "--host", "sgx2"], ["run", "--host", "sgx2"]):
+            assert main([*words, "--strategy", "edmm-tuned:size=1", "a.trace"]) == 2
+            told = capfd.readouterr().err
+            assert "has no option 'size=1'; use preheat=VALUE" in told
+            assert told.count("\n") == 1
+
     @pytest.mark.parametrize(
-        "words", [["--strategy", "classify"], ["--costs", "published"], ["--host", "sgx1"]]
+        "words", [["--strategy", "sgx-emm"], ["--costs", "published"], ["--host", "sgx1"]]
     )
     def test_what_needs_an_enclave(self, words: list[str], tmp_path: Path) -> None:
         done = laconic("run", *words, "--", "touch", "started", cwd=tmp_path)
@@ -424,12 +440,7 @@ class TestOtherVerbs:
         assert [list(row) for row in rows] == [list(COLUMNS)] * 2 * len(NAMES)
         compared = json.loads(laconic("compare", trace, "--json", "-").stdout)["strategies"]
         for row in rows:
-            assert (row["host"], row["costs"], row["said"], row["error"]) == (
-                "sgx2",
-                "published",
-                None,
-                None,
-            )
+            assert (row["host"], row["costs"], row["error"]) == ("sgx2", "published", None)
             assert row["cycles_low"] <= row["cycles_high"]
             assert (row["counts_low"] is None) == (row["source"] == "run")
             if row["source"] == "run":

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.unit.test_compare import ANON, RW, begun, busy
-from tests.unit.test_compare_cli import laconic
+from tests.unit.commandline import laconic
+from tests.unit.comparetraces import ANON, RW, begun, busy
 from tests.unit.traces import BASE
 
 from laconic.analysis.compare import Model, compare

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from tests.tracer.lab import environment
+from tests.unit.commandline import laconic
 from tests.unit.sitetraces import sited
-from tests.unit.test_cli import laconic
 from tests.unit.traces import Builder
 
 from laconic.analysis.baseline import Figures, Key, Tally, as_json, from_json, key_of
-from laconic.analysis.diff import diff
+from laconic.analysis.diff import Delta, diff
 from laconic.report.diff import as_text
 
 BEFORE = {"grow": (60, 3), "trim": (2, 5), "0x1234": (4, 0)}
@@ -42,11 +42,11 @@ class TestTraces:
         assert found["sites"][1]["redundant"] == {"was": 60, "now": 20, "change": -40}
         assert found["sites"][0] == {
             "call": "mprotect", "function": "trim", "module": "libgrow.so", "program": "prog",
-            "asked": {"was": 7, "now": 10, "change": 3},
+            "calls": {"was": 7, "now": 10, "change": 3},
             "redundant": {"was": 2, "now": 9, "change": 7},
-            "said": {"was": 5, "now": 1, "change": -4},
+            "host_calls": {"was": 5, "now": 1, "change": -4},
         }  # fmt: skip
-        assert [(call["call"], call["redundant"]["change"]) for call in found["calls"]] == [
+        assert [(call["call"], call["redundant"]["change"]) for call in found["by_call"]] == [
             ("mprotect", -33)
         ]
         assert (found["total"]["redundant"], found["total"]["hidden"]) == (
@@ -98,7 +98,7 @@ class TestJson:
         assert laconic("replay", both[0], "--json", path).returncode == 0
         found = json.loads(laconic("diff", path, both[1], "--json", "-").stdout)
         assert found["sites"] is None
-        assert [(call["call"], call["redundant"]["change"]) for call in found["calls"]] == [
+        assert [(call["call"], call["redundant"]["change"]) for call in found["by_call"]] == [
             ("mprotect", -33)
         ]
         assert found["notes"] == [f"{str(path)!r} does not tell sites apart"]
@@ -122,19 +122,20 @@ class TestJson:
             "module": "m.so",
             "program": "/bin/p",
             "redundant": 3,
-            "asked": None,
+            "calls": None,
         }
         data = {
+            "schema": 2,
             "by": "function",
             "inverted": False,
-            "asked": 9,
+            "calls": 9,
             "redundant": 5,
-            "said": 4,
+            "host_calls": 4,
             "hidden": {"why": 2},
         }
         figures = from_json({**data, "callers": [line]}, "callers.json")
         assert figures.sites == {Key("brk", "f", "m.so", "p"): Tally(0, 3, 0)}
-        assert (figures.hidden, figures.redundant, figures.calls, figures.whole) == (
+        assert (figures.hidden, figures.redundant, figures.by_call, figures.whole) == (
             2,
             3,
             None,
@@ -144,13 +145,15 @@ class TestJson:
             "b",
             Tally(9, 3, 6),
             sites={Key("brk", "f", "m.so", "p"): Tally(7, 1, 6)},
-            calls={},
+            by_call={},
             whole=True,
         )
         found = diff(figures, other)
         assert found.sites is not None
-        assert [(delta.redundant, delta.asked, delta.said) for delta in found.sites] == [(-2, 0, 0)]
-        assert found.calls is None
+        assert [(delta.redundant, delta.calls, delta.host_calls) for delta in found.sites] == [
+            (-2, 0, 0)
+        ]
+        assert found.by_call is None
 
     def test_of_check_the_sums_are_compared(self, both: tuple[str, str], tmp_path: Path) -> None:
         """Suppressed calls are in the sums, as in those of a trace; offenders are some of the
@@ -163,7 +166,7 @@ class TestJson:
             == 1
         )
         found = json.loads(laconic("diff", path, both[1], "--json", "-", *hiding).stdout)
-        assert (found["calls"], found["sites"]) == (None, None)
+        assert (found["by_call"], found["sites"]) == (None, None)
         assert (
             found["total"]
             == json.loads(laconic("diff", *both, "--json", "-", *hiding).stdout)["total"]
@@ -195,7 +198,7 @@ class TestJson:
             for one in second["sites"]
             if one["redundant"]["change"]
         ]
-        assert second["calls"] is None and second["sites"][0]["asked"] is None
+        assert second["by_call"] is None and second["sites"][0]["calls"] is None
 
     def test_what_is_written_is_read(self) -> None:
         sites = {Key("mmap", "f<int>", "libx.so", "p"): Tally(5, 2, 3)}
@@ -203,11 +206,28 @@ class TestJson:
         assert from_json(json.loads(json.dumps(as_json(figures))), "a") == figures
 
 
+@pytest.mark.parametrize(
+    ("was", "now", "worse"),
+    [
+        (Tally(9, 3, 6), Tally(9, 4, 5), True),  # more redundant calls, whatever else
+        (Tally(9, 3, 6), Tally(9, 2, 7), False),
+        (Tally(9, 3, 6), Tally(10, 3, 7), True),  # as many, and more host calls
+        (Tally(9, 3, 6), Tally(8, 3, 5), False),
+        (Tally(9, 3, 6), Tally(10, 3, 6), True),  # as many of both, and more calls
+        (Tally(9, 3, 6), Tally(8, 3, 6), False),
+    ],
+)
+def test_worse_is_more_redundant_calls_then_more_host_calls_then_more_calls(
+    was: Tally, now: Tally, worse: bool
+) -> None:
+    assert Delta(Key("brk"), was, now).worse == worse
+
+
 class TestBadInput:
     """Status 2 and one line that names the file and the cure."""
 
     @pytest.mark.parametrize(
-        ("content", "said"),
+        ("content", "message"),
         [
             (b"", "is empty"),
             (b"hello\n", "is no trace: it looks like text"),
@@ -217,27 +237,30 @@ class TestBadInput:
             (b"{}", "none that laconic run"),
             (b'{"findings": []}', "none that laconic run"),
             (b'{"baseline": 99}', "schema 99"),
-            (b'{"baseline": 1, "asked": 3}', "there is no 'redundant'"),
+            (b'{"baseline": 2, "calls": 3}', "there is no 'redundant'"),
             (
-                b'{"baseline": 1, "asked": "many", "redundant": 0, "said": 0}',
-                "asked is 'many', no count",
+                b'{"baseline": 2, "calls": "many", "redundant": 0, "host_calls": 0}',
+                "calls is 'many', no count",
             ),
             (b'{"schema": 99, "strategy": "laconic", "elided": 1}', "schema 99"),
-            (b'{"callers": [], "by": "module", "inverted": false}', "--by module"),
-            (b'{"callers": [], "by": "function", "inverted": true}', "--inverted"),
-            (b'{"callers": 7, "by": "function", "inverted": false, "hidden": {}}', "is damaged"),
+            (b'{"schema": 2, "callers": [], "by": "module", "inverted": false}', "--by module"),
+            (b'{"schema": 2, "callers": [], "by": "function", "inverted": true}', "--inverted"),
+            (
+                b'{"schema": 2, "callers": 7, "by": "function", "inverted": false, "hidden": {}}',
+                "is damaged",
+            ),
             (b'{"a": ' + b"[" * 100_000, "is no JSON"),
         ],
     )
     def test_a_file_of_another_kind(
-        self, content: bytes, said: str, both: tuple[str, str], tmp_path: Path
+        self, content: bytes, message: str, both: tuple[str, str], tmp_path: Path
     ) -> None:
         path = tmp_path / "bad"
         path.write_bytes(content)
         for words in ((path, both[0]), (both[0], path)):
             done = laconic("diff", *words)
             assert (done.returncode, done.stdout) == (2, "")
-            assert said in done.stderr
+            assert message in done.stderr
             assert str(path) in done.stderr
             assert done.stderr.count("\n") == 1
 
@@ -252,10 +275,10 @@ class TestBadInput:
     def test_a_trace_without_events(self, both: tuple[str, str], tmp_path: Path) -> None:
         done = laconic("diff", Builder(tmp_path / "none.trace").end(), both[0])
         assert done.returncode == 0
-        assert ["asked", "0", "75", "+75"] in [line.split() for line in done.stdout.splitlines()]
+        assert ["calls", "0", "75", "+75"] in [line.split() for line in done.stdout.splitlines()]
 
     def test_words(self, both: tuple[str, str], tmp_path: Path) -> None:
-        for words, said in (
+        for words, output in (
             ((), "0 runs are named: give two"),
             (both[:1], "1 run is named: give two"),
             ((*both, both[0]), "3 runs are named: give two"),
@@ -269,11 +292,11 @@ class TestBadInput:
         ):
             done = laconic("diff", *words, cwd=tmp_path)
             assert (done.returncode, done.stdout) == (2, "")
-            assert said in done.stderr
+            assert output in done.stderr
         assert not (tmp_path / "ran").exists()
 
     def test_modules_without_symbols_are_named(self, both: tuple[str, str], tmp_path: Path) -> None:
-        from tests.unit.test_explain import unpacked
+        from tests.unit.explaintraces import unpacked
 
         gone = unpacked(tmp_path / "gone.trace")
         for words in ((gone, both[0]), (both[0], gone)):
@@ -337,8 +360,8 @@ def test_what_a_program_does_now(both: tuple[str, str], tmp_path: Path) -> None:
 def test_numbers_are_never_cut() -> None:
     """Where six numbers do not fit beside each other, they stand below each other."""
     big = 10**15
-    first = Figures("a", Tally(big, 0, big), calls={"remap_file_pages": Tally(big, 0, big)})
-    second = Figures("b", Tally(big, big, 0), calls={"remap_file_pages": Tally(big, big, 0)})
+    first = Figures("a", Tally(big, 0, big), by_call={"remap_file_pages": Tally(big, 0, big)})
+    second = Figures("b", Tally(big, big, 0), by_call={"remap_file_pages": Tally(big, big, 0)})
     text = as_text(diff(first, second))
     assert max(map(len, text.splitlines())) <= 80
     assert text.count("1,000,000,000,000,000") == 10

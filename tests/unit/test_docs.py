@@ -85,12 +85,12 @@ def check_command(page: str, line: str, block: bool) -> None:
     for option in options(verb, words):
         assert option in made._option_string_actions, f"{page}: laconic {verb} has no {option}"
     if block and not USAGE.search(line):
-        said = io.StringIO()
+        output = io.StringIO()
         try:
-            with contextlib.redirect_stderr(said):
+            with contextlib.redirect_stderr(output):
                 made.parse_args(words)
         except SystemExit:
-            pytest.fail(f"{page}: {line}: {said.getvalue()}")
+            pytest.fail(f"{page}: {line}: {output.getvalue()}")
 
 
 def test_there_are_commands() -> None:

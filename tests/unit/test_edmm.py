@@ -352,6 +352,13 @@ class TestSync:
         assert sum("host_protect" in line for line in machine.log) == (had != prot)
         assert next(machine.effective(at(0), at(4)))[2] == prot
 
+    def test_the_mapping_is_widened_before_the_pages_are(self) -> None:
+        """RW to RX: EMODPE comes last, when the host's mapping allows what it adds."""
+        pal, machine = committed(RW, sync=True)
+        pal.protect([(at(0), at(4), RX)])
+        restricted = ["host_call 1", "restrict 0 4 1", "eaccept 0 4 1 32"]
+        assert machine.log == [*restricted, "host_protect 0 4 5", "emodpe 0 4 5"]
+
     @pytest.mark.parametrize(("prot", "changes"), [(RW, 1), (X, 1), (0, 2)])
     def test_trim_makes_it_readable_only_where_it_is_not(self, prot: int, changes: int) -> None:
         pal, machine = committed(prot, sync=True)

@@ -17,7 +17,7 @@ from errno import (
 )
 
 import pytest
-from pictures import FILE, LEGEND, ORIGIN, PAGE, draw, space
+from tests.unit.pictures import FILE, LEGEND, ORIGIN, PAGE, draw, space
 
 from laconic.memory import flags as f
 from laconic.memory.calls import OPERATIONS, PR_SET_MDWE, DefaultUpcalls

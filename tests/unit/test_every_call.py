@@ -6,7 +6,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from enclaveworld import BASE, FIXED, HEAP, LIB, PAGE, PRIVATE, Cost, Program, cost, lib, machine
+from tests.unit.enclaveworld import (
+    BASE,
+    FIXED,
+    HEAP,
+    LIB,
+    PAGE,
+    PRIVATE,
+    Cost,
+    Program,
+    cost,
+    lib,
+    machine,
+)
 
 from laconic.libos.strategy import MemoryCall
 from laconic.memory import flags as f
@@ -15,7 +27,7 @@ from laconic.memory.mmap import OpenFile
 from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import Counts, Meter
 from laconic.sgx.model.failures import Failure, Plan
-from laconic.sgx.pal.gramine import LAZY
+from laconic.sgx.pal.gramine import LAZY, Gramine
 from laconic.strategies.every_call import EveryCall, ProcessKilled
 
 R, W, X = f.PROT_READ, f.PROT_WRITE, f.PROT_EXEC
@@ -23,10 +35,17 @@ RW, RX, RWX = R | W, R | X, R | W | X
 MAY = f.VM_MAY_RWX
 NORESERVE = FIXED | f.MAP_NORESERVE
 SHARED_FILE = f.MAP_SHARED | f.MAP_FIXED
+#: Pages of sys.stack.size.
+STACK = 64
 
 
 def fresh() -> Program:
     return Program(EveryCall)
+
+
+def total(*costs: Cost) -> Cost:
+    """All of these costs together."""
+    return Cost(*map(sum, zip(*costs, strict=True)))
 
 
 def nothing(p: Program, n: int) -> None:
@@ -47,6 +66,16 @@ def lazily(p: Program, n: int, runs: int) -> None:
 def per_page(p: Program, n: int) -> None:
     for page in range(n):
         p.protect(BASE + page * PAGE, 1, RW)
+
+
+def tracked(p: Program, n: int) -> None:
+    p.strategy.pal = Gramine(p.meter)
+    p.map(BASE, n, RW, NORESERVE)
+
+
+def stack_size(n: int) -> int:
+    """Pages of a stack that is n pages in the trace: at least those of sys.stack.size."""
+    return max(n, STACK)
 
 
 def stack(p: Program, n: int) -> None:
@@ -71,7 +100,7 @@ ROWS: dict[str, tuple[Step, Step, Callable[[int], Cost]]] = {
     "alloc R": (nothing, mapped(R), lambda n: Cost(1, 2 * n, 0, n)),
     "alloc NONE": (nothing, mapped(0), lambda n: Cost(1, 2 * n, 0, n)),
     "alloc RX": (nothing, mapped(RX), lambda n: Cost(1, 2 * n, n, n)),
-    "alloc lazy, new bits": (nothing, mapped(RW, NORESERVE), lambda n: Cost(0, 1, 0, 1)),
+    "alloc lazy, new bits": (nothing, tracked, lambda n: Cost(0, 1, 0, 1)),
     "alloc lazy": (
         lambda p, n: p.map(BASE - PAGE * n, 2 * n, 0, NORESERVE) or p.unmap(BASE, n),
         mapped(0, NORESERVE),
@@ -105,7 +134,11 @@ ROWS: dict[str, tuple[Step, Step, Callable[[int], Cost]]] = {
     "file RW, tail": (
         nothing, lambda p, n: p.map_file(BASE, n + 3, RW, lib(n)), lambda n: Cost(1, n + 3 + 3, 3, n + 3),
     ),
-    "stack": (nothing, stack, lambda n: Cost(2, 3 * n, n, n)),
+    "stack": (
+        nothing,
+        stack,
+        lambda n: Cost(2, 3 * stack_size(n) + 2, stack_size(n), stack_size(n) + 1),
+    ),
     "DONTNEED RW": (mapped(RW), dontneed, lambda n: Cost()),
     "DONTNEED R": (mapped(R), dontneed, lambda n: Cost(2, 2 * n, 2 * n)),
     "DONTNEED lazy": (mapped(R, NORESERVE), dontneed, lambda n: Cost()),
@@ -206,10 +239,12 @@ def test_a_file_of_unknown_size_is_all_there(size: int) -> None:
 def test_contents_are_one_read_of_the_pages_that_the_file_has() -> None:
     p = fresh()
     p.map_file(BASE, 5, R, lib(6.5), page=4)
-    assert (p.strategy.transfers, p.counts.pages_copied) == (1, 3)
-    assert p.counts.host_calls == 3 and p.counts.ioctls == 2
-    p.map_file(BASE + 16 * PAGE, 5, R, lib(3), page=4)
-    assert (p.strategy.transfers, p.counts.pages_copied) == (1, 3), "nothing of it is in the file"
+    assert (p.strategy.transfers, p.counts.pages_copied) == (2, 3), "the second read returns 0"
+    assert p.counts.host_calls == 4 and p.counts.ioctls == 2
+    p.anew().map_file(BASE + 16 * PAGE, 5, R, lib(3), page=4)
+    assert (p.strategy.transfers, p.counts.pages_copied) == (1, 0), "nothing of it is in the file"
+    p.anew().map_file(BASE + 32 * PAGE, 5, R, lib(8))
+    assert (p.strategy.transfers, p.counts.pages_copied) == (1, 5), "all of it is in the file"
 
 
 def test_mprotect_opens_a_files_tail() -> None:
@@ -232,9 +267,10 @@ def test_a_write_reaches_every_mapping_of_the_file() -> None:
     p.map(BASE + 10 * PAGE, 1, RW)
     p.anew()
     written(p, 2)
-    assert p.strategy.transfers == 1
-    assert cost(p) == Cost(2, 4, 4), (
-        "two pages here, two there; what was mapped over it is no longer the file's"
+    assert p.strategy.transfers == 1 + 2, "one write; both mappings are read again"
+    assert cost(p) == Cost(2 + 2, 4 + 4, 4 + 4), (
+        "two pages here, two there, and these are opened and closed again to be read; "
+        "what was mapped over it is no longer the file's"
     )
 
 
@@ -244,8 +280,8 @@ def test_msync_opens_what_cannot_be_read() -> None:
     p.protect(BASE, 2, 0)
     p.anew()
     written(p, 2)
-    assert cost(p) == Cost(3, 6, 6)
-    assert p.counts.open_windows == 2
+    assert cost(p) == Cost(5, 10, 10), "opened to write, refreshed, opened to read, closed twice"
+    assert p.counts.open_windows == 4
 
 
 def test_other_advice_costs_nothing() -> None:
@@ -300,31 +336,50 @@ def test_the_image_of_a_program() -> None:
             (BASE + 24 * PAGE, BASE + 26 * PAGE, Vma(RX | MAY | f.VM_DONTEXPAND)),
         ]
     )
-    text, data, bss, vdso = Cost(1, 4, 4, 2), Cost(0, 1, 0, 1), Cost(0, 4, 0, 4), Cost(1, 4, 2, 2)
-    assert cost(p) == Cost(*map(sum, zip(text, data, bss, vdso, strict=True)))
+    text, last_page = Cost(1, 4, 4, 2), Cost(2, 2, 2)
+    data, bss, vdso = Cost(0, 1, 0, 1), Cost(0, 4, 0, 4), Cost(1, 2, 1, 1)
+    assert cost(p) == total(text, last_page, data, bss, vdso)
     assert (p.counts.ecreate, p.counts.einit, p.strategy.transfers) == (1, 1, 2)
-    assert p.counts.open_windows == 4, "the text is RWX until it is read, the vDSO on its way to RX"
+    assert p.counts.open_windows == 4, (
+        "the text is RWX until it is read, and its last page once more; the vDSO on its way to RX"
+    )
     assert not p.strategy.vmas.covered(BASE + 20 * PAGE, BASE + 24 * PAGE)
 
 
-def test_a_stack_grows_without_host_calls_of_its_own() -> None:
-    """Upstream's has its full size from the start: the pages cost what they would have, and the VMA
-    stays one."""
+def test_a_stack_has_its_full_size_from_the_start() -> None:
+    """Beyond that size, which upstream's cannot have, the pages cost what they would have cost at
+    the start, and the VMA stays one."""
     p = fresh()
-    top = BASE + 64 * PAGE
-    p.load([(top - 4 * PAGE, top, Vma(RW | MAY | f.VM_GROWSDOWN))])
-    p.anew().strategy.grow(top - 14 * PAGE, top - 4 * PAGE, Vma(RW | MAY | f.VM_GROWSDOWN))
-    assert cost(p) == Cost(0, 30, 10, 10)
+    top = BASE + 100 * PAGE
+    stack_vma = Vma(RW | MAY | f.VM_GROWSDOWN)
+    p.load([(top - 4 * PAGE, top, stack_vma)])
+    p.anew().strategy.grow(top - STACK * PAGE, top - 4 * PAGE, stack_vma)
+    assert p.counts == Counts()
+    assert p.meter.exceeded == {}
+    p.strategy.grow(top - (STACK + 6) * PAGE, top - STACK * PAGE, stack_vma)
+    assert cost(p) == Cost(0, 3 * 6, 6, 6)
+    assert p.meter.exceeded == {"sys.stack.size": (STACK + 6) * PAGE}
+    p.strategy.grow(top - (STACK + 8) * PAGE, top - (STACK + 6) * PAGE, stack_vma)
+    sizes = [((end - start) // PAGE, vma.prot) for start, end, vma in p.strategy.vmas]
+    assert sizes == [(1, 0), (STACK + 8, RW)], "the guard page stays below"
+    assert p.strategy.pal.pages.get(top - (STACK + 9) * PAGE) == 0
+
+
+def test_a_mapping_that_grows_down_has_no_guard_page() -> None:
+    p = fresh()
+    p.map(BASE, 4, RW, FIXED | f.MAP_GROWSDOWN)
+    p.anew().strategy.grow(BASE - 3 * PAGE, BASE, Vma(RW | MAY | f.VM_GROWSDOWN))
+    assert cost(p) == Cost(0, 3 * 3, 3, 3)
     assert p.strategy.vmas.count == 1
-    p.anew().unmap(top - 14 * PAGE, 14)
-    assert cost(p) == Cost(2, 14)
+    assert p.meter.exceeded == {}
 
 
 def test_thread_stacks_have_a_guard_page_that_the_bookkeeping_does_not_know() -> None:
     p = Program(EveryCall, machine())
     p.strategy.thread()
-    stack, tcs = Cost(1, 9, 1, 8), Cost(1, 2, 0, 1)
-    assert cost(p) == Cost(*map(sum, zip(stack, tcs, strict=True)))
+    stack, slot = Cost(1, 9, 1, 8), Cost(1, 91, 0, 90)
+    assert cost(p) == total(stack, slot)
+    assert (p.counts.eaug, p.counts.eaccept) == (98, 100)
     (start, end, vma), *_ = p.strategy.vmas
     assert (end - start, vma.prot) == (8 * PAGE, RW)
     assert p.strategy.pal.pages.get(start) == 0, (
@@ -333,9 +388,9 @@ def test_thread_stacks_have_a_guard_page_that_the_bookkeeping_does_not_know() ->
     p.anew().strategy.thread_ends()
     assert cost(p) == Cost(2, 8)
     p.anew().strategy.thread()
-    assert cost(p) == stack, "the TCS of the ended thread is used again"
+    assert cost(p) == stack, "the slot of the ended thread is used again"
     p.strategy.thread()
-    assert p.strategy.vmas.count == 2
+    assert p.strategy.vmas.count == 4
     p.strategy.end()
     assert p.meter.epc_pages == 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from enclaveworld import BASE, FIXED, PAGE, Cost, Program, cost, lib, machine
+from tests.unit.enclaveworld import BASE, FIXED, PAGE, Cost, Program, cost, lib, machine
 
 from laconic.libos.gramine import VMA_TAINTED
 from laconic.libos.strategy import MemoryCall
@@ -28,9 +28,55 @@ def fresh() -> Program:
 # Processes
 
 
+#: Pages of the store that a parent commits and frees, and of the child's copy of its data.
+STORE, DATA = 16384, 8
+
+
 def forked(p: Program) -> EveryCall:
+    """Forks; `p.counts` are those of the memory, without the checkpoint's."""
     p.anew()
-    return p.strategy.fork(p.space.fork(), p.touches.copy())
+    child = p.strategy.fork(p.space.fork(), p.touches.copy())
+    counts = p.counts
+    counts.host_calls -= 2 + 2
+    counts.ioctls -= 2
+    for thing, pages in (
+        ("eaug", STORE + DATA),
+        ("eaug_faults", STORE + DATA),
+        ("eaccept", 2 * STORE + DATA),
+        ("emodt", STORE),
+        ("eremove", STORE),
+        ("etrack_ipis", STORE),
+        ("pages_copied", DATA),
+    ):
+        setattr(counts, thing, getattr(counts, thing) - pages)
+    return child
+
+
+def test_a_fork_commits_and_frees_64_mib() -> None:
+    """CP_INIT_VMA_SIZE, whatever is in it: most of the cost of a fork, and the peak."""
+    p = fresh()
+    p.map(BASE, 3, RW)
+    child = p.anew().strategy.fork(p.space.fork(), p.touches.copy())
+    assert (p.counts.eaug, p.counts.eaccept) == (STORE + DATA + 3, 2 * STORE + DATA + 3)
+    assert (p.counts.emodt, p.counts.etrack_ipis, p.counts.eremove) == (STORE,) * 3
+    assert p.counts.ioctls == 2
+    assert p.meter.peak_epc_pages == 3 + STORE + DATA + 3
+    assert p.meter.epc_pages == 3 + DATA + 3, "the child keeps its copy of the checkpoint"
+    assert p.counts.untouched_pages == 3
+    grandchild = child.fork(p.space.fork(), p.touches.copy())
+    grandchild.end()
+    child.end()
+    p.strategy.end()
+    assert p.meter.epc_pages == 0
+
+
+def test_the_checkpoint_is_as_large_as_in_a_log() -> None:
+    """busybox.log: 111 pages and 10 VMAs are 35,624 bytes, 9 pages."""
+    p = fresh()
+    for vma in range(10):
+        p.map(BASE + 32 * vma * PAGE, 12 if vma < 9 else 3, RW)
+    child = p.strategy.fork(p.space.fork(), p.touches.copy())
+    assert child.pal.count() - 111 == 9
 
 
 def test_fork_sends_page_by_page() -> None:
@@ -73,7 +119,7 @@ def test_fork_skips_what_is_not_committed_and_reads_files_anew() -> None:
     child = forked(p)
     assert (p.counts.host_calls, p.counts.ioctls) == (1 + 4 + 1 + 1, 1)
     assert (p.counts.eaug, p.counts.pages_copied) == (2 + 4, 2 + 4)
-    assert child.pal.count() == 6
+    assert child.pal.count() == 6 + DATA
     assert child.pal.pages.get(BASE + 2 * PAGE) == LAZY, (
         "upstream's child does not know, and fails on it"
     )
@@ -105,9 +151,9 @@ def test_parent_and_child_are_apart() -> None:
     child = forked(p)
     p.protect(BASE, 2, R)
     child.call(MemoryCall("munmap", (BASE, 4 * PAGE, 0, 0, 0, 0), 0, ()))
-    assert p.strategy.vmas.count == 2 and not child.vmas.count
-    assert p.strategy.pal.count() == 4 and not child.pal.count()
-    assert p.meter.epc_pages == 4
+    assert p.strategy.vmas.count == 2 and child.vmas.count == 1
+    assert p.strategy.pal.count() == 4 and child.pal.count() == DATA
+    assert p.meter.epc_pages == 4 + DATA
 
 
 # Size
@@ -116,7 +162,7 @@ def test_parent_and_child_are_apart() -> None:
 @pytest.mark.parametrize("maker", [EveryCall, SkipEqual])
 def test_a_reservation_of_64_gib_is_one_entry(maker: type[EveryCall]) -> None:
     """Only the tracker's bits are committed: a page of them for each 128 MiB."""
-    p = Program(maker)
+    p = Program(maker, tracked=True)
     pages = 64 << 30 >> 12
     p.map(BASE, pages, 0, NORESERVE)
     assert cost(p) == Cost(0, 512, 0, 512)

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tests.unit.explaintraces import ANONYMOUS, FIXED, PAGE, unpacked
 from tests.unit.pagetraces import HOSTILE, Stacked, hostile, known
 from tests.unit.traces import BASE, Builder, small
 
@@ -25,9 +26,6 @@ from laconic.linux.pagemap import FILE_PAGE
 from laconic.memory.change import EXTEND, MAP, RESTRICT, UNMAP, ZERO
 from laconic.memory.flags import (
     MADV_DONTNEED,
-    MAP_ANONYMOUS,
-    MAP_FIXED,
-    MAP_PRIVATE,
     VM_MAY_RWX,
     VM_MAYSHARE,
     VM_SHARED,
@@ -39,9 +37,6 @@ from laconic.strategies import NAMES
 from laconic.trace.schema import ADOPTED, CODES, MEMORY_CODES, UNFINISHED
 
 GOLDEN = Path(__file__).parent / "golden" / "explain.txt"
-PAGE = 4096
-FIXED = MAP_PRIVATE | MAP_FIXED
-ANONYMOUS = FIXED | MAP_ANONYMOUS
 RW = 3
 SHARED = VM_SHARED | VM_MAYSHARE
 
@@ -77,9 +72,9 @@ def text(path: str, event: str | int) -> str:
     """The same in words; every line fits."""
     told = of(path, event)
     json.dumps(as_json(told))
-    said = as_text(told)
-    assert max(map(len, said.splitlines())) <= 80
-    return said
+    output = as_text(told)
+    assert max(map(len, output.splitlines())) <= 80
+    return output
 
 
 class TestWhatDiffered:
@@ -99,21 +94,23 @@ class TestWhatDiffered:
         assert not any(told.counts["laconic"].values()) and not any(
             told.counts["skip-equal"].values()
         )
-        said = text(path, "mprotect:1")
-        assert "asked: make 2 pages (8,192 bytes) at 0x7f0000000000 readable and writable" in said
-        assert "  2 pages at 7f0000000000: nothing: rw-p already\n" in said
-        assert "what was said to the host\n  nothing: the host holds all of it already\n" in said
-        assert "  laconic     the same\n" in said and "  skip-equal  nothing\n" in said
+        output = text(path, "mprotect:1")
+        assert (
+            "request: make 2 pages (8,192 bytes) at 0x7f0000000000 readable and writable" in output
+        )
+        assert "  2 pages at 7f0000000000: nothing: rw-p already\n" in output
+        assert "host calls\n  none: the host already has this state\n" in output
+        assert "  laconic     the same\n" in output and "  skip-equal  nothing\n" in output
 
     def test_extend_and_restrict(self, tmp_path: Path) -> None:
         trace = Process(tmp_path / "a.trace")
         trace.map(0, 4)
         trace.row("mprotect", BASE + PAGE, 2 * PAGE, 5, result=0, said=1, kinds=EXTEND | RESTRICT)
-        said = text(trace.end(), "mprotect:1")
-        assert "  2 pages at 7f0000001000: gains x; loses w (EXTEND|RESTRICT)\n" in said
+        output = text(trace.end(), "mprotect:1")
+        assert "  2 pages at 7f0000001000: gains x; loses w (EXTEND|RESTRICT)\n" in output
         assert (
             "  mprotect(0x7f0000001000, 8192, PROT_READ|PROT_EXEC)\n  because the bookkeeping of 2 pages"
-            in said
+            in output
         )
 
     def test_contents_thrown_away(self, tmp_path: Path) -> None:
@@ -126,12 +123,12 @@ class TestWhatDiffered:
         )
         trace.row("madvise", BASE, 16 * PAGE, MADV_DONTNEED, result=0)
         path = trace.end()
-        said = text(path, "madvise:1")
+        output = text(path, "madvise:1")
         assert (
-            "asked: throw away the contents of 16 pages (65,536 bytes)" in said
-            and "(MADV_DONTNEED)" in said
+            "request: throw away the contents of 16 pages (65,536 bytes)" in output
+            and "(MADV_DONTNEED)" in output
         )
-        assert "contents are thrown away: 12 touched pages (ZERO)" in said
+        assert "contents are thrown away: 12 touched pages (ZERO)" in output
         assert "never touched, so there are no contents to throw away" in " ".join(
             text(path, "madvise:2").split()
         )
@@ -149,10 +146,10 @@ class TestWhatDiffered:
         assert "the same file, the same offset, never written" in " ".join(
             text(path, "mmap:2").split()
         )
-        said = text(path, "mmap:3")
+        output = text(path, "mmap:3")
         assert (
             "backed by anonymous memory in the place of libc.so.6; gains w (FILE|EXTEND)"
-            in " ".join(said.split())
+            in " ".join(output.split())
         )
 
     def test_unmapped_in_part(self, tmp_path: Path) -> None:
@@ -161,18 +158,18 @@ class TestWhatDiffered:
         trace.map(0, 2)
         trace.map(6, 2)
         trace.row("munmap", BASE, 8 * PAGE, result=0, said=1, kinds=UNMAP)
-        said = text(trace.end(), "munmap:1")
-        assert "  2 pages at 7f0000000000: unmapped: no page of it was touched (UNMAP)\n" in said
-        assert "  4 pages at 7f0000002000: nothing: nothing is mapped here\n" in said
-        assert "  munmap(0x7f0000000000, 32768)\n" in said
+        output = text(trace.end(), "munmap:1")
+        assert "  2 pages at 7f0000000000: unmapped: no page of it was touched (UNMAP)\n" in output
+        assert "  4 pages at 7f0000002000: nothing: nothing is mapped here\n" in output
+        assert "  munmap(0x7f0000000000, 32768)\n" in output
 
     def test_a_refusal(self, tmp_path: Path) -> None:
         trace = Process(tmp_path / "a.trace")
         trace.map(0, 2)
         trace.row("munmap", BASE + 1, PAGE, result=-22)
-        said = text(trace.end(), "munmap:1")
-        assert said.startswith("event 3: munmap(0x7f0000000001, 4096) = -1 EINVAL\n")
-        assert "nothing: bookkeeping knows the error that the host would give" in said
+        output = text(trace.end(), "munmap:1")
+        assert output.startswith("event 3: munmap(0x7f0000000001, 4096) = -1 EINVAL\n")
+        assert "none: the bookkeeping knows the error that the host would return" in output
 
     def test_moved(self, tmp_path: Path) -> None:
         trace = Process(tmp_path / "a.trace")
@@ -181,10 +178,10 @@ class TestWhatDiffered:
         trace.row(
             "mremap", BASE, 4 * PAGE, 8 * PAGE, 3, target, result=target, said=1, kinds=MAP | UNMAP
         )
-        said = text(trace.end(), "mremap:1")
+        output = text(trace.end(), "mremap:1")
         call = "mremap(0x7f0000000000, 16384, 32768, MREMAP_MAYMOVE|MREMAP_FIXED, 0x7f0000040000)"
-        assert call in " ".join(said.split())
-        assert "moved here from 7f0000000000 with its contents" in " ".join(said.split())
+        assert call in " ".join(output.split())
+        assert "moved here from 7f0000000000 with its contents" in " ".join(output.split())
 
     def test_what_only_the_host_knows(self, tmp_path: Path) -> None:
         """A segment is attached: what the host then showed is the difference."""
@@ -193,13 +190,13 @@ class TestWhatDiffered:
         trace.row("maps", 1, 0)
         trace.row("vma", BASE, BASE + 4 * PAGE, 3 | SHARED | VM_MAY_RWX, BASE, 0, 0, file=number)
         trace.row("shmat", 32768, 0, 0, result=BASE, said=1)
-        said = text(trace.end(), "shmat:1")
+        output = text(trace.end(), "shmat:1")
         assert (
             "  4 pages at 7f0000000000: mapped where nothing was; the contents are the file's"
-            in said
+            in output
         )
-        assert "* A                       after  rw-s SYSV00000000 (deleted)+0x0\n" in said
-        assert "  shmat(0x8000, 0, 0)\n  because the bookkeeping of 4 pages differs" in said
+        assert "* A                       after  rw-s SYSV00000000 (deleted)+0x0\n" in output
+        assert "  shmat(0x8000, 0, 0)\n  because the bookkeeping of 4 pages differs" in output
 
     def test_a_log_does_not_tell(self, tmp_path: Path) -> None:
         """What is mapped, since a call on it succeeded, and of which nothing else is known."""
@@ -241,11 +238,11 @@ class TestWhatDiffered:
 
     def test_other_rows(self, tmp_path: Path) -> None:
         path = small(tmp_path / "a.trace")
-        said = text(path, 1)
-        assert said.startswith(
+        output = text(path, 1)
+        assert output.startswith(
             "event 1 is no memory call: program, a program that begins in its process;"
         )
-        assert said.endswith("the next memory call is event 2\n")
+        assert output.endswith("the next memory call is event 2\n")
         last = len(list(laconic.trace.open(path).rows())) - 1
         assert text(path, last).endswith("there is no memory call after it\n")
 
@@ -294,8 +291,8 @@ class TestFigures:
 
     def test_the_log_of_another_tool(self, tmp_path: Path) -> None:
         path = small(tmp_path / "a.trace", source="strace", about={"unknown": ["touched pages"]})
-        said = text(path, "munmap:1")
-        assert "the trace is a log's: the host heard the call itself" in said
+        output = text(path, "munmap:1")
+        assert "the trace was imported from a log, so the host executed the call itself" in output
         assert text(path, "madvise:1").count("touched pages") == 0
 
     def test_recorded_under_another_strategy(self, tmp_path: Path) -> None:
@@ -303,9 +300,9 @@ class TestFigures:
         trace.program("/bin/prog", ["prog"])
         trace.row("mmap", BASE, PAGE, 3, ANONYMOUS, -1, 0, result=BASE, said=1, kinds=MAP)
         trace.row("mprotect", BASE, PAGE, 3, result=0, said=1)
-        said = text(trace.end(), "mprotect:1")
-        assert "1 host call when recorded, under every-call. Bookkeeping says:" in said
-        assert "nothing: the host holds all of it already" in said
+        output = text(trace.end(), "mprotect:1")
+        assert "1 host call when recorded, under every-call; the bookkeeping would issue:" in output
+        assert "none: the host already has this state" in output
 
 
 class TestPicture:
@@ -314,8 +311,8 @@ class TestPicture:
     def test_marks(self) -> None:
         low, high = Vma(1 | VM_MAY_RWX), Vma(3 | VM_MAY_RWX)
         runs = [
-            Run(BASE, BASE + PAGE, low, low, asked=True),
-            Run(BASE + PAGE, BASE + 2 * PAGE, low, high, asked=True, kind=EXTEND),
+            Run(BASE, BASE + PAGE, low, low, requested=True),
+            Run(BASE + PAGE, BASE + 2 * PAGE, low, high, requested=True, kind=EXTEND),
             Run(BASE + 2 * PAGE, BASE + 3 * PAGE, None, None),
             Run(BASE + 3 * PAGE, BASE + 9 * PAGE, None, None, left_out=4),
         ]
@@ -337,10 +334,10 @@ class TestPicture:
         for number in range(400):
             trace.map(2 * number, 1, 1 + number % 2 * 2)
         trace.row("munmap", BASE, 800 * PAGE, result=0, said=400, kinds=UNMAP)
-        said = text(trace.end(), "munmap:1")
-        assert re.search(r"\* ~ \w+-\w+ +\d+  7\d\d runs that are not shown", said)
-        assert "16,777,216  ---p anonymous" in said
-        assert "  392 pages in 392 more runs (--json has them)\n" in said
+        output = text(trace.end(), "munmap:1")
+        assert re.search(r"\* ~ \w+-\w+ +\d+  7\d\d runs that are not shown", output)
+        assert "16,777,216  ---p anonymous" in output
+        assert "  392 pages in 392 more runs (--json has them)\n" in output
 
     def test_golden(self, tmp_path: Path) -> None:
         path = known(tmp_path / "a.trace")
@@ -364,7 +361,7 @@ class TestEvents:
             assert locate(laconic.trace.open(path), event).number == second
 
     @pytest.mark.parametrize(
-        ("event", "said"),
+        ("event", "message"),
         [
             ("999", "there is no event 999: the trace has those from 0 to 25"),
             ("9" * 30, "names no event"),
@@ -379,11 +376,11 @@ class TestEvents:
             ("execve:1", "there is no memory call 'execve'"),
         ],
     )
-    def test_bad_events(self, event: str, said: str, tmp_path: Path) -> None:
+    def test_bad_events(self, event: str, message: str, tmp_path: Path) -> None:
         path = small(tmp_path / "a.trace")
         with pytest.raises(LaconicError) as error:
             explain(laconic.trace.open(path), event)
-        assert said in str(error.value)
+        assert message in str(error.value)
 
 
 class TestCommand:
@@ -409,7 +406,7 @@ class TestCommand:
         empty.write_bytes(b"")
         text_file.write_text("hello\n")
         path = small(tmp_path / "a.trace")
-        for words, said in (
+        for words, output in (
             ([str(tmp_path / "none"), "1"], "cannot be read"),
             ([str(empty), "1"], "is empty"),
             ([str(text_file), "1"], "is no trace"),
@@ -419,12 +416,12 @@ class TestCommand:
         ):
             assert main(["explain", *words]) == 2
             shown = capfd.readouterr()
-            assert said in shown.err and not shown.out
+            assert output in shown.err and not shown.out
 
     def test_damage_after_the_event_and_before(
         self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        """What can be read is explained; what cannot is said."""
+        """What can be read is explained; what cannot is reported."""
         trace = Stacked(tmp_path / "a.trace")
         trace.program("/bin/prog", ["prog"])
         trace.row("mmap", BASE, PAGE, 3, ANONYMOUS, -1, 0, result=BASE, said=1, kinds=MAP)
@@ -445,16 +442,6 @@ class TestCommand:
     ) -> None:
         path = unpacked(tmp_path / "a.trace")
         assert main(["explain", path, "mmap:1"]) == 0
-        said = capfd.readouterr().out
-        assert "    libgone.so+0x10\n" in said
-        assert "no symbols of /nowhere/libgone.so: No such file or directory" in said
-
-
-def unpacked(path: Path) -> str:
-    """A trace with a stack whose module is not there, and no symbols."""
-    trace = Stacked(path, module="/nowhere/libgone.so")
-    trace.program("/bin/prog", ["prog"])
-    trace.stack(["grow"])
-    trace.row("mmap", BASE, PAGE, 3, ANONYMOUS, -1, 0, result=BASE, said=1, kinds=MAP)
-    trace.row("end", 0, pid=0, data=b"{}")
-    return trace.cut()
+        output = capfd.readouterr().out
+        assert "    libgone.so+0x10\n" in output
+        assert "no symbols of /nowhere/libgone.so: No such file or directory" in output

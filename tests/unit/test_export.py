@@ -68,7 +68,7 @@ def test_parquet_in_duckdb(trace: str, tmp_path: Path) -> None:
     def ask(query: str) -> list[Any]:
         return duckdb.sql(query.replace("TABLE", f"'{table}'")).fetchall()  # type: ignore[no-any-return]
 
-    assert ask("select count(*), sum(said) from TABLE where prot is not null") == [(8, 6)]
+    assert ask("select count(*), sum(host_calls) from TABLE where prot is not null") == [(8, 6)]
     assert ask("select call, errno from TABLE where errno is not null") == [("munmap", "EINVAL")]
     paths = ask("select path from TABLE where call = 'mmap' and path is not null order by event")
     assert paths == [(path,) for path in PATHS]
@@ -144,7 +144,7 @@ def test_what_a_log_does_not_hold_is_null(tmp_path: Path) -> None:
     builder.row("stack", data=b"/lib/libc.so.6(mmap+0x17) [0x11f2a7]")
     builder.row("munmap", BASE, 4096, result=0)
     frame = pl.read_parquet(written(builder.end(), "parquet", tmp_path))
-    nulls = ("said", "kinds", "touched_pages", "device", "inode", "file_size", "result")
+    nulls = ("host_calls", "kinds", "touched_pages", "device", "inode", "file_size", "result")
     assert frame.select(nulls).row(0) == (None,) * len(nulls)
     assert frame["path"][0] == "/x" and frame["state"][0] == "no_result"
     assert frame["stack"].to_list() == [None, "/lib/libc.so.6(mmap+0x17) [0x11f2a7]", None]
@@ -215,8 +215,8 @@ def test_perfetto(trace: str, tmp_path: Path) -> None:
         and madvise["args"]["address"] == f"{BASE + (1 << 30):#x}"
     )
     assert [e["args"] for e in events if e["ph"] == "C" and e["pid"] == 100][-1] == {
-        "asked": 14,
-        "said": 8,
+        "calls": 14,
+        "host_calls": 8,
     }
     assert about["loss"] == "none" and "cut" not in about
 
@@ -271,7 +271,7 @@ def test_command(trace: str, tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--to", "parquet"], "-o"),
         (["-o", "x"], "--to"),
@@ -286,10 +286,10 @@ def test_command(trace: str, tmp_path: Path, kind: str) -> None:
         (["--to", "csv", "-o", "."], "'.'"),
     ],
 )
-def test_wrong_options(trace: str, tmp_path: Path, words: list[str], said: str) -> None:
+def test_wrong_options(trace: str, tmp_path: Path, words: list[str], message: str) -> None:
     """Each is named, nothing is written, and the exit code is 2."""
     done = laconic_export(trace, *words, status=2, cwd=tmp_path)
-    assert said in done.stderr.decode()
+    assert message in done.stderr.decode()
     assert os.listdir(tmp_path) == ["small.trace"]
 
 

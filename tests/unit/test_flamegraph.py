@@ -73,7 +73,7 @@ class TestStacks:
         }
         every = stacks(as_folded(flames(found, every=True)))
         assert every[f"{front}grow{back}"] == 10001 and every["/opt/bin/prog;main;setup;mmap"] == 1
-        assert sum(every.values()) == found.ledger.asked
+        assert sum(every.values()) == found.ledger.calls
 
     def test_weights(self, tmp_path: Path) -> None:
         """Host calls and cycles are those of the sites' figures."""
@@ -225,7 +225,7 @@ class TestCommand:
         out = str(tmp_path / "out")
         rules = tmp_path / "rules.toml"
         rules.write_text('[[suppress]]\nreason = "x"\ncolour = "red"\n')
-        for words, said in (
+        for words, output in (
             ([str(tmp_path / "none"), "-o", out], "cannot be read"),
             ([str(empty), "-o", out], "is empty"),
             ([path, "-o", str(there)], "exists already"),
@@ -238,7 +238,7 @@ class TestCommand:
         ):
             assert main(["flamegraph", *words, "--to", "svg"]) == 2
             shown = capfd.readouterr()
-            assert said in shown.err and not shown.out
+            assert output in shown.err and not shown.out
         assert there.read_text() == "mine\n" and not Path(out).exists()
         assert main(["flamegraph", path, "-o", str(there), "--force", "--to", "svg"]) == 0
         assert there.read_text().startswith("<svg")
@@ -247,13 +247,13 @@ class TestCommand:
         self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
         """A trace without stacks, one of nothing, one whose modules are not there."""
-        from tests.unit.test_explain import unpacked
+        from tests.unit.explaintraces import unpacked
 
         out = str(tmp_path / "out")
         bare = sited(tmp_path / "bare.trace", PLAN, stacks=False)
         assert main(["flamegraph", bare, "--to", "folded", "-o", out]) == 0
-        said = " ".join(capfd.readouterr().err.split())
-        assert "calls have no stack: record with laconic run -o FILE --stacks all" in said
+        output = " ".join(capfd.readouterr().err.split())
+        assert "calls have no stack: record with laconic run -o FILE --stacks all" in output
         nothing = Builder(tmp_path / "nothing.trace").end()
         assert main(["flamegraph", nothing, "--to", "svg", "-o", out, "--force"]) == 0
         assert "there are none" in Path(out).read_text()
@@ -266,7 +266,7 @@ class TestCommand:
     def test_json(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         """Beside a file or alone: the same stacks and weights, and what is hidden or has no
         name."""
-        from tests.unit.test_explain import unpacked
+        from tests.unit.explaintraces import unpacked
 
         path, out, made = (
             known(tmp_path / "a.trace"),
@@ -292,7 +292,7 @@ class TestCommand:
         assert main(["flamegraph", unpacked(tmp_path / "gone.trace"), "--all", "--json", "-"]) == 0
         found = json.loads(capfd.readouterr().out)
         assert found["missing_symbols"] == {"/nowhere/libgone.so": "No such file or directory"}
-        for words, said in (
+        for words, output in (
             ([], "no file was named"),
             (["--to", "svg"], "--to and -o go together"),
             (["--json", str(made), "-o", out], "--to and -o go together"),
@@ -300,7 +300,7 @@ class TestCommand:
             (["--json", "-", "--to", "svg", "-o", "-"], "would both write to standard output"),
         ):
             assert main(["flamegraph", path, *words]) == 2
-            assert said in capfd.readouterr().err
+            assert output in capfd.readouterr().err
 
     def test_a_full_disk(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         if not Path("/dev/full").exists():

@@ -188,7 +188,7 @@ def test_more_rows_than_are_held_back(tmp_path: Path) -> None:
     stuck = Step("munmap", (0x10000, 0x1000), 0, **T2)
     many = log([Step("brk", (0,), 0x1000)] * 70_000, Variant(source=False))
     records, report = take(tmp_path, lines.begin(stuck) + many + many + lines.end(stuck))
-    assert report.calls == {"munmap": 1, "brk": 140_000}
+    assert report.by_call == {"munmap": 1, "brk": 140_000}
     first = calls(records)[0]
     assert (first.call, first.state, first.result) == ("munmap", NO_RESULT, None)
 
@@ -302,7 +302,7 @@ def test_several_logs_compressed(tmp_path: Path) -> None:
     first.write_bytes(gzip.compress(log(PROGRAM[:2]) + lines.begin(step)))
     second.write_bytes(lines.end(step))
     report = import_logs("gramine", [str(first), str(second)], str(tmp_path / "o"))
-    assert report.calls == {"brk": 1, "mmap": 1}
+    assert report.by_call == {"brk": 1, "mmap": 1}
     assert laconic.trace.open(str(tmp_path / "o")).about["clock"] == "none"
 
 
@@ -360,4 +360,4 @@ def test_fuzz(tmp_path_factory: pytest.TempPathFactory, parts: list[bytes]) -> N
     folder.mkdir(exist_ok=True)
     records, report = take(folder, LINES[0] + b"".join(parts))
     assert report.lines >= 1
-    assert sum(report.calls.values()) == len(calls(records))
+    assert sum(report.by_call.values()) == len(calls(records))

@@ -65,8 +65,8 @@ def figures(host_calls: int) -> Figures:
 def fixed() -> Page:
     """A page whose data no replay made."""
     ledger = Ledger()
-    for said in (1, 0, 1, 0):
-        ledger.count("mprotect", said, 0)
+    for output in (1, 0, 1, 0):
+        ledger.count("mprotect", output, 0)
     ledger.processes = 1
     ledger.note("a note")
     sites = [
@@ -77,16 +77,16 @@ def fixed() -> Page:
     places: dict[int, tuple[tuple[Place, bool], ...]]
     places = {1: ((Place("grow", "libx.so", "x.c", 12), False), (Place("main", "prog"), True))}
     by_time, by_order, moments, marks = Bins(1000), Bins(1), Sampled[int](100), Scattered[Mark](100)
-    for call, said in enumerate((1, 0, 1, 0)):
-        by_time.count(call * 5000, said, not said)
-        by_order.count(call, said, not said)
+    for call, output in enumerate((1, 0, 1, 0)):
+        by_time.count(call * 5000, output, not output)
+        by_order.count(call, output, not output)
         moments.see(call * 5000)
-        if not said:
+        if not output:
             marks.see(Mark(0, call, 16, 2, 0))
     compared = Compared({"every-call": figures(9), "laconic": figures(3), "bound": figures(2)}, PROFILE,
                         [], False, 4, 1, 12, 0, [])  # fmt: skip
     areas = [Area(0, 16, 20, 3, "anonymous", 0, 4), Area(0, 64, 65, 5, "/lib/libx.so", 1, 4)]
-    singles = [OneCall(5 + call, call * 5000, 0, "mprotect", (65536, 8192, 3), 0, said, 0) for call, said in
+    singles = [OneCall(5 + call, call * 5000, 0, "mprotect", (65536, 8192, 3), 0, output, 0) for call, output in
                enumerate((1, 0, 1, 0))]  # fmt: skip
     return Page(
         "run", {"command": ["prog", "--fast"]}, {"system": "Linux", "release": "6.1", "machine": "x86_64"}, 12, ledger,
@@ -143,7 +143,7 @@ class TestPure:
         """Who allows no script reads the figures, and where the rest is told."""
         found = re.search(r"<noscript>(.*?)</noscript>", as_html(fixed()).decode(), re.DOTALL)
         assert found is not None
-        told = "asked: 4; host calls said: 2; redundant calls: 2 (50.0 %); processes: 1."
+        told = "Memory calls: 4; host calls: 2; redundant calls: 2 (50.0 %); processes: 1."
         assert told in found[1]
         assert "laconic callers" in found[1]
 
@@ -213,8 +213,8 @@ class TestFigures:
         data = as_json(of(known(tmp_path / "a.trace")))
         names = data["names"]
         assert (
-            data["summary"]["asked"],
-            data["summary"]["said"],
+            data["summary"]["calls"],
+            data["summary"]["host_calls"],
             data["summary"]["redundant"],
         ) == (12, 6, 6)
         worst = data["sites"][0]
@@ -242,8 +242,8 @@ class TestFigures:
         """Bins of time and of order hold every call once."""
         data = as_json(of(many(tmp_path / "a.trace", 3_000)))
         for kind in ("time", "order"):
-            assert sum(data[kind]["asked"]) == 3_000
-            assert sum(data[kind]["said"]) == data["summary"]["said"]
+            assert sum(data[kind]["calls"]) == 3_000
+            assert sum(data[kind]["host_calls"]) == data["summary"]["host_calls"]
             assert sum(data[kind]["redundant"]) == data["summary"]["redundant"]
         assert data["calls"] is None
         assert any(f"more than {CALLS:,} calls" in sentence for sentence in data["binned"])
@@ -270,6 +270,10 @@ class TestFigures:
             )
             assert joined(shown) == joined(wanted), call
 
+    def test_areas_end_at_the_last_call(self, tmp_path: Path) -> None:
+        page = of(known(tmp_path / "a.trace"))
+        assert sum(page.calls) == 12 == max(area.until for area in page.areas)
+
     def test_a_page_of_many_calls(self, tmp_path: Path) -> None:
         """It is small, and says what it left out."""
         page = of(large(tmp_path / "a.trace", 30_000))
@@ -282,9 +286,12 @@ class TestFigures:
         assert sum(site[4] for site in data["sites"]) == 30_000
         assert len(data["binned"]) >= 4
 
-    def test_what_does_not_fit_is_drawn_more_coarsely(self) -> None:
+    def test_what_does_not_fit_is_drawn_more_coarsely(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Names that are all long, and areas that are many, do not make the page larger than it may
         be."""
+        monkeypatch.setattr(document, "LARGEST", document.LARGEST // 4)
         page = fixed()
         page.areas[:] = [
             Area(
@@ -296,7 +303,7 @@ class TestFigures:
                 number % 977,
                 4_000 + number,
             )
-            for number in range(40_000)
+            for number in range(10_000)
         ]
         made = as_html(page)
         assert len(made) <= document.LARGEST
@@ -357,7 +364,7 @@ class TestBadInput:
         assert any("which pages were touched" in sentence for sentence in data["missing"])
 
     @pytest.mark.parametrize(
-        ("words", "said"),
+        ("words", "message"),
         [
             (lambda at: [at / "no.trace", "-o", at / "r.html"], "cannot be read"),
             (lambda at: [at / "text", "-o", at / "r.html"], "is no trace"),
@@ -385,7 +392,7 @@ class TestBadInput:
     def test_one_line_and_no_page(
         self,
         words: Callable[[Path], list[Any]],
-        said: str,
+        message: str,
         tmp_path: Path,
         capfd: pytest.CaptureFixture[str],
     ) -> None:
@@ -397,7 +404,7 @@ class TestBadInput:
         assert main(["html", *map(str, words(tmp_path))]) == 2
         told = capfd.readouterr()
         assert told.out == ""
-        assert said in told.err
+        assert message in told.err
         assert told.err.startswith("laconic: ")
         assert not (tmp_path / "r.html").exists()
         assert (tmp_path / "there.html").read_text() == "mine"

@@ -82,11 +82,11 @@ class TestSuppressions:
                 == 0
             )
             hidden.append(json.loads(Path("r.json").read_text())["hidden"])
-            said = (
+            output = (
                 "6 redundant calls are hidden in it (--no-suppressions shows them)"
                 in capfd.readouterr().err
             )
-            assert said is (words != ["--no-suppressions"])
+            assert output is (words != ["--no-suppressions"])
         assert hidden == [[["ours", 1, 8, 6]], [["theirs", 1, 8, 6]], []]
 
     def test_a_broken_file(

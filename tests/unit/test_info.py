@@ -44,9 +44,9 @@ def figures(path: str) -> dict[str, Any]:
 def test_figures(tmp_path: Path) -> None:
     """Counts, span, programs, size: as the trace was written."""
     found = figures(small(tmp_path / "a.trace", about={"verify": "off"}))
-    assert found["calls"]["mmap"] == {"asked": 6, "failed": 0, "unfinished": 1, "no_result": 0}
-    assert found["calls"]["munmap"] == {"asked": 1, "failed": 1, "unfinished": 0, "no_result": 0}
-    assert found["asked"] == 16
+    assert found["by_call"]["mmap"] == {"calls": 6, "failed": 0, "unfinished": 1, "no_result": 0}
+    assert found["by_call"]["munmap"] == {"calls": 1, "failed": 1, "unfinished": 0, "no_result": 0}
+    assert found["calls"] == 16
     assert (found["processes"], found["threads"], found["exits"], found["files"]) == (2, 3, 3, 4)
     assert found["seconds"] == {"from": 0.0, "until": 0.021}
     assert found["programs"] == [
@@ -104,7 +104,7 @@ def test_losses(tmp_path: Path) -> None:
     assert "not complete" in done.stderr
     found = json.loads(done.stdout)
     assert not found["complete"] and "could be read" in found["missing"][0]
-    assert found["events"] == found["asked"] + found["programs"][0]["starts"] > 10_000
+    assert found["events"] == found["calls"] + found["programs"][0]["starts"] > 10_000
 
 
 def test_many_losses_are_counted(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_wrong_inputs(tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "text").write_text("12 mmap(NULL, 4096) = 0\n")
     (tmp_path / "binary").write_bytes(bytes(range(256)))
-    for name, said in (
+    for name, output in (
         ("missing", "No such file"),
         ("empty", "is empty"),
         (".", "is a directory"),
@@ -146,7 +146,7 @@ def test_wrong_inputs(tmp_path: Path) -> None:
         ("binary", "no trace"),
     ):
         done = laconic_info(tmp_path / name, status=2)
-        assert said in done.stderr and done.stdout == ""
+        assert output in done.stderr and done.stdout == ""
     laconic_info(small(tmp_path / "a.trace"), "--json", "/nowhere/x", status=2)
 
 

@@ -4,8 +4,8 @@ leaf."""
 from __future__ import annotations
 
 import pytest
-from enclaveworld import BASE, LIB, PAGE, Program, lib, machine
-from strategycosts import (
+from tests.unit.enclaveworld import BASE, LIB, PAGE, Program, lib, machine
+from tests.unit.strategycosts import (
     BOTH,
     MAY,
     NORESERVE,

@@ -4,8 +4,8 @@ leaf."""
 from __future__ import annotations
 
 import pytest
-from enclaveworld import BASE, FIXED, HEAP, PAGE, Program, lib
-from strategycosts import (
+from tests.unit.enclaveworld import BASE, FIXED, HEAP, PAGE, Program, lib
+from tests.unit.strategycosts import (
     BOTH,
     NORESERVE,
     RW,

@@ -44,6 +44,19 @@ class TestGuardRegions:
         assert not program.access(BASE + 6 * PAGE, "load")
 
     @BOTH
+    @pytest.mark.parametrize(
+        ("name", "more"), [("madvise", f.MADV_DONTFORK), ("mlock2", f.MLOCK_ONFAULT), ("mseal", 0)]
+    )
+    def test_they_outlive_changes_of_flags(
+        self, rule: type[Classify], name: str, more: int
+    ) -> None:
+        program = guarded(rule, RW)
+        assert program.call(name, BASE, 8 * PAGE, more) == 0
+        program.check()
+        assert program.access(BASE + 4 * PAGE, "load")
+        assert not program.access(BASE + 6 * PAGE, "load")
+
+    @BOTH
     def test_they_move(self, rule: type[Classify]) -> None:
         program = guarded(rule, RW)
         there = BASE + 100 * PAGE

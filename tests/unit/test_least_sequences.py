@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import product
 
 import pytest
-from onepage import ABSENT, Found, Page, Rules, Things, search
+from tests.unit.onepage import ABSENT, Found, Page, Rules, Things, search
 
 from laconic.sgx import costs
 from laconic.sgx.meter import MODIFIED, PENDING, PT_TRIM, Meter

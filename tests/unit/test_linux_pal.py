@@ -6,7 +6,7 @@ from errno import ENOMEM
 
 import pytest
 
-from laconic.linux.pal import RULES, only_changes, skip_equal
+from laconic.linux.pal import only_changes, skip_equal
 from laconic.memory.calls import Arguments
 from laconic.memory.change import ADVISE, EXTEND, FLAGS, MAP, UNMAP, ZERO, Change, Outcome
 from laconic.memory.flags import (
@@ -19,6 +19,7 @@ from laconic.memory.flags import (
     PROT_GROWSDOWN,
 )
 from laconic.memory.vma import Vma
+from laconic.strategies import linux_rule
 
 PAGE = 4096
 RW = Vma(0x73)
@@ -44,6 +45,12 @@ def test_a_call_that_changes_nothing_is_elided() -> None:
 def test_a_call_is_narrowed_to_the_span_of_its_changes_and_never_split() -> None:
     outcome = Outcome(0, (change(EXTEND, 2, 3), change(EXTEND, 7, 8)))
     assert only_changes("mprotect", pages(1, 12, 3, 9), outcome) == pages(2, 8, 3, 9)
+
+
+@pytest.mark.parametrize(("first", "last"), [(1, 4), (2, 6), (2, 4)])
+def test_a_call_is_narrowed_at_either_end(first: int, last: int) -> None:
+    outcome = Outcome(0, (change(EXTEND, first, last),))
+    assert only_changes("mprotect", pages(1, 6, 3), outcome) == pages(first, last, 3)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +79,10 @@ def test_calls_that_set_attributes_are_narrowed(
 def test_calls_whose_answer_may_depend_on_all_pages_are_passed_on_whole(
     name: str, more: tuple[int, ...], kind: int
 ) -> None:
-    args = pages(1, 5, *more)
-    assert only_changes(name, args, Outcome(0, (change(kind, 2, 4),))) is args
+    args = pages(1, 8, *more)
+    one, several = (change(kind, 2, 4),), (change(kind, 2, 4), change(kind, 5, 6))
+    assert only_changes(name, args, Outcome(0, one)) is args
+    assert only_changes(name, args, Outcome(0, several)) is args
 
 
 def test_a_call_that_will_fail_is_passed_on_whole() -> None:
@@ -90,6 +99,7 @@ def test_a_call_that_changes_its_whole_range_is_the_program_s_own() -> None:
 def test_an_mprotect_that_grows_down_is_passed_on_whole() -> None:
     args = pages(4, 6, 3 | PROT_GROWSDOWN)
     assert only_changes("mprotect", args, Outcome(0, (change(EXTEND, 1, 5),))) is args
+    assert only_changes("mprotect", args, Outcome(0, (change(EXTEND, 5, 6),))) is args
 
 
 def test_the_host_chooses_addresses() -> None:
@@ -110,7 +120,7 @@ def test_what_only_the_host_knows_is_asked_whole() -> None:
 
 def test_every_call_passes_every_call_on() -> None:
     args = pages(0, 1, 3)
-    assert RULES["every-call"]("mprotect", args, Outcome(0)) is args
+    assert linux_rule("every-call")("mprotect", args, Outcome(0)) is args
 
 
 def test_skip_equal_elides_only_equal_mprotects() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from tests.tracer.lab import environment
-from tests.unit.test_cli import laconic
+from tests.unit.commandline import laconic
 
 from laconic.analysis.baseline import Key
 from laconic.analysis.live import Model, Names
@@ -38,7 +38,7 @@ def message(
     elided calls of `mprotect` (calls, host calls, elided calls), `failed` failed."""
     calls = {"mprotect": (*mprotect, mprotect[2] - failed), "brk": (10, 8, 2, 2)}
     found: dict[str, Any] = {
-        "time": at, "calls": calls, "ever": 3, "rows": [],
+        "time": at, "by_call": calls, "ever": 3, "rows": [],
         "processes": [(70, "prog", 2, 5 << 20, 40), (71, "\x1b[31mred", 1, 9 << 30, None), (72, "child", 1, 4096, 90)],
         "sites": [("mprotect", stack, "/bin/prog", count) for stack, count in sites.items()],
     }  # fmt: skip
@@ -78,13 +78,13 @@ class TestModel:
 
     def test_rates(self) -> None:
         one = model()
-        assert (one.rates.asked, one.rates.said, one.rates.elided) == (1000, 880, 120)
+        assert (one.rates.calls, one.rates.host_calls, one.rates.elided) == (1000, 880, 120)
         assert one.totals == (1010, 888, 122, 122)
         one.take(message(2.0, (1400, 1280, 120), {}))
         one.beat()
-        assert (one.rates.asked, one.rates.elided) == (800, 0)
+        assert (one.rates.calls, one.rates.elided) == (800, 0)
         one.beat()  # no time has passed: nothing changes
-        assert one.rates.asked == 800
+        assert one.rates.calls == 800
 
     def test_sites_of_one_function_are_put_together(self) -> None:
         """Both frames are of a module without symbols, whose addresses are no names."""
@@ -151,8 +151,8 @@ class TestModel:
         one.beat()
         assert (one.rates.elided, one.rates.redundant) == (1000, 0)
         assert "0.0 % redundant" in line(one, 200)
-        assert as_json(one, ["x"])["calls"]["mprotect"] == {
-            "asked": 2000, "said": 880, "elided": 1120, "redundant": 120,
+        assert as_json(one, ["x"])["by_call"]["mprotect"] == {
+            "calls": 2000, "host_calls": 880, "elided": 1120, "redundant": 120,
         }  # fmt: skip
 
     def test_the_json_has_every_site(self) -> None:
@@ -182,11 +182,11 @@ class TestLines:
 
     def test_a_line(self) -> None:
         whole = (
-            "1.5 s: 1,000 calls/s, 880 said, 12.0 % redundant; 9.0 GiB in 3 processes; "
+            "1.5 s: 1,000 calls/s, 880 host calls/s, 12.0 % redundant; 9.0 GiB in 3 processes; "
             "mprotect libgrow.so+? in prog"
         )
         assert line(model(), 100) == whole[:99] + "…"
-        assert line(Model(), 80) == "0.0 s: 0 calls/s, 0 said; 0 B in 0 processes"
+        assert line(Model(), 80) == "0.0 s: 0 calls/s, 0 host calls/s; 0 B in 0 processes"
 
     @pytest.mark.parametrize("scale", [1, 10**6, 10**9])
     def test_it_fits_and_no_number_is_cut(self, scale: int) -> None:
@@ -195,14 +195,14 @@ class TestLines:
         one.beat()
         text = line(one)
         assert len(text) <= 80
-        assert f"{5 * scale:,} calls/s, {4 * scale:,} said, 20.0 % redundant" in text
+        assert f"{5 * scale:,} calls/s, {4 * scale:,} host calls/s, 20.0 % redundant" in text
 
     def test_the_sentence_at_the_end(self) -> None:
         one = model()
         one.notes.append("a 32-bit program " * 8)
         text = ending(one)
         assert " ".join(text.split()).startswith(
-            "laconic: 1,010 memory calls in 3 processes; the host heard 888; 122 (12.1 %) needed no host call. note: a"
+            "laconic: 1,010 memory calls in 3 processes: 888 host calls, 122 elided (12.1 %). note: a"
         )
         assert max(map(len, text.splitlines())) <= 80
 
@@ -255,7 +255,8 @@ class TestView:
         async def steps(app: Any, pilot: Any) -> None:
             text = app.figures()
             assert (
-                "calls/s 1,000  said 880  redundant 120 (12.0 %)   in all 1,010, 888, 122" in text
+                "calls/s 1,000  host calls/s 880  redundant 120 (12.0 %)   in all 1,010, 888, 122"
+                in text
             )
             assert "processes 3 of 3  threads 4  mapped 9.0 GiB  VMAs 130" in text
             assert "running: prog a" in text
@@ -347,7 +348,7 @@ class TestView:
             shown = list(app.query_one("#output").lines)
             assert shown[:3] == ["plain", "red [bold]x[/]", "bar\tend"]
 
-        self.drive(steps, said=lambda: lines.pop() if lines else [])
+        self.drive(steps, output=lambda: lines.pop() if lines else [])
 
     def test_without_a_pane(self) -> None:
         async def steps(app: Any, pilot: Any) -> None:
@@ -360,7 +361,7 @@ class TestCommand:
     """Options, and when there is a view."""
 
     @pytest.mark.parametrize(
-        ("words", "said"),
+        ("words", "message"),
         [
             ((), "no command was given"),
             (("--",), "no command was given"),
@@ -377,10 +378,10 @@ class TestCommand:
             (("--frobnicate", "--", "true"), "--frobnicate"),
         ],
     )
-    def test_bad_input(self, words: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    def test_bad_input(self, words: tuple[str, ...], message: str, tmp_path: Path) -> None:
         done = laconic("live", *words, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (2, "")
-        assert said in done.stderr
+        assert message in done.stderr
 
     def test_without_textual_it_is_named(
         self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

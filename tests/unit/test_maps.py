@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.test_replay import PAGE, known
+from tests.unit.replaytraces import PAGE, known
 from tests.unit.traces import BASE, Builder
 
 from laconic.commands import main
@@ -96,9 +96,9 @@ def test_which_process(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
     trace.row("munmap", BASE, PAGE, pid=8, result=0)
     path = trace.end()
     assert main(["maps", path]) == 2
-    said = capfd.readouterr().err
-    assert "name one with --pid" in said
-    assert [line.split()[0] for line in said.splitlines()[1:]] == ["7", "8"]
+    output = capfd.readouterr().err
+    assert "name one with --pid" in output
+    assert [line.split()[0] for line in output.splitlines()[1:]] == ["7", "8"]
     assert main(["maps", path, "--pid", "9"]) == 2
     assert "there is no process 9 at end. There are:" in capfd.readouterr().err
     assert main(["maps", path, "--pid", "8", "--at", "1"]) == 2

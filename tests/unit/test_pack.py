@@ -269,12 +269,12 @@ class TestWhatIsMissing:
         path = trace.end()
         before = Path(path).read_bytes()
         assert main(["pack", path]) == 0
-        said = capfd.readouterr().err
-        assert "stays as it is: none of its modules has symbols here" in _line(said)
-        assert "no symbols of /nowhere/\\x1b[2Jgone.so: No such file or directory" in _line(said)
-        assert f"no symbols of {changed}: it has another build-id now" in _line(said)
-        assert f"no symbols of {stripped}: it has no symbols for these addresses" in _line(said)
-        assert Path(path).read_bytes() == before and "\x1b" not in said
+        output = capfd.readouterr().err
+        assert "stays as it is: none of its modules has symbols here" in _line(output)
+        assert "no symbols of /nowhere/\\x1b[2Jgone.so: No such file or directory" in _line(output)
+        assert f"no symbols of {changed}: it has another build-id now" in _line(output)
+        assert f"no symbols of {stripped}: it has no symbols for these addresses" in _line(output)
+        assert Path(path).read_bytes() == before and "\x1b" not in output
 
     @pytest.mark.parametrize("cut", ["end", "middle", "head"])
     def test_not_complete(
@@ -314,7 +314,7 @@ class TestWhatIsMissing:
     def test_no_stacks_and_stacks_in_words(
         self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        for path, said in (
+        for path, output in (
             (
                 small(tmp_path / "a.trace"),
                 "it holds no stacks: record with laconic run -o FILE --stacks all",
@@ -327,7 +327,7 @@ class TestWhatIsMissing:
             (Builder(tmp_path / "d.trace").end(), "it holds no stacks"),
         ):
             assert main(["pack", path]) == 0
-            assert said in _line(capfd.readouterr().err)
+            assert output in _line(capfd.readouterr().err)
 
 
 class TestBadInput:
@@ -341,7 +341,7 @@ class TestBadInput:
         empty.write_bytes(b"")
         there.write_text("mine\n")
         hidden = small(tmp_path / "hidden.trace", redact=True)
-        for words, said in (
+        for words, output in (
             ([str(tmp_path / "none")], "cannot be read"),
             ([str(empty)], "is empty"),
             ([str(there)], "is no trace"),
@@ -356,7 +356,7 @@ class TestBadInput:
             before = Path(path).read_bytes()
             assert main(["pack", *words]) == 2
             shown = capfd.readouterr()
-            assert said in shown.err and not shown.out
+            assert output in shown.err and not shown.out
             assert Path(path).read_bytes() == before
         assert there.read_text() == "mine\n"
         assert main(["pack", path, "-o", str(there), "--force"]) == 0

@@ -20,8 +20,8 @@ class TestSeries:
         for at in range(100):
             bins.count(at, at % 2, redundant=at % 4 == 0)
         assert bins.width == 32
-        assert (sum(bins.asked), sum(bins.said), sum(bins.redundant)) == (100, 50, 25)
-        assert bins.asked == [32, 32, 32, 4]
+        assert (sum(bins.calls), sum(bins.host_calls), sum(bins.redundant)) == (100, 50, 25)
+        assert bins.calls == [32, 32, 32, 4]
 
     def test_sampled_is_even(self) -> None:
         sampled: Sampled[int] = Sampled(10)

@@ -132,7 +132,7 @@ def test_every_log_tells_the_same_calls(tmp_path: Path) -> None:
     names = []
     for source in LOGS:
         report = take(tmp_path, source.read_bytes())[1]
-        names.append({name: count for name, count in report.calls.items() if name != "madvise"})
+        names.append({name: count for name, count in report.by_call.items() if name != "madvise"})
     assert all(one == names[0] for one in names)
 
 
@@ -279,7 +279,7 @@ def test_perf_here_counts_as_strace_does(tmp_path: Path) -> None:
     }
     want.pop("total", None)
     assert report.not_understood == 0
-    assert report.calls == want
+    assert report.by_call == want
 
 
 LINES = [line for path in LOGS for line in path.read_bytes().splitlines(keepends=True)]
@@ -301,4 +301,4 @@ def test_fuzz(tmp_path_factory: pytest.TempPathFactory, first: Path, parts: list
         folder, first.read_bytes().splitlines(keepends=True)[0] + b"".join(parts)
     )
     assert report.lines >= 1
-    assert sum(report.calls.values()) == len(calls(records))
+    assert sum(report.by_call.values()) == len(calls(records))

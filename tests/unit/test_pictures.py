@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from pictures import FILE, LEGEND, PAGE, RW, RX, R, at, changes, draw, read, space
+from tests.unit.pictures import FILE, LEGEND, PAGE, RW, RX, R, at, changes, draw, read, space
 
 from laconic import memory
 from laconic.memory import flags as f
@@ -152,7 +152,7 @@ PICTURES: dict[str, list[tuple[str, str, Make, str, list[str], int | None]]] = {
         ("a hole is nothing", "ww..ww", unmap(2, 2), "ww..ww", [], 0),
         ("nothing at all", "......", unmap(0, 6), "......", [], 0),
         ("the middle", "wwwwww", unmap(2, 2), "ww..ww", ["UNMAP 2-4"], 0),
-        ("holes are not said", "ww..rr", unmap(0, 6), "......", ["UNMAP 0-2", "UNMAP 4-6"], 0),
+        ("holes need no host call", "ww..rr", unmap(0, 6), "......", ["UNMAP 0-2", "UNMAP 4-6"], 0),
         ("sealed: nothing goes", "wwZw", unmap(0, 4), "wwZw", [], EPERM),
     ],
     "mmap": [
@@ -324,18 +324,18 @@ CASES = [case for cases in PICTURES.values() for case in cases]
 
 
 each_case = pytest.mark.parametrize(
-    ("before", "call", "after", "said", "result"),
+    ("before", "call", "after", "expected", "result"),
     [case[1:] for case in CASES],
     ids=[f"{c[1]}: {c[0]}" for c in CASES],
 )
 
 
 @each_case
-def test_call(before: str, call: Make, after: str, said: list[str], result: int | None) -> None:
+def test_call(before: str, call: Make, after: str, expected: list[str], result: int | None) -> None:
     here = space(before)
     outcome = call(here)
     assert draw(here.vmas, len(before), LEGEND) == after
-    assert changes(outcome) == said
+    assert changes(outcome) == expected
     assert outcome.result == result if result is not None else outcome.result > 0
     assert draw(here.held, len(before), LEGEND) == before, "held waits for the host"
     here.commit(outcome)
@@ -343,13 +343,15 @@ def test_call(before: str, call: Make, after: str, said: list[str], result: int 
 
 
 @each_case
-def test_rollback(before: str, call: Make, after: str, said: list[str], result: int | None) -> None:
+def test_rollback(
+    before: str, call: Make, after: str, expected: list[str], result: int | None
+) -> None:
     here = space(before)
     outcome = call(here)
     if outcome.end:
         here.rollback(outcome.start, outcome.end)
     assert draw(here.vmas, len(before), LEGEND) == before
-    if said:
+    if expected:
         here.check()
 
 
@@ -437,6 +439,15 @@ def test_a_guard_gap_keeps_new_mappings_away_from_a_stack() -> None:
     assert outcome.result == at(300 - 256 - 2)
 
 
+def test_prot_growsdown_begins_where_the_vma_of_the_host_begins() -> None:
+    """The four pages look alike, and are two VMAs of two pages each in the host."""
+    here = space("GGGG")
+    mprotect(here, at(3), PAGE, R | f.PROT_GROWSDOWN, vma_start=lambda address: at(2))
+    restricted = here.vmas.find(at(3))
+    assert restricted[:2] == (at(2), at(4))
+    assert here.vmas.find(at(0))[:2] == (at(0), at(2))
+
+
 README = Path(memory.__file__).with_name("README.md")
 BEGIN, END = "<!-- pictures -->\n", "<!-- end of the pictures -->\n"
 
@@ -445,10 +456,10 @@ def _drawn() -> str:
     blocks = []
     for call, cases in PICTURES.items():
         lines = [f"{'before':<10} {'after':<10} {'changes':<24} what it shows"]
-        for name, before, _, after, said, result in cases:
+        for name, before, _, after, expected, result in cases:
             errno = f" ({errorcode[-result]})" if result is not None and -4096 < result < 0 else ""
             lines.append(
-                f"{before:<10} {after:<10} {', '.join(said) or 'nothing':<24} {name}{errno}"
+                f"{before:<10} {after:<10} {', '.join(expected) or 'nothing':<24} {name}{errno}"
             )
         blocks.append(f"### {call}\n\n```text\n" + "\n".join(lines) + "\n```\n")
     return "\n".join(blocks)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import mmap
 import os
+import resource
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from laconic.linux import proc
 from laconic.linux.pagemap import Pagemap, _entries, _runs, was_untouched
-from laconic.memory.flags import VM_LOCKED, VM_MAYSHARE, VM_READ, VM_WRITE
+from laconic.memory.flags import VM_EXEC, VM_LOCKED, VM_MAYSHARE, VM_READ, VM_WRITE
 from laconic.memory.vma import File, Vma
 
 SMAPS = b"""\
@@ -28,6 +33,23 @@ VmFlags: rd wr mr mw me ac
 ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
 VmFlags: ex
 """
+
+
+def test_parses_the_protection_key_but_not_that_of_execution_alone() -> None:
+    text = b"".join(
+        b"%x000-%x000 %b 00000000 00:00 0 \nTHPeligible: 0\nProtectionKey:         %d\nVmFlags: %b\n"
+        % (start, start + 1, permissions, key, codes)
+        for start, permissions, key, codes in (
+            (1, b"rw-p", 2, b"rd wr mr mw me"),
+            (3, b"--xp", 1, b"ex mr mw me"),
+            (5, b"rw-p", 0, b"rd wr mr mw me"),
+        )
+    )
+    assert [(start >> 12, vma.pkey) for start, _, vma in proc.parse_smaps(text)] == [
+        (1, 2),
+        (3, 0),
+        (5, 0),
+    ]
 
 
 def test_parses_smaps_and_merges_what_is_equal() -> None:
@@ -173,3 +195,211 @@ def test_reads_its_own_map() -> None:
     host = proc.read_smaps(os.getpid())
     assert any(vma.flags & (VM_READ | VM_WRITE) == VM_READ | VM_WRITE for _, _, vma in host)
     host.check()
+
+
+ENTRY = """{start:x}-{end:x} {permissions} 00001000 {device} {inode} {path}
+Rss: 4 kB
+VmFlags: {codes}
+"""
+
+
+def entry(
+    start: int, end: int, permissions: str = "rw-p", codes: str = "rd wr mr mw me", **more: object
+) -> str:
+    """One VMA of smaps."""
+    file = {"device": "00:00", "inode": 0, "path": ""} | more
+    return ENTRY.format(start=start, end=end, permissions=permissions, codes=codes, **file)
+
+
+def test_equal_neighbors_merge_and_holes_stay() -> None:
+    text = entry(0x1000, 0x2000) + entry(0x2000, 0x3000) + entry(0x5000, 0x6000)
+    text += entry(0x6000, 0x7000, codes="rd wr mr mw me lo")
+    vma = Vma(0x73)
+    assert list(proc.parse_smaps(text.encode())) == [
+        (0x1000, 0x3000, vma),
+        (0x5000, 0x6000, vma),
+        (0x6000, 0x7000, vma.with_flags(0x73 | VM_LOCKED)),
+    ]
+
+
+def test_sharing_is_read_from_the_permissions_and_the_rest_from_the_codes() -> None:
+    file = {"device": "08:a1", "inode": 77, "path": "/a b"}
+    text = entry(0x3000, 0x4000, "r--s", "rd mr me xx", **file)
+    ((start, end, vma),) = proc.parse_smaps(text.encode())
+    assert (start, end) == (0x3000, 0x4000)
+    assert vma == Vma(VM_READ | 0x10 | 0x40 | VM_MAYSHARE, File(8, 0xA1, 77), 0x2000)
+    named = entry(0x3000, 0x4000, path="[anon_shmem:a:b]", device="00:01", inode=5)
+    ((_, _, vma),) = proc.parse_smaps(named.encode())
+    assert vma.name == "a:b" and vma.file == File(0, 1, 5)
+    ((_, _, stack),) = proc.parse_smaps(entry(0x3000, 0x4000, path="[stack]").encode())
+    assert stack == Vma(0x73)
+
+
+def test_the_highest_address_of_a_program_is_a_vma_and_above_it_is_none() -> None:
+    top = (1 << 47) - 4096
+    text = (
+        entry(top - 4096, top) + entry(top, top + 4096, codes="rd") + entry(1 << 63, (1 << 63) + 1)
+    )
+    assert [start for start, _, _ in proc.parse_smaps(text.encode())] == [top - 4096, top]
+
+
+def test_a_line_of_maps() -> None:
+    line = b"00401000-00403000 r-xs 00002000 08:a1 77                         /bin/with space"
+    vma, path = proc._parse_header(line)
+    assert vma == proc.HostVma(
+        0x401000, 0x403000, 0x2000, File(8, 0xA1, 77), VM_READ | VM_EXEC | VM_MAYSHARE
+    )
+    assert path == "/bin/with space" and vma.file is not None and vma.file.path == path
+    vma, path = proc._parse_header(b"00401000-00403000 -w-p 00000000 00:00 0 ")
+    assert (vma.flags, vma.file, path) == (VM_WRITE, None, "")
+
+
+@pytest.fixture
+def three() -> Iterator[int]:
+    """The address of three pages of this process: read-write, read-only, read-write."""
+    view = mmap.mmap(-1, 3 * 4096, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+    pointer = ctypes.c_char.from_buffer(view)
+    address = ctypes.addressof(pointer)
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address + 4096), 4096, 1) == 0
+    yield address
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address + 4096), 4096, 3) == 0
+    del pointer
+
+
+@pytest.mark.parametrize("queries", [False, True])
+def test_vmas_of_a_range(queries: bool, three: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both with PROCMAP_QUERY and by reading the text."""
+
+    def refused(*arguments: object) -> None:
+        raise OSError(errno.ENOTTY, "")
+
+    if not queries:
+        monkeypatch.setattr(proc.fcntl, "ioctl", refused)
+    page = 4096
+    with proc.MapsFile(os.getpid()) as maps:
+        inside = list(maps.vmas(three, three + 3 * page))
+        assert [(vma.start - three) // page for vma in inside] == [0, 1, 2]
+        assert [vma.flags & 3 for vma in inside] == [3, 1, 3]
+        assert all(vma.flags & VM_MAYSHARE and vma.file is not None for vma in inside)
+        assert [vma.offset for vma in inside] == [0, page, 2 * page]
+        assert [vma.start for vma in maps.vmas(three + page, three + page + 1)] == [three + page]
+        assert [vma.start for vma in maps.vmas(three + page - 1, three + page + 1)] == [
+            three,
+            three + page,
+        ]
+        assert list(maps.vmas(three, three)) == []
+        assert list(maps.vmas((1 << 47) - 4096, 1 << 47)) == []
+    named = proc.query_vma(os.getpid(), three + page)
+    assert named is not None and named.file is not None
+    assert named.file.path == "/dev/zero (deleted)"
+    assert proc.query_vma(os.getpid(), 0) is None
+    assert proc.has_query(os.getpid()) == queries or queries
+
+
+def test_part_of_smaps_is_cut_to_its_range(three: int) -> None:
+    host = proc.read_smaps_in(os.getpid(), three + 100, three + 4096)
+    assert [(start - three, end - three) for start, end, _ in host] == [(100, 4096)]
+    host = proc.read_smaps_in(os.getpid(), three, three + 3 * 4096)
+    assert [vma.flags & 3 for _, _, vma in host] == [3, 1, 3]
+
+
+def test_the_identity_of_shared_memory_is_read_after_it_is_mapped(three: int) -> None:
+    before = File(0, 1, -5, "/dev/zero (deleted)")
+    shown = proc.identify(os.getpid(), -1, three, before)
+    assert shown.inode > 0 and shown.path == "/dev/zero (deleted)"
+    assert proc.identify(os.getpid(), -1, 0, before) is before, "nothing is mapped there"
+
+
+def test_the_identity_of_a_file_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 4096)
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 4096) as view:
+        opened = proc.open_file(os.getpid(), file.fileno())
+        assert opened is not None and opened.size == 4096
+        pointer = ctypes.c_char.from_buffer(view)
+        shown = proc.identify(os.getpid(), file.fileno(), ctypes.addressof(pointer), opened.file)
+        assert shown.path == str(path)
+        again = proc.open_file(os.getpid(), file.fileno())
+        assert again is not None and again.file == shown
+        monkeypatch.setattr(proc, "query_vma", None)  # not read again
+        assert proc.identify(os.getpid(), file.fileno(), ctypes.addressof(pointer), shown) is shown
+        del pointer
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="memfd_create is not available")
+@pytest.mark.parametrize(
+    ("seals", "plain"),
+    [(0, True), (fcntl.F_SEAL_GROW, True), (fcntl.F_SEAL_WRITE, False), (0x10, False)],
+)
+def test_a_memfd_that_is_sealed_against_writing_decides_flags(seals: int, plain: bool) -> None:
+    fd = os.memfd_create("x", os.MFD_ALLOW_SEALING)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    file = proc.open_file(os.getpid(), fd)
+    os.close(fd)
+    assert file is not None and (file.plain, file.huge, file.places) == (plain, 0, True)
+    assert (file.readable, file.writable, file.noexec) == (True, True, file.noexec)
+
+
+@pytest.fixture
+def sleeper(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A process that has called the parameter, a function, before its program started."""
+    child = subprocess.Popen(["sleep", "60"], preexec_fn=request.param)
+    yield child.pid
+    child.kill()
+    child.wait()
+
+
+def _limits() -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (123 << 20, 124 << 20))
+    resource.setrlimit(
+        resource.RLIMIT_STACK, (8 << 20, resource.getrlimit(resource.RLIMIT_STACK)[1])
+    )
+
+
+def _old_layout() -> None:
+    _limits()
+    ctypes.CDLL(None).personality(0x0200000)
+
+
+@pytest.mark.parametrize("sleeper", [_limits], indirect=True)
+def test_a_process_with_limits(sleeper: int) -> None:
+    assert proc.data_limit(sleeper) == 123 << 20
+    assert proc.personality(sleeper) == 0
+    layout = proc.read_layout(sleeper)
+    assert layout.top_down and layout.mmap_base is None
+    limit = int(Path("/proc/sys/vm/max_map_count").read_text())
+    assert layout.max_map_count == limit
+    fields = Path(f"/proc/{sleeper}/stat").read_text().rpartition(")")[2].split()
+    start_data, end_data, start_brk = (int(fields[number - 3]) for number in (45, 46, 47))
+    assert proc.read_start(sleeper) == (start_brk, end_data - start_data)
+
+
+@pytest.mark.parametrize("sleeper", [_old_layout], indirect=True)
+def test_a_process_with_an_old_layout(sleeper: int) -> None:
+    if not proc.personality(sleeper):
+        pytest.skip("this kernel hides a personality")
+    assert proc.personality(sleeper) == proc.ADDR_COMPAT_LAYOUT == 0x0200000
+    assert proc.READ_IMPLIES_EXEC == 0x0400000
+    assert not proc.read_layout(sleeper).top_down
+
+
+def test_a_process_that_is_gone() -> None:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    assert (proc.data_limit(child.pid), proc.personality(child.pid)) == (0, 0)
+    assert proc.open_file(child.pid, 0) is None
+    with pytest.raises(OSError, match="No such"):
+        proc.read_smaps(child.pid)
+
+
+def test_settings_in_brackets(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("always [advise] never\n")
+    assert proc._chosen(str(tmp_path / "a")) == "advise"
+    assert proc._chosen(str(tmp_path / "b")) == ""
+
+
+def test_a_sysctl_that_is_not_there_has_a_default() -> None:
+    assert proc._sysctl("laconic/nothing", 17) == 17
+    assert proc._sysctl("kernel/ostype", 18) == 18, "no number"

@@ -45,11 +45,12 @@ def test_it(laconic):
     assert (found.exit_status, found.stdout, found.stderr) == (3, "out hello", "err")
     assert found.redundant == 40
     assert found.elided >= 40
-    assert found.asked == found.elided + found.said
-    assert found.redundant_share == 40 / found.asked
+    assert found.calls == found.elided + found.host_calls
+    assert found.redundant_share == 40 / found.calls
     worst = found.sites[0]
-    assert (worst.call, worst.function, worst.redundant, worst.asked, worst.said) == ("mprotect", "again", 40, 40, 0)
-    assert [site.said for site in found.sites if site.function == "turn"] == [8]
+    assert (worst.call, worst.function) == ("mprotect", "again")
+    assert (worst.redundant, worst.calls, worst.host_calls) == (40, 40, 0)
+    assert [site.host_calls for site in found.sites if site.function == "turn"] == [8]
     assert laconic.run(["sh", "-c", "exit $CODE"], env={{"CODE": "5"}}).exit_status == 5
 """,
     ).assert_outcomes(passed=1)
@@ -98,13 +99,13 @@ def test_host_calls(laconic):
 
 def test_a_baseline_and_suppressions_of_the_root(pytester: pytest.Pytester, program: Path) -> None:
     base = {
-        "baseline": 1,
-        "asked": 0,
+        "baseline": 2,
+        "calls": 0,
         "redundant": 0,
         "hidden": 0,
-        "said": 0,
+        "host_calls": 0,
         "whole": True,
-        "calls": {},
+        "by_call": {},
         "sites": [],
     }
     pytester.path.joinpath("base.json").write_text(json.dumps(base))
@@ -177,7 +178,7 @@ def test_slow(laconic):
     )
     result.assert_outcomes(errors=6, failed=2, passed=1)
     text = result.stdout.str()
-    for said in (
+    for output in (
         "no max_redundancy: choose from max_redundant",
         "no '5%'",
         "'a lot' is no limit",
@@ -187,7 +188,7 @@ def test_slow(laconic):
         "'./missing' does not exist",
         "give a list",
     ):
-        assert said in text, said
+        assert output in text, output
 
 
 def test_the_import_is_cheap() -> None:

@@ -6,9 +6,9 @@ import random
 from collections.abc import Callable
 
 import pytest
-from pictures import ORIGIN, PAGE, at, draw, read
+from tests.unit.pictures import ORIGIN, PAGE, at, draw, read
 
-from laconic.memory.rangemap import TOP, RangeMap
+from laconic.memory.rangemap import TOP, RangeMap, join_ranges
 
 LETTERS = {letter: letter for letter in "ABCabc"}
 
@@ -246,3 +246,8 @@ def test_set_leaves_what_replace_leaves(load: int) -> None:
             [(low, high, id(held)) for low, high, held in ranges] for ranges in (short, whole)
         )
         assert left == right
+
+
+def test_ranges_that_touch_are_joined() -> None:
+    assert join_ranges([(1, 2), (2, 4), (4, 5), (6, 7)]) == [(1, 5), (6, 7)]
+    assert join_ranges([]) == []

@@ -5,47 +5,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from errno import ENOMEM
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.replaytraces import PAGE, READ, RW, known
 from tests.unit.traces import BASE, MASK, Builder, small
 
 import laconic.trace
 from laconic.commands import main
-from laconic.memory.change import EXTEND, MAP, RESTRICT, UNMAP
+from laconic.memory.change import EXTEND, RESTRICT
 from laconic.memory.layout import Layout
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
-from laconic.replay import STRATEGIES, replay
+from laconic.replay import STRATEGIES, replay_trace
 from laconic.replay.thread import Mm, RecordedUpcalls, Thread
-from laconic.trace.schema import CHOSEN, CODES, FAILED, Row
+from laconic.trace.schema import CODES, FAILED, Row
 from laconic.trace.writer import TraceWriter
-
-PAGE = 4096
-RW, READ, ANON, FIXED = 3, 1, 0x22, 0x10
-
-
-def known(path: Path, end: bool = True) -> str:
-    """A trace of one process of which all is known, by the strategy `laconic`."""
-    trace = Builder(path, about={"strategy": "laconic", "command": ["prog"]})
-    layout = asdict(Layout(quiet_below=1 << 46)) | {"refused_advice": []}
-    about = {"path": "/bin/prog", "argv": ["prog"], "bits": 64, "layout": layout}
-    trace.row("execve", data=b"/bin/prog")
-    trace.row("program", 0x5555_5555_6000, 0, data=json.dumps(about).encode())
-    trace.row(
-        "mmap", 0, 8 * PAGE, RW, ANON, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=int(MAP)
-    )
-    trace.row("mprotect", BASE, 8 * PAGE, RW)
-    trace.row("mprotect", BASE, 4 * PAGE, READ, said=1, kinds=int(RESTRICT))
-    trace.row("mprotect", BASE, 8 * PAGE, RW, said=1, kinds=int(EXTEND))
-    trace.row("mprotect", BASE + (1 << 30), PAGE, RW, result=-ENOMEM)
-    trace.row("munmap", BASE + 2 * PAGE, PAGE, said=1, kinds=int(UNMAP))
-    trace.row("munmap", BASE + 2 * PAGE, PAGE)
-    trace.row("exit", 0)
-    return trace.end() if end else trace.cut()
 
 
 def doctored(path: str, target: Path, change: Callable[[int, Row], list[Row]]) -> str:
@@ -74,7 +51,7 @@ def test_a_trace_that_is_right(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     assert figures["check"] == {
         "compared": 7, "differences": {"model error": 0, "lost data": 0, "unknown start": 0}, "first": [],
     }  # fmt: skip
-    assert (figures["asked"], figures["said"], figures["elided"], figures["processes"]) == (
+    assert (figures["calls"], figures["host_calls"], figures["elided"], figures["processes"]) == (
         7,
         4,
         3,
@@ -84,8 +61,10 @@ def test_a_trace_that_is_right(tmp_path: Path, capfd: pytest.CaptureFixture[str]
 
 
 def test_every_call_of_a_trace_by_laconic(tmp_path: Path) -> None:
-    replayed = replay(laconic.trace.open(known(tmp_path / "a.trace")), "every-call", check=True)
-    assert (replayed.ledger.asked, replayed.ledger.said, replayed.ledger.elided) == (7, 7, 0)
+    replayed = replay_trace(
+        laconic.trace.open(known(tmp_path / "a.trace")), "every-call", check=True
+    )
+    assert (replayed.ledger.calls, replayed.ledger.host_calls, replayed.ledger.elided) == (7, 7, 0)
     assert replayed.check is not None and not replayed.check.counts
 
 
@@ -181,7 +160,7 @@ def test_a_host_that_refused_is_no_difference(
         doctored(known(tmp_path / "a.trace"), tmp_path / "b.trace", change), capfd
     )
     assert (status, figures["check"]["first"]) == (0, [])
-    assert figures["calls"]["mprotect"]["failed"] == 2
+    assert figures["by_call"]["mprotect"]["failed"] == 2
 
 
 def test_a_trace_without_its_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -231,8 +210,8 @@ def test_a_trace_that_was_killed_in_the_middle_of_a_map(tmp_path: Path) -> None:
     trace.row("program", 0, 0, data=json.dumps({"bits": 64, "layout": None}).encode())
     trace.row("maps", 5, 2)
     trace.row("vma", BASE, BASE + PAGE, 0x73, 0)
-    replayed = replay(laconic.trace.open(trace.cut()), check=True)
-    assert replayed.ledger.asked == 0 and len(replayed.loss) == 1
+    replayed = replay_trace(laconic.trace.open(trace.cut()), check=True)
+    assert replayed.ledger.calls == 0 and len(replayed.loss) == 1
 
 
 def test_rows_of_threads_that_nobody_began(tmp_path: Path) -> None:
@@ -253,8 +232,8 @@ def test_rows_of_threads_that_nobody_began(tmp_path: Path) -> None:
         trace.row(event, pid=4242, data=b"")
     trace.row("mprotect", BASE, PAGE, RW, pid=4243, result=0)
     trace.row("munmap", -PAGE & MASK, PAGE, pid=4244, result=-22)
-    replayed = replay(laconic.trace.open(trace.end()), check=True)
-    assert replayed.ledger.asked == 0
+    replayed = replay_trace(laconic.trace.open(trace.end()), check=True)
+    assert replayed.ledger.calls == 0
     assert replayed.loss == ["vma events that cannot be true (1)"]
 
 
@@ -272,3 +251,12 @@ def test_a_range_of_the_hosts_map_is_answered_from_the_trace() -> None:
     assert [vma.flags for _, _, vma in up.maps_in(0, 5 * PAGE)] == [3], (
         "without a row, what is held"
     )
+
+
+def test_a_replay_counts_the_rows_that_it_has_read(tmp_path: Path) -> None:
+    trace = laconic.trace.open(known(tmp_path / "a.trace"))
+    result = replay_trace(trace)
+    assert result.events == sum(1 for _ in laconic.trace.open(trace.path).rows())
+    assert result.check is None and result.strategy == "laconic"
+    checked = replay_trace(laconic.trace.open(trace.path), check=True).check
+    assert checked is not None and not checked.counts

@@ -19,7 +19,7 @@ def ledger() -> Ledger:
     book.count("mmap", 1, 0x7000, changes=[Change(MAP, 0, 4096, None, None)])
     book.count("mprotect", 1, 0, True, [Change(EXTEND | RESTRICT, 0, 4096, None, None)])
     book.count("mprotect", 0, -12)
-    book.calls["mmap"].asked += 123_456_789_012
+    book.by_call["mmap"].calls += 123_456_789_012
     book.note("gdb asked to trace")
     return book
 
@@ -32,22 +32,22 @@ def figures() -> dict[str, Any]:
 def test_json_adds_up() -> None:
     """The totals are the sums of the calls."""
     result = figures()
-    assert result["asked"] == 123_456_789_015
-    assert result["said"] == 2
+    assert result["calls"] == 123_456_789_015
+    assert result["host_calls"] == 2
     assert result["elided"] == 1
     assert result["narrowed"] == 1
-    assert result["calls"] == {
+    assert result["by_call"] == {
         "mmap": {
-            "asked": 123_456_789_013,
-            "said": 1,
+            "calls": 123_456_789_013,
+            "host_calls": 1,
             "elided": 0,
             "redundant": 0,
             "narrowed": 0,
             "failed": 0,
         },
         "mprotect": {
-            "asked": 2,
-            "said": 1,
+            "calls": 2,
+            "host_calls": 1,
             "elided": 1,
             "redundant": 0,
             "narrowed": 1,
@@ -81,9 +81,7 @@ def test_nothing_asked_is_no_table() -> None:
     text = summary.as_text(
         summary.as_json(Ledger(processes=1), ["x"], 0, "laconic", "off", 0.0), 80
     )
-    assert (
-        text == "laconic: 0 memory calls in 1 process; the host heard 0; 0 needed no host call.\n"
-    )
+    assert text == "laconic: 0 memory calls in 1 process: 0 host calls, 0 elided\n"
 
 
 def test_a_kind_and_its_count_stay_on_one_line() -> None:
@@ -97,14 +95,14 @@ def test_a_kind_and_its_count_stay_on_one_line() -> None:
         assert max(map(len, lines)) <= width
 
 
-def test_a_log_s_figures_are_what_the_host_would_have_heard() -> None:
-    """There it heard every call; of a recording it heard what is counted."""
+def test_host_calls_of_a_log_are_those_that_would_have_been_made() -> None:
+    """The source of a log made every host call; a recording counts those that were made."""
     result = figures()
-    assert "the host heard" in " ".join(summary.as_text(result, 80).split())
+    assert ": 2 host calls, 1 elided" in " ".join(summary.as_text(result, 80).split())
     result["trace"] = {"source": "strace", "uncertain": {"mprotect": 2}}
     text = " ".join(summary.as_text(result, 80).split())
-    assert "the host would have heard 0 to 2" in text
-    assert "1 to 3 (0.0 %)" in text
+    assert ": 0 to 2 host calls would have been made" in text
+    assert "1 to 3 elided (0.0 %)" in text
 
 
 def test_the_check_shows_model_errors_first_and_fits() -> None:

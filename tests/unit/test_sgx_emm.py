@@ -9,7 +9,7 @@ from errno import EBUSY, EFAULT
 from functools import partial
 
 import pytest
-from enclaveworld import BASE, FIXED, HEAP, LIB, PAGE, Program, lib
+from tests.unit.enclaveworld import BASE, FIXED, HEAP, LIB, PAGE, Program, lib
 
 from laconic.libos.strategy import MemoryCall
 from laconic.memory import flags as f

@@ -10,12 +10,20 @@ from collections.abc import Iterator
 import pytest
 
 from laconic.linux import proc
-from laconic.linux.shown import agrees
-from laconic.memory.flags import PAGE_SIZE, VM_DONTCOPY, VM_PROT, VM_READ, VM_WRITE
+from laconic.linux.shown import agrees, is_private_zero
+from laconic.memory.flags import (
+    PAGE_SIZE,
+    VM_DONTCOPY,
+    VM_MAYSHARE,
+    VM_PROT,
+    VM_READ,
+    VM_SHARED,
+    VM_WRITE,
+)
 from laconic.memory.layout import Layout
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
-from laconic.memory.vma import Vma
+from laconic.memory.vma import File, Vma
 from laconic.tracer.process import Mm, Thread
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -153,3 +161,12 @@ def test_the_file_is_that_of_the_process_when_it_was_opened() -> None:
     os.waitpid(pid, 0)
     with maps, pytest.raises(OSError):
         list(maps.vmas(0, 1 << 47))
+
+
+def test_private_mappings_of_dev_zero() -> None:
+    zero = File(0, 6, 5, "/dev/zero")
+    assert is_private_zero(Vma(RW, zero))
+    assert is_private_zero(Vma(RW | VM_MAYSHARE, zero)), "shared, of a read-only descriptor"
+    assert not is_private_zero(Vma(RW | VM_MAYSHARE | VM_SHARED, zero))
+    assert not is_private_zero(Vma(RW))
+    assert not is_private_zero(Vma(RW, File(8, 1, 5, "/zero")))

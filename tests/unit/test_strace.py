@@ -19,6 +19,7 @@ from tests.fuzzing import corpus, mutate
 
 from laconic.replay.engine import Replay
 from laconic.trace.importers.importing import Import, import_logs
+from laconic.trace.importers.strace.clock import nanoseconds
 from laconic.trace.reader import Trace
 from laconic.trace.schema import CODES, MEMORY_CODES
 
@@ -110,6 +111,15 @@ def test_a_set_comes_to_the_same_rows(name: str, tmp_path: Path) -> None:
             ]
     else:
         assert sorted(map(str, rows)) == sorted(map(str, wanted))
+
+
+@pytest.mark.parametrize(
+    ("digits", "time"),
+    [(b"", 0), (b"5", 500_000_000), (b"000001", 1_000), (b"123456", 123_456_000),
+     (b"1234567899", 123_456_789)],
+)  # fmt: skip
+def test_fractions_of_seconds_are_nanoseconds(digits: bytes, time: int) -> None:
+    assert nanoseconds(digits) == time
 
 
 def test_only_what_succeeded(tmp_path: Path) -> None:

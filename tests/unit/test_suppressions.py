@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.unit.commandline import laconic
 from tests.unit.sitetraces import sited
-from tests.unit.test_cli import laconic
 
 from laconic.analysis.suppressions import ALL, BUILT_IN, KEYS, SITE, Suppression, load, matching
 from laconic.errors import LaconicError
@@ -163,10 +163,10 @@ BROKEN = {
 @pytest.mark.parametrize("text", BROKEN, ids=[f"{number}" for number in range(len(BROKEN))])
 def test_a_broken_file(text: str, tmp_path: Path) -> None:
     """The message has the place, what was wrong, and fits on a few lines."""
-    where, said = BROKEN[text]
+    where, output = BROKEN[text]
     path = tmp_path / "mine.toml"
     path.write_bytes(text.encode())
-    with pytest.raises(LaconicError, match=re.escape(said)) as caught:
+    with pytest.raises(LaconicError, match=re.escape(output)) as caught:
         load(str(path))
     message = str(caught.value)
     assert (

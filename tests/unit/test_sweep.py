@@ -11,26 +11,31 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import polars
-import pyarrow.parquet as pq
 import pytest
 from tests.tracer.lab import COMMAND, environment, run_alone
-from tests.unit.sweepwork import counted, deadly, held, hold, older, release
+from tests.unit.sweepwork import (
+    counted,
+    deadly,
+    held,
+    hold,
+    in_session,
+    older,
+    release,
+    rows,
+    tracks,
+    until,
+)
 from tests.unit.traces import large, small
 
-from laconic.analysis.sweep import COLUMNS, Row, choose, find, sweep, sweep_one
+from laconic.analysis.sweep import COLUMNS, choose, find, sweep, sweep_one
 from laconic.errors import LaconicError
 from laconic.replay import STRATEGIES
 from laconic.strategies import NAMES
-
-TRACES = 3
-TWO = ("every-call", "laconic")
 
 
 @pytest.fixture
@@ -43,25 +48,8 @@ def corpus(tmp_path: Path) -> Path:
     return directory
 
 
-def rows(path: Path) -> list[Row]:
-    """A result's rows, without the seconds that they took."""
-    with path.open("rb") as file:
-        return [{**row, "seconds": None} for row in pq.read_table(file).to_pylist()]
-
-
-def tracks(corpus: Path) -> list[list[str]]:
-    """The computations so far: trace, strategy, worker."""
-    return [
-        line.split() for path in corpus.rglob("tracks") for line in path.read_text().splitlines()
-    ]
-
-
-def until(condition: Callable[[], Any]) -> None:
-    """Waits for a condition, not for ever."""
-    ends = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < ends, "it never came"
-        time.sleep(0.01)
+TRACES = 3
+TWO = ("every-call", "laconic")
 
 
 def laconic(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -88,21 +76,21 @@ class TestRows:
         for row in results[0]:
             assert row["complete"] and row["error"] is None and row["loss"] == ""
             assert row["size"] == os.stat(row["trace"]).st_size
-            assert row["asked"] == sum(line["asked"] for line in row["calls"])
+            assert row["calls"] == sum(line["calls"] for line in row["by_call"])
 
     def test_as_replay_counts(self, corpus: Path) -> None:
         import laconic.trace
-        from laconic.replay import replay
+        from laconic.replay import replay_trace
 
         path = str(corpus / "a.trace")
         for strategy in STRATEGIES:
             row = sweep_one(path, strategy)
             assert list(row) == list(COLUMNS)
             with laconic.trace.open(path) as trace:
-                ledger = replay(trace, strategy).ledger
-            assert (row["asked"], row["said"], row["elided"]) == (
-                ledger.asked,
-                ledger.said,
+                ledger = replay_trace(trace, strategy).ledger
+            assert (row["calls"], row["host_calls"], row["elided"]) == (
+                ledger.calls,
+                ledger.host_calls,
                 ledger.elided,
             )
             assert {kind: row[f"changed_{kind}"] for kind in ledger.changes()} == ledger.changes()
@@ -115,8 +103,8 @@ class TestRows:
         asked = sum(count for _, _, count, _, _ in duckdb.sql(query).fetchall())
         assert (
             asked
-            == polars.read_parquet(path)["asked"].sum()
-            == sum(row["asked"] for row in rows(path))
+            == polars.read_parquet(path)["calls"].sum()
+            == sum(row["calls"] for row in rows(path))
             > 0
         )
 
@@ -128,7 +116,7 @@ class TestRows:
         assert done.returncode == 0
         figures = {Path(row["trace"]).name: row for row in rows(tmp_path / "r")}
         cut = figures["cut.trace"]
-        assert 0 < cut["asked"] < figures["whole.trace"]["asked"] == 50_000
+        assert 0 < cut["calls"] < figures["whole.trace"]["calls"] == 50_000
         assert not cut["complete"] and "damaged or cut short" in cut["loss"]
         assert "1 trace not complete" in done.stderr
         assert json.loads(done.stdout)["incomplete"] == {str(corpus / "cut.trace"): cut["loss"]}
@@ -154,7 +142,7 @@ class TestRows:
         done = laconic(tmp_path, "--strategy", "laconic", "-o", tmp_path / "r")
         (row,) = rows(tmp_path / "r")
         assert row["source"] == "strace" and row["uncertain"] > 0
-        assert f"{row['said'] - row['uncertain']} to {row['said']}" in done.stdout
+        assert f"{row['host_calls'] - row['uncertain']} to {row['host_calls']}" in done.stdout
 
     def test_a_name_that_is_no_text(self, tmp_path: Path) -> None:
         small(tmp_path / "a\udcff'.trace")
@@ -263,35 +251,22 @@ class TestGoingOn:
             else:
                 process.send_signal(blow)
             assert process.stderr is not None
-            said = process.stderr.read()
+            output = process.stderr.read()
         until(lambda: not in_session(process.pid))
         done = journal.read_bytes().count(b"\n")
         assert 1 <= done < 4
         if blow == signal.SIGINT:
             assert process.returncode == 130
             assert (
-                said.splitlines()[0]
+                output.splitlines()[0]
                 == "laconic: interrupted; what is done is kept, and this goes on with it:"
             )
-            again = shlex.split(said.splitlines()[1])
-            assert (again, len(said.splitlines())) == (["laconic", *words[3:]], 2)
+            again = shlex.split(output.splitlines()[1])
+            assert (again, len(output.splitlines())) == (["laconic", *words[3:]], 2)
         second = laconic(*words[4:])
         assert second.returncode == 0
         assert f"4 rows in {tmp_path / 'r'}, {done} of them from an earlier start" in second.stdout
-        assert [row["asked"] for row in rows(tmp_path / "r")] == [100_000] * 4
-
-
-def in_session(session: int) -> list[int]:
-    """The processes of a session that still run."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            state, _, _, its = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[:4]
-        except OSError:
-            continue
-        if int(its) == session and state != "Z":
-            found.append(int(pid))
-    return found
+        assert [row["calls"] for row in rows(tmp_path / "r")] == [100_000] * 4
 
 
 class TestNames:
@@ -317,6 +292,8 @@ class TestNames:
         assert choose("all") == list(STRATEGIES)
         assert choose("all", "sgx2") == list(NAMES) and choose("sgx-emm", "sgx2") == ["sgx-emm"]
         assert choose("laconic,every-call,laconic") == ["laconic", "every-call"]
+        grid = choose("edmm-tuned:lazyfree=0/15,demand=8,laconic", "sgx2")
+        assert grid == ["edmm-tuned:demand=8", "edmm-tuned:demand=8,lazyfree=15", "laconic"]
         for name in ("mute", "", "laconic,"):
             with pytest.raises(LaconicError, match="there is no strategy"):
                 choose(name)
@@ -332,7 +309,7 @@ class TestBadInput:
     """Status 2, what was wrong, and the cure; nothing is left behind."""
 
     @pytest.mark.parametrize(
-        ("words", "said"),
+        ("words", "message"),
         [
             (["corpus"], "-o"),
             (["-o", "r"], "DIR|GLOB"),
@@ -354,11 +331,11 @@ class TestBadInput:
             (["corpus", "-o", "r", "--json", "missing/j"], "--json 'missing/j' cannot be written"),
         ],
     )
-    def test_is_named(self, words: list[str], said: str, corpus: Path, tmp_path: Path) -> None:
+    def test_is_named(self, words: list[str], message: str, corpus: Path, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
         done = laconic(*words, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (2, "")
-        assert said in done.stderr
+        assert message in done.stderr
         assert sorted(os.listdir(tmp_path)) == ["corpus", "empty"]
 
     def test_force_replaces_a_result(self, corpus: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from laconic.commands import main
 from laconic.errors import LaconicError
 from laconic.trace import records
 from laconic.trace.encoding import LATEST, Times, arrow_schema, decode, encode
-from laconic.trace.schema import CHOSEN, CODES, NUMBERS, SCHEMA, Row, make_row
+from laconic.trace.schema import CHOSEN, CODES, NUMBERS, PLAIN, SCHEMA, Row, make_row
 
 #: Every verb that reads a trace, with what it needs besides.
 VERBS = (
@@ -83,15 +83,15 @@ def batches(path: Path) -> tuple[list[int], list[list[Row]]]:
 
 def head(path: Path, **changes: str | None) -> Path:
     """A trace with no events whose head says other things."""
-    said = {
+    output = {
         "laconic": __version__,
         "schema": str(SCHEMA),
         "source": "run",
         "events": "[]",
         "machine": "{}",
     }
-    said |= {"redacted": "false", "about": "{}"}
-    metadata = {key: value for key, value in (said | changes).items() if value is not None}
+    output |= {"redacted": "false", "about": "{}"}
+    metadata = {key: value for key, value in (output | changes).items() if value is not None}
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, arrow_schema(metadata)):
         pass
     return path
@@ -134,12 +134,17 @@ def test_values_at_their_limits() -> None:
     assert (decode(batch, Times()), time) == (rows, LATEST)
 
 
-def test_cut_at_every_byte_of_its_last_two_batches(tmp_path: Path) -> None:
-    """It is readable up to the batch before, to the row; and that something is missing is said."""
+def test_cut_anywhere_in_its_last_two_batches(tmp_path: Path) -> None:
+    """At every byte around the end of a batch, and at every fifth elsewhere. It is readable up to
+    the batch before, to the row; and that something is missing is said."""
     ends, parts = batches(tmp_path / "a.trace")
     whole = (tmp_path / "a.trace").read_bytes()
     path = tmp_path / "cut.trace"
-    for length in range(ends[0], len(whole)):
+    near_ends = {end + distance for end in ends for distance in range(-9, 10)}
+    lengths = near_ends.union(range(ends[0], len(whole), 5)).intersection(
+        range(ends[0], len(whole))
+    )
+    for length in sorted(lengths):
         path.write_bytes(whole[:length])
         trace = laconic.trace.open(str(path))
         full = sum(end <= length for end in ends)
@@ -182,7 +187,7 @@ def facts(trace):
     return trace.names, trace.about, trace.source, trace.machine, trace.redacted, trace.version, trace.schema
 
 trace = laconic.trace.open(source)
-rows, said = list(trace.rows()), facts(trace)
+rows, expected = list(trace.rows()), facts(trace)
 random.seed(11)
 for attempt in range(int(count)):
     data = bytearray(whole)
@@ -209,7 +214,7 @@ for attempt in range(int(count)):
         continue
     where = attempt, kind, at, length
     assert read == rows[: len(read)], ("wrong rows", *where)
-    assert trace.loss or len(read) == len(rows) and facts(trace) == said, ("silent", *where)
+    assert trace.loss or len(read) == len(rows) and facts(trace) == expected, ("silent", *where)
 print("ok")
 """
 
@@ -269,9 +274,9 @@ def test_loss_is_said_by_every_verb(
     (tmp_path / "a.trace").write_bytes((tmp_path / "a.trace").read_bytes()[: ends[1] + 100])
     assert main([verb[0], "a.trace", *verb[1:]]) == 0
     out, err = capfd.readouterr()
-    said = " ".join((out if verb[0] == "info" else err).split())
-    assert "damaged or cut short" in said
-    assert f"byte {ends[1]:,}" in said
+    output = " ".join((out if verb[0] == "info" else err).split())
+    assert "damaged or cut short" in output
+    assert f"byte {ends[1]:,}" in output
 
 
 def refused(tmp_path: Path) -> Iterator[tuple[str, Path, str]]:
@@ -380,7 +385,7 @@ def test_records_are_typed(tmp_path: Path) -> None:
     calls = [record for record in found if isinstance(record, records.Call)]
     mapped = next(call for call in calls if call.call == "mmap" and call.file is not None)
     assert mapped.file is not None and mapped.file.file.path == "/lib/libc.so.6"
-    assert (mapped.pid, mapped.args[1], mapped.result, mapped.said) == (100, 8192, BASE, 1)
+    assert (mapped.pid, mapped.args[1], mapped.result, mapped.host_calls) == (100, 8192, BASE, 1)
     (discard,) = (call for call in calls if call.call == "madvise")
     assert discard.touched == ((discard.args[0], discard.args[0] + 4096, 0),)
     (unfinished,) = (call for call in calls if call.result is None)
@@ -403,6 +408,23 @@ def test_a_call_that_kept_nobody_waiting_has_what_was_known_when_it_began(tmp_pa
         record for record in laconic.trace.open(trace.cut()) if isinstance(record, records.Call)
     ]
     assert [call.touched for call in calls] == [(), pages, ()]
+
+
+def test_a_file_that_has_changed_has_another_number(tmp_path: Path) -> None:
+    """A mapping of a file that has grown since must not be replayed with its old size."""
+    trace = Builder(tmp_path / "a.trace")
+    numbers = [
+        trace.file("/tmp/log", size=4096),
+        trace.file("/tmp/log", size=8192),
+        trace.file("/tmp/log", size=4096, mode=PLAIN),
+        trace.file("/tmp/log", size=4096),
+    ]
+    assert numbers == [1, 2, 3, 1]
+    trace.row("mmap", BASE, 8192, 1, 2, 3, 0, result=BASE, file=2)
+    (call,) = (
+        record for record in laconic.trace.open(trace.cut()) if isinstance(record, records.Call)
+    )
+    assert call.file is not None and call.file.size == 8192
 
 
 def test_loss_in_the_middle_and_at_the_end(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from laconic.analysis.callers import UNKNOWN, Names, own_frames
+from laconic.analysis.callers import UNKNOWN
+from laconic.analysis.frames import Names, own_frames
 from laconic.analysis.schemas import SCHEMAS
 from laconic.analysis.sites import Sites
 from laconic.analysis.suppressions import Suppression, matching
@@ -38,26 +39,26 @@ class Key(NamedTuple):
 
 @dataclass(slots=True)
 class Tally:
-    """`asked` calls, of which `redundant` changed nothing; `said` host calls were made for the
-    others."""
+    """`calls` memory calls, of which `redundant` changed nothing; `host_calls` carried the others
+    out."""
 
-    asked: int = 0
+    calls: int = 0
     redundant: int = 0
-    said: int = 0
+    host_calls: int = 0
 
-    def add(self, asked: int, redundant: int, said: int) -> None:
+    def add(self, calls: int, redundant: int, host_calls: int) -> None:
         """Adds to these figures."""
-        self.asked += asked
+        self.calls += calls
         self.redundant += redundant
-        self.said += said
+        self.host_calls += host_calls
 
 
 @dataclass(slots=True)
 class Figures:
     """The figures of one run; `name` is where they come from.
 
-    `hidden` of the redundant calls in `total` were suppressed, and are in no site. `calls` and
-    `sites` are None where they are not known. `whole`: the sites' `asked` and `said` are known, not
+    `hidden` of the redundant calls in `total` were suppressed, and are in no site. `by_call` and
+    `sites` are None where they are not known. `whole`: the sites' `calls` and `host_calls` are known, not
     `redundant` alone. `stacks`: the stack that most of a site's redundant calls come from (of all
     its calls, where none is redundant). `missing`: the modules whose symbols could not be read, by
     path, and why.
@@ -66,7 +67,7 @@ class Figures:
     name: str
     total: Tally
     hidden: int = 0
-    calls: dict[str, Tally] | None = None
+    by_call: dict[str, Tally] | None = None
     sites: dict[Key, Tally] | None = None
     whole: bool = False
     stacks: dict[Key, int] = field(default_factory=dict)
@@ -93,10 +94,12 @@ def from_sites(found: Sites, name: str, suppressions: Iterable[Suppression] = ()
     """The figures of a trace. O(sites × frames), and the reading of symbols."""
     ledger = found.ledger
     rules = list(suppressions)
-    figures = Figures(name, Tally(ledger.asked, ledger.redundant, ledger.said), calls={}, sites={})
-    assert figures.calls is not None and figures.sites is not None
-    for call, line in ledger.calls.items():
-        figures.calls[call] = Tally(line.asked, line.redundant, line.said)
+    figures = Figures(
+        name, Tally(ledger.calls, ledger.redundant, ledger.host_calls), by_call={}, sites={}
+    )
+    assert figures.by_call is not None and figures.sites is not None
+    for call, line in ledger.by_call.items():
+        figures.by_call[call] = Tally(line.calls, line.redundant, line.host_calls)
     figures.whole = all(site.stack != NO_STACK for site in found.sites)
     weights: dict[Key, Counter[int]] = {}
     for site in found.sites:
@@ -108,10 +111,10 @@ def from_sites(found: Sites, name: str, suppressions: Iterable[Suppression] = ()
             continue
         place = places[0][0] if places else Place(UNKNOWN, "")
         key = key_of(site.call, place.function, place.module, site.program)
-        figures.sites.setdefault(key, Tally()).add(site.asked, site.redundant, site.said)
+        figures.sites.setdefault(key, Tally()).add(site.calls, site.redundant, site.host_calls)
         if site.stack != NO_STACK:
             # One redundant call weighs more than all others together.
-            weights.setdefault(key, Counter())[site.stack] += (site.redundant << 40) + site.asked
+            weights.setdefault(key, Counter())[site.stack] += (site.redundant << 40) + site.calls
     figures.stacks = {
         key: max(counter, key=lambda number: (counter[number], -number))
         for key, counter in weights.items()
@@ -128,13 +131,13 @@ def as_json(figures: Figures) -> dict[str, Any]:
         **_tally(figures.total),
         "hidden": figures.hidden,
         "whole": figures.whole,
-        "calls": {call: _tally(tally) for call, tally in sorted((figures.calls or {}).items())},
+        "by_call": {call: _tally(tally) for call, tally in sorted((figures.by_call or {}).items())},
         "sites": [{**key._asdict(), **_tally(tally)} for key, tally in sites],
     }
 
 
 def _tally(tally: Tally) -> dict[str, int]:
-    return {"asked": tally.asked, "redundant": tally.redundant, "said": tally.said}
+    return {"calls": tally.calls, "redundant": tally.redundant, "host_calls": tally.host_calls}
 
 
 def from_json(data: Any, name: str) -> Figures:
@@ -165,7 +168,7 @@ def from_json(data: Any, name: str) -> Figures:
 def _baseline(data: Mapping[str, Any], name: str) -> Figures:
     _readable(data["baseline"], SCHEMAS["baseline"], name)
     figures = Figures(name, _read(data), _count(data, "hidden"), whole=bool(data["whole"]))
-    figures.calls = {call: _read(line) for call, line in data["calls"].items()}
+    figures.by_call = {call: _read(line) for call, line in data["by_call"].items()}
     figures.sites = {
         Key(*(str(line[part]) for part in Key._fields)): _read(line) for line in data["sites"]
     }
@@ -174,14 +177,13 @@ def _baseline(data: Mapping[str, Any], name: str) -> Figures:
 
 def _run(data: Mapping[str, Any], name: str) -> Figures:
     _readable(data["schema"], SCHEMAS["run"], name)
-    # Older files have no "redundant"; their "elided" also counts calls that failed.
-    key = "redundant" if "redundant" in data else "elided"
-    calls = {call: _read(line, key) for call, line in data["calls"].items()}
-    return Figures(name, _read(data, key), calls=calls)
+    by_call = {call: _read(line) for call, line in data["by_call"].items()}
+    return Figures(name, _read(data), by_call=by_call)
 
 
 def _check(data: Mapping[str, Any], name: str) -> Figures:
-    # Its offenders are some of the sites: of these nothing can be said.
+    _readable(data["schema"], SCHEMAS["check"], name)
+    # Its offenders are some of the sites: nothing is known of the others.
     hidden = _count(data, "hidden")
     total = _read(data)
     total.redundant += hidden
@@ -189,6 +191,7 @@ def _check(data: Mapping[str, Any], name: str) -> Figures:
 
 
 def _callers(data: Mapping[str, Any], name: str) -> Figures:
+    _readable(data["schema"], SCHEMAS["callers"], name)
     if data["by"] != "function" or data["inverted"]:
         how = "--inverted" if data["inverted"] else f"--by {data['by']}"
         raise LaconicError(
@@ -198,7 +201,7 @@ def _callers(data: Mapping[str, Any], name: str) -> Figures:
     figures = Figures(name, _read(data), hidden, sites={}, whole=False)
     assert figures.sites is not None
     for line in data["callers"]:
-        # Only callers with redundant calls are in it: what the others asked and said is not known.
+        # Only callers with redundant calls are in it: the other calls and host calls are not known.
         key = key_of(
             str(line["call"]), str(line["name"]), str(line["module"]), str(line["program"])
         )
@@ -206,15 +209,15 @@ def _callers(data: Mapping[str, Any], name: str) -> Figures:
     return figures
 
 
-def _readable(schema: Any, newest: int, name: str) -> None:
-    if not isinstance(schema, int) or schema > newest:
+def _readable(schema: Any, ours: int, name: str) -> None:
+    if schema != ours:
         raise LaconicError(
-            f"{name!r} has schema {schema!r}, and this Laconic reads up to {newest}: use a newer one"
+            f"{name!r} has schema {schema!r}, and this Laconic reads {ours}; write the file again with this Laconic"
         )
 
 
-def _read(line: Mapping[str, Any], redundant: str = "redundant") -> Tally:
-    return Tally(_count(line, "asked"), _count(line, redundant), _count(line, "said"))
+def _read(line: Mapping[str, Any]) -> Tally:
+    return Tally(*(_count(line, name) for name in ("calls", "redundant", "host_calls")))
 
 
 def _count(line: Mapping[str, Any], name: str) -> int:

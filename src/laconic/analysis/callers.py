@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from laconic.analysis.frames import Names, own_frames
 from laconic.analysis.sites import EVERY_CALL, Site, Sites
 from laconic.analysis.suppressions import Suppression, matching
+from laconic.sgx import costs
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Counts
-from laconic.stacks.symbolize import Place
-from laconic.trace.stacks import NO_STACK, Places, Spot
+from laconic.trace.stacks import NO_STACK, Spot
+from laconic.trace.tables import Row, Table
 
 BY = ("function", "module", "program", "stack")
-#: What is said of a call whose stack was not taken.
+#: What is shown of a call whose stack was not taken.
 UNKNOWN = "(no stack)"
-#: Functions of the C library that do nothing but make the system call; with these the stack would
-#: begin everywhere.
-_WRAPPERS = {"syscall", "sbrk"}
-_EDGES = "_"
-#: Go's, in its packages of system calls: Syscall6, RawSyscall6.abi0, Mprotect.
-_GO = re.compile(
-    r"(?:(?:runtime/)?internal/(?:runtime/)?syscall|syscall|golang\.org/x/sys/unix|vendor/golang\.org/x/sys/unix)"
-    r"\.(\w+)(?:\.abi0|\.abiinternal)?"
-)
 
 
 @dataclass(slots=True)
 class Caller:
-    """Calls that are put together. `redundant` of `asked` changed nothing; `known`: `asked` counts
+    """Calls that are put together. `redundant` of `calls` changed nothing; `known`: `calls` counts
     all of them, not only those whose stack was taken. `wasted`: what the redundant ones cost in an
     enclave under every-call. `event`: the number of the first redundant one's row.
     """
@@ -39,9 +31,9 @@ class Caller:
     call: str
     module: str
     program: str
-    asked: int = 0
+    calls: int = 0
     redundant: int = 0
-    said: int = 0
+    host_calls: int = 0
     known: bool = True
     guessed: bool = False
     event: int = -1
@@ -55,9 +47,11 @@ class Caller:
 
 
 @dataclass(slots=True)
-class Callers:
-    """`callers`, the worst first; `hidden`: redundant calls by the reason of their suppression.
-    `asked`, `redundant` and `said` are of all memory calls; `wasted` is of all redundant ones,
+class Callers(Table):
+    """The callers of a trace. As a table: one row per caller, the worst first.
+
+    `callers` are in that order; `hidden`: redundant calls by the reason of their suppression.
+    `calls`, `redundant` and `host_calls` are of all memory calls; `wasted` is of all redundant ones,
     `total` of everything in the enclaves. `stackless` redundant calls have no stack. `source` is
     `Sites.source`; `profile`: by what cycles are estimated."""
 
@@ -65,55 +59,38 @@ class Callers:
     inverted: bool
     callers: list[Caller]
     hidden: Counter[str]
-    asked: int
+    calls: int
     redundant: int
-    said: int
+    host_calls: int
     wasted: Counts
     total: Counts
     stackless: int
     source: str = "run"
     profile: CostProfile | None = None
 
+    def table_columns(self) -> dict[str, str]:
+        """Return the columns. Cycles are what the redundant calls cost under every-call."""
+        columns = dict.fromkeys(("call", "name", "module", "program"), "string")
+        columns |= dict.fromkeys(
+            ("calls", "redundant", "host_calls", "first_redundant_event"), "int64"
+        )
+        return columns | dict.fromkeys(("redundant_cycles_low", "redundant_cycles_high"), "float64")
 
-class Names:
-    """The places of a stack alone, for who goes through them more than once: found as far as they
-    are asked for."""
-
-    def __init__(self, places: Sequence[Spot]) -> None:
-        self._places = places
-
-    def __iter__(self) -> Iterator[Place]:
-        return (place for place, _ in self._places)
-
-
-def own_frames(call: str, places: Sequence[Spot]) -> Sequence[Spot]:
-    """A stack without the wrappers of the system call that it begins with. O(frames).
-
-    >>> own_frames("mmap", [(Place("__mmap64", "libc.so.6"), False), (Place("grow", "a.out"), False)])[0][0].function
-    'grow'
-    """
-    at = wrappers(call, places)
-    return places.after(at) if isinstance(places, Places) else places[at:]
-
-
-def wrappers(call: str, places: Sequence[Spot]) -> int:
-    """How many places a stack begins with that only make the system call; 0 where there is nothing
-    else. O(frames)."""
-    return next((at for at, (place, _) in enumerate(places) if not _wraps(place.function, call)), 0)
-
-
-def _wraps(function: str, call: str) -> bool:
-    bare = (
-        function.strip(_EDGES)
-        .removeprefix("GI_")
-        .strip(_EDGES)
-        .removesuffix("64")
-        .removesuffix("_nocancel")
-    )
-    if bare == call or bare in _WRAPPERS and (call == "brk" or bare == "syscall"):
-        return True
-    match = _GO.fullmatch(function)
-    return match is not None and (match[1].strip("6").lower() in ("syscall", "rawsyscall", call))
+    def table_rows(self) -> Iterator[Row]:
+        """Return the rows, the worst caller first."""
+        profile = self.profile or costs.load()
+        for caller in self.callers:
+            yield (
+                caller.call,
+                caller.name,
+                caller.module,
+                caller.program,
+                caller.calls,
+                caller.redundant,
+                caller.host_calls,
+                caller.event,
+                *profile.cycles(caller.wasted),
+            )
 
 
 def callers(
@@ -141,9 +118,9 @@ def callers(
     # places.
     complete = by == "program" or len({site.stack == NO_STACK for site in found.sites}) < 2
     for site in found.sites:
-        result.asked += site.asked
+        result.calls += site.calls
         result.redundant += site.redundant
-        result.said += site.said
+        result.host_calls += site.host_calls
         wasted = site.wasted.get(EVERY_CALL, Counts())
         result.wasted.add(wasted)
         places: Sequence[Spot] = (
@@ -164,15 +141,15 @@ def callers(
             _enter(caller, site, wasted, guessed, bool(places))
     result.callers = sorted(
         (caller for caller in made.values() if caller.redundant),
-        key=lambda one: (-one.redundant, -one.asked, one.name, one.module, one.call, one.program),
+        key=lambda one: (-one.redundant, -one.calls, one.name, one.module, one.call, one.program),
     )
     return result
 
 
 def _enter(caller: Caller, site: Site, wasted: Counts, guessed: bool, has_stack: bool) -> None:
-    caller.asked += site.asked
+    caller.calls += site.calls
     caller.redundant += site.redundant
-    caller.said += site.said
+    caller.host_calls += site.host_calls
     caller.wasted.add(wasted)
     caller.guessed |= guessed and site.redundant > 0
     if site.redundant and not 0 <= caller.event <= site.first_redundant:

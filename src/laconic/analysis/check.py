@@ -53,8 +53,8 @@ class Limits(NamedTuple):
 
 
 class Offender(NamedTuple):
-    """A site, or a call where sites are not known (`key.function` is ""). `known`: `asked` and
-    `said` are known. `was`: what the baseline has."""
+    """A site, or a call where sites are not known (`key.function` is ""). `known`: `calls` and
+    `host_calls` are known. `was`: what the baseline has."""
 
     key: Key
     tally: Tally
@@ -64,7 +64,7 @@ class Offender(NamedTuple):
 
 class Verdict(NamedTuple):
     """What came of one rule, as a sentence; where it was not kept, the offenders, the worst first.
-    `what` is counted: the `redundant` or the `said` of a tally."""
+    `what` is counted: the `redundant` or the `host_calls` of a tally."""
 
     rule: str
     what: str
@@ -90,26 +90,26 @@ def _share(part: int, whole: int) -> str:
 
 
 def _redundant(figures: Figures, limit: Limit) -> Verdict:
-    found, asked = figures.redundant, figures.total.asked
+    found, calls = figures.redundant, figures.total.calls
     hidden = f", {figures.hidden:,} suppressed ones not counted" if figures.hidden else ""
-    sentence = f"{found:,} of {asked:,} memory calls changed nothing{_share(found, asked)}{hidden}; {limit} may"
-    if found <= limit.of(asked):
+    sentence = f"{found:,} of {calls:,} memory calls changed nothing{_share(found, calls)}{hidden}; {limit} may"
+    if found <= limit.of(calls):
         return Verdict(REDUNDANT, "redundant", True, sentence)
     return Verdict(REDUNDANT, "redundant", False, sentence, _worst(figures, "redundant"))
 
 
 def _host_calls(figures: Figures, most: int) -> Verdict:
-    said = figures.total.said
-    sentence = f"{said:,} host calls; {most:,} may be"
-    if said <= most:
-        return Verdict(HOST_CALLS, "said", True, sentence)
-    return Verdict(HOST_CALLS, "said", False, sentence, _worst(figures, "said"))
+    host_calls = figures.total.host_calls
+    sentence = f"{host_calls:,} host calls; {most:,} may be"
+    if host_calls <= most:
+        return Verdict(HOST_CALLS, "host_calls", True, sentence)
+    return Verdict(HOST_CALLS, "host_calls", False, sentence, _worst(figures, "host_calls"))
 
 
 def _tallies(figures: Figures, by_site: bool) -> Mapping[Key, Tally]:
     if by_site:
         return figures.sites or {}
-    return {Key(call): tally for call, tally in (figures.calls or {}).items()}
+    return {Key(call): tally for call, tally in (figures.by_call or {}).items()}
 
 
 def _worst(figures: Figures, what: str) -> tuple[Offender, ...]:
@@ -122,13 +122,13 @@ def _worst(figures: Figures, what: str) -> tuple[Offender, ...]:
         if getattr(tally, what)
     )
     return tuple(
-        sorted(found, key=lambda one: (-getattr(one.tally, what), -one.tally.asked, one.key))
+        sorted(found, key=lambda one: (-getattr(one.tally, what), -one.tally.calls, one.key))
     )
 
 
 def _baseline(figures: Figures, baseline: Figures, tolerance: Limit) -> list[Verdict]:
     by_site = figures.sites is not None and baseline.sites is not None
-    sums_alone = baseline.sites is None and baseline.calls is None
+    sums_alone = baseline.sites is None and baseline.by_call is None
     # What a run's own JSON counts, nobody has suppressed.
     now, was = (
         one.redundant if by_site or sums_alone else one.total.redundant
@@ -152,29 +152,38 @@ def _baseline(figures: Figures, baseline: Figures, tolerance: Limit) -> list[Ver
     # Against sums alone, nobody knows which sites are worse: all that make such calls are named.
     offenders = _worst(figures, "redundant") if sums_alone and not kept else tuple(worse)
     verdicts = [Verdict(BASELINE, "redundant", kept, sentence, offenders)]
-    now, was = figures.total.said, baseline.total.said
+    now, was = figures.total.host_calls, baseline.total.host_calls
     kept = now <= _allowed(was, tolerance)
     offenders = (
-        () if kept else _worst(figures, "said") if sums_alone else _said_more(figures, baseline)
+        ()
+        if kept
+        else _worst(figures, "host_calls")
+        if sums_alone
+        else _more_host_calls(figures, baseline)
     )
     sentence = f"{now:,} host calls, {was:,} in the baseline{more}"
-    return [*verdicts, Verdict(BASELINE, "said", kept, sentence, offenders)]
+    return [*verdicts, Verdict(BASELINE, "host_calls", kept, sentence, offenders)]
 
 
 def _allowed(was: int, tolerance: Limit) -> Fraction:
     return was + tolerance.of(was)
 
 
-def _said_more(figures: Figures, baseline: Figures) -> tuple[Offender, ...]:
+def _more_host_calls(figures: Figures, baseline: Figures) -> tuple[Offender, ...]:
     by_site = figures.whole and baseline.whole
-    if not by_site and baseline.calls is None:
+    if not by_site and baseline.by_call is None:
         return ()
     before = _tallies(baseline, by_site)
     found = [
         Offender(key, tally, True, before.get(key, Tally()))
         for key, tally in _tallies(figures, by_site).items()
     ]
-    grown = [one for one in found if one.was is not None and one.tally.said > one.was.said]
+    grown = [
+        one for one in found if one.was is not None and one.tally.host_calls > one.was.host_calls
+    ]
     return tuple(
-        sorted(grown, key=lambda one: ((one.was or one.tally).said - one.tally.said, one.key))
+        sorted(
+            grown,
+            key=lambda one: ((one.was or one.tally).host_calls - one.tally.host_calls, one.key),
+        )
     )

@@ -1,5 +1,5 @@
-"""Comparing strategies: one trace's enclaves under each, side by side; or the host calls that Linux
-would hear.
+"""Comparing strategies: one trace's enclaves under each, side by side; or the host calls that
+Linux would execute.
 
 Strategies know nothing of each other, so those of a long trace are shared out to processes, each of
 which replays the trace for itself. A log does not say which pages were touched: its figures are
@@ -9,30 +9,46 @@ ranges, from two replays.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from laconic.analysis import interrupts
 from laconic.errors import LaconicError
-from laconic.linux.pal import RULES
+from laconic.libos.direct import DirectMeter, SystemCalls, direct
+from laconic.libos.gramine import Libos
+from laconic.libos.settings import Settings
+from laconic.libos.strategy import Strategy
 from laconic.memory.calls import HostRule
-from laconic.replay import Replayed, replay
+from laconic.replay import FIGURES, Replayed, replay_trace
 from laconic.replay.enclaves import Enclaves, Maker
 from laconic.replay.engine import Measured, Replay
 from laconic.replay.events import Program
-from laconic.sgx.costs import CostProfile
+from laconic.sgx.costs import CostProfile, load
 from laconic.sgx.meter import THINGS, Counts
-from laconic.strategies import check_name, strategy
+from laconic.strategies import (
+    GRAMINE,
+    LINUX,
+    NAMES,
+    check_name,
+    display_name,
+    linux_rule,
+    names_on,
+    strategy,
+)
 from laconic.trace.reader import Trace
+from laconic.trace.tables import Row, Table
 
 if TYPE_CHECKING:
     from laconic.strategies.verified import Findings, Report
 
 Progress = Callable[[int], None]
+#: A strategy: its name, `module:Class`, or the class.
+Given = str | type[Strategy]
 #: The floor, which no strategy goes below. Not a strategy, and named like one.
 BOUND = "bound"
 #: Events above which other processes help: they take a third of a second to start.
@@ -59,8 +75,8 @@ class Figures:
     trace ended."""
 
     total: Span
-    processes: dict[int, Span]
-    calls: dict[str, Span]
+    programs: dict[int, Span]
+    by_call: dict[str, Span]
     cases: list[tuple[float, float]]
     peak: tuple[int, int]
     left: tuple[int, int]
@@ -78,27 +94,32 @@ class Figures:
 class Model(NamedTuple):
     """How enclaves are modelled. `pte`: "rwx", the host maps all of an enclave so; "sync", it maps
     each page as the EPCM has it. `verify`: strategies that are strict are carried out leaf by leaf,
-    and the law Strict is checked."""
+    and the law Strict is checked. `settings` are those of a Gramine manifest."""
 
     pte: str = "rwx"
     verify: bool = False
+    settings: Settings = Settings()
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """What a comparison came to: `strategies` in the order that was asked for.
+class Compared(Table):
+    """The result of a comparison: the figures of each strategy, in the order of the request. As a
+    table: one row per strategy.
 
-    `programs` are what the numbers in `Figures.processes` stand for; `ranged`: the trace does not
-    hold touched pages, so every figure is a range. `asked`: memory calls; `unseen`: touched pages
-    that nobody could look at; `lost` says what is missing before the trace's end. `findings`: of
-    `Model.verify`, by strategy. `measured`: what SGX hardware counted while the traced program ran.
+    `programs` are what the numbers in `Figures.programs` stand for. `ranged`: the trace does not
+    hold touched pages, so every figure is a range. `calls`: memory calls. `processes`: the first,
+    and each that was forked. `unseen`: touched pages whose pagemap was unreadable. `lost` says what
+    is missing before the trace's end. `findings`: of `Model.verify`, by strategy. `measured`: what
+    SGX hardware counted while the traced program ran. `exceeded`:
+    options of the manifest that limit programs to less than they needed, with the most that one
+    needed (bytes).
     """
 
     strategies: dict[str, Figures]
     profile: CostProfile
     programs: list[Program]
     ranged: bool
-    asked: int
+    calls: int
     processes: int
     events: int
     unseen: int
@@ -106,27 +127,89 @@ class Compared:
     model: Model = field(default_factory=Model)
     findings: dict[str, Findings] = field(default_factory=dict)
     measured: list[Measured] = field(default_factory=list)
+    exceeded: dict[str, int] = field(default_factory=dict)
+
+    def table_columns(self) -> dict[str, str]:
+        """Return the columns: the cycles, the ratio of cycles to every-call's (null if it was not
+        compared), then each count. Where counts are ranges, they are the highest, and the columns
+        that end in `_low` have the lowest."""
+        counts = [f"{name}{end}" for name in (*THINGS, "peak_epc_pages") for end in ("", "_low")]
+        return {
+            "strategy": "string",
+            **dict.fromkeys(("cycles_low", "cycles_high", "ratio_low", "ratio_high"), "float64"),
+            **dict.fromkeys(counts, "int64"),
+        }
+
+    def table_rows(self) -> Iterator[Row]:
+        """Return a row for each strategy."""
+        base = self.strategies.get("every-call")
+        for name, figures in self.strategies.items():
+            ratio = None if base is None else figures.ratio(base)
+            low, high = figures.total.low, figures.total.high
+            counts = [
+                count for thing in THINGS for count in (getattr(high, thing), getattr(low, thing))
+            ]
+            least, most = figures.peak
+            yield (name, *figures.total.cycles, *(ratio or (None, None)), *counts, most, least)
+
+    def shown_columns(self) -> list[str]:
+        """Return the columns that a notebook shows."""
+        things = (
+            "host_calls",
+            "ioctls",
+            "etrack_ipis",
+            "eaug_faults",
+            "exceptions",
+            "peak_epc_pages",
+        )
+        return ["strategy", *things, "cycles_low", "cycles_high", "ratio_low", "ratio_high"]
+
+
+@dataclass(frozen=True, slots=True)
+class HostCalls(Table):
+    """The host calls on Linux under each strategy: `strategies` are replays, in the order of the
+    request. As a table: one row per strategy."""
+
+    strategies: dict[str, Replayed]
+
+    def table_columns(self) -> dict[str, str]:
+        """Return the columns; `calls` are the program's."""
+        return {"strategy": "string", **dict.fromkeys(FIGURES, "int64")}
+
+    def table_rows(self) -> Iterator[Row]:
+        """Return a row for each strategy."""
+        for name, replayed in self.strategies.items():
+            columns = zip(*replayed.table_rows(), strict=True)
+            next(columns, None)  # the names of the calls
+            yield name, *([sum(column) for column in columns] or [0] * len(FIGURES))
 
 
 def compare(
     trace: Trace | str,
-    names: Sequence[str],
-    profile: CostProfile,
+    strategies: Sequence[Given] = (*NAMES, BOUND),
+    profile: CostProfile | None = None,
     *,
     progress: Progress | None = None,
-    jobs: int | None = None,
+    jobs: int | None = 1,
     model: Model | None = None,
 ) -> Compared:
-    """The counts and cycles of `trace` under each strategy of `names`, of which `bound` may be one.
+    """Return what `trace`, an open trace or a path, would cost in enclaves under each strategy.
 
-    A trace of over `LONG` events is replayed by up to `jobs` processes (default: one a CPU).
-    `progress` is told how many bytes the slowest has read. Raises LaconicError for an unknown name,
-    or a trace that cannot be read. O(events × strategies); memory for the figures of each process
-    and call.
+    A strategy is a name, `module:Class`, or a class; `bound` is the floor of all. `profile` is what
+    things cost (default: the profile `published`). A trace of more than `LONG` events is replayed
+    by up to `jobs` processes (None: one per CPU); a class needs one that other processes can
+    import. `progress` is called with the number of bytes that the slowest process has read.
+
+    Raises LaconicError for an unknown strategy, for two with one name, or for a trace that cannot
+    be read. O(events × strategies); memory for the figures of each process and call.
     """
     trace = Trace(trace) if isinstance(trace, str) else trace
     model = model or Model()
-    makers = [maker for name in names for maker in (_ENDS if name == BOUND else (name,))]
+    profile = profile or load()
+    names = [display_name(each) for each in strategies]
+    if len(set(names)) < len(names):
+        raise LaconicError(f"two strategies have one name in {', '.join(names)}: rename one")
+    makers = [maker for each in strategies for maker in (_ENDS if each == BOUND else (each,))]
     for maker in makers:
         _maker(maker, profile, model, {})
     guesses = [False] if trace.source == "run" else [False, True]
@@ -156,28 +239,70 @@ def compare(
         model,
         found,
         first.measured,
+        _exceeded(book for books in cases.values() for book in books.values()),
     )
 
 
-def compare_hosts(
-    trace: Trace, names: Sequence[str], progress: Progress | None = None
-) -> dict[str, Replayed]:
-    """The host calls that Linux would execute under each strategy of `names`; equal rules are
-    replayed once.
+def compare_host_calls(
+    trace: Trace | str,
+    strategies: Sequence[Given] = names_on(LINUX),
+    progress: Progress | None = None,
+) -> HostCalls:
+    """Return the host calls that Linux would execute for `trace` under each strategy. Equal rules
+    are replayed once.
+
+    Arguments and errors are those of `compare`. O(events × strategies).
+    """
+    trace = Trace(trace) if isinstance(trace, str) else trace
+    tell = progress or (lambda at: None)
+    rules = {each: linux_rule(each) for each in strategies}
+    count = len(set(rules.values()))
+    replayed: dict[HostRule, Replayed] = {}
+    for each, rule in rules.items():
+        if rule not in replayed:
+            part = partial(_part_way, tell, len(replayed), count, trace.size)
+            replayed[rule] = replay_trace(trace, each, part)
+    return HostCalls({display_name(each): replayed[rule] for each, rule in rules.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Direct:
+    """The system calls of gramine-direct. `strategies`: by the strategy's name, what was done for
+    each call, and for what is none: load, fork, exec, thread, stack growth."""
+
+    strategies: dict[str, dict[str, SystemCalls]]
+    calls: int
+    processes: int
+    events: int
+    lost: list[str]
+
+
+def compare_direct(
+    trace: Trace, names: Sequence[str], settings: Settings, progress: Progress | None = None
+) -> Direct:
+    """The system calls that gramine-direct, Gramine's Linux PAL, would make under each strategy of
+    `names`.
 
     Raises LaconicError as `compare`. O(events × strategies).
     """
-    tell = progress or (lambda at: None)
+    rules: dict[str, Maker] = {}
     for name in names:
-        check_name(name, "linux")
-    rules = {name: RULES[name] for name in names}
-    count = len(set(rules.values()))
-    replayed: dict[HostRule, Replayed] = {}
-    for name, rule in rules.items():
-        if rule not in replayed:
-            part = partial(_part_way, tell, len(replayed), count, trace.size)
-            replayed[rule] = replay(trace, name, part)
-    return {name: replayed[rule] for name, rule in rules.items()}
+        check_name(name, GRAMINE)
+        rule = strategy(name).configured(settings)
+        assert issubclass(rule, Libos)
+        rules[name] = direct(rule)
+    enclaves = Enclaves(rules, meter_type=DirectMeter)
+    engine = Replay(trace, "laconic", listeners=[enclaves])
+    engine.run(progress=progress)
+    found: dict[str, dict[str, SystemCalls]] = {}
+    for name, meter in enclaves.meters.items():
+        calls = found.setdefault(name, {})
+        for (_, call), counts in meter.tables.items():
+            assert isinstance(counts, SystemCalls)
+            calls.setdefault(str(call), SystemCalls()).add_calls(counts)
+    return Direct(
+        found, engine.ledger.calls, engine.ledger.processes, engine.number + 1, engine.losses
+    )
 
 
 # Replays
@@ -197,6 +322,7 @@ class _Book(NamedTuple):
     tables: Mapping[tuple[int, Hashable], Counts]
     peak: int
     left: int
+    exceeded: Mapping[str, int] = MappingProxyType({})
 
     def sums(self, key: Callable[[tuple[int, Hashable]], Any]) -> dict[Any, Counts]:
         """The counts of all tables whose process and call have the same key."""
@@ -214,7 +340,7 @@ class _Part(NamedTuple):
     # What one replay came to, for some of the strategies.
     books: dict[str, _Book]
     programs: list[Program]
-    asked: int
+    calls: int
     processes: int
     events: int
     unseen: int
@@ -226,18 +352,19 @@ class _Part(NamedTuple):
 
 class _Task(NamedTuple):
     path: str
-    makers: list[str]
+    makers: list[Given]
     profile: CostProfile
     assume_touched: bool
     model: Model
 
 
-def _maker(name: str, profile: CostProfile, model: Model, reports: dict[str, Report]) -> Maker:
+def _maker(name: Given, profile: CostProfile, model: Model, reports: dict[str, Report]) -> Maker:
     if name in _ENDS:
         from laconic.strategies.bound import bound
 
         return bound(profile, high=name == _ENDS[1])
-    rule = strategy(name)
+    rule = strategy(name).configured(model.settings)
+    name = display_name(name)
     pte = model.pte if rule.can_sync else "rwx"
     make: Maker = partial(cast(Any, rule), sync=True) if pte == "sync" else rule
     if not (model.verify and rule.strict):
@@ -250,18 +377,21 @@ def _maker(name: str, profile: CostProfile, model: Model, reports: dict[str, Rep
 
 def _replay(trace: Trace, task: _Task, progress: Progress) -> _Part:
     reports: dict[str, Report] = {}
-    makers = {name: _maker(name, task.profile, task.model, reports) for name in task.makers}
+    makers = {
+        display_name(maker): _maker(maker, task.profile, task.model, reports)
+        for maker in task.makers
+    }
     enclaves = Enclaves(makers, task.assume_touched)
     engine = Replay(trace, "laconic", listeners=[enclaves])
     engine.run(progress=progress)
     books = {
-        name: _Book(meter.tables, meter.peak_epc_pages, enclaves.left[name])
+        name: _Book(meter.tables, meter.peak_epc_pages, enclaves.left[name], meter.exceeded)
         for name, meter in enclaves.meters.items()
     }
     return _Part(
         books,
         engine.started,
-        engine.ledger.asked,
+        engine.ledger.calls,
         engine.ledger.processes,
         engine.number + 1,
         enclaves.unseen,
@@ -287,9 +417,9 @@ def _in_turn(tasks: Sequence[_Task], trace: Trace, tell: Progress) -> list[_Part
 # Processes
 
 
-def _share_out(makers: Iterable[str], count: int) -> list[list[str]]:
+def _share_out(makers: Iterable[Given], count: int) -> list[list[Given]]:
     # In even parts: most of the time goes into reading the trace and its bookkeeping.
-    groups: list[list[str]] = [[] for _ in range(count)]
+    groups: list[list[Given]] = [[] for _ in range(count)]
     for place, name in enumerate(sorted(makers, key=lambda name: name not in _ENDS)):
         groups[place % count].append(name)
     return [group for group in groups if group]
@@ -404,6 +534,14 @@ def _span(pairs: Sequence[tuple[Counts, Counts]], profile: CostProfile) -> Span:
     high = Counts(**{name: max(each[name] for each in every) for name in THINGS})
     cycles = [(profile.cycles(at_low)[0], profile.cycles(at_high)[1]) for at_low, at_high in pairs]
     return Span(low, high, (min(first for first, _ in cycles), max(last for _, last in cycles)))
+
+
+def _exceeded(books: Iterable[_Book]) -> dict[str, int]:
+    most: dict[str, int] = {}
+    for book in books:
+        for option, size in book.exceeded.items():
+            most[option] = max(size, most.get(option, 0))
+    return most
 
 
 def _least_most(values: Iterable[int]) -> tuple[int, int]:

@@ -22,19 +22,19 @@ class Delta:
         return self.now.redundant - self.was.redundant
 
     @property
-    def said(self) -> int:
+    def host_calls(self) -> int:
         """Host calls more, or fewer (negative)."""
-        return self.now.said - self.was.said
+        return self.now.host_calls - self.was.host_calls
 
     @property
-    def asked(self) -> int:
+    def calls(self) -> int:
         """Calls more, or fewer (negative)."""
-        return self.now.asked - self.was.asked
+        return self.now.calls - self.was.calls
 
     @property
     def worse(self) -> bool:
-        """More redundant calls; or as many, and more host calls."""
-        return (self.redundant, self.said, self.asked) > (0, 0, 0)
+        """True for more redundant calls; if as many, more host calls; if as many, more calls."""
+        return (self.redundant, self.host_calls, self.calls) > (0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Difference:
     """`calls` and `sites` that differ, the worst first and the best last; None where one of the two
     does not know them.
 
-    `whole`: the sites' `asked` and `said` are known in both; else they are 0, and only `redundant`
+    `whole`: the sites' `calls` and `host_calls` are known in both; else they are 0, and only `redundant`
     was compared. `hidden`: suppressed redundant calls, in the first and in the second. `missing` is
     as in `Figures`, of both.
     """
@@ -51,7 +51,7 @@ class Difference:
     second: str
     total: Delta
     hidden: tuple[int, int]
-    calls: list[Delta] | None
+    by_call: list[Delta] | None
     sites: list[Delta] | None
     whole: bool
     notes: list[str] = field(default_factory=list)
@@ -62,7 +62,7 @@ def diff(first: Figures, second: Figures) -> Difference:
     """Compares two runs. O(calls + sites), and their sorting."""
     notes = []
     for what, sides in (
-        ("calls", (first.calls, second.calls)),
+        ("by_call", (first.by_call, second.by_call)),
         ("sites", (first.sites, second.sites)),
     ):
         lacking = [
@@ -70,10 +70,10 @@ def diff(first: Figures, second: Figures) -> Difference:
         ]
         notes += [f"{name!r} does not tell {what} apart" for name in lacking]
     calls = sites = None
-    if first.calls is not None and second.calls is not None:
+    if first.by_call is not None and second.by_call is not None:
         calls = _deltas(
-            {Key(call): t for call, t in first.calls.items()},
-            {Key(c): t for c, t in second.calls.items()},
+            {Key(call): t for call, t in first.by_call.items()},
+            {Key(c): t for c, t in second.by_call.items()},
         )
     whole = first.whole and second.whole
     if first.sites is not None and second.sites is not None:
@@ -98,5 +98,5 @@ def _deltas(was: Mapping[Key, Tally], now: Mapping[Key, Tally]) -> list[Delta]:
     )
     return sorted(
         (delta for delta in deltas if delta.was != delta.now),
-        key=lambda delta: (-delta.redundant, -delta.said, -delta.asked, delta.key),
+        key=lambda delta: (-delta.redundant, -delta.host_calls, -delta.calls, delta.key),
     )

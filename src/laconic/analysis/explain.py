@@ -47,10 +47,11 @@ class Found(NamedTuple):
 class Explanation:
     """All that is to be known of one row.
 
-    `why_not`: why there is nothing but the call itself to be said, as of a process that is not
+    `why_not`: why there is nothing to explain but the call itself, as of a process that is not
     followed. `stack` is one of `stacks`, or NO_STACK. `touched`: pages, by the number of the
-    change, None where the trace does not tell. `said` are the host calls of bookkeeping, `recorded`
-    how many the recording made under `strategy` (None: the trace is a log's). `counts`: strategy →
+    change, None where the trace does not tell. `requested`: the ranges that
+    the call is about. `host_call` is that of bookkeeping; `recorded`
+    counts the host calls that the recording made under `strategy` (None: the trace is a log's). `counts`: strategy →
     what its enclave did for this call alone, what is 0 left out.
     """
 
@@ -62,7 +63,7 @@ class Explanation:
     stacks: Stacks = field(default_factory=Stacks)
     why_not: str = ""
     answer: int = 0
-    asked: list[tuple[int, int]] = field(default_factory=list)
+    requested: list[tuple[int, int]] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     changes: tuple[Change, ...] = ()
     touched: list[int | None] = field(default_factory=list)
@@ -116,7 +117,7 @@ def locate(trace: Trace, event: str, progress: Callable[[int], None] | None = No
 
 
 def wanted(event: str, names: Sequence[str] = EVENTS) -> Callable[[int, Row], bool]:
-    """Whether a row, by its number, is the one that `event` names: to be asked of each row in turn,
+    """Whether a row, by its number, is the one that `event` names: to be called for each row in turn,
     once. `names` are those of the rows' codes.
 
     Raises LaconicError where `event` is of no form that there is.
@@ -258,8 +259,8 @@ class _Explainer(Listener):
         if outcome.ask and not changes:
             # Bookkeeping did not know what the call would do, and has looked at the host.
             changes = differences(self._before, after)
-        explanation.asked = _asked(explanation.name, row, done.result, changes)
-        explanation.runs = list(around(self._before, after, explanation.asked, changes))
+        explanation.requested = _requested(explanation.name, row, done.result, changes)
+        explanation.runs = list(around(self._before, after, explanation.requested, changes))
         explanation.changes = changes
         explanation.touched = self._touched(row, changes)
         explanation.asks = outcome.ask
@@ -294,7 +295,9 @@ def _cut(runs: Iterable[Touched], start: int, end: int) -> Iterator[Touched]:
     return ((max(a, start), min(b, end), how) for a, b, how in runs if a < end and start < b)
 
 
-def _asked(name: str, row: Row, answer: int, changes: Iterable[Change]) -> list[tuple[int, int]]:
+def _requested(
+    name: str, row: Row, answer: int, changes: Iterable[Change]
+) -> list[tuple[int, int]]:
     # The ranges that the call is about, in bytes: what it names, and what it came to.
     args = row.args
     found = {(change.start, change.end) for change in changes}

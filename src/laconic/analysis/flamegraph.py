@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from laconic.analysis.callers import UNKNOWN, Names, own_frames
+from laconic.analysis.callers import UNKNOWN
+from laconic.analysis.frames import Names, own_frames
 from laconic.analysis.sites import EVERY_CALL, Site, Sites
 from laconic.analysis.suppressions import Suppression, matching
 from laconic.sgx.costs import CostProfile
@@ -70,7 +71,7 @@ def flames(
     result = Flames(weight, every)
     for site in found.sites:
         weighs = _weighed(site, weight, every, profile)
-        calls = site.asked if every else site.redundant
+        calls = site.calls if every else site.redundant
         if not weighs and not calls:
             continue
         places = (
@@ -95,7 +96,7 @@ def flames(
 
 def _weighed(site: Site, weight: str, every: bool, profile: CostProfile | None) -> int:
     if weight == CALLS:
-        return site.asked if every else site.redundant
+        return site.calls if every else site.redundant
     counts = (site.counts if every else site.wasted).get(EVERY_CALL, Counts())
     if weight == HOST_CALLS:
         return counts.host_calls

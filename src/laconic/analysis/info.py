@@ -34,7 +34,7 @@ class Calls:
     """The calls of one name. `unfinished` never returned, of `no_result` the log does not show the
     result."""
 
-    asked: int = 0
+    calls: int = 0
     failed: int = 0
     unfinished: int = 0
     no_result: int = 0
@@ -59,7 +59,7 @@ class Contents:
     """
 
     events: int = 0
-    calls: dict[str, Calls] = field(default_factory=dict)
+    by_call: dict[str, Calls] = field(default_factory=dict)
     programs: list[Program] = field(default_factory=list)
     more_programs: int = 0
     processes: int = 0
@@ -75,13 +75,13 @@ class Contents:
     report: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def asked(self) -> int:
+    def calls(self) -> int:
         """All calls."""
-        return sum(calls.asked for calls in self.calls.values())
+        return sum(line.calls for line in self.by_call.values())
 
 
 def contents(trace: Trace, update: Callable[[int], None] = lambda position: None) -> Contents:
-    """Reads a trace to its end. `update` hears the bytes read. O(events), memory O(threads +
+    """Reads a trace to its end. `update` receives the bytes read. O(events), memory O(threads +
     programs)."""
     found = Contents()
     pages = 0
@@ -109,13 +109,13 @@ def contents(trace: Trace, update: Callable[[int], None] = lambda position: None
 def _count_calls(found: Contents, rows: list[Row], names: list[str]) -> None:
     for code, count in Counter(map(attrgetter("event"), rows)).items():
         if code in _CALLS:
-            found.calls.setdefault(names[code], Calls()).asked += count
+            found.by_call.setdefault(names[code], Calls()).calls += count
     for code, result, state in (
         (row.event, row.result, row.state) for row in rows if row.result < 0 or row.state
     ):
         if code not in _CALLS:
             continue
-        calls = found.calls[names[code]]
+        calls = found.by_call[names[code]]
         if state & UNFINISHED:
             calls.unfinished += 1
         elif state & NO_RESULT:

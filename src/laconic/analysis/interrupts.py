@@ -1,4 +1,4 @@
-"""Ctrl-C while processes are started: it is for their parent alone, which hears of it when they are
+"""Ctrl-C while processes are started: it is for their parent alone, which receives it when they are
 there."""
 
 from __future__ import annotations

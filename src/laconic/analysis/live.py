@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from laconic.analysis.baseline import Key, key_of
-from laconic.analysis.callers import Names as Frames
-from laconic.analysis.callers import own_frames
+from laconic.analysis.frames import Names as Frames
+from laconic.analysis.frames import own_frames
 from laconic.analysis.suppressions import Suppression, matching
 from laconic.trace.schema import Row
 from laconic.trace.stacks import Stacks
@@ -44,8 +44,8 @@ class Site(NamedTuple):
 class Rates(NamedTuple):
     """Calls a second between the last two beats."""
 
-    asked: float = 0.0
-    said: float = 0.0
+    calls: float = 0.0
+    host_calls: float = 0.0
     elided: float = 0.0
     redundant: float = 0.0
 
@@ -82,7 +82,7 @@ class Names:
             self._thread.start()
 
     def get(self, place: Place) -> Name | None:
-        """The name of a place; None where it is still being looked for. O(1) where it was asked for
+        """The name of a place; None where it is still being looked for. O(1) where it was requested
         before."""
         if place not in self._found:
             self._found[place] = None if self._apart else self._find(place)
@@ -138,7 +138,7 @@ class Model:
     names: Names | None = None
     time: float = 0.0
     ever: int = 0
-    calls: dict[str, Counts] = field(default_factory=dict)
+    by_call: dict[str, Counts] = field(default_factory=dict)
     processes: list[Process] = field(default_factory=list)
     status: int | None = None
     failure: str = ""
@@ -157,10 +157,10 @@ class Model:
     @property
     def totals(self) -> Counts:
         """Calls, host calls, elided calls and redundant calls. O(calls' names)."""
-        asked, said, elided, redundant = (
-            sum(line[place] for line in self.calls.values()) for place in range(4)
+        calls, host_calls, elided, redundant = (
+            sum(line[place] for line in self.by_call.values()) for place in range(4)
         )
-        return asked, said, elided, redundant
+        return calls, host_calls, elided, redundant
 
     @property
     def places(self) -> int:
@@ -178,8 +178,8 @@ class Model:
             self.failure, self.status = message["failed"], message["status"]
             return
         self.time, self.ever = message["time"], message["ever"]
-        self.calls = {
-            name: (line[0], line[1], line[2], line[3]) for name, line in message["calls"].items()
+        self.by_call = {
+            name: (line[0], line[1], line[2], line[3]) for name, line in message["by_call"].items()
         }
         self.processes = [Process(*process) for process in message["processes"]]
         for event, number, data in message["rows"]:

@@ -21,7 +21,7 @@ Labelled = tuple[int, int, tuple[Vma, str]]
 
 
 class Run(NamedTuple):
-    """Pages `[start, end)` in bytes, before and after the call. `asked`: the call is about them;
+    """Pages `[start, end)` in bytes, before and after the call. `requested`: the call is about them;
     `kind` as in `Change`. `left_out` runs are not shown one by one, and this one stands for them
     (0: for itself)."""
 
@@ -31,7 +31,7 @@ class Run(NamedTuple):
     after: Vma | None
     name_before: str = ""
     name_after: str = ""
-    asked: bool = False
+    requested: bool = False
     kind: int = 0
     left_out: int = 0
 
@@ -58,7 +58,7 @@ def labelled(space: AddressSpace) -> list[Labelled]:
 def _runs(
     before: list[Labelled],
     after: list[Labelled],
-    asked: list[tuple[int, int]],
+    requested: list[tuple[int, int]],
     changes: Iterable[Change],
 ) -> list[Run]:
     # Everything as runs that are alike all along, before and after; what differs not at all is
@@ -67,14 +67,14 @@ def _runs(
     edges = sorted(
         {
             edge
-            for entries in (before, after, asked, parts)
+            for entries in (before, after, requested, parts)
             for entry in entries
             for edge in entry[:2]
         }
     )
     found: list[Run] = []
     was, now, about, changed = (
-        _At(entries) for entries in (before, after, [(*one, True) for one in asked], parts)
+        _At(entries) for entries in (before, after, [(*one, True) for one in requested], parts)
     )
     for start, end in pairwise(edges):
         (vma, name), (other, other_name) = was.at(start) or (None, ""), now.at(start) or (None, "")
@@ -113,17 +113,19 @@ def differences(before: list[Labelled], after: list[Labelled]) -> tuple[Change, 
 def around(
     before: list[Labelled],
     after: list[Labelled],
-    asked: list[tuple[int, int]],
+    requested: list[tuple[int, int]],
     changes: Iterable[Change],
 ) -> Iterator[Run]:
-    """What a call is about (`asked` and `changes`) and its neighbours, ascending; runs between them
+    """What a call is about (`requested` and `changes`) and its neighbours, ascending; runs between them
     are counted.
 
     O(n log n).
     """
-    runs = _runs(before, after, asked, changes)
+    runs = _runs(before, after, requested, changes)
     marked = [
-        place for place, run in enumerate(runs) if run.asked or run.kind or run.before != run.after
+        place
+        for place, run in enumerate(runs)
+        if run.requested or run.kind or run.before != run.after
     ]
     near = marked if len(marked) <= _SHOWN else [*marked[: _SHOWN // 2], *marked[-(_SHOWN // 2) :]]
     hidden = set(marked) - set(near)
@@ -136,8 +138,8 @@ def around(
             kind = 0
             for run in between:
                 kind |= run.kind
-            about = any(run.asked for run in between)
+            about = any(run.requested for run in between)
             start, end = between[0].start, between[-1].end
-            yield Run(start, end, None, None, asked=about, kind=kind, left_out=len(between))
+            yield Run(start, end, None, None, requested=about, kind=kind, left_out=len(between))
         last = place
         yield runs[place]

@@ -6,21 +6,30 @@ A call is *redundant* if it succeeded and changed nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from laconic.analysis.frames import own_frames
+from laconic.libos.strategy import Strategy
 from laconic.memory.ledger import Ledger
 from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone, Listener, Program
+from laconic.sgx import costs
+from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Counts, Meter
-from laconic.strategies import strategy
+from laconic.stacks.symbolize import Place
+from laconic.strategies import display_name, strategy
 from laconic.trace.reader import Trace
-from laconic.trace.stacks import Stacks
+from laconic.trace.stacks import NO_STACK, Stacks
+from laconic.trace.tables import Row, Table
 
 #: By whose rule the enclave's cost of each site is counted.
 EVERY_CALL, LACONIC = "every-call", "laconic"
+_FIGURES = (
+    "calls", "redundant", "host_calls", "failed", "first_event", "last_event", "first_redundant_event",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -28,7 +37,7 @@ class Site:
     """The calls of one name from one stack of one program. `stack` is `trace.stacks.NO_STACK` where
     none was taken.
 
-    `asked` calls were made, of which `redundant` succeeded and changed nothing; `said` host calls
+    `calls` memory calls were made, of which `redundant` succeeded and changed nothing; `host_calls` host calls
     were made. `first`, `last` and `first_redundant` are the numbers of rows in the trace, -1 for
     none. `counts`: strategy → what its enclave did for these calls; `wasted`: for the redundant
     ones.
@@ -37,9 +46,9 @@ class Site:
     call: str
     stack: int
     program: str
-    asked: int = 0
+    calls: int = 0
     redundant: int = 0
-    said: int = 0
+    host_calls: int = 0
     failed: int = 0
     first: int = -1
     last: int = -1
@@ -49,9 +58,12 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
-class Sites:
-    """All sites of a trace. `ledger` has the figures of all calls, `meters` those of the enclaves
-    by strategy; `source` is what the trace was made by, as `Trace.source`."""
+class Sites(Table):
+    """All sites of a trace. As a table: one row per site, the most expensive first.
+
+    `ledger` has the figures of all calls, `meters` those of the enclaves by strategy. `source` is
+    what the trace was made by, as `Trace.source`.
+    """
 
     sites: list[Site]
     stacks: Stacks
@@ -61,6 +73,80 @@ class Sites:
     loss: list[str]
     events: int
     source: str = "run"
+
+    def cycles(
+        self, site: Site, strategy: str = EVERY_CALL, profile: CostProfile | None = None
+    ) -> tuple[float, float]:
+        """Return what the calls of a site cost in an enclave under `strategy`, in cycles, as (low,
+        high), by the cost profile `profile` (default: `published`)."""
+        counts = site.counts.get(strategy, Counts())
+        return (profile or costs.load()).cycles(counts)
+
+    def most_expensive(
+        self,
+        count: int | None = None,
+        strategy: str = EVERY_CALL,
+        profile: CostProfile | None = None,
+    ) -> list[Site]:
+        """Return the `count` sites (default: all) whose calls cost most under `strategy`.
+
+        Sites that cost the same are in the order of their first calls. O(sites log sites).
+        """
+        profile = profile or costs.load()
+        ordered = sorted(self.sites, key=lambda site: -sum(self.cycles(site, strategy, profile)))
+        return ordered[:count]
+
+    def frames(self, site: Site) -> list[Place]:
+        """Return the stack of a site, innermost first, without the wrapper that makes the system
+        call. Empty if no stack was recorded. O(frames)."""
+        if site.stack == NO_STACK:
+            return []
+        return [place for place, _ in own_frames(site.call, self.stacks.walk(site.stack))]
+
+    def table_columns(self) -> dict[str, str]:
+        """Return the columns. `function` and `module` are the innermost frame's; `stack` has one
+        line per frame; the events are numbers of rows in the trace. Cycles are those of each
+        strategy's enclave by the profile `published`."""
+        columns = dict.fromkeys(("call", "function", "module", "stack", "program"), "string")
+        columns |= dict.fromkeys(_FIGURES, "int64")
+        return columns | {
+            f"{name.replace('-', '_')}_{what}_{end}": "float64"
+            for name in self.meters
+            for what in ("cycles", "redundant_cycles")
+            for end in ("low", "high")
+        }
+
+    def table_rows(self) -> Iterator[Row]:
+        """Return the rows, the most expensive site first."""
+        profile = costs.load()
+        for site in self.most_expensive(profile=profile):
+            frames = self.frames(site)
+            cycles = [
+                value
+                for name in self.meters
+                for counts in (site.counts, site.wasted)
+                for value in profile.cycles(counts.get(name, Counts()))
+            ]
+            yield (
+                site.call,
+                frames[0].function if frames else None,
+                frames[0].module if frames else None,
+                "\n".join(f"{place.function} ({place.module})" for place in frames) or None,
+                site.program,
+                site.calls,
+                site.redundant,
+                site.host_calls,
+                site.failed,
+                site.first,
+                site.last,
+                None if site.first_redundant < 0 else site.first_redundant,
+                *cycles,
+            )
+
+    def shown_columns(self) -> list[str]:
+        """Return the columns that a notebook shows: all but the stack and the events."""
+        hidden = ("stack", "first_event", "last_event", "first_redundant_event")
+        return [name for name in self.table_columns() if name not in hidden]
 
 
 class SiteLabel(NamedTuple):
@@ -94,8 +180,8 @@ class SiteCollector(Listener):
         site = self.sites.get(key)
         if site is None:
             site = self.sites[key] = Site(*key, first=done.number)
-        site.asked += 1
-        site.said += done.host_calls
+        site.calls += 1
+        site.host_calls += done.host_calls
         if done.is_redundant:
             site.redundant += 1
             if site.first_redundant < 0:
@@ -120,16 +206,24 @@ class SiteCollector(Listener):
 
 
 def sites(
-    trace: Trace,
-    strategies: Sequence[str] = (EVERY_CALL, LACONIC),
+    trace: Trace | str,
+    strategies: Sequence[str | type[Strategy]] = (EVERY_CALL, LACONIC),
     progress: Callable[[int], None] | None = None,
     stacks: Stacks | None = None,
 ) -> Sites:
-    """Read a trace to its end. O(events), memory O(sites). Raises LaconicError if it cannot be
-    read."""
+    """Return all sites of `trace`, an open trace or a path, with their costs in an enclave under
+    each of `strategies` (names, `module:Class`, or classes).
+
+    `progress` is called with the number of bytes that have been read. `stacks` finds the names of
+    functions, by default in the program's own files. Raises LaconicError if the trace cannot be
+    read. O(events), memory O(sites).
+    """
+    trace = Trace(trace) if isinstance(trace, str) else trace
     stacks = stacks or Stacks()
     collector = SiteCollector()
-    enclaves = Enclaves({name: strategy(name) for name in strategies}, label=site_label)
+    enclaves = Enclaves(
+        {display_name(each): strategy(each) for each in strategies}, label=site_label
+    )
     replay = Replay(trace, "laconic", listeners=[enclaves, collector], stacks=stacks)
     replay.run(progress=progress)
     collector.add_costs(enclaves.meters)

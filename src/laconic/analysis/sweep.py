@@ -37,8 +37,9 @@ HOSTS: Final = ("linux", "sgx2")
 #: What is counted of enclaves.
 PAGES_AND_TIMES: Final = (*THINGS, "peak_epc_pages")
 #: The result's columns and their Arrow types. `size` in bytes, `modified` in nanoseconds since
-#: 1970; `uncertain`: as many of `said` would be elided if all that the trace does not know were as
-#: asked. What is counted of enclaves is null for the host linux, what Linux hears for sgx2;
+#: 1970; `host_calls`: system calls of the host linux, OCALLs of sgx2; `uncertain`: as many of them
+#: would be elided if all that the trace does not know already had the requested state. What else is
+#: counted of enclaves is null for the host linux, what else is counted of linux for sgx2;
 #: `counts_low`: where the counts are ranges, their lower ends.
 COLUMNS: Final = {
     "trace": "string",
@@ -50,15 +51,15 @@ COLUMNS: Final = {
     "laconic": "string",
     "events": "int64",
     "processes": "int64",
-    "asked": "int64",
-    "said": "int64",
+    "calls": "int64",
+    "host_calls": "int64",
     "elided": "int64",
     "narrowed": "int64",
     "failed": "int64",
     **{f"changed_{str(kind.name).lower()}": "int64" for kind in ChangeKind if kind},
     "resynced": "int64",
     "uncertain": "int64",
-    "calls": "list",
+    "by_call": "list",
     **dict.fromkeys(PAGES_AND_TIMES, "int64"),
     "counts_low": "struct",
     "costs": "string",
@@ -69,7 +70,7 @@ COLUMNS: Final = {
     "error": "string",
     "seconds": "double",
 }
-_COUNTS: Final = ("asked", "said", "elided", "narrowed", "failed")
+_COUNTS: Final = ("calls", "host_calls", "elided", "narrowed", "failed")
 
 
 @dataclass(frozen=True)
@@ -106,19 +107,21 @@ def find(patterns: Iterable[str]) -> list[str]:
 def choose(names: str, host: str = "linux", also: tuple[str, ...] = ()) -> list[str]:
     """The strategies on `host` that `names` (`all`, or some with commas between) stands for.
 
-    `also` are accepted beside them. Raises LaconicError for others.
+    A grid of options stands for each of its settings (`laconic.strategies.options`). `also` are
+    accepted beside them. Raises LaconicError for others.
     """
-    from laconic.strategies import check_name, names_on
+    from laconic.strategies import check_name, full_name, names_on
+    from laconic.strategies.options import expand, split_names
 
     if names == "all":
         return [*names_on(host), *also]
-    chosen = list(dict.fromkeys(names.split(",")))
+    chosen = [name for words in split_names(names) for name in expand(words)]
     if "all" in chosen:
         raise LaconicError(f"{names!r}: all stands alone")
     for name in chosen:
         if name not in also:
             check_name(name, host, ("all",))
-    return chosen
+    return list(dict.fromkeys(name if name in also else full_name(name) for name in chosen))
 
 
 def sweep(
@@ -138,7 +141,7 @@ def sweep(
     `jobs` processes do it (default: one a CPU), or the workers of the Dask `scheduler`; the rows
     are the same, but for their `seconds`. Rows that the journal of an interrupted sweep holds are
     kept, those with an error excepted. With a cost `profile` the host is sgx2: enclaves are counted
-    in the place of what Linux hears. `progress` is told how many rows are there. `work` makes a row
+    in the place of Linux's host calls. `progress` is told how many rows are there. `work` makes a row
     in the place of `sweep_one` or `sweep_enclave`. Raises LaconicError where the output cannot be
     written (or exists, without `force`), or no worker can be had.
     """
@@ -246,13 +249,13 @@ def sweep_one(path: str, strategy: str) -> Row:
     row = _blank(path, strategy, "linux")
     with _noting(row):
         import laconic.trace
-        from laconic.replay import replay
+        from laconic.replay import replay_trace
 
         with laconic.trace.open(path) as trace:
             row["source"] = trace.source
-            replayed = replay(trace, strategy)
+            replayed = replay_trace(trace, strategy)
         ledger = replayed.ledger
-        lines = sorted(ledger.calls.items())
+        lines = sorted(ledger.by_call.items())
         row |= {
             "events": replayed.events,
             "processes": ledger.processes,
@@ -260,7 +263,7 @@ def sweep_one(path: str, strategy: str) -> Row:
             **{f"changed_{kind}": count for kind, count in ledger.changes().items()},
             "resynced": ledger.resynced,
             "uncertain": sum(replayed.uncertain.values()),
-            "calls": [
+            "by_call": [
                 {"name": name, **{count: getattr(line, count) for count in _COUNTS}}
                 for name, line in lines
             ],
@@ -288,7 +291,7 @@ def sweep_enclave(path: str, strategy: str) -> Row:
         row |= {
             "events": compared.events,
             "processes": compared.processes,
-            "asked": compared.asked,
+            "calls": compared.calls,
             "counts_low": low if compared.ranged else None,
             "complete": not loss,
             "loss": "; ".join(loss),

@@ -188,7 +188,7 @@ def _rerun(
 ) -> tuple[Figures, int, list[str]] | str:
     from laconic.commands.recording import rerun
 
-    with rerun(command, env) as (status, path, said):
+    with rerun(command, env) as (status, path, last_lines):
         if not os.path.exists(path):
-            return f"the rerun could not be recorded: {' '.join(said)}"
-        return _measured(path, profile), status, said
+            return f"the rerun could not be recorded: {' '.join(last_lines)}"
+        return _measured(path, profile), status, last_lines

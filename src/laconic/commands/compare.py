@@ -12,6 +12,7 @@ from laconic.commands.options import accept_command, add_costs, check_source, jo
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
+    from laconic.libos.settings import Settings
     from laconic.sgx.costs import CostProfile
     from laconic.trace import Trace
 
@@ -28,19 +29,20 @@ examples:
   laconic compare a.trace --by call --epc 128M
   laconic compare a.trace --strategy laconic --costs fast-transitions
   laconic compare a.trace --host linux --json figures.json
+  laconic compare a.trace --manifest app.manifest --by call
   laconic compare -o a.trace -- python3 -c 'import json'
 
 exit codes:
   0    done; a trace that is not complete counts as far as it goes
   2    a wrong option, or a file that cannot be read
-  70   --verify found an enclave in which access is not as asked
+  70   --verify found an enclave in which access is not as requested
   with -- CMD the program's own (126, 127: it cannot be executed, was not found)
 """
 
 #: What a size may end with, and the powers of two that it stands for.
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _PAGE_BITS = 12
-HOSTS = ("sgx2", "linux")
+HOSTS = ("sgx2", "linux", "gramine")
 Json = dict[str, Any]
 
 
@@ -50,9 +52,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
-        "laconic compare [--host {sgx2,linux}] [--strategy NAME[,NAME]]\n"
-        "                       [--costs NAME|FILE] [--epc SIZE] [--by {process,call}]\n"
-        "                       [--pte {rwx,sync}] [--verify]\n"
+        "laconic compare [--host {sgx2,linux,gramine}] [--strategy NAME[,NAME]]\n"
+        "                       [--costs NAME|FILE] [--epc SIZE] [--by {program,call}]\n"
+        "                       [--pte {rwx,sync}] [--verify] [--manifest FILE]\n"
         "                       [--json FILE] [-j N] [-o FILE [--force]]\n"
         "                       FILE | -- CMD [ARG ...]"
     )
@@ -63,7 +65,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--host",
         choices=HOSTS,
         default="sgx2",
-        help="sgx2 (default): enclaves; linux: system calls",
+        help="sgx2 (default): enclaves; linux: one system call for each call that needs one; "
+        "gramine: the system calls of gramine-direct, Gramine's Linux PAL",
     )
     parser.add_argument(
         "--strategy",
@@ -83,7 +86,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--verify",
         action="store_true",
         help="carry the strict strategies (classify, laconic) out leaf by leaf on the modelled EPCM, and compare what "
-        "is accessible with what was asked for after every step; exit 70 where they differ; slow",
+        "is accessible with what was requested after every step; exit 70 where they differ; slow",
+    )
+    parser.add_argument(
+        "--manifest",
+        metavar="FILE",
+        help="a Gramine manifest: every-call and skip-equal take sys.stack.size, sys.brk.max_size "
+        "and sgx.max_threads from it (default: Gramine's defaults)",
     )
     parser.add_argument(
         "--epc",
@@ -92,8 +101,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--by",
-        choices=("process", "call"),
-        help="show also what each process, or each call, came to",
+        choices=("program", "call"),
+        help="show also the counts and cycles of each program, or of each call",
     )
     parser.add_argument(
         "--json", metavar="FILE", help="write the figures to FILE as JSON; - is standard output"
@@ -117,6 +126,7 @@ def execute(options: argparse.Namespace) -> int:
     names = _names(options.strategy, options.host)
     profile = load_costs(options.costs) if options.host == "sgx2" else None
     pages = None if options.epc is None else epc_pages(options.epc)
+    options.settings = _settings(options.manifest)
     most = len(os.sched_getaffinity(0)) * 4
     options.jobs = None if options.jobs is None else min(job_count(options.jobs), most)
     trace = None if options.command is not None else open_trace(options.words[0])
@@ -160,18 +170,23 @@ def _compared(
     pages: int | None,
     options: argparse.Namespace,
 ) -> Json:
-    from laconic.analysis.compare import Model, compare_hosts
+    from laconic.analysis.compare import Model, compare_direct, compare_host_calls
     from laconic.analysis.schemas import SCHEMAS
     from laconic.commands.progress import progress
     from laconic.commands.traces import losses, tell_loss
-    from laconic.report.compare import hosts_as_json
+    from laconic.report.compare import direct_as_json, hosts_as_json
 
-    if profile is not None:
-        model = Model(options.pte, options.verify)
+    if options.host == "gramine":
+        with progress(f"comparing {trace.path}", trace.size) as update:
+            found = compare_direct(trace, names, options.settings, update)
+        events, lost = found.events, found.lost[:-1] if trace.loss else found.lost
+        figures = direct_as_json(found)
+    elif profile is not None:
+        model = Model(options.pte, options.verify, options.settings)
         figures, events, lost = enclaves(trace, names, profile, pages, options.jobs, model)
     else:
         with progress(f"comparing {trace.path}", trace.size) as update:
-            replays = compare_hosts(trace, names, update)
+            replays = compare_host_calls(trace, names, update).strategies
         first = next(iter(replays.values()))
         events, lost = first.events, first.loss[:-1] if trace.loss else first.loss
         figures = hosts_as_json(replays)
@@ -197,27 +212,42 @@ def _check_words(options: argparse.Namespace) -> None:
     if options.force and options.output is None:
         raise LaconicError("--force is about a trace: name it with -o FILE")
     check_outputs({"-o": options.output, "--json": options.json}, options.words)
-    if options.host == "linux":
+    host = options.host
+    if host == "linux" and options.manifest is not None:
+        raise LaconicError(
+            f"--manifest {options.manifest!r} is about Gramine: leave it out, or --host linux"
+        )
+    if host != "sgx2":
         for given, name in ((options.costs, "--costs"), (options.epc, "--epc")):
             if given is not None:
                 raise LaconicError(
-                    f"{name} {given!r} is about enclaves: leave it out, or --host linux"
+                    f"{name} {given!r} is about enclaves: leave it out, or --host {host}"
                 )
-        if options.by == "process":
-            raise LaconicError("--by process is about enclaves: say --by call with --host linux")
+        if options.by == "program":
+            raise LaconicError(f"--by program is about enclaves: say --by call with --host {host}")
 
 
 def _names(text: str, host: str) -> list[str]:
     from laconic.analysis.compare import BOUND
     from laconic.analysis.sweep import choose
-    from laconic.strategies import names_on
+    from laconic.strategies import base_name, names_on
 
     also = (BOUND,) if host == "sgx2" else ()
     chosen = choose(text, host, also)
-    known = (*names_on(host), *also)
-    # What the ratios are to is there in any case.
-    shown = [name for name in known if name in chosen or name in ("every-call", BOUND)]
-    return [*shown, *(name for name in chosen if name not in known)]
+    shown: list[str] = []
+    for known in names_on(host):
+        # The ratios are to every-call, which is there in any case.
+        if known == "every-call" or known in chosen:
+            shown.append(known)
+        shown += [name for name in chosen if base_name(name) == known and name != known]
+    shown += also
+    return [*shown, *(name for name in chosen if name not in shown)]
+
+
+def _settings(manifest: str | None) -> Settings:
+    from laconic.libos.settings import Settings, read_manifest
+
+    return Settings() if manifest is None else read_manifest(manifest)
 
 
 def epc_pages(text: str) -> int:

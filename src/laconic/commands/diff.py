@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from laconic.analysis.suppressions import Suppression
 
 DESCRIPTION = """\
-Compares two runs: memory calls asked, redundant ones, and host calls, in all,
-by call, and by site. A site is the same where call, function, module and
+Compares two runs: memory calls, redundant ones, and host calls, in all, by
+call, and by site. A site is the same where call, function, module and
 program have the same names; addresses, directories and lines do not matter.
 With -- CMD the second run is made now: CMD is run and recorded, its output and
 exit status are its own, and the report goes to standard error.

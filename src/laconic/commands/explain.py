@@ -9,9 +9,9 @@ from laconic.commands.options import accept_source, add_json, check_kept
 from laconic.errors import LaconicError
 
 DESCRIPTION = """\
-Explains one memory call of a trace: who made it, what was asked, the address
-space around it before and after, what differed and why, what was said to the
-host and why, and what an SGX2 enclave would do for it under each strategy.
+Explains one memory call of a trace: who made it, what it requested, the
+address space around it before and after, what differed and why, the host calls
+and why, and what an SGX2 enclave would do for it under each strategy.
 With -- CMD the program is run and recorded first, with all its stacks; its
 output and exit status are its own, the explanation goes to standard error.
 """

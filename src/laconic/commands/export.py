@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 from laconic.commands.options import whole
@@ -14,16 +15,21 @@ if TYPE_CHECKING:
     from laconic.trace import Trace
     from laconic.trace.exporters import Part, Window, Written
 
+#: The format whose rows depend on strategies: it is written by a replay.
+VECTORS = "vectors"
 DESCRIPTION = """\
 Writes a trace in another format. parquet, csv and jsonl hold one flat row a
 call, for DuckDB, Polars and the like; perfetto is Chrome's JSON for the
-Perfetto UI; strace is text that laconic import strace reads back.
+Perfetto UI; strace is text that laconic import strace reads back; vectors are
+the memory calls with what each strategy does after each, for an implementation
+in another language to check itself against (docs/vectors.md).
 """
 EPILOG = """\
 examples:
   laconic export a.trace --to parquet -o a.parquet
   laconic export a.trace --to perfetto --from 1.5 --until 2 -o a.json
   laconic export a.trace --to strace -o - | less
+  laconic export a.trace --to vectors --strategy skip-equal -o a.vectors
 """
 
 
@@ -34,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.add_argument("trace", metavar="FILE", help="a trace that was recorded or imported")
-    parser.add_argument("--to", choices=tuple(FORMATS), required=True, help="the format")
+    parser.add_argument("--to", choices=(*FORMATS, VECTORS), required=True, help="the format")
     parser.add_argument(
         "-o", "--output", metavar="OUT", required=True, help="the file; - is standard output"
     )
@@ -55,6 +61,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="BYTES",
         help="perfetto: cut the file at this size (default 100,000,000)",
     )
+    parser.add_argument(
+        "--strategy",
+        nargs="+",
+        action="extend",
+        type=_names,
+        metavar="NAME",
+        help="vectors: the strategies (default: every-call skip-equal classify laconic)",
+    )
     parser.set_defaults(execute=execute)
 
 
@@ -71,19 +85,19 @@ def execute(options: argparse.Namespace) -> int:
         raise LaconicError(
             f"--limit {options.limit} does not go with --to {options.to}: it cuts a perfetto file at so many bytes"
         )
+    _check_vectors(options)
     trace = open_trace(options.trace)
     output = _open(options)
     with progress(f"reading {options.trace}", trace.size) as update:
         try:
-            written = _write(
-                trace, output, Part(options.to, window, options.limit, update), options.output
-            )
+            part = Part(options.to, window, options.limit, update)
+            written = _write(trace, output, part, options)
         except BrokenPipeError:
             return 0  # the reader has what it wanted
     for note in written.notes:
         tell(f"laconic: {note}\n")
     tell_loss(trace)
-    unit = "line" if options.to == "strace" else "row"
+    unit = {"strace": "line", VECTORS: "event"}.get(options.to, "row")
     size = "" if options.output == "-" else f", {os.path.getsize(options.output):,} bytes"
     where = "standard output" if options.output == "-" else options.output
     tell(
@@ -126,13 +140,59 @@ def _open(options: argparse.Namespace) -> BinaryIO:
     return os.fdopen(create(path, options.force), "wb")
 
 
-def _write(trace: Trace, output: BinaryIO, part: Part, path: str) -> Written:
+def _check_vectors(options: argparse.Namespace) -> None:
+    # The options that only vectors have, and those that they do not have.
+    from laconic.strategies import check_name
+
+    if options.to != VECTORS:
+        if options.strategy is not None:
+            raise LaconicError(f"--strategy does not apply to --to {options.to}; use --to vectors")
+        return
+    for name in _chosen(options):
+        check_name(name, "sgx2")
+    if options.begin is not None:
+        raise LaconicError(
+            "--from does not apply to --to vectors: the state after a call depends on all calls "
+            "before it; use --until alone"
+        )
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _chosen(options: argparse.Namespace) -> list[str]:
+    # The strategies of --strategy, each once: names may be separated by commas too.
+    return list(dict.fromkeys(name for names in options.strategy or () for name in names))
+
+
+def _vectors(trace: Trace, output: BinaryIO, part: Part, names: Sequence[str]) -> Written:
+    from laconic.analysis.vectors import DEFAULT, record
+    from laconic.report.vectors import write
+    from laconic.trace.exporters import Written
+
+    until = part.window.until
+    recorded = record(
+        trace,
+        tuple(names) or DEFAULT,
+        write(output),
+        None if until is None else lambda number, time: time > until,
+        part.update,
+    )
+    return Written(recorded.events, recorded.notes)
+
+
+def _write(trace: Trace, output: BinaryIO, part: Part, options: argparse.Namespace) -> Written:
     # What is not whole is taken away: half a Parquet file is none, and half a log would pass for a
     # whole one.
     from laconic.trace.exporters import export
 
+    path = options.output
     try:
-        written = export(trace, output, part)
+        if part.format == VECTORS:
+            written = _vectors(trace, output, part, _chosen(options))
+        else:
+            written = export(trace, output, part)
         output.close()
     except BaseException as error:
         _abandon(output, path)
@@ -160,6 +220,8 @@ def _next(kind: str, path: str) -> str:
         return f"open https://ui.perfetto.dev and give it {path}"
     if kind == "strace":
         return f"laconic import strace {shlex.quote(path)} -o again.trace"
+    if kind == VECTORS:
+        return f"laconic vectors check MINE --against {shlex.quote(path)}"
     reader = {"parquet": "read_parquet", "csv": "read_csv", "jsonl": "read_json"}[kind]
     table = "{}('{}')".format(reader, path.replace("'", "''"))
     query = f"select call, count(*), count(errno) from {table} group by call order by 2 desc"

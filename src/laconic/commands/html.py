@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from laconic.trace import Trace
 
 DESCRIPTION = """\
-Writes one HTML file that shows a trace: what was asked and said over time, the
+Writes one HTML file that shows a trace: calls and host calls over time, the
 address spaces as a map, the strategies compared, where redundant calls come
 from, and a table of the sites. It needs no network. With -- CMD the program is
 run and recorded first, its stacks too; its output and exit status are its own.

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from laconic.tracer.record import Recorder
 
 DESCRIPTION = """\
-Runs CMD and all that it starts as laconic run does, and shows meanwhile: calls
-a second, asked, said and redundant; the functions that make redundant calls;
-the processes and their memory. Where standard input or standard error is no
-terminal, it writes one line a second to standard error.
+Runs CMD and all that it starts as laconic run does, and shows meanwhile: calls,
+host calls and redundant calls per second; the functions that make redundant
+calls; the processes and their memory. Where standard input or standard error
+is no terminal, it writes one line a second to standard error.
 """
 EPILOG = """\
 examples:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from laconic.commands.program import place_for
 
-#: Lines of what the program said that are kept, and how much of each.
+#: Lines of the program's standard error that are kept, and how much of each.
 LINES, COLUMNS = 3, 200
 
 
@@ -40,8 +40,8 @@ def rerun(command: Sequence[str], env: Mapping[str, str]) -> Iterator[tuple[int,
         )
         errors.seek(max(errors.seek(0, os.SEEK_END) - 100 * COLUMNS, 0))
         lines = errors.read().decode("utf-8", "replace").splitlines()
-        said = [
+        last_lines = [
             "".join(char if char.isprintable() else "?" for char in line[:COLUMNS])
             for line in lines[-LINES:]
         ]
-        yield 128 - done.returncode if done.returncode < 0 else done.returncode, trace, said
+        yield 128 - done.returncode if done.returncode < 0 else done.returncode, trace, last_lines

@@ -6,7 +6,7 @@ import argparse
 
 from laconic.commands.enclaves import enclaves
 from laconic.commands.options import add_costs, load_costs
-from laconic.strategies import NAMES, check_name
+from laconic.strategies import NAMES, base_name, check_name
 
 DESCRIPTION = """\
 Feeds the calls of a trace to the bookkeeping that `laconic run` uses and prints
@@ -54,7 +54,7 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.commands.progress import progress
     from laconic.commands.traces import open_trace, show, tell_loss
     from laconic.errors import LaconicError
-    from laconic.replay import replay
+    from laconic.replay import replay_trace
     from laconic.replay.check import MODEL_ERROR
     from laconic.report.replay import as_json, as_text
 
@@ -67,11 +67,12 @@ def execute(options: argparse.Namespace) -> int:
     trace = open_trace(options.trace)
     output = open_output(options.json)
     with progress(f"replaying {options.trace}", trace.size) as update:
-        replayed = replay(trace, options.strategy, update, check=options.check)
+        replayed = replay_trace(trace, options.strategy, update, check=options.check)
     tell_loss(trace, replayed.loss)
     figures = as_json(trace, replayed)
     if profile is not None:
-        rule = replayed.strategy if replayed.strategy in NAMES else "laconic"
+        recorded = replayed.strategy if base_name(replayed.strategy) in NAMES else "laconic"
+        rule = options.strategy or recorded
         figures["enclave"] = enclaves(trace, list(dict.fromkeys(("every-call", rule))), profile)[0]
     if output is not None:
         write_json(figures, output, options.json)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Runs CMD and all that it starts on exact VMA bookkeeping. The program behaves
 as it always does; its memory calls reach the kernel only where they change
-something. Afterwards a table on standard error says how many were asked, said
-and elided.
+something. Afterwards a table on standard error shows the memory calls, the host
+calls that carried them out, and the calls that were elided.
 """
 
 EPILOG = """\
@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "laconic run [-o FILE [--force] [--redact] [--stacks WHICH]]\n"
         "                   [--json FILE] [--verify {off,exit,call}] [--observe]\n"
-        f"                   [--strategy {{{','.join(NAMES)}}}]\n"
+        "                   [--strategy NAME]\n"
         "                   [--host {linux,sgx2}] [--costs NAME|FILE] [--quiet] [-v]\n"
         "                   [--] CMD [ARG ...]"
     )
@@ -73,14 +73,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--observe",
         action="store_true",
-        help="change nothing: count what would have been said to the kernel",
+        help="change nothing: count the host calls that would have been made",
     )
     parser.add_argument(
         "--strategy",
-        choices=NAMES,
+        metavar="NAME",
         default="laconic",
-        help="laconic (default): say what changes; every-call: say every call, as library OSes do today; the others "
-        "are rules for an enclave",
+        help="laconic (default): a host call only for changes; every-call: a host call for every call, as library "
+        f"OSes make today; the others are rules for an enclave: {', '.join(NAMES)}",
     )
     parser.add_argument(
         "--host",
@@ -130,15 +130,11 @@ def execute(options: argparse.Namespace) -> int:
 
 def _profile(options: argparse.Namespace) -> CostProfile | None:
     # What things cost in an enclave, where one is wanted.
+    check_name(options.strategy, options.host)
     if options.host == "sgx2":
         return load_costs(options.costs)
     if options.costs is not None:
         raise LaconicError(f"--costs {options.costs!r} is about enclaves: add --host sgx2")
-    check_name(options.strategy, "linux")
-    if options.strategy not in ("every-call", "laconic"):
-        raise LaconicError(
-            f"--strategy {options.strategy} is a rule for an enclave: add --host sgx2"
-        )
     return None
 
 
@@ -147,13 +143,15 @@ def _run(
 ) -> int:
     from laconic.commands.output import announce, open_output, tell, width, write_json
     from laconic.commands.progress import waiting
-    from laconic.linux.pal import RULES
     from laconic.memory.ledger import Ledger
+    from laconic.strategies import linux_rule
     from laconic.tracer.loop import Tracer
     from laconic.tracer.mediate import Mediator
     from laconic.tracer.verify import Checker
 
-    on_linux = options.strategy if options.strategy == "every-call" else "laconic"
+    on_linux = options.strategy
+    if options.host == "sgx2" and on_linux != "every-call":
+        on_linux = "laconic"  # the program runs on Linux as ever; the strategy is for its enclave
     strategy = "observe" if options.observe else on_linux
     output = open_output(options.json)
     ledger = Ledger(announce=None if options.quiet else announce)
@@ -167,7 +165,7 @@ def _run(
         or None
     )
     mediator = Mediator(
-        RULES[on_linux], ledger, checker, options.observe, _planned_failures(), recorder
+        linux_rule(on_linux), ledger, checker, options.observe, _planned_failures(), recorder
     )
     status, seconds = trace_program(Tracer(mediator, waiting), command, recorder)
     if recorder is not None:

@@ -24,7 +24,7 @@ def open_trace(path: str) -> Trace:
 
 def losses(trace: Trace, lost: Sequence[str] = ()) -> list[str]:
     """What is missing, a sentence each; empty where nothing is. `lost` are the sentences about the
-    `lost` rows, and may end with the trace's own loss, which is said once.
+    `lost` rows, and may end with the trace's own loss, which is reported once.
 
     The trace must have been read to its end.
     """

@@ -1,80 +1,100 @@
-"""The LibOS of upstream Gramine: its bookkeeping, and what it asks of the PAL for each thing that
-it does.
+"""The LibOS of upstream Gramine: its bookkeeping, and the PAL calls that it makes for each thing
+that it does.
 
 VMAs never merge (libos_vma.c): a region that ten calls have made is ten VMAs, and is freed by ten.
-Comments name the function of upstream's that is meant.
+What Gramine does around the calls is in the other modules of this package: `loader`, `heap`,
+`files`, `threads`, `checkpoint`, `slab`. Comments name the function of upstream's that is meant.
 """
 
 from __future__ import annotations
 
 import operator
-from typing import NamedTuple
+from typing import ClassVar, Final, NamedTuple, Self
 
+from laconic.libos.settings import Settings
+from laconic.libos.slab import VmaSlab, list_pages
 from laconic.libos.strategy import Strategy
 from laconic.libos.touches import Touches
 from laconic.memory.change import new
-from laconic.memory.flags import (
-    PAGE_SHIFT,
-    PROT_RWX,
-    PROT_WRITE,
-    TASK_SIZE,
-    VM_DONTEXPAND,
-    VM_EXEC,
-    VM_GROWSDOWN,
-    VM_IO,
-    VM_NORESERVE,
-    VM_PFNMAP,
-    VM_SHARED,
-)
-from laconic.memory.rangemap import TOP, RangeMap
+from laconic.memory.flags import PAGE_SHIFT, PAGE_SIZE, PROT_WRITE, VM_SHARED
+from laconic.memory.rangemap import TOP, Range, RangeMap
 from laconic.memory.space import AddressSpace
-from laconic.memory.vma import File, Vma
+from laconic.memory.vma import File
 from laconic.sgx.meter import Meter
-from laconic.sgx.pal.gramine import RW, Gramine
+from laconic.sgx.pal.gramine import INTERNAL, RW, Gramine
 
-#: Flags of a VMA that are Gramine's own: the LibOS's memory, and a file mapping that was ever
-#: writable.
-VMA_INTERNAL, VMA_TAINTED = 0x20000000, 0x40000000
+#: Flags of a VMA that are Gramine's own: the LibOS's memory, a file mapping that was ever
+#: writable, and a file mapping whose handle may write.
+VMA_INTERNAL, VMA_TAINTED, VMA_MAY_WRITE = 0x20000000, 0x40000000, 0x80000000
+#: Where the LibOS's own memory is in the model, in bytes: the stacks of threads from INTERNAL on,
+#: then lists of VMAs, the VMA objects, and the checkpoints that are sent and received.
+LISTS: Final = INTERNAL + (1 << 43)
+SLAB: Final = INTERNAL + (2 << 43)
+STORE: Final = INTERNAL + (3 << 43)
+RECEIVED: Final = INTERNAL + (4 << 43)
 
 
 class LibosVma(NamedTuple):
-    """One VMA, each an object of its own. `flags`: VM_NORESERVE (lazy), VM_SHARED, and the two
-    VMA_*.
+    """One VMA, each an object of its own. `flags`: VM_NORESERVE (lazy), VM_SHARED, and the VMA_*.
 
-    From `valid_end` (bytes) on a file has no pages.
+    The file's contents end at the address `file_end` (bytes; TOP if that is unknown).
     """
 
     prot: int
     flags: int = 0
     file: File | None = None
-    valid_end: int = TOP
+    file_end: int = TOP
+
+    @property
+    def valid_end(self) -> int:
+        """The address from which on the file has no pages."""
+        return (self.file_end + PAGE_SIZE - 1) // PAGE_SIZE * PAGE_SIZE
 
 
 class Libos(Strategy):
     """One process's LibOS. `vmas` are its own, `pal` has the pages; all ranges are in bytes, page
     aligned.
 
-    `transfers`: how many of the host calls counted read or wrote contents of files.
+    `settings` are those of the manifest. `transfers`: how many of the host calls counted read or
+    wrote contents of files.
     """
+
+    settings: ClassVar[Settings] = Settings()
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
-        self.pal = Gramine(meter)
+        self.pal = self.make_pal(meter)
+        self.slab = VmaSlab(SLAB)
         self.vmas: RangeMap[LibosVma] = RangeMap(operator.is_)
         #: Where each file may be mapped.
         self.mapped: dict[File, RangeMap[bool]] = {}
         self.transfers = 0
 
+    @classmethod
+    def configured(cls, settings: Settings) -> type[Self]:
+        """Return the strategy with the settings of a manifest."""
+        if settings == cls.settings:
+            return cls
+
+        class Configured(cls):  # type: ignore[misc, valid-type]
+            pass
+
+        Configured.settings = settings
+        return Configured
+
+    def make_pal(self, meter: Meter) -> Gramine:
+        """The PAL of a new process."""
+        return Gramine(meter)
+
     def map_file(self, start: int, end: int, vma: LibosVma) -> None:
         """generic_emulated_mmap: the enclave cannot map files, so they are read. O(log n)."""
-        prot, flags, file, valid_end = vma
+        prot, flags, file, file_end = vma
         assert file is not None
         pal, meter = self.pal, self.meter
         pal.alloc(start, end, prot | PROT_WRITE)
         meter.counts.untouched_pages += end - start >> PAGE_SHIFT
-        valid = max(min(end, valid_end), start)
-        if start < valid:
-            self.transfer(valid - start >> PAGE_SHIFT)
+        valid = max(min(end, vma.valid_end), start)
+        self.read_file(start, end, file_end)
         opened = valid if prot & PROT_WRITE else start
         meter.counts.open_windows += end - opened >> PAGE_SHIFT
         if not prot & PROT_WRITE:
@@ -88,15 +108,52 @@ class Libos(Strategy):
             self.mapped[file] = RangeMap()
         self.mapped[file].set(start, end, True)
 
+    def read_file(self, start: int, end: int, file_end: int) -> None:
+        """Contents of a file are read to `[start, end)`; they end at `file_end`.
+
+        Upstream reads until it has all bytes, or none are left: past the end of the file, the last
+        read returns 0. O(1).
+        """
+        if file_end <= start:
+            self.transfer(0)
+            return
+        self.transfer(min(file_end, end) + PAGE_SIZE - 1 - start >> PAGE_SHIFT)
+        if file_end < end:
+            self.transfer(0)
+
     def unmap(self, start: int, end: int) -> None:
         """libos_syscall_munmap: one Free for each VMA of `[start, end)`. O(log n + VMAs)."""
-        gone = False
-        for begin, stop, vma in self.vmas.runs(start, end):
-            if vma is not None:
-                self.pal.free(begin, stop)
-                gone = True
-        if gone:
-            self.vmas.set(start, end, None)
+        gone = [(begin, stop) for begin, stop, vma in self.vmas.runs(start, end) if vma is not None]
+        if not gone:
+            return
+        listed = self.begin_list(len(gone))
+        for begin, stop in gone:
+            self.pal.free(begin, stop)
+        self.vmas.set(start, end, None)
+        self.end_list(listed)
+
+    def begin_list(self, count: int) -> Range | None:
+        """dump_vmas: the LibOS lists `count` VMAs, in memory of the list's own if it is long.
+
+        Returns that memory's range, for `end_list`. O(log n).
+        """
+        pages = list_pages(count)
+        if not pages:
+            return None
+        listed = LISTS, LISTS + pages * PAGE_SIZE
+        self.pal.alloc(*listed, RW)
+        return listed
+
+    def end_list(self, listed: Range | None) -> None:
+        """free_vma_info_array: the list is gone. O(log n)."""
+        if listed is not None:
+            self.pal.free(*listed)
+
+    def hold_vmas(self) -> None:
+        """alloc_vma: the objects for all VMAs have memory, which is never given back. O(1)."""
+        grown = self.slab.hold(self.vmas.count)
+        if grown is not None:
+            self.pal.alloc(*grown, RW)
 
     def protect(self, start: int, end: int, prot: int) -> None:
         """libos_syscall_mprotect: VMAs are split and changed, the whole range is one Protect. O(log
@@ -108,7 +165,7 @@ class Libos(Strategy):
             if vma is None:
                 values.append(None)
                 continue
-            if prot and vma.valid_end < stop:
+            if prot and vma.file_end < stop and vma.valid_end < stop:
                 # Past the end of the file: a fault in Linux, whatever the protection.
                 self.meter.counts.open_windows += stop - max(begin, vma.valid_end) >> PAGE_SHIFT
             values.append(changed(vma, prot))
@@ -135,47 +192,6 @@ class Libos(Strategy):
         for begin, stop in pal.committed(start, end):
             self.meter.counts.open_windows += stop - begin >> PAGE_SHIFT
 
-    def written(self, file: File) -> None:
-        """prot_refresh_vma: all that is mapped of a file that was written to, whether or not its
-        end moved. O(VMAs)."""
-        mapped = self.mapped[file]
-        for low, high, _ in list(mapped):
-            for begin, stop, vma in list(self.vmas.runs(low, high)):
-                if vma is None or vma.file != file:
-                    mapped.set(begin, stop, None)
-                    continue
-                valid = min(max(begin, vma.valid_end), stop)
-                if begin < valid:
-                    self.pal.protect(begin, valid, vma.prot)
-                if valid < stop:
-                    self.pal.protect(valid, stop, 0)
-
-    def enter(self, start: int, end: int, vma: Vma) -> None:
-        """Memory of which only the VMA is known, as the loader leaves it; [vvar] is the kernel's
-        own. O(log n)."""
-        flags, prot = vma.flags, vma.flags & PROT_RWX
-        if flags & (VM_IO | VM_PFNMAP) or start >= TASK_SIZE:
-            return
-        if vma.file is not None and vma.file.is_on_disk:
-            self.map_file(start, end, LibosVma(prot, flags & VM_SHARED, vma.file))
-        elif flags & VM_GROWSDOWN:
-            self.stack(start, end, prot)
-            self.vmas.set(start, end, LibosVma(prot))
-        elif flags & VM_DONTEXPAND and flags & VM_EXEC:
-            # The vDSO: the VMA says RX, the pages are RW until it is copied (libos_rtld.c).
-            self.alloc(start, end, RW)
-            self.meter.copy(end - start >> PAGE_SHIFT)
-            self.pal.protect(start, end, prot)
-            self.vmas.set(start, end, LibosVma(prot))
-        else:
-            self.alloc(start, end, prot, flags & VM_NORESERVE)
-
-    def stack(self, start: int, end: int, prot: int) -> None:
-        """The program's stack (libos_init.c): inaccessible at first, and then not. O(log n)."""
-        self.pal.alloc(start, end, 0)
-        self.pal.protect(start, end, prot)
-        self.meter.counts.untouched_pages += end - start >> PAGE_SHIFT
-
     def alloc(self, start: int, end: int, prot: int, lazy: int = 0) -> None:
         """New anonymous memory; `lazy` is VM_NORESERVE or 0. O(log n)."""
         self.pal.alloc(start, end, prot, bool(lazy))
@@ -194,4 +210,10 @@ def changed(vma: LibosVma, prot: int) -> LibosVma:
     """The VMA with another protection (vma_update_prot), an object of its own even if it is the
     same. O(1)."""
     flags = vma.flags | VMA_TAINTED if vma.file is not None and prot & PROT_WRITE else vma.flags
-    return new(LibosVma, (prot, flags, vma.file, vma.valid_end))
+    return new(LibosVma, (prot, flags, vma.file, vma.file_end))
+
+
+def is_flushed(vma: LibosVma) -> bool:
+    """vma_filter_needs_msync: True for a shared mapping of a file whose handle may write."""
+    both = VM_SHARED | VMA_MAY_WRITE
+    return vma.file is not None and vma.flags & both == both

@@ -11,7 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import ClassVar, NamedTuple, Self
 
+from laconic.libos.settings import Settings
 from laconic.libos.touches import Touches
+from laconic.memory.calls import HostRule
 from laconic.memory.change import Change
 from laconic.memory.mmap import OpenFile
 from laconic.memory.rangemap import RangeMap
@@ -21,7 +23,7 @@ from laconic.sgx.meter import Meter
 
 
 class MemoryCall(NamedTuple):
-    """One memory call that is over: what was asked, the program's result, and what changed.
+    """One memory call that is over: its request, the program's result, and what changed.
 
     `args` are the call's six, `result` is its value or a negative errno. `changes` are page runs,
     in ascending order; a part of them may come with an error too, as Linux leaves it. `file` is
@@ -43,15 +45,23 @@ class Strategy(ABC):
     `call` as it was before the call. `hears_all` is False if a call without changes means nothing
     to the strategy.
 
+    `continues` is True if an executed program runs in the enclave of the program before it, and if
+    vfork is a fork: Gramine's ways. Otherwise execve ends the enclave, and vfork makes none.
+
     `strict` is True if the strategy keeps the law Strict without exception, so that `compare
     --verify` checks it. `can_sync` is True if the class takes an argument `sync`, with which the
     host's mapping follows the EPCM's permissions, at host calls of its own (`--pte sync`). The
     check tolerates pages in `left`, which a failure left in the EPC, and expects no access to pages
     in `guards`.
+
+    `linux_rule` is the strategy's rule on Linux: from a call's name, its six arguments and its
+    outcome to the arguments of the system call that carries it out, or None if there is none.
     """
 
     name: ClassVar[str]
+    linux_rule: ClassVar[HostRule | None] = None
     hears_all: bool = True
+    continues: bool = False
     strict: ClassVar[bool] = False
     can_sync: ClassVar[bool] = False
     left: RangeMap[int] | None = None
@@ -61,6 +71,12 @@ class Strategy(ABC):
         self.meter = meter
         self.space = space
         self.touches = touches
+
+    @classmethod
+    def configured(cls, settings: Settings) -> type[Self]:
+        """Return the strategy with the settings of a manifest: itself, unless it depends on
+        them."""
+        return cls
 
     @abstractmethod
     def load(self, entries: Iterable[Entry]) -> None:
@@ -83,6 +99,11 @@ class Strategy(ABC):
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
         """The child's enclave, with this one's pages sent to it; `space` and `touches` are the
         child's own."""
+
+    def execute(self, space: AddressSpace, touches: Touches) -> Self:
+        """The process executes another program in this enclave (`continues`): the strategy for that
+        program, whose `load` follows. `space` and `touches` are the program's."""
+        raise NotImplementedError
 
     @abstractmethod
     def thread(self) -> None:

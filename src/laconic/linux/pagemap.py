@@ -1,5 +1,4 @@
-"""What the page tables of a process show: which pages are present, and how (`/proc/PID/pagemap`).
-Reads only."""
+"""The page tables of a process: which pages are present, and how (`/proc/PID/pagemap`). Read-only."""
 
 from __future__ import annotations
 
@@ -23,10 +22,10 @@ _IS_FILE, _IS_PRESENT, _IS_SWAPPED, _IS_PFNZERO, _IS_HUGE, _IS_GUARD = 4, 8, 16,
 #: Bits of a /proc/PID/pagemap entry (Documentation/admin-guide/mm/pagemap.rst).
 _PM_GUARD, _PM_FILE, _PM_SWAP, _PM_PRESENT = 1 << 58, 1 << 61, 1 << 62, 1 << 63
 
-#: How the pages of a touched run are present. FILE_PAGE: the file's or the shared memory's own, not
-#: a private copy. ZERO_PAGE: only ever read. SWAPPED: out on disk. GUARD: a guard region's marker.
-#: HUGE: in a huge page, all of which counts as touched. UNSEEN: nobody could look, and any page of
-#: it may be touched.
+#: How the pages of a touched run are present. FILE_PAGE: a page of the file or of shared memory, not
+#: a private copy. ZERO_PAGE: read, never written. SWAPPED: swapped out. GUARD: the marker of a guard
+#: region. HUGE: part of a huge page, all of which counts as touched. UNSEEN: pagemap was unreadable,
+#: so any page of the run may be touched.
 FILE_PAGE, ZERO_PAGE, SWAPPED, GUARD, HUGE, UNSEEN = 1, 2, 4, 8, 16, 32
 _BITS = (
     (_IS_FILE, FILE_PAGE),
@@ -38,23 +37,21 @@ _BITS = (
 _HOW = [sum(ours for bit, ours in _BITS if categories & bit) for categories in range(512)]
 #: One run of touched pages: start and end in bytes, and the bits above.
 Touched = tuple[int, int, int]
-#: Regions asked for at a time: the kernel allocates room for as many at each request.
+#: Regions per request: the kernel allocates memory for as many at each request.
 _REGIONS = 64
 
 
 class Pagemap:
-    """The page tables of one address space, for as long as it is open; it outlives an exec as the
-    old one.
+    """The page tables of one address space, held open. After an exec they are still the old ones.
 
-    Raises OSError where the process is gone, PermissionError where it hides its memory.
+    Raises OSError if the process is gone, and PermissionError if it hides its memory.
     """
 
     def __init__(self, pid: int) -> None:
         self._file = open(f"/proc/{pid}/pagemap", "rb", buffering=0)  # noqa: SIM115
         self._fd = self._file.fileno()
         self._regions = ctypes.create_string_buffer(_REGION.size * _REGIONS)
-        # The request for touched pages, made once: only the range in it differs from one to the
-        # next.
+        # The request for touched pages is packed once; only its range differs between requests.
         anyof = _IS_PRESENT | _IS_SWAPPED | _IS_GUARD
         wanted = _IS_FILE | _IS_PFNZERO | _IS_SWAPPED | _IS_GUARD | _IS_HUGE
         where = ctypes.addressof(self._regions)
@@ -63,37 +60,38 @@ class Pagemap:
         )
 
     def close(self) -> None:
-        """Lets go of the address space."""
+        """Close the file."""
         self._file.close()
 
     def touched(self, start: int, end: int) -> list[Touched]:
-        """The runs of `[start, end)` (bytes) that are present, swapped or guard markers. O(page
-        tables), O(pages) before Linux 6.7."""
+        """Return the runs of `[start, end)` (bytes) that are present, swapped or guard markers.
+
+        Complexity: O(page tables), O(pages) before Linux 6.7.
+        """
         runs: list[Touched] = []
         scan = self._scan
         while start < end:
             _RANGE.pack_into(scan, 16, start, end)
             try:
-                found = fcntl.ioctl(self._fd, PAGEMAP_SCAN, scan, True)
+                count = fcntl.ioctl(self._fd, PAGEMAP_SCAN, scan, True)
             except OSError as error:
                 if error.errno not in (errno.ENOTTY, errno.EINVAL):
                     raise
                 return runs + _runs(_entries(self._fd, start, end), start)
-            for at in range(0, found * _REGION.size, _REGION.size):
-                begin, stop, categories = _REGION.unpack_from(self._regions, at)
-                runs.append((begin, stop, _HOW[categories]))
-            if found < _REGIONS:
+            for offset in range(0, count * _REGION.size, _REGION.size):
+                run_start, run_end, categories = _REGION.unpack_from(self._regions, offset)
+                runs.append((run_start, run_end, _HOW[categories]))
+            if count < _REGIONS:
                 break
             (start,) = _WALK_END.unpack_from(scan, 32)
         return runs
 
     def untouched(self, start: int, end: int, private_file: bool) -> bool:
-        """True where no page of `[start, end)` (bytes) was ever touched; of a private file mapping:
-        written.
+        """Return whether no page of `[start, end)` (bytes) was touched.
 
-        Any page that is present or swapped counts as touched, the zero page of a read included; of
-        a private file mapping only those that are no longer the file's own. O(page tables),
-        O(pages) before Linux 6.7.
+        A page counts as touched if it is present or swapped, even if it was only read. In a private
+        file mapping, only written pages count. Complexity: O(page tables), O(pages) before Linux
+        6.7.
         """
         anyof = _IS_PRESENT | _IS_SWAPPED | (0 if private_file else _IS_GUARD)
         inverted = required = _IS_FILE if private_file else 0
@@ -112,8 +110,7 @@ class Pagemap:
             anyof,
         )
         try:
-            # The ioctl's own result, the number of regions found, and not the structure that it
-            # writes.
+            # The result of the ioctl is the number of regions; the structure is not needed.
             return bool(fcntl.ioctl(self._fd, PAGEMAP_SCAN, bytearray(scan), True) == 0)
         except OSError:
             return was_untouched(
@@ -121,13 +118,12 @@ class Pagemap:
             )
 
     def resident(self, start: int, end: int) -> bool:
-        """True where every page of `[start, end)` (bytes) is in memory. O(pages)."""
+        """Return whether every page of `[start, end)` (bytes) is in memory. O(pages)."""
         return all(entry & _PM_PRESENT for entry in _entries(self._fd, start, end))
 
 
 def was_untouched(runs: Iterable[Touched], start: int, end: int, private_file: bool) -> bool:
-    """What `Pagemap.untouched` says of `[start, end)`, from the touched runs that were found there.
-    O(runs)."""
+    """Return the result of `Pagemap.untouched` for touched runs that were read earlier. O(runs)."""
     for begin, stop, how in runs:
         if begin < end and start < stop and not (private_file and how & FILE_PAGE):
             return False
@@ -135,19 +131,18 @@ def was_untouched(runs: Iterable[Touched], start: int, end: int, private_file: b
 
 
 def page_count(runs: Iterable[Touched]) -> int:
-    """How many pages of these runs are known to be touched. O(runs)."""
+    """Return the number of pages in `runs` that are known to be touched. O(runs)."""
     return sum(end - start for start, end, how in runs if not how & UNSEEN) >> PAGE_SHIFT
 
 
 def has_scan(pid: int) -> bool:
-    """True where the kernel finds touched pages at one request (PAGEMAP_SCAN)."""
+    """Return whether the kernel reports touched pages as ranges (PAGEMAP_SCAN)."""
     with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as file:
         return proc.answers(file, PAGEMAP_SCAN)
 
 
 def _runs(entries: Iterable[int], start: int) -> list[Touched]:
-    # Entries page by page to runs; older kernels do not tell the zero page and huge pages apart
-    # here.
+    # Join entries of single pages to runs. They show neither the zero page nor huge pages.
     runs: list[Touched] = []
     for entry in entries:
         if entry & (_PM_PRESENT | _PM_SWAP | _PM_GUARD):

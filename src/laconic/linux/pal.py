@@ -1,5 +1,4 @@
-"""The Linux host: from the outcome of a memory call to the one system call, if any, that carries it
-out.
+"""The Linux host: the one system call, if any, that carries out the outcome of a memory call.
 
 A call reaches the host as the program made it, or narrowed to the span from the first to the last
 page that differs, or not at all. It is never split, so a call that fails does so as a whole, and no
@@ -9,19 +8,17 @@ state; requesting it again changes nothing.
 
 from __future__ import annotations
 
-from laconic.memory.bookkeeper import as_made
-from laconic.memory.calls import Arguments, HostRule
+from laconic.memory.calls import Arguments
 from laconic.memory.change import Outcome
-from laconic.memory.flags import PAGE_MASK, PAGE_SIZE
+from laconic.memory.flags import PAGE_MASK, PAGE_SIZE, PROT_GROWSDOWN
 from laconic.memory.madvise import FLAG_ADVICE
 
 
 def only_changes(name: str, args: Arguments, outcome: Outcome) -> Arguments | None:
-    """Pass a call on if something changes, and narrow it if the kernel's answer cannot depend on
-    the other pages.
+    """Pass a call on if it changes something, narrowed to the pages that change if possible. O(1).
 
-    Only calls that set attributes page by page are narrowed: limits count the length of mmap,
-    mlock, mremap and brk, and a call that fails reports pages that do not differ too. O(1).
+    Only successful calls that set attributes page by page are narrowed. Limits count the length of
+    mmap, mlock, mremap and brk, and a failing call may report pages that do not change.
     """
     if outcome.ask:
         return args
@@ -33,6 +30,8 @@ def only_changes(name: str, args: Arguments, outcome: Outcome) -> Arguments | No
     )
     if outcome.result < 0 or not sets_attributes:
         return args
+    if name == "mprotect" and args[2] & PROT_GROWSDOWN:
+        return args  # the kernel refuses it if another VMA than the first that it names comes first
     return _narrowed(args, changes[0].start, changes[-1].end)
 
 
@@ -44,19 +43,8 @@ def skip_equal(name: str, args: Arguments, outcome: Outcome) -> Arguments | None
 
 
 def _narrowed(args: Arguments, start: int, end: int) -> Arguments:
-    # PROT_GROWSDOWN begins below the first argument: such a call is passed on as it is.
     requested = args[0]
     requested_end = requested + args[1] + PAGE_SIZE - 1 & PAGE_MASK
-    if start < requested or (start == requested and end == requested_end):
+    if start == requested and end == requested_end:
         return args
     return (start, end - start, *args[2:])
-
-
-#: The rule of each strategy on Linux; `every-call` is what today's library OSes do. The kinds of
-#: change do not matter to Linux: `classify` and `laconic` are equal.
-RULES: dict[str, HostRule] = {
-    "every-call": as_made,
-    "skip-equal": skip_equal,
-    "classify": only_changes,
-    "laconic": only_changes,
-}

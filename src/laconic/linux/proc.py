@@ -1,6 +1,6 @@
-"""What the Linux host shows of a process: `/proc/PID/` maps, smaps, stat, fd. Reads only.
+"""A process as the Linux host shows it: `/proc/PID/` maps, smaps, stat, fd. Read-only.
 
-Every function raises OSError (ProcessLookupError, FileNotFoundError) where the process is gone.
+Every function raises OSError (ProcessLookupError, FileNotFoundError) if the process is gone.
 """
 
 from __future__ import annotations
@@ -43,29 +43,29 @@ _QUERY = struct.Struct("=9Q4I2Q")
 HUGETLBFS_MAGIC = 0x958458F6
 #: The settings of transparent huge pages.
 THP = "/sys/kernel/mm/transparent_hugepage"
-#: PROCMAP_QUERY_VMA_SHARED among the answer's flags, whose low three bits are the protection's, and
-#: PROCMAP_QUERY_COVERING_OR_NEXT_VMA among the question's.
+#: PROCMAP_QUERY_VMA_SHARED in the answer, whose low three bits are the protection, and
+#: PROCMAP_QUERY_COVERING_OR_NEXT_VMA in the query.
 _SHARED = 8
 _COVERING_OR_NEXT = 16
-#: Bytes of one read of maps or smaps: the kernel fills a page at a time (seq_read_iter in
+#: Bytes per read of maps or smaps: the kernel fills one page at a time (seq_read_iter in
 #: fs/seq_file.c).
 _PIECE = 4096
 
 
 def read_smaps(pid: int) -> RangeMap[Vma]:
-    """The host's VMAs of a process, equal neighbours merged. O(VMAs + resident pages)."""
+    """Return the host's VMAs of a process, equal neighbors merged. O(VMAs + resident pages)."""
     with open(f"/proc/{pid}/smaps", "rb") as file:
         return parse_smaps(file.read())
 
 
 def has_query(pid: int) -> bool:
-    """True where the kernel answers for one VMA of `/proc/PID/maps` (PROCMAP_QUERY)."""
+    """Return whether the kernel answers queries for one VMA (PROCMAP_QUERY)."""
     with open(f"/proc/{pid}/maps", "rb", buffering=0) as file:
         return answers(file, PROCMAP_QUERY)
 
 
 def answers(file: FileIO, request: int) -> bool:
-    """True where a file knows an ioctl, whatever it says to an empty one."""
+    """Return whether a file supports an ioctl, even if it refuses an empty argument."""
     try:
         fcntl.ioctl(file, request, bytes(8))
     except OSError as error:
@@ -74,7 +74,7 @@ def answers(file: FileIO, request: int) -> bool:
 
 
 def read_smaps_in(pid: int, start: int, end: int) -> RangeMap[Vma]:
-    """Return the host's VMAs within `[start, end)`, cut to it, equal neighbours merged.
+    """Return the host's VMAs within `[start, end)`, truncated to it, equal neighbors merged.
 
     Complexity: O(VMAs below `end` + their resident pages), since smaps can be read only from its
     beginning.
@@ -97,30 +97,32 @@ _HEADER = re.compile(rb"^([0-9a-f]+)-[0-9a-f]+ ", re.MULTILINE)
 
 
 def _passed(piece: bytes, end: int) -> bool:
-    # True if a VMA begins in this piece of smaps at or above `end`.
+    # True if this piece of smaps contains the header of a VMA at or above `end`.
     return any(int(match[1], 16) >= end for match in _HEADER.finditer(piece))
 
 
 def parse_smaps(text: bytes) -> RangeMap[Vma]:
-    """The VMAs in the text of `/proc/PID/smaps`. O(lines).
+    """Return the VMAs in the text of `/proc/PID/smaps`. O(lines).
 
-    What was seen before is not parsed again: from one check to the next few VMAs change.
+    Parsed entries are cached, because few VMAs change between two checks.
     """
     keys: list[int] = [0]
     values: list[Vma | None] = [None]
-    # Each piece but the first is the rest of a VmFlags line, the next VMA's header line, and its
-    # figures.
+    # Each piece except the first is the rest of a VmFlags line, the header of the next VMA, and its
+    # sizes. The protection key is the last line of the sizes.
     pieces = text.split(b"VmFlags:")
-    header = pieces[0].partition(b"\n")[0]
+    header_and_sizes = pieces[0]
     for piece in pieces[1:]:
-        codes, _, rest = piece.partition(b"\n")
-        entry = _entries.get((header, codes))
+        header = header_and_sizes[: header_and_sizes.find(b"\n")]
+        label_at = header_and_sizes.rfind(_KEY_LABEL)
+        key = header_and_sizes[label_at + len(_KEY_LABEL) :] if label_at >= 0 else b"0"
+        codes, _, header_and_sizes = piece.partition(b"\n")
+        entry = _entries.get((header, key, codes))
         if entry is None:
-            entry = _parse_entry(header, codes)
-        header = rest[: rest.find(b"\n")]
+            entry = _parse_entry(header, key, codes)
         start, end, vma = entry
         if start > TASK_SIZE:
-            continue  # [vsyscall] is a gate, which every process shows and none has
+            continue  # [vsyscall] is in every maps file, but is not a mapping
         if keys[-1] != start:
             keys.append(start)
             values.append(vma)
@@ -135,24 +137,29 @@ def parse_smaps(text: bytes) -> RangeMap[Vma]:
     return host
 
 
-_entries: dict[tuple[bytes, bytes], tuple[int, int, Vma]] = {}
+_entries: dict[tuple[bytes, bytes, bytes], tuple[int, int, Vma]] = {}
+#: The label of the protection key, on processors that have such keys (arch_show_smap).
+_KEY_LABEL = b"ProtectionKey:"
 
 
-def _parse_entry(header: bytes, codes: bytes) -> tuple[int, int, Vma]:
+def _parse_entry(header: bytes, key: bytes, codes: bytes) -> tuple[int, int, Vma]:
     seen, path = _parse_header(header)
     flags = seen.flags & VM_MAYSHARE
     for code in codes.split():
         flags |= VMFLAG_BITS.get(code, 0)
     name = path[path.index(":") + 1 : -1] if path.startswith(("[anon:", "[anon_shmem:")) else None
-    vma = Vma(flags, seen.file, seen.start - seen.offset if seen.file is not None else 0, name)
+    base = seen.start - seen.offset if seen.file is not None else 0
+    # Execution alone takes a key that the program did not request (execute_only_pkey).
+    pkey = 0 if flags & VM_PROT == VM_EXEC else int(key)
+    vma = Vma(flags, seen.file, base, name, pkey)
     if len(_entries) >= 100_000:
         _entries.clear()
-    entry = _entries[header, codes] = (seen.start, seen.end, vma)
+    entry = _entries[header, key, codes] = (seen.start, seen.end, vma)
     return entry
 
 
 def _parse_header(line: bytes) -> tuple[HostVma, str]:
-    # A line of maps, or the first of a VMA in smaps: the VMA, its path or label.
+    # Parse a line of maps, or a VMA's first line in smaps: the VMA, and its path or label.
     parts = line.split(None, 5)
     addresses, permissions, offset, device, inode = parts[:5]
     path = os.fsdecode(parts[5]) if len(parts) > 5 else ""
@@ -170,14 +177,14 @@ def _parse_header(line: bytes) -> tuple[HostVma, str]:
 
 @cache
 def _file(major: int, minor: int, inode: int, path: str) -> File:
-    # One object for one file, so that comparing it is comparing references.
+    # One object per file, so that comparisons compare references.
     return File(major, minor, inode, path)
 
 
 class HostVma(NamedTuple):
     """One VMA as `/proc/PID/maps` shows it; `start`, `end`, `offset` in bytes.
 
-    `flags` are the protection and VM_MAYSHARE, which are all of `vm_flags` that the file shows.
+    `flags` are the protection and VM_MAYSHARE: the file shows no other flags.
     """
 
     start: int
@@ -199,8 +206,8 @@ def query_vma(pid: int, address: int) -> HostVma | None:
 class MapsFile:
     """`/proc/PID/maps` of one address space, held open for PROCMAP_QUERY.
 
-    The file stays that of the address space in which it was opened: after an execve or the end of
-    the process, `vmas` raises OSError or yields nothing.
+    The file belongs to the address space in which it was opened. After an execve or the end of the
+    process, `vmas` raises OSError or yields nothing.
     """
 
     __slots__ = ("_file",)
@@ -257,7 +264,7 @@ class MapsFile:
         return HostVma(start, end, offset, file, flags)
 
     def _read(self, start: int, end: int) -> Iterator[HostVma]:
-        # Without the ioctl, the text is read from its beginning, and no further than `end`.
+        # Without the ioctl, read the text from its beginning up to `end`.
         self._file.seek(0)
         rest = b""
         while text := self._file.read(_PIECE):
@@ -271,24 +278,23 @@ class MapsFile:
 
 
 class Start(NamedTuple):
-    """Where the break begins, and how large the program's data are, in bytes (`/proc/PID/stat`)."""
+    """The start of the break, and the size of the program's data in bytes (`/proc/PID/stat`)."""
 
     start_brk: int
     data_size: int
 
 
 def read_start(pid: int) -> Start:
-    """The break's start: start_brk, and end_data - start_data, which RLIMIT_DATA counts too."""
+    """Return start_brk, and end_data - start_data, which RLIMIT_DATA counts too."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()
-    # Fields 45, 46 and 47 of proc(5); the first two, pid and comm, are cut off.
+    # Fields 45, 46 and 47 of proc(5), without the first two, pid and comm.
     start_data, end_data, start_brk = (int(field) for field in fields[42:45])
     return Start(start_brk, end_data - start_data)
 
 
 def read_layout(pid: int) -> Layout:
-    """The layout rules for a process that has just begun; the base itself is learnt from its first
-    mmap."""
+    """Return the layout of a process that has just started; its first mmap will reveal the base."""
     return Layout(
         top_down=not _legacy(pid),
         mmap_min_addr=_sysctl("vm/mmap_min_addr", 65536),
@@ -303,7 +309,7 @@ def read_layout(pid: int) -> Layout:
 
 
 def personality(pid: int) -> int:
-    """A thread's personality bits; 0 where they cannot be read."""
+    """Return a thread's personality bits, or 0 if they cannot be read."""
     try:
         with open(f"/proc/{pid}/personality", "rb") as file:
             return int(file.read(), 16)
@@ -316,16 +322,24 @@ READ_IMPLIES_EXEC = 0x0400000
 
 
 def _legacy(pid: int) -> bool:
-    # mmap_is_legacy (arch/x86/mm/mmap.c): an unlimited stack leaves no place below it.
+    # mmap_is_legacy (arch/x86/mm/mmap.c): below an unlimited stack there is no room for mappings.
     if personality(pid) & ADDR_COMPAT_LAYOUT:
         return True
     return _limit(pid, b"Max stack size") == -1
 
 
 def data_limit(pid: int) -> int:
-    """RLIMIT_DATA in bytes, -1 for none; 0 where the process is gone."""
+    """Return RLIMIT_DATA in bytes, -1 for none, or 0 if the process is gone."""
     try:
         return _limit(pid, b"Max data size")
+    except OSError:
+        return 0
+
+
+def lock_limit(pid: int) -> int:
+    """Return RLIMIT_MEMLOCK in bytes, -1 for none, or 0 if the process is gone."""
+    try:
+        return _limit(pid, b"Max locked memory")
     except OSError:
         return 0
 
@@ -351,22 +365,24 @@ def _sysctl(name: str, default: int) -> int:
 
 @cache
 def aligns_huge() -> bool:
-    """True where this kernel aligns anonymous mappings of whole huge pages. Tried once, on Laconic
-    itself."""
+    """Return whether this kernel aligns anonymous mappings of whole huge pages.
+
+    It is tried once, with mappings of Laconic's own process.
+    """
     import mmap
 
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    held = []
+    mappings = []
     for _ in range(3):
-        held.append(mmap.mmap(-1, PAGE_SIZE, flags))
-        held.append(mmap.mmap(-1, 2 * PMD_SIZE, flags))
-        if ctypes.addressof(ctypes.c_char.from_buffer(held[-1])) % PMD_SIZE:
+        mappings.append(mmap.mmap(-1, PAGE_SIZE, flags))
+        mappings.append(mmap.mmap(-1, 2 * PMD_SIZE, flags))
+        if ctypes.addressof(ctypes.c_char.from_buffer(mappings[-1])) % PMD_SIZE:
             return False
     return True
 
 
 def aligns_shared() -> bool:
-    """True if this kernel may align shared anonymous mappings (shmem_get_unmapped_area).
+    """Return whether this kernel may align shared anonymous mappings (shmem_get_unmapped_area).
 
     It does so for the largest folio that it may use for them. An administrator may change the
     settings at any time, so they are read for each new program.
@@ -381,7 +397,7 @@ def aligns_shared() -> bool:
 
 
 def _chosen(setting: str) -> str:
-    # The word in brackets, of a file in /sys that lists all words; empty if there is none.
+    # The word in brackets in a file of /sys that lists all choices; empty if there is none.
     try:
         with open(setting) as file:
             return file.read().partition("[")[2].partition("]")[0]
@@ -391,7 +407,7 @@ def _chosen(setting: str) -> str:
 
 @cache
 def _refused_advice() -> frozenset[int]:
-    # What this kernel was built without, tried on a page of Laconic's own.
+    # The advice that this kernel was built without, tried with a page of Laconic's own process.
     import mmap
 
     page = mmap.mmap(-1, PAGE_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -406,7 +422,7 @@ def _refused_advice() -> frozenset[int]:
 
 @cache
 def _names_memory() -> bool:
-    # With a length of 0 there is nothing to name, and the kernel says only whether it could.
+    # With a length of 0, the kernel names nothing, but reports whether it supports names.
     return bool(
         ctypes.CDLL(None).prctl(
             PR_SET_VMA, ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0), None
@@ -415,24 +431,21 @@ def _names_memory() -> bool:
     )
 
 
-_F_SEAL_FUTURE_WRITE = 0x10  # include/uapi/linux/fcntl.h; the module fcntl has no name for it
+_F_SEAL_FUTURE_WRITE = 0x10  # include/uapi/linux/fcntl.h; not in the module fcntl
 
 _files: dict[tuple[int, int], File] = {}
 _shown: set[File] = set()
 
 
 def open_file(pid: int, fd: int) -> OpenFile | None:
-    """What a descriptor of a process refers to, or None if it is not open, or open with O_PATH.
-    O(1).
+    """Return the open file of a process's descriptor; None if it is not open, or only as a path.
 
-    Raises PermissionError where the process hides its descriptors.
-
-    The identity is that of `stat` until `identify` has seen how the host shows it (btrfs and
-    overlayfs differ).
+    Until `identify` has read the identity that the host shows, it is that of `stat`; the two differ
+    on btrfs and overlayfs. Raises PermissionError if the process hides its descriptors.
     """
     link = f"/proc/{pid}/fd/{fd}"
     try:
-        # The process may be killed between any two of these.
+        # The process may be killed between any two of these lines.
         mode = os.lstat(link).st_mode
         if not mode & (stat.S_IRUSR | stat.S_IWUSR) and _is_path_only(pid, fd):
             return None
@@ -447,7 +460,7 @@ def open_file(pid: int, fd: int) -> OpenFile | None:
         file = _file(os.major(about.st_dev), os.minor(about.st_dev), about.st_ino, path)
         if plain:
             _files[about.st_dev, about.st_ino] = file
-    # Huge pages: of hugetlbfs, or of a tmpfs that was mounted with them.
+    # Huge pages: hugetlbfs, or a tmpfs that was mounted with them.
     huge = plain and about.st_blksize >= PMD_SIZE
     plain = plain and not huge and not _decides_flags(link, file.path)
     return OpenFile(
@@ -463,7 +476,7 @@ def open_file(pid: int, fd: int) -> OpenFile | None:
 
 
 def _is_path_only(pid: int, fd: int) -> bool:
-    # True for a descriptor that was opened with O_PATH, which fget does not find.
+    # True for a descriptor that was opened with O_PATH, which fget ignores.
     with open(f"/proc/{pid}/fdinfo/{fd}") as file:
         for line in file:
             if line.startswith("flags:"):
@@ -480,8 +493,8 @@ def _on_hugetlbfs(path: str) -> bool:
 
 
 def _decides_flags(link: str, path: str) -> bool:
-    # True for a regular file that changes the vm_flags of its mappings, as a device does:
-    # memfd_secret (secretmem_mmap_prepare in mm/secretmem.c), and a memfd sealed against writing
+    # True for a regular file that sets vm_flags of its mappings, as a device does: memfd_secret
+    # (secretmem_mmap_prepare in mm/secretmem.c), and a memfd that is sealed against writing
     # (memfd_check_seals_mmap in mm/memfd.c).
     if path.startswith("/secretmem"):
         return True
@@ -496,11 +509,10 @@ def _decides_flags(link: str, path: str) -> bool:
 
 
 def identify(pid: int, fd: int, address: int, file: File) -> File:
-    """How the host shows `file`, which was just mapped at `address` from `fd` (-1: none).
+    """Return `file` as the host shows it; it was just mapped at `address` from `fd` (-1: none).
 
-    The answer is remembered for the descriptor's file: `stat` and `/proc/PID/maps` name the same
-    file differently on btrfs and overlayfs, and a shared anonymous mapping has no name before it is
-    made.
+    `stat` and `/proc/PID/maps` identify a file differently on btrfs and overlayfs, so the answer is
+    cached for the descriptor's file. A shared anonymous mapping has no identity before it exists.
     """
     if file in _shown:
         return file
@@ -512,7 +524,7 @@ def identify(pid: int, fd: int, address: int, file: File) -> File:
         try:
             about = os.stat(f"/proc/{pid}/fd/{fd}")
         except OSError:
-            return seen.file  # closed by another thread meanwhile
+            return seen.file  # another thread has closed the descriptor
         if seen.file != file and _files.get((about.st_dev, about.st_ino)) is file:
             _files[about.st_dev, about.st_ino] = seen.file
     return seen.file

@@ -28,10 +28,10 @@ def is_private_zero(vma: Vma) -> bool:
 
 
 def agrees(maps: MapsFile, space_vmas: RangeMap[Vma], start: int, end: int) -> bool:
-    """Return whether the file shows, for `[start, end)` and the VMAs around it, what a map says.
+    """Return whether the file agrees with a map in `[start, end)` and in the VMAs around it.
 
-    Around: the host's VMAs that contain or touch the range are compared whole. Complexity: O(k log
-    n). Raises OSError if the address space is gone.
+    The host's VMAs that contain or touch the range are compared whole. Complexity: O(k log n).
+    Raises OSError if the address space is gone.
     """
     position = low = max(start - 1, 0)
     high = min(end + 1, TASK_SIZE)
@@ -48,10 +48,10 @@ def agrees(maps: MapsFile, space_vmas: RangeMap[Vma], start: int, end: int) -> b
 def shown_in(
     maps: MapsFile, start: int, end: int, candidates: Sequence[RangeMap[Vma]]
 ) -> RangeMap[Vma] | None:
-    """Return the host's map within `[start, end)`, composed from the maps that it may equal.
+    """Return the host's map within `[start, end)`, composed from candidate maps.
 
-    Each page run takes the VMA of the one candidate that looks as the host shows the run. Returns
-    None if no candidate does, or two that differ in attributes that the file does not show.
+    Each page run takes the VMA of the candidate that looks as the host shows the run. Returns None
+    if there is no such candidate, or two that differ in attributes that the file does not show.
     Raises OSError if the address space is gone.
     """
     composed: RangeMap[Vma] = RangeMap()
@@ -78,7 +78,7 @@ def _looks_like(host: HostVma, vma: Vma) -> bool:
 def _together(
     maps: Sequence[RangeMap[Vma]], start: int, end: int
 ) -> Iterator[tuple[int, int, list[Vma | None]]]:
-    # The runs of `[start, end)` on which no map changes, with the value of each map.
+    # The runs of `[start, end)` within which no map changes, with the value of each map.
     while start < end:
         runs = [vmas.find(start) for vmas in maps]
         stop = min(end, *(run[1] for run in runs))

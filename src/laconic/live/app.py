@@ -37,8 +37,8 @@ _CONTROL = re.compile(
 class LiveApp(App[None]):
     """Shows a program while it runs.
 
-    `drain` brings the model up to date; `said` gives what the program has written since it was last
-    asked, None where that goes elsewhere; `interrupt` passes a signal on to the program. The app
+    `drain` brings the model up to date; `output` gives what the program has written since the last
+    time, None where that goes elsewhere; `interrupt` passes a signal on to the program. The app
     ends when the view is left, which ends nothing else.
     """
 
@@ -70,7 +70,7 @@ class LiveApp(App[None]):
         command: Sequence[str],
         delay: float = 1.0,
         drain: Callable[[], None] = lambda: None,
-        said: Callable[[], list[str]] | None = None,
+        output: Callable[[], list[str]] | None = None,
         interrupt: Callable[[int], None] = lambda number: None,
     ) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class LiveApp(App[None]):
         self.command = printable(" ".join(command))
         self.delay = delay
         self.drain = drain
-        self.said = said
+        self.output = output
         self.interrupt = interrupt
         self.paused = self.backwards = self.ended = False
         self.by, self.processes_by = "now", "pid"
@@ -94,7 +94,7 @@ class LiveApp(App[None]):
         )
         yield sites
         yield processes
-        if self.said is not None:
+        if self.output is not None:
             yield Log(id="output", max_lines=1000)
         yield Footer()
 
@@ -106,7 +106,7 @@ class LiveApp(App[None]):
         self.table("processes").add_columns(
             *map(_right, ("pid", "threads", "VMAs", "mapped")), "process"
         )
-        if self.said is not None:
+        if self.output is not None:
             self.query_one("#output", Log).border_title = "output"
         self.set_interval(min(self.delay, 0.2), self.poll)
         self.set_interval(self.delay, self.beat)
@@ -119,8 +119,8 @@ class LiveApp(App[None]):
     def poll(self) -> None:
         """Takes what has come, so that no pipe runs full; shows the program's output."""
         self.drain()
-        if self.said is not None:
-            lines = self.said()
+        if self.output is not None:
+            lines = self.output()
             if lines:
                 self.query_one("#output", Log).write_lines([printable(line) for line in lines])
         if self.model.failure:
@@ -135,7 +135,7 @@ class LiveApp(App[None]):
             return
         self.drain()
         self.model.beat()
-        self.points = [*self.points[1 - POINTS :], self.model.rates.asked]
+        self.points = [*self.points[1 - POINTS :], self.model.rates.calls]
         self.query_one("#curve", Sparkline).data = self.points
         self.show()
 
@@ -152,7 +152,7 @@ class LiveApp(App[None]):
     def figures(self) -> str:
         """The lines at the top."""
         model, rates = self.model, self.model.rates
-        asked, said, _, redundant = model.totals
+        calls, host_calls, _, redundant = model.totals
         state = (
             "paused"
             if self.paused
@@ -160,15 +160,16 @@ class LiveApp(App[None]):
             if model.status is None
             else f"exit status {model.status}"
         )
-        share = f" ({100 * rates.redundant / rates.asked:.1f} %)" if rates.asked else ""
+        share = f" ({100 * rates.redundant / rates.calls:.1f} %)" if rates.calls else ""
         threads = sum(process.threads for process in model.processes)
         vmas = sum(process.vmas or 0 for process in model.processes)
         hidden = sum(model.hidden.values())
         first = f"{model.time:,.1f} s, {state}: "
         return (
             f"{first}{shortened(self.command, self.size.width - 2 - len(first))}\n"
-            f"calls/s {rates.asked:,.0f}  said {rates.said:,.0f}  redundant {rates.redundant:,.0f}{share}   "
-            f"in all {asked:,}, {said:,}, {redundant:,}\n"
+            f"calls/s {rates.calls:,.0f}  host calls/s {rates.host_calls:,.0f}  "
+            f"redundant {rates.redundant:,.0f}{share}   "
+            f"in all {calls:,}, {host_calls:,}, {redundant:,}\n"
             f"processes {len(model.processes):,} of {model.ever:,}  threads {threads:,}  mapped {size(model.mapped)}  "
             f"VMAs {vmas:,}{f'  suppressed {hidden:,}' if hidden else ''}"
         )

@@ -27,7 +27,7 @@ class Child:
     has others.
 
     `output`: descriptors of the program's standard output and error to be replaced, → by which; one
-    that is to come here is given as None, and its lines are kept in `said`. `quiet`: the program
+    that is to come here is given as None, and its lines are kept in `lines`. `quiet`: the program
     has nothing to read. `record` makes the recorder of a trace that is to be kept. `mask` is the
     program's signal mask, a kernel sigset_t; without it, the mask of the calling thread. To be made
     before any thread is.
@@ -58,7 +58,7 @@ class Child:
         os.close(figures_in)
         if writes >= 0:
             os.close(writes)
-        self.said: deque[str] = deque(maxlen=LINES)
+        self.lines: deque[str] = deque(maxlen=LINES)
         self._fresh: deque[str] = deque(maxlen=LINES)
         self._messages: deque[str] = deque()
         self._through: int | None = None
@@ -99,7 +99,7 @@ class Child:
 
     def _keep(self, lines: list[bytes]) -> None:
         texts = [line[:LENGTH].decode("utf-8", "replace") for line in lines]
-        self.said.extend(texts)
+        self.lines.extend(texts)
         self._fresh.extend(texts)
 
     def alive(self) -> bool:
@@ -112,13 +112,13 @@ class Child:
             model.take(json.loads(self._messages.popleft()))
 
     def fresh(self) -> list[str]:
-        """Lines of output that have come since this was asked last."""
+        """Lines of output that have come since the last call."""
         return [self._fresh.popleft() for _ in range(len(self._fresh))]
 
     def pass_through(self, fd: int) -> None:
         """Writes the lines that are kept to `fd`, and from now on all that comes."""
         with self._lock:
-            for line in self.said:
+            for line in self.lines:
                 _write(fd, f"{line}\n".encode("utf-8", "replace"))
             self._through = fd
 

@@ -1,7 +1,7 @@
 """What a running program does, told a few times a second: the tracing half of `laconic live`.
 
 Messages are lines of JSON; `laconic.analysis.live` reads them. All but the last have `time`
-(seconds since the start), `calls` (name → asked, said, elided, redundant), `ever` (processes so
+(seconds since the start), `by_call` (name → calls, host_calls, elided, redundant), `ever` (processes so
 far), `processes` (pid, name, threads, mapped bytes, VMAs), `sites` (call, stack, program, redundant
 calls) that have changed since the message before, and `rows`, which say what stacks these are, as a
 trace has them. The last has `end`.
@@ -126,9 +126,9 @@ class Feed(Tracer):
         rows = [fresh.popleft() for _ in range(len(fresh))]
         return {
             "time": round(time.monotonic() - self._began, 6),
-            "calls": {
-                name: (line.asked, line.said, line.elided, line.redundant)
-                for name, line in list(self._ledger.calls.items())
+            "by_call": {
+                name: (line.calls, line.host_calls, line.elided, line.redundant)
+                for name, line in list(self._ledger.by_call.items())
             },
             "ever": self._ledger.processes,
             "processes": self._processes(),

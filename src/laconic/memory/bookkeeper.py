@@ -1,10 +1,9 @@
-"""The bookkeeper: a memory call from its arguments to the program's result, with nothing done to a
-host.
+"""The bookkeeper carries a memory call from its arguments to the program's result. It has no host.
 
-A call has two phases. `begin` edits the wanted state and returns the outcome; `host_arguments` then
-decides what reaches the host. `finish` takes the host's answer; `finish_elided` ends a call that
-needed no host call. A running program and a replay share the manager; whatever only the host knows
-arrives through the upcalls.
+A call has two phases. `begin` edits the wanted state and returns the outcome. `host_arguments` then
+decides what reaches the host. `finish` takes over the host's answer; `finish_elided` ends a call
+that needed no host call. The tracer and the replay use the same class. Information that only the
+host has arrives through the upcalls.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from laconic.memory.flags import (
     MREMAP_FIXED,
     MREMAP_MAYMOVE,
     PAGE_SIZE,
+    SHM_REMAP,
     VM_HUGETLB,
 )
 from laconic.memory.ledger import Ledger
@@ -27,20 +27,23 @@ from laconic.memory.mmap import page_align, placed
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 
-#: Results that mean "interrupted, to be restarted by the kernel" (include/linux/errno.h): not
-#: results yet.
+#: Values that mean "interrupted; the kernel restarts the call" (include/linux/errno.h). They are
+#: not results yet.
 ERESTARTSYS, ERESTART_RESTARTBLOCK = 512, 516
-#: Calls on a range that a stack may have grown into: name → index of the address.
+#: Calls on a range into which a stack may have grown: name → index of the address.
 PLACED = {**RANGED, "mremap": 0, "mmap": 0}
 _UNCOUNTED = {"userfaultfd", "arch_prctl"}
-#: Calls that map, or unmap, what is the host's to describe.
+#: Calls that map or unmap memory that only the host can describe.
 _ADOPTED = {"shmat", "map_shadow_stack", "io_setup", "io_destroy"}
 _OUT_OF_BOOKKEEPING = Outcome(0, ask=True, resync=True)
 
 
 class Answered(NamedTuple):
-    """The end of a call that reached the host: its result, what changed, and whether the host chose
-    the address."""
+    """The end of a call that reached the host.
+
+    `result` is the program's result. `changes` are the confirmed changes. `chosen`: the host chose
+    the address.
+    """
 
     result: int
     changes: tuple[Change, ...]
@@ -50,8 +53,8 @@ class Answered(NamedTuple):
 class Bookkeeper:
     """Answers the memory calls of any number of address spaces, and counts them in the ledger.
 
-    `rule` decides which calls reach the host. With `observe` all of them do, and the host calls
-    that the rule would have made are counted.
+    `rule` decides which calls reach the host. With `observe`, every call reaches the host, and the
+    ledger counts the host calls that the rule would have made.
     """
 
     def __init__(self, rule: HostRule, ledger: Ledger, observe: bool = False) -> None:
@@ -63,12 +66,17 @@ class Bookkeeper:
     def begin(
         self, space: AddressSpace, name: str, args: Arguments, up: Upcalls, followed: bool = True
     ) -> Outcome:
-        """Edit the wanted state; return the outcome. If not `followed`, the host executes the call
-        unseen."""
+        """Edit the wanted state; return the outcome.
+
+        If not `followed`, the call is unknown to the bookkeeping, which is re-read afterwards.
+        """
         if name in PLACED:
             at = PLACED[name]
             if args[at] + args[at + 1] + PAGE_SIZE > space.layout.quiet_below:
                 _look_below(space, name, args, up)
+        elif name == "shmat" and args[2] & SHM_REMAP:
+            # The segment replaces what is mapped there, and only the host knows its size.
+            space.grow(up.maps())
         if followed and name in OPERATIONS:
             return OPERATIONS[name](space, args, up)
         return _OUT_OF_BOOKKEEPING
@@ -89,8 +97,10 @@ class Bookkeeper:
         value: int,
         up: Upcalls,
     ) -> Answered:
-        """Take over the host's answer `value` to the call with `host_args`. It is the program's
-        result, but for brk."""
+        """Take over `value`, the host's answer to the call with `host_args`.
+
+        It is the program's result, except for brk.
+        """
         if value == outcome.result and (value >= 0 or not outcome.changes) and not outcome.ask:
             self.finish_as_predicted(space, call.name, call.args, outcome, host_args, up)
             return Answered(value, outcome.changes)
@@ -103,7 +113,7 @@ class Bookkeeper:
             self._refused(space, call, outcome, up)
             answered = Answered(value, outcome.changes if value == outcome.result else ())
             if call.name == "brk":
-                # A break that moved within its last page is elided: the host's own is another one.
+                # Moves of the break within its last page are elided, so the host's break differs.
                 answered = Answered(space.brk, ())
         else:
             answered = self._accepted(space, call, outcome, value, up)
@@ -119,14 +129,15 @@ class Bookkeeper:
         host_args: Arguments,
         up: Upcalls,
     ) -> None:
-        """As `finish`, for a host that did just what the outcome predicts, as it nearly always
-        does."""
+        """Finish a call whose result is the one that the outcome predicts, as almost all are."""
         self._hold(space, name, args, outcome, outcome.result, up)
         self._count(name, args, outcome, host_args, outcome.result, outcome.changes)
 
     def host_calls(self, name: str, args: Arguments, outcome: Outcome) -> int:
-        """Return how many host calls are counted for a call that reached the host, 0 or 1 with
-        `observe`."""
+        """Return the number of host calls, 0 or 1, that count for a call that reached the host.
+
+        It is 0 only if the bookkeeper observes and the rule would have elided the call.
+        """
         return 1 if not self.observe or self.rule(name, args, outcome) is not None else 0
 
     def _count(
@@ -147,14 +158,13 @@ class Bookkeeper:
         self.ledger.count(name, counted is not None, result, narrowed, changes)
 
     def _refused(self, space: AddressSpace, call: Call, outcome: Outcome, up: Upcalls) -> None:
-        # The host may have done part of a call that it refused: what it then has is taken over.
+        # The host may have carried out a part of a call that it refused: take over its state.
         if outcome.resync:
             space.adopt(up.maps())
         elif edits(outcome):
             if call.name == "mmap" and chooses(*call):
-                space.rollback(
-                    outcome.start, outcome.end
-                )  # __mmap_region maps all of it or nothing
+                # __mmap_region maps all of the range or nothing.
+                space.rollback(outcome.start, outcome.end)
             else:
                 space.settle(outcome.start, outcome.end, up.maps_in(outcome.start, outcome.end))
 
@@ -196,7 +206,7 @@ class Bookkeeper:
             if wanted is not None and (wanted.file is not None or wanted.flags & VM_HUGETLB):
                 _identify(space, outcome, wanted, args, up)
         elif name == "shmdt" and outcome.changes:
-            # Which pieces are the attachment's own depends on the segment's size (ksys_shmdt).
+            # Which pieces belong to the attachment depends on the segment's size (ksys_shmdt).
             space.settle(outcome.start, outcome.end, up.maps())
         elif name in _ADOPTED:
             _adopt(space, name, args, value, up)
@@ -208,37 +218,36 @@ def as_made(name: str, args: Arguments, outcome: Outcome) -> Arguments:
 
 
 def edits(outcome: Outcome) -> bool:
-    """Return whether the wanted state was edited, and not only contents requested. O(changes)."""
+    """Return whether a call edited the wanted state, rather than only contents. O(changes)."""
     if outcome.end == outcome.start:
         return False
-    for change in outcome.changes:  # noqa: SIM110 (any() costs three times as much, and every call comes here)
+    # any() would cost three times as much, and every call comes here.
+    for change in outcome.changes:  # noqa: SIM110
         if change.wanted is not change.held:
             return True
     return False
 
 
 def refused(name: str, outcome: Outcome, value: int) -> bool:
-    """Return whether the host refused a call with `value`. brk has no errno: it returns the old
-    break."""
+    """Return whether `value` is a refusal. brk returns the old break instead of an errno."""
     return is_error(value) or (name == "brk" and value != outcome.result)
 
 
 def chooses(name: str, args: Arguments) -> bool:
-    """Return whether a call leaves the address to the host."""
+    """Return whether the host chooses the address that a call returns."""
     fixed = MAP_FIXED | MAP_FIXED_NOREPLACE if name == "mmap" else MREMAP_FIXED
     return name in ("mmap", "mremap") and not args[3] & fixed
 
 
 def at_address(name: str, args: Arguments, address: int) -> Arguments:
-    """Return the arguments of the mmap or mremap that asks for `address`, which was chosen for
-    it."""
+    """Return the arguments of the same mmap or mremap at the fixed address `address`."""
     if name == "mmap":
         return (address, args[1], args[2], args[3] | MAP_FIXED, args[4], args[5])
     return (args[0], args[1], args[2], args[3] | MREMAP_FIXED | MREMAP_MAYMOVE, address, args[5])
 
 
 def _look_below(space: AddressSpace, name: str, args: Arguments, up: Upcalls) -> None:
-    # Stacks may have grown into or from the range of a call: look before the call depends on it.
+    # A stack may have grown into or from the range of a call. Read the host before that matters.
     at = PLACED[name]
     if name == "mmap" and chooses(name, args) and not args[0]:
         return
@@ -255,11 +264,10 @@ def _look_below(space: AddressSpace, name: str, args: Arguments, up: Upcalls) ->
 def _identify(
     space: AddressSpace, outcome: Outcome, wanted: Vma, args: tuple[int, ...], up: Upcalls
 ) -> None:
-    # Gives `wanted`, which an mmap has just made, the file identity, and a device's the flags, that
-    # the host shows.
+    # Give a new mapping the file identity that the host shows, and a device's mapping its flags.
     start, end = outcome.changes[0].start, outcome.changes[-1].end
     if wanted.flags & VM_HUGETLB:
-        # Huge pages are a file of the kernel's own hugetlbfs, with flags of its own
+        # Huge pages belong to a file of the kernel's hugetlbfs, which sets flags
         # (hugetlbfs_file_mmap).
         space.settle(start, end, up.maps())
         return
@@ -271,12 +279,12 @@ def _identify(
         space.rebind(start, end, file)
     open_file = up.open_file(fd) if fd >= 0 else None
     if open_file is not None and not open_file.plain:
-        # A device decides its mapping's flags itself (vm_flags_set in the driver's mmap).
+        # The driver decides the flags of a device's mapping (vm_flags_set in its mmap).
         space.settle(start, end, up.maps())
 
 
 def _adopt(space: AddressSpace, name: str, args: tuple[int, ...], value: int, up: Upcalls) -> None:
-    # Takes over what one of the `_ADOPTED` calls has made or removed; `value` is its result.
+    # Take over the VMA that one of the `_ADOPTED` calls mapped or unmapped; `value` is its result.
     if name == "io_destroy":
         start, end, vma = space.vmas.find(args[0])
         if vma is not None:

@@ -1,5 +1,4 @@
-"""brk: sys_brk in mm/mmap.c. It never fails: where it cannot do as asked, it returns the break as
-it is."""
+"""brk: sys_brk in mm/mmap.c. It has no errors: a call that is refused returns the current break."""
 
 from __future__ import annotations
 
@@ -23,8 +22,10 @@ from laconic.memory.vma import Vma
 def brk(
     space: AddressSpace, address: int, data_limit: int = -1, read_implies_exec: bool = False
 ) -> Outcome:
-    """brk(2). `address` and the result are in bytes; `data_limit` is RLIMIT_DATA (bytes, -1: none).
-    O(log n + k)."""
+    """Move the break to `address` (brk(2)); the result is the new break. O(log n + k).
+
+    `data_limit` is RLIMIT_DATA in bytes, -1 for none.
+    """
     current = space.brk
     if address < space.start_brk or address > TASK_SIZE:
         return Outcome(current)
@@ -41,8 +42,8 @@ def brk(
     if address < current:
         changes = unmapped(space, new, old)
         return Outcome(address, changes, new, old, then=move) if changes else Outcome(current)
-    # One page must stay free above, and a stack's guard gap.
-    begin, end, vma = space.vmas.find(old)
+    # One page above must stay free, and so must the guard gap of a stack.
+    _, end, vma = space.vmas.find(old)
     if vma is not None:
         return Outcome(current)
     above = space.vmas.get(end) if end < TASK_SIZE else None

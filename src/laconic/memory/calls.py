@@ -1,8 +1,7 @@
-"""The memory calls by name: from a system call's six arguments to the operation that answers it.
+"""The memory calls by name: from a system call's six arguments to the operation that models it.
 
-What an operation must know beyond its arguments (what a descriptor refers to, whether pages were
-touched) it asks through `Upcalls`, which the tracer answers from the program and a replay from the
-trace.
+Operations query further information, such as the file of a descriptor or whether pages were
+touched, through `Upcalls`. The tracer answers from the program, and a replay from the trace.
 """
 
 from __future__ import annotations
@@ -39,42 +38,47 @@ PR_SET_VMA = 0x53564D41
 
 
 class Upcalls(Protocol):
-    """What bookkeeping may ask about the calling thread. Ranges are in bytes, page aligned."""
+    """Queries about the calling thread. Ranges are in bytes and page-aligned."""
 
     read_implies_exec: bool
 
     def open_file(self, fd: int) -> OpenFile | None:
-        """What a descriptor refers to, or None where it is not open."""
+        """Return what a descriptor refers to, or None if it is not open."""
 
     def untouched(self, start: int, end: int) -> bool:
-        """True where no page of private memory was touched (anonymous) or written (a file's)."""
+        """Return whether no page of private memory was touched or, in a file mapping, written."""
 
     def resident(self, start: int, end: int) -> bool:
-        """True where every page is in memory."""
+        """Return whether every page is in memory."""
 
     def data_limit(self) -> int:
-        """RLIMIT_DATA in bytes, -1 for none."""
+        """Return RLIMIT_DATA in bytes, -1 for none."""
+
+    def lock_limit(self) -> int:
+        """RLIMIT_MEMLOCK in bytes, -1 for none."""
+
+    def vma_start(self, address: int) -> int:
+        """Return the start of the host's VMA that contains `address`, or 0 if it is unknown."""
 
     def read(self, address: int, length: int) -> bytes:
-        """Memory of the program; shorter than asked, or empty, where it cannot be read."""
+        """Return the program's memory: fewer bytes than `length` if not all of it is readable."""
 
     def shown_file(self, fd: int, address: int, file: File) -> File:
-        """How the host shows `file`, just mapped at `address` from `fd` (-1: from none)."""
+        """Return `file` as the host shows it; it was just mapped at `address` from `fd` (-1: none)."""
 
     def maps(self) -> RangeMap[Vma]:
-        """The host's map of the whole address space, equal neighbours merged."""
+        """Return the host's map of the whole address space, with equal neighbors merged."""
 
     def maps_in(self, start: int, end: int) -> RangeMap[Vma]:
-        """Return the host's map within `[start, end)`, cut to it, equal neighbours merged.
+        """Return the host's map within `[start, end)`, truncated to it.
 
-        Within the range the wanted map may differ from the held map: the host is expected to have
-        one of the two at each page, and is read in full only if they look alike or it has neither.
+        Within the range, wanted and held maps may differ. The host is expected to have one of the
+        two at each page. It is read in full only if the two look alike or it has neither.
         """
 
 
 class DefaultUpcalls:
-    """Answers for a host that knows no more than the bookkeeping: any page may have been touched,
-    none is resident.
+    """Answers without a host: any page may have been touched, and none is resident.
 
     `files` are the open files by descriptor.
     """
@@ -86,42 +90,50 @@ class DefaultUpcalls:
         self.files: dict[int, OpenFile] = {}
 
     def open_file(self, fd: int) -> OpenFile | None:
-        """The file behind a descriptor, None if it is not open."""
+        """Return the file of a descriptor, or None if it is not open."""
         return self.files.get(fd)
 
     def untouched(self, start: int, end: int) -> bool:
-        """False: any page may have been touched."""
+        """Return False: any page may have been touched."""
         return False
 
     def resident(self, start: int, end: int) -> bool:
-        """False: pages may have to be brought in."""
+        """Return False: pages may have to be brought in."""
         return False
 
     def data_limit(self) -> int:
+        """Return -1: there is no limit."""
+        return -1
+
+    def lock_limit(self) -> int:
         """-1: no limit."""
         return -1
 
+    def vma_start(self, address: int) -> int:
+        """Return 0: pages that look alike are one VMA."""
+        return 0
+
     def read(self, address: int, length: int) -> bytes:
-        """Nothing: there is no memory to read."""
+        """Return nothing: there is no memory to read."""
         return b""
 
     def shown_file(self, fd: int, address: int, file: File) -> File:
-        """The file itself."""
+        """Return the file itself."""
         return file
 
     def maps(self) -> RangeMap[Vma]:
-        """The held state."""
+        """Return a copy of the held map."""
         return self.space.held.copy()
 
     def maps_in(self, start: int, end: int) -> RangeMap[Vma]:
-        """The held state."""
+        """Return a copy of the held map."""
         return self.maps()
 
 
 #: The six arguments of a system call.
 Arguments = tuple[int, ...]
-#: From a call's name, arguments and outcome to the arguments of its host call: None if the call is
-#: elided, the same object if it reaches the host as the program made it, and other arguments if it
+#: Maps a call's name, arguments and outcome to the arguments of its host call. The result is None
+#: if the call is elided, the same object if the call is passed on unchanged, and another tuple if it
 #: is narrowed.
 HostRule = Callable[[str, Arguments, Outcome], Arguments | None]
 
@@ -132,7 +144,7 @@ def is_error(result: int) -> bool:
 
 
 class Call(NamedTuple):
-    """One memory call as the program made it: its name and six arguments, unsigned 64-bit."""
+    """One memory call as the program made it: its name and six unsigned 64-bit arguments."""
 
     name: str
     args: tuple[int, ...]
@@ -164,13 +176,12 @@ def _int(value: int) -> int:
 
 
 def _mprotect(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
-    return mprotect(space, args[0], args[1], args[2], -1, up.read_implies_exec)
+    return mprotect(space, args[0], args[1], args[2], -1, up.read_implies_exec, up.vma_start)
 
 
 def _pkey_mprotect(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
-    return mprotect(
-        space, args[0], args[1], args[2], _int(args[3]), read_implies_exec=up.read_implies_exec
-    )
+    key = _int(args[3])
+    return mprotect(space, args[0], args[1], args[2], key, up.read_implies_exec, up.vma_start)
 
 
 def _brk(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
@@ -197,7 +208,7 @@ def _prctl(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -> Outcome:
         return Outcome(0, ask=True, then=deny)
     if args[0] == PR_SET_MEMORY_MERGE and not any(args[2:5]):
         return set_memory_merge(space, bool(args[1]))
-    # PR_SET_MM, PR_SET_VMA of a kind that is not known
+    # PR_SET_MM, or an unknown kind of PR_SET_VMA
     return Outcome(0, ask=True, resync=True)
 
 
@@ -228,8 +239,8 @@ def _remap_file_pages(space: AddressSpace, args: tuple[int, ...], up: Upcalls) -
     )
 
 
-#: Every call that bookkeeping answers. Those that map what only the host can describe (shmat,
-#: io_setup, map_shadow_stack) are asked, and the new mapping is then adopted from the host.
+#: Every call that the bookkeeping models. Some calls map memory that only the host can describe
+#: (shmat, io_setup, map_shadow_stack): they are passed on, and the mapping is read from the host.
 OPERATIONS: dict[str, Operation] = {
     "mmap": _mmap,
     "munmap": lambda space, args, up: munmap(space, args[0], args[1]),
@@ -243,9 +254,11 @@ OPERATIONS: dict[str, Operation] = {
     "process_madvise": lambda space, args, up: Outcome(
         0, ask=True, resync=_int(args[3]) in FLAG_ADVICE
     ),
-    "mlock": lambda space, args, up: mlock(space, args[0], args[1], resident=up.resident),
+    "mlock": lambda space, args, up: mlock(
+        space, args[0], args[1], resident=up.resident, lock_limit=up.lock_limit
+    ),
     "mlock2": lambda space, args, up: mlock2(
-        space, args[0], args[1], _int(args[2]), resident=up.resident
+        space, args[0], args[1], _int(args[2]), resident=up.resident, lock_limit=up.lock_limit
     ),
     "munlock": lambda space, args, up: munlock(space, args[0], args[1]),
     "mlockall": lambda space, args, up: mlockall(space, _int(args[0])),
@@ -265,7 +278,7 @@ OPERATIONS: dict[str, Operation] = {
     "arch_prctl": _resync,
 }
 
-#: Calls on a range, which two successive arguments give as address and length: name → index of the
+#: Calls on a range whose address and length are two consecutive arguments: name → index of the
 #: address.
 RANGED = {
     "mprotect": 0,

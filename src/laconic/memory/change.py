@@ -1,4 +1,4 @@
-"""What the host has to hear: one `Change` for each run of pages on which wanted and held differ."""
+"""The work for the host: one `Change` for each page run whose wanted and held states differ."""
 
 from __future__ import annotations
 
@@ -12,36 +12,34 @@ from laconic.memory.vma import Vma
 
 
 class ChangeKind(IntFlag):
-    """What kind of change a page run needs. A set: RW to RX is EXTEND and RESTRICT. Empty: nothing
-    to do."""
+    """The kinds of change that a page run needs, as a set: RW to RX is EXTEND and RESTRICT."""
 
     NOTHING = 0
-    #: There was nothing; the contents are zero, the file's, or those of `Change.source`.
+    #: Nothing was mapped. The contents are zero, the file's, or those at `Change.source`.
     MAP = 1
     UNMAP = 2
-    #: Flags other than the protection: locks, advice, sharing, name.
+    #: Attributes other than the protection change: locks, advice, sharing, name.
     FLAGS = 4
-    #: Another backing, and with it other contents.
+    #: The backing changes, and with it the contents.
     FILE = 8
     #: Permissions are added.
     EXTEND = 16
-    #: Permissions are taken away.
+    #: Permissions are removed.
     RESTRICT = 32
-    #: The backing stays, and what was written is thrown away: the contents are zero, or the file's,
-    #: again.
+    #: The backing stays, but written contents are discarded: they are zero, or the file's, again.
     ZERO = 64
-    #: A request about residency or write-back (WILLNEED, POPULATE, msync), which no bookkeeping
-    #: holds: always said.
+    #: A request about residency or write-back (WILLNEED, POPULATE, msync). The bookkeeping does not
+    #: record these, so they always need a host call.
     ADVISE = 128
 
 
-# Plain integers: IntFlag's operators cost half a microsecond each, and every memory call of every
-# program comes here.
+# Plain integers, because an operator of IntFlag costs half a microsecond, and every memory call
+# uses several.
 MAP, UNMAP, FLAGS, FILE, EXTEND, RESTRICT, ZERO, ADVISE = (1 << bit for bit in range(8))
 
 
 def kind_names(kind: int) -> str:
-    """The names of a set of kinds, joined by `|`.
+    """Return the names of a set of kinds, joined by `|`.
 
     >>> kind_names(EXTEND | RESTRICT)
     'EXTEND|RESTRICT'
@@ -57,8 +55,8 @@ def _signed(sign: str, flags: int) -> str:
 class Change(NamedTuple):
     """One page run `[start, end)` in bytes, and how it differs.
 
-    `kind` is a `ChangeKind` as a plain integer. `source` is the address from which the contents
-    come (mremap), or None.
+    `kind` is a `ChangeKind` as a plain integer. `source` is the address of the pages that mremap
+    moves here, or None.
     """
 
     kind: int
@@ -70,7 +68,7 @@ class Change(NamedTuple):
 
     @property
     def kinds(self) -> ChangeKind:
-        """`kind` as a flag set.
+        """Return `kind` as a flag set.
 
         >>> Change(EXTEND | RESTRICT, 0, 4096, None, None).kinds
         <ChangeKind.EXTEND|RESTRICT: 48>
@@ -78,7 +76,7 @@ class Change(NamedTuple):
         return ChangeKind(self.kind)
 
     def __str__(self) -> str:
-        """The kinds, the range, and the permissions and `VmFlags` codes before and after.
+        """Return the kinds, the range, and the permissions and `VmFlags` codes before and after.
 
         >>> read_write, read_only = Vma(0x73), Vma(0x2071)
         >>> print(Change(RESTRICT | FLAGS, 0x7000, 0x9000, read_only, read_write))
@@ -107,14 +105,16 @@ class Change(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a memory call comes to: what to tell the host, and then the program.
+    """The outcome of a memory call: the work for the host, and the result for the program.
 
     `result` is the program's result once the host has confirmed the changes: a value, or a negative
-    errno. No changes and `ask` False: the host hears nothing. `ask` means that the host must be
-    asked the call as it is, since its answer holds what bookkeeping cannot know (`result` is then a
-    prediction). `start` and `end` (bytes) enclose all that the call may have edited. `place`: the
-    host chooses the address. `resync`: bookkeeping cannot say what the call will do, and is to be
-    read anew from the host afterwards. `then` runs when the host has confirmed.
+    errno. `start` and `end` (bytes) enclose everything that the call may have edited.
+
+    If there are no changes and `ask` is False, no host call is needed. `ask`: the call must be
+    passed on unchanged, because the host's answer contains information that the bookkeeping does
+    not have; `result` is then a prediction. `place`: the host chooses the address. `resync`: the
+    effect of the call is unknown, and the bookkeeping is re-read from the host afterwards. `then`
+    runs once the host has confirmed.
     """
 
     result: int
@@ -135,14 +135,13 @@ class Outcome(NamedTuple):
 
 NOTHING = Outcome(0)
 
-#: `new(Change, (...))` is `Change(...)` with every field given, at half the price: a NamedTuple's
-#: own is Python code.
+#: `new(Change, (...))` is `Change(...)` with every field given, at half the cost: the constructor
+#: of a NamedTuple is Python code.
 new = tuple.__new__
 
 
 def classify(held: Vma | None, wanted: Vma | None) -> int:
-    """The kinds of change that lead from `held` to `wanted`; contents are the caller's to judge.
-    O(1)."""
+    """Return the kinds of change from `held` to `wanted`, without those of contents. O(1)."""
     if held is wanted:
         return 0
     if held is None:
@@ -165,6 +164,8 @@ def classify(held: Vma | None, wanted: Vma | None) -> int:
 
 
 def coalesce(changes: Iterable[Change]) -> list[Range]:
-    """The page runs of `changes` as `(start, end)`, those that touch joined. The changes must
-    ascend. O(k)."""
+    """Return the page runs of `changes` as `(start, end)`, joined if they touch. O(k).
+
+    The changes must ascend.
+    """
     return join_ranges((change.start, change.end) for change in changes)

@@ -17,7 +17,7 @@ PAGE_SIZE: Final = 1 << PAGE_SHIFT
 PAGE_MASK: Final = ~(PAGE_SIZE - 1)
 PMD_SIZE: Final = 2 << 20
 TASK_SIZE: Final = (1 << 47) - PAGE_SIZE
-#: What the kernel's page rounding of lengths wraps at.
+#: The kernel's rounding of lengths to pages wraps above this.
 ADDRESS_MASK: Final = (1 << 64) - 1
 #: The highest errno: a higher value is an address (include/linux/err.h).
 MAX_ERRNO: Final = 4095
@@ -33,7 +33,7 @@ PROT_RWX: Final = PROT_READ | PROT_WRITE | PROT_EXEC
 
 
 class Prot(IntFlag):
-    """A protection, for people: the low three bits of `vm_flags`.
+    """A protection for display: the low three bits of `vm_flags`.
 
     >>> Prot(3)
     <Prot.READ|WRITE: 3>
@@ -91,6 +91,7 @@ LEGACY_MAP_MASK: Final = (
 
 MREMAP_MAYMOVE: Final = 1
 MREMAP_FIXED: Final = 2
+SHM_REMAP: Final = 0o40000
 MREMAP_DONTUNMAP: Final = 4
 
 MS_ASYNC: Final = 1
@@ -165,14 +166,14 @@ VM_SEALED: Final = 1 << 42
 VM_PROT: Final = PROT_RWX
 VM_MAY_RWX: Final = VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
 VM_SPECIAL: Final = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
-#: A mapping with one of these is never searched for equal pages (vma_ksm_compatible in mm/ksm.c).
+#: The kernel never merges pages of mappings with one of these (vma_ksm_compatible in mm/ksm.c).
 VM_UNMERGEABLE: Final = VM_SHARED | VM_MAYSHARE | VM_SPECIAL | VM_HUGETLB | VM_DROPPABLE
 
-#: `VmFlags:` codes that bookkeeping holds. Left out, because no memory call of the program decides
-#: them: `ac` (VM_ACCOUNT: mprotect_fixup keeps it where pages were written), `sd` (soft-dirty), `um
-#: uw ui` (userfaultfd: an ioctl), `mm` (VM_MIXEDMAP: the driver), `sf` (VM_SYNC: the file system),
-#: `ar mt nl` (architecture, hardware), `gu` (VM_MAYBE_GUARD: sticky, set by MADV_GUARD_INSTALL and
-#: merged into neighbours by vma_merge).
+#: The `VmFlags:` codes that the bookkeeping records. These are omitted, because they do not depend on
+#: the program's memory calls alone: `ac` (VM_ACCOUNT: mprotect_fixup keeps it for written pages),
+#: `sd` (soft-dirty), `um uw ui` (userfaultfd: an ioctl), `mm` (VM_MIXEDMAP: the driver), `ar mt nl`
+#: (architecture, hardware), `gu` (VM_MAYBE_GUARD: sticky, set by MADV_GUARD_INSTALL and merged into
+#: neighbors by vma_merge).
 VMFLAG_CODES: Final[dict[str, int]] = {
     "rd": VM_READ,
     "wr": VM_WRITE,
@@ -198,6 +199,7 @@ VMFLAG_CODES: Final[dict[str, int]] = {
     "hg": VM_HUGEPAGE,
     "nh": VM_NOHUGEPAGE,
     "mg": VM_MERGEABLE,
+    "sf": VM_SYNC,
     "ss": VM_SHADOW_STACK,
     "dp": VM_DROPPABLE,
     "sl": VM_SEALED,
@@ -207,7 +209,7 @@ VMFLAG_BITS: Final[dict[bytes, int]] = {code.encode(): bit for code, bit in VMFL
 
 
 def flag_names(flags: int) -> str:
-    """`vm_flags` as the codes of a `VmFlags:` line.
+    """Return `vm_flags` as the codes of a `VmFlags:` line.
 
     >>> flag_names(VM_READ | VM_LOCKED)
     'rd lo'

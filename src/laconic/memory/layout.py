@@ -1,5 +1,7 @@
-"""Where a new mapping goes: the kernel's address choice (arch/x86/kernel/sys_x86_64.c, mm/mmap.c,
-mm/vma.c)."""
+"""The kernel's choice of an address for a new mapping.
+
+arch/x86/kernel/sys_x86_64.c, mm/mmap.c, mm/vma.c.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,15 @@ from laconic.memory.vma import Vma
 
 @dataclass(slots=True)
 class Layout:
-    """What decides addresses in one `mm`, all in bytes, and the kernel's limits on it.
+    """The settings that decide addresses in one `mm`, and the kernel's limits. Sizes are in bytes.
 
-    `mmap_base` is None until the host's first choice has shown it (`learn`). `thp`:
-    CONFIG_TRANSPARENT_HUGEPAGE; `thp_align`: the kernel aligns anonymous mappings of whole huge
-    pages (__get_unmapped_area since 6.7). `shmem_align`: the kernel may align shared anonymous
-    mappings (shmem_get_unmapped_area). `quiet_below`: below it no VMA can grow unseen.
-    `refused_advice` and `anon_names`: the madvise advice that this kernel was built without, and
-    whether it lets anonymous memory be named (CONFIG_ANON_VMA_NAME).
+    `mmap_base` is None until `learn` derives it from the host's first choice. No VMA below
+    `quiet_below` can grow unseen.
+
+    `thp`: CONFIG_TRANSPARENT_HUGEPAGE. `thp_align`: the kernel aligns anonymous mappings of whole
+    huge pages (__get_unmapped_area since 6.7). `shmem_align`: the kernel may align shared anonymous
+    mappings (shmem_get_unmapped_area). `refused_advice`: madvise advice that this kernel was built
+    without. `anon_names`: CONFIG_ANON_VMA_NAME.
     """
 
     mmap_base: int | None = None
@@ -45,22 +48,21 @@ class Layout:
     anon_names: bool = True
 
     def copy(self) -> Layout:
-        """An independent copy, for fork."""
+        """Return an independent copy, for fork."""
         return replace(self)
 
     def learn(self, vmas: RangeMap[Vma], start: int, end: int) -> None:
-        """Derives the mmap base from the first place `[start, end)` that the host chose by itself.
+        """Derive the mmap base from the first range `[start, end)` that the host chose itself.
 
-        The kernel takes the highest hole that fits (unmapped_area_topdown in mm/vma.c), so what
-        lies right above the place, without a hole, was chosen from the same base before. O(log n +
-        the VMAs of that block).
+        The kernel takes the highest hole that fits (unmapped_area_topdown in mm/vma.c). VMAs
+        directly above the range, without a hole, were therefore placed earlier from the same base.
+        Complexity: O(log n + VMAs directly above).
         """
         if self.top_down:
             while vmas.get(end) is not None:
                 end = vmas.find(end)[1]
             self.mmap_base = end
-            # The program may have mapped a stack of its own by then (MAP_GROWSDOWN at a fixed
-            # address).
+            # The program may already have mapped its own stack (MAP_GROWSDOWN at a fixed address).
             if not any(vma.flags & VM_GROWSDOWN for begin, _, vma in vmas if begin < end):
                 self.quiet_below = end
         else:
@@ -70,15 +72,17 @@ class Layout:
 
 
 def start_gap(layout: Layout, start: int, vma: Vma) -> int:
-    """The lowest address that is kept free for a VMA at `start` (vm_start_gap in
-    include/linux/mm.h)."""
+    """Return the lowest address that stays free for a VMA at `start`.
+
+    vm_start_gap in include/linux/mm.h.
+    """
     if vma.flags & VM_GROWSDOWN:
         return max(start - layout.stack_guard_gap, 0)
     return start
 
 
 def hint_fits(layout: Layout, vmas: RangeMap[Vma], address: int, length: int) -> bool:
-    """True where a hint is taken: the range is free and in nobody's guard gap. O(log n)."""
+    """Return whether a hint is taken: the range is free and in no guard gap. O(log n)."""
     if not 0 < address <= TASK_SIZE - length:
         return False
     _, end, vma = vmas.find(address)
@@ -91,17 +95,15 @@ def hint_fits(layout: Layout, vmas: RangeMap[Vma], address: int, length: int) ->
 def get_unmapped_area(
     layout: Layout, vmas: RangeMap[Vma], hint: int, length: int, flags: int, anonymous: bool
 ) -> int | None:
-    """The address that Linux would choose for `length` bytes, -ENOMEM, or None where only the host
-    can say.
+    """Return the address that Linux chooses for `length` bytes, or -ENOMEM. O(log n + holes tried).
 
-    `hint` (page aligned, 0 for none), `length` (whole pages) and the result are in bytes. O(log n +
-    holes tried).
+    Returns None if only the host can choose. `hint` (page-aligned, 0 for none), `length` (whole
+    pages) and the result are in bytes.
     """
     if length > TASK_SIZE:
         return -ENOMEM
     if layout.thp_align and anonymous and not hint and length % PMD_SIZE == 0:
-        # __thp_get_unmapped_area (mm/huge_memory.c): ask for one huge page more, then align
-        # upwards.
+        # __thp_get_unmapped_area (mm/huge_memory.c) requests one more huge page, and aligns upwards.
         padded = _choose(layout, vmas, 0, length + PMD_SIZE, flags)
         if padded is None:
             return None
@@ -120,9 +122,9 @@ def _choose(layout: Layout, vmas: RangeMap[Vma], hint: int, length: int, flags: 
         return None
     if not layout.top_down:
         return _lowest(layout, vmas, 0, length, layout.mmap_base, TASK_SIZE)
-    found = _highest(layout, vmas, length)
-    if found is not None:
-        return found
+    highest = _highest(layout, vmas, length)
+    if highest is not None:
+        return highest
     return _lowest(layout, vmas, 0, length, layout.legacy_base, TASK_SIZE)
 
 
@@ -136,17 +138,16 @@ def _highest(layout: Layout, vmas: RangeMap[Vma], length: int) -> int | None:
             return None
         end = hole[1]
         if end < layout.quiet_below:
-            return end - length  # nothing below has a guard gap
+            return end - length  # no VMA below has a guard gap
         high = _gap_above(layout, vmas, end)
         if high >= end:
             return end - length
-        # In the guard gap of the VMA above: the search begins anew below that gap, whatever else is
-        # in it.
+        # The hole ends in the guard gap of the VMA above. The kernel continues below that gap.
 
 
 def _gap_above(layout: Layout, vmas: RangeMap[Vma], end: int) -> int:
-    # Where the guard gap of the next VMA at or above `end` begins; a hole that was cut at `end` may
-    # go on above it.
+    # The start of the guard gap of the next VMA at or above `end`. A hole that was truncated at
+    # `end` may continue above it.
     above = end
     _, stop, vma = vmas.find(end)
     if vma is None and stop < TASK_SIZE:

@@ -1,4 +1,4 @@
-"""The ledger: what was asked, what was said."""
+"""The ledger: the program's calls, and the host calls that carried them out."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from laconic.memory.change import Change, ChangeKind
 
 @dataclass(slots=True)
 class CallCount:
-    """The counts of one call. `asked`: the program's calls; `said`: host calls; `elided`: calls
+    """The counts of one call. `calls`: the program's calls; `host_calls`: those that carried them out; `elided`: calls
     without a host call, of which `redundant` succeeded; `narrowed`: host calls for fewer pages than
     the call; `failed`: calls with an error."""
 
-    asked: int = 0
-    said: int = 0
+    calls: int = 0
+    host_calls: int = 0
     elided: int = 0
     redundant: int = 0
     narrowed: int = 0
@@ -31,7 +31,7 @@ class Ledger:
     `announce` is called with an urgent note at once.
     """
 
-    calls: dict[str, CallCount] = field(default_factory=dict)
+    by_call: dict[str, CallCount] = field(default_factory=dict)
     kinds: dict[int, int] = field(default_factory=dict)
     processes: int = 0
     unmodeled: dict[str, int] = field(default_factory=dict)
@@ -52,19 +52,19 @@ class Ledger:
     def count(
         self,
         name: str,
-        said: int,
+        host_calls: int,
         result: int,
         narrowed: bool = False,
         changes: Iterable[Change] = (),
     ) -> None:
-        """Count one call of the program, and `said`, its host call, 0 or 1. O(changes)."""
+        """Count one call of the program, and its `host_calls`, 0 or 1. O(changes)."""
         try:
-            line = self.calls[name]
+            line = self.by_call[name]
         except KeyError:
-            line = self.calls[name] = CallCount()
-        line.asked += 1
-        if said:
-            line.said += 1
+            line = self.by_call[name] = CallCount()
+        line.calls += 1
+        if host_calls:
+            line.host_calls += 1
         else:
             line.elided += 1
             line.redundant += result >= 0
@@ -86,24 +86,24 @@ class Ledger:
         return sum(self.unmodeled.values())
 
     @property
-    def asked(self) -> int:
+    def calls(self) -> int:
         """Memory calls that the program made."""
-        return sum(line.asked for line in self.calls.values())
+        return sum(line.calls for line in self.by_call.values())
 
     @property
-    def said(self) -> int:
+    def host_calls(self) -> int:
         """Host calls made for them."""
-        return sum(line.said for line in self.calls.values())
+        return sum(line.host_calls for line in self.by_call.values())
 
     @property
     def elided(self) -> int:
         """Memory calls that needed no host call."""
-        return sum(line.elided for line in self.calls.values())
+        return sum(line.elided for line in self.by_call.values())
 
     @property
     def redundant(self) -> int:
         """Memory calls that succeeded and changed nothing."""
-        return sum(line.redundant for line in self.calls.values())
+        return sum(line.redundant for line in self.by_call.values())
 
     def changes(self) -> dict[str, int]:
         """Changed page runs by the name of their kind, in the order of `ChangeKind`."""

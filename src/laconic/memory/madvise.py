@@ -1,8 +1,7 @@
-"""madvise and the other calls that walk a range like it: msync, mseal, PR_SET_VMA, mbind,
-remap_file_pages.
+"""madvise, and similar calls on a range: msync, mseal, PR_SET_VMA, mbind, remap_file_pages.
 
-mm/madvise.c, mm/msync.c, mm/mseal.c, mm/mempolicy.c, mm/mmap.c. Some advice changes VMA flags, some
-only contents.
+mm/madvise.c, mm/msync.c, mm/mseal.c, mm/mempolicy.c, mm/mmap.c. Some advice changes the flags of
+VMAs, and some only contents or residency.
 """
 
 from __future__ import annotations
@@ -90,10 +89,10 @@ FLAG_ADVICE = {
     MADV_HUGEPAGE: (VM_NOHUGEPAGE, VM_HUGEPAGE),
     MADV_NOHUGEPAGE: (VM_HUGEPAGE, VM_NOHUGEPAGE),
 }
-#: Advice that throws contents away. MADV_FREE does so lazily, MADV_GUARD_INSTALL until
-#: MADV_GUARD_REMOVE.
+#: Advice that discards contents. MADV_FREE discards them lazily; MADV_GUARD_INSTALL also makes the
+#: pages inaccessible until MADV_GUARD_REMOVE.
 DISCARDS = {MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE, MADV_REMOVE, MADV_GUARD_INSTALL}
-#: Advice about residency alone.
+#: Advice that concerns only residency.
 RESIDENCY = {
     MADV_WILLNEED,
     MADV_COLD,
@@ -113,11 +112,11 @@ def madvise(
     *,
     untouched: Untouched = lambda start, end: False,
 ) -> Outcome:
-    """madvise(2); `start` and `length` in bytes. `untouched` is asked before a discard. O(log n +
-    k).
+    """Apply advice to a range (madvise(2)); `start` and `length` are in bytes. O(log n + k).
 
-    A hole is ENOMEM in the end, after all that is mapped was advised. Advice that this module does
-    not know (memory failure injection, or newer than it) goes to the host as it is.
+    `untouched` is queried before a discard. Holes result in ENOMEM after all mapped pages were
+    advised. Unknown advice (memory failure injection, or newer than this module) is passed to the
+    host unchanged.
     """
     if advice not in FLAG_ADVICE and advice not in DISCARDS and advice not in RESIDENCY:
         return Outcome(0, ask=True)
@@ -128,8 +127,8 @@ def madvise(
     if start & ~PAGE_MASK or length and not size or end < start:
         return Outcome(-EINVAL)
     if end == start:
-        # Advice that this kernel was built without is EINVAL even for nothing; of the rest only the
-        # host knows.
+        # Advice that this kernel was built without is EINVAL even for an empty range. Whether that
+        # applies to other advice than these, only the host knows.
         return Outcome(
             0, ask=advice not in FLAG_ADVICE and advice not in (MADV_WILLNEED, MADV_DONTNEED)
         )
@@ -140,7 +139,7 @@ def madvise(
             continue
         result = -ENOMEM
         if advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
-            break  # these stop at the first hole (madvise_populate); all others go on behind it
+            break  # madvise_populate stops at the first hole; all other advice continues
     if not mapped:
         return Outcome(-ENOMEM, ask=advice not in FLAG_ADVICE and advice != MADV_DONTNEED)
     if advice in FLAG_ADVICE:
@@ -155,8 +154,8 @@ def madvise(
 
 
 def _idle(space: AddressSpace, start: int, end: int, vma: Vma, untouched: Untouched) -> bool:
-    # Discarding what was never touched does nothing. A file's page is not "untouched" for having
-    # been read, and so only anonymous memory counts here.
+    # Discarding untouched pages changes nothing. Of a file, `untouched` only excludes written pages,
+    # so the rule is limited to anonymous memory.
     if (
         vma.file is not None
         or vma.flags & (VM_LOCKED | VM_PFNMAP | VM_HUGETLB | VM_SEALED)
@@ -184,8 +183,7 @@ def _refused(vma: Vma, advice: int) -> bool:
 
 
 def _sealed(vma: Vma, advice: int) -> bool:
-    # can_madvise_modify: what is sealed, and which the program could not write, may not be made to
-    # vanish in a child.
+    # can_madvise_modify: a child must not lose sealed memory that the program cannot write.
     if not vma.flags & VM_SEALED or advice not in (MADV_DONTFORK, MADV_WIPEONFORK):
         return False
     return vma.anonymous and not vma.flags & (VM_WRITE | VM_SPECIAL)
@@ -198,7 +196,7 @@ def _advise_flags(space: AddressSpace, start: int, end: int, advice: int) -> Out
         if vma is None:
             result = -ENOMEM
         elif _refused(vma, advice):
-            # Before 6.17 a sealed VMA was looked for first, and nothing done: the host is asked.
+            # Before 6.17, sealed VMAs were checked first, and nothing was changed. The host decides.
             ask = _sealed(vma, advice)
             stop, result = begin, -EPERM if ask else -EINVAL
             break
@@ -214,8 +212,10 @@ def _advise_flags(space: AddressSpace, start: int, end: int, advice: int) -> Out
 
 
 def msync(space: AddressSpace, start: int, length: int, flags: int) -> Outcome:
-    """msync(2). Only MS_SYNC on shared files does anything; it is said for these runs. O(log n +
-    k)."""
+    """Write back a range (msync(2)). O(log n + k).
+
+    Only MS_SYNC on writable shared files has an effect. The outcome has an ADVISE change for each.
+    """
     if flags & ~(MS_ASYNC | MS_INVALIDATE | MS_SYNC) or start & ~PAGE_MASK:
         return Outcome(-EINVAL)
     if flags & MS_ASYNC and flags & MS_SYNC:
@@ -239,7 +239,7 @@ def msync(space: AddressSpace, start: int, length: int, flags: int) -> Outcome:
 
 
 def mseal(space: AddressSpace, start: int, length: int, flags: int) -> Outcome:
-    """mseal(2), Linux 6.10 and up; elsewhere the host says what it says. O(log n + k)."""
+    """Seal a range (mseal(2), Linux 6.10). The host answers calls that are refused. O(log n + k)."""
     size = page_align(length)
     end = start + size & ADDRESS_MASK
     if flags or start & ~PAGE_MASK or length and not size or end <= start:
@@ -250,7 +250,7 @@ def mseal(space: AddressSpace, start: int, length: int, flags: int) -> Outcome:
 
 
 def set_vma_name(space: AddressSpace, start: int, length: int, name: str | None) -> Outcome:
-    """prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME); the host checks the name. O(log n + k)."""
+    """Name a range (prctl(PR_SET_VMA)); the host checks the name. O(log n + k)."""
     if not space.layout.anon_names:
         return Outcome(-EINVAL)
     size = page_align(length)
@@ -274,17 +274,19 @@ def set_vma_name(space: AddressSpace, start: int, length: int, name: str | None)
 
 
 def mbind(space: AddressSpace, start: int, length: int, policy: tuple[int, bytes]) -> Outcome:
-    """mbind(2): the host is always asked, since it also moves pages; here it splits VMAs. O(log n +
-    k)."""
+    """Set the memory policy of a range (mbind(2)), which splits VMAs. O(log n + k).
+
+    The call is always passed on, because it also moves pages.
+    """
     end = start + page_align(length) & ADDRESS_MASK
     if start & ~PAGE_MASK or end <= start or not space.vmas.covered(start, end):
         return Outcome(0, ask=True)
-    wanted = policy if policy[0] & 0xFF else None  # MPOL_DEFAULT takes a policy away
+    wanted = policy if policy[0] & 0xFF else None  # MPOL_DEFAULT removes the policy
     return _edited(space, start, end, lambda vma: vma._replace(policy=wanted))._replace(ask=True)
 
 
 def set_memory_merge(space: AddressSpace, enable: bool) -> Outcome:
-    """prctl(PR_SET_MEMORY_MERGE): every compatible mapping, and every later one, is MADV_MERGEABLE.
+    """Make all compatible mappings MADV_MERGEABLE, now and later (prctl(PR_SET_MEMORY_MERGE)).
 
     ksm_enable_merge_any and ksm_disable_merge_any in mm/ksm.c. Complexity: O(n).
     """
@@ -312,8 +314,10 @@ def remap_file_pages(
     flags: int,
     read_implies_exec: bool = False,
 ) -> Outcome:
-    """remap_file_pages(2), which Linux emulates by a new mapping since 4.0 (mm/mmap.c). O(log n +
-    k)."""
+    """Map another part of a shared file (remap_file_pages(2)). O(log n + k).
+
+    Since 4.0, Linux emulates the call by a new mapping (mm/mmap.c).
+    """
     start &= PAGE_MASK
     size &= PAGE_MASK
     end = start + size
@@ -329,10 +333,9 @@ def remap_file_pages(
     if vma.flags & VM_SEALED:
         return Outcome(-EPERM)
     if vma.file.is_secret:
-        return Outcome(
-            0, start=start, end=end, ask=True, resync=True
-        )  # locked and not dumped, by its mmap
-    # A new mapping of the same file: what madvise had set is gone.
+        # Its driver locks the new mapping, and excludes it from dumps.
+        return Outcome(0, start=start, end=end, ask=True, resync=True)
+    # The new mapping of the same file has none of the flags that madvise had set.
     kept = VM_PROT | VM_MAY_RWX | VM_SHARED | VM_MAYSHARE | VM_LOCKED
     vm_flags = vma.flags & kept | space.def_flags
     if read_implies_exec and vm_flags & VM_READ and vm_flags & VM_MAYEXEC:

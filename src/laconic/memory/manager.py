@@ -1,4 +1,4 @@
-"""One program's memory calls as methods: a library OS's memory manager on a PAL of your choice.
+"""The memory calls of one program as methods: a library OS's memory manager on any PAL.
 
 Each method edits the wanted state, hands the changes to the PAL, and returns Linux's result or
 raises OSError with Linux's errno. If nothing changes, the PAL is not called.
@@ -17,12 +17,20 @@ RESTRICT 7ffff7ff4000-7ffff7ff5000 r--p, was rw-p
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
-from errno import ENOSYS
+from errno import EFAULT, EINVAL, ENOSYS
 from typing import NamedTuple
 
 from laconic.memory.bookkeeper import at_address
-from laconic.memory.calls import OPERATIONS, DefaultUpcalls, Upcalls
+from laconic.memory.calls import (
+    OPERATIONS,
+    PR_MDWE_REFUSE_EXEC_GAIN,
+    PR_SET_MDWE,
+    PR_SET_MEMORY_MERGE,
+    DefaultUpcalls,
+    Upcalls,
+)
 from laconic.memory.change import Outcome
 from laconic.memory.flags import (
     ADDRESS_MASK,
@@ -38,6 +46,7 @@ from laconic.memory.flags import (
     PROT_WRITE,
 )
 from laconic.memory.layout import Layout, get_unmapped_area
+from laconic.memory.madvise import mbind, set_vma_name
 from laconic.memory.mmap import OpenFile, page_align
 from laconic.memory.pal import HostError, Pal
 from laconic.memory.space import AddressSpace
@@ -49,6 +58,9 @@ __all__ = ["PAGE_SIZE", "PROT_READ", "PROT_WRITE", "MemoryManager", "VmaInfo"]
 #: without ASLR.
 MMAP_BASE = 0x7FFF_F7FF_8000
 START_BRK = 0x5555_5556_0000
+#: What PR_SET_VMA_ANON_NAME accepts: up to 79 printable ASCII characters, without five that could
+#: confuse a parser of `/proc/PID/maps` (is_valid_name_char in kernel/sys.c).
+_VMA_NAME = re.compile(r"[^\x00-\x1f\x7f-\U0010ffff\\`$\[\]]{0,79}")
 
 
 class VmaInfo(NamedTuple):
@@ -129,8 +141,7 @@ class MemoryManager:
         return self._call("mremap", (address, old_length, new_length, flags, new_address))
 
     def brk(self, address: int = 0) -> int:
-        """brk(2): return the break, which is unchanged if the call cannot do what it is asked to
-        do."""
+        """brk(2): return the new break, or the unchanged break if the call is refused."""
         return self._call("brk", (address,))
 
     def madvise(self, address: int, length: int, advice: int) -> None:
@@ -169,6 +180,36 @@ class MemoryManager:
         """remap_file_pages(2); `pgoff` is in pages."""
         self._call("remap_file_pages", (address, length, 0, pgoff, 0))
 
+    def shmdt(self, address: int) -> None:
+        """shmdt(2), for System V segments with which `space` began: only a host can attach one."""
+        self._call("shmdt", (address,))
+
+    def mbind(self, address: int, length: int, mode: int, nodemask: bytes = b"") -> None:
+        """mbind(2), without flags. `nodemask` is the mask in memory, little-endian. The bookkeeping
+        does not know which nodes exist."""
+        end = self._range(address, length)
+        if end == address:
+            return
+        if mode & 0xFF and not self.space.vmas.covered(address, end):
+            raise _error(EFAULT)  # queue_pages_test_walk in mm/mempolicy.c
+        policy = (mode, nodemask.rstrip(b"\0"))
+        self._finish("mbind", mbind(self.space, address, length, policy))
+
+    def set_vma_name(self, address: int, length: int, name: str | None) -> None:
+        """prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME): name anonymous memory, or remove its name."""
+        if name is not None and not _VMA_NAME.fullmatch(name):
+            raise _error(EINVAL)
+        if self._range(address, length) != address:
+            self._finish("prctl", set_vma_name(self.space, address, length, name))
+
+    def set_memory_merge(self, enabled: bool) -> None:
+        """prctl(PR_SET_MEMORY_MERGE): make all mappings MADV_MERGEABLE, or none."""
+        self._call("prctl", (PR_SET_MEMORY_MERGE, int(enabled)))
+
+    def set_mdwe(self, flags: int = PR_MDWE_REFUSE_EXEC_GAIN) -> None:
+        """prctl(PR_SET_MDWE): from now on, no mapping becomes executable that was not so before."""
+        self._call("prctl", (PR_SET_MDWE, flags))
+
     def fork(self, pal: Pal | None = None) -> MemoryManager:
         """Return the child's memory manager after fork(2), on `pal` or on this one's PAL. O(n)."""
         upcalls = None if isinstance(self.upcalls, DefaultUpcalls) else self.upcalls
@@ -178,7 +219,11 @@ class MemoryManager:
 
     def _call(self, name: str, args: Sequence[int]) -> int:
         six = (*(value & ADDRESS_MASK for value in args), *[0] * (6 - len(args)))
-        outcome = self._placed(name, six, OPERATIONS[name](self.space, six, self.upcalls))
+        outcome = OPERATIONS[name](self.space, six, self.upcalls)
+        return self._finish(name, self._placed(name, six, outcome))
+
+    def _finish(self, name: str, outcome: Outcome) -> int:
+        # The second phase: from the outcome of a call to the program's result.
         if outcome.resync:
             raise OSError(ENOSYS, f"only a Linux host can tell what this {name} does")
         refusal = self._apply(outcome)
@@ -186,12 +231,20 @@ class MemoryManager:
         if name == "brk" and refusal is not None:
             return self.space.brk
         if result < 0:
-            raise OSError(-result, os.strerror(-result))
+            raise _error(-result)
         return result
 
+    def _range(self, address: int, length: int) -> int:
+        # The end of a range of pages, as mbind and PR_SET_VMA check it.
+        size = page_align(length & ADDRESS_MASK)
+        end = address + size & ADDRESS_MASK
+        if address % PAGE_SIZE or (length and not size) or end < address:
+            raise _error(EINVAL)
+        return end
+
     def _placed(self, name: str, args: tuple[int, ...], outcome: Outcome) -> Outcome:
-        # On Linux the host chooses some addresses (huge pages, devices, large files); here the
-        # bookkeeping does.
+        # On Linux, the host chooses the addresses of huge pages, devices and large files. Here, the
+        # bookkeeping chooses them.
         if not outcome.place:
             return outcome
         kind = args[3] & MAP_TYPE if name == "mmap" else 0
@@ -204,8 +257,8 @@ class MemoryManager:
         return OPERATIONS[name](self.space, chosen, self.upcalls)
 
     def _apply(self, outcome: Outcome) -> HostError | None:
-        # Hands the changes to the PAL. What it has carried out becomes held; wanted is set back to
-        # held for the rest.
+        # Pass the changes to the PAL. Those that it carries out become held. If it refuses one, the
+        # wanted state is reset to the held state.
         for index, change in enumerate(outcome.changes):
             try:
                 self.pal.apply(change)
@@ -218,3 +271,7 @@ class MemoryManager:
                 return refusal
         self.space.commit(outcome)
         return None
+
+
+def _error(errno: int) -> OSError:
+    return OSError(errno, os.strerror(errno))

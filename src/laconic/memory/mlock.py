@@ -27,16 +27,25 @@ from laconic.memory.mmap import page_align
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 
-#: The upcall that says whether all pages of a range are in memory.
+#: The upcall that returns whether all pages of a range are in memory.
 Resident = Callable[[int, int], bool]
+#: The upcall that returns RLIMIT_MEMLOCK in bytes, -1 for none.
+Limit = Callable[[], int]
 
 
 def mlock(
-    space: AddressSpace, start: int, length: int, *, resident: Resident = lambda start, end: False
+    space: AddressSpace,
+    start: int,
+    length: int,
+    *,
+    resident: Resident = lambda start, end: False,
+    lock_limit: Limit = lambda: -1,
 ) -> Outcome:
-    """mlock(2). `resident` is asked where all is locked already: mlock also brings pages in. O(log
-    n + k)."""
-    return _apply(space, start, length, VM_LOCKED, resident)
+    """Lock a range (mlock(2)). O(log n + k).
+
+    `resident` is queried for VMAs that are already locked, because mlock also brings pages in.
+    """
+    return _apply(space, start, length, VM_LOCKED, resident, lock_limit)
 
 
 def mlock2(
@@ -46,16 +55,19 @@ def mlock2(
     flags: int,
     *,
     resident: Resident = lambda start, end: False,
+    lock_limit: Limit = lambda: -1,
 ) -> Outcome:
-    """mlock2(2); MLOCK_ONFAULT is the only flag. O(log n + k)."""
+    """Lock a range (mlock2(2)); MLOCK_ONFAULT is the only flag. O(log n + k)."""
     if flags & ~MLOCK_ONFAULT:
         return Outcome(-EINVAL)
-    return _apply(space, start, length, VM_LOCKED | (VM_LOCKONFAULT if flags else 0), resident)
+    return _apply(
+        space, start, length, VM_LOCKED | (VM_LOCKONFAULT if flags else 0), resident, lock_limit
+    )
 
 
 def munlock(space: AddressSpace, start: int, length: int) -> Outcome:
-    """munlock(2). O(log n + k)."""
-    return _apply(space, start, length, 0, None)
+    """Unlock a range (munlock(2)). O(log n + k)."""
+    return _apply(space, start, length, 0, None, None)
 
 
 def _fixup(vma: Vma, locks: int) -> Vma:
@@ -63,24 +75,42 @@ def _fixup(vma: Vma, locks: int) -> Vma:
     if vma.flags & VM_LOCKED_MASK == locks or vma.flags & (VM_SPECIAL | VM_HUGETLB | VM_DROPPABLE):
         return vma
     if vma.file is not None and vma.file.is_secret:
-        return vma  # memfd_secret: locked for as long as it is mapped (vma_is_secretmem)
+        return vma  # memfd_secret: always locked (vma_is_secretmem)
     return vma.with_flags(vma.flags & ~VM_LOCKED_MASK | locks)
 
 
 def _populated(vma: Vma, start: int, end: int, resident: Resident) -> bool:
-    # populate_vma_page_range: True if mlock has no page to bring in, and would not fail. It fails
-    # for secret memory, and for pages whose protection key the thread denies; execution alone takes
-    # such a key.
+    # populate_vma_page_range: True if mlock has no page to bring in and cannot fail. It fails for
+    # secret memory, and for pages whose protection key denies access to the thread. Execute-only
+    # memory has such a key.
     if vma.pkey or vma.flags & VM_PROT == VM_EXEC or (vma.file is not None and vma.file.is_secret):
         return False
     return bool(vma.flags & VM_LOCKONFAULT) or bool(vma.flags & VM_PROT) and resident(start, end)
 
 
+def _may_exceed(space: AddressSpace, start: int, end: int, limit: int) -> bool:
+    # do_mlock: True if the host may refuse to lock the range, although all of it is as requested.
+    # The limit (bytes, -1 for none) may have been lowered, and pages that ignore locks count too.
+    if limit == -1:
+        return False
+    locked = sum(stop - begin for begin, stop, vma in space.vmas if vma.flags & VM_LOCKED)
+    unlocked = sum(
+        stop - begin
+        for begin, stop, vma in space.vmas.runs(start, end)
+        if vma is None or not vma.flags & VM_LOCKED
+    )
+    return locked + unlocked > limit
+
+
 def _apply(
-    space: AddressSpace, start: int, length: int, locks: int, resident: Resident | None
+    space: AddressSpace,
+    start: int,
+    length: int,
+    locks: int,
+    resident: Resident | None,
+    lock_limit: Limit | None,
 ) -> Outcome:
-    # apply_vma_lock_flags: up to the first hole, whose error comes after the pages before it were
-    # locked
+    # apply_vma_lock_flags: a hole is an error, but the pages before it are locked.
     size = page_align(length + start % PAGE_SIZE & ADDRESS_MASK)
     start -= start % PAGE_SIZE
     end = start + size & ADDRESS_MASK
@@ -96,20 +126,26 @@ def _apply(
     if stop == start:
         return Outcome(result, ask=bool(locks))
     changes = []
-    for begin, finish, held in space.vmas.runs(start, stop):
+    for run_start, run_end, held in space.vmas.runs(start, stop):
         assert held is not None
         vma = _fixup(held, locks)
         if vma is not held:
-            changes.append(Change(FLAGS, begin, finish, vma, held))
-        elif result == 0 and resident is not None and not _populated(vma, begin, finish, resident):
-            changes.append(Change(ADVISE, begin, finish, vma, vma))
+            changes.append(Change(FLAGS, run_start, run_end, vma, held))
+        elif result or resident is None:
+            continue
+        elif not _populated(vma, run_start, run_end, resident):
+            changes.append(Change(ADVISE, run_start, run_end, vma, vma))
+    if not changes and result == 0 and lock_limit is not None:
+        return Outcome(0, ask=_may_exceed(space, start, end, lock_limit()))
     space.vmas.edit(start, stop, lambda vma: _fixup(vma, locks))
     return Outcome(result, tuple(changes), start, end)
 
 
 def mlockall(space: AddressSpace, flags: int) -> Outcome:
-    """mlockall(2): current VMAs, future ones, or both. The host always hears it: pages are brought
-    in. O(n)."""
+    """Lock current VMAs, future VMAs, or both (mlockall(2)). O(n).
+
+    The call is always passed on, because it brings pages in.
+    """
     if not flags or flags & ~(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) or flags == MCL_ONFAULT:
         return Outcome(-EINVAL)
     locks = VM_LOCKED | (VM_LOCKONFAULT if flags & MCL_ONFAULT else 0)
@@ -119,7 +155,7 @@ def mlockall(space: AddressSpace, flags: int) -> Outcome:
 
 
 def munlockall(space: AddressSpace) -> Outcome:
-    """munlockall(2). Nothing locked now or in future: nothing to say. O(n)."""
+    """Unlock current and future VMAs (munlockall(2)). O(n)."""
     return _all(space, 0, 0, ask=bool(space.def_flags))
 
 

@@ -1,5 +1,4 @@
-"""mmap and its relatives that make mappings: do_mmap in mm/mmap.c, step by step in the kernel's
-order."""
+"""mmap: do_mmap in mm/mmap.c, step by step in the kernel's order."""
 
 from __future__ import annotations
 
@@ -62,8 +61,8 @@ from laconic.memory.layout import get_unmapped_area
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
 
-#: The upcall that says whether a range of private memory was never touched (anonymous) or never
-#: written (a file's).
+#: The upcall that returns whether a range of private memory was never touched or, in a file mapping,
+#: never written.
 Untouched = Callable[[int, int], bool]
 
 
@@ -71,18 +70,17 @@ Untouched = Callable[[int, int], bool]
 MAX_LFS_FILESIZE = (1 << 63) - 1
 
 
-#: CONFIG_LSM_MMAP_MIN_ADDR, which no file in /proc shows: hints below it are the host's to round
+#: CONFIG_LSM_MMAP_MIN_ADDR, which is not in /proc. The host rounds hints below it
 #: (round_hint_to_min).
 LSM_MMAP_MIN_ADDR = 65536
 
 
 class OpenFile(NamedTuple):
-    """What an mmap's file descriptor refers to, as far as the kernel's checks need it.
+    """The open file of an mmap, with the attributes that the kernel checks.
 
-    `plain`: a regular file that maps like page cache. Of anything else (a device, huge pages) only
-    the host knows what a mapping will look like. `places`: the file system may choose addresses
-    itself. `size` is in bytes. `huge` is the page size of a file of hugetlbfs, in bytes; otherwise
-    0.
+    `plain`: a regular file whose mappings are page cache. For all others (devices, huge pages), only
+    the host knows the mapping's attributes. `places`: the file system may choose addresses. `size`
+    is in bytes. `huge` is the page size of a file of hugetlbfs in bytes, or 0.
     """
 
     file: File
@@ -95,12 +93,12 @@ class OpenFile(NamedTuple):
     huge: int = 0
 
 
-#: The file of hugetlbfs that the kernel makes for MAP_ANONYMOUS|MAP_HUGETLB (ksys_mmap_pgoff).
+#: The file of hugetlbfs that the kernel creates for MAP_ANONYMOUS|MAP_HUGETLB (ksys_mmap_pgoff).
 HUGE_PAGES = OpenFile(File(0, 0, -1), readable=True, writable=True, plain=False)
 
 
 def page_align(length: int) -> int:
-    """Rounds bytes up to whole pages and wraps at 2**64, like PAGE_ALIGN."""
+    """Round bytes up to whole pages; wraps at 2**64, like PAGE_ALIGN."""
     return (length + PAGE_SIZE - 1) & PAGE_MASK & ADDRESS_MASK
 
 
@@ -115,15 +113,14 @@ def mmap(
     read_implies_exec: bool = False,
     untouched: Untouched = lambda start, end: False,
 ) -> Outcome:
-    """mmap(2). `file` is what the descriptor refers to; None without MAP_ANONYMOUS: a bad
-    descriptor.
+    """Map memory (mmap(2)); the result is the address. O(log n + k).
 
-    `address`, `length` and `offset` are in bytes; the outcome's result is the address. `untouched`
-    is queried only if all attributes of a private mapping are equal to those that MAP_FIXED would
-    put there. O(log n + k).
+    `address`, `length` and `offset` are in bytes. `file` is the file of the descriptor; without
+    MAP_ANONYMOUS, None stands for a bad descriptor. `untouched` is queried only if a private mapping
+    already has all attributes that MAP_FIXED requests.
 
-    The checks come in the order of ksys_mmap_pgoff, do_mmap and mmap_region. A refusal has `ask` if
-    a check before it is one that only the host can make: the program then gets the host's errno.
+    The checks have the order of ksys_mmap_pgoff, do_mmap and mmap_region. A refusal has `ask` if
+    only the host can make one of the checks before it; the program then receives the host's errno.
     """
     # SYSCALL_DEFINE6(mmap) in arch/x86/kernel/sys_x86_64.c, and ksys_mmap_pgoff
     if offset & ~PAGE_MASK:
@@ -141,9 +138,9 @@ def mmap(
         flags |= MAP_HUGETLB
     elif flags & MAP_HUGETLB:
         return Outcome(-EINVAL)
-    # A driver may refuse with an errno of its own, and hugetlb_file_setup for want of pages.
+    # A driver may refuse with any errno, and hugetlb_file_setup if there are too few huge pages.
     special = file is not None and not file.plain
-    # Even a refused mapping for execution alone takes a protection key (execute_only_pkey).
+    # Even a refused execute-only mapping allocates a protection key (execute_only_pkey).
     doubtful = special or prot == PROT_EXEC
 
     # do_mmap: length and address
@@ -177,9 +174,9 @@ def mmap(
     if flags & MAP_FIXED_NOREPLACE and not _is_free(space, address, address + length):
         return Outcome(-EEXIST, ask=doubtful)
 
-    # do_mmap: flags. can_do_mlock and mlock_future_ok know RLIMIT_MEMLOCK and what is locked. Among
-    # the checks of a file are some that only the host can make (swap files, append-only files,
-    # seals), and at the end of them whether it can be mapped at all (can_mmap_file).
+    # do_mmap: flags. can_do_mlock and mlock_future_ok check RLIMIT_MEMLOCK. Only the host can make
+    # some checks of a file (swap files, append-only files, seals), and the last of them, whether it
+    # can be mapped at all (can_mmap_file).
     locked = bool(flags & MAP_LOCKED or space.def_flags & VM_LOCKED)
     doubtful = doubtful or locked or file is not None
     if read_implies_exec and prot & PROT_READ and not (file is not None and file.noexec):
@@ -216,27 +213,27 @@ def mmap(
         )
         overlaid = _overlay(space, address, end, vma, None if whole else untouched)
         if overlaid is None:
-            # The kernel has split the VMAs at both ends by then (vms_gather_munmap_vmas), and does
-            # not merge them again: later calls may depend on it, so the host must see this one.
+            # By then, the kernel has split the VMAs at both ends (vms_gather_munmap_vmas), and it
+            # does not merge them again. Later calls may depend on that, so this call is passed on.
             return Outcome(-EPERM, ask=True)
         changes = overlaid
     if changes:
         space.vmas.set(address, end, vma)
     then = grown_below(space, vma) if vm_flags & VM_GROWSDOWN else None
-    # A file system may refuse MAP_SYNC, which asks for DAX.
+    # A file system may refuse MAP_SYNC, which requires DAX.
     ask = special or file is not None and bool(flags & MAP_SYNC)
     return new(Outcome, (address, changes, address, end, ask, False, False, then))
 
 
 def _fixed_address(address: int, length: int, huge: int) -> int:
-    # __get_unmapped_area with MAP_FIXED: 0, or a negative errno. `huge`: hugetlb_get_unmapped_area
-    # comes before the checks of all mappings.
+    # __get_unmapped_area with MAP_FIXED: 0, or a negative errno. The checks of
+    # hugetlb_get_unmapped_area precede those of other mappings.
     if length > TASK_SIZE:
         return -ENOMEM
     if huge and address % huge:
         return -EINVAL
     if address > ADDRESS_MASK - MAX_ERRNO:
-        return address - ADDRESS_MASK - 1  # IS_ERR_VALUE: such an address is taken for an errno
+        return address - ADDRESS_MASK - 1  # IS_ERR_VALUE: the address looks like an errno
     if address > TASK_SIZE - length:
         return -ENOMEM
     return -EINVAL if address & ~PAGE_MASK else 0
@@ -245,7 +242,7 @@ def _fixed_address(address: int, length: int, huge: int) -> int:
 def _free_address(
     space: AddressSpace, hint: int, length: int, flags: int, file: OpenFile | None, offset: int
 ) -> int | None:
-    # __get_unmapped_area: the address, -ENOMEM, or None if the host is to choose.
+    # __get_unmapped_area: the address, -ENOMEM, or None if the host chooses.
     if length > TASK_SIZE:
         return -ENOMEM
     if 0 < hint < LSM_MMAP_MIN_ADDR:
@@ -266,8 +263,10 @@ def _is_free(space: AddressSpace, start: int, end: int) -> bool:
 
 
 def placed(space: AddressSpace, outcome: Outcome, address: int) -> Outcome:
-    """The outcome of an mmap whose place the host chose, now that it is known; wanted is edited.
-    O(log n)."""
+    """Return the outcome of an mmap at the address that the host chose. O(log n).
+
+    Edits the wanted state. The first such address reveals the mmap base.
+    """
     (change,) = outcome.changes
     vma = change.wanted
     assert vma is not None
@@ -275,7 +274,7 @@ def placed(space: AddressSpace, outcome: Outcome, address: int) -> Outcome:
         vma = vma._replace(base=address + vma.base)
     start, end = address, address + change.end
     if space.layout.mmap_base is None and address != outcome.result and change.end < PMD_SIZE:
-        # Neither at a hint nor aligned to huge pages: this place shows the base.
+        # The address is neither the hint nor aligned to huge pages, so it reveals the base.
         space.layout.learn(space.vmas, start, end)
     space.vmas.set(start, end, vma)
     return Outcome(
@@ -284,7 +283,7 @@ def placed(space: AddressSpace, outcome: Outcome, address: int) -> Outcome:
 
 
 def grown_below(space: AddressSpace, vma: Vma) -> Callable[[], None] | None:
-    """What there is to do once `vma` has been put anywhere: a stack may then grow there, unseen."""
+    """Return the effect of mapping `vma` on the layout: if it grows down, it may grow unseen."""
     if not vma.flags & VM_GROWSDOWN:
         return None
 
@@ -297,8 +296,8 @@ def grown_below(space: AddressSpace, vma: Vma) -> Callable[[], None] | None:
 def _overlay(
     space: AddressSpace, start: int, end: int, vma: Vma, untouched: Untouched | None
 ) -> tuple[Change, ...] | None:
-    # MAP_FIXED throws away what was there, unless it is sealed: then None. Equal attributes are not
-    # equality: contents count.
+    # The changes of MAP_FIXED over existing VMAs, or None if one is sealed. VMAs with equal attributes
+    # still change, because their contents are discarded.
     changes = []
     for begin, stop, held in space.vmas.runs(start, end):
         if held is not None and held.flags & VM_SEALED:
@@ -314,9 +313,9 @@ def _overlay(
 
 @lru_cache(256)
 def _without_file(own: int, added: int, flags: int, thp: bool, overcommit_never: bool) -> Vma:
-    # The VMA of a mapping with `flags` but for its backing; `own` are the VM_* flags that a file
-    # has decided, `added` those of the protection and of mlockall. Programs use a handful of
-    # combinations. A negative errno instead of flags: they are wrong.
+    # The VMA of a mapping with `flags`, without its backing. `own` are the VM_* flags that the file
+    # decides, and `added` those of the protection and of mlockall. For wrong flags, the VMA has a
+    # negative errno instead of flags. Cached, because programs use few combinations.
     own = own or _anonymous_flags(flags)
     if own < 0:
         return Vma(own)
@@ -326,6 +325,8 @@ def _without_file(own: int, added: int, flags: int, thp: bool, overcommit_never:
         vm_flags |= VM_GROWSDOWN
     if flags & MAP_LOCKED:
         vm_flags |= VM_LOCKED
+    if flags & MAP_SYNC:
+        vm_flags |= VM_SYNC  # of any mapping, although it has a meaning for DAX files only
     if flags & MAP_STACK and thp:
         vm_flags |= VM_NOHUGEPAGE
     if flags & MAP_NORESERVE and not overcommit_never:
@@ -354,7 +355,7 @@ def _anonymous_flags(flags: int) -> int:
 
 def _file_flags(file: OpenFile, prot: int, flags: int, end: int) -> int:
     if end > (MAX_LFS_FILESIZE if file.plain else ADDRESS_MASK):
-        return -EOVERFLOW  # file_mmap_ok; `end` is that of the mapped part of the file
+        return -EOVERFLOW  # file_mmap_ok; `end` is the end of the mapped part of the file
     vm_flags = VM_MAY_RWX
     kind = flags & MAP_TYPE
     if kind in (MAP_SHARED, MAP_SHARED_VALIDATE):
@@ -375,19 +376,18 @@ def _file_flags(file: OpenFile, prot: int, flags: int, end: int) -> int:
         vm_flags &= ~VM_MAYEXEC
     if flags & MAP_GROWSDOWN:
         return -EINVAL
-    return vm_flags | (VM_SYNC if flags & MAP_SYNC else 0)
+    return vm_flags
 
 
-_fresh = 0
+_last_provisional_inode = 0
 
 
 def _shared_memory() -> File:
-    # Each shared anonymous mapping is a new file in the kernel's own tmpfs (shmem_zero_setup in
-    # mm/shmem.c). Only the host knows its inode; until the host has said it, a negative number
-    # keeps it apart from all others.
-    global _fresh
-    _fresh -= 1
-    return File(0, 1, _fresh, "/dev/zero (deleted)")
+    # Each shared anonymous mapping is a new file in the kernel's tmpfs (shmem_zero_setup in
+    # mm/shmem.c). Until the host shows its inode, a unique negative number identifies it.
+    global _last_provisional_inode
+    _last_provisional_inode -= 1
+    return File(0, 1, _last_provisional_inode, "/dev/zero (deleted)")
 
 
 def _huge_align(length: int, size: int) -> int:
@@ -396,19 +396,18 @@ def _huge_align(length: int, size: int) -> int:
 
 
 def _places(file: OpenFile, length: int, flags: int, offset: int) -> bool:
-    # True if the host is to choose: for huge pages, and for DAX.
+    # True if the host chooses the address: for huge pages and for DAX.
     return bool(flags & MAP_SYNC) or file.places and may_align(length, offset)
 
 
 def may_align(length: int, offset: int) -> bool:
-    """True if a file system may align such a mapping, in bytes, to huge pages.
+    """Return whether a file system may align a mapping to huge pages; arguments are in bytes.
 
-    __thp_get_unmapped_area in mm/huge_memory.c, where the offset wraps if it is rounded up beyond
-    the largest file.
+    __thp_get_unmapped_area in mm/huge_memory.c. The rounded offset wraps beyond the largest file.
     """
     return length >= PMD_SIZE or offset > MAX_LFS_FILESIZE - PMD_SIZE
 
 
 def populates(flags: int) -> bool:
-    """True where mmap also faults the pages in (the end of do_mmap)."""
+    """Return whether mmap also faults the pages in (the end of do_mmap)."""
     return bool(flags & MAP_LOCKED) or flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from errno import EACCES, EINVAL, ENOMEM, EPERM
 
 from laconic.memory.change import NOTHING, Change, Outcome, classify, new
@@ -33,16 +34,22 @@ def mprotect(
     prot: int,
     pkey: int = -1,
     read_implies_exec: bool = False,
+    vma_start: Callable[[int], int] | None = None,
 ) -> Outcome:
-    """mprotect(2); with `pkey` other than -1, pkey_mprotect(2). `start` and `length` are in bytes.
+    """Change a protection (mprotect(2)); unless `pkey` is -1, set its key too (pkey_mprotect(2)).
 
-    At a hole, a refusal or a sealed VMA the pages before it stay changed, as in Linux. With a key
-    the host is always asked, since only it knows which keys are allocated. O(log n + k); O(log n)
-    where one VMA is as asked already.
+    `start` and `length` are in bytes. With PROT_GROWSDOWN, the change starts at the start of the
+    VMA of `start`. Pages that look alike can be several VMAs (is_mergeable_anon_vma): `vma_start`
+    returns the start of the host's VMA.
+
+    At a hole, a refusal or a sealed VMA, the pages before it stay changed, as on Linux. A call with
+    a key is always passed on, because only the host knows which keys are allocated. Complexity:
+    O(log n + k), and O(log n) if one VMA already has the requested protection.
     """
-    # The common cases first: pages of one VMA, which may be changed. The very first is inlined,
-    # since it has to cost less than the system call that it makes superfluous. VM_SEALED is the
-    # highest flag: a comparison finds it. Execution alone is not common: it takes a protection key.
+    # The common cases first: pages of one VMA that may be changed. They read the VMA's flags by
+    # index and bit, because this path must cost less than the system call that it saves: `& 7` is
+    # VM_PROT, `>> 4 & 7` is VM_MAY_RWX, `& 4095` is the offset in a page, and VM_SEALED is the
+    # highest flag. PROT_EXEC alone is not common, as it allocates a protection key.
     if not start & 4095 and pkey == -1 and not read_implies_exec and prot != PROT_EXEC:
         vmas = space.vmas
         hint = vmas.hints.get(start)
@@ -64,15 +71,21 @@ def mprotect(
         end = start + length
         if vma is not None and start < end <= stop and vma[0] < VM_SEALED and not space.mdwe:
             if vma[0] & 7 == prot:
-                vmas.hint(start)  # who asks once for nothing asks again
+                vmas.hint(start)  # programs repeat redundant mprotects at the same address
                 return NOTHING
             if not prot & ~(vma[0] >> 4 & 7) and not end & 4095:
                 return _within(space, start, end, prot, vma)
-    return _mprotect(space, start, length, prot, pkey, read_implies_exec)
+    return _mprotect(space, start, length, prot, pkey, read_implies_exec, vma_start)
 
 
 def _mprotect(
-    space: AddressSpace, start: int, length: int, prot: int, pkey: int, read_implies_exec: bool
+    space: AddressSpace,
+    start: int,
+    length: int,
+    prot: int,
+    pkey: int,
+    read_implies_exec: bool,
+    vma_start: Callable[[int], int] | None,
 ) -> Outcome:
     grows = prot & (PROT_GROWSDOWN | PROT_GROWSUP)
     prot &= ~grows
@@ -85,11 +98,14 @@ def _mprotect(
         return Outcome(-ENOMEM)
     if prot & ~(PROT_RWX | PROT_SEM):
         return Outcome(-EINVAL)
-    # A key that is not allocated is refused before the VMAs are looked at (mm_pkey_is_allocated).
+    # Unallocated keys are refused before the VMAs are checked (mm_pkey_is_allocated).
     keyed = pkey != -1
-    start, refusal = _first_vma(space, start, end, grows)
+    first, refusal = _first_vma(space, start, end, grows)
     if refusal:
         return Outcome(refusal, ask=keyed)
+    if first < start and vma_start is not None:
+        first = max(first, vma_start(start))
+    start = first
     stop, result = _permitted(space, start, end, prot & PROT_RWX, read_implies_exec)
 
     def protect(vma: Vma) -> Vma:
@@ -98,20 +114,20 @@ def _mprotect(
             return vma._replace(flags=wanted, pkey=pkey)
         return vma if vma.flags == wanted else vma.with_flags(wanted)
 
-    # Execution alone takes a protection key, even if it is refused or the VMAs have it already, and
-    # closes that key in PKRU again (execute_only_pkey in arch/x86/mm/pkeys.c).
+    # PROT_EXEC alone allocates a protection key, even if the call is refused or changes nothing, and
+    # denies access by that key in PKRU (execute_only_pkey in arch/x86/mm/pkeys.c).
     takes_key = prot == PROT_EXEC
     changes = space.edit(start, stop, protect) if stop > start else ()
     return Outcome(result, changes, start, end, ask=keyed or takes_key)
 
 
 def _first_vma(space: AddressSpace, start: int, end: int, grows: int) -> tuple[int, int]:
-    # What do_mprotect_pkey asks of the first VMA: where the change begins, and 0 or a negative
-    # errno.
+    # The checks of the first VMA in do_mprotect_pkey. Returns the start of the change, and 0 or a
+    # negative errno.
     begin, stop, vma = space.vmas.find(start)
     if grows == PROT_GROWSDOWN:
         if vma is None and stop < end:
-            # vma_find() takes the next VMA above, and the change begins where that begins.
+            # vma_find() returns the next VMA above, and the change starts at its start.
             begin, _, vma = space.vmas.find(stop)
         if vma is None:
             return start, -ENOMEM
@@ -122,7 +138,7 @@ def _first_vma(space: AddressSpace, start: int, end: int, grows: int) -> tuple[i
 
 
 def _within(space: AddressSpace, start: int, end: int, prot: int, vma: Vma) -> Outcome:
-    # A change that is permitted, within one VMA.
+    # A permitted change within one VMA.
     wanted = vma.with_flags(vma.flags & ~VM_PROT | prot)
     space.vmas.set(start, end, wanted)
     change = new(Change, (classify(vma, wanted), start, end, wanted, vma, None))
@@ -138,13 +154,13 @@ def _prot(vma: Vma, prot: int, read_implies_exec: bool) -> int:
 def _permitted(
     space: AddressSpace, start: int, end: int, prot: int, read_implies_exec: bool
 ) -> tuple[int, int]:
-    # How far the change goes before the first hole or refusal, and the result it then has.
+    # The end of the change, which is at the first hole or refusal, and the call's result.
     for begin, _, vma in space.vmas.runs(start, end):
         if vma is None:
             return begin, -ENOMEM
         wanted = _prot(vma, prot, read_implies_exec)
         if wanted & ~(vma.flags >> 4):
-            return begin, -EACCES  # newflags & ~(newflags >> 4): VM_MAY% stand four bits above VM_%
+            return begin, -EACCES  # newflags & ~(newflags >> 4): VM_MAY% are four bits above VM_%
         if space.mdwe and wanted & PROT_EXEC and (wanted & PROT_WRITE or not vma.flags & VM_EXEC):
             return begin, -EACCES  # map_deny_write_exec
         if vma.flags & VM_SEALED:

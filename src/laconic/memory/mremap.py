@@ -29,8 +29,8 @@ from laconic.memory.munmap import munmap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 
-#: Only the host can choose the new address; the manager repeats the call with MREMAP_FIXED once it
-#: is known.
+#: Only the host can choose the new address. Once it is known, the bookkeeper repeats the call with
+#: MREMAP_FIXED.
 HOST_CHOOSES = Outcome(0, ask=True, place=True)
 
 
@@ -42,11 +42,11 @@ def mremap(
     flags: int,
     new_address: int = 0,
 ) -> Outcome:
-    """mremap(2); addresses and lengths in bytes, the result is the new address.
+    """Resize or move a mapping (mremap(2)); the result is the new address. O(log n + k).
 
-    Where the pages move, the outcome has UNMAP changes for the old place and MAP changes with
-    `source` for the new one. An outcome with `resync` is one that only the host can decide. O(log n
-    + k).
+    Addresses and lengths are in bytes. If pages move, the outcome has UNMAP changes for the old
+    range, and MAP changes with `source` for the new range. If only the host can decide what the call
+    does, the outcome has `resync`.
     """
     to = flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)
     refusal = _check_params(space, address, old_length, new_length, flags, new_address)
@@ -68,14 +68,14 @@ def mremap(
             tail = munmap(space, address + new_length, old_length - new_length)
             return tail if tail.result < 0 else tail._replace(result=address)
     if flags & MREMAP_FIXED and new_length == old_length > end - address:
-        # Several VMAs at once: since 6.17 (remap_move), one after the other; before, EFAULT.
+        # Several VMAs: since 6.17, they move one after the other (remap_move); before, EFAULT.
         last = space.vmas.find(address + old_length - 1)[1]
         low, high = min(begin, new_address), max(last, new_address + new_length)
         return Outcome(0, start=low, end=high, ask=True, resync=True)
     refusal = _check_prep_vma(address, old_length, new_length, flags, end, vma)
     if refusal:
         if flags & MREMAP_FIXED:
-            # Before 6.17 the target is unmapped by then (mremap_to).
+            # Before 6.17, the target is already unmapped at this point (mremap_to).
             return Outcome(refusal, ask=True, resync=True)
         return Outcome(refusal)
     if not to:
@@ -91,7 +91,7 @@ def _check_params(
     flags: int,
     new_address: int,
 ) -> int:
-    # check_mremap_params: 0, or a negative errno. Lengths are as the program gave them.
+    # check_mremap_params: 0, or a negative errno. The lengths are not rounded yet.
     if flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP) or address & ~PAGE_MASK:
         return -EINVAL
     old_length, new_length = page_align(old_length), page_align(new_length)
@@ -119,7 +119,7 @@ def _check_prep_vma(
         return -EINVAL
     if flags & MREMAP_DONTUNMAP and vma.flags & (VM_DONTEXPAND | VM_PFNMAP):
         return -EINVAL
-    # What a shrinking mapping loses may lie beyond its end.
+    # The tail that a shrinking mapping loses may extend beyond the VMA.
     if min(old_length, new_length) > end - address:
         return -EFAULT
     if new_length > old_length and vma.flags & (VM_DONTEXPAND | VM_PFNMAP):
@@ -143,8 +143,8 @@ def _expand(
             space.vmas.set(end, grown, vma)
             return Outcome(address, space.diff(end, grown), end, grown)
     if not flags & MREMAP_MAYMOVE:
-        # Two errors come first that only the host knows: EAGAIN (mlock_future_ok), and EFAULT if
-        # the pages are two VMAs that look alike (is_mergeable_anon_vma).
+        # Only the host knows two errors that come first: EAGAIN (mlock_future_ok), and EFAULT if the
+        # pages are two VMAs that look alike (is_mergeable_anon_vma).
         return Outcome(-ENOMEM, ask=bool(vma.flags & VM_LOCKED) or old_length > PAGE_SIZE)
     if vma.file is not None and may_align(new_length, address - vma.base):
         return HOST_CHOOSES  # the file system may align the mapping (thp_get_unmapped_area)
@@ -188,38 +188,35 @@ def _move(
     target: int,
     vma: Vma,
 ) -> Outcome:
-    # mremap_to and move_vma: the target is thrown away, a longer source loses its tail, the rest
-    # goes over.
+    # mremap_to and move_vma: the target is unmapped, a longer source loses its tail, and the rest of
+    # it moves.
     if flags & MREMAP_DONTUNMAP and vma.flags & VM_LOCKED:
-        return Outcome(
-            0, ask=True, resync=True
-        )  # the kernel unlocks all of what is one VMA to it (dontunmap_complete)
+        # The kernel unlocks all that is one VMA to it (dontunmap_complete).
+        return Outcome(0, ask=True, resync=True)
     if flags & MREMAP_FIXED:
-        gone = munmap(space, target, new_length)
-        if gone.result < 0:
-            # To the host the source may be several VMAs that look alike, and it moves one after the
-            # other until it comes to what is sealed (remap_move, since 6.17): only it knows how
-            # far.
-            several = old_length == new_length and old_length > PAGE_SIZE
-            return gone._replace(resync=several)
+        unmapping = munmap(space, target, new_length)
+        if unmapping.result < 0:
+            # On the host, the source may be several VMAs that look alike. They move one after the
+            # other, until one meets sealed memory (remap_move, since 6.17).
+            may_have_moved = old_length == new_length and old_length > PAGE_SIZE
+            return unmapping._replace(resync=may_have_moved)
         if not old_length and target <= address < target + new_length:
-            return gone._replace(
-                result=-EFAULT
-            )  # the source of a second mapping went with what was at the target
+            # The source of the second mapping was unmapped with the target.
+            return unmapping._replace(result=-EFAULT)
     moved = min(old_length, new_length)
     if old_length > moved:
         tail = munmap(space, address + moved, old_length - moved)
         if tail.result < 0:
-            gone_changes = space.diff(target, target + new_length)
-            return Outcome(tail.result, gone_changes, target, target + new_length, ask=True)
-    goes = vma.moved(target - address)
+            changes_at_target = space.diff(target, target + new_length)
+            return Outcome(tail.result, changes_at_target, target, target + new_length, ask=True)
+    moved_vma = vma.moved(target - address)
     left = vma if flags & MREMAP_DONTUNMAP else None
-    space.vmas.set(target, target + new_length, goes)
+    space.vmas.set(target, target + new_length, moved_vma)
     if moved:
         space.vmas.set(address, address + moved, left)
     changes = [
-        *_overlaid(space, target, target + moved, goes, address),
-        *_overlaid(space, target + moved, target + new_length, goes, None),
+        *_overlaid(space, target, target + moved, moved_vma, address),
+        *_overlaid(space, target + moved, target + new_length, moved_vma, None),
         *space.diff(address + moved, address + old_length),
     ]
     for start, stop, held in space.held.runs(address, address + moved):
@@ -230,14 +227,14 @@ def _move(
     changes.sort(key=lambda change: change.start)
     low = min(address, target)
     high = max(address + old_length, target + new_length)
-    return Outcome(target, tuple(changes), low, high, then=grown_below(space, goes))
+    return Outcome(target, tuple(changes), low, high, then=grown_below(space, moved_vma))
 
 
 def _overlaid(
     space: AddressSpace, start: int, end: int, vma: Vma, source: int | None
 ) -> Iterator[Change]:
-    # Changes that put `vma` over all that was in `[start, end)`; the contents come from `source`,
-    # or are new.
+    # The changes that replace everything in `[start, end)` by `vma`. The contents are those at
+    # `source`, or new.
     for begin, stop, held in space.held.runs(start, end):
         kind = MAP if held is None else classify(held, vma) | ZERO
         yield Change(

@@ -10,7 +10,7 @@ from laconic.memory.space import AddressSpace
 
 
 def munmap(space: AddressSpace, start: int, length: int) -> Outcome:
-    """munmap(2); `start` and `length` in bytes. Holes are not said. O(log n + k)."""
+    """Unmap a range (munmap(2)); `start` and `length` are in bytes. O(log n + k)."""
     if start & ~PAGE_MASK or start > TASK_SIZE or length > TASK_SIZE - start:
         return Outcome(-EINVAL)
     end = start + length + PAGE_SIZE - 1 & PAGE_MASK
@@ -22,15 +22,17 @@ def munmap(space: AddressSpace, start: int, length: int) -> Outcome:
             return Outcome(-ENOMEM)
     changes = unmapped(space, start, end)
     if changes is None:
-        # The kernel has split the VMAs at both ends by then (vms_gather_munmap_vmas), and does not
-        # merge them again: later calls may depend on it, so the host must see this one.
+        # By then, the kernel has split the VMAs at both ends (vms_gather_munmap_vmas), and it does
+        # not merge them again. Later calls may depend on that, so this call is passed on.
         return Outcome(-EPERM, ask=True)
     return new(Outcome, (0, changes, start, end, False, False, False, None)) if changes else NOTHING
 
 
 def unmapped(space: AddressSpace, start: int, end: int) -> tuple[Change, ...] | None:
-    """Empties `[start, end)`, in bytes, and says what was there; None where a VMA is sealed. O(log
-    n + k)."""
+    """Make `[start, end)` a hole; return the changes. O(log n + k).
+
+    Returns None, and edits nothing, if a VMA is sealed.
+    """
     changes = []
     for begin, stop, vma in space.vmas.runs(start, end):
         if vma is not None:
@@ -43,8 +45,7 @@ def unmapped(space: AddressSpace, start: int, end: int) -> tuple[Change, ...] | 
 
 
 def shmdt(space: AddressSpace, address: int) -> Outcome:
-    """shmdt(2): unmaps every piece of the segment that was attached at `address` (bytes). O(log n +
-    k)."""
+    """Unmap every piece of the segment that was attached at `address` (shmdt(2)). O(n)."""
     if address & ~PAGE_MASK:
         return Outcome(-EINVAL)
     segment = None

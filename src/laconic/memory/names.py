@@ -44,7 +44,7 @@ def maps_text(space: AddressSpace) -> str:
     stack = stack_start(space)
     for start, end, vma in space.vmas:
         where = f"{start:08x}-{end:08x} {vma.permissions()} {_backing(start, vma)} "
-        name = _name(space, start, end, vma, stack)
+        name = shown_name(space, start, end, vma, stack)
         lines.append(f"{where:<73}{name}\n" if name else f"{where}\n")
     return "".join(lines)
 
@@ -59,7 +59,9 @@ def _backing(start: int, vma: Vma) -> str:
     return f"{start - vma.base:08x} {device} {max(file.inode, 0)}"
 
 
-def _name(space: AddressSpace, start: int, end: int, vma: Vma, stack: int) -> str:
+def shown_name(space: AddressSpace, start: int, end: int, vma: Vma, stack: int) -> str:
+    """The name that `/proc/PID/maps` shows: a path, or as `derived_name`; `stack` as `stack_start`.
+    O(1)."""
     if vma.file is not None:
         if vma.name is not None:
             return f"[anon_shmem:{vma.name}]"

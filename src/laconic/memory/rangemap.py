@@ -1,14 +1,14 @@
-"""The one data structure: disjoint half-open ranges of addresses, each with an immutable value.
+"""The data structure of all bookkeeping: disjoint half-open ranges, each with an immutable value.
 
-A `RangeMap` is stored as a *step function*. Every boundary between two runs is a key, and the value
-beside it holds from there to the next key; a hole is a run whose value is None. An edit therefore
-is one splice of two parallel lists, and a 64 TiB range is one entry. The lists are cut into chunks,
-so that an insertion moves a few kilobytes at most, however many entries there are (a flat list's
-memmove shows from about 10,000 on).
+A `RangeMap` is stored as a *step function*. Each boundary between two runs is a key, and the value
+stored with it holds from there to the next key. A hole is a run whose value is None. An edit is
+therefore one splice of two parallel lists, and a 64 TiB range is one entry. The lists are cut into
+chunks, so that an insertion moves at most a few kilobytes, however many entries there are. (With a
+flat list, memmove becomes noticeable at about 10,000 entries.)
 
-Values do not know where they stand. What depends on the position (a file offset) is stored relative
-to address 0, so that a split copies a reference and two neighbours merge exactly when the owner's
-rule calls their values the same.
+Values do not contain their position. Attributes that depend on it, such as a file offset, are
+stored relative to address 0. A split therefore copies a reference, and two neighbors merge exactly
+if the owner's rule calls their values the same.
 
 >>> m = RangeMap()
 >>> m.set(0, 8, "A")
@@ -33,7 +33,7 @@ V = TypeVar("V")
 K = TypeVar("K")
 #: `[start, end)`.
 Range = tuple[int, int]
-#: A chunk's keys and values, and the indices of a run's own key and of the next.
+#: A chunk's keys and values, and the indices of a run's key and of the next key.
 Hint = tuple[list[int], list[V | None], int, int]
 
 #: One past the highest address that a map can hold: 2**64 bytes.
@@ -43,7 +43,7 @@ _is_entry = partial(operator.is_not, None)
 
 
 def join_ranges(ranges: Iterable[Range]) -> list[Range]:
-    """Return `ranges`, which must ascend, with those that touch joined. O(n)."""
+    """Join the ranges that touch; `ranges` must ascend. O(n)."""
     joined: list[Range] = []
     for start, end in ranges:
         if joined and joined[-1][1] == start:
@@ -54,15 +54,14 @@ def join_ranges(ranges: Iterable[Range]) -> list[Range]:
 
 
 class RangeMap(Generic[V]):
-    """Disjoint ranges `[start, end)` with values; neighbours with the same value are always one
-    entry.
+    """Disjoint ranges `[start, end)` with values. Neighbors with the same value are one entry.
 
-    `same(a, b)` is the owner's merge rule for two values that touch; the default is equality.
-    `load` is the chunk size aimed at, in runs: a chunk is cut in two at twice that. Tests make it
-    small, so that small maps have many chunks.
+    `same(a, b)` is the owner's merge rule for the values of two neighbors (default: equality).
+    `load` is the target size of a chunk, in runs; a chunk that exceeds twice that size is cut.
+    Tests use a small `load`, so that small maps have several chunks.
 
-    With n runs in the map and k runs touched, a look-up costs O(log n); an edit O(log n + k +
-    load).
+    With n runs in the map and k runs in the range of a call, a look-up costs O(log n) and an edit
+    O(log n + k + load).
     """
 
     __slots__ = (
@@ -81,42 +80,43 @@ class RangeMap(Generic[V]):
     def __init__(self, same: Callable[[V, V], bool] | None = None, load: int = 128) -> None:
         self._same: Callable[[V, V], bool] = operator.eq if same is None else same
         self._load = load
-        # Chunk c covers the addresses from _firsts[c] to _firsts[c + 1]; _firsts[c] == _keys[c][0]
-        # always.
+        # Chunk c covers the addresses from _firsts[c] to _firsts[c + 1], and
+        # _firsts[c] == _keys[c][0].
         self._firsts: list[int] = [0]
         self._keys: list[list[int]] = [[0]]
         self._values: list[list[V | None]] = [[None]]
-        #: The number of entries, as `len` says it.
+        #: The number of entries, as returned by `len`.
         self.count = 0
-        # What searches for holes have shown: of the holes below _high, cut to it, those of
-        # _lengths[i] or more all end at _ceilings[i] or below. Lengths ascend, ceilings descend; a
-        # hole that shrinks changes nothing.
+        # Results of earlier searches: every hole below _high (and truncated to it) that has at
+        # least _lengths[i] bytes ends at or below _ceilings[i]. Lengths ascend and ceilings
+        # descend. A shrinking hole cannot invalidate them.
         self._high = 0
         self._lengths: list[int] = []
         self._ceilings: list[int] = []
-        #: Where an address was found last: `hint` says how to use it.
+        #: Address → where its run was last found; see `hint`.
         self.hints: dict[int, Hint[V]] = {}
 
     # Reading
 
     def __len__(self) -> int:
-        """The number of entries, holes not counted. O(1)."""
+        """Return the number of entries, without holes. O(1)."""
         return self.count
 
     def __iter__(self) -> Iterator[tuple[int, int, V]]:
-        """Every entry as `(start, end, value)`, lowest first. O(n)."""
+        """Yield every entry as `(start, end, value)`, lowest first. O(n)."""
         for start, end, value in self.runs(0, TOP):
             if value is not None:
                 yield start, end, value
 
     def get(self, address: int) -> V | None:
-        """The value at `address`, or None in a hole. O(log n)."""
+        """Return the value at `address`, or None in a hole. O(log n)."""
         chunk = bisect_right(self._firsts, address) - 1
         return self._values[chunk][bisect_right(self._keys[chunk], address) - 1]
 
     def find(self, address: int) -> tuple[int, int, V | None]:
-        """The whole run around `address` as `(start, end, value)`; the value is None in a hole.
-        O(log n).
+        """Return the whole run around `address` as `(start, end, value)`. O(log n).
+
+        In a hole, the value is None.
 
         >>> m = RangeMap()
         >>> m.set(4, 6, "A")
@@ -133,23 +133,26 @@ class RangeMap(Generic[V]):
         return keys[index - 1], end, self._values[chunk][index - 1]
 
     def hint(self, address: int) -> Hint[V]:
-        """Finds the run around `address` and keeps the way there in `hints`. O(log n).
+        """Find the run around `address`, and store its position in `hints`. O(log n).
 
-        Nothing ever corrects a hint `(keys, values, low, high)`: it is true exactly where
-        `keys[low] <= address < keys[high]`, and the value then is `values[low]`. An IndexError says
-        no.
+        Edits do not update hints. A hint `(keys, values, low, high)` is valid only if
+        `keys[low] <= address < keys[high]`; the value is then `values[low]`. If an index is out of
+        range, the hint is stale.
         """
         chunk = bisect_right(self._firsts, address) - 1
         keys = self._keys[chunk]
         high = bisect_right(keys, address)
         if len(self.hints) == _HINTS:
             self.hints.clear()
-        self.hints[address] = found = keys, self._values[chunk], high - 1, high
-        return found
+        position = keys, self._values[chunk], high - 1, high
+        self.hints[address] = position
+        return position
 
     def runs(self, start: int, end: int) -> Iterator[tuple[int, int, V | None]]:
-        """The runs of `[start, end)` as they are now, cut to it, holes included as None. O(log n +
-        k)."""
+        """Iterate over the runs of `[start, end)`, truncated to it. O(log n + k).
+
+        Holes are included, with the value None. Edits during the iteration do not affect it.
+        """
         if start >= end:
             return iter(())
         firsts = self._firsts
@@ -171,8 +174,10 @@ class RangeMap(Generic[V]):
         return zip(starts, [*starts[1:], end], held, strict=True)
 
     def entries(self, start: int, end: int) -> Iterator[tuple[int, int, V]]:
-        """The entries that overlap `[start, end)`, whole and not cut to it, holes left out. O(log n
-        + k)."""
+        """Yield the entries that overlap `[start, end)`, not truncated and without holes.
+
+        Complexity: O(k log n).
+        """
         while start < end:
             begin, stop, value = self.find(start)
             if value is not None:
@@ -180,14 +185,14 @@ class RangeMap(Generic[V]):
             start = stop
 
     def covered(self, start: int, end: int) -> bool:
-        """True where `[start, end)` has no hole. O(log n + k)."""
+        """Return whether `[start, end)` has no hole. O(log n + k)."""
         return all(value is not None for _, _, value in self.runs(start, end))
 
     def distinct(self, key: Callable[[V], K]) -> set[K]:
-        """Return the different results of `key` for the values of the entries. O(n).
+        """Return the distinct results of `key` for the values of the entries. O(n).
 
-        If `key` is implemented in C (operator.itemgetter), no Python code runs for an entry: 15
-        times as fast as a loop.
+        If `key` is implemented in C (operator.itemgetter), no Python code runs per entry, which is
+        15 times as fast as a loop.
 
         >>> m = RangeMap()
         >>> m.set(0, 8, "A"); m.set(2, 4, "b")
@@ -201,10 +206,10 @@ class RangeMap(Generic[V]):
         return results
 
     def highest_hole(self, low: int, high: int, length: int) -> tuple[int, int] | None:
-        """The highest hole of at least `length` within `[low, high)`, cut to it, as `(start, end)`.
+        """Return the highest hole of at least `length` bytes within `[low, high)`, truncated to it.
 
-        Searches with one `high` after the other remember how far down there is nothing. O(log n +
-        runs not passed before).
+        Returns `(start, end)`, or None. Repeated searches with the same `high` resume where
+        previous ones stopped. Complexity: O(log n + runs that no earlier search passed).
         """
         if high != self._high:
             self._high, self._lengths, self._ceilings = high, [], []
@@ -232,9 +237,9 @@ class RangeMap(Generic[V]):
         return None
 
     def _remember(self, known: int, longest: int, stop: int) -> None:
-        # A search that began at the ceiling `known - 1` passed no hole over `longest` before it
-        # came to `stop`: that ceiling is now lower, or there is one for another length. Higher ones
-        # for longer holes say nothing any more.
+        # A search that started at the ceiling `known - 1` passed no hole longer than `longest`
+        # above `stop`. That ceiling is lowered, or one for another length is inserted. Higher
+        # ceilings for longer holes are then redundant.
         lengths, ceilings = self._lengths, self._ceilings
         if known and longest < lengths[known - 1]:
             known -= 1
@@ -247,7 +252,7 @@ class RangeMap(Generic[V]):
             del lengths[known], ceilings[known]
 
     def _opened(self, start: int, end: int) -> None:
-        # Holes in `[start, end)` may be new or longer: the ceilings below them rise.
+        # Holes in `[start, end)` may be new or longer, so ceilings below them are raised.
         lengths, ceilings = self._lengths, self._ceilings
         while start < end:
             begin, start, value = self.find(start)
@@ -263,9 +268,9 @@ class RangeMap(Generic[V]):
     # Writing
 
     def set(self, start: int, end: int, value: V | None) -> None:
-        """Gives all of `[start, end)` one value; None makes a hole. O(log n + k + load).
+        """Set all of `[start, end)` to one value; None makes a hole. O(log n + k + load).
 
-        Raises ValueError where the range is empty or leaves `[0, 2**64)`.
+        Raises ValueError if the range is empty or not within `[0, 2**64)`.
         """
         firsts = self._firsts
         chunk = bisect_right(firsts, start) - 1
@@ -281,8 +286,8 @@ class RangeMap(Generic[V]):
         ):
             self._write(start, end, [start], [value])
         else:
-            # As `_write`, spelt out for nearly all edits: one key in the range at most, the
-            # neighbours in its chunk.
+            # The same as `_write`, inlined for almost all edits: those with at most one key in the
+            # range, and with the neighbors in the same chunk.
             values, same = self._values[chunk], self._same
             below, tail = values[i - 1], values[j - 1]
             joins = below is value or (
@@ -302,7 +307,7 @@ class RangeMap(Generic[V]):
                     self.count += (value is not None) + (i == j and tail is not None)
                     keys[i:j], values[i:j] = (start, end), (value, tail)
             else:
-                # The keys i to j go; `start` comes, unless the run below goes on.
+                # Keys i to j are removed; `start` is inserted unless the run below continues.
                 if value is not None:
                     self.count += 1 - joins - (goes_on and not cut)
                 self.count -= i < j and tail is not None
@@ -317,12 +322,13 @@ class RangeMap(Generic[V]):
             self._opened(start, end)
 
     def clear(self, start: int, end: int) -> None:
-        """Makes `[start, end)` a hole. O(log n + k + load)."""
+        """Make `[start, end)` a hole. O(log n + k + load)."""
         self.set(start, end, None)
 
     def edit(self, start: int, end: int, change: Callable[[V], V | None]) -> None:
-        """Isolates `[start, end)`, gives each entry in it `change(value)`, merges; holes stay.
-        O(log n + k + load).
+        """Replace each value in `[start, end)` by `change(value)`; holes stay. O(log n + k + load).
+
+        Entries are split at `start` and `end`, and merged again if their values are the same.
 
         >>> m = RangeMap()
         >>> m.set(0, 4, "a"); m.set(6, 9, "b")
@@ -335,18 +341,17 @@ class RangeMap(Generic[V]):
             self._opened(start, end)
 
     def replace(self, start: int, end: int, keys: list[int], values: list[V | None]) -> None:
-        """Writes a whole step function over `[start, end)`: `values[i]` from `keys[i]` on. O(log n
-        + k + load).
+        """Replace `[start, end)` by a step function: `values[i]` from `keys[i]` on.
 
-        `keys[0]` must be `start`, the keys ascend, and neighbours in `values` must differ by the
-        owner's rule.
+        `keys[0]` must be `start`, the keys must ascend, and neighbors in `values` must differ by
+        the owner's rule. Complexity: O(log n + k + load).
         """
         self._write(start, end, keys.copy(), values.copy())
         if self._lengths:
             self._opened(start, end)
 
     def __repr__(self) -> str:
-        """The number of entries, and the first few of them.
+        """Return the number of entries, and the first few entries.
 
         >>> m = RangeMap()
         >>> m.set(0x1000, 0x2000, "A")
@@ -354,24 +359,24 @@ class RangeMap(Generic[V]):
         <RangeMap of 1: 1000-2000 'A'>
         """
         shown = [f"{start:x}-{end:x} {value!r}" for start, end, value in islice(self, 4)]
-        more = [f"and {self.count - 4} more"] if self.count > 4 else []
-        return f"<RangeMap of {self.count}{': ' if shown else ''}{', '.join(shown + more)}>"
+        if self.count > 4:
+            shown.append(f"and {self.count - 4} more")
+        return f"<RangeMap of {self.count}{': ' if shown else ''}{', '.join(shown)}>"
 
     def copy(self) -> RangeMap[V]:
-        """An independent map with the same entries; the values are shared. O(n)."""
+        """Return an independent map with the same entries; the values are shared. O(n)."""
         twin: RangeMap[V] = RangeMap(self._same, self._load)
-        twin._firsts, twin.count = self._firsts.copy(), self.count
+        twin.count = self.count
+        twin._firsts = self._firsts.copy()
         twin._keys = [keys.copy() for keys in self._keys]
         twin._values = [values.copy() for values in self._values]
-        twin._high, twin._lengths, twin._ceilings = (
-            self._high,
-            self._lengths.copy(),
-            self._ceilings.copy(),
-        )
+        twin._high = self._high
+        twin._lengths = self._lengths.copy()
+        twin._ceilings = self._ceilings.copy()
         return twin
 
     def check(self) -> None:
-        """Asserts every invariant. O(n)."""
+        """Assert every invariant. O(n)."""
         assert len(self._firsts) == len(self._keys) == len(self._values) >= 1
         assert self._firsts[0] == 0, "the step function begins at address 0"
         keys = [key for chunk in self._keys for key in chunk]
@@ -415,16 +420,16 @@ class RangeMap(Generic[V]):
         values: list[V | None],
         change: Callable[[V], V | None] | None = None,
     ) -> None:
-        # The only way to write: isolate, edit, merge, as one splice. The lists are used up; with
-        # `change` they hold nothing but `start`. In one piece, and the merge rule spelt out,
-        # because every memory call comes through here.
+        # The general edit: isolate, change, merge, as one splice. The lists are consumed; with
+        # `change`, they contain only `start`. This is one function with the merge rule inlined,
+        # because every memory call ends here.
         if not 0 <= start < end <= TOP:
             raise ValueError(
-                f"range {start:#x}-{end:#x} is empty or outside 0-{TOP:#x}: give start < end in bytes"
+                f"range {start:#x}-{end:#x} is empty or outside 0-{TOP:#x}: give start < end in "
+                "bytes"
             )
 
-        # Isolate: the keys i to j of one chunk lie in the range, and neither neighbour is in
-        # another chunk.
+        # Isolate: keys i to j of one chunk lie in the range, and both neighbors are in that chunk.
         firsts = self._firsts
         chunk = bisect_right(firsts, start) - 1
         here = self._keys[chunk]
@@ -454,8 +459,7 @@ class RangeMap(Generic[V]):
                     values.append(new)
                     final = new
 
-        # Merge: with the run below; with the run that begins at `end`, or what is left of the one
-        # across it.
+        # Merge with the run below, and with the run that starts at `end` or extends across it.
         final, tail = values[-1], held[j - 1]
         if i:
             below, new = held[i - 1], values[0]
@@ -483,24 +487,24 @@ class RangeMap(Generic[V]):
             self._cut(chunk)
 
     def _gather(self, start: int, end: int) -> int:
-        # Joins the chunks that `[start, end)` and its two neighbours lie in; returns the joint
-        # chunk's number.
+        # Join the chunks that contain `[start, end)` and its two neighbors; return the number of
+        # the joined chunk.
         firsts = self._firsts
         first = max(bisect_left(firsts, start) - 1, 0)
         last = bisect_right(firsts, end) - 1
         for chunk in range(first + 1, last + 1):
             self._keys[first] += self._keys[chunk]
             self._values[first] += self._values[chunk]
-            self._keys[chunk].clear()  # no hint may take them for a chunk's
-        gone = slice(first + 1, last + 1)
-        del firsts[gone], self._keys[gone], self._values[gone]
+            self._keys[chunk].clear()  # so that hints that refer to this list are stale
+        joined = slice(first + 1, last + 1)
+        del firsts[joined], self._keys[joined], self._values[joined]
         return first
 
     def _cut(self, chunk: int) -> None:
-        # Cuts a chunk that has grown too long into pieces of `load` runs each; the lists stay the
-        # first piece's.
+        # Cut a chunk that is too long into pieces of `load` runs. The first piece keeps the lists.
         keys, values, load = self._keys[chunk], self._values[chunk], self._load
-        pieces, after = range(load, len(keys), load), chunk + 1
+        pieces = range(load, len(keys), load)
+        after = chunk + 1
         self._keys[after:after] = [keys[i : i + load] for i in pieces]
         self._values[after:after] = [values[i : i + load] for i in pieces]
         self._firsts[after:after] = [keys[i] for i in pieces]

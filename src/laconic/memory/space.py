@@ -1,27 +1,28 @@
-"""The bookkeeping of one `mm`: what the program asked for, and what its host holds.
+"""The bookkeeping of one `mm`: the state that the program wants, and the state that its host holds.
 
-Every memory call edits `vmas` (what is *wanted*); the difference to `held` over the range it
-touched is all that the host must hear; what the host confirms becomes held. Between two calls both
-maps are equal, so undoing a call is copying held back over wanted.
+Every memory call edits `vmas`, the *wanted* map. The difference from the *held* map over the edited
+range is the work for the host, and the changes that the host confirms become held. Between two
+calls both maps are equal, so a call is undone by copying held over wanted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from html import escape
 from operator import attrgetter
 
 from laconic.memory.change import Change, Outcome, classify, new
 from laconic.memory.flags import (
     PAGE_SIZE,
+    TASK_SIZE,
     VM_DONTCOPY,
     VM_GROWSDOWN,
     VM_LOCKED_MASK,
     VM_MERGEABLE,
     flag_names,
 )
+from laconic.memory.html import html_table
 from laconic.memory.layout import Layout
-from laconic.memory.names import maps_text
+from laconic.memory.names import maps_text, shown_name, stack_start
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.vma import File, Vma
 
@@ -33,11 +34,11 @@ _flags = attrgetter("flags")
 class AddressSpace:
     """All VMAs of one `mm`, the host's held state of the same pages, the break, and the layout.
 
-    `start_brk` and `brk` are addresses in bytes. `def_flags` are the VM_LOCKED bits that new
-    mappings inherit (mlockall). `merge_any`: they are MADV_MERGEABLE (prctl(PR_SET_MEMORY_MERGE)).
-    `mdwe` is set by prctl(PR_SET_MDWE); `mdwe_inherited` is False after PR_MDWE_NO_INHERIT.
-    `opaque` is set where something that bookkeeping does not see may decide the contents of pages
-    (userfaultfd): equal attributes then never mean that nothing changes.
+    `start_brk` and `brk` are addresses in bytes. New mappings inherit `def_flags`, the VM_LOCKED bits
+    of mlockall, and are MADV_MERGEABLE with `merge_any` (prctl(PR_SET_MEMORY_MERGE)). `mdwe` is set
+    by prctl(PR_SET_MDWE); `mdwe_inherited` is False after PR_MDWE_NO_INHERIT. `opaque`: contents may
+    come from a source that the bookkeeping does not see (userfaultfd), so a mapping over equal
+    attributes always changes something.
     """
 
     __slots__ = (
@@ -64,47 +65,50 @@ class AddressSpace:
         self.mdwe_inherited = True
         self.opaque = False
         self.vmas: RangeMap[Vma] = RangeMap()
+        self._hold()
         self.adopt(entries)
-        # A program inherits PR_SET_MEMORY_MERGE, and shows it by its first VMAs (ksm_execve in
-        # mm/ksm.c).
+        # Programs inherit PR_SET_MEMORY_MERGE. The first VMAs show it (ksm_execve in mm/ksm.c).
         self.merge_any = any(vma.flags & VM_MERGEABLE for _, _, vma in self.vmas)
 
     def __str__(self) -> str:
-        """All VMAs in the format of `/proc/PID/maps`."""
+        """Return all VMAs in the format of `/proc/PID/maps`."""
         return maps_text(self).removesuffix("\n")
 
     def __repr__(self) -> str:
-        return f"<AddressSpace of {self.map_count} VMAs, break at {self.brk:x}>"
+        vmas = "1 VMA" if self.map_count == 1 else f"{self.map_count:,} VMAs"
+        return f"<AddressSpace of {vmas}, break at {self.brk:x}>"
 
     def _repr_html_(self) -> str:
-        """A table, for notebooks."""
-        columns = ("start", "end", "permissions", "VmFlags", "backing")
-        rows = [
+        """Return a table, for notebooks."""
+        columns = ("start", "end", "permissions", "VmFlags", "offset", "backing")
+        stack = stack_start(self)
+        rows = (
             (
                 f"{start:x}",
                 f"{end:x}",
                 vma.permissions(),
                 flag_names(vma.flags),
-                vma.file.path if vma.file else "",
+                f"{start - vma.base:x}" if vma.file else "",
+                shown_name(self, start, end, vma, stack),
             )
             for start, end, vma in self.vmas
-        ]
-        head = "".join(f"<th>{column}</th>" for column in columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
         )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return html_table(columns, rows, self.map_count)
 
     def adopt(self, entries: Iterable[Entry]) -> None:
-        """Begins anew from what the host has: `entries` are `(start, end, vma)`, ascending. O(n log
-        n)."""
+        """Replace the wanted and held maps by `entries`, the VMAs of the host. O(n log n).
+
+        `entries` are `(start, end, vma)`, ascending.
+        """
+        hidden = self._with_hidden_attributes(0, TASK_SIZE)
         self.vmas = RangeMap()
         for start, end, vma in entries:
             self.vmas.set(start, end, vma)
         self._hold()
+        self._restore(hidden)
 
     def _hold(self) -> None:
-        # What is wanted is held.
+        # Everything wanted is held.
         self._held = self.vmas.copy()
         self._confirmed: list[Change] = []
 
@@ -112,8 +116,10 @@ class AddressSpace:
 
     @property
     def held(self) -> RangeMap[Vma]:
-        """What the host has confirmed. O(1), after O(changes log n) for what was committed since
-        the last look."""
+        """Return the map that the host has confirmed.
+
+        Complexity: O(log n) per change that was committed since the previous read.
+        """
         for _, start, end, wanted, _, _ in self._confirmed:
             self._held.set(start, end, wanted)
         self._confirmed.clear()
@@ -121,14 +127,17 @@ class AddressSpace:
 
     @property
     def map_count(self) -> int:
-        """How many VMAs there are. The kernel's own count may be higher: it does not merge all
-        neighbours that are equal (is_mergeable_anon_vma in mm/vma.c)."""
+        """Return the number of VMAs.
+
+        The kernel's count may be higher, because it does not merge all equal neighbors
+        (is_mergeable_anon_vma in mm/vma.c).
+        """
         return self.vmas.count
 
     def diff(self, start: int, end: int, held: Iterable[Run] | None = None) -> tuple[Change, ...]:
-        """The runs of `[start, end)` on which wanted and held differ, ascending. O(log n + k).
+        """Return the runs of `[start, end)` whose wanted and held states differ. O(log n + k).
 
-        `held`: what is held there, for a caller that knows it.
+        The runs ascend. `held` are the held runs of the range, if the caller has them.
         """
         changes = []
         runs = iter(self.held.runs(start, end) if held is None else held)
@@ -147,12 +156,11 @@ class AddressSpace:
         return tuple(changes)
 
     def must_look_below(self, start: int, end: int) -> bool:
-        """True if a VM_GROWSDOWN VMA may have grown into, or from, part of `[start, end)` since the
-        last look.
+        """Return whether a VM_GROWSDOWN VMA may have grown into or from a part of `[start, end)`.
 
-        A stack grows on a fault (expand_stack in mm/memory.c), which no call reports. The pages
-        that grew must be known before a call edits their range, and before it edits the VMA that
-        they grew from: afterwards nothing in the bookkeeping shows whose they are. O(log n + k).
+        A stack grows on a fault (expand_stack in mm/memory.c), without a call. The new pages must be
+        read from the host before a call edits their range or the VMA that they extend, because the
+        bookkeeping could not attribute them afterwards. Complexity: O(log n + k).
         """
         if end <= self.layout.quiet_below:
             return False
@@ -170,7 +178,7 @@ class AddressSpace:
     def edit(self, start: int, end: int, change: Callable[[Vma], Vma]) -> tuple[Change, ...]:
         """Replace each VMA of `[start, end)` by `change(vma)`; return the changes. O(log n + k).
 
-        No other edit of the range may be waiting for the host.
+        The range must not have another edit that the host has not confirmed yet.
         """
         changes: list[Change] = []
         keys: list[int] = []
@@ -191,11 +199,11 @@ class AddressSpace:
         return tuple(changes)
 
     def commit(self, outcome: Outcome) -> None:
-        """Takes the host's word that all of `outcome` is done. O(changes).
+        """Record that the host has carried out all changes of `outcome`. O(changes).
 
-        Most calls have no need to look at what is held, so it is brought up to date when somebody
-        looks. Where nobody does for long, a copy of what is wanted costs less: a call that edits is
-        the only one under way that does.
+        Most calls never read `held`, so it is updated lazily. If many changes are waiting, `vmas`
+        is copied instead, which costs less. At most one editing call is in progress, so the two are
+        equal then.
         """
         confirmed = self._confirmed
         for change in outcome.changes:
@@ -208,14 +216,33 @@ class AddressSpace:
             outcome.then()
 
     def rollback(self, start: int, end: int) -> None:
-        """Makes wanted what is held again over `[start, end)`. O(log n + k)."""
+        """Replace the wanted map in `[start, end)` by the held map. O(log n + k)."""
         self.vmas.replace(start, end, *self._steps(self.held, start, end))
 
     def settle(self, start: int, end: int, host: RangeMap[Vma]) -> None:
-        """Takes over `[start, end)` from what the host was seen to hold. O(log n + k)."""
+        """Replace wanted and held in `[start, end)` by the host's actual map. O(log n + k)."""
+        hidden = self._with_hidden_attributes(start, end)
         steps = self._steps(host, start, end)
         self.held.replace(start, end, *steps)
         self.vmas.replace(start, end, *steps)
+        self._restore(hidden)
+
+    def _with_hidden_attributes(self, start: int, end: int) -> list[Entry]:
+        # The runs with a policy, which /proc/PID/smaps does not show.
+        return [
+            (begin, stop, vma)
+            for begin, stop, vma in self.held.runs(start, end)
+            if vma is not None and vma.policy is not None
+        ]
+
+    def _restore(self, hidden: Iterable[Entry]) -> None:
+        # Gives what the host still maps there its policy again.
+        for start, end, before in hidden:
+            for begin, stop, vma in list(self.vmas.runs(start, end)):
+                if vma is not None and (vma.file, vma.base) == (before.file, before.base):
+                    vma = vma._replace(policy=before.policy)
+                    self.vmas.set(begin, stop, vma)
+                    self.held.set(begin, stop, vma)
 
     def grow(self, host: RangeMap[Vma]) -> int:
         """Take in the growth of stacks that `host` shows; return its size in bytes. O(n)."""
@@ -226,17 +253,15 @@ class AddressSpace:
             for begin, stop, ours in self.vmas.runs(start, end):
                 above = self.vmas.get(stop) if ours is None else None
                 if above is not None and above.flags & VM_GROWSDOWN:
-                    pages = vma._replace(
-                        pkey=above.pkey, policy=above.policy
-                    )  # smaps shows neither
+                    # smaps shows neither the key nor the policy.
+                    pages = vma._replace(pkey=above.pkey, policy=above.policy)
                     self.vmas.set(begin, stop, pages)
                     self.held.set(begin, stop, pages)
                     grown += stop - begin
         return grown
 
     def rebind(self, start: int, end: int, file: File) -> None:
-        """Gives the mappings of `[start, end)` the file identity that the host confirmed. O(log n +
-        k)."""
+        """Give the mappings of `[start, end)` the file identity that the host shows. O(log n + k)."""
 
         def identify(vma: Vma) -> Vma:
             return vma._replace(file=file)
@@ -245,11 +270,10 @@ class AddressSpace:
         self.held.edit(start, end, identify)
 
     def fork(self) -> AddressSpace:
-        """Return the child's copy after fork: no VM_DONTCOPY VMAs, no locks (dup_mmap in
-        mm/mmap.c).
+        """Return the child's address space after fork (dup_mmap in mm/mmap.c).
 
-        Complexity: O(n), without work in Python for each VMA unless one of them is locked or is not
-        copied.
+        It has no VM_DONTCOPY VMAs and no locks. Complexity: O(n), without Python code per VMA unless
+        one of them is locked or not copied.
         """
         child = AddressSpace(self.layout.copy(), (), self.start_brk)
         child.brk, child.data_size, child.opaque = self.brk, self.data_size, self.opaque
@@ -269,7 +293,7 @@ class AddressSpace:
                 self.vmas.set(start, end, vma.with_flags(vma.flags & ~VM_LOCKED_MASK))
 
     def check(self) -> None:
-        """Asserts every invariant that holds between two calls. O(n)."""
+        """Assert every invariant that holds between two calls. O(n)."""
         self.vmas.check()
         self.held.check()
         assert list(self.vmas) == list(self.held), "between two calls wanted and held are equal"

@@ -1,9 +1,8 @@
-"""What a program asked for on one range of pages: protection, flags, backing. Immutable, and free
-of its position.
+"""The attributes of one range of pages: protection, flags, backing. Immutable, without a position.
 
-A `Vma` is a value in a `RangeMap`, which knows the range. The file offset is kept as `base`, the
-address at which byte 0 of the file would lie (begin - offset, in bytes; it may be negative), so
-that a split copies a reference and two neighbours merge exactly when they are equal.
+A `Vma` is a value in a `RangeMap`, which contains the range. The file offset is stored as `base`,
+the address at which byte 0 of the file would be (start - offset in bytes, possibly negative). A
+split therefore copies a reference, and two neighbors merge exactly if they are equal.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from laconic.memory.flags import (
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file behind a mapping, identified as `/proc/PID/maps` does: device and inode.
+    """The file of a mapping, identified by device and inode as in `/proc/PID/maps`.
 
-    Two opens of one file are one `File`. The path is what the file was called when it was first
-    seen and takes no part in comparisons: a rename or an unlink changes it behind everyone's back
+    Two opens of one file are one `File`. The path is the one that the file had when it was first
+    seen. It is not compared, because a rename or an unlink changes it without any memory call
     (d_path in fs/d_path.c).
     """
 
@@ -39,32 +38,34 @@ class File:
 
     @property
     def device(self) -> str:
-        """The device as `/proc/PID/maps` prints it."""
+        """Return the device as `/proc/PID/maps` prints it."""
         return f"{self.major:02x}:{self.minor:02x}"
 
     @property
     def is_secret(self) -> bool:
-        """True for memfd_secret's memory (mm/secretmem.c)."""
+        """Return whether the file is from memfd_secret (mm/secretmem.c)."""
         return self.path.startswith("/secretmem")
 
     @property
     def in_memory(self) -> bool:
-        """True where only memory has the contents: shared anonymous memory, System V segments,
-        memfd (mm/shmem.c)."""
+        """Return whether the contents are only in memory (mm/shmem.c).
+
+        They are for shared anonymous memory, System V segments and memfd.
+        """
         return self.path.startswith(("/dev/zero", "/SYSV", "/memfd:"))
 
     @property
     def is_on_disk(self) -> bool:
-        """True where a file system has the contents."""
+        """Return whether a file system has the contents."""
         return self.inode > 0 and not self.in_memory
 
 
 class Vma(NamedTuple):
-    """One range's attributes. `flags` are the kernel's `vm_flags`, the protection in the low three
-    bits.
+    """The attributes of one range.
 
-    `name` is what prctl(PR_SET_VMA_ANON_NAME) gave, `policy` what mbind gave (mode, node mask),
-    `pkey` the protection key. `base` (bytes) is 0 for anonymous memory.
+    `flags` are the kernel's `vm_flags`, with the protection in the low three bits. `base` (bytes)
+    is 0 for anonymous memory. `name` is set by prctl(PR_SET_VMA_ANON_NAME), and `policy` (mode and
+    node mask) by mbind. `pkey` is the protection key.
     """
 
     flags: int
@@ -76,35 +77,36 @@ class Vma(NamedTuple):
 
     @property
     def prot(self) -> Prot:
-        """The protection, for people; code compares `flags & VM_PROT`."""
+        """Return the protection for display; code compares `flags & VM_PROT`."""
         return Prot(self.flags & VM_PROT)
 
     @property
     def anonymous(self) -> bool:
-        """True for private memory without a file's contents (vma_is_anonymous), /dev/zero's
-        included."""
+        """Return whether this is private memory without a file's contents (vma_is_anonymous).
+
+        Private mappings of /dev/zero are.
+        """
         if self.file is None:
             return True
         return self.file.path == "/dev/zero" and not self.flags & VM_MAYSHARE
 
     @property
     def is_locked(self) -> bool:
-        """True if its pages are locked at once, and not each at its first touch."""
+        """Return whether all pages are locked at once, rather than each on its first touch."""
         return self.flags & VM_LOCKED_MASK == VM_LOCKED
 
     def with_flags(self, flags: int) -> Vma:
-        """The same but for `vm_flags`."""
-        return tuple.__new__(Vma, (flags, *self[1:]))  # half the price of Vma()
+        """Return the same VMA with other flags."""
+        return tuple.__new__(Vma, (flags, *self[1:]))  # half the cost of Vma()
 
     def moved(self, distance: int) -> Vma:
-        """The same contents, `distance` bytes higher: a file's base moves along, anonymous memory
-        has none."""
+        """Return the VMA of the same contents, `distance` bytes higher."""
         if self.file is None:
             return self
         return Vma(self.flags, self.file, self.base + distance, self.name, self.pkey, self.policy)
 
     def __repr__(self) -> str:
-        """The permissions, the other `VmFlags` codes, and the backing.
+        """Return the permissions, the other `VmFlags` codes, and the backing.
 
         >>> Vma(0x2073)
         <Vma rw-p lo>
@@ -123,7 +125,7 @@ class Vma(NamedTuple):
         return f"<Vma {' '.join(filter(None, words))}>"
 
     def permissions(self) -> str:
-        """As `/proc/PID/maps` prints them (show_vma_header_prefix in fs/proc/task_mmu.c).
+        """Return the permissions as `/proc/PID/maps` prints them (show_vma_header_prefix).
 
         >>> Vma(0b101).permissions()
         'r-xp'
@@ -134,7 +136,7 @@ class Vma(NamedTuple):
 
 
 def describe(start: int, end: int, vma: Vma | None) -> str:
-    """One line for people, in the form of `/proc/PID/maps` with the `VmFlags` codes after it.
+    """Return one line as in `/proc/PID/maps`, followed by the `VmFlags` codes.
 
     >>> describe(0x1000, 0x3000, None)
     '00001000-00003000 (nothing)'

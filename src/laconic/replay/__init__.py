@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+from laconic.errors import LaconicError
 from laconic.memory.ledger import Ledger
+from laconic.memory.pal import Pal
 from laconic.replay.check import Check
 from laconic.replay.engine import Replay
+from laconic.replay.events import Listener
+from laconic.replay.pals import PalFeed, Refusal
+from laconic.replay.thread import Mm
 from laconic.strategies import names_on
 from laconic.trace.reader import Trace
+from laconic.trace.tables import Row, Table
+
+if TYPE_CHECKING:
+    from laconic.libos.strategy import Strategy
 
 #: The strategies that a trace can be replayed by on Linux (DESIGN: section 6).
 STRATEGIES = names_on("linux")
+#: The figures of a replay's table.
+FIGURES = ("calls", "host_calls", "elided", "redundant", "narrowed", "failed")
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
-    """What a replay came to.
+class Replayed(Table):
+    """The result of a replay. As a table: one row for each kind of call.
 
     `events`: rows replayed; `loss`: in words, what the trace lacks; `uncertain`: call → how many of
-    its host calls were needless if the pages that the trace knows nothing of were untouched, or as
-    asked. `end` is what the recording said at its end; `bystanders` counts the calls that no
-    bookkeeping concerns.
+    its host calls were redundant if the pages that the trace does not describe were untouched, or
+    already as requested. `end` is what the recording reported at its end; `bystanders` counts the
+    calls that no bookkeeping concerns. `refusals` are the changes that the given PAL refused.
     """
 
     ledger: Ledger
@@ -34,21 +45,59 @@ class Replayed:
     bystanders: int
     end: dict[str, Any]
     check: Check | None
+    refusals: list[Refusal] = field(default_factory=list)
+
+    def table_columns(self) -> dict[str, str]:
+        """Return the columns: a call's name, and how many calls there were of each sort."""
+        return {"call": "string", **dict.fromkeys(FIGURES, "int64")}
+
+    def table_rows(self) -> list[Row]:
+        """Return a row for each name, sorted."""
+        return [
+            (
+                name,
+                line.calls,
+                line.host_calls,
+                line.elided,
+                line.redundant,
+                line.narrowed,
+                line.failed,
+            )
+            for name, line in sorted(self.ledger.by_call.items())
+        ]
 
 
-def replay(
-    trace: Trace,
-    strategy: str | None = None,
+def replay_trace(
+    trace: Trace | str,
+    strategy: str | type[Strategy] | None = None,
     progress: Callable[[int], None] | None = None,
     *,
+    pal: Pal | None = None,
+    pal_for: Callable[[Mm], Pal] | None = None,
+    listeners: Sequence[Listener] = (),
     check: bool = False,
 ) -> Replayed:
-    """Replays all of `trace`; without `strategy` by the one that it was recorded with.
+    """Replay all of `trace`, an open trace or a path.
 
-    `progress` is called with the bytes that have been read. Raises LaconicError where the trace
-    cannot be read. O(events), bounded memory.
+    `strategy` decides which calls would reach a Linux host: a name, `module:Class`, or a class. By
+    default it is the one that the trace was recorded with. `pal` receives every change of every
+    address space; `pal_for(mm)` returns a PAL of its own for each address space. `listeners`
+    receive the events of the replay, in this order and before the PAL. `check` compares each result
+    with the recorded one.
+
+    `progress` is called with the number of bytes that have been read. Raises LaconicError if the
+    trace cannot be read. O(events), bounded memory.
     """
-    engine = Replay(trace, strategy, check=check)
+    trace = Trace(trace) if isinstance(trace, str) else trace
+    if pal is not None and pal_for is not None:
+        raise LaconicError("pal and pal_for exclude each other: pass one of them")
+    feed = None
+    if pal is not None:
+        feed = PalFeed(lambda mm: pal)
+    elif pal_for is not None:
+        feed = PalFeed(pal_for)
+    every = [*listeners] if feed is None else [*listeners, feed]
+    engine = Replay(trace, strategy, check=check, listeners=every)
     engine.run(progress=progress)
     return Replayed(
         engine.ledger,
@@ -59,4 +108,5 @@ def replay(
         engine.bystanders,
         engine.end,
         engine.check,
+        [] if feed is None else feed.refusals,
     )

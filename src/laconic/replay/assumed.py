@@ -3,7 +3,7 @@
 A log has the calls and their results, and not what the kernel mapped by itself: the program, ld.so,
 the stack. So the recorded results lead here: a mapping lies where the log says that the host put
 it, and what a successful call presupposes is taken for true. Whatever must be assumed in this way
-is said.
+is reported.
 """
 
 from __future__ import annotations
@@ -298,9 +298,9 @@ def affected(name: str, args: tuple[int, ...]) -> tuple[int, int]:
 
 
 def may_be_nothing(outcome: Outcome, guessed: bool) -> bool:
-    """True where nothing would have been said if the pages were untouched (`guessed`: that was
-    asked, and the log does not tell), or as asked already, where the log tells neither the file nor
-    the permissions. O(changes)."""
+    """True where no host call would have been made if the pages were untouched (`guessed`: the
+    bookkeeping queried that, and the log does not show it), or already as requested, where the log
+    shows neither the file nor the permissions. O(changes)."""
     return bool(outcome.changes) and all(
         held == UNKNOWN
         or (kind == ZERO and guessed)

@@ -22,8 +22,12 @@ from laconic.trace.schema import Row
 
 Maker = Callable[[Meter, AddressSpace, Touches], Strategy]
 Told = tuple[Strategy, Meter, Counts]
-#: What the work of a strategy is for, where it is no memory call's.
-EXEC, FORK, THREAD, TOUCH, STACK = "exec", "fork", "clone", "touch", "stack growth"
+#: What the work of a strategy is for, where it is no memory call's. EXEC is what execve frees; the
+#: new program's own memory is LOAD.
+LOAD, EXEC, FORK, THREAD = "load", "exec", "fork", "thread"
+TOUCH, STACK = "touch", "stack growth"
+#: What a library OS does around the program's calls.
+AROUND = (LOAD, EXEC, FORK, THREAD, STACK)
 
 
 class Enclave:
@@ -33,7 +37,11 @@ class Enclave:
     __slots__ = ("_books", "_unchanged", "number", "space", "strategies", "touches")
 
     def __init__(
-        self, number: int, space: AddressSpace, touches: Touches, strategies: list[Strategy]
+        self,
+        number: int,
+        space: AddressSpace,
+        touches: Touches,
+        strategies: dict[str, Strategy],
     ) -> None:
         self.number = number
         self.space = space
@@ -48,7 +56,7 @@ class Enclave:
         told = books.get(label)
         if told is None:
             told = books[label] = []
-            for strategy in self.strategies:
+            for strategy in self.strategies.values():
                 if books is self._books or strategy.hears_all:
                     strategy.meter.at(self.number, label)
                     told.append((strategy, strategy.meter, strategy.meter.counts))
@@ -57,14 +65,14 @@ class Enclave:
     def load(self, entries: Iterable[Entry]) -> None:
         """A program begins. O(strategies × entries)."""
         image = list(entries)
-        for strategy in self.strategies:
-            strategy.meter.at(self.number, EXEC)
+        for strategy in self.strategies.values():
+            strategy.meter.at(self.number, LOAD)
             strategy.load(image)
 
     def touched(self, runs: Iterable[Touched]) -> None:
         """Pages were seen to be touched. O(strategies × runs)."""
         for start, end, vma in self.touches.take(runs, self.space):
-            self._touch(start, end, vma)
+            self.touch(start, end, vma)
 
     def assume_touched(self, start: int, end: int, vma: Vma) -> None:
         """All of `[start, end)`, which was `vma`, is taken to be touched. O(strategies × runs)."""
@@ -72,9 +80,11 @@ class Enclave:
             for begin, stop, how in list(self.touches.pages.runs(start, end)):
                 if how is None:
                     self.touches.pages.set(begin, stop, 2)
-                    self._touch(begin, stop, vma)
+                    self.touch(begin, stop, vma)
 
-    def _touch(self, start: int, end: int, vma: Vma) -> None:
+    def touch(self, start: int, end: int, vma: Vma) -> None:
+        """The pages of `[start, end)` were touched for the first time (`Touches.take`).
+        O(strategies)."""
         for strategy, meter, counts in self._told(TOUCH, self._books):
             meter.counts = counts
             strategy.touch(start, end, vma)
@@ -92,22 +102,40 @@ class Enclave:
 
     def grow(self, start: int, end: int, vma: Vma) -> None:
         """A stack grew. O(strategies)."""
-        for strategy in self.strategies:
+        for strategy in self.strategies.values():
             strategy.meter.at(self.number, STACK)
             strategy.grow(start, end, vma)
 
     def fork(self, number: int, space: AddressSpace) -> Enclave:
         """The child's enclave. O(strategies × n)."""
         touches = self.touches.copy()
-        made = []
-        for strategy in self.strategies:
+        made: dict[str, Strategy] = {}
+        for name, strategy in self.strategies.items():
             strategy.meter.at(number, FORK)
-            made.append(strategy.fork(space, touches))
+            made[name] = strategy.fork(space, touches)
         return Enclave(number, space, touches, made)
+
+    def vfork(self) -> dict[str, Strategy]:
+        """The enclaves of a process that shares this one's memory, by their strategies' names:
+        where vfork is a fork. O(strategies × n)."""
+        made: dict[str, Strategy] = {}
+        for name, strategy in self.strategies.items():
+            if strategy.continues:
+                strategy.meter.at(self.number, FORK)
+                made[name] = strategy.fork(self.space, self.touches.copy())
+        return made
+
+    def detach(self) -> dict[str, Strategy]:
+        """The enclaves that the next program of the process runs in; they are this one's no longer.
+        O(strategies)."""
+        kept = {name: each for name, each in self.strategies.items() if each.continues}
+        for name in kept:
+            del self.strategies[name]
+        return kept
 
     def thread(self, began: bool) -> None:
         """A thread began, or ended. O(strategies)."""
-        for strategy in self.strategies:
+        for strategy in self.strategies.values():
             strategy.meter.at(self.number, THREAD)
             if began:
                 strategy.thread()
@@ -116,7 +144,7 @@ class Enclave:
 
     def end(self) -> None:
         """The address space is gone. O(strategies × n)."""
-        for strategy in self.strategies:
+        for strategy in self.strategies.values():
             strategy.end()
 
 
@@ -135,22 +163,36 @@ class Enclaves(Listener):
         makers: Mapping[str, Maker],
         assume_touched: bool = False,
         label: Callable[[CallDone], Hashable] | None = None,
+        meter_type: type[Meter] = Meter,
     ) -> None:
         self.makers = makers
-        self.meters = {name: Meter() for name in makers}
+        self.meters = {name: meter_type() for name in makers}
         self.assume_touched = assume_touched
         self.label = label
         self.unseen = 0
         self.left: dict[str, int] = {}
         self._enclaves: dict[Mm, Enclave] = {}
+        # By pid: enclaves of processes that vfork made, and of those that execute a program.
+        self._vforked: dict[int, dict[str, Strategy]] = {}
+        self._executing: dict[int, dict[str, Strategy]] = {}
+
+    def enclave(self, mm: Mm) -> Enclave | None:
+        """The enclave of an address space, None if it has none. O(1)."""
+        return self._enclaves.get(mm)
 
     def started(self, mm: Mm) -> None:
         """A program begins in an enclave."""
         assert mm.space is not None
         touches = Touches()
-        strategies = [
-            maker(self.meters[name], mm.space, touches) for name, maker in self.makers.items()
-        ]
+        before = self._executing.pop(mm.pid, {})
+        strategies: dict[str, Strategy] = {}
+        for name, maker in self.makers.items():
+            meter = self.meters[name]
+            if name in before:
+                meter.at(mm.number, EXEC)
+                strategies[name] = before[name].execute(mm.space, touches)
+            else:
+                strategies[name] = maker(meter, mm.space, touches)
         enclave = self._enclaves[mm] = Enclave(mm.number, mm.space, touches, strategies)
         enclave.load(mm.space.vmas)
 
@@ -197,6 +239,25 @@ class Enclaves(Listener):
         assert child.space is not None
         self._enclaves[child] = enclave.fork(child.number, child.space)
 
+    def vforked(self, mm: Mm, pid: int) -> None:
+        """The child has an enclave of its own where vfork is a fork."""
+        self._vforked[pid] = self._enclaves[mm].vfork()
+
+    def executes(self, mm: Mm, pid: int) -> None:
+        """The enclaves that go on wait for the program."""
+        if pid in self._vforked:
+            self._executing[pid] = self._vforked.pop(pid)
+        elif mm.pid == pid and mm.threads == 1:
+            enclave = self._enclaves[mm]
+            if self.assume_touched:
+                self._touch_all(enclave)
+            self._executing[pid] = enclave.detach()
+
+    def vfork_ended(self, mm: Mm, pid: int) -> None:
+        """The enclave of a vforked process is gone, unless it executes a program."""
+        for strategy in self._vforked.pop(pid, {}).values():
+            strategy.end()
+
     def thread_started(self, mm: Mm) -> None:
         """A thread begins in the enclave."""
         self._enclaves[mm].thread(True)
@@ -206,8 +267,11 @@ class Enclaves(Listener):
         self._enclaves[mm].thread(False)
 
     def trace_ends(self) -> None:
-        """Note what is still committed."""
+        """Note what is still committed. Programs that were executed and are not followed end."""
         self.left = {name: meter.epc_pages for name, meter in self.meters.items()}
+        for strategies in (*self._vforked.values(), *self._executing.values()):
+            for strategy in strategies.values():
+                strategy.end()
 
     def ended(self, mm: Mm) -> None:
         """The enclave is gone."""

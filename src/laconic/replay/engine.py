@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from sys import intern
 from typing import Any, NamedTuple
 
-from laconic.linux.pal import RULES, only_changes
+from laconic.libos.strategy import Strategy
+from laconic.linux.pal import only_changes
 from laconic.linux.proc import READ_IMPLIES_EXEC
 from laconic.memory.bookkeeper import Bookkeeper
-from laconic.memory.calls import Call, is_error
+from laconic.memory.calls import Call, HostRule, is_error
 from laconic.memory.change import NOTHING, Change, Outcome
 from laconic.memory.flags import TASK_SIZE
 from laconic.memory.ledger import Ledger
@@ -24,6 +25,7 @@ from laconic.replay.assumed import UNKNOWN_FILE, AssumedStart, assumed_space, be
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, Check, shown
 from laconic.replay.events import CallDone, Listener, Program
 from laconic.replay.thread import Mm, RecordedUpcalls, Runs, Thread, seen
+from laconic.strategies import LINUX, display_name, has_rule, linux_rule, names_on
 from laconic.trace import records
 from laconic.trace.losses import Losses
 from laconic.trace.reader import Trace
@@ -75,6 +77,8 @@ class Measured(NamedTuple):
 class Replay:
     """Replays `trace` under `strategy`, and publishes what happens to `listeners`.
 
+    `strategy` is a name, `module:Class`, or a class. One that has no rule for Linux is replayed by
+    the rule of `laconic`.
     `check` compares each result with the recorded one. `recorded` is the strategy that the trace
     was made with, None for an imported one. `processes` are the address spaces by process id,
     `programs` their paths; those of ended processes stay until the id is used again if `keep` is
@@ -85,7 +89,7 @@ class Replay:
     def __init__(
         self,
         trace: Trace,
-        strategy: str | None = None,
+        strategy: str | type[Strategy] | None = None,
         *,
         check: bool = False,
         keep: bool = False,
@@ -94,10 +98,9 @@ class Replay:
     ) -> None:
         self.trace = trace
         self.recorded: str | None = trace.about.get("strategy") if trace.source == "run" else None
-        self.strategy = strategy or self.recorded or "laconic"
+        self.strategy = display_name(strategy or self.recorded or "laconic")
         self.ledger = Ledger()
-        rule = RULES.get(self.strategy, only_changes)  # an enclave's strategy: as laconic
-        self.manager = Bookkeeper(rule, self.ledger, self.strategy == "observe")
+        self.manager = Bookkeeper(self._rule(strategy), self.ledger, self.strategy == "observe")
         self.check = Check() if check else None
         self.keep = keep
         self.threads: dict[int, Thread] = {}
@@ -150,6 +153,13 @@ class Replay:
         self._on_call_done = subscribers(listeners, "call_done")
         self._on_touched = subscribers(listeners, "touched")
         self._on_host_read = subscribers(listeners, "host_read")
+
+    def _rule(self, strategy: str | type[Strategy] | None) -> HostRule:
+        # A name that the trace records is data: it selects one of Laconic's own strategies, and
+        # imports nothing else.
+        if strategy is None:
+            return linux_rule(self.strategy) if self.strategy in names_on(LINUX) else only_changes
+        return linux_rule(strategy) if has_rule(strategy, LINUX) else only_changes
 
     def run(
         self,
@@ -284,7 +294,7 @@ class Replay:
         if manager.observe:
             host_calls = manager.host_calls(name, args, outcome)
         if thread.map_runs or thread.answers:
-            # What the strategy that was recorded asked the host, and this one did not.
+            # A host call of the strategy that was recorded, which this one did not make.
             thread.map_runs.clear()
             thread.answers.clear()
         if self.check is not None:
@@ -335,7 +345,13 @@ class Replay:
             thread.mm.lossy = True
 
     def _compare(
-        self, row: Row, name: str, mm: Mm, answer: int, said: int, changes: tuple[Change, ...]
+        self,
+        row: Row,
+        name: str,
+        mm: Mm,
+        answer: int,
+        host_calls: int,
+        changes: tuple[Change, ...],
     ) -> None:
         assert self.check is not None
         kinds = 0
@@ -345,8 +361,11 @@ class Replay:
         cause = LOST_DATA if mm.lossy else MODEL_ERROR
         if answer != row.result:
             self.check.differs(self.number, row, name, shown(answer), cause, "another result")
-        elif self.strategy == self.recorded and (said, kinds) != (row.said, row.kinds):
-            why = f"{row.said} host calls for changes {row.kinds:#x} were recorded, {said} for {kinds:#x} replayed"
+        elif self.strategy == self.recorded and (host_calls, kinds) != (row.said, row.kinds):
+            why = (
+                f"{row.said} host calls for changes {row.kinds:#x} were recorded, "
+                f"{host_calls} for {kinds:#x} replayed"
+            )
             self.check.differs(self.number, row, name, shown(answer), cause, why)
 
     # Processes
@@ -378,7 +397,8 @@ class Replay:
 
     def _number(self, mm: Mm) -> None:
         mm.number = len(self.started)
-        self.started.append(Program(mm.pid, self.programs.get(mm.pid, "?")))
+        mm.program = self.programs.get(mm.pid, "?")
+        self.started.append(Program(mm.pid, mm.program))
 
     def _end_space(self, mm: Mm) -> None:
         if mm.number >= 0:
@@ -419,7 +439,10 @@ class Replay:
         if flags & CLONE_THREAD:
             for listener in self.listeners:
                 listener.thread_started(mm)
-        elif not flags & CLONE_VM and mm.space is not None:
+        elif flags & CLONE_VM:
+            for listener in self.listeners:
+                listener.vforked(mm, child.pid)
+        elif mm.space is not None:
             mm.pid = child.pid
             self._number(mm)
             for listener in self.listeners:
@@ -445,8 +468,13 @@ class Replay:
             self.ledger.processes += pid not in self.processes
             old = Thread(pid, Mm(None))
         for other, thread in list(self.threads.items()):
-            if thread.pid == pid:
+            if thread.pid == pid and other != tid:
                 self._leave(other)
+        if tid in self.threads:
+            if old.mm.number >= 0:
+                for listener in self.listeners:
+                    listener.executes(old.mm, pid)
+            self._leave(tid)
         about = json.loads(row.data or b"{}")
         self.programs[pid] = about.get("path", "?")
         mm = begun(about, row.a0, row.a1)
@@ -474,9 +502,15 @@ class Replay:
             del self.processes[thread.pid]
         if not thread.mm.threads:
             self._end_space(thread.mm)
-        elif thread.pid == thread.mm.pid and thread.mm.number >= 0:
+            return
+        if thread.mm.number < 0:
+            return
+        if thread.pid == thread.mm.pid:
             for listener in self.listeners:
                 listener.thread_ended(thread.mm)
+        elif not any(other.pid == thread.pid for other in self.threads.values()):
+            for listener in self.listeners:
+                listener.vfork_ended(thread.mm, thread.pid)
 
     def _personality(self, row: Row) -> None:
         if row.result >= 0 and row.a0 & 0xFFFFFFFF != PERSONALITY_QUERY:

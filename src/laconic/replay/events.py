@@ -47,6 +47,16 @@ class CallDone(NamedTuple):
     read_host: bool
 
     @property
+    def args(self) -> tuple[int, ...]:
+        """The six arguments of the call, as the program gave them."""
+        return self.row.args
+
+    @property
+    def mm(self) -> Mm:
+        """The address space that the call edited; it is as it is after the call."""
+        return self.thread.mm
+
+    @property
     def is_redundant(self) -> bool:
         """True for a call that succeeded and changed nothing."""
         return not self.host_calls and self.result >= 0
@@ -82,6 +92,16 @@ class Listener:
 
     def forked(self, parent: Mm, child: Mm) -> None:
         """A process was forked with a copy of its parent's address space."""
+
+    def vforked(self, mm: Mm, pid: int) -> None:
+        """The process `pid` began, and shares its parent's address space (vfork)."""
+
+    def executes(self, mm: Mm, pid: int) -> None:
+        """The process `pid` of this address space executes another program. `started` follows, for
+        an address space with the same pid, unless the program is not followed."""
+
+    def vfork_ended(self, mm: Mm, pid: int) -> None:
+        """The process `pid`, which shared the address space, ended or executes another program."""
 
     def thread_started(self, mm: Mm) -> None:
         """A thread began, beside the first."""

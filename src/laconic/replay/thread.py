@@ -15,7 +15,7 @@ from laconic.memory.vma import File, Vma
 
 if TYPE_CHECKING:
     from laconic.replay.assumed import AssumedStart
-from laconic.trace.schema import DATA_LIMIT, READ, RESIDENT, Row
+from laconic.trace.schema import DATA_LIMIT, LOCK_LIMIT, READ, RESIDENT, VMA_START, Row
 
 #: The runs of a host's map that differed from what was held.
 Runs = list[tuple[int, int, Vma | None]]
@@ -25,11 +25,11 @@ class Mm:
     """One address space of the replay and how many threads live in it.
 
     `assumed` is what a log with no starting maps leaves open; `lossy`: the trace reports missing
-    data of it. `pid` and `number` are those of its program, `number` as in `Replay.started`; -1
-    before the program's image is known.
+    data of it. `pid`, `number` and `program`, a path, are those of its program, `number` as in
+    `Replay.started`; -1 before the program's image is known.
     """
 
-    __slots__ = ("assumed", "lossy", "number", "pid", "space", "threads")
+    __slots__ = ("assumed", "lossy", "number", "pid", "program", "space", "threads")
 
     def __init__(self, space: AddressSpace | None, assumed: AssumedStart | None = None) -> None:
         self.space = space
@@ -38,6 +38,7 @@ class Mm:
         self.lossy = False
         self.pid = 0
         self.number = -1
+        self.program = "?"
 
 
 class Thread:
@@ -99,6 +100,16 @@ class RecordedUpcalls:
         """RLIMIT_DATA in bytes, -1 for none."""
         known = self.thread.answers.get(DATA_LIMIT)
         return known.popleft()[0] if known else -1
+
+    def lock_limit(self) -> int:
+        """RLIMIT_MEMLOCK in bytes, -1 for none."""
+        known = self.thread.answers.get(LOCK_LIMIT)
+        return known.popleft()[0] if known else -1
+
+    def vma_start(self, address: int) -> int:
+        """Where the host's VMA that contains `address` began, 0 if the trace does not show it."""
+        known = self.thread.answers.get(VMA_START)
+        return known.popleft()[0] if known else 0
 
     def read(self, address: int, length: int) -> bytes:
         """The memory that was read at this call."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from laconic.analysis.callers import Caller, Callers, wrappers
+from laconic.analysis.callers import Caller, Callers
+from laconic.analysis.frames import wrappers
 from laconic.analysis.schemas import SCHEMAS
 from laconic.report.names import filled
 from laconic.sgx.meter import Counts
@@ -24,9 +25,9 @@ def as_json(found: Callers, stacks: Stacks) -> dict[str, Any]:
         "source": found.source,
         "by": found.by,
         "inverted": found.inverted,
-        "asked": found.asked,
+        "calls": found.calls,
         "redundant": found.redundant,
-        "said": found.said,
+        "host_calls": found.host_calls,
         "stackless": found.stackless,
         "hidden": dict(sorted(found.hidden.items())),
         "profile": None if found.profile is None else found.profile.name,
@@ -43,8 +44,8 @@ def _caller(caller: Caller, found: Callers, stacks: Stacks) -> dict[str, Any]:
         "module": caller.module,
         "program": caller.program,
         "redundant": caller.redundant,
-        "asked": caller.asked if caller.known else None,
-        "said": caller.said if caller.known else None,
+        "calls": caller.calls if caller.known else None,
+        "host_calls": caller.host_calls if caller.known else None,
         "guessed": caller.guessed,
         "share": {
             "redundant": _share(caller.redundant, found.redundant),
@@ -85,13 +86,13 @@ def _missing(stacks: Stacks) -> Iterable[tuple[Any, str]]:
 def as_text(found: Callers, stacks: Stacks, width: int = 80, limit: int = 10) -> str:
     """The worst callers with their stacks; what was hidden, and of which modules there are no
     symbols."""
-    share = f" ({100 * found.redundant / found.asked:.1f} %)" if found.asked else ""
+    share = f" ({100 * found.redundant / found.calls:.1f} %)" if found.calls else ""
     each = "under each function of their stacks" if found.inverted else f"by {found.by}"
-    head = f"{found.redundant:,} of {_counted(found.asked, 'memory call')} changed nothing{share}, {each}"
+    head = f"{found.redundant:,} of {_counted(found.calls, 'memory call')} changed nothing{share}, {each}"
     if found.callers:
         head += ":"
     if not found.redundant:
-        head = f"none of {_counted(found.asked, 'memory call')} was redundant"
+        head = f"none of {_counted(found.calls, 'memory call')} was redundant"
     lines = filled(head, width)
     for caller in found.callers[:limit]:
         lines += ["", *_lines(caller, found, stacks, width)]
@@ -110,8 +111,8 @@ def _counted(number: int, what: str) -> str:
 
 
 def _lines(caller: Caller, found: Callers, stacks: Stacks, width: int) -> Iterator[str]:
-    of = f" of {caller.asked:,}" if caller.known else ""
-    plural = "call" if (caller.asked if caller.known else caller.redundant) == 1 else "calls"
+    of = f" of {caller.calls:,}" if caller.known else ""
+    plural = "call" if (caller.calls if caller.known else caller.redundant) == 1 else "calls"
     yield from filled(
         f"{caller.redundant:,}{of} {caller.call} {plural} from here changed nothing", width
     )

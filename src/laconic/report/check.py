@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from laconic.analysis.baseline import Figures, Key
-from laconic.analysis.callers import own_frames
 from laconic.analysis.check import Offender, Verdict
+from laconic.analysis.frames import own_frames
 from laconic.analysis.schemas import SCHEMAS
 from laconic.report.callers import describe, missing_lines, stack_lines
 from laconic.report.diff import place, signed
@@ -18,16 +18,16 @@ from laconic.trace.stacks import Stacks
 
 
 def as_json(figures: Figures, verdicts: Iterable[Verdict], stacks: Stacks) -> dict[str, Any]:
-    """The verdicts with all their offenders; `asked` and `said` of these are null where they are
+    """The verdicts with all their offenders; `calls` and `host_calls` of these are null where they are
     not known."""
     found = list(verdicts)
     return {
         "schema": SCHEMAS["check"],
         "kept": all(verdict.kept for verdict in found),
-        "asked": figures.total.asked,
+        "calls": figures.total.calls,
         "redundant": figures.redundant,
         "hidden": figures.hidden,
-        "said": figures.total.said,
+        "host_calls": figures.total.host_calls,
         "limits": [
             {
                 "rule": verdict.rule,
@@ -48,9 +48,11 @@ def _offender(one: Offender, figures: Figures, stacks: Stacks) -> dict[str, Any]
     return {
         **one.key._asdict(),
         "redundant": tally.redundant,
-        "asked": tally.asked if one.known else None,
-        "said": tally.said if one.known else None,
-        "was": None if one.was is None else {"redundant": one.was.redundant, "said": one.was.said},
+        "calls": tally.calls if one.known else None,
+        "host_calls": tally.host_calls if one.known else None,
+        "was": None
+        if one.was is None
+        else {"redundant": one.was.redundant, "host_calls": one.was.host_calls},
         "stack": [{**frame._asdict(), "guessed": guessed} for frame, guessed in frames],
     }
 
@@ -94,18 +96,18 @@ def offender_lines(
 def headline(one: Offender, what: str) -> str:
     """What an offender does, in one sentence; `what` is counted, as in its verdict."""
     tally, call = one.tally, one.key.call
-    host = what == "said"
-    of = f" of {tally.asked:,}" if one.known else ""
-    many = tally.said if host else tally.redundant
-    plural = "call" if (tally.asked if one.known else many) == 1 else "calls"
+    host = what == "host_calls"
+    of = f" of {tally.calls:,}" if one.known else ""
+    many = tally.host_calls if host else tally.redundant
+    plural = "call" if (tally.calls if one.known else many) == 1 else "calls"
     here = " from here" if one.key.function else ""
     if host:
-        text = f"{many:,} host call{'' if many == 1 else 's'} for {tally.asked:,} {call} {plural}{here}"
+        text = f"{many:,} host call{'' if many == 1 else 's'} for {tally.calls:,} {call} {plural}{here}"
     else:
         text = f"{many:,}{of} {call} {plural}{here} changed nothing"
     if one.was is None:
         return text
-    was = one.was.said if host else one.was.redundant
+    was = one.was.host_calls if host else one.was.redundant
     return f"{text}, {was:,} in the baseline ({signed(many - was)})"
 
 

@@ -6,9 +6,12 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from laconic.analysis.compare import BOUND, Compared, Figures, Span
+from laconic.analysis.compare import BOUND, Compared, Direct, Figures, Span
+from laconic.libos.direct import SystemCalls
+from laconic.libos.settings import BRK_SIZE, STACK_SIZE, Settings
 from laconic.memory.ledger import CallCount, Ledger
 from laconic.replay import Replayed
+from laconic.replay.enclaves import AROUND
 from laconic.report import measured
 from laconic.report.tables import Row, between, tables
 
@@ -29,6 +32,20 @@ _LINUX: tuple[Column, ...] = (
     ("elided", ("elided",)),
     ("narrowed", ("narrowed",)),
 )
+_DIRECT: tuple[Column, ...] = (
+    ("host\ncalls", ("host_calls",)),
+    ("for\ncalls", ("host_calls_of_calls",)),
+    ("mmap", ("mmap",)),
+    ("munmap", ("munmap",)),
+    ("mprotect", ("mprotect",)),
+)
+#: By host: where programs run, and the columns of its tables.
+_WHERE = {
+    "sgx2": "each program in an SGX2 enclave",
+    "linux": "on Linux",
+    "gramine": "in gramine-direct",
+}
+_COLUMNS = {"sgx2": _SGX2, "linux": _LINUX, "gramine": _DIRECT}
 #: Processes or calls that a table shows; the JSON has all.
 _SHOWN = 20
 RANGED = (
@@ -37,6 +54,11 @@ RANGED = (
 )
 FLOOR = "the bound is a floor, no strategy; it has counts for either end of the cost profile"
 RULES = "on Linux classify says what laconic says; skip-equal is every-call without the mprotects of equal protection"
+
+DIRECT = (
+    "host calls are the mmap, munmap and mprotect calls of Gramine's Linux PAL; those that are not "
+    "for calls are for load, fork, exec and threads"
+)
 
 
 # JSON
@@ -52,13 +74,17 @@ def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
     notes = [RANGED] if compared.ranged else []
     if compared.unseen:
         notes.append(f"{compared.unseen:,} pages could not be looked at, and count as untouched")
+    notes += [
+        limit_note(option, size, compared.model.settings)
+        for option, size in sorted(compared.exceeded.items())
+    ]
     over = [
         name for name, each in found.items() if epc_pages is not None and each.peak[1] > epc_pages
     ]
     return {
         "host": "sgx2",
-        "asked": compared.asked,
-        "forked": compared.processes,
+        "calls": compared.calls,
+        "processes": compared.processes,
         "profile": {
             "name": profile.name,
             "machine": profile.machine,
@@ -69,17 +95,30 @@ def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
         "pte": compared.model.pte,
         "verify": {name: findings._asdict() for name, findings in compared.findings.items()},
         "strategies": {name: _strategy(each, found) for name, each in found.items()},
-        "processes": [
-            {**program._asdict(), "strategies": _parts(found, lambda each: each.processes, number)}
+        "programs": [
+            {**program._asdict(), "strategies": _parts(found, lambda each: each.programs, number)}
             for number, program in enumerate(compared.programs)
         ],
-        "calls": {
-            call: _parts(found, lambda each: each.calls, call)
-            for call in dict.fromkeys(call for each in found.values() for call in each.calls)
+        "by_call": {
+            call: _parts(found, lambda each: each.by_call, call)
+            for call in dict.fromkeys(call for each in found.values() for call in each.by_call)
         },
         "measured": measured.as_json(compared),
         "notes": notes,
     }
+
+
+def limit_note(option: str, size: int, settings: Settings) -> str:
+    """The note that a program needed `size` bytes of what a manifest's option limits to less."""
+    limit, consequence = {
+        BRK_SIZE: (settings.brk_size, "brk fails beyond it, and malloc maps memory instead"),
+        STACK_SIZE: (settings.stack_size, "the stack cannot grow beyond it"),
+    }[option]
+    return (
+        f"a program needed {size >> 10:,} KiB, and {option} is {limit >> 10:,} KiB "
+        f"(--manifest FILE reads it). In Gramine {consequence}, so the figures of every-call and "
+        "skip-equal differ from Gramine's"
+    )
 
 
 def _strategy(figures: Figures, found: Mapping[str, Figures]) -> Json:
@@ -112,42 +151,90 @@ def _parts(
 
 
 def hosts_as_json(replays: Mapping[str, Replayed]) -> Json:
-    """What Linux would hear under each strategy, in the form that `--json` writes."""
+    """The host calls that Linux would execute under each strategy, in the form that `--json` writes."""
     ledgers = {name: (each.ledger, each.uncertain) for name, each in replays.items()}
-    base = ledgers["every-call"][0].said
+    base = ledgers["every-call"][0].host_calls
     strategies: Json = {}
     for name, (ledger, uncertain) in ledgers.items():
-        told: Json = _heard(ledger.calls.values(), sum(uncertain.values()))
+        told: Json = _counts(ledger.by_call.values(), sum(uncertain.values()))
         strategies[name] = told
-        low = ledger.said - sum(uncertain.values())
+        low = ledger.host_calls - sum(uncertain.values())
         told["ratio"] = (
-            {"every_call": round(ledger.said / base, 6)} if base else {"every_call": None}
+            {"every_call": round(ledger.host_calls / base, 6)} if base else {"every_call": None}
         )
         told["ratio_low"] = {"every_call": round(low / base, 6)} if base else {"every_call": None}
     first: Ledger = next(iter(ledgers.values()))[0]
     open_ = any(uncertain for _, uncertain in ledgers.values())
     return {
         "host": "linux",
-        "asked": first.asked,
-        "forked": first.processes,
+        "calls": first.calls,
+        "processes": first.processes,
         "ranged": open_,
         "strategies": strategies,
-        "calls": {
+        "by_call": {
             call: {
-                name: _heard([ledger.calls[call]], uncertain.get(call, 0))
+                name: _counts([ledger.by_call[call]], uncertain.get(call, 0))
                 for name, (ledger, uncertain) in ledgers.items()
             }
-            for call in sorted(first.calls)
+            for call in sorted(first.by_call)
         },
         "notes": [RULES]
         + ["the trace does not hold all that was there before: figures are ranges"] * open_,
     }
 
 
-def _heard(lines: Iterable[CallCount], uncertain: int) -> Json:
+def direct_as_json(compared: Direct) -> Json:
+    """The system calls of gramine-direct under each strategy, in the form that `--json` writes."""
+    strategies: Json = {}
+    base = _calls(compared.strategies["every-call"])
+    for name, calls in compared.strategies.items():
+        total = _calls(calls)
+        ratio = round(total["host_calls"] / base["host_calls"], 6) if base["host_calls"] else None
+        strategies[name] = {
+            "counts": total,
+            "ratio": {"every_call": ratio},
+            "ratio_low": {"every_call": ratio},
+        }
+    names = sorted({call for calls in compared.strategies.values() for call in calls})
+    return {
+        "host": "gramine",
+        "calls": compared.calls,
+        "processes": compared.processes,
+        "ranged": False,
+        "strategies": strategies,
+        "by_call": {
+            name: {
+                rule: {"counts": _calls({name: calls[name]})}
+                for rule, calls in compared.strategies.items()
+                if name in calls and calls[name].system_calls
+            }
+            for name in names
+            if any(
+                name in calls and calls[name].system_calls for calls in compared.strategies.values()
+            )
+        },
+        "notes": [DIRECT],
+    }
+
+
+def _calls(calls: Mapping[str, SystemCalls]) -> Json:
+    total = SystemCalls()
+    for counts in calls.values():
+        total.add_calls(counts)
+    own = sum(counts.system_calls for name, counts in calls.items() if name not in AROUND)
+    return {
+        "host_calls": total.system_calls,
+        "host_calls_of_calls": own,
+        "mmap": total.mmap,
+        "munmap": total.munmap,
+        "mprotect": total.mprotect,
+    }
+
+
+def _counts(lines: Iterable[CallCount], uncertain: int) -> Json:
     counts = {"host_calls": 0, "elided": 0, "narrowed": 0}
     for line in lines:
-        counts["host_calls"] += line.said
+        counts["host_calls"] += line.host_calls
         counts["elided"] += line.elided
         counts["narrowed"] += line.narrowed
     if not uncertain:
@@ -160,14 +247,16 @@ def _heard(lines: Iterable[CallCount], uncertain: int) -> Json:
 
 
 def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) -> str:
-    """The tables that a person reads, numbers never cut. `by`: `process` or `call` adds theirs."""
+    """The tables that a person reads, numbers never cut. `by`: `program` or `call` adds theirs."""
     sgx2 = figures["host"] == "sgx2"
-    where = "each program in an SGX2 enclave" if sgx2 else "on Linux"
-    forked = figures["forked"]
-    head = f"laconic: {figures['asked']:,} memory calls in {forked:,} process{'' if forked == 1 else 'es'}, {where}"
+    where = _WHERE[figures["host"]]
+    processes = figures["processes"]
+    many = f"{processes:,} process{'' if processes == 1 else 'es'}"
+    head = f"laconic: {figures['calls']:,} memory calls in {many}, {where}"
     lines = _wrapped(head, width)
     rows: list[Row] = list(figures["strategies"].items())
-    columns = [_counted(column, rows) for column in ((*_SGX2, _PEAK) if sgx2 else _LINUX)]
+    peak = [_PEAK] if sgx2 else []
+    columns = [_counted(column, rows) for column in (*_COLUMNS[figures["host"]], *peak)]
     if sgx2:
         lines += [*tables("strategy", columns, rows, width), "", *_costs(figures["profile"], width)]
         columns = [_cycles(rows)]
@@ -186,11 +275,11 @@ def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) 
     if figures.get("verify"):
         lines.append("")
     for name, findings in figures.get("verify", {}).items():
-        said = f"verify: {name}, {findings['steps']:,} steps, {findings['breaches']:,} breaches of the law Strict"
+        text = f"verify: {name}, {findings['steps']:,} steps, {findings['breaches']:,} breaches of the law Strict"
         if findings["excepted"]:
             windows = "window" if findings["excepted"] == 1 else "windows"
-            said += f", {findings['excepted']:,} excepted {windows} (mremap of pages that nobody may read)"
-        lines += _wrapped(said, width)
+            text += f", {findings['excepted']:,} excepted {windows} (mremap of pages that nobody may read)"
+        lines += _wrapped(text, width)
         for breach in findings["first"]:
             lines += _wrapped(f"  {breach}", width)
     notes = [*figures["notes"], *([FLOOR] if BOUND in figures["strategies"] else [])]
@@ -213,16 +302,16 @@ def _costs(profile: Mapping[str, Any], width: int) -> list[str]:
 
 def _by(figures: Mapping[str, Any], by: str, width: int) -> list[str]:
     if by == "call":
-        groups = list(figures["calls"].items())
+        groups = list(figures["by_call"].items())
     else:
         groups = [(f"{each['pid']} {each['path'].rpartition('/')[2]}", each["strategies"])
-                  for each in figures["processes"]]  # fmt: skip
+                  for each in figures["programs"]]  # fmt: skip
     groups.sort(key=lambda group: -max((_weight(each) for each in group[1].values()), default=0))
     rows: list[Row] = []
     for label, strategies in groups[:_SHOWN]:
         rows += [(label, None), *((f"  {name}", each) for name, each in strategies.items())]
     sgx2 = figures["host"] == "sgx2"
-    columns = [_counted(column, rows) for column in (_SGX2 if sgx2 else _LINUX)]
+    columns = [_counted(column, rows) for column in _COLUMNS[figures["host"]]]
     lines = ["", f"by {by}, the dearest first", *tables(by, columns, rows, width)]
     if sgx2:
         lines += ["", *tables(by, [_cycles(rows)], rows, width)]

@@ -12,7 +12,7 @@ from laconic.report.names import filled
 
 
 def as_json(found: Difference) -> dict[str, Any]:
-    """All that differs; `asked` and `said` of sites are null where not every stack is known."""
+    """All that differs; `calls` and `host_calls` of sites are null where not every stack is known."""
     return {
         "schema": SCHEMAS["diff"],
         "first": found.first,
@@ -21,9 +21,9 @@ def as_json(found: Difference) -> dict[str, Any]:
             **_changes(found.total, True),
             "hidden": {"was": found.hidden[0], "now": found.hidden[1]},
         },
-        "calls": None
-        if found.calls is None
-        else [_entry(delta, ("call",), True) for delta in found.calls],
+        "by_call": None
+        if found.by_call is None
+        else [_entry(delta, ("call",), True) for delta in found.by_call],
         "sites": None
         if found.sites is None
         else [_entry(delta, Key._fields, found.whole) for delta in found.sites],
@@ -45,7 +45,7 @@ def _changes(delta: Delta, whole: bool) -> dict[str, Any]:
         }
         if whole or name == "redundant"
         else None
-        for name in ("asked", "redundant", "said")
+        for name in ("calls", "redundant", "host_calls")
     }
 
 
@@ -63,12 +63,12 @@ def as_text(found: Difference, width: int = 80, limit: int = 10) -> str:
     if any(found.hidden):
         lines += filled(f"suppressed: {found.hidden[0]:,} redundant calls in the first, {found.hidden[1]:,} in the "
                          "second (--no-suppressions shows them)", width, "")  # fmt: skip
-    if found.calls:
+    if found.by_call:
         lines += ["", "by call, redundant and host calls:"]
-        lines += _by_call(found.calls, width)
+        lines += _by_call(found.by_call, width)
     if found.sites is not None:
         lines += _by_site(found.sites, found.whole, width, limit)
-    same = total.was == total.now and not found.calls and not found.sites
+    same = total.was == total.now and not found.by_call and not found.sites
     if same:
         lines += ["", "no difference"]
     for note in found.notes:
@@ -80,7 +80,7 @@ def as_text(found: Difference, width: int = 80, limit: int = 10) -> str:
     return "\n".join(lines) + "\n"
 
 
-_NAMES = (("asked", "asked"), ("redundant", "redundant"), ("host calls", "said"))
+_NAMES = (("calls", "calls"), ("redundant", "redundant"), ("host calls", "host_calls"))
 
 
 def _row(name: str, delta: Delta, what: str) -> tuple[str, str, str, str]:
@@ -111,7 +111,7 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
 def _by_call(calls: Iterable[Delta], width: int) -> list[str]:
     rows: list[tuple[str, ...]] = [("call", "was", "now", "change", "was", "now", "change")]
     rows += [
-        (delta.key.call, *_row("", delta, "redundant")[1:], *_row("", delta, "said")[1:])
+        (delta.key.call, *_row("", delta, "redundant")[1:], *_row("", delta, "host_calls")[1:])
         for delta in calls
     ]
     lines = _aligned(rows)

@@ -16,7 +16,7 @@ from laconic.report.callers import missing_lines, stack_lines
 from laconic.report.html.text import plain
 from laconic.report.names import filled
 from laconic.report.picture import picture
-from laconic.report.words import asked_for, called, pages, returned
+from laconic.report.words import called, pages, request, returned
 from laconic.trace.stacks import NO_STACK
 
 #: What a person is shown of changes and host calls; --json has all.
@@ -50,8 +50,8 @@ _THINGS = {
     "pages_zeroed": ("page zeroed", "pages zeroed"),
     "pages_copied": ("page copied", "pages copied"),
     "open_windows": (
-        "page wider open than asked for a moment",
-        "pages wider open than asked for a moment",
+        "page briefly accessible beyond the requested permissions",
+        "pages briefly accessible beyond the requested permissions",
     ),
 }
 #: Each EAUG is counted as its fault already, and whether a page stays untouched shows later.
@@ -78,7 +78,7 @@ def as_json(told: Explanation) -> dict[str, Any]:
         "work_began": begin,
         "program": told.program,
         "call": called(told.name, row.args),
-        "asked_for": asked_for(told.name, row.args, told.file),
+        "request": request(told.name, row.args, told.file),
         "result": told.answer,
         "why_not": told.why_not,
         "stack": [
@@ -91,8 +91,10 @@ def as_json(told: Explanation) -> dict[str, Any]:
              "what": _what(told, one, touched)}
             for one, touched in zip(told.changes, told.touched, strict=True)
         ],
-        "said": [called(*told.host_call)] if told.host_call is not None else [],
-        "recorded": {"strategy": told.strategy, "said": told.recorded} if told.recorded is not None else None,
+        "host_calls": [called(*told.host_call)] if told.host_call is not None else [],
+        "recorded": None
+        if told.recorded is None
+        else {"strategy": told.strategy, "host_calls": told.recorded},
         "why": _why(told),
         "enclave": dict(told.counts),
         "missing_symbols": {module.path: why for module, why in sorted(told.stacks.symbolizer.missing.items())},
@@ -115,7 +117,7 @@ def _run(run: Run) -> dict[str, Any]:
     return {
         "start": run.start,
         "end": run.end,
-        "asked": run.asked,
+        "requested": run.requested,
         "kinds": _names(run.kind),
         "left_out": run.left_out,
         "before": side(run.before, run.name_before),
@@ -146,14 +148,14 @@ def as_text(told: Explanation, width: int = 80) -> str:
             f"its work began at event {told.found.begin}, and other calls came between", width
         )
     lines += ["", *_stack(told, width)]
-    lines += ["", *_filled(f"asked: {asked_for(told.name, row.args, told.file)}", width)]
+    lines += ["", *_filled(f"request: {request(told.name, row.args, told.file)}", width)]
     if told.why_not:
         lines += ["", *_filled(f"not explained further: {told.why_not}", width)]
     if told.runs:
         lines += ["", *picture(told.runs, width)]
     if not told.why_not:
         lines += ["", "what differed", *_differed(told, width)]
-        lines += ["", "what was said to the host", *_said(told, width)]
+        lines += ["", "host calls", *_host_calls(told, width)]
         lines += ["", "what an SGX2 enclave would do for this call alone", *_enclave(told, width)]
     missing = list(missing_lines(told.stacks, width))
     lines += ["", *missing] if missing else []
@@ -192,7 +194,7 @@ def _differed(told: Explanation, width: int) -> Iterator[str]:
     if len(told.changes) > _LINES:
         rest = told.changes[_LINES:]
         yield f"  {pages(sum(one.end - one.start for one in rest))} in {len(rest):,} more runs (--json has them)"
-    same = [run for run in told.runs if run.asked and not run.kind and not run.left_out]
+    same = [run for run in told.runs if run.requested and not run.kind and not run.left_out]
     for run in same[:_LINES]:
         yield from _filled(
             f"{_where(run.start, run.end)}: nothing: {_same(told, run)}", width, "  "
@@ -211,29 +213,29 @@ def _where(start: int, end: int) -> str:
 def _what(told: Explanation, one: Change, touched: int | None) -> str:
     # A change in words, kind by kind.
     kind, _, _, wanted, held, source = one
-    said = []
+    parts = []
     if kind & c.MAP and wanted is not None:
         if source is not None:
-            said.append(f"moved here from {source:x} with its contents")
+            parts.append(f"moved here from {source:x} with its contents")
         else:
-            said.append(f"mapped where nothing was; the contents are {_contents(wanted)}")
+            parts.append(f"mapped where nothing was; the contents are {_contents(wanted)}")
     if kind & c.UNMAP:
-        said.append("unmapped" + ("" if touched is None else f": {_touched(touched)}"))
+        parts.append("unmapped" + ("" if touched is None else f": {_touched(touched)}"))
     if kind & c.FILE and wanted is not None and held is not None:
-        said.append(f"backed by {_backing(wanted)} in the place of {_backing(held)}")
+        parts.append(f"backed by {_backing(wanted)} in the place of {_backing(held)}")
     if kind & c.EXTEND and wanted is not None and held is not None:
-        said.append(f"gains {_letters(wanted.flags & ~held.flags)}")
+        parts.append(f"gains {_letters(wanted.flags & ~held.flags)}")
     if kind & c.RESTRICT and wanted is not None and held is not None:
-        said.append(f"loses {_letters(held.flags & ~wanted.flags)}")
+        parts.append(f"loses {_letters(held.flags & ~wanted.flags)}")
     if kind & c.FLAGS and wanted is not None and held is not None:
-        said.append(_flags(wanted, held))
+        parts.append(_flags(wanted, held))
     if kind & c.ZERO:
         lazily = told.name == "madvise" and told.found.row.a2 & 0xFFFFFFFF == MADV_FREE
         gone = "may be thrown away from now on" if lazily else "are thrown away"
-        said.append(f"contents {gone}" + ("" if touched is None else f": {_touched(touched)}"))
+        parts.append(f"contents {gone}" + ("" if touched is None else f": {_touched(touched)}"))
     if kind & c.ADVISE:
-        said.append("a request about residency or write-back, which no bookkeeping holds")
-    return "; ".join(said)
+        parts.append("a request about residency or write-back, which no bookkeeping holds")
+    return "; ".join(parts)
 
 
 def _contents(vma: Vma) -> str:
@@ -267,17 +269,17 @@ def _backing(vma: Vma) -> str:
 def _flags(wanted: Vma, held: Vma) -> str:
     gains = flag_names(wanted.flags & ~held.flags & ~VM_PROT)
     loses = flag_names(held.flags & ~wanted.flags & ~VM_PROT)
-    said = [f"gains the VmFlags {gains}"] if gains else []
-    said += [f"loses the VmFlags {loses}"] if loses else []
+    parts = [f"gains the VmFlags {gains}"] if gains else []
+    parts += [f"loses the VmFlags {loses}"] if loses else []
     if wanted.name != held.name:
-        said.append(
+        parts.append(
             f"is named {plain(wanted.name)!r}" if wanted.name is not None else "loses its name"
         )
     if wanted.policy != held.policy:
-        said.append("has another memory policy")
+        parts.append("has another memory policy")
     if wanted.pkey != held.pkey:
-        said.append(f"has protection key {wanted.pkey} in the place of {held.pkey}")
-    return ", ".join(said) or "other flags"
+        parts.append(f"has protection key {wanted.pkey} in the place of {held.pkey}")
+    return ", ".join(parts) or "other flags"
 
 
 def _same(told: Explanation, run: Run) -> str:
@@ -293,12 +295,12 @@ def _same(told: Explanation, run: Run) -> str:
         case "mmap" if vma.file is not None:
             return "the same file, the same offset, never written"
         case "mmap":
-            return "anonymous and as asked already, never touched"
+            return "anonymous and already as requested, never touched"
         case "madvise" if not _sets_flags(told.found.row.a2):
             return "never touched, so there are no contents to throw away"
         case "msync":
-            return "no shared file's pages, or no waiting was asked for"
-    return "as asked already"
+            return "no shared file's pages, or no waiting was requested"
+    return "already as requested"
 
 
 def _sets_flags(advice: int) -> bool:
@@ -317,15 +319,19 @@ def _nothing(told: Explanation) -> str:
     )
 
 
-def _said(told: Explanation, width: int) -> Iterator[str]:
+def _host_calls(told: Explanation, width: int) -> Iterator[str]:
     if told.recorded is None:
         yield from _filled(
-            "the trace is a log's: the host heard the call itself. Bookkeeping says:", width, "  "
+            "the trace was imported from a log, so the host executed the call itself; the bookkeeping would issue:",
+            width,
+            "  ",
         )
     elif told.strategy != "laconic" or told.recorded != (told.host_call is not None):
         made = f"{told.recorded:,} host call{'' if told.recorded == 1 else 's'}"
         yield from _filled(
-            f"{made} when recorded, under {told.strategy}. Bookkeeping says:", width, "  "
+            f"{made} when recorded, under {told.strategy}; the bookkeeping would issue:",
+            width,
+            "  ",
         )
     if told.host_call is not None:
         yield from _filled(called(*told.host_call), width, "  ")
@@ -342,11 +348,11 @@ def _why(told: Explanation) -> str:
             return f"because the bookkeeping of {changed} differs from what the host holds{every}"
         return "because only the host knows how it answers"
     if told.answer < 0:
-        return "nothing: bookkeeping knows the error that the host would give"
+        return "none: the bookkeeping knows the error that the host would return"
     return (
-        "nothing: the host holds all of it already"
-        if told.asked
-        else "nothing: bookkeeping knows the answer"
+        "none: the host already has this state"
+        if told.requested
+        else "none: the bookkeeping knows the result"
     )
 
 

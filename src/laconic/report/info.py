@@ -22,7 +22,7 @@ SHOWN, SHOWN_WIDTH = 10, 100
 def as_json(trace: Trace, contents: Contents, missing: Sequence[str]) -> dict[str, Any]:
     """The figures in the form that `info --json` writes; `missing` are sentences on what the trace
     lacks."""
-    calls = contents.asked
+    calls = contents.calls
     return {
         "schema": SCHEMAS["info"],
         "trace": trace.path,
@@ -50,8 +50,8 @@ def as_json(trace: Trace, contents: Contents, missing: Sequence[str]) -> dict[st
         "files": contents.files,
         "touched_pages": contents.touched_pages,
         "status": contents.status,
-        "calls": {name: asdict(line) for name, line in sorted(contents.calls.items())},
-        "asked": calls,
+        "by_call": {name: asdict(line) for name, line in sorted(contents.by_call.items())},
+        "calls": calls,
         "programs": [asdict(program) for program in contents.programs],
         "more_programs": contents.more_programs,
         "notes": contents.notes,
@@ -102,7 +102,7 @@ def _head(console: Any, figures: Mapping[str, Any]) -> None:
         + ("" if made["source"] == "run" else ", which imported it"),
         "size": f"{figures['bytes']:,} bytes"
         + (f", {each:,.1f} a call" if each is not None else ""),
-        "events": f"{figures['events']:,}, of which {figures['asked']:,} memory and process calls",
+        "events": f"{figures['events']:,}, of which {figures['calls']:,} memory and process calls",
         "time": f"{span['until'] - span['from']:,.6f} seconds, from {span['from']:,.6f} to {span['until']:,.6f}",
         "processes": f"{figures['processes']:,}, with {threads}, of which {figures['exits']:,} ended",
         "files": f"{figures['files']:,} (a file counts anew where its size or its opening differs)",
@@ -116,8 +116,8 @@ def _head(console: Any, figures: Mapping[str, Any]) -> None:
     }:
         about = (f"{key.replace('_', ' ')} {_value(value)}" for key, value in options.items())
         lines["about"] = ", ".join(about)
-    for name, said in lines.items():
-        first, *more = filled(said, console.width - 11) or [""]
+    for name, text in lines.items():
+        first, *more = filled(text, console.width - 11) or [""]
         console.print(f"{name:<10} {first}")
         for line in more:
             console.print(f"{'':<11}{line.lstrip()}")
@@ -152,23 +152,23 @@ def _calls(console: Any, figures: Mapping[str, Any]) -> None:
     rare = [
         name
         for name in ("unfinished", "no_result")
-        if any(line[name] for line in figures["calls"].values())
+        if any(line[name] for line in figures["by_call"].values())
     ]
-    columns = ["asked", "failed", *rare]
+    columns = ["calls", "failed", *rare]
     console.print()
-    if not figures["calls"]:
+    if not figures["by_call"]:
         console.print("no calls")
         return
     table = Table(box=None, pad_edge=False, show_footer=True)
     table.add_column("call", "total", overflow="fold")
     for column in columns:
-        total = sum(line[column] for line in figures["calls"].values())
+        total = sum(line[column] for line in figures["by_call"].values())
         heading = column.replace("_", " ")
         table.add_column(
             heading, f"{total:,}", justify="right", no_wrap=True, min_width=len(f"{total:,}")
         )
     for name, line in sorted(
-        figures["calls"].items(), key=lambda item: (-item[1]["asked"], item[0])
+        figures["by_call"].items(), key=lambda item: (-item[1]["calls"], item[0])
     ):
         table.add_row(name, *(f"{line[column]:,}" for column in columns))
     console.print(table)

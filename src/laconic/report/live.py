@@ -16,8 +16,8 @@ def line(model: Model, width: int = 80) -> str:
     """One line of what happens now: memory and the worst site where there is room; no number is
     cut."""
     rates, count = model.rates, len(model.processes)
-    share = f", {100 * rates.redundant / rates.asked:.1f} % redundant" if rates.asked else ""
-    text = f"{model.time:,.1f} s: {rates.asked:,.0f} calls/s, {rates.said:,.0f} said{share}"
+    share = f", {100 * rates.redundant / rates.calls:.1f} % redundant" if rates.calls else ""
+    text = f"{model.time:,.1f} s: {rates.calls:,.0f} calls/s, {rates.host_calls:,.0f} host calls/s{share}"
     memory = f"; {size(model.mapped)} in {count:,} process{'' if count == 1 else 'es'}"
     if len(text) + len(memory) <= width:
         text += memory
@@ -30,7 +30,7 @@ def line(model: Model, width: int = 80) -> str:
 def as_json(model: Model, command: Sequence[str]) -> dict[str, Any]:
     """The sums of a program that has ended, with the keys of `laconic run --json` as far as they
     are known here, and all sites, the most redundant calls first. O(sites log sites)."""
-    asked, said, elided, redundant = model.totals
+    calls, host_calls, elided, redundant = model.totals
     sites = sorted(model.sites(model.places), key=lambda site: (-site.total, site.key))
     return {
         "schema": SCHEMAS["live"],
@@ -38,13 +38,13 @@ def as_json(model: Model, command: Sequence[str]) -> dict[str, Any]:
         "exit_status": model.status,
         "strategy": "laconic",
         "processes": model.ever,
-        "asked": asked,
-        "said": said,
+        "calls": calls,
+        "host_calls": host_calls,
         "elided": elided,
         "redundant": redundant,
-        "calls": {
-            call: {"asked": line[0], "said": line[1], "elided": line[2], "redundant": line[3]}
-            for call, line in sorted(model.calls.items())
+        "by_call": {
+            call: {"calls": line[0], "host_calls": line[1], "elided": line[2], "redundant": line[3]}
+            for call, line in sorted(model.by_call.items())
         },
         "hidden": dict(sorted(model.hidden.items())),
         "sites": [{**site.key._asdict(), "redundant": site.total} for site in sites],
@@ -58,17 +58,18 @@ def as_json(model: Model, command: Sequence[str]) -> dict[str, Any]:
 
 def ending(model: Model, width: int = 80) -> str:
     """What there was in all, when the program has ended, and what a person must be told."""
-    asked, said, elided, _ = model.totals
-    share = f" ({100 * elided / asked:.1f} %)" if asked else ""
+    calls, host_calls, elided, _ = model.totals
+    share = f" ({100 * elided / calls:.1f} %)" if calls else ""
     plural = "" if model.ever == 1 else "es"
+    ending = "" if host_calls == 1 else "s"
     text = (
-        f"laconic: {asked:,} memory calls in {model.ever:,} process{plural}; the host heard {said:,}; "
-        f"{elided:,}{share} needed no host call."
+        f"laconic: {calls:,} memory calls in {model.ever:,} process{plural}: "
+        f"{host_calls:,} host call{ending}, {elided:,} elided{share}."
     )
     hidden = sum(model.hidden.values())
     if hidden:
-        calls = f"{hidden:,} redundant call{' is' if hidden == 1 else 's are'}"
-        text += f" {calls} suppressed (--no-suppressions shows where)."
+        redundant = f"{hidden:,} redundant call{' is' if hidden == 1 else 's are'}"
+        text += f" {redundant} suppressed (--no-suppressions shows where)."
     return "".join(
         f"{textwrap.fill(part, width)}\n"
         for part in (text, *(f"note: {note}" for note in model.notes))

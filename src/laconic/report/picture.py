@@ -19,14 +19,14 @@ _HEAD = 10
 
 def picture(runs: Sequence[Run], width: int = 80) -> Iterator[str]:
     """Lines of at most `width` columns: each letter is one mapping, a dot a hole, `~` what is left
-    out; below, `*` stands where something changed, `=` where it was as asked.
+    out; below, `*` stands where something changed, `=` where it was as requested already.
 
     Widths grow with the logarithm of the size: one page beside a reservation of gigabytes is seen
     too. O(runs).
     """
     letters = _lettered(runs)
     widths = _widths(runs, width - _HEAD)
-    yield "the address space around it: * changed, = was as asked (not to scale)"
+    yield "surrounding address space (not to scale): * changed, = already as requested"
     for name, side in (("before", "before"), ("after", "after")):
         yield f"  {name:<8}" + "".join(
             _sign(run, getattr(run, side), letters) * size
@@ -66,7 +66,7 @@ def _sign(run: Run, vma: Vma | None, letters: dict[Vma, str]) -> str:
 def _mark(run: Run) -> str:
     if run.kind or run.before != run.after:
         return "*"
-    return "=" if run.asked else " "
+    return "=" if run.requested else " "
 
 
 def _count(run: Run) -> str:

@@ -38,7 +38,7 @@ def as_json(trace: Trace, replayed: Replayed) -> dict[str, Any]:
         "unknown": list(dict.fromkeys((*trace.about.get("unknown", ()), *end.get("unknown", ())))),
         "not_followed": replayed.bystanders,
         "uncertain": replayed.uncertain,
-        "said_range": [figures["said"] - sure, figures["said"]],
+        "host_calls_range": [figures["host_calls"] - sure, figures["host_calls"]],
         "elided_range": [figures["elided"], figures["elided"] + sure],
     }
     if replayed.check is not None:

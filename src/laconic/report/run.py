@@ -37,14 +37,14 @@ def as_json(
         "strategy": strategy,
         "host": {key: host.get(key) for key in ("system", "release", "machine")},
         "processes": ledger.processes,
-        "asked": ledger.asked,
-        "said": ledger.said,
+        "calls": ledger.calls,
+        "host_calls": ledger.host_calls,
         "elided": ledger.elided,
         "redundant": ledger.redundant,
-        "narrowed": sum(line.narrowed for line in ledger.calls.values()),
+        "narrowed": sum(line.narrowed for line in ledger.by_call.values()),
         "resynced": ledger.resynced,
         "unmodeled": dict(sorted(ledger.unmodeled.items())),
-        "calls": {name: asdict(line) for name, line in sorted(ledger.calls.items())},
+        "by_call": {name: asdict(line) for name, line in sorted(ledger.by_call.items())},
         "changes": ledger.changes(),
         "verify": {"mode": verify, "checks": ledger.checks, "mismatches": ledger.mismatches},
         "notes": ledger.notes,
@@ -52,11 +52,11 @@ def as_json(
     }
 
 
-_COLUMNS = ("asked", "said", "elided", "narrowed", "failed")
+_COLUMNS = ("calls", "host_calls", "elided", "narrowed", "failed")
 
 
 def _cell(column: str, count: int, uncertain: int) -> str:
-    if column == "said":
+    if column == "host_calls":
         return _span(count - uncertain, count)
     return _span(count, count + uncertain) if column == "elided" else f"{count:,}"
 
@@ -97,31 +97,34 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     console = Console(
         file=out, width=width, force_terminal=False, highlight=False, emoji=False, markup=False
     )
-    asked, said, elided = figures["asked"], figures["said"], figures["elided"]
+    calls, host_calls, elided = figures["calls"], figures["host_calls"], figures["elided"]
     trace = figures.get("trace", {})
     uncertain = trace.get("uncertain", {})
     open_ = sum(uncertain.values())
-    # Where the log came from, the host heard every call.
+    # The source of a log made every host call.
     imagined = figures["strategy"] == "observe" or trace.get("source", "run") != "run"
-    would = "would have heard" if imagined else "heard"
+    would = " would have been made" if imagined else ""
     share = (
-        f" ({_span(100 * elided / asked, 100 * (elided + open_) / asked, '.1f')} %)"
-        if asked
+        f" ({_span(100 * elided / calls, 100 * (elided + open_) / calls, '.1f')} %)"
+        if calls
         else ""
     )
     plural = "" if figures["processes"] == 1 else "es"
+    ending = "" if host_calls == 1 else "s"
     console.print(
-        f"laconic: {asked:,} memory calls in {figures['processes']:,} process{plural}; the host {would} "
-        f"{_span(said - open_, said)}; {_span(elided, elided + open_)}{share} needed no host call."
+        f"laconic: {calls:,} memory calls in {figures['processes']:,} process{plural}: "
+        f"{_span(host_calls - open_, host_calls)} host call{ending}{would}, "
+        f"{_span(elided, elided + open_)} elided{share}"
     )
-    if asked:
+    if calls:
         table = Table(box=None, pad_edge=False, show_footer=True)
-        table.add_column("call", "total", overflow="fold")
+        table.add_column("memory call", "total", overflow="fold")
         for column in _COLUMNS:
-            total = _cell(column, sum(line[column] for line in figures["calls"].values()), open_)
-            table.add_column(column, total, justify="right", no_wrap=True, min_width=len(total))
+            total = _cell(column, sum(line[column] for line in figures["by_call"].values()), open_)
+            heading = column.replace("_", " ")
+            table.add_column(heading, total, justify="right", no_wrap=True, min_width=len(total))
         for name, line in sorted(
-            figures["calls"].items(), key=lambda item: (-item[1]["asked"], item[0])
+            figures["by_call"].items(), key=lambda item: (-item[1]["calls"], item[0])
         ):
             table.add_row(name, *(_cell(c, line[c], uncertain.get(name, 0)) for c in _COLUMNS))
         console.print(table)

@@ -13,11 +13,11 @@ from laconic.report.tables import tables
 from laconic.sgx.meter import THINGS
 
 Row = Mapping[str, Any]
-_SUMS = ("asked", "said", "elided", "narrowed", "failed", "uncertain")
+_SUMS = ("calls", "host_calls", "elided", "narrowed", "failed", "uncertain")
 #: Of enclaves; the table shows the first two and the cycles.
 _ENCLAVES = (
     *dict.fromkeys(("host_calls", "etrack_ipis", *THINGS)),
-    "asked",
+    "calls",
     "cycles_low",
     "cycles_high",
 )
@@ -56,7 +56,10 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     linux = figures["host"] == "linux"
     found = figures["strategies"].values()
     columns = [
-        [key, *(_cell(key, sums[key], sums.get("uncertain", 0)) for sums in found)]
+        [
+            key.replace("_", " "),
+            *(_cell(key, sums[key], sums.get("uncertain", 0)) for sums in found),
+        ]
         for key in ("traces", *(_SUMS[:-1] if linux else _ENCLAVES[:2]))
     ]
     if not linux:
@@ -91,8 +94,8 @@ def query(output: str, linux: bool = True) -> str:
             f"cycles_low, cycles_high FROM '{quoted}' ORDER BY ALL;"
         )
     return (
-        "SELECT strategy, name, sum(asked) AS asked, sum(said) AS said,\n"
-        f"sum(elided) AS elided FROM (SELECT strategy, unnest(calls, recursive := true)\nFROM '{quoted}')\n"
+        "SELECT strategy, name, sum(calls) AS calls, sum(host_calls) AS host_calls,\n"
+        f"sum(elided) AS elided FROM (SELECT strategy, unnest(by_call, recursive := true)\nFROM '{quoted}')\n"
         "GROUP BY ALL ORDER BY ALL;"
     )
 

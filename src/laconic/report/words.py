@@ -127,8 +127,8 @@ def access(prot: int) -> str:
     return f"{words} ({constants.prot(prot)})"
 
 
-def asked_for(name: str, args: Sequence[int], file: str = "", answer: int = 0) -> str:
-    """What a call asks for, as a sentence. `file` is the path behind its descriptor."""
+def request(name: str, args: Sequence[int], file: str = "", answer: int = 0) -> str:
+    """What a call requests, as a sentence. `file` is the path behind its descriptor."""
     if name in _WHOLE:
         return _WHOLE[name]
     if name == "mmap":

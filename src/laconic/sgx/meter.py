@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 from laconic.memory.flags import PAGE_SHIFT
 
@@ -20,11 +21,12 @@ class Counts:
     """What was done. Pages where a page is the unit, else times.
 
     `host_calls`: OCALLs. `ioctls`: requests to the driver, several of which one host call can
-    carry. `eaug_faults`: faults on pages that do not exist, each with an asynchronous exit and the
-    driver's EAUG. `exceptions`: faults handled inside the enclave. `etrack_ipis`: tracking cycles
-    with their interrupts, one a page. Then the leaves. `pages_zeroed` and `pages_copied` are
-    software's work. `untouched_pages`: committed (or zeroed in place), and then not touched until
-    they were given back. `open_windows`: pages that were accessible wider than asked for a moment.
+    carry. `eaug_faults`: faults that the driver resolves, each with an asynchronous exit: pages
+    that do not exist, which it adds by EAUG, and added pages without a page table entry.
+    `exceptions`: faults handled inside the enclave. `etrack_ipis`: tracking cycles with their
+    interrupts, one a page. Then the leaves. `pages_zeroed` and `pages_copied` are software's work.
+    `untouched_pages`: committed (or zeroed in place), and then not touched until they were given
+    back. `open_windows`: pages that were briefly accessible beyond the requested permissions.
     """
 
     host_calls: int = 0
@@ -65,14 +67,25 @@ class Meter:
     """Counts what is done to the enclaves of one strategy.
 
     `counts` is where the present work is entered: `at` chooses it by process and call. `epc_pages`
-    are committed now, over all enclaves, `peak_epc_pages` were at most.
+    are committed now, over all enclaves, `peak_epc_pages` were at most. `exceeded` are the limits
+    that the library OS's settings state and that a program needed more of: the name of the option →
+    the most that one needed (bytes).
     """
 
+    #: What a label's work is counted in.
+    counts_type: ClassVar[type[Counts]] = Counts
+
     def __init__(self) -> None:
-        self.counts = Counts()
+        self.counts = self.counts_type()
         self.tables: dict[tuple[int, Hashable], Counts] = {}
         self.epc_pages = 0
         self.peak_epc_pages = 0
+        self.exceeded: dict[str, int] = {}
+
+    def exceeds(self, option: str, size: int) -> None:
+        """A program needed `size` (bytes) of what `option` limits to less. O(1)."""
+        if size > self.exceeded.get(option, 0):
+            self.exceeded[option] = size
 
     def at(self, process: int, call: Hashable) -> None:
         """From now on, count the work for this `call`, a label, of this `process`, a number of the
@@ -80,7 +93,7 @@ class Meter:
         key = process, call
         counts = self.tables.get(key)
         if counts is None:
-            counts = self.tables[key] = Counts()
+            counts = self.tables[key] = self.counts_type()
         self.counts = counts
 
     def total(self) -> Counts:
@@ -133,12 +146,15 @@ class Meter:
 
     # The enclave's own leaves
 
-    def eaug(self, start: int, end: int) -> None:
-        """Pages that do not exist are touched: a fault and an EAUG for each, by the driver; they
-        are pending."""
+    def eaug(self, start: int, end: int, faults: int | None = None) -> None:
+        """The driver adds pages that do not exist, by an EAUG for each; they are pending.
+
+        None: each is touched, a fault of its own. Otherwise the driver adds them all in so many
+        `faults`.
+        """
         pages = end - start >> PAGE_SHIFT
         counts = self.counts
-        counts.eaug_faults += pages
+        counts.eaug_faults += pages if faults is None else faults
         counts.eaug += pages
         self.epc_pages = now = self.epc_pages + pages
         if now > self.peak_epc_pages:
@@ -174,6 +190,23 @@ class Meter:
         """A new enclave."""
         self.counts.ecreate += 1
         self.counts.einit += 1
+
+    def eadd(self, start: int, end: int) -> None:
+        """Pages are added while the enclave is built, before the program starts: EADD of each."""
+        pages = end - start >> PAGE_SHIFT
+        self.counts.eadd += pages
+        self.epc_pages += pages
+        self.peak_epc_pages = max(self.peak_epc_pages, self.epc_pages)
+
+    def preheat(self, pages: int) -> None:
+        """Pages of a new enclave are added by EADD in one ioctl, and then read once: a fault for
+        each, which finds no page table entry."""
+        counts = self.counts
+        counts.ioctls += 1
+        counts.eadd += pages
+        counts.eaug_faults += pages
+        self.epc_pages += pages
+        self.peak_epc_pages = max(self.peak_epc_pages, self.epc_pages)
 
     def destroy(self, pages: int) -> None:
         """An enclave ends: its `pages` go back to the driver."""

@@ -25,7 +25,7 @@ _FUNCTION: Final = 1 << 16
 #: known any more.
 _NONE, _INDIRECT = -1, -2
 #: What a word is: no return address; that of a call of another function; of who knows which; of one
-#: that begins not far in front; of the one that is asked for.
+#: that begins not far in front; of the one that is looked up.
 _NO, _ELSEWHERE, _UNKNOWN, _LIKELY, _SURE = range(5)
 #: Behind a `ret` or `jmp`: what aligns the next function, or begins it.
 _BOUNDARY = re.compile(
@@ -73,7 +73,7 @@ class Calls:
         """The CFA of the function around `pc`; None where its frame pointer has to do.
 
         `leaf`: it has called nothing. The stack from `low` to `high` is in the buffer of `Memory`.
-        O(1) for a program counter that was asked for before, else O(words that are gone through).
+        O(1) for a program counter that was looked up before, else O(words that are gone through).
         """
         stack = self._memory.words
         end = min(sp + _REACH, high - 7)

@@ -46,7 +46,7 @@ class _Function(NamedTuple):
 
 
 class _Unit:
-    """One compilation unit: its functions and lines, read when first asked for."""
+    """One compilation unit: its functions and lines, read when first needed."""
 
     def __init__(self, dwarf: Any, cu: Any) -> None:
         self._dwarf = dwarf

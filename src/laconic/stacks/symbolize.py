@@ -67,7 +67,7 @@ class Symbolizer:
         inlined into.
 
         Never empty, never raises. O(size of the module) at first, O(1) for an address that was
-        asked for before.
+        looked up before.
         """
         if module.kind == CUT:
             return (Place(module.path, module.path, known=False),)

@@ -1,5 +1,9 @@
 """The strategies: the rules that turn a program's memory calls into host work, one file per
-strategy."""
+strategy.
+
+A strategy is a class that inherits from `laconic.libos.strategy.Strategy`. Its methods are the rule
+for enclaves; its `linux_rule`, if it has one, is the rule for Linux.
+"""
 
 from __future__ import annotations
 
@@ -7,43 +11,69 @@ import os
 import sys
 from collections.abc import Iterable
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:  # `laconic run --help` lists the strategies, and must not wait for imports
     from laconic.libos.strategy import Strategy
+    from laconic.memory.calls import HostRule
 
-#: Where each strategy is, in the order in which tables show them.
-_MODULES = {
-    "every-call": "every_call:EveryCall",
-    "skip-equal": "skip_equal:SkipEqual",
-    "classify": "classify:Classify",
-    "laconic": "laconic:Laconic",
-    "sgx-emm": "sgx_emm:SgxEmm",
+SGX2, LINUX, GRAMINE = "sgx2", "linux", "gramine"
+
+
+class _Entry(NamedTuple):
+    # Where a strategy's class is, and the hosts for which it has a rule.
+    place: str
+    hosts: tuple[str, ...]
+
+
+#: Each strategy, in the order in which tables show them.
+_REGISTRY = {
+    "every-call": _Entry("every_call:EveryCall", (SGX2, LINUX, GRAMINE)),
+    "skip-equal": _Entry("skip_equal:SkipEqual", (SGX2, LINUX, GRAMINE)),
+    "classify": _Entry("classify:Classify", (SGX2, LINUX)),
+    "laconic": _Entry("laconic:Laconic", (SGX2, LINUX)),
+    "sgx-emm": _Entry("sgx_emm:SgxEmm", (SGX2,)),
+    "edmm-tuned": _Entry("edmm_tuned:EdmmTuned", (SGX2,)),
 }
-NAMES = tuple(_MODULES)
+NAMES = tuple(_REGISTRY)
 
 
 def names_on(host: str) -> tuple[str, ...]:
-    """Return the strategies that have a rule for `host` ("sgx2" or "linux"), in the order of
-    `NAMES`."""
-    from laconic.linux.pal import RULES
-
-    return NAMES if host == "sgx2" else tuple(name for name in NAMES if name in RULES)
+    """Return the strategies that have a rule for `host` ("sgx2", "linux" or "gramine"), in the
+    order of `NAMES`."""
+    return tuple(name for name, entry in _REGISTRY.items() if host in entry.hosts)
 
 
 def check_name(name: str, host: str, also: Iterable[str] = ()) -> None:
-    """Raise LaconicError if no strategy is called `name`, or if it has no rule for `host` ("sgx2"
-    or "linux").
+    """Raise LaconicError if no strategy is called `name`, or if it has no rule for `host` ("sgx2",
+    "linux" or "gramine").
 
-    `module:Class` is a user's own strategy, for enclaves. `also` are other names that the option
-    accepts; the message lists them first.
+    A name may be followed by a colon and options (`laconic.strategies.options`). `module:Class` is
+    a user's own strategy. `also` are other names that the option accepts; the message lists them
+    first.
     """
     accepted = (*also, *names_on(host))
-    if name in accepted or (":" in name and host == "sgx2"):
+    base = base_name(name)
+    if base in accepted and base != name:
+        if host != SGX2:
+            raise LaconicError(
+                f"{name!r}: a strategy's options are for enclaves; add --host sgx2, or use {base!r}"
+            )
+        strategy(name)
         return
-    if name in NAMES or ":" in name:
+    if name in accepted:
+        return
+    if host == GRAMINE and (base in NAMES or ":" in name):
+        raise LaconicError(
+            f"the strategy {name!r} has no rule for gramine-direct: choose from "
+            f"{', '.join(accepted)}"
+        )
+    if ":" in name and base not in NAMES:
+        _check_rule(_users_own(name), name, host)
+        return
+    if base in NAMES:
         raise LaconicError(
             f"the strategy {name!r} has no rule for Linux, only for enclaves: add --host sgx2, or choose from "
             f"{', '.join(accepted)}"
@@ -51,22 +81,90 @@ def check_name(name: str, host: str, also: Iterable[str] = ()) -> None:
     raise LaconicError(f"there is no strategy {name!r}: choose from {', '.join(accepted)}")
 
 
-def strategy(name: str) -> type[Strategy]:
-    """Return the class of the strategy called `name`, or of a user's `module:Class`. Raises
-    LaconicError."""
-    check_name(name, "sgx2")
-    if name in _MODULES:
-        module, _, class_name = _MODULES[name].partition(":")
-        strategy_class: type[Strategy] = getattr(
-            import_module(f"laconic.strategies.{module}"), class_name
-        )
-        return strategy_class
-    return _users_own(name)
+def base_name(name: str) -> str:
+    """Return the name of a strategy of `NAMES` without its options; other names as they are.
+
+    >>> base_name("edmm-tuned:demand=8"), base_name("my_module:MyClass")
+    ('edmm-tuned', 'my_module:MyClass')
+    """
+    base, _, _ = name.partition(":")
+    return base if base in _REGISTRY else name
+
+
+def full_name(name: str) -> str:
+    """Return `name` with its options in their order, so that equal settings have equal names.
+
+    Raises LaconicError.
+    """
+    return name if base_name(name) == name else strategy(name).name
+
+
+def has_rule(strategy: str | type[Strategy], host: str) -> bool:
+    """Return whether a strategy (its name, `module:Class`, or the class) has a rule for `host`.
+
+    A name with options has a rule for enclaves only. Raises LaconicError if a user's strategy
+    cannot be imported.
+    """
+    if isinstance(strategy, str):
+        base = base_name(strategy)
+        if base != strategy and host == LINUX:
+            return False
+        if base in _REGISTRY or ":" not in base:
+            return base in names_on(host)
+    found = _users_own(strategy) if isinstance(strategy, str) else strategy
+    return found.linux_rule is not None if host == LINUX else not found.__abstractmethods__
+
+
+def strategy(strategy: str | type[Strategy]) -> type[Strategy]:
+    """Return the class of a strategy for enclaves: by its name, by `module:Class`, or the class
+    itself.
+
+    Raises LaconicError if there is none, or if it has no rule for enclaves.
+    """
+    return _class_for(strategy, SGX2)
+
+
+def linux_rule(strategy: str | type[Strategy]) -> HostRule:
+    """Return a strategy's rule for Linux: by its name, by `module:Class`, or of the class.
+
+    Raises LaconicError if there is no such strategy, or if it has no rule for Linux.
+    """
+    rule = _class_for(strategy, LINUX).linux_rule
+    assert rule is not None
+    return rule
+
+
+def display_name(strategy: str | type[Strategy]) -> str:
+    """Return the name under which tables show a strategy that is given as a name or as a class."""
+    return strategy if isinstance(strategy, str) else strategy.name
+
+
+def _class_for(strategy: str | type[Strategy], host: str) -> type[Strategy]:
+    if not isinstance(strategy, str):
+        _check_rule(_checked(strategy, getattr(strategy, "__name__", repr(strategy))), None, host)
+        return strategy
+    base = base_name(strategy)
+    if base == strategy or host != SGX2:
+        check_name(strategy, host)
+    if base not in _REGISTRY:
+        return _users_own(strategy)
+    module, _, class_name = _REGISTRY[base].place.partition(":")
+    strategy_class: type[Strategy] = getattr(
+        import_module(f"laconic.strategies.{module}"), class_name
+    )
+    return strategy_class if base == strategy else _tuned(strategy_class, strategy)
+
+
+def _tuned(strategy_class: type[Strategy], name: str) -> type[Strategy]:
+    from laconic.strategies.options import Tunable
+
+    base, _, options = name.partition(":")
+    if not issubclass(strategy_class, Tunable):
+        raise LaconicError(f"{name!r}: the strategy {base!r} has no options; use {base!r} alone")
+    return strategy_class.tuned(options)
 
 
 def _users_own(name: str) -> type[Strategy]:
-    from laconic.libos.strategy import Strategy
-
     module, _, class_name = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as python -m does
@@ -76,11 +174,27 @@ def _users_own(name: str) -> type[Strategy]:
         raise LaconicError(
             f"the strategy {name!r} cannot be imported, {error}: check the module's name"
         ) from None
+    return _checked(found, name)
+
+
+def _checked(found: object, name: str) -> type[Strategy]:
+    from laconic.libos.strategy import Strategy
+
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         raise LaconicError(
-            f"{name!r} is not a strategy: name a class that inherits from laconic.libos.strategy.Strategy"
+            f"{name!r} is not a strategy: name a class that inherits from laconic.Strategy"
         )
-    if found.__abstractmethods__:
+    return found
+
+
+def _check_rule(found: type[Strategy], name: str | None, host: str) -> None:
+    # A user's class needs what its host asks of it. With a rule for Linux alone it is a strategy
+    # for Linux, and may leave the methods for enclaves out.
+    name = found.__name__ if name is None else name
+    if host == LINUX and found.linux_rule is None:
+        raise LaconicError(
+            f"the strategy {name!r} has no rule for Linux: define linux_rule, or add --host sgx2"
+        )
+    if host == SGX2 and found.__abstractmethods__:
         missing = ", ".join(sorted(found.__abstractmethods__))
         raise LaconicError(f"the strategy {name!r} lacks methods: define {missing}")
-    return found

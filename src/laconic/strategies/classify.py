@@ -10,10 +10,12 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Self
+from typing import ClassVar, Self
 
 from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import OWN, Touches
+from laconic.linux.pal import only_changes
+from laconic.memory.calls import HostRule
 from laconic.memory.change import EXTEND, FILE, FLAGS, MAP, RESTRICT, UNMAP, ZERO, Change
 from laconic.memory.flags import (
     MADV_DONTNEED,
@@ -56,6 +58,7 @@ class Classify(Strategy):
     """The rule `classify`; `laconic` differs in what it commits, and when."""
 
     name = "classify"
+    linux_rule: ClassVar[HostRule | None] = only_changes
     hears_all = False
     strict = True
     can_sync = True
@@ -69,7 +72,7 @@ class Classify(Strategy):
     ) -> None:
         super().__init__(meter, space, touches)
         self.sync = sync
-        self.pal = Edmm(meter, self.batch, sync)
+        self.pal = self.make_pal(meter)
         self.left = self.pal.left
         #: Files of which the host has given the contents, and how far each goes, in bytes.
         self.hosted: set[File] = set()
@@ -77,6 +80,10 @@ class Classify(Strategy):
         self.threads = self.slots = 0
         #: Guard regions (MADV_GUARD_INSTALL), of which VMAs say nothing.
         self.guards: RangeMap[bool] = RangeMap()
+
+    def make_pal(self, meter: Meter) -> Edmm:
+        """The PAL of a new process."""
+        return Edmm(meter, self.batch, self.sync)
 
     # What the program does
 

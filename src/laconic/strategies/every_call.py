@@ -3,51 +3,52 @@ changed or not.
 
 Not upstream's, where upstream has nothing: mremap, which it does not support, is what the C library
 then does (another mapping of the new size, a copy, an munmap; a shorter one is an munmap of the
-tail). A stack, of fixed size there, costs what it grows as it would have at the start. Calls that
-only the host can describe (shmat) are a plain Alloc. A forked child is told which pages are
-uncommitted: upstream forgets it, and the child fails on them.
+tail). A stack or a heap that grows beyond the limits of the manifest costs what it would have cost
+within them. Calls that only the host can describe (shmat) are a plain Alloc. A forked child is told
+which pages are uncommitted: upstream forgets it, and the child fails on them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, Self
+from errno import ENOMEM
+from typing import ClassVar, Final, Self
 
 from laconic.errors import LaconicError
-from laconic.libos.gramine import VMA_INTERNAL, VMA_TAINTED, Libos, LibosVma
+from laconic.libos import checkpoint, execute, files, heap, loader
+from laconic.libos.gramine import VMA_MAY_WRITE, VMA_TAINTED, Libos, LibosVma
 from laconic.libos.strategy import MemoryCall
+from laconic.libos.threads import Threads
 from laconic.libos.touches import Touches
-from laconic.memory.change import EXTEND, FILE, MAP, RESTRICT, ZERO, Change, coalesce
+from laconic.memory.bookkeeper import as_made
+from laconic.memory.calls import HostRule
+from laconic.memory.change import EXTEND, FILE, MAP, RESTRICT, ZERO, Change
 from laconic.memory.flags import (
     MADV_DONTNEED,
     MADV_FREE,
     MAP_ANONYMOUS,
+    MAP_FIXED,
     MAP_NORESERVE,
     MAP_PRIVATE,
     MAP_TYPE,
     MREMAP_DONTUNMAP,
-    MS_SYNC,
+    MS_INVALIDATE,
     PAGE_SHIFT,
-    PAGE_SIZE,
     PROT_GROWSDOWN,
     PROT_READ,
     PROT_RWX,
-    PROT_WRITE,
     VM_NORESERVE,
     VM_SHARED,
 )
 from laconic.memory.mmap import OpenFile, page_align
-from laconic.memory.rangemap import TOP, RangeMap
+from laconic.memory.rangemap import TOP
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import Meter
 from laconic.sgx.model.faults import SgxError
 from laconic.sgx.pal.edmm import PalError
-from laconic.sgx.pal.gramine import INTERNAL, LAZY, RW
+from laconic.sgx.pal.gramine import LAZY, RW
 
-#: A thread's stack in the LibOS, its guard page the lowest; with the TCS above it, bytes a thread.
-THREAD_STACK: Final = 8 * PAGE_SIZE
-SLOT: Final = 16 * PAGE_SIZE
 #: What a descriptor refers to that nobody described.
 _UNKNOWN: Final = File(0, 3, -3, "?")
 
@@ -68,37 +69,59 @@ class EveryCall(Libos):
     """
 
     name = "every-call"
+    continues = True
+    linux_rule: ClassVar[HostRule | None] = as_made
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
-        # Where threads have their slots; those of ended ones keep their TCS.
-        self._threads: list[int] = []
-        self._idle: list[int] = []
+        self.threads = Threads(self.settings)
+        self._is_executing = False
 
     # What the program does
 
     def load(self, entries: Iterable[Entry]) -> None:
-        """A program begins in a new enclave. O(entries)."""
-        self.meter.create()
+        """A program begins: in a new enclave, or in that of the program that executed it.
+        O(entries)."""
+        if not self._is_executing:
+            self.meter.create()
         try:
-            for start, end, vma in entries:
-                self.enter(start, end, vma)
+            loader.load_program(self, entries, has_vdso=not self._is_executing)
+            self.hold_vmas()
         except SgxError as error:
             raise _killed("load", error) from error
+        self._is_executing = False
+
+    def execute(self, space: AddressSpace, touches: Touches) -> Self:
+        """The process executes another program, in the same enclave: its memory is freed.
+
+        Returns the strategy for the new program, whose `load` follows. O(n).
+        """
+        try:
+            execute.free_program(self)
+        except SgxError as error:
+            raise _killed("execve", error) from error
+        successor = type(self)(self.meter, space, touches)
+        successor.pal = self.pal
+        successor.slab = self.slab
+        successor.threads = self.threads
+        for start, end, vma in self.vmas:
+            successor.vmas.set(start, end, vma)
+        successor._is_executing = True
+        return successor
 
     def call(self, call: MemoryCall) -> None:
-        """The work of one memory call; one that fails does nothing, since bkeep_* refuse first.
+        """The work of one memory call; most that fail do nothing, since bkeep_* refuse first.
         O(log n + VMAs)."""
         name, args, result, changes, file = call
         try:
             if result < 0:
-                self._forget(name, args, changes)
+                self._failed(name, args, result, changes)
             elif name == "mprotect" or name == "pkey_mprotect":
                 self._mprotect(args[0], args[1], args[2])
             elif name == "mmap":
                 self._mmap(args, result, file)
             elif name == "munmap":
-                self.unmap(args[0], args[0] + page_align(args[1]))
+                self._munmap(args[0], args[0] + page_align(args[1]))
             elif name == "madvise":
                 self._madvise(args, changes)
             elif name == "mremap":
@@ -106,16 +129,19 @@ class EveryCall(Libos):
             elif name == "msync":
                 self._msync(args)
             elif name == "brk":
-                self._brk(changes)
+                heap.brk(self, changes)
             elif changes:
                 self._other(changes)
+            if self.vmas.count > self.slab.capacity:
+                self.hold_vmas()
         except SgxError as error:
             raise _killed(name, error) from error
 
     def touch(self, start: int, end: int, vma: Vma) -> None:
         """First touches: pages that are lazy are committed, each in an exception of its own. O(log
         n + runs)."""
-        committed, lazy = 0, False
+        committed = 0
+        lazy = False
         for begin, stop, had in self.pal.pages.runs(start, end):
             if had == LAZY:
                 lazy = True
@@ -129,37 +155,46 @@ class EveryCall(Libos):
                 raise _killed("touch", error) from error
 
     def grow(self, start: int, end: int, vma: Vma) -> None:
-        """A stack grew: upstream's was that large from the start, in the same host calls. O(log
+        """A stack grew: within the size that it has from the beginning, that is nothing. O(log
         n)."""
+        low = start
+        for _, stop, ours in self.vmas.runs(start, end):
+            # What is not the stack's yet, and its guard page.
+            if ours is None or not ours.prot:
+                low = stop
+        if low == start:
+            return
         try:
-            self.unmap(start, end)
-            self.stack(start, end, vma.flags & PROT_RWX)
+            loader.grow_stack(self, start, low, vma.flags & PROT_RWX)
         except SgxError as error:
             raise _killed("stack growth", error) from error
-        counts = self.meter.counts
-        counts.host_calls -= 2
-        counts.ioctls -= 2
-        prot, above = vma.flags & PROT_RWX, self.vmas.get(end)
-        same = above is not None and above.file is None and above.prot == prot
-        self.vmas.set(start, end, above if same else LibosVma(prot))
 
     # The LibOS's handling of each call
 
     def _mmap(self, args: tuple[int, ...], start: int, file: OpenFile | None) -> None:
-        # What lies there is freed, VMA by VMA, whatever it is; without MAP_FIXED there is nothing.
+        # What lies there is flushed and freed, VMA by VMA, whatever it is; without MAP_FIXED there
+        # is nothing.
         _, length, prot, flags, _, offset = args
         end = start + page_align(length)
         prot &= PROT_RWX
+        if flags & MAP_FIXED:
+            files.msync_range(self, start, end)
         self.unmap(start, end)
         if flags & MAP_ANONYMOUS:
             self.alloc(start, end, prot, VM_NORESERVE if flags & MAP_NORESERVE else 0)
             return
-        shared = flags & MAP_TYPE != MAP_PRIVATE and (file is None or file.writable)
-        valid_end = TOP  # not known: all of it
+        kept = VM_SHARED if flags & MAP_TYPE != MAP_PRIVATE else 0
+        if file is None or file.writable:
+            kept |= VMA_MAY_WRITE
+        file_end = TOP  # not known: all of it
         if file is not None and file.plain and file.size > 0:
-            valid_end = start + max(page_align(file.size) - offset, 0)
-        vma = LibosVma(prot, VM_SHARED if shared else 0, file.file if file else _UNKNOWN, valid_end)
+            file_end = start + max(file.size - offset, 0)
+        vma = LibosVma(prot, kept, file.file if file else _UNKNOWN, file_end)
         self.map_file(start, end, vma)
+
+    def _munmap(self, start: int, end: int) -> None:
+        files.msync_range(self, start, end)
+        self.unmap(start, end)
 
     def _mprotect(self, start: int, length: int, prot: int) -> None:
         end = start + page_align(length)
@@ -168,15 +203,30 @@ class EveryCall(Libos):
         if start < end:
             self.protect(start, end, prot & PROT_RWX)
 
+    def _failed(
+        self, name: str, args: tuple[int, ...], result: int, changes: tuple[Change, ...]
+    ) -> None:
+        # madvise clears what is mapped on both sides of a hole, and fails only then.
+        if name == "madvise" and result == -ENOMEM:
+            self._madvise(args, changes)
+        else:
+            self._forget(name, args, changes)
+
     def _madvise(self, args: tuple[int, ...], changes: tuple[Change, ...]) -> None:
-        # madvise_dontneed_range; all other advice is ignored, or refused.
+        # madvise_dontneed_range. All other advice is ignored, or refused with ENOSYS: DONTFORK,
+        # DOFORK, WIPEONFORK, KEEPONFORK, HWPOISON, DONTDUMP, DODUMP, REMOVE.
         start, length, advice = args[:3]
         self._forget("madvise", args, changes)
         if advice & 0xFFFFFFFF != MADV_DONTNEED:
             return
         for begin, stop, vma in list(self.vmas.runs(start, start + page_align(length))):
-            if vma is not None and vma.file is None:
+            if vma is None:
+                continue
+            if vma.file is None:
                 self.clear(begin, stop, vma.prot)
+            elif vma.flags & VMA_TAINTED:
+                # ENOSYS: what comes before it is cleared, and what comes after it is not.
+                return
 
     def _mremap(self, args: tuple[int, ...], target: int) -> None:
         # Not in upstream's system call table. In the C library's place: mmap, copy, munmap.
@@ -213,41 +263,17 @@ class EveryCall(Libos):
             self.unmap(source, source + old)
         if vma.file is not None:
             self.mapped[vma.file].set(target, target + size, True)
-        valid_end = TOP if vma.valid_end >= source + old else vma.valid_end + target - source
+        file_end = TOP if vma.file_end >= source + old else vma.file_end + target - source
         self.vmas.set(
             target,
             target + size,
-            LibosVma(vma.prot, vma.flags & ~VM_NORESERVE, vma.file, valid_end),
+            LibosVma(vma.prot, vma.flags & ~VM_NORESERVE, vma.file, file_end),
         )
 
     def _msync(self, args: tuple[int, ...]) -> None:
-        # generic_emulated_msync: opened if it cannot be read, written, and closed again.
-        if not args[2] & MS_SYNC:
-            return
-        start, end = args[0], args[0] + page_align(args[1])
-        for begin, stop, vma in list(self.vmas.runs(start, end)):
-            if vma is None or vma.file is None or not vma.flags & VM_SHARED:
-                continue
-            closed = not vma.prot & PROT_READ
-            if closed:
-                self.pal.protect(begin, stop, vma.prot | PROT_READ)
-                self.meter.counts.open_windows += stop - begin >> PAGE_SHIFT
-            valid = min(stop, vma.valid_end)
-            if begin < valid:
-                self.transfer(valid - begin >> PAGE_SHIFT)
-                self.written(vma.file)
-            if closed:
-                self.pal.protect(begin, stop, vma.prot)
-
-    def _brk(self, changes: tuple[Change, ...]) -> None:
-        # libos_syscall_brk: each growth is a VMA, and what is given up one Free.
-        for change in changes:
-            if change.wanted is not None:
-                self.unmap(change.start, change.end)
-                self.alloc(change.start, change.end, RW)
-        for start, end in coalesce(change for change in changes if change.wanted is None):
-            self.pal.free(start, end)
-            self.vmas.set(start, end, None)
+        # libos_syscall_msync: MS_ASYNC, or neither, is as MS_SYNC; MS_INVALIDATE is ENOSYS.
+        if not args[2] & MS_INVALIDATE:
+            files.msync_range(self, args[0], args[0] + page_align(args[1]))
 
     def _other(self, changes: tuple[Change, ...]) -> None:
         # What changed without a call that upstream has.
@@ -256,7 +282,7 @@ class EveryCall(Libos):
                 self.unmap(start, end)
             elif kind & (MAP | FILE):
                 self.unmap(start, end)
-                self.enter(start, end, wanted)
+                loader.enter(self, start, end, wanted)
             else:
                 if kind & ZERO:
                     self.meter.counts.untouched_pages += self.touches.count(start, end)
@@ -275,25 +301,14 @@ class EveryCall(Libos):
     # Processes and threads
 
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
-        """The child's enclave: anonymous memory is sent page by page, files are mapped again.
-        O(n)."""
+        """The child's enclave: a checkpoint is sent, and anonymous memory page by page; files are
+        mapped again. O(n)."""
         meter = self.meter
         child = type(self)(meter, space, touches)
         meter.host_call()
         meter.create()
         try:
-            for start, end, vma in self.vmas:
-                if vma.flags & VMA_INTERNAL:
-                    continue
-                if vma.file is None:
-                    self._send(child, start, end, vma, True)
-                elif vma.flags & (VMA_TAINTED | VM_SHARED) == VMA_TAINTED:
-                    self._send(child, start, min(end, vma.valid_end), vma, False)
-                    child.mapped.setdefault(vma.file, RangeMap()).set(start, end, True)
-                else:
-                    child.map_file(start, end, vma)
-                    meter.counts.untouched_pages -= touches.count(start, end)
-                child.vmas.set(start, end, vma)
+            checkpoint.send_checkpoint(self, child, touches)
         except PalError:
             child.end()  # skip-equal's: nothing of the child stays
             raise
@@ -301,56 +316,20 @@ class EveryCall(Libos):
             raise _killed("fork", error) from error
         return child
 
-    def _send(self, child: Self, start: int, end: int, vma: LibosVma, single: bool) -> None:
-        # send_memory_on_stream and receive_memory; `single`: each page is an entry of its own.
-        prot, meter, pal = vma.prot, self.meter, self.pal
-        for begin, stop in pal.committed(start, end):
-            pages = stop - begin >> PAGE_SHIFT
-            if not prot & PROT_READ:
-                pal.protect(begin, stop, prot | PROT_READ, single)
-            meter.host_call(pages if single else 1)
-            if not prot & PROT_READ:
-                pal.protect(begin, stop, prot, single)
-            child.pal.alloc(begin, stop, prot | PROT_WRITE)
-            meter.host_call(pages if single else 1)
-            meter.copy(pages)
-            if not prot & PROT_WRITE:
-                child.pal.protect(begin, stop, prot, single)
-                meter.counts.open_windows += pages
-            if not prot & PROT_READ:
-                meter.counts.open_windows += pages
-            meter.counts.untouched_pages += pages - child.touches.count(begin, stop)
-        if vma.flags & VM_NORESERVE:
-            for begin, stop, had in pal.pages.runs(start, end):
-                if had == LAZY:
-                    child.pal.pages.set(begin, stop, LAZY)
-
     def thread(self) -> None:
-        """A thread begins: its stack in the LibOS with a guard page, and a TCS if none is idle.
-        O(log n)."""
-        reused = bool(self._idle)
-        slot = self._idle.pop() if reused else INTERNAL + len(self._threads) * SLOT
-        self._threads.append(slot)
+        """A thread begins. O(log n)."""
         try:
-            self.pal.alloc(slot, slot + THREAD_STACK, RW)
-            self.vmas.set(slot, slot + THREAD_STACK, LibosVma(RW, VMA_INTERNAL))
-            self.guard(slot, slot + PAGE_SIZE)
-            if not reused:
-                self.pal.tcs(slot + THREAD_STACK)
+            self.threads.start(self)
+            self.hold_vmas()
         except SgxError as error:
             raise _killed("clone", error) from error
 
     def thread_ends(self) -> None:
-        """A thread ended; its TCS stays for the next. O(log n)."""
-        if not self._threads:
-            return
-        slot = self._threads.pop()
-        self._idle.append(slot)
+        """A thread ended; its slot stays for the next. O(log n)."""
         try:
-            self.pal.free(slot, slot + THREAD_STACK)
+            self.threads.end(self)
         except SgxError as error:
             raise _killed("exit", error) from error
-        self.vmas.set(slot, slot + THREAD_STACK, None)
 
     def end(self) -> None:
         """The enclave is gone. O(n)."""

@@ -4,12 +4,16 @@ costs less.
 What is inaccessible is never committed. What is accessible is committed at its first touch, by the
 enclave's page-fault handler: it asks the bookkeeping what is mapped there, and commits ahead as a
 kernel reads ahead, in windows that grow while touches go on in one direction.
+
+`laconic:batch=madvise` assumes the patched kernel that edmm-tuned's `batch=madvise` needs: it adds
+the pages of a window beside the touched one, and other ranges, in one host call without faults.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from typing import ClassVar
 
 from laconic.libos.strategy import MemoryCall
 from laconic.libos.touches import Touches
@@ -28,15 +32,19 @@ from laconic.memory.flags import (
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 from laconic.sgx.meter import Meter
-from laconic.sgx.pal.edmm import PalError, permissions
+from laconic.sgx.pal.edmm import Edmm, PalError, permissions
 from laconic.strategies.classify import PAGE, Classify
+from laconic.strategies.options import Option, Tunable, choice
 
 
-class Laconic(Classify):
+class Laconic(Classify, Tunable):
     """The rule `laconic`. `known_touches`: it knows beforehand which pages will be touched, and
     commits just these."""
 
     name = "laconic"
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        "batch": Option(choice("none", "madvise"), "none or madvise", "none"),
+    }
     batch = True
     eager = False
     known_touches = False
@@ -54,6 +62,10 @@ class Laconic(Classify):
         #: Where the next fault is expected, if touches go on; how many pages it then commits.
         self._expected = 0
         self._window = self.FIRST
+
+    def make_pal(self, meter: Meter) -> Edmm:
+        """Return the PAL of a new enclave."""
+        return Edmm(meter, self.batch, self.sync, self.values.get("batch") == "madvise")
 
     def map(self, start: int, end: int, vma: Vma, populate: bool = False) -> None:
         """Pages were mapped: they wait for their first touch, unless that is certain or nearly so.
@@ -111,7 +123,7 @@ class Laconic(Classify):
 
         Those that become inaccessible by it are kept too: to restrict a page costs what giving it
         back does, and a heap that shrinks so grows again. What the host has to do for all of them
-        is asked for together.
+        is requested together.
         """
         trimmed: list[tuple[int, int]] = []
         kept: list[tuple[int, int, Vma, int]] = []
@@ -163,8 +175,9 @@ class Laconic(Classify):
             at = min(vma.base - (vma.base - end) // block * block, limit)
             # One for each block that a touched page is in, also where what is mapped ends within
             # it.
-            self.meter.exception((end - 1 - vma.base) // block - (start - vma.base) // block + 1)
-            self._fault(start, end, first, at, vma)
+            exceptions = (end - 1 - vma.base) // block - (start - vma.base) // block + 1
+            self.meter.exception(exceptions)
+            self._fault(start, end, first, at, vma, exceptions)
             return
         at, expected, window, exceptions = start, self._expected, self._window, 0
         largest = self.MOST << PAGE_SHIFT
@@ -179,13 +192,17 @@ class Laconic(Classify):
             exceptions += 1
         self._expected, self._window = expected, window
         self.meter.exception(exceptions)
-        self._fault(start, end, start, at, vma)
+        self._fault(start, end, start, at, vma, exceptions)
 
-    def _fault(self, start: int, end: int, first: int, stop: int, vma: Vma) -> None:
+    def _fault(
+        self, start: int, end: int, first: int, stop: int, vma: Vma, exceptions: int
+    ) -> None:
         # Without room for the pages around, at least those that were touched.
         try:
+            self.pal.touched = exceptions
             self.commit(first, stop, vma)
         except PalError:
             if (first, stop) == (start, end):
                 raise
+            self.pal.touched = exceptions
             self.commit(start, end, vma)

@@ -14,6 +14,7 @@ is done right here:
 from __future__ import annotations
 
 from laconic.libos.gramine import VMA_INTERNAL, LibosVma, changed
+from laconic.linux.pal import skip_equal
 from laconic.strategies.every_call import EveryCall
 
 
@@ -21,6 +22,7 @@ class SkipEqual(EveryCall):
     """The strategy `skip-equal`."""
 
     name = "skip-equal"
+    linux_rule = skip_equal
 
     def protect(self, start: int, end: int, prot: int) -> None:
         """One Protect for each VMA of `[start, end)` whose protection differs; equal ones are not

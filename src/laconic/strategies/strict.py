@@ -1,9 +1,9 @@
 """The law Strict (DESIGN: section 5), looked for in an enclave that is carried out on the modelled
 EPCM.
 
-After a step each page that exists must be accessible just as the program's VMA says; what is asked
-for and not there yet is the only gap. Within a step no page may be accessible in a way that was
-asked neither before nor after it: not even for one instruction. `Watch` sees every leaf.
+After a step each page that exists must be accessible just as the program's VMA says; what is
+requested and not there yet is the only gap. Within a step no page may be accessible in a way that
+was requested neither before nor after it: not even for one instruction. `Watch` sees every leaf.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def breaches(
     left: RangeMap[int] | None = None,
     guards: RangeMap[bool] | None = None,
 ) -> Iterator[str]:
-    """Where an enclave's access is not what the program asked for, in words. O(pages' runs + VMAs).
+    """Where an enclave's access is not what the program requested, in words. O(pages' runs + VMAs).
 
     `guards` are guard regions, which nobody can access whatever the VMA says.
 
@@ -42,14 +42,16 @@ def breaches(
             if guard:
                 yield f"{begin:#x}-{stop:#x} is {Prot(prot)!r} in the enclave, and is a guard region"
         for begin, stop, vma in space.vmas.runs(start, end):
-            asked = permissions(vma.flags) if vma is not None else 0
-            if vma is not None and prot == asked:
+            requested = permissions(vma.flags) if vma is not None else 0
+            if vma is not None and prot == requested:
                 continue
             for low, high, state in (
                 left.runs(begin, stop) if left is not None else [(begin, stop, None)]
             ):
                 if state is None or prot:
-                    what = "nothing is mapped" if vma is None else f"{Prot(asked)!r} was asked for"
+                    what = (
+                        "nothing is mapped" if vma is None else f"{Prot(requested)!r} was requested"
+                    )
                     yield f"{low:#x}-{high:#x} is {Prot(prot)!r} in the enclave, and {what}"
 
 

@@ -63,8 +63,8 @@ class Verified(Strategy):
     what was requested.
 
     `make` makes the strategy that does the work, `inner`. `pte` is how the host maps the enclave
-    ("rwx" or "sync"). Findings go to `report`, also each operation that the model refuses.
-    O(pages' runs + VMAs) a step.
+    ("rwx" or "sync"). `machine` is the enclave, a new one if it is None. Findings go to `report`,
+    also each operation that the model refuses. O(pages' runs + VMAs) a step.
     """
 
     name = "verified"
@@ -78,14 +78,16 @@ class Verified(Strategy):
         make: Callable[[Meter, AddressSpace, Touches], Strategy],
         report: Report,
         pte: str = "rwx",
+        machine: Machine | None = None,
     ) -> None:
         super().__init__(meter, space, touches)
         self.report = report
         self.pte = pte
-        self.machine = Machine(Driver.ready(0, _SIZE, pte=pte), meter)
+        self.machine = machine or Machine(Driver.ready(0, _SIZE, pte=pte), meter)
         self.inner = make(self.machine, space, touches)
         self.watch = Watch(self.machine, space)
         self.hears_all = self.inner.hears_all
+        self.continues = self.inner.continues
 
     def _step(self, work: Callable[..., Any], *args: Any, changes: Iterable[Change] = ()) -> None:
         report, watch, inner = self.report, self.watch, self.inner
@@ -130,6 +132,18 @@ class Verified(Strategy):
             return self.inner.fork(space, touches)
         finally:
             self.inner.meter = self.machine
+
+    def execute(self, space: AddressSpace, touches: Touches) -> Self:
+        """The strategy for the next program in the same enclave."""
+        return type(self)(
+            self.meter,
+            space,
+            touches,
+            make=lambda machine, space, touches: self.inner.execute(space, touches),
+            report=self.report,
+            pte=self.pte,
+            machine=self.machine,
+        )
 
     def thread(self) -> None:
         """A thread begins."""

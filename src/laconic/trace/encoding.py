@@ -42,8 +42,10 @@ def arrow_schema(metadata: dict[str, str]) -> pa.Schema:
         [pa.field(name, getattr(pa, kind)(), nullable=False) for name, _, kind in _RUN]
     )
     types += [("data", pa.binary()), ("touched", pa.list_(pa.field("item", runs, nullable=False)))]
-    said = metadata | {"crc32": head_checksum(metadata)}
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in types], metadata=said)
+    complete = metadata | {"crc32": head_checksum(metadata)}
+    return pa.schema(
+        [pa.field(name, kind, nullable=False) for name, kind in types], metadata=complete
+    )
 
 
 def encode(schema: pa.Schema, rows: Sequence[Row], time: int) -> tuple[pa.RecordBatch, int]:
@@ -176,8 +178,8 @@ def checksum(batch: pa.RecordBatch) -> int:
 
 def head_checksum(metadata: Mapping[str, str]) -> str:
     """The CRC-32 of what a trace says of itself, as it stands in `crc32` there."""
-    said = sorted(item for item in metadata.items() if item[0] != "crc32")
-    return str(zlib.crc32(repr(said).encode("utf-8", "surrogateescape")))
+    items = sorted(item for item in metadata.items() if item[0] != "crc32")
+    return str(zlib.crc32(repr(items).encode("utf-8", "surrogateescape")))
 
 
 def _numbers(code: str, kind: str, values: Iterable[int]) -> pa.Array:

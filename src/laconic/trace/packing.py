@@ -158,10 +158,10 @@ def _rows(trace: Trace, packed: Packed) -> Iterator[list[Row]]:
         yield held
         held = batch
         time = batch[-1].time
-    end = [held.pop()] if held and held[-1][0] == _END else []
+    end = [held.pop()] if held and held[-1].event == _END else []
     yield held
     if trace.loss and "damaged" in trace.loss:
-        # The copy is whole in itself: what is missing must be said in it.
+        # The copy is whole in itself: what is missing must be recorded in it.
         text = f"before it was packed, {trace.loss}"
         yield [Row(CODES["lost"], time, 0, 0, data=text.encode())]
     yield packed.rows

@@ -45,7 +45,7 @@ class Call(NamedTuple):
     """One memory or process call. `time` is in nanoseconds since the trace began.
 
     `result` is what the program got (a value, or a negative errno), None where it never returned or
-    the log does not show it. `said` host calls were made for it, for changes of `kinds`. `file` is
+    the log does not show it. `host_calls` were made for it, for changes of `kinds`. `file` is
     what its descriptor referred to, `shown` what the host shows of a new mapping where that is
     another file. `touched` are runs `(start, end, how)` in bytes of pages that had been touched, of
     those that the call was about to change. `name` is the path of an execve.
@@ -59,7 +59,7 @@ class Call(NamedTuple):
     args: tuple[int, ...]
     result: int | None
     state: int
-    said: int
+    host_calls: int
     kinds: ChangeKind
     file: TracedFile | None
     shown: TracedFile | None
@@ -105,7 +105,7 @@ class Process(NamedTuple):
 
 class Exit(NamedTuple):
     """A thread ended, with a wait status (waitpid(2)); `touched` are the pages touched since they
-    were last asked."""
+    were last read."""
 
     number: int
     time: int
@@ -241,7 +241,7 @@ def _call(
         args=row.args[: ARITY.get(name, 6)],
         result=None if state & (UNFINISHED | NO_RESULT) else row.result,
         state=state,
-        said=row.said,
+        host_calls=row.said,
         kinds=ChangeKind(row.kinds),
         file=files.get(file),
         shown=files.get(row.shown),

@@ -172,7 +172,7 @@ FRAME: Final = struct.Struct("<IQ")
 GREW, ADOPTED = 1, 2
 
 #: `Answer` codes of an `answer` row.
-RESIDENT, DATA_LIMIT, READ = 1, 2, 3
+RESIDENT, DATA_LIMIT, READ, VMA_START, LOCK_LIMIT = 1, 2, 3, 4, 5
 
 
 #: The arguments of a call, as unsigned 64-bit numbers.

@@ -33,7 +33,7 @@ class Places(Sequence[Spot]):
     """A stack in words, innermost first, inlined functions too; True for what was guessed. Empty:
     none is known.
 
-    Each frame's name is found when it is first asked for: DWARF of frames that nobody sees is not
+    Each frame's name is found when it is first needed: DWARF of frames that nobody sees is not
     read. Only the length and the end of it ask for all.
     """
 
@@ -169,7 +169,7 @@ class Stacks:
         return tuple(self.walk(number))
 
     def walk(self, number: int) -> Places:
-        """A stack in words, each frame when it is asked for. O(frames), the names apart."""
+        """A stack in words, each frame when it is needed. O(frames), the names apart."""
         if number < NO_STACK:
             lines = self._texts[~number - 1].decode("utf-8", "replace").splitlines()
             logged = [line.strip() for line in lines if line.strip()]

@@ -199,7 +199,7 @@ def _trial() -> Finding:
         return Finding(
             "trial run", "missing", f"this Python could not be run, {error}", "see the lines above"
         )
-    figures = f"{ledger.asked} memory calls, {ledger.elided} elided, {ledger.checks} checks"
+    figures = f"{ledger.calls} memory calls, {ledger.elided} elided, {ledger.checks} checks"
     figures += f", {ledger.mismatches} mismatches"
     if status != 0 or ledger.mismatches:
         return Finding(

@@ -99,7 +99,7 @@ def release(pid: int) -> None:
 
 
 def failure(pid: int, argv: Sequence[str]) -> Exception | None:
-    """Why a child that ended, or executed, had not been able to start; None where it was. Asked
+    """Why a child that ended, or executed, had not been able to start; None where it was. Queried
     once."""
     pipe = launched.pop(pid, None)
     if pipe is None:

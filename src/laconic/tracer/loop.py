@@ -170,7 +170,7 @@ class Tracer:
         ptrace.resume(CONT, thread.tid)
 
     def _executes(self, thread: Thread, nr: int) -> None:
-        # Of a trace's last look at the old program, and of the path that is asked for.
+        # Of a trace's last look at the old program, and of the path that is requested.
         assert self.recorder is not None
         thread.call = PROCESS_CALLS[nr]
         address = self.mediator.words[RDI if nr == EXECVE else RSI]

@@ -19,6 +19,7 @@ from laconic.tracer import ptrace
 from laconic.tracer.process import Mm, Pending, Thread, command_name, give_up
 from laconic.tracer.ptrace import CONT, SYSCALL, Registers
 from laconic.tracer.record import Recorder
+from laconic.tracer.signals import ALL_SIGNALS
 from laconic.tracer.syscalls import (
     CLONE_VM,
     I386_ALIKE,
@@ -159,12 +160,21 @@ class Mediator:
             return
         if host_args is not call.args:
             self.registers.set_range(thread.tid, host_args[0], host_args[1])
+        if call.name == "mremap" and outcome.resync:
+            # A pending signal can stop an mremap of several VMAs between two of them (break_ksm in
+            # mm/ksm.c). The restarted call then fails with EFAULT, because the first has moved.
+            # Natively the signal must come in those microseconds; here one that came during the
+            # stop is enough.
+            thread.signal_mask = ptrace.set_signal_mask(thread.tid, ALL_SIGNALS)
         thread.awaits_exit = True
         ptrace.resume(SYSCALL, thread.tid)
 
     def at_exit(self, thread: Thread) -> None:
         """The end of a host call: the program has its answer."""
         thread.awaits_exit = False
+        if thread.signal_mask is not None:
+            ptrace.set_signal_mask(thread.tid, thread.signal_mask)
+            thread.signal_mask = None
         value = self.registers.result(thread.tid)
         pending = thread.pending
         if value is None or pending is None:

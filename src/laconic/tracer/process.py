@@ -7,6 +7,7 @@ import os
 import resource
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 from laconic.linux import proc
@@ -57,7 +58,8 @@ class Thread:
     call pass unseen.
 
     `notes` takes what the upcalls answered, where a trace is recorded; `call` is the process call
-    under way, `path` the program that it asks for, if it is an execve.
+    under way, `path` the program that it asks for, if it is an execve. `signal_mask` is what the
+    program blocks, a kernel sigset_t, while a host call runs with every signal blocked.
 
     `child_flags` are the clone flags of a fork or clone under way, `untraced_at` where in memory
     they lack CLONE_UNTRACED meanwhile. `executing`: its latest call is an execve.
@@ -73,6 +75,7 @@ class Thread:
         "path",
         "pending",
         "read_implies_exec",
+        "signal_mask",
         "supervised",
         "tgid",
         "tid",
@@ -93,6 +96,7 @@ class Thread:
         self.supervised = False
         self.notes: CallNotes | None = None
         self.call = ""
+        self.signal_mask: int | None = None
         self.path: str | None = None
 
     def inherit(self, other: Thread) -> None:
@@ -146,14 +150,36 @@ class Thread:
 
     def data_limit(self) -> int:
         """RLIMIT_DATA in bytes, -1 for none."""
-        try:
-            limit = resource.prlimit(self.tid, resource.RLIMIT_DATA)[0]
-        except OSError:
-            # Of another user's process only the file tells it (check_prlimit_permission).
-            limit = proc.data_limit(self.tid)
+        limit = self._limit(resource.RLIMIT_DATA, proc.data_limit)
         if self.notes is not None and limit != -1:
             self.notes.data_limit(limit)
         return limit
+
+    def lock_limit(self) -> int:
+        """RLIMIT_MEMLOCK in bytes, -1 for none."""
+        limit = self._limit(resource.RLIMIT_MEMLOCK, proc.lock_limit)
+        if self.notes is not None and limit != -1:
+            self.notes.lock_limit(limit)
+        return limit
+
+    def _limit(self, number: int, from_file: Callable[[int], int]) -> int:
+        try:
+            limit: int = resource.prlimit(self.tid, number)[0]
+            return limit
+        except OSError:
+            # Of another user's process only the file tells it (check_prlimit_permission).
+            return from_file(self.tid)
+
+    def vma_start(self, address: int) -> int:
+        """Where the host's VMA that contains `address` begins; 0 if the process is gone."""
+        try:
+            vma = proc.query_vma(self.tid, address)
+        except OSError:
+            vma = None
+        start = 0 if vma is None else vma.start
+        if self.notes is not None:
+            self.notes.vma_start(address, start)
+        return start
 
     def read(self, address: int, length: int) -> bytes:
         """The program's memory; empty where it cannot be read."""

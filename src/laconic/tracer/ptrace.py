@@ -23,6 +23,8 @@ GETSIGINFO: Final = 0x4202
 SETSIGINFO: Final = 0x4203
 SEIZE: Final = 0x4206
 LISTEN: Final = 0x4208
+GETSIGMASK: Final = 0x420A
+SETSIGMASK: Final = 0x420B
 GET_SYSCALL_INFO: Final = 0x420E
 
 O_TRACESYSGOOD: Final = 1
@@ -54,6 +56,7 @@ _INFO_SIZE = 88
 _ORIG_RAX_OFFSET, _RAX_OFFSET = ctypes.c_void_p(ORIG_RAX * 8), ctypes.c_void_p(RAX * 8)
 _RDI_OFFSET, _RSI_OFFSET = ctypes.c_void_p(RDI * 8), ctypes.c_void_p(RSI * 8)
 _NO_CALL = ctypes.c_void_p(-1)
+_SIGSET_SIZE = ctypes.c_void_p(8)
 #: The kind of stop in the first byte of struct ptrace_syscall_info.
 _SYSCALL_INFO_EXIT, _SYSCALL_INFO_SECCOMP = 2, 3
 
@@ -126,6 +129,15 @@ class Registers:
         bytes."""
         _ptrace(POKEUSER, tid, _RDI_OFFSET, ctypes.c_void_p(start))
         _ptrace(POKEUSER, tid, _RSI_OFFSET, ctypes.c_void_p(length))
+
+
+def set_signal_mask(tid: int, mask: int) -> int:
+    """At a stop: sets the signals that the thread blocks, a kernel sigset_t; returns those that it
+    blocked."""
+    before, after = ctypes.c_uint64(), ctypes.c_uint64(mask)
+    _ptrace(GETSIGMASK, tid, _SIGSET_SIZE, ctypes.byref(before))
+    _ptrace(SETSIGMASK, tid, _SIGSET_SIZE, ctypes.byref(after))
+    return before.value
 
 
 def resume(request: int, tid: int, signal: int = 0) -> bool:

@@ -28,9 +28,11 @@ from laconic.trace.schema import (
     CODES,
     DATA_LIMIT,
     GREW,
+    LOCK_LIMIT,
     READ,
     RESIDENT,
     UNFINISHED,
+    VMA_START,
     Row,
     make_row,
 )
@@ -401,6 +403,14 @@ class CallNotes:
     def data_limit(self, limit: int) -> None:
         """RLIMIT_DATA, where there is one."""
         self._answer(DATA_LIMIT, 0, 0, limit)
+
+    def lock_limit(self, limit: int) -> None:
+        """RLIMIT_MEMLOCK, if there is one."""
+        self._answer(LOCK_LIMIT, 0, 0, limit)
+
+    def vma_start(self, address: int, start: int) -> None:
+        """Where the host's VMA that contains an address begins."""
+        self._answer(VMA_START, address, 0, start)
 
     def read(self, address: int, length: int, data: bytes) -> None:
         """What was read of the program's memory."""

@@ -60,7 +60,8 @@ _KEPT: Final = (
     signal.SIGTTOU,
     signal.SIGCHLD,
 )
-_ALL: Final = (1 << 64) - 1
+#: A kernel sigset_t of every signal.
+ALL_SIGNALS: Final = (1 << 64) - 1
 
 
 def signal_set(numbers: Iterable[int]) -> int:
@@ -74,7 +75,7 @@ def signal_set(numbers: Iterable[int]) -> int:
 #: The signals that end Laconic by default or mean something to a program, as a kernel sigset_t. The
 #: C library's own two (32 and 33), which its functions cannot block, are among them: hence the raw
 #: system calls.
-RELAYED: Final = _ALL & ~signal_set(_KEPT)
+RELAYED: Final = ALL_SIGNALS & ~signal_set(_KEPT)
 
 #: How long (seconds) a signal to Laconic alone waits at most for its sender to go on, and how often
 #: that is looked up.
@@ -217,7 +218,7 @@ class Relay:
             self._relay(deliver)
 
     def _relay(self, deliver: Callable[[SignalInfo], None]) -> None:
-        # Take one pending signal. It was pending before the witness is asked: see above.
+        # Take one pending signal. It was pending before the witness is read: see above.
         pending = _pending() & self._mask
         self._ask()
         info = _take(pending)
@@ -305,7 +306,7 @@ class Witness:
         self.gone = False
 
     def report(self) -> list[SignalInfo]:
-        """The signals that the witness received since it was asked last."""
+        """The signals that the witness received since the last call."""
         try:
             self._socket.send(b"?", socket.MSG_NOSIGNAL)
             (count,) = struct.unpack("=i", self._receive(4))
@@ -356,7 +357,7 @@ class Witness:
 def _witness(channel: socket.socket, parent: int, command: Sequence[str], mask: int) -> None:
     # In the witness. The files of Laconic are closed: a pipe's reader must not wait for the
     # witness.
-    change_mask(signal.SIG_SETMASK, _ALL)
+    change_mask(signal.SIG_SETMASK, ALL_SIGNALS)
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     fd = channel.fileno()
     os.closerange(0, fd)

@@ -58,6 +58,14 @@ def mapped_file(path: Path) -> tuple[int, int]:
     return seen, zlib.crc32(path.read_bytes())
 
 
+def resized() -> int:
+    """Grow shared anonymous memory to the size of a huge page: the host chooses the new place."""
+    with mmap.mmap(-1, 1 << 20) as memory:
+        memory[:4] = b"head"
+        memory.resize(1 << 21)
+        return zlib.crc32(memory[: 1 << 20])  # the file behind it has not grown
+
+
 def children() -> list[str]:
     """Run three child interpreters and a failing one."""
     code = "import sys; print(sum(len(bytearray(n)) for n in range(0, 400000, 4000)) + int(sys.argv[1]))"
@@ -74,5 +82,6 @@ def children() -> list[str]:
 print("json", documents())
 print("threads", threads())
 print("mapped", *mapped_file(Path("mapped.bin")))
+print("resized", resized())
 print("children", *children())
 sys.exit(3)

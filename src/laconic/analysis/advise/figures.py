@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from os.path import basename
 from typing import TYPE_CHECKING
 
 from laconic.analysis.advise.watch import Image, Watch
@@ -80,6 +81,18 @@ class Figures:
     def most(self, what: Callable[[Image], int]) -> int:
         """The most that any one program had of something."""
         return max(map(what, self.images), default=0)
+
+    def owner(self, image: Image) -> str:
+        """Return the program and the process of an image, in words. O(programs)."""
+        for process, found in self.programs():
+            if found is image:
+                return f"{basename(process.path) or 'a program'} (process {process.pid})"
+        return "an unknown program"
+
+    def largest(self, what: Callable[[Image], int]) -> tuple[int, str]:
+        """Return the most that any one program had of something, and which it was, in words."""
+        image = max(self.images, key=what)
+        return what(image), self.owner(image)
 
     def total(self, what: Callable[[Image], int]) -> int:
         """What all programs had of something together."""

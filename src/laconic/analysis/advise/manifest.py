@@ -7,7 +7,8 @@ Options, defaults and helper threads are those of Gramine's Documentation/manife
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from os.path import basename
+from typing import TYPE_CHECKING, Any
 
 from laconic.analysis.advise.advice import (
     MANIFEST,
@@ -21,7 +22,7 @@ from laconic.analysis.advise.advice import (
     span,
 )
 from laconic.analysis.advise.figures import EAGER, OURS, TODAY, Figures, Span
-from laconic.analysis.advise.watch import MIB, Image
+from laconic.analysis.advise.watch import MIB, Image, Region
 from laconic.memory.flags import PAGE_SHIFT
 from laconic.sgx.meter import Counts
 
@@ -38,6 +39,13 @@ RUNTIME, PER_THREAD = 64 * MIB, 256 << 10
 #: Where the enclave lies with EDMM if the manifest does not say: sgx.enclave_size of 1024G, in
 #: bytes.
 EDMM_DEFAULT = 1 << 40
+#: What a fork needs in one piece for the checkpoint store (cp_alloc in libos_checkpoint.c:
+#: CP_INIT_VMA_SIZE, and half of it again), in bytes.
+CHECKPOINT = 96 * MIB
+#: A mapping of so many bytes is larger than the EPC of any machine: two sockets with 512 GiB each.
+ANY_MACHINE = 1 << 40
+#: Settings of programs that make such a mapping smaller.
+_SMALLER = {"mariadbd": "innodb_buffer_pool_size_max", "mysqld": "innodb_buffer_pool_size_max"}
 
 
 def advise(figures: Figures, profile: CostProfile, heap: int = 0) -> list[Advice]:
@@ -54,20 +62,26 @@ def advise(figures: Figures, profile: CostProfile, heap: int = 0) -> list[Advice
     return [_size(figures, size, edmm), edmm, threads, stack, brk, _exinfo(figures, edmm)]
 
 
-def _need(figures: Figures, threads: int, stack: int, brk: int) -> dict[str, int]:
-    # The largest program's: what it maps, the rest of its heap's reservation, one stack, and the
-    # allowances.
+def _impossible(image: Image) -> list[Region]:
+    # Reservations that are committed at once, and larger than any machine.
+    return [each for each in image.reservations if each.length >= ANY_MACHINE and not each.lazy]
+
+
+def _need(figures: Figures, threads: int, stack: int, brk: int) -> dict[str, Any]:
+    # The largest program's: what it maps, or what it maps at a fork and the checkpoint store; the
+    # rest of its heap's reservation, one stack, and the allowances.
+    def mapped(image: Image) -> int:
+        forked = image.forked_mapped + CHECKPOINT if image.forked_mapped else 0
+        return max(image.peak_mapped, forked) - sum(each.length for each in _impossible(image))
+
     def need(image: Image) -> int:
-        return (
-            image.peak_mapped
-            + max(brk - image.peak_brk, 0)
-            + stack
-            + RUNTIME
-            + threads * PER_THREAD
-        )
+        return mapped(image) + max(brk - image.peak_brk, 0) + stack + RUNTIME + threads * PER_THREAD
 
     largest = max(figures.images, key=need)
+    at_fork = mapped(largest) > largest.peak_mapped
     return {
+        "owner": figures.owner(largest),
+        "checkpoint": CHECKPOINT if at_fork else 0,
         "value": power_of_two(need(largest)),
         "need": need(largest),
         "peak_mapped": largest.peak_mapped,
@@ -76,22 +90,44 @@ def _need(figures: Figures, threads: int, stack: int, brk: int) -> dict[str, int
     }
 
 
-def _size(figures: Figures, size: dict[str, int], edmm: Advice) -> Advice:
+def _size(figures: Figures, size: dict[str, Any], edmm: Advice) -> Advice:
     today, ours = (figures.costs[name].epc_pages for name in (TODAY, OURS))
     why = (
-        f"one process maps {shown_size(size['peak_mapped'])} at most, {shown_size(size['closed_at_peak'])} of it "
-        f"PROT_NONE; with heap, stack and an allowance of {shown_size(size['allowance'])} for Gramine itself (not "
-        f"measured) {shown_size(size['need'])}, and the next power of two. Without EDMM the enclave must hold all of "
-        "that; with EDMM it is an address range, in which reservations count as well, and what is committed at most is "
+        f"{size['owner']} maps {shown_size(size['peak_mapped'])} at most, "
+        f"{shown_size(size['closed_at_peak'])} of it PROT_NONE{_checkpoint(size['checkpoint'])}; with heap, stack and "
+        f"an allowance of {shown_size(size['allowance'])} for Gramine itself (not measured) "
+        f"{shown_size(size['need'])}, and the next power of two. Without EDMM the enclave must hold all of that; with "
+        "EDMM it is an address range, in which reservations count as well, and what is committed at most is "
         f"{span(*today)} pages ({TODAY}) or {span(*ours)} ({OURS}), over all processes"
     )
     if figures.source != "run":
         why += ". The log does not show what was mapped before its first call, the program itself: add that"
+    why += "".join(_refused(figures))
     if size["value"] > EDMM_DEFAULT:
         why += f". That is more than the {manifest_size(EDMM_DEFAULT)} which EDMM has by default"
     value = manifest_size(size["value"])
     more = {"epc_pages": {TODAY: today, OURS: ours}}
     return Advice("sgx.enclave_size", f'sgx.enclave_size = "{value}"', MANIFEST, why, size | more)
+
+
+def _checkpoint(size: int) -> str:
+    if not size:
+        return ""
+    return f", and at a fork {shown_size(size)} more, in one piece, for what is sent to the child"
+
+
+def _refused(figures: Figures) -> Iterator[str]:
+    # Sentences on programs that do not start.
+    for process, image in figures.programs():
+        for region in _impossible(image):
+            name = basename(process.path)
+            setting = _SMALLER.get(name)
+            cure = f"set {setting} of {name}" if setting else f"find the setting of {name}"
+            yield (
+                f". {figures.owner(image)} does not start as it is: it maps {shown_size(region.length)} PROT_NONE at "
+                f"{region.start:#x} without MAP_NORESERVE, which Gramine commits at once, with EDMM or without, and "
+                f"which no machine has; {cure} that makes it smaller. The size above is without that mapping"
+            )
 
 
 def without_edmm(figures: Figures, size: int) -> Counts:
@@ -108,12 +144,21 @@ def without_edmm(figures: Figures, size: int) -> Counts:
     )
 
 
-def _edmm(figures: Figures, profile: CostProfile, size: dict[str, int]) -> Advice:
+def _edmm(figures: Figures, profile: CostProfile, size: dict[str, Any]) -> Advice:
     without = profile.cycles(counts := without_edmm(figures, size["value"]))
     with_, ours = figures.costs[TODAY].cycles, figures.costs[OURS].cycles
-    enable = sum(with_) < sum(without)
+    too_large = size["value"] >= ANY_MACHINE
+    refused = any(_impossible(image) for image in figures.images)
+    enable = too_large or refused or sum(with_) < sum(without)
     apart = with_[1] < without[0] or without[1] < with_[0]
-    if apart:
+    if refused:
+        verdict = "the program does not start as it is (sgx.enclave_size), so costs do not decide"
+    elif too_large:
+        verdict = (
+            f"an enclave of {manifest_size(size['value'])} cannot be built without EDMM, because no machine has so "
+            "much EPC"
+        )
+    elif apart:
         verdict = f"{'with' if enable else 'without'} EDMM it costs less"
     else:
         verdict = f"the ranges overlap; the middle is lower {'with' if enable else 'without'} EDMM"
@@ -142,9 +187,9 @@ def _edmm(figures: Figures, profile: CostProfile, size: dict[str, int]) -> Advic
 
 
 def _threads(figures: Figures) -> Advice:
-    peak = figures.most(lambda image: image.peak_threads)
+    peak, owner = figures.largest(lambda image: image.peak_threads)
     why = (
-        f"{plural(peak, 'thread')} of one process at once, and Gramine's own {HELPERS}: IPC, Async and one TLS "
+        f"{plural(peak, 'thread')} of {owner} at once, and Gramine's own {HELPERS}: IPC, Async and one TLS "
         "handshake. With EDMM this is the number of slots made at the start, and more can be made"
     )
     if figures.source != "run":
@@ -160,16 +205,14 @@ def _threads(figures: Figures) -> Advice:
 
 
 def _stack(figures: Figures) -> Advice:
-    main = figures.most(lambda image: image.peak_stack)
-    deepest = figures.most(lambda image: image.depth)
+    main, main_owner = figures.largest(lambda image: image.peak_stack)
+    deepest, owner = figures.largest(lambda image: image.depth)
     value = max(round_up(max(main, deepest), 64 << 10), STACK)
-    why = f"the main thread's stack is {shown_size(main)} at most"
+    why = f"the main thread's stack of {main_owner} is {shown_size(main)} at most"
     if not figures.touches:
         why = "the log does not show stacks, so this is Gramine's default"
     elif deepest:
-        why += (
-            f", other threads used up to {shown_size(deepest)} of theirs; the size is each thread's"
-        )
+        why += f", other threads of {owner} used up to {shown_size(deepest)} of theirs; the size is each thread's"
     if figures.touches and value == STACK:
         why += ". Gramine's default is enough"
     return Advice(
@@ -182,7 +225,7 @@ def _stack(figures: Figures) -> Advice:
 
 
 def _brk(figures: Figures, heap: int) -> Advice:
-    peak = figures.most(lambda image: image.peak_brk)
+    peak, owner = figures.largest(lambda image: image.peak_brk)
     refused, repeated = (
         figures.total(lambda image: image.refused),
         figures.total(lambda image: image.repeated),
@@ -192,7 +235,7 @@ def _brk(figures: Figures, heap: int) -> Advice:
         value = max(round_up(2 * peak, MIB), MIB)
     # Blocks of many sizes do not fill a heap without gaps: half as much again.
     value = round_up(value + heap * 3 // 2, MIB) if heap else value
-    why = f"the heap grows to {shown_size(peak)}"
+    why = f"the heap of {owner} grows to {shown_size(peak)}"
     if refused:
         why += (
             f" and was refused more {plural(refused, 'time')}, {repeated:,} of them for the same address again: it is "

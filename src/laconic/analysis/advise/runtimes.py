@@ -3,8 +3,9 @@ cause."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from os.path import basename
+from typing import NamedTuple
 
 from laconic.analysis.advise.advice import (
     Advice,
@@ -17,7 +18,7 @@ from laconic.analysis.advise.advice import (
 )
 from laconic.analysis.advise.allocators import OFTEN, has
 from laconic.analysis.advise.figures import Figures
-from laconic.analysis.advise.watch import GO_HEAP, MIB, Image, Region
+from laconic.analysis.advise.watch import ARENA, GO_HEAP, MIB, Image, Region
 
 JAVA = ("java",)
 NODE = ("node", "nodejs")
@@ -46,9 +47,9 @@ _THIS_RUN = "That is this run's: a longer one, or more load, may need more"
 def advise(figures: Figures) -> Iterator[Advice]:
     """The advice for the runtimes that the trace shows. O(programs × reservations)."""
     programs = figures.programs()
-    java = [image for _, image in programs if has(image, "libjvm.so")]
+    java = [_Jvm.of(image) for _, image in programs if has(image, "libjvm.so")]
     if java:
-        yield from _jvm(figures, max(java, key=lambda image: image.peak_mapped))
+        yield from _jvm(figures, java)
     go = [image for image in figures.images if image.go_heap]
     if go:
         yield from _go(max(go, key=lambda image: image.peak_mapped))
@@ -73,35 +74,75 @@ def _used(region: Region, known: bool) -> int:
     return region.touched_bytes if known else region.peak
 
 
-def _jvm(figures: Figures, image: Image) -> Iterator[Advice]:
-    known = figures.touches
-    regions = [each for each in image.reservations if each.opens]
-    code = max(
-        (each for each in regions if each.executable), key=lambda each: each.length, default=None
+class _Jvm(NamedTuple):
+    # The reservations of one JVM, as far as they were found.
+    image: Image
+    heap: Region | None
+    code: Region | None
+    classes: Region | None
+
+    @classmethod
+    def of(cls, image: Image) -> _Jvm:
+        """Return the reservations of `image` by what they are. O(reservations × arenas)."""
+        regions = [each for each in image.reservations if each.opens and not _is_arena(image, each)]
+        code = max(
+            (each for each in regions if each.executable),
+            key=lambda each: each.length,
+            default=None,
+        )
+        # A heap of 1 GiB is as large as the class space, which HotSpot maps after it.
+        spaces = [
+            each
+            for each in regions
+            if not each.executable and 0 <= each.length - CLASS_SPACE <= _ARCHIVE
+        ]
+        classes = spaces[-1] if spaces else None
+        heaps = [each for each in regions if each is not code and each is not classes]
+        if classes is not None:
+            # What comes later is not the heap: memory for other data on classes, among others.
+            before = regions[: regions.index(classes)]
+            heaps = [each for each in heaps if each in before] or heaps
+        # The collector's own data, its bitmaps and tables, are a small part of the heap.
+        heap = max(heaps, key=lambda each: (each.touched_bytes, each.peak), default=None)
+        return cls(image, heap, code, classes)
+
+
+def _is_arena(image: Image, region: Region) -> bool:
+    # glibc's: a thread's, whose first piece was made accessible at its aligned base.
+    end = region.start + region.length
+    return region.length in (ARENA, 2 * ARENA) and any(
+        region.start <= base < end for base in image.arenas
     )
-    # A heap of 1 GiB is as large as the class space, which HotSpot maps after it.
-    spaces = [
-        each
-        for each in regions
-        if not each.executable and 0 <= each.length - CLASS_SPACE <= _ARCHIVE
-    ]
-    classes = spaces[-1] if spaces else None
-    heaps = [each for each in regions if each is not code and each is not classes]
-    heap = max(heaps, key=lambda each: each.length, default=None)
+
+
+def _most_used(
+    jvms: Iterable[_Jvm], region: Callable[[_Jvm], Region | None], known: bool
+) -> tuple[Image, Region] | None:
+    # A limit holds for every JVM of the trace: it follows from the one that used most.
+    found = [(jvm.image, each) for jvm in jvms if (each := region(jvm)) is not None]
+    return max(found, key=lambda pair: _used(pair[1], known), default=None)
+
+
+def _jvm(figures: Figures, jvms: Sequence[_Jvm]) -> Iterator[Advice]:
+    known = figures.touches
+    heap = _most_used(jvms, lambda jvm: jvm.heap, known)
     if heap is not None:
-        yield from _java_heap(figures, image, heap, known)
+        yield from _java_heap(figures, *heap, known)
+    code = _most_used(jvms, lambda jvm: jvm.code, known)
     if code is not None:
-        yield from _code_cache(code, known)
+        yield from _code_cache(figures, *code, known)
+    classes = _most_used(jvms, lambda jvm: jvm.classes, known)
     if classes is not None:
-        used = _used(classes, known)
+        image, space = classes
+        used = _used(space, known)
         value = _limit(used, 16 * MIB)
         if value < CLASS_SPACE:
             yield argument(
                 f"-XX:CompressedClassSpaceSize={value // MIB}m",
                 JAVA,
-                f"the JVM reserved {shown_size(classes.length)} for classes and used {shown_size(used)} of it. "
-                f"{_THIS_RUN} (else: OutOfMemoryError)",
-                reserved=classes.length,
+                f"{figures.owner(image)} reserved {shown_size(space.length)} for classes and used {shown_size(used)} "
+                f"of it. {_THIS_RUN} (else: OutOfMemoryError)",
+                reserved=space.length,
                 used=used,
             )
 
@@ -129,8 +170,8 @@ def _java_heap(figures: Figures, image: Image, heap: Region, known: bool) -> Ite
         yield argument(
             f"-Xmx{value // MIB}m",
             JAVA,
-            f"the JVM reserved {shown_size(heap.length)} for its heap and used {shown_size(used)} of it. {_THIS_RUN} "
-            "(else: OutOfMemoryError)",
+            f"{figures.owner(image)} reserved {shown_size(heap.length)} for its heap and used {shown_size(used)} of "
+            f"it. {_THIS_RUN} (else: OutOfMemoryError)",
             ("-Xmx", "-XX:MaxHeapSize=", "-Xms", "-XX:InitialHeapSize="),
             reserved=heap.length,
             used=used,
@@ -141,22 +182,24 @@ def _java_heap(figures: Figures, image: Image, heap: Region, known: bool) -> Ite
         yield argument(
             f"-Xms{min(start, value) // MIB}m",
             JAVA,
-            f"the JVM made its heap accessible in {plural(heap.opens, 'step')}, {shown_size(heap.peak)} at most",
+            f"{figures.owner(image)} made its heap accessible in {plural(heap.opens, 'step')}, "
+            f"{shown_size(heap.peak)} at most",
             ("-Xms", "-XX:InitialHeapSize="),
             steps=heap.opens,
             opened=heap.peak,
         )
 
 
-def _code_cache(code: Region, known: bool) -> Iterator[Advice]:
+def _code_cache(figures: Figures, image: Image, code: Region, known: bool) -> Iterator[Advice]:
     used = _used(code, known)
     value = _limit(used, 16 * MIB)
     if 2 * value <= code.length:
         yield argument(
             f"-XX:ReservedCodeCacheSize={value // MIB}m",
             JAVA,
-            f"the JVM reserved {shown_size(code.length)} for compiled code and used {shown_size(used)} of it. "
-            f"{_THIS_RUN}: a server compiles as long as it runs, and where the cache is full it compiles no more",
+            f"{figures.owner(image)} reserved {shown_size(code.length)} for compiled code and used "
+            f"{shown_size(used)} of it. {_THIS_RUN}: a server compiles as long as it runs, and where the cache is full "
+            "it compiles no more",
             reserved=code.length,
             used=used,
         )

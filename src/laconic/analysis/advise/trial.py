@@ -94,37 +94,41 @@ def after(
     status: int,
     figures: Figures,
     new_status: int,
-    said: Sequence[str] = (),
+    last_lines: Sequence[str] = (),
 ) -> After:
-    """Compares a rerun with the runs of the program as it is; `said` are the last lines of its
+    """Compares a rerun with the runs of the program as it is; `last_lines` are the last lines of its
     standard error.
 
     O(programs).
     """
-    differences = _changes(runs, status, figures, new_status, said)
+    differences = _changes(runs, status, figures, new_status, last_lines)
     if (verdict := _verdict(runs, figures)) is not None:
         differences.append(verdict)
     return After(figures.costs, _mapped(figures), new_status, differences)
 
 
 def unchanged(
-    before: Figures, status: int, figures: Figures, new_status: int, said: Sequence[str] = ()
+    before: Figures, status: int, figures: Figures, new_status: int, last_lines: Sequence[str] = ()
 ) -> After:
     """The program as it is, run once more. O(programs)."""
     return After(
         figures.costs,
         _mapped(figures),
         new_status,
-        _changes([before], status, figures, new_status, said),
+        _changes([before], status, figures, new_status, last_lines),
     )
 
 
 def _changes(
-    runs: Sequence[Figures], status: int, figures: Figures, new_status: int, said: Sequence[str]
+    runs: Sequence[Figures],
+    status: int,
+    figures: Figures,
+    new_status: int,
+    last_lines: Sequence[str],
 ) -> list[str]:
     differences = []
     if new_status != status:
-        last = f" (it said: {' / '.join(said)})" if said else ""
+        last = f" (standard error: {' / '.join(last_lines)})" if last_lines else ""
         differences.append(
             f"exit status {new_status}, {status} before{last}: do not take this over unseen"
         )

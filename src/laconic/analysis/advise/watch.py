@@ -69,7 +69,10 @@ class Region:
     """A reservation, or a thread's stack: `[start, start + length)` in bytes.
 
     `opens`: how often a part was made accessible; `opened` and `peak`: bytes that are accessible,
-    now and at most. `executable`: some of it was. `touched` are its pages that were ever touched.
+    now and at most. `executable`: some of it was. `lazy`: it was mapped with MAP_NORESERVE.
+    `stack`: it was mapped with MAP_STACK; `guards` are the parts within it that were made
+    inaccessible, so that it holds more than one stack. `touched` are its pages that were ever
+    touched.
     """
 
     start: int
@@ -79,6 +82,8 @@ class Region:
     peak: int = 0
     executable: bool = False
     stack: bool = False
+    lazy: bool = False
+    guards: int = 0
     touched: RangeMap[bool] = field(default_factory=RangeMap)
 
     @property
@@ -88,7 +93,13 @@ class Region:
 
     @property
     def depth(self) -> int:
-        """Of a stack: bytes from its top down to the lowest page that was touched. O(1)."""
+        """Of a stack: bytes from its top down to the lowest page that was touched. O(1).
+
+        0 for a pool of stacks (Ruby's fibers): a program divides it itself, and no thread of Gramine
+        needs its size.
+        """
+        if self.guards:
+            return 0
         first = next(iter(self.touched), None)
         return self.start + self.length - first[0] if first else 0
 
@@ -96,30 +107,32 @@ class Region:
         """A forked process's. O(runs)."""
         return Region(
             self.start, self.length, self.opens, self.opened, self.peak, self.executable, self.stack,
-            self.touched.copy(),
+            self.lazy, self.guards, self.touched.copy(),
         )  # fmt: skip
 
 
 @dataclass(slots=True)
 class Image:
-    """One program in one process. Bytes where nothing else is said; `peak_` is the most at any one
+    """One program in one process. Bytes where nothing else is stated; `peak_` is the most at any one
     time.
 
-    `mapped`: all that is mapped; `closed` of it is PROT_NONE, `closed_at_peak` when most was
-    mapped. `unlazy_closed`: PROT_NONE, anonymous and not MAP_NORESERVE. `allocated_pages`: in all,
-    each time they were mapped anew. `lazy_pages` were mapped with MAP_NORESERVE, `lazy_touched`
-    first touches there were. `brk_base` is an address. `refused`: growths of the break that failed,
-    `repeated` of them for the same address as the one before. `shrinks` are the break's, of
-    `shrunk_pages`. `arenas` are glibc's: base → further growths; `tops`: base → bytes that were
-    made accessible from there at most. `discards` are madvise(DONTNEED, FREE) but of threads'
-    stacks. `blocks` are those that are mapped one by one, base → size, and `peak_blocks` their
-    bytes; `churned` the sizes of those that were unmapped whole. `exec_changes` are calls that
-    changed the permissions of anonymous memory from or to executable ones, of `exec_pages`. `files`
-    are names of those of `LIBRARIES`, `deepest` the depth of the thread stacks that are gone.
+    `mapped`: all that is mapped; `forked_mapped` the most of it at a fork; `closed` of it is
+    PROT_NONE, `closed_at_peak` when most was mapped. `unlazy_closed`: PROT_NONE, anonymous and not
+    MAP_NORESERVE. `allocated_pages`: in all, each time they were mapped anew. `lazy_pages` were
+    mapped with MAP_NORESERVE, `lazy_touched` first touches there were. `brk_base` is an address.
+    `refused`: growths of the break that failed, `repeated` of them for the same address as the one
+    before. `shrinks` are the break's, of `shrunk_pages`. `arenas` are glibc's: base → further
+    growths; `tops`: base → bytes that were made accessible from there at most. `discards` are
+    madvise(DONTNEED, FREE) but of threads' stacks. `blocks` are those that are mapped one by one,
+    base → size, and `peak_blocks` their bytes; `churned` the sizes of those that were unmapped
+    whole. `exec_changes` are calls that changed the permissions of anonymous memory from or to
+    executable ones, of `exec_pages`. `files` are names of those of `LIBRARIES`, `deepest` the depth
+    of the thread stacks that are gone.
     """
 
     mapped: int = 0
     peak_mapped: int = 0
+    forked_mapped: int = 0
     closed: int = 0
     closed_at_peak: int = 0
     unlazy_closed: int = 0
@@ -236,6 +249,7 @@ class Watch(Strategy):
 
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
         """The child's. O(n)."""
+        self.image.forked_mapped = max(self.image.forked_mapped, self.image.mapped)
         child = type(self)(self.meter, space, touches, self.images)
         child.image = self.images[-1] = self.image.fork()
         twins = {region: region.twin() for region in self.image.regions}
@@ -284,6 +298,7 @@ class Watch(Strategy):
                 region.opens += bool(after)
                 region.opened += stop - begin if after else begin - stop
                 region.peak = max(region.peak, region.opened)
+                region.guards += bool(not after and wanted is not None and begin > region.start)
         if (
             wanted is None
             or wanted.file is not None
@@ -356,7 +371,8 @@ class Watch(Strategy):
             return
         image.go_heap |= start == GO_HEAP
         if args[3] & MAP_STACK or length >= LARGE and not vma.flags & VM_PROT:
-            region = Region(begin, length, stack=bool(args[3] & MAP_STACK))
+            lazy = bool(vma.flags & VM_NORESERVE)
+            region = Region(begin, length, stack=bool(args[3] & MAP_STACK), lazy=lazy)
             region.opened = region.peak = length if vma.flags & VM_PROT else 0
             if len(image.regions) < _KEPT or region.stack:
                 image.regions[region] = None
@@ -373,16 +389,16 @@ class Watch(Strategy):
 
     # The heap
 
-    def _brk(self, asked: int, result: int) -> None:
+    def _brk(self, requested: int, result: int) -> None:
         image, space = self.image, self.space
         if not image.brk_base:
-            image.brk_base = space.start_brk or min(filter(None, (asked, result)), default=0)
+            image.brk_base = space.start_brk or min(filter(None, (requested, result)), default=0)
         image.peak_brk = max(image.peak_brk, result - image.brk_base)
-        if asked and asked != result:
+        if requested and requested != result:
             image.refused += 1
-            image.repeated += asked == image.last_refused
-            image.last_refused = asked
-        elif asked:
+            image.repeated += requested == image.last_refused
+            image.last_refused = requested
+        elif requested:
             image.shrinks += result < self.last_brk
             image.shrunk_pages += max(self.last_brk - result, 0) >> PAGE_SHIFT
         self.last_brk = result

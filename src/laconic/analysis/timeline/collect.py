@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-from laconic.analysis.callers import Names, own_frames
 from laconic.analysis.compare import BOUND, Compared, compare
+from laconic.analysis.frames import Names, own_frames
 from laconic.analysis.sites import EVERY_CALL, LACONIC, Site, SiteCollector, site_label
 from laconic.analysis.suppressions import Suppression, matching
 from laconic.analysis.timeline.areas import Area, Areas
@@ -58,7 +58,7 @@ class OneCall(NamedTuple):
     call: str
     args: tuple[int, ...]
     result: int
-    said: int
+    host_calls: int
     site: int
 
 

@@ -12,29 +12,29 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Bins:
-    """Calls in up to `limit` bins of equal width: `asked`, `said` and `redundant`. `width` doubles
+    """Calls in up to `limit` bins of equal width: `calls`, `host_calls` and `redundant`. `width` doubles
     as it must."""
 
     width: int
     limit: int = 512
-    asked: list[int] = field(default_factory=list)
-    said: list[int] = field(default_factory=list)
+    calls: list[int] = field(default_factory=list)
+    host_calls: list[int] = field(default_factory=list)
     redundant: list[int] = field(default_factory=list)
 
-    def count(self, at: int, said: int, redundant: bool) -> None:
-        """Enters a call at the place `at` (0 or more), for which `said` host calls were made. O(1)
+    def count(self, at: int, host_calls: int, redundant: bool) -> None:
+        """Enters a call at the place `at` (0 or more), for which `host_calls` host calls were made. O(1)
         amortised."""
         while at // self.width >= self.limit:
-            self.asked, self.said, self.redundant = map(
-                _halved, (self.asked, self.said, self.redundant)
+            self.calls, self.host_calls, self.redundant = map(
+                _halved, (self.calls, self.host_calls, self.redundant)
             )
             self.width *= 2
         place = at // self.width
-        if place >= len(self.asked):
-            for series in (self.asked, self.said, self.redundant):
+        if place >= len(self.calls):
+            for series in (self.calls, self.host_calls, self.redundant):
                 series.extend([0] * (place + 1 - len(series)))
-        self.asked[place] += 1
-        self.said[place] += said
+        self.calls[place] += 1
+        self.host_calls[place] += host_calls
         self.redundant[place] += redundant
 
 

@@ -61,7 +61,7 @@ def as_json(page: Page, limits: Limits | None = None) -> Json:
     spaces, left_out = _spaces(page, limits, names, order)
     singles = None if page.singles is None else [
         [each.event, each.time // 1000, each.process, names(each.call), _arguments(each.args), _result(each.result),
-         each.said, order[each.site]]
+         each.host_calls, order[each.site]]
         for each in page.singles
     ]  # fmt: skip
     return {
@@ -96,13 +96,13 @@ def _summary(page: Page) -> Json:
         "events": page.events,
         "processes": ledger.processes,
         "programs": list(dict.fromkeys(plain(process.path) for process in page.processes))[:20],
-        "asked": ledger.asked,
-        "said": ledger.said,
+        "calls": ledger.calls,
+        "host_calls": ledger.host_calls,
         "redundant": ledger.redundant,
         "uncertain": page.uncertain,
         "seconds": page.last / 1e9,
-        "calls": {plain(name): [each.asked, each.said, each.elided, each.narrowed, each.failed]
-                  for name, each in sorted(ledger.calls.items())},
+        "by_call": {plain(name): [each.calls, each.host_calls, each.elided, each.narrowed, each.failed]
+                  for name, each in sorted(ledger.by_call.items())},
         "notes": [plain(note) for note in ledger.notes],
     }  # fmt: skip
 
@@ -110,8 +110,8 @@ def _summary(page: Page) -> Json:
 def _bins(bins: Bins) -> Json:
     return {
         "width": bins.width,
-        "asked": bins.asked,
-        "said": bins.said,
+        "calls": bins.calls,
+        "host_calls": bins.host_calls,
         "redundant": bins.redundant,
     }
 
@@ -181,13 +181,13 @@ class _Stacks:
 
 
 def _hidden(page: Page) -> list[tuple[str, int, int, int]]:
-    # What is suppressed, by the reason: sites, calls asked, redundant calls; the most first.
+    # What is suppressed, by the reason: sites, calls, redundant calls; the most first.
     found: dict[str, list[int]] = {}
     for number, reason in page.hidden.items():
         site, figures = page.sites[number], found.setdefault(reason, [0, 0, 0])
-        figures[:] = figures[0] + 1, figures[1] + site.asked, figures[2] + site.redundant
+        figures[:] = figures[0] + 1, figures[1] + site.calls, figures[2] + site.redundant
     told = [
-        (reason, sites, asked, redundant) for reason, (sites, asked, redundant) in found.items()
+        (reason, sites, calls, redundant) for reason, (sites, calls, redundant) in found.items()
     ]
     return sorted(told, key=lambda each: (-each[3], -each[2], each[0]))
 
@@ -202,7 +202,7 @@ def _sites(
         (number for number in range(len(page.sites)) if number not in page.hidden),
         key=lambda number: (
             -page.sites[number].redundant,
-            -page.sites[number].asked,
+            -page.sites[number].calls,
             page.sites[number].first,
         ),
     )
@@ -233,9 +233,9 @@ def _row(
         costs = [profile.cycles(part.counts[name]) if name in part.counts else (0.0, 0.0)
                  for name in (EVERY_CALL, LACONIC)]  # fmt: skip
         own = [
-            part.asked,
+            part.calls,
             part.redundant,
-            part.said,
+            part.host_calls,
             part.failed,
             *(round(end) for ends in costs for end in ends),
         ]
@@ -258,7 +258,7 @@ def _spaces(
     areas, step, grain, left_out = fitted(own, page.step, page.grain, limits.areas)
     every, marks = page.marks.fewer(limits.marks)
     # The last step may lead beyond the end.
-    calls = max(sum(page.by_order.asked), 1)
+    calls = max(sum(page.by_order.calls), 1)
     by_process: dict[int, list[Area]] = {number: [] for number in shown}
     for area in areas:
         by_process[area.process].append(area)

@@ -46,9 +46,9 @@ def _document(page: Page, data: str) -> bytes:
 def _figures(page: Page) -> str:
     # For who has no script: numbers alone, so that no name needs to be made harmless.
     ledger = page.ledger
-    share = f" ({100 * ledger.redundant / ledger.asked:.1f} %)" if ledger.asked else ""
+    share = f" ({100 * ledger.redundant / ledger.calls:.1f} %)" if ledger.calls else ""
     return (
-        f"Memory calls asked: {ledger.asked:,}; host calls said: {ledger.said:,}; redundant calls: "
+        f"Memory calls: {ledger.calls:,}; host calls: {ledger.host_calls:,}; redundant calls: "
         f"{ledger.redundant:,}{share}; processes: {ledger.processes:,}."
     )
 

@@ -22,32 +22,32 @@ def missing(page: Page) -> list[str]:
     told = [*page.loss[:_SHOWN]]
     if len(page.loss) > _SHOWN:
         told.append(f"and {len(page.loss) - _SHOWN:,} more kinds of loss")
-    if not page.ledger.asked:
+    if not page.ledger.calls:
         return [*told, EMPTY]
     if not page.last:
         told.append(NO_TIMES)
     bare = sum(
-        site.asked
+        site.calls
         for number, site in enumerate(page.sites)
         if number not in page.hidden and (site.stack == NO_STACK or not page.places.get(site.stack))
     )
-    if bare == sum(site.asked for site in page.sites):
+    if bare == sum(site.calls for site in page.sites):
         told.append(NO_STACKS)
     elif bare:
         told.append(
-            f"{bare:,} of {page.ledger.asked:,} calls have no stack: they are shown by program and call"
+            f"{bare:,} of {page.ledger.calls:,} calls have no stack: they are shown by program and call"
         )
     if page.uncertain:
         one = page.uncertain == 1
         told.append(
             f"{page.uncertain:,} host call{' is' if one else 's are'} uncertain: as many calls more would be redundant "
-            "if all that a log does not show were as asked"
+            "if all that a log does not show already had the requested state"
         )
     if page.source != "run":
         told.append(
             "a log does not say which pages were touched: the cycles of a site are those with none touched"
         )
-    strange = page.calls and page.ledger.asked - sum(page.calls)
+    strange = page.calls and page.ledger.calls - sum(page.calls)
     if strange:
         told.append(
             f"{strange:,} calls are of processes that are not followed, and are not in the map"

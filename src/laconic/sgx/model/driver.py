@@ -208,7 +208,7 @@ class Driver:
         how many.
 
         Each EAUG is a fault of its own. Raises `HostFault` at the first page that stays absent.
-        What the EPCM then says of the access is not asked here. O(log n + k).
+        What the EPCM then says of the access is not checked here. O(log n + k).
         """
         added = 0
         fault: HostFault | None = None

@@ -103,11 +103,11 @@ class SgxError(Exception):
     def __init__(
         self, what: str, done: int, error: int = 0, code: int = 0, fault: int = 0, why: str = ""
     ) -> None:
-        said = [errorcode.get(error, f"errno {error}")] if error else []
-        said += [f"{NAMES.get(code, 'error')} ({code})"] if code else []
-        said += [f"#PF({fault:#x})"] if fault else []
-        said += [why] if why else []
-        super().__init__(f"{what} stopped at {done:#x}: {', '.join(said) or '#GP'}")
+        parts = [errorcode.get(error, f"errno {error}")] if error else []
+        parts += [f"{NAMES.get(code, 'error')} ({code})"] if code else []
+        parts += [f"#PF({fault:#x})"] if fault else []
+        parts += [why] if why else []
+        super().__init__(f"{what} stopped at {done:#x}: {', '.join(parts) or '#GP'}")
         self.what = what
         self.done = done
         self.error = error

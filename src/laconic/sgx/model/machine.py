@@ -32,6 +32,7 @@ class Machine(Meter):
     ) -> None:
         self.book = Meter() if book is None else book
         self.tables = self.book.tables
+        self.exceeded = self.book.exceeded
         self.driver = driver
         self.after_step = after_step
 
@@ -96,8 +97,8 @@ class Machine(Meter):
 
     # The enclave's leaves: a page walk first, then the EPCM
 
-    def eaug(self, start: int, end: int) -> None:
-        """Touches pages that do not exist. Raises `SgxError`: ENOMEM where the EPC is full; where a
+    def eaug(self, start: int, end: int, faults: int | None = None) -> None:
+        """Adds pages that do not exist, as touches do. Raises `SgxError`: ENOMEM where the EPC is full; where a
         page exists."""
         driver = self.driver
         stop = next(
@@ -112,7 +113,7 @@ class Machine(Meter):
                 driver.touch(start, stop, "load")
         except HostFault as fault:
             done, refused = fault.address, SgxError.of(fault)
-        super().eaug(start, done)
+        super().eaug(start, done, faults)
         self._stepped(refused)
 
     def eaccept(self, start: int, end: int, prot: int, request: int) -> None:
@@ -193,6 +194,10 @@ class Machine(Meter):
                 continue
             for at, stop, vma in self.driver.host.vmas.runs(low, high):
                 yield at, stop, prot & vma.allows if vma is not None else 0
+
+    def eadd(self, start: int, end: int) -> None:
+        """Raises `SgxError`: the enclave is ready to run, and no page can be added to it."""
+        raise SgxError("EADD", start, why="the enclave is initialized")
 
     def destroy(self, pages: int) -> None:
         """The enclave ends. Raises `SgxError` where it did not hold so many pages; it is gone all

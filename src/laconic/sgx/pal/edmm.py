@@ -2,7 +2,7 @@
 
 The committed pages and their EPCM permissions are this PAL's own record, written only after
 success: no page is accepted twice without a trim between (a host could give an empty page in its
-place), and nothing is asked of a page that does not exist. What is equal costs nothing; an
+place), and nothing is done to a page that does not exist. What is equal costs nothing; an
 extension costs no host call; only a restriction and a trim do.
 
 A host may refuse, or do half. What may be retried is; else every method leaves its pages as they
@@ -41,7 +41,7 @@ _RETRIES = 8
 #: but ACCEPTED, where a commit failed half way and the driver took nothing back; a PENDING one is
 #: accepted with no permissions. RETYPED is on its way to a TCS, which it must become first.
 PENDING_PAGE, ACCEPTED, CHANGED, TRIMMED, RETYPED = 1, 2, 3, 4, 5
-#: What EACCEPT is asked of a page that becomes a TCS.
+#: What EACCEPT expects of a page that becomes a TCS.
 _TCS_MODIFIED = PT_TCS << 8 | MODIFIED
 
 
@@ -70,15 +70,21 @@ class Edmm:
     """One enclave's pages. `committed`: the EPCM permissions of each page that exists.
 
     `batch`: the ioctls of one step go in one host call; else each run has a host call of its own.
+    `ranges`: the kernel is patched to add a range of pages in one host call, without faults; then
+    `touched` states in how many faults, each of which has added a page, the next commit is made.
     `left`: pages that a failure left in the EPC, on their way out. `host`, where `sync` asks that
     the host's mapping equals the EPCM: what that mapping allows.
     """
 
-    __slots__ = ("batch", "committed", "host", "left", "meter")
+    __slots__ = ("batch", "committed", "host", "left", "meter", "ranges", "touched")
 
-    def __init__(self, meter: Meter, batch: bool = True, sync: bool = False) -> None:
+    def __init__(
+        self, meter: Meter, batch: bool = True, sync: bool = False, ranges: bool = False
+    ) -> None:
         self.meter = meter
         self.batch = batch
+        self.ranges = ranges
+        self.touched = 0
         self.committed: RangeMap[int] = RangeMap()
         self.left: RangeMap[int] = RangeMap()
         self.host: RangeMap[int] | None = RangeMap() if sync else None
@@ -106,8 +112,9 @@ class Edmm:
             self._map_host([(start, end, prot | RW)])
         if self.left.count:
             self._reclaim(start, end)
+        faults = [self._faults(start, end)] if self.ranges else []
         try:
-            insist(meter.eaug, start, end)
+            insist(meter.eaug, start, end, *faults)
         except SgxError as refused:
             if refused.done > start:
                 self.left.set(start, refused.done, PENDING_PAGE)
@@ -127,6 +134,15 @@ class Edmm:
         self.committed.set(start, end, prot)
         if self.host is not None:
             self._narrow_host([(start, end, prot)])
+
+    def _faults(self, start: int, end: int) -> int:
+        # How many pages are added by a fault each; a host call for each fault adds the others.
+        pages = end - start >> PAGE_SHIFT
+        touched, self.touched = self.touched, 0
+        if pages == max(touched, 1):
+            return pages
+        self.meter.host_call(max(touched, 1))
+        return touched
 
     def add_tcs(self, start: int) -> None:
         """Makes the page at `start`, which does not exist, a TCS; nobody can access it. O(log n).

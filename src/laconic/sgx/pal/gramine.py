@@ -30,15 +30,17 @@ class Gramine:
     """One enclave's pages. `pages`: EPCM permissions or LAZY, of each page that is allocated.
 
     Ranges are in bytes, page aligned. Pages that were never allocated are passed over, where
-    upstream's ioctls fail. With `single` the same is asked for each page of the range by itself.
+    upstream's ioctls fail. With `single` the same is requested for each page of the range by itself.
     All cost O(log n + runs).
     """
 
-    __slots__ = ("meter", "pages")
+    __slots__ = ("_tracked", "meter", "pages")
 
     def __init__(self, meter: Meter) -> None:
         self.meter = meter
         self.pages: RangeMap[int] = RangeMap()
+        # The last page of the tracker's bits that was looked at: most calls need the same one.
+        self._tracked = -1
 
     def committed(self, start: int, end: int) -> list[Range]:
         """The longest runs of committed pages in `[start, end)`, ascending (walk_pages)."""
@@ -52,16 +54,20 @@ class Gramine:
         """How many pages are committed, the PAL's own too. O(n)."""
         return sum(end - start for start, end, had in self.pages if had != LAZY) >> PAGE_SHIFT
 
-    def alloc(self, start: int, end: int, prot: int, lazy: bool = False) -> None:
-        """PalVirtualMemoryAlloc of pages that do not exist; `lazy` is LAZYALLOC."""
+    def alloc(
+        self, start: int, end: int, prot: int, lazy: bool = False, by_page: bool = False
+    ) -> None:
+        """PalVirtualMemoryAlloc of pages that do not exist; `lazy` is LAZYALLOC. With `by_page`, it
+        is called for each page."""
+        self.track(start, end)
         if lazy:
-            self._track(start, end)
             self.pages.set(start, end, LAZY)
         else:
-            self._add(start, end, prot)
+            self._add(start, end, prot, by_page)
 
     def free(self, start: int, end: int) -> None:
         """PalVirtualMemoryFree: two host calls for each committed run (sgx_edmm_remove_pages)."""
+        self.track(start, end)
         meter = self.meter
         for begin, stop in self.committed(start, end):
             meter.host_call()
@@ -78,6 +84,7 @@ class Gramine:
         What gains some permissions and loses others has both for a moment, since EMODPE comes
         first.
         """
+        self.track(start, end)
         if prot & PROT_WRITE:
             prot |= PROT_READ
         committed: list[Range] = []
@@ -101,8 +108,8 @@ class Gramine:
                 pages.set(begin, stop, prot)
 
     def fault(self, start: int, end: int, prot: int) -> int:
-        """The exception handler: commits the lazy pages of `[start, end)`, each in an exception;
-        how many there were.
+        """The exception handler (commit_lazy_alloc_pages): commits the lazy pages of `[start, end)`,
+        each in an exception; how many there were.
 
         The access has added the page already, and then faulted once more since it is pending.
         """
@@ -120,14 +127,25 @@ class Gramine:
         for begin, stop in self.committed(start, end):
             self.meter.zero(begin, stop)
 
-    def tcs(self, start: int) -> None:
-        """A new page for a thread's TCS at `start`."""
+    def make_tcs(self, start: int) -> None:
+        """sgx_edmm_convert_pages_to_tcs: the committed page at `start` becomes a thread's TCS."""
         end, meter = start + PAGE_SIZE, self.meter
-        self._add(start, end, RW)
         meter.host_call()
         meter.modify_types(start, end, PT_TCS)
         meter.eaccept(start, end, 0, PT_TCS << 8 | MODIFIED)
         self.pages.set(start, end, 0)
+
+    def track(self, start: int, end: int) -> None:
+        """maybe_alloc_bitvector_pages_eagerly: the tracker's bits for these pages are committed,
+        where they are not yet. Every Alloc, Free and Protect begins with it."""
+        first, last = start >> _COVERS, end - 1 >> _COVERS
+        if first == last == self._tracked:
+            return
+        self._tracked = last
+        low, high = TRACKER + (first << PAGE_SHIFT), TRACKER + (last + 1 << PAGE_SHIFT)
+        for begin, stop, had in list(self.pages.runs(low, high)):
+            if had is None:
+                self._add(begin, stop, RW)
 
     def _add(self, start: int, end: int, prot: int, single: bool = False) -> None:
         # sgx_edmm_add_pages
@@ -151,13 +169,3 @@ class Gramine:
         if single:
             meter.counts.ioctls += times - 1
         meter.eaccept(start, end, prot, PR)
-
-    def _track(self, start: int, end: int) -> None:
-        # The tracker's bits for these pages are committed at once, where they are not yet.
-        low, high = (
-            TRACKER + (start >> _COVERS << PAGE_SHIFT),
-            TRACKER + ((end - 1 >> _COVERS) + 1 << PAGE_SHIFT),
-        )
-        for begin, stop, had in list(self.pages.runs(low, high)):
-            if had is None:
-                self._add(begin, stop, RW)

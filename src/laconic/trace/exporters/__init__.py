@@ -30,7 +30,7 @@ LIMITED: Final = frozenset({"perfetto"})
 
 @dataclass(frozen=True)
 class Part:
-    """What of a trace is written: a format, a window of time, at most `limit` bytes. `update` hears
+    """What of a trace is written: a format, a window of time, at most `limit` bytes. `update` receives
     the bytes read."""
 
     format: str

@@ -48,7 +48,7 @@ COLUMNS: Final = {
     "result": "int64",
     "errno": "string",
     "state": "string",
-    "said": "uint32",  # host calls
+    "host_calls": "uint32",
     "kinds": "string",
     "path": "string",
     "device": "string",
@@ -98,7 +98,7 @@ class Flattener:
     def __init__(self, trace: Trace, window: Window) -> None:
         self._names = trace.names
         self._window = window
-        self._said = trace.source == "run"
+        self._recorded = trace.source == "run"
         self._touched = "touched pages" not in trace.about.get("unknown", ())
         self._files: dict[int, TracedFile] = {}
         self._programs: dict[int, str] = {}
@@ -144,7 +144,7 @@ class Flattener:
         )
 
     def _call(self, row: Row, name: str) -> Flat:
-        _, time, pid, tid, *args, result, state, said, kinds, number, _, data, touched = row
+        _, time, pid, tid, *args, result, state, host_calls, kinds, number, _, data, touched = row
         if self._begun and (begun := self._begun.pop(tid, None)) is not None:
             number, touched = number or begun.file, touched or begun.touched
         arity = ARITY.get(name, 6)
@@ -169,8 +169,8 @@ class Flattener:
             result if known else None,
             error_name(result) if known and result < 0 else None,
             _state(state) if state else None,
-            said if self._said else None,
-            _kinds(kinds) if self._said and kinds else None,
+            host_calls if self._recorded else None,
+            _kinds(kinds) if self._recorded and kinds else None,
             *(_file(file, args[5] if name == "mmap" else None) if file else (text(data) or None, *[None] * 4)),
             page_count(touched) if self._touched else None,
             self._programs.get(pid),

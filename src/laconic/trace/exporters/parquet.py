@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from laconic.trace.exporters.columns import COLUMNS, flat_rows
+from laconic.trace.exporters.arrow import record_batches, schema
 
 if TYPE_CHECKING:
     from laconic.trace import Trace
@@ -24,24 +24,19 @@ def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
 
     from laconic.trace.exporters import Written
 
-    schema = pa.schema([pa.field(name, getattr(pa, kind)()) for name, kind in COLUMNS.items()])
+    columns = schema()
     written = Written()
     batches: list[Any] = []
-    with pq.ParquetWriter(output, schema, compression="zstd", write_statistics=True) as writer:
-        for rows in flat_rows(trace, part.window):
-            if rows:
-                columns = [
-                    pa.array(column, kind)
-                    for column, kind in zip(zip(*rows, strict=True), schema.types, strict=True)
-                ]
-                batches.append(pa.RecordBatch.from_arrays(columns, schema=schema))
-                written.rows += len(rows)
+    with pq.ParquetWriter(output, columns, compression="zstd", write_statistics=True) as writer:
+        for batch in record_batches(trace, part.window):
+            batches.append(batch)
+            written.rows += batch.num_rows
             if sum(batch.num_rows for batch in batches) >= ROW_GROUP:
-                writer.write_table(pa.Table.from_batches(batches, schema))
+                writer.write_table(pa.Table.from_batches(batches, columns))
                 batches.clear()
             part.update(trace.position)
         if batches:
-            writer.write_table(pa.Table.from_batches(batches, schema))
+            writer.write_table(pa.Table.from_batches(batches, columns))
         writer.add_key_value_metadata(_about(trace))
     return written
 

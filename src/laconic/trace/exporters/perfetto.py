@@ -1,7 +1,7 @@
 """Chrome's JSON trace events, which the Perfetto UI opens (ui.perfetto.dev, chrome://tracing).
 
 The programs that a process runs are slices on its first thread, its calls instants on theirs with
-all that is known of them as arguments; the calls asked and said to the host are counters. Times are
+all that is known of them as arguments; the calls and the host calls are counters. Times are
 in microseconds.
 """
 
@@ -26,7 +26,7 @@ _COUNTER_STEP = 1_000_000
 _NAMES = tuple(COLUMNS)
 _EVENT = tuple(
     _NAMES.index(name)
-    for name in ("time_ns", "pid", "tid", "call", "path", "result", "said", "program", "text")
+    for name in ("time_ns", "pid", "tid", "call", "path", "result", "host_calls", "program", "text")
 )
 _TIME = _NAMES.index("time_ns")
 _ARGUMENTS = frozenset(name for name in _NAMES if name.startswith("arg"))
@@ -98,15 +98,17 @@ def _instant(name: str, time: int, pid: int, tid: int, args: dict[str, Any]) -> 
 class _Events:
     # Flat rows to events: whom it has named, which slices are open, and the counters.
 
-    def __init__(self, said: bool) -> None:
-        self._said = said
+    def __init__(self, recorded: bool) -> None:
+        self._recorded = recorded
         self._threads: set[tuple[int, int]] = set()
         self._open: set[int] = set()
-        self._counts: dict[int, list[int]] = {}  # pid → asked, said, time of the last counter
+        self._counts: dict[int, list[int]] = {}  # pid → calls, host_calls, time of the last counter
         self._last = 0
 
     def of(self, row: Flat) -> Iterator[dict[str, Any]]:
-        time, pid, tid, call, path, result, said, program, text = (row[place] for place in _EVENT)
+        time, pid, tid, call, path, result, host_calls, program, text = (
+            row[place] for place in _EVENT
+        )
         self._last = max(self._last, time)
         if call != "program" and (pid, tid) not in self._threads and pid:
             yield from self._appear(time, pid, tid, program)
@@ -125,7 +127,7 @@ class _Events:
                 yield _instant(call, time, pid, tid, {"text": text or result}) | {"s": "p"}
             case _:
                 yield _instant(call, time, pid, tid, _arguments(row))
-                yield from self._count(time, pid, said or 0)
+                yield from self._count(time, pid, host_calls or 0)
 
     def rest(self) -> Iterator[dict[str, Any]]:
         for pid in sorted(self._open | self._counts.keys()):
@@ -162,10 +164,10 @@ class _Events:
             self._open.discard(pid)
             yield {"ph": "E", "ts": time / 1000, "pid": pid, "tid": pid}
 
-    def _count(self, time: int, pid: int, said: int) -> Iterator[dict[str, Any]]:
+    def _count(self, time: int, pid: int, host_calls: int) -> Iterator[dict[str, Any]]:
         counts = self._counts.setdefault(pid, [0, 0, -_COUNTER_STEP])
         counts[0] += 1
-        counts[1] += said
+        counts[1] += host_calls
         if time - counts[2] >= _COUNTER_STEP:
             counts[2] = time
             yield self._counter(pid, time)
@@ -176,8 +178,8 @@ class _Events:
             del self._counts[pid]
 
     def _counter(self, pid: int, time: int) -> dict[str, Any]:
-        asked, said, _ = self._counts[pid]
-        args = {"asked": asked, "said": said} if self._said else {"asked": asked}
+        calls, host_calls, _ = self._counts[pid]
+        args = {"calls": calls, "host_calls": host_calls} if self._recorded else {"calls": calls}
         return {"ph": "C", "name": "calls", "ts": time / 1000, "pid": pid, "tid": pid, "args": args}
 
 

@@ -127,7 +127,7 @@ def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
 
 
 class _Lines:
-    # Rows to lines, with what rows before them said: files, the memory that an upcall read, a
+    # Rows to lines, with what rows before them state: files, the memory that an upcall read, a
     # successful execve that waits for the `program` row with its arguments.
 
     def __init__(self, names: Sequence[str], window: Window) -> None:
@@ -141,7 +141,7 @@ class _Lines:
         self._begun: dict[int, int] = {}
         self._open: dict[
             int, dict[int, tuple[str, int]]
-        ] = {}  # pid → fd → path and access, as lines have said
+        ] = {}  # pid → fd → path and access, as lines have stated
 
     def of(self, rows: Iterable[Row]) -> Iterator[str]:
         for row in rows:
@@ -154,17 +154,17 @@ class _Lines:
                 row = row._replace(file=self._begun.pop(row.tid, 0))
             if name == "program":
                 execute = self._executes.pop(row.pid, row)
-                said: str | None = self._execute(row, execute)
+                line: str | None = self._execute(row, execute)
                 time = execute.time
             else:
-                said = self._call(row, name) if row.event in _CALLS else self._other(row, name)
-            if said is None or time not in self._window:
+                line = self._call(row, name) if row.event in _CALLS else self._other(row, name)
+            if line is None or time not in self._window:
                 continue
             where = f"{row.tid} {EPOCH + time // 1_000_000_000}.{time % 1_000_000_000:09} "
             if name == "mmap" and (opened := self._opened(row)):
                 yield f"{where}{opened}\n"
             stack = self._stacks.pop(row.tid, "") if self._stacks else ""
-            yield f"{where}{said}\n{stack}"
+            yield f"{where}{line}\n{stack}"
 
     def _call(self, row: Row, name: str) -> str | None:
         state = row.state
@@ -210,8 +210,8 @@ class _Lines:
             return None
         path, access = file.file.path, file.mode & _BOTH
         known = self._open.setdefault(row.pid, {})
-        said, before = known.get(row.a4, ("", 0))
-        if access == (before if said == path else _BOTH):
+        known_path, before = known.get(row.a4, ("", 0))
+        if access == (before if known_path == path else _BOTH):
             return None
         known[row.a4] = path, access
         name = quoted(os.fsencode(path))

@@ -66,7 +66,7 @@ class Import:
     unknown_texts: int = 0
     texts: list[Puzzle] = field(default_factory=list)
     unknown: list[str] = field(default_factory=lambda: list(UNKNOWN))
-    calls: dict[str, int] = field(default_factory=dict)
+    by_call: dict[str, int] = field(default_factory=dict)
     processes: int = 0
     threads: int = 0
     time: int = 0
@@ -104,7 +104,7 @@ class Import:
             "puzzles": [puzzle._asdict() for puzzle in self.puzzles],
             "unknown_texts": self.unknown_texts,
             "texts": [text._asdict() for text in self.texts],
-            "calls": dict(sorted(self.calls.items(), key=lambda item: (-item[1], item[0]))),
+            "by_call": dict(sorted(self.by_call.items(), key=lambda item: (-item[1], item[0]))),
             "processes": self.processes,
             "threads": self.threads,
             "unknown": list(self.unknown),
@@ -113,11 +113,11 @@ class Import:
 
     def as_text(self, output: str) -> str:
         """The report for people, on the way to what comes next."""
-        calls = sorted(self.calls.items(), key=lambda item: (-item[1], item[0]))
+        calls = sorted(self.by_call.items(), key=lambda item: (-item[1], item[0]))
         shown = ", ".join(f"{count:,} {name}" for name, count in calls[:8])
         more = f" and {_many(len(calls) - 8, 'more kind')}" if len(calls) > 8 else ""
         lines = [
-            f"{_many(self.lines, 'line')}: {_many(sum(self.calls.values()), 'memory and process call')} of "
+            f"{_many(self.lines, 'line')}: {_many(sum(self.by_call.values()), 'memory and process call')} of "
             f"{_many(self.processes, 'process', 'processes')}, {_many(self.threads, 'thread')}"
         ]
         if calls:

@@ -1,5 +1,5 @@
 // The two scales on which calls lie: time, and the order of the calls.
-const total = data.summary.asked;
+const total = data.summary.calls;
 const timed = data.time !== null;
 
 // The time of a call in microseconds, by its number; between the moments that are known, on a straight line.

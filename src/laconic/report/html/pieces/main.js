@@ -5,10 +5,10 @@ function showSummary() {
   document.title = `Laconic: ${title.slice(0, 80)}`;
   const figure = (label, value) => el("div", {}, el("dt", {text: label}), el("dd", {text: value}));
   section.append(el("dl", {class: "figures"},
-    figure("asked", count(summary.asked)), figure("said to the host", count(summary.said)),
-    figure("redundant", `${count(summary.redundant)} (${share(summary.redundant, summary.asked)})`),
+    figure("memory calls", count(summary.calls)), figure("host calls", count(summary.host_calls)),
+    figure("redundant", `${count(summary.redundant)} (${share(summary.redundant, summary.calls)})`),
     figure("processes", count(summary.processes)), figure("events", count(summary.events))));
-  if (summary.source !== "run") section.append(el("p", {}, "The trace was made of a log (", named(summary.source), "): said is what the host would have heard."));
+  if (summary.source !== "run") section.append(el("p", {}, "The trace was made of a log (", named(summary.source), "): the host calls are those that would have been made."));
   const machine = Object.values(summary.machine).join(" ");
   section.append(el("p", {class: "soft"},
     `${timed ? `The last call was ${duration(data.moments.last)} after the trace began. ` : ""}`,
@@ -23,13 +23,13 @@ function showSummary() {
   if (data.hidden.length) {
     section.append(el("div", {class: "note", id: "hidden"}, el("h3", {text: "What is suppressed"}),
       el("p", {text: "These sites are in neither the flame graph nor the table of sites. All counts, the chart, the map and the strategies have their calls. With --no-suppressions nothing is left out."}),
-      el("ul", {}, ...data.hidden.map(([reason, sites, asked, redundant]) => el("li", {}, named(reason), `: ${plural(redundant, "redundant call")} of ${count(asked)}, from ${plural(sites, "site")}`)))));
+      el("ul", {}, ...data.hidden.map(([reason, sites, calls, redundant]) => el("li", {}, named(reason), `: ${plural(redundant, "redundant call")} of ${count(calls)}, from ${plural(sites, "site")}`)))));
   }
   const programs = summary.programs;
   if (programs.length) section.append(el("details", {}, el("summary", {text: plural(programs.length, "program") + (programs.length === 20 ? " or more" : "")}),
     el("ul", {}, ...programs.map((path) => el("li", {}, named(path, "code"))))));
-  const calls = Object.entries(summary.calls).sort((one, other) => other[1][0] - one[1][0] || (one[0] < other[0] ? -1 : 1));
-  if (calls.length) section.append(asTable("Calls by name", "Memory calls by name", ["call", "asked", "said", "elided", "narrowed", "failed"],
+  const calls = Object.entries(summary.by_call).sort((one, other) => other[1][0] - one[1][0] || (one[0] < other[0] ? -1 : 1));
+  if (calls.length) section.append(asTable("Calls by name", "Memory calls by name", ["memory call", "calls", "host calls", "elided", "narrowed", "failed"],
     calls.map(([title, numbers]) => [title, ...numbers.map(count)])));
 }
 

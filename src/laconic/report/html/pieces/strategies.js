@@ -15,7 +15,7 @@ function showStrategies() {
     el("p", {}, "By the cost profile ", named(profile.name, "code"), " (", named(profile.machine), "): an estimate, from the least to the most that its sources allow."),
     profile.no_source.length ? el("p", {class: "soft"}, "The profile has no source for ", named(profile.no_source.join(", ")), ".") : "",
     bars("", "cycles", "estimated cycles", cycles),
-    legend([["k-low", "the least"], ["k-asked", "up to the most"], ["k-bound", "the bound"], ["k-bound-area", "the bound, up to its most"]]),
+    legend([["k-low", "the least"], ["k-calls", "up to the most"], ["k-bound", "the bound"], ["k-bound-area", "the bound, up to its most"]]),
     el("ul", {}, ...compared.notes.map((note) => el("li", {}, named(note)))),
     asTable("The same as a table", "Strategies: host calls are counted, cycles are estimated",
       ["strategy", "host calls", `cycles (${profile.name})`, "÷ every-call"],
@@ -40,17 +40,17 @@ function showStrategies() {
       const wide = width(picture), right = wide - 10, narrow = wide < 480, bar = narrow ? 42 : 23, step = bar + 27;
       const high = rows.length * step + (bound ? (narrow ? 48 : 30) : 0);
       const x = (value) => (right - 4) * value / most + 4;
-      const said = rows.map(([each, low, top]) => `${each} ${between(low, top)}`).join(", ");
+      const values = rows.map(([each, low, top]) => `${each} ${between(low, top)}`).join(", ");
       const image = svg("svg", {
         viewBox: `0 0 ${wide} ${high}`, height: high, role: "img",
-        "aria-label": `${what} by strategy: ${said}${bound ? `; the bound ${between(...bound)}` : ""}`,
+        "aria-label": `${what} by strategy: ${values}${bound ? `; the bound ${between(...bound)}` : ""}`,
       });
       rows.forEach(([each, low, top], place) => {
         const y = place * step;
         image.append(
           svg("text", {class: "label", x: 4, y: y + 17, text: each}),
           svg("text", {class: "label", x: narrow ? 4 : right, y: narrow ? y + 35 : y + 17, "text-anchor": narrow ? "start" : "end", text: between(low, top)}),
-          svg("rect", {class: "f-asked", x: 4, y: y + bar, width: Math.max(x(top) - 4, 1), height: 20}),
+          svg("rect", {class: "f-calls", x: 4, y: y + bar, width: Math.max(x(top) - 4, 1), height: 20}),
           svg("rect", {class: "f-low", x: 4, y: y + bar, width: Math.max(x(low) - 4, 1), height: 20}),
         );
         // The bound's line is left out where the words are.

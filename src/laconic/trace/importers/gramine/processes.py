@@ -438,7 +438,7 @@ class Processes:
 
     def _row(self, thread: Thread, pending: Pending, result: int, state: int = 0) -> None:
         name = pending.name.decode()
-        calls = self.report.calls
+        calls = self.report.by_call
         calls[name] = calls.get(name, 0) + 1
         data = (
             b""

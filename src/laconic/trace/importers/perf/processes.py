@@ -272,7 +272,7 @@ class Processes:
         file: int = 0,
         touched: tuple[Touched, ...] = (),
     ) -> None:
-        calls = self._report.calls
+        calls = self._report.by_call
         calls[event.name] = calls.get(event.name, 0) + 1
         state |= UNFINISHED if event.result is None else 0
         self._writer.rows.append(

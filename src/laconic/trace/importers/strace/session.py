@@ -425,7 +425,7 @@ class Session:
             )
         self._count()
         names = {EVENTS[code]: count for code, count in self.counts.items() if code in CALL_CODES}
-        self.report.calls = names
+        self.report.by_call = names
 
     def _count(self) -> None:
         if self.writer.rows:

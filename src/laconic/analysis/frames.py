@@ -1,0 +1,61 @@
+"""The frames of a stack that are the program's own: without the wrappers that only make the system
+call."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from laconic.stacks.symbolize import Place
+from laconic.trace.stacks import Places, Spot
+
+#: Functions of the C library that do nothing but make the system call; with these the stack would
+#: begin everywhere.
+_WRAPPERS = {"syscall", "sbrk"}
+_EDGES = "_"
+#: Go's, in its packages of system calls: Syscall6, RawSyscall6.abi0, Mprotect.
+_GO = re.compile(
+    r"(?:(?:runtime/)?internal/(?:runtime/)?syscall|syscall|golang\.org/x/sys/unix|vendor/golang\.org/x/sys/unix)"
+    r"\.(\w+)(?:\.abi0|\.abiinternal)?"
+)
+
+
+class Names:
+    """The places of a stack alone, for who goes through them more than once: found as far as they
+    are requested."""
+
+    def __init__(self, places: Sequence[Spot]) -> None:
+        self._places = places
+
+    def __iter__(self) -> Iterator[Place]:
+        return (place for place, _ in self._places)
+
+
+def own_frames(call: str, places: Sequence[Spot]) -> Sequence[Spot]:
+    """A stack without the wrappers of the system call that it begins with. O(frames).
+
+    >>> own_frames("mmap", [(Place("__mmap64", "libc.so.6"), False), (Place("grow", "a.out"), False)])[0][0].function
+    'grow'
+    """
+    at = wrappers(call, places)
+    return places.after(at) if isinstance(places, Places) else places[at:]
+
+
+def wrappers(call: str, places: Sequence[Spot]) -> int:
+    """How many places a stack begins with that only make the system call; 0 where there is nothing
+    else. O(frames)."""
+    return next((at for at, (place, _) in enumerate(places) if not _wraps(place.function, call)), 0)
+
+
+def _wraps(function: str, call: str) -> bool:
+    bare = (
+        function.strip(_EDGES)
+        .removeprefix("GI_")
+        .strip(_EDGES)
+        .removesuffix("64")
+        .removesuffix("_nocancel")
+    )
+    if bare == call or bare in _WRAPPERS and (call == "brk" or bare == "syscall"):
+        return True
+    match = _GO.fullmatch(function)
+    return match is not None and (match[1].strip("6").lower() in ("syscall", "rawsyscall", call))

@@ -1,0 +1,116 @@
+"""fork: the checkpoint that a parent sends, and the child that receives its memory.
+
+vfork, and any clone of a process, is a fork to upstream.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from laconic.libos.gramine import RECEIVED, STORE, VMA_INTERNAL, VMA_TAINTED, Libos, LibosVma
+from laconic.libos.touches import Touches
+from laconic.memory.flags import (
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PROT_READ,
+    PROT_WRITE,
+    VM_NORESERVE,
+    VM_SHARED,
+)
+from laconic.memory.mmap import page_align
+from laconic.memory.rangemap import RangeMap
+from laconic.sgx.pal.gramine import LAZY, RW
+
+#: The store in the parent (CP_INIT_VMA_SIZE in libos_checkpoint.c), bytes: committed, and freed
+#: again when all is sent. Half as much after it is bookkept, and not allocated.
+STORE_SIZE: Final = 64 << 20
+#: What is in it, in bytes: one `struct libos_mem_entry`, one VMA without its entry, and all that is
+#: not memory (handles, the thread, the process), as in the log of a busybox shell.
+_ENTRY, _VMA, _OTHER = 48, 112, 28 << 10
+
+
+def send_checkpoint(parent: Libos, child: Libos, touches: Touches) -> None:
+    """create_process_and_send_checkpoint, and the child's receive_checkpoint_and_restore.
+
+    The parent commits the whole store, whatever is in it. `touches` are the parent's. O(n).
+    """
+    meter = parent.meter
+    parent.pal.alloc(STORE, STORE + STORE_SIZE, RW)
+    vmas = [(start, end, vma) for start, end, vma in parent.vmas if not vma.flags & VMA_INTERNAL]
+    listed = parent.begin_list(len(vmas))
+    parent.end_list(listed)
+    entries = len(vmas) + sum(count_entries(parent, start, end, vma) for start, end, vma in vmas)
+    size = page_align(_OTHER + _ENTRY * entries + _VMA * len(vmas))
+    # The checkpoint's data: one write, one read; the child never frees its copy.
+    meter.host_call(2)
+    meter.copy(size >> PAGE_SHIFT)
+    child.pal.alloc(RECEIVED, RECEIVED + size, RW)
+    child.vmas.set(RECEIVED, RECEIVED + size, LibosVma(RW, VMA_INTERNAL))
+    for start, end, vma in vmas:
+        if is_sent(vma):
+            send_memory(parent, child, start, end, vma)
+            if vma.file is not None:
+                child.mapped.setdefault(vma.file, RangeMap()).set(start, end, True)
+        else:
+            # RS_FUNC(vma): mapped from the file again.
+            child.map_file(start, end, vma)
+            meter.counts.untouched_pages -= touches.count(start, end)
+        child.vmas.set(start, end, vma)
+    parent.pal.free(STORE, STORE + STORE_SIZE)
+    child.hold_vmas()
+
+
+def is_sent(vma: LibosVma) -> bool:
+    """CP_FUNC(vma): True for anonymous memory, and for private mappings of files that were ever
+    writable."""
+    if vma.file is None:
+        return True
+    return vma.flags & (VMA_TAINTED | VM_SHARED) == VMA_TAINTED
+
+
+def sent_range(start: int, end: int, vma: LibosVma) -> tuple[int, int]:
+    """What of a VMA is sent: of a file, only the pages that it has."""
+    return start, max(min(end, vma.valid_end), start)
+
+
+def count_entries(parent: Libos, start: int, end: int, vma: LibosVma) -> int:
+    """Memory entries of one VMA: one for each committed page of anonymous memory, one for a
+    file's."""
+    if not is_sent(vma):
+        return 0
+    if vma.file is not None:
+        return 1
+    committed = parent.pal.committed(start, end)
+    return sum(stop - begin for begin, stop in committed) // PAGE_SIZE
+
+
+def send_memory(parent: Libos, child: Libos, start: int, end: int, vma: LibosVma) -> None:
+    """send_memory_on_stream, and receive_memory_on_stream in the child.
+
+    Anonymous memory goes page by page: a write, an Alloc, a read, and a Protect if it is read-only,
+    for each page. Memory that cannot be read is opened for the write. O(log n + k).
+    """
+    meter, pal, prot = parent.meter, parent.pal, vma.prot
+    by_page = vma.file is None
+    start, end = sent_range(start, end, vma)
+    for begin, stop in pal.committed(start, end):
+        pages = stop - begin >> PAGE_SHIFT
+        if not prot & PROT_READ:
+            pal.protect(begin, stop, prot | PROT_READ, by_page)
+        meter.host_call(pages if by_page else 1)
+        if not prot & PROT_READ:
+            pal.protect(begin, stop, prot, by_page)
+        child.pal.alloc(begin, stop, prot | PROT_WRITE, by_page=by_page)
+        meter.host_call(pages if by_page else 1)
+        meter.copy(pages)
+        if not prot & PROT_WRITE:
+            child.pal.protect(begin, stop, prot, by_page)
+            meter.counts.open_windows += pages
+        if not prot & PROT_READ:
+            meter.counts.open_windows += pages
+        meter.counts.untouched_pages += pages - child.touches.count(begin, stop)
+    if vma.flags & VM_NORESERVE:
+        # Upstream's child is not told which pages are not committed, and fails on them.
+        for begin, stop, had in pal.pages.runs(start, end):
+            if had == LAZY:
+                child.pal.pages.set(begin, stop, LAZY)

@@ -1,0 +1,90 @@
+"""Shared mappings of files: contents that are written back, and the mappings that see them.
+
+The enclave cannot map files, so the LibOS writes a mapping's contents back when it is unmapped,
+mapped over, or synchronized. Any write then refreshes every mapping of the file.
+"""
+
+from __future__ import annotations
+
+from laconic.libos.gramine import Libos, LibosVma, is_flushed
+from laconic.memory.flags import PAGE_SHIFT, PROT_READ, PROT_WRITE, VM_SHARED
+from laconic.memory.vma import File
+
+
+def msync_range(libos: Libos, start: int, end: int) -> None:
+    """msync_range (libos_vma.c): writes back what is mapped shared in `[start, end)`, VMA by VMA.
+
+    Upstream does so before munmap and MAP_FIXED too, also for a mapping that is read-only, if its
+    handle may write. O(log n + VMAs).
+    """
+    if not libos.mapped:
+        return
+    flushed = [
+        (begin, stop, vma)
+        for begin, stop, vma in libos.vmas.runs(start, end)
+        if vma is not None and is_flushed(vma)
+    ]
+    for begin, stop, vma in flushed:
+        stop = min(stop, vma.valid_end)
+        if begin < stop:
+            _emulated_msync(libos, begin, stop, vma)
+
+
+def _emulated_msync(libos: Libos, start: int, end: int, vma: LibosVma) -> None:
+    # generic_emulated_msync: opened if it cannot be read, written, and closed again.
+    assert vma.file is not None
+    pages = end - start >> PAGE_SHIFT
+    closed = not vma.prot & PROT_READ
+    if closed:
+        libos.pal.protect(start, end, vma.prot | PROT_READ)
+        libos.meter.counts.open_windows += pages
+    libos.transfer(pages)
+    refresh_mappings(libos, vma.file)
+    reload_mappings(libos, vma.file)
+    if closed:
+        libos.pal.protect(start, end, vma.prot)
+
+
+def refresh_mappings(libos: Libos, file: File) -> None:
+    """prot_refresh_vma: Protects of all that is mapped of a file that was written to or truncated,
+    whether or not its end moved. O(VMAs)."""
+    for start, end, vma in mappings(libos, file):
+        valid = min(max(start, vma.valid_end), end)
+        if start < valid:
+            libos.pal.protect(start, valid, vma.prot)
+        if valid < end:
+            libos.pal.protect(valid, end, 0)
+
+
+def reload_mappings(libos: Libos, file: File) -> None:
+    """reload_vma: the shared mappings of a file that was written to are read again, opened for it
+    if they are read-only. O(VMAs).
+
+    Upstream ends the process if nothing of such a mapping is valid (a Protect of no bytes): that
+    mapping is passed over here.
+    """
+    for start, end, vma in mappings(libos, file):
+        end = min(end, vma.valid_end)
+        if start >= end or not vma.flags & VM_SHARED:
+            continue
+        closed = not vma.prot & PROT_WRITE
+        if closed:
+            libos.pal.protect(start, end, vma.prot | PROT_WRITE)
+            libos.meter.counts.open_windows += end - start >> PAGE_SHIFT
+        libos.read_file(start, end, vma.file_end)
+        if closed:
+            libos.pal.protect(start, end, vma.prot)
+
+
+def mappings(libos: Libos, file: File) -> list[tuple[int, int, LibosVma]]:
+    """The VMAs of a file, in ascending order; ranges that are no longer the file's are forgotten.
+    O(VMAs)."""
+    found = []
+    mapped = libos.mapped[file]
+    for low, high, _ in list(mapped):
+        for start, end, vma in list(libos.vmas.runs(low, high)):
+            if vma is None or vma.file != file:
+                mapped.set(start, end, None)
+            else:
+                found.append((start, end, vma))
+    return found

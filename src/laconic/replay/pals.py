@@ -1,0 +1,87 @@
+"""A PAL beside a replay: it receives every change of a trace, as if it were the traced program's
+host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from errno import ENOSYS
+from typing import NamedTuple
+
+from laconic.memory.change import MAP, UNMAP, Change
+from laconic.memory.pal import HostError, Pal
+from laconic.replay.events import CallDone, Listener
+from laconic.replay.thread import Mm
+from laconic.trace.schema import Row
+
+
+class Refusal(NamedTuple):
+    """A change that a PAL refused in a replay.
+
+    `process` is the number of the program (`Mm.number`), `errno` the PAL's.
+    """
+
+    process: int
+    change: Change
+    errno: int
+
+
+class PalFeed(Listener):
+    """Hands every change of a replay to a PAL, in the order of the trace.
+
+    `pal_for` is called once for each address space, and returns its PAL. The PAL receives a MAP for
+    each VMA with which the address space begins (the image of a program, or the copy that fork
+    makes), the changes of its calls, the growth of its stacks, and at its end an UNMAP for each VMA
+    that is left. So every page that is mapped is unmapped. Locks and other flags are those of the
+    VMA.
+
+    The traced program received its host's results long ago, so a PAL cannot change what happens.
+    `refusals` lists the changes that it refused. O(changes), and O(VMAs) for each address space.
+    """
+
+    def __init__(self, pal_for: Callable[[Mm], Pal]) -> None:
+        self.pal_for = pal_for
+        self.refusals: list[Refusal] = []
+        self._pals: dict[Mm, Pal] = {}
+
+    def started(self, mm: Mm) -> None:
+        """The image is mapped."""
+        self._map_all(mm)
+
+    def forked(self, parent: Mm, child: Mm) -> None:
+        """The copy is mapped."""
+        self._map_all(child)
+
+    def call_done(self, done: CallDone) -> None:
+        """The changes of a call are carried out."""
+        self._apply(done.thread.mm, done.changes)
+
+    def call_committed(self, row: Row, mm: Mm, name: str, changes: tuple[Change, ...]) -> None:
+        """The changes of a call that has not ended yet are carried out."""
+        self._apply(mm, changes)
+
+    def host_read(self, mm: Mm, changes: tuple[Change, ...], grew: bool) -> None:
+        """Pages that the recorded host mapped without a call are mapped here too."""
+        self._apply(mm, changes)
+
+    def ended(self, mm: Mm) -> None:
+        """Everything that is left is unmapped."""
+        if mm.space is not None:
+            self._apply(
+                mm, [Change(UNMAP, start, end, None, vma) for start, end, vma in mm.space.held]
+            )
+        self._pals.pop(mm, None)
+
+    def _map_all(self, mm: Mm) -> None:
+        self._pals[mm] = self.pal_for(mm)
+        assert mm.space is not None
+        self._apply(mm, [Change(MAP, start, end, vma, None) for start, end, vma in mm.space.held])
+
+    def _apply(self, mm: Mm, changes: Iterable[Change]) -> None:
+        pal = self._pals.get(mm)
+        if pal is None:
+            return  # it is not known yet what is mapped; `started` follows
+        for change in changes:
+            try:
+                pal.apply(change)
+            except HostError as error:
+                self.refusals.append(Refusal(mm.number, change, error.errno or ENOSYS))

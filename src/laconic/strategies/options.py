@@ -1,0 +1,185 @@
+"""Options of a strategy, behind a colon in its name, and grids of them.
+
+`edmm-tuned:preheat=64M,demand=8` names one setting. A value may list alternatives, separated by
+slashes: `edmm-tuned:demand=0/8,lazyfree=0/15` is a grid of four settings. A strategy may also name
+whole settings, which come first: `edmm-tuned:+lazy,preheat=0`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from itertools import product
+from typing import Any, ClassVar, NamedTuple, Self
+
+from laconic.errors import LaconicError
+from laconic.libos.strategy import Strategy
+from laconic.memory.flags import PAGE_SIZE
+
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+
+
+class Option(NamedTuple):
+    """One option. `parse` turns text into a value and raises ValueError; `accepts` states what it
+    accepts, for messages; `show` is the reverse of `parse`; `off` is the value without the
+    option."""
+
+    parse: Callable[[str], Any]
+    accepts: str
+    off: Any
+    show: Callable[[Any], str] = str
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of a size in whole pages, such as `64M`. Raises ValueError.
+
+    >>> parse_size("64M"), parse_size("0")
+    (67108864, 0)
+    """
+    found = re.fullmatch(r"(\d{1,15})([KMGT]?)", text, re.ASCII)
+    if found is None:
+        raise ValueError(text)
+    size = int(found[1]) << _UNITS[found[2]]
+    if size % PAGE_SIZE or size >> 47:
+        raise ValueError(text)
+    return size
+
+
+def show_size(size: int) -> str:
+    """Return a size in the largest unit that divides it.
+
+    >>> show_size(3 << 20), show_size(0)
+    ('3M', '0')
+    """
+    for unit, shift in reversed(_UNITS.items()):
+        if size and size % (1 << shift) == 0:
+            return f"{size >> shift}{unit}"
+    return str(size)
+
+
+def number(low: int, high: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `low` to `high`, which raises ValueError."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"\d{1,15}", text, re.ASCII) or not low <= int(text) <= high:
+            raise ValueError(text)
+        return int(text)
+
+    return parse
+
+
+def choice(*words: str) -> Callable[[str], str]:
+    """Return a parser of one of `words`, which raises ValueError."""
+
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(text)
+        return text
+
+    return parse
+
+
+class Tunable(Strategy):
+    """A strategy with options.
+
+    `OPTIONS` are the options by name. `SETTINGS` are values of options under one name. `values` are
+    the present values of options that are not off; those of the class are what the strategy's name
+    alone means.
+    """
+
+    OPTIONS: ClassVar[Mapping[str, Option]]
+    SETTINGS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    values: ClassVar[Mapping[str, Any]] = {}
+
+    @classmethod
+    def off(cls) -> dict[str, Any]:
+        """Return the values without any option."""
+        return {name: option.off for name, option in cls.OPTIONS.items()}
+
+    @classmethod
+    def check(cls, values: Mapping[str, Any]) -> None:
+        """Raise LaconicError if `values` cannot be combined."""
+
+    @classmethod
+    def tuned(cls, text: str) -> type[Self]:
+        """Return the strategy with the options of `text`, what follows the colon in its name.
+
+        Its `name` contains the options that are not off, in one order, so that equal settings have
+        equal names. Raises LaconicError for an unknown option or a wrong value.
+        """
+        values = cls._values(text)
+        cls.check(values)
+        if values == cls.off() | dict(cls.values):
+            return cls
+        given = [
+            f"{name}={option.show(values[name])}"
+            for name, option in cls.OPTIONS.items()
+            if values[name] != option.off
+        ]
+        given = given or [name for name, setting in cls.SETTINGS.items() if not setting]
+        name = f"{cls.name}:{','.join(given)}"
+        return type(cls.__name__, (cls,), {"name": name, "values": values})
+
+    @classmethod
+    def _values(cls, text: str) -> dict[str, Any]:
+        values = cls.off()
+        seen: set[str] = set()
+        for place, word in enumerate(text.split(",")):
+            name, equals, value = word.partition("=")
+            if not equals and place == 0 and word in cls.SETTINGS:
+                values |= cls.SETTINGS[word]
+                continue
+            option = cls.OPTIONS.get(name)
+            if option is None or not equals:
+                raise LaconicError(
+                    f"the strategy {cls.name!r} has no option {word!r}; use "
+                    + ", ".join(
+                        f"{known}=VALUE ({option.accepts})" for known, option in cls.OPTIONS.items()
+                    )
+                    + (
+                        f", or begin with a setting: {', '.join(cls.SETTINGS)}"
+                        if cls.SETTINGS
+                        else ""
+                    )
+                )
+            if name in seen:
+                raise LaconicError(f"{cls.name}: the option {name!r} is there twice; use it once")
+            seen.add(name)
+            try:
+                values[name] = option.parse(value)
+            except ValueError:
+                raise LaconicError(
+                    f"{cls.name}: {word!r} is not a value of {name}; use {option.accepts}"
+                ) from None
+        return values
+
+
+def split_names(text: str) -> list[str]:
+    """Return the names of a list with commas; the options of a strategy stay with it.
+
+    >>> split_names("laconic,edmm-tuned:demand=8,lazyfree=15,classify")
+    ['laconic', 'edmm-tuned:demand=8,lazyfree=15', 'classify']
+    """
+    names: list[str] = []
+    for part in text.split(","):
+        if names and "=" in part and ":" not in part and ":" in names[-1]:
+            names[-1] += f",{part}"
+        else:
+            names.append(part)
+    return names
+
+
+def expand(name: str) -> Iterable[str]:
+    """Return the names that a grid stands for, the last option varying fastest.
+
+    >>> list(expand("edmm-tuned:demand=0/8,lazyfree=15"))
+    ['edmm-tuned:demand=0,lazyfree=15', 'edmm-tuned:demand=8,lazyfree=15']
+    """
+    base, colon, text = name.partition(":")
+    if not colon or "/" not in text:
+        return [name]
+    alternatives = []
+    for word in text.split(","):
+        option, equals, value = word.rpartition("=")
+        alternatives.append([f"{option}{equals}{each}" for each in value.split("/")])
+    return [f"{base}:{','.join(words)}" for words in product(*alternatives)]
