@@ -64,6 +64,7 @@ WORDS: dict[str, list[str]] = {
     "check": ["--max-redundant 5% TRACE", "--max-host-calls 3 TRACE", "--write-baseline OUT TRACE"],
     "compare": ["-j 1 TRACE", "-j 1 --by program TRACE", "-j 1 --verify TRACE", "--host linux TRACE"],
     "advise": ["TRACE"],
+    "vectors": ["check TRACE --against TRACE"],
     "sweep": ["-j 1 -o OUT TRACE", "-j 1 --host sgx2 -o OUT TRACE"],
 }  # fmt: skip
 #: Verbs that start other interpreters, which takes seconds: one input in eight goes through them.

@@ -10,4 +10,5 @@ environment -e '.[test]'
 .venv/bin/ruff check
 .venv/bin/ruff format --check
 .venv/bin/mypy
-exec .venv/bin/python -m pytest -n auto -rs "$@"
+# Tests wait for programs a quarter of the time: one process more than there are processors.
+exec .venv/bin/python -m pytest -n "$(($(nproc) + 1))" -rs "$@"

@@ -49,7 +49,9 @@ def test_output_and_status_are_untouched_and_figures_are_whole(
                 assert count == sum(
                     process[name]["counts"][thing] for process in found if name in process
                 )
-        assert each["ratio_low"]["bound"] >= 1
+        # edmm-tuned gives pages more access than was requested, which the bound may not.
+        if name != "edmm-tuned":
+            assert each["ratio_low"]["bound"] >= 1, name
         assert each["counts"]["epc_pages"] == 0
     assert strategies["laconic"]["ratio"]["every_call"] < 1
     assert (

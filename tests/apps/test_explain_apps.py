@@ -52,6 +52,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_every_call(trace: str) -> None:
     """In at most 80 columns; what was said is what was recorded."""
     stacks = Stacks()

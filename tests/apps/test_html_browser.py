@@ -528,7 +528,7 @@ class TestForEveryone:
             assert window.run(cut) == [], width
         silent(window, made)
 
-    @pytest.mark.parametrize("dark", [False, True])
+    @pytest.mark.parametrize("dark", [False, pytest.param(True, marks=pytest.mark.slow)])
     @pytest.mark.parametrize("width", [1200, 360])
     @pytest.mark.parametrize("name", ["empty", "known", "hostile", "hundred"])
     def test_axe(
@@ -549,7 +549,7 @@ class TestForEveryone:
         ]
         assert serious == []
 
-    @pytest.mark.parametrize("dark", [False, True])
+    @pytest.mark.parametrize("dark", [False, pytest.param(True, marks=pytest.mark.slow)])
     @pytest.mark.parametrize("width", [1200, 360])
     def test_axe_once_it_is_used(
         self, window: Browser, pages: dict[str, Path], width: int, dark: bool

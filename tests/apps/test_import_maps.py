@@ -156,7 +156,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
         ".",
     ),
 }
-SLOW = {"java", "java-serial"}
+SLOW = {"java", "java-serial", "churn", "stress"}
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,7 @@ def test_the_same_rows_as_processes_here(cluster: Cluster, corpus: Path, tmp_pat
     assert rows(tmp_path / "here") == rows(tmp_path / "there")
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle(cluster: Cluster, corpus: Path, tmp_path: Path) -> None:
     """Its trace is done by another, and a trace that kills whoever takes it is listed; the rest is
     all there."""
@@ -152,6 +153,7 @@ def test_a_worker_killed_in_the_middle(cluster: Cluster, corpus: Path, tmp_path:
     assert [row for row in rows(tmp_path / "deadly") if not row["error"]] == good
 
 
+@pytest.mark.slow
 def test_a_second_start_goes_on_with_what_a_cluster_left(
     cluster: Cluster, corpus: Path, tmp_path: Path
 ) -> None:
@@ -182,6 +184,7 @@ def test_a_second_start_goes_on_with_what_a_cluster_left(
     )
 
 
+@pytest.mark.slow
 def test_a_cluster_without_laconic(corpus: Path, tmp_path: Path) -> None:
     """The workers are to have it; a scheduler needs none."""
     (tmp_path / "hidden" / "laconic").mkdir(parents=True)

@@ -203,7 +203,18 @@ def part(name: str) -> float:
     return SHIPPED if name.endswith(("-low", "-high")) else ODD
 
 
-@pytest.mark.parametrize(("name", "prices"), PRICES, ids=[name for name, _ in PRICES])
+@pytest.mark.parametrize(
+    ("name", "prices"),
+    [
+        pytest.param(
+            name,
+            prices,
+            id=name,
+            marks=[] if name.endswith(("-low", "-high")) else [pytest.mark.slow],
+        )
+        for name, prices in PRICES
+    ],
+)
 def test_nothing_strict_is_below_the_bound(name: str, prices: dict[str, float]) -> None:
     """Every case of one page and two calls; and cases of three pages at random."""
     tally = compared(prices, one_page(2), 1) + compared(prices, three_pages(4, 30), 3)

@@ -306,7 +306,9 @@ def test_memory_that_processes_share(tmp_path: Path) -> None:
     assert named(json.loads((tmp_path / "a.json").read_text())) == {"seal": (3, 3)}
 
 
-@pytest.mark.parametrize("frames", FRAME_POINTERS)
+@pytest.mark.parametrize(
+    "frames", [FRAME_POINTERS[1], pytest.param(FRAME_POINTERS[0], marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("made", MADE)
 @pytest.mark.parametrize(("source", "wanted"), [("sites.cpp", CPP_SITES), ("sites.rs", RUST_SITES)])
 def test_mangled_names(

@@ -21,7 +21,9 @@ def _undisturbed(strategy: str) -> tuple[list[str], int]:
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-@pytest.mark.parametrize("strategy", ["laconic", "every-call"])
+@pytest.mark.parametrize(
+    "strategy", ["laconic", pytest.param("every-call", marks=pytest.mark.slow)]
+)
 def test_each_host_call_fails_once_with_enomem(strategy: str, part: int) -> None:
     expected, host_calls = _undisturbed(strategy)
     assert host_calls > 40

@@ -26,7 +26,7 @@ CASES = (
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("verify", ["exit", "call"])
+@pytest.mark.parametrize("verify", ["call", pytest.param("exit", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CASES)
 def test_a_correct_program_is_not_called_a_defect(name: str, verify: str, strategy: str) -> None:
     program = build("false_alarms")

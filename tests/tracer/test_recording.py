@@ -109,9 +109,12 @@ def calls(path: Path, *names: str) -> list[Call]:
 @pytest.mark.parametrize(
     ("words", "strategy"),
     [
-        (words, name)
+        pytest.param(words, name, marks=marks)
         for at, words in enumerate(PROGRAMS)
-        for name in ("laconic", ("every-call", "observe")[at % 2])
+        for name, marks in (
+            ("laconic", ()),
+            (("every-call", "observe")[at % 2], pytest.mark.slow if at % 4 > 1 else ()),
+        )
     ],
 )
 def test_every_program_of_the_lab(words: str, strategy: str, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from laconic.analysis.schemas import SCHEMAS
 from laconic.trace.reader import Trace
 from tests.tracer.lab import COMMAND, PATIENCE, build, environment, run_alone
 
@@ -90,10 +91,10 @@ def test_json_on_standard_output_comes_after_the_program_s(
     """The words stay on standard error, also where the JSON goes to a file."""
     done = told(verb, old, tmp_path, "echo", "mine", options=("--json", "-"))
     assert done.returncode == 0 and done.stdout.startswith("mine\n{"), done.stdout[:80]
-    assert json.loads(done.stdout.removeprefix("mine\n"))["schema"] == 2
+    assert json.loads(done.stdout.removeprefix("mine\n"))["schema"] == SCHEMAS[verb]
     to_file = told(verb, old, tmp_path, "echo", "mine", options=("--json", "out.json"))
     assert (to_file.returncode, to_file.stdout) == (0, "mine\n")
-    assert json.loads((tmp_path / "out.json").read_text())["schema"] == 2
+    assert json.loads((tmp_path / "out.json").read_text())["schema"] == SCHEMAS[verb]
     assert done.stderr and to_file.stderr
 
 

@@ -100,7 +100,7 @@ def test_a_program_from_its_load_to_its_end(tmp_path: Path) -> None:
     assert found == [["load 0", "mmap 1 0", "mprotect 0 0", "touch 0-2", "munmap 1 2", "end"]]
     counts = {key: table.host_calls for key, table in enclaves.meters["recorder"].tables.items()}
     assert counts == {
-        (0, "exec"): 1,
+        (0, "load"): 1,
         (0, "mmap"): 1,
         (0, "mprotect"): 1,
         (0, "touch"): 1,
@@ -140,7 +140,7 @@ def test_calls_without_changes_reach_only_strategies_that_hear_them(tmp_path: Pa
 def test_labels_are_the_caller_s(tmp_path: Path) -> None:
     _, enclaves = recorded(mapped(tmp_path / "a.trace"), label=lambda done: (done.name, done.stack))
     labels = {label for _, label in enclaves.meters["recorder"].tables}
-    assert labels == {"exec", ("mmap", NO_STACK)}
+    assert labels == {"load", ("mmap", NO_STACK)}
 
 
 def test_forks_and_threads(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_forks_and_threads(tmp_path: Path) -> None:
         ["munmap 1 0", "end"],
     ]
     tables = enclaves.meters["recorder"].tables
-    assert tables[0, "clone"].host_calls == 2 and tables[1, "fork"].host_calls == 1
+    assert tables[0, "thread"].host_calls == 2 and tables[1, "fork"].host_calls == 1
     assert tables[1, "munmap"].host_calls == 3, "and the two ends, wherever they count"
 
 
