@@ -27,6 +27,7 @@ from laconic.trace.schema import (
     READ,
     UNFINISHED,
     Row,
+    call_row,
     make_row,
 )
 
@@ -146,12 +147,19 @@ class Memory:
                 number(fd),
             )
         self.session.order.rows.append(
-            make_row(
+            call_row(
                 _MMAP,
-                (time, thread.pid, thread.tid),
-                (start, size, self.numbers[prot], bits, handle, place),
-                result,
-                0 if bits & _NOWHERE else CHOSEN,
+                time,
+                thread.pid,
+                thread.tid,
+                start,
+                size,
+                self.numbers[prot],
+                bits,
+                handle,
+                place,
+                result=result,
+                state=0 if bits & _NOWHERE else CHOSEN,
                 file=file,
             )
         )
@@ -164,9 +172,7 @@ class Memory:
             raise ValueError
         if not size or start & 4095 or start + size > TASK_SIZE:
             raise ValueError
-        self.session.order.rows.append(
-            make_row(_MUNMAP, (time, thread.pid, thread.tid), (start, size, 0, 0, 0, 0))
-        )
+        self.session.order.rows.append(call_row(_MUNMAP, time, thread.pid, thread.tid, start, size))
 
     def _mprotect(self, thread: Thread, time: int, text: bytes) -> None:
         self._ranged(_MPROTECT, thread, time, text)
@@ -183,11 +189,7 @@ class Memory:
         if start & 4095 or start + size > TASK_SIZE:
             raise ValueError
         self.session.order.rows.append(
-            make_row(
-                code,
-                (time, thread.pid, thread.tid),
-                (start, size, self.numbers[flags], 0, 0, 0),
-            )
+            call_row(code, time, thread.pid, thread.tid, start, size, self.numbers[flags])
         )
 
     def _brk(self, thread: Thread, time: int, text: bytes) -> None:
@@ -198,7 +200,7 @@ class Memory:
             raise ValueError
         thread.process.brk = result
         self.session.order.rows.append(
-            make_row(_BRK, (time, thread.pid, thread.tid), (address, 0, 0, 0, 0, 0), result)
+            call_row(_BRK, time, thread.pid, thread.tid, address, result=result)
         )
 
 
