@@ -140,11 +140,7 @@ class Pal:
 
     def runs(self, start: int, end: int) -> list[Range]:
         """Return the longest runs of committed pages in `[start, end)`."""
-        return join_ranges(
-            (begin, stop)
-            for begin, stop, prot in self.committed.runs(start, end)
-            if prot is not None
-        )
+        return join_ranges((begin, stop) for begin, stop, _ in self.committed.parts(start, end))
 
     # Allocation
 
@@ -262,8 +258,7 @@ class Pal:
         # `count` faults commit what is allocated of `[start, end)` and is not committed.
         absent = [
             (low, high, prot)
-            for begin, stop, prot in self.vmas.runs(start, end)
-            if prot is not None
+            for begin, stop, prot in self.vmas.parts(start, end)
             for low, high, had in self.committed.runs(begin, stop)
             if had is None
         ]

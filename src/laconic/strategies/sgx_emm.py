@@ -528,6 +528,6 @@ def _inherited(space: AddressSpace, start: int, end: int) -> list[Range]:
     # The ranges of a child's address space that have the parent's contents, joined.
     return join_ranges(
         (begin, stop)
-        for begin, stop, vma in space.vmas.runs(start, end)
-        if vma is not None and not vma.flags & VM_WIPEONFORK
+        for begin, stop, vma in space.vmas.parts(start, end)
+        if not vma.flags & VM_WIPEONFORK
     )
