@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from laconic.libos.sizes import FileSizes
 from laconic.memory.flags import PROT_READ, TASK_SIZE
 from laconic.memory.vma import Vma
 from laconic.sgx.meter import MODIFIED, PR, Meter
@@ -160,7 +161,7 @@ def the_handler_does_not_look_at_the_access(patch: Patch) -> None:
 @_bug
 def files_have_no_end(patch: Patch) -> None:
     """Pages past the end of a file exist."""
-    patch.setattr(Classify, "valid_end", lambda self, vma: TASK_SIZE)
+    patch.setattr(FileSizes, "valid_end", lambda self, vma: TASK_SIZE)
 
 
 # Contents

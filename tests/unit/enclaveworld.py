@@ -110,10 +110,18 @@ class Program:
 
     def call(self, name: str, *args: int, file: OpenFile | None = None) -> int:
         """Makes a call, and returns its result."""
+        result = self.attempt(name, args, file)
+        assert result is not None
+        return result
+
+    def attempt(self, name: str, args: tuple[int, ...], file: OpenFile | None = None) -> int | None:
+        """As `call`; a call that only the host can answer is not made, and has no result."""
         six = (*args, *(0,) * (6 - len(args)))
         self.up.file = file
         outcome = OPERATIONS[name](self.space, six, self.up)
-        assert not outcome.place and not outcome.resync
+        if outcome.place or outcome.resync:
+            self.space.rollback(outcome.start, outcome.end)
+            return None
         self.space.commit(outcome)
         self.tell(MemoryCall(name, six, outcome.result, outcome.changes, file))
         return outcome.result

@@ -9,9 +9,7 @@ import pytest
 from tests.unit.enclaveworld import BASE, FIXED, HEAP, PAGE, Program, lib, machine
 
 from laconic.errors import LaconicError
-from laconic.libos.strategy import MemoryCall
 from laconic.memory import flags as f
-from laconic.memory.calls import OPERATIONS
 from laconic.memory.mmap import OpenFile
 from laconic.memory.vma import Vma
 from laconic.sgx.meter import Counts, Meter
@@ -452,14 +450,7 @@ def step(program: Program, name: str, args: tuple[int, ...]) -> None:
         getattr(program.strategy, name)()
         return
     file: OpenFile | None = lib(10) if name == "mmap" and not args[3] & f.MAP_ANONYMOUS else None
-    six = (*args, *(0,) * (6 - len(args)))
-    program.up.file = file
-    outcome = OPERATIONS[name](program.space, six, program.up)
-    if outcome.place or outcome.resync:
-        program.space.rollback(outcome.start, outcome.end)
-        return
-    program.space.commit(outcome)
-    program.tell(MemoryCall(name, six, outcome.result, outcome.changes, file))
+    program.attempt(name, args, file)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -365,7 +365,7 @@ def _old_layout() -> None:
 
 @pytest.mark.parametrize("sleeper", [_limits], indirect=True)
 def test_a_process_with_limits(sleeper: int) -> None:
-    assert proc.data_limit(sleeper) == 123 << 20
+    assert proc.shown_limit(sleeper, resource.RLIMIT_DATA) == 123 << 20
     assert proc.personality(sleeper) == 0
     layout = proc.read_layout(sleeper)
     assert layout.top_down and layout.mmap_base is None
@@ -388,7 +388,10 @@ def test_a_process_with_an_old_layout(sleeper: int) -> None:
 def test_a_process_that_is_gone() -> None:
     child = subprocess.Popen(["true"])
     child.wait()
-    assert (proc.data_limit(child.pid), proc.personality(child.pid)) == (0, 0)
+    assert (proc.shown_limit(child.pid, resource.RLIMIT_DATA), proc.personality(child.pid)) == (
+        0,
+        0,
+    )
     assert proc.open_file(child.pid, 0) is None
     with pytest.raises(OSError, match="No such"):
         proc.read_smaps(child.pid)

@@ -13,10 +13,8 @@ from tests.unit.enclaveworld import BASE, FIXED, HEAP, LIB, PAGE, Program, lib
 
 from laconic.libos.strategy import MemoryCall
 from laconic.memory import flags as f
-from laconic.memory.calls import OPERATIONS
 from laconic.memory.change import FILE, MAP, Change
 from laconic.memory.flags import TASK_SIZE
-from laconic.memory.mmap import OpenFile
 from laconic.memory.vma import Vma
 from laconic.sgx.meter import Meter
 from laconic.sgx.model.driver import Driver
@@ -53,7 +51,7 @@ def used(pages: int, prot: int = RW, meter: Meter | None = None) -> Program:
 
 def regions(program: Program) -> list[tuple[int, int]]:
     """The regions from BASE on, as (pages, permission)."""
-    parts = program.strategy.emm.parts(BASE, TASK_SIZE)
+    parts = program.strategy.emm.regions.parts(BASE, TASK_SIZE)
     return [((end - start) // PAGE, region.prot) for start, end, region in parts]
 
 
@@ -415,7 +413,7 @@ def test_a_child_receives_committed_pages_only() -> None:
         **change(3, ecreate=1, einit=1, eaug_faults=8, eaug=8, eacceptcopy=8, eaccept=3, pages_copied=8),
         "host_calls": 1 + 2 + 2 + 1, "untouched_pages": 3,
     }  # fmt: skip
-    assert child.emm.count() == 8 and len(child.emm.parts(BASE, TASK_SIZE)) == 3
+    assert child.emm.count() == 8 and len(child.emm.regions.parts(BASE, TASK_SIZE)) == 3
 
 
 def test_memory_wiped_on_fork_is_not_sent() -> None:
@@ -425,7 +423,9 @@ def test_memory_wiped_on_fork_is_not_sent() -> None:
     program.anew()
     child = program.strategy.fork(program.space.fork(), program.touches.copy())
     assert child.emm.count() == 1 and program.counts.pages_copied == 1
-    assert [(end - start) // PAGE for start, end, _ in child.emm.parts(BASE, TASK_SIZE)] == [2, 1]
+    assert [
+        (end - start) // PAGE for start, end, _ in child.emm.regions.parts(BASE, TASK_SIZE)
+    ] == [2, 1]
 
 
 def test_a_thread_is_a_stack_and_a_tcs_that_are_used_again() -> None:
@@ -524,19 +524,7 @@ class Twin:
             elif name == "thread":
                 program.strategy.thread()
             else:
-                self._call(program, name, args, file)
-
-    @staticmethod
-    def _call(program: Program, name: str, args: tuple[int, ...], file: OpenFile | None) -> None:
-        # Calls that only the host can answer are not made.
-        six = (*args, *(0,) * (6 - len(args)))
-        program.up.file = file
-        outcome = OPERATIONS[name](program.space, six, program.up)
-        if outcome.place or outcome.resync:
-            program.space.rollback(outcome.start, outcome.end)
-            return
-        program.space.commit(outcome)
-        program.tell(MemoryCall(name, six, outcome.result, outcome.changes, file))
+                program.attempt(name, args, file)
 
 
 @pytest.mark.parametrize("seed", range(12))

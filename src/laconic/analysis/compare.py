@@ -369,10 +369,12 @@ def _maker(name: Given, profile: CostProfile, model: Model, reports: dict[str, R
     make: Maker = partial(cast(Any, rule), sync=True) if pte == "sync" else rule
     if not (model.verify and rule.strict):
         return make
-    from laconic.strategies.verified import Report, Verified
+    from laconic.libos.strategy import ContinuingStrategy
+    from laconic.strategies.verified import Report, Verified, VerifiedContinuing
 
     report = reports[name] = Report()
-    return partial(Verified, make=make, report=report, pte=pte)
+    verified = VerifiedContinuing if issubclass(rule, ContinuingStrategy) else Verified
+    return partial(verified, make=make, report=report, pte=pte)
 
 
 def _replay(trace: Trace, task: _Task, progress: Progress) -> _Part:

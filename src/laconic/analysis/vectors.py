@@ -305,7 +305,7 @@ def _is_kernels(start: int, vma: Vma) -> bool:
 
 
 def _kind(vma: Vma) -> int:
-    if vma.file is not None and vma.file.is_on_disk:
+    if vma.is_from_disk:
         return file_format.FROM_FILE
     if vma.flags & VM_GROWSDOWN:
         return file_format.STACK

@@ -20,9 +20,7 @@ def msync_range(libos: Libos, start: int, end: int) -> None:
     if not libos.mapped:
         return
     flushed = [
-        (begin, stop, vma)
-        for begin, stop, vma in libos.vmas.runs(start, end)
-        if vma is not None and is_flushed(vma)
+        (begin, stop, vma) for begin, stop, vma in libos.vmas.parts(start, end) if is_flushed(vma)
     ]
     for begin, stop, vma in flushed:
         stop = min(stop, vma.valid_end)

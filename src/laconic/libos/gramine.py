@@ -13,7 +13,7 @@ from typing import ClassVar, Final, NamedTuple, Self
 
 from laconic.libos.settings import Settings
 from laconic.libos.slab import VmaSlab, list_pages
-from laconic.libos.strategy import Strategy
+from laconic.libos.strategy import ContinuingStrategy
 from laconic.libos.touches import Touches
 from laconic.memory.change import new
 from laconic.memory.flags import PAGE_SHIFT, PAGE_SIZE, PROT_WRITE, VM_SHARED
@@ -51,7 +51,7 @@ class LibosVma(NamedTuple):
         return (self.file_end + PAGE_SIZE - 1) // PAGE_SIZE * PAGE_SIZE
 
 
-class Libos(Strategy):
+class Libos(ContinuingStrategy):
     """One process's LibOS. `vmas` are its own, `pal` has the pages; all ranges are in bytes, page
     aligned.
 
@@ -123,7 +123,7 @@ class Libos(Strategy):
 
     def unmap(self, start: int, end: int) -> None:
         """libos_syscall_munmap: one Free for each VMA of `[start, end)`. O(log n + VMAs)."""
-        gone = [(begin, stop) for begin, stop, vma in self.vmas.runs(start, end) if vma is not None]
+        gone = [(begin, stop) for begin, stop, _ in self.vmas.parts(start, end)]
         if not gone:
             return
         listed = self.begin_list(len(gone))

@@ -45,7 +45,7 @@ def load_program(libos: Libos, entries: Iterable[Entry], has_vdso: bool) -> None
         if not prot and end in stacks:
             # A log of Gramine shows the guard page as well, which `allocate_stack` makes.
             continue
-        if vma.file is not None and vma.file.is_on_disk:
+        if vma.is_from_disk:
             map_segment(libos, start, end, prot, vma)
         elif vma.flags & VM_GROWSDOWN:
             allocate_stack(libos, start, end, prot)
@@ -153,7 +153,7 @@ def enter(libos: Libos, start: int, end: int, vma: Vma) -> None:
     if not is_the_programs(start, vma):
         return
     prot = vma.flags & PROT_RWX
-    if vma.file is not None and vma.file.is_on_disk:
+    if vma.is_from_disk:
         libos.map_file(start, end, LibosVma(prot, mapping_flags(vma), vma.file))
     else:
         libos.alloc(start, end, prot, vma.flags & VM_NORESERVE)

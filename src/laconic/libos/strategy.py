@@ -45,8 +45,7 @@ class Strategy(ABC):
     `call` as it was before the call. `hears_all` is False if a call without changes means nothing
     to the strategy.
 
-    `continues` is True if an executed program runs in the enclave of the program before it, and if
-    vfork is a fork: Gramine's ways. Otherwise execve ends the enclave, and vfork makes none.
+    execve ends the enclave, and vfork makes none, unless the strategy is a `ContinuingStrategy`.
 
     `strict` is True if the strategy keeps the law Strict without exception, so that `compare
     --verify` checks it. `can_sync` is True if the class takes an argument `sync`, with which the
@@ -61,7 +60,6 @@ class Strategy(ABC):
     name: ClassVar[str]
     linux_rule: ClassVar[HostRule | None] = None
     hears_all: bool = True
-    continues: bool = False
     strict: ClassVar[bool] = False
     can_sync: ClassVar[bool] = False
     left: RangeMap[int] | None = None
@@ -100,11 +98,6 @@ class Strategy(ABC):
         """The child's enclave, with this one's pages sent to it; `space` and `touches` are the
         child's own."""
 
-    def execute(self, space: AddressSpace, touches: Touches) -> Self:
-        """The process executes another program in this enclave (`continues`): the strategy for that
-        program, whose `load` follows. `space` and `touches` are the program's."""
-        raise NotImplementedError
-
     @abstractmethod
     def thread(self) -> None:
         """A thread begins, beside the first."""
@@ -116,3 +109,13 @@ class Strategy(ABC):
     @abstractmethod
     def end(self) -> None:
         """The process ends, or executes another program: the enclave is gone."""
+
+
+class ContinuingStrategy(Strategy):
+    """A strategy under which an executed program runs in the enclave of the program before it, and
+    vfork is a fork: Gramine's ways."""
+
+    @abstractmethod
+    def execute(self, space: AddressSpace, touches: Touches) -> Self:
+        """The process executes another program in this enclave: the strategy for that program,
+        whose `load` follows. `space` and `touches` are the program's."""

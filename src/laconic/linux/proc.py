@@ -11,6 +11,7 @@ import fcntl
 import glob
 import os
 import re
+import resource
 import stat
 import struct
 from collections.abc import Iterator
@@ -87,9 +88,8 @@ def read_smaps_in(pid: int, start: int, end: int) -> RangeMap[Vma]:
                 break
     host = parse_smaps(bytes(text[: text.rfind(b"\n") + 1]))
     within: RangeMap[Vma] = RangeMap()
-    for first, last, vma in host.runs(start, end):
-        if vma is not None:
-            within.set(first, last, vma)
+    for first, last, vma in host.parts(start, end):
+        within.set(first, last, vma)
     return within
 
 
@@ -328,18 +328,17 @@ def _legacy(pid: int) -> bool:
     return _limit(pid, b"Max stack size") == -1
 
 
-def data_limit(pid: int) -> int:
-    """Return RLIMIT_DATA in bytes, -1 for none, or 0 if the process is gone."""
-    try:
-        return _limit(pid, b"Max data size")
-    except OSError:
-        return 0
+#: The labels of `/proc/PID/limits`, by the limit's number.
+_LIMIT_LABELS = {
+    resource.RLIMIT_DATA: b"Max data size",
+    resource.RLIMIT_MEMLOCK: b"Max locked memory",
+}
 
 
-def lock_limit(pid: int) -> int:
-    """Return RLIMIT_MEMLOCK in bytes, -1 for none, or 0 if the process is gone."""
+def shown_limit(pid: int, number: int) -> int:
+    """Return RLIMIT_DATA or RLIMIT_MEMLOCK in bytes, -1 for none, or 0 if the process is gone."""
     try:
-        return _limit(pid, b"Max locked memory")
+        return _limit(pid, _LIMIT_LABELS[number])
     except OSError:
         return 0
 

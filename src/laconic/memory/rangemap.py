@@ -173,6 +173,22 @@ class RangeMap(Generic[V]):
             held += self._values[chunk][:stop]
         return zip(starts, [*starts[1:], end], held, strict=True)
 
+    def parts(self, start: int, end: int) -> list[tuple[int, int, V]]:
+        """Return the entries that overlap `[start, end)`, truncated to it and without holes.
+
+        Complexity: O(log n + k).
+
+        >>> m = RangeMap()
+        >>> m.set(0, 8, "A"); m.set(12, 20, "b")
+        >>> m.parts(4, 16)
+        [(4, 8, 'A'), (12, 16, 'b')]
+        """
+        return [
+            (begin, stop, value)
+            for begin, stop, value in self.runs(start, end)
+            if value is not None
+        ]
+
     def entries(self, start: int, end: int) -> Iterator[tuple[int, int, V]]:
         """Yield the entries that overlap `[start, end)`, not truncated and without holes.
 

@@ -100,12 +100,12 @@ class AddressSpace:
 
         `entries` are `(start, end, vma)`, ascending.
         """
-        hidden = self._with_hidden_attributes(0, TASK_SIZE)
+        policies = self._with_policy(0, TASK_SIZE)
         self.vmas = RangeMap()
         for start, end, vma in entries:
             self.vmas.set(start, end, vma)
         self._hold()
-        self._restore(hidden)
+        self._restore_policies(policies)
 
     def _hold(self) -> None:
         # Everything wanted is held.
@@ -221,25 +221,22 @@ class AddressSpace:
 
     def settle(self, start: int, end: int, host: RangeMap[Vma]) -> None:
         """Replace wanted and held in `[start, end)` by the host's actual map. O(log n + k)."""
-        hidden = self._with_hidden_attributes(start, end)
+        policies = self._with_policy(start, end)
         steps = self._steps(host, start, end)
         self.held.replace(start, end, *steps)
         self.vmas.replace(start, end, *steps)
-        self._restore(hidden)
+        self._restore_policies(policies)
 
-    def _with_hidden_attributes(self, start: int, end: int) -> list[Entry]:
-        # The runs with a policy, which /proc/PID/smaps does not show.
-        return [
-            (begin, stop, vma)
-            for begin, stop, vma in self.held.runs(start, end)
-            if vma is not None and vma.policy is not None
-        ]
+    def _with_policy(self, start: int, end: int) -> list[Entry]:
+        # The policy of mbind is the only attribute that /proc/PID/smaps does not show.
+        held = self.held.parts(start, end)
+        return [entry for entry in held if entry[2].policy is not None]
 
-    def _restore(self, hidden: Iterable[Entry]) -> None:
-        # Gives what the host still maps there its policy again.
-        for start, end, before in hidden:
-            for begin, stop, vma in list(self.vmas.runs(start, end)):
-                if vma is not None and (vma.file, vma.base) == (before.file, before.base):
+    def _restore_policies(self, entries: Iterable[Entry]) -> None:
+        # Gives what the host still maps there the policy that it had.
+        for start, end, before in entries:
+            for begin, stop, vma in self.vmas.parts(start, end):
+                if (vma.file, vma.base) == (before.file, before.base):
                     vma = vma._replace(policy=before.policy)
                     self.vmas.set(begin, stop, vma)
                     self.held.set(begin, stop, vma)
@@ -253,7 +250,7 @@ class AddressSpace:
             for begin, stop, ours in self.vmas.runs(start, end):
                 above = self.vmas.get(stop) if ours is None else None
                 if above is not None and above.flags & VM_GROWSDOWN:
-                    # smaps shows neither the key nor the policy.
+                    # smaps does not show the policy, and older traces do not have the key.
                     pages = vma._replace(pkey=above.pkey, policy=above.policy)
                     self.vmas.set(begin, stop, pages)
                     self.held.set(begin, stop, pages)

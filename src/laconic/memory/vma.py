@@ -91,6 +91,11 @@ class Vma(NamedTuple):
         return self.file.path == "/dev/zero" and not self.flags & VM_MAYSHARE
 
     @property
+    def is_from_disk(self) -> bool:
+        """True for a mapping of a file whose contents a file system has."""
+        return self.file is not None and self.file.is_on_disk
+
+    @property
     def is_locked(self) -> bool:
         """Return whether all pages are locked at once, rather than each on its first touch."""
         return self.flags & VM_LOCKED_MASK == VM_LOCKED

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
-from laconic.libos.strategy import MemoryCall, Strategy
+from laconic.libos.strategy import ContinuingStrategy, MemoryCall, Strategy
 from laconic.libos.touches import Touches
 from laconic.linux.pagemap import Touched
 from laconic.memory.change import Change, new
@@ -115,20 +115,24 @@ class Enclave:
             made[name] = strategy.fork(space, touches)
         return Enclave(number, space, touches, made)
 
-    def vfork(self) -> dict[str, Strategy]:
+    def vfork(self) -> dict[str, ContinuingStrategy]:
         """The enclaves of a process that shares this one's memory, by their strategies' names:
         where vfork is a fork. O(strategies × n)."""
-        made: dict[str, Strategy] = {}
+        made: dict[str, ContinuingStrategy] = {}
         for name, strategy in self.strategies.items():
-            if strategy.continues:
+            if isinstance(strategy, ContinuingStrategy):
                 strategy.meter.at(self.number, FORK)
                 made[name] = strategy.fork(self.space, self.touches.copy())
         return made
 
-    def detach(self) -> dict[str, Strategy]:
+    def detach(self) -> dict[str, ContinuingStrategy]:
         """The enclaves that the next program of the process runs in; they are this one's no longer.
         O(strategies)."""
-        kept = {name: each for name, each in self.strategies.items() if each.continues}
+        kept = {
+            name: strategy
+            for name, strategy in self.strategies.items()
+            if isinstance(strategy, ContinuingStrategy)
+        }
         for name in kept:
             del self.strategies[name]
         return kept
@@ -173,8 +177,8 @@ class Enclaves(Listener):
         self.left: dict[str, int] = {}
         self._enclaves: dict[Mm, Enclave] = {}
         # By pid: enclaves of processes that vfork made, and of those that execute a program.
-        self._vforked: dict[int, dict[str, Strategy]] = {}
-        self._executing: dict[int, dict[str, Strategy]] = {}
+        self._vforked: dict[int, dict[str, ContinuingStrategy]] = {}
+        self._executing: dict[int, dict[str, ContinuingStrategy]] = {}
 
     def enclave(self, mm: Mm) -> Enclave | None:
         """The enclave of an address space, None if it has none. O(1)."""

@@ -112,8 +112,8 @@ class RecordingEdmm(Edmm):
         """Record the runs that change, and carry the call out."""
         changes = list(changes)
         for start, end, prot in changes:
-            for begin, stop, had in self.committed.runs(start, end):
-                if had is not None and had != prot:
+            for begin, stop, had in self.committed.parts(start, end):
+                if had != prot:
                     self._record("protect", begin, stop, had, prot, _kinds(had, prot))
         super().protect(changes)
 
@@ -123,8 +123,7 @@ class RecordingEdmm(Edmm):
         runs = join_ranges(
             (begin, stop)
             for start, end in ranges
-            for begin, stop, had in self.committed.runs(start, end)
-            if had is not None
+            for begin, stop, _ in self.committed.parts(start, end)
         )
         for start, end in runs:
             found = {had for _, _, had in self.committed.runs(start, end)}

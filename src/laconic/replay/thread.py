@@ -98,18 +98,19 @@ class RecordedUpcalls:
 
     def data_limit(self) -> int:
         """RLIMIT_DATA in bytes, -1 for none."""
-        known = self.thread.answers.get(DATA_LIMIT)
-        return known.popleft()[0] if known else -1
+        return self._recorded(DATA_LIMIT, -1)
 
     def lock_limit(self) -> int:
         """RLIMIT_MEMLOCK in bytes, -1 for none."""
-        known = self.thread.answers.get(LOCK_LIMIT)
-        return known.popleft()[0] if known else -1
+        return self._recorded(LOCK_LIMIT, -1)
 
     def vma_start(self, address: int) -> int:
         """Where the host's VMA that contains `address` began, 0 if the trace does not show it."""
-        known = self.thread.answers.get(VMA_START)
-        return known.popleft()[0] if known else 0
+        return self._recorded(VMA_START, 0)
+
+    def _recorded(self, answer: int, default: int) -> int:
+        known = self.thread.answers.get(answer)
+        return known.popleft()[0] if known else default
 
     def read(self, address: int, length: int) -> bytes:
         """The memory that was read at this call."""

@@ -98,7 +98,7 @@ class Bound(Strategy):
         """First touches: the pages are live from here on. O(log n + k)."""
         if vma.flags & (VM_IO | VM_PFNMAP):
             return  # a device's pages have no place in an enclave
-        floor, prot, file = self.floor, permissions(vma.flags), self._from_file(vma)
+        floor, prot, file = self.floor, permissions(vma.flags), vma.is_from_disk
         if file:
             self._read(vma)
         entered = 0
@@ -138,7 +138,7 @@ class Bound(Strategy):
             event = permissions(held.flags) | permissions(wanted.flags) << 3
             if kind & (ZERO | FILE) or source is not None:
                 event |= DIES
-                if self._from_file(wanted):
+                if wanted.is_from_disk:
                     event |= FROM_FILE
                 if kind & FILE or source is not None:
                     event |= OTHER
@@ -149,7 +149,7 @@ class Bound(Strategy):
                     for begin, stop, how in self.touches.pages.runs(start, end):
                         work.step(begin, stop, event | KEEPS if how == CLEAN else event, wanted)
                     continue
-            elif self._from_file(wanted):
+            elif wanted.is_from_disk:
                 event |= FROM_FILE
             work.step(start, end, event, wanted)
         work.done()
@@ -227,11 +227,6 @@ class Bound(Strategy):
         if more > 0:
             self.meter.counts.ioctls += more
             self._ioctls = (self._now if more > 1 else self._ioctls[1]), self._now
-
-    @staticmethod
-    def _from_file(vma: Vma) -> bool:
-        # Memory that processes share without a file has none of which anything could be read.
-        return vma.file is not None and vma.file.is_on_disk
 
     def _read(self, vma: Vma) -> None:
         # Contents of a file are the host's to give: one host call for each file at least.

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import ClassVar, Self
 
+from laconic.libos.sizes import FileSizes
 from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import OWN, Touches
 from laconic.linux.pal import only_changes
@@ -37,7 +38,7 @@ from laconic.memory.flags import (
     VM_PROT,
     VM_WIPEONFORK,
 )
-from laconic.memory.mmap import page_align, populates
+from laconic.memory.mmap import populates
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
@@ -74,9 +75,9 @@ class Classify(Strategy):
         self.sync = sync
         self.pal = self.make_pal(meter)
         self.left = self.pal.left
-        #: Files of which the host has given the contents, and how far each goes, in bytes.
+        #: Files of which the host has given the contents.
         self.hosted: set[File] = set()
-        self.sizes: dict[File, int] = {}
+        self.sizes = FileSizes()
         self.threads = self.slots = 0
         #: Guard regions (MADV_GUARD_INSTALL), of which VMAs say nothing.
         self.guards: RangeMap[bool] = RangeMap()
@@ -119,8 +120,7 @@ class Classify(Strategy):
 
     def _work(self, call: MemoryCall) -> None:
         changes = call.changes
-        if call.file is not None:
-            self.sizes[call.file.file] = call.file.size
+        self.sizes.note(call.file)
         if len(changes) == 1:
             kind, start, end, wanted, held, source = changes[0]
             if kind == UNMAP:
@@ -271,18 +271,12 @@ class Classify(Strategy):
             populate and vma.flags & VM_PROT or not self.lazy(vma)
         ):
             if vma.file is not None:
-                end = min(end, self.valid_end(vma))
+                end = min(end, self.sizes.valid_end(vma))
             if start < end:
                 self.commit(start, end, vma)
 
     def opened(self, start: int, end: int, vma: Vma) -> None:
         """Pages that were inaccessible are not any more, or were mapped anew as they are."""
-
-    def valid_end(self, vma: Vma) -> int:
-        """The address at which the pages of a VMA end that its file has, in bytes. O(1)."""
-        if vma.file is None or vma.file not in self.sizes:
-            return TASK_SIZE
-        return vma.base + page_align(self.sizes[vma.file])
 
     def commit(self, start: int, end: int, vma: Vma) -> None:
         """Commits pages, none of which exists, with the contents that they have; guard regions stay
@@ -378,7 +372,7 @@ class Classify(Strategy):
         vma = self.space.vmas.get(start)
         if vma is None or not permissions(vma.flags) & access or self.guards.get(start):
             return signal.SIGSEGV
-        if start >= self.valid_end(vma):
+        if start >= self.sizes.valid_end(vma):
             return signal.SIGBUS
         try:
             self.touch(start, start + PAGE, vma)

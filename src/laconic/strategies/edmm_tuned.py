@@ -47,6 +47,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final, NamedTuple, Self
 
 from laconic.errors import LaconicError
+from laconic.libos.sizes import FileSizes
 from laconic.libos.strategy import MemoryCall
 from laconic.libos.touches import OWN, Touches
 from laconic.memory.change import EXTEND, FILE, MAP, RESTRICT, ZERO, Change, coalesce
@@ -70,12 +71,12 @@ from laconic.memory.flags import (
 from laconic.memory.mmap import page_align
 from laconic.memory.rangemap import Range, RangeMap, join_ranges
 from laconic.memory.space import AddressSpace, Entry
-from laconic.memory.vma import File, Vma
-from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_TRIM, Meter
+from laconic.memory.vma import Vma
+from laconic.sgx.meter import PENDING, PR, Meter
 from laconic.sgx.pal.edmm import permissions
+from laconic.sgx.pal.gramine import RW, remove_run
 from laconic.strategies.options import Option, Tunable, choice, number, parse_size, show_size
 
-RW: Final = PROT_READ | PROT_WRITE
 #: A thread's stack in the LibOS, above all that a program can map.
 THREAD_STACK: Final = 7 * PAGE_SIZE
 _SLOTS: Final = TASK_SIZE + PAGE_SIZE
@@ -139,11 +140,7 @@ class Pal:
 
     def runs(self, start: int, end: int) -> list[Range]:
         """Return the longest runs of committed pages in `[start, end)`."""
-        return join_ranges(
-            (begin, stop)
-            for begin, stop, prot in self.committed.runs(start, end)
-            if prot is not None
-        )
+        return join_ranges((begin, stop) for begin, stop, _ in self.committed.parts(start, end))
 
     # Allocation
 
@@ -261,8 +258,7 @@ class Pal:
         # `count` faults commit what is allocated of `[start, end)` and is not committed.
         absent = [
             (low, high, prot)
-            for begin, stop, prot in self.vmas.runs(start, end)
-            if prot is not None
+            for begin, stop, prot in self.vmas.parts(start, end)
             for low, high, had in self.committed.runs(begin, stop)
             if had is None
         ]
@@ -353,14 +349,8 @@ class Pal:
             self._trim(begin, stop)
 
     def _trim(self, start: int, end: int) -> None:
-        # Two host calls for each run of committed pages.
-        meter = self.meter
         for begin, stop in self.runs(start, end):
-            meter.host_call()
-            meter.modify_types(begin, stop, PT_TRIM)
-            meter.eaccept(begin, stop, 0, MODIFIED)
-            meter.host_call()
-            meter.remove(begin, stop)
+            remove_run(self.meter, begin, stop)
             self.committed.set(begin, stop, None)
 
 
@@ -413,8 +403,7 @@ class EdmmTuned(Tunable):
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
         self.pal = Pal(meter, Tuning(**self.values))
-        #: The sizes of files in bytes, as far as calls reported them.
-        self.sizes: dict[File, int] = {}
+        self.sizes = FileSizes()
         #: The stacks of threads, and those of ended ones.
         self._threads: list[int] = []
         self._idle: list[int] = []
@@ -431,8 +420,7 @@ class EdmmTuned(Tunable):
     def call(self, call: MemoryCall) -> None:
         """Do the work of one memory call. O(log n + runs)."""
         name, args, result, changes, file = call
-        if file is not None:
-            self.sizes[file.file] = file.size
+        self.sizes.note(file)
         if name == "mmap" and result >= 0:
             self._mmap(result, args, changes)
         elif name == "madvise":
@@ -467,7 +455,7 @@ class EdmmTuned(Tunable):
             end = max(end, changes[-1].end)  # huge pages round up
         # Memory that was there loses its contents in place.
         self.meter.counts.untouched_pages += self.touches.count(start, end)
-        for begin, stop, vma in self._vmas(start, end):
+        for begin, stop, vma in self.space.vmas.parts(start, end):
             self._map(begin, stop, vma)
 
     def _madvise(self, args: tuple[int, ...], changes: tuple[Change, ...]) -> None:
@@ -557,10 +545,6 @@ class EdmmTuned(Tunable):
 
     # Memory in the enclave
 
-    def _vmas(self, start: int, end: int) -> list[Entry]:
-        runs = self.space.vmas.runs(start, end)
-        return [(begin, stop, vma) for begin, stop, vma in runs if vma is not None]
-
     def _map(self, start: int, end: int, vma: Vma, whole: bool = False) -> None:
         # [vvar] is the kernel's own. Pages past the end of a file exist if they are touched
         # (`whole`).
@@ -568,13 +552,13 @@ class EdmmTuned(Tunable):
             return
         pal, prot = self.pal, permissions(vma.flags)
         if not whole:
-            valid = max(start, min(end, self._valid_end(vma)))
+            valid = max(start, min(end, self.sizes.valid_end(vma)))
             if valid < end:
                 pal.free(valid, end, Touches())
             end = valid
         if start == end:
             return
-        if not _has_contents(vma):
+        if not vma.is_from_disk:
             pal.alloc(start, end, prot)
             return
         # The contents are copied in, which touches the pages.
@@ -585,12 +569,6 @@ class EdmmTuned(Tunable):
         if prot & RW != RW:
             self.meter.counts.open_windows += end - start >> PAGE_SHIFT
             pal.protect(start, end, prot)
-
-    def _valid_end(self, vma: Vma) -> int:
-        # The address at which the pages of the VMA's file end.
-        if vma.file is None or vma.file not in self.sizes:
-            return TASK_SIZE
-        return vma.base + page_align(self.sizes[vma.file])
 
     # Processes and threads
 
@@ -605,12 +583,10 @@ class EdmmTuned(Tunable):
         for start, end, vma in space.vmas:
             if vma.flags & (VM_DONTCOPY | VM_IO | VM_PFNMAP):
                 continue
-            if vma.flags & VM_WIPEONFORK or (
-                _has_contents(vma) and not _is_own(touches, start, end)
-            ):
+            if vma.flags & VM_WIPEONFORK or (vma.is_from_disk and not _is_own(touches, start, end)):
                 child._map(start, end, vma)
             else:
-                sent += self._send(start, min(end, self._valid_end(vma)), vma, child)
+                sent += self._send(start, min(end, self.sizes.valid_end(vma)), vma, child)
             self.meter.counts.untouched_pages -= touches.count(start, end)
         if sent:
             self.meter.host_call(2)
@@ -655,10 +631,6 @@ class EdmmTuned(Tunable):
     def end(self) -> None:
         """The enclave is gone. O(n)."""
         self.meter.destroy(self.pal.count())
-
-
-def _has_contents(vma: Vma) -> bool:
-    return vma.file is not None and vma.file.is_on_disk
 
 
 def _is_own(touches: Touches, start: int, end: int) -> bool:

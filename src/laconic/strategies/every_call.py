@@ -69,7 +69,6 @@ class EveryCall(Libos):
     """
 
     name = "every-call"
-    continues = True
     linux_rule: ClassVar[HostRule | None] = as_made
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:

@@ -79,7 +79,7 @@ class Laconic(Classify, Tunable):
             populate = True
         if populate or end - start <= self.SMALL * PAGE and not self.known_touches:
             if vma.file is not None:
-                end = min(end, self.valid_end(vma))
+                end = min(end, self.sizes.valid_end(vma))
             if start < end:
                 self._ahead(start, end, vma)
 
@@ -100,7 +100,7 @@ class Laconic(Classify, Tunable):
     def _present(self, start: int, end: int, vma: Vma) -> None:
         # What is not committed of these pages is now. O(log n + k).
         for begin, stop, prot in list(
-            self.pal.committed.runs(start, min(end, self.valid_end(vma)))
+            self.pal.committed.runs(start, min(end, self.sizes.valid_end(vma)))
         ):
             if prot is None:
                 self._ahead(begin, stop, vma)
@@ -131,7 +131,7 @@ class Laconic(Classify, Tunable):
             assert vma is not None
             before = 0 if held is None else permissions(held.flags)
             after = permissions(vma.flags)
-            valid = max(min(end, self.valid_end(vma)), start)
+            valid = max(min(end, self.sizes.valid_end(vma)), start)
             if (
                 not (before | after) & PROT_WRITE
                 or not after
@@ -164,7 +164,7 @@ class Laconic(Classify, Tunable):
         if mapped != vma:
             low, limit = start, end
         hole = self.pal.committed.find(start)
-        low, limit = max(low, hole[0]), max(min(limit, hole[1], self.valid_end(vma)), end)
+        low, limit = max(low, hole[0]), max(min(limit, hole[1], self.sizes.valid_end(vma)), end)
         if self.guards.count and any(guard for _, _, guard in self.guards.runs(low, limit)):
             low, limit = start, end
         if vma.file is not None:

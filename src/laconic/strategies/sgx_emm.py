@@ -35,6 +35,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple, Self
 
 from laconic.errors import LaconicError
+from laconic.libos.sizes import FileSizes
 from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import Touches
 from laconic.memory.change import EXTEND, FILE, MAP, RESTRICT, ZERO, Change, coalesce
@@ -61,7 +62,7 @@ from laconic.memory.flags import (
 from laconic.memory.mmap import page_align, populates
 from laconic.memory.rangemap import Range, RangeMap, join_ranges
 from laconic.memory.space import AddressSpace, Entry
-from laconic.memory.vma import File, Vma
+from laconic.memory.vma import Vma
 from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_TCS, PT_TRIM, Meter
 from laconic.sgx.model.faults import SgxError
 from laconic.sgx.pal.edmm import insist
@@ -110,11 +111,6 @@ class Emm:
         self.meter = meter
         self.regions: RangeMap[Region] = RangeMap(operator.is_)
         self.committed: RangeMap[bool] = RangeMap()
-
-    def parts(self, start: int, end: int) -> list[tuple[int, int, Region]]:
-        """Return the parts of regions in `[start, end)`, without the holes."""
-        runs = self.regions.runs(start, end)
-        return [(begin, stop, region) for begin, stop, region in runs if region is not None]
 
     def pages(self, start: int, end: int, committed: bool) -> list[Range]:
         """Return the page runs of `[start, end)` that are committed, or those that are not."""
@@ -174,12 +170,12 @@ class Emm:
 
     def uncommit(self, start: int, end: int) -> None:
         """`sgx_mm_uncommit`: pages leave the EPC, regions stay. No region may be inaccessible."""
-        for begin, stop, region in self.parts(start, end):
+        for begin, stop, region in self.regions.parts(start, end):
             self._trim(begin, stop, region.prot)
 
     def dealloc(self, start: int, end: int) -> None:
         """`sgx_mm_dealloc`. Inaccessible pages are opened first; EACCEPT needs a readable page."""
-        for begin, stop, region in self.parts(start, end):
+        for begin, stop, region in self.regions.parts(start, end):
             if not region.prot and self.pages(begin, stop, committed=True):
                 self.open(begin, stop)
             self._trim(begin, stop, 0)
@@ -200,7 +196,7 @@ class Emm:
 
     def _modify(self, start: int, end: int, prot: int) -> None:
         # ema_modify_permissions: the region is updated only after all its pages have changed.
-        for begin, stop, region in self.parts(start, end):
+        for begin, stop, region in self.regions.parts(start, end):
             if region.prot != prot:
                 self._change(begin, stop, region.prot, prot)
                 self.regions.set(begin, stop, Region(prot))
@@ -249,8 +245,7 @@ class SgxEmm(Strategy):
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
         self.emm = Emm(meter)
-        #: The sizes of files in bytes, as far as calls reported them.
-        self.sizes: dict[File, int] = {}
+        self.sizes = FileSizes()
         #: The number of threads beside the first, and of slots for threads.
         self.threads = 0
         self.slots = 0
@@ -266,8 +261,7 @@ class SgxEmm(Strategy):
     def call(self, call: MemoryCall) -> None:
         """Do the work of one memory call. O(log n + regions)."""
         name, args, result, changes, file = call
-        if file is not None:
-            self.sizes[file.file] = file.size
+        self.sizes.note(file)
         if name == "mmap" and result >= 0:
             self._mmap(result, args, changes)
         elif name == "madvise":
@@ -282,7 +276,7 @@ class SgxEmm(Strategy):
 
     def touch(self, start: int, end: int, vma: Vma) -> None:
         """First touches: each uncommitted page is committed in an exception. O(log n + k)."""
-        for begin, stop, region in self.emm.parts(start, end):
+        for begin, stop, region in self.emm.regions.parts(start, end):
             pages = stop - begin >> PAGE_SHIFT
             if region.reserved:
                 # Past the end of its file when it was mapped; the file has grown since.
@@ -304,7 +298,7 @@ class SgxEmm(Strategy):
         if changes:
             end = max(end, changes[-1].end)  # huge pages round up
         self.emm.dealloc(start, end)
-        for begin, stop, vma in self._vmas(start, end):
+        for begin, stop, vma in self.space.vmas.parts(start, end):
             self._map(begin, stop, vma)
             if populates(args[3]) or _is_locked(vma):
                 self._commit_ahead(begin, stop, vma)
@@ -346,12 +340,12 @@ class SgxEmm(Strategy):
 
     def _protect(self, changes: Iterable[Change]) -> None:
         for start, end, prot in _protections(changes):
-            for begin, stop, region in self.emm.parts(start, end):
+            for begin, stop, region in self.emm.regions.parts(start, end):
                 if region.prot == prot:
                     continue
                 if region.reserved:
                     # Memory allocated in place of a reservation has the contents of a new mapping.
-                    for low, high, vma in self._vmas(begin, stop):
+                    for low, high, vma in self.space.vmas.parts(begin, stop):
                         self._map(low, high, vma)
                 elif prot:
                     self._commit(begin, stop)
@@ -380,7 +374,7 @@ class SgxEmm(Strategy):
     def _move(self, target: int, end: int, source: int) -> None:
         # mremap: copies the pages. What happens to those at the source is another change.
         emm, distance = self.emm, target - source
-        for begin, stop, region in emm.parts(source, source + end - target):
+        for begin, stop, region in emm.regions.parts(source, source + end - target):
             if region.reserved:
                 emm.reserve(begin + distance, stop + distance)
                 continue
@@ -395,17 +389,13 @@ class SgxEmm(Strategy):
 
     # Memory in the enclave
 
-    def _vmas(self, start: int, end: int) -> list[Entry]:
-        runs = self.space.vmas.runs(start, end)
-        return [(begin, stop, vma) for begin, stop, vma in runs if vma is not None]
-
     def _map(self, start: int, end: int, vma: Vma) -> None:
         # Memory that is free, or reserved, becomes that of `vma`. [vvar] is the kernel's own.
         if vma.flags & (VM_IO | VM_PFNMAP):
             return
         valid_end = start
         if emm_prot(vma.flags):
-            valid_end = max(start, min(end, self._valid_end(vma)))
+            valid_end = max(start, min(end, self.sizes.valid_end(vma)))
         if start < valid_end:
             self._fill(start, valid_end, vma)
         if valid_end < end:
@@ -417,7 +407,7 @@ class SgxEmm(Strategy):
         if _is_on_demand(vma):
             return
         pages = end - start >> PAGE_SHIFT
-        if _has_contents(vma):
+        if vma.is_from_disk:
             self.meter.host_call()
             self.meter.copy(pages)
         self.emm.commit_data(start, end, emm_prot(vma.flags))
@@ -440,15 +430,9 @@ class SgxEmm(Strategy):
 
     def _count_readable(self, start: int, end: int) -> None:
         # Pages that the program wants to be executable only.
-        for begin, stop, vma in self._vmas(start, end):
+        for begin, stop, vma in self.space.vmas.parts(start, end):
             if vma.flags & PROT_RWX == PROT_EXEC:
                 self.meter.counts.open_windows += stop - begin >> PAGE_SHIFT
-
-    def _valid_end(self, vma: Vma) -> int:
-        # The address at which the pages of the VMA's file end.
-        if vma.file is None or vma.file not in self.sizes:
-            return TASK_SIZE
-        return vma.base + page_align(self.sizes[vma.file])
 
     # Processes and threads
 
@@ -462,7 +446,7 @@ class SgxEmm(Strategy):
         for start, end, region in list(self.emm.regions):
             for begin, stop in _inherited(space, start, min(end, TASK_SIZE)):
                 sent += self._send(begin, stop, region, child)
-        for start, end, vma in child._vmas(0, TASK_SIZE):
+        for start, end, vma in child.space.vmas.parts(0, TASK_SIZE):
             if vma.flags & VM_WIPEONFORK:
                 child._map(start, end, vma)
         if sent:
@@ -511,13 +495,9 @@ class SgxEmm(Strategy):
         self.meter.destroy(self.emm.count())
 
 
-def _has_contents(vma: Vma) -> bool:
-    return vma.file is not None and vma.file.is_on_disk
-
-
 def _is_on_demand(vma: Vma) -> bool:
     # Whether the manager's own fault handler, which accepts zeroed RW pages, can commit its pages.
-    return emm_prot(vma.flags) == RW and not _has_contents(vma)
+    return emm_prot(vma.flags) == RW and not vma.is_from_disk
 
 
 def _is_locked(vma: Vma | None) -> bool:
@@ -548,6 +528,6 @@ def _inherited(space: AddressSpace, start: int, end: int) -> list[Range]:
     # The ranges of a child's address space that have the parent's contents, joined.
     return join_ranges(
         (begin, stop)
-        for begin, stop, vma in space.vmas.runs(start, end)
-        if vma is not None and not vma.flags & VM_WIPEONFORK
+        for begin, stop, vma in space.vmas.parts(start, end)
+        if not vma.flags & VM_WIPEONFORK
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
-from laconic.libos.strategy import MemoryCall, Strategy
+from laconic.libos.strategy import ContinuingStrategy, MemoryCall, Strategy
 from laconic.libos.touches import Touches
 from laconic.memory.change import Change
 from laconic.memory.space import AddressSpace, Entry
@@ -87,7 +87,6 @@ class Verified(Strategy):
         self.inner = make(self.machine, space, touches)
         self.watch = Watch(self.machine, space)
         self.hears_all = self.inner.hears_all
-        self.continues = self.inner.continues
 
     def _step(self, work: Callable[..., Any], *args: Any, changes: Iterable[Change] = ()) -> None:
         report, watch, inner = self.report, self.watch, self.inner
@@ -133,18 +132,6 @@ class Verified(Strategy):
         finally:
             self.inner.meter = self.machine
 
-    def execute(self, space: AddressSpace, touches: Touches) -> Self:
-        """The strategy for the next program in the same enclave."""
-        return type(self)(
-            self.meter,
-            space,
-            touches,
-            make=lambda machine, space, touches: self.inner.execute(space, touches),
-            report=self.report,
-            pte=self.pte,
-            machine=self.machine,
-        )
-
     def thread(self) -> None:
         """A thread begins."""
         self._step(self.inner.thread)
@@ -159,3 +146,21 @@ class Verified(Strategy):
             self.inner.end()
         except SgxError as refused:
             self.report.add([str(refused)])
+
+
+class VerifiedContinuing(Verified, ContinuingStrategy):
+    """A `ContinuingStrategy` on a machine of its own, which the next program runs in too."""
+
+    inner: ContinuingStrategy
+
+    def execute(self, space: AddressSpace, touches: Touches) -> Self:
+        """The strategy for the next program in the same enclave."""
+        return type(self)(
+            self.meter,
+            space,
+            touches,
+            make=lambda machine, space, touches: self.inner.execute(space, touches),
+            report=self.report,
+            pte=self.pte,
+            machine=self.machine,
+        )

@@ -7,7 +7,6 @@ import os
 import resource
 import threading
 from collections import deque
-from collections.abc import Callable
 from typing import NamedTuple
 
 from laconic.linux import proc
@@ -20,6 +19,7 @@ from laconic.memory.mmap import OpenFile
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
+from laconic.trace.schema import DATA_LIMIT, LOCK_LIMIT
 from laconic.tracer.record import CallNotes
 from laconic.tracer.syscalls import CLONE_VM
 
@@ -150,25 +150,21 @@ class Thread:
 
     def data_limit(self) -> int:
         """RLIMIT_DATA in bytes, -1 for none."""
-        limit = self._limit(resource.RLIMIT_DATA, proc.data_limit)
-        if self.notes is not None and limit != -1:
-            self.notes.data_limit(limit)
-        return limit
+        return self._limit(resource.RLIMIT_DATA, DATA_LIMIT)
 
     def lock_limit(self) -> int:
         """RLIMIT_MEMLOCK in bytes, -1 for none."""
-        limit = self._limit(resource.RLIMIT_MEMLOCK, proc.lock_limit)
-        if self.notes is not None and limit != -1:
-            self.notes.lock_limit(limit)
-        return limit
+        return self._limit(resource.RLIMIT_MEMLOCK, LOCK_LIMIT)
 
-    def _limit(self, number: int, from_file: Callable[[int], int]) -> int:
+    def _limit(self, number: int, answer: int) -> int:
         try:
             limit: int = resource.prlimit(self.tid, number)[0]
-            return limit
         except OSError:
             # Of another user's process only the file tells it (check_prlimit_permission).
-            return from_file(self.tid)
+            limit = proc.shown_limit(self.tid, number)
+        if self.notes is not None and limit != -1:
+            self.notes.limit(answer, limit)
+        return limit
 
     def vma_start(self, address: int) -> int:
         """Where the host's VMA that contains `address` begins; 0 if the process is gone."""

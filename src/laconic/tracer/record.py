@@ -26,9 +26,7 @@ from laconic.memory.vma import File, Vma
 from laconic.trace.schema import (
     ADOPTED,
     CODES,
-    DATA_LIMIT,
     GREW,
-    LOCK_LIMIT,
     READ,
     RESIDENT,
     UNFINISHED,
@@ -400,13 +398,9 @@ class CallNotes:
         """Whether all of a range was in memory."""
         self._answer(RESIDENT, start, end, int(answer))
 
-    def data_limit(self, limit: int) -> None:
-        """RLIMIT_DATA, where there is one."""
-        self._answer(DATA_LIMIT, 0, 0, limit)
-
-    def lock_limit(self, limit: int) -> None:
-        """RLIMIT_MEMLOCK, if there is one."""
-        self._answer(LOCK_LIMIT, 0, 0, limit)
+    def limit(self, answer: int, limit: int) -> None:
+        """A limit in bytes, if there is one; `answer` is DATA_LIMIT or LOCK_LIMIT."""
+        self._answer(answer, 0, 0, limit)
 
     def vma_start(self, address: int, start: int) -> None:
         """Where the host's VMA that contains an address begins."""

@@ -26,6 +26,16 @@ TRACKER: Final = INTERNAL + (1 << 46)
 _COVERS: Final = PAGE_SHIFT + 15
 
 
+def remove_run(meter: Meter, start: int, end: int) -> None:
+    """Remove a run of committed pages: two host calls, and EACCEPT between them
+    (sgx_edmm_remove_pages)."""
+    meter.host_call()
+    meter.modify_types(start, end, PT_TRIM)
+    meter.eaccept(start, end, 0, MODIFIED)
+    meter.host_call()
+    meter.remove(start, end)
+
+
 class Gramine:
     """One enclave's pages. `pages`: EPCM permissions or LAZY, of each page that is allocated.
 
@@ -68,13 +78,8 @@ class Gramine:
     def free(self, start: int, end: int) -> None:
         """PalVirtualMemoryFree: two host calls for each committed run (sgx_edmm_remove_pages)."""
         self.track(start, end)
-        meter = self.meter
         for begin, stop in self.committed(start, end):
-            meter.host_call()
-            meter.modify_types(begin, stop, PT_TRIM)
-            meter.eaccept(begin, stop, 0, MODIFIED)
-            meter.host_call()
-            meter.remove(begin, stop)
+            remove_run(self.meter, begin, stop)
         self.pages.set(start, end, None)
 
     def protect(self, start: int, end: int, prot: int, single: bool = False) -> None:

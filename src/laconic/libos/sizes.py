@@ -1,0 +1,35 @@
+"""The sizes of files, as far as the program's calls showed them."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from laconic.memory.flags import TASK_SIZE
+from laconic.memory.mmap import OpenFile, page_align
+from laconic.memory.vma import File, Vma
+
+
+class FileSizes:
+    """What one enclave knows of the sizes of files. All but `copy` take O(1)."""
+
+    __slots__ = ("_sizes",)
+
+    def __init__(self) -> None:
+        self._sizes: dict[File, int] = {}
+
+    def note(self, file: OpenFile | None) -> None:
+        """Take over the size of a call's file; a call without a file shows none."""
+        if file is not None:
+            self._sizes[file.file] = file.size
+
+    def valid_end(self, vma: Vma) -> int:
+        """Return the address at which the pages of a VMA's file end, TASK_SIZE if they do not."""
+        if vma.file is None or vma.file not in self._sizes:
+            return TASK_SIZE
+        return vma.base + page_align(self._sizes[vma.file])
+
+    def copy(self) -> Self:
+        """Return the same sizes, for a child. O(files)."""
+        twin = type(self)()
+        twin._sizes = self._sizes.copy()
+        return twin
