@@ -3,7 +3,7 @@ strategies compared."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,15 +13,20 @@ from laconic.analysis.frames import Names, own_frames
 from laconic.analysis.sites import EVERY_CALL, LACONIC, Site, SiteCollector, site_label
 from laconic.analysis.suppressions import Suppression, matching
 from laconic.analysis.timeline.areas import Area, Areas
+from laconic.analysis.timeline.cells import Cells, Tally
 from laconic.analysis.timeline.series import Bins, Sampled, Scattered
-from laconic.memory.change import Change
+from laconic.libos.touches import Touches
+from laconic.linux.pagemap import Touched
+from laconic.memory.change import FILE, MAP, ZERO, Change
 from laconic.memory.flags import PAGE_SHIFT
 from laconic.memory.ledger import Ledger
+from laconic.memory.rangemap import RangeMap
 from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone, Listener, Program
 from laconic.replay.thread import Mm
 from laconic.sgx.costs import CostProfile
+from laconic.sgx.meter import Counts
 from laconic.strategies import NAMES, strategy
 from laconic.trace.reader import Trace
 from laconic.trace.records import ARITY
@@ -65,7 +70,9 @@ class OneCall(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Page:
     """All that a page shows. Processes and sites are numbered as they stand in their lists; `calls`
-    has the memory calls of each process. `places` are the stacks in words, innermost first, True
+    has the memory calls of each process. `series` and `cells` are over time, in nanoseconds, or over
+    the order of the calls if the trace has no times (`last` is 0). `tallies` are the sums of the
+    sites, in their order. `places` are the stacks in words, innermost first, True
     for what was guessed; `modules` says why a module's symbols could not be used. `singles` is None
     where there are more than `CALLS` calls. `hidden`: of each site that is suppressed the reason;
     it is in all figures, and its stack is not in `places`. `own`: of each other site with how many
@@ -80,8 +87,8 @@ class Page:
     loss: list[str]
     processes: list[Program]
     calls: list[int]
-    by_time: Bins
-    by_order: Bins
+    series: Bins
+    cells: Cells
     moments: Sampled[int]
     last: int
     areas: list[Area]
@@ -90,6 +97,7 @@ class Page:
     left_out: int
     marks: Scattered[Mark]
     sites: list[Site]
+    tallies: list[Tally]
     places: dict[int, tuple[Spot, ...]]
     modules: list[tuple[str, str]]
     singles: list[OneCall] | None
@@ -116,17 +124,18 @@ def collect(
     """
     tell = progress or (lambda done: None)
     stacks = Stacks()
-    timeline = Timeline()
     enclaves = Enclaves({name: strategy(name) for name in (EVERY_CALL, LACONIC)}, label=site_label)
+    timeline = Timeline(enclaves, profile, trace.source == "run")
     replay = Replay(trace, "laconic", listeners=[enclaves, timeline], stacks=stacks)
     replay.run(progress=lambda done: tell(done // 2))
     timeline.areas.end_all(max(timeline.calls, 1))
     timeline.sites.add_costs(enclaves.meters)
+    sites = list(timeline.sites.sites.values())
+    _share_touches(timeline.cells, sites, profile)
     compared = None
     if timeline.calls:
         tail = partial(_second_half, tell, trace.size)
         compared = compare(trace, [*NAMES, BOUND], profile, progress=tail, jobs=jobs)
-    sites = list(timeline.sites.sites.values())
     places, hidden, own = _stacks(sites, stacks, list(suppressions))
     modules = sorted((module.path, why) for module, why in stacks.symbolizer.missing.items())
     return Page(
@@ -139,8 +148,8 @@ def collect(
         loss=replay.losses,
         processes=replay.started,
         calls=[timeline.calls_of.get(number, 0) for number in range(len(replay.started))],
-        by_time=timeline.by_time,
-        by_order=timeline.by_order,
+        series=timeline.series,
+        cells=timeline.cells,
         moments=timeline.moments,
         last=timeline.last,
         areas=timeline.areas.ended,
@@ -149,6 +158,7 @@ def collect(
         left_out=timeline.areas.left_out,
         marks=timeline.marks,
         sites=sites,
+        tallies=_tallies(timeline.cells, sites, profile),
         places=places,
         modules=modules,
         singles=timeline.singles,
@@ -186,45 +196,151 @@ def _second_half(tell: Callable[[int], None], size: int, done: int) -> None:
     tell((size + done) // 2)
 
 
+def _share_touches(cells: Cells, sites: Sequence[Site], profile: CostProfile) -> None:
+    # Give each cell the cost of the touches of the pages that it mapped: a site's cost, less that of
+    # its calls, by the pages that were touched. Each of them cost the same.
+    sums = cells.by_site()
+    rest: dict[int, tuple[float, float, float, float]] = {}
+    for number, tally in sums.items():
+        if not tally.touched:
+            continue
+        counts = sites[number].counts
+        today = profile.cycles(counts.get(EVERY_CALL, Counts()))
+        laconic = profile.cycles(counts.get(LACONIC, Counts()))
+        rest[number] = (
+            max(today[0] - tally.today_low, 0) / tally.touched,
+            max(today[1] - tally.today_high, 0) / tally.touched,
+            max(laconic[0] - tally.laconic_low, 0) / tally.touched,
+            max(laconic[1] - tally.laconic_high, 0) / tally.touched,
+        )
+    for cell, tally in cells.tallies.items():
+        if cell.site in rest:
+            today_low, today_high, laconic_low, laconic_high = rest[cell.site]
+            tally.today_low += today_low * tally.touched
+            tally.today_high += today_high * tally.touched
+            tally.laconic_low += laconic_low * tally.touched
+            tally.laconic_high += laconic_high * tally.touched
+
+
+def _tallies(cells: Cells, sites: Sequence[Site], profile: CostProfile) -> list[Tally]:
+    # The sums of each site; its costs are those of its counts, touches of any kind included.
+    sums = cells.by_site()
+    tallies = []
+    for number, site in enumerate(sites):
+        tally = sums.get(number, Tally())
+        today = profile.cycles(site.counts.get(EVERY_CALL, Counts()))
+        laconic = profile.cycles(site.counts.get(LACONIC, Counts()))
+        tally.today_low, tally.today_high = today
+        tally.laconic_low, tally.laconic_high = laconic
+        tallies.append(tally)
+    return tallies
+
+
+class _Owner(NamedTuple):
+    # Who mapped a page: the number of the site, the moment of the call, and its process.
+    site: int
+    moment: int
+    process: int
+
+
+class _Memory:
+    # The pages of one address space: which are touched, and which call mapped them last.
+
+    def __init__(self) -> None:
+        self.touches = Touches()
+        self.owners: RangeMap[_Owner] = RangeMap()
+
+    def copy(self) -> _Memory:
+        twin = _Memory()
+        twin.touches = self.touches.copy()
+        twin.owners = self.owners.copy()
+        return twin
+
+    def sites(self, start: int, end: int) -> list[tuple[int, int, int]]:
+        # Runs of pages with the site that mapped them, -1 for none.
+        return [
+            (begin, stop, -1 if owner is None else owner.site)
+            for begin, stop, owner in self.owners.runs(start, end)
+        ]
+
+
 class Timeline(Listener):
     """Keeps what the page draws: `sites`, series over time, and the areas of each address space.
 
-    `calls` is the number of memory calls so far.
+    It comes after `enclaves` in the list of listeners, and tallies what they did for each call by
+    `profile`. `touches`: the trace records which pages were touched. `calls` is the number of
+    memory calls so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, enclaves: Enclaves, profile: CostProfile, touches: bool) -> None:
+        self.enclaves, self.profile = enclaves, profile
         self.sites = SiteCollector()
         self.calls = self.last = 0
         self.calls_of: dict[int, int] = {}
-        self.by_time, self.by_order = Bins(1_000), Bins(1)
+        self.series = Bins(1)
+        self.cells = Cells(1)
         self.moments: Sampled[int] = Sampled(MOMENTS)
-        self.areas = Areas()
+        self.areas = Areas(self._touched_pages if touches else _unknown)
         self.marks: Scattered[Mark] = Scattered(MARKS)
         self.singles: list[OneCall] | None = []
         self._order: dict[tuple[str, int, str], int] = {}
+        self._memories: dict[int, _Memory] = {}
+        # What the calls of one label have cost so far, by strategy, process and label.
+        self._costs: dict[tuple[str, int, Hashable], tuple[float, float]] = {}
+
+    def _memory(self, process: int) -> _Memory:
+        return self._memories.setdefault(process, _Memory())
+
+    def _touched_pages(self, process: int, start: int, end: int) -> int:
+        return self._memory(process).touches.count(start, end)
 
     def call_done(self, done: CallDone) -> None:
         """Count the call, and draw what it changed."""
+        mm = done.thread.mm
+        owner = None
         if done.is_finished:
-            self._count(done, self.sites.count(done))
-        mm, now = done.thread.mm, max(self.calls - 1, 0)
+            owner = self._count(done, self.sites.count(done))
+        now = max(self.calls - 1, 0)
         if mm.number < 0:
             return
+        memory = self._memory(mm.number)
+        if owner is not None:
+            for change in done.changes:
+                mapped = change.kind & (MAP | FILE)
+                # An mmap over pages that were as it wants them discards their contents.
+                if mapped or (done.name == "mmap" and change.kind & ZERO):
+                    memory.owners.set(change.start, change.end, owner)
         if done.read_host or not done.is_finished or mm.space is None:
-            self.areas.sync_all(mm.number, mm.space, now)
-            return
-        for change in done.changes:
-            self.areas.sync(mm.number, mm.space, change.start, change.end, now)
+            self.areas.sync_all(mm.number, mm.space, memory.sites, now)
+        else:
+            for change in done.changes:
+                start, end = change.start, change.end
+                self.areas.sync(mm.number, mm.space, memory.sites, start, end, now)
+        # The areas that ended have been asked for their touched pages.
+        memory.touches.apply(done.name, done.args, done.changes)
 
-    def _count(self, done: CallDone, site: Site) -> None:
+    def touched(self, mm: Mm, runs: Iterable[Touched]) -> None:
+        """Count the pages that were touched for the first time with the calls that mapped them."""
+        if mm.space is None:
+            return
+        memory = self._memory(mm.number)
+        for start, end, _ in memory.touches.take(runs, mm.space):
+            for begin, stop, owner in memory.owners.runs(start, end):
+                if owner is not None:
+                    tally = self.cells.at(owner.process, owner.site, owner.moment)
+                    tally.touched += stop - begin >> PAGE_SHIFT
+
+    def _count(self, done: CallDone, site: Site) -> _Owner:
         process = done.thread.mm.number
         # Sites come in the order of their first calls, here as in `sites`.
         number = self._order.setdefault((site.call, site.stack, site.program), len(self._order))
         call, time, args = self.calls, done.row.time, done.row.args
+        # A trace without times is shown by the order of its calls.
+        moment = time or call
         self.calls += 1
         self.calls_of[process] = self.calls_of.get(process, 0) + 1
-        self.by_time.count(time, done.host_calls, done.is_redundant)
-        self.by_order.count(call, done.host_calls, done.is_redundant)
+        self.series.count(moment, done.host_calls, done.is_redundant)
+        self._tally(done, process, number, moment)
         self.moments.see(time)
         self.last = time
         if done.is_redundant and process >= 0:
@@ -246,28 +362,75 @@ class Timeline(Listener):
             )
             if len(self.singles) > CALLS:
                 self.singles = None
+        return _Owner(number, moment, process)
+
+    def _tally(self, done: CallDone, process: int, site: int, moment: int) -> None:
+        tally = self.cells.at(process, site, moment)
+        today_low, today_high = self._cost(EVERY_CALL, done, process)
+        laconic_low, laconic_high = self._cost(LACONIC, done, process)
+        _, pages = pages_of(done.name, done.args, done.result)
+        if not pages:  # brk names no length
+            pages = sum(change.end - change.start for change in done.changes) >> PAGE_SHIFT
+        tally.calls += 1
+        tally.host_calls += done.host_calls
+        tally.failed += done.result < 0
+        if done.result >= 0:
+            tally.pages += pages
+        tally.today_low += today_low
+        tally.today_high += today_high
+        tally.laconic_low += laconic_low
+        tally.laconic_high += laconic_high
+        if done.is_redundant:
+            tally.redundant += 1
+            tally.redundant_pages += pages
+            tally.redundant_cycles += (today_low + today_high) / 2
+
+    def _cost(self, name: str, done: CallDone, process: int) -> tuple[float, float]:
+        # The enclave has just carried out this call; its work is counted with that of the site's
+        # other calls.
+        label = site_label(done)
+        counts = self.enclaves.meters[name].tables.get((process, label))
+        if counts is None:
+            return 0, 0
+        low, high = self.profile.cycles(counts)
+        before = self._costs.get((name, process, label), (0.0, 0.0))
+        self._costs[name, process, label] = low, high
+        return low - before[0], high - before[1]
 
     def call_committed(self, row: Row, mm: Mm, name: str, changes: tuple[Change, ...]) -> None:
         """Draw the changes."""
         if mm.number >= 0 and mm.space is not None:
+            sites = self._memory(mm.number).sites
             for change in changes:
-                self.areas.sync(mm.number, mm.space, change.start, change.end, self.calls)
+                self.areas.sync(mm.number, mm.space, sites, change.start, change.end, self.calls)
 
     def started(self, mm: Mm) -> None:
         """Draw all areas."""
-        self.areas.sync_all(mm.number, mm.space, self.calls)
+        self._memories[mm.number] = _Memory()
+        self._draw(mm)
 
     def host_read(self, mm: Mm, changes: tuple[Change, ...], grew: bool) -> None:
         """Draw all areas."""
-        self.areas.sync_all(mm.number, mm.space, self.calls)
+        self._draw(mm)
 
     def forked(self, parent: Mm, child: Mm) -> None:
         """Draw the child's areas."""
-        self.areas.sync_all(child.number, child.space, self.calls)
+        self._memories[child.number] = self._memory(parent.number).copy()
+        self._draw(child)
 
     def ended(self, mm: Mm) -> None:
         """The areas end."""
         self.areas.end(mm.number, self.calls)
+        self._memories.pop(mm.number, None)
+
+    def _draw(self, mm: Mm) -> None:
+        sites = self._memory(mm.number).sites
+        self.areas.sync_all(mm.number, mm.space, sites, self.calls)
+
+
+def _unknown(process: int, start: int, end: int) -> None:
+    # How many pages of a range are touched, if the trace does not record it.
+    return None
 
 
 def pages_of(call: str, args: Sequence[int], result: int) -> tuple[int, int]:

@@ -1,0 +1,62 @@
+// Numbers: three significant digits and a unit, as report/html/numbers.py writes them.
+const SPACE = "\u00a0", JOIN = "\u2060";
+const UNITS = [[1e9, "G"], [1e6, "M"], [1e3, "k"], [1, ""]];
+const SIZES = [[2 ** 40, "TiB"], [2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]];
+
+const grouped = (number) => String(Math.round(number)).replace(/\B(?=(\d{3})+$)/g, ",");
+
+function digits(number) {
+  if (!number) return "0";
+  const rounded = Number(number.toPrecision(3)), size = Math.abs(rounded);
+  if (size >= 100) return grouped(rounded);
+  const places = size >= 10 ? 1 : size >= 1 ? 2 : Math.min(2 + Math.ceil(-Math.log10(size) - 1e-9), 9);
+  return rounded.toFixed(places);
+}
+
+const count = (number) => (number < 10000 ? grouped(number) : digits(number));
+const plural = (number, one, many) => `${count(number)} ${number === 1 ? one : many || one + "s"}`;
+const unitOf = (cycles) => UNITS.find((each) => cycles >= each[0]) || UNITS[3];
+
+function between(low, high, scale = 1, letter = "") {
+  const first = digits(low / scale), last = digits(high / scale);
+  const ends = first === last ? first : `${first}${JOIN}–${JOIN}${last}`;
+  return letter ? `${ends}${SPACE}${letter}` : ends;
+}
+
+function cycles(low, high, unit) {
+  if (!high) return "0";
+  const [scale, letter] = unit || unitOf(high);
+  if (high < scale / 100) return letter ? `<0.01${SPACE}${letter}` : "<0.01";
+  return between(low, high, scale, letter);
+}
+
+function seconds(low, high) {
+  if (!high) return `0${SPACE}s`;
+  const [first, last] = [low / data.clock, high / data.clock];
+  for (const [scale, letter] of [[1, "s"], [1e-3, "ms"], [1e-6, "µs"]])
+    if (last >= 0.1 * scale) return between(first, last, scale, letter);
+  return between(first, last, 1e-9, "ns");
+}
+
+function bytes(pages) {
+  const found = SIZES.find(([scale]) => pages * 4096 >= scale);
+  return found ? `${digits(pages * 4096 / found[0])}${SPACE}${found[1]}` : "0";
+}
+
+function share(part, whole) {
+  const percent = whole ? 100 * part / whole : 0;
+  let text = percent.toFixed(0);
+  if (!percent) text = "0";
+  else if (percent < 0.1) text = "<0.1";
+  else if (percent >= 99.95) text = "100";
+  else if (percent < 10 || percent > 99) text = percent.toFixed(1);
+  return `${text}${SPACE}%`;
+}
+
+function duration(microseconds) {
+  if (microseconds >= 1e6) return `${digits(microseconds / 1e6)}${SPACE}s`;
+  return microseconds >= 1e3 ? `${digits(microseconds / 1e3)}${SPACE}ms` : `${digits(microseconds)}${SPACE}µs`;
+}
+
+const hex = (page) => "0x" + (BigInt(page) << 12n).toString(16);
+const PERMISSIONS = ["no access", "read", "write", "read, write", "execute", "read, execute", "write, execute", "read, write, execute"];
