@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from laconic.analysis.compare import BOUND, Compared, compare
 from laconic.analysis.frames import Names, own_frames
-from laconic.analysis.sites import EVERY_CALL, LACONIC, Site, SiteCollector, site_label
+from laconic.analysis.sites import EVERY_CALL, LACONIC, Site, SiteCollector, Work, site_label
 from laconic.analysis.suppressions import Suppression, matching
 from laconic.analysis.timeline.areas import Area, Areas
 from laconic.analysis.timeline.series import Bins, Sampled, Scattered
@@ -69,7 +69,7 @@ class Page:
     for what was guessed; `modules` says why a module's symbols could not be used. `singles` is None
     where there are more than `CALLS` calls. `hidden`: of each site that is suppressed the reason;
     it is in all figures, and its stack is not in `places`. `own`: of each other site with how many
-    places its stack only makes the system call."""
+    places its stack only makes the system call. `around` is `Sites.around`."""
 
     source: str
     about: dict[str, Any]
@@ -98,6 +98,7 @@ class Page:
     uncertain: int
     hidden: dict[int, str] = field(default_factory=dict)
     own: dict[int, int] = field(default_factory=dict)
+    around: dict[str, Work] = field(default_factory=dict)
 
 
 def collect(
@@ -117,11 +118,13 @@ def collect(
     tell = progress or (lambda done: None)
     stacks = Stacks()
     timeline = Timeline()
-    enclaves = Enclaves({name: strategy(name) for name in (EVERY_CALL, LACONIC)}, label=site_label)
+    enclaves = Enclaves(
+        {name: strategy(name) for name in (EVERY_CALL, LACONIC)}, label=site_label, by_owner=True
+    )
     replay = Replay(trace, "laconic", listeners=[enclaves, timeline], stacks=stacks)
     replay.run(progress=lambda done: tell(done // 2))
     timeline.areas.end_all(max(timeline.calls, 1))
-    timeline.sites.add_costs(enclaves.meters)
+    around = timeline.sites.add_costs(enclaves)
     compared = None
     if timeline.calls:
         tail = partial(_second_half, tell, trace.size)
@@ -157,6 +160,7 @@ def collect(
         uncertain=sum(replay.uncertain.values()),
         hidden=hidden,
         own=own,
+        around=around,
     )
 
 
