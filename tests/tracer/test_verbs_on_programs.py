@@ -16,7 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from laconic.analysis.compare import compare
 from laconic.analysis.schemas import SCHEMAS
+from laconic.analysis.sites import sites
+from laconic.sgx.meter import Counts
+from laconic.strategies import NAMES
 from laconic.trace.reader import Trace
 from tests.tracer.lab import COMMAND, PATIENCE, build, environment, run_alone
 
@@ -36,6 +40,24 @@ VERBS: dict[str, tuple[str, ...]] = {
 #: Those that keep the trace with -o.
 KEEPERS = ("explain", "callers", "check", "diff", "compare", "live")
 every = pytest.mark.parametrize("verb", VERBS)
+
+
+def test_all_sites_and_the_rest_cost_the_total(tmp_path: Path) -> None:
+    """A shell that forks and executes: whatever its pages cost belongs to some call, or to no
+    call."""
+    path = tmp_path / "a.trace"
+    words = ["run", "--quiet", "-o", path, "--stacks", "all"]
+    command = ["sh", "-c", "(ls / | sort) > /dev/null; true"]
+    assert run_alone([*COMMAND, *words, "--", *command], env=environment()).returncode == 0
+    found = sites(str(path), NAMES)
+    compared = compare(str(path), NAMES, jobs=1)
+    for name in NAMES:
+        total = Counts()
+        for work in (*found.sites, *found.around.values()):
+            total.add(work.cost(name))
+        assert total == found.total(name) == compared.strategies[name].total.low, name
+    assert found.around["load"].touched_pages and found.around["fork"].cost().host_calls
+    assert sum(site.touched_pages for site in found.sites) > 100
 
 
 @pytest.fixture(scope="module")

@@ -3,27 +3,28 @@ strategies compared."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
 from laconic.analysis.compare import BOUND, Compared, compare
 from laconic.analysis.frames import Names, own_frames
-from laconic.analysis.sites import EVERY_CALL, LACONIC, Site, SiteCollector, site_label
+from laconic.analysis.sites import EVERY_CALL, LACONIC, Site, SiteCollector, Work, site_label
 from laconic.analysis.suppressions import Suppression, matching
 from laconic.analysis.timeline.areas import Area, Areas
 from laconic.analysis.timeline.cells import Cells, Tally
 from laconic.analysis.timeline.series import Bins, Sampled, Scattered
+from laconic.libos.strategy import MemoryCall
 from laconic.libos.touches import Touches
 from laconic.linux.pagemap import Touched
-from laconic.memory.change import FILE, MAP, ZERO, Change
+from laconic.memory.change import Change, new
 from laconic.memory.flags import PAGE_SHIFT
 from laconic.memory.ledger import Ledger
-from laconic.memory.rangemap import RangeMap
 from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone, Listener, Program
+from laconic.replay.owners import Owners
 from laconic.replay.thread import Mm
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Counts
@@ -76,7 +77,7 @@ class Page:
     for what was guessed; `modules` says why a module's symbols could not be used. `singles` is None
     where there are more than `CALLS` calls. `hidden`: of each site that is suppressed the reason;
     it is in all figures, and its stack is not in `places`. `own`: of each other site with how many
-    places its stack only makes the system call."""
+    places its stack only makes the system call. `around` is `Sites.around`."""
 
     source: str
     about: dict[str, Any]
@@ -106,6 +107,7 @@ class Page:
     uncertain: int
     hidden: dict[int, str] = field(default_factory=dict)
     own: dict[int, int] = field(default_factory=dict)
+    around: dict[str, Work] = field(default_factory=dict)
 
 
 def collect(
@@ -124,12 +126,14 @@ def collect(
     """
     tell = progress or (lambda done: None)
     stacks = Stacks()
-    enclaves = Enclaves({name: strategy(name) for name in (EVERY_CALL, LACONIC)}, label=site_label)
+    enclaves = Enclaves(
+        {name: strategy(name) for name in (EVERY_CALL, LACONIC)}, label=site_label, by_owner=True
+    )
     timeline = Timeline(enclaves, profile, trace.source == "run")
     replay = Replay(trace, "laconic", listeners=[enclaves, timeline], stacks=stacks)
     replay.run(progress=lambda done: tell(done // 2))
     timeline.areas.end_all(max(timeline.calls, 1))
-    timeline.sites.add_costs(enclaves.meters)
+    around = timeline.sites.add_costs(enclaves)
     sites = list(timeline.sites.sites.values())
     _share_touches(timeline.cells, sites, profile)
     compared = None
@@ -167,6 +171,7 @@ def collect(
         uncertain=sum(replay.uncertain.values()),
         hidden=hidden,
         own=own,
+        around=around,
     )
 
 
@@ -197,41 +202,32 @@ def _second_half(tell: Callable[[int], None], size: int, done: int) -> None:
 
 
 def _share_touches(cells: Cells, sites: Sequence[Site], profile: CostProfile) -> None:
-    # Give each cell the cost of the touches of the pages that it mapped: a site's cost, less that of
-    # its calls, by the pages that were touched. Each of them cost the same.
-    sums = cells.by_site()
-    rest: dict[int, tuple[float, float, float, float]] = {}
-    for number, tally in sums.items():
-        if not tally.touched:
-            continue
-        counts = sites[number].counts
-        today = profile.cycles(counts.get(EVERY_CALL, Counts()))
-        laconic = profile.cycles(counts.get(LACONIC, Counts()))
-        rest[number] = (
-            max(today[0] - tally.today_low, 0) / tally.touched,
-            max(today[1] - tally.today_high, 0) / tally.touched,
-            max(laconic[0] - tally.laconic_low, 0) / tally.touched,
-            max(laconic[1] - tally.laconic_high, 0) / tally.touched,
-        )
+    # Give each cell its part of the cost of its site's touched pages: by the pages that its calls
+    # mapped and that were touched.
+    pages: dict[int, int] = {}
     for cell, tally in cells.tallies.items():
-        if cell.site in rest:
-            today_low, today_high, laconic_low, laconic_high = rest[cell.site]
-            tally.today_low += today_low * tally.touched
-            tally.today_high += today_high * tally.touched
-            tally.laconic_low += laconic_low * tally.touched
-            tally.laconic_high += laconic_high * tally.touched
+        pages[cell.site] = pages.get(cell.site, 0) + tally.touched
+    for cell, tally in cells.tallies.items():
+        if tally.touched:
+            touches = sites[cell.site].touches
+            part = tally.touched / pages[cell.site]
+            today = profile.cycles(touches.get(EVERY_CALL, Counts()))
+            laconic = profile.cycles(touches.get(LACONIC, Counts()))
+            tally.today_low += today[0] * part
+            tally.today_high += today[1] * part
+            tally.laconic_low += laconic[0] * part
+            tally.laconic_high += laconic[1] * part
 
 
 def _tallies(cells: Cells, sites: Sequence[Site], profile: CostProfile) -> list[Tally]:
-    # The sums of each site; its costs are those of its counts, touches of any kind included.
+    # The sums of each site. Its costs are exactly those of its counts and touches.
     sums = cells.by_site()
     tallies = []
     for number, site in enumerate(sites):
         tally = sums.get(number, Tally())
-        today = profile.cycles(site.counts.get(EVERY_CALL, Counts()))
-        laconic = profile.cycles(site.counts.get(LACONIC, Counts()))
-        tally.today_low, tally.today_high = today
-        tally.laconic_low, tally.laconic_high = laconic
+        tally.touched = site.touched_pages
+        tally.today_low, tally.today_high = profile.cycles(site.cost(EVERY_CALL))
+        tally.laconic_low, tally.laconic_high = profile.cycles(site.cost(LACONIC))
         tallies.append(tally)
     return tallies
 
@@ -246,21 +242,26 @@ class _Owner(NamedTuple):
 class _Memory:
     # The pages of one address space: which are touched, and which call mapped them last.
 
-    def __init__(self) -> None:
-        self.touches = Touches()
-        self.owners: RangeMap[_Owner] = RangeMap()
+    def __init__(self, touches: Touches | None = None, owners: Owners | None = None) -> None:
+        self.touches = touches or Touches()
+        self.owners = owners or Owners(None, {})
 
-    def copy(self) -> _Memory:
-        twin = _Memory()
-        twin.touches = self.touches.copy()
-        twin.owners = self.owners.copy()
-        return twin
+    def fork(self) -> _Memory:
+        return _Memory(self.touches.copy(), self.owners.fork())
+
+    def touched(self, start: int, end: int) -> Iterator[tuple[int, _Owner]]:
+        # How many pages were touched, by the call that mapped them.
+        for begin, stop, owner in self.owners.touch(start, end):
+            if isinstance(owner, _Owner):
+                yield stop - begin >> PAGE_SHIFT, owner
+        # Sums by owner would be as many as calls.
+        self.owners.touched.clear()
 
     def sites(self, start: int, end: int) -> list[tuple[int, int, int]]:
         # Runs of pages with the site that mapped them, -1 for none.
         return [
-            (begin, stop, -1 if owner is None else owner.site)
-            for begin, stop, owner in self.owners.runs(start, end)
+            (begin, stop, owner.site if isinstance(owner, _Owner) else -1)
+            for begin, stop, owner in self.owners.pages.runs(start, end)
         ]
 
 
@@ -304,12 +305,8 @@ class Timeline(Listener):
         if mm.number < 0:
             return
         memory = self._memory(mm.number)
-        if owner is not None:
-            for change in done.changes:
-                mapped = change.kind & (MAP | FILE)
-                # An mmap over pages that were as it wants them discards their contents.
-                if mapped or (done.name == "mmap" and change.kind & ZERO):
-                    memory.owners.set(change.start, change.end, owner)
+        call = new(MemoryCall, (done.name, done.args, done.result, done.changes, done.file))
+        memory.owners.call(call, owner)
         if done.read_host or not done.is_finished or mm.space is None:
             self.areas.sync_all(mm.number, mm.space, memory.sites, now)
         else:
@@ -325,10 +322,8 @@ class Timeline(Listener):
             return
         memory = self._memory(mm.number)
         for start, end, _ in memory.touches.take(runs, mm.space):
-            for begin, stop, owner in memory.owners.runs(start, end):
-                if owner is not None:
-                    tally = self.cells.at(owner.process, owner.site, owner.moment)
-                    tally.touched += stop - begin >> PAGE_SHIFT
+            for pages, owner in memory.touched(start, end):
+                self.cells.at(owner.process, owner.site, owner.moment).touched += pages
 
     def _count(self, done: CallDone, site: Site) -> _Owner:
         process = done.thread.mm.number
@@ -415,7 +410,7 @@ class Timeline(Listener):
 
     def forked(self, parent: Mm, child: Mm) -> None:
         """Draw the child's areas."""
-        self._memories[child.number] = self._memory(parent.number).copy()
+        self._memories[child.number] = self._memory(parent.number).fork()
         self._draw(child)
 
     def ended(self, mm: Mm) -> None:
