@@ -11,7 +11,7 @@ from laconic.analysis.timeline.areas import Area, fitted
 from laconic.analysis.timeline.cells import Tally
 from laconic.analysis.timeline.collect import Page
 from laconic.report import compare
-from laconic.report.html.groups import subjects
+from laconic.report.html.groups import around, subjects
 from laconic.report.html.headline import headline_json
 from laconic.report.html.missing import binned, missing
 from laconic.report.html.names import LOADER, short_function, short_module
@@ -21,7 +21,7 @@ from laconic.trace.stacks import NO_STACK
 
 Json = dict[str, Any]
 #: Frames of a stack that are shown, half of them innermost.
-FRAMES = 100
+FRAMES = 1_000
 #: Rows of the list on the first screen.
 FIRST = 5
 
@@ -73,7 +73,7 @@ def as_json(page: Page, limits: Limits | None = None) -> Json:
         "schema": SCHEMAS["html"],
         "summary": _summary(page),
         "headline": headline_json(page),
-        "first": _first(page, order),
+        "first": _first(page, order, rows, names),
         "missing": [plain(sentence) for sentence in missing(page)],
         "binned": binned(page, left_out, max(len(page.sites) - len(page.hidden) - limits.sites, 0)),
         "hidden": [[plain(reason), *numbers] for reason, *numbers in hidden],
@@ -87,6 +87,7 @@ def as_json(page: Page, limits: Limits | None = None) -> Json:
         "strategies": _strategies(page),
         "sites": rows,
         "stacks": sites.stacks,
+        "frames": sites.frames,
         "places": sites.places,
         "calls": singles,
         "names": names.texts,
@@ -115,12 +116,21 @@ def _summary(page: Page) -> Json:
     }  # fmt: skip
 
 
-def _first(page: Page, order: Sequence[int]) -> list[tuple[str, int]]:
+def _first(
+    page: Page, order: Sequence[int], rows: Sequence[Sequence[Any]], names: Names
+) -> list[tuple[str, int]]:
     # Of each row of the first screen: how the table is grouped for it, and the row of a site in it.
-    return [
-        ("module" if group.module == LOADER else "site", order[group.sites[0]])
-        for group in subjects(page)[:FIRST]
-    ]
+    found = []
+    for group in subjects(page)[:FIRST]:
+        if group.around:
+            title = names(group.function)
+            place = next(
+                place for place, row in enumerate(rows) if row[1] == AROUND_ROW and row[2] == title
+            )
+            found.append(("site", place))
+        else:
+            found.append(("module" if group.module == LOADER else "site", order[group.sites[0]]))
+    return found
 
 
 def _time(page: Page, limits: Limits, order: Sequence[int]) -> Json:
@@ -199,13 +209,19 @@ def _strategies(page: Page) -> Json | None:
 
 
 class _Stacks:
-    # Stacks and places by number.
+    # Stacks and places by number. Frames form a tree from the outermost functions on, so that what
+    # stacks have in common is held once.
 
     def __init__(self, page: Page, names: Names) -> None:
         self._page, self._names = page, names
         self._numbers: dict[int, int] = {}
         self._places: dict[tuple[int, ...], int] = {}
-        self.stacks: list[list[int]] = []
+        self._frames: dict[tuple[int, int], int] = {}
+        #: The innermost frame of each stack.
+        self.stacks: list[int] = []
+        #: Of each frame the number of its caller's (-1: there is none), and its place: ~number if
+        #: it was guessed.
+        self.frames: list[int] = []
         #: Function, module, source line, 1 if inlined, short function, short module.
         self.places: list[tuple[int, ...]] = []
 
@@ -214,10 +230,13 @@ class _Stacks:
             return -1
         if stack not in self._numbers:
             self._numbers[stack] = len(self.stacks)
-            self.stacks.append(self._frames(stack))
+            frame = -1
+            for place in reversed(self._walk(stack)):
+                frame = self._frame(frame, place)
+            self.stacks.append(frame)
         return self._numbers[stack]
 
-    def _frames(self, stack: int) -> list[int]:
+    def _walk(self, stack: int) -> list[int]:
         # Innermost first; ~number where the frame was guessed.
         found = []
         for place, guessed in self._page.places[stack]:
@@ -229,6 +248,13 @@ class _Stacks:
             cut = self._place(f"[{len(found) - 2 * half} frames are not shown]", "", "", False)
             found[half:-half] = [cut]
         return found
+
+    def _frame(self, caller: int, place: int) -> int:
+        number = self._frames.get((caller, place))
+        if number is None:
+            number = self._frames[caller, place] = len(self._frames)
+            self.frames += [caller, place]
+        return number
 
     def _place(self, function: str, module: str, where: str, inlined: bool) -> int:
         names = self._names
@@ -254,7 +280,8 @@ def _hidden(page: Page) -> list[tuple[str, int, int, int]]:
 
 
 #: In the place of a stack: none was taken; many sites in one row; sites that are suppressed.
-NO_STACK_ROW, OTHERS_ROW, SUPPRESSED_ROW = -1, -2, -3
+#: what a library OS does around the calls, whose name is in the place of the program's.
+NO_STACK_ROW, OTHERS_ROW, SUPPRESSED_ROW, AROUND_ROW = -1, -2, -3, -4
 
 
 def _sites(
@@ -298,6 +325,9 @@ def _sites(
         for number in numbers:
             order[number] = len(rows)
         rows.append([*head, *_sum(page, numbers)])
+    for group in around(page):
+        head = [names(""), AROUND_ROW, names(group.function), -1, 0]
+        rows.append([*head, *group.tally.rounded()])
     return stacks, rows, order
 
 

@@ -41,6 +41,7 @@ def as_html(page: Page) -> bytes:
 def _fixed(page: Page) -> dict[str, str]:
     # The parts that do not depend on how coarsely the pictures are drawn.
     return {
+        "kind": "" if page.ledger.calls else "empty",
         "command": escape(sections.command(page)),
         "hero": sections.hero(page),
         "sites": sections.site_table(page),

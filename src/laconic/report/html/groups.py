@@ -5,15 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from laconic.analysis.sites import EVERY_CALL, LACONIC
 from laconic.analysis.timeline.cells import Tally
 from laconic.analysis.timeline.collect import Page
+from laconic.replay.enclaves import EXEC, FORK, LOAD, OTHER, STACK, THREAD
 from laconic.report.html.names import LOADER, short_function, short_line, short_module
 from laconic.report.html.numbers import middle
 from laconic.report.html.text import plain
 from laconic.trace.stacks import NO_STACK
 
-#: The module of a group of suppressed sites.
-SUPPRESSED = "suppressed"
+#: The module of a group of suppressed sites, and of what a library OS does around the calls.
+SUPPRESSED, AROUND = "suppressed", "no call"
+#: What a library OS does around the calls, as the name of a row.
+WORK = {
+    LOAD: "start of programs",
+    EXEC: "execve",
+    FORK: "fork",
+    THREAD: "start of threads",
+    STACK: "growth of stacks",
+    OTHER: "calls that were not observed",
+}
 
 
 @dataclass(slots=True)
@@ -21,7 +32,8 @@ class Group:
     """Sites with one call, function, source line and module, or one reason why they are suppressed.
 
     `function` and `module` are short names; `full` is the function's whole name. `calls` are the
-    names of the calls. `sites` are numbers of `Page.sites`.
+    names of the calls. `sites` are numbers of `Page.sites`; `around` is a key of `Page.around` if the
+    group is what a library OS does around the calls, and then there are none.
     """
 
     function: str
@@ -31,6 +43,7 @@ class Group:
     calls: list[str] = field(default_factory=list)
     sites: list[int] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
+    around: str = ""
 
     @property
     def today(self) -> tuple[float, float]:
@@ -97,13 +110,31 @@ def groups(page: Page) -> list[Group]:
                 plain(function),
             )
         group.take(page, number)
-    return by_cost(found.values())
+    return by_cost([*found.values(), *around(page)])
+
+
+def around(page: Page) -> list[Group]:
+    """What a library OS does around the calls, as far as it costs anything."""
+    found = []
+    for kind, work in page.around.items():
+        tally = Tally(touched=work.touched_pages)
+        tally.today_low, tally.today_high = page.profile.cycles(work.cost(EVERY_CALL))
+        tally.laconic_low, tally.laconic_high = page.profile.cycles(work.cost(LACONIC))
+        if tally.today_high or tally.laconic_high:
+            title = WORK[kind]
+            found.append(Group(title, AROUND, full=title, tally=tally, around=kind))
+    return found
 
 
 def by_cost(found: Iterable[Group]) -> list[Group]:
     """Groups, the most expensive first; equally expensive ones by their calls and first site."""
     return sorted(
-        found, key=lambda group: (-middle(group.today), -group.tally.calls, group.sites[0])
+        found,
+        key=lambda group: (
+            -middle(group.today),
+            -group.tally.calls,
+            group.sites[0] if group.sites else -1,
+        ),
     )
 
 

@@ -70,7 +70,10 @@ def cycles(span: Range, of: tuple[float, str] | None = None) -> str:
     scale, letter = of or unit(span[1])
     if span[1] < scale / 100:
         return f"<0.01{_SPACE}{letter}" if letter else "<0.01"
-    return between(*span, scale, letter)
+    text = between(*span, scale, letter)
+    if 0 < span[0] < scale / 1000:
+        return f"<0.001{_JOIN}–{text.split('–', 1)[1]}"
+    return text
 
 
 def seconds(span: Range) -> str:

@@ -54,7 +54,7 @@ WORDS = {
 
 #: What each strategy does, in a few words; `laconic.strategies` has the names.
 STRATEGIES = {
-    "every-call": "today's Gramine: commits what is mapped, passes every call on",
+    "every-call": "commits what is mapped, passes every call on",
     "skip-equal": "omits an mprotect if the protection is already set",
     "classify": "does only the kind of change that a call makes",
     "laconic": "classify, and commits a page when it is touched",
@@ -232,6 +232,8 @@ def _where(group: Group, files: int) -> str:
         mapped = f"{plural(files, 'file')} · " if files else ""
         sites = plural(len(group.sites), "stack")
         return f"the loader, {mapped}{plural(group.tally.calls, 'call')} from {sites}"
+    if group.around:
+        return "what Gramine does around the calls"
     calls = ", ".join(group.calls)
     parts = [group.module, group.line, f"{count(group.tally.calls)} {calls}"]
     return escape(" · ".join(part for part in parts if part))
@@ -285,10 +287,10 @@ def site_table(page: Page) -> str:
 
 
 def table_unit(found: Sequence[Group]) -> tuple[float, str]:
-    """The unit of the table's cycles: that of the tenth row or so, so that most are readable."""
-    if not found:
-        return 1, ""
-    return numbers.unit(max(found[min(len(found) - 1, 9)].today[1], found[0].today[1] / 1000))
+    """The unit of the table's cycles: the largest in which the first row has two digits, so that
+    rows that cost much less can be read too."""
+    most = found[0].today[1] if found else 0
+    return numbers.unit(most / 10)
 
 
 def _site_row(group: Group, unit: tuple[float, str]) -> str:
@@ -379,6 +381,7 @@ def _strategy(page: Page, name: str, floor: Range, most: float, unit: tuple[floa
         f'{"".join(bars)}<rect class="hi" x="{_place(at, most)}" y="21" width="{_place(max(high - at, 0), most)}" height="8"/>'
         f'<line class="cap" x1="{_place(high, most)}" x2="{_place(high, most)}" y1="16" y2="34"/>'
         f'<rect class="flo" x="{_place(floor[0], most)}" y="0" width="{_place(floor[1] - floor[0], most)}" height="100%"/>'
+        f'<line class="flw" x1="{_place(floor[0], most)}" x2="{_place(floor[0], most)}" y1="0" y2="100%"/>'
         f'<line class="fl" x1="{_place(floor[0], most)}" x2="{_place(floor[0], most)}" y1="0" y2="100%"/></svg>'
         f'<span class="num"><b>{cycles((low, high), unit)}</b><span class="wh">{seconds((low, high))}</span></span>'
         f'<span class="num">{times}<span class="wh">the floor</span></span></li>'
@@ -473,7 +476,9 @@ def notes(page: Page) -> list[str]:
     profile = page.profile
     if page.compared is not None:
         guessed = (
-            f" No source for: {text(', '.join(profile.unsourced))}." if profile.unsourced else ""
+            f" No source for: {text(', '.join(each.replace('_', ' ') for each in profile.unsourced))}."
+            if profile.unsourced
+            else ""
         )
         told += [
             f"Cycles are an estimate by the cost profile <code>{text(profile.name)}</code> ({text(profile.machine)}); "
@@ -494,15 +499,16 @@ def notes(page: Page) -> list[str]:
 
 def _around(page: Page) -> list[str]:
     # What is in the total and in no site.
-    total = strategy_cycles(page, "every-call")
-    low, high = (sum(each) for each in zip(*((t.today_low, t.today_high) for t in page.tallies), strict=True)) \
-        if page.tallies else (0.0, 0.0)  # fmt: skip
-    rest = max(total[0] - low, 0), max(total[1] - high, 0)
-    if rest[1] < 1e-6 * max(total[1], 1):
+    low = high = 0.0
+    for work in page.around.values():
+        cost = page.profile.cycles(work.cost())
+        low += cost[0]
+        high += cost[1]
+    if not high:
         return []
     return [
-        f"Starting programs and threads, forks, and the pages of the programs themselves cost {cycles(rest)} cycles "
-        "under Gramine today; they are in all totals and in no site."
+        f"What Gramine does around the calls (the start of programs and threads, fork, execve, the growth of stacks) "
+        f"costs {cycles((low, high))} cycles; it has rows of its own, without calls, and is in no window of time."
     ]
 
 
@@ -567,7 +573,8 @@ def _foot(page: Page) -> str:
     )
     parts = [
         f"Recorded on {text(machine)}" if machine else "",
-        f"{page.events:,} events in {seconds((page.last * CLOCK / 1e9,) * 2)}" if page.last else f"{page.events:,} events",
+        f"{page.events:,} {'event' if page.events == 1 else 'events'}"
+        + (f" in {seconds((page.last * CLOCK / 1e9,) * 2)}" if page.last else ""),
         plural(page.ledger.processes, "process", "processes"),
         "" if page.end.get("exit_status") is None else f"exit status {page.end['exit_status']}",
     ]  # fmt: skip

@@ -51,8 +51,8 @@ function grow() {
     const value = weight(tallies[row]);
     if (!(value > 0)) return;
     const way = boxesOf(site, row);
-    if (programs && name(site[2])) way.unshift({title: name(site[2]).split("/").pop(), full: name(site[2]), module: "", line: "", frames: 1});
-    way.push({title: name(site[0]), module: "", line: "", frames: 1, isCall: true});
+    if (programs && site[1] !== AROUND && name(site[2])) way.unshift({title: name(site[2]).split("/").pop(), full: name(site[2]), module: "", line: "", frames: 1});
+    if (site[1] !== AROUND) way.push({title: name(site[0]), module: "", line: "", frames: 1, isCall: true});
     let node = root;
     node.value += value;
     for (const box of way) {

@@ -27,7 +27,8 @@ function cycles(low, high, unit) {
   if (!high) return "0";
   const [scale, letter] = unit || unitOf(high);
   if (high < scale / 100) return letter ? `<0.01${SPACE}${letter}` : "<0.01";
-  return between(low, high, scale, letter);
+  const text = between(low, high, scale, letter);
+  return low > 0 && low < scale / 1000 ? `<0.001${JOIN}–${text.split("–")[1]}` : text;
 }
 
 function seconds(low, high) {

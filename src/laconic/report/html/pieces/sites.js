@@ -1,7 +1,7 @@
 // The table: a row for each source line, module or stack; and the calls one by one where they are few.
 const SHOWN = 15, MORE = 200;
 const STACK_TOP = 24, STACK_END = 8;
-const ROWS_BY = {site: "Site", module: "Module", stack: "Stack", call: "Calls one by one"};
+const ROWS_BY = {site: "Site", module: "Module", stack: "Stack", call: "Call"};
 
 const table = {by: "site", sorted: 7, down: true, wanted: "", open: new Set(), limit: SHOWN};
 
@@ -70,7 +70,7 @@ function frameItem(number) {
 }
 
 function stackList(site) {
-  const frames = site[1] < 0 ? [] : data.stacks[site[1]], list = el("ol", {class: "stack"});
+  const frames = site[1] < 0 ? [] : stacks[site[1]], list = el("ol", {class: "stack"});
   const cut = frames.length > STACK_TOP + STACK_END + 4;
   const fill = (whole) => {
     const gap = el("button", {type: "button", class: "lk", text: `${frames.length - STACK_TOP - STACK_END} frames more`, onclick: () => fill(true)});
@@ -95,6 +95,7 @@ function details(group) {
   const site = data.sites[best];
   let about = "No stack was recorded.";
   if (site[1] === SUPPRESSED) about = "Suppressed: these sites are not shown one by one.";
+  else if (site[1] === AROUND) about = "What Gramine does around the calls: no call of the program is its cause.";
   else if (site[1] === OTHERS) about = "Sites that cost least, too many for a row each.";
   else if (site[1] >= 0) {
     about = "Innermost first.";
@@ -160,7 +161,7 @@ function showSites() {
     const button = el("button", {type: "button", class: "tog", "aria-expanded": String(open)}, named(title, "fn"), " ", named(where, "wh"));
     const row = el("tr", {class: `row${open ? " open" : ""}`},
       el("th", {scope: "row", title: full}, button),
-      el("td", {"data-label": "Call", title: kinds.join(", "), text: kinds.length > 1 ? `${kinds.length} kinds` : kinds[0]}),
+      el("td", {"data-label": "Call", title: kinds.join(", "), text: kinds.length > 1 ? `${kinds.length} kinds` : kinds[0] || "–"}),
       exactCell(sums[CALLS], "Calls"), exactCell(sums[REDUNDANT], "Redundant"), exactCell(sums[HOST_CALLS], "Host calls"),
       numberCell(bytes(sums[PAGES]), plural(sums[PAGES], "page"), "Size"),
       numberCell(bytes(sums[TOUCHED]), plural(sums[TOUCHED], "page"), "Touched"),

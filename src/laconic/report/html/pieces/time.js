@@ -57,8 +57,8 @@ function showTime() {
     more);
 
   const wide = () => width(picture) - 2;
-  const x = (at) => left + (wide() - left - 10) * at / axisEnd;
-  const placeAtX = (across) => Math.min(Math.max((across - left) / (wide() - left - 10), 0), 1) * axisEnd;
+  const x = (at) => left + (wide() - left - 10) * (Math.min(at, axisEnd) - axisStart) / (axisEnd - axisStart);
+  const placeAtX = (across) => axisStart + Math.min(Math.max((across - left) / (wide() - left - 10), 0), 1) * (axisEnd - axisStart);
 
   function lane(image, base, most, title, text, series, step, kinds) {
     image.append(svg("text", {x: 10, y: base - LANE - 12, class: "lane", text: title}));
@@ -67,11 +67,11 @@ function showTime() {
       if (kinds === "calls" && value % 1) continue;
       image.append(svg("line", {class: "grid", x1: left, x2: wide() - 10, y1: y, y2: y}), svg("text", {x: left - 6, y: y + 4, "text-anchor": "end", text: text(value)}));
     }
-    const bar = Math.max(x(step) - x(0) - 1, 1);
+    const bar = (bin) => Math.max(x((bin + 1) * step) - x(bin * step) - 1, 1);
     series.forEach(([kind, values, under]) => values.forEach((value, bin) => {
-      if (!value) return;
+      if (!value || (bin + 1) * step <= axisStart) return;
       const tall = LANE * value / most, floor = under ? LANE * under[bin] / most : 0;
-      image.append(svg("rect", {class: kind, x: x(bin * step).toFixed(1), y: (base - floor - tall).toFixed(1), width: bar.toFixed(1), height: Math.max(tall, 0.5).toFixed(1)}));
+      image.append(svg("rect", {class: kind, x: x(Math.max(bin * step, axisStart)).toFixed(1), y: (base - floor - tall).toFixed(1), width: bar(bin).toFixed(1), height: Math.max(tall, 0.5).toFixed(1)}));
     }));
   }
 
@@ -85,13 +85,13 @@ function showTime() {
     const mostCalls = roundUp(Math.max(...bins.calls, 1)), mostCost = roundUp(Math.max(...bins.cost, 1));
     lane(image, first, mostCalls, `Calls in ${positionWidth(bins.step)}`, (value) => count(value), [["b-h", changed], ["b-r", bins.redundant, changed]], bins.step, "calls");
     lane(image, second, mostCost, `Cost in ${positionWidth(bins.costStep)}, Gramine today`, (value) => cycles(value, value, unitOf(mostCost)), [["b-c", bins.cost]], bins.costStep, "cost");
-    for (const at of ticks(0, axisEnd, wide() / 130)) {
+    for (const at of ticks(axisStart, axisEnd, wide() / 130)) {
       const text = positionText(at);
-      image.append(svg("text", {x: x(at), y: high - 8, "text-anchor": at ? (x(at) > wide() - 50 ? "end" : "middle") : "start", text}));
+      image.append(svg("text", {x: x(at), y: high - 8, "text-anchor": x(at) > wide() - 50 ? "end" : x(at) < left + 20 ? "start" : "middle", text}));
     }
     if (view.span) {
       const [low, end] = windowOf();
-      image.append(svg("rect", {class: "sel", x: x(low), width: Math.max(x(end) - x(low), 2), y: 18, height: second - 16}));
+      image.append(svg("rect", {class: "sel", x: x(Math.max(low, axisStart)), width: Math.max(x(end) - x(Math.max(low, axisStart)), 2), y: 18, height: second - 16}));
     }
     picture.replaceChildren(image);
     tell();
@@ -113,7 +113,7 @@ function showTime() {
     const group = Math.max(Math.ceil(bins.calls.length / 20), Math.round(bins.costStep / bins.step)), rows = [];
     const sum = (series, low, size) => series.slice(low, low + size).reduce((all, one) => all + one, 0);
     const wider = Math.round(bins.costStep / bins.step);
-    for (let low = 0; low < bins.calls.length; low += group) {
+    for (let low = Math.floor(axisStart / bins.step / group) * group; low < bins.calls.length; low += group) {
       const cost = sum(bins.cost, Math.floor(low / wider), Math.max(Math.round(group / wider), 1));
       rows.push([positionText(low * bins.step), grouped(sum(bins.calls, low, group)), grouped(sum(bins.hostCalls, low, group)),
         grouped(sum(bins.redundant, low, group)), cycles(cost, cost)]);
@@ -171,7 +171,7 @@ function showTime() {
     const cells = Math.max(Math.ceil(axisEnd / CELL), 1), step = Math.max(Math.round(cells / 40), 1), way = {ArrowLeft: -step, ArrowRight: step}[event.key];
     if (event.key === "Escape") select(null);
     else if (way) {
-      const [low, high] = view.span || [0, 4 * step];
+      const first = Math.floor(axisStart / CELL), [low, high] = view.span || [first, first + 4 * step];
       if (!view.span) select([low, Math.min(high, cells)]);
       else if (event.shiftKey) select([low, Math.min(Math.max(high + way, low + 1), cells)]);
       else {

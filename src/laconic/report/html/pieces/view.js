@@ -3,7 +3,7 @@ const CALLS = 0, REDUNDANT = 1, HOST_CALLS = 2, FAILED = 3, PAGES = 4, TOUCHED =
   REDUNDANT_PAGES = 10, REDUNDANT_CYCLES = 11, TALLIED = 12;
 // Before the numbers of a site: its call, stack, program, first event, and how many wrappers its stack begins with.
 const HEAD = 5;
-const NO_STACK = -1, OTHERS = -2, SUPPRESSED = -3;
+const NO_STACK = -1, OTHERS = -2, SUPPRESSED = -3, AROUND = -4;
 const middle = (tally, at) => (tally[at] + tally[at + 1]) / 2;
 
 const total = data.summary.calls;
@@ -12,7 +12,7 @@ const timed = data.time.unit === "nanoseconds";
 const UNIT = timed ? 1000 : 1;
 const CELL = data.time.cell_width / UNIT;
 const axisEnd = Math.max(timed ? data.moments.last : total, 1);
-const positionText = (at) => (timed ? duration(at) : `call ${count(at)}`);
+const positionText = (at) => (timed ? (at ? duration(at) : "0") : `call ${count(at)}`);
 
 // The time of a call in microseconds, by its number; between the moments that are known, on a straight line.
 function timeOf(call) {
@@ -44,13 +44,16 @@ for (let at = 0; at < data.time.cells.length; at += 3 + TALLIED) {
   cells.push({process, row, bin, tally: data.time.cells.slice(at + 3, at + 3 + TALLIED)});
 }
 
-// `chosen`: null for all processes, or the key of an option; `span`: null, or the first bin of cells and the bin after the last.
+// Before the first call there is nothing to see.
+const axisStart = Math.min(cells.reduce((first, cell) => Math.min(first, cell.bin * CELL), axisEnd), axisEnd - (timed ? 1e-3 : 1));
+
+// `chosen`: empty for all processes, or the key of an option; `span`: null, or the first bin of cells and the bin after the last.
 const view = {chosen: "", processes: null, span: null, followers: []};
 let tallies = data.sites.map((site) => site.slice(HEAD));
 
 const isWhole = () => !view.processes && !view.span;
 const inView = (process) => !view.processes || view.processes.has(process);
-const windowOf = () => (view.span ? [view.span[0] * CELL, Math.min(view.span[1] * CELL, axisEnd)] : [0, axisEnd]);
+const windowOf = () => (view.span ? [view.span[0] * CELL, Math.min(view.span[1] * CELL, axisEnd)] : [axisStart, axisEnd]);
 
 function tally() {
   if (isWhole()) {
@@ -87,14 +90,21 @@ function show(change) {
 
 // Sites by name
 
+// The places of a stack, innermost first; ~n is place n where the frame was guessed.
+const stacks = data.stacks.map((innermost) => {
+  const found = [];
+  for (let frame = innermost; frame >= 0; frame = data.frames[2 * frame]) found.push(data.frames[2 * frame + 1]);
+  return found;
+});
 const placeAt = (number) => data.places[number < 0 ? ~number : number];
 // The frames of a site's stack, innermost first, without the wrappers of the system call.
-const framesOf = (site) => (site[1] < 0 ? [] : data.stacks[site[1]].slice(site[4]));
+const framesOf = (site) => (site[1] < 0 ? [] : stacks[site[1]].slice(site[4]));
 
 // What a row of a list shows of a site.
 function siteWords(site) {
   const call = name(site[0]);
   if (site[1] === OTHERS) return {call, title: "other sites", full: "other sites", module: "", line: ""};
+  if (site[1] === AROUND) return {call: "", title: name(site[2]), full: name(site[2]), module: "no call", line: ""};
   if (site[1] === SUPPRESSED) {
     const reason = data.hidden[site[4]][0];
     return {call, title: reason, full: reason, module: "suppressed", line: ""};
@@ -111,6 +121,7 @@ function siteWords(site) {
 const words = data.sites.map(siteWords);
 const siteText = (row) => {
   const {call, title, module, line} = words[row];
+  if (data.sites[row][1] === AROUND) return title;
   return `${call} from ${title}${module || line ? ` (${[module, line].filter(Boolean).join(", ")})` : ""}`;
 };
 
