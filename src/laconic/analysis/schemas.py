@@ -17,7 +17,7 @@ SCHEMAS: Final = {
     "doctor": 1,
     "explain": 2,
     "flamegraph": 1,
-    "html": 2,
+    "html": 3,
     "info": 2,
     "live": 2,
     "pack": 1,

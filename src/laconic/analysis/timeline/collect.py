@@ -135,7 +135,7 @@ def collect(
     timeline.areas.end_all(max(timeline.calls, 1))
     around = timeline.sites.add_costs(enclaves)
     sites = list(timeline.sites.sites.values())
-    _share_touches(timeline.cells, sites, profile)
+    _share_touches(timeline.cells, timeline.series, sites, profile)
     compared = None
     if timeline.calls:
         tail = partial(_second_half, tell, trace.size)
@@ -201,7 +201,7 @@ def _second_half(tell: Callable[[int], None], size: int, done: int) -> None:
     tell((size + done) // 2)
 
 
-def _share_touches(cells: Cells, sites: Sequence[Site], profile: CostProfile) -> None:
+def _share_touches(cells: Cells, series: Bins, sites: Sequence[Site], profile: CostProfile) -> None:
     # Give each cell its part of the cost of its site's touched pages: by the pages that its calls
     # mapped and that were touched.
     pages: dict[int, int] = {}
@@ -217,6 +217,8 @@ def _share_touches(cells: Cells, sites: Sequence[Site], profile: CostProfile) ->
             tally.today_high += today[1] * part
             tally.laconic_low += laconic[0] * part
             tally.laconic_high += laconic[1] * part
+            start = cell.bin * cells.width
+            series.spread(start, start + cells.width, (today[0] + today[1]) / 2 * part)
 
 
 def _tallies(cells: Cells, sites: Sequence[Site], profile: CostProfile) -> list[Tally]:
@@ -334,8 +336,8 @@ class Timeline(Listener):
         moment = time or call
         self.calls += 1
         self.calls_of[process] = self.calls_of.get(process, 0) + 1
-        self.series.count(moment, done.host_calls, done.is_redundant)
-        self._tally(done, process, number, moment)
+        cycles = self._tally(done, process, number, moment)
+        self.series.count(moment, done.host_calls, done.is_redundant, cycles)
         self.moments.see(time)
         self.last = time
         if done.is_redundant and process >= 0:
@@ -359,7 +361,8 @@ class Timeline(Listener):
                 self.singles = None
         return _Owner(number, moment, process)
 
-    def _tally(self, done: CallDone, process: int, site: int, moment: int) -> None:
+    def _tally(self, done: CallDone, process: int, site: int, moment: int) -> float:
+        # Returns the middle of what the call costs under every-call.
         tally = self.cells.at(process, site, moment)
         today_low, today_high = self._cost(EVERY_CALL, done, process)
         laconic_low, laconic_high = self._cost(LACONIC, done, process)
@@ -379,6 +382,7 @@ class Timeline(Listener):
             tally.redundant += 1
             tally.redundant_pages += pages
             tally.redundant_cycles += (today_low + today_high) / 2
+        return (today_low + today_high) / 2
 
     def _cost(self, name: str, done: CallDone, process: int) -> tuple[float, float]:
         # The enclave has just carried out this call; its work is counted with that of the site's

@@ -152,6 +152,7 @@ def _time(page: Page, limits: Limits, order: Sequence[int]) -> Json:
         "calls": series.calls,
         "host_calls": series.host_calls,
         "redundant": series.redundant,
+        "cycles": [round(cycles) for cycles in series.cycles],
         "cell_width": cells.width,
         "cells": [value for key, tally in tallies.items() for value in (*key, *tally.rounded())],
     }

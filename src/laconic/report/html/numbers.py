@@ -122,6 +122,8 @@ def share(part: float, whole: float) -> str:
 
 def times(low: float, high: float) -> str:
     """A ratio as a range: `9.18–10.3 ×`."""
+    if low >= 1000:
+        return f">1,000{_SPACE}×"
     return between(low, high, 1, "×")
 
 

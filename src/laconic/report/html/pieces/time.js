@@ -14,8 +14,7 @@ function timeBins(most) {
   let step = finest;
   while (axisEnd / step > Math.max(most, 8)) step *= 2;
   const bins = (wide) => new Array(Math.max(Math.ceil(axisEnd / wide), 1)).fill(0);
-  const costStep = Math.max(step, CELL);
-  const made = {step, costStep, calls: bins(step), redundant: bins(step), hostCalls: bins(step), cost: bins(costStep)};
+  const made = {step, calls: bins(step), redundant: bins(step), hostCalls: bins(step), cost: bins(step)};
   const at = (place, wide, list) => Math.min(Math.floor(place / wide), list.length - 1);
   if (!view.processes) {
     data.time.calls.forEach((calls, bin) => {
@@ -23,17 +22,17 @@ function timeBins(most) {
       made.calls[place] += calls;
       made.redundant[place] += data.time.redundant[bin];
       made.hostCalls[place] += data.time.host_calls[bin];
+      made.cost[place] += data.time.cycles[bin];
     });
-  }
-  for (const cell of cells) {
-    if (!inView(cell.process)) continue;
-    const begin = cell.bin * CELL;
-    made.cost[at(begin, costStep, made.cost)] += middle(cell.tally, TODAY);
-    if (view.processes) {
+  } else {
+    for (const cell of cells) {
+      if (!inView(cell.process)) continue;
+      const begin = cell.bin * CELL;
       const place = at(begin, step, made.calls);
       made.calls[place] += cell.tally[CALLS];
       made.redundant[place] += cell.tally[REDUNDANT];
       made.hostCalls[place] += cell.tally[HOST_CALLS];
+      made.cost[place] += middle(cell.tally, TODAY);
     }
   }
   return made;
@@ -84,7 +83,7 @@ function showTime() {
     const changed = bins.calls.map((calls, bin) => calls - bins.redundant[bin]);
     const mostCalls = roundUp(Math.max(...bins.calls, 1)), mostCost = roundUp(Math.max(...bins.cost, 1));
     lane(image, first, mostCalls, `Calls in ${positionWidth(bins.step)}`, (value) => count(value), [["b-h", changed], ["b-r", bins.redundant, changed]], bins.step, "calls");
-    lane(image, second, mostCost, `Cost in ${positionWidth(bins.costStep)}, Gramine today`, (value) => cycles(value, value, unitOf(mostCost)), [["b-c", bins.cost]], bins.costStep, "cost");
+    lane(image, second, mostCost, `Cost in ${positionWidth(bins.step)}, Gramine today`, (value) => cycles(value, value, unitOf(mostCost)), [["b-c", bins.cost]], bins.step, "cost");
     for (const at of ticks(axisStart, axisEnd, wide() / 130)) {
       const text = positionText(at);
       image.append(svg("text", {x: x(at), y: high - 8, "text-anchor": x(at) > wide() - 50 ? "end" : x(at) < left + 20 ? "start" : "middle", text}));
@@ -110,11 +109,10 @@ function showTime() {
   }
 
   function tableOfBins() {
-    const group = Math.max(Math.ceil(bins.calls.length / 20), Math.round(bins.costStep / bins.step)), rows = [];
+    const group = Math.ceil(bins.calls.length / 20), rows = [];
     const sum = (series, low, size) => series.slice(low, low + size).reduce((all, one) => all + one, 0);
-    const wider = Math.round(bins.costStep / bins.step);
     for (let low = Math.floor(axisStart / bins.step / group) * group; low < bins.calls.length; low += group) {
-      const cost = sum(bins.cost, Math.floor(low / wider), Math.max(Math.round(group / wider), 1));
+      const cost = sum(bins.cost, low, group);
       rows.push([positionText(low * bins.step), grouped(sum(bins.calls, low, group)), grouped(sum(bins.hostCalls, low, group)),
         grouped(sum(bins.redundant, low, group)), cycles(cost, cost)]);
     }
@@ -135,10 +133,10 @@ function showTime() {
   const across = (event) => event.clientX - picture.getBoundingClientRect().left - 1;
 
   function point(event) {
-    const at = placeAtX(across(event)), bin = Math.min(Math.floor(at / bins.step), bins.calls.length - 1), cost = bins.cost[Math.min(Math.floor(at / bins.costStep), bins.cost.length - 1)];
+    const at = placeAtX(across(event)), bin = Math.min(Math.floor(at / bins.step), bins.calls.length - 1), cost = bins.cost[bin];
     say(event.clientX, event.clientY, `${positionText(bin * bins.step)} to ${positionText((bin + 1) * bins.step)}`, [
       `${plural(bins.calls[bin], "call")}, ${count(bins.redundant[bin])} redundant`, `${plural(bins.hostCalls[bin], "host call")}`,
-      `${cycles(cost, cost)} cycles${bins.costStep > bins.step ? ` in ${positionWidth(bins.costStep)}` : ""}`]);
+      `${cycles(cost, cost)} cycles under Gramine today`]);
   }
 
   picture.addEventListener("pointerdown", (event) => {

@@ -176,7 +176,7 @@ const options = processOptions();
 function showChooser() {
   const place = part("chosen"), clear = el("button", {type: "button", id: "span-clear", class: "chip", onclick: () => show({span: null})});
   const select = el("select", {id: "process", "aria-label": "Processes", onchange: () => choose(select.value)},
-    el("option", {value: "", text: `All ${count(data.processes.length)} programs`}),
+    el("option", {value: "", text: `All ${plural(data.summary.processes, "process", "processes")}`}),
     ...options.map(({key, text}) => el("option", {value: key, text})));
   if (data.processes.length > 1) place.append(select);
   place.append(clear);
