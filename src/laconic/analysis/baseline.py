@@ -197,15 +197,20 @@ def _callers(data: Mapping[str, Any], name: str) -> Figures:
         raise LaconicError(
             f"{name!r} was made with {how}, which names no sites: make it again without"
         )
-    hidden = sum(_count(data["hidden"], reason) for reason in data["hidden"])
-    figures = Figures(name, _read(data), hidden, sites={}, whole=False)
+    hidden = sum(_count(line, "redundant") for line in data["suppressed"])
+    figures = Figures(name, _read(data), hidden, sites={}, whole=data["stackless"] == 0)
     assert figures.sites is not None
     for line in data["callers"]:
-        # Only callers with redundant calls are in it: the other calls and host calls are not known.
+        redundant = _count(line, "redundant")
+        if line["suppressed_redundant"] is not None:
+            figures.hidden += redundant
+            continue
         key = key_of(
             str(line["call"]), str(line["name"]), str(line["module"]), str(line["program"])
         )
-        figures.sites.setdefault(key, Tally()).add(0, _count(line, "redundant"), 0)
+        calls = _count(line, "calls") if figures.whole else 0
+        host_calls = _count(line, "host_calls") if figures.whole else 0
+        figures.sites.setdefault(key, Tally()).add(calls, redundant, host_calls)
     return figures
 
 

@@ -10,7 +10,7 @@ from typing import Final
 SCHEMAS: Final = {
     "advise": 1,
     "baseline": 2,
-    "callers": 2,
+    "callers": 3,
     "check": 2,
     "compare": 2,
     "diff": 2,

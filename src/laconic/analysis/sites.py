@@ -74,7 +74,8 @@ class Site(Work):
 
     `calls` memory calls were made, of which `redundant` succeeded and changed nothing; `host_calls` host calls
     were made. `first`, `last` and `first_redundant` are the numbers of rows in the trace, -1 for
-    none. `wasted`: strategy → the part of `counts` that is for redundant calls.
+    none. `wasted`: strategy → the part of `counts` that is for redundant calls. `files` are the
+    paths of the files that the calls mapped.
     """
 
     call: str
@@ -88,6 +89,7 @@ class Site(Work):
     last: int = -1
     first_redundant: int = -1
     wasted: dict[str, Counts] = field(default_factory=dict)
+    files: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,8 @@ class Sites(Table):
     `ledger` has the figures of all calls, `meters` those of the enclaves by strategy. `source` is
     what the trace was made by, as `Trace.source`. `around` has the work that no call is the cause
     of: that of each of `replay.enclaves.AROUND`, and OTHER. The costs of all sites and of `around`
-    add up to the totals of `meters`.
+    add up to the totals of `meters`. `knows_touched`: the trace says which pages were touched;
+    otherwise no costs of touches are known, and all costs are lower ends.
     """
 
     sites: list[Site]
@@ -109,6 +112,7 @@ class Sites(Table):
     events: int
     source: str = "run"
     around: dict[str, Work] = field(default_factory=dict)
+    knows_touched: bool = True
 
     def cycles(
         self, site: Work, strategy: str = EVERY_CALL, profile: CostProfile | None = None
@@ -238,6 +242,8 @@ class SiteCollector(Listener):
                 site.first_redundant = done.number
         if done.result < 0:
             site.failed += 1
+        elif done.file is not None:
+            site.files.add(done.file.file.path)
         site.last = done.number
         return site
 
@@ -302,4 +308,5 @@ def sites(
         replay.number + 1,
         trace.source,
         around,
+        "touched pages" not in trace.about.get("unknown", ()),
     )

@@ -110,7 +110,7 @@ def add_json(
     )
 
 
-def add_limit(parser: argparse.ArgumentParser) -> None:
+def add_limit(parser: argparse._ActionsContainer) -> None:
     """Declares `--limit`: how many places are shown."""
     parser.add_argument(
         "--limit",
@@ -119,6 +119,28 @@ def add_limit(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how many are shown (default: 10)",
     )
+
+
+def add_frames(parser: argparse.ArgumentParser) -> None:
+    """Declares `--frames` and `-v`: how stacks are shown."""
+    parser.add_argument(
+        "--frames",
+        type=frame_count,
+        metavar="N|all",
+        help="how many frames of a stack (default: up to the program's own code)",
+    )
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="show the parameters of C++ functions"
+    )
+
+
+def frame_count(text: str) -> int:
+    """What argparse reads the value of `--frames` with.
+
+    >>> frame_count("12"), frame_count("all") > 10**9
+    (12, True)
+    """
+    return 1 << 40 if text == "all" else whole("number of frames, nor all")(text)
 
 
 def add_suppressions(parser: argparse.ArgumentParser) -> None:

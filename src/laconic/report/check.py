@@ -88,7 +88,8 @@ def offender_lines(
         if one.key.function:
             yield f"      {seen(one.key.function)}"
     else:
-        yield from (f"  {line}" for line in stack_lines(one.key.call, stack, stacks, width - 2))
+        found = stack_lines(one.key.call, stack, stacks, width - 2, one.key.program)
+        yield from (f"  {line}" for line in found)
     if one.key.program:
         yield from filled(f"in {one.key.program}", width, "    ")
 

@@ -10,7 +10,7 @@ from typing import Any, overload
 
 from laconic.stacks.demangle import demangle
 from laconic.stacks.symbolize import Place, Symbolizer
-from laconic.stacks.table import CUT, FILE, Frame, Interned, Module
+from laconic.stacks.table import CUT, FILE, VDSO, Frame, Interned, Module
 from laconic.trace.schema import CODES, FRAME, Row
 
 #: The number of the stack of a call that has none.
@@ -19,6 +19,7 @@ _MODULE, _FRAMES, _SITE, _STACK, _SYMBOLS = (
     CODES[name] for name in ("module", "frames", "site", "stack", "symbols")
 )
 _UNKNOWN = Module(FILE, "?")
+_NATIVE = (FILE, VDSO, CUT)
 #: A frame as `strace -k` prints it: /lib/libc.so.6(mprotect+0xb) [0x10a9b3], or with no name
 #: between the brackets.
 _LOGGED = re.compile(
@@ -156,6 +157,11 @@ class Stacks:
     def guessed(self, number: int) -> bool:
         """True where a frame of a stack was guessed. O(frames)."""
         return any(frame.guessed for frame in self.frames(number))
+
+    def is_interpreted(self, number: int) -> bool:
+        """True for a stack with frames that are in no file: those of interpreted programs. O(frames)."""
+        modules = (self.modules.get(frame.module) for frame in self.frames(number))
+        return any(module is not None and module.kind not in _NATIVE for module in modules)
 
     def is_cut(self, number: int) -> bool:
         """True for a stack that was too deep to be taken whole. O(frames)."""
