@@ -93,6 +93,14 @@ def said(window: Browser, element: str) -> str:
     return found.replace("\u00a0", " ").replace("\u2060", "")
 
 
+def box_of(element: str) -> str:
+    """An expression for where an element is in the window: left, top, right, bottom."""
+    return (
+        f"(() => {{ const b = document.getElementById({json.dumps(element)}).getBoundingClientRect();"
+        "return [b.left, b.top, b.right, b.bottom]; })()"
+    )
+
+
 def drawn(window: Browser) -> int:
     """How many colours the map has."""
     colours = window.run(
@@ -132,8 +140,8 @@ class TestFirstScreen:
     def parts(self, window: Browser, file: Path, width: int, height: int) -> dict[str, float]:
         window.open(file, width=width, height=height)
         assert window.run("window.scrollY") == 0
-        shown = window.run("[...document.querySelectorAll('h1, .fig dd, .five b')].every((e) => e.getClientRects().length > 0"
-                           " && e.textContent.trim())")  # fmt: skip
+        seen = "(e) => e.getClientRects().length > 0 && e.textContent.trim()"
+        shown = window.run(f"[...document.querySelectorAll('h1, .fig dd, .five b')].every({seen})")
         assert shown or width < 600  # a phone shows no savings
         found: dict[str, float] = window.run(self.BOTTOM)
         return found
@@ -183,7 +191,7 @@ class TestFirstScreen:
         assert tiles[0] == "Calls126 redundant, 50 %"
         assert tiles[1] == "Host calls on Linux66 elided"
         assert re.fullmatch(
-            r"Cost in an enclave, cycles; seconds at 3 GHzGramine today.+ s→under laconic.+ less→floor.+ s",
+            r"Cost in an enclave, cycles; seconds at 3 GHzGramine today.+s→under laconic.+ less→floor.+s",
             tiles[2],
         )
         assert re.fullmatch(r"Peak EPC[\d.]+ [KMG]iB[\d.]+ [KMG]iB under laconic", tiles[3])
@@ -229,6 +237,7 @@ class TestAnyNumberOfCalls:
             "the map shows the address spaces as they are at every" in told
             or "the map leaves out" in told
         )
+        window.click("#graph [data-value=all]")
         assert window.run("document.querySelectorAll('#flame-graph [role=treeitem]').length") > 20
 
     def test_empty_says_so(self, window: Browser, pages: dict[str, Path]) -> None:
@@ -439,13 +448,9 @@ class TestMap:
         window.run("window.scrollTo({top: 0, behavior: 'instant'})")
         window.run("document.getElementById('map-next').click()")
         window.wait("!document.getElementById('tip').hidden")
-        frame = window.run(
-            "(() => { const b = document.getElementById('map-frame').getBoundingClientRect(); return [b.top, b.bottom]; })()"
-        )
-        assert frame[0] < 600 and frame[1] > 0
-        tip = window.run(
-            "(() => { const b = document.getElementById('tip').getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom]; })()"
-        )
+        frame = window.run(box_of("map-frame"))
+        assert frame[1] < 600 and frame[3] > 0
+        tip = window.run(box_of("tip"))
         assert tip[0] >= 0 and tip[1] >= 0 and tip[3] <= 600
         assert "Redundant: mprotect" in said(window, "tip")
         assert "1 of 6" in said(window, "map-count")
@@ -462,9 +467,7 @@ class TestMap:
                 break
         assert "mapped by mmap from arena" in said(window, "tip")
         assert "no access" in said(window, "tip")
-        box = window.run(
-            "(() => { const b = document.getElementById('tip').getBoundingClientRect(); return [b.left, b.top]; })()"
-        )
+        box = window.run(box_of("tip"))
         assert abs(box[0] - x - wide / 4) < 450
 
     def test_colours(self, window: Browser, pages: dict[str, Path]) -> None:
@@ -647,7 +650,8 @@ class TestStrategies:
         rows = window.run(
             "[...document.querySelectorAll('#strategies .sts li[data-strategy]')].map((e) => ["
             "e.dataset.strategy, parseFloat(e.querySelector('.fl').getAttribute('x1')),"
-            "[...e.querySelectorAll('rect[class^=c]')].reduce((sum, r) => sum + parseFloat(r.getAttribute('width')), 0)])"
+            "[...e.querySelectorAll('rect[class^=c]')].reduce((sum, r) => sum + parseFloat(r.getAttribute('width')), 0),"
+            "])"
         )
         assert [row[0] for row in rows] == list(NAMES)
         assert all(floor <= bar + 0.02 for _, floor, bar in rows)

@@ -10,8 +10,17 @@ from typing import Any, NamedTuple
 
 from laconic.analysis.compare import BOUND, Compared, compare
 from laconic.analysis.frames import Names, own_frames
-from laconic.analysis.sites import EVERY_CALL, LACONIC, Site, SiteCollector, Work, site_label
-from laconic.analysis.suppressions import Suppression, matching
+from laconic.analysis.headline import Headline, headline
+from laconic.analysis.sites import (
+    EVERY_CALL,
+    LACONIC,
+    Site,
+    SiteCollector,
+    Sites,
+    Work,
+    site_label,
+)
+from laconic.analysis.suppressions import LOADING, Suppression, matching
 from laconic.analysis.timeline.areas import Area, Areas
 from laconic.analysis.timeline.cells import Cells, Tally
 from laconic.analysis.timeline.series import Bins, Sampled, Scattered
@@ -77,7 +86,7 @@ class Page:
     for what was guessed; `modules` says why a module's symbols could not be used. `singles` is None
     where there are more than `CALLS` calls. `hidden`: of each site that is suppressed the reason;
     it is in all figures, and its stack is not in `places`. `own`: of each other site with how many
-    places its stack only makes the system call. `around` is `Sites.around`."""
+    places its stack only makes the system call. `around` is `Sites.around`. `headline` is what the page says first."""
 
     source: str
     about: dict[str, Any]
@@ -106,6 +115,7 @@ class Page:
     profile: CostProfile
     uncertain: int
     hidden: dict[int, str] = field(default_factory=dict)
+    headline: Headline | None = None
     own: dict[int, int] = field(default_factory=dict)
     around: dict[str, Work] = field(default_factory=dict)
 
@@ -140,7 +150,22 @@ def collect(
     if timeline.calls:
         tail = partial(_second_half, tell, trace.size)
         compared = compare(trace, [*NAMES, BOUND], profile, progress=tail, jobs=jobs)
-    places, hidden, own = _stacks(sites, stacks, list(suppressions))
+    rules = list(suppressions)
+    found = Sites(
+        sites,
+        stacks,
+        replay.ledger,
+        enclaves.meters,
+        replay.started,
+        replay.losses,
+        replay.number + 1,
+        trace.source,
+        around,
+        trace.source == "run",
+    )
+    # What is redundant at a site that costs something else too, and all of the loader's, is shown.
+    shown = [rule for rule in rules if rule.reason != LOADING and not rule.only_redundant]
+    places, hidden, own = _stacks(sites, stacks, shown)
     modules = sorted((module.path, why) for module, why in stacks.symbolizer.missing.items())
     return Page(
         source=trace.source,
@@ -170,6 +195,7 @@ def collect(
         profile=profile,
         uncertain=sum(replay.uncertain.values()),
         hidden=hidden,
+        headline=headline(found, rules, profile),
         own=own,
         around=around,
     )

@@ -12,7 +12,7 @@ from laconic.analysis.timeline.cells import Tally
 from laconic.analysis.timeline.collect import Page
 from laconic.report import compare
 from laconic.report.html.groups import around, subjects
-from laconic.report.html.headline import headline_json
+from laconic.report.html.headline import headline
 from laconic.report.html.missing import binned, missing
 from laconic.report.html.names import LOADER, short_function, short_module
 from laconic.report.html.numbers import CLOCK
@@ -72,7 +72,7 @@ def as_json(page: Page, limits: Limits | None = None) -> Json:
     return {
         "schema": SCHEMAS["html"],
         "summary": _summary(page),
-        "headline": headline_json(page),
+        "headline": headline(page)._asdict(),
         "first": _first(page, order, rows, names),
         "missing": [plain(sentence) for sentence in missing(page)],
         "binned": binned(page, left_out, max(len(page.sites) - len(page.hidden) - limits.sites, 0)),

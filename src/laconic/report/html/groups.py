@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from laconic.analysis.sites import EVERY_CALL, LACONIC
 from laconic.analysis.timeline.cells import Tally
 from laconic.analysis.timeline.collect import Page
-from laconic.replay.enclaves import EXEC, FORK, LOAD, OTHER, STACK, THREAD
+from laconic.report.headline import WORK
 from laconic.report.html.names import LOADER, short_function, short_line, short_module
 from laconic.report.html.numbers import middle
 from laconic.report.html.text import plain
@@ -16,15 +16,6 @@ from laconic.trace.stacks import NO_STACK
 
 #: The module of a group of suppressed sites, and of what a library OS does around the calls.
 SUPPRESSED, AROUND = "suppressed", "no call"
-#: What a library OS does around the calls, as the name of a row.
-WORK = {
-    LOAD: "start of programs",
-    EXEC: "execve",
-    FORK: "fork",
-    THREAD: "start of threads",
-    STACK: "growth of stacks",
-    OTHER: "calls that were not observed",
-}
 
 
 @dataclass(slots=True)

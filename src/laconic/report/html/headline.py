@@ -1,49 +1,49 @@
-"""The headline of the page: one sentence, and a second for what else matters."""
+"""The headline of the page: the sentence that `callers` begins with."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from html import escape
 
 from laconic.analysis.timeline.collect import Page
-from laconic.report.html.groups import Group, subjects
-from laconic.report.html.names import LOADER
-from laconic.report.html.numbers import cycles, middle, plural, share, size
+from laconic.report.headline import Sentence, sentence
+from laconic.report.html.names import short_function
+from laconic.report.html.numbers import unbroken
+from laconic.report.html.text import plain
 
 
-class Headline(NamedTuple):
-    """`subject` is a function's name that the sentence `text` begins with, empty if it does not;
-    `lede` follows in smaller type."""
-
-    subject: str
-    text: str
-    lede: str
-
-
-def headline(page: Page) -> Headline:
-    """What the page says first. O(sites)."""
-    if not page.ledger.calls:
-        return Headline("", "This program made no memory calls.", "")
-    found = subjects(page)
-    return _costly(page, found[0]) if found else Headline("", "No site stands out.", "")
+def headline(page: Page) -> Sentence:
+    """The headline, and what else matters, as text."""
+    if page.headline is None:
+        return Sentence("")
+    text, more = sentence(page.headline)
+    return Sentence(plain(text), plain(more))
 
 
-def _costly(page: Page, group: Group) -> Headline:
-    total = middle(_total(page))
-    where = f" ({group.module})" if group.module != LOADER else ""
-    text = (
-        f"{where} costs {cycles(group.today)} cycles, {share(middle(group.today), total)} of all: "
-        f"{plural(group.tally.calls, 'call')} of {size(group.tally.pages)}."
-    )
-    return Headline(group.function, text, "")
+def markup(page: Page) -> str:
+    """The headline as the page's heading, and what else matters in smaller type."""
+    text, more = headline(page)
+    shown = escape(_whole_numbers(text))
+    subject = page.headline.subject if page.headline is not None else None
+    if subject is not None and subject.stacks:
+        name = escape(plain(short_function(subject.name)))
+        shown = shown.replace(name, f'<span class="fn">{name}</span>', 1)
+    lede = f'\n<p class="lede">{escape(_whole_numbers(more))}</p>' if more else ""
+    return f"<h1>{shown}</h1>{lede}"
 
 
-def _total(page: Page) -> tuple[float, float]:
-    if page.compared is None or "every-call" not in page.compared.strategies:
-        return 0, 0
-    return page.compared.strategies["every-call"].total.cycles
+def _whole_numbers(text: str) -> str:
+    # A number and its unit stay in one line.
+    words = text.split(" ")
+    shown = [words[0]]
+    for before, word in zip(words, words[1:], strict=False):
+        is_unit = word.rstrip(",.;:") in _UNITS and before[-1:].isdigit()
+        shown.append(f"\u00a0{word}" if is_unit else f" {word}")
+    return "".join(unbroken(word) if "–" in word else word for word in _joined(shown))
 
 
-def headline_json(page: Page) -> dict[str, Any]:
-    """The headline as text."""
-    found = headline(page)
-    return {"headline": f"{found.subject}{found.text}", "lede": found.lede}
+_UNITS = frozenset({"T", "G", "M", "k", "%", "KiB", "MiB", "GiB", "TiB"})
+
+
+def _joined(words: list[str]) -> list[str]:
+    # `unbroken` would bind the space before a word too.
+    return [part for word in words for part in ((" ", word[1:]) if word[:1] == " " else (word,))]

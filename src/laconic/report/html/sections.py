@@ -15,7 +15,7 @@ from laconic.analysis.timeline.collect import Page
 from laconic.report.html import numbers
 from laconic.report.html.data import FIRST
 from laconic.report.html.groups import Group, by_cost, groups, loaded_files, subjects
-from laconic.report.html.headline import headline
+from laconic.report.html.headline import markup
 from laconic.report.html.missing import missing
 from laconic.report.html.names import LOADER
 from laconic.report.html.numbers import (
@@ -42,14 +42,19 @@ WORDS = {
     "elided": "describes a call that needed no host call.",
     "redundant": "describes a call that succeeded and changed nothing.",
     "touched": "describes pages that the program has read or written at least once.",
-    "floor": "the lowest cost that any strict strategy could have: one that never gives a page more access than the program requested.",
-    "cycles": "an estimate: counted events, times the cost of each in the cost profile. The range is the profile's low and high end.",
+    "floor": "the lowest cost that any strict strategy could have. A strict strategy never gives a page more "
+             "access than the program requested.",
+    "cycles": "an estimate: counted events, times the cost of each in the cost profile. The range is the "
+              "profile's low and high end.",
     "OCALL": "a call from the enclave to the host: the CPU leaves the enclave and enters it again.",
     "EPC": "the physical memory of enclaves. Its peak is the size that the enclave needs.",
-    "EAUG": "adds a page to a running enclave. It comes with a fault: the CPU leaves the enclave, the driver adds the page, and the CPU returns.",
+    "EAUG": "adds a page to a running enclave. It comes with a fault: the CPU leaves the enclave, the driver adds "
+            "the page, and the CPU returns.",
     "EACCEPT": "the enclave accepts a page that was added or changed, once for each page.",
-    "EMOD": "EMODPE and EMODPR extend and restrict the permissions of a page, EMODT changes its type, EREMOVE removes it.",
-    "ETRACK": "waits until no CPU uses an old permission: an interrupt to every CPU in the enclave, once for each page that is restricted or removed.",
+    "EMOD": "EMODPE and EMODPR extend and restrict the permissions of a page, EMODT changes its type, EREMOVE "
+            "removes it.",
+    "ETRACK": "waits until no CPU uses an old permission: an interrupt to every CPU in the enclave, once for each "
+              "page that is restricted or removed.",
 }  # fmt: skip
 
 #: What each strategy does, in a few words; `laconic.strategies` has the names.
@@ -99,11 +104,7 @@ def term(word: str, shown: str = "") -> str:
 
 def hero(page: Page) -> str:
     """Headline, figures and the costliest sites."""
-    found = headline(page)
-    subject = f'<span class="fn">{escape(found.subject)}</span>' if found.subject else ""
-    parts = [f"<h1>{subject}{escape(found.text)}</h1>"]
-    if found.lede:
-        parts.append(f'<p class="lede">{escape(found.lede)}</p>')
+    parts = [markup(page)]
     parts += [_warning(page), _figures(page), _five(page)]
     return "\n".join(part for part in parts if part)
 
@@ -331,7 +332,7 @@ def strategies(page: Page) -> str:
     )
     legend += (
         '<li><i class="k hik"></i>up to the high end of the cost profile</li>'
-        '<li><i class="k flk"></i>floor</li>'
+        '<li><i class="k flk"></i>floor: no strict strategy costs less</li>'
     )
     return (
         f'<ol class="sts">{_floor_head(floor, most, unit)}{rows}{_axis(most)}</ol>'
@@ -348,8 +349,8 @@ def _floor_head(floor: Range, most: float, unit: tuple[float, str]) -> str:
     anchor = "start" if at < 50 else "end"
     return (
         '<li class="ax"><span class="who"></span><svg width="100%" height="22" aria-hidden="true">'
-        f'<text class="flt" x="{at:.2f}%" y="14" text-anchor="{anchor}">floor {cycles(floor, unit)}: no strict '
-        f'strategy costs less</text><line class="fl" x1="{at:.2f}%" x2="{at:.2f}%" y1="17" y2="22"/></svg>'
+        f'<text class="flt" x="{at:.2f}%" y="14" text-anchor="{anchor}">floor {cycles(floor, unit)}</text>'
+        f'<line class="fl" x1="{at:.2f}%" x2="{at:.2f}%" y1="17" y2="22"/></svg>'
         "<span></span><span></span></li>"
     )
 
@@ -374,16 +375,20 @@ def _strategy(page: Page, name: str, floor: Range, most: float, unit: tuple[floa
         at += span[0]
     ratio = figures.ratio(page.compared.strategies[BOUND]) if floor[1] else None
     times = "" if ratio is None else f"<b>{numbers.times(*ratio)}</b>"
+    cost = cycles((low, high), unit)
+    left, right = _place(floor[0], most), _place(floor[1] - floor[0], most)
+    end = _place(high, most)
     return (
         f'<li data-strategy="{text(name)}"><span class="who"><span class="sn{css}">{text(shown)}</span>'
-        f'<span class="wh">{prefix}{about}</span></span>'
-        f'<svg class="sbar" width="100%" height="50" role="img" aria-label="{text(shown)}: {cycles((low, high), unit)} cycles">'
-        f'{"".join(bars)}<rect class="hi" x="{_place(at, most)}" y="21" width="{_place(max(high - at, 0), most)}" height="8"/>'
-        f'<line class="cap" x1="{_place(high, most)}" x2="{_place(high, most)}" y1="16" y2="34"/>'
-        f'<rect class="flo" x="{_place(floor[0], most)}" y="0" width="{_place(floor[1] - floor[0], most)}" height="100%"/>'
-        f'<line class="flw" x1="{_place(floor[0], most)}" x2="{_place(floor[0], most)}" y1="0" y2="100%"/>'
-        f'<line class="fl" x1="{_place(floor[0], most)}" x2="{_place(floor[0], most)}" y1="0" y2="100%"/></svg>'
-        f'<span class="num"><b>{cycles((low, high), unit)}</b><span class="wh">{seconds((low, high))}</span></span>'
+        f'<span class="wh" title="{about}">{prefix}{about}</span></span>'
+        f'<svg class="sbar" width="100%" height="50" role="img" aria-label="{text(shown)}: {cost} cycles">'
+        f"{''.join(bars)}"
+        f'<rect class="hi" x="{_place(at, most)}" y="21" width="{_place(max(high - at, 0), most)}" height="8"/>'
+        f'<line class="cap" x1="{end}" x2="{end}" y1="16" y2="34"/>'
+        f'<rect class="flo" x="{left}" y="0" width="{right}" height="100%"/>'
+        f'<line class="flw" x1="{left}" x2="{left}" y1="0" y2="100%"/>'
+        f'<line class="fl" x1="{left}" x2="{left}" y1="0" y2="100%"/></svg>'
+        f'<span class="num"><b>{cost}</b><span class="wh">{seconds((low, high))}</span></span>'
         f'<span class="num">{times}<span class="wh">the floor</span></span></li>'
     )
 
@@ -404,10 +409,11 @@ def parts(page: Page, figures: Figures) -> list[Range]:
 
 
 def _axis(most: float) -> str:
+    marks = [tick for tick in round_steps(most, 4) if tick < 0.97 * most]
     ticks = "".join(
-        f'<text x="{100 * tick / most:.2f}%" y="13" text-anchor="{"middle" if tick else "start"}">{cycles((tick, tick))}</text>'
-        for tick in round_steps(most, 4)
-        if tick < 0.97 * most
+        f'<text x="{_place(tick, most)}" y="13" text-anchor="{"middle" if tick else "start"}">'
+        f"{cycles((tick, tick))}</text>"
+        for tick in marks
     )
     return (
         '<li class="ax"><span class="who"></span><svg width="100%" height="18" aria-hidden="true">'

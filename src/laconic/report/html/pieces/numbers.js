@@ -5,38 +5,32 @@ const SIZES = [[2 ** 40, "TiB"], [2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "
 
 const grouped = (number) => String(Math.round(number)).replace(/\B(?=(\d{3})+$)/g, ",");
 
-function digits(number) {
+function digits(number, decimals = 9) {
   if (!number) return "0";
   const rounded = Number(number.toPrecision(3)), size = Math.abs(rounded);
   if (size >= 100) return grouped(rounded);
-  const places = size >= 10 ? 1 : size >= 1 ? 2 : Math.min(2 + Math.ceil(-Math.log10(size) - 1e-9), 9);
-  return rounded.toFixed(places);
+  let places = size >= 10 ? 1 : 2;
+  for (let rest = size; rest < 1 && places < decimals; rest *= 10) places += 1;
+  return rounded.toFixed(Math.min(places, decimals));
 }
 
 const count = (number) => (number < 10000 ? grouped(number) : digits(number));
 const plural = (number, one, many) => `${count(number)} ${number === 1 ? one : many || one + "s"}`;
-const unitOf = (cycles) => UNITS.find((each) => cycles >= each[0]) || UNITS[3];
+// The largest unit of which it is half or more.
+const unitOf = (cycles) => UNITS.find((each) => cycles >= each[0] / 2) || UNITS[3];
 
-function between(low, high, scale = 1, letter = "") {
-  const first = digits(low / scale), last = digits(high / scale);
-  const ends = first === last ? first : `${first}${JOIN}–${JOIN}${last}`;
-  return letter ? `${ends}${SPACE}${letter}` : ends;
+function ends(first, last, letter) {
+  const text = first === last ? first : `${first}${JOIN}–${JOIN}${last}`;
+  return letter ? `${text}${SPACE}${letter}` : text;
 }
 
 function cycles(low, high, unit) {
   if (!high) return "0";
   const [scale, letter] = unit || unitOf(high);
-  if (high < scale / 100) return letter ? `<0.01${SPACE}${letter}` : "<0.01";
-  const text = between(low, high, scale, letter);
-  return low > 0 && low < scale / 1000 ? `<0.001${JOIN}–${text.split("–")[1]}` : text;
-}
-
-function seconds(low, high) {
-  if (!high) return `0${SPACE}s`;
-  const [first, last] = [low / data.clock, high / data.clock];
-  for (const [scale, letter] of [[1, "s"], [1e-3, "ms"], [1e-6, "µs"]])
-    if (last >= 0.1 * scale) return between(first, last, scale, letter);
-  return between(first, last, 1e-9, "ns");
+  if (high < scale / 100 && scale > 1) return ends("<0.01", "<0.01", letter);
+  const decimals = scale > 1 ? 3 : 0, last = digits(high / scale, decimals);
+  const first = low > 0 && low < scale / 1000 ? "<0.001" : digits(low / scale, decimals);
+  return ends(first, last, letter);
 }
 
 function bytes(pages) {
@@ -50,7 +44,7 @@ function share(part, whole) {
   if (!percent) text = "0";
   else if (percent < 0.1) text = "<0.1";
   else if (percent >= 99.95) text = "100";
-  else if (percent < 10 || percent > 99) text = percent.toFixed(1);
+  else if (percent < 9.95 || percent > 99) text = percent.toFixed(1);
   return `${text}${SPACE}%`;
 }
 
