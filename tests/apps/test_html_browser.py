@@ -515,7 +515,7 @@ class TestGraph:
         window.open(pages["known"])
         for value in ("redundant", "calls", "all"):
             self.press(window, value)
-        assert self.titles(window) == ["all", "prog", "main", "grow x.c:3", "mprotect"]
+        assert self.titles(window) == ["all", "prog", "main", "grow x.c:5", "mprotect"]
         assert "6 calls, 100 %" in self.root(window)
 
     def test_switches(self, window: Browser, pages: dict[str, Path]) -> None:
@@ -650,8 +650,8 @@ class TestStrategies:
         rows = window.run(
             "[...document.querySelectorAll('#strategies .sts li[data-strategy]')].map((e) => ["
             "e.dataset.strategy, parseFloat(e.querySelector('.fl').getAttribute('x1')),"
-            "[...e.querySelectorAll('rect[class^=c]')].reduce((sum, r) => sum + parseFloat(r.getAttribute('width')), 0),"
-            "])"
+            "[...e.querySelectorAll('rect[class^=c]')].reduce((sum, r) => sum + "
+            "parseFloat(r.getAttribute('width')), 0)])"
         )
         assert [row[0] for row in rows] == list(NAMES)
         assert all(floor <= bar + 0.02 for _, floor, bar in rows)

@@ -202,7 +202,7 @@ class TestPure:
             "2 redundant, 50 %",
             "Gramine today",
             "libx · x.c:12",
-            "90.0–270",
+            "90–270",
             "laconic callers",
         ):
             assert told in static.replace("\u00a0", " ").replace("\u2060", ""), told

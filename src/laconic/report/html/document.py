@@ -17,7 +17,7 @@ from laconic.report.html.text import script_json
 #: What a page may be, in bytes.
 LARGEST = 1_400_000
 #: The script's pieces, in the order in which they are joined.
-SCRIPTS = ("base", "numbers", "view", "sites", "graph", "time", "spaces", "map", "main")
+SCRIPTS = ("base", "numbers", "view", "sites", "summary", "graph", "time", "spaces", "map", "main")
 _PIECES = files("laconic.report.html") / "pieces"
 
 

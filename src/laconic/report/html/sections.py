@@ -130,10 +130,11 @@ def _figures(page: Page) -> str:
     ledger = page.ledger
     elided = sum(each.elided for each in ledger.by_call.values())
     parts = [
-        _figure(term("calls", "Calls"), _exact(ledger.calls),
-                f"{_exact(ledger.redundant)} {term('redundant')}, {share(ledger.redundant, ledger.calls)}"),
-        _figure(term("host calls", "Host calls on Linux"), _exact(ledger.host_calls),
-                f"{_exact(elided)} {term('elided')}"),
+        _figure(term("calls", "Calls"), _view("calls", _exact(ledger.calls)),
+                f"{_view('redundant', _exact(ledger.redundant))} {term('redundant')}, "
+                f"{_view('redundant-share', share(ledger.redundant, ledger.calls))}"),
+        _figure(term("host calls", "Host calls on Linux"), _view("host-calls", _exact(ledger.host_calls)),
+                f"{_view('elided', _exact(elided))} {term('elided')}"),
         f'<div class="flow"><dt>Cost in an enclave, {term("cycles")}; seconds at {CLOCK / 1e9:g} GHz</dt>'
         f'<dd class="three">{_three(page)}</dd></div>',
         _peak(page),
@@ -143,6 +144,11 @@ def _figures(page: Page) -> str:
 
 def _figure(label: str, value: str, below: str) -> str:
     return f'<div><dt>{label}</dt><dd>{value}</dd><dd class="wh">{below}</dd></div>'
+
+
+def _view(name: str, shown: str) -> str:
+    # What the script replaces if a part of the trace is selected.
+    return f'<span data-figure="{name}">{shown}</span>'
 
 
 def _exact(number: int) -> str:
@@ -163,8 +169,8 @@ def _three(page: Page) -> str:
             less = f" · {numbers.times(*ratio)} less"
     arrow = '<span class="ar" aria-hidden="true">→</span>'
     return arrow.join(
-        f'<span class="a {css}"><span class="wh">{label}</span>{cycles(span, unit)}'
-        f'<span class="wh">{seconds(span)}{more}</span></span>'
+        f'<span class="a {css}"><span class="wh">{label}</span>{_view(css, cycles(span, unit))}'
+        f'<span class="wh">{_view(css + "-seconds", seconds(span) + more)}</span></span>'
         for css, label, span, more in (
             ("today", "Gramine today", today, ""),
             ("lac", "under laconic", laconic, less),

@@ -35,10 +35,14 @@ showTheme();
 showContents();
 showChooser();
 showSites();
+showSummary();
+showStrategies();
 showGraph();
 showTime();
 showMap();
 recall();
+// A link within the page keeps the view; a link with a view shows that one.
+addEventListener("hashchange", () => (location.hash.includes("?") ? recall() : remember()));
 const asked = part(location.hash.slice(1).split("?")[0]);
 if (asked && location.hash.includes("?")) asked.scrollIntoView();
 matchMedia("print").addEventListener("change", redraw);

@@ -33,6 +33,17 @@ function cycles(low, high, unit) {
   return ends(first, last, letter);
 }
 
+function seconds(low, high) {
+  if (!high) return `0${SPACE}s`;
+  const scales = [[1, "s"], [1e-3, "ms"], [1e-6, "µs"], [1e-9, "ns"]];
+  const [scale, letter] = scales.find((each) => high / data.clock >= each[0] / 10) || scales[3];
+  return ends(digits(low / data.clock / scale), digits(high / data.clock / scale), letter);
+}
+
+function times(low, high) {
+  return low >= 1000 ? `>1,000${SPACE}×` : ends(digits(low), digits(high), "×");
+}
+
 function bytes(pages) {
   const found = SIZES.find(([scale]) => pages * 4096 >= scale);
   return found ? `${digits(pages * 4096 / found[0])}${SPACE}${found[1]}` : "0";

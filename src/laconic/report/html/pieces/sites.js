@@ -204,14 +204,14 @@ function showSites() {
   }
 
   // A row of the first screen opens its row here.
-  for (const link of all(".five a")) link.addEventListener("click", () => open(...data.first[Number(link.dataset.rank)]));
-  function open(kind, row) {
+  for (const link of all(".five a")) link.addEventListener("click", () => table.show(...data.first[Number(link.dataset.rank)]));
+  table.show = (kind, row) => {
     search.querySelector("input").value = "";
     Object.assign(table, {wanted: "", sorted: 7, down: true, by: kind});
     by.press(kind);
     table.open = new Set([keyOf(row)]);
     draw();
-  }
+  };
 
   follow(draw);
   draw();

@@ -47,7 +47,8 @@ function showTime() {
   const picture = el("div", {class: "pic", id: "time-picture", tabindex: "0", role: "application", "aria-describedby": "time-keys",
     "aria-label": "Calls over time"});
   const told = el("p", {class: "say", role: "status", id: "time-readout"}), more = el("div", {});
-  let bins = null, left = 58, from = null;
+  const left = 64;
+  let bins = null, from = null;
   section.append(picture,
     el("ul", {class: "legend"}, el("li", {}, el("i", {class: "k b-h", "aria-hidden": "true"}), "calls that change something"),
       el("li", {}, el("i", {class: "k b-r", "aria-hidden": "true"}), "redundant calls"),
@@ -75,7 +76,6 @@ function showTime() {
   }
 
   function draw() {
-    left = wide() < 500 ? 52 : 58;
     bins = timeBins((wide() - left - 10) / (wide() < 500 ? 4 : 6));
     const first = HEADROOM + LANE, second = first + BETWEEN + LANE, high = second + FOOT;
     const image = svg("svg", {viewBox: `0 0 ${wide()} ${high}`, width: wide(), height: high, role: "img", "aria-label":

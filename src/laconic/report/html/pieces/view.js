@@ -212,7 +212,7 @@ function remember() {
 function recall() {
   const said = new URLSearchParams(location.hash.split("?")[1] || "");
   const span = (said.get("span") || "").split("-").map(Number);
-  const change = {};
+  const change = {span: null, chosen: "", processes: null};
   if (span.length === 2 && span.every(Number.isInteger) && span[0] >= 0 && span[0] < span[1]) change.span = span;
   const option = options.find((each) => each.key === said.get("show"));
   if (option) Object.assign(change, {chosen: option.key, processes: new Set(option.members.map((each) => each.process))});
