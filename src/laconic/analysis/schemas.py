@@ -16,7 +16,7 @@ SCHEMAS: Final = {
     "diff": 2,
     "doctor": 1,
     "explain": 2,
-    "flamegraph": 1,
+    "flamegraph": 2,
     "html": 3,
     "info": 2,
     "live": 2,

@@ -1,4 +1,4 @@
-"""laconic flamegraph: the stacks of redundant calls, for the tools that draw them."""
+"""laconic flamegraph: the stacks of memory calls, for the tools that draw them."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ if TYPE_CHECKING:
     from laconic.trace import Trace
 
 DESCRIPTION = """\
-Writes the stacks of a trace's redundant calls: as folded stacks, which
-flamegraph.pl, inferno and many others read; as JSON for speedscope.app; or as
-an SVG that any browser shows. A trace has stacks where it was recorded with
---stacks, or where strace -k wrote the log.
+Writes the stacks of a trace's memory calls, each with what it costs in an SGX2
+enclave under today's rule (every-call): as folded stacks, which flamegraph.pl,
+inferno and many others read; as JSON for speedscope.app; or as an SVG that any
+browser shows. A trace has stacks where it was recorded with --stacks all, or
+where strace -k wrote the log.
 """
 EPILOG = """\
 examples:
-  laconic flamegraph a.trace --to svg -o redundant.svg
-  laconic flamegraph a.trace --to folded -o - | flamegraph.pl > redundant.svg
-  laconic flamegraph a.trace --to speedscope --all --weight cycles -o a.json
-  laconic flamegraph a.trace --json stacks.json
-  laconic flamegraph --to svg -o redundant.svg -- python3 -c 'import json'
+  laconic flamegraph a.trace --to svg -o a.svg
+  laconic flamegraph a.trace --to folded -o - | flamegraph.pl > a.svg
+  laconic flamegraph a.trace --to speedscope --weight pages -o a.json
+  laconic flamegraph a.trace --redundant --weight calls --json stacks.json
+  laconic flamegraph --to svg -o a.svg -- python3 -c 'import json'
 
 --json is Laconic's own form, beside a file that --to and -o name or alone.
-Weights: calls; host-calls and cycles are what an enclave spends on them under
-every-call (cycles: an estimate, the low end of the cost profile).
+Weights: cycles (an estimate, the middle of the cost profile), host-calls and
+pages are what an enclave spends on the calls and their pages under every-call.
 
 exit codes: 0; 2 a wrong option, a trace that cannot be read, a file that cannot
 be written; after  -- CMD  the program's own
@@ -47,15 +48,15 @@ be written; after  -- CMD  the program's own
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `flamegraph`."""
-    from laconic.analysis.flamegraph import CALLS, WEIGHTS
+    from laconic.analysis.flamegraph import CYCLES, WEIGHTS
     from laconic.report.flamegraph import FORMATS
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
         "laconic flamegraph [--to {folded,speedscope,svg} -o OUT [--force]]\n"
-        "                          [--json FILE] [--all]\n"
-        "                          [--weight {calls,host-calls,cycles}]\n"
+        "                          [--json FILE] [--redundant]\n"
+        "                          [--weight {cycles,calls,host-calls,pages}]\n"
         "                          [--costs NAME|FILE]\n"
         "                          [--suppressions FILE | --no-suppressions]\n"
         "                          FILE | -- CMD [ARG ...]"
@@ -63,9 +64,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", choices=FORMATS, help="the format")
     parser.add_argument("-o", "--output", metavar="OUT", help="the file; - is standard output")
     parser.add_argument("--force", action="store_true", help="write OUT anew where it exists")
-    parser.add_argument("--all", action="store_true", help="of all memory calls, and none hidden")
+    parser.add_argument("--redundant", action="store_true", help="of redundant calls only")
     parser.add_argument(
-        "--weight", choices=WEIGHTS, default=CALLS, help="what a stack weighs (default: calls)"
+        "--weight", choices=WEIGHTS, default=CYCLES, help="what a stack weighs (default: cycles)"
     )
     add_costs(parser)
     add_suppressions(parser)
@@ -86,7 +87,7 @@ def execute(options: argparse.Namespace) -> int:
 
     _check_options(options)
     check_source(options, "flamegraph --to svg -o a.svg")
-    rules = [] if options.all else suppressions(options)
+    rules = suppressions(options)
     profile = load_costs(options.costs) if options.weight == CYCLES else None
     check_outputs({"-o": options.output, "--json": options.json}, options.words)
     _check_output(options)
@@ -95,7 +96,13 @@ def execute(options: argparse.Namespace) -> int:
         with progress(f"replaying {trace.path}", trace.size) as update:
             found = sites(trace, (EVERY_CALL,), progress=update)
         tell_loss(trace, found.loss)
-        made = flames(found, options.weight, every=options.all, suppressions=rules, profile=profile)
+        made = flames(
+            found,
+            options.weight,
+            redundant=options.redundant,
+            suppressions=rules,
+            profile=profile,
+        )
         if options.to is not None:
             _write(_text(made, options.to, trace), options)
     missing = {module.path: why for module, why in found.stacks.symbolizer.missing.items()}
@@ -122,12 +129,8 @@ def _check_options(options: argparse.Namespace) -> None:
         raise LaconicError(
             "-o - and --json - would both write to standard output: give one of them a file"
         )
-    if options.all and options.suppressions:
-        raise LaconicError(
-            f"--suppressions {options.suppressions!r} hides calls, and --all shows all: leave one out"
-        )
     if options.costs is not None and options.weight != CYCLES:
-        raise LaconicError(f"--costs {options.costs!r} is about cycles: add --weight cycles")
+        raise LaconicError(f"--costs {options.costs!r} is about cycles: leave out --weight")
 
 
 def _check_output(options: argparse.Namespace) -> None:
