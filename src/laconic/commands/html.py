@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from laconic.trace import Trace
 
 DESCRIPTION = """\
-Writes one HTML file that shows a trace: calls and host calls over time, the
-address spaces as a map, the strategies compared, where redundant calls come
-from, and a table of the sites. It needs no network. With -- CMD the program is
-run and recorded first, its stacks too; its output and exit status are its own.
+Writes one HTML file that shows a trace: first what costs most in an enclave and
+why, then the cost of each site, the call graph, the strategies compared, the
+calls over time and the address spaces. It needs no network. With -- CMD the
+program is run and recorded first, its stacks too; its output and exit status
+are its own.
 """
 EPILOG = """\
 examples:
@@ -37,9 +38,10 @@ examples:
   laconic html a.trace -o report.html --no-suppressions
   laconic html -o report.html -- python3 -c 'import json'
 
-What laconic.toml here and the built-in suppressions hide, as in  laconic
-callers, is in neither the flame graph nor the table of sites. The page counts
-it, and all other figures and pictures have it; --no-suppressions hides nothing.
+What laconic.toml here and the built-in suppressions match, as in  laconic
+callers, has one row for each reason; all figures and pictures have it. The
+sites of ld.so are one of the costliest sites. --no-suppressions shows all sites
+one by one.
 
 exit codes:
   0    done; a trace that is not complete is shown as far as it goes

@@ -194,7 +194,7 @@ function showGraph() {
     const above = node.depth < zoomed.depth, tint = node.isCall || !node.module ? TINTS : tintOf(node.module);
     const frames = framesText(node);
     const made = el("div", {
-      class: `box m${tint}${above ? " above" : ""}${matches(node) ? " found" : graph.wanted && node !== root ? " faint" : ""}`,
+      class: `box m${tint}${above ? " above" : ""}${matches(node) ? " found" : ""}`,
       role: "treeitem", tabindex: "-1", "aria-level": String(node.depth + 1), "aria-label": about(node),
       text: `${node.title}${node.line ? ` ${node.line}` : ""}${frames ? ` · ${frames}` : ""}`,
       onclick: () => zoom(node),

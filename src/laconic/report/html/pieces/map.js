@@ -150,12 +150,13 @@ function showMap() {
 
   function besideMark(mark) {
     const box = canvas.getBoundingClientRect();
-    say(box.left + x(at(mark.call)), box.top + y(placeOf(shown, mark.start)), `Redundant: ${words[mark.site].call}${mark.pages ? `, ${bytes(mark.pages)}` : ""}`, [markText(mark)]);
+    const down = mark.pages ? y(placeOf(shown, mark.start)) : box.height / 2;
+    say(box.left + x(at(mark.call)), box.top + down, `Redundant: ${words[mark.site].call}${mark.pages ? `, ${bytes(mark.pages)}` : ""}`, [markText(mark)]);
   }
 
   function markText(mark) {
-    const range = mark.pages ? `${hex(mark.start)}, ${plural(mark.pages, "page")}` : "no range";
-    return `call ${count(mark.call)}${timed ? ` at ${duration(timeOf(mark.call))}` : ""}, ${siteText(mark.site)}, of ${range}`;
+    const range = mark.pages ? `, of ${hex(mark.start)}, ${plural(mark.pages, "page")}` : "";
+    return `call ${count(mark.call)}${timed ? ` at ${duration(timeOf(mark.call))}` : ""}, ${siteText(mark.site)}${range}`;
   }
 
   function describe(aloud = true) {
@@ -268,6 +269,12 @@ function showMap() {
       pen.stroke();
     });
     if (chosen < 0) return;
+    if (!shown.marks[chosen].pages) {
+      // A call without a range, such as brk: only when it was made is known.
+      pen.fillStyle = colour("--red");
+      pen.fillRect(x(at(shown.marks[chosen].call)) - 1, 0, 2, parseInt(canvas.style.height, 10) - FOOT_MAP);
+      return;
+    }
     const mark = shown.marks[chosen], left = x(at(mark.call)), middle = (y(placeOf(shown, mark.start)) + y(placeOf(shown, mark.start + mark.pages))) / 2;
     pen.strokeStyle = colour("--paper");
     pen.lineWidth = 5;
