@@ -223,6 +223,7 @@ def _subject(
     files: int,
 ) -> str:
     saved = _saved(group)
+    worse = " worse" if middle(group.laconic) > middle(group.today) else ""
     number = f"{place + 1}" if ranked else ""
     return (
         f'<li><a href="#sites" data-rank="{place}"><span class="rk">{number}</span>'
@@ -230,7 +231,7 @@ def _subject(
         f'<span class="wh">{_where(group, files)}</span></span>{twin(group.today, group.laconic, most, 22)}'
         f'<span class="num"><b>{cycles(group.today, unit)}</b>'
         f'<span class="wh">{share(middle(group.today), total)}</span></span>'
-        f'<span class="num sv"><b>{saved}</b><span class="wh">{cycles(group.laconic, unit)} left</span></span></a></li>'
+        f'<span class="num sv{worse}"><b>{saved}</b><span class="wh">{cycles(group.laconic, unit)} left</span></span></a></li>'
     )
 
 

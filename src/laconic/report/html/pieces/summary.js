@@ -34,7 +34,7 @@ function firstRow({row, loader, sums}, place, most, unit) {
     el("span", {class: "who"}, el("span", {class: "fn", title: full, text: loader ? "ld.so" : title}), soft(where)),
     bars(sums, most),
     el("span", {class: "num"}, el("b", {text: cycles(sums[TODAY], sums[TODAY + 1], unit)}), soft(share(today, whole))),
-    el("span", {class: "num sv"}, el("b", {text: saved}), soft(`${cycles(sums[LACONIC], sums[LACONIC + 1], unit)} left`))));
+    el("span", {class: `num sv${today >= left ? "" : " worse"}`}, el("b", {text: saved}), soft(`${cycles(sums[LACONIC], sums[LACONIC + 1], unit)} left`))));
 }
 
 function showSummary() {
