@@ -229,6 +229,7 @@ def test_failing_calls_are_not_redundant(tmp_path: Path) -> None:
     )
     assert not [site for site in live["sites"] if site["call"] == "mprotect"]
     done = run_alone(
-        [*COMMAND, "callers", "--no-suppressions", "--", build("failing")], env=environment()
+        [*COMMAND, "callers", "--sort", "redundant", "--no-suppressions", "--", build("failing")],
+        env=environment(),
     )
     assert done.returncode == 0 and "mprotect" not in done.stderr, done.stderr

@@ -69,7 +69,9 @@ def run(
     done = run_alone([*COMMAND, *words], env=environment(), cwd=here)
     assert (done.returncode, done.stderr) == (0, "")
     done = run_alone(
-        [*COMMAND, "callers", "a.trace", "--by", by, "--json", "-"], env=environment(), cwd=here
+        [*COMMAND, "callers", "a.trace", "--sort", "redundant", "--by", by, "--json", "-"],
+        env=environment(),
+        cwd=here,
     )
     assert (done.returncode, done.stderr) == (0, "")
     found: dict[str, Any] = json.loads(done.stdout)

@@ -367,8 +367,8 @@ class TestRedundant:
             trace.row("mprotect", BASE + number % 2, PAGE, 3, result=-22 if number % 2 else -12)
         path = trace.end()
         figures = json.loads(command("callers", path, "--json", "-").stdout)
-        assert (figures["calls"], figures["redundant"], figures["callers"]) == (22, 0, [])
-        assert "changed nothing" not in command("callers", path).stdout
+        assert (figures["calls"], figures["redundant"]) == (22, 0)
+        assert "22 memory calls, 0 redundant (0 %)" in command("callers", path).stdout
         run = json.loads(command("replay", path, "--json", "-").stdout)
         assert (run["elided"], run["redundant"], run["by_call"]["mprotect"]["failed"]) == (
             22,

@@ -213,7 +213,7 @@ class TestCommand:
         assert stacks(out.read_text()) == {"/bin/prog;main;grow;mprotect": 6}
         shown = capfd.readouterr()
         assert (
-            "redundant memory calls by stack, 6 in 1 stack" in " ".join(shown.err.split())
+            "redundant memory calls by stack, 6 calls in 1 stack" in " ".join(shown.err.split())
             and not shown.out
         )
         assert main([*calls, "-o", "-"]) == 0

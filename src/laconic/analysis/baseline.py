@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from laconic.analysis.callers import UNKNOWN
+from laconic.analysis.callers import REDUNDANT, UNKNOWN
 from laconic.analysis.frames import Names, own_frames
 from laconic.analysis.schemas import SCHEMAS
 from laconic.analysis.sites import Sites
@@ -199,6 +199,8 @@ def _callers(data: Mapping[str, Any], name: str) -> Figures:
         )
     hidden = sum(_count(line, "redundant") for line in data["suppressed"])
     figures = Figures(name, _read(data), hidden, sites={}, whole=data["stackless"] == 0)
+    if data["sort"] == REDUNDANT:
+        figures.whole = False  # sites without redundant calls are not listed
     assert figures.sites is not None
     for line in data["callers"]:
         redundant = _count(line, "redundant")

@@ -183,7 +183,7 @@ def _write(text: str, options: argparse.Namespace) -> None:
 
 def _tell(made: Flames, missing: Mapping[str, str], path: str) -> None:
     from laconic.commands.output import tell, width
-    from laconic.report.flamegraph import title
+    from laconic.report.flamegraph import amount, title
     from laconic.report.names import filled
 
     columns = width(2)
@@ -193,14 +193,14 @@ def _tell(made: Flames, missing: Mapping[str, str], path: str) -> None:
 
     where = "standard output" if path == "-" else path
     stacks = f"{len(made.stacks):,} stack{'' if len(made.stacks) == 1 else 's'}"
-    say(f"wrote {where}: {title(made)}, {made.total:,} in {stacks}")
+    say(f"wrote {where}: {title(made)}, {amount(made, made.total)} in {stacks}")
     if made.stackless:
         say(
             f"{made.stackless:,} calls have no stack: record with  laconic run -o FILE --stacks all"
         )
     if made.hidden:
         say(
-            f"{sum(made.hidden.values()):,} redundant calls are hidden (--no-suppressions shows them)"
+            f"{sum(made.hidden.values()):,} redundant calls are suppressed (--no-suppressions shows them)"
         )
     for module, why in sorted(missing.items()):
         say(f"no symbols of {module}: {why}")

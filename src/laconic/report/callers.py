@@ -74,6 +74,7 @@ def as_json(found: Callers, stacks: Stacks, headline: Headline | None = None) ->
         "redundant": found.redundant,
         "host_calls": found.host_calls,
         "stackless": found.stackless,
+        "stackless_redundant": found.stackless_redundant,
         "profile": found.profile.name,
         "cycles": {name: ends(found.total(name)) for name in found.totals},
         "callers": [_caller(one, found, stacks) for one in found.callers if one.kind == SITE],
@@ -358,12 +359,17 @@ def _frames(spots: Sequence[Spot], width: int, style: Style) -> Iterator[str]:
 
 
 def _needed(own: Sequence[Spot], program: str) -> int:
-    # As many frames as reach the program's own code.
+    # As many frames as reach the program's own code, and those of it that follow.
     module = program.removesuffix(" (deleted)").rsplit("/", 1)[-1]
+    needed = 0
     for number, (place, _) in enumerate(own[:_DEEP], 1):
         if place.module == module:
-            return number
-    return _SHOWN
+            needed = number
+        elif needed:
+            break
+        if needed >= _SHOWN:
+            break
+    return needed or _SHOWN
 
 
 def describe(place: Place, guessed: bool = False, verbose: bool = False) -> str:

@@ -14,6 +14,7 @@ from laconic.analysis.flamegraph import CALLS, CYCLES, HOST_CALLS, PAGES, Flame,
 from laconic.analysis.schemas import SCHEMAS
 from laconic.report.html.text import plain
 from laconic.report.names import seen
+from laconic.report.numbers import cycles
 
 FORMATS = ("folded", "speedscope", "svg")
 #: What flamegraph.pl and inferno add to the names of such frames, to colour them.
@@ -136,7 +137,7 @@ def as_svg(flames: Flames) -> str:
     """A picture that needs no script: boxes as wide as they weigh, callers below what they call;
     the whole name is in the tooltip of each. O(frames)."""
     root, height = _tree(flames)
-    total = f"{flames.total:,} {_unit(flames, flames.total)}"
+    total = amount(flames, flames.total)
     head = f"{title(flames)}: {total}" if flames.total else f"{title(flames)}: there are none"
     top = 40
     tall = top + height * _ROW + 10
@@ -197,7 +198,7 @@ def _box(box: _Box, x: float, y: float, width: float, total: int, flames: Flames
     line = f" {flame.file.rsplit('/', 1)[-1]}:{flame.line}" if flame.line else ""
     inlined = " [inlined]" if flame.kind == "inlined" else ""
     whole = plain(f"{flame.name}{module}{line}{inlined}")
-    tip = f"{whole}: {box.weight:,} {_unit(flames, box.weight)}, {100 * box.weight / total:.1f} %"
+    tip = f"{whole}: {amount(flames, box.weight)}, {100 * box.weight / total:.1f} %"
     letters = int((width - 6) / _LETTER)
     name = plain(flame.name)
     shown = name if len(name) <= letters else f"{name[: letters - 2]}.." if letters >= 4 else ""
@@ -208,8 +209,11 @@ def _box(box: _Box, x: float, y: float, width: float, total: int, flames: Flames
     )
 
 
-def _unit(flames: Flames, count: int) -> str:
-    return _UNITS[flames.weight][count != 1]
+def amount(flames: Flames, weight: int) -> str:
+    """A weight with its unit; cycles, which are an estimate, in three digits."""
+    if flames.weight == CYCLES:
+        return cycles(weight, weight)
+    return f"{weight:,} {_UNITS[flames.weight][weight != 1]}"
 
 
 def _colour(flame: Flame) -> str:
