@@ -57,13 +57,14 @@ class Cells:
     """Tallies by process, site and bin.
 
     Bins are `width` wide (nanoseconds, or calls where a trace has no times). If there would be more
-    than `bins` of them, or more than `limit` cells, they become twice as wide.
+    than `bins` of them, or more than `limit` cells, they become twice as wide. `last` is the last bin.
     """
 
     width: int
     bins: int = 512
     limit: int = 6_000
     tallies: dict[Cell, Tally] = field(default_factory=dict)
+    last: int = 0
 
     def at(self, process: int, site: int, moment: int) -> Tally:
         """Return the tally to enter something in, which happened at `moment` (0 or more). O(1)
@@ -74,9 +75,10 @@ class Cells:
         tally = self.tallies.get(key)
         if tally is None:
             # One bin for all cannot become wider to any use.
-            while len(self.tallies) >= self.limit and self._last() > 0:
+            while len(self.tallies) >= self.limit and self.last > 0:
                 self._widen()
             key = Cell(process, site, moment // self.width)
+            self.last = max(self.last, key.bin)
             tally = self.tallies.setdefault(key, Tally())
         return tally
 
@@ -84,7 +86,8 @@ class Cells:
         """The same in at most `limit` cells, as far as wider bins can help. O(cells)."""
         copy = Cells(self.width, self.bins, limit)
         copy.tallies = dict(self.tallies)
-        while len(copy.tallies) > limit and copy._last() > 0:
+        copy.last = self.last
+        while len(copy.tallies) > limit and copy.last > 0:
             copy._widen()
         return copy
 
@@ -95,11 +98,9 @@ class Cells:
             sums.setdefault(cell.site, Tally()).add(tally)
         return sums
 
-    def _last(self) -> int:
-        return max((cell.bin for cell in self.tallies), default=0)
-
     def _widen(self) -> None:
         self.width *= 2
+        self.last //= 2
         wider: dict[Cell, Tally] = {}
         for cell, tally in self.tallies.items():
             key = cell._replace(bin=cell.bin // 2)

@@ -231,7 +231,8 @@ def _subject(
         f'<span class="wh">{_where(group, files)}</span></span>{twin(group.today, group.laconic, most, 22)}'
         f'<span class="num"><b>{cycles(group.today, unit)}</b>'
         f'<span class="wh">{share(middle(group.today), total)}</span></span>'
-        f'<span class="num sv{worse}"><b>{saved}</b><span class="wh">{cycles(group.laconic, unit)} left</span></span></a></li>'
+        f'<span class="num sv{worse}"><b>{saved}</b>'
+        f'<span class="wh">{cycles(group.laconic, unit)} left</span></span></a></li>'
     )
 
 
