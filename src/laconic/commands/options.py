@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from laconic.errors import LaconicError
@@ -32,14 +32,50 @@ def parse(
 
     If the verb accepts a command, it is taken off the end first, because argparse's own rules for
     `--` differ from release to release. `options.command` is None if there is no `--`.
+
+    An unknown option ends Laconic with a message that names the most similar options.
     """
-    if not verb.get_default("accepts_command"):
-        return parser.parse_args(arguments)
     words = list(arguments)
     place = words.index("--") if "--" in words else len(words)
+    # The rest of the words of `laconic run` are the program's, also without `--`.
+    if not any(action.nargs == argparse.REMAINDER for action in verb._actions):
+        _check_options(verb, words[:place])
+    if not verb.get_default("accepts_command"):
+        options, unknown = parser.parse_known_args(words)
+        _check_options(verb, unknown)
+        if unknown:
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options
     options = parser.parse_args(_with_negative_values(words[:place]))
     options.command = words[place + 1 :] if place < len(words) else None
     return options
+
+
+def _check_options(verb: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    # argparse reports a missing argument before an option that it does not know, and the option
+    # is then the cause: laconic html --outptu a.html a.trace.
+    known = [name for action in verb._actions for name in action.option_strings]
+    for word in words:
+        name = word.partition("=")[0]
+        if name.startswith("--") and not any(option.startswith(name) for option in known):
+            verb.error(f"there is no option {name!r}{did_you_mean(name, known, f'{verb.prog} -h')}")
+
+
+def did_you_mean(word: str, known: Iterable[str], command: str) -> str:
+    """Return the end of a message about an unknown word: the known words that are most similar to
+    it, or the command that lists them all.
+
+    >>> did_you_mean("flame-graph", ["callers", "flamegraph"], "laconic --help")
+    "; did you mean 'flamegraph'?"
+    """
+    import difflib
+
+    known = list(known)
+    longer = [name for name in known if name.startswith(word)]
+    similar = longer[:2] or difflib.get_close_matches(word, known, n=2)
+    if not similar:
+        return f"; see  {command}"
+    return f"; did you mean {' or '.join(map(repr, similar))}?"
 
 
 def _with_negative_values(words: Sequence[str]) -> list[str]:

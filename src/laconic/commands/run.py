@@ -108,7 +108,7 @@ def execute(options: argparse.Namespace) -> int:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if command is options.command and command and command[0].startswith("-"):
         raise LaconicError(
-            f"there is no option {command[0]!r}: see laconic run --help; a program's name goes after --"
+            f"there is no option {command[0]!r}; see  laconic help run; a program's name goes after --"
         )
     if not command:
         raise LaconicError(
