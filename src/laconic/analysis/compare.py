@@ -40,7 +40,7 @@ from laconic.strategies import (
     names_on,
     strategy,
 )
-from laconic.trace.reader import Trace
+from laconic.trace.reader import Trace, location
 from laconic.trace.tables import Row, Table
 
 if TYPE_CHECKING:
@@ -217,7 +217,9 @@ def compare(
     shared = jobs > 1 and len(makers) * len(guesses) > 1 and _is_long(trace)
     groups = _share_out(makers, max(jobs // len(guesses), 1)) if shared else [makers]
     tasks = [
-        _Task(trace.path, group, profile, guess, model) for guess in guesses for group in groups
+        _Task(location(trace.path), group, profile, guess, model)
+        for guess in guesses
+        for group in groups
     ]
     tell = progress or (lambda done: None)
     parts = _side_by_side(tasks, tell) if shared else _in_turn(tasks, trace, tell)

@@ -10,7 +10,6 @@ from laconic.commands.options import (
     add_json,
     add_limit,
     add_suppressions,
-    check_kept,
     check_source,
     load_costs,
     suppressions,
@@ -27,7 +26,7 @@ EPILOG = """\
 examples:
   laconic callers a.trace
   laconic callers a.trace --by module --json callers.json
-  laconic callers -o json.trace -- python3 -c 'import json'
+  laconic callers --keep json.trace -- python3 -c 'import json'
 
 A file laconic.toml in the working directory says what not to show:
   [[suppress]]
@@ -52,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "laconic callers [--by {function,module,program,stack}] [--inverted]\n"
         "                       [--limit N] [--suppressions FILE | --no-suppressions]\n"
         "                       [--costs NAME|FILE] [--json FILE]\n"
-        "                       FILE | [-o TRACE [--force]] -- CMD [ARG ...]"
+        "                       FILE | [--keep TRACE [--force]] -- CMD [ARG ...]"
     )
     parser.add_argument(
         "--by", choices=BY, default="function", help="what calls are put together by"
@@ -66,7 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_suppressions(parser)
     add_costs(parser)
     add_json(parser)
-    accept_source(parser, keep=True)
+    accept_source(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -86,11 +85,10 @@ def execute(options: argparse.Namespace) -> int:
             f"--inverted counts under functions or modules, not --by {options.by}: leave one out"
         )
     check_source(options, "callers")
-    check_kept(options)
     rules = suppressions(options)
     profile = load_costs(options.costs)
     output = open_output(options.json)
-    with traced(options, "callers", keep=True) as (trace, status):
+    with traced(options, "callers") as (trace, status):
         with progress(f"replaying {trace.path}", trace.size) as update:
             found = sites(trace, progress=update)
         tell_loss(trace, found.loss)

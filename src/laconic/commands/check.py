@@ -11,7 +11,6 @@ from laconic.commands.options import (
     add_json,
     add_limit,
     add_suppressions,
-    check_kept,
     check_source,
     suppressions,
     whole,
@@ -32,7 +31,7 @@ not, which places in the program make the calls, the worst first.
 EPILOG = """\
 examples:
   laconic check a.trace --max-redundant 5%
-  laconic check --max-host-calls 2000 -o a.trace -- python3 -c 'import json'
+  laconic check --max-host-calls 2000 --keep a.trace -- python3 -c 'import json'
   laconic check --write-baseline base.json -- python3 -c 'import json'
   laconic check --baseline base.json --tolerance 2% -- python3 -c 'import json'
 
@@ -59,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "                     [--write-baseline FILE] [--github] [--limit N]\n"
         "                     [--suppressions FILE | --no-suppressions]\n"
         "                     [--json FILE]\n"
-        "                     FILE | [-o TRACE [--force]] -- CMD [ARG ...]"
+        "                     FILE | [--keep TRACE [--force]] -- CMD [ARG ...]"
     )
     parser.add_argument(
         "--max-redundant", type=_limit, metavar="N|P%", help="how many calls may change nothing"
@@ -88,7 +87,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_limit(parser)
     add_suppressions(parser)
     add_json(parser)
-    accept_source(parser, keep=True)
+    accept_source(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -114,9 +113,8 @@ def execute(options: argparse.Namespace) -> int:
     if options.tolerance is not None and options.baseline is None:
         raise LaconicError("--tolerance is about a baseline: add --baseline FILE")
     check_source(options, "check --max-redundant 5%")
-    check_kept(options)
     outputs = {
-        "-o": options.output,
+        "--keep": options.keep,
         "--json": options.json,
         "--write-baseline": options.write_baseline,
     }
@@ -130,7 +128,7 @@ def execute(options: argparse.Namespace) -> int:
         limits = gate.Limits(*limits[:2], before, options.tolerance or gate.NONE)
     output = open_output(options.json)
     baseline = open_output(options.write_baseline, "--write-baseline")
-    with traced(options, "check", keep=True) as (trace, status):
+    with traced(options, "check") as (trace, status):
         figures, stacks = trace_figures(trace, rules)
         verdicts = gate.check(figures, limits)
         kept = all(verdict.kept for verdict in verdicts)

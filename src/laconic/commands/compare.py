@@ -8,7 +8,14 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from laconic.commands.enclaves import enclaves
-from laconic.commands.options import accept_command, add_costs, check_source, job_count, load_costs
+from laconic.commands.options import (
+    accept_source,
+    add_costs,
+    check_source,
+    input_path,
+    job_count,
+    load_costs,
+)
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
@@ -30,7 +37,7 @@ examples:
   laconic compare a.trace --strategy laconic --costs fast-transitions
   laconic compare a.trace --host linux --json figures.json
   laconic compare a.trace --manifest app.manifest --by call
-  laconic compare -o a.trace -- python3 -c 'import json'
+  laconic compare --keep a.trace -- python3 -c 'import json'
 
 exit codes:
   0    done; a trace that is not complete counts as far as it goes
@@ -55,11 +62,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "laconic compare [--host {sgx2,linux,gramine}] [--strategy NAME[,NAME]]\n"
         "                       [--costs NAME|FILE] [--epc SIZE] [--by {program,call}]\n"
         "                       [--pte {rwx,sync}] [--verify] [--manifest FILE]\n"
-        "                       [--json FILE] [-j N] [-o FILE [--force]]\n"
-        "                       FILE | -- CMD [ARG ...]"
-    )
-    parser.add_argument(
-        "words", nargs="*", metavar="FILE", help="a trace that was recorded or imported"
+        "                       [--json FILE] [-j N]\n"
+        "                       FILE | [--keep TRACE [--force]] -- CMD [ARG ...]"
     )
     parser.add_argument(
         "--host",
@@ -110,9 +114,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-j", dest="jobs", metavar="N", help="processes for a long trace (default: one a CPU)"
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="keep the trace of CMD")
-    parser.add_argument("--force", action="store_true", help="overwrite the trace that -o names")
-    accept_command(parser)
+    accept_source(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -152,14 +154,14 @@ def _recorded(
     from laconic.commands.program import recorded
     from laconic.commands.traces import open_trace
 
-    with recorded(options.command, options.output, options.force) as (status, path):
+    with recorded(options.command, options.keep, options.force) as (status, path):
         try:
             figures = _compared(open_trace(path), names, profile, pages, options)
         except LaconicError as error:
             # The program has run: its status counts.
             tell(f"laconic: {error}\n")
             return status, {}
-    figures["trace"]["path"] = options.output
+    figures["trace"]["path"] = options.keep
     return status, {**figures, "command": options.command, "exit_status": status}
 
 
@@ -204,14 +206,7 @@ def _compared(
 
 
 def _check_words(options: argparse.Namespace) -> None:
-    from laconic.commands.output import check_outputs
-
     check_source(options, "compare")
-    if options.command is None and (options.output is not None or options.force):
-        raise LaconicError("-o and --force are about the trace of a program: name that after --")
-    if options.force and options.output is None:
-        raise LaconicError("--force is about a trace: name it with -o FILE")
-    check_outputs({"-o": options.output, "--json": options.json}, options.words)
     host = options.host
     if host == "linux" and options.manifest is not None:
         raise LaconicError(
@@ -247,7 +242,7 @@ def _names(text: str, host: str) -> list[str]:
 def _settings(manifest: str | None) -> Settings:
     from laconic.libos.settings import Settings, read_manifest
 
-    return Settings() if manifest is None else read_manifest(manifest)
+    return Settings() if manifest is None else read_manifest(input_path(manifest))
 
 
 def epc_pages(text: str) -> int:

@@ -30,7 +30,7 @@ EPILOG = """\
 examples:
   laconic diff before.trace after.trace
   laconic diff before.json after.trace --json diff.json
-  laconic diff before.trace -o after.trace -- python3 -c 'import json'
+  laconic diff before.trace --keep after.trace -- python3 -c 'import json'
 
 A and B are traces, or the JSON of laconic run, replay, live (by call), callers
 (by site), check (in all) or check --write-baseline (by call and site).
@@ -50,14 +50,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "laconic diff [--limit N] [--suppressions FILE | --no-suppressions]\n"
         "                    [--json FILE]\n"
-        "                    A B | A [-o TRACE [--force]] -- CMD [ARG ...]"
+        "                    A B | A [--keep TRACE [--force]] -- CMD [ARG ...]"
     )
     add_limit(parser)
     add_suppressions(parser)
     add_json(parser)
-    accept_source(
-        parser, keep=True, metavar="A B", what="the run before, and the run after: traces, or JSON"
-    )
+    accept_source(parser, metavar="A B", what="the run before, and the run after: traces, or JSON")
     parser.set_defaults(execute=execute)
 
 
@@ -96,6 +94,8 @@ def _check_words(options: argparse.Namespace) -> None:
         raise LaconicError(
             f"{options.words[1]!r} stands before --: name one run there, {_EXAMPLE} -- python3 -V"
         )
+    if options.words == ["-", "-"]:
+        raise LaconicError("standard input can be only one of the two runs; name a file for one")
     if not program and count != 2:
         named = f"{count} run{' is' if count == 1 else 's are'} named"
         raise LaconicError(
@@ -109,5 +109,5 @@ def _run(options: argparse.Namespace, rules: list[Suppression]) -> tuple[Figures
     from laconic.commands.figures import trace_figures
     from laconic.commands.source import traced
 
-    with traced(options, "diff before.trace", keep=True) as (trace, status):
+    with traced(options, "diff before.trace") as (trace, status):
         return trace_figures(trace, rules, shlex.join(options.command))[0], status

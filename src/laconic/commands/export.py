@@ -126,6 +126,7 @@ def _window(options: argparse.Namespace) -> Window:
 
 
 def _open(options: argparse.Namespace) -> BinaryIO:
+    from laconic.commands.output import is_same_file
     from laconic.trace.writer import create
 
     path = options.output
@@ -135,7 +136,7 @@ def _open(options: argparse.Namespace) -> BinaryIO:
                 "standard output is a terminal, and Parquet is no text: name a file with -o"
             )
         return os.fdopen(os.dup(1), "wb")
-    if os.path.exists(path) and os.path.samefile(path, options.trace):
+    if is_same_file(path, options.trace):
         raise LaconicError(f"-o {path!r} is the trace itself: name another file")
     return os.fdopen(create(path, options.force), "wb")
 
@@ -207,12 +208,13 @@ def _write(trace: Trace, output: BinaryIO, part: Part, options: argparse.Namespa
 
 
 def _abandon(output: BinaryIO, path: str) -> None:
+    from laconic.trace.writer import remove
+
     try:
         output.close()
     except OSError:
         pass
-    if path != "-":
-        os.unlink(path)
+    remove(path)
 
 
 def _next(kind: str, path: str) -> str:

@@ -58,11 +58,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "                          [--weight {calls,host-calls,cycles}]\n"
         "                          [--costs NAME|FILE]\n"
         "                          [--suppressions FILE | --no-suppressions]\n"
-        "                          FILE | -- CMD [ARG ...]"
+        "                          FILE | [--keep TRACE] -- CMD [ARG ...]"
     )
     parser.add_argument("--to", choices=FORMATS, help="the format")
     parser.add_argument("-o", "--output", metavar="OUT", help="the file; - is standard output")
-    parser.add_argument("--force", action="store_true", help="write OUT anew where it exists")
     parser.add_argument("--all", action="store_true", help="of all memory calls, and none hidden")
     parser.add_argument(
         "--weight", choices=WEIGHTS, default=CALLS, help="what a stack weighs (default: calls)"
@@ -70,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_costs(parser)
     add_suppressions(parser)
     add_json(parser, "the stacks and their weights")
-    accept_source(parser)
+    accept_source(parser, force="overwrite the files that -o and --keep name")
     parser.set_defaults(execute=execute)
 
 
@@ -78,7 +77,7 @@ def execute(options: argparse.Namespace) -> int:
     """Writes the file; says on standard error what was written and what is missing."""
     from laconic.analysis.flamegraph import CYCLES, flames
     from laconic.analysis.sites import EVERY_CALL, sites
-    from laconic.commands.output import check_outputs, open_output, write_json
+    from laconic.commands.output import open_output, write_json
     from laconic.commands.progress import progress
     from laconic.commands.source import traced
     from laconic.commands.traces import tell_loss
@@ -88,7 +87,6 @@ def execute(options: argparse.Namespace) -> int:
     check_source(options, "flamegraph --to svg -o a.svg")
     rules = [] if options.all else suppressions(options)
     profile = load_costs(options.costs) if options.weight == CYCLES else None
-    check_outputs({"-o": options.output, "--json": options.json}, options.words)
     _check_output(options)
     output = open_output(options.json)
     with traced(options, "flamegraph --to svg -o a.svg") as (trace, status):
@@ -116,8 +114,6 @@ def _check_options(options: argparse.Namespace) -> None:
         )
     if (options.to is None) != (options.output is None):
         raise LaconicError("--to and -o go together: give both, as in  --to svg -o a.svg")
-    if options.output is None and options.force:
-        raise LaconicError("--force overwrites the file that -o names: add -o OUT, or leave it out")
     if options.output == options.json == "-":
         raise LaconicError(
             "-o - and --json - would both write to standard output: give one of them a file"
@@ -132,13 +128,13 @@ def _check_options(options: argparse.Namespace) -> None:
 
 def _check_output(options: argparse.Namespace) -> None:
     # A long replay, or a run, must not be lost to a wrong path.
-    from laconic.commands.output import spare_traces
+    from laconic.commands.output import is_same_file, spare_traces
 
     path = options.output
     if path in (None, "-") or not os.path.exists(path):
         return
     trace = options.words[0] if options.words else None
-    if trace is not None and os.path.exists(trace) and os.path.samefile(path, trace):
+    if trace is not None and is_same_file(path, trace):
         raise LaconicError(f"-o {path!r} is the trace itself: name another file")
     if not options.force:
         raise LaconicError(f"-o {path!r} exists already: name another file, or give --force")

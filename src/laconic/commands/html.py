@@ -58,26 +58,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "laconic html -o REPORT [--force] [--costs NAME|FILE]\n"
         "                    [--suppressions FILE | --no-suppressions]\n"
         "                    [--json FILE]\n"
-        "                    FILE | -- CMD [ARG ...]"
+        "                    FILE | [--keep TRACE] -- CMD [ARG ...]"
     )
-    parser.add_argument("-o", "--output", required=True, metavar="REPORT", help="the page to write")
-    parser.add_argument("--force", action="store_true", help="overwrite the page that -o names")
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="REPORT",
+        help="the page to write; - is standard output",
+    )
     add_costs(parser)
     add_suppressions(parser)
     add_json(parser, "what the page holds")
-    accept_source(parser)
+    accept_source(parser, force="overwrite the files that -o and --keep name")
     parser.set_defaults(execute=execute)
 
 
 def execute(options: argparse.Namespace) -> int:
     """Writes the page; returns the exit status of CMD, where there is one."""
-    from laconic.commands.output import check_outputs, open_output, spare_traces, tell, write_json
+    from laconic.commands.output import open_output, spare_traces, tell, write_json
     from laconic.commands.source import traced
     from laconic.report.html import as_html, as_json
-    from laconic.trace.writer import create
+    from laconic.trace.writer import create, remove
 
     check_source(options, "html -o a.html")
-    check_outputs({"-o": options.output, "--json": options.json}, options.words)
     if options.force:
         spare_traces("-o", options.output)
     rules = suppressions(options)
@@ -98,14 +102,15 @@ def execute(options: argparse.Namespace) -> int:
     except BaseException:
         if fd is not None:
             # What is not whole is taken away.
-            os.unlink(options.output)
+            remove(options.output)
         raise
     finally:
         if fd is not None:
             os.close(fd)
     if output is not None:
         write_json(as_json(page), output, options.json, program=options.command is not None)
-    tell(f"laconic: wrote {options.output}: {len(made):,} bytes; open it in a browser\n")
+    where = "standard output" if options.output == "-" else options.output
+    tell(f"laconic: wrote {where}: {len(made):,} bytes; open it in a browser\n")
     if page.hidden:
         redundant = sum(page.sites[number].redundant for number in page.hidden)
         calls = f"{redundant:,} redundant call{' is' if redundant == 1 else 's are'}"

@@ -92,24 +92,20 @@ def _with_negative_values(words: Sequence[str]) -> list[str]:
 def accept_source(
     parser: argparse.ArgumentParser,
     *,
-    keep: bool = False,
     metavar: str = "FILE",
-    what: str = "a trace that was recorded or imported",
+    what: str = "a trace that was recorded or imported; - is standard input",
+    force: str = "overwrite the trace that --keep names",
 ) -> None:
-    """Declares `FILE | -- CMD`; with `keep` also `-o TRACE [--force]`, which keeps the trace of
-    CMD."""
+    """Declare `FILE | [--keep TRACE [--force]] -- CMD`; `force` is the help of `--force`."""
     parser.add_argument("words", nargs="*", metavar=metavar, help=what)
-    if keep:
-        parser.add_argument("-o", "--output", metavar="TRACE", help="keep the trace of CMD")
-        parser.add_argument(
-            "--force", action="store_true", help="overwrite the trace that -o names"
-        )
+    parser.add_argument("--keep", metavar="TRACE", help="keep the trace of CMD in TRACE")
+    parser.add_argument("--force", action="store_true", help=force)
     accept_command(parser)
 
 
 def check_source(options: argparse.Namespace, verb: str) -> None:
-    """Raises LaconicError unless there is either one trace (`options.words`) or a program
-    (`options.command`)."""
+    """Raise LaconicError unless there is either one trace (`options.words`) or a program
+    (`options.command`), whose trace can be kept where `options.keep` says."""
     example = f"as in  laconic {verb} -- python3 -V"
     if options.command is None:
         if len(options.words) != 1:
@@ -121,17 +117,28 @@ def check_source(options: argparse.Namespace, verb: str) -> None:
         )
     elif not options.command:
         raise LaconicError(f"no command was given: name a program, {example}")
+    check_kept(options)
 
 
 def check_kept(options: argparse.Namespace) -> None:
-    """Raises LaconicError where `-o` or `--force` has no trace to keep."""
+    """Raise LaconicError if `--keep` or `--force` has no file to write, or two options name one
+    file.
+
+    `options.output` is absent in verbs that write no file of their own.
+    """
     from laconic.commands.output import check_outputs
 
-    check_outputs({"-o": options.output, "--json": options.json}, options.words)
-    if options.command is None and (options.output is not None or options.force):
-        raise LaconicError("-o and --force are about the trace of a program: name that after --")
-    if options.force and options.output is None:
-        raise LaconicError("--force is about a trace: name it with -o TRACE")
+    output, keep = getattr(options, "output", None), options.keep
+    check_outputs({"-o": output, "--keep": keep, "--json": options.json}, options.words)
+    if options.command is None and keep is not None:
+        raise LaconicError(f"--keep {keep!r} keeps the trace of a program; name a program after --")
+    if options.force and keep is None and output is None:
+        raise LaconicError("--force overwrites a trace; name the trace with --keep TRACE")
+    if keep == "-":
+        raise LaconicError(
+            "--keep - cannot write to standard output, because the trace is read again; name a "
+            "file, or use  laconic run -o - -- CMD"
+        )
 
 
 # Results
@@ -173,7 +180,12 @@ def suppressions(options: argparse.Namespace) -> list[Suppression]:
     if options.no_suppressions:
         return []
     path = options.suppressions or (DEFAULT if os.path.exists(DEFAULT) else None)
-    return [*(load(path) if path else []), *BUILT_IN]
+    return [*(load(input_path(path)) if path else []), *BUILT_IN]
+
+
+def input_path(path: str) -> str:
+    """Return the path of a file that is read once: `-` is standard input."""
+    return "/dev/stdin" if path == "-" else path
 
 
 # Costs and numbers
@@ -192,7 +204,7 @@ def load_costs(path_or_name: str | None) -> CostProfile:
     """The cost profile that `--costs` names. Raises LaconicError where it is none."""
     from laconic.sgx import costs
 
-    return costs.load(costs.DEFAULT if path_or_name is None else path_or_name)
+    return costs.load(costs.DEFAULT if path_or_name is None else input_path(path_or_name))
 
 
 def whole(what: str, least: int = 1) -> Callable[[str], int]:

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def traced(
-    options: argparse.Namespace, verb: str, stacks: str = "all", *, keep: bool = False
+    options: argparse.Namespace, verb: str, stacks: str = "all"
 ) -> Iterator[tuple[Trace, int]]:
     """The trace that a verb is to read, and the exit status of its program: 0 where it is a file.
 
-    A program's stacks are taken as `stacks` says; with `keep`, its trace stays where
-    `options.output` says. Raises LaconicError; once the program has failed, with its exit status.
+    A program's stacks are taken as `stacks` says, and its trace stays where `options.keep` says.
+    Raises LaconicError; once the program has failed, with its exit status.
     """
     from laconic.commands.program import recorded
     from laconic.commands.traces import open_trace
@@ -32,8 +32,8 @@ def traced(
     if options.command is None:
         yield open_trace(options.words[0]), 0
         return
-    output, force = (options.output, options.force) if keep else (None, False)
-    with recorded(options.command, output, force, stacks) as (status, path):
+    force = options.force and options.keep is not None
+    with recorded(options.command, options.keep, force, stacks) as (status, path):
         try:
             yield open_trace(path), status
         except LaconicError as error:

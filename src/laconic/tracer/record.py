@@ -35,7 +35,7 @@ from laconic.trace.schema import (
     make_row,
 )
 from laconic.trace.spool import Spool
-from laconic.trace.writer import TraceWriter, mode_bits
+from laconic.trace.writer import TraceWriter, mode_bits, remove
 from laconic.tracer.syscalls import CLONE_VM
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Recorder:
         """Leaves no trace of a program that could not be started."""
         self.stop()
         try:
-            os.unlink(self.writer.path)
+            remove(self.writer.path)
         except OSError:
             pass
 

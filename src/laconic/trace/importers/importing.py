@@ -27,7 +27,7 @@ from laconic.errors import LaconicError
 from laconic.trace.importers.text import Log, Progress
 from laconic.trace.reader import looks_like
 from laconic.trace.schema import BATCH, CODES, Row
-from laconic.trace.writer import TraceWriter
+from laconic.trace.writer import TraceWriter, remove
 
 #: Kind of log → the module that reads it.
 IMPORTERS = {
@@ -276,7 +276,7 @@ def check(writer: TraceWriter) -> None:
             f"{problem}; it contains the first {writer.written:,} events. Free some space and import again with --force"
         )
     with suppress(OSError):
-        os.unlink(writer.path)
+        remove(writer.path)
     raise LaconicError(f"{problem}, and was removed. Free some space, or name a file elsewhere")
 
 
