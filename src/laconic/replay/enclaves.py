@@ -6,7 +6,7 @@ recorded in the trace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
 from laconic.libos.strategy import ContinuingStrategy, MemoryCall, Strategy
 from laconic.libos.touches import Touches
@@ -61,6 +61,11 @@ class Enclave:
                     strategy.meter.at(self.number, label)
                     told.append((strategy, strategy.meter, strategy.meter.counts))
         return told
+
+    def forget_labels(self) -> None:
+        """Count from here on in new counts. O(labels)."""
+        self._books.clear()
+        self._unchanged.clear()
 
     def load(self, entries: Iterable[Entry]) -> None:
         """A program begins. O(strategies × entries)."""
@@ -284,6 +289,16 @@ class Enclaves(Listener):
             self._touch_all(enclave)
         enclave.end()
         self.unseen += enclave.touches.unseen
+
+    def take_counts(self) -> Iterator[tuple[str, Hashable, Counts]]:
+        """Yield what has been counted, with the strategy and the label, and forget it: the memory
+        for labels stays bounded. O(labels)."""
+        for enclave in self._enclaves.values():
+            enclave.forget_labels()
+        for name, meter in self.meters.items():
+            tables, meter.tables = meter.tables, {}
+            for (_, label), counts in tables.items():
+                yield name, label, counts
 
     @staticmethod
     def _other(enclave: Enclave, changes: tuple[Change, ...]) -> None:

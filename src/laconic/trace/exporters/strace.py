@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from laconic.trace.exporters import constants
-from laconic.trace.exporters.columns import Window, text
+from laconic.trace.exporters.columns import Analysis, Window, text
 from laconic.trace.records import TracedFile, traced_file
 from laconic.trace.schema import (
     CODES,
@@ -30,6 +30,8 @@ from laconic.trace.schema import (
 )
 
 if TYPE_CHECKING:
+    from laconic.stacks.symbolize import Place
+    from laconic.stacks.table import Frame, Module
     from laconic.trace import Trace
     from laconic.trace.exporters import Part, Written
 
@@ -112,7 +114,7 @@ def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
     from laconic.trace.exporters import Written
 
     written = Written()
-    lines = _Lines(trace.names, part.window)
+    lines = _Lines(trace.names, part.window, part.analysis)
     for rows in trace.batches():
         found = list(lines.of(rows))
         output.write("".join(found).encode("utf-8", "surrogateescape"))
@@ -130,7 +132,9 @@ class _Lines:
     # Rows to lines, with what rows before them state: files, the memory that an upcall read, a
     # successful execve that waits for the `program` row with its arguments.
 
-    def __init__(self, names: Sequence[str], window: Window) -> None:
+    def __init__(self, names: Sequence[str], window: Window, analysis: Analysis | None) -> None:
+        self._analysis = analysis
+        self._number = -1
         self.left_out: dict[str, int] = {}
         self._names = names
         self._window = window
@@ -145,6 +149,7 @@ class _Lines:
 
     def of(self, rows: Iterable[Row]) -> Iterator[str]:
         for row in rows:
+            self._number += 1
             name = self._names[row.event]
             if name == "file":
                 self._files[row.file] = traced_file(row)
@@ -164,6 +169,8 @@ class _Lines:
             if name == "mmap" and (opened := self._opened(row)):
                 yield f"{where}{opened}\n"
             stack = self._stacks.pop(row.tid, "") if self._stacks else ""
+            if not stack and self._analysis is not None:
+                stack = _stack(self._analysis.frames(self._number))
             yield f"{where}{line}\n{stack}"
 
     def _call(self, row: Row, name: str) -> str | None:
@@ -268,6 +275,17 @@ class _Lines:
         if self._names[execute.event] == "execveat":
             return f"execveat({_directory(execute.a0)}, {path}, {argv}, NULL, 0) = 0"
         return f"execve({path}, {argv}, NULL) = 0"
+
+
+def _stack(frames: Iterable[tuple[Frame, Module | None, Sequence[Place]]]) -> str:
+    # The frames as strace -k prints them. What was inlined has lines of its own.
+    lines = []
+    for frame, module, places in frames:
+        path = "?" if module is None else module.path
+        for place in places:
+            name = place.function if place.known else ""
+            lines.append(f" > {path}({name}+0x0) [{frame.address:#x}]\n")
+    return "".join(lines)
 
 
 def quoted(data: bytes) -> str:
