@@ -16,12 +16,14 @@ from laconic.memory.ledger import Ledger
 from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone, Listener, Program
+from laconic.replay.selected import Selected, drop_unselected
 from laconic.sgx import costs
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Counts, Meter
 from laconic.stacks.symbolize import Place
 from laconic.strategies import display_name, strategy
 from laconic.trace.reader import Trace
+from laconic.trace.selection import Selection
 from laconic.trace.stacks import NO_STACK, Stacks
 from laconic.trace.tables import Row, Table
 
@@ -210,27 +212,34 @@ def sites(
     strategies: Sequence[str | type[Strategy]] = (EVERY_CALL, LACONIC),
     progress: Callable[[int], None] | None = None,
     stacks: Stacks | None = None,
+    selection: Selection | None = None,
 ) -> Sites:
     """Return all sites of `trace`, an open trace or a path, with their costs in an enclave under
     each of `strategies` (names, `module:Class`, or classes).
 
     `progress` is called with the number of bytes that have been read. `stacks` finds the names of
-    functions, by default in the program's own files. Raises LaconicError if the trace cannot be
+    functions, by default in the program's own files. With `selection`, only its calls are counted.
+    Raises LaconicError if the trace cannot be
     read. O(events), memory O(sites).
     """
     trace = Trace(trace) if isinstance(trace, str) else trace
     stacks = stacks or Stacks()
     collector = SiteCollector()
     enclaves = Enclaves(
-        {display_name(each): strategy(each) for each in strategies}, label=site_label
+        {display_name(each): strategy(each) for each in strategies},
+        label=site_label,
+        selection=selection,
     )
-    replay = Replay(trace, "laconic", listeners=[enclaves, collector], stacks=stacks)
+    counting = None if selection is None else Selected(collector, selection)
+    replay = Replay(trace, "laconic", listeners=[enclaves, counting or collector], stacks=stacks)
     replay.run(progress=progress)
+    if selection is not None:
+        drop_unselected(enclaves.meters, selection, replay.started)
     collector.add_costs(enclaves.meters)
     return Sites(
         list(collector.sites.values()),
         stacks,
-        replay.ledger,
+        replay.ledger if counting is None else counting.ledger,
         enclaves.meters,
         replay.started,
         replay.losses,

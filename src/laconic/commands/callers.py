@@ -9,9 +9,11 @@ from laconic.commands.options import (
     add_costs,
     add_json,
     add_limit,
+    add_selection,
     add_suppressions,
     check_source,
     load_costs,
+    selection,
     suppressions,
 )
 
@@ -25,6 +27,7 @@ place there were altogether), or where strace -k wrote the log.
 EPILOG = """\
 examples:
   laconic callers a.trace
+  laconic callers a.trace --between 2s 5s --program 'python*' --call mmap
   laconic callers a.trace --by module --json callers.json
   laconic callers --keep json.trace -- python3 -c 'import json'
 
@@ -50,7 +53,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "laconic callers [--by {function,module,program,stack}] [--inverted]\n"
         "                       [--limit N] [--suppressions FILE | --no-suppressions]\n"
-        "                       [--costs NAME|FILE] [--json FILE]\n"
+        "                       [--costs NAME|FILE] [--json FILE] [--between START END]\n"
+        "                       [--pid P] [--program PATTERN] [--call NAME]\n"
         "                       FILE | [--keep TRACE [--force]] -- CMD [ARG ...]"
     )
     parser.add_argument(
@@ -63,6 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_limit(parser)
     add_suppressions(parser)
+    add_selection(parser)
     add_costs(parser)
     add_json(parser)
     accept_source(parser)
@@ -86,11 +91,12 @@ def execute(options: argparse.Namespace) -> int:
         )
     check_source(options, "callers")
     rules = suppressions(options)
+    chosen = selection(options)
     profile = load_costs(options.costs)
     output = open_output(options.json)
     with traced(options, "callers") as (trace, status):
         with progress(f"replaying {trace.path}", trace.size) as update:
-            found = sites(trace, progress=update)
+            found = sites(trace, progress=update, selection=chosen)
         tell_loss(trace, found.loss)
     result = callers(
         found, options.by, inverted=options.inverted, suppressions=rules, profile=profile

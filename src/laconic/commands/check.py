@@ -10,8 +10,10 @@ from laconic.commands.options import (
     accept_source,
     add_json,
     add_limit,
+    add_selection,
     add_suppressions,
     check_source,
+    selection,
     suppressions,
     whole,
 )
@@ -57,6 +59,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "                     [--baseline FILE [--tolerance N|P%%]]\n"
         "                     [--write-baseline FILE] [--github] [--limit N]\n"
         "                     [--suppressions FILE | --no-suppressions]\n"
+        "                     [--between START END] [--pid P] [--program PATTERN]\n"
+        "                     [--call NAME]\n"
         "                     [--json FILE]\n"
         "                     FILE | [--keep TRACE [--force]] -- CMD [ARG ...]"
     )
@@ -86,6 +90,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_limit(parser)
     add_suppressions(parser)
+    add_selection(parser)
     add_json(parser)
     accept_source(parser)
     parser.set_defaults(execute=execute)
@@ -121,15 +126,16 @@ def execute(options: argparse.Namespace) -> int:
     check_outputs(outputs, options.words)
     check_outputs({"--json": options.json}, [options.baseline or "-"])
     rules = suppressions(options)
+    chosen = selection(options)
     # All that may be wrong is found before the program runs.
     limits = gate.Limits(options.max_redundant, options.max_host_calls)
     if options.baseline is not None:
-        before, _ = read_figures(options.baseline, rules)
+        before, _ = read_figures(options.baseline, rules, chosen)
         limits = gate.Limits(*limits[:2], before, options.tolerance or gate.NONE)
     output = open_output(options.json)
     baseline = open_output(options.write_baseline, "--write-baseline")
     with traced(options, "check") as (trace, status):
-        figures, stacks = trace_figures(trace, rules)
+        figures, stacks = trace_figures(trace, rules, selection=chosen)
         verdicts = gate.check(figures, limits)
         kept = all(verdict.kept for verdict in verdicts)
         if baseline is not None and kept and not status and trace.loss is None:

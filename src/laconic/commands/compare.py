@@ -11,10 +11,12 @@ from laconic.commands.enclaves import enclaves
 from laconic.commands.options import (
     accept_source,
     add_costs,
+    add_selection,
     check_source,
     input_path,
     job_count,
     load_costs,
+    selection,
 )
 from laconic.errors import LaconicError
 
@@ -63,6 +65,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "                       [--costs NAME|FILE] [--epc SIZE] [--by {program,call}]\n"
         "                       [--pte {rwx,sync}] [--verify] [--manifest FILE]\n"
         "                       [--json FILE] [-j N]\n"
+        "                       [--between START END] [--pid P] [--program PATTERN]\n"
+        "                       [--call NAME]\n"
         "                       FILE | [--keep TRACE [--force]] -- CMD [ARG ...]"
     )
     parser.add_argument(
@@ -114,6 +118,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-j", dest="jobs", metavar="N", help="processes for a long trace (default: one a CPU)"
     )
+    add_selection(parser)
     accept_source(parser)
     parser.set_defaults(execute=execute)
 
@@ -121,6 +126,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Compares, after recording CMD where there is one, whose exit status is returned."""
     from laconic.commands.output import open_output, tell, width, write_json
+    from laconic.commands.source import selection_as_text
     from laconic.commands.traces import open_trace, show
     from laconic.report.compare import as_text
 
@@ -129,6 +135,9 @@ def execute(options: argparse.Namespace) -> int:
     profile = load_costs(options.costs) if options.host == "sgx2" else None
     pages = None if options.epc is None else epc_pages(options.epc)
     options.settings = _settings(options.manifest)
+    options.selection = selection(options)
+    if options.selection is not None and options.host != "sgx2":
+        raise LaconicError(f"only enclaves count selected calls; leave out --host {options.host}")
     most = len(os.sched_getaffinity(0)) * 4
     options.jobs = None if options.jobs is None else min(job_count(options.jobs), most)
     trace = None if options.command is not None else open_trace(options.words[0])
@@ -141,9 +150,9 @@ def execute(options: argparse.Namespace) -> int:
     if figures and output is not None:
         write_json(figures, output, options.json, program=trace is None)
     if figures and trace is None:
-        tell(as_text(figures, width(2), options.by))
+        tell(selection_as_text(options.selection) + as_text(figures, width(2), options.by))
     elif options.json != "-":
-        show(as_text(figures, width(1), options.by))
+        show(selection_as_text(options.selection) + as_text(figures, width(1), options.by))
     return 70 if any(found["breaches"] for found in figures.get("verify", {}).values()) else status
 
 
@@ -175,6 +184,7 @@ def _compared(
     from laconic.analysis.compare import Model, compare_direct, compare_host_calls
     from laconic.analysis.schemas import SCHEMAS
     from laconic.commands.progress import progress
+    from laconic.commands.source import selection_as_json
     from laconic.commands.traces import losses, tell_loss
     from laconic.report.compare import direct_as_json, hosts_as_json
 
@@ -185,7 +195,9 @@ def _compared(
         figures = direct_as_json(found)
     elif profile is not None:
         model = Model(options.pte, options.verify, options.settings)
-        figures, events, lost = enclaves(trace, names, profile, pages, options.jobs, model)
+        figures, events, lost = enclaves(
+            trace, names, profile, pages, options.jobs, model, options.selection
+        )
     else:
         with progress(f"comparing {trace.path}", trace.size) as update:
             replays = compare_host_calls(trace, names, update).strategies
@@ -199,7 +211,12 @@ def _compared(
         "events": events,
         "loss": losses(trace, lost),
     }
-    return {"schema": SCHEMAS["compare"], "trace": about, **figures}
+    return {
+        "schema": SCHEMAS["compare"],
+        "trace": about,
+        **figures,
+        **selection_as_json(options.selection),
+    }
 
 
 # Options

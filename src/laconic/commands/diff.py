@@ -9,8 +9,10 @@ from laconic.commands.options import (
     accept_source,
     add_json,
     add_limit,
+    add_selection,
     add_suppressions,
     check_kept,
+    selection,
     suppressions,
 )
 from laconic.errors import LaconicError
@@ -18,6 +20,7 @@ from laconic.errors import LaconicError
 if TYPE_CHECKING:
     from laconic.analysis.baseline import Figures
     from laconic.analysis.suppressions import Suppression
+    from laconic.trace.selection import Selection
 
 DESCRIPTION = """\
 Compares two runs: memory calls, redundant ones, and host calls, in all, by
@@ -49,11 +52,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.usage = (
         "laconic diff [--limit N] [--suppressions FILE | --no-suppressions]\n"
-        "                    [--json FILE]\n"
+        "                    [--json FILE] [--between START END] [--pid P]\n"
+        "                    [--program PATTERN] [--call NAME]\n"
         "                    A B | A [--keep TRACE [--force]] -- CMD [ARG ...]"
     )
     add_limit(parser)
     add_suppressions(parser)
+    add_selection(parser)
     add_json(parser)
     accept_source(parser, metavar="A B", what="the run before, and the run after: traces, or JSON")
     parser.set_defaults(execute=execute)
@@ -70,13 +75,14 @@ def execute(options: argparse.Namespace) -> int:
     _check_words(options)
     check_kept(options)
     rules = suppressions(options)
-    first, _ = read_figures(options.words.pop(0), rules)
+    chosen = selection(options)
+    first, _ = read_figures(options.words.pop(0), rules, chosen)
     if options.command is None:
-        second, _ = read_figures(options.words[0], rules)
+        second, _ = read_figures(options.words[0], rules, chosen)
         output, status = open_output(options.json), 0
     else:
         output = open_output(options.json)
-        second, status = _run(options, rules)
+        second, status = _run(options, rules, chosen)
     found = diff(first, second)
     hand_over(
         options, output, lambda: as_json(found), lambda width: as_text(found, width, options.limit)
@@ -103,11 +109,14 @@ def _check_words(options: argparse.Namespace) -> None:
         )
 
 
-def _run(options: argparse.Namespace, rules: list[Suppression]) -> tuple[Figures, int]:
+def _run(
+    options: argparse.Namespace, rules: list[Suppression], chosen: Selection | None
+) -> tuple[Figures, int]:
     import shlex
 
     from laconic.commands.figures import trace_figures
     from laconic.commands.source import traced
 
     with traced(options, "diff before.trace") as (trace, status):
-        return trace_figures(trace, rules, shlex.join(options.command))[0], status
+        name = shlex.join(options.command)
+        return trace_figures(trace, rules, name, selection=chosen)[0], status

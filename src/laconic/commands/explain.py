@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from laconic.commands.options import accept_source, add_json, check_kept
+from laconic.commands.options import accept_source, add_json, add_selection, check_kept, selection
 from laconic.errors import LaconicError
 
 DESCRIPTION = """\
@@ -40,11 +40,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
-        "laconic explain FILE EVENT [--json OUT]\n"
+        "laconic explain FILE EVENT [--json OUT] [--between START END] [--pid P]\n"
+        "                       [--program PATTERN] [--call NAME]\n"
         "       laconic explain EVENT [--json OUT] [--keep TRACE [--force]]\n"
         "                       -- CMD [ARG ...]"
     )
     add_json(parser, metavar="OUT")
+    add_selection(parser)
     what = "a trace that was recorded or imported, and EVENT: a number, @SECONDS or CALL:N; before -- EVENT alone"
     accept_source(parser, metavar="FILE EVENT", what=what)
     parser.set_defaults(execute=execute)
@@ -60,6 +62,7 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.report.explain import as_json, as_text
 
     event = _event(options)
+    chosen = selection(options)
     if options.command is not None:
         # A run must not be lost to what is no event.
         wanted(event)
@@ -69,7 +72,7 @@ def execute(options: argparse.Namespace) -> int:
         output = output or open_output(options.json)
         try:
             with progress(f"reading {trace.path}", trace.size) as update:
-                told = explain(trace, event, update)
+                told = explain(trace, event, update, selection=chosen)
         except LaconicError:
             tell_loss(trace)
             raise

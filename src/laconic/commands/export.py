@@ -9,23 +9,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO
 
-from laconic.commands.options import add_costs, load_costs, whole
+from laconic.commands.options import add_costs, add_selection, load_costs, selection, whole
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
     from laconic.sgx.costs import CostProfile
     from laconic.trace import Trace
     from laconic.trace.exporters import Analysis, Part, Window, Written
+    from laconic.trace.selection import Selection
 
 #: The format whose rows depend on strategies: it is written by a replay.
 VECTORS = "vectors"
 DESCRIPTION = """\
 Writes a trace in another format. parquet, csv and jsonl hold one flat row per
 call, for DuckDB, Polars and the like: arguments, stack and site by name,
-whether the call was redundant, and its cost in an enclave; perfetto is Chrome's JSON for the
-Perfetto UI; strace is text that laconic import strace reads back; vectors are
-the memory calls with what each strategy does after each, for an implementation
-in another language to check itself against (docs/vectors.md).
+whether the call was redundant, and its cost in an enclave. perfetto is Chrome's
+JSON for the Perfetto UI. strace is text that laconic import strace reads back.
+vectors are the memory calls with what each strategy does after each, for an
+implementation in another language to check itself against (docs/vectors.md).
 """
 EPILOG = """\
 examples:
@@ -64,6 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="only what the trace contains, without a replay: no names, sites, redundant, cycles",
     )
     add_costs(parser)
+    add_selection(parser)
     parser.add_argument(
         "--limit",
         type=whole("number of bytes"),
@@ -86,10 +88,12 @@ def execute(options: argparse.Namespace) -> int:
     done with it."""
     from laconic.commands.output import tell
     from laconic.commands.progress import progress
+    from laconic.commands.source import selection_as_text
     from laconic.commands.traces import open_trace, tell_loss
     from laconic.trace.exporters import LIMITED, Part
 
     window = _window(options)
+    chosen = _selection(options, window)
     if options.limit is not None and (options.to not in LIMITED or options.limit < 1):
         raise LaconicError(
             f"--limit {options.limit} does not go with --to {options.to}: it cuts a perfetto file at so many bytes"
@@ -100,10 +104,11 @@ def execute(options: argparse.Namespace) -> int:
     output = _open(options)
     with progress(f"reading {options.trace}", trace.size) as update:
         try:
-            part = Part(options.to, window, options.limit, update)
+            part = Part(options.to, window, options.limit, update, None, chosen)
             written = _write(trace, output, part, options, profile)
         except BrokenPipeError:
             return 0  # the reader has what it wanted
+    tell(selection_as_text(chosen))
     for note in written.notes:
         tell(f"laconic: {note}\n")
     tell_loss(trace)
@@ -133,6 +138,19 @@ def _window(options: argparse.Namespace) -> Window:
             f"--until {options.until} is before --from {options.begin}: turn them round"
         )
     return Window(begin, until)
+
+
+def _selection(options: argparse.Namespace, window: Window) -> Selection | None:
+    chosen = selection(options)
+    if chosen is None:
+        return None
+    if options.to == VECTORS:
+        raise LaconicError(
+            "vectors contain all calls; leave out --between, --pid, --program, --call"
+        )
+    if options.between is not None and window != Window():
+        raise LaconicError("--between sets both ends of the window; leave out --from and --until")
+    return chosen
 
 
 def _analysis(

@@ -11,9 +11,11 @@ from laconic.commands.options import (
     accept_source,
     add_costs,
     add_json,
+    add_selection,
     add_suppressions,
     check_source,
     load_costs,
+    selection,
     suppressions,
 )
 from laconic.errors import LaconicError
@@ -58,6 +60,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "                          [--weight {calls,host-calls,cycles}]\n"
         "                          [--costs NAME|FILE]\n"
         "                          [--suppressions FILE | --no-suppressions]\n"
+        "                          [--between START END] [--pid P] [--program PATTERN]\n"
+        "                          [--call NAME]\n"
         "                          FILE | [--keep TRACE] -- CMD [ARG ...]"
     )
     parser.add_argument("--to", choices=FORMATS, help="the format")
@@ -68,6 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_costs(parser)
     add_suppressions(parser)
+    add_selection(parser)
     add_json(parser, "the stacks and their weights")
     accept_source(parser, force="overwrite the files that -o and --keep name")
     parser.set_defaults(execute=execute)
@@ -77,21 +82,22 @@ def execute(options: argparse.Namespace) -> int:
     """Writes the file; says on standard error what was written and what is missing."""
     from laconic.analysis.flamegraph import CYCLES, flames
     from laconic.analysis.sites import EVERY_CALL, sites
-    from laconic.commands.output import open_output, write_json
+    from laconic.commands.output import open_output, tell, write_json
     from laconic.commands.progress import progress
-    from laconic.commands.source import traced
+    from laconic.commands.source import selection_as_json, selection_as_text, traced
     from laconic.commands.traces import tell_loss
     from laconic.report.flamegraph import as_json
 
     _check_options(options)
     check_source(options, "flamegraph --to svg -o a.svg")
     rules = [] if options.all else suppressions(options)
+    chosen = selection(options)
     profile = load_costs(options.costs) if options.weight == CYCLES else None
     _check_output(options)
     output = open_output(options.json)
     with traced(options, "flamegraph --to svg -o a.svg") as (trace, status):
         with progress(f"replaying {trace.path}", trace.size) as update:
-            found = sites(trace, (EVERY_CALL,), progress=update)
+            found = sites(trace, (EVERY_CALL,), progress=update, selection=chosen)
         tell_loss(trace, found.loss)
         made = flames(found, options.weight, every=options.all, suppressions=rules, profile=profile)
         if options.to is not None:
@@ -99,8 +105,12 @@ def execute(options: argparse.Namespace) -> int:
     missing = {module.path: why for module, why in found.stacks.symbolizer.missing.items()}
     if output is not None:
         write_json(
-            as_json(made, missing), output, options.json, program=options.command is not None
+            {**as_json(made, missing), **selection_as_json(chosen)},
+            output,
+            options.json,
+            program=options.command is not None,
         )
+    tell(selection_as_text(chosen))
     _tell(made, missing, options.output or options.json)
     return status
 

@@ -13,6 +13,7 @@ from laconic.errors import LaconicError
 if TYPE_CHECKING:
     from laconic.analysis.suppressions import Suppression
     from laconic.sgx.costs import CostProfile
+    from laconic.trace.selection import Selection
 
 # Programs and traces
 
@@ -133,12 +134,86 @@ def check_kept(options: argparse.Namespace) -> None:
     if options.command is None and keep is not None:
         raise LaconicError(f"--keep {keep!r} keeps the trace of a program; name a program after --")
     if options.force and keep is None and output is None:
-        raise LaconicError("--force overwrites a trace; name the trace with --keep TRACE")
+        raise LaconicError(
+            "--force is about the trace of a program; name the trace with --keep TRACE"
+        )
     if keep == "-":
         raise LaconicError(
             "--keep - cannot write to standard output, because the trace is read again; name a "
             "file, or use  laconic run -o - -- CMD"
         )
+
+
+# Selections
+
+
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that `selection` reads: which calls are counted and shown."""
+    group = parser.add_argument_group("selection", "which calls are counted and shown")
+    group.add_argument(
+        "--between",
+        nargs=2,
+        metavar=("START", "END"),
+        help="calls in this window of time, as in 1.5s 2s, 500ms end",
+    )
+    group.add_argument(
+        "--pid",
+        action="append",
+        type=whole("process"),
+        metavar="P",
+        help="calls of this process; can be repeated",
+    )
+    group.add_argument(
+        "--program",
+        action="append",
+        metavar="PATTERN",
+        help="calls of this program, a path or name (redis*); can be repeated",
+    )
+    group.add_argument(
+        "--call", action="append", metavar="NAME", help="calls of this name; can be repeated"
+    )
+
+
+def selection(options: argparse.Namespace) -> Selection | None:
+    """Return which calls the options select; None for all. Raises LaconicError."""
+    between, pids, programs, calls = (
+        options.between,
+        options.pid or (),
+        options.program or (),
+        options.call or (),
+    )
+    if between is None and not (pids or programs or calls):
+        return None
+    from laconic.trace.schema import MEMORY_EVENTS, PROCESS_EVENTS
+    from laconic.trace.selection import Selection
+
+    known = (*MEMORY_EVENTS, *PROCESS_EVENTS)
+    for call in calls:
+        if call not in known:
+            raise LaconicError(
+                f"--call {call!r} is not a call that traces contain"
+                f"{did_you_mean(call, known, 'laconic info TRACE')}"
+            )
+    start, end = (0, None) if between is None else _window(*between)
+    return Selection(start, end, tuple(pids), tuple(programs), tuple(calls))
+
+
+def _window(first: str, last: str) -> tuple[int, int | None]:
+    start, end = _time(first), None if last == "end" else _time(last)
+    if end is not None and end < start:
+        raise LaconicError(f"--between {first} {last} ends before it starts; exchange the times")
+    return start, end
+
+
+def _time(text: str) -> int:
+    # Nanoseconds since the trace began.
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(s|ms|)", text, re.ASCII)
+    if match is None:
+        raise LaconicError(
+            f"--between {text!r} is not a time; give seconds or milliseconds since the trace began, "
+            "as in  --between 1.5s 2s, or end"
+        )
+    return round(float(match[1]) * (1e6 if match[2] == "ms" else 1e9))
 
 
 # Results

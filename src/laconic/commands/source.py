@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from laconic.commands.options import check_source
+from laconic.commands.options import check_source, selection
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
     from laconic.commands.output import Output
     from laconic.trace import Trace
+    from laconic.trace.selection import Selection
 
 
 @contextmanager
@@ -56,9 +57,27 @@ def hand_over(
     from laconic.commands.output import tell, width, write_json
     from laconic.commands.traces import show
 
+    selection = selected(options)
     if output is not None:
-        write_json(as_json(), output, options.json, program=options.command is not None)
+        result = {**as_json(), **selection_as_json(selection)}
+        write_json(result, output, options.json, program=options.command is not None)
+    heading = selection_as_text(selection)
     if options.command is not None:
-        tell(as_text(width(2)))
+        tell(heading + as_text(width(2)))
     elif options.json != "-":
-        show(as_text(width(1)))
+        show(heading + as_text(width(1)))
+
+
+def selected(options: argparse.Namespace) -> Selection | None:
+    """Return which calls the options select; None for all, and for verbs without such options."""
+    return selection(options) if hasattr(options, "between") else None
+
+
+def selection_as_json(selection: Selection | None) -> dict[str, Any]:
+    """Return the key that states in a report's JSON what was selected."""
+    return {} if selection is None else {"selection": selection.as_json()}
+
+
+def selection_as_text(selection: Selection | None) -> str:
+    """Return the line above a report that states what was selected."""
+    return "" if selection is None else f"selected: {selection}\n"

@@ -19,6 +19,7 @@ from laconic.replay.events import CallDone, Listener
 from laconic.replay.thread import Mm
 from laconic.sgx.meter import Counts, Meter
 from laconic.trace.schema import Row
+from laconic.trace.selection import Selection
 
 Maker = Callable[[Meter, AddressSpace, Touches], Strategy]
 Told = tuple[Strategy, Meter, Counts]
@@ -26,6 +27,8 @@ Told = tuple[Strategy, Meter, Counts]
 #: new program's own memory is LOAD.
 LOAD, EXEC, FORK, THREAD = "load", "exec", "fork", "thread"
 TOUCH, STACK = "touch", "stack growth"
+#: What is done for calls that are not selected.
+NOT_SELECTED = "not selected"
 #: What a library OS does around the program's calls.
 AROUND = (LOAD, EXEC, FORK, THREAD, STACK)
 
@@ -161,8 +164,9 @@ class Enclaves(Listener):
     """Keeps an enclave under each of `makers` beside each address space of a replay.
 
     `meters` hold the counts, by the makers' names. The work of a call is counted under
-    `label(done)`, or its name. `assume_touched`: pages of which the trace says nothing are taken to
-    be touched as soon as they are accessible, and otherwise never. `unseen` counts the touched
+    `label(done)`, or its name; that of a call outside of `selection` under NOT_SELECTED.
+    `assume_touched`: pages of which the trace says nothing are taken to be touched as soon as they
+    are accessible, and otherwise never. `unseen` counts the touched
     pages whose pagemap was unreadable. `left` are the EPC pages that are committed when the trace
     ends, before the enclaves do.
     """
@@ -173,7 +177,9 @@ class Enclaves(Listener):
         assume_touched: bool = False,
         label: Callable[[CallDone], Hashable] | None = None,
         meter_type: type[Meter] = Meter,
+        selection: Selection | None = None,
     ) -> None:
+        self.selection = selection
         self.makers = makers
         self.meters = {name: meter_type() for name in makers}
         self.assume_touched = assume_touched
@@ -220,7 +226,10 @@ class Enclaves(Listener):
                     enclave.assume_touched(change.start, change.end, change.held)
         if done.is_finished:
             call = new(MemoryCall, (done.name, done.row.args, done.result, done.changes, done.file))
-            enclave.call(call, done.name if self.label is None else self.label(done))
+            label: Hashable = done.name if self.label is None else self.label(done)
+            if self.selection is not None and not done.is_in(self.selection):
+                label = NOT_SELECTED
+            enclave.call(call, label)
         else:
             self._other(enclave, done.changes)
 

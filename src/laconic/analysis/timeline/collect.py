@@ -20,12 +20,14 @@ from laconic.memory.ledger import Ledger
 from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone, Listener, Program
+from laconic.replay.selected import drop_unselected
 from laconic.replay.thread import Mm
 from laconic.sgx.costs import CostProfile
 from laconic.strategies import NAMES, strategy
 from laconic.trace.reader import Trace
 from laconic.trace.records import ARITY
 from laconic.trace.schema import Row
+from laconic.trace.selection import Selection
 from laconic.trace.stacks import NO_STACK, Spot, Stacks
 
 #: Calls that are kept one by one: a trace of more is shown by its sites.
@@ -106,26 +108,35 @@ def collect(
     progress: Callable[[int], None] | None = None,
     jobs: int | None = None,
     suppressions: Iterable[Suppression] = (),
+    selection: Selection | None = None,
 ) -> Page:
     """Reads a trace to its end, once for its sites and pictures, and for the strategies as
     `compare` does.
 
     Symbols are looked for at the places that the trace names, of a suppressed stack no more than
-    its rule needs; `jobs` is as in `compare`. Raises LaconicError where it cannot be read. O(events
+    its rule needs; `jobs` and `selection` are as in `compare`. Raises LaconicError where it cannot be read. O(events
     × strategies); memory O(sites + VMAs).
     """
     tell = progress or (lambda done: None)
     stacks = Stacks()
-    timeline = Timeline()
-    enclaves = Enclaves({name: strategy(name) for name in (EVERY_CALL, LACONIC)}, label=site_label)
+    timeline = Timeline(selection)
+    enclaves = Enclaves(
+        {name: strategy(name) for name in (EVERY_CALL, LACONIC)},
+        label=site_label,
+        selection=selection,
+    )
     replay = Replay(trace, "laconic", listeners=[enclaves, timeline], stacks=stacks)
     replay.run(progress=lambda done: tell(done // 2))
+    if selection is not None:
+        drop_unselected(enclaves.meters, selection, replay.started)
     timeline.areas.end_all(max(timeline.calls, 1))
     timeline.sites.add_costs(enclaves.meters)
     compared = None
     if timeline.calls:
         tail = partial(_second_half, tell, trace.size)
-        compared = compare(trace, [*NAMES, BOUND], profile, progress=tail, jobs=jobs)
+        compared = compare(
+            trace, [*NAMES, BOUND], profile, progress=tail, jobs=jobs, selection=selection
+        )
     sites = list(timeline.sites.sites.values())
     places, hidden, own = _stacks(sites, stacks, list(suppressions))
     modules = sorted((module.path, why) for module, why in stacks.symbolizer.missing.items())
@@ -134,7 +145,7 @@ def collect(
         about=trace.about,
         machine=trace.machine,
         events=replay.number + 1,
-        ledger=replay.ledger,
+        ledger=replay.ledger if selection is None else timeline.ledger,
         end=replay.end,
         loss=replay.losses,
         processes=replay.started,
@@ -192,7 +203,9 @@ class Timeline(Listener):
     `calls` is the number of memory calls so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, selection: Selection | None = None) -> None:
+        self.selection = selection
+        self.ledger = Ledger()  # of the selected calls
         self.sites = SiteCollector()
         self.calls = self.last = 0
         self.calls_of: dict[int, int] = {}
@@ -205,7 +218,8 @@ class Timeline(Listener):
 
     def call_done(self, done: CallDone) -> None:
         """Count the call, and draw what it changed."""
-        if done.is_finished:
+        if done.is_finished and (self.selection is None or done.is_in(self.selection)):
+            self.ledger.count(done.name, done.host_calls, done.result, changes=done.changes)
             self._count(done, self.sites.count(done))
         mm, now = done.thread.mm, max(self.calls - 1, 0)
         if mm.number < 0:

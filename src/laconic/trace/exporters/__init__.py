@@ -15,6 +15,7 @@ from laconic.trace.exporters.columns import Analysis, Window
 
 if TYPE_CHECKING:
     from laconic.trace import Trace
+    from laconic.trace.selection import Selection
 
 #: Format → the module that writes it.
 FORMATS: Final = {
@@ -30,14 +31,16 @@ LIMITED: Final = frozenset({"perfetto"})
 
 @dataclass(frozen=True)
 class Part:
-    """What of a trace is written: a format, a window of time, at most `limit` bytes. `update` receives
-    the bytes read. `analysis` has what only a replay can tell of the calls; None leaves it out."""
+    """What of a trace is written: a format, a window of time, at most `limit` bytes. `update`
+    receives the bytes read. Of the calls, only those of `selection` are written. `analysis` has
+    what only a replay can tell of the calls; None leaves it out."""
 
     format: str
     window: Window
     limit: int | None = None
     update: Callable[[int], None] = lambda position: None
     analysis: Analysis | None = None
+    selection: Selection | None = None
 
 
 @dataclass

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from laconic.trace import Trace
+    from laconic.trace.selection import Selection
 
 
 def schema() -> pa.Schema:
@@ -21,14 +22,17 @@ def schema() -> pa.Schema:
 
 
 def record_batches(
-    trace: Trace, window: Window, analysis: Analysis | None = None
+    trace: Trace,
+    window: Window,
+    analysis: Analysis | None = None,
+    selection: Selection | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """The flat rows of a trace as record batches, of up to some thousands of rows each. O(rows),
     bounded memory."""
     import pyarrow as pa
 
     columns = schema()
-    for rows in flat_rows(trace, window, analysis):
+    for rows in flat_rows(trace, window, analysis, selection):
         cells = zip(*rows, strict=True) if rows else [()] * len(columns)
         arrays = [pa.array(column, kind) for column, kind in zip(cells, columns.types, strict=True)]
         yield pa.RecordBatch.from_arrays(arrays, schema=columns)

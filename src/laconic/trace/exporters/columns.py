@@ -22,11 +22,13 @@ from laconic.trace.schema import (
     UNKNOWN_IDENTITY,
     Row,
 )
+from laconic.trace.selection import RowFilter
 
 if TYPE_CHECKING:
     from laconic.stacks.symbolize import Place
     from laconic.stacks.table import Frame, Module
     from laconic.trace import Trace
+    from laconic.trace.selection import Selection
 
 #: Column → Arrow type. Every column but the first five may be null: what does not apply, or is not
 #: known.
@@ -136,7 +138,14 @@ class Window(NamedTuple):
 class Flattener:
     """Rows of a trace to flat rows; it keeps what they refer to, one entry a file and a process."""
 
-    def __init__(self, trace: Trace, window: Window, analysis: Analysis | None = None) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        window: Window,
+        analysis: Analysis | None = None,
+        selection: Selection | None = None,
+    ) -> None:
+        self._filter = None if selection is None else RowFilter(selection, trace.names)
         self._analysis = analysis
         self._names = trace.names
         self._window = window
@@ -154,6 +163,7 @@ class Flattener:
         for row in rows:
             self._number += 1
             code = row.event
+            selected = self._filter is None or self._filter.includes(row)
             if code < MEMORY_CODES or _FIRST_PROCESS <= code <= _LAST_PROCESS:
                 flat = self._call(row, self._names[code])
             elif (name := self._names[code]) == "file":
@@ -169,7 +179,7 @@ class Flattener:
                 flat = self._other(row, name)
             else:
                 continue
-            if row.time in self._window:
+            if selected and row.time in self._window:
                 yield flat
 
     def loss(self, sentence: str, time: int) -> Flat:
@@ -264,11 +274,14 @@ def _file(
 
 
 def flat_rows(
-    trace: Trace, window: Window, analysis: Analysis | None = None
+    trace: Trace,
+    window: Window,
+    analysis: Analysis | None = None,
+    selection: Selection | None = None,
 ) -> Iterator[list[Flat]]:
     """The trace as flat rows, a batch at a time; one at its end says what is missing, if anything
     is. Without an analysis, the columns that it fills are null. O(rows)."""
-    flattener = Flattener(trace, window, analysis)
+    flattener = Flattener(trace, window, analysis, selection)
     time = 0
     for rows in trace.batches():
         time = rows[-1].time

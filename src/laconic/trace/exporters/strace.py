@@ -28,12 +28,14 @@ from laconic.trace.schema import (
     WRITABLE,
     Row,
 )
+from laconic.trace.selection import RowFilter
 
 if TYPE_CHECKING:
     from laconic.stacks.symbolize import Place
     from laconic.stacks.table import Frame, Module
     from laconic.trace import Trace
     from laconic.trace.exporters import Part, Written
+    from laconic.trace.selection import Selection
 
 #: The second that a trace begins at.
 EPOCH: Final = 1_000_000_000
@@ -114,7 +116,7 @@ def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
     from laconic.trace.exporters import Written
 
     written = Written()
-    lines = _Lines(trace.names, part.window, part.analysis)
+    lines = _Lines(trace.names, part.window, part.analysis, part.selection)
     for rows in trace.batches():
         found = list(lines.of(rows))
         output.write("".join(found).encode("utf-8", "surrogateescape"))
@@ -132,7 +134,14 @@ class _Lines:
     # Rows to lines, with what rows before them state: files, the memory that an upcall read, a
     # successful execve that waits for the `program` row with its arguments.
 
-    def __init__(self, names: Sequence[str], window: Window, analysis: Analysis | None) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        window: Window,
+        analysis: Analysis | None,
+        selection: Selection | None,
+    ) -> None:
+        self._filter = None if selection is None else RowFilter(selection, names)
         self._analysis = analysis
         self._number = -1
         self.left_out: dict[str, int] = {}
@@ -150,6 +159,7 @@ class _Lines:
     def of(self, rows: Iterable[Row]) -> Iterator[str]:
         for row in rows:
             self._number += 1
+            selected = self._filter is None or self._filter.includes(row)
             name = self._names[row.event]
             if name == "file":
                 self._files[row.file] = traced_file(row)
@@ -163,7 +173,7 @@ class _Lines:
                 time = execute.time
             else:
                 line = self._call(row, name) if row.event in _CALLS else self._other(row, name)
-            if line is None or time not in self._window:
+            if line is None or not selected or time not in self._window:
                 continue
             where = f"{row.tid} {EPOCH + time // 1_000_000_000}.{time % 1_000_000_000:09} "
             if name == "mmap" and (opened := self._opened(row)):
