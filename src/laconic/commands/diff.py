@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING
 
 from laconic.commands.options import (
     accept_source,
+    add_enclave,
     add_json,
     add_limit,
     add_selection,
     add_suppressions,
     check_kept,
+    enclave,
     selection,
     suppressions,
 )
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
-    from laconic.analysis.baseline import Figures
+    from laconic.analysis.baseline import Enclave, Figures
     from laconic.analysis.suppressions import Suppression
     from laconic.trace.selection import Selection
 
@@ -54,11 +56,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "laconic diff [--limit N] [--suppressions FILE | --no-suppressions]\n"
         "                    [--json FILE] [--between START END] [--pid P]\n"
         "                    [--program PATTERN] [--call NAME]\n"
+        "                    [--enclave] [--strategy NAME] [--costs NAME|FILE]\n"
         "                    A B | A [--keep TRACE [--force]] -- CMD [ARG ...]"
     )
     add_limit(parser)
     add_suppressions(parser)
     add_selection(parser)
+    add_enclave(parser)
     add_json(parser)
     accept_source(parser, metavar="A B", what="the run before, and the run after: traces, or JSON")
     parser.set_defaults(execute=execute)
@@ -76,13 +80,14 @@ def execute(options: argparse.Namespace) -> int:
     check_kept(options)
     rules = suppressions(options)
     chosen = selection(options)
-    first, _ = read_figures(options.words.pop(0), rules, chosen)
+    model = enclave(options, wanted=options.enclave)
+    first, _ = read_figures(options.words.pop(0), rules, chosen, model)
     if options.command is None:
-        second, _ = read_figures(options.words[0], rules, chosen)
+        second, _ = read_figures(options.words[0], rules, chosen, model)
         output, status = open_output(options.json), 0
     else:
         output = open_output(options.json)
-        second, status = _run(options, rules, chosen)
+        second, status = _run(options, rules, chosen, model)
     found = diff(first, second)
     hand_over(
         options, output, lambda: as_json(found), lambda width: as_text(found, width, options.limit)
@@ -110,7 +115,10 @@ def _check_words(options: argparse.Namespace) -> None:
 
 
 def _run(
-    options: argparse.Namespace, rules: list[Suppression], chosen: Selection | None
+    options: argparse.Namespace,
+    rules: list[Suppression],
+    chosen: Selection | None,
+    model: Enclave | None,
 ) -> tuple[Figures, int]:
     import shlex
 
@@ -119,4 +127,4 @@ def _run(
 
     with traced(options, "diff before.trace") as (trace, status):
         name = shlex.join(options.command)
-        return trace_figures(trace, rules, name, selection=chosen)[0], status
+        return trace_figures(trace, rules, name, chosen, model)[0], status

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
-    from laconic.analysis.baseline import Figures
+    from laconic.analysis.baseline import Enclave, Figures
     from laconic.analysis.suppressions import Suppression
     from laconic.trace import Trace
     from laconic.trace.selection import Selection
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def read_figures(
-    path: str, rules: Iterable[Suppression] = (), selection: Selection | None = None
+    path: str,
+    rules: Iterable[Suppression] = (),
+    selection: Selection | None = None,
+    enclave: Enclave | None = None,
 ) -> tuple[Figures, Stacks | None]:
     """The figures at `path`, and the stacks where it is a trace. Raises LaconicError."""
     from laconic.commands.traces import open_trace
@@ -26,7 +29,7 @@ def read_figures(
     with open_input(path) as file:
         is_json = file.read(64).lstrip()[:1] == b"{"
     if not is_json:
-        return trace_figures(open_trace(path), rules, selection=selection)
+        return trace_figures(open_trace(path), rules, selection=selection, enclave=enclave)
     if selection is not None:
         raise LaconicError(
             f"{path!r} is JSON, of which no calls can be selected; name its trace instead"
@@ -54,6 +57,7 @@ def trace_figures(
     rules: Iterable[Suppression] = (),
     name: str = "",
     selection: Selection | None = None,
+    enclave: Enclave | None = None,
 ) -> tuple[Figures, Stacks]:
     """The figures of a trace, and its stacks; what is missing is told. They are called `name`, or
     as the file is.
@@ -66,6 +70,7 @@ def trace_figures(
     from laconic.commands.traces import tell_loss
 
     with progress(f"replaying {trace.path}", trace.size) as update:
-        found = sites(trace, (), update, selection=selection)
+        strategies = () if enclave is None else (enclave.strategy,)
+        found = sites(trace, strategies, update, selection=selection)
     tell_loss(trace, found.loss)
-    return from_sites(found, name or trace.path, rules), found.stacks
+    return from_sites(found, name or trace.path, rules, enclave), found.stacks

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
+    from laconic.analysis.baseline import Enclave
     from laconic.analysis.suppressions import Suppression
     from laconic.sgx.costs import CostProfile
     from laconic.trace.selection import Selection
@@ -273,6 +274,34 @@ def add_costs(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|FILE",
         help="the cost profile: a shipped one's name, or a file (default: published)",
     )
+
+
+def add_enclave(parser: argparse.ArgumentParser) -> None:
+    """Declare `--enclave`, `--strategy` and `--costs`, which `enclave` reads."""
+    parser.add_argument(
+        "--enclave", action="store_true", help="count host calls and cycles in an enclave too"
+    )
+    parser.add_argument(
+        "--strategy",
+        metavar="NAME",
+        help="the strategy of the enclave (default: every-call)",
+    )
+    add_costs(parser)
+
+
+def enclave(options: argparse.Namespace, *, wanted: bool) -> Enclave | None:
+    """Return the enclave whose figures are `wanted`; None for none. Raises LaconicError."""
+    if not wanted:
+        for name, value in (("--strategy", options.strategy), ("--costs", options.costs)):
+            if value is not None:
+                raise LaconicError(f"{name} {value!r} is about enclaves; add --enclave")
+        return None
+    from laconic.analysis.baseline import Enclave
+    from laconic.strategies import check_name
+
+    strategy = options.strategy or "every-call"
+    check_name(strategy, "sgx2")
+    return Enclave(strategy, load_costs(options.costs))
 
 
 def load_costs(path_or_name: str | None) -> CostProfile:
