@@ -22,7 +22,7 @@ from laconic.trace.schema import (
     UNKNOWN_IDENTITY,
     Row,
 )
-from laconic.trace.selection import RowFilter
+from laconic.trace.selection import CLONES, RowFilter
 
 if TYPE_CHECKING:
     from laconic.stacks.symbolize import Place
@@ -110,7 +110,6 @@ _RANGES: Final = {
     "pkey_mprotect": (0, 1), "set_mempolicy_home_node": (0, 1), "map_shadow_stack": (0, 1), "mseal": (0, 1),
     "mincore": (0, 1), "prctl": (2, 3),
 }  # fmt: skip
-_CLONES: Final = frozenset({"clone", "clone3", "fork", "vfork"})
 _PROT: Final = {"mmap": 2, "mprotect": 2, "pkey_mprotect": 2}
 _STATES: Final = ("unfinished", "refused", "chosen", "unfollowed", "no_result")
 _SHOWN: Final = {"program", "process", "exit", "lost", "note", "end"}
@@ -207,7 +206,7 @@ class Flattener:
         elif name == "brk":
             address = args[0]
         known = not state & (UNFINISHED | NO_RESULT)
-        if known and name in _CLONES and result > 0 and pid in self._programs:
+        if known and name in CLONES and result > 0 and pid in self._programs:
             # A child of vfork has run another program already when vfork returns.
             self._programs.setdefault(result, self._programs[pid])
         file = self._files.get(number)
