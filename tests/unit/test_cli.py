@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import resource
@@ -16,7 +17,8 @@ import pytest
 from tests.tracer.lab import COMMAND, environment, run_alone
 from tests.unit.commandline import laconic
 
-from laconic.commands import VERBS, build
+from laconic.commands import VERBS, build, manpage, options
+from laconic.trace import nextsteps, selection
 
 
 def executable(path: Path, content: bytes, mode: int = 0o755) -> Path:
@@ -253,6 +255,11 @@ class TestOutputs:
         assert "verify (exit): 1 check, 0 mismatches" in done.stderr
         assert all(len(line) <= 80 for line in done.stderr.splitlines()), done.stderr
         assert "\x1b" not in done.stderr
+
+
+def test_doctests() -> None:
+    for module in (options, manpage, nextsteps, selection):
+        assert doctest.testmod(module).failed == 0 < doctest.testmod(module).attempted
 
 
 class TestCompletion:

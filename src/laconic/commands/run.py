@@ -12,6 +12,7 @@ from laconic.commands.output import check_outputs
 from laconic.commands.program import place_for, recorder_for, trace_program
 from laconic.errors import LaconicError
 from laconic.strategies import NAMES, check_name
+from laconic.trace.nextsteps import next_steps
 
 if TYPE_CHECKING:
     from laconic.sgx.costs import CostProfile
@@ -246,7 +247,7 @@ def _recorded(recorder: Recorder) -> str:
         return f"laconic: -o {path} {recorder.outcome}\n"
     if path == "-":
         return f"laconic: {recorder.written:,} events in standard output\n"
-    return f"laconic: {recorder.written:,} events in {path}; next:  laconic replay {path} --check\n"
+    return f"laconic: {recorder.written:,} events in {path}\n{next_steps(recorder.writer.path)}\n"
 
 
 def _planned_failures() -> dict[int, int]:
