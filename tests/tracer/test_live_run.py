@@ -107,7 +107,7 @@ class TestInATerminal:
 
     def test_output_to_a_file(self, tmp_path: Path) -> None:
         path = tmp_path / "out"
-        terminal = Terminal("live", "--output", path, "--", build(ROUNDS), "5", "0")
+        terminal = Terminal("live", "--program-output", path, "--", build(ROUNDS), "5", "0")
         terminal.until(b"exit status 0")
         terminal.press("q")
         assert terminal.status() == 0

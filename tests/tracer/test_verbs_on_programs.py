@@ -37,8 +37,8 @@ VERBS: dict[str, tuple[str, ...]] = {
     "advise": ("advise",),
     "live": ("live", "--lines"),
 }
-#: Those that keep the trace with -o.
-KEEPERS = ("explain", "callers", "check", "diff", "compare", "live")
+#: The option that names a file for the trace.
+KEEP = dict.fromkeys(VERBS, "--keep") | {"live": "-o"}
 every = pytest.mark.parametrize("verb", VERBS)
 
 
@@ -126,20 +126,20 @@ def test_what_is_wrong_is_found_before_the_program_runs(
 ) -> None:
     done = told(verb, old, tmp_path, "touch", "ran", options=("--json", "missing/x.json"))
     assert done.returncode == 2 and "missing/x.json" in done.stderr
-    if verb in KEEPERS:
-        done = told(verb, old, tmp_path, "touch", "ran", options=("-o", old))
+    if "--force" not in VERBS[verb]:
+        done = told(verb, old, tmp_path, "touch", "ran", options=(KEEP[verb], old))
         assert done.returncode == 2 and "exists already" in done.stderr
         assert told(verb, old, tmp_path, "touch", "ran", options=("--force",)).returncode == 2
     if verb not in ("html", "advise"):  # they run it first, and say so afterwards
         assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("verb", KEEPERS)
+@every
 def test_the_trace_is_kept(verb: str, old: Path, tmp_path: Path) -> None:
     """Whole, with the program's exit status; `--force` writes it anew."""
     kept = tmp_path / "kept.trace"
     for status in (0, 3):
-        options = ("-o", kept, *(("--force",) if status else ()))
+        options = (KEEP[verb], kept, *(("--force",) if status else ()))
         done = told(verb, old, tmp_path, "sh", "-c", f"exit {status}", options=options)
         assert done.returncode == status, done.stderr
         trace = Trace(str(kept))
@@ -266,7 +266,7 @@ class TestEventsThatDidNotCome:
             (("OLD", "--", "touch", "ran"), "names no event"),
             (("frobnicate:1", "--", "touch", "ran"), "there is no memory call 'frobnicate'"),
             (("7", "--"), "no command was given"),
-            (("OLD", "7", "-o", "kept.trace"), "-o and --force are about the trace of a program"),
+            (("OLD", "7", "--keep", "kept.trace"), "keeps the trace of a program"),
         ],
     )
     def test_words(self, words: tuple[str, ...], message: str, old: Path, tmp_path: Path) -> None:

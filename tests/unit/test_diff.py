@@ -294,7 +294,7 @@ class TestBadInput:
             ((*both, "--", "touch", "ran"), "stands before --: name one run there"),
             ((both[0], "--"), "no command was given"),
             (("missing", "--", "touch", "ran"), "missing"),
-            ((*both, "-o", "kept"), "-o and --force are about the trace of a program"),
+            ((*both, "--keep", "kept"), "keeps the trace of a program"),
             ((*both, "--limit", "0"), "'0' is no number"),
             ((*both, "--json", str(tmp_path)), "Is a directory"),
         ):
@@ -344,7 +344,7 @@ def test_what_a_program_does_now(both: tuple[str, str], tmp_path: Path) -> None:
     done = laconic(
         "diff",
         both[0],
-        "-o",
+        "--keep",
         kept,
         "--json",
         tmp_path / "a.json",

@@ -17,12 +17,14 @@ from laconic.memory.ledger import Ledger
 from laconic.replay.enclaves import AROUND, OTHER, Enclaves, Touch
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone, Listener, Program
+from laconic.replay.selected import Selected, drop_unselected
 from laconic.sgx import costs
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Counts, Meter
 from laconic.stacks.symbolize import Place
 from laconic.strategies import display_name, strategy
 from laconic.trace.reader import Trace
+from laconic.trace.selection import Selection
 from laconic.trace.stacks import NO_STACK, Stacks
 from laconic.trace.tables import Row, Table
 
@@ -264,8 +266,9 @@ class SiteCollector(Listener):
                 if isinstance(label, SiteLabel) and label.is_redundant:
                     assert isinstance(work, Site)
                     work.wasted.setdefault(name, Counts()).add(counts)
-        for owner, pages in enclaves.touched_pages.items():
-            self._work(owner, around).touched_pages += pages
+        for touched in enclaves.touched_pages.values():
+            for owner, pages in touched.items():
+                self._work(owner, around).touched_pages += pages
         return around
 
     def _work(self, label: Hashable, around: Mapping[str, Work]) -> Work:
@@ -279,12 +282,14 @@ def sites(
     strategies: Sequence[str | type[Strategy]] = (EVERY_CALL, LACONIC),
     progress: Callable[[int], None] | None = None,
     stacks: Stacks | None = None,
+    selection: Selection | None = None,
 ) -> Sites:
     """Return all sites of `trace`, an open trace or a path, with their costs in an enclave under
     each of `strategies` (names, `module:Class`, or classes).
 
     `progress` is called with the number of bytes that have been read. `stacks` finds the names of
-    functions, by default in the program's own files. Raises LaconicError if the trace cannot be
+    functions, by default in the program's own files. With `selection`, only its calls are counted.
+    Raises LaconicError if the trace cannot be
     read. O(events), memory O(sites).
     """
     trace = Trace(trace) if isinstance(trace, str) else trace
@@ -294,14 +299,18 @@ def sites(
         {display_name(each): strategy(each) for each in strategies},
         label=site_label,
         by_owner=True,
+        selection=selection,
     )
-    replay = Replay(trace, "laconic", listeners=[enclaves, collector], stacks=stacks)
+    counting = None if selection is None else Selected(collector, selection)
+    replay = Replay(trace, "laconic", listeners=[enclaves, counting or collector], stacks=stacks)
     replay.run(progress=progress)
+    if selection is not None:
+        drop_unselected(enclaves, selection, replay.started)
     around = collector.add_costs(enclaves)
     return Sites(
         list(collector.sites.values()),
         stacks,
-        replay.ledger,
+        replay.ledger if counting is None else counting.ledger,
         enclaves.meters,
         replay.started,
         replay.losses,

@@ -10,10 +10,11 @@ from laconic.commands.options import (
     add_frames,
     add_json,
     add_limit,
+    add_selection,
     add_suppressions,
-    check_kept,
     check_source,
     load_costs,
+    selection,
     suppressions,
 )
 
@@ -28,8 +29,9 @@ EPILOG = """\
 examples:
   laconic callers a.trace
   laconic callers a.trace --by line --limit 20
+  laconic callers a.trace --between 2s 5s --program 'python*' --call mmap
   laconic callers a.trace --sort redundant --json callers.json
-  laconic callers -o json.trace -- python3 -c 'import json'
+  laconic callers --keep json.trace -- python3 -c 'import json'
 
 What ld.so and the C library do in every program is one line each. A file
 laconic.toml in the working directory names more that is to be one line:
@@ -55,8 +57,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "                       [--sort {cost,redundant,calls,host-calls,pages}]\n"
         "                       [--limit N | --all] [--frames N|all] [-v]\n"
         "                       [--suppressions FILE | --no-suppressions]\n"
-        "                       [--costs NAME|FILE] [--json FILE]\n"
-        "                       FILE | [-o TRACE [--force]] -- CMD [ARG ...]"
+        "                       [--costs NAME|FILE] [--json FILE] [--between START END]\n"
+        "                       [--pid P] [--program PATTERN] [--call NAME]\n"
+        "                       FILE | [--keep TRACE [--force]] -- CMD [ARG ...]"
     )
     parser.add_argument(
         "--by", choices=BY, default="function", help="what sites are put together by"
@@ -74,9 +77,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how_many.add_argument("--all", action="store_true", help="show all places")
     add_frames(parser)
     add_suppressions(parser)
+    add_selection(parser)
     add_costs(parser)
     add_json(parser)
-    accept_source(parser, keep=True)
+    accept_source(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -97,13 +101,13 @@ def execute(options: argparse.Namespace) -> int:
             f"--inverted counts under functions, lines or modules, not --by {options.by}: leave one out"
         )
     check_source(options, "callers")
-    check_kept(options)
     rules = suppressions(options)
+    chosen = selection(options)
     profile = load_costs(options.costs)
     output = open_output(options.json)
-    with traced(options, "callers", keep=True) as (trace, status):
+    with traced(options, "callers") as (trace, status):
         with progress(f"replaying {trace.path}", trace.size) as update:
-            found = sites(trace, progress=update)
+            found = sites(trace, progress=update, selection=chosen)
         tell_loss(trace, found.loss)
     result = callers(
         found,

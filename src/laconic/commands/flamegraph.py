@@ -11,9 +11,11 @@ from laconic.commands.options import (
     accept_source,
     add_costs,
     add_json,
+    add_selection,
     add_suppressions,
     check_source,
     load_costs,
+    selection,
     suppressions,
 )
 from laconic.errors import LaconicError
@@ -59,7 +61,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "                          [--weight {cycles,calls,host-calls,pages}]\n"
         "                          [--costs NAME|FILE]\n"
         "                          [--suppressions FILE | --no-suppressions]\n"
-        "                          FILE | -- CMD [ARG ...]"
+        "                          [--between START END] [--pid P] [--program PATTERN]\n"
+        "                          [--call NAME]\n"
+        "                          FILE | [--keep TRACE] -- CMD [ARG ...]"
     )
     parser.add_argument("--to", choices=FORMATS, help="the format")
     parser.add_argument("-o", "--output", metavar="OUT", help="the file; - is standard output")
@@ -70,8 +74,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_costs(parser)
     add_suppressions(parser)
+    add_selection(parser)
     add_json(parser, "the stacks and their weights")
-    accept_source(parser)
+    accept_source(parser, force="overwrite the files that -o and --keep name")
     parser.set_defaults(execute=execute)
 
 
@@ -79,22 +84,22 @@ def execute(options: argparse.Namespace) -> int:
     """Writes the file; says on standard error what was written and what is missing."""
     from laconic.analysis.flamegraph import CYCLES, flames
     from laconic.analysis.sites import EVERY_CALL, sites
-    from laconic.commands.output import check_outputs, open_output, write_json
+    from laconic.commands.output import open_output, tell, write_json
     from laconic.commands.progress import progress
-    from laconic.commands.source import traced
+    from laconic.commands.source import selection_as_json, selection_as_text, traced
     from laconic.commands.traces import tell_loss
     from laconic.report.flamegraph import as_json
 
     _check_options(options)
     check_source(options, "flamegraph --to svg -o a.svg")
     rules = suppressions(options)
+    chosen = selection(options)
     profile = load_costs(options.costs) if options.weight == CYCLES else None
-    check_outputs({"-o": options.output, "--json": options.json}, options.words)
     _check_output(options)
     output = open_output(options.json)
     with traced(options, "flamegraph --to svg -o a.svg") as (trace, status):
         with progress(f"replaying {trace.path}", trace.size) as update:
-            found = sites(trace, (EVERY_CALL,), progress=update)
+            found = sites(trace, (EVERY_CALL,), progress=update, selection=chosen)
         tell_loss(trace, found.loss)
         made = flames(
             found,
@@ -108,8 +113,12 @@ def execute(options: argparse.Namespace) -> int:
     missing = {module.path: why for module, why in found.stacks.symbolizer.missing.items()}
     if output is not None:
         write_json(
-            as_json(made, missing), output, options.json, program=options.command is not None
+            {**as_json(made, missing), **selection_as_json(chosen)},
+            output,
+            options.json,
+            program=options.command is not None,
         )
+    tell(selection_as_text(chosen))
     _tell(made, missing, options.output or options.json)
     return status
 
@@ -123,8 +132,6 @@ def _check_options(options: argparse.Namespace) -> None:
         )
     if (options.to is None) != (options.output is None):
         raise LaconicError("--to and -o go together: give both, as in  --to svg -o a.svg")
-    if options.output is None and options.force:
-        raise LaconicError("--force overwrites the file that -o names: add -o OUT, or leave it out")
     if options.output == options.json == "-":
         raise LaconicError(
             "-o - and --json - would both write to standard output: give one of them a file"
@@ -135,13 +142,13 @@ def _check_options(options: argparse.Namespace) -> None:
 
 def _check_output(options: argparse.Namespace) -> None:
     # A long replay, or a run, must not be lost to a wrong path.
-    from laconic.commands.output import spare_traces
+    from laconic.commands.output import is_same_file, spare_traces
 
     path = options.output
     if path in (None, "-") or not os.path.exists(path):
         return
     trace = options.words[0] if options.words else None
-    if trace is not None and os.path.exists(trace) and os.path.samefile(path, trace):
+    if trace is not None and is_same_file(path, trace):
         raise LaconicError(f"-o {path!r} is the trace itself: name another file")
     if not options.force:
         raise LaconicError(f"-o {path!r} exists already: name another file, or give --force")

@@ -163,6 +163,16 @@ class Output:
             raise
 
 
+def is_same_file(first: str, second: str) -> bool:
+    """True if both paths name one existing file; `-`, a standard stream, is no file."""
+    if "-" in (first, second):
+        return False
+    try:
+        return os.path.samefile(first, second)
+    except OSError:
+        return False
+
+
 def _is_open_as(status: os.stat_result, fd: int) -> bool:
     try:
         return os.path.samestat(status, os.fstat(fd))
@@ -250,7 +260,7 @@ def spare_traces(option: str, path: str) -> None:
     """Raises LaconicError where the file that `option` would overwrite is a trace, as a slip of the
     hand makes it."""
     try:
-        if os.path.isfile(path):
+        if path != "-" and os.path.isfile(path):
             with open(path, "rb") as file:
                 if file.read(4) == b"\xff\xff\xff\xff":
                     raise LaconicError(

@@ -6,7 +6,7 @@ recorded in the trace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from laconic.libos.strategy import ContinuingStrategy, MemoryCall, Strategy
@@ -21,6 +21,7 @@ from laconic.replay.owners import Owners
 from laconic.replay.thread import Mm
 from laconic.sgx.meter import Counts, Meter
 from laconic.trace.schema import Row
+from laconic.trace.selection import Selection
 
 Maker = Callable[[Meter, AddressSpace, Touches], Strategy]
 Told = tuple[Strategy, Meter, Counts]
@@ -28,6 +29,8 @@ Told = tuple[Strategy, Meter, Counts]
 #: new program's own memory is LOAD.
 LOAD, EXEC, FORK, THREAD = "load", "exec", "fork", "thread"
 TOUCH, STACK = "touch", "stack growth"
+#: What is done for calls that are not selected.
+NOT_SELECTED = "not selected"
 #: What a library OS does around the program's calls.
 AROUND = (LOAD, EXEC, FORK, THREAD, STACK)
 #: What the host's map was seen to hold after a call that did not end, or that is not modelled.
@@ -81,6 +84,11 @@ class Enclave:
                     strategy.meter.at(self.number, label)
                     told.append((strategy, strategy.meter, strategy.meter.counts))
         return told
+
+    def forget_labels(self) -> None:
+        """Count from here on in new counts. O(labels)."""
+        self._books.clear()
+        self._unchanged.clear()
 
     def load(self, entries: Iterable[Entry]) -> None:
         """A program begins. O(strategies × entries)."""
@@ -201,12 +209,13 @@ class Enclaves(Listener):
     """Keeps an enclave under each of `makers` beside each address space of a replay.
 
     `meters` hold the counts, by the makers' names. The work of a call is counted under
-    `label(done)`, or its name. `by_owner`: the cost of touched pages is counted under
-    `Touch(label of the call that mapped them last)`, and `touched_pages` has their number by that
-    label; otherwise all of it is counted under TOUCH. `assume_touched`: pages of which the trace
-    says nothing are taken to be touched as soon as they are accessible, and otherwise never.
-    `unseen` counts the touched pages whose pagemap was unreadable. `left` are the EPC pages that
-    are committed when the trace ends, before the enclaves do.
+    `label(done)`, or its name; that of a call outside of `selection` under NOT_SELECTED.
+    `by_owner`: the cost of touched pages is counted under `Touch(label of the call that mapped them
+    last)`, and `touched_pages` has their number by process (`Mm.number`) and that label; otherwise
+    all of it is counted under TOUCH. `assume_touched`: pages of which the trace says nothing are
+    taken to be touched as soon as they are accessible, and otherwise never. `unseen` counts the
+    touched pages whose pagemap was unreadable. `left` are the EPC pages that are committed when the
+    trace ends, before the enclaves do.
     """
 
     def __init__(
@@ -216,10 +225,12 @@ class Enclaves(Listener):
         label: Callable[[CallDone], Hashable] | None = None,
         meter_type: type[Meter] = Meter,
         by_owner: bool = False,
+        selection: Selection | None = None,
     ) -> None:
+        self.selection = selection
         self.makers = makers
         self.by_owner = by_owner
-        self.touched_pages: dict[Hashable, int] = {}
+        self.touched_pages: dict[int, dict[Hashable, int]] = {}
         self.meters = {name: meter_type() for name in makers}
         self.assume_touched = assume_touched
         self.label = label
@@ -249,10 +260,15 @@ class Enclaves(Listener):
                 strategies[name] = before[name].execute(mm.space, touches)
             else:
                 strategies[name] = maker(meter, mm.space, touches)
-        owners = Owners(LOAD, self.touched_pages) if self.by_owner else None
+        owners = Owners(LOAD) if self.by_owner else None
         enclave = Enclave(mm.number, mm.space, touches, strategies, owners)
-        self._enclaves[mm] = enclave
+        self._add(mm, enclave)
         enclave.load(mm.space.vmas)
+
+    def _add(self, mm: Mm, enclave: Enclave) -> None:
+        self._enclaves[mm] = enclave
+        if enclave.owners is not None:
+            self.touched_pages[mm.number] = enclave.owners.touched
 
     def touched(self, mm: Mm, runs: Iterable[Touched]) -> None:
         """Every strategy commits what is not committed yet."""
@@ -269,7 +285,9 @@ class Enclaves(Listener):
                     enclave.assume_touched(change.start, change.end, change.held)
         if done.is_finished:
             call = new(MemoryCall, (done.name, done.row.args, done.result, done.changes, done.file))
-            label = done.name if self.label is None else self.label(done)
+            label: Hashable = done.name if self.label is None else self.label(done)
+            if self.selection is not None and not done.is_in(self.selection):
+                label = NOT_SELECTED
             if self._unfinished:
                 begun = self._unfinished.pop(done.row.tid, None)
                 if begun is not None:
@@ -305,7 +323,7 @@ class Enclaves(Listener):
         if self.assume_touched:
             self._touch_all(enclave)
         assert child.space is not None
-        self._enclaves[child] = enclave.fork(child.number, child.space)
+        self._add(child, enclave.fork(child.number, child.space))
 
     def vforked(self, mm: Mm, pid: int) -> None:
         """The child has an enclave of its own where vfork is a fork."""
@@ -348,6 +366,16 @@ class Enclaves(Listener):
             self._touch_all(enclave)
         enclave.end()
         self.unseen += enclave.touches.unseen
+
+    def take_counts(self) -> Iterator[tuple[str, Hashable, Counts]]:
+        """Yield what has been counted, with the strategy and the label, and forget it: the memory
+        for labels stays bounded. O(labels)."""
+        for enclave in self._enclaves.values():
+            enclave.forget_labels()
+        for name, meter in self.meters.items():
+            tables, meter.tables = meter.tables, {}
+            for (_, label), counts in tables.items():
+                yield name, label, counts
 
     @staticmethod
     def _other(enclave: Enclave, changes: tuple[Change, ...]) -> None:

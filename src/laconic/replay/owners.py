@@ -20,19 +20,19 @@ class Owners:
     """The owner of each page of one address space: the label of the call that mapped it last.
 
     A page that no call of the trace mapped belongs to `default`. `touched` counts the first touches
-    by owner, in pages; a forked address space shares it.
+    by owner, in pages.
     """
 
     __slots__ = ("default", "pages", "touched")
 
-    def __init__(self, default: Hashable, touched: dict[Hashable, int]) -> None:
+    def __init__(self, default: Hashable) -> None:
         self.default = default
-        self.touched = touched
+        self.touched: dict[Hashable, int] = {}
         self.pages: RangeMap[Hashable] = RangeMap()
 
     def fork(self) -> Owners:
-        """Return the owners of a forked address space. O(n)."""
-        child = Owners(self.default, self.touched)
+        """Return the owners of a forked address space, with no touches yet. O(n)."""
+        child = Owners(self.default)
         child.pages = self.pages.copy()
         return child
 

@@ -4,7 +4,6 @@ names."""
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -14,7 +13,7 @@ from laconic.stacks.table import CUT, JIT, Frame, Module
 from laconic.trace.reader import Trace
 from laconic.trace.schema import BATCH, CODES, EVENTS, Row
 from laconic.trace.stacks import frames_of, module_of
-from laconic.trace.writer import TraceWriter
+from laconic.trace.writer import TraceWriter, remove
 
 _MODULE, _FRAMES, _STACK, _SYMBOLS, _END = (
     CODES[name] for name in ("module", "frames", "stack", "symbols", "end")
@@ -147,7 +146,7 @@ def write(
             raise writer.failure
     except BaseException:
         writer.close()
-        os.unlink(path)
+        remove(path)
         raise
 
 

@@ -183,10 +183,11 @@ class Stacks:
         frames = self.frames(number)
         return Places(
             len(frames),
-            lambda at: [(place, frames[at].guessed) for place in self._places(frames[at])],
+            lambda at: [(place, frames[at].guessed) for place in self.frame_places(frames[at])],
         )
 
-    def _places(self, frame: Frame) -> tuple[Place, ...]:
+    def frame_places(self, frame: Frame) -> tuple[Place, ...]:
+        """One frame in words: what is inlined there comes first."""
         module = self.modules.get(frame.module)
         if module is None:
             return (Place(f"?+{frame.address:#x}", "?", known=False),)

@@ -36,7 +36,7 @@ from laconic.trace.schema import (
     make_row,
 )
 from laconic.trace.spool import Spool
-from laconic.trace.writer import TraceWriter, mode_bits
+from laconic.trace.writer import TraceWriter, mode_bits, remove
 
 if TYPE_CHECKING:
     from laconic.tracer.process import Mm, Thread
@@ -129,7 +129,7 @@ class Recorder:
         """Leaves no trace of a program that could not be started."""
         self.stop()
         try:
-            os.unlink(self.writer.path)
+            remove(self.writer.path)
         except OSError:
             pass
 

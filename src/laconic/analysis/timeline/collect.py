@@ -34,6 +34,7 @@ from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone, Listener, Program
 from laconic.replay.owners import Owners
+from laconic.replay.selected import drop_unselected
 from laconic.replay.thread import Mm
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Counts
@@ -41,6 +42,7 @@ from laconic.strategies import NAMES, strategy
 from laconic.trace.reader import Trace
 from laconic.trace.records import ARITY
 from laconic.trace.schema import Row
+from laconic.trace.selection import Selection
 from laconic.trace.stacks import NO_STACK, Spot, Stacks
 
 #: Calls that are kept one by one: a trace of more is shown by its sites.
@@ -126,22 +128,28 @@ def collect(
     progress: Callable[[int], None] | None = None,
     jobs: int | None = None,
     suppressions: Iterable[Suppression] = (),
+    selection: Selection | None = None,
 ) -> Page:
     """Reads a trace to its end, once for its sites and pictures, and for the strategies as
     `compare` does.
 
     Symbols are looked for at the places that the trace names, of a suppressed stack no more than
-    its rule needs; `jobs` is as in `compare`. Raises LaconicError where it cannot be read. O(events
+    its rule needs; `jobs` and `selection` are as in `compare`. Raises LaconicError where it cannot be read. O(events
     × strategies); memory O(sites + VMAs).
     """
     tell = progress or (lambda done: None)
     stacks = Stacks()
     enclaves = Enclaves(
-        {name: strategy(name) for name in (EVERY_CALL, LACONIC)}, label=site_label, by_owner=True
+        {name: strategy(name) for name in (EVERY_CALL, LACONIC)},
+        label=site_label,
+        by_owner=True,
+        selection=selection,
     )
-    timeline = Timeline(enclaves, profile, trace.source == "run")
+    timeline = Timeline(enclaves, profile, trace.source == "run", selection)
     replay = Replay(trace, "laconic", listeners=[enclaves, timeline], stacks=stacks)
     replay.run(progress=lambda done: tell(done // 2))
+    if selection is not None:
+        drop_unselected(enclaves, selection, replay.started)
     timeline.areas.end_all(max(timeline.calls, 1))
     around = timeline.sites.add_costs(enclaves)
     sites = list(timeline.sites.sites.values())
@@ -149,12 +157,14 @@ def collect(
     compared = None
     if timeline.calls:
         tail = partial(_second_half, tell, trace.size)
-        compared = compare(trace, [*NAMES, BOUND], profile, progress=tail, jobs=jobs)
+        compared = compare(
+            trace, [*NAMES, BOUND], profile, progress=tail, jobs=jobs, selection=selection
+        )
     rules = list(suppressions)
     found = Sites(
         sites,
         stacks,
-        replay.ledger,
+        replay.ledger if selection is None else timeline.ledger,
         enclaves.meters,
         replay.started,
         replay.losses,
@@ -172,7 +182,7 @@ def collect(
         about=trace.about,
         machine=trace.machine,
         events=replay.number + 1,
-        ledger=replay.ledger,
+        ledger=replay.ledger if selection is None else timeline.ledger,
         end=replay.end,
         loss=replay.losses,
         processes=replay.started,
@@ -272,7 +282,7 @@ class _Memory:
 
     def __init__(self, touches: Touches | None = None, owners: Owners | None = None) -> None:
         self.touches = touches or Touches()
-        self.owners = owners or Owners(None, {})
+        self.owners = owners or Owners(None)
 
     def fork(self) -> _Memory:
         return _Memory(self.touches.copy(), self.owners.fork())
@@ -301,8 +311,15 @@ class Timeline(Listener):
     memory calls so far.
     """
 
-    def __init__(self, enclaves: Enclaves, profile: CostProfile, touches: bool) -> None:
-        self.enclaves, self.profile = enclaves, profile
+    def __init__(
+        self,
+        enclaves: Enclaves,
+        profile: CostProfile,
+        touches: bool,
+        selection: Selection | None = None,
+    ) -> None:
+        self.enclaves, self.profile, self.selection = enclaves, profile, selection
+        self.ledger = Ledger()  # of the selected calls
         self.sites = SiteCollector()
         self.calls = self.last = 0
         self.calls_of: dict[int, int] = {}
@@ -327,7 +344,8 @@ class Timeline(Listener):
         """Count the call, and draw what it changed."""
         mm = done.thread.mm
         owner = None
-        if done.is_finished:
+        if done.is_finished and (self.selection is None or done.is_in(self.selection)):
+            self.ledger.count(done.name, done.host_calls, done.result, changes=done.changes)
             owner = self._count(done, self.sites.count(done))
         now = max(self.calls - 1, 0)
         if mm.number < 0:
