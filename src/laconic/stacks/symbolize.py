@@ -20,13 +20,13 @@ from laconic.stacks.symbols import (
     open_elf,
     read_symbols,
 )
-from laconic.stacks.table import CUT, FILE, JIT, Frame, Module
+from laconic.stacks.table import CUT, FILE, JIT, PYTHON, Frame, Module
 
 
 class Place(NamedTuple):
     """One line of a stack as it is shown. `function` is demangled; where it is not known (`known`),
     it is `module+0xaddress`. `file` is "" and `line` 0 where there is no DWARF. `inlined`: into the
-    place after it."""
+    place after it. `python`: a Python function; its module is the name of its source file."""
 
     function: str
     module: str
@@ -34,6 +34,7 @@ class Place(NamedTuple):
     line: int = 0
     inlined: bool = False
     known: bool = True
+    python: bool = False
 
 
 @dataclass
@@ -71,6 +72,9 @@ class Symbolizer:
         """
         if module.kind == CUT:
             return (Place(module.path, module.path, known=False),)
+        if module.kind == PYTHON:
+            short = os.path.basename(module.path) or module.path
+            return (Place(module.name, short, module.path, frame.address, python=True),)
         key = module, frame.address << 1 | frame.exact
         places = self._places.get(key)
         if places is None:

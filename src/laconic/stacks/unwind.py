@@ -36,12 +36,14 @@ from laconic.stacks.expression import evaluate
 from laconic.stacks.guess import BUDGET, Calls
 from laconic.stacks.memory import Memory
 from laconic.stacks.modules import BROKEN, Code, Mapping, Modules, Rule, make_rule, read_mappings
+from laconic.stacks.python import Interpreter, Unsupported, layout_of
+from laconic.stacks.table import JIT
 
 #: Frames of one stack; what lies beyond is cut off.
 DEPTH: Final = 512
 #: Words of `struct user_regs_struct` in the order of DWARF's numbers, 0 to 16.
 _BY_DWARF: Final = (10, 12, 11, 5, 13, 14, 4, 19, 9, 8, 7, 6, 3, 2, 1, 0, 16)
-_RBP_WORD, _RIP_WORD, _RSP_WORD = 4, 16, 19
+_RBP_WORD, _RIP_WORD, _RSP_WORD, _FS_BASE_WORD = 4, 16, 19, 21
 _MASK = (1 << 64) - 1
 _BY_GUESS = (GUESS, CHAIN)
 #: Rules and misses that a process's cache holds at most: code that is made anew again and again has
@@ -55,7 +57,8 @@ class Space:
     """Unwinds the stacks of one address space. `mappings` reads its executable mappings in order,
     else /proc does.
 
-    Whoever changes what is executable there says `invalidate`.
+    Whoever changes what is executable there says `invalidate`. `python`: the frames of Python
+    functions take the place of the interpreter's loop that runs them.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Space:
         modules: Modules,
         mappings: Callable[[], Sequence[Mapping]] | None = None,
         depth: int = DEPTH,
+        python: bool = False,
     ) -> None:
         self.pid = pid
         self.modules = modules
@@ -78,6 +82,11 @@ class Space:
         self._calls = Calls(self._memory, self.is_code)
         self._stale = True
         self._patience = 0
+        self._python = python
+        self._interpreters: dict[tuple[int, int], Interpreter | None] = {}
+        # The interpreter that is in use; the numbers of the frames in its file.
+        self._interpreter: Interpreter | None = None
+        self._inside: set[int] = set()
 
     def invalidate(self, replaced: bool = False) -> None:
         """Executable memory was mapped, moved, unmapped or made: the map is read again before the
@@ -170,13 +179,68 @@ class Space:
                 rbp = stack[index + rule[2]]
             sp = cfa
             cfas.append(cfa)
-        else:
-            return (*[rule[3] for rule in passed], 0)
         frames = [rule[3] for rule in passed]
         for place in guesses:
             if place < len(frames):
                 frames[place] = self.modules.tables.guessed(frames[place])
+        is_cut = len(frames) >= self._depth
+        if self._interpreter is not None and not self._inside.isdisjoint(frames):
+            frames = self._with_python(tid, words, frames, cfas, low, high)
+        if is_cut or len(frames) > self._depth:
+            return (*frames[: self._depth], 0)
         return tuple(frames)
+
+    def _with_python(
+        self,
+        tid: int,
+        words: Sequence[int],
+        frames: list[int],
+        cfas: Sequence[int],
+        low: int,
+        high: int,
+    ) -> list[int]:
+        # The stack with Python frames in the place of the C frames that run them.
+        interpreter, stack = self._interpreter, self._memory.words
+        assert interpreter is not None
+        activations = interpreter.activations(tid, words[_FS_BASE_WORD], stack, low, high)
+        if interpreter.is_hopeless:
+            self._give_up(interpreter)
+        merged: list[int] = []
+        at, count = 0, len(frames)
+        for address, python in activations:
+            index = at
+            if address < 0:
+                while index < count and frames[index] not in self._inside:
+                    index += 1
+            else:
+                start = cfas[at - 1] if at else words[_RSP_WORD]
+                while index < len(cfas) and not start <= address < cfas[index]:
+                    start = cfas[index]
+                    index += 1
+                if index >= len(cfas):
+                    index = count
+            merged += frames[at:index]
+            at = min(index + 1, count)
+            if not python:
+                merged += frames[index:at]
+                continue
+            merged += python
+            # With -X perf each function is called through a piece of code of its own.
+            if at < count and self._is_trampoline(frames[at]):
+                at += 1
+        return merged + frames[at:]
+
+    def _is_trampoline(self, frame: int) -> bool:
+        tables = self.modules.tables
+        return tables.modules[tables.frames[frame].module].kind == JIT
+
+    def _give_up(self, interpreter: Interpreter) -> None:
+        # No Python frame was found in many stacks.
+        for (module, bias), known in self._interpreters.items():
+            if known is interpreter:
+                self._interpreters[module, bias] = self._interpreter = None
+                self.modules.lose_python(module, "its structures are not those of the release")
+                return
 
     def _window(self, tid: int, sp: int) -> tuple[int, int]:
         # Reads the stack around sp; returns where what was read begins and ends. In a function's
@@ -250,6 +314,9 @@ class Space:
             rule = make_rule(self.modules.tables, how, self.modules.jit(self.pid), pc, exact)
         else:
             rule = found[0].rule(pc - found[1] & _MASK, exact)
+            if self._interpreters and (found[0].number, found[1]) in self._interpreters:
+                self._inside.add(rule[3])
+                self._inside.add(self.modules.tables.guessed(rule[3]))
         self._rules[key] = rule
         return rule
 
@@ -267,7 +334,27 @@ class Space:
         if code is None:
             return None
         bias = code.elf.bias(mapping.start, mapping.offset)
-        return None if bias is None else (code, bias)
+        if bias is None:
+            return None
+        if self._python and code.runtime:
+            self._find_interpreter(code, bias, tid)
+        return code, bias
+
+    def _find_interpreter(self, code: Code, bias: int, tid: int) -> None:
+        # The code is an interpreter's: from now on its Python frames are read, if they can be.
+        key = code.number, bias
+        if key in self._interpreters:
+            return
+        runtime = code.runtime + bias & _MASK
+        try:
+            version_at = code.version + bias & _MASK if code.version else 0
+            layout = layout_of(self._memory, tid, runtime, version_at)
+        except (Unsupported, *BROKEN) as error:
+            self._interpreters[key] = None
+            self.modules.lose_python(code.number, str(error))
+            return
+        interpreter = Interpreter(self._memory, self.modules.tables, layout, runtime)
+        self._interpreters[key] = self._interpreter = interpreter
 
 
 class _Registers:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from laconic.errors import LaconicError
 from laconic.stacks.symbolize import Symbolizer
-from laconic.stacks.table import CUT, JIT, Frame, Module
+from laconic.stacks.table import CUT, JIT, PYTHON, Frame, Module
 from laconic.trace.reader import Trace
 from laconic.trace.schema import BATCH, CODES, EVENTS, Row
 from laconic.trace.stacks import frames_of, module_of
@@ -76,7 +76,7 @@ def symbols_of(
     symbolizer = symbolizer or Symbolizer()
     for number in sorted(frames.keys() & modules.keys()):
         module = modules[number]
-        if module.kind == CUT:
+        if module.kind in (CUT, PYTHON):
             continue
         packed.frames += len(frames[number])
         if number in known:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from laconic.memory.change import Change
 from laconic.memory.flags import PROT_EXEC
 from laconic.stacks.modules import Modules
-from laconic.stacks.table import FILE
+from laconic.stacks.table import FILE, PYTHON
 from laconic.stacks.unwind import Space
 from laconic.trace.schema import CODES, FRAME, Row
 
@@ -66,7 +66,7 @@ class Stacks:
         if len(self._spaces) >= _SPACES:
             for mm in [mm for mm in self._spaces if not mm.threads] or list(self._spaces):
                 del self._spaces[mm]
-        space = self._spaces[thread.mm] = Space(thread.tgid, self._modules)
+        space = self._spaces[thread.mm] = Space(thread.tgid, self._modules, python=True)
         return space
 
     def _tell(self) -> None:
@@ -75,8 +75,10 @@ class Stacks:
         for number in range(self._told, len(tables.modules)):
             module = tables.modules[number]
             about = module._asdict()
-            if self._writer.redacts and module.kind == FILE:
+            if self._writer.redacts and module.kind in (FILE, PYTHON):
                 about["path"] = self._writer.hidden_path(module.path).decode("utf-8", "replace")
+                if module.name:
+                    about["name"] = self._writer.hidden(module.name).decode("utf-8", "replace")
             self._row("module", 0, 0, number, json.dumps(about).encode())
         self._told = len(tables.modules)
         count = len(tables.frames)
