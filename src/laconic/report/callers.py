@@ -146,6 +146,8 @@ def describe(place: Place, guessed: bool = False) -> str:
     """One frame: function, module, line; `?` where it was guessed."""
     where = f" {place.file.rsplit('/', 1)[-1]}:{place.line}" if place.line else ""
     module = f" ({place.module})" if place.known and place.module != place.function else ""
+    if place.is_python:  # its file is its module
+        module = "" if place.line else module
     return f"{place.function}{module}{where}{' [inlined]' if place.inlined else ''}{' ?' if guessed else ''}"
 
 
