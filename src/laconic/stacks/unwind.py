@@ -349,11 +349,11 @@ class Space:
         try:
             version_at = code.version + bias & _MASK if code.version else 0
             layout = layout_of(self._memory, tid, runtime, version_at)
+            interpreter = Interpreter(self._memory, self.modules.tables, layout, runtime)
         except (Unsupported, *BROKEN) as error:
             self._interpreters[key] = None
             self.modules.lose_python(code.number, str(error))
             return
-        interpreter = Interpreter(self._memory, self.modules.tables, layout, runtime)
         self._interpreters[key] = self._interpreter = interpreter
 
 
