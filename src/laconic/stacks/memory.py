@@ -82,9 +82,9 @@ class Pieces:
         )
         self._here = ctypes.c_void_p(ctypes.addressof(self._ours))
         self._there = ctypes.c_void_p(ctypes.addressof(self._theirs))
-        self._size = size
+        self.size = size
 
     def read(self, tid: int) -> bytes:
         """The bytes of all ranges; fewer if some are not there."""
         done: int = _readv(tid, self._here, 1, self._there, self._count, 0)
-        return self._buffer.raw[: min(max(done, 0), self._size)]
+        return self._buffer.raw[: min(max(done, 0), self.size)]

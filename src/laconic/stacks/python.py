@@ -38,6 +38,7 @@ _FAILURES: Final = 200
 #: Bytes of a name, and of a line table, at most.
 _NAME, _TABLE = 1 << 12, 1 << 20
 _PAGE: Final = 4096
+_WORD = struct.Struct("<Q")
 #: Values of `owner`: FRAME_OWNED_BY_GENERATOR; and the first of those that are no Python function's
 #: (FRAME_OWNED_BY_CSTACK in 3.12 and 3.13, FRAME_OWNED_BY_INTERPRETER in 3.14).
 _GENERATOR, _ENTRY = 1, 3
@@ -256,6 +257,11 @@ class Interpreter:
         self._codes: dict[int, Code] = {}
         self._code_type = 0
         self._shapes: dict[tuple[int, ...], Shape] = {}
+        # Of the last stack: its thread state, `_PyCFrame`s, frames and code objects.
+        self._last = 0
+        self._cframes: list[int] = []
+        self._frames: list[int] = []
+        self._used: list[int] = []
         # The thread state, from its first field that is needed to its last.
         self._first = min(layout.thread_next, layout.thread_frame, layout.thread_id)
         last = max(layout.thread_next, layout.thread_frame, layout.thread_id)
@@ -282,7 +288,7 @@ class Interpreter:
         return not self.read and self._failures >= _FAILURES
 
     def activations(
-        self, tid: int, thread_id: int, stack: Sequence[int], low: int, high: int
+        self, tid: int, thread_id: int, stack: memoryview, low: int, high: int
     ) -> list[Activation]:
         """The activations of a stopped thread, innermost first; empty if there are none, or if they
         cannot be read. `thread_id` is its pthread_self(), the register fs_base; `stack` holds the
@@ -299,8 +305,20 @@ class Interpreter:
             self.read += 1
         return found
 
+    def pieces(self) -> Pieces | None:
+        """All memory that the last stack was read from: if none of it has changed, the stack is the
+        same. None if it is too much. O(frames)."""
+        layout = self._layout
+        first = layout.frame_code
+        ranges = [(self._last + layout.thread_frame, 8), (self._last + layout.thread_id, 8)]
+        ranges += [(cframe, 24) for cframe in self._cframes]
+        ranges += [(frame + first, self._frame_size - first) for frame in self._frames]
+        for code in dict.fromkeys(self._used):
+            ranges += self._codes[code].ranges
+        return Pieces(ranges) if len(ranges) <= _RANGES else None
+
     def _activations(
-        self, tid: int, thread_id: int, stack: Sequence[int], low: int, high: int
+        self, tid: int, thread_id: int, stack: memoryview, low: int, high: int
     ) -> list[Activation]:
         layout = self._layout
         if not self._find_state(tid, thread_id):
@@ -309,17 +327,20 @@ class Interpreter:
         cframe = 0
         if layout.cframe:
             cframe = frame
-            frame = self._word(tid, cframe + layout.cframe_frame, stack, low, high)
+            frame = self._stack_word(tid, cframe + layout.cframe_frame, stack, low, high)
         has_entries = layout.frame_is_entry > 0
         size, unpack, window = self._frame_size, self._fields.unpack_from, self._window
         loaded = window.words
         base = top = 0
         pairs: list[int] = []
+        frames: list[int] = []
+        cframes: list[int] = [cframe] if cframe else []
         # Of each activation: an address in its C frame; how many numbers of `pairs` come until its
         # end.
         places: list[int] = []
         ends: list[int] = []
         while frame:
+            frames.append(frame)
             if base <= frame <= top:
                 code, previous, instruction, flags = unpack(loaded, frame - base)
             elif low <= frame <= high - size:
@@ -340,27 +361,37 @@ class Interpreter:
                 if has_entries and flags & 0xFF:
                     places.append(cframe)
                     ends.append(len(pairs))
-                    cframe = self._word(tid, cframe + layout.cframe_previous, stack, low, high)
+                    cframe = self._stack_word(
+                        tid, cframe + layout.cframe_previous, stack, low, high
+                    )
+                    cframes.append(cframe)
                 if len(pairs) >= 2 * DEPTH:
                     break
             frame = previous
         if not pairs:
             return []
         numbers = self._numbers(tid, tuple(pairs))
+        self._last = self._states[tid]
+        self._frames, self._cframes = frames, cframes
+        self._used = [code & -8 for code in pairs[::2]]
         if not ends or ends[-1] < len(pairs):
             places.append(-1)
             ends.append(len(pairs))
         found: list[Activation] = []
         begin = 0
         for place, end in zip(places, ends, strict=True):
-            frames = [number for number in numbers[begin >> 1 : end >> 1] if number >= 0]
-            found.append((place, frames))
+            begun = [number for number in numbers[begin >> 1 : end >> 1] if number >= 0]
+            found.append((place, begun))
             begin = end
         return found
 
-    def _word(self, tid: int, address: int, stack: Sequence[int], low: int, high: int) -> int:
+    def _stack_word(self, tid: int, address: int, stack: memoryview, low: int, high: int) -> int:
         if low <= address <= high - 8:
-            return stack[(address - low) >> 3]
+            word: int = _WORD.unpack_from(stack, address - low)[0]
+            return word
+        return self._word(tid, address)
+
+    def _word(self, tid: int, address: int) -> int:
         data = self._memory.read(tid, address, 8)
         if len(data) < 8:
             raise Malformed("memory is not there")
@@ -374,11 +405,11 @@ class Interpreter:
         if state is not None and self._load_state(tid, state) == thread_id:
             return True
         layout = self._layout
-        interpreter = self._word(tid, self._runtime + layout.interpreters, (), 0, 0)
+        interpreter = self._word(tid, self._runtime + layout.interpreters)
         if not interpreter:
             return False  # it is not initialized yet
         for _ in range(_INTERPRETERS):
-            state = self._word(tid, interpreter + layout.interpreter_threads, (), 0, 0)
+            state = self._word(tid, interpreter + layout.interpreter_threads)
             for _ in range(_THREADS):
                 if not state:
                     break
@@ -386,7 +417,7 @@ class Interpreter:
                     self._states[tid] = state
                     return True
                 state = self._state.words[(layout.thread_next - self._first) >> 3]
-            interpreter = self._word(tid, interpreter + layout.interpreter_next, (), 0, 0)
+            interpreter = self._word(tid, interpreter + layout.interpreter_next)
             if not interpreter:
                 break
         self._failures += 1
@@ -482,7 +513,7 @@ class Interpreter:
         # Whether a type is PyCode_Type, by its name (tp_name, behind PyVarObject's head).
         if kind == self._code_type and kind:
             return True
-        name = self._word(tid, kind + 24, (), 0, 0)
+        name = self._word(tid, kind + 24)
         if self._memory.read(tid, name, 5) != b"code\0":
             return False
         self._code_type = kind
@@ -510,7 +541,7 @@ class Interpreter:
         return text.encode("utf-8", "backslashreplace").decode("utf-8"), size
 
     def _bytes(self, tid: int, address: int) -> bytes:
-        size = self._word(tid, address + 16, (), 0, 0)
+        size = self._word(tid, address + 16)
         if size > _TABLE:
             raise Malformed("a line table is too long")
         data = self._memory.read(tid, address + 32, size) if size else b""
