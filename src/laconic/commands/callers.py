@@ -19,9 +19,8 @@ from laconic.commands.options import (
 DESCRIPTION = """\
 Names the places in the program that make redundant memory calls, the worst
 first: function, stack, program, and what these calls cost in an enclave under
-today's rule. A trace has stacks where it was recorded with --stacks (on by
-default with -o, for redundant calls; --stacks all tells how many calls of each
-place there were altogether), or where strace -k wrote the log.
+today's rule. A trace has the stacks of all calls unless it was recorded with
+--stacks redundant or none; an imported log has them if strace -k wrote it.
 """
 EPILOG = """\
 examples:

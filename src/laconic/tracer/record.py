@@ -478,7 +478,7 @@ def differences(
 
 def _executable(tid: int) -> tuple[str, Sequence[str]]:
     try:
-        path = os.readlink(f"/proc/{tid}/exe")
+        path = proc.program_path(tid)
         with open(f"/proc/{tid}/cmdline", "rb") as file:
             return path, [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
     except OSError:
