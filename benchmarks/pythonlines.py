@@ -31,7 +31,7 @@ def deep(depth, count):
 deep(int(sys.argv[1]), int(sys.argv[2]))
 """
 DEPTHS = (5, 20, 80)
-STOPS, WARM, ROUNDS = 2000, 100, 5
+STOPS, WARM, ROUNDS = 1000, 100, 3
 CALLS = 20_000
 #: Times that a run with Python lines may take of one with C frames alone.
 MOST = 1.25

@@ -9,6 +9,7 @@ import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Final, NamedTuple
 
 from laconic.stacks.cfi import BY_CALL, CallFrames, Compact, compact, encoded
@@ -23,6 +24,8 @@ _TABLE_ENCODING = 0x3B
 BROKEN: Final = (
     Malformed, IndexError, KeyError, ValueError, OverflowError, ZeroDivisionError, MemoryError, struct.error
 )  # fmt: skip
+#: Files that are kept open until the end of a run, at most.
+_KEPT: Final = 200
 #: Bytes of an entry of a symbol table.
 _SYMBOL: Final = 24
 #: Bytes of .eh_frame_hdr and of a section of entries that are read at most.
@@ -186,12 +189,17 @@ def make_rule(tables: Tables, how: Compact, module: int, lookup: int, exact: boo
 class Modules:
     """The code of all files that the processes of a run have mapped. `tables` takes their frames.
 
+    `kept`: with `keep`, module → a descriptor of its file, if the file may be gone before the report
+    is made: it is in a temporary directory, or deleted already. Whoever takes one out closes it.
+
     Not to be used by two threads at once: all spaces read into one buffer.
     """
 
-    def __init__(self, tables: Tables | None = None) -> None:
+    def __init__(self, tables: Tables | None = None, keep: bool = False) -> None:
         self.tables = tables or Tables()
         self.memory = Memory()
+        self.kept: dict[int, int] = {}
+        self._keep = keep
         self._codes: dict[tuple[object, ...], Code | None] = {}
 
     def code(self, pid: int, mapping: Mapping, read: Reader) -> Code | None:
@@ -242,7 +250,18 @@ class Modules:
         module = Module(
             FILE, path.removesuffix(_DELETED), elf.build_id, about.st_size, about.st_mtime_ns
         )
-        return Code(elf, self.tables.modules.number(module), self.tables)
+        number = self.tables.modules.number(module)
+        if self._keep and (path.endswith(_DELETED) or path.startswith(_temporary())):
+            self._keep_open(number, fd)
+        return Code(elf, number, self.tables)
+
+    def _keep_open(self, number: int, fd: int) -> None:
+        if number in self.kept or len(self.kept) >= _KEPT:
+            return
+        try:
+            self.kept[number] = os.dup(fd)
+        except OSError:  # too many open files: its names may be lost
+            pass
 
     def _memory(self, kind: str, mapping: Mapping, read: Reader) -> Code:
         elf = Elf(read, by_vaddr=True)
@@ -268,6 +287,13 @@ def symbol_address(elf: Elf, name: bytes) -> int:
                 return int.from_bytes(data[at + 8 : at + 16], "little")
             at = data.find(wanted, at + 1)
     return 0
+
+
+@cache
+def _temporary() -> tuple[str, ...]:
+    # What the paths of temporary files begin with.
+    places = ("/tmp", "/var/tmp", "/dev/shm", os.environ.get("TMPDIR") or "/tmp")
+    return tuple(f"{place.rstrip('/')}/" for place in places)
 
 
 def open_mapped(pid: int, mapping: Mapping) -> tuple[int, os.stat_result] | None:

@@ -7,6 +7,7 @@ report time.
 from __future__ import annotations
 
 import json
+import os
 import struct
 import time
 from collections.abc import Iterable, Sequence
@@ -38,7 +39,7 @@ class Stacks:
         self.all = which == ALL
         self._writer = writer
         self._rows = writer.rows
-        self._modules = Modules()
+        self._modules = Modules(keep=not writer.redacts)
         self._spaces: dict[Mm, Space] = {}
         self._known: set[int] = set()
         self._frames = self._told = 0
@@ -112,6 +113,38 @@ class Stacks:
                 stale = True
         if stale:
             space.invalidate(replaced)
+
+    def name_vanished(self) -> None:
+        """Appends the names of the frames of files that no longer exist: a program that was built in
+        a temporary directory and deleted. To be called once, at the end of the run. O(frames of
+        these files), and reading their symbols."""
+        kept = self._modules.kept
+        for number, descriptor in kept.items():
+            try:
+                self._name(number, descriptor)
+            finally:
+                os.close(descriptor)
+        kept.clear()
+
+    def _name(self, number: int, descriptor: int) -> None:
+        from laconic.stacks.symbolize import Symbolizer, changed
+        from laconic.trace.packing import symbols_row
+
+        module = self._modules.tables.modules[number]
+        if not changed(module):
+            return
+        # The file is read through the descriptor; what is shown is its name.
+        symbolizer = Symbolizer()
+        opened = module._replace(path=f"/proc/self/fd/{descriptor}")
+        short = os.path.basename(module.path)
+        places = {
+            frame: [place._replace(module=short) for place in symbolizer.places(opened, frame)]
+            for frame in self._modules.tables.frames
+            if frame.module == number
+        }
+        known = {frame: found for frame, found in places.items() if found[-1].known}
+        if known:
+            self._rows.append(symbols_row(number, known, time.monotonic_ns() - self.began))
 
     def forget(self, mm: Mm) -> None:
         """An address space is gone. O(1)."""
