@@ -313,8 +313,11 @@ class Interpreter:
         ranges = [(self._last + layout.thread_frame, 8), (self._last + layout.thread_id, 8)]
         ranges += [(cframe, 24) for cframe in self._cframes]
         ranges += [(frame + first, self._frame_size - first) for frame in self._frames]
-        for code in dict.fromkeys(self._used):
-            ranges += self._codes[code].ranges
+        for address in dict.fromkeys(self._used):
+            code = self._codes.get(address)
+            if code is None:  # the cache was full
+                return None
+            ranges += code.ranges
         return Pieces(ranges) if len(ranges) <= _RANGES else None
 
     def _activations(
@@ -453,7 +456,7 @@ class Interpreter:
             for address, code in list(codes.items()):
                 size = len(code.contents)
                 if contents[at : at + size] != code.contents:
-                    del self._codes[address & -8]
+                    self._codes.pop(address & -8, None)
                     codes[address] = self._code(tid, address)
                 at += size
             pieces, expected = _pieces(codes.values())

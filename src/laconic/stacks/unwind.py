@@ -191,10 +191,11 @@ class Space:
             sp = cfa
             cfas.append(cfa)
         frames = [rule[3] for rule in passed]
+        is_inside = self._interpreter is not None and not self._inside.isdisjoint(frames)
         for place in guesses:
             if place < len(frames):
                 frames[place] = self.modules.tables.guessed(frames[place])
-        if self._interpreter is not None and not self._inside.isdisjoint(frames):
+        if is_inside:
             return self._recall(tid, words, frames, cfas, low, high)
         return (*frames, 0) if len(frames) >= self._depth else tuple(frames)
 
@@ -360,7 +361,6 @@ class Space:
             rule = found[0].rule(pc - found[1] & _MASK, exact)
             if self._interpreters and (found[0].number, found[1]) in self._interpreters:
                 self._inside.add(rule[3])
-                self._inside.add(self.modules.tables.guessed(rule[3]))
         self._rules[key] = rule
         return rule
 
