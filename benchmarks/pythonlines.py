@@ -71,7 +71,8 @@ def stack_costs(depth: int) -> tuple[float, float, int]:
                 added = len(frames) - len(without)
             ptrace.resume(ptrace.SYSCALL, pid)
     finally:
-        process.kill()
+        # Popen.kill() would take a stop of the traced process for its end, and send nothing.
+        os.kill(process.pid, signal.SIGKILL)
         process.wait()
     without_lines, with_lines = zip(*times[WARM:], strict=True)
     return median(without_lines) * 1e6, median(with_lines) * 1e6, added
