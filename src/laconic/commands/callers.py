@@ -22,8 +22,8 @@ DESCRIPTION = """\
 Names the places in the program whose memory calls cost most in an SGX2 enclave
 under today's rule (every-call), and what remains of that under laconic. A place
 costs its calls, and the first touch of each page that they mapped. A trace has
-stacks where it was recorded with --stacks all (always with  -- CMD), or where
-strace -k wrote the log.
+the stacks of all calls unless it was recorded with --stacks redundant or none;
+an imported log has them if strace -k wrote it.
 """
 EPILOG = """\
 examples:

@@ -163,7 +163,9 @@ def _recorded(
     from laconic.commands.program import recorded
     from laconic.commands.traces import open_trace
 
-    with recorded(options.command, options.keep, options.force) as (status, path):
+    # Stacks are for the other verbs that read the trace, if it is kept.
+    stacks = "none" if options.keep is None else "all"
+    with recorded(options.command, options.keep, options.force, stacks) as (status, path):
         try:
             figures = _compared(open_trace(path), names, profile, pages, options)
         except LaconicError as error:

@@ -23,9 +23,9 @@ def recorder_for(
     *,
     force: bool,
     redact: bool,
-    stacks: str = "redundant",
+    stacks: str = "all",
 ) -> Recorder:
-    """A recorder that writes to `path`, with the stacks of redundant calls, of all, or none.
+    """A recorder that writes to `path`, with the stacks of all calls, of the redundant ones, or none.
 
     To be made before any thread is. Raises LaconicError.
     """

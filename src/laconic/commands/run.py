@@ -61,8 +61,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--stacks",
-        choices=("redundant", "all", "none"),
-        help="with -o: record where redundant calls are made (default), or all calls: laconic callers shows it",
+        choices=("all", "redundant", "none"),
+        help="with -o: record where all calls are made (default), redundant ones, or none; laconic callers shows it",
     )
     parser.add_argument("--json", metavar="FILE", help="write the figures to FILE, as JSON")
     parser.add_argument(
@@ -180,7 +180,7 @@ def _run(
     output = open_output(options.json)
     ledger = Ledger(announce=None if options.quiet else announce)
     checker = Checker(ledger, options.verify, options.verbose)
-    stacks = options.stacks or ("none" if options.output is None else "redundant")
+    stacks = options.stacks or ("none" if options.output is None else "all")
     recorder = (
         path
         and recorder_for(

@@ -378,6 +378,8 @@ def describe(place: Place, guessed: bool = False, verbose: bool = False) -> str:
     line = short_line(place.file, place.line)
     where = f" {line}" if line else ""
     module = f" ({place.module})" if place.known and place.module != place.function else ""
+    if place.is_python and place.line:
+        module = ""  # the line names its file
     function = place.function if verbose else short_function(place.function)
     inlined = " [inlined]" if place.inlined else ""
     return f"{function}{module}{where}{inlined}{' ?' if guessed else ''}"

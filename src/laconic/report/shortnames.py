@@ -75,4 +75,4 @@ def short_line(file: str, line: int) -> str:
 def is_interpreted(place: Place) -> bool:
     """True for a function of an interpreted program that has a name: in memory that a JIT compiler
     wrote, or in a source file of Python's."""
-    return place.known and (place.module == "[jit]" or place.module.endswith(".py"))
+    return place.known and (place.module == "[jit]" or place.is_python)

@@ -20,13 +20,13 @@ from laconic.stacks.symbols import (
     open_elf,
     read_symbols,
 )
-from laconic.stacks.table import CUT, FILE, JIT, Frame, Module
+from laconic.stacks.table import CUT, FILE, JIT, PYTHON, Frame, Module
 
 
 class Place(NamedTuple):
     """One line of a stack as it is shown. `function` is demangled; where it is not known (`known`),
     it is `module+0xaddress`. `file` is "" and `line` 0 where there is no DWARF. `inlined`: into the
-    place after it."""
+    place after it. The module of a Python function is the name of its source file."""
 
     function: str
     module: str
@@ -34,6 +34,15 @@ class Place(NamedTuple):
     line: int = 0
     inlined: bool = False
     known: bool = True
+
+    @property
+    def is_python(self) -> bool:
+        """True for a Python function."""
+        return bool(self.file) and self.module == _short(self.file)
+
+
+def _short(path: str) -> str:
+    return path.rpartition("/")[2] or path
 
 
 @dataclass
@@ -71,6 +80,8 @@ class Symbolizer:
         """
         if module.kind == CUT:
             return (Place(module.path, module.path, known=False),)
+        if module.kind == PYTHON:
+            return (Place(module.name, _short(module.path), module.path, frame.address),)
         key = module, frame.address << 1 | frame.exact
         places = self._places.get(key)
         if places is None:
@@ -78,7 +89,7 @@ class Symbolizer:
         return places
 
     def _find(self, module: Module, frame: Frame) -> tuple[Place, ...]:
-        short = os.path.basename(module.path) or module.path
+        short = _short(module.path)
         if module.kind == JIT:
             name = self._jit(module.pid, frame.lookup)
             return (Place("[jit]" if name is None else name, "[jit]", known=name is not None),)

@@ -10,7 +10,7 @@ from typing import Any, overload
 
 from laconic.stacks.demangle import demangle
 from laconic.stacks.symbolize import Place, Symbolizer
-from laconic.stacks.table import CUT, FILE, VDSO, Frame, Interned, Module
+from laconic.stacks.table import CUT, FILE, PYTHON, VDSO, Frame, Interned, Module
 from laconic.trace.schema import CODES, FRAME, Row
 
 #: The number of the stack of a call that has none.
@@ -128,7 +128,9 @@ class Stacks:
             handler(row)
 
     def _module(self, row: Row) -> None:
-        self.modules[row.a0] = module_of(row)
+        module = self.modules[row.a0] = module_of(row)
+        if module.kind == PYTHON and module.lost:
+            self.symbolizer.partial[module] = ("Python lines", module.lost)
 
     def _take_frames(self, row: Row) -> None:
         self._frames.update(enumerate(frames_of(row), row.a0))

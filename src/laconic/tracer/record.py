@@ -88,6 +88,8 @@ class Recorder:
 
     def finish(self, status: int, ledger: Ledger, seconds: float, verify: str) -> None:
         """Writes the end of the trace, with what only the end of a run knows."""
+        if self.stacks is not None:
+            self.stacks.name_vanished()
         checks = {"mode": verify, "checks": ledger.checks, "mismatches": ledger.mismatches}
         about = {"exit_status": status, "seconds": round(seconds, 6), "verify": checks}
         about["notes"] = [self._hidden_note(note) for note in ledger.notes]
@@ -478,7 +480,7 @@ def differences(
 
 def _executable(tid: int) -> tuple[str, Sequence[str]]:
     try:
-        path = os.readlink(f"/proc/{tid}/exe")
+        path = proc.program_path(tid)
         with open(f"/proc/{tid}/cmdline", "rb") as file:
             return path, [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
     except OSError:
