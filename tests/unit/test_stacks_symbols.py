@@ -115,6 +115,32 @@ def test_lines_and_inlined_functions(compiled: Callable[..., Path], flags: tuple
     assert places(path, at["in_hidden"]) == [Place("hidden", name, source, 11)]
 
 
+def test_a_supplementary_file(compiled: Callable[..., Path], tmp_path: Path) -> None:
+    """dwz moves what several files share to one that they refer to: names of functions too."""
+    one, two = compiled(C, "-O2", "-g"), compiled(C, "-O1", "-g")
+    shared = tmp_path / "shared"
+    words = [tool("dwz"), "-m", str(shared), "-M", str(shared), str(one), str(two)]
+    subprocess.run(words, check=True)
+    assert open_elf(str(one)).section(".gnu_debugaltlink")
+    for path in (one, two):
+        found = places(path, labels(path)["in_inlined"])
+        assert [(place.function, place.line) for place in found] == [
+            ("innermost", 3),
+            ("middle", 7),
+            ("shown", 16),
+        ]
+
+
+def test_code_that_no_function_covers(compiled: Callable[..., Path]) -> None:
+    """Hand-written code has its lines in the line table alone, and its name in the symbol table."""
+    source = "    .globl main\nmain:\n    xor %eax, %eax\nin_raw:\n    nop\n    ret\n"
+    source += "    .size main, . - main\n"
+    path = compiled(source, "-g", suffix=".s")
+    assert places(path, labels(path)["in_raw"]) == [
+        Place("main", path.name, str(path.parent / "source.s"), 5)
+    ]
+
+
 def test_without_dwarf(compiled: Callable[..., Path]) -> None:
     path = compiled(C, "-O2")
     at = labels(path)

@@ -7,12 +7,15 @@ import lzma
 import os
 import struct
 import zlib
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Final
 
 from laconic.stacks.elf import Elf, Malformed, file_reader, string
 
+#: A function: start, size, binding, name.
+Symbol = tuple[int, int, int, str]
 _SYMBOL = struct.Struct("<IBBHQQ")
 _STT_NOTYPE, _STT_FUNC, _STT_GNU_IFUNC = 0, 2, 10
 _STB_GLOBAL, _STB_WEAK = 1, 2
@@ -22,28 +25,16 @@ DEBUG_DIRECTORIES: Final = ("/usr/lib/debug",)
 
 
 class SymbolTable:
-    """Functions in order of address. Of several names for one address the plainest is kept."""
+    """Functions in order of address. Of several names for one address the plainest is given."""
 
-    def __init__(self, symbols: Iterable[tuple[int, int, int, str]]) -> None:
-        best: dict[int, tuple[tuple[object, ...], int, str]] = {}
-        for start, size, binding, name in symbols:
-            exported = binding in (_STB_GLOBAL, _STB_WEAK)
-            underscores = len(name) - len(name.lstrip("_"))
-            rank = (size == 0, not exported, underscores, len(name), name)
-            known = best.get(start)
-            if known is None or rank < known[0]:
-                best[start] = (rank, size, name)
-        self._starts = sorted(best)
-        self._sizes = [best[start][1] for start in self._starts]
-        self._names = [best[start][2] for start in self._starts]
-        self._reach: list[int] = []
-        reach = 0
-        for start, size in zip(self._starts, self._sizes, strict=True):
-            reach = max(reach, start + size)
-            self._reach.append(reach)
+    def __init__(self, symbols: Iterable[Symbol]) -> None:
+        self._symbols = sorted(symbols)
+        self._starts = [symbol[0] for symbol in self._symbols]
+        ends = (start + size for start, size, _, _ in self._symbols)
+        self._reach = list(accumulate(ends, max))
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(set(self._starts))
 
     def find(self, address: int) -> tuple[str, int] | None:
         """The innermost function that covers an address, and where it begins; None where none does.
@@ -51,16 +42,30 @@ class SymbolTable:
         place = bisect_right(self._starts, address) - 1
         for index in range(place, max(place - _STEPS, -1), -1):
             start = self._starts[index]
-            if address < start + max(self._sizes[index], 1):
-                return self._names[index], start
+            if _covers(self._symbols[index], address):
+                # The group of one address is sorted by size.
+                group = self._symbols[bisect_left(self._starts, start) : index + 1]
+                best = min((one for one in group if _covers(one, address)), key=_rank)
+                return best[3], start
             if self._reach[index] <= address:
                 break
         return None
 
 
-def read_symbols(elf: Elf) -> list[tuple[int, int, int, str]]:
-    """The functions of .symtab, .dynsym and .gnu_debugdata as (start, size, binding, name); those
-    that can be read."""
+def _covers(symbol: Symbol, address: int) -> bool:
+    return address < symbol[0] + max(symbol[1], 1)
+
+
+def _rank(symbol: Symbol) -> tuple[object, ...]:
+    # The plainest of several names for one address comes first.
+    _, size, binding, name = symbol
+    exported = binding in (_STB_GLOBAL, _STB_WEAK)
+    underscores = len(name) - len(name.lstrip("_"))
+    return size == 0, not exported, underscores, len(name), name
+
+
+def read_symbols(elf: Elf) -> list[Symbol]:
+    """The functions of .symtab, .dynsym and .gnu_debugdata; those that can be read."""
     found = []
     for name in (".symtab", ".dynsym"):
         section = elf.section(name)
@@ -82,7 +87,7 @@ def read_symbols(elf: Elf) -> list[tuple[int, int, int, str]]:
     return found + _mini(elf)
 
 
-def _mini(elf: Elf) -> list[tuple[int, int, int, str]]:
+def _mini(elf: Elf) -> list[Symbol]:
     # .gnu_debugdata: a small ELF file, packed by xz, with the symbols that were stripped.
     section = elf.section(".gnu_debugdata")
     if section is None:

@@ -100,7 +100,7 @@ def _pack(
     for frame in frames:
         found = symbolizer.places(module, frame)
         named += found[-1].known
-        places[f"{frame.address:x}{'e' * frame.exact}"] = [list(place) for place in found]
+        places[frame.key] = [list(place) for place in found]
     packed.named += named
     if not named:
         none = (
