@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 from elftools.dwarf.ranges import BaseAddressEntry
 from elftools.elf.elffile import ELFFile
 
-from laconic.stacks.lines import Line
+from laconic.stacks.symbols import Line
 
 _INLINED = "DW_TAG_inlined_subroutine"
 _CONTAINERS = {

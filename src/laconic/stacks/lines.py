@@ -15,11 +15,12 @@ from __future__ import annotations
 import os
 import struct
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
 
 from laconic.stacks.cache import SymbolCache, file_identity, key_of
 from laconic.stacks.elf import PT_LOAD, Elf, Malformed
-from laconic.stacks.symbols import open_elf
+from laconic.stacks.symbols import Line, open_elf
 
 if TYPE_CHECKING:
     from laconic.stacks.dwarf import Units
@@ -28,15 +29,6 @@ if TYPE_CHECKING:
 _SCOPED: Final = {"cpp": ("_Z",), "objcpp": ("_Z",), "rust": ("_Z", "_R")}
 #: A symcache holds addresses of 32 bits.
 _HIGHEST: Final = (1 << 32) - 1
-
-
-class Line(NamedTuple):
-    """A place in the source. `function` may be mangled; it is "" if DWARF has no name. `line` 0:
-    not known."""
-
-    function: str
-    file: str
-    line: int
 
 
 class Lines:
@@ -51,7 +43,6 @@ class Lines:
         self._symcache: Any = None
         self._units: Units | None = None
         self._base = 0
-        self._covered: tuple[list[int], list[int]] | None = None
         self._present = False
         try:
             elf = open_elf(path)
@@ -59,7 +50,7 @@ class Lines:
             if self._present:
                 loaded = (part.vaddr for part in elf.segments if part.kind == PT_LOAD)
                 self._base = next(loaded, 0)
-                self._covered = _covered(elf)
+                self._elf = elf
                 self._symcache = _symcache(path, elf.build_id, cache)
         except (Malformed, OSError):
             self._present = False
@@ -85,7 +76,7 @@ class Lines:
             or (place.lang in _SCOPED and not place.symbol.startswith(_SCOPED[place.lang]))
             for place in places[:-1]
         )
-        if not lines or unnamed or any(not line.line for line in lines[1:]):
+        if not lines or unnamed:
             return self._read_units(address, lines)
         return lines
 
@@ -109,12 +100,30 @@ class Lines:
         return found or lines
 
     def _is_covered(self, address: int) -> bool:
-        # Where .debug_aranges is, it tells at once that `_start` has no line, of any program.
-        if self._covered is None:
-            return True
-        starts, ends = self._covered
+        # Whether a unit has a line for what no function covers. `_start` is at the end of most
+        # stacks and has none, and to find that in the units may take seconds.
+        if self._ranges is None:
+            return self._is_split
+        starts, ends = self._ranges
         place = bisect_right(starts, address) - 1
         return place >= 0 and address < ends[place]
+
+    @cached_property
+    def _ranges(self) -> tuple[list[int], list[int]] | None:
+        return _ranges(self._elf)
+
+    @cached_property
+    def _is_split(self) -> bool:
+        # Assemblers and GCC write .debug_aranges. Of what other compilers write, functions cover
+        # all code, unless these are in .dwo files.
+        for name in (".debug_str", ".debug_line_str"):
+            section = self._elf.section(name)
+            try:
+                if section is not None and b".dwo\0" in self._elf.data(section):
+                    return True
+            except Malformed:
+                continue
+        return False
 
 
 def _symcache(path: str, build_id: str, cache: SymbolCache | None) -> Any:
@@ -149,29 +158,27 @@ def _symbolic() -> Any:
     return symbolic
 
 
-def _covered(elf: Elf) -> tuple[list[int], list[int]] | None:
-    """The addresses that .debug_aranges covers, as sorted starts and their ends; None if the
-    section is missing or unreadable. O(ranges log ranges)."""
+def _ranges(elf: Elf) -> tuple[list[int], list[int]] | None:
+    # The addresses that .debug_aranges covers, as sorted starts and their ends; None if it is
+    # missing or unreadable. O(ranges log ranges).
     section = elf.section(".debug_aranges")
     if section is None:
         return None
-    ranges = []
+    found = []
     try:
         data = elf.data(section)
         at = 0
-        while at + 12 <= len(data):
+        while at + 16 <= len(data):
             length, _, _, width, _ = struct.unpack_from("<IHIBB", data, at)
             if length >= 0xFFFFFFF0 or width != 8:
                 return None
             end = at + 4 + length
-            first = at + 16  # tuples are aligned to their size
-            for start, size in struct.iter_unpack("<QQ", data[first : end - (end - first) % 16]):
+            pairs = data[at + 16 : end]  # they are aligned to their size
+            for start, size in struct.iter_unpack("<QQ", pairs[: len(pairs) // 16 * 16]):
                 if size:
-                    ranges.append((start, start + size))
+                    found.append((start, start + size))
             at = end
-    except (Malformed, struct.error):
+    except Malformed:
         return None
-    if not ranges:
-        return None
-    ranges.sort()
-    return [start for start, _ in ranges], [end for _, end in ranges]
+    found.sort()
+    return [start for start, _ in found], [end for _, end in found]

@@ -18,10 +18,11 @@ from laconic.stacks.cache import SymbolCache, file_identity, key_of
 from laconic.stacks.demangle import demangle, has_demangler
 from laconic.stacks.elf import Elf
 from laconic.stacks.jit import PerfMap, read_perf_map
-from laconic.stacks.lines import Line, Lines
+from laconic.stacks.lines import Lines
 from laconic.stacks.modules import BROKEN, read_mappings
 from laconic.stacks.symbols import (
     DEBUG_DIRECTORIES,
+    Line,
     SymbolTable,
     find_debug_file,
     open_elf,

@@ -10,7 +10,7 @@ import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 
 from laconic.stacks.elf import Elf, Malformed, file_reader, string
 
@@ -22,6 +22,15 @@ _STB_GLOBAL, _STB_WEAK = 1, 2
 #: Symbols behind one another that may begin before an address and yet not end there.
 _STEPS = 256
 DEBUG_DIRECTORIES: Final = ("/usr/lib/debug",)
+
+
+class Line(NamedTuple):
+    """A place in the source. `function` may be mangled; it is "" if DWARF has no name. `line` 0:
+    not known."""
+
+    function: str
+    file: str
+    line: int
 
 
 class SymbolTable:
