@@ -16,6 +16,7 @@ from benchmarks import (
     replaying,
     stacks,
     structures,
+    symbols,
     tuned,
     verifying,
 )
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "recording": recording.report,
     "importing": importing.report,
     "stacks": stacks.report,
+    "symbols": symbols.report,
     "comparing": comparing.report,
     "enclave": enclave.report,
     "tuned": tuned.report,
