@@ -9,6 +9,7 @@ import sys
 from benchmarks import (
     comparing,
     enclave,
+    growth,
     importing,
     mediation,
     operations,
@@ -33,6 +34,7 @@ BENCHMARKS = {
     "stacks": stacks.report,
     "symbols": symbols.report,
     "comparing": comparing.report,
+    "growth": growth.report,
     "enclave": enclave.report,
     "tuned": tuned.report,
 }
