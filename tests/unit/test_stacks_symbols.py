@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import lzma
 import os
 import random
 import subprocess
@@ -161,6 +162,25 @@ def test_stripped(compiled: Callable[..., Path]) -> None:
     # instruction.
     after = Frame(1, at["main"], False, False)
     assert Symbolizer(()).places(module(path), after)[0].function != "main"
+
+
+def test_mini_debug_information(compiled: Callable[..., Path], tmp_path: Path) -> None:
+    """Fedora's programs have the stripped symbols in a small file inside, packed by xz."""
+    path = compiled(C, "-O2")
+    at = labels(path)["in_hidden"]
+    inner, packed = tmp_path / "inner", tmp_path / "inner.xz"
+    objcopy = tool("objcopy")
+    subprocess.run([objcopy, "--only-keep-debug", str(path), str(inner)], check=True)
+    packed.write_bytes(lzma.compress(inner.read_bytes()))
+    subprocess.run([tool("strip"), str(path)], check=True)
+    assert not places(path, at)[0].known
+    section = f".gnu_debugdata={packed}"
+    subprocess.run([objcopy, "--add-section", section, str(path)], check=True)
+    assert places(path, at) == [Place("hidden", path.name)]
+    packed.write_bytes(packed.read_bytes()[:-40])
+    section = f".gnu_debugdata={packed}"
+    subprocess.run([objcopy, "--update-section", section, str(path)], check=True)
+    assert len(places(path, at)) == 1, "cut off: some answer, and no error"
 
 
 @pytest.mark.parametrize("how", ["build-id", "debuglink", ".debug", "directory"])
