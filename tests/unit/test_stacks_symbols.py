@@ -337,12 +337,32 @@ def test_the_vdso() -> None:
     assert code.rule(at, True)[0] == FROM_RSP and code.elf.bias(mapping.start, 0) == mapping.start
 
 
-def test_the_tracer_does_not_wait_for_pyelftools() -> None:
-    command = "import sys, laconic.stacks.unwind; print([name for name in sys.modules if 'elftools' in name])"
+@pytest.mark.parametrize("module", ["stacks.unwind", "trace.stacks"])
+def test_nothing_waits_for_the_libraries(module: str) -> None:
+    """They are imported for the first module whose DWARF is read."""
+    command = (
+        f"import sys, laconic.{module}\n"
+        "print({name.partition('.')[0] for name in sys.modules} & {'elftools', 'symbolic', 'demangle'})"
+    )
     done = subprocess.run(
         [sys.executable, "-c", command], capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "set()"
+
+
+def test_without_symbolic(
+    compiled: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where there is no wheel of it, pyelftools reads all."""
+    monkeypatch.setitem(sys.modules, "symbolic", None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = compiled(C, "-O2", "-g")
+    found = places(path, labels(path)["in_inlined"])
+    assert [(place.function, place.line) for place in found] == [
+        ("innermost", 3),
+        ("middle", 7),
+        ("shown", 16),
+    ]
 
 
 def test_symbols_of_the_c_library() -> None:

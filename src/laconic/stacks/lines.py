@@ -127,11 +127,11 @@ class Lines:
 
 
 def _symcache(path: str, build_id: str, cache: SymbolCache | None) -> Any:
-    # None if symbolic cannot read the file.
-    library = _symbolic()
+    # None if symbolic cannot read the file, or is not there: it has no wheel for every C library.
     key = "" if cache is None else key_of(file_identity(path, build_id))
     known = None if cache is None else cache.read(key, "symcache")
     try:
+        library = _symbolic()
         if known is not None:
             symcache = library.SymCache.from_bytes(known)
             if symcache.is_latest_version:
