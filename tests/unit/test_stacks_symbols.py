@@ -6,6 +6,7 @@ import ctypes
 import lzma
 import os
 import random
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -181,6 +182,36 @@ def test_mini_debug_information(compiled: Callable[..., Path], tmp_path: Path) -
     section = f".gnu_debugdata={packed}"
     subprocess.run([objcopy, "--update-section", section, str(path)], check=True)
     assert len(places(path, at)) == 1, "cut off: some answer, and no error"
+
+
+@pytest.mark.parametrize("place", ["absolute", "relocated"])
+def test_a_stripped_go_program(compiled: Callable[..., Path], tmp_path: Path, place: str) -> None:
+    """Go's runtime has its own table of functions (runtime.pcHeader), whatever strip takes."""
+    path = compiled(C, "-O2")
+    hidden, shown = (labels(path)[name] for name in ("hidden", "shown"))
+    text = next(one.addr for one in open_elf(str(path)).sections if one.name == ".text")
+    first, second = sorted((hidden, shown))
+    names = b"main.first\0main.(*T).second\0"
+    head = struct.pack("<IHBB", 0xFFFFFFF1, 0, 1, 8)
+    start = text if place == "absolute" else 0
+    table_at = 72 + len(names)
+    head += struct.pack("<8Q", 2, 0, start, 72, 0, 0, 0, table_at)
+    table = struct.pack("<5I", first - text, 20, second - text, 28, second - text + 64)
+    functions = struct.pack("<IiIi", first - text, 0, second - text, 11)
+    data = head + names + table + functions
+    subprocess.run([tool("strip"), str(path)], check=True)
+    packed = tmp_path / "table"
+    how = "--add-section"
+    for size in (len(data), *range(0, len(data), 7)):
+        packed.write_bytes(data[:size])
+        subprocess.run([tool("objcopy"), how, f".gopclntab={packed}", str(path)], check=True)
+        found = [places(path, at)[0] for at in (first + 1, second + 1, second + 64)]
+        if size == len(data):
+            assert [one.function for one in found[:2]] == ["main.first", "main.(*T).second"]
+            assert not found[2].known
+        else:
+            assert len(found) == 3, "cut off: some answer, and no error"
+        how = "--update-section"
 
 
 @pytest.mark.parametrize("how", ["build-id", "debuglink", ".debug", "directory"])

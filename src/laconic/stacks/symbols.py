@@ -17,6 +17,10 @@ from laconic.stacks.elf import Elf, Malformed, file_reader, string
 #: A function: start, size, binding, name.
 Symbol = tuple[int, int, int, str]
 _SYMBOL = struct.Struct("<IBBHQQ")
+#: magic, zeros, quantum, size of a pointer; functions, files, start of the code; offsets of the
+#: names, units, files, programs, and of the table of functions.
+_GO_HEADER = struct.Struct("<IHBBQQQQQQQQ")
+_GO_MAGICS = (0xFFFFFFF0, 0xFFFFFFF1)
 _STT_NOTYPE, _STT_FUNC, _STT_GNU_IFUNC = 0, 2, 10
 _STB_GLOBAL, _STB_WEAK = 1, 2
 #: Symbols behind one another that may begin before an address and yet not end there.
@@ -74,7 +78,7 @@ def _rank(symbol: Symbol) -> tuple[object, ...]:
 
 
 def read_symbols(elf: Elf) -> list[Symbol]:
-    """The functions of .symtab, .dynsym and .gnu_debugdata; those that can be read."""
+    """The functions of .symtab, .dynsym, .gnu_debugdata and .gopclntab; those that can be read."""
     found = []
     for name in (".symtab", ".dynsym"):
         section = elf.section(name)
@@ -93,7 +97,37 @@ def read_symbols(elf: Elf) -> list[Symbol]:
                 text = string(names, offset).partition(b"@")[0].decode("utf-8", "backslashreplace")
                 if text:
                     found.append((value, size, info >> 4, text))
+    if elf.section(".symtab") is None:
+        found += _go(elf)
     return found + _mini(elf)
+
+
+def _go(elf: Elf) -> list[Symbol]:
+    # .gopclntab: Go's runtime keeps the names of all functions, in stripped programs too. The
+    # layout is that of Go 1.18 and later (runtime.pcHeader, runtime.functab, runtime._func).
+    names = (".gopclntab", ".data.rel.ro.gopclntab")
+    section = next((found for name in names if (found := elf.section(name))), None)
+    text = elf.section(".text")
+    if section is None or text is None:
+        return []
+    try:
+        data = elf.data(section)
+        header = _GO_HEADER.unpack_from(data)
+        magic, _, _, pointer, count, _, start, name_at, _, _, _, table_at = header
+        if magic not in _GO_MAGICS or pointer != 8:
+            return []
+        # In position-independent programs a relocation gives the start.
+        start = start or text.addr
+        rows = data[table_at : table_at + 8 * count + 4]
+        offsets = struct.unpack(f"<{len(rows) // 4}I", rows[: len(rows) // 4 * 4])
+        found = []
+        for entry, function, end in zip(offsets[::2], offsets[1::2], offsets[2::2], strict=False):
+            name = struct.unpack_from("<i", data, table_at + function + 4)[0]
+            text_of = string(data, name_at + name).decode("utf-8", "backslashreplace")
+            found.append((start + entry, max(end - entry, 0), _STB_GLOBAL, text_of))
+    except (Malformed, struct.error):
+        return []
+    return found
 
 
 def _mini(elf: Elf) -> list[Symbol]:
