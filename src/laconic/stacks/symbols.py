@@ -106,7 +106,7 @@ def _go(elf: Elf) -> list[Symbol]:
     # .gopclntab: Go's runtime keeps the names of all functions, in stripped programs too. The
     # layout is that of Go 1.18 and later (runtime.pcHeader, runtime.functab, runtime._func).
     names = (".gopclntab", ".data.rel.ro.gopclntab")
-    section = next((found for name in names if (found := elf.section(name))), None)
+    section = next(filter(None, map(elf.section, names)), None)
     text = elf.section(".text")
     if section is None or text is None:
         return []
@@ -124,7 +124,8 @@ def _go(elf: Elf) -> list[Symbol]:
         for entry, function, end in zip(offsets[::2], offsets[1::2], offsets[2::2], strict=False):
             name = struct.unpack_from("<i", data, table_at + function + 4)[0]
             text_of = string(data, name_at + name).decode("utf-8", "backslashreplace")
-            found.append((start + entry, max(end - entry, 0), _STB_GLOBAL, text_of))
+            if text_of:
+                found.append((start + entry, max(end - entry, 0), _STB_GLOBAL, text_of))
     except (Malformed, struct.error):
         return []
     return found
