@@ -18,6 +18,7 @@ from benchmarks import (
     replaying,
     stacks,
     structures,
+    symbols,
     tuned,
     verifying,
 )
@@ -33,6 +34,7 @@ BENCHMARKS = {
     "importing": importing.report,
     "stacks": stacks.report,
     "python-lines": pythonlines.report,
+    "symbols": symbols.report,
     "comparing": comparing.report,
     "growth": growth.report,
     "enclave": enclave.report,

@@ -84,6 +84,11 @@ class Frame(NamedTuple):
         """The address by which to look for the function and the line."""
         return self.address if self.exact else self.address - 1
 
+    @property
+    def key(self) -> str:
+        """What stands for it among the names of its module: in a packed trace, and in the cache."""
+        return f"{self.address:x}{'e' * self.exact}"
+
 
 class Tables:
     """The modules, frames and stacks of one run. Module 0 and frame 0 stand for what was cut

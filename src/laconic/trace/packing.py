@@ -112,10 +112,7 @@ def _pack(
 
 def symbols_row(number: int, places: Mapping[Frame, Sequence[Place]], time: int) -> Row:
     """The row with the names of frames of the module `number`. O(frames)."""
-    found = {
-        f"{frame.address:x}{'e' * frame.exact}": [list(place) for place in found]
-        for frame, found in places.items()
-    }
+    found = {frame.key: [list(place) for place in found] for frame, found in places.items()}
     data = json.dumps({"places": found}, separators=(",", ":")).encode("utf-8", "surrogateescape")
     return Row(_SYMBOLS, time, 0, 0, a0=number, data=data)
 

@@ -193,11 +193,7 @@ class Stacks:
         module = self.modules.get(frame.module)
         if module is None:
             return (Place(f"?+{frame.address:#x}", "?", known=False),)
-        packed = (
-            self.packed.get(frame.module, {})
-            .get("places", {})
-            .get(f"{frame.address:x}{'e' * frame.exact}")
-        )
+        packed = self.packed.get(frame.module, {}).get("places", {}).get(frame.key)
         if packed is not None:
             return tuple(Place(*place) for place in packed)
         return self.symbolizer.places(module, frame)
