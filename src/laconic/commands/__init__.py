@@ -15,6 +15,7 @@ from laconic.errors import LaconicError
 
 VERBS = {
     "run": "run a program on exact VMA bookkeeping, and say which memory calls changed nothing",
+    "attach": "observe a program that is running already, and leave it as it was",
     "import": "make a trace of a log that strace, Gramine or perf wrote",
     "compare": "count what a trace, or a program, costs in enclaves under each strategy",
     "replay": "feed a trace's calls to the same bookkeeping, by any strategy",
