@@ -118,7 +118,7 @@ def _observe(options: argparse.Namespace) -> int:
     attachment = Attachment(mediator, options.pid, waiting)
     reason, seconds = _wait(attachment, options, name, recorder)
     goes_on = attachment.processes() > 0
-    what = f"process {options.pid} ({name})"
+    what = f"{name} (process {options.pid})"
     if goes_on:
         ledger.note(f"{what} was running before, and goes on: left after {seconds:.1f} s, {reason}")
     else:

@@ -69,11 +69,37 @@ _KERNEL_THREAD = 0x200000
 _CAP_SYS_PTRACE = 19
 
 
+class Waker:
+    """Wakes a thread that waits for any child: a child that does nothing, and ends for that.
+
+    To be made before any thread is.
+    """
+
+    def __init__(self) -> None:
+        read, self._write = os.pipe()
+        self._pid = os.fork()
+        if not self._pid:
+            os.close(self._write)
+            os.read(read, 1)
+            os._exit(0)
+        os.close(read)
+
+    def wake(self) -> None:
+        """Has the child end."""
+        if self._write >= 0:
+            os.close(self._write)
+            self._write = -1
+
+    def is_it(self, pid: int) -> bool:
+        """True if `pid`, which was waited for, is the child."""
+        return pid == self._pid
+
+
 class Attachment:
     """Observes one running process, those that descend from it, and all that they start.
 
-    `run` is for a thread of its own, `leave` and `ended` are for any other. `attached` is set when
-    observing begins; `held` are the seconds for which the threads were stopped until then.
+    To be made before any thread is. `attached` is set when observing begins; `held` are the seconds
+    for which the threads were stopped until then.
     """
 
     def __init__(
@@ -89,6 +115,7 @@ class Attachment:
         self.held = 0.0
         self.failure: BaseException | None = None
         self._leaving = False
+        self._waker = Waker()
         self._native_id = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
         # Threads whose next stop at a call is the end of one that is not followed.
@@ -111,7 +138,7 @@ class Attachment:
     def leave(self) -> None:
         """Has the program left, in order."""
         self._leaving = True
-        os.kill(os.getpid(), signal.SIGCHLD)
+        self._waker.wake()
 
     def ended(self) -> bool:
         """True as soon as the program was left, or has ended."""
@@ -120,6 +147,7 @@ class Attachment:
     def finish(self) -> None:
         """Waits until the program was left. Raises what went wrong in the tracer."""
         self._thread.join()
+        self._waker.wake()
         task = f"/proc/self/task/{self._native_id}"
         while self._native_id and os.path.exists(task):
             time.sleep(0.001)  # the kernel lets go of the program when the thread is gone
@@ -151,6 +179,8 @@ class Attachment:
                 deadline = deadline or time.monotonic() + _LEAVING
                 if self._left(deadline):
                     return
+            if not tracer.threads and not tracer.early:
+                return
             try:
                 tid, status = self._wait(0.02 if self._leaving else None)
             except ChildProcessError:
@@ -196,22 +226,25 @@ class Attachment:
         return number >= X32_BIT and number >> 32 == 0
 
     def _wait(self, seconds: float | None) -> tuple[int, int]:
-        # The next stop or end: the thread and wait's status; (0, 0) when `seconds` are over or
-        # somebody woke this thread. SIGCHLD is sent for every stop, and stays pending while
-        # blocked.
-        for _ in _POLLS if self._brisk else (0,):
-            tid, status = os.waitpid(-1, _WALL | os.WNOHANG)
-            if tid:
-                return tid, status
-            if self._brisk:
+        # The next stop or end: the thread and wait's status; (0, 0) when `seconds` are over, or
+        # somebody woke this thread.
+        if seconds is not None:
+            stop = os.waitpid(-1, _WALL | os.WNOHANG)
+            if stop[0]:
+                return stop
+            # It is sent for every stop, and stays pending while it is blocked.
+            signal.sigtimedwait({signal.SIGCHLD}, seconds)
+            return os.waitpid(-1, _WALL | os.WNOHANG)
+        if self._brisk:
+            for _ in _POLLS:
+                stop = os.waitpid(-1, _WALL | os.WNOHANG)
+                if stop[0]:
+                    return stop
                 os.sched_yield()
         began = time.monotonic()
-        if seconds is None:
-            signal.sigwait({signal.SIGCHLD})
-        else:
-            signal.sigtimedwait({signal.SIGCHLD}, seconds)
+        tid, status = os.waitpid(-1, _WALL)
         self._brisk = time.monotonic() - began < _BRISK
-        return os.waitpid(-1, _WALL | os.WNOHANG)
+        return (0, 0) if self._waker.is_it(tid) else (tid, status)
 
     # Attaching
 

@@ -175,7 +175,7 @@ class Tracer:
         for mm in {id(thread.mm): thread.mm for thread in self.threads.values()}.values():
             self.leave(mm)
         if self.recorder is not None:
-            self.recorder.leaves()
+            self.recorder.leaves(self.mediator.ledger.calls)
         self.recorder = self.mediator.recorder = self.mediator.stacks = None
         for thread in self.threads.values():
             thread.notes = None

@@ -50,7 +50,13 @@ _LOSES = UNMAP | FILE | ZERO | EXTEND | RESTRICT
 _PERIOD = 0.1
 _OPEN_PAGEMAPS = 32
 #: What notes say of a program, after its name.
-_NOTED = (" is a 32-bit program", " hides its memory map", " asked to trace", " asked for seccomp")
+_NOTED = (
+    " memory call",
+    " is a 32-bit program",
+    " hides its memory map",
+    " asked to trace",
+    " asked for seccomp",
+)
 #: Bytes that are read of a name that the program gives to its memory (ANON_VMA_NAME_MAX_LEN in
 #: mm/madvise.c).
 _NAME_BYTES = 80
@@ -72,7 +78,8 @@ class Recorder:
     nanoseconds.
 
     `limit_reached` says why the recording is to end, "" while it goes on; the file may have grown
-    beyond the limit by what is written in a second. `written` and `failure` are known at the end:
+    beyond the limit by what is written in a second. `calls`: how many memory calls had been made
+    when it ended, if the program went on. `written` and `failure` are known at the end:
     how many rows are in the file, and why it has no more, if it could not be written to its end. To
     be made before any thread is.
     """
@@ -83,6 +90,7 @@ class Recorder:
         self.writer = writer
         self.limit = limit
         self.limit_reached = ""
+        self.calls: int | None = None
         self.stacks = stacks
         self.rows = writer.rows
         self.written = 0
@@ -112,7 +120,12 @@ class Recorder:
             "seconds": round(seconds, 6),
             "verify": checks,
         }
-        about["notes"] = [self._hidden_note(note) for note in ledger.notes]
+        notes = [self._hidden_note(note) for note in ledger.notes]
+        if self.calls is not None:
+            omitted = _omitted(ledger.calls - self.calls, self.limit_reached)
+            ledger.note(omitted)
+            notes.append(omitted)
+        about["notes"] = notes
         self.row("end", 0, 0, status or 0, data=json.dumps(about).encode())
         self.stop()
 
@@ -347,11 +360,12 @@ class Recorder:
         self._forget(thread.mm)
         self.row("leave", thread.tgid, thread.tid, touched=touched)
 
-    def leaves(self) -> None:
-        """Appends why the recording ends before the program does."""
-        if self.limit_reached:
-            text = f"the recording ended {self.limit_reached}: what followed is not in the trace"
-            self.row("note", 0, 0, data=text.encode())
+    def leaves(self, calls: int) -> None:
+        """Appends why the recording ends before the program does, which has made `calls` memory
+        calls."""
+        self.calls = calls
+        text = f"the recording ended {self.limit_reached}, and the program went on"
+        self.row("note", 0, 0, data=text.encode())
 
     def _grown(self, thread: Thread) -> None:
         # How far stacks have grown at the end, of which no call tells.
@@ -528,6 +542,11 @@ class CallNotes:
         return self.recorder.writer.file(
             file, size, mode, now=(self.recorder.now(), self.pid, self.tid)
         )
+
+
+def _omitted(calls: int, why: str) -> str:
+    verb = "call is" if calls == 1 else "calls are"
+    return f"{calls:,} memory {verb} not in the trace: the recording ended {why}"
 
 
 def differences(
