@@ -37,8 +37,8 @@ exit codes:
   71   the process may not be traced: laconic doctor
 """
 
-#: Signals that end the observation, and those that must not stop Laconic: the program would wait
-#: for it at its next call.
+#: Signals that end the observation unless Laconic was started to ignore them, and those that must
+#: not stop Laconic: the program would wait for it at its next call.
 _ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 _STOPPING = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 #: Seconds between two looks at the trace and the program.
@@ -87,17 +87,18 @@ def execute(options: argparse.Namespace) -> int:
     limit(options)
     options.pid = check(options.pid)
     # Before any thread and process is started: each of them blocks these signals.
-    blocked = _ENDING | _STOPPING | {signal.SIGCHLD}
+    ending = {number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN}
+    blocked = ending | _STOPPING | {signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     try:
-        return _observe(options)
+        return _observe(options, ending)
     finally:
         while signal.sigtimedwait(blocked - before, 0) is not None:
             pass  # it had its effect
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _observe(options: argparse.Namespace) -> int:
+def _observe(options: argparse.Namespace, ending: set[signal.Signals]) -> int:
     from laconic.commands.output import announce, open_output, tell, width, write_json
     from laconic.commands.progress import waiting
     from laconic.linux.pal import only_changes
@@ -116,7 +117,7 @@ def _observe(options: argparse.Namespace) -> int:
     recorder = _recorder(options, command)
     mediator = Mediator(only_changes, ledger, checker, True, {}, recorder, attached=True)
     attachment = Attachment(mediator, options.pid, waiting)
-    reason, seconds = _wait(attachment, options, name, recorder)
+    reason, seconds = _wait(attachment, options, ending, name, recorder)
     goes_on = attachment.processes() > 0
     what = f"{name} (process {options.pid})"
     if goes_on:
@@ -164,7 +165,11 @@ def _recorder(options: argparse.Namespace, command: list[str]) -> Recorder | Non
 
 
 def _wait(
-    attachment: Attachment, options: argparse.Namespace, name: str, recorder: Recorder | None
+    attachment: Attachment,
+    options: argparse.Namespace,
+    ending: set[signal.Signals],
+    name: str,
+    recorder: Recorder | None,
 ) -> tuple[str, float]:
     # Observes until something ends it: what that was, and the seconds.
     from laconic.commands.output import tell
@@ -174,7 +179,7 @@ def _wait(
         recorder.start()
     began, told, reason = time.monotonic(), options.quiet, ""
     while not attachment.ended():
-        came = signal.sigtimedwait(_ENDING, _PERIOD)
+        came = signal.sigtimedwait(ending, _PERIOD)
         if reason:
             continue
         if attachment.attached.is_set() and not told:

@@ -529,7 +529,7 @@ def check(pid: int) -> int:
         raise LaconicError(
             f"{name} has ended, and its parent has not waited for it; name a process that runs"
         )
-    tracer = int(status_line(pid, "TracerPid") or 0)
+    tracer = thread_group(int(status_line(pid, "TracerPid") or 0))
     if tracer:
         raise LaconicError(
             f"{name} is traced by process {tracer} ({command_name(tracer)}), and Linux permits one tracer; "
