@@ -130,8 +130,8 @@ static int ends[2];
 
 static long wait_in(long kind)
 {
-    struct timespec two = {1, 500000000};
-    struct timeval as_timeval = {1, 500000};
+    struct timespec time = {2, 500000000};
+    struct timeval as_timeval = {2, 500000};
     struct epoll_event event;
     struct pollfd input = {ends[0], POLLIN, 0};
     sigset_t none, user;
@@ -142,14 +142,14 @@ static long wait_in(long kind)
     sigemptyset(&user);
     sigaddset(&user, SIGUSR2);
     switch (kind) {
-    case 0: return nanosleep(&two, NULL);
-    case 1: return clock_nanosleep(CLOCK_MONOTONIC, 0, &two, NULL);
-    case 2: return poll(&input, 1, 1500);
+    case 0: return nanosleep(&time, NULL);
+    case 1: return clock_nanosleep(CLOCK_MONOTONIC, 0, &time, NULL);
+    case 2: return poll(&input, 1, 2500);
     case 3: FD_ZERO(&set); FD_SET(ends[0], &set); return select(ends[0] + 1, &set, NULL, NULL, &as_timeval);
-    case 4: return syscall(SYS_futex, &word, FUTEX_WAIT, 0, &two, NULL, 0);
-    case 5: return epoll_wait(epoll_create1(0), &event, 1, 1500);
-    case 6: return epoll_pwait(epoll_create1(0), &event, 1, 1500, &none);
-    case 7: return sigtimedwait(&user, NULL, &two);
+    case 4: return syscall(SYS_futex, &word, FUTEX_WAIT, 0, &time, NULL, 0);
+    case 5: return epoll_wait(epoll_create1(0), &event, 1, 2500);
+    case 6: return epoll_pwait(epoll_create1(0), &event, 1, 2500, &none);
+    case 7: return sigtimedwait(&user, NULL, &time);
     case 8:
         socketpair(AF_UNIX, SOCK_STREAM, 0, fds);
         setsockopt(fds[0], SOL_SOCKET, SO_RCVTIMEO, &as_timeval, sizeof as_timeval);
@@ -159,7 +159,7 @@ static long wait_in(long kind)
         if (id < 0)
             return -1;
         struct sembuf down = {0, -1, 0};
-        long result = semtimedop(id, &down, 1, &two);
+        long result = semtimedop(id, &down, 1, &time);
         int error = errno;
         semctl(id, 0, IPC_RMID);
         errno = error;
