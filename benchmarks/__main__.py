@@ -9,6 +9,7 @@ import sys
 from benchmarks import (
     comparing,
     enclave,
+    growth,
     importing,
     mediation,
     operations,
@@ -31,6 +32,7 @@ BENCHMARKS = {
     "importing": importing.report,
     "stacks": stacks.report,
     "comparing": comparing.report,
+    "growth": growth.report,
     "enclave": enclave.report,
     "tuned": tuned.report,
 }

@@ -584,13 +584,13 @@ def _user(pid: int) -> int:
     return int((status_line(pid, "Uid") or "-1").split()[0])
 
 
-def yama_scope() -> int:
-    """kernel.yama.ptrace_scope, 0 if this kernel has no Yama."""
+def yama_scope() -> int | None:
+    """kernel.yama.ptrace_scope, None if this kernel has no Yama."""
     try:
         with open("/proc/sys/kernel/yama/ptrace_scope", encoding="ascii") as file:
             return int(file.read())
     except (OSError, ValueError):
-        return 0
+        return None
 
 
 def capable(capability: int) -> bool:

@@ -60,11 +60,6 @@ PR_SET_SECCOMP: Final = 22
 SECCOMP_MODE_STRICT: Final = 1
 SECCOMP_FILTER_FLAG_NEW_LISTENER: Final = 8
 
-CLONE_VM: Final = 0x100
-CLONE_VFORK: Final = 0x4000
-CLONE_THREAD: Final = 0x10000
-CLONE_UNTRACED: Final = 0x800000
-
 #: Waits that fail with EINTR as soon as anything interrupts them, by signal(7): read, write, sendto,
 #: recvfrom, sendmsg, recvmsg, accept, connect, accept4, recvmmsg, sendmmsg (of a socket with a
 #: timeout), semop, semtimedop, rt_sigtimedwait, io_getevents, io_pgetevents, epoll_wait,
