@@ -98,7 +98,7 @@ class Waker:
 class Attachment:
     """Observes one running process, those that descend from it, and all that they start.
 
-    To be made before any thread is. `attached` is set when observing begins; `held` are the seconds
+    `attached` is set when observing begins; `held` are the seconds
     for which the threads were stopped until then.
     """
 
@@ -115,7 +115,7 @@ class Attachment:
         self.held = 0.0
         self.failure: BaseException | None = None
         self._leaving = False
-        self._waker = Waker()
+        self._waker: Waker
         self._native_id = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
         # Threads whose next stop at a call is the end of one that is not followed.
@@ -132,7 +132,8 @@ class Attachment:
 
     def start(self) -> None:
         """Starts to attach. Every signal that is to end Laconic in order, and SIGCHLD, must be
-        blocked."""
+        blocked, and there must be no other thread yet."""
+        self._waker = Waker()
         self._thread.start()
 
     def leave(self) -> None:
@@ -223,7 +224,9 @@ class Attachment:
             return number != PERSONALITY or stop[2] & 0xFFFFFFFF != _PERSONALITY_QUERY
         if number in I386_MEMORY_CALLS:
             return self.mediator.registers.is_i386()
-        return number >= X32_BIT and number >> 32 == 0
+        if X32_BIT <= number < 1 << 32:
+            return not self.mediator.registers.is_i386()
+        return False
 
     def _wait(self, seconds: float | None) -> tuple[int, int]:
         # The next stop or end: the thread and wait's status; (0, 0) when `seconds` are over, or
