@@ -103,7 +103,19 @@ _EXECUTES: Final = frozenset({"execve", "execveat"})
 _CLONES: Final = frozenset({"clone", "clone3", "fork", "vfork"})
 _CALLS: Final = frozenset({*range(MEMORY_CODES), *(CODES[name] for name in PROCESS_EVENTS)})
 _SILENT: Final = frozenset(
-    {"maps", "vma", "host_call", "note", "process", "end", "module", "frames", "site", "symbols"}
+    {
+        "maps",
+        "vma",
+        "host_call",
+        "note",
+        "process",
+        "leave",
+        "end",
+        "module",
+        "frames",
+        "site",
+        "symbols",
+    }
 )
 
 
