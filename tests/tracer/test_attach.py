@@ -19,6 +19,7 @@ import pytest
 from laconic.analysis.info import contents
 from laconic.replay import replay_trace
 from laconic.trace.reader import Trace
+from laconic.tracer import attach
 from tests.tracer.lab import (
     COMMAND,
     PATIENCE,
@@ -410,3 +411,19 @@ class TestRefusals:
             done = run_alone([sys.executable, "-c", from_nobody], env=environment())
             assert is_alive(program.pid)
         assert "belongs to user 0; run laconic as root, or as that user" in done.stdout, done.stderr
+
+    @pytest.mark.parametrize(
+        ("scope", "message"),
+        [
+            (None, "or this container forbids ptrace; run laconic as root"),
+            (1, "ptrace_scope is 1; run laconic as root, or sysctl kernel.yama.ptrace_scope=0"),
+            (2, "ptrace_scope is 2; run laconic as root, or sysctl kernel.yama.ptrace_scope=0"),
+            (3, "ptrace_scope is 3, which forbids it until this machine is started again"),
+        ],
+    )
+    def test_yama(self, scope: int | None, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The message names the setting, and what changes it."""
+        monkeypatch.setattr(attach, "yama_scope", lambda: scope)
+        monkeypatch.setattr(attach, "capable", lambda capability: False)
+        error = attach.refusal(os.getppid())
+        assert message in str(error) and error.exit_code == 71
