@@ -130,8 +130,8 @@ static int ends[2];
 
 static long wait_in(long kind)
 {
-    struct timespec time = {2, 500000000};
-    struct timeval as_timeval = {2, 500000};
+    struct timespec time = {1, 500000000};
+    struct timeval as_timeval = {1, 500000};
     struct epoll_event event;
     struct pollfd input = {ends[0], POLLIN, 0};
     sigset_t none, user;
@@ -144,11 +144,11 @@ static long wait_in(long kind)
     switch (kind) {
     case 0: return nanosleep(&time, NULL);
     case 1: return clock_nanosleep(CLOCK_MONOTONIC, 0, &time, NULL);
-    case 2: return poll(&input, 1, 2500);
+    case 2: return poll(&input, 1, 1500);
     case 3: FD_ZERO(&set); FD_SET(ends[0], &set); return select(ends[0] + 1, &set, NULL, NULL, &as_timeval);
     case 4: return syscall(SYS_futex, &word, FUTEX_WAIT, 0, &time, NULL, 0);
-    case 5: return epoll_wait(epoll_create1(0), &event, 1, 2500);
-    case 6: return epoll_pwait(epoll_create1(0), &event, 1, 2500, &none);
+    case 5: return epoll_wait(epoll_create1(0), &event, 1, 1500);
+    case 6: return epoll_pwait(epoll_create1(0), &event, 1, 1500, &none);
     case 7: return sigtimedwait(&user, NULL, &time);
     case 8:
         socketpair(AF_UNIX, SOCK_STREAM, 0, fds);
@@ -191,9 +191,12 @@ static void waits(void)
     sigemptyset(&user);
     sigaddset(&user, SIGUSR2);
     pthread_sigmask(SIG_BLOCK, &user, NULL);
+    char byte;
     if (pipe(ends))
         fail("pipe");
     ready();
+    if (read(0, &byte, 1) != 1)
+        fail("a byte was to come");
     for (long i = 0; i < KINDS; i++)
         pthread_create(&ids[i], NULL, waiter, (void *)i);
     for (int i = 0; i < KINDS; i++)
