@@ -7,6 +7,7 @@ import argparse
 import sys
 
 from benchmarks import (
+    attaching,
     comparing,
     enclave,
     growth,
@@ -29,6 +30,7 @@ BENCHMARKS = {
     "operations": operations.report,
     "replaying": replaying.report,
     "mediation": mediation.report,
+    "attaching": attaching.report,
     "verifying": verifying.report,
     "recording": recording.report,
     "importing": importing.report,

@@ -43,7 +43,7 @@ SECONDS, MEMORY = 10, 300
 #: Wall-clock seconds after which a verb hangs, however busy the machine is.
 PATIENCE = 120
 #: Verbs that read neither a log nor a trace.
-RUNNING = {"run", "live", "doctor", "help", "completion"}
+RUNNING = {"run", "attach", "live", "doctor", "help", "completion"}
 EVENTS = ("0", "3", "17", "@0", "@0.001", "mmap:1", "mprotect:2", "munmap:1", "brk:1", "clone:1")
 #: Verb -> what stands behind it, one of these for each input. TRACE is the trace, OUT a file that
 #: does not exist.

@@ -159,4 +159,4 @@ def _other(found: Contents, row: Row, name: str, programs: dict[str, Program]) -
         case "end":
             found.report = json.loads(data or b"{}")
             found.notes += found.report.get("notes", [])
-            found.status = row.a0
+            found.status = row.a0 if found.report.get("exit_status", row.a0) is not None else None

@@ -18,6 +18,7 @@ QUESTIONS = {
     "Run and record": {
         "run": "run a program on exact VMA bookkeeping, and count its memory calls",
         "live": "run a program and watch its memory calls, as in top",
+        "attach": "observe a program that is running already, and leave it as it was",
         "import": "make a trace from a log of strace, Gramine or perf",
         "doctor": "test what this machine lets Laconic do",
     },

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from laconic.analysis.suppressions import Suppression
     from laconic.sgx.costs import CostProfile
     from laconic.trace.selection import Selection
+    from laconic.tracer.record import Limit
 
 # Programs and traces
 
@@ -284,6 +285,61 @@ def suppressions(options: argparse.Namespace) -> list[Suppression]:
 def input_path(path: str) -> str:
     """Return the path of a file that is read once: `-` is standard input."""
     return "/dev/stdin" if path == "-" else path
+
+
+# Limits of a recording
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """Declares the options that `limit` reads."""
+    parser.add_argument(
+        "--for",
+        dest="seconds",
+        type=duration,
+        metavar="TIME",
+        help="end the recording after TIME, as 30s, 2m or 1h; the program goes on",
+    )
+    parser.add_argument(
+        "--until-size",
+        type=trace_size,
+        metavar="SIZE",
+        help="end the recording when the trace has SIZE bytes, as 100M; the program goes on",
+    )
+
+
+def limit(options: argparse.Namespace) -> Limit:
+    """Where a recording ends. Raises LaconicError."""
+    from laconic.tracer.record import Limit
+
+    if options.until_size is not None and options.output is None:
+        raise LaconicError("--until-size is about a trace: name it with -o FILE")
+    return Limit(options.seconds, options.until_size)
+
+
+def trace_size(text: str) -> int:
+    """Bytes, from a number and a unit, as argparse reads them."""
+    from laconic.strategies.options import parse_size
+
+    try:
+        size = parse_size(text)
+    except ValueError:
+        size = 0
+    if not size:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: name whole pages, as in 100M")
+    return size
+
+
+def duration(text: str) -> float:
+    """Seconds, from a number and a unit, as argparse reads them.
+
+    >>> duration("1.5m")
+    90.0
+    """
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smh]?)", text, re.ASCII)
+    seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: name seconds, as in 30s, 2m, 1h")
+    return seconds
 
 
 # Costs and numbers

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from laconic.commands.enclaves import enclaves
-from laconic.commands.options import add_costs, load_costs
+from laconic.commands.options import add_costs, add_limits, limit, load_costs
 from laconic.commands.output import check_outputs
 from laconic.commands.program import place_for, recorder_for, trace_program
 from laconic.errors import LaconicError
@@ -41,7 +41,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
-        "laconic run [-o FILE [--force] [--redact] [--stacks WHICH]]\n"
+        "laconic run [-o FILE [--force] [--redact] [--stacks WHICH]\n"
+        "                   [--for TIME] [--until-size SIZE]]\n"
         "                   [--json FILE] [--verify {off,exit,call}] [--observe]\n"
         "                   [--strategy NAME]\n"
         "                   [--host {linux,sgx2}] [--costs NAME|FILE] [--quiet] [-v]\n"
@@ -64,6 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=("all", "redundant", "none"),
         help="with -o: record where all calls are made (default), redundant ones, or none; laconic callers shows it",
     )
+    add_limits(parser)
     parser.add_argument("--json", metavar="FILE", help="write the figures to FILE, as JSON")
     parser.add_argument(
         "--verify",
@@ -122,6 +124,8 @@ def execute(options: argparse.Namespace) -> int:
         )
     if options.output is None and (options.force or options.redact or options.stacks):
         raise LaconicError("--force, --redact and --stacks are about a trace: name it with -o FILE")
+    if options.output is None and options.seconds is not None:
+        raise LaconicError("--for is about a trace: name it with -o FILE")
     check_outputs({"-o": options.output, "--json": options.json})
     if options.output == "-":
         _check_piped(options)
@@ -184,7 +188,13 @@ def _run(
     recorder = (
         path
         and recorder_for(
-            command, strategy, path, force=options.force, redact=options.redact, stacks=stacks
+            command,
+            strategy,
+            path,
+            force=options.force,
+            redact=options.redact,
+            stacks=stacks,
+            limit=limit(options),
         )
         or None
     )

@@ -277,6 +277,15 @@ class MapsFile:
                     yield vma
 
 
+def command_line(pid: int) -> list[str]:
+    """Return the program and its arguments; empty if the process is gone."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
+    except OSError:
+        return []
+
+
 class Start(NamedTuple):
     """The start of the break, and the size of the program's data in bytes (`/proc/PID/stat`)."""
 

@@ -106,7 +106,19 @@ _ADDRESSES: Final = frozenset({"mmap", "mremap", "brk", "shmat", "map_shadow_sta
 _EXECUTES: Final = frozenset({"execve", "execveat"})
 _CALLS: Final = frozenset({*range(MEMORY_CODES), *(CODES[name] for name in PROCESS_EVENTS)})
 _SILENT: Final = frozenset(
-    {"maps", "vma", "host_call", "note", "process", "end", "module", "frames", "site", "symbols"}
+    {
+        "maps",
+        "vma",
+        "host_call",
+        "note",
+        "process",
+        "leave",
+        "end",
+        "module",
+        "frames",
+        "site",
+        "symbols",
+    }
 )
 
 
