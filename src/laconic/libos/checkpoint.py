@@ -32,15 +32,18 @@ _ENTRY, _VMA, _OTHER = 48, 112, 28 << 10
 def send_checkpoint(parent: Libos, child: Libos, touches: Touches) -> None:
     """create_process_and_send_checkpoint, and the child's receive_checkpoint_and_restore.
 
-    The parent commits the whole store, whatever is in it. `touches` are the parent's. O(n).
+    The parent commits the whole store, whatever is in it; with `Switches.store`, what is used of
+    it. `touches` are the parent's. O(n).
     """
     meter = parent.meter
-    parent.pal.alloc(STORE, STORE + STORE_SIZE, RW)
+    parent.pal.alloc(STORE, STORE + STORE_SIZE, RW, lazy=parent.switches.store)
     vmas = [(start, end, vma) for start, end, vma in parent.vmas if not vma.flags & VMA_INTERNAL]
     listed = parent.begin_list(len(vmas))
     parent.end_list(listed)
     entries = len(vmas) + sum(count_entries(parent, start, end, vma) for start, end, vma in vmas)
     size = page_align(_OTHER + _ENTRY * entries + _VMA * len(vmas))
+    if parent.switches.store:
+        parent.pal.fault(STORE, STORE + min(size, STORE_SIZE), RW)
     # The checkpoint's data: one write, one read; the child never frees its copy.
     meter.host_call(2)
     meter.copy(size >> PAGE_SHIFT)

@@ -22,6 +22,7 @@ from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File
 from laconic.sgx.meter import Meter
 from laconic.sgx.pal.gramine import INTERNAL, RW, Gramine
+from laconic.sgx.pal.switches import NO_SWITCHES, Switches
 
 #: Flags of a VMA that are Gramine's own: the LibOS's memory, a file mapping that was ever
 #: writable, and a file mapping whose handle may write.
@@ -55,11 +56,12 @@ class Libos(ContinuingStrategy):
     """One process's LibOS. `vmas` are its own, `pal` has the pages; all ranges are in bytes, page
     aligned.
 
-    `settings` are those of the manifest. `transfers`: how many of the host calls counted read or
-    wrote contents of files.
+    `settings` are those of the manifest, `switches` the changes to Gramine that are on.
+    `transfers`: how many of the host calls counted read or wrote contents of files.
     """
 
     settings: ClassVar[Settings] = Settings()
+    switches: ClassVar[Switches] = NO_SWITCHES
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
@@ -84,7 +86,7 @@ class Libos(ContinuingStrategy):
 
     def make_pal(self, meter: Meter) -> Gramine:
         """The PAL of a new process."""
-        return Gramine(meter)
+        return Gramine(meter, self.switches)
 
     def map_file(self, start: int, end: int, vma: LibosVma) -> None:
         """generic_emulated_mmap: the enclave cannot map files, so they are read. O(log n)."""
@@ -158,6 +160,9 @@ class Libos(ContinuingStrategy):
     def protect(self, start: int, end: int, prot: int) -> None:
         """libos_syscall_mprotect: VMAs are split and changed, the whole range is one Protect. O(log
         n + VMAs)."""
+        if self.switches.equal:
+            self._protect_differing(start, end, prot)
+            return
         keys: list[int] = []
         values: list[LibosVma | None] = []
         for begin, stop, vma in self.vmas.runs(start, end):
@@ -175,9 +180,22 @@ class Libos(ContinuingStrategy):
             self.vmas.replace(start, end, keys, values)
         self.pal.protect(start, end, prot)
 
+    def _protect_differing(self, start: int, end: int, prot: int) -> None:
+        # PR #1824: one Protect for each VMA whose protection differs; equal ones are not split.
+        # Unlike there, pages past the end of a file stay inaccessible.
+        for begin, stop, vma in list(self.vmas.runs(start, end)):
+            if vma is None or vma.prot == prot:
+                continue
+            if begin < vma.valid_end:
+                self.pal.protect(begin, min(stop, vma.valid_end), prot)
+            self.vmas.set(begin, stop, changed(vma, prot))
+
     def guard(self, start: int, end: int) -> None:
-        """A guard page: upstream protects it and keeps it bookkept as RW. O(log n)."""
+        """A guard page: upstream protects it and keeps it bookkept as RW. With `Switches.equal`,
+        it is a VMA of its own. O(log n)."""
         self.pal.protect(start, end, 0)
+        if self.switches.equal:
+            self.vmas.set(start, end, LibosVma(0, VMA_INTERNAL))
 
     def clear(self, start: int, end: int, prot: int) -> None:
         """madvise_dontneed_visitor: memset, with two Protects around it where the VMA is not

@@ -6,13 +6,17 @@ then does (another mapping of the new size, a copy, an munmap; a shorter one is 
 tail). A stack or a heap that grows beyond the limits of the manifest costs what it would have cost
 within them. Calls that only the host can describe (shmat) are a plain Alloc. A forked child is told
 which pages are uncommitted: upstream forgets it, and the child fails on them.
+
+The options switch changes to Gramine on, each by itself (`laconic.sgx.pal.switches`):
+`every-call:store=on,demand=16`. They are options of this strategy and no strategy of their own,
+because without any of them they are this strategy, to which each of them is compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from errno import ENOMEM
-from typing import ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from laconic.errors import LaconicError
 from laconic.libos import checkpoint, execute, files, heap, loader
@@ -48,6 +52,8 @@ from laconic.sgx.meter import Meter
 from laconic.sgx.model.faults import SgxError
 from laconic.sgx.pal.edmm import PalError
 from laconic.sgx.pal.gramine import LAZY, RW
+from laconic.sgx.pal.switches import ALL_SWITCHES, Switches
+from laconic.strategies.options import Option, Tunable, number, show_switch, switch
 
 #: What a descriptor refers to that nobody described.
 _UNKNOWN: Final = File(0, 3, -3, "?")
@@ -58,9 +64,10 @@ class ProcessKilled(LaconicError):
     nothing rolled back."""
 
 
-class EveryCall(Libos):
-    """The rule `every-call`. Any failure raises `ProcessKilled`: upstream's `die_or_inf_loop` ends
-    the process there.
+class EveryCall(Libos, Tunable):
+    """The rule `every-call`, and the changes to it that its options switch on.
+
+    Any failure raises `ProcessKilled`: upstream's `die_or_inf_loop` ends the process there.
 
     `untouched_pages` grows by what is committed before it is touched, or loses its contents in
     place, and shrinks at the first touch; the LibOS's own pages are not in it. `open_windows` has,
@@ -70,6 +77,27 @@ class EveryCall(Libos):
 
     name = "every-call"
     linux_rule: ClassVar[HostRule | None] = as_made
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        name: Option(number(0, 512), "pages from 0 to 512", 0)
+        if name == "demand"
+        else Option(switch, "on or off", False, show_switch)
+        for name in Switches._fields
+    }
+    SETTINGS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"all": ALL_SWITCHES._asdict()}
+
+    @classmethod
+    def tuned(cls, text: str) -> type[Self]:
+        """Return the strategy with the switches of `text`.
+
+        Raises LaconicError for an unknown switch or a wrong value.
+        """
+        rule = super().tuned(text)
+        if rule is not cls:
+            rule.switches = Switches(**rule.values)
+            rule.strict = rule.switches.is_strict
+            if rule.switches == ALL_SWITCHES:
+                rule.name = f"{cls.name}:all"
+        return rule
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
