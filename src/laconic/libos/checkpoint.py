@@ -14,7 +14,6 @@ from laconic.memory.flags import (
     PAGE_SIZE,
     PROT_READ,
     PROT_WRITE,
-    VM_NORESERVE,
     VM_SHARED,
 )
 from laconic.memory.mmap import page_align
@@ -57,7 +56,8 @@ def send_checkpoint(parent: Libos, child: Libos, touches: Touches) -> None:
         else:
             # RS_FUNC(vma): mapped from the file again.
             child.map_file(start, end, vma)
-            meter.counts.untouched_pages -= touches.count(start, end)
+            if not child.switches.demand:
+                meter.counts.untouched_pages -= touches.count(start, end)
         child.vmas.set(start, end, vma)
     parent.pal.free(STORE, STORE + STORE_SIZE)
     child.hold_vmas()
@@ -96,6 +96,7 @@ def send_memory(parent: Libos, child: Libos, start: int, end: int, vma: LibosVma
     meter, pal, prot = parent.meter, parent.pal, vma.prot
     by_page = vma.file is None
     start, end = sent_range(start, end, vma)
+    copies = child.switches.copy
     for begin, stop in pal.committed(start, end):
         pages = stop - begin >> PAGE_SHIFT
         if not prot & PROT_READ:
@@ -103,17 +104,16 @@ def send_memory(parent: Libos, child: Libos, start: int, end: int, vma: LibosVma
         meter.host_call(pages if by_page else 1)
         if not prot & PROT_READ:
             pal.protect(begin, stop, prot, by_page)
-        child.pal.alloc(begin, stop, prot | PROT_WRITE, by_page=by_page)
+        child.pal.alloc(begin, stop, prot if copies else prot | PROT_WRITE, by_page=by_page)
         meter.host_call(pages if by_page else 1)
         meter.copy(pages)
-        if not prot & PROT_WRITE:
+        if not prot & PROT_WRITE and not copies:
             child.pal.protect(begin, stop, prot, by_page)
             meter.counts.open_windows += pages
         if not prot & PROT_READ:
             meter.counts.open_windows += pages
         meter.counts.untouched_pages += pages - child.touches.count(begin, stop)
-    if vma.flags & VM_NORESERVE:
-        # Upstream's child is not told which pages are not committed, and fails on them.
-        for begin, stop, had in pal.pages.runs(start, end):
-            if had == LAZY:
-                child.pal.pages.set(begin, stop, LAZY)
+    # Upstream's child is not told which pages are not committed, and fails on them.
+    for begin, stop, had in pal.pages.runs(start, end):
+        if had is not None and had >= LAZY:
+            child.pal.pages.set(begin, stop, had)

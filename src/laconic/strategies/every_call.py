@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Final, Self
 
 from laconic.errors import LaconicError
 from laconic.libos import checkpoint, execute, files, heap, loader
+from laconic.libos.execute import Kept
 from laconic.libos.gramine import VMA_MAY_WRITE, VMA_TAINTED, Libos, LibosVma
 from laconic.libos.strategy import MemoryCall
 from laconic.libos.threads import Threads
@@ -119,12 +120,16 @@ class EveryCall(Libos, Tunable):
         self._is_executing = False
 
     def execute(self, space: AddressSpace, touches: Touches) -> Self:
-        """The process executes another program, in the same enclave: its memory is freed.
+        """The process executes another program, in the same enclave: its memory is freed. With
+        `Switches.exec`, what the new program has too is kept.
 
         Returns the strategy for the new program, whose `load` follows. O(n).
         """
+        kept: list[Kept] = []
         try:
-            execute.free_program(self)
+            if self.switches.exec:
+                kept = execute.find_kept(self, space.vmas)
+            execute.free_program(self, kept)
         except SgxError as error:
             raise _killed("execve", error) from error
         successor = type(self)(self.meter, space, touches)
@@ -133,6 +138,9 @@ class EveryCall(Libos, Tunable):
         successor.threads = self.threads
         for start, end, vma in self.vmas:
             successor.vmas.set(start, end, vma)
+        if kept:
+            execute.keep(successor, kept)
+            successor.hosted = self.hosted
         successor._is_executing = True
         return successor
 
@@ -177,7 +185,7 @@ class EveryCall(Libos, Tunable):
         self.meter.counts.untouched_pages -= committed >> PAGE_SHIFT
         if lazy:
             try:
-                self.pal.fault(start, end, vma.flags & PROT_RWX)
+                self.fault(start, end, vma)
             except SgxError as error:
                 raise _killed("touch", error) from error
 
@@ -206,9 +214,13 @@ class EveryCall(Libos, Tunable):
         prot &= PROT_RWX
         if flags & MAP_FIXED:
             files.msync_range(self, start, end)
+        lazy = VM_NORESERVE if flags & MAP_NORESERVE else 0
+        if flags & MAP_ANONYMOUS and self.switches.zero:
+            self.map_over(start, end, prot, lazy)
+            return
         self.unmap(start, end)
         if flags & MAP_ANONYMOUS:
-            self.alloc(start, end, prot, VM_NORESERVE if flags & MAP_NORESERVE else 0)
+            self.alloc(start, end, prot, lazy)
             return
         kept = VM_SHARED if flags & MAP_TYPE != MAP_PRIVATE else 0
         if file is None or file.writable:
@@ -276,12 +288,19 @@ class EveryCall(Libos, Tunable):
             # fit comes first.
             meter.peak_epc_pages = max(meter.peak_epc_pages, meter.epc_pages + pages)
             places = [(source + old, source + size), (source, source + old)]
+        first = vma.prot if self.switches.copy else RW
+        waits = self.switches.demand > 0
         for start, end in places:
             self.unmap(start, end)
-            pal.alloc(start, end, RW)
-        meter.counts.untouched_pages += pages - touched
+            pal.alloc(start, end, first, waits)
+        if waits:
+            # What is copied is touched; nothing else is there.
+            pages = pal.fault(target, target + kept, first)
+        elif pal.waits(first):
+            pages = 0
+        meter.counts.untouched_pages += max(pages - touched, 0)
         meter.copy(kept >> PAGE_SHIFT)
-        if vma.prot != RW:
+        if vma.prot != first:
             pal.protect(target, target + size, vma.prot)
         if flags & MREMAP_DONTUNMAP:
             meter.counts.untouched_pages += touched

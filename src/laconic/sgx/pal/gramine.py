@@ -104,7 +104,12 @@ class Gramine:
         if prot & PROT_WRITE:
             prot |= PROT_READ
         if self.switches.reserve and prot:
-            self._open(start, end, prot)
+            for begin, stop in self._open(start, end, prot):
+                self._protect(begin, stop, prot, single)
+        else:
+            self._protect(start, end, prot, single)
+
+    def _protect(self, start: int, end: int, prot: int, single: bool) -> None:
         if self.switches.kinds or self.switches.extend:
             self._change(start, end, prot, single)
             return
@@ -128,12 +133,16 @@ class Gramine:
             if changes:
                 pages.set(begin, stop, prot)
 
-    def _open(self, start: int, end: int, prot: int) -> None:
-        # Reserved pages become accessible, and are committed for that.
+    def _open(self, start: int, end: int, prot: int) -> list[Range]:
+        # Reserved pages become accessible, and are committed for that. Returns the other ranges.
+        others: list[Range] = []
         for begin, stop, had in list(self.pages.runs(start, end)):
             if had == RESERVED:
                 self._add(begin, stop, prot)
                 self.meter.counts.untouched_pages += stop - begin >> PAGE_SHIFT
+            else:
+                others.append((begin, stop))
+        return join_ranges(others)
 
     def _change(self, start: int, end: int, prot: int, single: bool) -> None:
         # Protect with the kind of change. `kinds`: equal pages are skipped, EMODPR comes first, and
