@@ -31,6 +31,7 @@ examples:
   laconic compare a.trace --host linux --json figures.json
   laconic compare a.trace --manifest app.manifest --by call
   laconic compare -o a.trace -- python3 -c 'import json'
+  laconic compare --ablation a.trace b.trace
 
 exit codes:
   0    done; a trace that is not complete counts as far as it goes
@@ -56,10 +57,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "                       [--costs NAME|FILE] [--epc SIZE] [--by {program,call}]\n"
         "                       [--pte {rwx,sync}] [--verify] [--manifest FILE]\n"
         "                       [--json FILE] [-j N] [-o FILE [--force]]\n"
-        "                       FILE | -- CMD [ARG ...]"
+        "                       [--ablation] FILE [FILE ...] | -- CMD [ARG ...]"
     )
     parser.add_argument(
-        "words", nargs="*", metavar="FILE", help="a trace that was recorded or imported"
+        "words",
+        nargs="*",
+        metavar="FILE",
+        help="a trace that was recorded or imported; with --ablation, one or more",
     )
     parser.add_argument(
         "--host",
@@ -100,6 +104,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="say under which strategies an EPC of this size (128M) overflows",
     )
     parser.add_argument(
+        "--ablation",
+        action="store_true",
+        help="show instead which changes to Gramine pay off: the switches of every-call, added one by one in the "
+        "order of what they save, down to the bound",
+    )
+    parser.add_argument(
         "--by",
         choices=("program", "call"),
         help="show also the counts and cycles of each program, or of each call",
@@ -129,6 +139,8 @@ def execute(options: argparse.Namespace) -> int:
     options.settings = _settings(options.manifest)
     most = len(os.sched_getaffinity(0)) * 4
     options.jobs = None if options.jobs is None else min(job_count(options.jobs), most)
+    if options.ablation:
+        return _ablation(profile, options)
     trace = None if options.command is not None else open_trace(options.words[0])
     output = open_output(options.json)
     status = 0
@@ -143,6 +155,66 @@ def execute(options: argparse.Namespace) -> int:
     elif options.json != "-":
         show(as_text(figures, width(1), options.by))
     return 70 if any(found["breaches"] for found in figures.get("verify", {}).values()) else status
+
+
+def _ablation(profile: CostProfile | None, options: argparse.Namespace) -> int:
+    # As `execute`, for --ablation.
+    from laconic.commands.output import open_output, tell, width, write_json
+    from laconic.commands.program import recorded
+    from laconic.commands.traces import open_trace, show
+    from laconic.report.ablation import as_text
+
+    assert profile is not None
+    traces = [open_trace(word) for word in options.words]
+    output = open_output(options.json)
+    status = 0
+    figures: Json = {}
+    if options.command is None:
+        figures = _ablated(traces, profile, options)
+    else:
+        with recorded(options.command, options.output, options.force) as (status, path):
+            try:
+                figures = _ablated([open_trace(path)], profile, options)
+            except LaconicError as error:
+                tell(f"laconic: {error}\n")
+                return status
+        figures["traces"][0]["path"] = options.output
+        figures |= {"command": options.command, "exit_status": status}
+    if output is not None:
+        write_json(figures, output, options.json, program=options.command is not None)
+    if options.command is not None:
+        tell(as_text(figures, width(2)))
+    elif options.json != "-":
+        show(as_text(figures, width(1)))
+    return 70 if any(found["breaches"] for found in figures["verify"].values()) else status
+
+
+def _ablated(traces: list[Trace], profile: CostProfile, options: argparse.Namespace) -> Json:
+    from laconic.analysis.ablation import ablate
+    from laconic.analysis.compare import Model
+    from laconic.analysis.schemas import SCHEMAS
+    from laconic.commands.progress import progress
+    from laconic.commands.traces import losses, tell_loss
+    from laconic.report.ablation import as_json
+    from laconic.sgx.pal.switches import Switches
+
+    model = Model(options.pte, options.verify, options.settings)
+    total = sum(trace.size for trace in traces) * len(Switches._fields)
+    what = traces[0].path if len(traces) == 1 else f"{len(traces):,} traces"
+    with progress(f"comparing {what}", total) as update:
+        ablation = ablate(traces, profile, progress=update, jobs=options.jobs, model=model)
+    about = []
+    for trace, compared in zip(traces, ablation.compared, strict=True):
+        tell_loss(trace, compared.lost)
+        about.append(
+            {
+                "path": trace.path,
+                "source": trace.source,
+                "events": compared.events,
+                "loss": losses(trace, compared.lost),
+            }
+        )
+    return {"schema": SCHEMAS["compare"], "traces": about, **as_json(ablation)}
 
 
 def _recorded(
@@ -206,7 +278,17 @@ def _compared(
 def _check_words(options: argparse.Namespace) -> None:
     from laconic.commands.output import check_outputs
 
-    check_source(options, "compare")
+    if options.ablation:
+        for given, name in (
+            (options.strategy != "all", "--strategy"),
+            (options.epc is not None, "--epc"),
+            (options.by is not None, "--by"),
+            (options.host != "sgx2", f"--host {options.host}"),
+        ):
+            if given:
+                raise LaconicError(f"--ablation compares the switches of every-call: omit {name}")
+    if not options.ablation or options.command is not None or not options.words:
+        check_source(options, "compare")
     if options.command is None and (options.output is not None or options.force):
         raise LaconicError("-o and --force are about the trace of a program: name that after --")
     if options.force and options.output is None:
