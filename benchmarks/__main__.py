@@ -1,5 +1,5 @@
 """Runs the benchmarks, prints their tables, and writes them into docs/performance.md (enclave:
-docs/enclave.md, tuned: docs/edmm-tuned.md)."""
+docs/enclave.md, tuned: docs/edmm-tuned.md, gramine: docs/gramine.md)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from benchmarks import (
     comparing,
     enclave,
+    gramine,
     importing,
     mediation,
     operations,
@@ -33,9 +34,10 @@ BENCHMARKS = {
     "comparing": comparing.report,
     "enclave": enclave.report,
     "tuned": tuned.report,
+    "gramine": gramine.report,
 }
 #: The page of those whose tables are not in performance.md.
-PAGES = {"enclave": "enclave.md", "tuned": "edmm-tuned.md"}
+PAGES = {"enclave": "enclave.md", "tuned": "edmm-tuned.md", "gramine": "gramine.md"}
 
 
 def main() -> int:

@@ -99,10 +99,18 @@ def test_the_table_and_the_json(trace: str, tmp_path: Path) -> None:
 
 
 def test_a_program(tmp_path: Path) -> None:
-    """The program's own output and status; the table on standard error."""
-    told = laconic("compare", "--ablation", "--", sys.executable, "-c", "print(7); exit(3)")
-    assert (told.returncode, told.stdout) == (3, "7\n")
+    """The program's own output and status; the table on standard error. It forks, executes and has
+    threads: no step of `every-call:all` is a breach of the law Strict."""
+    path = tmp_path / "f.json"
+    shell = f"{sys.executable} -c 'import threading as t; t.Thread(target=print).start()'; (echo 7)"
+    told = laconic(
+        "compare", "--ablation", "--verify", "--json", path, "--", "sh", "-c", f"{shell}; exit 3"
+    )
+    assert (told.returncode, told.stdout) == (3, "\n7\n")
     assert "every-call" in told.stderr and "bound" in told.stderr
+    verify = json.loads(path.read_text())["verify"]
+    assert verify["every-call:all"]["steps"] > 100
+    assert {found["breaches"] for found in verify.values()} == {0}
 
 
 @pytest.mark.parametrize(

@@ -78,12 +78,14 @@ def sent_range(start: int, end: int, vma: LibosVma) -> tuple[int, int]:
 
 def count_entries(parent: Libos, start: int, end: int, vma: LibosVma) -> int:
     """Memory entries of one VMA: one for each committed page of anonymous memory, one for a
-    file's."""
+    file's. With `Switches.send`, one for each committed run."""
     if not is_sent(vma):
         return 0
     if vma.file is not None:
         return 1
     committed = parent.pal.committed(start, end)
+    if parent.switches.send:
+        return len(committed)
     return sum(stop - begin for begin, stop in committed) // PAGE_SIZE
 
 
@@ -91,10 +93,11 @@ def send_memory(parent: Libos, child: Libos, start: int, end: int, vma: LibosVma
     """send_memory_on_stream, and receive_memory_on_stream in the child.
 
     Anonymous memory goes page by page: a write, an Alloc, a read, and a Protect if it is read-only,
-    for each page. Memory that cannot be read is opened for the write. O(log n + k).
+    for each page. With `Switches.send`, it goes in runs. Memory that cannot be read is opened for
+    the write. O(log n + k).
     """
     meter, pal, prot = parent.meter, parent.pal, vma.prot
-    by_page = vma.file is None
+    by_page = vma.file is None and not parent.switches.send
     start, end = sent_range(start, end, vma)
     copies = child.switches.copy
     for begin, stop in pal.committed(start, end):

@@ -16,6 +16,7 @@ Json = dict[str, Any]
 CHANGES = {
     BASE: "Gramine as it is",
     "store": "checkpoint store committed lazily",
+    "send": "memory sent to a child in runs of pages",
     "equal": "equal protections skipped (PR #1824)",
     "kinds": "kinds of change (issue #1708)",
     "extend": "extension without an OCALL",

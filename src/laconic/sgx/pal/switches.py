@@ -13,7 +13,8 @@ from typing import NamedTuple
 class Switches(NamedTuple):
     """Which changes are on; none of them is today's Gramine.
 
-    `store`: the checkpoint store is committed lazily. `equal`: an mprotect skips VMAs that have the
+    `store`: the checkpoint store is committed lazily. `send`: a child receives anonymous memory in
+    runs of pages. `equal`: an mprotect skips VMAs that have the
     protection (PR #1824). `kinds`: the PAL receives the kind of change (issue #1708). `extend`: an
     extension makes no OCALL. `copy`: new pages get their permissions and contents by EACCEPTCOPY.
     `reserve`: no inaccessible page is committed. `demand`: the number of pages that the first touch
@@ -23,6 +24,7 @@ class Switches(NamedTuple):
     """
 
     store: bool = False
+    send: bool = False
     equal: bool = False
     kinds: bool = False
     extend: bool = False
@@ -42,4 +44,4 @@ class Switches(NamedTuple):
 #: Today's Gramine.
 NO_SWITCHES = Switches()
 #: All of them, with as many pages at a first touch as Linux maps around a fault of a file.
-ALL_SWITCHES = Switches(True, True, True, True, True, True, 16, True, True, True)
+ALL_SWITCHES = Switches(True, True, True, True, True, True, True, 16, True, True, True)
