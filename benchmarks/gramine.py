@@ -23,7 +23,7 @@ PICTURE = DOCS / "pictures" / "gramine.svg"
 #: What all changes together may cost, in cycles, of every-call.
 MOST = 0.5
 #: The picture, in its own units: width, a row's height, the width of labels, and of a panel.
-_WIDTH, _ROW, _LABEL, _PANEL, _TOP = 1200, 26, 300, 330, 64
+_WIDTH, _ROW, _LABEL, _PANEL, _TOP = 1200, 26, 300, 330, 84
 _STYLE = """\
 svg { background: #ffffff; }
 text { font: 13px sans-serif; fill: #1a1a1a; }
@@ -146,7 +146,8 @@ def _panel(left: int, title: str, found: list[float], steps: Sequence[Step]) -> 
         low, high = (0.0, share) if is_whole else (min(share, before), max(share, before))
         kind = "left" if is_whole else "saved"
         x, width = left + _PANEL * low, max(_PANEL * (high - low), 1.5)
-        label = f"{100 * share:.1f}" if is_whole else f"{100 * (share - before):+.1f}"
+        change = round(100 * (share - before), 1)
+        label = f"{100 * share:.1f}" if is_whole else f"{change:+.1f}" if change else "0.0"
         parts.append(
             f'<rect class="{kind}" x="{x:.1f}" y="{y}" width="{width:.1f}" height="{_ROW - 8}"/>\n'
             f'<text x="{x + width + 6:.1f}" y="{y + 13}">{label.replace("-", "−")}</text>\n'

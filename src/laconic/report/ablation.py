@@ -27,7 +27,7 @@ CHANGES = {
     "exec": "exec that keeps what it can",
     "threads": "per-thread pages reused",
     LACONIC: "the strategy laconic",
-    BOUND: "no strict strategy costs less",
+    BOUND: "the bound of all strict strategies",
 }
 SUMS = (
     "host calls and cycles are sums over all traces; in the ratio and in what is saved, each trace "
