@@ -1,5 +1,5 @@
 """Runs the benchmarks, prints their tables, and writes them into docs/performance.md (enclave:
-docs/enclave.md, tuned: docs/edmm-tuned.md)."""
+docs/enclave.md, tuned: docs/edmm-tuned.md, gramine: docs/gramine.md)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from benchmarks import (
     attaching,
     comparing,
     enclave,
+    gramine,
     growth,
     importing,
     mediation,
@@ -41,9 +42,10 @@ BENCHMARKS = {
     "growth": growth.report,
     "enclave": enclave.report,
     "tuned": tuned.report,
+    "gramine": gramine.report,
 }
 #: The page of those whose tables are not in performance.md.
-PAGES = {"enclave": "enclave.md", "tuned": "edmm-tuned.md"}
+PAGES = {"enclave": "enclave.md", "tuned": "edmm-tuned.md", "gramine": "gramine.md"}
 
 
 def main() -> int:

@@ -58,7 +58,7 @@ def untracked(rule: type[EveryCall]) -> type[EveryCall]:
 
     class Untracked(rule):  # type: ignore[misc, valid-type]
         def make_pal(self, meter: Meter) -> Gramine:
-            return UntrackedPal(meter)
+            return UntrackedPal(meter, self.switches)
 
     Untracked.name = rule.name
     return Untracked

@@ -12,6 +12,7 @@ from laconic.commands.options import (
     accept_source,
     add_costs,
     add_selection,
+    check_kept,
     check_source,
     input_path,
     job_count,
@@ -40,6 +41,7 @@ examples:
   laconic compare a.trace --host linux --json figures.json
   laconic compare a.trace --manifest app.manifest --by call
   laconic compare --keep a.trace -- python3 -c 'import json'
+  laconic compare --ablation a.trace b.trace
 
 exit codes:
   0    done; a trace that is not complete counts as far as it goes
@@ -64,10 +66,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "laconic compare [--host {sgx2,linux,gramine}] [--strategy NAME[,NAME]]\n"
         "                       [--costs NAME|FILE] [--epc SIZE] [--by {program,call}]\n"
         "                       [--pte {rwx,sync}] [--verify] [--manifest FILE]\n"
-        "                       [--json FILE] [-j N]\n"
+        "                       [--json FILE] [-j N] [--ablation]\n"
         "                       [--between START END] [--pid P] [--program PATTERN]\n"
         "                       [--call NAME]\n"
-        "                       FILE | [--keep TRACE [--force]] -- CMD [ARG ...]"
+        "                       FILE [FILE ...] | [--keep TRACE [--force]] -- CMD [ARG ...]"
     )
     parser.add_argument(
         "--host",
@@ -108,6 +110,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="say under which strategies an EPC of this size (128M) overflows",
     )
     parser.add_argument(
+        "--ablation",
+        action="store_true",
+        help="show instead which changes to Gramine pay off: the switches of every-call, added one by one in the "
+        "order of what they save, down to the bound",
+    )
+    parser.add_argument(
         "--by",
         choices=("program", "call"),
         help="show also the counts and cycles of each program, or of each call",
@@ -119,7 +127,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-j", dest="jobs", metavar="N", help="processes for a long trace (default: one a CPU)"
     )
     add_selection(parser)
-    accept_source(parser)
+    accept_source(parser, what="a trace; with --ablation, one or more; - is standard input")
     parser.set_defaults(execute=execute)
 
 
@@ -140,6 +148,8 @@ def execute(options: argparse.Namespace) -> int:
         raise LaconicError(f"only enclaves count selected calls; leave out --host {options.host}")
     most = len(os.sched_getaffinity(0)) * 4
     options.jobs = None if options.jobs is None else min(job_count(options.jobs), most)
+    if options.ablation:
+        return _ablation(profile, options)
     trace = None if options.command is not None else open_trace(options.words[0])
     output = open_output(options.json)
     status = 0
@@ -154,6 +164,66 @@ def execute(options: argparse.Namespace) -> int:
     elif options.json != "-":
         show(selection_as_text(options.selection) + as_text(figures, width(1), options.by))
     return 70 if any(found["breaches"] for found in figures.get("verify", {}).values()) else status
+
+
+def _ablation(profile: CostProfile | None, options: argparse.Namespace) -> int:
+    # As `execute`, for --ablation.
+    from laconic.commands.output import open_output, tell, width, write_json
+    from laconic.commands.program import recorded
+    from laconic.commands.traces import open_trace, show
+    from laconic.report.ablation import as_text
+
+    assert profile is not None
+    traces = [open_trace(word) for word in options.words]
+    output = open_output(options.json)
+    status = 0
+    figures: Json = {}
+    if options.command is None:
+        figures = _ablated(traces, profile, options)
+    else:
+        with recorded(options.command, options.keep, options.force) as (status, path):
+            try:
+                figures = _ablated([open_trace(path)], profile, options)
+            except LaconicError as error:
+                tell(f"laconic: {error}\n")
+                return status
+        figures["traces"][0]["path"] = options.keep
+        figures |= {"command": options.command, "exit_status": status}
+    if output is not None:
+        write_json(figures, output, options.json, program=options.command is not None)
+    if options.command is not None:
+        tell(as_text(figures, width(2)))
+    elif options.json != "-":
+        show(as_text(figures, width(1)))
+    return 70 if any(found["breaches"] for found in figures["verify"].values()) else status
+
+
+def _ablated(traces: list[Trace], profile: CostProfile, options: argparse.Namespace) -> Json:
+    from laconic.analysis.ablation import ablate
+    from laconic.analysis.compare import Model
+    from laconic.analysis.schemas import SCHEMAS
+    from laconic.commands.progress import progress
+    from laconic.commands.traces import losses, tell_loss
+    from laconic.report.ablation import as_json
+    from laconic.sgx.pal.switches import Switches
+
+    model = Model(options.pte, options.verify, options.settings)
+    total = sum(trace.size for trace in traces) * len(Switches._fields)
+    what = traces[0].path if len(traces) == 1 else f"{len(traces):,} traces"
+    with progress(f"comparing {what}", total) as update:
+        ablation = ablate(traces, profile, progress=update, jobs=options.jobs, model=model)
+    about = []
+    for trace, compared in zip(traces, ablation.compared, strict=True):
+        tell_loss(trace, compared.lost)
+        about.append(
+            {
+                "path": trace.path,
+                "source": trace.source,
+                "events": compared.events,
+                "loss": losses(trace, compared.lost),
+            }
+        )
+    return {"schema": SCHEMAS["compare"], "traces": about, **as_json(ablation)}
 
 
 def _recorded(
@@ -225,7 +295,20 @@ def _compared(
 
 
 def _check_words(options: argparse.Namespace) -> None:
-    check_source(options, "compare")
+    if options.ablation:
+        for given, name in (
+            (options.strategy != "all", "--strategy"),
+            (options.epc is not None, "--epc"),
+            (options.by is not None, "--by"),
+            (options.host != "sgx2", f"--host {options.host}"),
+            (selection(options) is not None, "the selection of calls"),
+        ):
+            if given:
+                raise LaconicError(f"--ablation compares the switches of every-call: omit {name}")
+    if options.ablation and options.command is None and options.words:
+        check_kept(options)
+    else:
+        check_source(options, "compare")
     host = options.host
     if host == "linux" and options.manifest is not None:
         raise LaconicError(

@@ -9,7 +9,7 @@ are bytes, page aligned, `[start, end)`.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -183,6 +183,11 @@ class Meter:
     def copy(self, pages: int) -> None:
         """Copies this many pages."""
         self.counts.pages_copied += pages
+
+    def place(self, moves: Iterable[tuple[int, int, int]]) -> None:
+        """From now on, the pages of each `(start, end, target)` are called by the addresses from
+        `target` on: a library OS that chooses addresses itself has a mapping there that the trace
+        shows elsewhere. No work."""
 
     # Enclaves
 

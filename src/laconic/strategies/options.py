@@ -79,6 +79,16 @@ def choice(*words: str) -> Callable[[str], str]:
     return parse
 
 
+def switch(text: str) -> bool:
+    """Return whether an option is on. Raises ValueError."""
+    return choice("on", "off")(text) == "on"
+
+
+def show_switch(value: bool) -> str:
+    """Return the text that `switch` parses."""
+    return "on" if value else "off"
+
+
 class Tunable(Strategy):
     """A strategy with options.
 

@@ -13,31 +13,25 @@ is done right here:
 
 from __future__ import annotations
 
-from laconic.libos.gramine import VMA_INTERNAL, LibosVma, changed
+from typing import ClassVar, Self
+
+from laconic.errors import LaconicError
 from laconic.linux.pal import skip_equal
+from laconic.sgx.pal.switches import Switches
 from laconic.strategies.every_call import EveryCall
 
 
 class SkipEqual(EveryCall):
-    """The strategy `skip-equal`."""
+    """The strategy `skip-equal`: `every-call:equal=on`, with a rule for Linux."""
 
     name = "skip-equal"
     linux_rule = skip_equal
+    switches: ClassVar[Switches] = Switches(equal=True)
 
-    def protect(self, start: int, end: int, prot: int) -> None:
-        """One Protect for each VMA of `[start, end)` whose protection differs; equal ones are not
-        split.
-
-        O(log n + VMAs).
-        """
-        for begin, stop, vma in list(self.vmas.runs(start, end)):
-            if vma is None or vma.prot == prot:
-                continue
-            if begin < vma.valid_end:
-                self.pal.protect(begin, min(stop, vma.valid_end), prot)
-            self.vmas.set(begin, stop, changed(vma, prot))
-
-    def guard(self, start: int, end: int) -> None:
-        """A guard page, bookkept: a VMA of its own. O(log n)."""
-        self.pal.protect(start, end, 0)
-        self.vmas.set(start, end, LibosVma(0, VMA_INTERNAL))
+    @classmethod
+    def tuned(cls, text: str) -> type[Self]:
+        """Raise LaconicError: there are no options."""
+        raise LaconicError(
+            f"'{cls.name}:{text}': the strategy {cls.name!r} has no options; "
+            f"use every-call:equal=on,{text}"
+        )
