@@ -82,12 +82,14 @@ def name(subject: Caller) -> str:
 
 
 def where(subject: Caller) -> str:
-    """The function of a site and its line, or its module where the line is unknown."""
+    """The function of a site, its module and its line; the module only if it is not the program."""
     line = short_line(subject.file, subject.line)
     module = short_module(subject.module)
     function = short_function(subject.name)
     if function.startswith(f"{subject.module}+"):
         return function
+    if line and subject.module == subject.program.rsplit("/", 1)[-1]:
+        module = ""
     return f"{function} ({', '.join(part for part in (module, line) if part)})"
 
 
