@@ -381,7 +381,7 @@ class TestRedundant:
         sites = sum(row[5] for row in page["sites"])
         assert (page["summary"]["redundant"], sum(page["order"]["redundant"]), sites) == (0, 0, 0)
         assert "redundant calls: 0 (0.0 %)" in (tmp_path / "page.html").read_text()
-        command("flamegraph", path, "--json", tmp_path / "flames.json")
+        command("flamegraph", path, "--redundant", "--json", tmp_path / "flames.json")
         assert json.loads((tmp_path / "flames.json").read_text())["total"] == 0
         assert "of 22 memory calls" in command("check", "--max-redundant", "0", path).stdout
         assert "redundant     0    0" in command("diff", path, path).stdout
