@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import os
 import re
@@ -23,7 +24,8 @@ from tests.unit.traces import Builder, large, small
 
 import laconic.trace
 from laconic.analysis.compare import BOUND, Compared, Figures, Span
-from laconic.analysis.sites import Site
+from laconic.analysis.headline import headline
+from laconic.analysis.sites import Site, sites
 from laconic.analysis.timeline.areas import Area
 from laconic.analysis.timeline.cells import TALLIED, Cells, Tally
 from laconic.analysis.timeline.collect import CALLS, Mark, OneCall, Page, collect
@@ -35,6 +37,7 @@ from laconic.memory.flags import PAGE_SHIFT
 from laconic.memory.ledger import Ledger
 from laconic.replay.engine import Replay
 from laconic.replay.events import Program
+from laconic.report.headline import sentence
 from laconic.report.html import as_html, as_json, document
 from laconic.report.html.data import AROUND_ROW, Limits
 from laconic.report.html.text import plain, script_json
@@ -265,6 +268,17 @@ class TestNames:
         for name in HOSTILE[:5]:
             assert plain(name) in data["names"]
         assert data["summary"]["redundant"] == 2 * len(HOSTILE)
+
+    def test_the_headline_is_that_of_callers(self, tmp_path: Path) -> None:
+        """The heading of the page is the sentence that `callers` begins with."""
+        trace = known(tmp_path / "a.trace")
+        page = of(trace)
+        found = re.search(r"<h1>(.*?)</h1>", as_html(page).decode())
+        assert found is not None
+        shown = re.sub(r"<[^>]+>", "", found[1]).replace("\u00a0", " ").replace("\u2060", "")
+        text = sentence(headline(sites(trace), profile=PROFILE)).text
+        assert html.unescape(shown) == text
+        assert text.startswith("fork costs ")
 
 
 class TestFigures:

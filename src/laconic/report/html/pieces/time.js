@@ -67,7 +67,7 @@ function showTime() {
       if (kinds === "calls" && value % 1) continue;
       image.append(svg("line", {class: "grid", x1: left, x2: wide() - 10, y1: y, y2: y}), svg("text", {x: left - 6, y: y + 4, "text-anchor": "end", text: text(value)}));
     }
-    const bar = (bin) => Math.max(x((bin + 1) * step) - x(bin * step) - 1, 1);
+    const bar = (bin) => Math.max(x((bin + 1) * step) - x(Math.max(bin * step, axisStart)) - 1, 1);
     series.forEach(([kind, values, under]) => values.forEach((value, bin) => {
       if (!value || (bin + 1) * step <= axisStart) return;
       const tall = LANE * value / most, floor = under ? LANE * under[bin] / most : 0;
