@@ -156,9 +156,8 @@ def test_ctrl_c(verb: str, old: Path, tmp_path: Path) -> None:
     if not pid:
         os.chdir(tmp_path)
         script = "echo begun; exec sleep 30"
-        os.execve(
-            sys.executable, [*COMMAND, *words, "--", "sh", "-c", script], environment(TERM="xterm")
-        )
+        env = environment(TERM="xterm", NO_COLOR="1")
+        os.execve(sys.executable, [*COMMAND, *words, "--", "sh", "-c", script], env)
     seen, sent, deadline = b"", False, time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if select.select([fd], [], [], 0.1)[0]:

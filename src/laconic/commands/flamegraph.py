@@ -132,6 +132,8 @@ def _check_options(options: argparse.Namespace) -> None:
         )
     if (options.to is None) != (options.output is None):
         raise LaconicError("--to and -o go together: give both, as in  --to svg -o a.svg")
+    if options.output is None and options.keep is None and options.force:
+        raise LaconicError("--force overwrites the file that -o names: add -o OUT, or leave it out")
     if options.output == options.json == "-":
         raise LaconicError(
             "-o - and --json - would both write to standard output: give one of them a file"
