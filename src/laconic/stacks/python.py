@@ -344,6 +344,8 @@ class Interpreter:
         ends: list[int] = []
         while frame:
             frames.append(frame)
+            if len(frames) > 4 * DEPTH:  # entry frames alone, in a circle
+                raise Malformed("the frames have no end")
             if base <= frame <= top:
                 code, previous, instruction, flags = unpack(loaded, frame - base)
             elif low <= frame <= high - size:
