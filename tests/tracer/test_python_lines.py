@@ -3,6 +3,7 @@ shows at the same call, in every version that is installed here."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import struct
@@ -11,14 +12,15 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import groupby
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 import pytest
 
 from laconic.report.callers import missing_lines
 from laconic.stacks.memory import Memory
-from laconic.stacks.python import Unsupported, layout_of, line_table
-from laconic.stacks.table import PYTHON
+from laconic.stacks.python import RELEASED, Interpreter, Unsupported, layout_of, line_table
+from laconic.stacks.table import PYTHON, Tables
 from laconic.trace.reader import Trace
 from laconic.trace.schema import CODES
 from laconic.trace.stacks import Stacks
@@ -199,6 +201,27 @@ def test_an_interpreter_without_a_version_is_not_read() -> None:
     for version_at, why in ((0, "older than 3.11"), (0x3000, "CPython 3.10.13 is not supported")):
         with pytest.raises(Unsupported, match=why):
             layout_of(Nothing(), 1, 0x1000, version_at)
+
+
+@pytest.mark.parametrize("version", RELEASED)
+def test_corrupt_structures_are_given_up(version: tuple[int, int]) -> None:
+    """Memory in which every pointer leads into the same memory: no frames, no error, no hang."""
+    random = Random(1)
+    count = 1 << 8
+    buffer = (ctypes.c_uint64 * count)()
+    base = ctypes.addressof(buffer)
+    interpreter = Interpreter(Memory(), Tables(), RELEASED[version], base)
+    stack = memoryview(buffer).cast("B").cast("Q")
+    for turn in range(250):
+        for place in range(count):
+            buffer[place] = base + random.randrange(0, 8 * count - 600, 8 if turn % 2 else 1)
+        buffer[5] = buffer[place] = base  # the interpreter
+        for place in (2, 9):  # its thread states, in 3.11 and 3.12
+            buffer[place] = base
+        identity = buffer[RELEASED[version].thread_id >> 3]
+        pid = os.getpid()
+        assert interpreter.activations(pid, identity, stack, base, base + 8 * count // 2) == []
+    assert interpreter.is_hopeless
 
 
 def test_line_tables_are_what_python_decodes() -> None:

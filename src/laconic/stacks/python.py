@@ -29,8 +29,8 @@ from laconic.stacks.table import PYTHON, Frame, Module, Tables
 
 #: Python frames of one stack, at most.
 DEPTH: Final = 512
-#: Interpreters of a process and thread states of an interpreter that are looked through.
-_INTERPRETERS, _THREADS = 64, 4096
+#: Interpreters of a process, and thread states of all of them, that are looked through for a thread.
+_INTERPRETERS, _THREADS = 64, 2048
 #: Code objects and combinations of them that are kept.
 _CODES, _SHAPES = 20_000, 4_000
 #: Stacks without a single Python frame after which an interpreter is given up.
@@ -311,7 +311,7 @@ class Interpreter:
         layout = self._layout
         first = layout.frame_code
         ranges = [(self._last + layout.thread_frame, 8), (self._last + layout.thread_id, 8)]
-        ranges += [(cframe, 24) for cframe in self._cframes]
+        ranges += [(cframe, layout.cframe_previous + 8) for cframe in self._cframes]
         ranges += [(frame + first, self._frame_size - first) for frame in self._frames]
         for address in dict.fromkeys(self._used):
             code = self._codes.get(address)
@@ -344,6 +344,8 @@ class Interpreter:
         ends: list[int] = []
         while frame:
             frames.append(frame)
+            if len(frames) > 4 * DEPTH:  # entry frames alone, in a circle
+                raise Malformed("the frames have no end")
             if base <= frame <= top:
                 code, previous, instruction, flags = unpack(loaded, frame - base)
             elif low <= frame <= high - size:
@@ -411,11 +413,11 @@ class Interpreter:
         interpreter = self._word(tid, self._runtime + layout.interpreters)
         if not interpreter:
             return False  # it is not initialized yet
+        left = _THREADS
         for _ in range(_INTERPRETERS):
             state = self._word(tid, interpreter + layout.interpreter_threads)
-            for _ in range(_THREADS):
-                if not state:
-                    break
+            while state and left > 0:
+                left -= 1
                 if self._load_state(tid, state) == thread_id:
                     self._states[tid] = state
                     return True
