@@ -122,7 +122,7 @@ def test_a_program_with_threads(tmp_path: Path) -> None:
     """Every call of every thread is counted and verified, and the trace replays to the same."""
     trace, figures = tmp_path / "a.trace", tmp_path / "figures.json"
     with running(build("attached"), "threads") as program:
-        options = ("--for", "0.7s", "--verify", "call", "-o", trace, "--json", figures)
+        options = ("--for", "0.5s", "--verify", "call", "-o", trace, "--json", figures)
         with attached(program.pid, *options, "--stacks", "all") as laconic:
             err = left(laconic)
         assert untouched(program.pid)

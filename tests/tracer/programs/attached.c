@@ -46,7 +46,7 @@ static void *work(void *number)
     while (!over) {
         map_and_unmap(1 + (long)number);
         rounds[(long)number]++;
-        usleep(2000);
+        usleep(5000);
     }
     return NULL;
 }
