@@ -442,7 +442,7 @@ def test_sites_add_up(kind: str, tmp_path: Path) -> None:
         expected = [
             value
             for name in ("every-call", "laconic")
-            for value in costs.load().cycles(site.counts.get(name, Counts()))
+            for value in costs.load().cycles(site.cost(name))
         ]
         assert cycles == pytest.approx(expected)
     places = f"select distinct function, module, source_file, source_line from '{table}' where stack is not null"

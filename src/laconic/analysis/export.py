@@ -10,7 +10,7 @@ from functools import lru_cache
 from laconic.analysis.frames import own_frames
 from laconic.analysis.sites import EVERY_CALL, LACONIC
 from laconic.memory.change import kind_names
-from laconic.replay.enclaves import Enclaves
+from laconic.replay.enclaves import Enclaves, Touch
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone, Listener
 from laconic.sgx.costs import CostProfile
@@ -75,11 +75,12 @@ class CallAnalysis(Listener):
         no memory. O(calls since the last time)."""
         order = list(self._enclaves.meters)
         for name, label, counts in self._enclaves.take_counts():
-            if isinstance(label, int) and self._profile is not None:
+            number = label.owner if isinstance(label, Touch) else label
+            if isinstance(number, int) and self._profile is not None:
                 low, high = self._profile.cycles(counts)
                 place = 2 * order.index(name)
-                self._cycles[place][label] += low
-                self._cycles[place + 1][label] += high
+                self._cycles[place][number] += low
+                self._cycles[place + 1][number] += high
 
     # The exporters
 
@@ -135,7 +136,7 @@ def analyse_calls(
     """
     strategies = () if profile is None else STRATEGIES
     stacks = Stacks()
-    enclaves = Enclaves({name: strategy(name) for name in strategies}, label=_number)
+    enclaves = Enclaves({name: strategy(name) for name in strategies}, label=_number, by_owner=True)
     analysis = CallAnalysis(stacks, enclaves, profile)
 
     def update(position: int) -> None:

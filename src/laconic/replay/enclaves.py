@@ -374,8 +374,11 @@ class Enclaves(Listener):
             enclave.forget_labels()
         for name, meter in self.meters.items():
             tables, meter.tables = meter.tables, {}
-            for (_, label), counts in tables.items():
-                yield name, label, counts
+            for (process, label), counts in tables.items():
+                if isinstance(label, Unfinished):  # its call's own label follows
+                    meter.tables[process, label] = counts
+                else:
+                    yield name, label, counts
 
     @staticmethod
     def _other(enclave: Enclave, changes: tuple[Change, ...]) -> None:
