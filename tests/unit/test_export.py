@@ -27,7 +27,6 @@ from laconic.analysis.export import analyse_calls
 from laconic.analysis.sites import sites
 from laconic.commands import progress
 from laconic.sgx import costs
-from laconic.sgx.meter import Counts
 from laconic.trace.exporters import FORMATS, Part, Window, export
 from laconic.trace.exporters.columns import COLUMNS
 from laconic.trace.schema import CODES, NO_RESULT, READABLE, UNFINISHED, UNKNOWN_IDENTITY
