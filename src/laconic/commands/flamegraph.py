@@ -67,7 +67,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--to", choices=FORMATS, help="the format")
     parser.add_argument("-o", "--output", metavar="OUT", help="the file; - is standard output")
-    parser.add_argument("--force", action="store_true", help="write OUT anew where it exists")
     parser.add_argument("--redundant", action="store_true", help="of redundant calls only")
     parser.add_argument(
         "--weight", choices=WEIGHTS, default=CYCLES, help="what a stack weighs (default: cycles)"
