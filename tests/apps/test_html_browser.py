@@ -55,21 +55,32 @@ def one(path: Path) -> str:
     return trace.end()
 
 
+class Pages(dict[str, Path]):
+    """Pages by what they are of, each made when it is first needed: the largest takes a minute."""
+
+    def __init__(self, at: Path) -> None:
+        super().__init__()
+        self.at = at
+
+    def __missing__(self, name: str) -> Path:
+        path = self.at / f"{name}.trace"
+        if name == "suppressed":
+            rules = [Suppression("<b>the allocator's own</b>", "mprotect", "grow")]
+            made = page(known(path), rules)
+        elif name == "empty":
+            made = page(Builder(path).end())
+        elif name in ("hundred", "many"):
+            made = page(many(path, 100 if name == "hundred" else 100_000))
+        else:
+            made = page({"one": one, "known": known, "hostile": hostile}[name](path))
+        self[name] = made
+        return made
+
+
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
     """Pages by what they are of."""
-    at = tmp_path_factory.mktemp("pages")
-    traces = {
-        "empty": Builder(at / "empty.trace").end(),
-        "one": one(at / "one.trace"),
-        "known": known(at / "known.trace"),
-        "hundred": many(at / "hundred.trace", 100),
-        "many": many(at / "many.trace", 100_000),
-        "hostile": hostile(at / "hostile.trace"),
-    }
-    made = {name: page(path) for name, path in traces.items()}
-    rules = [Suppression("<b>the allocator's own</b>", "mprotect", "grow")]
-    return {**made, "suppressed": page(traces["known"], rules, ".suppressed")}
+    return Pages(tmp_path_factory.mktemp("pages"))
 
 
 def silent(window: Browser, file: Path) -> None:

@@ -379,7 +379,7 @@ class TestRedundant:
         command("html", path, "-o", tmp_path / "page.html", "--json", tmp_path / "page.json")
         page = json.loads((tmp_path / "page.json").read_text())
         sites = sum(row[5] for row in page["sites"])
-        assert (page["summary"]["redundant"], sum(page["order"]["redundant"]), sites) == (0, 0, 0)
+        assert (page["summary"]["redundant"], sum(page["time"]["redundant"]), sites) == (0, 0, 0)
         assert "redundant calls: 0 (0.0 %)" in (tmp_path / "page.html").read_text()
         command("flamegraph", path, "--redundant", "--json", tmp_path / "flames.json")
         assert json.loads((tmp_path / "flames.json").read_text())["total"] == 0
