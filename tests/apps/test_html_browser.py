@@ -24,6 +24,8 @@ from laconic.sgx import costs
 from laconic.strategies import NAMES
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+#: The page of 100,000 calls, which takes a minute to make.
+MANY = pytest.param("many", marks=pytest.mark.slow)
 #: What a page of 100,000 calls may be, in bytes.
 LARGEST = 1_500_000
 SECTIONS = ("top", "sites", "graph", "strategies", "time", "memory", "notes")
@@ -218,7 +220,7 @@ class TestFirstScreen:
 class TestAnyNumberOfCalls:
     """0, 1, 100 and 100,000 calls: every part is there, and nothing goes wrong."""
 
-    @pytest.mark.parametrize("name", ["empty", "one", "hundred", "many"])
+    @pytest.mark.parametrize("name", ["empty", "one", "hundred", MANY])
     def test_all_parts(self, window: Browser, pages: dict[str, Path], name: str) -> None:
         window.open(pages[name])
         for section in SECTIONS:
@@ -238,6 +240,7 @@ class TestAnyNumberOfCalls:
             assert drawn(window) > 2
         silent(window, pages[name])
 
+    @pytest.mark.slow
     def test_the_size_of_100_000_calls(self, window: Browser, pages: dict[str, Path]) -> None:
         """It is binned, and says so."""
         assert pages["many"].stat().st_size < LARGEST
@@ -800,7 +803,7 @@ class TestHostileNames:
 class TestForEveryone:
     """On a phone, by keyboard, by a screen reader."""
 
-    @pytest.mark.parametrize("name", ["empty", "known", "hostile", "many"])
+    @pytest.mark.parametrize("name", ["empty", "known", "hostile", MANY])
     def test_a_narrow_window_does_not_scroll_sideways(
         self, window: Browser, pages: dict[str, Path], name: str
     ) -> None:
