@@ -296,6 +296,7 @@ def test_a_stopped_program_stays_stopped() -> None:
             left(laconic)
         assert state(program.pid) == ("T", "0")
         program.send_signal(signal.SIGCONT)
+        time.sleep(0.5)  # its threads may not have begun before the stop
         assert finished(program) == "done\n"
 
 

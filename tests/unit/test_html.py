@@ -381,6 +381,7 @@ class TestFigures:
         assert sum(site[HEAD] for site in data["sites"]) == 30_000
         assert len(data["binned"]) >= 4
 
+    @pytest.mark.slow
     def test_what_does_not_fit_is_drawn_more_coarsely(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
