@@ -19,7 +19,7 @@ import laconic.trace
 from laconic.analysis.suppressions import Suppression
 from laconic.analysis.timeline.collect import collect
 from laconic.report.html import as_html
-from laconic.report.html.text import plain
+from laconic.report.text import plain
 from laconic.sgx import costs
 from laconic.strategies import NAMES
 

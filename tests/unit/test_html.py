@@ -40,7 +40,7 @@ from laconic.replay.events import Program
 from laconic.report.headline import sentence
 from laconic.report.html import as_html, as_json, document
 from laconic.report.html.data import AROUND_ROW, Limits
-from laconic.report.html.text import plain, script_json
+from laconic.report.text import plain, script_json
 from laconic.sgx.costs import COSTED, CostProfile, Figure
 from laconic.sgx.meter import Counts
 from laconic.stacks.symbolize import Place
