@@ -128,6 +128,7 @@ class Program:
 
     def tell(self, call: MemoryCall) -> None:
         """Tells the strategy of a call that bookkeeping knows nothing of."""
+        self.touches.sizes.note(call.file)
         self.strategy.call(call)
         self.touches.apply(call.name, call.args, call.changes)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from laconic.libos.gramine import Libos, LibosVma, is_flushed
 from laconic.memory.flags import PAGE_SHIFT, PROT_READ, PROT_WRITE, VM_SHARED
-from laconic.memory.vma import File
+from laconic.memory.vma import File, Vma
 
 
 def msync_range(libos: Libos, start: int, end: int) -> None:
@@ -81,6 +81,31 @@ def reload_mappings(libos: Libos, file: File) -> None:
         libos.read_file(start, end, vma.file_end)
         if closed:
             libos.pal.protect(start, end, vma.prot)
+
+
+def follow_growth(libos: Libos, vma: Vma, end: int) -> None:
+    """The page of `vma` that ends at `end` was touched. If the LibOS takes it to be past the end of
+    the file, the file has grown: by a write or an ftruncate, which a trace does not have.
+
+    Upstream then refreshes all mappings of the file. O(log n), or O(VMAs) if the file has grown.
+    """
+    file = vma.file
+    touched = libos.vmas.get(end - 1)
+    if file is None or touched is None or touched.file != file or end <= touched.valid_end:
+        return
+    for start, stop, ours in mappings(libos, file):
+        mapped = libos.space.vmas.get(start)
+        if mapped is None or mapped.file != file:
+            continue
+        file_end = mapped.base + end - vma.base
+        if file_end <= ours.file_end:
+            continue
+        grown = ours._replace(file_end=file_end)
+        libos.vmas.set(start, stop, grown)
+        first, last = max(start, ours.valid_end), min(stop, grown.valid_end)
+        if first < last and not libos.has_tails:
+            libos.add_tail(first, last, ours.prot)
+    refresh_mappings(libos, file)
 
 
 def mappings(libos: Libos, file: File) -> list[tuple[int, int, LibosVma]]:

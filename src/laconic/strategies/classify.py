@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import ClassVar, Self
 
-from laconic.libos.sizes import FileSizes
 from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import OWN, Touches
 from laconic.linux.pal import only_changes
@@ -46,7 +45,8 @@ from laconic.sgx.meter import Meter
 from laconic.sgx.pal.edmm import RW, Edmm, PalError, permissions
 
 PAGE = 1 << PAGE_SHIFT
-_UNMAPS_SHARED = {MADV_DONTNEED, MADV_DONTNEED_LOCKED}
+#: Advice that drops pages.
+_DROPS_PAGES = {MADV_DONTNEED, MADV_DONTNEED_LOCKED}
 #: Pages of a thread's own stack in the library OS, its guard page not counted (Gramine's
 #: libos_thread.c).
 THREAD_STACK = 7 * PAGE
@@ -77,7 +77,7 @@ class Classify(Strategy):
         self.left = self.pal.left
         #: Files of which the host has given the contents.
         self.hosted: set[File] = set()
-        self.sizes = FileSizes()
+        self.sizes = touches.sizes
         self.threads = self.slots = 0
         #: Guard regions (MADV_GUARD_INSTALL), of which VMAs say nothing.
         self.guards: RangeMap[bool] = RangeMap()
@@ -120,7 +120,6 @@ class Classify(Strategy):
 
     def _work(self, call: MemoryCall) -> None:
         changes = call.changes
-        self.sizes.note(call.file)
         if len(changes) == 1:
             kind, start, end, wanted, held, source = changes[0]
             if kind == UNMAP:
@@ -181,14 +180,12 @@ class Classify(Strategy):
             elif kind & MAP or source is not None:
                 fresh.append(change)
             elif kind & (ZERO | FILE):
-                # Advice takes shared memory out of the page tables, and its contents stay
-                # (zap_page_range_single).
-                if (
-                    name != "madvise"
-                    or not wanted.flags & VM_MAYSHARE
-                    or args[2] not in _UNMAPS_SHARED
-                ):
+                # Such advice takes pages out of the page tables (zap_page_range_single). Shared memory
+                # keeps its contents, and so does what nobody has written of a file.
+                if name != "madvise" or args[2] not in _DROPS_PAGES:
                     renewed.append(change)
+                elif not wanted.flags & VM_MAYSHARE:
+                    renewed += self._written(change, wanted)
             elif kind & (EXTEND | RESTRICT):
                 protected.append((start, end, permissions(wanted.flags)))
                 if name == "mmap" or held is not None and not held.flags & VM_PROT:
@@ -222,6 +219,17 @@ class Classify(Strategy):
             if name == "madvise":
                 refused.gone = []  # still mapped, and new at the next touch
             raise
+
+    def _written(self, change: Change, wanted: Vma) -> list[Change]:
+        # The parts of a private mapping whose contents may differ from those of a new one: of a file,
+        # what was written.
+        if wanted.file is None:
+            return [change]
+        return [
+            change._replace(start=start, end=end)
+            for start, end, how in self.touches.pages.runs(change.start, change.end)
+            if how == OWN
+        ]
 
     def _take_back(
         self, before: list[tuple[int, int, int | None]], fresh: list[Change], renewed: list[Change]
@@ -393,7 +401,7 @@ class Classify(Strategy):
         Raises PalError where the host has no room for them.
         """
         child = type(self)(self.meter, space, touches, sync=self.sync)
-        child.hosted, child.sizes, child.guards = set(), self.sizes.copy(), self.guards.copy()
+        child.guards = self.guards.copy()
         self.meter.host_call()
         self.meter.create()
         sent = 0

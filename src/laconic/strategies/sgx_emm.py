@@ -35,7 +35,6 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple, Self
 
 from laconic.errors import LaconicError
-from laconic.libos.sizes import FileSizes
 from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import Touches
 from laconic.memory.change import EXTEND, FILE, MAP, RESTRICT, ZERO, Change, coalesce
@@ -245,7 +244,7 @@ class SgxEmm(Strategy):
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
         self.emm = Emm(meter)
-        self.sizes = FileSizes()
+        self.sizes = touches.sizes
         #: The number of threads beside the first, and of slots for threads.
         self.threads = 0
         self.slots = 0
@@ -260,8 +259,7 @@ class SgxEmm(Strategy):
 
     def call(self, call: MemoryCall) -> None:
         """Do the work of one memory call. O(log n + regions)."""
-        name, args, result, changes, file = call
-        self.sizes.note(file)
+        name, args, result, changes, _ = call
         if name == "mmap" and result >= 0:
             self._mmap(result, args, changes)
         elif name == "madvise":
@@ -439,7 +437,6 @@ class SgxEmm(Strategy):
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
         """Return the child's enclave: every committed page is sent to it. O(n)."""
         child = type(self)(self.meter, space, touches)
-        child.sizes = self.sizes.copy()
         self.meter.host_call()
         self.meter.create()
         sent = 0
