@@ -7,7 +7,7 @@ mapped over, or synchronized. Any write then refreshes every mapping of the file
 from __future__ import annotations
 
 from laconic.libos.gramine import Libos, LibosVma, is_flushed
-from laconic.memory.flags import PAGE_SHIFT, PROT_READ, PROT_WRITE, VM_SHARED
+from laconic.memory.flags import PAGE_SHIFT, PROT_READ, PROT_WRITE, TASK_SIZE, VM_SHARED
 from laconic.memory.vma import File, Vma
 
 
@@ -44,6 +44,42 @@ def _emulated_msync(libos: Libos, start: int, end: int, vma: LibosVma) -> None:
     reload_mappings(libos, vma.file)
     if closed:
         libos.pal.protect(start, end, vma.prot)
+
+
+def file_written(libos: Libos, file: File, size: int, truncated: bool) -> None:
+    """refresh_mappings_on_file: the mappings of a file that the program wrote to, or truncated to
+    `size` bytes, follow it. O(VMAs)."""
+    if file not in libos.mapped:
+        return
+    found = mappings(libos, file)
+    if not found:
+        return
+    for start, end, vma in found:
+        _move_file_end(libos, start, end, vma, size, truncated)
+    listed = libos.begin_list(len(found))
+    refresh_mappings(libos, file)
+    libos.end_list(listed)
+    if not truncated:
+        reload_mappings(libos, file)
+
+
+def _move_file_end(
+    libos: Libos, start: int, end: int, vma: LibosVma, size: int, truncated: bool
+) -> None:
+    # vma_update_valid_end. Pages past the end exist only if `Libos.has_tails`.
+    mapped = libos.space.vmas.get(start)
+    if mapped is None or mapped.file != vma.file:
+        return
+    file_end = max(mapped.base + size, start)
+    if not truncated:
+        file_end = max(file_end, vma.file_end)
+    moved = vma._replace(file_end=file_end)
+    old, new = (min(max(start, one.valid_end), end) for one in (vma, moved))
+    if old < new and not libos.has_tails:
+        libos.map_file(old, new, moved)
+    elif new < old and not libos.has_tails:
+        libos.pal.free(new, old)
+    libos.vmas.set(start, end, moved)
 
 
 def refresh_mappings(libos: Libos, file: File) -> None:
@@ -85,27 +121,16 @@ def reload_mappings(libos: Libos, file: File) -> None:
 
 def follow_growth(libos: Libos, vma: Vma, end: int) -> None:
     """The page of `vma` that ends at `end` was touched. If the LibOS takes it to be past the end of
-    the file, the file has grown: by a write or an ftruncate, which a trace does not have.
-
-    Upstream then refreshes all mappings of the file. O(log n), or O(VMAs) if the file has grown.
+    the file, the file was truncated to a larger size, which the trace does not show. O(log n), or
+    O(VMAs) if so.
     """
     file = vma.file
     touched = libos.vmas.get(end - 1)
     if file is None or touched is None or touched.file != file or end <= touched.valid_end:
         return
-    for start, stop, ours in mappings(libos, file):
-        mapped = libos.space.vmas.get(start)
-        if mapped is None or mapped.file != file:
-            continue
-        file_end = mapped.base + end - vma.base
-        if file_end <= ours.file_end:
-            continue
-        grown = ours._replace(file_end=file_end)
-        libos.vmas.set(start, stop, grown)
-        first, last = max(start, ours.valid_end), min(stop, grown.valid_end)
-        if first < last and not libos.has_tails:
-            libos.add_tail(first, last, ours.prot)
-    refresh_mappings(libos, file)
+    known = libos.touches.sizes.valid_end(vma)
+    file_end = known if known < TASK_SIZE else end
+    file_written(libos, file, max(end, file_end) - vma.base, truncated=True)
 
 
 def mappings(libos: Libos, file: File) -> list[tuple[int, int, LibosVma]]:

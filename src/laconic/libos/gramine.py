@@ -147,15 +147,6 @@ class Libos(ContinuingStrategy):
         if start < valid:
             self.pal.alloc(start, valid, 0, lazy=True)
 
-    def add_tail(self, start: int, end: int, prot: int) -> None:
-        """Pages by which a mapped file has grown, of which none was allocated. O(log n)."""
-        if self.switches.demand:
-            self._reserve_file(start, end)
-            return
-        self.pal.alloc(start, end, prot)
-        if not self.pal.waits(prot):
-            self.meter.counts.untouched_pages += end - start >> PAGE_SHIFT
-
     def fault(self, start: int, end: int, vma: Vma) -> None:
         """First touches of `[start, end)`, all of `vma`: lazy pages are committed, with
         `Switches.demand` in blocks. Contents of a file come from a mapping of the host's, one for
