@@ -20,7 +20,7 @@ _DIES = MAP | UNMAP | FILE | ZERO
 
 class Touches:
     """The touched pages of one address space, and the sizes of its files. `unseen` counts the pages
-    that nobody could look at."""
+    that could not be looked at."""
 
     __slots__ = ("pages", "sizes", "unseen")
 
