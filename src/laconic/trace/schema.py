@@ -2,8 +2,8 @@
 
 A trace is an Arrow IPC stream: its schema, then record batches (zstd), appended while recording.
 One row is one event. Nothing that bookkeeping was told is left out: the calls, what its upcalls
-answered, what the host showed. So a replay comes to the same state by the same code. docs/traces.md
-describes the same for people.
+answered, what the host showed. So a replay comes to the same state by the same code.
+docs/appendix/trace.md describes the same for people.
 """
 
 from __future__ import annotations
