@@ -154,8 +154,8 @@ class Program:
     def unmap(self, start: int, pages: int) -> None:
         assert self.call("munmap", start, pages * PAGE) == 0
 
-    def touch(self, start: int, pages: int) -> None:
-        for begin, stop, vma in self.touches.take([(start, start + pages * PAGE, 0)], self.space):
+    def touch(self, start: int, pages: int, how: int = 0) -> None:
+        for begin, stop, vma in self.touches.take([(start, start + pages * PAGE, how)], self.space):
             self.strategy.touch(begin, stop, vma)
 
 

@@ -180,12 +180,10 @@ class Classify(Strategy):
             elif kind & MAP or source is not None:
                 fresh.append(change)
             elif kind & (ZERO | FILE):
-                # Such advice takes pages out of the page tables (zap_page_range_single). Shared memory
-                # keeps its contents, and so does what nobody has written of a file.
-                if name != "madvise" or args[2] not in _DROPS_PAGES:
+                if name == "madvise" and args[2] in _DROPS_PAGES:
+                    renewed += self._dropped(change, wanted)
+                else:
                     renewed.append(change)
-                elif not wanted.flags & VM_MAYSHARE:
-                    renewed += self._written(change, wanted)
             elif kind & (EXTEND | RESTRICT):
                 protected.append((start, end, permissions(wanted.flags)))
                 if name == "mmap" or held is not None and not held.flags & VM_PROT:
@@ -220,16 +218,19 @@ class Classify(Strategy):
                 refused.gone = []  # still mapped, and new at the next touch
             raise
 
-    def _written(self, change: Change, wanted: Vma) -> list[Change]:
-        # The parts of a private mapping whose contents may differ from those of a new one: of a file,
-        # what was written.
+    def _dropped(self, change: Change, wanted: Vma) -> list[Change]:
+        # The parts of pages that advice drops (zap_page_range_single) which get other contents by it.
+        # Shared memory keeps its contents, and so does what nobody has written of a file: these pages
+        # stay, and count as untouched from now on.
         if wanted.file is None:
             return [change]
-        return [
-            change._replace(start=start, end=end)
-            for start, end, how in self.touches.pages.runs(change.start, change.end)
-            if how == OWN
-        ]
+        parts = []
+        for start, end, how in self.touches.pages.runs(change.start, change.end):
+            if how == OWN and not wanted.flags & VM_MAYSHARE:
+                parts.append(change._replace(start=start, end=end))
+            elif how:
+                self.meter.counts.untouched_pages += end - start >> PAGE_SHIFT
+        return parts
 
     def _take_back(
         self, before: list[tuple[int, int, int | None]], fresh: list[Change], renewed: list[Change]
