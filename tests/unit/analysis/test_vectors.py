@@ -11,8 +11,9 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -443,16 +444,22 @@ BUGS = {
 }
 
 
-def build(directory: Path, *flags: str) -> Path:
-    """The example, compiled."""
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Compiles the example with the given flags, once."""
     compiler = shutil.which("cc")
     assert compiler is not None, "a C compiler is needed: apt-get install gcc"
-    program = directory / "runner"
-    sources = [
-        str(ROOT / "examples/vectors" / f"{n}.c") for n in ("bookkeeping", "runner", "reader")
-    ]
-    warnings = ["-std=gnu11", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([compiler, *warnings, *flags, "-o", str(program), *sources], check=True)
+
+    @cache
+    def program(*flags: str) -> Path:
+        path = tmp_path_factory.mktemp("runner") / "runner"
+        sources = [
+            str(ROOT / "examples/vectors" / f"{n}.c") for n in ("bookkeeping", "runner", "reader")
+        ]
+        warnings = ["-std=gnu11", "-Wall", "-Wextra", "-Werror"]
+        subprocess.run([compiler, *warnings, *flags, "-o", str(path), *sources], check=True)
+        return path
+
     return program
 
 
@@ -474,11 +481,11 @@ def run(
 
 @pytest.mark.parametrize("strategy", ["every-call", "skip-equal"])
 def test_the_example_follows_its_strategy_on_the_whole_corpus(
-    tmp_path: Path, strategy: str
+    tmp_path: Path, build: Callable[..., Path], strategy: str
 ) -> None:
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover"]
     define = ["-DSKIP_EQUAL"] if strategy == "skip-equal" else []
-    program = build(tmp_path, "-O1", *sanitizers, *define)
+    program = build("-O1", *sanitizers, *define)
     for path in sorted(CORPUS.glob("*.vectors.gz")):
         name = path.name.removesuffix(".vectors.gz")
         done = run(program, name, "-s", strategy, "-w", str(tmp_path / "out"))
@@ -491,15 +498,17 @@ def test_the_example_follows_its_strategy_on_the_whole_corpus(
         assert comparison.difference is None, f"{name}: {as_text(comparison, read(str(path)))}"
 
 
-def test_the_end_states_how_many_states_were_compared(tmp_path: Path) -> None:
-    done = run(build(tmp_path, "-O0"), "perl-fork")
+def test_the_end_states_how_many_states_were_compared(build: Callable[..., Path]) -> None:
+    done = run(build("-O0"), "perl-fork")
     assert done.returncode == 0
     assert done.stdout.endswith("\n55 of 147 states compared, no difference in these\n")
 
 
-def test_a_design_that_joins_protects_is_compared_with_joined_vectors(tmp_path: Path) -> None:
+def test_a_design_that_joins_protects_is_compared_with_joined_vectors(
+    tmp_path: Path, build: Callable[..., Path]
+) -> None:
     """Event 9 of splits-and-merges: six VMAs, two runs that change alike."""
-    program = build(tmp_path, "-O0", "-DSKIP_EQUAL", "-DJOIN")
+    program = build("-O0", "-DSKIP_EQUAL", "-DJOIN")
     name, out = "splits-and-merges", tmp_path / "out"
     words = ("-s", "skip-equal", "-w", str(out))
     done = run(program, name, *words, "-j")
@@ -512,18 +521,18 @@ def test_a_design_that_joins_protects_is_compared_with_joined_vectors(tmp_path: 
     assert done.returncode == 1 and done.stdout.count("  > protect ") == 6 + 2
     assert done.stdout.endswith("are joined: use -j\n")
     # What is joined must change alike all the same.
-    done = run(build(tmp_path, "-O0", "-DSKIP_EQUAL", "-DBUG=8"), "past-the-end", *words, "-j")
+    done = run(build("-O0", "-DSKIP_EQUAL", "-DBUG=8"), "past-the-end", *words, "-j")
     assert done.returncode == 1
 
 
-def test_the_runner_names_the_counts_that_differ(tmp_path: Path) -> None:
+def test_the_runner_names_the_counts_that_differ(build: Callable[..., Path]) -> None:
     content = gzip.decompress(ISSUE.read_bytes()).decode()
     event, state, counts, rest = content.partition("\nevent 2 ")[2].split("\n", 3)
     assert counts.startswith("counts 1 1 ")
     changed = content.replace(
         "\n".join((event, state, counts)), f"{event}\n{state}\n{counts[:-8]} 9 0 0 0"
     )
-    done = run(build(tmp_path, "-O0"), "", content=changed)
+    done = run(build("-O0"), "", content=changed)
     assert "counts that differ:\n  > EMODT: expected 9, actual 0\n" in done.stdout, done.stdout
 
 
@@ -541,15 +550,15 @@ def test_the_runner_names_the_counts_that_differ(tmp_path: Path) -> None:
     ],
 )
 def test_the_runner_names_what_is_wrong_with_a_file(
-    tmp_path: Path, content: str, words: tuple[str, ...], message: str
+    build: Callable[..., Path], content: str, words: tuple[str, ...], message: str
 ) -> None:
-    done = run(build(tmp_path, "-O0"), "", *words, content=content)
+    done = run(build("-O0"), "", *words, content=content)
     assert done.returncode == 2 and message in done.stderr
 
 
 @pytest.mark.parametrize("bug", BUGS)
-def test_each_planted_bug_is_found(tmp_path: Path, bug: int) -> None:
-    program = build(tmp_path, "-O0", f"-DBUG={bug}")
+def test_each_planted_bug_is_found(tmp_path: Path, build: Callable[..., Path], bug: int) -> None:
+    program = build("-O0", f"-DBUG={bug}")
     out = tmp_path / "out"
     done = run(program, BUGS[bug], "-w", str(out))
     assert done.returncode == 1, done.stdout + done.stderr
