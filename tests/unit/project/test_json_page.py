@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 
 from laconic.analysis.schemas import SCHEMAS
 from tests.helpers.traces import small
-from tests.tracer.lab import COMMAND, environment
+from tests.tracer.lab import COMMAND, environment, run_alone
 
 ROOT = Path(__file__).parents[3]
 LOG = ROOT / "tests" / "corpus" / "strace" / "f.log"
@@ -51,14 +50,7 @@ def printed(tmp_path: Path, *words: str | Path) -> dict[str, Any]:
     path = tmp_path / "out.json"
     path.unlink(missing_ok=True)
     command, *rest = words
-    done = subprocess.run(
-        [*COMMAND, command, "--json", path, *rest],
-        env=environment(),
-        capture_output=True,
-        check=False,
-        timeout=60,
-        cwd=tmp_path,
-    )
+    done = run_alone([*COMMAND, command, "--json", path, *rest], env=environment(), cwd=tmp_path)
     assert done.returncode in (0, 1), done.stderr
     figures = json.loads(path.read_text())
     assert isinstance(figures, dict)
