@@ -126,8 +126,9 @@ def _damage(rows: list[Row], chance: random.Random) -> None:
     else:
         column = chance.randrange(len(NUMBERS))
         _, code, _ = NUMBERS[column]
-        flipped = row[column] ^ 1 << chance.randrange(64)
-        value = chance.choice((chance.choice(_EDGES), chance.choice(rows)[column], flipped))
+        number: Any = row[column]
+        flipped = number ^ 1 << chance.randrange(64)
+        value: Any = chance.choice((chance.choice(_EDGES), chance.choice(rows)[column], flipped))
         value &= (1 << _BITS[code]) - 1
         if code in "iq" and value >> (_BITS[code] - 1):
             value -= 1 << _BITS[code]

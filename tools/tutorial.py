@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,12 +65,14 @@ def main() -> None:
     for section, texts in sections.items():
         text = "```console\n" + "\n".join(texts) + "\n```"
         pattern = re.compile(rf"(<!-- begin: {section} -->\n).*?(<!-- end -->)", re.DOTALL)
-        page, count = pattern.subn(
-            lambda match, text=text: f"{match[1]}\n{text}\n\n{match[2]}", page
-        )
+        page, count = pattern.subn(partial(_filled, text), page)
         if count != 1:
             raise SystemExit(f"docs/tutorial.md has {count} sections {section!r}: it must have one")
     PAGE.write_text(page, encoding="utf-8")
+
+
+def _filled(text: str, match: re.Match[str]) -> str:
+    return f"{match[1]}\n{text}\n\n{match[2]}"
 
 
 if __name__ == "__main__":

@@ -192,9 +192,8 @@ def test_maps_at_the_cut(name: str, tmp_path: Path) -> None:
     assert not report.not_understood, report.puzzles
     engine = Replay(Trace(str(trace)), keep=True, check=True)
     engine.run()
-    assert engine.check is not None and not engine.check.counts["model error"], (
-        engine.check.differences[:3]
-    )
+    assert engine.check is not None
+    assert not engine.check.counts["model error"], engine.check.differences[:3]
     assert saved
     for each, (real, own) in saved.items():
         space = engine.processes[each].space

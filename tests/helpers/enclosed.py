@@ -128,9 +128,9 @@ class Recorder(Machine):
         self.copied += pages
         self.staged += pages
 
-    def eaug(self, start: int, end: int) -> None:
+    def eaug(self, start: int, end: int, faults: int | None = None) -> None:
         self.staged = 0
-        super().eaug(start, end)
+        super().eaug(start, end, faults)
 
 
 class Enclosed(Answers):
@@ -409,9 +409,9 @@ class Enclosed(Answers):
         self._contents()
         if counted:
             meter = self.shadow.meter
-            done, counted = self.counts.as_dict(), meter.counts.as_dict()
+            done, shadow = self.counts.as_dict(), meter.counts.as_dict()
             differ = {
-                name: (done[name], counted[name]) for name in done if done[name] != counted[name]
+                name: (done[name], shadow[name]) for name in done if done[name] != shadow[name]
             }
             assert not differ, f"counted otherwise than done: {differ}"
             assert (self.machine.epc_pages, self.machine.peak_epc_pages) == (

@@ -196,7 +196,7 @@ def test_the_picture(tmp_path: Path) -> None:
     process, its output."""
     pytest.importorskip("textual")
     path = tmp_path / "live.svg"
-    tool = [
+    tool: list[str | Path] = [
         sys.executable,
         ROOT / "tools" / "live_picture.py",
         "-o",

@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -263,7 +263,7 @@ class TestTogether:
         path = sited(tmp_path / "a.trace", self.PLAN)
         for sort in SORTS:
             found, _ = found_in(path, sort=sort)
-            figures = {
+            figures: dict[str, list[Any]] = {
                 "cost": [found.cycles(one).middle for one in found.callers],
                 "redundant": [one.redundant for one in found.callers],
                 "calls": [one.calls for one in found.callers],

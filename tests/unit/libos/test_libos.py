@@ -134,7 +134,7 @@ def test_threads_within_the_manifests_number_have_slots(max_threads: int, free: 
 # Shared mappings of files
 
 
-def tail(prot: int, writable: bool = True) -> Program:
+def tail(prot: int, writable: bool = True) -> Program[EveryCall]:
     """A shared mapping that reaches past the end of its file."""
     p = Program(EveryCall)
     file = OpenFile(File(8, 1, 5, "/f"), True, writable, size=2 * PAGE + 100)

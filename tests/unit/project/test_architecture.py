@@ -111,6 +111,8 @@ def test_no_test_imports_from_a_test_module() -> None:
                 names = [node.module, *(f"{node.module}.{name}" for name in submodules)]
             elif isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
+            if not isinstance(node, ast.ImportFrom | ast.Import):
+                continue
             for name in names:
                 is_test = name.rpartition(".")[2].startswith("test_")
                 if (is_test and name.startswith("tests")) or name in helpers:

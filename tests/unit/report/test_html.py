@@ -529,7 +529,7 @@ class TestBadInput:
 def traced(tmp_path: Path) -> Path:
     """A page of a program that was run for it."""
     program = ("sh", "-c", "echo its own; exit 3")
-    words = [*COMMAND, "html", "-o", tmp_path / "r.html", "--", *program]
+    words: list[str | Path] = [*COMMAND, "html", "-o", tmp_path / "r.html", "--", *program]
     done = run_alone(words, env=environment())
     if done.returncode == 71:
         pytest.skip("this machine does not let Laconic trace")

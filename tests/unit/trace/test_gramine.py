@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +22,9 @@ from tests.helpers.tracewriter import VARIANTS, Lines, Step, Variant, log
 CORPUS = Path(__file__).parents[2] / "corpus" / "gramine"
 ANON, FIXED = 0x22, 0x32
 NO_FD = (1 << 64) - 1
-T1, T2, T3 = {}, {"tid": 2}, {"tid": 3}
+T1: dict[str, Any] = {}
+T2: dict[str, Any] = {"tid": 2}
+T3: dict[str, Any] = {"tid": 3}
 
 PROGRAM = [
     Step("brk", (0,), 0x2232000),
@@ -61,7 +64,7 @@ def calls(records: list[Record]) -> list[Call]:
     return [record for record in records if isinstance(record, Call)]
 
 
-def brief(records: list[Record]) -> list[tuple[object, ...]]:
+def brief(records: list[Record]) -> list[tuple[Any, ...]]:
     return [(one.call, one.pid, one.tid, one.args, one.result) for one in calls(records)]
 
 

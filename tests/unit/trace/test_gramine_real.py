@@ -21,7 +21,6 @@ from laconic.strategies.every_call import EveryCall
 from laconic.trace.importers.gramine.glue import CUT, split
 from laconic.trace.importers.gramine.start import Mounts, path_of
 from laconic.trace.importers.importing import import_logs
-from laconic.trace.reader import Trace
 from laconic.trace.records import Loss, Maps, Process, Program
 from laconic.trace.schema import CODES
 from laconic.trace.sysroot import Sysroot
@@ -51,11 +50,11 @@ def text_of(name: str) -> bytes:
     return gzip.decompress(data) if name.endswith(".gz") else data
 
 
-def losses(trace: Trace) -> list[str]:
+def losses(trace: laconic.trace.Trace) -> list[str]:
     return [record.text for record in trace if isinstance(record, Loss)]
 
 
-def checked(trace: Trace) -> Counter[str]:
+def checked(trace: laconic.trace.Trace) -> Counter[str]:
     replay = Replay(trace, check=True)
     replay.run()
     assert replay.check is not None
@@ -83,7 +82,13 @@ def test_a_replay_blames_neither_the_log_nor_the_model(tmp_path: Path, name: str
 
 
 def test_text_that_is_not_recognized_is_listed_with_its_line(tmp_path: Path) -> None:
-    words = ["import", "gramine", REAL / "glued-minimal.log", "-o", tmp_path / "a.trace"]
+    words: list[str | Path] = [
+        "import",
+        "gramine",
+        REAL / "glued-minimal.log",
+        "-o",
+        tmp_path / "a.trace",
+    ]
     done = run_alone([*COMMAND, *words], env=environment())
     assert done.returncode == 0
     output = done.stderr

@@ -98,6 +98,7 @@ def test_what_the_program_did_is_what_the_log_says(tmp_path: Path, source: Path)
     assert len(programs) == 3 and all(one.about["path"].endswith(("true", "b")) for one in programs)
     assert [one.pid for one in records if isinstance(one, Process)] == [main]
     order = [one.pid for one in calls(records)]
+    assert child.result is not None
     assert order.index(child.result) > order.index(main)
 
 
