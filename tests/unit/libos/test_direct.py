@@ -10,7 +10,7 @@ import pytest
 from laconic.analysis.compare import compare, compare_direct
 from laconic.errors import LaconicError
 from laconic.libos.settings import Settings
-from laconic.replay.enclaves import AROUND, EXEC, FORK, LOAD
+from laconic.replay.enclaves import AROUND, EXEC, FORK, LOAD, WRITE
 from laconic.report.compare import as_text, direct_as_json
 from laconic.sgx.costs import load
 from laconic.trace.reader import Trace
@@ -57,7 +57,7 @@ def test_a_shell_stores_eight_checkpoints_and_executes_five_programs(tmp_path: P
 
 @pytest.mark.parametrize(
     ("log", "calls_made", "made"),
-    [("hello", 13, 19), ("per_page", 4015, 8070), ("pyjson", 88, 106)],
+    [("hello", 13, 19), ("per_page", 4015, 8070), ("vmatest", 44, 67), ("pyjson", 88, 106)],
 )
 def test_the_system_calls_of_gramine_direct(
     tmp_path: Path, log: str, calls_made: int, made: int
@@ -69,6 +69,18 @@ def test_the_system_calls_of_gramine_direct(
     calls = found.strategies["every-call"]
     own = sum(counts.system_calls for call, counts in calls.items() if call not in AROUND)
     assert own == pytest.approx(made, rel=0.02)
+
+
+def test_mappings_follow_writes_to_their_file(tmp_path: Path) -> None:
+    """vmatest writes a byte to a file of which two pages are mapped read-only (three Protects of
+    both: to refresh them, and around reading them again), and truncates it to one page (a Protect
+    for each of the two parts)."""
+    trace, _ = take(tmp_path, REAL / "vmatest.log.gz", files(tmp_path))
+    calls = compare_direct(trace, ["every-call"], Settings()).strategies["every-call"]
+    assert (calls[WRITE].mmap, calls[WRITE].munmap, calls[WRITE].mprotect) == (0, 0, 5)
+    enclave = compare(trace, ["every-call", "laconic"], load()).strategies
+    assert enclave["every-call"].by_call[WRITE].high.emodpr == 3 * 2 + 2
+    assert enclave["laconic"].by_call[WRITE].high.emodpr == 0
 
 
 def test_skip_equal_saves_what_a_patched_gramine_saved(tmp_path: Path) -> None:

@@ -19,7 +19,18 @@ from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import Counts, Meter
 from laconic.strategies.every_call import EveryCall
 from laconic.strategies.skip_equal import SkipEqual
-from tests.helpers.enclaveworld import BASE, FIXED, HEAP, PAGE, Cost, Program, cost, lib, machine
+from tests.helpers.enclaveworld import (
+    BASE,
+    FIXED,
+    HEAP,
+    LIB,
+    PAGE,
+    Cost,
+    Program,
+    cost,
+    lib,
+    machine,
+)
 from tests.helpers.gramine_vectors import InitialVma, calls
 
 R, W, X = f.PROT_READ, f.PROT_WRITE, f.PROT_EXEC
@@ -179,6 +190,46 @@ def test_a_write_refreshes_private_mappings_and_reads_shared_ones() -> None:
     p.anew().unmap(BASE, 2)
     assert p.counts.ioctls == 2 + 2
     assert p.strategy.transfers == 2
+
+
+def test_a_truncated_file_takes_pages_away_and_a_longer_one_gives_them_back() -> None:
+    """Today the pages past the end are committed, and inaccessible."""
+    p = Program(EveryCall)
+    p.map_file(BASE, 4, R, lib(3), SHARED_FILE)
+    assert prots(p) == [R, R, R, 0]
+    p.anew().strategy.file_written(LIB, PAGE, truncated=True)
+    assert prots(p) == [R, 0, 0, 0]
+    assert (p.counts.ioctls, p.strategy.transfers) == (2, 0)
+    p.anew().strategy.file_written(LIB, 4 * PAGE - 1, truncated=False)
+    assert prots(p) == [R, R, R, R]
+    assert p.counts.ioctls == 1 + 2, "refreshed, and opened to be read"
+    p.anew().strategy.file_written(LIB, 10, truncated=False)
+    assert prots(p) == [R, R, R, R], "a write before the end does not move it"
+
+
+@pytest.mark.parametrize("switches", ["reserve=on", "demand=16", "reserve=on,copy=on"])
+def test_pages_past_the_end_of_a_file_come_when_it_grows(switches: str) -> None:
+    """With these changes to Gramine, they do not exist before."""
+    p = Program(EveryCall.tuned(switches))
+    p.map_file(BASE, 4, R, lib(3), SHARED_FILE)
+    pages = p.strategy.pal.pages
+    assert pages.get(BASE + 3 * PAGE) is None
+    p.strategy.file_written(LIB, PAGE, truncated=True)
+    assert [pages.get(BASE + n * PAGE) is None for n in range(4)] == [False, True, True, True]
+    p.strategy.file_written(LIB, 4 * PAGE, truncated=False)
+    assert [pages.get(BASE + n * PAGE) is None for n in range(4)] == [False] * 4
+
+
+def prots(p: Program[EveryCall]) -> list[int | None]:
+    return [p.strategy.pal.pages.get(BASE + n * PAGE) for n in range(4)]
+
+
+def test_a_file_that_is_not_mapped_is_written_without_work() -> None:
+    p = Program(EveryCall)
+    p.map_file(BASE, 2, RW, lib(2), SHARED_FILE)
+    p.unmap(BASE, 2)
+    p.anew().strategy.file_written(LIB, PAGE, truncated=True)
+    assert p.counts == Counts()
 
 
 def test_msync_is_synchronous_or_refused() -> None:
