@@ -296,8 +296,7 @@ class RangeMap(Generic[V]):
         if (
             not i
             or j > i + 1
-            or j == len(keys)
-            and chunk + 1 < len(firsts)
+            or (j == len(keys) and chunk + 1 < len(firsts))
             or not start < end < TOP
         ):
             self._write(start, end, [start], [value])
@@ -452,7 +451,9 @@ class RangeMap(Generic[V]):
         size = len(here)
         i = bisect_left(here, start)
         j = bisect_left(here, end, i)
-        if not i and chunk or j == size and chunk + 1 < len(firsts) and firsts[chunk + 1] <= end:
+        if (not i and chunk) or (
+            j == size and chunk + 1 < len(firsts) and firsts[chunk + 1] <= end
+        ):
             chunk = self._gather(start, end)
             here = self._keys[chunk]
             i, size = bisect_left(here, start), len(here)
