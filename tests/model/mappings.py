@@ -356,7 +356,7 @@ class Mappings:
         self.brk_ = address
         return address
 
-    def do_mremap(
+    def do_mremap(  # noqa: C901 (the kernel's checks, in its order)
         self, address: int, old_length: int, new_length: int, flags: int, new_address: int
     ) -> int:
         old, new, start, to = up(old_length), up(new_length), address >> SHIFT, new_address >> SHIFT

@@ -102,7 +102,7 @@ def page_align(length: int) -> int:
     return (length + PAGE_SIZE - 1) & PAGE_MASK & ADDRESS_MASK
 
 
-def mmap(
+def mmap(  # noqa: C901 (do_mmap's checks, one by one and in its order)
     space: AddressSpace,
     address: int,
     length: int,

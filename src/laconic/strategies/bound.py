@@ -9,6 +9,7 @@ profile's range; the floor of a range has two of them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Self
 
@@ -394,7 +395,7 @@ class _Work:
         if len(runs) < 2 or not self.bound.floor.separate[kind]:
             return len(runs[:1])
         count = 1
-        for (_, last), (start, _) in zip(runs, runs[1:], strict=False):
+        for (_, last), (start, _) in itertools.pairwise(runs):
             between = self.bound.pages.runs(last, start)
             count += any(
                 value is None or (value[1] is self.bound.floor.live and not self.died)

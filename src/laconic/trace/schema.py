@@ -224,7 +224,7 @@ class Row(NamedTuple):
 _ZEROS: Final = (0,) * 6
 
 
-def make_row(
+def make_row(  # noqa: PLR0913 (the columns)
     event: int,
     where: tuple[int, int, int],
     args: Sequence[int],
@@ -246,7 +246,7 @@ def make_row(
     )
 
 
-def call_row(
+def call_row(  # noqa: PLR0913 (the columns)
     event: int,
     time: int,
     pid: int,

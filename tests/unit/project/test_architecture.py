@@ -64,11 +64,12 @@ def test_every_package_is_in_the_table() -> None:
 
 def test_a_package_imports_only_packages_above_it() -> None:
     order = package_order()
-    wrong = []
-    for importer, imported in sorted(GRAPH.items()):
-        for name in sorted(imported):
-            if order.index(name.split(".")[1]) > order.index(importer.split(".")[1]):
-                wrong.append(f"{importer} imports {name}")
+    wrong = [
+        f"{importer} imports {name}"
+        for importer, imported in sorted(GRAPH.items())
+        for name in sorted(imported)
+        if order.index(name.split(".")[1]) > order.index(importer.split(".")[1])
+    ]
     assert not wrong, "\n".join(wrong)
 
 

@@ -118,7 +118,9 @@ def test_compare_on_linux(trace: str, tmp_path: Path) -> None:
     """The page names the keys that are in the object of enclaves alone."""
     table, of_strategy, _ = tables(section("compare"))
     figures = printed(tmp_path, "compare", "--host", "linux", trace)
-    (sentence,) = re.findall(r"^With `--host linux`:.*?\n\n", section("compare"), re.DOTALL | re.M)
+    (sentence,) = re.findall(
+        r"^With `--host linux`:.*?\n\n", section("compare"), re.DOTALL | re.MULTILINE
+    )
     has, has_not = sentence.split("there are no")
     assert not figures.keys() & set(_CODE.findall(has_not))
     assert figures.keys() == table.keys() - {"command", "exit_status"} - set(_CODE.findall(has_not))
@@ -132,7 +134,9 @@ def test_compare_ablation(trace: str, tmp_path: Path) -> None:
     """The page names the keys that only other comparisons have, and describes each row."""
     table, of_strategy, of_row = tables(section("compare"))
     figures = printed(tmp_path, "compare", "--ablation", trace)
-    (sentence,) = re.findall(r"^With `--ablation`:.*?\n\n", section("compare"), re.DOTALL | re.M)
+    (sentence,) = re.findall(
+        r"^With `--ablation`:.*?\n\n", section("compare"), re.DOTALL | re.MULTILINE
+    )
     has_not, has = sentence.split(" but ")
     new = figures.keys() - table.keys()
     assert new == {"traces", "ablation"} <= set(_CODE.findall(has))

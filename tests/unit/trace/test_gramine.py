@@ -181,7 +181,7 @@ def test_a_call_that_never_returned(tmp_path: Path) -> None:
 def test_a_log_that_begins_in_the_middle_of_a_call(tmp_path: Path) -> None:
     lines = Lines(Variant())
     text = lines.end(Step("mmap", (), 0x10000)) + log([Step("munmap", (0x10000, 0x1000), 0)])
-    records, report = take(tmp_path, text)
+    records, _report = take(tmp_path, text)
     assert [one.call for one in calls(records)] == ["munmap"]
     assert [one.missing for one in records if isinstance(one, Loss)] == [1]
 
