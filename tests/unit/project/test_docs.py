@@ -119,3 +119,25 @@ def test_the_python_example_runs(
     monkeypatch.chdir(tmp_path)
     exec(compile(found[1], "docs/traces.md", "exec"), {})
     assert capsys.readouterr().out == "6 pages unmapped, 2 of them touched; nothing is missing\n"
+
+
+#: Words that these pages do not use: each has a plainer one, or an American spelling.
+AVOIDED = re.compile(
+    r"\b(anew|nobody|needless|dear(er|est)?|hear[sd]?|told of|as asked|in the place of"
+    r"|as far as it goes|modelled|behaviour|colours?|neighbours?)\b",
+    re.IGNORECASE,
+)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_pages_use_plain_words(page: Path) -> None:
+    """Outside of what programs print."""
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    found = [match[0] for match in AVOIDED.finditer(prose)]
+    assert not found
+
+
+def test_the_pages_are_short() -> None:
+    """A reader finds the answer; tables of results and references are in the appendix."""
+    words = sum(len(page.read_text().split()) for page in (ROOT / "docs").glob("*.md"))
+    assert words <= 26_000
