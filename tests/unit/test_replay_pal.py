@@ -108,12 +108,15 @@ def test_a_log_s_changes_reach_a_pal(tmp_path: Path) -> None:
     assert pal.changes[1] == "UNMAP 7f0000000000-7f0000004000, was rw-p"
 
 
-def test_a_pal_that_refuses_changes_nothing_of_what_was_recorded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("refusal", [HostError(ENOMEM), OSError(ENOMEM, "no memory")])
+def test_a_pal_that_refuses_changes_nothing_of_what_was_recorded(
+    tmp_path: Path, refusal: OSError
+) -> None:
     class Refuser:
         def apply(self, change: Change) -> None:
             """Refuse to restrict."""
             if change.kind & RESTRICT:
-                raise HostError(ENOMEM)
+                raise refusal
 
     replayed = replay_trace(recorded(tmp_path / "a.trace"), pal=Refuser(), check=True)
     assert [(refusal.process, refusal.errno) for refusal in replayed.refusals] == [(0, ENOMEM)]

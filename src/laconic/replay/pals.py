@@ -4,11 +4,10 @@ host."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from errno import ENOSYS
 from typing import NamedTuple
 
 from laconic.memory.change import MAP, UNMAP, Change
-from laconic.memory.pal import HostError, Pal
+from laconic.memory.pal import Pal, refusal_errno
 from laconic.replay.events import CallDone, Listener
 from laconic.replay.thread import Mm
 from laconic.trace.schema import Row
@@ -83,5 +82,8 @@ class PalFeed(Listener):
         for change in changes:
             try:
                 pal.apply(change)
-            except HostError as error:
-                self.refusals.append(Refusal(mm.number, change, error.errno or ENOSYS))
+            except OSError as error:
+                errno = refusal_errno(error)
+                if not errno:
+                    raise
+                self.refusals.append(Refusal(mm.number, change, errno))
