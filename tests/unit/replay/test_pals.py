@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from errno import ENOMEM
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -144,6 +145,20 @@ def test_listeners_receive_the_calls(tmp_path: Path) -> None:
     replay_trace(recorded(tmp_path / "a.trace", fork=True), listeners=[calls])
     assert calls.redundant == [(4, "mprotect", (BASE, LENGTH, RW))]
     assert calls.forks == [(100, 102)]
+
+
+def test_what_is_no_pal_and_no_listener_is_named(tmp_path: Path) -> None:
+    path = recorded(tmp_path / "a.trace")
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"pal": Shadow}, "pal is the class Shadow: pass an object of the class"),
+        ({"pal": 5}, "pal is 5, which has no method apply: pass a PAL"),
+        ({"pal_for": lambda mm: None}, "pal_for for process 100 is None, which has no method"),
+        ({"listeners": Listener()}, r"is not a list: pass listeners=\[MyListener\(\)\]"),
+        ({"listeners": [Listener]}, "Listener'> is not a listener: pass listeners="),
+    )
+    for options, message in wrong:
+        with pytest.raises(LaconicError, match=message):
+            replay_trace(path, **options)
 
 
 def test_two_ways_to_give_a_pal_exclude_each_other(tmp_path: Path) -> None:
