@@ -157,7 +157,7 @@ def decode(batch: pa.RecordBatch, times: Times) -> list[Row]:
         if number.name in batch.schema.names
     }
     for name, values in numbers.items():
-        # Most columns of most batches hold one value all along, which need not be made anew for
+        # Most columns of most batches hold one value all along, which need not be made again for
         # each row.
         is_uniform = values and values.tobytes() == values[:1].tobytes() * count
         columns[name] = repeat(values[0], count) if is_uniform else values

@@ -1,4 +1,4 @@
-"""Reading a trace: as far as it goes, and never a row that is not what was written."""
+"""Reading a trace: up to the first damage, and never a row that is not what was written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Trace:
     at its end, or is None, and `events` how many rows there were; during one, `position` is the
     byte that has been read up to.
 
-    Raises LaconicError where the file cannot be read, is no trace, or is of a newer schema.
+    Raises LaconicError where the file cannot be read, is not a trace, or is of a newer schema.
     """
 
     def __init__(self, path: str) -> None:
@@ -133,7 +133,7 @@ class Trace:
                 )
             if not head.startswith(_MAGIC):
                 raise LaconicError(
-                    f"{self.path!r} is no trace: it looks like {looks_like(head)}{_cure(head)}"
+                    f"{self.path!r} is not a trace: it looks like {looks_like(head)}{_cure(head)}"
                 )
             import pyarrow as pa
 
@@ -208,7 +208,7 @@ def open_input(path: str) -> BinaryIO:
             raise LaconicError(f"{path!r} is a directory: name a trace file")
         if not stat.S_ISREG(mode):
             raise LaconicError(
-                f"{path!r} is no regular file: name a trace file, or pipe a trace in and name -"
+                f"{path!r} is not a regular file: name a trace file, or pipe a trace in and name -"
             )
         file = open(path, "rb")  # noqa: SIM115
         try:
