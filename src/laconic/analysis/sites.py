@@ -257,19 +257,27 @@ class SiteCollector(Listener):
         around = {kind: Work() for kind in (*AROUND, OTHER)}
         for name, meter in enclaves.meters.items():
             for (_, label), counts in meter.tables.items():
-                if isinstance(label, Touch):
-                    work = self._work(label.owner, around)
-                    work.touches.setdefault(name, Counts()).add(counts)
-                    continue
-                work = self._work(label, around)
-                work.counts.setdefault(name, Counts()).add(counts)
-                if isinstance(label, SiteLabel) and label.is_redundant:
-                    assert isinstance(work, Site)
-                    work.wasted.setdefault(name, Counts()).add(counts)
+                self.enter(name, label, counts, around)
         for touched in enclaves.touched_pages.values():
             for owner, pages in touched.items():
                 self._work(owner, around).touched_pages += pages
         return around
+
+    def enter(
+        self, strategy: str, label: Hashable, counts: Counts, around: Mapping[str, Work]
+    ) -> Work:
+        """Add what an enclave did under a label to its site, or to its entry of `around`; return
+        that. O(1)."""
+        if isinstance(label, Touch):
+            work = self._work(label.owner, around)
+            work.touches.setdefault(strategy, Counts()).add(counts)
+            return work
+        work = self._work(label, around)
+        work.counts.setdefault(strategy, Counts()).add(counts)
+        if isinstance(label, SiteLabel) and label.is_redundant:
+            assert isinstance(work, Site)
+            work.wasted.setdefault(strategy, Counts()).add(counts)
+        return work
 
     def _work(self, label: Hashable, around: Mapping[str, Work]) -> Work:
         if isinstance(label, SiteLabel):
