@@ -23,6 +23,7 @@ from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Counts, Meter
 from laconic.stacks.symbolize import Place
 from laconic.strategies import display_name, strategy
+from laconic.trace.charts import Bar, Chart
 from laconic.trace.reader import Trace
 from laconic.trace.selection import Selection
 from laconic.trace.stacks import NO_STACK, Stacks
@@ -30,6 +31,8 @@ from laconic.trace.tables import Row, Table
 
 #: By whose rule the enclave's cost of each site is counted.
 EVERY_CALL, LACONIC = "every-call", "laconic"
+#: Sites that a chart shows.
+_CHARTED = 10
 _FIGURES = (
     "calls", "redundant", "host_calls", "failed", "first_event", "last_event", "first_redundant_event",
     "committed_pages", "touched_pages",
@@ -203,6 +206,19 @@ class Sites(Table):
         """Return the columns that a notebook shows: all but the stack and the events."""
         hidden = ("stack", "first_event", "last_event", "first_redundant_event")
         return [name for name in self.table_columns() if name not in hidden]
+
+    def chart(self) -> Chart:
+        """Return the cost of the `_CHARTED` most expensive sites under each strategy."""
+        profile = costs.load()
+        bars = []
+        for site in self.most_expensive(_CHARTED, profile=profile):
+            frames = self.frames(site)
+            where = f"{frames[0].function} ({frames[0].module})" if frames else site.program
+            for name in self.meters:
+                low, high = self.cycles(site, name, profile)
+                label = f"{site.call} {where}, first in row {site.first}"
+                bars.append(Bar(label, name, low, high, f"{low:,.0f} to {high:,.0f}"))
+        return Chart("The most expensive sites", f"cycles, cost profile {profile.name}", bars)
 
 
 class SiteLabel(NamedTuple):

@@ -8,10 +8,10 @@ import stat
 from pathlib import Path
 
 import pytest
-from tests.unit.commandline import laconic
 
 from laconic.errors import LaconicError
 from laconic.live.address import connect, is_same_user, listen
+from tests.helpers.commandline import laconic
 
 #: A user that owns nothing.
 _NOBODY = 65534
