@@ -44,6 +44,10 @@ EDMM_DEFAULT = 1 << 40
 CHECKPOINT = 96 * MIB
 #: A mapping of so many bytes is larger than the EPC of any machine: two sockets with 512 GiB each.
 ANY_MACHINE = 1 << 40
+#: Programs that read the limit of their stack, which no trace shows, and the limit that they need
+#: to behave as with Linux's 8 MiB, in bytes. PostgreSQL leaves 512 KiB free, takes 2 MiB at most
+#: (InitializeGUCOptionsFromEnvironment in guc.c), and does not start with less than 612 KiB.
+_STACK_LIMITS = {"postgres": 2560 << 10}
 #: Settings of programs that make such a mapping smaller.
 _SMALLER = {"mariadbd": "innodb_buffer_pool_size_max", "mysqld": "innodb_buffer_pool_size_max"}
 
@@ -207,12 +211,20 @@ def _threads(figures: Figures) -> Advice:
 def _stack(figures: Figures) -> Advice:
     main, main_owner = figures.largest(lambda image: image.peak_stack)
     deepest, owner = figures.largest(lambda image: image.depth)
-    value = max(round_up(max(main, deepest), 64 << 10), STACK)
+    limits = [
+        (_STACK_LIMITS[name], name)
+        for process, _ in figures.programs()
+        if (name := basename(process.path)) in _STACK_LIMITS
+    ]
+    limit, reader = max(limits, default=(0, ""))
+    value = max(round_up(max(main, deepest), 64 << 10), STACK, limit)
     why = f"the main thread's stack of {main_owner} is {shown_size(main)} at most"
     if not figures.touches:
         why = "the log does not show stacks, so this is Gramine's default"
     elif deepest:
         why += f", other threads of {owner} used up to {shown_size(deepest)} of theirs; the size is each thread's"
+    if limit:
+        why += f". {reader} reads the limit of its stack and behaves as usual from {shown_size(limit)} on"
     if figures.touches and value == STACK:
         why += ". Gramine's default is enough"
     return Advice(
@@ -220,7 +232,7 @@ def _stack(figures: Figures) -> Advice:
         f'sys.stack.size = "{manifest_size(value)}"',
         MANIFEST,
         why,
-        {"value": value, "main_stack": main, "deepest_thread_stack": deepest},
+        {"value": value, "main_stack": main, "deepest_thread_stack": deepest, "limit_read": limit},
     )
 
 
