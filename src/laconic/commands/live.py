@@ -25,7 +25,7 @@ DESCRIPTION = """\
 Runs CMD and all that it starts as laconic run does, and shows meanwhile: calls,
 host calls and redundant calls per second; the sites by their cost in an
 enclave; the processes and their memory. Where standard input or standard error
-is no terminal, it writes one line a second to standard error. --connect shows
+is not a terminal, it writes one line a second to standard error. --connect shows
 a program that runs in another terminal under laconic live --listen, or
 laconic run --listen.
 """
@@ -324,5 +324,5 @@ def _delay(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0.1 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time: name seconds, from 0.1 to 3600")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time: name seconds, from 0.1 to 3600")
     return seconds

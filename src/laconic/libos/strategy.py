@@ -104,7 +104,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def thread_ends(self) -> None:
-        """A thread that `thread` told of ends."""
+        """A thread that `thread` has announced ends."""
 
     def file_written(  # noqa: B027 (not abstract: most strategies need nothing)
         self, file: File, size: int, truncated: bool

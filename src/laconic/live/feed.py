@@ -82,7 +82,7 @@ class Watcher(Stacks):
 
 
 class Feed(Tracer):
-    """A tracer that tells `fd` what it sees. Nobody reading any more is no error: the program goes
+    """A tracer that tells `fd` what it sees. Nobody reading any more is not an error: the program goes
     on. The stacks of all calls are taken by `watcher`, and go to the mediator's recorder."""
 
     def __init__(

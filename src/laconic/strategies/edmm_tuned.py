@@ -388,7 +388,7 @@ class EdmmTuned(Tunable):
         """Raise LaconicError if the options cannot be combined."""
         tuning = Tuning(**values)
         if not tuning.heap:
-            raise LaconicError(f"{cls.name}: 'heap=0' is no heap; use heap=1G")
+            raise LaconicError(f"{cls.name}: 'heap=0' is not a heap; use heap=1G")
         if tuning.preheat > tuning.heap:
             raise LaconicError(
                 f"{cls.name}: 'preheat={show_size(tuning.preheat)}' exceeds the heap of "

@@ -42,7 +42,7 @@ _MASK = (1 << 64) - 1
 class Rows:
     """Rows of a trace, in order, in `rows`, and the numbers of the files that they refer to.
 
-    `redact` puts hashes in the place of paths, names and command lines.
+    `redact` writes hashes instead of paths, names and command lines.
     """
 
     def __init__(self, redact: bool = False) -> None:
@@ -254,7 +254,7 @@ def create(path: str, force: bool) -> int:
         return os.dup(1)
     try:
         if force and not stat.S_ISREG(os.stat(path).st_mode):
-            raise LaconicError(f"-o {path!r} is no regular file: name another")
+            raise LaconicError(f"-o {path!r} is not a regular file: name another")
     except FileNotFoundError:
         pass
     except OSError as error:

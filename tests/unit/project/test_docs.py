@@ -20,8 +20,8 @@ from laconic.memory.change import UNMAP
 from tests.helpers.traces import BASE, Builder
 
 ROOT = Path(__file__).parents[3]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-#: A word of a usage line: it stands for something, and is no command to be given.
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+#: A word of a usage line: it stands for something, and is not a command to be given.
 USAGE = re.compile(r"[\[\]{}|…]|\.\.\.")
 #: What ends a command in a shell's line; and the gap before the explanation in a list of commands.
 END = re.compile(r"\s{3}|\s(?:\||>|<|2>|&&|;|#)\s?|;\s|\s\\$|$")
@@ -67,7 +67,9 @@ def options(verb: str, words: list[str]) -> list[str]:
     return [option for word in words for option in re.findall(r"^\[?(--?[a-z-]+)", word)]
 
 
-LINES = [(page.name, line, block) for page in PAGES for line, block in examples(page)]
+LINES = [
+    (str(page.relative_to(ROOT)), line, block) for page in PAGES for line, block in examples(page)
+]
 
 
 @pytest.mark.parametrize("page", sorted({page for page, _, _ in LINES}))
