@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from laconic.live.feed import Feed
     from laconic.live.hub import Hub
+    from laconic.tracer.loop import Tracer
+    from laconic.tracer.mediate import Mediator
+    from laconic.tracer.record import Recorder
 
 #: The value of `--listen` and `--connect` without an address.
 DEFAULT = ""
@@ -41,3 +46,39 @@ def start_hub(command: Sequence[str], address: str | None, *, view: bool) -> Hub
     hub = Hub(command, view=view, listener=listener, path=path)
     tell(f"laconic: to watch, use  laconic live --connect {shlex.quote(where)}\n")
     return hub
+
+
+class Published:
+    """A program that this process traces, and that viewers can watch.
+
+    To be made before any thread is started. Raises LaconicError.
+    """
+
+    def __init__(self, command: Sequence[str], address: str) -> None:
+        self._hub = start_hub(command, address, view=False)
+        self._feed: Feed | None = None
+
+    def follow(self, recorder: Recorder | None) -> Recorder:
+        """Return a recorder whose rows viewers' costs come from: the given one, which takes no
+        stacks of its own, or one without a trace."""
+        from laconic.trace.writer import Rows
+        from laconic.tracer.record import Recorder
+
+        recorder = recorder or Recorder(Rows())
+        recorder.followers.append(self._hub.rows)
+        return recorder
+
+    def tracer(
+        self, mediator: Mediator, waiting: Callable[[str], AbstractContextManager[object]]
+    ) -> Tracer:
+        """Return the tracer of the program."""
+        from laconic.live.feed import Feed
+
+        self._feed = Feed(mediator, self._hub.figures, waiting)
+        return self._feed
+
+    def end(self, status: int, notes: Sequence[str]) -> None:
+        """Tell viewers that the program has ended. The recorder must be finished."""
+        if self._feed is not None:
+            self._feed.say_end(status, notes)
+        self._hub.close()

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from laconic.commands.enclaves import enclaves
-from laconic.commands.listening import add_listen, start_hub
+from laconic.commands.listening import Published, add_listen
 from laconic.commands.options import add_costs, add_recording, limit, load_costs
 from laconic.commands.output import check_outputs
 from laconic.commands.program import place_for, recorder_for, trace_program
@@ -170,13 +170,10 @@ def _run(
 ) -> int:
     from laconic.commands.output import announce, open_output, tell, width, write_json
     from laconic.commands.progress import waiting
-    from laconic.live.feed import Feed
     from laconic.memory.ledger import Ledger
     from laconic.strategies import linux_rule
-    from laconic.trace.writer import Rows
     from laconic.tracer.loop import Tracer
     from laconic.tracer.mediate import Mediator
-    from laconic.tracer.record import Recorder
     from laconic.tracer.verify import Checker
 
     on_linux = options.strategy
@@ -187,8 +184,8 @@ def _run(
     ledger = Ledger(announce=None if options.quiet else announce)
     checker = Checker(ledger, options.verify, options.verbose)
     stacks = options.stacks or ("none" if options.output is None else "all")
-    hub = None if options.listen is None else start_hub(command, options.listen, view=False)
-    if hub is not None:
+    published = None if options.listen is None else Published(command, options.listen)
+    if published is not None:
         stacks = "none"  # the feed takes them
     recorder = (
         path
@@ -205,20 +202,20 @@ def _run(
     )
     if options.output == "-":
         _give_up_standard_output()
-    recorder = recorder or (None if hub is None else Recorder(Rows()))
-    if recorder is not None and hub is not None:
-        recorder.followers.append(hub.rows)
+    if published is not None:
+        recorder = published.follow(recorder or None)
     mediator = Mediator(
         linux_rule(on_linux), ledger, checker, options.observe, _planned_failures(), recorder
     )
-    tracer = Tracer(mediator, waiting) if hub is None else Feed(mediator, hub.figures, waiting)
+    if published is None:
+        tracer = Tracer(mediator, waiting)
+    else:
+        tracer = published.tracer(mediator, waiting)
     status, seconds = trace_program(tracer, command, recorder)
     if recorder is not None:
         recorder.finish(status, ledger, seconds, options.verify)
-    if isinstance(tracer, Feed):
-        tracer.say_end(status, ledger.notes)
-    if hub is not None:
-        hub.close()
+    if published is not None:
+        published.end(status, ledger.notes)
 
     from laconic.report.run import as_json, as_text
 
