@@ -192,20 +192,31 @@ def _edmm(figures: Figures, profile: CostProfile, size: dict[str, Any]) -> Advic
 
 def _threads(figures: Figures) -> Advice:
     peak, owner = figures.largest(lambda image: image.peak_threads)
-    why = (
-        f"{plural(peak, 'thread')} of {owner} at once, and Gramine's own {HELPERS}: IPC, Async and one TLS "
-        "handshake. With EDMM this is the number of slots made at the start, and more can be made"
+    needed, needs = figures.largest(_possible_threads)
+    why = f"{plural(peak, 'thread')} of {owner} at once"
+    if needed > peak:
+        why += f"; how many live at once depends on timing, and {needs} starts so many that {needed} is safe"
+    why += (
+        f". In addition, Gramine's own {HELPERS}: IPC, Async and one TLS handshake. With EDMM this is the number "
+        "of slots made at the start, and more can be made"
     )
     if figures.source != "run":
         why += ". A log that does not show the ends of threads makes this too high"
-    value = peak + HELPERS
+    value = needed + HELPERS
     return Advice(
         "sgx.max_threads",
         f"sgx.max_threads = {value}",
         MANIFEST,
         why,
-        {"value": value, "peak_threads": peak, "helpers": HELPERS},
+        {"value": value, "peak_threads": peak, "possible_threads": needed, "helpers": HELPERS},
     )
+
+
+def _possible_threads(image: Image) -> int:
+    # Threads that end before others start may live as long as these in another run: all that were
+    # started, but not more than twice as many as lived at once, since a program that starts
+    # thousands does not have them all at once.
+    return max(image.peak_threads, min(1 + image.started_threads, 2 * image.peak_threads))
 
 
 def _stack(figures: Figures) -> Advice:
