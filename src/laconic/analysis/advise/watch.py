@@ -121,7 +121,8 @@ class Image:
     MAP_NORESERVE. `allocated_pages`: in all, each time they were mapped anew. `lazy_pages` were
     mapped with MAP_NORESERVE, `lazy_touched` first touches there were. `brk_base` is an address.
     `started_threads`: in all, without the first. `refused`: growths of the break that failed,
-    `repeated` of them for the same address as the one before. `shrinks` are the break's, of `shrunk_pages`. `arenas` are glibc's: base → further
+    `repeated` of them for the same address as the one before. `shrinks` are the break's, of
+    `shrunk_pages`. `arenas` are glibc's: base → further
     growths; `tops`: base → bytes that were made accessible from there at most. `discards` are
     madvise(DONTNEED, FREE) but of threads' stacks. `blocks` are those that are mapped one by one,
     base → size, and `peak_blocks` their bytes; `churned` the sizes of those that were unmapped
