@@ -152,9 +152,9 @@ def _stacks(program: str, path: Path) -> list[str] | None:
 
 #: What laconic does no more of than every-call: each stands for the same work.
 _NO_WORSE = {
-    "host calls": ("host_calls",), "ioctls": ("ioctls",), "tracking cycles": ("etrack_ipis",),
+    "host calls": ("host_calls",), "ioctls": ("ioctls",), "ETRACK cycles": ("etrack_ipis",),
     "EACCEPT and EACCEPTCOPY": ("eaccept", "eacceptcopy"), "EAUG faults and exceptions": ("eaug_faults", "exceptions"),
-    "pages given back": ("emodt",), "pages copied": ("pages_copied",), "untouched pages": ("untouched_pages",),
+    "released pages": ("emodt",), "copied pages": ("pages_copied",), "untouched pages": ("untouched_pages",),
 }  # fmt: skip
 
 
@@ -215,7 +215,12 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
                         ("cycles, laconic / every-call", f"{program}, {profile}", against[1], 1.0)
                     )
     why, example = _example()
-    head = ["program", "costs by", *(f"{name} / bound" for name in NAMES), "laconic / every-call"]
+    head = [
+        "program",
+        "cost profile",
+        *(f"{name} / bound" for name in NAMES),
+        "laconic / every-call",
+    ]
     return {
         "enclave-summary": table(_SUMMARY, summary),
         "enclave-counts": table(_HEAD, counted),
@@ -227,5 +232,5 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
         ),
         "enclave-why": why,
         "enclave-example": example,
-        "enclave-worse": table(["program", "thing", "every-call", "laconic"], worse),
+        "enclave-worse": table(["program", "counter", "every-call", "laconic"], worse),
     }, worst(targets)

@@ -174,7 +174,7 @@ def tables(found: Mapping[str, Rows]) -> tuple[dict[str, str], list[tuple[str, f
             ["program", *titles],
             [[program, *ratios] for program, profile, *ratios in costs if profile == DEFAULT],
         ),
-        "tuned-costs": table(["program", "costs by", *titles], costs),
+        "tuned-costs": table(["program", "cost profile", *titles], costs),
         "tuned-saving": table(
             head, [_saving(program, rows, True) for program, rows in found.items()]
         ),

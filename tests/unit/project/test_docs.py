@@ -96,6 +96,25 @@ def check_command(page: str, line: str, block: bool) -> None:
             pytest.fail(f"{page}: {line}: {output.getvalue()}")
 
 
+#: Words that these pages once used where a plainer one exists.
+OLD = re.compile(
+    r"\b(anew|as asked|as far as it goes|dearer|dearest|in the place of|needless|nobody|told of)\b"
+)
+#: How many words the pages outside of the appendix may have, tables and examples included.
+MOST_WORDS = 25_000
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_use_plain_words(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert not OLD.findall(prose)
+
+
+def test_the_pages_stay_short() -> None:
+    words = [len(page.read_text().split()) for page in (ROOT / "docs").glob("*.md")]
+    assert sum(words) <= MOST_WORDS
+
+
 def test_there_are_commands() -> None:
     """Every verb is shown somewhere, so the search for them works."""
     assert {line.split()[1] for _, line, _ in LINES} >= set(VERBS)
