@@ -19,7 +19,7 @@ SCHEMAS: Final = {
     "flamegraph": 2,
     "html": 3,
     "info": 2,
-    "live": 2,
+    "live": 3,
     "pack": 1,
     "run": 2,
     "sweep": 2,

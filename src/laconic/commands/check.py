@@ -55,7 +55,6 @@ it goes; after  -- CMD  the program's own where that is not 0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `check`."""
-
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (

@@ -49,7 +49,6 @@ _EXAMPLE = "as in  laconic diff before.trace"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `diff`."""
-
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (

@@ -56,7 +56,6 @@ exit codes:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `html`."""
-
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
