@@ -370,12 +370,29 @@ def add_enclave(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--enclave", action="store_true", help="count host calls and cycles in an enclave too"
     )
+    add_strategy(parser)
+
+
+def add_strategy(parser: argparse.ArgumentParser) -> None:
+    """Declare `--strategy` and `--costs`, which `enclave` reads."""
     parser.add_argument(
         "--strategy",
         metavar="NAME",
         help="the strategy of the enclave (default: every-call)",
     )
     add_costs(parser)
+
+
+def add_order(parser: argparse.ArgumentParser) -> None:
+    """Declare `--sort`: in which order sites are listed."""
+    from laconic.analysis.diff import SORTS
+
+    parser.add_argument(
+        "--sort",
+        choices=SORTS,
+        default=SORTS[0],
+        help="what comes first (default: cost, in an enclave)",
+    )
 
 
 def enclave(options: argparse.Namespace, *, wanted: bool) -> Enclave | None:

@@ -69,6 +69,25 @@ def cycles(low: float, high: float, of: Unit | None = None) -> str:
     return f"{span(low, high, of)} {of[1]}{' ' if of[1] else ''}cycles"
 
 
+def change(low: float, high: float, of: Unit | None = None) -> str:
+    """A change of a range, at its low and at its high end, with its sign and its unit.
+
+    >>> change(0.2e9, 0.39e9), change(-0.39e9, -0.2e9), change(-2e6, 1e6), change(0, 0)
+    ('+0.200–0.390 G', '-0.200–0.390 G', '-2.00 to +1.00 M', '0')
+    """
+    if not low and not high:
+        return "0"
+    least, most = min(low, high), max(low, high)
+    of = of or unit([abs(least), abs(most)])
+    if least >= 0:
+        text = f"+{span(least, most, of)}"
+    elif most <= 0:
+        text = f"-{span(-most, -least, of)}"
+    else:
+        text = f"-{span(-least, -least, of)} to +{span(most, most, of)}"
+    return f"{text} {of[1]}".rstrip()
+
+
 def seconds(low: float, high: float) -> str:
     """Cycles as seconds at `CLOCK`.
 
