@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from tests.apps.browser import CHROMIUM, Browser, browser
-from tests.unit.pagetraces import hostile, known
-from tests.unit.sitetraces import sited
+from tests.helpers.pagetraces import hostile, known
+from tests.helpers.sitetraces import sited
 
 from laconic.analysis.pair import pair
 from laconic.report.html import as_html

@@ -14,8 +14,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.tracer.lab import COMMAND, environment, run_alone
-from tests.unit.sweepwork import (
+
+from laconic.analysis import workers
+from laconic.analysis.sweep import find, sweep
+from laconic.errors import LaconicError
+from tests.helpers.sweepwork import (
     counted,
     deadly,
     held,
@@ -26,11 +29,8 @@ from tests.unit.sweepwork import (
     tracks,
     until,
 )
-from tests.unit.traces import small
-
-from laconic.analysis import workers
-from laconic.analysis.sweep import find, sweep
-from laconic.errors import LaconicError
+from tests.helpers.traces import small
+from tests.tracer.lab import COMMAND, environment, run_alone
 
 REPOSITORY = Path(__file__).parents[2]
 TRACES = 6
@@ -232,7 +232,7 @@ def test_a_cluster_without_workers(
 def test_no_scheduler_there(
     address: str, listens: bool, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A closed port, something else that listens, and what is no address."""
+    """A closed port, something else that listens, and what is not an address."""
     monkeypatch.setattr(workers, "ANSWER", 1.0)
     with (
         socket.socket() as there,

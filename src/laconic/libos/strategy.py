@@ -18,7 +18,7 @@ from laconic.memory.change import Change
 from laconic.memory.mmap import OpenFile
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace, Entry
-from laconic.memory.vma import Vma
+from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import Meter
 
 
@@ -104,7 +104,13 @@ class Strategy(ABC):
 
     @abstractmethod
     def thread_ends(self) -> None:
-        """A thread that `thread` told of ends."""
+        """A thread that `thread` has announced ends."""
+
+    def file_written(  # noqa: B027 (not abstract: most strategies need nothing)
+        self, file: File, size: int, truncated: bool
+    ) -> None:
+        """The program wrote to `file`, which has at least `size` bytes now, or truncated it to
+        `size` bytes. It is nothing to a host that maps files itself."""
 
     @abstractmethod
     def end(self) -> None:

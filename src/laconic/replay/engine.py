@@ -140,6 +140,7 @@ class Replay:
             ("note", self._note),
             ("end", self._end),
             ("measured", self._measured),
+            ("written", self._written),
             ("personality", self._personality),
             *((name, self._clone) for name in ("clone", "clone3", "fork", "vfork")),
         ):
@@ -385,7 +386,7 @@ class Replay:
         return thread
 
     def _start_assumed(self, mm: Mm) -> None:
-        # An address space whose start nobody saw begins now.
+        # An address space whose start was not seen begins now.
         if (
             mm.number < 0
             and mm.assumed is not None
@@ -595,7 +596,7 @@ class Replay:
             outcome = outcome._replace(changes=(), start=0, end=0, then=None)
         thread.begun = outcome
 
-    # What a person must be told
+    # What a person must know
 
     def _lost(self, row: Row) -> None:
         self.lost.add(row)
@@ -614,6 +615,13 @@ class Replay:
 
     def _measured(self, row: Row) -> None:
         self.measured.append(Measured(row.pid, row.result, bool(row.a5), *row.args[:5]))
+
+    def _written(self, row: Row) -> None:
+        mm = self._thread(row).mm
+        if mm.number >= 0:
+            file = self._files[row.file].file
+            for listener in self.listeners:
+                listener.file_written(mm, file, row.a0, not row.a1)
 
     def _end(self, row: Row) -> None:
         self.end = json.loads(row.data or b"{}")

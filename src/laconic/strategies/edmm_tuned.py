@@ -71,7 +71,7 @@ from laconic.memory.flags import (
 from laconic.memory.mmap import page_align
 from laconic.memory.rangemap import Range, RangeMap, join_ranges
 from laconic.memory.space import AddressSpace, Entry
-from laconic.memory.vma import Vma
+from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import PENDING, PR, Meter
 from laconic.sgx.pal.edmm import permissions
 from laconic.sgx.pal.gramine import RW, remove_run
@@ -388,7 +388,7 @@ class EdmmTuned(Tunable):
         """Raise LaconicError if the options cannot be combined."""
         tuning = Tuning(**values)
         if not tuning.heap:
-            raise LaconicError(f"{cls.name}: 'heap=0' is no heap; use heap=1G")
+            raise LaconicError(f"{cls.name}: 'heap=0' is not a heap; use heap=1G")
         if tuning.preheat > tuning.heap:
             raise LaconicError(
                 f"{cls.name}: 'preheat={show_size(tuning.preheat)}' exceeds the heap of "
@@ -627,6 +627,10 @@ class EdmmTuned(Tunable):
             slot = self._threads.pop()
             self._idle.append(slot)
             self.pal.free(slot, slot + THREAD_STACK, self.touches)
+
+    def file_written(self, file: File, size: int, truncated: bool) -> None:
+        """The pages of the file's mappings end where the file does. O(1)."""
+        self.sizes.write(file, size, truncated)
 
     def end(self) -> None:
         """The enclave is gone. O(n)."""

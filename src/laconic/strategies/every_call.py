@@ -4,7 +4,7 @@ changed or not.
 Not upstream's, where upstream has nothing: mremap, which it does not support, is what the C library
 then does (another mapping of the new size, a copy, an munmap; a shorter one is an munmap of the
 tail). A stack or a heap that grows beyond the limits of the manifest costs what it would have cost
-within them. Calls that only the host can describe (shmat) are a plain Alloc. A forked child is told
+within them. Calls that only the host can describe (shmat) are a plain Alloc. A forked child learns
 which pages are uncommitted: upstream forgets it, and the child fails on them.
 
 The options switch changes to Gramine on, each by itself (`laconic.sgx.pal.switches`):
@@ -56,7 +56,7 @@ from laconic.sgx.pal.gramine import LAZY, RW
 from laconic.sgx.pal.switches import ALL_SWITCHES, Switches
 from laconic.strategies.options import Option, Tunable, number, show_switch, switch
 
-#: What a descriptor refers to that nobody described.
+#: What a descriptor without a description refers to.
 _UNKNOWN: Final = File(0, 3, -3, "?")
 
 
@@ -376,6 +376,13 @@ class EveryCall(Libos, Tunable):
             self.threads.end(self)
         except SgxError as error:
             raise _killed("exit", error) from error
+
+    def file_written(self, file: File, size: int, truncated: bool) -> None:
+        """A file was written to or truncated: its mappings are emulated, and follow it. O(VMAs)."""
+        try:
+            files.file_written(self, file, size, truncated)
+        except SgxError as error:
+            raise _killed("write", error) from error
 
     def end(self) -> None:
         """The enclave is gone. O(n)."""
