@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.apps.browser import CHROMIUM, Browser, browser
-from tests.helpers.pagetraces import hostile, known
-from tests.helpers.sitetraces import sited
 
 from laconic.analysis.pair import pair
 from laconic.report.html import as_html
 from laconic.sgx import costs
 from laconic.trace.reader import Trace
+from tests.apps.browser import CHROMIUM, Browser, browser
+from tests.helpers.pagetraces import hostile, known
+from tests.helpers.sitetraces import sited
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 

@@ -9,9 +9,6 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.helpers.pagetraces import HOSTILE, Stacked, hostile
-from tests.helpers.sitetraces import sited
-from tests.helpers.traces import BASE, Builder
 
 from laconic.analysis.baseline import Key
 from laconic.analysis.callers import AROUND, SITE, SUPPRESSED
@@ -24,6 +21,9 @@ from laconic.report.text import plain
 from laconic.sgx import costs
 from laconic.trace.reader import Trace
 from laconic.trace.schema import CHOSEN
+from tests.helpers.pagetraces import HOSTILE, Stacked, hostile
+from tests.helpers.sitetraces import sited
+from tests.helpers.traces import BASE, Builder
 
 PAGE = 4096
 BEFORE = {"grow": (60, 3), "trim": (2, 5), "rest": (1, 1)}
