@@ -22,8 +22,9 @@ from laconic.analysis.suppressions import LOADING
 from laconic.report import numbers
 from laconic.report.headline import WORK, Sentence
 from laconic.report.names import filled
-from laconic.report.numbers import plural, share
+from laconic.report.numbers import share
 from laconic.report.shortnames import short_function, short_module
+from laconic.trace.words import plural
 
 #: The part of the first run's cost, from 0 to 1, below which two runs cost about the same; and
 #: that below which a site does not stand out.

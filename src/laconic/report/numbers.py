@@ -72,8 +72,8 @@ def cycles(low: float, high: float, of: Unit | None = None) -> str:
 def change(low: float, high: float, of: Unit | None = None) -> str:
     """A change of a range, at its low and at its high end, with its sign and its unit.
 
-    >>> change(0.2e9, 0.39e9), change(-0.39e9, -0.2e9), change(-2e6, 1e6), change(0, 0)
-    ('+0.200–0.390 G', '-0.200–0.390 G', '-2.00 to +1.00 M', '0')
+    >>> change(0.6e9, 0.9e9), change(-390e6, -200e6), change(-2e6, 1e6), change(0, 0)
+    ('+0.600–0.900 G', '-200–390 M', '-2.00 to +1.00 M', '0')
     """
     if not low and not high:
         return "0"
@@ -128,12 +128,3 @@ def share(part: float, whole: float) -> str:
     if percent >= 99.95:
         return "100 %"
     return f"{percent:.1f} %" if percent < 9.95 or percent > 99 else f"{percent:.0f} %"
-
-
-def plural(number: int, one: str, more: str = "") -> str:
-    """A count with its noun.
-
-    >>> plural(1, "call"), plural(2500, "call"), plural(2, "process", "processes")
-    ('1 call', '2,500 calls', '2 processes')
-    """
-    return f"{number:,} {one if number == 1 else more or f'{one}s'}"
