@@ -8,11 +8,16 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import NamedTuple
 
-from laconic.analysis import callers
+from laconic.analysis import callers, diff
 from laconic.analysis.baseline import Figures, Key, Tally
 
 REDUNDANT, HOST_CALLS, BASELINE = "max-redundant", "max-host-calls", "baseline"
 ENCLAVE_HOST_CALLS, CYCLES = "max-enclave-host-calls", "max-cycles"
+
+
+#: What offenders can be sorted by: `diff.SORTS`, or what the limit counts.
+LIMIT = "limit"
+SORTS = (*diff.SORTS, LIMIT)
 
 
 class Limit(NamedTuple):
@@ -82,8 +87,8 @@ class Verdict(NamedTuple):
 
 
 def check(figures: Figures, limits: Limits, sort: str = callers.COST) -> list[Verdict]:
-    """A verdict for each rule. `sort`: the order of offenders, one of `diff.SORTS`; if `figures` has
-    no costs, those come first that have most of what the rule counts. O(sites log sites)."""
+    """A verdict for each rule. `sort`: the order of offenders, one of `SORTS`; if `figures` has no
+    costs, those come first that have most of what the rule counts. O(sites log sites)."""
     verdicts = _verdicts(figures, limits)
     by_baseline = limits.baseline is not None and limits.baseline.enclave == figures.enclave
     return [
@@ -101,7 +106,8 @@ def _ordered(
 ) -> tuple[Offender, ...]:
     # A stable sort: what is equal stays in the order of what the rule counts. `grown`: by how much
     # more it is than in the baseline.
-    if sort in (callers.COST, callers.HOST_CALLS) and figures.enclave is None:
+    needs_costs = sort in (callers.COST, callers.HOST_CALLS)
+    if sort == LIMIT or needs_costs and figures.enclave is None:
         return offenders
 
     def value(one: Offender) -> float:

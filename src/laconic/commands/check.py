@@ -60,6 +60,8 @@ it goes; after  -- CMD  the program's own where that is not 0
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `check`."""
 
+    from laconic.analysis.check import SORTS
+
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
@@ -68,7 +70,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "                     [--enclave] [--strategy NAME] [--costs NAME|FILE]\n"
         "                     [--baseline FILE [--tolerance N|P%%]]\n"
         "                     [--write-baseline FILE] [--github] [--limit N]\n"
-        "                     [--sort {cost,redundant,calls,host-calls}]\n"
+        "                     [--sort {cost,redundant,calls,host-calls,limit}]\n"
         "                     [--suppressions FILE | --no-suppressions]\n"
         "                     [--between START END] [--pid P] [--program PATTERN]\n"
         "                     [--call NAME]\n"
@@ -97,7 +99,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="how many cycles the enclave may cost, as in 800M or 4.5G: the high end of the estimate",
     )
     add_enclave(parser)
-    add_order(parser)
+    add_order(parser, SORTS)
     parser.add_argument("--baseline", metavar="FILE", help="what the run must not be worse than")
     parser.add_argument(
         "--tolerance",

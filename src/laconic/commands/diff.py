@@ -54,6 +54,8 @@ _EXAMPLE = "as in  laconic diff before.trace"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `diff`."""
 
+    from laconic.analysis.diff import SORTS
+
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
@@ -64,7 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "                    [--strategy NAME] [--costs NAME|FILE]\n"
         "                    A B | A [--keep TRACE [--force]] -- CMD [ARG ...]"
     )
-    add_order(parser)
+    add_order(parser, SORTS)
     add_limit(parser)
     add_suppressions(parser)
     add_selection(parser)

@@ -383,14 +383,12 @@ def add_strategy(parser: argparse.ArgumentParser) -> None:
     add_costs(parser)
 
 
-def add_order(parser: argparse.ArgumentParser) -> None:
-    """Declare `--sort`: in which order sites are listed."""
-    from laconic.analysis.diff import SORTS
-
+def add_order(parser: argparse.ArgumentParser, sorts: Sequence[str]) -> None:
+    """Declare `--sort`: in which order sites are listed, the first of `sorts` by default."""
     parser.add_argument(
         "--sort",
-        choices=SORTS,
-        default=SORTS[0],
+        choices=sorts,
+        default=sorts[0],
         help="what comes first (default: cost, in an enclave)",
     )
 
