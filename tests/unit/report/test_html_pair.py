@@ -14,6 +14,7 @@ from laconic.analysis.baseline import Key
 from laconic.analysis.callers import AROUND, SITE, SUPPRESSED
 from laconic.analysis.pair import Box, Pair, pair
 from laconic.analysis.suppressions import Suppression
+from laconic.analysis.timeline.collect import collect
 from laconic.commands import main
 from laconic.memory.change import MAP, RESTRICT
 from laconic.report.html import as_html, as_json
@@ -21,6 +22,7 @@ from laconic.report.text import plain
 from laconic.sgx import costs
 from laconic.trace.reader import Trace
 from laconic.trace.schema import CHOSEN
+from laconic.trace.selection import Selection
 from tests.helpers.pagetraces import HOSTILE, Stacked, hostile
 from tests.helpers.sitetraces import sited
 from tests.helpers.traces import BASE, Builder
@@ -167,6 +169,18 @@ class TestPage:
         assert now_low < low < high and now_low < now_high < high
         assert set(found["before"]["strategies"]) == set(found["after"]["strategies"])
         assert found["graph"]["name"] == "all"
+
+
+def test_the_page_states_the_selection(both: Pair) -> None:
+    """It is about the selected calls only."""
+    chosen = Selection(calls=("mmap",))
+    traces = (Trace(side.name) for side in both.sides)
+    found = pair(*traces, costs.load(), jobs=1, selection=chosen)
+    page = shown(as_html(found))
+    assert "Selected: mmap calls" in page and "Calls 1 → to 1 unchanged" in page
+    assert "Selected:" not in shown(as_html(both))
+    one = collect(Trace(both.before.name), costs.load(), jobs=1, selection=chosen)
+    assert "Selected: mmap calls" in shown(as_html(one))
 
 
 class TestCommand:

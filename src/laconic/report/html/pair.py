@@ -19,11 +19,12 @@ from laconic.report.html import numbers, sections
 from laconic.report.html.document import joined, piece, script_of
 from laconic.report.html.headline import heading
 from laconic.report.html.names import short_function, short_line, short_module
-from laconic.report.html.numbers import count, cycles, plural, seconds, share, size
+from laconic.report.html.numbers import count, cycles, seconds, share, size
 from laconic.report.html.pairdata import as_json
 from laconic.report.html.sections import term, text
 from laconic.report.numbers import change
 from laconic.report.text import plain, script_json
+from laconic.trace.words import plural
 
 #: Rows of the table, and rows of the list on the first screen.
 ROWS, FIRST = 1_000, 5
@@ -67,7 +68,14 @@ def _pieces() -> tuple[str, str]:
 
 def _hero(pair: Pair) -> str:
     headline = Sentence(*map(plain, sentence(pair.difference)))
-    parts = [heading(headline, _first_name(pair)), _warning(pair), _figures(pair), _five(pair)]
+    chosen = sections.selected(pair.before.sites.selection)
+    parts = [
+        heading(headline, _first_name(pair)),
+        chosen,
+        _warning(pair),
+        _figures(pair),
+        _five(pair),
+    ]
     return "\n".join(part for part in parts if part)
 
 
