@@ -58,5 +58,5 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
         rows.append(["two processes", f"{two:.1f}", f"{two / plain:.2f}"])
         shared = _seconds(lambda: compare(path, names, profile, jobs=None))
         rows.append(["as `laconic compare` does it", f"{shared:.1f}", f"{shared / plain:.2f}"])
-    text = f"{calls:,} calls of all mixes.\n\n" + table(["", "seconds", "of the replay"], rows)
+    text = f"{calls:,} calls of all mixes.\n\n" + table(["", "seconds", "÷ replay"], rows)
     return {"comparing": text}, [("compare / replay, a million calls", shared / plain, MOST)]

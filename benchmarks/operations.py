@@ -246,10 +246,10 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
                 for step, mine, other in zip(steps, ours, peers, strict=True):
                     by_name.setdefault(f"{step.name}, {mix}", []).append((mine, other))
         rows.append(row)
-    head = ["µs a call", *(word for count in SIZES for word in (f"{count:,} VMAs", "÷ peer"))]
+    head = ["µs per call", *(word for count in SIZES for word in (f"{count:,} VMAs", "÷ baseline"))]
     names = []
     for name, pairs in by_name.items():
         mine, other = (sum(times) / len(pairs) for times in zip(*pairs, strict=True))
         names.append([name, f"{len(pairs):,}", f"{mine / 1000:.2f}", f"{mine / other:.2f}"])
-    calls = table(["operation at 1,000 VMAs", "calls", "µs a call", "÷ peer"], names)
+    calls = table(["operation at 1,000 VMAs", "calls", "µs per call", "÷ baseline"], names)
     return {"operations": table(head, rows) + "\n\n" + calls}, targets

@@ -190,5 +190,5 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
         microseconds = [f"{time / calls / 1000:.2f}" for time in (ours, read, peers)]
         rows.append([mix, f"{calls * 10**9 / ours:,.0f}", *microseconds, f"{ours / peers:.2f}"])
         targets.append((f"replay ÷ sortedcontainers, {mix}", ours / peers, MOST[mix]))
-    head = ["trace", "calls a second", "µs a call", "of it reading", "peer", "÷ peer"]
+    head = ["trace", "calls per second", "µs per call", "reading alone", "baseline", "÷ baseline"]
     return {"replaying": table(head, rows)}, targets
