@@ -14,9 +14,12 @@ def as_html(page: Page | Pair) -> bytes:
     return pair.as_html(page) if isinstance(page, Pair) else document.as_html(page)
 
 
-def as_json(page: Page | Pair) -> dict[str, Any]:
-    """What the page holds. O(size of the page's data)."""
-    return pairdata.as_json(page) if isinstance(page, Pair) else data.as_json(page)
+def as_json(page: Page | Pair, limits: data.Limits | None = None) -> dict[str, Any]:
+    """What the page holds; `limits` are those of the page of one trace. O(size of the page's
+    data)."""
+    if isinstance(page, Pair):
+        return pairdata.as_json(page)
+    return data.as_json(page, limits)
 
 
 __all__ = ["as_html", "as_json"]
