@@ -68,7 +68,7 @@ class TestLimits:
             "  2 of 7 mprotect calls from here changed nothing",
             "      trim (libgrow.so)",
             "    < main (prog)",
-            "    in prog; costs 434–672 k cycles under every-call, 3.4 %",
+            "    in prog; costs 0.434–0.672 M cycles under every-call, 3.4 %",
             "  4 of 4 mprotect calls from here changed nothing",
             "      libgrow.so+0x1234",
             "    < main (prog)",
