@@ -127,7 +127,8 @@ class Process:
             if vma is None or not vma.flags & f.VM_PROT:
                 continue
             stop = min(stop, self.sizes.valid_end(vma))  # SIGBUS past the end of a file
-            is_own = vma.file is None or vma.flags & W and not vma.flags & f.VM_MAYSHARE
+            is_shared = vma.flags & f.VM_MAYSHARE
+            is_own = vma.file is None or (vma.flags & W and not is_shared)
             for first, last, how in list(self.touched.runs(begin, max(begin, stop))):
                 if how is None or is_own:
                     self.touched.set(first, last, 0 if is_own else FILE_PAGE)

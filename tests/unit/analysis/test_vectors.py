@@ -326,7 +326,7 @@ def test_export_and_check(tmp_path: Path, laconic: Command) -> None:
 def test_until_ends_the_vectors(tmp_path: Path, laconic: Command) -> None:
     trace = small(tmp_path / "small.trace")
     laconic("export", trace, "--to", "vectors", "-o", tmp_path / "all")
-    laconic("export", trace, "--to", "vectors", "--until", "0.006", "-o", tmp_path / "part")
+    laconic("export", trace, "--to", "vectors", "--between", "0", "0.006", "-o", tmp_path / "part")
     whole, part = read(str(tmp_path / "all")), read(str(tmp_path / "part"))
     assert 0 < len(part.events) < len(whole.events)
 
@@ -336,7 +336,7 @@ def test_errors_name_the_fix(tmp_path: Path, laconic: Command) -> None:
     out = tmp_path / "o"
     for words, message in (
         (("--to", "csv", "--strategy", "laconic"), "use --to vectors"),
-        (("--to", "vectors", "--from", "1"), "use --until alone"),
+        (("--to", "vectors", "--between", "1", "2"), "select only where they end"),
         (("--to", "vectors", "--strategy", "lazy"), "choose from every-call"),
         (("--to", "vectors", "--limit", "5"), "--limit 5 does not go with"),
     ):
@@ -529,7 +529,7 @@ def test_a_design_that_joins_protects_is_compared_with_joined_vectors(
 
 def test_the_runner_names_the_counts_that_differ(build: Callable[..., Path]) -> None:
     content = gzip.decompress(ISSUE.read_bytes()).decode()
-    event, state, counts, rest = content.partition("\nevent 2 ")[2].split("\n", 3)
+    event, state, counts, _ = content.partition("\nevent 2 ")[2].split("\n", 3)
     assert counts.startswith("counts 1 1 ")
     changed = content.replace(
         "\n".join((event, state, counts)), f"{event}\n{state}\n{counts[:-8]} 9 0 0 0"

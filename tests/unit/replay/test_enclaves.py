@@ -270,7 +270,8 @@ def test_a_touch_past_the_end_of_a_file_shows_that_it_has_grown(tmp_path: Path) 
             == BASE + 2 * PAGE
         )
         if isinstance(rule, Libos):
-            assert rule.vmas.get(BASE).valid_end == BASE + 2 * PAGE, name
+            vma = rule.vmas.get(BASE)
+            assert vma is not None and vma.valid_end == BASE + 2 * PAGE, name
             assert [rule.pal.pages.get(BASE + page * PAGE) for page in (0, 1)] == [RW, RW], name
         if isinstance(rule, Classify):
             held = [rule.pal.committed.get(BASE + page * PAGE) for page in range(3)]
