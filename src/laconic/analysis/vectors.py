@@ -344,7 +344,7 @@ class Difference(NamedTuple):
 @dataclass
 class Comparison:
     """What was compared: states, and by strategy how many of them. `difference` is None if all are
-    equal. `unknown` counts states of which the other file leaves something out."""
+    equal. `unknown` counts states that the other file shows in part."""
 
     states: dict[str, int] = field(default_factory=dict)
     unknown: int = 0

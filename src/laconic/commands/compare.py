@@ -44,7 +44,7 @@ examples:
   laconic compare --ablation a.trace b.trace
 
 exit codes:
-  0    done; a trace that is not complete counts as far as it goes
+  0    done; a trace that is not complete counts up to where it ends
   2    a wrong option, or a file that cannot be read
   70   --verify found an enclave in which access is not as requested
   with -- CMD the program's own (126, 127: it cannot be executed, was not found)
