@@ -70,7 +70,7 @@ def test_a_log_is_not_its_own_trace(name: str, tmp_path: Path) -> None:
 )
 def test_a_count_that_is_none(words: list[str], what: str, number: str, tmp_path: Path) -> None:
     done = laconic(*words, number, small(tmp_path / "a.trace"), cwd=tmp_path)
-    assert done.returncode == 2 and f"{number!r} is no {what}: name 1 or more" in done.stderr
+    assert done.returncode == 2 and f"{number!r} is not a {what}: name 1 or more" in done.stderr
     assert os.listdir(tmp_path) == ["a.trace"]
 
 

@@ -280,7 +280,7 @@ def test_modules_that_cannot_be_used(compiled: Callable[..., Path], tmp_path: Pa
     cases = {
         true._replace(path=str(tmp_path / "gone")): "No such file",
         true._replace(path=str(other)): "another build-id",
-        true._replace(path=str(tmp_path / "source.c")): "no ELF file",
+        true._replace(path=str(tmp_path / "source.c")): "not an ELF file",
         true._replace(build_id="", mtime=1): "changed",
         true._replace(path="bad\0name"): "null",
         Module(VDSO, "[vdso]", "00" * 20): "another kernel",
