@@ -254,7 +254,8 @@ class TestBadInput:
             (b'{"schema": 3, "callers": [], "by": "module", "inverted": false}', "--by module"),
             (b'{"schema": 3, "callers": [], "by": "function", "inverted": true}', "--inverted"),
             (
-                b'{"schema": 3, "callers": 7, "by": "function", "inverted": false, "suppressed": []}',
+                b'{"schema": 3, "callers": 7, "by": "function", "inverted": false, "suppressed": '
+                b"[]}",
                 "is damaged",
             ),
             (b'{"a": ' + b"[" * 100_000, "is not JSON"),

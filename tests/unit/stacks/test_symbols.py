@@ -54,7 +54,7 @@ template <class T> struct Till {
 static inline __attribute__((always_inline)) int twice(int n) { asm volatile("in_twice: nop"); return 2 * n; }
 }
 int main(int argc, char **) { return shop::twice(shop::Till<int>::add(argc)); }
-"""
+"""  # noqa: E501
 RUST = """\
 #![allow(named_asm_labels)] use std::arch::asm;
 pub trait Shape { fn area(&self) -> u32; }
@@ -342,7 +342,8 @@ def test_symbol_table() -> None:
         ]
     )
     expected = {
-        0xFF: None, 0x100: "exported", 0x110: "inside", 0x118: "exported", 0x13F: "exported", 0x140: None,
+        0xFF: None, 0x100: "exported", 0x110: "inside", 0x118: "exported", 0x13F: "exported",
+        0x140: None,
         0x200: "label", 0x201: None, 0x300: "endless", 1 << 64: None,
     }  # fmt: skip
     assert {at: (found := table.find(at)) and found[0] for at in expected} == expected
@@ -375,7 +376,8 @@ def test_nothing_waits_for_the_libraries(module: str) -> None:
     """They are imported for the first module whose DWARF is read."""
     command = (
         f"import sys, laconic.{module}\n"
-        "print({name.partition('.')[0] for name in sys.modules} & {'elftools', 'symbolic', 'demangle'})"
+        "print({name.partition('.')[0] for name in sys.modules} & {'elftools', 'symbolic', "
+        "'demangle'})"
     )
     done = subprocess.run(
         [sys.executable, "-c", command], capture_output=True, text=True, check=True
