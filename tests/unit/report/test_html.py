@@ -476,7 +476,7 @@ class TestBadInput:
                 lambda at: [at / "a.trace", "-o", at / "a.trace", "--force"],
                 "is a trace, and stays as it is",
             ),
-            (lambda at: [at / "a.trace", "-o", "/dev/full", "--force"], "no regular file"),
+            (lambda at: [at / "a.trace", "-o", "/dev/full", "--force"], "not a regular file"),
             (
                 lambda at: [at / "a.trace", "-o", at / "r.html", "--json", at / "none" / "x"],
                 "--json",
@@ -484,7 +484,7 @@ class TestBadInput:
             (lambda at: [at / "a.trace", "-o", at / "r.html", "--costs", "cheap"], "cheap"),
             (lambda at: ["-o", at / "r.html"], "no trace was named"),
             (
-                lambda at: [at / "a.trace", at / "a.trace", "-o", at / "r.html"],
+                lambda at: [*[at / "a.trace"] * 3, "-o", at / "r.html"],
                 "more than one trace",
             ),
             (lambda at: [at / "a.trace", "-o", at / "r.html", "--", "true"], "stands before --"),

@@ -22,11 +22,18 @@ def headline(page: Page) -> Sentence:
 
 def markup(page: Page) -> str:
     """The headline as the page's heading, and what else matters in smaller type."""
-    text, more = headline(page)
-    shown = escape(_whole_numbers(text))
     subject = page.headline.subject if page.headline is not None else None
-    if subject is not None and subject.stacks:
-        name = escape(plain(short_function(subject.name)))
+    name = subject.name if subject is not None and subject.stacks else ""
+    return heading(headline(page), short_function(name))
+
+
+def heading(sentence: Sentence, name: str = "") -> str:
+    """Two sentences as a heading and what is below it; a function of this name has the font of
+    code."""
+    text, more = sentence
+    shown = escape(_whole_numbers(text))
+    name = escape(plain(name))
+    if name:
         shown = shown.replace(name, f'<span class="fn">{name}</span>', 1)
     lede = f'\n<p class="lede">{escape(_whole_numbers(more))}</p>' if more else ""
     return f"<h1>{shown}</h1>{lede}"
