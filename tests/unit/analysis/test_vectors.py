@@ -424,7 +424,8 @@ def test_the_examples_of_the_page_print_what_it_shows(tmp_path: Path) -> None:
         script = f'laconic() {{ {shlex.join(COMMAND)} "$@"; }}\n{command}'
         done = subprocess.run(
             ["sh", "-c", script],
-            cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False,
+            cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60,
+            check=False,
         )  # fmt: skip
         assert done.stdout == shown, f"{command}\n{done.stdout}{done.stderr}"
 
