@@ -105,7 +105,10 @@ class Strategy(ABC):
 
     @abstractmethod
     def thread_ends(self) -> None:
-        """A thread that `thread` has announced ends."""
+        """A thread ends that `thread` or `thread_found` has announced."""
+
+    def thread_found(self) -> None:  # noqa: B027 (not abstract: it costs nothing)
+        """A thread, beside the first, was running before the recording began."""
 
     def file_written(  # noqa: B027 (not abstract: most strategies need nothing)
         self, file: File, size: int, truncated: bool
