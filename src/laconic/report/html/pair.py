@@ -20,18 +20,17 @@ from laconic.report.html.document import joined, piece, script_of
 from laconic.report.html.headline import heading
 from laconic.report.html.names import short_function, short_line, short_module
 from laconic.report.html.numbers import count, cycles, seconds, share, size
-from laconic.report.html.pairdata import as_json
 from laconic.report.html.sections import term, text
 from laconic.report.numbers import change
 from laconic.report.text import plain, script_json
 from laconic.trace.words import plural
 
 #: Rows of the table, and rows of the list on the first screen.
-ROWS, FIRST = 1_000, 5
+ROWS, FIRST = 500, 5
 #: The part of the graph's width, in percent, below which a box is not drawn; the height of a row.
 _THINNEST, _HEIGHT = 0.15, 22
-#: Rows of the graph: deeper boxes are not drawn.
-_DEEPEST = 24
+#: Rows of the graph, and boxes in all: deeper boxes, and the thinnest ones, are not drawn.
+_DEEPEST, _BOXES = 24, 3_000
 #: Boxes that are listed as text.
 _LISTED = 200
 #: How much a box changed, as a part of the larger of its costs, from which it has the next colour.
@@ -53,7 +52,7 @@ def as_html(pair: Pair) -> bytes:
         "graph": _graph(pair),
         "strategies": _strategies(pair),
         "notes": _notes_section(pair),
-        "data": script_json({key: each for key, each in as_json(pair).items() if key != "graph"}),
+        "data": script_json(_headline(pair)._asdict()),
     }
     return joined(piece("pair.html"), style, script, parts)
 
@@ -67,16 +66,19 @@ def _pieces() -> tuple[str, str]:
 
 
 def _hero(pair: Pair) -> str:
-    headline = Sentence(*map(plain, sentence(pair.difference)))
     chosen = sections.selected(pair.before.sites.selection)
     parts = [
-        heading(headline, _first_name(pair)),
+        heading(_headline(pair), _first_name(pair)),
         chosen,
         _warning(pair),
         _figures(pair),
         _five(pair),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _headline(pair: Pair) -> Sentence:
+    return Sentence(*map(plain, sentence(pair.difference)))
 
 
 def _first_name(pair: Pair) -> str:
@@ -308,13 +310,13 @@ def _table(pair: Pair) -> str:
         return "<p>Neither run made a memory call.</p>"
     most = max(max(row.today.was.cycles, row.today.now.cycles) for row in pair.rows)
     unit = numbers.unit(most / 10)
-    letter = f"{unit[1]} " if unit[1] else ""
+    changes = numbers.unit(max(abs(end) for row in pair.rows for end in row.today.cycles))
     heads = [
-        *("Site", "Call", f"Change, {letter}cycles", "Before", "After", "Laconic before"),
-        *("Laconic after", "Calls before", "Calls after", "Redundant before", "Redundant after"),
+        *("Site", "Call", f"Change, {_cycles(changes)}", f"Before, {_cycles(unit)}", "After"),
+        *("Laconic before", "Laconic after", "Calls", "Redundant"),
     ]
     head = "".join(f'<th scope="col">{each}</th>' for each in heads)
-    rows = "".join(_row(row, unit, pair) for row in pair.rows[:ROWS])
+    rows = "".join(_row(row, unit, changes, pair) for row in pair.rows[:ROWS])
     left = len(pair.rows) - ROWS
     rest = ""
     if left > 0:
@@ -328,17 +330,25 @@ def _table(pair: Pair) -> str:
     )
 
 
-def _row(row: PairRow, unit: numbers.Unit, pair: Pair) -> str:
+def _cycles(unit: numbers.Unit) -> str:
+    return f"{unit[1]} cycles".strip()
+
+
+def _row(row: PairRow, unit: numbers.Unit, changes: numbers.Unit, pair: Pair) -> str:
     delta, left = row.today, row.laconic
     scale = (unit[0], "")
-    cells = [
-        f'<td class="{_direction(delta)}" data-value="{delta.cycles.middle:.0f}">{_change(delta, scale)}</td>'
-    ]
+    css, middle = _direction(delta), delta.cycles.middle
+    changed = _change(delta, (changes[0], ""))
+    cells = [f'<td class="{css}" data-value="{middle:.0f}">{changed}</td>']
     for tally in (delta.was, delta.now, left.was, left.now):
         span = _span(tally)
         cells.append(f'<td data-value="{span.middle:.0f}">{cycles(span, scale)}</td>')
-    for number in (delta.was.calls, delta.now.calls, delta.was.redundant, delta.now.redundant):
-        cells.append(f'<td data-value="{number}">{_exact(number)}</td>')
+    for was, now in (
+        (delta.was.calls, delta.now.calls),
+        (delta.was.redundant, delta.now.redundant),
+    ):
+        shown = _exact(now) if was == now else _arrow(_exact(was), _exact(now))
+        cells.append(f'<td data-value="{now}">{shown}</td>')
     full = plain(delta.key.function)
     return (
         f'<tr><th scope="row" title="{escape(full)}"><span class="fn">{escape(_title(delta))}</span> '
@@ -362,7 +372,11 @@ def _graph(pair: Pair) -> str:
     root = pair.graph
     if not root.width:
         return "<p>No call costs anything in an enclave.</p>"
+    thinnest = _THINNEST
     boxes = list(_boxes(root, 0, 0.0, 100.0 / root.width))
+    while len(boxes) > _BOXES:
+        thinnest *= 2
+        boxes = [each for each in boxes if each[2] >= thinnest]
     rows = max((depth for depth, *_ in boxes), default=0) + 1
     height = rows * _HEIGHT
     unit = numbers.unit(max(root.before, root.after))
