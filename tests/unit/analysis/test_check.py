@@ -194,6 +194,15 @@ class TestBaseline:
         assert done.returncode == 1
         assert "67 of 75 mprotect calls changed nothing, 66 in the baseline (+1)" in done.stdout
 
+    def test_the_costs_of_callers_are_no_limits(self, trace: str, tmp_path: Path) -> None:
+        """Of its JSON, the redundant calls are a baseline; its costs only with --enclave."""
+        path = tmp_path / "callers.json"
+        laconic("callers", trace, "--json", path)
+        done = laconic("check", trace, "--baseline", path)
+        assert (done.returncode, done.stdout.count("ok baseline")) == (0, 2)
+        done = laconic("check", trace, "--baseline", path, "--enclave")
+        assert (done.returncode, done.stdout.count("ok baseline")) == (0, 4), done.stdout
+
     def test_a_baseline_that_is_not_kept_is_not_replaced(self, base: Path, tmp_path: Path) -> None:
         before = base.read_text()
         other = sited(tmp_path / "b.trace", {**PLAN, "trim": (4, 5)})

@@ -33,7 +33,7 @@ _THINNEST, _HEIGHT = 0.15, 22
 _DEEPEST, _BOXES = 24, 3_000
 #: Boxes that are listed as text.
 _LISTED = 200
-#: How much a box changed, as a part of the larger of its costs, from which it has the next colour.
+#: How much a box changed, as a part of the larger of its costs, from which it has the next color.
 _STEPS = (0.02, 0.25, 0.6)
 #: The words of the page that its notes explain.
 _WORDS = ("calls", "host calls", "elided", "redundant", "floor", "cycles", "OCALL", "EPC")
@@ -418,7 +418,7 @@ def _box(depth: int, at: float, width: float, box: Box, unit: numbers.Unit) -> s
     return (
         f'<svg x="{at:.3f}%" y="{depth * _HEIGHT}" width="{width:.3f}%" height="{_HEIGHT}">'
         f"<title>{escape(_about(box, unit))}</title>"
-        f'<rect class="{_colour(box)}" width="100%" height="100%"/>'
+        f'<rect class="{_color(box)}" width="100%" height="100%"/>'
         + (f'<text x="5" y="15">{escape(_box_name(box))}</text>' if width > 1 else "")
         + "</svg>"
     )
@@ -435,7 +435,7 @@ def _about(box: Box, unit: numbers.Unit) -> str:
     return f"{_box_name(box)}{module}: {before} cycles before, {after} after, {changed}"
 
 
-def _colour(box: Box) -> str:
+def _color(box: Box) -> str:
     most = max(box.before, box.after)
     part = (box.after - box.before) / most if most else 0.0
     step = sum(abs(part) >= least for least in _STEPS)
