@@ -41,7 +41,7 @@ class Limit(NamedTuple):
 def parse_limit(text: str | int) -> Limit:
     """`5%`, `0.5 %` or a count. Raises ValueError."""
     match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*(%?)\s*", str(text), re.ASCII)
-    if match is None or isinstance(text, bool) or "." in match[1] and not match[2]:
+    if match is None or isinstance(text, bool) or ("." in match[1] and not match[2]):
         raise ValueError(f"{text!r} is not a limit: write a share as in 5%, or a count as in 20")
     return Limit(Fraction(match[1]), bool(match[2]))
 
@@ -107,7 +107,7 @@ def _ordered(
     # A stable sort: what is equal stays in the order of what the rule counts. `grown`: by how much
     # more it is than in the baseline.
     needs_costs = sort in (callers.COST, callers.HOST_CALLS)
-    if sort == LIMIT or needs_costs and figures.enclave is None:
+    if sort == LIMIT or (needs_costs and figures.enclave is None):
         return offenders
 
     def value(one: Offender) -> float:

@@ -20,7 +20,7 @@ SCHEMAS: Final = {
     "html": 3,
     "html-pair": 1,
     "info": 2,
-    "live": 2,
+    "live": 3,
     "pack": 1,
     "run": 2,
     "sweep": 2,

@@ -202,7 +202,7 @@ def _wait(
 def _recorded(recorder: Recorder) -> str:
     import shlex
 
-    path = shlex.quote(recorder.writer.path)
+    path = shlex.quote(recorder.path)
     if recorder.failure is not None:
         return (
             f"laconic: -o {path} {recorder.outcome}; free some space, or name a place with more\n"

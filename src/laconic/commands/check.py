@@ -59,7 +59,6 @@ it goes; after  -- CMD  the program's own where that is not 0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `check`."""
-
     from laconic.analysis.check import SORTS
 
     parser.description = DESCRIPTION

@@ -53,7 +53,6 @@ _EXAMPLE = "as in  laconic diff before.trace"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `diff`."""
-
     from laconic.analysis.diff import SORTS
 
     parser.description = DESCRIPTION

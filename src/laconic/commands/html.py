@@ -61,7 +61,6 @@ _EXAMPLE = "html -o a.html"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `html`."""
-
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (

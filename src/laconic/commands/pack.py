@@ -34,7 +34,6 @@ be read or packed, a file that cannot be written
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `pack`."""
-
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.add_argument("trace", metavar="FILE", help="a trace that was recorded or imported")

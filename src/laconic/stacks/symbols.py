@@ -87,7 +87,7 @@ def read_symbols(elf: Elf) -> list[Symbol]:
         ):
             # A label of hand-written code has no type; without a size too it may be anything.
             kind = info & 15
-            if index and (kind in (_STT_FUNC, _STT_GNU_IFUNC) or kind == _STT_NOTYPE and size):
+            if index and (kind in (_STT_FUNC, _STT_GNU_IFUNC) or (kind == _STT_NOTYPE and size)):
                 text = string(names, offset).partition(b"@")[0].decode("utf-8", "backslashreplace")
                 if text:
                     found.append((value, size, info >> 4, text))

@@ -330,7 +330,9 @@ def test_the_examples_of_the_page_print_what_it_shows(tmp_path: Path) -> None:
     shutil.copytree(CORPUS, tmp_path / "vectors")
     page = (ROOT / "docs/vectors.md").read_text()
     blocks = re.findall(r"^```console\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    commands = [part for block in blocks for part in re.split(r"^\$ ", block, flags=re.M)[1:]]
+    commands = [
+        part for block in blocks for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
+    ]
     assert len(commands) >= 6
     for part in commands:
         command, _, shown = part.partition("\n")

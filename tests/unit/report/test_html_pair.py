@@ -95,7 +95,8 @@ class TestPair:
             trace.stack(["mmap", "arena", "middle", "main"])
             trace.row("mmap", 0, 64 * PAGE, 3, 0x22, -1, 0, result=BASE, state=CHOSEN, kinds=MAP)
             paths.append(trace.end())
-        (program,) = paired(*paths).graph.boxes.values()
+        before, after = paths
+        (program,) = paired(before, after).graph.boxes.values()
         (arena,) = program.boxes.values()
         assert (arena.name, [box.name for box in leaves(arena)]) == ("arena", ["mmap"])
 
@@ -174,8 +175,8 @@ class TestPage:
 def test_the_page_states_the_selection(both: Pair) -> None:
     """It is about the selected calls only."""
     chosen = Selection(calls=("mmap",))
-    traces = (Trace(side.name) for side in both.sides)
-    found = pair(*traces, costs.load(), jobs=1, selection=chosen)
+    before, after = (Trace(side.name) for side in both.sides)
+    found = pair(before, after, costs.load(), jobs=1, selection=chosen)
     page = shown(as_html(found))
     assert "Selected: mmap calls" in page and "Calls 1 → to 1 unchanged" in page
     assert "Selected:" not in shown(as_html(both))
@@ -234,6 +235,7 @@ def test_touched_pages_cost_where_they_were_mapped(tmp_path: Path) -> None:
         runs = ((BASE, BASE + pages * PAGE, 1),)
         trace.row("mprotect", BASE, 64 * PAGE, 1, result=0, kinds=RESTRICT, touched=runs)
         paths.append(trace.end())
-    found = paired(*paths)
+    before, after = paths
+    found = paired(before, after)
     (arena,) = (row for row in found.rows if row.today.key.function == "arena")
     assert arena.laconic.cycles.low > 0

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from laconic.stacks.cfi import FROM_RSP
 from laconic.stacks.elf import Elf
@@ -94,6 +95,7 @@ def labels(path: Path) -> dict[str, int]:
     """The addresses of labels in a program's own symbol table."""
     with path.open("rb") as file:
         table = ELFFile(file).get_section_by_name(".symtab")
+        assert isinstance(table, SymbolTableSection)
         return {symbol.name: symbol["st_value"] for symbol in table.iter_symbols()}
 
 

@@ -29,7 +29,7 @@ from laconic.trace.schema import CODES, NO_RESULT, READABLE, UNFINISHED, UNKNOWN
 from tests.helpers.pagetraces import known
 from tests.helpers.sitetraces import sited
 from tests.helpers.traces import BASE, PATHS, Builder, large, small
-from tests.tracer.lab import COMMAND, environment
+from tests.tracer.lab import COMMAND, environment, run_bytes
 
 duckdb = pytest.importorskip("duckdb")
 pl = pytest.importorskip("polars")
@@ -40,9 +40,7 @@ def laconic_export(
 ) -> subprocess.CompletedProcess[bytes]:
     """Runs `laconic export WORDS`; never a traceback."""
     command = [*COMMAND, "export", *map(str, words)]
-    done = subprocess.run(
-        command, capture_output=True, timeout=60, env=environment(), check=False, **options
-    )
+    done = run_bytes(command, env=environment(), **options)
     assert b"Traceback" not in done.stderr, done.stderr
     assert done.returncode == status, done.stderr
     return done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from html import escape
 
 from laconic.analysis.timeline.collect import Page
@@ -42,7 +43,7 @@ def _whole_numbers(text: str) -> str:
     # A number and its unit stay in one line.
     words = text.split(" ")
     shown = [words[0]]
-    for before, word in zip(words, words[1:], strict=False):
+    for before, word in itertools.pairwise(words):
         is_unit = word.rstrip(",.;:") in _UNITS and before[-1:].isdigit()
         shown.append(f"\u00a0{word}" if is_unit else f" {word}")
     return "".join(unbroken(word) if "–" in word else word for word in _joined(shown))

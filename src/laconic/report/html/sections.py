@@ -545,14 +545,13 @@ def _around(page: Page) -> list[str]:
 def _suppressed(page: Page) -> list[str]:
     if not page.hidden:
         return ["Nothing is suppressed."]
-    told = []
-    for group in groups(page):
-        if group.is_suppressed:
-            told.append(
-                f"Suppressed: {escape(group.function)}: {plural(group.tally.calls, 'call')}, "
-                f"{count(group.tally.redundant)} redundant, {cycles(group.today)} cycles, from "
-                f"{plural(len(group.sites), 'site')}."
-            )
+    told = [
+        f"Suppressed: {escape(group.function)}: {plural(group.tally.calls, 'call')}, "
+        f"{count(group.tally.redundant)} redundant, {cycles(group.today)} cycles, from "
+        f"{plural(len(group.sites), 'site')}."
+        for group in groups(page)
+        if group.is_suppressed
+    ]
     told.append(
         "Suppressed sites are in all figures and pictures, but are never the headline; "
         "<code>--no-suppressions</code> shows them one by one."
