@@ -72,7 +72,7 @@ class TestLimits:
             "  4 of 4 mprotect calls from here changed nothing",
             "      libgrow.so+0x1234",
             "    < main (prog)",
-            "    in prog; costs 248–384 k cycles under every-call, 1.9 %",
+            "    in prog; costs 248–384 k cycles under every-call, 2.0 %",
         ]
         words = ("--max-redundant", "5%", "--sort", "redundant")
         lines = laconic("check", trace, *words).stdout.splitlines()
