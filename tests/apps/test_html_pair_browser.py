@@ -100,6 +100,15 @@ def test_the_table_is_sorted_and_searched(window: Browser, pages: dict[str, Path
     silent(window, pages["changed"])
 
 
+def test_a_site_leads_to_its_row(window: Browser, pages: dict[str, Path]) -> None:
+    window.open(pages["changed"], height=500)
+    window.click(".five li:nth-child(2) a")
+    window.wait("location.hash === '#row-1'")
+    assert window.run("document.querySelector('#rows tr:target .fn').textContent") == "trim"
+    assert 40 < bottom(window, "#rows tr:target") <= 500
+    silent(window, pages["changed"])
+
+
 def test_without_scripts(window: Browser, pages: dict[str, Path]) -> None:
     """All of it but sorting, searching and the theme."""
     window.send("Emulation.setScriptExecutionDisabled", value=True)

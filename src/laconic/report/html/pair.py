@@ -204,13 +204,19 @@ def _peak(side: Side, name: str) -> int:
 
 
 def _five(pair: Pair) -> str:
-    rows = [row for row in pair.rows if row.today.cycles.middle and _is_shown(row.today)][:FIRST]
-    if not rows:
+    # By their places in the table.
+    rows = {
+        at: row.today
+        for at, row in enumerate(pair.rows[:ROWS])
+        if row.today.cycles.middle and _is_shown(row.today)
+    }
+    shown = list(rows.items())[:FIRST]
+    if not shown:
         return '<div class="five"><h2>No site costs more or less than before</h2></div>'
-    most = max(abs(end) for row in rows for end in row.today.cycles)
+    most = max(abs(end) for _, delta in shown for end in delta.cycles)
     unit = numbers.unit(most)
     items = "".join(
-        _subject(place, row.today, most, unit, pair) for place, row in enumerate(rows, 1)
+        _subject(place, at, delta, most, unit, pair) for place, (at, delta) in enumerate(shown, 1)
     )
     key = (
         '<span class="key"><i class="k down"></i>costs less<i class="k up"></i>costs more'
@@ -224,14 +230,14 @@ def _is_shown(delta: Delta) -> bool:
     return delta.kind != SUPPRESSED or delta.key.function == LOADING
 
 
-def _subject(place: int, delta: Delta, most: float, unit: numbers.Unit, pair: Pair) -> str:
+def _subject(place: int, at: int, delta: Delta, most: float, unit: numbers.Unit, pair: Pair) -> str:
     was, now = _span(delta.was), _span(delta.now)
     css = _direction(delta)
     # One unit for the two costs of a row.
     scale = numbers.unit(max(was.high, now.high))
     return (
         f'<li class="pr"><span class="rk">{place}</span>'
-        f'<span class="who">{_name(delta)}<span class="wh">{_where(delta, pair)}</span></span>'
+        f'<span class="who">{_name(delta, at)}<span class="wh">{_where(delta, pair)}</span></span>'
         f"{_change_bar(delta, most)}"
         f'<span class="num"><b class="{css}">{_change(delta, unit)}</b>'
         f'<span class="wh">{_part(was.middle, now.middle)}</span></span>'
@@ -257,9 +263,10 @@ def _change_bar(delta: Delta, most: float) -> str:
     )
 
 
-def _name(delta: Delta) -> str:
+def _name(delta: Delta, at: int) -> str:
+    # A link to the row of the table.
     full = plain(delta.key.function)
-    return f'<span class="fn" title="{escape(full)}">{escape(_title(delta))}</span>'
+    return f'<a class="fn" href="#row-{at}" title="{escape(full)}">{escape(_title(delta))}</a>'
 
 
 def _title(delta: Delta) -> str:
@@ -316,7 +323,7 @@ def _table(pair: Pair) -> str:
         *("Laconic before", "Laconic after", "Calls", "Redundant"),
     ]
     head = "".join(f'<th scope="col">{each}</th>' for each in heads)
-    rows = "".join(_row(row, unit, changes, pair) for row in pair.rows[:ROWS])
+    rows = "".join(_row(at, row, unit, changes, pair) for at, row in enumerate(pair.rows[:ROWS]))
     left = len(pair.rows) - ROWS
     rest = ""
     if left > 0:
@@ -334,7 +341,7 @@ def _cycles(unit: numbers.Unit) -> str:
     return f"{unit[1]} cycles".strip()
 
 
-def _row(row: PairRow, unit: numbers.Unit, changes: numbers.Unit, pair: Pair) -> str:
+def _row(at: int, row: PairRow, unit: numbers.Unit, changes: numbers.Unit, pair: Pair) -> str:
     delta, left = row.today, row.laconic
     scale = (unit[0], "")
     css, middle = _direction(delta), delta.cycles.middle
@@ -351,7 +358,7 @@ def _row(row: PairRow, unit: numbers.Unit, changes: numbers.Unit, pair: Pair) ->
         cells.append(f'<td data-value="{now}">{shown}</td>')
     full = plain(delta.key.function)
     return (
-        f'<tr><th scope="row" title="{escape(full)}"><span class="fn">{escape(_title(delta))}</span> '
+        f'<tr id="row-{at}"><th scope="row" title="{escape(full)}"><span class="fn">{escape(_title(delta))}</span> '
         f'<span class="wh">{escape(_place(row, pair))}</span></th><td>{text(delta.key.call)}</td>{"".join(cells)}</tr>'
     )
 
