@@ -4,7 +4,7 @@ beside it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import partial
 from typing import NamedTuple
 
 from laconic.libos.strategy import MemoryCall, Strategy
@@ -51,17 +51,10 @@ class UntrackedPal(Gramine):
         pass
 
 
-@cache
-def untracked(rule: type[EveryCall]) -> type[EveryCall]:
+def untracked(rule: type[EveryCall]) -> Maker:
     """The strategy `rule` without the tracker's pages: which call pays for one depends on where its
     memory is."""
-
-    class Untracked(rule):  # type: ignore[misc, valid-type]
-        def make_pal(self, meter: Meter) -> Gramine:
-            return UntrackedPal(meter)
-
-    Untracked.name = rule.name
-    return Untracked
+    return partial(rule, pal_type=UntrackedPal)
 
 
 class Answers(DefaultUpcalls):

@@ -69,7 +69,9 @@ class Recorder(Strategy):
 class Deaf(Recorder):
     """One that calls without changes do not concern."""
 
-    hears_all = False
+    def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
+        super().__init__(meter, space, touches)
+        self.hears_all = False
 
 
 logs: list[list[str]] = []

@@ -3,10 +3,22 @@ found by running Gramine."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.unit.enclaveworld import BASE, FIXED, HEAP, PAGE, Cost, Program, cost, lib, machine
+from tests.unit.enclaveworld import (
+    BASE,
+    FIXED,
+    HEAP,
+    PAGE,
+    Cost,
+    Program,
+    cost,
+    lib,
+    machine,
+    untracked,
+)
 from tests.unit.gramine_vectors import InitialVma, calls
 
 from laconic.errors import LaconicError
@@ -62,10 +74,7 @@ def test_the_load_of_hello(rule: type[EveryCall]) -> None:
 
 
 def test_a_larger_stack_in_the_manifest() -> None:
-    class Larger(EveryCall):
-        settings = Settings(stack_size=8 << 20)
-
-    p = Program(Larger)
+    p = Program(partial(untracked(EveryCall), settings=Settings(stack_size=8 << 20)))
     p.load(hello())
     assert p.counts.eaug == 124 - 64 + 2048
 
@@ -116,11 +125,7 @@ def test_execve_frees_the_heap_at_once() -> None:
 @pytest.mark.parametrize(("max_threads", "free"), [(1, 0), (4, 0), (5, 1), (7, 3)])
 def test_threads_within_the_manifests_number_have_slots(max_threads: int, free: int) -> None:
     """Gramine's helpers need three of the slots, and the first thread one."""
-
-    class Slots(EveryCall):
-        settings = Settings(max_threads=max_threads)
-
-    p = Program(Slots)
+    p = Program(partial(untracked(EveryCall), settings=Settings(max_threads=max_threads)))
     for _ in range(free):
         p.anew().strategy.thread()
         assert cost(p) == Cost(1, 9, 1, 8), "a stack in the LibOS, and its guard page"

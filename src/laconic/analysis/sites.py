@@ -20,7 +20,7 @@ from laconic.sgx import costs
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Counts, Meter
 from laconic.stacks.symbolize import Place
-from laconic.strategies import display_name, strategy
+from laconic.strategies import display_name, maker
 from laconic.trace.reader import Trace
 from laconic.trace.stacks import NO_STACK, Stacks
 from laconic.trace.tables import Row, Table
@@ -221,9 +221,7 @@ def sites(
     trace = Trace(trace) if isinstance(trace, str) else trace
     stacks = stacks or Stacks()
     collector = SiteCollector()
-    enclaves = Enclaves(
-        {display_name(each): strategy(each) for each in strategies}, label=site_label
-    )
+    enclaves = Enclaves({display_name(each): maker(each) for each in strategies}, label=site_label)
     replay = Replay(trace, "laconic", listeners=[enclaves, collector], stacks=stacks)
     replay.run(progress=progress)
     collector.add_costs(enclaves.meters)

@@ -8,10 +8,9 @@ enclave through a `Meter`, which counts.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import ClassVar, NamedTuple, Self
 
-from laconic.libos.settings import Settings
 from laconic.libos.touches import Touches
 from laconic.memory.calls import HostRule
 from laconic.memory.change import Change
@@ -51,7 +50,7 @@ class Strategy(ABC):
     --verify` checks it. `can_sync` is True if the class takes an argument `sync`, with which the
     host's mapping follows the EPCM's permissions, at host calls of its own (`--pte sync`). The
     check tolerates pages in `left`, which a failure left in the EPC, and expects no access to pages
-    in `guards`.
+    in `guards`, the guard regions (MADV_GUARD_INSTALL), of which VMAs say nothing.
 
     `linux_rule` is the strategy's rule on Linux: from a call's name, its six arguments and its
     outcome to the arguments of the system call that carries it out, or None if there is none.
@@ -59,22 +58,16 @@ class Strategy(ABC):
 
     name: ClassVar[str]
     linux_rule: ClassVar[HostRule | None] = None
-    hears_all: bool = True
     strict: ClassVar[bool] = False
     can_sync: ClassVar[bool] = False
-    left: RangeMap[int] | None = None
-    guards: RangeMap[bool] | None = None
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         self.meter = meter
         self.space = space
         self.touches = touches
-
-    @classmethod
-    def configured(cls, settings: Settings) -> type[Self]:
-        """Return the strategy with the settings of a manifest: itself, unless it depends on
-        them."""
-        return cls
+        self.hears_all = True
+        self.left: RangeMap[int] = RangeMap()
+        self.guards: RangeMap[bool] = RangeMap()
 
     @abstractmethod
     def load(self, entries: Iterable[Entry]) -> None:
@@ -119,3 +112,7 @@ class ContinuingStrategy(Strategy):
     def execute(self, space: AddressSpace, touches: Touches) -> Self:
         """The process executes another program in this enclave: the strategy for that program,
         whose `load` follows. `space` and `touches` are the program's."""
+
+
+#: Makes a strategy for one address space.
+Maker = Callable[[Meter, AddressSpace, Touches], Strategy]

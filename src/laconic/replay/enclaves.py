@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
-from laconic.libos.strategy import ContinuingStrategy, MemoryCall, Strategy
+from laconic.libos.strategy import ContinuingStrategy, Maker, MemoryCall, Strategy
 from laconic.libos.touches import Touches
 from laconic.linux.pagemap import Touched
 from laconic.memory.change import Change, new
@@ -20,7 +20,6 @@ from laconic.replay.thread import Mm
 from laconic.sgx.meter import Counts, Meter
 from laconic.trace.schema import Row
 
-Maker = Callable[[Meter, AddressSpace, Touches], Strategy]
 Told = tuple[Strategy, Meter, Counts]
 #: What the work of a strategy is for, where it is no memory call's. EXEC is what execve frees; the
 #: new program's own memory is LOAD.

@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:  # `laconic run --help` lists the strategies, and must not wait for imports
-    from laconic.libos.strategy import Strategy
+    from laconic.libos.strategy import Maker, Strategy
     from laconic.memory.calls import HostRule
+    from laconic.strategies.options import Options
 
 SGX2, LINUX, GRAMINE = "sgx2", "linux", "gramine"
 
@@ -96,7 +98,11 @@ def full_name(name: str) -> str:
 
     Raises LaconicError.
     """
-    return name if base_name(name) == name else strategy(name).name
+    base, colon, text = name.partition(":")
+    if not colon or base not in _REGISTRY:
+        return name
+    options = _options(name)
+    return options.full_name(options.parse(text))
 
 
 def has_rule(strategy: str | type[Strategy], host: str) -> bool:
@@ -119,9 +125,31 @@ def strategy(strategy: str | type[Strategy]) -> type[Strategy]:
     """Return the class of a strategy for enclaves: by its name, by `module:Class`, or the class
     itself.
 
-    Raises LaconicError if there is none, or if it has no rule for enclaves.
+    Options in the name are checked, but are not part of the class (`arguments`). Raises LaconicError
+    if there is none, or if it has no rule for enclaves.
     """
     return _class_for(strategy, SGX2)
+
+
+def arguments(strategy: str | type[Strategy]) -> dict[str, Any]:
+    """Return the keyword arguments by which a strategy's class gets the options in the name.
+
+    Raises LaconicError for an unknown option or a wrong value.
+    """
+    if not isinstance(strategy, str) or base_name(strategy) == strategy:
+        return {}
+    _, _, text = strategy.partition(":")
+    return {"values": _options(strategy).parse(text)}
+
+
+def maker(strategy: str | type[Strategy]) -> Maker:
+    """Return what makes the enclaves of a strategy: its class, with the options in the name.
+
+    Raises LaconicError as `strategy`.
+    """
+    made = _class_for(strategy, SGX2)
+    options = arguments(strategy)
+    return partial(made, **options) if options else made
 
 
 def linux_rule(strategy: str | type[Strategy]) -> HostRule:
@@ -152,16 +180,20 @@ def _class_for(strategy: str | type[Strategy], host: str) -> type[Strategy]:
     strategy_class: type[Strategy] = getattr(
         import_module(f"laconic.strategies.{module}"), class_name
     )
-    return strategy_class if base == strategy else _tuned(strategy_class, strategy)
+    arguments(strategy)
+    return strategy_class
 
 
-def _tuned(strategy_class: type[Strategy], name: str) -> type[Strategy]:
-    from laconic.strategies.options import Tunable
-
-    base, _, options = name.partition(":")
-    if not issubclass(strategy_class, Tunable):
+def _options(name: str) -> Options:
+    # The options that the strategy of a name with options has: OPTIONS of its module.
+    base = base_name(name)
+    module, _, _ = _REGISTRY[base].place.partition(":")
+    options: Options | None = getattr(
+        import_module(f"laconic.strategies.{module}"), "OPTIONS", None
+    )
+    if options is None:
         raise LaconicError(f"{name!r}: the strategy {base!r} has no options; use {base!r} alone")
-    return strategy_class.tuned(options)
+    return options
 
 
 def _users_own(name: str) -> type[Strategy]:

@@ -17,6 +17,7 @@ from typing import ClassVar, Final, Self
 from laconic.errors import LaconicError
 from laconic.libos import checkpoint, execute, files, heap, loader
 from laconic.libos.gramine import VMA_MAY_WRITE, VMA_TAINTED, Libos, LibosVma
+from laconic.libos.settings import DEFAULTS, Settings
 from laconic.libos.strategy import MemoryCall
 from laconic.libos.threads import Threads
 from laconic.libos.touches import Touches
@@ -47,7 +48,7 @@ from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import Meter
 from laconic.sgx.model.faults import SgxError
 from laconic.sgx.pal.edmm import PalError
-from laconic.sgx.pal.gramine import LAZY, RW
+from laconic.sgx.pal.gramine import LAZY, RW, Gramine
 
 #: What a descriptor refers to that nobody described.
 _UNKNOWN: Final = File(0, 3, -3, "?")
@@ -68,11 +69,19 @@ class EveryCall(Libos):
     file that mprotect opens.
     """
 
-    name = "every-call"
+    name: ClassVar[str] = "every-call"
     linux_rule: ClassVar[HostRule | None] = as_made
 
-    def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
-        super().__init__(meter, space, touches)
+    def __init__(
+        self,
+        meter: Meter,
+        space: AddressSpace,
+        touches: Touches,
+        *,
+        settings: Settings = DEFAULTS,
+        pal_type: type[Gramine] = Gramine,
+    ) -> None:
+        super().__init__(meter, space, touches, settings=settings, pal_type=pal_type)
         self.threads = Threads(self.settings)
         self._is_executing = False
 
@@ -99,7 +108,7 @@ class EveryCall(Libos):
             execute.free_program(self)
         except SgxError as error:
             raise _killed("execve", error) from error
-        successor = type(self)(self.meter, space, touches)
+        successor = self.sibling(space, touches)
         successor.pal = self.pal
         successor.slab = self.slab
         successor.threads = self.threads
@@ -303,7 +312,7 @@ class EveryCall(Libos):
         """The child's enclave: a checkpoint is sent, and anonymous memory page by page; files are
         mapped again. O(n)."""
         meter = self.meter
-        child = type(self)(meter, space, touches)
+        child = self.sibling(space, touches)
         meter.host_call()
         meter.create()
         try:

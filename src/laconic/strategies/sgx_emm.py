@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
-from typing import Final, NamedTuple, Self
+from typing import ClassVar, Final, NamedTuple, Self
 
 from laconic.errors import LaconicError
 from laconic.libos.sizes import FileSizes
@@ -240,7 +240,7 @@ class SgxEmm(Strategy):
     OCALL of each change, so `--pte` makes no difference.
     """
 
-    name = "sgx-emm"
+    name: ClassVar[str] = "sgx-emm"
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)

@@ -13,16 +13,19 @@ is done right here:
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from laconic.libos.gramine import VMA_INTERNAL, LibosVma, changed
 from laconic.linux.pal import skip_equal
+from laconic.memory.calls import HostRule
 from laconic.strategies.every_call import EveryCall
 
 
 class SkipEqual(EveryCall):
     """The strategy `skip-equal`."""
 
-    name = "skip-equal"
-    linux_rule = skip_equal
+    name: ClassVar[str] = "skip-equal"
+    linux_rule: ClassVar[HostRule | None] = skip_equal
 
     def protect(self, start: int, end: int, prot: int) -> None:
         """One Protect for each VMA of `[start, end)` whose protection differs; equal ones are not
