@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from benchmarks.machine import table
 from benchmarks.rivals import Entry, Sorted
 from benchmarks.stream import READ, SLOT, WRITABLE
-from laconic.memory.calls import OPERATIONS, DefaultUpcalls
+from laconic.memory.calls import OPERATIONS
 from laconic.memory.change import Change
 from laconic.memory.flags import (
     MADV_DONTNEED,
@@ -26,6 +26,7 @@ from laconic.memory.flags import (
 from laconic.memory.layout import Layout
 from laconic.memory.mmap import OpenFile
 from laconic.memory.space import AddressSpace
+from laconic.memory.upcalls import DefaultUpcalls
 from laconic.memory.vma import File
 
 SIZES = (50, 1_000, 20_000)

@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import Touches
-from laconic.memory.calls import OPERATIONS, DefaultUpcalls
+from laconic.memory.calls import OPERATIONS
 from laconic.memory.flags import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE
 from laconic.memory.layout import Layout
 from laconic.memory.mmap import OpenFile
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace, Entry
+from laconic.memory.upcalls import DefaultUpcalls
 from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import Counts, Meter
 from laconic.sgx.model.driver import Driver

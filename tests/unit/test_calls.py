@@ -14,12 +14,12 @@ from laconic.memory.calls import (
     PR_SET_MEMORY_MERGE,
     PR_SET_VMA,
     RANGED,
-    DefaultUpcalls,
     is_error,
 )
 from laconic.memory.change import Outcome
 from laconic.memory.mmap import OpenFile
 from laconic.memory.space import AddressSpace
+from laconic.memory.upcalls import DefaultUpcalls
 from laconic.memory.vma import Vma
 
 ALL_ONES = (1 << 64) - 1

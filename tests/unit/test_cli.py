@@ -14,7 +14,8 @@ import pytest
 from tests.tracer.lab import COMMAND, environment, run_alone
 from tests.unit.commandline import laconic
 
-from laconic.commands import VERBS
+from laconic import __version__
+from laconic.commands import VERBS, build
 
 
 def executable(path: Path, content: bytes, mode: int = 0o755) -> Path:
@@ -307,4 +308,5 @@ class TestHelp:
     def test_version(self) -> None:
         done = laconic("--version")
         assert done.returncode == 0
-        assert done.stdout.startswith("laconic ")
+        assert done.stdout == f"laconic {__version__} ({build()})\n"
+        assert build() in ("compiled", "pure Python")

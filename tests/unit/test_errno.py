@@ -20,8 +20,9 @@ import pytest
 from tests.unit.pictures import FILE, LEGEND, ORIGIN, PAGE, draw, space
 
 from laconic.memory import flags as f
-from laconic.memory.calls import OPERATIONS, PR_SET_MDWE, DefaultUpcalls
+from laconic.memory.calls import OPERATIONS, PR_SET_MDWE
 from laconic.memory.mmap import OpenFile, mmap
+from laconic.memory.upcalls import DefaultUpcalls
 from laconic.memory.vma import File, Vma
 
 ANON, FIXED, TOP = f.MAP_PRIVATE | f.MAP_ANONYMOUS, f.MAP_FIXED, f.TASK_SIZE

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from laconic import __version__
 from laconic.commands import ending as _ending  # noqa: F401  (its exit function comes last)
@@ -56,6 +58,21 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
     return argparse.RawDescriptionHelpFormatter(prog, width=80)
 
 
+class _Version(argparse.Action):
+    # The build is looked up only if it is requested, so that each start is quick.
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(f"laconic {__version__} ({build()})")
+        parser.exit()
+
+
+def build() -> str:
+    """Return "compiled" or "pure Python": which build of Laconic is installed."""
+    module = importlib.util.find_spec("laconic.memory.rangemap")
+    assert module is not None and module.origin is not None
+    return "pure Python" if module.origin.endswith(".py") else "compiled"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code."""
     hold_standard_streams()
@@ -66,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=EPILOG,
         formatter_class=_formatter,
     )
-    parser.add_argument("--version", action="version", version=f"laconic {__version__}")
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="show the version and the build, and exit"
+    )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     # Only the verb that is used is imported and told its options: --help stays quick.
     chosen = parser

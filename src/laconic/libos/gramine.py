@@ -11,6 +11,8 @@ from __future__ import annotations
 import operator
 from typing import Final, NamedTuple, Self
 
+from mypy_extensions import mypyc_attr
+
 from laconic.libos.settings import DEFAULTS, Settings
 from laconic.libos.slab import VmaSlab, list_pages
 from laconic.libos.strategy import ContinuingStrategy
@@ -51,6 +53,7 @@ class LibosVma(NamedTuple):
         return (self.file_end + PAGE_SIZE - 1) // PAGE_SIZE * PAGE_SIZE
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Libos(ContinuingStrategy):
     """One process's LibOS. `vmas` are its own, `pal` has the pages; all ranges are in bytes, page
     aligned.

@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import ClassVar, NamedTuple, Self
 
+from mypy_extensions import mypyc_attr
+
 from laconic.libos.touches import Touches
 from laconic.memory.calls import HostRule
 from laconic.memory.change import Change
@@ -36,6 +38,7 @@ class MemoryCall(NamedTuple):
     file: OpenFile | None = None
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Strategy(ABC):
     """One enclave, under one rule. Subclasses say what each event costs.
 
@@ -104,6 +107,7 @@ class Strategy(ABC):
         """The process ends, or executes another program: the enclave is gone."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ContinuingStrategy(Strategy):
     """A strategy under which an executed program runs in the enclave of the program before it, and
     vfork is a fork: Gramine's ways."""

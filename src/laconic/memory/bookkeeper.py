@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from laconic.memory.calls import OPERATIONS, RANGED, Arguments, Call, HostRule, Upcalls, is_error
+from laconic.memory.calls import OPERATIONS, RANGED, Arguments, Call, HostRule, is_error
 from laconic.memory.change import Change, Outcome
 from laconic.memory.flags import (
     ADDRESS_MASK,
@@ -25,6 +25,7 @@ from laconic.memory.flags import (
 from laconic.memory.ledger import Ledger
 from laconic.memory.mmap import page_align, placed
 from laconic.memory.space import AddressSpace
+from laconic.memory.upcalls import Upcalls
 from laconic.memory.vma import Vma
 
 #: Values that mean "interrupted; the kernel restarts the call" (include/linux/errno.h). They are

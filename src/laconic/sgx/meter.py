@@ -13,6 +13,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
+from mypy_extensions import mypyc_attr
+
 from laconic.memory.flags import PAGE_SHIFT
 
 
@@ -63,6 +65,7 @@ class Counts:
 THINGS = tuple(field.name for field in fields(Counts))
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Meter:
     """Counts what is done to the enclaves of one strategy.
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import ClassVar, Self
 
+from mypy_extensions import mypyc_attr
+
 from laconic.libos.sizes import FileSizes
 from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import OWN, Touches
@@ -54,6 +56,7 @@ THREAD_STACK = 7 * PAGE
 _INTERNAL, _SLOT = TASK_SIZE + PAGE, 16 * PAGE
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Classify(Strategy):
     """The rule `classify`; `laconic` differs in what it commits, and when."""
 

@@ -46,6 +46,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final, NamedTuple, Self
 
+from mypy_extensions import mypyc_attr
+
 from laconic.errors import LaconicError
 from laconic.libos.sizes import FileSizes
 from laconic.libos.strategy import MemoryCall, Strategy
@@ -401,6 +403,7 @@ OPTIONS: Final = Options(
 )
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class EdmmTuned(Strategy):
     """The strategy `edmm-tuned`: the library OS above `pal`. Raises `SgxError` if the host fails.
 

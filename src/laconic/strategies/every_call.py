@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from errno import ENOMEM
 from typing import ClassVar, Final, Self
 
+from mypy_extensions import mypyc_attr
+
 from laconic.errors import LaconicError
 from laconic.libos import checkpoint, execute, files, heap, loader
 from laconic.libos.gramine import VMA_MAY_WRITE, VMA_TAINTED, Libos, LibosVma
@@ -59,6 +61,7 @@ class ProcessKilled(LaconicError):
     nothing rolled back."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class EveryCall(Libos):
     """The rule `every-call`. Any failure raises `ProcessKilled`: upstream's `die_or_inf_loop` ends
     the process there.

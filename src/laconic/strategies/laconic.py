@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, ClassVar, Self
 
+from mypy_extensions import mypyc_attr
+
 from laconic.libos.strategy import MemoryCall
 from laconic.libos.touches import Touches
 from laconic.memory.change import Change
@@ -41,6 +43,7 @@ OPTIONS = Options(
 )
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Laconic(Classify):
     """The rule `laconic`. `known_touches`: it knows beforehand which pages will be touched, and
     commits just these."""

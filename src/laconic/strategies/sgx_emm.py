@@ -34,6 +34,8 @@ import operator
 from collections.abc import Iterable
 from typing import ClassVar, Final, NamedTuple, Self
 
+from mypy_extensions import mypyc_attr
+
 from laconic.errors import LaconicError
 from laconic.libos.sizes import FileSizes
 from laconic.libos.strategy import MemoryCall, Strategy
@@ -233,6 +235,7 @@ class Emm:
                 meter.host_protect(begin, stop, 0)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class SgxEmm(Strategy):
     """The strategy `sgx-emm`: the library OS above `emm`.
 

@@ -15,12 +15,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from mypy_extensions import mypyc_attr
+
 from laconic.libos.gramine import VMA_INTERNAL, LibosVma, changed
 from laconic.linux.pal import skip_equal
 from laconic.memory.calls import HostRule
 from laconic.strategies.every_call import EveryCall
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class SkipEqual(EveryCall):
     """The strategy `skip-equal`."""
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from mypy_extensions import mypyc_attr
+
 from laconic.memory.flags import PAGE_SIZE
 from laconic.sgx.meter import MODIFIED, PR, PT_REG, PT_TRIM, Counts, Meter
 from laconic.sgx.model.driver import Driver
@@ -16,6 +18,7 @@ from laconic.sgx.model.epcm import Entry
 from laconic.sgx.model.faults import PF_ACCESS, HostFault, Refused, SgxError
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Machine(Meter):
     """One enclave, ready to run (`Driver.ready`).
 
