@@ -83,7 +83,7 @@ class Verified(Strategy):
         super().__init__(meter, space, touches)
         self.report = report
         self.pte = pte
-        self.machine = machine or Machine(Driver.ready(0, _SIZE, pte=pte), meter)
+        self.machine = machine or Machine(Driver.ready(0, _SIZE, pte=pte), meter.book)
         self.inner = make(self.machine, space, touches)
         self.watch = Watch(self.machine, space)
         self.hears_all = self.inner.hears_all
