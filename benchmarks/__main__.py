@@ -7,6 +7,7 @@ import argparse
 import sys
 
 from benchmarks import (
+    calls,
     comparing,
     enclave,
     importing,
@@ -24,6 +25,7 @@ from benchmarks.machine import describe, table, write_section
 BENCHMARKS = {
     "structures": structures.report,
     "operations": operations.report,
+    "calls": calls.report,
     "replaying": replaying.report,
     "mediation": mediation.report,
     "verifying": verifying.report,
