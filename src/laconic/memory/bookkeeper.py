@@ -155,7 +155,7 @@ class Bookkeeper:
         if name == "i386_brk":
             name = "other"
         counted = self.rule(name, args, outcome) if self.observe else host_args
-        narrowed = counted is not None and counted is not args
+        narrowed = counted is not None and counted != args
         self.ledger.count(name, counted is not None, result, narrowed, changes)
 
     def _refused(self, space: AddressSpace, call: Call, outcome: Outcome, up: Upcalls) -> None:

@@ -39,8 +39,8 @@ PR_SET_VMA = 0x53564D41
 #: The six arguments of a system call.
 Arguments = tuple[int, ...]
 #: Maps a call's name, arguments and outcome to the arguments of its host call. The result is None
-#: if the call is elided, the same object if the call is passed on unchanged, and another tuple if it
-#: is narrowed.
+#: if the call is elided, equal arguments if the call is passed on unchanged, and others if it is
+#: narrowed.
 HostRule = Callable[[str, Arguments, Outcome], Arguments | None]
 
 
