@@ -10,6 +10,7 @@ from benchmarks import (
     calls,
     comparing,
     enclave,
+    growth,
     importing,
     mediation,
     operations,
@@ -33,6 +34,7 @@ BENCHMARKS = {
     "importing": importing.report,
     "stacks": stacks.report,
     "comparing": comparing.report,
+    "growth": growth.report,
     "enclave": enclave.report,
     "tuned": tuned.report,
 }

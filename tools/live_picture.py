@@ -15,7 +15,7 @@ from pathlib import Path
 
 from laconic.analysis.live import Model
 from laconic.analysis.suppressions import BUILT_IN
-from laconic.commands.recording import accept_command
+from laconic.commands.options import accept_command, parse
 from laconic.live.app import LiveApp
 from laconic.live.child import Child
 
@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--size", default="110x32")
     accept_command(parser)
-    options = parser.parse_args(sys.argv[1:])
+    options = parse(parser, parser, sys.argv[1:])
     child = Child(options.command, {1: None, 2: None}, True)
     model = Model(rules=BUILT_IN)
     width, _, height = options.size.partition("x")

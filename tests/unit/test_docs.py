@@ -16,6 +16,7 @@ import pytest
 from tests.unit.traces import BASE, Builder
 
 from laconic.commands import VERBS
+from laconic.commands.options import parse
 from laconic.memory.change import UNMAP
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +89,7 @@ def check_command(page: str, line: str, block: bool) -> None:
         output = io.StringIO()
         try:
             with contextlib.redirect_stderr(output):
-                made.parse_args(words)
+                parse(made, made, words)
         except SystemExit:
             pytest.fail(f"{page}: {line}: {output.getvalue()}")
 

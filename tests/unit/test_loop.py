@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from laconic.linux.clone import CLONE_THREAD, CLONE_VM
 from laconic.linux.pal import only_changes
 from laconic.memory.ledger import Ledger
 from laconic.tracer import ptrace
 from laconic.tracer.loop import Tracer
 from laconic.tracer.mediate import Mediator
 from laconic.tracer.process import Mm, Thread
-from laconic.tracer.syscalls import CLONE_THREAD, CLONE_VM
 
 
 def test_a_thread_that_is_killed_at_its_clone_adds_no_thread(

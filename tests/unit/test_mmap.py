@@ -372,6 +372,16 @@ def test_equal_untouched_memory_is_nothing_unless_contents_may_come_from_elsewhe
     assert changes(outcome) == after
 
 
+def test_execution_alone_is_passed_to_the_host_for_its_key() -> None:
+    # xx  mapped again over itself, untouched: only the host knows the key that it had
+    for prot in (X, X | f.PROT_SEM):
+        here = space("xx")
+        vma = here.vmas.get(at(0))
+        assert vma is not None
+        here.vmas.set(at(0), at(2), vma.with_flags(vma.flags & ~f.PROT_RWX | X))
+        assert mmap(here, at(0), 2 * PAGE, prot, FIXED, None, 0, untouched=never_touched).ask
+
+
 def test_only_runs_with_the_requested_attributes_are_queried() -> None:
     # rww.  mapped read-write: of page 0 and 3 it is clear that they change
     queries: list[tuple[int, int]] = []

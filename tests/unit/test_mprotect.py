@@ -88,6 +88,7 @@ def test_execution_alone_is_passed_to_the_host_for_its_key() -> None:
     here = space("xxxx")
     assert mprotect(here, at(0), PAGE, X).ask
     assert mprotect(here, at(0), PAGE, X).ask, "also if the VMA has it already"
+    assert mprotect(here, at(0), PAGE, X | f.PROT_SEM).ask, "which takes the key away again"
     assert not mprotect(here, at(1), PAGE, R).ask
 
 

@@ -220,8 +220,9 @@ def mmap(
     if changes:
         space.vmas.set(address, end, vma)
     then = grown_below(space, vma) if vm_flags & VM_GROWSDOWN else None
-    # A file system may refuse MAP_SYNC, which requires DAX.
-    ask = special or file is not None and bool(flags & MAP_SYNC)
+    # A file system may refuse MAP_SYNC, which requires DAX. PROT_EXEC alone sets a protection key, and
+    # with PROT_SEM it sets none (do_mmap): only the host knows which one the mapping below has.
+    ask = special or file is not None and bool(flags & MAP_SYNC) or prot & PROT_RWX == PROT_EXEC
     return new(Outcome, (address, changes, address, end, ask, False, False, then))
 
 

@@ -115,10 +115,11 @@ def _mprotect(
         return vma if vma.flags == wanted else vma.with_flags(wanted)
 
     # PROT_EXEC alone allocates a protection key, even if the call is refused or changes nothing, and
-    # denies access by that key in PKRU (execute_only_pkey in arch/x86/mm/pkeys.c).
-    takes_key = prot == PROT_EXEC
+    # denies access by that key in PKRU (execute_only_pkey in arch/x86/mm/pkeys.c). With PROT_SEM it
+    # takes such a key away (__arch_override_mprotect_pkey), though the protection stays the same.
+    sets_key = prot & PROT_RWX == PROT_EXEC
     changes = space.edit(start, stop, protect) if stop > start else ()
-    return Outcome(result, changes, start, end, ask=keyed or takes_key)
+    return Outcome(result, changes, start, end, ask=keyed or sets_key)
 
 
 def _first_vma(space: AddressSpace, start: int, end: int, grows: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from sys import intern
 from typing import Any, NamedTuple
 
 from laconic.libos.strategy import Strategy
+from laconic.linux.clone import CLONE_THREAD, CLONE_VM
 from laconic.linux.pal import only_changes
 from laconic.linux.proc import READ_IMPLIES_EXEC
 from laconic.memory.bookkeeper import Bookkeeper
@@ -49,7 +50,6 @@ from laconic.trace.schema import (
 )
 from laconic.trace.stacks import NO_STACK, Stacks
 
-CLONE_VM, CLONE_THREAD = 0x100, 0x10000
 ENDLESS = UNFINISHED | NO_RESULT
 #: The result was the host's own: it refused the call, or chose another address than the bookkeeping
 #: predicts.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from laconic.linux import proc
+from laconic.linux.clone import CLONE_THREAD, CLONE_UNTRACED, CLONE_VFORK, CLONE_VM
 from laconic.memory.space import AddressSpace
 from laconic.tracer import launch, ptrace
 from laconic.tracer.mediate import Mediator
@@ -28,10 +29,6 @@ from laconic.tracer.signals import Relay, SignalInfo
 from laconic.tracer.syscalls import (
     CLONE,
     CLONE3,
-    CLONE_THREAD,
-    CLONE_UNTRACED,
-    CLONE_VFORK,
-    CLONE_VM,
     EXECVE,
     EXECVEAT,
     FORK,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 
 from laconic.linux import proc
+from laconic.linux.clone import CLONE_VM
 from laconic.memory.bookkeeper import Answered, Bookkeeper, edits, refused
 from laconic.memory.calls import Call, HostRule
 from laconic.memory.ledger import Ledger
@@ -21,7 +22,6 @@ from laconic.tracer.ptrace import CONT, SYSCALL, Registers
 from laconic.tracer.record import Recorder
 from laconic.tracer.signals import ALL_SIGNALS
 from laconic.tracer.syscalls import (
-    CLONE_VM,
     I386_ALIKE,
     I386_BRK,
     I386_MARK,

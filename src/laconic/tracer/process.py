@@ -10,6 +10,7 @@ from collections import deque
 from typing import NamedTuple
 
 from laconic.linux import proc
+from laconic.linux.clone import CLONE_VM
 from laconic.linux.pagemap import Pagemap
 from laconic.linux.shown import shown_in
 from laconic.memory.calls import Arguments, Call
@@ -21,7 +22,6 @@ from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
 from laconic.trace.schema import DATA_LIMIT, LOCK_LIMIT
 from laconic.tracer.record import CallNotes
-from laconic.tracer.syscalls import CLONE_VM
 
 
 class Mm:

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from laconic.linux import proc
+from laconic.linux.clone import CLONE_VM
 from laconic.linux.pagemap import UNSEEN, Pagemap, Touched, was_untouched
 from laconic.memory.change import EXTEND, FILE, RESTRICT, UNMAP, ZERO, Outcome
 from laconic.memory.flags import VM_GROWSDOWN, VM_PROT
@@ -36,7 +37,6 @@ from laconic.trace.schema import (
 )
 from laconic.trace.spool import Spool
 from laconic.trace.writer import TraceWriter, mode_bits
-from laconic.tracer.syscalls import CLONE_VM
 
 if TYPE_CHECKING:
     from laconic.tracer.process import Mm, Thread

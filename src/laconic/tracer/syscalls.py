@@ -60,11 +60,6 @@ PR_SET_SECCOMP: Final = 22
 SECCOMP_MODE_STRICT: Final = 1
 SECCOMP_FILTER_FLAG_NEW_LISTENER: Final = 8
 
-CLONE_VM: Final = 0x100
-CLONE_VFORK: Final = 0x4000
-CLONE_THREAD: Final = 0x10000
-CLONE_UNTRACED: Final = 0x800000
-
 #: Calls that are memory calls only for some first arguments: number → those arguments. prctl:
 #: PR_SET_SECCOMP (a process call), PR_SET_MM, PR_SET_MDWE, PR_SET_MEMORY_MERGE, PR_SET_VMA.
 #: arch_prctl: ARCH_SHSTK_ENABLE and _UNLOCK.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
+from laconic.linux.clone import CLONE_FLAGS
 from laconic.memory import flags
 from laconic.trace.importers.strace.names import NUMBERS
 
@@ -38,7 +39,7 @@ MPOL_F: Final = {bit: name for bit, name in _table("MPOL_F_").items() if bit > 0
 MPOL_MF: Final = _table("MPOL_MF_")
 PR: Final = _table("PR_SET_", "PR_SET_VMA_")
 SECCOMP: Final = _table("SECCOMP_SET_") | _table("SECCOMP_GET_")
-CLONE: Final = _table("CLONE_")
+CLONE: Final = {bit: name for name, bit in CLONE_FLAGS.items()}
 
 
 @lru_cache(4096)

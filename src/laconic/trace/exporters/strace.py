@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from laconic.linux.clone import CLONE_THREAD
 from laconic.trace.exporters import constants
 from laconic.trace.exporters.columns import Window, text
 from laconic.trace.records import TracedFile, traced_file
@@ -100,7 +101,6 @@ _KINDS: Final[dict[str, Callable[[int], str]]] = {
 _ADDRESSES: Final = frozenset({"mmap", "mremap", "brk", "shmat", "map_shadow_stack"})
 _EXECUTES: Final = frozenset({"execve", "execveat"})
 _CLONES: Final = frozenset({"clone", "clone3", "fork", "vfork"})
-_CLONE_THREAD: Final = 0x10000
 _CALLS: Final = frozenset({*range(MEMORY_CODES), *(CODES[name] for name in PROCESS_EVENTS)})
 _SILENT: Final = frozenset(
     {"maps", "vma", "host_call", "note", "process", "end", "module", "frames", "site", "symbols"}
@@ -171,7 +171,7 @@ class _Lines:
         if name in _EXECUTES and row.result >= 0 and not state & (UNFINISHED | NO_RESULT):
             self._executes[row.pid] = row
             return None
-        if name in _CLONES and row.result > 0 and not row.a0 & _CLONE_THREAD:
+        if name in _CLONES and row.result > 0 and not row.a0 & CLONE_THREAD:
             self._open.setdefault(row.result, dict(self._open.get(row.pid, {})))
         arguments = self._arguments(row, name)
         if arguments is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Self
 
 from laconic.memory.vma import File
 from laconic.trace.schema import PLACES, PLAIN, READABLE, UNKNOWN_IDENTITY, WRITABLE
@@ -16,6 +17,18 @@ _MODE = _KNOWN | UNKNOWN_IDENTITY
 #: Appearances of unknown descriptors that are told apart: a log that has ever more of them must not
 #: fill the memory.
 _APART = 65536
+
+
+class Paths(dict[int, bytes]):
+    """Descriptor → path, of a log that does not show which descriptors an execve closes."""
+
+    def copy(self) -> Self:
+        """Return the table that a fork makes. O(descriptors)."""
+        return type(self)(self)
+
+    def execute(self) -> Self:
+        """Return the table that an execve leaves: all of it. O(descriptors)."""
+        return self.copy()
 
 
 class PathFiles:

@@ -10,8 +10,8 @@ import re
 import signal
 import time
 
+from laconic.linux.clone import CLONE_FLAGS
 from laconic.memory import flags as kernel
-from laconic.trace.exporters.constants import CLONE
 from laconic.trace.schema import MEMORY_EVENTS
 
 _MASK = (1 << 64) - 1
@@ -48,15 +48,12 @@ COLOUR = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _FAMILIES = ("PROT_", "MAP_", "MADV_", "MS_", "MCL_", "MLOCK_")
 _SYMBOLS: dict[bytes, int] = {
     **{name.encode(): value for name, value in vars(kernel).items() if name.startswith(_FAMILIES)},
-    **{name.encode(): bit for bit, name in CLONE.items()},
+    **{name.encode(): bit for name, bit in CLONE_FLAGS.items()},
     **{f"[{one.name}]".encode(): one.value for one in signal.Signals},
     b"PROT_NONE": 0,
     b"MAP_FILE": 0,
     b"MAP_ANON": kernel.MAP_ANONYMOUS,
 }
-CLONE_VM, CLONE_VFORK, CLONE_THREAD = (
-    _SYMBOLS[name] for name in (b"CLONE_VM", b"CLONE_VFORK", b"CLONE_THREAD")
-)
 _UNKNOWN = re.compile(rb"\((?:unknown|invalid): (-?\w+)\)")
 
 

@@ -8,18 +8,13 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from laconic.linux.clone import CLONE_THREAD, CLONE_VFORK, CLONE_VM
 from laconic.memory.flags import MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, PAGE_SIZE
-from laconic.trace.importers.gramine.line import (
-    CLONE_THREAD,
-    CLONE_VFORK,
-    CLONE_VM,
-    arguments,
-    clone_flags,
-    string,
-)
+from laconic.trace.importers import tasks
+from laconic.trace.importers.gramine.line import arguments, clone_flags, string
 from laconic.trace.importers.gramine.start import Area, Mounts, Start, areas, path_of
 from laconic.trace.importers.importing import Import, check, lost
-from laconic.trace.importers.pathfiles import PathFiles
+from laconic.trace.importers.pathfiles import PathFiles, Paths
 from laconic.trace.possible import impossible_call
 from laconic.trace.schema import ADOPTED, BATCH, CHOSEN, CODES, NO_RESULT, UNFINISHED, Row, make_row
 from laconic.trace.sysroot import HostFile, Sysroot
@@ -46,32 +41,27 @@ class Pending(NamedTuple):
     place: int
 
 
-class Process:
-    """One process: descriptor → path, and its threads by id. `ended`: the thread that made its last
-    call, or 0."""
+class Process(tasks.Process["Thread"]):
+    """One process. `ended`: the thread that made its last call, or 0."""
 
-    __slots__ = ("ended", "files", "pid", "threads")
+    __slots__ = ("ended",)
 
-    def __init__(self, pid: int, files: dict[int, bytes]) -> None:
-        self.pid = pid
-        self.files = files
-        self.threads: dict[int, Thread] = {}
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid)
         self.ended = 0
 
 
-class Thread:
+class Thread(tasks.Thread[Process, Paths]):
     """One thread: the call that it is in, the arguments of a file call that it is in. `gone`: it
     has ended."""
 
-    __slots__ = ("gone", "opening", "pending", "process", "tid")
+    __slots__ = ("gone", "opening", "pending")
 
-    def __init__(self, process: Process, tid: int) -> None:
-        self.process = process
-        self.tid = tid
+    def __init__(self, process: Process, tid: int, files: Paths) -> None:
+        super().__init__(process, tid, files)
         self.pending: Pending | None = None
         self.opening = b""
         self.gone = False
-        process.threads[tid] = self
 
 
 class Processes:
@@ -109,12 +99,13 @@ class Processes:
         """The thread of these ids; one that was not seen before gets the rows that begin it."""
         process = self._processes.get(pid)
         if process is None or process.ended:
-            process = self._begun(pid, tid)
+            return self._begun(pid, tid)
         thread = process.threads.get(tid)
         if thread is None:
             if len(process.threads) >= _MANY:  # of so many, most ended unseen
                 process.threads = dict(list(process.threads.items())[_MANY // 2 :])
-            thread = Thread(process, tid)
+            files = next(iter(process.threads.values())).files  # they share them
+            thread = Thread(process, tid, files)
             self.report.threads += 1
         return thread
 
@@ -135,21 +126,21 @@ class Processes:
             )
         return self._owners[tid]
 
-    def _begun(self, pid: int, tid: int) -> Process:
+    def _begun(self, pid: int, tid: int) -> Thread:
         # The child's first line may come before its parent's call has returned.
-        files: dict[int, bytes] = {}
+        files = Paths()
         for parent, child in self._forking.items():
             if not child:
                 pending = parent.pending
                 assert pending is not None
                 self._forking[parent] = pid
                 self._row(parent, pending, pid)
-                files = dict(parent.process.files)
+                files = parent.files.copy()
                 break
         else:
             self._unseen_start = True
             self.writer.rows.append(Row(CODES["process"], self.now, pid, tid))
-        return self._new(pid, files)
+        return self._add(Thread(Process(pid), tid, files))
 
     def started(self, pid: int, tid: int, start: Start) -> Thread:
         """A program begins in a new process, as the log shows it. O(segments)."""
@@ -157,8 +148,7 @@ class Processes:
         for thread in list(old.threads.values()) if old is not None else ():
             self.interrupt(thread, UNFINISHED)
             thread.gone = True
-        thread = Thread(self._new(pid, {}), tid)
-        self.report.threads += 1
+        thread = self._add(Thread(Process(pid), tid, Paths()))
         path = self._path(start, "?")
         about: dict[str, object] = {"path": os.fsdecode(self.writer.hidden_path(path)), "bits": 64}
         self._program(thread, about, start)
@@ -208,7 +198,7 @@ class Processes:
             for path in unread:
                 if len(self._unread) < _UNREAD:
                     self._unread[path] = None
-        where = self.now, thread.process.pid, thread.tid
+        where = self.now, thread.pid, thread.tid
         rows = self.writer.rows
         data = json.dumps(about | {"maps": True} if maps else about).encode()
         rows.append(Row(CODES["program"], *where, data=data))
@@ -237,15 +227,17 @@ class Processes:
     def _host_file(self, path: str) -> HostFile | None:
         return self._root.find(self._mounts.host(path)) if self._root is not None else None
 
-    def _new(self, pid: int, files: dict[int, bytes]) -> Process:
+    def _add(self, thread: Thread) -> Thread:
+        # A process begins, with its first thread.
         if len(self._processes) >= 2 * _ENDED:
             found = sorted(self._processes.values(), key=lambda one: not one.ended)
             self._processes = {one.pid: one for one in found[-_ENDED:]}
             for one in found[:-_ENDED]:
                 one.threads.clear()  # or the two would keep each other in memory
-        process = self._processes[pid] = Process(pid, files)
+        self._processes[thread.pid] = thread.process
         self.report.processes += 1
-        return process
+        self.report.threads += 1
+        return thread
 
     # Calls
 
@@ -274,7 +266,7 @@ class Processes:
         if pending is None or pending.name != name:
             if pending is not None:
                 self._miss_end(thread)
-            where = self.now, thread.process.pid, thread.tid
+            where = self.now, thread.pid, thread.tid
             lost(self.writer, 1, f"the beginning of a call of {name.decode()}", where)
             return
         thread.pending = None
@@ -293,7 +285,7 @@ class Processes:
         elif name in _FORKS:
             self._forked(thread, pending, result)
         elif name == b"munmap":
-            where = self.now, thread.process.pid, thread.tid
+            where = self.now, thread.pid, thread.tid
             lost(self.writer, 1, "the result of an munmap that took too long", where)
         else:
             self._row(thread, pending, result)
@@ -314,7 +306,7 @@ class Processes:
         # The thread went on without its call's end in the log.
         pending = thread.pending
         assert pending is not None
-        where = self.now, thread.process.pid, thread.tid
+        where = self.now, thread.pid, thread.tid
         lost(self.writer, 1, f"the end of a call of {pending.name.decode()}", where)
         self.interrupt(thread, NO_RESULT)
 
@@ -349,13 +341,11 @@ class Processes:
             "argv": argv,
             "bits": 64,
         }
-        process = thread.process
         self._program(thread, about, start)
-        for other in list(process.threads.values()):
-            if other is not thread:
-                self.interrupt(other, UNFINISHED)
-                other.gone = True
-        process.threads = {thread.tid: thread}
+        for other in thread.execute(thread.tid):  # Gramine leaves it its id
+            self.interrupt(other, UNFINISHED)
+            other.gone = True
+        self._processes[thread.pid] = thread.process
 
     def exit(self, thread: Thread, status: int, *, whole: bool) -> None:
         """The thread ends, or with `whole` its process."""
@@ -372,8 +362,8 @@ class Processes:
     def _exit(self, thread: Thread, status: int) -> None:
         self.interrupt(thread, UNFINISHED)
         thread.gone = True
-        thread.process.threads.pop(thread.tid, None)
-        where = self.now, thread.process.pid, thread.tid
+        thread.end()
+        where = self.now, thread.pid, thread.tid
         self.writer.rows.append(Row(_EXIT, *where, a0=(status & 0xFF) << 8))
 
     def finish(self) -> None:
@@ -415,8 +405,8 @@ class Processes:
             if not flags & (MAP_FIXED | MAP_FIXED_NOREPLACE):
                 state = CHOSEN
             if not flags & MAP_ANONYMOUS:
-                path = thread.process.files.get(args[4] & 0xFFFFFFFF)
-                file = self._files.number(path, args[4], (self.now, thread.process.pid, thread.tid))
+                path = thread.files.get(args[4] & 0xFFFFFFFF)
+                file = self._files.number(path, args[4], (self.now, thread.pid, thread.tid))
             text = b""
         elif name in _FORKS:
             # Gramine and Graphene answer vfork as fork: the child has memory of its own.
@@ -448,7 +438,7 @@ class Processes:
         self.writer.rows.append(
             make_row(
                 CODES[name],
-                (self.now, thread.process.pid, thread.tid),
+                (self.now, thread.pid, thread.tid),
                 pending.args,
                 result,
                 pending.state | state,
@@ -459,7 +449,7 @@ class Processes:
 
     def _forked(self, thread: Thread, pending: Pending, result: int) -> None:
         child = self._forking.pop(thread, 0)
-        where = self.now, thread.process.pid, thread.tid
+        where = self.now, thread.pid, thread.tid
         if child:
             # The row stands where the child was seen first.
             if child != result & 0xFFFFFFFF:
@@ -474,18 +464,18 @@ class Processes:
         if not 0 < result < 1 << 31:
             return
         if pending.args[0] & CLONE_THREAD:
-            self._owners[result] = thread.process.pid
+            self._owners[result] = thread.pid
             if result not in thread.process.threads:
-                self.thread(thread.process.pid, result)
+                self.thread(thread.pid, result)
         elif result not in self._processes or self._processes[result].ended:
             self._owners.pop(result, None)
-            self._new(result, dict(thread.process.files))
+            self._add(thread.clone(result, pending.args[0]))
 
     # Descriptors
 
     def file_call(self, thread: Thread, name: bytes, text: bytes, result: int) -> None:
         """A call that opened, closed or duplicated a descriptor. Raises ValueError."""
-        files = thread.process.files
+        files = thread.files
         if result < 0:
             return
         if name == b"close":
@@ -501,7 +491,7 @@ class Processes:
             path = string(text.lstrip())[0]
             self._set(files, result, folder + b"/" + path if folder and path[:1] != b"/" else path)
 
-    def _set(self, files: dict[int, bytes], fd: int, path: bytes | None) -> None:
+    def _set(self, files: Paths, fd: int, path: bytes | None) -> None:
         if path is None or len(files) >= _MANY:
             files.pop(fd, None)
         else:

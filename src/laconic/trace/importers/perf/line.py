@@ -10,8 +10,8 @@ import errno
 import re
 from typing import NamedTuple
 
+from laconic.linux.clone import CLONE_FLAGS
 from laconic.memory import flags as kernel
-from laconic.trace.exporters.constants import CLONE
 from laconic.trace.possible import impossible_call
 from laconic.trace.schema import CODES, MEMORY_CODES
 
@@ -72,7 +72,7 @@ _FLAGS = {
 }
 _SYMBOLS = {
     **{name: value for name, value in vars(kernel).items() if isinstance(value, int)},
-    **{name: bit for bit, name in CLONE.items()},
+    **CLONE_FLAGS,
     "PROT_NONE": 0,
     "MAP_ANON": kernel.MAP_ANONYMOUS,
     "MAP_FILE": 0,

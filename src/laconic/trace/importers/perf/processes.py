@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Self
 
+from laconic.linux.clone import CLONE_THREAD, CLONE_VFORK, CLONE_VM
 from laconic.linux.pagemap import FILE_PAGE, ZERO_PAGE, Touched
 from laconic.memory.flags import (
     MADV_DONTNEED,
@@ -20,14 +22,14 @@ from laconic.memory.flags import (
     TASK_SIZE,
 )
 from laconic.memory.rangemap import TOP, RangeMap
+from laconic.trace.importers import tasks
 from laconic.trace.importers.importing import Import, lost
-from laconic.trace.importers.pathfiles import PathFiles
+from laconic.trace.importers.pathfiles import PathFiles, Paths
 from laconic.trace.importers.perf.line import MEMORY, Event
 from laconic.trace.schema import CHOSEN, CODES, UNFINISHED, Row, make_row
 from laconic.trace.writer import TraceWriter
 
 _CLONES = {"clone", "clone3", "fork", "vfork"}
-_CLONE_VM, _CLONE_FILES, _CLONE_VFORK, _CLONE_THREAD = 0x100, 0x400, 0x4000, 0x10000
 #: What glibc gives clone3 for a thread.
 _THREAD = 0x3D0F00
 _DISCARDS = {MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_REMOVE}
@@ -86,13 +88,33 @@ class Space:
         return child
 
 
-class Task:
-    """One thread: its process, its memory, its descriptors."""
+class Process(tasks.Process["Thread"]):
+    """One process, and its address space, which several may share."""
 
-    __slots__ = ("files", "pid", "space", "tid")
+    __slots__ = ("space",)
 
-    def __init__(self, pid: int, tid: int, space: Space, files: dict[int, bytes]) -> None:
-        self.pid, self.tid, self.space, self.files = pid, tid, space, files
+    def __init__(self, pid: int, space: Space | None = None) -> None:
+        super().__init__(pid)
+        self.space = Space() if space is None else space
+
+    def fork(self, pid: int, *, shares_memory: bool) -> Self:
+        """Return the process `pid` that this one makes. O(n) without shared memory."""
+        if shares_memory:
+            self.space.users += 1
+            return type(self)(pid, self.space)
+        return type(self)(pid, self.space.fork())
+
+    def leave(self) -> tuple[Touched, ...]:
+        """The process has ended, or executes a program. Return the touched pages that go with it:
+        those of its space, if no other process uses it. O(n)."""
+        self.space.users -= 1
+        return self.space.taken(0, TOP, forget=True) if self.space.users <= 0 else ()
+
+
+class Thread(tasks.Thread[Process, Paths]):
+    """One thread."""
+
+    __slots__ = ()
 
 
 class Processes:
@@ -101,7 +123,7 @@ class Processes:
 
     def __init__(self, writer: TraceWriter, report: Import, births: dict[int, int]) -> None:
         self._writer, self._report, self._births = writer, report, births
-        self._tasks: dict[int, Task] = {}
+        self._threads: dict[int, Thread] = {}
         self._files = PathFiles(writer)
         self._opened = 0
         self.now = 0
@@ -118,67 +140,62 @@ class Processes:
             )
             lost(self._writer, event.args[0], text, (now, 0, 0))
             return
-        task = self._task(event)
+        thread = self._thread(event)
         if name == "fault":
             self.touched += 1
-            task.space.touch(event.args[0], event.write)
+            thread.process.space.touch(event.args[0], event.write)
         elif name == "beginning":
             lost(
                 self._writer,
                 1,
                 f"the beginning of a call of {event.path.decode()}",
-                (now, task.pid, task.tid),
+                (now, thread.pid, thread.tid),
             )
         elif name in _CLONES:
-            self._clone(task, event)
+            self._clone(thread, event)
         elif name in ("execve", "execveat"):
-            self._exec(task, event)
+            self._exec(thread, event)
         elif name in ("exit", "exit_group"):
-            self._exit(task, event.args[0], whole=name == "exit_group")
+            self._exit(thread, event.args[0], whole=name == "exit_group")
         elif name in MEMORY:
-            self._memory(task, event)
+            self._memory(thread, event)
         else:
-            self._file_call(task, event)
+            self._file_call(thread, event)
 
     def finish(self) -> None:
         """The log ends."""
-        if any(len(task.space.touched) for task in self._tasks.values()):
+        if any(len(thread.process.space.touched) for thread in self._threads.values()):
             self._report.doubt("touched pages of processes whose end is not shown")
 
     # Processes
 
-    def _task(self, event: Event) -> Task:
-        task = self._tasks.get(event.tid)
-        if task is None:
+    def _thread(self, event: Event) -> Thread:
+        thread = self._threads.get(event.tid)
+        if thread is None:
             pid = event.pid or event.tid
-            leader = self._tasks.get(pid)
+            leader = self._threads.get(pid)
             if leader is None:
-                task = Task(pid, event.tid, Space(), {})
+                thread = Thread(Process(pid), event.tid, Paths())
                 self._writer.rows.append(Row(CODES["process"], self.now, pid, event.tid))
                 self._report.processes += 1
             else:
-                task = self._shares(leader, pid, event.tid)
-            self._add(task)
-        return task
+                thread = Thread(leader.process, event.tid, leader.files)
+            self._add(thread)
+        return thread
 
-    def _shares(self, parent: Task, pid: int, tid: int) -> Task:
-        parent.space.users += 1
-        return Task(pid, tid, parent.space, parent.files)
-
-    def _add(self, task: Task) -> None:
-        if len(self._tasks) >= _MANY:  # of so many, most ended unseen
-            del self._tasks[next(iter(self._tasks))]
-        self._tasks[task.tid] = task
+    def _add(self, thread: Thread) -> None:
+        if len(self._threads) >= _MANY:  # of so many, most ended unseen
+            self._threads.pop(next(iter(self._threads))).end()
+        before = self._threads.get(thread.tid)
+        if before is not None:
+            before.end()  # unseen: its id is used again
+        self._threads[thread.tid] = thread
         self._report.threads += 1
 
-    def _clone(self, task: Task, event: Event) -> None:
+    def _clone(self, thread: Thread, event: Event) -> None:
         child = event.result or 0
         flags = (
-            event.args[0]
-            if event.args
-            else _CLONE_VM | _CLONE_VFORK
-            if event.name == "vfork"
-            else 0
+            event.args[0] if event.args else CLONE_VM | CLONE_VFORK if event.name == "vfork" else 0
         )
         if child in self._births:
             flags = self._births.pop(child) | flags & 0xFF
@@ -188,82 +205,69 @@ class Processes:
                 "the flags of clone3 are not in the log, and each is taken for a new thread: record the event "
                 "task:task_newtask as well"
             )
-        self._row(task, event, (flags,))
+        self._row(thread, event, (flags,))
         if child <= 0 or child >= 1 << 31:
             return
-        known = self._tasks.get(child)
+        known = self._threads.get(child)
         if known is not None and known.tid != known.pid:
             return  # its own lines, with its process, came first
-        if flags & _CLONE_VM:
-            made = self._shares(task, task.pid if flags & _CLONE_THREAD else child, child)
-            if not flags & _CLONE_FILES:
-                made.files = dict(task.files)
-        else:
-            made = Task(child, child, task.space.fork(), dict(task.files))
-        self._report.processes += not flags & _CLONE_THREAD
-        self._add(made)
+        self._report.processes += not flags & CLONE_THREAD
+        self._add(thread.clone(child, flags))
 
-    def _exec(self, task: Task, event: Event) -> None:
+    def _exec(self, thread: Thread, event: Event) -> None:
         shown = os.fsdecode(event.path)
         data = self._writer.hidden_path(shown)
         if event.result:
-            self._row(task, event, (), data)
+            self._row(thread, event, (), data)
             return
-        if event.result == 0 and task.pid != task.tid and not event.pid:
+        if event.result == 0 and thread.pid != thread.tid and not event.pid:
             # Only a process of its own keeps its id there: the clone3 that made it was taken for a
             # thread's.
             self._writer.rows.append(
-                Row(CODES["process"], self.now, task.tid, task.tid, a0=1, result=task.pid)
+                Row(CODES["process"], self.now, thread.tid, thread.tid, a0=1, result=thread.pid)
             )
-            task.pid = task.tid
-        touched = self._leave(task)
-        self._row(task, event, (), data, touched=touched)
+            thread.end()
+            process = thread.process.fork(thread.tid, shares_memory=True)
+            thread = self._threads[thread.tid] = Thread(process, thread.tid, thread.files.copy())
+        self._row(thread, event, (), data, touched=thread.process.leave())
         about = {"path": os.fsdecode(data), "argv": [], "bits": 64}
         self._writer.rows.append(
-            Row(CODES["program"], self.now, task.pid, task.tid, data=json.dumps(about).encode())
+            Row(CODES["program"], self.now, thread.pid, thread.tid, data=json.dumps(about).encode())
         )
-        for other in [
-            one for one in self._tasks.values() if one.pid == task.pid and one is not task
-        ]:
-            del self._tasks[other.tid]
-        task.space, task.files = Space(), dict(task.files)
+        del self._threads[thread.tid]
+        for other in thread.execute(thread.pid):
+            del self._threads[other.tid]
+        self._threads[thread.tid] = thread
 
-    def _leave(self, task: Task) -> tuple[Touched, ...]:
-        # A space's pages go with the last that uses it.
-        task.space.users -= 1
-        return task.space.taken(0, TOP, forget=True) if task.space.users <= 0 else ()
-
-    def _exit(self, task: Task, code: int, *, whole: bool) -> None:
-        others = (
-            [one for one in self._tasks.values() if one.pid == task.pid and one is not task]
-            if whole
-            else []
-        )
-        for one in (*others, task):
-            del self._tasks[one.tid]
-            touched = self._leave(one)
+    def _exit(self, thread: Thread, code: int, *, whole: bool) -> None:
+        process = thread.process
+        others = [one for one in process.threads.values() if one is not thread] if whole else []
+        for one in [*others, thread]:
+            del self._threads[one.tid]
+            one.end()
+            touched = () if process.threads else process.leave()
             where = self.now, one.pid, one.tid
             status = (code & 0xFF) << 8
             self._writer.rows.append(Row(CODES["exit"], *where, a0=status, touched=touched))
 
     # Memory
 
-    def _memory(self, task: Task, event: Event) -> None:
+    def _memory(self, thread: Thread, event: Event) -> None:
         state = file = 0
-        args, space = event.args, task.space
-        now = self.now, task.pid, task.tid
+        args, space = event.args, thread.process.space
+        now = self.now, thread.pid, thread.tid
         if event.name == "mmap":
             flags = args[3]
             state = 0 if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) else CHOSEN
             if not flags & MAP_ANONYMOUS:
-                file = self._files.number(task.files.get(args[4] & 0xFFFFFFFF), args[4], now)
+                file = self._files.number(thread.files.get(args[4] & 0xFFFFFFFF), args[4], now)
         done = event.result is not None and event.result >= 0
         touched = _changed(space, event.name, args, (event.result or 0) & _MASK) if done else ()
-        self._row(task, event, args, state=state, file=file, touched=touched)
+        self._row(thread, event, args, state=state, file=file, touched=touched)
 
     def _row(
         self,
-        task: Task,
+        thread: Thread,
         event: Event,
         args: tuple[int, ...],
         data: bytes = b"",
@@ -278,7 +282,7 @@ class Processes:
         self._writer.rows.append(
             make_row(
                 CODES[event.name],
-                (self.now, task.pid, task.tid),
+                (self.now, thread.pid, thread.tid),
                 args,
                 event.result or 0,
                 state,
@@ -288,8 +292,8 @@ class Processes:
             )
         )
 
-    def _file_call(self, task: Task, event: Event) -> None:
-        done, files = event.result, task.files
+    def _file_call(self, thread: Thread, event: Event) -> None:
+        done, files = event.result, thread.files
         if done is None or done < 0:
             return
         if event.name == "close":
@@ -303,7 +307,7 @@ class Processes:
             self._opened += 1
             files[done] = event.path or b"?fd %d of P%d, opened as file %d" % (
                 done,
-                task.pid,
+                thread.pid,
                 min(self._opened, _MANY),
             )
         if len(files) > _MANY:

@@ -7,6 +7,7 @@ import errno
 import signal
 from typing import Final
 
+from laconic.linux.clone import CLONE_FLAGS, CSIGNAL
 from laconic.memory import flags
 
 #: Errors that no C library names, and that strace does: include/linux/errno.h. The kernel restarts
@@ -25,11 +26,6 @@ SIGNALS.update({b"SIGIOT": 6, b"SIGPOLL": 29, b"SIGUNUSED": 31, b"SIGRTMIN": 34,
 #: Calls that are memory calls for some first arguments only, as `laconic.tracer.syscalls` has them.
 SUBCALLS: Final = {"prctl": (22, 35, 65, 67, 0x53564D41), "arch_prctl": (0x5001, 0x5004)}
 
-CLONE_VM: Final = 0x100
-CLONE_FS: Final = 0x200
-CLONE_FILES: Final = 0x400
-CLONE_VFORK: Final = 0x4000
-CLONE_THREAD: Final = 0x10000
 O_ACCMODE: Final = 3
 O_PATH: Final = 0o10000000
 O_CLOEXEC: Final = 0o2000000
@@ -52,35 +48,8 @@ NUMBERS.update(
         b"AT_EMPTY_PATH": 0x1000,
         b"AT_SYMLINK_NOFOLLOW": 0x100,
         b"MADV_DODUMP": 17,
-        # include/uapi/linux/sched.h
-        b"CSIGNAL": 0xFF,
-        b"CLONE_NEWTIME": 0x80,
-        b"CLONE_VM": CLONE_VM,
-        b"CLONE_FS": CLONE_FS,
-        b"CLONE_FILES": CLONE_FILES,
-        b"CLONE_SIGHAND": 0x800,
-        b"CLONE_PIDFD": 0x1000,
-        b"CLONE_PTRACE": 0x2000,
-        b"CLONE_VFORK": CLONE_VFORK,
-        b"CLONE_PARENT": 0x8000,
-        b"CLONE_THREAD": CLONE_THREAD,
-        b"CLONE_NEWNS": 0x20000,
-        b"CLONE_SYSVSEM": 0x40000,
-        b"CLONE_SETTLS": 0x80000,
-        b"CLONE_PARENT_SETTID": 0x100000,
-        b"CLONE_CHILD_CLEARTID": 0x200000,
-        b"CLONE_DETACHED": 0x400000,
-        b"CLONE_UNTRACED": 0x800000,
-        b"CLONE_CHILD_SETTID": 0x1000000,
-        b"CLONE_NEWCGROUP": 0x2000000,
-        b"CLONE_NEWUTS": 0x4000000,
-        b"CLONE_NEWIPC": 0x8000000,
-        b"CLONE_NEWUSER": 0x10000000,
-        b"CLONE_NEWPID": 0x20000000,
-        b"CLONE_NEWNET": 0x40000000,
-        b"CLONE_IO": 0x80000000,
-        b"CLONE_CLEAR_SIGHAND": 0x100000000,
-        b"CLONE_INTO_CGROUP": 0x200000000,
+        b"CSIGNAL": CSIGNAL,
+        **{name.encode(): bit for name, bit in CLONE_FLAGS.items()},
         b"CLOSE_RANGE_UNSHARE": 2,
         b"CLOSE_RANGE_CLOEXEC": 4,
         # include/uapi/asm-generic/fcntl.h

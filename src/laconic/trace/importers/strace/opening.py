@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from laconic.linux.clone import CLONE_FILES, CLONE_FS
 from laconic.trace.importers.strace.arguments import annotation, bare, number, unquote
 from laconic.trace.importers.strace.descriptors import MOST, Descriptor, Files
 from laconic.trace.importers.strace.names import O_CLOEXEC
@@ -20,7 +21,6 @@ _ABSENT = b") = -1 ENOENT (No such file or directory)"
 _HUGETLB = 4
 _F_DUPFD, _F_SETFD, _F_DUPFD_CLOEXEC = 0, 2, 1030
 _CLOSE_RANGE_UNSHARE, _CLOSE_RANGE_CLOEXEC = 2, 4
-_CLONE_FILES, _CLONE_FS = 0x400, 0x200
 #: Calls whose result is a new descriptor that no path stands for, by what it is.
 _NAMELESS = {
     "socket": b"socket:[]", "accept": b"socket:[]", "accept4": b"socket:[]", "epoll_create": b"anon_inode:[eventpoll]",
@@ -72,7 +72,7 @@ class Opening:
         if result < 0:
             return
         if name == "unshare":
-            if self.flags[args[0]] & (_CLONE_FILES | _CLONE_FS):
+            if self.flags[args[0]] & (CLONE_FILES | CLONE_FS):
                 thread.files = thread.files.copy()
             return
         files = thread.files

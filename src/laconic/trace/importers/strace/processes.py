@@ -1,24 +1,33 @@
-"""The threads and processes of a log: who shares what with whom, and what each has open."""
+"""The threads and processes of a strace log."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Self
 
+from laconic.trace.importers import tasks
 from laconic.trace.importers.strace.descriptors import Files
 from laconic.trace.importers.strace.order import Slot
 
 
-@dataclass(slots=True, eq=False)
-class Process:
-    """What the threads of one process share. `narrow` where it runs 32-bit code, `brk` its last
-    known break. `threads` are those that have not ended, in the order of their beginning."""
+class Process(tasks.Process["Thread"]):
+    """One process. `narrow` where it runs 32-bit code, `brk` its last known break, `path` its
+    program. `disordered`: the trace says that the order of its threads' calls is not known."""
 
-    pid: int
-    narrow: bool = False
-    brk: int = 0
-    path: str = ""
-    disordered: bool = False
-    threads: dict[Thread, None] = field(default_factory=dict)
+    __slots__ = ("brk", "disordered", "narrow", "path")
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid)
+        self.narrow = False
+        self.brk = 0
+        self.path = ""
+        self.disordered = False
+
+    def fork(self, pid: int, *, shares_memory: bool) -> Self:
+        """Return the process `pid` that this one makes."""
+        made = super().fork(pid, shares_memory=shares_memory)
+        made.narrow, made.brk = self.narrow, self.brk
+        return made
 
 
 @dataclass(slots=True, eq=False)
@@ -36,16 +45,12 @@ class Pending:
     done: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class Thread:
-    """One thread: `pid` and `tid` as rows have them, `key` as the log's lines do."""
+class Thread(tasks.Thread[Process, Files]):
+    """One thread. The log's lines begin with `key`; `pending` is the call that it is in."""
 
-    pid: int
-    tid: int
-    process: Process
-    files: Files
-    key: bytes = b""
-    pending: Pending | None = None
+    __slots__ = ("key", "pending")
 
-    def __post_init__(self) -> None:
-        self.process.threads[self] = None
+    def __init__(self, process: Process, tid: int, files: Files) -> None:
+        super().__init__(process, tid, files)
+        self.key = b"%d" % tid
+        self.pending: Pending | None = None

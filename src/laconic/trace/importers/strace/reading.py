@@ -264,7 +264,8 @@ class Reading:
                 # The thread that executes takes the leader's place, and its number.
                 session.abandon(leader, UNFINISHED)
                 session.threads.pop(match[1], None)
-                other.key, other.tid = key, leader.tid
+                other.replace_leader(leader)
+                other.key = key
                 session.threads[key] = other
             return True
         return False

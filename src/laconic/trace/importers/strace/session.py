@@ -297,10 +297,11 @@ class Session:
             tid = 1
         owner = self._owner(key, time)
         if owner is not None:
-            thread = Thread(owner.pid, tid, owner.process, owner.files, key)
+            thread = Thread(owner.process, tid, owner.files)
         else:
-            thread = Thread(tid, tid, Process(tid), Files(), key)
+            thread = Thread(Process(tid), tid, Files())
             self.report.processes += 1
+        thread.key = key
         self.threads[key] = thread
         self.report.threads += 1
         self._strange = Row(

@@ -8,9 +8,17 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from laconic.linux.clone import (
+    CLONE_FILES,
+    CLONE_FS,
+    CLONE_SIGHAND,
+    CLONE_SYSVSEM,
+    CLONE_THREAD,
+    CLONE_VFORK,
+    CLONE_VM,
+)
 from laconic.trace.importers.strace.arguments import bare, number, split, strings, unquote
-from laconic.trace.importers.strace.names import CLONE_FILES, CLONE_THREAD, CLONE_VFORK, CLONE_VM
-from laconic.trace.importers.strace.processes import Process, Thread
+from laconic.trace.importers.strace.processes import Thread
 from laconic.trace.schema import CODES, NO_RESULT, UNFINISHED, Row, make_row
 
 if TYPE_CHECKING:
@@ -18,7 +26,7 @@ if TYPE_CHECKING:
 
 FAMILY = ("clone", "clone3", "fork", "vfork")
 #: What a clone is taken for whose flags the log does not show: what pthread_create asks for.
-_USUAL = CLONE_VM | 0x200 | CLONE_FILES | 0x800 | CLONE_THREAD | 0x40000
+_USUAL = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM
 _TRANSLATED = re.compile(rb"/\* (\d{1,9}) in strace's PID NS \*/")
 _FLAGS = re.compile(rb"flags=([^,}\]]+)")
 
@@ -68,14 +76,10 @@ class Spawning:
             ):
                 process.disordered = True
                 session.lost(0, session.disorder, where)
-            if not flags & CLONE_THREAD:
-                process = Process(result, process.narrow, process.brk)
-                session.report.processes += 1
+            child = thread.clone(result, flags)
+            session.threads[child.key] = child
+            session.report.processes += child.process is not process
             session.report.threads += 1
-            files = thread.files if flags & CLONE_FILES else thread.files.copy()
-            session.threads[b"%d" % result] = Thread(
-                process.pid, result, process, files, b"%d" % result
-            )
 
     def _clone_flags(self, name: str, args: list[bytes]) -> int:
         if name == "fork":
@@ -105,12 +109,10 @@ class Spawning:
         if result or state & (NO_RESULT | UNFINISHED):
             return
         session.known(thread)
-        for other in thread.process.threads:
+        for other in (*thread.execute(thread.pid), thread):
             for key in (other.key, b""):  # while it was alone, a thread had the empty key
                 if session.threads.get(key) is other:
                     del session.threads[key]
-        process = Process(thread.pid, threads={thread: None})
-        thread.process, thread.tid, thread.files = process, thread.pid, thread.files.execute()
         session.threads[thread.key] = thread
         argv = (
             strings(args[2 if name == "execveat" else 1])
@@ -164,7 +166,7 @@ class Spawning:
         session.abandon(thread, UNFINISHED)
         session.order.rows.append(Row(CODES["exit"], time, thread.pid, thread.tid, a0=status))
         session.threads.pop(thread.key, None)
-        thread.process.threads.pop(thread, None)
+        thread.end()
 
     def mode(self, thread: Thread, time: int, narrow: bool) -> None:
         """The process runs 32-bit code from here, or 64-bit code again."""

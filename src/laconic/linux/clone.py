@@ -1,0 +1,47 @@
+"""The flags of clone(2) and clone3(2), as include/uapi/linux/sched.h has them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: The low byte of clone's flags: the signal of the child's end.
+CSIGNAL: Final = 0xFF
+CLONE_VM: Final = 0x100
+CLONE_FS: Final = 0x200
+CLONE_FILES: Final = 0x400
+CLONE_SIGHAND: Final = 0x800
+CLONE_VFORK: Final = 0x4000
+CLONE_THREAD: Final = 0x10000
+CLONE_SYSVSEM: Final = 0x40000
+CLONE_UNTRACED: Final = 0x800000
+
+#: Every flag by its name.
+CLONE_FLAGS: Final = {
+    "CLONE_NEWTIME": 0x80,
+    "CLONE_VM": CLONE_VM,
+    "CLONE_FS": CLONE_FS,
+    "CLONE_FILES": CLONE_FILES,
+    "CLONE_SIGHAND": CLONE_SIGHAND,
+    "CLONE_PIDFD": 0x1000,
+    "CLONE_PTRACE": 0x2000,
+    "CLONE_VFORK": CLONE_VFORK,
+    "CLONE_PARENT": 0x8000,
+    "CLONE_THREAD": CLONE_THREAD,
+    "CLONE_NEWNS": 0x20000,
+    "CLONE_SYSVSEM": CLONE_SYSVSEM,
+    "CLONE_SETTLS": 0x80000,
+    "CLONE_PARENT_SETTID": 0x100000,
+    "CLONE_CHILD_CLEARTID": 0x200000,
+    "CLONE_DETACHED": 0x400000,
+    "CLONE_UNTRACED": CLONE_UNTRACED,
+    "CLONE_CHILD_SETTID": 0x1000000,
+    "CLONE_NEWCGROUP": 0x2000000,
+    "CLONE_NEWUTS": 0x4000000,
+    "CLONE_NEWIPC": 0x8000000,
+    "CLONE_NEWUSER": 0x10000000,
+    "CLONE_NEWPID": 0x20000000,
+    "CLONE_NEWNET": 0x40000000,
+    "CLONE_IO": 0x80000000,
+    "CLONE_CLEAR_SIGHAND": 0x100000000,
+    "CLONE_INTO_CGROUP": 0x200000000,
+}
