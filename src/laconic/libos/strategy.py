@@ -7,7 +7,7 @@ enclave through a `Meter`, which counts.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from typing import ClassVar, NamedTuple, Self
 
@@ -39,7 +39,7 @@ class MemoryCall(NamedTuple):
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class Strategy(ABC):
+class Strategy:
     """One enclave, under one rule. Subclasses say what each event costs.
 
     `space` is the program's address space, kept by its owner: in `touch` as it was when the pages

@@ -233,7 +233,8 @@ def _check_rule(found: type[Strategy], name: str | None, host: str) -> None:
 
 
 def _missing(found: type[Strategy]) -> list[str]:
-    # The abstract methods that a class does not define. A compiled class has no list of them.
+    # The abstract methods that a class does not define. Strategy has no ABCMeta: compiled classes
+    # would share its cache of subclasses, and have no list of abstract methods.
     from laconic.libos.strategy import ContinuingStrategy, Strategy
 
     missing = []
