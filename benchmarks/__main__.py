@@ -1,5 +1,5 @@
 """Runs the benchmarks, prints their tables, and writes them into docs/performance.md (enclave:
-docs/enclave.md, tuned: docs/edmm-tuned.md)."""
+docs/enclave.md, tuned: docs/edmm-tuned.md, gramine: docs/gramine.md)."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ import argparse
 import sys
 
 from benchmarks import (
+    attaching,
     calls,
     comparing,
     enclave,
+    gramine,
     growth,
     importing,
     mediation,
     operations,
+    pythonlines,
     recording,
     replaying,
     stacks,
     structures,
+    symbols,
     tuned,
     verifying,
 )
@@ -29,17 +33,21 @@ BENCHMARKS = {
     "calls": calls.report,
     "replaying": replaying.report,
     "mediation": mediation.report,
+    "attaching": attaching.report,
     "verifying": verifying.report,
     "recording": recording.report,
     "importing": importing.report,
     "stacks": stacks.report,
+    "python-lines": pythonlines.report,
+    "symbols": symbols.report,
     "comparing": comparing.report,
     "growth": growth.report,
     "enclave": enclave.report,
     "tuned": tuned.report,
+    "gramine": gramine.report,
 }
 #: The page of those whose tables are not in performance.md.
-PAGES = {"enclave": "enclave.md", "tuned": "edmm-tuned.md"}
+PAGES = {"enclave": "enclave.md", "tuned": "edmm-tuned.md", "gramine": "gramine.md"}
 
 
 def main() -> int:

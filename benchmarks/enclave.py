@@ -10,7 +10,9 @@ from pathlib import Path
 
 from benchmarks.machine import compiled, table
 from benchmarks.traces import ROOT, record
-from laconic.analysis.compare import BOUND, Compared, compare
+from laconic.analysis.compare import BOUND, Compared, Model, compare
+from laconic.libos.settings import Settings
+from laconic.replay.enclaves import FORK
 from laconic.sgx.costs import DEFAULT, load, shipped
 from laconic.sgx.meter import THINGS
 from laconic.strategies import NAMES
@@ -113,6 +115,25 @@ def _example() -> tuple[str, str]:
     )
 
 
+#: Stacks that a manifest may state, in bytes.
+_STACKS = {"256K": 256 << 10, "8M": 8 << 20}
+
+
+def _stacks(program: str, path: Path) -> list[str] | None:
+    # The host calls of all forks under every-call, with each size of the stack; None if the program
+    # does not fork.
+    cells = []
+    for size in _STACKS.values():
+        model = Model(settings=Settings(stack_size=size))
+        compared = compare(str(path), ["every-call"], load(DEFAULT), jobs=None, model=model)
+        by_call = compared.strategies["every-call"].by_call
+        if FORK not in by_call:
+            return None
+        counts = by_call[FORK].low
+        cells += [f"{counts.host_calls:,}", f"{counts.etrack_ipis:,}"]
+    return [program, f"{by_call[FORK].low.ecreate:,}", *cells]
+
+
 #: What laconic does no more of than every-call: each stands for the same work.
 _NO_WORSE = {
     "host calls": ("host_calls",), "ioctls": ("ioctls",), "tracking cycles": ("etrack_ipis",),
@@ -149,9 +170,13 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
     counted: list[list[str]] = []
     costs: list[list[str]] = []
     worse: list[list[str]] = []
+    stacks: list[list[str]] = []
     targets = []
     with tempfile.TemporaryDirectory() as directory:
         for program, path in record(PROGRAMS, Path(directory)).items():
+            forks = _stacks(program, path)
+            if forks is not None:
+                stacks.append(forks)
             for profile in shipped():
                 compared = compare(str(path), names, load(profile), jobs=None)
                 if profile == DEFAULT:
@@ -176,6 +201,11 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
     return {
         "enclave-counts": table(_HEAD, counted),
         "enclave-costs": table(head, costs),
+        "enclave-stacks": table(
+            ["program", "forks"]
+            + [f"{what}, {size}" for size in _STACKS for what in ("host calls", "ETRACK+IPI")],
+            stacks,
+        ),
         "enclave-why": why,
         "enclave-example": example,
         "enclave-worse": table(["program", "thing", "every-call", "laconic"], worse),

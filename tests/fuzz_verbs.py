@@ -43,7 +43,7 @@ SECONDS, MEMORY = 10, 300
 #: Wall-clock seconds after which a verb hangs, however busy the machine is.
 PATIENCE = 120
 #: Verbs that read neither a log nor a trace.
-RUNNING = {"run", "live", "doctor"}
+RUNNING = {"run", "attach", "live", "doctor", "help", "completion"}
 EVENTS = ("0", "3", "17", "@0", "@0.001", "mmap:1", "mprotect:2", "munmap:1", "brk:1", "clone:1")
 #: Verb -> what stands behind it, one of these for each input. TRACE is the trace, OUT a file that
 #: does not exist.
@@ -55,9 +55,10 @@ WORDS: dict[str, list[str]] = {
     "maps": ["TRACE", "--at 5 TRACE", "--at 0.001s TRACE", "--pid 1 TRACE", "--pid 100 TRACE"],
     "info": ["TRACE", "--json - TRACE"],
     "export": [f"TRACE --to {to} -o OUT" for to in ("parquet", "csv", "jsonl", "perfetto", "strace")],
-    "callers": ["TRACE", "--by module TRACE", "--by stack TRACE", "--inverted TRACE", "--no-suppressions TRACE"],
+    "callers": ["TRACE", "--by module TRACE", "--by stack TRACE", "--inverted TRACE", "--no-suppressions TRACE",
+                "--sort redundant TRACE"],
     "explain": [f"TRACE {event}" for event in EVENTS],
-    "flamegraph": [f"TRACE --all --to {to} -o OUT" for to in ("folded", "speedscope", "svg")],
+    "flamegraph": [f"TRACE --to {to} -o OUT" for to in ("folded", "speedscope", "svg")],
     "pack": ["TRACE -o OUT"],
     "html": ["TRACE -o OUT", "TRACE --no-suppressions -o OUT"],
     "diff": ["TRACE TRACE"],

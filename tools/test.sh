@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the tests need (Debian and Python packages), checks style and types, and runs the tests.
 # Arguments go to pytest:  sh tools/test.sh -m slow
-# With LACONIC_WHEEL=1, as in CI, it also builds the compiled wheel meanwhile, and then runs tests on it.
+# With LACONIC_WHEEL=1 it also builds the compiled wheel meanwhile, and then runs tests on it.
 . "$(dirname "$0")/python.sh"
 lists=tests/apps/packages.txt
 case " $* " in *slow*) lists="$lists tests/apps/packages-slow.txt" ;; esac

@@ -50,7 +50,8 @@ def main() -> None:
             ["laconic", "callers", "slow.trace", "--json", "-"], cwd=place, env=environment, check=True,
             stdout=subprocess.PIPE,
         )  # fmt: skip
-        first = json.loads(found.stdout)["callers"][0]["first"]
+        callers = json.loads(found.stdout)["callers"]
+        first = max(callers, key=lambda one: one["redundant"])["first_redundant"]
         show("explain", f"laconic explain slow.trace {first}")
         show("compare", "laconic compare slow.trace")
         show("pack", "laconic pack slow.trace")

@@ -27,7 +27,7 @@ PATIENCE = 60.0
 _OPTIONS = (
     "--headless=new", "--remote-debugging-pipe", "--disable-gpu", "--no-first-run", "--no-default-browser-check",
     "--disable-extensions", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-dev-shm-usage", "--hide-scrollbars", "--force-color-profile=srgb",
+    "--disable-dev-shm-usage", "--hide-scrollbars", "--force-color-profile=srgb", "--force-prefers-reduced-motion",
     "--host-resolver-rules=MAP * ~NOTFOUND",
 )  # fmt: skip
 

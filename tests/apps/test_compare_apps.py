@@ -28,7 +28,7 @@ def test_output_and_status_are_untouched_and_figures_are_whole(
     figures, kept = tmp_path / "figures.json", tmp_path / "kept.trace"
     with place(workload) as here:
         native = here.run()
-        options = ("--json", str(figures), "-o", str(kept), "--by", "program")
+        options = ("--json", str(figures), "--keep", str(kept), "--by", "program")
         outcome = here.run((sys.executable, "-m", "laconic", "compare", *options, "--"))
     assert (outcome.status, outcome.stdout) == (native.status, native.stdout)
     assert outcome.stderr.startswith(native.stderr)

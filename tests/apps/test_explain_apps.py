@@ -11,7 +11,7 @@ import pytest
 
 import laconic.trace
 from laconic.analysis.explain import explain
-from laconic.analysis.flamegraph import flames
+from laconic.analysis.flamegraph import CALLS, flames
 from laconic.analysis.sites import EVERY_CALL, sites
 from laconic.report.explain import as_json, as_text
 from laconic.report.flamegraph import as_folded
@@ -89,7 +89,7 @@ def test_packed(trace: str, tmp_path: Path) -> None:
     graphs = []
     for path in (trace, packed):
         found = sites(laconic.trace.open(path), (EVERY_CALL,))
-        made = flames(found, every=True)
+        made = flames(found, CALLS)
         assert made.total == found.ledger.calls and not made.stackless
         graphs.append(as_folded(made))
         checked = subprocess.run(

@@ -26,7 +26,7 @@ from laconic.strategies import NAMES
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 #: What a page of 100,000 calls may be, in bytes.
 LARGEST = 1_500_000
-SECTIONS = ("summary", "calls", "map", "strategies", "flame", "table")
+SECTIONS = ("top", "sites", "graph", "strategies", "time", "memory", "notes")
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +80,25 @@ def silent(window: Browser, file: Path) -> None:
 
 
 def numbers(window: Browser, column: str) -> list[int]:
-    """The numbers in a column of the table, as they stand."""
+    """The numbers in a column of the site table, as they stand; rounded ones in full."""
     cells = window.run(
-        f"[...document.querySelectorAll('td[data-label=\"{column}\"]')].map((cell) => cell.textContent)"
+        f"[...document.querySelectorAll('#tab td[data-label=\"{column}\"]')].map((e) => e.title || e.textContent)"
     )
     return [int(cell.replace(",", "")) for cell in cells]
+
+
+def said(window: Browser, element: str) -> str:
+    """The text of an element, with plain spaces and without joiners."""
+    found: str = window.run(f"document.getElementById({json.dumps(element)}).textContent")
+    return found.replace("\u00a0", " ").replace("\u2060", "")
+
+
+def box_of(element: str) -> str:
+    """An expression for where an element is in the window: left, top, right, bottom."""
+    return (
+        f"(() => {{ const b = document.getElementById({json.dumps(element)}).getBoundingClientRect();"
+        "return [b.left, b.top, b.right, b.bottom]; })()"
+    )
 
 
 def drawn(window: Browser) -> int:
@@ -97,6 +111,99 @@ def drawn(window: Browser) -> int:
     return int(colours)
 
 
+def drag(window: Browser, selector: str, low: float, high: float) -> None:
+    """Drags over an element, from one part of its width to another."""
+    x, y = window.centre(selector)
+    wide = window.run(
+        f"document.querySelector({json.dumps(selector)}).getBoundingClientRect().width"
+    )
+    left = x - wide / 2
+    mouse = [
+        ("mousePressed", low, 1),
+        ("mouseMoved", (low + high) / 2, 1),
+        ("mouseMoved", high, 1),
+        ("mouseReleased", high, 0),
+    ]
+    for kind, at, buttons in mouse:
+        window.send("Input.dispatchMouseEvent", type=kind, x=left + at * wide, y=y, button="left",
+                    buttons=buttons, clickCount=1)  # fmt: skip
+
+
+class TestFirstScreen:
+    """Without scrolling: the answer, at three sizes."""
+
+    #: The bottom of each part, in pixels.
+    BOTTOM = """(() => { const bottom = (each) => document.querySelector(each).getBoundingClientRect().bottom;
+        return Object.fromEntries(['h1', '.toc', '.fig', '.five li:nth-child(1)', '.five li:last-child']
+            .map((each) => [each, bottom(each)])); })()"""
+
+    def parts(self, window: Browser, file: Path, width: int, height: int) -> dict[str, float]:
+        window.open(file, width=width, height=height)
+        assert window.run("window.scrollY") == 0
+        seen = "(e) => e.getClientRects().length > 0 && e.textContent.trim()"
+        shown = window.run(f"[...document.querySelectorAll('h1, .fig dd, .five b')].every({seen})")
+        assert shown or width < 600  # a phone shows no savings
+        found: dict[str, float] = window.run(self.BOTTOM)
+        return found
+
+    @pytest.mark.parametrize("name", ["known", "hundred"])
+    @pytest.mark.parametrize(("width", "height"), [(1280, 800), (768, 1024)])
+    def test_all_of_it(
+        self, window: Browser, pages: dict[str, Path], name: str, width: int, height: int
+    ) -> None:
+        """Contents, headline, four figures and all costliest sites, and that more follows."""
+        parts = self.parts(window, pages[name], width, height)
+        assert all(bottom <= height for bottom in parts.values()), parts
+        assert window.run("document.querySelectorAll('.fig > div').length") == 4
+        assert 3 <= window.run("document.querySelectorAll('.five li').length") <= 5
+        assert (
+            window.run("document.querySelector('#sites h2').getBoundingClientRect().bottom")
+            <= height
+        )
+        silent(window, pages[name])
+
+    def test_on_a_phone(self, window: Browser, pages: dict[str, Path]) -> None:
+        """Contents, headline, figures, and the first of the costliest sites."""
+        parts = self.parts(window, pages["known"], 360, 740)
+        del parts[".five li:last-child"]
+        assert all(bottom <= 740 + 60 for bottom in parts.values()), parts
+        assert parts[".fig"] <= 740
+
+    def test_a_site_opens_in_the_table(self, window: Browser, pages: dict[str, Path]) -> None:
+        window.open(pages["known"])
+        title = window.run(
+            "[...document.querySelectorAll('.five .fn')].map((e) => e.textContent)"
+        ).index("grow")
+        window.click(f".five li:nth-child({title + 1}) a")
+        assert window.run("document.querySelector('#tab tr.open .fn').textContent") == "grow"
+        assert window.run(
+            "[...document.querySelectorAll('#tab .stack li .fn')].map((e) => e.textContent)"
+        ) == ["mprotect", "grow", "main"]
+
+    def test_the_first_figures(self, window: Browser, pages: dict[str, Path]) -> None:
+        window.open(pages["known"])
+        tiles = [
+            tile.replace("\u00a0", " ")
+            for tile in window.run(
+                "[...document.querySelectorAll('.fig > div')].map((e) => e.textContent)"
+            )
+        ]
+        assert tiles[0] == "Calls126 redundant, 50 %"
+        assert tiles[1] == "Host calls on Linux66 elided"
+        assert re.fullmatch(
+            r"Cost in an enclave, cycles; seconds at 3 GHzGramine today.+s→under laconic.+ less→floor.+s",
+            tiles[2],
+        )
+        assert re.fullmatch(r"Peak EPC[\d.]+ [KMG]iB[\d.]+ [KMG]iB under laconic", tiles[3])
+
+    def test_a_word_opens_its_meaning(self, window: Browser, pages: dict[str, Path]) -> None:
+        window.open(pages["known"])
+        window.run("document.querySelector('.term[data-term=floor]').focus()")
+        assert "lowest cost" in said(window, "tip")
+        window.press("Escape")
+        assert window.run("document.getElementById('tip').hidden")
+
+
 class TestAnyNumberOfCalls:
     """0, 1, 100 and 100,000 calls: every part is there, and nothing goes wrong."""
 
@@ -104,82 +211,124 @@ class TestAnyNumberOfCalls:
     def test_all_parts(self, window: Browser, pages: dict[str, Path], name: str) -> None:
         window.open(pages[name])
         for section in SECTIONS:
-            assert window.run(f"document.querySelectorAll('#{section} > *').length") > 1, section
-        if name != "empty":
-            assert window.run("document.querySelectorAll('#calls svg path').length") == 3
-            assert window.run(
-                "document.querySelectorAll('#strategies svg line.f-bound').length"
-            ) == 2 * len(NAMES)
-            assert drawn(window) > 2
-            assert window.run("document.querySelectorAll('#sites-table tbody tr').length") > 0
+            assert window.run(f"document.querySelectorAll('#{section} > *').length") >= 1, section
         asked = {"empty": "0", "one": "1", "hundred": "100", "many": "100,000"}[name]
-        assert window.run("document.querySelector('.figures dd').textContent") == asked
+        assert window.run("document.querySelector('.fig dd').textContent") == asked
+        if name != "empty":
+            assert window.run("document.querySelectorAll('#strategies .sbar .fl').length") == len(
+                NAMES
+            )
+            assert window.run("document.querySelectorAll('#tab tbody tr').length") > 0
+            assert (
+                window.run("document.querySelectorAll('#flame-graph [role=treeitem]').length") > 1
+            )
+        if name in ("hundred", "many"):
+            assert window.run("document.querySelectorAll('#time svg rect').length") > 20
+            assert drawn(window) > 2
         silent(window, pages[name])
 
     def test_the_size_of_100_000_calls(self, window: Browser, pages: dict[str, Path]) -> None:
         """It is binned, and says so."""
         assert pages["many"].stat().st_size < LARGEST
         window.open(pages["many"])
-        told = window.run("document.getElementById('binned').textContent")
+        told = said(window, "notes")
         assert "more than 1,000 calls" in told
         assert (
             "the map shows the address spaces as they are at every" in told
             or "the map leaves out" in told
         )
+        window.click("#graph [data-value=all]")
         assert window.run("document.querySelectorAll('#flame-graph [role=treeitem]').length") > 20
 
     def test_empty_says_so(self, window: Browser, pages: dict[str, Path]) -> None:
         window.open(pages["empty"])
-        assert "the trace has no memory call" in window.run(
-            "document.getElementById('missing').textContent"
+        assert (
+            window.run("document.querySelector('h1').textContent")
+            == "This program made no memory calls."
         )
+        assert "the trace has no memory call" in said(window, "notes")
+        assert window.run("document.querySelector('#notes details').open")
+        assert window.run("document.getElementById('time').getClientRects().length") == 0
+
+    def test_too_few_to_draw(self, window: Browser, pages: dict[str, Path]) -> None:
+        window.open(pages["one"])
+        assert "too few calls to draw" in said(window, "time")
+        assert "too few calls to draw" in said(window, "memory")
+        assert window.run("document.querySelector('.five .rk').textContent") in ("", "1")
 
 
 class TestTable:
-    """It sorts and filters."""
+    """It sorts, filters and groups."""
+
+    HEAD = "#tab th:nth-child(3) button"
 
     def test_sort(self, window: Browser, pages: dict[str, Path]) -> None:
         window.open(pages["hundred"])
-        shown = numbers(window, "Redundant")
+        assert window.run("document.querySelector('#tab [aria-sort]').textContent").startswith(
+            "Today"
+        )
+        window.click(self.HEAD)
+        shown = numbers(window, "Calls")
         assert shown == sorted(shown, reverse=True)
         assert len(set(shown)) > 1
-        window.click("#sites-table th:nth-child(4) button")
-        assert numbers(window, "Asked") == sorted(numbers(window, "Asked"), reverse=True)
-        window.click("#sites-table th:nth-child(4) button")
-        assert numbers(window, "Asked") == sorted(numbers(window, "Asked"))
-        assert (
-            window.run("document.querySelector('#sites-table th:nth-child(4)').ariaSort")
-            == "ascending"
-        )
-        assert window.run("document.querySelectorAll('#sites-table th[aria-sort]').length") == 1
+        window.click(self.HEAD)
+        assert numbers(window, "Calls") == sorted(numbers(window, "Calls"))
+        assert window.run("document.querySelector('#tab th:nth-child(3)').ariaSort") == "ascending"
+        assert window.run("document.querySelectorAll('#tab th[aria-sort]').length") == 1
         silent(window, pages["hundred"])
+
+    def test_the_most_expensive_first(self, window: Browser, pages: dict[str, Path]) -> None:
+        window.open(pages["hundred"])
+        bars = window.run(
+            "[...document.querySelectorAll('#tab .bar .t1')].map((e) => parseFloat(e.getAttribute('width')))"
+        )
+        assert len(bars) > 3
+        assert bars[0] == max(bars)
+        assert bars[0] > bars[-1]
 
     def test_filter(self, window: Browser, pages: dict[str, Path]) -> None:
         window.open(pages["known"])
-        assert sum(numbers(window, "Asked")) == 12
-        window.type("#table-filter", "GROW")
-        assert numbers(window, "Asked") == [8]
-        assert "1 of 1 shown, of" in window.run(
-            "document.getElementById('table-status').textContent"
-        )
-        window.type("#table-filter", "no such thing")
-        assert numbers(window, "Asked") == []
-        window.type("#table-filter", "")
-        window.click("#table-redundant")
+        assert sum(numbers(window, "Calls")) == 12
+        window.type("#filter", "GROW")
+        assert numbers(window, "Calls") == [8]
         assert numbers(window, "Redundant") == [6]
+        assert re.fullmatch(r"1 row, .* % of the cost", said(window, "site-count"))
+        window.type("#filter", "no such thing")
+        assert numbers(window, "Calls") == []
+        window.type("#filter", "")
+        assert sum(numbers(window, "Calls")) == 12
+
+    def test_groups(self, window: Browser, pages: dict[str, Path]) -> None:
+        """By source line, module and stack, all calls are in the table."""
+        window.open(pages["hundred"])
+        rows = []
+        for kind in ("site", "module", "stack"):
+            window.click(f"#site-tools [data-value={kind}]")
+            if window.run("document.getElementById('site-more') !== null"):
+                window.click("#site-more")
+            assert sum(numbers(window, "Calls")) == 100, kind
+            rows.append(len(numbers(window, "Calls")))
+        assert rows[1] < rows[0] <= rows[2]
 
     def test_calls_one_by_one_and_stacks(self, window: Browser, pages: dict[str, Path]) -> None:
         window.open(pages["known"])
-        window.click("#sites-table td summary")
-        window.wait("document.querySelector('ol.stack li') !== null")
+        window.type("#filter", "grow")
+        window.click("#tab .tog")
         stack = window.run(
-            "[...document.querySelectorAll('ol.stack li .code')].map((each) => each.textContent)"
+            "[...document.querySelectorAll('#tab .stack li .fn')].map((e) => e.textContent)"
         )
         assert stack == ["mprotect", "grow", "main"]
-        window.choose("#table select", "calls")
-        assert len(numbers(window, "Event")) == 12
-        window.click("#table-redundant")
-        assert len(numbers(window, "Event")) == 6
+        window.click("#site-tools [data-value=call]")
+        rows = "document.querySelectorAll('#calls-table tbody tr').length"
+        assert window.run(rows) == 8
+        window.type("#filter", "")
+        assert window.run(rows) == 12
+        assert (
+            window.run(
+                "[...document.querySelectorAll('#calls-table td')].filter((e) => e.textContent === 'redundant').length"
+            )
+            == 6
+        )
 
 
 class TestMap:
@@ -259,10 +408,7 @@ class TestMap:
         assert moved[0] < zoomed[0]
         assert moved[1] - moved[0] == pytest.approx(zoomed[1] - zoomed[0])
         assert window.run("window.scrollX") == 0
-        window.run(
-            "[...document.querySelectorAll('#map button')].find((e) => e.textContent === 'All').id = 'all'"
-        )
-        window.click("#all")
+        window.click("#map-all")
         assert self.view(window) == whole
         silent(window, pages["hundred"])
 
@@ -290,23 +436,56 @@ class TestMap:
         window.open(pages["known"])
         window.run("document.getElementById('map-frame').focus()")
         window.press("n")
-        told = window.run("document.getElementById('map-readout').textContent")
+        told = said(window, "map-readout")
         assert "Redundant call 1 of 6" in told
         assert "mprotect" in told and "grow" in told
         window.press("p")
-        assert "Redundant call 6 of 6" in window.run(
-            "document.getElementById('map-readout').textContent"
-        )
+        assert "Redundant call 6 of 6" in said(window, "map-readout")
 
-    def test_process_and_axis(self, window: Browser, pages: dict[str, Path]) -> None:
+    def test_next_redundant_comes_into_view(self, window: Browser, pages: dict[str, Path]) -> None:
+        """The picture is scrolled to what is shown, and the readout stands beside the mark."""
+        window.open(pages["known"], height=600)
+        window.run("window.scrollTo({top: 0, behavior: 'instant'})")
+        window.run("document.getElementById('map-next').click()")
+        window.wait("!document.getElementById('tip').hidden")
+        frame = window.run(box_of("map-frame"))
+        assert frame[1] < 600 and frame[3] > 0
+        tip = window.run(box_of("tip"))
+        assert tip[0] >= 0 and tip[1] >= 0 and tip[3] <= 600
+        assert "Redundant: mprotect" in said(window, "tip")
+        assert "1 of 6" in said(window, "map-count")
+
+    def test_readout_at_the_pointer(self, window: Browser, pages: dict[str, Path]) -> None:
         window.open(pages["known"])
-        assert "process 100" in window.run("document.getElementById('map-canvas').ariaLabel")
-        window.choose("#map select", "1")
-        assert "process 200 child" in window.run("document.getElementById('map-canvas').ariaLabel")
-        time = self.view(window)
-        window.run("document.querySelectorAll('#map select')[1].id = 'axis'")
-        window.choose("#axis", "order")
-        assert self.view(window) != time
+        x, y = window.centre("#map-canvas")
+        wide = window.run("document.getElementById('map-canvas').clientWidth")
+        for step in range(-20, 20):
+            window.send(
+                "Input.dispatchMouseEvent", type="mouseMoved", x=x + wide / 4, y=y + step * 8
+            )
+            if "arena" in said(window, "tip"):
+                break
+        assert "mapped by mmap from arena" in said(window, "tip")
+        assert "no access" in said(window, "tip")
+        box = window.run(box_of("tip"))
+        assert abs(box[0] - x - wide / 4) < 450
+
+    def test_colours(self, window: Browser, pages: dict[str, Path]) -> None:
+        """By touched pages, or by permissions; the legend has what is drawn."""
+        window.open(pages["known"])
+        legend = "[...document.querySelectorAll('#memory .legend li')].map((e) => e.textContent)"
+        assert "under 20 % of its pages touched" in window.run(legend)
+        window.click("#memory [data-value=permissions]")
+        assert "read, write" in window.run(legend)
+        assert drawn(window) > 2
+
+    def test_process(self, window: Browser, pages: dict[str, Path]) -> None:
+        window.open(pages["known"])
+        assert "process prog 100" in window.run("document.getElementById('map-canvas').ariaLabel")
+        first = self.view(window)
+        window.choose("#map-process", "1")
+        assert "process child 200" in window.run("document.getElementById('map-canvas').ariaLabel")
+        assert self.view(window) != first
         silent(window, pages["known"])
 
 
@@ -315,78 +494,199 @@ def text(number: float) -> str:
     return str(int(number)) if number == int(number) else repr(number)
 
 
-class TestFlame:
-    """A click zooms, and what is searched for is found."""
+class TestGraph:
+    """All calls or the redundant ones, by cycles, pages or calls; a click zooms, and what is
+    searched for is found."""
 
     def titles(self, window: Browser) -> list[str]:
         found: list[str] = window.run(
-            "[...document.querySelectorAll('#flame-graph .cell')].map((e) => e.textContent)"
+            "[...document.querySelectorAll('#flame-graph .box')].map((e) => e.textContent)"
         )
         return found
 
-    def test_stack(self, window: Browser, pages: dict[str, Path]) -> None:
+    def press(self, window: Browser, value: str) -> None:
+        window.click(f"#graph [data-value={value}]")
+
+    def root(self, window: Browser) -> str:
+        found: str = window.run("document.querySelector('#flame-graph .box').ariaLabel")
+        return found.replace("\u00a0", " ")
+
+    def test_redundant_calls_by_stack(self, window: Browser, pages: dict[str, Path]) -> None:
         window.open(pages["known"])
-        assert self.titles(window) == [
-            "all redundant calls",
-            "/bin/prog",
-            "main",
-            "grow",
-            "mprotect",
-        ]
-        assert "6 redundant calls, 100.0 %" in window.run(
-            "document.querySelector('#flame-graph .cell').ariaLabel"
-        )
+        for value in ("redundant", "calls", "all"):
+            self.press(window, value)
+        assert self.titles(window) == ["all", "prog", "main", "grow x.c:5", "mprotect"]
+        assert "6 calls, 100 %" in self.root(window)
+
+    def test_switches(self, window: Browser, pages: dict[str, Path]) -> None:
+        """Every weight has its unit; folded modules have fewer rows than frames."""
+        window.open(pages["hundred"])
+        assert re.search(r" [MGk]? ?cycles, 100 %", self.root(window))
+        self.press(window, "pages")
+        assert re.search(r"iB, [\d,]+ pages, 100 %", self.root(window))
+        self.press(window, "calls")
+        assert "100 calls, 100 %" in self.root(window)
+        depth = "Math.max(...[...document.querySelectorAll('#flame-graph .box')].map((e) => Number(e.ariaLevel)))"
+        folded = window.run(depth)
+        self.press(window, "all")
+        assert window.run(depth) > folded
+        silent(window, pages["hundred"])
 
     def test_zoom_by_click_and_key(self, window: Browser, pages: dict[str, Path]) -> None:
         window.open(pages["hundred"])
+        self.press(window, "all")
         everything = len(self.titles(window))
-        window.click("#flame-graph .cell[aria-level='4']")
-        assert (
-            window.run("document.getElementById('flame-graph').dataset.zoomed")
-            != "all redundant calls"
-        )
+        zoomed = "document.getElementById('flame-graph').dataset.zoomed"
+        window.click("#flame-graph .box[aria-level='4']")
+        assert window.run(zoomed) != "all"
         assert len(self.titles(window)) < everything
         for _ in range(3):
             window.press("Escape")
-        assert (
-            window.run("document.getElementById('flame-graph').dataset.zoomed")
-            == "all redundant calls"
-        )
+        assert window.run(zoomed) == "all"
         assert len(self.titles(window)) == everything
         window.press("ArrowDown")
-        assert window.run("document.activeElement.textContent") == "/bin/prog"
+        assert window.run("document.activeElement.textContent") == "main"
         window.press("Enter")
-        assert window.run("document.getElementById('flame-graph').dataset.zoomed") == "/bin/prog"
+        assert window.run(zoomed) == "main"
+        window.click("#graph-reset")
+        assert window.run(zoomed) == "all"
 
     def test_search(self, window: Browser, pages: dict[str, Path]) -> None:
         window.open(pages["known"])
-        window.type("#flame-search", "GROW")
+        for value in ("redundant", "calls"):
+            self.press(window, value)
+        window.type("#graph-search", "GROW")
         assert window.run("document.querySelectorAll('#flame-graph .found').length") == 1
-        assert "6 redundant calls, 100.0 %" in window.run(
-            "document.getElementById('flame-readout').textContent"
+        assert said(window, "graph-readout") == "“grow” is in 100 % of 6 calls."
+        window.click("#graph .legend button")
+        assert "“libx”" in said(window, "graph-readout")
+
+
+class TestTime:
+    """Values at the pointer, and a span that the whole page follows."""
+
+    def calls(self, window: Browser) -> int:
+        found = re.search(r": ([\d,]+) calls?,", said(window, "time-readout"))
+        assert found is not None
+        return int(found[1].replace(",", ""))
+
+    def test_values_at_the_pointer(self, window: Browser, pages: dict[str, Path]) -> None:
+        window.open(pages["hundred"])
+        x, y = window.centre("#time-picture")
+        window.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        assert re.search(
+            r" to .*\d calls?, \d+ redundant\d+ host calls?.* cycles", said(window, "tip")
         )
+
+    def test_a_span_selects_for_the_whole_page(
+        self, window: Browser, pages: dict[str, Path]
+    ) -> None:
+        window.open(pages["hundred"])
+        assert self.calls(window) == 100
+        whole = window.run("document.getElementById('map-frame').dataset.view")
+        drag(window, "#time-picture", 0.4, 0.7)
+        some = self.calls(window)
+        assert 0 < some < 100
+        assert window.run("document.querySelectorAll('#time .sel').length") == 1
+        window.click("#site-tools [data-value=stack]")
+        if window.run("document.getElementById('site-more') !== null"):
+            window.click("#site-more")
+        assert sum(numbers(window, "Calls")) == some
+        window.click("#graph [data-value=calls]")
+        assert f"{some} calls" in window.run(
+            "document.querySelector('#flame-graph .box').ariaLabel"
+        )
+        assert window.run("document.getElementById('map-frame').dataset.view") != whole
+        window.click("#site-tools [data-value=call]")
+        assert window.run("document.querySelectorAll('#calls-table tbody tr').length") == some
+        window.click("#span-clear")
+        assert self.calls(window) == 100
+        assert window.run("document.getElementById('map-frame').dataset.view") == whole
+        silent(window, pages["hundred"])
+
+    def test_by_keyboard(self, window: Browser, pages: dict[str, Path]) -> None:
+        window.open(pages["hundred"])
+        window.run("document.getElementById('time-picture').focus()")
+        window.press("ArrowRight")
+        first = said(window, "time-readout")
+        assert self.calls(window) < 100
+        window.press("ArrowRight")
+        assert said(window, "time-readout") != first
+        window.press("Escape")
+        assert self.calls(window) == 100
+
+    def test_the_address_keeps_the_view(self, window: Browser, pages: dict[str, Path]) -> None:
+        window.open(pages["known"])
+        drag(window, "#time-picture", 0.3, 0.6)
+        some, address = self.calls(window), window.run("location.hash")
+        assert "span=" in address
+        window.open(pages["known"])
+        window.run(f"location.hash = {json.dumps(address)}")
+        window.wait("document.querySelectorAll('#time .sel').length === 1")
+        assert self.calls(window) == some
+
+
+class TestProcesses:
+    """One process, or all."""
+
+    def test_every_part_follows(self, window: Browser, pages: dict[str, Path]) -> None:
+        window.open(pages["known"])
+        assert sum(numbers(window, "Calls")) == 12
+        window.choose("#process", window.run("document.querySelector('#process').lastChild.value"))
+        assert sum(numbers(window, "Calls")) == 2
+        assert "process child 200" in window.run("document.getElementById('map-canvas').ariaLabel")
+        assert said(window, "time-readout").startswith("All: 2 calls")
+        assert "show=process-" in window.run("location.hash")
+        window.choose("#process", "")
+        assert sum(numbers(window, "Calls")) == 12
+        silent(window, pages["known"])
+
+
+class TestStrategies:
+    """The bars have the floor as a line, and the same numbers stand beside them."""
+
+    def test_the_floor_is_left_of_every_bar(self, window: Browser, pages: dict[str, Path]) -> None:
+        window.open(pages["hundred"])
+        rows = window.run(
+            "[...document.querySelectorAll('#strategies .sts li[data-strategy]')].map((e) => ["
+            "e.dataset.strategy, parseFloat(e.querySelector('.fl').getAttribute('x1')),"
+            "[...e.querySelectorAll('rect[class^=c]')].reduce((sum, r) => sum + "
+            "parseFloat(r.getAttribute('width')), 0)])"
+        )
+        assert [row[0] for row in rows] == list(NAMES)
+        assert all(floor <= bar + 0.02 for _, floor, bar in rows)
+        table = window.run(
+            "[...document.querySelectorAll('#strategies tbody th')].map((e) => e.textContent)"
+        )
+        assert table == ["Gramine today", *NAMES[1:], "floor"]
 
 
 class TestSuppressed:
-    """What is suppressed is told, and left out of the flame graph and the table of sites alone."""
+    """What is suppressed has one row for each reason, with its cost."""
 
     def test_told(self, window: Browser, pages: dict[str, Path]) -> None:
         window.open(pages["suppressed"])
-        told = window.run("document.getElementById('hidden').textContent")
-        assert "<b>the allocator's own</b>: 6 redundant calls of 8, from 1 site" in told
-        assert window.run("document.querySelectorAll('.figures dd')[2].textContent") == "6 (50.0 %)"
-        flame = window.run("document.getElementById('flame').textContent")
-        assert "Every redundant call is suppressed." in flame
-        assert "6 redundant calls of 1 suppressed site are left out here." in flame
-        assert sum(numbers(window, "Asked")) == 4
-        window.choose("#table select", "calls")
-        assert len(numbers(window, "Event")) == 12
-        window.type("#table-filter", "the allocator's own")
-        assert len(numbers(window, "Event")) == 8
+        assert "<b>the allocator's own</b>: 8 calls, 6 redundant" in said(window, "notes")
+        assert "suppressed (1 site)" in window.run("document.querySelector('.five').textContent")
+        titles = "[...document.querySelectorAll('.five .fn')].map((e) => e.textContent)"
+        assert not any("allocator" in title for title in window.run(titles))
+        assert sum(numbers(window, "Calls")) == 12
+        window.type("#filter", "the allocator's own")
+        assert numbers(window, "Calls") == [8]
+        window.click("#site-tools [data-value=call]")
+        assert window.run("document.querySelectorAll('#calls-table tbody tr').length") == 8
+        for value in ("redundant", "calls"):
+            window.click(f"#graph [data-value={value}]")
+        boxes = window.run(
+            "[...document.querySelectorAll('#flame-graph .box')].map((e) => e.ariaLabel)"
+        )
+        assert any(
+            box.startswith("<b>the allocator's own</b> (suppressed): 6 calls") for box in boxes
+        )
         window.run("document.getElementById('map-frame').focus()")
         window.press("n")
-        assert "a suppressed site: <b>the" in window.run(
-            "document.getElementById('map-readout').textContent"
+        assert "mprotect from <b>the allocator's own</b> (suppressed)" in said(
+            window, "map-readout"
         )
         silent(window, pages["suppressed"])
 
@@ -397,7 +697,8 @@ class TestPaper:
     @pytest.mark.parametrize("theme", ["", "dark"])
     def test_light(self, window: Browser, pages: dict[str, Path], theme: str) -> None:
         window.open(pages["known"], dark=True)
-        window.choose("#theme", theme)
+        for _ in range(["", "light", "dark"].index(theme)):
+            window.click("#theme")
         dark = [{"name": "prefers-color-scheme", "value": "dark"}]
         pixel = "[...document.getElementById('map-canvas').getContext('2d').getImageData(1, 1, 1, 1).data].slice(0, 3)"
         try:
@@ -412,7 +713,7 @@ class TestPaper:
             )
         finally:
             window.send("Emulation.setEmulatedMedia", media="", features=dark)
-        window.wait(f"({pixel}).join() === '20,23,26'")
+        window.wait(f"({pixel}).join() === '18,21,24'")
 
 
 class TestColours:
@@ -421,16 +722,18 @@ class TestColours:
     PAPER = "getComputedStyle(document.documentElement).backgroundColor"
 
     def test_dark(self, window: Browser, pages: dict[str, Path]) -> None:
-        light, dark = "rgb(255, 255, 255)", "rgb(20, 23, 26)"
+        light, dark = "rgb(255, 255, 255)", "rgb(18, 21, 24)"
         window.open(pages["known"], dark=False)
         assert window.run(self.PAPER) == light
-        window.choose("#theme", "dark")
+        for _ in range(2):
+            window.click("#theme")
+        assert said(window, "theme-name") == "Dark"
         assert window.run(self.PAPER) == dark
         pixel = "[...document.getElementById('map-canvas').getContext('2d').getImageData(1, 1, 1, 1).data].slice(0, 3)"
-        assert window.run(pixel) == [20, 23, 26]
+        assert window.run(pixel) == [18, 21, 24]
         window.open(pages["known"], dark=True)
         assert window.run(self.PAPER) == dark
-        window.choose("#theme", "light")
+        window.click("#theme")
         assert window.run(self.PAPER) == light
         silent(window, pages["known"])
 
@@ -441,9 +744,11 @@ class TestHostileNames:
     def test_as_text(self, window: Browser, pages: dict[str, Path]) -> None:
         window.open(pages["hostile"])
         window.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
-        window.choose("#table select", "calls")
-        window.choose("#table select", "sites")
-        shown = window.run("document.body.textContent")
+        for kind in ("call", "stack", "module", "site"):
+            window.click(f"#site-tools [data-value={kind}]")
+        shown = window.run(
+            "document.body.textContent + JSON.stringify(JSON.parse(document.getElementById('data').textContent))"
+        )
         for name in HOSTILE:
             assert plain(name) in shown, name[:40]
         assert window.run("document.documentElement.dataset.harmed === undefined")
@@ -456,12 +761,12 @@ class TestHostileNames:
     def test_every_process_can_be_chosen(self, window: Browser, pages: dict[str, Path]) -> None:
         window.open(pages["hostile"])
         for number in range(len(HOSTILE)):
-            window.choose("#map select", str(number))
-            assert f"process {100 + number} " in window.run(
+            window.choose("#map-process", str(number))
+            assert f" {100 + number}: " in window.run(
                 "document.getElementById('map-canvas').ariaLabel"
             )
-        window.type("#table-filter", "__proto__")
-        assert len(numbers(window, "Asked")) >= 1
+        window.type("#filter", "__proto__")
+        assert len(numbers(window, "Calls")) >= 1
         silent(window, pages["hostile"])
 
     def test_the_policy_holds(self, window: Browser, pages: dict[str, Path]) -> None:
@@ -492,12 +797,6 @@ class TestForEveryone:
         window.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
         assert window.run("document.documentElement.scrollWidth") <= 360
         assert window.run("document.documentElement.clientWidth") == 360
-        # Nothing is cut in the table either, which has no width of its own there.
-        cells = "[...document.querySelectorAll('#sites-table td')]"
-        cut = window.run(
-            f"{cells}.filter((each) => each.scrollWidth > each.clientWidth + 1).map((e) => e.textContent)"
-        )
-        assert cut == []
         window.size(1000)
         window.wait("document.documentElement.clientWidth === 1000")
         silent(window, pages[name])
@@ -522,15 +821,16 @@ class TestForEveryone:
         window.open(made, width=320, height=740)
         for width in (320, 360, 420, 500, 900):
             window.size(width)
-            window.wait(
-                f"document.querySelector('#bars-cycles svg').viewBox.baseVal.width === {width - 32}"
+            window.wait(f"document.documentElement.clientWidth === {width}")
+            window.run(
+                "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
             )
             assert window.run(cut) == [], width
         silent(window, made)
 
     @pytest.mark.parametrize("dark", [False, pytest.param(True, marks=pytest.mark.slow)])
-    @pytest.mark.parametrize("width", [1200, 360])
-    @pytest.mark.parametrize("name", ["empty", "known", "hostile", "hundred"])
+    @pytest.mark.parametrize("width", [1280, 360])
+    @pytest.mark.parametrize("name", ["empty", "known", "hostile"])
     def test_axe(
         self, window: Browser, pages: dict[str, Path], name: str, width: int, dark: bool
     ) -> None:
@@ -561,13 +861,15 @@ class TestForEveryone:
         window.click("button[aria-label='Zoom in']")
         window.run("document.getElementById('map-frame').focus()")
         window.press("n")
-        window.click("#flame-graph .cell[aria-level='3']")
-        window.type("#flame-search", "grow")
-        window.click("#sites-table th:nth-child(4) button")
-        window.click("#sites-table td summary")
-        for kind, wanted in (("sites", "grow"), ("sites", "no such thing"), ("calls", "grow")):
-            window.choose("#table select", kind)
-            window.type("#table-filter", wanted)
+        drag(window, "#time-picture", 0.1, 0.9)
+        window.click("#graph [data-value=calls]")
+        window.click("#flame-graph .box[aria-level='3']")
+        window.type("#graph-search", "grow")
+        window.click("#tab thead th:nth-child(4) button")
+        window.click("#tab .tog")
+        for kind, wanted in (("site", ""), ("module", "no such thing"), ("call", "grow")):
+            window.click(f"#site-tools [data-value={kind}]")
+            window.type("#filter", wanted)
             found = window.run(
                 "axe.run(document, {resultTypes: ['violations']}).then((result) => result)"
             )
@@ -582,7 +884,7 @@ class TestForEveryone:
         """Tab comes to every control, in the order of the page, and the focus is seen."""
         window.open(pages["known"])
         reached, parts = [], []
-        for _ in range(60):
+        for _ in range(90):
             window.press("Tab")
             reached.append(
                 window.run(
@@ -591,7 +893,9 @@ class TestForEveryone:
             )
             parts.append(window.run("document.activeElement.closest('section')?.id || ''"))
         assert reached[0].startswith("Skip")
-        assert {"theme", "map-frame", "flame-search", "table-filter"} <= set(reached)
+        assert {"theme", "map-frame", "time-picture", "graph-search", "filter", "map-next"} <= set(
+            reached
+        )
         order = [part for part in dict.fromkeys(parts) if part]
         assert order == [section for section in SECTIONS if section in order]
         window.run("document.getElementById('map-frame').focus()")
@@ -599,16 +903,45 @@ class TestForEveryone:
         assert window.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
     def test_pictures_have_words(self, window: Browser, pages: dict[str, Path]) -> None:
+        """Each picture has a description with numbers, and a folded table with what it shows."""
         window.open(pages["known"])
         labels = window.run(
-            "[...document.querySelectorAll('svg, canvas')].map((each) => each.ariaLabel)"
+            "[...document.querySelectorAll('svg:not([aria-hidden]), canvas')].map((each) => each.ariaLabel)"
         )
-        assert len(labels) == 4
+        assert len(labels) == len(NAMES) + 2
         assert all(label and re.search(r"\d", label) for label in labels)
-        tables = window.run(
-            "[...document.querySelectorAll('caption')].map((each) => each.textContent)"
-        )
-        assert len(tables) == 6
+        for section in ("graph", "time", "memory"):
+            rows = f"document.querySelectorAll('#{section} details.astext tbody tr').length"
+            assert window.run(rows) > 0, section
+
+    def test_without_scripts(self, window: Browser, pages: dict[str, Path]) -> None:
+        """The answer is there, and no part that needs a script."""
+        window.send("Emulation.setScriptExecutionDisabled", value=True)
+        try:
+            window.send("Page.navigate", url="about:blank")
+            window.size(1280, 800)
+            window.send("Page.navigate", url=pages["known"].as_uri())
+            window.wait("document.readyState === 'complete' && !!document.querySelector('h1')")
+            seen = "(id) => document.getElementById(id).getClientRects().length > 0"
+            assert [part for part in SECTIONS if not window.run(f"({seen})('{part}')")] == [
+                "graph",
+                "time",
+                "memory",
+            ]
+            cells = (
+                "[...document.querySelectorAll('#tab tbody tr.row')].map((row) => "
+                "[...row.cells].map((e) => e.textContent.trim()))"
+            )
+            printed = window.run(cells)
+            assert len(printed) > 2
+            assert "laconic callers" in window.run("document.body.innerText")
+        finally:
+            window.send("Emulation.setScriptExecutionDisabled", value=False)
+        # The script writes the same numbers in the same order.
+        window.open(pages["known"])
+        shown = window.run(cells)
+        assert [row[2:] for row in shown] == [row[2:] for row in printed]
+        assert [row[0] for row in shown] == [row[0] for row in printed]
 
 
 def told(violation: dict[str, Any]) -> str:
@@ -624,13 +957,16 @@ def test_screenshots(window: Browser, tmp_path: Path) -> None:
     place = Path(__file__).parents[2] / "docs" / "pictures" if trace else tmp_path
     place.mkdir(exist_ok=True)
     drawn = (
-        ("light", "calls", 1100, False),
-        ("dark", "bars-cycles", 1100, True),
-        ("narrow", "calls", 360, False),
+        ("light", "top", 1280, False),
+        ("graph", "graph", 1280, False),
+        ("dark", "strategies", 1280, True),
+        ("memory", "time", 1280, False),
+        ("narrow", "top", 360, False),
     )
     for name, part, width, dark in drawn:
-        window.open(made, width=width, height=740 if width < 600 else 1000, dark=dark)
-        window.run(f"document.getElementById({json.dumps(part)}).scrollIntoView()")
+        window.open(made, width=width, height=740 if width < 600 else 800, dark=dark)
+        if part != "top":
+            window.run(f"document.getElementById({json.dumps(part)}).scrollIntoView()")
         picture = window.picture()
         assert picture.startswith(b"\x89PNG")
         (place / f"html-{name}.png").write_bytes(picture)

@@ -107,7 +107,7 @@ class TestInATerminal:
 
     def test_output_to_a_file(self, tmp_path: Path) -> None:
         path = tmp_path / "out"
-        terminal = Terminal("live", "--output", path, "--", build(ROUNDS), "5", "0")
+        terminal = Terminal("live", "--program-output", path, "--", build(ROUNDS), "5", "0")
         terminal.until(b"exit status 0")
         terminal.press("q")
         assert terminal.status() == 0
@@ -229,6 +229,7 @@ def test_failing_calls_are_not_redundant(tmp_path: Path) -> None:
     )
     assert not [site for site in live["sites"] if site["call"] == "mprotect"]
     done = run_alone(
-        [*COMMAND, "callers", "--no-suppressions", "--", build("failing")], env=environment()
+        [*COMMAND, "callers", "--sort", "redundant", "--no-suppressions", "--", build("failing")],
+        env=environment(),
     )
     assert done.returncode == 0 and "mprotect" not in done.stderr, done.stderr

@@ -16,7 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from laconic.analysis.compare import compare
 from laconic.analysis.schemas import SCHEMAS
+from laconic.analysis.sites import sites
+from laconic.sgx.meter import Counts
+from laconic.strategies import NAMES
 from laconic.trace.reader import Trace
 from tests.tracer.lab import COMMAND, PATIENCE, build, environment, run_alone
 
@@ -33,9 +37,27 @@ VERBS: dict[str, tuple[str, ...]] = {
     "advise": ("advise",),
     "live": ("live", "--lines"),
 }
-#: Those that keep the trace with -o.
-KEEPERS = ("explain", "callers", "check", "diff", "compare", "live")
+#: The option that names a file for the trace.
+KEEP = dict.fromkeys(VERBS, "--keep") | {"live": "-o"}
 every = pytest.mark.parametrize("verb", VERBS)
+
+
+def test_all_sites_and_the_rest_cost_the_total(tmp_path: Path) -> None:
+    """A shell that forks and executes: whatever its pages cost belongs to some call, or to no
+    call."""
+    path = tmp_path / "a.trace"
+    words = ["run", "--quiet", "-o", path, "--stacks", "all"]
+    command = ["sh", "-c", "(ls / | sort) > /dev/null; true"]
+    assert run_alone([*COMMAND, *words, "--", *command], env=environment()).returncode == 0
+    found = sites(str(path), NAMES)
+    compared = compare(str(path), NAMES, jobs=1)
+    for name in NAMES:
+        total = Counts()
+        for work in (*found.sites, *found.around.values()):
+            total.add(work.cost(name))
+        assert total == found.total(name) == compared.strategies[name].total.low, name
+    assert found.around["load"].touched_pages and found.around["fork"].cost().host_calls
+    assert sum(site.touched_pages for site in found.sites) > 100
 
 
 @pytest.fixture(scope="module")
@@ -104,20 +126,20 @@ def test_what_is_wrong_is_found_before_the_program_runs(
 ) -> None:
     done = told(verb, old, tmp_path, "touch", "ran", options=("--json", "missing/x.json"))
     assert done.returncode == 2 and "missing/x.json" in done.stderr
-    if verb in KEEPERS:
-        done = told(verb, old, tmp_path, "touch", "ran", options=("-o", old))
+    if "--force" not in VERBS[verb]:
+        done = told(verb, old, tmp_path, "touch", "ran", options=(KEEP[verb], old))
         assert done.returncode == 2 and "exists already" in done.stderr
         assert told(verb, old, tmp_path, "touch", "ran", options=("--force",)).returncode == 2
     if verb not in ("html", "advise"):  # they run it first, and say so afterwards
         assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("verb", KEEPERS)
+@every
 def test_the_trace_is_kept(verb: str, old: Path, tmp_path: Path) -> None:
     """Whole, with the program's exit status; `--force` writes it anew."""
     kept = tmp_path / "kept.trace"
     for status in (0, 3):
-        options = ("-o", kept, *(("--force",) if status else ()))
+        options = (KEEP[verb], kept, *(("--force",) if status else ()))
         done = told(verb, old, tmp_path, "sh", "-c", f"exit {status}", options=options)
         assert done.returncode == status, done.stderr
         trace = Trace(str(kept))
@@ -134,9 +156,8 @@ def test_ctrl_c(verb: str, old: Path, tmp_path: Path) -> None:
     if not pid:
         os.chdir(tmp_path)
         script = "echo begun; exec sleep 30"
-        os.execve(
-            sys.executable, [*COMMAND, *words, "--", "sh", "-c", script], environment(TERM="xterm")
-        )
+        env = environment(TERM="xterm", NO_COLOR="1")
+        os.execve(sys.executable, [*COMMAND, *words, "--", "sh", "-c", script], env)
     seen, sent, deadline = b"", False, time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if select.select([fd], [], [], 0.1)[0]:
@@ -244,7 +265,7 @@ class TestEventsThatDidNotCome:
             (("OLD", "--", "touch", "ran"), "names no event"),
             (("frobnicate:1", "--", "touch", "ran"), "there is no memory call 'frobnicate'"),
             (("7", "--"), "no command was given"),
-            (("OLD", "7", "-o", "kept.trace"), "-o and --force are about the trace of a program"),
+            (("OLD", "7", "--keep", "kept.trace"), "keeps the trace of a program"),
         ],
     )
     def test_words(self, words: tuple[str, ...], message: str, old: Path, tmp_path: Path) -> None:

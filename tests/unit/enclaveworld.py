@@ -52,15 +52,18 @@ class UntrackedPal(Gramine):
         pass
 
 
-def untracked(rule: type[EveryCall]) -> Maker:
-    """The strategy `rule` without the tracker's pages: which call pays for one depends on where its
-    memory is."""
-    return partial(rule, pal_type=UntrackedPal)
+def untracked(maker: Maker) -> Maker:
+    """A strategy on Gramine's PAL without the tracker's pages: which call pays for one depends on
+    where its memory is. Other strategies as they are."""
+    rule = maker.func if isinstance(maker, partial) else maker
+    if isinstance(rule, type) and issubclass(rule, EveryCall):
+        return partial(maker, pal_type=UntrackedPal)
+    return maker
 
 
 class Answers(DefaultUpcalls):
     """What bookkeeping may ask, with the answers of an ordinary process
-    (`laconic.memory.calls.Upcalls`)."""
+    (`laconic.memory.upcalls.Upcalls`)."""
 
     file: OpenFile | None = None
 
@@ -79,7 +82,7 @@ class Program:
     0 with `anew`. The pages of Gramine's tracker are counted only if `tracked` is set."""
 
     def __init__(self, maker: Maker, meter: Meter | None = None, tracked: bool = False) -> None:
-        if isinstance(maker, type) and issubclass(maker, EveryCall) and not tracked:
+        if not tracked:
             maker = untracked(maker)
         self.space = AddressSpace(Layout(mmap_base=BASE + (1 << 45)), (), HEAP)
         self.touches = Touches()

@@ -23,7 +23,7 @@ from tests.unit.commandline import laconic
 from tests.unit.sitetraces import sited
 from tests.unit.traces import BASE, Builder, small
 
-from laconic.analysis.callers import BY, Callers, callers
+from laconic.analysis.callers import BY, COST, REDUNDANT, SITE, SORTS, SUPPRESSED, Callers, callers
 from laconic.analysis.frames import own_frames
 from laconic.analysis.sites import sites
 from laconic.analysis.suppressions import BUILT_IN, Suppression
@@ -109,11 +109,13 @@ def recorded(path: Path) -> str:
     return trace.end()
 
 
-def found_in(path: str, by: str = "function", *, inverted: bool = False) -> tuple[Callers, Stacks]:
+def found_in(
+    path: str, by: str = "function", *, inverted: bool = False, sort: str = COST
+) -> tuple[Callers, Stacks]:
     """The callers of a trace with the built-in suppressions and no debug files."""
     found = sites(Trace(path), stacks=Stacks(Symbolizer(())))
     return callers(
-        found, by, inverted=inverted, suppressions=BUILT_IN, profile=PROFILE
+        found, by, sort=sort, inverted=inverted, suppressions=BUILT_IN, profile=PROFILE
     ), found.stacks
 
 
@@ -249,32 +251,63 @@ class TestTogether:
     PLAN: ClassVar = {"grow": (40, 4), "shrink": (25, 0), "keep": (0, 7), "0x12": (3, 1)}
 
     def test_by_function(self, tmp_path: Path) -> None:
-        found, _ = found_in(sited(tmp_path / "a.trace", self.PLAN))
+        path = sited(tmp_path / "a.trace", self.PLAN)
+        found, _ = found_in(path, sort=REDUNDANT)
         assert [(one.name, one.redundant, one.calls, one.known) for one in found.callers] == [
             ("grow", 40, 44, True), ("shrink", 25, 25, True), ("libgrow.so+0x12", 3, 4, True),
         ]  # fmt: skip
         assert (found.calls, found.redundant, found.host_calls, found.stackless) == (81, 68, 13, 0)
+
+    def test_the_most_expensive_come_first(self, tmp_path: Path) -> None:
+        """Each order is that of its own figures; what no call causes is in none but the costs."""
+        path = sited(tmp_path / "a.trace", self.PLAN)
+        for sort in SORTS:
+            found, _ = found_in(path, sort=sort)
+            figures = {
+                "cost": [found.cycles(one).middle for one in found.callers],
+                "redundant": [one.redundant for one in found.callers],
+                "calls": [one.calls for one in found.callers],
+                "host-calls": [one.cost().host_calls for one in found.callers],
+                "pages": [one.committed_pages() for one in found.callers],
+            }
+            assert figures[sort] == sorted(figures[sort], reverse=True)
+            assert any(one.kind != SITE for one in found.callers) == (
+                sort not in ("redundant", "calls")
+            )
+        found, _ = found_in(path)
+        assert [one.name for one in found.callers][:2] == ["setup", "grow"]
+        assert sum(found.cycles(one).low for one in found.callers) == found.total().low
 
     @pytest.mark.parametrize("by", BY)
     @pytest.mark.parametrize("inverted", [False, True])
     def test_every_call_is_counted_once(self, by: str, inverted: bool, tmp_path: Path) -> None:
         found, stacks = found_in(sited(tmp_path / "a.trace", self.PLAN), by, inverted=inverted)
         total = sum(one.redundant for one in found.callers)
-        assert total == (136 if inverted and by in ("function", "module") else 68)
+        assert total == (136 if inverted and by in ("function", "module", "line") else 68)
         json.dumps(as_json(found, stacks))
         assert as_text(found, stacks)
 
-    def test_what_is_hidden_is_in_no_caller(self, tmp_path: Path) -> None:
+    def test_what_is_suppressed_is_one_caller(self, tmp_path: Path) -> None:
         found = sites(Trace(sited(tmp_path / "a.trace", self.PLAN)))
-        result = callers(
-            found,
-            suppressions=[Suppression("r", function="*rin*"), Suppression("s", function="keep")],
-        )
+        rules = [Suppression("r", function="*rin*"), Suppression("s", function="keep")]
+        result = callers(found, sort=REDUNDANT, suppressions=rules)
         assert result.hidden == {"r": 25} and [one.name for one in result.callers] == [
             "grow",
             "libgrow.so+0x12",
         ]
         assert (result.calls, result.redundant) == (81, 68)
+        result = callers(found, suppressions=rules)
+        lines = {one.name: one.calls for one in result.callers if one.kind == SUPPRESSED}
+        assert lines == {"r": 25, "s": 7}
+        assert sum(result.cycles(one).high for one in result.callers) == result.total().high
+
+    def test_rules_about_redundant_calls_leave_costs_alone(self, tmp_path: Path) -> None:
+        found = sites(Trace(sited(tmp_path / "a.trace", self.PLAN)))
+        rule = Suppression("r", function="grow", only_redundant=True)
+        result = callers(found, suppressions=[rule])
+        (caller,) = (one for one in result.callers if one.name == "grow")
+        assert (caller.kind, caller.quiet, caller.redundant) == (SITE, "r", 40)
+        assert callers(found, sort=REDUNDANT, suppressions=[rule]).hidden == {"r": 40}
 
     def test_programs_apart(self, tmp_path: Path) -> None:
         """The same function in two programs is two callers; in two processes of one it is one."""
@@ -287,7 +320,7 @@ class TestTogether:
         trace.row("mmap", 0, 1 << 20, 3, 0x22, -1, 0, result=BASE, state=CHOSEN, said=1, pid=102)
         trace.protect(0, pid=101)
         trace.protect(0, pid=102)
-        found, _ = found_in(trace.end())
+        found, _ = found_in(trace.end(), sort=REDUNDANT)
         counts = [(one.name, one.program, one.redundant) for one in found.callers]
         assert counts == [("lib.so+0x5", "/bin/prog", 2), ("lib.so+0x5", "/bin/other", 1)]
 
@@ -299,7 +332,8 @@ class TestTogether:
         found = sites(Trace(sited(tmp_path / "a.trace", plan)))
         first = min(site.first_redundant for site in found.sites if site.redundant)
         for order in (found.sites, found.sites[::-1]):
-            (caller,) = callers(replace(found, sites=order), by="module").callers
+            result = callers(replace(found, sites=order), by="module", sort=REDUNDANT)
+            (caller,) = result.callers
             assert (caller.event, caller.redundant) == (first, 5)
 
     def test_the_stack_shown_is_the_one_of_most(self, tmp_path: Path) -> None:
@@ -310,7 +344,7 @@ class TestTogether:
         trace.protect(0, [1, 2])
         trace.protect(1, [1, 1])
         trace.protect(1)
-        found, stacks = found_in(trace.end())
+        found, stacks = found_in(trace.end(), sort=REDUNDANT)
         assert found.callers[0].stack == 1 and len(found.callers[0].stacks) == 2
         assert as_json(found, stacks)["callers"][0]["stack"][1]["function"] == "lib.so+0x5"
 
@@ -326,6 +360,8 @@ class TestReport:
         path = sited(tmp_path / "b.trace", plan)
         for by in BY:
             check_golden(f"callers-{by}.txt", as_text(*found_in(path, by)))
+        redundant = as_text(*found_in(path, sort=REDUNDANT))
+        check_golden("callers-redundant.txt", redundant)
         check_golden("callers-inverted.txt", as_text(*found_in(path, inverted=True), limit=2))
         check_golden("callers.json", json.dumps(as_json(*found_in(path)), indent=1) + "\n")
 
@@ -367,11 +403,13 @@ class TestReport:
         found, stacks = found_in(sited(tmp_path / "a.trace", {"grow": (40, 4)}))
         found.callers[0].redundant = found.redundant = 123_456_789_012
         found.callers[0].calls = found.calls = 987_654_321_098_765
-        found.callers[0].wasted.host_calls = 10**15
+        found.callers[0].counts["every-call"].host_calls = 10**15
         for width in (60, 80):
-            text = as_text(found, stacks, width)
-            assert "123,456,789,012 of 987,654,321,098,765 mprotect calls" in text
-            assert "1,000,000,000,000,000 host calls" in " ".join(text.split())
+            text = " ".join((shown := as_text(found, stacks, width)).split())
+            assert "987,654,321,098,765 memory calls, 123,456,789,012 redundant" in text
+            assert text.count("123,456,789,012") == text.count("987,654,321,098,765") == 2
+            assert "1,000,000,000,000,000 host calls" in text
+            text = shown
             assert max(map(len, text.splitlines())) <= width
 
     def test_the_same_bytes(self, tmp_path: Path) -> None:
@@ -382,11 +420,69 @@ class TestReport:
         assert as_text(found, stacks) == first
 
     def test_shares(self, tmp_path: Path) -> None:
+        """All sites, and what no call causes, are all of the cost."""
         found, stacks = found_in(sited(tmp_path / "a.trace", {"grow": (30, 1), "shrink": (10, 0)}))
-        shares = [one["share"] for one in as_json(found, stacks)["callers"]]
-        assert [share["redundant"] for share in shares] == [0.75, 0.25]
-        assert 0 < shares[1]["host_calls"] < shares[0]["host_calls"] < 1
-        assert all(0 < share["cycles"]["low"] <= share["cycles"]["high"] < 1 for share in shares)
+        data = as_json(found, stacks)
+        lists = [*data["callers"], *data["suppressed"], *data["around"]]
+        assert sum(one["share"] for one in lists) == pytest.approx(1)
+        for name in ("every-call", "laconic"):
+            for end in ("low", "high"):
+                assert sum(one["cycles"][name][end] for one in lists) == data["cycles"][name][end]
+
+    def test_one_unit_for_all_costs(self, tmp_path: Path) -> None:
+        found, stacks = found_in(sited(tmp_path / "a.trace", {"grow": (30, 1), "shrink": (10, 0)}))
+        lines = as_text(found, stacks).splitlines()
+        heads = [line for line in lines if line.split()[:2] == ["M", "cycles"]]
+        assert heads and heads[0].split() == ["M", "cycles", "M", "cycles"]
+        for sort, words in (("host-calls", "host"), ("pages", "MiB MiB")):
+            text = as_text(*found_in(sited(tmp_path / f"{sort}.trace", {"f": (1, 1)}), sort=sort))
+            assert words in " ".join(text.split())
+
+
+class TestStacks:
+    """How much of a stack is shown."""
+
+    def stack(self, tmp_path: Path, depth: int, own: int, *, program: str = "/opt/prog") -> str:
+        """A trace with one stack: so many frames of a library, of which one is the program's."""
+        trace = Builder(tmp_path / "a.trace", source="strace")
+        trace.program(program, ["prog"])
+        names = [
+            f"{'/opt/prog' if number == own else '/lib/l.so'}(f{number}(int)+0x1) [0x1]"
+            for number in range(depth)
+        ]
+        trace.row("stack", data="\n".join(names).encode())
+        trace.row("mmap", 0, 1 << 20, 3, 0x22, -1, 0, result=BASE, state=CHOSEN)
+        return trace.end()
+
+    @pytest.mark.parametrize(("own", "shown"), [(2, 3), (15, 16), (28, 8), (99, 8)])
+    def test_as_many_frames_as_reach_the_program(
+        self, own: int, shown: int, tmp_path: Path
+    ) -> None:
+        text = as_text(*found_in(self.stack(tmp_path, 30, own)))
+        assert f"< f{shown - 1} (" in text and f"  < {30 - shown} more\n" in text
+
+    def test_frames(self, tmp_path: Path) -> None:
+        path = self.stack(tmp_path, 30, 2)
+        out = laconic("callers", path, "--frames", "12").stdout
+        assert "< f11 (l.so)" in out and "< 18 more" in out
+        out = laconic("callers", path, "--frames", "all", "-v").stdout
+        assert "< f29(int) (l.so)" in out and "more" not in out
+
+    def test_interpreted_functions_come_first(self, tmp_path: Path) -> None:
+        trace = Run(tmp_path / "a.trace")
+        modules = [Module(FILE, "/gone/lib.so"), Module(JIT, "[jit]", pid=7)]
+        frames = [Frame(1, 5, True, False), Frame(2, 6, False, False), Frame(2, 9, False, False)]
+        trace.begin(modules, frames)
+        trace.row("symbols", 2, pid=0, data=json.dumps({"places": {
+            "6": [["py::inner:a.py", "[jit]", "", 0, False, True]],
+            "9": [["py::outer:a.py", "[jit]", "", 0, False, True]],
+        }}).encode())  # fmt: skip
+        trace.protect(0, [1, 1, 2, 1, 1, 3, 1])
+        text = as_text(*found_in(trace.end()))
+        assert (
+            "    py::inner:a.py ([jit])\n  < py::outer:a.py ([jit])\n"
+            "  5 C frames, the innermost lib.so+0x5\n" in text
+        )
 
 
 class TestCommand:
@@ -396,14 +492,11 @@ class TestCommand:
         path = sited(tmp_path / "a.trace", {"grow": (1, 1)}, stacks=False)
         done = laconic("callers", path)
         assert (
-            done.returncode == 0
-            and "1 redundant call has no stack: record with  strace -k" in done.stdout
+            done.returncode == 0 and "3 calls have no stack: record with  strace -k" in done.stdout
         )
-        assert "1 of 2 mprotect calls from here changed nothing\n    (no stack)" in done.stdout
+        assert "2          1  mprotect (no stack)" in done.stdout
         done = laconic("callers", small(tmp_path / "b.trace"))
-        assert "record with  laconic run -o FILE --stacks redundant" in done.stdout.replace(
-            "\n ", ""
-        )
+        assert "record with  laconic run -o FILE --stacks all" in done.stdout.replace("\n ", "")
 
     def test_an_empty_trace(self, tmp_path: Path) -> None:
         for name, trace in (
@@ -413,7 +506,7 @@ class TestCommand:
             if name == "a":
                 trace.program("/bin/prog", ["prog"])
             done = laconic("callers", trace.end(), "--json", str(tmp_path / "json"))
-            assert (done.returncode, done.stdout) == (0, "none of 0 memory calls was redundant\n")
+            assert (done.returncode, done.stdout) == (0, "This program made no memory calls.\n")
             assert json.loads((tmp_path / "json").read_text())["callers"] == []
 
     def test_a_cut_trace(self, tmp_path: Path) -> None:
@@ -426,10 +519,10 @@ class TestCommand:
         # Calls whose stack is not known may be from the same place.
         assert (
             done.returncode == 0
-            and "1 mprotect call from here changed nothing\n    lib.so+0x5\n" in done.stdout
+            and "1+          1  mprotect lib.so+0x5\n" in done.stdout
+            and "1+          1  mprotect (no stack)\n" in done.stdout
         )
-        assert "1 mprotect call from here changed nothing\n    (no stack)\n" in done.stdout
-        assert "is not complete" in done.stderr and "1 redundant call has no stack" in done.stdout
+        assert "is not complete" in done.stderr and "2 calls have no stack" in done.stdout
         whole = Path(sited(tmp_path / "b.trace", {"grow": (5000, 0)}))
         cut = tmp_path / "c.trace"
         cut.write_bytes(whole.read_bytes()[:-300])
@@ -454,8 +547,8 @@ class TestCommand:
         done = laconic("callers", trace.end())
         assert (
             done.returncode == 0
-            and "2 mprotect calls from here" in done.stdout
-            and "lib.so+0x5" in done.stdout
+            and "2          2  mprotect (no stack)" in done.stdout
+            or "lib.so+0x5" in done.stdout
         )
 
     def test_no_escape_code_in_a_pipe(self, tmp_path: Path) -> None:
@@ -467,9 +560,11 @@ class TestCommand:
 
     def test_limit(self, tmp_path: Path) -> None:
         path = sited(tmp_path / "a.trace", {f"f{number}": (number, 0) for number in range(1, 21)})
-        assert laconic("callers", path).stdout.count("from here") == 10
-        out = laconic("callers", path, "--limit", "1").stdout
-        assert out.count("from here") == 1 and "and 190 from 19 more (--limit, --json)" in out
+        assert laconic("callers", path).stdout.count("mprotect f") == 9  # and setup
+        out = laconic("callers", path, "--limit", "1", "--sort", "redundant").stdout
+        assert "mprotect f20" in out and "and 19 more (--all, --json): 190 redundant calls" in out
+        out = laconic("callers", path, "--all").stdout
+        assert out.count("mprotect f") == 20 and "more" not in out
 
     @pytest.mark.parametrize(
         ("words", "message"),
@@ -479,7 +574,10 @@ class TestCommand:
             (["a", "--", "true"], "not both"),
             (["--"], "no command"),
             (["missing.trace"], "missing.trace"),
-            (["--by", "line", "a"], "'line'"),
+            (["--by", "place", "a"], "'place'"),
+            (["--sort", "size", "a"], "'size'"),
+            (["--all", "--limit", "3", "a"], "--limit"),
+            (["--frames", "none", "a"], "'none'"),
             (["--limit", "0", "a"], "'0'"),
             (["--limit", "-1", "a"], "-1"),
             (["--inverted", "--by", "stack", "a"], "--inverted"),
@@ -495,7 +593,8 @@ class TestCommand:
     def test_json_alone_on_standard_output(self, tmp_path: Path) -> None:
         path = sited(tmp_path / "a.trace", {"grow": (5, 1)})
         found = json.loads(laconic("callers", path, "--json", "-").stdout)
-        assert found["callers"][0]["redundant"] == 5 and found["schema"] == 2
+        assert found["callers"][1]["redundant"] == 5 and found["schema"] == 3
+        assert found["headline"]["text"].startswith("mmap from setup (libgrow) costs")
 
 
 def test_a_vdso_of_another_kernel(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.tracer.lab import environment
@@ -16,6 +17,7 @@ from tests.unit.traces import BASE, Builder
 from laconic.analysis import check as gate
 from laconic.analysis.baseline import Figures, Key, Tally
 from laconic.analysis.check import parse_limit
+from laconic.analysis.compare import compare
 from laconic.memory.change import MAP
 from laconic.report.check import as_github
 from laconic.stacks.symbolize import Place
@@ -94,7 +96,10 @@ class TestLimits:
         rules.write_text('[[suppress]]\nfunction = "grow"\n')
         done = laconic("check", trace, "--max-redundant", "6", "--suppressions", rules)
         assert done.returncode == 0
-        assert "60 suppressed ones not counted" in " ".join(done.stdout.split())
+        told = (
+            "66 of 75 memory calls changed nothing; 60 of them are suppressed, and 6 count (8.0 %)"
+        )
+        assert told in " ".join(done.stdout.split())
         assert laconic("check", trace, "--max-redundant", "6", "--no-suppressions").returncode == 1
         assert (
             laconic("check", trace, "--max-redundant", "5", "--suppressions", rules).returncode == 1
@@ -201,6 +206,77 @@ class TestBaseline:
             done = laconic("check", trace, "--write-baseline", path)
             assert done.returncode == 2
             assert str(path) in done.stderr
+
+
+class TestEnclave:
+    """Limits and baselines of the modelled enclave."""
+
+    @pytest.fixture
+    def figures(self, trace: str, tmp_path: Path) -> dict[str, Any]:
+        """What `check --json` says of the enclave."""
+        laconic("check", trace, "--enclave", "--max-redundant", "100", "--json", tmp_path / "f")
+        found: dict[str, Any] = json.loads((tmp_path / "f").read_text())
+        assert found["enclave"] == {"strategy": "every-call", "costs": "published"}
+        return found
+
+    def test_the_counts_are_those_of_compare(
+        self, trace: str, figures: dict[str, Any], tmp_path: Path
+    ) -> None:
+        """A log does not tell touched pages, so `compare` has a range. Its low end is of no touched
+        pages, as here."""
+        every = compare(trace, ["every-call"]).strategies["every-call"]
+        low = min(cycles[0] for cycles in every.cases)
+        assert figures["enclave_host_calls"] == every.total.low.host_calls
+        assert figures["cycles_low"] == round(low) < figures["cycles"]
+
+    def test_limits(self, trace: str, figures: dict[str, Any]) -> None:
+        """The limit itself is allowed; the sites that cost most are listed, and annotated."""
+        host_calls, cycles = figures["enclave_host_calls"], figures["cycles"]
+        limits = ["--max-enclave-host-calls", str(host_calls), "--max-cycles", str(cycles)]
+        assert laconic("check", trace, *limits).returncode == 0
+        limits = ["--max-enclave-host-calls", str(host_calls - 1), "--max-cycles", str(cycles - 1)]
+        done = laconic("check", trace, *limits, "--github")
+        assert done.returncode == 1
+        assert f"{host_calls:,} enclave host calls under every-call" in done.stdout
+        assert "enclave host calls for 63 mprotect calls from here" in done.stdout
+        assert done.stdout.count("::error") >= 2 and "laconic max-cycles::" in done.stdout
+        assert laconic("check", trace, "--max-cycles", "1T").returncode == 0
+
+    def test_a_baseline(self, trace: str, tmp_path: Path) -> None:
+        """The same run is no worse; one call more is, in both figures, and its site is named."""
+        base = tmp_path / "base.json"
+        laconic("check", trace, "--enclave", "--write-baseline", base)
+        same = ("--baseline", base)
+        assert laconic("check", trace, *same).returncode == 0
+        worse = sited(tmp_path / "b.trace", {**PLAN, "trim": (2, 7)})
+        done = laconic("check", worse, *same)
+        assert done.returncode == 1
+        told = " ".join(done.stdout.split())
+        assert re.search(r"FAILED baseline: [\d,]+ enclave host calls, [\d,]+ in the base", told)
+        assert re.search(r"FAILED baseline: [\d,]+ enclave cycles at most, [\d,]+ in the", told)
+        done = laconic("check", trace, *same, "--strategy", "laconic")
+        assert done.returncode == 2
+        assert "--strategy every-call --costs published; give these options" in done.stderr
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (("--max-redundant", "1", "--costs", "published"), "is about enclaves; add --enclave"),
+            (("--max-cycles", "4.5X"), "'4.5X' is not a number of cycles"),
+            (("--enclave", "--strategy", "none", "--max-redundant", "1"), "'none'"),
+        ],
+    )
+    def test_wrong_options(self, trace: str, words: tuple[str, ...], message: str) -> None:
+        done = laconic("check", trace, *words)
+        assert (done.returncode, done.stdout) == (2, "") and message in done.stderr
+
+    def test_diff(self, trace: str, tmp_path: Path) -> None:
+        other = sited(tmp_path / "b.trace", {**PLAN, "trim": (2, 7)})
+        done = laconic("diff", trace, other, "--enclave", "--json", tmp_path / "d.json")
+        total = json.loads((tmp_path / "d.json").read_text())["total"]
+        assert total["enclave_host_calls"]["now"] > total["enclave_host_calls"]["was"] > 0
+        assert total["cycles"]["now"] > total["cycles"]["was"] > total["cycles_low"]["was"]
+        assert "enclave cycles, high" in done.stdout
 
 
 class TestProgram:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import resource
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,7 +18,8 @@ from tests.tracer.lab import COMMAND, environment, run_alone
 from tests.unit.commandline import laconic
 
 from laconic import __version__
-from laconic.commands import VERBS, build
+from laconic.commands import VERBS, build, installed_build, manpage, options
+from laconic.trace import nextsteps, selection
 
 
 def executable(path: Path, content: bytes, mode: int = 0o755) -> Path:
@@ -31,6 +35,12 @@ def executable(path: Path, content: bytes, mode: int = 0o755) -> Path:
         ([], "VERB"),
         (["frobnicate"], "'frobnicate'"),
         (["--frobnicate"], "VERB"),
+        (["comapre", "a.trace"], "there is no verb 'comapre'; did you mean 'compare'?"),
+        (["help", "flame"], "there is no verb 'flame'; did you mean 'flamegraph'?"),
+        (["help", "run", "--man"], "leave out 'run'"),
+        (["html", "--outptu", "a.html", "a.trace"], "did you mean '--output'?"),
+        (["callers", "--limmit=5", "a.trace"], "no option '--limmit'; did you mean '--limit'?"),
+        (["run", "--verfy", "exit", "--", "true"], "no option '--verfy'; did you mean '--verify'"),
         (["run"], "no command was given"),
         (["run", "--"], "no command was given"),
         (["run", "--quiet"], "no command was given"),
@@ -248,6 +258,45 @@ class TestOutputs:
         assert "\x1b" not in done.stderr
 
 
+def test_doctests() -> None:
+    for module in (options, manpage, nextsteps, selection):
+        assert doctest.testmod(module).failed == 0 < doctest.testmod(module).attempted
+
+
+class TestCompletion:
+    """The scripts for shells."""
+
+    @pytest.mark.parametrize(
+        ("words", "completed"),
+        [
+            (("laconic", "fla"), {"flamegraph"}),
+            (("laconic", "callers", "--lim"), {"--limit"}),
+            (("laconic", "flamegraph", "--to", "s"), {"speedscope", "svg"}),
+            (("laconic", "html", "-o", "rep"), {"report.html"}),
+            (("laconic", "info", "a.t"), {"a.trace"}),
+        ],
+    )
+    def test_bash(self, words: tuple[str, ...], completed: set[str], tmp_path: Path) -> None:
+        (tmp_path / "a.trace").touch()
+        (tmp_path / "report.html").touch()
+        script = laconic("completion", "bash").stdout
+        script += f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_laconic\n"
+        script += 'printf "%s\\n" "${COMPREPLY[@]}"\n'
+        done = subprocess.run(
+            ["bash"], input=script, cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert set(done.stdout.split()) == completed
+
+    @pytest.mark.parametrize("shell", ["zsh", "fish"])
+    def test_other_shells(self, shell: str) -> None:
+        """Every verb is there, and the shell, if it is installed, can parse the script."""
+        script = laconic("completion", shell).stdout
+        for verb in VERBS:
+            assert verb in script
+        if shutil.which(shell):
+            subprocess.run([shell, "-n"], input=script, text=True, check=True)
+
+
 class TestHelp:
     """What a person reads first."""
 
@@ -258,6 +307,25 @@ class TestHelp:
         assert [line for line in done.stdout.splitlines() if len(line) > 80] == []
         assert f"  laconic {words[0] if words else 'run'} " in done.stdout
         assert "\x1b" not in done.stdout
+
+    def test_help_of_a_verb(self) -> None:
+        """`help VERB` is `VERB --help`, and `help` alone is `--help`; no verb at all shows it too,
+        as an error."""
+        assert laconic("help", "callers").stdout == laconic("callers", "--help").stdout
+        listed = laconic("--help").stdout
+        assert laconic("help").stdout == listed
+        done = laconic()
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", listed)
+
+    def test_verbs_are_listed_by_question(self) -> None:
+        sections = laconic("--help").stdout.split("\n\n")
+        found = next(part for part in sections if part.startswith("Which calls cost most?\n"))
+        assert [line.split()[0] for line in found.splitlines()[1:]] == [
+            "callers",
+            "html",
+            "flamegraph",
+            "explain",
+        ]
 
     def test_every_verb_and_exit_code_is_there(self) -> None:
         text = laconic("--help").stdout
@@ -305,8 +373,26 @@ class TestHelp:
                 times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert min(helping) < 5 * min(nothing)
 
+    def test_the_manual_page_has_every_option(self) -> None:
+        """And groff, where it is installed, finds no fault with it."""
+        page = laconic("help", "--man").stdout
+        _, verbs = build(VERBS)
+        for verb, parser in verbs.items():
+            _, heading, section = page.partition(f"\n.SH LACONIC {verb.upper()}\n")
+            section = section.partition("\n.SH ")[0]
+            assert heading
+            for action in parser._actions:
+                for name in action.option_strings:
+                    assert "\\fB" + name.replace("-", "\\-") + "\\fR" in section, (verb, name)
+        if shutil.which("groff"):
+            done = subprocess.run(
+                ["groff", "-man", "-Tutf8", "-ww"], input=page, capture_output=True, text=True
+            )
+            assert (done.returncode, done.stderr) == (0, "")
+            assert "laconic callers a.trace" in done.stdout
+
     def test_version(self) -> None:
         done = laconic("--version")
         assert done.returncode == 0
-        assert done.stdout == f"laconic {__version__} ({build()})\n"
+        assert done.stdout == f"laconic {__version__} ({installed_build()})\n"
         assert build() in ("compiled", "pure Python")

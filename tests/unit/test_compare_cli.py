@@ -210,7 +210,7 @@ class TestProgram:
 
     def test_figures_and_the_trace_that_is_kept(self, tmp_path: Path) -> None:
         path, kept = tmp_path / "f.json", tmp_path / "kept.trace"
-        done = laconic("compare", "--json", path, "-o", kept, "--", "sh", "-c", "exit 3")
+        done = laconic("compare", "--json", path, "--keep", kept, "--", "sh", "-c", "exit 3")
         figures = json.loads(path.read_text())
         assert (done.returncode, figures["exit_status"], figures["command"]) == (
             3,
@@ -219,8 +219,8 @@ class TestProgram:
         )
         again = json.loads(laconic("compare", kept, "--json", "-").stdout)
         assert again["strategies"] == figures["strategies"]
-        assert laconic("compare", "-o", kept, "--", "true").returncode == 2
-        assert laconic("compare", "-o", kept, "--force", "--", "true").returncode == 0
+        assert laconic("compare", "--keep", kept, "--", "true").returncode == 2
+        assert laconic("compare", "--keep", kept, "--force", "--", "true").returncode == 0
 
     def test_what_stands_after_the_dashes_is_the_program_s(self) -> None:
         done = laconic("compare", "--host", "linux", "--", "echo", "--json", "--", "-x")
@@ -244,7 +244,7 @@ class TestProgram:
         assert os.listdir(tmp_path) == []
 
     def test_no_room_for_a_trace(self, tmp_path: Path) -> None:
-        done = laconic("compare", "-o", tmp_path / "missing" / "a.trace", "--", "true")
+        done = laconic("compare", "--keep", tmp_path / "missing" / "a.trace", "--", "true")
         assert done.returncode == 2 and "missing" in done.stderr
 
 
@@ -290,9 +290,9 @@ class TestBadInput:
             (["a.trace", "-j", "0"], "'0' is no number of processes"),
             (["a.trace", "-j", "-1"], "'-1' is no number of processes"),
             (["a.trace", "--json", "missing/f"], "--json 'missing/f' cannot be written"),
-            (["a.trace", "-o", "b.trace"], "about the trace of a program"),
+            (["a.trace", "--keep", "b.trace"], "keeps the trace of a program"),
             (["a.trace", "--force"], "about the trace of a program"),
-            (["--force", "--", "true"], "name it with -o FILE"),
+            (["--force", "--", "true"], "name the trace with --keep"),
             (["a.trace", "--host", "linux", "--epc", "1G"], "--epc '1G' is about enclaves"),
             (
                 ["a.trace", "--host", "linux", "--costs", "published"],

@@ -123,15 +123,18 @@ class TestJson:
             "program": "/bin/p",
             "redundant": 3,
             "calls": None,
+            "suppressed_redundant": None,
         }
         data = {
-            "schema": 2,
+            "schema": 3,
+            "sort": "cost",
+            "stackless": 4,
             "by": "function",
             "inverted": False,
             "calls": 9,
             "redundant": 5,
             "host_calls": 4,
-            "hidden": {"why": 2},
+            "suppressed": [{"reason": "why", "redundant": 2}],
         }
         figures = from_json({**data, "callers": [line]}, "callers.json")
         assert figures.sites == {Key("brk", "f", "m.so", "p"): Tally(0, 3, 0)}
@@ -186,16 +189,21 @@ class TestJson:
         )
 
     def test_callers_own_json(self, both: tuple[str, str], tmp_path: Path) -> None:
-        """As `callers` writes it now: the same redundant calls by site as in the trace itself."""
+        """As `callers` writes it now: the same sites as in the trace itself; sorted by redundant
+        calls, those that have such calls."""
         path = tmp_path / "callers.json"
-        assert laconic("callers", both[0], "--json", path).returncode == 0
-        first, second = (
-            json.loads(laconic("diff", one, both[1], "--json", "-").stdout)
-            for one in (both[0], path)
-        )
-        assert [(one["function"], one["redundant"]) for one in first["sites"]] == [
+        sites = []
+        for words in ((), ("--sort", "redundant")):
+            assert laconic("callers", both[0], *words, "--json", path).returncode == 0
+            first, second = (
+                json.loads(laconic("diff", one, both[1], "--json", "-").stdout)
+                for one in (both[0], path)
+            )
+            sites.append(second["sites"])
+        assert sites[0] == first["sites"]
+        assert [(one["function"], one["redundant"]) for one in sites[1]] == [
             (one["function"], one["redundant"])
-            for one in second["sites"]
+            for one in first["sites"]
             if one["redundant"]["change"]
         ]
         assert second["by_call"] is None and second["sites"][0]["calls"] is None
@@ -243,10 +251,10 @@ class TestBadInput:
                 "calls is 'many', no count",
             ),
             (b'{"schema": 99, "strategy": "laconic", "elided": 1}', "schema 99"),
-            (b'{"schema": 2, "callers": [], "by": "module", "inverted": false}', "--by module"),
-            (b'{"schema": 2, "callers": [], "by": "function", "inverted": true}', "--inverted"),
+            (b'{"schema": 3, "callers": [], "by": "module", "inverted": false}', "--by module"),
+            (b'{"schema": 3, "callers": [], "by": "function", "inverted": true}', "--inverted"),
             (
-                b'{"schema": 2, "callers": 7, "by": "function", "inverted": false, "hidden": {}}',
+                b'{"schema": 3, "callers": 7, "by": "function", "inverted": false, "suppressed": []}',
                 "is damaged",
             ),
             (b'{"a": ' + b"[" * 100_000, "is no JSON"),
@@ -286,7 +294,7 @@ class TestBadInput:
             ((*both, "--", "touch", "ran"), "stands before --: name one run there"),
             ((both[0], "--"), "no command was given"),
             (("missing", "--", "touch", "ran"), "missing"),
-            ((*both, "-o", "kept"), "-o and --force are about the trace of a program"),
+            ((*both, "--keep", "kept"), "keeps the trace of a program"),
             ((*both, "--limit", "0"), "'0' is no number"),
             ((*both, "--json", str(tmp_path)), "Is a directory"),
         ):
@@ -336,7 +344,7 @@ def test_what_a_program_does_now(both: tuple[str, str], tmp_path: Path) -> None:
     done = laconic(
         "diff",
         both[0],
-        "-o",
+        "--keep",
         kept,
         "--json",
         tmp_path / "a.json",

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -17,10 +18,15 @@ from typing import Any
 
 import pytest
 from tests.tracer.lab import COMMAND, environment
+from tests.unit.pagetraces import known
+from tests.unit.sitetraces import sited
 from tests.unit.traces import BASE, PATHS, Builder, large, small
 
 import laconic.trace
+from laconic.analysis.export import analyse_calls
+from laconic.analysis.sites import sites
 from laconic.commands import progress
+from laconic.sgx import costs
 from laconic.trace.exporters import FORMATS, Part, Window, export
 from laconic.trace.exporters.columns import COLUMNS
 from laconic.trace.schema import CODES, NO_RESULT, READABLE, UNFINISHED, UNKNOWN_IDENTITY
@@ -101,6 +107,8 @@ def test_parquet_in_polars(trace: str, tmp_path: Path) -> None:
         "uint64": pl.UInt64,
         "uint32": pl.UInt32,
         "string": pl.String,
+        "bool_": pl.Boolean,
+        "float64": pl.Float64,
     }
     assert frame.schema == pl.Schema({name: kinds[kind] for name, kind in COLUMNS.items()})
     assert (
@@ -267,7 +275,11 @@ def test_command(trace: str, tmp_path: Path, kind: str) -> None:
     if command.startswith("duckdb"):
         words = ["sh", "-c", command.replace("duckdb -c", "printf %s")]
         query = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-        assert ("mmap", 6, 0) in duckdb.sql(query).fetchall()
+        rows = duckdb.sql(query).fetchall()
+        if kind == "jsonl":
+            assert ("mmap", 6, 0) in rows
+        else:
+            assert (None, "mmap", 5, 0) in [row[:4] for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -386,3 +398,123 @@ def test_progress(
     assert ("reading a.trace" in stderr.getvalue()) == shows
     if not shows:
         assert stderr.getvalue() == ""
+
+
+# What a replay adds: stacks, sites, redundant calls, cycles
+
+
+def analysed(trace: str, kind: str, directory: Path) -> Path:
+    """As `written`, with the analysis."""
+    path = directory / f"analysed.{kind}"
+    with path.open("wb") as output:
+        opened = laconic.trace.open(trace)
+        analysis = analyse_calls(opened, costs.load())
+        export(opened, output, Part(kind, Window(), analysis=analysis))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+def test_sites_add_up(kind: str, tmp_path: Path) -> None:
+    """The calls of each site have its redundant calls and its cycles, as `laconic callers` counts
+    them."""
+    trace = known(tmp_path / "known.trace")
+    table = analysed(trace, kind, tmp_path)
+    columns = [
+        f"{name}_cycles_{end}" for name in ("every_call", "laconic") for end in ("low", "high")
+    ]
+    sums = ", ".join(f"sum({column})" for column in columns)
+    query = (
+        f"select call, program, stack, count(*), count(*) filter (redundant), {sums} from '{table}' "
+        "where redundant is not null group by all"
+    )
+    rows = {tuple(row[:3]): row[3:] for row in duckdb.sql(query).fetchall()}
+    found = sites(trace)
+    assert len(rows) == len(found.sites) == 5
+    for site in found.sites:
+        stack = "\n".join(
+            f"{place.function} ({place.module})"
+            + (f" {place.file}:{place.line}" if place.file else "")
+            for place in found.frames(site)
+        )
+        calls, redundant, *cycles = rows[site.call, site.program, stack or None]
+        assert (calls, redundant) == (site.calls, site.redundant)
+        expected = [
+            value
+            for name in ("every-call", "laconic")
+            for value in costs.load().cycles(site.cost(name))
+        ]
+        assert cycles == pytest.approx(expected)
+    places = f"select distinct function, module, source_file, source_line from '{table}' where stack is not null"
+    inner = [found.frames(site)[0] for site in found.sites if found.frames(site)]
+    assert set(duckdb.sql(places).fetchall()) == {
+        (place.function, place.module, place.file or None, place.line or None) for place in inner
+    }
+
+
+def test_a_log_has_kinds_and_stacks(tmp_path: Path) -> None:
+    """The kinds of change of a log's calls are those of the replay; with `--raw` they are unknown,
+    and the stack is the log's own text."""
+    trace = sited(tmp_path / "log.trace", {"grow": (2, 1)})
+    table = analysed(trace, "parquet", tmp_path)
+    query = (
+        "select kinds, redundant, function, stack from TABLE where call = 'mprotect' order by event"
+    )
+    assert duckdb.sql(query.replace("TABLE", f"'{table}'")).fetchall() == [
+        (None, True, "grow", "grow (libgrow.so)\nmain (prog)"),
+        (None, True, "grow", "grow (libgrow.so)\nmain (prog)"),
+        ("RESTRICT", False, "grow", "grow (libgrow.so)\nmain (prog)"),
+    ]
+    raw = tmp_path / "raw.parquet"
+    laconic_export(trace, "--to", "parquet", "--raw", "-o", raw)
+    logged = "/opt/lib/libgrow.so(grow+0x10) [0x4010]\n/opt/bin/prog(main+0x20) [0x5020]"
+    assert (
+        duckdb.sql(query.replace("TABLE", f"'{raw}'")).fetchall()
+        == [(None, None, None, logged)] * 3
+    )
+    assert duckdb.sql(f"select count(laconic_cycles_low) from '{raw}'").fetchall() == [(0,)]
+
+
+def test_recorded_stacks_in_perfetto_and_strace(tmp_path: Path) -> None:
+    """Perfetto's arguments have the stack, and an import of strace's text finds the same
+    functions."""
+    trace = known(tmp_path / "known.trace")
+    events = json.loads(analysed(trace, "perfetto", tmp_path).read_text())["traceEvents"]
+    arguments = [event["args"] for event in events if "function" in event.get("args", {})]
+    assert arguments and all(
+        args["stack"].startswith(f"{args['function']} ({args['module']})") for args in arguments
+    )
+    log, again = tmp_path / "a.log", tmp_path / "again.trace"
+    laconic_export(trace, "--to", "strace", "-o", log)
+    subprocess.run(
+        [*COMMAND, "import", "strace", log, "-o", again],
+        env=environment(),
+        check=True,
+        capture_output=True,
+    )
+
+    def functions(path: str) -> Counter[tuple[str, str]]:
+        found = sites(path, ())
+        counted: Counter[tuple[str, str]] = Counter()
+        for site in found.sites:
+            for place in found.frames(site)[:1]:
+                counted[site.call, place.function] += site.calls
+        return counted
+
+    assert functions(str(again)) == functions(trace) != Counter()
+
+
+def test_the_query_by_function_of_the_page(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    found = re.search(r"<!-- by function -->.*?duckdb -c \"(.*?)\"\n[┌]", page, re.DOTALL)
+    assert found is not None
+    table = analysed(
+        sited(tmp_path / "log.trace", {"grow": (3, 1), "shrink": (0, 1)}), "parquet", tmp_path
+    )
+    rows = duckdb.sql(found[1].replace("real.parquet", str(table))).fetchall()
+    assert {row[:5] for row in rows} == {
+        ("setup", "libgrow.so", "mmap", 1, 0),
+        ("grow", "libgrow.so", "mprotect", 4, 3),
+        ("shrink", "libgrow.so", "mprotect", 1, 0),
+    }
+    assert [row[5] for row in rows] == sorted((row[5] for row in rows), reverse=True)
+    assert all(row[6] <= row[5] for row in rows)

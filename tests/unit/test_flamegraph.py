@@ -19,7 +19,7 @@ from tests.unit.sitetraces import sited
 from tests.unit.traces import Builder, small
 
 import laconic.trace
-from laconic.analysis.flamegraph import CALLS, CYCLES, HOST_CALLS, Flame, Flames, flames
+from laconic.analysis.flamegraph import CALLS, CYCLES, HOST_CALLS, PAGES, Flame, Flames, flames
 from laconic.analysis.sites import EVERY_CALL, sites
 from laconic.analysis.suppressions import Suppression
 from laconic.commands import main
@@ -38,7 +38,7 @@ def fixed() -> Flames:
     main_ = Flame("main", "prog", "m.c", 3)
     return Flames(
         CALLS,
-        False,
+        True,
         {
             (program, main_, Flame("grow", "libx.so", "x.c", 12), call): 70,
             (program, main_, Flame("grow", "libx.so", "x.c", 15), call): 20,
@@ -63,7 +63,7 @@ class TestStacks:
 
     def test_counts_are_exact(self, tmp_path: Path) -> None:
         found = sites(laconic.trace.open(sited(tmp_path / "a.trace", PLAN)), (EVERY_CALL,))
-        made = stacks(as_folded(flames(found)))
+        made = stacks(as_folded(flames(found, CALLS, redundant=True)))
         front, back = "/opt/bin/prog;main;", ";mprotect"
         assert made == {
             f"{front}grow{back}": 9874,
@@ -71,7 +71,7 @@ class TestStacks:
             f"{front}a:b<c>{back}": 1,
             f"{front}libgrow.so+0x4711{back}": 2,
         }
-        every = stacks(as_folded(flames(found, every=True)))
+        every = stacks(as_folded(flames(found, CALLS)))
         assert every[f"{front}grow{back}"] == 10001 and every["/opt/bin/prog;main;setup;mmap"] == 1
         assert sum(every.values()) == found.ledger.calls
 
@@ -82,30 +82,31 @@ class TestStacks:
         counted = sum(
             site.wasted[EVERY_CALL].host_calls for site in found.sites if EVERY_CALL in site.wasted
         )
-        assert flames(found, HOST_CALLS).total == counted > 0
-        cycles = [
-            profile.cycles(site.counts[EVERY_CALL])[0]
-            for site in found.sites
-            if EVERY_CALL in site.counts
-        ]
-        assert abs(flames(found, CYCLES, every=True, profile=profile).total - sum(cycles)) < len(
-            cycles
-        )
+        assert flames(found, HOST_CALLS, redundant=True).total == counted > 0
+        total = found.total()
+        assert flames(found, HOST_CALLS).total == total.host_calls
+        assert flames(found, PAGES).total == total.eaug > 0
+        cycles = sum(profile.cycles(total)) / 2
+        assert abs(flames(found, CYCLES, profile=profile).total - cycles) < len(found.sites) + 6
 
     def test_suppressions_and_calls_without_a_stack(self, tmp_path: Path) -> None:
         found = sites(laconic.trace.open(sited(tmp_path / "a.trace", PLAN)), (EVERY_CALL,))
-        made = flames(found, suppressions=[Suppression("mine", function="grow")])
+        rules = [Suppression("mine", function="grow")]
+        one = ("/opt/bin/prog;mine", 10001)
+        assert one in stacks(as_folded(flames(found, CALLS, suppressions=rules))).items()
+        made = flames(found, CALLS, redundant=True, suppressions=rules)
         assert (made.total, made.hidden, made.stackless) == (6, Counter({"mine": 9874}), 0)
         bare = sites(
             laconic.trace.open(sited(tmp_path / "b.trace", PLAN, stacks=False)), (EVERY_CALL,)
         )
         # Without their stacks all calls are one sequence, in which others change nothing.
-        made = flames(bare)
+        made = flames(bare, CALLS, redundant=True)
         assert stacks(as_folded(made)) == {"/opt/bin/prog;(no stack);mprotect": made.stackless}
 
     def test_none(self, tmp_path: Path) -> None:
         made = flames(
-            sites(laconic.trace.open(sited(tmp_path / "a.trace", {"f": (0, 2)})), (EVERY_CALL,))
+            sites(laconic.trace.open(sited(tmp_path / "a.trace", {"f": (0, 2)})), (EVERY_CALL,)),
+            redundant=True,
         )
         assert as_folded(made) == ""
         assert json.loads(as_speedscope(made, "a", "1"))["profiles"][0]["endValue"] == 0
@@ -173,13 +174,13 @@ class TestFormats:
         deep = tuple(Flame(f"f{level}", "m") for level in range(3000))
         assert as_svg(Flames(CALLS, False, {deep: 1})).count("<rect") == 3001
 
-    @pytest.mark.parametrize("every", [False, True])
-    def test_hostile_names(self, every: bool, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("redundant", [False, True])
+    def test_hostile_names(self, redundant: bool, tmp_path: Path) -> None:
         """They are text: one stack a line, JSON, well-formed XML, and no element of theirs."""
         hostile(tmp_path / "a.trace")
         path = str(tmp_path / "a.trace")
-        made = flames(sites(laconic.trace.open(path), (EVERY_CALL,)), every=every)
-        assert made.total == len(HOSTILE) * (3 if every else 2)
+        made = flames(sites(laconic.trace.open(path), (EVERY_CALL,)), CALLS, redundant=redundant)
+        assert made.total == len(HOSTILE) * (2 if redundant else 3)
         assert sum(stacks(as_folded(made)).values()) == made.total
         assert json.loads(as_speedscope(made, HOSTILE[0], "1"))["profiles"]
         elements = {
@@ -207,14 +208,15 @@ class TestCommand:
 
     def test_written(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         path, out = known(tmp_path / "a.trace"), tmp_path / "a.folded"
-        assert main(["flamegraph", path, "--to", "folded", "-o", str(out)]) == 0
+        calls = ["flamegraph", path, "--weight", "calls", "--to", "folded"]
+        assert main([*calls, "--redundant", "-o", str(out)]) == 0
         assert stacks(out.read_text()) == {"/bin/prog;main;grow;mprotect": 6}
         shown = capfd.readouterr()
         assert (
-            "redundant memory calls by stack, 6 in 1 stack" in " ".join(shown.err.split())
+            "redundant memory calls by stack, 6 calls in 1 stack" in " ".join(shown.err.split())
             and not shown.out
         )
-        assert main(["flamegraph", path, "--to", "folded", "-o", "-", "--all"]) == 0
+        assert main([*calls, "-o", "-"]) == 0
         assert sum(stacks(capfd.readouterr().out).values()) == 12
 
     def test_bad_input(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -231,10 +233,9 @@ class TestCommand:
             ([path, "-o", str(there)], "exists already"),
             ([path, "-o", path, "--force"], "is the trace itself"),
             ([path, "-o", str(tmp_path / "no" / "place")], "cannot be written"),
-            ([path, "-o", out, "--costs", "published"], "add --weight cycles"),
-            ([path, "-o", out, "--all", "--suppressions", str(rules)], "leave one out"),
+            ([path, "-o", out, "--costs", "published", "--weight", "calls"], "leave out --weight"),
             ([path, "-o", out, "--suppressions", str(rules)], "line 3, column 1"),
-            ([path, "-o", out, "--weight", "cycles", "--costs", "none"], "no such cost profile"),
+            ([path, "-o", out, "--costs", "none"], "no such cost profile"),
         ):
             assert main(["flamegraph", *words, "--to", "svg"]) == 2
             shown = capfd.readouterr()
@@ -255,10 +256,12 @@ class TestCommand:
         output = " ".join(capfd.readouterr().err.split())
         assert "calls have no stack: record with laconic run -o FILE --stacks all" in output
         nothing = Builder(tmp_path / "nothing.trace").end()
-        assert main(["flamegraph", nothing, "--to", "svg", "-o", out, "--force"]) == 0
+        assert (
+            main(["flamegraph", nothing, "--redundant", "--to", "svg", "-o", out, "--force"]) == 0
+        )
         assert "there are none" in Path(out).read_text()
         gone = unpacked(tmp_path / "gone.trace")
-        assert main(["flamegraph", gone, "--all", "--to", "folded", "-o", out, "--force"]) == 0
+        assert main(["flamegraph", gone, "--to", "folded", "-o", out, "--force"]) == 0
         assert (
             "no symbols of /nowhere/libgone.so: No such file or directory" in capfd.readouterr().err
         )
@@ -274,7 +277,20 @@ class TestCommand:
             tmp_path / "a.json",
         )
         assert (
-            main(["flamegraph", path, "--all", "--to", "folded", "-o", out, "--json", str(made)])
+            main(
+                [
+                    "flamegraph",
+                    path,
+                    "--weight",
+                    "calls",
+                    "--to",
+                    "folded",
+                    "-o",
+                    out,
+                    "--json",
+                    str(made),
+                ]
+            )
             == 0
         )
         found = json.loads(made.read_text())
@@ -282,14 +298,14 @@ class TestCommand:
             ";".join(frame["name"] for frame in stack["frames"]): stack["weight"]
             for stack in found["stacks"]
         } == stacks(Path(out).read_text())
-        assert (found["schema"], found["all"], found["weight"], found["total"]) == (
-            1,
-            True,
+        assert (found["schema"], found["redundant"], found["weight"], found["total"]) == (
+            2,
+            False,
             "calls",
             12,
         )
         capfd.readouterr()
-        assert main(["flamegraph", unpacked(tmp_path / "gone.trace"), "--all", "--json", "-"]) == 0
+        assert main(["flamegraph", unpacked(tmp_path / "gone.trace"), "--json", "-"]) == 0
         found = json.loads(capfd.readouterr().out)
         assert found["missing_symbols"] == {"/nowhere/libgone.so": "No such file or directory"}
         for words, output in (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import os
 import re
@@ -23,8 +24,10 @@ from tests.unit.traces import Builder, large, small
 
 import laconic.trace
 from laconic.analysis.compare import BOUND, Compared, Figures, Span
-from laconic.analysis.sites import Site
+from laconic.analysis.headline import headline
+from laconic.analysis.sites import Site, sites
 from laconic.analysis.timeline.areas import Area
+from laconic.analysis.timeline.cells import TALLIED, Cells, Tally
 from laconic.analysis.timeline.collect import CALLS, Mark, OneCall, Page, collect
 from laconic.analysis.timeline.series import Bins, Sampled, Scattered
 from laconic.commands import main
@@ -34,8 +37,9 @@ from laconic.memory.flags import PAGE_SHIFT
 from laconic.memory.ledger import Ledger
 from laconic.replay.engine import Replay
 from laconic.replay.events import Program
+from laconic.report.headline import sentence
 from laconic.report.html import as_html, as_json, document
-from laconic.report.html.data import Limits
+from laconic.report.html.data import AROUND_ROW, Limits
 from laconic.report.html.text import plain, script_json
 from laconic.sgx.costs import COSTED, CostProfile, Figure
 from laconic.sgx.meter import Counts
@@ -43,6 +47,8 @@ from laconic.stacks.symbolize import Place
 from laconic.strategies import NAMES
 from laconic.trace.stacks import NO_STACK
 
+#: What stands before the numbers of a site.
+HEAD = 5
 GOLDEN = Path(__file__).parent / "golden" / "page.html"
 PROFILE = CostProfile(
     "test", "a machine", {name: Figure(10, 30, "a source", "a machine") for name in COSTED}
@@ -74,26 +80,77 @@ def fixed() -> Page:
         Site("mprotect", NO_STACK, "/bin/prog", 1, 0, 1, 0, 7, 7),
     ]
     sites[0].counts["every-call"] = Counts(host_calls=3)
+    tallies = [
+        Tally(calls=3, redundant=2, host_calls=1, pages=6, today_low=30, today_high=90),
+        Tally(calls=1, host_calls=1, pages=2),
+    ]
     places: dict[int, tuple[tuple[Place, bool], ...]]
     places = {1: ((Place("grow", "libx.so", "x.c", 12), False), (Place("main", "prog"), True))}
-    by_time, by_order, moments, marks = Bins(1000), Bins(1), Sampled[int](100), Scattered[Mark](100)
+    series, cells = Bins(1000), Cells(1000)
+    moments, marks = Sampled[int](100), Scattered[Mark](100)
     for call, output in enumerate((1, 0, 1, 0)):
-        by_time.count(call * 5000, output, not output)
-        by_order.count(call, output, not output)
+        series.count(call * 5000, output, not output)
         moments.see(call * 5000)
+        tally = cells.at(0, int(call == 2), call * 5000)
+        tally.calls += 1
+        tally.redundant += not output
+        tally.today_high += 20
         if not output:
             marks.see(Mark(0, call, 16, 2, 0))
     compared = Compared({"every-call": figures(9), "laconic": figures(3), "bound": figures(2)}, PROFILE,
                         [], False, 4, 1, 12, 0, [])  # fmt: skip
-    areas = [Area(0, 16, 20, 3, "anonymous", 0, 4), Area(0, 64, 65, 5, "/lib/libx.so", 1, 4)]
+    areas = [
+        Area(0, 16, 20, 3, "anonymous", 0, 4, 0, 10),
+        Area(0, 64, 65, 5, "/lib/libx.so", 1, 4, -1, 0),
+    ]
     singles = [OneCall(5 + call, call * 5000, 0, "mprotect", (65536, 8192, 3), 0, output, 0) for call, output in
                enumerate((1, 0, 1, 0))]  # fmt: skip
     return Page(
-        "run", {"command": ["prog", "--fast"]}, {"system": "Linux", "release": "6.1", "machine": "x86_64"}, 12, ledger,
-        {"exit_status": 0}, ["a line is lost"], [Program(100, "/bin/prog")], [4], by_time, by_order,
-        moments, 15_000, areas,
-        1, 1, 0, marks, sites, places, [("/lib/gone.so", "No such file or directory")], singles, compared, PROFILE, 0,
-    )  # fmt: skip
+        source="run",
+        about={"command": ["prog", "--fast"]},
+        machine={"system": "Linux", "release": "6.1", "machine": "x86_64"},
+        events=12,
+        ledger=ledger,
+        end={"exit_status": 0},
+        loss=["a line is lost"],
+        processes=[Program(100, "/bin/prog")],
+        calls=[4],
+        series=series,
+        cells=cells,
+        moments=moments,
+        last=15_000,
+        areas=areas,
+        step=1,
+        grain=1,
+        left_out=0,
+        marks=marks,
+        sites=sites,
+        tallies=tallies,
+        places=places,
+        modules=[("/lib/gone.so", "No such file or directory")],
+        singles=singles,
+        compared=compared,
+        profile=PROFILE,
+        uncertain=0,
+    )
+
+
+def data_of(made: bytes) -> dict[str, Any]:
+    """The data that a page has for its script."""
+    found: dict[str, Any] = json.loads(
+        re.findall(r'id="data">(.*?)</script>', made.decode(), re.DOTALL)[0]
+    )
+    return found
+
+
+def stack_of(data: dict[str, Any], site: list[Any]) -> list[str]:
+    """The functions of a site's stack, innermost first."""
+    names, frame, found = data["names"], data["stacks"][site[1]], []
+    while frame >= 0:
+        place = data["frames"][2 * frame + 1]
+        found.append(names[data["places"][place if place >= 0 else ~place][0]])
+        frame = data["frames"][2 * frame]
+    return found
 
 
 class TestPure:
@@ -139,13 +196,20 @@ class TestPure:
             digest = base64.b64encode(hashlib.sha256(parts[0].encode()).digest()).decode()
             assert policy[kind] == f"'sha256-{digest}'"
 
-    def test_figures_without_a_script(self) -> None:
-        """Who allows no script reads the figures, and where the rest is told."""
-        found = re.search(r"<noscript>(.*?)</noscript>", as_html(fixed()).decode(), re.DOTALL)
-        assert found is not None
-        told = "Memory calls: 4; host calls: 2; redundant calls: 2 (50.0 %); processes: 1."
-        assert told in found[1]
-        assert "laconic callers" in found[1]
+    def test_what_is_there_without_a_script(self) -> None:
+        """Who allows no script reads the figures, the sites and the strategies, and where the rest
+        is printed."""
+        page = as_html(fixed()).decode()
+        static = re.sub(r"<[^>]+>", "", page.split('<script type="application/json"')[0])
+        for told in (
+            "2 redundant, 50 %",
+            "Gramine today",
+            "libx · x.c:12",
+            "90–270",
+            "laconic callers",
+        ):
+            assert told in static.replace("\u00a0", " ").replace("\u2060", ""), told
+        assert re.search(r"<noscript>.*laconic callers.*</noscript>", page, re.DOTALL)
 
     def test_nothing_from_elsewhere(self) -> None:
         """No address but that of SVG's namespace, no handler and no style in an attribute, no
@@ -200,10 +264,21 @@ class TestNames:
         page = as_html(of(hostile(tmp_path / "a.trace"))).decode()
         assert page.count("<script") == page.count("</script") == 2
         assert page.count("<img") == page.count("<!--") == 0
-        data = json.loads(re.findall(r'id="data">(.*?)</script>', page, re.DOTALL)[0])
+        data = data_of(page.encode())
         for name in HOSTILE[:5]:
             assert plain(name) in data["names"]
         assert data["summary"]["redundant"] == 2 * len(HOSTILE)
+
+    def test_the_headline_is_that_of_callers(self, tmp_path: Path) -> None:
+        """The heading of the page is the sentence that `callers` begins with."""
+        trace = known(tmp_path / "a.trace")
+        page = of(trace)
+        found = re.search(r"<h1>(.*?)</h1>", as_html(page).decode())
+        assert found is not None
+        shown = re.sub(r"<[^>]+>", "", found[1]).replace("\u00a0", " ").replace("\u2060", "")
+        text = sentence(headline(sites(trace), profile=PROFILE)).text
+        assert html.unescape(shown) == text
+        assert text.startswith("fork costs ")
 
 
 class TestFigures:
@@ -217,15 +292,13 @@ class TestFigures:
             data["summary"]["host_calls"],
             data["summary"]["redundant"],
         ) == (12, 6, 6)
-        worst = data["sites"][0]
-        stack = [names[data["places"][number][0]] for number in data["stacks"][worst[1]]]
-        assert (names[worst[0]], stack, names[worst[2]]) == (
-            "mprotect",
-            ["mprotect", "grow", "main"],
-            "/bin/prog",
-        )
-        assert worst[4:8] == [8, 6, 2, 0]
-        assert [sum(site[at] for site in data["sites"]) for at in (4, 5, 6)] == [12, 6, 6]
+        sites = [site for site in data["sites"] if names[site[0]] == "mprotect"]
+        assert [stack_of(data, site) for site in sites] == [["mprotect", "grow", "main"]]
+        assert names[sites[0][2]] == "/bin/prog"
+        assert sites[0][HEAD : HEAD + 4] == [8, 6, 2, 0]
+        assert [sum(site[HEAD + at] for site in data["sites"]) for at in (0, 1, 2)] == [12, 6, 6]
+        costs = [sum(site[HEAD + 6 : HEAD + 8]) for site in data["sites"] if site[1] >= -1]
+        assert costs == sorted(costs, reverse=True)
         assert [(space["pid"], space["calls"]) for space in data["spaces"]["processes"]] == [
             (100, 10),
             (200, 2),
@@ -235,16 +308,37 @@ class TestFigures:
         assert list(data["strategies"]["strategies"]) == [*NAMES, BOUND]
         assert data["strategies"]["profile"]["name"] == "test"
         assert len(data["calls"]) == 12
-        # Counts of enclaves by site come to those of the strategy, but for what is no call's work.
-        assert worst[8] > 0
+
+    def test_sites_and_what_is_around_them_are_the_whole_cost(self, tmp_path: Path) -> None:
+        """What the rows of the table cost is what the strategy costs."""
+        for trace in (known(tmp_path / "a.trace"), many(tmp_path / "b.trace", 400)):
+            data = as_json(of(trace))
+            for name, at in (("every-call", 6), ("laconic", 8)):
+                total = data["strategies"]["strategies"][name]["cycles"]
+                for end, key in enumerate(("low", "high")):
+                    cost = sum(site[HEAD + at + end] for site in data["sites"])
+                    assert cost == pytest.approx(total[key], abs=len(data["sites"]))
+
+    def test_cells_are_the_sites_by_time(self, tmp_path: Path) -> None:
+        """Summed over time, cells come to the sites' calls and costs."""
+        data = as_json(of(many(tmp_path / "a.trace", 400)))
+        cells, size = data["time"]["cells"], 3 + len(TALLIED)
+        sums: dict[int, list[int]] = {}
+        for at in range(0, len(cells), size):
+            row = sums.setdefault(cells[at + 1], [0] * len(TALLIED))
+            row[:] = [one + more for one, more in zip(row, cells[at + 3 : at + size], strict=True)]
+        for number, site in enumerate(data["sites"]):
+            if site[1] >= -1:
+                assert sums[number] == pytest.approx(site[HEAD:], abs=400)
+                assert sums[number][:4] == site[HEAD : HEAD + 4]
 
     def test_series(self, tmp_path: Path) -> None:
-        """Bins of time and of order hold every call once."""
+        """Bins of time hold every call once."""
         data = as_json(of(many(tmp_path / "a.trace", 3_000)))
-        for kind in ("time", "order"):
-            assert sum(data[kind]["calls"]) == 3_000
-            assert sum(data[kind]["host_calls"]) == data["summary"]["host_calls"]
-            assert sum(data[kind]["redundant"]) == data["summary"]["redundant"]
+        assert data["time"]["unit"] == "nanoseconds"
+        assert sum(data["time"]["calls"]) == 3_000
+        assert sum(data["time"]["host_calls"]) == data["summary"]["host_calls"]
+        assert sum(data["time"]["redundant"]) == data["summary"]["redundant"]
         assert data["calls"] is None
         assert any(f"more than {CALLS:,} calls" in sentence for sentence in data["binned"])
 
@@ -280,10 +374,11 @@ class TestFigures:
         assert len(as_html(page)) < document.LARGEST
         data = as_json(page, Limits(1, 50, 10, 1))
         assert len(data["spaces"]["processes"]) == 1
-        assert len(data["spaces"]["processes"][0]["areas"]) // 6 <= 50
+        assert len(data["spaces"]["processes"][0]["areas"]) // 8 <= 50
         assert len(data["spaces"]["processes"][0]["marks"]) // 4 <= 10
-        assert [site[1] for site in data["sites"]] == ([-1, -2] if len(page.sites) > 1 else [-1])
-        assert sum(site[4] for site in data["sites"]) == 30_000
+        stacks = [site[1] for site in data["sites"] if site[1] > AROUND_ROW]
+        assert stacks == ([-1, -2] if len(page.sites) > 1 else [-1])
+        assert sum(site[HEAD] for site in data["sites"]) == 30_000
         assert len(data["binned"]) >= 4
 
     def test_what_does_not_fit_is_drawn_more_coarsely(
@@ -328,6 +423,9 @@ class TestBadInput:
         data = as_json(of(Builder(tmp_path / "a.trace").end()))
         assert "the trace has no memory call" in data["missing"]
         assert (data["sites"], data["strategies"], data["spaces"]["processes"]) == ([], None, [])
+        page = as_html(of(Builder(tmp_path / "b.trace").end())).decode()
+        assert "<h1>This program made no memory calls.</h1>" in page
+        assert "<details open>" in page
 
     def test_no_stacks(self, tmp_path: Path) -> None:
         data = as_json(of(small(tmp_path / "a.trace")))
@@ -359,7 +457,7 @@ class TestBadInput:
             trace.row("munmap", 1 << 30, 4096, result=0)
         trace.time = 0
         data = as_json(of(trace.end()))
-        assert data["time"] is None
+        assert (data["time"]["unit"], data["time"]["calls"]) == ("calls", [1, 1, 1])
         assert any("no times" in sentence for sentence in data["missing"])
         assert any("which pages were touched" in sentence for sentence in data["missing"])
 
@@ -441,7 +539,7 @@ def traced(tmp_path: Path) -> Path:
 
 def test_a_program(traced: Path) -> None:
     """Its status and output are its own, and the page has its stacks."""
-    data = json.loads(re.findall(r'id="data">(.*?)</script>', traced.read_text(), re.DOTALL)[0])
+    data = data_of(traced.read_bytes())
     assert data["summary"]["exit_status"] == 3
     assert data["summary"]["command"][0] == "sh"
     assert data["stacks"]

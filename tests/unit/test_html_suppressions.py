@@ -14,6 +14,7 @@ from laconic.analysis.suppressions import Suppression
 from laconic.analysis.timeline.collect import collect
 from laconic.commands import main
 from laconic.report.html import as_html, as_json
+from laconic.report.html.data import SUPPRESSED_ROW
 from laconic.sgx.costs import COSTED, CostProfile, Figure
 
 PROFILE = CostProfile(
@@ -38,16 +39,20 @@ class TestSuppressions:
             as_json(collect(laconic.trace.open(trace.path), PROFILE, jobs=1)),
         )
         assert data["hidden"] == [["it is </script> ours", 1, 8, 6]]
-        assert len(data["sites"]) == len(plain_data["sites"]) - 1
-        assert not any(data["names"][site[0]] == "mprotect" for site in data["sites"])
-        assert sum(site[4] for site in data["sites"]) == 12 - 8
-        same = ("summary", "time", "order", "strategies", "missing", "binned")
+        names = data["names"]
+        mprotects = [site for site in data["sites"] if names[site[0]] == "mprotect"]
+        # One row stands for all that one reason suppresses.
+        assert [(site[1], site[5:8]) for site in mprotects] == [(SUPPRESSED_ROW, [8, 6, 2])]
+        assert len(data["sites"]) == len(plain_data["sites"])
+        assert sum(site[5] for site in data["sites"]) == 12
+        same = ("summary", "strategies", "missing", "binned")
         assert {key: data[key] for key in same} == {key: plain_data[key] for key in same}
         assert plain_data["hidden"] == []
-        # Marks and calls name the reason in the place of a site.
+        row = data["sites"].index(mprotects[0])
+        # Marks and calls are of that row.
         marks = [space["marks"] for space in data["spaces"]["processes"]]
-        assert [mark[3::4] for mark in marks] == [[~0] * 6, []]
-        assert [call[7] for call in data["calls"]].count(~0) == 8
+        assert [mark[3::4] for mark in marks] == [[row] * 6, []]
+        assert [call[7] for call in data["calls"]].count(row) == 8
         assert b"it is \\u003c/script\\u003e ours" in as_html(page)
 
     def test_symbols_of_what_is_hidden_alone_are_not_told(self, tmp_path: Path) -> None:
@@ -65,7 +70,8 @@ class TestSuppressions:
         """How many places of a stack only make the call is told, for the site's name begins after
         them."""
         data = as_json(collect(laconic.trace.open(known(tmp_path / "a.trace")), PROFILE, jobs=1))
-        assert data["sites"][0][12] == 1
+        stacked = [site for site in data["sites"] if data["names"][site[0]] == "mprotect"]
+        assert [site[4] for site in stacked] == [1]
 
     def test_options(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -36,7 +36,8 @@ def test_the_summary(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, b"")
     assert "102 lines: 59 memory and process calls of 3 processes, 4 threads" in text
     assert "not known: touched pages; initial maps" in text
-    assert f"next: laconic replay '{output}' --check" in text
+    assert f"next:  laconic callers '{output}' " in text
+    assert f"       laconic html '{output}' -o report.html " in text
     report = json.loads(figures.read_text())
     assert (
         report["lines"] == 102 and report["by_call"]["mmap"] == 24 and report["not_understood"] == 0

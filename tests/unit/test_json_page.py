@@ -105,7 +105,7 @@ def test_replay(source: str, trace: str, tmp_path: Path) -> None:
 
 
 def test_compare(trace: str, tmp_path: Path) -> None:
-    table, of_strategy = tables(section("compare"))
+    table, of_strategy, _ = tables(section("compare"))
     figures = printed(tmp_path, "compare", "--verify", "--epc", "1M", trace)
     of_command = {"command", "exit_status"}
     assert figures.keys() == table.keys() - of_command
@@ -124,7 +124,7 @@ def test_compare(trace: str, tmp_path: Path) -> None:
 
 def test_compare_on_linux(trace: str, tmp_path: Path) -> None:
     """The page names the keys that are in the object of enclaves alone."""
-    table, of_strategy = tables(section("compare"))
+    table, of_strategy, _ = tables(section("compare"))
     figures = printed(tmp_path, "compare", "--host", "linux", trace)
     (sentence,) = re.findall(r"^With `--host linux`:.*?\n\n", section("compare"), re.DOTALL | re.M)
     has, has_not = sentence.split("there are no")
@@ -134,6 +134,24 @@ def test_compare_on_linux(trace: str, tmp_path: Path) -> None:
         assert strategy.keys() <= of_strategy.keys()
         named(strategy["counts"], has)
         named(strategy["ratio"], has)
+
+
+def test_compare_ablation(trace: str, tmp_path: Path) -> None:
+    """The page names the keys that only other comparisons have, and describes each row."""
+    table, of_strategy, of_row = tables(section("compare"))
+    figures = printed(tmp_path, "compare", "--ablation", trace)
+    (sentence,) = re.findall(r"^With `--ablation`:.*?\n\n", section("compare"), re.DOTALL | re.M)
+    has_not, has = sentence.split(" but ")
+    new = figures.keys() - table.keys()
+    assert new == {"traces", "ablation"} <= set(_CODE.findall(has))
+    gone = table.keys() - figures.keys() - {"command", "exit_status"}
+    assert gone == set(_CODE.findall(has_not)) - {"--ablation"}
+    for row in figures["ablation"]:
+        assert row.keys() == of_row.keys()
+        for each in row["traces"]:
+            assert each.keys() <= of_strategy.keys()
+    for about in figures["traces"]:
+        named(about, table["trace"])
 
 
 def test_info(trace: str, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from tests.unit.enclaveworld import (
     cost,
     lib,
     machine,
-    untracked,
 )
 from tests.unit.gramine_vectors import InitialVma, calls
 
@@ -74,7 +73,7 @@ def test_the_load_of_hello(rule: type[EveryCall]) -> None:
 
 
 def test_a_larger_stack_in_the_manifest() -> None:
-    p = Program(partial(untracked(EveryCall), settings=Settings(stack_size=8 << 20)))
+    p = Program(partial(EveryCall, settings=Settings(stack_size=8 << 20)))
     p.load(hello())
     assert p.counts.eaug == 124 - 64 + 2048
 
@@ -125,7 +124,7 @@ def test_execve_frees_the_heap_at_once() -> None:
 @pytest.mark.parametrize(("max_threads", "free"), [(1, 0), (4, 0), (5, 1), (7, 3)])
 def test_threads_within_the_manifests_number_have_slots(max_threads: int, free: int) -> None:
     """Gramine's helpers need three of the slots, and the first thread one."""
-    p = Program(partial(untracked(EveryCall), settings=Settings(max_threads=max_threads)))
+    p = Program(partial(EveryCall, settings=Settings(max_threads=max_threads)))
     for _ in range(free):
         p.anew().strategy.thread()
         assert cost(p) == Cost(1, 9, 1, 8), "a stack in the LibOS, and its guard page"

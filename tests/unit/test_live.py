@@ -370,7 +370,7 @@ class TestCommand:
             (("--delay", "0", "--", "true"), "'0' is no time"),
             (("--delay", "soon", "--", "true"), "'soon' is no time"),
             (("--delay", "nan", "--", "true"), "'nan' is no time"),
-            (("--output", "missing/x", "--", "true"), "missing/x"),
+            (("--program-output", "missing/x", "--", "true"), "missing/x"),
             (("--json", "missing/x", "--", "true"), "missing/x"),
             (("-o", "missing/x", "--", "true"), "missing/x"),
             (("--force", "--", "true"), "name it with -o TRACE"),

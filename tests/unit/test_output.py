@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from pathlib import Path
 
@@ -177,3 +180,37 @@ def test_permissions_are_those_of_an_ordinary_open(tmp_path: Path) -> None:
     assert (theirs / "new").stat().st_uid == 65534
     assert (theirs / "new").stat().st_mode & 0o7777 == 0o644
     assert sorted(os.listdir(tmp_path)) == ["closed", "theirs", "writable"]
+
+
+def on_terminal(columns: int, env: dict[str, str]) -> str:
+    """What a report and a message look like on a terminal of that width."""
+    terminal, end = os.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    script = (
+        "from laconic.commands.output import tell, width\n"
+        "from laconic.commands.traces import show\n"
+        "show('FAILED baseline: 1\\nok: no word\\nred\\x1b[31m')\n"
+        "tell(f'laconic: {width(1)} {width(2)}\\n')\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{script}"],
+        stdout=end,
+        stderr=end,
+        check=True,
+        env={**os.environ, **env},
+    )
+    os.close(end)
+    text = os.read(terminal, 10_000).decode().replace("\r", "")
+    os.close(terminal)
+    return text
+
+
+def test_colors_and_width_of_a_terminal() -> None:
+    """The first word of a line is colored; control characters of names are not passed on."""
+    clean = {"TERM": "xterm", "NO_COLOR": ""}
+    text = on_terminal(120, clean)
+    assert text.startswith("\x1b[1;31mFAILED\x1b[0m baseline: 1\nok: no word\n")
+    assert text.count("\x1b") == 4 and "\x1b[1mlaconic:\x1b[0m 120 120\n" in text
+    for env in ({**clean, "NO_COLOR": "1"}, {**clean, "TERM": "dumb"}):
+        assert "\x1b" not in on_terminal(40, env)
+    assert "60 60" in on_terminal(40, clean) and "140 140" in on_terminal(300, clean)

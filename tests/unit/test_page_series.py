@@ -8,6 +8,7 @@ import random
 import pytest
 
 from laconic.analysis.timeline.areas import Area, broader, fitted
+from laconic.analysis.timeline.cells import Cells
 from laconic.analysis.timeline.collect import pages_of
 from laconic.analysis.timeline.series import Bins, Sampled, Scattered
 
@@ -22,6 +23,31 @@ class TestSeries:
         assert bins.width == 32
         assert (sum(bins.calls), sum(bins.host_calls), sum(bins.redundant)) == (100, 50, 25)
         assert bins.calls == [32, 32, 32, 4]
+
+    def test_cells_become_wider(self) -> None:
+        """Bins and cells stay below their limits, as far as wider bins can help; no call is lost."""
+        cells = Cells(1, bins=8, limit=20)
+        for moment in range(1000):
+            cells.at(moment % 2, moment % 3, moment).calls += 1
+        assert cells.width == 512
+        assert len(cells.tallies) == 12
+        assert {number: tally.calls for number, tally in cells.by_site().items()} == {
+            0: 334,
+            1: 333,
+            2: 333,
+        }
+        assert cells.last == max(cell.bin for cell in cells.tallies) == 1
+        coarse = cells.widened(6)
+        assert (len(coarse.tallies), coarse.last) == (6, 0)
+        assert sum(tally.calls for tally in coarse.tallies.values()) == 1000
+        assert len(cells.tallies) > 6
+
+    def test_spread_cycles_follow_the_calls(self) -> None:
+        bins = Bins(10)
+        for at in (0, 1, 12, 25):
+            bins.count(at, 1, redundant=False, cycles=5)
+        bins.spread(0, 20, 30)
+        assert bins.cycles == [30, 15, 5]
 
     def test_sampled_is_even(self) -> None:
         sampled: Sampled[int] = Sampled(10)

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from laconic.linux.pal import only_changes
+from laconic.memory.ledger import Ledger
+from laconic.tracer.attach import Attachment
+from laconic.tracer.mediate import Mediator
+from laconic.tracer.ptrace import SYSCALL_INFO_ENTRY
 from laconic.tracer.seccomp import (
     AUDIT_ARCH_I386,
     AUDIT_ARCH_X86_64,
@@ -15,7 +20,6 @@ from laconic.tracer.seccomp import (
 )
 from laconic.tracer.syscalls import (
     BY_FIRST_ARGUMENT,
-    I386_MARK,
     I386_MEMORY_CALLS,
     MEMORY_CALLS,
     PERSONALITY,
@@ -50,9 +54,7 @@ def test_a_query_of_the_personality_passes() -> None:
 
 def test_checks_the_architecture() -> None:
     """A number means another call in another ABI: 90 is chmod in ours, mmap in i386's."""
-    stopped = {
-        nr for nr in range(1024) if run_filter(FILTER, AUDIT_ARCH_I386, nr) == RET_TRACE | I386_MARK
-    }
+    stopped = {nr for nr in range(1024) if run_filter(FILTER, AUDIT_ARCH_I386, nr) == RET_TRACE}
     assert stopped == set(I386_MEMORY_CALLS)
     assert run_filter(FILTER, 0xC00000B7, 9) == RET_ALLOW
     assert not stopped & {*PROCESS_CALLS}, "a process call is told by its number alone"
@@ -66,3 +68,16 @@ def test_stops_x32_calls() -> None:
 def test_packs_to_eight_bytes_an_instruction() -> None:
     """`struct sock_filter` is eight bytes."""
     assert len(pack_filter(FILTER)) == 8 * len(FILTER)
+
+
+def test_attach_follows_the_calls_that_the_filter_stops() -> None:
+    """Without a filter, the tracer decides by the same rule."""
+    mediator = Mediator(only_changes, Ledger(), observe=True, attached=True)
+    attachment = Attachment(mediator, 1)
+    for arch in (AUDIT_ARCH_X86_64, AUDIT_ARCH_I386):
+        mediator.registers._info[0] = SYSCALL_INFO_ENTRY | arch << 32
+        for nr in [*range(512), X32_BIT | 9]:
+            for argument in (0, 22, 15, 0x5001, 0xFFFFFFFF, 0x53564D41):
+                stopped = run_filter(FILTER, arch, nr, argument) == RET_TRACE
+                assert attachment._is_followed((0, nr, argument)) == stopped, (arch, nr, argument)
+    assert not attachment._is_followed((0, (1 << 64) - 1, 0)), "a call that was skipped"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import lzma
 import os
 import random
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -115,6 +117,32 @@ def test_lines_and_inlined_functions(compiled: Callable[..., Path], flags: tuple
     assert places(path, at["in_hidden"]) == [Place("hidden", name, source, 11)]
 
 
+def test_a_supplementary_file(compiled: Callable[..., Path], tmp_path: Path) -> None:
+    """dwz moves what several files share to one that they refer to: names of functions too."""
+    one, two = compiled(C, "-O2", "-g"), compiled(C, "-O1", "-g")
+    shared = tmp_path / "shared"
+    words = [tool("dwz"), "-m", str(shared), "-M", str(shared), str(one), str(two)]
+    subprocess.run(words, check=True)
+    assert open_elf(str(one)).section(".gnu_debugaltlink")
+    for path in (one, two):
+        found = places(path, labels(path)["in_inlined"])
+        assert [(place.function, place.line) for place in found] == [
+            ("innermost", 3),
+            ("middle", 7),
+            ("shown", 16),
+        ]
+
+
+def test_code_that_no_function_covers(compiled: Callable[..., Path]) -> None:
+    """Hand-written code has its lines in the line table alone, and its name in the symbol table."""
+    source = "    .globl main\nmain:\n    xor %eax, %eax\nin_raw:\n    nop\n    ret\n"
+    source += "    .size main, . - main\n"
+    path = compiled(source, "-g", suffix=".s")
+    assert places(path, labels(path)["in_raw"]) == [
+        Place("main", path.name, str(path.parent / "source.s"), 5)
+    ]
+
+
 def test_without_dwarf(compiled: Callable[..., Path]) -> None:
     path = compiled(C, "-O2")
     at = labels(path)
@@ -135,6 +163,55 @@ def test_stripped(compiled: Callable[..., Path]) -> None:
     # instruction.
     after = Frame(1, at["main"], False, False)
     assert Symbolizer(()).places(module(path), after)[0].function != "main"
+
+
+def test_mini_debug_information(compiled: Callable[..., Path], tmp_path: Path) -> None:
+    """Fedora's programs have the stripped symbols in a small file inside, packed by xz."""
+    path = compiled(C, "-O2")
+    at = labels(path)["in_hidden"]
+    inner, packed = tmp_path / "inner", tmp_path / "inner.xz"
+    objcopy = tool("objcopy")
+    subprocess.run([objcopy, "--only-keep-debug", str(path), str(inner)], check=True)
+    packed.write_bytes(lzma.compress(inner.read_bytes()))
+    subprocess.run([tool("strip"), str(path)], check=True)
+    assert not places(path, at)[0].known
+    section = f".gnu_debugdata={packed}"
+    subprocess.run([objcopy, "--add-section", section, str(path)], check=True)
+    assert places(path, at) == [Place("hidden", path.name)]
+    packed.write_bytes(packed.read_bytes()[:-40])
+    section = f".gnu_debugdata={packed}"
+    subprocess.run([objcopy, "--update-section", section, str(path)], check=True)
+    assert len(places(path, at)) == 1, "cut off: some answer, and no error"
+
+
+@pytest.mark.parametrize("place", ["absolute", "relocated"])
+def test_a_stripped_go_program(compiled: Callable[..., Path], tmp_path: Path, place: str) -> None:
+    """Go's runtime has its own table of functions (runtime.pcHeader), whatever strip takes."""
+    path = compiled(C, "-O2")
+    hidden, shown = (labels(path)[name] for name in ("hidden", "shown"))
+    text = next(one.addr for one in open_elf(str(path)).sections if one.name == ".text")
+    first, second = sorted((hidden, shown))
+    names = b"main.first\0main.(*T).second\0"
+    head = struct.pack("<IHBB", 0xFFFFFFF1, 0, 1, 8)
+    start = text if place == "absolute" else 0
+    table_at = 72 + len(names)
+    head += struct.pack("<8Q", 2, 0, start, 72, 0, 0, 0, table_at)
+    table = struct.pack("<5I", first - text, 20, second - text, 28, second - text + 64)
+    functions = struct.pack("<IiIi", first - text, 0, second - text, 11)
+    data = head + names + table + functions
+    subprocess.run([tool("strip"), str(path)], check=True)
+    packed = tmp_path / "table"
+    how = "--add-section"
+    for size in (len(data), *range(0, len(data), 7)):
+        packed.write_bytes(data[:size])
+        subprocess.run([tool("objcopy"), how, f".gopclntab={packed}", str(path)], check=True)
+        found = [places(path, at)[0] for at in (first + 1, second + 1, second + 64)]
+        if size == len(data):
+            assert [one.function for one in found[:2]] == ["main.first", "main.(*T).second"]
+            assert not found[2].known
+        else:
+            assert len(found) == 3, "cut off: some answer, and no error"
+        how = "--update-section"
 
 
 @pytest.mark.parametrize("how", ["build-id", "debuglink", ".debug", "directory"])
@@ -291,12 +368,32 @@ def test_the_vdso() -> None:
     assert code.rule(at, True)[0] == FROM_RSP and code.elf.bias(mapping.start, 0) == mapping.start
 
 
-def test_the_tracer_does_not_wait_for_pyelftools() -> None:
-    command = "import sys, laconic.stacks.unwind; print([name for name in sys.modules if 'elftools' in name])"
+@pytest.mark.parametrize("module", ["stacks.unwind", "trace.stacks"])
+def test_nothing_waits_for_the_libraries(module: str) -> None:
+    """They are imported for the first module whose DWARF is read."""
+    command = (
+        f"import sys, laconic.{module}\n"
+        "print({name.partition('.')[0] for name in sys.modules} & {'elftools', 'symbolic', 'demangle'})"
+    )
     done = subprocess.run(
         [sys.executable, "-c", command], capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "set()"
+
+
+def test_without_symbolic(
+    compiled: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where there is no wheel of it, pyelftools reads all."""
+    monkeypatch.setitem(sys.modules, "symbolic", None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = compiled(C, "-O2", "-g")
+    found = places(path, labels(path)["in_inlined"])
+    assert [(place.function, place.line) for place in found] == [
+        ("innermost", 3),
+        ("middle", 7),
+        ("shown", 16),
+    ]
 
 
 def test_symbols_of_the_c_library() -> None:

@@ -82,7 +82,7 @@ def test_the_first_rule_that_matches_gives_the_reason() -> None:
         ("mmap", ["_dl_map_object_from_fd prog", "main prog"], True),
         ("mmap", ["ld-something prog"], False),
         ("mmap", ["grow ld-tree", "dlopen ld-linux-x86-64.so.2"], False),
-        ("mprotect", ["_dl_protect_relro ld-linux-x86-64.so.2"], False),
+        ("mprotect", ["_dl_protect_relro ld-linux-x86-64.so.2"], True),
         ("brk", ["_dl_sysdep_start ld-linux-x86-64.so.2"], True),
         ("brk", ["__default_morecore libc.so.6", "malloc libc.so.6", "main prog"], True),
         ("brk", ["libc.so.6+0x9b0e9 libc.so.6", "main prog"], True),
@@ -197,17 +197,21 @@ class TestCommand:
             '[[suppress]]\nreason = "as agreed"\nfunction = "grow"\n'
         )
         out = laconic("callers", trace, cwd=tmp_path).stdout
-        assert "13 of 15 memory calls changed nothing" in out
-        assert "grow (" not in out and "4 of 4 mprotect calls from here" in out
-        assert "hidden: 9 redundant calls (--no-suppressions shows them)\n  9: as agreed\n" in out
-        out = laconic("callers", trace, "--no-suppressions", cwd=tmp_path).stdout
-        assert "grow (" in out and "hidden" not in out
+        assert "10          9  as agreed (1 site)" in out and "grow (" not in out
+        words = ("callers", trace, "--sort", "redundant")
+        out = laconic(*words, cwd=tmp_path).stdout
+        assert "15 memory calls, 13 redundant (87 %)" in out
+        assert "grow (" not in out and "4          4  mprotect shrink" in out
+        shown = "suppressed: 9 redundant calls (--no-suppressions shows them)\n  9: as agreed\n"
+        assert shown in out
+        out = laconic(*words, "--no-suppressions", cwd=tmp_path).stdout
+        assert "grow (" in out and "suppressed" not in out
         (tmp_path / "other.toml").write_text('[[suppress]]\nmodule = "libgrow.so"\n')
-        out = laconic("callers", trace, "--suppressions", "other.toml", cwd=tmp_path).stdout
+        out = laconic(*words, "--suppressions", "other.toml", cwd=tmp_path).stdout
         assert (
-            "hidden: 13 redundant calls" in out
+            "suppressed: 13 redundant calls" in out
             and "  13: other.toml" in out
-            and "from here" not in out
+            and "mprotect" not in out
         )
 
     @pytest.mark.parametrize("name", ["laconic.toml", "other.toml"])

@@ -14,15 +14,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from laconic.analysis.callers import UNKNOWN
+from laconic.analysis.callers import REDUNDANT, UNKNOWN
 from laconic.analysis.frames import Names, own_frames
 from laconic.analysis.schemas import SCHEMAS
 from laconic.analysis.sites import Sites
 from laconic.analysis.suppressions import Suppression, matching
 from laconic.errors import LaconicError
+from laconic.sgx.costs import CostProfile
+from laconic.sgx.meter import Counts
 from laconic.stacks.symbolize import Place
 from laconic.trace.stacks import NO_STACK
 
+#: The enclave figures of a `Tally`.
+ENCLAVE = ("enclave_host_calls", "cycles_low", "cycles")
 _ADDRESS = re.compile(r"\+0x[0-9a-f]+\Z")
 _GONE = " (deleted)"
 
@@ -40,17 +44,34 @@ class Key(NamedTuple):
 @dataclass(slots=True)
 class Tally:
     """`calls` memory calls, of which `redundant` changed nothing; `host_calls` carried the others
-    out."""
+    out. Their enclave made `enclave_host_calls`, and spent from `cycles_low` to `cycles`."""
 
     calls: int = 0
     redundant: int = 0
     host_calls: int = 0
+    enclave_host_calls: int = 0
+    cycles_low: int = 0
+    cycles: int = 0
 
     def add(self, calls: int, redundant: int, host_calls: int) -> None:
         """Adds to these figures."""
         self.calls += calls
         self.redundant += redundant
         self.host_calls += host_calls
+
+    def add_enclave(self, counts: Counts, profile: CostProfile) -> None:
+        """Add what an enclave did. O(1)."""
+        low, high = profile.cycles(counts)
+        self.enclave_host_calls += counts.host_calls
+        self.cycles_low += round(low)
+        self.cycles += round(high)
+
+
+class Enclave(NamedTuple):
+    """Which enclave the enclave host calls and the cycles of figures are of."""
+
+    strategy: str
+    profile: CostProfile
 
 
 @dataclass(slots=True)
@@ -61,7 +82,8 @@ class Figures:
     `sites` are None where they are not known. `whole`: the sites' `calls` and `host_calls` are known, not
     `redundant` alone. `stacks`: the stack that most of a site's redundant calls come from (of all
     its calls, where none is redundant). `missing`: the modules whose symbols could not be read, by
-    path, and why.
+    path, and why. `enclave`: the strategy and the name of the cost profile of the enclave figures;
+    None if they are unknown.
     """
 
     name: str
@@ -72,6 +94,7 @@ class Figures:
     whole: bool = False
     stacks: dict[Key, int] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    enclave: tuple[str, str] | None = None
 
     @property
     def redundant(self) -> int:
@@ -90,8 +113,14 @@ def key_of(call: str, function: str, module: str, program: str) -> Key:
     )
 
 
-def from_sites(found: Sites, name: str, suppressions: Iterable[Suppression] = ()) -> Figures:
-    """The figures of a trace. O(sites × frames), and the reading of symbols."""
+def from_sites(
+    found: Sites,
+    name: str,
+    suppressions: Iterable[Suppression] = (),
+    enclave: Enclave | None = None,
+) -> Figures:
+    """The figures of a trace. `enclave` must be one of those that `found` has counted. O(sites ×
+    frames), and the reading of symbols."""
     ledger = found.ledger
     rules = list(suppressions)
     figures = Figures(
@@ -100,6 +129,9 @@ def from_sites(found: Sites, name: str, suppressions: Iterable[Suppression] = ()
     assert figures.by_call is not None and figures.sites is not None
     for call, line in ledger.by_call.items():
         figures.by_call[call] = Tally(line.calls, line.redundant, line.host_calls)
+    if enclave is not None:
+        figures.enclave = enclave.strategy, enclave.profile.name
+        figures.total.add_enclave(found.meters[enclave.strategy].total(), enclave.profile)
     figures.whole = all(site.stack != NO_STACK for site in found.sites)
     weights: dict[Key, Counter[int]] = {}
     for site in found.sites:
@@ -111,7 +143,10 @@ def from_sites(found: Sites, name: str, suppressions: Iterable[Suppression] = ()
             continue
         place = places[0][0] if places else Place(UNKNOWN, "")
         key = key_of(site.call, place.function, place.module, site.program)
-        figures.sites.setdefault(key, Tally()).add(site.calls, site.redundant, site.host_calls)
+        tally = figures.sites.setdefault(key, Tally())
+        tally.add(site.calls, site.redundant, site.host_calls)
+        if enclave is not None:
+            tally.add_enclave(site.counts.get(enclave.strategy, Counts()), enclave.profile)
         if site.stack != NO_STACK:
             # One redundant call weighs more than all others together.
             weights.setdefault(key, Counter())[site.stack] += (site.redundant << 40) + site.calls
@@ -125,19 +160,32 @@ def from_sites(found: Sites, name: str, suppressions: Iterable[Suppression] = ()
 
 def as_json(figures: Figures) -> dict[str, Any]:
     """What `check --write-baseline` writes and `from_json` reads."""
-    sites = sorted((figures.sites or {}).items())
+    sites = sorted((figures.sites or {}).items(), key=lambda item: item[0])
     return {
         "baseline": SCHEMAS["baseline"],
-        **_tally(figures.total),
+        **_tally(figures.total, figures.enclave),
+        **(enclave_json(figures) if figures.enclave else {}),
         "hidden": figures.hidden,
         "whole": figures.whole,
         "by_call": {call: _tally(tally) for call, tally in sorted((figures.by_call or {}).items())},
-        "sites": [{**key._asdict(), **_tally(tally)} for key, tally in sites],
+        "sites": [{**key._asdict(), **_tally(tally, figures.enclave)} for key, tally in sites],
     }
 
 
-def _tally(tally: Tally) -> dict[str, int]:
-    return {"calls": tally.calls, "redundant": tally.redundant, "host_calls": tally.host_calls}
+def enclave_json(figures: Figures) -> dict[str, Any]:
+    """Return the key `enclave`, which states whose the enclave figures are."""
+    strategy, profile = figures.enclave or ("", "")
+    return {"enclave": {"strategy": strategy, "costs": profile}}
+
+
+def _tally(tally: Tally, enclave: object = None) -> dict[str, int]:
+    numbers = {"calls": tally.calls, "redundant": tally.redundant, "host_calls": tally.host_calls}
+    return {**numbers, **enclave_numbers(tally)} if enclave else numbers
+
+
+def enclave_numbers(tally: Tally) -> dict[str, int]:
+    """Return the enclave figures of a tally: `cycles_low` and `cycles` are the ends of a range."""
+    return {name: getattr(tally, name) for name in ENCLAVE}
 
 
 def from_json(data: Any, name: str) -> Figures:
@@ -168,6 +216,8 @@ def from_json(data: Any, name: str) -> Figures:
 def _baseline(data: Mapping[str, Any], name: str) -> Figures:
     _readable(data["baseline"], SCHEMAS["baseline"], name)
     figures = Figures(name, _read(data), _count(data, "hidden"), whole=bool(data["whole"]))
+    if "enclave" in data:
+        figures.enclave = str(data["enclave"]["strategy"]), str(data["enclave"]["costs"])
     figures.by_call = {call: _read(line) for call, line in data["by_call"].items()}
     figures.sites = {
         Key(*(str(line[part]) for part in Key._fields)): _read(line) for line in data["sites"]
@@ -197,15 +247,22 @@ def _callers(data: Mapping[str, Any], name: str) -> Figures:
         raise LaconicError(
             f"{name!r} was made with {how}, which names no sites: make it again without"
         )
-    hidden = sum(_count(data["hidden"], reason) for reason in data["hidden"])
-    figures = Figures(name, _read(data), hidden, sites={}, whole=False)
+    hidden = sum(_count(line, "redundant") for line in data["suppressed"])
+    figures = Figures(name, _read(data), hidden, sites={}, whole=data["stackless"] == 0)
+    if data["sort"] == REDUNDANT:
+        figures.whole = False  # sites without redundant calls are not listed
     assert figures.sites is not None
     for line in data["callers"]:
-        # Only callers with redundant calls are in it: the other calls and host calls are not known.
+        redundant = _count(line, "redundant")
+        if line["suppressed_redundant"] is not None:
+            figures.hidden += redundant
+            continue
         key = key_of(
             str(line["call"]), str(line["name"]), str(line["module"]), str(line["program"])
         )
-        figures.sites.setdefault(key, Tally()).add(0, _count(line, "redundant"), 0)
+        calls = _count(line, "calls") if figures.whole else 0
+        host_calls = _count(line, "host_calls") if figures.whole else 0
+        figures.sites.setdefault(key, Tally()).add(calls, redundant, host_calls)
     return figures
 
 
@@ -217,7 +274,8 @@ def _readable(schema: Any, ours: int, name: str) -> None:
 
 
 def _read(line: Mapping[str, Any]) -> Tally:
-    return Tally(*(_count(line, name) for name in ("calls", "redundant", "host_calls")))
+    known = ENCLAVE if ENCLAVE[0] in line else ()
+    return Tally(*(_count(line, name) for name in ("calls", "redundant", "host_calls", *known)))
 
 
 def _count(line: Mapping[str, Any], name: str) -> int:

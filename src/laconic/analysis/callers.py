@@ -1,13 +1,14 @@
-"""Sites put together: by function, module, program or stack, the worst first."""
+"""Sites put together: by function, module, line, program or stack, the most expensive first."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from laconic.analysis.frames import Names, own_frames
-from laconic.analysis.sites import EVERY_CALL, Site, Sites
+from laconic.analysis.sites import EVERY_CALL, LACONIC, Site, Sites, Work
 from laconic.analysis.suppressions import Suppression, matching
 from laconic.sgx import costs
 from laconic.sgx.costs import CostProfile
@@ -15,81 +16,143 @@ from laconic.sgx.meter import Counts
 from laconic.trace.stacks import NO_STACK, Spot
 from laconic.trace.tables import Row, Table
 
-BY = ("function", "module", "program", "stack")
+BY = ("function", "module", "line", "program", "stack")
+#: What callers are sorted by: their cost in an enclave under every-call; redundant calls; calls;
+#: host calls of that enclave; pages that are committed in it.
+COST, REDUNDANT, CALLS, HOST_CALLS, PAGES = SORTS = (
+    "cost", "redundant", "calls", "host-calls", "pages",
+)  # fmt: skip
 #: What is shown of a call whose stack was not taken.
 UNKNOWN = "(no stack)"
+#: What a caller is: calls of some place in the program; suppressed sites of one reason; what the
+#: library OS does around the calls, whose `name` is a kind of `Sites.around`.
+SITE, SUPPRESSED, AROUND = "site", "suppressed", "around"
 
 
 @dataclass(slots=True)
-class Caller:
-    """Calls that are put together. `redundant` of `calls` changed nothing; `known`: `calls` counts
-    all of them, not only those whose stack was taken. `wasted`: what the redundant ones cost in an
-    enclave under every-call. `event`: the number of the first redundant one's row.
+class Caller(Work):
+    """Sites that are put together; their work is as in `Site`.
+
+    `redundant` of `calls` changed nothing; `known`: `calls` counts all of them, not only those
+    whose stack was taken. `wasted`: what the redundant ones cost under every-call. `first` and
+    `event`: the numbers of the rows of the first call, and of the first redundant one; -1 for none.
+    `file` and `line` are those of the function's first site. `sites` is their number; `files` are
+    the paths of the files that they mapped. `kind` is SITE, SUPPRESSED (`name` is the reason) or
+    AROUND. `quiet` is the reason why redundant calls from here are suppressed in lists of such
+    calls, or "".
     """
 
     name: str
-    call: str
-    module: str
-    program: str
+    call: str = ""
+    module: str = ""
+    program: str = ""
+    file: str = ""
+    line: int = 0
+    kind: str = SITE
+    quiet: str = ""
+    sites: int = 0
     calls: int = 0
     redundant: int = 0
     host_calls: int = 0
     known: bool = True
     guessed: bool = False
+    first: int = -1
     event: int = -1
     wasted: Counts = field(default_factory=Counts)
+    files: set[str] = field(default_factory=set)
     stacks: Counter[int] = field(default_factory=Counter)
 
     @property
     def stack(self) -> int:
-        """The stack that most of the redundant calls come from."""
+        """The stack from which most of what the callers are sorted by comes."""
         return max(self.stacks, key=lambda number: (self.stacks[number], -number), default=NO_STACK)
+
+
+class Span(NamedTuple):
+    """Cycles, at the low and at the high end of a cost profile."""
+
+    low: float
+    high: float
+
+    @property
+    def middle(self) -> float:
+        """The middle, where one number must do."""
+        return (self.low + self.high) / 2
 
 
 @dataclass(slots=True)
 class Callers(Table):
-    """The callers of a trace. As a table: one row per caller, the worst first.
+    """The callers of a trace. As a table: one row per caller, in the order of `sort`.
 
-    `callers` are in that order; `hidden`: redundant calls by the reason of their suppression.
-    `calls`, `redundant` and `host_calls` are of all memory calls; `wasted` is of all redundant ones,
-    `total` of everything in the enclaves. `stackless` redundant calls have no stack. `source` is
-    `Sites.source`; `profile`: by what cycles are estimated."""
+    `callers` has the sites, the suppressed ones as one caller per reason, and what the library OS
+    does around the calls; inverted, suppressed sites are counted in `suppressed` only. Sorted by
+    redundant calls, it has only callers with such calls. `calls`, `redundant` and `host_calls` are
+    of all memory calls; `wasted` is of all redundant ones. `totals`: strategy → all that its
+    enclaves did. `stackless` calls, `stackless_redundant` redundant ones, have no stack. `source`
+    is `Sites.source`; `profile`: by what cycles are estimated.
+    """
 
     by: str
     inverted: bool
-    callers: list[Caller]
-    hidden: Counter[str]
-    calls: int
-    redundant: int
-    host_calls: int
-    wasted: Counts
-    total: Counts
-    stackless: int
+    sort: str
+    profile: CostProfile
+    totals: Mapping[str, Counts]
     source: str = "run"
-    profile: CostProfile | None = None
+    callers: list[Caller] = field(default_factory=list)
+    suppressed: dict[str, Caller] = field(default_factory=dict)
+    calls: int = 0
+    redundant: int = 0
+    host_calls: int = 0
+    wasted: Counts = field(default_factory=Counts)
+    stackless: int = 0
+    stackless_redundant: int = 0
+
+    def cycles(self, caller: Work, strategy: str = EVERY_CALL) -> Span:
+        """Return what a caller costs in an enclave under `strategy`, touched pages included."""
+        return Span(*self.profile.cycles(caller.cost(strategy)))
+
+    def total(self, strategy: str = EVERY_CALL) -> Span:
+        """Return what the whole program costs."""
+        return Span(*self.profile.cycles(self.totals.get(strategy, Counts())))
+
+    @property
+    def hidden(self) -> Counter[str]:
+        """Suppressed redundant calls, by reason."""
+        found = {reason: caller.redundant for reason, caller in self.suppressed.items()}
+        return Counter({reason: count for reason, count in found.items() if count})
 
     def table_columns(self) -> dict[str, str]:
-        """Return the columns. Cycles are what the redundant calls cost under every-call."""
-        columns = dict.fromkeys(("call", "name", "module", "program"), "string")
-        columns |= dict.fromkeys(
-            ("calls", "redundant", "host_calls", "first_redundant_event"), "int64"
-        )
-        return columns | dict.fromkeys(("redundant_cycles_low", "redundant_cycles_high"), "float64")
+        """Return the columns. Cycles are those of the calls and of the touches of their pages."""
+        columns = dict.fromkeys(("kind", "call", "name", "module", "program", "file"), "string")
+        integers = ("line", "calls", "redundant", "host_calls", "committed_pages", "touched_pages",
+                    "first_event", "first_redundant_event")  # fmt: skip
+        columns |= dict.fromkeys(integers, "int64")
+        return columns | {
+            f"{name.replace('-', '_')}_cycles_{end}": "float64"
+            for name in self.totals
+            for end in ("low", "high")
+        } | dict.fromkeys(("redundant_cycles_low", "redundant_cycles_high"), "float64")  # fmt: skip
 
     def table_rows(self) -> Iterator[Row]:
-        """Return the rows, the worst caller first."""
-        profile = self.profile or costs.load()
+        """Return the rows, in the order of the callers."""
         for caller in self.callers:
             yield (
+                caller.kind,
                 caller.call,
                 caller.name,
                 caller.module,
                 caller.program,
+                caller.file,
+                caller.line,
                 caller.calls,
                 caller.redundant,
                 caller.host_calls,
+                caller.committed_pages(),
+                caller.touched_pages,
+                caller.first,
                 caller.event,
-                *profile.cycles(caller.wasted),
+                *(end for name in self.totals for end in self.cycles(caller, name)),
+                *self.profile.cycles(caller.wasted),
             )
 
 
@@ -97,23 +160,19 @@ def callers(
     found: Sites,
     by: str = "function",
     *,
+    sort: str = COST,
     inverted: bool = False,
     suppressions: Iterable[Suppression] = (),
     profile: CostProfile | None = None,
 ) -> Callers:
-    """Puts sites together `by` one of `BY`; `inverted`: under every function of the stack, not the
-    innermost alone.
-
-    Only callers with redundant calls are kept. O(sites × frames).
-    """
-    rules = list(suppressions)
-    total = Counts()
-    if EVERY_CALL in found.meters:
-        total = found.meters[EVERY_CALL].total()
-    result = Callers(
-        by, inverted, [], Counter(), 0, 0, 0, Counts(), total, 0, found.source, profile
-    )
-    made: dict[tuple[str, str, str], Caller] = {}
+    """Puts sites together `by` one of `BY`, in the order `sort` (one of `SORTS`); `inverted`: under
+    every function of the stack, not the innermost alone. O(sites × frames)."""
+    totals = {name: meter.total() for name, meter in found.meters.items()}
+    result = Callers(by, inverted, sort, profile or costs.load(), totals, found.source)
+    every = list(suppressions)
+    rules = [rule for rule in every if sort == REDUNDANT or not rule.only_redundant]
+    quieting = [rule for rule in every if rule.only_redundant]
+    grouped: dict[tuple[str, str, str], Caller] = {}
     # Where the stacks of some calls alone are known, the others may have been made from the same
     # places.
     complete = by == "program" or len({site.stack == NO_STACK for site in found.sites}) < 2
@@ -121,65 +180,119 @@ def callers(
         result.calls += site.calls
         result.redundant += site.redundant
         result.host_calls += site.host_calls
-        wasted = site.wasted.get(EVERY_CALL, Counts())
-        result.wasted.add(wasted)
+        result.wasted.add(site.wasted.get(EVERY_CALL, Counts()))
         places: Sequence[Spot] = (
             own_frames(site.call, found.stacks.walk(site.stack)) if site.stack != NO_STACK else ()
         )
         if not places:
-            result.stackless += site.redundant
+            result.stackless += site.calls
+            result.stackless_redundant += site.redundant
+        weight = _weight(site, sort, result)
         rule = matching(rules, site.call, site.program, Names(places)) if places else None
         if rule is not None:
-            if site.redundant:
-                result.hidden[rule.reason] += site.redundant
-            continue
-        guessed = bool(places) and found.stacks.guessed(site.stack)
-        for key, name, module in _keys(by, inverted, site, places):
-            caller = made.get(key)
+            caller = result.suppressed.get(rule.reason)
             if caller is None:
-                caller = made[key] = Caller(name, site.call, module, site.program, known=complete)
-            _enter(caller, site, wasted, guessed, bool(places))
+                caller = Caller(rule.reason, site.call, kind=SUPPRESSED)
+                result.suppressed[rule.reason] = caller
+            _enter(caller, site, weight, False)
+            continue
+        quiet = matching(quieting, site.call, site.program, Names(places)) if places else None
+        guessed = bool(places) and found.stacks.guessed(site.stack)
+        for key, caller in _keys(by, inverted, site, places):
+            caller = grouped.setdefault(key, caller)
+            caller.known = complete
+            if quiet is not None:
+                caller.quiet = quiet.reason
+            _enter(caller, site, weight, guessed)
+    listed = list(grouped.values())
+    if not inverted:
+        listed += result.suppressed.values() if sort != REDUNDANT else ()
+        for kind, work in found.around.items():
+            if any(
+                counts != Counts() for counts in (*work.counts.values(), *work.touches.values())
+            ):
+                around = Caller(kind, kind=AROUND)
+                around.add(work)
+                listed.append(around)
+    value = _value(sort, result)
+    if sort in (REDUNDANT, CALLS):
+        listed = [caller for caller in listed if value(caller)]
     result.callers = sorted(
-        (caller for caller in made.values() if caller.redundant),
-        key=lambda one: (-one.redundant, -one.calls, one.name, one.module, one.call, one.program),
+        listed,
+        key=lambda caller: (
+            *(-value(caller), -caller.redundant, -caller.calls),
+            *(caller.name, caller.module, caller.line, caller.call, caller.program),
+        ),
     )
     return result
 
 
-def _enter(caller: Caller, site: Site, wasted: Counts, guessed: bool, has_stack: bool) -> None:
+def _value(sort: str, result: Callers) -> Callable[[Caller], float]:
+    # What a caller is sorted by.
+    if sort == COST:
+        return lambda caller: result.cycles(caller).middle
+    if sort == REDUNDANT:
+        return lambda caller: caller.redundant
+    if sort == CALLS:
+        return lambda caller: caller.calls
+    if sort == HOST_CALLS:
+        return lambda caller: caller.cost().host_calls
+    return lambda caller: caller.committed_pages()
+
+
+def _weight(site: Site, sort: str, result: Callers) -> float:
+    # By how much a stack represents a caller. Calls decide between stacks that cost nothing.
+    if sort == REDUNDANT:
+        return site.redundant
+    return result.cycles(site).middle + site.calls / (1 << 40)
+
+
+def _enter(caller: Caller, site: Site, weight: float, guessed: bool) -> None:
+    caller.add(site)
+    caller.sites += 1
     caller.calls += site.calls
     caller.redundant += site.redundant
     caller.host_calls += site.host_calls
-    caller.wasted.add(wasted)
-    caller.guessed |= guessed and site.redundant > 0
+    caller.wasted.add(site.wasted.get(EVERY_CALL, Counts()))
+    caller.files |= site.files
+    caller.guessed |= guessed
+    if not 0 <= caller.first <= site.first:
+        caller.first = site.first
     if site.redundant and not 0 <= caller.event <= site.first_redundant:
         caller.event = site.first_redundant
-    if site.redundant and has_stack:
-        caller.stacks[site.stack] += site.redundant
+    if site.call != caller.call:
+        caller.call = ""  # suppressed sites of several calls
+    if weight and site.stack != NO_STACK:
+        caller.stacks[site.stack] += weight  # type: ignore[assignment]
 
 
 def _keys(
     by: str, inverted: bool, site: Site, places: Sequence[Spot]
-) -> Iterable[tuple[tuple[str, str, str], str, str]]:
-    # What a site is entered under: a key, the name that is shown, its module.
+) -> Iterable[tuple[tuple[str, str, str], Caller]]:
+    # What a site is entered under: a key, and the caller that begins with it.
     call, program = site.call, site.program
     if by == "program":
-        yield (call, program, ""), program, ""
+        yield (call, program, ""), Caller(program, call, "", program)
     elif not places:
-        yield (call, program, UNKNOWN), UNKNOWN, ""
+        yield (call, program, UNKNOWN), Caller(UNKNOWN, call, "", program)
     elif by == "stack":
-        name = places[0][0].function
-        yield (call, program, str(site.stack)), name, places[0][0].module
+        place = places[0][0]
+        caller = Caller(place.function, call, place.module, program, place.file, place.line)
+        yield (call, program, str(site.stack)), caller
     else:
         seen = set()
         for place, _ in places if inverted else places[:1]:
             name = place.module if by == "module" else place.function
             # Files may have static functions of one name each.
-            key = (
-                call,
-                program,
-                f"{name}\0{place.module}\0{place.file if by == 'function' else ''}",
-            )
+            file = place.file if by in ("function", "line") else ""
+            line = place.line if by == "line" else 0
+            key = call, program, f"{name}\0{place.module}\0{file}\0{line}"
             if key not in seen:
                 seen.add(key)
-                yield key, name, place.module
+                yield key, Caller(name, call, place.module, program, file, line)
+
+
+def savings(found: Callers, caller: Work) -> float:
+    """Return how many cycles of a caller's cost under every-call are saved under laconic, by the
+    middles of both ranges."""
+    return found.cycles(caller).middle - found.cycles(caller, LACONIC).middle

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from laconic.analysis.baseline import Figures, Key, Tally
 
 REDUNDANT, HOST_CALLS, BASELINE = "max-redundant", "max-host-calls", "baseline"
+ENCLAVE_HOST_CALLS, CYCLES = "max-enclave-host-calls", "max-cycles"
 
 
 class Limit(NamedTuple):
@@ -44,12 +45,15 @@ NONE = Limit(Fraction(0))
 
 
 class Limits(NamedTuple):
-    """What a run is held to. `tolerance`: how much more than in `baseline` may be."""
+    """What a run is held to. `tolerance`: how much more than in `baseline` may be. `max_cycles`
+    limits the high end of the estimate."""
 
     max_redundant: Limit | None = None
     max_host_calls: int | None = None
     baseline: Figures | None = None
     tolerance: Limit = NONE
+    max_enclave_host_calls: int | None = None
+    max_cycles: int | None = None
 
 
 class Offender(NamedTuple):
@@ -64,7 +68,7 @@ class Offender(NamedTuple):
 
 class Verdict(NamedTuple):
     """What came of one rule, as a sentence; where it was not kept, the offenders, the worst first.
-    `what` is counted: the `redundant` or the `host_calls` of a tally."""
+    `what` is counted: the `redundant`, `host_calls`, `enclave_host_calls` or `cycles` of a tally."""
 
     rule: str
     what: str
@@ -80,6 +84,10 @@ def check(figures: Figures, limits: Limits) -> list[Verdict]:
         verdicts.append(_redundant(figures, limits.max_redundant))
     if limits.max_host_calls is not None:
         verdicts.append(_host_calls(figures, limits.max_host_calls))
+    if limits.max_enclave_host_calls is not None:
+        verdicts.append(_enclave_host_calls(figures, limits.max_enclave_host_calls))
+    if limits.max_cycles is not None:
+        verdicts.append(_cycles(figures, limits.max_cycles))
     if limits.baseline is not None:
         verdicts += _baseline(figures, limits.baseline, limits.tolerance)
     return verdicts
@@ -91,8 +99,10 @@ def _share(part: int, whole: int) -> str:
 
 def _redundant(figures: Figures, limit: Limit) -> Verdict:
     found, calls = figures.redundant, figures.total.calls
-    hidden = f", {figures.hidden:,} suppressed ones not counted" if figures.hidden else ""
-    sentence = f"{found:,} of {calls:,} memory calls changed nothing{_share(found, calls)}{hidden}; {limit} may"
+    sentence = f"{figures.total.redundant:,} of {calls:,} memory calls changed nothing"
+    if figures.hidden:
+        sentence += f"; {figures.hidden:,} of them are suppressed, and {found:,} count"
+    sentence += f"{_share(found, calls)}; {limit} may"
     if found <= limit.of(calls):
         return Verdict(REDUNDANT, "redundant", True, sentence)
     return Verdict(REDUNDANT, "redundant", False, sentence, _worst(figures, "redundant"))
@@ -106,6 +116,29 @@ def _host_calls(figures: Figures, most: int) -> Verdict:
     return Verdict(HOST_CALLS, "host_calls", False, sentence, _worst(figures, "host_calls"))
 
 
+def _enclave_host_calls(figures: Figures, most: int) -> Verdict:
+    host_calls = figures.total.enclave_host_calls
+    sentence = f"{host_calls:,} enclave host calls under {_strategy(figures)}; {most:,} may be"
+    kept = host_calls <= most
+    what = "enclave_host_calls"
+    return Verdict(ENCLAVE_HOST_CALLS, what, kept, sentence, () if kept else _worst(figures, what))
+
+
+def _cycles(figures: Figures, most: int) -> Verdict:
+    total = figures.total
+    sentence = (
+        f"{total.cycles_low:,} to {total.cycles:,} enclave cycles under {_strategy(figures)}; "
+        f"{most:,} may be"
+    )
+    kept = total.cycles <= most
+    offenders = () if kept else _worst(figures, "cycles")
+    return Verdict(CYCLES, "cycles", kept, sentence, offenders)
+
+
+def _strategy(figures: Figures) -> str:
+    return figures.enclave[0] if figures.enclave else "?"
+
+
 def _tallies(figures: Figures, by_site: bool) -> Mapping[Key, Tally]:
     if by_site:
         return figures.sites or {}
@@ -114,7 +147,7 @@ def _tallies(figures: Figures, by_site: bool) -> Mapping[Key, Tally]:
 
 def _worst(figures: Figures, what: str) -> tuple[Offender, ...]:
     # Of host calls, stacks of the redundant calls alone tell nothing.
-    by_site = figures.sites is not None and (figures.whole or what == "redundant")
+    by_site = figures.sites is not None and (figures.whole or what != "host_calls")
     known = figures.whole or not by_site
     found: Iterable[Offender] = (
         Offender(key, tally, known)
@@ -162,7 +195,28 @@ def _baseline(figures: Figures, baseline: Figures, tolerance: Limit) -> list[Ver
         else _more_host_calls(figures, baseline)
     )
     sentence = f"{now:,} host calls, {was:,} in the baseline{more}"
-    return [*verdicts, Verdict(BASELINE, "host_calls", kept, sentence, offenders)]
+    verdicts.append(Verdict(BASELINE, "host_calls", kept, sentence, offenders))
+    if figures.enclave is not None and figures.enclave == baseline.enclave:
+        verdicts.append(_more(figures, baseline, tolerance, "enclave_host_calls", more))
+        verdicts.append(_more(figures, baseline, tolerance, "cycles", more))
+    return verdicts
+
+
+def _more(figures: Figures, baseline: Figures, tolerance: Limit, what: str, more: str) -> Verdict:
+    # An enclave figure and that of the baseline; the sites whose figure grew most come first.
+    now, was = getattr(figures.total, what), getattr(baseline.total, what)
+    name = {"cycles": "enclave cycles at most", "enclave_host_calls": "enclave host calls"}[what]
+    sentence = f"{now:,} {name}, {was:,} in the baseline{more}"
+    if now <= _allowed(was, tolerance):
+        return Verdict(BASELINE, what, True, sentence)
+    before = baseline.sites or {}
+    grown = [
+        Offender(key, tally, figures.whole, before.get(key, Tally()))
+        for key, tally in (figures.sites or {}).items()
+        if getattr(tally, what) > getattr(before.get(key, Tally()), what)
+    ]
+    grown.sort(key=lambda one: (getattr(one.was, what) - getattr(one.tally, what), one.key))
+    return Verdict(BASELINE, what, False, sentence, tuple(grown))
 
 
 def _allowed(was: int, tolerance: Limit) -> Fraction:

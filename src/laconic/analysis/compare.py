@@ -27,7 +27,8 @@ from laconic.memory.calls import HostRule
 from laconic.replay import FIGURES, Replayed, replay_trace
 from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Measured, Replay
-from laconic.replay.events import Program
+from laconic.replay.events import Listener, Program
+from laconic.replay.selected import Selected, drop_unselected
 from laconic.sgx.costs import CostProfile, load
 from laconic.sgx.meter import THINGS, Counts
 from laconic.strategies import (
@@ -37,11 +38,13 @@ from laconic.strategies import (
     arguments,
     check_name,
     display_name,
+    is_strict,
     linux_rule,
     names_on,
     strategy,
 )
-from laconic.trace.reader import Trace
+from laconic.trace.reader import Trace, location
+from laconic.trace.selection import Selection
 from laconic.trace.tables import Row, Table
 
 if TYPE_CHECKING:
@@ -193,13 +196,15 @@ def compare(
     progress: Progress | None = None,
     jobs: int | None = 1,
     model: Model | None = None,
+    selection: Selection | None = None,
 ) -> Compared:
     """Return what `trace`, an open trace or a path, would cost in enclaves under each strategy.
 
     A strategy is a name, `module:Class`, or a class; `bound` is the floor of all. `profile` is what
     things cost (default: the profile `published`). A trace of more than `LONG` events is replayed
     by up to `jobs` processes (None: one per CPU); a class needs one that other processes can
-    import. `progress` is called with the number of bytes that the slowest process has read.
+    import. With `selection`, only its calls are counted; peaks are those of the whole trace.
+    `progress` is called with the number of bytes that the slowest process has read.
 
     Raises LaconicError for an unknown strategy, for two with one name, or for a trace that cannot
     be read. O(events × strategies); memory for the figures of each process and call.
@@ -218,7 +223,9 @@ def compare(
     shared = jobs > 1 and len(makers) * len(guesses) > 1 and _is_long(trace)
     groups = _share_out(makers, max(jobs // len(guesses), 1)) if shared else [makers]
     tasks = [
-        _Task(trace.path, group, profile, guess, model) for guess in guesses for group in groups
+        _Task(location(trace.path), group, profile, guess, model, selection)
+        for guess in guesses
+        for group in groups
     ]
     tell = progress or (lambda done: None)
     parts = _side_by_side(tasks, tell) if shared else _in_turn(tasks, trace, tell)
@@ -357,6 +364,7 @@ class _Task(NamedTuple):
     profile: CostProfile
     assume_touched: bool
     model: Model
+    selection: Selection | None = None
 
 
 def _maker(name: Given, profile: CostProfile, model: Model, reports: dict[str, Report]) -> Maker:
@@ -372,13 +380,12 @@ def _maker(name: Given, profile: CostProfile, model: Model, reports: dict[str, R
     if pte == "sync":
         options["sync"] = True
     make: Maker = partial(rule, **options) if options else rule
-    name = display_name(name)
-    if not (model.verify and rule.strict):
+    if not (model.verify and is_strict(name)):
         return make
     from laconic.libos.strategy import ContinuingStrategy
     from laconic.strategies.verified import Report, Verified, VerifiedContinuing
 
-    report = reports[name] = Report()
+    report = reports[display_name(name)] = Report()
     verified = VerifiedContinuing if issubclass(rule, ContinuingStrategy) else Verified
     return partial(verified, make=make, report=report, pte=pte)
 
@@ -389,9 +396,14 @@ def _replay(trace: Trace, task: _Task, progress: Progress) -> _Part:
         display_name(maker): _maker(maker, task.profile, task.model, reports)
         for maker in task.makers
     }
-    enclaves = Enclaves(makers, task.assume_touched)
-    engine = Replay(trace, "laconic", listeners=[enclaves])
+    enclaves = Enclaves(makers, task.assume_touched, selection=task.selection)
+    listeners: list[Listener] = [enclaves]
+    if task.selection is not None:
+        listeners.append(counting := Selected(Listener(), task.selection))
+    engine = Replay(trace, "laconic", listeners=listeners)
     engine.run(progress=progress)
+    if task.selection is not None:
+        drop_unselected(enclaves, task.selection, engine.started)
     books = {
         name: _Book(meter.tables, meter.peak_epc_pages, enclaves.left[name], meter.exceeded)
         for name, meter in enclaves.meters.items()
@@ -399,7 +411,7 @@ def _replay(trace: Trace, task: _Task, progress: Progress) -> _Part:
     return _Part(
         books,
         engine.started,
-        engine.ledger.calls,
+        engine.ledger.calls if task.selection is None else counting.ledger.calls,
         engine.ledger.processes,
         engine.number + 1,
         enclaves.unseen,

@@ -44,7 +44,8 @@ class Difference:
 
     `whole`: the sites' `calls` and `host_calls` are known in both; else they are 0, and only `redundant`
     was compared. `hidden`: suppressed redundant calls, in the first and in the second. `missing` is
-    as in `Figures`, of both.
+    as in `Figures`, of both. `enclave`: whose the enclave figures of `total` are; None if one side
+    lacks them, or has those of another.
     """
 
     first: str
@@ -56,6 +57,7 @@ class Difference:
     whole: bool
     notes: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+    enclave: tuple[str, str] | None = None
 
 
 def diff(first: Figures, second: Figures) -> Difference:
@@ -85,11 +87,21 @@ def diff(first: Figures, second: Figures) -> Difference:
     hidden = first.hidden, second.hidden
     total = Delta(Key(""), first.total, second.total)
     missing = {**first.missing, **second.missing}
-    return Difference(first.name, second.name, total, hidden, calls, sites, whole, notes, missing)
+    enclave = first.enclave if first.enclave == second.enclave else None
+    if (first.enclave or second.enclave) and enclave is None:
+        notes.append("the enclave figures are not of one enclave, and are not compared")
+    return Difference(
+        first.name, second.name, total, hidden, calls, sites, whole, notes, missing, enclave
+    )
 
 
 def _seen(sites: Mapping[Key, Tally], whole: bool) -> Mapping[Key, Tally]:
-    return sites if whole else {key: Tally(0, tally.redundant, 0) for key, tally in sites.items()}
+    # The enclave figures are compared in total alone.
+    if not whole:
+        return {key: Tally(0, tally.redundant, 0) for key, tally in sites.items()}
+    return {
+        key: Tally(tally.calls, tally.redundant, tally.host_calls) for key, tally in sites.items()
+    }
 
 
 def _deltas(was: Mapping[Key, Tally], now: Mapping[Key, Tally]) -> list[Delta]:

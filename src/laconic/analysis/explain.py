@@ -25,6 +25,7 @@ from laconic.replay.thread import Mm, Thread
 from laconic.strategies import NAMES, strategy
 from laconic.trace.reader import Trace
 from laconic.trace.schema import CODES, EVENTS, MEMORY_CODES, NO_RESULT, UNFINISHED, Row
+from laconic.trace.selection import RowFilter, Selection
 from laconic.trace.stacks import NO_STACK, Stacks
 
 _BEGIN, _SYMBOLS = CODES["begin"], CODES["symbols"]
@@ -80,13 +81,22 @@ class Explanation:
         return bool(self.found.row.event < MEMORY_CODES)
 
 
-def locate(trace: Trace, event: str, progress: Callable[[int], None] | None = None) -> Found:
+def locate(
+    trace: Trace,
+    event: str,
+    progress: Callable[[int], None] | None = None,
+    selection: Selection | None = None,
+) -> Found:
     """The row that `event` names: its number, `@SECONDS`: the first memory call then or later, or
-    `CALL:N`: the `N`th call of that name. Reads the trace to its end.
+    `CALL:N`: the `N`th call of that name. With `selection`, only its calls are counted, except for a
+    number. Reads the trace to its end.
 
     Raises LaconicError where there is none, or `event` is of another form.
     """
     fits = wanted(event, trace.names)
+    row_filter = None
+    if selection is not None and not event.isdigit():
+        row_filter = RowFilter(selection, trace.names)
     begun: dict[int, tuple[int, int]] = {}
     found: Found | None = None
     symbols = []
@@ -99,15 +109,17 @@ def locate(trace: Trace, event: str, progress: Callable[[int], None] | None = No
                 begun[row.tid] = number, row.said
             elif code == _SYMBOLS:
                 symbols.append(row)
+            selected = row_filter is None or row_filter.includes(row)
             if found is None:
-                if fits(number, row):
+                if selected and fits(number, row):
                     begin = begun.get(row.tid, (None, -1))
                     found = Found(number, row, begin[0] if begin[1] == code else None, None)
             elif found.next_call is None and code < MEMORY_CODES:
                 found = found._replace(next_call=number)
             if code < MEMORY_CODES:
-                calls[code] += 1
-                last = row.time
+                if selected:
+                    calls[code] += 1
+                    last = row.time
                 begun.pop(row.tid, None)
         if progress is not None:
             progress(trace.position)
@@ -170,13 +182,14 @@ def explain(
     event: str,
     progress: Callable[[int], None] | None = None,
     stacks: Stacks | None = None,
+    selection: Selection | None = None,
 ) -> Explanation:
     """What is to be known of the row that `event` names, as `locate`. O(events + events up to it ×
     strategies).
 
     Raises LaconicError where it is not there, or the trace cannot be read.
     """
-    found = locate(trace, event, progress)
+    found = locate(trace, event, progress, selection)
     loss = [trace.loss] if trace.loss else []
     stacks = stacks or Stacks()
     enclaves = Enclaves({name: strategy(name) for name in NAMES})

@@ -10,22 +10,25 @@ from typing import NamedTuple
 
 from laconic.analysis.callers import UNKNOWN
 from laconic.analysis.frames import Names, own_frames
-from laconic.analysis.sites import EVERY_CALL, Site, Sites
+from laconic.analysis.sites import EVERY_CALL, Sites
 from laconic.analysis.suppressions import Suppression, matching
+from laconic.sgx import costs
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Counts
 from laconic.stacks.symbolize import Place
 from laconic.trace.stacks import NO_STACK
 
-#: What a stack weighs: calls; the host calls, or the cycles, that an enclave spends on them under
-#: every-call.
-CALLS, HOST_CALLS, CYCLES = WEIGHTS = ("calls", "host-calls", "cycles")
+#: What a stack weighs: the cycles that an enclave spends on its calls and their pages under
+#: every-call (the middle of the estimate); calls; host calls of that enclave; pages that are
+#: committed in it.
+CYCLES, CALLS, HOST_CALLS, PAGES = WEIGHTS = ("cycles", "calls", "host-calls", "pages")
 _JIT = "[jit]"
 
 
 class Flame(NamedTuple):
-    """One box of a flame graph. `kind` is "program", "call", "inlined", "jit" or "" for any other
-    function."""
+    """One box of a flame graph. `kind` is "program", "call", "inlined", "jit", "suppressed" (`name`
+    is the reason), "around" (what the library OS does without a call) or "" for any other function.
+    """
 
     name: str
     module: str = ""
@@ -38,12 +41,13 @@ class Flame(NamedTuple):
 class Flames:
     """Stacks, the outermost box first, with their weights; `total` of all that are there.
 
-    `every`: of all calls, not only the redundant ones. `hidden`: redundant calls by the reason of
-    their suppression; `stackless` calls have no stack, and stand under their program.
+    `redundant`: of redundant calls only. `hidden`: suppressed redundant calls by reason, which are in
+    no stack; those of all calls are one box for each reason. `stackless` calls have no stack, and
+    stand under their program.
     """
 
     weight: str
-    every: bool
+    redundant: bool
     stacks: dict[tuple[Flame, ...], int] = field(default_factory=dict)
     hidden: Counter[str] = field(default_factory=Counter)
     stackless: int = 0
@@ -56,52 +60,60 @@ class Flames:
 
 def flames(
     found: Sites,
-    weight: str = CALLS,
+    weight: str = CYCLES,
     *,
-    every: bool = False,
+    redundant: bool = False,
     suppressions: Iterable[Suppression] = (),
     profile: CostProfile | None = None,
 ) -> Flames:
     """Puts sites together by stack; what weighs nothing is left out. O(sites × frames), and the
-    reading of symbols.
-
-    Cycles are the low end of `profile`, which must then be given.
-    """
-    rules = list(suppressions)
-    result = Flames(weight, every)
+    reading of symbols."""
+    rules = [rule for rule in suppressions if redundant or not rule.only_redundant]
+    result = Flames(weight, redundant)
+    profile = profile or costs.load()
     for site in found.sites:
-        weighs = _weighed(site, weight, every, profile)
-        calls = site.calls if every else site.redundant
+        calls = site.redundant if redundant else site.calls
+        counts = site.wasted.get(EVERY_CALL, Counts()) if redundant else site.cost()
+        weighs = calls if weight == CALLS else _weighed(counts, weight, profile)
         if not weighs and not calls:
             continue
+        program = Flame(site.program, kind="program")
         places = (
             own_frames(site.call, found.stacks.walk(site.stack)) if site.stack != NO_STACK else ()
         )
         rule = matching(rules, site.call, site.program, Names(places)) if places else None
         if rule is not None:
-            result.hidden[rule.reason] += calls
+            if redundant:
+                result.hidden[rule.reason] += calls
+            else:
+                _add(result, (program, Flame(rule.reason, kind="suppressed")), weighs)
             continue
         # All of a stack's names are read only now: most of what is hidden is told by its first
         # frames.
         known = [place for place, _ in places]
         if not known:
             result.stackless += calls
-        if weighs:
-            middle = [_flame(place) for place in reversed(known)] or [Flame(UNKNOWN)]
-            stack = (Flame(site.program, kind="program"), *middle, Flame(site.call, kind="call"))
-            result.stacks[stack] = result.stacks.get(stack, 0) + weighs
+        middle = [_flame(place) for place in reversed(known)] or [Flame(UNKNOWN)]
+        _add(result, (program, *middle, Flame(site.call, kind="call")), weighs)
+    if not redundant and weight != CALLS:
+        for kind, work in found.around.items():
+            weighs = _weighed(work.cost(), weight, profile)
+            _add(result, (Flame(f"({kind})", kind="around"),), weighs)
     result.stacks = dict(sorted(result.stacks.items()))
     return result
 
 
-def _weighed(site: Site, weight: str, every: bool, profile: CostProfile | None) -> int:
-    if weight == CALLS:
-        return site.calls if every else site.redundant
-    counts = (site.counts if every else site.wasted).get(EVERY_CALL, Counts())
+def _add(result: Flames, stack: tuple[Flame, ...], weighs: int) -> None:
+    if weighs:
+        result.stacks[stack] = result.stacks.get(stack, 0) + weighs
+
+
+def _weighed(counts: Counts, weight: str, profile: CostProfile) -> int:
     if weight == HOST_CALLS:
         return counts.host_calls
-    assert profile is not None
-    return round(profile.cycles(counts)[0])
+    if weight == PAGES:
+        return counts.eaug
+    return round(sum(profile.cycles(counts)) / 2)
 
 
 def _flame(place: Place) -> Flame:

@@ -19,9 +19,11 @@ from laconic.trace.schema import (
     UNFINISHED,
     Row,
 )
+from laconic.trace.selection import RowFilter
 
 if TYPE_CHECKING:
     from laconic.trace import Trace
+    from laconic.trace.selection import Selection
 
 #: Programs and places of loss that are kept; more are only counted.
 KEPT = 10_000
@@ -80,9 +82,15 @@ class Contents:
         return sum(line.calls for line in self.by_call.values())
 
 
-def contents(trace: Trace, update: Callable[[int], None] = lambda position: None) -> Contents:
-    """Reads a trace to its end. `update` receives the bytes read. O(events), memory O(threads +
+def contents(
+    trace: Trace,
+    update: Callable[[int], None] = lambda position: None,
+    selection: Selection | None = None,
+) -> Contents:
+    """Reads a trace to its end. `update` receives the bytes read. With `selection`, only its calls,
+    and only the processes that it includes, are counted. O(events), memory O(threads +
     programs)."""
+    row_filter = None if selection is None else RowFilter(selection, trace.names)
     found = Contents()
     pages = 0
     threads: set[tuple[int, int]] = set()
@@ -91,6 +99,8 @@ def contents(trace: Trace, update: Callable[[int], None] = lambda position: None
         if not found.events:
             found.began = rows[0].time
         found.events, found.ended = trace.events, rows[-1].time
+        if row_filter is not None:
+            rows = list(filter(row_filter.includes, rows))
         threads.update(set(map(attrgetter("pid", "tid"), rows)))
         _count_calls(found, rows, trace.names)
         pages += sum(page_count(row.touched) for row in rows if row.touched)
@@ -149,4 +159,4 @@ def _other(found: Contents, row: Row, name: str, programs: dict[str, Program]) -
         case "end":
             found.report = json.loads(data or b"{}")
             found.notes += found.report.get("notes", [])
-            found.status = row.a0
+            found.status = row.a0 if found.report.get("exit_status", row.a0) is not None else None

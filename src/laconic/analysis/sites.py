@@ -1,27 +1,30 @@
 """Who makes which calls: a trace's memory calls by the place in the program, what became of them,
 and their cost.
 
-A call is *redundant* if it succeeded and changed nothing.
+A call is *redundant* if it succeeded and changed nothing. A site costs what an enclave does for its
+calls, and for the first touch of each page that they mapped last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from laconic.analysis.frames import own_frames
 from laconic.libos.strategy import Strategy
 from laconic.memory.ledger import Ledger
-from laconic.replay.enclaves import Enclaves
+from laconic.replay.enclaves import AROUND, OTHER, Enclaves, Touch
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone, Listener, Program
+from laconic.replay.selected import Selected, drop_unselected
 from laconic.sgx import costs
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Counts, Meter
 from laconic.stacks.symbolize import Place
 from laconic.strategies import display_name, maker
 from laconic.trace.reader import Trace
+from laconic.trace.selection import Selection
 from laconic.trace.stacks import NO_STACK, Stacks
 from laconic.trace.tables import Row, Table
 
@@ -29,18 +32,52 @@ from laconic.trace.tables import Row, Table
 EVERY_CALL, LACONIC = "every-call", "laconic"
 _FIGURES = (
     "calls", "redundant", "host_calls", "failed", "first_event", "last_event", "first_redundant_event",
+    "committed_pages", "touched_pages",
 )  # fmt: skip
 
 
+@dataclass(slots=True, kw_only=True)
+class Work:
+    """What enclaves did for some calls, or for something that a library OS does by itself.
+
+    `counts`: strategy → what its enclave did for the calls. `touches`: strategy → what it did for
+    the first touches of the pages that these calls mapped last; there were `touched_pages`.
+    """
+
+    counts: dict[str, Counts] = field(default_factory=dict)
+    touches: dict[str, Counts] = field(default_factory=dict)
+    touched_pages: int = 0
+
+    def cost(self, strategy: str = EVERY_CALL) -> Counts:
+        """Return all that the enclave did, for the calls and for their pages. O(1)."""
+        total = Counts()
+        for counts in (self.counts, self.touches):
+            if strategy in counts:
+                total.add(counts[strategy])
+        return total
+
+    def committed_pages(self, strategy: str = EVERY_CALL) -> int:
+        """Return how many pages these calls, and the touches of their pages, added to the enclave.
+        O(1)."""
+        return self.cost(strategy).eaug
+
+    def add(self, other: Work) -> None:
+        """Add another's figures. O(strategies)."""
+        self.touched_pages += other.touched_pages
+        for ours, theirs in ((self.counts, other.counts), (self.touches, other.touches)):
+            for name, counts in theirs.items():
+                ours.setdefault(name, Counts()).add(counts)
+
+
 @dataclass(slots=True)
-class Site:
+class Site(Work):
     """The calls of one name from one stack of one program. `stack` is `trace.stacks.NO_STACK` where
     none was taken.
 
     `calls` memory calls were made, of which `redundant` succeeded and changed nothing; `host_calls` host calls
     were made. `first`, `last` and `first_redundant` are the numbers of rows in the trace, -1 for
-    none. `counts`: strategy → what its enclave did for these calls; `wasted`: for the redundant
-    ones.
+    none. `wasted`: strategy → the part of `counts` that is for redundant calls. `files` are the
+    paths of the files that the calls mapped.
     """
 
     call: str
@@ -53,8 +90,8 @@ class Site:
     first: int = -1
     last: int = -1
     first_redundant: int = -1
-    counts: dict[str, Counts] = field(default_factory=dict)
     wasted: dict[str, Counts] = field(default_factory=dict)
+    files: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +99,10 @@ class Sites(Table):
     """All sites of a trace. As a table: one row per site, the most expensive first.
 
     `ledger` has the figures of all calls, `meters` those of the enclaves by strategy. `source` is
-    what the trace was made by, as `Trace.source`.
+    what the trace was made by, as `Trace.source`. `around` has the work that no call is the cause
+    of: that of each of `replay.enclaves.AROUND`, and OTHER. The costs of all sites and of `around`
+    add up to the totals of `meters`. `knows_touched`: the trace says which pages were touched;
+    otherwise no costs of touches are known, and all costs are lower ends.
     """
 
     sites: list[Site]
@@ -73,14 +113,22 @@ class Sites(Table):
     loss: list[str]
     events: int
     source: str = "run"
+    around: dict[str, Work] = field(default_factory=dict)
+    knows_touched: bool = True
 
     def cycles(
-        self, site: Site, strategy: str = EVERY_CALL, profile: CostProfile | None = None
+        self, site: Work, strategy: str = EVERY_CALL, profile: CostProfile | None = None
     ) -> tuple[float, float]:
-        """Return what the calls of a site cost in an enclave under `strategy`, in cycles, as (low,
-        high), by the cost profile `profile` (default: `published`)."""
-        counts = site.counts.get(strategy, Counts())
-        return (profile or costs.load()).cycles(counts)
+        """Return what a site, or an entry of `around`, costs in an enclave under `strategy`: its
+        calls, and the first touches of their pages.
+
+        In cycles, as (low, high), by the cost profile `profile` (default: `published`).
+        """
+        return (profile or costs.load()).cycles(site.cost(strategy))
+
+    def total(self, strategy: str = EVERY_CALL) -> Counts:
+        """Return all that the enclaves did under `strategy`. O(labels)."""
+        return self.meters[strategy].total() if strategy in self.meters else Counts()
 
     def most_expensive(
         self,
@@ -88,7 +136,7 @@ class Sites(Table):
         strategy: str = EVERY_CALL,
         profile: CostProfile | None = None,
     ) -> list[Site]:
-        """Return the `count` sites (default: all) whose calls cost most under `strategy`.
+        """Return the `count` sites (default: all) that cost most under `strategy`.
 
         Sites that cost the same are in the order of their first calls. O(sites log sites).
         """
@@ -105,27 +153,33 @@ class Sites(Table):
 
     def table_columns(self) -> dict[str, str]:
         """Return the columns. `function` and `module` are the innermost frame's; `stack` has one
-        line per frame; the events are numbers of rows in the trace. Cycles are those of each
-        strategy's enclave by the profile `published`."""
+        line per frame; the events are numbers of rows in the trace. `committed_pages` is of the
+        first strategy. Cycles are those of each strategy's enclave by the profile `published`: of
+        the calls and the touches, of the touches alone, and of the redundant calls."""
         columns = dict.fromkeys(("call", "function", "module", "stack", "program"), "string")
         columns |= dict.fromkeys(_FIGURES, "int64")
         return columns | {
             f"{name.replace('-', '_')}_{what}_{end}": "float64"
             for name in self.meters
-            for what in ("cycles", "redundant_cycles")
+            for what in ("cycles", "touch_cycles", "redundant_cycles")
             for end in ("low", "high")
         }
 
     def table_rows(self) -> Iterator[Row]:
         """Return the rows, the most expensive site first."""
         profile = costs.load()
+        first = next(iter(self.meters), EVERY_CALL)
         for site in self.most_expensive(profile=profile):
             frames = self.frames(site)
             cycles = [
                 value
                 for name in self.meters
-                for counts in (site.counts, site.wasted)
-                for value in profile.cycles(counts.get(name, Counts()))
+                for counts in (
+                    site.cost(name),
+                    site.touches.get(name, Counts()),
+                    site.wasted.get(name, Counts()),
+                )
+                for value in profile.cycles(counts)
             ]
             yield (
                 site.call,
@@ -140,6 +194,8 @@ class Sites(Table):
                 site.first,
                 site.last,
                 None if site.first_redundant < 0 else site.first_redundant,
+                site.committed_pages(first),
+                site.touched_pages,
                 *cycles,
             )
 
@@ -188,21 +244,37 @@ class SiteCollector(Listener):
                 site.first_redundant = done.number
         if done.result < 0:
             site.failed += 1
+        elif done.file is not None:
+            site.files.add(done.file.file.path)
         site.last = done.number
         return site
 
-    def add_costs(self, meters: Mapping[str, Meter]) -> None:
-        """Give each site what the enclaves did for its calls. O(labels)."""
-        for name, meter in meters.items():
+    def add_costs(self, enclaves: Enclaves) -> dict[str, Work]:
+        """Give each site what the enclaves did for its calls and for the pages that they mapped.
+
+        Returns the rest, by kind. `enclaves` must count by `site_label` and by owner. O(labels).
+        """
+        around = {kind: Work() for kind in (*AROUND, OTHER)}
+        for name, meter in enclaves.meters.items():
             for (_, label), counts in meter.tables.items():
-                if not isinstance(label, SiteLabel):
-                    continue  # the work of no memory call
-                site = self.sites.get((label.call, label.stack, label.program))
-                if site is None:
+                if isinstance(label, Touch):
+                    work = self._work(label.owner, around)
+                    work.touches.setdefault(name, Counts()).add(counts)
                     continue
-                site.counts.setdefault(name, Counts()).add(counts)
-                if label.is_redundant:
-                    site.wasted.setdefault(name, Counts()).add(counts)
+                work = self._work(label, around)
+                work.counts.setdefault(name, Counts()).add(counts)
+                if isinstance(label, SiteLabel) and label.is_redundant:
+                    assert isinstance(work, Site)
+                    work.wasted.setdefault(name, Counts()).add(counts)
+        for touched in enclaves.touched_pages.values():
+            for owner, pages in touched.items():
+                self._work(owner, around).touched_pages += pages
+        return around
+
+    def _work(self, label: Hashable, around: Mapping[str, Work]) -> Work:
+        if isinstance(label, SiteLabel):
+            return self.sites[label.call, label.stack, label.program]
+        return around[label if isinstance(label, str) and label in around else OTHER]
 
 
 def sites(
@@ -210,28 +282,40 @@ def sites(
     strategies: Sequence[str | type[Strategy]] = (EVERY_CALL, LACONIC),
     progress: Callable[[int], None] | None = None,
     stacks: Stacks | None = None,
+    selection: Selection | None = None,
 ) -> Sites:
     """Return all sites of `trace`, an open trace or a path, with their costs in an enclave under
     each of `strategies` (names, `module:Class`, or classes).
 
     `progress` is called with the number of bytes that have been read. `stacks` finds the names of
-    functions, by default in the program's own files. Raises LaconicError if the trace cannot be
+    functions, by default in the program's own files. With `selection`, only its calls are counted.
+    Raises LaconicError if the trace cannot be
     read. O(events), memory O(sites).
     """
     trace = Trace(trace) if isinstance(trace, str) else trace
     stacks = stacks or Stacks()
     collector = SiteCollector()
-    enclaves = Enclaves({display_name(each): maker(each) for each in strategies}, label=site_label)
-    replay = Replay(trace, "laconic", listeners=[enclaves, collector], stacks=stacks)
+    enclaves = Enclaves(
+        {display_name(each): maker(each) for each in strategies},
+        label=site_label,
+        by_owner=True,
+        selection=selection,
+    )
+    counting = None if selection is None else Selected(collector, selection)
+    replay = Replay(trace, "laconic", listeners=[enclaves, counting or collector], stacks=stacks)
     replay.run(progress=progress)
-    collector.add_costs(enclaves.meters)
+    if selection is not None:
+        drop_unselected(enclaves, selection, replay.started)
+    around = collector.add_costs(enclaves)
     return Sites(
         list(collector.sites.values()),
         stacks,
-        replay.ledger,
+        replay.ledger if counting is None else counting.ledger,
         enclaves.meters,
         replay.started,
         replay.losses,
         replay.number + 1,
         trace.source,
+        around,
+        "touched pages" not in trace.about.get("unknown", ()),
     )

@@ -36,7 +36,10 @@ ANY, SITE, ALL = "any", "site", "all"
 
 @dataclass(frozen=True, slots=True)
 class Suppression:
-    """One rule; an empty pattern matches everything. `where` is ANY, SITE or ALL."""
+    """One rule; an empty pattern matches everything. `where` is ANY, SITE or ALL.
+
+    `only_redundant`: it is about redundant calls, and has no say where costs are listed.
+    """
 
     reason: str
     call: str = ""
@@ -44,6 +47,7 @@ class Suppression:
     module: str = ""
     program: str = ""
     where: str = ANY
+    only_redundant: bool = False
 
     def matches(self, call: str, program: str, places: Iterable[Place]) -> bool:
         """True where a site is to be hidden; `places` are its stack, innermost first, without the
@@ -72,28 +76,34 @@ class Suppression:
         )
 
 
-_SEGMENT = "ld.so maps a read-only segment over itself"
-_LOADER_BREAK = "ld.so asks for the break"
-_BREAK = "the C library asks for the break"
-_STACK = "the C library discards an ended thread's stack, which was not used so far"
+#: The reason of all that the dynamic loader does: one line of a list, however many libraries.
+LOADING = "ld.so loads libraries"
+_LOADER_BREAK = "ld.so queries the break"
+_BREAK = "the C library queries the break"
+_STACK = "the C library discards an ended thread's stack"
 _LOADERS = ("ld-linux*.so*", "ld-[0-9]*.so")
 #: What ld.so and the C library do in every program, and nobody who uses them can change. By
 #: function too: in a static program they are in its own module, in a redacted trace in one without
 #: a name.
 BUILT_IN = (
-    *(Suppression(_SEGMENT, "mmap", module=name, where=SITE) for name in (*_LOADERS, "ld-musl-*")),
+    *(Suppression(LOADING, "m*", module=name, where=SITE) for name in _LOADERS),
     *(
-        Suppression(_SEGMENT, "mmap", name, where=SITE)
-        for name in ("_dl_map_segments", "_dl_map_object_from_fd")
+        Suppression(LOADING, "m*", name, where=SITE)
+        for name in (
+            *("_dl_map_segments", "_dl_map_segment", "_dl_map_object_from_fd", "_dl_protect_relro"),
+            *("map_library", "unmap_library"),  # musl's
+        )
     ),
+    # musl's loader is its C library: what is redundant there is the loader's.
+    Suppression(LOADING, "mmap", module="ld-musl-*", where=SITE, only_redundant=True),
     *(Suppression(_LOADER_BREAK, "brk", module=name, where=SITE) for name in _LOADERS),
     Suppression(_LOADER_BREAK, "brk", "_dl_sysdep_start", where=SITE),
     *(
-        Suppression(_BREAK, "brk", module=name, where=SITE)
+        Suppression(_BREAK, "brk", module=name, where=SITE, only_redundant=True)
         for name in ("libc.so*", "libc-[0-9]*.so", "ld-musl-*")
     ),
     *(
-        Suppression(_BREAK, "brk", name, where=SITE)
+        Suppression(_BREAK, "brk", name, where=SITE, only_redundant=True)
         for name in (
             *("sysmalloc", "__default_morecore", "_dl_early_allocate", "__libc_setup_tls"),
             *("__malloc_alloc_meta", "__expand_heap"),  # musl's

@@ -6,38 +6,55 @@ import argparse
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NoReturn
 
 from laconic import __version__
 from laconic.commands import ending as _ending  # noqa: F401  (its exit function comes last)
-from laconic.commands.options import parse
+from laconic.commands.options import did_you_mean, parse
 from laconic.commands.output import hold_standard_streams, tell
 from laconic.errors import LaconicError
 
-VERBS = {
-    "run": "run a program on exact VMA bookkeeping, and say which memory calls changed nothing",
-    "import": "make a trace of a log that strace, Gramine or perf wrote",
-    "compare": "count what a trace, or a program, costs in enclaves under each strategy",
-    "replay": "feed a trace's calls to the same bookkeeping, by any strategy",
-    "maps": "print a recorded address space at some moment, as /proc/PID/maps",
-    "sweep": "replay many traces under many strategies, into one Parquet file",
-    "advise": "say what to write in a Gramine manifest and in a program's settings, and why",
-    "info": "say what is in a trace: programs, calls, what is missing, how it was made",
-    "export": "write a trace in another format: parquet, csv, jsonl, perfetto, strace, vectors",
-    "vectors": "compare another implementation of the bookkeeping and the PAL with vectors",
-    "callers": "name the places in the program that make redundant calls",
-    "explain": "explain one memory call in plain words: what it requested, what differed, why",
-    "flamegraph": "write the stacks of redundant calls as folded stacks, speedscope or SVG",
-    "pack": "add symbols to a trace, so that another machine shows the same names",
-    "html": "show a trace, or a program's run, as one page for a browser",
-    "diff": "say what got better or worse between two runs, by call and by site",
-    "check": "hold a trace, or a program, to limits and a baseline: the gate for CI",
-    "live": "run a program and watch its memory calls meanwhile, as in top",
-    "doctor": "say what this machine lets Laconic do, before the first run",
+#: The verbs, grouped by the question that they answer, in the order of `laconic --help`.
+QUESTIONS = {
+    "Run and record": {
+        "run": "run a program on exact VMA bookkeeping, and count its memory calls",
+        "live": "run a program and watch its memory calls, as in top",
+        "attach": "observe a program that is running already, and leave it as it was",
+        "import": "make a trace from a log of strace, Gramine or perf",
+        "doctor": "test what this machine lets Laconic do",
+    },
+    "Which calls cost most?": {
+        "callers": "list the places in the program whose calls cost most",
+        "html": "show a trace, or a program's run, as one page for a browser",
+        "flamegraph": "write the stacks as folded stacks, speedscope or SVG",
+        "explain": "explain one memory call: what it requested, what differed, why",
+    },
+    "What would an enclave cost?": {
+        "compare": "count what the calls cost in enclaves under each strategy",
+        "advise": "print settings for a Gramine manifest and for the program",
+        "sweep": "replay many traces under many strategies, into a Parquet file",
+    },
+    "Keep it from getting worse": {
+        "diff": "show what got better or worse between two runs",
+        "check": "test a run against limits and a baseline: the gate for CI",
+    },
+    "Traces": {
+        "info": "show what is in a trace, and what is missing",
+        "maps": "print a recorded address space at some moment",
+        "replay": "repeat the calls of a trace on the same bookkeeping",
+        "export": "write a trace as parquet, csv, jsonl, perfetto, strace, vectors",
+        "pack": "add symbols to a trace, for use on another machine",
+        "vectors": "compare another implementation of the bookkeeping with vectors",
+    },
+    "Help": {
+        "help": "show the help of a verb, or write the manual page",
+        "completion": "write the completions for bash, zsh or fish",
+    },
 }
+VERBS = {verb: summary for verbs in QUESTIONS.values() for verb, summary in verbs.items()}
 
-EPILOG = """\
+EXIT_CODES = """\
 exit codes:
   the program's own    laconic run, and every verb with -- CMD (128 + N where
                        signal N killed it)
@@ -47,10 +64,12 @@ exit codes:
   70                   --verify found bookkeeping and host to differ
   71                   this machine does not let Laconic trace: laconic doctor
   126, 127             the program cannot be executed, was not found
-
+"""
+EXAMPLES = """\
 try:
   laconic doctor
   laconic run -- python3 -c 'print("hello")'
+  laconic help callers
 """
 
 
@@ -62,40 +81,67 @@ class _Version(argparse.Action):
     # The build is looked up only if it is requested, so that each start is quick.
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        print(f"laconic {__version__} ({build()})")
+        print(f"laconic {__version__} ({installed_build()})")
         parser.exit()
 
 
-def build() -> str:
+def installed_build() -> str:
     """Return "compiled" or "pure Python": which build of Laconic is installed."""
     module = importlib.util.find_spec("laconic.memory.rangemap")
     assert module is not None and module.origin is not None
     return "pure Python" if module.origin.endswith(".py") else "compiled"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit code."""
-    hold_standard_streams()
-    arguments = list(sys.argv[1:] if argv is None else argv)
+def build(
+    configured: Collection[str],
+) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Return the parser of `laconic`, and the parser of each verb by its name.
+
+    Only the verbs in `configured` have their options: each of them is imported, which takes time.
+    """
     parser = argparse.ArgumentParser(
         prog="laconic",
-        description="A library OS memory subsystem that says to its host only what changes.",
-        epilog=EPILOG,
+        usage="laconic [-h] [--version] VERB ...",
+        description="A library OS memory subsystem that calls its host only when something changes.",
+        epilog=f"{_listing()}\n{EXIT_CODES}\n{EXAMPLES}",
         formatter_class=_formatter,
     )
     parser.add_argument(
         "--version", action=_Version, nargs=0, help="show the version and the build, and exit"
     )
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    # Only the verb that is used is imported and told its options: --help stays quick.
-    chosen = parser
+    # The epilog lists the verbs by question. argparse's own list has no groups.
+    verbs = parser.add_subparsers(
+        dest="verb", metavar="VERB", prog="laconic", required=True, help=argparse.SUPPRESS
+    )
     for verb, summary in VERBS.items():
         sub = verbs.add_parser(verb, help=summary, formatter_class=_formatter)
-        if verb in arguments[:1]:
+        if verb in configured:
             module = "import_" if verb == "import" else verb  # a keyword cannot name a module
             importlib.import_module(f"laconic.commands.{module}").configure(sub)
-            chosen = sub
-    options = parse(parser, chosen, arguments)
+    return parser, dict(verbs.choices)
+
+
+def _listing() -> str:
+    lines = []
+    for question, verbs in QUESTIONS.items():
+        lines.append(question)
+        lines += [f"  {verb:<11} {summary}" for verb, summary in verbs.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit code."""
+    hold_standard_streams()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser, verbs = build(arguments[:1])
+    if not arguments:
+        parser.print_help(sys.stderr)
+        return 2
+    word = arguments[0]
+    if word not in verbs and not word.startswith("-"):
+        parser.error(f"there is no verb {word!r}{did_you_mean(word, verbs, 'laconic --help')}")
+    options = parse(parser, verbs.get(word, parser), arguments)
     try:
         return int(options.execute(options))
     except LaconicError as error:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from laconic.commands.options import accept_command, add_costs, check_source, load_costs
+from laconic.commands.options import accept_source, add_costs, check_source, load_costs
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
@@ -45,10 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.usage = (
         "laconic advise [--costs NAME|FILE] [--json FILE] FILE\n"
-        "       laconic advise [--costs NAME|FILE] [--json FILE] [--try] -- CMD [ARG ...]"
-    )
-    parser.add_argument(
-        "words", nargs="*", metavar="FILE", help="a trace that was recorded or imported"
+        "       laconic advise [--costs NAME|FILE] [--json FILE] [--try]\n"
+        "                      [--keep TRACE [--force]] -- CMD [ARG ...]"
     )
     parser.add_argument(
         "--try",
@@ -61,7 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", metavar="FILE", help="write the advice to FILE as JSON; - is standard output"
     )
-    accept_command(parser)
+    accept_source(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -82,7 +80,7 @@ def execute(options: argparse.Namespace) -> int:
         open_trace(options.words[0])  # what is wrong with it shows before --json makes a file
         return _advise(options, profile, open_output(options.json), options.words[0], None)
     output = open_output(options.json)
-    with recorded(options.command, None, False) as (status, path):
+    with recorded(options.command, options.keep, options.force) as (status, path):
         try:
             return _advise(options, profile, output, path, status)
         except LaconicError as error:

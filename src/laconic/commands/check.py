@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from typing import TYPE_CHECKING
 
 from laconic.commands.options import (
     accept_source,
+    add_enclave,
     add_json,
     add_limit,
+    add_selection,
     add_suppressions,
-    check_kept,
     check_source,
+    enclave,
+    selection,
     suppressions,
     whole,
 )
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
-    from laconic.analysis.baseline import Figures
+    from laconic.analysis.baseline import Enclave, Figures
     from laconic.analysis.check import Limit
     from laconic.commands.output import Output
 
@@ -32,8 +36,9 @@ not, which places in the program make the calls, the worst first.
 EPILOG = """\
 examples:
   laconic check a.trace --max-redundant 5%
-  laconic check --max-host-calls 2000 -o a.trace -- python3 -c 'import json'
+  laconic check --max-host-calls 2000 --keep a.trace -- python3 -c 'import json'
   laconic check --write-baseline base.json -- python3 -c 'import json'
+  laconic check a.trace --max-cycles 800M --costs published
   laconic check --baseline base.json --tolerance 2% -- python3 -c 'import json'
 
 --max-redundant is a share of all memory calls (5%) or a count (20). Suppressed
@@ -55,11 +60,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.usage = (
         "laconic check [--max-redundant N|P%%] [--max-host-calls N]\n"
+        "                     [--max-enclave-host-calls N] [--max-cycles N]\n"
+        "                     [--enclave] [--strategy NAME] [--costs NAME|FILE]\n"
         "                     [--baseline FILE [--tolerance N|P%%]]\n"
         "                     [--write-baseline FILE] [--github] [--limit N]\n"
         "                     [--suppressions FILE | --no-suppressions]\n"
+        "                     [--between START END] [--pid P] [--program PATTERN]\n"
+        "                     [--call NAME]\n"
         "                     [--json FILE]\n"
-        "                     FILE | [-o TRACE [--force]] -- CMD [ARG ...]"
+        "                     FILE | [--keep TRACE [--force]] -- CMD [ARG ...]"
     )
     parser.add_argument(
         "--max-redundant", type=_limit, metavar="N|P%", help="how many calls may change nothing"
@@ -70,6 +79,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how many host calls there may be",
     )
+    parser.add_argument(
+        "--max-enclave-host-calls",
+        type=whole("number of host calls", 0),
+        metavar="N",
+        help="how many host calls the enclave may make",
+    )
+    parser.add_argument(
+        "--max-cycles",
+        type=_cycles,
+        metavar="N",
+        help="how many cycles the enclave may cost, as in 800M or 4.5G: the high end of the estimate",
+    )
+    add_enclave(parser)
     parser.add_argument("--baseline", metavar="FILE", help="what the run must not be worse than")
     parser.add_argument(
         "--tolerance",
@@ -87,8 +109,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_limit(parser)
     add_suppressions(parser)
+    add_selection(parser)
     add_json(parser)
-    accept_source(parser, keep=True)
+    accept_source(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -104,6 +127,8 @@ def execute(options: argparse.Namespace) -> int:
     wanted = (
         options.max_redundant,
         options.max_host_calls,
+        options.max_enclave_host_calls,
+        options.max_cycles,
         options.baseline,
         options.write_baseline,
     )
@@ -114,24 +139,34 @@ def execute(options: argparse.Namespace) -> int:
     if options.tolerance is not None and options.baseline is None:
         raise LaconicError("--tolerance is about a baseline: add --baseline FILE")
     check_source(options, "check --max-redundant 5%")
-    check_kept(options)
     outputs = {
-        "-o": options.output,
+        "--keep": options.keep,
         "--json": options.json,
         "--write-baseline": options.write_baseline,
     }
     check_outputs(outputs, options.words)
     check_outputs({"--json": options.json}, [options.baseline or "-"])
     rules = suppressions(options)
+    chosen = selection(options)
     # All that may be wrong is found before the program runs.
-    limits = gate.Limits(options.max_redundant, options.max_host_calls)
+    limited = options.max_enclave_host_calls is not None or options.max_cycles is not None
+    model = enclave(options, wanted=True) if options.enclave or limited else None
+    limits = gate.Limits(
+        options.max_redundant,
+        options.max_host_calls,
+        max_enclave_host_calls=options.max_enclave_host_calls,
+        max_cycles=options.max_cycles,
+    )
     if options.baseline is not None:
-        before, _ = read_figures(options.baseline, rules)
-        limits = gate.Limits(*limits[:2], before, options.tolerance or gate.NONE)
+        before, _ = read_figures(options.baseline, rules, chosen, model)
+        model = _same_enclave(options, before, model)
+        limits = limits._replace(baseline=before, tolerance=options.tolerance or gate.NONE)
+    if model is None:
+        enclave(options, wanted=False)  # finds options that need one
     output = open_output(options.json)
     baseline = open_output(options.write_baseline, "--write-baseline")
-    with traced(options, "check", keep=True) as (trace, status):
-        figures, stacks = trace_figures(trace, rules)
+    with traced(options, "check") as (trace, status):
+        figures, stacks = trace_figures(trace, rules, selection=chosen, enclave=model)
         verdicts = gate.check(figures, limits)
         kept = all(verdict.kept for verdict in verdicts)
         if baseline is not None and kept and not status and trace.loss is None:
@@ -150,6 +185,38 @@ def execute(options: argparse.Namespace) -> int:
             "the trace is not complete, and what is missing may go over the limits: record it again"
         )
     return status or int(not kept)
+
+
+def _same_enclave(
+    options: argparse.Namespace, before: Figures, model: Enclave | None
+) -> Enclave | None:
+    # The enclave of the baseline, unless options state another one.
+    if before.enclave is None:
+        if options.enclave:
+            raise LaconicError(
+                f"--baseline {options.baseline!r} has no enclave figures; write it again with "
+                "--enclave, or leave --enclave out"
+            )
+        return model
+    model = model or enclave(options, wanted=True)
+    assert model is not None
+    now = model.strategy, model.profile.name
+    if now != before.enclave:
+        strategy, costs = before.enclave
+        raise LaconicError(
+            f"--baseline {options.baseline!r} has the enclave figures of --strategy {strategy} "
+            f"--costs {costs}; give these options, or write it again"
+        )
+    return model
+
+
+def _cycles(text: str) -> int:
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)([KMGT]?)", text, re.ASCII)
+    if match is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of cycles; give one as in 800M or 4.5G"
+        )
+    return round(float(match[1]) * float(1000 ** " KMGT".index(match[2] or " ")))
 
 
 def _write_baseline(figures: Figures, output: Output, path: str) -> None:

@@ -8,7 +8,17 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from laconic.commands.enclaves import enclaves
-from laconic.commands.options import accept_command, add_costs, check_source, job_count, load_costs
+from laconic.commands.options import (
+    accept_source,
+    add_costs,
+    add_selection,
+    check_kept,
+    check_source,
+    input_path,
+    job_count,
+    load_costs,
+    selection,
+)
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
@@ -30,7 +40,8 @@ examples:
   laconic compare a.trace --strategy laconic --costs fast-transitions
   laconic compare a.trace --host linux --json figures.json
   laconic compare a.trace --manifest app.manifest --by call
-  laconic compare -o a.trace -- python3 -c 'import json'
+  laconic compare --keep a.trace -- python3 -c 'import json'
+  laconic compare --ablation a.trace b.trace
 
 exit codes:
   0    done; a trace that is not complete counts as far as it goes
@@ -55,11 +66,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "laconic compare [--host {sgx2,linux,gramine}] [--strategy NAME[,NAME]]\n"
         "                       [--costs NAME|FILE] [--epc SIZE] [--by {program,call}]\n"
         "                       [--pte {rwx,sync}] [--verify] [--manifest FILE]\n"
-        "                       [--json FILE] [-j N] [-o FILE [--force]]\n"
-        "                       FILE | -- CMD [ARG ...]"
-    )
-    parser.add_argument(
-        "words", nargs="*", metavar="FILE", help="a trace that was recorded or imported"
+        "                       [--json FILE] [-j N] [--ablation]\n"
+        "                       [--between START END] [--pid P] [--program PATTERN]\n"
+        "                       [--call NAME]\n"
+        "                       FILE [FILE ...] | [--keep TRACE [--force]] -- CMD [ARG ...]"
     )
     parser.add_argument(
         "--host",
@@ -100,6 +110,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="say under which strategies an EPC of this size (128M) overflows",
     )
     parser.add_argument(
+        "--ablation",
+        action="store_true",
+        help="show instead which changes to Gramine pay off: the switches of every-call, added one by one in the "
+        "order of what they save, down to the bound",
+    )
+    parser.add_argument(
         "--by",
         choices=("program", "call"),
         help="show also the counts and cycles of each program, or of each call",
@@ -110,15 +126,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-j", dest="jobs", metavar="N", help="processes for a long trace (default: one a CPU)"
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="keep the trace of CMD")
-    parser.add_argument("--force", action="store_true", help="overwrite the trace that -o names")
-    accept_command(parser)
+    add_selection(parser)
+    accept_source(parser, what="a trace; with --ablation, one or more; - is standard input")
     parser.set_defaults(execute=execute)
 
 
 def execute(options: argparse.Namespace) -> int:
     """Compares, after recording CMD where there is one, whose exit status is returned."""
     from laconic.commands.output import open_output, tell, width, write_json
+    from laconic.commands.source import selection_as_text
     from laconic.commands.traces import open_trace, show
     from laconic.report.compare import as_text
 
@@ -127,8 +143,13 @@ def execute(options: argparse.Namespace) -> int:
     profile = load_costs(options.costs) if options.host == "sgx2" else None
     pages = None if options.epc is None else epc_pages(options.epc)
     options.settings = _settings(options.manifest)
+    options.selection = selection(options)
+    if options.selection is not None and options.host != "sgx2":
+        raise LaconicError(f"only enclaves count selected calls; leave out --host {options.host}")
     most = len(os.sched_getaffinity(0)) * 4
     options.jobs = None if options.jobs is None else min(job_count(options.jobs), most)
+    if options.ablation:
+        return _ablation(profile, options)
     trace = None if options.command is not None else open_trace(options.words[0])
     output = open_output(options.json)
     status = 0
@@ -139,10 +160,70 @@ def execute(options: argparse.Namespace) -> int:
     if figures and output is not None:
         write_json(figures, output, options.json, program=trace is None)
     if figures and trace is None:
-        tell(as_text(figures, width(2), options.by))
+        tell(selection_as_text(options.selection) + as_text(figures, width(2), options.by))
     elif options.json != "-":
-        show(as_text(figures, width(1), options.by))
+        show(selection_as_text(options.selection) + as_text(figures, width(1), options.by))
     return 70 if any(found["breaches"] for found in figures.get("verify", {}).values()) else status
+
+
+def _ablation(profile: CostProfile | None, options: argparse.Namespace) -> int:
+    # As `execute`, for --ablation.
+    from laconic.commands.output import open_output, tell, width, write_json
+    from laconic.commands.program import recorded
+    from laconic.commands.traces import open_trace, show
+    from laconic.report.ablation import as_text
+
+    assert profile is not None
+    traces = [open_trace(word) for word in options.words]
+    output = open_output(options.json)
+    status = 0
+    figures: Json = {}
+    if options.command is None:
+        figures = _ablated(traces, profile, options)
+    else:
+        with recorded(options.command, options.keep, options.force) as (status, path):
+            try:
+                figures = _ablated([open_trace(path)], profile, options)
+            except LaconicError as error:
+                tell(f"laconic: {error}\n")
+                return status
+        figures["traces"][0]["path"] = options.keep
+        figures |= {"command": options.command, "exit_status": status}
+    if output is not None:
+        write_json(figures, output, options.json, program=options.command is not None)
+    if options.command is not None:
+        tell(as_text(figures, width(2)))
+    elif options.json != "-":
+        show(as_text(figures, width(1)))
+    return 70 if any(found["breaches"] for found in figures["verify"].values()) else status
+
+
+def _ablated(traces: list[Trace], profile: CostProfile, options: argparse.Namespace) -> Json:
+    from laconic.analysis.ablation import ablate
+    from laconic.analysis.compare import Model
+    from laconic.analysis.schemas import SCHEMAS
+    from laconic.commands.progress import progress
+    from laconic.commands.traces import losses, tell_loss
+    from laconic.report.ablation import as_json
+    from laconic.sgx.pal.switches import Switches
+
+    model = Model(options.pte, options.verify, options.settings)
+    total = sum(trace.size for trace in traces) * len(Switches._fields)
+    what = traces[0].path if len(traces) == 1 else f"{len(traces):,} traces"
+    with progress(f"comparing {what}", total) as update:
+        ablation = ablate(traces, profile, progress=update, jobs=options.jobs, model=model)
+    about = []
+    for trace, compared in zip(traces, ablation.compared, strict=True):
+        tell_loss(trace, compared.lost)
+        about.append(
+            {
+                "path": trace.path,
+                "source": trace.source,
+                "events": compared.events,
+                "loss": losses(trace, compared.lost),
+            }
+        )
+    return {"schema": SCHEMAS["compare"], "traces": about, **as_json(ablation)}
 
 
 def _recorded(
@@ -152,14 +233,16 @@ def _recorded(
     from laconic.commands.program import recorded
     from laconic.commands.traces import open_trace
 
-    with recorded(options.command, options.output, options.force) as (status, path):
+    # Stacks are for the other verbs that read the trace, if it is kept.
+    stacks = "none" if options.keep is None else "all"
+    with recorded(options.command, options.keep, options.force, stacks) as (status, path):
         try:
             figures = _compared(open_trace(path), names, profile, pages, options)
         except LaconicError as error:
             # The program has run: its status counts.
             tell(f"laconic: {error}\n")
             return status, {}
-    figures["trace"]["path"] = options.output
+    figures["trace"]["path"] = options.keep
     return status, {**figures, "command": options.command, "exit_status": status}
 
 
@@ -173,6 +256,7 @@ def _compared(
     from laconic.analysis.compare import Model, compare_direct, compare_host_calls
     from laconic.analysis.schemas import SCHEMAS
     from laconic.commands.progress import progress
+    from laconic.commands.source import selection_as_json
     from laconic.commands.traces import losses, tell_loss
     from laconic.report.compare import direct_as_json, hosts_as_json
 
@@ -183,7 +267,9 @@ def _compared(
         figures = direct_as_json(found)
     elif profile is not None:
         model = Model(options.pte, options.verify, options.settings)
-        figures, events, lost = enclaves(trace, names, profile, pages, options.jobs, model)
+        figures, events, lost = enclaves(
+            trace, names, profile, pages, options.jobs, model, options.selection
+        )
     else:
         with progress(f"comparing {trace.path}", trace.size) as update:
             replays = compare_host_calls(trace, names, update).strategies
@@ -197,21 +283,32 @@ def _compared(
         "events": events,
         "loss": losses(trace, lost),
     }
-    return {"schema": SCHEMAS["compare"], "trace": about, **figures}
+    return {
+        "schema": SCHEMAS["compare"],
+        "trace": about,
+        **figures,
+        **selection_as_json(options.selection),
+    }
 
 
 # Options
 
 
 def _check_words(options: argparse.Namespace) -> None:
-    from laconic.commands.output import check_outputs
-
-    check_source(options, "compare")
-    if options.command is None and (options.output is not None or options.force):
-        raise LaconicError("-o and --force are about the trace of a program: name that after --")
-    if options.force and options.output is None:
-        raise LaconicError("--force is about a trace: name it with -o FILE")
-    check_outputs({"-o": options.output, "--json": options.json}, options.words)
+    if options.ablation:
+        for given, name in (
+            (options.strategy != "all", "--strategy"),
+            (options.epc is not None, "--epc"),
+            (options.by is not None, "--by"),
+            (options.host != "sgx2", f"--host {options.host}"),
+            (selection(options) is not None, "the selection of calls"),
+        ):
+            if given:
+                raise LaconicError(f"--ablation compares the switches of every-call: omit {name}")
+    if options.ablation and options.command is None and options.words:
+        check_kept(options)
+    else:
+        check_source(options, "compare")
     host = options.host
     if host == "linux" and options.manifest is not None:
         raise LaconicError(
@@ -247,7 +344,7 @@ def _names(text: str, host: str) -> list[str]:
 def _settings(manifest: str | None) -> Settings:
     from laconic.libos.settings import Settings, read_manifest
 
-    return Settings() if manifest is None else read_manifest(manifest)
+    return Settings() if manifest is None else read_manifest(input_path(manifest))
 
 
 def epc_pages(text: str) -> int:

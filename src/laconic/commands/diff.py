@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING
 
 from laconic.commands.options import (
     accept_source,
+    add_enclave,
     add_json,
     add_limit,
+    add_selection,
     add_suppressions,
     check_kept,
+    enclave,
+    selection,
     suppressions,
 )
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
-    from laconic.analysis.baseline import Figures
+    from laconic.analysis.baseline import Enclave, Figures
     from laconic.analysis.suppressions import Suppression
+    from laconic.trace.selection import Selection
 
 DESCRIPTION = """\
 Compares two runs: memory calls, redundant ones, and host calls, in all, by
@@ -30,7 +35,7 @@ EPILOG = """\
 examples:
   laconic diff before.trace after.trace
   laconic diff before.json after.trace --json diff.json
-  laconic diff before.trace -o after.trace -- python3 -c 'import json'
+  laconic diff before.trace --keep after.trace -- python3 -c 'import json'
 
 A and B are traces, or the JSON of laconic run, replay, live (by call), callers
 (by site), check (in all) or check --write-baseline (by call and site).
@@ -49,15 +54,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.usage = (
         "laconic diff [--limit N] [--suppressions FILE | --no-suppressions]\n"
-        "                    [--json FILE]\n"
-        "                    A B | A [-o TRACE [--force]] -- CMD [ARG ...]"
+        "                    [--json FILE] [--between START END] [--pid P]\n"
+        "                    [--program PATTERN] [--call NAME]\n"
+        "                    [--enclave] [--strategy NAME] [--costs NAME|FILE]\n"
+        "                    A B | A [--keep TRACE [--force]] -- CMD [ARG ...]"
     )
     add_limit(parser)
     add_suppressions(parser)
+    add_selection(parser)
+    add_enclave(parser)
     add_json(parser)
-    accept_source(
-        parser, keep=True, metavar="A B", what="the run before, and the run after: traces, or JSON"
-    )
+    accept_source(parser, metavar="A B", what="the run before, and the run after: traces, or JSON")
     parser.set_defaults(execute=execute)
 
 
@@ -72,13 +79,15 @@ def execute(options: argparse.Namespace) -> int:
     _check_words(options)
     check_kept(options)
     rules = suppressions(options)
-    first, _ = read_figures(options.words.pop(0), rules)
+    chosen = selection(options)
+    model = enclave(options, wanted=options.enclave)
+    first, _ = read_figures(options.words.pop(0), rules, chosen, model)
     if options.command is None:
-        second, _ = read_figures(options.words[0], rules)
+        second, _ = read_figures(options.words[0], rules, chosen, model)
         output, status = open_output(options.json), 0
     else:
         output = open_output(options.json)
-        second, status = _run(options, rules)
+        second, status = _run(options, rules, chosen, model)
     found = diff(first, second)
     hand_over(
         options, output, lambda: as_json(found), lambda width: as_text(found, width, options.limit)
@@ -96,6 +105,8 @@ def _check_words(options: argparse.Namespace) -> None:
         raise LaconicError(
             f"{options.words[1]!r} stands before --: name one run there, {_EXAMPLE} -- python3 -V"
         )
+    if options.words == ["-", "-"]:
+        raise LaconicError("standard input can be only one of the two runs; name a file for one")
     if not program and count != 2:
         named = f"{count} run{' is' if count == 1 else 's are'} named"
         raise LaconicError(
@@ -103,11 +114,17 @@ def _check_words(options: argparse.Namespace) -> None:
         )
 
 
-def _run(options: argparse.Namespace, rules: list[Suppression]) -> tuple[Figures, int]:
+def _run(
+    options: argparse.Namespace,
+    rules: list[Suppression],
+    chosen: Selection | None,
+    model: Enclave | None,
+) -> tuple[Figures, int]:
     import shlex
 
     from laconic.commands.figures import trace_figures
     from laconic.commands.source import traced
 
-    with traced(options, "diff before.trace", keep=True) as (trace, status):
-        return trace_figures(trace, rules, shlex.join(options.command))[0], status
+    with traced(options, "diff before.trace") as (trace, status):
+        name = shlex.join(options.command)
+        return trace_figures(trace, rules, name, chosen, model)[0], status

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from laconic.analysis.compare import Model
     from laconic.sgx.costs import CostProfile
     from laconic.trace import Trace
+    from laconic.trace.selection import Selection
 
 Json = dict[str, Any]
 
@@ -20,6 +21,7 @@ def enclaves(
     pages: int | None = None,
     jobs: int | None = None,
     model: Model | None = None,
+    selection: Selection | None = None,
 ) -> tuple[Json, int, list[str]]:
     """What a trace comes to in enclaves, as JSON; how many events there were, and what is lost of
     them.
@@ -32,5 +34,7 @@ def enclaves(
     from laconic.report.compare import as_json
 
     with progress(f"comparing {trace.path}", trace.size) as update:
-        compared = compare(trace, names, profile, progress=update, jobs=jobs, model=model)
+        compared = compare(
+            trace, names, profile, progress=update, jobs=jobs, model=model, selection=selection
+        )
     return as_json(compared, pages), compared.events, compared.lost

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from laconic.commands.options import accept_source, add_json, check_kept
+from laconic.commands.options import accept_source, add_json, add_selection, check_kept, selection
 from laconic.errors import LaconicError
 
 DESCRIPTION = """\
@@ -24,8 +24,8 @@ examples:
 
 EVENT is the number of a row, as replay --check, export, callers --json and maps
 --at have it; @SECONDS, the first memory call at that time or later; or CALL:N,
-the Nth call of that name. No two runs are quite alike: -o keeps the trace, for
-a second question about the same one.
+the Nth call of that name. No two runs are quite alike: --keep keeps the trace,
+for a second question about the same one.
 
 exit codes: 0; 2 a trace that cannot be read, an event that is not there; after
 -- CMD  the program's own where that is not 0
@@ -40,12 +40,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
-        "laconic explain FILE EVENT [--json OUT]\n"
-        "       laconic explain EVENT [--json OUT] [-o TRACE [--force]] -- CMD [ARG ...]"
+        "laconic explain FILE EVENT [--json OUT] [--between START END] [--pid P]\n"
+        "                       [--program PATTERN] [--call NAME]\n"
+        "       laconic explain EVENT [--json OUT] [--keep TRACE [--force]]\n"
+        "                       -- CMD [ARG ...]"
     )
     add_json(parser, metavar="OUT")
+    add_selection(parser)
     what = "a trace that was recorded or imported, and EVENT: a number, @SECONDS or CALL:N; before -- EVENT alone"
-    accept_source(parser, keep=True, metavar="FILE EVENT", what=what)
+    accept_source(parser, metavar="FILE EVENT", what=what)
     parser.set_defaults(execute=execute)
 
 
@@ -59,16 +62,17 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.report.explain import as_json, as_text
 
     event = _event(options)
+    chosen = selection(options)
     if options.command is not None:
         # A run must not be lost to what is no event.
         wanted(event)
     check_kept(options)
     output = open_output(options.json) if options.command is not None else None
-    with traced(options, "explain mprotect:3", keep=True) as (trace, status):
+    with traced(options, "explain mprotect:3") as (trace, status):
         output = output or open_output(options.json)
         try:
             with progress(f"reading {trace.path}", trace.size) as update:
-                told = explain(trace, event, update)
+                told = explain(trace, event, update, selection=chosen)
         except LaconicError:
             tell_loss(trace)
             raise

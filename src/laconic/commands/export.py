@@ -5,24 +5,28 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO
 
-from laconic.commands.options import whole
+from laconic.commands.options import add_costs, add_selection, load_costs, selection, whole
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
+    from laconic.sgx.costs import CostProfile
     from laconic.trace import Trace
-    from laconic.trace.exporters import Part, Window, Written
+    from laconic.trace.exporters import Analysis, Part, Window, Written
+    from laconic.trace.selection import Selection
 
 #: The format whose rows depend on strategies: it is written by a replay.
 VECTORS = "vectors"
 DESCRIPTION = """\
-Writes a trace in another format. parquet, csv and jsonl hold one flat row a
-call, for DuckDB, Polars and the like; perfetto is Chrome's JSON for the
-Perfetto UI; strace is text that laconic import strace reads back; vectors are
-the memory calls with what each strategy does after each, for an implementation
-in another language to check itself against (docs/vectors.md).
+Writes a trace in another format. parquet, csv and jsonl hold one flat row per
+call, for DuckDB, Polars and the like: arguments, stack and site by name,
+whether the call was redundant, and its cost in an enclave. perfetto is Chrome's
+JSON for the Perfetto UI. strace is text that laconic import strace reads back.
+vectors are the memory calls with what each strategy does after each, for an
+implementation in another language to check itself against (docs/vectors.md).
 """
 EPILOG = """\
 examples:
@@ -56,6 +60,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--until", type=float, metavar="TIME", help="leave out what is after (seconds)"
     )
     parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="only what the trace contains, without a replay: no names, sites, redundant, cycles",
+    )
+    add_costs(parser)
+    add_selection(parser)
+    parser.add_argument(
         "--limit",
         type=whole("number of bytes"),
         metavar="BYTES",
@@ -77,23 +88,27 @@ def execute(options: argparse.Namespace) -> int:
     done with it."""
     from laconic.commands.output import tell
     from laconic.commands.progress import progress
+    from laconic.commands.source import selection_as_text
     from laconic.commands.traces import open_trace, tell_loss
     from laconic.trace.exporters import LIMITED, Part
 
     window = _window(options)
+    chosen = _selection(options, window)
     if options.limit is not None and (options.to not in LIMITED or options.limit < 1):
         raise LaconicError(
             f"--limit {options.limit} does not go with --to {options.to}: it cuts a perfetto file at so many bytes"
         )
     _check_vectors(options)
+    profile = load_costs(options.costs)
     trace = open_trace(options.trace)
     output = _open(options)
     with progress(f"reading {options.trace}", trace.size) as update:
         try:
-            part = Part(options.to, window, options.limit, update)
-            written = _write(trace, output, part, options)
+            part = Part(options.to, window, options.limit, update, None, chosen)
+            written = _write(trace, output, part, options, profile)
         except BrokenPipeError:
             return 0  # the reader has what it wanted
+    tell(selection_as_text(chosen))
     for note in written.notes:
         tell(f"laconic: {note}\n")
     tell_loss(trace)
@@ -104,7 +119,7 @@ def execute(options: argparse.Namespace) -> int:
         f"laconic: wrote {where}: {written.rows:,} {unit}{'' if written.rows == 1 else 's'}{size}\n"
     )
     if options.output != "-":
-        tell(f"next:  {_next(options.to, options.output)}\n")
+        tell(f"next:  {_next(options.to, options.output, options.raw)}\n")
     return 0
 
 
@@ -125,7 +140,36 @@ def _window(options: argparse.Namespace) -> Window:
     return Window(begin, until)
 
 
+def _selection(options: argparse.Namespace, window: Window) -> Selection | None:
+    chosen = selection(options)
+    if chosen is None:
+        return None
+    if options.to == VECTORS:
+        raise LaconicError(
+            "vectors contain all calls; leave out --between, --pid, --program, --call"
+        )
+    if options.between is not None and window != Window():
+        raise LaconicError("--between sets both ends of the window; leave out --from and --until")
+    return chosen
+
+
+def _analysis(
+    trace: Trace,
+    profile: CostProfile,
+    options: argparse.Namespace,
+    update: Callable[[int], None],
+) -> Analysis | None:
+    # A replay tells more of each call than the trace itself.
+    from laconic.analysis.export import analyse_calls
+
+    if options.raw or options.to == VECTORS:
+        return None
+    # strace's form has stacks, and no cycles.
+    return analyse_calls(trace, None if options.to == "strace" else profile, update)
+
+
 def _open(options: argparse.Namespace) -> BinaryIO:
+    from laconic.commands.output import is_same_file
     from laconic.trace.writer import create
 
     path = options.output
@@ -135,7 +179,7 @@ def _open(options: argparse.Namespace) -> BinaryIO:
                 "standard output is a terminal, and Parquet is no text: name a file with -o"
             )
         return os.fdopen(os.dup(1), "wb")
-    if os.path.exists(path) and os.path.samefile(path, options.trace):
+    if is_same_file(path, options.trace):
         raise LaconicError(f"-o {path!r} is the trace itself: name another file")
     return os.fdopen(create(path, options.force), "wb")
 
@@ -182,7 +226,13 @@ def _vectors(trace: Trace, output: BinaryIO, part: Part, names: Sequence[str]) -
     return Written(recorded.events, recorded.notes)
 
 
-def _write(trace: Trace, output: BinaryIO, part: Part, options: argparse.Namespace) -> Written:
+def _write(
+    trace: Trace,
+    output: BinaryIO,
+    part: Part,
+    options: argparse.Namespace,
+    profile: CostProfile,
+) -> Written:
     # What is not whole is taken away: half a Parquet file is none, and half a log would pass for a
     # whole one.
     from laconic.trace.exporters import export
@@ -192,7 +242,8 @@ def _write(trace: Trace, output: BinaryIO, part: Part, options: argparse.Namespa
         if part.format == VECTORS:
             written = _vectors(trace, output, part, _chosen(options))
         else:
-            written = export(trace, output, part)
+            analysis = _analysis(trace, profile, options, part.update)
+            written = export(trace, output, replace(part, analysis=analysis))
         output.close()
     except BaseException as error:
         _abandon(output, path)
@@ -207,15 +258,16 @@ def _write(trace: Trace, output: BinaryIO, part: Part, options: argparse.Namespa
 
 
 def _abandon(output: BinaryIO, path: str) -> None:
+    from laconic.trace.writer import remove
+
     try:
         output.close()
     except OSError:
         pass
-    if path != "-":
-        os.unlink(path)
+    remove(path)
 
 
-def _next(kind: str, path: str) -> str:
+def _next(kind: str, path: str, raw: bool) -> str:
     if kind == "perfetto":
         return f"open https://ui.perfetto.dev and give it {path}"
     if kind == "strace":
@@ -225,6 +277,13 @@ def _next(kind: str, path: str) -> str:
     reader = {"parquet": "read_parquet", "csv": "read_csv", "jsonl": "read_json"}[kind]
     table = "{}('{}')".format(reader, path.replace("'", "''"))
     query = f"select call, count(*), count(errno) from {table} group by call order by 2 desc"
+    if kind != "jsonl" and not raw:
+        # JSON Lines leave nulls out, and a column without values does not exist for DuckDB.
+        query = (
+            "select function, call, count(*), count(*) filter (redundant), "
+            f"sum(every_call_cycles_high) from {table} where redundant is not null "
+            "group by all order by 5 desc limit 10"
+        )
     # Single quotes hold SQL's strings: double ones around them read better, where the path allows
     # it.
     return "duckdb -c " + (shlex.quote(query) if set(path) & set('"$`\\!') else f'"{query}"')

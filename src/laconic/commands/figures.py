@@ -9,20 +9,32 @@ from typing import TYPE_CHECKING
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
-    from laconic.analysis.baseline import Figures
+    from laconic.analysis.baseline import Enclave, Figures
     from laconic.analysis.suppressions import Suppression
     from laconic.trace import Trace
+    from laconic.trace.selection import Selection
     from laconic.trace.stacks import Stacks
 
 
-def read_figures(path: str, rules: Iterable[Suppression] = ()) -> tuple[Figures, Stacks | None]:
+def read_figures(
+    path: str,
+    rules: Iterable[Suppression] = (),
+    selection: Selection | None = None,
+    enclave: Enclave | None = None,
+) -> tuple[Figures, Stacks | None]:
     """The figures at `path`, and the stacks where it is a trace. Raises LaconicError."""
     from laconic.commands.traces import open_trace
     from laconic.trace.reader import open_input
 
     with open_input(path) as file:
         is_json = file.read(64).lstrip()[:1] == b"{"
-    return (read_json(path), None) if is_json else trace_figures(open_trace(path), rules)
+    if not is_json:
+        return trace_figures(open_trace(path), rules, selection=selection, enclave=enclave)
+    if selection is not None:
+        raise LaconicError(
+            f"{path!r} is JSON, of which no calls can be selected; name its trace instead"
+        )
+    return read_json(path), None
 
 
 def read_json(path: str) -> Figures:
@@ -41,7 +53,11 @@ def read_json(path: str) -> Figures:
 
 
 def trace_figures(
-    trace: Trace, rules: Iterable[Suppression] = (), name: str = ""
+    trace: Trace,
+    rules: Iterable[Suppression] = (),
+    name: str = "",
+    selection: Selection | None = None,
+    enclave: Enclave | None = None,
 ) -> tuple[Figures, Stacks]:
     """The figures of a trace, and its stacks; what is missing is told. They are called `name`, or
     as the file is.
@@ -54,6 +70,7 @@ def trace_figures(
     from laconic.commands.traces import tell_loss
 
     with progress(f"replaying {trace.path}", trace.size) as update:
-        found = sites(trace, (), update)
+        strategies = () if enclave is None else (enclave.strategy,)
+        found = sites(trace, strategies, update, selection=selection)
     tell_loss(trace, found.loss)
-    return from_sites(found, name or trace.path, rules), found.stacks
+    return from_sites(found, name or trace.path, rules, enclave), found.stacks

@@ -11,9 +11,11 @@ from laconic.commands.options import (
     accept_source,
     add_costs,
     add_json,
+    add_selection,
     add_suppressions,
     check_source,
     load_costs,
+    selection,
     suppressions,
 )
 from laconic.errors import LaconicError
@@ -23,12 +25,14 @@ if TYPE_CHECKING:
     from laconic.analysis.timeline.collect import Page
     from laconic.sgx.costs import CostProfile
     from laconic.trace import Trace
+    from laconic.trace.selection import Selection
 
 DESCRIPTION = """\
-Writes one HTML file that shows a trace: calls and host calls over time, the
-address spaces as a map, the strategies compared, where redundant calls come
-from, and a table of the sites. It needs no network. With -- CMD the program is
-run and recorded first, its stacks too; its output and exit status are its own.
+Writes one HTML file that shows a trace: first what costs most in an enclave and
+why, then the cost of each site, the call graph, the strategies compared, the
+calls over time and the address spaces. It needs no network. With -- CMD the
+program is run and recorded first, its stacks too; its output and exit status
+are its own.
 """
 EPILOG = """\
 examples:
@@ -37,9 +41,10 @@ examples:
   laconic html a.trace -o report.html --no-suppressions
   laconic html -o report.html -- python3 -c 'import json'
 
-What laconic.toml here and the built-in suppressions hide, as in  laconic
-callers, is in neither the flame graph nor the table of sites. The page counts
-it, and all other figures and pictures have it; --no-suppressions hides nothing.
+What laconic.toml here and the built-in suppressions match, as in  laconic
+callers, has one row for each reason; all figures and pictures have it. The
+sites of ld.so are one of the costliest sites. --no-suppressions shows all sites
+one by one.
 
 exit codes:
   0    done; a trace that is not complete is shown as far as it goes
@@ -57,31 +62,38 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "laconic html -o REPORT [--force] [--costs NAME|FILE]\n"
         "                    [--suppressions FILE | --no-suppressions]\n"
-        "                    [--json FILE]\n"
-        "                    FILE | -- CMD [ARG ...]"
+        "                    [--json FILE] [--between START END] [--pid P]\n"
+        "                    [--program PATTERN] [--call NAME]\n"
+        "                    FILE | [--keep TRACE] -- CMD [ARG ...]"
     )
-    parser.add_argument("-o", "--output", required=True, metavar="REPORT", help="the page to write")
-    parser.add_argument("--force", action="store_true", help="overwrite the page that -o names")
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="REPORT",
+        help="the page to write; - is standard output",
+    )
     add_costs(parser)
     add_suppressions(parser)
+    add_selection(parser)
     add_json(parser, "what the page holds")
-    accept_source(parser)
+    accept_source(parser, force="overwrite the files that -o and --keep name")
     parser.set_defaults(execute=execute)
 
 
 def execute(options: argparse.Namespace) -> int:
     """Writes the page; returns the exit status of CMD, where there is one."""
-    from laconic.commands.output import check_outputs, open_output, spare_traces, tell, write_json
-    from laconic.commands.source import traced
+    from laconic.commands.output import open_output, spare_traces, tell, write_json
+    from laconic.commands.source import selection_as_json, selection_as_text, traced
     from laconic.report.html import as_html, as_json
-    from laconic.trace.writer import create
+    from laconic.trace.writer import create, remove
 
     check_source(options, "html -o a.html")
-    check_outputs({"-o": options.output, "--json": options.json}, options.words)
     if options.force:
         spare_traces("-o", options.output)
     rules = suppressions(options)
     profile = load_costs(options.costs)
+    chosen = selection(options)
     # A run must not be lost to a wrong path, and a page not to a wrong trace.
     fd = None
     try:
@@ -92,20 +104,23 @@ def execute(options: argparse.Namespace) -> int:
             if fd is None:
                 fd = create(options.output, options.force)
                 output = open_output(options.json)
-            page = _collect(trace, profile, rules)
+            page = _collect(trace, profile, rules, chosen)
         made = as_html(page)
         _write(fd, made, options.output)
     except BaseException:
         if fd is not None:
             # What is not whole is taken away.
-            os.unlink(options.output)
+            remove(options.output)
         raise
     finally:
         if fd is not None:
             os.close(fd)
     if output is not None:
-        write_json(as_json(page), output, options.json, program=options.command is not None)
-    tell(f"laconic: wrote {options.output}: {len(made):,} bytes; open it in a browser\n")
+        result = {**as_json(page), **selection_as_json(chosen)}
+        write_json(result, output, options.json, program=options.command is not None)
+    tell(selection_as_text(chosen))
+    where = "standard output" if options.output == "-" else options.output
+    tell(f"laconic: wrote {where}: {len(made):,} bytes; open it in a browser\n")
     if page.hidden:
         redundant = sum(page.sites[number].redundant for number in page.hidden)
         calls = f"{redundant:,} redundant call{' is' if redundant == 1 else 's are'}"
@@ -113,13 +128,18 @@ def execute(options: argparse.Namespace) -> int:
     return status
 
 
-def _collect(trace: Trace, profile: CostProfile, rules: Sequence[Suppression]) -> Page:
+def _collect(
+    trace: Trace,
+    profile: CostProfile,
+    rules: Sequence[Suppression],
+    chosen: Selection | None,
+) -> Page:
     from laconic.analysis.timeline.collect import collect
     from laconic.commands.progress import progress
     from laconic.commands.traces import tell_loss
 
     with progress(f"replaying {trace.path}", trace.size) as update:
-        page = collect(trace, profile, update, suppressions=rules)
+        page = collect(trace, profile, update, suppressions=rules, selection=chosen)
     tell_loss(trace, page.loss)
     return page
 

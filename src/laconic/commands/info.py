@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from laconic.commands.options import add_selection, selection
+
 DESCRIPTION = """\
 Says what a trace holds: programs, processes, calls by name, time span, whether
 it is complete and what it cannot know, size, and how it was made.
@@ -23,6 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", metavar="FILE", help="write the same to FILE as JSON; - is standard output"
     )
+    add_selection(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -31,18 +34,20 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.analysis.info import contents
     from laconic.commands.output import open_output, write_json
     from laconic.commands.progress import progress
+    from laconic.commands.source import selection_as_json, selection_as_text
     from laconic.commands.traces import losses, open_trace, show, tell_loss
     from laconic.report.info import as_json, as_text
 
+    chosen = selection(options)
     trace = open_trace(options.trace)
     output = open_output(options.json)
     with progress(f"reading {options.trace}", trace.size) as update:
-        found = contents(trace, update)
-    figures = as_json(trace, found, losses(trace, found.lost.told()))
+        found = contents(trace, update, chosen)
+    figures = as_json(trace, found, losses(trace, found.lost.told())) | selection_as_json(chosen)
     if output is not None:
         write_json(figures, output, options.json)
     if options.json == "-":
         tell_loss(trace, found.lost.told())
     else:
-        show(as_text(figures))
+        show(selection_as_text(chosen) + as_text(figures))
     return 0

@@ -27,7 +27,7 @@ is no terminal, it writes one line a second to standard error.
 EPILOG = """\
 examples:
   laconic live -- python3 -m http.server 7777 --bind 127.0.0.1
-  laconic live --output server.log -- redis-server --port 7777
+  laconic live --program-output server.log -- redis-server --port 7777
   laconic live --lines --json sums.json -o make.trace -- make -j2
 
 keys, as in top:
@@ -41,9 +41,9 @@ keys, as in top:
 The view needs textual; use pip install 'laconic-mm[live]'. In the view, the
 program's input is empty, and a pane shows what the program writes to the
 terminal. Closing the view prints the last 1,000 lines of that output;
---output sends all of it to a file instead.
+--program-output sends all of it to a file instead.
 
--o keeps the trace, with the stacks of redundant calls; --json writes the sums
+-o records a trace, with the stacks of redundant calls; --json writes the sums
 at the end. What laconic.toml hides, and what ld.so and the C library do in
 every program, is counted and not shown: laconic callers --help.
 
@@ -60,7 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
-        "laconic live [--output FILE] [--delay SECONDS] [--lines]\n"
+        "laconic live [--program-output FILE] [--delay SECONDS] [--lines]\n"
         "                    [--suppressions FILE | --no-suppressions]\n"
         "                    [--json FILE] [-o TRACE [--force]] -- CMD [ARG ...]"
     )
@@ -68,7 +68,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "words", nargs="*", metavar="CMD", help="the program and its arguments, after --"
     )
     parser.add_argument(
-        "--output", metavar="FILE", help="write the program's standard output and error to FILE"
+        "--program-output",
+        metavar="FILE",
+        help="write the program's standard output and error to FILE",
     )
     parser.add_argument(
         "--delay",
@@ -80,7 +82,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lines", action="store_true", help="no view: a line each time")
     add_suppressions(parser)
     add_json(parser, "the sums, and all sites, at the end")
-    parser.add_argument("-o", dest="trace", metavar="TRACE", help="keep the trace of CMD")
+    parser.add_argument("-o", "--output", metavar="TRACE", help="record a trace")
     parser.add_argument("--force", action="store_true", help="overwrite the trace that -o names")
     accept_command(parser)
     parser.set_defaults(execute=execute)
@@ -109,11 +111,18 @@ def execute(options: argparse.Namespace) -> int:
         raise LaconicError(
             "no command was given: name a program, as in  laconic live -- python3 -V"
         )
-    if options.force and options.trace is None:
+    if options.force and options.output is None:
         raise LaconicError("--force is about a trace: name it with -o TRACE")
-    check_outputs({"-o": options.trace, "--output": options.output, "--json": options.json})
-    if options.output is not None:
-        spare_traces("--output", options.output)
+    if options.output == "-":
+        raise LaconicError(
+            "-o - cannot be standard output, which is the program's here; name a file, or use  "
+            "laconic run -o - -- CMD"
+        )
+    check_outputs(
+        {"-o": options.output, "--program-output": options.program_output, "--json": options.json}
+    )
+    if options.program_output is not None:
+        spare_traces("--program-output", options.program_output)
     rules = suppressions(options)
     output = open_output(options.json)
     view = not options.lines and _has_view()
@@ -123,7 +132,7 @@ def execute(options: argparse.Namespace) -> int:
     try:
         child = Child(
             options.command,
-            _places(options.output, view),
+            _places(options.program_output, view),
             view,
             _record(options),
             mask=relay.mask_before,
@@ -151,13 +160,13 @@ def _record(options: argparse.Namespace) -> Callable[[], Recorder] | None:
     # The watching process takes the stacks.
     from laconic.commands.program import recorder_for
 
-    if options.trace is None:
+    if options.output is None:
         return None
     return partial(
         recorder_for,
         options.command,
         "laconic",
-        options.trace,
+        options.output,
         force=options.force,
         redact=False,
         stacks="none",
@@ -188,7 +197,7 @@ def _places(path: str | None, view: bool) -> dict[int, int | None]:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise LaconicError(
-                f"--output {path!r} cannot be written, {error.strerror}: name another file"
+                f"--program-output {path!r} cannot be written, {error.strerror}: name another file"
             ) from None
         return {1: fd, 2: fd}
     if not view:
@@ -200,7 +209,7 @@ def _places(path: str | None, view: bool) -> dict[int, int | None]:
 def _view(child: Child, model: Model, options: argparse.Namespace) -> None:
     from laconic.live.app import LiveApp
 
-    pane = options.output is None
+    pane = options.program_output is None
     app = LiveApp(
         model,
         options.command,

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
+    from laconic.analysis.baseline import Enclave
     from laconic.analysis.suppressions import Suppression
     from laconic.sgx.costs import CostProfile
+    from laconic.trace.selection import Selection
+    from laconic.tracer.record import Limit
 
 # Programs and traces
 
@@ -32,14 +35,50 @@ def parse(
 
     If the verb accepts a command, it is taken off the end first, because argparse's own rules for
     `--` differ from release to release. `options.command` is None if there is no `--`.
+
+    An unknown option ends Laconic with a message that names the most similar options.
     """
-    if not verb.get_default("accepts_command"):
-        return parser.parse_args(arguments)
     words = list(arguments)
     place = words.index("--") if "--" in words else len(words)
+    # The rest of the words of `laconic run` are the program's, also without `--`.
+    if not any(action.nargs == argparse.REMAINDER for action in verb._actions):
+        _check_options(verb, words[:place])
+    if not verb.get_default("accepts_command"):
+        options, unknown = parser.parse_known_args(words)
+        _check_options(verb, unknown)
+        if unknown:
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options
     options = parser.parse_args(_with_negative_values(words[:place]))
     options.command = words[place + 1 :] if place < len(words) else None
     return options
+
+
+def _check_options(verb: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    # argparse reports a missing argument before an option that it does not know, and the option
+    # is then the cause: laconic html --outptu a.html a.trace.
+    known = [name for action in verb._actions for name in action.option_strings]
+    for word in words:
+        name = word.partition("=")[0]
+        if name.startswith("--") and not any(option.startswith(name) for option in known):
+            verb.error(f"there is no option {name!r}{did_you_mean(name, known, f'{verb.prog} -h')}")
+
+
+def did_you_mean(word: str, known: Iterable[str], command: str) -> str:
+    """Return the end of a message about an unknown word: the known words that are most similar to
+    it, or the command that lists them all.
+
+    >>> did_you_mean("flame-graph", ["callers", "flamegraph"], "laconic --help")
+    "; did you mean 'flamegraph'?"
+    """
+    import difflib
+
+    known = list(known)
+    longer = [name for name in known if name.startswith(word)]
+    similar = longer[:2] or difflib.get_close_matches(word, known, n=2)
+    if not similar:
+        return f"; see  {command}"
+    return f"; did you mean {' or '.join(map(repr, similar))}?"
 
 
 def _with_negative_values(words: Sequence[str]) -> list[str]:
@@ -56,24 +95,20 @@ def _with_negative_values(words: Sequence[str]) -> list[str]:
 def accept_source(
     parser: argparse.ArgumentParser,
     *,
-    keep: bool = False,
     metavar: str = "FILE",
-    what: str = "a trace that was recorded or imported",
+    what: str = "a trace that was recorded or imported; - is standard input",
+    force: str = "overwrite the trace that --keep names",
 ) -> None:
-    """Declares `FILE | -- CMD`; with `keep` also `-o TRACE [--force]`, which keeps the trace of
-    CMD."""
+    """Declare `FILE | [--keep TRACE [--force]] -- CMD`; `force` is the help of `--force`."""
     parser.add_argument("words", nargs="*", metavar=metavar, help=what)
-    if keep:
-        parser.add_argument("-o", "--output", metavar="TRACE", help="keep the trace of CMD")
-        parser.add_argument(
-            "--force", action="store_true", help="overwrite the trace that -o names"
-        )
+    parser.add_argument("--keep", metavar="TRACE", help="keep the trace of CMD in TRACE")
+    parser.add_argument("--force", action="store_true", help=force)
     accept_command(parser)
 
 
 def check_source(options: argparse.Namespace, verb: str) -> None:
-    """Raises LaconicError unless there is either one trace (`options.words`) or a program
-    (`options.command`)."""
+    """Raise LaconicError unless there is either one trace (`options.words`) or a program
+    (`options.command`), whose trace can be kept where `options.keep` says."""
     example = f"as in  laconic {verb} -- python3 -V"
     if options.command is None:
         if len(options.words) != 1:
@@ -85,17 +120,102 @@ def check_source(options: argparse.Namespace, verb: str) -> None:
         )
     elif not options.command:
         raise LaconicError(f"no command was given: name a program, {example}")
+    check_kept(options)
 
 
 def check_kept(options: argparse.Namespace) -> None:
-    """Raises LaconicError where `-o` or `--force` has no trace to keep."""
+    """Raise LaconicError if `--keep` or `--force` has no file to write, or two options name one
+    file.
+
+    `options.output` is absent in verbs that write no file of their own.
+    """
     from laconic.commands.output import check_outputs
 
-    check_outputs({"-o": options.output, "--json": options.json}, options.words)
-    if options.command is None and (options.output is not None or options.force):
-        raise LaconicError("-o and --force are about the trace of a program: name that after --")
-    if options.force and options.output is None:
-        raise LaconicError("--force is about a trace: name it with -o TRACE")
+    output, keep = getattr(options, "output", None), options.keep
+    check_outputs({"-o": output, "--keep": keep, "--json": options.json}, options.words)
+    if options.command is None and keep is not None:
+        raise LaconicError(f"--keep {keep!r} keeps the trace of a program; name a program after --")
+    if options.force and keep is None and output is None:
+        raise LaconicError(
+            "--force is about the trace of a program; name the trace with --keep TRACE"
+        )
+    if keep == "-":
+        raise LaconicError(
+            "--keep - cannot write to standard output, because the trace is read again; name a "
+            "file, or use  laconic run -o - -- CMD"
+        )
+
+
+# Selections
+
+
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that `selection` reads: which calls are counted and shown."""
+    group = parser.add_argument_group("selection", "which calls are counted and shown")
+    group.add_argument(
+        "--between",
+        nargs=2,
+        metavar=("START", "END"),
+        help="calls in this window of time, as in 1.5s 2s, 500ms end",
+    )
+    group.add_argument(
+        "--pid",
+        action="append",
+        type=whole("process"),
+        metavar="P",
+        help="calls of this process; can be repeated",
+    )
+    group.add_argument(
+        "--program",
+        action="append",
+        metavar="PATTERN",
+        help="calls of this program, a path or name (redis*); can be repeated",
+    )
+    group.add_argument(
+        "--call", action="append", metavar="NAME", help="calls of this name; can be repeated"
+    )
+
+
+def selection(options: argparse.Namespace) -> Selection | None:
+    """Return which calls the options select; None for all. Raises LaconicError."""
+    between, pids, programs, calls = (
+        options.between,
+        options.pid or (),
+        options.program or (),
+        options.call or (),
+    )
+    if between is None and not (pids or programs or calls):
+        return None
+    from laconic.trace.schema import MEMORY_EVENTS, PROCESS_EVENTS
+    from laconic.trace.selection import Selection
+
+    known = (*MEMORY_EVENTS, *PROCESS_EVENTS)
+    for call in calls:
+        if call not in known:
+            raise LaconicError(
+                f"--call {call!r} is not a call that traces contain"
+                f"{did_you_mean(call, known, 'laconic info TRACE')}"
+            )
+    start, end = (0, None) if between is None else _window(*between)
+    return Selection(start, end, tuple(pids), tuple(programs), tuple(calls))
+
+
+def _window(first: str, last: str) -> tuple[int, int | None]:
+    start, end = _time(first), None if last == "end" else _time(last)
+    if end is not None and end < start:
+        raise LaconicError(f"--between {first} {last} ends before it starts; exchange the times")
+    return start, end
+
+
+def _time(text: str) -> int:
+    # Nanoseconds since the trace began.
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(s|ms|)", text, re.ASCII)
+    if match is None:
+        raise LaconicError(
+            f"--between {text!r} is not a time; give seconds or milliseconds since the trace began, "
+            "as in  --between 1.5s 2s, or end"
+        )
+    return round(float(match[1]) * (1e6 if match[2] == "ms" else 1e9))
 
 
 # Results
@@ -110,7 +230,7 @@ def add_json(
     )
 
 
-def add_limit(parser: argparse.ArgumentParser) -> None:
+def add_limit(parser: argparse._ActionsContainer) -> None:
     """Declares `--limit`: how many places are shown."""
     parser.add_argument(
         "--limit",
@@ -119,6 +239,28 @@ def add_limit(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how many are shown (default: 10)",
     )
+
+
+def add_frames(parser: argparse.ArgumentParser) -> None:
+    """Declares `--frames` and `-v`: how stacks are shown."""
+    parser.add_argument(
+        "--frames",
+        type=frame_count,
+        metavar="N|all",
+        help="how many frames of a stack (default: up to the program's own code)",
+    )
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="show the parameters of C++ functions"
+    )
+
+
+def frame_count(text: str) -> int:
+    """What argparse reads the value of `--frames` with.
+
+    >>> frame_count("12"), frame_count("all") > 10**9
+    (12, True)
+    """
+    return 1 << 40 if text == "all" else whole("number of frames, nor all")(text)
 
 
 def add_suppressions(parser: argparse.ArgumentParser) -> None:
@@ -137,7 +279,67 @@ def suppressions(options: argparse.Namespace) -> list[Suppression]:
     if options.no_suppressions:
         return []
     path = options.suppressions or (DEFAULT if os.path.exists(DEFAULT) else None)
-    return [*(load(path) if path else []), *BUILT_IN]
+    return [*(load(input_path(path)) if path else []), *BUILT_IN]
+
+
+def input_path(path: str) -> str:
+    """Return the path of a file that is read once: `-` is standard input."""
+    return "/dev/stdin" if path == "-" else path
+
+
+# Limits of a recording
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """Declares the options that `limit` reads."""
+    parser.add_argument(
+        "--for",
+        dest="seconds",
+        type=duration,
+        metavar="TIME",
+        help="end the recording after TIME, as 30s, 2m or 1h; the program goes on",
+    )
+    parser.add_argument(
+        "--until-size",
+        type=trace_size,
+        metavar="SIZE",
+        help="end the recording when the trace has SIZE bytes, as 100M; the program goes on",
+    )
+
+
+def limit(options: argparse.Namespace) -> Limit:
+    """Where a recording ends. Raises LaconicError."""
+    from laconic.tracer.record import Limit
+
+    if options.until_size is not None and options.output is None:
+        raise LaconicError("--until-size is about a trace: name it with -o FILE")
+    return Limit(options.seconds, options.until_size)
+
+
+def trace_size(text: str) -> int:
+    """Bytes, from a number and a unit, as argparse reads them."""
+    from laconic.strategies.options import parse_size
+
+    try:
+        size = parse_size(text)
+    except ValueError:
+        size = 0
+    if not size:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: name whole pages, as in 100M")
+    return size
+
+
+def duration(text: str) -> float:
+    """Seconds, from a number and a unit, as argparse reads them.
+
+    >>> duration("1.5m")
+    90.0
+    """
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smh]?)", text, re.ASCII)
+    seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: name seconds, as in 30s, 2m, 1h")
+    return seconds
 
 
 # Costs and numbers
@@ -152,11 +354,39 @@ def add_costs(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_enclave(parser: argparse.ArgumentParser) -> None:
+    """Declare `--enclave`, `--strategy` and `--costs`, which `enclave` reads."""
+    parser.add_argument(
+        "--enclave", action="store_true", help="count host calls and cycles in an enclave too"
+    )
+    parser.add_argument(
+        "--strategy",
+        metavar="NAME",
+        help="the strategy of the enclave (default: every-call)",
+    )
+    add_costs(parser)
+
+
+def enclave(options: argparse.Namespace, *, wanted: bool) -> Enclave | None:
+    """Return the enclave whose figures are `wanted`; None for none. Raises LaconicError."""
+    if not wanted:
+        for name, value in (("--strategy", options.strategy), ("--costs", options.costs)):
+            if value is not None:
+                raise LaconicError(f"{name} {value!r} is about enclaves; add --enclave")
+        return None
+    from laconic.analysis.baseline import Enclave
+    from laconic.strategies import check_name
+
+    strategy = options.strategy or "every-call"
+    check_name(strategy, "sgx2")
+    return Enclave(strategy, load_costs(options.costs))
+
+
 def load_costs(path_or_name: str | None) -> CostProfile:
     """The cost profile that `--costs` names. Raises LaconicError where it is none."""
     from laconic.sgx import costs
 
-    return costs.load(costs.DEFAULT if path_or_name is None else path_or_name)
+    return costs.load(costs.DEFAULT if path_or_name is None else input_path(path_or_name))
 
 
 def whole(what: str, least: int = 1) -> Callable[[str], int]:

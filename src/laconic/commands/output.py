@@ -18,7 +18,7 @@ def tell(text: str) -> None:
     """Writes to standard error, as `harmless`; where that is gone or full, the program's exit
     status still counts."""
     try:
-        write_all(2, harmless(text))
+        write_all(2, colored(harmless(text), 2))
     except OSError:
         pass
 
@@ -41,6 +41,34 @@ def harmless(text: str) -> str:
     return "\n".join(map(seen, text.split("\n")))
 
 
+#: Words at the beginning of a line, and how a terminal shows them.
+_BOLD, _RED, _GREEN, _YELLOW, _CYAN = "1", "1;31", "1;32", "33", "36"
+_COLORS = {
+    "laconic:": _BOLD,
+    "FAILED": _RED,
+    "worse:": _RED,
+    "ok": _GREEN,
+    "better:": _GREEN,
+    "note:": _YELLOW,
+    "selected:": _CYAN,
+    "next:": _CYAN,
+}
+
+
+def colored(text: str, fd: int) -> str:
+    """Return the text of a report for the file behind `fd`: with colors for the words that lines
+    begin with, if that is a terminal. NO_COLOR and TERM=dumb turn them off. O(n)."""
+    if not os.isatty(fd) or os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb":
+        return text
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        word, space, rest = line.partition(" ")
+        color = _COLORS.get(word)
+        if color is not None:
+            lines[number] = f"\x1b[{color}m{word}\x1b[0m{space}{rest}"
+    return "\n".join(lines)
+
+
 def write_all(fd: int, text: str) -> None:
     """Writes all of a text to a descriptor. Raises OSError."""
     left = text.encode("utf-8", "surrogateescape")
@@ -49,9 +77,9 @@ def write_all(fd: int, text: str) -> None:
 
 
 def width(fd: int) -> int:
-    """Columns for a table: the terminal's behind `fd`, from 60 to 100; 80 where there is none."""
+    """Columns for a report: the terminal's behind `fd`, from 60 to 140; 80 where there is none."""
     try:
-        return max(min(os.get_terminal_size(fd).columns, 100), 60)
+        return max(min(os.get_terminal_size(fd).columns, 140), 60)
     except OSError:
         return 80
 
@@ -163,6 +191,16 @@ class Output:
             raise
 
 
+def is_same_file(first: str, second: str) -> bool:
+    """True if both paths name one existing file; `-`, a standard stream, is no file."""
+    if "-" in (first, second):
+        return False
+    try:
+        return os.path.samefile(first, second)
+    except OSError:
+        return False
+
+
 def _is_open_as(status: os.stat_result, fd: int) -> bool:
     try:
         return os.path.samestat(status, os.fstat(fd))
@@ -250,7 +288,7 @@ def spare_traces(option: str, path: str) -> None:
     """Raises LaconicError where the file that `option` would overwrite is a trace, as a slip of the
     hand makes it."""
     try:
-        if os.path.isfile(path):
+        if path != "-" and os.path.isfile(path):
             with open(path, "rb") as file:
                 if file.read(4) == b"\xff\xff\xff\xff":
                     raise LaconicError(

@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Writes the trace; says what was added and which modules have no symbols, and why."""
-    from laconic.commands.output import check_outputs, open_output, write_json
+    from laconic.commands.output import check_outputs, is_same_file, open_output, write_json
     from laconic.commands.progress import progress
     from laconic.commands.traces import open_trace, tell_loss
     from laconic.report.pack import as_json
@@ -58,13 +58,16 @@ def execute(options: argparse.Namespace) -> int:
         raise LaconicError("--force overwrites the file that -o names: add -o OUT, or leave it out")
     trace = open_trace(options.trace)
     check_outputs({"-o": out, "--json": options.json}, [trace.path])
-    if out is not None and os.path.exists(out):
-        if os.path.samefile(out, trace.path):
-            raise LaconicError(
-                f"-o {out!r} is the trace itself: leave -o out, and it is packed in its place"
-            )
-        if not options.force:
-            raise LaconicError(f"-o {out!r} exists already: name another file, or give --force")
+    if out is None and trace.path == "-":
+        raise LaconicError(
+            "standard input cannot be replaced; name the packed trace with -o, as in  -o packed.trace"
+        )
+    if out is not None and is_same_file(out, trace.path):
+        raise LaconicError(
+            f"-o {out!r} is the trace itself: leave -o out, and it is packed in its place"
+        )
+    if out not in (None, "-") and os.path.exists(out) and not options.force:
+        raise LaconicError(f"-o {out!r} exists already: name another file, or give --force")
     output = open_output(options.json)
     with progress(f"reading {options.trace}", trace.size) as update:
         packed = symbols_of(trace, None, update)

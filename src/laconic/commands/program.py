@@ -13,7 +13,7 @@ from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
     from laconic.tracer.loop import Tracer
-    from laconic.tracer.record import Recorder
+    from laconic.tracer.record import Limit, Recorder
 
 
 def recorder_for(
@@ -23,14 +23,17 @@ def recorder_for(
     *,
     force: bool,
     redact: bool,
-    stacks: str = "redundant",
+    stacks: str = "all",
+    limit: Limit | None = None,
+    pid: int | None = None,
 ) -> Recorder:
-    """A recorder that writes to `path`, with the stacks of redundant calls, of all, or none.
+    """A recorder that writes to `path`, with the stacks of all calls, of the redundant ones, or none.
+    `pid`: of a process that runs already.
 
     To be made before any thread is. Raises LaconicError.
     """
     from laconic.trace.writer import TraceWriter
-    from laconic.tracer.record import Recorder
+    from laconic.tracer.record import NO_LIMIT, Recorder
     from laconic.tracer.stacks import NONE, Stacks
 
     writer = TraceWriter(path, "run", force=force, redact=redact)
@@ -38,7 +41,9 @@ def recorder_for(
         command=[writer.hidden(word).decode("utf-8", "replace") for word in command],
         strategy=strategy,
     )
-    return Recorder(writer, None if stacks == NONE else Stacks(writer, stacks))
+    if pid is not None:
+        writer.describe(attached_to=pid)
+    return Recorder(writer, None if stacks == NONE else Stacks(writer, stacks), limit or NO_LIMIT)
 
 
 def trace_program(

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from laconic.stacks import notice
+
 #: Seconds before the bar shows: what takes less needs none.
 PATIENCE = 2.0
 
@@ -49,9 +51,9 @@ def progress(
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[None]:
-    """Shows a moving bar and the time that has passed while the block runs, if it takes over two
-    seconds.
+def waiting(what: str, patience: float | None = None) -> Iterator[None]:
+    """Shows a moving bar and the time that has passed while the block runs, if it takes over
+    `patience` seconds, as a rule two.
 
     For work without steps that could be counted. Nothing is shown where standard error is no
     terminal.
@@ -68,7 +70,7 @@ def waiting(what: str) -> Iterator[None]:
             if not over:
                 bars.append(_bar(what, None, "", elapsed=True))
 
-    timer = threading.Timer(PATIENCE, show)
+    timer = threading.Timer(PATIENCE if patience is None else max(patience, 0.0), show)
     timer.daemon = True
     timer.start()
     try:
@@ -81,7 +83,14 @@ def waiting(what: str) -> Iterator[None]:
                 bar.stop()
 
 
+#: A report reads symbols when it first needs them, whichever command makes it.
+notice.show = waiting
+#: The bar that is on the terminal.
+_shown: Any = None
+
+
 def _bar(what: str, total: int | None, unit: str, elapsed: bool = False) -> Any:
+    global _shown
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -110,5 +119,9 @@ def _bar(what: str, total: int | None, unit: str, elapsed: bool = False) -> Any:
         redirect_stderr=False,
     )
     bar.add_task(what, total=total)
+    # Two bars would overwrite each other: symbols are read while a trace is replayed.
+    if _shown is not None:
+        _shown.stop()
+    _shown = bar
     bar.start()
     return bar

@@ -29,7 +29,8 @@ def rerun(command: Sequence[str], env: Mapping[str, str]) -> Iterator[tuple[int,
     Raises LaconicError where there is no place for the trace.
     """
     with place_for(None) as trace, tempfile.TemporaryFile() as errors:
-        words = [sys.executable, "-m", "laconic", "run", "--quiet", "-o", trace, "--", *command]
+        words = [sys.executable, "-m", "laconic", "run", "--quiet", "--stacks", "none"]
+        words += ["-o", trace, "--", *command]
         done = subprocess.run(
             words,
             env={**os.environ, **env},

@@ -7,11 +7,12 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from laconic.commands.enclaves import enclaves
-from laconic.commands.options import add_costs, load_costs
+from laconic.commands.options import add_costs, add_limits, limit, load_costs
 from laconic.commands.output import check_outputs
 from laconic.commands.program import place_for, recorder_for, trace_program
 from laconic.errors import LaconicError
 from laconic.strategies import NAMES, check_name
+from laconic.trace.nextsteps import next_steps
 
 if TYPE_CHECKING:
     from laconic.sgx.costs import CostProfile
@@ -30,6 +31,7 @@ examples:
   laconic run --verify exit --json figures.json -- make -j2
   laconic run --observe -- redis-server --port 7777
   laconic run -o redis.trace -- redis-server --port 7777
+  laconic run -o - -- python3 -c 'import json' | laconic callers -
   laconic run --host sgx2 -- python3 -c 'import json'
 """
 
@@ -39,7 +41,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
-        "laconic run [-o FILE [--force] [--redact] [--stacks WHICH]]\n"
+        "laconic run [-o FILE [--force] [--redact] [--stacks WHICH]\n"
+        "                   [--for TIME] [--until-size SIZE]]\n"
         "                   [--json FILE] [--verify {off,exit,call}] [--observe]\n"
         "                   [--strategy NAME]\n"
         "                   [--host {linux,sgx2}] [--costs NAME|FILE] [--quiet] [-v]\n"
@@ -49,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="FILE",
-        help="record a trace: laconic replay, info, export read it",
+        help="record a trace; - is standard output, and the program's goes to standard error",
     )
     parser.add_argument("--force", action="store_true", help="overwrite the trace that -o names")
     parser.add_argument(
@@ -59,9 +62,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--stacks",
-        choices=("redundant", "all", "none"),
-        help="with -o: record where redundant calls are made (default), or all calls: laconic callers shows it",
+        choices=("all", "redundant", "none"),
+        help="with -o: record where all calls are made (default), redundant ones, or none; laconic callers shows it",
     )
+    add_limits(parser)
     parser.add_argument("--json", metavar="FILE", help="write the figures to FILE, as JSON")
     parser.add_argument(
         "--verify",
@@ -108,7 +112,7 @@ def execute(options: argparse.Namespace) -> int:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if command is options.command and command and command[0].startswith("-"):
         raise LaconicError(
-            f"there is no option {command[0]!r}: see laconic run --help; a program's name goes after --"
+            f"there is no option {command[0]!r}; see  laconic help run; a program's name goes after --"
         )
     if not command:
         raise LaconicError(
@@ -120,12 +124,36 @@ def execute(options: argparse.Namespace) -> int:
         )
     if options.output is None and (options.force or options.redact or options.stacks):
         raise LaconicError("--force, --redact and --stacks are about a trace: name it with -o FILE")
+    if options.output is None and options.seconds is not None:
+        raise LaconicError("--for is about a trace: name it with -o FILE")
     check_outputs({"-o": options.output, "--json": options.json})
+    if options.output == "-":
+        _check_piped(options)
     profile = _profile(options)
     if options.output is None and profile is None:
         return _run(options, command, None, None)
     with place_for(options.output) as path:
         return _run(options, command, path, profile)
+
+
+def _check_piped(options: argparse.Namespace) -> None:
+    if options.json == "-":
+        raise LaconicError(
+            "-o - and --json - would both write to standard output; name a file for one of them"
+        )
+    if options.host == "sgx2":
+        raise LaconicError(
+            "--host sgx2 reads the trace again, which -o - does not allow; name a file with -o, or "
+            "use  laconic run -o - -- CMD | laconic compare -"
+        )
+
+
+def _give_up_standard_output() -> None:
+    # The trace has it, by a descriptor of its own. What the program writes must not get between.
+    try:
+        os.dup2(2, 1)
+    except OSError:  # standard error is closed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _profile(options: argparse.Namespace) -> CostProfile | None:
@@ -156,14 +184,22 @@ def _run(
     output = open_output(options.json)
     ledger = Ledger(announce=None if options.quiet else announce)
     checker = Checker(ledger, options.verify, options.verbose)
-    stacks = options.stacks or ("none" if options.output is None else "redundant")
+    stacks = options.stacks or ("none" if options.output is None else "all")
     recorder = (
         path
         and recorder_for(
-            command, strategy, path, force=options.force, redact=options.redact, stacks=stacks
+            command,
+            strategy,
+            path,
+            force=options.force,
+            redact=options.redact,
+            stacks=stacks,
+            limit=limit(options),
         )
         or None
     )
+    if options.output == "-":
+        _give_up_standard_output()
     mediator = Mediator(
         linux_rule(on_linux), ledger, checker, options.observe, _planned_failures(), recorder
     )
@@ -219,7 +255,9 @@ def _recorded(recorder: Recorder) -> str:
     path = shlex.quote(recorder.writer.path)
     if recorder.failure is not None:
         return f"laconic: -o {path} {recorder.outcome}\n"
-    return f"laconic: {recorder.written:,} events in {path}; next:  laconic replay {path} --check\n"
+    if path == "-":
+        return f"laconic: {recorder.written:,} events in standard output\n"
+    return f"laconic: {recorder.written:,} events in {path}\n{next_steps(recorder.writer.path)}\n"
 
 
 def _planned_failures() -> dict[int, int]:

@@ -8,22 +8,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from laconic.commands.options import check_source
+from laconic.commands.options import check_source, selection
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
     from laconic.commands.output import Output
     from laconic.trace import Trace
+    from laconic.trace.selection import Selection
 
 
 @contextmanager
 def traced(
-    options: argparse.Namespace, verb: str, stacks: str = "all", *, keep: bool = False
+    options: argparse.Namespace, verb: str, stacks: str = "all"
 ) -> Iterator[tuple[Trace, int]]:
     """The trace that a verb is to read, and the exit status of its program: 0 where it is a file.
 
-    A program's stacks are taken as `stacks` says; with `keep`, its trace stays where
-    `options.output` says. Raises LaconicError; once the program has failed, with its exit status.
+    A program's stacks are taken as `stacks` says, and its trace stays where `options.keep` says.
+    Raises LaconicError; once the program has failed, with its exit status.
     """
     from laconic.commands.program import recorded
     from laconic.commands.traces import open_trace
@@ -32,8 +33,8 @@ def traced(
     if options.command is None:
         yield open_trace(options.words[0]), 0
         return
-    output, force = (options.output, options.force) if keep else (None, False)
-    with recorded(options.command, output, force, stacks) as (status, path):
+    force = options.force and options.keep is not None
+    with recorded(options.command, options.keep, force, stacks) as (status, path):
         try:
             yield open_trace(path), status
         except LaconicError as error:
@@ -56,9 +57,27 @@ def hand_over(
     from laconic.commands.output import tell, width, write_json
     from laconic.commands.traces import show
 
+    selection = selected(options)
     if output is not None:
-        write_json(as_json(), output, options.json, program=options.command is not None)
+        result = {**as_json(), **selection_as_json(selection)}
+        write_json(result, output, options.json, program=options.command is not None)
+    heading = selection_as_text(selection)
     if options.command is not None:
-        tell(as_text(width(2)))
+        tell(heading + as_text(width(2)))
     elif options.json != "-":
-        show(as_text(width(1)))
+        show(heading + as_text(width(1)))
+
+
+def selected(options: argparse.Namespace) -> Selection | None:
+    """Return which calls the options select; None for all, and for verbs without such options."""
+    return selection(options) if hasattr(options, "between") else None
+
+
+def selection_as_json(selection: Selection | None) -> dict[str, Any]:
+    """Return the key that states in a report's JSON what was selected."""
+    return {} if selection is None else {"selection": selection.as_json()}
+
+
+def selection_as_text(selection: Selection | None) -> str:
+    """Return the line above a report that states what was selected."""
+    return "" if selection is None else f"selected: {selection}\n"

@@ -101,6 +101,11 @@ def execute(options: argparse.Namespace) -> int:
     profile = load_costs(options.costs) if options.host == "sgx2" else None
     traces = sweep.find(options.traces)
     check_outputs({"-o": options.output, "--json": options.json}, traces)
+    if options.output == "-":
+        raise LaconicError(
+            "-o - cannot be standard output, because a sweep continues the file that it began; "
+            "name a file"
+        )
     if options.force:
         spare_traces("-o", options.output)
     again = shlex.join(["laconic", *sys.argv[1:]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from laconic.commands.output import harmless, tell, write_all
+from laconic.commands.output import colored, harmless, tell, write_all
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def show(text: str) -> None:
     """Writes to standard output, as `harmless`; a reader that has gone (`| head`) is no error.
     Raises LaconicError for a full disk."""
     try:
-        write_all(1, harmless(text))
+        write_all(1, colored(harmless(text), 1))
     except BrokenPipeError:
         pass
     except OSError as error:

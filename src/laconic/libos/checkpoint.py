@@ -14,7 +14,6 @@ from laconic.memory.flags import (
     PAGE_SIZE,
     PROT_READ,
     PROT_WRITE,
-    VM_NORESERVE,
     VM_SHARED,
 )
 from laconic.memory.mmap import page_align
@@ -32,15 +31,18 @@ _ENTRY, _VMA, _OTHER = 48, 112, 28 << 10
 def send_checkpoint(parent: Libos, child: Libos, touches: Touches) -> None:
     """create_process_and_send_checkpoint, and the child's receive_checkpoint_and_restore.
 
-    The parent commits the whole store, whatever is in it. `touches` are the parent's. O(n).
+    The parent commits the whole store, whatever is in it; with `Switches.store`, what is used of
+    it. `touches` are the parent's. O(n).
     """
     meter = parent.meter
-    parent.pal.alloc(STORE, STORE + STORE_SIZE, RW)
+    parent.pal.alloc(STORE, STORE + STORE_SIZE, RW, lazy=parent.switches.store)
     vmas = [(start, end, vma) for start, end, vma in parent.vmas if not vma.flags & VMA_INTERNAL]
     listed = parent.begin_list(len(vmas))
     parent.end_list(listed)
     entries = len(vmas) + sum(count_entries(parent, start, end, vma) for start, end, vma in vmas)
     size = page_align(_OTHER + _ENTRY * entries + _VMA * len(vmas))
+    if parent.switches.store:
+        parent.pal.fault(STORE, STORE + min(size, STORE_SIZE), RW)
     # The checkpoint's data: one write, one read; the child never frees its copy.
     meter.host_call(2)
     meter.copy(size >> PAGE_SHIFT)
@@ -54,7 +56,8 @@ def send_checkpoint(parent: Libos, child: Libos, touches: Touches) -> None:
         else:
             # RS_FUNC(vma): mapped from the file again.
             child.map_file(start, end, vma)
-            meter.counts.untouched_pages -= touches.count(start, end)
+            if not child.switches.demand:
+                meter.counts.untouched_pages -= touches.count(start, end)
         child.vmas.set(start, end, vma)
     parent.pal.free(STORE, STORE + STORE_SIZE)
     child.hold_vmas()
@@ -75,12 +78,14 @@ def sent_range(start: int, end: int, vma: LibosVma) -> tuple[int, int]:
 
 def count_entries(parent: Libos, start: int, end: int, vma: LibosVma) -> int:
     """Memory entries of one VMA: one for each committed page of anonymous memory, one for a
-    file's."""
+    file's. With `Switches.send`, one for each committed run."""
     if not is_sent(vma):
         return 0
     if vma.file is not None:
         return 1
     committed = parent.pal.committed(start, end)
+    if parent.switches.send:
+        return len(committed)
     return sum(stop - begin for begin, stop in committed) // PAGE_SIZE
 
 
@@ -88,11 +93,13 @@ def send_memory(parent: Libos, child: Libos, start: int, end: int, vma: LibosVma
     """send_memory_on_stream, and receive_memory_on_stream in the child.
 
     Anonymous memory goes page by page: a write, an Alloc, a read, and a Protect if it is read-only,
-    for each page. Memory that cannot be read is opened for the write. O(log n + k).
+    for each page. With `Switches.send`, it goes in runs. Memory that cannot be read is opened for
+    the write. O(log n + k).
     """
     meter, pal, prot = parent.meter, parent.pal, vma.prot
-    by_page = vma.file is None
+    by_page = vma.file is None and not parent.switches.send
     start, end = sent_range(start, end, vma)
+    copies = child.switches.copy
     for begin, stop in pal.committed(start, end):
         pages = stop - begin >> PAGE_SHIFT
         if not prot & PROT_READ:
@@ -100,17 +107,16 @@ def send_memory(parent: Libos, child: Libos, start: int, end: int, vma: LibosVma
         meter.host_call(pages if by_page else 1)
         if not prot & PROT_READ:
             pal.protect(begin, stop, prot, by_page)
-        child.pal.alloc(begin, stop, prot | PROT_WRITE, by_page=by_page)
+        child.pal.alloc(begin, stop, prot if copies else prot | PROT_WRITE, by_page=by_page)
         meter.host_call(pages if by_page else 1)
         meter.copy(pages)
-        if not prot & PROT_WRITE:
+        if not prot & PROT_WRITE and not copies:
             child.pal.protect(begin, stop, prot, by_page)
             meter.counts.open_windows += pages
         if not prot & PROT_READ:
             meter.counts.open_windows += pages
         meter.counts.untouched_pages += pages - child.touches.count(begin, stop)
-    if vma.flags & VM_NORESERVE:
-        # Upstream's child is not told which pages are not committed, and fails on them.
-        for begin, stop, had in pal.pages.runs(start, end):
-            if had == LAZY:
-                child.pal.pages.set(begin, stop, LAZY)
+    # Upstream's child is not told which pages are not committed, and fails on them.
+    for begin, stop, had in pal.pages.runs(start, end):
+        if had is not None and had >= LAZY:
+            child.pal.pages.set(begin, stop, had)

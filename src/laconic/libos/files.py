@@ -36,6 +36,9 @@ def _emulated_msync(libos: Libos, start: int, end: int, vma: LibosVma) -> None:
     if closed:
         libos.pal.protect(start, end, vma.prot | PROT_READ)
         libos.meter.counts.open_windows += pages
+    if libos.switches.demand:
+        # Pages that are not committed have the file's contents.
+        pages = sum(stop - begin for begin, stop in libos.pal.committed(start, end)) >> PAGE_SHIFT
     libos.transfer(pages)
     refresh_mappings(libos, vma.file)
     reload_mappings(libos, vma.file)
@@ -66,6 +69,12 @@ def reload_mappings(libos: Libos, file: File) -> None:
         if start >= end or not vma.flags & VM_SHARED:
             continue
         closed = not vma.prot & PROT_WRITE
+        if closed and libos.switches.copy:
+            # Given back, and brought again with the new contents.
+            for begin, stop in libos.pal.committed(start, end):
+                libos.pal.free(begin, stop)
+                libos.pal.alloc(begin, stop, vma.prot)
+            closed = False
         if closed:
             libos.pal.protect(start, end, vma.prot | PROT_WRITE)
             libos.meter.counts.open_windows += end - start >> PAGE_SHIFT

@@ -18,12 +18,13 @@ from laconic.libos.slab import VmaSlab, list_pages
 from laconic.libos.strategy import ContinuingStrategy
 from laconic.libos.touches import Touches
 from laconic.memory.change import new
-from laconic.memory.flags import PAGE_SHIFT, PAGE_SIZE, PROT_WRITE, VM_SHARED
+from laconic.memory.flags import PAGE_SHIFT, PAGE_SIZE, PROT_RWX, PROT_WRITE, VM_SHARED
 from laconic.memory.rangemap import TOP, Range, RangeMap
 from laconic.memory.space import AddressSpace
-from laconic.memory.vma import File
+from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import Meter
-from laconic.sgx.pal.gramine import INTERNAL, RW, Gramine
+from laconic.sgx.pal.gramine import INTERNAL, LAZY, RW, Gramine
+from laconic.sgx.pal.switches import NO_SWITCHES, Switches
 
 #: Flags of a VMA that are Gramine's own: the LibOS's memory, a file mapping that was ever
 #: writable, and a file mapping whose handle may write.
@@ -58,8 +59,9 @@ class Libos(ContinuingStrategy):
     """One process's LibOS. `vmas` are its own, `pal` has the pages; all ranges are in bytes, page
     aligned.
 
-    `settings` are those of the manifest. `pal_type` is the PAL of a new process. `transfers`: how
-    many of the host calls counted read or wrote contents of files.
+    `settings` are those of the manifest. `pal_type` is the PAL of a new process. `switches` are the
+    changes to Gramine that are on. `transfers`: how many of the host calls counted read or wrote
+    contents of files.
     """
 
     def __init__(
@@ -70,44 +72,115 @@ class Libos(ContinuingStrategy):
         *,
         settings: Settings = DEFAULTS,
         pal_type: type[Gramine] = Gramine,
+        switches: Switches = NO_SWITCHES,
     ) -> None:
         super().__init__(meter, space, touches)
         self.settings = settings
         self.pal_type = pal_type
-        self.pal = pal_type(meter)
+        self.switches = switches
+        self.pal = pal_type(meter, switches)
         self.slab = VmaSlab(SLAB)
         self.vmas: RangeMap[LibosVma] = RangeMap(operator.is_)
         #: Where each file may be mapped.
         self.mapped: dict[File, RangeMap[bool]] = {}
+        #: Files that the host has mapped for the handler of first touches.
+        self.hosted: set[File] = set()
+        #: Where mappings begin that an executed program has from the program before it.
+        self.kept: set[int] = set()
         self.transfers = 0
 
     def sibling(self, space: AddressSpace, touches: Touches) -> Self:
         """Return the same LibOS for another program or process."""
         return type(self)(
-            self.meter, space, touches, settings=self.settings, pal_type=self.pal_type
+            self.meter,
+            space,
+            touches,
+            settings=self.settings,
+            pal_type=self.pal_type,
+            switches=self.switches,
         )
+
+    @property
+    def has_tails(self) -> bool:
+        """Whether pages past the end of a mapped file are committed, and inaccessible."""
+        return not (self.switches.reserve or self.switches.demand)
 
     def map_file(self, start: int, end: int, vma: LibosVma) -> None:
         """generic_emulated_mmap: the enclave cannot map files, so they are read. O(log n)."""
         prot, flags, file, file_end = vma
         assert file is not None
-        pal, meter = self.pal, self.meter
-        pal.alloc(start, end, prot | PROT_WRITE)
-        meter.counts.untouched_pages += end - start >> PAGE_SHIFT
         valid = max(min(end, vma.valid_end), start)
-        self.read_file(start, end, file_end)
-        opened = valid if prot & PROT_WRITE else start
-        meter.counts.open_windows += end - opened >> PAGE_SHIFT
-        if not prot & PROT_WRITE:
-            pal.protect(start, end, prot)
-        if valid < end:
-            pal.protect(valid, end, 0)
+        if self.switches.demand:
+            self._reserve_file(start, valid)
+        elif self.switches.copy:
+            self._copy_file(start, end, valid, vma)
+        else:
+            self._fill_file(start, end, valid, vma)
         if prot & PROT_WRITE:
             vma = vma._replace(flags=flags | VMA_TAINTED)
         self.vmas.set(start, end, vma)
         if file not in self.mapped:
             self.mapped[file] = RangeMap()
         self.mapped[file].set(start, end, True)
+
+    def _fill_file(self, start: int, end: int, valid: int, vma: LibosVma) -> None:
+        # Today: opened for writing, read, and then protected; pages past the end of the file, from
+        # `valid` on, are inaccessible.
+        pal, counts, prot = self.pal, self.meter.counts, vma.prot
+        filled = end if self.has_tails else valid
+        if start < filled:
+            pal.alloc(start, filled, prot | PROT_WRITE)
+        counts.untouched_pages += filled - start >> PAGE_SHIFT
+        self.read_file(start, end, vma.file_end)
+        opened = valid if prot & PROT_WRITE else start
+        counts.open_windows += filled - opened >> PAGE_SHIFT
+        if not prot & PROT_WRITE and start < filled:
+            pal.protect(start, filled, prot)
+        if valid < filled:
+            pal.protect(valid, filled, 0)
+
+    def _copy_file(self, start: int, end: int, valid: int, vma: LibosVma) -> None:
+        # Contents are read outside of the mapping, and EACCEPTCOPY brings them with the protection.
+        counts = self.meter.counts
+        if start < valid:
+            self.pal.alloc(start, valid, vma.prot)
+            counts.untouched_pages += valid - start >> PAGE_SHIFT
+        self.read_file(start, end, vma.file_end)
+        if valid < end and self.has_tails:
+            self.pal.alloc(valid, end, 0)
+            counts.untouched_pages += end - valid >> PAGE_SHIFT
+
+    def _reserve_file(self, start: int, valid: int) -> None:
+        # Contents are read at the first touch; pages past the end of the file never exist.
+        if start < valid:
+            self.pal.alloc(start, valid, 0, lazy=True)
+
+    def fault(self, start: int, end: int, vma: Vma) -> None:
+        """First touches of `[start, end)`, all of `vma`: lazy pages are committed, with
+        `Switches.demand` in blocks. Contents of a file come from a mapping of the host's, one for
+        each file. O(log n + runs)."""
+        pal, meter, prot = self.pal, self.meter, vma.flags & PROT_RWX
+        if not self.switches.demand:
+            pal.fault(start, end, prot)
+            return
+        low, high, mapped = self.space.vmas.find(start)
+        if mapped != vma:
+            low, high = start, end
+        block = self.switches.demand << PAGE_SHIFT
+        for begin, stop, had in list(pal.pages.runs(start, end)):
+            if had != LAZY:
+                continue
+            first, last, _ = pal.pages.find(begin)
+            first = max(first, low, begin // block * block)
+            last = min(last, high, -(-stop // block) * block)
+            pages = pal.fault(first, last, prot)
+            meter.counts.untouched_pages += pages - (stop - begin >> PAGE_SHIFT)
+            ours = self.vmas.get(begin)
+            if ours is not None and ours.file is not None:
+                if ours.file not in self.hosted:
+                    self.hosted.add(ours.file)
+                    self.transfer(0)
+                meter.copy(pages)
 
     def read_file(self, start: int, end: int, file_end: int) -> None:
         """Contents of a file are read to `[start, end)`; they end at `file_end`.
@@ -131,6 +204,28 @@ class Libos(ContinuingStrategy):
         for begin, stop in gone:
             self.pal.free(begin, stop)
         self.vmas.set(start, end, None)
+        self.end_list(listed)
+
+    def map_over(self, start: int, end: int, prot: int, lazy: int) -> None:
+        """MAP_FIXED of anonymous memory with `Switches.zero`: pages that can be written before or
+        after it stay, and are cleared; others are freed. O(log n + VMAs + runs)."""
+        pal = self.pal
+        writable = prot & PROT_WRITE
+        listed = self.begin_list(sum(1 for _ in self.vmas.parts(start, end)))
+        for begin, stop, had in list(pal.pages.runs(start, end)):
+            is_committed = had is not None and had < LAZY
+            if had is None or not is_committed or not (had | prot) & PROT_WRITE:
+                if is_committed:
+                    pal.free(begin, stop)
+                self.add(begin, stop, prot, bool(lazy))
+                continue
+            if had & PROT_WRITE:
+                pal.zero(begin, stop)
+            pal.protect(begin, stop, prot)
+            if writable and not had & PROT_WRITE:
+                pal.zero(begin, stop)
+            self.meter.counts.untouched_pages += self.touches.count(begin, stop)
+        self.vmas.set(start, end, new(LibosVma, (prot, lazy, None, TOP)))
         self.end_list(listed)
 
     def begin_list(self, count: int) -> Range | None:
@@ -159,6 +254,9 @@ class Libos(ContinuingStrategy):
     def protect(self, start: int, end: int, prot: int) -> None:
         """libos_syscall_mprotect: VMAs are split and changed, the whole range is one Protect. O(log
         n + VMAs)."""
+        if self.switches.equal:
+            self._protect_differing(start, end, prot)
+            return
         keys: list[int] = []
         values: list[LibosVma | None] = []
         for begin, stop, vma in self.vmas.runs(start, end):
@@ -166,7 +264,7 @@ class Libos(ContinuingStrategy):
             if vma is None:
                 values.append(None)
                 continue
-            if prot and vma.file_end < stop and vma.valid_end < stop:
+            if prot and self.has_tails and vma.file_end < stop and vma.valid_end < stop:
                 # Past the end of the file: a fault in Linux, whatever the protection.
                 self.meter.counts.open_windows += stop - max(begin, vma.valid_end) >> PAGE_SHIFT
             values.append(changed(vma, prot))
@@ -176,16 +274,39 @@ class Libos(ContinuingStrategy):
             self.vmas.replace(start, end, keys, values)
         self.pal.protect(start, end, prot)
 
+    def _protect_differing(self, start: int, end: int, prot: int) -> None:
+        # PR #1824: one Protect for each VMA whose protection differs; equal ones are not split.
+        # Unlike there, pages past the end of a file stay inaccessible.
+        for begin, stop, vma in list(self.vmas.runs(start, end)):
+            if vma is None or vma.prot == prot:
+                continue
+            if begin < vma.valid_end:
+                self.pal.protect(begin, min(stop, vma.valid_end), prot)
+            self.vmas.set(begin, stop, changed(vma, prot))
+
     def guard(self, start: int, end: int) -> None:
-        """A guard page: upstream protects it and keeps it bookkept as RW. O(log n)."""
+        """A guard page: upstream protects it and keeps it bookkept as RW. With `Switches.equal`,
+        it is a VMA of its own. O(log n)."""
         self.pal.protect(start, end, 0)
+        if self.switches.equal:
+            self.vmas.set(start, end, LibosVma(0, VMA_INTERNAL))
 
     def clear(self, start: int, end: int, prot: int) -> None:
         """madvise_dontneed_visitor: memset, with two Protects around it where the VMA is not
-        writable. O(log n + k)."""
+        writable. O(log n + k).
+
+        With `Switches.zero`, such pages are given back, and lazy
+        (PalFreeThenLazyReallocCommittedPages).
+        """
         pal = self.pal
         if prot & PROT_WRITE:
             pal.zero(start, end)
+            return
+        if self.switches.zero:
+            for begin, stop in pal.committed(start, end):
+                pal.free(begin, stop)
+                pal.alloc(begin, stop, prot, lazy=True)
+                self.meter.counts.untouched_pages -= self.touches.count(begin, stop)
             return
         pal.protect(start, end, prot | PROT_WRITE)
         pal.zero(start, end)
@@ -195,10 +316,16 @@ class Libos(ContinuingStrategy):
 
     def alloc(self, start: int, end: int, prot: int, lazy: int = 0) -> None:
         """New anonymous memory; `lazy` is VM_NORESERVE or 0. O(log n)."""
-        self.pal.alloc(start, end, prot, bool(lazy))
-        if not lazy:
-            self.meter.counts.untouched_pages += end - start >> PAGE_SHIFT
+        self.add(start, end, prot, bool(lazy))
         self.vmas.set(start, end, new(LibosVma, (prot, lazy, None, TOP)))
+
+    def add(self, start: int, end: int, prot: int, lazy: bool = False) -> None:
+        """Alloc of anonymous memory of the program. With `Switches.demand`, all of it is lazy.
+        O(log n)."""
+        lazy = lazy or self.switches.demand > 0
+        self.pal.alloc(start, end, prot, lazy)
+        if not self.pal.waits(prot, lazy):
+            self.meter.counts.untouched_pages += end - start >> PAGE_SHIFT
 
     def transfer(self, pages: int) -> None:
         """Contents of a file, in one host call. O(1)."""

@@ -45,10 +45,13 @@ def load_program(libos: Libos, entries: Iterable[Entry], has_vdso: bool) -> None
         if not prot and end in stacks:
             # A log of Gramine shows the guard page as well, which `allocate_stack` makes.
             continue
+        if start in libos.kept:
+            continue
         if vma.is_from_disk:
             map_segment(libos, start, end, prot, vma)
         elif vma.flags & VM_GROWSDOWN:
-            allocate_stack(libos, start, end, prot)
+            if stack_bottom(libos, start, end) - PAGE_SIZE not in libos.kept:
+                allocate_stack(libos, start, end, prot)
         elif is_vdso(vma):
             if has_vdso:
                 map_vdso(libos, start, prot)
@@ -70,11 +73,14 @@ def map_segment(libos: Libos, start: int, end: int, prot: int, vma: Vma) -> None
     """execute_loadcmd: a segment of the program or of ld.so is read, and its last page is cleared
     from the segment's end on.
 
-    A segment that is not writable is opened for that: two Protects of one page, each segment. O(log
-    n).
+    A segment that is not writable is opened for that: two Protects of one page, each segment.
+    O(log n).
     """
     assert vma.file is not None
     libos.map_file(start, end, LibosVma(prot, mapping_flags(vma), vma.file))
+    switches = libos.switches
+    if switches.copy or switches.demand:
+        return  # the last page is cleared where its contents are copied from
     if not prot & PROT_WRITE:
         last = end - PAGE_SIZE
         libos.pal.protect(last, end, prot | PROT_WRITE)
@@ -94,12 +100,15 @@ def allocate_stack(libos: Libos, start: int, end: int, prot: int) -> None:
 
     The stack has its full size from the beginning (sys.stack.size), and is committed. O(log n).
     """
-    pal, counts = libos.pal, libos.meter.counts
     low = stack_bottom(libos, start, end)
     guard = low - PAGE_SIZE
-    pal.alloc(guard, end, 0)
-    pal.protect(low, end, prot)
-    counts.untouched_pages += end - guard >> PAGE_SHIFT
+    if libos.switches.copy:
+        # Each part gets its own permissions at once.
+        libos.add(guard, low, 0)
+        libos.add(low, end, prot)
+    else:
+        libos.add(guard, end, 0)
+        libos.pal.protect(low, end, prot)
     libos.vmas.set(guard, low, LibosVma(0))
     libos.vmas.set(low, end, LibosVma(prot))
 
@@ -113,22 +122,19 @@ def stack_bottom(libos: Libos, start: int, end: int) -> int:
 def grow_stack(libos: Libos, start: int, low: int, prot: int) -> None:
     """A stack that ends at `low` grew to `start`, which upstream's cannot: the pages cost what they
     would have cost at the beginning, without host calls of their own. O(log n)."""
-    pal, counts = libos.pal, libos.meter.counts
+    counts = libos.meter.counts
+    calls = counts.host_calls, counts.ioctls
     stack = libos.vmas.get(low)
-    guard = low - PAGE_SIZE
     if has_guard(libos, low):
         libos.meter.exceeds(STACK_SIZE, libos.vmas.find(low)[1] - start)
-        pal.alloc(start - PAGE_SIZE, guard, 0)
+        libos.add(start - PAGE_SIZE, low - PAGE_SIZE, 0)
         libos.vmas.set(start - PAGE_SIZE, start, LibosVma(0))
-        counts.untouched_pages += guard - start + PAGE_SIZE >> PAGE_SHIFT
     else:
         # A mapping with MAP_GROWSDOWN.
         libos.unmap(start, low)
-        pal.alloc(start, low, 0)
-        counts.untouched_pages += low - start >> PAGE_SHIFT
-    pal.protect(start, low, prot)
-    counts.host_calls -= 2
-    counts.ioctls -= 2
+        libos.add(start, low, 0)
+    libos.pal.protect(start, low, prot)
+    counts.host_calls, counts.ioctls = calls
     libos.vmas.set(start, low, LibosVma(prot) if stack is None else stack)
 
 
@@ -141,9 +147,13 @@ def has_guard(libos: Libos, low: int) -> bool:
 def map_vdso(libos: Libos, start: int, prot: int) -> None:
     """vdso_map_init: the VMA says RX, the pages are RW until the vDSO is copied. O(log n)."""
     end = start + VDSO
-    libos.alloc(start, end, RW)
+    if libos.switches.copy:
+        libos.pal.alloc(start, end, prot)
+    else:
+        libos.pal.alloc(start, end, RW)
+        libos.pal.protect(start, end, prot)
     libos.meter.copy(VDSO >> PAGE_SHIFT)
-    libos.pal.protect(start, end, prot)
+    libos.meter.counts.untouched_pages += VDSO >> PAGE_SHIFT
     libos.vmas.set(start, end, LibosVma(prot))
 
 

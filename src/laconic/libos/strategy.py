@@ -50,7 +50,8 @@ class Strategy:
     execve ends the enclave, and vfork makes none, unless the strategy is a `ContinuingStrategy`.
 
     `strict` is True if the strategy keeps the law Strict without exception, so that `compare
-    --verify` checks it. `can_sync` is True if the class takes an argument `sync`, with which the
+    --verify` checks it; for a strategy with options that matter, `laconic.strategies.is_strict`
+    says so. `can_sync` is True if the class takes an argument `sync`, with which the
     host's mapping follows the EPCM's permissions, at host calls of its own (`--pte sync`). The
     check tolerates pages in `left`, which a failure left in the EPC, and expects no access to pages
     in `guards`, the guard regions (MADV_GUARD_INSTALL), of which VMAs say nothing.

@@ -39,13 +39,14 @@ class Threads:
         """alloc_thread_libos_stack, then create_dynamic_tcs_if_none_available. O(log n)."""
         if self._places:
             place = self._places.pop()
+            is_there = libos.switches.threads
         else:
             place = INTERNAL + self._made * _STEP
+            is_there = False
             self._made += 1
         self._running.append(place)
-        libos.pal.alloc(place, place + STACK, RW)
-        libos.vmas.set(place, place + STACK, LibosVma(RW, VMA_INTERNAL))
-        libos.guard(place, place + PAGE_SIZE)
+        if not is_there:
+            _allocate_stack(libos, place)
         if self._free_slots:
             self._free_slots -= 1
             return
@@ -55,11 +56,27 @@ class Threads:
         libos.pal.make_tcs(tcs)
 
     def end(self, libos: Libos) -> None:
-        """put_thread: the stack is freed, the slot stays for the next thread. O(log n)."""
+        """put_thread: the stack is freed, the slot stays for the next thread; with
+        `Switches.threads`, so does the stack. O(log n)."""
         if not self._running:
             return
         place = self._running.pop()
         self._places.append(place)
         self._free_slots += 1
+        if libos.switches.threads:
+            return
         libos.pal.free(place, place + STACK)
         libos.vmas.set(place, place + STACK, None)
+
+
+def _allocate_stack(libos: Libos, place: int) -> None:
+    # alloc_thread_libos_stack: committed, and then protected at its lowest page; with
+    # `Switches.reserve`, that page is never committed.
+    end = place + STACK
+    libos.vmas.set(place, end, LibosVma(RW, VMA_INTERNAL))
+    if libos.switches.reserve:
+        libos.pal.alloc(place + PAGE_SIZE, end, RW)
+        libos.vmas.set(place, place + PAGE_SIZE, LibosVma(0, VMA_INTERNAL))
+    else:
+        libos.pal.alloc(place, end, RW)
+        libos.guard(place, place + PAGE_SIZE)

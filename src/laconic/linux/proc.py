@@ -277,6 +277,15 @@ class MapsFile:
                     yield vma
 
 
+def command_line(pid: int) -> list[str]:
+    """Return the program and its arguments; empty if the process is gone."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
+    except OSError:
+        return []
+
+
 class Start(NamedTuple):
     """The start of the break, and the size of the program's data in bytes (`/proc/PID/stat`)."""
 
@@ -306,6 +315,45 @@ def read_layout(pid: int) -> Layout:
         refused_advice=_refused_advice(),
         anon_names=_names_memory(),
     )
+
+
+#: The entry of the auxiliary vector with the address of the path that was executed; bytes of it
+#: that are read.
+_AT_EXECFN, _PATH_MAX = 31, 4096
+
+
+def program_path(pid: int) -> str:
+    """The path by which the program of a process was executed, absolute: `/usr/bin/redis-server`,
+    and not the file behind that link. The file's own path if the process was given another one (a
+    script is executed by its interpreter, a descriptor has no path)."""
+    file = os.readlink(f"/proc/{pid}/exe")
+    try:
+        path = _executed(pid)
+        path = os.path.normpath(os.path.join(os.readlink(f"/proc/{pid}/cwd"), path))
+        # Inside /proc and /dev a path means something else for each process that asks.
+        if path.startswith(("/proc/", "/dev/")):
+            return file
+        if os.path.samefile(f"/proc/{pid}/root{path}", f"/proc/{pid}/exe"):
+            return path
+    except (OSError, ValueError):
+        pass
+    return file
+
+
+def _executed(pid: int) -> str:
+    # The path in the auxiliary vector, as execve got it.
+    with open(f"/proc/{pid}/auxv", "rb") as vector:
+        entries = dict(struct.iter_unpack("=QQ", vector.read(1024)))
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        address = entries.get(_AT_EXECFN, 0)
+        start = os.pread(memory.fileno(), PAGE_SIZE - address % PAGE_SIZE, address)
+        text, end, _ = start.partition(b"\0")
+        if not end:
+            more = os.pread(memory.fileno(), _PATH_MAX, address + len(start))
+            text += more.partition(b"\0")[0]
+    if not text:
+        raise ValueError("no path")
+    return os.fsdecode(text)
 
 
 def personality(pid: int) -> int:

@@ -73,6 +73,7 @@ def begun(about: dict[str, Any], start_brk: int, data_size: int) -> Mm:
         Layout(**layout | {"refused_advice": frozenset(layout["refused_advice"])}), (), start_brk
     )
     space.data_size = data_size
+    space.brk = about.get("brk", start_brk)
     return Mm(space)
 
 

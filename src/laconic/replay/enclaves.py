@@ -6,7 +6,8 @@ recorded in the trace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from laconic.libos.strategy import ContinuingStrategy, Maker, MemoryCall, Strategy
 from laconic.libos.touches import Touches
@@ -16,24 +17,44 @@ from laconic.memory.flags import VM_PROT
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import Vma
 from laconic.replay.events import CallDone, Listener
+from laconic.replay.owners import Owners
 from laconic.replay.thread import Mm
 from laconic.sgx.meter import Counts, Meter
 from laconic.trace.schema import Row
+from laconic.trace.selection import Selection
 
 Told = tuple[Strategy, Meter, Counts]
 #: What the work of a strategy is for, where it is no memory call's. EXEC is what execve frees; the
 #: new program's own memory is LOAD.
 LOAD, EXEC, FORK, THREAD = "load", "exec", "fork", "thread"
 TOUCH, STACK = "touch", "stack growth"
+#: What is done for calls that are not selected.
+NOT_SELECTED = "not selected"
 #: What a library OS does around the program's calls.
 AROUND = (LOAD, EXEC, FORK, THREAD, STACK)
+#: What the host's map was seen to hold after a call that did not end, or that is not modelled.
+OTHER = "other"
+
+
+class Touch(NamedTuple):
+    """The label of the first touches of pages that belong to `owner`: the label of the call that
+    mapped them last, LOAD, STACK or OTHER."""
+
+    owner: Hashable
+
+
+class Unfinished(NamedTuple):
+    """The label of what a call of the thread `tid` has done before its end."""
+
+    call: str
+    tid: int
 
 
 class Enclave:
     """One address space's enclave, once for each strategy. `number` is that of its program,
-    `Mm.number`."""
+    `Mm.number`. With `owners`, touches are counted under the call that mapped the page last."""
 
-    __slots__ = ("_books", "_unchanged", "number", "space", "strategies", "touches")
+    __slots__ = ("_books", "_unchanged", "number", "owners", "space", "strategies", "touches")
 
     def __init__(
         self,
@@ -41,8 +62,10 @@ class Enclave:
         space: AddressSpace,
         touches: Touches,
         strategies: dict[str, Strategy],
+        owners: Owners | None = None,
     ) -> None:
         self.number = number
+        self.owners = owners
         self.space = space
         self.touches = touches
         self.strategies = strategies
@@ -60,6 +83,11 @@ class Enclave:
                     strategy.meter.at(self.number, label)
                     told.append((strategy, strategy.meter, strategy.meter.counts))
         return told
+
+    def forget_labels(self) -> None:
+        """Count from here on in new counts. O(labels)."""
+        self._books.clear()
+        self._unchanged.clear()
 
     def load(self, entries: Iterable[Entry]) -> None:
         """A program begins. O(strategies × entries)."""
@@ -83,8 +111,15 @@ class Enclave:
 
     def touch(self, start: int, end: int, vma: Vma) -> None:
         """The pages of `[start, end)` were touched for the first time (`Touches.take`).
-        O(strategies)."""
-        for strategy, meter, counts in self._told(TOUCH, self._books):
+        O(strategies), with owners O(strategies × owners)."""
+        if self.owners is None:
+            self._touch(start, end, vma, TOUCH)
+            return
+        for begin, stop, owner in self.owners.touch(start, end):
+            self._touch(begin, stop, vma, new(Touch, (owner,)))
+
+    def _touch(self, start: int, end: int, vma: Vma, label: Hashable) -> None:
+        for strategy, meter, counts in self._told(label, self._books):
             meter.counts = counts
             strategy.touch(start, end, vma)
 
@@ -98,12 +133,29 @@ class Enclave:
             strategy.call(call)
         if changes:
             self.touches.apply(name, args, changes)
+            if self.owners is not None:
+                self.owners.call(call, label)
+
+    def relabel(self, old: Hashable, label: Hashable) -> None:
+        """Count under `label` what was counted under `old`. O(strategies)."""
+        for books in (self._books, self._unchanged):
+            books.pop(old, None)
+        for strategy in self.strategies.values():
+            meter = strategy.meter
+            counts = meter.tables.pop((self.number, old), None)
+            if counts is not None:
+                meter.at(self.number, label)
+                meter.counts.add(counts)
+        if self.owners is not None:
+            self.owners.relabel(old, label)
 
     def grow(self, start: int, end: int, vma: Vma) -> None:
         """A stack grew. O(strategies)."""
         for strategy in self.strategies.values():
             strategy.meter.at(self.number, STACK)
             strategy.grow(start, end, vma)
+        if self.owners is not None:
+            self.owners.grow(start, end, STACK)
 
     def fork(self, number: int, space: AddressSpace) -> Enclave:
         """The child's enclave. O(strategies × n)."""
@@ -112,7 +164,8 @@ class Enclave:
         for name, strategy in self.strategies.items():
             strategy.meter.at(number, FORK)
             made[name] = strategy.fork(space, touches)
-        return Enclave(number, space, touches, made)
+        owners = None if self.owners is None else self.owners.fork()
+        return Enclave(number, space, touches, made, owners)
 
     def vfork(self) -> dict[str, ContinuingStrategy]:
         """The enclaves of a process that shares this one's memory, by their strategies' names:
@@ -155,10 +208,13 @@ class Enclaves(Listener):
     """Keeps an enclave under each of `makers` beside each address space of a replay.
 
     `meters` hold the counts, by the makers' names. The work of a call is counted under
-    `label(done)`, or its name. `assume_touched`: pages of which the trace says nothing are taken to
-    be touched as soon as they are accessible, and otherwise never. `unseen` counts the touched
-    pages whose pagemap was unreadable. `left` are the EPC pages that are committed when the trace
-    ends, before the enclaves do.
+    `label(done)`, or its name; that of a call outside of `selection` under NOT_SELECTED.
+    `by_owner`: the cost of touched pages is counted under `Touch(label of the call that mapped them
+    last)`, and `touched_pages` has their number by process (`Mm.number`) and that label; otherwise
+    all of it is counted under TOUCH. `assume_touched`: pages of which the trace says nothing are
+    taken to be touched as soon as they are accessible, and otherwise never. `unseen` counts the
+    touched pages whose pagemap was unreadable. `left` are the EPC pages that are committed when the
+    trace ends, before the enclaves do.
     """
 
     def __init__(
@@ -167,8 +223,13 @@ class Enclaves(Listener):
         assume_touched: bool = False,
         label: Callable[[CallDone], Hashable] | None = None,
         meter_type: type[Meter] = Meter,
+        by_owner: bool = False,
+        selection: Selection | None = None,
     ) -> None:
+        self.selection = selection
         self.makers = makers
+        self.by_owner = by_owner
+        self.touched_pages: dict[int, dict[Hashable, int]] = {}
         self.meters = {name: meter_type() for name in makers}
         self.assume_touched = assume_touched
         self.label = label
@@ -178,6 +239,8 @@ class Enclaves(Listener):
         # By pid: enclaves of processes that vfork made, and of those that execute a program.
         self._vforked: dict[int, dict[str, ContinuingStrategy]] = {}
         self._executing: dict[int, dict[str, ContinuingStrategy]] = {}
+        # By thread id: the label of what its call has done before its end.
+        self._unfinished: dict[int, Unfinished] = {}
 
     def enclave(self, mm: Mm) -> Enclave | None:
         """The enclave of an address space, None if it has none. O(1)."""
@@ -196,8 +259,15 @@ class Enclaves(Listener):
                 strategies[name] = before[name].execute(mm.space, touches)
             else:
                 strategies[name] = maker(meter, mm.space, touches)
-        enclave = self._enclaves[mm] = Enclave(mm.number, mm.space, touches, strategies)
+        owners = Owners(LOAD) if self.by_owner else None
+        enclave = Enclave(mm.number, mm.space, touches, strategies, owners)
+        self._add(mm, enclave)
         enclave.load(mm.space.vmas)
+
+    def _add(self, mm: Mm, enclave: Enclave) -> None:
+        self._enclaves[mm] = enclave
+        if enclave.owners is not None:
+            self.touched_pages[mm.number] = enclave.owners.touched
 
     def touched(self, mm: Mm, runs: Iterable[Touched]) -> None:
         """Every strategy commits what is not committed yet."""
@@ -214,15 +284,27 @@ class Enclaves(Listener):
                     enclave.assume_touched(change.start, change.end, change.held)
         if done.is_finished:
             call = new(MemoryCall, (done.name, done.row.args, done.result, done.changes, done.file))
-            enclave.call(call, done.name if self.label is None else self.label(done))
+            label: Hashable = done.name if self.label is None else self.label(done)
+            if self.selection is not None and not done.is_in(self.selection):
+                label = NOT_SELECTED
+            if self._unfinished:
+                begun = self._unfinished.pop(done.row.tid, None)
+                if begun is not None:
+                    enclave.relabel(begun, label)
+            enclave.call(call, label)
         else:
             self._other(enclave, done.changes)
 
     def call_committed(self, row: Row, mm: Mm, name: str, changes: tuple[Change, ...]) -> None:
         """The changes are carried out now; the end of the call has none."""
         enclave = self._enclaves.get(mm)
-        if enclave is not None and changes:
-            enclave.call(MemoryCall(name, row.args, 0, changes), name)
+        if enclave is None or not changes:
+            return
+        label: Hashable = name
+        if self.label is not None:
+            # The label of the call is known when it ends.
+            label = self._unfinished[row.tid] = Unfinished(name, row.tid)
+        enclave.call(MemoryCall(name, row.args, 0, changes), label)
 
     def host_read(self, mm: Mm, changes: tuple[Change, ...], grew: bool) -> None:
         """Stacks grow; anything else is the work of an unknown call."""
@@ -240,7 +322,7 @@ class Enclaves(Listener):
         if self.assume_touched:
             self._touch_all(enclave)
         assert child.space is not None
-        self._enclaves[child] = enclave.fork(child.number, child.space)
+        self._add(child, enclave.fork(child.number, child.space))
 
     def vforked(self, mm: Mm, pid: int) -> None:
         """The child has an enclave of its own where vfork is a fork."""
@@ -284,11 +366,24 @@ class Enclaves(Listener):
         enclave.end()
         self.unseen += enclave.touches.unseen
 
+    def take_counts(self) -> Iterator[tuple[str, Hashable, Counts]]:
+        """Yield what has been counted, with the strategy and the label, and forget it: the memory
+        for labels stays bounded. O(labels)."""
+        for enclave in self._enclaves.values():
+            enclave.forget_labels()
+        for name, meter in self.meters.items():
+            tables, meter.tables = meter.tables, {}
+            for (process, label), counts in tables.items():
+                if isinstance(label, Unfinished):  # its call's own label follows
+                    meter.tables[process, label] = counts
+                else:
+                    yield name, label, counts
+
     @staticmethod
     def _other(enclave: Enclave, changes: tuple[Change, ...]) -> None:
         # Only what the host was seen to hold afterwards shows what was done.
         if changes:
-            enclave.call(MemoryCall("other", (0,) * 6, 0, changes), "other")
+            enclave.call(MemoryCall(OTHER, (0,) * 6, 0, changes), OTHER)
 
     @staticmethod
     def _touch_all(enclave: Enclave) -> None:

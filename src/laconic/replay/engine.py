@@ -31,6 +31,7 @@ from laconic.trace import records
 from laconic.trace.losses import Losses
 from laconic.trace.reader import Trace
 from laconic.trace.schema import (
+    BREAK,
     BYSTANDERS,
     CHOSEN,
     CODES,
@@ -134,6 +135,7 @@ class Replay:
             ("begin", self._begin),
             ("process", self._process),
             ("exit", self._exit),
+            ("leave", self._touched),
             ("lost", self._lost),
             ("note", self._note),
             ("end", self._end),
@@ -271,6 +273,9 @@ class Replay:
             self._unfinished(thread, space)
             return result, 0, (), NOTHING
         name = self._names[row.event]
+        if thread.answers and BREAK in thread.answers:
+            # The break of a program that was running when the recording began.
+            space.brk = thread.answers.pop(BREAK)[0][0]
         if mm.assumed is not None:
             return self._logged_call(mm.assumed, mm, space, row, name)
         args, manager = row.args, self.manager

@@ -16,6 +16,7 @@ from laconic.memory.change import Change, Outcome
 from laconic.memory.mmap import OpenFile
 from laconic.replay.thread import Mm, Thread
 from laconic.trace.schema import Row
+from laconic.trace.selection import Selection
 
 
 class Program(NamedTuple):
@@ -52,6 +53,10 @@ class CallDone(NamedTuple):
     def args(self) -> tuple[int, ...]:
         """The six arguments of the call, as the program gave them."""
         return self.row.args
+
+    def is_in(self, selection: Selection) -> bool:
+        """Return whether the call is selected. O(options)."""
+        return selection.includes(self.row.time, self.row.pid, self.program, self.name)
 
     @property
     def mm(self) -> Mm:

@@ -74,7 +74,7 @@ class RecordingGramine(Gramine):
 
     def _old(self, start: int, end: int, new: int = 0) -> tuple[int | None, int]:
         # The permissions that the committed pages have, if they are equal; what Protect changes.
-        found = {had for _, _, had in self.pages.runs(start, end) if had not in (None, LAZY)}
+        found = {had for _, _, had in self.pages.runs(start, end) if had is not None and had < LAZY}
         kinds = 0
         for had in found:
             kinds |= _kinds(had or 0, new)

@@ -1,62 +1,109 @@
-"""Who makes redundant calls: for people, and as JSON."""
+"""What the sites of a program cost: for people, and as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
-from laconic.analysis.callers import Caller, Callers
+from laconic.analysis.callers import (
+    AROUND,
+    CALLS,
+    COST,
+    HOST_CALLS,
+    PAGES,
+    REDUNDANT,
+    SITE,
+    SUPPRESSED,
+    UNKNOWN,
+    Caller,
+    Callers,
+)
 from laconic.analysis.frames import wrappers
+from laconic.analysis.headline import Headline
 from laconic.analysis.schemas import SCHEMAS
+from laconic.analysis.sites import EVERY_CALL, LACONIC
+from laconic.analysis.suppressions import LOADING
+from laconic.report import numbers
+from laconic.report.headline import WORK, ends, loading, sentence
+from laconic.report.headline import as_json as headline_json
 from laconic.report.names import filled
+from laconic.report.numbers import plural, share
+from laconic.report.shortnames import is_interpreted, short_function, short_line, short_module
 from laconic.sgx.meter import Counts
 from laconic.stacks.symbolize import Place
-from laconic.trace.stacks import NO_STACK, Stacks
+from laconic.trace.stacks import NO_STACK, Spot, Stacks
 
-#: Places of a stack that a person is shown; --json has all.
-_SHOWN = 8
+#: Frames of a stack that are shown if none of the first `_DEEP` is the program's own.
+_SHOWN, _DEEP = 8, 24
+#: Columns that the name of a site takes at least; with fewer it has a line of its own.
+_LABEL = 18
+#: What the lists are sorted by, in words.
+_ORDER = {
+    COST: "by cost in an enclave under every-call",
+    REDUNDANT: "by redundant calls",
+    CALLS: "by calls",
+    HOST_CALLS: "by host calls of an enclave under every-call",
+    PAGES: "by pages committed in an enclave under every-call",
+}
 
 
-def as_json(found: Callers, stacks: Stacks) -> dict[str, Any]:
-    """All callers, each with the stack that most of its redundant calls come from. docs/callers.md
-    has the keys."""
+class Style(NamedTuple):
+    """How stacks are shown: at most `frames` of them (None: up to the program's own code), and with
+    whole names of functions if `verbose`."""
+
+    frames: int | None = None
+    verbose: bool = False
+
+
+_PLAIN = Style()
+
+# JSON
+
+
+def as_json(found: Callers, stacks: Stacks, headline: Headline | None = None) -> dict[str, Any]:
+    """All callers, each with the stack that most of its cost comes from. docs/callers.md has the
+    keys."""
     return {
         "schema": SCHEMAS["callers"],
         "source": found.source,
+        "headline": None if headline is None else headline_json(headline),
         "by": found.by,
         "inverted": found.inverted,
+        "sort": found.sort,
         "calls": found.calls,
         "redundant": found.redundant,
         "host_calls": found.host_calls,
         "stackless": found.stackless,
-        "hidden": dict(sorted(found.hidden.items())),
-        "profile": None if found.profile is None else found.profile.name,
-        "callers": [_caller(caller, found, stacks) for caller in found.callers],
+        "stackless_redundant": found.stackless_redundant,
+        "profile": found.profile.name,
+        "cycles": {name: ends(found.total(name)) for name in found.totals},
+        "callers": [_caller(one, found, stacks) for one in found.callers if one.kind == SITE],
+        "suppressed": [
+            {"reason": one.name, "sites": one.sites, **_figures(one, found)}
+            for one in sorted(found.suppressed.values(), key=lambda one: one.name)
+        ],
+        "around": [
+            {"kind": one.name, **_costs(one, found)} for one in found.callers if one.kind == AROUND
+        ],
         "missing_symbols": {module.path: why for module, why in _missing(stacks)},
     }
 
 
 def _caller(caller: Caller, found: Callers, stacks: Stacks) -> dict[str, Any]:
-    cycles = _cycles(caller.wasted, found)
     return {
         "name": caller.name,
         "call": caller.call,
         "module": caller.module,
         "program": caller.program,
-        "redundant": caller.redundant,
-        "calls": caller.calls if caller.known else None,
-        "host_calls": caller.host_calls if caller.known else None,
+        "file": caller.file,
+        "line": caller.line,
+        **_figures(caller, found),
+        "suppressed_redundant": caller.quiet or None,
         "guessed": caller.guessed,
-        "share": {
-            "redundant": _share(caller.redundant, found.redundant),
-            "host_calls": _share(caller.wasted.host_calls, found.total.host_calls),
-            "cycles": None if cycles is None else {"low": cycles[1][0], "high": cycles[1][1]},
-        },
-        "first": caller.event,
+        "first": caller.first,
+        "first_redundant": None if caller.event < 0 else caller.event,
         "wasted": caller.wasted.as_dict(),
-        "cycles": None
-        if cycles is None
-        else {"low": round(cycles[0][0]), "high": round(cycles[0][1])},
+        "wasted_cycles": ends(found.profile.cycles(caller.wasted)),
         "stack": [
             {**place._asdict(), "guessed": guessed}
             for place, guessed in (stacks.places(caller.stack) if caller.stack != NO_STACK else ())
@@ -64,77 +111,240 @@ def _caller(caller: Caller, found: Callers, stacks: Stacks) -> dict[str, Any]:
     }
 
 
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
+def _figures(caller: Caller, found: Callers) -> dict[str, Any]:
+    return {
+        "calls": caller.calls if caller.known else None,
+        "redundant": caller.redundant,
+        "host_calls": caller.host_calls if caller.known else None,
+        **_costs(caller, found),
+    }
 
 
-def _cycles(
-    wasted: Counts, found: Callers
-) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    # The least and the most that some work costs, and its least and largest share of all.
-    if found.profile is None:
-        return None
-    costs, whole = found.profile.cycles(wasted), found.profile.cycles(found.total)
-    shares = sorted(_share(cost, all_) for cost, all_ in zip(costs, whole, strict=True))
-    return costs, (shares[0], shares[1])
+def _costs(caller: Caller, found: Callers) -> dict[str, Any]:
+    total = found.total()
+    cost = found.cycles(caller)
+    return {
+        "share": cost.middle / total.middle if total.middle else 0.0,
+        "cycles": {name: ends(found.cycles(caller, name)) for name in found.totals},
+        "touch_cycles": {
+            name: ends(found.profile.cycles(caller.touches.get(name, Counts())))
+            for name in found.totals
+        },
+        "counts": {name: caller.cost(name).as_dict() for name in found.totals},
+        "committed_pages": caller.committed_pages(),
+        "touched_pages": caller.touched_pages,
+    }
 
 
 def _missing(stacks: Stacks) -> Iterable[tuple[Any, str]]:
     return sorted(stacks.symbolizer.missing.items())
 
 
-def as_text(found: Callers, stacks: Stacks, width: int = 80, limit: int = 10) -> str:
-    """The worst callers with their stacks; what was hidden, and of which modules there are no
-    symbols."""
-    share = f" ({100 * found.redundant / found.calls:.1f} %)" if found.calls else ""
-    each = "under each function of their stacks" if found.inverted else f"by {found.by}"
-    head = f"{found.redundant:,} of {_counted(found.calls, 'memory call')} changed nothing{share}, {each}"
-    if found.callers:
-        head += ":"
-    if not found.redundant:
-        head = f"none of {_counted(found.calls, 'memory call')} was redundant"
-    lines = filled(head, width)
-    for caller in found.callers[:limit]:
-        lines += ["", *_lines(caller, found, stacks, width)]
-    more = found.callers[limit:]
-    if more:
-        rest = f"and {len(more):,} more (--limit, --json)"
-        if not found.inverted:  # there a call counts more than once
-            rest = f"and {sum(caller.redundant for caller in more):,} from {len(more):,} more (--limit, --json)"
-        lines += ["", *filled(rest, width)]
-    lines += _notes(found, stacks, width, found.callers[:limit])
+# Text
+
+
+def as_text(
+    found: Callers,
+    stacks: Stacks,
+    width: int = 80,
+    limit: int | None = 10,
+    headline: Headline | None = None,
+    style: Style = _PLAIN,
+) -> str:
+    """The headline, a table of the callers, and their stacks; then what was left out, and why."""
+    lines = []
+    if not found.calls:
+        return "This program made no memory calls.\n"
+    if headline is not None:
+        for text in sentence(headline):
+            lines += filled(text, width)
+        lines.append("")
+    lines += filled(_head(found), width)
+    shown = found.callers[:limit]
+    if shown:
+        lines += ["", *_table(shown, found, width, style)]
+    left = found.callers[len(shown) :]
+    if left:
+        lines += ["", *filled(_rest(left, found), width)]
+    for number, caller in enumerate(shown, 1):
+        if caller.kind == SITE and caller.stack != NO_STACK and found.by != "program":
+            lines += ["", *_stack(number, caller, found, stacks, width, style)]
+    lines += _notes(found, stacks, width, shown)
     return "\n".join(lines) + "\n"
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _head(found: Callers) -> str:
+    each = "under each function of their stacks" if found.inverted else f"by {found.by}"
+    redundant = f"{found.redundant:,} redundant ({share(found.redundant, found.calls)})"
+    text = f"{plural(found.calls, 'memory call')}, {redundant}"
+    if found.callers:
+        text += f"; {each}, sorted {_ORDER[found.sort]}"
+    unit = numbers.unit([found.total().high])
+    costs = [
+        f"{numbers.cycles(*found.total(name), unit)} under {name}"
+        for name in (EVERY_CALL, LACONIC)
+        if name in found.totals
+    ]
+    return f"{text}. All of it costs {' and '.join(costs)}." if costs else f"{text}."
 
 
-def _lines(caller: Caller, found: Callers, stacks: Stacks, width: int) -> Iterator[str]:
-    of = f" of {caller.calls:,}" if caller.known else ""
-    plural = "call" if (caller.calls if caller.known else caller.redundant) == 1 else "calls"
-    yield from filled(
-        f"{caller.redundant:,}{of} {caller.call} {plural} from here changed nothing", width
-    )
-    if found.by == "program" or not caller.stacks:
-        yield from filled(caller.name, width, "    ")
-    elif found.by == "module" or found.inverted:
-        yield from filled(caller.name, width, "    ")
-        yield "  most of them:"
-    if found.by != "program" and caller.stacks:
-        yield from stack_lines(caller.call, caller.stack, stacks, width)
-    if found.by != "program":
-        yield from filled(f"in {caller.program}", width, "  ")
-    yield from filled(_cost(caller, found), width, "  ")
+def _rest(left: Sequence[Caller], found: Callers) -> str:
+    text = f"and {len(left):,} more (--all, --json)"
+    if found.inverted:  # there a call counts more than once
+        return text
+    if found.sort in (REDUNDANT, CALLS):
+        what = "redundant call" if found.sort == REDUNDANT else "call"
+        count = sum(one.redundant if found.sort == REDUNDANT else one.calls for one in left)
+        return f"{text}: {plural(count, what)}"
+    total = found.total().middle
+    part = share(sum(found.cycles(caller).middle for caller in left), total)
+    return f"{text}: {part} of the cost"
 
 
-def stack_lines(call: str, stack: int, stacks: Stacks, width: int) -> Iterator[str]:
-    """A stack, a frame a line, from the function that makes the call."""
+class _Column(NamedTuple):
+    # A column of numbers: its head, of one or two lines, and its cells.
+    head: tuple[str, str]
+    cells: list[str]
+
+
+def _table(shown: Sequence[Caller], found: Callers, width: int, style: Style) -> Iterator[str]:
+    numbered = _Column(("", "#"), [str(number) for number in range(1, len(shown) + 1)])
+    left = [numbered, *_columns(shown, found)]
+    widths = [max(map(len, (*column.head, *column.cells))) for column in left]
+    used = sum(widths) + 2 * len(widths)
+    if used > width:
+        yield from _blocks(shown, left, found, width, style)
+        return
+    for line in range(2):
+        cells = [column.head[line].rjust(room) for column, room in zip(left, widths, strict=True)]
+        last = "  site" if line and width - used >= _LABEL else ""
+        yield f"{'  '.join(cells)}{last}".rstrip()
+    for row, caller in enumerate(shown):
+        cells = [column.cells[row].rjust(room) for column, room in zip(left, widths, strict=True)]
+        text = _label(caller, found, style)
+        if width - used < _LABEL:
+            yield "  ".join(cells)
+            yield from filled(text, width, "    ")
+            continue
+        label = filled(text, width - used)
+        yield f"{'  '.join(cells)}  {label[0]}"
+        yield from (f"{' ' * used}{line}" for line in label[1:])
+
+
+def _blocks(
+    shown: Sequence[Caller], left: Sequence[_Column], found: Callers, width: int, style: Style
+) -> Iterator[str]:
+    # Numbers that no table has room for: a paragraph for each caller.
+    for row, caller in enumerate(shown):
+        yield from filled(f"{left[0].cells[row]}. {_label(caller, found, style)}", width)
+        named = [f"{' '.join(column.head).strip()} {column.cells[row]}" for column in left[1:]]
+        yield from filled("; ".join(named), width, "    ")
+
+
+def _columns(shown: Sequence[Caller], found: Callers) -> Iterator[_Column]:
+    # One unit for all costs of the table.
+    unit = numbers.unit([found.cycles(caller).high for caller in shown])
+    cycles = f"{unit[1]} cycles".strip()
+    total = found.total().middle
+    for name, head in ((EVERY_CALL, (cycles, "every-call")), (LACONIC, (cycles, "laconic"))):
+        if name in found.totals:
+            yield _Column(head, [numbers.span(*found.cycles(one, name), unit) for one in shown])
+    if found.sort == HOST_CALLS:
+        yield _Column(("host", "calls"), [f"{one.cost().host_calls:,}" for one in shown])
+    elif found.sort == PAGES:
+        yield _Column(("MiB", "committed"), [_mebibytes(one.committed_pages()) for one in shown])
+        yield _Column(("MiB", "touched"), [_mebibytes(one.touched_pages) for one in shown])
+    else:
+        yield _Column(("", "share"), [share(found.cycles(one).middle, total) for one in shown])
+    calls = [f"{one.calls:,}{'' if one.known else '+'}" if one.calls else "" for one in shown]
+    yield _Column(("", "calls"), calls)
+    yield _Column(("", "redundant"), [f"{one.redundant:,}" if one.calls else "" for one in shown])
+
+
+def _mebibytes(pages: int) -> str:
+    return numbers.digits(pages / 256, 2) if pages > 2 or not pages else "<0.01"
+
+
+def _label(caller: Caller, found: Callers, style: Style) -> str:
+    # A caller in one line: what it calls, and where that is.
+    if caller.kind == AROUND:
+        return f"{WORK[caller.name]} (no call)"
+    if caller.kind == SUPPRESSED:
+        if caller.name == LOADING:
+            return f"{loading(len(caller.files))} (ld.so; {plural(caller.sites, 'site')})"
+        return f"{caller.name} ({plural(caller.sites, 'site')})"
+    if found.by == "program":
+        return f"{caller.call} in {caller.program.rsplit('/', 1)[-1]}"
+    if found.by == "module" or caller.name == UNKNOWN:
+        return f"{caller.call} {caller.name}"
+    name = caller.name if style.verbose else short_function(caller.name)
+    line = short_line(caller.file, caller.line) if found.by in ("line", "stack") else ""
+    module = "" if name.startswith(f"{caller.module}+") else short_module(caller.module)
+    where = ", ".join(part for part in (module, line) if part)
+    return f"{caller.call} {name}{f' ({where})' if where else ''}"
+
+
+def _stack(
+    number: int, caller: Caller, found: Callers, stacks: Stacks, width: int, style: Style
+) -> Iterator[str]:
+    many = len(caller.stacks)
+    most = f", from {many:,} places; most of it" if many > 1 else ""
+    program = caller.program.rsplit("/", 1)[-1]
+    yield from filled(f"{number}. {caller.call} in {program}{most}:", width)
+    yield from stack_lines(caller.call, caller.stack, stacks, width, caller.program, style)
+    about = _about(caller)
+    if about:
+        yield from filled(f"under every-call: {about}", width, "  ")
+
+
+def _about(caller: Caller) -> str:
+    # What is in no column of the table.
+    parts = []
+    committed = caller.committed_pages()
+    if committed or caller.touched_pages:
+        parts.append(
+            f"{numbers.size(committed)} committed, {numbers.size(caller.touched_pages)} touched"
+        )
+    counts = caller.cost()
+    if counts.eremove:
+        parts.append(f"{numbers.size(counts.eremove)} given back")
+    if counts.emodpr:
+        parts.append(f"{numbers.size(counts.emodpr)} restricted")
+    if counts.host_calls:
+        parts.append(plural(counts.host_calls, "host call"))
+    return "; ".join(parts)
+
+
+def stack_lines(
+    call: str,
+    stack: int,
+    stacks: Stacks,
+    width: int,
+    program: str = "",
+    style: Style = _PLAIN,
+) -> Iterator[str]:
+    """A stack, a frame a line, from the function that makes the call to the program's own code.
+
+    Functions of an interpreted program come first, and the native frames around them are counted.
+    """
     places = stacks.walk(stack)
     own = places.after(wrappers(call, places))
-    shown = own[:_SHOWN]
-    for number, (place, guessed) in enumerate(shown):
-        yield from filled(describe(place, guessed), width, "    " if number == 0 else "  < ")
+    if style.frames is None and stacks.is_interpreted(stack):
+        interpreted = [spot for spot in own if is_interpreted(spot[0])]
+        if interpreted:
+            yield from _frames(interpreted[:_SHOWN], width, style)
+            left = len(interpreted) - _SHOWN
+            if left > 0:
+                yield f"  < {left:,} more"
+            native = len(own) - len(interpreted)
+            first = describe(own[0][0], own[0][1], style.verbose)
+            if native and not is_interpreted(own[0][0]):
+                yield from filled(
+                    f"{plural(native, 'C frame')}, the innermost {first}", width, "  "
+                )
+            return
+    shown = own[: _needed(own, program) if style.frames is None else style.frames]
+    yield from _frames(shown, width, style)
     more = own.frames_after(len(shown))
     if more > 1 and stacks.is_cut(stack):
         yield f"  < {more - 1:,} more, and what is beyond them"
@@ -142,57 +352,60 @@ def stack_lines(call: str, stack: int, stacks: Stacks, width: int) -> Iterator[s
         yield f"  < {more:,} more"
 
 
-def describe(place: Place, guessed: bool = False) -> str:
-    """One frame: function, module, line; `?` where it was guessed."""
-    where = f" {place.file.rsplit('/', 1)[-1]}:{place.line}" if place.line else ""
+def _frames(spots: Sequence[Spot], width: int, style: Style) -> Iterator[str]:
+    for number, (place, guessed) in enumerate(spots):
+        text = describe(place, guessed, style.verbose)
+        yield from filled(text, width, "    " if number == 0 else "  < ")
+
+
+def _needed(own: Sequence[Spot], program: str) -> int:
+    # As many frames as reach the program's own code, and those of it that follow.
+    module = program.removesuffix(" (deleted)").rsplit("/", 1)[-1]
+    needed = 0
+    for number, (place, _) in enumerate(own[:_DEEP], 1):
+        if place.module == module:
+            needed = number
+        elif needed:
+            break
+        if needed >= _SHOWN:
+            break
+    return needed or _SHOWN
+
+
+def describe(place: Place, guessed: bool = False, verbose: bool = False) -> str:
+    """One frame: function, module, line; `?` where it was guessed. The parameters of a function are
+    shown if `verbose`."""
+    line = short_line(place.file, place.line)
+    where = f" {line}" if line else ""
     module = f" ({place.module})" if place.known and place.module != place.function else ""
-    return f"{place.function}{module}{where}{' [inlined]' if place.inlined else ''}{' ?' if guessed else ''}"
-
-
-def _cost(caller: Caller, found: Callers) -> str:
-    parts = [f"{100 * _share(caller.redundant, found.redundant):.1f} % of all redundant calls"]
-    counts = caller.wasted
-    if counts == Counts():
-        return parts[0] + ("; nothing in an enclave" if found.total != Counts() else "")
-    share = 100 * _share(counts.host_calls, found.total.host_calls)
-    parts.append(
-        f"in an enclave under every-call {_counted(counts.host_calls, 'host call')} ({share:.1f} % of all), "
-        f"{_counted(counts.eaccept + counts.eacceptcopy, 'EACCEPT')}"
-    )
-    cycles = _cycles(counts, found)
-    if cycles is not None:
-        (low, high), (least, most) = cycles
-        parts[-1] += (
-            f", {low:,.0f} to {high:,.0f} cycles ({_range(100 * least, 100 * most)} % of all)"
-        )
-    return "; ".join(parts)
-
-
-def _range(low: float, high: float) -> str:
-    first, last = f"{low:.1f}", f"{high:.1f}"
-    return first if first == last else f"{first} to {last}"
+    if place.is_python and place.line:
+        module = ""  # the line names its file
+    function = place.function if verbose else short_function(place.function)
+    inlined = " [inlined]" if place.inlined else ""
+    return f"{function}{module}{where}{inlined}{' ?' if guessed else ''}"
 
 
 def _notes(found: Callers, stacks: Stacks, width: int, shown: Iterable[Caller]) -> Iterator[str]:
-    if found.hidden:
+    hidden = found.hidden if found.sort == REDUNDANT else {}
+    if hidden:
         yield ""
-        count = sum(found.hidden.values())
+        count = sum(hidden.values())
         yield from filled(
-            f"hidden: {_counted(count, 'redundant call')} (--no-suppressions shows them)", width
+            f"suppressed: {plural(count, 'redundant call')} (--no-suppressions shows them)", width
         )
-        for reason, number in sorted(found.hidden.items(), key=lambda item: (-item[1], item[0])):
+        for reason, number in sorted(hidden.items(), key=lambda item: (-item[1], item[0])):
             yield from filled(f"{number:,}: {reason}", width, "  ")
     if found.stackless:
         yield ""
         have = "has" if found.stackless == 1 else "have"
-        how = "laconic run -o FILE --stacks redundant" if found.source == "run" else "strace -k"
+        how = "laconic run -o FILE --stacks all" if found.source == "run" else "strace -k"
         if found.source in ("run", "strace"):
             how = f"record with  {how}"
         else:
-            how = f"a log of {found.source} shows none; record with  laconic run -o FILE --stacks redundant"
-        yield from filled(
-            f"{_counted(found.stackless, 'redundant call')} {have} no stack: {how}", width
-        )
+            how = (
+                f"a log of {found.source} shows none; record with  laconic run -o FILE --stacks all"
+            )
+        yield from filled(f"{plural(found.stackless, 'call')} {have} no stack: {how}", width)
     if any(caller.guessed for caller in shown):
         yield from filled(
             "? a frame that was found by its frame pointer, for want of call-frame information",

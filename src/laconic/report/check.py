@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from laconic.analysis.baseline import Figures, Key
+from laconic.analysis.baseline import Figures, Key, enclave_json, enclave_numbers
 from laconic.analysis.check import Offender, Verdict
 from laconic.analysis.frames import own_frames
 from laconic.analysis.schemas import SCHEMAS
@@ -28,6 +28,7 @@ def as_json(figures: Figures, verdicts: Iterable[Verdict], stacks: Stacks) -> di
         "redundant": figures.redundant,
         "hidden": figures.hidden,
         "host_calls": figures.total.host_calls,
+        **({**enclave_json(figures), **enclave_numbers(figures.total)} if figures.enclave else {}),
         "limits": [
             {
                 "rule": verdict.rule,
@@ -50,9 +51,14 @@ def _offender(one: Offender, figures: Figures, stacks: Stacks) -> dict[str, Any]
         "redundant": tally.redundant,
         "calls": tally.calls if one.known else None,
         "host_calls": tally.host_calls if one.known else None,
+        **(enclave_numbers(tally) if figures.enclave else {}),
         "was": None
         if one.was is None
-        else {"redundant": one.was.redundant, "host_calls": one.was.host_calls},
+        else {
+            "redundant": one.was.redundant,
+            "host_calls": one.was.host_calls,
+            **(enclave_numbers(one.was) if figures.enclave else {}),
+        },
         "stack": [{**frame._asdict(), "guessed": guessed} for frame, guessed in frames],
     }
 
@@ -88,7 +94,8 @@ def offender_lines(
         if one.key.function:
             yield f"      {seen(one.key.function)}"
     else:
-        yield from (f"  {line}" for line in stack_lines(one.key.call, stack, stacks, width - 2))
+        found = stack_lines(one.key.call, stack, stacks, width - 2, one.key.program)
+        yield from (f"  {line}" for line in found)
     if one.key.program:
         yield from filled(f"in {one.key.program}", width, "    ")
 
@@ -96,6 +103,8 @@ def offender_lines(
 def headline(one: Offender, what: str) -> str:
     """What an offender does, in one sentence; `what` is counted, as in its verdict."""
     tally, call = one.tally, one.key.call
+    if what in ("enclave_host_calls", "cycles"):
+        return _enclave_headline(one, what)
     host = what == "host_calls"
     of = f" of {tally.calls:,}" if one.known else ""
     many = tally.host_calls if host else tally.redundant
@@ -109,6 +118,21 @@ def headline(one: Offender, what: str) -> str:
         return text
     was = one.was.host_calls if host else one.was.redundant
     return f"{text}, {was:,} in the baseline ({signed(many - was)})"
+
+
+def _enclave_headline(one: Offender, what: str) -> str:
+    tally = one.tally
+    number = getattr(tally, what)
+    here = " from here" if one.key.function else ""
+    plural = "call" if tally.calls == 1 else "calls"
+    cost = f"{number:,} enclave host calls"
+    if what == "cycles":
+        cost = f"{tally.cycles_low:,} to {number:,} enclave cycles"
+    text = f"{cost} for {tally.calls:,} {one.key.call} {plural}{here}"
+    if one.was is None:
+        return text
+    was = getattr(one.was, what)
+    return f"{text}, {was:,} in the baseline ({signed(number - was)})"
 
 
 def as_github(

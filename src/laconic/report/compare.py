@@ -125,7 +125,7 @@ def _strategy(figures: Figures, found: Mapping[str, Figures]) -> Json:
     least, most = (
         {"peak_epc_pages": figures.peak[end], "epc_pages": figures.left[end]} for end in (0, 1)
     )
-    told = _told(figures.total, least, most)
+    told = span_as_json(figures.total, least, most)
     ratios = {
         base.replace("-", "_"): figures.ratio(found[base])
         for base in ("every-call", BOUND)
@@ -136,7 +136,8 @@ def _strategy(figures: Figures, found: Mapping[str, Figures]) -> Json:
     return told
 
 
-def _told(span: Span, least: Mapping[str, int], most: Mapping[str, int]) -> Json:
+def span_as_json(span: Span, least: Mapping[str, int], most: Mapping[str, int]) -> Json:
+    """The counts and cycles of a span; `least` and `most` are added to its counts."""
     low, high = {**span.low.as_dict(), **least}, {**span.high.as_dict(), **most}
     ends = {"counts": high} if low == high else {"counts": high, "counts_low": low}
     return {**ends, "cycles": {"low": round(span.cycles[0]), "high": round(span.cycles[1])}}
@@ -146,7 +147,9 @@ def _parts(
     found: Mapping[str, Figures], spans: Callable[[Figures], Mapping[Any, Span]], key: object
 ) -> Json:
     return {
-        name: _told(spans(each)[key], {}, {}) for name, each in found.items() if key in spans(each)
+        name: span_as_json(spans(each)[key], {}, {})
+        for name, each in found.items()
+        if key in spans(each)
     }
 
 
@@ -258,7 +261,11 @@ def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) 
     peak = [_PEAK] if sgx2 else []
     columns = [_counted(column, rows) for column in (*_COLUMNS[figures["host"]], *peak)]
     if sgx2:
-        lines += [*tables("strategy", columns, rows, width), "", *_costs(figures["profile"], width)]
+        lines += [
+            *tables("strategy", columns, rows, width),
+            "",
+            *costs_as_text(figures["profile"], width),
+        ]
         columns = [_cycles(rows)]
     bases = [
         base
@@ -272,16 +279,7 @@ def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) 
         lines += _by(figures, by, width)
     if figures.get("epc"):
         lines += ["", *_wrapped(_epc(figures), width)]
-    if figures.get("verify"):
-        lines.append("")
-    for name, findings in figures.get("verify", {}).items():
-        text = f"verify: {name}, {findings['steps']:,} steps, {findings['breaches']:,} breaches of the law Strict"
-        if findings["excepted"]:
-            windows = "window" if findings["excepted"] == 1 else "windows"
-            text += f", {findings['excepted']:,} excepted {windows} (mremap of pages that nobody may read)"
-        lines += _wrapped(text, width)
-        for breach in findings["first"]:
-            lines += _wrapped(f"  {breach}", width)
+    lines += verify_as_text(figures.get("verify", {}), width)
     notes = [*figures["notes"], *([FLOOR] if BOUND in figures["strategies"] else [])]
     for note in notes:
         lines += _wrapped(f"note: {note}.", width)
@@ -292,7 +290,22 @@ def _wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
-def _costs(profile: Mapping[str, Any], width: int) -> list[str]:
+def verify_as_text(verify: Mapping[str, Any], width: int) -> list[str]:
+    """Lines that say what `--verify` found."""
+    lines = [""] if verify else []
+    for name, findings in verify.items():
+        text = f"verify: {name}, {findings['steps']:,} steps, {findings['breaches']:,} breaches of the law Strict"
+        if findings["excepted"]:
+            windows = "window" if findings["excepted"] == 1 else "windows"
+            text += f", {findings['excepted']:,} excepted {windows} (mremap of pages that nobody may read)"
+        lines += _wrapped(text, width)
+        for breach in findings["first"]:
+            lines += _wrapped(f"  {breach}", width)
+    return lines
+
+
+def costs_as_text(profile: Mapping[str, Any], width: int) -> list[str]:
+    """Lines that name the cost profile."""
     guessed = profile["no_source"]
     doubt = f"; no source for {', '.join(guessed)}" if guessed else ""
     return _wrapped(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from laconic.analysis.baseline import Key, Tally
+from laconic.analysis.baseline import ENCLAVE, Key, Tally
 from laconic.analysis.diff import Delta, Difference
 from laconic.analysis.schemas import SCHEMAS
 from laconic.report.names import filled
@@ -20,6 +20,7 @@ def as_json(found: Difference) -> dict[str, Any]:
         "total": {
             **_changes(found.total, True),
             "hidden": {"was": found.hidden[0], "now": found.hidden[1]},
+            **_enclave(found),
         },
         "by_call": None
         if found.by_call is None
@@ -30,6 +31,15 @@ def as_json(found: Difference) -> dict[str, Any]:
         "notes": found.notes,
         "missing_symbols": dict(sorted(found.missing.items())),
     }
+
+
+def _enclave(found: Difference) -> dict[str, Any]:
+    # The enclave figures of both runs, if they are known.
+    if found.enclave is None:
+        return {}
+    was, now = found.total.was, found.total.now
+    figures = {name: {"was": getattr(was, name), "now": getattr(now, name)} for name in ENCLAVE}
+    return {"enclave": dict(zip(("strategy", "costs"), found.enclave, strict=True)), **figures}
 
 
 def _entry(delta: Delta, names: Sequence[str], whole: bool) -> dict[str, Any]:
@@ -59,6 +69,15 @@ def as_text(found: Difference, width: int = 80, limit: int = 10) -> str:
         "",
     ]
     rows = [("", "was", "now", "change"), *(_row(name, total, what) for name, what in _NAMES)]
+    if found.enclave is not None:
+        rows += [
+            (name, f"{was:,}", f"{now:,}", signed(now - was))
+            for name, was, now in (
+                ("enclave host calls", total.was.enclave_host_calls, total.now.enclave_host_calls),
+                ("enclave cycles, low", total.was.cycles_low, total.now.cycles_low),
+                ("enclave cycles, high", total.was.cycles, total.now.cycles),
+            )
+        ]
     lines += _aligned(rows)
     if any(found.hidden):
         lines += filled(f"suppressed: {found.hidden[0]:,} redundant calls in the first, {found.hidden[1]:,} in the "

@@ -182,7 +182,7 @@ def _stack(told: Explanation, width: int) -> Iterator[str]:
         )
         return
     yield "called from"
-    yield from stack_lines(told.name, told.stack, told.stacks, width)
+    yield from stack_lines(told.name, told.stack, told.stacks, width, told.program)
 
 
 def _differed(told: Explanation, width: int) -> Iterator[str]:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from laconic.analysis.flamegraph import CALLS, CYCLES, Flame, Flames
+from laconic.analysis.flamegraph import CALLS, CYCLES, HOST_CALLS, PAGES, Flame, Flames
 from laconic.analysis.schemas import SCHEMAS
 from laconic.report.html.text import plain
 from laconic.report.names import seen
+from laconic.report.numbers import cycles
 
 FORMATS = ("folded", "speedscope", "svg")
 #: What flamegraph.pl and inferno add to the names of such frames, to colour them.
@@ -22,6 +23,13 @@ _SPEEDSCOPE = "https://www.speedscope.app/file-format-schema.json"
 #: The SVG, in its own units: width, height of a box, width of a letter, and of the narrowest box
 #: that is drawn.
 _WIDTH, _ROW, _LETTER, _LEAST = 1200, 18, 7.25, 0.3
+#: One of what a stack weighs, and more of them.
+_UNITS = {
+    CYCLES: ("cycle", "cycles"),
+    CALLS: ("call", "calls"),
+    HOST_CALLS: ("host call", "host calls"),
+    PAGES: ("committed page", "committed pages"),
+}
 _STYLE = """\
 svg { background: #ffffff; }
 text { font: 12px monospace; fill: #000000; }
@@ -39,11 +47,11 @@ g:hover > rect { stroke: #000000; stroke-width: 1; }
 
 def title(flames: Flames) -> str:
     """What the graph shows, in a few words."""
-    what = "memory calls" if flames.every else "redundant memory calls"
+    of = "redundant memory calls" if flames.redundant else "memory calls"
     if flames.weight == CALLS:
-        return f"{what} by stack"
-    unit = "estimated cycles" if flames.weight == CYCLES else "host calls"
-    return f"{unit} in an enclave under every-call, of {what}, by stack"
+        return f"{of} by stack"
+    unit = _UNITS[flames.weight][1]
+    return f"{unit} in an enclave under every-call, of {of}, by stack"
 
 
 def as_json(flames: Flames, missing: Mapping[str, str]) -> dict[str, Any]:
@@ -53,7 +61,7 @@ def as_json(flames: Flames, missing: Mapping[str, str]) -> dict[str, Any]:
         "schema": SCHEMAS["flamegraph"],
         "title": title(flames),
         "weight": flames.weight,
-        "all": flames.every,
+        "redundant": flames.redundant,
         "total": flames.total,
         "stackless": flames.stackless,
         "hidden": dict(sorted(flames.hidden.items())),
@@ -129,7 +137,7 @@ def as_svg(flames: Flames) -> str:
     """A picture that needs no script: boxes as wide as they weigh, callers below what they call;
     the whole name is in the tooltip of each. O(frames)."""
     root, height = _tree(flames)
-    total = f"{flames.total:,} {_unit(flames, flames.total)}"
+    total = amount(flames, flames.total)
     head = f"{title(flames)}: {total}" if flames.total else f"{title(flames)}: there are none"
     top = 40
     tall = top + height * _ROW + 10
@@ -190,7 +198,7 @@ def _box(box: _Box, x: float, y: float, width: float, total: int, flames: Flames
     line = f" {flame.file.rsplit('/', 1)[-1]}:{flame.line}" if flame.line else ""
     inlined = " [inlined]" if flame.kind == "inlined" else ""
     whole = plain(f"{flame.name}{module}{line}{inlined}")
-    tip = f"{whole}: {box.weight:,} {_unit(flames, box.weight)}, {100 * box.weight / total:.1f} %"
+    tip = f"{whole}: {amount(flames, box.weight)}, {100 * box.weight / total:.1f} %"
     letters = int((width - 6) / _LETTER)
     name = plain(flame.name)
     shown = name if len(name) <= letters else f"{name[: letters - 2]}.." if letters >= 4 else ""
@@ -201,18 +209,17 @@ def _box(box: _Box, x: float, y: float, width: float, total: int, flames: Flames
     )
 
 
-def _unit(flames: Flames, count: int) -> str:
-    one = count == 1
+def amount(flames: Flames, weight: int) -> str:
+    """A weight with its unit; cycles, which are an estimate, in three digits."""
     if flames.weight == CYCLES:
-        return "cycle" if one else "cycles"
-    what = "host call" if flames.weight != CALLS else "call"
-    return what if one else f"{what}s"
+        return cycles(weight, weight)
+    return f"{weight:,} {_UNITS[flames.weight][weight != 1]}"
 
 
 def _colour(flame: Flame) -> str:
     # Modules are told apart by warm hues, always the same ones; programs and calls are grey and
     # blue.
-    if flame.kind == "program":
+    if flame.kind in ("program", "suppressed", "around"):
         return "#c9c9c9"
     if flame.kind == "call":
         return "#9cc3e6"

@@ -87,9 +87,9 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
 
 def _head(console: Any, figures: Mapping[str, Any]) -> None:
     made, machine = figures["made"], figures["made"]["machine"]
-    how = (
-        "recorded by laconic run" if made["source"] == "run" else f"imported from {made['source']}"
-    )
+    how = f"imported from {made['source']}"
+    if made["source"] == "run":
+        how = f"recorded by laconic {'attach' if 'attached_to' in made['about'] else 'run'}"
     each = figures["bytes_per_call"]
     span = figures["seconds"]
     touched = figures["touched_pages"]

@@ -9,7 +9,7 @@ import unicodedata
 from laconic.report.html.text import plain
 
 #: A word, with the spaces before it; a number keeps its unit.
-_WORD = re.compile(r"( *)([^ ]+(?: %)?)")
+_WORD = re.compile(r"( *)([^ ]+(?: %|(?<=[0-9]) (?:[GMk](?: cycles)?|[KMGT]iB)(?![A-Za-z]))?)")
 
 
 def seen(text: str) -> str:

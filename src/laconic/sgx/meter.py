@@ -9,7 +9,7 @@ are bytes, page aligned, `[start, end)`.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -107,6 +107,10 @@ class Meter:
     def tables(self) -> dict[tuple[int, Hashable], Counts]:
         """The counts by process and call."""
         return self.book.tables
+
+    @tables.setter
+    def tables(self, tables: dict[tuple[int, Hashable], Counts]) -> None:
+        self.book.tables = tables
 
     @property
     def epc_pages(self) -> int:
@@ -232,6 +236,11 @@ class Meter:
     def copy(self, pages: int) -> None:
         """Copies this many pages."""
         self.book.counts.pages_copied += pages
+
+    def place(self, moves: Iterable[tuple[int, int, int]]) -> None:
+        """From now on, the pages of each `(start, end, target)` are called by the addresses from
+        `target` on: a library OS that chooses addresses itself has a mapping there that the trace
+        shows elsewhere. No work."""
 
     # Enclaves
 

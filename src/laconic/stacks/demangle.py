@@ -1,34 +1,30 @@
-"""Names as their authors wrote them: C++ by the C++ library's own demangler, Rust by that and
-`rust`."""
+"""Names as their authors wrote them: C++ by the C++ library's own demangler, Rust by the package
+`demangle`."""
 
 from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any
-
-from laconic.stacks.rust import demangle_v0
 
 #: The library's demangler calls itself: a longer name, which a broken or hostile file may have, is
 #: left as it is.
 _LONGEST = 8192
-_HASH = re.compile(r"::h[0-9a-f]{16}(?=$|[ .])")
+#: Rust's two schemes: v0 (RFC 2603), and the older one, which ends in a hash.
+_RUST = re.compile(r"_R|_ZN.*17h[0-9a-f]{16}E", re.DOTALL)
 _MANGLED = re.compile(r"(_Z[A-Za-z0-9_$.]+?)((?:\.[A-Za-z0-9_.]+)?)(@.*)?", re.DOTALL)
-_RUST_SIGNS = {
-    "$SP$": "@", "$BP$": "*", "$RF$": "&", "$LT$": "<", "$GT$": ">", "$LP$": "(", "$RP$": ")", "$C$": ",",
-}  # fmt: skip
-_RUST_SIGN = re.compile(r"\$(?:SP|BP|RF|LT|GT|LP|RP|C)\$|\$u[0-9a-f]{1,6}\$|\.\.")
 
 
 @lru_cache(maxsize=65536)
 def demangle(name: str) -> str:
-    """The demangled name; the name itself where it is not mangled, or nothing here can tell. Never
+    """The demangled name; the name itself if it is not mangled, or if it cannot be demangled. Never
     raises."""
     if len(name) > _LONGEST:
         return name
-    if name.startswith("_R"):
-        return demangle_v0(name) or name
+    if _RUST.match(name):
+        return _rust()(name, language="rust")
     if not name.startswith("_Z"):
         return name
     words = _cxa(name)
@@ -40,20 +36,15 @@ def demangle(name: str) -> str:
         if match is None or words is None:
             return name
         words += f" [clone {match[2]}]"
-    if _HASH.search(words):
-        # A part of the path that would begin with a sign has an underscore before it.
-        words = _RUST_SIGN.sub(_rust_sign, re.sub(r"(^|::)_\$", r"\1$", _HASH.sub("", words)))
     return words
 
 
-def _rust_sign(match: re.Match[str]) -> str:
-    sign = match[0]
-    if sign == "..":
-        return "::"
-    if sign in _RUST_SIGNS:
-        return _RUST_SIGNS[sign]
-    number = int(sign[2:-1], 16)
-    return chr(number) if number < 0x110000 else sign
+@cache
+def _rust() -> Callable[..., str]:
+    # Imported for the first Rust name: it takes 30 ms, and most programs have none.
+    from demangle import demangle as function
+
+    return function
 
 
 @cache
@@ -77,8 +68,7 @@ def _library() -> tuple[Any, Any] | None:
 
 
 def has_demangler() -> bool:
-    """True where a C++ library is there to demangle C++ names by; without one they stay as they
-    are."""
+    """True if there is a C++ library to demangle C++ names by; without one they stay mangled."""
     return _library() is not None
 
 

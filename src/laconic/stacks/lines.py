@@ -1,286 +1,184 @@
-"""Source lines and inlined functions by address, from an ELF file's DWARF, through pyelftools.
+"""Source lines and inlined functions by address: through symbolic, and through pyelftools for what
+symbolic leaves out.
 
-Only the units that an address falls into are read. Whatever pyelftools makes of broken DWARF, here
-it is no answer.
+symbolic converts all DWARF of a file at once into a symcache, which answers in microseconds. It
+leaves out, and `dwarf` is asked for:
+
+- the namespace and class of a function without a linkage name (GCC writes none for functions that
+  no other file can call), and the names of functions that dwz has moved to a supplementary file;
+- lines of code that no function's entry covers: all of a unit that was compiled with -gsplit-dwarf,
+  and functions of which link-time optimization has lost the entry.
 """
 
 from __future__ import annotations
 
 import os
+import struct
 from bisect import bisect_right
-from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
 
-from elftools.dwarf.ranges import BaseAddressEntry
-from elftools.elf.elffile import ELFFile
+from laconic.stacks.cache import SymbolCache, file_identity, key_of
+from laconic.stacks.elf import PT_LOAD, Elf, Malformed
+from laconic.stacks.symbols import Line, open_elf
 
-_INLINED = "DW_TAG_inlined_subroutine"
-_CONTAINERS = {
-    "DW_TAG_namespace",
-    "DW_TAG_class_type",
-    "DW_TAG_structure_type",
-    "DW_TAG_union_type",
-    "DW_TAG_enumeration_type",
-    "DW_TAG_module",
-}
-_DWO = {"DW_AT_dwo_name", "DW_AT_GNU_dwo_name"}
-_SCOPES = {_INLINED, "DW_TAG_lexical_block", "DW_TAG_try_block", "DW_TAG_catch_block"}
-#: Nesting of inlined functions and scopes, and references from one entry to another, that are
-#: followed.
-_DEPTH, _REFERENCES = 200, 8
+if TYPE_CHECKING:
+    from laconic.stacks.dwarf import Units
 
-
-class Line(NamedTuple):
-    """A place in the source. `function` may be mangled; "" where DWARF does not say. `line` 0: not
-    known."""
-
-    function: str
-    file: str
-    line: int
-
-
-class _Function(NamedTuple):
-    start: int
-    end: int
-    die: Any
-
-
-class _Unit:
-    """One compilation unit: its functions and lines, read when first needed."""
-
-    def __init__(self, dwarf: Any, cu: Any) -> None:
-        self._dwarf = dwarf
-        self._cu = cu
-        self._lines: list[tuple[int, int, int]] | None = None
-        self._starts: list[int] = []
-        self._functions: list[_Function] | None = None
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """The unit's own attributes."""
-        found: dict[str, Any] = self._cu.get_top_DIE().attributes
-        return found
-
-    def line(self, address: int) -> tuple[int, int]:
-        """(file's number, line) of an address; zeros where there is none."""
-        if self._lines is None:
-            # Of rows with one address the last counts; the end of another sequence there comes
-            # before them.
-            self._lines = sorted(self._rows(), key=lambda row: (row[0], row[1] >= 0))
-            self._starts = [row[0] for row in self._lines]
-        place = bisect_right(self._starts, address) - 1
-        return self._lines[place][1:] if place >= 0 else (0, 0)
-
-    def _rows(self) -> Iterator[tuple[int, int, int]]:
-        program = self._dwarf.line_program_for_CU(self._cu)
-        if program is None:
-            return
-        sequence: list[tuple[int, int, int]] = []
-        for entry in program.get_entries():
-            state = entry.state
-            if state is None:
-                continue
-            if not state.end_sequence:
-                sequence.append((state.address, state.file, state.line))
-                continue
-            # The linker leaves sequences of functions that it has dropped, at address 0.
-            if sequence and sequence[0][0]:
-                yield from sequence
-                yield state.address, -1, 0
-            sequence = []
-
-    def file(self, number: int) -> str:
-        """The path of a file of this unit; "" where there is none."""
-        program = self._dwarf.line_program_for_CU(self._cu)
-        if program is None or number < 0:
-            return ""
-        header = program.header
-        new = header["version"] >= 5
-        files, directories = header["file_entry"], header["include_directory"]
-        index = number if new else number - 1
-        if not 0 <= index < len(files):
-            return ""
-        entry = files[index]
-        place = entry["dir_index"] if new else entry["dir_index"] - 1
-        directory = _text(directories[place]) if 0 <= place < len(directories) else ""
-        base = _text(_value(self._cu.get_top_DIE(), "DW_AT_comp_dir") or b"")
-        return os.path.normpath(os.path.join(base, directory, _text(entry["name"])))
-
-    def chain(self, address: int) -> list[Any]:
-        """The function around an address, and those inlined there, outermost first, as DIEs."""
-        if self._functions is None:
-            found = self._find(self._cu.get_top_DIE(), 0)
-            self._functions = sorted(found, key=lambda function: function.start)
-        place = bisect_right(self._functions, address, key=lambda function: function.start) - 1
-        if place < 0 or address >= self._functions[place].end:
-            return []
-        chain = [self._functions[place].die]
-        die: Any = chain[0]
-        for _ in range(_DEPTH):
-            die = self._inner(die, address)
-            if die is None:
-                break
-            if die.tag == _INLINED:
-                chain.append(die)
-        return chain
-
-    def _find(self, parent: Any, depth: int) -> Iterator[_Function]:
-        for die in parent.iter_children():
-            if die.tag == "DW_TAG_subprogram":
-                for start, end in self.ranges(die):
-                    yield _Function(start, end, die)
-            elif die.tag in _CONTAINERS and depth < _DEPTH:
-                yield from self._find(die, depth + 1)
-
-    def _inner(self, die: Any, address: int) -> Any:
-        for child in die.iter_children():
-            if child.tag in _SCOPES and any(
-                start <= address < end for start, end in self.ranges(child)
-            ):
-                return child
-        return None
-
-    def ranges(self, die: Any) -> Iterator[tuple[int, int]]:
-        """Where the code of a DIE is."""
-        attributes = die.attributes
-        if "DW_AT_ranges" in attributes:
-            base = _value(self._cu.get_top_DIE(), "DW_AT_low_pc") or 0
-            lists = self._dwarf.range_lists()
-            entries = (
-                lists.get_range_list_at_offset(attributes["DW_AT_ranges"].value, self._cu)
-                if lists
-                else ()
-            )
-            for entry in entries:
-                if isinstance(entry, BaseAddressEntry):
-                    base = entry.base_address
-                elif entry.begin_offset < entry.end_offset:
-                    add = 0 if getattr(entry, "is_absolute", False) else base
-                    yield entry.begin_offset + add, entry.end_offset + add
-        elif "DW_AT_low_pc" in attributes and "DW_AT_high_pc" in attributes:
-            low, high = attributes["DW_AT_low_pc"].value, attributes["DW_AT_high_pc"]
-            yield low, high.value if high.form == "DW_FORM_addr" else low + high.value
+#: Languages with namespaces, and how their linkage names begin.
+_SCOPED: Final = {"cpp": ("_Z",), "objcpp": ("_Z",), "rust": ("_Z", "_R")}
+#: A symcache holds addresses of 32 bits.
+_HIGHEST: Final = (1 << 32) - 1
 
 
 class Lines:
     """The DWARF of one file. `path` may be the program's own, or its separate debug file.
 
-    `lost`: what of it is not known, and why.
+    `lost`: what of it is not known, and why. O(size of the DWARF) without a cache.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, cache: SymbolCache | None = None) -> None:
         self.lost: tuple[str, str] | None = None
-        self._units: list[tuple[int, int, int]] = []
-        self._starts: list[int] = []
-        self._known: dict[int, _Unit] = {}
-        self._dwarf: Any = None
+        self._path = path
+        self._symcache: Any = None
+        self._units: Units | None = None
+        self._base = 0
+        self._present = False
         try:
-            # A link to a supplementary file is relative to the file that has it.
-            elf = ELFFile(
-                _open(path),
-                lambda name: _open(os.path.join(os.path.dirname(path), os.fsdecode(name))),
-            )
-            if elf.has_dwarf_info(strict=True):
-                self._dwarf = elf.get_dwarf_info(follow_links=True)
-                self._units = sorted(self._find_units())
-                self._starts = [unit[0] for unit in self._units]
-        except Exception as error:  # hostile files: pyelftools may raise anything
-            self._dwarf = None
-            why = (
-                "it is compressed by zstd"
-                if "compression type: 0x2" in str(error)
-                else "it is broken"
-            )
-            self.lost = "lines", f"its DWARF cannot be read, {why}"
-
-    def _find_units(self) -> Iterator[tuple[int, int, int]]:
-        # (start, end, offset of the unit): by .debug_aranges, and by the units themselves where
-        # they are not in it.
-        covered = set()
-        aranges = self._dwarf.get_aranges()
-        if aranges is not None:
-            for entry in aranges.entries:
-                covered.add(entry.info_offset)
-                yield entry.begin_addr, entry.begin_addr + entry.length, entry.info_offset
-        for cu in self._dwarf.iter_CUs():
-            if cu.cu_offset not in covered:
-                for start, end in _Unit(self._dwarf, cu).ranges(cu.get_top_DIE()):
-                    yield start, end, cu.cu_offset
+            elf = open_elf(path)
+            self._present = any(elf.section(name) for name in (".debug_info", ".zdebug_info"))
+            if self._present:
+                loaded = (part.vaddr for part in elf.segments if part.kind == PT_LOAD)
+                self._base = next(loaded, 0)
+                self._elf = elf
+                self._symcache = _symcache(path, elf.build_id, cache)
+        except (Malformed, OSError):
+            self._present = False
 
     def find(self, address: int) -> list[Line]:
         """The places of an address, innermost first: a function inlined, where it is inlined, and
-        so on; the last is the function itself. Empty where DWARF says nothing. O(size of the unit)
-        at first."""
-        if self._dwarf is None:
+        so on; the last is the function itself. Empty if DWARF has no place. O(log lines), or
+        O(size of the unit) for what symbolic leaves out."""
+        if not self._present:
+            return []
+        if self._symcache is None:
+            return self._read_units(address, [])
+        places = self._look_up(address)
+        lines = [
+            Line(place.symbol, os.path.normpath(place.full_path), place.line)
+            for place in places
+            if place.full_path
+        ]
+        if not lines and not self._is_covered(address):
+            return []
+        unnamed = any(
+            not place.symbol
+            or (place.lang in _SCOPED and not place.symbol.startswith(_SCOPED[place.lang]))
+            for place in places[:-1]
+        )
+        if not lines or unnamed:
+            return self._read_units(address, lines)
+        return lines
+
+    def _look_up(self, address: int) -> list[Any]:
+        offset = address - self._base
+        if not 0 <= offset < _HIGHEST:
             return []
         try:
-            return self._find(address)
-        except Exception:  # as above
+            return list(self._symcache.lookup(offset))
+        except Exception:  # of damaged DWARF: symbolic may raise anything
             return []
 
-    def _find(self, address: int) -> list[Line]:
-        place = bisect_right(self._starts, address) - 1
-        # A unit whose range was given with size 0, or one that lies in another, may come between.
-        for index in range(place, max(place - 4, -1), -1):
-            start, end, offset = self._units[index]
-            if start <= address < end:
-                break
-        else:
-            return []
-        unit = self._known.get(offset)
-        if unit is None:
-            unit = self._known[offset] = _Unit(self._dwarf, self._dwarf.get_CU_at(offset))
-        number, line = unit.line(address)
-        found = []
-        for die in reversed(unit.chain(address)):
-            found.append(Line(_name(die), unit.file(number), line))
-            number, line = _value(die, "DW_AT_call_file") or 0, _value(die, "DW_AT_call_line") or 0
-        if not found and _DWO & unit.about.keys():
-            self.lost = (
-                "inlined functions",
-                "they are in .dwo files (-gsplit-dwarf), which are not read",
-            )
-        if not found and line:
-            found.append(Line("", unit.file(number), line))
-        return found
+    def _read_units(self, address: int, lines: list[Line]) -> list[Line]:
+        if self._units is None:
+            from laconic.stacks.dwarf import Units
+
+            self._units = Units(self._path)
+        found = self._units.find(address)
+        if self._symcache is None or not self._units.broken:
+            self.lost = self._units.lost
+        return found or lines
+
+    def _is_covered(self, address: int) -> bool:
+        # Whether a unit has a line for what no function covers. `_start` is at the end of most
+        # stacks and has none, and to find that in the units may take seconds.
+        if self._ranges is None:
+            return self._is_split
+        starts, ends = self._ranges
+        place = bisect_right(starts, address) - 1
+        return place >= 0 and address < ends[place]
+
+    @cached_property
+    def _ranges(self) -> tuple[list[int], list[int]] | None:
+        return _ranges(self._elf)
+
+    @cached_property
+    def _is_split(self) -> bool:
+        # Assemblers and GCC write .debug_aranges. Of what other compilers write, functions cover
+        # all code, unless these are in .dwo files.
+        for name in (".debug_str", ".debug_line_str"):
+            section = self._elf.section(name)
+            try:
+                if section is not None and b".dwo\0" in self._elf.data(section):
+                    return True
+            except Malformed:
+                continue
+        return False
 
 
-def _open(path: str) -> BinaryIO:
-    # A link may name anything; what is no plain file could keep its reader waiting.
-    if not os.path.isfile(path):
-        raise FileNotFoundError(path)
-    return open(path, "rb")
+def _symcache(path: str, build_id: str, cache: SymbolCache | None) -> Any:
+    # None if symbolic cannot read the file, or is not there: it has no wheel for every C library.
+    key = "" if cache is None else key_of(file_identity(path, build_id))
+    known = None if cache is None else cache.read(key, "symcache")
+    try:
+        library = _symbolic()
+        if known is not None:
+            symcache = library.SymCache.from_bytes(known)
+            if symcache.is_latest_version:
+                return symcache
+        symcache = next(library.Archive.open(os.fsencode(path)).iter_objects()).make_symcache()
+        if cache is not None:
+            cache.write(key, "symcache", symcache.open_stream().read())
+        return symcache
+    except Exception:  # hostile files: symbolic may raise anything
+        return None
 
 
-def _value(die: Any, name: str) -> Any:
-    attribute = die.attributes.get(name)
-    return None if attribute is None else attribute.value
+def _symbolic() -> Any:
+    # Imported for the first file that has DWARF: it takes 30 ms. It sets a variable that programs
+    # in Rust obey, which is none of a report's business.
+    name = "RUST_BACKTRACE"
+    before = os.environ.get(name)
+    import symbolic
+
+    if before is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = before
+    return symbolic
 
 
-def _text(value: bytes | str) -> str:
-    return value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
-
-
-def _name(die: Any) -> str:
-    # The linkage name tells overloads and namespaces apart; it may be with the declaration.
-    plain, last = "", die
-    for _ in range(_REFERENCES):
-        for name in ("DW_AT_linkage_name", "DW_AT_MIPS_linkage_name"):
-            if name in die.attributes:
-                return _text(_value(die, name))
-        plain = _text(_value(die, "DW_AT_name") or b"") or plain
-        last = die
-        for reference in ("DW_AT_abstract_origin", "DW_AT_specification"):
-            if reference in die.attributes:
-                die = die.get_DIE_from_attribute(reference)
-                break
-        else:
-            break
-    # Without one, what it is declared in is in front of it.
-    scopes = [plain]
-    for _ in range(_DEPTH):
-        last = last.get_parent()
-        if last is None or last.tag not in _CONTAINERS or not plain:
-            break
-        scopes.append(_text(_value(last, "DW_AT_name") or b"(anonymous)"))
-    return "::".join(reversed(scopes))
+def _ranges(elf: Elf) -> tuple[list[int], list[int]] | None:
+    # The addresses that .debug_aranges covers, as sorted starts and their ends; None if it is
+    # missing or unreadable. O(ranges log ranges).
+    section = elf.section(".debug_aranges")
+    if section is None:
+        return None
+    found = []
+    try:
+        data = elf.data(section)
+        at = 0
+        while at + 16 <= len(data):
+            length, _, _, width, _ = struct.unpack_from("<IHIBB", data, at)
+            if length >= 0xFFFFFFF0 or width != 8:
+                return None
+            end = at + 4 + length
+            pairs = data[at + 16 : end]  # they are aligned to their size
+            for start, size in struct.iter_unpack("<QQ", pairs[: len(pairs) // 16 * 16]):
+                if size:
+                    found.append((start, start + size))
+            at = end
+    except Malformed:
+        return None
+    found.sort()
+    return [start for start, _ in found], [end for _, end in found]

@@ -4,6 +4,7 @@ already."""
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Final
 
 #: Bytes of stack that are read at once.
@@ -42,3 +43,48 @@ class Memory:
         done = _readv(tid, here, 1, there, 1, 0)
         del ours, theirs  # until here the kernel has written to them
         return buffer.raw[: max(done, 0)]
+
+
+class Block:
+    """A buffer of `size` bytes for one range of another process's memory, as `words`."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size + 7 & -8
+        self._buffer = (ctypes.c_uint64 * (self.size // 8))()
+        self.words = memoryview(self._buffer).cast("B").cast("Q")
+        self._ours = (ctypes.c_uint64 * 2)(ctypes.addressof(self._buffer), self.size)
+        self._theirs = (ctypes.c_uint64 * 2)()
+        self._here = ctypes.c_void_p(ctypes.addressof(self._ours))
+        self._there = ctypes.c_void_p(ctypes.addressof(self._theirs))
+
+    def load(self, tid: int, address: int, size: int) -> int:
+        """Fills `words` from an address on; returns the bytes that are there, up to `size`. Raises
+        ValueError if the buffer is smaller."""
+        if size > self.size:
+            raise ValueError("the buffer is too small")
+        self._theirs[0] = address & _MASK
+        self._theirs[1] = size
+        done: int = _readv(tid, self._here, 1, self._there, 1, 0)
+        return max(done, 0)
+
+
+class Pieces:
+    """Ranges `(address, size)` of another process's memory, up to 1,024, read by one system
+    call."""
+
+    def __init__(self, ranges: Sequence[tuple[int, int]]) -> None:
+        size = sum(size for _, size in ranges)
+        self._buffer = ctypes.create_string_buffer(max(size, 1))
+        self._count = len(ranges)
+        self._ours = (ctypes.c_uint64 * 2)(ctypes.addressof(self._buffer), size)
+        self._theirs = (ctypes.c_uint64 * (2 * len(ranges)))(
+            *[number for part in ranges for number in part]
+        )
+        self._here = ctypes.c_void_p(ctypes.addressof(self._ours))
+        self._there = ctypes.c_void_p(ctypes.addressof(self._theirs))
+        self.size = size
+
+    def read(self, tid: int) -> bytes:
+        """The bytes of all ranges; fewer if some are not there."""
+        done: int = _readv(tid, self._here, 1, self._there, self._count, 0)
+        return self._buffer.raw[: min(max(done, 0), self.size)]

@@ -9,12 +9,13 @@ import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Final, NamedTuple
 
 from laconic.stacks.cfi import BY_CALL, CallFrames, Compact, compact, encoded
 from laconic.stacks.elf import PT_GNU_EH_FRAME, Elf, Malformed, Reader, file_reader
 from laconic.stacks.memory import Memory
-from laconic.stacks.table import FILE, JIT, VDSO, Frame, Module, Tables
+from laconic.stacks.table import FILE, JIT, PYTHON, VDSO, Frame, Module, Tables
 
 _DELETED = " (deleted)"
 #: How .eh_frame_hdr's table is encoded by every linker: DW_EH_PE_datarel | DW_EH_PE_sdata4.
@@ -23,6 +24,10 @@ _TABLE_ENCODING = 0x3B
 BROKEN: Final = (
     Malformed, IndexError, KeyError, ValueError, OverflowError, ZeroDivisionError, MemoryError, struct.error
 )  # fmt: skip
+#: Files that are kept open until the end of a run, at most.
+_KEPT: Final = 200
+#: Bytes of an entry of a symbol table.
+_SYMBOL: Final = 24
 #: Bytes of .eh_frame_hdr and of a section of entries that are read at most.
 _TABLE, _ENTRIES = 1 << 25, 1 << 26
 #: A rule as the unwinder's loop takes it: shape, offset and rbp of `Compact`, the frame's number,
@@ -74,11 +79,15 @@ def read_mappings(pid: int) -> list[Mapping]:
 
 
 class Code:
-    """One module's rules by address, shared by all processes that map it."""
+    """One module's rules by address, shared by all processes that map it. `runtime` and `version`:
+    the addresses of CPython's `_PyRuntime` and `Py_Version`, 0 if the module has none."""
 
     def __init__(self, elf: Elf, number: int, tables: Tables) -> None:
         self.elf = elf
         self.number = number
+        section = elf.section(".PyRuntime")
+        self.runtime = 0 if section is None else section.addr
+        self.version = symbol_address(elf, b"Py_Version") if self.runtime else 0
         self._tables = tables
         self._rules: dict[int, Rule] = {}
         self._sources: list[tuple[Sequence[int], Sequence[int], CallFrames]] = []
@@ -180,12 +189,17 @@ def make_rule(tables: Tables, how: Compact, module: int, lookup: int, exact: boo
 class Modules:
     """The code of all files that the processes of a run have mapped. `tables` takes their frames.
 
+    `kept`: with `keep`, module → a descriptor of its file, if the file may be gone before the report
+    is made: it is in a temporary directory, or deleted already. Whoever takes one out closes it.
+
     Not to be used by two threads at once: all spaces read into one buffer.
     """
 
-    def __init__(self, tables: Tables | None = None) -> None:
+    def __init__(self, tables: Tables | None = None, keep: bool = False) -> None:
         self.tables = tables or Tables()
         self.memory = Memory()
+        self.kept: dict[int, int] = {}
+        self._keep = keep
         self._codes: dict[tuple[object, ...], Code | None] = {}
 
     def code(self, pid: int, mapping: Mapping, read: Reader) -> Code | None:
@@ -214,6 +228,11 @@ class Modules:
         finally:
             os.close(fd)
 
+    def lose_python(self, module: int, why: str) -> None:
+        """Notes why the Python frames of an interpreter are not read; once for each file."""
+        path = self.tables.modules[module].path
+        self.tables.modules.number(Module(PYTHON, path, lost=why))
+
     def jit(self, pid: int) -> int:
         """The number of the module that stands for a process's executable memory of no file."""
         return self.tables.modules.number(Module(JIT, "[jit]", pid=pid))
@@ -231,12 +250,50 @@ class Modules:
         module = Module(
             FILE, path.removesuffix(_DELETED), elf.build_id, about.st_size, about.st_mtime_ns
         )
-        return Code(elf, self.tables.modules.number(module), self.tables)
+        number = self.tables.modules.number(module)
+        if self._keep and (path.endswith(_DELETED) or path.startswith(_temporary())):
+            self._keep_open(number, fd)
+        return Code(elf, number, self.tables)
+
+    def _keep_open(self, number: int, fd: int) -> None:
+        if number in self.kept or len(self.kept) >= _KEPT:
+            return
+        try:
+            self.kept[number] = os.dup(fd)
+        except OSError:  # too many open files: its names may be lost
+            pass
 
     def _memory(self, kind: str, mapping: Mapping, read: Reader) -> Code:
         elf = Elf(read, by_vaddr=True)
         module = Module(kind, mapping.path.removesuffix(_DELETED), elf.build_id)
         return Code(elf, self.tables.modules.number(module), self.tables)
+
+
+def symbol_address(elf: Elf, name: bytes) -> int:
+    """The address of a symbol, as in the ELF file; 0 if there is none. O(size of the tables)."""
+    for table in (".dynsym", ".symtab"):
+        section = elf.section(table)
+        if section is None or not 0 < section.link < len(elf.sections):
+            continue
+        try:
+            data, names = elf.data(section), elf.data(elf.sections[section.link])
+        except Malformed:
+            continue
+        offset = names.find(b"\0" + name + b"\0") + 1
+        wanted = struct.pack("<I", offset)
+        at = data.find(wanted) if offset else -1
+        while at >= 0:
+            if at % _SYMBOL == 0 and len(data) >= at + _SYMBOL:
+                return int.from_bytes(data[at + 8 : at + 16], "little")
+            at = data.find(wanted, at + 1)
+    return 0
+
+
+@cache
+def _temporary() -> tuple[str, ...]:
+    # What the paths of temporary files begin with.
+    places = ("/tmp", "/var/tmp", "/dev/shm", os.environ.get("TMPDIR") or "/tmp")
+    return tuple(f"{place.rstrip('/')}/" for place in places)
 
 
 def open_mapped(pid: int, mapping: Mapping) -> tuple[int, os.stat_result] | None:

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+import time
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, NamedTuple
 
-from laconic.stacks.demangle import demangle
+from laconic import __version__
+from laconic.stacks import notice
+from laconic.stacks.cache import SymbolCache, file_identity, key_of
+from laconic.stacks.demangle import demangle, has_demangler
 from laconic.stacks.elf import Elf
 from laconic.stacks.jit import PerfMap, read_perf_map
-from laconic.stacks.lines import Line, Lines
+from laconic.stacks.lines import Lines
 from laconic.stacks.modules import BROKEN, read_mappings
 from laconic.stacks.symbols import (
     DEBUG_DIRECTORIES,
+    Line,
     SymbolTable,
     find_debug_file,
     open_elf,
     read_symbols,
 )
-from laconic.stacks.table import CUT, FILE, JIT, Frame, Module
+from laconic.stacks.table import CUT, FILE, JIT, PYTHON, Frame, Module
 
 
 class Place(NamedTuple):
     """One line of a stack as it is shown. `function` is demangled; where it is not known (`known`),
     it is `module+0xaddress`. `file` is "" and `line` 0 where there is no DWARF. `inlined`: into the
-    place after it."""
+    place after it. The module of a Python function is the name of its source file."""
 
     function: str
     module: str
@@ -35,11 +43,69 @@ class Place(NamedTuple):
     inlined: bool = False
     known: bool = True
 
+    @property
+    def is_python(self) -> bool:
+        """True for a Python function."""
+        return bool(self.file) and self.module == _short(self.file)
 
-@dataclass
+
+def _short(path: str) -> str:
+    return path.rpartition("/")[2] or path
+
+
 class _Symbols:
-    table: SymbolTable
-    lines: list[Lines]
+    """The symbols of one module: its symbol tables and DWARF, read when an address is looked up
+    that no earlier report has looked up."""
+
+    def __init__(
+        self, elfs: Sequence[Elf], paths: Sequence[str], cache: SymbolCache | None
+    ) -> None:
+        self._elfs = elfs
+        self._paths = paths
+        self._cache = cache
+
+    @cached_property
+    def table(self) -> SymbolTable:
+        return SymbolTable(symbol for elf in self._elfs for symbol in read_symbols(elf))
+
+    @cached_property
+    def lines(self) -> list[Lines]:
+        return [Lines(path, self._cache) for path in self._paths]
+
+
+class _Known:
+    """The places of one module's addresses that were looked up, here or for an earlier report.
+
+    They are kept in the cache when their symbolizer goes, if there are new ones, unless a part of
+    the module's symbols could not be read: every report says so, and tries again.
+    """
+
+    def __init__(self, cache: SymbolCache, key: str) -> None:
+        self._cache = cache
+        self._key = key
+        self._new = 0
+        self.partial = False
+        data = cache.read(key, "names")
+        self.places: dict[str, list[list[Any]]] = {} if data is None else json.loads(data)
+
+    def find(self, frame: Frame) -> tuple[Place, ...] | None:
+        found = self.places.get(frame.key)
+        return None if found is None else tuple(Place(*place) for place in found)
+
+    def add(self, frame: Frame, places: Sequence[Place]) -> None:
+        self.places[frame.key] = [list(place) for place in places]
+        self._new += 1
+
+    def save(self) -> None:
+        if self._new and not self.partial:
+            self._new = 0
+            text = json.dumps(self.places, separators=(",", ":"))
+            self._cache.write(self._key, "names", text.encode())
+
+
+def _save(known: Mapping[Module, _Known]) -> None:
+    for one in known.values():
+        one.save()
 
 
 class Symbolizer:
@@ -47,20 +113,25 @@ class Symbolizer:
     `partial`, of which a part could not be, what part and why.
 
     `perf_maps` are maps by process, where they were kept; of other processes /tmp is looked
-    through.
+    through. `cache` is the user's; what is new goes there when the symbolizer goes.
     """
 
     def __init__(
         self,
         debug_directories: Sequence[str] = DEBUG_DIRECTORIES,
         perf_maps: Mapping[int, PerfMap] | None = None,
+        cache: SymbolCache | None = None,
     ) -> None:
         self.missing: dict[Module, str] = {}
         self.partial: dict[Module, tuple[str, str]] = {}
         self._directories = debug_directories
+        self._cache = cache or SymbolCache()
         self._symbols: dict[Module, _Symbols | None] = {}
+        self._known: dict[Module, _Known] = {}
         self._maps: dict[int, PerfMap | None] = dict(perf_maps or {})
         self._places: dict[tuple[Module, int], tuple[Place, ...]] = {}
+        self._seconds = 0.0
+        weakref.finalize(self, _save, self._known)
 
     def places(self, module: Module, frame: Frame) -> tuple[Place, ...]:
         """What a frame is, innermost first: functions inlined there, and last the one that they are
@@ -71,6 +142,8 @@ class Symbolizer:
         """
         if module.kind == CUT:
             return (Place(module.path, module.path, known=False),)
+        if module.kind == PYTHON:
+            return (Place(module.name, _short(module.path), module.path, frame.address),)
         key = module, frame.address << 1 | frame.exact
         places = self._places.get(key)
         if places is None:
@@ -78,7 +151,7 @@ class Symbolizer:
         return places
 
     def _find(self, module: Module, frame: Frame) -> tuple[Place, ...]:
-        short = os.path.basename(module.path) or module.path
+        short = _short(module.path)
         if module.kind == JIT:
             name = self._jit(module.pid, frame.lookup)
             return (Place("[jit]" if name is None else name, "[jit]", known=name is not None),)
@@ -86,6 +159,32 @@ class Symbolizer:
         symbols = self._load(module)
         if symbols is None:
             return (unknown,)
+        known = self._known.get(module)
+        places = None if known is None else known.find(frame)
+        if places is None:
+            try:
+                with self._noticed(short):
+                    places = self._read_places(module, symbols, frame, unknown)
+            except (*BROKEN, OSError) as error:
+                self._miss(module, error)
+                return (unknown,)
+            if known is not None:
+                known.partial = module in self.partial
+                known.add(frame, places)
+        return places
+
+    @contextmanager
+    def _noticed(self, module: str) -> Iterator[None]:
+        began = time.monotonic()
+        patience = notice.PATIENCE - self._seconds
+        with notice.show(f"reading symbols of {module}", patience):
+            yield
+        self._seconds += time.monotonic() - began
+
+    def _read_places(
+        self, module: Module, symbols: _Symbols, frame: Frame, unknown: Place
+    ) -> tuple[Place, ...]:
+        short = unknown.module
         found = symbols.table.find(frame.lookup)
         lines: list[Line] = next(
             (answer for one in symbols.lines if (answer := one.find(frame.lookup))), []
@@ -120,9 +219,12 @@ class Symbolizer:
             try:
                 self._symbols[module] = self._read(module)
             except (*BROKEN, OSError) as error:
-                self.missing[module] = str(error) or type(error).__name__
-                self._symbols[module] = None
+                self._miss(module, error)
         return self._symbols[module]
+
+    def _miss(self, module: Module, error: Exception) -> None:
+        self.missing[module] = str(error) or type(error).__name__
+        self._symbols[module] = None
 
     def _read(self, module: Module) -> _Symbols | None:
         if module.kind != FILE:
@@ -130,7 +232,7 @@ class Symbolizer:
             if elf is None or elf.build_id != module.build_id:
                 self.missing[module] = "it is another kernel's"
                 return None
-            return _Symbols(SymbolTable(read_symbols(elf)), [])
+            return _Symbols([elf], [], self._cache)
         why = changed(module)
         path = module.path
         if why:
@@ -140,14 +242,18 @@ class Symbolizer:
                 self.missing[module] = why
                 return None
             path = found
-        elf = open_elf(path)
-        symbols = read_symbols(elf)
-        debug = None if why else find_debug_file(elf, path, self._directories)
+        elfs, paths = [open_elf(path)], [path]
+        debug = None if why else find_debug_file(elfs[0], path, self._directories)
         if debug is not None:
-            symbols += read_symbols(open_elf(debug))
-        return _Symbols(
-            SymbolTable(symbols), [Lines(one) for one in (path, debug) if one is not None]
-        )
+            elfs.append(open_elf(debug))
+            paths.append(debug)
+        identities = [
+            file_identity(path, elf.build_id) for path, elf in zip(paths, elfs, strict=True)
+        ]
+        short = os.path.basename(module.path)
+        key = key_of(__version__, str(has_demangler()), short, *identities)
+        self._known[module] = _Known(self._cache, key)
+        return _Symbols(elfs, paths, self._cache)
 
     def _by_build_id(self, identity: str) -> str | None:
         for directory in self._directories if identity else ():

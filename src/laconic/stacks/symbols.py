@@ -7,13 +7,20 @@ import lzma
 import os
 import struct
 import zlib
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from typing import Final
+from itertools import accumulate
+from typing import Final, NamedTuple
 
 from laconic.stacks.elf import Elf, Malformed, file_reader, string
 
+#: A function: start, size, binding, name.
+Symbol = tuple[int, int, int, str]
 _SYMBOL = struct.Struct("<IBBHQQ")
+#: magic, zeros, quantum, size of a pointer; functions, files, start of the code; offsets of the
+#: names, units, files, programs, and of the table of functions.
+_GO_HEADER = struct.Struct("<IHBBQQQQQQQQ")
+_GO_MAGICS = (0xFFFFFFF0, 0xFFFFFFF1)
 _STT_NOTYPE, _STT_FUNC, _STT_GNU_IFUNC = 0, 2, 10
 _STB_GLOBAL, _STB_WEAK = 1, 2
 #: Symbols behind one another that may begin before an address and yet not end there.
@@ -21,29 +28,26 @@ _STEPS = 256
 DEBUG_DIRECTORIES: Final = ("/usr/lib/debug",)
 
 
-class SymbolTable:
-    """Functions in order of address. Of several names for one address the plainest is kept."""
+class Line(NamedTuple):
+    """A place in the source. `function` may be mangled; it is "" if DWARF has no name. `line` 0:
+    not known."""
 
-    def __init__(self, symbols: Iterable[tuple[int, int, int, str]]) -> None:
-        best: dict[int, tuple[tuple[object, ...], int, str]] = {}
-        for start, size, binding, name in symbols:
-            exported = binding in (_STB_GLOBAL, _STB_WEAK)
-            underscores = len(name) - len(name.lstrip("_"))
-            rank = (size == 0, not exported, underscores, len(name), name)
-            known = best.get(start)
-            if known is None or rank < known[0]:
-                best[start] = (rank, size, name)
-        self._starts = sorted(best)
-        self._sizes = [best[start][1] for start in self._starts]
-        self._names = [best[start][2] for start in self._starts]
-        self._reach: list[int] = []
-        reach = 0
-        for start, size in zip(self._starts, self._sizes, strict=True):
-            reach = max(reach, start + size)
-            self._reach.append(reach)
+    function: str
+    file: str
+    line: int
+
+
+class SymbolTable:
+    """Functions in order of address. Of several names for one address the plainest is given."""
+
+    def __init__(self, symbols: Iterable[Symbol]) -> None:
+        self._symbols = sorted(symbols)
+        self._starts = [symbol[0] for symbol in self._symbols]
+        ends = (start + size for start, size, _, _ in self._symbols)
+        self._reach = list(accumulate(ends, max))
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(set(self._starts))
 
     def find(self, address: int) -> tuple[str, int] | None:
         """The innermost function that covers an address, and where it begins; None where none does.
@@ -51,16 +55,30 @@ class SymbolTable:
         place = bisect_right(self._starts, address) - 1
         for index in range(place, max(place - _STEPS, -1), -1):
             start = self._starts[index]
-            if address < start + max(self._sizes[index], 1):
-                return self._names[index], start
+            if _covers(self._symbols[index], address):
+                # The group of one address is sorted by size.
+                group = self._symbols[bisect_left(self._starts, start) : index + 1]
+                best = min((one for one in group if _covers(one, address)), key=_rank)
+                return best[3], start
             if self._reach[index] <= address:
                 break
         return None
 
 
-def read_symbols(elf: Elf) -> list[tuple[int, int, int, str]]:
-    """The functions of .symtab, .dynsym and .gnu_debugdata as (start, size, binding, name); those
-    that can be read."""
+def _covers(symbol: Symbol, address: int) -> bool:
+    return address < symbol[0] + max(symbol[1], 1)
+
+
+def _rank(symbol: Symbol) -> tuple[object, ...]:
+    # The plainest of several names for one address comes first.
+    _, size, binding, name = symbol
+    exported = binding in (_STB_GLOBAL, _STB_WEAK)
+    underscores = len(name) - len(name.lstrip("_"))
+    return size == 0, not exported, underscores, len(name), name
+
+
+def read_symbols(elf: Elf) -> list[Symbol]:
+    """The functions of .symtab, .dynsym, .gnu_debugdata and .gopclntab; those that can be read."""
     found = []
     for name in (".symtab", ".dynsym"):
         section = elf.section(name)
@@ -79,10 +97,41 @@ def read_symbols(elf: Elf) -> list[tuple[int, int, int, str]]:
                 text = string(names, offset).partition(b"@")[0].decode("utf-8", "backslashreplace")
                 if text:
                     found.append((value, size, info >> 4, text))
+    if elf.section(".symtab") is None:
+        found += _go(elf)
     return found + _mini(elf)
 
 
-def _mini(elf: Elf) -> list[tuple[int, int, int, str]]:
+def _go(elf: Elf) -> list[Symbol]:
+    # .gopclntab: Go's runtime keeps the names of all functions, in stripped programs too. The
+    # layout is that of Go 1.18 and later (runtime.pcHeader, runtime.functab, runtime._func).
+    names = (".gopclntab", ".data.rel.ro.gopclntab")
+    section = next(filter(None, map(elf.section, names)), None)
+    text = elf.section(".text")
+    if section is None or text is None:
+        return []
+    try:
+        data = elf.data(section)
+        header = _GO_HEADER.unpack_from(data)
+        magic, _, _, pointer, count, _, start, name_at, _, _, _, table_at = header
+        if magic not in _GO_MAGICS or pointer != 8:
+            return []
+        # In position-independent programs a relocation gives the start.
+        start = start or text.addr
+        rows = data[table_at : table_at + 8 * count + 4]
+        offsets = struct.unpack(f"<{len(rows) // 4}I", rows[: len(rows) // 4 * 4])
+        found = []
+        for entry, function, end in zip(offsets[::2], offsets[1::2], offsets[2::2], strict=False):
+            name = struct.unpack_from("<i", data, table_at + function + 4)[0]
+            text_of = string(data, name_at + name).decode("utf-8", "backslashreplace")
+            if text_of:
+                found.append((start + entry, max(end - entry, 0), _STB_GLOBAL, text_of))
+    except (Malformed, struct.error):
+        return []
+    return found
+
+
+def _mini(elf: Elf) -> list[Symbol]:
     # .gnu_debugdata: a small ELF file, packed by xz, with the symbols that were stripped.
     section = elf.section(".gnu_debugdata")
     if section is None:

@@ -39,8 +39,8 @@ class Interned(Generic[T]):
 
 
 #: Kinds of modules: an ELF file; the kernel's vDSO; executable memory of one process that is of no
-#: ELF file; and what stands for the rest of a stack that was too deep.
-FILE, VDSO, JIT, CUT = "file", "vdso", "jit", "cut"
+#: ELF file; what stands for the rest of a stack that was too deep; and a Python function.
+FILE, VDSO, JIT, CUT, PYTHON = "file", "vdso", "jit", "cut", "python"
 
 
 class Module(NamedTuple):
@@ -49,6 +49,10 @@ class Module(NamedTuple):
 
     `path` is as the process sees it; `size` (bytes) and `mtime` (ns) tell a file that has changed
     since where there is no build-id. `pid` is the process of JIT memory, else 0.
+
+    Of a Python function, `name` is its qualified name and `path` its source file; the addresses of
+    its frames are lines, 0 if the line is unknown. `lost` says of an interpreter (its ELF file is
+    `path`) why its Python frames are not read.
     """
 
     kind: str
@@ -57,6 +61,8 @@ class Module(NamedTuple):
     size: int = 0
     mtime: int = 0
     pid: int = 0
+    name: str = ""
+    lost: str = ""
 
 
 class Frame(NamedTuple):
@@ -77,6 +83,11 @@ class Frame(NamedTuple):
     def lookup(self) -> int:
         """The address by which to look for the function and the line."""
         return self.address if self.exact else self.address - 1
+
+    @property
+    def key(self) -> str:
+        """What stands for it among the names of its module: in a packed trace, and in the cache."""
+        return f"{self.address:x}{'e' * self.exact}"
 
 
 class Tables:

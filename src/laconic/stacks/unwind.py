@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from laconic.stacks.cfi import (
     BY_FRAME_POINTER,
@@ -34,28 +34,41 @@ from laconic.stacks.elf import Malformed
 from laconic.stacks.epilogue import LENGTH, epilogue
 from laconic.stacks.expression import evaluate
 from laconic.stacks.guess import BUDGET, Calls
-from laconic.stacks.memory import Memory
+from laconic.stacks.memory import Memory, Pieces
 from laconic.stacks.modules import BROKEN, Code, Mapping, Modules, Rule, make_rule, read_mappings
+from laconic.stacks.python import Interpreter, Unsupported, layout_of
+from laconic.stacks.table import JIT
 
 #: Frames of one stack; what lies beyond is cut off.
 DEPTH: Final = 512
 #: Words of `struct user_regs_struct` in the order of DWARF's numbers, 0 to 16.
 _BY_DWARF: Final = (10, 12, 11, 5, 13, 14, 4, 19, 9, 8, 7, 6, 3, 2, 1, 0, 16)
-_RBP_WORD, _RIP_WORD, _RSP_WORD = 4, 16, 19
+_RBP_WORD, _RIP_WORD, _RSP_WORD, _FS_BASE_WORD = 4, 16, 19, 21
 _MASK = (1 << 64) - 1
 _BY_GUESS = (GUESS, CHAIN)
 #: Rules and misses that a process's cache holds at most: code that is made anew again and again has
 #: no end.
 _RULES = 100_000
+#: Stacks with Python frames that are kept.
+_REPEATED = 2_000
 #: Walks after a useless look at the map for which an unknown address does not cause the next one.
 _PATIENCE = 100
+
+
+class Recall(NamedTuple):
+    """A stack with Python frames, and the memory that they were read from."""
+
+    pieces: Pieces
+    contents: bytes
+    stack: tuple[int, ...]
 
 
 class Space:
     """Unwinds the stacks of one address space. `mappings` reads its executable mappings in order,
     else /proc does.
 
-    Whoever changes what is executable there says `invalidate`.
+    Whoever changes what is executable there says `invalidate`. `python`: the frames of Python
+    functions take the place of the interpreter's loop that runs them.
     """
 
     def __init__(
@@ -64,6 +77,7 @@ class Space:
         modules: Modules,
         mappings: Callable[[], Sequence[Mapping]] | None = None,
         depth: int = DEPTH,
+        python: bool = False,
     ) -> None:
         self.pid = pid
         self.modules = modules
@@ -78,6 +92,12 @@ class Space:
         self._calls = Calls(self._memory, self.is_code)
         self._stale = True
         self._patience = 0
+        self._python = python
+        self._interpreters: dict[tuple[int, int], Interpreter | None] = {}
+        # The interpreter that is in use; the numbers of the frames in its file.
+        self._interpreter: Interpreter | None = None
+        self._inside: set[int] = set()
+        self._repeated: dict[tuple[int, ...], Recall | None] = {}
 
     def invalidate(self, replaced: bool = False) -> None:
         """Executable memory was mapped, moved, unmapped or made: the map is read again before the
@@ -170,13 +190,102 @@ class Space:
                 rbp = stack[index + rule[2]]
             sp = cfa
             cfas.append(cfa)
-        else:
-            return (*[rule[3] for rule in passed], 0)
         frames = [rule[3] for rule in passed]
+        is_inside = self._interpreter is not None and not self._inside.isdisjoint(frames)
         for place in guesses:
             if place < len(frames):
                 frames[place] = self.modules.tables.guessed(frames[place])
-        return tuple(frames)
+        if is_inside:
+            return self._recall(tid, words, frames, cfas, low, high)
+        return (*frames, 0) if len(frames) >= self._depth else tuple(frames)
+
+    def _recall(
+        self,
+        tid: int,
+        words: Sequence[int],
+        frames: list[int],
+        cfas: Sequence[int],
+        low: int,
+        high: int,
+    ) -> tuple[int, ...]:
+        # The stack with its Python frames. Stacks come again and again: of one that has come twice
+        # it is kept which memory it was read from, and from then on only compared, by one system
+        # call. This halves the cost of a stack in a loop.
+        interpreter = self._interpreter
+        assert interpreter is not None
+        key = (words[_FS_BASE_WORD], words[_RSP_WORD], *frames)
+        if key in self._repeated:
+            recall = self._repeated[key]
+            if recall is not None and recall.pieces.read(tid) == recall.contents:
+                return recall.stack
+        elif len(self._repeated) >= _REPEATED:
+            self._repeated.clear()
+        count = interpreter.read
+        merged = self._with_python(tid, words, frames, cfas, low, high)
+        if len(frames) >= self._depth or len(merged) > self._depth:
+            return (*merged[: self._depth], 0)
+        stack = tuple(merged)
+        pieces = None
+        if key in self._repeated and interpreter.read > count:
+            pieces = interpreter.pieces()
+        self._repeated[key] = None
+        if pieces is not None:
+            contents = pieces.read(tid)
+            if len(contents) == pieces.size:
+                self._repeated[key] = Recall(pieces, contents, stack)
+        return stack
+
+    def _with_python(
+        self,
+        tid: int,
+        words: Sequence[int],
+        frames: list[int],
+        cfas: Sequence[int],
+        low: int,
+        high: int,
+    ) -> list[int]:
+        # The stack with Python frames in the place of the C frames that run them.
+        interpreter, stack = self._interpreter, self._memory.words
+        assert interpreter is not None
+        activations = interpreter.activations(tid, words[_FS_BASE_WORD], stack, low, high)
+        if interpreter.is_hopeless:
+            self._give_up(interpreter)
+        merged: list[int] = []
+        at, count = 0, len(frames)
+        for address, python in activations:
+            index = at
+            if address < 0:
+                while index < count and frames[index] not in self._inside:
+                    index += 1
+            else:
+                start = cfas[at - 1] if at else words[_RSP_WORD]
+                while index < len(cfas) and not start <= address < cfas[index]:
+                    start = cfas[index]
+                    index += 1
+                if index >= len(cfas):
+                    index = count
+            merged += frames[at:index]
+            at = min(index + 1, count)
+            if not python:
+                merged += frames[index:at]
+                continue
+            merged += python
+            # With -X perf each function is called through a piece of code of its own.
+            if at < count and self._is_trampoline(frames[at]):
+                at += 1
+        return merged + frames[at:]
+
+    def _is_trampoline(self, frame: int) -> bool:
+        tables = self.modules.tables
+        return tables.modules[tables.frames[frame].module].kind == JIT
+
+    def _give_up(self, interpreter: Interpreter) -> None:
+        # No Python frame was found in many stacks.
+        for (module, bias), known in self._interpreters.items():
+            if known is interpreter:
+                self._interpreters[module, bias] = self._interpreter = None
+                self.modules.lose_python(module, "its structures are not those of the release")
+                return
 
     def _window(self, tid: int, sp: int) -> tuple[int, int]:
         # Reads the stack around sp; returns where what was read begins and ends. In a function's
@@ -250,6 +359,8 @@ class Space:
             rule = make_rule(self.modules.tables, how, self.modules.jit(self.pid), pc, exact)
         else:
             rule = found[0].rule(pc - found[1] & _MASK, exact)
+            if self._interpreters and (found[0].number, found[1]) in self._interpreters:
+                self._inside.add(rule[3])
         self._rules[key] = rule
         return rule
 
@@ -267,7 +378,27 @@ class Space:
         if code is None:
             return None
         bias = code.elf.bias(mapping.start, mapping.offset)
-        return None if bias is None else (code, bias)
+        if bias is None:
+            return None
+        if self._python and code.runtime:
+            self._find_interpreter(code, bias, tid)
+        return code, bias
+
+    def _find_interpreter(self, code: Code, bias: int, tid: int) -> None:
+        # The code is an interpreter's: from now on its Python frames are read, if they can be.
+        key = code.number, bias
+        if key in self._interpreters:
+            return
+        runtime = code.runtime + bias & _MASK
+        try:
+            version_at = code.version + bias & _MASK if code.version else 0
+            layout = layout_of(self._memory, tid, runtime, version_at)
+            interpreter = Interpreter(self._memory, self.modules.tables, layout, runtime)
+        except (Unsupported, *BROKEN) as error:
+            self._interpreters[key] = None
+            self.modules.lose_python(code.number, str(error))
+            return
+        self._interpreters[key] = self._interpreter = interpreter
 
 
 class _Registers:

@@ -152,6 +152,21 @@ def maker(strategy: str | type[Strategy]) -> Maker:
     return partial(made, **options) if options else made
 
 
+def is_strict(strategy: str | type[Strategy]) -> bool:
+    """Return whether a strategy, with the options in its name, keeps the law Strict without
+    exception.
+
+    Raises LaconicError as `strategy`.
+    """
+    found = _class_for(strategy, SGX2)
+    values = arguments(strategy).get("values")
+    if values is not None and isinstance(strategy, str):
+        depends = _options(strategy).is_strict
+        if depends is not None:
+            return depends(values)
+    return found.strict
+
+
 def linux_rule(strategy: str | type[Strategy]) -> HostRule:
     """Return a strategy's rule for Linux: by its name, by `module:Class`, or of the class.
 

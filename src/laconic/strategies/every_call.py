@@ -6,18 +6,23 @@ then does (another mapping of the new size, a copy, an munmap; a shorter one is 
 tail). A stack or a heap that grows beyond the limits of the manifest costs what it would have cost
 within them. Calls that only the host can describe (shmat) are a plain Alloc. A forked child is told
 which pages are uncommitted: upstream forgets it, and the child fails on them.
+
+The options switch changes to Gramine on, each by itself (`laconic.sgx.pal.switches`):
+`every-call:store=on,demand=16`. They are options of this strategy and no strategy of their own,
+because without any of them they are this strategy, to which each of them is compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from errno import ENOMEM
-from typing import ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from mypy_extensions import mypyc_attr
 
 from laconic.errors import LaconicError
 from laconic.libos import checkpoint, execute, files, heap, loader
+from laconic.libos.execute import Kept
 from laconic.libos.gramine import VMA_MAY_WRITE, VMA_TAINTED, Libos, LibosVma
 from laconic.libos.settings import DEFAULTS, Settings
 from laconic.libos.strategy import MemoryCall
@@ -51,7 +56,26 @@ from laconic.sgx.meter import Meter
 from laconic.sgx.model.faults import SgxError
 from laconic.sgx.pal.edmm import PalError
 from laconic.sgx.pal.gramine import LAZY, RW, Gramine
+from laconic.sgx.pal.switches import ALL_SWITCHES, Switches
+from laconic.strategies.options import Option, Options, number, show_switch, switch
 
+
+def _is_strict(values: Mapping[str, Any]) -> bool:
+    return Switches(**values).is_strict
+
+
+OPTIONS: Final = Options(
+    "every-call",
+    {
+        name: Option(number(0, 512), "pages from 0 to 512", 0)
+        if name == "demand"
+        else Option(switch, "on or off", False, show_switch)
+        for name in Switches._fields
+    },
+    {"all": ALL_SWITCHES._asdict()},
+    shown=("all",),
+    is_strict=_is_strict,
+)
 #: What a descriptor refers to that nobody described.
 _UNKNOWN: Final = File(0, 3, -3, "?")
 
@@ -63,8 +87,10 @@ class ProcessKilled(LaconicError):
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class EveryCall(Libos):
-    """The rule `every-call`. Any failure raises `ProcessKilled`: upstream's `die_or_inf_loop` ends
-    the process there.
+    """The rule `every-call`, and the changes to it that its options switch on: `values` are those
+    of its options.
+
+    Any failure raises `ProcessKilled`: upstream's `die_or_inf_loop` ends the process there.
 
     `untouched_pages` grows by what is committed before it is touched, or loses its contents in
     place, and shrinks at the first touch; the LibOS's own pages are not in it. `open_windows` has,
@@ -83,10 +109,25 @@ class EveryCall(Libos):
         *,
         settings: Settings = DEFAULTS,
         pal_type: type[Gramine] = Gramine,
+        values: Mapping[str, Any] = OPTIONS.values,
     ) -> None:
-        super().__init__(meter, space, touches, settings=settings, pal_type=pal_type)
+        switches = Switches(**values)
+        super().__init__(
+            meter, space, touches, settings=settings, pal_type=pal_type, switches=switches
+        )
         self.threads = Threads(self.settings)
         self._is_executing = False
+
+    def sibling(self, space: AddressSpace, touches: Touches) -> Self:
+        """Return the same LibOS for another program or process."""
+        return type(self)(
+            self.meter,
+            space,
+            touches,
+            settings=self.settings,
+            pal_type=self.pal_type,
+            values=self.switches._asdict(),
+        )
 
     # What the program does
 
@@ -103,12 +144,16 @@ class EveryCall(Libos):
         self._is_executing = False
 
     def execute(self, space: AddressSpace, touches: Touches) -> Self:
-        """The process executes another program, in the same enclave: its memory is freed.
+        """The process executes another program, in the same enclave: its memory is freed. With
+        `Switches.exec`, what the new program has too is kept.
 
         Returns the strategy for the new program, whose `load` follows. O(n).
         """
+        kept: list[Kept] = []
         try:
-            execute.free_program(self)
+            if self.switches.exec:
+                kept = execute.find_kept(self, space.vmas)
+            execute.free_program(self, kept)
         except SgxError as error:
             raise _killed("execve", error) from error
         successor = self.sibling(space, touches)
@@ -117,6 +162,9 @@ class EveryCall(Libos):
         successor.threads = self.threads
         for start, end, vma in self.vmas:
             successor.vmas.set(start, end, vma)
+        if kept:
+            execute.keep(successor, kept)
+            successor.hosted = self.hosted
         successor._is_executing = True
         return successor
 
@@ -161,7 +209,7 @@ class EveryCall(Libos):
         self.meter.counts.untouched_pages -= committed >> PAGE_SHIFT
         if lazy:
             try:
-                self.pal.fault(start, end, vma.flags & PROT_RWX)
+                self.fault(start, end, vma)
             except SgxError as error:
                 raise _killed("touch", error) from error
 
@@ -190,9 +238,13 @@ class EveryCall(Libos):
         prot &= PROT_RWX
         if flags & MAP_FIXED:
             files.msync_range(self, start, end)
+        lazy = VM_NORESERVE if flags & MAP_NORESERVE else 0
+        if flags & MAP_ANONYMOUS and self.switches.zero:
+            self.map_over(start, end, prot, lazy)
+            return
         self.unmap(start, end)
         if flags & MAP_ANONYMOUS:
-            self.alloc(start, end, prot, VM_NORESERVE if flags & MAP_NORESERVE else 0)
+            self.alloc(start, end, prot, lazy)
             return
         kept = VM_SHARED if flags & MAP_TYPE != MAP_PRIVATE else 0
         if file is None or file.writable:
@@ -260,12 +312,19 @@ class EveryCall(Libos):
             # fit comes first.
             meter.peak_epc_pages = max(meter.peak_epc_pages, meter.epc_pages + pages)
             places = [(source + old, source + size), (source, source + old)]
+        first = vma.prot if self.switches.copy else RW
+        waits = self.switches.demand > 0
         for start, end in places:
             self.unmap(start, end)
-            pal.alloc(start, end, RW)
-        meter.counts.untouched_pages += pages - touched
+            pal.alloc(start, end, first, waits)
+        if waits:
+            # What is copied is touched; nothing else is there.
+            pages = pal.fault(target, target + kept, first)
+        elif pal.waits(first):
+            pages = 0
+        meter.counts.untouched_pages += max(pages - touched, 0)
         meter.copy(kept >> PAGE_SHIFT)
-        if vma.prot != RW:
+        if vma.prot != first:
             pal.protect(target, target + size, vma.prot)
         if flags & MREMAP_DONTUNMAP:
             meter.counts.untouched_pages += touched

@@ -78,12 +78,24 @@ def choice(*words: str) -> Callable[[str], str]:
     return parse
 
 
+def switch(text: str) -> bool:
+    """Return whether an option is on. Raises ValueError."""
+    return choice("on", "off")(text) == "on"
+
+
+def show_switch(value: bool) -> str:
+    """Return the text that `switch` parses."""
+    return "on" if value else "off"
+
+
 class Options:
     """The options of the strategy `strategy`.
 
     `options` are the options by name. `settings` are values of options under one name. `values` are
     those that the strategy's name alone means, without any option if None. `check` raises
-    LaconicError if values cannot be combined.
+    LaconicError if values cannot be combined. `shown` are the settings whose names are shown
+    instead of their options. `is_strict` returns whether the strategy keeps the law Strict with
+    given values; None if the values make no difference.
     """
 
     def __init__(
@@ -93,13 +105,17 @@ class Options:
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         values: Mapping[str, Any] | None = None,
         check: Callable[[Mapping[str, Any]], None] | None = None,
+        shown: Iterable[str] = (),
+        is_strict: Callable[[Mapping[str, Any]], bool] | None = None,
     ) -> None:
         self.strategy = strategy
         self.options = options
         self.settings = {} if settings is None else settings
         self.off = {name: option.off for name, option in options.items()}
         self.values = self.off | dict(values or {})
+        self.is_strict = is_strict
         self._check = check
+        self._shown = [(name, self.off | dict(self.settings[name])) for name in shown]
 
     def full_name(self, values: Mapping[str, Any]) -> str:
         """Return the strategy's name with the options that are not off, in one order.
@@ -108,6 +124,9 @@ class Options:
         """
         if values == self.values:
             return self.strategy
+        for setting, those in self._shown:
+            if values == those:
+                return f"{self.strategy}:{setting}"
         given = [
             f"{name}={option.show(values[name])}"
             for name, option in self.options.items()

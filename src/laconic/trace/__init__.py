@@ -25,7 +25,7 @@ class Trace(_Trace):
     `gramine` or `perf`. `machine` and `about` describe the recording. `loss` is, after the trace
     was read to its end, what is missing at its end, in words, or None.
 
-    `to_arrow()` returns one row per call, as `laconic export --to parquet` writes it. Polars,
+    `to_arrow()` returns one row per call, as `laconic export --to parquet --raw` writes it. Polars,
     pandas, DuckDB and pyarrow also take the trace itself, batch by batch, through Arrow's PyCapsule
     interface.
     """

@@ -4,17 +4,16 @@ names."""
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from laconic.errors import LaconicError
-from laconic.stacks.symbolize import Symbolizer
-from laconic.stacks.table import CUT, JIT, Frame, Module
+from laconic.stacks.symbolize import Place, Symbolizer
+from laconic.stacks.table import CUT, JIT, PYTHON, Frame, Module
 from laconic.trace.reader import Trace
 from laconic.trace.schema import BATCH, CODES, EVENTS, Row
 from laconic.trace.stacks import frames_of, module_of
-from laconic.trace.writer import TraceWriter
+from laconic.trace.writer import TraceWriter, remove
 
 _MODULE, _FRAMES, _STACK, _SYMBOLS, _END = (
     CODES[name] for name in ("module", "frames", "stack", "symbols", "end")
@@ -76,7 +75,7 @@ def symbols_of(
     symbolizer = symbolizer or Symbolizer()
     for number in sorted(frames.keys() & modules.keys()):
         module = modules[number]
-        if module.kind == CUT:
+        if module.kind in (CUT, PYTHON):
             continue
         packed.frames += len(frames[number])
         if number in known:
@@ -96,11 +95,8 @@ def _pack(
     symbolizer: Symbolizer,
     time: int,
 ) -> None:
-    places, named = {}, 0
-    for frame in frames:
-        found = symbolizer.places(module, frame)
-        named += found[-1].known
-        places[f"{frame.address:x}{'e' * frame.exact}"] = [list(place) for place in found]
+    places = {frame: symbolizer.places(module, frame) for frame in frames}
+    named = sum(found[-1].known for found in places.values())
     packed.named += named
     if not named:
         none = (
@@ -110,11 +106,15 @@ def _pack(
         )
         packed.missing.append((module, symbolizer.missing.get(module, none)))
     if named or module.kind == JIT:
-        data = json.dumps({"places": places}, separators=(",", ":")).encode(
-            "utf-8", "surrogateescape"
-        )
-        packed.rows.append(Row(_SYMBOLS, time, 0, 0, a0=number, data=data))
+        packed.rows.append(symbols_row(number, places, time))
         packed.added.append(module)
+
+
+def symbols_row(number: int, places: Mapping[Frame, Sequence[Place]], time: int) -> Row:
+    """The row with the names of frames of the module `number`. O(frames)."""
+    found = {frame.key: [list(place) for place in found] for frame, found in places.items()}
+    data = json.dumps({"places": found}, separators=(",", ":")).encode("utf-8", "surrogateescape")
+    return Row(_SYMBOLS, time, 0, 0, a0=number, data=data)
 
 
 def write(
@@ -147,7 +147,7 @@ def write(
             raise writer.failure
     except BaseException:
         writer.close()
-        os.unlink(path)
+        remove(path)
         raise
 
 

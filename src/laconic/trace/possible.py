@@ -151,6 +151,9 @@ def _program(row: Row) -> bool:
     about = _object(row.data)
     if row.a0 > TASK_SIZE or about is None:
         return False
+    brk = about.get("brk", 0)
+    if not isinstance(brk, int) or not 0 <= brk <= TASK_SIZE:
+        return False
     if not isinstance(about.get("path", ""), str) or not _are_texts(about.get("argv") or []):
         return False
     layout = about.get("layout")

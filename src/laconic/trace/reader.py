@@ -195,13 +195,18 @@ def _prove(batch: pa.RecordBatch, about: Mapping[bytes, bytes] | None, before: i
 
 
 def open_input(path: str) -> BinaryIO:
-    """A regular file for reading. Raises LaconicError with what is wrong with it."""
+    """A regular file for reading, or standard input if `path` is `-`. Raises LaconicError with what
+    is wrong with it."""
+    if path == "-":
+        return open(location(path), "rb")
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
             raise LaconicError(f"{path!r} is a directory: name a trace file")
         if not stat.S_ISREG(mode):
-            raise LaconicError(f"{path!r} is no regular file: name a trace file")
+            raise LaconicError(
+                f"{path!r} is no regular file: name a trace file, or pipe a trace in and name -"
+            )
         file = open(path, "rb")  # noqa: SIM115
         try:
             file.peek(1)  # a file that opens may still fail to be read
@@ -213,6 +218,46 @@ def open_input(path: str) -> BinaryIO:
         raise LaconicError(
             f"{path!r} cannot be read, {error.strerror}: name a trace file"
         ) from None
+
+
+#: What standard input held: one unnamed file, once it has been read.
+_standard_input: list[BinaryIO] = []
+
+
+def location(path: str) -> str:
+    """Return the path under which any process of this user can open a file that this process
+    reads: `path` itself, unless it is `-`, standard input.
+
+    Standard input is first read to its end into an unnamed temporary file, because a trace is read
+    more than once. Raises LaconicError if that is not possible.
+    """
+    if path != "-":
+        return path
+    if not _standard_input:
+        _standard_input.append(_copy_of_standard_input())
+    return f"/proc/{os.getpid()}/fd/{_standard_input[0].fileno()}"
+
+
+def _copy_of_standard_input() -> BinaryIO:
+    import shutil
+    import tempfile
+
+    if os.isatty(0):
+        raise LaconicError(
+            "standard input is a terminal; pipe a trace in, as in  "
+            "laconic run -o - -- CMD | laconic callers -"
+        )
+    try:
+        copy: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
+        with os.fdopen(os.dup(0), "rb") as file:
+            shutil.copyfileobj(file, copy, 1 << 20)
+        copy.flush()
+    except OSError as error:
+        raise LaconicError(
+            f"standard input could not be copied to a temporary file, {error.strerror}; write it to "
+            "a file first, or set TMPDIR"
+        ) from None
+    return copy
 
 
 def looks_like(head: bytes) -> str:

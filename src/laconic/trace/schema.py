@@ -118,6 +118,7 @@ PROCESS_EVENTS: Final = (
 #: AEXs, a3 synchronous, a4
 #:            asynchronous signals; a5 1 for all of a process, 0 for a thread; `result` its id on the host. pid 0: which
 #:            of the trace's processes that is is not known.
+#: `leave`    the recording of this process ends here, and the process goes on; of processes that share memory, one row.
 OTHER_EVENTS: Final = (
     "file",
     "program",
@@ -138,6 +139,7 @@ OTHER_EVENTS: Final = (
     "symbols",
     "received",
     "measured",
+    "leave",
 )
 EVENTS: Final = (
     *MEMORY_EVENTS,
@@ -172,7 +174,7 @@ FRAME: Final = struct.Struct("<IQ")
 GREW, ADOPTED = 1, 2
 
 #: `Answer` codes of an `answer` row.
-RESIDENT, DATA_LIMIT, READ, VMA_START, LOCK_LIMIT = 1, 2, 3, 4, 5
+RESIDENT, DATA_LIMIT, READ, VMA_START, LOCK_LIMIT, BREAK = 1, 2, 3, 4, 5, 6
 
 
 #: The arguments of a call, as unsigned 64-bit numbers.

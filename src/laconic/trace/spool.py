@@ -21,7 +21,8 @@ from laconic.trace.schema import BATCH, Row
 from laconic.trace.writer import TraceWriter
 
 _LENGTH = struct.Struct("=Q")
-_COUNT = struct.Struct("=Q")
+#: What the other process tells at any time: rows in the file, and 1 where it cannot be written.
+_STATE = struct.Struct("=QQ")
 _PIPE_SIZE = 1 << 20
 #: F_SETPIPE_SZ (include/uapi/linux/fcntl.h)
 _SETPIPE_SZ = 1031
@@ -40,14 +41,14 @@ class Spool:
     def __init__(self, writer: TraceWriter) -> None:
         rows, self._rows = os.pipe()
         self._outcome, outcome = os.pipe()
-        # How many rows are in the file: it can be read when the other process was killed.
-        self._written = mmap.mmap(-1, _COUNT.size)
+        # It can be read when the other process was killed.
+        self._state = mmap.mmap(-1, _STATE.size)
         pid = os.fork()
         if not pid:
             _be_nobodys_child()
             os.close(self._rows)
             os.close(self._outcome)
-            _write_all(writer, rows, outcome, self._written)
+            _write_all(writer, rows, outcome, self._state)
         os.waitpid(pid, 0)
         os.close(rows)
         os.close(outcome)
@@ -58,7 +59,12 @@ class Spool:
             fcntl.fcntl(self._rows, _SETPIPE_SZ, _PIPE_SIZE)
         except OSError:
             pass  # an unprivileged user may have used up its share: a smaller pipe does
-        self._broken = False
+        self._gone = False
+
+    @property
+    def broken(self) -> bool:
+        """True if the file cannot be written any more, or the process that writes it is gone."""
+        return self._gone or bool(_STATE.unpack(self._state)[1])
 
     def send(self, rows: list[Row]) -> None:
         """Hands rows over; those that come after the other process was killed are lost. 0.4 µs a
@@ -66,10 +72,10 @@ class Spool:
         data = marshal.dumps([tuple(row) for row in rows], 2)  # it takes no subclasses of tuple
         left = memoryview(_LENGTH.pack(len(data)) + data)
         try:
-            while left and not self._broken:
+            while left and not self._gone:
                 left = left[os.write(self._rows, left) :]
         except BrokenPipeError:
-            self._broken = True
+            self._gone = True
 
     def close(self) -> tuple[int, str | None]:
         """Has the rest written; how many rows are in the file, and why it has no more where it has
@@ -77,7 +83,7 @@ class Spool:
         os.close(self._rows)
         with open(self._outcome, "rb") as file:
             text = file.read()
-        (written,) = _COUNT.unpack(self._written)
+        written = _STATE.unpack(self._state)[0]
         failure = json.loads(text) if text else "the process that writes it was killed"
         return written, failure
 
@@ -108,26 +114,26 @@ def _import_pyarrow() -> None:
             ]  # an older pyarrow needs numpy: it is imported with the first batch
 
 
-def _write_all(writer: TraceWriter, rows: int, outcome: int, written: mmap.mmap) -> None:
+def _write_all(writer: TraceWriter, rows: int, outcome: int, state: mmap.mmap) -> None:
     # Never returns.
     try:
         _import_pyarrow()
         writer.open_head()
-        _receive(writer, rows, written)
+        _receive(writer, rows, state)
         writer.close()
         failure = None if writer.failure is None else writer.failure.strerror
     except Exception as error:
         failure = f"{type(error).__name__}: {error}"
     finally:
         try:
-            _COUNT.pack_into(written, 0, writer.written)
+            _tell(writer, state)
             os.write(outcome, json.dumps(failure).encode())
         finally:
             os._exit(0)
 
 
-def _receive(writer: TraceWriter, rows: int, written: mmap.mmap) -> None:
-    # Has what comes written, until the other end is closed; `written` counts it.
+def _receive(writer: TraceWriter, rows: int, state: mmap.mmap) -> None:
+    # Has what comes written, until the other end is closed.
     due = time.monotonic() + PERIOD
     received = bytearray()
     while True:
@@ -141,9 +147,13 @@ def _receive(writer: TraceWriter, rows: int, written: mmap.mmap) -> None:
         _take(received, writer.rows)
         if len(writer.rows) >= BATCH or writer.rows and time.monotonic() >= due:
             writer.flush()
-            _COUNT.pack_into(written, 0, writer.written)
+            _tell(writer, state)
             writer.sync()  # nobody waits for it here
             due = time.monotonic() + PERIOD
+
+
+def _tell(writer: TraceWriter, state: mmap.mmap) -> None:
+    _STATE.pack_into(state, 0, writer.written, writer.failure is not None)
 
 
 def _take(received: bytearray, rows: list[Row]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, overload
 
 from laconic.stacks.demangle import demangle
 from laconic.stacks.symbolize import Place, Symbolizer
-from laconic.stacks.table import CUT, FILE, Frame, Interned, Module
+from laconic.stacks.table import CUT, FILE, PYTHON, VDSO, Frame, Interned, Module
 from laconic.trace.schema import CODES, FRAME, Row
 
 #: The number of the stack of a call that has none.
@@ -19,6 +19,7 @@ _MODULE, _FRAMES, _SITE, _STACK, _SYMBOLS = (
     CODES[name] for name in ("module", "frames", "site", "stack", "symbols")
 )
 _UNKNOWN = Module(FILE, "?")
+_NATIVE = (FILE, VDSO, CUT)
 #: A frame as `strace -k` prints it: /lib/libc.so.6(mprotect+0xb) [0x10a9b3], or with no name
 #: between the brackets.
 _LOGGED = re.compile(
@@ -127,7 +128,9 @@ class Stacks:
             handler(row)
 
     def _module(self, row: Row) -> None:
-        self.modules[row.a0] = module_of(row)
+        module = self.modules[row.a0] = module_of(row)
+        if module.kind == PYTHON and module.lost:
+            self.symbolizer.partial[module] = ("Python lines", module.lost)
 
     def _take_frames(self, row: Row) -> None:
         self._frames.update(enumerate(frames_of(row), row.a0))
@@ -157,6 +160,11 @@ class Stacks:
         """True where a frame of a stack was guessed. O(frames)."""
         return any(frame.guessed for frame in self.frames(number))
 
+    def is_interpreted(self, number: int) -> bool:
+        """True for a stack with frames that are in no file: those of interpreted programs. O(frames)."""
+        modules = (self.modules.get(frame.module) for frame in self.frames(number))
+        return any(module is not None and module.kind not in _NATIVE for module in modules)
+
     def is_cut(self, number: int) -> bool:
         """True for a stack that was too deep to be taken whole. O(frames)."""
         frames = self.frames(number)
@@ -177,18 +185,15 @@ class Stacks:
         frames = self.frames(number)
         return Places(
             len(frames),
-            lambda at: [(place, frames[at].guessed) for place in self._places(frames[at])],
+            lambda at: [(place, frames[at].guessed) for place in self.frame_places(frames[at])],
         )
 
-    def _places(self, frame: Frame) -> tuple[Place, ...]:
+    def frame_places(self, frame: Frame) -> tuple[Place, ...]:
+        """One frame in words: what is inlined there comes first."""
         module = self.modules.get(frame.module)
         if module is None:
             return (Place(f"?+{frame.address:#x}", "?", known=False),)
-        packed = (
-            self.packed.get(frame.module, {})
-            .get("places", {})
-            .get(f"{frame.address:x}{'e' * frame.exact}")
-        )
+        packed = self.packed.get(frame.module, {}).get("places", {}).get(frame.key)
         if packed is not None:
             return tuple(Place(*place) for place in packed)
         return self.symbolizer.places(module, frame)

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, TextIO
 
 from laconic.errors import LaconicError
 from laconic.sgx.meter import Counts
+from laconic.trace.reader import location
 
 #: The first line of a file; the number rises when a field changes its meaning or is removed.
 HEADER: Final = "laconic-vectors 1"
@@ -246,6 +247,7 @@ def read(path: str) -> Vectors:
 
 
 def _open(path: str) -> TextIO:
+    path = location(path)
     with open(path, "rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
     if compressed:

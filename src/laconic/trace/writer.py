@@ -40,7 +40,7 @@ _MASK = (1 << 64) - 1
 
 
 class TraceWriter:
-    """Appends a trace to `path`.
+    """Appends a trace to `path`; `-` is standard output.
 
     `source` says how it is made (`run`, `strace`, `gramine`, ...) and `about` what else is to be
     known of it (JSON values). `redact` puts hashes in the place of paths, names and command lines.
@@ -79,6 +79,11 @@ class TraceWriter:
         self._time = 0
         self._sink = io.BytesIO()
         self._stream: pa.RecordBatchStreamWriter | None = None
+        if path == "-" and os.isatty(1):
+            raise LaconicError(
+                "standard output is a terminal, and a trace is not text; name a file with -o, or "
+                "pipe the trace, as in  laconic run -o - -- CMD | laconic callers -"
+            )
         self._fd = create(path, force)
 
     def describe(self, **about: Any) -> None:
@@ -236,8 +241,10 @@ _PUBLIC = {"", "/dev/zero (deleted)", "/SYSV00000000 (deleted)", "/dev/zero", "/
 
 
 def create(path: str, force: bool) -> int:
-    """A new file's descriptor. Raises LaconicError where there is one already (without `force`) or
-    none can be made."""
+    """A new file's descriptor; `-` is standard output. Raises LaconicError where there is a file
+    already (without `force`) or none can be made."""
+    if path == "-":
+        return os.dup(1)
     try:
         if force and not stat.S_ISREG(os.stat(path).st_mode):
             raise LaconicError(f"-o {path!r} is no regular file: name another")
@@ -260,6 +267,12 @@ def create(path: str, force: bool) -> int:
         raise LaconicError(
             f"-o {path!r} cannot be written, {error.strerror}: name another file"
         ) from None
+
+
+def remove(path: str) -> None:
+    """Remove what `create` made, because it is incomplete. Standard output stays as it is."""
+    if path != "-":
+        os.unlink(path)
 
 
 def mode_bits(file: OpenFile) -> int:

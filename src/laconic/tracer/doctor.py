@@ -15,6 +15,7 @@ from laconic.linux import pagemap, proc
 from laconic.linux.pal import only_changes
 from laconic.memory.ledger import Ledger
 from laconic.tracer import ptrace
+from laconic.tracer.attach import capable, yama_scope
 from laconic.tracer.launch import install_filter
 from laconic.tracer.loop import Tracer
 from laconic.tracer.mediate import Mediator
@@ -42,7 +43,7 @@ def examine() -> list[Finding]:
     findings = [_machine()]
     if findings[0].level == "missing":
         return findings
-    findings += [_ptrace(), _seccomp(), _setuid(), _proc(), _limits(), _programs()]
+    findings += [_ptrace(), _attach(), _seccomp(), _setuid(), _proc(), _limits(), _programs()]
     if not any(finding.level == "missing" for finding in findings):
         findings.append(_trial())
     return findings
@@ -97,11 +98,44 @@ def _ptrace() -> Finding:
 
 
 def _scope() -> str:
-    try:
-        with open("/proc/sys/kernel/yama/ptrace_scope", encoding="ascii") as file:
-            return f" (kernel.yama.ptrace_scope is {file.read().strip()})"
-    except OSError:
-        return ""
+    scope = yama_scope()
+    return "" if scope is None else f" (kernel.yama.ptrace_scope is {scope})"
+
+
+def _attach() -> Finding:
+    # A process that does not descend from Laconic: Yama makes a difference.
+    read, write = os.pipe()
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(write)
+        orphan = os.fork()
+        if orphan == 0:
+            os.read(read, 1)
+            os._exit(0)
+        os.write(tell, str(orphan).encode())
+        os._exit(0)
+    os.close(read)
+    os.close(tell)
+    os.waitpid(child, 0)
+    pid = int(os.read(told, 20))
+    os.close(told)
+    seized = ptrace.seize(pid, 0)
+    os.close(write)
+    if seized:
+        os.waitpid(pid, 0x40000000)
+    if seized:
+        whose = "any user" if capable(_CAP_SYS_PTRACE) else "this user (as root: of any)"
+        return Finding("attach", "ok", f"running processes of {whose} can be attached to{_scope()}")
+    cure = "run laconic as root"
+    if yama_scope():
+        cure += ", or sysctl kernel.yama.ptrace_scope=0"
+    if yama_scope() == 3:
+        cure = "set kernel.yama.ptrace_scope below 3 in /etc/sysctl.d, and start the machine again"
+    else:
+        cure += "; in a container, add --cap-add=SYS_PTRACE"
+    text = f"processes that laconic has not started cannot be attached to{_scope()}"
+    return Finding("attach", "limited", text, cure)
 
 
 def _seccomp() -> Finding:
@@ -118,17 +152,8 @@ def _seccomp() -> Finding:
     )
 
 
-def _capable(capability: int) -> bool:
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-            effective = next(line.split()[1] for line in file if line.startswith("CapEff:"))
-    except (OSError, StopIteration):
-        return False
-    return bool(int(effective, 16) >> capability & 1)
-
-
 def _setuid() -> Finding:
-    if _capable(_CAP_SYS_ADMIN) and _capable(_CAP_SYS_PTRACE):
+    if capable(_CAP_SYS_ADMIN) and capable(_CAP_SYS_PTRACE):
         return Finding(
             "set-user-id programs",
             "ok",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +25,7 @@ from laconic.tracer.process import (
     thread_group,
     write_memory,
 )
-from laconic.tracer.ptrace import CONT, DETACH, LISTEN, RDI, RSI, SYSCALL
+from laconic.tracer.ptrace import DETACH, LISTEN, ORIG_RAX, RAX, RDI, RSI, SYSCALL
 from laconic.tracer.signals import Relay, SignalInfo
 from laconic.tracer.syscalls import (
     CLONE,
@@ -32,6 +33,7 @@ from laconic.tracer.syscalls import (
     EXECVE,
     EXECVEAT,
     FORK,
+    INTERRUPTIBLE,
     PERSONALITY,
     PROCESS_CALLS,
     PTRACE,
@@ -39,8 +41,13 @@ from laconic.tracer.syscalls import (
     SECCOMP_FILTER_FLAG_NEW_LISTENER,
 )
 
-_STOP_SIGNALS = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
-_SYSCALL_STOP = signal.SIGTRAP | 0x80
+STOP_SIGNALS = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+#: The stop before or after any call (PTRACE_O_TRACESYSGOOD).
+SYSCALL_STOP = signal.SIGTRAP | 0x80
+#: EINTR as a register holds it, and the value with which a call is restarted unless a handler runs
+#: (include/linux/errno.h).
+_EINTR = -errno.EINTR & (1 << 64) - 1
+ERESTARTNOHAND = 514
 #: The bits of a wait status that hold the signal that ended a thread.
 _SIGNAL = 0x7F
 
@@ -49,7 +56,8 @@ class Tracer:
     """Runs one program and all that it starts.
 
     `exit_status` is the first program's own, 128 + signal where one killed it. `waiting` makes a
-    context for a check at a process's end, which shows that it takes long.
+    context for a check at a process's end, which shows that it takes long. `take` follows a stop;
+    `laconic.tracer.attach` gives it those of processes that were running already.
     """
 
     def __init__(
@@ -61,6 +69,7 @@ class Tracer:
         self.mediator = mediator
         self.checker = mediator.checker
         self.recorder = mediator.recorder
+        self.go_on = mediator.go_on
         self.threads: dict[int, Thread] = {}
         self.early: dict[int, int] = {}
         self.lost: list[tuple[Thread, Mm]] = []
@@ -68,7 +77,8 @@ class Tracer:
         # came.
         self.premature: set[int] = set()
         self.root = 0
-        self.relay: Relay
+        self.argv: Sequence[str] = ()
+        self.relay: Relay | None = None
         self.exit_status = 0
         self.failure: Exception | None = None
 
@@ -103,39 +113,75 @@ class Tracer:
     def _pass_on(self, info: SignalInfo) -> None:
         # In the relay's thread. After the first program's end: to every process that it left
         # running.
+        assert self.relay is not None
         processes = {thread.tgid for thread in list(self.threads.values())}
         for pid in [self.root] if self.root in processes else processes:
             self.relay.send(pid, info)
 
     def _loop(self) -> None:
-        threads, mediator, registers = self.threads, self.mediator, self.mediator.registers
-        wait = ptrace.Waiter(registers).wait
+        assert self.relay is not None
+        wait = ptrace.Waiter(self.mediator.registers).wait
         while True:
-            if not threads and not self.early:
+            if not self.threads and not self.early:
                 self.relay.dismiss_witness()  # the last child to be waited for
             try:
-                tid, status, stop = wait()
+                stop = wait()
             except ChildProcessError:
                 return
-            thread = threads.get(tid)
-            if status & 0xFF != 0x7F:
-                self._ended(tid, status)
-            elif thread is None:
-                self._unknown(tid, status >> 8 & 0xFF, status >> 16)
-            elif status >> 8 == ptrace.SECCOMP_STOP:
-                if stop:
-                    thread.executing = False
-                    if stop[1] not in PROCESS_CALLS:
-                        mediator.at_call(thread, stop)
-                    elif registers.load(tid):
-                        self._process_call(thread, stop[1])
-            elif status >> 8 == _SYSCALL_STOP:
-                if thread.awaits_exit:
-                    mediator.at_exit(thread)
-                else:
-                    self._process_call_failed(thread)
-            else:
-                self._other_stop(thread, status >> 8 & 0xFF, status >> 16)
+            self.take(*stop)
+
+    def take(self, tid: int, status: int, stop: tuple[int, ...]) -> None:
+        """Follows one stop or end of a thread, as `Waiter.wait` reports it, and resumes the
+        thread."""
+        thread = self.threads.get(tid)
+        if status & 0xFF != 0x7F:
+            self._ended(tid, status)
+        elif thread is None:
+            self._unknown(tid, status >> 8 & 0xFF, status >> 16)
+        elif status >> 8 == ptrace.SECCOMP_STOP:
+            if stop:
+                self.at_call(thread, stop)
+        elif status >> 8 == SYSCALL_STOP:
+            self.at_end(thread)
+        else:
+            self._other_stop(thread, status >> 8 & 0xFF, status >> 16)
+
+    def at_call(self, thread: Thread, stop: tuple[int, ...]) -> None:
+        """Follows the memory or process call that a thread has stopped for; `stop` is what
+        `Registers.call` read."""
+        recorder = self.recorder
+        if recorder is not None and recorder.limit_reached and not self.mediator.attached:
+            self.end_recording()
+        thread.executing = False
+        if stop[1] not in PROCESS_CALLS:
+            self.mediator.at_call(thread, stop)
+        elif self.mediator.registers.load(thread.tid):
+            self._process_call(thread, stop[1])
+
+    def at_end(self, thread: Thread) -> None:
+        """Follows the end of a call that the thread was to stop at."""
+        if thread.awaits_exit:
+            self.mediator.at_exit(thread)
+        else:
+            self._process_call_failed(thread)
+
+    # The end of the recording
+
+    def end_recording(self) -> None:
+        """Ends the recording; the processes go on, and are followed as before."""
+        for mm in {id(thread.mm): thread.mm for thread in self.threads.values()}.values():
+            self.leave(mm)
+        if self.recorder is not None:
+            self.recorder.leaves(self.mediator.ledger.calls)
+        self.recorder = self.mediator.recorder = self.mediator.stacks = None
+        for thread in self.threads.values():
+            thread.notes = None
+
+    def leave(self, mm: Mm) -> None:
+        """Ends the recording of one address space."""
+        thread = next((self.threads[tid] for tid in mm.threads if tid in self.threads), None)
+        if thread is not None and thread.notes is not None:
+            thread.notes.recorder.leave(thread)
 
     # Process calls
 
@@ -164,7 +210,7 @@ class Tracer:
             return
         if self.recorder is not None and nr != PTRACE:
             self.recorder.process_call(thread, PROCESS_CALLS[nr], 0, words[RDI], words[RSI])
-        ptrace.resume(CONT, thread.tid)
+        ptrace.resume(self.go_on, thread.tid)
 
     def _executes(self, thread: Thread, nr: int) -> None:
         # Of a trace's last look at the old program, and of the path that is requested.
@@ -181,9 +227,10 @@ class Tracer:
 
     def _clone(self, thread: Thread, nr: int) -> None:
         words = self.mediator.words
+        attached = self.mediator.attached
         if nr == CLONE:
             flags = words[RDI]
-            if flags & CLONE_UNTRACED:
+            if flags & CLONE_UNTRACED and not attached:
                 # An untraced child would keep the filter with nobody to answer it.
                 words[RDI] = flags & ~CLONE_UNTRACED
                 self.mediator.registers.store(thread.tid)
@@ -193,17 +240,21 @@ class Tracer:
                 if words[RSI] >= 8
                 else 0
             )
-            if flags & CLONE_UNTRACED and write_memory(
-                thread.tid, words[RDI], _bytes(flags & ~CLONE_UNTRACED)
+            if (
+                flags & CLONE_UNTRACED
+                and not attached
+                and write_memory(thread.tid, words[RDI], _bytes(flags & ~CLONE_UNTRACED))
             ):
                 thread.untraced_at = words[RDI]
         else:
             flags = 0 if nr == FORK else CLONE_VM | CLONE_VFORK
+        if flags & CLONE_UNTRACED and attached:
+            self._cannot_follow(thread, flags)
         thread.child_flags = flags
         thread.call = PROCESS_CALLS[nr]
         if flags & CLONE_VM:
             quick = thread.untraced_at is None and self.recorder is None
-            ptrace.resume(CONT if quick else SYSCALL, thread.tid)
+            ptrace.resume(self.go_on if quick else SYSCALL, thread.tid)
         elif thread.mm.busy is not None:
             thread.mm.queue.append(thread)
         else:
@@ -211,6 +262,18 @@ class Tracer:
             # been.
             thread.mm.busy = thread
             ptrace.resume(SYSCALL, thread.tid)
+
+    def _cannot_follow(self, thread: Thread, flags: int) -> None:
+        # Nothing is changed in a program that was running already, so the kernel does not have its
+        # child traced.
+        self.mediator.ledger.note(
+            f"{command_name(thread.tid)} started a process or thread that cannot be traced "
+            "(CLONE_UNTRACED): its memory calls are not counted"
+        )
+        if flags & CLONE_VM and thread.mm.space is not None:
+            thread.mm.space = None
+            if thread.notes is not None:
+                thread.notes.recorder.unfollowed(thread, "a thread of it cannot be traced")
 
     def _process_call_failed(self, thread: Thread) -> None:
         # The end of a fork, clone or exec that is told of in no event.
@@ -225,7 +288,7 @@ class Tracer:
         self._restore_flags(thread, [thread.tid])
         thread.child_flags = None
         self._release(thread)
-        ptrace.resume(CONT, thread.tid)
+        ptrace.resume(self.go_on, thread.tid)
 
     def _wants_to_trace(self, thread: Thread) -> None:
         self.mediator.ledger.note(
@@ -251,10 +314,29 @@ class Tracer:
             self._exits(thread)
         elif event == ptrace.EVENT_STOP:
             # A group-stop stays one until SIGCONT; any other such stop is a new thread's first.
-            ptrace.resume(LISTEN if stop_signal in _STOP_SIGNALS else CONT, tid)
+            ptrace.resume(LISTEN if stop_signal in STOP_SIGNALS else self.go_on, tid)
         else:
-            self.relay.restore(tid, stop_signal)
-            ptrace.resume(CONT, tid, stop_signal)
+            if self.relay is not None:
+                self.relay.restore(tid, stop_signal)
+            self.restart_interrupted(tid, stop_signal)
+            ptrace.resume(self.go_on, tid, stop_signal)
+
+    def restart_interrupted(self, tid: int, stop_signal: int) -> None:
+        """Has the call that a stop interrupted restarted, unless a handler is to run.
+
+        A signal that the program ignores is not even sent to it if it is not traced (sig_ignored,
+        kernel/signal.c). Most waits are restarted in any case; these fail with EINTR as soon as
+        anything interrupts them. ERESTARTNOHAND has the kernel decide once the handlers are known.
+        Stop signals and SIGCONT interrupt these waits without a tracer too.
+        """
+        if stop_signal in STOP_SIGNALS or stop_signal == signal.SIGCONT:
+            return
+        registers = self.mediator.registers
+        if not registers.load(tid):
+            return
+        words = self.mediator.words
+        if words[RAX] == _EINTR and words[ORIG_RAX] in INTERRUPTIBLE:
+            registers.set_result(tid, -ERESTARTNOHAND)
 
     def _new_thread(self, parent: Thread, event: int) -> None:
         tid = ptrace.event_message(parent.tid)
@@ -263,7 +345,7 @@ class Tracer:
         self._restore_flags(parent, [parent.tid, tid])
         self._add(tid, parent, parent.mm_of_child())
         self._release(parent)
-        ptrace.resume(CONT, parent.tid)
+        ptrace.resume(self.go_on, parent.tid)
 
     def _restore_flags(self, thread: Thread, witnesses: list[int]) -> None:
         if thread.untraced_at is not None:
@@ -286,7 +368,7 @@ class Tracer:
         child.inherit(parent)
         self.threads[tid] = child
         if tid in self.early:
-            ptrace.resume(LISTEN if self.early.pop(tid) in _STOP_SIGNALS else CONT, tid)
+            ptrace.resume(LISTEN if self.early.pop(tid) in STOP_SIGNALS else self.go_on, tid)
 
     def _unknown(self, tid: int, stop_signal: int, event: int) -> None:
         if event == ptrace.EVENT_EXIT:
@@ -322,7 +404,7 @@ class Tracer:
     def _executed(self, tid: int) -> None:
         old_threads = [thread for thread in self.threads.values() if thread.tgid == tid]
         if not old_threads:
-            ptrace.resume(CONT, tid)
+            ptrace.resume(self.go_on, tid)
             return
         caller = self.threads.get(ptrace.event_message(tid) or tid, old_threads[0])
         if self.recorder is not None and caller.path is not None:
@@ -338,7 +420,7 @@ class Tracer:
         self.threads[tid] = fresh
         if is_64_bit(tid):
             try:
-                fresh.mm.space = self._address_space(fresh)
+                fresh.mm.space = address_space(fresh)
             except PermissionError:
                 give_up(fresh, self.mediator.ledger)
             except OSError:
@@ -349,15 +431,7 @@ class Tracer:
             )
         if self.recorder is not None:
             self.recorder.program(fresh, fresh.mm.space, 64 if is_64_bit(tid) else 32)
-        ptrace.resume(CONT, tid)
-
-    def _address_space(self, thread: Thread) -> AddressSpace:
-        tid = thread.tid
-        thread.read_implies_exec = bool(proc.personality(tid) & proc.READ_IMPLIES_EXEC)
-        start = proc.read_start(tid)
-        space = AddressSpace(proc.read_layout(tid), proc.read_smaps(tid), start.start_brk)
-        space.data_size = start.data_size
-        return space
+        ptrace.resume(self.go_on, tid)
 
     def _exits(self, thread: Thread) -> None:
         # The last look at the address space of a thread that ends; the last thread of all has it
@@ -419,7 +493,7 @@ class Tracer:
     def _ended(self, tid: int, status: int) -> None:
         # The end of the first program, which is Laconic's own child, or of a thread that was killed
         # before it could stop to be detached.
-        witness = self.relay.witness
+        witness = None if self.relay is None else self.relay.witness
         if witness is not None and tid == witness.pid:
             witness.reaped()
             return
@@ -436,6 +510,16 @@ class Tracer:
             if self.exit_status < 0:
                 self.exit_status = 128 - self.exit_status
             self.failure = launch.failure(tid, self.argv)
+
+
+def address_space(thread: Thread) -> AddressSpace:
+    """The address space of a thread that is stopped. Raises OSError."""
+    tid = thread.tid
+    thread.read_implies_exec = bool(proc.personality(tid) & proc.READ_IMPLIES_EXEC)
+    start = proc.read_start(tid)
+    space = AddressSpace(proc.read_layout(tid), proc.read_smaps(tid), start.start_brk)
+    space.data_size = start.data_size
+    return space
 
 
 def _bytes(flags: int) -> bytes:

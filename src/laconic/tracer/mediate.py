@@ -14,17 +14,18 @@ from laconic.linux import proc
 from laconic.linux.clone import CLONE_VM
 from laconic.memory.bookkeeper import Answered, Bookkeeper, edits, refused
 from laconic.memory.calls import Call, HostRule
+from laconic.memory.change import Outcome
 from laconic.memory.ledger import Ledger
+from laconic.memory.space import AddressSpace
 from laconic.trace.schema import CHOSEN, FAILED, UNFOLLOWED
 from laconic.tracer import ptrace
 from laconic.tracer.process import Mm, Pending, Thread, command_name, give_up
-from laconic.tracer.ptrace import CONT, SYSCALL, Registers
+from laconic.tracer.ptrace import CONT, SYSCALL, SYSCALL_INFO_ENTRY, SYSCALL_INFO_SECCOMP, Registers
 from laconic.tracer.record import Recorder
 from laconic.tracer.signals import ALL_SIGNALS
 from laconic.tracer.syscalls import (
     I386_ALIKE,
     I386_BRK,
-    I386_MARK,
     MEMORY_CALLS,
     PR_SET_SECCOMP,
     SECCOMP_MODE_STRICT,
@@ -38,6 +39,9 @@ class Mediator:
     """Answers memory calls. `rule` decides which reach the host; with `observe` all do, as the
     program made them.
 
+    `attached`: the program was running already and has no filter, so that it stops at each of its
+    calls, and nothing in it may be changed, since Laconic may be gone before it could be restored.
+
     `inject` maps the number of a host call (counted from 1) to an errno that it is made to fail
     with, for tests.
     """
@@ -50,13 +54,17 @@ class Mediator:
         observe: bool = False,
         inject: dict[int, int] | None = None,
         recorder: Recorder | None = None,
+        attached: bool = False,
     ) -> None:
         self.ledger = ledger
+        self.attached = attached
+        #: How a thread goes on that has nothing to wait for.
+        self.go_on = SYSCALL if attached else CONT
         self.manager = Bookkeeper(rule, ledger, observe)
         self.recorder = recorder
         self.stacks = None if recorder is None else recorder.stacks
         self.checker = checker or Checker(ledger, "off")
-        self.registers = Registers()
+        self.registers = Registers(SYSCALL_INFO_ENTRY if attached else SYSCALL_INFO_SECCOMP)
         self.words = self.registers.words
         self.inject = inject or {}
         self.host_calls = 0
@@ -72,26 +80,26 @@ class Mediator:
             mm.queue.append(thread)
             return
         name = MEMORY_CALLS.get(stop[1]) or ("i386_brk" if stop[1] == I386_BRK else "other")
-        if stop[1] in I386_ALIKE and ptrace.event_message(thread.tid) == I386_MARK:
+        if stop[1] in I386_ALIKE and self.registers.is_i386():
             name = "other"
         args = stop[2:]
         if name == "prctl" and args[0] == PR_SET_SECCOMP:
-            if args[1] == SECCOMP_MODE_STRICT:
+            if args[1] == SECCOMP_MODE_STRICT and not self.attached:
                 self.ledger.note(
                     f"{command_name(thread.tid)} asked for seccomp's strict mode, which the kernel refuses to a "
                     "program that has a filter, as Laconic's: run it without Laconic"
                 )
-            ptrace.resume(CONT, thread.tid)
+            ptrace.resume(self.go_on, thread.tid)
             return
         if space is None:
-            ptrace.resume(CONT, thread.tid)
+            ptrace.resume(self.go_on, thread.tid)
             return
         manager = self.manager
         try:
             outcome = manager.begin(space, name, args, thread, not thread.supervised)
         except PermissionError:
             give_up(thread, self.ledger)
-            ptrace.resume(CONT, thread.tid)
+            ptrace.resume(self.go_on, thread.tid)
             return
         stacks = self.stacks
         redundant = outcome.result >= 0 and not outcome.changes and not outcome.ask
@@ -105,7 +113,7 @@ class Mediator:
         if self.checker.each_call:
             self.checker.after_call(thread, Call(name, args), Answered(result, ()), elided=True)
         self.registers.skip(thread.tid, result)
-        ptrace.resume(CONT, thread.tid)
+        ptrace.resume(self.go_on, thread.tid)
         if self.recorder is not None:
             self.recorder.call(thread, name, args, result, 0, 0, 0)
 
@@ -160,7 +168,7 @@ class Mediator:
             return
         if host_args != call.args:
             self.registers.set_range(thread.tid, host_args[0], host_args[1])
-        if call.name == "mremap" and outcome.resync:
+        if call.name == "mremap" and outcome.resync and not self.attached:
             # A pending signal can stop an mremap of several VMAs between two of them (break_ksm in
             # mm/ksm.c). The restarted call then fails with EFAULT, because the first has moved.
             # Natively the signal must come in those microseconds; here one that came during the
@@ -196,13 +204,13 @@ class Mediator:
             answered = Answered(value, ())
         except OSError:
             answered = Answered(value, ())  # the process is being killed
-        if answered.result != value:
+        if answered.result != value and not self.attached:
             self.registers.set_result(thread.tid, answered.result)
         if mm.busy is thread:
             mm.busy = None
         if self.checker.each_call:
             self.checker.after_call(thread, pending.call, answered)
-        ptrace.resume(CONT, thread.tid)
+        ptrace.resume(self.go_on, thread.tid)
         self.serve(mm)
 
     def serve(self, mm: Mm) -> None:
@@ -212,10 +220,21 @@ class Mediator:
             if waiting.child_flags is not None and not waiting.child_flags & CLONE_VM:
                 mm.busy = waiting
                 ptrace.resume(SYSCALL, waiting.tid)
-            elif ptrace.stopped_for(waiting.tid) == ptrace.EVENT_SECCOMP and (
-                stop := self.registers.call(waiting.tid)
-            ):
+            elif stop := self.registers.call(waiting.tid):
                 self.at_call(waiting, stop)
+
+    def _learn_break(
+        self, thread: Thread, space: AddressSpace, outcome: Outcome, value: int
+    ) -> Outcome:
+        # /proc shows only the page in which the break of a running program lies. A call that does
+        # not move the break returns it, and a call that does makes it known too.
+        thread.mm.break_known = True
+        if value == outcome.result:
+            return outcome
+        space.brk = value
+        if thread.notes is not None:
+            thread.notes.break_was(value)
+        return outcome if outcome.changes else outcome._replace(result=value)
 
     def settle(self, thread: Thread, pending: Pending, value: int) -> Answered:
         """Take over the host's answer `value`, and record the call. Raises OSError if the process
@@ -223,6 +242,8 @@ class Mediator:
         call, outcome, host_args = pending
         space = thread.mm.space
         assert space is not None
+        if not thread.mm.break_known and call.name == "brk":
+            outcome = self._learn_break(thread, space, outcome, value)
         answered = self.manager.finish(space, call, outcome, host_args, value, thread)
         if self.stacks is not None:
             self.stacks.changed(thread.mm, answered.changes, outcome.ask)

@@ -30,10 +30,11 @@ class Mm:
     `busy` is the thread whose call is under way at the host; until it is done, calls of the others
     wait in `queue`, in the order of their stops. `space` is None for a program whose memory calls
     are not followed (32-bit). `unchecked` counts the VMAs that the calls since the last check of
-    everything have paid for (`Checker.after_call`).
+    everything have paid for (`Checker.after_call`). `break_known`: `space.brk` is the break to the
+    byte, and not only the end of its page.
     """
 
-    __slots__ = ("busy", "queue", "space", "threads", "unchecked")
+    __slots__ = ("break_known", "busy", "queue", "space", "threads", "unchecked")
 
     def __init__(self, space: AddressSpace | None) -> None:
         self.space = space
@@ -41,6 +42,7 @@ class Mm:
         self.busy: Thread | None = None
         self.queue: deque[Thread] = deque()
         self.unchecked = 0
+        self.break_known = True
 
 
 class Pending(NamedTuple):
@@ -110,13 +112,15 @@ class Thread:
         O(VMAs)."""
         if (self.child_flags or 0) & CLONE_VM:
             return self.mm
-        return Mm(self.mm.space.fork() if self.mm.space is not None else None)
+        copy = Mm(self.mm.space.fork() if self.mm.space is not None else None)
+        copy.break_known = self.mm.break_known
+        return copy
 
     def leave(self) -> None:
         """Takes the thread out of its address space."""
         self.mm.threads.discard(self.tid)
 
-    # Upcalls (laconic.memory.calls.Upcalls)
+    # Upcalls (laconic.memory.upcalls.Upcalls)
 
     def open_file(self, fd: int) -> OpenFile | None:
         """What a descriptor of this thread refers to."""
@@ -253,28 +257,35 @@ def write_memory(pid: int, address: int, data: bytes) -> bool:
 
 def thread_group(tid: int) -> int:
     """The process that a thread belongs to, or the thread's own id where it is gone."""
-    return _status(tid, b"Tgid:") or tid
+    return _number(tid, "Tgid") or tid
 
 
 def parent_process(tid: int) -> int:
     """The process that a thread's process is a child of; 0 where it is gone."""
-    return _status(tid, b"PPid:")
+    return _number(tid, "PPid")
 
 
 def is_traced(tid: int) -> bool:
     """True if the calling thread traces the thread."""
-    return _status(tid, b"TracerPid:") == threading.get_native_id()
+    return _number(tid, "TracerPid") == threading.get_native_id()
 
 
-def _status(tid: int, field: bytes) -> int:
+def status_line(tid: int, field: str) -> str:
+    """The value of a line of `/proc/TID/status`; empty where there is none, or the thread is
+    gone."""
+    start = f"{field}:".encode()
     try:
         with open(f"/proc/{tid}/status", "rb") as file:
             for line in file:
-                if line.startswith(field):
-                    return int(line.split()[1])
+                if line.startswith(start):
+                    return os.fsdecode(line[len(start) :].strip())
     except OSError:
         pass
-    return 0
+    return ""
+
+
+def _number(tid: int, field: str) -> int:
+    return int(status_line(tid, field) or 0)
 
 
 def is_64_bit(pid: int) -> bool:

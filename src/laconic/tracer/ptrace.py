@@ -22,6 +22,7 @@ GETEVENTMSG: Final = 0x4201
 GETSIGINFO: Final = 0x4202
 SETSIGINFO: Final = 0x4203
 SEIZE: Final = 0x4206
+INTERRUPT: Final = 0x4207
 LISTEN: Final = 0x4208
 GETSIGMASK: Final = 0x420A
 SETSIGMASK: Final = 0x420B
@@ -58,7 +59,9 @@ _RDI_OFFSET, _RSI_OFFSET = ctypes.c_void_p(RDI * 8), ctypes.c_void_p(RSI * 8)
 _NO_CALL = ctypes.c_void_p(-1)
 _SIGSET_SIZE = ctypes.c_void_p(8)
 #: The kind of stop in the first byte of struct ptrace_syscall_info.
-_SYSCALL_INFO_EXIT, _SYSCALL_INFO_SECCOMP = 2, 3
+SYSCALL_INFO_ENTRY, _SYSCALL_INFO_EXIT, SYSCALL_INFO_SECCOMP = 1, 2, 3
+#: The architecture of a call in the same structure (include/uapi/linux/audit.h).
+AUDIT_ARCH_I386: Final = 0x40000003
 
 
 class Registers:
@@ -66,7 +69,9 @@ class Registers:
     them.
 
     At a stop of a call, `call`, `result` and `skip` reach what matters in a third of the time that
-    all registers take (struct ptrace_syscall_info in include/uapi/linux/ptrace.h).
+    all registers take (struct ptrace_syscall_info in include/uapi/linux/ptrace.h). `stop` is the
+    kind of stop at which calls are met: that of a seccomp filter, or SYSCALL_INFO_ENTRY, the one
+    before any call.
     """
 
     __slots__ = (
@@ -74,12 +79,14 @@ class Registers:
         "_buffer",
         "_info",
         "_info_address",
+        "_stop",
         "_unpack_call",
         "_unpack_result",
         "words",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, stop: int = SYSCALL_INFO_SECCOMP) -> None:
+        self._stop = stop
         self._buffer = (ctypes.c_uint64 * WORDS)()
         self._address = ctypes.c_void_p(ctypes.addressof(self._buffer))
         self._info = (ctypes.c_uint64 * (_INFO_SIZE // 8))()
@@ -97,13 +104,17 @@ class Registers:
         return bool(_ptrace(SETREGS, tid, None, self._address) == 0)
 
     def call(self, tid: int) -> tuple[int, ...]:
-        """At a call's stop: the instruction pointer, the number and the six arguments; () where the
-        thread is gone."""
+        """At a call's stop: the instruction pointer, the number and the six arguments; () at any
+        other stop, and where the thread is gone."""
         if _ptrace(GET_SYSCALL_INFO, tid, _INFO_SIZE, self._info_address) <= 0:
             return ()
-        if self._info[0] & 0xFF != _SYSCALL_INFO_SECCOMP:
+        if self._info[0] & 0xFF != self._stop:
             return ()
         return self._unpack_call(self._info)
+
+    def is_i386(self) -> bool:
+        """True if the call that was read last was made as i386 code makes it (`int 0x80`)."""
+        return bool(self._info[0] >> 32 == AUDIT_ARCH_I386)
 
     def result(self, tid: int) -> int | None:
         """At a call's end: its result, negative for an error; None if the thread is gone, or was
@@ -184,6 +195,11 @@ class Waiter:
 def seize(tid: int, options: int) -> bool:
     """Begins to trace a running process; False where that is not permitted."""
     return bool(_ptrace(SEIZE, tid, None, options) == 0)
+
+
+def interrupt(tid: int) -> bool:
+    """Has a seized thread stop; False where it is gone. A wait that it is in is interrupted."""
+    return bool(_ptrace(INTERRUPT, tid, None, None) == 0)
 
 
 def event_message(tid: int) -> int | None:

@@ -10,9 +10,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from laconic.linux import proc
 from laconic.linux.clone import CLONE_VM
@@ -26,6 +25,7 @@ from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
 from laconic.trace.schema import (
     ADOPTED,
+    BREAK,
     CODES,
     GREW,
     READ,
@@ -36,7 +36,7 @@ from laconic.trace.schema import (
     make_row,
 )
 from laconic.trace.spool import Spool
-from laconic.trace.writer import TraceWriter, mode_bits
+from laconic.trace.writer import TraceWriter, mode_bits, remove
 
 if TYPE_CHECKING:
     from laconic.tracer.process import Mm, Thread
@@ -50,22 +50,47 @@ _LOSES = UNMAP | FILE | ZERO | EXTEND | RESTRICT
 _PERIOD = 0.1
 _OPEN_PAGEMAPS = 32
 #: What notes say of a program, after its name.
-_NOTED = (" is a 32-bit program", " hides its memory map", " asked to trace", " asked for seccomp")
+_NOTED = (
+    " memory call",
+    " is a 32-bit program",
+    " hides its memory map",
+    " asked to trace",
+    " asked for seccomp",
+)
 #: Bytes that are read of a name that the program gives to its memory (ANON_VMA_NAME_MAX_LEN in
 #: mm/madvise.c).
 _NAME_BYTES = 80
+
+
+class Limit(NamedTuple):
+    """Where a recording ends: after `seconds` of it, or at `size` bytes of the file; None for no
+    such limit."""
+
+    seconds: float | None = None
+    size: int | None = None
+
+
+NO_LIMIT = Limit()
 
 
 class Recorder:
     """Writes one run's trace. `began` is the monotonic time that events are counted from, in
     nanoseconds.
 
-    `written` and `failure` are known at the end: how many rows are in the file, and why it has no
-    more, if it could not be written to its end. To be made before any thread is.
+    `limit_reached` says why the recording is to end, "" while it goes on; the file may have grown
+    beyond the limit by what is written in a second. `calls`: how many memory calls had been made
+    when it ended, if the program went on. `written` and `failure` are known at the end:
+    how many rows are in the file, and why it has no more, if it could not be written to its end. To
+    be made before any thread is.
     """
 
-    def __init__(self, writer: TraceWriter, stacks: Stacks | None = None) -> None:
+    def __init__(
+        self, writer: TraceWriter, stacks: Stacks | None = None, limit: Limit = NO_LIMIT
+    ) -> None:
         self.writer = writer
+        self.limit = limit
+        self.limit_reached = ""
+        self.calls: int | None = None
         self.stacks = stacks
         self.rows = writer.rows
         self.written = 0
@@ -86,12 +111,24 @@ class Recorder:
         gc.set_threshold(50_000, 20, 20)
         self._sender.start()
 
-    def finish(self, status: int, ledger: Ledger, seconds: float, verify: str) -> None:
-        """Writes the end of the trace, with what only the end of a run knows."""
+    def finish(self, status: int | None, ledger: Ledger, seconds: float, verify: str) -> None:
+        """Writes the end of the trace, with what only the end of a run knows. `status` is None for
+        a program that goes on."""
+        if self.stacks is not None:
+            self.stacks.name_vanished()
         checks = {"mode": verify, "checks": ledger.checks, "mismatches": ledger.mismatches}
-        about = {"exit_status": status, "seconds": round(seconds, 6), "verify": checks}
-        about["notes"] = [self._hidden_note(note) for note in ledger.notes]
-        self.row("end", 0, 0, status, data=json.dumps(about).encode())
+        about: dict[str, Any] = {
+            "exit_status": status,
+            "seconds": round(seconds, 6),
+            "verify": checks,
+        }
+        notes = [self._hidden_note(note) for note in ledger.notes]
+        if self.calls is not None:
+            omitted = _omitted(ledger.calls - self.calls, self.limit_reached)
+            ledger.note(omitted)
+            notes.append(omitted)
+        about["notes"] = notes
+        self.row("end", 0, 0, status or 0, data=json.dumps(about).encode())
         self.stop()
 
     def _hidden_note(self, note: str) -> str:
@@ -129,13 +166,35 @@ class Recorder:
         """Leaves no trace of a program that could not be started."""
         self.stop()
         try:
-            os.unlink(self.writer.path)
+            remove(self.writer.path)
         except OSError:
             pass
 
     def _send(self) -> None:
         while not self._done.wait(_PERIOD):
             self._hand_over()
+            if not self.limit_reached:
+                self.limit_reached = self._reached()
+
+    def _reached(self) -> str:
+        # Which limit was reached, as a part of a sentence.
+        seconds, size = self.limit
+        if seconds is not None and self.now() >= seconds * 1e9:
+            return f"after {seconds:g} s (--for)"
+        if size is not None and self._size() >= size:
+            return f"at {self._size():,} bytes (--until-size)"
+        return ""
+
+    def _size(self) -> int:
+        try:
+            return os.stat(self.writer.path).st_size
+        except OSError:
+            return 0
+
+    @property
+    def broken(self) -> bool:
+        """True as soon as it is known that the trace cannot be written to its end."""
+        return self._spool.broken
 
     def _hand_over(self) -> None:
         count = len(self.rows)
@@ -222,17 +281,22 @@ class Recorder:
             self.last_look(parent)
         self.process_call(parent, parent.call, tid, flags)
 
-    def program(self, thread: Thread, space: AddressSpace | None, bits: int) -> None:
-        """Appends the program that a process runs from now on, with its layout and maps."""
-        path, argv = _executable(thread.tid)
+    def program(
+        self, thread: Thread, space: AddressSpace | None, bits: int, running: bool = False
+    ) -> None:
+        """Appends the program that a process runs from now on, with its layout and maps; `running`:
+        it has run before."""
+        path = self.writer.hidden_path(_executable(thread.tid))
         hide = self.writer.hidden
-        about: dict[str, Any] = {"path": os.fsdecode(self.writer.hidden_path(path)), "bits": bits}
-        about["argv"] = [os.fsdecode(hide(word)) for word in argv]
+        about: dict[str, Any] = {"path": os.fsdecode(path), "bits": bits}
+        about["argv"] = [os.fsdecode(hide(word)) for word in proc.command_line(thread.tid)]
         thread.notes = CallNotes(self, thread.tgid, thread.tid)
         if space is None:
             about["followed"] = False
             self.row("program", thread.tgid, thread.tid, data=json.dumps(about).encode())
             return
+        if running:
+            about["brk"] = space.brk
         about["layout"] = asdict(space.layout) | {
             "refused_advice": sorted(space.layout.refused_advice)
         }
@@ -241,6 +305,11 @@ class Recorder:
             space.start_brk, space.data_size, int(thread.read_implies_exec), data=json.dumps(about).encode(),
         )  # fmt: skip
         self.looked(thread, RangeMap(), space.held, ADOPTED)
+
+    def running_thread(self, thread: Thread, pid: int) -> None:
+        """Appends a thread that was running already and shares the memory of process `pid`."""
+        thread.notes = CallNotes(self, thread.tgid, thread.tid)
+        self.row("process", thread.tgid, thread.tid, 1, result=pid)
 
     def looked(self, thread: Thread, held: RangeMap[Vma], host: RangeMap[Vma], use: int) -> None:
         """Appends what a look at the host's map showed that no call asked for, and what bookkeeping
@@ -279,6 +348,26 @@ class Recorder:
             int(thread.child_flags is not None),
             touched=touched,
         )
+
+    def leave(self, thread: Thread) -> None:
+        """Appends that the recording of an address space ends, which goes on; with its touched
+        pages. O(VMAs + page tables)."""
+        notes = thread.notes
+        assert notes is not None
+        notes.rows.clear()  # of a call that is under way
+        self._grown(thread)
+        self.last_look(thread)
+        touched = tuple(notes.touched)
+        notes.touched = []
+        self._forget(thread.mm)
+        self.row("leave", thread.tgid, thread.tid, touched=touched)
+
+    def leaves(self, calls: int) -> None:
+        """Appends why the recording ends before the program does, which has made `calls` memory
+        calls."""
+        self.calls = calls
+        text = f"the recording ended {self.limit_reached}, and the program went on"
+        self.row("note", 0, 0, data=text.encode())
 
     def _grown(self, thread: Thread) -> None:
         # How far stacks have grown at the end, of which no call tells.
@@ -402,6 +491,10 @@ class CallNotes:
         """A limit in bytes, if there is one; `answer` is DATA_LIMIT or LOCK_LIMIT."""
         self._answer(answer, 0, 0, limit)
 
+    def break_was(self, address: int) -> None:
+        """Where the break of a program was, of which only the page was known."""
+        self._answer(BREAK, 0, 0, address)
+
     def vma_start(self, address: int, start: int) -> None:
         """Where the host's VMA that contains an address begins."""
         self._answer(VMA_START, address, 0, start)
@@ -453,6 +546,11 @@ class CallNotes:
         )
 
 
+def _omitted(calls: int, why: str) -> str:
+    verb = "call is" if calls == 1 else "calls are"
+    return f"{calls:,} memory {verb} not in the trace: the recording ended {why}"
+
+
 def differences(
     held: RangeMap[Vma], host: RangeMap[Vma], start: int = 0, end: int = TOP
 ) -> list[tuple[int, int, Vma | None]]:
@@ -476,10 +574,8 @@ def differences(
     return result
 
 
-def _executable(tid: int) -> tuple[str, Sequence[str]]:
+def _executable(tid: int) -> str:
     try:
-        path = os.readlink(f"/proc/{tid}/exe")
-        with open(f"/proc/{tid}/cmdline", "rb") as file:
-            return path, [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
+        return proc.program_path(tid)
     except OSError:
-        return "?", []
+        return "?"

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 
 from laconic.tracer.syscalls import (
     BY_FIRST_ARGUMENT,
-    I386_MARK,
     I386_MEMORY_CALLS,
     MEMORY_CALLS,
     PERSONALITY,
@@ -51,7 +50,6 @@ def build_filter() -> list[Instruction]:
         lines += [(_JEQ, argument, "trace", None) for argument in arguments]
         lines.append((_JEQ, 0, "allow", "allow"))
     lines += [f"nr{PERSONALITY}", (_LD, _ARG0, None, None), (_JEQ, 0xFFFFFFFF, "allow", "trace")]
-    lines += ["mark", (_RET, RET_TRACE | I386_MARK, None, None)]
     lines += ["trace", (_RET, RET_TRACE, None, None), "allow", (_RET, RET_ALLOW, None, None)]
     return _assemble(lines)
 
@@ -59,9 +57,7 @@ def build_filter() -> list[Instruction]:
 def _bisect(numbers: list[int], prefix: str) -> list[_Line | str]:
     special = {*BY_FIRST_ARGUMENT, PERSONALITY} if prefix == "nr" else set()
     if len(numbers) == 1:
-        target = (
-            f"nr{numbers[0]}" if numbers[0] in special else "trace" if prefix == "nr" else "mark"
-        )
+        target = f"nr{numbers[0]}" if numbers[0] in special else "trace"
         return [(_JEQ, numbers[0], target, "allow")]
     middle = len(numbers) // 2
     label = f"{prefix}>={numbers[middle]}"

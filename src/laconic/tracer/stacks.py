@@ -7,6 +7,7 @@ report time.
 from __future__ import annotations
 
 import json
+import os
 import struct
 import time
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from laconic.memory.change import Change
 from laconic.memory.flags import PROT_EXEC
 from laconic.stacks.modules import Modules
-from laconic.stacks.table import FILE
+from laconic.stacks.table import FILE, PYTHON
 from laconic.stacks.unwind import Space
 from laconic.trace.schema import CODES, FRAME, Row
 
@@ -38,7 +39,7 @@ class Stacks:
         self.all = which == ALL
         self._writer = writer
         self._rows = writer.rows
-        self._modules = Modules()
+        self._modules = Modules(keep=not writer.redacts)
         self._spaces: dict[Mm, Space] = {}
         self._known: set[int] = set()
         self._frames = self._told = 0
@@ -66,7 +67,7 @@ class Stacks:
         if len(self._spaces) >= _SPACES:
             for mm in [mm for mm in self._spaces if not mm.threads] or list(self._spaces):
                 del self._spaces[mm]
-        space = self._spaces[thread.mm] = Space(thread.tgid, self._modules)
+        space = self._spaces[thread.mm] = Space(thread.tgid, self._modules, python=True)
         return space
 
     def _tell(self) -> None:
@@ -75,8 +76,10 @@ class Stacks:
         for number in range(self._told, len(tables.modules)):
             module = tables.modules[number]
             about = module._asdict()
-            if self._writer.redacts and module.kind == FILE:
+            if self._writer.redacts and module.kind in (FILE, PYTHON):
                 about["path"] = self._writer.hidden_path(module.path).decode("utf-8", "replace")
+                if module.name:
+                    about["name"] = self._writer.hidden(module.name).decode("utf-8", "replace")
             self._row("module", 0, 0, number, json.dumps(about).encode())
         self._told = len(tables.modules)
         count = len(tables.frames)
@@ -110,6 +113,38 @@ class Stacks:
                 stale = True
         if stale:
             space.invalidate(replaced)
+
+    def name_vanished(self) -> None:
+        """Appends the names of the frames of files that no longer exist: a program that was built in
+        a temporary directory and deleted. To be called once, at the end of the run. O(frames of
+        these files), and reading their symbols."""
+        kept = self._modules.kept
+        for number, descriptor in kept.items():
+            try:
+                self._name(number, descriptor)
+            finally:
+                os.close(descriptor)
+        kept.clear()
+
+    def _name(self, number: int, descriptor: int) -> None:
+        from laconic.stacks.symbolize import Symbolizer, changed
+        from laconic.trace.packing import symbols_row
+
+        module = self._modules.tables.modules[number]
+        if not changed(module):
+            return
+        # The file is read through the descriptor; what is shown is its name.
+        symbolizer = Symbolizer()
+        opened = module._replace(path=f"/proc/self/fd/{descriptor}")
+        short = os.path.basename(module.path)
+        places = {
+            frame: [place._replace(module=short) for place in symbolizer.places(opened, frame)]
+            for frame in self._modules.tables.frames
+            if frame.module == number
+        }
+        known = {frame: found for frame, found in places.items() if found[-1].known}
+        if known:
+            self._rows.append(symbols_row(number, known, time.monotonic_ns() - self.began))
 
     def forget(self, mm: Mm) -> None:
         """An address space is gone. O(1)."""

@@ -60,6 +60,14 @@ PR_SET_SECCOMP: Final = 22
 SECCOMP_MODE_STRICT: Final = 1
 SECCOMP_FILTER_FLAG_NEW_LISTENER: Final = 8
 
+#: Waits that fail with EINTR as soon as anything interrupts them, by signal(7): read, write, sendto,
+#: recvfrom, sendmsg, recvmsg, accept, connect, accept4, recvmmsg, sendmmsg (of a socket with a
+#: timeout), semop, semtimedop, rt_sigtimedwait, io_getevents, io_pgetevents, epoll_wait,
+#: epoll_pwait, epoll_pwait2, io_uring_enter. Such a call has done nothing when it returns EINTR.
+INTERRUPTIBLE: Final = frozenset(
+    {0, 1, 42, 43, 44, 45, 46, 47, 65, 128, 208, 220, 232, 281, 288, 299, 307, 333, 426, 441}
+)
+
 #: Calls that are memory calls only for some first arguments: number → those arguments. prctl:
 #: PR_SET_SECCOMP (a process call), PR_SET_MM, PR_SET_MDWE, PR_SET_MEMORY_MERGE, PR_SET_VMA.
 #: arch_prctl: ARCH_SHSTK_ENABLE and _UNLOCK.
@@ -100,9 +108,7 @@ I386_MEMORY_CALLS: Final = frozenset(
     }
 )
 I386_BRK: Final = 45
-#: Those whose numbers are also those of x86-64 memory calls: I386_MARK in the stop's event message
-#: tells them apart.
+#: Those whose numbers are also those of x86-64 memory calls: `Registers.is_i386` tells them apart.
 I386_ALIKE: Final = I386_MEMORY_CALLS & {*MEMORY_CALLS}
-I386_MARK: Final = 1
 #: The bit that marks a number of the x32 ABI.
 X32_BIT: Final = 0x40000000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from laconic.memory.flags import (
@@ -30,7 +30,9 @@ class Area(NamedTuple):
     `until`.
 
     The numbers are those of pages, and of memory calls over all processes, from 0. `prot` has the
-    bits of PROT_*.
+    bits of PROT_*. `site` is the number of the site that mapped the pages, -1 for what was there
+    before the first call. `tenths` is the share of the pages that were touched by then, in tenths
+    (rounded down, but 1 if any page was touched), -1 if the trace does not record it.
     """
 
     process: int
@@ -40,10 +42,28 @@ class Area(NamedTuple):
     name: str
     since: int
     until: int
+    site: int = -1
+    tenths: int = -1
+
+    def look(self) -> tuple[int, int, int, int, str, int, int]:
+        """All but the time: areas with equal looks that follow each other are one."""
+        return (
+            self.process,
+            self.start,
+            self.end,
+            self.prot,
+            self.name,
+            self.site,
+            self.tenths,
+        )
 
 
-#: The protection, the name, and the call since which it is so.
-_State = tuple[int, str, int]
+#: The protection, the name, the site, and the call since which it is so.
+_State = tuple[int, str, int, int]
+#: How many pages of a range of bytes (process, start, end) are touched; None: it is unknown.
+Touched = Callable[[int, int, int], int | None]
+#: Who mapped the pages of a range: runs of (start, end, site), -1 for nobody.
+Owners = Callable[[int, int], Iterable[tuple[int, int, int]]]
 
 
 class Areas:
@@ -54,7 +74,8 @@ class Areas:
     smallest go: `left_out` counts them.
     """
 
-    def __init__(self, limit: int = 60_000) -> None:
+    def __init__(self, touched: Touched, limit: int = 60_000) -> None:
+        self.touched = touched
         self.limit = limit
         self.step = self.grain = 1
         self.left_out = 0
@@ -62,17 +83,19 @@ class Areas:
         self._living: dict[int, RangeMap[_State]] = {}
 
     def sync(
-        self, process: int, space: AddressSpace | None, start: int, end: int, now: int
+        self,
+        process: int,
+        space: AddressSpace | None,
+        owners: Owners,
+        start: int,
+        end: int,
+        now: int,
     ) -> None:
         """Takes over `[start, end)` (bytes) as it is at the call `now`. O(log n + runs)."""
         living = self._living.get(process)
         if living is None:
             living = self._living[process] = RangeMap()
-        wanted = (
-            []
-            if space is None
-            else [(*run[:2], _look(space, *run)) for run in space.vmas.runs(start, end)]
-        )
+        wanted = [] if space is None else _looks(space, owners, start, end)
         for begin, stop, look in wanted or [(start, end, None)]:
             for low, high, state in list(living.runs(begin, stop)):
                 if look is None:
@@ -81,13 +104,13 @@ class Areas:
                         living.clear(low, high)
                 elif state is None:
                     living.set(low, high, (*look, now))
-                elif state[:2] != look:
+                elif state[:3] != look:
                     self._end(process, low, high, state, now)
                     living.set(low, high, (*look, now))
 
-    def sync_all(self, process: int, space: AddressSpace | None, now: int) -> None:
+    def sync_all(self, process: int, space: AddressSpace | None, owners: Owners, now: int) -> None:
         """Takes over all of an address space. O(n)."""
-        self.sync(process, space, 0, TASK_SIZE, now)
+        self.sync(process, space, owners, 0, TASK_SIZE, now)
 
     def end(self, process: int, now: int) -> None:
         """The address space is gone. O(n)."""
@@ -100,8 +123,11 @@ class Areas:
             self.end(process, now)
 
     def _end(self, process: int, start: int, end: int, state: _State, now: int) -> None:
-        prot, name, since = state
-        area = Area(process, start >> PAGE_SHIFT, end >> PAGE_SHIFT, prot, name, since, now)
+        prot, name, site, since = state
+        first, last = start >> PAGE_SHIFT, end >> PAGE_SHIFT
+        pages = self.touched(process, start, end)
+        tenths = -1 if pages is None else _tenths(pages, last - first)
+        area = Area(process, first, last, prot, name, since, now, site, tenths)
         if self.step > 1:
             self.ended += coarser([area], self.step)
         else:
@@ -118,10 +144,14 @@ def coarser(areas: Iterable[Area], step: int) -> list[Area]:
     next. O(n log n)."""
     found: list[Area] = []
     cut = (
-        (*area[:5], -(-area.since // step) * step, -(-area.until // step) * step) for area in areas
+        area._replace(
+            since=-(-area.since // step) * step,
+            until=-(-area.until // step) * step,
+        )
+        for area in areas
     )
-    for area in sorted(Area(*fields) for fields in cut if fields[5] < fields[6]):
-        if found and found[-1][:5] == area[:5] and found[-1].until == area.since:
+    for area in sorted(area for area in cut if area.since < area.until):
+        if found and found[-1].look() == area.look() and found[-1].until == area.since:
             found[-1] = found[-1]._replace(until=area.until)
         else:
             found.append(area)
@@ -148,13 +178,16 @@ def broader(areas: Iterable[Area], grain: int) -> list[Area]:
             alive = sorted([area for area in alive if area.until > now] + begin.get(now, []))
             shown = {cell: since.pop(cell, now) for cell in _cells(alive, grain)}
             # What is not shown any more has ended.
-            found += (Area(process, *cell, first, now) for cell, first in since.items())
+            found += (
+                Area(process, start, end, prot, name, first, now, site, tenths)
+                for (start, end, prot, name, site, tenths), first in since.items()
+            )
             since = shown
     return found
 
 
-#: Start, end, protection, name.
-_Cell = tuple[int, int, int, str]
+#: Start, end, protection, name, site, tenths.
+_Cell = tuple[int, int, int, str, int, int]
 
 
 def _cells(alive: list[Area], grain: int) -> list[_Cell]:
@@ -164,7 +197,8 @@ def _cells(alive: list[Area], grain: int) -> list[_Cell]:
     found: list[_Cell] = []
     last = after = -1
     for number in range(len(alive) - 1, -1, -1):
-        _, low, high, prot, name, *_ = alive[number]
+        area = alive[number]
+        low, high, shown = area.start, area.end, (area.prot, area.name, area.site, area.tenths)
         if high != after:
             last = high
         after = low
@@ -172,9 +206,9 @@ def _cells(alive: list[Area], grain: int) -> list[_Cell]:
         start, end = min(start, last), min(-(-high // grain) * grain, last)
         if start == end:
             continue
-        if found and found[-1][0] == end and found[-1][2:] == (prot, name):
+        if found and found[-1][0] == end and found[-1][2:] == shown:
             end = found.pop()[1]
-        found.append((start, end, prot, name))
+        found.append((start, end, *shown))
     return found
 
 
@@ -211,8 +245,25 @@ def fitted(
     return areas, step, grain, left_out
 
 
-def _look(space: AddressSpace, start: int, end: int, vma: Vma | None) -> tuple[int, str] | None:
-    return None if vma is None else (vma.flags & VM_PROT, _name(space, start, end, vma))
+#: A range of bytes, and its protection, name and site; None where nothing is mapped.
+_Look = tuple[int, int, tuple[int, str, int] | None]
+
+
+def _looks(space: AddressSpace, owners: Owners, start: int, end: int) -> list[_Look]:
+    looks: list[_Look] = []
+    for begin, stop, vma in space.vmas.runs(start, end):
+        if vma is None:
+            looks.append((begin, stop, None))
+            continue
+        prot, name = vma.flags & VM_PROT, _name(space, begin, stop, vma)
+        looks += ((low, high, (prot, name, site)) for low, high, site in owners(begin, stop))
+    return looks
+
+
+def _tenths(touched: int, pages: int) -> int:
+    if not touched:
+        return 0
+    return max(10 * touched // pages, 1)
 
 
 def _name(space: AddressSpace, start: int, end: int, vma: Vma) -> str:

@@ -3,29 +3,46 @@ strategies compared."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
 from laconic.analysis.compare import BOUND, Compared, compare
 from laconic.analysis.frames import Names, own_frames
-from laconic.analysis.sites import EVERY_CALL, LACONIC, Site, SiteCollector, site_label
-from laconic.analysis.suppressions import Suppression, matching
+from laconic.analysis.headline import Headline, headline
+from laconic.analysis.sites import (
+    EVERY_CALL,
+    LACONIC,
+    Site,
+    SiteCollector,
+    Sites,
+    Work,
+    site_label,
+)
+from laconic.analysis.suppressions import LOADING, Suppression, matching
 from laconic.analysis.timeline.areas import Area, Areas
+from laconic.analysis.timeline.cells import Cells, Tally
 from laconic.analysis.timeline.series import Bins, Sampled, Scattered
-from laconic.memory.change import Change
+from laconic.libos.strategy import MemoryCall
+from laconic.libos.touches import Touches
+from laconic.linux.pagemap import Touched
+from laconic.memory.change import Change, new
 from laconic.memory.flags import PAGE_SHIFT
 from laconic.memory.ledger import Ledger
 from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone, Listener, Program
+from laconic.replay.owners import Owners
+from laconic.replay.selected import drop_unselected
 from laconic.replay.thread import Mm
 from laconic.sgx.costs import CostProfile
+from laconic.sgx.meter import Counts
 from laconic.strategies import NAMES, strategy
 from laconic.trace.reader import Trace
 from laconic.trace.records import ARITY
 from laconic.trace.schema import Row
+from laconic.trace.selection import Selection
 from laconic.trace.stacks import NO_STACK, Spot, Stacks
 
 #: Calls that are kept one by one: a trace of more is shown by its sites.
@@ -65,11 +82,13 @@ class OneCall(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Page:
     """All that a page shows. Processes and sites are numbered as they stand in their lists; `calls`
-    has the memory calls of each process. `places` are the stacks in words, innermost first, True
+    has the memory calls of each process. `series` and `cells` are over time, in nanoseconds, or over
+    the order of the calls if the trace has no times (`last` is 0). `tallies` are the sums of the
+    sites, in their order. `places` are the stacks in words, innermost first, True
     for what was guessed; `modules` says why a module's symbols could not be used. `singles` is None
     where there are more than `CALLS` calls. `hidden`: of each site that is suppressed the reason;
     it is in all figures, and its stack is not in `places`. `own`: of each other site with how many
-    places its stack only makes the system call."""
+    places its stack only makes the system call. `around` is `Sites.around`. `headline` is what the page says first."""
 
     source: str
     about: dict[str, Any]
@@ -80,8 +99,8 @@ class Page:
     loss: list[str]
     processes: list[Program]
     calls: list[int]
-    by_time: Bins
-    by_order: Bins
+    series: Bins
+    cells: Cells
     moments: Sampled[int]
     last: int
     areas: list[Area]
@@ -90,6 +109,7 @@ class Page:
     left_out: int
     marks: Scattered[Mark]
     sites: list[Site]
+    tallies: list[Tally]
     places: dict[int, tuple[Spot, ...]]
     modules: list[tuple[str, str]]
     singles: list[OneCall] | None
@@ -97,7 +117,9 @@ class Page:
     profile: CostProfile
     uncertain: int
     hidden: dict[int, str] = field(default_factory=dict)
+    headline: Headline | None = None
     own: dict[int, int] = field(default_factory=dict)
+    around: dict[str, Work] = field(default_factory=dict)
 
 
 def collect(
@@ -106,41 +128,67 @@ def collect(
     progress: Callable[[int], None] | None = None,
     jobs: int | None = None,
     suppressions: Iterable[Suppression] = (),
+    selection: Selection | None = None,
 ) -> Page:
     """Reads a trace to its end, once for its sites and pictures, and for the strategies as
     `compare` does.
 
     Symbols are looked for at the places that the trace names, of a suppressed stack no more than
-    its rule needs; `jobs` is as in `compare`. Raises LaconicError where it cannot be read. O(events
+    its rule needs; `jobs` and `selection` are as in `compare`. Raises LaconicError where it cannot be read. O(events
     × strategies); memory O(sites + VMAs).
     """
     tell = progress or (lambda done: None)
     stacks = Stacks()
-    timeline = Timeline()
-    enclaves = Enclaves({name: strategy(name) for name in (EVERY_CALL, LACONIC)}, label=site_label)
+    enclaves = Enclaves(
+        {name: strategy(name) for name in (EVERY_CALL, LACONIC)},
+        label=site_label,
+        by_owner=True,
+        selection=selection,
+    )
+    timeline = Timeline(enclaves, profile, trace.source == "run", selection)
     replay = Replay(trace, "laconic", listeners=[enclaves, timeline], stacks=stacks)
     replay.run(progress=lambda done: tell(done // 2))
+    if selection is not None:
+        drop_unselected(enclaves, selection, replay.started)
     timeline.areas.end_all(max(timeline.calls, 1))
-    timeline.sites.add_costs(enclaves.meters)
+    around = timeline.sites.add_costs(enclaves)
+    sites = list(timeline.sites.sites.values())
+    _share_touches(timeline.cells, timeline.series, sites, profile)
     compared = None
     if timeline.calls:
         tail = partial(_second_half, tell, trace.size)
-        compared = compare(trace, [*NAMES, BOUND], profile, progress=tail, jobs=jobs)
-    sites = list(timeline.sites.sites.values())
-    places, hidden, own = _stacks(sites, stacks, list(suppressions))
+        compared = compare(
+            trace, [*NAMES, BOUND], profile, progress=tail, jobs=jobs, selection=selection
+        )
+    rules = list(suppressions)
+    found = Sites(
+        sites,
+        stacks,
+        replay.ledger if selection is None else timeline.ledger,
+        enclaves.meters,
+        replay.started,
+        replay.losses,
+        replay.number + 1,
+        trace.source,
+        around,
+        trace.source == "run",
+    )
+    # What is redundant at a site that costs something else too, and all of the loader's, is shown.
+    shown = [rule for rule in rules if rule.reason != LOADING and not rule.only_redundant]
+    places, hidden, own = _stacks(sites, stacks, shown)
     modules = sorted((module.path, why) for module, why in stacks.symbolizer.missing.items())
     return Page(
         source=trace.source,
         about=trace.about,
         machine=trace.machine,
         events=replay.number + 1,
-        ledger=replay.ledger,
+        ledger=replay.ledger if selection is None else timeline.ledger,
         end=replay.end,
         loss=replay.losses,
         processes=replay.started,
         calls=[timeline.calls_of.get(number, 0) for number in range(len(replay.started))],
-        by_time=timeline.by_time,
-        by_order=timeline.by_order,
+        series=timeline.series,
+        cells=timeline.cells,
         moments=timeline.moments,
         last=timeline.last,
         areas=timeline.areas.ended,
@@ -149,6 +197,7 @@ def collect(
         left_out=timeline.areas.left_out,
         marks=timeline.marks,
         sites=sites,
+        tallies=_tallies(timeline.cells, sites, profile),
         places=places,
         modules=modules,
         singles=timeline.singles,
@@ -156,7 +205,9 @@ def collect(
         profile=profile,
         uncertain=sum(replay.uncertain.values()),
         hidden=hidden,
+        headline=headline(found, rules, profile),
         own=own,
+        around=around,
     )
 
 
@@ -186,45 +237,151 @@ def _second_half(tell: Callable[[int], None], size: int, done: int) -> None:
     tell((size + done) // 2)
 
 
+def _share_touches(cells: Cells, series: Bins, sites: Sequence[Site], profile: CostProfile) -> None:
+    # Give each cell its part of the cost of its site's touched pages: by the pages that its calls
+    # mapped and that were touched.
+    pages: dict[int, int] = {}
+    for cell, tally in cells.tallies.items():
+        pages[cell.site] = pages.get(cell.site, 0) + tally.touched
+    for cell, tally in cells.tallies.items():
+        if tally.touched:
+            touches = sites[cell.site].touches
+            part = tally.touched / pages[cell.site]
+            today = profile.cycles(touches.get(EVERY_CALL, Counts()))
+            laconic = profile.cycles(touches.get(LACONIC, Counts()))
+            tally.today_low += today[0] * part
+            tally.today_high += today[1] * part
+            tally.laconic_low += laconic[0] * part
+            tally.laconic_high += laconic[1] * part
+            start = cell.bin * cells.width
+            series.spread(start, start + cells.width, (today[0] + today[1]) / 2 * part)
+
+
+def _tallies(cells: Cells, sites: Sequence[Site], profile: CostProfile) -> list[Tally]:
+    # The sums of each site. Its costs are exactly those of its counts and touches.
+    sums = cells.by_site()
+    tallies = []
+    for number, site in enumerate(sites):
+        tally = sums.get(number, Tally())
+        tally.touched = site.touched_pages
+        tally.today_low, tally.today_high = profile.cycles(site.cost(EVERY_CALL))
+        tally.laconic_low, tally.laconic_high = profile.cycles(site.cost(LACONIC))
+        tallies.append(tally)
+    return tallies
+
+
+class _Owner(NamedTuple):
+    # Who mapped a page: the number of the site, the moment of the call, and its process.
+    site: int
+    moment: int
+    process: int
+
+
+class _Memory:
+    # The pages of one address space: which are touched, and which call mapped them last.
+
+    def __init__(self, touches: Touches | None = None, owners: Owners | None = None) -> None:
+        self.touches = touches or Touches()
+        self.owners = owners or Owners(None)
+
+    def fork(self) -> _Memory:
+        return _Memory(self.touches.copy(), self.owners.fork())
+
+    def touched(self, start: int, end: int) -> Iterator[tuple[int, _Owner]]:
+        # How many pages were touched, by the call that mapped them.
+        for begin, stop, owner in self.owners.touch(start, end):
+            if isinstance(owner, _Owner):
+                yield stop - begin >> PAGE_SHIFT, owner
+        # Sums by owner would be as many as calls.
+        self.owners.touched.clear()
+
+    def sites(self, start: int, end: int) -> list[tuple[int, int, int]]:
+        # Runs of pages with the site that mapped them, -1 for none.
+        return [
+            (begin, stop, owner.site if isinstance(owner, _Owner) else -1)
+            for begin, stop, owner in self.owners.pages.runs(start, end)
+        ]
+
+
 class Timeline(Listener):
     """Keeps what the page draws: `sites`, series over time, and the areas of each address space.
 
-    `calls` is the number of memory calls so far.
+    It comes after `enclaves` in the list of listeners, and tallies what they did for each call by
+    `profile`. `touches`: the trace records which pages were touched. `calls` is the number of
+    memory calls so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        enclaves: Enclaves,
+        profile: CostProfile,
+        touches: bool,
+        selection: Selection | None = None,
+    ) -> None:
+        self.enclaves, self.profile, self.selection = enclaves, profile, selection
+        self.ledger = Ledger()  # of the selected calls
         self.sites = SiteCollector()
         self.calls = self.last = 0
         self.calls_of: dict[int, int] = {}
-        self.by_time, self.by_order = Bins(1_000), Bins(1)
+        self.series = Bins(1)
+        self.cells = Cells(1)
         self.moments: Sampled[int] = Sampled(MOMENTS)
-        self.areas = Areas()
+        self.areas = Areas(self._touched_pages if touches else _unknown)
         self.marks: Scattered[Mark] = Scattered(MARKS)
         self.singles: list[OneCall] | None = []
         self._order: dict[tuple[str, int, str], int] = {}
+        self._memories: dict[int, _Memory] = {}
+        # What the calls of one label have cost so far, by strategy, process and label.
+        self._costs: dict[tuple[str, int, Hashable], tuple[float, float]] = {}
+
+    def _memory(self, process: int) -> _Memory:
+        return self._memories.setdefault(process, _Memory())
+
+    def _touched_pages(self, process: int, start: int, end: int) -> int:
+        return self._memory(process).touches.count(start, end)
 
     def call_done(self, done: CallDone) -> None:
         """Count the call, and draw what it changed."""
-        if done.is_finished:
-            self._count(done, self.sites.count(done))
-        mm, now = done.thread.mm, max(self.calls - 1, 0)
+        mm = done.thread.mm
+        owner = None
+        if done.is_finished and (self.selection is None or done.is_in(self.selection)):
+            self.ledger.count(done.name, done.host_calls, done.result, changes=done.changes)
+            owner = self._count(done, self.sites.count(done))
+        now = max(self.calls - 1, 0)
         if mm.number < 0:
             return
+        memory = self._memory(mm.number)
+        call = new(MemoryCall, (done.name, done.args, done.result, done.changes, done.file))
+        memory.owners.call(call, owner)
         if done.read_host or not done.is_finished or mm.space is None:
-            self.areas.sync_all(mm.number, mm.space, now)
-            return
-        for change in done.changes:
-            self.areas.sync(mm.number, mm.space, change.start, change.end, now)
+            self.areas.sync_all(mm.number, mm.space, memory.sites, now)
+        else:
+            for change in done.changes:
+                start, end = change.start, change.end
+                self.areas.sync(mm.number, mm.space, memory.sites, start, end, now)
+        # The areas that ended have been asked for their touched pages.
+        memory.touches.apply(done.name, done.args, done.changes)
 
-    def _count(self, done: CallDone, site: Site) -> None:
+    def touched(self, mm: Mm, runs: Iterable[Touched]) -> None:
+        """Count the pages that were touched for the first time with the calls that mapped them."""
+        if mm.space is None:
+            return
+        memory = self._memory(mm.number)
+        for start, end, _ in memory.touches.take(runs, mm.space):
+            for pages, owner in memory.touched(start, end):
+                self.cells.at(owner.process, owner.site, owner.moment).touched += pages
+
+    def _count(self, done: CallDone, site: Site) -> _Owner:
         process = done.thread.mm.number
         # Sites come in the order of their first calls, here as in `sites`.
         number = self._order.setdefault((site.call, site.stack, site.program), len(self._order))
         call, time, args = self.calls, done.row.time, done.row.args
+        # A trace without times is shown by the order of its calls.
+        moment = time or call
         self.calls += 1
         self.calls_of[process] = self.calls_of.get(process, 0) + 1
-        self.by_time.count(time, done.host_calls, done.is_redundant)
-        self.by_order.count(call, done.host_calls, done.is_redundant)
+        cycles = self._tally(done, process, number, moment)
+        self.series.count(moment, done.host_calls, done.is_redundant, cycles)
         self.moments.see(time)
         self.last = time
         if done.is_redundant and process >= 0:
@@ -246,28 +403,77 @@ class Timeline(Listener):
             )
             if len(self.singles) > CALLS:
                 self.singles = None
+        return _Owner(number, moment, process)
+
+    def _tally(self, done: CallDone, process: int, site: int, moment: int) -> float:
+        # Returns the middle of what the call costs under every-call.
+        tally = self.cells.at(process, site, moment)
+        today_low, today_high = self._cost(EVERY_CALL, done, process)
+        laconic_low, laconic_high = self._cost(LACONIC, done, process)
+        _, pages = pages_of(done.name, done.args, done.result)
+        if not pages:  # brk names no length
+            pages = sum(change.end - change.start for change in done.changes) >> PAGE_SHIFT
+        tally.calls += 1
+        tally.host_calls += done.host_calls
+        tally.failed += done.result < 0
+        if done.result >= 0:
+            tally.pages += pages
+        tally.today_low += today_low
+        tally.today_high += today_high
+        tally.laconic_low += laconic_low
+        tally.laconic_high += laconic_high
+        if done.is_redundant:
+            tally.redundant += 1
+            tally.redundant_pages += pages
+            tally.redundant_cycles += (today_low + today_high) / 2
+        return (today_low + today_high) / 2
+
+    def _cost(self, name: str, done: CallDone, process: int) -> tuple[float, float]:
+        # The enclave has just carried out this call; its work is counted with that of the site's
+        # other calls.
+        label = site_label(done)
+        counts = self.enclaves.meters[name].tables.get((process, label))
+        if counts is None:
+            return 0, 0
+        low, high = self.profile.cycles(counts)
+        before = self._costs.get((name, process, label), (0.0, 0.0))
+        self._costs[name, process, label] = low, high
+        return low - before[0], high - before[1]
 
     def call_committed(self, row: Row, mm: Mm, name: str, changes: tuple[Change, ...]) -> None:
         """Draw the changes."""
         if mm.number >= 0 and mm.space is not None:
+            sites = self._memory(mm.number).sites
             for change in changes:
-                self.areas.sync(mm.number, mm.space, change.start, change.end, self.calls)
+                self.areas.sync(mm.number, mm.space, sites, change.start, change.end, self.calls)
 
     def started(self, mm: Mm) -> None:
         """Draw all areas."""
-        self.areas.sync_all(mm.number, mm.space, self.calls)
+        self._memories[mm.number] = _Memory()
+        self._draw(mm)
 
     def host_read(self, mm: Mm, changes: tuple[Change, ...], grew: bool) -> None:
         """Draw all areas."""
-        self.areas.sync_all(mm.number, mm.space, self.calls)
+        self._draw(mm)
 
     def forked(self, parent: Mm, child: Mm) -> None:
         """Draw the child's areas."""
-        self.areas.sync_all(child.number, child.space, self.calls)
+        self._memories[child.number] = self._memory(parent.number).fork()
+        self._draw(child)
 
     def ended(self, mm: Mm) -> None:
         """The areas end."""
         self.areas.end(mm.number, self.calls)
+        self._memories.pop(mm.number, None)
+
+    def _draw(self, mm: Mm) -> None:
+        sites = self._memory(mm.number).sites
+        self.areas.sync_all(mm.number, mm.space, sites, self.calls)
+
+
+def _unknown(process: int, start: int, end: int) -> None:
+    # How many pages of a range are touched, if the trace does not record it.
+    return None
 
 
 def pages_of(call: str, args: Sequence[int], result: int) -> tuple[int, int]:

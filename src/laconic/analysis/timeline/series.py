@@ -12,33 +12,49 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Bins:
-    """Calls in up to `limit` bins of equal width: `calls`, `host_calls` and `redundant`. `width` doubles
-    as it must."""
+    """Calls in up to `limit` bins of equal width: `calls`, `host_calls` and `redundant`, and what they
+    cost in `cycles`. `width` doubles as it must."""
 
     width: int
     limit: int = 512
     calls: list[int] = field(default_factory=list)
     host_calls: list[int] = field(default_factory=list)
     redundant: list[int] = field(default_factory=list)
+    cycles: list[float] = field(default_factory=list)
 
-    def count(self, at: int, host_calls: int, redundant: bool) -> None:
-        """Enters a call at the place `at` (0 or more), for which `host_calls` host calls were made. O(1)
-        amortised."""
+    def count(self, at: int, host_calls: int, redundant: bool, cycles: float = 0) -> None:
+        """Enters a call at the place `at` (0 or more), for which `host_calls` host calls were made,
+        and which costs so many cycles. O(1) amortised."""
         while at // self.width >= self.limit:
             self.calls, self.host_calls, self.redundant = map(
                 _halved, (self.calls, self.host_calls, self.redundant)
             )
+            self.cycles = _halved(self.cycles)
             self.width *= 2
         place = at // self.width
         if place >= len(self.calls):
             for series in (self.calls, self.host_calls, self.redundant):
                 series.extend([0] * (place + 1 - len(series)))
+            self.cycles.extend([0.0] * (place + 1 - len(self.cycles)))
         self.calls[place] += 1
         self.host_calls[place] += host_calls
         self.redundant[place] += redundant
+        self.cycles[place] += cycles
+
+    def spread(self, start: int, end: int, cycles: float) -> None:
+        """Adds cycles to the bins of `[start, end)`, in which there are calls, by their calls.
+        O(bins)."""
+        places = range(start // self.width, min(-(-end // self.width), len(self.calls)))
+        calls = sum(self.calls[place] for place in places)
+        for place in places:
+            if calls:
+                self.cycles[place] += cycles * self.calls[place] / calls
 
 
-def _halved(series: list[int]) -> list[int]:
+_Number = TypeVar("_Number", int, float)
+
+
+def _halved(series: list[_Number]) -> list[_Number]:
     return [sum(series[place : place + 2]) for place in range(0, len(series), 2)]
 
 

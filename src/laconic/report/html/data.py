@@ -7,19 +7,23 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from laconic.analysis.schemas import SCHEMAS
-from laconic.analysis.sites import EVERY_CALL, LACONIC, Site
 from laconic.analysis.timeline.areas import Area, fitted
+from laconic.analysis.timeline.cells import Tally
 from laconic.analysis.timeline.collect import Page
-from laconic.analysis.timeline.series import Bins
 from laconic.report import compare
+from laconic.report.html.groups import around, subjects
+from laconic.report.html.headline import headline
 from laconic.report.html.missing import binned, missing
+from laconic.report.html.names import LOADER, short_function, short_module
+from laconic.report.html.numbers import CLOCK
 from laconic.report.html.text import plain
-from laconic.sgx.costs import CostProfile
 from laconic.trace.stacks import NO_STACK
 
 Json = dict[str, Any]
 #: Frames of a stack that are shown, half of them innermost.
-FRAMES = 100
+FRAMES = 1_000
+#: Rows of the list on the first screen.
+FIRST = 5
 
 
 class Limits(NamedTuple):
@@ -29,6 +33,7 @@ class Limits(NamedTuple):
     areas: int = 16_000
     marks: int = 8_000
     sites: int = 2_000
+    cells: int = 6_000
 
     def halved(self) -> Limits:
         """Half of each."""
@@ -67,18 +72,22 @@ def as_json(page: Page, limits: Limits | None = None) -> Json:
     return {
         "schema": SCHEMAS["html"],
         "summary": _summary(page),
+        "headline": headline(page)._asdict(),
+        "first": _first(page, order, rows, names),
         "missing": [plain(sentence) for sentence in missing(page)],
         "binned": binned(page, left_out, max(len(page.sites) - len(page.hidden) - limits.sites, 0)),
         "hidden": [[plain(reason), *numbers] for reason, *numbers in hidden],
         "modules": [[plain(path), plain(why)] for path, why in page.modules],
-        "time": _bins(page.by_time) if page.last else None,
-        "order": _bins(page.by_order),
+        "clock": CLOCK,
+        "time": _time(page, limits, order),
         "moments": {"step": page.moments.step, "microseconds": [time // 1000 for time in page.moments],
                     "last": page.last // 1000},
+        "processes": _processes(page, limits, names),
         "spaces": spaces,
         "strategies": _strategies(page),
         "sites": rows,
         "stacks": sites.stacks,
+        "frames": sites.frames,
         "places": sites.places,
         "calls": singles,
         "names": names.texts,
@@ -107,12 +116,73 @@ def _summary(page: Page) -> Json:
     }  # fmt: skip
 
 
-def _bins(bins: Bins) -> Json:
+def _first(
+    page: Page, order: Sequence[int], rows: Sequence[Sequence[Any]], names: Names
+) -> list[tuple[str, int]]:
+    # Of each row of the first screen: how the table is grouped for it, and the row of a site in it.
+    found = []
+    for group in subjects(page)[:FIRST]:
+        if group.around:
+            title = names(group.function)
+            place = next(
+                place for place, row in enumerate(rows) if row[1] == AROUND_ROW and row[2] == title
+            )
+            found.append(("site", place))
+        else:
+            found.append(("module" if group.module == LOADER else "site", order[group.sites[0]]))
+    return found
+
+
+def _time(page: Page, limits: Limits, order: Sequence[int]) -> Json:
+    # Calls over time in bins, and what the calls of each row of `sites` came to in each bin of
+    # another width.
+    series = page.series
+    cells = page.cells.widened(limits.cells)
+    tallies: dict[tuple[int, int, int], Tally] = {}
+    for cell, tally in cells.tallies.items():
+        key = cell.process, order[cell.site], cell.bin
+        if key in tallies:
+            tallies[key].add(tally)
+        else:
+            tallies[key] = Tally()
+            tallies[key].add(tally)
     return {
-        "width": bins.width,
-        "calls": bins.calls,
-        "host_calls": bins.host_calls,
-        "redundant": bins.redundant,
+        "unit": "nanoseconds" if page.last else "calls",
+        "width": series.width,
+        "calls": series.calls,
+        "host_calls": series.host_calls,
+        "redundant": series.redundant,
+        "cycles": [round(cycles) for cycles in series.cycles],
+        "cell_width": cells.width,
+        "cells": [value for key, tally in tallies.items() for value in (*key, *tally.rounded())],
+    }
+
+
+def _processes(page: Page, limits: Limits, names: Names) -> list[Json]:
+    # The programs with calls, those with the most at first.
+    ranked = sorted(
+        (number for number, calls in enumerate(page.calls) if calls),
+        key=lambda number: (-page.calls[number], number),
+    )
+    return [
+        {
+            "process": number,
+            "pid": page.processes[number].pid,
+            "program": names(page.processes[number].path),
+            "calls": page.calls[number],
+            "cycles": _program_cycles(page, number),
+        }
+        for number in ranked[: limits.processes]
+    ]
+
+
+def _program_cycles(page: Page, number: int) -> dict[str, list[int]]:
+    if page.compared is None:
+        return {}
+    return {
+        name: [round(end) for end in figures.programs[number].cycles]
+        for name, figures in page.compared.strategies.items()
+        if number in figures.programs
     }
 
 
@@ -140,24 +210,34 @@ def _strategies(page: Page) -> Json | None:
 
 
 class _Stacks:
-    # Stacks and places by number.
+    # Stacks and places by number. Frames form a tree from the outermost functions on, so that what
+    # stacks have in common is held once.
 
     def __init__(self, page: Page, names: Names) -> None:
         self._page, self._names = page, names
         self._numbers: dict[int, int] = {}
-        self._places: dict[tuple[int, int, int, int], int] = {}
-        self.stacks: list[list[int]] = []
-        self.places: list[tuple[int, int, int, int]] = []
+        self._places: dict[tuple[int, ...], int] = {}
+        self._frames: dict[tuple[int, int], int] = {}
+        #: The innermost frame of each stack.
+        self.stacks: list[int] = []
+        #: Of each frame the number of its caller's (-1: there is none), and its place: ~number if
+        #: it was guessed.
+        self.frames: list[int] = []
+        #: Function, module, source line, 1 if inlined, short function, short module.
+        self.places: list[tuple[int, ...]] = []
 
     def number(self, stack: int) -> int:
         if stack == NO_STACK or not self._page.places.get(stack):
             return -1
         if stack not in self._numbers:
             self._numbers[stack] = len(self.stacks)
-            self.stacks.append(self._frames(stack))
+            frame = -1
+            for place in reversed(self._walk(stack)):
+                frame = self._frame(frame, place)
+            self.stacks.append(frame)
         return self._numbers[stack]
 
-    def _frames(self, stack: int) -> list[int]:
+    def _walk(self, stack: int) -> list[int]:
         # Innermost first; ~number where the frame was guessed.
         found = []
         for place, guessed in self._page.places[stack]:
@@ -170,9 +250,17 @@ class _Stacks:
             found[half:-half] = [cut]
         return found
 
+    def _frame(self, caller: int, place: int) -> int:
+        number = self._frames.get((caller, place))
+        if number is None:
+            number = self._frames[caller, place] = len(self._frames)
+            self.frames += [caller, place]
+        return number
+
     def _place(self, function: str, module: str, where: str, inlined: bool) -> int:
         names = self._names
-        key = names(function), names(module), names(where), int(inlined)
+        short = names(short_function(function)), names(short_module(module))
+        key = names(function), names(module), names(where), int(inlined), *short
         number = self._places.get(key)
         if number is None:
             number = self._places[key] = len(self.places)
@@ -192,55 +280,63 @@ def _hidden(page: Page) -> list[tuple[str, int, int, int]]:
     return sorted(told, key=lambda each: (-each[3], -each[2], each[0]))
 
 
+#: In the place of a stack: none was taken; many sites in one row; sites that are suppressed.
+#: what a library OS does around the calls, whose name is in the place of the program's.
+NO_STACK_ROW, OTHERS_ROW, SUPPRESSED_ROW, AROUND_ROW = -1, -2, -3, -4
+
+
 def _sites(
     page: Page, limits: Limits, names: Names, reasons: Sequence[str]
 ) -> tuple[_Stacks, list[list[Any]], list[int]]:
-    # The worst first; those that are too many in one row. `order`: of each site of the page the
-    # number of its row, ~n for the nth of the reasons why it is suppressed.
+    # The most expensive first; those that are too many in one row; then the suppressed ones, a row
+    # for each reason and call. `order`: the row of each site of the page.
     stacks = _Stacks(page, names)
     ranked = sorted(
         (number for number in range(len(page.sites)) if number not in page.hidden),
         key=lambda number: (
-            -page.sites[number].redundant,
+            -page.tallies[number].today_low - page.tallies[number].today_high,
             -page.sites[number].calls,
             page.sites[number].first,
         ),
     )
-    shown = ranked[: limits.sites] if len(ranked) > limits.sites else ranked
-    rows = [
-        [*_row(page.sites[number], stacks.number(page.sites[number].stack), names, page.profile),
-         min(page.own.get(number, 0), FRAMES // 2)]
-        for number in shown
-    ]  # fmt: skip
-    order = [len(rows)] * len(page.sites)
-    place_of = {reason: place for place, reason in enumerate(reasons)}
-    for number, reason in page.hidden.items():
-        order[number] = ~place_of[reason]
-    for place, number in enumerate(shown):
-        order[number] = place
-    rest = [page.sites[number] for number in ranked[len(shown) :]]
+    shown = ranked[: limits.sites]
+    order = [0] * len(page.sites)
+    rows: list[list[Any]] = []
+    for number in shown:
+        site = page.sites[number]
+        order[number] = len(rows)
+        own = min(page.own.get(number, 0), FRAMES // 2)
+        stack = stacks.number(site.stack)
+        head = [names(site.call), stack, names(site.program), site.first, own]
+        rows.append([*head, *page.tallies[number].rounded()])
+    rest = ranked[len(shown) :]
     if rest:
-        total = Site("(other sites)", NO_STACK, "", first=min(site.first for site in rest))
-        rows.append([*_row(total, -2, names, page.profile, rest), 0])
+        first = min(page.sites[number].first for number in rest)
+        head = [names("(other sites)"), OTHERS_ROW, names(""), first, 0]
+        for number in rest:
+            order[number] = len(rows)
+        rows.append([*head, *_sum(page, rest)])
+    suppressed: dict[tuple[str, str], list[int]] = {}
+    for number, reason in page.hidden.items():
+        suppressed.setdefault((reason, page.sites[number].call), []).append(number)
+    for (reason, call), numbers in suppressed.items():
+        first = min(page.sites[number].first for number in numbers)
+        place = reasons.index(reason)
+        head = [names(call), SUPPRESSED_ROW, names(""), first, place]
+        for number in numbers:
+            order[number] = len(rows)
+        rows.append([*head, *_sum(page, numbers)])
+    for group in around(page):
+        head = [names(""), AROUND_ROW, names(group.function), -1, 0]
+        rows.append([*head, *group.tally.rounded()])
     return stacks, rows, order
 
 
-def _row(
-    site: Site, stack: int, names: Names, profile: CostProfile, parts: Sequence[Site] = ()
-) -> list[Any]:
-    figures = [0] * 8
-    for part in parts or [site]:
-        costs = [profile.cycles(part.counts[name]) if name in part.counts else (0.0, 0.0)
-                 for name in (EVERY_CALL, LACONIC)]  # fmt: skip
-        own = [
-            part.calls,
-            part.redundant,
-            part.host_calls,
-            part.failed,
-            *(round(end) for ends in costs for end in ends),
-        ]
-        figures = [total + more for total, more in zip(figures, own, strict=True)]
-    return [names(site.call), stack, names(site.program), site.first, *figures]
+def _sum(page: Page, sites: Sequence[int]) -> list[int]:
+    total = Tally()
+    for number in sites:
+        total.add(page.tallies[number])
+    return total.rounded()
 
 
 # Address spaces
@@ -258,7 +354,7 @@ def _spaces(
     areas, step, grain, left_out = fitted(own, page.step, page.grain, limits.areas)
     every, marks = page.marks.fewer(limits.marks)
     # The last step may lead beyond the end.
-    calls = max(sum(page.by_order.calls), 1)
+    calls = max(sum(page.series.calls), 1)
     by_process: dict[int, list[Area]] = {number: [] for number in shown}
     for area in areas:
         by_process[area.process].append(area)
@@ -268,7 +364,7 @@ def _spaces(
         process = page.processes[number]
         spaces.append({
             "pid": process.pid, "process": number, "program": names(process.path), "calls": page.calls[number],
-            **_edges(ordered, names, calls),
+            **_edges(ordered, names, calls, order),
             "marks": [value for mark in marks if mark.process == number
                       for value in (mark.call, mark.start, mark.pages, order[mark.site])],
         })  # fmt: skip
@@ -282,7 +378,7 @@ def _spaces(
     return {"step": step, "grain": grain, "mark_step": every, "processes": spaces}, told
 
 
-def _edges(areas: Sequence[Area], names: Names, calls: int) -> Json:
+def _edges(areas: Sequence[Area], names: Names, calls: int, order: Sequence[int]) -> Json:
     # Areas name the pages where they begin and end by their place in the list of all such.
     edges = sorted({edge for area in areas for edge in (area.start, area.end)})
     place = {edge: number for number, edge in enumerate(edges)}
@@ -292,7 +388,7 @@ def _edges(areas: Sequence[Area], names: Names, calls: int) -> Json:
             value
             for area in areas
             for value in (place[area.start], place[area.end], area.prot, names(area.name), area.since,
-                          min(area.until, calls))
+                          min(area.until, calls), -1 if area.site < 0 else order[area.site], area.tenths)
         ],
     }  # fmt: skip
 

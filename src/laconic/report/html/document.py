@@ -6,16 +6,18 @@ from __future__ import annotations
 import base64
 import hashlib
 from functools import cache
+from html import escape
 from importlib.resources import files
 
 from laconic.analysis.timeline.collect import Page
+from laconic.report.html import sections
 from laconic.report.html.data import Limits, as_json
 from laconic.report.html.text import script_json
 
 #: What a page may be, in bytes.
 LARGEST = 1_400_000
 #: The script's pieces, in the order in which they are joined.
-SCRIPTS = ("base", "axes", "calls", "spaces", "map", "strategies", "flame", "table", "main")
+SCRIPTS = ("base", "numbers", "view", "sites", "summary", "graph", "time", "spaces", "map", "main")
 _PIECES = files("laconic.report.html") / "pieces"
 
 
@@ -26,31 +28,32 @@ def as_html(page: Page) -> bytes:
     O(size of the page's data).
     """
     limits = Limits()
+    fixed = _fixed(page)
     while True:
-        made = _document(page, script_json(as_json(page, limits)))
+        data = as_json(page, limits)
+        notes = sections.notes_section(page, data["binned"])
+        made = _document({**fixed, "notes": notes, "data": script_json(data)})
         if len(made) <= LARGEST or limits == limits.halved():
             return made
         limits = limits.halved()
 
 
-def _document(page: Page, data: str) -> bytes:
+def _fixed(page: Page) -> dict[str, str]:
+    # The parts that do not depend on how coarsely the pictures are drawn.
+    return {
+        "kind": "" if page.ledger.calls else "empty",
+        "command": escape(sections.command(page)),
+        "hero": sections.hero(page),
+        "sites": sections.site_table(page),
+        "strategies": sections.strategies(page),
+    }
+
+
+def _document(parts: dict[str, str]) -> bytes:
     template, style, script = _pieces()
+    values = {"policy": policy(style, script), "style": style, "script": script, **parts}
     # Each stands where its placeholder does; what is put in is not looked through again.
-    parts = template.split("@@")
-    values = {
-        "policy": policy(style, script), "style": style, "data": data, "script": script, "figures": _figures(page),
-    }  # fmt: skip
-    return "".join(values.get(part, part) for part in parts).encode()
-
-
-def _figures(page: Page) -> str:
-    # For who has no script: numbers alone, so that no name needs to be made harmless.
-    ledger = page.ledger
-    share = f" ({100 * ledger.redundant / ledger.calls:.1f} %)" if ledger.calls else ""
-    return (
-        f"Memory calls: {ledger.calls:,}; host calls: {ledger.host_calls:,}; redundant calls: "
-        f"{ledger.redundant:,}{share}; processes: {ledger.processes:,}."
-    )
+    return "".join(values.get(part, part) for part in template.split("@@")).encode()
 
 
 def policy(style: str, script: str) -> str:

@@ -63,9 +63,9 @@ def binned(page: Page, left: Mapping[str, int], sites: int) -> list[str]:
         told.append(
             f"there are more than {CALLS:,} calls: they are listed by site, and not one by one"
         )
-    if page.by_order.width > 1:
+    if not page.last and page.series.width > 1:
         told.append(
-            f"the chart over the order of calls has a bin for each {page.by_order.width:,} calls"
+            f"the picture of calls over their order has a bin for each {page.series.width:,} calls"
         )
     if page.moments.step > 1:
         told.append(
@@ -89,9 +89,7 @@ def binned(page: Page, left: Mapping[str, int], sites: int) -> list[str]:
             f"the map leaves out {left['processes']:,} processes, those with the fewest calls"
         )
     if sites > 0:
-        told.append(
-            f"{sites:,} sites, those with the fewest redundant calls, share one row of the table"
-        )
+        told.append(f"{sites:,} sites, those that cost least, share one row of the table")
     return told
 
 

@@ -7,15 +7,19 @@ after every leaf and every ioctl.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from mypy_extensions import mypyc_attr
 
 from laconic.memory.flags import PAGE_SIZE
+from laconic.memory.rangemap import RangeMap
 from laconic.sgx.meter import MODIFIED, PR, PT_REG, PT_TRIM, Book, Meter
 from laconic.sgx.model.driver import Driver
 from laconic.sgx.model.epcm import Entry
 from laconic.sgx.model.faults import PF_ACCESS, HostFault, Refused, SgxError
+
+V = TypeVar("V")
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -138,6 +142,14 @@ class Machine(Meter):
         super().zero(start, done)
         self._stepped(refused)
 
+    def place(self, moves: Iterable[tuple[int, int, int]]) -> None:
+        """The pages of each `(start, end, target)` have other addresses from now on. O(n)."""
+        moves = list(moves)
+        driver = self.driver
+        _rename(driver.epcm.pages, moves)
+        _rename(driver.pages, moves)
+        _rename(driver.ptes, moves)
+
     # What the program can do
 
     def access(self, address: int, kind: str) -> None:
@@ -229,6 +241,18 @@ class Machine(Meter):
 
     def _replied(self, what: str, done: int, error: int, code: int) -> None:
         self._stepped(SgxError(what, done, error, code) if error else None)
+
+
+def _rename(pages: RangeMap[V], moves: Iterable[tuple[int, int, int]]) -> None:
+    moved = [
+        (begin + target - start, stop + target - start, value)
+        for start, end, target in moves
+        for begin, stop, value in pages.parts(start, end)
+    ]
+    for start, end, _ in moves:
+        pages.clear(start, end)
+    for start, end, value in moved:
+        pages.set(start, end, value)
 
 
 def _prot(entry: Entry | None) -> int | None:

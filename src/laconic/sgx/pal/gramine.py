@@ -5,7 +5,7 @@ Alloc commits pages RW and corrects that afterwards, Protect always extends and 
 always trims. Only pages allocated with LAZYALLOC wait for their first touch, which the enclave's
 exception handler resolves page by page. Functions have upstream's order of leaves and host calls.
 What upstream's PAL does not know, the permissions of each page, is kept here for what is counted
-only: no decision depends on it.
+only: no decision depends on it, unless one of `Switches` is on.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from mypy_extensions import mypyc_attr
 from laconic.memory.flags import PAGE_SHIFT, PAGE_SIZE, PROT_EXEC, PROT_READ, PROT_WRITE
 from laconic.memory.rangemap import Range, RangeMap, join_ranges
 from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_TCS, PT_TRIM, Meter
+from laconic.sgx.pal.switches import NO_SWITCHES, Switches
 
 RW: Final = PROT_READ | PROT_WRITE
-#: In place of permissions: the page is allocated with LAZYALLOC, and not committed.
+#: In place of permissions, of pages that are allocated and not committed. LAZY: by LAZYALLOC, until
+#: their first touch. RESERVED: until they become accessible (`Switches.reserve`).
 LAZY: Final = 8
+RESERVED: Final = 16
 #: Where the LibOS and the PAL keep their own pages: above all that a program can map, in bytes.
 INTERNAL: Final = 1 << 47
 #: The tracker's bits, one for each page: one page of them covers 128 MiB.
@@ -40,17 +43,19 @@ def remove_run(meter: Meter, start: int, end: int) -> None:
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Gramine:
-    """One enclave's pages. `pages`: EPCM permissions or LAZY, of each page that is allocated.
+    """One enclave's pages. `pages`: EPCM permissions, LAZY or RESERVED, of each page that is
+    allocated.
 
     Ranges are in bytes, page aligned. Pages that were never allocated are passed over, where
     upstream's ioctls fail. With `single` the same is requested for each page of the range by itself.
     All cost O(log n + runs).
     """
 
-    __slots__ = ("_tracked", "meter", "pages")
+    __slots__ = ("_tracked", "meter", "pages", "switches")
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, switches: Switches = NO_SWITCHES) -> None:
         self.meter = meter
+        self.switches = switches
         self.pages: RangeMap[int] = RangeMap()
         # The last page of the tracker's bits that was looked at: most calls need the same one.
         self._tracked = -1
@@ -60,12 +65,12 @@ class Gramine:
         return join_ranges(
             (begin, stop)
             for begin, stop, had in self.pages.runs(start, end)
-            if had is not None and had != LAZY
+            if had is not None and had < LAZY
         )
 
     def count(self) -> int:
         """How many pages are committed, the PAL's own too. O(n)."""
-        return sum(end - start for start, end, had in self.pages if had != LAZY) >> PAGE_SHIFT
+        return sum(end - start for start, end, had in self.pages if had < LAZY) >> PAGE_SHIFT
 
     def alloc(
         self, start: int, end: int, prot: int, lazy: bool = False, by_page: bool = False
@@ -75,8 +80,14 @@ class Gramine:
         self.track(start, end)
         if lazy:
             self.pages.set(start, end, LAZY)
+        elif self.waits(prot):
+            self.pages.set(start, end, RESERVED)
         else:
-            self._add(start, end, prot, by_page)
+            self._add(start, end, prot, _times(start, end, by_page))
+
+    def waits(self, prot: int, lazy: bool = False) -> bool:
+        """True if `alloc` does not commit pages at once."""
+        return lazy or (self.switches.reserve and not prot)
 
     def free(self, start: int, end: int) -> None:
         """PalVirtualMemoryFree: two host calls for each committed run (sgx_edmm_remove_pages)."""
@@ -95,11 +106,21 @@ class Gramine:
         self.track(start, end)
         if prot & PROT_WRITE:
             prot |= PROT_READ
+        if self.switches.reserve and prot:
+            for begin, stop in self._open(start, end, prot):
+                self._protect(begin, stop, prot, single)
+        else:
+            self._protect(start, end, prot, single)
+
+    def _protect(self, start: int, end: int, prot: int, single: bool) -> None:
+        if self.switches.kinds or self.switches.extend:
+            self._change(start, end, prot, single)
+            return
         committed: list[Range] = []
         opened, changes = 0, False
         pages = self.pages
         for begin, stop, had in pages.runs(start, end):
-            if had is None or had == LAZY:
+            if had is None or had >= LAZY:
                 continue
             if had != prot:
                 changes = True
@@ -111,23 +132,74 @@ class Gramine:
             meter.counts.open_windows += opened >> PAGE_SHIFT
         for begin, stop in join_ranges(committed):
             meter.emodpe(begin, stop, prot)
-            self._restrict(begin, stop, prot, single)
+            self._restrict(begin, stop, prot, _times(begin, stop, single))
             if changes:
                 pages.set(begin, stop, prot)
+
+    def _open(self, start: int, end: int, prot: int) -> list[Range]:
+        # Reserved pages become accessible, and are committed for that. Returns the other ranges.
+        others: list[Range] = []
+        for begin, stop, had in list(self.pages.runs(start, end)):
+            if had == RESERVED:
+                self._add(begin, stop, prot)
+                self.meter.counts.untouched_pages += stop - begin >> PAGE_SHIFT
+            else:
+                others.append((begin, stop))
+        return join_ranges(others)
+
+    def _change(self, start: int, end: int, prot: int, single: bool) -> None:
+        # Protect with the kind of change. `kinds`: equal pages are skipped, EMODPR comes first, and
+        # EMODPE only follows where a permission is added. `extend`: where no permission is removed,
+        # EMODPE is all.
+        meter, pages = self.meter, self.pages
+        kinds, extend = self.switches.kinds, self.switches.extend
+        extended: list[Range] = []
+        restricted: list[tuple[int, int, int]] = []
+        for begin, stop, had in list(pages.runs(start, end)):
+            if had is None or had >= LAZY or (kinds and had == prot):
+                continue
+            if extend and not had & ~prot:
+                extended.append((begin, stop))
+            else:
+                restricted.append((begin, stop, had))
+        for begin, stop, had in restricted:
+            if not kinds:
+                meter.emodpe(begin, stop, prot)
+                if had & ~prot and prot & ~had:
+                    meter.counts.open_windows += stop - begin >> PAGE_SHIFT
+        for begin, stop in join_ranges((begin, stop) for begin, stop, _ in restricted):
+            times = _times(begin, stop, single)
+            meter.host_call(times)
+            meter.restrict(begin, stop, prot)
+            meter.counts.ioctls += times - 1
+        for begin, stop, had in restricted:
+            if kinds:
+                meter.eaccept(begin, stop, had & prot, PR)
+                if prot & ~had:
+                    extended.append((begin, stop))
+            else:
+                meter.eaccept(begin, stop, prot, PR)
+            pages.set(begin, stop, prot)
+        for begin, stop in extended:
+            meter.emodpe(begin, stop, prot)
+            pages.set(begin, stop, prot)
 
     def fault(self, start: int, end: int, prot: int) -> int:
         """The exception handler (commit_lazy_alloc_pages): commits the lazy pages of `[start, end)`,
         each in an exception; how many there were.
 
-        The access has added the page already, and then faulted once more since it is pending.
+        The access has added the page already, and then faulted once more since it is pending. With
+        `Switches.demand`, an exception commits an aligned block of so many pages, as far as they
+        are lazy and in `[start, end)`.
         """
+        block = (self.switches.demand or 1) << PAGE_SHIFT
         count = 0
         for begin, stop, had in list(self.pages.runs(start, end)):
             if had == LAZY:
-                pages = stop - begin >> PAGE_SHIFT
-                self.meter.exception(pages)
-                self._add(begin, stop, prot, True)
-                count += pages
+                blocks = (stop - 1) // block - begin // block + 1
+                self.meter.exception(blocks)
+                self._add(begin, stop, prot, blocks)
+                count += stop - begin >> PAGE_SHIFT
         return count
 
     def zero(self, start: int, end: int) -> None:
@@ -155,25 +227,32 @@ class Gramine:
             if had is None:
                 self._add(begin, stop, RW)
 
-    def _add(self, start: int, end: int, prot: int, single: bool = False) -> None:
-        # sgx_edmm_add_pages
+    def _add(self, start: int, end: int, prot: int, times: int = 1) -> None:
+        # sgx_edmm_add_pages, called so many times for parts of the range
         if prot & PROT_WRITE:
             prot |= PROT_READ
         meter = self.meter
         meter.eaug(start, end)
+        if self.switches.copy and prot != RW:
+            meter.eacceptcopy(start, end, prot, None)
+            self.pages.set(start, end, prot)
+            return
         meter.eaccept(start, end, RW, PENDING)
         if prot & PROT_EXEC:
             meter.emodpe(start, end, prot)
         if RW & ~prot:
             meter.counts.open_windows += end - start >> PAGE_SHIFT
-            self._restrict(start, end, prot, single)
+            self._restrict(start, end, prot, times)
         self.pages.set(start, end, prot)
 
-    def _restrict(self, start: int, end: int, prot: int, single: bool) -> None:
+    def _restrict(self, start: int, end: int, prot: int, times: int) -> None:
         meter = self.meter
-        times = end - start >> PAGE_SHIFT if single else 1
         meter.host_call(times)
         meter.restrict(start, end, prot)
-        if single:
-            meter.counts.ioctls += times - 1
+        meter.counts.ioctls += times - 1
         meter.eaccept(start, end, prot, PR)
+
+
+def _times(start: int, end: int, single: bool) -> int:
+    # How often the same is requested.
+    return end - start >> PAGE_SHIFT if single else 1

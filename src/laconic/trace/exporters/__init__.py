@@ -1,7 +1,7 @@
 """Exporters: a trace in the formats of other tools.
 
 An exporter is a module with one function, `write(trace, output, part)`, which writes the whole of
-`trace` to a binary file and returns what it wrote. The trace is read once, in bounded memory.
+`trace` to a binary file and returns what it wrote. It reads the trace once, in bounded memory.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, cast
 
-from laconic.trace.exporters.columns import Window
+from laconic.trace.exporters.columns import Analysis, Window
 
 if TYPE_CHECKING:
     from laconic.trace import Trace
+    from laconic.trace.selection import Selection
 
 #: Format → the module that writes it.
 FORMATS: Final = {
@@ -30,13 +31,16 @@ LIMITED: Final = frozenset({"perfetto"})
 
 @dataclass(frozen=True)
 class Part:
-    """What of a trace is written: a format, a window of time, at most `limit` bytes. `update` receives
-    the bytes read."""
+    """What of a trace is written: a format, a window of time, at most `limit` bytes. `update`
+    receives the bytes read. Of the calls, only those of `selection` are written. `analysis` has
+    what only a replay can tell of the calls; None leaves it out."""
 
     format: str
     window: Window
     limit: int | None = None
     update: Callable[[int], None] = lambda position: None
+    analysis: Analysis | None = None
+    selection: Selection | None = None
 
 
 @dataclass
@@ -60,4 +64,4 @@ def export(trace: Trace, output: BinaryIO, part: Part) -> Written:
     return cast(Exporter, importlib.import_module(FORMATS[part.format])).write(trace, output, part)
 
 
-__all__ = ["FORMATS", "LIMITED", "Exporter", "Part", "Window", "Written", "export"]
+__all__ = ["FORMATS", "LIMITED", "Analysis", "Exporter", "Part", "Window", "Written", "export"]

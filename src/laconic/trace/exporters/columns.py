@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from laconic.linux.pagemap import page_count
 from laconic.memory.change import kind_names
@@ -22,9 +22,13 @@ from laconic.trace.schema import (
     UNKNOWN_IDENTITY,
     Row,
 )
+from laconic.trace.selection import CLONES, RowFilter
 
 if TYPE_CHECKING:
+    from laconic.stacks.symbolize import Place
+    from laconic.stacks.table import Frame, Module
     from laconic.trace import Trace
+    from laconic.trace.selection import Selection
 
 #: Column → Arrow type. Every column but the first five may be null: what does not apply, or is not
 #: known.
@@ -57,10 +61,47 @@ COLUMNS: Final = {
     "file_size": "uint64",  # bytes, at that time
     "touched_pages": "uint64",
     "program": "string",
-    "stack": "string",
+    "stack": "string",  # one line per frame, innermost first
+    "function": "string",  # of the innermost frame
+    "module": "string",
+    "source_file": "string",
+    "source_line": "uint32",
+    "redundant": "bool_",
+    "every_call_cycles_low": "float64",
+    "every_call_cycles_high": "float64",
+    "laconic_cycles_low": "float64",
+    "laconic_cycles_high": "float64",
     "text": "string",
 }
 Flat = tuple[Any, ...]
+
+
+class CallFacts(NamedTuple):
+    """What a replay finds out about one call: the columns of the same names.
+
+    `cycles` has the low and the high end under every-call, and under laconic. It is empty if they
+    are unknown.
+    """
+
+    kinds: str | None = None
+    stack: str | None = None
+    function: str | None = None
+    module: str | None = None
+    source_file: str | None = None
+    source_line: int | None = None
+    redundant: bool | None = None
+    cycles: tuple[float, ...] = ()
+
+
+class Analysis(Protocol):
+    """The facts about each call of a trace, by the number of its row."""
+
+    def facts(self, event: int) -> CallFacts:
+        """Return the facts about a call; none if the row is not a call."""
+
+    def frames(self, event: int) -> Sequence[tuple[Frame, Module | None, Sequence[Place]]]:
+        """Return the frames of a call's recorded stack, innermost first."""
+
 
 #: Calls on a range: the arguments that are its address and its length in bytes.
 _RANGES: Final = {
@@ -69,10 +110,11 @@ _RANGES: Final = {
     "pkey_mprotect": (0, 1), "set_mempolicy_home_node": (0, 1), "map_shadow_stack": (0, 1), "mseal": (0, 1),
     "mincore": (0, 1), "prctl": (2, 3),
 }  # fmt: skip
-_CLONES: Final = frozenset({"clone", "clone3", "fork", "vfork"})
 _PROT: Final = {"mmap": 2, "mprotect": 2, "pkey_mprotect": 2}
 _STATES: Final = ("unfinished", "refused", "chosen", "unfollowed", "no_result")
 _SHOWN: Final = {"program", "process", "exit", "lost", "note", "end"}
+_NO_FACTS: Final = CallFacts()
+_NO_CYCLES: Final = (None,) * 4
 _FIRST_PROCESS: Final = CODES[PROCESS_EVENTS[0]]
 _LAST_PROCESS: Final = CODES[PROCESS_EVENTS[-1]]
 
@@ -95,7 +137,15 @@ class Window(NamedTuple):
 class Flattener:
     """Rows of a trace to flat rows; it keeps what they refer to, one entry a file and a process."""
 
-    def __init__(self, trace: Trace, window: Window) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        window: Window,
+        analysis: Analysis | None = None,
+        selection: Selection | None = None,
+    ) -> None:
+        self._filter = None if selection is None else RowFilter(selection, trace.names)
+        self._analysis = analysis
         self._names = trace.names
         self._window = window
         self._recorded = trace.source == "run"
@@ -112,6 +162,7 @@ class Flattener:
         for row in rows:
             self._number += 1
             code = row.event
+            selected = self._filter is None or self._filter.includes(row)
             if code < MEMORY_CODES or _FIRST_PROCESS <= code <= _LAST_PROCESS:
                 flat = self._call(row, self._names[code])
             elif (name := self._names[code]) == "file":
@@ -127,7 +178,7 @@ class Flattener:
                 flat = self._other(row, name)
             else:
                 continue
-            if row.time in self._window:
+            if selected and row.time in self._window:
                 yield flat
 
     def loss(self, sentence: str, time: int) -> Flat:
@@ -155,10 +206,13 @@ class Flattener:
         elif name == "brk":
             address = args[0]
         known = not state & (UNFINISHED | NO_RESULT)
-        if known and name in _CLONES and result > 0 and pid in self._programs:
+        if known and name in CLONES and result > 0 and pid in self._programs:
             # A child of vfork has run another program already when vfork returns.
             self._programs.setdefault(result, self._programs[pid])
         file = self._files.get(number)
+        logged = self._stacks.pop(tid, None) if self._stacks else None
+        facts = _NO_FACTS if self._analysis is None else self._analysis.facts(self._number)
+        recorded = _kinds(kinds) if self._recorded and kinds else None
         return (
             self._number, time, pid, tid, name,
             *args[:arity], *[None] * (6 - arity),
@@ -170,11 +224,13 @@ class Flattener:
             error_name(result) if known and result < 0 else None,
             _state(state) if state else None,
             host_calls if self._recorded else None,
-            _kinds(kinds) if self._recorded and kinds else None,
+            recorded or facts.kinds,
             *(_file(file, args[5] if name == "mmap" else None) if file else (text(data) or None, *[None] * 4)),
             page_count(touched) if self._touched else None,
             self._programs.get(pid),
-            self._stacks.pop(tid, None) if self._stacks else None,
+            facts.stack or logged,
+            *facts[2:7],
+            *(facts.cycles or _NO_CYCLES),
             None,
         )  # fmt: skip
 
@@ -216,10 +272,15 @@ def _file(
     return path, file.file.device, file.file.inode & (1 << 64) - 1, offset, size
 
 
-def flat_rows(trace: Trace, window: Window) -> Iterator[list[Flat]]:
+def flat_rows(
+    trace: Trace,
+    window: Window,
+    analysis: Analysis | None = None,
+    selection: Selection | None = None,
+) -> Iterator[list[Flat]]:
     """The trace as flat rows, a batch at a time; one at its end says what is missing, if anything
-    is. O(rows)."""
-    flattener = Flattener(trace, window)
+    is. Without an analysis, the columns that it fills are null. O(rows)."""
+    flattener = Flattener(trace, window, analysis, selection)
     time = 0
     for rows in trace.batches():
         time = rows[-1].time

@@ -28,7 +28,7 @@ def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
     written = Written()
     batches: list[Any] = []
     with pq.ParquetWriter(output, columns, compression="zstd", write_statistics=True) as writer:
-        for batch in record_batches(trace, part.window):
+        for batch in record_batches(trace, part.window, part.analysis, part.selection):
             batches.append(batch)
             written.rows += batch.num_rows
             if sum(batch.num_rows for batch in batches) >= ROW_GROUP:

@@ -44,7 +44,7 @@ def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
     events = _Events(trace.source == "run")
     size = output.write(b'{"displayTimeUnit":"ns","traceEvents":[\n')
     cut: int | None = None
-    for rows in flat_rows(trace, part.window):
+    for rows in flat_rows(trace, part.window, part.analysis, part.selection):
         part.update(trace.position)
         for row in rows if cut is None else ():
             lines = [_line(event) for event in events.of(row)]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from laconic.linux.clone import CLONE_THREAD
 from laconic.trace.exporters import constants
-from laconic.trace.exporters.columns import Window, text
+from laconic.trace.exporters.columns import Analysis, Window, text
 from laconic.trace.records import TracedFile, traced_file
 from laconic.trace.schema import (
     CODES,
@@ -29,10 +29,14 @@ from laconic.trace.schema import (
     WRITABLE,
     Row,
 )
+from laconic.trace.selection import CLONES, RowFilter
 
 if TYPE_CHECKING:
+    from laconic.stacks.symbolize import Place
+    from laconic.stacks.table import Frame, Module
     from laconic.trace import Trace
     from laconic.trace.exporters import Part, Written
+    from laconic.trace.selection import Selection
 
 #: The second that a trace begins at.
 EPOCH: Final = 1_000_000_000
@@ -100,10 +104,21 @@ _KINDS: Final[dict[str, Callable[[int], str]]] = {
 }
 _ADDRESSES: Final = frozenset({"mmap", "mremap", "brk", "shmat", "map_shadow_stack"})
 _EXECUTES: Final = frozenset({"execve", "execveat"})
-_CLONES: Final = frozenset({"clone", "clone3", "fork", "vfork"})
 _CALLS: Final = frozenset({*range(MEMORY_CODES), *(CODES[name] for name in PROCESS_EVENTS)})
 _SILENT: Final = frozenset(
-    {"maps", "vma", "host_call", "note", "process", "end", "module", "frames", "site", "symbols"}
+    {
+        "maps",
+        "vma",
+        "host_call",
+        "note",
+        "process",
+        "leave",
+        "end",
+        "module",
+        "frames",
+        "site",
+        "symbols",
+    }
 )
 
 
@@ -112,7 +127,7 @@ def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
     from laconic.trace.exporters import Written
 
     written = Written()
-    lines = _Lines(trace.names, part.window)
+    lines = _Lines(trace.names, part.window, part.analysis, part.selection)
     for rows in trace.batches():
         found = list(lines.of(rows))
         output.write("".join(found).encode("utf-8", "surrogateescape"))
@@ -130,7 +145,16 @@ class _Lines:
     # Rows to lines, with what rows before them state: files, the memory that an upcall read, a
     # successful execve that waits for the `program` row with its arguments.
 
-    def __init__(self, names: Sequence[str], window: Window) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        window: Window,
+        analysis: Analysis | None,
+        selection: Selection | None,
+    ) -> None:
+        self._filter = None if selection is None else RowFilter(selection, names)
+        self._analysis = analysis
+        self._number = -1
         self.left_out: dict[str, int] = {}
         self._names = names
         self._window = window
@@ -145,6 +169,8 @@ class _Lines:
 
     def of(self, rows: Iterable[Row]) -> Iterator[str]:
         for row in rows:
+            self._number += 1
+            selected = self._filter is None or self._filter.includes(row)
             name = self._names[row.event]
             if name == "file":
                 self._files[row.file] = traced_file(row)
@@ -158,12 +184,14 @@ class _Lines:
                 time = execute.time
             else:
                 line = self._call(row, name) if row.event in _CALLS else self._other(row, name)
-            if line is None or time not in self._window:
+            if line is None or not selected or time not in self._window:
                 continue
             where = f"{row.tid} {EPOCH + time // 1_000_000_000}.{time % 1_000_000_000:09} "
             if name == "mmap" and (opened := self._opened(row)):
                 yield f"{where}{opened}\n"
             stack = self._stacks.pop(row.tid, "") if self._stacks else ""
+            if not stack and self._analysis is not None:
+                stack = _stack(self._analysis.frames(self._number))
             yield f"{where}{line}\n{stack}"
 
     def _call(self, row: Row, name: str) -> str | None:
@@ -171,7 +199,7 @@ class _Lines:
         if name in _EXECUTES and row.result >= 0 and not state & (UNFINISHED | NO_RESULT):
             self._executes[row.pid] = row
             return None
-        if name in _CLONES and row.result > 0 and not row.a0 & CLONE_THREAD:
+        if name in CLONES and row.result > 0 and not row.a0 & CLONE_THREAD:
             self._open.setdefault(row.result, dict(self._open.get(row.pid, {})))
         arguments = self._arguments(row, name)
         if arguments is None:
@@ -268,6 +296,17 @@ class _Lines:
         if self._names[execute.event] == "execveat":
             return f"execveat({_directory(execute.a0)}, {path}, {argv}, NULL, 0) = 0"
         return f"execve({path}, {argv}, NULL) = 0"
+
+
+def _stack(frames: Iterable[tuple[Frame, Module | None, Sequence[Place]]]) -> str:
+    # The frames as strace -k prints them. What was inlined has lines of its own.
+    lines = []
+    for frame, module, places in frames:
+        path = "?" if module is None else module.path
+        for place in places:
+            name = place.function if place.known else ""
+            lines.append(f" > {path}({name}+0x0) [{frame.address:#x}]\n")
+    return "".join(lines)
 
 
 def quoted(data: bytes) -> str:

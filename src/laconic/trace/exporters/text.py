@@ -22,7 +22,7 @@ def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
     if part.format == "csv":
         output.write((",".join(COLUMNS) + "\n").encode())
     written = Written()
-    for rows in flat_rows(trace, part.window):
+    for rows in flat_rows(trace, part.window, part.analysis, part.selection):
         output.write(lines(rows))
         written.rows += len(rows)
         part.update(trace.position)

@@ -16,7 +16,6 @@ import gc
 import importlib
 import json
 import os
-import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,9 +24,10 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from laconic.errors import LaconicError
 from laconic.trace.importers.text import Log, Progress
+from laconic.trace.nextsteps import next_steps
 from laconic.trace.reader import looks_like
 from laconic.trace.schema import BATCH, CODES, Row
-from laconic.trace.writer import TraceWriter
+from laconic.trace.writer import TraceWriter, remove
 
 #: Kind of log → the module that reads it.
 IMPORTERS = {
@@ -128,7 +128,8 @@ class Import:
         if self.unknown:
             lines.append(f"not in the log, and so not known: {'; '.join(self.unknown)}")
         lines += [f"note: {sentence}" for sentence in self.notes]
-        lines.append(f"next: laconic replay {shlex.quote(output)} --check")
+        if output != "-":
+            lines.append(next_steps(output))
         return "\n".join(lines) + "\n"
 
 
@@ -276,7 +277,7 @@ def check(writer: TraceWriter) -> None:
             f"{problem}; it contains the first {writer.written:,} events. Free some space and import again with --force"
         )
     with suppress(OSError):
-        os.unlink(writer.path)
+        remove(writer.path)
     raise LaconicError(f"{problem}, and was removed. Free some space, or name a file elsewhere")
 
 

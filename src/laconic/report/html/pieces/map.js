@@ -1,66 +1,110 @@
 // The map: memory calls from left to right, addresses from below to above.
-const GUTTER = 104, FOOT = 24;
-// So many marks would hide the map by their rims.
-const CROWD = 500;
+const FOOT_MAP = 24;
+const GUTTER = () => (innerWidth < 600 ? 86 : 168);
+// Where there are more marks, they are ticks.
+const CROWD = 300;
+// How the share of touched pages is shown; pages that cannot be accessed are not committed.
+const TONES = [["no access, or unknown", "--nil"], ["under 20 % of its pages touched", "--hot"], ["20–50 %", "--mid"], ["50–90 %", "--x3"], ["90 % or more", "--cool"]];
+const PERMISSION_TONES = ["--p0", "--p1", "--p2", "--p3", "--p2", "--p5", "--p2", "--p7"];
+
+function touchedTone(area) {
+  if (area.tenths < 0 || !area.prot) return 0;
+  return area.tenths < 2 ? 1 : area.tenths < 5 ? 2 : area.tenths < 9 ? 3 : 4;
+}
+
+function mapLegend(colours) {
+  const entries = colours === "touched" ? [1, 2, 3, 4, 0].map((tone) => [`x${tone}`, TONES[tone][0]])
+    : [["p3", "read, write"], ["p1", "read"], ["p5", "read, execute"], ["p7", "read, write, execute"], ["p2", "other"], ["p0", "no access"]];
+  return el("ul", {class: "legend"}, ...[...entries, ["kr", "redundant call"]].map(([key, text]) => el("li", {}, el("i", {class: `k ${key}`, "aria-hidden": "true"}), text)));
+}
 const KEYS = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1]};
 
 function showMap() {
-  const section = part("map"), {processes} = data.spaces;
-  if (!processes.length) {
-    section.append(el("p", {text: "There is no address space to show."}));
+  const section = part("memory"), {processes} = data.spaces;
+  if (total < 3 || !processes.length) {
+    section.append(el("p", {text: total >= 3 ? "There is no address space to show." : total ? "There are too few calls to draw." : "There is no address space to show."}));
     return;
   }
-  const most = processes.reduce((best, one, at) => (one.calls > processes[best].calls ? at : best), 0);
-  let shown = space(processes[most]), scale = timed ? "time" : "order", view, chosen = -1;
+  const touches = processes.some((each) => each.areas.some((value, at) => at % 8 === 7 && value >= 0));
+  let shown = space(busiest()), colours = touches ? "touched" : "permissions", frameOf, chosen = -1;
   const canvas = el("canvas", {id: "map-canvas", role: "img"});
-  const frame = el("div", {class: "picture map", id: "map-frame", tabindex: "0", role: "application", "aria-describedby": "map-keys"}, canvas);
-  const readout = el("div", {class: "readout", id: "map-readout", role: "status"});
-  const more = el("div", {});
-  const button = (text, label, then) => el("button", {type: "button", "aria-label": label, title: label, text, onclick: then});
+  const frame = el("div", {class: "pic map", id: "map-frame", tabindex: "0", role: "application", "aria-describedby": "map-keys"}, canvas);
+  const readout = el("p", {class: "say", id: "map-readout", role: "status"});
+  const legendPlace = el("div", {}), more = el("div", {});
+  const button = (text, label, then, id) => el("button", {type: "button", "aria-label": label, title: label, id, text, onclick: then});
+  const picker = el("select", {id: "map-process", "aria-label": "Process", onchange: () => {
+    shown = space(processes[Number(picker.value)]);
+    reset();
+  }});
+  const colourBy = segments("Colour by", [["touched", "Touched"], ["permissions", "Permissions"]], colours, (value) => {
+    colours = value;
+    legendPlace.replaceChildren(mapLegend(colours));
+    draw();
+  });
+  if (!touches) colourBy.firstChild.disabled = true;
+  const redundant = [button("‹ Redundant", "Previous redundant call", () => step(-1), "map-previous"), button("Redundant ›", "Next redundant call", () => step(1), "map-next")];
+  const counted = el("span", {class: "wh", id: "map-count"});
   section.append(
-    el("div", {class: "tools"},
-      choice("Process", processes.map((one, at) => [String(at), `${processName(one)} (${plural(one.calls, "call")})`]), String(most), (value) => {
-        shown = space(processes[Number(value)]);
-        reset();
-      }),
-      timed ? choice("From left to right", [["time", "time"], ["order", "the order of calls"]], scale, (value) => {
-        scale = value;
-        reset();
-      }) : null,
-      el("div", {class: "tools", role: "group", "aria-label": "Zoom"},
+    el("div", {class: "tools"}, processes.length > 1 ? picker : "", colourBy, touches ? "" : soft("the trace does not record touched pages"),
+      ...redundant, counted,
+      el("span", {class: "seg", role: "group", "aria-label": "Zoom"},
         button("+", "Zoom in", () => zoom(0.5)), button("−", "Zoom out", () => zoom(2)),
         button("←", "Earlier", () => pan(-0.25, 0)), button("→", "Later", () => pan(0.25, 0)),
         button("↑", "Higher addresses", () => pan(0, 0.25)), button("↓", "Lower addresses", () => pan(0, -0.25)),
-        button("All", "Show all", reset), button("Next redundant", "Next redundant call", () => step(1)))),
-    frame,
-    legend([["k-p3", "rw-"], ["k-p1", "r--"], ["k-p5", "r-x"], ["k-p7", "rwx"], ["k-p2", "other"], ["k-p0", "--- (inaccessible)"], ["k-mark", "redundant call"]]),
-    readout,
-    el("p", {class: "soft", id: "map-keys", text: "Keys, with the map focused: + and − zoom, arrows move, 0 shows all, n and p go to the next and the previous "
-      + "redundant call. The wheel zooms with Ctrl held, or while the map is focused; so do a double click and two fingers. Dragging moves. The map ends soon after the last change of the process. Unused addresses are left out, and each run of pages has room by the logarithm of its size."}),
+        button("All", "Show all", reset, "map-all"))),
+    legendPlace, frame, readout,
+    el("p", {class: "wh", id: "map-keys", text: "Keys, with the map focused: + and − zoom, arrows move, 0 shows all, n and p go to the next and the previous "
+      + "redundant call. The wheel zooms with Ctrl held, or while the map is focused; so do a double click and two fingers. Dragging moves. "
+      + "Unused addresses are left out."}),
     more,
   );
+  legendPlace.append(mapLegend(colours));
 
-  const at = (call) => scales[scale].of(call);
+  const at = positionOf;
+
+  // The process with most calls of those in view.
+  function busiest() {
+    const some = processes.filter((each) => inView(each.process));
+    return (some.length ? some : processes).reduce((best, one) => (one.calls > best.calls ? one : best));
+  }
+
+  function choices() {
+    const some = processes.map((one, number) => [one, number]).filter(([one]) => inView(one.process));
+    picker.replaceChildren(...some.map(([one, number]) => el("option", {value: String(number), selected: one.process === shown.process, text: `${processName(one)} (${plural(one.calls, "call")})`})));
+  }
+
+  function followView() {
+    if (!inView(shown.process)) shown = space(busiest());
+    choices();
+    reset();
+  }
 
   function reset() {
-    // After the last change of a process there is nothing to see.
-    const low = at(shown.since), until = at(shown.until), quiet = at(Math.min(shown.changed + 1, shown.until));
-    const high = Math.max(Math.min(quiet + (quiet - low) * 0.08, until), low + 1);
-    view = {left: low, right: high, low: 0, high: 1, whole: [low, high]};
+    // The window of the page; if there is none, all until soon after the last change, after which there is nothing to see.
+    let [low, high] = windowOf();
+    if (!view.span) {
+      const until = at(shown.until), quiet = at(Math.min(shown.changed + 1, shown.until));
+      low = at(shown.since);
+      high = Math.max(Math.min(quiet + (quiet - low) * 0.08, until), low + (timed ? 1 : 2));
+    }
+    frameOf = {left: low, right: high, low: 0, high: 1, whole: [low, high]};
     chosen = -1;
+    const marks = shown.marks.length;
+    for (const each of redundant) each.disabled = !marks;
+    counted.textContent = marks ? "" : "none is redundant";
     more.replaceChildren(spaceTable(shown));
     draw();
-    say();
+    describe();
   }
 
   function zoom(factor, x = 0.5, y = 0.5) {
-    const {wide, high} = size(view, factor);
-    move(view.left + (view.right - view.left - wide) * x, view.low + (view.high - view.low - high) * y, wide, high);
-    say();
+    const {wide, high} = size(frameOf, factor);
+    move(frameOf.left + (frameOf.right - frameOf.left - wide) * x, frameOf.low + (frameOf.high - frameOf.low - high) * y, wide, high);
+    describe();
   }
 
   function size(from, factor) {
-    const [first, last] = view.whole;
+    const [first, last] = frameOf.whole;
     return {
       wide: Math.min(Math.max((from.right - from.left) * factor, (last - first) * 1e-5), last - first),
       high: Math.min(Math.max((from.high - from.low) * factor, 1e-4), 1),
@@ -68,43 +112,58 @@ function showMap() {
   }
 
   function pan(x, y) {
-    const wide = view.right - view.left, high = view.high - view.low;
-    move(view.left + wide * x, view.low + high * y, wide, high);
-    say();
+    const wide = frameOf.right - frameOf.left, high = frameOf.high - frameOf.low;
+    move(frameOf.left + wide * x, frameOf.low + high * y, wide, high);
+    describe();
   }
 
   function move(left, low, wide, high) {
-    const [first, last] = view.whole;
-    view.left = Math.min(Math.max(left, first), last - wide);
-    view.right = view.left + wide;
-    view.low = Math.min(Math.max(low, 0), 1 - high);
-    view.high = view.low + high;
+    const [first, last] = frameOf.whole;
+    frameOf.left = Math.min(Math.max(left, first), last - wide);
+    frameOf.right = frameOf.left + wide;
+    frameOf.low = Math.min(Math.max(low, 0), 1 - high);
+    frameOf.high = frameOf.low + high;
     draw();
   }
 
-  // Redundant calls one by one, for who has no pointer.
+  // Redundant calls one by one: the picture comes into view, and the readout stands beside the mark.
   function step(way) {
     if (!shown.marks.length) {
       readout.textContent = "No redundant call is marked in this process.";
       return;
     }
-    chosen = (chosen + way + shown.marks.length) % shown.marks.length;
-    const mark = shown.marks[chosen], wide = view.right - view.left, high = view.high - view.low;
+    const inside = shown.marks.filter((mark) => at(mark.call) >= frameOf.whole[0] && at(mark.call) <= frameOf.whole[1]);
+    const marks = inside.length ? inside : shown.marks;
+    const before = marks.indexOf(shown.marks[chosen]);
+    const next = before < 0 ? (way > 0 ? 0 : marks.length - 1) : (before + way + marks.length) % marks.length;
+    const mark = marks[next], wide = frameOf.right - frameOf.left, high = frameOf.high - frameOf.low;
+    chosen = shown.marks.indexOf(mark);
     move(at(mark.call) - wide / 2, placeOf(shown, mark.start) - high / 2, wide, high);
-    readout.replaceChildren(`Redundant call ${count(chosen + 1)} of ${count(shown.marks.length)}: `, ...markWords(mark));
+    const box = frame.getBoundingClientRect(), down = y(placeOf(shown, mark.start));
+    if (box.top + down < 100 || box.top + down > innerHeight - 120) {
+      frame.scrollIntoView({block: box.height < innerHeight ? "center" : "start", behavior: "instant"});
+    }
+    counted.textContent = `${count(next + 1)} of ${count(marks.length)}`;
+    readout.replaceChildren(`Redundant call ${count(next + 1)} of ${count(marks.length)}: `, named(markText(mark)));
+    requestAnimationFrame(() => requestAnimationFrame(() => besideMark(mark)));
   }
 
-  function markWords(mark) {
-    const what = mark.pages ? `${hex(mark.start)}, ${plural(mark.pages, "page")}` : "no range";
-    const call = mark.site < 0 ? "a call" : name(data.sites[mark.site][0]);
-    return [`call ${count(mark.call)}${timed ? ` at ${duration(timeOf(mark.call))}` : ""}, `, named(call), ` of ${what}, from `, named(placeName(mark.site))];
+  function besideMark(mark) {
+    const box = canvas.getBoundingClientRect();
+    const down = mark.pages ? y(placeOf(shown, mark.start)) : box.height / 2;
+    say(box.left + x(at(mark.call)), box.top + down, `Redundant: ${words[mark.site].call}${mark.pages ? `, ${bytes(mark.pages)}` : ""}`, [markText(mark)]);
   }
 
-  function say(aloud = true) {
-    const span = `${scales[scale].text(view.left)} to ${scales[scale].text(view.right)}, ${hex(pageAt(shown, view.low))} to ${hex(pageAt(shown, view.high))}`;
+  function markText(mark) {
+    const range = mark.pages ? `, of ${hex(mark.start)}, ${plural(mark.pages, "page")}` : "";
+    return `call ${count(mark.call)}${timed ? ` at ${duration(timeOf(mark.call))}` : ""}, ${siteText(mark.site)}${range}`;
+  }
+
+  function describe(aloud = true) {
+    const span = `${positionText(frameOf.left)} to ${positionText(frameOf.right)}, ${hex(pageAt(shown, frameOf.low))} to ${hex(pageAt(shown, frameOf.high))}`;
     frame.setAttribute("aria-label", `Map of the address space of process ${processName(shown)}`);
     canvas.setAttribute("aria-label", `Address space of process ${processName(shown)}: ${plural(shown.areas.length, "area")}, ${plural(shown.marks.length, "redundant call")} marked. Shown: ${span}.`);
-    frame.dataset.view = [view.left, view.right, view.low, view.high].join(" ");
+    frame.dataset.view = [frameOf.left, frameOf.right, frameOf.low, frameOf.high].join(" ");
     if (aloud) readout.textContent = `Shown: ${span}.`;
   }
 
@@ -118,83 +177,126 @@ function showMap() {
     canvas.style.height = `${high}px`;
     const pen = canvas.getContext("2d"), style = getComputedStyle(document.documentElement);
     const colour = (key) => style.getPropertyValue(key).trim();
-    const of = ["--p-none", "--p-r", "--p-other", "--p-rw", "--p-other", "--p-rx", "--p-other", "--p-rwx"].map(colour);
+    const tones = colours === "touched" ? TONES.map(([, key]) => colour(key)) : PERMISSION_TONES.map(colour);
+    const toneOf = (area) => tones[colours === "touched" ? touchedTone(area) : area.prot];
     pen.scale(ratio, ratio);
     pen.fillStyle = colour("--paper");
     pen.fillRect(0, 0, wide, high);
     pen.save();
     pen.beginPath();
-    pen.rect(GUTTER, 0, wide - GUTTER, high - FOOT);
+    pen.rect(GUTTER(), 0, wide - GUTTER(), high - FOOT_MAP);
     pen.clip();
     const labels = [], sharp = (value) => Math.round(value * ratio) / ratio;
     for (const area of shown.areas) {
-      const left = sharp(Math.max(x(at(area.since)), GUTTER)), right = sharp(Math.min(x(at(area.until)), wide));
+      const left = sharp(Math.max(x(at(area.since)), GUTTER())), right = sharp(Math.min(x(at(area.until)), wide));
       const top = y(shown.places[area.high]), bottom = y(shown.places[area.low]);
-      if (right < GUTTER || left > wide || bottom < 0 || top > high - FOOT) continue;
+      if (right < GUTTER() || left > wide || bottom < 0 || top > high - FOOT_MAP) continue;
       const tall = bottom - top;
-      pen.fillStyle = of[area.prot];
+      pen.fillStyle = toneOf(area);
       pen.fillRect(left, top, Math.max(right - left, 1), Math.max(tall - (tall > 4 ? 1 : 0), 0.5));
-      if (tall > 15 && right - left > 70) labels.push([area, left, top, bottom, right]);
+      labels.push([area, top, bottom, right - left]);
     }
-    write(pen, labels, colour, high);
     dash(pen, colour);
     pen.restore();
+    write(pen, labels, colour, high);
     axes(pen, wide, high, colour("--soft"));
   }
 
   function x(value) {
-    return GUTTER + (canvas.clientWidth - GUTTER) * (value - view.left) / (view.right - view.left);
+    return GUTTER() + (canvas.clientWidth - GUTTER()) * (value - frameOf.left) / (frameOf.right - frameOf.left);
   }
 
   function y(place) {
-    const high = parseInt(canvas.style.height, 10) - FOOT;
-    return high - high * (place - view.low) / (view.high - view.low);
+    const high = parseInt(canvas.style.height, 10) - FOOT_MAP;
+    return high - high * (place - frameOf.low) / (frameOf.high - frameOf.low);
   }
 
+  // Names stand left of the rows: one for each run of rows with the same name, the largest first, where there is room.
   function write(pen, labels, colour, high) {
-    pen.font = "11px system-ui, sans-serif";
-    pen.fillStyle = colour("--ink");
-    for (const [area, left, top, bottom, right] of labels.slice(0, 400)) {
-      const middle = (Math.max(top, 0) + Math.min(bottom, high - FOOT)) / 2;
-      pen.save();
-      pen.beginPath();
-      pen.rect(left, top, right - left - 2, bottom - top);
-      pen.clip();
-      pen.fillText(name(area.title).split("/").pop(), left + 4, middle + 4);
-      pen.restore();
+    const runs = new Map();
+    for (const [area, top, bottom, long] of labels) {
+      const title = areaName(area), own = runs.get(title) || [], weight = long * (bottom - top);
+      const beside = own.find((run) => top <= run.bottom + 2 && bottom >= run.top - 2);
+      if (beside) {
+        beside.top = Math.min(beside.top, top);
+        beside.bottom = Math.max(beside.bottom, bottom);
+        beside.weight += weight;
+      } else {
+        own.push({title, top, bottom, weight, isFunction: name(area.file) === "anonymous"});
+      }
+      runs.set(title, own);
     }
+    const sorted = [...runs.values()].flat().sort((one, other) => other.weight - one.weight), taken = [];
+    pen.textAlign = "right";
+    for (const run of sorted) {
+      const middle = (Math.max(run.top, 0) + Math.min(run.bottom, high - FOOT_MAP)) / 2;
+      if (middle < 6 || middle > high - FOOT_MAP - 4 || taken.some((each) => Math.abs(each - middle) < 13)) continue;
+      taken.push(middle);
+      pen.font = run.isFunction ? "11px ui-monospace, 'Liberation Mono', monospace" : "12px 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif";
+      pen.fillStyle = run.isFunction ? colour("--soft") : colour("--ink");
+      pen.fillText(fitting(pen, run.title), GUTTER() - 8, middle + 4);
+      if (taken.length > 60) break;
+    }
+    pen.textAlign = "left";
   }
 
+  function fitting(pen, text) {
+    const room = GUTTER() - 14;
+    if (pen.measureText(text).width <= room) return text;
+    let short = text;
+    while (short.length > 2 && pen.measureText(`${short}…`).width > room) short = short.slice(0, -1);
+    return `${short}…`;
+  }
+
+  // Marks are triangles; where they are many, ticks.
   function dash(pen, colour) {
+    const many = shown.marks.length > CROWD;
     shown.marks.forEach((mark, number) => {
-      if (!mark.pages) return;
-      const left = x(at(mark.call)), bottom = y(placeOf(shown, mark.start)), top = y(placeOf(shown, mark.start + mark.pages));
-      const tall = Math.max(bottom - top, 6), wide = number === chosen ? 5 : 2;
-      if (shown.marks.length < CROWD || number === chosen) {
-        pen.fillStyle = colour("--halo");
-        pen.fillRect(left - wide / 2 - 1, bottom - tall - 1, wide + 2, tall + 2);
+      if (!mark.pages || number === chosen) return;
+      const left = x(at(mark.call)), middle = (y(placeOf(shown, mark.start)) + y(placeOf(shown, mark.start + mark.pages))) / 2;
+      pen.fillStyle = colour("--red");
+      if (many) {
+        pen.fillRect(left - 0.75, middle - 3, 1.5, 6);
+        return;
       }
-      pen.fillStyle = number === chosen ? colour("--redundant") : colour("--mark");
-      pen.fillRect(left - wide / 2, bottom - tall, wide, tall);
+      pen.strokeStyle = colour("--paper");
+      pen.beginPath();
+      pen.moveTo(left - 8, middle - 5);
+      pen.lineTo(left, middle);
+      pen.lineTo(left - 8, middle + 5);
+      pen.closePath();
+      pen.fill();
+      pen.stroke();
     });
+    if (chosen < 0) return;
+    if (!shown.marks[chosen].pages) {
+      // A call without a range, such as brk: only when it was made is known.
+      pen.fillStyle = colour("--red");
+      pen.fillRect(x(at(shown.marks[chosen].call)) - 1, 0, 2, parseInt(canvas.style.height, 10) - FOOT_MAP);
+      return;
+    }
+    const mark = shown.marks[chosen], left = x(at(mark.call)), middle = (y(placeOf(shown, mark.start)) + y(placeOf(shown, mark.start + mark.pages))) / 2;
+    pen.strokeStyle = colour("--paper");
+    pen.lineWidth = 5;
+    pen.beginPath();
+    pen.arc(left, middle, 9, 0, 2 * Math.PI);
+    pen.stroke();
+    pen.strokeStyle = colour("--red");
+    pen.lineWidth = 2.5;
+    pen.stroke();
+    pen.fillStyle = colour("--red");
+    pen.beginPath();
+    pen.arc(left, middle, 3, 0, 2 * Math.PI);
+    pen.fill();
+    pen.lineWidth = 1;
   }
 
   function axes(pen, wide, high, ink) {
     pen.fillStyle = ink;
-    pen.font = "12px system-ui, sans-serif";
-    pen.fillText("address", 2, 11);
-    pen.font = "11px ui-monospace, 'DejaVu Sans Mono', monospace";
-    let last = Infinity;
-    shown.edges.forEach((edge, number) => {
-      const place = y(shown.places[number]);
-      if (place < 25 || place > high - FOOT + 1 || last - place < 26) return;
-      pen.fillText(hex(edge), 2, place);
-      last = place;
-    });
-    pen.font = "12px system-ui, sans-serif";
-    for (const value of ticks(view.left, view.right, (wide - GUTTER) / 120)) {
-      const left = x(value), text = scales[scale].text(value);
-      pen.fillRect(left, high - FOOT, 1, 5);
+    pen.font = "12px 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif";
+    for (const value of ticks(frameOf.left, frameOf.right, (wide - GUTTER()) / 120)) {
+      const left = x(value), text = positionText(value);
+      pen.fillRect(left, high - FOOT_MAP, 1, 5);
       pen.fillText(text, Math.min(left + 3, wide - pen.measureText(text).width - 2), high - 7);
     }
   }
@@ -203,27 +305,35 @@ function showMap() {
 
   function spot(event) {
     const box = canvas.getBoundingClientRect();
-    return [(event.clientX - box.left - GUTTER) / (box.width - GUTTER), 1 - (event.clientY - box.top) / (box.height - FOOT)];
+    return [(event.clientX - box.left - GUTTER()) / (box.width - GUTTER()), 1 - (event.clientY - box.top) / (box.height - FOOT_MAP)];
   }
 
   const under = (event) => spot(event).map((part) => Math.min(Math.max(part, 0), 1));
 
   function look(event) {
-    const [across, up] = under(event), value = view.left + (view.right - view.left) * across, place = view.low + (view.high - view.low) * up;
-    const near = shown.marks.find((mark) => mark.pages && Math.abs(x(at(mark.call)) - x(value)) < 4
-      && y(placeOf(shown, mark.start)) >= y(place) - 4 && y(placeOf(shown, mark.start + mark.pages)) <= y(place) + 4);
+    const [across, up] = under(event), value = frameOf.left + (frameOf.right - frameOf.left) * across, place = frameOf.low + (frameOf.high - frameOf.low) * up;
+    const near = shown.marks.find((mark) => mark.pages && Math.abs(x(at(mark.call)) - 4 - x(value)) < 7
+      && y(placeOf(shown, mark.start)) >= y(place) - 6 && y(placeOf(shown, mark.start + mark.pages)) <= y(place) + 6);
     if (near) {
-      readout.replaceChildren("Redundant: ", ...markWords(near));
+      say(event.clientX, event.clientY, `Redundant: ${words[near.site].call}, ${bytes(near.pages)}`, [markText(near)]);
       return;
     }
     const area = shown.areas.find((each) => at(each.since) <= value && value < at(each.until) && shown.places[each.low] <= place && place < shown.places[each.high]);
     if (!area) {
-      readout.textContent = `${scales[scale].text(value)}, ${hex(pageAt(shown, place))}: nothing is mapped.`;
+      say(event.clientX, event.clientY, "nothing is mapped", [`${positionText(value)}, ${hex(pageAt(shown, place))}`]);
       return;
     }
-    const low = shown.edges[area.low], high = shown.edges[area.high];
-    readout.replaceChildren(`${hex(low)} – ${hex(high)} (${bytes(high - low)}) ${PERMISSIONS[area.prot]} `, named(name(area.title)),
-      `, from call ${count(area.since)} to call ${count(area.until)}`);
+    say(event.clientX, event.clientY, areaName(area), areaLines(area));
+  }
+
+  function areaLines(area) {
+    const low = shown.edges[area.low], high = shown.edges[area.high], file = name(area.file);
+    return [
+      `${bytes(high - low)} at ${hex(low)}, ${PERMISSIONS[area.prot]}`,
+      touchedText(area),
+      area.site < 0 ? "there before the first call" : `mapped by ${siteText(area.site)}`,
+      `${positionText(at(area.since))} to ${positionText(at(area.until))}`,
+      file.includes("/") ? file : ""];
   }
 
   // What is held stays under the fingers: one moves the map, two zoom it as well.
@@ -237,7 +347,7 @@ function showMap() {
   }
 
   function hold() {
-    held = fingers.size ? {...view, ...hand()} : null;
+    held = fingers.size ? {...frameOf, ...hand()} : null;
   }
 
   canvas.addEventListener("pointerdown", (event) => {
@@ -260,15 +370,16 @@ function showMap() {
   for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, (event) => {
     fingers.delete(event.pointerId);
     hold();
-    say(false);
+    describe(false);
   });
   // One finger scrolls the page up and down; two are the map's alone.
   for (const kind of ["touchstart", "touchmove"]) canvas.addEventListener(kind, (event) => {
     if (event.touches.length > 1) event.preventDefault();
   }, {passive: false});
+  canvas.addEventListener("pointerleave", hush);
   canvas.addEventListener("dblclick", (event) => zoom(event.shiftKey ? 2 : 0.5, ...under(event)));
   frame.addEventListener("wheel", (event) => {
-    const whole = view.right - view.left === view.whole[1] - view.whole[0] && view.low === 0 && view.high === 1;
+    const whole = frameOf.right - frameOf.left === frameOf.whole[1] - frameOf.whole[0] && frameOf.low === 0 && frameOf.high === 1;
     // What cannot be made smaller does not keep the page from being scrolled.
     if (!event.ctrlKey && (document.activeElement !== frame || (whole && event.deltaY > 0))) return;
     event.preventDefault();
@@ -286,5 +397,7 @@ function showMap() {
     event.preventDefault();
   });
   drawn.push(draw);
+  follow(followView);
+  choices();
   reset();
 }

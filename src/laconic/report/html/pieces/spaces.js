@@ -7,9 +7,9 @@ function space(from) {
   const edges = from.edges.map((step) => (page += step));
   const areas = [], covered = new Int32Array(edges.length + 1);
   let since = Infinity, until = 0;
-  for (let at = 0; at < from.areas.length; at += 6) {
-    const [low, high, prot, title, begin, end] = from.areas.slice(at, at + 6);
-    areas.push({low, high, prot, title, since: begin, until: end});
+  for (let at = 0; at < from.areas.length; at += 8) {
+    const [low, high, prot, file, begin, end, site, tenths] = from.areas.slice(at, at + 8);
+    areas.push({low, high, prot, file, since: begin, until: end, site, tenths});
     covered[low] += 1;
     covered[high] -= 1;
     since = Math.min(since, begin);
@@ -61,20 +61,41 @@ function pageAt(shown, place) {
   return Math.floor(edges[at] + (edges[at + 1] - edges[at]) * Math.min(Math.max(part, 0), 1));
 }
 
-const processName = (shown) => `${shown.pid} ${name(shown.program).split("/").pop()}`;
+const processName = (shown) => `${programName(shown)} ${shown.pid}`;
+
+// A file without its directory, version, Python tag and wheel hash.
+function shortFile(path) {
+  const base = path.split("/").pop();
+  if (/^ld-(linux|musl)/.test(base)) return "ld.so";
+  return base.replace(/\.(cpython|pypy\d*|abi3)[\w-]*\.so$/, "").replace(/\.so(\.[\d.]+)?$/, "").replace(/(-[0-9a-f]{8})+$/, "") || path;
+}
+
+// Anonymous memory is named by the function that mapped it.
+function areaName(area) {
+  const file = name(area.file);
+  if (file === "anonymous" && area.site >= 0 && words[area.site].module !== "no stack") return words[area.site].title;
+  return file === "anonymous" ? "anonymous" : shortFile(file);
+}
+
+const TOUCHED_WORDS = ["not touched", "under 20 % touched", "20 % touched", "30 % touched", "40 % touched", "half of it touched",
+  "60 % touched", "70 % touched", "80 % touched", "90 % touched", "all of it touched"];
+const touchedText = (area) => (area.tenths < 0 ? "" : TOUCHED_WORDS[area.tenths]);
 
 function spaceTable(shown) {
   const titles = new Map();
   for (const area of shown.areas) {
-    const found = titles.get(area.title) || {low: Infinity, high: 0, prots: new Set(), areas: 0};
+    const title = areaName(area);
+    const found = titles.get(title) || {low: Infinity, high: 0, prots: new Set(), areas: 0, touched: new Set()};
     found.low = Math.min(found.low, shown.edges[area.low]);
     found.high = Math.max(found.high, shown.edges[area.high]);
     found.prots.add(PERMISSIONS[area.prot]);
+    if (area.tenths >= 0) found.touched.add(area.tenths);
     found.areas += 1;
-    titles.set(area.title, found);
+    titles.set(title, found);
   }
+  const ends = (tenths) => [...new Set([Math.min(...tenths), Math.max(...tenths)])].map((each) => TOUCHED_WORDS[each]).join(" to ");
   const rows = [...titles].sort((one, other) => one[1].low - other[1].low).slice(0, 200).map(([title, found]) => [
-    name(title), hex(found.low), hex(found.high), [...found.prots].sort().join(" "), count(found.areas)]);
-  return asTable("The same as a table", `What was mapped in process ${processName(shown)}`,
-    ["what", "from", "to", "permissions", "areas"], rows);
+    title, hex(found.low), hex(found.high), [...found.prots].sort().join("; "), found.touched.size ? ends([...found.touched]) : "unknown", count(found.areas)]);
+  return asTable("The same as text", `What was mapped in process ${processName(shown)}`,
+    ["what", "from", "to", "permissions", "touched", "areas"], rows);
 }

@@ -1,0 +1,158 @@
+"""The one thing to know about a trace: which site to look at first, and why it is expensive.
+
+Data only; `report.headline` writes the sentence.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from laconic.analysis.callers import (
+    AROUND,
+    SITE,
+    SUPPRESSED,
+    Caller,
+    Callers,
+    Span,
+    callers,
+    savings,
+)
+from laconic.analysis.sites import EVERY_CALL, LACONIC, Sites
+from laconic.analysis.suppressions import BUILT_IN, LOADING, Suppression
+from laconic.sgx.costs import CostProfile
+from laconic.sgx.meter import Counts
+
+#: Which rule a headline follows: no calls; a log without touched pages; redundant calls; a site;
+#: the dynamic loader; no site stands out.
+NO_CALLS, UNTOUCHED, REDUNDANT, COSTLY, LOADER, EVEN = (
+    "no calls", "touches unknown", "redundant", "costly", "loader", "even",
+)  # fmt: skip
+#: Why a site is expensive: it commits pages that are hardly touched; restricts pages; gives pages
+#: back; leaves the enclave often.
+COMMITS, RESTRICTS, RELEASES, LEAVES = "commits", "restricts", "releases", "leaves"
+#: The share of all calls that are a site's redundant ones, and of all cycles that it saves, from
+#: which it is a headline.
+_REDUNDANT, _COSTLY = 0.2, 0.05
+#: The share of committed pages below which they count as hardly touched.
+_TOUCHED = 0.5
+
+
+class Headline(NamedTuple):
+    """The headline of a trace.
+
+    `rule` says which it is. `subject` is the site that it is about (with EVEN, the one that saves
+    most), None if there is none. `cost` is what it costs under every-call, `left` under laconic;
+    `total` and `total_left` are the whole program's. `cause` is COMMITS, RESTRICTS, RELEASES, LEAVES
+    or "". Page counts are those of the cause, under every-call. `loader` is the dynamic loader if it
+    is not the subject, and costs something; `files` is the number of files that it loaded. `calls`
+    and `redundant` are of all memory calls.
+    """
+
+    rule: str
+    calls: int
+    redundant: int
+    total: Span
+    total_left: Span
+    subject: Caller | None = None
+    cost: Span = Span(0, 0)
+    left: Span = Span(0, 0)
+    cause: str = ""
+    committed: int = 0
+    touched: int = 0
+    restricted: int = 0
+    released: int = 0
+    host_calls: int = 0
+    loader: Caller | None = None
+    loader_cost: Span = Span(0, 0)
+    loader_left: Span = Span(0, 0)
+    files: int = 0
+
+    @property
+    def share(self) -> float:
+        """What part of the program's cost is the subject's, from 0 to 1."""
+        return self.cost.middle / self.total.middle if self.total.middle else 0.0
+
+
+def headline(
+    found: Sites,
+    suppressions: tuple[Suppression, ...] | list[Suppression] = BUILT_IN,
+    profile: CostProfile | None = None,
+) -> Headline:
+    """Return the headline of a trace. O(sites × frames).
+
+    Suppressed sites are no headline; the dynamic loader is one if no site saves enough.
+    """
+    rules = [*suppressions, *(rule for rule in BUILT_IN if rule not in suppressions)]
+    grouped = callers(found, "line", suppressions=rules, profile=profile)
+    loader = grouped.suppressed.get(LOADING)
+    basis = Headline(
+        EVEN,
+        grouped.calls,
+        grouped.redundant,
+        grouped.total(),
+        grouped.total(LACONIC),
+        loader=loader,
+        files=0 if loader is None else len(loader.files),
+    )
+    if loader is not None:
+        basis = basis._replace(
+            loader_cost=grouped.cycles(loader), loader_left=grouped.cycles(loader, LACONIC)
+        )
+    if not grouped.calls:
+        return basis._replace(rule=NO_CALLS)
+    subjects = [caller for caller in grouped.callers if caller.kind in (SITE, AROUND)]
+    subject = max(subjects, key=lambda caller: savings(grouped, caller), default=None)
+    if not found.knows_touched:
+        return _about(basis._replace(rule=UNTOUCHED), subject, grouped)
+    if subject is not None:
+        saved = savings(grouped, subject)
+        if subject.redundant >= _REDUNDANT * grouped.calls:
+            return _about(basis._replace(rule=REDUNDANT), subject, grouped)
+        if saved >= _COSTLY * basis.total.middle > 0:
+            return _about(basis._replace(rule=COSTLY), subject, grouped)
+    if loader is not None and savings(grouped, loader) >= _COSTLY * basis.total.middle > 0:
+        about = _about(basis._replace(rule=LOADER), loader, grouped)
+        return about._replace(loader=None, cause="")
+    return _about(basis, subject, grouped)
+
+
+def _about(basis: Headline, subject: Caller | None, found: Callers) -> Headline:
+    if subject is None:
+        return basis
+    counts = subject.cost(EVERY_CALL)
+    about = basis._replace(
+        subject=subject,
+        cost=found.cycles(subject),
+        left=found.cycles(subject, LACONIC),
+        committed=subject.committed_pages(),
+        touched=subject.touched_pages,
+        restricted=counts.emodpr,
+        released=counts.eremove,
+        host_calls=counts.host_calls,
+    )
+    if subject.kind in (AROUND, SUPPRESSED):
+        return about
+    return about._replace(cause=_cause(about, counts, found.profile))
+
+
+def _cause(about: Headline, counts: Counts, profile: CostProfile) -> str:
+    # The largest part of the cost. What one page takes: EAUG in a fault, and EACCEPT; EMODPR or
+    # EMODT with a tracking cycle, and EACCEPT; the removal.
+    price = {name: (figure.low + figure.high) / 2 for name, figure in profile.figures.items()}
+    commit = price["eaug"] + price["eaug_faults"] + price["eaccept"]
+    restrict = price["emodpr"] + price["etrack_ipis"] + price["eaccept"]
+    release = price["emodt"] + price["etrack_ipis"] + price["eaccept"] + price["eremove"]
+    parts = {
+        COMMITS: about.committed * commit,
+        RESTRICTS: about.restricted * restrict,
+        RELEASES: about.released * release,
+        LEAVES: counts.host_calls * price["host_calls"],
+    }
+    cause = max(parts, key=lambda name: parts[name])
+    if not parts[cause]:
+        return ""
+    if cause == COMMITS and about.touched > _TOUCHED * about.committed:
+        return ""
+    if cause == LEAVES and parts[LEAVES] < about.cost.middle / 2:
+        return ""
+    return cause

@@ -1,0 +1,91 @@
+"""Which call mapped each page of an address space last: the call that the cost of the page's first
+touch belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+
+from laconic.libos.strategy import MemoryCall
+from laconic.memory.change import FILE, MAP
+from laconic.memory.flags import PAGE_SHIFT, TASK_SIZE
+from laconic.memory.mmap import page_align
+from laconic.memory.rangemap import RangeMap
+
+_MAPPED = MAP | FILE
+#: Calls that map every page that they change, also if pages were mapped there before.
+_MAPPING = frozenset({"mmap", "shmat", "remap_file_pages"})
+
+
+class Owners:
+    """The owner of each page of one address space: the label of the call that mapped it last.
+
+    A page that no call of the trace mapped belongs to `default`. `touched` counts the first touches
+    by owner, in pages.
+    """
+
+    __slots__ = ("default", "pages", "touched")
+
+    def __init__(self, default: Hashable) -> None:
+        self.default = default
+        self.touched: dict[Hashable, int] = {}
+        self.pages: RangeMap[Hashable] = RangeMap()
+
+    def fork(self) -> Owners:
+        """Return the owners of a forked address space, with no touches yet. O(n)."""
+        child = Owners(self.default)
+        child.pages = self.pages.copy()
+        return child
+
+    def touch(self, start: int, end: int) -> Iterator[tuple[int, int, Hashable]]:
+        """Count the first touches of `[start, end)`, and yield its page runs by owner.
+
+        Complexity: O(log n + k).
+        """
+        touched = self.touched
+        for begin, stop, owner in self.pages.runs(start, end):
+            if owner is None:
+                owner = self.default
+            touched[owner] = touched.get(owner, 0) + (stop - begin >> PAGE_SHIFT)
+            yield begin, stop, owner
+
+    def call(self, call: MemoryCall, label: Hashable) -> None:
+        """Apply the changes of a call. O(changes log n).
+
+        Pages that mremap moves keep their owners; those that it adds belong to it.
+        """
+        name, args, result, changes, _ = call
+        pages = self.pages
+        # The old places are read before the changes, which ascend, clear them.
+        moved = [
+            (begin + start - source, stop + start - source, owner)
+            for _, start, end, _, _, source in changes
+            if source is not None
+            for begin, stop, owner in pages.runs(source, source + end - start)
+        ]
+        low = high = 0
+        if name in _MAPPING:
+            high = TASK_SIZE
+        elif name == "mremap" and result > 0:
+            low = result
+            high = result + page_align(args[2])
+        for kind, start, end, wanted, _, source in changes:
+            if wanted is None:
+                pages.set(start, end, None)
+            elif source is None and (kind & _MAPPED or low <= start < high):
+                pages.set(start, end, label)
+        for begin, stop, owner in moved:
+            pages.set(begin, stop, owner)
+
+    def grow(self, start: int, end: int, label: Hashable) -> None:
+        """Enter the growth of a stack. O(log n)."""
+        self.pages.set(start, end, label)
+
+    def relabel(self, old: Hashable, label: Hashable) -> None:
+        """Replace one label by another. O(n)."""
+
+        def replace(owner: Hashable) -> Hashable:
+            return label if owner == old else owner
+
+        self.pages.edit(0, TASK_SIZE, replace)
+        if old in self.touched:
+            self.touched[label] = self.touched.get(label, 0) + self.touched.pop(old)

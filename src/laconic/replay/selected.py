@@ -1,0 +1,55 @@
+"""A selection of calls between a replay and what counts them: the replay carries out every call, and
+only the selected ones are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from laconic.memory.ledger import Ledger
+from laconic.replay.enclaves import AROUND, NOT_SELECTED, OTHER, TOUCH, Enclaves
+from laconic.replay.events import CallDone, Listener, Program
+from laconic.trace.selection import Selection
+
+_AROUND = frozenset({*AROUND, TOUCH, OTHER})
+
+
+class Selected(Listener):
+    """Passes the ends of the selected calls to `listener`, and nothing else. `ledger` counts
+    them."""
+
+    def __init__(self, listener: Listener, selection: Selection) -> None:
+        self._listener = listener
+        self._selection = selection
+        self.ledger = Ledger()
+
+    def call_done(self, done: CallDone) -> None:
+        """Pass the call on if it is selected. O(options)."""
+        if done.is_in(self._selection):
+            if done.is_finished:
+                self.ledger.count(done.name, done.host_calls, done.result, changes=done.changes)
+            self._listener.call_done(done)
+
+
+def drop_unselected(enclaves: Enclaves, selection: Selection, programs: Sequence[Program]) -> None:
+    """Forget what the enclaves did for calls that are not selected.
+
+    What a library OS does around the calls (load, fork, touched pages) is kept for the selected
+    processes. It is dropped if only some calls of a process are selected: it belongs to none of
+    them. `programs` are those that a replay has started, by number. O(labels).
+    """
+
+    def is_kept(number: int, label: Hashable) -> bool:
+        cause = getattr(label, "owner", label)
+        if cause == NOT_SELECTED:
+            return False
+        if cause not in _AROUND:
+            return True
+        pid, path = programs[number] if 0 <= number < len(programs) else (0, "?")
+        return not selection.divides_processes and selection.includes_process(pid, path)
+
+    for meter in enclaves.meters.values():
+        meter.tables = {key: counts for key, counts in meter.tables.items() if is_kept(*key)}
+    for number, pages in enclaves.touched_pages.items():
+        enclaves.touched_pages[number] = {
+            owner: count for owner, count in pages.items() if is_kept(number, owner)
+        }

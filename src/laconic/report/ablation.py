@@ -1,0 +1,141 @@
+"""What each change to Gramine saves, as JSON and for the terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+from laconic.analysis.ablation import BASE, LACONIC, Ablation
+from laconic.analysis.compare import BOUND
+from laconic.report import compare
+from laconic.report.tables import Row, between, tables
+
+Json = dict[str, Any]
+#: What each row adds.
+CHANGES = {
+    BASE: "Gramine as it is",
+    "store": "checkpoint store committed lazily",
+    "send": "memory sent to a child in runs of pages",
+    "equal": "equal protections skipped (PR #1824)",
+    "kinds": "kinds of change (issue #1708)",
+    "extend": "extension without an OCALL",
+    "copy": "first permission by EACCEPTCOPY",
+    "reserve": "nothing inaccessible committed",
+    "demand": "demand commit everywhere",
+    "zero": "zero in place",
+    "exec": "exec that keeps what it can",
+    "threads": "per-thread pages reused",
+    LACONIC: "the strategy laconic",
+    BOUND: "the bound of all strict strategies",
+}
+SUMS = (
+    "host calls and cycles are sums over all traces; in the ratio and in what is saved, each trace "
+    "has the same weight"
+)
+ORDER = (
+    "each row has the changes of the rows above it too, and what it saves depends on those; alone "
+    "is what the change saves by itself. laconic and the bound are not built on these changes"
+)
+
+
+def as_json(ablation: Ablation) -> Json:
+    """The ablation in the form that `--json` writes; docs/json.md says what each key means."""
+    first, profile = ablation.compared[0], ablation.profile
+    ranged = any(compared.ranged for compared in ablation.compared)
+    limits = {
+        compare.limit_note(option, size, compared.model.settings)
+        for compared in ablation.compared
+        for option, size in sorted(compared.exceeded.items())
+    }
+    verify: Json = {}
+    for compared in ablation.compared:
+        for name, findings in compared.findings.items():
+            if name in verify:
+                verify[name]["steps"] += findings.steps
+                verify[name]["breaches"] += findings.breaches
+                verify[name]["first"] += findings.first
+                verify[name]["excepted"] += findings.excepted
+            else:
+                verify[name] = findings._asdict()
+    return {
+        "host": "sgx2",
+        "calls": sum(compared.calls for compared in ablation.compared),
+        "processes": sum(compared.processes for compared in ablation.compared),
+        "profile": {
+            "name": profile.name,
+            "machine": profile.machine,
+            "no_source": list(profile.unsourced),
+        },
+        "ranged": ranged,
+        "pte": first.model.pte,
+        "verify": verify,
+        "ablation": [
+            {
+                "switch": step.switch,
+                "change": CHANGES[step.switch],
+                "strategy": step.strategy,
+                "share": round(step.share, 6),
+                "saved": round(step.saved, 6),
+                "alone": None if step.alone is None else round(step.alone, 6),
+                "host_calls": {"low": step.host_calls[0], "high": step.host_calls[1]},
+                "cycles": {"low": round(step.cycles[0]), "high": round(step.cycles[1])},
+                "traces": [_figures(figures) for figures in step.figures],
+            }
+            for step in ablation.steps
+        ],
+        "notes": [ORDER]
+        + [SUMS] * (len(ablation.compared) > 1)
+        + [compare.RANGED] * ranged
+        + sorted(limits),
+    }
+
+
+def _figures(figures: Any) -> Json:
+    least, most = ({"peak_epc_pages": figures.peak[end]} for end in (0, 1))
+    return compare.span_as_json(figures.total, least, most)
+
+
+def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
+    """The table that a person reads."""
+    processes, traces = figures["processes"], len(figures["traces"])
+    many = f"{processes:,} process{'' if processes == 1 else 'es'}"
+    if traces > 1:
+        many += f" of {traces:,} traces"
+    lines = _wrapped(
+        f"laconic: {figures['calls']:,} memory calls in {many}; what changes to Gramine save", width
+    )
+    steps = figures["ablation"]
+    rows: list[Row] = [(step["switch"], step) for step in steps]
+    columns = [
+        ["host\ncalls", *(_between(step["host_calls"]) for step in steps)],
+        ["million cycles", *(_millions(step["cycles"]) for step in steps)],
+        ["÷ every-call", *(f"{step['share']:.3f}" for step in steps)],
+        ["saved", *("" if step["switch"] == BASE else _percent(step["saved"]) for step in steps)],
+        ["alone", *(_percent(step["alone"]) for step in steps)],
+    ]  # fmt: skip
+    lines += [*tables("+ switch", columns, rows, width), ""]
+    lines += compare.costs_as_text(figures["profile"], width)
+    for step in steps[1:-2]:
+        lines += _wrapped(f"{step['switch']}: {step['change']}", width)
+    lines += compare.verify_as_text(figures.get("verify", {}), width)
+    for note in figures["notes"]:
+        lines += _wrapped(f"note: {note}.", width)
+    return "\n".join(lines) + "\n"
+
+
+def _percent(part: float | None) -> str:
+    # Without the sign of what is 0 when it is rounded.
+    return "" if part is None else f"{round(100 * part, 2) + 0:.2f} %"
+
+
+def _between(ends: Mapping[str, float]) -> str:
+    return between(ends["low"], ends["high"])
+
+
+def _millions(ends: Mapping[str, float]) -> str:
+    return between(ends["low"] / 1e6, ends["high"] / 1e6, ",.0f")
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_on_hyphens=False)

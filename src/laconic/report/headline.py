@@ -1,0 +1,163 @@
+"""The headline of a trace: one sentence that a person can repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from laconic.analysis.callers import AROUND, UNKNOWN, Caller
+from laconic.analysis.headline import (
+    COMMITS,
+    COSTLY,
+    LEAVES,
+    LOADER,
+    NO_CALLS,
+    REDUNDANT,
+    RELEASES,
+    RESTRICTS,
+    UNTOUCHED,
+    Headline,
+)
+from laconic.analysis.suppressions import LOADING
+from laconic.replay.enclaves import EXEC, FORK, LOAD, OTHER, STACK, THREAD
+from laconic.report import numbers
+from laconic.report.numbers import plural, share, size
+from laconic.report.shortnames import short_function, short_line, short_module
+
+#: What a library OS does around the calls, as the subject of a sentence.
+WORK = {
+    LOAD: "Loading the program",
+    EXEC: "execve",
+    FORK: "fork",
+    THREAD: "Starting and ending threads",
+    STACK: "The growth of stacks",
+    OTHER: "What was not observed as calls",
+}
+
+
+class Sentence(NamedTuple):
+    """`text` is the headline; `more`, which may be empty, says what else matters."""
+
+    text: str
+    more: str = ""
+
+
+def sentence(found: Headline) -> Sentence:
+    """The headline, and what else matters."""
+    if found.rule == NO_CALLS or found.subject is None:
+        return Sentence("This program made no memory calls.")
+    unit = numbers.unit([found.cost.high])
+    cost = numbers.cycles(*found.cost, unit)
+    total = numbers.cycles(*found.total)
+    if found.rule == UNTOUCHED:
+        return Sentence(
+            f"This log does not say which pages were touched: it costs {total} or more under "
+            "every-call. Record with  laconic run -o FILE  for one answer."
+        )
+    if found.rule == REDUNDANT:
+        return Sentence(_redundant(found, found.subject), _costs(found, cost, unit))
+    part = share(found.cost.middle, found.total.middle)
+    if found.rule == LOADER:
+        return Sentence(
+            f"{loading(found.files)} costs {cost}, {part} of the total; {_left(found, unit)}."
+        )
+    if found.rule == COSTLY:
+        subject, cause = name(found.subject), _cause(found)
+        text = f"{subject} costs {cost}, {part} of the total; {_left(found, unit)}"
+        return Sentence(f"{text}{f': {cause}' if cause else ''}.", _loader(found))
+    left = numbers.cycles(*found.total_left)
+    return Sentence(
+        f"No site stands out: {plural(found.calls, 'call')} cost {total} under every-call, and "
+        f"{left} under laconic."
+    )
+
+
+def name(subject: Caller) -> str:
+    """A site as the subject of a sentence: call, function, module; its line where there is one."""
+    if subject.kind == AROUND:
+        return WORK[subject.name]
+    if subject.name == UNKNOWN:
+        return f"{subject.call} (its stack is unknown)"
+    return f"{subject.call} from {where(subject)}"
+
+
+def where(subject: Caller) -> str:
+    """The function of a site, its module and its line; the module only if it is not the program."""
+    line = short_line(subject.file, subject.line)
+    module = short_module(subject.module)
+    function = short_function(subject.name)
+    if function.startswith(f"{subject.module}+"):
+        return function
+    if line and subject.module == subject.program.rsplit("/", 1)[-1]:
+        module = ""
+    return f"{function} ({', '.join(part for part in (module, line) if part)})"
+
+
+def loading(files: int) -> str:
+    """What the dynamic loader does."""
+    return f"Loading {plural(files, 'file')}" if files else LOADING
+
+
+def _left(found: Headline, unit: numbers.Unit) -> str:
+    # In the same unit as what it is compared with.
+    if not found.left.high:
+        return "nothing under laconic"
+    return f"{numbers.span(*found.left, unit)} {unit[1]} under laconic".replace("  ", " ")
+
+
+def _redundant(found: Headline, subject: Caller) -> str:
+    head = f"{share(found.redundant, found.calls)} of {plural(found.calls, 'call')} change nothing"
+    times = plural(subject.calls, "time")
+    if subject.redundant == subject.calls:
+        return f"{head}: {where(subject)} calls {subject.call} {times}, each time for nothing."
+    return f"{head}: {where(subject)} calls {subject.call} {times}, {subject.redundant:,} times for nothing."
+
+
+def _costs(found: Headline, cost: str, unit: numbers.Unit) -> str:
+    part = share(found.cost.middle, found.total.middle)
+    return f"These calls cost {cost}, {part} of the total; {_left(found, unit)}."
+
+
+def _cause(found: Headline) -> str:
+    if found.cause == COMMITS:
+        committed = size(found.committed)
+        if not found.touched:
+            return f"it commits {committed} that are never touched"
+        return f"it commits {committed} and touches {size(found.touched)}"
+    if found.cause == RESTRICTS:
+        return f"it restricts {size(found.restricted)} page by page"
+    if found.cause == RELEASES:
+        return f"it gives back {size(found.released)} page by page"
+    if found.cause == LEAVES:
+        return f"it leaves the enclave {plural(found.host_calls, 'time')}"
+    return ""
+
+
+def _loader(found: Headline) -> str:
+    if found.loader is None or not found.loader_cost.high:
+        return ""
+    part = share(found.loader_cost.middle, found.total.middle)
+    unit = numbers.unit([found.loader_cost.high])
+    left = _left(found._replace(left=found.loader_left), unit)
+    return (
+        f"{loading(found.files)} costs {numbers.cycles(*found.loader_cost, unit)}, {part}; {left}."
+    )
+
+
+def as_json(found: Headline) -> dict[str, object]:
+    """The headline as text, with its figures."""
+    text, more = sentence(found)
+    return {
+        "rule": found.rule,
+        "text": text,
+        "more": more,
+        "share": found.share,
+        "cycles": ends(found.cost),
+        "laconic_cycles": ends(found.left),
+    }
+
+
+def ends(span: Iterable[float]) -> dict[str, int]:
+    """A range of cycles."""
+    low, high = span
+    return {"low": round(low), "high": round(high)}

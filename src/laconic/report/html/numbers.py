@@ -1,0 +1,79 @@
+"""Numbers on the page: those of `report.numbers`, in which no line ends; `pieces/numbers.js` writes
+the same."""
+
+from __future__ import annotations
+
+from laconic.report import numbers
+from laconic.report.numbers import CLOCK, Unit, digits, plural
+
+__all__ = ["CLOCK", "Range", "Unit", "between", "count", "cycles", "digits", "middle", "plural",
+           "seconds", "share", "size", "times", "unbroken", "unit"]  # fmt: skip
+
+#: Between a number and its unit, and around the dash of a range: a line does not end there.
+_SPACE, _JOIN = "\u00a0", "\u2060"
+#: Counts are exact below this.
+_EXACT = 10_000
+
+Range = tuple[float, float]
+
+
+def unbroken(number: str) -> str:
+    """A number with its unit, in which no line ends."""
+    return number.replace(" ", _SPACE).replace("–", f"{_JOIN}–{_JOIN}")
+
+
+def count(number: int) -> str:
+    """A count: exact below 10,000, above with three significant digits.
+
+    >>> count(9_999), count(83_794)
+    ('9,999', '83,800')
+    """
+    return f"{number:,}" if number < _EXACT else digits(number)
+
+
+def unit(cycles: float) -> Unit:
+    """The unit in which so many cycles are shown."""
+    return numbers.unit([cycles])
+
+
+def between(low: float, high: float, letter: str = "") -> str:
+    """A range of plain numbers; equal ends are written once."""
+    first, last = digits(low), digits(high)
+    ends = first if first == last else f"{first}–{last}"
+    return unbroken(f"{ends} {letter}" if letter else ends)
+
+
+def cycles(span: Range, of: Unit | None = None) -> str:
+    """A range of cycles, in the unit `of` or in its own; below 1 % of a unit: `<0.01`."""
+    scale, letter = of or unit(span[1])
+    text = numbers.span(*span, (scale, letter))
+    if 0 < span[0] < scale / 1000 and "–" in text:
+        text = f"<0.001–{text.split('–', 1)[1]}"
+    return unbroken(f"{text} {letter}" if letter and span[1] else text)
+
+
+def seconds(span: Range) -> str:
+    """Cycles as seconds at the clock rate `CLOCK`."""
+    return unbroken(numbers.seconds(*span) if span[1] else "0 s")
+
+
+def size(pages: int) -> str:
+    """Pages as KiB, MiB, GiB or TiB."""
+    return unbroken(numbers.size(pages)) if pages else "0"
+
+
+def share(part: float, whole: float) -> str:
+    """A share in percent."""
+    return unbroken(numbers.share(part, whole))
+
+
+def times(low: float, high: float) -> str:
+    """A ratio as a range: `9.18–10.3 ×`."""
+    if low >= 1000:
+        return f">1,000{_SPACE}×"
+    return between(low, high, "×")
+
+
+def middle(span: Range) -> float:
+    """The middle of a range, where one number must do."""
+    return (span[0] + span[1]) / 2

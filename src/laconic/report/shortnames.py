@@ -1,0 +1,78 @@
+"""Names of functions and modules that are short enough for a line."""
+
+from __future__ import annotations
+
+import re
+
+from laconic.stacks.symbolize import Place
+
+_DIRECTORY_AND_VERSION = re.compile(r"\A.*/|\.so(?:\.[0-9.]+)?\Z")
+#: What the names of Python's extension modules say about the interpreter.
+_PYTHON = re.compile(r"\.(?:cpython-|pypy|abi3)[\w-]*(?=\.so\Z)")
+#: What auditwheel adds to the names of libraries.
+_WHEEL = re.compile(r"-[0-9a-f]{8}(?=[.-]|\Z)")
+_QUALIFIERS = re.compile(r"(?: (?:const|volatile|&&?|noexcept))+\Z")
+_OPERATOR = re.compile(r"\boperator\s*(?:\(\)|<=>|<<=?|>>=?|->\*?|[<>]=?)")
+#: GCC's copies of a function, and what a linker makes of equal names.
+_CLONE = re.compile(r"(?:\.(?:constprop|isra|part|cold|lto_priv)(?:\.[0-9]+)*)+(?= \[|\Z)")
+
+
+def short_module(module: str) -> str:
+    """A module without its directory, version, and what a packager has added to its name.
+
+    >>> short_module("/lib/libc.so.6"), short_module("libscipy_openblas64_-32a4b2a6.so")
+    ('libc', 'libscipy_openblas64_')
+    >>> short_module("_umath.cpython-311-x86_64-linux-gnu.so"), short_module("ld-linux-x86-64.so.2")
+    ('_umath', 'ld.so')
+    """
+    name = _PYTHON.sub("", module)
+    name = _DIRECTORY_AND_VERSION.sub("", _DIRECTORY_AND_VERSION.sub("", name))
+    name = _WHEEL.sub("", name)
+    if re.fullmatch(r"ld-(?:linux|musl|[0-9]).*", name):
+        return "ld.so"
+    return name or module
+
+
+def short_function(function: str) -> str:
+    """A function of C++ or Rust without the list of its parameters, and any without what a compiler
+    has added to its name.
+
+    >>> short_function("std::map<int, f(int)>::at(int const&) const"), short_function("(anonymous namespace)::f(int)")
+    ('std::map<int, f(int)>::at', '(anonymous namespace)::f')
+    >>> short_function("Guard::operator()(int)"), short_function("seal.constprop.0"), short_function("{impl#0}")
+    ('Guard::operator()', 'seal', '{impl#0}')
+    """
+    function = _CLONE.sub("", function)
+    name = _QUALIFIERS.sub("", function)
+    if not name.endswith(")"):
+        return function
+    operators = [match.end() for match in _OPERATOR.finditer(name)]
+    least = operators[-1] if operators else 1
+    start = _last_list(name)
+    if start < least or name[start - 1] in ":( ":
+        return function
+    return name[:start]
+
+
+def _last_list(name: str) -> int:
+    # Where the list in parentheses begins that the name ends with; 0 if there is none.
+    depth = 0
+    for place in range(len(name) - 1, -1, -1):
+        if name[place] == ")":
+            depth += 1
+        elif name[place] == "(":
+            depth -= 1
+            if not depth:
+                return place
+    return 0
+
+
+def short_line(file: str, line: int) -> str:
+    """A source line without its directory, "" where it is not known."""
+    return f"{file.rsplit('/', 1)[-1]}:{line}" if file and line else ""
+
+
+def is_interpreted(place: Place) -> bool:
+    """True for a function of an interpreted program that has a name: in memory that a JIT compiler
+    wrote, or in a source file of Python's."""
+    return place.known and (place.module == "[jit]" or place.is_python)

@@ -1,0 +1,567 @@
+"""The Python frames of a stopped thread: function, file and line, from the memory of CPython 3.11
+to 3.14.
+
+Each activation of the interpreter's loop (`_PyEval_EvalFrameDefault`) runs a chain of Python frames
+and keeps a record in its own C frame: a `_PyCFrame` in 3.11, an entry frame since 3.12. The address
+of that record tells which C frame the Python frames belong to; no symbol is needed for it.
+
+    runtime (section .PyRuntime) -> interpreters -> thread states, by thread_id
+    thread state -> innermost frame -> previous -> ... -> entry frame -> previous -> ...
+    frame -> code object: qualname, filename, line table; and the instruction that it is at
+
+CPython 3.13 and later describe their structures themselves (`_Py_DebugOffsets`). The offsets of
+3.11 and 3.12 are those of their releases.
+
+A code object may be freed, and another one may take its address. What was read of a code object is
+therefore compared with its memory in every stack in which it occurs.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from laconic.stacks.elf import Malformed
+from laconic.stacks.memory import Block, Memory, Pieces
+from laconic.stacks.table import PYTHON, Frame, Module, Tables
+
+#: Python frames of one stack, at most.
+DEPTH: Final = 512
+#: Interpreters of a process, and thread states of all of them, that are looked through for a thread.
+_INTERPRETERS, _THREADS = 64, 2048
+#: Code objects and combinations of them that are kept.
+_CODES, _SHAPES = 20_000, 4_000
+#: Stacks without a single Python frame after which an interpreter is given up.
+_FAILURES: Final = 200
+#: Bytes of a name, and of a line table, at most.
+_NAME, _TABLE = 1 << 12, 1 << 20
+_PAGE: Final = 4096
+_WORD = struct.Struct("<Q")
+#: Values of `owner`: FRAME_OWNED_BY_GENERATOR; and the first of those that are no Python function's
+#: (FRAME_OWNED_BY_CSTACK in 3.12 and 3.13, FRAME_OWNED_BY_INTERPRETER in 3.14).
+_GENERATOR, _ENTRY = 1, 3
+#: Ranges that one process_vm_readv(2) takes (UIO_MAXIOV is 1,024).
+_RANGES: Final = 1000
+
+
+class Unsupported(Exception):
+    """The Python frames of this interpreter cannot be read; the text says why."""
+
+
+class Layout(NamedTuple):
+    """Where the fields of CPython's structures are, in bytes. 0: the version lacks the structure.
+
+    `thread_frame` is the innermost frame; with `cframe`, the `_PyCFrame` that has it at
+    `cframe_frame`. `text` and `wide` are the sizes of PyASCIIObject and PyCompactUnicodeObject.
+    `versioned`: code objects have a number of their own, `co_version`, between `code_line` and
+    `code_lines`.
+    """
+
+    interpreters: int
+    interpreter_next: int
+    interpreter_threads: int
+    thread_next: int
+    thread_frame: int
+    thread_id: int
+    cframe: bool
+    cframe_frame: int
+    cframe_previous: int
+    frame_code: int
+    frame_previous: int
+    frame_instruction: int
+    frame_owner: int
+    frame_is_entry: int
+    code_line: int
+    code_filename: int
+    code_qualname: int
+    code_lines: int
+    code_instructions: int
+    text: int
+    wide: int
+    versioned: bool
+
+
+#: The released versions that do not describe themselves.
+RELEASED: Final = {
+    (3, 11): Layout(
+        40, 0, 16, 8, 56, 152, True, 8, 16, 32, 48, 56, 69, 68, 72, 112, 128, 136, 184, 48, 72, False
+    ),
+    (3, 12): Layout(
+        40, 0, 72, 8, 56, 136, True, 0, 8, 0, 8, 56, 70, 0, 68, 112, 128, 136, 192, 40, 56, True
+    ),
+}  # fmt: skip
+#: Of `_Py_DebugOffsets`, the number of the word at which each structure begins: PyThreadState,
+#: _PyInterpreterFrame, PyCodeObject, PyBytesObject, PyUnicodeObject. The ones in front of them are
+#: at the same place in all versions.
+_DESCRIBED: Final = {(3, 13): (19, 28, 34, 64, 67), (3, 14): (22, 31, 39, 74, 77)}
+_COOKIE: Final = b"xdebugpy"
+_WORDS: Final = 96
+
+
+def layout_of(memory: Memory, tid: int, runtime: int, version_at: int) -> Layout:
+    """The layout of the interpreter whose `_PyRuntime` and `Py_Version` are at these addresses;
+    `version_at` is 0 if it has none. Raises Unsupported."""
+    data = memory.read(tid, runtime, 8 * _WORDS)
+    if data[:8] == _COOKIE and len(data) == 8 * _WORDS:
+        return _described(struct.unpack(f"<{_WORDS}Q", data))
+    if not version_at:
+        raise Unsupported("its version is older than 3.11, or unknown")
+    version = int.from_bytes(memory.read(tid, version_at, 8), "little")
+    _check(version)
+    layout = RELEASED.get((version >> 24, version >> 16 & 0xFF))
+    if layout is None:
+        raise Unsupported(f"CPython {_name(version)} is not supported")
+    return layout
+
+
+def _name(version: int) -> str:
+    return f"{version >> 24}.{version >> 16 & 0xFF}.{version >> 8 & 0xFF}"
+
+
+def _check(version: int) -> None:
+    # Alphas and betas (PY_RELEASE_LEVEL) do not have the structures of the release yet.
+    if version >> 4 & 0xF not in (0xC, 0xF):
+        raise Unsupported(f"CPython {_name(version)} is a pre-release")
+
+
+def _described(words: Sequence[int]) -> Layout:
+    version, free_threaded = words[1], words[2]
+    _check(version)
+    if free_threaded:
+        raise Unsupported(f"CPython {_name(version)} is a free-threaded build")
+    groups = _DESCRIBED.get((version >> 24, version >> 16 & 0xFF))
+    if groups is None:
+        raise Unsupported(f"CPython {_name(version)} is not supported")
+    thread, frame, code, data, text = groups
+    # What has never changed tells whether this is the table that it should be.
+    if (words[data + 1], words[data + 2], words[text + 1], words[text + 2]) != (16, 32, 32, 16):
+        raise Unsupported(f"CPython {_name(version)} has another layout than the release")
+    layout = Layout(
+        interpreters=words[5],
+        interpreter_next=words[8],
+        interpreter_threads=words[9],
+        thread_next=words[thread + 2],
+        thread_frame=words[thread + 4],
+        thread_id=words[thread + 5],
+        cframe=False,
+        cframe_frame=0,
+        cframe_previous=0,
+        frame_code=words[frame + 2],
+        frame_previous=words[frame + 1],
+        frame_instruction=words[frame + 3],
+        frame_owner=words[frame + 5],
+        frame_is_entry=0,
+        code_line=words[code + 5],
+        code_filename=words[code + 1],
+        code_qualname=words[code + 3],
+        code_lines=words[code + 4],
+        code_instructions=words[code + 9],
+        text=words[text + 3],
+        wide=words[text + 3] + 16,
+        versioned=True,
+    )
+    if max(int(field) for field in layout) >= 1 << 20 or layout.thread_id > 1 << 10:
+        raise Unsupported(f"CPython {_name(version)} has another layout than the release")
+    return layout
+
+
+class Code:
+    """What is known of a code object. `ranges` of memory held `contents` when it was read."""
+
+    def __init__(
+        self, module: int, first_line: int, table: bytes, instructions: int, traceable: int
+    ) -> None:
+        self.module = module
+        self.first_line = first_line
+        self.instructions = instructions
+        self.traceable = traceable
+        self.ranges: list[tuple[int, int]] = []
+        self.contents = b""
+        self._table = table
+        self._ends: list[int] = []
+        self._lines: list[int] = []
+        self._decoded = False
+
+    def line(self, instruction: int) -> int:
+        """The line of the instruction at an address; 0 if it has none. As PyCode_Addr2Line."""
+        offset = instruction - self.instructions
+        if offset < 0:
+            return self.first_line
+        if not self._decoded:
+            self._ends, self._lines = line_table(self._table, self.first_line)
+            self._decoded = True
+        place = bisect_right(self._ends, offset)
+        return self._lines[place] if place < len(self._lines) else 0
+
+
+def line_table(table: bytes, first_line: int) -> tuple[list[int], list[int]]:
+    """The ends of the ranges of a location table (PEP 626, 657), in bytes of bytecode, and their
+    lines; 0 for a range that has none. O(bytes).
+
+    An entry begins with a byte of 128 or more: 1, four bits of its kind, three of its length.
+    """
+    ends: list[int] = []
+    lines: list[int] = []
+    end, line, at, size = 0, first_line, 0, len(table)
+    while at < size:
+        head = table[at]
+        kind, units = head >> 3 & 15, (head & 7) + 1
+        at += 1
+        if kind in (13, 14):  # a signed number: how far the line moves
+            value = shift = 0
+            while at < size:
+                byte = table[at]
+                at += 1
+                value |= (byte & 63) << shift
+                shift += 6
+                if not byte & 64:
+                    break
+            line += -(value >> 1) if value & 1 else value >> 1
+        elif 10 <= kind <= 12:
+            line += kind - 10
+        end += 2 * units
+        ends.append(end)
+        lines.append(0 if kind == 15 else line)
+        while at < size and table[at] < 128:  # columns, and where the range ends in the text
+            at += 1
+    return ends, lines
+
+
+class Shape(NamedTuple):
+    """The code objects and instructions of a stack: what must be in memory for it to be the same
+    again, and the numbers of its frames, -1 for one that has not begun."""
+
+    pieces: tuple[Pieces, ...]
+    contents: bytes
+    numbers: tuple[int, ...]
+
+
+#: One activation of the interpreter's loop: an address in its C frame, -1 if it is unknown; and its
+#: Python frames, innermost first.
+Activation = tuple[int, list[int]]
+
+
+class Interpreter:
+    """Reads the Python frames of one process's threads. `read` counts stacks that had some."""
+
+    def __init__(self, memory: Memory, tables: Tables, layout: Layout, runtime: int) -> None:
+        self.read = 0
+        self._memory = memory
+        self._tables = tables
+        self._layout = layout
+        self._runtime = runtime
+        self._failures = 0
+        self._states: dict[int, int] = {}
+        self._codes: dict[int, Code] = {}
+        self._code_type = 0
+        self._shapes: dict[tuple[int, ...], Shape] = {}
+        # Of the last stack: its thread state, `_PyCFrame`s, frames and code objects.
+        self._last = 0
+        self._cframes: list[int] = []
+        self._frames: list[int] = []
+        self._used: list[int] = []
+        # The thread state, from its first field that is needed to its last.
+        self._first = min(layout.thread_next, layout.thread_frame, layout.thread_id)
+        last = max(layout.thread_next, layout.thread_frame, layout.thread_id)
+        self._state = Block(last + 8 - self._first)
+        # Of a frame: code object, previous frame, instruction, the two bytes that end with `owner`.
+        # One call for all four takes a third of the time of four.
+        if not (
+            layout.frame_code + 8 <= layout.frame_previous
+            and layout.frame_previous + 8 <= layout.frame_instruction
+            and layout.frame_instruction + 8 < layout.frame_owner
+        ):
+            raise Unsupported("its frames have another layout than those of the release")
+        self._fields = struct.Struct(
+            f"<{layout.frame_code}xQ{layout.frame_previous - layout.frame_code - 8}xQ"
+            f"{layout.frame_instruction - layout.frame_previous - 8}xQ"
+            f"{layout.frame_owner - layout.frame_instruction - 9}xH"
+        )
+        self._frame_size = self._fields.size
+        self._window = Block(2 * _PAGE + self._frame_size)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """True if there was no Python frame in many stacks in which the interpreter occurs."""
+        return not self.read and self._failures >= _FAILURES
+
+    def activations(
+        self, tid: int, thread_id: int, stack: memoryview, low: int, high: int
+    ) -> list[Activation]:
+        """The activations of a stopped thread, innermost first; empty if there are none, or if they
+        cannot be read. `thread_id` is its pthread_self(), the register fs_base; `stack` holds the
+        words of its C stack from `low` to `high`.
+
+        Never raises. O(frames), and O(thread states) at a thread's first stack.
+        """
+        try:
+            found = self._activations(tid, thread_id, stack, low, high)
+        except (Malformed, IndexError, OverflowError, ValueError, struct.error):
+            found = []
+            self._failures += 1
+        if found:
+            self.read += 1
+        return found
+
+    def pieces(self) -> Pieces | None:
+        """All memory that the last stack was read from: if none of it has changed, the stack is the
+        same. None if it is too much. O(frames)."""
+        layout = self._layout
+        first = layout.frame_code
+        ranges = [(self._last + layout.thread_frame, 8), (self._last + layout.thread_id, 8)]
+        ranges += [(cframe, layout.cframe_previous + 8) for cframe in self._cframes]
+        ranges += [(frame + first, self._frame_size - first) for frame in self._frames]
+        for address in dict.fromkeys(self._used):
+            code = self._codes.get(address)
+            if code is None:  # the cache was full
+                return None
+            ranges += code.ranges
+        return Pieces(ranges) if len(ranges) <= _RANGES else None
+
+    def _activations(
+        self, tid: int, thread_id: int, stack: memoryview, low: int, high: int
+    ) -> list[Activation]:
+        layout = self._layout
+        if not self._find_state(tid, thread_id):
+            return []
+        frame = self._state.words[(layout.thread_frame - self._first) >> 3]
+        cframe = 0
+        if layout.cframe:
+            cframe = frame
+            frame = self._stack_word(tid, cframe + layout.cframe_frame, stack, low, high)
+        has_entries = layout.frame_is_entry > 0
+        size, unpack, window = self._frame_size, self._fields.unpack_from, self._window
+        loaded = window.words
+        base = top = 0
+        pairs: list[int] = []
+        frames: list[int] = []
+        cframes: list[int] = [cframe] if cframe else []
+        # Of each activation: an address in its C frame; how many numbers of `pairs` come until its
+        # end.
+        places: list[int] = []
+        ends: list[int] = []
+        while frame:
+            frames.append(frame)
+            if len(frames) > 4 * DEPTH:  # entry frames alone, in a circle
+                raise Malformed("the frames have no end")
+            if base <= frame <= top:
+                code, previous, instruction, flags = unpack(loaded, frame - base)
+            elif low <= frame <= high - size:
+                code, previous, instruction, flags = unpack(stack, frame - low)
+            else:
+                # The frames of the callers are in front of it. What is in the same page was
+                # touched: no page is, only because it is read here.
+                base, top = frame & -_PAGE, frame
+                if window.load(tid, base, top + size - base) < top + size - base:
+                    raise Malformed("a frame is not there")
+                code, previous, instruction, flags = unpack(loaded, frame - base)
+            if flags >= _ENTRY << 8:
+                places.append(frame)
+                ends.append(len(pairs))
+            else:
+                pairs.append(code)
+                pairs.append(instruction if flags >> 8 != _GENERATOR else instruction | 1)
+                if has_entries and flags & 0xFF:
+                    places.append(cframe)
+                    ends.append(len(pairs))
+                    cframe = self._stack_word(
+                        tid, cframe + layout.cframe_previous, stack, low, high
+                    )
+                    cframes.append(cframe)
+                if len(pairs) >= 2 * DEPTH:
+                    break
+            frame = previous
+        if not pairs:
+            return []
+        numbers = self._numbers(tid, tuple(pairs))
+        self._last = self._states[tid]
+        self._frames, self._cframes = frames, cframes
+        self._used = [code & -8 for code in pairs[::2]]
+        if not ends or ends[-1] < len(pairs):
+            places.append(-1)
+            ends.append(len(pairs))
+        found: list[Activation] = []
+        begin = 0
+        for place, end in zip(places, ends, strict=True):
+            begun = [number for number in numbers[begin >> 1 : end >> 1] if number >= 0]
+            found.append((place, begun))
+            begin = end
+        return found
+
+    def _stack_word(self, tid: int, address: int, stack: memoryview, low: int, high: int) -> int:
+        if low <= address <= high - 8:
+            word: int = _WORD.unpack_from(stack, address - low)[0]
+            return word
+        return self._word(tid, address)
+
+    def _word(self, tid: int, address: int) -> int:
+        data = self._memory.read(tid, address, 8)
+        if len(data) < 8:
+            raise Malformed("memory is not there")
+        return int.from_bytes(data, "little")
+
+    # Thread states
+
+    def _find_state(self, tid: int, thread_id: int) -> bool:
+        # Reads the thread's state into `_state`; False if it has none.
+        state = self._states.get(tid)
+        if state is not None and self._load_state(tid, state) == thread_id:
+            return True
+        layout = self._layout
+        interpreter = self._word(tid, self._runtime + layout.interpreters)
+        if not interpreter:
+            return False  # it is not initialized yet
+        left = _THREADS
+        for _ in range(_INTERPRETERS):
+            state = self._word(tid, interpreter + layout.interpreter_threads)
+            while state and left > 0:
+                left -= 1
+                if self._load_state(tid, state) == thread_id:
+                    self._states[tid] = state
+                    return True
+                state = self._state.words[(layout.thread_next - self._first) >> 3]
+            interpreter = self._word(tid, interpreter + layout.interpreter_next)
+            if not interpreter:
+                break
+        self._failures += 1
+        return False
+
+    def _load_state(self, tid: int, state: int) -> int:
+        # Its `thread_id`; -1 if it is not there.
+        if self._state.load(tid, state + self._first, self._state.size) < self._state.size:
+            return -1
+        return self._state.words[(self._layout.thread_id - self._first) >> 3]
+
+    # Code objects
+
+    def _numbers(self, tid: int, pairs: tuple[int, ...]) -> tuple[int, ...]:
+        # The frames' numbers; `pairs` are code objects and instructions in turn.
+        shape = self._shapes.get(pairs)
+        if shape is not None:
+            contents = b"".join([pieces.read(tid) for pieces in shape.pieces])
+            if contents == shape.contents:
+                return shape.numbers
+        if len(self._shapes) >= _SHAPES:
+            self._shapes.clear()
+        shape = self._shapes[pairs] = self._shape(tid, pairs)
+        return shape.numbers
+
+    def _shape(self, tid: int, pairs: tuple[int, ...]) -> Shape:
+        codes = {address: self._code(tid, address) for address in dict.fromkeys(pairs[::2])}
+        pieces, expected = _pieces(codes.values())
+        contents = b"".join([part.read(tid) for part in pieces])
+        if contents != expected:
+            # A code object was freed, and another one has taken its address.
+            at = 0
+            for address, code in list(codes.items()):
+                size = len(code.contents)
+                if contents[at : at + size] != code.contents:
+                    self._codes.pop(address & -8, None)
+                    codes[address] = self._code(tid, address)
+                at += size
+            pieces, expected = _pieces(codes.values())
+        numbers = []
+        for address, instruction in zip(pairs[::2], pairs[1::2], strict=True):
+            code = codes[address]
+            instruction, is_generator = instruction & -2, bool(instruction & 1)
+            # As _PyFrame_IsIncomplete: what makes cells and generators is not the function yet.
+            if instruction < code.traceable and not is_generator:
+                numbers.append(-1)
+            else:
+                line = code.line(instruction)
+                numbers.append(self._tables.frames.number(Frame(code.module, line, True, False)))
+        return Shape(pieces, expected, tuple(numbers))
+
+    def _code(self, tid: int, address: int) -> Code:
+        # In 3.14 the lowest bits of a reference are no part of the address.
+        address &= -8
+        code = self._codes.get(address)
+        if code is None:
+            if len(self._codes) >= _CODES:
+                self._codes.clear()
+            code = self._codes[address] = self._read_code(tid, address)
+        return code
+
+    def _read_code(self, tid: int, address: int) -> Code:
+        layout = self._layout
+        data = self._memory.read(tid, address, layout.code_instructions)
+        if len(data) < layout.code_instructions or not self._is_code_type(tid, _word(data, 8)):
+            raise Malformed("no code object")
+        lines = _word(data, layout.code_lines)
+        filename, file_size = self._text(tid, _word(data, layout.code_filename))
+        name, name_size = self._text(tid, _word(data, layout.code_qualname))
+        table = self._bytes(tid, lines)
+        first_line = struct.unpack_from("<i", data, layout.code_line)[0]
+        # `_co_firsttraceable` and `co_extra` come right before the instructions.
+        first = struct.unpack_from("<i", data, layout.code_instructions - 16)[0]
+        instructions = address + layout.code_instructions
+        module = self._tables.modules.number(Module(PYTHON, filename, name=name))
+        code = Code(module, first_line, table, instructions, instructions + 2 * max(first, 0))
+        # From the first line to the line table nothing changes while the code object lives.
+        begin, end = layout.code_line & -8, layout.code_lines + 8
+        code.ranges.append((address + begin, end - begin))
+        code.contents = data[begin:end]
+        if not layout.versioned:
+            for place, size in (
+                (_word(data, layout.code_filename), file_size),
+                (_word(data, layout.code_qualname), name_size),
+                (lines + 16, 16 + len(table)),
+            ):
+                code.ranges.append((place, size))
+                part = self._memory.read(tid, place, size)
+                code.contents += part
+        return code
+
+    def _is_code_type(self, tid: int, kind: int) -> bool:
+        # Whether a type is PyCode_Type, by its name (tp_name, behind PyVarObject's head).
+        if kind == self._code_type and kind:
+            return True
+        name = self._word(tid, kind + 24)
+        if self._memory.read(tid, name, 5) != b"code\0":
+            return False
+        self._code_type = kind
+        return True
+
+    def _text(self, tid: int, address: int) -> tuple[str, int]:
+        # A str's text, and the bytes of the object. In `state` there are, from the lowest bit on:
+        # interned (2), kind (3), compact (1), ascii (1).
+        head = self._memory.read(tid, address, self._layout.wide + 256)
+        if len(head) < 36:
+            raise Malformed("no str")
+        length, state = _word(head, 16), struct.unpack_from("<I", head, 32)[0]
+        kind, is_compact, is_ascii = state >> 2 & 7, state >> 5 & 1, state >> 6 & 1
+        if not is_compact or kind not in (1, 2, 4):
+            raise Malformed("no compact str")
+        begin = self._layout.text if is_ascii else self._layout.wide
+        size = begin + min(length, _NAME) * kind
+        if len(head) < size:
+            head = self._memory.read(tid, address, size)
+            if len(head) < size:
+                raise Malformed("a str is not there")
+        codec = {1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}[kind]
+        text = head[begin:size].decode(codec, "replace")
+        # A file's name may have bytes that are not UTF-8 (surrogateescape).
+        return text.encode("utf-8", "backslashreplace").decode("utf-8"), size
+
+    def _bytes(self, tid: int, address: int) -> bytes:
+        size = self._word(tid, address + 16)
+        if size > _TABLE:
+            raise Malformed("a line table is too long")
+        data = self._memory.read(tid, address + 32, size) if size else b""
+        if len(data) < size:
+            raise Malformed("a line table is not there")
+        return data
+
+
+def _pieces(codes: Iterable[Code]) -> tuple[tuple[Pieces, ...], bytes]:
+    # What is to be read of some code objects, and what it held when they were read.
+    known = list(codes)
+    ranges = [part for code in known for part in code.ranges]
+    pieces = [Pieces(ranges[at : at + _RANGES]) for at in range(0, len(ranges), _RANGES)]
+    return tuple(pieces), b"".join([code.contents for code in known])
+
+
+def _word(data: bytes, at: int) -> int:
+    return int.from_bytes(data[at : at + 8], "little")
