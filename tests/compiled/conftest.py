@@ -1,5 +1,5 @@
 """These tests are collected only where Laconic is compiled: `sh tools/wheel.sh --test`."""
 
-from laconic.commands import build
+from laconic.commands import installed_build
 
-collect_ignore_glob = [] if build() == "compiled" else ["test_*.py"]
+collect_ignore_glob = [] if installed_build() == "compiled" else ["test_*.py"]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from laconic.commands import build, main
+from laconic.commands import installed_build, main
 
 #: The end of each report's name, and the command that writes it.
 REPORTS = {
@@ -30,4 +30,4 @@ def write(folder: Path, traces: list[str]) -> None:
 
 if __name__ == "__main__":
     write(Path(sys.argv[1]), sys.argv[2:])
-    print(build())
+    print(installed_build())

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import laconic
-from laconic.commands import build, main
+from laconic.commands import installed_build, main
 from tests.compiled.reports import REPORTS
 from tests.unit.comparetraces import busy
 
@@ -52,7 +52,7 @@ def test_reports_of_both_builds_are_identical(traces: list[str], tmp_path: Path)
         assert done.stdout.decode().splitlines()[-1] == name, "the build that was to be measured"
         written[name] = {path.name: path.read_bytes() for path in folder.iterdir()}
     pure, compiled = written.values()
-    assert build() == "compiled"
+    assert installed_build() == "compiled"
     assert len(pure) == len(traces) * len(REPORTS)
     for report, text in pure.items():
         assert compiled[report] == text, report

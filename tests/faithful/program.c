@@ -45,6 +45,8 @@ typedef int64_t s64;
 #define PIDFD 215
 /* The timer's page; tests/faithful/compare.py leaves it out of the maps. */
 #define TICK 0x680000000000UL
+/* What the processes of a list share. */
+#define SHARED ((volatile struct shared *)0x690000000000UL)
 
 /* ---- System calls and probes, which touch nothing but registers and what they are to touch ---- */
 
@@ -227,16 +229,27 @@ static void on_fault(int number, siginfo_t *info, void *opaque)
     }
 }
 
+/* `runnable` processes can handle a signal: all that are not waiting in vfork. `handlers` counts the signals that
+   they have handled. */
+struct shared {
+    long runnable, handlers[65];
+};
+
 static void on_count(int number)
 {
     __atomic_add_fetch(&handled[number], 1, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&SHARED->handlers[number], 1, __ATOMIC_RELAXED);
 }
 
 /* Makes memory calls at any moment. The page is shared, so that no limit counts its protection. */
 static void on_tick(int number)
 {
+    static volatile char busy;
     on_count(number);
     ticks++;
+    /* A child in the same memory may be here too, and would take the access away that this one has just given. */
+    if (__atomic_test_and_set(&busy, __ATOMIC_ACQUIRE))
+        return;
     long first = kernel(SYS_mprotect, TICK, PAGE, 1);
     long second = kernel(SYS_mprotect, TICK, PAGE, 3);
     if (first || second) {
@@ -248,6 +261,7 @@ static void on_tick(int number)
         kernel(SYS_exit_group, 99, 0, 0);
     }
     *(volatile long *)TICK = ticks;
+    __atomic_clear(&busy, __ATOMIC_RELEASE);
 }
 
 static void handle(int number, void *handler, int flags)
@@ -795,6 +809,8 @@ static void block(int verb, int first, int stop)
     task->used = 0;
     task->tid = 0;
     depth++;
+    if (verb != THREAD && verb != VFORK)
+        SHARED->runnable++;
     switch (verb) {
     case FORK:
         result = kernel(SYS_fork, 0, 0, 0);
@@ -827,6 +843,8 @@ static void block(int verb, int first, int stop)
         put_status(result);
     else if (result < 0)
         put_result(result);
+    if (verb != THREAD && verb != VFORK)
+        SHARED->runnable--;
     process_end = outer_end;
     shares_memory = outer_shares;
     depth--;
@@ -864,11 +882,13 @@ static void process_madvise(const struct operation *operation)
                        argument(operation, 1), 0));
 }
 
+/* Sends a signal to all processes, and waits for each: the same signal again, sent to one that has not handled this
+   one, would be dropped. */
 static void group(int number)
 {
-    long before = handled[number];
+    long before = handled[number], all = SHARED->handlers[number] + SHARED->runnable;
     put_result(kernel(SYS_kill, 0, number, 0));
-    for (int tries = 0; handled[number] == before && tries < 500; tries++)
+    for (int tries = 0; (handled[number] == before || SHARED->handlers[number] < all) && tries < 500; tries++)
         wait_a_moment();
     put(handled[number] == before ? " lost" : " handled");
 }
@@ -1015,6 +1035,8 @@ static int run_list(char **words)
     handle(SIGPOLL, on_count, 0);
     handle(SIGRTMIN, on_count, 0);
     kernel6(SYS_mmap, TICK, PAGE, 3, 0x100021, ~0UL, 0);
+    kernel6(SYS_mmap, (u64)SHARED, PAGE, 3, 0x100021, ~0UL, 0);
+    SHARED->runnable = 1;
     first_break = (u64)kernel(SYS_brk, 0, 0, 0);
     scratch[0] = 1;
     strcpy((char *)&scratch[8], "heap");

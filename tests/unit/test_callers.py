@@ -31,7 +31,7 @@ from laconic.report.callers import as_json, as_text
 from laconic.report.names import columns, filled, seen
 from laconic.sgx.costs import COSTED, CostProfile, Figure
 from laconic.stacks.symbolize import Place, Symbolizer
-from laconic.stacks.table import FILE, JIT, VDSO, Frame, Module
+from laconic.stacks.table import FILE, JIT, PYTHON, VDSO, Frame, Module
 from laconic.trace.reader import Trace
 from laconic.trace.schema import CHOSEN, FRAME
 from laconic.trace.stacks import NO_STACK, Places, Stacks
@@ -483,6 +483,26 @@ class TestStacks:
             "    py::inner:a.py ([jit])\n  < py::outer:a.py ([jit])\n"
             "  5 C frames, the innermost lib.so+0x5\n" in text
         )
+
+    def test_frames_of_importlib_are_counted(self, tmp_path: Path) -> None:
+        trace = Run(tmp_path / "a.trace")
+        modules = [
+            Module(FILE, "/gone/lib.so"),
+            Module(PYTHON, "/lib/pack/__init__.py", name="<module>"),
+            Module(PYTHON, "<frozen importlib._bootstrap>", name="_load"),
+            Module(PYTHON, "/lib/work.py", name="<module>"),
+        ]
+        frames = [
+            Frame(1, 5, True, False),
+            Frame(2, 30, False, False),
+            Frame(3, 690, False, False),
+            Frame(4, 2, False, False),
+        ]
+        trace.begin(modules, frames)
+        trace.protect(0, [1, 2, 3, 3, 4])
+        text = as_text(*found_in(trace.end()))
+        assert "    <module> pack/__init__.py:30\n  < <module> work.py:2\n" in text
+        assert "C frame, the innermost lib.so+0x5; 2 frames of importlib\n" in text
 
 
 class TestCommand:

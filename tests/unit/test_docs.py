@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 #: A word of a usage line: it stands for something, and is no command to be given.
 USAGE = re.compile(r"[\[\]{}|…]|\.\.\.")
-#: What ends a command in a shell's line.
-END = re.compile(r"\s(?:\||>|<|2>|&&|;|#)\s?|;\s|\s\\$|$")
+#: What ends a command in a shell's line; and the gap before the explanation in a list of commands.
+END = re.compile(r"\s{3}|\s(?:\||>|<|2>|&&|;|#)\s?|;\s|\s\\$|$")
 
 
 def examples(page: Path) -> Iterator[tuple[str, bool]]:

@@ -69,7 +69,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "                       [--json FILE] [-j N] [--ablation]\n"
         "                       [--between START END] [--pid P] [--program PATTERN]\n"
         "                       [--call NAME]\n"
-        "                       FILE [FILE ...] | [--keep TRACE [--force]] -- CMD [ARG ...]"
+        "                       FILE [FILE ...] |\n"
+        "                       [--keep TRACE [--force]] -- CMD [ARG ...]"
     )
     parser.add_argument(
         "--host",

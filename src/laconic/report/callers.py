@@ -28,7 +28,13 @@ from laconic.report.headline import WORK, ends, loading, sentence
 from laconic.report.headline import as_json as headline_json
 from laconic.report.names import filled
 from laconic.report.numbers import plural, share
-from laconic.report.shortnames import is_interpreted, short_function, short_line, short_module
+from laconic.report.shortnames import (
+    is_importlib,
+    is_interpreted,
+    short_function,
+    short_line,
+    short_module,
+)
 from laconic.sgx.meter import Counts
 from laconic.stacks.symbolize import Place
 from laconic.trace.stacks import NO_STACK, Spot, Stacks
@@ -332,16 +338,22 @@ def stack_lines(
     if style.frames is None and stacks.is_interpreted(stack):
         interpreted = [spot for spot in own if is_interpreted(spot[0])]
         if interpreted:
-            yield from _frames(interpreted[:_SHOWN], width, style)
-            left = len(interpreted) - _SHOWN
+            # An import has a dozen frames of importlib between two of the program's own, which Python's
+            # tracebacks leave out too.
+            named = [spot for spot in interpreted if not is_importlib(spot[0])] or interpreted
+            yield from _frames(named[:_SHOWN], width, style)
+            left = len(named) - _SHOWN
             if left > 0:
                 yield f"  < {left:,} more"
+            omitted = []
             native = len(own) - len(interpreted)
-            first = describe(own[0][0], own[0][1], style.verbose)
             if native and not is_interpreted(own[0][0]):
-                yield from filled(
-                    f"{plural(native, 'C frame')}, the innermost {first}", width, "  "
-                )
+                first = describe(own[0][0], own[0][1], style.verbose)
+                omitted.append(f"{plural(native, 'C frame')}, the innermost {first}")
+            if len(named) < len(interpreted):
+                omitted.append(f"{plural(len(interpreted) - len(named), 'frame')} of importlib")
+            if omitted:
+                yield from filled("; ".join(omitted), width, "  ")
             return
     shown = own[: _needed(own, program) if style.frames is None else style.frames]
     yield from _frames(shown, width, style)

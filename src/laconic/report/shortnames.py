@@ -68,11 +68,22 @@ def _last_list(name: str) -> int:
 
 
 def short_line(file: str, line: int) -> str:
-    """A source line without its directory, "" where it is not known."""
-    return f"{file.rsplit('/', 1)[-1]}:{line}" if file and line else ""
+    """A source line without its directory, "" where it is not known.
+
+    `__init__.py` and the like, of which each package has one, keep the name of their package.
+    """
+    if not file or not line:
+        return ""
+    parts = file.rsplit("/", 2)
+    return f"{'/'.join(parts[-2:]) if parts[-1].startswith('__') else parts[-1]}:{line}"
 
 
 def is_interpreted(place: Place) -> bool:
     """True for a function of an interpreted program that has a name: in memory that a JIT compiler
     wrote, or in a source file of Python's."""
     return place.known and (place.module == "[jit]" or place.is_python)
+
+
+def is_importlib(place: Place) -> bool:
+    """True for a function of Python's import system."""
+    return place.is_python and place.file.startswith("<frozen importlib")
