@@ -13,7 +13,8 @@ if [ "${1:-}" = --test ]; then
 else
     python=${1:-.venv/bin/python}
 fi
-rm -rf dist/compiled build/compiled
+# setuptools would keep what it compiled at another level: only the sources are compared.
+rm -rf dist/compiled build/compiled build/lib.* build/temp.* build/bdist.*
 LACONIC_COMPILE=1 "$python" -m pip wheel --quiet --disable-pip-version-check --no-deps -w dist/compiled .
 "$python" -m pip install --quiet --disable-pip-version-check --no-deps --target build/compiled dist/compiled/*.whl
 [ -n "$tests" ] || exit 0

@@ -229,8 +229,8 @@ class Machine(Meter):
         try:
             if start < stop:
                 leaf(stop)
-        except Refused as fault:
-            stop, refused = fault.address, SgxError.of(fault)
+        except Refused as refusal:  # not `fault`: mypyc gives a name one class in a function
+            stop, refused = refusal.address, SgxError.of(refusal)
         return stop, refused
 
     def _stepped(self, refused: SgxError | None) -> None:
