@@ -270,7 +270,7 @@ class TestC:
         words = ["callers", "a.trace", "--sort", "redundant"]
         done = run_alone([*COMMAND, *words], env=environment(), cwd=tmp_path)
         text = "".join(done.stdout.split())  # a long path goes on in the next line
-        assert done.returncode == 0 and "4040mprotectlibsites.so+0x" in text.replace("+40", "40")
+        assert done.returncode == 0 and "4440mprotectlibsites.so+0x" in text.replace("+40", "40")
         assert f"nosymbolsof{tmp_path}/libsites.so:Nosuchfileordirectory" in text
         assert f"nosymbolsof{tmp_path}/sites:ithasanotherbuild-idnow" in text
 

@@ -89,7 +89,7 @@ def test_an_interrupt_from_the_terminal_ends_the_program_and_not_laconic(
         "-c",
         "echo ready; exec sleep 20",
     ]
-    done = run_alone(words, env=environment())
+    done = run_alone(words, env=environment(NO_COLOR="1"))
     assert done.returncode == 130
     assert "Traceback" not in done.stdout
     assert "laconic: " in done.stdout, "the table is lost"

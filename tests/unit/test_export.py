@@ -319,7 +319,13 @@ def small_files() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=() if kind in ("parquet", "strace") else pytest.mark.slow)
+        for kind in FORMATS
+    ],
+)
 def test_full_disk(tmp_path: Path, kind: str) -> None:
     """Is told with the path and the cure; what was written is removed."""
     trace = large(tmp_path / "large.trace", 50_000)

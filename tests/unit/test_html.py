@@ -40,7 +40,7 @@ from laconic.replay.events import Program
 from laconic.report.headline import sentence
 from laconic.report.html import as_html, as_json, document
 from laconic.report.html.data import AROUND_ROW, Limits
-from laconic.report.html.text import plain, script_json
+from laconic.report.text import plain, script_json
 from laconic.sgx.costs import COSTED, CostProfile, Figure
 from laconic.sgx.meter import Counts
 from laconic.stacks.symbolize import Place
@@ -381,6 +381,7 @@ class TestFigures:
         assert sum(site[HEAD] for site in data["sites"]) == 30_000
         assert len(data["binned"]) >= 4
 
+    @pytest.mark.slow
     def test_what_does_not_fit_is_drawn_more_coarsely(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -204,8 +204,17 @@ def test_costs_that_never_end(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("blow", [signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("words", [["compare", "-j", "1"], ["run", "--host", "sgx2"], ["advise"]])
+@pytest.mark.parametrize(
+    "blow", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["compare", "-j", "1"],
+        pytest.param(["run", "--host", "sgx2"], marks=pytest.mark.slow),
+        pytest.param(["advise"], marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_after_the_program_s_end_leaves_nothing(
     words: list[str], blow: signal.Signals, tmp_path: Path
 ) -> None:

@@ -23,7 +23,7 @@ READERS = (
     "diff a.trace -",
     "explain - mmap:1",
     "export - --to parquet -o -",
-    "flamegraph - --all --to folded -o -",
+    "flamegraph - --to folded -o -",
     "html - -o -",
     "info -",
     "maps - --at 5",

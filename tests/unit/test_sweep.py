@@ -226,7 +226,9 @@ class TestGoingOn:
         assert names.count("a.trace") == names.count("log.trace") == 2
         assert swept.kept == 2 * (TRACES + 1) - len(names)
 
-    @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+    @pytest.mark.parametrize(
+        "blow", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL]
+    )
     def test_the_command_goes_on(self, blow: signal.Signals, tmp_path: Path) -> None:
         for name in "abcd":
             large(tmp_path / f"{name}.trace", 100_000)

@@ -18,7 +18,7 @@ from laconic.strategies import full_name
 from laconic.strategies.options import show_switch
 from laconic.trace.reader import Trace
 
-#: What the table begins and ends with, which are no switches.
+#: The first and the last rows of the table. They are not switches.
 BASE: Final = "every-call"
 LACONIC: Final = "laconic"
 

@@ -299,7 +299,7 @@ class _Explainer(Listener):
 
     def _touched(self, row: Row, changes: Iterable[Change]) -> list[int | None]:
         # Page counts of what was seen to be touched, of each change.
-        if "touched pages" in self.trace.about.get("unknown", ()) or self.trace.source != "run":
+        if not self.trace.has_touches or self.trace.source != "run":
             return [None for _ in changes]
         return [page_count(_cut(row.touched, change.start, change.end)) for change in changes]
 

@@ -111,7 +111,7 @@ def contents(
     threads = {(pid, tid) for pid, tid in threads if tid}
     found.threads = len(threads)
     found.processes = len({pid for pid, _ in threads})
-    if "touched pages" not in trace.about.get("unknown", ()):
+    if trace.has_touches:
         found.touched_pages = pages
     return found
 

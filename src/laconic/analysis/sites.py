@@ -317,5 +317,5 @@ def sites(
         replay.number + 1,
         trace.source,
         around,
-        "touched pages" not in trace.about.get("unknown", ()),
+        trace.has_touches,
     )

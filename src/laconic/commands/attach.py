@@ -7,7 +7,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from laconic.commands.options import add_limits, limit, whole
+from laconic.commands.options import add_recording, limit, whole
 from laconic.commands.output import check_outputs
 from laconic.commands.program import recorder_for
 from laconic.errors import LaconicError
@@ -50,19 +50,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.add_argument("pid", type=whole("process id"), metavar="PID", help="the process")
-    add_limits(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="record a trace")
-    parser.add_argument("--force", action="store_true", help="overwrite the trace that -o names")
-    parser.add_argument(
-        "--redact",
-        action="store_true",
-        help="put hashes in the place of paths, names and command lines in the trace",
-    )
-    parser.add_argument(
-        "--stacks",
-        choices=("all", "redundant", "none"),
-        help="with -o: record where all calls are made (default), or the redundant ones",
-    )
+    add_recording(parser)
     parser.add_argument("--json", metavar="FILE", help="write the figures to FILE, as JSON")
     parser.add_argument(
         "--verify",

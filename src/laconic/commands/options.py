@@ -287,11 +287,22 @@ def input_path(path: str) -> str:
     return "/dev/stdin" if path == "-" else path
 
 
-# Limits of a recording
+# A recording
 
 
-def add_limits(parser: argparse.ArgumentParser) -> None:
-    """Declares the options that `limit` reads."""
+def add_recording(parser: argparse.ArgumentParser) -> None:
+    """Declare what is recorded with `-o`, and the options that `limit` reads."""
+    parser.add_argument("--force", action="store_true", help="overwrite the trace that -o names")
+    parser.add_argument(
+        "--redact",
+        action="store_true",
+        help="put hashes in the place of paths, names and command lines in the trace",
+    )
+    parser.add_argument(
+        "--stacks",
+        choices=("all", "redundant", "none"),
+        help="with -o: record where all calls are made (default), redundant ones, or none; laconic callers shows it",
+    )
     parser.add_argument(
         "--for",
         dest="seconds",

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from laconic.commands.enclaves import enclaves
-from laconic.commands.options import add_costs, add_limits, limit, load_costs
+from laconic.commands.options import add_costs, add_recording, limit, load_costs
 from laconic.commands.output import check_outputs
 from laconic.commands.program import place_for, recorder_for, trace_program
 from laconic.errors import LaconicError
@@ -54,18 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="record a trace; - is standard output, and the program's goes to standard error",
     )
-    parser.add_argument("--force", action="store_true", help="overwrite the trace that -o names")
-    parser.add_argument(
-        "--redact",
-        action="store_true",
-        help="put hashes in the place of paths, names and command lines in the trace",
-    )
-    parser.add_argument(
-        "--stacks",
-        choices=("all", "redundant", "none"),
-        help="with -o: record where all calls are made (default), redundant ones, or none; laconic callers shows it",
-    )
-    add_limits(parser)
+    add_recording(parser)
     parser.add_argument("--json", metavar="FILE", help="write the figures to FILE, as JSON")
     parser.add_argument(
         "--verify",

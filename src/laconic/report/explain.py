@@ -13,9 +13,9 @@ from laconic.memory.change import Change, ChangeKind
 from laconic.memory.flags import MADV_FREE, VM_PROT, flag_names
 from laconic.memory.vma import Vma
 from laconic.report.callers import missing_lines, stack_lines
-from laconic.report.html.text import plain
 from laconic.report.names import filled
 from laconic.report.picture import picture
+from laconic.report.text import plain
 from laconic.report.words import called, pages, request, returned
 from laconic.trace.stacks import NO_STACK
 

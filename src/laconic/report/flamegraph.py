@@ -12,9 +12,9 @@ from typing import Any
 
 from laconic.analysis.flamegraph import CALLS, CYCLES, HOST_CALLS, PAGES, Flame, Flames
 from laconic.analysis.schemas import SCHEMAS
-from laconic.report.html.text import plain
 from laconic.report.names import seen
 from laconic.report.numbers import cycles
+from laconic.report.text import plain
 
 FORMATS = ("folded", "speedscope", "svg")
 #: What flamegraph.pl and inferno add to the names of such frames, to colour them.

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from laconic.report.html.text import plain
+from laconic.report.text import plain
 
 #: A word, with the spaces before it; a number keeps its unit.
 _WORD = re.compile(r"( *)([^ ]+(?: %|(?<=[0-9]) (?:[GMk](?: cycles)?|[KMGT]iB)(?![A-Za-z]))?)")

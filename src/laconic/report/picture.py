@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from laconic.analysis.neighbourhood import Run
 from laconic.memory.flags import PAGE_SHIFT, VM_MAY_RWX, VM_MAYSHARE, VM_PROT, VM_SHARED, flag_names
 from laconic.memory.vma import Vma
-from laconic.report.html.text import plain
 from laconic.report.names import columns
+from laconic.report.text import plain
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 #: What `Vma.permissions` shows already of the flags.

@@ -8,7 +8,7 @@ from laconic.memory import flags as f
 from laconic.memory.calls import PR_SET_VMA
 from laconic.memory.mmap import page_align
 from laconic.replay.check import shown
-from laconic.report.html.text import plain
+from laconic.report.text import plain
 from laconic.trace.exporters import constants
 from laconic.trace.exporters.columns import error_name, flags_text
 from laconic.trace.records import ARITY

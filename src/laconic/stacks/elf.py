@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Final, NamedTuple
 
@@ -136,6 +136,18 @@ class Elf:
             if section.name == name and section.kind != SHT_NOBITS:
                 return section
         return None
+
+    def symbol_tables(self, *names: str) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the symbols and the names of each of these sections, of those that can be read."""
+        for name in names:
+            section = self.section(name)
+            if section is None or not 0 < section.link < len(self.sections):
+                continue
+            try:
+                tables = self.data(section), self.data(self.sections[section.link])
+            except Malformed:
+                continue
+            yield tables
 
     def data(self, section: Section) -> bytes:
         """A section's bytes, decompressed where they are compressed (zlib). Raises Malformed where

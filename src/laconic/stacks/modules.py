@@ -271,14 +271,7 @@ class Modules:
 
 def symbol_address(elf: Elf, name: bytes) -> int:
     """The address of a symbol, as in the ELF file; 0 if there is none. O(size of the tables)."""
-    for table in (".dynsym", ".symtab"):
-        section = elf.section(table)
-        if section is None or not 0 < section.link < len(elf.sections):
-            continue
-        try:
-            data, names = elf.data(section), elf.data(elf.sections[section.link])
-        except Malformed:
-            continue
+    for data, names in elf.symbol_tables(".dynsym", ".symtab"):
         offset = names.find(b"\0" + name + b"\0") + 1
         wanted = struct.pack("<I", offset)
         at = data.find(wanted) if offset else -1

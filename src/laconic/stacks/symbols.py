@@ -80,14 +80,7 @@ def _rank(symbol: Symbol) -> tuple[object, ...]:
 def read_symbols(elf: Elf) -> list[Symbol]:
     """The functions of .symtab, .dynsym, .gnu_debugdata and .gopclntab; those that can be read."""
     found = []
-    for name in (".symtab", ".dynsym"):
-        section = elf.section(name)
-        if section is None or not 0 < section.link < len(elf.sections):
-            continue
-        try:
-            data, names = elf.data(section), elf.data(elf.sections[section.link])
-        except Malformed:
-            continue
+    for data, names in elf.symbol_tables(".symtab", ".dynsym"):
         for offset, info, _, index, value, size in _SYMBOL.iter_unpack(
             data[: len(data) // 24 * 24]
         ):

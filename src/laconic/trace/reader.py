@@ -59,6 +59,11 @@ class Trace:
         # A newer release of the same schema may know more calls than this one.
         self.names: list[str] = [*names, *(f"?{code}" for code in range(len(names), 256))]
 
+    @property
+    def has_touches(self) -> bool:
+        """Whether the trace says which pages were touched."""
+        return "touched pages" not in self.about.get("unknown", ())
+
     def batches(self) -> Iterator[list[Row]]:
         """The rows, some thousands at a time, in the order of `laconic.trace.schema.Row`. O(rows),
         bounded memory.

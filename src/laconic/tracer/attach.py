@@ -44,14 +44,7 @@ from laconic.tracer.syscalls import (
 )
 
 #: As `launch.OPTIONS`, without EXITKILL and without a filter's stops.
-OPTIONS = (
-    ptrace.O_TRACESYSGOOD
-    | ptrace.O_TRACEFORK
-    | ptrace.O_TRACEVFORK
-    | ptrace.O_TRACECLONE
-    | ptrace.O_TRACEEXEC
-    | ptrace.O_TRACEEXIT
-)
+OPTIONS = ptrace.O_FOLLOW
 _FOLLOWED = frozenset({*MEMORY_CALLS, *PROCESS_CALLS})
 _CONDITIONAL = {**BY_FIRST_ARGUMENT}
 _PERSONALITY_QUERY = 0xFFFFFFFF

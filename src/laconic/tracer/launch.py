@@ -19,16 +19,7 @@ PR_SET_NO_NEW_PRIVS = 38
 SECCOMP_SET_MODE_FILTER = 1
 SYS_SECCOMP = 317
 
-OPTIONS = (
-    ptrace.O_TRACESYSGOOD
-    | ptrace.O_TRACEFORK
-    | ptrace.O_TRACEVFORK
-    | ptrace.O_TRACECLONE
-    | ptrace.O_TRACEEXEC
-    | ptrace.O_TRACEEXIT
-    | ptrace.O_TRACESECCOMP
-    | ptrace.O_EXITKILL
-)
+OPTIONS = ptrace.O_FOLLOW | ptrace.O_TRACESECCOMP | ptrace.O_EXITKILL
 
 
 def resolve(command: str) -> str:

@@ -36,6 +36,10 @@ O_TRACEEXEC: Final = 16
 O_TRACEEXIT: Final = 64
 O_TRACESECCOMP: Final = 128
 O_EXITKILL: Final = 1 << 20
+#: Follow all threads and descendants, and tell system calls from signals.
+O_FOLLOW: Final = (
+    O_TRACESYSGOOD | O_TRACEFORK | O_TRACEVFORK | O_TRACECLONE | O_TRACEEXEC | O_TRACEEXIT
+)
 
 EVENT_FORK: Final = 1
 EVENT_VFORK: Final = 2

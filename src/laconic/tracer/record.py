@@ -136,9 +136,8 @@ class Recorder:
         # altogether.
         if not self.writer.redacts:
             return note
-        name, phrase, rest = next(
-            (parts for parts in map(note.partition, _NOTED) if parts[1]), (note, "", "")
-        )
+        found = [note.partition(phrase) for phrase in _NOTED if phrase in note]
+        name, phrase, rest = min(found, key=lambda parts: len(parts[0]), default=(note, "", ""))
         return os.fsdecode(self.writer.hidden(name)) + phrase + rest
 
     def stop(self) -> None:

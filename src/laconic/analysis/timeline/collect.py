@@ -145,7 +145,7 @@ def collect(
         by_owner=True,
         selection=selection,
     )
-    timeline = Timeline(enclaves, profile, trace.source == "run", selection)
+    timeline = Timeline(enclaves, profile, trace.has_touches, selection)
     replay = Replay(trace, "laconic", listeners=[enclaves, timeline], stacks=stacks)
     replay.run(progress=lambda done: tell(done // 2))
     if selection is not None:
@@ -171,7 +171,7 @@ def collect(
         replay.number + 1,
         trace.source,
         around,
-        trace.source == "run",
+        trace.has_touches,
     )
     # What is redundant at a site that costs something else too, and all of the loader's, is shown.
     shown = [rule for rule in rules if rule.reason != LOADING and not rule.only_redundant]

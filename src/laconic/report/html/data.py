@@ -16,7 +16,7 @@ from laconic.report.html.headline import headline
 from laconic.report.html.missing import binned, missing
 from laconic.report.html.names import LOADER, short_function, short_module
 from laconic.report.html.numbers import CLOCK
-from laconic.report.html.text import plain
+from laconic.report.text import plain
 from laconic.trace.stacks import NO_STACK
 
 Json = dict[str, Any]

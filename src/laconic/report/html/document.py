@@ -12,7 +12,7 @@ from importlib.resources import files
 from laconic.analysis.timeline.collect import Page
 from laconic.report.html import sections
 from laconic.report.html.data import Limits, as_json
-from laconic.report.html.text import script_json
+from laconic.report.text import script_json
 
 #: What a page may be, in bytes.
 LARGEST = 1_400_000

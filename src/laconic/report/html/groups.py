@@ -11,7 +11,7 @@ from laconic.analysis.timeline.collect import Page
 from laconic.report.headline import WORK
 from laconic.report.html.names import LOADER, short_function, short_line, short_module
 from laconic.report.html.numbers import middle
-from laconic.report.html.text import plain
+from laconic.report.text import plain
 from laconic.trace.stacks import NO_STACK
 
 #: The module of a group of suppressed sites, and of what a library OS does around the calls.

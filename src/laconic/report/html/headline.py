@@ -8,7 +8,7 @@ from laconic.analysis.timeline.collect import Page
 from laconic.report.headline import Sentence, sentence
 from laconic.report.html.names import short_function
 from laconic.report.html.numbers import unbroken
-from laconic.report.html.text import plain
+from laconic.report.text import plain
 
 
 def headline(page: Page) -> Sentence:

@@ -29,7 +29,7 @@ from laconic.report.html.numbers import (
     share,
     size,
 )
-from laconic.report.html.text import plain
+from laconic.report.text import plain
 from laconic.sgx.meter import Counts
 
 #: Rows of the site table that are there without a script.

@@ -149,7 +149,7 @@ class Flattener:
         self._names = trace.names
         self._window = window
         self._recorded = trace.source == "run"
-        self._touched = "touched pages" not in trace.about.get("unknown", ())
+        self._touched = trace.has_touches
         self._files: dict[int, TracedFile] = {}
         self._programs: dict[int, str] = {}
         self._stacks: dict[int, str] = {}

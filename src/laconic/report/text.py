@@ -1,4 +1,4 @@
-"""Names as a page may show them: every character is seen as what it is, and none can lead out of
+"""Names as a report may show them: every character is seen as what it is, and none can lead out of
 where it stands."""
 
 from __future__ import annotations
