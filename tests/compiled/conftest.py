@@ -1,4 +1,4 @@
-"""These tests are collected only where Laconic is compiled: `sh tools/wheel.sh --test`."""
+"""These tests are collected only where Laconic is compiled: `sh tools/wheel-test.sh`."""
 
 from laconic.commands import installed_build
 
