@@ -34,8 +34,8 @@ from laconic.trace.reader import Trace
 from laconic.trace.schema import NUMBERS, Row
 from laconic.trace.writer import TraceWriter
 from tests.fuzzing import Input, add_seeds, corpus, for_seeds, mutate
+from tests.helpers.traces import small
 from tests.tracer.lab import COMMAND, environment
-from tests.unit.traces import small
 
 #: CPU seconds and MiB that one verb may take. The memory includes 100 MiB of the interpreter and
 #: its libraries.

@@ -39,18 +39,19 @@ SOURCE = ROOT / "src" / "laconic"
 PACKAGES = ("memory", "linux", "replay")
 REQUIRED = 0.9
 
-#: Test files that concern every module of a package, in tests/unit.
+UNIT_TESTS = ROOT / "tests" / "unit"
+#: Test files in UNIT_TESTS that concern every module of a package.
 SHARED = {
-    "memory": ("test_pictures", "test_errno", "test_library"),
-    "linux": ("test_linux_pal", "test_proc", "test_shown"),
-    "replay": ("test_engine", "test_replay", "test_thread"),
+    "memory": ("memory/test_pictures", "memory/test_errno", "memory/test_manager"),
+    "linux": ("linux/test_pal", "linux/test_proc", "linux/test_shown"),
+    "replay": ("replay/test_engine", "commands/test_replay", "replay/test_thread"),
 }
 #: Further test files of single modules.
 OWN = {
-    "memory/change": ("test_vma",),
-    "memory/flags": ("test_vma",),
-    "memory/names": ("test_maps",),
-    "replay/check": ("test_report",),
+    "memory/change": ("memory/test_vma",),
+    "memory/flags": ("memory/test_vma",),
+    "memory/names": ("commands/test_maps",),
+    "replay/check": ("report/test_report",),
 }
 #: The model runs the bookkeeping and the Linux host's rules; no replay takes part in it.
 MODEL = "tests/model/test_model.py"
@@ -202,8 +203,8 @@ def _made(tree: ast.Module, path: tuple[tuple[str, int], ...], number: int) -> M
 def test_files(module: str) -> list[str]:
     """Return the module's own test files that exist; `module` is as in `memory/brk`."""
     package, _, name = module.partition("/")
-    names = (f"test_{name}", *OWN.get(module, ()), *SHARED[package])
-    files = [ROOT / "tests" / "unit" / f"{name}.py" for name in dict.fromkeys(names)]
+    names = (f"{package}/test_{name}", *OWN.get(module, ()), *SHARED[package])
+    files = [UNIT_TESTS / f"{name}.py" for name in dict.fromkeys(names)]
     return [str(file) for file in files if file.exists()]
 
 

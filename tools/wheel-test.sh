@@ -8,5 +8,10 @@ environment -e '.[test]'
 include=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("include"))')
 [ -e "$include/Python.h" ] || need python3-dev
 LACONIC_COMPILE_LEVEL=0 sh tools/wheel.sh
-[ $# -gt 0 ] || set -- tests/compiled tests/model tests/kernel tests/faithful tests/unit
+if [ $# = 0 ]; then
+    set -- tests/compiled tests/model tests/kernel tests/faithful
+    for package in memory linux sgx libos strategies replay; do
+        set -- "$@" "tests/unit/$package"
+    done
+fi
 PYTHONPATH=build/compiled exec .venv/bin/python -m pytest -n "$(($(nproc) + 1))" -rs "$@"

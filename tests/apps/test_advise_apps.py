@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.apps.harness import environment
 
 from laconic.memory.flags import MAP_FIXED, VM_GROWSDOWN, VM_IO, VM_PFNMAP
 from laconic.replay.engine import Replay
 from laconic.trace import Trace
 from laconic.trace.records import Call, Exit, Program
+from tests.apps.harness import environment
 
 THREADS = """
 import mmap, threading

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.apps.harness import Outcome, Place, place
-from tests.apps.workloads import WORKLOADS, Workload
 
 from laconic.replay import replay_trace
 from laconic.report.replay import as_json
 from laconic.trace.reader import Trace
+from tests.apps.harness import Outcome, Place, place
+from tests.apps.workloads import WORKLOADS, Workload
 
 PAGES = 10_000
 LEAST_ELIDED = 0.07

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.apps.harness import environment, free_port
 
 from laconic.replay import replay_trace
 from laconic.trace.reader import Trace
+from tests.apps.harness import environment, free_port
 
 PATIENCE = 60.0
 

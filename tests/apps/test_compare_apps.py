@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.apps.harness import place
-from tests.apps.workloads import WORKLOADS, Workload
 
 from laconic.analysis.compare import compare
 from laconic.trace.reader import Trace
+from tests.apps.harness import place
+from tests.apps.workloads import WORKLOADS, Workload
 
 CHOSEN = ("python3", "gcc", "python3-numpy")
 

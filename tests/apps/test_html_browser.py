@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.apps.browser import CHROMIUM, Browser, browser
-from tests.unit.pagetraces import HOSTILE, hostile, known, many
-from tests.unit.traces import Builder
 
 import laconic.trace
 from laconic.analysis.suppressions import Suppression
@@ -22,6 +19,9 @@ from laconic.report.html import as_html
 from laconic.report.text import plain
 from laconic.sgx import costs
 from laconic.strategies import NAMES
+from tests.apps.browser import CHROMIUM, Browser, browser
+from tests.helpers.pagetraces import HOSTILE, hostile, known, many
+from tests.helpers.traces import Builder
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 #: The page of 100,000 calls, which takes a minute to make.

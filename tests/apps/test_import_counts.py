@@ -10,14 +10,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.apps.harness import place
-from tests.apps.workloads import WORKLOADS, Workload
 
 from laconic.replay.engine import Replay
 from laconic.trace import Trace
 from laconic.trace.importers.importing import import_logs
 from laconic.trace.records import Call
 from laconic.trace.schema import MEMORY_EVENTS, PROCESS_EVENTS
+from tests.apps.harness import place
+from tests.apps.workloads import WORKLOADS, Workload
 
 STRACE = ("strace", "-f", "-tt", "-C", "-e", "trace=%memory,%process,%file,%desc")
 THREADS = """

@@ -14,8 +14,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.tracer.lab import COMMAND, environment, run_alone
-from tests.unit.sweepwork import (
+
+from laconic.analysis import workers
+from laconic.analysis.sweep import find, sweep
+from laconic.errors import LaconicError
+from tests.helpers.sweepwork import (
     counted,
     deadly,
     held,
@@ -26,11 +29,8 @@ from tests.unit.sweepwork import (
     tracks,
     until,
 )
-from tests.unit.traces import small
-
-from laconic.analysis import workers
-from laconic.analysis.sweep import find, sweep
-from laconic.errors import LaconicError
+from tests.helpers.traces import small
+from tests.tracer.lab import COMMAND, environment, run_alone
 
 REPOSITORY = Path(__file__).parents[2]
 TRACES = 6

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from tests.tracer.debugger import Comparison, sampled
 from tests.tracer.lab import tool
 

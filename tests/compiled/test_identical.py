@@ -12,7 +12,7 @@ import pytest
 import laconic
 from laconic.commands import installed_build, main
 from tests.compiled.reports import REPORTS
-from tests.unit.comparetraces import busy
+from tests.helpers.comparetraces import busy
 
 ROOT = Path(__file__).parents[2]
 #: Where each build is.

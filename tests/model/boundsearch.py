@@ -12,7 +12,7 @@ from functools import cache
 from itertools import groupby, product
 from typing import NamedTuple
 
-from tests.unit.onepage import ABSENT, Page, Rules, search
+from tests.helpers.onepage import ABSENT, Page, Rules, search
 
 
 class Step(NamedTuple):

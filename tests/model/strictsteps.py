@@ -15,9 +15,9 @@ from laconic.sgx.model.failures import Plan
 from laconic.sgx.model.faults import SgxError
 from laconic.strategies.classify import Classify
 from laconic.strategies.laconic import Laconic
-from tests.enclosed import FILES, NO_FD, Enclosed
+from tests.helpers.enclaveworld import BASE, HEAP, PAGE
+from tests.helpers.enclosed import FILES, NO_FD, Enclosed
 from tests.model.shrink import Failed, shortest
-from tests.unit.enclaveworld import BASE, HEAP, PAGE
 
 Pick = Callable[[Sequence[Any]], Any]
 

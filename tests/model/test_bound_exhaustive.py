@@ -30,8 +30,8 @@ from laconic.sgx.costs import COSTED, CostProfile, Figure
 from laconic.sgx.meter import Counts, Meter
 from laconic.strategies.bound import bound
 from laconic.strategies.laconic import Laconic
+from tests.helpers.pictures import FILE, at
 from tests.model.boundsearch import Case, Search, State, Step, after_call, after_touch, legal
-from tests.unit.pictures import FILE, at
 
 PROTS = (0, 1, 3, 5, 7)
 #: The calls of the cases with their protections. `file` is an mmap of a file, both are MAP_FIXED;

@@ -26,7 +26,7 @@ from laconic.sgx.meter import Meter
 from laconic.strategies.bound import bound
 from laconic.strategies.classify import Classify
 from laconic.strategies.laconic import Laconic
-from tests.unit.pictures import FILE, at
+from tests.helpers.pictures import FILE, at
 
 PAGES = 16
 OPEN = OpenFile(FILE, readable=True, writable=True, size=1 << 20)

@@ -19,9 +19,9 @@ from laconic.strategies.classify import Classify
 from laconic.strategies.every_call import EveryCall
 from laconic.strategies.laconic import Laconic
 from laconic.strategies.strict import Watch
-from tests.enclosed import Enclosed
+from tests.helpers.enclaveworld import BASE, Program, machine
+from tests.helpers.enclosed import Enclosed
 from tests.model.strictsteps import STRATEGIES, check, make, random_step
-from tests.unit.enclaveworld import BASE, Program, machine
 
 
 class Random(RuleBasedStateMachine):

@@ -18,7 +18,7 @@ from laconic.sgx.pal import edmm
 from laconic.sgx.pal.edmm import RW, Edmm, PalError
 from laconic.strategies.classify import PAGE, Classify
 from laconic.strategies.laconic import Laconic
-from tests.enclosed import Recorder
+from tests.helpers.enclosed import Recorder
 
 Patch = pytest.MonkeyPatch
 #: Those that show whatever the host does, and those that show where it fails.

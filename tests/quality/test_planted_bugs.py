@@ -15,6 +15,7 @@ import pytest
 
 from laconic.memory.calls import Call
 from laconic.sgx.model.failures import Plan
+from tests.helpers.failurescenes import SCENES, Switch, attempt, once, start
 from tests.kernel.fuzz import Room, episode
 from tests.model.hostfailures import STAYS, now_and_then
 from tests.model.modelsteps import play, steps
@@ -24,7 +25,6 @@ from tests.model.strictsteps import play as play_enclosed
 from tests.model.strictsteps import steps as steps_enclosed
 from tests.quality import enclavebugs
 from tests.quality.bugs import BUGS
-from tests.unit.failurescenes import SCENES, Switch, attempt, once, start
 
 SEEDS = range(60)
 #: The kernel is asked about one bug of each kind that a map can have, and one of each law; the rest

@@ -46,6 +46,42 @@ def _emulated_msync(libos: Libos, start: int, end: int, vma: LibosVma) -> None:
         libos.pal.protect(start, end, vma.prot)
 
 
+def file_written(libos: Libos, file: File, size: int, truncated: bool) -> None:
+    """refresh_mappings_on_file: the mappings of a file that the program wrote to, or truncated to
+    `size` bytes, follow it. O(VMAs)."""
+    if file not in libos.mapped:
+        return
+    found = mappings(libos, file)
+    if not found:
+        return
+    for start, end, vma in found:
+        _move_file_end(libos, start, end, vma, size, truncated)
+    listed = libos.begin_list(len(found))
+    refresh_mappings(libos, file)
+    libos.end_list(listed)
+    if not truncated:
+        reload_mappings(libos, file)
+
+
+def _move_file_end(
+    libos: Libos, start: int, end: int, vma: LibosVma, size: int, truncated: bool
+) -> None:
+    # vma_update_valid_end. Pages past the end exist only if `Libos.has_tails`.
+    mapped = libos.space.vmas.get(start)
+    if mapped is None or mapped.file != vma.file:
+        return
+    file_end = max(mapped.base + size, start)
+    if not truncated:
+        file_end = max(file_end, vma.file_end)
+    moved = vma._replace(file_end=file_end)
+    old, new = (min(max(start, one.valid_end), end) for one in (vma, moved))
+    if old < new and not libos.has_tails:
+        libos.map_file(old, new, moved)
+    elif new < old and not libos.has_tails:
+        libos.pal.free(new, old)
+    libos.vmas.set(start, end, moved)
+
+
 def refresh_mappings(libos: Libos, file: File) -> None:
     """prot_refresh_vma: Protects of all that is mapped of a file that was written to or truncated,
     whether or not its end moved. O(VMAs)."""

@@ -22,6 +22,14 @@ class FileSizes:
         if file is not None:
             self._sizes[file.file] = file.size
 
+    def write(self, file: File, size: int, truncated: bool) -> None:
+        """Follow a write to a file, which has at least `size` bytes now, or its truncation to
+        `size` bytes. The size of a file that was written to stays unknown if it was."""
+        if truncated:
+            self._sizes[file] = size
+        elif file in self._sizes:
+            self._sizes[file] = max(self._sizes[file], size)
+
     def valid_end(self, vma: Vma) -> int:
         """Return the address at which the pages of a VMA's file end, TASK_SIZE if they do not."""
         if vma.file is None or vma.file not in self._sizes:

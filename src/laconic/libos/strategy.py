@@ -19,7 +19,7 @@ from laconic.memory.change import Change
 from laconic.memory.mmap import OpenFile
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace, Entry
-from laconic.memory.vma import Vma
+from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import Meter
 
 
@@ -102,6 +102,10 @@ class Strategy:
     @abstractmethod
     def thread_ends(self) -> None:
         """A thread that `thread` told of ends."""
+
+    def file_written(self, file: File, size: int, truncated: bool) -> None:
+        """The program wrote to `file`, which has at least `size` bytes now, or truncated it to
+        `size` bytes. It is nothing to a host that maps files itself."""
 
     @abstractmethod
     def end(self) -> None:

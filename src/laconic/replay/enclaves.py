@@ -15,7 +15,7 @@ from laconic.linux.pagemap import Touched
 from laconic.memory.change import Change, new
 from laconic.memory.flags import VM_PROT
 from laconic.memory.space import AddressSpace, Entry
-from laconic.memory.vma import Vma
+from laconic.memory.vma import File, Vma
 from laconic.replay.events import CallDone, Listener
 from laconic.replay.owners import Owners
 from laconic.replay.thread import Mm
@@ -27,11 +27,13 @@ Told = tuple[Strategy, Meter, Counts]
 #: What the work of a strategy is for, where it is no memory call's. EXEC is what execve frees; the
 #: new program's own memory is LOAD.
 LOAD, EXEC, FORK, THREAD = "load", "exec", "fork", "thread"
+#: What writes to files, and their truncation, make of the mappings of these files.
+WRITE = "write"
 TOUCH, STACK = "touch", "stack growth"
 #: What is done for calls that are not selected.
 NOT_SELECTED = "not selected"
 #: What a library OS does around the program's calls.
-AROUND = (LOAD, EXEC, FORK, THREAD, STACK)
+AROUND = (LOAD, EXEC, FORK, THREAD, WRITE, STACK)
 #: What the host's map was seen to hold after a call that did not end, or that is not modelled.
 OTHER = "other"
 
@@ -198,6 +200,12 @@ class Enclave:
             else:
                 strategy.thread_ends()
 
+    def file_written(self, file: File, size: int, truncated: bool) -> None:
+        """A file was written to, or truncated. O(strategies × VMAs)."""
+        for strategy in self.strategies.values():
+            strategy.meter.at(self.number, WRITE)
+            strategy.file_written(file, size, truncated)
+
     def end(self) -> None:
         """The address space is gone. O(strategies × n)."""
         for strategy in self.strategies.values():
@@ -350,6 +358,10 @@ class Enclaves(Listener):
     def thread_ended(self, mm: Mm) -> None:
         """A thread ends in the enclave."""
         self._enclaves[mm].thread(False)
+
+    def file_written(self, mm: Mm, file: File, size: int, truncated: bool) -> None:
+        """The mappings of the file follow it, where the library OS emulates them."""
+        self._enclaves[mm].file_written(file, size, truncated)
 
     def trace_ends(self) -> None:
         """Note what is still committed. Programs that were executed and are not followed end."""

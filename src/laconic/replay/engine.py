@@ -140,6 +140,7 @@ class Replay:
             ("note", self._note),
             ("end", self._end),
             ("measured", self._measured),
+            ("written", self._written),
             ("personality", self._personality),
             *((name, self._clone) for name in ("clone", "clone3", "fork", "vfork")),
         ):
@@ -614,6 +615,13 @@ class Replay:
 
     def _measured(self, row: Row) -> None:
         self.measured.append(Measured(row.pid, row.result, bool(row.a5), *row.args[:5]))
+
+    def _written(self, row: Row) -> None:
+        mm = self._thread(row).mm
+        if mm.number >= 0:
+            file = self._files[row.file].file
+            for listener in self.listeners:
+                listener.file_written(mm, file, row.a0, not row.a1)
 
     def _end(self, row: Row) -> None:
         self.end = json.loads(row.data or b"{}")

@@ -14,6 +14,7 @@ from mypy_extensions import mypyc_attr
 from laconic.linux.pagemap import Touched
 from laconic.memory.change import Change, Outcome
 from laconic.memory.mmap import OpenFile
+from laconic.memory.vma import File
 from laconic.replay.thread import Mm, Thread
 from laconic.trace.schema import Row
 from laconic.trace.selection import Selection
@@ -116,6 +117,10 @@ class Listener:
 
     def thread_ended(self, mm: Mm) -> None:
         """A thread ended, and was not the last."""
+
+    def file_written(self, mm: Mm, file: File, size: int, truncated: bool) -> None:
+        """A process of the address space wrote to `file`, which has at least `size` bytes now, or
+        truncated it to `size` bytes."""
 
     def trace_ends(self) -> None:
         """The trace is read; the address spaces that are left end next."""

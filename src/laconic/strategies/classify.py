@@ -459,6 +459,10 @@ class Classify(Strategy):
         """A thread ended. O(1)."""
         self.threads -= 1
 
+    def file_written(self, file: File, size: int, truncated: bool) -> None:
+        """The pages of the file's mappings end where the file does. O(1)."""
+        self.sizes.write(file, size, truncated)
+
     def end(self) -> None:
         """The enclave is gone. O(n)."""
         self.meter.destroy(self.pal.pages())

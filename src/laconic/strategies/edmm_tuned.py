@@ -73,7 +73,7 @@ from laconic.memory.flags import (
 from laconic.memory.mmap import page_align
 from laconic.memory.rangemap import Range, RangeMap, join_ranges
 from laconic.memory.space import AddressSpace, Entry
-from laconic.memory.vma import Vma
+from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import PENDING, PR, Meter
 from laconic.sgx.pal.edmm import permissions
 from laconic.sgx.pal.gramine import RW, remove_run
@@ -647,6 +647,10 @@ class EdmmTuned(Strategy):
             slot = self._threads.pop()
             self._idle.append(slot)
             self.pal.free(slot, slot + THREAD_STACK, self.touches)
+
+    def file_written(self, file: File, size: int, truncated: bool) -> None:
+        """The pages of the file's mappings end where the file does. O(1)."""
+        self.sizes.write(file, size, truncated)
 
     def end(self) -> None:
         """The enclave is gone. O(n)."""

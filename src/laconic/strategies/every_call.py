@@ -401,6 +401,13 @@ class EveryCall(Libos):
         except SgxError as error:
             raise _killed("exit", error) from error
 
+    def file_written(self, file: File, size: int, truncated: bool) -> None:
+        """A file was written to or truncated: its mappings are emulated, and follow it. O(VMAs)."""
+        try:
+            files.file_written(self, file, size, truncated)
+        except SgxError as error:
+            raise _killed("write", error) from error
+
     def end(self) -> None:
         """The enclave is gone. O(n)."""
         self.meter.destroy(self.pal.count())

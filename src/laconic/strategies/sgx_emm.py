@@ -64,7 +64,7 @@ from laconic.memory.flags import (
 from laconic.memory.mmap import page_align, populates
 from laconic.memory.rangemap import Range, RangeMap, join_ranges
 from laconic.memory.space import AddressSpace, Entry
-from laconic.memory.vma import Vma
+from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_TCS, PT_TRIM, Meter
 from laconic.sgx.model.faults import SgxError
 from laconic.sgx.pal.edmm import insist
@@ -492,6 +492,10 @@ class SgxEmm(Strategy):
     def thread_ends(self) -> None:
         """A thread ended; its stack and TCS stay for the next. O(1)."""
         self.threads -= 1
+
+    def file_written(self, file: File, size: int, truncated: bool) -> None:
+        """The pages of the file's mappings end where the file does. O(1)."""
+        self.sizes.write(file, size, truncated)
 
     def end(self) -> None:
         """The enclave is gone. O(n)."""

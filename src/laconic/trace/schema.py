@@ -118,6 +118,8 @@ PROCESS_EVENTS: Final = (
 #: AEXs, a3 synchronous, a4
 #:            asynchronous signals; a5 1 for all of a process, 0 for a thread; `result` its id on the host. pid 0: which
 #:            of the trace's processes that is is not known.
+#: `written`  the process wrote to a file that may be mapped, or truncated it: a0 its size in bytes, a1 0 where it was
+#:            truncated to that size, 1 where it was written to, and has at least that size; `file`.
 #: `leave`    the recording of this process ends here, and the process goes on; of processes that share memory, one row.
 OTHER_EVENTS: Final = (
     "file",
@@ -140,6 +142,7 @@ OTHER_EVENTS: Final = (
     "received",
     "measured",
     "leave",
+    "written",
 )
 EVENTS: Final = (
     *MEMORY_EVENTS,

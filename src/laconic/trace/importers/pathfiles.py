@@ -12,8 +12,7 @@ from laconic.trace.schema import PLACES, PLAIN, READABLE, UNKNOWN_IDENTITY, WRIT
 from laconic.trace.sysroot import HostFile
 from laconic.trace.writer import TraceWriter
 
-_KNOWN = READABLE | WRITABLE | PLAIN | PLACES
-_MODE = _KNOWN | UNKNOWN_IDENTITY
+_MODE = PLAIN | PLACES
 #: Appearances of unknown descriptors that are told apart: a log that has ever more of them must not
 #: fill the memory.
 _APART = 65536
@@ -46,12 +45,20 @@ class PathFiles:
         self._inodes: dict[str, int] = {}
         self.unsized = False
 
-    def number(self, path: bytes | None, fd: int, now: tuple[int, int, int]) -> int:
+    def number(
+        self,
+        path: bytes | None,
+        fd: int,
+        now: tuple[int, int, int],
+        access: int = READABLE | WRITABLE,
+        size: int | None = None,
+    ) -> int:
         """The file of this path; None: what the descriptor refers to is not known, and it is a file
         of its own.
 
         `fd` is a C int in a register; 0 is returned for a negative one. `now` is the row's time,
-        pid and tid. O(1).
+        pid and tid. `access` are READABLE and WRITABLE. `size` is in bytes; None: that of the file
+        that is at hand, if there is one. O(1).
         """
         if fd >> 31 & 1:
             return 0
@@ -62,7 +69,9 @@ class PathFiles:
             found = self._look(name) if self._look is not None else None
             if found is not None:
                 file = File(found.major, found.minor, found.inode, name)
-                return self._writer.file(file, found.size, _KNOWN, now=now)
-            self.unsized = True
+                known = found.size if size is None else size
+                return self._writer.file(file, known, _MODE | access, now=now)
+            self.unsized |= size is None
         inode = self._inodes.setdefault(name, -1 - len(self._inodes))
-        return self._writer.file(File(0, 2, inode, name), 0, _MODE, now=now)
+        mode = _MODE | access | UNKNOWN_IDENTITY
+        return self._writer.file(File(0, 2, inode, name), size or 0, mode, now=now)

@@ -131,8 +131,11 @@ MEMORY = {
     name.encode() for name in MEMORY_EVENTS if name not in ("other", "i386_brk", "arch_prctl")
 }
 PROCESS = {b"clone", b"fork", b"vfork", b"execve"}
-#: Calls that tell what descriptors refer to.
-FILES = {b"open", b"openat", b"creat", b"close", b"dup", b"dup2", b"dup3", b"fcntl"}
+#: Calls that tell what descriptors refer to, and what is written to files.
+FILES = {
+    *(b"open", b"openat", b"creat", b"close", b"dup", b"dup2", b"dup3", b"fcntl"),
+    *(b"read", b"readv", b"lseek", b"write", b"writev", b"pwrite64", b"ftruncate"),
+}
 
 # Times
 

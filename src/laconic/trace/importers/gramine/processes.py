@@ -11,10 +11,11 @@ from typing import NamedTuple
 from laconic.linux.clone import CLONE_THREAD, CLONE_VFORK, CLONE_VM
 from laconic.memory.flags import MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, PAGE_SIZE
 from laconic.trace.importers import tasks
+from laconic.trace.importers.gramine.descriptors import Descriptors, Files
 from laconic.trace.importers.gramine.line import arguments, clone_flags, string
 from laconic.trace.importers.gramine.start import Area, Mounts, Start, areas, path_of
 from laconic.trace.importers.importing import Import, check, lost
-from laconic.trace.importers.pathfiles import PathFiles, Paths
+from laconic.trace.importers.pathfiles import PathFiles
 from laconic.trace.possible import impossible_call
 from laconic.trace.schema import ADOPTED, BATCH, CHOSEN, CODES, NO_RESULT, UNFINISHED, Row, make_row
 from laconic.trace.sysroot import HostFile, Sysroot
@@ -51,13 +52,13 @@ class Process(tasks.Process["Thread"]):
         self.ended = 0
 
 
-class Thread(tasks.Thread[Process, Paths]):
+class Thread(tasks.Thread[Process, Descriptors]):
     """One thread: the call that it is in, the arguments of a file call that it is in. `gone`: it
     has ended."""
 
     __slots__ = ("gone", "opening", "pending")
 
-    def __init__(self, process: Process, tid: int, files: Paths) -> None:
+    def __init__(self, process: Process, tid: int, files: Descriptors) -> None:
         super().__init__(process, tid, files)
         self.pending: Pending | None = None
         self.opening = b""
@@ -92,6 +93,9 @@ class Processes:
         self._cloning: dict[Thread, None] = {}
         self._owners: dict[int, int] = {}
         self._files = PathFiles(writer, self._host_file)
+        self._calls = Files()
+        # By path: the number that the file had when it was last mapped.
+        self._mapped: dict[bytes, int] = {}
 
     # Processes and threads
 
@@ -128,7 +132,7 @@ class Processes:
 
     def _begun(self, pid: int, tid: int) -> Thread:
         # The child's first line may come before its parent's call has returned.
-        files = Paths()
+        files = Descriptors()
         for parent, child in self._forking.items():
             if not child:
                 pending = parent.pending
@@ -148,7 +152,7 @@ class Processes:
         for thread in list(old.threads.values()) if old is not None else ():
             self.interrupt(thread, UNFINISHED)
             thread.gone = True
-        thread = self._add(Thread(Process(pid), tid, Paths()))
+        thread = self._add(Thread(Process(pid), tid, Descriptors()))
         path = self._path(start, "?")
         about: dict[str, object] = {"path": os.fsdecode(self.writer.hidden_path(path)), "bits": 64}
         self._program(thread, about, start)
@@ -405,8 +409,7 @@ class Processes:
             if not flags & (MAP_FIXED | MAP_FIXED_NOREPLACE):
                 state = CHOSEN
             if not flags & MAP_ANONYMOUS:
-                path = thread.files.get(args[4] & 0xFFFFFFFF)
-                file = self._files.number(path, args[4], (self.now, thread.pid, thread.tid))
+                file = self._mapped_file(thread, args[4])
             text = b""
         elif name in _FORKS:
             # Gramine and Graphene answer vfork as fork: the child has memory of its own.
@@ -471,31 +474,31 @@ class Processes:
             self._owners.pop(result, None)
             self._add(thread.clone(result, pending.args[0]))
 
-    # Descriptors
-
     def file_call(self, thread: Thread, name: bytes, text: bytes, result: int) -> None:
-        """A call that opened, closed or duplicated a descriptor. Raises ValueError."""
-        files = thread.files
+        """A call on a file has returned. What it wrote gets a row if the file was mapped. Raises
+        ValueError where its arguments are not understood."""
         if result < 0:
             return
-        if name == b"close":
-            files.pop(int(text, 0), None)
-        elif name.startswith(b"dup") or name == b"fcntl":
-            if name != b"fcntl" or b"DUPFD" in text:
-                self._set(files, result, files.get(int(text.partition(b",")[0], 0)))
-        else:
-            folder = b""
-            if name == b"openat":
-                at, _, text = text.partition(b",")
-                folder = files.get(int(at, 0), b"") if at.lstrip(b"-").isalnum() else b""
-            path = string(text.lstrip())[0]
-            self._set(files, result, folder + b"/" + path if folder and path[:1] != b"/" else path)
+        written = self._calls.call(thread.files, name, text, result)
+        number = self._mapped.get(written.path) if written is not None else None
+        if written is None or number is None:
+            return
+        where = self.now, thread.pid, thread.tid
+        row = Row(CODES["written"], *where, a0=written.size, a1=not written.truncated, file=number)
+        self.writer.rows.append(row)
 
-    def _set(self, files: Paths, fd: int, path: bytes | None) -> None:
-        if path is None or len(files) >= _MANY:
-            files.pop(fd, None)
-        else:
-            files[fd] = path
+    def _mapped_file(self, thread: Thread, fd: int) -> int:
+        # The file of an mmap.
+        where = self.now, thread.pid, thread.tid
+        opened = thread.files.get(fd & 0xFFFFFFFF)
+        if opened is None:
+            return self._files.number(None, fd, where)
+        path = opened.path
+        size = self._calls.sizes.get(path)
+        number = self._files.number(path, fd, where, opened.access, size)
+        if number and (path in self._mapped or len(self._mapped) < _MANY):
+            self._mapped[path] = number
+        return number
 
 
 _FORKS = {b"clone", b"fork", b"vfork"}

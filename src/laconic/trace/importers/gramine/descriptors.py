@@ -1,0 +1,131 @@
+"""What the descriptors of a Gramine log refer to, and what its calls do to the sizes of files."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Self
+
+from laconic.trace.importers.gramine.line import string
+from laconic.trace.schema import READABLE, WRITABLE
+
+#: Descriptors of one process, and files, of which something is known.
+_MANY = 65536
+_ACCESS = {b"O_RDONLY": READABLE, b"O_WRONLY": WRITABLE, b"O_RDWR": READABLE | WRITABLE}
+
+
+class Description:
+    """An open file description: descriptors that were duplicated or inherited share it.
+
+    `access` are READABLE and WRITABLE. `position` is in bytes, None if the log does not show it.
+    """
+
+    __slots__ = ("access", "appends", "path", "position")
+
+    def __init__(self, path: bytes, access: int, appends: bool) -> None:
+        self.path = path
+        self.access = access
+        self.appends = appends
+        self.position: int | None = 0
+
+
+class Descriptors(dict[int, Description]):
+    """Descriptor → description, of a log that does not show which descriptors an execve closes."""
+
+    def copy(self) -> Self:
+        """Return the table that a fork makes. O(descriptors)."""
+        return type(self)(self)
+
+    def execute(self) -> Self:
+        """Return the table that an execve leaves: all of it. O(descriptors)."""
+        return self.copy()
+
+
+class Written(NamedTuple):
+    """A file was truncated to `size` bytes, or was written to and has at least `size` bytes."""
+
+    path: bytes
+    size: int
+    truncated: bool
+
+
+class Files:
+    """Follows the calls of all processes on files. `sizes` has what they show, in bytes by path."""
+
+    def __init__(self) -> None:
+        self.sizes: dict[bytes, int] = {}
+
+    def call(
+        self, descriptors: Descriptors, name: bytes, text: bytes, result: int
+    ) -> Written | None:
+        """Follow a call that succeeded with `result`; what it wrote. Raises ValueError for text
+        that is not the call's arguments. O(1)."""
+        if name in (b"open", b"openat", b"creat"):
+            self._open(descriptors, name, text, result)
+            return None
+        arguments = text.split(b",")
+        fd = int(arguments[0], 0)
+        if name == b"close":
+            descriptors.pop(fd, None)
+            return None
+        opened = descriptors.get(fd)
+        if name.startswith(b"dup") or (name == b"fcntl" and b"DUPFD" in text):
+            _set(descriptors, result, opened)
+            return None
+        if opened is None:
+            return None
+        if name == b"lseek":
+            opened.position = result
+        elif name == b"read" or name == b"readv":
+            if opened.position is not None:
+                opened.position += result
+        elif name == b"ftruncate":
+            size = int(arguments[1], 0)
+            self._set_size(opened.path, size)
+            return Written(opened.path, size, truncated=True)
+        elif name == b"pwrite64":
+            return self._wrote(opened, int(arguments[3], 0) + result)
+        elif name == b"write" or name == b"writev":
+            return self._write(opened, result)
+        return None
+
+    def _open(self, descriptors: Descriptors, name: bytes, text: bytes, fd: int) -> None:
+        folder = b""
+        if name == b"openat":
+            at, _, text = text.partition(b",")
+            opened = descriptors.get(int(at, 0)) if at.lstrip(b"-").isalnum() else None
+            folder = opened.path if opened is not None else b""
+        path, rest = string(text.lstrip())
+        if folder and path[:1] != b"/":
+            path = folder + b"/" + path
+        flags = rest.partition(b",")[0].strip().split(b"|")
+        if name == b"creat":
+            flags = [b"O_WRONLY", b"O_TRUNC"]
+        access = next((_ACCESS[flag] for flag in flags if flag in _ACCESS), READABLE | WRITABLE)
+        if b"O_TRUNC" in flags:
+            self._set_size(path, 0)
+        _set(descriptors, fd, Description(path, access, b"O_APPEND" in flags))
+
+    def _write(self, opened: Description, count: int) -> Written:
+        if opened.appends:
+            opened.position = self.sizes.get(opened.path)
+        if opened.position is None:
+            return self._wrote(opened, 0)
+        opened.position += count
+        return self._wrote(opened, opened.position)
+
+    def _wrote(self, opened: Description, end: int) -> Written:
+        # The size of a file that the log has not shown before stays unknown.
+        known = self.sizes.get(opened.path)
+        if known is not None:
+            self._set_size(opened.path, max(known, end))
+        return Written(opened.path, end, truncated=False)
+
+    def _set_size(self, path: bytes, size: int) -> None:
+        if path in self.sizes or len(self.sizes) < _MANY:
+            self.sizes[path] = size
+
+
+def _set(descriptors: Descriptors, fd: int, opened: Description | None) -> None:
+    if opened is None or len(descriptors) >= _MANY:
+        descriptors.pop(fd, None)
+    else:
+        descriptors[fd] = opened

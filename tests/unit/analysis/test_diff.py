@@ -1,0 +1,388 @@
+"""`laconic diff`: two runs by call and by site, and every input that it cannot read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from laconic.analysis.baseline import Figures, Key, Tally, as_json, from_json, key_of
+from laconic.analysis.diff import Delta, diff
+from laconic.report.diff import as_text
+from tests.helpers.commandline import laconic
+from tests.helpers.sitetraces import sited
+from tests.helpers.traces import Builder
+from tests.tracer.lab import environment
+
+BEFORE = {"grow": (60, 3), "trim": (2, 5), "0x1234": (4, 0)}
+AFTER = {"grow": (20, 3), "trim": (9, 1), "0x9999": (4, 0)}
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> tuple[str, str]:
+    """Two traces, of a program that was built again and installed elsewhere in between."""
+    first = sited(tmp_path / "before.trace", BEFORE)
+    return first, sited(
+        tmp_path / "after.trace", AFTER, program="/new/prog", module="/new/libgrow.so"
+    )
+
+
+class TestTraces:
+    """Figures are those that the traces were made with."""
+
+    def test_sites_are_matched_by_their_names(self, both: tuple[str, str]) -> None:
+        """`trim` is worse and `grow` better; the function without a symbol is the same at another
+        address."""
+        done = laconic("diff", *both, "--json", "-")
+        assert (done.returncode, done.stderr) == (0, "")
+        found = json.loads(done.stdout)
+        assert [site["function"] for site in found["sites"]] == ["trim", "grow"]
+        assert found["sites"][1]["redundant"] == {"was": 60, "now": 20, "change": -40}
+        assert found["sites"][0] == {
+            "call": "mprotect", "function": "trim", "module": "libgrow.so", "program": "prog",
+            "calls": {"was": 7, "now": 10, "change": 3},
+            "redundant": {"was": 2, "now": 9, "change": 7},
+            "host_calls": {"was": 5, "now": 1, "change": -4},
+        }  # fmt: skip
+        assert [(call["call"], call["redundant"]["change"]) for call in found["by_call"]] == [
+            ("mprotect", -33)
+        ]
+        assert (found["total"]["redundant"], found["total"]["hidden"]) == (
+            {"was": 66, "now": 33, "change": -33}, {"was": 0, "now": 0},
+        )  # fmt: skip
+
+    def test_the_same_run(self, both: tuple[str, str]) -> None:
+        done = laconic("diff", both[0], both[0])
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.endswith("\nno difference\n")
+
+    def test_what_a_person_reads(self, both: tuple[str, str]) -> None:
+        done = laconic("diff", *both, env=environment(FORCE_COLOR="1", COLUMNS="200"))
+        worse, _, better = done.stdout.partition("better: 1 site")
+        assert "+7 redundant (2 -> 9), -4 host calls (5 -> 1)" in worse
+        assert "trim (libgrow.so) in prog" in worse.partition("worse: 1 site")[2]
+        assert "-40 redundant (60 -> 20)" in better
+        assert "redundant    66   33     -33" in done.stdout
+        assert "\x1b" not in done.stdout
+        assert max(map(len, done.stdout.splitlines())) <= 80
+
+    def test_no_color(self, both: tuple[str, str]) -> None:
+        done = laconic("diff", *both, env=environment(NO_COLOR="1"))
+        assert "\x1b" not in done.stdout
+
+    def test_without_stacks_it_says_so(self, tmp_path: Path) -> None:
+        first, second = (
+            sited(tmp_path / f"{n}.trace", {"f": (n, 1)}, stacks=False) for n in (1, 3)
+        )
+        done = laconic("diff", first, second)
+        assert done.returncode == 0
+        assert "mprotect: +2 redundant (1 -> 3)" in done.stdout
+        assert "(no stack) in prog" in done.stdout
+        assert "not every call's stack is known" in " ".join(done.stdout.split())
+
+    def test_suppressions(self, both: tuple[str, str], tmp_path: Path) -> None:
+        rules = tmp_path / "rules.toml"
+        rules.write_text('[[suppress]]\nreason = "mine"\nfunction = "grow"\n')
+        found = json.loads(laconic("diff", *both, "--suppressions", rules, "--json", "-").stdout)
+        assert [site["function"] for site in found["sites"]] == ["trim"]
+        assert found["total"]["hidden"] == {"was": 60, "now": 20}
+
+
+class TestJson:
+    """The JSON of other verbs serves as well as a trace."""
+
+    def test_of_a_replay_calls_are_compared(self, both: tuple[str, str], tmp_path: Path) -> None:
+        path = tmp_path / "figures.json"
+        assert laconic("replay", both[0], "--json", path).returncode == 0
+        found = json.loads(laconic("diff", path, both[1], "--json", "-").stdout)
+        assert found["sites"] is None
+        assert [(call["call"], call["redundant"]["change"]) for call in found["by_call"]] == [
+            ("mprotect", -33)
+        ]
+        assert found["notes"] == [f"{str(path)!r} does not tell sites apart"]
+
+    def test_a_baseline_is_as_good_as_its_trace(
+        self, both: tuple[str, str], tmp_path: Path
+    ) -> None:
+        path = tmp_path / "base.json"
+        assert laconic("check", both[0], "--write-baseline", path).returncode == 0
+        first, second = (
+            json.loads(laconic("diff", one, both[1], "--json", "-").stdout)
+            for one in (both[0], path)
+        )
+        assert {**first, "first": ""} == {**second, "first": ""}
+        assert laconic("diff", path, both[0]).stdout.endswith("\nno difference\n")
+
+    def test_of_callers_the_redundant_calls_of_sites_are_compared(self) -> None:
+        line = {
+            "name": "f",
+            "call": "brk",
+            "module": "m.so",
+            "program": "/bin/p",
+            "redundant": 3,
+            "calls": None,
+            "suppressed_redundant": None,
+        }
+        data = {
+            "schema": 3,
+            "sort": "cost",
+            "stackless": 4,
+            "by": "function",
+            "inverted": False,
+            "calls": 9,
+            "redundant": 5,
+            "host_calls": 4,
+            "suppressed": [{"reason": "why", "redundant": 2}],
+        }
+        figures = from_json({**data, "callers": [line]}, "callers.json")
+        assert figures.sites == {Key("brk", "f", "m.so", "p"): Tally(0, 3, 0)}
+        assert (figures.hidden, figures.redundant, figures.by_call, figures.whole) == (
+            2,
+            3,
+            None,
+            False,
+        )
+        other = Figures(
+            "b",
+            Tally(9, 3, 6),
+            sites={Key("brk", "f", "m.so", "p"): Tally(7, 1, 6)},
+            by_call={},
+            whole=True,
+        )
+        found = diff(figures, other)
+        assert found.sites is not None
+        assert [(delta.redundant, delta.calls, delta.host_calls) for delta in found.sites] == [
+            (-2, 0, 0)
+        ]
+        assert found.by_call is None
+
+    def test_of_check_the_sums_are_compared(self, both: tuple[str, str], tmp_path: Path) -> None:
+        """Suppressed calls are in the sums, as in those of a trace; offenders are some of the
+        sites, and not used."""
+        path, rules = tmp_path / "check.json", tmp_path / "rules.toml"
+        rules.write_text('[[suppress]]\nfunction = "grow"\n')
+        hiding = ("--suppressions", rules)
+        assert (
+            laconic("check", both[0], "--max-redundant", "0", "--json", path, *hiding).returncode
+            == 1
+        )
+        found = json.loads(laconic("diff", path, both[1], "--json", "-", *hiding).stdout)
+        assert (found["by_call"], found["sites"]) == (None, None)
+        assert (
+            found["total"]
+            == json.loads(laconic("diff", *both, "--json", "-", *hiding).stdout)["total"]
+        )
+        assert laconic("check", both[0], "--baseline", path, *hiding).returncode == 0
+        more = laconic(
+            "check", sited(tmp_path / "more.trace", {"trim": (90, 20)}), "--baseline", path
+        )
+        assert more.returncode == 1
+        assert (
+            "  90 of 110 mprotect calls from here changed nothing\n      trim (libgrow.so)\n"
+            in more.stdout
+        )
+        assert (
+            "  20 host calls for 110 mprotect calls from here\n      trim (libgrow.so)\n"
+            in more.stdout
+        )
+
+    def test_callers_own_json(self, both: tuple[str, str], tmp_path: Path) -> None:
+        """As `callers` writes it now: the same sites as in the trace itself; sorted by redundant
+        calls, those that have such calls."""
+        path = tmp_path / "callers.json"
+        sites = []
+        for words in ((), ("--sort", "redundant")):
+            assert laconic("callers", both[0], *words, "--json", path).returncode == 0
+            first, second = (
+                json.loads(laconic("diff", one, both[1], "--json", "-").stdout)
+                for one in (both[0], path)
+            )
+            sites.append(second["sites"])
+        assert sites[0] == first["sites"]
+        assert [(one["function"], one["redundant"]) for one in sites[1]] == [
+            (one["function"], one["redundant"])
+            for one in first["sites"]
+            if one["redundant"]["change"]
+        ]
+        assert second["by_call"] is None and second["sites"][0]["calls"] is None
+
+    def test_what_is_written_is_read(self) -> None:
+        sites = {Key("mmap", "f<int>", "libx.so", "p"): Tally(5, 2, 3)}
+        figures = Figures("a", Tally(9, 4, 5), 2, {"mmap": Tally(9, 4, 5)}, sites, True)
+        assert from_json(json.loads(json.dumps(as_json(figures))), "a") == figures
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "worse"),
+    [
+        (Tally(9, 3, 6), Tally(9, 4, 5), True),  # more redundant calls, whatever else
+        (Tally(9, 3, 6), Tally(9, 2, 7), False),
+        (Tally(9, 3, 6), Tally(10, 3, 7), True),  # as many, and more host calls
+        (Tally(9, 3, 6), Tally(8, 3, 5), False),
+        (Tally(9, 3, 6), Tally(10, 3, 6), True),  # as many of both, and more calls
+        (Tally(9, 3, 6), Tally(8, 3, 6), False),
+    ],
+)
+def test_worse_is_more_redundant_calls_then_more_host_calls_then_more_calls(
+    was: Tally, now: Tally, worse: bool
+) -> None:
+    assert Delta(Key("brk"), was, now).worse == worse
+
+
+class TestBadInput:
+    """Status 2 and one line that names the file and the cure."""
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", "is empty"),
+            (b"hello\n", "is no trace: it looks like text"),
+            (b"\x7fELF\x02", "a program"),
+            (b"{", "is no JSON"),
+            (b"[1, 2]", "is no trace"),
+            (b"{}", "none that laconic run"),
+            (b'{"findings": []}', "none that laconic run"),
+            (b'{"baseline": 99}', "schema 99"),
+            (b'{"baseline": 2, "calls": 3}', "there is no 'redundant'"),
+            (
+                b'{"baseline": 2, "calls": "many", "redundant": 0, "host_calls": 0}',
+                "calls is 'many', no count",
+            ),
+            (b'{"schema": 99, "strategy": "laconic", "elided": 1}', "schema 99"),
+            (b'{"schema": 3, "callers": [], "by": "module", "inverted": false}', "--by module"),
+            (b'{"schema": 3, "callers": [], "by": "function", "inverted": true}', "--inverted"),
+            (
+                b'{"schema": 3, "callers": 7, "by": "function", "inverted": false, "suppressed": []}',
+                "is damaged",
+            ),
+            (b'{"a": ' + b"[" * 100_000, "is no JSON"),
+        ],
+    )
+    def test_a_file_of_another_kind(
+        self, content: bytes, message: str, both: tuple[str, str], tmp_path: Path
+    ) -> None:
+        path = tmp_path / "bad"
+        path.write_bytes(content)
+        for words in ((path, both[0]), (both[0], path)):
+            done = laconic("diff", *words)
+            assert (done.returncode, done.stdout) == (2, "")
+            assert message in done.stderr
+            assert str(path) in done.stderr
+            assert done.stderr.count("\n") == 1
+
+    def test_a_file_that_is_not_there_and_a_directory(
+        self, both: tuple[str, str], tmp_path: Path
+    ) -> None:
+        for path in (tmp_path / "missing.trace", tmp_path):
+            done = laconic("diff", both[0], path)
+            assert (done.returncode, done.stdout) == (2, "")
+            assert str(path) in done.stderr
+
+    def test_a_trace_without_events(self, both: tuple[str, str], tmp_path: Path) -> None:
+        done = laconic("diff", Builder(tmp_path / "none.trace").end(), both[0])
+        assert done.returncode == 0
+        assert ["calls", "0", "75", "+75"] in [line.split() for line in done.stdout.splitlines()]
+
+    def test_words(self, both: tuple[str, str], tmp_path: Path) -> None:
+        for words, output in (
+            ((), "0 runs are named: give two"),
+            (both[:1], "1 run is named: give two"),
+            ((*both, both[0]), "3 runs are named: give two"),
+            (("--", "touch", "ran"), "the run before is not named"),
+            ((*both, "--", "touch", "ran"), "stands before --: name one run there"),
+            ((both[0], "--"), "no command was given"),
+            (("missing", "--", "touch", "ran"), "missing"),
+            ((*both, "--keep", "kept"), "keeps the trace of a program"),
+            ((*both, "--limit", "0"), "'0' is no number"),
+            ((*both, "--json", str(tmp_path)), "Is a directory"),
+        ):
+            done = laconic("diff", *words, cwd=tmp_path)
+            assert (done.returncode, done.stdout) == (2, "")
+            assert output in done.stderr
+        assert not (tmp_path / "ran").exists()
+
+    def test_modules_without_symbols_are_named(self, both: tuple[str, str], tmp_path: Path) -> None:
+        from tests.helpers.explaintraces import unpacked
+
+        gone = unpacked(tmp_path / "gone.trace")
+        for words in ((gone, both[0]), (both[0], gone)):
+            done = laconic("diff", *words)
+            assert done.stdout.endswith(
+                "\nno symbols of /nowhere/libgone.so: No such file or directory\n"
+            )
+            found = json.loads(laconic("diff", *words, "--json", "-").stdout)
+            assert found["missing_symbols"] == {"/nowhere/libgone.so": "No such file or directory"}
+
+    def test_a_trace_is_not_overwritten(self, both: tuple[str, str], tmp_path: Path) -> None:
+        before = Path(both[1]).read_bytes()
+        done = laconic("diff", *both, "--json", both[1])
+        assert (done.returncode, done.stdout) == (
+            2,
+            "",
+        ) and "is what is read: name another file" in done.stderr
+        other = shutil.copy(both[1], tmp_path / "other.trace")
+        done = laconic("diff", *both, "--json", other)
+        assert (done.returncode, done.stdout) == (
+            2,
+            "",
+        ) and "is a trace, and stays as it is" in done.stderr
+        assert Path(both[1]).read_bytes() == before
+
+    def test_broken_suppressions(self, both: tuple[str, str], tmp_path: Path) -> None:
+        rules = tmp_path / "rules.toml"
+        rules.write_text('[[suppress]]\ncall = "mmap"\nwho = 3\n')
+        done = laconic("diff", *both, "--suppressions", rules)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "line 3, column 1" in done.stderr
+
+
+def test_what_a_program_does_now(both: tuple[str, str], tmp_path: Path) -> None:
+    """Its trace is named by its command line, and kept it is the second of the two."""
+    kept = tmp_path / "now.trace"
+    done = laconic(
+        "diff",
+        both[0],
+        "--keep",
+        kept,
+        "--json",
+        tmp_path / "a.json",
+        "--",
+        "sh",
+        "-c",
+        "echo a; exit 4",
+    )
+    assert (done.returncode, done.stdout) == (4, "a\n")
+    assert "now: sh -c 'echo a; exit 4'\n" in done.stderr
+    assert (
+        laconic("diff", both[0], kept).stdout.partition("\n\n")[2]
+        == done.stderr.partition("\n\n")[2]
+    )
+    live, later = (json.loads(text) for text in (
+        (tmp_path / "a.json").read_text(), laconic("diff", both[0], kept, "--json", "-").stdout
+    ))  # fmt: skip
+    assert live | {"second": ""} == later | {"second": ""}
+
+
+def test_numbers_are_never_cut() -> None:
+    """Where six numbers do not fit beside each other, they stand below each other."""
+    big = 10**15
+    first = Figures("a", Tally(big, 0, big), by_call={"remap_file_pages": Tally(big, 0, big)})
+    second = Figures("b", Tally(big, big, 0), by_call={"remap_file_pages": Tally(big, big, 0)})
+    text = as_text(diff(first, second))
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("1,000,000,000,000,000") == 10
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        ("grow", "grow"),
+        ("libx.so+0x1f", "libx.so+?"),
+        ("operator+", "operator+"),
+        ("[jit]", "[jit]"),
+    ],
+)
+def test_addresses_are_no_names(function: str, expected: str) -> None:
+    assert key_of("mmap", function, "libx.so", "prog").function == expected

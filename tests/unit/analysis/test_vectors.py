@@ -1,0 +1,419 @@
+"""Vectors: what the export writes, and what `vectors check` finds."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from laconic.analysis import vectors as analysis
+from laconic.analysis.vectors import COUNTS, DEFAULT, EPC, MISSING, PAL, TABLE, compare
+from laconic.commands import main
+from laconic.errors import LaconicError
+from laconic.report.vectors import as_json, as_text
+from laconic.trace import vectors as file_format
+from laconic.trace.vectors import COUNTED, INTERNAL, PalCall, Row, State, Vectors, crc, merged, read
+from tests.helpers.traces import small
+from tests.tracer.lab import COMMAND, environment
+
+ROOT = Path(__file__).parents[3]
+CORPUS = ROOT / "vectors"
+ISSUE = CORPUS / "issue-1708.vectors.gz"
+
+
+class Command:
+    """`laconic WORDS`, in this process; `out` and `err` are what the last one wrote."""
+
+    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
+        self.capture = capture
+        self.out = self.err = ""
+
+    def __call__(self, *words: str | Path, status: int = 0) -> None:
+        found = main([str(word) for word in words])
+        self.out, self.err = self.capture.readouterr()
+        assert found == status, self.err
+
+
+@pytest.fixture
+def laconic(capfd: pytest.CaptureFixture[str]) -> Command:
+    """The command line."""
+    return Command(capfd)
+
+
+def text(vectors: Vectors, strategies: tuple[int, ...]) -> str:
+    """What another implementation of these strategies would write."""
+    items: list[file_format.Item] = [
+        (number, rule) for number, rule in vectors.strategies.items() if number in strategies
+    ]
+    items += [state for state in vectors.states if state.strategy in strategies]
+    return "\n".join(
+        [file_format.HEADER, *(line for item in items for line in file_format.lines(item)), ""]
+    )
+
+
+def states(vectors: Vectors, name: str) -> Iterator[tuple[str, State]]:
+    """The events' names and the states of one strategy."""
+    number = next(n for n, rule in vectors.strategies.items() if rule.name == name)
+    for state in vectors.states:
+        if state.strategy == number:
+            yield vectors.events[state.event].name, state
+
+
+# The corpus
+
+
+def test_each_state_has_the_crc_and_the_length_of_its_table() -> None:
+    for path in CORPUS.glob("*.vectors.gz"):
+        vectors = read(str(path))
+        assert [rule.name for rule in vectors.strategies.values()] == list(DEFAULT)
+        assert len(vectors.events) > 5
+        for state, table in analysis._with_tables(vectors):
+            assert (crc(table), len(table)) == (state.crc, state.vmas), f"{path}: {state}"
+            assert all(row.start < row.end for row in table)
+            if vectors.strategies[state.strategy].table == file_format.MERGED:
+                assert merged(table) == table
+
+
+def test_an_mprotect_to_the_protection_that_the_vmas_have_is_no_pal_call() -> None:
+    """The first step of issue #1708: every-call makes a Protect per page, skip-equal none."""
+    vectors = read(str(ISSUE))
+    protects = {
+        name: [state for call, state in states(vectors, name) if call == "mprotect"]
+        for name in DEFAULT
+    }
+    for state in protects["every-call"]:
+        (call,) = (call for call in state.pal if not call.flags & INTERNAL)
+        assert (call.name, call.old, call.new, call.kinds) == ("protect", 3, 3, 0)
+        assert state.counts[COUNTED.index("host_calls")] == 1
+    for name in DEFAULT[1:]:
+        assert len(protects[name]) == 64
+        assert all(not s.pal and s.counts == file_format.NO_COUNTS for s in protects[name])
+        assert all(not s.added and not s.dropped for s in protects[name])
+
+
+def test_the_corpus_has_every_kind_of_event_and_pal_call() -> None:
+    events, calls, flags = set(), set(), 0
+    for path in CORPUS.glob("*.vectors.gz"):
+        vectors = read(str(path))
+        events |= {event.name for event in vectors.events.values()}
+        for state in vectors.states:
+            calls |= {(call.name, call.kinds) for call in state.pal}
+            for call in state.pal:
+                flags |= call.flags
+    assert events >= {
+        "load", "touch", "fork", "thread", "thread-end", "grow", "end",
+        "mmap", "mprotect", "munmap", "madvise", "brk", "msync", "mremap",
+    }  # fmt: skip
+    assert "other" not in events, "an implementation can follow all of the corpus"
+    assert {("alloc", 1), ("free", 2)} <= calls
+    assert {("protect", kinds) for kinds in (0, 16, 32, 48)} <= calls
+    assert flags == file_format.LAZY | file_format.SINGLE | INTERNAL
+
+
+def test_the_corpus_is_what_the_tool_writes(tmp_path: Path) -> None:
+    """If this fails after a change of a strategy: python tools/vectors.py."""
+    done = subprocess.run(
+        [sys.executable, "tools/vectors.py", str(tmp_path)],
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    written = {path.name: gzip.decompress(path.read_bytes()) for path in tmp_path.iterdir()}
+    committed = {
+        path.name: gzip.decompress(path.read_bytes()) for path in CORPUS.glob("*.vectors.gz")
+    }
+    assert written.keys() == committed.keys()
+    different = [name for name in sorted(written) if written[name] != committed[name]]
+    assert not different, "python tools/vectors.py writes them again"
+    assert sum(path.stat().st_size for path in CORPUS.glob("*.vectors.gz")) < 400_000
+
+
+# The comparison
+
+
+def test_a_file_without_inputs_is_compared() -> None:
+    vectors = read(str(ISSUE))
+    for strategies in ((0,), (1, 2), (0, 1, 2, 3)):
+        other = _parsed(text(vectors, strategies))
+        comparison = compare(vectors, other)
+        assert comparison.difference is None
+        assert len(comparison.states) == len(strategies)
+        assert "no difference" in as_text(comparison, vectors)
+        assert as_json(comparison, vectors)["equal"] is True
+
+
+def _parsed(content: str) -> Vectors:
+    return file_format._parse("mine", io.StringIO(content))
+
+
+def _changed(change: str) -> tuple[Vectors, str]:
+    # The vectors with one thing of every-call's event 2 changed, and what is expected to differ.
+    vectors = read(str(ISSUE))
+    other = _parsed(text(vectors, (0,)))
+    state = next(state for state in other.states if state.event == 2)
+    if change == "row":
+        state.added[0] = state.added[0]._replace(prot=1)
+        return other, TABLE
+    if change == "no call":
+        state.pal.clear()
+        return other, PAL
+    if change == "kinds":
+        state.pal[0] = state.pal[0]._replace(kinds=16)
+        return other, PAL
+    if change == "counts":
+        state.counts = file_format.NO_COUNTS
+        return other, COUNTS
+    if change == "epc":
+        state.epc += 1
+        return other, EPC
+    other.states.remove(state)
+    return other, MISSING
+
+
+@pytest.mark.parametrize("change", ["row", "no call", "kinds", "counts", "epc", "missing"])
+def test_the_first_difference_is_found(change: str) -> None:
+    vectors = read(str(ISSUE))
+    other, what = _changed(change)
+    comparison = compare(vectors, other)
+    difference = comparison.difference
+    assert difference is not None
+    assert (difference.what, difference.state.event, difference.strategy) == (what, 2, "every-call")
+    shown = as_text(comparison, vectors)
+    assert f"first difference: {what}, event 2, process 0, every-call" in shown
+    assert "event 2 mprotect 0 7efffffc0000 1000 3" in shown
+    if change == "row":
+        assert "    > 7efffffc0000 7efffffc1000 3 0 0 0" in shown
+        assert "    > 7efffffc0000 7efffffc1000 1 0 0 0" in shown
+    result = as_json(comparison, vectors)
+    assert result["difference"]["what"] == what
+    json.dumps(result)
+
+
+def test_what_an_implementation_does_not_know_is_not_compared() -> None:
+    vectors = read(str(ISSUE))
+    for change in ("row", "no call", "kinds", "counts", "epc"):
+        other, _ = _changed(change)
+        state = next(state for state in other.states if state.event == 2)
+        unknown = {"row": "table", "no call": "pal", "kinds": "pal", "counts": "counts"}.get(change)
+        if unknown is None:
+            state.epc = -1
+        else:
+            state.unknown.add(unknown)
+        if change == "row":
+            following = next(state for state in other.states if state.event == 3)
+            following.added.append(Row(0x7EFFFFFC0000, 0x7EFFFFFC1000, 3))
+        comparison = compare(vectors, other)
+        assert comparison.difference is None, change
+        assert comparison.unknown == (unknown is not None)
+
+
+def test_memory_of_the_library_os_may_be_anywhere() -> None:
+    call = PalCall("alloc", 0, 0x1000, 0x3000, -1, 3, 1, INTERNAL)
+    assert analysis.same_call(call, call._replace(start=0x8000, end=0xA000))
+    assert not analysis.same_call(call, call._replace(start=0x8000, end=0x9000))
+    plain = call._replace(flags=0)
+    assert not analysis.same_call(plain, plain._replace(start=0x8000, end=0xA000))
+    assert analysis.same_call(plain, plain._replace(new=-1, kinds=-1))
+    assert not analysis.same_call(plain, plain._replace(new=1))
+
+
+def test_a_whole_table_may_follow_clear() -> None:
+    vectors = read(str(CORPUS / "splits-and-merges.vectors.gz"))
+    other = _parsed(text(vectors, (2,)))
+    tables = [table for _, table in analysis._with_tables(other)]
+    other.states = [
+        replace(state, clear=True, dropped=[], added=table)
+        for state, table in zip(other.states, tables, strict=True)
+    ]
+    again = _parsed(text(other, (2,)))
+    assert compare(vectors, again).difference is None
+    # Neighbors that are alike may be separate lines, since the table is compared merged.
+    start, end, *rest = tables[-2][0]
+    halves = [Row(start, start + 4096, *rest), Row(start + 4096, end, *rest)]
+    halves[1] = halves[1]._replace(offset=halves[0].offset + 4096 if halves[0].file else 0)
+    if end - start > 4096:
+        other.states[-2].added = [*halves, *tables[-2][1:]]
+    assert compare(vectors, other).difference is None
+
+
+# The command line
+
+
+def test_export_and_check(tmp_path: Path, laconic: Command) -> None:
+    trace = small(tmp_path / "small.trace")
+    out = tmp_path / "small.vectors"
+    laconic("export", trace, "--to", "vectors", "-o", out)
+    assert "laconic vectors check MINE --against" in laconic.err
+    assert [rule.name for rule in read(str(out)).strategies.values()] == list(DEFAULT)
+    one = tmp_path / "one.vectors"
+    laconic("export", trace, "--to", "vectors", "--strategy", "sgx-emm", "laconic", "-o", one)
+    rules = read(str(one)).strategies.values()
+    assert [(rule.name, rule.pal) for rule in rules] == [("sgx-emm", False), ("laconic", True)]
+    two = tmp_path / "two.vectors"
+    laconic("export", trace, "--to", "vectors", "--strategy", "sgx-emm,laconic", "-o", two)
+    assert two.read_bytes() == one.read_bytes()
+    laconic("vectors", "check", one, "--against", out, "--json", tmp_path / "a.json")
+    assert laconic.out.endswith("no difference\n")
+    assert json.loads((tmp_path / "a.json").read_text())["compared"].keys() == {"laconic"}
+    broken = tmp_path / "broken"
+    broken.write_text(out.read_text().replace("pal free", "pal alloc", 1))
+    laconic("vectors", "check", broken, "--against", out, status=1)
+    assert "first difference: PAL calls" in laconic.out
+
+
+def test_until_ends_the_vectors(tmp_path: Path, laconic: Command) -> None:
+    trace = small(tmp_path / "small.trace")
+    laconic("export", trace, "--to", "vectors", "-o", tmp_path / "all")
+    laconic("export", trace, "--to", "vectors", "--until", "0.006", "-o", tmp_path / "part")
+    whole, part = read(str(tmp_path / "all")), read(str(tmp_path / "part"))
+    assert 0 < len(part.events) < len(whole.events)
+
+
+def test_errors_name_the_fix(tmp_path: Path, laconic: Command) -> None:
+    trace = small(tmp_path / "small.trace")
+    out = tmp_path / "o"
+    for words, message in (
+        (("--to", "csv", "--strategy", "laconic"), "use --to vectors"),
+        (("--to", "vectors", "--from", "1"), "use --until alone"),
+        (("--to", "vectors", "--strategy", "lazy"), "choose from every-call"),
+        (("--to", "vectors", "--limit", "5"), "--limit 5 does not go with"),
+    ):
+        laconic("export", trace, *words, "-o", out, status=2)
+        assert message in laconic.err
+        assert not out.exists(), "nothing is left"
+    laconic("vectors", "check", trace, "--against", ISSUE, status=2)
+    assert "pass a vector file" in laconic.err
+    laconic("vectors", "check", tmp_path / "none", "--against", ISSUE, status=2)
+    assert "check the name" in laconic.err
+    other = tmp_path / "other"
+    other.write_text("laconic-vectors 1\nstrategy 0 mine split 1\n")
+    laconic("vectors", "check", other, "--against", ISSUE, status=2)
+    assert "has vectors of mine" in laconic.err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "state 1 2", "counts 1 2 3", "pal alloc 0 1000", "pal grow 0 1 2 3 4 5 6", "vma 0 0",
+        "event x mmap 0", "strategy 0 a mixed 1", "unknown all", "init 0", "hello",
+    ],
+)  # fmt: skip
+def test_a_malformed_line_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "bad"
+    path.write_text(f"laconic-vectors 1\n# a comment\nstate 0 0 0 0 0 0\n{line}\n")
+    with pytest.raises(LaconicError, match="line 4: "):
+        read(str(path))
+
+
+def test_truncated_gzip_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "cut.gz"
+    path.write_bytes(ISSUE.read_bytes()[:2000])
+    with pytest.raises(LaconicError, match="cannot be read"):
+        read(str(path))
+
+
+# The documentation
+
+
+def test_the_examples_of_the_page_print_what_it_shows(tmp_path: Path) -> None:
+    """Every command of docs/vectors.md, in a copy of the directories that it names."""
+    shutil.copytree(ROOT / "examples/vectors", tmp_path / "examples/vectors")
+    shutil.copytree(CORPUS, tmp_path / "vectors")
+    page = (ROOT / "docs/vectors.md").read_text()
+    blocks = re.findall(r"^```console\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    commands = [part for block in blocks for part in re.split(r"^\$ ", block, flags=re.M)[1:]]
+    assert len(commands) >= 6
+    for part in commands:
+        command, _, shown = part.partition("\n")
+        script = f'laconic() {{ {shlex.join(COMMAND)} "$@"; }}\n{command}'
+        done = subprocess.run(
+            ["sh", "-c", script],
+            cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.stdout == shown, f"{command}\n{done.stdout}{done.stderr}"
+
+
+# The example in C
+
+#: `BUG` of examples/vectors/bookkeeping.c, and a file of the corpus that finds it.
+BUGS = {
+    1: "splits-and-merges",
+    2: "splits-and-merges",
+    3: "noreserve-dontneed",
+    4: "fixed-over-everything",
+    5: "splits-and-merges",
+    6: "issue-1708",
+    7: "failing-calls",
+    8: "past-the-end",
+    9: "noreserve-dontneed",
+    10: "fork",
+}
+
+
+def build(directory: Path, *flags: str) -> Path:
+    """The example, compiled."""
+    compiler = shutil.which("cc")
+    assert compiler is not None, "a C compiler is needed: apt-get install gcc"
+    program = directory / "runner"
+    sources = [
+        str(ROOT / "examples/vectors" / f"{n}.c") for n in ("bookkeeping", "runner", "reader")
+    ]
+    warnings = ["-std=gnu11", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([compiler, *warnings, *flags, "-o", str(program), *sources], check=True)
+    return program
+
+
+def run(program: Path, name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """The runner on a file of the corpus."""
+    content = gzip.decompress((CORPUS / f"{name}.vectors.gz").read_bytes()).decode()
+    return subprocess.run(
+        [str(program), *words],
+        input=content,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("strategy", ["every-call", "skip-equal"])
+def test_the_example_follows_its_strategy_on_the_whole_corpus(
+    tmp_path: Path, strategy: str
+) -> None:
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover"]
+    define = ["-DSKIP_EQUAL"] if strategy == "skip-equal" else []
+    program = build(tmp_path, "-O1", *sanitizers, *define)
+    for path in sorted(CORPUS.glob("*.vectors.gz")):
+        name = path.name.removesuffix(".vectors.gz")
+        done = run(program, name, "-s", strategy, "-w", str(tmp_path / "out"))
+        assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+        assert "states compared, no difference" in done.stdout
+        if "not compared" in done.stdout:
+            continue  # a call that Gramine does not have ends the comparison of a process
+        # What the runner writes is what it has compared.
+        comparison = compare(read(str(path)), read(str(tmp_path / "out")))
+        assert comparison.difference is None, f"{name}: {as_text(comparison, read(str(path)))}"
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_each_planted_bug_is_found(tmp_path: Path, bug: int) -> None:
+    program = build(tmp_path, "-O0", f"-DBUG={bug}")
+    out = tmp_path / "out"
+    done = run(program, BUGS[bug], "-w", str(out))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "first difference: " in done.stdout
+    assert "expected, " in done.stdout and "actual, " in done.stdout
+    done_here = compare(read(str(CORPUS / f"{BUGS[bug]}.vectors.gz")), read(str(out)))
+    difference = done_here.difference
+    assert difference is not None and f"after event {difference.state.event}," in done.stdout, (
+        "laconic vectors check finds the same difference"
+    )

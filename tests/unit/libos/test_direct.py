@@ -1,0 +1,112 @@
+"""Gramine's real logs: the checkpoints and the execve of a shell, and the system calls of
+gramine-direct, which were counted while the logs were written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from laconic.analysis.compare import compare, compare_direct
+from laconic.errors import LaconicError
+from laconic.libos.settings import Settings
+from laconic.replay.enclaves import AROUND, EXEC, FORK, LOAD, WRITE
+from laconic.report.compare import as_text, direct_as_json
+from laconic.sgx.costs import load
+from laconic.trace.reader import Trace
+from tests.helpers.gramlogs import REAL, rootfs, take
+
+#: The files that the programs of the logs map, and their sizes in bytes.
+SIZES = {
+    "lib/x86_64-linux-gnu/libc.so.6": 1_926_232,
+    "lib/x86_64-linux-gnu/libexpat.so.1": 174_176,
+    "lib/x86_64-linux-gnu/libm.so.6": 911_904,
+    "lib/x86_64-linux-gnu/libz.so.1": 121_280,
+    "usr/lib/locale/C.utf8/LC_CTYPE": 353_616,
+    "usr/lib/python3.11/lib-dynload/_json.cpython-311-x86_64-linux-gnu.so": 48_968,
+    "usr/lib/x86_64-linux-gnu/gconv/gconv-modules.cache": 27_028,
+}
+STORE = 16384
+
+
+def files(tmp_path: Path) -> Path:
+    """A directory with files of these sizes, without contents."""
+    root = tmp_path / "root"
+    for name, size in SIZES.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.truncate(size)
+    return root
+
+
+def test_a_shell_stores_eight_checkpoints_and_executes_five_programs(tmp_path: Path) -> None:
+    """busybox.log: 64 MiB committed and trimmed for each fork; 10 Frees of 592 pages, and 6 Allocs
+    of 557 pages with 10 Protects, for each execve."""
+    trace, _ = take(tmp_path, REAL / "busybox.log.gz", rootfs(tmp_path))
+    calls = compare(trace, ["every-call"], load()).strategies["every-call"].by_call
+    assert calls[FORK].high.emodt == 8 * STORE
+    freed = calls[EXEC].high
+    assert (freed.ioctls, freed.emodt, freed.eremove) == (5 * 2 * 10, 5 * 592, 5 * 592)
+    # Protects, and the Alloc of a stack without permissions; the first program has a vDSO too.
+    loaded = calls[LOAD].high
+    assert loaded.ioctls == 6 * (10 + 1) + 1
+    trackers = loaded.eaug - (6 * 557 + 1)
+    assert 0 < trackers < 6 * 4
+
+
+@pytest.mark.parametrize(
+    ("log", "calls_made", "made"),
+    [("hello", 13, 19), ("per_page", 4015, 8070), ("vmatest", 44, 67), ("pyjson", 88, 106)],
+)
+def test_the_system_calls_of_gramine_direct(
+    tmp_path: Path, log: str, calls_made: int, made: int
+) -> None:
+    """Within 2 % of what strace counted; the load of the program is not among them."""
+    trace, _ = take(tmp_path, REAL / f"{log}.log.gz", files(tmp_path))
+    found = compare_direct(trace, ["every-call"], Settings())
+    assert found.calls == calls_made
+    calls = found.strategies["every-call"]
+    own = sum(counts.system_calls for call, counts in calls.items() if call not in AROUND)
+    assert own == pytest.approx(made, rel=0.02)
+
+
+def test_mappings_follow_writes_to_their_file(tmp_path: Path) -> None:
+    """vmatest writes a byte to a file of which two pages are mapped read-only (three Protects of
+    both: to refresh them, and around reading them again), and truncates it to one page (a Protect
+    for each of the two parts)."""
+    trace, _ = take(tmp_path, REAL / "vmatest.log.gz", files(tmp_path))
+    calls = compare_direct(trace, ["every-call"], Settings()).strategies["every-call"]
+    assert (calls[WRITE].mmap, calls[WRITE].munmap, calls[WRITE].mprotect) == (0, 0, 5)
+    enclave = compare(trace, ["every-call", "laconic"], load()).strategies
+    assert enclave["every-call"].by_call[WRITE].high.emodpr == 3 * 2 + 2
+    assert enclave["laconic"].by_call[WRITE].high.emodpr == 0
+
+
+def test_skip_equal_saves_what_a_patched_gramine_saved(tmp_path: Path) -> None:
+    """PR #1824, built and run: 4,003 host mprotects became 3, and 4,001 munmaps 1."""
+    trace, _ = take(tmp_path, REAL / "per_page.log.gz")
+    found = compare_direct(trace, ["every-call", "skip-equal"], Settings()).strategies
+    assert [found[name]["munmap"].munmap for name in found] == [4001, 1]
+    assert found["every-call"]["mprotect"].mprotect == 4003
+    assert found["skip-equal"]["mprotect"].mprotect <= 3
+
+
+def test_the_tables_of_gramine_direct(tmp_path: Path) -> None:
+    trace, _ = take(tmp_path, REAL / "busybox.log.gz", rootfs(tmp_path))
+    figures = direct_as_json(compare_direct(trace, ["every-call", "skip-equal"], Settings()))
+    assert figures["host"] == "gramine"
+    counts = figures["strategies"]["every-call"]["counts"]
+    assert counts["mmap"] + counts["munmap"] + counts["mprotect"] == counts["host_calls"]
+    assert counts["host_calls_of_calls"] < counts["host_calls"]
+    # One page at a time: each is an mmap in the child.
+    assert figures["by_call"]["fork"]["every-call"]["counts"]["mmap"] > 8 * 111
+    text = as_text(figures, 80, "call")
+    assert "42 memory calls in 9 processes, in gramine-direct" in text
+    assert {"load", "exec", "fork", "mmap"} <= set(text.split("\n"))
+
+
+def test_only_strategies_with_gramines_libos(tmp_path: Path) -> None:
+    trace, _ = take(tmp_path, REAL / "hello.log.gz")
+    with pytest.raises(LaconicError, match="no rule for gramine-direct"):
+        compare_direct(Trace(trace.path), ["laconic"], Settings())

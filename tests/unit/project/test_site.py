@@ -1,0 +1,47 @@
+"""The documentation as a site: it builds without a warning."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import laconic
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    for module in ("material", "mkdocstrings"):
+        pytest.importorskip(module, reason=f"{module} is not installed")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
+        cwd=ROOT, text=True, capture_output=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0 and not done.stderr.strip(), done.stderr
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
+    assert pages == {path.stem for path in tmp_path.glob("*.html")} - {"404"}
+    check_api_page((tmp_path / "api.html").read_text())
+
+
+def check_api_page(page: str) -> None:
+    """Fail the test unless the page has each public name, with signatures, docstrings and
+    examples."""
+    for name in set(laconic.__all__) - {"__version__"}:
+        assert f'id="laconic.{name}"' in page, name
+    text = html.unescape(re.sub("<[^>]+>", "", page))
+    assert "mprotect(" in text and "address: int, length: int, prot: int" in text
+    assert "Return the VMA around address, or None in a hole." in text
+    assert ">>> HostError(ENOMEM).errno == ENOMEM" in text, "an example is a block of code"
+
+
+def test_every_verb_has_a_page() -> None:
+    from laconic.commands import VERBS
+
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")} | {"import"}
+    assert set(VERBS) <= pages, "importers.md is the page of import"

@@ -1,0 +1,233 @@
+"""Enclaves beside a replay: what each strategy is given, and under which label its work counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
+
+import laconic.trace
+from laconic.libos.strategy import MemoryCall, Strategy
+from laconic.libos.touches import Touches
+from laconic.linux.pagemap import UNSEEN
+from laconic.memory.change import MAP, UNMAP
+from laconic.memory.flags import PAGE_SIZE as PAGE
+from laconic.memory.space import AddressSpace, Entry
+from laconic.memory.vma import Vma
+from laconic.replay.enclaves import Enclaves
+from laconic.replay.engine import Replay
+from laconic.sgx.meter import Meter
+from laconic.trace.schema import GREW, UNFINISHED
+from laconic.trace.stacks import NO_STACK
+from tests.helpers.comparetraces import ANON, RW, begun
+from tests.helpers.traces import BASE, Builder
+
+FORK, THREAD = 17, 0x3D0F00
+
+
+class Recorder(Strategy):
+    """A strategy that writes down its work, each of which costs one host call."""
+
+    name = "recorder"
+
+    def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
+        super().__init__(meter, space, touches)
+        self.log: list[str] = []
+        logs.append(self.log)
+
+    def _note(self, text: str) -> None:
+        self.meter.host_call()
+        self.log.append(text)
+
+    def load(self, entries: Iterable[Entry]) -> None:
+        self._note(f"load {len(list(entries))}")
+
+    def call(self, call: MemoryCall) -> None:
+        self._note(f"{call.name} {len(call.changes)} {self.touches.count(BASE, BASE + 8 * PAGE)}")
+
+    def touch(self, start: int, end: int, vma: Vma) -> None:
+        self._note(f"touch {(start - BASE) // PAGE}-{(end - BASE) // PAGE}")
+
+    def grow(self, start: int, end: int, vma: Vma) -> None:
+        self._note(f"grow {(end - start) // PAGE}")
+
+    def fork(self, space: AddressSpace, touches: Touches) -> Self:
+        self._note("fork")
+        return type(self)(self.meter, space, touches)
+
+    def thread(self) -> None:
+        self._note("thread")
+
+    def thread_ends(self) -> None:
+        self._note("thread ends")
+
+    def end(self) -> None:
+        self._note("end")
+
+
+class Deaf(Recorder):
+    """One that calls without changes do not concern."""
+
+    def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
+        super().__init__(meter, space, touches)
+        self.hears_all = False
+
+
+logs: list[list[str]] = []
+
+
+def mapped(path: Path, pages: int = 4) -> Builder:
+    """A program that has mapped some pages."""
+    trace = begun(path)
+    length = pages * PAGE
+    trace.row("mmap", BASE, length, RW, ANON, -1, 0, result=BASE, said=1, kinds=int(MAP))
+    return trace
+
+
+def recorded(trace: Builder, **options: Any) -> tuple[list[list[str]], Enclaves]:
+    """What each enclave was given, in the order of their starts, and all enclaves."""
+    logs.clear()
+    enclaves = Enclaves({"recorder": Recorder}, **options)
+    Replay(laconic.trace.open(trace.end()), "laconic", listeners=[enclaves]).run()
+    return logs.copy(), enclaves
+
+
+def test_a_program_from_its_load_to_its_end(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("mprotect", BASE, PAGE, RW)
+    touched = ((BASE, BASE + 2 * PAGE, 0),)
+    trace.row("munmap", BASE, 2 * PAGE, said=1, kinds=int(UNMAP), touched=touched)
+    found, enclaves = recorded(trace)
+    assert found == [["load 0", "mmap 1 0", "mprotect 0 0", "touch 0-2", "munmap 1 2", "end"]]
+    counts = {key: table.host_calls for key, table in enclaves.meters["recorder"].tables.items()}
+    assert counts == {
+        (0, "load"): 1,
+        (0, "mmap"): 1,
+        (0, "mprotect"): 1,
+        (0, "touch"): 1,
+        (0, "munmap"): 2,  # and the end, whose label does not matter
+    }
+    assert enclaves.left == {"recorder": 0} and enclaves.unseen == 0
+
+
+def test_pages_that_a_call_unmaps_are_touched_until_it_is_over(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    touched = ((BASE, BASE + PAGE, 0),)
+    for _ in range(2):
+        trace.row("munmap", BASE, PAGE, said=1, kinds=int(UNMAP), touched=touched)
+        trace.row("mmap", BASE, PAGE, RW, ANON | 0x10, -1, 0, result=BASE, said=1, kinds=int(MAP))
+    (log,), _ = recorded(trace)
+    assert log[2:-1] == ["touch 0-1", "munmap 1 1", "mmap 1 0"] * 2
+
+
+def test_calls_without_changes_reach_only_strategies_that_hear_them(tmp_path: Path) -> None:
+    logs.clear()
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("mprotect", BASE, PAGE, RW)
+    trace.row("mprotect", BASE, PAGE, 1, said=1)
+    trace.row("mprotect", BASE, PAGE, 1)
+    enclaves = Enclaves({"recorder": Recorder, "deaf": Deaf})
+    Replay(laconic.trace.open(trace.end()), "laconic", listeners=[enclaves]).run()
+    recorder, deaf = logs
+    assert [word for word in recorder if "mprotect" in word] == [
+        "mprotect 0 0",
+        "mprotect 1 0",
+        "mprotect 0 0",
+    ]
+    assert [word for word in deaf if "mprotect" in word] == ["mprotect 1 0"]
+    assert enclaves.meters["deaf"].tables[0, "mprotect"].host_calls == 2
+
+
+def test_labels_are_the_caller_s(tmp_path: Path) -> None:
+    _, enclaves = recorded(mapped(tmp_path / "a.trace"), label=lambda done: (done.name, done.stack))
+    labels = {label for _, label in enclaves.meters["recorder"].tables}
+    assert labels == {"load", ("mmap", NO_STACK)}
+
+
+def test_forks_and_threads(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("clone3", THREAD, result=101)
+    trace.row("clone", FORK, result=200)
+    trace.row("exit", 0, tid=101)
+    trace.row("munmap", BASE, PAGE, pid=200, said=1, kinds=int(UNMAP))
+    trace.row("exit", 0, pid=200)
+    found, enclaves = recorded(trace)
+    assert found == [
+        ["load 0", "mmap 1 0", "thread", "fork", "thread ends", "end"],
+        ["munmap 1 0", "end"],
+    ]
+    tables = enclaves.meters["recorder"].tables
+    assert tables[0, "thread"].host_calls == 2 and tables[1, "fork"].host_calls == 1
+    assert tables[1, "munmap"].host_calls == 3, "and the two ends, wherever they count"
+
+
+def test_a_child_has_its_own_touched_pages(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    touched = ((BASE, BASE + PAGE, 0),)
+    trace.row("clone", FORK, result=200, touched=touched)
+    trace.row("munmap", BASE, PAGE, said=1, kinds=int(UNMAP))
+    trace.row("munmap", BASE, PAGE, pid=200, said=1, kinds=int(UNMAP), touched=touched)
+    found, _ = recorded(trace)
+    assert found[0] == ["load 0", "mmap 1 0", "touch 0-1", "fork", "munmap 1 1", "end"]
+    assert found[1] == ["munmap 1 1", "end"]
+
+
+def test_growth_and_other_differences_of_the_host_s_map(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    stack = BASE + (1 << 20)
+    trace.row("maps", 1, 2)
+    trace.row("vma", stack, stack + PAGE, 0x173)
+    trace.row("maps", 1, GREW)
+    trace.row("vma", stack - 2 * PAGE, stack, 0x173)
+    trace.row("maps", 0, 2)
+    (log,), enclaves = recorded(trace)
+    assert log == ["load 0", "mmap 1 0", "other 1 0", "grow 2", "end"]
+    assert {(0, "other"), (0, "stack growth")} <= enclaves.meters["recorder"].tables.keys()
+
+
+def test_an_unfinished_call_is_what_the_host_s_map_shows(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("maps", 1, 0)
+    trace.row("vma", BASE, BASE + PAGE, 0x71)
+    trace.row("mprotect", BASE, 2 * PAGE, 1, state=UNFINISHED)
+    trace.row("munmap", BASE, PAGE, state=UNFINISHED)
+    (log,), _ = recorded(trace)
+    assert log == ["load 0", "mmap 1 0", "other 1 0", "end"]
+
+
+def test_changes_that_are_done_before_the_end_of_their_call(tmp_path: Path) -> None:
+    from laconic.trace.schema import CODES
+
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("begin", BASE, PAGE, said=CODES["mlock"], state=1)
+    trace.row("mlock", BASE, PAGE, said=1)
+    (log,), _ = recorded(trace)
+    assert log == ["load 0", "mmap 1 0", "mlock 1 0", "mlock 0 0", "end"]
+
+
+def test_pages_that_a_log_does_not_show_are_assumed_touched(tmp_path: Path) -> None:
+    # wwww  the first page is unmapped, the second made inaccessible, the rest ends with the program
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("munmap", BASE, PAGE, said=1, kinds=int(UNMAP))
+    trace.row("mprotect", BASE + PAGE, PAGE, 0, said=1)
+    trace.row("mprotect", BASE + PAGE, PAGE, RW, said=1)
+    (log,), _ = recorded(trace, assume_touched=True)
+    assert log == [
+        "load 0", "mmap 1 0", "touch 0-1", "munmap 1 1", "touch 1-2", "mprotect 1 1",
+        "mprotect 1 1", "touch 2-4", "end",
+    ]  # fmt: skip
+
+
+def test_a_fork_touches_all_that_may_be_touched(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("clone", FORK, result=200)
+    found, _ = recorded(trace, assume_touched=True)
+    assert found[0] == ["load 0", "mmap 1 0", "touch 0-4", "fork", "end"]
+    assert found[1] == ["end"]
+
+
+def test_unseen_pages_are_counted(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("exit", 0, touched=((BASE, BASE + 3 * PAGE, UNSEEN),))
+    _, enclaves = recorded(trace)
+    assert enclaves.unseen == 3
