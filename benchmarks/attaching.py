@@ -13,7 +13,7 @@ from statistics import median
 
 from benchmarks.machine import compiled, table
 
-#: `program` makes calls whenever it reads a line: `other N` N calls of getppid, which is no memory
+#: `program` makes calls whenever it reads a line: `other N` N calls of getppid, which is not a memory
 #: call, `memory N` N mprotects that each change something; it prints how many ns each took.
 CALLS = r"""
 #define _GNU_SOURCE

@@ -17,7 +17,7 @@ from laconic.report.ablation import CHANGES
 from laconic.sgx.costs import DEFAULT, CostProfile, load, shipped
 from laconic.trace.reader import Trace
 
-#: Those of docs/enclave.md but for per-page, which is no real program, and a shell script.
+#: Those of docs/enclave.md but for per-page, which is not a real program, and a shell script.
 PROGRAMS = (*(name for name in ENCLAVE_PROGRAMS if name != "per-page"), "bash")
 PICTURE = DOCS / "pictures" / "gramine.svg"
 #: What all changes together may cost, in cycles, of every-call.

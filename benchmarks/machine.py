@@ -19,7 +19,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 @contextmanager
 def compiled(source: str) -> Iterator[str]:
     """Builds a C program into a temporary directory; gives its path. Raises SystemExit where there
-    is no compiler."""
+    is not a compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         raise SystemExit("no C compiler was found: install gcc")

@@ -130,7 +130,7 @@ class Runner:
         timeout: float | None = None,
     ) -> Result:
         """Runs a program on Laconic's bookkeeping and records it; `env` is added to the
-        environment, `timeout` is in seconds. A program that fails is no error: see `exit_status`.
+        environment, `timeout` is in seconds. A program that fails is not an error: see `exit_status`.
 
         Raises LaconicError where it cannot be run, subprocess.TimeoutExpired. Fails the test where
         the marker's limits are not kept.
@@ -224,7 +224,7 @@ def _limits(request: pytest.FixtureRequest) -> Limits | None:
         host_calls = given.get("max_host_calls")
         if host_calls is not None and (not isinstance(host_calls, int) or host_calls < 0):
             raise ValueError(
-                f"max_host_calls={host_calls!r} is no number of host calls: name 0 or more"
+                f"max_host_calls={host_calls!r} is not a number of host calls: name 0 or more"
             )
         return Limits(
             None if redundant is None else parse_limit(redundant),

@@ -232,7 +232,7 @@ def test_a_cluster_without_workers(
 def test_no_scheduler_there(
     address: str, listens: bool, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A closed port, something else that listens, and what is no address."""
+    """A closed port, something else that listens, and what is not an address."""
     monkeypatch.setattr(workers, "ANSWER", 1.0)
     with (
         socket.socket() as there,

@@ -20,7 +20,7 @@ from tests.faithful.programs import BUILDS, HERE, LIST, REGRESSIONS, program, re
 from tests.faithful.shrink import shorten
 
 #: Lists in one batch.
-BATCH = 4
+BATCH = 16
 
 
 def known_kinds(modes: list[str]) -> set[tuple[str, ...]]:

@@ -43,6 +43,7 @@ typedef int64_t s64;
 #define PIPES 110 /* two descriptors per task */
 #define FILES 200
 #define PIDFD 215
+#define SHARED_FILE 220
 /* The timer's page; tests/faithful/compare.py leaves it out of the maps. */
 #define TICK 0x680000000000UL
 /* What the processes of a list share. */
@@ -118,6 +119,7 @@ struct task {
     int tid;
     volatile int turn; /* a worker's futex: 0 idle, 1 has work */
     int first, stop;   /* a worker's operations, or a block's */
+    int suspends;      /* a block's process, whose parent waits in vfork */
     int buffered;
     size_t used;
     u64 page[PAGE / sizeof(u64)];
@@ -229,10 +231,11 @@ static void on_fault(int number, siginfo_t *info, void *opaque)
     }
 }
 
-/* `runnable` processes can handle a signal: all that are not waiting in vfork. `handlers` counts the signals that
-   they have handled. */
+/* What all processes of a list know, also after an exec. `runnable` processes can handle a signal, `suspended` ones
+   wait in vfork. By signal: how many handlers have run, how many will have run when all have handled what was sent, and
+   for how many suspended processes the signal is pending (the outermost ones). */
 struct shared {
-    long runnable, handlers[65];
+    long runnable, suspended, handlers[65], expected[65], pending[65];
 };
 
 static void on_count(int number)
@@ -792,6 +795,15 @@ static void put_status(long pid)
     put_hex((u64)status);
 }
 
+/* The innermost process that waits in vfork goes on, and handles what is pending. */
+static void end_suspension(void)
+{
+    SHARED->suspended--;
+    for (int number = 1; number < 65; number++)
+        if (SHARED->pending[number] > SHARED->suspended)
+            SHARED->pending[number] = SHARED->suspended;
+}
+
 /* Runs the operations from `first` to `stop` in a new process or thread, and waits for its end. */
 static void block(int verb, int first, int stop)
 {
@@ -809,7 +821,10 @@ static void block(int verb, int first, int stop)
     task->used = 0;
     task->tid = 0;
     depth++;
-    if (verb != THREAD && verb != VFORK)
+    task->suspends = verb == VFORK;
+    if (verb == VFORK)
+        SHARED->suspended++;
+    else if (verb != THREAD)
         SHARED->runnable++;
     switch (verb) {
     case FORK:
@@ -822,6 +837,7 @@ static void block(int verb, int first, int stop)
             shares_memory = 0;
             process_end = stop;
             self()->used = 0;
+            self()->suspends = 0;
             renew_pidfd();
             run(first, stop);
             kernel(SYS_exit_group, 0, 0, 0);
@@ -838,12 +854,15 @@ static void block(int verb, int first, int stop)
         result = start_task(CLONE_VM | SIGCHLD | (verb == VFORK ? CLONE_VFORK : 0),
                             stacks[WORKERS + depth - 1] + STACK, block_process, task, &task->tid);
     }
+    if (task->suspends)
+        end_suspension();
     /* What a child in the same memory logs comes before this line, but only its end says that it is done. */
     if (result > 0 && verb != THREAD)
         put_status(result);
     else if (result < 0)
         put_result(result);
-    if (verb != THREAD && verb != VFORK)
+    /* A child of vfork that executed a program was counted beside its parent from then on. */
+    if (verb == VFORK ? !task->suspends : verb != THREAD)
         SHARED->runnable--;
     process_end = outer_end;
     shares_memory = outer_shares;
@@ -867,7 +886,18 @@ static void execute_self(int first, int stop)
     hex8(to, (unsigned)stop);
     hex8(more, (unsigned)ipc_is_new);
     flush();
+    int suspends = self()->suspends;
+    if (suspends) {
+        self()->suspends = 0;
+        SHARED->runnable++;
+        end_suspension();
+    }
     put_result(kernel(SYS_execve, "/proc/self/exe", arguments, environment));
+    if (suspends) {
+        self()->suspends = 1;
+        SHARED->runnable--;
+        SHARED->suspended++;
+    }
 }
 
 /* ---- Operations ---- */
@@ -882,13 +912,26 @@ static void process_madvise(const struct operation *operation)
                        argument(operation, 1), 0));
 }
 
-/* Sends a signal to all processes, and waits for each: the same signal again, sent to one that has not handled this
-   one, would be dropped. */
+static int is_handled(int number)
+{
+    return SHARED->handlers[number] >= SHARED->expected[number] - SHARED->pending[number];
+}
+
+/* Sends a signal to all processes, and waits until each has handled it, unless it waits in vfork: the same signal
+   again, sent to one that has not handled this one, would be dropped. */
 static void group(int number)
 {
-    long before = handled[number], all = SHARED->handlers[number] + SHARED->runnable;
+    long before = handled[number], least;
+    for (int tries = 0; !is_handled(number) && tries < 500; tries++)
+        wait_a_moment();
+    /* A timer's signals are handled too. */
+    least = SHARED->handlers[number] + SHARED->pending[number];
+    if (SHARED->expected[number] < least)
+        SHARED->expected[number] = least;
+    SHARED->expected[number] += SHARED->runnable + SHARED->suspended - SHARED->pending[number];
+    SHARED->pending[number] = SHARED->suspended;
     put_result(kernel(SYS_kill, 0, number, 0));
-    for (int tries = 0; (handled[number] == before || SHARED->handlers[number] < all) && tries < 500; tries++)
+    for (int tries = 0; (handled[number] == before || !is_handled(number)) && tries < 500; tries++)
         wait_a_moment();
     put(handled[number] == before ? " lost" : " handled");
 }
@@ -1035,8 +1078,9 @@ static int run_list(char **words)
     handle(SIGPOLL, on_count, 0);
     handle(SIGRTMIN, on_count, 0);
     kernel6(SYS_mmap, TICK, PAGE, 3, 0x100021, ~0UL, 0);
-    kernel6(SYS_mmap, (u64)SHARED, PAGE, 3, 0x100021, ~0UL, 0);
-    SHARED->runnable = 1;
+    kernel6(SYS_mmap, (u64)SHARED, PAGE, 3, 0x100001, SHARED_FILE, 0);
+    if (!SHARED->runnable)
+        SHARED->runnable = 1;
     first_break = (u64)kernel(SYS_brk, 0, 0, 0);
     scratch[0] = 1;
     strcpy((char *)&scratch[8], "heap");
@@ -1120,6 +1164,7 @@ static void open_files(void)
     keep(open("file", O_RDWR), FILES + 16);
     keep(open("/dev/zero", O_RDONLY), FILES + 17);
     keep(open("/proc/self/status", O_RDONLY), FILES + 18);
+    keep(memory_file(0, 1), SHARED_FILE);
     for (int task = 0; task < 1 + WORKERS + DEPTH; task++) {
         if (pipe(pipes))
             abort();

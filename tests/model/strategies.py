@@ -27,7 +27,7 @@ PMD = 2 << 20
 #: may use is near.
 LOW, TOP, HEAP, STACK = (number << 48 for number in (0x11, 0x33, 0x55, 0x77))
 _REACH = 1 << 30
-#: What is no memory call: the program touches a page, or forks.
+#: What is not a memory call: the program touches a page, or forks.
 WRITE, READ, FORK = "write", "read", "fork"
 
 FD_RW, FD_RO, FD_WO, FD_PIPE, FD_DIRECTORY, FD_OTHER, FD_CLOSED = 200, 201, 202, 203, 204, 205, 299

@@ -119,7 +119,7 @@ def tool(name: str, *places: str) -> str:
 
 def build(name: str, *flags: str) -> Path:
     """Compiles `programs/NAME.c`, once for all tests of a machine's run; skips the test where there
-    is no gcc."""
+    is not a gcc."""
     return build_source(PROGRAMS / f"{name}.c", *flags)
 
 
@@ -178,7 +178,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def is_alive(pid: int) -> bool:
-    """True for a process that exists and is no zombie."""
+    """True for a process that exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:

@@ -367,9 +367,12 @@ class TestLimits:
         [
             (("run", "--for", "1s", "--", "true"), "name it with -o FILE"),
             (("attach", "1", "--until-size", "1M"), "name it with -o FILE"),
-            (("attach", "1", "--for", "soon"), "'soon' is no time: name seconds, as in 30s"),
-            (("attach", "1", "--for", "0s"), "'0s' is no time"),
-            (("attach", "1", "--until-size", "5", "-o", "x"), "'5' is no size: name whole pages"),
+            (("attach", "1", "--for", "soon"), "'soon' is not a time: name seconds, as in 30s"),
+            (("attach", "1", "--for", "0s"), "'0s' is not a time"),
+            (
+                ("attach", "1", "--until-size", "5", "-o", "x"),
+                "'5' is not a size: name whole pages",
+            ),
         ],
     )
     def test_wrong_limits(self, words: tuple[str, ...], message: str) -> None:

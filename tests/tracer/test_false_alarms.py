@@ -46,7 +46,7 @@ def test_a_call_that_a_supervisor_lets_through_is_counted_as_resynced() -> None:
 
 
 def test_merging_every_mapping_is_modelled() -> None:
-    """prctl(PR_SET_MEMORY_MERGE) is no call that only the host understands."""
+    """prctl(PR_SET_MEMORY_MERGE) is not a call that only the host understands."""
     run = run_laconic(build("false_alarms"), "merged")
     skip_where_it_did(run)
     assert run.figures["resynced"] == 0

@@ -1,4 +1,4 @@
-"""The figures of real runs: the keys that docs/json.md lists, sums that are right, strategies that
+"""The figures of real runs: the keys that docs/appendix/json.md lists, sums that are right, strategies that
 agree."""
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def test_keys_and_sums(strategy: str) -> None:
 
 
 def test_the_reference_names_every_key() -> None:
-    page = Path(__file__).parents[2].joinpath("docs", "json.md").read_text()
+    page = Path(__file__).parents[2].joinpath("docs", "appendix", "json.md").read_text()
     for key in (*KEYS, *COLUMNS, *(str(kind.name).lower() for kind in ChangeKind if kind)):
         assert f"`{key}`" in page, key
 

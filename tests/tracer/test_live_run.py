@@ -177,7 +177,7 @@ class TestWithoutATerminal:
         assert (done.returncode, done.stdout) == (7, alone.stdout)
 
     def test_the_tracing_process_is_killed(self) -> None:
-        """It takes the program with it; that is said, and is no hang."""
+        """It takes the program with it; that is said, and is not a hang."""
         with subprocess.Popen(
             [*COMMAND, "live", "--", build(ROUNDS), "10000", "0"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),

@@ -495,9 +495,9 @@ def test_outputs_that_cannot_be(tmp_path: Path) -> None:
     cases = [
         (tmp_path / "old", (), "exists already: name another file, or give --force"),
         (tmp_path, (), "exists already"),
-        (tmp_path, ("--force",), "is no regular file: name another"),
+        (tmp_path, ("--force",), "is not a regular file: name another"),
         (Path("/dev/full"), (), "exists already"),
-        (Path("/dev/full"), ("--force",), "is no regular file: name another"),
+        (Path("/dev/full"), ("--force",), "is not a regular file: name another"),
         (tmp_path / "no" / "such", (), "No such file or directory: name another file"),
         (tmp_path / "no" / "such", ("--force",), "No such file or directory: name another file"),
         (tmp_path / "old" / "such", (), "Not a directory: name another file"),

@@ -74,7 +74,7 @@ def writers(path: Path) -> list[int]:
 
 
 def events(path: Path) -> int:
-    """How many events a trace contains; 0 for a file that is no trace yet."""
+    """How many events a trace contains; 0 for a file that is not a trace yet."""
     try:
         return sum(1 for _ in laconic.trace.open(str(path)).rows())
     except LaconicError:

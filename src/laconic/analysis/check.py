@@ -36,7 +36,7 @@ def parse_limit(text: str | int) -> Limit:
     """`5%`, `0.5 %` or a count. Raises ValueError."""
     match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*(%?)\s*", str(text), re.ASCII)
     if match is None or isinstance(text, bool) or "." in match[1] and not match[2]:
-        raise ValueError(f"{text!r} is no limit: write a share as in 5%, or a count as in 20")
+        raise ValueError(f"{text!r} is not a limit: write a share as in 5%, or a count as in 20")
     return Limit(Fraction(match[1]), bool(match[2]))
 
 

@@ -142,10 +142,10 @@ def load(path: str) -> list[Suppression]:
         ) from None
     except tomllib.TOMLDecodeError as error:
         why, at = _place(text.replace("\r\n", "\n"), str(error))
-        raise _wrong(path, text.replace("\r\n", "\n"), at, f"{why}: it is no TOML") from None
+        raise _wrong(path, text.replace("\r\n", "\n"), at, f"{why}: it is not TOML") from None
     except (ValueError, RecursionError):  # an integer of thousands of digits; thousands of brackets
         raise _wrong(
-            path, text, 0, "it is no TOML that can be read: write [[suppress]] tables alone"
+            path, text, 0, "it is not TOML that can be read: write [[suppress]] tables alone"
         ) from None
     return _rules(path, text, parsed)
 
@@ -168,7 +168,7 @@ def _rules(path: str, text: str, parsed: dict[str, Any]) -> list[Suppression]:
             if key not in KEYS:
                 why = f"there is no key {key!r}: choose from {', '.join(KEYS)}"
             elif not isinstance(value, str):
-                why = f"{key} = {str(value)[:40]!r} is no text: put it in quotes"
+                why = f"{key} = {str(value)[:40]!r} is not text: put it in quotes"
             elif not value:
                 why = f"{key} is empty: leave it out, or name something"
             if why is not None:

@@ -394,7 +394,7 @@ def _check_output(path: str, force: bool) -> None:
             f"-o {path!r} cannot be written, {error.strerror}: name another file"
         ) from None
     if not stat.S_ISREG(mode):
-        raise LaconicError(f"-o {path!r} is no regular file: name another")
+        raise LaconicError(f"-o {path!r} is not a regular file: name another")
     if not force:
         raise LaconicError(f"-o {path!r} exists already: name another file, or give --force")
 
@@ -418,7 +418,7 @@ def _write(rows: Sequence[Row], path: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # A path that is no text is shown as Python shows it.
+    # A path that is not text is shown as Python shows it.
     shown = [
         {**row, "trace": os.fsencode(row["trace"]).decode(errors="backslashreplace")}
         for row in rows

@@ -211,7 +211,7 @@ def _client(address: str) -> Any:
 
 
 async def _greet(address: str) -> None:
-    # A client waits for ever where something listens that is no scheduler, and at its end where the
+    # A client waits for ever where something listens that is not a scheduler, and at its end where the
     # address is none.
     from distributed.comm import connect
     from distributed.security import Security

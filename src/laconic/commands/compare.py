@@ -350,9 +350,9 @@ def _settings(manifest: str | None) -> Settings:
 
 def epc_pages(text: str) -> int:
     """How many pages a size such as `128M` has; bytes where it has no unit. Raises LaconicError for
-    what is no size."""
+    what is not a size."""
     found = re.fullmatch(r"(\d{1,30})([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE | re.ASCII)
     pages = int(found[1]) << _UNITS[found[2].upper()] >> _PAGE_BITS if found else 0
     if not 0 < pages < 1 << 64:
-        raise LaconicError(f"--epc {text!r} is no size of an EPC: give 4K or more, as in 128M")
+        raise LaconicError(f"--epc {text!r} is not a size of an EPC: give 4K or more, as in 128M")
     return pages

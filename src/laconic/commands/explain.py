@@ -64,7 +64,7 @@ def execute(options: argparse.Namespace) -> int:
     event = _event(options)
     chosen = selection(options)
     if options.command is not None:
-        # A run must not be lost to what is no event.
+        # A run must not be lost to what is not an event.
         wanted(event)
     check_kept(options)
     output = open_output(options.json) if options.command is not None else None

@@ -129,7 +129,7 @@ def _window(options: argparse.Namespace) -> Window:
     for name, value in (("--from", options.begin), ("--until", options.until)):
         if value is not None and not 0 <= value < 1e9:
             raise LaconicError(
-                f"{name} {value} is no time: give seconds since the trace began, as in {name} 1.5"
+                f"{name} {value} is not a time: give seconds since the trace began, as in {name} 1.5"
             )
     begin = round((options.begin or 0) * 1e9)
     until = None if options.until is None else round(options.until * 1e9)
@@ -176,7 +176,7 @@ def _open(options: argparse.Namespace) -> BinaryIO:
     if path == "-":
         if options.to == "parquet" and os.isatty(1):
             raise LaconicError(
-                "standard output is a terminal, and Parquet is no text: name a file with -o"
+                "standard output is a terminal, and Parquet is not text: name a file with -o"
             )
         return os.fdopen(os.dup(1), "wb")
     if is_same_file(path, options.trace):

@@ -48,7 +48,7 @@ def read_json(path: str) -> Figures:
         parsed = json.loads(data)
     except (ValueError, RecursionError) as error:
         what = "it is empty" if not data.strip() else " ".join(str(error).split())[:120]
-        raise LaconicError(f"{path!r} is no JSON, {what}: make it again") from None
+        raise LaconicError(f"{path!r} is not JSON, {what}: make it again") from None
     return from_json(parsed, path)
 
 

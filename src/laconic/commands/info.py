@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Prints what is in the trace; one that is not complete is no failure, and is reported."""
+    """Prints what is in the trace; one that is not complete is not a failure, and is reported."""
     from laconic.analysis.info import contents
     from laconic.commands.output import open_output, write_json
     from laconic.commands.progress import progress

@@ -22,7 +22,7 @@ DESCRIPTION = """\
 Runs CMD and all that it starts as laconic run does, and shows meanwhile: calls,
 host calls and redundant calls per second; the functions that make redundant
 calls; the processes and their memory. Where standard input or standard error
-is no terminal, it writes one line a second to standard error.
+is not a terminal, it writes one line a second to standard error.
 """
 EPILOG = """\
 examples:
@@ -242,5 +242,5 @@ def _delay(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0.1 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time: name seconds, from 0.1 to 3600")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time: name seconds, from 0.1 to 3600")
     return seconds

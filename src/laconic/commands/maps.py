@@ -100,7 +100,7 @@ def _moment(text: str) -> Callable[[int, int], bool] | None:
         moment = -1
     if not 0 <= moment < inf:
         raise LaconicError(
-            f"--at {text!r} is no moment: give an event's number, seconds as in 12.5s, or end"
+            f"--at {text!r} is not a moment: give an event's number, seconds as in 12.5s, or end"
         )
     if text.endswith("s"):
         return lambda number, time: time > moment

@@ -336,7 +336,7 @@ def trace_size(text: str) -> int:
     except ValueError:
         size = 0
     if not size:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: name whole pages, as in 100M")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size: name whole pages, as in 100M")
     return size
 
 
@@ -349,7 +349,7 @@ def duration(text: str) -> float:
     found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smh]?)", text, re.ASCII)
     seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
     if seconds <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time: name seconds, as in 30s, 2m, 1h")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time: name seconds, as in 30s, 2m, 1h")
     return seconds
 
 
@@ -409,7 +409,7 @@ def whole(what: str, least: int = 1) -> Callable[[str], int]:
 
     def read(text: str) -> int:
         if not re.fullmatch(r"\d{1,15}", text, re.ASCII) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is no {what}: name {least} or more")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {what}: name {least} or more")
         return int(text)
 
     return read
@@ -418,5 +418,5 @@ def whole(what: str, least: int = 1) -> Callable[[str], int]:
 def job_count(text: str) -> int:
     """How many processes `-j` names. Raises LaconicError for what is no such number."""
     if not re.fullmatch(r"0*[1-9]\d{,8}", text, re.ASCII):
-        raise LaconicError(f"-j {text!r} is no number of processes: name 1 or more")
+        raise LaconicError(f"-j {text!r} is not a number of processes: name 1 or more")
     return int(text)

@@ -192,7 +192,7 @@ class Output:
 
 
 def is_same_file(first: str, second: str) -> bool:
-    """True if both paths name one existing file; `-`, a standard stream, is no file."""
+    """True if both paths name one existing file; `-`, a standard stream, is not a file."""
     if "-" in (first, second):
         return False
     try:
@@ -216,7 +216,7 @@ def _unlink(name: str) -> None:
 
 
 def write_json(result: dict[str, Any], output: Output, path: str, *, program: bool = False) -> None:
-    """Writes a result as JSON and closes the file; a reader that has gone (`| head`) is no error.
+    """Writes a result as JSON and closes the file; a reader that has gone (`| head`) is not an error.
 
     Raises LaconicError for a full disk; after a `program`, whose exit status counts, it is told
     alone.
@@ -269,7 +269,7 @@ def check_outputs(outputs: Mapping[str, str | None], inputs: Iterable[str] = ())
     """Raises LaconicError where two of `outputs` (paths by option) are one file, or one is what is
     read (but for -o).
 
-    One would write over the other. `-` and what is no file, as /dev/null, may be named by all.
+    One would write over the other. `-` and what is not a file, as /dev/null, may be named by all.
     """
     places: dict[str, str] = {}
     for option, path in outputs.items():

@@ -259,5 +259,5 @@ def _planned_failures() -> dict[int, int]:
         }
     except ValueError:
         raise LaconicError(
-            f"LACONIC_FAIL={plan!r} is no plan of failures: write N:ERRNO, as in 3:12"
+            f"LACONIC_FAIL={plan!r} is not a plan of failures: write N:ERRNO, as in 3:12"
         ) from None

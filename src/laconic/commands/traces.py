@@ -46,7 +46,7 @@ def tell_loss(trace: Trace, lost: Sequence[str] = ()) -> None:
 
 
 def show(text: str) -> None:
-    """Writes to standard output, as `harmless`; a reader that has gone (`| head`) is no error.
+    """Writes to standard output, as `harmless`; a reader that has gone (`| head`) is not an error.
     Raises LaconicError for a full disk."""
     try:
         write_all(1, colored(harmless(text), 1))

@@ -116,7 +116,7 @@ def send_memory(parent: Libos, child: Libos, start: int, end: int, vma: LibosVma
         if not prot & PROT_READ:
             meter.counts.open_windows += pages
         meter.counts.untouched_pages += pages - child.touches.count(begin, stop)
-    # Upstream's child is not told which pages are not committed, and fails on them.
+    # Upstream's child does not know which pages are not committed, and fails on them.
     for begin, stop, had in pal.pages.runs(start, end):
         if had is not None and had >= LAZY:
             child.pal.pages.set(begin, stop, had)

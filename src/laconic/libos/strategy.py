@@ -101,7 +101,7 @@ class Strategy:
 
     @abstractmethod
     def thread_ends(self) -> None:
-        """A thread that `thread` told of ends."""
+        """A thread that `thread` has announced ends."""
 
     def file_written(self, file: File, size: int, truncated: bool) -> None:
         """The program wrote to `file`, which has at least `size` bytes now, or truncated it to

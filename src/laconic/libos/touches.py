@@ -18,7 +18,7 @@ _DIES = MAP | UNMAP | FILE | ZERO
 
 
 class Touches:
-    """The touched pages of one address space. `unseen` counts the pages that nobody could look
+    """The touched pages of one address space. `unseen` counts the pages that could not be looked
     at."""
 
     __slots__ = ("pages", "unseen")

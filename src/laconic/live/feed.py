@@ -88,7 +88,7 @@ class Watcher(Stacks):
 
 
 class Feed(Tracer):
-    """A tracer that tells `fd` what it sees. Nobody reading any more is no error: the program goes
+    """A tracer that tells `fd` what it sees. Nobody reading any more is not an error: the program goes
     on."""
 
     def __init__(self, mediator: Mediator, watcher: Watcher, fd: int) -> None:

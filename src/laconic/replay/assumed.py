@@ -32,11 +32,11 @@ from laconic.memory.vma import File, Vma
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, UNKNOWN_START, shown
 from laconic.replay.thread import Mm, RecordedUpcalls
 
-#: What is mapped, since a call on it succeeded, and of which nothing else is known.
+#: What is mapped, since a call on it succeeded, and nothing else is known of it.
 UNKNOWN = Vma(VM_MAY_RWX, File(0, 3, -1, "?"))
 #: What a descriptor that the log does not show refers to.
 UNKNOWN_FILE = OpenFile(File(0, 3, -2, "?"), readable=True, writable=True, places=True)
-#: Errors that limits, mounts, privileges or the kernel's configuration cause, none of which a log
+#: Errors that limits, mounts, privileges or the kernel's configuration cause, which no log
 #: shows.
 _HOSTS_OWN = {EPERM, EACCES, EAGAIN, ENODEV, ENOSYS, EOPNOTSUPP, EBADF}
 _BY_LIMIT = {(ENOMEM, name) for name in ("mmap", "mremap", "mlock", "mlock2", "mlockall")} | {
@@ -56,7 +56,7 @@ _HOSTS_CALLS = {
 
 
 def assumed_space() -> AddressSpace:
-    """An empty address space in which nobody's stack grows, with the default layout. O(1)."""
+    """An empty address space in which no stack grows, with the default layout. O(1)."""
     return AddressSpace(Layout(quiet_below=TASK_SIZE << 1))
 
 
@@ -80,7 +80,7 @@ def begun(about: dict[str, Any], start_brk: int, data_size: int) -> Mm:
 class AssumedStart:
     """What is known and what was assumed of one address space.
 
-    `known`: ranges of which calls in the log told what is there. `brk` is known once a call has
+    `known`: ranges whose contents calls in the log have shown. `brk` is known once a call has
     returned it. Of the last call: `cause` and `why` say what it contradicts, where it does,
     `answer` what bookkeeping came to; `refused`: the host refused what bookkeeping would have
     allowed. `removed`: what had to be unmapped for it. `awaits_maps`: the log shows what was mapped

@@ -24,7 +24,7 @@ from laconic.trace.schema import Row
 from laconic.trace.selection import Selection
 
 Told = tuple[Strategy, Meter, Counts]
-#: What the work of a strategy is for, where it is no memory call's. EXEC is what execve frees; the
+#: What the work of a strategy is for, where it is not a memory call's. EXEC is what execve frees; the
 #: new program's own memory is LOAD.
 LOAD, EXEC, FORK, THREAD = "load", "exec", "fork", "thread"
 #: What writes to files, and their truncation, make of the mappings of these files.
@@ -219,7 +219,7 @@ class Enclaves(Listener):
     `label(done)`, or its name; that of a call outside of `selection` under NOT_SELECTED.
     `by_owner`: the cost of touched pages is counted under `Touch(label of the call that mapped them
     last)`, and `touched_pages` has their number by process (`Mm.number`) and that label; otherwise
-    all of it is counted under TOUCH. `assume_touched`: pages of which the trace says nothing are
+    all of it is counted under TOUCH. `assume_touched`: pages that the trace says nothing about are
     taken to be touched as soon as they are accessible, and otherwise never. `unseen` counts the
     touched pages whose pagemap was unreadable. `left` are the EPC pages that are committed when the
     trace ends, before the enclaves do.

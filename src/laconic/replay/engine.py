@@ -386,7 +386,7 @@ class Replay:
         return thread
 
     def _start_assumed(self, mm: Mm) -> None:
-        # An address space whose start nobody saw begins now.
+        # An address space whose start was not seen begins now.
         if (
             mm.number < 0
             and mm.assumed is not None
@@ -596,7 +596,7 @@ class Replay:
             outcome = outcome._replace(changes=(), start=0, end=0, then=None)
         thread.begun = outcome
 
-    # What a person must be told
+    # What a person must know
 
     def _lost(self, row: Row) -> None:
         self.lost.add(row)

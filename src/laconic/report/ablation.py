@@ -40,7 +40,7 @@ ORDER = (
 
 
 def as_json(ablation: Ablation) -> Json:
-    """The ablation in the form that `--json` writes; docs/json.md says what each key means."""
+    """The ablation in the form that `--json` writes, described in docs/appendix/json.md."""
     first, profile = ablation.compared[0], ablation.profile
     ranged = any(compared.ranged for compared in ablation.compared)
     limits = {

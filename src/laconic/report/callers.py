@@ -67,8 +67,8 @@ _PLAIN = Style()
 
 
 def as_json(found: Callers, stacks: Stacks, headline: Headline | None = None) -> dict[str, Any]:
-    """All callers, each with the stack that most of its cost comes from. docs/callers.md has the
-    keys."""
+    """All callers, each with the stack that most of its cost comes from. The keys are in
+    docs/appendix/json.md."""
     return {
         "schema": SCHEMAS["callers"],
         "source": found.source,

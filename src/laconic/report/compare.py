@@ -65,8 +65,7 @@ DIRECT = (
 
 
 def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
-    """The enclaves' figures in the form that `--json` writes; docs/json.md says what each key
-    means.
+    """The enclaves' figures in the form that `--json` writes, described in docs/appendix/json.md.
 
     `epc_pages`: the size of an EPC, which the peaks are compared with.
     """

@@ -136,7 +136,7 @@ def as_text(told: Explanation, width: int = 80) -> str:
     when = f"process {row.pid}, thread {row.tid}, at {row.time / 1e9:.6f} s"
     if not told.is_call:
         lines = _filled(
-            f"event {told.found.number} is no memory call: {told.name}, {_other(told)}; {when}",
+            f"event {told.found.number} is not a memory call: {told.name}, {_other(told)}; {when}",
             width,
         )
         return "\n".join([*lines, _next(told)]) + "\n"

@@ -21,7 +21,7 @@ def as_json(
     seconds: float,
     host: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The figures of a run in the form that `--json` writes; docs/json.md says what each key means.
+    """The figures of a run in the form that `--json` writes, described in docs/appendix/json.md.
 
     `host` is the machine that it ran on, this one if None.
     """

@@ -39,7 +39,7 @@ def _seen(text: str) -> str:
 def _escape(character: str) -> str:
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:
-        code -= 0xDC00  # a byte that is no UTF-8 (os.fsdecode)
+        code -= 0xDC00  # a byte that is not UTF-8 (os.fsdecode)
     return (
         f"\\x{code:02x}"
         if code < 0x100

@@ -1,4 +1,4 @@
-"""What each counted thing costs, in cycles: data files of which every number has a low, a high, a
+"""What each counted thing costs, in cycles: data files in which every number has a low, a high, a
 source and a machine.
 
 An estimate is a range and is shown with its profile's name, never in place of the counts. Nobody

@@ -262,7 +262,7 @@ class CallFrames:
         data_align, at = sleb(data, at)
         register, at = (data[at], at + 1) if version == 1 else uleb(data, at)
         if register != RA:
-            raise Malformed("the return address is no register of x86-64")
+            raise Malformed("the return address is not a register of x86-64")
         cie = Cie(
             code_align, data_align, 0, augmentation[:1] == b"z", b"S" in augmentation, State()
         )

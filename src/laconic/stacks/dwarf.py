@@ -2,7 +2,7 @@
 what `lines` does not find with symbolic.
 
 Only the units that an address falls into are read. Whatever pyelftools makes of broken DWARF, here
-it is no answer.
+it is not an answer.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ class Units:
 
 
 def _open(path: str) -> BinaryIO:
-    # A link may name anything; what is no plain file could keep its reader waiting.
+    # A link may name anything; a file that is not a plain one could keep its reader waiting.
     if not os.path.isfile(path):
         raise FileNotFoundError(path)
     return open(path, "rb")

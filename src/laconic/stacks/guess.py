@@ -35,7 +35,7 @@ _BOUNDARY = re.compile(
 #: Near jumps, with and without a condition. Pieces of functions that are looked through for them.
 _JUMP = re.compile(rb"(?:\xe9|\x0f[\x80-\x8f])(?=(.{4}))", re.DOTALL)
 _HOPS: Final = 8
-#: Times that a stack is gone through for a program counter of which nothing is found: the outermost
+#: Times that a stack is gone through for a program counter that nothing is found for: the outermost
 #: has no caller.
 _PATIENCE: Final = 8
 #: Words that are gone through in one walk: a hostile stack has no end of return addresses.

@@ -7,7 +7,7 @@ leaves out, and `dwarf` is asked for:
 - the namespace and class of a function without a linkage name (GCC writes none for functions that
   no other file can call), and the names of functions that dwz has moved to a supplementary file;
 - lines of code that no function's entry covers: all of a unit that was compiled with -gsplit-dwarf,
-  and functions of which link-time optimization has lost the entry.
+  and functions whose entry link-time optimization has lost.
 """
 
 from __future__ import annotations

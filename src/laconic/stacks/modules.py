@@ -180,7 +180,7 @@ _MASK = (1 << 64) - 1
 def make_rule(tables: Tables, how: Compact, module: int, lookup: int, exact: bool) -> Rule:
     """The rule for one address, with the number of its frame."""
     address = lookup if exact else lookup + 1 & _MASK
-    # A handler returns to the first byte of what the kernel has put there, which nobody has called.
+    # A handler returns to the first byte of what the kernel has put there, which was not called.
     exact = exact or how.row is not None and how.row.signal
     frame = tables.frames.number(Frame(module, address, exact, False))
     return how.shape, how.offset, how.rbp, frame, how.saved, how.row

@@ -110,7 +110,7 @@ def _save(known: Mapping[Module, _Known]) -> None:
 
 class Symbolizer:
     """Finds the names of frames. `missing` says of each module that could not be used why;
-    `partial`, of which a part could not be, what part and why.
+    `partial`, which part could not be named, and why.
 
     `perf_maps` are maps by process, where they were kept; of other processes /tmp is looked
     through. `cache` is the user's; what is new goes there when the symbolizer goes.
@@ -277,7 +277,7 @@ def changed(module: Module) -> str:
                 else "it has another build-id now"
             )
         except BROKEN:
-            return "it is no ELF file any more"
+            return "it is not an ELF file any more"
     if module.size and (about.st_size, about.st_mtime_ns) != (module.size, module.mtime):
         return "it has changed since"
     return ""

@@ -186,7 +186,7 @@ def _crc(path: str) -> int:
 
 
 def open_elf(path: str) -> Elf:
-    """The ELF file at a path, which is opened anew for each part that is read. Raises Malformed
+    """The ELF file at a path, which is opened again for each part that is read. Raises Malformed
     where it is none."""
 
     def read(offset: int, size: int) -> bytes:

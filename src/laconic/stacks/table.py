@@ -48,7 +48,7 @@ class Module(NamedTuple):
     but for JIT.
 
     `path` is as the process sees it; `size` (bytes) and `mtime` (ns) tell a file that has changed
-    since where there is no build-id. `pid` is the process of JIT memory, else 0.
+    since without a build-id. `pid` is the process of JIT memory, else 0.
 
     Of a Python function, `name` is its qualified name and `path` its source file; the addresses of
     its frames are lines, 0 if the line is unknown. `lost` says of an interpreter (its ELF file is
@@ -69,7 +69,7 @@ class Frame(NamedTuple):
     """One frame. `address` is as in the ELF file's symbol table; in JIT memory, as in the process.
 
     It is a return address, so that the call is before it, unless `exact`: the innermost frame, one
-    that a signal interrupted, and a function that nobody has called but that is returned to.
+    that a signal interrupted, and a function that was not called but is returned to.
     `guessed`: found by a frame pointer or by a call's target, for want of call-frame information in
     the frame before.
     """

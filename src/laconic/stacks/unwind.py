@@ -46,7 +46,7 @@ _BY_DWARF: Final = (10, 12, 11, 5, 13, 14, 4, 19, 9, 8, 7, 6, 3, 2, 1, 0, 16)
 _RBP_WORD, _RIP_WORD, _RSP_WORD, _FS_BASE_WORD = 4, 16, 19, 21
 _MASK = (1 << 64) - 1
 _BY_GUESS = (GUESS, CHAIN)
-#: Rules and misses that a process's cache holds at most: code that is made anew again and again has
+#: Rules and misses that a process's cache holds at most: code that is generated again and again has
 #: no end.
 _RULES = 100_000
 #: Stacks with Python frames that are kept.
@@ -244,7 +244,7 @@ class Space:
         low: int,
         high: int,
     ) -> list[int]:
-        # The stack with Python frames in the place of the C frames that run them.
+        # The stack with Python frames instead of the C frames that run them.
         interpreter, stack = self._interpreter, self._memory.words
         assert interpreter is not None
         activations = interpreter.activations(tid, words[_FS_BASE_WORD], stack, low, high)

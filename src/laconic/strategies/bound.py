@@ -75,7 +75,7 @@ class Bound(Strategy):
         super().__init__(meter, space, touches)
         self.hears_all = False
         self.floor = floor
-        #: Pages that are live, or of which something is open; no others are here, and so a
+        #: Pages that are live, or have something open; no others are here, and so a
         #: reservation costs nothing.
         self.pages: RangeMap[Value] = RangeMap()
         self._live: Value = 0, floor.live
@@ -162,7 +162,7 @@ class Bound(Strategy):
             self._exist(end - start >> PAGE_SHIFT)
 
     def _nothing(self, change: Change) -> bool:
-        # A new mapping, or pages none of which was committed, and that nobody would commit for
+        # A new mapping, or pages none of which was committed, and that no strategy would commit for
         # this.
         kind, start, end, wanted, held, source = change
         if held is None or source is not None:
@@ -260,7 +260,7 @@ class Bound(Strategy):
         pages = end - start >> PAGE_SHIFT
         ways: list[Tally] = [(("eacceptcopy", 1),)]
         if prot & RW == RW:
-            # Nothing runs in the child yet, so that nobody sees the page before its contents are
+            # Nothing runs in the child yet, so that nothing sees the page before its contents are
             # there.
             ways.append((("eaccept", 1),) if prot == RW else (("eaccept", 1), ("emodpe", 1)))
         common: Tally = (("eaug", 1), ("eaug_faults", 1), ("pages_copied", 2))

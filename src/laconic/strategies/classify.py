@@ -84,7 +84,7 @@ class Classify(Strategy):
         self.pal_type = pal_type
         self.pal = self.make_pal(meter)
         self.left = self.pal.left
-        #: Files of which the host has given the contents.
+        #: Files whose contents the host has given.
         self.hosted: set[File] = set()
         self.sizes = FileSizes()
         self.threads = self.slots = 0
@@ -287,10 +287,10 @@ class Classify(Strategy):
                 self.commit(start, end, vma)
 
     def opened(self, start: int, end: int, vma: Vma) -> None:
-        """Pages that were inaccessible are not any more, or were mapped anew as they are."""
+        """Pages that were inaccessible are not any more, or were mapped again as they are."""
 
     def commit(self, start: int, end: int, vma: Vma) -> None:
-        """Commits pages, none of which exists, with the contents that they have; guard regions stay
+        """Commits pages that do not exist, with the contents that they have; guard regions stay
         out. O(log n)."""
         for begin, stop, guard in (
             self.guards.runs(start, end) if self.guards.count else [(start, end, None)]
@@ -349,7 +349,7 @@ class Classify(Strategy):
             if had is None:
                 continue
             if not had & PROT_READ:
-                # What nobody may read cannot be copied: the one case in which a page is opened for
+                # What may not be read cannot be copied: the one case in which a page is opened for
                 # that.
                 meter.counts.open_windows += stop - begin >> PAGE_SHIFT
                 self.pal.protect([(begin, stop, had | PROT_READ)])
@@ -392,7 +392,7 @@ class Classify(Strategy):
         return 0
 
     def fault(self, start: int, end: int, vma: Vma) -> None:
-        """Touched pages, none of which exists. O(log n)."""
+        """Touched pages that do not exist. O(log n)."""
         self.meter.exception(end - start >> PAGE_SHIFT)
         self.commit(start, end, vma)
 
@@ -424,7 +424,7 @@ class Classify(Strategy):
 
     def _send(self, start: int, end: int, vma: Vma, child: Classify) -> int:
         # The committed pages whose contents are nowhere else go to the child; those that the file
-        # has are read anew.
+        # has are read again.
         prot, sent = permissions(vma.flags), 0
         for begin, stop, had in self.pal.committed.runs(start, end):
             if had is None:

@@ -360,7 +360,7 @@ def _check(values: Mapping[str, Any]) -> None:
     # Raise LaconicError if the options cannot be combined.
     tuning = Tuning(**values)
     if not tuning.heap:
-        raise LaconicError(f"{NAME}: 'heap=0' is no heap; use heap=1G")
+        raise LaconicError(f"{NAME}: 'heap=0' is not a heap; use heap=1G")
     if tuning.preheat > tuning.heap:
         raise LaconicError(
             f"{NAME}: 'preheat={show_size(tuning.preheat)}' exceeds the heap of "

@@ -4,7 +4,7 @@ changed or not.
 Not upstream's, where upstream has nothing: mremap, which it does not support, is what the C library
 then does (another mapping of the new size, a copy, an munmap; a shorter one is an munmap of the
 tail). A stack or a heap that grows beyond the limits of the manifest costs what it would have cost
-within them. Calls that only the host can describe (shmat) are a plain Alloc. A forked child is told
+within them. Calls that only the host can describe (shmat) are a plain Alloc. A forked child learns
 which pages are uncommitted: upstream forgets it, and the child fails on them.
 
 The options switch changes to Gramine on, each by itself (`laconic.sgx.pal.switches`):
@@ -76,7 +76,7 @@ OPTIONS: Final = Options(
     shown=("all",),
     is_strict=_is_strict,
 )
-#: What a descriptor refers to that nobody described.
+#: What a descriptor without a description refers to.
 _UNKNOWN: Final = File(0, 3, -3, "?")
 
 

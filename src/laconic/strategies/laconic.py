@@ -116,7 +116,7 @@ class Laconic(Classify):
             self.commit(start, end, vma)
 
     def opened(self, start: int, end: int, vma: Vma) -> None:
-        """Pages that were inaccessible are not any more, or were mapped anew: a small piece is for
+        """Pages that were inaccessible are not any more, or were mapped again: a small piece is for
         use at once.
 
         O(log n + k).
@@ -182,7 +182,7 @@ class Laconic(Classify):
                 self.opened(start, end, vma)
 
     def fault(self, start: int, end: int, vma: Vma) -> None:
-        """Touched pages, none of which exists, committed in windows from the lowest up. O(log n +
+        """Touched pages that do not exist, committed in windows from the lowest up. O(log n +
         log MOST)."""
         if self.known_touches:
             self.commit(start, end, vma)

@@ -30,10 +30,10 @@ def breaches(
 ) -> Iterator[str]:
     """Where an enclave's access is not what the program requested, in words. O(pages' runs + VMAs).
 
-    `guards` are guard regions, which nobody can access whatever the VMA says.
+    `guards` are guard regions, which are inaccessible whatever the VMA says.
 
     `left` are pages that failures left in the EPC (`Edmm.left`): they are not there as long as
-    nobody can access them.
+    they are inaccessible.
     """
     for start, end, prot in machine.effective(0, TASK_SIZE):
         if prot is None:
@@ -61,7 +61,7 @@ class Watch:
 
     `expect` says, before the work of a call begins, what it changes; `space` is as it is after the
     call. `excepted` are the page runs that were open by the law's one exception: mremap moves a
-    page that nobody may read, and such a page must be readable for the EACCEPTCOPY that moves it.
+    page that may not be read, and such a page must be readable for the EACCEPTCOPY that moves it.
     """
 
     def __init__(self, machine: Machine, space: AddressSpace) -> None:

@@ -157,7 +157,7 @@ def decode(batch: pa.RecordBatch, times: Times) -> list[Row]:
     columns.append(_touched(touched, columns[_A0]) if len(touched.values) else repeat((), count))
     columns[_TIME] = times.take(columns[_TIME])
     for index in range(_TIME + 1, _NUMBERS):
-        # Most columns of most batches hold one value all along, which need not be made anew for
+        # Most columns of most batches hold one value all along, which need not be made again for
         # each row.
         values = columns[index]
         if values and values.tobytes() == values[:1].tobytes() * count:

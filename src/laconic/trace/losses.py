@@ -1,4 +1,4 @@
-"""What `lost` rows say, in words; the same thing is told once."""
+"""What `lost` rows say, as text; the same loss is reported once."""
 
 from __future__ import annotations
 

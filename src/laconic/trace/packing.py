@@ -22,7 +22,7 @@ _MODULE, _FRAMES, _STACK, _SYMBOLS, _END = (
 
 @dataclass(slots=True)
 class Packed:
-    """What was found. `frames` of all modules, `named` of which the function is known; `added`
+    """What was found. `frames` of all modules, `named` those whose function is known; `added`
     modules got a row now, `already` had one. `missing`: why there are no symbols of a module;
     `partial`: what of them there is not, and why. `texts`: stacks that are words already."""
 
@@ -44,7 +44,7 @@ def symbols_of(
     """Reads a trace to its end and makes the `symbols` rows that it lacks. O(events + frames), and
     reading the modules.
 
-    A module of which nothing is found gets none, so that a machine which has it can still name its
+    A module without any result gets none, so that a machine which has it can still name its
     frames. JIT memory always gets one: a perf map of the same process id elsewhere is another
     program's. Raises LaconicError.
     """

@@ -110,7 +110,7 @@ class Judge:
             self._checks[CODES[name]] = check
 
     def possible(self, rows: list[Row]) -> list[Row]:
-        """The rows, with a `lost` row in the place of each that cannot be true. Changes and returns
+        """The rows, with a `lost` row instead of each that cannot be true. Changes and returns
         `rows`. O(rows)."""
         checks = self._checks
         for place, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Reading a trace: as far as it goes, and never a row that is not what was written."""
+"""Reading a trace: up to the first damage, and never a row that is not what was written."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Trace:
     at its end, or is None, and `events` how many rows there were; during one, `position` is the
     byte that has been read up to.
 
-    Raises LaconicError where the file cannot be read, is no trace, or is of a newer schema.
+    Raises LaconicError where the file cannot be read, is not a trace, or is of a newer schema.
     """
 
     def __init__(self, path: str) -> None:
@@ -135,7 +135,7 @@ class Trace:
                 )
             if not head.startswith(_MAGIC):
                 raise LaconicError(
-                    f"{self.path!r} is no trace: it looks like {looks_like(head)}{_cure(head)}"
+                    f"{self.path!r} is not a trace: it looks like {looks_like(head)}{_cure(head)}"
                 )
             import pyarrow as pa
 
@@ -210,7 +210,7 @@ def open_input(path: str) -> BinaryIO:
             raise LaconicError(f"{path!r} is a directory: name a trace file")
         if not stat.S_ISREG(mode):
             raise LaconicError(
-                f"{path!r} is no regular file: name a trace file, or pipe a trace in and name -"
+                f"{path!r} is not a regular file: name a trace file, or pipe a trace in and name -"
             )
         file = open(path, "rb")  # noqa: SIM115
         try:

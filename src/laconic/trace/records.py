@@ -1,4 +1,4 @@
-"""A trace's rows as typed records, for who reads traces in Python."""
+"""A trace's rows as typed records, for programs that read traces in Python."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class Loss(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What a person must be told."""
+    """What a person must know."""
 
     number: int
     time: int
@@ -215,7 +215,7 @@ def vma_run(row: Row, files: Mapping[int, TracedFile | OpenFile]) -> tuple[int, 
         return row.a0, row.a1, None
     base = row.a3 - (1 << 64) if row.a3 >> 63 else row.a3
     number = row.file
-    # Number 0 is no file here; a replay of a log has an unknown file under it, for calls.
+    # Number 0 is not a file here; a replay of a log has an unknown file under it, for calls.
     file = files[number].file if number and number in files else None
     name = os.fsdecode(row.data) if row.data else None
     return row.a0, row.a1, Vma(row.a2, file, base, name, row.a4)

@@ -1,9 +1,9 @@
 """What a trace file holds: the columns, the events by code, and the meaning of every field.
 
 A trace is an Arrow IPC stream: its schema, then record batches (zstd), appended while recording.
-One row is one event. Nothing that bookkeeping was told is left out: the calls, what its upcalls
-answered, what the host showed. So a replay comes to the same state by the same code. docs/traces.md
-describes the same for people.
+One row is one event. Nothing that bookkeeping learned is left out: the calls, what its upcalls
+answered, what the host showed. So a replay comes to the same state by the same code.
+docs/appendix/trace.md describes the same for people.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ PROCESS_EVENTS: Final = (
     "personality",
     "seccomp",
 )
-#: What is no call:
+#: Events that are not calls:
 #: `file`     a file, before the first row that names it: a0 major, a1 minor, a2 inode, a3 size in bytes, a4 `FileMode`
 #:            bits; `file` is its number, `data` its path.
 #: `program`  the process runs a new program from here: `data` is JSON (path, argv, bits, layout), a0 start_brk, a1
@@ -104,7 +104,7 @@ PROCESS_EVENTS: Final = (
 #: `exit`     a thread ends: a0 its wait status, a1 1 where that was in a fork or clone whose row may still follow.
 #: `lost`     something is missing here: `data` says what, a0 how many lines or calls (0: not known), a1 1 where this
 #:            process's address space is not followed from here on. pid 0: of any process.
-#: `note`     what a person must be told: `data`.
+#: `note`     what a person must know: `data`.
 #: `stack`    a stack of the next call of this thread, as the log shows it: `data`, a frame a line.
 #: `end`      the last row: the recording was ended in order. a0 the exit status, `data` JSON.
 #: `module`   what the addresses of frames count from: a0 its number, `data` JSON (`laconic.stacks.table.Module`).

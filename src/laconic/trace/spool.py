@@ -34,7 +34,7 @@ class Spool:
     """Hands rows to a process that `writer` goes on in; here it is left with `rows` and the numbers
     of files.
 
-    To be made before any thread is: it forks. The process is no child of this one, and no
+    To be made before any thread is: it forks. The process is not a child of this one, and no
     terminal's signal reaches it.
     """
 
@@ -148,7 +148,7 @@ def _receive(writer: TraceWriter, rows: int, state: mmap.mmap) -> None:
         if len(writer.rows) >= BATCH or writer.rows and time.monotonic() >= due:
             writer.flush()
             _tell(writer, state)
-            writer.sync()  # nobody waits for it here
+            writer.sync()  # nothing waits for it here
             due = time.monotonic() + PERIOD
 
 

@@ -34,7 +34,7 @@ class Places(Sequence[Spot]):
     """A stack in words, innermost first, inlined functions too; True for what was guessed. Empty:
     none is known.
 
-    Each frame's name is found when it is first needed: DWARF of frames that nobody sees is not
+    Each frame's name is found when it is first needed: DWARF of frames that are not shown is not
     read. Only the length and the end of it ask for all.
     """
 

@@ -43,7 +43,7 @@ class TraceWriter:
     """Appends a trace to `path`; `-` is standard output.
 
     `source` says how it is made (`run`, `strace`, `gramine`, ...) and `about` what else is to be
-    known of it (JSON values). `redact` puts hashes in the place of paths, names and command lines.
+    known of it (JSON values). `redact` writes hashes instead of paths, names and command lines.
     Callers append rows, in order, to `rows`, and call `flush` when there are `BATCH` of them or
     time has passed. A file that cannot be written any more ends the trace, not the program:
     `failure` is the errno, and `written` counts the rows that are in the file.
@@ -247,7 +247,7 @@ def create(path: str, force: bool) -> int:
         return os.dup(1)
     try:
         if force and not stat.S_ISREG(os.stat(path).st_mode):
-            raise LaconicError(f"-o {path!r} is no regular file: name another")
+            raise LaconicError(f"-o {path!r} is not a regular file: name another")
     except FileNotFoundError:
         pass
     except OSError as error:

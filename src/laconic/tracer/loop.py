@@ -231,7 +231,7 @@ class Tracer:
         if nr == CLONE:
             flags = words[RDI]
             if flags & CLONE_UNTRACED and not attached:
-                # An untraced child would keep the filter with nobody to answer it.
+                # An untraced child would keep the filter without a tracer that answers it.
                 words[RDI] = flags & ~CLONE_UNTRACED
                 self.mediator.registers.store(thread.tid)
         elif nr == CLONE3:
@@ -276,7 +276,7 @@ class Tracer:
                 thread.notes.recorder.unfollowed(thread, "a thread of it cannot be traced")
 
     def _process_call_failed(self, thread: Thread) -> None:
-        # The end of a fork, clone or exec that is told of in no event.
+        # The end of a fork, clone or exec that no event reports.
         if (
             self.recorder is not None
             and (result := self.mediator.registers.result(thread.tid)) is not None

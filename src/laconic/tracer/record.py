@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from laconic.tracer.stacks import Stacks
 
 _MASK = (1 << 64) - 1
-#: Kinds of change after which it can no longer be told which pages had been touched before.
+#: Kinds of change after which it is no longer known which pages had been touched before.
 _LOSES = UNMAP | FILE | ZERO | EXTEND | RESTRICT
 #: Seconds after which rows are handed over; a trace lacks no more than these when Laconic is
 #: killed.
@@ -132,7 +132,7 @@ class Recorder:
         self.stop()
 
     def _hidden_note(self, note: str) -> str:
-        # A note begins with a program's name; one of which that cannot be told is hidden
+        # A note begins with a program's name; a name that cannot be recognized is hidden
         # altogether.
         if not self.writer.redacts:
             return note
@@ -208,7 +208,7 @@ class Recorder:
         return time.monotonic_ns() - self.began
 
     def row(self, event: str, pid: int, tid: int, *args: int, **more: Any) -> None:
-        """Appends a row that is no memory call's."""
+        """Appends a row that is not a memory call's."""
         self.rows.append(make_row(CODES[event], (self.now(), pid, tid), args, **more))
 
     def call(
@@ -369,7 +369,7 @@ class Recorder:
         self.row("note", 0, 0, data=text.encode())
 
     def _grown(self, thread: Thread) -> None:
-        # How far stacks have grown at the end, of which no call tells.
+        # How far stacks have grown at the end: no call shows it.
         space = thread.mm.space
         if space is None:
             return
@@ -491,7 +491,7 @@ class CallNotes:
         self._answer(answer, 0, 0, limit)
 
     def break_was(self, address: int) -> None:
-        """Where the break of a program was, of which only the page was known."""
+        """Where the break of a program was, if only its page was known."""
         self._answer(BREAK, 0, 0, address)
 
     def vma_start(self, address: int, start: int) -> None:

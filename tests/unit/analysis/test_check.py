@@ -322,17 +322,17 @@ class TestBadInput:
             (("--max-redundant", "5", "TRACE", "--", "true"), "stands before --"),
             (("--max-redundant", "5", "--"), "no command was given"),
             (("TRACE",), "nothing to check"),
-            (("TRACE", "--max-redundant", "many"), "'many' is no limit"),
-            (("TRACE", "--max-redundant", "0.05"), "'0.05' is no limit"),
+            (("TRACE", "--max-redundant", "many"), "'many' is not a limit"),
+            (("TRACE", "--max-redundant", "0.05"), "'0.05' is not a limit"),
             (("TRACE", "--max-redundant", "-1"), "-1"),
-            (("TRACE", "--max-host-calls", "5%"), "'5%' is no number"),
+            (("TRACE", "--max-host-calls", "5%"), "'5%' is not a number"),
             (("TRACE", "--tolerance", "5%", "--max-redundant", "1"), "--baseline"),
             (("TRACE", "--baseline", "missing.json"), "missing.json"),
             (("TRACE", "--baseline", "other.json"), "other.json"),
             (("TRACE", "--baseline", "empty.json"), "empty"),
             (("TRACE", "--max-redundant", "5", "--suppressions", "broken.toml"), "line 1, column"),
             (("TRACE", "--max-redundant", "5", "--suppressions", "missing.toml"), "missing.toml"),
-            (("other.json", "--max-redundant", "5"), "is no trace"),
+            (("other.json", "--max-redundant", "5"), "is not a trace"),
             (("empty.json", "--max-redundant", "5"), "is empty"),
             (("TRACE", "--max-redundant", "5", "--json", "missing/x.json"), "missing/x.json"),
         ],
@@ -439,7 +439,7 @@ class TestGitHub:
     "text", ["", "%", "x", "5 %%", "-5%", "1e3", "0.5", "inf", "nan%", "٣", True]
 )
 def test_what_is_no_limit(text: str) -> None:
-    with pytest.raises(ValueError, match="is no limit"):
+    with pytest.raises(ValueError, match="is not a limit"):
         parse_limit(text)
 
 

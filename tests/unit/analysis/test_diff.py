@@ -238,10 +238,10 @@ class TestBadInput:
         ("content", "message"),
         [
             (b"", "is empty"),
-            (b"hello\n", "is no trace: it looks like text"),
+            (b"hello\n", "is not a trace: it looks like text"),
             (b"\x7fELF\x02", "a program"),
-            (b"{", "is no JSON"),
-            (b"[1, 2]", "is no trace"),
+            (b"{", "is not JSON"),
+            (b"[1, 2]", "is not a trace"),
             (b"{}", "none that laconic run"),
             (b'{"findings": []}', "none that laconic run"),
             (b'{"baseline": 99}', "schema 99"),
@@ -257,7 +257,7 @@ class TestBadInput:
                 b'{"schema": 3, "callers": 7, "by": "function", "inverted": false, "suppressed": []}',
                 "is damaged",
             ),
-            (b'{"a": ' + b"[" * 100_000, "is no JSON"),
+            (b'{"a": ' + b"[" * 100_000, "is not JSON"),
         ],
     )
     def test_a_file_of_another_kind(
@@ -295,7 +295,7 @@ class TestBadInput:
             ((both[0], "--"), "no command was given"),
             (("missing", "--", "touch", "ran"), "missing"),
             ((*both, "--keep", "kept"), "keeps the trace of a program"),
-            ((*both, "--limit", "0"), "'0' is no number"),
+            ((*both, "--limit", "0"), "'0' is not a number"),
             ((*both, "--json", str(tmp_path)), "Is a directory"),
         ):
             done = laconic("diff", *words, cwd=tmp_path)

@@ -153,7 +153,7 @@ class TestWhatDiffered:
         )
 
     def test_unmapped_in_part(self, tmp_path: Path) -> None:
-        """A hole in what is unmapped is no change."""
+        """A hole in what is unmapped is not a change."""
         trace = Process(tmp_path / "a.trace")
         trace.map(0, 2)
         trace.map(6, 2)
@@ -240,7 +240,7 @@ class TestWhatDiffered:
         path = small(tmp_path / "a.trace")
         output = text(path, 1)
         assert output.startswith(
-            "event 1 is no memory call: program, a program that begins in its process;"
+            "event 1 is not a memory call: program, a program that begins in its process;"
         )
         assert output.endswith("the next memory call is event 2\n")
         last = len(list(laconic.trace.open(path).rows())) - 1
@@ -350,7 +350,7 @@ class TestPicture:
 
 
 class TestEvents:
-    """How an event is named, and what is no event."""
+    """How an event is named, and what is not an event."""
 
     def test_names(self, tmp_path: Path) -> None:
         path = small(tmp_path / "a.trace")
@@ -409,7 +409,7 @@ class TestCommand:
         for words, output in (
             ([str(tmp_path / "none"), "1"], "cannot be read"),
             ([str(empty), "1"], "is empty"),
-            ([str(text_file), "1"], "is no trace"),
+            ([str(text_file), "1"], "is not a trace"),
             ([nothing, "0"], "has none at all"),
             ([path, "99"], "from 0 to 25"),
             ([path, "2", "--json", str(tmp_path / "no" / "place")], "cannot be written"),

@@ -95,7 +95,7 @@ def test_redacted(tmp_path: Path) -> None:
 
 
 def test_losses(tmp_path: Path) -> None:
-    """A cut trace is no failure, and is said in text and JSON."""
+    """A cut trace is not a failure, and is said in text and JSON."""
     whole = Path(large(tmp_path / "large.trace", 40_000)).read_bytes()
     cut = tmp_path / "cut.trace"
     cut.write_bytes(whole[: len(whole) * 2 // 3])
@@ -151,7 +151,7 @@ def test_wrong_inputs(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_goes(tmp_path: Path) -> None:
-    """`| true` is no error."""
+    """`| true` is not an error."""
     path = small(tmp_path / "a.trace")
     read, write = os.pipe()
     os.close(read)

@@ -138,7 +138,7 @@ class TestProgramsThatCannotRun:
         [b"\x7fELF", b"\x7fELF\x02\x01\x01" + bytes(200), b"\x7fELF garbage\ntouch ran\n"],
     )
     def test_a_broken_elf_file(self, content: bytes, tmp_path: Path) -> None:
-        """It is no script for sh, whatever its text says."""
+        """It is not a script for sh, whatever its text says."""
         done = laconic("run", "--", executable(tmp_path / "broken", content), cwd=tmp_path)
         assert done.returncode == 126
         assert not (tmp_path / "ran").exists()

@@ -344,12 +344,12 @@ class TestBadInput:
         for words, output in (
             ([str(tmp_path / "none")], "cannot be read"),
             ([str(empty)], "is empty"),
-            ([str(there)], "is no trace"),
+            ([str(there)], "is not a trace"),
             ([hidden], "is redacted"),
             ([path, "-o", str(there)], "exists already"),
             ([path, "-o", path], "is the trace itself"),
             ([path, "-o", path, "--force"], "is the trace itself"),
-            ([path, "-o", str(tmp_path), "--force"], "is no regular file"),
+            ([path, "-o", str(tmp_path), "--force"], "is not a regular file"),
             ([path, "-o", str(tmp_path / "no" / "place")], "cannot be written"),
             ([path, "--force"], "add -o OUT"),
         ):

@@ -29,9 +29,9 @@ LOG = "1 mmap(NULL, 4096, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7f000
 def test_a_number_that_is_none(words: list[str], number: str, tmp_path: Path) -> None:
     done = laconic(*words, number, small(tmp_path / "a.trace"), cwd=tmp_path)
     what = (
-        "is no size of an EPC: give 4K or more"
+        "is not a size of an EPC: give 4K or more"
         if "--epc" in words
-        else "is no number of processes: name 1 or more"
+        else "is not a number of processes: name 1 or more"
     )
     assert done.returncode == 2 and f"{number!r} {what}" in done.stderr
     assert os.listdir(tmp_path) == ["a.trace"]

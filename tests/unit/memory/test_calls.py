@@ -87,7 +87,7 @@ def test_mmap_takes_a_descriptor_as_a_c_int() -> None:
 def test_mprotect_s_key_is_a_c_int(name: str) -> None:
     here = space("wwww")
     outcome = call(here, name, at(1), PAGE, R, 0xFFFFFFFF)
-    assert changes(outcome) == ["RESTRICT 1-2"], "-1 is no key"
+    assert changes(outcome) == ["RESTRICT 1-2"], "-1 is not a key"
     assert here.vmas.get(at(1)) == LEGEND["r"]
     if name == "pkey_mprotect":
         outcome = call(here, name, at(2), PAGE, R, 5)

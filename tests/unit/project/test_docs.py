@@ -21,7 +21,7 @@ from tests.helpers.traces import BASE, Builder
 
 ROOT = Path(__file__).parents[3]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-#: A word of a usage line: it stands for something, and is no command to be given.
+#: A word of a usage line: it stands for something, and is not a command to be given.
 USAGE = re.compile(r"[\[\]{}|…]|\.\.\.")
 #: What ends a command in a shell's line; and the gap before the explanation in a list of commands.
 END = re.compile(r"\s{3}|\s(?:\||>|<|2>|&&|;|#)\s?|;\s|\s\\$|$")

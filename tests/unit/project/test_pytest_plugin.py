@@ -182,7 +182,7 @@ def test_slow(laconic):
     for output in (
         "no max_redundancy: choose from max_redundant",
         "no '5%'",
-        "'a lot' is no limit",
+        "'a lot' is not a limit",
         "max_host_calls='5%'",
         "missing.json",
         "no effect without the fixture",

@@ -466,7 +466,7 @@ class TestBadInput:
         ("words", "message"),
         [
             (lambda at: [at / "no.trace", "-o", at / "r.html"], "cannot be read"),
-            (lambda at: [at / "text", "-o", at / "r.html"], "is no trace"),
+            (lambda at: [at / "text", "-o", at / "r.html"], "is not a trace"),
             (lambda at: [at / "empty", "-o", at / "r.html"], "is empty"),
             (lambda at: [at / "a.trace", "-o", at / "none" / "r.html"], "cannot be written"),
             (lambda at: [at / "a.trace", "-o", at / "there.html"], "exists already"),

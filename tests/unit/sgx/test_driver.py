@@ -127,7 +127,9 @@ def test_remove_stops_at_what_was_not_accepted() -> None:
     assert driver.epc.used == 2
     assert driver.remove_pages(0, PAGE) == Reply(-EFAULT, 0), "there is no page any more"
     driver.epcm.eaccept(at(2), at(3), 0, MODIFIED, PT_TRIM)
-    assert driver.remove_pages(2 * PAGE, 2 * PAGE) == Reply(-EPERM, PAGE), "page 3 is no TRIM page"
+    assert driver.remove_pages(2 * PAGE, 2 * PAGE) == Reply(-EPERM, PAGE), (
+        "page 3 is not a TRIM page"
+    )
 
 
 def test_add_pages() -> None:

@@ -295,7 +295,7 @@ def test_effective() -> None:
 
 
 def test_copies_from_pages_of_the_enclave() -> None:
-    """A page that cannot be read is no source, as for mremap of a PROT_NONE page."""
+    """A page that cannot be read is not a source, as for mremap of a PROT_NONE page."""
     machine = made()
     machine.eaug(at(0), at(3))
     machine.eaccept(at(0), at(3), RW, PENDING)

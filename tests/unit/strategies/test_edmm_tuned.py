@@ -528,7 +528,7 @@ def test_the_threshold_is_a_part_of_the_heap() -> None:
         ("edmm-tuned:batch=yes", "'batch=yes' is not a value of batch; use none, fault or madvise"),
         ("edmm-tuned:demand=1,demand=2", "the option 'demand' is there twice"),
         ("edmm-tuned:preheat=2G", "'preheat=2G' exceeds the heap of 1G; use a smaller preheat"),
-        ("edmm-tuned:heap=0", "'heap=0' is no heap"),
+        ("edmm-tuned:heap=0", "'heap=0' is not a heap"),
         ("edmm-tuned:batch=fault,demand=8", "'batch=fault' cannot be combined with 'demand=8'"),
         ("classify:demand=8", "the strategy 'classify' has no options; use 'classify' alone"),
         ("laconic:demand=8", "the strategy 'laconic' has no option 'demand=8'; use batch=VALUE"),

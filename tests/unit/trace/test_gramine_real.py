@@ -163,7 +163,7 @@ def test_a_block_without_glued_lines_is_left_alone() -> None:
 
 
 LOST = {
-    "a line that is no call": HEADER % 1 + b"---- nonsense\n",
+    "a line that is not a call": HEADER % 1 + b"---- nonsense\n",
     "arguments": HEADER % 1 + b"---- mmap(0x1000, PROT_WHAT, 1) = 0x1000\n",
     "an openat": HEADER % 1 + b"---- openat(AT_FDCWD, \"x\", O_RDONLY, 0000) = what\n",
     "the end of a call": HEADER % 1 + b"---- mmap(0, 0x1000, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0x0) ...\n"

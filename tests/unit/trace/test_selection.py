@@ -54,7 +54,7 @@ def test_the_parts_of_a_trace_add_up(parts: Sequence[Selection], trace: str) -> 
         assert found.ledger.calls == sum(site.calls for site in found.sites)
         assert found.ledger.redundant == sum(site.redundant for site in found.sites)
         for name, line in contents(open_trace(trace), selection=selection).by_call.items():
-            # What called the first execve of a process is unknown, and is no selected program.
+            # What called the first execve of a process is unknown, and is not a selected program.
             if name != "execve":
                 counter["info", name] += line.calls
         page = collect(open_trace(trace), costs.load(), selection=selection)

@@ -522,7 +522,7 @@ class TestForms:
         ],
     )  # fmt: skip
     def test_a_line_of_no_row(self, line: str, tmp_path: Path) -> None:
-        """What did not happen, or is no memory call."""
+        """What did not happen, or is not a memory call."""
         report, rows = from_text(f"10 brk(NULL) = 0x1000\n10 {line}\n\n", tmp_path)
         assert report.not_understood == 0, report.puzzles
         assert calls(rows) == ["brk 0x0"]

@@ -280,15 +280,15 @@ def test_loss_is_said_by_every_verb(
 
 
 def refused(tmp_path: Path) -> Iterator[tuple[str, Path, str]]:
-    """What is no trace: name, file, and what the message must say."""
+    """What is not a trace: name, file, and what the message must say."""
     yield "missing", tmp_path / "missing", "No such file"
     (tmp_path / "empty").write_bytes(b"")
     yield "empty", tmp_path / "empty", "is empty"
     (tmp_path / "directory").mkdir()
     yield "directory", tmp_path / "directory", "is a directory"
-    yield "device", Path("/dev/null"), "is no regular file"
+    yield "device", Path("/dev/null"), "is not a regular file"
     os.mkfifo(tmp_path / "pipe")
-    yield "pipe", tmp_path / "pipe", "is no regular file"
+    yield "pipe", tmp_path / "pipe", "is not a regular file"
     yield "program", Path(sys.executable), "looks like a program"
     (tmp_path / "noise").write_bytes(bytes(range(128, 256)) * 100)
     yield "binary", tmp_path / "noise", "looks like a binary file"

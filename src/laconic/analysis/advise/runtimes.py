@@ -238,7 +238,7 @@ def _go(image: Image) -> Iterator[Advice]:
 
 
 def _v8(image: Image) -> Iterator[Advice]:
-    # What is reserved for code is no cause: under every-call lazy pages cost nothing until they are
+    # What is reserved for code is not a cause: under every-call lazy pages cost nothing until they are
     # touched.
     if image.exec_pages >= _EXECUTABLE:
         yield argument(

@@ -57,8 +57,10 @@ class Names:
 
 
 def as_json(page: Page, limits: Limits | None = None) -> Json:
-    """All that the page shows; docs/html.md says what each key means. O(size of the page's
-    data)."""
+    """All that the page shows; docs/appendix/json.md says what each key means.
+
+    O(size of the page's data).
+    """
     limits = limits or Limits()
     names = Names()
     hidden = _hidden(page)

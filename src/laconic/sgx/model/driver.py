@@ -371,7 +371,7 @@ class Driver:
             raise stopped
 
     def _etrack(self, start: int, end: int) -> None:
-        # sgx_enclave_etrack: the pages' cycles follow each other with nobody inside from before;
+        # sgx_enclave_etrack: the pages' cycles follow each other, and no thread is inside from before;
         # one stands for all.
         try:
             self.epcm.etrack()

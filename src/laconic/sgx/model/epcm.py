@@ -88,7 +88,7 @@ class Epcm:
     def __init__(self, base: int, size: int) -> None:
         if size < 2 * PAGE_SIZE or size & (size - 1):
             raise GeneralProtection(
-                "ECREATE", base, f"SECS.SIZE {size:#x} is no power of two of two pages or more"
+                "ECREATE", base, f"SECS.SIZE {size:#x} is not a power of two of two pages or more"
             )
         if base % size:
             raise GeneralProtection(

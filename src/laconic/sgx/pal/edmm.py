@@ -148,7 +148,7 @@ class Edmm:
         return touched
 
     def add_tcs(self, start: int) -> None:
-        """Makes the page at `start`, which does not exist, a TCS; nobody can access it. O(log n).
+        """Makes the page at `start`, which does not exist, a TCS, which no access reaches. O(log n).
 
         Raises PalError(ENOMEM), and it does not exist then.
         """
@@ -310,7 +310,7 @@ class Edmm:
     # What failures leave
 
     def discard(self, ranges: Iterable[Range]) -> None:
-        """Gives pages back that nobody was to have; those that the driver does not take are shut,
+        """Gives pages back that were not to be accessible; those that the driver does not take are shut,
         and go later.
 
         Raises PalError where it does not even do that. O(runs log n).

@@ -290,7 +290,7 @@ def flat_rows(
 
 
 def text(data: bytes) -> str:
-    """Bytes of a path or a message as text that every tool takes: what is no UTF-8 is escaped."""
+    """Bytes of a path or a message as text that every tool takes: what is not UTF-8 is escaped."""
     return data.decode("utf-8", "backslashreplace")
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from laconic.trace import Trace
     from laconic.trace.exporters import Part, Written
 
-#: Bytes written unless told otherwise: what the UI loads within seconds.
+#: Bytes written by default: what the UI loads within seconds.
 LIMIT = 100_000_000
 #: Bytes kept for the metadata, and for the last slice and counter of each process.
 _RESERVE, _RESERVE_EACH = 4096, 256
@@ -140,7 +140,7 @@ class _Events:
     def _appear(
         self, time: int, pid: int, tid: int, program: str | None
     ) -> Iterator[dict[str, Any]]:
-        # A thread of which nothing was written yet: of a fork, a new thread, or one from before the
+        # A thread without a written event: of a fork, a new thread, or one from before the
         # window.
         yield from self._name(pid, tid, program or f"process {pid}")
         if program is not None and pid not in self._open and tid == pid:

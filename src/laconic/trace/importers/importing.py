@@ -282,14 +282,14 @@ def check(writer: TraceWriter) -> None:
 
 
 def refuse(log: Log, kind: str, cure: str) -> LaconicError:
-    """The error for a file that is no log of this kind: says what it looks like. `cure` says how
+    """The error for a file that is not a log of this kind: says what it looks like. `cure` says how
     such a log is made."""
     what = looks_like(log.head)
     first = log.head.split(b"\n", 1)[0].strip()
     if what == "text" and first:
         shown = first[:80].decode("utf-8", "backslashreplace")
         what = f"other text, whose first line is {shown!r}"
-    return LaconicError(f"{log.path!r} is no log of {kind}: it looks like {what}. {cure}")
+    return LaconicError(f"{log.path!r} is not a log of {kind}: it looks like {what}. {cure}")
 
 
 __all__ = [

@@ -19,7 +19,7 @@ MAX_LINE = 1 << 20
 #: Bytes of a log's beginning that are looked at to tell what it is.
 HEAD = 1 << 16
 
-#: Is told how many bytes, of all logs together and as they lie on disk, have been read.
+#: Receives how many bytes have been read, of all logs together and as they lie on disk.
 Progress = Callable[[int], None]
 
 _GZIP = b"\x1f\x8b"
@@ -46,7 +46,7 @@ class Log:
         self._input: BinaryIO | None = None
         self._left = b""
         file = self._open()
-        # What is no regular file cannot be opened twice: it stays open, and its head is kept.
+        # A file that is not regular cannot be opened twice: it stays open, and its head is kept.
         keep = not stat.S_ISREG(os.fstat(file.fileno()).st_mode)
         self.size = 0 if keep else os.fstat(file.fileno()).st_size
         try:
@@ -66,7 +66,7 @@ class Log:
     def blocks(self, progress: Progress | None = None, chunk: int = CHUNK) -> Iterator[bytes]:
         """The log as blocks of about `chunk` bytes, each of whole lines that end in a bare newline.
 
-        `progress` is told `consumed` after each. An unreadable end is no error: `loss` is set.
+        `progress` receives `consumed` after each. An unreadable end is not an error: `loss` is set.
         O(bytes).
         """
         reader = self._input or self._decompressed(self._open())
@@ -143,7 +143,7 @@ class Log:
         return head
 
     def _read(self, reader: BinaryIO, count: int) -> bytes:
-        # A damaged or cut compressed file is read as far as it goes.
+        # A damaged or cut compressed file is read up to the damage.
         try:
             return reader.read(count) or b""
         except (OSError, EOFError, zlib.error, MemoryError) as error:

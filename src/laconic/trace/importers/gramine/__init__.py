@@ -420,7 +420,7 @@ def _id(digits: bytes) -> int:
 
 
 def _address(text: bytes) -> int:
-    # An address or a size that a message shows; 0 for what is no number.
+    # An address or a size that a message shows; 0 for anything else.
     try:
         return int(text, 0) & _MASK
     except ValueError:

@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 from laconic.trace.importers.gramine.line import string
 from laconic.trace.schema import READABLE, WRITABLE
 
-#: Descriptors of one process, and files, of which something is known.
+#: Descriptors of one process, and files, that are remembered at most.
 _MANY = 65536
 _ACCESS = {b"O_RDONLY": READABLE, b"O_WRONLY": WRITABLE, b"O_RDWR": READABLE | WRITABLE}
 

@@ -125,7 +125,7 @@ def string(text: bytes) -> tuple[bytes, bytes]:
     return b"?" + shown.strip(b'("'), rest
 
 
-#: Calls of which rows are written, beside exit and exit_group. Gramine's arch_prctl sets the FS
+#: Calls that get rows, beside exit and exit_group. Gramine's arch_prctl sets the FS
 #: base and no memory.
 MEMORY = {
     name.encode() for name in MEMORY_EVENTS if name not in ("other", "i386_brk", "arch_prctl")

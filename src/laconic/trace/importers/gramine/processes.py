@@ -22,7 +22,7 @@ from laconic.trace.sysroot import HostFile, Sysroot
 from laconic.trace.writer import TraceWriter
 
 _MUNMAP, _EXIT = CODES["munmap"], CODES["exit"]
-#: Processes that ended, of which late lines are known to be such; descriptors and threads that are
+#: Ended processes whose late lines are recognized; descriptors and threads that are
 #: kept.
 _ENDED, _MANY = 4096, 65536
 #: Loaded files that could not be read, as far as a note names them.
@@ -69,7 +69,7 @@ class Processes:
     """Writes the rows of a log's calls, in an order in which one address space can follow them.
 
     What takes memory away stands where the call began, everything else where it ended: another
-    thread can be given an address anew before the call that freed it has returned, and can use a
+    thread can be given an address again before the call that freed it has returned, and can use a
     new one only after the call that made it. `mounts` says which files of the host the program's
     paths are, and `root` has those files.
     """

@@ -1,6 +1,6 @@
 """One line of `perf trace` or `perf script` text: what it says, and its arguments as numbers.
 
-The formats are those of perf 6; docs/traces.md lists them. Both print a tracepoint's fields by
+The formats are those of perf 6; docs/importers.md lists them. Both print a tracepoint's fields by
 name, perf trace leaves out those that are 0 and writes flags as words without their prefix.
 """
 

@@ -9,7 +9,7 @@ _LONGEST = 4 * 10**18
 
 
 class Clock:
-    """Times of `-t`, `-tt`, `-ttt` (time of day, which begins anew at midnight, or seconds since
+    """Times of `-t`, `-tt`, `-ttt` (time of day, which begins again at midnight, or seconds since
     1970) and of `-r`.
 
     `in_order`: the lines come in the order of their times. Then a time that is earlier than the one

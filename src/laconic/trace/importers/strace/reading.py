@@ -36,7 +36,7 @@ _MATTERS = re.compile(
 )
 #: A call that matters, anywhere in a line: behind what the program itself printed.
 _GLUED = re.compile(rb"(?:\[pid +\d+\] )?(?:\d\d:\d\d:\d\d(?:\.\d+)? )?(?:" + _NAMES + rb")\(")
-#: Lines of which a call may consist that was broken at a terminal's width.
+#: The most lines of a call that was broken at a terminal's width.
 _PIECES = 8
 #: What taking apart a line that is not as it seemed comes to.
 ERRORS = (ValueError, IndexError, KeyError)

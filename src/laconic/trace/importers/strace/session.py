@@ -48,7 +48,7 @@ _FAMILY = frozenset(name.encode() for name in FAMILY)
 
 
 def ODD(thread: Thread, time: int, text: bytes) -> None:  # noqa: N802
-    """Stands for a name that is no call's."""
+    """Stands for a name that is not a call's."""
 
 
 class Handlers(dict[bytes, Handler | None]):
@@ -140,7 +140,7 @@ class Session:
         elif not state:
             self.opening.call(call, thread, args, result, rest)
 
-    # A call of which beginning and end stand apart
+    # A call whose beginning and end stand apart
 
     def begin(self, name: bytes, thread: Thread, time: int, text: bytes) -> None:
         """A call begins, and other lines come before its end."""

@@ -161,7 +161,7 @@ class Spawning:
         self.clone(pending.name.decode(), parent, time, args, tid, 0)
 
     def ended(self, thread: Thread, time: int, status: int) -> None:
-        """A thread is no more."""
+        """A thread has ended."""
         session = self.session
         session.abandon(thread, UNFINISHED)
         session.order.rows.append(Row(CODES["exit"], time, thread.pid, thread.tid, a0=status))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from laconic.trace.importers.strace import lines
 
-#: What a line begins with that is no piece of another.
+#: What a line begins with that is not a piece of another.
 _START = re.compile(rb"(?:[a-z_]\w*\(|<\.\.\. |\+\+\+ |--- |strace: | > )")
 #: Pieces that one line is put together of, at most.
 _PIECES = 200
