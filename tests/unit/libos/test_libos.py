@@ -18,6 +18,7 @@ from laconic.memory.mmap import OpenFile
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import Counts, Meter
+from laconic.strategies import maker
 from laconic.strategies.every_call import EveryCall
 from laconic.strategies.skip_equal import SkipEqual
 from tests.helpers.enclaveworld import (
@@ -204,7 +205,7 @@ def test_a_truncated_file_takes_pages_away_and_a_longer_one_gives_them_back() ->
 @pytest.mark.parametrize("switches", ["reserve=on", "demand=16", "reserve=on,copy=on"])
 def test_pages_past_the_end_of_a_file_come_when_it_grows(switches: str) -> None:
     """With these changes to Gramine, they do not exist before."""
-    p = Program(EveryCall.tuned(switches))
+    p = Program(maker(f"every-call:{switches}"))
     p.map_file(BASE, 4, R, lib(3), SHARED_FILE)
     pages = p.strategy.pal.pages
     assert pages.get(BASE + 3 * PAGE) is None
