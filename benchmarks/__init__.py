@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m benchmarks` prints the tables and writes them into docs/performance.md."""
+"""Benchmarks: `python -m benchmarks` prints the tables and writes them into docs/."""

@@ -1,5 +1,5 @@
-"""Runs the benchmarks, prints their tables, and writes them into docs/performance.md (enclave:
-docs/enclave.md, tuned: docs/edmm-tuned.md, gramine: docs/gramine.md)."""
+"""Runs the benchmarks, prints their tables, and writes them into the pages of docs/ that have a
+section for them."""
 
 from __future__ import annotations
 
@@ -46,8 +46,6 @@ BENCHMARKS = {
     "tuned": tuned.report,
     "gramine": gramine.report,
 }
-#: The page of those whose tables are not in performance.md.
-PAGES = {"enclave": "enclave.md", "tuned": "edmm-tuned.md", "gramine": "gramine.md"}
 
 
 def main() -> int:
@@ -69,7 +67,7 @@ def main() -> int:
         for section, text in sections.items():
             print(f"\n{text}")
             if not options.check:
-                write_section(section, f"{machine}.\n\n{text}", PAGES.get(name, "performance.md"))
+                write_section(section, f"{machine}.\n\n{text}")
         rows = [
             [what, f"{ratio:.2f}", f"{most:.2f}", "yes" if ratio <= most else "**no**"]
             for what, ratio, most in targets
@@ -77,7 +75,7 @@ def main() -> int:
         verdict = table(["target", "measured", "at most", "met"], rows)
         print(f"\n{verdict}")
         if not options.check:
-            write_section(f"{name}-targets", verdict, PAGES.get(name, "performance.md"))
+            write_section(f"{name}-targets", verdict)
         missed = missed or any(ratio > most for _, ratio, most in targets)
     return int(options.check and missed)
 

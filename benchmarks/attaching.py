@@ -120,5 +120,5 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
             )
             if place == "all CPUs":
                 targets.append((f"laconic attach ÷ strace, {kind} call", ours / strace, most))
-    head = ["µs a call", "native", "laconic attach", "strace -f -p", "laconic ÷ strace"]
+    head = ["µs per call", "native", "laconic attach", "strace -f -p", "laconic ÷ strace"]
     return {"attaching": table(head, rows)}, targets

@@ -69,7 +69,7 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
         for build in (pure, fast):
             row += [f"{build[what]:.1f}", f"{build[what] / build['replay']:.2f}"]
         rows.append([*row, f"{fast[what] / slow:.2f}"])
-    head = ["", "seconds", "of the replay", "compiled", "of its replay", "compiled ÷ pure"]
+    head = ["", "seconds", "÷ replay", "compiled", "÷ its replay", "compiled ÷ pure"]
     text = f"{calls:,} calls of all mixes.\n\n" + table(head, rows)
     return {"comparing": text}, [
         ("compare / replay, a million calls", pure[USUAL] / pure["replay"], MOST),

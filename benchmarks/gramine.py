@@ -1,5 +1,5 @@
 """Which changes to Gramine pay off on real programs: the tables and the picture of
-docs/gramine.md."""
+docs/gramine.md and docs/appendix/gramine.md."""
 
 from __future__ import annotations
 

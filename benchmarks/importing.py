@@ -88,7 +88,7 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
     rows = [
         ["`wc -l`", f"{lines / counting / 1e6:,.0f}", f"{importing / counting:,.0f}"],
         [
-            "one regular expression a line",
+            "one regular expression per line",
             f"{lines / matching / 1e6:,.2f}",
             f"{importing / matching:.2f}",
         ],
@@ -96,12 +96,12 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
     ]
     text = (
         f"An strace log of {lines:,} lines ({size / 1e6:,.0f} MB), {calls:,} of them memory and process calls; one "
-        f"core, the best of {RUNS}. The trace has {stored / calls:.1f} bytes a call.\n\n"
-        + table(["", "million lines a second", "import takes, times as long"], rows)
+        f"core, the best of {RUNS}. The trace has {stored / calls:.1f} bytes per call.\n\n"
+        + table(["", "million lines per second", "import ÷ this"], rows)
     )
     targets = [
         ("seconds for 300,000 lines of an strace log", 300_000 * importing / lines, 1.0),
-        ("import, in times of one regular expression a line", importing / matching, 4.0),
+        ("import ÷ one regular expression per line", importing / matching, 4.0),
     ]
     return {"importing": text}, targets
 

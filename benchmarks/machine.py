@@ -19,7 +19,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 @contextmanager
 def compiled(source: str) -> Iterator[str]:
     """Builds a C program into a temporary directory; gives its path. Raises SystemExit where there
-    is not a compiler."""
+    is no compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         raise SystemExit("no C compiler was found: install gcc")
@@ -51,12 +51,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def write_section(name: str, text: str, page_name: str = "performance.md") -> None:
-    """Puts `text` between the marks for `name` of a page in docs."""
-    path = DOCS / page_name
-    page = path.read_text(encoding="utf-8")
-    pattern = re.compile(rf"(<!-- begin: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-    new, count = pattern.subn(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", page)
-    if count != 1:
-        raise SystemExit(f"docs/{page_name} has {count} sections {name!r}: it must have one")
-    path.write_text(new, encoding="utf-8")
+def write_section(name: str, text: str) -> None:
+    """Put `text` between the marks for `name`, on the page in docs that has them. Raises SystemExit
+    unless exactly one page has them, once."""
+    pattern = re.compile(rf"(<!-- begin: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    pages = [path for path in DOCS.rglob("*.md") for _ in pattern.finditer(path.read_text("utf-8"))]
+    if len(pages) != 1:
+        raise SystemExit(f"docs/ has {len(pages)} sections {name!r}: it must have one")
+    page = pages[0].read_text(encoding="utf-8")
+    new = pattern.sub(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", page)
+    pages[0].write_text(new, encoding="utf-8")

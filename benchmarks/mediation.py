@@ -86,5 +86,5 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
             )
             if place == "all CPUs":
                 targets.append((f"laconic ÷ strace, {kind}", ours / strace, most))
-    head = ["µs a call", "native", "laconic", "strace", "laconic ÷ strace"]
+    head = ["µs per call", "native", "laconic", "strace", "laconic ÷ strace"]
     return {"mediation": table(head, rows)}, targets

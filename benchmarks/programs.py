@@ -1,5 +1,5 @@
-"""Runs every workload of tests/apps under `laconic run` and writes docs/programs.md: its memory
-calls and host calls.
+"""Runs every workload of tests/apps under `laconic run` and writes docs/appendix/programs.md:
+its memory calls and host calls.
 
 `python benchmarks/programs.py` runs them all and rewrites the page; with names it runs these and
 prints them only. Workloads whose programs are not installed are named on the page.
@@ -19,20 +19,16 @@ sys.path.insert(0, str(ROOT))
 from tests.apps.harness import place  # noqa: E402
 from tests.apps.workloads import WORKLOADS, Workload  # noqa: E402
 
-PAGE = ROOT / "docs" / "programs.md"
+PAGE = ROOT / "docs" / "appendix" / "programs.md"
 COLUMNS = ("calls", "host_calls", "elided", "narrowed", "failed")
 HEAD = """\
-# Memory calls of real programs, and the host calls for them
+# Memory calls of real programs
 
-Written by `python benchmarks/programs.py`; every number is that of one run of `laconic run --json`, on {system}.
-*calls*: memory calls of the program and all its children. *host calls*: the system calls that carried them out.
-*elided*: calls that needed no host call. *narrowed*: calls whose host call covers fewer pages. *failed*: calls that
-returned an error. Programs with threads, and those that work until a time is over (stress-ng), make a different number
-of calls each time.
-
-Most of what is elided is ld.so's second mapping of each library's read-only segment, and queries of the break. An
-mprotect that changes nothing is rare outside of stress tests and of per-page, which is made of them: what is worth
-having lies in the parts of calls, and in the kinds of change (page runs by kind are in the JSON).
+Written by `python benchmarks/programs.py`. Each row is one run of `laconic run --json` on {system}. *Calls* are
+those of the program and all its children. Programs with threads, and those that run for a fixed time
+(stress-ng), make a different number of calls each time. Redundant mprotects are rare, except in stress tests
+and in per-page, which was written to make them. Most elided calls are ld.so's second mapping of each library's
+read-only segment, and queries of the break.
 
 ## All programs
 

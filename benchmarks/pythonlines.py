@@ -111,14 +111,14 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
         without, lines, added = stack_costs(depth)
         warm[depth] = lines
         rows.append([f"{depth} functions deep", f"{without:.1f}", f"{lines:.1f}", f"{added:,}"])
-    text = table(["µs a stack", "C frames", "with Python lines", "frames more"], rows)
+    text = table(["µs per stack", "C frames", "with Python lines", "additional frames"], rows)
     measured = runs()
     rows = [
         [name, f"{none:.2f}", f"{plain:.2f}", f"{lines:.2f}", f"{lines / plain:.2f}"]
         for name, (none, plain, lines) in measured.items()
     ]
     head = [
-        "processor seconds under `laconic run -o`",
+        "CPU seconds under `laconic run -o`",
         "--stacks none",
         "C frames",
         "Python lines",
@@ -127,7 +127,7 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
     text += f"\n\n{table(head, rows)}"
     name, (_, plain, lines) = list(measured.items())[-1]
     targets = [
-        (f"µs a stack of {DEPTHS[1]} Python functions, once warm", warm[DEPTHS[1]], MOST_STACK),
+        (f"µs per stack of {DEPTHS[1]} Python functions, warm", warm[DEPTHS[1]], MOST_STACK),
         (f"Python lines ÷ C frames, {name}", lines / plain, MOST_RUN),
     ]
     return {"python-lines": text}, targets

@@ -127,9 +127,9 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
         "ratio",
     ]
     text += f"\n\n{table(head, rows)}"
-    text += f"\n\nA trace of {calls:,} memory calls has {written:,} bytes: {written / calls:.1f} a call."
+    text += f"\n\nA trace of {calls:,} memory calls has {written:,} bytes: {written / calls:.1f} per call."
     targets = [
         (f"recorded ÷ not, {name}", recorded / without, MOST)
         for name, (without, recorded, *_) in times.items()
     ]
-    return {"recording": text}, [*targets, ("bytes a call", written / calls, MOST_BYTES)]
+    return {"recording": text}, [*targets, ("bytes per call", written / calls, MOST_BYTES)]

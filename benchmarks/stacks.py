@@ -117,10 +117,10 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
         ],
         ["strace -k", f"{them:.0f}", f"{them / FRAMES:.1f}", "1"],
     ]
-    head = [f"a stack of {FRAMES} frames", "µs", "µs a frame", "of strace -k"]
+    head = [f"a stack of {FRAMES} frames", "µs", "µs per frame", "÷ strace -k"]
     targets = [
-        (f"µs a stack of {FRAMES} frames, once warm", us, MOST),
-        ("the same, of strace -k's", us / them, 1.0),
+        (f"µs per stack of {FRAMES} frames, warm", us, MOST),
+        ("the same ÷ strace -k", us / them, 1.0),
     ]
     return {"stacks": table(head, rows)}, targets
 

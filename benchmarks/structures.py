@@ -177,7 +177,7 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
     """The page's sections by name, and every target as (what, measured, at most)."""
     times = compare()
     ours, sorted_dict = times["RangeMap"], times["sortedcontainers"]
-    head = ["ns an operation", *(f"{size:,} VMAs" for size in SIZES)]
+    head = ["ns per operation", *(f"{size:,} VMAs" for size in SIZES)]
     rows = [[name, *(f"{time:,.0f}" for time in line)] for name, line in times.items()]
     ratios = [
         [
@@ -209,7 +209,7 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
     sections = {
         "structures": table(head, rows + ratios) + "\n\n" + growth,
         "equal": table(
-            ["ns a call", *(f"{size:,} VMA{'s' if size > 1 else ''}" for size in EQUAL_SIZES)],
+            ["ns per call", *(f"{size:,} VMA{'s' if size > 1 else ''}" for size in EQUAL_SIZES)],
             equal_rows,
         ),
     }

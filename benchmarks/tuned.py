@@ -1,5 +1,5 @@
 """laconic and edmm-tuned at its best setting of a grid, on real programs: the tables of
-docs/edmm-tuned.md.
+docs/edmm-tuned.md and docs/appendix/edmm-tuned.md.
 
 The grid is what `laconic sweep` writes for `STRATEGIES`. Costs under each profile are those of its
 counts.
@@ -162,16 +162,19 @@ def _ablated(program: str, rows: Rows) -> list[str]:
 
 
 def tables(found: Mapping[str, Rows]) -> tuple[dict[str, str], list[tuple[str, float, float]]]:
-    """Return the sections of the page and its targets, for the rows of each program by strategy."""
+    """Return the sections and targets of the pages, for the rows of each program by strategy."""
     targets: Targets = []
     costs = [line for program, rows in found.items() for line in _compared(program, rows, targets)]
     head = ["program", "best setting", "saved, % of plain EDMM"]
     shares = ["due to pre-heated pages, %", "due to RWX pages, %", "due to wider access, %"]
     head += [*shares, "open windows"]
+    titles = [against.title for against in _AGAINST]
     return {
-        "tuned-costs": table(
-            ["program", "costs by", *(against.title for against in _AGAINST)], costs
+        "tuned-summary": table(
+            ["program", *titles],
+            [[program, *ratios] for program, profile, *ratios in costs if profile == DEFAULT],
         ),
+        "tuned-costs": table(["program", "cost profile", *titles], costs),
         "tuned-saving": table(
             head, [_saving(program, rows, True) for program, rows in found.items()]
         ),

@@ -124,8 +124,8 @@ def _damage(rows: list[Row], chance: random.Random) -> None:
         row[_TOUCHED] = tuple(run for run in row[_TOUCHED] if run[1] >> 64 == 0)
         rows[place] = Row(*row)
     else:
-        column = chance.randrange(len(NUMBERS))
-        _, code, _ = NUMBERS[column]
+        number = chance.choice(NUMBERS)
+        column, code = Row._fields.index(number.name), number.code
         flipped = row[column] ^ 1 << chance.randrange(64)
         value = chance.choice((chance.choice(_EDGES), chance.choice(rows)[column], flipped))
         value &= (1 << _BITS[code]) - 1

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Laconic's vectors, for an implementation in C. docs/vectors.md describes the file and its units.
+/* Laconic's vectors, for an implementation in C. docs/appendix/vector-file.md describes the file and its units.
  *
  * Implement the six functions in the second half of this file, link them with reader.c and runner.c,
  * and run the program on files of vectors/. It reports the first vector that differs. */

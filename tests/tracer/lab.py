@@ -119,7 +119,7 @@ def tool(name: str, *places: str) -> str:
 
 def build(name: str, *flags: str) -> Path:
     """Compiles `programs/NAME.c`, once for all tests of a machine's run; skips the test where there
-    is not a gcc."""
+    is no gcc."""
     return build_source(PROGRAMS / f"{name}.c", *flags)
 
 

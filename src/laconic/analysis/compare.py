@@ -29,13 +29,14 @@ from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Measured, Replay
 from laconic.replay.events import Listener, Program
 from laconic.replay.selected import Selected, drop_unselected
-from laconic.sgx.costs import CostProfile, load
+from laconic.sgx.costs import DEFAULT, CostProfile, load
 from laconic.sgx.meter import THINGS, Counts
 from laconic.strategies import (
     GRAMINE,
     LINUX,
     NAMES,
     arguments,
+    as_list,
     check_name,
     display_name,
     is_strict,
@@ -55,6 +56,8 @@ Progress = Callable[[int], None]
 Given = str | type[Strategy]
 #: The floor, which no strategy goes below. Not a strategy, and named like one.
 BOUND = "bound"
+#: The strategies that have a rule for Linux.
+ON_LINUX = names_on(LINUX)
 #: Events above which other processes help: they take a third of a second to start.
 LONG = 50_000
 #: The bound is another at each end of a cost profile: it decides by what things cost.
@@ -113,7 +116,8 @@ class Compared(Table):
     `programs` are what the numbers in `Figures.programs` stand for. `ranged`: the trace does not
     hold touched pages, so every figure is a range. `calls`: memory calls. `processes`: the first,
     and each that was forked. `unseen`: touched pages whose pagemap was unreadable. `lost` says what
-    is missing before the trace's end. `findings`: of `Model.verify`, by strategy. `measured`: what
+    is missing before the trace's end. `findings`: of `Model.verify`, by strategy; those that are
+    not strict have none. `measured`: what
     SGX hardware counted while the traced program ran. `exceeded`:
     options of the manifest that limit programs to less than they needed, with the most that one
     needed (bytes).
@@ -190,8 +194,8 @@ class HostCalls(Table):
 
 def compare(
     trace: Trace | str,
-    strategies: Sequence[Given] = (*NAMES, BOUND),
-    profile: CostProfile | None = None,
+    strategies: Given | Iterable[Given] = (*NAMES, BOUND),
+    profile: CostProfile | str | None = None,
     *,
     progress: Progress | None = None,
     jobs: int | None = 1,
@@ -201,7 +205,7 @@ def compare(
     """Return what `trace`, an open trace or a path, would cost in enclaves under each strategy.
 
     A strategy is a name, `module:Class`, or a class; `bound` is the floor of all. `profile` is what
-    things cost (default: the profile `published`). A trace of more than `LONG` events is replayed
+    things cost: a profile, or its name or file (default: `published`). A trace of more than `LONG` events is replayed
     by up to `jobs` processes (None: one per CPU); a class needs one that other processes can
     import. With `selection`, only its calls are counted; peaks are those of the whole trace.
     `progress` is called with the number of bytes that the slowest process has read.
@@ -211,7 +215,9 @@ def compare(
     """
     trace = Trace(trace) if isinstance(trace, str) else trace
     model = model or Model()
-    profile = profile or load()
+    if not isinstance(profile, CostProfile):
+        profile = load(DEFAULT if profile is None else profile)
+    strategies = as_list(strategies)
     names = [display_name(each) for each in strategies]
     if len(set(names)) < len(names):
         raise LaconicError(f"two strategies have one name in {', '.join(names)}: rename one")
@@ -253,7 +259,7 @@ def compare(
 
 def compare_host_calls(
     trace: Trace | str,
-    strategies: Sequence[Given] = names_on(LINUX),
+    strategies: Given | Iterable[Given] = ON_LINUX,
     progress: Progress | None = None,
 ) -> HostCalls:
     """Return the host calls that Linux would execute for `trace` under each strategy. Equal rules
@@ -263,7 +269,7 @@ def compare_host_calls(
     """
     trace = Trace(trace) if isinstance(trace, str) else trace
     tell = progress or (lambda at: None)
-    rules = {each: linux_rule(each) for each in strategies}
+    rules = {each: linux_rule(each) for each in as_list(strategies)}
     count = len(set(rules.values()))
     replayed: dict[HostRule, Replayed] = {}
     for each, rule in rules.items():

@@ -7,7 +7,7 @@ calls, and for the first touch of each page that they mapped last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from laconic.sgx import costs
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Counts, Meter
 from laconic.stacks.symbolize import Place
-from laconic.strategies import display_name, maker
+from laconic.strategies import as_list, display_name, maker
 from laconic.trace.reader import Trace
 from laconic.trace.selection import Selection
 from laconic.trace.stacks import NO_STACK, Stacks
@@ -279,7 +279,7 @@ class SiteCollector(Listener):
 
 def sites(
     trace: Trace | str,
-    strategies: Sequence[str | type[Strategy]] = (EVERY_CALL, LACONIC),
+    strategies: str | type[Strategy] | Iterable[str | type[Strategy]] = (EVERY_CALL, LACONIC),
     progress: Callable[[int], None] | None = None,
     stacks: Stacks | None = None,
     selection: Selection | None = None,
@@ -289,14 +289,13 @@ def sites(
 
     `progress` is called with the number of bytes that have been read. `stacks` finds the names of
     functions, by default in the program's own files. With `selection`, only its calls are counted.
-    Raises LaconicError if the trace cannot be
-    read. O(events), memory O(sites).
+    Raises LaconicError if the trace cannot be read. O(events), memory O(sites).
     """
     trace = Trace(trace) if isinstance(trace, str) else trace
     stacks = stacks or Stacks()
     collector = SiteCollector()
     enclaves = Enclaves(
-        {display_name(each): maker(each) for each in strategies},
+        {display_name(each): maker(each) for each in as_list(strategies)},
         label=site_label,
         by_owner=True,
         selection=selection,

@@ -15,9 +15,9 @@ examples:
   laconic vectors check mine.out --against a.vectors
   laconic vectors check mine.out --against vectors/issue-1708.vectors.gz
 
-FILE has the form of a vector file (docs/vectors.md); it needs no inputs. The
-runner in examples/vectors writes one with -w. Files may be compressed with
-gzip.
+FILE has the form of a vector file (docs/appendix/vector-file.md); it needs no
+inputs. The runner in examples/vectors writes one with -w. Files may be
+compressed with gzip.
 
 exit codes: 0 no difference; 1 a difference; 2 a wrong option, a file that
 cannot be read, or no strategy in common

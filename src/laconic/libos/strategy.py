@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self, TypeVar
 
 from mypy_extensions import mypyc_attr
 
+from laconic.errors import LaconicError
 from laconic.libos.touches import Touches
 from laconic.memory.calls import HostRule
 from laconic.memory.change import Change
@@ -110,6 +111,20 @@ class Strategy:
     @abstractmethod
     def end(self) -> None:
         """The process ends, or executes another program: the enclave is gone."""
+
+
+S = TypeVar("S", bound=Strategy)
+
+
+def fork_of(strategy: S, space: AddressSpace, touches: Touches) -> S:
+    """Return the child's enclave. Raises LaconicError if `strategy.fork` returns none."""
+    child = strategy.fork(space, touches)
+    if not isinstance(child, Strategy):
+        raise LaconicError(
+            f"fork of {type(strategy).__name__} returned {child!r}; return the child's enclave, as in  "
+            "type(self)(self.meter, space, touches)"
+        )
+    return child
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

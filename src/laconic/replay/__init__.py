@@ -12,7 +12,7 @@ from laconic.memory.pal import Pal
 from laconic.replay.check import Check
 from laconic.replay.engine import Replay
 from laconic.replay.events import Listener
-from laconic.replay.pals import PalFeed, Refusal
+from laconic.replay.pals import PalFeed, Refusal, check_pal
 from laconic.replay.thread import Mm
 from laconic.strategies import names_on
 from laconic.trace.reader import Trace
@@ -91,8 +91,10 @@ def replay_trace(
     trace = Trace(trace) if isinstance(trace, str) else trace
     if pal is not None and pal_for is not None:
         raise LaconicError("pal and pal_for exclude each other: pass one of them")
+    _check_listeners(listeners)
     feed = None
     if pal is not None:
+        check_pal(pal, "pal")
         feed = PalFeed(lambda mm: pal)
     elif pal_for is not None:
         feed = PalFeed(pal_for)
@@ -110,3 +112,12 @@ def replay_trace(
         engine.check,
         [] if feed is None else feed.refusals,
     )
+
+
+def _check_listeners(listeners: object) -> None:
+    example = "listeners=[MyListener()], objects of classes that inherit from laconic.Listener"
+    if not isinstance(listeners, Sequence):
+        raise LaconicError(f"listeners is {listeners!r}, which is not a list: pass {example}")
+    for listener in listeners:
+        if not isinstance(listener, Listener):
+            raise LaconicError(f"{listener!r} is not a listener: pass {example}")

@@ -45,8 +45,8 @@ def as_json(
     status: int | None,
     tried: Trial | None,
 ) -> Json:
-    """The form that `--json` writes; docs/advise.md says what each key means. `tried`: what came of
-    `--try`."""
+    """The form that `--json` writes; docs/appendix/json.md says what each key means. `tried`: what
+    came of `--try`."""
     trial = tried or Trial()
     return {
         "schema": SCHEMAS["advise"],

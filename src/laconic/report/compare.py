@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from laconic.analysis.compare import BOUND, Compared, Direct, Figures, Span
@@ -93,6 +93,7 @@ def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
         "ranged": compared.ranged,
         "pte": compared.model.pte,
         "verify": {name: findings._asdict() for name, findings in compared.findings.items()},
+        "not_verified": _not_verified(compared),
         "strategies": {name: _strategy(each, found) for name, each in found.items()},
         "programs": [
             {**program._asdict(), "strategies": _parts(found, lambda each: each.programs, number)}
@@ -105,6 +106,14 @@ def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
         "measured": measured.as_json(compared),
         "notes": notes,
     }
+
+
+def _not_verified(compared: Compared) -> list[str]:
+    # The strategies that --verify leaves out. The bound is no strategy, and has no enclave.
+    if not compared.model.verify:
+        return []
+    known = {*compared.findings, BOUND}
+    return [name for name in compared.strategies if name not in known]
 
 
 def limit_note(option: str, size: int, settings: Settings) -> str:
@@ -278,7 +287,7 @@ def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) 
         lines += _by(figures, by, width)
     if figures.get("epc"):
         lines += ["", *_wrapped(_epc(figures), width)]
-    lines += verify_as_text(figures.get("verify", {}), width)
+    lines += verify_as_text(figures.get("verify", {}), width, figures.get("not_verified", ()))
     notes = [*figures["notes"], *([FLOOR] if BOUND in figures["strategies"] else [])]
     for note in notes:
         lines += _wrapped(f"note: {note}.", width)
@@ -289,9 +298,11 @@ def _wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
-def verify_as_text(verify: Mapping[str, Any], width: int) -> list[str]:
-    """Lines that say what `--verify` found."""
-    lines = [""] if verify else []
+def verify_as_text(
+    verify: Mapping[str, Any], width: int, not_verified: Sequence[str] = ()
+) -> list[str]:
+    """Lines that report what `--verify` found, and the strategies that it does not check."""
+    lines = [""] if verify or not_verified else []
     for name, findings in verify.items():
         text = f"verify: {name}, {findings['steps']:,} steps, {findings['breaches']:,} breaches of the law Strict"
         if findings["excepted"]:
@@ -300,6 +311,8 @@ def verify_as_text(verify: Mapping[str, Any], width: int) -> list[str]:
         lines += _wrapped(text, width)
         for breach in findings["first"]:
             lines += _wrapped(f"  {breach}", width)
+    if not_verified:
+        lines += _wrapped(f"not checked: {', '.join(not_verified)} (not strict)", width)
     return lines
 
 

@@ -19,7 +19,7 @@ from laconic.analysis.headline import (
     Headline,
 )
 from laconic.analysis.suppressions import LOADING
-from laconic.replay.enclaves import EXEC, FORK, LOAD, OTHER, STACK, THREAD
+from laconic.replay.enclaves import EXEC, FORK, LOAD, OTHER, STACK, THREAD, WRITE
 from laconic.report import numbers
 from laconic.report.numbers import plural, share, size
 from laconic.report.shortnames import short_function, short_line, short_module
@@ -30,6 +30,7 @@ WORK = {
     EXEC: "execve",
     FORK: "fork",
     THREAD: "Starting and ending threads",
+    WRITE: "Writing to mapped files",
     STACK: "The growth of stacks",
     OTHER: "What was not observed as calls",
 }

@@ -190,7 +190,8 @@ class PageFloor:
             dead = bool(event & DIES)
         else:
             dead = shape.dead
-            least = least if dead else 0
+            # A page that is not dead may be U, and costs no call.
+            assert dead or not least
         either = shape is self.live and dead and least == 1
         self._prune(best, bool(event & FROM_FILE))
         if L in best:

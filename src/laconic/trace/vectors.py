@@ -1,8 +1,8 @@
 """A vector file: memory calls, and what an implementation of a strategy did after each.
 
 The file is text that C reads with `sscanf`: one item per line, the first word names the item.
-docs/vectors.md describes every field with its unit. A file that another implementation wrote has
-the same form; it may leave out the inputs.
+docs/appendix/vector-file.md describes every field with its unit. A file that another implementation
+wrote has the same form; it may leave out the inputs.
 """
 
 from __future__ import annotations
@@ -271,7 +271,7 @@ def _parse(path: str, file: TextIO) -> Vectors:
         except (ValueError, IndexError, TypeError):
             raise LaconicError(
                 f"{path!r}, line {number}: {line.strip()[:80]!r} is not an item of a vector file; "
-                "docs/vectors.md lists them"
+                "docs/appendix/vector-file.md lists them"
             ) from None
     return vectors
 

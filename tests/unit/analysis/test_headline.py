@@ -25,7 +25,8 @@ from laconic.analysis.headline import (
 )
 from laconic.analysis.sites import sites
 from laconic.analysis.suppressions import Suppression
-from laconic.report.headline import as_json, sentence
+from laconic.replay.enclaves import AROUND, OTHER
+from laconic.report.headline import WORK, as_json, sentence
 from laconic.sgx.costs import COSTED, CostProfile, Figure
 from laconic.trace.schema import CHOSEN
 from tests.helpers.traces import BASE, Builder
@@ -35,6 +36,10 @@ PAGE = 4096
 PROFILE = CostProfile(
     "fixed", "none", {name: Figure(1000, 1500, "a test", "none") for name in COSTED}
 )
+
+
+def test_all_work_around_the_calls_has_a_name() -> None:
+    assert WORK.keys() == {*AROUND, OTHER}
 
 
 def test_doctests() -> None:

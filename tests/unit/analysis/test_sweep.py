@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shlex
 import signal
@@ -107,6 +108,22 @@ class TestRows:
             == sum(row["calls"] for row in rows(path))
             > 0
         )
+
+    def test_the_polars_example_of_the_page_reads_it(
+        self,
+        corpus: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        laconic(corpus, "-o", tmp_path / "result.parquet")
+        page = (Path(__file__).parents[3] / "docs" / "sweep.md").read_text()
+        (code,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+        monkeypatch.chdir(tmp_path)
+        exec(compile(code, "docs/sweep.md", "exec"), {})
+        printed = capsys.readouterr().out
+        assert "host_calls" in printed
+        assert "classify" in printed
 
     def test_a_damaged_trace_counts_as_far_as_it_goes(self, corpus: Path, tmp_path: Path) -> None:
         whole = large(corpus / "whole.trace", 50_000)

@@ -20,7 +20,7 @@ from laconic.memory.change import UNMAP
 from tests.helpers.traces import BASE, Builder
 
 ROOT = Path(__file__).parents[3]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 #: A word of a usage line: it stands for something, and is not a command to be given.
 USAGE = re.compile(r"[\[\]{}|…]|\.\.\.")
 #: What ends a command in a shell's line; and the gap before the explanation in a list of commands.
@@ -67,7 +67,9 @@ def options(verb: str, words: list[str]) -> list[str]:
     return [option for word in words for option in re.findall(r"^\[?(--?[a-z-]+)", word)]
 
 
-LINES = [(page.name, line, block) for page in PAGES for line, block in examples(page)]
+LINES = [
+    (str(page.relative_to(ROOT)), line, block) for page in PAGES for line, block in examples(page)
+]
 
 
 @pytest.mark.parametrize("page", sorted({page for page, _, _ in LINES}))
@@ -92,6 +94,25 @@ def check_command(page: str, line: str, block: bool) -> None:
                 parse(made, made, words)
         except SystemExit:
             pytest.fail(f"{page}: {line}: {output.getvalue()}")
+
+
+#: Words that these pages once used where a plainer one exists.
+OLD = re.compile(
+    r"\b(anew|as asked|as far as it goes|dearer|dearest|in the place of|needless|nobody|told of)\b"
+)
+#: How many words the pages outside of the appendix may have, tables and examples included.
+MOST_WORDS = 25_000
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_use_plain_words(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert not OLD.findall(prose)
+
+
+def test_the_pages_stay_short() -> None:
+    words = [len(page.read_text().split()) for page in (ROOT / "docs").glob("*.md")]
+    assert sum(words) <= MOST_WORDS
 
 
 def test_there_are_commands() -> None:
