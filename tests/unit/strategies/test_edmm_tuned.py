@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
 from laconic.errors import LaconicError
+from laconic.libos.strategy import Strategy
 from laconic.memory import flags as f
 from laconic.memory.mmap import OpenFile
 from laconic.memory.vma import Vma
@@ -15,7 +17,7 @@ from laconic.sgx.meter import Counts, Meter
 from laconic.strategies import arguments, base_name, check_name, full_name, maker, strategy
 from laconic.strategies.edmm_tuned import OPTIONS, EdmmTuned, Tuning
 from laconic.strategies.options import expand, parse_size, show_size, split_names
-from tests.helpers.enclaveworld import BASE, FIXED, HEAP, PAGE, Program, lib, machine
+from tests.helpers.enclaveworld import BASE, FIXED, HEAP, PAGE, Maker, Program, lib, machine
 
 R, W, X = f.PROT_READ, f.PROT_WRITE, f.PROT_EXEC
 RW, RX, RWX = R | W, R | X, R | W | X
@@ -23,16 +25,16 @@ MAY = f.VM_MAY_RWX
 M = 1 << 20
 
 
-def cost(program: Program) -> dict[str, int]:
+def cost(program: Program[Strategy]) -> dict[str, int]:
     """What was counted, without the columns that no rule of the reference names."""
     left = ("untouched_pages", "open_windows")
     counts = program.counts.as_dict()
     return {name: count for name, count in counts.items() if count and name not in left}
 
 
-def tuned(options: str = "edmm", meter: Meter | None = None) -> Program:
+def tuned(options: str = "edmm", meter: Meter | None = None) -> Program[EdmmTuned]:
     """A program under one setting, started, with nothing counted."""
-    program = Program(maker(f"edmm-tuned:{options}"), meter)
+    program = Program(cast(Maker[EdmmTuned], maker(f"edmm-tuned:{options}")), meter)
     program.load([])
     return program.anew()
 
@@ -441,7 +443,7 @@ def steps(seed: int) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield "touch", (start, pages)
 
 
-def step(program: Program, name: str, args: tuple[int, ...]) -> None:
+def step(program: Program[EdmmTuned], name: str, args: tuple[int, ...]) -> None:
     """Make one step; calls that only the host can answer are not made."""
     if name == "touch":
         program.touch(*args)
