@@ -58,7 +58,7 @@ def untracked(maker: Maker[Strategy]) -> Maker[Strategy]:
     where its memory is. Other strategies as they are."""
     rule = maker.func if isinstance(maker, partial) else maker
     if isinstance(rule, type) and issubclass(rule, EveryCall):
-        return partial(maker, pal_type=UntrackedPal)
+        return partial(cast(Callable[..., Strategy], maker), pal_type=UntrackedPal)
     return maker
 
 

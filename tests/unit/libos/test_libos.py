@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -28,6 +29,7 @@ from tests.helpers.enclaveworld import (
     LIB,
     PAGE,
     Cost,
+    Maker,
     Program,
     cost,
     lib,
@@ -205,7 +207,7 @@ def test_a_truncated_file_takes_pages_away_and_a_longer_one_gives_them_back() ->
 @pytest.mark.parametrize("switches", ["reserve=on", "demand=16", "reserve=on,copy=on"])
 def test_pages_past_the_end_of_a_file_come_when_it_grows(switches: str) -> None:
     """With these changes to Gramine, they do not exist before."""
-    p = Program(maker(f"every-call:{switches}"))
+    p = Program(cast(Maker[EveryCall], maker(f"every-call:{switches}")))
     p.map_file(BASE, 4, R, lib(3), SHARED_FILE)
     pages = p.strategy.pal.pages
     assert pages.get(BASE + 3 * PAGE) is None
