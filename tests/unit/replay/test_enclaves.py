@@ -20,7 +20,7 @@ from laconic.replay.engine import Replay
 from laconic.replay.thread import Mm
 from laconic.sgx.costs import load
 from laconic.sgx.meter import Meter
-from laconic.strategies import NAMES, strategy
+from laconic.strategies import NAMES, maker
 from laconic.strategies.bound import bound
 from laconic.strategies.classify import Classify
 from laconic.trace.schema import GREW, UNFINISHED
@@ -74,7 +74,9 @@ class Recorder(Strategy):
 class Deaf(Recorder):
     """One that calls without changes do not concern."""
 
-    hears_all = False
+    def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
+        super().__init__(meter, space, touches)
+        self.hears_all = False
 
 
 logs: list[list[str]] = []
@@ -255,7 +257,7 @@ def grown(path: Path, touched: int, size: int = PAGE, **options: Any) -> _Last:
     file = trace.file("/data/grows", size=size)
     trace.row("mmap", BASE, 4 * PAGE, RW, 0x11, 3, 0, result=BASE, file=file)
     trace.row("mprotect", BASE, 4 * PAGE, RW, touched=((BASE, BASE + touched * PAGE, FILE_PAGE),))
-    rules = {name: strategy(name) for name in (*NAMES, "every-call:all", "every-call:reserve=on")}
+    rules = {name: maker(name) for name in (*NAMES, "every-call:all", "every-call:reserve=on")}
     enclaves = _Last(rules | {"bound": bound(load())}, **options)
     Replay(laconic.trace.open(trace.end()), "laconic", listeners=[enclaves]).run()
     return enclaves

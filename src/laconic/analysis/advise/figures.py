@@ -9,9 +9,9 @@ from os.path import basename
 from typing import TYPE_CHECKING
 
 from laconic.analysis.advise.watch import Image, Watch
-from laconic.libos.strategy import Strategy
+from laconic.libos.strategy import Maker, Strategy
 from laconic.libos.touches import Touches
-from laconic.replay.enclaves import Enclaves, Maker
+from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Replay
 from laconic.replay.events import Program
 from laconic.sgx.meter import Counts
