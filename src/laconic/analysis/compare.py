@@ -28,7 +28,7 @@ from laconic.replay import FIGURES, Replayed, replay_trace
 from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Measured, Replay
 from laconic.replay.events import Listener, Program
-from laconic.replay.selected import Selected, drop_unselected
+from laconic.replay.selected import Selected, drop_unselected, join_touches
 from laconic.sgx.costs import DEFAULT, CostProfile, load
 from laconic.sgx.meter import THINGS, Counts
 from laconic.strategies import (
@@ -229,7 +229,8 @@ def compare(
     A strategy is a name, `module:Class`, or a class; `bound` is the floor of all. `profile` is what
     things cost: a profile, or its name or file (default: `published`). A trace of more than `LONG` events is replayed
     by up to `jobs` processes (None: one per CPU); a class needs one that other processes can
-    import. With `selection`, only its calls are counted; peaks are those of the whole trace.
+    import. With `selection`, only its calls are counted, with the first touches of the pages that
+    they mapped; peaks are those of the whole trace.
     `progress` is called with the number of bytes that the slowest process has read.
 
     Raises LaconicError for an unknown strategy, for two with one name, or for a trace that cannot
@@ -424,7 +425,13 @@ def _replay(trace: Trace, task: _Task, progress: Progress) -> _Part:
         display_name(maker): _maker(maker, task.profile, task.model, reports)
         for maker in task.makers
     }
-    enclaves = Enclaves(makers, task.assume_touched, selection=task.selection)
+    # Of a selection, the first touches of pages belong to the call that mapped them.
+    enclaves = Enclaves(
+        makers,
+        task.assume_touched,
+        by_owner=task.selection is not None,
+        selection=task.selection,
+    )
     listeners: list[Listener] = [enclaves]
     if task.selection is not None:
         listeners.append(counting := Selected(Listener(), task.selection))
@@ -432,6 +439,7 @@ def _replay(trace: Trace, task: _Task, progress: Progress) -> _Part:
     engine.run(progress=progress)
     if task.selection is not None:
         drop_unselected(enclaves, task.selection, engine.started)
+        join_touches(enclaves)
     books = {
         name: _Book(meter.tables, meter.peak_epc_pages, enclaves.left[name], meter.exceeded)
         for name, meter in enclaves.meters.items()

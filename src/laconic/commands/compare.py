@@ -274,7 +274,7 @@ def _compared(
     from laconic.commands.progress import progress
     from laconic.commands.source import selection_as_json
     from laconic.commands.traces import losses, tell_loss
-    from laconic.report.compare import direct_as_json, hosts_as_json
+    from laconic.report.compare import SELECTED, direct_as_json, hosts_as_json
 
     if options.host == "gramine":
         with progress(f"comparing {trace.path}", trace.size) as update:
@@ -286,6 +286,8 @@ def _compared(
         figures, events, lost = enclaves(
             trace, names, profile, pages, options.jobs, model, options.selection
         )
+        if options.selection is not None and options.selection.divides_processes:
+            figures["notes"].append(SELECTED)
     else:
         with progress(f"comparing {trace.path}", trace.size) as update:
             replays = compare_host_calls(trace, names, update).strategies

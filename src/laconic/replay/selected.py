@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from laconic.memory.ledger import Ledger
-from laconic.replay.enclaves import AROUND, NOT_SELECTED, OTHER, TOUCH, Enclaves
+from laconic.replay.enclaves import AROUND, NOT_SELECTED, OTHER, TOUCH, Enclaves, Touch
 from laconic.replay.events import CallDone, Listener, Program
+from laconic.sgx.meter import Counts
 from laconic.trace.selection import Selection
 
 _AROUND = frozenset({*AROUND, TOUCH, OTHER})
@@ -33,9 +34,10 @@ class Selected(Listener):
 def drop_unselected(enclaves: Enclaves, selection: Selection, programs: Sequence[Program]) -> None:
     """Forget what the enclaves did for calls that are not selected.
 
-    What a library OS does around the calls (load, fork, touched pages) is kept for the selected
-    processes. It is dropped if only some calls of a process are selected: it belongs to none of
-    them. `programs` are those that a replay has started, by number. O(labels).
+    Touches of pages that a call mapped belong to that call, if `enclaves` count by owner. What a
+    library OS does around the calls (load, fork) is kept for the selected processes. It is dropped
+    if only some calls of a process are selected: it belongs to none of them. `programs` are those
+    that a replay has started, by number. O(labels).
     """
 
     def is_kept(number: int, label: Hashable) -> bool:
@@ -53,3 +55,13 @@ def drop_unselected(enclaves: Enclaves, selection: Selection, programs: Sequence
         enclaves.touched_pages[number] = {
             owner: count for owner, count in pages.items() if is_kept(number, owner)
         }
+
+
+def join_touches(enclaves: Enclaves) -> None:
+    """Count all touches under TOUCH, whoever mapped the pages. O(labels)."""
+    for meter in enclaves.meters.values():
+        tables: dict[tuple[int, Hashable], Counts] = {}
+        for (number, label), counts in meter.tables.items():
+            joined = TOUCH if isinstance(label, Touch) else label
+            tables.setdefault((number, joined), Counts()).add(counts)
+        meter.tables = tables

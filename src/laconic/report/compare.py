@@ -53,6 +53,11 @@ RANGED = (
     "the trace does not say which pages were touched (a log never does for certain): each figure is a range, from no "
     "page touched to every page touched while it was accessible"
 )
+#: The note of a selection that divides processes.
+SELECTED = (
+    "of the selection, the calls and the first touches of the pages that they mapped count; load, "
+    "exec, fork and threads do not. edmm-tuned commits memory at load, so its figures are too low"
+)
 FLOOR = "the bound is a floor, no strategy; it has counts for either end of the cost profile"
 RULES = "on Linux classify says what laconic says; skip-equal is every-call without the mprotects of equal protection"
 

@@ -14,11 +14,15 @@ from laconic.analysis.explain import locate
 from laconic.analysis.info import contents
 from laconic.analysis.sites import sites
 from laconic.analysis.timeline.collect import collect
+from laconic.memory.change import MAP, RESTRICT
+from laconic.memory.flags import PAGE_SIZE
 from laconic.sgx import costs
 from laconic.trace import open as open_trace
 from laconic.trace.selection import Selection
 from tests.helpers.commandline import laconic
+from tests.helpers.comparetraces import ANON, PAGES, RW, begun
 from tests.helpers.pagetraces import known
+from tests.helpers.traces import BASE
 
 #: In nanoseconds.
 MILLISECONDS = 1_000_000
@@ -88,6 +92,32 @@ def test_enclaves_of_the_parts(parts: Sequence[Selection], trace: str) -> None:
     if not around:
         chosen = compare(trace, ["every-call"], selection=parts[0]).strategies["every-call"]
         assert "load" not in chosen.by_call
+
+
+@pytest.mark.parametrize("call", ["mmap", "mprotect"])
+def test_compare_and_callers_count_the_same(call: str, tmp_path: Path) -> None:
+    """The first touch of a page belongs to the call that mapped it, in both."""
+    trace = begun(tmp_path / "touched.trace")
+    length = PAGES * PAGE_SIZE
+    trace.row("mmap", 0, length, RW, ANON, -1, 0, result=BASE, said=1, kinds=int(MAP))
+    trace.row("mprotect", BASE, PAGE_SIZE, 1, said=1, kinds=int(RESTRICT))
+    trace.row("exit", 0, touched=((BASE, BASE + PAGE_SIZE, 0),))
+    path = trace.end()
+    selection = Selection(calls=(call,))
+    compared = compare(path, ["every-call", "laconic"], selection=selection)
+    found = sites(path, selection=selection)
+    for name, figures in compared.strategies.items():
+        assert figures.total.high == figures.total.low == found.total(name)
+    touched = compared.strategies["laconic"].by_call.get("touch")
+    assert (touched is not None and touched.high.eaug > 0) == (call == "mmap")
+
+
+def test_the_work_around_the_calls_is_noted(trace: str, tmp_path: Path) -> None:
+    """A table of some of a process's calls states what it omits; of whole processes, none."""
+    for words, is_noted in ((("--call", "mmap"), True), (("--pid", "100"), False)):
+        done = laconic("compare", trace, "-j", "1", *words)
+        assert done.returncode == 0
+        assert ("load, exec, fork and threads do not" in " ".join(done.stdout.split())) == is_noted
 
 
 def test_the_nth_call_is_that_of_the_selected_ones(trace: str) -> None:
