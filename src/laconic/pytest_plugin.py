@@ -24,10 +24,18 @@ if TYPE_CHECKING:
     from laconic.trace.stacks import Stacks
 
 _MARKER = (
-    "laconic(max_redundant=None, max_host_calls=None, baseline=None, tolerance=0): hold every laconic.run of the \
-test to limits, as `laconic check` does"
+    "laconic(max_redundant=None, max_host_calls=None, max_enclave_host_calls=None, max_cycles=None, "
+    "baseline=None, tolerance=0): hold every laconic.run of the test to limits, as `laconic check` "
+    "does"
 )
-_KEYS = ("max_redundant", "max_host_calls", "baseline", "tolerance")
+_KEYS = (
+    "max_redundant",
+    "max_host_calls",
+    "max_enclave_host_calls",
+    "max_cycles",
+    "baseline",
+    "tolerance",
+)
 
 
 class Site(NamedTuple):
@@ -94,7 +102,7 @@ class Result:
 
         figures, stacks = self._read
         verdicts = [verdict for verdict in check(figures, limits) if not verdict.kept]
-        return as_text(figures, verdicts, stacks)
+        return as_text(figures, verdicts, stacks, limit=10)
 
     @cached_property
     def _read(self) -> tuple[Figures, Stacks]:
@@ -211,7 +219,7 @@ def _limits(request: pytest.FixtureRequest) -> Limits | None:
     marker = request.node.get_closest_marker("laconic")
     if marker is None:
         return None
-    from laconic.analysis.check import NONE, Limits, parse_limit
+    from laconic.analysis.check import NONE, Limits, parse_cycles, parse_limit
     from laconic.errors import LaconicError
 
     unknown = [*map(repr, marker.args), *(key for key in marker.kwargs if key not in _KEYS)]
@@ -223,16 +231,18 @@ def _limits(request: pytest.FixtureRequest) -> Limits | None:
     given = {key: value for key, value in marker.kwargs.items() if value is not None}
     try:
         redundant, tolerance = (given.get(key) for key in ("max_redundant", "tolerance"))
-        host_calls = given.get("max_host_calls")
-        if host_calls is not None and (not isinstance(host_calls, int) or host_calls < 0):
-            raise ValueError(
-                f"max_host_calls={host_calls!r} is not a number of host calls: name 0 or more"
-            )
+        for name in ("max_host_calls", "max_enclave_host_calls"):
+            count = given.get(name)
+            if count is not None and (not isinstance(count, int) or count < 0):
+                raise ValueError(f"{name}={count!r} is not a number of host calls: name 0 or more")
+        cycles = given.get("max_cycles")
         return Limits(
             None if redundant is None else parse_limit(redundant),
-            host_calls,
+            given.get("max_host_calls"),
             _baseline(request, given["baseline"]) if "baseline" in given else None,
             NONE if tolerance is None else parse_limit(tolerance),
+            given.get("max_enclave_host_calls"),
+            None if cycles is None else parse_cycles(cycles),
         )
     except (ValueError, LaconicError) as error:
         pytest.fail(f"the marker laconic: {error}", pytrace=False)

@@ -4,12 +4,13 @@ to."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import NamedTuple
 
 from laconic.analysis import callers, diff
 from laconic.analysis.baseline import Figures, Key, Tally
+from laconic.analysis.callers import AROUND, SITE, SUPPRESSED
 
 REDUNDANT, HOST_CALLS, BASELINE = "max-redundant", "max-host-calls", "baseline"
 ENCLAVE_HOST_CALLS, CYCLES = "max-enclave-host-calls", "max-cycles"
@@ -46,6 +47,19 @@ def parse_limit(text: str | int) -> Limit:
     return Limit(Fraction(match[1]), bool(match[2]))
 
 
+def parse_cycles(text: str | int) -> int:
+    """A number of cycles; K, M, G and T are powers of 1000. Raises ValueError.
+
+    >>> parse_cycles("800M"), parse_cycles("4.5G"), parse_cycles(20)
+    (800000000, 4500000000, 20)
+    """
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)([KMGT]?)", str(text), re.ASCII)
+    if match is None or isinstance(text, bool):
+        raise ValueError(f"{text!r} is not a number of cycles; give one as in 800M or 4.5G")
+    scale: int = 1000 ** " KMGT".index(match[2] or " ")
+    return round(Fraction(match[1]) * scale)
+
+
 #: No tolerance.
 NONE = Limit(Fraction(0))
 
@@ -64,12 +78,14 @@ class Limits(NamedTuple):
 
 class Offender(NamedTuple):
     """A site, or a call where sites are not known (`key.function` is ""). `known`: `calls` and
-    `host_calls` are known. `was`: what the baseline has."""
+    `host_calls` are known. `was`: what the baseline has. `kind` is as in `callers.Caller`: with
+    SUPPRESSED and AROUND, `key.function` is the reason or the kind of work."""
 
     key: Key
     tally: Tally
     known: bool
     was: Tally | None = None
+    kind: str = SITE
 
 
 class Verdict(NamedTuple):
@@ -77,6 +93,8 @@ class Verdict(NamedTuple):
     cost most in an enclave, or in another order.
 
     `what` is counted: the `redundant`, `host_calls`, `enclave_host_calls` or `cycles` of a tally.
+    Of cycles, the sentence has fields: `{now}`, and `{most}`, which may be, or `{was}`, the
+    baseline's, and `{change}`; `most` and `was` are their values.
     """
 
     rule: str
@@ -84,6 +102,8 @@ class Verdict(NamedTuple):
     kept: bool
     sentence: str
     offenders: tuple[Offender, ...] = ()
+    most: int | None = None
+    was: Tally | None = None
 
 
 def check(figures: Figures, limits: Limits, sort: str = callers.COST) -> list[Verdict]:
@@ -168,14 +188,10 @@ def _enclave_host_calls(figures: Figures, most: int) -> Verdict:
 
 
 def _cycles(figures: Figures, most: int) -> Verdict:
-    total = figures.total
-    sentence = (
-        f"{total.cycles_low:,} to {total.cycles:,} enclave cycles under {_strategy(figures)}; "
-        f"{most:,} may be"
-    )
-    kept = total.cycles <= most
+    sentence = f"{{now}} in an enclave under {_strategy(figures)}; {{most}} may be"
+    kept = figures.total.cycles <= most
     offenders = () if kept else _worst(figures, "cycles")
-    return Verdict(CYCLES, "cycles", kept, sentence, offenders)
+    return Verdict(CYCLES, "cycles", kept, sentence, offenders, most)
 
 
 def _strategy(figures: Figures) -> str:
@@ -192,14 +208,25 @@ def _worst(figures: Figures, what: str) -> tuple[Offender, ...]:
     # Of host calls, stacks of the redundant calls alone tell nothing.
     by_site = figures.sites is not None and (figures.whole or what != "host_calls")
     known = figures.whole or not by_site
-    found: Iterable[Offender] = (
-        Offender(key, tally, known)
-        for key, tally in _tallies(figures, by_site).items()
-        if getattr(tally, what)
-    )
-    return tuple(
-        sorted(found, key=lambda one: (-getattr(one.tally, what), -one.tally.calls, one.key))
-    )
+    found = [Offender(key, tally, known) for key, tally in _tallies(figures, by_site).items()]
+    if by_site and what != "redundant":
+        found += _others(figures)
+    found = [one for one in found if getattr(one.tally, what)]
+    found.sort(key=lambda one: (-getattr(one.tally, what), -one.tally.calls, one.key))
+    return tuple(found)
+
+
+def _others(figures: Figures) -> Iterator[Offender]:
+    # What is no site, and counts as well: suppressed sites, and the work around the calls.
+    for kind, tallies in ((SUPPRESSED, figures.suppressed), (AROUND, figures.around)):
+        for name, tally in tallies.items():
+            yield Offender(Key("", name), tally, figures.whole, kind=kind)
+
+
+def _before(one: Offender, baseline: Figures) -> Tally:
+    # What the baseline has of one of `_others`.
+    tallies = baseline.suppressed if one.kind == SUPPRESSED else baseline.around
+    return tallies.get(one.key.function, Tally())
 
 
 def _baseline(figures: Figures, baseline: Figures, tolerance: Limit) -> list[Verdict]:
@@ -248,18 +275,20 @@ def _baseline(figures: Figures, baseline: Figures, tolerance: Limit) -> list[Ver
 def _more(figures: Figures, baseline: Figures, tolerance: Limit, what: str, more: str) -> Verdict:
     # An enclave figure and that of the baseline; the sites whose figure grew most come first.
     now, was = getattr(figures.total, what), getattr(baseline.total, what)
-    name = {"cycles": "enclave cycles at most", "enclave_host_calls": "enclave host calls"}[what]
-    sentence = f"{now:,} {name}, {was:,} in the baseline{more}"
+    sentence = f"{now:,} enclave host calls, {was:,} in the baseline{more}"
+    if what == "cycles":
+        sentence = f"{{now}} in an enclave, {{was}} in the baseline{{change}}{more}"
     if now <= _allowed(was, tolerance):
-        return Verdict(BASELINE, what, True, sentence)
+        return Verdict(BASELINE, what, True, sentence, was=baseline.total)
     before = baseline.sites or {}
-    grown = [
+    found = [
         Offender(key, tally, figures.whole, before.get(key, Tally()))
         for key, tally in (figures.sites or {}).items()
-        if getattr(tally, what) > getattr(before.get(key, Tally()), what)
     ]
+    found += [one._replace(was=_before(one, baseline)) for one in _others(figures)]
+    grown = [one for one in found if getattr(one.tally, what) > getattr(one.was, what)]
     grown.sort(key=lambda one: (getattr(one.was, what) - getattr(one.tally, what), one.key))
-    return Verdict(BASELINE, what, False, sentence, tuple(grown))
+    return Verdict(BASELINE, what, False, sentence, tuple(grown), was=baseline.total)
 
 
 def _allowed(was: int, tolerance: Limit) -> Fraction:
@@ -275,6 +304,8 @@ def _more_host_calls(figures: Figures, baseline: Figures) -> tuple[Offender, ...
         Offender(key, tally, True, before.get(key, Tally()))
         for key, tally in _tallies(figures, by_site).items()
     ]
+    if by_site:
+        found += [one._replace(was=_before(one, baseline)) for one in _others(figures)]
     grown = [
         one for one in found if one.was is not None and one.tally.host_calls > one.was.host_calls
     ]

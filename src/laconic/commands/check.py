@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -68,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "                     [--max-enclave-host-calls N] [--max-cycles N]\n"
         "                     [--enclave] [--strategy NAME] [--costs NAME|FILE]\n"
         "                     [--baseline FILE [--tolerance N|P%%]]\n"
-        "                     [--write-baseline FILE] [--github] [--limit N]\n"
+        "                     [--write-baseline FILE] [--github] [--limit N] [-v]\n"
         "                     [--sort {cost,redundant,calls,host-calls,limit}]\n"
         "                     [--suppressions FILE | --no-suppressions]\n"
         "                     [--between START END] [--pid P] [--program PATTERN]\n"
@@ -114,7 +113,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--github", action="store_true", help="add annotations for GitHub Actions (::error ::...)"
     )
-    add_limit(parser)
+    add_limit(parser, 3)
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="show all places, with whole stacks"
+    )
     add_suppressions(parser)
     add_selection(parser)
     add_json(parser)
@@ -184,9 +186,10 @@ def execute(options: argparse.Namespace) -> int:
         if baseline is not None and kept and not status and trace.loss is None:
             written = figures if model is not None else replace(figures, enclave=None)
             _write_baseline(written, baseline, options.write_baseline)
+    limit = None if options.verbose else options.limit
     hand_over(
         options, output, lambda: as_json(figures, verdicts, stacks),
-        lambda width: as_text(figures, verdicts, stacks, width, options.limit),
+        lambda width: as_text(figures, verdicts, stacks, width, limit, options.verbose),
     )  # fmt: skip
     if options.github:
         root = os.environ.get("GITHUB_WORKSPACE") or os.getcwd()
@@ -233,12 +236,12 @@ def _same_enclave(
 
 
 def _cycles(text: str) -> int:
-    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)([KMGT]?)", text, re.ASCII)
-    if match is None:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number of cycles; give one as in 800M or 4.5G"
-        )
-    return round(float(match[1]) * float(1000 ** " KMGT".index(match[2] or " ")))
+    from laconic.analysis.check import parse_cycles
+
+    try:
+        return parse_cycles(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _write_baseline(figures: Figures, output: Output, path: str) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from laconic.analysis.baseline import Enclave, Figures
     from laconic.analysis.suppressions import Suppression
     from laconic.trace.selection import Selection
+    from laconic.trace.stacks import Stacks
 
 DESCRIPTION = """\
 Compares two runs: memory calls, redundant ones, host calls, and the cost in an
@@ -88,17 +89,18 @@ def execute(options: argparse.Namespace) -> int:
     rules = suppressions(options)
     chosen = selection(options)
     model = enclave(options, wanted=True)
-    first, _ = read_figures(options.words.pop(0), rules, chosen, model)
+    first = read_figures(options.words.pop(0), rules, chosen, model)
     if options.command is None:
-        second, _ = read_figures(options.words[0], rules, chosen, model)
+        second = read_figures(options.words[0], rules, chosen, model)
         output, status = open_output(options.json), 0
     else:
         output = open_output(options.json)
         second, status = _run(options, rules, chosen, model)
-    found = diff(first, second, options.sort)
+    found = diff(first[0], second[0], options.sort)
     hand_over(
-        options, output, lambda: as_json(found), lambda width: as_text(found, width, options.limit)
-    )
+        options, output, lambda: as_json(found),
+        lambda width: as_text(found, width, options.limit, (first, second)),
+    )  # fmt: skip
     return status
 
 
@@ -126,7 +128,7 @@ def _run(
     rules: list[Suppression],
     chosen: Selection | None,
     model: Enclave | None,
-) -> tuple[Figures, int]:
+) -> tuple[tuple[Figures, Stacks], int]:
     import shlex
 
     from laconic.commands.figures import trace_figures
@@ -134,4 +136,4 @@ def _run(
 
     with traced(options, "diff before.trace") as (trace, status):
         name = shlex.join(options.command)
-        return trace_figures(trace, rules, name, chosen, model)[0], status
+        return trace_figures(trace, rules, name, chosen, model), status

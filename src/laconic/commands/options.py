@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -120,7 +121,32 @@ def check_source(options: argparse.Namespace, verb: str) -> None:
         )
     elif not options.command:
         raise LaconicError(f"no command was given: name a program, {example}")
+    if options.words:
+        command = as_command(options.words[0])
+        if command is not None:
+            raise LaconicError(
+                f"{options.words[0]!r} is a program, not a trace: to run it,  laconic {verb} -- "
+                f"{command}"
+            )
     check_kept(options)
+
+
+def as_command(path: str) -> str | None:
+    """How a shell runs the program or script at `path`; None if it is neither."""
+    if not os.path.isfile(path):
+        return None
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4)
+    except OSError:
+        return None
+    words = [path if "/" in path else f"./{path}"]
+    if not (head.startswith((b"#!", b"\x7fELF")) and os.access(path, os.X_OK)):
+        interpreter = {".py": "python3", ".sh": "sh"}.get(os.path.splitext(path)[1])
+        if interpreter is None:
+            return None
+        words = [interpreter, path]
+    return shlex.join(words)
 
 
 def check_kept(options: argparse.Namespace) -> None:
@@ -230,14 +256,14 @@ def add_json(
     )
 
 
-def add_limit(parser: argparse._ActionsContainer) -> None:
+def add_limit(parser: argparse._ActionsContainer, default: int = 10) -> None:
     """Declares `--limit`: how many places are shown."""
     parser.add_argument(
         "--limit",
         type=whole("number of places"),
-        default=10,
+        default=default,
         metavar="N",
-        help="how many are shown (default: 10)",
+        help=f"how many are shown (default: {default})",
     )
 
 

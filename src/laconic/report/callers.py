@@ -55,11 +55,12 @@ _ORDER = {
 
 
 class Style(NamedTuple):
-    """How stacks are shown: at most `frames` of them (None: up to the program's own code), and with
-    whole names of functions if `verbose`."""
+    """How stacks are shown: at most `frames` of them (None: up to the program's own code, and `most`
+    at most), and with whole names of functions if `verbose`."""
 
     frames: int | None = None
     verbose: bool = False
+    most: int | None = None
 
 
 _PLAIN = Style()
@@ -342,8 +343,9 @@ def stack_lines(
             # An import has a dozen frames of importlib between two of the program's own, which Python's
             # tracebacks leave out too.
             named = [spot for spot in interpreted if not is_importlib(spot[0])] or interpreted
-            yield from _frames(named[:_SHOWN], width, style)
-            left = len(named) - _SHOWN
+            most = _SHOWN if style.most is None else style.most
+            yield from _frames(named[:most], width, style)
+            left = len(named) - most
             if left > 0:
                 yield f"  < {left:,} more"
             omitted = []
@@ -356,9 +358,20 @@ def stack_lines(
             if omitted:
                 yield from filled("; ".join(omitted), width, "  ")
             return
-    shown = own[: _needed(own, program) if style.frames is None else style.frames]
-    yield from _frames(shown, width, style)
-    more = own.frames_after(len(shown))
+    needed = _needed(own, program) if style.frames is None else style.frames
+    if style.most is not None and needed > style.most:
+        # The call, and the program's own code; what lies between is counted.
+        half = style.most // 2
+        start = max(_first_own(own, needed, program), half)
+        yield from _frames(own[:half], width, style)
+        if start > half:
+            yield f"  < {start - half:,} more"
+        needed = min(needed, start + half)
+        for spot in own[start:needed]:
+            yield from filled(describe(*spot, style.verbose), width, "  < ")
+    else:
+        yield from _frames(own[:needed], width, style)
+    more = own.frames_after(min(needed, len(own)))
     if more > 1 and stacks.is_cut(stack):
         yield f"  < {more - 1:,} more, and what is beyond them"
     elif more:
@@ -369,6 +382,12 @@ def _frames(spots: Sequence[Spot], width: int, style: Style) -> Iterator[str]:
     for number, (place, guessed) in enumerate(spots):
         text = describe(place, guessed, style.verbose)
         yield from filled(text, width, "    " if number == 0 else "  < ")
+
+
+def _first_own(own: Sequence[Spot], needed: int, program: str) -> int:
+    # Where the program's own code begins; 0: it is not among the first `needed` frames.
+    module = program.removesuffix(" (deleted)").rsplit("/", 1)[-1]
+    return next((at for at, (place, _) in enumerate(own[:needed]) if place.module == module), 0)
 
 
 def _needed(own: Sequence[Spot], program: str) -> int:

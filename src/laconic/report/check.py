@@ -6,18 +6,22 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from laconic.analysis.baseline import Figures, Key, enclave_json, enclave_numbers
+from laconic.analysis.baseline import Figures, Key, Tally, enclave_json, enclave_numbers
+from laconic.analysis.callers import SITE
 from laconic.analysis.check import Offender, Verdict
 from laconic.analysis.frames import own_frames
 from laconic.analysis.schemas import SCHEMAS
 from laconic.report import numbers
-from laconic.report.callers import describe, missing_lines, stack_lines
-from laconic.report.diff import place, signed
+from laconic.report.callers import Style, describe, missing_lines, stack_lines
+from laconic.report.diff import place, signed, subject_of
 from laconic.report.names import filled, seen
 from laconic.report.numbers import share
 from laconic.stacks.symbolize import Place
 from laconic.trace.stacks import Stacks
 from laconic.trace.words import plural
+
+#: Frames of a stack that are shown unless the report is verbose.
+_FRAMES = 4
 
 
 def as_json(figures: Figures, verdicts: Iterable[Verdict], stacks: Stacks) -> dict[str, Any]:
@@ -37,7 +41,7 @@ def as_json(figures: Figures, verdicts: Iterable[Verdict], stacks: Stacks) -> di
                 "rule": verdict.rule,
                 "counts": verdict.what,
                 "kept": verdict.kept,
-                "sentence": verdict.sentence,
+                "sentence": sentence(verdict, figures),
                 "offenders": [_offender(one, figures, stacks) for one in verdict.offenders],
             }
             for verdict in found
@@ -50,6 +54,7 @@ def _offender(one: Offender, figures: Figures, stacks: Stacks) -> dict[str, Any]
     tally = one.tally
     frames = stacks.places(figures.stacks[one.key]) if one.key in figures.stacks else ()
     return {
+        "kind": one.kind,
         **one.key._asdict(),
         "redundant": tally.redundant,
         "calls": tally.calls if one.known else None,
@@ -66,38 +71,76 @@ def _offender(one: Offender, figures: Figures, stacks: Stacks) -> dict[str, Any]
     }
 
 
+def sentence(verdict: Verdict, figures: Figures) -> str:
+    """What came of a rule, in words."""
+    if verdict.what != "cycles":
+        return verdict.sentence
+    total = figures.total
+    most = verdict.most or 0
+    fields = {
+        "now": numbers.cycles(total.cycles_low, total.cycles),
+        "most": f"{most:,}" if most < 1000 else numbers.cycles(most, most),
+    }
+    if verdict.was is not None:
+        fields["was"] = numbers.cycles(verdict.was.cycles_low, verdict.was.cycles)
+        low = total.cycles_low - verdict.was.cycles_low
+        high = total.cycles - verdict.was.cycles
+        fields["change"] = f" ({numbers.change(low, high)})" if low or high else ""
+    return verdict.sentence.format(**fields)
+
+
 def as_text(
-    figures: Figures, verdicts: Iterable[Verdict], stacks: Stacks, width: int = 80, limit: int = 10
+    figures: Figures,
+    verdicts: Iterable[Verdict],
+    stacks: Stacks,
+    width: int = 80,
+    limit: int | None = 3,
+    verbose: bool = False,
 ) -> str:
-    """A line a limit, and under one that was not kept at most `limit` offenders with their
-    stacks."""
+    """A line a limit, and under one that was not kept at most `limit` offenders with the first
+    frames of their stacks; all of the frames that `callers` shows if `verbose`."""
     lines: list[str] = []
     failed = False
     for verdict in verdicts:
         failed |= not verdict.kept
         word = "ok" if verdict.kept else "FAILED"
-        lines += filled(f"{word} {verdict.rule}: {verdict.sentence}", width, "")
-        for one in verdict.offenders[:limit]:
-            lines += offender_lines(one, verdict.what, figures, stacks, width)
-        more = len(verdict.offenders) - limit
+        lines += filled(f"{word} {verdict.rule}: {sentence(verdict, figures)}", width, "")
+        shown = _shown(verdict, limit)
+        for one in shown:
+            lines += offender_lines(one, verdict.what, figures, stacks, width, verbose)
+        more = len(verdict.offenders) - len(shown)
         if more > 0:
-            lines.append(f"  and {more:,} more (--limit, --json)")
+            lines.append(f"  and {more:,} more (-v, --limit, --json)")
     if failed:
         lines += missing_lines(stacks, width)
     return "\n".join(lines) + "\n" if lines else ""
 
 
+def _shown(verdict: Verdict, limit: int | None) -> Sequence[Offender]:
+    # The first `limit` sites, and what comes before the last of them and is no site.
+    sites = [at for at, one in enumerate(verdict.offenders, 1) if one.kind == SITE]
+    if limit is None or len(sites) <= limit:
+        return verdict.offenders
+    return verdict.offenders[: sites[limit - 1]]
+
+
 def offender_lines(
-    one: Offender, what: str, figures: Figures, stacks: Stacks, width: int = 80
+    one: Offender,
+    what: str,
+    figures: Figures,
+    stacks: Stacks,
+    width: int = 80,
+    verbose: bool = False,
 ) -> Iterator[str]:
     """One offender, as `callers` shows it; `what` is counted, as in its verdict."""
-    yield from filled(headline(one, what), width, "  ")
+    yield from filled(headline(one, what, figures.total), width, "  ")
     stack = figures.stacks.get(one.key)
     if stack is None:
-        if one.key.function:
+        if one.key.function and one.kind == SITE:
             yield f"      {seen(one.key.function)}"
     else:
-        found = stack_lines(one.key.call, stack, stacks, width - 2, one.key.program)
+        style = Style(verbose=verbose, most=None if verbose else _FRAMES)
+        found = stack_lines(one.key.call, stack, stacks, width - 2, one.key.program, style)
         yield from (f"  {line}" for line in found)
     if one.key.program:
         yield from filled(f"in {one.key.program}{_cost(one, what, figures)}", width, "    ")
@@ -112,11 +155,12 @@ def _cost(one: Offender, what: str, figures: Figures) -> str:
     return f"; costs {cost} under {figures.enclave[0]}, {part}"
 
 
-def headline(one: Offender, what: str) -> str:
-    """What an offender does, in one sentence; `what` is counted, as in its verdict."""
+def headline(one: Offender, what: str, total: Tally | None = None) -> str:
+    """What an offender does, in one sentence; `what` is counted, as in its verdict. `total` is the
+    whole run's, for shares of cycles."""
     tally, call = one.tally, one.key.call
-    if what in ("enclave_host_calls", "cycles"):
-        return _enclave_headline(one, what)
+    if what in ("enclave_host_calls", "cycles") or one.kind != SITE:
+        return _enclave_headline(one, what, total)
     host = what == "host_calls"
     of = f" of {tally.calls:,}" if one.known else ""
     many = tally.host_calls if host else tally.redundant
@@ -132,17 +176,27 @@ def headline(one: Offender, what: str) -> str:
     return f"{text}, {was:,} in the baseline ({signed(many - was)})"
 
 
-def _enclave_headline(one: Offender, what: str) -> str:
+def _enclave_headline(one: Offender, what: str, total: Tally | None) -> str:
     tally = one.tally
     number = getattr(tally, what)
     here = " from here" if one.key.function else ""
-    cost = f"{number:,} enclave host calls"
+    host = "host call" if what == "host_calls" else "enclave host call"
+    cost = plural(number, host)
     if what == "cycles":
-        cost = f"{tally.cycles_low:,} to {number:,} enclave cycles"
-    text = f"{cost} for {plural(tally.calls, f'{one.key.call} call')}{here}"
+        cost = numbers.cycles(tally.cycles_low, number)
+        if total is not None:
+            cost += f" ({share(tally.middle, total.middle)})"
+    if one.kind == SITE:
+        text = f"{cost} for {plural(tally.calls, f'{one.key.call} call')}{here}"
+    else:
+        text = f"{subject_of(one.key, one.kind)}: {cost}"
     if one.was is None:
         return text
     was = getattr(one.was, what)
+    if what == "cycles":
+        before = numbers.cycles(one.was.cycles_low, was)
+        change = numbers.change(tally.cycles_low - one.was.cycles_low, number - was)
+        return f"{text}, {before} in the baseline ({change})"
     return f"{text}, {was:,} in the baseline ({signed(number - was)})"
 
 
@@ -161,15 +215,17 @@ def as_github(
     for verdict in verdicts:
         if verdict.kept:
             continue
-        lines.append(_error(f"laconic {verdict.rule}", verdict.sentence))
-        for one in verdict.offenders[:limit]:
+        lines.append(_error(f"laconic {verdict.rule}", sentence(verdict, figures)))
+        for one in _shown(verdict, limit):
             frames = _frames(one.key, figures, stacks)
             source = next(
                 (found for found in (_source(frame, root, is_file) for frame in frames) if found),
                 (),
             )
             text = [
-                f"{headline(one, verdict.what)}: {place(one.key)}",
+                f"{headline(one, verdict.what, figures.total)}: {place(one.key)}"
+                if one.kind == SITE
+                else headline(one, verdict.what, figures.total),
                 *(f"< {describe(f)}" for f in frames[1:8]),
             ]
             lines.append(_error(f"laconic {verdict.rule}", "\n".join(text), source))

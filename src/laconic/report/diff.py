@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from laconic.analysis.baseline import ENCLAVE, Key, Tally
+from laconic.analysis.baseline import ENCLAVE, Figures, Key, Tally
 from laconic.analysis.callers import (
     AROUND,
     CALLS,
@@ -20,10 +20,12 @@ from laconic.analysis.diff import Delta, Difference
 from laconic.analysis.schemas import SCHEMAS
 from laconic.analysis.suppressions import LOADING
 from laconic.report import numbers
+from laconic.report.callers import Style, stack_lines
 from laconic.report.headline import WORK, Sentence
 from laconic.report.names import filled
 from laconic.report.numbers import share
 from laconic.report.shortnames import short_function, short_module
+from laconic.trace.stacks import Stacks
 from laconic.trace.words import plural
 
 #: The part of the first run's cost, from 0 to 1, below which two runs cost about the same; and
@@ -186,10 +188,14 @@ def _moved(delta: Delta) -> str:
 
 def subject(delta: Delta) -> str:
     """A site, or other work, as the subject of a sentence."""
-    key = delta.key
-    if delta.kind == AROUND:
+    return subject_of(delta.key, delta.kind)
+
+
+def subject_of(key: Key, kind: str) -> str:
+    """As `subject`, of what has this key and is of this kind (`callers.Caller.kind`)."""
+    if kind == AROUND:
         return WORK.get(key.function, key.function)
-    if delta.kind == SUPPRESSED:
+    if kind == SUPPRESSED:
         return "Loading libraries" if key.function == LOADING else f"What {key.function!r} hides"
     function, module = short_function(key.function), short_module(key.module)
     if not key.function or key.function.startswith(f"{key.module}+"):
@@ -208,9 +214,15 @@ def _cost(span: Span) -> str:
 # Text
 
 
-def as_text(found: Difference, width: int = 80, limit: int = 10) -> str:
+#: The figures of a run, and its stacks, if they come from a trace.
+Run = tuple[Figures, Stacks | None]
+#: Frames of a stack that are shown.
+_FRAMES = 4
+
+
+def as_text(found: Difference, width: int = 80, limit: int = 10, runs: Sequence[Run] = ()) -> str:
     """The headline, the figures of both, the calls that differ, and the sites: the worse ones, then
-    the better ones."""
+    the better ones. A site's stack is that of the last of `runs` that has one."""
     total = found.total
     lines: list[str] = []
     for text in sentence(found):
@@ -231,7 +243,7 @@ def as_text(found: Difference, width: int = 80, limit: int = 10) -> str:
         lines += ["", "by call, redundant and host calls:"]
         lines += _by_call(found.by_call, width)
     if found.sites is not None:
-        lines += _by_site(found, width, limit)
+        lines += _by_site(found, width, limit, runs)
     for note in found.notes:
         lines += ["", *filled(note, width, "")]
     if found.missing:
@@ -297,7 +309,7 @@ def _by_call(calls: Iterable[Delta], width: int) -> list[str]:
     ]
 
 
-def _by_site(found: Difference, width: int, limit: int) -> Iterator[str]:
+def _by_site(found: Difference, width: int, limit: int, runs: Sequence[Run]) -> Iterator[str]:
     ranked = found.ranked()
     worse = [delta for delta in ranked if delta.is_worse(found.sort)]
     better = [delta for delta in reversed(ranked) if not delta.is_worse(found.sort)]
@@ -310,25 +322,43 @@ def _by_site(found: Difference, width: int, limit: int) -> Iterator[str]:
         yield ""
         yield from filled(f"{word}, {order}: {plural(len(deltas), 'site')}", width)
         for delta in deltas[:limit]:
-            yield from filled(what_changed(delta, found.whole, unit), width, "  ")
+            text = what_changed(delta, found.whole, unit, found.total.was)
+            yield from filled(text, width, "  ")
             if delta.kind == SITE:
-                yield from filled(place(delta.key), width, "      ")
+                yield from _place_lines(delta.key, runs, width)
         if len(deltas) > limit:
             yield f"  and {len(deltas) - limit:,} more (--limit, --json)"
 
 
-def what_changed(delta: Delta, whole: bool, unit: numbers.Unit | None = None) -> str:
-    """The change of one site, in words: what did not change is left out."""
+def _place_lines(key: Key, runs: Sequence[Run], width: int) -> Iterator[str]:
+    # Where a site is: its stack, or its name where there is none.
+    for figures, stacks in reversed(runs):
+        stack = figures.stacks.get(key)
+        if stack is None or stacks is None:
+            continue
+        style = Style(most=_FRAMES)
+        lines = list(stack_lines(key.call, stack, stacks, width - 4, key.program, style))
+        yield from filled(f"{lines[0].strip()} in {key.program}", width, "      ")
+        yield from (f"    {line}" for line in lines[1:])
+        return
+    yield from filled(place(key), width, "      ")
+
+
+def what_changed(
+    delta: Delta, whole: bool, unit: numbers.Unit | None = None, before: Tally | None = None
+) -> str:
+    """The change of one site, in words: what did not change is left out. `before` is the first
+    run's total, of which the change of the cost is a part."""
     names = _NAMES[1:2] if not whole else (_NAMES[1], _NAMES[2], _NAMES[0])
     parts = []
     if any(delta.cycles):
         unit = unit or numbers.unit(map(abs, delta.cycles))
         spans = (numbers.span(*_span(tally), unit) for tally in (delta.was, delta.now))
-        parts.append(
-            f"{numbers.change(*delta.cycles, unit)} cycles ({' -> '.join(spans)})".replace(
-                "  ", " "
-            )
-        )
+        part = ""
+        if before is not None and before.middle:
+            part = f", {share(abs(delta.cycles.middle), before.middle)} of the run before"
+        text = f"{numbers.change(*delta.cycles, unit)} cycles ({' -> '.join(spans)}{part})"
+        parts.append(text.replace("  ", " "))
     for name, what in names:
         change = getattr(delta, what)
         if change:

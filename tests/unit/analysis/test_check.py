@@ -15,7 +15,7 @@ from laconic.analysis.baseline import Figures, Key, Tally
 from laconic.analysis.check import parse_limit
 from laconic.analysis.compare import compare
 from laconic.memory.change import MAP
-from laconic.report.check import as_github
+from laconic.report.check import as_github, as_text
 from laconic.stacks.symbolize import Place
 from laconic.trace.schema import CHOSEN
 from laconic.trace.stacks import Stacks
@@ -91,7 +91,7 @@ class TestLimits:
         ]
         done = laconic("check", trace, *words)
         assert "  1 host call for 1 mmap call from here\n      setup" in done.stdout
-        assert done.stdout.endswith("\n  and 2 more (--limit, --json)\n")
+        assert done.stdout.endswith("\n  and 2 more (-v, --limit, --json)\n")
 
     def test_without_stacks_calls_are_named(self, tmp_path: Path) -> None:
         bare = sited(tmp_path / "bare.trace", PLAN, stacks=False)
@@ -261,6 +261,39 @@ class TestEnclave:
         assert done.stdout.count("::error") >= 2 and "laconic max-cycles::" in done.stdout
         assert laconic("check", trace, "--max-cycles", "1T").returncode == 0
 
+    def test_a_limit_names_sites_and_what_is_none(self) -> None:
+        """Work around the calls and suppressed sites cost too, and do not take a site's place. A
+        site with redundant calls that are suppressed is named as any other."""
+        site = Key("brk", "__default_morecore", "libc.so.6", "prog")
+        figures = Figures(
+            "a",
+            Tally(40, 1, 39, 50, 6_000_000, 9_000_000),
+            hidden=1,
+            sites={site: Tally(33, 0, 32, 20, 1_000_000, 2_000_000)},
+            whole=True,
+            enclave=("every-call", "published"),
+            suppressed={"a rule": Tally(7, 1, 7, 7, 100_000, 200_000)},
+            around={"fork": Tally(0, 0, 0, 23, 4_900_000, 6_800_000)},
+        )
+        limits = gate.Limits(max_host_calls=1, max_enclave_host_calls=1, max_cycles=1_000_000)
+        lines = as_text(figures, gate.check(figures, limits), Stacks(), limit=1).splitlines()
+        cycles = lines[next(at for at, line in enumerate(lines) if "max-cycles" in line) :]
+        assert cycles == [
+            "FAILED max-cycles: 6.00–9.00 M cycles in an enclave under every-call;",
+            "  1.00 M cycles may be",
+            "  fork: 4.90–6.80 M cycles (78 %)",
+            "  1.00–2.00 M cycles (20 %) for 33 brk calls from here",
+            "      __default_morecore",
+            "    in prog",
+            "  What 'a rule' hides: 100–200 k cycles (2.0 %)",
+        ]
+        assert sum(line.endswith("brk calls from here") for line in lines) == 3
+        kinds = [one.kind for one in gate.check(figures, limits)[2].offenders]
+        assert kinds == ["around", "site", "suppressed"]
+        assert "fork: 23 enclave host calls" in as_text(
+            figures, gate.check(figures, limits), Stacks(), limit=None
+        )
+
     def test_a_baseline(self, trace: str, tmp_path: Path) -> None:
         """The same run is no worse; one call more is, in both figures, and its site is named."""
         base = tmp_path / "base.json"
@@ -272,7 +305,11 @@ class TestEnclave:
         assert done.returncode == 1
         told = " ".join(done.stdout.split())
         assert re.search(r"FAILED baseline: [\d,]+ enclave host calls, [\d,]+ in the base", told)
-        assert re.search(r"FAILED baseline: [\d,]+ enclave cycles at most, [\d,]+ in the", told)
+        assert re.search(
+            r"FAILED baseline: ([\d.]+)–([\d.]+) M cycles in an enclave, "
+            r"([\d.]+)–([\d.]+) M cycles in the baseline \(\+[\d.]+–[\d.]+ [Mk]\)",
+            told,
+        )
         done = laconic("check", trace, *same, "--strategy", "laconic")
         assert done.returncode == 2
         assert "--strategy every-call --costs published; give these options" in done.stderr

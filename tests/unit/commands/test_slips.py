@@ -47,6 +47,31 @@ def test_a_sweep_s_own_trace_is_not_its_result(tmp_path: Path) -> None:
     assert trace.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "mode", "command"),
+    [
+        ("work.py", "print(1)\n", 0o644, "python3 work.py"),
+        ("my script.py", "print(1)\n", 0o644, "python3 'my script.py'"),
+        ("tool", "#!/bin/sh\n", 0o755, "./tool"),
+        ("plain", "#!/bin/sh\n", 0o644, None),
+    ],
+)
+def test_a_program_is_no_trace(
+    name: str, text: str, mode: int, command: str | None, tmp_path: Path
+) -> None:
+    """A program in the place of a trace: how to run it is said."""
+    path = tmp_path / name
+    path.write_text(text)
+    path.chmod(mode)
+    done = laconic("callers", name, cwd=tmp_path)
+    expected = f"laconic: {name!r} is a program, not a trace: to run it,  laconic callers -- "
+    assert done.returncode == 2
+    if command is None:
+        assert "is not a trace: it looks like text" in done.stderr
+    else:
+        assert done.stderr == f"{expected}{command}\n"
+
+
 @pytest.mark.parametrize("name", ["a.log", "./a.log", "link"])
 def test_a_log_is_not_its_own_trace(name: str, tmp_path: Path) -> None:
     log = tmp_path / "a.log"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,7 +74,9 @@ def test_the_marker_s_limits(pytester: pytest.Pytester, program: Path) -> None:
         f"""
 RUN = ["{program}"]
 
-@pytest.mark.laconic(max_redundant="99%", max_host_calls=1000)
+@pytest.mark.laconic(
+    max_redundant="99%", max_host_calls=1000, max_enclave_host_calls=5000, max_cycles="90G"
+)
 def test_kept(laconic):
     laconic.run(RUN)
 
@@ -95,15 +98,22 @@ class TestCount:
 @pytest.mark.laconic(max_host_calls=7)
 def test_host_calls(laconic):
     laconic.run(RUN)
+
+@pytest.mark.laconic(max_enclave_host_calls=0, max_cycles="1K")
+def test_enclave(laconic):
+    laconic.run(RUN)
 """,
         "--strict-markers",
     )
-    result.assert_outcomes(passed=2, failed=3)
+    result.assert_outcomes(passed=2, failed=4)
     # pytest's closing summary is cut to a line a failure, but not on a CI machine.
     text = result.stdout.str().partition("short test summary info")[0]
     assert text.count("40 of 40 mprotect calls from here changed nothing") == 2
     assert "again (gated-" in text
     assert "8 host calls for 8 mprotect calls from here" in text
+    assert re.search(r"FAILED max-cycles: [\d.–]+ M cycles in an enclave", text)
+    assert "1.00 k cycles may be" in text
+    assert re.search(r"FAILED max-enclave-host-calls: [\d,]+ enclave host calls", text)
     assert "not reached" not in text
 
 
@@ -169,6 +179,10 @@ def test_value(laconic):
 def test_host_calls(laconic):
     pass
 
+@pytest.mark.laconic(max_cycles="5%")
+def test_cycles(laconic):
+    pass
+
 @pytest.mark.laconic(baseline="missing.json")
 def test_baseline(laconic):
     pass
@@ -188,12 +202,13 @@ def test_slow(laconic):
         laconic.run(["sleep", "60"], timeout=1)
 """,
     )
-    result.assert_outcomes(errors=6, failed=2, passed=1)
+    result.assert_outcomes(errors=7, failed=2, passed=1)
     text = result.stdout.str()
     for output in (
         "no max_redundancy: choose from max_redundant",
         "no '5%'",
         "'a lot' is not a limit",
+        "'5%' is not a number of cycles",
         "max_host_calls='5%'",
         "missing.json",
         "no effect without the fixture",
