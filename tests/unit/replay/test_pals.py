@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from errno import ENOMEM
+from errno import ENOMEM, ENOSYS
 from pathlib import Path
 
 import pytest
@@ -15,11 +15,14 @@ from laconic.memory.flags import PAGE_SIZE
 from laconic.memory.layout import Layout
 from laconic.memory.pal import HostError
 from laconic.memory.rangemap import RangeMap
+from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 from laconic.replay import replay_trace
 from laconic.replay.events import CallDone, Listener
+from laconic.replay.pals import PalFeed
 from laconic.replay.thread import Mm
-from laconic.trace.schema import CHOSEN
+from laconic.trace.schema import CHOSEN, CODES, GREW
+from tests.helpers.comparetraces import begun
 from tests.helpers.traces import BASE, Builder
 
 RW, READ, ANON = 3, 1, 0x22
@@ -146,3 +149,65 @@ def test_listeners_receive_the_calls(tmp_path: Path) -> None:
 def test_two_ways_to_give_a_pal_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(LaconicError, match="exclude each other"):
         replay_trace(recorded(tmp_path / "a.trace"), pal=Shadow(), pal_for=lambda mm: Shadow())
+
+
+def test_a_pal_receives_what_happens_between_and_within_calls(tmp_path: Path) -> None:
+    """The growth of a stack, and the locks of an mlock that has not ended."""
+    trace = begun(tmp_path / "a.trace")
+    stack = BASE + (1 << 20)
+    trace.row("mmap", BASE, PAGE_SIZE, RW, ANON, -1, 0, result=BASE, said=1, kinds=MAP)
+    trace.row("maps", 1, 2)
+    trace.row("vma", stack, stack + PAGE_SIZE, 0x173)
+    trace.row("maps", 1, GREW)
+    trace.row("vma", stack - PAGE_SIZE, stack, 0x173)
+    trace.row("begin", BASE, PAGE_SIZE, said=CODES["mlock"], state=1)
+    trace.row("mlock", BASE, PAGE_SIZE, said=1)
+    pal = Shadow()
+    replay_trace(trace.end(), pal=pal)
+    assert pal.changes[:4] == [
+        "MAP 7f0000000000-7f0000001000 rw-p",
+        "MAP 7f0000100000-7f0000101000 rw-p",
+        "MAP 7f00000ff000-7f0000100000 rw-p",
+        "FLAGS 7f0000000000-7f0000001000 rw-p +lo",
+    ]
+    assert not pal.vmas.count
+
+
+def test_a_program_that_is_executed_has_a_pal_of_its_own(tmp_path: Path) -> None:
+    trace = begun(tmp_path / "a.trace")
+    trace.row("mmap", BASE, PAGE_SIZE, RW, ANON, -1, 0, result=BASE, said=1, kinds=MAP)
+    trace.row("execve", data=b"/bin/new")
+    trace.row("program", 0x5555_5555_6000, 0, data=b'{"path": "/bin/new", "bits": 64}')
+    trace.row("mmap", BASE, PAGE_SIZE, RW, ANON, -1, 0, result=BASE, said=1, kinds=MAP)
+    pals: list[Shadow] = []
+    programs: list[str] = []
+
+    def pal_for(mm: Mm) -> Shadow:
+        programs.append(mm.program)
+        pals.append(Shadow())
+        return pals[-1]
+
+    replay_trace(trace.end(), pal_for=pal_for)
+    assert programs == ["/bin/prog", "/bin/new"]
+    once = ["MAP 7f0000000000-7f0000001000 rw-p", "UNMAP 7f0000000000-7f0000001000, was rw-p"]
+    assert [pal.changes for pal in pals] == [once, once]
+
+
+def test_a_refusal_without_an_errno_is_enosys(tmp_path: Path) -> None:
+    class Refuser:
+        def apply(self, change: Change) -> None:
+            """Refuse everything."""
+            raise HostError(0)
+
+    replayed = replay_trace(recorded(tmp_path / "a.trace"), pal=Refuser())
+    assert {refusal.errno for refusal in replayed.refusals} == {ENOSYS}
+    assert len(replayed.refusals) == 5
+
+
+def test_a_pal_is_forgotten_with_its_address_space() -> None:
+    feed = PalFeed(lambda mm: Shadow())
+    mm = Mm(AddressSpace(Layout()))
+    feed.started(mm)
+    feed.ended(mm)
+    feed.host_read(mm, (Change(MAP, BASE, BASE + PAGE_SIZE, Vma(RW), None),), False)
+    assert not feed._pals and not feed.refusals
