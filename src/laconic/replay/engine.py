@@ -629,10 +629,10 @@ class Replay:
 
     def _written(self, row: Row) -> None:
         mm = self._thread(row).mm
-        if mm.number >= 0:
-            file = self._files[row.file].file
+        file = self._files.get(row.file)
+        if mm.number >= 0 and file is not None:
             for listener in self.listeners:
-                listener.file_written(mm, file, row.a0, not row.a1)
+                listener.file_written(mm, file.file, row.a0, not row.a1)
 
     def _end(self, row: Row) -> None:
         self.end = json.loads(row.data or b"{}")
