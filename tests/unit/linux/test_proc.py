@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import io
 import mmap
 import os
 import resource
@@ -406,3 +407,86 @@ def test_settings_in_brackets(tmp_path: Path) -> None:
 def test_a_sysctl_that_is_not_there_has_a_default() -> None:
     assert proc._sysctl("laconic/nothing", 17) == 17
     assert proc._sysctl("kernel/ostype", 18) == 18, "no number"
+
+
+class Smaps(io.BytesIO):
+    """An smaps file in memory, of single pages that differ from their neighbors; `pieces` counts
+    the reads."""
+
+    pieces = 0
+
+    def __init__(self, path: str, mode: str, buffering: int) -> None:
+        assert (path, mode, buffering) == ("/proc/7/smaps", "rb", 0)
+        codes = ("rd wr mr mw", "rd mr mw ac")
+        entries = [
+            entry(page << 12, page + 1 << 12, codes=codes[page % 2]) for page in range(256, 656)
+        ]
+        super().__init__("".join(entries).encode())
+
+    def read(self, size: int | None = -1) -> bytes:
+        """At most a page, as the kernel returns."""
+        assert size == 4096
+        Smaps.pieces += 1
+        return super().read(size)
+
+
+def test_smaps_is_read_no_further_than_its_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proc, "open", Smaps, raising=False)
+    pieces = []
+    for start, end in ((258, 260), (355, 357), (654, 656)):
+        monkeypatch.setattr(Smaps, "pieces", 0)
+        host = proc.read_smaps_in(7, start << 12, end << 12)
+        assert [(first >> 12, last >> 12) for first, last, _ in host] == [
+            (start, start + 1),
+            (start + 1, end),
+        ]
+        pieces.append(Smaps.pieces)
+    assert pieces == [1, 2, 8]
+
+
+def test_a_layout_takes_the_kernel_s_settings_or_its_defaults(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(proc, "_sysctl", lambda name, default: default)
+    layout = proc.read_layout(os.getpid())
+    assert (layout.mmap_min_addr, layout.max_map_count) == (65536, 65530)
+    assert not layout.overcommit_never
+    settings = {"vm/mmap_min_addr": 4096, "vm/max_map_count": 100, "vm/overcommit_memory": 2}
+    monkeypatch.setattr(proc, "_sysctl", lambda name, default: settings[name])
+    layout = proc.read_layout(os.getpid())
+    assert (layout.mmap_min_addr, layout.max_map_count) == (4096, 100)
+    assert layout.overcommit_never
+    settings["vm/overcommit_memory"] = 1
+    assert not proc.read_layout(os.getpid()).overcommit_never
+
+
+def test_secret_memory_decides_flags() -> None:
+    assert proc._decides_flags("/no/such/link", "/secretmem (deleted)")
+    assert not proc._decides_flags("/no/such/link", "/memfd:x (deleted)"), "it was closed"
+    assert not proc._decides_flags("/no/such/link", "/data")
+
+
+def test_the_identity_of_the_file_of_descriptor_0_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On btrfs and overlayfs the host shows another device than stat."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    shown = File(0, 44, 9, "/shown")
+    monkeypatch.setattr(proc, "_files", {})
+    monkeypatch.setattr(proc, "_shown", set())
+    monkeypatch.setattr(
+        proc, "query_vma", lambda pid, address: proc.HostVma(0, 4096, 0, shown, VM_READ)
+    )
+    with path.open("rb") as file:
+        child = subprocess.Popen(["sleep", "60"], stdin=file)
+    opened = proc.open_file(child.pid, 0)
+    assert opened is not None and opened.file != shown
+    identified = proc.identify(child.pid, 0, 0, opened.file)
+    again = proc.open_file(child.pid, 0)
+    child.kill()
+    child.wait()
+    assert identified is shown and again is not None and again.file is shown
+    assert proc.identify(child.pid, 0, 0, shown) is shown
+    gone = File(8, 1, 5, "/gone")
+    assert proc.identify(child.pid, 0, 0, gone) is shown, "the process is gone"

@@ -17,7 +17,7 @@ from laconic.memory.change import MAP, UNMAP
 from laconic.memory.flags import PAGE_SIZE as PAGE
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
-from laconic.replay.enclaves import NOT_SELECTED, Enclaves, Touch
+from laconic.replay.enclaves import NOT_SELECTED, Enclaves, Touch, Unfinished
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone
 from laconic.sgx.meter import Meter
@@ -388,6 +388,22 @@ def test_work_before_the_end_of_a_call_is_counted_under_its_label(tmp_path: Path
     }
 
 
+def test_the_same_thread_locks_twice(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    for page in range(2):
+        where = BASE + page * PAGE
+        trace.row("begin", where, PAGE, said=CODES["mlock"], state=1)
+        trace.row("mlock", where, PAGE, said=1)
+    trace.row("munmap", BASE, PAGE, said=1, kinds=int(UNMAP))
+    _, enclaves = recorded(trace, label=lambda done: done.name)
+    assert host_calls(enclaves) == {
+        (0, "load"): 1,
+        (0, "mmap"): 1,
+        (0, "mlock"): 4,
+        (0, "munmap"): 2,  # and the end
+    }
+
+
 def test_work_of_a_call_that_never_ended_belongs_to_no_call(tmp_path: Path) -> None:
     trace = locked(tmp_path / "a.trace", UNFINISHED)
     _, enclaves = recorded(trace, label=label)
@@ -412,7 +428,7 @@ def test_counts_are_taken_while_a_call_has_not_ended(tmp_path: Path) -> None:
             """Take the counts in the middle of a call."""
             super().call_committed(*event)
             self.take()
-            kept.append([call for _, (call, _) in self.meters["recorder"].tables])
+            kept.append([label for _, label in self.meters["recorder"].tables])
 
         def take(self) -> None:
             """Add up what is taken."""
@@ -429,7 +445,7 @@ def test_counts_are_taken_while_a_call_has_not_ended(tmp_path: Path) -> None:
     assert taken == {
         "load": 1, "mmap": 1, "mlock": 2, "touch": 1, "madvise": 1, "munlock": 1, "mprotect": 2,
     }  # fmt: skip
-    assert kept == [["mlock"]]
+    assert kept == [[Unfinished("mlock", 100)]]
 
 
 def test_touched_pages_are_counted_by_the_call_that_mapped_them(tmp_path: Path) -> None:

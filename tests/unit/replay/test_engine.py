@@ -574,7 +574,7 @@ def test_after_an_unfinished_call_of_a_log_data_is_lost(tmp_path: Path) -> None:
 
 def test_a_call_has_the_file_of_its_descriptor(tmp_path: Path) -> None:
     trace = mapped(tmp_path / "a.trace")
-    modes = (
+    modes: tuple[tuple[int, dict[str, Any]], ...] = (
         (0, {}),
         (READABLE, {"readable": True}),
         (WRITABLE, {"writable": True}),

@@ -72,7 +72,7 @@ LABELS = ("mmap", LOAD, FORK, THREAD, TOUCH, OTHER, NOT_SELECTED, Touch("mmap"),
 def test_work_around_the_calls_is_kept_for_whole_processes(
     selection: Selection, kept: dict[int, set[object]]
 ) -> None:
-    enclaves = Enclaves({"laconic": lambda *_: None})  # type: ignore[dict-item, arg-type, return-value]
+    enclaves = Enclaves({"laconic": lambda *_: None})  # type: ignore[dict-item]
     meter = enclaves.meters["laconic"]
     for number in (-1, 0, 1, 2):
         for label in LABELS:
