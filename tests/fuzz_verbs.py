@@ -124,10 +124,11 @@ def _damage(rows: list[Row], chance: random.Random) -> None:
         row[_TOUCHED] = tuple(run for run in row[_TOUCHED] if run[1] >> 64 == 0)
         rows[place] = Row(*row)
     else:
-        column = chance.randrange(len(NUMBERS))
-        _, code, _ = NUMBERS[column]
-        flipped = row[column] ^ 1 << chance.randrange(64)
-        value = chance.choice((chance.choice(_EDGES), chance.choice(rows)[column], flipped))
+        number = chance.choice(NUMBERS)
+        column, code = Row._fields.index(number.name), number.code
+        before: Any = row[column]
+        flipped = before ^ 1 << chance.randrange(64)
+        value: Any = chance.choice((chance.choice(_EDGES), chance.choice(rows)[column], flipped))
         value &= (1 << _BITS[code]) - 1
         if code in "iq" and value >> (_BITS[code] - 1):
             value -= 1 << _BITS[code]

@@ -29,18 +29,20 @@ from laconic.replay.enclaves import Enclaves, Maker
 from laconic.replay.engine import Measured, Replay
 from laconic.replay.events import Listener, Program
 from laconic.replay.selected import Selected, drop_unselected
-from laconic.sgx.costs import CostProfile, load
+from laconic.sgx.costs import DEFAULT, CostProfile, load
 from laconic.sgx.meter import THINGS, Counts
 from laconic.strategies import (
     GRAMINE,
     LINUX,
     NAMES,
+    as_list,
     check_name,
     display_name,
     linux_rule,
     names_on,
     strategy,
 )
+from laconic.trace.charts import Bar, Chart
 from laconic.trace.reader import Trace, location
 from laconic.trace.selection import Selection
 from laconic.trace.tables import Row, Table
@@ -53,6 +55,8 @@ Progress = Callable[[int], None]
 Given = str | type[Strategy]
 #: The floor, which no strategy goes below. Not a strategy, and named like one.
 BOUND = "bound"
+#: The strategies that have a rule for Linux.
+ON_LINUX = names_on(LINUX)
 #: Events above which other processes help: they take a third of a second to start.
 LONG = 50_000
 #: The bound is another at each end of a cost profile: it decides by what things cost.
@@ -111,7 +115,8 @@ class Compared(Table):
     `programs` are what the numbers in `Figures.programs` stand for. `ranged`: the trace does not
     hold touched pages, so every figure is a range. `calls`: memory calls. `processes`: the first,
     and each that was forked. `unseen`: touched pages whose pagemap was unreadable. `lost` says what
-    is missing before the trace's end. `findings`: of `Model.verify`, by strategy. `measured`: what
+    is missing before the trace's end. `findings`: of `Model.verify`, by strategy; those that are
+    not strict have none. `measured`: what
     SGX hardware counted while the traced program ran. `exceeded`:
     options of the manifest that limit programs to less than they needed, with the most that one
     needed (bytes).
@@ -166,6 +171,19 @@ class Compared(Table):
         )
         return ["strategy", *things, "cycles_low", "cycles_high", "ratio_low", "ratio_high"]
 
+    def chart(self) -> Chart:
+        """Return a bar for each strategy, from its lowest to its highest cycles."""
+        bars = [
+            Bar(
+                name,
+                "cycles",
+                *figures.total.cycles,
+                "{:,.0f} to {:,.0f}".format(*figures.total.cycles),
+            )
+            for name, figures in self.strategies.items()
+        ]
+        return Chart("Cost in SGX2 enclaves", f"cycles, cost profile {self.profile.name}", bars)
+
 
 @dataclass(frozen=True, slots=True)
 class HostCalls(Table):
@@ -185,11 +203,19 @@ class HostCalls(Table):
             next(columns, None)  # the names of the calls
             yield name, *([sum(column) for column in columns] or [0] * len(FIGURES))
 
+    def chart(self) -> Chart:
+        """Return a bar for each strategy, as long as its host calls."""
+        place = 1 + FIGURES.index("host_calls")
+        bars = [
+            Bar(row[0], "host calls", 0, row[place], f"{row[place]:,}") for row in self.table_rows()
+        ]
+        return Chart("Host calls on Linux", "host calls", bars)
+
 
 def compare(
     trace: Trace | str,
-    strategies: Sequence[Given] = (*NAMES, BOUND),
-    profile: CostProfile | None = None,
+    strategies: Given | Iterable[Given] = (*NAMES, BOUND),
+    profile: CostProfile | str | None = None,
     *,
     progress: Progress | None = None,
     jobs: int | None = 1,
@@ -199,7 +225,7 @@ def compare(
     """Return what `trace`, an open trace or a path, would cost in enclaves under each strategy.
 
     A strategy is a name, `module:Class`, or a class; `bound` is the floor of all. `profile` is what
-    things cost (default: the profile `published`). A trace of more than `LONG` events is replayed
+    things cost: a profile, or its name or file (default: `published`). A trace of more than `LONG` events is replayed
     by up to `jobs` processes (None: one per CPU); a class needs one that other processes can
     import. With `selection`, only its calls are counted; peaks are those of the whole trace.
     `progress` is called with the number of bytes that the slowest process has read.
@@ -209,7 +235,9 @@ def compare(
     """
     trace = Trace(trace) if isinstance(trace, str) else trace
     model = model or Model()
-    profile = profile or load()
+    if not isinstance(profile, CostProfile):
+        profile = load(DEFAULT if profile is None else profile)
+    strategies = as_list(strategies)
     names = [display_name(each) for each in strategies]
     if len(set(names)) < len(names):
         raise LaconicError(f"two strategies have one name in {', '.join(names)}: rename one")
@@ -251,7 +279,7 @@ def compare(
 
 def compare_host_calls(
     trace: Trace | str,
-    strategies: Sequence[Given] = names_on(LINUX),
+    strategies: Given | Iterable[Given] = ON_LINUX,
     progress: Progress | None = None,
 ) -> HostCalls:
     """Return the host calls that Linux would execute for `trace` under each strategy. Equal rules
@@ -261,7 +289,7 @@ def compare_host_calls(
     """
     trace = Trace(trace) if isinstance(trace, str) else trace
     tell = progress or (lambda at: None)
-    rules = {each: linux_rule(each) for each in strategies}
+    rules = {each: linux_rule(each) for each in as_list(strategies)}
     count = len(set(rules.values()))
     replayed: dict[HostRule, Replayed] = {}
     for each, rule in rules.items():

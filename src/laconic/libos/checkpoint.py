@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Final
 
 from laconic.libos.gramine import RECEIVED, STORE, VMA_INTERNAL, VMA_TAINTED, Libos, LibosVma
-from laconic.libos.touches import Touches
 from laconic.memory.flags import (
     PAGE_SHIFT,
     PAGE_SIZE,
@@ -28,11 +27,11 @@ STORE_SIZE: Final = 64 << 20
 _ENTRY, _VMA, _OTHER = 48, 112, 28 << 10
 
 
-def send_checkpoint(parent: Libos, child: Libos, touches: Touches) -> None:
+def send_checkpoint(parent: Libos, child: Libos) -> None:
     """create_process_and_send_checkpoint, and the child's receive_checkpoint_and_restore.
 
     The parent commits the whole store, whatever is in it; with `Switches.store`, what is used of
-    it. `touches` are the parent's. O(n).
+    it. O(n).
     """
     meter = parent.meter
     parent.pal.alloc(STORE, STORE + STORE_SIZE, RW, lazy=parent.switches.store)
@@ -57,7 +56,7 @@ def send_checkpoint(parent: Libos, child: Libos, touches: Touches) -> None:
             # RS_FUNC(vma): mapped from the file again.
             child.map_file(start, end, vma)
             if not child.switches.demand:
-                meter.counts.untouched_pages -= touches.count(start, end)
+                meter.counts.untouched_pages -= child.touches.count(start, end)
         child.vmas.set(start, end, vma)
     parent.pal.free(STORE, STORE + STORE_SIZE)
     child.hold_vmas()

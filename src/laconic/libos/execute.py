@@ -32,7 +32,8 @@ class Kept(NamedTuple):
 
 
 def free_program(libos: Libos, kept: Iterable[Kept] = ()) -> None:
-    """libos_syscall_execve_rtld: the old program's memory goes, one Free for each VMA. O(n).
+    """libos_syscall_execve_rtld: the old program's memory goes, one Free for each VMA.
+    O(VMAs × kept).
 
     Files that are mapped shared are not written back. The new stack is allocated before anything is
     freed: it is in the peak, unless the old one is `kept`.

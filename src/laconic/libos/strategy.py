@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self, TypeVar
 
+from laconic.errors import LaconicError
 from laconic.libos.settings import Settings
 from laconic.libos.touches import Touches
 from laconic.memory.calls import HostRule
@@ -115,6 +116,20 @@ class Strategy(ABC):
     @abstractmethod
     def end(self) -> None:
         """The process ends, or executes another program: the enclave is gone."""
+
+
+S = TypeVar("S", bound=Strategy)
+
+
+def fork_of(strategy: S, space: AddressSpace, touches: Touches) -> S:
+    """Return the child's enclave. Raises LaconicError if `strategy.fork` returns none."""
+    child = strategy.fork(space, touches)
+    if not isinstance(child, Strategy):
+        raise LaconicError(
+            f"fork of {type(strategy).__name__} returned {child!r}; return the child's enclave, as in  "
+            "type(self)(self.meter, space, touches)"
+        )
+    return child
 
 
 class ContinuingStrategy(Strategy):

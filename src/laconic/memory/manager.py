@@ -48,7 +48,7 @@ from laconic.memory.flags import (
 from laconic.memory.layout import Layout, get_unmapped_area
 from laconic.memory.madvise import mbind, set_vma_name
 from laconic.memory.mmap import OpenFile, page_align
-from laconic.memory.pal import HostError, Pal
+from laconic.memory.pal import HostError, Pal, refusal_errno
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 
@@ -227,9 +227,9 @@ class MemoryManager:
         if outcome.resync:
             raise OSError(ENOSYS, f"only a Linux host can tell what this {name} does")
         refusal = self._apply(outcome)
-        result = outcome.result if refusal is None else -(refusal.errno or ENOSYS)
-        if name == "brk" and refusal is not None:
+        if name == "brk" and refusal:
             return self.space.brk
+        result = -refusal if refusal else outcome.result
         if result < 0:
             raise _error(-result)
         return result
@@ -256,21 +256,31 @@ class MemoryManager:
         chosen = at_address(name, args, address)
         return OPERATIONS[name](self.space, chosen, self.upcalls)
 
-    def _apply(self, outcome: Outcome) -> HostError | None:
-        # Pass the changes to the PAL. Those that it carries out become held. If it refuses one, the
-        # wanted state is reset to the held state.
+    def _apply(self, outcome: Outcome) -> int:
+        # Pass the changes to the PAL, and return 0 or the errno of its refusal. The changes that it
+        # carries out become held. However it fails, the rest of the wanted state is reset to the
+        # held state: otherwise the next call would find no difference, and this one would be lost.
         for index, change in enumerate(outcome.changes):
             try:
                 self.pal.apply(change)
-            except HostError as refusal:
+            except BaseException as error:
+                end = change.start
+                if isinstance(error, HostError) and error.end is not None:
+                    end = error.end
+                is_inside = change.start <= end <= change.end
                 confirmed = list(outcome.changes[:index])
-                if refusal.end is not None and change.start < refusal.end:
-                    confirmed.append(change._replace(end=min(refusal.end, change.end)))
+                if is_inside and end > change.start:
+                    confirmed.append(change._replace(end=end))
                 self.space.commit(outcome._replace(changes=tuple(confirmed), then=None))
                 self.space.rollback(outcome.start, outcome.end)
-                return refusal
+                if not is_inside:
+                    raise ValueError(f"HostError: end {end:#x} is outside of {change}") from error
+                errno = refusal_errno(error)
+                if not errno:
+                    raise
+                return errno
         self.space.commit(outcome)
-        return None
+        return 0
 
 
 def _error(errno: int) -> OSError:

@@ -12,9 +12,10 @@ from laconic.memory.pal import Pal
 from laconic.replay.check import Check
 from laconic.replay.engine import Replay
 from laconic.replay.events import Listener
-from laconic.replay.pals import PalFeed, Refusal
+from laconic.replay.pals import PalFeed, Refusal, check_pal
 from laconic.replay.thread import Mm
 from laconic.strategies import names_on
+from laconic.trace.charts import Chart, calls_chart
 from laconic.trace.reader import Trace
 from laconic.trace.tables import Row, Table
 
@@ -66,6 +67,12 @@ class Replayed(Table):
             for name, line in sorted(self.ledger.by_call.items())
         ]
 
+    def chart(self) -> Chart:
+        """Return a bar for each kind of call: what reached the host, and what was elided."""
+        lines = sorted(self.ledger.by_call.items())
+        counted = [(name, line.host_calls, line.elided) for name, line in lines]
+        return calls_chart(counted, f"Memory calls under {self.strategy}")
+
 
 def replay_trace(
     trace: Trace | str,
@@ -91,8 +98,10 @@ def replay_trace(
     trace = Trace(trace) if isinstance(trace, str) else trace
     if pal is not None and pal_for is not None:
         raise LaconicError("pal and pal_for exclude each other: pass one of them")
+    _check_listeners(listeners)
     feed = None
     if pal is not None:
+        check_pal(pal, "pal")
         feed = PalFeed(lambda mm: pal)
     elif pal_for is not None:
         feed = PalFeed(pal_for)
@@ -110,3 +119,12 @@ def replay_trace(
         engine.check,
         [] if feed is None else feed.refusals,
     )
+
+
+def _check_listeners(listeners: object) -> None:
+    example = "listeners=[MyListener()], objects of classes that inherit from laconic.Listener"
+    if not isinstance(listeners, Sequence):
+        raise LaconicError(f"listeners is {listeners!r}, which is not a list: pass {example}")
+    for listener in listeners:
+        if not isinstance(listener, Listener):
+            raise LaconicError(f"{listener!r} is not a listener: pass {example}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from laconic.libos.strategy import ContinuingStrategy, MemoryCall, Strategy
+from laconic.libos.strategy import ContinuingStrategy, MemoryCall, Strategy, fork_of
 from laconic.libos.touches import Touches
 from laconic.linux.pagemap import Touched
 from laconic.memory.change import Change, new
@@ -165,7 +165,7 @@ class Enclave:
         made: dict[str, Strategy] = {}
         for name, strategy in self.strategies.items():
             strategy.meter.at(number, FORK)
-            made[name] = strategy.fork(space, touches)
+            made[name] = fork_of(strategy, space, touches)
         owners = None if self.owners is None else self.owners.fork()
         return Enclave(number, space, touches, made, owners)
 
@@ -176,7 +176,7 @@ class Enclave:
         for name, strategy in self.strategies.items():
             if isinstance(strategy, ContinuingStrategy):
                 strategy.meter.at(self.number, FORK)
-                made[name] = strategy.fork(self.space, self.touches.copy())
+                made[name] = fork_of(strategy, self.space, self.touches.copy())
         return made
 
     def detach(self) -> dict[str, ContinuingStrategy]:

@@ -4,11 +4,11 @@ host."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from errno import ENOSYS
 from typing import NamedTuple
 
+from laconic.errors import LaconicError
 from laconic.memory.change import MAP, UNMAP, Change
-from laconic.memory.pal import HostError, Pal
+from laconic.memory.pal import Pal, refusal_errno
 from laconic.replay.events import CallDone, Listener
 from laconic.replay.thread import Mm
 from laconic.trace.schema import Row
@@ -31,11 +31,11 @@ class PalFeed(Listener):
     `pal_for` is called once for each address space, and returns its PAL. The PAL receives a MAP for
     each VMA with which the address space begins (the image of a program, or the copy that fork
     makes), the changes of its calls, the growth of its stacks, and at its end an UNMAP for each VMA
-    that is left. So every page that is mapped is unmapped. Locks and other flags are those of the
-    VMA.
+    that is left. Locks and other flags are those of the VMA.
 
-    The traced program received its host's results long ago, so a PAL cannot change what happens.
-    `refusals` lists the changes that it refused. O(changes), and O(VMAs) for each address space.
+    The traced program received its host's results long ago, so a PAL cannot change what happens:
+    pages whose MAP it refused are unmapped like all others. `refusals` lists the changes that it
+    refused. O(changes), and O(VMAs) for each address space.
     """
 
     def __init__(self, pal_for: Callable[[Mm], Pal]) -> None:
@@ -72,7 +72,9 @@ class PalFeed(Listener):
         self._pals.pop(mm, None)
 
     def _map_all(self, mm: Mm) -> None:
-        self._pals[mm] = self.pal_for(mm)
+        pal = self.pal_for(mm)
+        check_pal(pal, f"the result of pal_for for process {mm.pid}")
+        self._pals[mm] = pal
         assert mm.space is not None
         self._apply(mm, [Change(MAP, start, end, vma, None) for start, end, vma in mm.space.held])
 
@@ -83,5 +85,17 @@ class PalFeed(Listener):
         for change in changes:
             try:
                 pal.apply(change)
-            except HostError as error:
-                self.refusals.append(Refusal(mm.number, change, error.errno or ENOSYS))
+            except OSError as error:
+                errno = refusal_errno(error)
+                if not errno:
+                    raise
+                self.refusals.append(Refusal(mm.number, change, errno))
+
+
+def check_pal(pal: object, what: str) -> None:
+    """Raise LaconicError if `pal`, which the message calls `what`, is not an object with the method
+    `apply`."""
+    if isinstance(pal, type):
+        raise LaconicError(f"{what} is the class {pal.__name__}: pass an object of the class")
+    if not callable(getattr(pal, "apply", None)):
+        raise LaconicError(f"{what} is {pal!r}, which has no method apply: pass a PAL")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from laconic.analysis.compare import BOUND, Compared, Direct, Figures, Span
@@ -14,6 +14,7 @@ from laconic.replay import Replayed
 from laconic.replay.enclaves import AROUND
 from laconic.report import measured
 from laconic.report.tables import Row, between, tables
+from laconic.trace.words import plural
 
 Json = dict[str, Any]
 #: A column: its heading, and the counts that are added up in it.
@@ -93,6 +94,7 @@ def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
         "ranged": compared.ranged,
         "pte": compared.model.pte,
         "verify": {name: findings._asdict() for name, findings in compared.findings.items()},
+        "not_verified": _not_verified(compared),
         "strategies": {name: _strategy(each, found) for name, each in found.items()},
         "programs": [
             {**program._asdict(), "strategies": _parts(found, lambda each: each.programs, number)}
@@ -105,6 +107,14 @@ def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
         "measured": measured.as_json(compared),
         "notes": notes,
     }
+
+
+def _not_verified(compared: Compared) -> list[str]:
+    # The strategies that --verify leaves out. The bound is no strategy, and has no enclave.
+    if not compared.model.verify:
+        return []
+    known = {*compared.findings, BOUND}
+    return [name for name in compared.strategies if name not in known]
 
 
 def limit_note(option: str, size: int, settings: Settings) -> str:
@@ -253,7 +263,7 @@ def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) 
     sgx2 = figures["host"] == "sgx2"
     where = _WHERE[figures["host"]]
     processes = figures["processes"]
-    many = f"{processes:,} process{'' if processes == 1 else 'es'}"
+    many = plural(processes, "process", "processes")
     head = f"laconic: {figures['calls']:,} memory calls in {many}, {where}"
     lines = _wrapped(head, width)
     rows: list[Row] = list(figures["strategies"].items())
@@ -278,7 +288,7 @@ def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) 
         lines += _by(figures, by, width)
     if figures.get("epc"):
         lines += ["", *_wrapped(_epc(figures), width)]
-    lines += verify_as_text(figures.get("verify", {}), width)
+    lines += verify_as_text(figures.get("verify", {}), width, figures.get("not_verified", ()))
     notes = [*figures["notes"], *([FLOOR] if BOUND in figures["strategies"] else [])]
     for note in notes:
         lines += _wrapped(f"note: {note}.", width)
@@ -289,9 +299,11 @@ def _wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
-def verify_as_text(verify: Mapping[str, Any], width: int) -> list[str]:
-    """Lines that say what `--verify` found."""
-    lines = [""] if verify else []
+def verify_as_text(
+    verify: Mapping[str, Any], width: int, not_verified: Sequence[str] = ()
+) -> list[str]:
+    """Lines that report what `--verify` found, and the strategies that it does not check."""
+    lines = [""] if verify or not_verified else []
     for name, findings in verify.items():
         text = f"verify: {name}, {findings['steps']:,} steps, {findings['breaches']:,} breaches of the law Strict"
         if findings["excepted"]:
@@ -300,6 +312,8 @@ def verify_as_text(verify: Mapping[str, Any], width: int) -> list[str]:
         lines += _wrapped(text, width)
         for breach in findings["first"]:
             lines += _wrapped(f"  {breach}", width)
+    if not_verified:
+        lines += _wrapped(f"not checked: {', '.join(not_verified)} (not strict)", width)
     return lines
 
 

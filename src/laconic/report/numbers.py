@@ -48,6 +48,8 @@ def span(low: float, high: float, of: Unit) -> str:
 
     >>> span(0.737e9, 1.18e9, (1e9, "G")), span(2e6, 3e6, (1e9, "G")), span(0, 0, (1e9, "G"))
     ('0.737–1.18', '<0.01', '0')
+    >>> span(1e3, 19e6, (1e9, "G")), span(0, 19e6, (1e9, "G"))
+    ('<0.001–0.019', '0–0.019')
     """
     size, _ = of
     if not high:
@@ -56,6 +58,8 @@ def span(low: float, high: float, of: Unit) -> str:
         return "<0.01"
     decimals = 3 if size > 1 else 0
     first, last = digits(low / size, decimals), digits(high / size, decimals)
+    if low and first == "0.000":
+        first = "<0.001"
     return first if first == last else f"{first}–{last}"
 
 
@@ -67,6 +71,25 @@ def cycles(low: float, high: float, of: Unit | None = None) -> str:
     """
     of = of or unit([high])
     return f"{span(low, high, of)} {of[1]}{' ' if of[1] else ''}cycles"
+
+
+def change(low: float, high: float, of: Unit | None = None) -> str:
+    """A change of a range, at its low and at its high end, with its sign and its unit.
+
+    >>> change(0.6e9, 0.9e9), change(-390e6, -200e6), change(-2e6, 1e6), change(0, 0)
+    ('+0.600–0.900 G', '-200–390 M', '-2.00 to +1.00 M', '0')
+    """
+    if not low and not high:
+        return "0"
+    least, most = min(low, high), max(low, high)
+    of = of or unit([abs(least), abs(most)])
+    if least >= 0:
+        text = f"+{span(least, most, of)}"
+    elif most <= 0:
+        text = f"-{span(-most, -least, of)}"
+    else:
+        text = f"-{span(-least, -least, of)} to +{span(most, most, of)}"
+    return f"{text} {of[1]}".rstrip()
 
 
 def seconds(low: float, high: float) -> str:
@@ -96,25 +119,19 @@ def size(pages: int) -> str:
 
 
 def share(part: float, whole: float) -> str:
-    """A part in per cent.
+    """A part in per cent. It may be negative, or more than the whole.
 
     >>> [share(part, 1000) for part in (0, 0.5, 75, 190, 997, 999.6)]
     ['0 %', '<0.1 %', '7.5 %', '19 %', '99.7 %', '100 %']
+    >>> [share(part, 1000) for part in (1004, 1012, 2000, 14_521, -75, -0.5)]
+    ['100 %', '101 %', '200 %', '1,450 %', '-7.5 %', '>-0.1 %']
     """
     percent = 100 * part / whole if whole else 0
     if not percent:
         return "0 %"
-    if percent < 0.1:
-        return "<0.1 %"
-    if percent >= 99.95:
-        return "100 %"
-    return f"{percent:.1f} %" if percent < 9.95 or percent > 99 else f"{percent:.0f} %"
-
-
-def plural(number: int, one: str, more: str = "") -> str:
-    """A count with its noun.
-
-    >>> plural(1, "call"), plural(2500, "call"), plural(2, "process", "processes")
-    ('1 call', '2,500 calls', '2 processes')
-    """
-    return f"{number:,} {one if number == 1 else more or f'{one}s'}"
+    size = abs(percent)
+    if size < 0.1:
+        return "<0.1 %" if percent > 0 else ">-0.1 %"
+    if size >= 99.95:
+        return f"{digits(percent)} %"
+    return f"{percent:.1f} %" if size < 9.95 or size > 99 else f"{percent:.0f} %"

@@ -18,8 +18,9 @@ _HEAD = 10
 
 
 def picture(runs: Sequence[Run], width: int = 80) -> Iterator[str]:
-    """Lines of at most `width` columns: each letter is one mapping, a dot a hole, `~` what is left
-    out; below, `*` stands where something changed, `=` where it was as requested already.
+    """Lines of at most `width` columns, if there are at most `width - 10` runs: each letter is one
+    mapping, a dot a hole, `~` what is left out; below, `*` stands where something changed, `=`
+    where it was as requested already.
 
     Widths grow with the logarithm of the size: one page beside a reservation of gigabytes is seen
     too. O(runs).
@@ -27,8 +28,8 @@ def picture(runs: Sequence[Run], width: int = 80) -> Iterator[str]:
     letters = _lettered(runs)
     widths = _widths(runs, width - _HEAD)
     yield "surrounding address space (not to scale): * changed, = already as requested"
-    for name, side in (("before", "before"), ("after", "after")):
-        yield f"  {name:<8}" + "".join(
+    for side in ("before", "after"):
+        yield f"  {side:<8}" + "".join(
             _sign(run, getattr(run, side), letters) * size
             for run, size in zip(runs, widths, strict=True)
         )

@@ -9,6 +9,8 @@ from typing import Final
 
 #: Bytes of stack that are read at once.
 WINDOW: Final = 16384
+#: Ranges that one system call reads, at most (UIO_MAXIOV in include/uapi/linux/uio.h).
+MOST_RANGES: Final = 1024
 _MASK = (1 << 64) - 1
 
 # As in laconic.tracer.ptrace: the GIL is kept, and no argtypes.
@@ -31,7 +33,7 @@ class Memory:
 
     def load(self, tid: int, address: int) -> int:
         """Fills `words` from an address on; returns the bytes that are there."""
-        self._theirs[0] = address
+        self._theirs[0] = address & _MASK
         done: int = _readv(tid, self._here, 1, self._there, 1, 0)
         return max(done, 0)
 
@@ -69,10 +71,14 @@ class Block:
 
 
 class Pieces:
-    """Ranges `(address, size)` of another process's memory, up to 1,024, read by one system
-    call."""
+    """Ranges `(address, size)` of another process's memory, read by one system call.
+
+    Raises ValueError if there are more than `MOST_RANGES`.
+    """
 
     def __init__(self, ranges: Sequence[tuple[int, int]]) -> None:
+        if len(ranges) > MOST_RANGES:
+            raise ValueError(f"{len(ranges):,} ranges, and {MOST_RANGES:,} is the most")
         size = sum(size for _, size in ranges)
         self._buffer = ctypes.create_string_buffer(max(size, 1))
         self._count = len(ranges)
@@ -85,6 +91,6 @@ class Pieces:
         self.size = size
 
     def read(self, tid: int) -> bytes:
-        """The bytes of all ranges; fewer if some are not there."""
+        """The bytes of all ranges; those before the first range that is not all there."""
         done: int = _readv(tid, self._here, 1, self._there, self._count, 0)
         return self._buffer.raw[: min(max(done, 0), self.size)]

@@ -7,9 +7,11 @@ for enclaves; its `linux_rule`, if it has one, is the rule for Linux.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Iterable
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +19,8 @@ from laconic.errors import LaconicError
 
 if TYPE_CHECKING:  # `laconic run --help` lists the strategies, and must not wait for imports
     from laconic.libos.strategy import Strategy
-    from laconic.memory.calls import HostRule
+    from laconic.memory.calls import Arguments, HostRule
+    from laconic.memory.change import Outcome
 
 SGX2, LINUX, GRAMINE = "sgx2", "linux", "gramine"
 
@@ -78,7 +81,8 @@ def check_name(name: str, host: str, also: Iterable[str] = ()) -> None:
             f"the strategy {name!r} has no rule for Linux, only for enclaves: add --host sgx2, or choose from "
             f"{', '.join(accepted)}"
         )
-    raise LaconicError(f"there is no strategy {name!r}: choose from {', '.join(accepted)}")
+    own = "" if host == GRAMINE else ", or module:Class"
+    raise LaconicError(f"there is no strategy {name!r}: choose from {', '.join(accepted)}{own}")
 
 
 def base_name(name: str) -> str:
@@ -131,12 +135,43 @@ def linux_rule(strategy: str | type[Strategy]) -> HostRule:
     """
     rule = _class_for(strategy, LINUX).linux_rule
     assert rule is not None
-    return rule
+    is_ours = str(getattr(rule, "__module__", "")).startswith("laconic.")
+    return rule if is_ours else _checking(rule)
+
+
+@cache
+def _checking(rule: HostRule) -> HostRule:
+    # A user's rule whose results are checked. One rule has one checking rule, because equal rules
+    # are replayed once.
+    def checked(name: str, args: Arguments, outcome: Outcome) -> Arguments | None:
+        host_args = rule(name, args, outcome)
+        if host_args is not None and not (isinstance(host_args, tuple) and len(host_args) == 6):
+            raise LaconicError(
+                f"linux_rule returned {host_args!r} for {name}; return a tuple of six arguments, or None"
+            )
+        return host_args
+
+    return checked
 
 
 def display_name(strategy: str | type[Strategy]) -> str:
-    """Return the name under which tables show a strategy that is given as a name or as a class."""
-    return strategy if isinstance(strategy, str) else strategy.name
+    """Return the name under which tables show a strategy: the string with which it is given, or the
+    `name` of a class.
+
+    Raises LaconicError for a class that is not a strategy.
+    """
+    if isinstance(strategy, str):
+        return strategy
+    return _checked(strategy, getattr(strategy, "__name__", repr(strategy))).name
+
+
+def as_list(
+    strategies: str | type[Strategy] | Iterable[str | type[Strategy]],
+) -> list[str | type[Strategy]]:
+    """Return strategies as a list; a single one may be given without a list."""
+    if isinstance(strategies, (str, type)):
+        return [strategies]
+    return list(strategies)
 
 
 def _class_for(strategy: str | type[Strategy], host: str) -> type[Strategy]:
@@ -184,6 +219,11 @@ def _checked(found: object, name: str) -> type[Strategy]:
         raise LaconicError(
             f"{name!r} is not a strategy: name a class that inherits from laconic.Strategy"
         )
+    own_name = getattr(found, "name", None)
+    if not isinstance(own_name, str) or not own_name:
+        raise LaconicError(
+            f"the strategy {name!r} has no name: add the class attribute name, a string"
+        )
     return found
 
 
@@ -195,6 +235,23 @@ def _check_rule(found: type[Strategy], name: str | None, host: str) -> None:
         raise LaconicError(
             f"the strategy {name!r} has no rule for Linux: define linux_rule, or add --host sgx2"
         )
+    if host == LINUX and not _takes_three(found.linux_rule):
+        raise LaconicError(
+            f"the strategy {name!r}: define linux_rule(name, args, outcome) as a @staticmethod"
+        )
     if host == SGX2 and found.__abstractmethods__:
         missing = ", ".join(sorted(found.__abstractmethods__))
         raise LaconicError(f"the strategy {name!r} lacks methods: define {missing}")
+
+
+def _takes_three(rule: object) -> bool:
+    # Whether a rule can be called with a name, arguments and an outcome.
+    if not callable(rule):
+        return False
+    try:
+        inspect.signature(rule).bind("mmap", (), None)
+    except TypeError:
+        return False
+    except ValueError:  # a callable without a signature, such as a compiled one
+        return True
+    return True

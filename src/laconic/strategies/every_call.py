@@ -354,7 +354,7 @@ class EveryCall(Libos, Tunable):
         meter.host_call()
         meter.create()
         try:
-            checkpoint.send_checkpoint(self, child, touches)
+            checkpoint.send_checkpoint(self, child)
         except PalError:
             child.end()  # skip-equal's: nothing of the child stays
             raise

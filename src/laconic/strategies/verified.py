@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
-from laconic.libos.strategy import ContinuingStrategy, MemoryCall, Strategy
+from laconic.libos.strategy import ContinuingStrategy, MemoryCall, Strategy, fork_of
 from laconic.libos.touches import Touches
 from laconic.memory.change import Change
 from laconic.memory.space import AddressSpace, Entry
@@ -128,7 +128,7 @@ class Verified(Strategy):
         # A strategy gives its meter to its child, and the child's is another machine.
         self.inner.meter = machine
         try:
-            return self.inner.fork(space, touches)
+            return fork_of(self.inner, space, touches)
         finally:
             self.inner.meter = self.machine
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from laconic.linux.pagemap import Touched
 from laconic.memory.change import new
 from laconic.memory.flags import PAGE_SHIFT
-from laconic.trace.schema import NUMBERS, Row
+from laconic.trace.schema import NUMBERS, SCHEMA, Row
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,25 +27,24 @@ if TYPE_CHECKING:
 LATEST = (1 << 63) - 1
 #: Touched runs that are decoded at once.
 RUNS = 1 << 17
-_TIME = 1
-_A0 = 4
-_NUMBERS = len(NUMBERS)
 _RUN = (("start", "q", "int64"), ("pages", "Q", "uint64"), ("how", "B", "uint8"))
 
 
-def arrow_schema(metadata: dict[str, str]) -> pa.Schema:
-    """The file's Arrow schema, with what is known of the recording and its checksum as metadata."""
+def arrow_schema(metadata: dict[str, str], version: int = SCHEMA) -> pa.Schema:
+    """The Arrow schema of a file of schema `version`, with what is known of the recording and its
+    checksum as metadata."""
     import pyarrow as pa
 
-    types: list[tuple[str, Any]] = [(name, getattr(pa, kind)()) for name, _, kind in NUMBERS]
     runs = pa.struct(
         [pa.field(name, getattr(pa, kind)(), nullable=False) for name, _, kind in _RUN]
     )
-    types += [("data", pa.binary()), ("touched", pa.list_(pa.field("item", runs, nullable=False)))]
-    complete = metadata | {"crc32": head_checksum(metadata)}
-    return pa.schema(
-        [pa.field(name, kind, nullable=False) for name, kind in types], metadata=complete
-    )
+    types: dict[str, Any] = {
+        number.name: getattr(pa, number.arrow)() for number in NUMBERS if number.since <= version
+    }
+    types["data"] = pa.binary()
+    types["touched"] = pa.list_(pa.field("item", runs, nullable=False))
+    fields = [pa.field(name, types[name], nullable=False) for name in Row._fields if name in types]
+    return pa.schema(fields, metadata=metadata | {"crc32": head_checksum(metadata)})
 
 
 def encode(schema: pa.Schema, rows: Sequence[Row], time: int) -> tuple[pa.RecordBatch, int]:
@@ -57,23 +56,20 @@ def encode(schema: pa.Schema, rows: Sequence[Row], time: int) -> tuple[pa.Record
     """
     import pyarrow as pa
 
-    columns = list(zip(*rows, strict=True))
-    times = tuple(islice(accumulate(columns[_TIME], max, initial=time), 1, None))
-    columns[_TIME] = tuple(map(sub, times, (time, *times[:-1])))
-    arrays: list[Any] = [
-        _numbers(code, kind, column)
-        for (_, code, kind), column in zip(NUMBERS, columns, strict=False)
-    ]
-    data, touched = columns[_NUMBERS:]
-    arrays.append(
-        pa.BinaryArray.from_buffers(
-            pa.binary(), len(rows), [None, _offsets(map(len, data)), pa.py_buffer(b"".join(data))]
-        )
+    columns = dict(zip(Row._fields, zip(*rows, strict=True), strict=True))
+    times = tuple(islice(accumulate(columns["time"], max, initial=time), 1, None))
+    columns["time"] = tuple(map(sub, times, (time, *times[:-1])))
+    arrays: dict[str, Any] = {
+        number.name: _numbers(number.code, number.arrow, columns[number.name]) for number in NUMBERS
+    }
+    data = columns["data"]
+    arrays["data"] = pa.BinaryArray.from_buffers(
+        pa.binary(), len(rows), [None, _offsets(map(len, data)), pa.py_buffer(b"".join(data))]
     )
-    bases = columns[_A0]
+    touched = columns["touched"]
     runs = [
         (start - (base & -4096) >> PAGE_SHIFT, end - start >> PAGE_SHIFT, how)
-        for base, of_row in zip(bases, touched, strict=True)
+        for base, of_row in zip(columns["a0"], touched, strict=True)
         if of_row
         for start, end, how in of_row
     ]
@@ -83,8 +79,10 @@ def encode(schema: pa.Schema, rows: Sequence[Row], time: int) -> tuple[pa.Record
         fields=list(schema.field("touched").type.value_type),
     )
     offsets = pa.Array.from_buffers(pa.int32(), len(rows) + 1, [None, _offsets(map(len, touched))])
-    arrays.append(pa.ListArray.from_arrays(offsets, struct, type=schema.field("touched").type))
-    return pa.RecordBatch.from_arrays(arrays, schema=schema), times[-1]
+    arrays["touched"] = pa.ListArray.from_arrays(offsets, struct, type=schema.field("touched").type)
+    return pa.RecordBatch.from_arrays(
+        [arrays[name] for name in schema.names], schema=schema
+    ), times[-1]
 
 
 class Times:
@@ -116,9 +114,9 @@ class Times:
 
 
 def most_runs(batch: pa.RecordBatch) -> int:
-    """The touched runs of the row that has most of them. O(rows) where there are more than a
-    few."""
-    touched = batch.column(_NUMBERS + 1)
+    """An upper bound of the touched runs of one row: exact if the batch has more than `RUNS`,
+    otherwise those of the whole batch. O(rows) if the batch has more than `RUNS`."""
+    touched = batch.column("touched")
     if len(touched.values) <= RUNS:
         return len(touched.values)
     offsets = _values("i", touched.offsets)
@@ -129,7 +127,7 @@ def most_runs(batch: pa.RecordBatch) -> int:
 def portions(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """A batch in pieces of at most `RUNS` touched runs, or of one row. Decoded, a run takes ten
     times its bytes in the file. O(rows)."""
-    touched = batch.column(_NUMBERS + 1)
+    touched = batch.column("touched")
     count = batch.num_rows
     if len(touched.values) <= RUNS:
         if count:
@@ -145,25 +143,33 @@ def portions(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 def decode(batch: pa.RecordBatch, times: Times) -> list[Row]:
-    """The rows of a batch; `times` has those of the rows before. O(rows)."""
+    """The rows of a batch; `times` has those of the rows before. O(rows).
+
+    A column that the schema of an older file lacks has its default in every row.
+    """
     count = batch.num_rows
-    columns: list[Any] = [
-        _values(code, batch.column(index)) for index, (_, code, _) in enumerate(NUMBERS)
-    ]
-    data, touched = batch.column(_NUMBERS), batch.column(_NUMBERS + 1)
-    columns.append(
-        data.to_pylist() if data.get_total_buffer_size() > 4 * (count + 1) else repeat(b"", count)
-    )
-    columns.append(_touched(touched, columns[_A0]) if len(touched.values) else repeat((), count))
-    columns[_TIME] = times.take(columns[_TIME])
-    for index in range(_TIME + 1, _NUMBERS):
+    columns: dict[str, Any] = {
+        name: repeat(default, count) for name, default in Row._field_defaults.items()
+    }
+    numbers = {
+        number.name: _values(number.code, batch.column(number.name))
+        for number in NUMBERS
+        if number.name in batch.schema.names
+    }
+    for name, values in numbers.items():
         # Most columns of most batches hold one value all along, which need not be made again for
         # each row.
-        values = columns[index]
-        if values and values.tobytes() == values[:1].tobytes() * count:
-            columns[index] = repeat(values[0], count)
+        is_uniform = values and values.tobytes() == values[:1].tobytes() * count
+        columns[name] = repeat(values[0], count) if is_uniform else values
+    columns["time"] = times.take(numbers["time"])
+    data, touched = batch.column("data"), batch.column("touched")
+    if data.get_total_buffer_size() > 4 * (count + 1):
+        columns["data"] = data.to_pylist()
+    if len(touched.values):
+        columns["touched"] = _touched(touched, numbers["a0"])
+    in_order = [columns[name] for name in Row._fields]
     # As `map(Row._make, ...)`, in a third of its time.
-    return list(map(new, repeat(Row), zip(*columns, strict=True)))
+    return list(map(new, repeat(Row), zip(*in_order, strict=True)))
 
 
 def checksum(batch: pa.RecordBatch) -> int:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SOURCES = ("run", "strace", "gramine", "perf")
 T = TypeVar("T")
 _END = CODES["end"]
+_VERSIONS = range(1, SCHEMA + 1)
 _MAGIC = b"\xff\xff\xff\xff"
 
 
@@ -39,17 +40,23 @@ class Trace:
         self.loss: str | None = None
         self.events = 0
         self.position = 0
-        metadata = self._open()
+        file, metadata, stream = self._open_stream()
+        file.close()
         self._damage = ""
+        layouts = [version for version in _VERSIONS if stream.schema == arrow_schema({}, version)]
         if metadata.get("crc32") != head_checksum(metadata):
             self._damage = "the trace's head is damaged: how it was made is not known. "
-            metadata = {"schema": str(SCHEMA), "source": metadata["source"]}
+            metadata = {"schema": str(max(layouts, default=0)), "source": metadata["source"]}
         self.schema = _number(metadata, "schema")
         self.version = metadata.get("laconic", "?")
         if self.schema > SCHEMA:
             raise LaconicError(
                 f"{path!r} is a trace of schema {self.schema}, made by Laconic {self.version}; this is Laconic "
                 f"{_version()}, which reads up to schema {SCHEMA}: install Laconic {self.version} or newer"
+            )
+        if self.schema not in layouts:
+            raise LaconicError(
+                f"{path!r} has a damaged head, and cannot be read: take another copy of it"
             )
         self.source = metadata["source"] if metadata["source"] in SOURCES else "run"
         self.redacted = bool(_json(metadata, "redacted", bool))
@@ -113,15 +120,6 @@ class Trace:
             f"the trace is damaged or cut short at byte {at:,} of {self.size:,} ({' '.join(str(why).split())[:120]}): "
             f"the {self.events:,} events before could be read"
         )
-
-    def _open(self) -> dict[str, str]:
-        file, metadata, stream = self._open_stream()
-        file.close()
-        if _number(metadata, "schema") == SCHEMA and stream.schema != arrow_schema({}):
-            raise LaconicError(
-                f"{self.path!r} has a damaged head, and cannot be read: take another copy of it"
-            )
-        return metadata
 
     def _open_stream(self) -> tuple[BinaryIO, dict[str, str], pa.RecordBatchStreamReader]:
         file = open_input(self.path)

@@ -15,7 +15,8 @@ from typing import Final, NamedTuple
 from laconic.linux.pagemap import Touched
 from laconic.memory.change import new
 
-#: The version of the file's meaning. A reader reads its own and all older ones.
+#: The version of the file's meaning. A reader reads its own and all older ones. A new column raises
+#: it (`Row`, `NUMBERS`).
 SCHEMA: Final = 1
 
 #: Rows of a batch, at most. Larger ones compress no better and are read no faster.
@@ -97,8 +98,7 @@ PROCESS_EVENTS: Final = (
 #:            `data` the answer.
 #: `begin`    a call whose work begins here and whose row follows later, other calls between: `said` is its event code,
 #:            `state` 1 where what it changes is taken for done here.
-#: `host_call` one that Laconic made for the next call of this thread, where it is not that call
-#: itself: `said` is its
+#: `host_call` one that Laconic made for the next call of this thread, where it is not that call itself: `said` is its
 #:            event code, a0 to a5 its arguments.
 #: `process`  a process or thread whose beginning was not seen: a0 1 where it shares the memory of process `result`.
 #: `exit`     a thread ends: a0 its wait status, a1 1 where that was in a fork or clone whose row may still follow.
@@ -114,10 +114,9 @@ PROCESS_EVENTS: Final = (
 #: `symbols`  what `laconic pack` found for a module: a0 its number, `data` JSON.
 #: `received` memory that a forked child in Gramine received: a0 start, a1 end, a2 entries of the checkpoint that this
 #:            was sent in (one a page for anonymous memory).
-#: `measured` what SGX hardware counted (Gramine's sgx.enable_stats): a0 EENTERs, a1 EEXITs, a2
-#: AEXs, a3 synchronous, a4
-#:            asynchronous signals; a5 1 for all of a process, 0 for a thread; `result` its id on the host. pid 0: which
-#:            of the trace's processes that is is not known.
+#: `measured` what SGX hardware counted (Gramine's sgx.enable_stats): a0 EENTERs, a1 EEXITs, a2 AEXs, a3 synchronous,
+#:            a4 asynchronous signals; a5 1 for all of a process, 0 for a thread; `result` its id on the host. pid 0:
+#:            which of the trace's processes that is is not known.
 #: `written`  the process wrote to a file that may be mapped, or truncated it: a0 its size in bytes, a1 0 where it was
 #:            truncated to that size, 1 where it was written to, and has at least that size; `file`.
 #: `leave`    the recording of this process ends here, and the process goes on; of processes that share memory, one row.
@@ -194,6 +193,9 @@ class Row(NamedTuple):
     of the `file` row that the call's descriptor refers to, `shown` of the one that the host shows
     for the new mapping where that is another; 0 for none. `touched` are the pages that were touched
     of what the call is about to change (`laconic.linux.pagemap`).
+
+    A field that a later schema adds stands at the end, with the default that it has in older
+    traces, and its type is in `NUMBERS`.
     """
 
     event: int
@@ -222,9 +224,13 @@ class Row(NamedTuple):
 
 
 _ZEROS: Final = (0,) * 6
+#: The defaults of the fields that later schemas have added.
+_ADDED: Final = tuple(
+    Row._field_defaults[name] for name in Row._fields[Row._fields.index("touched") + 1 :]
+)
 
 
-def make_row(
+def make_row(  # noqa: PLR0913 (the columns)
     event: int,
     where: tuple[int, int, int],
     args: Sequence[int],
@@ -240,13 +246,11 @@ def make_row(
 ) -> Row:
     """Make a row. `where` is its time, pid and tid; `args` are the values of `a0`, `a1`, …"""
     rest = _ZEROS[len(args) :]
-    return new(
-        Row,
-        (event, *where, *args, *rest, result, state, said, kinds, file, shown, data, touched),
-    )
+    known = (event, *where, *args, *rest, result, state, said, kinds, file, shown, data, touched)
+    return new(Row, known + _ADDED)
 
 
-def call_row(
+def call_row(  # noqa: PLR0913 (the columns)
     event: int,
     time: int,
     pid: int,
@@ -267,29 +271,36 @@ def call_row(
     It takes half the time of `make_row`. An importer makes a row for most lines of a log: with
     `make_row`, the import of an strace log executes 9 % more instructions.
     """
-    return new(
-        Row,
-        (event, time, pid, tid, a0, a1, a2, a3, a4, a5, result, state, 0, 0, file, 0, b"", ()),
-    )
+    call = (event, time, pid, tid, a0, a1, a2, a3, a4, a5, result, state, 0, 0, file, 0, b"", ())
+    return new(Row, call + _ADDED)
 
 
-#: Column → array typecode and Arrow type, for those that are plain numbers; `data` and `touched`
-#: follow them.
+class Number(NamedTuple):
+    """A column of plain numbers: its name, the typecode of its `array`, its Arrow type, and the
+    first schema that has it."""
+
+    name: str
+    code: str
+    arrow: str
+    since: int = 1
+
+
+#: The columns of numbers. The others, `data` and `touched`, are in every schema.
 NUMBERS: Final = (
-    ("event", "B", "uint8"),
-    ("time", "q", "int64"),
-    ("pid", "i", "int32"),
-    ("tid", "i", "int32"),
-    ("a0", "Q", "uint64"),
-    ("a1", "Q", "uint64"),
-    ("a2", "Q", "uint64"),
-    ("a3", "Q", "uint64"),
-    ("a4", "Q", "uint64"),
-    ("a5", "Q", "uint64"),
-    ("result", "q", "int64"),
-    ("state", "B", "uint8"),
-    ("said", "I", "uint32"),
-    ("kinds", "H", "uint16"),
-    ("file", "I", "uint32"),
-    ("shown", "I", "uint32"),
+    Number("event", "B", "uint8"),
+    Number("time", "q", "int64"),
+    Number("pid", "i", "int32"),
+    Number("tid", "i", "int32"),
+    Number("a0", "Q", "uint64"),
+    Number("a1", "Q", "uint64"),
+    Number("a2", "Q", "uint64"),
+    Number("a3", "Q", "uint64"),
+    Number("a4", "Q", "uint64"),
+    Number("a5", "Q", "uint64"),
+    Number("result", "q", "int64"),
+    Number("state", "B", "uint8"),
+    Number("said", "I", "uint32"),
+    Number("kinds", "H", "uint16"),
+    Number("file", "I", "uint32"),
+    Number("shown", "I", "uint32"),
 )

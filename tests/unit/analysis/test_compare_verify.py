@@ -139,5 +139,6 @@ def test_the_command(trace: str) -> None:
     assert (
         done.returncode == 0 and "verify: laconic, " in done.stdout and " 0 breaches" in done.stdout
     )
+    assert "not checked: every-call, skip-equal, sgx-emm, edmm-tuned (not strict)" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert laconic("compare", trace, "--pte", "rx").returncode == 2

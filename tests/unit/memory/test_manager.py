@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import pickle
 import re
 import types
 from collections.abc import Callable
@@ -44,7 +45,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
-        self.refusals: dict[int, HostError] = {}
+        self.refusals: dict[int, BaseException] = {}
 
     def apply(self, change: Change) -> None:
         """Keep the change, or raise the refusal planned for its number."""
@@ -129,6 +130,49 @@ def test_a_refusal_halfway_keeps_what_was_carried_out(mm: MemoryManager, pal: Re
         (address, address + 5 * PAGE_SIZE, "r--p"),
         (address + 5 * PAGE_SIZE, address + 8 * PAGE_SIZE, "rw-p"),
     ]
+    mm.space.check()
+
+
+@pytest.mark.parametrize(
+    "failure", [OSError(ENOMEM, "no memory"), KeyError("page"), KeyboardInterrupt(), OSError("?")]
+)
+def test_a_change_during_which_the_pal_fails_is_not_lost(
+    mm: MemoryManager, pal: Recorder, failure: BaseException
+) -> None:
+    """The caller receives the exception, and the same call reaches the PAL again."""
+    address = mm.mmap(None, 2 * PAGE_SIZE, PROT_READ)
+    pal.changes.clear()
+    pal.refusals = {0: failure}
+    with pytest.raises(type(failure)) as error:
+        mm.mprotect(address, PAGE_SIZE, RW)
+    assert getattr(error.value, "errno", None) == getattr(failure, "errno", None)
+    assert attributes(mm) == [(address, address + 2 * PAGE_SIZE, "r--p")]
+    mm.space.check()
+    mm.mprotect(address, PAGE_SIZE, RW)
+    assert len(pal.changes) == 2 and pal.changes[0] == pal.changes[1]
+    assert attributes(mm)[0] == (address, address + PAGE_SIZE, "rw-p")
+
+
+def test_a_host_error_checks_its_values() -> None:
+    for errno in (-ENOMEM, 0):
+        with pytest.raises(ValueError, match=f"errno {errno} is not positive"):
+            HostError(errno)
+    with pytest.raises(ValueError, match="end 0x64 is not page aligned"):
+        HostError(ENOMEM, end=100)
+    copied = pickle.loads(pickle.dumps(HostError(ENOMEM, end=PAGE_SIZE)))
+    assert (copied.errno, copied.end, str(copied)) == (ENOMEM, PAGE_SIZE, str(HostError(ENOMEM)))
+
+
+@pytest.mark.parametrize("page", [-1, 3])
+def test_the_end_of_a_host_error_is_in_its_change(
+    mm: MemoryManager, pal: Recorder, page: int
+) -> None:
+    address = mm.mmap(None, 4 * PAGE_SIZE, PROT_READ)
+    pal.changes.clear()
+    pal.refusals = {0: HostError(ENOMEM, end=address + page * PAGE_SIZE)}
+    with pytest.raises(ValueError, match=r"is outside of EXTEND \w+-\w+ rw-p, was r--p"):
+        mm.mprotect(address, 2 * PAGE_SIZE, RW)
+    assert attributes(mm) == [(address, address + 4 * PAGE_SIZE, "r--p")]
     mm.space.check()
 
 

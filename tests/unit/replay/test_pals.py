@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from errno import ENOMEM, ENOSYS
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,12 +112,15 @@ def test_a_log_s_changes_reach_a_pal(tmp_path: Path) -> None:
     assert pal.changes[1] == "UNMAP 7f0000000000-7f0000004000, was rw-p"
 
 
-def test_a_pal_that_refuses_changes_nothing_of_what_was_recorded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("refusal", [HostError(ENOMEM), OSError(ENOMEM, "no memory")])
+def test_a_pal_that_refuses_changes_nothing_of_what_was_recorded(
+    tmp_path: Path, refusal: OSError
+) -> None:
     class Refuser:
         def apply(self, change: Change) -> None:
             """Refuse to restrict."""
             if change.kind & RESTRICT:
-                raise HostError(ENOMEM)
+                raise refusal
 
     replayed = replay_trace(recorded(tmp_path / "a.trace"), pal=Refuser(), check=True)
     assert [(refusal.process, refusal.errno) for refusal in replayed.refusals] == [(0, ENOMEM)]
@@ -144,6 +148,20 @@ def test_listeners_receive_the_calls(tmp_path: Path) -> None:
     replay_trace(recorded(tmp_path / "a.trace", fork=True), listeners=[calls])
     assert calls.redundant == [(4, "mprotect", (BASE, LENGTH, RW))]
     assert calls.forks == [(100, 102)]
+
+
+def test_what_is_no_pal_and_no_listener_is_named(tmp_path: Path) -> None:
+    path = recorded(tmp_path / "a.trace")
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"pal": Shadow}, "pal is the class Shadow: pass an object of the class"),
+        ({"pal": 5}, "pal is 5, which has no method apply: pass a PAL"),
+        ({"pal_for": lambda mm: None}, "pal_for for process 100 is None, which has no method"),
+        ({"listeners": Listener()}, r"is not a list: pass listeners=\[MyListener\(\)\]"),
+        ({"listeners": [Listener]}, "Listener'> is not a listener: pass listeners="),
+    )
+    for options, message in wrong:
+        with pytest.raises(LaconicError, match=message):
+            replay_trace(path, **options)
 
 
 def test_two_ways_to_give_a_pal_exclude_each_other(tmp_path: Path) -> None:

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from laconic.analysis.compare import compare_host_calls
+from laconic.analysis.compare import Model, compare, compare_host_calls
+from laconic.analysis.sites import sites
 from laconic.commands import main
 from laconic.errors import LaconicError
 from laconic.libos.strategy import Strategy
+from laconic.libos.touches import Touches
 from laconic.linux.pal import only_changes
 from laconic.memory.calls import Arguments
 from laconic.memory.change import Outcome
+from laconic.memory.space import AddressSpace
 from laconic.replay import replay_trace
-from laconic.strategies import LINUX, NAMES, SGX2, has_rule, linux_rule, names_on, strategy
+from laconic.strategies import (
+    LINUX,
+    NAMES,
+    SGX2,
+    display_name,
+    has_rule,
+    linux_rule,
+    names_on,
+    strategy,
+)
 from laconic.strategies.classify import Classify
 from laconic.trace.reader import Trace
 from tests.helpers.traces import small
@@ -27,7 +40,9 @@ class NeverProtect(Strategy):
     name = "never-protect"
 
     @staticmethod
-    def linux_rule(name: str, args: Arguments, outcome: Outcome) -> Arguments | None:
+    def linux_rule(  # type: ignore[override]  # mypy: a variable, overridden by a method
+        name: str, args: Arguments, outcome: Outcome
+    ) -> Arguments | None:
         """Elide mprotects, and pass every other call on."""
         return None if name == "mprotect" else args
 
@@ -85,6 +100,74 @@ def test_a_strategy_without_a_rule_for_linux_is_refused_there() -> None:
 def test_what_is_not_a_strategy_is_named(found: str | type[Strategy]) -> None:
     with pytest.raises(LaconicError, match=r"is not a strategy|cannot be imported"):
         linux_rule(found)
+
+
+@pytest.mark.parametrize("name", ["mine", "mine.Mine"])
+def test_an_unknown_name_lists_the_form_of_a_user_s_own(name: str) -> None:
+    with pytest.raises(LaconicError, match=r"edmm-tuned, or module:Class$"):
+        strategy(name)
+
+
+class Nameless(Classify):
+    """Its author forgot to name it."""
+
+    name = None  # type: ignore[assignment]
+
+
+class Bound(Classify):
+    """Its rule is a method."""
+
+    name = "method"
+
+    def linux_rule(  # type: ignore[override]
+        self, name: str, args: Arguments, outcome: Outcome
+    ) -> Arguments | None:
+        """A rule that needs an object, of which there is none."""
+        return args
+
+
+def test_a_class_without_a_name_or_with_a_rule_that_needs_an_object_is_refused() -> None:
+    for given in (Nameless, f"{__name__}:Nameless"):
+        with pytest.raises(LaconicError, match=r"Nameless' has no name: add the class attribute"):
+            strategy(given)
+    with pytest.raises(LaconicError, match="'Nameless' has no name"):
+        display_name(Nameless)
+    with pytest.raises(LaconicError, match=r"'Bound': define linux_rule\(name, .* @staticmethod"):
+        linux_rule(Bound)
+
+
+def test_what_a_user_s_rule_and_fork_return_is_checked(tmp_path: Path) -> None:
+    class Yes(NeverProtect):
+        @staticmethod
+        def linux_rule(  # type: ignore[override]
+            name: str, args: Arguments, outcome: Outcome
+        ) -> Any:
+            """True, as if it were a question."""
+            return True
+
+    class Childless(Classify):
+        name = "childless"
+
+        def fork(self, space: AddressSpace, touches: Touches) -> Any:
+            """Nothing is returned."""
+
+    path = small(tmp_path / "a.trace")
+    with pytest.raises(LaconicError, match="linux_rule returned True for brk; return a tuple of"):
+        compare_host_calls(path, Yes)
+    assert linux_rule(Yes) is linux_rule(Yes), "equal rules are replayed once"
+    for verify in (False, True):
+        with pytest.raises(LaconicError, match="fork of Childless returned None; return the child"):
+            compare(path, [Childless], model=Model(verify=verify))
+
+
+def test_one_strategy_needs_no_list(tmp_path: Path) -> None:
+    path = small(tmp_path / "a.trace")
+    assert list(compare(path, "laconic", "pie-j5005").strategies) == ["laconic"]
+    assert list(compare(path, Partial).strategies) == ["partial"]
+    assert list(compare_host_calls(path, "laconic").strategies) == ["laconic"]
+    assert list(sites(path, "laconic").meters) == ["laconic"]
+    with pytest.raises(LaconicError, match="zz"):
+        compare(path, "laconic", "zz")
 
 
 def test_a_user_s_rule_for_linux_is_compared(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import laconic.trace
 from laconic import __version__
 from laconic.commands import main
 from laconic.errors import LaconicError
+from laconic.replay import replay_trace
 from laconic.trace import records
 from laconic.trace.encoding import LATEST, Times, arrow_schema, decode, encode
 from laconic.trace.schema import CHOSEN, CODES, NUMBERS, PLAIN, SCHEMA, Row, make_row
@@ -127,9 +128,9 @@ def test_values_at_their_limits() -> None:
     }
     highest |= {"data": bytes(range(256)), "touched": ()}
     highest["touched"] = ((0, 4096, 31), ((1 << 64) - 8192, (1 << 64) - 4096, 0))
-    names = [name for name, _, _ in NUMBERS]
+    names = [number.name for number in NUMBERS]
     plain = dict.fromkeys(names, 0) | {"data": b"", "touched": ()}
-    rows = [tuple((plain | some | {"event": 1}).values()) for some in (plain, lowest, highest)]
+    rows = [Row(*(plain | some | {"event": 1}).values()) for some in (plain, lowest, highest)]
     batch, time = encode(arrow_schema({}), rows, 0)
     assert (decode(batch, Times()), time) == (rows, LATEST)
 
@@ -369,6 +370,84 @@ def test_an_older_release_of_this_schema_reads_calls_that_it_does_not_know(tmp_p
     (call,) = laconic.trace.open(trace.cut())
     assert isinstance(call, records.Call)
     assert (call.call, call.args, call.result) == ("newcall", (1, 2, 3, 4, 5, 6), 7)
+
+
+def release_with_a_column_more(directory: Path) -> Path:
+    """A release whose rows have the column `cpu` as well: a directory for PYTHONPATH. It is this
+    release, but for `trace/schema.py`, with the changes that docs/architecture.md describes."""
+    ours = Path(laconic.__file__).parent
+    release = directory / "laconic"
+    (release / "trace").mkdir(parents=True)
+    for folder in (ours, ours / "trace"):
+        for path in folder.iterdir():
+            link = release / path.relative_to(ours)
+            if not link.exists():
+                link.symlink_to(path)
+    schema = (ours / "trace" / "schema.py").read_text()
+    last_field = "    touched: tuple[Touched, ...] = ()\n"
+    last_number = '    Number("shown", "I", "uint32"),\n'
+    for old, new in (
+        (f"SCHEMA: Final = {SCHEMA}\n", f"SCHEMA: Final = {SCHEMA + 1}\n"),
+        (f"{last_field}\n    @property", f"{last_field}    cpu: int = 0\n\n    @property"),
+        (last_number, f'{last_number}    Number("cpu", "H", "uint16", {SCHEMA + 1}),\n'),
+    ):
+        assert schema.count(old) == 1
+        schema = schema.replace(old, new)
+    (release / "trace" / "schema.py").unlink()
+    (release / "trace" / "schema.py").write_text(schema)
+    return directory
+
+
+#: Reads two traces of this release, then writes and reads one with the column `cpu`.
+OTHER_RELEASE = """
+import sys
+import laconic.trace
+from laconic.replay import replay_trace
+from laconic.trace.schema import CODES, call_row, make_row
+from laconic.trace.writer import TraceWriter
+
+def show(path):
+    trace = laconic.trace.open(path)
+    print(trace.schema, [tuple(row) for row in trace.rows()])
+
+old, damaged, new = sys.argv[1:]
+show(old)
+show(damaged)
+print(replay_trace(old).ledger.calls)
+writer = TraceWriter(new, "run")
+writer.rows.append(make_row(CODES["brk"], (1, 100, 100), (0,), 4096)._replace(cpu=3))
+writer.rows.append(call_row(CODES["brk"], 2, 100, 100, 4096, result=4096))
+written = [tuple(row) for row in writer.rows]
+writer.close()
+show(new)
+assert list(map(tuple, laconic.trace.open(new).rows())) == written
+print([row[-1] for row in written])
+"""
+
+
+def test_a_column_can_be_added(tmp_path: Path) -> None:
+    """A release with a column more reads this one's traces, which have one less. This release
+    refuses the other's traces with the reason."""
+    old, new = small(tmp_path / "old.trace", about={"strategy": "laconic"}), tmp_path / "new.trace"
+    damaged = tmp_path / "damaged.trace"
+    damaged.write_bytes(Path(old).read_bytes().replace(b'"laconic"}', b'"lacanic"}'))
+    directory = release_with_a_column_more(tmp_path / "release")
+    words = [sys.executable, "-c", OTHER_RELEASE, old, str(damaged), str(new)]
+    done = subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": str(directory)},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    from_old, from_damaged, calls, from_new, cpus = done.stdout.splitlines()
+    rows = [(*row, 0) for row in laconic.trace.open(old).rows()]
+    assert from_old == from_damaged == f"{SCHEMA} {rows}"
+    assert int(calls) == replay_trace(old).ledger.calls
+    assert from_new.startswith(f"{SCHEMA + 1} [") and cpus == "[3, 0]"
+    with pytest.raises(LaconicError, match=f"is a trace of schema {SCHEMA + 1}, made by Laconic"):
+        laconic.trace.open(str(new))
 
 
 def test_records_are_typed(tmp_path: Path) -> None:

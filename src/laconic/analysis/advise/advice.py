@@ -49,8 +49,8 @@ def variables(pairs: Mapping[str, str], why: str, heap: int = 0, **figures: Any)
 def argument(
     flag: str, programs: tuple[str, ...], why: str, replaces: tuple[str, ...] = (), **figures: Any
 ) -> Advice:
-    """Advice to give a flag right after the name of one of `programs`; it replaces its own like in
-    any case."""
+    """Advice to give a flag right after the name of one of `programs`. An argument that begins with
+    the same name (up to its `=`) is always replaced."""
     name, equals, _ = flag.partition("=")
     own = (name + equals, *replaces)
     return Advice(name, flag, COMMAND, why, figures, flag=flag, programs=programs, replaces=own)
@@ -91,11 +91,17 @@ def shown_size(size: float) -> str:
 
     >>> shown_size(1 << 20), shown_size(0), shown_size(68 << 30), shown_size(1536)
     ('1.0 MiB', '0 KiB', '68.0 GiB', '2 KiB')
+    >>> shown_size(5), shown_size((1 << 20) - 1), shown_size((1 << 30) - 1)
+    ('<1 KiB', '1.0 MiB', '1.0 GiB')
     """
-    for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB")):
-        if size >= 1 << shift:
-            return f"{size / (1 << shift):,.1f} {unit}"
-    return f"{size / 1024:,.0f} KiB"
+    if 0 < size < 1 << 10:
+        return "<1 KiB"
+    value, unit, decimals = size / 1024, "KiB", 0
+    for larger in ("MiB", "GiB", "TiB"):
+        if round(value, decimals) < 1024:
+            break
+        value, unit, decimals = value / 1024, larger, 1
+    return f"{value:,.{decimals}f} {unit}"
 
 
 def span(low: float, high: float) -> str:
@@ -118,12 +124,3 @@ def cycles(low: float, high: float) -> str:
         for value in (low, high)
     ]
     return f"{ends[0] if ends[0] == ends[1] else ' to '.join(ends)} cycles"
-
-
-def plural(count: int, one: str, more: str = "") -> str:
-    """A count with its noun.
-
-    >>> plural(1, "thread"), plural(1200, "thread"), plural(2, "reply", "replies")
-    ('1 thread', '1,200 threads', '2 replies')
-    """
-    return f"{count:,} {one if count == 1 else more or one + 's'}"
