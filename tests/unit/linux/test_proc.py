@@ -11,6 +11,7 @@ import os
 import resource
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -288,8 +289,13 @@ def test_vmas_of_a_range(queries: bool, three: int, monkeypatch: pytest.MonkeyPa
             three,
             three + page,
         ]
+        assert [vma.start for vma in maps.vmas(three, three + page)] == [three]
+        assert {vma.file.path for vma in inside if vma.file} == {
+            "" if queries and proc.has_query(os.getpid()) else "/dev/zero (deleted)"
+        }
         assert list(maps.vmas(three, three)) == []
         assert list(maps.vmas((1 << 47) - 4096, 1 << 47)) == []
+    assert maps._file.closed
     named = proc.query_vma(os.getpid(), three + page)
     assert named is not None and named.file is not None
     assert named.file.path == "/dev/zero (deleted)"
@@ -490,3 +496,81 @@ def test_the_identity_of_the_file_of_descriptor_0_is_kept(
     assert proc.identify(child.pid, 0, 0, shown) is shown
     gone = File(8, 1, 5, "/gone")
     assert proc.identify(child.pid, 0, 0, gone) is shown, "the process is gone"
+
+
+def test_a_vma_at_address_0() -> None:
+    """It can be mapped where vm.mmap_min_addr is 0."""
+    text = entry(0, 0x1000) + entry(0x1000, 0x2000, codes="rd")
+    assert [(start, end) for start, end, _ in proc.parse_smaps(text.encode())] == [
+        (0, 0x1000),
+        (0x1000, 0x2000),
+    ]
+
+
+def test_the_cache_of_parsed_entries_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    for size, left in ((99_999, 100_000), (100_000, 1)):
+        cache = dict.fromkeys(range(size))
+        monkeypatch.setattr(proc, "_entries", cache)
+        proc.parse_smaps(entry(0x1000, 0x2000).encode())
+        assert len(cache) == left
+
+
+@contextmanager
+def running(command: list[str], cwd: Path) -> Iterator[int]:
+    """The process id of a program that copies its input, and has begun to."""
+    with subprocess.Popen(
+        command, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    ) as child:
+        assert child.stdin is not None and child.stdout is not None
+        child.stdin.write(b"x")
+        assert child.stdout.read(1) == b"x"
+        yield child.pid
+        child.stdin.close()
+
+
+@pytest.mark.parametrize("path", ["/link", "./link", "./" * 2043 + "link"], ids=len)
+def test_the_path_by_which_a_program_was_executed(path: str, tmp_path: Path) -> None:
+    """A link to it, and not the file behind that; also a path that fills more than a page."""
+    (tmp_path / "link").symlink_to(os.path.realpath("/bin/cat"))
+    command = [str(tmp_path) + path if path == "/link" else path, "-"]
+    with running(command, tmp_path) as pid:
+        assert proc.program_path(pid) == str(tmp_path / "link")
+        assert proc.command_line(pid) == command
+    assert proc.command_line(pid) == []
+
+
+def test_the_program_of_a_script_is_its_interpreter(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\nexec 3<&0\nhead -c 1\nread line <&3\n")
+    script.chmod(0o700)
+    with running([str(script)], tmp_path) as pid:
+        assert proc.program_path(pid) == os.path.realpath("/bin/sh")
+
+
+def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (resource.RLIMIT_DATA, resource.RLIMIT_MEMLOCK):
+        assert proc.shown_limit(os.getpid(), number) == resource.getrlimit(number)[0]
+    assert proc._limit(os.getpid(), b"Max nothing") == 0
+    monkeypatch.setattr(proc, "_limit", lambda pid, name: -1 if name == b"Max stack size" else 0)
+    assert not proc.read_layout(os.getpid()).top_down, "there is no room below an unlimited stack"
+
+
+def test_advice_that_a_kernel_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Page:
+        def __init__(self, fd: int, length: int, flags: int) -> None:
+            assert (fd, length, flags) == (-1, 4096, 0x22)
+
+        def madvise(self, advice: int) -> None:
+            """A kernel without KSM."""
+            if advice in (mmap.MADV_MERGEABLE, mmap.MADV_UNMERGEABLE):
+                raise OSError(errno.EINVAL, "")
+
+    monkeypatch.setattr(mmap, "mmap", Page)
+    refused = proc._refused_advice.__wrapped__()
+    assert refused == {mmap.MADV_MERGEABLE, mmap.MADV_UNMERGEABLE}
+
+
+def test_whether_a_kernel_names_memory(three: int) -> None:
+    prctl = ctypes.CDLL(None).prctl
+    named = prctl(0x53564D41, 0, ctypes.c_ulong(three), ctypes.c_ulong(4096), b"laconic") == 0
+    assert proc._names_memory.__wrapped__() == named

@@ -347,6 +347,7 @@ def test_personality_decides_what_is_executable(tmp_path: Path) -> None:
         trace.row("personality", persona, result=result)
     trace.row("mprotect", BASE, PAGE, R, said=1, kinds=int(RESTRICT | EXTEND))
     trace.row("personality", 0)
+    trace.row("personality", 0xFFFFFFFF)
     trace.row("mprotect", BASE + PAGE, PAGE, R, said=1, kinds=int(RESTRICT))
     engine, log = replayed(trace, check=True)
     assert [change.kind for done in log.calls[1:] for change in done.changes] == [
@@ -773,6 +774,20 @@ def test_loss_of_one_process_excuses_no_other(tmp_path: Path) -> None:
             trace.row("munmap", BASE, PAGE, pid=pid, result=-22)
         engine, _ = replayed(trace, check=True)
         assert engine.check is not None and engine.check.counts == causes, lost
+
+
+def test_loss_of_a_process_that_ended_does_not_excuse_the_next_one_with_its_id(
+    tmp_path: Path,
+) -> None:
+    trace = Builder(tmp_path / "a.trace", "strace")
+    trace.row("lost", 1, pid=200)
+    for _ in range(2):
+        trace.row("mmap", 0, PAGE, RW, ANON, -1, 0, pid=200, result=BASE)
+        trace.row("munmap", BASE, PAGE, pid=200, result=-22)
+        trace.row("exit", 0, pid=200)
+    engine, _ = replayed(trace, check=True)
+    assert engine.check is not None
+    assert [difference.cause for difference in engine.check.differences] == [LOST_DATA, MODEL_ERROR]
 
 
 # Logs, whose beginning is assumed
