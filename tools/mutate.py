@@ -51,6 +51,7 @@ OWN = {
     "memory/change": ("memory/test_vma",),
     "memory/flags": ("memory/test_vma",),
     "memory/names": ("commands/test_maps",),
+    "replay/__init__": ("replay/test_pals",),
     "replay/engine": ("replay/test_assumed",),
 }
 #: The model runs the bookkeeping and the Linux host's rules; no replay takes part in it.

@@ -24,6 +24,7 @@ from laconic.replay.assumed import (
 )
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, UNKNOWN_START, Check
 from laconic.replay.engine import Replay
+from laconic.replay.events import CallDone, Listener
 from tests.helpers.pictures import LEGEND, PAGE, RW, R
 from tests.helpers.traces import BASE, Builder
 
@@ -130,6 +131,38 @@ def test_a_move_goes_where_the_log_says(log: Log) -> None:
     log.call("mremap", at(0), 3 * PAGE, 4 * PAGE, 1, result=at(4))
     check, space, _ = log.replay()
     assert drawn(space) == "....wwww" and not check.counts
+
+
+class Changes(Listener):
+    """Keeps the changes of every call."""
+
+    def __init__(self) -> None:
+        self.changes: list[list[str]] = []
+
+    def call_done(self, done: CallDone) -> None:
+        self.changes.append([str(change) for change in done.changes])
+
+
+def test_what_a_mapping_grew_over_was_unmapped_before(log: Log) -> None:
+    log.call("mmap", 0, PAGE, RW, ANON, -1, 0, result=at(0))
+    log.call("mmap", 0, PAGE, R, ANON, -1, 0, result=at(1))
+    log.call("mremap", at(0), PAGE, 2 * PAGE, 1, result=at(0))
+    changes = Changes()
+    Replay(laconic.trace.open(log.trace.end()), "laconic", listeners=[changes]).run()
+    assert changes.changes[2] == [
+        "UNMAP 7f0000001000-7f0000002000, was r--p",
+        "MAP 7f0000001000-7f0000002000 rw-p",
+    ]
+
+
+def test_several_vmas_are_moved_one_after_the_other(log: Log) -> None:
+    # wrr.....  mremap of pages 0 to 2 to page 4
+    # ..r.wr..
+    log.call("mmap", 0, PAGE, RW, ANON, -1, 0, result=at(0))
+    log.call("mmap", 0, 2 * PAGE, R, ANON, -1, 0, result=at(1))
+    log.call("mremap", at(0), 2 * PAGE, 2 * PAGE, 3, at(4), result=at(4))
+    check, space, _ = log.replay()
+    assert drawn(space) == "..r.wr.." and not check.counts
 
 
 def test_growth_in_place_over_another_mapping_replaces_it(log: Log) -> None:
