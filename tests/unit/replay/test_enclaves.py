@@ -10,19 +10,36 @@ from typing import Any, Self
 import pytest
 
 import laconic.trace
+<<<<<<< HEAD
 from laconic.libos.strategy import ContinuingStrategy, MemoryCall, Strategy
+=======
+from laconic.libos.gramine import Libos
+from laconic.libos.strategy import MemoryCall, Strategy
+>>>>>>> main
 from laconic.libos.touches import Touches
-from laconic.linux.pagemap import UNSEEN
+from laconic.linux.pagemap import FILE_PAGE, UNSEEN
 from laconic.memory.change import MAP, UNMAP
 from laconic.memory.flags import PAGE_SIZE as PAGE
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
+<<<<<<< HEAD
 from laconic.replay.enclaves import NOT_SELECTED, Enclaves, Touch, Unfinished
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone
 from laconic.sgx.meter import Meter
 from laconic.trace.schema import CODES, GREW, UNFINISHED
 from laconic.trace.selection import Selection
+=======
+from laconic.replay.enclaves import Enclave, Enclaves
+from laconic.replay.engine import Replay
+from laconic.replay.thread import Mm
+from laconic.sgx.costs import load
+from laconic.sgx.meter import Meter
+from laconic.strategies import NAMES, strategy
+from laconic.strategies.bound import bound
+from laconic.strategies.classify import Classify
+from laconic.trace.schema import GREW, UNFINISHED
+>>>>>>> main
 from laconic.trace.stacks import NO_STACK
 from tests.helpers.comparetraces import ANON, RW, begun
 from tests.helpers.traces import BASE, Builder
@@ -253,6 +270,7 @@ def test_unseen_pages_are_counted(tmp_path: Path) -> None:
     assert enclaves.unseen == 3
 
 
+<<<<<<< HEAD
 def executes(trace: Builder, path: str, pid: int = 100, bits: int = 64) -> None:
     """The process runs another program; one of 32 bits is not followed."""
     about = {"path": path, "bits": bits}
@@ -466,3 +484,58 @@ def test_touched_pages_are_counted_by_the_call_that_mapped_them(tmp_path: Path) 
     assert host_calls(enclaves)[0, Touch("mmap")] == 1
     _, plain = recorded(mapped(tmp_path / "b.trace"))
     assert plain.touched_pages == {}
+=======
+class _Last(Enclaves):
+    # Keeps the enclave that ended last.
+
+    last: Enclave
+
+    def ended(self, mm: Mm) -> None:
+        enclave = self.enclave(mm)
+        assert enclave is not None
+        self.last = enclave
+        super().ended(mm)
+
+
+def grown(path: Path, touched: int, **options: Any) -> _Last:
+    """A program that has mapped four pages of a file of one, and used the first `touched`."""
+    trace = begun(path)
+    file = trace.file("/data/grows", size=PAGE)
+    trace.row("mmap", BASE, 4 * PAGE, RW, 0x11, 3, 0, result=BASE, file=file)
+    trace.row("mprotect", BASE, 4 * PAGE, RW, touched=((BASE, BASE + touched * PAGE, FILE_PAGE),))
+    rules = {name: strategy(name) for name in (*NAMES, "every-call:all", "every-call:reserve=on")}
+    enclaves = _Last(rules | {"bound": bound(load())}, **options)
+    Replay(laconic.trace.open(trace.end()), "laconic", listeners=[enclaves]).run()
+    return enclaves
+
+
+def test_a_touch_past_the_end_of_a_file_shows_that_it_has_grown(tmp_path: Path) -> None:
+    """No page past its end can be touched: every strategy has the file as long as it is then."""
+    found = grown(tmp_path / "grown.trace", 2).last
+    for name, rule in found.strategies.items():
+        assert (
+            found.touches.sizes.known_end(Vma(RW, File(8, 1, 7, "/data/grows"), BASE))
+            == BASE + 2 * PAGE
+        )
+        if isinstance(rule, Libos):
+            vma = rule.vmas.get(BASE)
+            assert vma is not None and vma.valid_end == BASE + 2 * PAGE, name
+            assert [rule.pal.pages.get(BASE + page * PAGE) for page in (0, 1)] == [RW, RW], name
+        if isinstance(rule, Classify):
+            held = [rule.pal.committed.get(BASE + page * PAGE) for page in range(3)]
+            assert held == [RW, RW, None], name
+    counts = {name: meter.total() for name, meter in grown(tmp_path / "b", 1).meters.items()}
+    more = {name: meter.total() for name, meter in grown(tmp_path / "c", 2).meters.items()}
+    for name in ("classify", "laconic", "sgx-emm", "bound", "every-call:all"):
+        assert more[name].eaug == counts[name].eaug + 1, name
+    # Its heap is committed before, and the page is filled.
+    assert more["edmm-tuned"].pages_copied == counts["edmm-tuned"].pages_copied + 1
+    # Today's Gramine has committed the page, and opens it.
+    assert more["every-call"].eaug == counts["every-call"].eaug
+    assert more["every-call"].emodpe > counts["every-call"].emodpe
+
+
+def test_nothing_past_the_end_of_a_file_is_assumed_to_be_touched(tmp_path: Path) -> None:
+    found = grown(tmp_path / "grown.trace", 0, assume_touched=True)
+    assert found.last.touches.count(BASE, BASE + 4 * PAGE) == 1
+>>>>>>> main
