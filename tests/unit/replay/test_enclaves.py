@@ -10,36 +10,25 @@ from typing import Any, Self
 import pytest
 
 import laconic.trace
-<<<<<<< HEAD
-from laconic.libos.strategy import ContinuingStrategy, MemoryCall, Strategy
-=======
 from laconic.libos.gramine import Libos
-from laconic.libos.strategy import MemoryCall, Strategy
->>>>>>> main
+from laconic.libos.strategy import ContinuingStrategy, MemoryCall, Strategy
 from laconic.libos.touches import Touches
 from laconic.linux.pagemap import FILE_PAGE, UNSEEN
 from laconic.memory.change import MAP, UNMAP
 from laconic.memory.flags import PAGE_SIZE as PAGE
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
-<<<<<<< HEAD
-from laconic.replay.enclaves import NOT_SELECTED, Enclaves, Touch, Unfinished
+from laconic.replay.enclaves import NOT_SELECTED, Enclave, Enclaves, Touch, Unfinished
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone
-from laconic.sgx.meter import Meter
-from laconic.trace.schema import CODES, GREW, UNFINISHED
-from laconic.trace.selection import Selection
-=======
-from laconic.replay.enclaves import Enclave, Enclaves
-from laconic.replay.engine import Replay
 from laconic.replay.thread import Mm
 from laconic.sgx.costs import load
 from laconic.sgx.meter import Meter
 from laconic.strategies import NAMES, strategy
 from laconic.strategies.bound import bound
 from laconic.strategies.classify import Classify
-from laconic.trace.schema import GREW, UNFINISHED
->>>>>>> main
+from laconic.trace.schema import CODES, GREW, UNFINISHED
+from laconic.trace.selection import Selection
 from laconic.trace.stacks import NO_STACK
 from tests.helpers.comparetraces import ANON, RW, begun
 from tests.helpers.traces import BASE, Builder
@@ -270,7 +259,6 @@ def test_unseen_pages_are_counted(tmp_path: Path) -> None:
     assert enclaves.unseen == 3
 
 
-<<<<<<< HEAD
 def executes(trace: Builder, path: str, pid: int = 100, bits: int = 64) -> None:
     """The process runs another program; one of 32 bits is not followed."""
     about = {"path": path, "bits": bits}
@@ -484,7 +472,8 @@ def test_touched_pages_are_counted_by_the_call_that_mapped_them(tmp_path: Path) 
     assert host_calls(enclaves)[0, Touch("mmap")] == 1
     _, plain = recorded(mapped(tmp_path / "b.trace"))
     assert plain.touched_pages == {}
-=======
+
+
 class _Last(Enclaves):
     # Keeps the enclave that ended last.
 
@@ -538,4 +527,3 @@ def test_a_touch_past_the_end_of_a_file_shows_that_it_has_grown(tmp_path: Path) 
 def test_nothing_past_the_end_of_a_file_is_assumed_to_be_touched(tmp_path: Path) -> None:
     found = grown(tmp_path / "grown.trace", 0, assume_touched=True)
     assert found.last.touches.count(BASE, BASE + 4 * PAGE) == 1
->>>>>>> main
