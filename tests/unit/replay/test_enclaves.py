@@ -527,3 +527,18 @@ def test_a_touch_past_the_end_of_a_file_shows_that_it_has_grown(tmp_path: Path) 
 def test_nothing_past_the_end_of_a_file_is_assumed_to_be_touched(tmp_path: Path) -> None:
     found = grown(tmp_path / "grown.trace", 0, assume_touched=True)
     assert found.last.touches.count(BASE, BASE + 4 * PAGE) == 1
+
+
+@pytest.mark.parametrize("row", [(3, 1), (2, 0), (0, 0)], ids=["written", "truncated", "emptied"])
+def test_a_file_is_as_long_as_its_last_write_or_truncation_says(
+    row: tuple[int, int], tmp_path: Path
+) -> None:
+    pages, writes = row
+    trace = begun(tmp_path / "a.trace")
+    file = trace.file("/data/a", size=PAGE)
+    trace.row("mmap", BASE, 4 * PAGE, RW, 0x11, 3, 0, result=BASE, file=file)
+    trace.row("written", pages * PAGE, writes, file=file)
+    enclaves = _Last({"recorder": Recorder})
+    Replay(laconic.trace.open(trace.end()), "laconic", listeners=[enclaves]).run()
+    vma = Vma(RW, File(8, 1, 7, "/data/a"), BASE)
+    assert enclaves.last.touches.sizes.valid_end(vma) == BASE + pages * PAGE
