@@ -165,6 +165,17 @@ def test_several_vmas_are_moved_one_after_the_other(log: Log) -> None:
     assert drawn(space) == "..r.wr.." and not check.counts
 
 
+def test_huge_pages_that_stay_where_they_are_are_not_moved(log: Log) -> None:
+    """Only the host decides about them, so the result of the log is taken over."""
+    length = 4 << 20
+    log.call("mmap", 0, length, RW, ANON | f.MAP_HUGETLB, -1, 0, result=at(0))
+    log.call("mremap", at(0), length, length, 1, result=at(0))
+    check, space, _ = log.replay()
+    assert drawn(space) == "wwwwwwww" and not check.counts
+    vma = space.held.get(at(0))
+    assert vma is not None and vma.flags & f.VM_HUGETLB
+
+
 def test_growth_in_place_over_another_mapping_replaces_it(log: Log) -> None:
     log.call("mmap", 0, 2 * PAGE, RW, ANON, -1, 0, result=at(0))
     log.call("mmap", 0, 2 * PAGE, R, ANON, -1, 0, result=at(3))
