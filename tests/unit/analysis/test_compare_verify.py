@@ -98,7 +98,7 @@ def test_a_mapping_that_follows_costs_host_calls(trace: str) -> None:
     assert theirs.eaccept == ours.eaccept and theirs.emodpr == ours.emodpr
 
 
-def test_what_is_wrong_is_found(
+def test_a_wrong_strategy_is_found(
     trace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """What is unmapped stays in the enclave."""
@@ -112,7 +112,9 @@ def test_what_is_wrong_is_found(
     assert "breaches of the law Strict" in capfd.readouterr().out
 
 
-def test_what_the_model_refuses_is_found(trace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_instruction_that_the_model_refuses_is_found(
+    trace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A page that is accepted twice."""
     commit = Edmm.commit
 

@@ -144,7 +144,7 @@ def test_the_loader_is_the_headline_only_alone(tmp_path: Path) -> None:
     assert "83 %" in sentence(found).more
 
 
-def test_what_a_user_has_suppressed_is_no_headline(tmp_path: Path) -> None:
+def test_a_suppressed_site_is_not_the_headline(tmp_path: Path) -> None:
     log = Log(tmp_path / "a.trace")
     log.map("libbig.so", "grow", 0, 1000)
     log.map("libsmall.so", "keep", 2000, 100)
