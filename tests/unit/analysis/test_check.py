@@ -72,7 +72,7 @@ class TestLimits:
             "  4 of 4 mprotect calls from here changed nothing",
             "      libgrow.so+0x1234",
             "    < main (prog)",
-            "    in prog; costs 248–384 k cycles under every-call, 1.9 %",
+            "    in prog; costs 248–384 k cycles under every-call, 2.0 %",
         ]
         words = ("--max-redundant", "5%", "--sort", "redundant")
         lines = laconic("check", trace, *words).stdout.splitlines()
@@ -194,6 +194,15 @@ class TestBaseline:
         done = laconic("check", other, "--baseline", path)
         assert done.returncode == 1
         assert "67 of 75 mprotect calls changed nothing, 66 in the baseline (+1)" in done.stdout
+
+    def test_the_costs_of_callers_are_no_limits(self, trace: str, tmp_path: Path) -> None:
+        """Of its JSON, the redundant calls are a baseline; its costs only with --enclave."""
+        path = tmp_path / "callers.json"
+        laconic("callers", trace, "--json", path)
+        done = laconic("check", trace, "--baseline", path)
+        assert (done.returncode, done.stdout.count("ok baseline")) == (0, 2)
+        done = laconic("check", trace, "--baseline", path, "--enclave")
+        assert (done.returncode, done.stdout.count("ok baseline")) == (0, 4), done.stdout
 
     def test_a_baseline_that_is_not_kept_is_not_replaced(self, base: Path, tmp_path: Path) -> None:
         before = base.read_text()

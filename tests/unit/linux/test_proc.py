@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import ctypes
 import errno
 import fcntl
@@ -116,15 +117,14 @@ def test_a_file_of_hugetlbfs_shows_its_page_size() -> None:
     ],
 )
 def test_large_folios_of_shared_memory(
-    overall: str, size: str, aligns: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overall: str, size: str, aligns: bool, tmp_path: Path
 ) -> None:
     (tmp_path / "shmem_enabled").write_text(f"always {overall} deny\n")
     for name in ("hugepages-16kB", "hugepages-64kB"):
         (tmp_path / name).mkdir()
     (tmp_path / "hugepages-16kB" / "shmem_enabled").write_text("always [never]\n")
     (tmp_path / "hugepages-64kB" / "shmem_enabled").write_text(f"{size}\n")
-    monkeypatch.setattr(proc, "THP", str(tmp_path))
-    assert proc.aligns_shared() == aligns
+    assert proc.aligns_shared(str(tmp_path)) == aligns
 
 
 def test_a_text_that_breaks_off_is_read_as_far_as_it_goes() -> None:
@@ -326,7 +326,7 @@ def test_the_identity_of_a_file_is_read_once(
         assert shown.path == str(path)
         again = proc.open_file(os.getpid(), file.fileno())
         assert again is not None and again.file == shown
-        monkeypatch.setattr(proc, "query_vma", None)  # not read again
+        monkeypatch.setattr(builtins, "open", None)  # the map is not read again
         assert proc.identify(os.getpid(), file.fileno(), ctypes.addressof(pointer), shown) is shown
         del pointer
 

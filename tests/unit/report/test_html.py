@@ -35,7 +35,7 @@ from laconic.memory.ledger import Ledger
 from laconic.replay.engine import Replay
 from laconic.replay.events import Program
 from laconic.report.headline import sentence
-from laconic.report.html import as_html, as_json, document
+from laconic.report.html import as_html, as_json, document, sections
 from laconic.report.html.data import AROUND_ROW, Limits
 from laconic.report.text import plain, script_json
 from laconic.sgx.costs import COSTED, CostProfile, Figure
@@ -545,3 +545,17 @@ def test_a_program(traced: Path) -> None:
     assert data["summary"]["exit_status"] == 3
     assert data["summary"]["command"][0] == "sh"
     assert data["stacks"]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"),
+    [
+        ((9.18, 10.3), "9.18–10.3 × less"),
+        ((1.0, 1.0), "no less"),
+        ((0.9, 1.2), "no less"),
+        ((0.5, 0.8), "1.25–2.00 × more"),
+    ],
+)
+def test_a_ratio_of_one_is_no_saving(ratio: tuple[float, float], text: str) -> None:
+    shown = sections._less(ratio).replace("\u00a0", " ").replace("\u2060", "")
+    assert shown == text
