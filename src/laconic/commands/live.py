@@ -188,7 +188,7 @@ def _report(
         tell(f"laconic: {model.failure}\n")
         return
     if model.rules or output is not None:
-        model.settle()
+        model.settle(every=output is not None)
     if output is not None:
         write_json(as_json(model, command), output, options.json, program=True)
     tell(ending(model, width(2)))
