@@ -20,7 +20,7 @@ ROUNDS = "steady"
 
 
 @contextmanager
-def listening(path: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+def listening(path: Path, *words: str | Path) -> Iterator[subprocess.Popen[str]]:
     """A program that can be watched at `path`."""
     with subprocess.Popen(
         [*COMMAND, *words[:1], "--listen", path, *words[1:]],
@@ -36,7 +36,7 @@ def listening(path: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
 def test_a_viewer_comes_and_goes(tmp_path: Path) -> None:
     """It sees what there was before it came; the program has its own status and output."""
     path, figures = tmp_path / "a.sock", tmp_path / "sums.json"
-    viewer = [*COMMAND, "live", "--connect", path, "--lines", "--delay", "0.2"]
+    viewer = [*COMMAND, "live", "--connect", str(path), "--lines", "--delay", "0.2"]
     with listening(path, "run", "--", build(ROUNDS), "120", "5") as process:
         with subprocess.Popen(viewer, stderr=subprocess.PIPE, text=True, env=environment()) as one:
             assert one.stderr is not None
@@ -78,7 +78,7 @@ def test_the_program_is_killed(tmp_path: Path) -> None:
     """A viewer says that the connection has ended."""
     path = tmp_path / "a.sock"
     with listening(path, "run", "--", build(ROUNDS), "10000", "0") as process:
-        viewer = [*COMMAND, "live", "--connect", path, "--lines", "--delay", "0.2"]
+        viewer = [*COMMAND, "live", "--connect", str(path), "--lines", "--delay", "0.2"]
         with subprocess.Popen(viewer, stderr=subprocess.PIPE, text=True, env=environment()) as one:
             assert one.stderr is not None
             one.stderr.readline()
@@ -93,7 +93,7 @@ def test_another_kind_of_listener(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
-        viewer = [*COMMAND, "live", "--connect", path, "--lines"]
+        viewer = [*COMMAND, "live", "--connect", str(path), "--lines"]
         with subprocess.Popen(viewer, stderr=subprocess.PIPE, text=True, env=environment()) as one:
             connection, _ = listener.accept()
             connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")

@@ -196,7 +196,7 @@ def test_the_picture(tmp_path: Path) -> None:
     process, its output."""
     pytest.importorskip("textual")
     path = tmp_path / "live.svg"
-    tool = [
+    tool: list[str | Path] = [
         sys.executable,
         ROOT / "tools" / "live_picture.py",
         "-o",
@@ -218,7 +218,8 @@ def test_the_picture(tmp_path: Path) -> None:
 def test_costs_are_those_of_callers(tmp_path: Path) -> None:
     """Taken while the program runs, they are what a replay of its trace finds."""
     figures, trace = tmp_path / "live.json", tmp_path / "a.trace"
-    words = [*COMMAND, "live", "--lines", "--json", figures, "-o", trace, "--", build(ROUNDS)]
+    words = [*COMMAND, "live", "--lines", "--json", str(figures), "-o", str(trace)]
+    words += ["--", str(build(ROUNDS))]
     done = run_alone([*words, "20", "0"], env=environment())
     assert done.returncode == 0, done.stderr
     live = json.loads(figures.read_text())

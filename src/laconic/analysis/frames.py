@@ -55,7 +55,7 @@ def _wraps(function: str, call: str) -> bool:
         .removesuffix("64")
         .removesuffix("_nocancel")
     )
-    if bare == call or bare in _WRAPPERS and (call == "brk" or bare == "syscall"):
+    if bare == call or (bare in _WRAPPERS and (call == "brk" or bare == "syscall")):
         return True
     match = _GO.fullmatch(function)
     return match is not None and (match[1].strip("6").lower() in ("syscall", "rawsyscall", call))

@@ -18,6 +18,7 @@ SCHEMAS: Final = {
     "explain": 2,
     "flamegraph": 2,
     "html": 3,
+    "html-pair": 1,
     "info": 2,
     "live": 3,
     "pack": 1,

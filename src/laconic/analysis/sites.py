@@ -105,7 +105,8 @@ class Sites(Table):
     what the trace was made by, as `Trace.source`. `around` has the work that no call is the cause
     of: that of each of `replay.enclaves.AROUND`, and OTHER. The costs of all sites and of `around`
     add up to the totals of `meters`. `knows_touched`: the trace says which pages were touched;
-    otherwise no costs of touches are known, and all costs are lower ends.
+    otherwise no costs of touches are known, and all costs are lower ends. `selection`: which calls
+    were counted; None for all.
     """
 
     sites: list[Site]
@@ -118,6 +119,7 @@ class Sites(Table):
     source: str = "run"
     around: dict[str, Work] = field(default_factory=dict)
     knows_touched: bool = True
+    selection: Selection | None = None
 
     def cycles(
         self, site: Work, strategy: str = EVERY_CALL, profile: CostProfile | None = None
@@ -341,4 +343,5 @@ def sites(
         trace.source,
         around,
         trace.has_touches,
+        selection,
     )

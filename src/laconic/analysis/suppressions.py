@@ -52,11 +52,8 @@ class Suppression:
     def matches(self, call: str, program: str, places: Iterable[Place]) -> bool:
         """True where a site is to be hidden; `places` are its stack, innermost first, without the
         system call's own wrapper. No more of them are looked at than must be. O(frames)."""
-        if (
-            self.call
-            and not fnmatchcase(call, self.call)
-            or self.program
-            and not fnmatchcase(program, self.program)
+        if (self.call and not fnmatchcase(call, self.call)) or (
+            self.program and not fnmatchcase(program, self.program)
         ):
             return False
         if not self.function and not self.module:

@@ -40,7 +40,6 @@ exit codes:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `advise`."""
-
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (

@@ -59,7 +59,6 @@ Json = dict[str, Any]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `compare`."""
-
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (

@@ -36,7 +36,6 @@ _PROGRAM = "as in  laconic explain mprotect:3 -- python3 -V"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `explain`."""
-
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (

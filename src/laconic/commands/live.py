@@ -70,7 +70,6 @@ _OF_THE_VIEW = (signal.SIGWINCH, signal.SIGCONT)
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `live`."""
-
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (

@@ -273,7 +273,7 @@ def check_outputs(outputs: Mapping[str, str | None], inputs: Iterable[str] = ())
     """
     places: dict[str, str] = {}
     for option, path in outputs.items():
-        if path is None or path == "-" or os.path.exists(path) and not os.path.isfile(path):
+        if path is None or path == "-" or (os.path.exists(path) and not os.path.isfile(path)):
             continue
         other = places.setdefault(os.path.realpath(path), option)
         if other != option:

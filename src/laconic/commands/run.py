@@ -198,8 +198,7 @@ def _run(
             stacks=stacks,
             limit=limit(options),
         )
-        or None
-    )
+    ) or None
     if options.output == "-":
         _give_up_standard_output()
     if published is not None:

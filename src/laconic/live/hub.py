@@ -252,7 +252,7 @@ class _Relay:
                         break
                 if self._deadline is not None and time.monotonic() > self._deadline:
                     self._stopped = "the program had ended before all of its calls were replayed"
-                if self._stopped or self._rows_ended and not self._rows:
+                if self._stopped or (self._rows_ended and not self._rows):
                     return
                 rows = self._rows.popleft() if self._rows else []
                 self._behind -= len(rows)

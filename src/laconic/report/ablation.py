@@ -10,6 +10,7 @@ from laconic.analysis.ablation import BASE, LACONIC, Ablation
 from laconic.analysis.compare import BOUND
 from laconic.report import compare
 from laconic.report.tables import Row, between, tables
+from laconic.trace.words import plural
 
 Json = dict[str, Any]
 #: What each row adds.
@@ -99,7 +100,7 @@ def _figures(figures: Any) -> Json:
 def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     """The table that a person reads."""
     processes, traces = figures["processes"], len(figures["traces"])
-    many = f"{processes:,} process{'' if processes == 1 else 'es'}"
+    many = plural(processes, "process", "processes")
     if traces > 1:
         many += f" of {traces:,} traces"
     lines = _wrapped(

@@ -14,6 +14,7 @@ from laconic.replay import Replayed
 from laconic.replay.enclaves import AROUND
 from laconic.report import measured
 from laconic.report.tables import Row, between, tables
+from laconic.trace.words import plural
 
 Json = dict[str, Any]
 #: A column: its heading, and the counts that are added up in it.
@@ -262,7 +263,7 @@ def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) 
     sgx2 = figures["host"] == "sgx2"
     where = _WHERE[figures["host"]]
     processes = figures["processes"]
-    many = f"{processes:,} process{'' if processes == 1 else 'es'}"
+    many = plural(processes, "process", "processes")
     head = f"laconic: {figures['calls']:,} memory calls in {many}, {where}"
     lines = _wrapped(head, width)
     rows: list[Row] = list(figures["strategies"].items())

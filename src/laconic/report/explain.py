@@ -18,6 +18,7 @@ from laconic.report.picture import picture
 from laconic.report.text import plain
 from laconic.report.words import called, pages, request, returned
 from laconic.trace.stacks import NO_STACK
+from laconic.trace.words import plural
 
 #: What a person is shown of changes and host calls; --json has all.
 _LINES = 8
@@ -245,11 +246,7 @@ def _contents(vma: Vma) -> str:
 
 
 def _touched(count: int) -> str:
-    return (
-        f"{count:,} touched page{'' if count == 1 else 's'}"
-        if count
-        else "no page of it was touched"
-    )
+    return plural(count, "touched page") if count else "no page of it was touched"
 
 
 def _letters(flags: int) -> str:
@@ -327,7 +324,7 @@ def _host_calls(told: Explanation, width: int) -> Iterator[str]:
             "  ",
         )
     elif told.strategy != "laconic" or told.recorded != (told.host_call is not None):
-        made = f"{told.recorded:,} host call{'' if told.recorded == 1 else 's'}"
+        made = plural(told.recorded, "host call")
         yield from _filled(
             f"{made} when recorded, under {told.strategy}; the bookkeeping would issue:",
             width,

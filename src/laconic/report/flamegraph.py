@@ -48,10 +48,10 @@ g:hover > rect { stroke: #000000; stroke-width: 1; }
 def title(flames: Flames) -> str:
     """What the graph shows, in a few words."""
     of = "redundant memory calls" if flames.redundant else "memory calls"
-    if flames.weight == CALLS:
-        return f"{of} by stack"
-    unit = _UNITS[flames.weight][1]
-    return f"{unit} in an enclave under every-call, of {of}, by stack"
+    text = f"{of} by stack"
+    if flames.weight != CALLS:
+        text = f"{_UNITS[flames.weight][1]} in an enclave under every-call, of {of}, by stack"
+    return text if flames.selection is None else f"{text}; selected: {flames.selection}"
 
 
 def as_json(flames: Flames, missing: Mapping[str, str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from laconic.report.text import plain
 from laconic.trace.exporters import constants
 from laconic.trace.exporters.columns import error_name, flags_text
 from laconic.trace.records import ARITY
+from laconic.trace.words import plural
 
 #: Where a call's flags, protection and lengths stand among its arguments.
 _FLAGS = {
@@ -111,8 +112,7 @@ def pages(length: int) -> str:
     >>> pages(4096), pages(5000)
     ('1 page', '2 pages')
     """
-    count = page_align(length) >> f.PAGE_SHIFT
-    return f"{count:,} page{'' if count == 1 else 's'}"
+    return plural(page_align(length) >> f.PAGE_SHIFT, "page")
 
 
 def access(prot: int) -> str:
@@ -186,7 +186,7 @@ def _mremap(args: Sequence[int]) -> str:
 
 
 def _size(length: int) -> str:
-    return f"{pages(length)} ({length:,} byte{'' if length == 1 else 's'})"
+    return f"{pages(length)} ({plural(length, 'byte')})"
 
 
 def _int(value: int) -> int:

@@ -133,7 +133,7 @@ class Classify(Strategy):
             if not kind & ~(EXTEND | RESTRICT):
                 assert wanted is not None
                 self.pal.protect([(start, end, permissions(wanted.flags))])
-                if call.name == "mmap" or held is not None and not held.flags & VM_PROT:
+                if call.name == "mmap" or (held is not None and not held.flags & VM_PROT):
                     self.opened(start, end, wanted)
                 return
         elif not changes:
@@ -156,10 +156,8 @@ class Classify(Strategy):
         for kind, start, end, _, _, _ in call.changes:
             if advice == MADV_GUARD_INSTALL:
                 self.guards.set(start, end, True)
-            elif (
-                advice == MADV_GUARD_REMOVE
-                or advice is None
-                and kind & ~(EXTEND | RESTRICT | FLAGS)
+            elif advice == MADV_GUARD_REMOVE or (
+                advice is None and kind & ~(EXTEND | RESTRICT | FLAGS)
             ):
                 self.guards.clear(start, end)
         for start, end in moved:
@@ -191,7 +189,7 @@ class Classify(Strategy):
                     renewed.append(change)
             elif kind & (EXTEND | RESTRICT):
                 protected.append((start, end, permissions(wanted.flags)))
-                if name == "mmap" or held is not None and not held.flags & VM_PROT:
+                if name == "mmap" or (held is not None and not held.flags & VM_PROT):
                     opened.append((start, end, wanted))
             elif name == "msync" and args[2] & MS_SYNC:
                 self.meter.host_call()
@@ -268,7 +266,7 @@ class Classify(Strategy):
         `populate`: the program asks for all of them at once.
         """
         if not vma.flags & (VM_IO | VM_PFNMAP) and (
-            populate and vma.flags & VM_PROT or not self.lazy(vma)
+            (populate and vma.flags & VM_PROT) or not self.lazy(vma)
         ):
             if vma.file is not None:
                 end = min(end, self.sizes.valid_end(vma))
@@ -419,7 +417,7 @@ class Classify(Strategy):
             if had is None:
                 continue
             for low, high, how in self.touches.pages.runs(begin, stop):
-                if how == OWN or how and vma.file is None:
+                if how == OWN or (how and vma.file is None):
                     child.pal.commit(low, high, prot, contents=True)
                     sent += high - low >> PAGE_SHIFT
                 elif self.eager:

@@ -163,7 +163,7 @@ def _receive(writer: TraceWriter, rows: int, state: mmap.mmap) -> None:
             return
         received += data
         take_rows(received, writer.rows)
-        if len(writer.rows) >= BATCH or writer.rows and time.monotonic() >= due:
+        if len(writer.rows) >= BATCH or (writer.rows and time.monotonic() >= due):
             writer.flush()
             _tell(writer, state)
             writer.sync()  # nothing waits for it here

@@ -36,6 +36,7 @@ from laconic.trace.schema import (
     make_row,
 )
 from laconic.trace.spool import RowPipe, Spool
+from laconic.trace.words import plural
 from laconic.trace.writer import Rows, TraceWriter, mode_bits, remove
 
 if TYPE_CHECKING:
@@ -156,11 +157,7 @@ class Recorder:
         a complete one."""
         if self.failure is None:
             return ""
-        events = (
-            f"{self.written:,} event{'' if self.written == 1 else 's'}"
-            if self.written
-            else "no event"
-        )
+        events = plural(self.written, "event") if self.written else "no event"
         return f"could not be written to its end, {self.failure}; it contains {events}"
 
     def discard(self) -> None:

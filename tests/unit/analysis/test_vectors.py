@@ -273,7 +273,7 @@ def test_export_and_check(tmp_path: Path, laconic: Command) -> None:
 def test_until_ends_the_vectors(tmp_path: Path, laconic: Command) -> None:
     trace = small(tmp_path / "small.trace")
     laconic("export", trace, "--to", "vectors", "-o", tmp_path / "all")
-    laconic("export", trace, "--to", "vectors", "--until", "0.006", "-o", tmp_path / "part")
+    laconic("export", trace, "--to", "vectors", "--between", "0", "0.006", "-o", tmp_path / "part")
     whole, part = read(str(tmp_path / "all")), read(str(tmp_path / "part"))
     assert 0 < len(part.events) < len(whole.events)
 
@@ -283,7 +283,7 @@ def test_errors_name_the_fix(tmp_path: Path, laconic: Command) -> None:
     out = tmp_path / "o"
     for words, message in (
         (("--to", "csv", "--strategy", "laconic"), "use --to vectors"),
-        (("--to", "vectors", "--from", "1"), "use --until alone"),
+        (("--to", "vectors", "--between", "1", "2"), "select only where they end"),
         (("--to", "vectors", "--strategy", "lazy"), "choose from every-call"),
         (("--to", "vectors", "--limit", "5"), "--limit 5 does not go with"),
     ):
@@ -330,7 +330,9 @@ def test_the_examples_of_the_page_print_what_it_shows(tmp_path: Path) -> None:
     shutil.copytree(CORPUS, tmp_path / "vectors")
     page = (ROOT / "docs/vectors.md").read_text()
     blocks = re.findall(r"^```console\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    commands = [part for block in blocks for part in re.split(r"^\$ ", block, flags=re.M)[1:]]
+    commands = [
+        part for block in blocks for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
+    ]
     assert len(commands) >= 6
     for part in commands:
         command, _, shown = part.partition("\n")

@@ -42,7 +42,8 @@ def message(
         "processes": [(70, "prog", 2, 5 << 20, 40), (71, "\x1b[31mred", 1, 9 << 30, None), (72, "child", 1, 4096, 90)],
         "sites": [("mprotect", stack, "/bin/prog", count) for stack, count in sites.items()],
     }  # fmt: skip
-    return json.loads(json.dumps(found | more))
+    message: dict[str, Any] = json.loads(json.dumps(found | more))
+    return message
 
 
 def stack_rows(count: int) -> list[tuple[int, int, str]]:
@@ -98,7 +99,7 @@ class TestModel:
 
     def test_names_come_later(self) -> None:
         """Until they are known the site is there all the same."""
-        released = []
+        released: list[bool] = []
 
         class Slow(Stacks):
             def walk(self, number: int) -> Any:

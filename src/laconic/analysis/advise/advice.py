@@ -124,12 +124,3 @@ def cycles(low: float, high: float) -> str:
         for value in (low, high)
     ]
     return f"{ends[0] if ends[0] == ends[1] else ' to '.join(ends)} cycles"
-
-
-def plural(count: int, one: str, more: str = "") -> str:
-    """A count with its noun.
-
-    >>> plural(1, "thread"), plural(1200, "thread"), plural(2, "reply", "replies")
-    ('1 thread', '1,200 threads', '2 replies')
-    """
-    return f"{count:,} {one if count == 1 else more or one + 's'}"

@@ -15,7 +15,6 @@ from laconic.analysis.advise.advice import (
     Advice,
     cycles,
     manifest_size,
-    plural,
     power_of_two,
     round_up,
     shown_size,
@@ -25,6 +24,7 @@ from laconic.analysis.advise.figures import EAGER, OURS, TODAY, Figures, Span
 from laconic.analysis.advise.watch import MIB, Image, Region
 from laconic.memory.flags import PAGE_SHIFT
 from laconic.sgx.meter import Counts
+from laconic.trace.words import plural
 
 if TYPE_CHECKING:
     from laconic.sgx.costs import CostProfile

@@ -10,7 +10,6 @@ from typing import NamedTuple
 from laconic.analysis.advise.advice import (
     Advice,
     argument,
-    plural,
     power_of_two,
     round_up,
     shown_size,
@@ -19,6 +18,7 @@ from laconic.analysis.advise.advice import (
 from laconic.analysis.advise.allocators import OFTEN, has
 from laconic.analysis.advise.figures import Figures
 from laconic.analysis.advise.watch import ARENA, GO_HEAP, MIB, Image, Region
+from laconic.trace.words import plural
 
 JAVA = ("java",)
 NODE = ("node", "nodejs")

@@ -287,7 +287,7 @@ class Watch(Strategy):
                 start,
                 end,
                 wanted,
-                bool(kind & MAP or by_mmap and kind & (ZERO | FILE)) and source is None,
+                bool(kind & MAP or (by_mmap and kind & (ZERO | FILE))) and source is None,
             )
         before, after = (0 if vma is None else vma.flags & VM_PROT for vma in (held, wanted))
         for begin, stop, region in list(self.regions.runs(start, end)):
@@ -373,7 +373,7 @@ class Watch(Strategy):
         if vma.file is not None:
             return
         image.go_heap |= start == GO_HEAP
-        if args[3] & MAP_STACK or length >= LARGE and not vma.flags & VM_PROT:
+        if args[3] & MAP_STACK or (length >= LARGE and not vma.flags & VM_PROT):
             lazy = bool(vma.flags & VM_NORESERVE)
             region = Region(begin, length, stack=bool(args[3] & MAP_STACK), lazy=lazy)
             region.opened = region.peak = length if vma.flags & VM_PROT else 0
