@@ -131,6 +131,7 @@ class Program(Generic[StrategyT]):
 
     def tell(self, call: MemoryCall) -> None:
         """Tells the strategy of a call that bookkeeping knows nothing of."""
+        self.touches.sizes.note(call.file)
         self.strategy.call(call)
         self.touches.apply(call.name, call.args, call.changes)
 
@@ -156,8 +157,8 @@ class Program(Generic[StrategyT]):
     def unmap(self, start: int, pages: int) -> None:
         assert self.call("munmap", start, pages * PAGE) == 0
 
-    def touch(self, start: int, pages: int) -> None:
-        for begin, stop, vma in self.touches.take([(start, start + pages * PAGE, 0)], self.space):
+    def touch(self, start: int, pages: int, how: int = 0) -> None:
+        for begin, stop, vma in self.touches.take([(start, start + pages * PAGE, how)], self.space):
             self.strategy.touch(begin, stop, vma)
 
 

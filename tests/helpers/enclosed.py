@@ -200,6 +200,7 @@ class Enclosed(Answers):
                 self.space.rollback(start, end)
             return 0
         file = FILES.get(six[4]) if name == "mmap" and not six[3] & MAP_ANONYMOUS else None
+        self.touches.sizes.note(file)
         told = MemoryCall(name, six, outcome.result, outcome.changes, file)
         self.machine.copied = 0
         self.watch.expect(outcome.changes)

@@ -205,7 +205,7 @@ def _worst(figures: Figures, what: str) -> tuple[Offender, ...]:
 def _baseline(figures: Figures, baseline: Figures, tolerance: Limit) -> list[Verdict]:
     by_site = figures.sites is not None and baseline.sites is not None
     sums_alone = baseline.sites is None and baseline.by_call is None
-    # What a run's own JSON counts, nobody has suppressed.
+    # A run's own JSON suppresses nothing.
     now, was = (
         one.redundant if by_site or sums_alone else one.total.redundant
         for one in (figures, baseline)
@@ -225,7 +225,7 @@ def _baseline(figures: Figures, baseline: Figures, tolerance: Limit) -> list[Ver
             f"; {len(worse):,} {what}{' makes' if len(worse) == 1 else 's make'} more than before"
         )
     kept = not worse and now <= _allowed(was, tolerance)
-    # Against sums alone, nobody knows which sites are worse: all that make such calls are named.
+    # Sums alone do not show which sites are worse: all that make such calls are named.
     offenders = _worst(figures, "redundant") if sums_alone and not kept else tuple(worse)
     verdicts = [Verdict(BASELINE, "redundant", kept, sentence, offenders)]
     now, was = figures.total.host_calls, baseline.total.host_calls

@@ -90,7 +90,7 @@ def flames(
             else:
                 _add(result, (program, Flame(rule.reason, kind="suppressed")), weighs)
             continue
-        # All of a stack's names are read only now: most of what is hidden is told by its first
+        # All of a stack's names are read only now: most of what is hidden is recognized by its first
         # frames.
         known = [place for place, _ in places]
         if not known:

@@ -21,7 +21,7 @@ _GO = re.compile(
 
 
 class Names:
-    """The places of a stack alone, for who goes through them more than once: found as far as they
+    """The places of a stack alone, for code that goes through them more than once: found as far as they
     are requested."""
 
     def __init__(self, places: Sequence[Spot]) -> None:

@@ -79,7 +79,7 @@ _LOADER_BREAK = "ld.so queries the break"
 _BREAK = "the C library queries the break"
 _STACK = "the C library discards an ended thread's stack"
 _LOADERS = ("ld-linux*.so*", "ld-[0-9]*.so")
-#: What ld.so and the C library do in every program, and nobody who uses them can change. By
+#: What ld.so and the C library do in every program, and users cannot change. By
 #: function too: in a static program they are in its own module, in a redacted trace in one without
 #: a name.
 BUILT_IN = (

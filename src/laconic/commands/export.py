@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="OUT", required=True, help="the file; - is standard output"
     )
-    parser.add_argument("--force", action="store_true", help="write OUT anew where it exists")
+    parser.add_argument("--force", action="store_true", help="overwrite OUT if it exists")
     parser.add_argument(
         "--raw",
         action="store_true",

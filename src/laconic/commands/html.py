@@ -51,7 +51,7 @@ sites of ld.so are one of the costliest sites. --no-suppressions shows all sites
 one by one.
 
 exit codes:
-  0    done; a trace that is not complete is shown as far as it goes
+  0    done; a trace that is not complete is shown up to where it ends
   2    a wrong option, a trace or a suppression file that cannot be read, a page
        that cannot be written
   with -- CMD the program's own (126, 127: it cannot be executed, was not found)

@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--pid",
         type=whole("process"),
         metavar="P",
-        help="the process; needless where there is only one",
+        help="the process; not needed if there is only one",
     )
     parser.add_argument(
         "--program",

@@ -296,7 +296,7 @@ def add_recording(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--redact",
         action="store_true",
-        help="put hashes in the place of paths, names and command lines in the trace",
+        help="write hashes instead of paths, names and command lines in the trace",
     )
     parser.add_argument(
         "--stacks",

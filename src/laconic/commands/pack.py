@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="OUT", help="write to OUT, and leave FILE as it is"
     )
-    parser.add_argument("--force", action="store_true", help="write OUT anew where it exists")
+    parser.add_argument("--force", action="store_true", help="overwrite OUT if it exists")
     add_json(parser, "what was found and what is missing")
     parser.set_defaults(execute=execute)
 

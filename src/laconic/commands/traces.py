@@ -12,7 +12,7 @@ from laconic.trace.words import plural
 if TYPE_CHECKING:
     from laconic.trace import Trace
 
-#: Losses that are told one by one.
+#: Losses that are listed one by one.
 SHOWN = 10
 
 

@@ -182,7 +182,7 @@ class LiveApp(App[None]):
         )
 
     def show(self) -> None:
-        """Fills everything anew."""
+        """Fills everything again."""
         self.query_one("#figures", Static).update(self.figures())
         key, largest = SITE_ORDERS[self.by]
         sites = sorted(self.model.sites(), key=key, reverse=largest != self.backwards)

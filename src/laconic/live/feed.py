@@ -1,4 +1,4 @@
-"""What a running program does, told a few times a second: the tracing half of `laconic live`.
+"""What a running program does, reported a few times a second: the tracing half of `laconic live`.
 
 Messages are lines of JSON; `laconic.analysis.live` reads them. All but the last have `time`
 (seconds since the start), `by_call` (name → calls, host_calls, elided, redundant), `ever` (processes so
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 #: between two.
 _PERIOD = 0.25
 _PATIENCE = 10
-#: Address spaces of which more is known than of those that are alive; then the others are
+#: Address spaces of which details are kept, beside those that are alive; then the others are
 #: forgotten.
 _SPACES = 64
 _PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -308,7 +308,7 @@ def verify_as_text(
         text = f"verify: {name}, {findings['steps']:,} steps, {findings['breaches']:,} breaches of the law Strict"
         if findings["excepted"]:
             windows = "window" if findings["excepted"] == 1 else "windows"
-            text += f", {findings['excepted']:,} excepted {windows} (mremap of pages that nobody may read)"
+            text += f", {findings['excepted']:,} excepted {windows} (mremap of unreadable pages)"
         lines += _wrapped(text, width)
         for breach in findings["first"]:
             lines += _wrapped(f"  {breach}", width)
@@ -338,7 +338,7 @@ def _by(figures: Mapping[str, Any], by: str, width: int) -> list[str]:
         rows += [(label, None), *((f"  {name}", each) for name, each in strategies.items())]
     sgx2 = figures["host"] == "sgx2"
     columns = [_counted(column, rows) for column in _COLUMNS[figures["host"]]]
-    lines = ["", f"by {by}, the dearest first", *tables(by, columns, rows, width)]
+    lines = ["", f"by {by}, most expensive first", *tables(by, columns, rows, width)]
     if sgx2:
         lines += ["", *tables(by, [_cycles(rows)], rows, width)]
     more = len(groups) - _SHOWN

@@ -77,9 +77,7 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
         )
         lines += _listed(f"{trace}: {loss}" for trace, loss in figures["incomplete"].items())
     if figures["errors"]:
-        lines.append(
-            f"{plural(len(figures['errors']), 'row')} with an error in the place of figures:"
-        )
+        lines.append(f"{plural(len(figures['errors']), 'row')} with an error instead of figures:")
         lines += _listed(_errors(figures["errors"]))
     lines += ["Ask it, in DuckDB:", textwrap.indent(query(figures["output"], linux), "  ")]
     return "\n".join(lines) + "\n"
@@ -113,7 +111,7 @@ def _sums(rows: Iterable[Row], names: Sequence[str]) -> dict[str, Counter[str]]:
 
 
 def _errors(errors: Iterable[Row]) -> Iterable[str]:
-    # A trace that cannot be read is told once, however many strategies it was tried under.
+    # A trace that cannot be read is reported once, however many strategies it was tried under.
     strategies: dict[tuple[str, str], list[str]] = {}
     for each in errors:
         strategies.setdefault((each["trace"], each["error"]), []).append(each["strategy"])

@@ -58,7 +58,7 @@ _PLAIN = {
     "mlock": "keep in memory",
     "mlock2": "keep in memory",
     "munlock": "keep in memory no longer",
-    "mseal": "let nobody change",
+    "mseal": "forbid changes of",
     "mbind": "give a memory policy to",
     "remap_file_pages": "map other pages of the file at",
 }
@@ -166,7 +166,7 @@ def _mmap(args: Sequence[int], file: str) -> str:
     kind = flags & f.MAP_TYPE
     shared = "shared" if kind in (f.MAP_SHARED, f.MAP_SHARED_VALIDATE) else "private"
     if flags & f.MAP_FIXED:
-        where = f"at {address:#x}, in the place of what is there"
+        where = f"at {address:#x}, replacing what is there"
     elif flags & f.MAP_FIXED_NOREPLACE:
         where = f"at {address:#x}, if nothing is there"
     else:

@@ -105,7 +105,7 @@ class Spool:
 
 
 def be_nobodys_child() -> None:
-    """Make this process, which was forked, one that nobody waits for, in a session of its own and
+    """Make this process, which was forked, one that has no waiting parent, in a session of its own and
     without a terminal."""
     os.setsid()
     if os.fork():

@@ -16,7 +16,7 @@ class Advice:
     numbers (bytes, pages, times).
 
     `env` are the variables and their values where that is what is set, `flag` an argument to go
-    after the name of one of `programs`, in the place of those that begin with one of `replaces`.
+    after the name of one of `programs`, instead of those that begin with one of `replaces`.
     `heap`: bytes that are mapped as it is, and come from the break where this is followed.
     """
 

@@ -27,7 +27,7 @@ NODE = ("node", "nodejs")
 CLASS_SPACE, _ARCHIVE = 1 << 30, 64 * MIB
 #: G1 and Parallel GC keep mark bitmaps of these parts of the heap's size; Serial GC keeps none.
 _BITMAPS = (64, 32)
-#: Collectors but the serial one, of which a JVM takes one only.
+#: Collectors other than the serial one; a JVM takes one only.
 _COLLECTORS = tuple(
     f"-XX:+Use{name}GC" for name in ("G1", "Parallel", "Z", "Shenandoah", "ConcMarkSweep")
 )

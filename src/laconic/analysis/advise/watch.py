@@ -1,7 +1,7 @@
 """What one program in one process does with its memory, as far as a manifest or a setting depends
 on it.
 
-`Watch` is told what every strategy is told, and only counts: it goes along with them in one replay.
+`Watch` receives what every strategy receives, and only counts: it goes along with them in one replay.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Image:
 
     `mapped`: all that is mapped; `forked_mapped` the most of it at a fork; `closed` of it is
     PROT_NONE, `closed_at_peak` when most was mapped. `unlazy_closed`: PROT_NONE, anonymous and not
-    MAP_NORESERVE. `allocated_pages`: in all, each time they were mapped anew. `lazy_pages` were
+    MAP_NORESERVE. `allocated_pages`: in all, each time they were mapped again. `lazy_pages` were
     mapped with MAP_NORESERVE, `lazy_touched` first touches there were. `brk_base` is an address.
     `started_threads`: in all, without the first. `refused`: growths of the break that failed,
     `repeated` of them for the same address as the one before. `shrinks` are the break's, of

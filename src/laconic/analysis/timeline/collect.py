@@ -47,7 +47,7 @@ from laconic.trace.stacks import NO_STACK, Spot, Stacks
 
 #: Calls that are kept one by one: a trace of more is shown by its sites.
 CALLS = 1_000
-#: Redundant calls that are marked in the map, and moments of which the time is kept.
+#: Redundant calls that are marked in the map, and moments whose time is kept.
 MARKS, MOMENTS = 20_000, 2_048
 _LENGTHLESS = frozenset({"brk", "shmat", "shmdt", "mlockall", "munlockall", "arch_prctl", "io_setup", "io_destroy",
                          "userfaultfd", "other", "i386_brk", "process_madvise"})  # fmt: skip

@@ -501,8 +501,10 @@ def _pages(span: tuple[int, int]) -> str:
 
 def notes(page: Page) -> list[str]:
     """How far to trust the figures: sentences, as markup."""
-    told = [f"{text(sentence)}." for sentence in missing(page)]
-    told += [f"No symbols of <code>{text(path)}</code>: {text(why)}." for path, why in page.modules]
+    lines = [f"{text(sentence)}." for sentence in missing(page)]
+    lines += [
+        f"No symbols of <code>{text(path)}</code>: {text(why)}." for path, why in page.modules
+    ]
     profile = page.profile
     if page.compared is not None:
         guessed = (
@@ -510,7 +512,7 @@ def notes(page: Page) -> list[str]:
             if profile.unsourced
             else ""
         )
-        told += [
+        lines += [
             f"Cycles are an estimate by the cost profile <code>{text(profile.name)}</code> ({text(profile.machine)}); "
             f"each range goes from its low to its high end.{guessed} Counts do not depend on it.",
             f"Seconds are cycles at {CLOCK / 1e9:g} GHz, of memory calls alone; they are no part of the program's own "
@@ -519,12 +521,12 @@ def notes(page: Page) -> list[str]:
             *(_around(page)),
         ]
     if page.source != "run":
-        told.append(
+        lines.append(
             f"The trace was imported from a log ({text(page.source)}): the host calls are those that would be made."
         )
-    told += [f"{text(note)}." for note in page.ledger.notes]
-    told += _suppressed(page)
-    return told
+    lines += [f"{text(note)}." for note in page.ledger.notes]
+    lines += _suppressed(page)
+    return lines
 
 
 def _around(page: Page) -> list[str]:
@@ -545,18 +547,18 @@ def _around(page: Page) -> list[str]:
 def _suppressed(page: Page) -> list[str]:
     if not page.hidden:
         return ["Nothing is suppressed."]
-    told = [
+    lines = [
         f"Suppressed: {escape(group.function)}: {plural(group.tally.calls, 'call')}, "
         f"{count(group.tally.redundant)} redundant, {cycles(group.today)} cycles, from "
         f"{plural(len(group.sites), 'site')}."
         for group in groups(page)
         if group.is_suppressed
     ]
-    told.append(
+    lines.append(
         "Suppressed sites are in all figures and pictures, but are never the headline; "
         "<code>--no-suppressions</code> shows them one by one."
     )
-    return told
+    return lines
 
 
 def notes_section(page: Page, binned: Sequence[str]) -> str:
