@@ -39,7 +39,7 @@ def test_a_viewer_comes_and_goes(tmp_path: Path) -> None:
     path, figures, gate = tmp_path / "a.sock", tmp_path / "sums.json", tmp_path / "gate"
     os.mkfifo(gate)
     script = f"{build(ROUNDS)} 20 0; read line <{gate}; exec {build(ROUNDS)} 20 5"
-    viewer = [*COMMAND, "live", "--connect", path, "--lines", "--delay", "0.2"]
+    viewer: list[str | Path] = [*COMMAND, "live", "--connect", path, "--lines", "--delay", "0.2"]
     with listening(path, "run", "--", "sh", "-c", script) as process:
         with subprocess.Popen(viewer, stderr=subprocess.PIPE, text=True, env=environment()) as one:
             assert one.stderr is not None
