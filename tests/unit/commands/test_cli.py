@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from laconic.commands import VERBS, build, manpage, options
+from laconic import __version__
+from laconic.commands import VERBS, build, installed_build, manpage, options
 from laconic.trace import nextsteps, selection
 from tests.helpers.commandline import laconic
 from tests.tracer.lab import COMMAND, environment, run_alone
@@ -65,7 +66,7 @@ def test_a_wrong_option_is_named(words: list[str], message: str) -> None:
     assert message in done.stderr
 
 
-def test_what_stands_after_the_program_is_the_program_s(tmp_path: Path) -> None:
+def test_arguments_after_the_program_are_the_program_s(tmp_path: Path) -> None:
     """Options after the program's name are not Laconic's; `--` after it neither."""
     done = laconic("run", "--quiet", "echo", "--json", "--verify", "--", "-x")
     assert (done.returncode, done.stdout, done.stderr) == (0, "--json --verify -- -x\n", "")
@@ -393,4 +394,5 @@ class TestHelp:
     def test_version(self) -> None:
         done = laconic("--version")
         assert done.returncode == 0
-        assert done.stdout.startswith("laconic ")
+        assert done.stdout == f"laconic {__version__} ({installed_build()})\n"
+        assert installed_build() in ("compiled", "pure Python")

@@ -68,7 +68,7 @@ def test_standard_input(tmp_path: Path) -> None:
         (b"\x1f\x8b\x08\x00broken", "cut short"),
     ],
 )
-def test_what_is_no_log_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_log_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
     """With what it looks like; and nothing is written."""
     path = tmp_path / "log"
     path.write_bytes(content)
@@ -148,7 +148,8 @@ def test_memory_is_flat(tmp_path: Path) -> None:
             file.write(b"10 brk(NULL) = 0x1000\n" + line * count)
         code = (
             "import sys; from laconic.commands import main; main(sys.argv[1:]); "
-            "print(*(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+            "print(*(line.split()[1] for line in open('/proc/self/status') if "
+            "line.startswith('VmHWM')))"
         )
         words = [
             sys.executable,

@@ -26,7 +26,9 @@ LOG = "1 mmap(NULL, 4096, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7f000
 @pytest.mark.parametrize(
     "words", [["compare", "--epc"], ["compare", "-j"], ["sweep", "-o", "result", "-j"]]
 )
-def test_a_number_that_is_none(words: list[str], number: str, tmp_path: Path) -> None:
+def test_a_text_that_is_not_a_number_is_named(
+    words: list[str], number: str, tmp_path: Path
+) -> None:
     done = laconic(*words, number, small(tmp_path / "a.trace"), cwd=tmp_path)
     what = (
         "is not a size of an EPC: give 4K or more"
@@ -68,9 +70,11 @@ def test_a_log_is_not_its_own_trace(name: str, tmp_path: Path) -> None:
         (["maps", "--pid"], "process"),
     ],
 )
-def test_a_count_that_is_none(words: list[str], what: str, number: str, tmp_path: Path) -> None:
+def test_a_text_that_is_not_a_count_is_named(
+    words: list[str], what: str, number: str, tmp_path: Path
+) -> None:
     done = laconic(*words, number, small(tmp_path / "a.trace"), cwd=tmp_path)
-    assert done.returncode == 2 and f"{number!r} is no {what}: name 1 or more" in done.stderr
+    assert done.returncode == 2 and f"{number!r} is not a {what}: name 1 or more" in done.stderr
     assert os.listdir(tmp_path) == ["a.trace"]
 
 
@@ -174,7 +178,8 @@ def test_advise_finds_a_wrong_path_before_the_program_runs(tmp_path: Path) -> No
     assert (done.returncode, os.listdir(tmp_path)) == (2, [])
     assert (
         done.stderr
-        == "laconic: --json 'none/a' cannot be written, No such file or directory: name another file\n"
+        == "laconic: --json 'none/a' cannot be written, No such file or directory: name another "
+        "file\n"
     )
     done = laconic("advise", "none", "--json", "a", cwd=tmp_path)
     assert (done.returncode, os.listdir(tmp_path)) == (2, [])
@@ -200,8 +205,9 @@ def test_costs_that_never_end(tmp_path: Path) -> None:
     trace = small(tmp_path / "a.trace")
     done = laconic("compare", trace, "--costs", "/dev/zero")
     assert (done.returncode, done.stderr) == (
-        2, "laconic: /dev/zero: has more than 1,048,576 bytes: give a cost profile, a page of text\n",
-    )  # fmt: skip
+        2,
+        "laconic: /dev/zero: has more than 1,048,576 bytes: give a cost profile, a page of text\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -243,7 +249,7 @@ def test_a_signal_after_the_program_s_end_leaves_nothing(
     assert os.listdir(places) == []
 
 
-def test_what_a_sweep_is_asked_to_ignore_it_ignores(tmp_path: Path) -> None:
+def test_a_sweep_ignores_a_signal_that_its_parent_ignored(tmp_path: Path) -> None:
     """As under nohup."""
     large(tmp_path / "a.trace", 20_000)
     words = [

@@ -39,7 +39,8 @@ def message(
     calls = {"mprotect": (*mprotect, mprotect[2] - failed), "brk": (10, 8, 2, 2)}
     found: dict[str, Any] = {
         "time": at, "by_call": calls, "ever": 3, "rows": [],
-        "processes": [(70, "prog", 2, 5 << 20, 40), (71, "\x1b[31mred", 1, 9 << 30, None), (72, "child", 1, 4096, 90)],
+        "processes": [(70, "prog", 2, 5 << 20, 40), (71, "\x1b[31mred", 1, 9 << 30, None),
+                      (72, "child", 1, 4096, 90)],
         "sites": [("mprotect", stack, "/bin/prog", count) for stack, count in sites.items()],
     }  # fmt: skip
     message: dict[str, Any] = json.loads(json.dumps(found | more))
@@ -120,7 +121,7 @@ class TestModel:
         assert one.sites()[0].key.function == "libgrow.so+?"
 
     @pytest.mark.parametrize("apart", [False, True])
-    def test_what_is_suppressed_is_counted_and_not_shown(self, apart: bool) -> None:
+    def test_suppressed_sites_are_counted_and_not_shown(self, apart: bool) -> None:
         """However many hidden places make more calls than those that are shown."""
         stacks = Stacks()
         rules = [
@@ -238,7 +239,8 @@ class TestLines:
         one.notes.append("a 32-bit program " * 8)
         text = ending(one)
         assert " ".join(text.split()).startswith(
-            "laconic: 1,010 memory calls in 3 processes: 888 host calls, 122 elided (12.1 %). note: a"
+            "laconic: 1,010 memory calls in 3 processes: 888 host calls, 122 elided (12.1 %). "
+            "note: a"
         )
         assert max(map(len, text.splitlines())) <= 80
 
@@ -287,7 +289,7 @@ class TestView:
         one.beat()
         return one
 
-    def test_what_is_shown(self) -> None:
+    def test_the_view_shows_its_parts(self) -> None:
         async def steps(app: Any, pilot: Any) -> None:
             text = app.figures()
             assert (
@@ -301,6 +303,11 @@ class TestView:
             assert self.column(app, "processes", 4) == ["prog", "red", "child"]
             assert self.column(app, "processes", 2) == ["40", "?", "90"]
             drawn = app.export_screenshot()
+            for _ in range(200):  # the foot is drawn when the rest has been
+                if "reverse" in drawn or ">&#160;R&#160;<" in drawn:
+                    break
+                await pilot.pause(0.05)
+                drawn = app.export_screenshot()
             assert "libgrow.so+?" in drawn
             for key in "qpCPTNMVR?":
                 assert f">&#160;{key}&#160;<" in drawn, f"{key} does not stand at the foot"

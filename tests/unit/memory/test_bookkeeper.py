@@ -19,12 +19,13 @@ from laconic.memory.bookkeeper import (
     edits,
     refused,
 )
-from laconic.memory.calls import Arguments, Call, DefaultUpcalls
+from laconic.memory.calls import Arguments, Call
 from laconic.memory.change import ADVISE, EXTEND, MAP, ZERO, Change, Outcome
 from laconic.memory.ledger import CallCount, Ledger
 from laconic.memory.mmap import OpenFile
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
+from laconic.memory.upcalls import DefaultUpcalls
 from laconic.memory.vma import File, Vma
 from tests.helpers.pictures import FILE, LEGEND, MAY, PAGE, RW, SHARED, R, at, draw, space
 
@@ -147,7 +148,7 @@ def test_a_redundant_mapping_that_reaches_the_host_has_no_identity_to_read() -> 
 # Refused
 
 
-def test_what_the_host_did_of_a_refused_call_is_read_and_taken_over() -> None:
+def test_after_a_refused_call_the_host_s_map_is_read_and_taken_over() -> None:
     # wwwwww  mprotect of all six pages
     # rrwwww  the host did two of them, and refused
     run = Run("wwwwww", "rrwwww")
@@ -461,7 +462,7 @@ def test_host_calls_that_are_counted_for_a_call() -> None:
 # Helpers
 
 
-def test_what_edits_the_wanted_state() -> None:
+def test_calls_that_edit_the_wanted_state() -> None:
     vma = LEGEND["w"]
     contents = Change(ZERO, at(0), at(1), vma, vma)
     protection = Change(EXTEND, at(1), at(2), vma, LEGEND["r"])

@@ -108,7 +108,7 @@ def test_a_touch_commits_as_the_page_must_be() -> None:
     assert program.meter.epc_pages == program.meter.peak_epc_pages == 4
 
 
-def test_what_is_not_touched_costs_nothing() -> None:
+def test_untouched_pages_cost_nothing() -> None:
     """Mapped, protected, discarded, unmapped: none of it is there."""
     program = Program("w" * 50 + "f" * 50)
     program.mprotect(0, 50, 0)
@@ -190,7 +190,7 @@ def test_host_calls_between_serve_what_was_discarded_before() -> None:
     assert program.spent("munmap") == times(2, TRIM) | {"host_calls": 4, "ioctls": 4}
 
 
-def test_what_nobody_may_write_is_given_back() -> None:
+def test_pages_that_nobody_may_write_are_released() -> None:
     """R before and after: nothing could zero it."""
     program = Program("w")
     program.touch(0, 1)
@@ -268,7 +268,8 @@ def test_threads_are_paid_for_as_many_as_live_at_once() -> None:
     program.bound.thread_ends()
     program.bound.thread()
     assert program.spent() == {
-        "eaug_faults": 8, "eaug": 8, "eaccept": 9, "emodt": 1, "etrack_ipis": 1, "host_calls": 1, "ioctls": 1,
+        "eaug_faults": 8, "eaug": 8, "eaccept": 9, "emodt": 1, "etrack_ipis": 1, "host_calls": 1,
+        "ioctls": 1,
     }  # fmt: skip
     program.bound.thread()
     spent = program.spent()

@@ -242,7 +242,7 @@ class TestProtect:
         }
 
     @BOTH
-    def test_what_is_equal_is_left_alone(self, rule: type[Classify]) -> None:
+    def test_pages_with_equal_permissions_are_left_alone(self, rule: type[Classify]) -> None:
         program = used(rule, 20)
         program.protect(at(5), 10, R)
         program.anew().protect(BASE, 20, R)
@@ -262,7 +262,8 @@ class TestProtect:
 
     @BOTH
     def test_neighbors_that_change_alike_are_one_run(self, rule: type[Classify]) -> None:
-        """The VMAs differ, of a file and anonymous; what has other permissions is a run of its own."""
+        """The VMAs differ, of a file and anonymous; what has other permissions is a run of its
+        own."""
         program = fresh(rule)
         program.map_file(BASE, 4, RW, lib(4))
         program.map(at(4), 4, RW)
@@ -324,7 +325,7 @@ class TestUnmap:
         program.anew().unmap(BASE, 20)
         assert (program.counts.host_calls, program.counts.ioctls) == (2, 2)
 
-    def test_what_was_never_touched_is_free(self) -> None:
+    def test_unmapping_untouched_pages_is_free(self) -> None:
         program = fresh()
         program.map(BASE, 5000, RW)
         program.unmap(BASE, 5000)

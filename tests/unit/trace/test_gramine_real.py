@@ -171,7 +171,8 @@ LOST = {
     "a line that is not a call": HEADER % 1 + b"---- nonsense\n",
     "arguments": HEADER % 1 + b"---- mmap(0x1000, PROT_WHAT, 1) = 0x1000\n",
     "an openat": HEADER % 1 + b"---- openat(AT_FDCWD, \"x\", O_RDONLY, 0000) = what\n",
-    "the end of a call": HEADER % 1 + b"---- mmap(0, 0x1000, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0x0) ...\n"
+    "the end of a call": HEADER % 1
+    + b"---- mmap(0, 0x1000, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0x0) ...\n"
     + HEADER % 1 + b"---- mprotect(0x1000, 0x1000, PROT_READ) ...\n"
     + HEADER % 1 + b"---- return from mprotect(...) = 0x0\n",
     "the beginning of a call": HEADER % 1 + b"---- return from mprotect(...) = 0x0\n",
@@ -182,7 +183,7 @@ LOST = {
 
 
 @pytest.mark.parametrize("what", LOST)
-def test_what_is_lost_has_a_row_and_info_says_so(tmp_path: Path, what: str) -> None:
+def test_lost_lines_have_a_row_and_info_reports_them(tmp_path: Path, what: str) -> None:
     trace, _ = take(tmp_path, log([Step("brk", (0,), 0x1000, tid=2)]) + LOST[what])
     assert len(losses(trace)) == 1
     done = run_alone([*COMMAND, "info", trace.path, "--json", "-"], env=environment())
@@ -205,8 +206,10 @@ def test_the_start_of_each_program_is_in_the_trace(tmp_path: Path) -> None:
     assert len(maps) == 6
     runs = {(start, end): vma for start, end, vma in maps[0].runs if vma is not None}
     assert sorted(runs) == [
-        (0x400000, 0x401000), (0x401000, 0x585000), (0x585000, 0x5DB000), (0x5DB000, 0x5E5000), (0x5E5000, 0x5EC000),
-        (0x167226B21000, 0x167226B22000), (0x167226B22000, 0x167226B23000), (0x167226B23000, 0x167226B63000),
+        (0x400000, 0x401000), (0x401000, 0x585000), (0x585000, 0x5DB000), (0x5DB000, 0x5E5000),
+        (0x5E5000, 0x5EC000),
+        (0x167226B21000, 0x167226B22000), (0x167226B22000, 0x167226B23000),
+        (0x167226B23000, 0x167226B63000),
     ]  # fmt: skip
     data, bss = runs[0x5DB000, 0x5E5000], runs[0x5E5000, 0x5EC000]
     assert data.file is not None and data.file.path == "/usr/bin/busybox"
@@ -368,7 +371,7 @@ STATISTICS = b"""\
 """
 
 
-def test_what_hardware_counted_stands_next_to_the_model(tmp_path: Path) -> None:
+def test_counts_of_hardware_are_shown_next_to_the_model(tmp_path: Path) -> None:
     thread = STATISTICS.replace(b"Total SGX stats for process 87219", b"SGX stats for thread 87220")
     trace, report = take(tmp_path, text_of("hello.log.gz") + thread + STATISTICS)
     assert report.unknown_texts == 0
