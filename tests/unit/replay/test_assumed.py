@@ -106,6 +106,20 @@ def test_a_success_on_a_known_hole_is_an_error_of_the_model(log: Log) -> None:
     assert drawn(space) == ".r......"
 
 
+def test_what_a_success_presupposes_is_held_too(log: Log) -> None:
+    _, space, engine = log.call("mprotect", at(1), PAGE, 0).replay()
+    assert space.held.get(at(1)) == space.vmas.get(at(1)) == UNKNOWN
+    assert engine.ledger.host_calls == 0
+
+
+def test_a_heap_is_known_once_it_has_grown(log: Log) -> None:
+    heap = 0x5555_5555_6000
+    log.call("brk", 0, result=heap).call("brk", heap + 2 * PAGE, result=heap + 2 * PAGE)
+    log.call("mprotect", heap, 2 * PAGE, R, result=-EINVAL)
+    check, _, _ = log.replay()
+    assert check.counts == {MODEL_ERROR: 1}
+
+
 # Places that the host chose
 
 
