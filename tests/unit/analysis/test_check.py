@@ -152,7 +152,8 @@ class TestBaseline:
         done = laconic("check", trace, "--baseline", base)
         assert done.returncode == 0
         assert done.stdout == (
-            "ok baseline: 66 redundant calls, 66 in the baseline\nok baseline: 9 host calls, 9 in the baseline\n"
+            "ok baseline: 66 redundant calls, 66 in the baseline\n"
+            "ok baseline: 9 host calls, 9 in the baseline\n"
         )
 
     @pytest.mark.parametrize(
@@ -418,8 +419,10 @@ class TestGitHub:
         done = laconic("check", trace, "--max-redundant", "5%", "--github", "--limit", "1")
         commands = [line for line in done.stdout.splitlines() if line.startswith("::")]
         assert commands == [
-            "::error title=laconic max-redundant::66 of 75 memory calls changed nothing (88.0 %25); 5 %25 may",
-            "::error title=laconic max-redundant::60 of 63 mprotect calls from here changed nothing: "
+            "::error title=laconic max-redundant::66 of 75 memory calls changed nothing (88.0 "
+            "%25); 5 %25 may",
+            "::error title=laconic max-redundant::60 of 63 mprotect calls from here changed "
+            "nothing: "
             "grow (libgrow.so) in prog%0A< main (prog)",
         ]
         assert "::" not in laconic("check", trace, "--max-redundant", "66", "--github").stdout

@@ -73,9 +73,12 @@ class TestTraces:
         assert "-40 redundant (60 -> 20)" in " ".join(better.split())
         assert re.search(r"^redundant +66 +33 +-33$", done.stdout, re.MULTILINE)
         assert " ".join(done.stdout.split()).startswith(
-            "The second run costs 18 % less, 10.1–16.5 M cycles in an enclave: mprotect from grow (libgrow) costs "
-            "2.48–3.84 M cycles less (63 calls before, 23 after). Under every-call it was 12.4–20.0 M cycles before. "
-            "Next: mprotect from trim (libgrow) costs 186–288 k cycles more (7 calls before, 10 after)."
+            "The second run costs 18 % less, 10.1–16.5 M cycles in an enclave: mprotect from "
+            "grow (libgrow) costs "
+            "2.48–3.84 M cycles less (63 calls before, 23 after). Under every-call it was "
+            "12.4–20.0 M cycles before. "
+            "Next: mprotect from trim (libgrow) costs 186–288 k cycles more (7 calls before, 10 "
+            "after)."
         )
         assert "\x1b" not in done.stdout
         assert max(map(len, done.stdout.splitlines())) <= 80
@@ -286,7 +289,8 @@ class TestBadInput:
             (b'{"schema": 3, "callers": [], "by": "module", "inverted": false}', "--by module"),
             (b'{"schema": 3, "callers": [], "by": "function", "inverted": true}', "--inverted"),
             (
-                b'{"schema": 3, "callers": 7, "by": "function", "inverted": false, "suppressed": []}',
+                b'{"schema": 3, "callers": 7, "by": "function", "inverted": false, "suppressed": '
+                b"[]}",
                 "is damaged",
             ),
             (b'{"a": ' + b"[" * 100_000, "is not JSON"),

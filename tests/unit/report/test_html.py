@@ -97,13 +97,15 @@ def fixed() -> Page:
         tally.today_high += 20
         if not output:
             marks.see(Mark(0, call, 16, 2, 0))
-    compared = Compared({"every-call": figures(9), "laconic": figures(3), "bound": figures(2)}, PROFILE,
+    compared = Compared({"every-call": figures(9), "laconic": figures(3), "bound": figures(2)},
+                        PROFILE,
                         [], False, 4, 1, 12, 0, [])  # fmt: skip
     areas = [
         Area(0, 16, 20, 3, "anonymous", 0, 4, 0, 10),
         Area(0, 64, 65, 5, "/lib/libx.so", 1, 4, -1, 0),
     ]
-    singles = [OneCall(5 + call, call * 5000, 0, "mprotect", (65536, 8192, 3), 0, output, 0) for call, output in
+    singles = [OneCall(5 + call, call * 5000, 0, "mprotect", (65536, 8192, 3), 0, output,
+                       0) for call, output in
                enumerate((1, 0, 1, 0))]  # fmt: skip
     return Page(
         source="run",
