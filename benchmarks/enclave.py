@@ -94,7 +94,8 @@ def _why(compared: Compared) -> list[list[str]]:
 
 def _example() -> tuple[str, str]:
     # The worked example: why the program is slow; the same program, as it was and as it could be.
-    rows, why = [], []
+    rows = []
+    why: list[list[str]] = []
     with (
         compiled(PER_PAGE.read_text(encoding="ascii")) as program,
         tempfile.TemporaryDirectory() as directory,

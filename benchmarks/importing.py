@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks.machine import compiled, table
@@ -77,10 +78,14 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
         log, trace = Path(directory) / "log", Path(directory) / "trace"
         lines = _make(log)
         size = log.stat().st_size
-        imports = lambda: import_logs("strace", [str(log)], str(trace), force=True)  # noqa: E731
+        imports = partial(import_logs, "strace", [str(log)], str(trace), force=True)
         found = imports()
         # In turns: whatever else the machine does meets all of them.
-        steps = (lambda: _count(log), lambda: _match(log), imports)
+        steps: tuple[Callable[[], object], ...] = (
+            partial(_count, log),
+            partial(_match, log),
+            imports,
+        )
         seconds = [[_seconds(step) for step in steps] for _ in range(RUNS)]
         counting, matching, importing = (min(each) for each in zip(*seconds, strict=True))
         stored = trace.stat().st_size

@@ -110,12 +110,18 @@ def write(path: str, mix: Callable[[Recorder, Random], None]) -> int:
         for change in changes:
             kinds |= change.kind
         host_calls = int(bool(changes))
+        a0, a1, a2, a3, a4, a5 = args
         row = Row(
             CODES[name],
             number * 20_000,
             1,
             1,
-            *args,
+            a0,
+            a1,
+            a2,
+            a3,
+            a4,
+            a5,
             result=result,
             said=host_calls,
             kinds=kinds,

@@ -189,8 +189,8 @@ class Sorted:
             stop, vma = self.map[key]
             if stop > start:
                 found.append((key, stop, vma))
-        for key in self.map.irange(start, end, (False, False)):
-            found.append((key, *self.map[key]))
+        inside = self.map.irange(start, end, (False, False))
+        found.extend((key, *self.map[key]) for key in inside)
         return found
 
     def _put(self, start: int, end: int, vma: Vma) -> None:

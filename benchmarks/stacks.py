@@ -59,7 +59,7 @@ def ours(program: str) -> tuple[float, float, int]:
     """Median µs a stack at stops of the program's calls, registers read too; of the first one; and
     its frames."""
     process = subprocess.Popen([program, "1000000"], stdout=subprocess.DEVNULL)
-    times = []
+    times: list[float] = []
     try:
         time.sleep(0.2)
         pid = process.pid

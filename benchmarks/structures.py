@@ -111,7 +111,7 @@ def compare(sizes: tuple[int, ...] = SIZES) -> dict[str, list[float]]:
         ends: dict[int, list[Any]] = {}
         for turn in range(ROUNDS):
             for name, build in STRUCTURES:
-                if name in SHORT and turn >= 2 or name == "portion" and turn:
+                if (name in SHORT and turn >= 2) or (name == "portion" and turn):
                     continue
                 operations = stream[: SHORT[name][column]] if name in SHORT else stream
                 time, entries = _replay(build, size, operations)

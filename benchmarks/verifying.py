@@ -126,7 +126,7 @@ def many_vmas(program: str) -> dict[str, list[float]]:
     """Median µs by part: native, under Laconic, under strace; each round runs every way once."""
     if shutil.which("strace") is None:
         raise SystemExit("strace was not found: install it")
-    ways = ([], [*LACONIC, "--"], STRACE)
+    ways: tuple[list[str], ...] = ([], [*LACONIC, "--"], STRACE)
     times: dict[str, list[list[float]]] = {}
     for _ in range(ROUNDS):
         for name, (words, _) in MANY.items():

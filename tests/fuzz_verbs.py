@@ -126,8 +126,9 @@ def _damage(rows: list[Row], chance: random.Random) -> None:
     else:
         number = chance.choice(NUMBERS)
         column, code = Row._fields.index(number.name), number.code
-        flipped = row[column] ^ 1 << chance.randrange(64)
-        value = chance.choice((chance.choice(_EDGES), chance.choice(rows)[column], flipped))
+        before: Any = row[column]
+        flipped = before ^ 1 << chance.randrange(64)
+        value: Any = chance.choice((chance.choice(_EDGES), chance.choice(rows)[column], flipped))
         value &= (1 << _BITS[code]) - 1
         if code in "iq" and value >> (_BITS[code] - 1):
             value -= 1 << _BITS[code]

@@ -227,7 +227,7 @@ def _test(module: str, tree: ast.Module | None, tests: list[str]) -> int:
         loaded = True
         return compile(tree, str(self.path), "exec")
 
-    importlib.machinery.SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
+    importlib.machinery.SourceFileLoader.get_code = get_code  # type: ignore[method-assign, assignment]
     import pytest
 
     # Without --assert=plain, pytest would load the modules of an installed plugin by itself.

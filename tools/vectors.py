@@ -20,6 +20,8 @@ from pathlib import Path
 
 import laconic.trace
 from laconic.analysis.vectors import DEFAULT, record
+from laconic.libos.sizes import FileSizes
+from laconic.linux.pagemap import FILE_PAGE, was_untouched
 from laconic.memory import flags as f
 from laconic.memory.calls import OPERATIONS, DefaultUpcalls
 from laconic.memory.layout import Layout
@@ -54,7 +56,9 @@ class Process:
         self.space = space
         self.pid = pid
         self.up = _Answers(self)
-        self.touched: RangeMap[bool] = RangeMap()
+        #: Touched pages, as /proc/PID/pagemap shows them: 0, or FILE_PAGE for a page of the file.
+        self.touched: RangeMap[int] = RangeMap()
+        self.sizes = FileSizes()
 
     def row(self, event: str, *args: int, tid: int = 0, **fields: object) -> None:
         """Append a row to the trace."""
@@ -68,7 +72,8 @@ class Process:
         """Make a memory call; return its result. `refused` is the errno if only a host can tell."""
         six = (*args, *(0,) * (6 - len(args)))
         self.up.file = file
-        before = list(self.touched)
+        before = tuple(self.touched)
+        self.sizes.note(file)
         outcome = OPERATIONS[name](self.space, tuple(value & _MASK for value in six), self.up)
         result = -refused if refused else outcome.result
         if (outcome.ask and not refused) or outcome.place or outcome.resync:
@@ -78,9 +83,8 @@ class Process:
         if file is not None:
             mode = READABLE | PLAIN | (WRITABLE if file.writable else 0)
             number = self.writer.file(file.file, file.size, mode, now=(0, self.pid, self.pid))
-        runs = tuple((start, end, 0) for start, end, _ in before)
         state = FAILED if refused else 0
-        self.row(name, *args, result=result, state=state, file=number, touched=runs)
+        self.row(name, *args, result=result, state=state, file=number, touched=before)
         if name != "mprotect":
             for change in outcome.changes:
                 self.touched.set(change.start, change.end, None)
@@ -117,10 +121,17 @@ class Process:
         return self.call("madvise", start, pages * PAGE, advice)
 
     def touch(self, start: int, pages: int) -> None:
-        """The program uses pages; the next call's row shows it."""
+        """The program uses those of these pages that it can: it writes them if it may. The next
+        call's row shows it."""
         for begin, stop, vma in self.space.vmas.runs(start, start + pages * PAGE):
-            if vma is not None and vma.flags & f.VM_PROT:
-                self.touched.set(begin, stop, True)
+            if vma is None or not vma.flags & f.VM_PROT:
+                continue
+            stop = min(stop, self.sizes.valid_end(vma))  # SIGBUS past the end of a file
+            is_shared = vma.flags & f.VM_MAYSHARE
+            is_own = vma.file is None or (vma.flags & W and not is_shared)
+            for first, last, how in list(self.touched.runs(begin, max(begin, stop))):
+                if how is None or is_own:
+                    self.touched.set(first, last, 0 if is_own else FILE_PAGE)
 
     def grow(self, pages: int, top: int = STACK) -> None:
         """The stack that ends at `top` grows on a fault."""
@@ -134,10 +145,10 @@ class Process:
 
     def fork(self, pid: int) -> Process:
         """A child process."""
-        runs = tuple((start, end, 0) for start, end, _ in self.touched)
-        self.row("clone", SIGCHLD, result=pid, touched=runs)
+        self.row("clone", SIGCHLD, result=pid, touched=tuple(self.touched))
         child = Process(self.writer, self.space.fork(), pid)
         child.touched = self.touched.copy()
+        child.sizes = self.sizes.copy()
         return child
 
     def thread(self, tid: int) -> None:
@@ -146,12 +157,11 @@ class Process:
 
     def exit(self, tid: int = 0) -> None:
         """A thread ends, or the process."""
-        self.row("exit", 0, tid=tid, touched=tuple((a, b, 0) for a, b, _ in self.touched))
+        self.row("exit", 0, tid=tid, touched=tuple(self.touched))
 
     def execute(self) -> Process:
         """execve; the new program is the same."""
-        runs = tuple((start, end, 0) for start, end, _ in self.touched)
-        self.row("execve", data=b"/bin/program", touched=runs)
+        self.row("execve", data=b"/bin/program", touched=tuple(self.touched))
         return begin(self.writer, self.pid)
 
 
@@ -167,7 +177,13 @@ class _Answers(DefaultUpcalls):
         return self.file
 
     def untouched(self, start: int, end: int) -> bool:
-        return not any(touched for _, _, touched in self.process.touched.runs(start, end))
+        vma = self.process.space.vmas.get(start)
+        return was_untouched(
+            self.process.touched.parts(start, end),
+            start,
+            end,
+            vma is not None and vma.file is not None,
+        )
 
 
 def image() -> Iterator[tuple[int, int, Vma]]:
@@ -329,6 +345,7 @@ def growing_stacks(p: Process) -> None:
     p.grow(8)
     p.map(BASE, 8, RW, FIXED | f.MAP_GROWSDOWN | f.MAP_STACK)
     p.protect(BASE, 1, 0)
+    p.call("mprotect", BASE + 5 * PAGE, 2 * PAGE, R | f.PROT_GROWSDOWN)
     p.unmap(BASE, 8)
 
 

@@ -3,6 +3,7 @@
  * VMAs that never merge, and the PAL calls that Gramine makes for mmap, mprotect, munmap, madvise
  * and brk. What Gramine does around the calls (load, fork, threads) is not modeled, only the tables.
  *
+ * -DJOIN joins neighboring Protects that change alike: compare with the runner's -j.
  * -DBUG=N plants one of ten bugs, which the vectors must find. */
 #include "vectors.h"
 
@@ -12,6 +13,11 @@
 
 #ifndef BUG
 #define BUG 0
+#endif
+#ifdef JOIN
+enum { joins = 1 };
+#else
+enum { joins = 0 };
 #endif
 enum {
     FORGETS_OFFSET = 1,  /* a split does not advance the file offset */
@@ -134,7 +140,13 @@ static void list(struct process *p, int name, uint64_t start, uint64_t end, int 
                  int flags)
 {
     struct vec_pal call = {name, (int)(p - processes), start, end, old, new, kinds, flags};
+    struct vec_pal *last = calls_end > calls_begin ? &calls[calls_end - 1] : NULL;
 
+    if (joins && last && name == VEC_PROTECT && last->name == name && last->end == start &&
+        last->old_prot == old && last->new_prot == new && last->kinds == kinds) {
+        last->end = end;
+        return;
+    }
     if (calls_end == calls_room)
         calls = grown(calls, &calls_room, sizeof *calls);
     calls[calls_end++] = call;
@@ -334,6 +346,16 @@ static void protect(struct process *p, uint64_t start, uint64_t end, int prot)
     }
 }
 
+/* Where the VMA that contains `address` begins. */
+static uint64_t vma_start(const struct process *p, uint64_t address)
+{
+    size_t at = find(p->vmas, address);
+
+    if (at < p->vmas->count && p->vmas->at[at].vma.start < address)
+        return p->vmas->at[at].vma.start;
+    return address;
+}
+
 /* memset to zero, with two Protects around it if the VMA is not writable. */
 static void discard(struct process *p, uint64_t start, uint64_t end)
 {
@@ -416,7 +438,7 @@ static int carry_out(const struct vec_event *call)
     }
     if (!strcmp(call->name, "mprotect")) {
         if (prot & GROWSDOWN)
-            return VEC_UNSUPPORTED;
+            start = vma_start(p, start);
         if (start < end)
             protect(p, start, end, prot & (PROT_READ | PROT_WRITE | PROT_EXEC));
         return 0;
@@ -433,7 +455,7 @@ static int carry_out(const struct vec_event *call)
         return 0;
     }
     if (!strcmp(call->name, "mremap"))
-        return VEC_UNSUPPORTED; /* Gramine has no mremap */
+        return VEC_UNSUPPORTED; /* Gramine has no mremap: what the C library then does is not modeled */
     return VEC_NO_PAL | VEC_NO_COUNTS;
 }
 

@@ -111,6 +111,8 @@ static int parse(const char *word, const char *text, struct vec_item *item)
         return sscanf(text, "%" SCNx64, &item->vma.start) == 1 ? VEC_DROP : VEC_ERROR;
     if (!strcmp(word, "vma"))
         return parse_vma(text, &item->vma, &after) ? VEC_VMA : VEC_ERROR;
+    if (!strcmp(word, "laconic-vectors"))
+        return VEC_HEADER;
     return VEC_ERROR;
 }
 

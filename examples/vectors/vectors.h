@@ -75,7 +75,7 @@ long vec_counts(long counts[VEC_COUNTS]);
 
 enum {
     VEC_END, VEC_COMMENT, VEC_STRATEGY, VEC_INIT, VEC_EVENT, VEC_STATE, VEC_COUNTED, VEC_PAL,
-    VEC_DROP, VEC_VMA, VEC_ERROR
+    VEC_DROP, VEC_VMA, VEC_HEADER, VEC_ERROR
 };
 
 /* One line of a file; the fields of its item are set. */
@@ -99,7 +99,8 @@ struct vec_item {
 
 /* Reads the first line; returns 0 if it is that of a vector file of this version. */
 int vec_open(FILE *file, struct vec_item *item);
-/* Reads the next line; returns its item, VEC_END at the end, VEC_ERROR for a malformed line. */
+/* Reads the next line; returns its item, VEC_END at the end, VEC_HEADER where another file begins,
+ * VEC_ERROR for a malformed line. */
 int vec_read(FILE *file, struct vec_item *item);
 /* The CRC-32 of `length` bytes, continued from `crc` (0 at first): zlib's. */
 uint32_t vec_crc(uint32_t crc, const void *data, size_t length);

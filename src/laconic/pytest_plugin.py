@@ -99,12 +99,14 @@ class Result:
     @cached_property
     def _read(self) -> tuple[Figures, Stacks]:
         # Replaying and finding symbols cost more than some tests: done at the first use.
-        from laconic.analysis.baseline import from_sites
-        from laconic.analysis.sites import sites
+        from laconic.analysis.baseline import Enclave, from_sites
+        from laconic.analysis.sites import EVERY_CALL, sites
+        from laconic.sgx import costs
         from laconic.trace.reader import Trace
 
-        found = sites(Trace(self.trace), ())
-        return from_sites(found, self.trace, self._rules), found.stacks
+        found = sites(Trace(self.trace), (EVERY_CALL,))
+        enclave = Enclave(EVERY_CALL, costs.load())
+        return from_sites(found, self.trace, self._rules, enclave), found.stacks
 
     def __repr__(self) -> str:
         counts = f"{self.calls:,} memory calls, {self.host_calls:,} host calls"

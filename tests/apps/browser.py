@@ -220,7 +220,7 @@ class Browser:
         self.send("Input.dispatchKeyEvent", type="keyUp", **about)
 
     def type(self, selector: str, text: str) -> None:
-        """Types into a field, in the place of what is there."""
+        """Types into a field, replacing what is there."""
         self.run(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.focus(); e.select(); }})()"
         )

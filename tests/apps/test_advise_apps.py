@@ -157,7 +157,7 @@ def test_figures_are_the_trace_s(name: str, tmp_path: Path) -> None:
     assert found["sgx.use_exinfo"]["figures"]["noreserve_pages"] >= reserved(trace) >> 12
     if name != "java":  # which maps over its reservations once more
         assert found["sgx.use_exinfo"]["figures"]["noreserve_pages"] == reserved(trace) >> 12
-    assert f"sgx.max_threads = {threads(trace) + 3}" in shown.splitlines()
+    assert f"sgx.max_threads = {possible_threads(trace) + 3}" in shown.splitlines()
     size = int(found["sgx.enclave_size"]["figures"]["value"])
     assert size & size - 1 == 0 and size > counted["mapped"]
     if name == "java":
@@ -188,12 +188,26 @@ def walk(path: str) -> dict[str, int]:
 
 
 def threads(path: str) -> int:
-    """The most threads that one process had at once, from its clones and exits."""
+    """The most threads that one process had at once."""
+    return max(most for most, _ in threads_by_program(path))
+
+
+def possible_threads(path: str) -> int:
+    """The most that one process might have had at once: all that it started, and at most twice as
+    many as it had."""
+    return max(max(most, min(started, 2 * most)) for most, started in threads_by_program(path))
+
+
+def threads_by_program(path: str) -> list[tuple[int, int]]:
+    """How many threads each program had at once, and in all, from its clones and exits."""
     alive: Counter[int] = Counter()
-    most = 1
+    found: dict[int, list[int]] = {}
+    ended: list[list[int]] = []
     for each in Trace(path):
         if isinstance(each, Program):
             alive[each.pid] = 1
+            ended.extend(filter(None, [found.pop(each.pid, None)]))
+            found[each.pid] = [1, 1]
         elif (
             isinstance(each, Call)
             and each.call.startswith("clone")
@@ -201,12 +215,14 @@ def threads(path: str) -> int:
             and each.result
         ):
             alive[each.pid] += each.result > 0
+            found.setdefault(each.pid, [1, 1])[1] += each.result > 0
         elif isinstance(each, Exit):
             alive[each.pid] -= 1
         else:
             continue
-        most = max(most, *alive.values())
-    return most
+        count = found.setdefault(each.pid, [1, 1])
+        count[0] = max(count[0], alive[each.pid])
+    return [(most, started) for most, started in (*ended, *found.values())]
 
 
 def heap(path: str) -> int:

@@ -254,7 +254,7 @@ def test_no_scheduler_there(
 def test_the_command_says_so(address: str, corpus: Path, tmp_path: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        words = [
+        words: list[str | Path] = [
             corpus,
             "--scheduler",
             address.format(closed.getsockname()[1]),

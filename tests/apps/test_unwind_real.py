@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,7 +87,7 @@ delete from t
 
 
 @contextmanager
-def started(command: Sequence[str | Path], **options: object) -> Iterator[subprocess.Popen[bytes]]:
+def started(command: Sequence[str | Path], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     """Runs a program, and kills it and its session at the end."""
     process = subprocess.Popen(
         [str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -147,7 +148,7 @@ def test_java(place: Path) -> None:
 def test_redis(place: Path) -> None:
     socket = place / "socket"
     benchmark = tool("redis-benchmark")
-    command = [
+    command: list[str | Path] = [
         tool("redis-server"),
         "--port",
         "0",
@@ -159,7 +160,19 @@ def test_redis(place: Path) -> None:
         place,
     ]
     with started(command) as server:
-        load = [benchmark, "-s", socket, "-n", "100000000", "-r", "100000", "-d", "3000", "-c", "4"]
+        load: list[str | Path] = [
+            benchmark,
+            "-s",
+            socket,
+            "-n",
+            "100000000",
+            "-r",
+            "100000",
+            "-d",
+            "3000",
+            "-c",
+            "4",
+        ]
         with started([*load, "-t", "set,lpush,lrange_300,mset"]):
             agree(server.pid, "redis", TRAFFIC)
 
@@ -190,7 +203,14 @@ def test_postgresql(place: Path) -> None:
     queries = place / "queries"
     queries.write_text(SQL.strip() + "\n" + (SQL.strip() + "\n") * 3000)
     with queries.open() as text:
-        command = [*prefix, os.path.realpath(postgres), "--single", "-D", data, "postgres"]
+        command: list[str | Path] = [
+            *prefix,
+            os.path.realpath(postgres),
+            "--single",
+            "-D",
+            data,
+            "postgres",
+        ]
         with started(command, stdin=text, cwd=place) as process:
             agree(
                 process.pid,

@@ -276,7 +276,7 @@ class Writer:
     def mremap(self) -> None:
         """mremap in every form. What it moves away from a register is never longer than before."""
         address, length = self.spot(3)
-        if length.startswith("0x8") and len(length) > 12 or len(length) > 17:
+        if (length.startswith("0x8") and len(length) > 12) or len(length) > 17:
             length = "0x1000"
         bytes_now = int(length, 0)
         sizes = (

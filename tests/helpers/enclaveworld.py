@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar, cast
 
 from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import Touches
@@ -29,7 +29,8 @@ BASE, HEAP = 0x10_0000_0000, 0x5000_0000
 PRIVATE = MAP_PRIVATE | MAP_ANONYMOUS
 FIXED = PRIVATE | MAP_FIXED
 LIB = File(8, 1, 77, "/lib/file.so")
-Maker = Callable[[Meter, AddressSpace, Touches], Strategy]
+StrategyT = TypeVar("StrategyT", bound=Strategy, covariant=True)
+Maker = Callable[[Meter, AddressSpace, Touches], StrategyT]
 
 
 def lib(pages: float, file: File = LIB) -> OpenFile:
@@ -80,13 +81,15 @@ class Answers(DefaultUpcalls):
         raise AssertionError("no call of these tests needs the host's map")
 
 
-class Program:
+class Program(Generic[StrategyT]):
     """`call`, `touch` and the like are told to bookkeeping, touches and strategy; `counts` begin at
     0 with `anew`. The pages of Gramine's tracker are counted only if `tracked` is set."""
 
-    def __init__(self, maker: Maker, meter: Meter | None = None, tracked: bool = False) -> None:
+    def __init__(
+        self, maker: Maker[StrategyT], meter: Meter | None = None, tracked: bool = False
+    ) -> None:
         if isinstance(maker, type) and issubclass(maker, EveryCall) and not tracked:
-            maker = untracked(maker)
+            maker = cast(Maker[StrategyT], untracked(maker))
         self.space = AddressSpace(Layout(mmap_base=BASE + (1 << 45)), (), HEAP)
         self.touches = Touches()
         self.meter = Meter() if meter is None else meter
@@ -97,7 +100,7 @@ class Program:
     def counts(self) -> Counts:
         return self.meter.counts
 
-    def anew(self) -> Program:
+    def anew(self) -> Program[StrategyT]:
         """Counts from 0 on."""
         self.meter.counts = Counts()
         if isinstance(self.strategy, EveryCall):
@@ -128,6 +131,7 @@ class Program:
 
     def tell(self, call: MemoryCall) -> None:
         """Tells the strategy of a call that bookkeeping knows nothing of."""
+        self.touches.sizes.note(call.file)
         self.strategy.call(call)
         self.touches.apply(call.name, call.args, call.changes)
 
@@ -153,8 +157,8 @@ class Program:
     def unmap(self, start: int, pages: int) -> None:
         assert self.call("munmap", start, pages * PAGE) == 0
 
-    def touch(self, start: int, pages: int) -> None:
-        for begin, stop, vma in self.touches.take([(start, start + pages * PAGE, 0)], self.space):
+    def touch(self, start: int, pages: int, how: int = 0) -> None:
+        for begin, stop, vma in self.touches.take([(start, start + pages * PAGE, how)], self.space):
             self.strategy.touch(begin, stop, vma)
 
 
@@ -169,7 +173,7 @@ class Cost(NamedTuple):
     exceptions: int = 0
 
 
-def cost(program: Program) -> Cost:
+def cost(program: Program[EveryCall]) -> Cost:
     counts = program.counts
     ioctls = counts.host_calls - program.strategy.transfers
     assert counts.ioctls == ioctls, "each host call but those for contents carries one ioctl"

@@ -128,9 +128,9 @@ class Recorder(Machine):
         self.copied += pages
         self.staged += pages
 
-    def eaug(self, start: int, end: int) -> None:
+    def eaug(self, start: int, end: int, faults: int | None = None) -> None:
         self.staged = 0
-        super().eaug(start, end)
+        super().eaug(start, end, faults)
 
 
 class Enclosed(Answers):
@@ -200,6 +200,7 @@ class Enclosed(Answers):
                 self.space.rollback(start, end)
             return 0
         file = FILES.get(six[4]) if name == "mmap" and not six[3] & MAP_ANONYMOUS else None
+        self.touches.sizes.note(file)
         told = MemoryCall(name, six, outcome.result, outcome.changes, file)
         self.machine.copied = 0
         self.watch.expect(outcome.changes)
@@ -256,7 +257,7 @@ class Enclosed(Answers):
             self.machine.access(address, kind)
         vma = self.space.vmas.get(page)
         assert vma is not None
-        own = vma.file is None or kind == "store" and not vma.flags & VM_MAYSHARE
+        own = vma.file is None or (kind == "store" and not vma.flags & VM_MAYSHARE)
         first = list(self.touches.take([(page, page + PAGE, 0 if own else FILE_PAGE)], self.space))
         if first and not faults:
             self.strategy.touch(page, page + PAGE, vma)
@@ -334,10 +335,8 @@ class Enclosed(Answers):
                 if self.pal.committed.get(page) is None:
                     contents.pop(page, None)
                 # What the call was to throw away may be lost, or not.
-                if (
-                    space.vmas.get(page) is None
-                    or kind & (ZERO | FILE)
-                    and contents.get(page) != self.holds[page]
+                if space.vmas.get(page) is None or (
+                    kind & (ZERO | FILE) and contents.get(page) != self.holds[page]
                 ):
                     del self.holds[page]
             for page in [page for page in contents if start <= page < end and kind & (ZERO | FILE)]:
@@ -409,9 +408,9 @@ class Enclosed(Answers):
         self._contents()
         if counted:
             meter = self.shadow.meter
-            done, counted = self.counts.as_dict(), meter.counts.as_dict()
+            done, shadow = self.counts.as_dict(), meter.counts.as_dict()
             differ = {
-                name: (done[name], counted[name]) for name in done if done[name] != counted[name]
+                name: (done[name], shadow[name]) for name in done if done[name] != shadow[name]
             }
             assert not differ, f"counted otherwise than done: {differ}"
             assert (self.machine.epc_pages, self.machine.peak_epc_pages) == (
@@ -469,5 +468,5 @@ class Enclosed(Answers):
 def _agrees(what: str, how: int, entry: Epcm) -> bool:
     state = entry.state & ~PR
     if what == "left":
-        return how == ACCEPTED and not state or (entry.page_type, state) == _LEFT.get(how)
+        return (how == ACCEPTED and not state) or (entry.page_type, state) == _LEFT.get(how)
     return not state and entry.prot == how and entry.page_type in (PT_REG, PT_TCS)

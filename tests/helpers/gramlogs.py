@@ -7,12 +7,13 @@ from pathlib import Path
 
 import laconic.trace
 from laconic.trace.importers.importing import Import, import_logs
-from laconic.trace.reader import Trace
 
 REAL = Path(__file__).parent.parent / "corpus" / "gramine" / "real"
 
 
-def take(tmp_path: Path, source: Path | bytes, root: Path | None = None) -> tuple[Trace, Import]:
+def take(
+    tmp_path: Path, source: Path | bytes, root: Path | None = None
+) -> tuple[laconic.trace.Trace, Import]:
     if isinstance(source, bytes):
         path = tmp_path / "a.log"
         path.write_bytes(source)

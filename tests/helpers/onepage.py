@@ -133,7 +133,7 @@ def search(
         seen.add((page, outside, asked))
         found.setdefault((page, asked), Found(cost, done, things))
         for name, more, after, out in moves(page, outside):
-            if not rules.allow(after) or out and things.count("ioctls") == longest:
+            if not rules.allow(after) or (out and things.count("ioctls") == longest):
                 continue
             total = tuple(a + b for a, b in zip(cost, price(more), strict=True))
             output = asked

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import groupby
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from laconic.memory import flags as f
 from laconic.memory.change import ChangeKind, Outcome
@@ -76,7 +76,7 @@ def draw(vmas: RangeMap[V], pages: int, legend: Mapping[str, V]) -> str:
     return "".join(letters.get(vmas.get(at(page)), "?") for page in range(pages))
 
 
-def space(picture: str, **rules: int) -> AddressSpace:
+def space(picture: str, **rules: Any) -> AddressSpace:
     """An address space as in the picture, its mmap base right above it (`rules` are fields of
     Layout)."""
     layout = Layout(mmap_base=at(len(picture)), **rules)

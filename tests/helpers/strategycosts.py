@@ -26,7 +26,7 @@ def at(page: int) -> int:
     return int(BASE + page * PAGE)
 
 
-def fresh(rule: type[Classify] = Laconic) -> Program:
+def fresh(rule: type[Classify] = Laconic) -> Program[Classify]:
     """A program whose files the host has opened already, so that only what is asked of pages is
     counted."""
     program = Program(rule)
@@ -34,7 +34,7 @@ def fresh(rule: type[Classify] = Laconic) -> Program:
     return program
 
 
-def cost(program: Program) -> dict[str, int]:
+def cost(program: Program[Classify]) -> dict[str, int]:
     return {name: count for name, count in program.counts.as_dict().items() if count}
 
 
@@ -51,14 +51,14 @@ def fault(pages: int, touched: int = 1, exceptions: int = 1) -> dict[str, int]:
     return {"eaug_faults": pages, "exceptions": exceptions, "eaug": pages, "eaccept": pages} | left
 
 
-def picture(program: Program, pages: int, first: int = 0) -> str:
+def picture(program: Program[Classify], pages: int, first: int = 0) -> str:
     return "".join(
         LETTERS[program.strategy.pal.committed.get(at(page))]
         for page in range(first, first + pages)
     )
 
 
-def used(rule: type[Classify], pages: int, prot: int = RW) -> Program:
+def used(rule: type[Classify], pages: int, prot: int = RW) -> Program[Classify]:
     """Pages that are mapped, committed and touched, and nothing counted."""
     program = fresh(rule)
     program.map(BASE, pages, RW, POPULATE)

@@ -40,7 +40,7 @@ class Builder:
         self, event: str, *args: int, pid: int = 100, tid: int | None = None, **fields: Any
     ) -> None:
         """One row; negative arguments become unsigned as in a register."""
-        numbers = {f"a{place}": value & MASK for place, value in enumerate(args)}
+        numbers: dict[str, Any] = {f"a{place}": value & MASK for place, value in enumerate(args)}
         self.writer.rows.append(
             Row(CODES[event], self.time, pid, pid if tid is None else tid, **numbers, **fields)
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from laconic.trace.records import Call, Exit, Record
 
@@ -95,7 +96,7 @@ def steps(records: Iterable[Record]) -> Iterator[Step]:
             )
         if not isinstance(record, Call):
             continue
-        where = {"pid": record.pid, "tid": record.tid}
+        where: dict[str, Any] = {"pid": record.pid, "tid": record.tid}
         if record.call == "mmap" and record.file is not None and record.args[4] < 1 << 31:
             yield Step("openat", (), record.args[4], text=record.file.file.path, **where)
             yield Step("mmap", record.args, record.result, **where)

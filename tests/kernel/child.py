@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from laconic.linux import proc
+from laconic.memory.flags import TASK_SIZE
 from laconic.tracer import ptrace
 from laconic.tracer.ptrace import ORIG_RAX, RAX, RDI, RSI, SYSCALL, Registers
 from laconic.tracer.syscalls import FORK, NUMBERS, PERSONALITY
@@ -217,7 +217,7 @@ class Child:
         return [
             Mapping(start, end, parts[5].strip() if len(parts) > 5 else "")
             for (start, end), parts in zip(ranges, lines, strict=True)
-            if start <= proc.TASK_SIZE
+            if start <= TASK_SIZE
         ]
 
     def personality(self, persona: int) -> None:

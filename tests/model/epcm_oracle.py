@@ -3,6 +3,7 @@ other."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from errno import EFAULT, EINVAL, ENOMEM, EPERM
@@ -253,7 +254,7 @@ class Kernel(Oracle):
     def mprotect(self, start: int, end: int, prot: int) -> int:
         """VMA by VMA."""
         corners = sorted(self.splits)
-        for low, high in zip(corners, corners[1:], strict=False):
+        for low, high in itertools.pairwise(corners):
             first, last = max(low, start), min(high, end)
             if first >= last:
                 continue

@@ -312,7 +312,7 @@ class Mappings:
     def do_mprotect(self, address: int, length: int, prot: int) -> int:
         down, grows_up = prot & f.PROT_GROWSDOWN, prot & f.PROT_GROWSUP
         prot &= ~(down | grows_up)
-        if down and grows_up or address % 4096:
+        if (down and grows_up) or address % 4096:
             return -EINVAL
         if not length:
             return 0
@@ -325,7 +325,7 @@ class Mappings:
             start = min(self.mapped(start, end), default=start)
         if start not in self.pages:
             return -ENOMEM
-        if grows_up or down and not self.pages[start].flags & f.VM_GROWSDOWN:
+        if grows_up or (down and not self.pages[start].flags & f.VM_GROWSDOWN):
             return -EINVAL
         for page in range(self.vma(start)[0] if down else start, end):
             if page not in self.pages:
@@ -356,7 +356,7 @@ class Mappings:
         self.brk_ = address
         return address
 
-    def do_mremap(
+    def do_mremap(  # noqa: C901 (the kernel's checks, in its order)
         self, address: int, old_length: int, new_length: int, flags: int, new_address: int
     ) -> int:
         old, new, start, to = up(old_length), up(new_length), address >> SHIFT, new_address >> SHIFT
@@ -366,8 +366,7 @@ class Mappings:
         if fixed or kept:
             if (
                 not flags & f.MREMAP_MAYMOVE
-                or kept
-                and old != new
+                or (kept and old != new)
                 or new_address % 4096
                 or to + new > END
             ):

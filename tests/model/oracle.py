@@ -85,7 +85,7 @@ class Oracle(Mappings):
         start, end = address >> SHIFT, (address >> SHIFT) + up(length)
         if advice not in ADVICE and advice not in DISCARDS + SILENT + POPULATES:
             return -EINVAL
-        if address % 4096 or length and not up(length) or end >= 1 << 52:
+        if address % 4096 or (length and not up(length)) or end >= 1 << 52:
             return -EINVAL
         if advice in POPULATES:
             return self.populated(
@@ -189,7 +189,7 @@ class Oracle(Mappings):
 
     def do_msync(self, address: int, length: int, flags: int) -> int:
         start, end = address >> SHIFT, (address >> SHIFT) + up(length)
-        if flags & ~7 or address % 4096 or flags & f.MS_ASYNC and flags & f.MS_SYNC:
+        if flags & ~7 or address % 4096 or (flags & f.MS_ASYNC and flags & f.MS_SYNC):
             return -EINVAL
         if end >= 1 << 52:
             return -ENOMEM
@@ -200,7 +200,7 @@ class Oracle(Mappings):
 
     def do_mseal(self, address: int, length: int, flags: int) -> int:
         start, end = address >> SHIFT, (address >> SHIFT) + up(length)
-        if flags or address % 4096 or length and not up(length) or end >= 1 << 52:
+        if flags or address % 4096 or (length and not up(length)) or end >= 1 << 52:
             return -EINVAL
         if self.first_hole(start, end) < end:
             return -ENOMEM

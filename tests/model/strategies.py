@@ -266,7 +266,8 @@ def random_call(pick: Pick[Any]) -> Call:
         return _mseal(pick)
     if seldom == 2:
         return _fork(pick)
-    return pick(_MAKERS)(pick)
+    make: Callable[[Pick[Any]], Call] = pick(_MAKERS)
+    return make(pick)
 
 
 @st.composite

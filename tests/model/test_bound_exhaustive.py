@@ -68,6 +68,7 @@ def drive(make: Callable[[Meter, AddressSpace, Touches], Strategy], case: Case) 
             name, args = "mmap", (start, length, step.prot, flags, 3, offset)
         assert outcome.result >= 0
         space.commit(outcome)
+        touches.sizes.note(file)
         strategy.call(MemoryCall(name, args, outcome.result, outcome.changes, file))
         touches.apply(name, args, outcome.changes)
         runs = []

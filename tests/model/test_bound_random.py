@@ -102,6 +102,7 @@ class World:
                 self.space.rollback(outcome.start, outcome.end)
             return
         self.space.commit(outcome)
+        self.touches.sizes.note(file)
         for strategy in self.strategies:
             strategy.call(MemoryCall(name, args, outcome.result, outcome.changes, file))
         self.touches.apply(name, args, outcome.changes)

@@ -355,9 +355,9 @@ class Ioctls(RuleBasedStateMachine):
 
 TestLeaves = Leaves.TestCase
 TestLeaves.settings = settings(
-    max_examples=200, stateful_step_count=60, deadline=None, derandomize=True
+    max_examples=80, stateful_step_count=60, deadline=None, derandomize=True
 )
 TestIoctls = Ioctls.TestCase
 TestIoctls.settings = settings(
-    max_examples=200, stateful_step_count=60, deadline=None, derandomize=True
+    max_examples=80, stateful_step_count=60, deadline=None, derandomize=True
 )

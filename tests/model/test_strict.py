@@ -85,7 +85,7 @@ def test_a_hundred_thousand_random_steps(name: str, block: int) -> None:
 # Today's rule under the same law
 
 
-class Watched(Program):
+class Watched(Program[Strategy]):
     """A program of which a `Watch` sees every leaf."""
 
     def __init__(self, maker: type[Strategy]) -> None:

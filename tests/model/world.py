@@ -87,7 +87,7 @@ class World:
     def untouched(self, start: int, end: int) -> bool:
         pages = [self.host.pages[page] for page in range(start >> SHIFT, end >> SHIFT)]
         return all(
-            page.content is None or page.file is not None and page.content == 0 for page in pages
+            page.content is None or (page.file is not None and page.content == 0) for page in pages
         )
 
     def resident(self, start: int, end: int) -> bool:
@@ -215,12 +215,10 @@ class World:
         for change in outcome.changes:
             # Advice to discard is said whatever the contents are, and what mremap moves away is not
             # looked at. Nor where a mapping brings its pages in.
-            aside = (
-                call.name in ("madvise", "mremap")
-                or call.name == "mmap"
-                and call.args[3] & f.MAP_POPULATE
+            aside = call.name in ("madvise", "mremap") or (
+                call.name == "mmap" and call.args[3] & f.MAP_POPULATE
             )
-            aside = aside or change.wanted is not None and change.wanted.flags & f.VM_LOCKED
+            aside = aside or (change.wanted is not None and change.wanted.flags & f.VM_LOCKED)
             if change.kind != ADVISE and not (aside and change.kind == ZERO):
                 self._differs(change, before)
         if host_args is not None and host_args is not call.args:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from laconic.memory import calls, layout, mmap, mprotect, mremap
+from laconic.memory import calls, layout, mmap, mprotect, mremap, munmap
 from laconic.memory.change import EXTEND, UNMAP, ZERO, Change, Outcome
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
@@ -191,7 +191,7 @@ def silent_holes_are_unmapped(patch: Patch) -> None:
         end = start + length + 4095 & -4096
         return outcome._replace(changes=(Change(UNMAP, start, end, None, outcome.changes[0].held),))
 
-    right = calls.munmap
+    right = munmap.munmap
     patch.setattr(calls, "munmap", wrong)
 
 

@@ -4,8 +4,10 @@ figures."""
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -13,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +24,7 @@ from typing import Any
 import pytest
 
 import laconic
+from tests.helpers.starter import starter
 
 PROGRAMS = Path(__file__).parent / "programs"
 SOURCES = Path(laconic.__file__).resolve().parents[1]
@@ -53,13 +57,29 @@ def environment(**more: str) -> dict[str, str]:
 
 def run_alone(command: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
     """Runs a command as it is; a run that hangs is killed with its whole session, and fails the
-    test."""
+    test. `laconic` itself is started by `starter` where that makes no difference."""
+    done = run_bytes(command, **options)
+    return subprocess.CompletedProcess(
+        done.args, done.returncode, _text(done.stdout), _text(done.stderr)
+    )
+
+
+def run_bytes(command: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Runs a command as `run_alone` does, and leaves its output as it is."""
+    words = [str(word) for word in command]
+    done = _run_started(words, **options) if words[: len(COMMAND)] == [*COMMAND] else None
+    return done or _run_fresh(words, **options)
+
+
+def _text(output: bytes) -> str:
+    return io.TextIOWrapper(io.BytesIO(output), "utf-8", "backslashreplace").read()
+
+
+def _run_fresh(words: Sequence[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
     with subprocess.Popen(
-        [str(word) for word in command],
+        words,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
-        errors="backslashreplace",
         start_new_session=True,
         **{"stdin": subprocess.DEVNULL, **options},
     ) as process:
@@ -68,8 +88,59 @@ def run_alone(command: Sequence[str | Path], **options: Any) -> subprocess.Compl
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            pytest.fail(f"{command} hangs")
+            pytest.fail(f"{words} hangs")
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def _run_started(
+    words: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    cwd: str | Path | None = None,
+    stdin: Any = subprocess.DEVNULL,
+    **others: Any,
+) -> subprocess.CompletedProcess[bytes] | None:
+    """Run a command of `laconic` by the starter; None if it must have an interpreter of its own."""
+    env = os.environ if env is None else env
+    found = None if others else starter(env)
+    if found is None:
+        return None
+    with ExitStack() as stack:
+        if stdin == subprocess.DEVNULL:
+            stdin = stack.enter_context(open(os.devnull))
+        pipes = [os.pipe(), os.pipe()]
+        for read, _ in pipes:
+            stack.callback(os.close, read)
+        try:
+            given = stdin if isinstance(stdin, int) else stdin.fileno()
+            streams = (given, pipes[0][1], pipes[1][1])
+            process = found.start(
+                words[len(COMMAND) :], env, os.path.abspath(cwd or os.curdir), streams
+            )
+        finally:
+            for _, write in pipes:
+                os.close(write)
+        output = _read_all([read for read, _ in pipes], time.monotonic() + PATIENCE)
+        if output is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            pytest.fail(f"{words} hangs")
+        status = process.wait()
+    return subprocess.CompletedProcess(words, status, *output)
+
+
+def _read_all(pipes: Sequence[int], deadline: float) -> list[bytes] | None:
+    """Read pipes to their ends; None if an end does not come before the deadline."""
+    data = {pipe: bytearray() for pipe in pipes}
+    waiting = {*pipes}
+    while waiting:
+        ready, _, _ = select.select(waiting, [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            return None
+        for pipe in ready:
+            part = os.read(pipe, 1 << 16)
+            data[pipe] += part
+            if not part:
+                waiting.remove(pipe)
+    return [bytes(part) for part in data.values()]
 
 
 def run_laconic(

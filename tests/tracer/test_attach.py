@@ -19,6 +19,7 @@ import pytest
 
 from laconic.analysis.info import contents
 from laconic.replay import replay_trace
+from laconic.trace import open as open_trace
 from laconic.trace.reader import Trace
 from laconic.tracer import attach
 from tests.tracer.lab import (
@@ -64,7 +65,7 @@ def running(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
 def attached(pid: int, *options: str | Path, **more: Any) -> Iterator[subprocess.Popen[str]]:
     """Laconic, attached to a process."""
     words = [*COMMAND, "attach", str(pid), *map(str, options)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     more = {"preexec_fn": _heeds_signals, **more}
     with subprocess.Popen(words, **pipes, env=environment(), **more) as laconic:
         try:
@@ -135,7 +136,7 @@ def test_a_program_with_threads(tmp_path: Path) -> None:
     assert about["attached"]["goes_on"] and 0 < about["attached"]["stopped_seconds"] < PATIENCE
     assert {name: line["calls"] for name, line in about["by_call"].items()} == replayed(trace)
     assert "next:\n  laconic callers " in err and "was running before, and goes on" in err
-    found = contents(Trace(str(trace)))
+    found = contents(open_trace(str(trace)))
     assert (found.processes, found.threads, found.status) == (1, 5, None)
     assert found.touched_pages, "the memory that it had when the recording ended"
     done = run_alone([*COMMAND, "callers", trace, "--json", "-"], env=environment())
@@ -165,7 +166,7 @@ def test_waits_go_on() -> None:
         alone = sorted(finished(program, "x").splitlines())
     with running(build("attached"), "waits") as program:
         words = [sys.executable, "-c", PREPARED, str(program.pid)]
-        pipes = {"stdout": program.stdin, "stderr": subprocess.PIPE, "text": True}
+        pipes: dict[str, Any] = {"stdout": program.stdin, "stderr": subprocess.PIPE, "text": True}
         with subprocess.Popen(words, **pipes, env=environment()) as laconic:
             _, err = laconic.communicate(timeout=PATIENCE)
         assert laconic.returncode == 0 and ", 11 threads in 1 process;" in err, err
@@ -195,7 +196,7 @@ def test_a_shell_that_forks(tmp_path: Path) -> None:
         err = left(laconic)
     assert " 0 mismatches" in err and "and ended after " in err
     assert replayed(trace)["mmap"] > 3
-    programs = {os.path.basename(one.path) for one in contents(Trace(str(trace))).programs}
+    programs = {os.path.basename(one.path) for one in contents(open_trace(str(trace))).programs}
     assert {"bash", "echo", "cat"} <= programs
 
 

@@ -183,7 +183,7 @@ def signal_log(
 def test_signals_from_outside_are_delivered_once(how: str) -> None:
     """To the group or to Laconic alone; with the sender and the value that the program sees without
     Laconic."""
-    words = [build("to_laconic"), "listen", how]
+    words: list[str | Path] = [build("to_laconic"), "listen", how]
     with busy_machine():
         alone = signal_log(words, 3)
         traced = signal_log([*COMMAND, "run", "--quiet", "--", *words], 3)
@@ -197,7 +197,15 @@ def test_signals_from_outside_are_delivered_once(how: str) -> None:
 
 
 def test_signals_to_the_group_that_a_program_has_left() -> None:
-    words = [*COMMAND, "run", "--quiet", "--", build("to_laconic"), "listen", "setsid"]
+    words: list[str | Path] = [
+        *COMMAND,
+        "run",
+        "--quiet",
+        "--",
+        build("to_laconic"),
+        "listen",
+        "setsid",
+    ]
     lines = signal_log(words, 2, group_reaches_it=False)
     numbers = [int(line.split()[1].rstrip(",")) for line in lines[1:]]
     assert numbers == [*[12, 14, 28, signal.SIGRTMIN + 4, signal.SIGRTMIN + 5] * 2, signal.SIGTERM]
@@ -207,7 +215,7 @@ def test_signals_to_the_group_that_a_program_has_left() -> None:
 def test_a_signal_to_laconic_and_then_to_the_group(attempt: int) -> None:
     """As timeout(1) does. As without Laconic, the second comes while the first is pending, and the
     program gets one."""
-    words = [*COMMAND, "run", "--quiet", "--", build("to_laconic"), "wait", "10"]
+    words: list[str | Path] = [*COMMAND, "run", "--quiet", "--", build("to_laconic"), "wait", "10"]
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment()
     ) as run:
@@ -219,7 +227,15 @@ def test_a_signal_to_laconic_and_then_to_the_group(attempt: int) -> None:
 
 def test_a_stop_of_the_group_that_is_ended_for_laconic_alone() -> None:
     """The witness that Laconic asks was stopped too."""
-    words = [*COMMAND, "run", "--quiet", "--", build("to_laconic"), "listen", "handler"]
+    words: list[str | Path] = [
+        *COMMAND,
+        "run",
+        "--quiet",
+        "--",
+        build("to_laconic"),
+        "listen",
+        "handler",
+    ]
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment()
     ) as run:
@@ -264,7 +280,15 @@ def test_laconic_leaves_no_process_and_holds_no_pipe() -> None:
 def test_a_pidfd_is_readable_only_when_waitpid_finds_the_child(
     options: tuple[str, ...], tmp_path: Path
 ) -> None:
-    words = [*COMMAND, "run", "--quiet", *options, "--", build("exit_order"), "200"]
+    words: list[str | Path] = [
+        *COMMAND,
+        "run",
+        "--quiet",
+        *options,
+        "--",
+        build("exit_order"),
+        "200",
+    ]
     done = run_alone(words, env=environment(), cwd=tmp_path)
     assert done.stdout == "missed after exit 0, signal 0, threads 0, SIGKILL 0\n", done.stderr
 

@@ -31,7 +31,7 @@ MTHP = Path("/sys/kernel/mm/transparent_hugepage/hugepages-16kB/shmem_enabled")
 def compare(part: str, strategy: str, place: Path) -> None:
     """Run a part of the program alone and under Laconic, without randomization: the output is the
     same."""
-    command = [tool("setarch"), "-R", build("errnos"), part]
+    command: list[str | Path] = [tool("setarch"), "-R", build("errnos"), part]
     alone = run_alone(command, cwd=place)
     assert alone.returncode == 0, alone.stdout
     skip_where_it_did(alone)

@@ -77,7 +77,9 @@ def record(path: Path, *command: str | Path, options: Sequence[str] = (), **more
 def figures(path: Path, strategy: str | None = None, check: bool = True) -> dict[str, Any]:
     """What a replay prints as JSON."""
     trace = laconic.trace.open(str(path))
-    return json.loads(json.dumps(as_json(trace, replay_trace(trace, strategy, check=check))))
+    report: dict[str, Any] = as_json(trace, replay_trace(trace, strategy, check=check))
+    found: dict[str, Any] = json.loads(json.dumps(report))
+    return found
 
 
 def same_figures(path: Path, run: Run) -> None:
@@ -414,7 +416,7 @@ def test_redacted_traces_hold_no_name(tmp_path: Path) -> None:
     """Nor argument nor path; the figures are the same, and so are the hashes of one name in one
     trace."""
     with secrets_of(tmp_path) as (program, secrets):
-        words = [program, "touches", program.parent / "private-file"]
+        words: list[str | Path] = [program, "touches", program.parent / "private-file"]
         script = 'exec -a hush-hush "$@"'
         both = [tmp_path / "one.trace", tmp_path / "two.trace"]
         runs = [
@@ -530,7 +532,18 @@ def test_no_space_left_by_the_limit_of_a_file_s_size(tmp_path: Path) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    words = [*COMMAND, "run", "-o", path, "--quiet", "--", sys.executable, "-S", "-c", script]
+    words: list[str | Path] = [
+        *COMMAND,
+        "run",
+        "-o",
+        path,
+        "--quiet",
+        "--",
+        sys.executable,
+        "-S",
+        "-c",
+        script,
+    ]
     done = run_alone(words, env=environment(), preexec_fn=limit)
     assert done.returncode == 9
     assert (

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,9 +31,10 @@ from tests.tracer.lab import (
     wait_until,
 )
 
-#: Ten moments, in seconds after the program's first calls.
+#: Ten moments, in seconds after the program's first calls; the later ones are slow tests.
 _random = random.Random(7)
 MOMENTS = [round(_random.uniform(0.0, 1.4), 3) for _ in range(10)]
+QUICK = 4
 MPROTECT = CODES["mprotect"]
 
 
@@ -42,7 +44,7 @@ def recording(
 ) -> Iterator[subprocess.Popen[str]]:
     """`laconic run -o` in a session of its own, which does not outlive the test."""
     words = [*COMMAND, "run", "--quiet", "-o", str(path), *options, "--", *map(str, command)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(
         words, **pipes, env=environment(), start_new_session=True, preexec_fn=_heeds_signals
     ) as process:
@@ -93,8 +95,9 @@ def done(progress: Path) -> int:
 @pytest.mark.parametrize(
     ("moment", "pause"),
     [
-        *((moment, 0) for moment in MOMENTS),
-        *((1 + moment / 4, 50_000_000) for moment in MOMENTS[:3]),
+        *((moment, 0) for moment in MOMENTS[:QUICK]),
+        *(pytest.param(moment, 0, marks=pytest.mark.slow) for moment in MOMENTS[QUICK:]),
+        *((1 + moment / 4, 50_000_000) for moment in MOMENTS[:2]),
     ],
 )
 def test_laconic_killed_at_any_moment(moment: float, pause: int, tmp_path: Path) -> None:
@@ -155,7 +158,7 @@ def test_the_process_that_writes_is_killed(kill: signal.Signals, tmp_path: Path)
     script = "import mmap, sys; print('ready', flush=True); sys.stdin.read(); "
     script += "[mmap.mmap(-1, 8192).close() for _ in range(2000)]; sys.exit(5)"
     words = [*COMMAND, "run", "--quiet", "-o", str(path), "--", sys.executable, "-S", "-c", script]
-    pipes = {
+    pipes: dict[str, Any] = {
         "stdin": subprocess.PIPE,
         "stdout": subprocess.PIPE,
         "stderr": subprocess.PIPE,
@@ -191,7 +194,7 @@ def test_the_process_that_writes_is_killed_before_its_first_batch(tmp_path: Path
         "-c",
         "echo ready; read go; exit 5",
     ]
-    pipes = {
+    pipes: dict[str, Any] = {
         "stdin": subprocess.PIPE,
         "stdout": subprocess.PIPE,
         "stderr": subprocess.PIPE,

@@ -46,7 +46,7 @@ def test_all_sites_and_the_rest_cost_the_total(tmp_path: Path) -> None:
     """A shell that forks and executes: whatever its pages cost belongs to some call, or to no
     call."""
     path = tmp_path / "a.trace"
-    words = ["run", "--quiet", "-o", path, "--stacks", "all"]
+    words: list[str | Path] = ["run", "--quiet", "-o", path, "--stacks", "all"]
     command = ["sh", "-c", "(ls / | sort) > /dev/null; true"]
     assert run_alone([*COMMAND, *words, "--", *command], env=environment()).returncode == 0
     found = sites(str(path), NAMES)
@@ -184,7 +184,18 @@ def test_live_s_trace_has_its_sites(tmp_path: Path) -> None:
     """What live counts, its trace tells too: the same sums, and the same function with as many
     redundant calls."""
     program = build("steady")
-    words = ["live", "--lines", "-o", "a.trace", "--json", "live.json", "--", program, "4", "0"]
+    words: list[str | Path] = [
+        "live",
+        "--lines",
+        "-o",
+        "a.trace",
+        "--json",
+        "live.json",
+        "--",
+        program,
+        "4",
+        "0",
+    ]
     assert run_alone([*COMMAND, *words], env=environment(), cwd=tmp_path).returncode == 0
     live = json.loads((tmp_path / "live.json").read_text())
     done = run_alone(
@@ -213,7 +224,17 @@ def test_explain_finds_what_callers_counts(tmp_path: Path) -> None:
     """The number of the first redundant call in `callers --json -- CMD` is its number in `explain N
     -- CMD`."""
     program = build("steady")
-    words = ["callers", "--sort", "redundant", "--json", "callers.json", "--", program, "1", "0"]
+    words: list[str | Path] = [
+        "callers",
+        "--sort",
+        "redundant",
+        "--json",
+        "callers.json",
+        "--",
+        program,
+        "1",
+        "0",
+    ]
     assert run_alone([*COMMAND, *words], env=environment(), cwd=tmp_path).returncode == 0
     caller, *_ = json.loads((tmp_path / "callers.json").read_text())["callers"]
     words = ["explain", str(caller["first"]), "--json", "call.json", "--", program, "1", "5"]

@@ -7,6 +7,7 @@ All candidates of a step are modeled in one replay of each trace.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -17,6 +18,7 @@ from laconic.sgx.pal.switches import ALL_SWITCHES, Switches
 from laconic.strategies import full_name
 from laconic.strategies.options import show_switch
 from laconic.trace.reader import Trace
+from laconic.trace.selection import Selection
 
 #: The first and the last rows of the table. They are not switches.
 BASE: Final = "every-call"
@@ -73,6 +75,7 @@ def ablate(
     progress: Progress | None = None,
     jobs: int | None = 1,
     model: Model | None = None,
+    selection: Selection | None = None,
 ) -> Ablation:
     """Return what each change to Gramine saves on `traces`, which all have the same weight.
 
@@ -90,7 +93,10 @@ def ablate(
         for trace in traces:
             at = done
             tell = None if progress is None else lambda read, at=at: progress(at + read)
-            found.append(compare(trace, names, profile, progress=tell, jobs=jobs, model=model))
+            result = compare(
+                trace, names, profile, progress=tell, jobs=jobs, model=model, selection=selection
+            )
+            found.append(result)
             done += trace.size
         return found
 
@@ -121,6 +127,19 @@ def ablate(
         steps.append(Step(name, name, figures, share, steps[-1].share - share))
     assert done == len(Switches._fields) * size
     return Ablation(steps, compared, profile)
+
+
+def program_shares(ablation: Ablation) -> list[tuple[str, float]]:
+    """Return each program, by the last part of its path, with its share of every-call's cycles in
+    the middle of the cost profile; the largest share first. O(programs)."""
+    cycles: Counter[str] = Counter()
+    for compared in ablation.compared:
+        for number, span in compared.strategies[BASE].programs.items():
+            if 0 <= number < len(compared.programs):
+                path = compared.programs[number].path
+                cycles[path.rpartition("/")[2]] += round(sum(span.cycles))
+    total = cycles.total() or 1
+    return [(name, part / total) for name, part in cycles.most_common()]
 
 
 def name_of(switches: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from laconic.analysis.callers import REDUNDANT, UNKNOWN
 from laconic.analysis.frames import Names, own_frames
 from laconic.analysis.schemas import SCHEMAS
-from laconic.analysis.sites import Sites
+from laconic.analysis.sites import EVERY_CALL, Sites
 from laconic.analysis.suppressions import Suppression, matching
 from laconic.errors import LaconicError
 from laconic.sgx.costs import CostProfile
@@ -53,11 +53,23 @@ class Tally:
     cycles_low: int = 0
     cycles: int = 0
 
+    @property
+    def middle(self) -> float:
+        """The middle of the cycles, where one number must do."""
+        return (self.cycles_low + self.cycles) / 2
+
     def add(self, calls: int, redundant: int, host_calls: int) -> None:
         """Adds to these figures."""
         self.calls += calls
         self.redundant += redundant
         self.host_calls += host_calls
+
+    def include(self, other: Tally) -> None:
+        """Add another's figures. O(1)."""
+        self.add(other.calls, other.redundant, other.host_calls)
+        self.enclave_host_calls += other.enclave_host_calls
+        self.cycles_low += other.cycles_low
+        self.cycles += other.cycles
 
     def add_enclave(self, counts: Counts, profile: CostProfile) -> None:
         """Add what an enclave did. O(1)."""
@@ -83,7 +95,9 @@ class Figures:
     `redundant` alone. `stacks`: the stack that most of a site's redundant calls come from (of all
     its calls, where none is redundant). `missing`: the modules whose symbols could not be read, by
     path, and why. `enclave`: the strategy and the name of the cost profile of the enclave figures;
-    None if they are unknown.
+    None if they are unknown. `suppressed`: suppressed sites by reason. `around`: what the library
+    OS does around the calls, by its kind as in `replay.enclaves`; it has enclave figures only.
+    `is_baseline`: `check --write-baseline` wrote it.
     """
 
     name: str
@@ -95,6 +109,9 @@ class Figures:
     stacks: dict[Key, int] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     enclave: tuple[str, str] | None = None
+    suppressed: dict[str, Tally] = field(default_factory=dict)
+    around: dict[str, Tally] = field(default_factory=dict)
+    is_baseline: bool = field(default=False, compare=False)
 
     @property
     def redundant(self) -> int:
@@ -119,10 +136,16 @@ def from_sites(
     suppressions: Iterable[Suppression] = (),
     enclave: Enclave | None = None,
 ) -> Figures:
-    """The figures of a trace. `enclave` must be one of those that `found` has counted. O(sites ×
-    frames), and the reading of symbols."""
+    """The figures of a trace. `enclave` must be one of those that `found` has counted; a site's
+    cost is that of its calls and of the first touches of the pages that they mapped.
+
+    Rules that are about redundant calls only suppress these calls, and not their sites. O(sites ×
+    frames), and the reading of symbols.
+    """
     ledger = found.ledger
     rules = list(suppressions)
+    hiding = [rule for rule in rules if not rule.only_redundant]
+    quieting = [rule for rule in rules if rule.only_redundant]
     figures = Figures(
         name, Tally(ledger.calls, ledger.redundant, ledger.host_calls), by_call={}, sites={}
     )
@@ -132,24 +155,40 @@ def from_sites(
     if enclave is not None:
         figures.enclave = enclave.strategy, enclave.profile.name
         figures.total.add_enclave(found.meters[enclave.strategy].total(), enclave.profile)
+        for kind, work in found.around.items():
+            cost = work.cost(enclave.strategy)
+            if cost != Counts():
+                figures.around[kind] = Tally()
+                figures.around[kind].add_enclave(cost, enclave.profile)
     figures.whole = all(site.stack != NO_STACK for site in found.sites)
     weights: dict[Key, Counter[int]] = {}
+    costs: dict[int, tuple[Tally, Counts]] = {}
     for site in found.sites:
         places = (
             own_frames(site.call, found.stacks.walk(site.stack)) if site.stack != NO_STACK else []
         )
-        if places and matching(rules, site.call, site.program, Names(places)) is not None:
+        names = Names(places)
+        rule = matching(hiding, site.call, site.program, names) if places else None
+        redundant = site.redundant
+        if rule is not None:
             figures.hidden += site.redundant
-            continue
-        place = places[0][0] if places else Place(UNKNOWN, "")
-        key = key_of(site.call, place.function, place.module, site.program)
-        tally = figures.sites.setdefault(key, Tally())
-        tally.add(site.calls, site.redundant, site.host_calls)
+            tally = figures.suppressed.setdefault(rule.reason, Tally())
+        else:
+            if places and matching(quieting, site.call, site.program, names) is not None:
+                figures.hidden += site.redundant
+                redundant = 0
+            place = places[0][0] if places else Place(UNKNOWN, "")
+            key = key_of(site.call, place.function, place.module, site.program)
+            tally = figures.sites.setdefault(key, Tally())
+            if site.stack != NO_STACK:
+                # One redundant call weighs more than all others together.
+                weights.setdefault(key, Counter())[site.stack] += (redundant << 40) + site.calls
+        tally.add(site.calls, redundant, site.host_calls)
         if enclave is not None:
-            tally.add_enclave(site.counts.get(enclave.strategy, Counts()), enclave.profile)
-        if site.stack != NO_STACK:
-            # One redundant call weighs more than all others together.
-            weights.setdefault(key, Counter())[site.stack] += (site.redundant << 40) + site.calls
+            costs.setdefault(id(tally), (tally, Counts()))[1].add(site.cost(enclave.strategy))
+    if enclave is not None:
+        for tally, counts in costs.values():
+            tally.add_enclave(counts, enclave.profile)
     figures.stacks = {
         key: max(counter, key=lambda number: (counter[number], -number))
         for key, counter in weights.items()
@@ -169,7 +208,13 @@ def as_json(figures: Figures) -> dict[str, Any]:
         "whole": figures.whole,
         "by_call": {call: _tally(tally) for call, tally in sorted((figures.by_call or {}).items())},
         "sites": [{**key._asdict(), **_tally(tally, figures.enclave)} for key, tally in sites],
+        "suppressed": _named(figures.suppressed, figures.enclave),
+        "around": _named(figures.around, figures.enclave) if figures.enclave else {},
     }
+
+
+def _named(tallies: Mapping[str, Tally], enclave: object) -> dict[str, dict[str, int]]:
+    return {name: _tally(tally, enclave) for name, tally in sorted(tallies.items())}
 
 
 def enclave_json(figures: Figures) -> dict[str, Any]:
@@ -216,12 +261,15 @@ def from_json(data: Any, name: str) -> Figures:
 def _baseline(data: Mapping[str, Any], name: str) -> Figures:
     _readable(data["baseline"], SCHEMAS["baseline"], name)
     figures = Figures(name, _read(data), _count(data, "hidden"), whole=bool(data["whole"]))
+    figures.is_baseline = True
     if "enclave" in data:
         figures.enclave = str(data["enclave"]["strategy"]), str(data["enclave"]["costs"])
     figures.by_call = {call: _read(line) for call, line in data["by_call"].items()}
     figures.sites = {
         Key(*(str(line[part]) for part in Key._fields)): _read(line) for line in data["sites"]
     }
+    for name, tallies in (("suppressed", figures.suppressed), ("around", figures.around)):
+        tallies.update((str(key), _read(line)) for key, line in data.get(name, {}).items())
     return figures
 
 
@@ -249,21 +297,58 @@ def _callers(data: Mapping[str, Any], name: str) -> Figures:
         )
     hidden = sum(_count(line, "redundant") for line in data["suppressed"])
     figures = Figures(name, _read(data), hidden, sites={}, whole=data["stackless"] == 0)
-    if data["sort"] == REDUNDANT:
-        figures.whole = False  # sites without redundant calls are not listed
+    # Sorted by redundant calls, sites without such calls are not listed.
+    complete = data["sort"] != REDUNDANT
+    figures.whole &= complete
+    if complete and "cycles" in data:
+        figures.enclave = EVERY_CALL, str(data["profile"])
     assert figures.sites is not None
     for line in data["callers"]:
-        redundant = _count(line, "redundant")
+        tally = _caller(line, figures)
         if line["suppressed_redundant"] is not None:
-            figures.hidden += redundant
-            continue
+            figures.hidden += tally.redundant
+            tally.redundant = 0
+            if not complete:
+                continue
         key = key_of(
             str(line["call"]), str(line["name"]), str(line["module"]), str(line["program"])
         )
-        calls = _count(line, "calls") if figures.whole else 0
-        host_calls = _count(line, "host_calls") if figures.whole else 0
-        figures.sites.setdefault(key, Tally()).add(calls, redundant, host_calls)
+        figures.sites.setdefault(key, Tally()).include(tally)
+    if figures.enclave is None:
+        return figures
+    for line in data["suppressed"]:
+        figures.suppressed[str(line["reason"])] = _caller(line, figures)
+    for line in data["around"]:
+        figures.around[str(line["kind"])] = Tally()
+        _add_cost(figures.around[str(line["kind"])], line)
+    figures.total.cycles_low, figures.total.cycles = _ends(data)
+    parts = (figures.sites, figures.suppressed, figures.around)
+    figures.total.enclave_host_calls = sum(
+        tally.enclave_host_calls for part in parts for tally in part.values()
+    )
     return figures
+
+
+def _caller(line: Mapping[str, Any], figures: Figures) -> Tally:
+    # A line of callers; its calls count only if those of all lines are known.
+    tally = Tally(redundant=_count(line, "redundant"))
+    if figures.whole:
+        tally.calls = _count(line, "calls")
+        tally.host_calls = _count(line, "host_calls")
+    if figures.enclave is not None:
+        _add_cost(tally, line)
+    return tally
+
+
+def _add_cost(tally: Tally, line: Mapping[str, Any]) -> None:
+    tally.enclave_host_calls = _count(line["counts"][EVERY_CALL], "host_calls")
+    tally.cycles_low, tally.cycles = _ends(line)
+
+
+def _ends(line: Mapping[str, Any]) -> tuple[int, int]:
+    # The cycles under every-call, at the low and the high end of the cost profile.
+    cycles = line["cycles"][EVERY_CALL]
+    return _count(cycles, "low"), _count(cycles, "high")
 
 
 def _readable(schema: Any, ours: int, name: str) -> None:

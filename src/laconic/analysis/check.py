@@ -8,10 +8,16 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import NamedTuple
 
+from laconic.analysis import callers, diff
 from laconic.analysis.baseline import Figures, Key, Tally
 
 REDUNDANT, HOST_CALLS, BASELINE = "max-redundant", "max-host-calls", "baseline"
 ENCLAVE_HOST_CALLS, CYCLES = "max-enclave-host-calls", "max-cycles"
+
+
+#: What offenders can be sorted by: `diff.SORTS`, or what the limit counts.
+LIMIT = "limit"
+SORTS = (*diff.SORTS, LIMIT)
 
 
 class Limit(NamedTuple):
@@ -35,7 +41,7 @@ class Limit(NamedTuple):
 def parse_limit(text: str | int) -> Limit:
     """`5%`, `0.5 %` or a count. Raises ValueError."""
     match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*(%?)\s*", str(text), re.ASCII)
-    if match is None or isinstance(text, bool) or "." in match[1] and not match[2]:
+    if match is None or isinstance(text, bool) or ("." in match[1] and not match[2]):
         raise ValueError(f"{text!r} is not a limit: write a share as in 5%, or a count as in 20")
     return Limit(Fraction(match[1]), bool(match[2]))
 
@@ -67,8 +73,11 @@ class Offender(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What came of one rule, as a sentence; where it was not kept, the offenders, the worst first.
-    `what` is counted: the `redundant`, `host_calls`, `enclave_host_calls` or `cycles` of a tally."""
+    """What came of one rule, as a sentence; where it was not kept, the offenders, those first that
+    cost most in an enclave, or in another order.
+
+    `what` is counted: the `redundant`, `host_calls`, `enclave_host_calls` or `cycles` of a tally.
+    """
 
     rule: str
     what: str
@@ -77,8 +86,42 @@ class Verdict(NamedTuple):
     offenders: tuple[Offender, ...] = ()
 
 
-def check(figures: Figures, limits: Limits) -> list[Verdict]:
-    """A verdict for each rule. O(sites)."""
+def check(figures: Figures, limits: Limits, sort: str = callers.COST) -> list[Verdict]:
+    """A verdict for each rule. `sort`: the order of offenders, one of `SORTS`; if `figures` has no
+    costs, those come first that have most of what the rule counts. O(sites log sites)."""
+    verdicts = _verdicts(figures, limits)
+    by_baseline = limits.baseline is not None and limits.baseline.enclave == figures.enclave
+    return [
+        verdict._replace(
+            offenders=_ordered(
+                verdict.offenders, sort, figures, by_baseline and verdict.rule == BASELINE
+            )
+        )
+        for verdict in verdicts
+    ]
+
+
+def _ordered(
+    offenders: tuple[Offender, ...], sort: str, figures: Figures, grown: bool
+) -> tuple[Offender, ...]:
+    # A stable sort: what is equal stays in the order of what the rule counts. `grown`: by how much
+    # more it is than in the baseline.
+    needs_costs = sort in (callers.COST, callers.HOST_CALLS)
+    if sort == LIMIT or (needs_costs and figures.enclave is None):
+        return offenders
+
+    def value(one: Offender) -> float:
+        before = one.was if grown and one.was is not None else Tally()
+        if sort == callers.COST:
+            return one.tally.middle - before.middle
+        names = {callers.HOST_CALLS: "enclave_host_calls", callers.CALLS: "calls"}
+        name = names.get(sort, "redundant")
+        return float(getattr(one.tally, name) - getattr(before, name))
+
+    return tuple(sorted(offenders, key=lambda one: -value(one)))
+
+
+def _verdicts(figures: Figures, limits: Limits) -> list[Verdict]:
     verdicts = []
     if limits.max_redundant is not None:
         verdicts.append(_redundant(figures, limits.max_redundant))
@@ -162,7 +205,7 @@ def _worst(figures: Figures, what: str) -> tuple[Offender, ...]:
 def _baseline(figures: Figures, baseline: Figures, tolerance: Limit) -> list[Verdict]:
     by_site = figures.sites is not None and baseline.sites is not None
     sums_alone = baseline.sites is None and baseline.by_call is None
-    # What a run's own JSON counts, nobody has suppressed.
+    # A run's own JSON suppresses nothing.
     now, was = (
         one.redundant if by_site or sums_alone else one.total.redundant
         for one in (figures, baseline)
@@ -182,7 +225,7 @@ def _baseline(figures: Figures, baseline: Figures, tolerance: Limit) -> list[Ver
             f"; {len(worse):,} {what}{' makes' if len(worse) == 1 else 's make'} more than before"
         )
     kept = not worse and now <= _allowed(was, tolerance)
-    # Against sums alone, nobody knows which sites are worse: all that make such calls are named.
+    # Sums alone do not show which sites are worse: all that make such calls are named.
     offenders = _worst(figures, "redundant") if sums_alone and not kept else tuple(worse)
     verdicts = [Verdict(BASELINE, "redundant", kept, sentence, offenders)]
     now, was = figures.total.host_calls, baseline.total.host_calls

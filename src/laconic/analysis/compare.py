@@ -42,6 +42,7 @@ from laconic.strategies import (
     names_on,
     strategy,
 )
+from laconic.trace.charts import Bar, Chart
 from laconic.trace.reader import Trace, location
 from laconic.trace.selection import Selection
 from laconic.trace.tables import Row, Table
@@ -170,6 +171,19 @@ class Compared(Table):
         )
         return ["strategy", *things, "cycles_low", "cycles_high", "ratio_low", "ratio_high"]
 
+    def chart(self) -> Chart:
+        """Return a bar for each strategy, from its lowest to its highest cycles."""
+        bars = [
+            Bar(
+                name,
+                "cycles",
+                *figures.total.cycles,
+                "{:,.0f} to {:,.0f}".format(*figures.total.cycles),
+            )
+            for name, figures in self.strategies.items()
+        ]
+        return Chart("Cost in SGX2 enclaves", f"cycles, cost profile {self.profile.name}", bars)
+
 
 @dataclass(frozen=True, slots=True)
 class HostCalls(Table):
@@ -188,6 +202,14 @@ class HostCalls(Table):
             columns = zip(*replayed.table_rows(), strict=True)
             next(columns, None)  # the names of the calls
             yield name, *([sum(column) for column in columns] or [0] * len(FIGURES))
+
+    def chart(self) -> Chart:
+        """Return a bar for each strategy, as long as its host calls."""
+        place = 1 + FIGURES.index("host_calls")
+        bars = [
+            Bar(row[0], "host calls", 0, row[place], f"{row[place]:,}") for row in self.table_rows()
+        ]
+        return Chart("Host calls on Linux", "host calls", bars)
 
 
 def compare(

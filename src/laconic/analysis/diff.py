@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from laconic.analysis.baseline import Figures, Key, Tally
+from laconic.analysis.callers import (
+    AROUND,
+    CALLS,
+    COST,
+    HOST_CALLS,
+    REDUNDANT,
+    SITE,
+    SUPPRESSED,
+    Span,
+)
+
+#: What sites can be sorted by, with the meanings of `callers.SORTS`.
+SORTS = (COST, REDUNDANT, CALLS, HOST_CALLS)
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """The figures of one call or site, as they were and as they are; zero where it is not there."""
+    """The figures of one call or site in both runs; zero where it is not there.
+
+    `kind` is as in `callers.Caller`: with SUPPRESSED and AROUND, `key.function` is the reason or
+    the kind of work.
+    """
 
     key: Key
     was: Tally
     now: Tally
+    kind: str = SITE
 
     @property
     def redundant(self) -> int:
@@ -23,7 +41,7 @@ class Delta:
 
     @property
     def host_calls(self) -> int:
-        """Host calls more, or fewer (negative)."""
+        """Host calls on Linux more, or fewer (negative)."""
         return self.now.host_calls - self.was.host_calls
 
     @property
@@ -32,20 +50,42 @@ class Delta:
         return self.now.calls - self.was.calls
 
     @property
-    def worse(self) -> bool:
-        """True for more redundant calls; if as many, more host calls; if as many, more calls."""
-        return (self.redundant, self.host_calls, self.calls) > (0, 0, 0)
+    def cycles(self) -> Span:
+        """Cycles more, or fewer (negative), at the low and at the high end of the cost profile."""
+        return Span(self.now.cycles_low - self.was.cycles_low, self.now.cycles - self.was.cycles)
+
+    def weights(self, sort: str) -> tuple[float, ...]:
+        """Return how much worse it became, by `sort` (one of `SORTS`) first."""
+        counts = (self.redundant, self.host_calls, self.calls)
+        if sort == REDUNDANT:
+            return counts
+        if sort == CALLS:
+            return self.calls, *counts
+        if sort == HOST_CALLS:
+            enclave = self.now.enclave_host_calls - self.was.enclave_host_calls
+            return enclave, self.cycles.middle, *counts
+        return self.cycles.middle, *counts
+
+    def is_worse(self, sort: str = COST) -> bool:
+        """Return whether it became worse.
+
+        By cost: it costs more; or as much, and has more redundant calls; or as many, and more host
+        calls; or as many of these too, and more calls.
+        """
+        weights = self.weights(sort)
+        return weights > (0.0,) * len(weights)
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """`calls` and `sites` that differ, the worst first and the best last; None where one of the two
-    does not know them.
+    """`calls` and `sites` that differ, the worst first and the best last by `sort`; None where one
+    of the two does not know them.
 
-    `whole`: the sites' `calls` and `host_calls` are known in both; else they are 0, and only `redundant`
-    was compared. `hidden`: suppressed redundant calls, in the first and in the second. `missing` is
-    as in `Figures`, of both. `enclave`: whose the enclave figures of `total` are; None if one side
-    lacks them, or has those of another.
+    `others` are suppressed sites by their reason, and what a library OS does around the calls; only
+    where the costs of both runs are known. `whole`: the sites' `calls` and `host_calls` are known in
+    both; else they are 0, and only `redundant` was compared. `hidden`: suppressed redundant calls, in
+    the first and in the second. `missing` is as in `Figures`, of both. `enclave`: whose the enclave
+    figures are; None if one side lacks them, or has those of another.
     """
 
     first: str
@@ -55,13 +95,26 @@ class Difference:
     by_call: list[Delta] | None
     sites: list[Delta] | None
     whole: bool
+    sort: str = COST
+    others: list[Delta] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     enclave: tuple[str, str] | None = None
 
+    @property
+    def is_same(self) -> bool:
+        """True if nothing that is known of both runs differs."""
+        total, parts = self.total, (self.by_call, self.sites, self.others)
+        return total.was == total.now and not any(parts)
 
-def diff(first: Figures, second: Figures) -> Difference:
-    """Compares two runs. O(calls + sites), and their sorting."""
+    def ranked(self) -> list[Delta]:
+        """Return all that differs, the worst first. O(n log n)."""
+        return _ranked([*(self.sites or ()), *self.others], self.sort)
+
+
+def diff(first: Figures, second: Figures, sort: str = COST) -> Difference:
+    """Compare two runs. `sort` is one of `SORTS`; if the costs that it needs are unknown, sites are
+    sorted by redundant calls, and a note says so. O(calls + sites), and their sorting."""
     notes = []
     for what, sides in (
         ("by_call", (first.by_call, second.by_call)),
@@ -71,44 +124,94 @@ def diff(first: Figures, second: Figures) -> Difference:
             one.name for one, side in zip((first, second), sides, strict=True) if side is None
         ]
         notes += [f"{name!r} does not tell {what} apart" for name in lacking]
+    enclave = first.enclave if first.enclave == second.enclave else None
+    whole = first.whole and second.whole
+    has_sites = first.sites is not None and second.sites is not None
+    if enclave is None:
+        notes += _without_costs(first, second)
+    if has_sites and not whole:
+        notes.append(
+            "not every call's stack is known: of sites, only the redundant calls are compared"
+        )
+    if sort in (COST, HOST_CALLS) and (enclave is None or not whole):
+        sort = REDUNDANT
     calls = sites = None
     if first.by_call is not None and second.by_call is not None:
         calls = _deltas(
             {Key(call): t for call, t in first.by_call.items()},
             {Key(c): t for c, t in second.by_call.items()},
+            REDUNDANT,
         )
-    whole = first.whole and second.whole
+    others: list[Delta] = []
     if first.sites is not None and second.sites is not None:
-        sites = _deltas(_seen(first.sites, whole), _seen(second.sites, whole))
-        if not whole:
-            notes.append(
-                "not every call's stack is known: of sites, only the redundant calls are compared"
-            )
-    hidden = first.hidden, second.hidden
-    total = Delta(Key(""), first.total, second.total)
-    missing = {**first.missing, **second.missing}
-    enclave = first.enclave if first.enclave == second.enclave else None
-    if (first.enclave or second.enclave) and enclave is None:
-        notes.append("the enclave figures are not of one enclave, and are not compared")
+        known = enclave is not None
+        sites = _deltas(
+            _comparable(first.sites, whole, known), _comparable(second.sites, whole, known), sort
+        )
+        if enclave is not None and whole:
+            others = _others(first, second, sort)
     return Difference(
-        first.name, second.name, total, hidden, calls, sites, whole, notes, missing, enclave
+        first.name,
+        second.name,
+        Delta(
+            Key(""),
+            _total(first.total, enclave is not None),
+            _total(second.total, enclave is not None),
+        ),
+        (first.hidden, second.hidden),
+        calls,
+        sites,
+        whole,
+        sort,
+        others,
+        notes,
+        {**first.missing, **second.missing},
+        enclave,
     )
 
 
-def _seen(sites: Mapping[Key, Tally], whole: bool) -> Mapping[Key, Tally]:
-    # The enclave figures are compared in total alone.
+def _without_costs(first: Figures, second: Figures) -> list[str]:
+    # Why no costs are compared.
+    if first.enclave and second.enclave:
+        return ["the enclave figures are not of one enclave, and are not compared"]
+    lacking = [one.name for one in (first, second) if one.enclave is None]
+    return [f"{name!r} does not contain costs, so costs are not compared" for name in lacking]
+
+
+def _total(tally: Tally, known: bool) -> Tally:
+    return tally if known else Tally(tally.calls, tally.redundant, tally.host_calls)
+
+
+def _comparable(sites: Mapping[Key, Tally], whole: bool, known: bool) -> Mapping[Key, Tally]:
+    # What both runs know of their sites; `known`: the costs too.
     if not whole:
         return {key: Tally(0, tally.redundant, 0) for key, tally in sites.items()}
-    return {
-        key: Tally(tally.calls, tally.redundant, tally.host_calls) for key, tally in sites.items()
-    }
+    return {key: _total(tally, known) for key, tally in sites.items()}
 
 
-def _deltas(was: Mapping[Key, Tally], now: Mapping[Key, Tally]) -> list[Delta]:
-    deltas: Iterable[Delta] = (
-        Delta(key, was.get(key, Tally()), now.get(key, Tally())) for key in {**was, **now}
-    )
+def _others(first: Figures, second: Figures, sort: str) -> list[Delta]:
+    found: list[Delta] = []
+    for kind, was, now in (
+        (SUPPRESSED, first.suppressed, second.suppressed),
+        (AROUND, first.around, second.around),
+    ):
+        before, after = (
+            {Key("", name): tally for name, tally in side.items()} for side in (was, now)
+        )
+        found += _deltas(before, after, sort, kind)
+    return _ranked(found, sort)
+
+
+def _deltas(
+    was: Mapping[Key, Tally], now: Mapping[Key, Tally], sort: str, kind: str = SITE
+) -> list[Delta]:
+    deltas = [
+        Delta(key, was.get(key, Tally()), now.get(key, Tally()), kind) for key in {**was, **now}
+    ]
+    return _ranked([delta for delta in deltas if delta.was != delta.now], sort)
+
+
+def _ranked(deltas: list[Delta], sort: str) -> list[Delta]:
     return sorted(
-        (delta for delta in deltas if delta.was != delta.now),
-        key=lambda delta: (-delta.redundant, -delta.host_calls, -delta.calls, delta.key),
+        deltas, key=lambda delta: (*(-weight for weight in delta.weights(sort)), delta.key)
     )

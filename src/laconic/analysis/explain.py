@@ -27,6 +27,7 @@ from laconic.trace.reader import Trace
 from laconic.trace.schema import CODES, EVENTS, MEMORY_CODES, NO_RESULT, UNFINISHED, Row
 from laconic.trace.selection import RowFilter, Selection
 from laconic.trace.stacks import NO_STACK, Stacks
+from laconic.trace.words import plural
 
 _BEGIN, _SYMBOLS = CODES["begin"], CODES["symbols"]
 _COUNT = re.compile(r"[0-9]{1,18}")
@@ -166,15 +167,14 @@ def _nowhere(event: str, trace: Trace, last: int, calls: Sequence[int], time: in
             f"the last of {count:,} is at {time / 1e9:.6f} s" if count else "there is none at all"
         )
         return f"there is no memory call at {event[1:]} s or later: {when}"
-    plural = "" if count == 1 else "s"
     if ":" in event:
         name, _, wish = event.rpartition(":")
         found = calls[trace.names.index(name)]
         are = "is" if found == 1 else "are"
-        return (
-            f"there is no {wish}. {name}: of {count:,} memory call{plural}, {found:,} {are} {name}"
-        )
-    return f"there is no event {event}: the trace has those from 0 to {last}, {count:,} of them memory call{plural}"
+        every = plural(count, "memory call")
+        return f"there is no {wish}. {name}: of {every}, {found:,} {are} {name}"
+    of_them = plural(count, "of them memory call")
+    return f"there is no event {event}: the trace has those from 0 to {last}, {of_them}"
 
 
 def explain(

@@ -16,6 +16,7 @@ from laconic.sgx import costs
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Counts
 from laconic.stacks.symbolize import Place
+from laconic.trace.selection import Selection
 from laconic.trace.stacks import NO_STACK
 
 #: What a stack weighs: the cycles that an enclave spends on its calls and their pages under
@@ -43,7 +44,7 @@ class Flames:
 
     `redundant`: of redundant calls only. `hidden`: suppressed redundant calls by reason, which are in
     no stack; those of all calls are one box for each reason. `stackless` calls have no stack, and
-    stand under their program.
+    stand under their program. `selection`: which calls were counted; None for all.
     """
 
     weight: str
@@ -51,6 +52,7 @@ class Flames:
     stacks: dict[tuple[Flame, ...], int] = field(default_factory=dict)
     hidden: Counter[str] = field(default_factory=Counter)
     stackless: int = 0
+    selection: Selection | None = None
 
     @property
     def total(self) -> int:
@@ -69,7 +71,7 @@ def flames(
     """Puts sites together by stack; what weighs nothing is left out. O(sites × frames), and the
     reading of symbols."""
     rules = [rule for rule in suppressions if redundant or not rule.only_redundant]
-    result = Flames(weight, redundant)
+    result = Flames(weight, redundant, selection=found.selection)
     profile = profile or costs.load()
     for site in found.sites:
         calls = site.redundant if redundant else site.calls
@@ -88,7 +90,7 @@ def flames(
             else:
                 _add(result, (program, Flame(rule.reason, kind="suppressed")), weighs)
             continue
-        # All of a stack's names are read only now: most of what is hidden is told by its first
+        # All of a stack's names are read only now: most of what is hidden is recognized by its first
         # frames.
         known = [place for place, _ in places]
         if not known:

@@ -21,7 +21,7 @@ _GO = re.compile(
 
 
 class Names:
-    """The places of a stack alone, for who goes through them more than once: found as far as they
+    """The places of a stack alone, for code that goes through them more than once: found as far as they
     are requested."""
 
     def __init__(self, places: Sequence[Spot]) -> None:
@@ -55,7 +55,7 @@ def _wraps(function: str, call: str) -> bool:
         .removesuffix("64")
         .removesuffix("_nocancel")
     )
-    if bare == call or bare in _WRAPPERS and (call == "brk" or bare == "syscall"):
+    if bare == call or (bare in _WRAPPERS and (call == "brk" or bare == "syscall")):
         return True
     match = _GO.fullmatch(function)
     return match is not None and (match[1].strip("6").lower() in ("syscall", "rawsyscall", call))

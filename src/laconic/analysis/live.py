@@ -6,11 +6,12 @@ from __future__ import annotations
 import queue
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from laconic.analysis.baseline import Key, key_of
+from laconic.analysis.callers import AROUND, SITE, SUPPRESSED
 from laconic.analysis.frames import Names as Frames
 from laconic.analysis.frames import own_frames
 from laconic.analysis.suppressions import Suppression, matching
@@ -31,14 +32,40 @@ class Process(NamedTuple):
     vmas: int | None
 
 
+class Cost(NamedTuple):
+    """What calls cost in an enclave so far, in cycles: under every-call at least and at most, and
+    under laconic."""
+
+    low: float = 0
+    high: float = 0
+    left_low: float = 0
+    left_high: float = 0
+
+    def plus(self, other: Cost) -> Cost:
+        """The sum."""
+        return Cost(*map(sum, zip(self, other, strict=True)))
+
+    @property
+    def middle(self) -> float:
+        """The middle under every-call, by which sites are sorted."""
+        return (self.low + self.high) / 2
+
+
 class Site(NamedTuple):
-    """Redundant calls from one place: in all, and a second at present. `named`: its symbols have
-    been found."""
+    """Calls from one place. `total` of them were redundant, and `rate` a second are at present.
+    `named`: its symbols have been found. `calls` and `cost` are those that have been replayed.
+
+    `kind` is that of `analysis.callers.Caller`: if it is not SITE, the function of `key` is the
+    reason of the suppression, or the kind of what the library OS does around the calls.
+    """
 
     key: Key
     total: int
     rate: float
     named: bool
+    calls: int = 0
+    cost: Cost = Cost()
+    kind: str = SITE
 
 
 class Rates(NamedTuple):
@@ -52,11 +79,12 @@ class Rates(NamedTuple):
 
 class Name(NamedTuple):
     """The function that makes a call, and its module; `reason` is that of the suppression that
-    hides it, or ""."""
+    hides it, or "". `only_redundant`: it hides redundant calls, and no costs."""
 
     function: str
     module: str
     reason: str
+    only_redundant: bool = False
 
 
 #: Calls, host calls, elided calls, redundant calls.
@@ -113,9 +141,13 @@ class Names:
         frames = own_frames(call, self._stacks.walk(stack))
         if not frames:
             return Name("…", "", "")
-        rule = matching(self._rules, call, program, Frames(frames))
+        named = Frames(frames)
+        costs = [rule for rule in self._rules if not rule.only_redundant]
+        rule = matching(costs, call, program, named) or matching(self._rules, call, program, named)
         first = frames[0][0]
-        return Name(first.function, first.module, "" if rule is None else rule.reason)
+        if rule is None:
+            return Name(first.function, first.module, "")
+        return Name(first.function, first.module, rule.reason, rule.only_redundant)
 
     def _work(self) -> None:
         while True:
@@ -128,8 +160,9 @@ class Names:
 
 @dataclass
 class Model:
-    """`calls` are the counts of each call, by name; `time` is in seconds since the start; `ever`:
-    processes so far.
+    """`by_call` are the counts of each call, by name; `time` is in seconds since the start; `ever`:
+    processes so far. `costs_time`: the time up to which costs are known; `costs_stopped`: why it
+    goes no further, or "". `behind`: rows of the trace that were still to be replayed.
 
     `status` is None while the program runs; `failure`: why it could not be run, or be followed to
     its end. What `rules` hide is in no site, but in `hidden`.
@@ -146,6 +179,11 @@ class Model:
     rates: Rates = field(default_factory=Rates)
     stacks: Stacks = field(default_factory=Stacks)
     rules: Sequence[Suppression] = ()
+    costs_time: float = 0.0
+    costs_stopped: str = ""
+    behind: int = 0
+    _costs: dict[Place, tuple[int, Cost]] = field(default_factory=dict)
+    _around: dict[str, Cost] = field(default_factory=dict)
     _counts: dict[Place, int] = field(default_factory=dict)
     _before: dict[Place, int] = field(default_factory=dict)
     _speeds: dict[Place, float] = field(default_factory=dict)
@@ -164,8 +202,8 @@ class Model:
 
     @property
     def places(self) -> int:
-        """From how many places redundant calls were made, by stack. O(1)."""
-        return len(self._counts)
+        """From how many places calls were made, by stack. O(places)."""
+        return len(self._counts.keys() | self._costs.keys())
 
     @property
     def mapped(self) -> int:
@@ -176,6 +214,9 @@ class Model:
         """Enters one message. O(its size)."""
         if "failed" in message:
             self.failure, self.status = message["failed"], message["status"]
+            return
+        if "costs" in message:
+            self._take_costs(message["costs"])
             return
         self.time, self.ever = message["time"], message["ever"]
         self.by_call = {
@@ -188,6 +229,22 @@ class Model:
             self._counts[call, stack, program] = count
         if "end" in message:
             self.status, self.notes = message["end"]["status"], message["end"]["notes"]
+
+    def _take_costs(self, costs: Mapping[str, Any]) -> None:
+        self.costs_time, self.costs_stopped = costs["time"], costs["stopped"]
+        self.behind = costs["behind"]
+        for call, stack, program, calls, _, *cycles in costs["sites"]:
+            self._costs[call, stack, program] = calls, Cost(*cycles)
+        for kind, *cycles in costs["around"]:
+            self._around[kind] = Cost(*cycles)
+
+    @property
+    def cost(self) -> Cost:
+        """What the whole program has cost in an enclave. O(sites)."""
+        total = Cost()
+        for cost in (*self._around.values(), *(cost for _, cost in self._costs.values())):
+            total = total.plus(cost)
+        return total
 
     def beat(self) -> None:
         """Rates are counted from the beat before to here; nothing happens where no time has passed.
@@ -213,7 +270,7 @@ class Model:
         """Waits until all names are known, of what is not shown too: then `hidden` is all that is
         hidden."""
         assert self.names is not None
-        self.names.wait(self._counts)
+        self.names.wait({**self._counts, **self._costs})
 
     @property
     def hidden(self) -> Counter[str]:
@@ -223,26 +280,56 @@ class Model:
         return self.names.hidden(self._counts)
 
     def sites(self, most: int = _NAMED) -> list[Site]:
-        """Sites by function, those with the most redundant calls a second first; of `most` places,
-        the worst ones. O(places log places)."""
+        """Sites by function, the most expensive first, then those with the most redundant calls a
+        second. Of `most` places, those that cost most, and as many that make the most redundant
+        calls. O(places log places)."""
         assert self.names is not None
-        found: dict[Key, list[Any]] = {}
-        worst = sorted(
-            self._counts.items(),
-            key=lambda item: (-self._speeds.get(item[0], 0), -item[1], item[0]),
+        found: dict[tuple[Key, str], Site] = {}
+        for place in self._largest(most):
+            name = self.names.get(place)
+            calls, cost = self._costs.get(place, (0, Cost()))
+            total, rate = self._counts.get(place, 0), self._speeds.get(place, 0.0)
+            function, module = ("…", "") if name is None else name[:2]
+            key, kind = key_of(place[0], function, module, place[2]), SITE
+            if name is not None and name.reason:
+                total, rate = 0, 0.0
+                if not name.only_redundant:
+                    key, kind = Key("", name.reason), SUPPRESSED
+            site = found.get((key, kind)) or Site(key, 0, 0.0, name is not None, kind=kind)
+            found[key, kind] = site._replace(
+                total=site.total + total,
+                rate=site.rate + rate,
+                calls=site.calls + calls,
+                cost=site.cost.plus(cost),
+            )
+        around = [
+            Site(Key("", kind), 0, 0.0, True, cost=cost, kind=AROUND)
+            for kind, cost in self._around.items()
+        ]
+        sites = [
+            site
+            for site in (*found.values(), *around)
+            if site.total or site.cost.high or (site.kind == SITE and site.calls)
+        ]
+        return sorted(
+            sites, key=lambda site: (-site.cost.middle, -site.rate, -site.total, site.key)
         )
-        for place, count in worst:
+
+    def _largest(self, most: int) -> Iterator[Place]:
+        # The places that are to be named, each once.
+        chosen: dict[Place, None] = {}
+        costly = sorted(self._costs, key=lambda place: -self._costs[place][1].middle)
+        chosen.update(dict.fromkeys(costly[:most]))
+        redundant = sorted(
+            self._counts,
+            key=lambda place: (-self._speeds.get(place, 0), -self._counts[place], place),
+        )
+        assert self.names is not None
+        for place in redundant:
             if not most:
                 break
             name = self.names.get(place)
-            if name is not None and name.reason:
-                continue
-            most -= 1
-            function, module = ("…", "") if name is None else name[:2]
-            entry = found.setdefault(
-                key_of(place[0], function, module, place[2]), [0, 0.0, name is not None]
-            )
-            entry[0] += count
-            entry[1] += self._speeds.get(place, 0.0)
-        sites = [Site(key, total, rate, named) for key, (total, rate, named) in found.items()]
-        return sorted(sites, key=lambda site: (-site.rate, -site.total, site.key))
+            if name is None or not name.reason:
+                chosen[place] = None
+                most -= 1
+        return iter(chosen)

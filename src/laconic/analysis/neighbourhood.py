@@ -14,7 +14,7 @@ from laconic.memory.vma import Vma
 
 #: Runs of pages on either side of what the call is about, holes included, that the picture shows.
 _NEIGHBOURS = 3
-#: Runs that the call is about, of which more are not shown one by one.
+#: The most runs of a call that are shown one by one.
 _SHOWN = 12
 #: A range in bytes, its VMA, and what people call that.
 Labelled = tuple[int, int, tuple[Vma, str]]

@@ -23,6 +23,7 @@ from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Counts, Meter
 from laconic.stacks.symbolize import Place
 from laconic.strategies import as_list, display_name, strategy
+from laconic.trace.charts import Bar, Chart
 from laconic.trace.reader import Trace
 from laconic.trace.selection import Selection
 from laconic.trace.stacks import NO_STACK, Stacks
@@ -30,6 +31,8 @@ from laconic.trace.tables import Row, Table
 
 #: By whose rule the enclave's cost of each site is counted.
 EVERY_CALL, LACONIC = "every-call", "laconic"
+#: Sites that a chart shows.
+_CHARTED = 10
 _FIGURES = (
     "calls", "redundant", "host_calls", "failed", "first_event", "last_event", "first_redundant_event",
     "committed_pages", "touched_pages",
@@ -102,7 +105,8 @@ class Sites(Table):
     what the trace was made by, as `Trace.source`. `around` has the work that no call is the cause
     of: that of each of `replay.enclaves.AROUND`, and OTHER. The costs of all sites and of `around`
     add up to the totals of `meters`. `knows_touched`: the trace says which pages were touched;
-    otherwise no costs of touches are known, and all costs are lower ends.
+    otherwise no costs of touches are known, and all costs are lower ends. `selection`: which calls
+    were counted; None for all.
     """
 
     sites: list[Site]
@@ -115,6 +119,7 @@ class Sites(Table):
     source: str = "run"
     around: dict[str, Work] = field(default_factory=dict)
     knows_touched: bool = True
+    selection: Selection | None = None
 
     def cycles(
         self, site: Work, strategy: str = EVERY_CALL, profile: CostProfile | None = None
@@ -204,6 +209,19 @@ class Sites(Table):
         hidden = ("stack", "first_event", "last_event", "first_redundant_event")
         return [name for name in self.table_columns() if name not in hidden]
 
+    def chart(self) -> Chart:
+        """Return the cost of the `_CHARTED` most expensive sites under each strategy."""
+        profile = costs.load()
+        bars = []
+        for site in self.most_expensive(_CHARTED, profile=profile):
+            frames = self.frames(site)
+            where = f"{frames[0].function} ({frames[0].module})" if frames else site.program
+            for name in self.meters:
+                low, high = self.cycles(site, name, profile)
+                label = f"{site.call} {where}, first in row {site.first}"
+                bars.append(Bar(label, name, low, high, f"{low:,.0f} to {high:,.0f}"))
+        return Chart("The most expensive sites", f"cycles, cost profile {profile.name}", bars)
+
 
 class SiteLabel(NamedTuple):
     """What the enclaves' work for a call is counted under."""
@@ -257,19 +275,27 @@ class SiteCollector(Listener):
         around = {kind: Work() for kind in (*AROUND, OTHER)}
         for name, meter in enclaves.meters.items():
             for (_, label), counts in meter.tables.items():
-                if isinstance(label, Touch):
-                    work = self._work(label.owner, around)
-                    work.touches.setdefault(name, Counts()).add(counts)
-                    continue
-                work = self._work(label, around)
-                work.counts.setdefault(name, Counts()).add(counts)
-                if isinstance(label, SiteLabel) and label.is_redundant:
-                    assert isinstance(work, Site)
-                    work.wasted.setdefault(name, Counts()).add(counts)
+                self.enter(name, label, counts, around)
         for touched in enclaves.touched_pages.values():
             for owner, pages in touched.items():
                 self._work(owner, around).touched_pages += pages
         return around
+
+    def enter(
+        self, strategy: str, label: Hashable, counts: Counts, around: Mapping[str, Work]
+    ) -> Work:
+        """Add what an enclave did under a label to its site, or to its entry of `around`; return
+        that. O(1)."""
+        if isinstance(label, Touch):
+            work = self._work(label.owner, around)
+            work.touches.setdefault(strategy, Counts()).add(counts)
+            return work
+        work = self._work(label, around)
+        work.counts.setdefault(strategy, Counts()).add(counts)
+        if isinstance(label, SiteLabel) and label.is_redundant:
+            assert isinstance(work, Site)
+            work.wasted.setdefault(strategy, Counts()).add(counts)
+        return work
 
     def _work(self, label: Hashable, around: Mapping[str, Work]) -> Work:
         if isinstance(label, SiteLabel):
@@ -317,4 +343,5 @@ def sites(
         trace.source,
         around,
         trace.has_touches,
+        selection,
     )

@@ -52,11 +52,8 @@ class Suppression:
     def matches(self, call: str, program: str, places: Iterable[Place]) -> bool:
         """True where a site is to be hidden; `places` are its stack, innermost first, without the
         system call's own wrapper. No more of them are looked at than must be. O(frames)."""
-        if (
-            self.call
-            and not fnmatchcase(call, self.call)
-            or self.program
-            and not fnmatchcase(program, self.program)
+        if (self.call and not fnmatchcase(call, self.call)) or (
+            self.program and not fnmatchcase(program, self.program)
         ):
             return False
         if not self.function and not self.module:
@@ -82,7 +79,7 @@ _LOADER_BREAK = "ld.so queries the break"
 _BREAK = "the C library queries the break"
 _STACK = "the C library discards an ended thread's stack"
 _LOADERS = ("ld-linux*.so*", "ld-[0-9]*.so")
-#: What ld.so and the C library do in every program, and nobody who uses them can change. By
+#: What ld.so and the C library do in every program, and users cannot change. By
 #: function too: in a static program they are in its own module, in a redacted trace in one without
 #: a name.
 BUILT_IN = (

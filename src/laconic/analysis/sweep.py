@@ -141,8 +141,8 @@ def sweep(
     `jobs` processes do it (default: one a CPU), or the workers of the Dask `scheduler`; the rows
     are the same, but for their `seconds`. Rows that the journal of an interrupted sweep holds are
     kept, those with an error excepted. With a cost `profile` the host is sgx2: enclaves are counted
-    in the place of Linux's host calls. `progress` is told how many rows are there. `work` makes a row
-    in the place of `sweep_one` or `sweep_enclave`. Raises LaconicError where the output cannot be
+    instead of Linux's host calls. `progress` receives how many rows are there. `work` makes a row
+    instead of `sweep_one` or `sweep_enclave`. Raises LaconicError where the output cannot be
     written (or exists, without `force`), or no worker can be had.
     """
     began = time.monotonic()

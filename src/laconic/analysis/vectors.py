@@ -4,7 +4,7 @@ differs."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from laconic.errors import LaconicError
@@ -129,11 +129,14 @@ class _Recorder(Listener):
         self._event("load", mm, self._executed.pop(mm.pid, -1) + 1, mm.space.start_brk)
 
     def touched(self, mm: Mm, runs: Iterable[Touched]) -> None:
-        """Only first touches are events."""
+        """Only first touches are events. A touch past the end of a file shows that it has grown,
+        which no event describes."""
         enclave = self.enclaves.enclave(mm)
         if enclave is None:
             return
         for start, end, vma in enclave.touches.take(runs, enclave.space):
+            if end > enclave.touches.sizes.known_end(vma):
+                self._other(mm)
             enclave.touch(start, end, vma)
             self._event("touch", mm, start, end)
 
@@ -316,6 +319,8 @@ def _kind(vma: Vma) -> int:
 
 # Comparing
 
+#: What each PAL call costs, however many pages it has.
+_PER_CALL = ("host_calls", "ioctls")
 #: `Difference.what`.
 MISSING, TABLE, PAL, COUNTS, EPC = "missing", "table", "PAL calls", "counts", "EPC pages"
 
@@ -339,17 +344,19 @@ class Difference(NamedTuple):
 @dataclass
 class Comparison:
     """What was compared: states, and by strategy how many of them. `difference` is None if all are
-    equal. `unknown` counts states of which the other file leaves something out."""
+    equal. `unknown` counts states that the other file shows in part."""
 
     states: dict[str, int] = field(default_factory=dict)
     unknown: int = 0
     difference: Difference | None = None
 
 
-def compare(expected: Vectors, actual: Vectors) -> Comparison:
+def compare(expected: Vectors, actual: Vectors, joined: bool = False) -> Comparison:
     """Compare what another implementation did with the vectors, up to the first difference.
 
-    Raises LaconicError if the files have no strategy in common. O(states × VMAs).
+    `joined`: neighboring `protect` calls that change alike count as one call, in both files; where
+    there are any, host calls and ioctls are not compared. Raises LaconicError if the files have no
+    strategy in common. O(states × VMAs).
     """
     names = {rule.name: number for number, rule in actual.strategies.items()}
     numbers = {
@@ -377,6 +384,8 @@ def compare(expected: Vectors, actual: Vectors) -> Comparison:
         comparison.states[rule.name] += 1
         if found is not None and found[0].unknown:
             comparison.unknown += 1
+        if joined:
+            state, found = _joined(state, found)
         what = MISSING if found is None else _differs(rule, state, table, *found)
         if what is None:
             continue
@@ -406,6 +415,47 @@ def _with_tables(vectors: Vectors) -> Iterator[tuple[State, list[Row]]]:
             table[row.start] = row
         tables[key] = table
         yield state, [table[start] for start in sorted(table)]
+
+
+def _joined(
+    state: State, found: tuple[State, list[Row]] | None
+) -> tuple[State, tuple[State, list[Row]] | None]:
+    # Both states with their PAL calls joined.
+    ours = join_calls(state.pal)
+    if found is None:
+        return replace(state, pal=ours), None
+    other, table = found
+    theirs = join_calls(other.pal)
+    counts = other.counts
+    if (len(ours), len(theirs)) != (len(state.pal), len(other.pal)):
+        counts = tuple(
+            UNKNOWN if name in _PER_CALL else count
+            for name, count in zip(file_format.COUNTED, counts, strict=True)
+        )
+    return replace(state, pal=ours), (replace(other, pal=theirs, counts=counts), table)
+
+
+def join_calls(calls: Iterable[PalCall]) -> list[PalCall]:
+    """Join each `protect` with the one before it if that ends where it starts, and both have the
+    same protections, kinds and flags. O(n).
+
+    >>> first = PalCall("protect", 0, 0x1000, 0x3000, 1, 3, 16, 0)
+    >>> [str(call) for call in join_calls([first, first._replace(start=0x3000, end=0x4000)])]
+    ['protect 0 1000 4000 1 3 16 0']
+    """
+    joined: list[PalCall] = []
+    for call in calls:
+        last = joined[-1] if joined else None
+        if (
+            last is not None
+            and call.name == "protect"
+            and last.end == call.start
+            and last._replace(start=call.start, end=call.end) == call
+        ):
+            joined[-1] = last._replace(end=call.end)
+        else:
+            joined.append(call)
+    return joined
 
 
 def _differs(

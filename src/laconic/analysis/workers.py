@@ -222,7 +222,7 @@ async def _greet(address: str) -> None:
 
 
 def _next(finished: SimpleQueue[Any], client: Any, address: str) -> Any:
-    # The next future that is done. A cluster that has died is told from one that is busy.
+    # The next future that is done. A cluster that has died is distinguished from a busy one.
     seen = time.monotonic()
     while True:
         with suppress(Empty):

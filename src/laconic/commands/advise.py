@@ -32,7 +32,7 @@ examples:
   laconic advise --try -- java -jar app.jar
 
 exit codes:
-  0    done; a trace that is not complete counts as far as it goes
+  0    done; a trace that is not complete counts up to where it ends
   2    a wrong option, or a file that cannot be read
   with -- CMD the program's own (126, 127: it cannot be executed, was not found)
 """
@@ -40,7 +40,6 @@ exit codes:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `advise`."""
-
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (

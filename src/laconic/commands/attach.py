@@ -11,6 +11,7 @@ from laconic.commands.options import add_recording, limit, whole
 from laconic.commands.output import check_outputs
 from laconic.commands.program import recorder_for
 from laconic.errors import LaconicError
+from laconic.trace.words import plural
 
 if TYPE_CHECKING:
     from laconic.tracer.attach import Attachment
@@ -175,8 +176,8 @@ def _wait(
             told = True
             threads = len(attachment.tracer.threads)
             tell(
-                f"laconic: attached to process {options.pid} ({name}), {threads} thread{'' if threads == 1 else 's'} "
-                f"in {attachment.processes()} process{'' if attachment.processes() == 1 else 'es'}; "
+                f"laconic: attached to process {options.pid} ({name}), {plural(threads, 'thread')} "
+                f"in {plural(attachment.processes(), 'process', 'processes')}; "
                 "Ctrl-C leaves it running\n"
             )
         if came is not None:
@@ -201,7 +202,7 @@ def _wait(
 def _recorded(recorder: Recorder) -> str:
     import shlex
 
-    path = shlex.quote(recorder.writer.path)
+    path = shlex.quote(recorder.path)
     if recorder.failure is not None:
         return (
             f"laconic: -o {path} {recorder.outcome}; free some space, or name a place with more\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from laconic.commands.options import (
@@ -12,10 +13,12 @@ from laconic.commands.options import (
     add_enclave,
     add_json,
     add_limit,
+    add_order,
     add_selection,
     add_suppressions,
     check_source,
     enclave,
+    load_costs,
     selection,
     suppressions,
     whole,
@@ -31,7 +34,8 @@ DESCRIPTION = """\
 Holds a trace, or a program that is run and recorded, to limits: how many memory
 calls may change nothing, how many host calls there may be, and that it is no
 worse than a baseline. Says for each limit whether it was kept, and where it was
-not, which places in the program make the calls, the worst first.
+not, which places in the program make the calls: those first that cost most in
+an SGX2 enclave.
 """
 EPILOG = """\
 examples:
@@ -55,6 +59,7 @@ it goes; after  -- CMD  the program's own where that is not 0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `check`."""
+    from laconic.analysis.check import SORTS
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
@@ -64,6 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "                     [--enclave] [--strategy NAME] [--costs NAME|FILE]\n"
         "                     [--baseline FILE [--tolerance N|P%%]]\n"
         "                     [--write-baseline FILE] [--github] [--limit N]\n"
+        "                     [--sort {cost,redundant,calls,host-calls,limit}]\n"
         "                     [--suppressions FILE | --no-suppressions]\n"
         "                     [--between START END] [--pid P] [--program PATTERN]\n"
         "                     [--call NAME]\n"
@@ -92,6 +98,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="how many cycles the enclave may cost, as in 800M or 4.5G: the high end of the estimate",
     )
     add_enclave(parser)
+    add_order(parser, SORTS)
     parser.add_argument("--baseline", metavar="FILE", help="what the run must not be worse than")
     parser.add_argument(
         "--tolerance",
@@ -159,6 +166,9 @@ def execute(options: argparse.Namespace) -> int:
     )
     if options.baseline is not None:
         before, _ = read_figures(options.baseline, rules, chosen, model)
+        if model is None and not before.is_baseline:
+            # The costs of callers are no limits, unless an option makes them so.
+            before.enclave = None
         model = _same_enclave(options, before, model)
         limits = limits._replace(baseline=before, tolerance=options.tolerance or gate.NONE)
     if model is None:
@@ -166,11 +176,14 @@ def execute(options: argparse.Namespace) -> int:
     output = open_output(options.json)
     baseline = open_output(options.write_baseline, "--write-baseline")
     with traced(options, "check") as (trace, status):
-        figures, stacks = trace_figures(trace, rules, selection=chosen, enclave=model)
-        verdicts = gate.check(figures, limits)
+        figures, stacks = trace_figures(
+            trace, rules, selection=chosen, enclave=model or _order(options.sort)
+        )
+        verdicts = gate.check(figures, limits, options.sort)
         kept = all(verdict.kept for verdict in verdicts)
         if baseline is not None and kept and not status and trace.loss is None:
-            _write_baseline(figures, baseline, options.write_baseline)
+            written = figures if model is not None else replace(figures, enclave=None)
+            _write_baseline(written, baseline, options.write_baseline)
     hand_over(
         options, output, lambda: as_json(figures, verdicts, stacks),
         lambda width: as_text(figures, verdicts, stacks, width, options.limit),
@@ -185,6 +198,15 @@ def execute(options: argparse.Namespace) -> int:
             "the trace is not complete, and what is missing may go over the limits: record it again"
         )
     return status or int(not kept)
+
+
+def _order(sort: str) -> Enclave | None:
+    # The enclave by whose costs offenders are sorted, where none is held to limits.
+    from laconic.analysis.baseline import Enclave
+    from laconic.analysis.callers import COST, HOST_CALLS
+    from laconic.analysis.sites import EVERY_CALL
+
+    return Enclave(EVERY_CALL, load_costs(None)) if sort in (COST, HOST_CALLS) else None
 
 
 def _same_enclave(

@@ -44,7 +44,7 @@ examples:
   laconic compare --ablation a.trace b.trace
 
 exit codes:
-  0    done; a trace that is not complete counts as far as it goes
+  0    done; a trace that is not complete counts up to where it ends
   2    a wrong option, or a file that cannot be read
   70   --verify found an enclave in which access is not as requested
   with -- CMD the program's own (126, 127: it cannot be executed, was not found)
@@ -59,7 +59,6 @@ Json = dict[str, Any]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `compare`."""
-
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
@@ -114,7 +113,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--ablation",
         action="store_true",
         help="show instead which changes to Gramine pay off: the switches of every-call, added one by one in the "
-        "order of what they save, down to the bound",
+        "order of what they save, down to the bound; docs/gramine.md has the size of each change, and "
+        "its appendix where it belongs in Gramine and what must hold",
     )
     parser.add_argument(
         "--by",
@@ -171,6 +171,7 @@ def _ablation(profile: CostProfile | None, options: argparse.Namespace) -> int:
     # As `execute`, for --ablation.
     from laconic.commands.output import open_output, tell, width, write_json
     from laconic.commands.program import recorded
+    from laconic.commands.source import selection_as_text
     from laconic.commands.traces import open_trace, show
     from laconic.report.ablation import as_text
 
@@ -192,10 +193,11 @@ def _ablation(profile: CostProfile | None, options: argparse.Namespace) -> int:
         figures |= {"command": options.command, "exit_status": status}
     if output is not None:
         write_json(figures, output, options.json, program=options.command is not None)
+    selected = selection_as_text(options.selection)
     if options.command is not None:
-        tell(as_text(figures, width(2)))
+        tell(selected + as_text(figures, width(2)))
     elif options.json != "-":
-        show(as_text(figures, width(1)))
+        show(selected + as_text(figures, width(1)))
     return 70 if any(found["breaches"] for found in figures["verify"].values()) else status
 
 
@@ -204,6 +206,7 @@ def _ablated(traces: list[Trace], profile: CostProfile, options: argparse.Namesp
     from laconic.analysis.compare import Model
     from laconic.analysis.schemas import SCHEMAS
     from laconic.commands.progress import progress
+    from laconic.commands.source import selection_as_json
     from laconic.commands.traces import losses, tell_loss
     from laconic.report.ablation import as_json
     from laconic.sgx.pal.switches import Switches
@@ -212,7 +215,14 @@ def _ablated(traces: list[Trace], profile: CostProfile, options: argparse.Namesp
     total = sum(trace.size for trace in traces) * len(Switches._fields)
     what = traces[0].path if len(traces) == 1 else f"{len(traces):,} traces"
     with progress(f"comparing {what}", total) as update:
-        ablation = ablate(traces, profile, progress=update, jobs=options.jobs, model=model)
+        ablation = ablate(
+            traces,
+            profile,
+            progress=update,
+            jobs=options.jobs,
+            model=model,
+            selection=options.selection,
+        )
     about = []
     for trace, compared in zip(traces, ablation.compared, strict=True):
         tell_loss(trace, compared.lost)
@@ -224,7 +234,12 @@ def _ablated(traces: list[Trace], profile: CostProfile, options: argparse.Namesp
                 "loss": losses(trace, compared.lost),
             }
         )
-    return {"schema": SCHEMAS["compare"], "traces": about, **as_json(ablation)}
+    return {
+        "schema": SCHEMAS["compare"],
+        "traces": about,
+        **as_json(ablation),
+        **selection_as_json(options.selection),
+    }
 
 
 def _recorded(
@@ -302,7 +317,6 @@ def _check_words(options: argparse.Namespace) -> None:
             (options.epc is not None, "--epc"),
             (options.by is not None, "--by"),
             (options.host != "sgx2", f"--host {options.host}"),
-            (selection(options) is not None, "the selection of calls"),
         ):
             if given:
                 raise LaconicError(f"--ablation compares the switches of every-call: omit {name}")

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from laconic.commands.options import (
     accept_source,
-    add_enclave,
     add_json,
     add_limit,
+    add_order,
     add_selection,
+    add_strategy,
     add_suppressions,
     check_kept,
     enclave,
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
     from laconic.trace.selection import Selection
 
 DESCRIPTION = """\
-Compares two runs: memory calls, redundant ones, and host calls, in all, by
-call, and by site. A site is the same where call, function, module and
-program have the same names; addresses, directories and lines do not matter.
+Compares two runs: memory calls, redundant ones, host calls, and the cost in an
+SGX2 enclave, in all, by call, and by site. The site whose cost changed most
+comes first. A site is the same where call, function, module and program have
+the same names; addresses, directories and lines do not matter.
 With -- CMD the second run is made now: CMD is run and recorded, its output and
 exit status are its own, and the report goes to standard error.
 """
@@ -38,7 +40,9 @@ examples:
   laconic diff before.trace --keep after.trace -- python3 -c 'import json'
 
 A and B are traces, or the JSON of laconic run, replay, live (by call), callers
-(by site), check (in all) or check --write-baseline (by call and site).
+(by site), check (in all) or check --write-baseline (by call and site). Costs
+are compared if both have them: traces, callers --json, and check
+--write-baseline with --enclave. To see both in a browser:  laconic html A B
 
 exit codes: 0, whether they differ or not (laconic check is the gate); 2 a wrong
 option, a file that cannot be read or is of another kind; after  -- CMD  the
@@ -49,20 +53,23 @@ _EXAMPLE = "as in  laconic diff before.trace"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `diff`."""
+    from laconic.analysis.diff import SORTS
 
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
-        "laconic diff [--limit N] [--suppressions FILE | --no-suppressions]\n"
+        "laconic diff [--sort {cost,redundant,calls,host-calls}] [--limit N]\n"
+        "                    [--suppressions FILE | --no-suppressions]\n"
         "                    [--json FILE] [--between START END] [--pid P]\n"
         "                    [--program PATTERN] [--call NAME]\n"
-        "                    [--enclave] [--strategy NAME] [--costs NAME|FILE]\n"
+        "                    [--strategy NAME] [--costs NAME|FILE]\n"
         "                    A B | A [--keep TRACE [--force]] -- CMD [ARG ...]"
     )
+    add_order(parser, SORTS)
     add_limit(parser)
     add_suppressions(parser)
     add_selection(parser)
-    add_enclave(parser)
+    add_strategy(parser)
     add_json(parser)
     accept_source(parser, metavar="A B", what="the run before, and the run after: traces, or JSON")
     parser.set_defaults(execute=execute)
@@ -80,7 +87,7 @@ def execute(options: argparse.Namespace) -> int:
     check_kept(options)
     rules = suppressions(options)
     chosen = selection(options)
-    model = enclave(options, wanted=options.enclave)
+    model = enclave(options, wanted=True)
     first, _ = read_figures(options.words.pop(0), rules, chosen, model)
     if options.command is None:
         second, _ = read_figures(options.words[0], rules, chosen, model)
@@ -88,7 +95,7 @@ def execute(options: argparse.Namespace) -> int:
     else:
         output = open_output(options.json)
         second, status = _run(options, rules, chosen, model)
-    found = diff(first, second)
+    found = diff(first, second, options.sort)
     hand_over(
         options, output, lambda: as_json(found), lambda width: as_text(found, width, options.limit)
     )

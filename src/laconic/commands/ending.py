@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP while a verb has made what nobody else will take away: temporary files,
+"""SIGTERM and SIGHUP while a verb has made what nothing else will remove: temporary files,
 processes, semaphores."""
 
 from __future__ import annotations

@@ -36,7 +36,6 @@ _PROGRAM = "as in  laconic explain mprotect:3 -- python3 -V"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `explain`."""
-
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
@@ -82,7 +81,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _event(options: argparse.Namespace) -> str:
-    # Takes it from the words, of which a trace is left, or none.
+    # Takes it from the arguments, which leaves a trace or nothing.
     words: list[str] = options.words
     if options.command is not None:
         if not words:

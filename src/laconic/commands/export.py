@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from laconic.commands.options import add_costs, add_selection, load_costs, selection, whole
 from laconic.errors import LaconicError
+from laconic.trace.words import plural
 
 if TYPE_CHECKING:
     from laconic.sgx.costs import CostProfile
@@ -31,7 +32,7 @@ implementation in another language to check itself against (docs/vectors.md).
 EPILOG = """\
 examples:
   laconic export a.trace --to parquet -o a.parquet
-  laconic export a.trace --to perfetto --from 1.5 --until 2 -o a.json
+  laconic export a.trace --to perfetto --between 1.5s 2s -o a.json
   laconic export a.trace --to strace -o - | less
   laconic export a.trace --to vectors --strategy skip-equal -o a.vectors
 """
@@ -48,17 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="OUT", required=True, help="the file; - is standard output"
     )
-    parser.add_argument("--force", action="store_true", help="write OUT anew where it exists")
-    parser.add_argument(
-        "--from",
-        dest="begin",
-        type=float,
-        metavar="TIME",
-        help="leave out what is before (seconds)",
-    )
-    parser.add_argument(
-        "--until", type=float, metavar="TIME", help="leave out what is after (seconds)"
-    )
+    parser.add_argument("--force", action="store_true", help="overwrite OUT if it exists")
     parser.add_argument(
         "--raw",
         action="store_true",
@@ -92,8 +83,7 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.commands.traces import open_trace, tell_loss
     from laconic.trace.exporters import LIMITED, Part
 
-    window = _window(options)
-    chosen = _selection(options, window)
+    chosen = _selection(options)
     if options.limit is not None and (options.to not in LIMITED or options.limit < 1):
         raise LaconicError(
             f"--limit {options.limit} does not go with --to {options.to}: it cuts a perfetto file at so many bytes"
@@ -104,7 +94,7 @@ def execute(options: argparse.Namespace) -> int:
     output = _open(options)
     with progress(f"reading {options.trace}", trace.size) as update:
         try:
-            part = Part(options.to, window, options.limit, update, None, chosen)
+            part = Part(options.to, _window(chosen), options.limit, update, None, chosen)
             written = _write(trace, output, part, options, profile)
         except BrokenPipeError:
             return 0  # the reader has what it wanted
@@ -115,41 +105,28 @@ def execute(options: argparse.Namespace) -> int:
     unit = {"strace": "line", VECTORS: "event"}.get(options.to, "row")
     size = "" if options.output == "-" else f", {os.path.getsize(options.output):,} bytes"
     where = "standard output" if options.output == "-" else options.output
-    tell(
-        f"laconic: wrote {where}: {written.rows:,} {unit}{'' if written.rows == 1 else 's'}{size}\n"
-    )
+    tell(f"laconic: wrote {where}: {plural(written.rows, unit)}{size}\n")
     if options.output != "-":
         tell(f"next:  {_next(options.to, options.output, options.raw)}\n")
     return 0
 
 
-def _window(options: argparse.Namespace) -> Window:
+def _window(chosen: Selection | None) -> Window:
+    # Rows that are no calls are left out outside of the window too.
     from laconic.trace.exporters import Window
 
-    for name, value in (("--from", options.begin), ("--until", options.until)):
-        if value is not None and not 0 <= value < 1e9:
-            raise LaconicError(
-                f"{name} {value} is not a time: give seconds since the trace began, as in {name} 1.5"
-            )
-    begin = round((options.begin or 0) * 1e9)
-    until = None if options.until is None else round(options.until * 1e9)
-    if until is not None and until < begin:
-        raise LaconicError(
-            f"--until {options.until} is before --from {options.begin}: turn them round"
-        )
-    return Window(begin, until)
+    return Window() if chosen is None else Window(chosen.start, chosen.end)
 
 
-def _selection(options: argparse.Namespace, window: Window) -> Selection | None:
+def _selection(options: argparse.Namespace) -> Selection | None:
     chosen = selection(options)
-    if chosen is None:
-        return None
-    if options.to == VECTORS:
+    if chosen is None or options.to != VECTORS:
+        return chosen
+    if chosen.start or chosen.pids or chosen.programs or chosen.calls:
         raise LaconicError(
-            "vectors contain all calls; leave out --between, --pid, --program, --call"
+            "the state after a call depends on all calls before it, so vectors contain all of "
+            "them; select only where they end, as in  --between 0 2s"
         )
-    if options.between is not None and window != Window():
-        raise LaconicError("--between sets both ends of the window; leave out --from and --until")
     return chosen
 
 
@@ -194,11 +171,6 @@ def _check_vectors(options: argparse.Namespace) -> None:
         return
     for name in _chosen(options):
         check_name(name, "sgx2")
-    if options.begin is not None:
-        raise LaconicError(
-            "--from does not apply to --to vectors: the state after a call depends on all calls "
-            "before it; use --until alone"
-        )
 
 
 def _names(text: str) -> list[str]:

@@ -32,7 +32,7 @@ def read_figures(
         return trace_figures(open_trace(path), rules, selection=selection, enclave=enclave)
     if selection is not None:
         raise LaconicError(
-            f"{path!r} is JSON, of which no calls can be selected; name its trace instead"
+            f"{path!r} is JSON, and calls cannot be selected from it; name its trace instead"
         )
     return read_json(path), None
 

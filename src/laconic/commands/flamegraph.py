@@ -19,6 +19,7 @@ from laconic.commands.options import (
     suppressions,
 )
 from laconic.errors import LaconicError
+from laconic.trace.words import plural
 
 if TYPE_CHECKING:
     from laconic.analysis.flamegraph import Flames
@@ -200,7 +201,7 @@ def _tell(made: Flames, missing: Mapping[str, str], path: str) -> None:
         tell("\n".join(filled(f"laconic: {text}", columns)) + "\n")
 
     where = "standard output" if path == "-" else path
-    stacks = f"{len(made.stacks):,} stack{'' if len(made.stacks) == 1 else 's'}"
+    stacks = plural(len(made.stacks), "stack")
     say(f"wrote {where}: {title(made)}, {amount(made, made.total)} in {stacks}")
     if made.stackless:
         say(

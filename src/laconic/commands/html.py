@@ -1,9 +1,10 @@
-"""laconic html: a trace as one page for a browser."""
+"""laconic html: a trace, or the difference of two, as one page for a browser."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from laconic.commands.options import (
     add_json,
     add_selection,
     add_suppressions,
+    check_kept,
     check_source,
     load_costs,
     selection,
@@ -21,6 +23,7 @@ from laconic.commands.options import (
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
+    from laconic.analysis.pair import Pair
     from laconic.analysis.suppressions import Suppression
     from laconic.analysis.timeline.collect import Page
     from laconic.sgx.costs import CostProfile
@@ -32,7 +35,7 @@ Writes one HTML file that shows a trace: first what costs most in an enclave and
 why, then the cost of each site, the call graph, the strategies compared, the
 calls over time and the address spaces. It needs no network. With -- CMD the
 program is run and recorded first, its stacks too; its output and exit status
-are its own.
+are its own. Of two traces, A and B, the page shows what became better or worse.
 """
 EPILOG = """\
 examples:
@@ -40,6 +43,7 @@ examples:
   laconic html a.trace -o report.html --costs pie-j5005 --json report.json
   laconic html a.trace -o report.html --no-suppressions
   laconic html -o report.html -- python3 -c 'import json'
+  laconic html before.trace after.trace -o change.html
 
 What laconic.toml here and the built-in suppressions match, as in  laconic
 callers, has one row for each reason; all figures and pictures have it. The
@@ -47,31 +51,30 @@ sites of ld.so are one of the costliest sites. --no-suppressions shows all sites
 one by one.
 
 exit codes:
-  0    done; a trace that is not complete is shown as far as it goes
+  0    done; a trace that is not complete is shown up to where it ends
   2    a wrong option, a trace or a suppression file that cannot be read, a page
        that cannot be written
   with -- CMD the program's own (126, 127: it cannot be executed, was not found)
 """
+_EXAMPLE = "html -o a.html"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `html`."""
-
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
-        "laconic html -o REPORT [--force] [--costs NAME|FILE]\n"
+        "laconic html [-o REPORT] [--force] [--costs NAME|FILE]\n"
         "                    [--suppressions FILE | --no-suppressions]\n"
         "                    [--json FILE] [--between START END] [--pid P]\n"
         "                    [--program PATTERN] [--call NAME]\n"
-        "                    FILE | [--keep TRACE] -- CMD [ARG ...]"
+        "                    FILE | A B | [--keep TRACE] -- CMD [ARG ...]"
     )
     parser.add_argument(
         "-o",
         "--output",
-        required=True,
         metavar="REPORT",
-        help="the page to write; - is standard output",
+        help="the page to write; - is standard output (default, unless that is a terminal)",
     )
     add_costs(parser)
     add_suppressions(parser)
@@ -88,7 +91,12 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.report.html import as_html, as_json
     from laconic.trace.writer import create, remove
 
-    check_source(options, "html -o a.html")
+    _choose_output(options)
+    is_pair = options.command is None and len(options.words) == 2
+    if is_pair:
+        check_kept(options)
+    else:
+        check_source(options, _EXAMPLE)
     if options.force:
         spare_traces("-o", options.output)
     rules = suppressions(options)
@@ -96,15 +104,20 @@ def execute(options: argparse.Namespace) -> int:
     chosen = selection(options)
     # A run must not be lost to a wrong path, and a page not to a wrong trace.
     fd = None
+    status = 0
+    page: Page | Pair
     try:
         if options.command is not None:
             fd = create(options.output, options.force)
             output = open_output(options.json)
-        with traced(options, "html -o a.html") as (trace, status):
-            if fd is None:
-                fd = create(options.output, options.force)
-                output = open_output(options.json)
-            page = _collect(trace, profile, rules, chosen)
+        if is_pair:
+            page = _compare(options.words, profile, rules, chosen)
+        else:
+            with traced(options, _EXAMPLE) as (trace, status):
+                page = _collect(trace, profile, rules, chosen)
+        if fd is None:
+            fd = create(options.output, options.force)
+            output = open_output(options.json)
         made = as_html(page)
         _write(fd, made, options.output)
     except BaseException:
@@ -121,11 +134,20 @@ def execute(options: argparse.Namespace) -> int:
     tell(selection_as_text(chosen))
     where = "standard output" if options.output == "-" else options.output
     tell(f"laconic: wrote {where}: {len(made):,} bytes; open it in a browser\n")
-    if page.hidden:
-        redundant = sum(page.sites[number].redundant for number in page.hidden)
-        calls = f"{redundant:,} redundant call{' is' if redundant == 1 else 's are'}"
+    if hidden := _hidden(page):
+        calls = f"{hidden:,} redundant call{' is' if hidden == 1 else 's are'}"
         tell(f"laconic: {calls} hidden in it (--no-suppressions shows them)\n")
     return status
+
+
+def _choose_output(options: argparse.Namespace) -> None:
+    if options.output is not None:
+        return
+    if options.command is not None:
+        raise LaconicError("name the page with -o, because standard output is the program's")
+    if sys.stdout.isatty():
+        raise LaconicError("standard output is a terminal; name the page with -o, as in  -o a.html")
+    options.output = "-"
 
 
 def _collect(
@@ -142,6 +164,37 @@ def _collect(
         page = collect(trace, profile, update, suppressions=rules, selection=chosen)
     tell_loss(trace, page.loss)
     return page
+
+
+def _compare(
+    paths: Sequence[str],
+    profile: CostProfile,
+    rules: Sequence[Suppression],
+    chosen: Selection | None,
+) -> Pair:
+    from laconic.analysis.pair import pair
+    from laconic.commands.progress import progress
+    from laconic.commands.traces import open_trace, tell_loss
+
+    if list(paths) == ["-", "-"]:
+        raise LaconicError("standard input can be only one of the two runs; name a file for one")
+    before, after = (open_trace(path) for path in paths)
+    # Each is read twice.
+    total = 2 * (before.size + after.size)
+    with progress(f"replaying {before.path} and {after.path}", total) as update:
+        found = pair(before, after, profile, rules, progress=update, selection=chosen)
+    for trace, side in ((before, found.before), (after, found.after)):
+        tell_loss(trace, side.sites.loss)
+    return found
+
+
+def _hidden(page: Page | Pair) -> int:
+    # Suppressed redundant calls.
+    from laconic.analysis.pair import Pair
+
+    if isinstance(page, Pair):
+        return sum(page.difference.hidden)
+    return sum(page.sites[number].redundant for number in page.hidden)
 
 
 def _write(fd: int, data: bytes, path: str) -> None:

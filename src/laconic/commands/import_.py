@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--redact",
         action="store_true",
-        help="put hashes in the place of paths and names, and leave out command lines",
+        help="write hashes instead of paths and names, and leave out command lines",
     )
     parser.add_argument(
         "--root",

@@ -6,44 +6,58 @@ import argparse
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from laconic.commands.listening import DEFAULT, add_listen
 from laconic.commands.options import accept_command, add_json, add_suppressions, suppressions
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
     from laconic.analysis.live import Model
+    from laconic.commands.output import Output
     from laconic.live.child import Child
+    from laconic.live.remote import Remote
     from laconic.tracer.record import Recorder
 
 DESCRIPTION = """\
 Runs CMD and all that it starts as laconic run does, and shows meanwhile: calls,
-host calls and redundant calls per second; the functions that make redundant
-calls; the processes and their memory. Where standard input or standard error
-is not a terminal, it writes one line a second to standard error.
+host calls and redundant calls per second; the sites by their cost in an
+enclave; the processes and their memory. Where standard input or standard error
+is not a terminal, it writes one line a second to standard error. --connect shows
+a program that runs in another terminal under laconic live --listen, or
+laconic run --listen.
 """
 EPILOG = """\
 examples:
   laconic live -- python3 -m http.server 7777 --bind 127.0.0.1
   laconic live --program-output server.log -- redis-server --port 7777
   laconic live --lines --json sums.json -o make.trace -- make -j2
+  laconic run --listen -- redis-server --port 7777
+  laconic live --connect
 
 keys, as in top:
   q           leave the view: the program goes on; its sums follow at its end
   p           pause the display, and go on
-  P, T, N     sort sites by calls a second, by all their calls, by name
+  C, P, T, N  sort sites by cost, by redundant calls per second, by redundant
+              calls, by name
   M, V        sort processes by memory, by VMAs; once more: by pid
   R           the other way round
   Ctrl-C      interrupt the program
+  ?           show the keys and the terms
 
 The view needs textual; use pip install 'laconic-mm[live]'. In the view, the
 program's input is empty, and a pane shows what the program writes to the
 terminal. Closing the view prints the last 1,000 lines of that output;
 --program-output sends all of it to a file instead.
 
--o records a trace, with the stacks of redundant calls; --json writes the sums
+--listen publishes what is shown, for laconic live --connect: at a Unix socket
+in $XDG_RUNTIME_DIR, at the path ADDRESS, or at a port of this machine (ADDRESS
+is tcp:PORT). Only the same user can connect. A viewer can read, and nothing
+else; it can come and go, and the program does not wait for it.
+
+-o records a trace, with the stacks of all calls; --json writes the sums
 at the end. What laconic.toml hides, and what ld.so and the C library do in
 every program, is counted and not shown: laconic callers --help.
 
@@ -56,13 +70,15 @@ _OF_THE_VIEW = (signal.SIGWINCH, signal.SIGCONT)
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `live`."""
-
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
         "laconic live [--program-output FILE] [--delay SECONDS] [--lines]\n"
         "                    [--suppressions FILE | --no-suppressions]\n"
-        "                    [--json FILE] [-o TRACE [--force]] -- CMD [ARG ...]"
+        "                    [--json FILE] [-o TRACE [--force]]\n"
+        "                    [--listen [ADDRESS]] -- CMD [ARG ...]\n"
+        "       laconic live --connect [ADDRESS] [--delay SECONDS] [--lines]\n"
+        "                    [--suppressions FILE | --no-suppressions] [--json FILE]"
     )
     parser.add_argument(
         "words", nargs="*", metavar="CMD", help="the program and its arguments, after --"
@@ -84,23 +100,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_json(parser, "the sums, and all sites, at the end")
     parser.add_argument("-o", "--output", metavar="TRACE", help="record a trace")
     parser.add_argument("--force", action="store_true", help="overwrite the trace that -o names")
+    add_listen(parser)
+    parser.add_argument(
+        "--connect",
+        nargs="?",
+        const=DEFAULT,
+        metavar="ADDRESS",
+        help="show a program that another Laconic runs with --listen",
+    )
     accept_command(parser)
     parser.set_defaults(execute=execute)
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Runs the program; returns its exit status."""
+    """Runs the program; returns its exit status. With --connect, watches one; returns 0, or 1 if
+    the connection ended before the program."""
+    if options.connect is not None:
+        return _watch(options)
     from laconic.analysis.live import Model
+    from laconic.commands.listening import start_hub
     from laconic.commands.output import (
         check_outputs,
         open_output,
         spare_traces,
-        tell,
-        width,
-        write_json,
     )
     from laconic.live.child import Child
-    from laconic.report.live import as_json, ending
     from laconic.tracer.signals import RELAYED, Relay, signal_set
 
     if options.words and options.command is None:
@@ -129,6 +153,7 @@ def execute(options: argparse.Namespace) -> int:
     # The child before any thread: it must have none but its own.
     relay = Relay(options.command, RELAYED & ~signal_set(_OF_THE_VIEW))
     model = Model(rules=rules)
+    hub = start_hub(options.command, options.listen, view=True)
     try:
         child = Child(
             options.command,
@@ -136,24 +161,75 @@ def execute(options: argparse.Namespace) -> int:
             view,
             _record(options),
             mask=relay.mask_before,
+            hub=hub,
         )
         relay.start(lambda info: relay.send(child.pid, info))
         if view:
-            _view(child, model, options)
+            _view(child, model, options, options.command)
+            child.pass_through(1 if os.isatty(1) else 2)
         else:
             _lines(child, model, options.delay)
         status = child.wait(model)
     finally:
         relay.stop()
+    _report(model, options, options.command, output)
+    return status
+
+
+def _report(
+    model: Model, options: argparse.Namespace, command: Sequence[str], output: Output | None
+) -> None:
+    # What there is to say at the end.
+    from laconic.commands.output import tell, width, write_json
+    from laconic.report.live import as_json, ending
+
     if model.failure:
         tell(f"laconic: {model.failure}\n")
-    else:
-        if rules or output is not None:
-            model.settle()
-        if output is not None:
-            write_json(as_json(model, options.command), output, options.json, program=True)
-        tell(ending(model, width(2)))
-    return status
+        return
+    if model.rules or output is not None:
+        model.settle()
+    if output is not None:
+        write_json(as_json(model, command), output, options.json, program=True)
+    tell(ending(model, width(2)))
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from laconic.analysis.live import Model
+    from laconic.commands.output import check_outputs, open_output
+    from laconic.live.remote import Remote
+
+    for option, value in (
+        ("--listen", options.listen), ("--program-output", options.program_output),
+        ("-o", options.output), ("--force", options.force or None),
+        ("a program", options.command or options.words or None),
+    ):  # fmt: skip
+        if value is not None:
+            raise LaconicError(
+                f"--connect shows a program that runs already; leave out {option}, or --connect"
+            )
+    check_outputs({"--json": options.json})
+    rules = suppressions(options)
+    view = not options.lines and _has_view()
+    remote = Remote(options.connect)
+    output = open_output(options.json)
+    model = Model(rules=rules)
+    try:
+        if view:
+            _view(remote, model, options, remote.command)
+        else:
+            _lines(remote, model, options.delay)
+            remote.drain(model)
+    except KeyboardInterrupt:
+        pass  # the viewer leaves
+    if model.status is not None:
+        _report(model, options, remote.command, output)
+        return 1 if model.failure else 0
+    if output is not None:
+        from laconic.commands.output import write_json
+        from laconic.report.live import as_json
+
+        write_json(as_json(model, remote.command), output, options.json, program=True)
+    return 0
 
 
 def _record(options: argparse.Namespace) -> Callable[[], Recorder] | None:
@@ -206,32 +282,37 @@ def _places(path: str | None, view: bool) -> dict[int, int | None]:
     return {fd: None for fd in (1, 2) if os.isatty(fd)}
 
 
-def _view(child: Child, model: Model, options: argparse.Namespace) -> None:
+def _view(
+    source: Child | Remote, model: Model, options: argparse.Namespace, command: Sequence[str]
+) -> None:
     from laconic.live.app import LiveApp
+    from laconic.live.child import Child
 
-    pane = options.program_output is None
+    child = source if isinstance(source, Child) else None
+    pane = child is not None and options.program_output is None
     app = LiveApp(
         model,
-        options.command,
+        command,
         options.delay,
-        lambda: child.drain(model),
-        child.fresh if pane else None,
-        child.kill,
+        lambda: source.drain(model),
+        child.fresh if child is not None and pane else None,
+        child.kill if child is not None else None,
     )
     app.run()
-    child.pass_through(1 if os.isatty(1) else 2)
 
 
-def _lines(child: Child, model: Model, delay: float) -> None:
+def _lines(source: Child | Remote, model: Model, delay: float) -> None:
     from laconic.commands.output import tell, width
     from laconic.report.live import line
 
     due = time.monotonic() + delay
-    while model.status is None and child.alive():
+    while model.status is None and source.alive():
         time.sleep(max(min(due - time.monotonic(), 0.1), 0.01))
-        child.drain(model)
+        source.drain(model)
         if time.monotonic() >= due and model.status is None:
             due += delay
+            if not model.ever:
+                continue  # it starts
             model.beat()
             tell(f"{line(model, width(2))}\n")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ EPILOG = """\
 examples:
   laconic maps a.trace
   laconic maps a.trace --pid 4711 --at 12.5s
+  laconic maps a.trace --program 'redis*'
   laconic maps a.trace --pid 4711 --at 2000 | diff - saved.maps
 """
 
@@ -33,7 +34,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--pid",
         type=whole("process"),
         metavar="P",
-        help="the process; needless where there is only one",
+        help="the process; not needed if there is only one",
+    )
+    parser.add_argument(
+        "--program",
+        action="append",
+        metavar="PATTERN",
+        help="the process that runs this program, a path or name (redis*); can be repeated",
     )
     parser.add_argument(
         "--at",
@@ -52,6 +59,7 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.errors import LaconicError
     from laconic.replay.engine import Replay
     from laconic.report.maps import as_text
+    from laconic.trace.selection import Selection
 
     until = _moment(options.at)
     trace = open_trace(options.trace)
@@ -59,22 +67,29 @@ def execute(options: argparse.Namespace) -> int:
     with progress(f"replaying {options.trace}", trace.size) as update:
         engine.run(until, update)
     tell_loss(trace, engine.lost.told())
-    pid = options.pid
-    if pid is None:
-        if len(engine.processes) > 1:
-            raise LaconicError(
-                f"there are several processes: name one with --pid\n{_processes(engine)}"
-            )
-        pid = next(iter(engine.processes), 0)
-    mm = engine.processes.get(pid)
-    if mm is None:
-        what = f"no process {pid}" if options.pid is not None else "no process"
+    wanted = Selection(
+        pids=() if options.pid is None else (options.pid,), programs=tuple(options.program or ())
+    )
+    found = [
+        pid
+        for pid in engine.processes
+        if wanted.includes_process(pid, engine.programs.get(pid, "?"))
+    ]
+    if len(found) > 1:
+        listed = _processes(engine, found)
+        raise LaconicError(f"there are several processes: name one with --pid\n{listed}")
+    if not found:
+        what = "no process" if options.pid is None else f"no process {options.pid}"
+        if wanted.programs:
+            what += f" of program {', '.join(wanted.programs)}"
         others = (
-            f". There are:\n{_processes(engine)}"
+            f". There are:\n{_processes(engine, engine.processes)}"
             if engine.processes
             else ": name another moment with --at"
         )
         raise LaconicError(f"there is {what} at {options.at}{others}")
+    (pid,) = found
+    mm = engine.processes[pid]
     if mm.space is None:
         raise LaconicError(
             f"process {pid} is not followed: a 32-bit program, or one that hides its memory map"
@@ -83,10 +98,8 @@ def execute(options: argparse.Namespace) -> int:
     return 0
 
 
-def _processes(engine: Replay) -> str:
-    return "\n".join(
-        f"  {pid:>7}  {engine.programs.get(pid, '?')}" for pid in sorted(engine.processes)
-    )
+def _processes(engine: Replay, pids: Iterable[int]) -> str:
+    return "\n".join(f"  {pid:>7}  {engine.programs.get(pid, '?')}" for pid in sorted(pids))
 
 
 def _moment(text: str) -> Callable[[int, int], bool] | None:

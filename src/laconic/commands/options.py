@@ -296,7 +296,7 @@ def add_recording(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--redact",
         action="store_true",
-        help="put hashes in the place of paths, names and command lines in the trace",
+        help="write hashes instead of paths, names and command lines in the trace",
     )
     parser.add_argument(
         "--stacks",
@@ -370,12 +370,27 @@ def add_enclave(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--enclave", action="store_true", help="count host calls and cycles in an enclave too"
     )
+    add_strategy(parser)
+
+
+def add_strategy(parser: argparse.ArgumentParser) -> None:
+    """Declare `--strategy` and `--costs`, which `enclave` reads."""
     parser.add_argument(
         "--strategy",
         metavar="NAME",
         help="the strategy of the enclave (default: every-call)",
     )
     add_costs(parser)
+
+
+def add_order(parser: argparse.ArgumentParser, sorts: Sequence[str]) -> None:
+    """Declare `--sort`: in which order sites are listed, the first of `sorts` by default."""
+    parser.add_argument(
+        "--sort",
+        choices=sorts,
+        default=sorts[0],
+        help="what comes first (default: cost, in an enclave)",
+    )
 
 
 def enclave(options: argparse.Namespace, *, wanted: bool) -> Enclave | None:

@@ -29,7 +29,7 @@ def announce(note: str) -> None:
 
 
 def harmless(text: str) -> str:
-    r"""Text for a terminal, with escapes in the place of control characters: names in a trace come from anywhere. O(n).
+    r"""Text for a terminal, with escapes instead of control characters: names in a trace come from anywhere. O(n).
 
     >>> harmless("a\x1b[2J\n")
     'a\\x1b[2J\n'
@@ -218,7 +218,7 @@ def _unlink(name: str) -> None:
 def write_json(result: dict[str, Any], output: Output, path: str, *, program: bool = False) -> None:
     """Writes a result as JSON and closes the file; a reader that has gone (`| head`) is not an error.
 
-    Raises LaconicError for a full disk; after a `program`, whose exit status counts, it is told
+    Raises LaconicError for a full disk; after a `program`, whose exit status counts, it is reported
     alone.
     """
     import json
@@ -273,7 +273,7 @@ def check_outputs(outputs: Mapping[str, str | None], inputs: Iterable[str] = ())
     """
     places: dict[str, str] = {}
     for option, path in outputs.items():
-        if path is None or path == "-" or os.path.exists(path) and not os.path.isfile(path):
+        if path is None or path == "-" or (os.path.exists(path) and not os.path.isfile(path)):
             continue
         other = places.setdefault(os.path.realpath(path), option)
         if other != option:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from laconic.commands.options import add_json
 from laconic.errors import LaconicError
+from laconic.trace.words import plural
 
 if TYPE_CHECKING:
     from laconic.trace import Trace
@@ -33,14 +34,13 @@ be read or packed, a file that cannot be written
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `pack`."""
-
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.add_argument("trace", metavar="FILE", help="a trace that was recorded or imported")
     parser.add_argument(
         "-o", "--output", metavar="OUT", help="write to OUT, and leave FILE as it is"
     )
-    parser.add_argument("--force", action="store_true", help="write OUT anew where it exists")
+    parser.add_argument("--force", action="store_true", help="overwrite OUT if it exists")
     add_json(parser, "what was found and what is missing")
     parser.set_defaults(execute=execute)
 
@@ -126,7 +126,7 @@ def _tell(packed: Packed, path: str, copied: bool) -> None:
     if packed.added:
         new = len(packed.added)
         say(
-            f"wrote {path}: symbols of {new:,} module{'' if new == 1 else 's'} were added; {packed.named:,} of their "
+            f"wrote {path}: symbols of {plural(new, 'module')} were added; {packed.named:,} of their "
             f"frames have a name"
         )
     else:
@@ -139,7 +139,7 @@ def _tell(packed: Packed, path: str, copied: bool) -> None:
 
 def _nothing(packed: Packed) -> str:
     if packed.already:
-        return f"the symbols of {packed.already:,} module{'' if packed.already == 1 else 's'} are in it already"
+        return f"the symbols of {plural(packed.already, 'module')} are in it already"
     if packed.frames:
         return "none of its modules has symbols here"
     if packed.texts:

@@ -1,4 +1,4 @@
-"""A program in the place of a trace: `FILE | -- CMD`; and one that is run once more, for its trace
+"""A program instead of a trace: `FILE | -- CMD`; and one that is run once more, for its trace
 alone.
 
 The first run is `laconic.commands.program.recorded`'s.

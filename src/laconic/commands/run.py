@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from laconic.commands.enclaves import enclaves
+from laconic.commands.listening import Published, add_listen
 from laconic.commands.options import add_costs, add_recording, limit, load_costs
 from laconic.commands.output import check_outputs
 from laconic.commands.program import place_for, recorder_for, trace_program
@@ -46,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "                   [--json FILE] [--verify {off,exit,call}] [--observe]\n"
         "                   [--strategy NAME]\n"
         "                   [--host {linux,sgx2}] [--costs NAME|FILE] [--quiet] [-v]\n"
+        "                   [--listen [ADDRESS]]\n"
         "                   [--] CMD [ARG ...]"
     )
     parser.add_argument(
@@ -83,6 +85,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "enclaves is shown, beside every-call",
     )
     add_costs(parser)
+    add_listen(parser)
     parser.add_argument("--quiet", action="store_true", help="print no table")
     parser.add_argument(
         "-v",
@@ -115,6 +118,13 @@ def execute(options: argparse.Namespace) -> int:
         raise LaconicError("--force, --redact and --stacks are about a trace: name it with -o FILE")
     if options.output is None and options.seconds is not None:
         raise LaconicError("--for is about a trace: name it with -o FILE")
+    if options.listen is not None and options.stacks not in (None, "all"):
+        raise LaconicError(
+            f"--listen shows the sites of all calls, and --stacks {options.stacks} takes fewer; "
+            "leave out one of them"
+        )
+    if options.listen is not None and options.redact:
+        raise LaconicError("--listen shows the names that --redact hides; leave out one of them")
     check_outputs({"-o": options.output, "--json": options.json})
     if options.output == "-":
         _check_piped(options)
@@ -174,6 +184,9 @@ def _run(
     ledger = Ledger(announce=None if options.quiet else announce)
     checker = Checker(ledger, options.verify, options.verbose)
     stacks = options.stacks or ("none" if options.output is None else "all")
+    published = None if options.listen is None else Published(command, options.listen)
+    if published is not None:
+        stacks = "none"  # the feed takes them
     recorder = (
         path
         and recorder_for(
@@ -185,16 +198,23 @@ def _run(
             stacks=stacks,
             limit=limit(options),
         )
-        or None
-    )
+    ) or None
     if options.output == "-":
         _give_up_standard_output()
+    if published is not None:
+        recorder = published.follow(recorder or None)
     mediator = Mediator(
         linux_rule(on_linux), ledger, checker, options.observe, _planned_failures(), recorder
     )
-    status, seconds = trace_program(Tracer(mediator, waiting), command, recorder)
+    if published is None:
+        tracer = Tracer(mediator, waiting)
+    else:
+        tracer = published.tracer(mediator, waiting)
+    status, seconds = trace_program(tracer, command, recorder)
     if recorder is not None:
         recorder.finish(status, ledger, seconds, options.verify)
+    if published is not None:
+        published.end(status, ledger.notes)
 
     from laconic.report.run import as_json, as_text
 
@@ -241,12 +261,12 @@ def _enclave(path: str, rule: str, profile: CostProfile) -> dict[str, Any] | Non
 def _recorded(recorder: Recorder) -> str:
     import shlex
 
-    path = shlex.quote(recorder.writer.path)
+    path = shlex.quote(recorder.path)
     if recorder.failure is not None:
         return f"laconic: -o {path} {recorder.outcome}\n"
     if path == "-":
         return f"laconic: {recorder.written:,} events in standard output\n"
-    return f"laconic: {recorder.written:,} events in {path}\n{next_steps(recorder.writer.path)}\n"
+    return f"laconic: {recorder.written:,} events in {path}\n{next_steps(recorder.path)}\n"
 
 
 def _planned_failures() -> dict[int, int]:

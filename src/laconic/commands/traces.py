@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from laconic.commands.output import colored, harmless, tell, write_all
 from laconic.errors import LaconicError
+from laconic.trace.words import plural
 
 if TYPE_CHECKING:
     from laconic.trace import Trace
 
-#: Losses that are told one by one.
+#: Losses that are listed one by one.
 SHOWN = 10
 
 
@@ -32,7 +33,7 @@ def losses(trace: Trace, lost: Sequence[str] = ()) -> list[str]:
     more = len(lost) - SHOWN
     found = [
         *lost[:SHOWN],
-        *([f"and {more:,} more kind{'' if more == 1 else 's'} of loss"] if more > 0 else []),
+        *([f"and {plural(more, 'more kind')} of loss"] if more > 0 else []),
     ]
     return [*found, trace.loss] if trace.loss else found
 

@@ -7,8 +7,8 @@ mapped over, or synchronized. Any write then refreshes every mapping of the file
 from __future__ import annotations
 
 from laconic.libos.gramine import Libos, LibosVma, is_flushed
-from laconic.memory.flags import PAGE_SHIFT, PROT_READ, PROT_WRITE, VM_SHARED
-from laconic.memory.vma import File
+from laconic.memory.flags import PAGE_SHIFT, PROT_READ, PROT_WRITE, TASK_SIZE, VM_SHARED
+from laconic.memory.vma import File, Vma
 
 
 def msync_range(libos: Libos, start: int, end: int) -> None:
@@ -117,6 +117,20 @@ def reload_mappings(libos: Libos, file: File) -> None:
         libos.read_file(start, end, vma.file_end)
         if closed:
             libos.pal.protect(start, end, vma.prot)
+
+
+def follow_growth(libos: Libos, vma: Vma, end: int) -> None:
+    """The page of `vma` that ends at `end` was touched. If the LibOS takes it to be past the end of
+    the file, the file was truncated to a larger size, which the trace does not show. O(log n), or
+    O(VMAs) if so.
+    """
+    file = vma.file
+    touched = libos.vmas.get(end - 1)
+    if file is None or touched is None or touched.file != file or end <= touched.valid_end:
+        return
+    known = libos.touches.sizes.valid_end(vma)
+    file_end = known if known < TASK_SIZE else end
+    file_written(libos, file, max(end, file_end) - vma.base, truncated=True)
 
 
 def mappings(libos: Libos, file: File) -> list[tuple[int, int, LibosVma]]:

@@ -99,7 +99,7 @@ class Libos(ContinuingStrategy):
 
     def map_file(self, start: int, end: int, vma: LibosVma) -> None:
         """generic_emulated_mmap: the enclave cannot map files, so they are read. O(log n)."""
-        prot, flags, file, file_end = vma
+        prot, flags, file, _file_end = vma
         assert file is not None
         valid = max(min(end, vma.valid_end), start)
         if self.switches.demand:

@@ -158,7 +158,7 @@ def map_vdso(libos: Libos, start: int, prot: int) -> None:
 
 
 def enter(libos: Libos, start: int, end: int, vma: Vma) -> None:
-    """Memory of which only the VMA is known, because the program did not make a call that upstream
+    """Memory that is known by its VMA only, because the program did not make a call that upstream
     has. O(log n)."""
     if not is_the_programs(start, vma):
         return

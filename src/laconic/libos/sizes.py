@@ -1,4 +1,4 @@
-"""The sizes of files, as far as the program's calls showed them."""
+"""The sizes of files, as far as the program's calls and touches show them."""
 
 from __future__ import annotations
 
@@ -35,6 +35,21 @@ class FileSizes:
         if vma.file is None or vma.file not in self._sizes:
             return TASK_SIZE
         return vma.base + page_align(self._sizes[vma.file])
+
+    def grow(self, vma: Vma, end: int) -> None:
+        """Take over that the page of `vma` that ends at `end` was touched, so that it exists.
+
+        Past the known end, the file has grown since: by a write or an ftruncate, which a trace does
+        not have.
+        """
+        if vma.file is not None and end > self.valid_end(vma):
+            self._sizes[vma.file] = end - vma.base
+
+    def known_end(self, vma: Vma) -> int:
+        """As `valid_end`, but a file of 0 bytes is one of unknown size: a device, or a file of a log
+        that does not show sizes."""
+        end = self.valid_end(vma)
+        return end if end > vma.base else TASK_SIZE
 
     def copy(self) -> Self:
         """Return the same sizes, for a child. O(files)."""

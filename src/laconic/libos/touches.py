@@ -1,10 +1,11 @@
 """Which pages of an address space were touched since they were mapped, or since their contents were
-thrown away."""
+thrown away; and how long its files are, since only pages that exist can be touched."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from laconic.libos.sizes import FileSizes
 from laconic.linux.pagemap import FILE_PAGE, GUARD, UNSEEN, Touched
 from laconic.memory.change import FILE, MAP, UNMAP, ZERO, Change
 from laconic.memory.flags import MADV_FREE, PAGE_SHIFT, VM_PROT
@@ -18,19 +19,21 @@ _DIES = MAP | UNMAP | FILE | ZERO
 
 
 class Touches:
-    """The touched pages of one address space. `unseen` counts the pages that could not be looked
-    at."""
+    """The touched pages of one address space, and the sizes of its files. `unseen` counts the pages
+    that could not be looked at."""
 
-    __slots__ = ("pages", "unseen")
+    __slots__ = ("pages", "sizes", "unseen")
 
     def __init__(self) -> None:
         self.pages: RangeMap[int] = RangeMap()
+        self.sizes = FileSizes()
         self.unseen = 0
 
     def copy(self) -> Touches:
         """What a forked process begins with. O(n)."""
         twin = Touches()
         twin.pages = self.pages.copy()
+        twin.sizes = self.sizes.copy()
         return twin
 
     def count(self, start: int, end: int) -> int:

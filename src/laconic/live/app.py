@@ -11,16 +11,21 @@ from typing import Any, ClassVar
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding
+from textual.containers import Horizontal, VerticalScroll
+from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Log, Sparkline, Static
 
+from laconic.analysis.callers import AROUND, SITE
 from laconic.analysis.live import Model, Process, Site
-from laconic.report.live import shortened, size
+from laconic.report import numbers
+from laconic.report.live import cost, label, shortened, size
 
 #: What the tables hold, by what they are sorted by: the key's order, largest first where True.
 SITE_ORDERS: dict[str, tuple[Callable[[Site], Any], bool]] = {
+    "cost": (lambda site: (site.cost.middle, site.rate, site.total), True),
     "now": (lambda site: (site.rate, site.total), True),
     "total": (lambda site: (site.total, site.rate), True),
-    "name": (lambda site: site.key[1:], False),
+    "name": (lambda site: (site.kind != SITE, *site.key[1:]), False),
 }
 PROCESS_ORDERS: dict[str, tuple[Callable[[Process], Any], bool]] = {
     "pid": (lambda process: process.pid, False),
@@ -29,6 +34,31 @@ PROCESS_ORDERS: dict[str, tuple[Callable[[Process], Any], bool]] = {
 }
 #: Rows of a table, and points of the curve.
 ROWS, POINTS = 100, 240
+#: Columns that the name of a site takes at most.
+SITE_WIDTH = 48
+HELP = """\
+Keys
+  C            sort sites by cost in an enclave
+  P, T, N      sort sites by redundant calls per second, by redundant calls, by name
+  M, V         sort processes by memory, by VMAs; once more: by pid
+  R            reverse the order
+  p            pause the display; the program continues
+  Tab, arrows  go to the next table; move in it
+  Ctrl-C       interrupt the program; a view of --connect is left
+  q            leave; the program continues
+  ?            show or hide this page
+
+Terms
+  call         a memory call that the program makes: mmap, mprotect, munmap, brk ...
+  host call    a call that reached the kernel
+  redundant    the call succeeded and changed nothing
+  elided       the call needed no host call
+  every-call   estimated cycles of the site in an SGX2 enclave if each call reaches
+               the host, as in today's library OSes; with the first touches of its pages
+  laconic      the same if only what changes reaches the host
+  suppressed   what no one who uses the program can change, in one line per reason
+  VMA          a range of memory with the same protection and backing
+"""
 _CONTROL = re.compile(
     r"\x1b\[[0-9;:?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.|[\x00-\x08\x0b-\x1f\x7f]"
 )
@@ -38,15 +68,17 @@ class LiveApp(App[None]):
     """Shows a program while it runs.
 
     `drain` brings the model up to date; `output` gives what the program has written since the last
-    time, None where that goes elsewhere; `interrupt` passes a signal on to the program. The app
-    ends when the view is left, which ends nothing else.
+    time, None where that goes elsewhere; `interrupt` passes a signal on to the program, or is None
+    if the program is another's. The app ends when the view is left, which ends nothing else.
     """
 
     TITLE = "laconic live"
     ENABLE_COMMAND_PALETTE = False
     CSS = """
     #figures { height: auto; max-height: 6; padding: 0 1; }
-    #curve { height: 2; margin: 0 1; }
+    #rates { height: 2; margin: 0 1; }
+    #scale { width: auto; padding: 0 1 0 0; text-align: right; color: $text-muted; }
+    #curve { width: 1fr; height: 2; }
     #sites { height: 2fr; min-height: 4; }
     #processes { height: 1fr; min-height: 4; }
     #output { height: 1fr; min-height: 3; border-top: solid $foreground-muted; border-title-color: $text-muted; }
@@ -54,6 +86,8 @@ class LiveApp(App[None]):
     BINDINGS: ClassVar[list[Any]] = [
         Binding("q", "leave", "leave"),
         Binding("p", "pause", "pause"),
+        Binding("question_mark", "terms", "help", key_display="?"),
+        Binding("C", "sites('cost')", "cost"),
         Binding("P", "sites('now')", "rate"),
         Binding("T", "sites('total')", "total"),
         Binding("N", "sites('name')", "name"),
@@ -71,7 +105,7 @@ class LiveApp(App[None]):
         delay: float = 1.0,
         drain: Callable[[], None] = lambda: None,
         output: Callable[[], list[str]] | None = None,
-        interrupt: Callable[[int], None] = lambda number: None,
+        interrupt: Callable[[int], None] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -81,13 +115,16 @@ class LiveApp(App[None]):
         self.output = output
         self.interrupt = interrupt
         self.paused = self.backwards = self.ended = False
-        self.by, self.processes_by = "now", "pid"
+        self.by, self.processes_by = "cost", "pid"
+        self.unit: numbers.Unit | None = None
         self.points: list[float] = []
 
     def compose(self) -> ComposeResult:
         """Figures, curve, sites, processes, output."""
         yield Static(id="figures", markup=False)
-        yield Sparkline(self.points, id="curve", summary_function=max)
+        with Horizontal(id="rates"):
+            yield Static(id="scale", markup=False)
+            yield Sparkline(self.points, id="curve", summary_function=max)
         sites: DataTable[Text] = DataTable(id="sites", cursor_type="row", zebra_stripes=True)
         processes: DataTable[Text] = DataTable(
             id="processes", cursor_type="row", zebra_stripes=True
@@ -95,14 +132,11 @@ class LiveApp(App[None]):
         yield sites
         yield processes
         if self.output is not None:
-            yield Log(id="output", max_lines=1000)
+            yield Output(id="output", max_lines=1000)
         yield Footer()
 
     def on_mount(self) -> None:
         """Begins to show."""
-        self.table("sites").add_columns(
-            *map(_right, ("redundant/s", "total")), "call", "function", "program"
-        )
         self.table("processes").add_columns(
             *map(_right, ("pid", "threads", "VMAs", "mapped")), "process"
         )
@@ -137,17 +171,37 @@ class LiveApp(App[None]):
         self.model.beat()
         self.points = [*self.points[1 - POINTS :], self.model.rates.calls]
         self.query_one("#curve", Sparkline).data = self.points
+        self.query_one("#scale", Static).update(self.scale())
         self.show()
 
+    def scale(self) -> str:
+        """What the curve's top and bottom are, and the time that it shows."""
+        seconds = (len(self.points) - 1) * self.delay
+        return (
+            f"{max(self.points):,.0f} calls/s\nlast {seconds:,.0f} s, from {min(self.points):,.0f}"
+        )
+
     def show(self) -> None:
-        """Fills everything anew."""
+        """Fills everything again."""
         self.query_one("#figures", Static).update(self.figures())
         key, largest = SITE_ORDERS[self.by]
         sites = sorted(self.model.sites(), key=key, reverse=largest != self.backwards)
-        _fill(self.table("sites"), [_site_row(site) for site in sites[:ROWS]])
+        unit = numbers.unit(site.cost.high for site in sites[:ROWS])
+        self.name_columns(unit)
+        _fill(self.table("sites"), [_site_row(site, unit) for site in sites[:ROWS]])
         order, most = PROCESS_ORDERS[self.processes_by]
         processes = sorted(self.model.processes, key=order, reverse=most != self.backwards)
         _fill(self.table("processes"), [_process_row(process) for process in processes[:ROWS]])
+
+    def name_columns(self, unit: numbers.Unit) -> None:
+        """Heads of the table of sites, whose costs are in `unit`."""
+        if unit != self.unit:
+            self.unit = unit
+            table = self.table("sites")
+            table.clear(columns=True)
+            costs = f"every-call, {unit[1]} cycles" if unit[1] else "every-call, cycles"
+            table.add_columns(*map(_right, (costs, "laconic")), "site")
+            table.add_columns(*map(_right, ("calls", "redundant", "redundant/s")), "program")
 
     def figures(self) -> str:
         """The lines at the top."""
@@ -165,6 +219,7 @@ class LiveApp(App[None]):
         vmas = sum(process.vmas or 0 for process in model.processes)
         hidden = sum(model.hidden.values())
         first = f"{model.time:,.1f} s, {state}: "
+        enclave = cost(model)
         return (
             f"{first}{shortened(self.command, self.size.width - 2 - len(first))}\n"
             f"calls/s {rates.calls:,.0f}  host calls/s {rates.host_calls:,.0f}  "
@@ -172,6 +227,7 @@ class LiveApp(App[None]):
             f"in all {calls:,}, {host_calls:,}, {redundant:,}\n"
             f"processes {len(model.processes):,} of {model.ever:,}  threads {threads:,}  mapped {size(model.mapped)}  "
             f"VMAs {vmas:,}{f'  suppressed {hidden:,}' if hidden else ''}"
+            + (f"\n{enclave}" if enclave else "")
         )
 
     # Keys
@@ -204,7 +260,48 @@ class LiveApp(App[None]):
 
     def action_interrupt(self) -> None:
         """What the terminal would do, were it not the view's."""
-        self.interrupt(signal.SIGINT)
+        if self.interrupt is None:
+            self.exit()
+        else:
+            self.interrupt(signal.SIGINT)
+
+    def action_terms(self) -> None:
+        """Keys and terms."""
+        self.push_screen(Terms())
+
+
+class Output(Log):
+    """What the program writes. While its end is shown, it stays shown, whatever its size."""
+
+    following = True
+
+    def watch_scroll_y(self, old: float, new: float) -> None:
+        """Somebody scrolled, or lines came."""
+        super().watch_scroll_y(old, new)
+        self.following = self.is_vertical_scroll_end
+
+    def on_resize(self) -> None:
+        """The end is elsewhere."""
+        if self.following:
+            self.scroll_end(animate=False, immediate=True)
+
+
+class Terms(ModalScreen[None]):
+    """A page with the keys and the terms."""
+
+    CSS = """
+    Terms { align: center middle; }
+    #terms { width: auto; max-width: 100%; height: auto; max-height: 100%; padding: 0 1;
+             background: $surface; border: solid $foreground-muted; }
+    """
+    BINDINGS: ClassVar[list[Any]] = [
+        Binding("question_mark,escape,q", "dismiss", "close"),
+    ]
+
+    def compose(self) -> ComposeResult:
+        """The page."""
+        with VerticalScroll(id="terms", can_focus=True):
+            yield Static(HELP, markup=False)
 
 
 def printable(text: str) -> str:
@@ -216,16 +313,22 @@ def _right(text: str) -> Text:
     return Text(text, justify="right")
 
 
-def _site_row(site: Site) -> tuple[Text, ...]:
-    key = site.key
-    module = (
-        f" ({key.module})" if key.module and not key.function.startswith(f"{key.module}+") else ""
+def _site_row(site: Site, unit: numbers.Unit) -> tuple[Text, ...]:
+    cost = site.cost
+    costs = (
+        numbers.span(cost.low, cost.high, unit),
+        numbers.span(cost.left_low, cost.left_high, unit),
     )
-    names = (key.call, f"{key.function}{module}", os.path.basename(key.program))
+    figures = (
+        f"{max(site.calls, site.total):,}" if site.kind != AROUND else "",
+        f"{site.total:,}" if site.kind == SITE else "",
+        f"{site.rate:,.0f}" if site.kind == SITE else "",
+    )
     return (
-        _right(f"{site.rate:,.0f}"),
-        _right(f"{site.total:,}"),
-        *(Text(printable(name)) for name in names),
+        *map(_right, costs),
+        Text(shortened(printable(label(site)), SITE_WIDTH)),
+        *map(_right, figures),
+        Text(printable(os.path.basename(site.key.program))),
     )
 
 

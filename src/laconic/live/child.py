@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from laconic.analysis.live import Model
 from laconic.errors import LaconicError
+from laconic.live.hub import Hub
 from laconic.tracer.signals import change_mask
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ class Child:
 
     `output`: descriptors of the program's standard output and error to be replaced, → by which; one
     that is to come here is given as None, and its lines are kept in `lines`. `quiet`: the program
-    has nothing to read. `record` makes the recorder of a trace that is to be kept. `mask` is the
-    program's signal mask, a kernel sigset_t; without it, the mask of the calling thread. To be made
-    before any thread is.
+    has nothing to read. `record` makes the recorder; without it, no trace is kept. `mask` is the
+    program's signal mask, a kernel sigset_t; without it, the mask of the calling thread. `hub`
+    passes on what the process sends, by its own `view`. To be made before any thread is.
     """
 
     def __init__(
@@ -41,8 +42,9 @@ class Child:
         record: Callable[[], Recorder] | None = None,
         *,
         mask: int | None = None,
+        hub: Hub | None = None,
     ) -> None:
-        figures, figures_in = os.pipe()
+        hub = hub or Hub(command, view=True)
         self._output = -1
         writes = -1
         places = dict(output or {})
@@ -52,10 +54,10 @@ class Child:
             sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            os.close(figures)
+            os.close(hub.view)
             output_of = {fd: writes if to is None else to for fd, to in places.items()}
-            _run(command, figures_in, output_of, mask, quiet, record)
-        os.close(figures_in)
+            _run(command, hub, output_of, mask, quiet, record)
+        hub.close()
         if writes >= 0:
             os.close(writes)
         self.lines: deque[str] = deque(maxlen=LINES)
@@ -63,7 +65,7 @@ class Child:
         self._messages: deque[str] = deque()
         self._through: int | None = None
         self._lock = threading.Lock()
-        self._readers = [threading.Thread(target=self._read_figures, args=(figures,), daemon=True)]
+        self._readers = [threading.Thread(target=self._read_figures, args=(hub.view,), daemon=True)]
         if self._output >= 0:
             self._readers.append(threading.Thread(target=self._read_output, daemon=True))
         for reader in self._readers:
@@ -153,7 +155,7 @@ def _write(fd: int, data: bytes) -> None:
 
 def _run(
     command: Sequence[str],
-    figures: int,
+    hub: Hub,
     places: dict[int, int],
     mask: int | None,
     quiet: bool,
@@ -174,11 +176,13 @@ def _run(
             os.dup2(nothing, 0)
             os.close(nothing)
         from laconic.live.feed import run
+        from laconic.trace.writer import Rows
+        from laconic.tracer.record import Recorder
 
-        status = run(command, figures, None if record is None else record())
+        status = run(command, hub, Recorder(Rows()) if record is None else record())
     except LaconicError as error:
         status = error.exit_code
-        _write(figures, json.dumps({"failed": str(error), "status": status}).encode() + b"\n")
+        _write(hub.figures, json.dumps({"failed": str(error), "status": status}).encode() + b"\n")
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
     except BaseException:

@@ -1,4 +1,4 @@
-"""What a running program does, told a few times a second: the tracing half of `laconic live`.
+"""What a running program does, reported a few times a second: the tracing half of `laconic live`.
 
 Messages are lines of JSON; `laconic.analysis.live` reads them. All but the last have `time`
 (seconds since the start), `by_call` (name → calls, host_calls, elided, redundant), `ever` (processes so
@@ -14,21 +14,23 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 from laconic.errors import LaconicError
 from laconic.linux.pal import only_changes
 from laconic.memory.ledger import Ledger
 from laconic.trace.schema import Row
+from laconic.trace.writer import Rows
 from laconic.tracer.loop import Tracer
 from laconic.tracer.mediate import Mediator
 from laconic.tracer.ptrace import ORIG_RAX
-from laconic.tracer.stacks import REDUNDANT, Stacks
+from laconic.tracer.stacks import ALL, Stacks
 from laconic.tracer.syscalls import MEMORY_CALLS
 
 if TYPE_CHECKING:
-    from laconic.trace.writer import TraceWriter
+    from laconic.live.hub import Hub
     from laconic.tracer.process import Mm, Thread
     from laconic.tracer.record import Recorder
 
@@ -36,44 +38,36 @@ if TYPE_CHECKING:
 #: between two.
 _PERIOD = 0.25
 _PATIENCE = 10
-#: Address spaces of which more is known than of those that are alive; then the others are
+#: Address spaces of which details are kept, beside those that are alive; then the others are
 #: forgotten.
 _SPACES = 64
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-class _Rows:
-    """What `Stacks` wants of a trace's writer."""
-
-    redacts = False
-
-    def __init__(self) -> None:
-        self.rows: list[Row] = []
-
-
 class Watcher(Stacks):
     """Counts redundant calls by call, stack and program. `fresh` are rows about new stacks, for
-    another thread to take away; `counts` may be read by it. All rows go to `kept` too, a trace's,
-    where there is one."""
+    another thread to take away; `counts` may be read by it. All rows go to `kept` too, a
+    recorder's."""
 
-    def __init__(self, kept: list[Row] | None = None) -> None:
-        self._sink = _Rows()
-        super().__init__(cast("TraceWriter", self._sink), REDUNDANT)
+    def __init__(self, kept: list[Row]) -> None:
+        self._sink = Rows()
+        super().__init__(self._sink, ALL)
         self.counts: Counter[tuple[str, int, str]] = Counter()
         self.fresh: deque[Row] = deque()
         self._programs: dict[Mm, str] = {}
         self._kept = kept
 
-    def take(self, thread: Thread, words: Sequence[int]) -> None:
+    def take(self, thread: Thread, words: Sequence[int], redundant: bool) -> None:
         """Counts the call that a thread has stopped for. O(frames)."""
-        super().take(thread, words)
+        super().take(thread, words, redundant)
         rows = self._sink.rows
         site = rows[-1]
         if site.data:
             self.fresh.extend(rows)
-        if self._kept is not None:
-            self._kept.extend(rows)
+        self._kept.extend(rows)
         rows.clear()
+        if not redundant:
+            return
         program = self._programs.get(thread.mm)
         if program is None:
             if len(self._programs) > _SPACES:
@@ -89,10 +83,20 @@ class Watcher(Stacks):
 
 class Feed(Tracer):
     """A tracer that tells `fd` what it sees. Nobody reading any more is not an error: the program goes
-    on."""
+    on. The stacks of all calls are taken by `watcher`, and go to the mediator's recorder."""
 
-    def __init__(self, mediator: Mediator, watcher: Watcher, fd: int) -> None:
-        super().__init__(mediator)
+    def __init__(
+        self,
+        mediator: Mediator,
+        fd: int,
+        waiting: Callable[[str], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        super().__init__(mediator, waiting)
+        recorder = mediator.recorder
+        assert recorder is not None
+        watcher = Watcher(recorder.rows)
+        watcher.began = recorder.began
+        recorder.stacks = mediator.stacks = watcher
         self._ledger = mediator.ledger
         self._watcher = watcher
         self._fd = fd
@@ -155,6 +159,10 @@ class Feed(Tracer):
             )
         return processes
 
+    def say_end(self, status: int, notes: Sequence[str]) -> None:
+        """Sends the last message. To be called when the recorder has been finished."""
+        self.say({**self.message(), "end": {"status": status, "notes": list(notes)}})
+
     def say(self, message: Mapping[str, Any]) -> None:
         """Sends one message."""
         left = json.dumps(message).encode() + b"\n"
@@ -165,32 +173,26 @@ class Feed(Tracer):
             pass
 
 
-def run(command: Sequence[str], fd: int, recorder: Recorder | None = None) -> int:
-    """Runs a program to the end of its last process, and tells `fd`; its exit status. A recorder,
-    which takes no stacks of its own, is given those of redundant calls, and is finished.
+def run(command: Sequence[str], hub: Hub, recorder: Recorder) -> int:
+    """Runs a program to the end of its last process, and tells the hub; its exit status. The
+    recorder, which takes no stacks of its own, is finished.
 
     Raises CannotRun or NoTracing where it could not be started.
     """
     ledger = Ledger()
-    watcher = Watcher(None if recorder is None else recorder.rows)
-    if recorder is not None:
-        watcher.began, recorder.stacks = recorder.began, watcher
-    mediator = Mediator(only_changes, ledger, recorder=recorder)
-    mediator.stacks = watcher
-    feed = Feed(mediator, watcher, fd)
+    recorder.followers.append(hub.rows)
+    feed = Feed(Mediator(only_changes, ledger, recorder=recorder), hub.figures)
     began = time.monotonic()
     try:
         status = feed.run(command)
     except LaconicError:
-        if recorder is not None:
-            recorder.discard()
+        recorder.discard()
         raise
+    recorder.finish(status, ledger, time.monotonic() - began, "off")
     notes = list(ledger.notes)
-    if recorder is not None:
-        recorder.finish(status, ledger, time.monotonic() - began, "off")
-        if recorder.failure is not None:
-            notes.append(f"the trace {recorder.writer.path!r} {recorder.outcome}")
-    feed.say({**feed.message(), "end": {"status": status, "notes": notes}})
+    if recorder.failure is not None:
+        notes.append(f"the trace {recorder.path!r} {recorder.outcome}")
+    feed.say_end(status, notes)
     return status
 
 

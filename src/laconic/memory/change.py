@@ -158,7 +158,7 @@ def classify(held: Vma | None, wanted: Vma | None) -> int:
         kind |= RESTRICT
     if differ & ~PROT_RWX or held_name != name or held_key != key or held_policy != policy:
         kind |= FLAGS
-    if held_base != base or held_file is not file and held_file != file:
+    if held_base != base or (held_file is not file and held_file != file):
         kind |= FILE
     return kind
 

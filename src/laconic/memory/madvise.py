@@ -124,7 +124,7 @@ def madvise(
         return Outcome(-EINVAL)
     size = page_align(length)
     end = start + size & ADDRESS_MASK
-    if start & ~PAGE_MASK or length and not size or end < start:
+    if start & ~PAGE_MASK or (length and not size) or end < start:
         return Outcome(-EINVAL)
     if end == start:
         # Advice that this kernel was built without is EINVAL even for an empty range. Whether that
@@ -177,7 +177,7 @@ def _refused(vma: Vma, advice: int) -> bool:
         return bool(vma.flags & VM_DROPPABLE)
     if advice == MADV_DODUMP:
         return bool(
-            vma.flags & VM_DROPPABLE or vma.flags & VM_SPECIAL and not vma.flags & VM_HUGETLB
+            vma.flags & VM_DROPPABLE or (vma.flags & VM_SPECIAL and not vma.flags & VM_HUGETLB)
         )
     return False
 
@@ -242,7 +242,7 @@ def mseal(space: AddressSpace, start: int, length: int, flags: int) -> Outcome:
     """Seal a range (mseal(2), Linux 6.10). The host answers calls that are refused. O(log n + k)."""
     size = page_align(length)
     end = start + size & ADDRESS_MASK
-    if flags or start & ~PAGE_MASK or length and not size or end <= start:
+    if flags or start & ~PAGE_MASK or (length and not size) or end <= start:
         return Outcome(0, ask=True)
     if not space.vmas.covered(start, end):
         return Outcome(-ENOMEM, ask=True)
@@ -255,7 +255,7 @@ def set_vma_name(space: AddressSpace, start: int, length: int, name: str | None)
         return Outcome(-EINVAL)
     size = page_align(length)
     end = start + size & ADDRESS_MASK
-    if start & ~PAGE_MASK or length and not size or end <= start:
+    if start & ~PAGE_MASK or (length and not size) or end <= start:
         return Outcome(0, ask=True)
     stop, result = end, 0
     for begin, _, vma in space.vmas.runs(start, end):

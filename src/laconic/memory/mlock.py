@@ -85,7 +85,7 @@ def _populated(vma: Vma, start: int, end: int, resident: Resident) -> bool:
     # memory has such a key.
     if vma.pkey or vma.flags & VM_PROT == VM_EXEC or (vma.file is not None and vma.file.is_secret):
         return False
-    return bool(vma.flags & VM_LOCKONFAULT) or bool(vma.flags & VM_PROT) and resident(start, end)
+    return bool(vma.flags & VM_LOCKONFAULT) or (bool(vma.flags & VM_PROT) and resident(start, end))
 
 
 def _may_exceed(space: AddressSpace, start: int, end: int, limit: int) -> bool:

@@ -102,7 +102,7 @@ def page_align(length: int) -> int:
     return (length + PAGE_SIZE - 1) & PAGE_MASK & ADDRESS_MASK
 
 
-def mmap(
+def mmap(  # noqa: C901 (do_mmap's checks, one by one and in its order)
     space: AddressSpace,
     address: int,
     length: int,
@@ -222,7 +222,7 @@ def mmap(
     then = grown_below(space, vma) if vm_flags & VM_GROWSDOWN else None
     # A file system may refuse MAP_SYNC, which requires DAX. PROT_EXEC alone sets a protection key, and
     # with PROT_SEM it sets none (do_mmap): only the host knows which one the mapping below has.
-    ask = special or file is not None and bool(flags & MAP_SYNC) or prot & PROT_RWX == PROT_EXEC
+    ask = special or (file is not None and bool(flags & MAP_SYNC)) or prot & PROT_RWX == PROT_EXEC
     return new(Outcome, (address, changes, address, end, ask, False, False, then))
 
 
@@ -250,7 +250,7 @@ def _free_address(
         return None  # round_hint_to_min
     layout = space.layout
     shared_memory = file is None and flags & MAP_SHARED
-    if file is not None and not file.plain or shared_memory and layout.shmem_align:
+    if (file is not None and not file.plain) or (shared_memory and layout.shmem_align):
         return None
     anonymous = file is None and not shared_memory
     chosen = get_unmapped_area(layout, space.vmas, hint, length, flags, anonymous)
@@ -398,7 +398,7 @@ def _huge_align(length: int, size: int) -> int:
 
 def _places(file: OpenFile, length: int, flags: int, offset: int) -> bool:
     # True if the host chooses the address: for huge pages and for DAX.
-    return bool(flags & MAP_SYNC) or file.places and may_align(length, offset)
+    return bool(flags & MAP_SYNC) or (file.places and may_align(length, offset))
 
 
 def may_align(length: int, offset: int) -> bool:

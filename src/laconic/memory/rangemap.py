@@ -26,7 +26,7 @@ import operator
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Generic, TypeVar, cast
 
 V = TypeVar("V")
@@ -296,8 +296,7 @@ class RangeMap(Generic[V]):
         if (
             not i
             or j > i + 1
-            or j == len(keys)
-            and chunk + 1 < len(firsts)
+            or (j == len(keys) and chunk + 1 < len(firsts))
             or not start < end < TOP
         ):
             self._write(start, end, [start], [value])
@@ -404,7 +403,7 @@ class RangeMap(Generic[V]):
             assert len(chunk_keys) == len(chunk_values) <= 2 * self._load, (
                 "a chunk's lists are parallel and bounded"
             )
-        assert all(a < b for a, b in zip(keys, keys[1:], strict=False)), "keys ascend"
+        assert all(a < b for a, b in pairwise(keys)), "keys ascend"
         assert keys[-1] < TOP and values[-1] is None, "the last run is the hole up to the top"
         for key, a, b in zip(keys[1:], values, values[1:], strict=False):
             assert not self._alike(a, b), (
@@ -417,7 +416,7 @@ class RangeMap(Generic[V]):
                 "a hint's lists are a chunk's, or empty"
             )
         rules = list(zip(self._lengths, self._ceilings, strict=True))
-        for (short, higher), (long, lower) in zip(rules, rules[1:], strict=False):
+        for (short, higher), (long, lower) in pairwise(rules):
             assert short < long and higher >= lower, "lengths ascend and ceilings descend"
         for start, end, value in self.runs(0, self._high):
             for length, ceiling in rules:
@@ -452,7 +451,9 @@ class RangeMap(Generic[V]):
         size = len(here)
         i = bisect_left(here, start)
         j = bisect_left(here, end, i)
-        if not i and chunk or j == size and chunk + 1 < len(firsts) and firsts[chunk + 1] <= end:
+        if (not i and chunk) or (
+            j == size and chunk + 1 < len(firsts) and firsts[chunk + 1] <= end
+        ):
             chunk = self._gather(start, end)
             here = self._keys[chunk]
             i, size = bisect_left(here, start), len(here)

@@ -15,6 +15,7 @@ from laconic.replay.events import Listener
 from laconic.replay.pals import PalFeed, Refusal, check_pal
 from laconic.replay.thread import Mm
 from laconic.strategies import names_on
+from laconic.trace.charts import Chart, calls_chart
 from laconic.trace.reader import Trace
 from laconic.trace.tables import Row, Table
 
@@ -65,6 +66,12 @@ class Replayed(Table):
             )
             for name, line in sorted(self.ledger.by_call.items())
         ]
+
+    def chart(self) -> Chart:
+        """Return a bar for each kind of call: what reached the host, and what was elided."""
+        lines = sorted(self.ledger.by_call.items())
+        counted = [(name, line.host_calls, line.elided) for name, line in lines]
+        return calls_chart(counted, f"Memory calls under {self.strategy}")
 
 
 def replay_trace(

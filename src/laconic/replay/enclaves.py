@@ -105,16 +105,19 @@ class Enclave:
             self.touch(start, end, vma)
 
     def assume_touched(self, start: int, end: int, vma: Vma) -> None:
-        """All of `[start, end)`, which was `vma`, is taken to be touched. O(strategies × runs)."""
-        if vma.flags & VM_PROT:
+        """All of `[start, end)`, which was `vma`, is taken to be touched, but for what lies past the
+        end of its file. O(strategies × runs)."""
+        end = min(end, self.touches.sizes.known_end(vma))
+        if vma.flags & VM_PROT and start < end:
             for begin, stop, how in list(self.touches.pages.runs(start, end)):
                 if how is None:
                     self.touches.pages.set(begin, stop, 2)
                     self.touch(begin, stop, vma)
 
     def touch(self, start: int, end: int, vma: Vma) -> None:
-        """The pages of `[start, end)` were touched for the first time (`Touches.take`).
-        O(strategies), with owners O(strategies × owners)."""
+        """The pages of `[start, end)` were touched for the first time (`Touches.take`), so that a
+        file has at least these. O(strategies), with owners O(strategies × owners)."""
+        self.touches.sizes.grow(vma, end)
         if self.owners is None:
             self._touch(start, end, vma, TOUCH)
             return
@@ -128,7 +131,8 @@ class Enclave:
 
     def call(self, call: MemoryCall, label: Hashable) -> None:
         """A memory call is over; its work is counted under `label`. O(strategies × changes)."""
-        name, args, _, changes, _ = call
+        name, args, _, changes, file = call
+        self.touches.sizes.note(file)
         for strategy, meter, counts in self._told(
             label, self._books if changes else self._unchanged
         ):
@@ -203,6 +207,7 @@ class Enclave:
 
     def file_written(self, file: File, size: int, truncated: bool) -> None:
         """A file was written to, or truncated. O(strategies × VMAs)."""
+        self.touches.sizes.write(file, size, truncated)
         for strategy in self.strategies.values():
             strategy.meter.at(self.number, WRITE)
             strategy.file_written(file, size, truncated)

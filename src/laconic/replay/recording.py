@@ -111,10 +111,8 @@ class RecordingEdmm(Edmm):
     def protect(self, changes: Iterable[tuple[int, int, int]]) -> None:
         """Record the runs that change, and carry the call out."""
         changes = list(changes)
-        for start, end, prot in changes:
-            for begin, stop, had in self.committed.parts(start, end):
-                if had != prot:
-                    self._record("protect", begin, stop, had, prot, _kinds(had, prot))
+        for start, end, had, prot in self.differing(changes):
+            self._record("protect", start, end, had, prot, _kinds(had, prot))
         super().protect(changes)
 
     def trim(self, ranges: Iterable[Range]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from laconic.analysis.ablation import BASE, LACONIC, Ablation
+from laconic.analysis.ablation import BASE, LACONIC, Ablation, program_shares
 from laconic.analysis.compare import BOUND
 from laconic.report import compare
 from laconic.report.tables import Row, between, tables
+from laconic.trace.words import plural
 
 Json = dict[str, Any]
 #: What each row adds.
@@ -37,6 +38,12 @@ ORDER = (
     "each row has the changes of the rows above it too, and what it saves depends on those; alone "
     "is what the change saves by itself. laconic and the bound are not built on these changes"
 )
+GUIDE = (
+    "where each change belongs in Gramine, its size, and what must hold: docs/gramine.md and "
+    "docs/appendix/gramine.md"
+)
+#: Programs that a note names.
+_NAMED = 3
 
 
 def as_json(ablation: Ablation) -> Json:
@@ -87,8 +94,45 @@ def as_json(ablation: Ablation) -> Json:
         "notes": [ORDER]
         + [SUMS] * (len(ablation.compared) > 1)
         + [compare.RANGED] * ranged
+        + _programs(ablation)
+        + _loss(ablation)
         + sorted(limits),
     }
+
+
+def _programs(ablation: Ablation) -> list[str]:
+    # Which programs the figures are about, if there are several: a script in front of a program
+    # makes more calls than the program.
+    shares = program_shares(ablation)
+    if len(shares) < 2:
+        return []
+    named = ", ".join(f"{name} {part:.0%}" for name, part in shares[:_NAMED])
+    more = f", {len(shares) - _NAMED:,} more" if len(shares) > _NAMED else ""
+    return [
+        f"every-call's cycles by program: {named}{more}. --program NAME counts one program only, "
+        "without a script that starts it"
+    ]
+
+
+def _loss(ablation: Ablation) -> list[str]:
+    # Why laconic costs more than all changes, if it does: it commits more pages in fewer exceptions.
+    all_on, laconic = ablation.steps[-3:-1]
+    if _percent(laconic.saved) == _percent(0) or laconic.saved > 0:
+        return []
+    pages, exceptions = (
+        [
+            sum(getattr(each.total.high, count) for each in step.figures)
+            for step in (laconic, all_on)
+        ]
+        for count in ("eaug", "exceptions")
+    )
+    if pages[0] <= pages[1] or exceptions[0] >= exceptions[1]:
+        return []
+    return [
+        f"laconic costs more than all changes here: it commits {pages[0]:,} pages instead of "
+        f"{pages[1]:,}, because it commits small mappings at once and larger windows at a touch; "
+        f"that saves exceptions ({exceptions[0]:,} instead of {exceptions[1]:,})"
+    ]
 
 
 def _figures(figures: Any) -> Json:
@@ -99,13 +143,13 @@ def _figures(figures: Any) -> Json:
 def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     """The table that a person reads."""
     processes, traces = figures["processes"], len(figures["traces"])
-    many = f"{processes:,} process{'' if processes == 1 else 'es'}"
+    many = plural(processes, "process", "processes")
     if traces > 1:
         many += f" of {traces:,} traces"
     lines = _wrapped(
         f"laconic: {figures['calls']:,} memory calls in {many}; what changes to Gramine save", width
     )
-    steps = figures["ablation"]
+    steps, folded = _folded(figures["ablation"])
     rows: list[Row] = [(step["switch"], step) for step in steps]
     columns = [
         ["host\ncalls", *(_between(step["host_calls"]) for step in steps)],
@@ -118,10 +162,25 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     lines += compare.costs_as_text(figures["profile"], width)
     for step in steps[1:-2]:
         lines += _wrapped(f"{step['switch']}: {step['change']}", width)
+    if folded:
+        lines += _wrapped(f"no further saving: {', '.join(map(_alone, folded))}", width)
+    lines += _wrapped(GUIDE, width)
     lines += compare.verify_as_text(figures.get("verify", {}), width)
     for note in figures["notes"]:
         lines += _wrapped(f"note: {note}.", width)
     return "\n".join(lines) + "\n"
+
+
+def _folded(steps: Sequence[Json]) -> tuple[list[Json], list[Json]]:
+    # The rows that are shown, and the switches that save nothing after those above them.
+    nothing = _percent(0)
+    folded = [step for step in steps[1:-2] if _percent(step["saved"]) == nothing]
+    return [step for step in steps if step not in folded], folded
+
+
+def _alone(step: Json) -> str:
+    alone = _percent(step["alone"])
+    return step["switch"] if alone == _percent(0) else f"{step['switch']} (alone {alone})"
 
 
 def _percent(part: float | None) -> str:

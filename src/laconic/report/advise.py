@@ -13,7 +13,6 @@ from laconic.analysis.advise.advice import (
     MANIFEST,
     Advice,
     cycles,
-    plural,
     shown_size,
     span,
 )
@@ -21,6 +20,7 @@ from laconic.analysis.advise.figures import Cost, Figures, Span
 from laconic.analysis.advise.trial import After, Trial, outside
 from laconic.analysis.schemas import SCHEMAS
 from laconic.sgx.costs import CostProfile
+from laconic.trace.words import plural
 
 Json = dict[str, Any]
 RANGED = (

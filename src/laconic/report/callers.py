@@ -27,7 +27,7 @@ from laconic.report import numbers
 from laconic.report.headline import WORK, ends, loading, sentence
 from laconic.report.headline import as_json as headline_json
 from laconic.report.names import filled
-from laconic.report.numbers import plural, share
+from laconic.report.numbers import share
 from laconic.report.shortnames import (
     is_importlib,
     is_interpreted,
@@ -38,6 +38,7 @@ from laconic.report.shortnames import (
 from laconic.sgx.meter import Counts
 from laconic.stacks.symbolize import Place
 from laconic.trace.stacks import NO_STACK, Spot, Stacks
+from laconic.trace.words import plural
 
 #: Frames of a stack that are shown if none of the first `_DEEP` is the program's own.
 _SHOWN, _DEEP = 8, 24

@@ -10,9 +10,11 @@ from laconic.analysis.baseline import Figures, Key, enclave_json, enclave_number
 from laconic.analysis.check import Offender, Verdict
 from laconic.analysis.frames import own_frames
 from laconic.analysis.schemas import SCHEMAS
+from laconic.report import numbers
 from laconic.report.callers import describe, missing_lines, stack_lines
 from laconic.report.diff import place, signed
 from laconic.report.names import filled, seen
+from laconic.report.numbers import share
 from laconic.stacks.symbolize import Place
 from laconic.trace.stacks import Stacks
 
@@ -97,7 +99,16 @@ def offender_lines(
         found = stack_lines(one.key.call, stack, stacks, width - 2, one.key.program)
         yield from (f"  {line}" for line in found)
     if one.key.program:
-        yield from filled(f"in {one.key.program}", width, "    ")
+        yield from filled(f"in {one.key.program}{_cost(one, what, figures)}", width, "    ")
+
+
+def _cost(one: Offender, what: str, figures: Figures) -> str:
+    # What a site costs, as `callers` prints it, if the headline does not state it.
+    if figures.enclave is None or what == "cycles" or not one.tally.cycles:
+        return ""
+    cost = numbers.cycles(one.tally.cycles_low, one.tally.cycles)
+    part = share(one.tally.middle, figures.total.middle)
+    return f"; costs {cost} under {figures.enclave[0]}, {part}"
 
 
 def headline(one: Offender, what: str) -> str:

@@ -14,6 +14,7 @@ from laconic.replay import Replayed
 from laconic.replay.enclaves import AROUND
 from laconic.report import measured
 from laconic.report.tables import Row, between, tables
+from laconic.trace.words import plural
 
 Json = dict[str, Any]
 #: A column: its heading, and the counts that are added up in it.
@@ -262,7 +263,7 @@ def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) 
     sgx2 = figures["host"] == "sgx2"
     where = _WHERE[figures["host"]]
     processes = figures["processes"]
-    many = f"{processes:,} process{'' if processes == 1 else 'es'}"
+    many = plural(processes, "process", "processes")
     head = f"laconic: {figures['calls']:,} memory calls in {many}, {where}"
     lines = _wrapped(head, width)
     rows: list[Row] = list(figures["strategies"].items())
@@ -307,7 +308,7 @@ def verify_as_text(
         text = f"verify: {name}, {findings['steps']:,} steps, {findings['breaches']:,} breaches of the law Strict"
         if findings["excepted"]:
             windows = "window" if findings["excepted"] == 1 else "windows"
-            text += f", {findings['excepted']:,} excepted {windows} (mremap of pages that nobody may read)"
+            text += f", {findings['excepted']:,} excepted {windows} (mremap of unreadable pages)"
         lines += _wrapped(text, width)
         for breach in findings["first"]:
             lines += _wrapped(f"  {breach}", width)
@@ -337,7 +338,7 @@ def _by(figures: Mapping[str, Any], by: str, width: int) -> list[str]:
         rows += [(label, None), *((f"  {name}", each) for name, each in strategies.items())]
     sgx2 = figures["host"] == "sgx2"
     columns = [_counted(column, rows) for column in _COLUMNS[figures["host"]]]
-    lines = ["", f"by {by}, the dearest first", *tables(by, columns, rows, width)]
+    lines = ["", f"by {by}, most expensive first", *tables(by, columns, rows, width)]
     if sgx2:
         lines += ["", *tables(by, [_cycles(rows)], rows, width)]
     more = len(groups) - _SHOWN

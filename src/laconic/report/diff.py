@@ -6,17 +6,48 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from laconic.analysis.baseline import ENCLAVE, Key, Tally
+from laconic.analysis.callers import (
+    AROUND,
+    CALLS,
+    COST,
+    HOST_CALLS,
+    REDUNDANT,
+    SITE,
+    SUPPRESSED,
+    Span,
+)
 from laconic.analysis.diff import Delta, Difference
 from laconic.analysis.schemas import SCHEMAS
+from laconic.analysis.suppressions import LOADING
+from laconic.report import numbers
+from laconic.report.headline import WORK, Sentence
 from laconic.report.names import filled
+from laconic.report.numbers import share
+from laconic.report.shortnames import short_function, short_module
+from laconic.trace.words import plural
+
+#: The part of the first run's cost, from 0 to 1, below which two runs cost about the same; and
+#: that below which a site does not stand out.
+_ABOUT_THE_SAME = 0.005
+#: What sites are sorted by, in words.
+_ORDER = {
+    COST: "by change of cost in an enclave under {}",
+    REDUNDANT: "by change of redundant calls",
+    CALLS: "by change of calls",
+    HOST_CALLS: "by change of host calls of an enclave under {}",
+}
 
 
 def as_json(found: Difference) -> dict[str, Any]:
     """All that differs; `calls` and `host_calls` of sites are null where not every stack is known."""
+    text, more = sentence(found)
+    costs = found.enclave is not None
     return {
         "schema": SCHEMAS["diff"],
         "first": found.first,
         "second": found.second,
+        "headline": {"text": text, "more": more},
+        "sort": found.sort,
         "total": {
             **_changes(found.total, True),
             "hidden": {"was": found.hidden[0], "now": found.hidden[1]},
@@ -27,7 +58,17 @@ def as_json(found: Difference) -> dict[str, Any]:
         else [_entry(delta, ("call",), True) for delta in found.by_call],
         "sites": None
         if found.sites is None
-        else [_entry(delta, Key._fields, found.whole) for delta in found.sites],
+        else [_entry(delta, Key._fields, found.whole, costs) for delta in found.sites],
+        "suppressed": [
+            {"reason": delta.key.function, **_changes(delta, True, costs)}
+            for delta in found.others
+            if delta.kind == SUPPRESSED
+        ],
+        "around": [
+            {"kind": delta.key.function, **_costs(delta)}
+            for delta in found.others
+            if delta.kind == AROUND
+        ],
         "notes": found.notes,
         "missing_symbols": dict(sorted(found.missing.items())),
     }
@@ -37,17 +78,23 @@ def _enclave(found: Difference) -> dict[str, Any]:
     # The enclave figures of both runs, if they are known.
     if found.enclave is None:
         return {}
-    was, now = found.total.was, found.total.now
-    figures = {name: {"was": getattr(was, name), "now": getattr(now, name)} for name in ENCLAVE}
-    return {"enclave": dict(zip(("strategy", "costs"), found.enclave, strict=True)), **figures}
+    enclave = dict(zip(("strategy", "costs"), found.enclave, strict=True))
+    return {"enclave": enclave, **_costs(found.total)}
 
 
-def _entry(delta: Delta, names: Sequence[str], whole: bool) -> dict[str, Any]:
-    return {**{name: getattr(delta.key, name) for name in names}, **_changes(delta, whole)}
-
-
-def _changes(delta: Delta, whole: bool) -> dict[str, Any]:
+def _costs(delta: Delta) -> dict[str, Any]:
     return {
+        name: {"was": getattr(delta.was, name), "now": getattr(delta.now, name)} for name in ENCLAVE
+    }
+
+
+def _entry(delta: Delta, names: Sequence[str], whole: bool, costs: bool = False) -> dict[str, Any]:
+    key = {name: getattr(delta.key, name) for name in names}
+    return {**key, **_changes(delta, whole, costs and whole)}
+
+
+def _changes(delta: Delta, whole: bool, costs: bool = False) -> dict[str, Any]:
+    counts = {
         name: {
             "was": getattr(delta.was, name),
             "now": getattr(delta.now, name),
@@ -57,28 +104,126 @@ def _changes(delta: Delta, whole: bool) -> dict[str, Any]:
         else None
         for name in ("calls", "redundant", "host_calls")
     }
+    return {**counts, **_costs(delta)} if costs else counts
+
+
+# The headline
+
+
+def sentence(found: Difference) -> Sentence:
+    """The one thing to know about two runs, and what else matters."""
+    total = found.total
+    if not total.was.calls and not total.now.calls:
+        return Sentence("Neither run made a memory call.")
+    if found.is_same:
+        return Sentence(f"Nothing changed: {_both(found)}.")
+    if found.enclave is None:
+        return Sentence(_redundant(total))
+    was, now = _span(total.was), _span(total.now)
+    if not was.high or not now.high:
+        return Sentence(f"The cost in an enclave is {_cost(now)}, and was {_cost(was)} before.")
+    changed = total.cycles.middle / was.middle
+    ranked = sorted(found.ranked(), key=lambda delta: -abs(delta.cycles.middle))
+    least = _ABOUT_THE_SAME * was.middle
+    largest = [delta for delta in ranked if abs(delta.cycles.middle) >= least]
+    if abs(changed) < _ABOUT_THE_SAME:
+        head = f"Both runs cost about the same, {_cost(now)} in an enclave"
+    else:
+        head = f"The second run costs {_times(changed)}, {_cost(now)} in an enclave"
+    if not largest:
+        return Sentence(f"{head}. No site changed by {share(_ABOUT_THE_SAME, 1)} of it or more.")
+    # A site that moved with the total explains it; the others are what else matters.
+    with_it = [delta for delta in largest if delta.cycles.middle * changed > 0] or largest
+    first = largest[0] if abs(changed) < _ABOUT_THE_SAME else with_it[0]
+    more = [f"Under {found.enclave[0]} it was {_cost(was)} before."]
+    rest = [delta for delta in largest if delta is not first]
+    if rest:
+        more.append(f"Next: {_moved(rest[0])}.")
+    return Sentence(f"{head}: {_moved(first)}.", " ".join(more))
+
+
+def _both(found: Difference) -> str:
+    tally = found.total.now
+    text = f"both runs make {plural(tally.calls, 'call')}"
+    if found.enclave is None:
+        return f"{text}, {tally.redundant:,} of them redundant"
+    return f"{text}, which cost {_cost(_span(tally))} under {found.enclave[0]}"
+
+
+def _redundant(total: Delta) -> str:
+    was, now = total.was.redundant, total.now.redundant
+    if was == now:
+        return f"Both runs make {plural(now, 'redundant call')}."
+    word = "more" if now > was else "fewer"
+    return (
+        f"The second run makes {abs(now - was):,} redundant calls {word}: {now:,} after {was:,}."
+        if abs(now - was) != 1
+        else f"The second run makes 1 redundant call {word}: {now:,} after {was:,}."
+    )
+
+
+def _times(changed: float) -> str:
+    # A change as a part of what was before.
+    if changed >= 1:
+        return f"{numbers.digits(1 + changed)} times as much"
+    return f"{share(abs(changed), 1)} {'more' if changed > 0 else 'less'}"
+
+
+def _moved(delta: Delta) -> str:
+    # What one site, or other work, costs more or less.
+    ends = [abs(end) for end in delta.cycles]
+    word = "more" if delta.cycles.middle > 0 else "less"
+    text = f"{subject(delta)} costs {numbers.cycles(min(ends), max(ends))} {word}"
+    if delta.kind == AROUND:
+        return text
+    was, now = delta.was.calls, delta.now.calls
+    if not now:
+        return f"{text} ({plural(was, 'call')} before, none after)"
+    if was == now:
+        return f"{text} ({plural(was, 'call')} in both)"
+    return f"{text} ({plural(was, 'call')} before, {now:,} after)" if was else f"{text} (new)"
+
+
+def subject(delta: Delta) -> str:
+    """A site, or other work, as the subject of a sentence."""
+    key = delta.key
+    if delta.kind == AROUND:
+        return WORK.get(key.function, key.function)
+    if delta.kind == SUPPRESSED:
+        return "Loading libraries" if key.function == LOADING else f"What {key.function!r} hides"
+    function, module = short_function(key.function), short_module(key.module)
+    if not key.function or key.function.startswith(f"{key.module}+"):
+        return f"{key.call} from {function or key.program}"
+    return f"{key.call} from {function}{f' ({module})' if module else ''}"
+
+
+def _span(tally: Tally) -> Span:
+    return Span(tally.cycles_low, tally.cycles)
+
+
+def _cost(span: Span) -> str:
+    return numbers.cycles(*span)
+
+
+# Text
 
 
 def as_text(found: Difference, width: int = 80, limit: int = 10) -> str:
-    """The figures of both, the calls that differ, and the sites: the worse ones, then the better
-    ones."""
+    """The headline, the figures of both, the calls that differ, and the sites: the worse ones, then
+    the better ones."""
     total = found.total
-    lines = [
-        *filled(f"was: {found.first}", width, ""),
-        *filled(f"now: {found.second}", width, ""),
+    lines: list[str] = []
+    for text in sentence(found):
+        lines += filled(text, width)
+    lines += [
         "",
+        *filled(f"before: {found.first}", width),
+        *filled(f"after:  {found.second}", width),
     ]
-    rows = [("", "was", "now", "change"), *(_row(name, total, what) for name, what in _NAMES)]
+    rows = [("", "before", "after", "change"), *(_row(name, total, what) for name, what in _NAMES)]
     if found.enclave is not None:
-        rows += [
-            (name, f"{was:,}", f"{now:,}", signed(now - was))
-            for name, was, now in (
-                ("enclave host calls", total.was.enclave_host_calls, total.now.enclave_host_calls),
-                ("enclave cycles, low", total.was.cycles_low, total.now.cycles_low),
-                ("enclave cycles, high", total.was.cycles, total.now.cycles),
-            )
-        ]
-    lines += _aligned(rows)
+        rows += _enclave_rows(total, found.enclave[0])
+    lines += ["", *_aligned(rows)]
     if any(found.hidden):
         lines += filled(f"suppressed: {found.hidden[0]:,} redundant calls in the first, {found.hidden[1]:,} in the "
                          "second (--no-suppressions shows them)", width, "")  # fmt: skip
@@ -86,10 +231,7 @@ def as_text(found: Difference, width: int = 80, limit: int = 10) -> str:
         lines += ["", "by call, redundant and host calls:"]
         lines += _by_call(found.by_call, width)
     if found.sites is not None:
-        lines += _by_site(found.sites, found.whole, width, limit)
-    same = total.was == total.now and not found.by_call and not found.sites
-    if same:
-        lines += ["", "no difference"]
+        lines += _by_site(found, width, limit)
     for note in found.notes:
         lines += ["", *filled(note, width, "")]
     if found.missing:
@@ -97,6 +239,15 @@ def as_text(found: Difference, width: int = 80, limit: int = 10) -> str:
     for module, why in sorted(found.missing.items()):
         lines += filled(f"no symbols of {module}: {why}", width)
     return "\n".join(lines) + "\n"
+
+
+def _enclave_rows(total: Delta, strategy: str) -> Iterator[tuple[str, str, str, str]]:
+    was, now = total.was.enclave_host_calls, total.now.enclave_host_calls
+    yield "enclave host calls", f"{was:,}", f"{now:,}", signed(now - was)
+    unit = numbers.unit([total.was.cycles, total.now.cycles])
+    before, after = (numbers.span(*_span(tally), unit) for tally in (total.was, total.now))
+    change = numbers.change(*total.cycles, (unit[0], ""))
+    yield f"{unit[1]} cycles, {strategy}".strip(), before, after, change
 
 
 _NAMES = (("calls", "calls"), ("redundant", "redundant"), ("host calls", "host_calls"))
@@ -128,7 +279,9 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _by_call(calls: Iterable[Delta], width: int) -> list[str]:
-    rows: list[tuple[str, ...]] = [("call", "was", "now", "change", "was", "now", "change")]
+    rows: list[tuple[str, ...]] = [
+        ("call", "before", "after", "change", "before", "after", "change")
+    ]
     rows += [
         (delta.key.call, *_row("", delta, "redundant")[1:], *_row("", delta, "host_calls")[1:])
         for delta in calls
@@ -144,34 +297,48 @@ def _by_call(calls: Iterable[Delta], width: int) -> list[str]:
     ]
 
 
-def _by_site(sites: Sequence[Delta], whole: bool, width: int, limit: int) -> Iterator[str]:
-    worse = [delta for delta in sites if delta.worse]
-    better = [delta for delta in reversed(sites) if not delta.worse]
+def _by_site(found: Difference, width: int, limit: int) -> Iterator[str]:
+    ranked = found.ranked()
+    worse = [delta for delta in ranked if delta.is_worse(found.sort)]
+    better = [delta for delta in reversed(ranked) if not delta.is_worse(found.sort)]
+    strategy = found.enclave[0] if found.enclave else ""
+    order = _ORDER[found.sort].format(strategy)
+    unit = numbers.unit(abs(end) for delta in ranked for end in delta.cycles)
     for word, deltas in (("worse", worse), ("better", better)):
         if not deltas:
             continue
         yield ""
-        yield f"{word}: {len(deltas):,} site{'' if len(deltas) == 1 else 's'}"
+        yield from filled(f"{word}, {order}: {plural(len(deltas), 'site')}", width)
         for delta in deltas[:limit]:
-            yield from filled(what_changed(delta, whole), width, "  ")
-            yield from filled(place(delta.key), width, "      ")
+            yield from filled(what_changed(delta, found.whole, unit), width, "  ")
+            if delta.kind == SITE:
+                yield from filled(place(delta.key), width, "      ")
         if len(deltas) > limit:
             yield f"  and {len(deltas) - limit:,} more (--limit, --json)"
 
 
-def what_changed(delta: Delta, whole: bool) -> str:
+def what_changed(delta: Delta, whole: bool, unit: numbers.Unit | None = None) -> str:
     """The change of one site, in words: what did not change is left out."""
     names = _NAMES[1:2] if not whole else (_NAMES[1], _NAMES[2], _NAMES[0])
     parts = []
+    if any(delta.cycles):
+        unit = unit or numbers.unit(map(abs, delta.cycles))
+        spans = (numbers.span(*_span(tally), unit) for tally in (delta.was, delta.now))
+        parts.append(
+            f"{numbers.change(*delta.cycles, unit)} cycles ({' -> '.join(spans)})".replace(
+                "  ", " "
+            )
+        )
     for name, what in names:
         change = getattr(delta, what)
         if change:
-            plural = name if name != "host calls" or abs(change) != 1 else "host call"
+            noun = name.removesuffix("s") if abs(change) == 1 else name
             parts.append(
-                f"{signed(change)} {plural} ({getattr(delta.was, what):,} -> {getattr(delta.now, what):,})"
+                f"{signed(change)} {noun} ({getattr(delta.was, what):,} -> {getattr(delta.now, what):,})"
             )
     new = ", new" if delta.was == Tally() else ", gone" if delta.now == Tally() else ""
-    return f"{delta.key.call}: {', '.join(parts)}{new}"
+    label = delta.key.call if delta.kind == SITE else subject(delta)
+    return f"{label}: {', '.join(parts)}{new}"
 
 
 def place(key: Key) -> str:

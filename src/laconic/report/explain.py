@@ -17,7 +17,8 @@ from laconic.report.names import filled
 from laconic.report.picture import picture
 from laconic.report.text import plain
 from laconic.report.words import called, pages, request, returned
-from laconic.trace.stacks import NO_STACK
+from laconic.trace.stacks import NO_STACK, Spot
+from laconic.trace.words import plural
 
 #: What a person is shown of changes and host calls; --json has all.
 _LINES = 8
@@ -33,7 +34,7 @@ _OTHERS = {
     "process": "a process whose beginning was not seen",
     "exit": "the end of a thread",
     "lost": "a place at which something is missing",
-    "note": "what a person must be told",
+    "note": "what a person must know",
     "stack": "the stack of its thread's next call",
     "end": "the end of the recording",
     "module": "a module that frames lie in",
@@ -58,47 +59,47 @@ _THINGS = {
 _SILENT = ("eaug", "untouched_pages")
 
 
-def as_json(told: Explanation) -> dict[str, Any]:
+def as_json(explanation: Explanation) -> dict[str, Any]:
     """All that was found; addresses are numbers, in bytes."""
-    number, row, begin, following, _ = told.found
+    number, row, begin, following, _ = explanation.found
     facts: dict[str, Any] = {
         "schema": SCHEMAS["explain"],
         "event": number,
-        "name": told.name,
-        "is_call": told.is_call,
+        "name": explanation.name,
+        "is_call": explanation.is_call,
         "next_call": following,
         "time": row.time,
         "pid": row.pid,
         "tid": row.tid,
     }
-    if not told.is_call:
-        return {**facts, "is": _other(told)}
+    if not explanation.is_call:
+        return {**facts, "is": _other(explanation)}
     return {
         **facts,
         "work_began": begin,
-        "program": told.program,
-        "call": called(told.name, row.args),
-        "request": request(told.name, row.args, told.file),
-        "result": told.answer,
-        "why_not": told.why_not,
+        "program": explanation.program,
+        "call": called(explanation.name, row.args),
+        "request": request(explanation.name, row.args, explanation.file),
+        "result": explanation.answer,
+        "why_not": explanation.why_not,
         "stack": [
             {**place._asdict(), "guessed": guessed}
-            for place, guessed in (told.stacks.places(told.stack) if told.stack != NO_STACK else ())
+            for place, guessed in _places(explanation)
         ],
-        "runs": [_run(run) for run in told.runs],
+        "runs": [_run(run) for run in explanation.runs],
         "changes": [
             {"start": one.start, "end": one.end, "kinds": _names(one.kind), "touched_pages": touched,
-             "what": _what(told, one, touched)}
-            for one, touched in zip(told.changes, told.touched, strict=True)
+             "what": _what(explanation, one, touched)}
+            for one, touched in zip(explanation.changes, explanation.touched, strict=True)
         ],
-        "host_calls": [called(*told.host_call)] if told.host_call is not None else [],
+        "host_calls": [called(*explanation.host_call)] if explanation.host_call is not None else [],
         "recorded": None
-        if told.recorded is None
-        else {"strategy": told.strategy, "host_calls": told.recorded},
-        "why": _why(told),
-        "enclave": dict(told.counts),
-        "missing_symbols": {module.path: why for module, why in sorted(told.stacks.symbolizer.missing.items())},
-        "loss": told.loss,
+        if explanation.recorded is None
+        else {"strategy": explanation.strategy, "host_calls": explanation.recorded},
+        "why": _why(explanation),
+        "enclave": dict(explanation.counts),
+        "missing_symbols": {module.path: why for module, why in sorted(explanation.stacks.symbolizer.missing.items())},
+        "loss": explanation.loss,
     }  # fmt: skip
 
 
@@ -129,45 +130,60 @@ def _names(kind: int) -> list[str]:
     return [str(one.name).lower() for one in ChangeKind if one and kind & one]
 
 
-def as_text(told: Explanation, width: int = 80) -> str:
+def _places(explanation: Explanation) -> tuple[Spot, ...]:
+    stacks, stack = explanation.stacks, explanation.stack
+    return () if stack == NO_STACK else stacks.places(stack)
+
+
+def as_text(explanation: Explanation, width: int = 80) -> str:
     """What a person reads, at most 80 columns wide."""
     width = min(width, 80)
-    row = told.found.row
+    row = explanation.found.row
     when = f"process {row.pid}, thread {row.tid}, at {row.time / 1e9:.6f} s"
-    if not told.is_call:
+    if not explanation.is_call:
         lines = _filled(
-            f"event {told.found.number} is not a memory call: {told.name}, {_other(told)}; {when}",
+            f"event {explanation.found.number} is not a memory call: {explanation.name}, {_other(explanation)}; {when}",
             width,
         )
-        return "\n".join([*lines, _next(told)]) + "\n"
-    result = f" = {returned(told.answer)}" if not told.why_not else ""
-    lines = _filled(f"event {told.found.number}: {called(told.name, row.args)}{result}", width)
-    lines += _filled(f"in {plain(told.program)}, {when}", width)
-    if told.found.begin is not None:
+        return "\n".join([*lines, _next(explanation)]) + "\n"
+    result = f" = {returned(explanation.answer)}" if not explanation.why_not else ""
+    lines = _filled(
+        f"event {explanation.found.number}: {called(explanation.name, row.args)}{result}", width
+    )
+    lines += _filled(f"in {plain(explanation.program)}, {when}", width)
+    if explanation.found.begin is not None:
         lines += _filled(
-            f"its work began at event {told.found.begin}, and other calls came between", width
+            f"its work began at event {explanation.found.begin}, and other calls came between",
+            width,
         )
-    lines += ["", *_stack(told, width)]
-    lines += ["", *_filled(f"request: {request(told.name, row.args, told.file)}", width)]
-    if told.why_not:
-        lines += ["", *_filled(f"not explained further: {told.why_not}", width)]
-    if told.runs:
-        lines += ["", *picture(told.runs, width)]
-    if not told.why_not:
-        lines += ["", "what differed", *_differed(told, width)]
-        lines += ["", "host calls", *_host_calls(told, width)]
-        lines += ["", "what an SGX2 enclave would do for this call alone", *_enclave(told, width)]
-    missing = list(missing_lines(told.stacks, width))
+    lines += ["", *_stack(explanation, width)]
+    lines += [
+        "",
+        *_filled(f"request: {request(explanation.name, row.args, explanation.file)}", width),
+    ]
+    if explanation.why_not:
+        lines += ["", *_filled(f"not explained further: {explanation.why_not}", width)]
+    if explanation.runs:
+        lines += ["", *picture(explanation.runs, width)]
+    if not explanation.why_not:
+        lines += ["", "what differed", *_differed(explanation, width)]
+        lines += ["", "host calls", *_host_calls(explanation, width)]
+        lines += [
+            "",
+            "what an SGX2 enclave would do for this call alone",
+            *_enclave(explanation, width),
+        ]
+    missing = list(missing_lines(explanation.stacks, width))
     lines += ["", *missing] if missing else []
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def _other(told: Explanation) -> str:
-    return _OTHERS.get(told.name, "a process call")
+def _other(explanation: Explanation) -> str:
+    return _OTHERS.get(explanation.name, "a process call")
 
 
-def _next(told: Explanation) -> str:
-    following = told.found.next_call
+def _next(explanation: Explanation) -> str:
+    following = explanation.found.next_call
     return (
         "there is no memory call after it"
         if following is None
@@ -175,42 +191,46 @@ def _next(told: Explanation) -> str:
     )
 
 
-def _stack(told: Explanation, width: int) -> Iterator[str]:
-    if told.stack == NO_STACK:
+def _stack(explanation: Explanation, width: int) -> Iterator[str]:
+    if explanation.stack == NO_STACK:
         yield from _filled(
             "its stack was not taken: record with  laconic run -o FILE --stacks all", width
         )
         return
     yield "called from"
-    yield from stack_lines(told.name, told.stack, told.stacks, width, told.program)
+    yield from stack_lines(
+        explanation.name, explanation.stack, explanation.stacks, width, explanation.program
+    )
 
 
-def _differed(told: Explanation, width: int) -> Iterator[str]:
-    for one, touched in list(zip(told.changes, told.touched, strict=True))[:_LINES]:
+def _differed(explanation: Explanation, width: int) -> Iterator[str]:
+    for one, touched in list(zip(explanation.changes, explanation.touched, strict=True))[:_LINES]:
         kinds = "|".join(_names(one.kind)).upper()
         yield from _filled(
-            f"{_where(one.start, one.end)}: {_what(told, one, touched)} ({kinds})", width, "  "
+            f"{_where(one.start, one.end)}: {_what(explanation, one, touched)} ({kinds})",
+            width,
+            "  ",
         )
-    if len(told.changes) > _LINES:
-        rest = told.changes[_LINES:]
+    if len(explanation.changes) > _LINES:
+        rest = explanation.changes[_LINES:]
         yield f"  {pages(sum(one.end - one.start for one in rest))} in {len(rest):,} more runs (--json has them)"
-    same = [run for run in told.runs if run.requested and not run.kind and not run.left_out]
+    same = [run for run in explanation.runs if run.requested and not run.kind and not run.left_out]
     for run in same[:_LINES]:
         yield from _filled(
-            f"{_where(run.start, run.end)}: nothing: {_same(told, run)}", width, "  "
+            f"{_where(run.start, run.end)}: nothing: {_same(explanation, run)}", width, "  "
         )
     if len(same) > _LINES:
         rest_of = same[_LINES:]
         yield f"  {pages(sum(run.end - run.start for run in rest_of))} in {len(rest_of):,} more runs: nothing"
-    if not told.changes and not same:
-        yield from _filled(f"nothing: {_nothing(told)}", width, "  ")
+    if not explanation.changes and not same:
+        yield from _filled(f"nothing: {_nothing(explanation)}", width, "  ")
 
 
 def _where(start: int, end: int) -> str:
     return f"{pages(end - start)} at {start:x}"
 
 
-def _what(told: Explanation, one: Change, touched: int | None) -> str:
+def _what(explanation: Explanation, one: Change, touched: int | None) -> str:
     # A change in words, kind by kind.
     kind, _, _, wanted, held, source = one
     parts = []
@@ -222,7 +242,7 @@ def _what(told: Explanation, one: Change, touched: int | None) -> str:
     if kind & c.UNMAP:
         parts.append("unmapped" + ("" if touched is None else f": {_touched(touched)}"))
     if kind & c.FILE and wanted is not None and held is not None:
-        parts.append(f"backed by {_backing(wanted)} in the place of {_backing(held)}")
+        parts.append(f"backed by {_backing(wanted)} instead of {_backing(held)}")
     if kind & c.EXTEND and wanted is not None and held is not None:
         parts.append(f"gains {_letters(wanted.flags & ~held.flags)}")
     if kind & c.RESTRICT and wanted is not None and held is not None:
@@ -230,7 +250,9 @@ def _what(told: Explanation, one: Change, touched: int | None) -> str:
     if kind & c.FLAGS and wanted is not None and held is not None:
         parts.append(_flags(wanted, held))
     if kind & c.ZERO:
-        lazily = told.name == "madvise" and told.found.row.a2 & 0xFFFFFFFF == MADV_FREE
+        lazily = (
+            explanation.name == "madvise" and explanation.found.row.a2 & 0xFFFFFFFF == MADV_FREE
+        )
         gone = "may be thrown away from now on" if lazily else "are thrown away"
         parts.append(f"contents {gone}" + ("" if touched is None else f": {_touched(touched)}"))
     if kind & c.ADVISE:
@@ -245,11 +267,7 @@ def _contents(vma: Vma) -> str:
 
 
 def _touched(count: int) -> str:
-    return (
-        f"{count:,} touched page{'' if count == 1 else 's'}"
-        if count
-        else "no page of it was touched"
-    )
+    return plural(count, "touched page") if count else "no page of it was touched"
 
 
 def _letters(flags: int) -> str:
@@ -278,25 +296,25 @@ def _flags(wanted: Vma, held: Vma) -> str:
     if wanted.policy != held.policy:
         parts.append("has another memory policy")
     if wanted.pkey != held.pkey:
-        parts.append(f"has protection key {wanted.pkey} in the place of {held.pkey}")
+        parts.append(f"has protection key {wanted.pkey} instead of {held.pkey}")
     return ", ".join(parts) or "other flags"
 
 
-def _same(told: Explanation, run: Run) -> str:
+def _same(explanation: Explanation, run: Run) -> str:
     # Why these pages, which the call is about, need no change.
-    if told.answer < 0:
-        return f"the call ends with {returned(told.answer)[3:]}"
+    if explanation.answer < 0:
+        return f"the call ends with {returned(explanation.answer)[3:]}"
     vma = run.before
     if vma is None:
         return "nothing is mapped here"
-    match told.name:
+    match explanation.name:
         case "mprotect" | "pkey_mprotect":
             return f"{vma.permissions()} already"
         case "mmap" if vma.file is not None:
             return "the same file, the same offset, never written"
         case "mmap":
             return "anonymous and already as requested, never touched"
-        case "madvise" if not _sets_flags(told.found.row.a2):
+        case "madvise" if not _sets_flags(explanation.found.row.a2):
             return "never touched, so there are no contents to throw away"
         case "msync":
             return "no shared file's pages, or no waiting was requested"
@@ -309,60 +327,64 @@ def _sets_flags(advice: int) -> bool:
     return advice & 0xFFFFFFFF in FLAG_ADVICE
 
 
-def _nothing(told: Explanation) -> str:
-    if told.answer < 0:
-        return f"the call ends with {returned(told.answer)[3:]}"
-    if told.asks:
+def _nothing(explanation: Explanation) -> str:
+    if explanation.answer < 0:
+        return f"the call ends with {returned(explanation.answer)[3:]}"
+    if explanation.asks:
         return "only the host knows what it does"
     return (
-        "only a question" if told.name == "brk" and not told.found.row.a0 else "it edits no mapping"
+        "only a question"
+        if explanation.name == "brk" and not explanation.found.row.a0
+        else "it edits no mapping"
     )
 
 
-def _host_calls(told: Explanation, width: int) -> Iterator[str]:
-    if told.recorded is None:
+def _host_calls(explanation: Explanation, width: int) -> Iterator[str]:
+    if explanation.recorded is None:
         yield from _filled(
             "the trace was imported from a log, so the host executed the call itself; the bookkeeping would issue:",
             width,
             "  ",
         )
-    elif told.strategy != "laconic" or told.recorded != (told.host_call is not None):
-        made = f"{told.recorded:,} host call{'' if told.recorded == 1 else 's'}"
+    elif explanation.strategy != "laconic" or explanation.recorded != (
+        explanation.host_call is not None
+    ):
+        made = plural(explanation.recorded, "host call")
         yield from _filled(
-            f"{made} when recorded, under {told.strategy}; the bookkeeping would issue:",
+            f"{made} when recorded, under {explanation.strategy}; the bookkeeping would issue:",
             width,
             "  ",
         )
-    if told.host_call is not None:
-        yield from _filled(called(*told.host_call), width, "  ")
-    yield from _filled(_why(told), width, "  ")
+    if explanation.host_call is not None:
+        yield from _filled(called(*explanation.host_call), width, "  ")
+    yield from _filled(_why(explanation), width, "  ")
 
 
-def _why(told: Explanation) -> str:
-    if told.why_not:
+def _why(explanation: Explanation) -> str:
+    if explanation.why_not:
         return ""
-    if told.host_call is not None:
-        if told.changes:
-            changed = pages(sum(one.end - one.start for one in told.changes))
-            every = "" if not told.asks else ", and only the host knows how it answers"
+    if explanation.host_call is not None:
+        if explanation.changes:
+            changed = pages(sum(one.end - one.start for one in explanation.changes))
+            every = "" if not explanation.asks else ", and only the host knows how it answers"
             return f"because the bookkeeping of {changed} differs from what the host holds{every}"
         return "because only the host knows how it answers"
-    if told.answer < 0:
+    if explanation.answer < 0:
         return "none: the bookkeeping knows the error that the host would return"
     return (
         "none: the host already has this state"
-        if told.requested
+        if explanation.requested
         else "none: the bookkeeping knows the result"
     )
 
 
-def _enclave(told: Explanation, width: int) -> Iterator[str]:
+def _enclave(explanation: Explanation, width: int) -> Iterator[str]:
     before = ""
-    for name, counts in told.counts.items():
+    for name, counts in explanation.counts.items():
         words = _counted(counts)
         if words is None:
             later = any(one.kind & (c.MAP | c.EXTEND) and one.wanted and one.wanted.flags & VM_PROT
-                        for one in told.changes)  # fmt: skip
+                        for one in explanation.changes)  # fmt: skip
             words = "nothing now: pages are committed when they are touched" if later else "nothing"
         yield from _filled("the same" if words == before else words, width, f"  {name:<11} ")
         before = words

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from laconic.analysis.flamegraph import CALLS, CYCLES, HOST_CALLS, PAGES, Flame, Flames
@@ -36,22 +37,26 @@ text { font: 12px monospace; fill: #000000; }
 rect { stroke: #ffffff; stroke-width: 0.5; }
 g:hover > rect { stroke: #000000; stroke-width: 1; }
 .head { font-size: 15px; }
+.button { cursor: pointer; text-decoration: underline; }
+.hit { fill: #e05ad6; }
 @media (prefers-color-scheme: dark) {
   svg { background: #1a1a1a; }
   rect { stroke: #1a1a1a; }
   g:hover > rect { stroke: #ffffff; }
-  .head { fill: #e8e8e8; }
+  .head, .button, .found { fill: #e8e8e8; }
 }
 """
+#: What zooms and searches.
+_SCRIPT = Path(__file__).with_name("flamegraph.js")
 
 
 def title(flames: Flames) -> str:
     """What the graph shows, in a few words."""
     of = "redundant memory calls" if flames.redundant else "memory calls"
-    if flames.weight == CALLS:
-        return f"{of} by stack"
-    unit = _UNITS[flames.weight][1]
-    return f"{unit} in an enclave under every-call, of {of}, by stack"
+    text = f"{of} by stack"
+    if flames.weight != CALLS:
+        text = f"{_UNITS[flames.weight][1]} in an enclave under every-call, of {of}, by stack"
+    return text if flames.selection is None else f"{text}; selected: {flames.selection}"
 
 
 def as_json(flames: Flames, missing: Mapping[str, str]) -> dict[str, Any]:
@@ -127,22 +132,23 @@ def _shared(flame: Flame) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class _Box:
-    # One box, and those that stand on it.
+    # One box, and those that hang from it.
     flame: Flame
     weight: int = 0
-    on_it: dict[tuple[str, str, str], _Box] = field(default_factory=dict)
+    below: dict[tuple[str, str, str], _Box] = field(default_factory=dict)
 
 
 def as_svg(flames: Flames) -> str:
-    """A picture that needs no script: boxes as wide as they weigh, callers below what they call;
-    the whole name is in the tooltip of each. O(frames)."""
+    """A picture of its own: boxes as wide as they weigh, callers above what they call; the whole
+    name is in the tooltip of each. A click zooms, `/` searches; without scripts it is complete.
+    O(frames)."""
     root, height = _tree(flames)
     total = amount(flames, flames.total)
     head = f"{title(flames)}: {total}" if flames.total else f"{title(flames)}: there are none"
     top = 40
     tall = top + height * _ROW + 10
     boxes: list[str] = []
-    left_out = _draw(root, 0.0, top + (height - 1) * _ROW, flames, boxes.append)
+    left_out = _draw(root, 0.0, top, flames, boxes.append)
     small = f"; {left_out:,} boxes are too narrow to be drawn" if left_out else ""
     return "".join(
         (
@@ -151,6 +157,7 @@ def as_svg(flames: Flames) -> str:
             f"<desc>{escape(head)}{small}</desc>\n<style>\n{_STYLE}</style>\n",
             f'<text class="head" x="{_WIDTH / 2:.0f}" y="24" text-anchor="middle">{escape(head)}</text>\n',
             *boxes,
+            f"<script><![CDATA[\n{_SCRIPT.read_text()}]]></script>\n",
             "</svg>\n",
         )
     )
@@ -163,7 +170,7 @@ def _tree(flames: Flames) -> tuple[_Box, int]:
         box = root
         for flame in stack:
             key = flame.name, flame.module, flame.kind
-            box = box.on_it.setdefault(key, _Box(flame))
+            box = box.below.setdefault(key, _Box(flame))
             if box.flame != flame:
                 box.flame = box.flame._replace(line=0)  # more than one line of it makes calls
             box.weight += weight
@@ -171,12 +178,10 @@ def _tree(flames: Flames) -> tuple[_Box, int]:
     return root, height if root.weight else 0
 
 
-def _draw(
-    root: _Box, left: float, bottom: float, flames: Flames, say: Callable[[str], None]
-) -> int:
+def _draw(root: _Box, left: float, top: float, flames: Flames, say: Callable[[str], None]) -> int:
     # Without recursion: stacks may be deeper than Python's own.
     left_out = 0
-    waiting = [(root, left, bottom)] if root.weight else []
+    waiting = [(root, left, top)] if root.weight else []
     while waiting:
         box, x, y = waiting.pop()
         width = box.weight * _WIDTH / root.weight
@@ -185,9 +190,9 @@ def _draw(
             continue
         say(_box(box, x, y, width, root.weight, flames))
         parts = []
-        for key in sorted(box.on_it):
-            parts.append((box.on_it[key], x, y - _ROW))
-            x += box.on_it[key].weight * _WIDTH / root.weight
+        for key in sorted(box.below):
+            parts.append((box.below[key], x, y + _ROW))
+            x += box.below[key].weight * _WIDTH / root.weight
         waiting += reversed(parts)
     return left_out
 
@@ -217,7 +222,7 @@ def amount(flames: Flames, weight: int) -> str:
 
 
 def _colour(flame: Flame) -> str:
-    # Modules are told apart by warm hues, always the same ones; programs and calls are grey and
+    # Modules are distinguished by warm hues, always the same ones; programs and calls are grey and
     # blue.
     if flame.kind in ("program", "suppressed", "around"):
         return "#c9c9c9"

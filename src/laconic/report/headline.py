@@ -19,10 +19,11 @@ from laconic.analysis.headline import (
     Headline,
 )
 from laconic.analysis.suppressions import LOADING
-from laconic.replay.enclaves import EXEC, FORK, LOAD, OTHER, STACK, THREAD
+from laconic.replay.enclaves import EXEC, FORK, LOAD, OTHER, STACK, THREAD, WRITE
 from laconic.report import numbers
-from laconic.report.numbers import plural, share, size
+from laconic.report.numbers import share, size
 from laconic.report.shortnames import short_function, short_line, short_module
+from laconic.trace.words import plural
 
 #: What a library OS does around the calls, as the subject of a sentence.
 WORK = {
@@ -30,9 +31,14 @@ WORK = {
     EXEC: "execve",
     FORK: "fork",
     THREAD: "Starting and ending threads",
+    WRITE: "Writing to mapped files",
     STACK: "The growth of stacks",
     OTHER: "What was not observed as calls",
 }
+
+
+#: The part of a program's cost, from 0 to 1, below which laconic saves nothing.
+_NOTHING = 0.005
 
 
 class Sentence(NamedTuple):
@@ -65,11 +71,21 @@ def sentence(found: Headline) -> Sentence:
         subject, cause = name(found.subject), _cause(found)
         text = f"{subject} costs {cost}, {part} of the total; {_left(found, unit)}"
         return Sentence(f"{text}{f': {cause}' if cause else ''}.", _loader(found))
-    left = numbers.cycles(*found.total_left)
-    return Sentence(
-        f"No site stands out: {plural(found.calls, 'call')} cost {total} under every-call, and "
-        f"{left} under laconic."
-    )
+    return Sentence(_even(found, total))
+
+
+def _even(found: Headline, total: str) -> str:
+    # No site saves much. Whether all of them together do is what matters then.
+    calls = plural(found.calls, "call")
+    saved = 1 - found.total_left.middle / found.total.middle if found.total.middle else 0.0
+    if saved < _NOTHING:
+        return (
+            f"Laconic would save nothing: {calls} cost {total} under every-call, and no less under "
+            "laconic."
+        )
+    left = numbers.cycles(*found.total_left) if found.total_left.high else "nothing"
+    costs = f"{calls} cost {total} under every-call, and {left} under laconic"
+    return f"No site stands out: {costs}, {share(saved, 1)} less."
 
 
 def name(subject: Caller) -> str:

@@ -105,7 +105,7 @@ def _head(console: Any, figures: Mapping[str, Any]) -> None:
         "events": f"{figures['events']:,}, of which {figures['calls']:,} memory and process calls",
         "time": f"{span['until'] - span['from']:,.6f} seconds, from {span['from']:,.6f} to {span['until']:,.6f}",
         "processes": f"{figures['processes']:,}, with {threads}, of which {figures['exits']:,} ended",
-        "files": f"{figures['files']:,} (a file counts anew where its size or its opening differs)",
+        "files": f"{figures['files']:,} (a file counts again if its size or its opening differs)",
         "touched": "not known"
         if touched is None
         else f"{touched:,} pages, each time they were looked at",

@@ -7,9 +7,17 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from laconic.analysis.live import Model
+from laconic.analysis.callers import AROUND, SITE, SUPPRESSED
+from laconic.analysis.live import Cost, Model, Site
 from laconic.analysis.schemas import SCHEMAS
+from laconic.analysis.sites import EVERY_CALL, LACONIC
+from laconic.report import numbers
 from laconic.report.diff import place
+from laconic.report.headline import WORK, ends
+from laconic.report.shortnames import short_function, short_module
+
+#: Seconds that costs may be late before a person is told.
+_LATE = 3.0
 
 
 def line(model: Model, width: int = 80) -> str:
@@ -23,15 +31,44 @@ def line(model: Model, width: int = 80) -> str:
         text += memory
     sites = [site for site in model.sites() if site.rate and site.named] if rates.redundant else []
     if sites:
-        text += shortened(f"; {sites[0].key.call} {place(sites[0].key)}", width - len(text))
+        worst = max(sites, key=lambda site: site.rate)
+        text += shortened(f"; {worst.key.call} {place(worst.key)}", width - len(text))
     return text
+
+
+def label(site: Site) -> str:
+    """A site in one line, as `laconic callers` names it, but for the program."""
+    key = site.key
+    if site.kind == AROUND:
+        return f"{WORK[key.function]} (no call)"
+    if site.kind == SUPPRESSED:
+        return f"{key.function} (suppressed)"
+    name = short_function(key.function)
+    module = "" if name.startswith(f"{key.module}+") else short_module(key.module)
+    return f"{key.call} {name}{f' ({module})' if module else ''}"
+
+
+def cost(model: Model) -> str:
+    """What the program has cost in an enclave so far, in one line; "" where nothing is known."""
+    total = model.cost
+    if not total.high and not model.costs_stopped:
+        return ""
+    unit = numbers.unit([total.high])
+    text = (
+        f"in an enclave {numbers.cycles(total.low, total.high, unit)} under every-call, "
+        f"{numbers.cycles(total.left_low, total.left_high, unit)} under laconic"
+    )
+    if model.costs_stopped:
+        return f"{text}, up to {model.costs_time:,.1f} s: {model.costs_stopped}"
+    late = model.time - model.costs_time
+    return f"{text}, up to {model.costs_time:,.1f} s" if late > _LATE and model.behind else text
 
 
 def as_json(model: Model, command: Sequence[str]) -> dict[str, Any]:
     """The sums of a program that has ended, with the keys of `laconic run --json` as far as they
-    are known here, and all sites, the most redundant calls first. O(sites log sites)."""
+    are known here, and all sites, the most expensive first. O(sites log sites)."""
     calls, host_calls, elided, redundant = model.totals
-    sites = sorted(model.sites(model.places), key=lambda site: (-site.total, site.key))
+    sites = model.sites(model.places)
     return {
         "schema": SCHEMAS["live"],
         "command": list(command),
@@ -47,12 +84,40 @@ def as_json(model: Model, command: Sequence[str]) -> dict[str, Any]:
             for call, line in sorted(model.by_call.items())
         },
         "hidden": dict(sorted(model.hidden.items())),
-        "sites": [{**site.key._asdict(), "redundant": site.total} for site in sites],
+        "cycles": _cycles(model.cost),
+        "cycles_stopped": model.costs_stopped or None,
+        "sites": [
+            {
+                **site.key._asdict(),
+                "calls": site.calls,
+                "redundant": site.total,
+                "cycles": _cycles(site.cost),
+            }
+            for site in sites
+            if site.kind == SITE
+        ],
+        "suppressed": [
+            {"reason": site.key.function, "calls": site.calls, "cycles": _cycles(site.cost)}
+            for site in sites
+            if site.kind == SUPPRESSED
+        ],
+        "around": [
+            {"kind": site.key.function, "cycles": _cycles(site.cost)}
+            for site in sites
+            if site.kind == AROUND
+        ],
         "missing_symbols": {
             module.path: why for module, why in sorted(model.stacks.symbolizer.missing.items())
         },
         "notes": model.notes,
         "seconds": model.time,
+    }
+
+
+def _cycles(of: Cost) -> dict[str, dict[str, int]]:
+    return {
+        EVERY_CALL: ends((of.low, of.high)),
+        LACONIC: ends((of.left_low, of.left_high)),
     }
 
 
@@ -70,9 +135,11 @@ def ending(model: Model, width: int = 80) -> str:
     if hidden:
         redundant = f"{hidden:,} redundant call{' is' if hidden == 1 else 's are'}"
         text += f" {redundant} suppressed (--no-suppressions shows where)."
+    total = cost(model)
+    enclave = [f"{total[0].upper()}{total[1:]}."] if total else []
     return "".join(
         f"{textwrap.fill(part, width)}\n"
-        for part in (text, *(f"note: {note}" for note in model.notes))
+        for part in (text, *enclave, *(f"note: {note}" for note in model.notes))
     )
 
 

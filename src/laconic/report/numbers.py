@@ -73,6 +73,25 @@ def cycles(low: float, high: float, of: Unit | None = None) -> str:
     return f"{span(low, high, of)} {of[1]}{' ' if of[1] else ''}cycles"
 
 
+def change(low: float, high: float, of: Unit | None = None) -> str:
+    """A change of a range, at its low and at its high end, with its sign and its unit.
+
+    >>> change(0.6e9, 0.9e9), change(-390e6, -200e6), change(-2e6, 1e6), change(0, 0)
+    ('+0.600–0.900 G', '-200–390 M', '-2.00 to +1.00 M', '0')
+    """
+    if not low and not high:
+        return "0"
+    least, most = min(low, high), max(low, high)
+    of = of or unit([abs(least), abs(most)])
+    if least >= 0:
+        text = f"+{span(least, most, of)}"
+    elif most <= 0:
+        text = f"-{span(-most, -least, of)}"
+    else:
+        text = f"-{span(-least, -least, of)} to +{span(most, most, of)}"
+    return f"{text} {of[1]}".rstrip()
+
+
 def seconds(low: float, high: float) -> str:
     """Cycles as seconds at `CLOCK`.
 
@@ -116,12 +135,3 @@ def share(part: float, whole: float) -> str:
     if size >= 99.95:
         return f"{digits(percent)} %"
     return f"{percent:.1f} %" if size < 9.95 or size > 99 else f"{percent:.0f} %"
-
-
-def plural(number: int, one: str, more: str = "") -> str:
-    """A count with its noun.
-
-    >>> plural(1, "call"), plural(2500, "call"), plural(2, "process", "processes")
-    ('1 call', '2,500 calls', '2 processes')
-    """
-    return f"{number:,} {one if number == 1 else more or f'{one}s'}"

@@ -10,6 +10,7 @@ from typing import Any
 
 from laconic.analysis.schemas import SCHEMAS
 from laconic.memory.ledger import Ledger
+from laconic.trace.words import plural
 
 
 def as_json(
@@ -109,10 +110,10 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
         if calls
         else ""
     )
-    plural = "" if figures["processes"] == 1 else "es"
+    processes = plural(figures["processes"], "process", "processes")
     ending = "" if host_calls == 1 else "s"
     console.print(
-        f"laconic: {calls:,} memory calls in {figures['processes']:,} process{plural}: "
+        f"laconic: {calls:,} memory calls in {processes}: "
         f"{_span(host_calls - open_, host_calls)} host call{ending}{would}, "
         f"{_span(elided, elided + open_)} elided{share}"
     )

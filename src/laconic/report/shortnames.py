@@ -70,7 +70,7 @@ def _last_list(name: str) -> int:
 def short_line(file: str, line: int) -> str:
     """A source line without its directory, "" where it is not known.
 
-    `__init__.py` and the like, of which each package has one, keep the name of their package.
+    `__init__.py` and the like, which each package has, keep the name of their package.
     """
     if not file or not line:
         return ""

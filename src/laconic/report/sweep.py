@@ -11,6 +11,7 @@ from laconic.analysis.schemas import SCHEMAS
 from laconic.report.run import _cell
 from laconic.report.tables import tables
 from laconic.sgx.meter import THINGS
+from laconic.trace.words import plural
 
 Row = Mapping[str, Any]
 _SUMS = ("calls", "host_calls", "elided", "narrowed", "failed", "uncertain")
@@ -51,7 +52,7 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     """The summary that a person reads after a sweep: sums, what is wrong with which trace, what to
     ask next."""
     kept = f", {figures['kept']:,} of them from an earlier start" if figures["kept"] else ""
-    count = f"{_number(figures['traces'], 'trace')}, {_number(figures['rows'], 'row')}"
+    count = f"{plural(figures['traces'], 'trace')}, {plural(figures['rows'], 'row')}"
     lines = [f"laconic: {count} in {figures['output']}{kept}; {figures['seconds']:.1f} s."]
     linux = figures["host"] == "linux"
     found = figures["strategies"].values()
@@ -72,13 +73,11 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     lines += tables("strategy", columns, [(name, None) for name in figures["strategies"]], width)
     if figures["incomplete"]:
         lines.append(
-            f"{_number(len(figures['incomplete']), 'trace')} not complete, counted as far as possible:"
+            f"{plural(len(figures['incomplete']), 'trace')} not complete, counted as far as possible:"
         )
         lines += _listed(f"{trace}: {loss}" for trace, loss in figures["incomplete"].items())
     if figures["errors"]:
-        lines.append(
-            f"{_number(len(figures['errors']), 'row')} with an error in the place of figures:"
-        )
+        lines.append(f"{plural(len(figures['errors']), 'row')} with an error instead of figures:")
         lines += _listed(_errors(figures["errors"]))
     lines += ["Ask it, in DuckDB:", textwrap.indent(query(figures["output"], linux), "  ")]
     return "\n".join(lines) + "\n"
@@ -111,12 +110,8 @@ def _sums(rows: Iterable[Row], names: Sequence[str]) -> dict[str, Counter[str]]:
     return dict(sorted(sums.items()))
 
 
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def _errors(errors: Iterable[Row]) -> Iterable[str]:
-    # A trace that cannot be read is told once, however many strategies it was tried under.
+    # A trace that cannot be read is reported once, however many strategies it was tried under.
     strategies: dict[tuple[str, str], list[str]] = {}
     for each in errors:
         strategies.setdefault((each["trace"], each["error"]), []).append(each["strategy"])

@@ -48,7 +48,7 @@ def as_text(comparison: Comparison, expected: Vectors) -> str:
     compared = ", ".join(f"{name} {count:,}" for name, count in comparison.states.items())
     text = [f"states compared with {expected.path}: {compared}"]
     if comparison.unknown:
-        text.append(f"states of which the file leaves something out: {comparison.unknown:,}")
+        text.append(f"states that the file shows in part: {comparison.unknown:,}")
     difference = comparison.difference
     if difference is None:
         return "\n".join([*text, "no difference", ""])

@@ -12,6 +12,7 @@ from laconic.report.text import plain
 from laconic.trace.exporters import constants
 from laconic.trace.exporters.columns import error_name, flags_text
 from laconic.trace.records import ARITY
+from laconic.trace.words import plural
 
 #: Where a call's flags, protection and lengths stand among its arguments.
 _FLAGS = {
@@ -57,7 +58,7 @@ _PLAIN = {
     "mlock": "keep in memory",
     "mlock2": "keep in memory",
     "munlock": "keep in memory no longer",
-    "mseal": "let nobody change",
+    "mseal": "forbid changes of",
     "mbind": "give a memory policy to",
     "remap_file_pages": "map other pages of the file at",
 }
@@ -111,8 +112,7 @@ def pages(length: int) -> str:
     >>> pages(4096), pages(5000)
     ('1 page', '2 pages')
     """
-    count = page_align(length) >> f.PAGE_SHIFT
-    return f"{count:,} page{'' if count == 1 else 's'}"
+    return plural(page_align(length) >> f.PAGE_SHIFT, "page")
 
 
 def access(prot: int) -> str:
@@ -166,7 +166,7 @@ def _mmap(args: Sequence[int], file: str) -> str:
     kind = flags & f.MAP_TYPE
     shared = "shared" if kind in (f.MAP_SHARED, f.MAP_SHARED_VALIDATE) else "private"
     if flags & f.MAP_FIXED:
-        where = f"at {address:#x}, in the place of what is there"
+        where = f"at {address:#x}, replacing what is there"
     elif flags & f.MAP_FIXED_NOREPLACE:
         where = f"at {address:#x}, if nothing is there"
     else:
@@ -186,7 +186,7 @@ def _mremap(args: Sequence[int]) -> str:
 
 
 def _size(length: int) -> str:
-    return f"{pages(length)} ({length:,} byte{'' if length == 1 else 's'})"
+    return f"{pages(length)} ({plural(length, 'byte')})"
 
 
 def _int(value: int) -> int:

@@ -97,7 +97,7 @@ class Elf:
         for segment in self.segments:
             # The kernel maps whole pages: from the one that the segment begins in.
             first = segment.offset & -4096
-            if segment.kind != PT_LOAD or executable and not segment.flags & 1:
+            if segment.kind != PT_LOAD or (executable and not segment.flags & 1):
                 continue
             if first <= offset < segment.offset + max(segment.filesz, 1):
                 return start - (segment.vaddr + offset - segment.offset)

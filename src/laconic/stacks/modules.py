@@ -120,7 +120,7 @@ class Code:
         # By the entry that covers an address; `first`: that begins there.
         for starts, entries, frames in self._sources:
             place = bisect_right(starts, lookup) - 1
-            if place < 0 or first and starts[place] != lookup:
+            if place < 0 or (first and starts[place] != lookup):
                 continue
             try:
                 row = frames.row(entries[place], lookup)
@@ -181,7 +181,7 @@ def make_rule(tables: Tables, how: Compact, module: int, lookup: int, exact: boo
     """The rule for one address, with the number of its frame."""
     address = lookup if exact else lookup + 1 & _MASK
     # A handler returns to the first byte of what the kernel has put there, which was not called.
-    exact = exact or how.row is not None and how.row.signal
+    exact = exact or (how.row is not None and how.row.signal)
     frame = tables.frames.number(Frame(module, address, exact, False))
     return how.shape, how.offset, how.rbp, frame, how.saved, how.row
 

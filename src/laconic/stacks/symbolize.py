@@ -25,6 +25,7 @@ from laconic.stacks.symbols import (
     Line,
     SymbolTable,
     find_debug_file,
+    is_stripped_go,
     open_elf,
     read_symbols,
 )
@@ -247,6 +248,9 @@ class Symbolizer:
         if debug is not None:
             elfs.append(open_elf(debug))
             paths.append(debug)
+        if debug is None and is_stripped_go(elfs[0]):
+            known = "its function names are from the table that Go's runtime keeps"
+            self.partial[module] = "source lines", f"it is stripped; {known}"
         identities = [
             file_identity(path, elf.build_id) for path, elf in zip(paths, elfs, strict=True)
         ]

@@ -20,6 +20,7 @@ _SYMBOL = struct.Struct("<IBBHQQ")
 #: magic, zeros, quantum, size of a pointer; functions, files, start of the code; offsets of the
 #: names, units, files, programs, and of the table of functions.
 _GO_HEADER = struct.Struct("<IHBBQQQQQQQQ")
+_GO_TABLES = (".gopclntab", ".data.rel.ro.gopclntab")
 _GO_MAGICS = (0xFFFFFFF0, 0xFFFFFFF1)
 _STT_NOTYPE, _STT_FUNC, _STT_GNU_IFUNC = 0, 2, 10
 _STB_GLOBAL, _STB_WEAK = 1, 2
@@ -86,7 +87,7 @@ def read_symbols(elf: Elf) -> list[Symbol]:
         ):
             # A label of hand-written code has no type; without a size too it may be anything.
             kind = info & 15
-            if index and (kind in (_STT_FUNC, _STT_GNU_IFUNC) or kind == _STT_NOTYPE and size):
+            if index and (kind in (_STT_FUNC, _STT_GNU_IFUNC) or (kind == _STT_NOTYPE and size)):
                 text = string(names, offset).partition(b"@")[0].decode("utf-8", "backslashreplace")
                 if text:
                     found.append((value, size, info >> 4, text))
@@ -95,11 +96,18 @@ def read_symbols(elf: Elf) -> list[Symbol]:
     return found + _mini(elf)
 
 
+def is_stripped_go(elf: Elf) -> bool:
+    """Return whether a file has no symbols but those in the table of Go's runtime, which is read
+    without source lines."""
+    if elf.section(".symtab") is not None or elf.section(".debug_info") is not None:
+        return False
+    return elf.section(".zdebug_info") is None and any(map(elf.section, _GO_TABLES))
+
+
 def _go(elf: Elf) -> list[Symbol]:
     # .gopclntab: Go's runtime keeps the names of all functions, in stripped programs too. The
     # layout is that of Go 1.18 and later (runtime.pcHeader, runtime.functab, runtime._func).
-    names = (".gopclntab", ".data.rel.ro.gopclntab")
-    section = next(filter(None, map(elf.section, names)), None)
+    section = next(filter(None, map(elf.section, _GO_TABLES)), None)
     text = elf.section(".text")
     if section is None or text is None:
         return []

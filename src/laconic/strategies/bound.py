@@ -9,6 +9,7 @@ profile's range; the floor of a range has two of them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Self
 
@@ -119,7 +120,7 @@ class Bound(Strategy):
         """The least work of one memory call. O(changes log n)."""
         pages = self.pages
         changes = call.changes
-        if not changes or not pages.count and not self.floor.eager:
+        if not changes or (not pages.count and not self.floor.eager):
             return
         if len(changes) == 1 and self._nothing(changes[0]):
             return
@@ -250,7 +251,7 @@ class Bound(Strategy):
                 if vma is None or vma.flags & (VM_WIPEONFORK | VM_IO | VM_PFNMAP):
                     continue
                 for low, high, how in self.touches.pages.runs(begin, stop):
-                    if how == OWN or how and vma.file is None:
+                    if how == OWN or (how and vma.file is None):
                         sent += child._receive(low, high, permissions(vma.flags))
         if sent:
             self.meter.counts.host_calls += 2
@@ -394,10 +395,10 @@ class _Work:
         if len(runs) < 2 or not self.bound.floor.separate[kind]:
             return len(runs[:1])
         count = 1
-        for (_, last), (start, _) in zip(runs, runs[1:], strict=False):
+        for (_, last), (start, _) in itertools.pairwise(runs):
             between = self.bound.pages.runs(last, start)
             count += any(
-                value is None or value[1] is self.bound.floor.live and not self.died
+                value is None or (value[1] is self.bound.floor.live and not self.died)
                 for _, _, value in between
             )
         return count

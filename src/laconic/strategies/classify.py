@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import ClassVar, Self
 
-from laconic.libos.sizes import FileSizes
 from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import OWN, Touches
 from laconic.linux.pal import only_changes
@@ -46,7 +45,8 @@ from laconic.sgx.meter import Meter
 from laconic.sgx.pal.edmm import RW, Edmm, PalError, permissions
 
 PAGE = 1 << PAGE_SHIFT
-_UNMAPS_SHARED = {MADV_DONTNEED, MADV_DONTNEED_LOCKED}
+#: Advice that drops pages.
+_DROPS_PAGES = {MADV_DONTNEED, MADV_DONTNEED_LOCKED}
 #: Pages of a thread's own stack in the library OS, its guard page not counted (Gramine's
 #: libos_thread.c).
 THREAD_STACK = 7 * PAGE
@@ -77,7 +77,7 @@ class Classify(Strategy):
         self.left = self.pal.left
         #: Files whose contents the host has given.
         self.hosted: set[File] = set()
-        self.sizes = FileSizes()
+        self.sizes = touches.sizes
         self.threads = self.slots = 0
         #: Guard regions (MADV_GUARD_INSTALL), which VMAs do not show.
         self.guards: RangeMap[bool] = RangeMap()
@@ -120,7 +120,6 @@ class Classify(Strategy):
 
     def _work(self, call: MemoryCall) -> None:
         changes = call.changes
-        self.sizes.note(call.file)
         if len(changes) == 1:
             kind, start, end, wanted, held, source = changes[0]
             if kind == UNMAP:
@@ -133,7 +132,7 @@ class Classify(Strategy):
             if not kind & ~(EXTEND | RESTRICT):
                 assert wanted is not None
                 self.pal.protect([(start, end, permissions(wanted.flags))])
-                if call.name == "mmap" or held is not None and not held.flags & VM_PROT:
+                if call.name == "mmap" or (held is not None and not held.flags & VM_PROT):
                     self.opened(start, end, wanted)
                 return
         elif not changes:
@@ -156,10 +155,8 @@ class Classify(Strategy):
         for kind, start, end, _, _, _ in call.changes:
             if advice == MADV_GUARD_INSTALL:
                 self.guards.set(start, end, True)
-            elif (
-                advice == MADV_GUARD_REMOVE
-                or advice is None
-                and kind & ~(EXTEND | RESTRICT | FLAGS)
+            elif advice == MADV_GUARD_REMOVE or (
+                advice is None and kind & ~(EXTEND | RESTRICT | FLAGS)
             ):
                 self.guards.clear(start, end)
         for start, end in moved:
@@ -181,17 +178,13 @@ class Classify(Strategy):
             elif kind & MAP or source is not None:
                 fresh.append(change)
             elif kind & (ZERO | FILE):
-                # Advice takes shared memory out of the page tables, and its contents stay
-                # (zap_page_range_single).
-                if (
-                    name != "madvise"
-                    or not wanted.flags & VM_MAYSHARE
-                    or args[2] not in _UNMAPS_SHARED
-                ):
+                if name == "madvise" and args[2] in _DROPS_PAGES:
+                    renewed += self._dropped(change, wanted)
+                else:
                     renewed.append(change)
             elif kind & (EXTEND | RESTRICT):
                 protected.append((start, end, permissions(wanted.flags)))
-                if name == "mmap" or held is not None and not held.flags & VM_PROT:
+                if name == "mmap" or (held is not None and not held.flags & VM_PROT):
                     opened.append((start, end, wanted))
             elif name == "msync" and args[2] & MS_SYNC:
                 self.meter.host_call()
@@ -222,6 +215,20 @@ class Classify(Strategy):
             if name == "madvise":
                 refused.gone = []  # still mapped, and new at the next touch
             raise
+
+    def _dropped(self, change: Change, wanted: Vma) -> list[Change]:
+        # The parts of pages that advice drops (zap_page_range_single) which get other contents by it.
+        # Shared memory keeps its contents, and so does what nobody has written of a file: these pages
+        # stay, and count as untouched from now on.
+        if wanted.file is None:
+            return [change]
+        parts = []
+        for start, end, how in self.touches.pages.runs(change.start, change.end):
+            if how == OWN and not wanted.flags & VM_MAYSHARE:
+                parts.append(change._replace(start=start, end=end))
+            elif how:
+                self.meter.counts.untouched_pages += end - start >> PAGE_SHIFT
+        return parts
 
     def _take_back(
         self, before: list[tuple[int, int, int | None]], fresh: list[Change], renewed: list[Change]
@@ -268,7 +275,7 @@ class Classify(Strategy):
         `populate`: the program asks for all of them at once.
         """
         if not vma.flags & (VM_IO | VM_PFNMAP) and (
-            populate and vma.flags & VM_PROT or not self.lazy(vma)
+            (populate and vma.flags & VM_PROT) or not self.lazy(vma)
         ):
             if vma.file is not None:
                 end = min(end, self.sizes.valid_end(vma))
@@ -393,7 +400,7 @@ class Classify(Strategy):
         Raises PalError where the host has no room for them.
         """
         child = type(self)(self.meter, space, touches, sync=self.sync)
-        child.hosted, child.sizes, child.guards = set(), self.sizes.copy(), self.guards.copy()
+        child.guards = self.guards.copy()
         self.meter.host_call()
         self.meter.create()
         sent = 0
@@ -419,7 +426,7 @@ class Classify(Strategy):
             if had is None:
                 continue
             for low, high, how in self.touches.pages.runs(begin, stop):
-                if how == OWN or how and vma.file is None:
+                if how == OWN or (how and vma.file is None):
                     child.pal.commit(low, high, prot, contents=True)
                     sent += high - low >> PAGE_SHIFT
                 elif self.eager:
@@ -447,10 +454,6 @@ class Classify(Strategy):
     def thread_ends(self) -> None:
         """A thread ended. O(1)."""
         self.threads -= 1
-
-    def file_written(self, file: File, size: int, truncated: bool) -> None:
-        """The pages of the file's mappings end where the file does. O(1)."""
-        self.sizes.write(file, size, truncated)
 
     def end(self) -> None:
         """The enclave is gone. O(n)."""

@@ -47,7 +47,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final, NamedTuple, Self
 
 from laconic.errors import LaconicError
-from laconic.libos.sizes import FileSizes
 from laconic.libos.strategy import MemoryCall
 from laconic.libos.touches import OWN, Touches
 from laconic.memory.change import EXTEND, FILE, MAP, RESTRICT, ZERO, Change, coalesce
@@ -71,7 +70,7 @@ from laconic.memory.flags import (
 from laconic.memory.mmap import page_align
 from laconic.memory.rangemap import Range, RangeMap, join_ranges
 from laconic.memory.space import AddressSpace, Entry
-from laconic.memory.vma import File, Vma
+from laconic.memory.vma import Vma
 from laconic.sgx.meter import PENDING, PR, Meter
 from laconic.sgx.pal.edmm import permissions
 from laconic.sgx.pal.gramine import RW, remove_run
@@ -403,7 +402,7 @@ class EdmmTuned(Tunable):
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
         self.pal = Pal(meter, Tuning(**self.values))
-        self.sizes = FileSizes()
+        self.sizes = touches.sizes
         #: The stacks of threads, and those of ended ones.
         self._threads: list[int] = []
         self._idle: list[int] = []
@@ -419,8 +418,7 @@ class EdmmTuned(Tunable):
 
     def call(self, call: MemoryCall) -> None:
         """Do the work of one memory call. O(log n + runs)."""
-        name, args, result, changes, file = call
-        self.sizes.note(file)
+        name, args, result, changes, _ = call
         if name == "mmap" and result >= 0:
             self._mmap(result, args, changes)
         elif name == "madvise":
@@ -575,7 +573,6 @@ class EdmmTuned(Tunable):
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
         """Return the child's enclave: what memory holds is sent to it, and allocated there. O(n)."""
         child = type(self)(self.meter, space, touches)
-        child.sizes = self.sizes.copy()
         self.meter.host_call()
         self.meter.create()
         child.pal.start()
@@ -627,10 +624,6 @@ class EdmmTuned(Tunable):
             slot = self._threads.pop()
             self._idle.append(slot)
             self.pal.free(slot, slot + THREAD_STACK, self.touches)
-
-    def file_written(self, file: File, size: int, truncated: bool) -> None:
-        """The pages of the file's mappings end where the file does. O(1)."""
-        self.sizes.write(file, size, truncated)
 
     def end(self) -> None:
         """The enclave is gone. O(n)."""

@@ -177,17 +177,19 @@ class EveryCall(Libos, Tunable):
         n + runs)."""
         committed = 0
         lazy = False
-        for begin, stop, had in self.pal.pages.runs(start, end):
-            if had == LAZY:
-                lazy = True
-            elif had is not None:
-                committed += stop - begin
-        self.meter.counts.untouched_pages -= committed >> PAGE_SHIFT
-        if lazy:
-            try:
+        try:
+            if vma.file is not None:
+                files.follow_growth(self, vma, end)
+            for begin, stop, had in self.pal.pages.runs(start, end):
+                if had == LAZY:
+                    lazy = True
+                elif had is not None:
+                    committed += stop - begin
+            self.meter.counts.untouched_pages -= committed >> PAGE_SHIFT
+            if lazy:
                 self.fault(start, end, vma)
-            except SgxError as error:
-                raise _killed("touch", error) from error
+        except SgxError as error:
+            raise _killed("touch", error) from error
 
     def grow(self, start: int, end: int, vma: Vma) -> None:
         """A stack grew: within the size that it has from the beginning, that is nothing. O(log

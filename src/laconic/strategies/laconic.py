@@ -77,7 +77,7 @@ class Laconic(Classify, Tunable):
         elif vma.flags & VM_GROWSDOWN and not populate:
             start = max(start, end - self.STACK * PAGE)
             populate = True
-        if populate or end - start <= self.SMALL * PAGE and not self.known_touches:
+        if populate or (end - start <= self.SMALL * PAGE and not self.known_touches):
             if vma.file is not None:
                 end = min(end, self.sizes.valid_end(vma))
             if start < end:
@@ -134,8 +134,7 @@ class Laconic(Classify, Tunable):
             valid = max(min(end, self.sizes.valid_end(vma)), start)
             if (
                 not (before | after) & PROT_WRITE
-                or not after
-                and vma.file
+                or (not after and vma.file)
                 or advice == MADV_GUARD_INSTALL
             ):
                 valid = start

@@ -220,7 +220,7 @@ class PageFloor:
                 if want & PROT_WRITE
                 else [gone, *again]
             )
-        if choice == C and not event & OTHER or event & KEEPS:
+        if (choice == C and not event & OTHER) or event & KEEPS:
             return [gone, *again, (C, move, calls)]
         ways = [gone, *again]
         if (had | want) & PROT_WRITE:
@@ -238,7 +238,7 @@ class PageFloor:
         copied: Tally = (("pages_copied", 1),) if file else ()
         over = bool(event & OTHER)
         for first in (had, RW):
-            fits = had & first == first or over and want & first == first
+            fits = had & first == first or (over and want & first == first)
             if fits and (not over or not file or (first | want) & PROT_WRITE):
                 move, calls = protected(first, want)
                 if over:

@@ -35,7 +35,6 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple, Self
 
 from laconic.errors import LaconicError
-from laconic.libos.sizes import FileSizes
 from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import Touches
 from laconic.memory.change import EXTEND, FILE, MAP, RESTRICT, ZERO, Change, coalesce
@@ -62,7 +61,7 @@ from laconic.memory.flags import (
 from laconic.memory.mmap import page_align, populates
 from laconic.memory.rangemap import Range, RangeMap, join_ranges
 from laconic.memory.space import AddressSpace, Entry
-from laconic.memory.vma import File, Vma
+from laconic.memory.vma import Vma
 from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_TCS, PT_TRIM, Meter
 from laconic.sgx.model.faults import SgxError
 from laconic.sgx.pal.edmm import insist
@@ -245,7 +244,7 @@ class SgxEmm(Strategy):
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
         self.emm = Emm(meter)
-        self.sizes = FileSizes()
+        self.sizes = touches.sizes
         #: The number of threads beside the first, and of slots for threads.
         self.threads = 0
         self.slots = 0
@@ -260,8 +259,7 @@ class SgxEmm(Strategy):
 
     def call(self, call: MemoryCall) -> None:
         """Do the work of one memory call. O(log n + regions)."""
-        name, args, result, changes, file = call
-        self.sizes.note(file)
+        name, args, result, changes, _ = call
         if name == "mmap" and result >= 0:
             self._mmap(result, args, changes)
         elif name == "madvise":
@@ -439,7 +437,6 @@ class SgxEmm(Strategy):
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
         """Return the child's enclave: every committed page is sent to it. O(n)."""
         child = type(self)(self.meter, space, touches)
-        child.sizes = self.sizes.copy()
         self.meter.host_call()
         self.meter.create()
         sent = 0
@@ -489,10 +486,6 @@ class SgxEmm(Strategy):
     def thread_ends(self) -> None:
         """A thread ended; its stack and TCS stay for the next. O(1)."""
         self.threads -= 1
-
-    def file_written(self, file: File, size: int, truncated: bool) -> None:
-        """The pages of the file's mappings end where the file does. O(1)."""
-        self.sizes.write(file, size, truncated)
 
     def end(self) -> None:
         """The enclave is gone. O(n)."""

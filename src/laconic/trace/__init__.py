@@ -7,14 +7,23 @@ with open_trace("a.trace") as trace:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
+from laconic.memory.html import html_table
 from laconic.trace import records
+from laconic.trace.charts import Bar, Chart, calls_chart, mime_bundle
 from laconic.trace.reader import Trace as _Trace
+from laconic.trace.schema import BYSTANDERS, MEMORY_CODES
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+#: Events of a trace that a notebook reads to show it.
+_SHOWN = 1_000_000
 
 
 class Trace(_Trace):
@@ -52,6 +61,46 @@ class Trace(_Trace):
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """Hand the rows to another library (Arrow's PyCapsule interface)."""
         return self.record_batches().__arrow_c_stream__(requested_schema)
+
+    def _repr_mimebundle_(
+        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
+    ) -> Mapping[str, Any]:
+        """The memory calls by name, as a table and a chart, for notebooks. Reads the first million
+        events. O(events)."""
+        calls, host_calls, failed = Counter[str](), Counter[str](), Counter[str]()
+        events = 0
+        for rows in self.batches():
+            for row in rows:
+                if row.event < MEMORY_CODES and self.names[row.event] not in BYSTANDERS:
+                    name = self.names[row.event]
+                    calls[name] += 1
+                    host_calls[name] += row.said
+                    failed[name] += row.result < 0
+            events += len(rows)
+            if events >= _SHOWN:
+                break
+        title = f"Memory calls of {os.path.basename(self.path)}"
+        if events >= _SHOWN:
+            title += f", in the first {events:,} events"
+        names = sorted(calls)
+        if self.source == "run":
+            columns: tuple[str, ...] = ("call", "calls", "host calls", "elided", "failed")
+            cells: list[tuple[object, ...]] = [
+                (name, calls[name], host_calls[name], calls[name] - host_calls[name], failed[name])
+                for name in names
+            ]
+            counts = [(name, host_calls[name], calls[name] - host_calls[name]) for name in names]
+            chart = calls_chart(counts, title)
+        else:  # a log does not say which calls a host call carried out
+            columns = ("call", "calls", "failed")
+            cells = [(name, calls[name], failed[name]) for name in names]
+            bars = [Bar(name, "calls", 0, calls[name], f"{calls[name]:,}") for name in names]
+            chart = Chart(title, "calls", bars)
+        return mime_bundle(html_table(columns, cells, len(cells)), chart, include, exclude)
+
+    def _repr_html_(self) -> str:
+        """The memory calls by name, for notebooks. O(events)."""
+        return str(self._repr_mimebundle_()["text/html"])
 
     def __enter__(self) -> Trace:
         return self

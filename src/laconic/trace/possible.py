@@ -93,7 +93,7 @@ def _ranged(name: str, args: Sequence[int]) -> str:
     start, length = args[0], args[1]
     if name == "munmap" and not length:
         return "a munmap of length 0 succeeded"
-    if name in _ALIGNED and start & _IN_PAGE or start + length > TASK_SIZE:
+    if (name in _ALIGNED and start & _IN_PAGE) or start + length > TASK_SIZE:
         return f"{name} of {length} bytes at {start:#x} succeeded"
     return ""
 
@@ -115,7 +115,9 @@ class Judge:
         checks = self._checks
         for place, row in enumerate(rows):
             check = checks[row.event]
-            if check is not None and not check(row) or row.touched and not _are_runs(row.touched):
+            if (check is not None and not check(row)) or (
+                row.touched and not _are_runs(row.touched)
+            ):
                 text = f"{self._names[row.event]} events that cannot be true"
                 rows[place] = Row(
                     CODES["lost"], row.time, row.pid, row.tid, a0=1, data=os.fsencode(text)
@@ -169,7 +171,7 @@ def _is_layout(layout: Any) -> bool:
         return False
     numbers = [*advice, *(value for key, value in layout.items() if key != "refused_advice")]
     return all(
-        number is None or isinstance(number, int) and 0 <= number <= TOP for number in numbers
+        number is None or (isinstance(number, int) and 0 <= number <= TOP) for number in numbers
     )
 
 

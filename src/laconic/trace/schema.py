@@ -230,7 +230,7 @@ _ADDED: Final = tuple(
 )
 
 
-def make_row(
+def make_row(  # noqa: PLR0913 (the columns)
     event: int,
     where: tuple[int, int, int],
     args: Sequence[int],
@@ -250,7 +250,7 @@ def make_row(
     return new(Row, known + _ADDED)
 
 
-def call_row(
+def call_row(  # noqa: PLR0913 (the columns)
     event: int,
     time: int,
     pid: int,

@@ -30,6 +30,35 @@ _SETPIPE_SZ = 1031
 PERIOD = 0.8
 
 
+class RowPipe:
+    """The end of a pipe through which rows go to another process. `gone`: it reads no longer."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.gone = False
+        try:
+            import fcntl
+
+            fcntl.fcntl(fd, _SETPIPE_SZ, _PIPE_SIZE)
+        except OSError:
+            pass  # an unprivileged user may have used up its share: a smaller pipe does
+
+    def send(self, rows: list[Row]) -> None:
+        """Hands rows over; those that come after the other process was killed are lost. 0.4 µs a
+        row."""
+        data = marshal.dumps([tuple(row) for row in rows], 2)  # it takes no subclasses of tuple
+        left = memoryview(_LENGTH.pack(len(data)) + data)
+        try:
+            while left and not self.gone:
+                left = left[os.write(self._fd, left) :]
+        except BrokenPipeError:
+            self.gone = True
+
+    def close(self) -> None:
+        """No more rows will come."""
+        os.close(self._fd)
+
+
 class Spool:
     """Hands rows to a process that `writer` goes on in; here it is left with `rows` and the numbers
     of files.
@@ -39,48 +68,35 @@ class Spool:
     """
 
     def __init__(self, writer: TraceWriter) -> None:
-        rows, self._rows = os.pipe()
+        rows, sends = os.pipe()
         self._outcome, outcome = os.pipe()
         # It can be read when the other process was killed.
         self._state = mmap.mmap(-1, _STATE.size)
         pid = os.fork()
         if not pid:
-            _be_nobodys_child()
-            os.close(self._rows)
+            be_nobodys_child()
+            os.close(sends)
             os.close(self._outcome)
             _write_all(writer, rows, outcome, self._state)
         os.waitpid(pid, 0)
         os.close(rows)
         os.close(outcome)
         writer.leave()
-        try:
-            import fcntl
-
-            fcntl.fcntl(self._rows, _SETPIPE_SZ, _PIPE_SIZE)
-        except OSError:
-            pass  # an unprivileged user may have used up its share: a smaller pipe does
-        self._gone = False
+        self._rows = RowPipe(sends)
 
     @property
     def broken(self) -> bool:
         """True if the file cannot be written any more, or the process that writes it is gone."""
-        return self._gone or bool(_STATE.unpack(self._state)[1])
+        return self._rows.gone or bool(_STATE.unpack(self._state)[1])
 
     def send(self, rows: list[Row]) -> None:
-        """Hands rows over; those that come after the other process was killed are lost. 0.4 µs a
-        row."""
-        data = marshal.dumps([tuple(row) for row in rows], 2)  # it takes no subclasses of tuple
-        left = memoryview(_LENGTH.pack(len(data)) + data)
-        try:
-            while left and not self._gone:
-                left = left[os.write(self._rows, left) :]
-        except BrokenPipeError:
-            self._gone = True
+        """Hands rows over, as `RowPipe.send`."""
+        self._rows.send(rows)
 
     def close(self) -> tuple[int, str | None]:
         """Has the rest written; how many rows are in the file, and why it has no more where it has
         not all."""
-        os.close(self._rows)
+        self._rows.close()
         with open(self._outcome, "rb") as file:
             text = file.read()
         written = _STATE.unpack(self._state)[0]
@@ -88,7 +104,9 @@ class Spool:
         return written, failure
 
 
-def _be_nobodys_child() -> None:
+def be_nobodys_child() -> None:
+    """Make this process, which was forked, one that has no waiting parent, in a session of its own and
+    without a terminal."""
     os.setsid()
     if os.fork():
         os._exit(0)
@@ -144,8 +162,8 @@ def _receive(writer: TraceWriter, rows: int, state: mmap.mmap) -> None:
         if ready and not data:
             return
         received += data
-        _take(received, writer.rows)
-        if len(writer.rows) >= BATCH or writer.rows and time.monotonic() >= due:
+        take_rows(received, writer.rows)
+        if len(writer.rows) >= BATCH or (writer.rows and time.monotonic() >= due):
             writer.flush()
             _tell(writer, state)
             writer.sync()  # nothing waits for it here
@@ -156,8 +174,8 @@ def _tell(writer: TraceWriter, state: mmap.mmap) -> None:
     _STATE.pack_into(state, 0, writer.written, writer.failure is not None)
 
 
-def _take(received: bytearray, rows: list[Row]) -> None:
-    # The whole chunks of what was received.
+def take_rows(received: bytearray, rows: list[Row]) -> None:
+    """Move the rows of all whole chunks of what a `RowPipe` sent to `rows`. O(bytes)."""
     at = 0
     while len(received) - at >= _LENGTH.size:
         (length,) = _LENGTH.unpack_from(received, at)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from laconic.memory.html import html_table
+from laconic.trace.charts import Chart, mime_bundle
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,6 +37,10 @@ class Table(ABC):
         """Return the columns that a notebook shows: by default, all."""
         return list(self.table_columns())
 
+    def chart(self) -> Chart | None:
+        """Return the chart that a notebook shows, None if there is none."""
+        return None
+
     def to_arrow(self) -> pa.Table:
         """Return the result as an Arrow table. O(cells)."""
         return arrow_table(self.table_columns(), self.table_rows())
@@ -52,6 +57,12 @@ class Table(ABC):
         rows = list(self.table_rows())
         cells = ([row[place] for place in places] for row in rows)
         return html_table([name.replace("_", " ") for name in shown], cells, len(rows))
+
+    def _repr_mimebundle_(
+        self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
+    ) -> Mapping[str, Any]:
+        """The table with its chart, and the chart as Vega-Lite, for notebooks."""
+        return mime_bundle(self._repr_html_(), self.chart(), include, exclude)
 
 
 def arrow_table(columns: Mapping[str, str], rows: Iterable[Row]) -> pa.Table:

@@ -266,6 +266,10 @@ def _parse(path: str, file: TextIO) -> Vectors:
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
+        if line.strip() == HEADER:
+            raise LaconicError(
+                f"{path!r}, line {number}: another vector file begins here; pass one file at a time"
+            )
         try:
             _take(vectors, words)
         except (ValueError, IndexError, TypeError):

@@ -39,59 +39,16 @@ if TYPE_CHECKING:
 _MASK = (1 << 64) - 1
 
 
-class TraceWriter:
-    """Appends a trace to `path`; `-` is standard output.
+class Rows:
+    """Rows of a trace, in order, in `rows`, and the numbers of the files that they refer to.
 
-    `source` says how it is made (`run`, `strace`, `gramine`, ...) and `about` what else is to be
-    known of it (JSON values). `redact` writes hashes instead of paths, names and command lines.
-    Callers append rows, in order, to `rows`, and call `flush` when there are `BATCH` of them or
-    time has passed. A file that cannot be written any more ends the trace, not the program:
-    `failure` is the errno, and `written` counts the rows that are in the file.
-
-    Raises LaconicError where the file cannot be made.
+    `redact` writes hashes instead of paths, names and command lines.
     """
 
-    def __init__(
-        self,
-        path: str,
-        source: str,
-        about: Mapping[str, Any] | None = None,
-        *,
-        force: bool = False,
-        redact: bool = False,
-    ) -> None:
-        self.path = path
+    def __init__(self, redact: bool = False) -> None:
         self.rows: list[Row] = []
-        self.failure: OSError | None = None
-        self.written = 0
-        self.batches = 0
         self._salt = secrets.token_bytes(16) if redact else b""
-        self._metadata = {
-            "laconic": __version__,
-            "schema": str(SCHEMA),
-            "source": source,
-            "events": json.dumps(EVENTS),
-            "machine": json.dumps(_machine()),
-            "redacted": json.dumps(redact),
-            "about": json.dumps(dict(about or {})),
-        }
         self._files: dict[tuple[Any, ...], int] = {}
-        self._time = 0
-        self._sink = io.BytesIO()
-        self._stream: pa.RecordBatchStreamWriter | None = None
-        if path == "-" and os.isatty(1):
-            raise LaconicError(
-                "standard output is a terminal, and a trace is not text; name a file with -o, or "
-                "pipe the trace, as in  laconic run -o - -- CMD | laconic callers -"
-            )
-        self._fd = create(path, force)
-
-    def describe(self, **about: Any) -> None:
-        """Says more of the recording, before the first batch: JSON values, under their names."""
-        known = json.loads(self._metadata["about"])
-        self._metadata["about"] = json.dumps({**known, **about})
-
-    # What rows refer to
 
     def file(
         self, file: File, size: int, mode: int, *, now: tuple[int, int, int] = (0, 0, 0)
@@ -137,6 +94,56 @@ class TraceWriter:
         if not self._salt or path.startswith("[") or path in _PUBLIC:
             return os.fsencode(path)
         return self.hidden(path)
+
+
+class TraceWriter(Rows):
+    """Appends a trace to `path`; `-` is standard output.
+
+    `source` says how it is made (`run`, `strace`, `gramine`, ...) and `about` what else is to be
+    known of it (JSON values). Callers append rows, in order, to `rows`, and call `flush` when there
+    are `BATCH` of them or time has passed. A file that cannot be written any more ends the trace, not the program:
+    `failure` is the errno, and `written` counts the rows that are in the file.
+
+    Raises LaconicError where the file cannot be made.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        source: str,
+        about: Mapping[str, Any] | None = None,
+        *,
+        force: bool = False,
+        redact: bool = False,
+    ) -> None:
+        super().__init__(redact)
+        self.path = path
+        self.failure: OSError | None = None
+        self.written = 0
+        self.batches = 0
+        self._metadata = {
+            "laconic": __version__,
+            "schema": str(SCHEMA),
+            "source": source,
+            "events": json.dumps(EVENTS),
+            "machine": json.dumps(_machine()),
+            "redacted": json.dumps(redact),
+            "about": json.dumps(dict(about or {})),
+        }
+        self._time = 0
+        self._sink = io.BytesIO()
+        self._stream: pa.RecordBatchStreamWriter | None = None
+        if path == "-" and os.isatty(1):
+            raise LaconicError(
+                "standard output is a terminal, and a trace is not text; name a file with -o, or "
+                "pipe the trace, as in  laconic run -o - -- CMD | laconic callers -"
+            )
+        self._fd = create(path, force)
+
+    def describe(self, **about: Any) -> None:
+        """Says more of the recording, before the first batch: JSON values, under their names."""
+        known = json.loads(self._metadata["about"])
+        self._metadata["about"] = json.dumps({**known, **about})
 
     # Batches
 

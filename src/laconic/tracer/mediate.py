@@ -104,7 +104,7 @@ class Mediator:
         stacks = self.stacks
         redundant = outcome.result >= 0 and not outcome.changes and not outcome.ask
         if stacks is not None and (stacks.all or redundant) and self.registers.load(thread.tid):
-            stacks.take(thread, self.words)
+            stacks.take(thread, self.words, redundant)
         host_args = manager.host_arguments(name, args, outcome)
         if host_args is not None:
             self._forward(thread, Pending(Call(name, args), outcome, host_args))

@@ -35,8 +35,9 @@ from laconic.trace.schema import (
     Row,
     make_row,
 )
-from laconic.trace.spool import Spool
-from laconic.trace.writer import TraceWriter, mode_bits, remove
+from laconic.trace.spool import RowPipe, Spool
+from laconic.trace.words import plural
+from laconic.trace.writer import Rows, TraceWriter, mode_bits, remove
 
 if TYPE_CHECKING:
     from laconic.tracer.process import Mm, Thread
@@ -74,7 +75,8 @@ NO_LIMIT = Limit()
 
 
 class Recorder:
-    """Writes one run's trace. `began` is the monotonic time that events are counted from, in
+    """Writes one run's trace, and sends its rows to each of `followers`. With plain `Rows` for a
+    writer, no trace is written, and `path` is "". `began` is the monotonic time that events are counted from, in
     nanoseconds.
 
     `limit_reached` says why the recording is to end, "" while it goes on; the file may have grown
@@ -84,9 +86,7 @@ class Recorder:
     be made before any thread is.
     """
 
-    def __init__(
-        self, writer: TraceWriter, stacks: Stacks | None = None, limit: Limit = NO_LIMIT
-    ) -> None:
+    def __init__(self, writer: Rows, stacks: Stacks | None = None, limit: Limit = NO_LIMIT) -> None:
         self.writer = writer
         self.limit = limit
         self.limit_reached = ""
@@ -96,7 +96,9 @@ class Recorder:
         self.written = 0
         self.failure: str | None = None
         self._pagemaps: dict[Mm, Pagemap] = {}
-        self._spool = Spool(writer)
+        self.followers: list[RowPipe] = []
+        self.path = writer.path if isinstance(writer, TraceWriter) else ""
+        self._spool = Spool(writer) if isinstance(writer, TraceWriter) else None
         self._done = threading.Event()
         self._sender = threading.Thread(target=self._send, daemon=True)
         self.began = time.monotonic_ns()
@@ -146,7 +148,8 @@ class Recorder:
         if self._sender.is_alive():
             self._sender.join()
         self._hand_over()
-        self.written, self.failure = self._spool.close()
+        if self._spool is not None:
+            self.written, self.failure = self._spool.close()
 
     @property
     def outcome(self) -> str:
@@ -154,18 +157,16 @@ class Recorder:
         a complete one."""
         if self.failure is None:
             return ""
-        events = (
-            f"{self.written:,} event{'' if self.written == 1 else 's'}"
-            if self.written
-            else "no event"
-        )
+        events = plural(self.written, "event") if self.written else "no event"
         return f"could not be written to its end, {self.failure}; it contains {events}"
 
     def discard(self) -> None:
         """Leaves no trace of a program that could not be started."""
         self.stop()
+        if not self.path:
+            return
         try:
-            remove(self.writer.path)
+            remove(self.path)
         except OSError:
             pass
 
@@ -185,20 +186,26 @@ class Recorder:
         return ""
 
     def _size(self) -> int:
+        if not self.path:
+            return 0
         try:
-            return os.stat(self.writer.path).st_size
+            return os.stat(self.path).st_size
         except OSError:
             return 0
 
     @property
     def broken(self) -> bool:
         """True as soon as it is known that the trace cannot be written to its end."""
-        return self._spool.broken
+        return self._spool is not None and self._spool.broken
 
     def _hand_over(self) -> None:
         count = len(self.rows)
         if count:
-            self._spool.send(self.rows[:count])
+            rows = self.rows[:count]
+            if self._spool is not None:
+                self._spool.send(rows)
+            for follower in self.followers:
+                follower.send(rows)
             del self.rows[:count]  # others may have come meanwhile
 
     # Rows

@@ -21,7 +21,7 @@ from laconic.stacks.unwind import Space
 from laconic.trace.schema import CODES, FRAME, Row
 
 if TYPE_CHECKING:
-    from laconic.trace.writer import TraceWriter
+    from laconic.trace.writer import Rows
     from laconic.tracer.process import Mm, Thread
 
 #: Whose stacks are taken: those of calls that change nothing, all, none.
@@ -35,7 +35,7 @@ class Stacks:
     """Takes stacks and appends their rows. `which` is REDUNDANT or ALL; `began` as
     `Recorder.began`."""
 
-    def __init__(self, writer: TraceWriter, which: str) -> None:
+    def __init__(self, writer: Rows, which: str) -> None:
         self.all = which == ALL
         self._writer = writer
         self._rows = writer.rows
@@ -45,9 +45,9 @@ class Stacks:
         self._frames = self._told = 0
         self.began = 0
 
-    def take(self, thread: Thread, words: Sequence[int]) -> None:
+    def take(self, thread: Thread, words: Sequence[int], redundant: bool) -> None:
         """Appends the stack of a thread that has stopped for a call; `words` are its registers.
-        O(frames)."""
+        `redundant`: the call changes nothing. O(frames)."""
         space = self._spaces.get(thread.mm)
         # Of processes that share memory (vfork) the one whose map was read may run another program
         # by now.

@@ -4,6 +4,7 @@ save."""
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -12,10 +13,13 @@ import pytest
 from laconic.analysis.ablation import Step, ablate, name_of
 from laconic.analysis.compare import BOUND, compare
 from laconic.commands import main
+from laconic.memory.change import MAP
+from laconic.memory.flags import PAGE_SIZE
 from laconic.sgx.pal.switches import Switches
 from laconic.trace.reader import Trace
 from tests.helpers.commandline import laconic
-from tests.helpers.comparetraces import busy
+from tests.helpers.comparetraces import ANON, RW, begun, busy
+from tests.helpers.traces import BASE
 
 
 @pytest.fixture
@@ -85,15 +89,21 @@ def test_the_table_and_the_json(trace: str, tmp_path: Path) -> None:
     assert (told.returncode, told.stderr) == (0, "")
     assert max(map(len, told.stdout.splitlines())) <= 80
     figures = json.loads(path.read_text())
+    text = " ".join(told.stdout.split())
+    folded = text.partition("no further saving: ")[2].partition(" where each change belongs")[0]
     for step in figures["ablation"]:
-        assert f"\n{step['switch']} " in told.stdout
-        assert f"{step['host_calls']['high']:,}" in told.stdout
+        saves = step["alone"] is None or abs(step["saved"]) >= 0.00005
+        assert (f"\n{step['switch']} " in told.stdout) == saves
+        assert (step["switch"] in re.split(r", | \(alone \S+ %\)", folded)) == (not saves)
+        assert not saves or f"{step['host_calls']['high']:,}" in told.stdout
         assert len(step["traces"]) == len(figures["traces"]) == 2
         assert (
             sum(each["counts"]["host_calls"] for each in step["traces"])
             == (step["host_calls"]["high"])
         )
     assert "of 2 traces" in told.stdout
+    assert "docs/gramine.md" in text and "equal (alone " in folded
+    assert "by program" not in text and "laconic costs more" not in text
     assert figures["verify"]["every-call:all"]["breaches"] == 0
     assert figures["verify"]["every-call:all"]["steps"] > 0
 
@@ -111,6 +121,39 @@ def test_a_program(tmp_path: Path) -> None:
     verify = json.loads(path.read_text())["verify"]
     assert verify["every-call:all"]["steps"] > 100
     assert {found["breaches"] for found in verify.values()} == {0}
+
+
+def test_the_programs_are_named_and_can_be_selected(tmp_path: Path) -> None:
+    """A script in front of the program costs more than the program."""
+    trace = busy(tmp_path / "a.trace", rounds=3)
+    trace.row("execve", data=b"/bin/other")
+    about = {"path": "/bin/other", "argv": ["other"], "bits": 64}
+    trace.row("program", 0x5555_5555_6000, 0, data=json.dumps(about).encode())
+    trace.row("maps", 0, 2)
+    trace.row("mmap", 0, PAGE_SIZE, RW, ANON, -1, 0, result=BASE, said=1, kinds=int(MAP))
+    path = trace.end()
+    text = " ".join(laconic("compare", "--ablation", path).stdout.split())
+    found = re.search(r"every-call's cycles by program: prog (\d+)%, other (\d+)%\.", text)
+    assert found is not None and int(found[1]) > int(found[2])
+    told = laconic("compare", "--ablation", path, "--program", "other", "--json", "-")
+    figures = json.loads(told.stdout)
+    assert figures["calls"] == 1 and figures["selection"]["programs"] == ["other"]
+    assert "selected: calls; of program other\n" in (
+        laconic("compare", "--ablation", path, "--program", "other").stdout
+    )
+
+
+def test_why_laconic_costs_more(tmp_path: Path) -> None:
+    """It commits a small mapping at once, of which nothing is touched."""
+    trace = begun(tmp_path / "a.trace")
+    length = 16 * PAGE_SIZE
+    for place in range(4):
+        start = BASE + 4 * place * length
+        trace.row("mmap", start, length, RW, ANON, -1, 0, result=start, said=1, kinds=int(MAP))
+    trace.row("mprotect", BASE, PAGE_SIZE, RW, touched=((BASE, BASE + PAGE_SIZE, 0),))
+    text = " ".join(laconic("compare", "--ablation", trace.end()).stdout.split())
+    assert "laconic costs more than all changes here: it commits 64 pages instead of 17" in text
+    assert "that saves exceptions (0 instead of 1)" in text
 
 
 @pytest.mark.parametrize(

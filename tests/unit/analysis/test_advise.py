@@ -155,8 +155,18 @@ class TestManifest:
         threads = advised(trace.touched())["sgx.max_threads"]
         assert (threads.figures["peak_threads"], threads.line) == (
             5,
-            f"sgx.max_threads = {5 + HELPERS}",
+            f"sgx.max_threads = {7 + HELPERS}",
         )
+        assert "starts so many that 7 is safe" in threads.why
+
+    def test_threads_that_come_and_go_for_ever(self, tmp_path: Path) -> None:
+        """Twice as many as lived at once."""
+        trace = Program(tmp_path)
+        for tid in range(101, 201):
+            trace.row("clone3", THREAD, result=tid)
+            trace.row("exit", 0, tid=tid)
+        threads = advised(trace.touched())["sgx.max_threads"]
+        assert (threads.figures["peak_threads"], threads.figures["value"]) == (2, 4 + HELPERS)
 
     def test_the_stack_that_grew(self, tmp_path: Path) -> None:
         trace = Program(tmp_path)

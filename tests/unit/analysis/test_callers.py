@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -133,7 +133,8 @@ class TestNames:
     def test_nothing_is_lost_and_nothing_is_raw(self, name: str, width: int) -> None:
         lines = filled(f"{name} (prog) file.c:12345", width, "  < ")
         assert all(
-            line.isprintable() and line.isascii() or "メ" in line or "モ" in line for line in lines
+            (line.isprintable() and line.isascii()) or "メ" in line or "モ" in line
+            for line in lines
         )
         assert all(columns(line) <= width and len(line.rstrip()) == len(line) for line in lines)
         assert lines[0].startswith("  < ") and all(line.startswith(" " * 6) for line in lines[1:])
@@ -263,7 +264,7 @@ class TestTogether:
         path = sited(tmp_path / "a.trace", self.PLAN)
         for sort in SORTS:
             found, _ = found_in(path, sort=sort)
-            figures = {
+            figures: dict[str, list[Any]] = {
                 "cost": [found.cycles(one).middle for one in found.callers],
                 "redundant": [one.redundant for one in found.callers],
                 "calls": [one.calls for one in found.callers],
@@ -566,10 +567,8 @@ class TestCommand:
         trace.row("mprotect", BASE, 8192, 3, result=0)
         done = laconic("callers", trace.end())
         assert (
-            done.returncode == 0
-            and "2          2  mprotect (no stack)" in done.stdout
-            or "lib.so+0x5" in done.stdout
-        )
+            done.returncode == 0 and "2          2  mprotect (no stack)" in done.stdout
+        ) or "lib.so+0x5" in done.stdout
 
     def test_no_escape_code_in_a_pipe(self, tmp_path: Path) -> None:
         path = sited(tmp_path / "a.trace", {"gr\x1b[31mow": (5, 0)})

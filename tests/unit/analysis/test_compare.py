@@ -105,9 +105,9 @@ def test_by_program_and_by_call_add_up(tmp_path: Path) -> None:
             assert added([getattr(span, end) for span in each.by_call.values()]) == total
         if name != BOUND:
             assert each.total.low == each.total.high
-        for end in (0, 1):
-            parts = [span.cycles[end] for span in each.by_call.values()]
-            assert sum(parts) == pytest.approx(each.total.cycles[end])
+        for place in (0, 1):
+            parts = [span.cycles[place] for span in each.by_call.values()]
+            assert sum(parts) == pytest.approx(each.total.cycles[place])
     assert {"mmap", "mprotect", "munmap", "fork"} <= result.strategies["every-call"].by_call.keys()
 
 
@@ -132,8 +132,7 @@ def test_json_has_every_thing(tmp_path: Path) -> None:
     assert figures["ranged"] is False and json.loads(json.dumps(figures)) == figures
 
 
-@pytest.mark.parametrize("jobs", [2, 5])
-@pytest.mark.parametrize("source", ["run", "strace"])
+@pytest.mark.parametrize(("source", "jobs"), [("run", 2), ("strace", 5)])
 def test_several_processes_come_to_the_same(
     source: str, jobs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -260,8 +260,8 @@ class TestFigures:
                     total[name].update(counts)
         expected: dict[str, Counter[str]] = {name: Counter() for name in NAMES}
         for site in sites(laconic.trace.open(path), NAMES).sites:
-            for name, found in site.counts.items():
-                expected[name].update(found.as_dict())
+            for name, counted in site.counts.items():
+                expected[name].update(counted.as_dict())
         for name in NAMES:
             # Whether a page stays untouched shows later.
             found, known_of = (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
@@ -151,10 +152,12 @@ class TestFormats:
         assert all(set(frame) <= {"name", "file", "line", "col"} for frame in frames)
 
     def test_svg(self) -> None:
-        """Boxes lie within the one below, are as wide as they weigh, and each has its whole name in
-        a title."""
+        """The root is on top. Boxes lie within the one above, are as wide as they weigh, and each
+        has its whole name in a title."""
         root = ElementTree.fromstring(as_svg(fixed()))
-        assert not list(root.iter(f"{SVG}script"))
+        (script,) = root.iter(f"{SVG}script")
+        assert script.text is not None and not script.attrib
+        assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", as_svg(fixed()))
         boxes = {}
         for group in root.iter(f"{SVG}g"):
             title, rect = group.find(f"{SVG}title"), group.find(f"{SVG}rect")
@@ -162,11 +165,11 @@ class TestFormats:
             boxes[title.text] = tuple(float(rect.attrib[name]) for name in ("x", "y", "width"))
         width = 1200
         whole = boxes["all: 101 calls, 100.0 %"]
-        assert whole[2] == width
+        assert whole[2] == width and whole[1] == min(y for _, y, _ in boxes.values())
         grow = boxes["grow (libx.so): 90 calls, 89.1 %"]  # of two lines, so that none is named
-        below = boxes["main (prog) m.c:3: 98 calls, 97.0 %"]
-        assert abs(grow[2] - 90 * width / 101) < 0.01 and grow[1] == below[1] - 18
-        assert below[0] <= grow[0] and grow[0] + grow[2] <= below[0] + below[2] + 0.01
+        above = boxes["main (prog) m.c:3: 98 calls, 97.0 %"]
+        assert abs(grow[2] - 90 * width / 101) < 0.01 and grow[1] == above[1] + 18
+        assert above[0] <= grow[0] and grow[0] + grow[2] <= above[0] + above[2] + 0.01
         assert "fold;<T> (prog) [inlined]: 8 calls, 7.9 %" in boxes
         assert any("\\x1b[2J" in name for name in boxes)
 
@@ -186,7 +189,7 @@ class TestFormats:
         elements = {
             element.tag.removeprefix(SVG) for element in ElementTree.fromstring(as_svg(made)).iter()
         }
-        assert elements == {"svg", "desc", "style", "text", "g", "title", "rect"}
+        assert elements == {"svg", "desc", "style", "text", "g", "title", "rect", "script"}
 
     def test_the_same_bytes(self, tmp_path: Path) -> None:
         """With other seeds of hashes, zones and languages."""

@@ -25,7 +25,8 @@ from laconic.analysis.headline import (
 )
 from laconic.analysis.sites import sites
 from laconic.analysis.suppressions import Suppression
-from laconic.report.headline import as_json, sentence
+from laconic.replay.enclaves import AROUND, OTHER
+from laconic.report.headline import WORK, as_json, sentence
 from laconic.sgx.costs import COSTED, CostProfile, Figure
 from laconic.trace.schema import CHOSEN
 from tests.helpers.traces import BASE, Builder
@@ -35,6 +36,10 @@ PAGE = 4096
 PROFILE = CostProfile(
     "fixed", "none", {name: Figure(1000, 1500, "a test", "none") for name in COSTED}
 )
+
+
+def test_all_work_around_the_calls_has_a_name() -> None:
+    assert WORK.keys() == {*AROUND, OTHER}
 
 
 def test_doctests() -> None:
@@ -154,6 +159,27 @@ def test_no_site_stands_out(tmp_path: Path) -> None:
     found = log.headline()
     assert found.rule == EVEN
     assert sentence(found).text.startswith("No site stands out: 40 calls cost ")
+    assert sentence(found).text.endswith(" k cycles under laconic, 4.7 % less.")
+
+
+@pytest.mark.parametrize(
+    ("left", "text"),
+    [
+        (1.0, "Laconic would save nothing: 40 calls cost "),
+        (1.1, "Laconic would save nothing: 40 calls cost "),
+        (0.98, "No site stands out: 40 calls cost "),
+        (0.7, "No site stands out: 40 calls cost "),
+    ],
+)
+def test_where_laconic_saves_nothing_the_headline_says_so(
+    tmp_path: Path, left: float, text: str
+) -> None:
+    log = Log(tmp_path / "a.trace")
+    for number in range(40):
+        log.map("libmany.so", f"grow{number}", number * 10, 2)
+    found = log.headline()
+    ends = Span(*(left * end for end in found.total))
+    assert sentence(found._replace(total_left=ends)).text.startswith(text)
 
 
 def test_a_log_that_does_not_show_touches(tmp_path: Path) -> None:

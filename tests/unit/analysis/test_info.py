@@ -16,19 +16,12 @@ from laconic.commands.traces import losses
 from laconic.report.info import as_json, as_text
 from laconic.trace.schema import NO_RESULT
 from tests.helpers.traces import BASE, Builder, large, small
-from tests.tracer.lab import COMMAND, environment
+from tests.tracer.lab import COMMAND, environment, run_alone
 
 
 def laconic_info(*words: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
     """Runs `laconic info WORDS`; never a traceback."""
-    done = subprocess.run(
-        [*COMMAND, "info", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment(),
-        check=False,
-    )
+    done = run_alone([*COMMAND, "info", *words], env=environment())
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode == status, done.stderr
     return done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ STACK = [
 ]
 
 
-def rule(**patterns: str) -> Suppression:
+def rule(**patterns: Any) -> Suppression:
     """A rule of these patterns."""
     return Suppression("why", **patterns)
 
@@ -105,7 +106,7 @@ def test_the_first_rule_that_matches_gives_the_reason() -> None:
 def test_the_built_in_rules(call: str, stack: list[str], hidden: bool) -> None:
     """ld.so's own and the C library's own, with names and without; never what a program does
     through them."""
-    places = [Place(*line.split()) for line in stack]
+    places = [Place(function, module) for function, module in map(str.split, stack)]
     assert (matching(BUILT_IN, call, "/bin/prog", places) is not None) is hidden
 
 

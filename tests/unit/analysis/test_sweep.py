@@ -101,7 +101,9 @@ class TestRows:
         done = laconic(corpus, "-o", path)
         assert (done.returncode, done.stderr) == (0, "")
         query = done.stdout.split("Ask it, in DuckDB:")[1]
-        asked = sum(count for _, _, count, _, _ in duckdb.sql(query).fetchall())
+        answer = duckdb.sql(query)
+        assert answer is not None
+        asked = sum(count for _, _, count, _, _ in answer.fetchall())
         assert (
             asked
             == polars.read_parquet(path)["calls"].sum()
@@ -374,7 +376,13 @@ class TestBadInput:
         def limit() -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
 
-        words = [corpus / "a.trace", "--strategy", "laconic", "-o", tmp_path / "r"]
+        words: list[str | Path] = [
+            corpus / "a.trace",
+            "--strategy",
+            "laconic",
+            "-o",
+            tmp_path / "r",
+        ]
         done = laconic(*words, preexec_fn=limit)
         assert done.returncode == 2
         assert full in done.stderr and "File too large" in done.stderr
@@ -406,7 +414,7 @@ class TestBadInput:
     def test_dask_is_not_there(self, corpus: Path, tmp_path: Path) -> None:
         (tmp_path / "distributed.py").write_text("raise ImportError")
         code = "import sys; from laconic.commands import main; sys.exit(main())"
-        words = [
+        words: list[str | Path] = [
             sys.executable,
             "-c",
             code,

@@ -81,7 +81,7 @@ class TestSeries:
             wanted = sorted(area[1:4] for area in areas if area.since <= seen < area.until)
             assert sorted(area[1:4] for area in left if area.since <= call < area.until) == wanted
 
-    @pytest.mark.parametrize("grain", [1, 2, 8, 64])
+    @pytest.mark.parametrize("grain", [1, 8])
     def test_broader_areas_keep_what_is_mapped(self, grain: int) -> None:
         """At any call the same pages are mapped, and the first of each `grain` without a gap are as
         they were."""

@@ -10,8 +10,10 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,10 +22,16 @@ from laconic.analysis import vectors as analysis
 from laconic.analysis.vectors import COUNTS, DEFAULT, EPC, MISSING, PAL, TABLE, compare
 from laconic.commands import main
 from laconic.errors import LaconicError
+from laconic.linux.pagemap import FILE_PAGE
+from laconic.memory.flags import MADV_DONTNEED, MAP_ANONYMOUS, MAP_FIXED, MAP_SHARED, PAGE_SIZE
+from laconic.memory.mmap import page_align
+from laconic.memory.rangemap import RangeMap
 from laconic.report.vectors import as_json, as_text
 from laconic.trace import vectors as file_format
+from laconic.trace.reader import Trace
 from laconic.trace.vectors import COUNTED, INTERNAL, PalCall, Row, State, Vectors, crc, merged, read
-from tests.helpers.traces import small
+from tests.helpers.comparetraces import begun
+from tests.helpers.traces import BASE, small
 from tests.tracer.lab import COMMAND, environment
 
 ROOT = Path(__file__).parents[3]
@@ -118,6 +126,51 @@ def test_the_corpus_has_every_kind_of_event_and_pal_call() -> None:
     assert {("alloc", 1), ("free", 2)} <= calls
     assert {("protect", kinds) for kinds in (0, 16, 32, 48)} <= calls
     assert flags == file_format.LAZY | file_format.SINGLE | INTERNAL
+
+
+def test_no_touch_of_the_corpus_is_past_the_end_of_a_file() -> None:
+    """Linux answers such an access with SIGBUS."""
+    touches = 0
+    for path in CORPUS.glob("*.vectors.gz"):
+        # By process: where the file of each mapping ends.
+        ends: dict[int, RangeMap[int]] = defaultdict(RangeMap)
+        for event in read(str(path)).events.values():
+            process, (a0, a1, _, flags, _, offset) = event.process, event.args
+            if event.name == "fork":
+                ends[a0] = ends[process].copy()
+            elif event.name == "munmap" and event.result == 0:
+                ends[process].clear(a0, a0 + page_align(a1))
+            elif event.name == "mmap" and event.result >= 0:
+                start = event.result
+                ends[process].clear(start, start + page_align(a1))
+                if event.file and not flags & MAP_ANONYMOUS:
+                    end = start + page_align(event.size) - offset
+                    ends[process].set(start, start + page_align(a1), end)
+            elif event.name == "touch":
+                for begin, stop, end in ends[process].parts(a0, a1):
+                    assert stop <= end, f"{path.name}, event {event.number}: {begin:x}-{stop:x}"
+                    touches += 1
+    assert touches > 20
+
+
+def test_dontneed_of_what_nobody_wrote_of_a_file_is_no_pal_call() -> None:
+    """Random-1's event 8 discards pages of a file that are inaccessible, and were never touched."""
+    vectors = read(str(CORPUS / "random-1.vectors.gz"))
+    assert vectors.events[8].name == "madvise" and vectors.events[8].args[2] == MADV_DONTNEED
+    found = [state for state in vectors.states if state.event == 8]
+    assert len(found) == len(DEFAULT) and not any(state.pal for state in found)
+
+
+def test_neighbors_that_change_alike_are_one_call_of_classify() -> None:
+    """Random-2's event 56 restricts pages of a file, and the anonymous page after them."""
+    vectors = read(str(CORPUS / "random-2.vectors.gz"))
+    for name in ("classify", "laconic"):
+        (state,) = (state for _, state in states(vectors, name) if state.event == 56)
+        assert [str(call) for call in state.pal] == ["protect 0 1000017000 100001a000 3 1 32 0"]
+        assert state.counts[COUNTED.index("ioctls")] == 1
+    for name in ("classify", "laconic"):
+        for _, state in states(vectors, name):
+            assert analysis.join_calls(state.pal) == state.pal
 
 
 def test_the_corpus_is_what_the_tool_writes(tmp_path: Path) -> None:
@@ -273,7 +326,7 @@ def test_export_and_check(tmp_path: Path, laconic: Command) -> None:
 def test_until_ends_the_vectors(tmp_path: Path, laconic: Command) -> None:
     trace = small(tmp_path / "small.trace")
     laconic("export", trace, "--to", "vectors", "-o", tmp_path / "all")
-    laconic("export", trace, "--to", "vectors", "--until", "0.006", "-o", tmp_path / "part")
+    laconic("export", trace, "--to", "vectors", "--between", "0", "0.006", "-o", tmp_path / "part")
     whole, part = read(str(tmp_path / "all")), read(str(tmp_path / "part"))
     assert 0 < len(part.events) < len(whole.events)
 
@@ -283,7 +336,7 @@ def test_errors_name_the_fix(tmp_path: Path, laconic: Command) -> None:
     out = tmp_path / "o"
     for words, message in (
         (("--to", "csv", "--strategy", "laconic"), "use --to vectors"),
-        (("--to", "vectors", "--from", "1"), "use --until alone"),
+        (("--to", "vectors", "--between", "1", "2"), "select only where they end"),
         (("--to", "vectors", "--strategy", "lazy"), "choose from every-call"),
         (("--to", "vectors", "--limit", "5"), "--limit 5 does not go with"),
     ):
@@ -321,6 +374,38 @@ def test_truncated_gzip_is_an_error(tmp_path: Path) -> None:
         read(str(path))
 
 
+def test_two_files_in_one_are_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "two"
+    path.write_text("laconic-vectors 1\nstrategy 0 a split 1\nlaconic-vectors 1\n")
+    with pytest.raises(LaconicError, match="line 3: another vector file begins here"):
+        read(str(path))
+
+
+def test_a_touch_past_the_end_of_a_file_is_preceded_by_other(tmp_path: Path) -> None:
+    """The file has grown, which no event describes."""
+    trace = begun(tmp_path / "grown.trace")
+    number = trace.file("/data/grows", size=PAGE_SIZE)
+    args = BASE, 4 * PAGE_SIZE, 3, MAP_SHARED | MAP_FIXED, 3, 0
+    trace.row("mmap", *args, result=BASE, file=number)
+    touched = ((BASE, BASE + 2 * PAGE_SIZE, FILE_PAGE),)
+    trace.row("mprotect", BASE, 4 * PAGE_SIZE, 1, touched=touched)
+    items: list[file_format.Item] = []
+    found = analysis.record(Trace(trace.end()), DEFAULT, items.append)
+    events = [item for item in items if isinstance(item, file_format.Event)]
+    assert [event.name for event in events] == ["load", "mmap", "other", "touch", "mprotect", "end"]
+    assert found.notes
+    # From then on, every strategy has the file as long as it is.
+    for index, name in enumerate(DEFAULT):
+        (state,) = (
+            item
+            for item in items
+            if isinstance(item, State) and (item.event, item.strategy) == (4, index)
+        )
+        ends = [call.end for call in state.pal if call.name == "protect"]
+        expected = BASE + (4 if name == "every-call" else 2) * PAGE_SIZE
+        assert max(ends) == expected, name
+
+
 # The documentation
 
 
@@ -330,7 +415,9 @@ def test_the_examples_of_the_page_print_what_it_shows(tmp_path: Path) -> None:
     shutil.copytree(CORPUS, tmp_path / "vectors")
     page = (ROOT / "docs/vectors.md").read_text()
     blocks = re.findall(r"^```console\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    commands = [part for block in blocks for part in re.split(r"^\$ ", block, flags=re.M)[1:]]
+    commands = [
+        part for block in blocks for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
+    ]
     assert len(commands) >= 6
     for part in commands:
         command, _, shown = part.partition("\n")
@@ -359,27 +446,36 @@ BUGS = {
 }
 
 
-def build(directory: Path, *flags: str) -> Path:
-    """The example, compiled."""
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Compiles the example with the given flags, once."""
     compiler = shutil.which("cc")
     assert compiler is not None, "a C compiler is needed: apt-get install gcc"
-    program = directory / "runner"
-    sources = [
-        str(ROOT / "examples/vectors" / f"{n}.c") for n in ("bookkeeping", "runner", "reader")
-    ]
-    warnings = ["-std=gnu11", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([compiler, *warnings, *flags, "-o", str(program), *sources], check=True)
+
+    @cache
+    def program(*flags: str) -> Path:
+        path = tmp_path_factory.mktemp("runner") / "runner"
+        sources = [
+            str(ROOT / "examples/vectors" / f"{n}.c") for n in ("bookkeeping", "runner", "reader")
+        ]
+        warnings = ["-std=gnu11", "-Wall", "-Wextra", "-Werror"]
+        subprocess.run([compiler, *warnings, *flags, "-o", str(path), *sources], check=True)
+        return path
+
     return program
 
 
-def run(program: Path, name: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """The runner on a file of the corpus."""
-    content = gzip.decompress((CORPUS / f"{name}.vectors.gz").read_bytes()).decode()
+def run(
+    program: Path, name: str, *words: str, content: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The runner on a file of the corpus, or on `content`."""
+    if content is None:
+        content = gzip.decompress((CORPUS / f"{name}.vectors.gz").read_bytes()).decode()
     return subprocess.run(
         [str(program), *words],
         input=content,
+        encoding="latin-1",
         capture_output=True,
-        text=True,
         timeout=20,
         check=False,
     )
@@ -387,11 +483,11 @@ def run(program: Path, name: str, *words: str) -> subprocess.CompletedProcess[st
 
 @pytest.mark.parametrize("strategy", ["every-call", "skip-equal"])
 def test_the_example_follows_its_strategy_on_the_whole_corpus(
-    tmp_path: Path, strategy: str
+    tmp_path: Path, build: Callable[..., Path], strategy: str
 ) -> None:
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover"]
     define = ["-DSKIP_EQUAL"] if strategy == "skip-equal" else []
-    program = build(tmp_path, "-O1", *sanitizers, *define)
+    program = build("-O1", *sanitizers, *define)
     for path in sorted(CORPUS.glob("*.vectors.gz")):
         name = path.name.removesuffix(".vectors.gz")
         done = run(program, name, "-s", strategy, "-w", str(tmp_path / "out"))
@@ -404,9 +500,67 @@ def test_the_example_follows_its_strategy_on_the_whole_corpus(
         assert comparison.difference is None, f"{name}: {as_text(comparison, read(str(path)))}"
 
 
+def test_the_end_states_how_many_states_were_compared(build: Callable[..., Path]) -> None:
+    done = run(build("-O0"), "perl-fork")
+    assert done.returncode == 0
+    assert done.stdout.endswith("\n55 of 147 states compared, no difference in these\n")
+
+
+def test_a_design_that_joins_protects_is_compared_with_joined_vectors(
+    tmp_path: Path, build: Callable[..., Path]
+) -> None:
+    """Event 9 of splits-and-merges: six VMAs, two runs that change alike."""
+    program = build("-O0", "-DSKIP_EQUAL", "-DJOIN")
+    name, out = "splits-and-merges", tmp_path / "out"
+    words = ("-s", "skip-equal", "-w", str(out))
+    done = run(program, name, *words, "-j")
+    assert done.stdout.endswith(" states compared, no difference\n"), done.stdout
+    vectors = read(str(CORPUS / f"{name}.vectors.gz"))
+    assert compare(vectors, read(str(out)), joined=True).difference is None
+    plain = compare(vectors, read(str(out))).difference
+    assert plain is not None and (plain.what, plain.state.event) == (PAL, 9)
+    done = run(program, name, *words)
+    assert done.returncode == 1 and done.stdout.count("  > protect ") == 6 + 2
+    assert done.stdout.endswith("are joined: use -j\n")
+    # What is joined must change alike all the same.
+    done = run(build("-O0", "-DSKIP_EQUAL", "-DBUG=8"), "past-the-end", *words, "-j")
+    assert done.returncode == 1
+
+
+def test_the_runner_names_the_counts_that_differ(build: Callable[..., Path]) -> None:
+    content = gzip.decompress(ISSUE.read_bytes()).decode()
+    event, state, counts, _ = content.partition("\nevent 2 ")[2].split("\n", 3)
+    assert counts.startswith("counts 1 1 ")
+    changed = content.replace(
+        "\n".join((event, state, counts)), f"{event}\n{state}\n{counts[:-8]} 9 0 0 0"
+    )
+    done = run(build("-O0"), "", content=changed)
+    assert "counts that differ:\n  > EMODT: expected 9, actual 0\n" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "message"),
+    [
+        ("\x1f\x8b\x08", (), "line 1: compressed with gzip: use zcat FILE | runner"),
+        ("laconic-vectors 2\n", (), "line 1: not a vector file of version 1"),
+        ("laconic-vectors 1\nlaconic-vectors 1\n", (), "line 2: another vector file begins here"),
+        (
+            "laconic-vectors 1\nstrategy 0 a split 1\nstrategy 1 b split 1\n",
+            ("-s", "c"),
+            "the file has no vectors of c; it has those of a, b",
+        ),
+    ],
+)
+def test_the_runner_names_what_is_wrong_with_a_file(
+    build: Callable[..., Path], content: str, words: tuple[str, ...], message: str
+) -> None:
+    done = run(build("-O0"), "", *words, content=content)
+    assert done.returncode == 2 and message in done.stderr
+
+
 @pytest.mark.parametrize("bug", BUGS)
-def test_each_planted_bug_is_found(tmp_path: Path, bug: int) -> None:
-    program = build(tmp_path, "-O0", f"-DBUG={bug}")
+def test_each_planted_bug_is_found(tmp_path: Path, build: Callable[..., Path], bug: int) -> None:
+    program = build("-O0", f"-DBUG={bug}")
     out = tmp_path / "out"
     done = run(program, BUGS[bug], "-w", str(out))
     assert done.returncode == 1, done.stdout + done.stderr

@@ -341,7 +341,17 @@ class TestOtherVerbs:
         """The program runs as before; its enclave is in the table and in the JSON."""
         path = tmp_path / "f.json"
         program = ["sh", "-c", "echo out; exit 3"]
-        words = ["run", "--host", "sgx2", "--strategy", "classify", "--json", path, "--", *program]
+        words: list[str | Path] = [
+            "run",
+            "--host",
+            "sgx2",
+            "--strategy",
+            "classify",
+            "--json",
+            path,
+            "--",
+            *program,
+        ]
         done = laconic(*words, env=environment(TMPDIR=str(tmp_path)))
         figures = json.loads(path.read_text())
         assert (done.returncode, done.stdout) == (3, "out\n")

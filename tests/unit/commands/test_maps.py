@@ -107,6 +107,22 @@ def test_which_process(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
     assert printed(capfd, path, "--pid", "8") == []
 
 
+def test_the_process_of_a_program(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """By the name or the path of what it runs; several are named."""
+    trace = Builder(tmp_path / "a.trace")
+    trace.program("/bin/first", ["first"], pid=7)
+    trace.row("mmap", BASE, PAGE, 3, 0x32, -1, 0, pid=7, result=BASE)
+    trace.row("clone", 17, pid=7, result=8)
+    trace.program("/opt/second", ["second"], pid=8)
+    path = trace.end()
+    assert printed(capfd, path, "--program", "fir*") == [f"{BASE:x}-{BASE + PAGE:x} rw-p"]
+    assert printed(capfd, path, "--program", "/opt/*") == []
+    assert main(["maps", path, "--program", "*st", "--program", "second"]) == 2
+    assert "name one with --pid" in capfd.readouterr().err
+    assert main(["maps", path, "--program", "third"]) == 2
+    assert "there is no process of program third at end. There are:" in capfd.readouterr().err
+
+
 def test_no_process_at_all(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["maps", Builder(tmp_path / "a.trace").end()]) == 2
     assert "there is no process at end" in capfd.readouterr().err

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 import laconic.trace
 from laconic.commands import main
@@ -61,8 +62,10 @@ def address_of_grow(path: Path) -> int:
     """Where the function is in its file."""
     with open(path, "rb") as file:
         table = ELFFile(file).get_section_by_name(".symtab")
-        assert table is not None
-        return int(table.get_symbol_by_name("grow")[0]["st_value"])
+        assert isinstance(table, SymbolTableSection)
+        found = table.get_symbol_by_name("grow")
+        assert found is not None
+        return int(found[0]["st_value"])
 
 
 class Stacked(Builder):

@@ -91,7 +91,8 @@ def test_a_doctored_call_is_a_model_error(
 
     def change(number: int, row: Row) -> list[Row]:
         if number == call:
-            row = row._replace(**{field: value})
+            changed: dict[str, Any] = {field: value}
+            row = row._replace(**changed)
         return [row]
 
     path = doctored(known(tmp_path / "a.trace"), tmp_path / "b.trace", change)

@@ -145,7 +145,7 @@ def test_threads_within_the_manifests_number_have_slots(max_threads: int, free: 
 # Shared mappings of files
 
 
-def tail(prot: int, writable: bool = True) -> Program:
+def tail(prot: int, writable: bool = True) -> Program[EveryCall]:
     """A shared mapping that reaches past the end of its file."""
     p = Program(EveryCall)
     file = OpenFile(File(8, 1, 5, "/f"), True, writable, size=2 * PAGE + 100)
@@ -220,7 +220,7 @@ def test_pages_past_the_end_of_a_file_come_when_it_grows(switches: str) -> None:
     assert [pages.get(BASE + n * PAGE) is None for n in range(4)] == [False] * 4
 
 
-def prots(p: Program) -> list[int | None]:
+def prots(p: Program[EveryCall]) -> list[int | None]:
     return [p.strategy.pal.pages.get(BASE + n * PAGE) for n in range(4)]
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import struct
 from collections.abc import Iterator
 
 import pytest
 
-from laconic.linux import pagemap, proc
+from laconic.linux import pagemap
 from laconic.linux.pagemap import (
     FILE_PAGE,
     GUARD,
@@ -110,8 +111,8 @@ class Kernel:
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     """The kernel behind /proc/PID/pagemap."""
     played = Kernel()
-    monkeypatch.setattr(pagemap.fcntl, "ioctl", played.ioctl)
-    monkeypatch.setattr(pagemap.os, "pread", played.pread)
+    monkeypatch.setattr(fcntl, "ioctl", played.ioctl)
+    monkeypatch.setattr(os, "pread", played.pread)
     return played
 
 
@@ -250,5 +251,5 @@ def test_a_kernel_that_refuses_an_empty_request_knows_it(
     def ioctl(file: object, request: int, argument: bytes) -> int:
         raise OSError(error, os.strerror(error))
 
-    monkeypatch.setattr(proc.fcntl, "ioctl", ioctl)
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
     assert pagemap.has_scan(os.getpid()) == known

@@ -274,7 +274,7 @@ def test_vmas_of_a_range(queries: bool, three: int, monkeypatch: pytest.MonkeyPa
         raise OSError(errno.ENOTTY, "")
 
     if not queries:
-        monkeypatch.setattr(proc.fcntl, "ioctl", refused)
+        monkeypatch.setattr(fcntl, "ioctl", refused)
     page = 4096
     with proc.MapsFile(os.getpid()) as maps:
         inside = list(maps.vmas(three, three + 3 * page))

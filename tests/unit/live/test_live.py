@@ -19,7 +19,7 @@ from laconic.analysis.baseline import Key
 from laconic.analysis.live import Model, Names
 from laconic.analysis.suppressions import Suppression
 from laconic.commands.live import _has_view
-from laconic.report.live import as_json, ending, line
+from laconic.report.live import as_json, ending, label, line
 from laconic.trace.schema import CODES, FRAME
 from laconic.trace.stacks import Stacks
 from tests.helpers.commandline import laconic
@@ -42,7 +42,8 @@ def message(
         "processes": [(70, "prog", 2, 5 << 20, 40), (71, "\x1b[31mred", 1, 9 << 30, None), (72, "child", 1, 4096, 90)],
         "sites": [("mprotect", stack, "/bin/prog", count) for stack, count in sites.items()],
     }  # fmt: skip
-    return json.loads(json.dumps(found | more))
+    message: dict[str, Any] = json.loads(json.dumps(found | more))
+    return message
 
 
 def stack_rows(count: int) -> list[tuple[int, int, str]]:
@@ -89,7 +90,7 @@ class TestModel:
     def test_sites_of_one_function_are_put_together(self) -> None:
         """Both frames are of a module without symbols, whose addresses are no names."""
         one = model()
-        assert one.sites() == [
+        assert [site[:4] for site in one.sites()] == [
             (Key("mprotect", "libgrow.so+?", "libgrow.so", "prog"), 120, 120.0, True)
         ]
         one.take(message(3.5, (2000, 1800, 200), {2: 80}))
@@ -98,7 +99,7 @@ class TestModel:
 
     def test_names_come_later(self) -> None:
         """Until they are known the site is there all the same."""
-        released = []
+        released: list[bool] = []
 
         class Slow(Stacks):
             def walk(self, number: int) -> Any:
@@ -168,6 +169,41 @@ class TestModel:
         assert [site["redundant"] for site in as_json(one, ["x"])["sites"]] == list(
             range(250, 0, -1)
         )
+
+    def test_costs(self) -> None:
+        """Sites in the order of `callers`; what is suppressed is one line per reason, and rules
+        about redundant calls hide no cost."""
+        stacks = Stacks()
+        rules = [
+            Suppression("loading", "mmap", module="libgrow.so"),
+            Suppression("break", "brk", module="libgrow.so", only_redundant=True),
+        ]
+        one = Model(names=Names(stacks, rules, apart=False), stacks=stacks, rules=rules)
+        one.take(message(1.5, (1000, 880, 120), {0: 30, 1: 90}, rows=stack_rows(3)))
+        sites = [
+            ["mprotect", 0, "/bin/prog", 40, 30, 100, 300, 1, 3],
+            ["mprotect", 1, "/bin/prog", 90, 90, 200, 400, 0, 0],
+            ["mmap", 0, "/bin/prog", 5, 0, 5000, 5002, 9, 9],
+            ["mmap", 2, "/bin/prog", 6, 0, 1, 1, 1, 1],
+            ["brk", 1, "/bin/prog", 7, 6, 90, 92, 9, 9],
+        ]
+        around = [["load", 600, 600, 6, 6]]
+        known = {"time": 1.4, "behind": 0, "stopped": "", "sites": sites, "around": around}
+        one.take({"costs": known})
+        shown = [(label(site), site.calls, site.total, site.cost) for site in one.sites()]
+        assert shown == [
+            ("loading (suppressed)", 11, 0, (5001, 5003, 10, 10)),
+            ("Loading the program (no call)", 0, 0, (600, 600, 6, 6)),
+            ("mprotect libgrow.so+?", 130, 120, (300, 700, 1, 3)),
+            ("brk libgrow.so+?", 7, 0, (90, 92, 9, 9)),
+        ]
+        assert one.cost == (5991, 6395, 26, 28)
+        found = as_json(one, ["x"])
+        assert [site["redundant"] for site in found["sites"]] == [120, 0]
+        assert found["cycles"]["every-call"] == {"low": 5991, "high": 6395}
+        assert "In an enclave 5.99–6.39 k cycles under every-call" in " ".join(ending(one).split())
+        one.take({"costs": {**known, "sites": [], "around": [], "stopped": "too fast"}})
+        assert "up to 1.4 s: too fast" in " ".join(ending(one).split())
 
     def test_the_end_and_a_failure(self) -> None:
         one = model()
@@ -260,28 +296,29 @@ class TestView:
             )
             assert "processes 3 of 3  threads 4  mapped 9.0 GiB  VMAs 130" in text
             assert "running: prog a" in text
-            assert self.column(app, "sites", 0) == ["120"]
-            assert self.column(app, "sites", 3) == ["libgrow.so+?"]
+            assert self.column(app, "sites", 5) == ["120"]
+            assert self.column(app, "sites", 2) == ["mprotect libgrow.so+?"]
             assert self.column(app, "processes", 4) == ["prog", "red", "child"]
             assert self.column(app, "processes", 2) == ["40", "?", "90"]
             drawn = app.export_screenshot()
             assert "libgrow.so+?" in drawn
-            for key in "qpPTNMVR":
+            for key in "qpCPTNMVR?":
                 assert f">&#160;{key}&#160;<" in drawn, f"{key} does not stand at the foot"
 
         self.drive(steps)
 
     def test_sorting(self) -> None:
         async def steps(app: Any, pilot: Any) -> None:
-            assert self.column(app, "sites", 2) == ["brk", "madvise", "mprotect"]
+            calls = [f"{call} libgrow.so+?" for call in ("brk", "madvise", "mprotect")]
+            assert self.column(app, "sites", 2) == calls
             await pilot.press("T")
-            assert self.column(app, "sites", 1) == ["501", "120", "30"]
+            assert self.column(app, "sites", 4) == ["501", "120", "30"]
             await pilot.press("R")
-            assert self.column(app, "sites", 1) == ["30", "120", "501"]
+            assert self.column(app, "sites", 4) == ["30", "120", "501"]
             await pilot.press("R", "P")
-            assert self.column(app, "sites", 2) == ["brk", "madvise", "mprotect"]
+            assert self.column(app, "sites", 2) == calls
             await pilot.press("N")
-            assert self.column(app, "sites", 3) == ["libgrow.so+?"] * 3
+            assert sorted(self.column(app, "sites", 2)) == calls
             await pilot.press("M")
             assert self.column(app, "processes", 0) == ["71", "70", "72"]
             await pilot.press("V")
@@ -297,9 +334,9 @@ class TestView:
             assert "paused" in app.figures()
             app.model.take(message(2.5, (3000, 880, 2120), {0: 2030}))
             app.beat()
-            assert self.column(app, "sites", 0) == ["120"]
+            assert self.column(app, "sites", 5) == ["120"]
             await pilot.press("p")
-            assert self.column(app, "sites", 0) == ["2,000"]
+            assert self.column(app, "sites", 5) == ["2,000"]
             assert "paused" not in app.figures()
 
         self.drive(steps)
@@ -349,6 +386,77 @@ class TestView:
             assert shown[:3] == ["plain", "red [bold]x[/]", "bar\tend"]
 
         self.drive(steps, output=lambda: lines.pop() if lines else [])
+
+    def test_the_end_of_the_output_stays_in_view(self) -> None:
+        """After a resize too; but not if somebody has scrolled back."""
+        lines = [[f"line {number}" for number in range(200)]]
+
+        async def steps(app: Any, pilot: Any) -> None:
+            app.poll()
+            await pilot.pause()
+            pane = app.query_one("#output")
+            for height in (40, 18, 60, 24):
+                await pilot.resize_terminal(80, height)
+                await pilot.pause()
+                assert pane.is_vertical_scroll_end, height
+            pane.scroll_to(y=3, animate=False, immediate=True)
+            await pilot.pause()
+            await pilot.resize_terminal(80, 40)
+            await pilot.pause()
+            assert pane.scroll_y == 3
+
+        self.drive(steps, output=lambda: lines.pop() if lines else [])
+
+    def test_the_curve_has_a_scale(self) -> None:
+        async def steps(app: Any, pilot: Any) -> None:
+            app.delay = 2.0
+            app.model.take(message(2.5, (6005, 880, 2120), {}))
+            app.beat()
+            assert app.scale() == "5,005 calls/s\nlast 2 s, from 1,000"
+            assert "5,005" in app.export_screenshot()
+
+        self.drive(steps)
+
+    def test_costs_are_shown_with_their_unit(self) -> None:
+        one = model()
+        site = ["mprotect", 0, "/bin/prog", 40, 30, 2.1e9, 3.25e9, 1e6, 2e6]
+        costs = {"time": 1.5, "behind": 0, "stopped": "", "sites": [site], "around": []}
+        one.take({"costs": costs})
+
+        async def steps(app: Any, pilot: Any) -> None:
+            heads = [str(column.label) for column in app.table("sites").columns.values()]
+            assert heads[:3] == ["every-call, G cycles", "laconic", "site"]
+            assert self.column(app, "sites", 0) == ["2.10–3.25"]
+            assert "in an enclave 2.10–3.25 G cycles under every-call" in app.figures()
+            app.model.take({"costs": {**costs, "sites": [[*site[:5], 5e6, 5e6, 0, 0]]}})
+            app.beat()
+            await pilot.pause()
+            heads = [str(column.label) for column in app.table("sites").columns.values()]
+            assert heads[0] == "every-call, M cycles"
+            assert self.column(app, "sites", 0) == ["5.00"]
+
+        self.drive(steps, model=one)
+
+    def test_a_page_of_keys_and_terms(self) -> None:
+        async def steps(app: Any, pilot: Any) -> None:
+            await pilot.press("?")
+            await pilot.pause()
+            drawn = app.screen_stack[-1].query_one("#terms Static").render()
+            assert "every-call" in str(drawn) and "redundant" in str(drawn)
+            app.beat()  # the display goes on behind it
+            await pilot.press("?")
+            await pilot.pause()
+            assert len(app.screen_stack) == 1
+
+        self.drive(steps)
+
+    def test_ctrl_c_leaves_a_view_of_another_program(self) -> None:
+        async def steps(app: Any, pilot: Any) -> None:
+            await pilot.press("ctrl+c")
+            await pilot.pause()
+            assert not app.is_running
+
+        self.drive(steps)
 
     def test_without_a_pane(self) -> None:
         async def steps(app: Any, pilot: Any) -> None:

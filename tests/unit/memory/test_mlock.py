@@ -53,9 +53,12 @@ def test_runs_that_differ_are_one_outcome() -> None:
 )
 def test_some_mappings_ignore_locks(vma: Vma, ignored: bool) -> None:
     # mlock_fixup in mm/mlock.c
-    for call in (lambda here: mlock(here, at(0), PAGE), lambda here: mlockall(here, 1)):
+    for lock_all in (False, True):
         here = of(vma)
-        call(here)
+        if lock_all:
+            mlockall(here, 1)
+        else:
+            mlock(here, at(0), PAGE)
         locked = here.vmas.get(at(0))
         assert locked is not None and (locked == vma) == ignored
 

@@ -206,7 +206,9 @@ def defines(*headers: str) -> dict[str, int]:
     for header in headers:
         for path in (KERNEL / "linux" / header, KERNEL / "asm-generic" / header):
             text = path.read_text() if path.exists() else ""
-            for name, value in re.findall(r"^#define\s+(\w+)\s+(0x[0-9a-fA-F]+|\d+)\b", text, re.M):
+            for name, value in re.findall(
+                r"^#define\s+(\w+)\s+(0x[0-9a-fA-F]+|\d+)\b", text, re.MULTILINE
+            ):
                 found[name] = int(value, 0)
     return found
 

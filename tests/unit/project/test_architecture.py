@@ -65,11 +65,12 @@ def test_every_package_is_in_the_table() -> None:
 
 def test_a_package_imports_only_packages_above_it() -> None:
     order = package_order()
-    wrong = []
-    for importer, imported in sorted(GRAPH.items()):
-        for name in sorted(imported):
-            if order.index(name.split(".")[1]) > order.index(importer.split(".")[1]):
-                wrong.append(f"{importer} imports {name}")
+    wrong = [
+        f"{importer} imports {name}"
+        for importer, imported in sorted(GRAPH.items())
+        for name in sorted(imported)
+        if order.index(name.split(".")[1]) > order.index(importer.split(".")[1])
+    ]
     assert not wrong, "\n".join(wrong)
 
 
@@ -81,7 +82,7 @@ def test_no_files_import_one_another_in_a_circle() -> None:
 
 
 def test_memory_imports_the_standard_library_only() -> None:
-    imported = set()
+    imported: set[str] = set()
     for name, path in FILES.items():
         if not name.startswith("laconic.memory"):
             continue
@@ -122,6 +123,8 @@ def test_no_test_imports_from_a_test_module() -> None:
                 names = [node.module, *(f"{node.module}.{name}" for name in submodules)]
             elif isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
+            if not isinstance(node, ast.ImportFrom | ast.Import):
+                continue
             for name in names:
                 is_test = name.rpartition(".")[2].startswith("test_")
                 if (is_test and name.startswith("tests")) or name in helpers:

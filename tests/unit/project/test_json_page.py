@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 
 from laconic.analysis.schemas import SCHEMAS
 from tests.helpers.traces import small
-from tests.tracer.lab import COMMAND, environment
+from tests.tracer.lab import COMMAND, environment, run_alone
 
 ROOT = Path(__file__).parents[3]
 LOG = ROOT / "tests" / "corpus" / "strace" / "f.log"
@@ -51,14 +50,7 @@ def printed(tmp_path: Path, *words: str | Path) -> dict[str, Any]:
     path = tmp_path / "out.json"
     path.unlink(missing_ok=True)
     command, *rest = words
-    done = subprocess.run(
-        [*COMMAND, command, "--json", path, *rest],
-        env=environment(),
-        capture_output=True,
-        check=False,
-        timeout=60,
-        cwd=tmp_path,
-    )
+    done = run_alone([*COMMAND, command, "--json", path, *rest], env=environment(), cwd=tmp_path)
     assert done.returncode in (0, 1), done.stderr
     figures = json.loads(path.read_text())
     assert isinstance(figures, dict)
@@ -126,7 +118,9 @@ def test_compare_on_linux(trace: str, tmp_path: Path) -> None:
     """The page names the keys that are in the object of enclaves alone."""
     table, of_strategy, _ = tables(section("compare"))
     figures = printed(tmp_path, "compare", "--host", "linux", trace)
-    (sentence,) = re.findall(r"^With `--host linux`:.*?\n\n", section("compare"), re.DOTALL | re.M)
+    (sentence,) = re.findall(
+        r"^With `--host linux`:.*?\n\n", section("compare"), re.DOTALL | re.MULTILINE
+    )
     has, has_not = sentence.split("there are no")
     assert not figures.keys() & set(_CODE.findall(has_not))
     assert figures.keys() == table.keys() - {"command", "exit_status"} - set(_CODE.findall(has_not))
@@ -140,7 +134,9 @@ def test_compare_ablation(trace: str, tmp_path: Path) -> None:
     """The page names the keys that only other comparisons have, and describes each row."""
     table, of_strategy, of_row = tables(section("compare"))
     figures = printed(tmp_path, "compare", "--ablation", trace)
-    (sentence,) = re.findall(r"^With `--ablation`:.*?\n\n", section("compare"), re.DOTALL | re.M)
+    (sentence,) = re.findall(
+        r"^With `--ablation`:.*?\n\n", section("compare"), re.DOTALL | re.MULTILINE
+    )
     has_not, has = sentence.split(" but ")
     new = figures.keys() - table.keys()
     assert new == {"traces", "ablation"} <= set(_CODE.findall(has))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,10 +30,17 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Path:
     return build("gated", "-g")
 
 
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the installed plug-ins, pytest loads this one: the others take most of its start."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
 def check(pytester: pytest.Pytester, body: str, *words: str) -> pytest.RunResult:
     """Runs a test file, in a process of its own."""
     pytester.makepyfile(f"import pytest, subprocess\n\n{body}")
-    plugin = () if INSTALLED else ("-p", "laconic.pytest_plugin")
+    is_found = INSTALLED and "PYTEST_DISABLE_PLUGIN_AUTOLOAD" not in os.environ
+    plugin = () if is_found else ("-p", "laconic.pytest_plugin")
     return pytester.runpytest_subprocess(*plugin, "-p", "no:cacheprovider", *words)
 
 
@@ -57,6 +65,7 @@ def test_it(laconic):
     ).assert_outcomes(passed=1)
 
 
+@pytest.mark.usefixtures("alone")
 def test_the_marker_s_limits(pytester: pytest.Pytester, program: Path) -> None:
     """Kept and not kept; a failure names the offenders, and the innermost marker counts."""
     result = check(
@@ -98,6 +107,7 @@ def test_host_calls(laconic):
     assert "not reached" not in text
 
 
+@pytest.mark.usefixtures("alone")
 def test_a_baseline_and_suppressions_of_the_root(pytester: pytest.Pytester, program: Path) -> None:
     base = {
         "baseline": 2,
@@ -137,6 +147,7 @@ def test_none(laconic):
     assert "laconic.toml', line 1" in result.stdout.str()
 
 
+@pytest.mark.usefixtures("alone")
 def test_mistakes_are_named(pytester: pytest.Pytester, program: Path) -> None:
     """A wrong marker, a marker that nothing obeys, a program that is not there."""
     result = check(

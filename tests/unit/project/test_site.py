@@ -29,6 +29,9 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
     assert pages == {path.stem for path in tmp_path.glob("*.html")} - {"404"}
     check_api_page((tmp_path / "api.html").read_text())
+    first = (tmp_path / "index.html").read_text()
+    assert 'src="pictures/html-light.png"' in first and 'href="stylesheets/extra.css"' in first
+    assert (tmp_path / "pictures" / "html-light.png").exists()
 
 
 def check_api_page(page: str) -> None:

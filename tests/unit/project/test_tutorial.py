@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "tutorial.md"
 #: Lines with counts that are the same in every run; costs depend on the pages that were touched.
 EXACT = re.compile(
-    r"^(?:\$ .*|(?:calls|redundant|host calls) .*|.* memory calls in 1 process.*)$", re.M
+    r"^(?:\$ .*|(?:calls|redundant|host calls) .*|.* memory calls in 1 process.*)$", re.MULTILINE
 )
 
 

@@ -7,16 +7,22 @@ from pathlib import Path
 from typing import Any, Self
 
 import laconic.trace
+from laconic.libos.gramine import Libos
 from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import Touches
-from laconic.linux.pagemap import UNSEEN
+from laconic.linux.pagemap import FILE_PAGE, UNSEEN
 from laconic.memory.change import MAP, UNMAP
 from laconic.memory.flags import PAGE_SIZE as PAGE
 from laconic.memory.space import AddressSpace, Entry
-from laconic.memory.vma import Vma
-from laconic.replay.enclaves import Enclaves
+from laconic.memory.vma import File, Vma
+from laconic.replay.enclaves import Enclave, Enclaves
 from laconic.replay.engine import Replay
+from laconic.replay.thread import Mm
+from laconic.sgx.costs import load
 from laconic.sgx.meter import Meter
+from laconic.strategies import NAMES, strategy
+from laconic.strategies.bound import bound
+from laconic.strategies.classify import Classify
 from laconic.trace.schema import GREW, UNFINISHED
 from laconic.trace.stacks import NO_STACK
 from tests.helpers.comparetraces import ANON, RW, begun
@@ -229,3 +235,58 @@ def test_unseen_pages_are_counted(tmp_path: Path) -> None:
     trace.row("exit", 0, touched=((BASE, BASE + 3 * PAGE, UNSEEN),))
     _, enclaves = recorded(trace)
     assert enclaves.unseen == 3
+
+
+class _Last(Enclaves):
+    # Keeps the enclave that ended last.
+
+    last: Enclave
+
+    def ended(self, mm: Mm) -> None:
+        enclave = self.enclave(mm)
+        assert enclave is not None
+        self.last = enclave
+        super().ended(mm)
+
+
+def grown(path: Path, touched: int, **options: Any) -> _Last:
+    """A program that has mapped four pages of a file of one, and used the first `touched`."""
+    trace = begun(path)
+    file = trace.file("/data/grows", size=PAGE)
+    trace.row("mmap", BASE, 4 * PAGE, RW, 0x11, 3, 0, result=BASE, file=file)
+    trace.row("mprotect", BASE, 4 * PAGE, RW, touched=((BASE, BASE + touched * PAGE, FILE_PAGE),))
+    rules = {name: strategy(name) for name in (*NAMES, "every-call:all", "every-call:reserve=on")}
+    enclaves = _Last(rules | {"bound": bound(load())}, **options)
+    Replay(laconic.trace.open(trace.end()), "laconic", listeners=[enclaves]).run()
+    return enclaves
+
+
+def test_a_touch_past_the_end_of_a_file_shows_that_it_has_grown(tmp_path: Path) -> None:
+    """No page past its end can be touched: every strategy has the file as long as it is then."""
+    found = grown(tmp_path / "grown.trace", 2).last
+    for name, rule in found.strategies.items():
+        assert (
+            found.touches.sizes.known_end(Vma(RW, File(8, 1, 7, "/data/grows"), BASE))
+            == BASE + 2 * PAGE
+        )
+        if isinstance(rule, Libos):
+            vma = rule.vmas.get(BASE)
+            assert vma is not None and vma.valid_end == BASE + 2 * PAGE, name
+            assert [rule.pal.pages.get(BASE + page * PAGE) for page in (0, 1)] == [RW, RW], name
+        if isinstance(rule, Classify):
+            held = [rule.pal.committed.get(BASE + page * PAGE) for page in range(3)]
+            assert held == [RW, RW, None], name
+    counts = {name: meter.total() for name, meter in grown(tmp_path / "b", 1).meters.items()}
+    more = {name: meter.total() for name, meter in grown(tmp_path / "c", 2).meters.items()}
+    for name in ("classify", "laconic", "sgx-emm", "bound", "every-call:all"):
+        assert more[name].eaug == counts[name].eaug + 1, name
+    # Its heap is committed before, and the page is filled.
+    assert more["edmm-tuned"].pages_copied == counts["edmm-tuned"].pages_copied + 1
+    # Today's Gramine has committed the page, and opens it.
+    assert more["every-call"].eaug == counts["every-call"].eaug
+    assert more["every-call"].emodpe > counts["every-call"].emodpe
+
+
+def test_nothing_past_the_end_of_a_file_is_assumed_to_be_touched(tmp_path: Path) -> None:
+    found = grown(tmp_path / "grown.trace", 0, assume_touched=True)
+    assert found.last.touches.count(BASE, BASE + 4 * PAGE) == 1

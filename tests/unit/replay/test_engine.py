@@ -216,7 +216,7 @@ def test_a_call_that_was_begun_before_is_finished(tmp_path: Path) -> None:
         trace = mapped(tmp_path / f"{committed}.trace")
         trace.row("begin", BASE, PAGE, said=CODES["mlock"], state=committed)
         trace.row("mlock", BASE, PAGE, said=1)
-        engine, log = replayed(trace)
+        _engine, log = replayed(trace)
         extra = ["committed mlock"] if committed else []
         assert log.events == [*START, "begins", *extra, "begins", "mlock 1", *END]
         assert len(log.calls[-1].changes) == 1 - committed

@@ -45,7 +45,7 @@ from laconic.strategies import NAMES
 from laconic.trace.stacks import NO_STACK
 from tests.helpers.pagetraces import HOSTILE, Stacked, hostile, known, many
 from tests.helpers.traces import Builder, large, small
-from tests.tracer.lab import COMMAND, environment
+from tests.tracer.lab import COMMAND, environment, run_alone
 
 #: What stands before the numbers of a site.
 HEAD = 5
@@ -474,7 +474,7 @@ class TestBadInput:
                 lambda at: [at / "a.trace", "-o", at / "a.trace", "--force"],
                 "is a trace, and stays as it is",
             ),
-            (lambda at: [at / "a.trace", "-o", "/dev/full", "--force"], "no regular file"),
+            (lambda at: [at / "a.trace", "-o", "/dev/full", "--force"], "not a regular file"),
             (
                 lambda at: [at / "a.trace", "-o", at / "r.html", "--json", at / "none" / "x"],
                 "--json",
@@ -482,7 +482,7 @@ class TestBadInput:
             (lambda at: [at / "a.trace", "-o", at / "r.html", "--costs", "cheap"], "cheap"),
             (lambda at: ["-o", at / "r.html"], "no trace was named"),
             (
-                lambda at: [at / "a.trace", at / "a.trace", "-o", at / "r.html"],
+                lambda at: [*[at / "a.trace"] * 3, "-o", at / "r.html"],
                 "more than one trace",
             ),
             (lambda at: [at / "a.trace", "-o", at / "r.html", "--", "true"], "stands before --"),
@@ -528,10 +528,9 @@ class TestBadInput:
 @pytest.fixture
 def traced(tmp_path: Path) -> Path:
     """A page of a program that was run for it."""
-    done = subprocess.run(
-        [*COMMAND, "html", "-o", str(tmp_path / "r.html"), "--", "sh", "-c", "echo its own; exit 3"],
-        env=environment(), capture_output=True, text=True,
-    )  # fmt: skip
+    program = ("sh", "-c", "echo its own; exit 3")
+    words: list[str | Path] = [*COMMAND, "html", "-o", tmp_path / "r.html", "--", *program]
+    done = run_alone(words, env=environment())
     if done.returncode == 71:
         pytest.skip("this machine does not let Laconic trace")
     assert (done.returncode, done.stdout) == (3, "its own\n"), done.stderr

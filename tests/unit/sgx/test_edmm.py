@@ -340,7 +340,7 @@ class TestSync:
 
     @pytest.mark.parametrize("prot", [0, R, RW, X, RX, RWX])
     def test_commit(self, prot: int) -> None:
-        pal, machine = committed(prot, sync=True)
+        _pal, machine = committed(prot, sync=True)
         assert self.mapping(machine) == [prot] * 4
 
     @pytest.mark.parametrize("had", [0, R, RW, X, RX, RWX])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -364,10 +365,7 @@ ACCESSES = {
 def test_access_by_permissions(prot: int, state: int) -> None:
     """PR does not block: the permissions that are left are in force at once."""
     epcm = enclave(Entry(prot, PT_REG, state))
-    got = [
-        outcome(lambda kind=kind: epcm.access(at(0), at(1), kind))
-        for kind in ("load", "store", "fetch")
-    ]
+    got = [outcome(partial(epcm.access, at(0), at(1), kind)) for kind in ("load", "store", "fetch")]
     assert tuple(got) == ACCESSES[prot]
 
 
@@ -390,10 +388,7 @@ def test_access_by_permissions(prot: int, state: int) -> None:
 def test_no_access_at_all(entry: Entry | None) -> None:
     """A page that is not a settled REG page at its own place."""
     epcm = enclave(entry)
-    got = [
-        outcome(lambda kind=kind: epcm.access(at(0), at(1), kind))
-        for kind in ("load", "store", "fetch")
-    ]
+    got = [outcome(partial(epcm.access, at(0), at(1), kind)) for kind in ("load", "store", "fetch")]
     assert got == ["0x8005", "0x8007", "0x8015"]
 
 

@@ -14,6 +14,7 @@ from laconic.memory.flags import TASK_SIZE
 from laconic.memory.space import Entry
 from laconic.memory.vma import Vma
 from laconic.sgx.meter import Counts
+from laconic.sgx.model.machine import Machine
 from laconic.sgx.pal.edmm import permissions
 from laconic.strategies import strategy
 from laconic.strategies.every_call import EveryCall
@@ -32,7 +33,7 @@ def rule(text: str) -> type[EveryCall]:
     return found
 
 
-class Watched(Program):
+class Watched(Program[EveryCall]):
     """A program whose enclave is looked at after each SGX instruction."""
 
     def __init__(self, maker: type[EveryCall]) -> None:
@@ -45,10 +46,16 @@ class Watched(Program):
         super().tell(call)
 
 
-def with_(*switches: str, hardware: bool = False) -> Program:
+def with_(*switches: str, hardware: bool = False) -> Program[EveryCall]:
     """A program under `every-call` with these switches on, on the modelled enclave if `hardware`."""
     options = ",".join(switch if "=" in switch else f"{switch}=on" for switch in switches)
     return Program(rule(options), machine() if hardware else None)
+
+
+def hardware_of(p: Program[EveryCall]) -> Machine:
+    """The modelled enclave of a program."""
+    assert isinstance(p.meter, Machine)
+    return p.meter
 
 
 # store
@@ -136,7 +143,7 @@ def test_a_protect_does_what_changes(change: tuple[int, int], switches: str) -> 
     assert p.counts.host_calls == p.counts.ioctls == restricted
     opens = switches == "extend" and change == (RW, RX)
     assert p.counts.open_windows == (n if opens else 0), "kinds: EMODPR comes first"
-    assert list(p.meter.effective(BASE, BASE + n * PAGE)) == [(BASE, BASE + n * PAGE, after)]
+    assert list(hardware_of(p).effective(BASE, BASE + n * PAGE)) == [(BASE, BASE + n * PAGE, after)]
 
 
 def test_runs_of_one_protect_share_an_ioctl_where_they_touch() -> None:
@@ -170,7 +177,8 @@ def test_the_first_permissions_come_by_eacceptcopy(prot: int) -> None:
     assert (p.counts.ioctls, p.counts.emodpe, p.counts.open_windows) == (0, 0, 0)
     assert (p.counts.host_calls, p.counts.pages_copied) == (1, n), "the file is read"
     for start in (BASE, BASE + 16 * PAGE):
-        assert list(p.meter.effective(start, start + n * PAGE)) == [(start, start + n * PAGE, prot)]
+        effective = hardware_of(p).effective(start, start + n * PAGE)
+        assert list(effective) == [(start, start + n * PAGE, prot)]
 
 
 def test_a_segment_and_its_last_page_come_by_eacceptcopy() -> None:
@@ -322,10 +330,11 @@ def test_exec_keeps_the_stack_and_what_the_program_has_too(switch: str | None) -
     assert p.counts.eaug == freed
     assert p.counts.pages_zeroed == (0 if switch is None else 64)
     start = BASE + 500 * PAGE
-    text = p.meter.effective(start, start + 4 * PAGE)
+    text = hardware_of(p).effective(start, start + 4 * PAGE)
     assert list(text) == [(start, start + 4 * PAGE, RX)]
     stack = start + (200 - 65) * PAGE
-    assert [prot for _, _, prot in p.meter.effective(stack, start + 200 * PAGE)] == [0, RW]
+    below = hardware_of(p).effective(stack, start + 200 * PAGE)
+    assert [prot for _, _, prot in below] == [0, RW]
     successor.end()
     assert p.meter.epc_pages == 0
 
@@ -355,7 +364,7 @@ def _combination(number: int) -> str:
     return ",".join(f"{name}=4" if name == "demand" else f"{name}=on" for name in chosen)
 
 
-def _anything(p: Program, dice: Random) -> None:
+def _anything(p: Program[EveryCall], dice: Random) -> None:
     start, pages = BASE + dice.randrange(24) * PAGE, dice.randint(1, 8)
     prot = dice.choice((0, R, RW, RX, RWX, W))
     choice = dice.randrange(9)

@@ -7,10 +7,12 @@ import os
 import random
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 from elftools.dwarf.callframe import FDE
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import NoteSection
 
 from laconic.stacks.cfi import (
     BY_ROW,
@@ -71,7 +73,7 @@ def test_rows_are_pyelftools_rows() -> None:
     assert rows > 300
 
 
-def same(row: Row, line: dict[object, object]) -> None:
+def same(row: Row, line: dict[Any, Any]) -> None:
     """Both say the same of CFA, the return address and the callee-saved registers."""
     cfa = line["cfa"]
     if cfa.expr is not None:
@@ -90,7 +92,7 @@ def same(row: Row, line: dict[object, object]) -> None:
 
 
 def test_what_is_compact() -> None:
-    usual = {RA: (OFFSET, -8)}
+    usual: dict[int, tuple[int, int | bytes]] = {RA: (OFFSET, -8)}
     assert compact(Row(7, 16, None, usual, False))[:3] == (FROM_RSP, 16, 0)
     assert compact(Row(6, 16, None, usual | {RBP: (OFFSET, -16), 3: (OFFSET, -24)}, False))[:4] == (
         FROM_RBP, 16, -2, ((3, -24),)
@@ -198,7 +200,7 @@ def test_hostile_images() -> None:
     """Thousands of spoilt images: each gives rules or refuses to be one, and none takes long."""
     choose = random.Random(3)
     good = image()
-    shapes = set()
+    shapes: set[int | str] = set()
     for _ in range(4000):
         data = bytearray(good)
         for _ in range(choose.randrange(1, 6)):
@@ -315,5 +317,8 @@ def test_this_build_id() -> None:
     for path in libraries():
         with path.open("rb") as file:
             section = ELFFile(io.BytesIO(file.read())).get_section_by_name(".note.gnu.build-id")
-            theirs = next(iter(section.iter_notes()))["n_desc"] if section is not None else ""
+            theirs = ""
+            if section is not None:
+                assert isinstance(section, NoteSection)
+                theirs = next(iter(section.iter_notes()))["n_desc"]
         assert open_elf(str(path)).build_id == theirs

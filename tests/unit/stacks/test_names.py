@@ -132,7 +132,8 @@ def test_perf_map_against_a_dictionary() -> None:
     """Random entries, written over one another, against a dictionary of single addresses."""
     choose = random.Random(6)
     for _ in range(200):
-        lines, truth = [], {}
+        lines = []
+        truth: dict[int, str] = {}
         for number in range(choose.randrange(1, 30)):
             start, size = choose.randrange(0, 60), choose.randrange(1, 12)
             lines.append(f"{start:x} {size:x} n{number}")

@@ -14,13 +14,20 @@ from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from laconic.stacks.cfi import FROM_RSP
 from laconic.stacks.elf import Elf
 from laconic.stacks.lines import Lines
 from laconic.stacks.modules import Modules, read_mappings
 from laconic.stacks.symbolize import Place, Symbolizer
-from laconic.stacks.symbols import SymbolTable, find_debug_file, open_elf, read_symbols
+from laconic.stacks.symbols import (
+    SymbolTable,
+    find_debug_file,
+    is_stripped_go,
+    open_elf,
+    read_symbols,
+)
 from laconic.stacks.table import CUT, FILE, JIT, VDSO, Frame, Module
 from tests.tracer.lab import tool
 
@@ -88,6 +95,7 @@ def labels(path: Path) -> dict[str, int]:
     """The addresses of labels in a program's own symbol table."""
     with path.open("rb") as file:
         table = ELFFile(file).get_section_by_name(".symtab")
+        assert isinstance(table, SymbolTableSection)
         return {symbol.name: symbol["st_value"] for symbol in table.iter_symbols()}
 
 
@@ -200,6 +208,7 @@ def test_a_stripped_go_program(compiled: Callable[..., Path], tmp_path: Path, pl
     functions = struct.pack("<IiIi", first - text, 0, second - text, 11)
     data = head + names + table + functions
     subprocess.run([tool("strip"), str(path)], check=True)
+    assert not is_stripped_go(open_elf(str(path)))
     packed = tmp_path / "table"
     how = "--add-section"
     for size in (len(data), *range(0, len(data), 7)):
@@ -212,6 +221,11 @@ def test_a_stripped_go_program(compiled: Callable[..., Path], tmp_path: Path, pl
         else:
             assert len(found) == 3, "cut off: some answer, and no error"
         how = "--update-section"
+    assert is_stripped_go(open_elf(str(path)))
+    symbolizer = Symbolizer(())
+    symbolizer.places(module(path), Frame(1, first + 1, True, False))
+    ((what, why),) = symbolizer.partial.values()
+    assert what == "source lines" and "Go's runtime" in why
 
 
 @pytest.mark.parametrize("how", ["build-id", "debuglink", ".debug", "directory"])

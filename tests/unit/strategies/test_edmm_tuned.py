@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from laconic.errors import LaconicError
+from laconic.libos.strategy import Strategy
 from laconic.memory import flags as f
 from laconic.memory.mmap import OpenFile
 from laconic.memory.vma import Vma
@@ -23,16 +24,18 @@ MAY = f.VM_MAY_RWX
 M = 1 << 20
 
 
-def cost(program: Program) -> dict[str, int]:
+def cost(program: Program[Strategy]) -> dict[str, int]:
     """What was counted, without the columns that no rule of the reference names."""
     left = ("untouched_pages", "open_windows")
     counts = program.counts.as_dict()
     return {name: count for name, count in counts.items() if count and name not in left}
 
 
-def tuned(options: str = "edmm", meter: Meter | None = None) -> Program:
+def tuned(options: str = "edmm", meter: Meter | None = None) -> Program[EdmmTuned]:
     """A program under one setting, started, with nothing counted."""
-    program = Program(strategy(f"edmm-tuned:{options}"), meter)
+    rule = strategy(f"edmm-tuned:{options}")
+    assert issubclass(rule, EdmmTuned)
+    program = Program(rule, meter)
     program.load([])
     return program.anew()
 
@@ -441,7 +444,7 @@ def steps(seed: int) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield "touch", (start, pages)
 
 
-def step(program: Program, name: str, args: tuple[int, ...]) -> None:
+def step(program: Program[EdmmTuned], name: str, args: tuple[int, ...]) -> None:
     """Make one step; calls that only the host can answer are not made."""
     if name == "touch":
         program.touch(*args)

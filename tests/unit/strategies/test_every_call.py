@@ -39,7 +39,7 @@ SHARED_FILE = f.MAP_SHARED | f.MAP_FIXED
 STACK = 64
 
 
-def fresh() -> Program:
+def fresh() -> Program[EveryCall]:
     return Program(EveryCall)
 
 
@@ -48,29 +48,41 @@ def total(*costs: Cost) -> Cost:
     return Cost(*map(sum, zip(*costs, strict=True)))
 
 
-def nothing(p: Program, n: int) -> None:
+Step = Callable[[Program[EveryCall], int], None]
+
+
+def nothing(p: Program[EveryCall], n: int) -> None:
     pass
 
 
-def mapped(prot: int, flags: int = FIXED) -> Callable[[Program, int], None]:
+def mapped(prot: int, flags: int = FIXED) -> Step:
     return lambda p, n: p.map(BASE, n, prot, flags)
 
 
-def lazily(p: Program, n: int, runs: int) -> None:
+def lazily(p: Program[EveryCall], n: int, runs: int) -> None:
     # Every second page of a lazy range is touched.
     p.map(BASE, 2 * runs, RW, NORESERVE)
     for run in range(runs):
         p.touch(BASE + 2 * run * PAGE, 1)
 
 
-def per_page(p: Program, n: int) -> None:
+def per_page(p: Program[EveryCall], n: int) -> None:
     for page in range(n):
         p.protect(BASE + page * PAGE, 1, RW)
 
 
-def tracked(p: Program, n: int) -> None:
+def tracked(p: Program[EveryCall], n: int) -> None:
     p.strategy.pal = Gramine(p.meter)
     p.map(BASE, n, RW, NORESERVE)
+
+
+def lazily_in_part(p: Program[EveryCall], n: int) -> None:
+    p.map(BASE - PAGE * n, 2 * n, 0, NORESERVE)
+    p.unmap(BASE, n)
+
+
+def protected(prot: int) -> Step:
+    return lambda p, n: p.protect(BASE, n, prot)
 
 
 def stack_size(n: int) -> int:
@@ -78,21 +90,20 @@ def stack_size(n: int) -> int:
     return max(n, STACK)
 
 
-def stack(p: Program, n: int) -> None:
+def stack(p: Program[EveryCall], n: int) -> None:
     p.load([(BASE, BASE + n * PAGE, Vma(RW | MAY | f.VM_GROWSDOWN))])
 
 
-def written(p: Program, n: int) -> None:
+def written(p: Program[EveryCall], n: int) -> None:
     assert p.call("msync", BASE, n * PAGE, f.MS_SYNC) == 0
 
 
-def dontneed(p: Program, n: int) -> None:
+def dontneed(p: Program[EveryCall], n: int) -> None:
     assert p.call("madvise", BASE, n * PAGE, f.MADV_DONTNEED) == 0
 
 
 #: name: what is there before, the operation, its cost for N pages. A file's tail past its end is 3
 #: pages.
-Step = Callable[[Program, int], None]
 ROWS: dict[str, tuple[Step, Step, Callable[[int], Cost]]] = {
     "alloc RW": (nothing, mapped(RW), lambda n: Cost(0, n, 0, n)),
     "alloc W": (nothing, mapped(W), lambda n: Cost(0, n, 0, n)),
@@ -102,7 +113,7 @@ ROWS: dict[str, tuple[Step, Step, Callable[[int], Cost]]] = {
     "alloc RX": (nothing, mapped(RX), lambda n: Cost(1, 2 * n, n, n)),
     "alloc lazy, new bits": (nothing, tracked, lambda n: Cost(0, 1, 0, 1)),
     "alloc lazy": (
-        lambda p, n: p.map(BASE - PAGE * n, 2 * n, 0, NORESERVE) or p.unmap(BASE, n),
+        lazily_in_part,
         mapped(0, NORESERVE),
         lambda n: Cost(),
     ),
@@ -153,7 +164,7 @@ ROWS: dict[str, tuple[Step, Step, Callable[[int], Cost]]] = {
 ROWS |= {
     f"protect {old}→{new}": (
         mapped(old),
-        lambda p, n, new=new: p.protect(BASE, n, new),
+        protected(new),
         lambda n: Cost(1, n, n),
     )
     for old in (0, R, W, RW, RX, RWX)
@@ -166,7 +177,8 @@ def test_each_row_of_upstreams_table(row: str, n: int) -> None:
     """The numbers are exact, and the modelled hardware, where it runs beside, agrees to every
     step."""
     before, operation, expected = ROWS[row]
-    for meter in (Meter(), machine()):
+    hardware = machine()
+    for meter in (Meter(), hardware):
         p = Program(EveryCall, meter)
         before(p, n)
         p.anew()
@@ -174,7 +186,7 @@ def test_each_row_of_upstreams_table(row: str, n: int) -> None:
         assert cost(p) == expected(n)
     for start, end, had in p.strategy.pal.pages:
         effective = [(start, end, None)] if had == LAZY else [(start, end, had)]
-        assert list(meter.effective(start, end)) == effective
+        assert list(hardware.effective(start, end)) == effective
 
 
 # What the LibOS makes of calls
@@ -510,7 +522,7 @@ def test_any_failure_kills_the_process(kind: str) -> None:
 )
 def test_open_windows_of_mprotect(old: int, new: int, windows: int) -> None:
     """EMODPE before EMODPR: on the way from RW to RX the pages are RWX. The machine sees it too."""
-    seen = set()
+    seen: set[int | None] = set()
     meter = machine()
     p = Program(EveryCall, meter)
     p.map(BASE, 5, old)

@@ -10,6 +10,7 @@ from laconic.libos.gramine import VMA_TAINTED
 from laconic.libos.strategy import MemoryCall
 from laconic.memory import flags as f
 from laconic.sgx.meter import Counts
+from laconic.sgx.model.machine import Machine
 from laconic.sgx.pal.gramine import LAZY
 from laconic.strategies.every_call import EveryCall
 from laconic.strategies.skip_equal import SkipEqual
@@ -21,7 +22,7 @@ NORESERVE = FIXED | f.MAP_NORESERVE
 SHARED_FILE = f.MAP_SHARED | f.MAP_FIXED
 
 
-def fresh() -> Program:
+def fresh() -> Program[EveryCall]:
     return Program(EveryCall)
 
 
@@ -32,7 +33,7 @@ def fresh() -> Program:
 STORE, DATA = 16384, 8
 
 
-def forked(p: Program) -> EveryCall:
+def forked(p: Program[EveryCall]) -> EveryCall:
     """Forks; `p.counts` are those of the memory, without the checkpoint's."""
     p.anew()
     child = p.strategy.fork(p.space.fork(), p.touches.copy())
@@ -179,7 +180,7 @@ def test_a_reservation_of_64_gib_is_one_entry(maker: type[EveryCall]) -> None:
 # Anything at all
 
 
-def anything(p: Program, dice: Random) -> None:
+def anything(p: Program[EveryCall], dice: Random) -> None:
     """One event of a program that knows no files: a call, or a touch."""
     start, pages = BASE + dice.randrange(24) * PAGE, dice.randint(1, 8)
     prot, flags = dice.choice((0, R, RW, RX, RWX, W)), FIXED | dice.choice((0, f.MAP_NORESERVE))
@@ -227,6 +228,7 @@ def test_nothing_that_a_program_does_kills_it(maker: type[EveryCall], seed: int)
                 start, end
             )
         assert p.counts.untouched_pages >= untouched >= 0
+    assert isinstance(p.meter, Machine)
     for start, end, had in pal.pages:
         assert list(p.meter.effective(start, end)) == [(start, end, None if had == LAZY else had)]
     p.unmap(BASE - 64 * PAGE, 256)

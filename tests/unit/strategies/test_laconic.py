@@ -260,6 +260,18 @@ class TestProtect:
         program.anew().protect(BASE, 100, R)
         assert program.counts.emodpr == 4
 
+    @BOTH
+    def test_neighbors_that_change_alike_are_one_run(self, rule: type[Classify]) -> None:
+        """The VMAs differ, of a file and anonymous; what has other permissions is a run of its own."""
+        program = fresh(rule)
+        program.map_file(BASE, 4, RW, lib(4))
+        program.map(at(4), 4, RW)
+        program.map(at(8), 4, RWX)
+        program.touch(BASE, 12)
+        program.anew().protect(BASE, 12, R)
+        assert (program.counts.ioctls, program.counts.emodpr) == (2, 12)
+        assert program.counts.host_calls == (1 if rule is Laconic else 2)
+
     @pytest.mark.parametrize(("rule", "host_calls"), [(Laconic, 1), (Classify, 3)])
     def test_the_ioctls_of_a_call_share_a_host_call(
         self, rule: type[Classify], host_calls: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from laconic.linux.pagemap import FILE_PAGE
 from laconic.memory import flags as f
 from laconic.memory.vma import Vma
 from laconic.sgx.meter import Meter
@@ -54,6 +55,20 @@ class TestRenew:
         program.touch(BASE, 8)
         program.anew().call("madvise", BASE, 8 * PAGE, f.MADV_DONTNEED)
         assert cost(program) == {"pages_copied": 8, "untouched_pages": 8}
+
+    @BOTH
+    def test_what_nobody_has_written_of_a_file_stays(self, rule: type[Classify]) -> None:
+        program = fresh(rule)
+        program.map_file(BASE, 8, RW, lib(8))
+        program.touch(BASE, 2)
+        program.touch(at(2), 4, FILE_PAGE)
+        program.anew().call("madvise", BASE, 8 * PAGE, f.MADV_DONTNEED)
+        assert cost(program) == {"pages_copied": 2, "untouched_pages": 6}
+        program.protect(BASE, 8, R)
+        program.touch(BASE, 8, FILE_PAGE)
+        assert program.counts.untouched_pages == 6 - 8, "two were untouched before"
+        program.anew().call("madvise", BASE, 8 * PAGE, f.MADV_DONTNEED)
+        assert cost(program) == {"untouched_pages": 8}
 
     @pytest.mark.parametrize(("rule", "after"), [(Laconic, "." * 8), (Classify, "r" * 8)])
     def test_what_may_not_be_written_is_given_back(self, rule: type[Classify], after: str) -> None:

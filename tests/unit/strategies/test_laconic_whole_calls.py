@@ -77,7 +77,7 @@ class TestGuardRegions:
         child.check()
 
 
-def kinds(maker: type[Classify]) -> Program:
+def kinds(maker: type[Classify]) -> Program[Classify]:
     """Five kinds of runs side by side, all touched."""
     program = Program(maker)
     program.load([])
@@ -142,7 +142,7 @@ class TestPresent:
         program = Program(Laconic)
         program.load([])
         program.map(BASE, 100, RW)
-        assert not program.counts.eaug
+        assert program.counts.as_dict()["eaug"] == 0
         assert program.call(*call) == 0
         assert program.counts.eaug == 100
         program.anew().touch(BASE, 100)

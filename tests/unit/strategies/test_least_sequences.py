@@ -7,7 +7,8 @@ fewer leaves; and by the cost under both ends of every shipped profile.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import product
 
 import pytest
@@ -86,8 +87,8 @@ class Recorder(Meter):
         super().remove(start, end)
         self.done.append("EREMOVE")
 
-    def eaug(self, start: int, end: int) -> None:
-        super().eaug(start, end)
+    def eaug(self, start: int, end: int, faults: int | None = None) -> None:
+        super().eaug(start, end, faults)
         self.done.append("EAUG")
 
     def eaccept(self, start: int, end: int, prot: int, request: int) -> None:
@@ -127,12 +128,16 @@ def shortest(things: Things) -> tuple[float, ...]:
     return things.count("host_calls"), sum(things.count(name) for name in leaf)
 
 
+def _priced(vector: Mapping[str, float], things: Things) -> tuple[float, ...]:
+    return (sum(vector[thing] for thing in things),)
+
+
 def prices() -> list[Price]:
     """The measure above, and the cost under both ends of every shipped profile."""
     found: list[Price] = [shortest]
     for name, high in product(costs.shipped(), (False, True)):
         vector = costs.load(name).vector(high)
-        found.append(lambda things, vector=vector: (sum(vector[thing] for thing in things),))
+        found.append(partial(_priced, vector))
     return found
 
 

@@ -40,7 +40,9 @@ class NeverProtect(Strategy):
     name = "never-protect"
 
     @staticmethod
-    def linux_rule(name: str, args: Arguments, outcome: Outcome) -> Arguments | None:
+    def linux_rule(  # type: ignore[override]  # mypy: a variable, overridden by a method
+        name: str, args: Arguments, outcome: Outcome
+    ) -> Arguments | None:
         """Elide mprotects, and pass every other call on."""
         return None if name == "mprotect" else args
 
@@ -109,7 +111,7 @@ def test_an_unknown_name_lists_the_form_of_a_user_s_own(name: str) -> None:
 class Nameless(Classify):
     """Its author forgot to name it."""
 
-    name = None
+    name = None  # type: ignore[assignment]
 
 
 class Bound(Classify):
@@ -117,7 +119,9 @@ class Bound(Classify):
 
     name = "method"
 
-    def linux_rule(self, name: str, args: Arguments, outcome: Outcome) -> Arguments | None:
+    def linux_rule(  # type: ignore[override]
+        self, name: str, args: Arguments, outcome: Outcome
+    ) -> Arguments | None:
         """A rule that needs an object, of which there is none."""
         return args
 
@@ -135,7 +139,9 @@ def test_a_class_without_a_name_or_with_a_rule_that_needs_an_object_is_refused()
 def test_what_a_user_s_rule_and_fork_return_is_checked(tmp_path: Path) -> None:
     class Yes(NeverProtect):
         @staticmethod
-        def linux_rule(name: str, args: Arguments, outcome: Outcome) -> Any:
+        def linux_rule(  # type: ignore[override]
+            name: str, args: Arguments, outcome: Outcome
+        ) -> Any:
             """True, as if it were a question."""
             return True
 

@@ -35,11 +35,11 @@ def following(plan: Plan | None = None) -> Machine:
     return Machine(Driver.ready(0, 1 << 48, pte="sync", plan=plan))
 
 
-def cost(program: Program) -> dict[str, int]:
+def cost(program: Program[SgxEmm]) -> dict[str, int]:
     return {name: count for name, count in program.counts.as_dict().items() if count}
 
 
-def used(pages: int, prot: int = RW, meter: Meter | None = None) -> Program:
+def used(pages: int, prot: int = RW, meter: Meter | None = None) -> Program[SgxEmm]:
     """A program with so many touched pages at BASE, in one region, and nothing counted."""
     program = Program(SgxEmm, meter)
     program.map(BASE, pages, RW)
@@ -49,7 +49,7 @@ def used(pages: int, prot: int = RW, meter: Meter | None = None) -> Program:
     return program.anew()
 
 
-def regions(program: Program) -> list[tuple[int, int]]:
+def regions(program: Program[SgxEmm]) -> list[tuple[int, int]]:
     """The regions from BASE on, as (pages, permission)."""
     parts = program.strategy.emm.regions.parts(BASE, TASK_SIZE)
     return [((end - start) // PAGE, region.prot) for start, end, region in parts]

@@ -18,7 +18,7 @@ RW, RX, RWX = R | W, R | X, R | W | X
 MAY = f.VM_MAY_RWX
 
 
-def effective(p: Program, pages: int) -> list[tuple[int, int | None]]:
+def effective(p: Program[EveryCall], pages: int) -> list[tuple[int, int | None]]:
     """What the pages from BASE on really allow: runs of (pages, permissions)."""
     assert isinstance(p.meter, Machine)
     runs: list[tuple[int, int | None]] = []
@@ -30,7 +30,7 @@ def effective(p: Program, pages: int) -> list[tuple[int, int | None]]:
     return runs
 
 
-def bookkept(p: Program) -> list[tuple[int, int]]:
+def bookkept(p: Program[EveryCall]) -> list[tuple[int, int]]:
     """The LibOS's VMAs as (pages, prot)."""
     return [((end - start) // PAGE, vma.prot) for start, end, vma in p.strategy.vmas]
 

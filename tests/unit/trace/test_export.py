@@ -29,7 +29,7 @@ from laconic.trace.schema import CODES, NO_RESULT, READABLE, UNFINISHED, UNKNOWN
 from tests.helpers.pagetraces import known
 from tests.helpers.sitetraces import sited
 from tests.helpers.traces import BASE, PATHS, Builder, large, small
-from tests.tracer.lab import COMMAND, environment
+from tests.tracer.lab import COMMAND, environment, run_bytes
 
 duckdb = pytest.importorskip("duckdb")
 pl = pytest.importorskip("polars")
@@ -40,9 +40,7 @@ def laconic_export(
 ) -> subprocess.CompletedProcess[bytes]:
     """Runs `laconic export WORDS`; never a traceback."""
     command = [*COMMAND, "export", *map(str, words)]
-    done = subprocess.run(
-        command, capture_output=True, timeout=60, env=environment(), check=False, **options
-    )
+    done = run_bytes(command, env=environment(), **options)
     assert b"Traceback" not in done.stderr, done.stderr
     assert done.returncode == status, done.stderr
     return done
@@ -290,10 +288,9 @@ def test_command(trace: str, tmp_path: Path, kind: str) -> None:
         (["--to", "word", "-o", "x"], "'word'"),
         (["--to", "csv", "-o", "x", "--limit", "5"], "--limit"),
         (["--to", "perfetto", "-o", "x", "--limit", "0"], "--limit"),
-        (["--to", "csv", "-o", "x", "--from", "-1"], "--from"),
-        (["--to", "csv", "-o", "x", "--from", "nan"], "--from"),
-        (["--to", "csv", "-o", "x", "--from", "5", "--until", "4"], "--until"),
-        (["--to", "csv", "-o", "x", "--until", "soon"], "'soon'"),
+        (["--to", "csv", "-o", "x", "--between", "nan", "1"], "'nan'"),
+        (["--to", "csv", "-o", "x", "--between", "5", "4"], "--between"),
+        (["--to", "csv", "-o", "x", "--between", "1", "soon"], "'soon'"),
         (["--to", "csv", "-o", "/nowhere/x"], "/nowhere/x"),
         (["--to", "csv", "-o", "."], "'.'"),
     ],

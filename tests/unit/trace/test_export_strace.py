@@ -3,7 +3,6 @@ calls."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from laconic.trace.importers.importing import import_logs
 from laconic.trace.possible import impossible_call
 from laconic.trace.schema import CODES, NO_RESULT, PLAIN, READ, READABLE, WRITABLE
 from tests.helpers.traces import BASE, MASK, Builder, small
-from tests.tracer.lab import COMMAND, environment
+from tests.tracer.lab import COMMAND, environment, run_alone, run_bytes
 
 
 def exported(trace: str, directory: Path, window: Window | None = None) -> Path:
@@ -70,7 +69,8 @@ def test_strace_says_what_it_left_out(tmp_path: Path) -> None:
     builder.row("i386_brk", 0, result=5)
     builder.row("lost", 12, data=b"a line\nwas cut")
     command = [*COMMAND, "export", builder.cut(), "--to", "strace", "-o", "-"]
-    done = subprocess.run(command, capture_output=True, timeout=60, env=environment(), check=True)
+    done = run_bytes(command, env=environment())
+    assert done.returncode == 0
     assert b"left out: i386_brk 1, other 1" in done.stderr
     assert b"# missing: 12 lines or calls: a line was cut" in done.stdout
     assert b"not ended in order" in done.stdout and b"not ended in order" in done.stderr
@@ -237,6 +237,6 @@ def test_round_trip_of_a_run(tmp_path: Path) -> None:
     )
     trace = str(tmp_path / "run.trace")
     command = [*COMMAND, "run", "--quiet", "-o", trace, "--", sys.executable, "-c", program]
-    subprocess.run(command, check=True, timeout=60, env=environment(), stderr=subprocess.DEVNULL)
+    assert run_alone(command, env=environment()).returncode == 0
     assert len(calls(trace)) > 100
     assert there_and_back(trace, tmp_path) == calls(trace)

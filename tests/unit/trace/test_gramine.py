@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +22,9 @@ from tests.helpers.tracewriter import VARIANTS, Lines, Step, Variant, log
 CORPUS = Path(__file__).parents[2] / "corpus" / "gramine"
 ANON, FIXED = 0x22, 0x32
 NO_FD = (1 << 64) - 1
-T1, T2, T3 = {}, {"tid": 2}, {"tid": 3}
+T1: dict[str, Any] = {}
+T2: dict[str, Any] = {"tid": 2}
+T3: dict[str, Any] = {"tid": 3}
 
 PROGRAM = [
     Step("brk", (0,), 0x2232000),
@@ -61,7 +64,7 @@ def calls(records: list[Record]) -> list[Call]:
     return [record for record in records if isinstance(record, Call)]
 
 
-def brief(records: list[Record]) -> list[tuple[object, ...]]:
+def brief(records: list[Record]) -> list[tuple[Any, ...]]:
     return [(one.call, one.pid, one.tid, one.args, one.result) for one in calls(records)]
 
 
@@ -178,7 +181,7 @@ def test_a_call_that_never_returned(tmp_path: Path) -> None:
 def test_a_log_that_begins_in_the_middle_of_a_call(tmp_path: Path) -> None:
     lines = Lines(Variant())
     text = lines.end(Step("mmap", (), 0x10000)) + log([Step("munmap", (0x10000, 0x1000), 0)])
-    records, report = take(tmp_path, text)
+    records, _report = take(tmp_path, text)
     assert [one.call for one in calls(records)] == ["munmap"]
     assert [one.missing for one in records if isinstance(one, Loss)] == [1]
 

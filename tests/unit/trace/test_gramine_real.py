@@ -6,7 +6,6 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -22,13 +21,12 @@ from laconic.strategies.every_call import EveryCall
 from laconic.trace.importers.gramine.glue import CUT, split
 from laconic.trace.importers.gramine.start import Mounts, path_of
 from laconic.trace.importers.importing import import_logs
-from laconic.trace.reader import Trace
 from laconic.trace.records import Loss, Maps, Process, Program
 from laconic.trace.schema import CODES
 from laconic.trace.sysroot import Sysroot
 from tests.helpers.gramlogs import BUSYBOX, REAL, elf, rootfs, take
 from tests.helpers.tracewriter import Lines, Step, Variant, log
-from tests.tracer.lab import COMMAND, environment
+from tests.tracer.lab import COMMAND, environment, run_alone
 
 LOGS = sorted(path.name for path in REAL.iterdir())
 FOLLOWED = {
@@ -52,11 +50,11 @@ def text_of(name: str) -> bytes:
     return gzip.decompress(data) if name.endswith(".gz") else data
 
 
-def losses(trace: Trace) -> list[str]:
+def losses(trace: laconic.trace.Trace) -> list[str]:
     return [record.text for record in trace if isinstance(record, Loss)]
 
 
-def checked(trace: Trace) -> Counter[str]:
+def checked(trace: laconic.trace.Trace) -> Counter[str]:
     replay = Replay(trace, check=True)
     replay.run()
     assert replay.check is not None
@@ -84,9 +82,16 @@ def test_a_replay_blames_neither_the_log_nor_the_model(tmp_path: Path, name: str
 
 
 def test_text_that_is_not_recognized_is_listed_with_its_line(tmp_path: Path) -> None:
-    words = ["import", "gramine", REAL / "glued-minimal.log", "-o", tmp_path / "a.trace"]
-    done = subprocess.run([*COMMAND, *words], capture_output=True, env=environment(), check=True)
-    output = done.stderr.decode()
+    words: list[str | Path] = [
+        "import",
+        "gramine",
+        REAL / "glued-minimal.log",
+        "-o",
+        tmp_path / "a.trace",
+    ]
+    done = run_alone([*COMMAND, *words], env=environment())
+    assert done.returncode == 0
+    output = done.stderr
     assert "calls: 1 madvise, 1 mmap" in output
     assert "not recognized (output of the program, or pieces of lines): 2 lines" in output
     assert "  glued-minimal.log:4: SIGWINCH\n" in output
@@ -180,12 +185,7 @@ LOST = {
 def test_what_is_lost_has_a_row_and_info_says_so(tmp_path: Path, what: str) -> None:
     trace, _ = take(tmp_path, log([Step("brk", (0,), 0x1000, tid=2)]) + LOST[what])
     assert len(losses(trace)) == 1
-    done = subprocess.run(
-        [*COMMAND, "info", trace.path, "--json", "-"],
-        capture_output=True,
-        env=environment(),
-        check=True,
-    )
+    done = run_alone([*COMMAND, "info", trace.path, "--json", "-"], env=environment())
     figures = json.loads(done.stdout)
     assert figures["complete"] is False and figures["lost"]["places"] == 1
 
@@ -381,9 +381,7 @@ def test_what_hardware_counted_stands_next_to_the_model(tmp_path: Path) -> None:
     assert rows == [(1, 87220, 0, counts), (1, 87219, 1, counts)]
     words = [*COMMAND, "compare", trace.path]
     figures = tmp_path / "a.json"
-    done = subprocess.run(
-        [*words, "--json", figures], capture_output=True, env=environment(), check=True
-    )
+    done = run_alone([*words, "--json", figures], env=environment())
     measured = json.loads(figures.read_text())["measured"]
     assert measured["total"] == {
         "eenters": 224, "eexits": 192, "aexs": 2010, "sync_signals": 32, "async_signals": 1,
@@ -393,7 +391,7 @@ def test_what_hardware_counted_stands_next_to_the_model(tmp_path: Path) -> None:
     model = measured["from_memory_calls"]["every-call"]
     assert model["eexits"] == [every_call["host_calls"]] * 2
     assert model["aexs"] == [every_call["eaug_faults"]] * 2
-    shown = " ".join(done.stdout.decode().split())
+    shown = " ".join(done.stdout.split())
     assert "measured on hardware 224 192 2,010 32 1" in shown
     share = f"{100 * every_call['host_calls'] / 192:.1f} %"
     assert f"account for {every_call['host_calls']} of the 192 EEXITs ({share})" in shown
@@ -401,22 +399,15 @@ def test_what_hardware_counted_stands_next_to_the_model(tmp_path: Path) -> None:
 
 def test_a_trace_without_statistics_says_nothing_of_them(tmp_path: Path) -> None:
     trace, _ = take(tmp_path, REAL / "hello.log.gz")
-    done = subprocess.run(
-        [*COMMAND, "compare", trace.path, "--json", "-"],
-        capture_output=True,
-        env=environment(),
-        check=True,
-    )
+    done = run_alone([*COMMAND, "compare", trace.path, "--json", "-"], env=environment())
     assert json.loads(done.stdout)["measured"] is None
 
 
 def test_a_model_with_more_than_was_measured_is_pointed_out(tmp_path: Path) -> None:
     few = STATISTICS.replace(b"192", b"2").replace(b"2010", b"0")
     trace, _ = take(tmp_path, text_of("hello.log.gz") + few)
-    done = subprocess.run(
-        [*COMMAND, "compare", trace.path], capture_output=True, env=environment(), check=True
-    )
-    shown = " ".join(done.stdout.decode().split())
+    done = run_alone([*COMMAND, "compare", trace.path], env=environment())
+    shown = " ".join(done.stdout.split())
     assert "The model has more than was measured" in shown and "no share is defined" in shown
 
 

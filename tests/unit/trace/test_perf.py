@@ -98,6 +98,7 @@ def test_what_the_program_did_is_what_the_log_says(tmp_path: Path, source: Path)
     assert len(programs) == 3 and all(one.about["path"].endswith(("true", "b")) for one in programs)
     assert [one.pid for one in records if isinstance(one, Process)] == [main]
     order = [one.pid for one in calls(records)]
+    assert child.result is not None
     assert order.index(child.result) > order.index(main)
 
 
@@ -174,7 +175,7 @@ def test_lines_out_of_order_are_put_in_order(tmp_path: Path) -> None:
     want, _ = take(tmp_path, b"".join(lines))
     tids = sorted({line.split(b"/")[1].split()[0] for line in lines if b"/" in line})
     shuffled = [line for tid in reversed(tids) for line in lines if b"/" + tid + b" " in line]
-    got, report = take(tmp_path, b"".join(shuffled))
+    got, _report = take(tmp_path, b"".join(shuffled))
     # perf itself put them in no order that can be relied on: only what one thread did.
     for tid in {one.tid for one in calls(want)}:
         mine = [(one.call, one.args, one.result) for one in calls(want) if one.tid == tid]

@@ -119,6 +119,9 @@ def test_a_report_states_the_selection(verb: str, trace: str, tmp_path: Path) ->
     assert json.loads((tmp_path / "a.json").read_text())["selection"] == {
         "between": [0.001, 2.0], "pids": [100], "programs": ["prog"], "calls": ["mprotect"],
     }  # fmt: skip
+    if "-o" in words:
+        made = (tmp_path / words[-1]).read_text()
+        assert "elected: mprotect calls; of process 100; of program prog; from" in made
 
 
 @pytest.mark.parametrize("to", ["csv", "strace", "perfetto"])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import polars
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from laconic import compare, compare_host_calls, find_sites, open_trace, replay_trace
 from laconic.sgx.meter import THINGS
+from laconic.trace.charts import VEGA_LITE
 from laconic.trace.exporters.columns import COLUMNS
 from tests.helpers.traces import small
 
@@ -102,6 +106,55 @@ def test_numbers_are_not_copied_out_of_arrow(path: str) -> None:
     numbers = chunk.to_numpy(zero_copy_only=True)
     assert numbers.__array_interface__["data"][0] == chunk.buffers()[1].address
     assert numbers.tolist() == chunk.to_pylist()
+
+
+RESULTS = ["compare", "compare_host_calls", "find_sites", "replay_trace", "trace"]
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_result_is_a_chart_in_a_notebook(path: str, name: str) -> None:
+    """The specification is one of Vega-Lite, with all its data: nothing is fetched. The HTML has
+    the same bars."""
+    altair = pytest.importorskip("altair")
+    result = results(path)[name]
+    bundle = result._repr_mimebundle_()
+    assert set(bundle) == {"text/html", VEGA_LITE}
+    spec = json.loads(json.dumps(bundle[VEGA_LITE]))
+    chart = altair.Chart.from_dict(spec)  # raises where the schema of Vega-Lite says no
+    assert chart.mark is not altair.Undefined
+    assert "url" not in json.dumps(spec["data"])
+    fields = {channel["field"] for channel in spec["encoding"].values() if "field" in channel}
+    assert spec["data"]["values"] and all(fields <= set(bar) for bar in spec["data"]["values"])
+    page = bundle["text/html"]
+    assert page.startswith(result._repr_html_().partition("<p>")[0])
+    assert page.count("<rect ") == len(spec["data"]["values"])
+    assert set(result._repr_mimebundle_(include=[VEGA_LITE])) == {VEGA_LITE}
+    assert set(result._repr_mimebundle_(exclude=[VEGA_LITE])) == {"text/html"}
+
+
+def test_the_bars_are_the_results(path: str) -> None:
+    """From the least to the most cycles of a strategy; calls of a trace by name."""
+    compared = compare(path)
+    bars = compared._repr_mimebundle_()[VEGA_LITE]["data"]["values"]
+    assert {bar["label"]: (bar["start"], bar["end"]) for bar in bars} == {
+        name: figures.total.cycles for name, figures in compared.strategies.items()
+    }
+    bars = open_trace(path)._repr_mimebundle_()[VEGA_LITE]["data"]["values"]
+    assert {bar["label"]: bar["end"] for bar in bars}["mprotect"] == 2
+
+
+def test_a_recorded_trace_shows_what_was_elided(tmp_path: Path) -> None:
+    """Names are text, also in the HTML."""
+    trace = open_trace(small(tmp_path / "<a>.trace", source="run"))
+    bundle = trace._repr_mimebundle_()
+    bars = bundle[VEGA_LITE]["data"]["values"]
+    rows = trace.to_arrow().filter(pc.field("call") == "mprotect").to_pylist()
+    host_calls = sum(row["host_calls"] for row in rows)
+    found = {
+        bar["series"]: (bar["start"], bar["end"]) for bar in bars if bar["label"] == "mprotect"
+    }
+    assert found == {"host calls": (0, host_calls), "elided": (host_calls, len(rows))}
+    assert "&lt;a&gt;.trace" in bundle["text/html"] and "<a>" not in bundle["text/html"]
 
 
 @pytest.mark.parametrize("name", ["compare", "compare_host_calls", "find_sites", "replay_trace"])

@@ -130,7 +130,7 @@ def test_values_at_their_limits() -> None:
     highest["touched"] = ((0, 4096, 31), ((1 << 64) - 8192, (1 << 64) - 4096, 0))
     names = [number.name for number in NUMBERS]
     plain = dict.fromkeys(names, 0) | {"data": b"", "touched": ()}
-    rows = [tuple((plain | some | {"event": 1}).values()) for some in (plain, lowest, highest)]
+    rows = [Row(*(plain | some | {"event": 1}).values()) for some in (plain, lowest, highest)]
     batch, time = encode(arrow_schema({}), rows, 0)
     assert (decode(batch, Times()), time) == (rows, LATEST)
 

@@ -16,7 +16,7 @@ class Advice:
     numbers (bytes, pages, times).
 
     `env` are the variables and their values where that is what is set, `flag` an argument to go
-    after the name of one of `programs`, in the place of those that begin with one of `replaces`.
+    after the name of one of `programs`, instead of those that begin with one of `replaces`.
     `heap`: bytes that are mapped as it is, and come from the break where this is followed.
     """
 
@@ -124,12 +124,3 @@ def cycles(low: float, high: float) -> str:
         for value in (low, high)
     ]
     return f"{ends[0] if ends[0] == ends[1] else ' to '.join(ends)} cycles"
-
-
-def plural(count: int, one: str, more: str = "") -> str:
-    """A count with its noun.
-
-    >>> plural(1, "thread"), plural(1200, "thread"), plural(2, "reply", "replies")
-    ('1 thread', '1,200 threads', '2 replies')
-    """
-    return f"{count:,} {one if count == 1 else more or one + 's'}"

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from laconic.analysis.advise.advice import (
     Advice,
-    plural,
     power_of_two,
     round_up,
     shown_size,
@@ -17,6 +16,7 @@ from laconic.analysis.advise.advice import (
 from laconic.analysis.advise.figures import Figures
 from laconic.analysis.advise.watch import ARENA, BLOCK_LEAST, MIB, Image
 from laconic.memory.flags import PAGE_SHIFT
+from laconic.trace.words import plural
 
 #: How often something must happen before it is worth a setting.
 OFTEN = 16

@@ -58,7 +58,7 @@ class Figures:
 
     `costs` by strategy; `counts` are those of TODAY, of all enclaves together, touches taken at
     their least. `touches` is False where the trace does not know which pages were touched: what
-    depends on that is a range. `unseen` pages nobody could look at. `losses`: what the trace lacks,
+    depends on that is a range. `unseen`: pages whose pagemap was unreadable. `losses`: what the trace lacks,
     a sentence each. `exit_status` is None where it is not known.
     """
 

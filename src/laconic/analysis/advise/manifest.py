@@ -15,7 +15,6 @@ from laconic.analysis.advise.advice import (
     Advice,
     cycles,
     manifest_size,
-    plural,
     power_of_two,
     round_up,
     shown_size,
@@ -25,6 +24,7 @@ from laconic.analysis.advise.figures import EAGER, OURS, TODAY, Figures, Span
 from laconic.analysis.advise.watch import MIB, Image, Region
 from laconic.memory.flags import PAGE_SHIFT
 from laconic.sgx.meter import Counts
+from laconic.trace.words import plural
 
 if TYPE_CHECKING:
     from laconic.sgx.costs import CostProfile
@@ -44,6 +44,10 @@ EDMM_DEFAULT = 1 << 40
 CHECKPOINT = 96 * MIB
 #: A mapping of so many bytes is larger than the EPC of any machine: two sockets with 512 GiB each.
 ANY_MACHINE = 1 << 40
+#: Programs that read the limit of their stack, which no trace shows, and the limit that they need
+#: to behave as with Linux's 8 MiB, in bytes. PostgreSQL leaves 512 KiB free, takes 2 MiB at most
+#: (InitializeGUCOptionsFromEnvironment in guc.c), and does not start with less than 612 KiB.
+_STACK_LIMITS = {"postgres": 2560 << 10}
 #: Settings of programs that make such a mapping smaller.
 _SMALLER = {"mariadbd": "innodb_buffer_pool_size_max", "mysqld": "innodb_buffer_pool_size_max"}
 
@@ -188,31 +192,50 @@ def _edmm(figures: Figures, profile: CostProfile, size: dict[str, Any]) -> Advic
 
 def _threads(figures: Figures) -> Advice:
     peak, owner = figures.largest(lambda image: image.peak_threads)
-    why = (
-        f"{plural(peak, 'thread')} of {owner} at once, and Gramine's own {HELPERS}: IPC, Async and one TLS "
-        "handshake. With EDMM this is the number of slots made at the start, and more can be made"
+    needed, needs = figures.largest(_possible_threads)
+    why = f"{plural(peak, 'thread')} of {owner} at once"
+    if needed > peak:
+        why += f"; how many live at once depends on timing, and {needs} starts so many that {needed} is safe"
+    why += (
+        f". In addition, Gramine's own {HELPERS}: IPC, Async and one TLS handshake. With EDMM this is the number "
+        "of slots made at the start, and more can be made"
     )
     if figures.source != "run":
         why += ". A log that does not show the ends of threads makes this too high"
-    value = peak + HELPERS
+    value = needed + HELPERS
     return Advice(
         "sgx.max_threads",
         f"sgx.max_threads = {value}",
         MANIFEST,
         why,
-        {"value": value, "peak_threads": peak, "helpers": HELPERS},
+        {"value": value, "peak_threads": peak, "possible_threads": needed, "helpers": HELPERS},
     )
+
+
+def _possible_threads(image: Image) -> int:
+    # Threads that end before others start may live as long as these in another run: all that were
+    # started, but not more than twice as many as lived at once, since a program that starts
+    # thousands does not have them all at once.
+    return max(image.peak_threads, min(1 + image.started_threads, 2 * image.peak_threads))
 
 
 def _stack(figures: Figures) -> Advice:
     main, main_owner = figures.largest(lambda image: image.peak_stack)
     deepest, owner = figures.largest(lambda image: image.depth)
-    value = max(round_up(max(main, deepest), 64 << 10), STACK)
+    limits = [
+        (_STACK_LIMITS[name], name)
+        for process, _ in figures.programs()
+        if (name := basename(process.path)) in _STACK_LIMITS
+    ]
+    limit, reader = max(limits, default=(0, ""))
+    value = max(round_up(max(main, deepest), 64 << 10), STACK, limit)
     why = f"the main thread's stack of {main_owner} is {shown_size(main)} at most"
     if not figures.touches:
         why = "the log does not show stacks, so this is Gramine's default"
     elif deepest:
         why += f", other threads of {owner} used up to {shown_size(deepest)} of theirs; the size is each thread's"
+    if limit:
+        why += f". {reader} reads the limit of its stack and behaves as usual from {shown_size(limit)} on"
     if figures.touches and value == STACK:
         why += ". Gramine's default is enough"
     return Advice(
@@ -220,7 +243,7 @@ def _stack(figures: Figures) -> Advice:
         f'sys.stack.size = "{manifest_size(value)}"',
         MANIFEST,
         why,
-        {"value": value, "main_stack": main, "deepest_thread_stack": deepest},
+        {"value": value, "main_stack": main, "deepest_thread_stack": deepest, "limit_read": limit},
     )
 
 

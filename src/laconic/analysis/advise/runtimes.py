@@ -10,7 +10,6 @@ from typing import NamedTuple
 from laconic.analysis.advise.advice import (
     Advice,
     argument,
-    plural,
     power_of_two,
     round_up,
     shown_size,
@@ -19,6 +18,7 @@ from laconic.analysis.advise.advice import (
 from laconic.analysis.advise.allocators import OFTEN, has
 from laconic.analysis.advise.figures import Figures
 from laconic.analysis.advise.watch import ARENA, GO_HEAP, MIB, Image, Region
+from laconic.trace.words import plural
 
 JAVA = ("java",)
 NODE = ("node", "nodejs")
@@ -27,7 +27,7 @@ NODE = ("node", "nodejs")
 CLASS_SPACE, _ARCHIVE = 1 << 30, 64 * MIB
 #: G1 and Parallel GC keep mark bitmaps of these parts of the heap's size; Serial GC keeps none.
 _BITMAPS = (64, 32)
-#: Collectors but the serial one, of which a JVM takes one only.
+#: Collectors other than the serial one; a JVM takes one only.
 _COLLECTORS = tuple(
     f"-XX:+Use{name}GC" for name in ("G1", "Parallel", "Z", "Shenandoah", "ConcMarkSweep")
 )

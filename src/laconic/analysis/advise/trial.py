@@ -8,8 +8,9 @@ from os.path import basename
 from typing import TYPE_CHECKING
 
 from laconic.analysis.advise import manifest
-from laconic.analysis.advise.advice import MANIFEST, Advice, plural, span
+from laconic.analysis.advise.advice import MANIFEST, Advice, span
 from laconic.analysis.advise.figures import NOISE, SHOWN, TODAY, Cost, Figures
+from laconic.trace.words import plural
 
 if TYPE_CHECKING:
     from laconic.sgx.costs import CostProfile

@@ -1,7 +1,7 @@
 """What one program in one process does with its memory, as far as a manifest or a setting depends
 on it.
 
-`Watch` is told what every strategy is told, and only counts: it goes along with them in one replay.
+`Watch` receives what every strategy receives, and only counts: it goes along with them in one replay.
 """
 
 from __future__ import annotations
@@ -118,10 +118,11 @@ class Image:
 
     `mapped`: all that is mapped; `forked_mapped` the most of it at a fork; `closed` of it is
     PROT_NONE, `closed_at_peak` when most was mapped. `unlazy_closed`: PROT_NONE, anonymous and not
-    MAP_NORESERVE. `allocated_pages`: in all, each time they were mapped anew. `lazy_pages` were
+    MAP_NORESERVE. `allocated_pages`: in all, each time they were mapped again. `lazy_pages` were
     mapped with MAP_NORESERVE, `lazy_touched` first touches there were. `brk_base` is an address.
-    `refused`: growths of the break that failed, `repeated` of them for the same address as the one
-    before. `shrinks` are the break's, of `shrunk_pages`. `arenas` are glibc's: base → further
+    `started_threads`: in all, without the first. `refused`: growths of the break that failed,
+    `repeated` of them for the same address as the one before. `shrinks` are the break's, of
+    `shrunk_pages`. `arenas` are glibc's: base → further
     growths; `tops`: base → bytes that were made accessible from there at most. `discards` are
     madvise(DONTNEED, FREE) but of threads' stacks. `blocks` are those that are mapped one by one,
     base → size, and `peak_blocks` their bytes; `churned` the sizes of those that were unmapped
@@ -142,6 +143,7 @@ class Image:
     lazy_touched: int = 0
     threads: int = 1
     peak_threads: int = 1
+    started_threads: int = 0
     stack: int = 0
     peak_stack: int = 0
     brk_base: int = 0
@@ -261,6 +263,7 @@ class Watch(Strategy):
     def thread(self) -> None:
         """A thread begins. O(1)."""
         self.image.threads += 1
+        self.image.started_threads += 1
         self.image.peak_threads = max(self.image.peak_threads, self.image.threads)
 
     def thread_ends(self) -> None:
@@ -284,7 +287,7 @@ class Watch(Strategy):
                 start,
                 end,
                 wanted,
-                bool(kind & MAP or by_mmap and kind & (ZERO | FILE)) and source is None,
+                bool(kind & MAP or (by_mmap and kind & (ZERO | FILE))) and source is None,
             )
         before, after = (0 if vma is None else vma.flags & VM_PROT for vma in (held, wanted))
         for begin, stop, region in list(self.regions.runs(start, end)):
@@ -370,7 +373,7 @@ class Watch(Strategy):
         if vma.file is not None:
             return
         image.go_heap |= start == GO_HEAP
-        if args[3] & MAP_STACK or length >= LARGE and not vma.flags & VM_PROT:
+        if args[3] & MAP_STACK or (length >= LARGE and not vma.flags & VM_PROT):
             lazy = bool(vma.flags & VM_NORESERVE)
             region = Region(begin, length, stack=bool(args[3] & MAP_STACK), lazy=lazy)
             region.opened = region.peak = length if vma.flags & VM_PROT else 0

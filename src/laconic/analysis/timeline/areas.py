@@ -19,7 +19,7 @@ from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 
 ANONYMOUS = "anonymous"
-#: Moments of which a picture shows the state, at least.
+#: Moments whose state a picture shows, at least.
 MOMENTS = 100
 #: The coarsest grain, in pages.
 _WIDEST = 1 << 24
@@ -62,7 +62,7 @@ class Area(NamedTuple):
 _State = tuple[int, str, int, int]
 #: How many pages of a range of bytes (process, start, end) are touched; None: it is unknown.
 Touched = Callable[[int, int, int], int | None]
-#: Who mapped the pages of a range: runs of (start, end, site), -1 for nobody.
+#: Who mapped the pages of a range: runs of (start, end, site), -1 for none.
 Owners = Callable[[int, int], Iterable[tuple[int, int, int]]]
 
 

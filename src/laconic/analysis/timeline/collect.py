@@ -47,7 +47,7 @@ from laconic.trace.stacks import NO_STACK, Spot, Stacks
 
 #: Calls that are kept one by one: a trace of more is shown by its sites.
 CALLS = 1_000
-#: Redundant calls that are marked in the map, and moments of which the time is kept.
+#: Redundant calls that are marked in the map, and moments whose time is kept.
 MARKS, MOMENTS = 20_000, 2_048
 _LENGTHLESS = frozenset({"brk", "shmat", "shmdt", "mlockall", "munlockall", "arch_prctl", "io_setup", "io_destroy",
                          "userfaultfd", "other", "i386_brk", "process_madvise"})  # fmt: skip
@@ -88,7 +88,8 @@ class Page:
     for what was guessed; `modules` says why a module's symbols could not be used. `singles` is None
     where there are more than `CALLS` calls. `hidden`: of each site that is suppressed the reason;
     it is in all figures, and its stack is not in `places`. `own`: of each other site with how many
-    places its stack only makes the system call. `around` is `Sites.around`. `headline` is what the page says first."""
+    places its stack only makes the system call. `around` is `Sites.around`. `headline` is what the page says first.
+    `selection`: which calls it is about; None for all."""
 
     source: str
     about: dict[str, Any]
@@ -120,6 +121,7 @@ class Page:
     headline: Headline | None = None
     own: dict[int, int] = field(default_factory=dict)
     around: dict[str, Work] = field(default_factory=dict)
+    selection: Selection | None = None
 
 
 def collect(
@@ -208,6 +210,7 @@ def collect(
         headline=headline(found, rules, profile),
         own=own,
         around=around,
+        selection=selection,
     )
 
 

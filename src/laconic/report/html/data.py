@@ -283,7 +283,7 @@ def _hidden(page: Page) -> list[tuple[str, int, int, int]]:
 
 
 #: In the place of a stack: none was taken; many sites in one row; sites that are suppressed.
-#: what a library OS does around the calls, whose name is in the place of the program's.
+#: what a library OS does around the calls, whose name replaces the program's.
 NO_STACK_ROW, OTHERS_ROW, SUPPRESSED_ROW, AROUND_ROW = -1, -2, -3, -4
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -17,7 +18,10 @@ from laconic.report.text import script_json
 #: What a page may be, in bytes.
 LARGEST = 1_400_000
 #: The script's pieces, in the order in which they are joined.
-SCRIPTS = ("base", "numbers", "view", "sites", "summary", "graph", "time", "spaces", "map", "main")
+SCRIPTS = (
+    *("base", "tip", "numbers", "view", "sites", "summary", "graph", "time", "spaces", "map"),
+    *("top", "main"),
+)
 _PIECES = files("laconic.report.html") / "pieces"
 
 
@@ -50,7 +54,12 @@ def _fixed(page: Page) -> dict[str, str]:
 
 
 def _document(parts: dict[str, str]) -> bytes:
-    template, style, script = _pieces()
+    return joined(*_pieces(), parts)
+
+
+def joined(template: str, style: str, script: str, parts: dict[str, str]) -> bytes:
+    """A template, with its style, its script, a policy for these two, and `parts` in the places that
+    have their names."""
     values = {"policy": policy(style, script), "style": style, "script": script, **parts}
     # Each stands where its placeholder does; what is put in is not looked through again.
     return "".join(values.get(part, part) for part in template.split("@@")).encode()
@@ -70,6 +79,15 @@ def _hash(text: str) -> str:
 
 @cache
 def _pieces() -> tuple[str, str, str]:
-    read = {name: (_PIECES / name).read_text("utf-8") for name in ("page.html", "page.css")}
-    scripts = "\n".join((_PIECES / f"{name}.js").read_text("utf-8") for name in SCRIPTS)
-    return read["page.html"], read["page.css"], f'(() => {{\n"use strict";\n{scripts}}})();\n'
+    return piece("page.html"), piece("page.css"), script_of(SCRIPTS)
+
+
+def piece(name: str) -> str:
+    """The text of one of the files that pages are made from."""
+    return (_PIECES / name).read_text("utf-8")
+
+
+def script_of(names: Sequence[str]) -> str:
+    """One script of several pieces."""
+    scripts = "\n".join(piece(f"{name}.js") for name in names)
+    return f'(() => {{\n"use strict";\n{scripts}}})();\n'

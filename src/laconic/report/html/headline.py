@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from html import escape
 
 from laconic.analysis.timeline.collect import Page
@@ -21,11 +22,18 @@ def headline(page: Page) -> Sentence:
 
 def markup(page: Page) -> str:
     """The headline as the page's heading, and what else matters in smaller type."""
-    text, more = headline(page)
-    shown = escape(_whole_numbers(text))
     subject = page.headline.subject if page.headline is not None else None
-    if subject is not None and subject.stacks:
-        name = escape(plain(short_function(subject.name)))
+    name = subject.name if subject is not None and subject.stacks else ""
+    return heading(headline(page), short_function(name))
+
+
+def heading(sentence: Sentence, name: str = "") -> str:
+    """Two sentences as a heading and what is below it; a function of this name has the font of
+    code."""
+    text, more = sentence
+    shown = escape(_whole_numbers(text))
+    name = escape(plain(name))
+    if name:
         shown = shown.replace(name, f'<span class="fn">{name}</span>', 1)
     lede = f'\n<p class="lede">{escape(_whole_numbers(more))}</p>' if more else ""
     return f"<h1>{shown}</h1>{lede}"
@@ -35,7 +43,7 @@ def _whole_numbers(text: str) -> str:
     # A number and its unit stay in one line.
     words = text.split(" ")
     shown = [words[0]]
-    for before, word in zip(words, words[1:], strict=False):
+    for before, word in itertools.pairwise(words):
         is_unit = word.rstrip(",.;:") in _UNITS and before[-1:].isdigit()
         shown.append(f"\u00a0{word}" if is_unit else f" {word}")
     return "".join(unbroken(word) if "–" in word else word for word in _joined(shown))

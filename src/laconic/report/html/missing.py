@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from laconic.analysis.timeline.collect import CALLS, Page
 from laconic.trace.stacks import NO_STACK
 
-#: Losses that are told one by one.
+#: Losses that are listed one by one.
 _SHOWN = 20
 NO_STACKS = (
     "the trace has no stacks, so no function can be named: laconic run --stacks all takes them"
@@ -19,78 +19,78 @@ EMPTY = "the trace has no memory call"
 
 def missing(page: Page) -> list[str]:
     """What the trace lacks, in sentences; empty where nothing is missing. O(sites)."""
-    told = [*page.loss[:_SHOWN]]
+    lines = [*page.loss[:_SHOWN]]
     if len(page.loss) > _SHOWN:
-        told.append(f"and {len(page.loss) - _SHOWN:,} more kinds of loss")
+        lines.append(f"and {len(page.loss) - _SHOWN:,} more kinds of loss")
     if not page.ledger.calls:
-        return [*told, EMPTY]
+        return [*lines, EMPTY]
     if not page.last:
-        told.append(NO_TIMES)
+        lines.append(NO_TIMES)
     bare = sum(
         site.calls
         for number, site in enumerate(page.sites)
         if number not in page.hidden and (site.stack == NO_STACK or not page.places.get(site.stack))
     )
     if bare == sum(site.calls for site in page.sites):
-        told.append(NO_STACKS)
+        lines.append(NO_STACKS)
     elif bare:
-        told.append(
+        lines.append(
             f"{bare:,} of {page.ledger.calls:,} calls have no stack: they are shown by program and call"
         )
     if page.uncertain:
         one = page.uncertain == 1
-        told.append(
+        lines.append(
             f"{page.uncertain:,} host call{' is' if one else 's are'} uncertain: as many calls more would be redundant "
             "if all that a log does not show already had the requested state"
         )
     if page.source != "run":
-        told.append(
+        lines.append(
             "a log does not say which pages were touched: the cycles of a site are those with none touched"
         )
     strange = page.calls and page.ledger.calls - sum(page.calls)
     if strange:
-        told.append(
+        lines.append(
             f"{strange:,} calls are of processes that are not followed, and are not in the map"
         )
-    return told
+    return lines
 
 
 def binned(page: Page, left: Mapping[str, int], sites: int) -> list[str]:
     """What was too much for a page and is drawn more coarsely, or not at all, in sentences.
     O(1)."""
-    told = []
+    lines = []
     if page.singles is None:
-        told.append(
+        lines.append(
             f"there are more than {CALLS:,} calls: they are listed by site, and not one by one"
         )
     if not page.last and page.series.width > 1:
-        told.append(
+        lines.append(
             f"the picture of calls over their order has a bin for each {page.series.width:,} calls"
         )
     if page.moments.step > 1:
-        told.append(
+        lines.append(
             f"the map knows the time of every {_th(page.moments.step)} call; those between are interpolated"
         )
     if left["step"] > 1:
-        told.append(
+        lines.append(
             f"the map shows the address spaces as they are at every {_th(left['step'])} call"
         )
     if left["grain"] > 1:
-        told.append(
+        lines.append(
             f"where pages are mapped without a gap, the map shows the permissions and the name of every "
             f"{_th(left['grain'])} page"
         )
     if left["areas"]:
-        told.append(f"the map leaves out {left['areas']:,} areas, the smallest")
+        lines.append(f"the map leaves out {left['areas']:,} areas, the smallest")
     if left["marks"] > 1:
-        told.append(f"the map marks about one in {left['marks']:,} redundant calls")
+        lines.append(f"the map marks about one in {left['marks']:,} redundant calls")
     if left["processes"]:
-        told.append(
+        lines.append(
             f"the map leaves out {left['processes']:,} processes, those with the fewest calls"
         )
     if sites > 0:
-        told.append(f"{sites:,} sites, those that cost least, share one row of the table")
-    return told
+        lines.append(f"{sites:,} sites, those that cost least, share one row of the table")
+    return lines
 
 
 def _th(number: int) -> str:

@@ -4,9 +4,9 @@ the same."""
 from __future__ import annotations
 
 from laconic.report import numbers
-from laconic.report.numbers import CLOCK, Unit, digits, plural
+from laconic.report.numbers import CLOCK, Unit, digits
 
-__all__ = ["CLOCK", "Range", "Unit", "between", "count", "cycles", "digits", "middle", "plural",
+__all__ = ["CLOCK", "Range", "Unit", "between", "count", "cycles", "digits", "middle",
            "seconds", "share", "size", "times", "unbroken", "unit"]  # fmt: skip
 
 #: Between a number and its unit, and around the dash of a range: a line does not end there.

@@ -24,13 +24,14 @@ from laconic.report.html.numbers import (
     count,
     cycles,
     middle,
-    plural,
     seconds,
     share,
     size,
 )
 from laconic.report.text import plain
 from laconic.sgx.meter import Counts
+from laconic.trace.selection import Selection
+from laconic.trace.words import plural
 
 #: Rows of the site table that are there without a script.
 ROWS = 25
@@ -104,9 +105,14 @@ def term(word: str, shown: str = "") -> str:
 
 def hero(page: Page) -> str:
     """Headline, figures and the costliest sites."""
-    parts = [markup(page)]
+    parts = [markup(page), selected(page.selection)]
     parts += [_warning(page), _figures(page), _five(page)]
     return "\n".join(part for part in parts if part)
+
+
+def selected(selection: Selection | None) -> str:
+    """Which calls the page is about, if not all; all its numbers are of these."""
+    return "" if selection is None else f'<p class="wh">Selected: {text(str(selection))}</p>'
 
 
 def _warning(page: Page) -> str:
@@ -166,7 +172,7 @@ def _three(page: Page) -> str:
     if page.compared is not None and laconic[0]:
         ratio = page.compared.strategies["every-call"].ratio(page.compared.strategies["laconic"])
         if ratio is not None:
-            less = f" · {numbers.times(*ratio)} less"
+            less = f" · {_less(ratio)}"
     arrow = '<span class="ar" aria-hidden="true">→</span>'
     return arrow.join(
         f'<span class="a {css}"><span class="wh">{label}</span>{_view(css, cycles(span, unit))}'
@@ -177,6 +183,16 @@ def _three(page: Page) -> str:
             ("flr", term("floor"), floor, ""),
         )
     )
+
+
+def _less(ratio: Range) -> str:
+    # How many times less laconic costs than today; a ratio about 1 is not worth a number.
+    low, high = ratio
+    if low >= 1.005:
+        return f"{numbers.times(low, high)} less"
+    if high <= 0.995:
+        return f"{numbers.times(1 / high, 1 / low)} more"
+    return "no less"
 
 
 def _peak(page: Page) -> str:
@@ -485,8 +501,10 @@ def _pages(span: tuple[int, int]) -> str:
 
 def notes(page: Page) -> list[str]:
     """How far to trust the figures: sentences, as markup."""
-    told = [f"{text(sentence)}." for sentence in missing(page)]
-    told += [f"No symbols of <code>{text(path)}</code>: {text(why)}." for path, why in page.modules]
+    lines = [f"{text(sentence)}." for sentence in missing(page)]
+    lines += [
+        f"No symbols of <code>{text(path)}</code>: {text(why)}." for path, why in page.modules
+    ]
     profile = page.profile
     if page.compared is not None:
         guessed = (
@@ -494,7 +512,7 @@ def notes(page: Page) -> list[str]:
             if profile.unsourced
             else ""
         )
-        told += [
+        lines += [
             f"Cycles are an estimate by the cost profile <code>{text(profile.name)}</code> ({text(profile.machine)}); "
             f"each range goes from its low to its high end.{guessed} Counts do not depend on it.",
             f"Seconds are cycles at {CLOCK / 1e9:g} GHz, of memory calls alone; they are no part of the program's own "
@@ -503,12 +521,12 @@ def notes(page: Page) -> list[str]:
             *(_around(page)),
         ]
     if page.source != "run":
-        told.append(
+        lines.append(
             f"The trace was imported from a log ({text(page.source)}): the host calls are those that would be made."
         )
-    told += [f"{text(note)}." for note in page.ledger.notes]
-    told += _suppressed(page)
-    return told
+    lines += [f"{text(note)}." for note in page.ledger.notes]
+    lines += _suppressed(page)
+    return lines
 
 
 def _around(page: Page) -> list[str]:
@@ -529,19 +547,18 @@ def _around(page: Page) -> list[str]:
 def _suppressed(page: Page) -> list[str]:
     if not page.hidden:
         return ["Nothing is suppressed."]
-    told = []
-    for group in groups(page):
-        if group.is_suppressed:
-            told.append(
-                f"Suppressed: {escape(group.function)}: {plural(group.tally.calls, 'call')}, "
-                f"{count(group.tally.redundant)} redundant, {cycles(group.today)} cycles, from "
-                f"{plural(len(group.sites), 'site')}."
-            )
-    told.append(
+    lines = [
+        f"Suppressed: {escape(group.function)}: {plural(group.tally.calls, 'call')}, "
+        f"{count(group.tally.redundant)} redundant, {cycles(group.today)} cycles, from "
+        f"{plural(len(group.sites), 'site')}."
+        for group in groups(page)
+        if group.is_suppressed
+    ]
+    lines.append(
         "Suppressed sites are in all figures and pictures, but are never the headline; "
         "<code>--no-suppressions</code> shows them one by one."
     )
-    return told
+    return lines
 
 
 def notes_section(page: Page, binned: Sequence[str]) -> str:

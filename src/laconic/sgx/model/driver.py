@@ -127,8 +127,7 @@ class Driver:
         O(log n + k)."""
         bad = (
             page_type not in (PT_REG, PT_TCS)
-            or page_type == PT_TCS
-            and prot
+            or (page_type == PT_TCS and prot)
             or prot & 3 == PROT_WRITE
         )
         if self.epcm.initialised or self._invalid(offset, length) or bad:

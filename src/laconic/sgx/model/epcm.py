@@ -351,8 +351,7 @@ class Epcm:
             free = (
                 entry is None
                 or not self.threads
-                or entry.page_type == PT_TRIM
-                and not entry.state & MODIFIED
+                or (entry.page_type == PT_TRIM and not entry.state & MODIFIED)
             )
             return None if free else LeafError("EREMOVE", at, ENCLAVE_ACT)
 

@@ -194,11 +194,23 @@ class Edmm:
         # The runs that only gain permissions, and those that lose some.
         extended: list[_Change] = []
         restricted: list[_Change] = []
+        for run in self.differing(changes):
+            _, _, had, prot = run
+            (restricted if had & ~prot else extended).append(run)
+        return extended, restricted
+
+    def differing(self, changes: Iterable[tuple[int, int, int]]) -> list[_Change]:
+        """Return the runs of committed pages whose permissions are not those of `changes`: start,
+        end, permissions before and after. Neighbors that change alike are one run. O(runs log n)."""
+        runs: list[_Change] = []
         for start, end, prot in changes:
             for begin, stop, had in self.committed.runs(start, end):
-                if had is not None and had != prot:
-                    (restricted if had & ~prot else extended).append((begin, stop, had, prot))
-        return extended, restricted
+                if had is None or had == prot:
+                    continue
+                if runs and runs[-1][1:] == (begin, had, prot):
+                    begin = runs.pop()[0]
+                runs.append((begin, stop, had, prot))
+        return runs
 
     def _protect(self, extended: list[_Change], restricted: list[_Change]) -> None:
         if self.host is not None:

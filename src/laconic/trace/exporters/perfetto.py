@@ -66,7 +66,7 @@ def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
             "not in this file"
         )
         written.notes.append(
-            f"{sentence}; see more with --limit BYTES, or another part with --from and --until"
+            f"{sentence}; see more with --limit BYTES, or another part with --between START END"
         )
         output.write(_line(_instant(f"Laconic: {sentence}", cut, 0, 0, {}) | {"s": "g"}))
         about["cut"] = sentence

@@ -27,6 +27,7 @@ from laconic.trace.importers.text import Log, Progress
 from laconic.trace.nextsteps import next_steps
 from laconic.trace.reader import looks_like
 from laconic.trace.schema import BATCH, CODES, Row
+from laconic.trace.words import plural
 from laconic.trace.writer import TraceWriter, remove
 
 #: Kind of log → the module that reads it.
@@ -115,10 +116,10 @@ class Import:
         """The report for people, on the way to what comes next."""
         calls = sorted(self.by_call.items(), key=lambda item: (-item[1], item[0]))
         shown = ", ".join(f"{count:,} {name}" for name, count in calls[:8])
-        more = f" and {_many(len(calls) - 8, 'more kind')}" if len(calls) > 8 else ""
+        more = f" and {plural(len(calls) - 8, 'more kind')}" if len(calls) > 8 else ""
         lines = [
-            f"{_many(self.lines, 'line')}: {_many(sum(self.by_call.values()), 'memory and process call')} of "
-            f"{_many(self.processes, 'process', 'processes')}, {_many(self.threads, 'thread')}"
+            f"{plural(self.lines, 'line')}: {plural(sum(self.by_call.values()), 'memory and process call')} of "
+            f"{plural(self.processes, 'process', 'processes')}, {plural(self.threads, 'thread')}"
         ]
         if calls:
             lines.append(f"calls: {shown}{more}")
@@ -142,15 +143,11 @@ def _puzzle(log: Log, number: int, line: bytes) -> Puzzle:
 def _listed(what: str, count: int, puzzles: Sequence[Puzzle]) -> list[str]:
     if not count:
         return []
-    lines = [f"{what}: {_many(count, 'line')}"]
+    lines = [f"{what}: {plural(count, 'line')}"]
     lines += [f"  {puzzle.log}:{puzzle.line}: {puzzle.text}" for puzzle in puzzles]
     if count > len(puzzles):
         lines.append(f"  and {count - len(puzzles):,} more")
     return lines
-
-
-def _many(count: int, one: str, several: str = "") -> str:
-    return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
 class Importer(Protocol):

@@ -175,7 +175,7 @@ class Clock:
             if self._first is None:
                 self._first = at
             # A log of many processes is in order only roughly, and a date without a year begins
-            # anew.
+            # again.
             self.now = min(max(self.now, at - self._first), (1 << 63) - 1)
         return self.now
 

@@ -390,7 +390,7 @@ class Processes:
         """Writes rows where there are enough; those of calls that have not returned are waited for,
         within bounds."""
         rows = self.writer.rows
-        if len(rows) < BATCH or self._places and len(rows) < 4 * BATCH:
+        if len(rows) < BATCH or (self._places and len(rows) < 4 * BATCH):
             return
         for thread in self._places:
             pending = thread.pending

@@ -109,8 +109,8 @@ class _Order:
         self._last = 0
 
     def push(self, event: Event) -> None:
-        early = (
-            event.name in _AT_START or event.name == "madvise" and event.args[2] in _AT_START_ADVICE
+        early = event.name in _AT_START or (
+            event.name == "madvise" and event.args[2] in _AT_START_ADVICE
         )
         self._count += 1
         item = event.start if early else event.end, self._count, event

@@ -57,7 +57,7 @@ class Space:
         if start + PAGE_SIZE > TASK_SIZE:
             return  # the vsyscall page, which is the kernel's
         kind = self.kinds.get(address) or _FILE
-        if kind == _SHARED or kind == _FILE and not write:
+        if kind == _SHARED or (kind == _FILE and not write):
             how = FILE_PAGE
         else:
             how = ZERO_PAGE if kind == _ANONYMOUS and write is False else 0
@@ -333,7 +333,7 @@ def _changed(space: Space, name: str, args: tuple[int, ...], result: int) -> tup
     gone = name == "munmap"
     if gone or name in ("mprotect", "pkey_mprotect") or name == "madvise":
         touched = space.taken(
-            start, start + length, forget=gone or name == "madvise" and args[2] in _DISCARDS
+            start, start + length, forget=gone or (name == "madvise" and args[2] in _DISCARDS)
         )
         if gone and length:
             space.kinds.clear(

@@ -71,7 +71,7 @@ def access(flags: int) -> int:
 
 def mode_of(path: bytes, bits: int) -> int:
     """The `FileMode` bits of a path that was opened with the access `bits`."""
-    if path.startswith(b"/") and not path.startswith(_STRANGE) or path.startswith(b"/dev/shm/"):
+    if (path.startswith(b"/") and not path.startswith(_STRANGE)) or path.startswith(b"/dev/shm/"):
         bits |= PLAIN | PLACES
     return bits | UNKNOWN_IDENTITY
 

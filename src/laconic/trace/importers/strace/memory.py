@@ -135,8 +135,7 @@ class Memory:
             not size
             or (place | result) & 4095
             or result + size > TASK_SIZE
-            or bits & _NOWHERE
-            and result != start
+            or (bits & _NOWHERE and result != start)
         ):
             raise ValueError
         if bits & MAP_ANONYMOUS:
@@ -168,7 +167,7 @@ class Memory:
         address, tail = text.split(b", ")
         length, _, end = tail.partition(b")")
         start, size = int(address, 16), int(length)
-        if end != b" = 0" and not _is_done(end) or thread.process.narrow or (start | size) >> 64:
+        if (end != b" = 0" and not _is_done(end)) or thread.process.narrow or (start | size) >> 64:
             raise ValueError
         if not size or start & 4095 or start + size > TASK_SIZE:
             raise ValueError
@@ -184,7 +183,7 @@ class Memory:
         address, length, tail = text.split(b", ")
         flags, _, end = tail.partition(b")")
         start, size = int(address, 16), int(length)
-        if end != b" = 0" and not _is_done(end) or thread.process.narrow or (start | size) >> 64:
+        if (end != b" = 0" and not _is_done(end)) or thread.process.narrow or (start | size) >> 64:
             raise ValueError
         if start & 4095 or start + size > TASK_SIZE:
             raise ValueError

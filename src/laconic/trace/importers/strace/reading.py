@@ -193,7 +193,7 @@ class Reading:
         assert match is not None  # it matches nothing at all, too
         rest = line[match.end() :]
         if self._pieces:
-            if match.end() and lines.is_event(rest) or lines.CALL.match(rest):
+            if (match.end() and lines.is_event(rest)) or lines.CALL.match(rest):
                 self._give_up_pieces()
             elif self._joined(line):
                 return
