@@ -162,7 +162,9 @@ def display_name(strategy: str | type[Strategy]) -> str:
     """
     if isinstance(strategy, str):
         return strategy
-    return _checked(strategy, getattr(strategy, "__name__", repr(strategy))).name
+    found = _checked(strategy, getattr(strategy, "__name__", repr(strategy)))
+    _check_own_name(found, found.__name__)
+    return found.name
 
 
 def as_list(
@@ -219,12 +221,15 @@ def _checked(found: object, name: str) -> type[Strategy]:
         raise LaconicError(
             f"{name!r} is not a strategy: name a class that inherits from laconic.Strategy"
         )
+    return found
+
+
+def _check_own_name(found: type[Strategy], name: str) -> None:
     own_name = getattr(found, "name", None)
     if not isinstance(own_name, str) or not own_name:
         raise LaconicError(
             f"the strategy {name!r} has no name: add the class attribute name, a string"
         )
-    return found
 
 
 def _check_rule(found: type[Strategy], name: str | None, host: str) -> None:
@@ -242,6 +247,7 @@ def _check_rule(found: type[Strategy], name: str | None, host: str) -> None:
     if host == SGX2 and found.__abstractmethods__:
         missing = ", ".join(sorted(found.__abstractmethods__))
         raise LaconicError(f"the strategy {name!r} lacks methods: define {missing}")
+    _check_own_name(found, name)
 
 
 def _takes_three(rule: object) -> bool:
