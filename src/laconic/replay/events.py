@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from mypy_extensions import mypyc_attr
+
 from laconic.linux.pagemap import Touched
 from laconic.memory.change import Change, Outcome
 from laconic.memory.mmap import OpenFile
@@ -68,6 +70,7 @@ class CallDone(NamedTuple):
         return not self.host_calls and self.result >= 0
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Listener:
     """Receives the events of a replay; each method does nothing by default."""
 
@@ -111,6 +114,9 @@ class Listener:
 
     def thread_started(self, mm: Mm) -> None:
         """A thread began, beside the first."""
+
+    def thread_found(self, mm: Mm) -> None:
+        """A thread, beside the first, was running already when the recording began."""
 
     def thread_ended(self, mm: Mm) -> None:
         """A thread ended, and was not the last."""
