@@ -104,7 +104,7 @@ class Strategy:
     def thread_ends(self) -> None:
         """A thread ends that `thread` or `thread_found` has announced."""
 
-    def thread_found(self) -> None:  # noqa: B027 (not abstract: it costs nothing)
+    def thread_found(self) -> None:
         """A thread, beside the first, was running before the recording began."""
 
     def file_written(self, file: File, size: int, truncated: bool) -> None:
