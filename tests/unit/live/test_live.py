@@ -303,6 +303,11 @@ class TestView:
             assert self.column(app, "processes", 4) == ["prog", "red", "child"]
             assert self.column(app, "processes", 2) == ["40", "?", "90"]
             drawn = app.export_screenshot()
+            for _ in range(200):  # the foot is drawn when the rest has been
+                if "reverse" in drawn or ">&#160;R&#160;<" in drawn:
+                    break
+                await pilot.pause(0.05)
+                drawn = app.export_screenshot()
             assert "libgrow.so+?" in drawn
             for key in "qpCPTNMVR?":
                 assert f">&#160;{key}&#160;<" in drawn, f"{key} does not stand at the foot"
