@@ -54,7 +54,8 @@ TRACES: dict[str, Callable[[Recorder, Random], None]] = {
 #: How much of the peer's time a mix may take. The peer has one map, chooses no address, checks and
 #: counts nothing.
 MOST = {
-    "protection of single pages": 1.0, "one block, mapped and unmapped": 1.6, "allocator": 2.0, "arenas": 1.2,
+    "protection of single pages": 1.0, "one block, mapped and unmapped": 1.6, "allocator": 2.0,
+    "arenas": 1.2,
     "program starts": 2.1, "the break": 2.1,
 }  # fmt: skip
 

@@ -141,12 +141,25 @@ def test_a_program_with_threads(tmp_path: Path) -> None:
     assert found.touched_pages, "the memory that it had when the recording ended"
     done = run_alone([*COMMAND, "callers", trace, "--json", "-"], env=environment())
     assert "map_and_unmap" in done.stdout, done.stderr
+    sentence = json.loads(done.stdout)["headline"]["text"]
+    assert not sentence.startswith(("The memory", "Loading")), sentence
     done = run_alone([*COMMAND, "compare", trace, "--json", "-"], env=environment())
-    load = json.loads(done.stdout)["by_call"]["load"]["every-call"]["counts"]
-    assert load["eaccept"] > 0, "its memory when the recording began counts as load"
+    load = json.loads(done.stdout)["by_call"]["before attach"]["every-call"]["counts"]
+    assert load["eaccept"] > 0, "its memory when the recording began is one line"
+    done = run_alone([*COMMAND, "advise", trace, "--json", "-"], env=environment())
+    advice = json.loads(done.stdout)
+    assert [each["peak_threads"] for each in advice["programs"]] == [5]
+    by_option = {each["option"]: each for each in advice["advice"]}
+    assert by_option["sgx.max_threads"]["line"] == "sgx.max_threads = 8"
+    stack, heap = by_option["sys.stack.size"], by_option["sys.brk.max_size"]
+    assert stack["line"].startswith("# sys.stack.size: unknown, at least ")
+    assert "4 threads were running already" in stack["why"]
+    assert heap["figures"]["peak_brk"] >= 128 << 10, "the buffer of its standard output"
+    assert "attached to a running program" in advice["notes"][0]
     page = tmp_path / "page.html"
     done = run_alone([*COMMAND, "html", trace, "-o", page], env=environment())
     assert done.returncode == 0 and page.stat().st_size > 10_000, done.stderr
+    assert f"Laconic attached to process {program.pid} while it was running" in page.read_text()
 
 
 #: Laconic, which lets the program on its standard output begin once it has been imported itself.
@@ -435,7 +448,8 @@ class TestRefusals:
     def test_another_users(self) -> None:
         with running(build("attached"), "signals") as program:
             from_nobody = (
-                "import os, sys; from laconic.tracer import attach, ptrace; from laconic.errors import NoTracing;"
+                "import os, sys; from laconic.tracer import attach, ptrace; from laconic.errors "
+                "import NoTracing;"
                 "os.setgid(65534); os.setuid(65534);"
                 f"assert not ptrace.seize({program.pid}, attach.OPTIONS);"
                 f"error = attach.refusal({program.pid}); assert error.exit_code == 71; print(error)"

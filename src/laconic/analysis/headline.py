@@ -19,6 +19,7 @@ from laconic.analysis.callers import (
 )
 from laconic.analysis.sites import EVERY_CALL, LACONIC, Sites
 from laconic.analysis.suppressions import BUILT_IN, LOADING, Suppression
+from laconic.replay.enclaves import BEFORE
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Counts
 
@@ -45,7 +46,9 @@ class Headline(NamedTuple):
     `total` and `total_left` are the whole program's. `cause` is COMMITS, RESTRICTS, RELEASES, LEAVES
     or "". Page counts are those of the cause, under every-call. `loader` is the dynamic loader if it
     is not the subject, and costs something; `files` is the number of files that it loaded. `calls`
-    and `redundant` are of all memory calls.
+    and `redundant` are of all memory calls. `larger` are those that cost more than the subject, with
+    their costs, the most expensive first. `before` is the cost of the memory that the program had
+    before laconic attached to it, a part of `total`, and `before_left` that under laconic.
     """
 
     rule: str
@@ -66,6 +69,9 @@ class Headline(NamedTuple):
     loader_cost: Span = Span(0, 0)
     loader_left: Span = Span(0, 0)
     files: int = 0
+    larger: tuple[tuple[Caller, Span], ...] = ()
+    before: Span = Span(0, 0)
+    before_left: Span = Span(0, 0)
 
     @property
     def share(self) -> float:
@@ -100,7 +106,20 @@ def headline(
         )
     if not grouped.calls:
         return basis._replace(rule=NO_CALLS)
-    subjects = [caller for caller in grouped.callers if caller.kind in (SITE, AROUND)]
+    before = next(
+        (one for one in grouped.callers if (one.kind, one.name) == (AROUND, BEFORE)), None
+    )
+    if before is not None:
+        basis = basis._replace(
+            before=grouped.cycles(before), before_left=grouped.cycles(before, LACONIC)
+        )
+    # What a part of counts: the cost of what the trace shows being done.
+    whole = basis.total.middle - basis.before.middle
+    subjects = [
+        caller
+        for caller in grouped.callers
+        if caller.kind in (SITE, AROUND) and caller is not before
+    ]
     subject = max(subjects, key=lambda caller: savings(grouped, caller), default=None)
     if not found.knows_touched:
         return _about(basis._replace(rule=UNTOUCHED), subject, grouped)
@@ -108,9 +127,9 @@ def headline(
         saved = savings(grouped, subject)
         if subject.redundant >= _REDUNDANT * grouped.calls:
             return _about(basis._replace(rule=REDUNDANT), subject, grouped)
-        if saved >= _COSTLY * basis.total.middle > 0:
+        if saved >= _COSTLY * whole > 0:
             return _about(basis._replace(rule=COSTLY), subject, grouped)
-    if loader is not None and savings(grouped, loader) >= _COSTLY * basis.total.middle > 0:
+    if loader is not None and savings(grouped, loader) >= _COSTLY * whole > 0:
         about = _about(basis._replace(rule=LOADER), loader, grouped)
         return about._replace(loader=None, cause="")
     return _about(basis, subject, grouped)
@@ -120,9 +139,12 @@ def _about(basis: Headline, subject: Caller | None, found: Callers) -> Headline:
     if subject is None:
         return basis
     counts = subject.cost(EVERY_CALL)
+    cost = found.cycles(subject)
+    every = [(caller, found.cycles(caller)) for caller in found.callers]
     about = basis._replace(
         subject=subject,
-        cost=found.cycles(subject),
+        larger=tuple(pair for pair in every if pair[1].middle > cost.middle),
+        cost=cost,
         left=found.cycles(subject, LACONIC),
         committed=subject.committed_pages(),
         touched=subject.touched_pages,

@@ -102,7 +102,10 @@ class Strategy:
 
     @abstractmethod
     def thread_ends(self) -> None:
-        """A thread that `thread` has announced ends."""
+        """A thread ends that `thread` or `thread_found` has announced."""
+
+    def thread_found(self) -> None:
+        """A thread, beside the first, was running before the recording began."""
 
     def file_written(self, file: File, size: int, truncated: bool) -> None:
         """The program wrote to `file`, which has at least `size` bytes now, or truncated it to

@@ -74,7 +74,9 @@ def begun(about: dict[str, Any], start_brk: int, data_size: int) -> Mm:
     )
     space.data_size = data_size
     space.brk = about.get("brk", start_brk)
-    return Mm(space)
+    mm = Mm(space)
+    mm.was_running = "brk" in about  # `Recorder.program` writes it for these alone
+    return mm
 
 
 class AssumedStart:

@@ -27,20 +27,22 @@ Told = tuple[Strategy, Meter, Counts]
 #: What the work of a strategy is for, where it is not a memory call's. EXEC is what execve frees; the
 #: new program's own memory is LOAD.
 LOAD, EXEC, FORK, THREAD = "load", "exec", "fork", "thread"
+#: In the place of LOAD, for a program that was running before the recording began.
+BEFORE = "before attach"
 #: What writes to files, and their truncation, make of the mappings of these files.
 WRITE = "write"
 TOUCH, STACK = "touch", "stack growth"
 #: What is done for calls that are not selected.
 NOT_SELECTED = "not selected"
 #: What a library OS does around the program's calls.
-AROUND = (LOAD, EXEC, FORK, THREAD, WRITE, STACK)
+AROUND = (LOAD, BEFORE, EXEC, FORK, THREAD, WRITE, STACK)
 #: What the host's map was seen to hold after a call that did not end, or that is not modelled.
 OTHER = "other"
 
 
 class Touch(NamedTuple):
     """The label of the first touches of pages that belong to `owner`: the label of the call that
-    mapped them last, LOAD, STACK or OTHER."""
+    mapped them last, LOAD, BEFORE, STACK or OTHER."""
 
     owner: Hashable
 
@@ -91,11 +93,11 @@ class Enclave:
         self._books.clear()
         self._unchanged.clear()
 
-    def load(self, entries: Iterable[Entry]) -> None:
-        """A program begins. O(strategies × entries)."""
+    def load(self, entries: Iterable[Entry], label: str = LOAD) -> None:
+        """A program begins; the work is counted under `label`. O(strategies × entries)."""
         image = list(entries)
         for strategy in self.strategies.values():
-            strategy.meter.at(self.number, LOAD)
+            strategy.meter.at(self.number, label)
             strategy.load(image)
 
     def touched(self, runs: Iterable[Touched]) -> None:
@@ -204,6 +206,11 @@ class Enclave:
             else:
                 strategy.thread_ends()
 
+    def thread_found(self) -> None:
+        """A thread was running before the recording began: it costs nothing. O(strategies)."""
+        for strategy in self.strategies.values():
+            strategy.thread_found()
+
     def file_written(self, file: File, size: int, truncated: bool) -> None:
         """A file was written to, or truncated. O(strategies × VMAs)."""
         self.touches.sizes.write(file, size, truncated)
@@ -272,10 +279,11 @@ class Enclaves(Listener):
                 strategies[name] = before[name].execute(mm.space, touches)
             else:
                 strategies[name] = maker(meter, mm.space, touches)
-        owners = Owners(LOAD) if self.by_owner else None
+        label = BEFORE if mm.was_running else LOAD
+        owners = Owners(label) if self.by_owner else None
         enclave = Enclave(mm.number, mm.space, touches, strategies, owners)
         self._add(mm, enclave)
-        enclave.load(mm.space.vmas)
+        enclave.load(mm.space.vmas, label)
 
     def _add(self, mm: Mm, enclave: Enclave) -> None:
         self._enclaves[mm] = enclave
@@ -359,6 +367,10 @@ class Enclaves(Listener):
     def thread_started(self, mm: Mm) -> None:
         """A thread begins in the enclave."""
         self._enclaves[mm].thread(True)
+
+    def thread_found(self, mm: Mm) -> None:
+        """A thread is in the enclave already."""
+        self._enclaves[mm].thread_found()
 
     def thread_ended(self, mm: Mm) -> None:
         """A thread ends in the enclave."""

@@ -462,7 +462,11 @@ class Replay:
             if pid not in self.processes:
                 self.ledger.processes += 1
                 self.processes[pid] = self.processes[other]
-            self.threads[tid] = Thread(pid, self.processes[other])
+            mm = self.processes[other]
+            self.threads[tid] = Thread(pid, mm)
+            if pid == mm.pid and mm.number >= 0:
+                for listener in self.listeners:
+                    listener.thread_found(mm)
         else:
             self._first_seen(pid, tid)
 

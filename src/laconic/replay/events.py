@@ -115,6 +115,9 @@ class Listener:
     def thread_started(self, mm: Mm) -> None:
         """A thread began, beside the first."""
 
+    def thread_found(self, mm: Mm) -> None:
+        """A thread, beside the first, was running already when the recording began."""
+
     def thread_ended(self, mm: Mm) -> None:
         """A thread ended, and was not the last."""
 

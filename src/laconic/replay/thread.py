@@ -26,10 +26,13 @@ class Mm:
 
     `assumed` is what a log with no starting maps leaves open; `lossy`: the trace reports missing
     data of it. `pid`, `number` and `program`, a path, are those of its program, `number` as in
-    `Replay.started`; -1 before the program's image is known.
+    `Replay.started`; -1 before the program's image is known. `was_running`: the program was running
+    before the recording began (`laconic attach`).
     """
 
-    __slots__ = ("assumed", "lossy", "number", "pid", "program", "space", "threads")
+    __slots__ = (
+        "assumed", "lossy", "number", "pid", "program", "space", "threads", "was_running",
+    )  # fmt: skip
 
     def __init__(self, space: AddressSpace | None, assumed: AssumedStart | None = None) -> None:
         self.space = space
@@ -39,6 +42,7 @@ class Mm:
         self.pid = 0
         self.number = -1
         self.program = "?"
+        self.was_running = False
 
 
 class Thread:

@@ -27,6 +27,10 @@ RANGED = (
     "the trace is a log's and does not say which pages were touched: what depends on that is a range, from none to all "
     "that were accessible"
 )
+ATTACHED = (
+    "laconic attached to a running program: what it had is counted as it was at that moment, and it may have had more "
+    "before; a recording from its start shows that (laconic run -o FILE -- CMD)"
+)
 REDACTED = "the trace is redacted: libraries and programs are not recognised by their names in it"
 NOTHING = "laconic advise: no program's memory is in this trace: there is nothing to advise on"
 _HEADINGS = {
@@ -105,6 +109,8 @@ def _tried(after: After | str | None) -> Json:
 
 def _notes(figures: Figures) -> list[str]:
     notes = [] if figures.touches else [RANGED]
+    if figures.attached:
+        notes.append(ATTACHED)
     if figures.redacted:
         notes.append(REDACTED)
     if figures.unseen:

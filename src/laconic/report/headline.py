@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from laconic.analysis.callers import AROUND, UNKNOWN, Caller
+from laconic.analysis.callers import AROUND, SITE, UNKNOWN, Caller, Span
 from laconic.analysis.headline import (
     COMMITS,
     COSTLY,
@@ -19,7 +19,7 @@ from laconic.analysis.headline import (
     Headline,
 )
 from laconic.analysis.suppressions import LOADING
-from laconic.replay.enclaves import EXEC, FORK, LOAD, OTHER, STACK, THREAD, WRITE
+from laconic.replay.enclaves import BEFORE, EXEC, FORK, LOAD, OTHER, STACK, THREAD, WRITE
 from laconic.report import numbers
 from laconic.report.numbers import share, size
 from laconic.report.shortnames import short_function, short_line, short_module
@@ -28,6 +28,7 @@ from laconic.trace.words import plural
 #: What a library OS does around the calls, as the subject of a sentence.
 WORK = {
     LOAD: "Loading the program",
+    BEFORE: "The memory it had before attach",
     EXEC: "execve",
     FORK: "fork",
     THREAD: "Starting and ending threads",
@@ -37,6 +38,8 @@ WORK = {
 }
 
 
+#: How many that cost more than a headline's subject are named before it.
+_NAMED = 2
 #: The part of a program's cost, from 0 to 1, below which laconic saves nothing.
 _NOTHING = 0.005
 
@@ -64,19 +67,54 @@ def sentence(found: Headline) -> Sentence:
         return Sentence(_redundant(found, found.subject), _costs(found, cost, unit))
     part = share(found.cost.middle, found.total.middle)
     if found.rule == LOADER:
+        subject = loading(found.files)
         return Sentence(
-            f"{loading(found.files)} costs {cost}, {part} of the total; {_left(found, unit)}."
+            f"{_ranked(found, subject, cost)}, {part} of the total; {_left(found, unit)}."
         )
     if found.rule == COSTLY:
-        subject, cause = name(found.subject), _cause(found)
-        text = f"{subject} costs {cost}, {part} of the total; {_left(found, unit)}"
-        return Sentence(f"{text}{f': {cause}' if cause else ''}.", _loader(found))
-    return Sentence(_even(found, total))
+        cause = _cause(found)
+        text = f"{_ranked(found, name(found.subject), cost)}, {part} of the total"
+        text = f"{text}; {_left(found, unit)}{f': {cause}' if cause else ''}."
+        return Sentence(text, _loader(found))
+    return Sentence(_even(found))
 
 
-def _even(found: Headline, total: str) -> str:
+def _ranked(found: Headline, subject: str, cost: str) -> str:
+    # What a subject costs. Where others cost more, they come first: laconic saves less of them.
+    if not found.larger:
+        return f"{subject} costs {cost}"
+    subject = _in_sentence(subject)
+    if len(found.larger) > _NAMED or any(caller.kind == SITE for caller, _ in found.larger):
+        return f"Laconic saves most at {subject}, which costs {cost}"
+    names = [
+        f"{_in_sentence(_larger(caller, found))} ({share(span.middle, found.total.middle)})"
+        for caller, span in found.larger
+    ]
+    return f"After {' and '.join(names)}, {subject} costs most: {cost}"
+
+
+def _larger(caller: Caller, found: Headline) -> str:
+    if caller.kind == AROUND:
+        return WORK[caller.name]
+    return loading(found.files) if caller.name == LOADING else caller.name
+
+
+def _in_sentence(subject: str) -> str:
+    # The words of `WORK` and of `loading` begin sentences.
+    is_ours = subject.startswith("Loading ") or subject in WORK.values()
+    return subject[:1].lower() + subject[1:] if is_ours else subject
+
+
+def _even(found: Headline) -> str:
     # No site saves much. Whether all of them together do is what matters then.
     calls = plural(found.calls, "call")
+    if found.before.high:
+        calls += " after attach"
+        found = found._replace(
+            total=_less(found.total, found.before),
+            total_left=_less(found.total_left, found.before_left),
+        )
+    total = numbers.cycles(*found.total)
     saved = 1 - found.total_left.middle / found.total.middle if found.total.middle else 0.0
     if saved < _NOTHING:
         return (
@@ -86,6 +124,10 @@ def _even(found: Headline, total: str) -> str:
     left = numbers.cycles(*found.total_left) if found.total_left.high else "nothing"
     costs = f"{calls} cost {total} under every-call, and {left} under laconic"
     return f"No site stands out: {costs}, {share(saved, 1)} less."
+
+
+def _less(whole: Span, part: Span) -> Span:
+    return Span(max(whole.low - part.low, 0.0), max(whole.high - part.high, 0.0))
 
 
 def name(subject: Caller) -> str:

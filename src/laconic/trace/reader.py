@@ -71,6 +71,11 @@ class Trace:
         """Whether the trace says which pages were touched."""
         return "touched pages" not in self.about.get("unknown", ())
 
+    @property
+    def was_attached(self) -> bool:
+        """True if the program was running before the recording began (`laconic attach`)."""
+        return "attached_to" in self.about
+
     def batches(self) -> Iterator[list[Row]]:
         """The rows, some thousands at a time, in the order of `laconic.trace.schema.Row`. O(rows),
         bounded memory.

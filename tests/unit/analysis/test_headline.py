@@ -23,11 +23,12 @@ from laconic.analysis.headline import (
     Headline,
     headline,
 )
-from laconic.analysis.sites import sites
+from laconic.analysis.sites import Work, sites
 from laconic.analysis.suppressions import Suppression
-from laconic.replay.enclaves import AROUND, OTHER
+from laconic.replay.enclaves import AROUND, BEFORE, OTHER
 from laconic.report.headline import WORK, as_json, sentence
 from laconic.sgx.costs import COSTED, CostProfile, Figure
+from laconic.sgx.meter import Counts
 from laconic.trace.schema import CHOSEN
 from tests.helpers.traces import BASE, Builder
 
@@ -122,7 +123,8 @@ def test_redundant_calls(tmp_path: Path) -> None:
     assert (found.rule, found.cause, found.redundant) == (REDUNDANT, RESTRICTS, 100)
     text, more = sentence(found)
     assert text == (
-        "99.0 % of 101 calls change nothing: tighten (prog) calls mprotect 100 times, each time for "
+        "99.0 % of 101 calls change nothing: tighten (prog) calls mprotect 100 times, each time "
+        "for "
         "nothing."
     )
     assert more.startswith("These calls cost ") and more.endswith("nothing under laconic.")
@@ -141,6 +143,41 @@ def test_the_loader_is_the_headline_only_alone(tmp_path: Path) -> None:
     found = log.headline()
     assert found.rule == COSTLY and found.subject is not None and found.subject.name == "grow"
     assert "83 %" in sentence(found).more
+
+
+def test_what_costs_more_than_the_headline_is_named_first(tmp_path: Path) -> None:
+    """The site of the headline is where most is saved, which need not be where most is spent."""
+    log = Log(tmp_path / "a.trace")
+    log.map("ld-linux-x86-64.so.2", "_dl_map_segment", 0, 1000)
+    log.map("libbig.so", "grow", 2000, 200)
+    found = log.headline()
+    text = sentence(found._replace(files=3)).text
+    assert text.startswith("After loading 3 files (83 %), mmap from grow (libbig) costs most: 0.")
+    log = Log(tmp_path / "b.trace")
+    log.map("libused.so", "fill", 0, 1000)
+    log.touch(0, 1000)
+    log.map("libbig.so", "grow", 2000, 800)
+    text = sentence(log.headline()).text
+    assert text.startswith("Laconic saves most at mmap from grow (libbig), which costs 2.40–3.60 M")
+
+
+def test_memory_from_before_attach_is_no_headline(tmp_path: Path) -> None:
+    """It is one row, and the parts that decide on the headline are of the rest."""
+    log = Log(tmp_path / "a.trace")
+    log.map("libbig.so", "grow", 0, 20)
+    found = sites(laconic.trace.open(log.end()))
+    found.around[BEFORE] = Work(counts={name: Counts(eaccept=100_000) for name in found.meters})
+    for name, meter in found.meters.items():
+        meter.at(0, BEFORE)
+        meter.counts.add(found.around[BEFORE].counts[name])
+    chosen = headline(found, (), PROFILE)
+    assert chosen.rule == COSTLY and chosen.subject is not None and chosen.subject.name == "grow"
+    text = sentence(chosen).text
+    assert text.startswith(
+        "After the memory it had before attach (99.9 %), mmap from grow (libbig) costs most: "
+    )
+    many = "1 call after attach cost 6"
+    assert many in sentence(chosen._replace(rule=EVEN)).text
 
 
 def test_what_a_user_has_suppressed_is_no_headline(tmp_path: Path) -> None:
@@ -191,7 +228,8 @@ def test_a_log_that_does_not_show_touches(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pages", [3, 300, 30_000])
 @pytest.mark.parametrize(
-    "names", [{"f": "libx.so"}, {"ns::Class<int>::method(std::string const&) const": "a-very-long-name.so"}]
+    "names", [{"f": "libx.so"}, {"ns::Class<int>::method(std::string const&) "
+                                 "const": "a-very-long-name.so"}]
 )  # fmt: skip
 def test_it_is_short(names: Mapping[str, str], pages: int, tmp_path: Path) -> None:
     log = Log(tmp_path / "a.trace")

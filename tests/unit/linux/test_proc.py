@@ -38,8 +38,8 @@ VmFlags: ex
 
 def test_parses_the_protection_key_but_not_that_of_execution_alone() -> None:
     text = b"".join(
-        b"%x000-%x000 %b 00000000 00:00 0 \nTHPeligible: 0\nProtectionKey:         %d\nVmFlags: %b\n"
-        % (start, start + 1, permissions, key, codes)
+        b"%x000-%x000 %b 00000000 00:00 0 \nTHPeligible: 0\nProtectionKey:         %d\n"
+        b"VmFlags: %b\n" % (start, start + 1, permissions, key, codes)
         for start, permissions, key, codes in (
             (1, b"rw-p", 2, b"rd wr mr mw me"),
             (3, b"--xp", 1, b"ex mr mw me"),
@@ -70,7 +70,10 @@ def test_parses_smaps_and_merges_what_is_equal() -> None:
 
 
 def test_the_segment_with_the_id_0_has_a_file() -> None:
-    line = b"7f0000000000-7f0000001000 rw-s 00000000 00:01 0                          /SYSV00000000 (deleted)"
+    line = (
+        b"7f0000000000-7f0000001000 rw-s 00000000 00:01 0                          "
+        b"/SYSV00000000 (deleted)"
+    )
     seen, _ = proc._parse_header(line)
     assert seen.file == File(0, 1, 0)
     anonymous, _ = proc._parse_header(b"7f0000000000-7f0000001000 rw-p 00000000 00:00 0")

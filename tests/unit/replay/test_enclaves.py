@@ -251,10 +251,10 @@ class _Last(Enclaves):
         super().ended(mm)
 
 
-def grown(path: Path, touched: int, **options: Any) -> _Last:
+def grown(path: Path, touched: int, size: int = PAGE, **options: Any) -> _Last:
     """A program that has mapped four pages of a file of one, and used the first `touched`."""
     trace = begun(path)
-    file = trace.file("/data/grows", size=PAGE)
+    file = trace.file("/data/grows", size=size)
     trace.row("mmap", BASE, 4 * PAGE, RW, 0x11, 3, 0, result=BASE, file=file)
     trace.row("mprotect", BASE, 4 * PAGE, RW, touched=((BASE, BASE + touched * PAGE, FILE_PAGE),))
     rules = {name: maker(name) for name in (*NAMES, "every-call:all", "every-call:reserve=on")}
@@ -292,3 +292,6 @@ def test_a_touch_past_the_end_of_a_file_shows_that_it_has_grown(tmp_path: Path) 
 def test_nothing_past_the_end_of_a_file_is_assumed_to_be_touched(tmp_path: Path) -> None:
     found = grown(tmp_path / "grown.trace", 0, assume_touched=True)
     assert found.last.touches.count(BASE, BASE + 4 * PAGE) == 1
+    # The size of a device is 0, and logs may show none.
+    found = grown(tmp_path / "unsized.trace", 2, size=0, assume_touched=True)
+    assert found.last.touches.count(BASE, BASE + 4 * PAGE) == 4

@@ -58,7 +58,8 @@ class Watched(Program[EveryCall]):
 
 
 def with_(*switches: str, hardware: bool = False) -> Program[EveryCall]:
-    """A program under `every-call` with these switches on, on the modelled enclave if `hardware`."""
+    """A program under `every-call` with these switches on, on the modelled enclave if
+    `hardware`."""
     options = ",".join(switch if "=" in switch else f"{switch}=on" for switch in switches)
     return Program(rule(options), machine() if hardware else None)
 

@@ -59,7 +59,8 @@ class Figures:
     `costs` by strategy; `counts` are those of TODAY, of all enclaves together, touches taken at
     their least. `touches` is False where the trace does not know which pages were touched: what
     depends on that is a range. `unseen`: pages whose pagemap was unreadable. `losses`: what the trace lacks,
-    a sentence each. `exit_status` is None where it is not known.
+    a sentence each. `exit_status` is None where it is not known. `attached`: the programs were
+    running before the recording began, so that it lacks what they did until then.
     """
 
     source: str
@@ -73,6 +74,7 @@ class Figures:
     unseen: int = 0
     losses: list[str] = field(default_factory=list)
     exit_status: int | None = None
+    attached: bool = False
 
     def programs(self) -> list[tuple[Program, Image]]:
         """The programs with what they did."""
@@ -138,6 +140,7 @@ def measure(
         low.unseen,
         engine.losses,
         status if isinstance(status, int) else None,
+        trace.was_attached,
     )
 
 

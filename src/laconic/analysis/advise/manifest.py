@@ -193,7 +193,10 @@ def _edmm(figures: Figures, profile: CostProfile, size: dict[str, Any]) -> Advic
 def _threads(figures: Figures) -> Advice:
     peak, owner = figures.largest(lambda image: image.peak_threads)
     needed, needs = figures.largest(_possible_threads)
+    found = figures.most(lambda image: image.found_threads)
     why = f"{plural(peak, 'thread')} of {owner} at once"
+    if found:
+        why += f", {plural(found, 'thread')} beside the first one found at attach"
     if needed > peak:
         why += f"; how many live at once depends on timing, and {needs} starts so many that {needed} is safe"
     why += (
@@ -236,14 +239,29 @@ def _stack(figures: Figures) -> Advice:
         why += f", other threads of {owner} used up to {shown_size(deepest)} of theirs; the size is each thread's"
     if limit:
         why += f". {reader} reads the limit of its stack and behaves as usual from {shown_size(limit)} on"
-    if figures.touches and value == STACK:
+    unseen, holder = figures.largest(lambda image: image.found_threads)
+    line = f'sys.stack.size = "{manifest_size(value)}"'
+    if unseen:
+        line = f'# sys.stack.size: unknown, at least "{manifest_size(value)}"'
+        were = "thread was" if unseen == 1 else "threads were"
+        why = (
+            f"{unseen:,} {were} running already in {holder}, and nothing shows how deep their stacks are: record the "
+            f"program from its start (laconic run -o FILE -- CMD). Of the others, {why}"
+        )
+    elif figures.touches and value == STACK:
         why += ". Gramine's default is enough"
     return Advice(
         "sys.stack.size",
-        f'sys.stack.size = "{manifest_size(value)}"',
+        line,
         MANIFEST,
         why,
-        {"value": value, "main_stack": main, "deepest_thread_stack": deepest, "limit_read": limit},
+        {
+            "value": value,
+            "main_stack": main,
+            "deepest_thread_stack": deepest,
+            "limit_read": limit,
+            "unseen_stacks": unseen,
+        },
     )
 
 

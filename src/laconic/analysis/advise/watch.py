@@ -27,6 +27,7 @@ from laconic.memory.flags import (
     VM_PFNMAP,
     VM_PROT,
 )
+from laconic.memory.mmap import page_align
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import Vma
@@ -120,7 +121,8 @@ class Image:
     PROT_NONE, `closed_at_peak` when most was mapped. `unlazy_closed`: PROT_NONE, anonymous and not
     MAP_NORESERVE. `allocated_pages`: in all, each time they were mapped again. `lazy_pages` were
     mapped with MAP_NORESERVE, `lazy_touched` first touches there were. `brk_base` is an address.
-    `started_threads`: in all, without the first. `refused`: growths of the break that failed,
+    `started_threads`: in all, without the first; `found_threads` of them were running before the
+    recording began. `refused`: growths of the break that failed,
     `repeated` of them for the same address as the one before. `shrinks` are the break's, of
     `shrunk_pages`. `arenas` are glibc's: base → further
     growths; `tops`: base → bytes that were made accessible from there at most. `discards` are
@@ -144,6 +146,7 @@ class Image:
     threads: int = 1
     peak_threads: int = 1
     started_threads: int = 0
+    found_threads: int = 0
     stack: int = 0
     peak_stack: int = 0
     brk_base: int = 0
@@ -204,9 +207,14 @@ class Watch(Strategy):
         images.append(self.image)
 
     def load(self, entries: Iterable[Entry]) -> None:
-        """A program begins. O(entries)."""
+        """A program begins, or was running already, and then it has a heap. O(entries)."""
         for start, end, vma in entries:
             self._mapped(start, end, vma)
+        space, image = self.space, self.image
+        if space.brk > page_align(space.start_brk):
+            image.brk_base = space.start_brk
+            image.peak_brk = space.brk - space.start_brk
+            self.last_brk = space.brk
         self._peaks()
 
     def call(self, call: MemoryCall) -> None:
@@ -265,6 +273,11 @@ class Watch(Strategy):
         self.image.threads += 1
         self.image.started_threads += 1
         self.image.peak_threads = max(self.image.peak_threads, self.image.threads)
+
+    def thread_found(self) -> None:
+        """A thread was running before the recording began. O(1)."""
+        self.image.found_threads += 1
+        self.thread()
 
     def thread_ends(self) -> None:
         """A thread ended. O(1)."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from laconic.analysis.compare import BOUND, Figures
 from laconic.analysis.timeline.collect import Page
+from laconic.replay.enclaves import BEFORE
 from laconic.report.html import numbers
 from laconic.report.html.data import FIRST
 from laconic.report.html.groups import Group, by_cost, groups, loaded_files, subjects
@@ -105,7 +106,7 @@ def term(word: str, shown: str = "") -> str:
 
 def hero(page: Page) -> str:
     """Headline, figures and the costliest sites."""
-    parts = [markup(page), selected(page.selection)]
+    parts = [markup(page), _attached(page), selected(page.selection)]
     parts += [_warning(page), _figures(page), _five(page)]
     return "\n".join(part for part in parts if part)
 
@@ -113,6 +114,17 @@ def hero(page: Page) -> str:
 def selected(selection: Selection | None) -> str:
     """Which calls the page is about, if not all; all its numbers are of these."""
     return "" if selection is None else f'<p class="wh">Selected: {text(str(selection))}</p>'
+
+
+def _attached(page: Page) -> str:
+    # A trace of `laconic attach` lacks the beginning of the program.
+    pid = page.about.get("attached_to")
+    if not isinstance(pid, int):
+        return ""
+    return (
+        f'<p class="wh">Laconic attached to process {pid} while it was running: what it did before is not in this '
+        "trace, and the memory that it had is one row.</p>"
+    )
 
 
 def _warning(page: Page) -> str:
@@ -257,6 +269,8 @@ def _where(group: Group, files: int) -> str:
         mapped = f"{plural(files, 'file')} · " if files else ""
         sites = plural(len(group.sites), "stack")
         return f"the loader, {mapped}{plural(group.tally.calls, 'call')} from {sites}"
+    if group.around == BEFORE:
+        return "not mapped by a call of this trace"
     if group.around:
         return "what Gramine does around the calls"
     calls = ", ".join(group.calls)
