@@ -113,7 +113,7 @@ def test_the_host_chooses_addresses() -> None:
     assert only_changes("mremap", args, moved) is args
 
 
-def test_what_only_the_host_knows_is_asked_whole() -> None:
+def test_a_call_that_only_the_host_can_answer_is_passed_on_whole() -> None:
     args = pages(1, 5, 3, 7)
     assert only_changes("pkey_mprotect", args, Outcome(0, (change(FLAGS, 2, 4),), ask=True)) is args
 

@@ -113,9 +113,7 @@ def test_flags_that_maps_does_not_show_are_read_from_smaps(
     assert within(host, start, end) == within(proc.read_smaps(thread.tid), start, end)
 
 
-def test_what_is_neither_wanted_nor_held_is_read_from_smaps(
-    start: int, thread: Thread, reads: list[int]
-) -> None:
+def test_unknown_mappings_are_read_from_smaps(start: int, thread: Thread, reads: list[int]) -> None:
     end = start + PAGES * PAGE_SIZE
     assert libc.mprotect(start, PAGE_SIZE, 0) == 0
     host = thread.maps_in(start, end)

@@ -74,7 +74,7 @@ def drawn(space: AddressSpace, pages: int = 8) -> str:
 # What a successful call presupposes
 
 
-def test_what_was_protected_was_mapped(log: Log) -> None:
+def test_a_protected_range_was_mapped(log: Log) -> None:
     # ........  mprotect of pages 1 to 3 succeeded: something was there
     # .www....
     check, space, engine = log.call("mprotect", at(1), 3 * PAGE, RW).replay()
@@ -82,14 +82,14 @@ def test_what_was_protected_was_mapped(log: Log) -> None:
     assert engine.uncertain == {"mprotect": 1}, "it may have been read-write before"
 
 
-def test_what_was_unmapped_may_have_been_mapped(log: Log) -> None:
+def test_an_unmapped_range_may_have_been_mapped(log: Log) -> None:
     check, space, engine = log.call("munmap", at(1), 3 * PAGE).replay()
     assert drawn(space) == "........" and not check.counts
     assert (engine.ledger.calls, engine.ledger.host_calls) == (1, 1)
     assert engine.uncertain == {"munmap": 1}
 
 
-def test_what_is_known_to_be_a_hole_is_a_hole(log: Log) -> None:
+def test_a_known_hole_is_not_assumed_to_be_mapped(log: Log) -> None:
     # the second munmap changes nothing: the log showed the first one
     log.call("munmap", at(1), 3 * PAGE).call("munmap", at(1), 2 * PAGE)
     _, _, engine = log.replay()
@@ -267,7 +267,9 @@ PATHS = Vma(R, File(0, 3, -7, "?a"), 0)
         (Change(ADVISE, 0, PAGE, W, W), True, False),
     ],
 )
-def test_what_may_be_nothing(change: Change, guessed: bool, nothing: bool) -> None:
+def test_changes_of_assumed_pages_may_be_redundant(
+    change: Change, guessed: bool, nothing: bool
+) -> None:
     assert may_be_nothing(Outcome(0, (change,)), guessed) == nothing
     certain = Change(MAP, PAGE, 2 * PAGE, W, None)
     assert not may_be_nothing(Outcome(0, (change, certain)), guessed)

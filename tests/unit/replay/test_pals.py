@@ -147,7 +147,7 @@ def test_listeners_receive_the_calls(tmp_path: Path) -> None:
     assert calls.forks == [(100, 102)]
 
 
-def test_what_is_no_pal_and_no_listener_is_named(tmp_path: Path) -> None:
+def test_an_object_that_is_neither_pal_nor_listener_is_named(tmp_path: Path) -> None:
     path = recorded(tmp_path / "a.trace")
     wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"pal": Shadow}, "pal is the class Shadow: pass an object of the class"),

@@ -108,7 +108,7 @@ def test_a_touch_commits_as_the_page_must_be() -> None:
     assert program.meter.epc_pages == program.meter.peak_epc_pages == 4
 
 
-def test_what_is_not_touched_costs_nothing() -> None:
+def test_untouched_pages_cost_nothing() -> None:
     """Mapped, protected, discarded, unmapped: none of it is there."""
     program = Program("w" * 50 + "f" * 50)
     program.mprotect(0, 50, 0)
@@ -190,7 +190,7 @@ def test_host_calls_between_serve_what_was_discarded_before() -> None:
     assert program.spent("munmap") == times(2, TRIM) | {"host_calls": 4, "ioctls": 4}
 
 
-def test_what_nobody_may_write_is_given_back() -> None:
+def test_pages_that_nobody_may_write_are_released() -> None:
     """R before and after: nothing could zero it."""
     program = Program("w")
     program.touch(0, 1)
