@@ -152,6 +152,29 @@ def test_agreement_covers_the_range_and_its_neighbors(
         assert agrees(maps, vmas, middle, middle + PAGE_SIZE)
 
 
+def test_vmas_that_touch_the_range_are_compared_too(start: int, thread: Thread) -> None:
+    """They must be as wanted, and where there is none, none may be wanted."""
+    space, end = thread.mm.space, start + PAGES * PAGE_SIZE
+    assert space is not None
+    vmas = space.vmas.copy()
+    with proc.MapsFile(thread.tid) as maps:
+        for guard, first, last in (
+            (end, end - PAGE_SIZE, end),
+            (start - PAGE_SIZE, start, start + PAGE_SIZE),
+        ):
+            assert agrees(maps, vmas, first, last)
+            vmas.set(guard, guard + PAGE_SIZE, Vma(VM_READ))
+            assert not agrees(maps, vmas, first, last)
+            vmas = space.vmas.copy()
+        hole = start + 3 * PAGE_SIZE
+        assert libc.munmap(hole, PAGE_SIZE) == 0
+        for first in (hole - PAGE_SIZE, hole + PAGE_SIZE):
+            assert not agrees(maps, vmas, first, first + PAGE_SIZE)
+        vmas.clear(hole, hole + PAGE_SIZE)
+        for first in (hole - PAGE_SIZE, hole + PAGE_SIZE):
+            assert agrees(maps, vmas, first, first + PAGE_SIZE)
+
+
 def test_the_file_is_that_of_the_process_when_it_was_opened() -> None:
     """After its end there is nothing to read, and a new process with its id is not taken for it."""
     pid = os.posix_spawn("/bin/sleep", ["sleep", "60"], os.environ)
