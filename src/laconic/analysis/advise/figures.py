@@ -110,13 +110,15 @@ class Figures:
         return host_calls > NOISE * counts.host_calls or accepts > NOISE * counts.eaccept
 
 
-class _BufferCallers(Listener):
-    # From which stacks the mappings in `Image.buffers` were made.
+class BufferCallers(Listener):
+    """Notes from which stacks the mappings in `Image.buffers` were made. It comes after the `Enclaves`
+    that watch."""
 
     def __init__(self, images: list[Image]) -> None:
         self._images = images
 
     def call_done(self, done: CallDone) -> None:
+        """Note the stack of a buffer that was just mapped. O(1)."""
         buffers = self._images[done.mm.number].buffers if done.mm.number >= 0 else {}
         if buffers and done.name == "mmap":
             region = next(reversed(buffers))
@@ -124,7 +126,8 @@ class _BufferCallers(Listener):
                 buffers[region] = done.stack
 
     def keep_own(self, stacks: Stacks) -> None:
-        # Leaves the buffers that OpenBLAS itself has mapped (alloc_mmap in its memory.c).
+        """Leave the buffers that OpenBLAS itself has mapped (alloc_mmap in its memory.c).
+        O(buffers)."""
         for image in self._images:
             image.buffers = {
                 region: stack
@@ -177,23 +180,28 @@ def measure(
     )
 
 
-def _replayed(
-    trace: Trace, touched: bool, progress: Callable[[int], None] | None
-) -> tuple[Replay, Enclaves, list[Image]]:
-    images: list[Image] = []
+def watching(images: list[Image]) -> dict[str, Maker]:
+    """The maker of a `Watch` for each address space, which fills `images`."""
 
     def watch(meter: Meter, space: AddressSpace, touches: Touches) -> Strategy:
         return Watch(meter, space, touches, images)
 
+    return {Watch.name: watch}
+
+
+def _replayed(
+    trace: Trace, touched: bool, progress: Callable[[int], None] | None
+) -> tuple[Replay, Enclaves, list[Image]]:
+    images: list[Image] = []
     makers: dict[str, Maker] = {
         TODAY: strategy(TODAY),
         EAGER: Eager,
         OURS: strategy(OURS),
-        Watch.name: watch,
+        **watching(images),
     }
     enclaves = Enclaves(makers, touched)
     stacks = Stacks()
-    callers = _BufferCallers(images)
+    callers = BufferCallers(images)
     engine = Replay(trace, "laconic", listeners=[enclaves, callers], stacks=stacks)
     engine.run(progress=progress)
     callers.keep_own(stacks)
