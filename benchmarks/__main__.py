@@ -8,6 +8,7 @@ import sys
 
 from benchmarks import (
     attaching,
+    calls,
     comparing,
     enclave,
     gramine,
@@ -29,6 +30,7 @@ from benchmarks.machine import describe, table, write_section
 BENCHMARKS = {
     "structures": structures.report,
     "operations": operations.report,
+    "calls": calls.report,
     "replaying": replaying.report,
     "mediation": mediation.report,
     "attaching": attaching.report,

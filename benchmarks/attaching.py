@@ -1,5 +1,5 @@
-"""What one system call costs a program that is attached to: alone, under `laconic attach`, and under
-`strace -f -p`, in turns on the same program."""
+"""What one system call costs a program that is attached to: alone, under `laconic attach`, and
+under `strace -f -p`, in turns on the same program."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from statistics import median
 
 from benchmarks.machine import compiled, table
 
-#: `program` makes calls whenever it reads a line: `other N` N calls of getppid, which is not a memory
-#: call, `memory N` N mprotects that each change something; it prints how many ns each took.
+#: `program` makes calls whenever it reads a line: `other N` N calls of getppid, which is not a
+#: memory call, `memory N` N mprotects that each change something; it prints how many ns each took.
 CALLS = r"""
 #define _GNU_SOURCE
 #include <stdio.h>

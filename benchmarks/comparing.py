@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+from benchmarks.builds import COMPILED, PURE, measured
 from benchmarks.machine import table
 from benchmarks.operations import MIXES, Recorder
 from benchmarks.replaying import one_block, protection, write
@@ -20,6 +21,9 @@ from laconic.trace.reader import Trace
 #: How often each mix is gone through, for a million calls in all; and how many times a replay a
 #: comparison may take.
 TIMES, MOST = 28, 5.0
+#: The same for the compiled build, in one process.
+MOST_COMPILED = 3.5
+ALONE, USUAL = "all strategies and the bound, one process", "as `laconic compare` does it"
 _MIXES: tuple[Callable[[Recorder, Random], None], ...] = (protection, one_block, *MIXES.values())
 
 
@@ -40,23 +44,38 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def seconds(path: str) -> dict[str, float]:
+    """Return the seconds that a replay of a trace, and comparisons of it, take."""
+    names = [*NAMES, BOUND]
+    profile = load(DEFAULT)
+    return {
+        "replay": _seconds(lambda: Replay(Trace(path)).run()),
+        ALONE: _seconds(lambda: compare(path, names, profile, jobs=1)),
+        "two processes": _seconds(lambda: compare(path, names, profile, jobs=2)),
+        USUAL: _seconds(lambda: compare(path, names, profile, jobs=None)),
+    }
+
+
 def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
     """The section of the page, and what must hold."""
     with tempfile.TemporaryDirectory() as directory:
         path = str(Path(directory) / "million.trace")
         calls = write(path, _all)
-        names = [*NAMES, BOUND]
-        profile = load(DEFAULT)
-        rows = []
-        plain = _seconds(lambda: Replay(Trace(path)).run())
-        rows.append(["replay", f"{plain:.1f}", "1.00"])
-        alone = _seconds(lambda: compare(path, names, profile, jobs=1))
-        rows.append(
-            ["all strategies and the bound, one process", f"{alone:.1f}", f"{alone / plain:.2f}"]
-        )
-        two = _seconds(lambda: compare(path, names, profile, jobs=2))
-        rows.append(["two processes", f"{two:.1f}", f"{two / plain:.2f}"])
-        shared = _seconds(lambda: compare(path, names, profile, jobs=None))
-        rows.append(["as `laconic compare` does it", f"{shared:.1f}", f"{shared / plain:.2f}"])
-    text = f"{calls:,} calls of all mixes.\n\n" + table(["", "seconds", "÷ replay"], rows)
-    return {"comparing": text}, [("compare / replay, a million calls", shared / plain, MOST)]
+        builds = measured(seconds, path)
+    pure, fast = builds[PURE], builds[COMPILED]
+    rows = []
+    for what, slow in pure.items():
+        row = [what]
+        for build in (pure, fast):
+            row += [f"{build[what]:.1f}", f"{build[what] / build['replay']:.2f}"]
+        rows.append([*row, f"{fast[what] / slow:.2f}"])
+    head = ["", "seconds", "÷ replay", "compiled", "÷ its replay", "compiled ÷ pure"]
+    text = f"{calls:,} calls of all mixes.\n\n" + table(head, rows)
+    return {"comparing": text}, [
+        ("compare / replay, a million calls", pure[USUAL] / pure["replay"], MOST),
+        (
+            "compiled compare in one process / replay, a million calls",
+            fast[ALONE] / fast["replay"],
+            MOST_COMPILED,
+        ),
+    ]

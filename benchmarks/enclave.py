@@ -19,17 +19,20 @@ from laconic.strategies import NAMES
 
 #: Workloads of tests/apps.
 PROGRAMS = (
-    "python3-numpy", "redis", "node", "java-g1", "java-serial", "postgresql", "nginx", "gcc", "per-page",
+    "python3-numpy", "redis", "node", "java-g1", "java-serial", "postgresql", "nginx", "gcc",
+    "per-page",
 )  # fmt: skip
 PER_PAGE = ROOT / "tests" / "apps" / "programs" / "per_page.c"
 #: laconic's cost may be this many times the bound's; what is over it the page explains.
 MOST = 1.25
 _HEAD = [
-    "program", "strategy", "host calls", "ioctls", "ETRACK+IPI", "EACCEPT, EACCEPTCOPY", "EAUG faults", "exceptions",
+    "program", "strategy", "host calls", "ioctls", "ETRACK+IPI", "EACCEPT, EACCEPTCOPY",
+    "EAUG faults", "exceptions",
     "peak EPC pages",
 ]  # fmt: skip
 _SUMMARY = [
-    "program", "host calls, every-call", "laconic", "bound", "peak EPC pages, every-call", "laconic",
+    "program", "host calls, every-call", "laconic", "bound", "peak EPC pages, every-call",
+    "laconic",
     "cycles, laconic ÷ every-call", "laconic ÷ bound",
 ]  # fmt: skip
 
@@ -40,7 +43,8 @@ def _counted(program: str, compared: Compared) -> list[list[str]]:
         counts = figures.total.low
         accepted = counts.eaccept + counts.eacceptcopy
         values = (
-            counts.host_calls, counts.ioctls, counts.etrack_ipis, accepted, counts.eaug_faults, counts.exceptions,
+            counts.host_calls, counts.ioctls, counts.etrack_ipis, accepted, counts.eaug_faults,
+            counts.exceptions,
             figures.peak[0],
         )  # fmt: skip
         rows.append([program, name, *(f"{value:,}" for value in values)])
@@ -154,8 +158,10 @@ def _stacks(program: str, path: Path) -> list[str] | None:
 #: What laconic does no more of than every-call: each stands for the same work.
 _NO_WORSE = {
     "host calls": ("host_calls",), "ioctls": ("ioctls",), "ETRACK cycles": ("etrack_ipis",),
-    "EACCEPT and EACCEPTCOPY": ("eaccept", "eacceptcopy"), "EAUG faults and exceptions": ("eaug_faults", "exceptions"),
-    "released pages": ("emodt",), "copied pages": ("pages_copied",), "untouched pages": ("untouched_pages",),
+    "EACCEPT and EACCEPTCOPY": ("eaccept", "eacceptcopy"),
+    "EAUG faults and exceptions": ("eaug_faults", "exceptions"),
+    "released pages": ("emodt",), "copied pages": ("pages_copied",),
+    "untouched pages": ("untouched_pages",),
 }  # fmt: skip
 
 

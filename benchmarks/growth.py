@@ -106,7 +106,7 @@ int main(int count, char **words)
             functions[i]();
     return count != 3;
 }
-"""
+"""  # noqa: E501
 FUNCTIONS = 4096
 RUNS = 3
 MOST = 2.3

@@ -100,7 +100,8 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
         ["`laconic import strace`", f"{lines / importing / 1e6:,.2f}", "1"],
     ]
     text = (
-        f"An strace log of {lines:,} lines ({size / 1e6:,.0f} MB), {calls:,} of them memory and process calls; one "
+        f"An strace log of {lines:,} lines ({size / 1e6:,.0f} MB), {calls:,} of them memory and "
+        f"process calls; one "
         f"core, the best of {RUNS}. The trace has {stored / calls:.1f} bytes per call.\n\n"
         + table(["", "million lines per second", "import ÷ this"], rows)
     )

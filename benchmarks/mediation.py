@@ -11,8 +11,8 @@ from statistics import median
 
 from benchmarks.machine import compiled, table
 
-#: `program elided|host-call N` prints how many ns each of its N mprotects took. Elided: RW again and
-#: again, which changes nothing. Said: R and RW by turns, which always does.
+#: `program elided|host-call N` prints how many ns each of its N mprotects took. Elided: RW again
+#: and again, which changes nothing. Said: R and RW by turns, which always does.
 CALLS = r"""
 #define _GNU_SOURCE
 #include <stdio.h>

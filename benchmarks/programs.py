@@ -34,7 +34,7 @@ read-only segment, and queries of the break.
 
 | program | processes | calls | host calls | elided | elided % | narrowed | resynced |
 |---|--:|--:|--:|--:|--:|--:|--:|
-"""
+"""  # noqa: E501
 
 
 def figures(workload: Workload) -> dict[str, Any]:
@@ -50,7 +50,8 @@ def overview(name: str, run: dict[str, Any]) -> str:
     """One program's line in the first table."""
     share = 100 * run["elided"] / run["calls"] if run["calls"] else 0
     return (
-        f"| {name} | {run['processes']:,} | {run['calls']:,} | {run['host_calls']:,} | {run['elided']:,} | {share:.1f} "
+        f"| {name} | {run['processes']:,} | {run['calls']:,} | {run['host_calls']:,} | "
+        f"{run['elided']:,} | {share:.1f} "
         f"| {run['narrowed']:,} | {run['resynced']:,} |"
     )
 
@@ -79,7 +80,10 @@ def main(names: list[str]) -> int:
     page = HEAD.format(
         system=f"{platform.system()} {platform.release().split('-')[0]}"
     ) + "\n".join(totals)
-    page += "\n\n## By call\n\n| program | memory call | calls | host calls | elided | narrowed | failed |\n"
+    page += (
+        "\n\n## By call\n\n| program | memory call | calls | host calls | elided | narrowed "
+        "| failed |\n"
+    )
     page += "|---|---|--:|--:|--:|--:|--:|\n"
     page += "\n".join(calls) + "\n"
     if absent:

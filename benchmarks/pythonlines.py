@@ -33,8 +33,8 @@ deep(int(sys.argv[1]), int(sys.argv[2]))
 DEPTHS = (5, 20, 80)
 STOPS, WARM, ROUNDS = 1000, 100, 3
 CALLS = 20_000
-#: Microseconds that a stack of 20 Python functions may cost once warm, as one of 20 C functions; and
-#: times that the run of a usual program may take of one with C frames alone.
+#: Microseconds that a stack of 20 Python functions may cost once warm, as one of 20 C functions;
+#: and times that the run of a usual program may take of one with C frames alone.
 MOST_STACK, MOST_RUN = 60.0, 1.15
 WALL = 0x40000000
 _PLAIN = (
@@ -79,8 +79,8 @@ def stack_costs(depth: int) -> tuple[float, float, int]:
 
 
 def runs() -> dict[str, list[float]]:
-    """Median processor seconds by program, Laconic's and its own: without stacks, with C frames, with
-    Python lines."""
+    """Median processor seconds by program, Laconic's and its own: without stacks, with C frames,
+    with Python lines."""
     programs = {
         "nothing but memory calls, 20 functions deep": ["-c", DEEP, "20", str(CALLS)],
         "json, decimal, email, 200 MB": ["-c", PYTHON],

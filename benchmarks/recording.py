@@ -51,7 +51,10 @@ PYTHON = (
     "import json, decimal, email; [bytearray(1 << 20) for _ in range(200)]; sum(range(3_000_000))"
 )
 PROCESSES = "import multiprocessing as m; print(sum(m.Pool(4).map(len, [bytes(1 << 20)] * 64)))"
-NODE = "let a = []; for (let i = 0; i < 200; i++) { a = []; for (let j = 0; j < 20000; j++) a.push({i, j}); }"
+NODE = (
+    "let a = []; for (let i = 0; i < 200; i++) { a = []; for (let j = 0; j < 20000; j++) "
+    "a.push({i, j}); }"
+)
 SHELL = "for i in 1 2 3 4 5 6 7 8; do ls -l /usr/bin | sort | tail -3 | wc -c; done"
 MOST = 1.15
 MOST_BYTES = 16
@@ -127,7 +130,10 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
         "ratio",
     ]
     text += f"\n\n{table(head, rows)}"
-    text += f"\n\nA trace of {calls:,} memory calls has {written:,} bytes: {written / calls:.1f} per call."
+    text += (
+        f"\n\nA trace of {calls:,} memory calls has {written:,} bytes: {written / calls:.1f} "
+        f"per call."
+    )
     targets = [
         (f"recorded ÷ not, {name}", recorded / without, MOST)
         for name, (without, recorded, *_) in times.items()

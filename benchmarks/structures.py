@@ -69,7 +69,7 @@ int main(int argc, char **argv)
     printf("%f\n", best / 1000);
     return 0;
 }
-"""
+"""  # noqa: E501
 
 
 def _bound(
@@ -185,7 +185,10 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
             *(f"{b / a:.2f}" for a, b in zip(ours, sorted_dict, strict=True)),
         ]
     ]
-    growth = f"RangeMap at {SIZES[-1]:,} VMAs costs {ours[3] / ours[1]:.2f} of what it costs at {SIZES[1]:,}."
+    growth = (
+        f"RangeMap at {SIZES[-1]:,} VMAs costs {ours[3] / ours[1]:.2f} of what it costs at "
+        f"{SIZES[1]:,}."
+    )
     targets = [
         (f"RangeMap ÷ sortedcontainers at {size:,} VMAs", a / b, 1.0 if size == 60_000 else 1 / 2.5)
         for size, a, b in zip(SIZES, ours, sorted_dict, strict=True)

@@ -18,11 +18,11 @@ from benchmarks.traces import record
 from laconic.analysis.sweep import choose, sweep
 from laconic.sgx.costs import DEFAULT, CostProfile, load, shipped
 from laconic.sgx.meter import THINGS, Counts
-from laconic.strategies import full_name, strategy
-from laconic.strategies.edmm_tuned import FAULT, MADVISE, EdmmTuned, Tuning
+from laconic.strategies import arguments, base_name, full_name
+from laconic.strategies.edmm_tuned import FAULT, MADVISE, OPTIONS, Tuning
 
 #: In the order of the paper's ablations.
-ABLATIONS = tuple(EdmmTuned.SETTINGS)
+ABLATIONS = tuple(OPTIONS.settings)
 STRATEGIES = (
     "laconic:batch=none/madvise",
     "edmm-tuned:preheat=0/16M/64M,demand=0/1/8/64/512,batch=none/madvise,lazyfree=0/15/100",
@@ -58,9 +58,9 @@ _LACONIC, _PATCHED = "laconic", "laconic:batch=madvise"
 def _settings(rows: Rows) -> list[_Setting]:
     settings = []
     for name, row in rows.items():
-        rule = strategy(name)
-        if issubclass(rule, EdmmTuned):
-            settings.append(_Setting(name, Tuning(**rule.values), row))
+        if base_name(name) == OPTIONS.strategy:
+            values = arguments(name).get("values", OPTIONS.values)
+            settings.append(_Setting(name, Tuning(**values), row))
     return settings
 
 

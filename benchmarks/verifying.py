@@ -74,14 +74,17 @@ int main(int argc, char **argv)
     printf("%f\n", (now() - began) / times);
     return 0;
 }
-"""
+"""  # noqa: E501
 ROUNDS = 5
 LACONIC = [sys.executable, "-m", "laconic", "run", "--quiet"]
 STRACE = ["strace", "-f", "-o", "/dev/null", "-e", "trace=%memory"]
 MODES = ("off", "exit", "call")
 MOST = 8.0
 RUBY = "a = []; 3_000_000.times { |i| a << i.to_s; a = [] if a.size > 50_000 }"
-NODE = "let a; for (let i = 0; i < 400; i++) { a = []; for (let j = 0; j < 20000; j++) a.push({i, j}); }"
+NODE = (
+    "let a; for (let i = 0; i < 400; i++) { a = []; for (let j = 0; j < 20000; j++) "
+    "a.push({i, j}); }"
+)
 PYTHON = "import json; [json.dumps([bytearray(9).hex()] * 4000) for _ in range(1500)]"
 #: what → (the program's arguments, how many times strace's time it may take at most)
 MANY = {

@@ -78,7 +78,8 @@ def main() -> None:
         mm.mprotect(address, 16 * PAGE_SIZE, PROT_READ | PROT_WRITE)  # redundant: no system call
     mm.mprotect(address, PAGE_SIZE, PROT_READ)
     print(
-        f"{pal.host_calls} system calls for 1,002 memory calls; the memory holds {ctypes.string_at(address, 4)!r}"
+        f"{pal.host_calls} system calls for 1,002 memory calls; the memory holds "
+        f"{ctypes.string_at(address, 4)!r}"
     )
     with open("/proc/self/maps") as maps:
         print(next(line for line in maps if line.startswith(f"{address:x}-")).rstrip())

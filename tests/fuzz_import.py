@@ -55,7 +55,8 @@ def main() -> int:
     counts, slowest = for_seeds(options, make, check_one)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(
-        f"{counts.total():,} logs, the slowest {slowest:.2f} s, at most {most} MiB, process {os.getpid()}"
+        f"{counts.total():,} logs, the slowest {slowest:.2f} s, at most {most} MiB, process "
+        f"{os.getpid()}"
     )
     return 0
 

@@ -54,8 +54,10 @@ WORDS: dict[str, list[str]] = {
     ],
     "maps": ["TRACE", "--at 5 TRACE", "--at 0.001s TRACE", "--pid 1 TRACE", "--pid 100 TRACE"],
     "info": ["TRACE", "--json - TRACE"],
-    "export": [f"TRACE --to {to} -o OUT" for to in ("parquet", "csv", "jsonl", "perfetto", "strace")],
-    "callers": ["TRACE", "--by module TRACE", "--by stack TRACE", "--inverted TRACE", "--no-suppressions TRACE",
+    "export": [f"TRACE --to {to} -o OUT" for to in ("parquet", "csv", "jsonl", "perfetto",
+                                                    "strace")],
+    "callers": ["TRACE", "--by module TRACE", "--by stack TRACE", "--inverted TRACE",
+                "--no-suppressions TRACE",
                 "--sort redundant TRACE"],
     "explain": [f"TRACE {event}" for event in EVENTS],
     "flamegraph": [f"TRACE --to {to} -o OUT" for to in ("folded", "speedscope", "svg")],
@@ -63,7 +65,8 @@ WORDS: dict[str, list[str]] = {
     "html": ["TRACE -o OUT", "TRACE --no-suppressions -o OUT"],
     "diff": ["TRACE TRACE"],
     "check": ["--max-redundant 5% TRACE", "--max-host-calls 3 TRACE", "--write-baseline OUT TRACE"],
-    "compare": ["-j 1 TRACE", "-j 1 --by program TRACE", "-j 1 --verify TRACE", "--host linux TRACE"],
+    "compare": ["-j 1 TRACE", "-j 1 --by program TRACE", "-j 1 --verify TRACE",
+                "--host linux TRACE"],
     "advise": ["TRACE"],
     "vectors": ["check TRACE --against TRACE"],
     "sweep": ["-j 1 -o OUT TRACE", "-j 1 --host sgx2 -o OUT TRACE"],
@@ -74,7 +77,8 @@ assert set(VERBS) == WORDS.keys() | RUNNING | {"import"}
 #: A terminal interprets these, and the line feed, which stays.
 _CONTROL = re.compile(rb"[\x00-\x09\x0b-\x1f\x7f]")
 _EDGES = (
-    0, 1, 2, 5, 4095, 4096, 4097, 8192, 1 << 31, 1 << 32, TASK_SIZE - 4096, TASK_SIZE, 1 << 47, 1 << 62,
+    0, 1, 2, 5, 4095, 4096, 4097, 8192, 1 << 31, 1 << 32, TASK_SIZE - 4096, TASK_SIZE, 1 << 47,
+    1 << 62,
     (1 << 63) - 1, 1 << 63, (1 << 64) - 4096, (1 << 64) - 22, (1 << 64) - 1,
 )  # fmt: skip
 _BITS = {"B": 8, "H": 16, "I": 32, "i": 32, "Q": 64, "q": 64}
@@ -276,7 +280,8 @@ def run_fuzzer() -> int:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
     last = options.seed + counts.total() - 1
     print(
-        f"seeds {options.seed} to {last}: {kinds}; {runs:,} verbs, the slowest input {slowest:.1f} s, {most} MiB"
+        f"seeds {options.seed} to {last}: {kinds}; {runs:,} verbs, the slowest input "
+        f"{slowest:.1f} s, {most} MiB"
     )
     return 0
 

@@ -15,12 +15,16 @@ from pathlib import Path
 
 CORPUS = Path(__file__).resolve().parent / "corpus"
 TOKENS = [
-    b"(", b")", b"[", b"]", b"{", b"}", b'"', b"\\", b"<", b">", b",", b", ", b" = ", b") = ", b"0", b"-1", b"?", b"|",
+    b"(", b")", b"[", b"]", b"{", b"}", b'"', b"\\", b"<", b">", b",", b", ", b" = ", b") = ", b"0",
+    b"-1", b"?", b"|",
     b"0x7fffffffffffffffffffffff", b"18446744073709551616", b"NULL", b"...", b" <unfinished ...>",
-    b"<... mmap resumed>", b"+++ exited with 0 +++", b"+++ killed by SIGKILL +++", b"--- SIGSEGV ---", b"[pid ",
+    b"<... mmap resumed>", b"+++ exited with 0 +++", b"+++ killed by SIGKILL +++",
+    b"--- SIGSEGV ---", b"[pid ",
     b"[pid 1] ", b"\r", b"\0",
-    b"\xff\xfe", b" > frame(x) [0x1]", b"/* x */", b"<<", b"MAP_FIXED|", b"MAP_HUGE_SHIFT", b"mmap(", b"munmap(",
-    b"fork(", b"vfork(", b"clone3({flags=", b"execve(", b"mremap(", b"brk(", b"close(", b"strace: Process 9 attached",
+    b"\xff\xfe", b" > frame(x) [0x1]", b"/* x */", b"<<", b"MAP_FIXED|", b"MAP_HUGE_SHIFT",
+    b"mmap(", b"munmap(",
+    b"fork(", b"vfork(", b"clone3({flags=", b"execve(", b"mremap(", b"brk(", b"close(",
+    b"strace: Process 9 attached",
     b"12:00:00 ", b"99:99:99.999999999 ", b"1700000000.5 ", b"%", b"\x1b[31m", b"\x9b2J",
 ]  # fmt: skip
 

@@ -23,11 +23,12 @@ from laconic.analysis.vectors import DEFAULT, record
 from laconic.libos.sizes import FileSizes
 from laconic.linux.pagemap import FILE_PAGE, was_untouched
 from laconic.memory import flags as f
-from laconic.memory.calls import OPERATIONS, DefaultUpcalls
+from laconic.memory.calls import OPERATIONS
 from laconic.memory.layout import Layout
 from laconic.memory.mmap import OpenFile
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
+from laconic.memory.upcalls import DefaultUpcalls
 from laconic.memory.vma import File, Vma
 from laconic.report.vectors import write
 from laconic.trace.schema import CODES, FAILED, GREW, PLAIN, READABLE, WRITABLE, Row

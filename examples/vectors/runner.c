@@ -338,8 +338,12 @@ static void finish_state(void)
     wanted = &expected[state.process];
     if (!strcmp(event.name, "end"))
         wanted->count = 0;
-    if (unsupported[state.process])
+    if (unsupported[state.process]) {
+        if (out)
+            fprintf(out, "state %lu 0 %d 0 0 -1\nunknown table\nunknown pal\nunknown counts\n",
+                    state.number, state.process);
         return;
+    }
     if (!strcmp(event.name, "load"))
         load(wanted, state.process);
     if (leave_out & VEC_NO_INTERNAL) {

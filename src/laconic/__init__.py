@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from laconic.errors import LaconicError
     from laconic.libos.strategy import MemoryCall, Strategy
     from laconic.libos.touches import Touches
-    from laconic.memory.calls import DefaultUpcalls, Upcalls
     from laconic.memory.change import Change, ChangeKind, Outcome
     from laconic.memory.flags import PAGE_SIZE, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE, Prot
     from laconic.memory.layout import Layout
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from laconic.memory.pal import HostError, Pal
     from laconic.memory.rangemap import RangeMap
     from laconic.memory.space import AddressSpace
+    from laconic.memory.upcalls import DefaultUpcalls, Upcalls
     from laconic.memory.vma import File, Vma
     from laconic.replay import Replayed, replay_trace
     from laconic.replay.events import CallDone, Listener
@@ -55,7 +55,7 @@ _PUBLIC = {
     "Compared": "laconic.analysis.compare",
     "CostProfile": "laconic.sgx.costs",
     "Counts": "laconic.sgx.meter",
-    "DefaultUpcalls": "laconic.memory.calls",
+    "DefaultUpcalls": "laconic.memory.upcalls",
     "Figures": "laconic.analysis.compare",
     "File": "laconic.memory.vma",
     "HostCalls": "laconic.analysis.compare",
@@ -85,7 +85,7 @@ _PUBLIC = {
     "Strategy": "laconic.libos.strategy",
     "Touches": "laconic.libos.touches",
     "Trace": "laconic.trace",
-    "Upcalls": "laconic.memory.calls",
+    "Upcalls": "laconic.memory.upcalls",
     "Vma": "laconic.memory.vma",
     "VmaInfo": "laconic.memory.manager",
     "compare": "laconic.analysis.compare",

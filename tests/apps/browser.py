@@ -25,9 +25,12 @@ CHROMIUM = (
 PATIENCE = 60.0
 #: What Chromium itself asks for is not asked; what a page asks for is seen.
 _OPTIONS = (
-    "--headless=new", "--remote-debugging-pipe", "--disable-gpu", "--no-first-run", "--no-default-browser-check",
-    "--disable-extensions", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-dev-shm-usage", "--hide-scrollbars", "--force-color-profile=srgb", "--force-prefers-reduced-motion",
+    "--headless=new", "--remote-debugging-pipe", "--disable-gpu", "--no-first-run",
+    "--no-default-browser-check",
+    "--disable-extensions", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage", "--hide-scrollbars", "--force-color-profile=srgb",
+    "--force-prefers-reduced-motion",
     "--host-resolver-rules=MAP * ~NOTFOUND",
 )  # fmt: skip
 
@@ -56,7 +59,8 @@ class Browser:
             *(["--no-sandbox"] if os.geteuid() == 0 else []),
         ]
         self.process = subprocess.Popen(
-            [CHROMIUM, *options, "about:blank"], preexec_fn=connect, pass_fds=(3, 4), stdin=subprocess.DEVNULL,
+            [CHROMIUM, *options, "about:blank"], preexec_fn=connect, pass_fds=(3, 4),
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "HOME": home},
         )  # fmt: skip
         for fd in (ours[0], its[1], *high):
@@ -188,7 +192,8 @@ class Browser:
         found = self.run(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)}); "
             "e.scrollIntoView({block: 'center'}); "
-            "const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+            "const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / "
+            "2]; })()"
         )
         return found[0], found[1]
 
@@ -222,7 +227,8 @@ class Browser:
     def type(self, selector: str, text: str) -> None:
         """Types into a field, replacing what is there."""
         self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.focus(); e.select(); }})()"
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.focus(); "
+            f"e.select(); }})()"
         )
         if text:
             self.send("Input.insertText", text=text)
@@ -235,7 +241,8 @@ class Browser:
     def choose(self, selector: str, value: str) -> None:
         """Chooses an option of a list."""
         self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.value = {json.dumps(value)};"
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.value = "
+            f"{json.dumps(value)};"
             "e.dispatchEvent(new Event('change', {bubbles: true})); })()"
         )
 

@@ -51,7 +51,8 @@ FOLLOWED = [
     named("postgresql", slow=True),
     named("go", slow=True),
     named("python3-numpy", slow=True),
-    pytest.param(Workload("ruby", ("ruby", "-e", RUBY), ("ruby",)), id="ruby", marks=pytest.mark.slow),
+    pytest.param(Workload("ruby", ("ruby", "-e", RUBY), ("ruby",)), id="ruby",
+                 marks=pytest.mark.slow),
     *(
         pytest.param(java(name, size), id=f"java-{name}-{size}", marks=pytest.mark.slow)
         for name in COLLECTORS

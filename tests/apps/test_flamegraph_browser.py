@@ -17,7 +17,7 @@ BOX = """[...document.querySelectorAll("g")].find((one) => one.textContent.start
 @pytest.fixture(scope="module")
 def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A graph of 100 calls: main calls left (25) and right (75), and both call mmap."""
-    stacks = {
+    stacks: dict[tuple[Flame, ...], int] = {
         (Flame("main", "prog"), Flame(name, "prog"), Flame("mmap", kind="call")): count
         for name, count in (("left", 25), ("right", 75))
     }

@@ -95,7 +95,8 @@ def silent(window: Browser, file: Path) -> None:
 def numbers(window: Browser, column: str) -> list[int]:
     """The numbers in a column of the site table, as they stand; rounded ones in full."""
     cells = window.run(
-        f"[...document.querySelectorAll('#tab td[data-label=\"{column}\"]')].map((e) => e.title || e.textContent)"
+        f"[...document.querySelectorAll('#tab td[data-label=\"{column}\"]')].map((e) => e.title "
+        f"|| e.textContent)"
     )
     return [int(cell.replace(",", "")) for cell in cells]
 
@@ -109,7 +110,8 @@ def said(window: Browser, element: str) -> str:
 def box_of(element: str) -> str:
     """An expression for where an element is in the window: left, top, right, bottom."""
     return (
-        f"(() => {{ const b = document.getElementById({json.dumps(element)}).getBoundingClientRect();"
+        f"(() => {{ const b = "
+        f"document.getElementById({json.dumps(element)}).getBoundingClientRect();"
         "return [b.left, b.top, b.right, b.bottom]; })()"
     )
 
@@ -119,7 +121,8 @@ def drawn(window: Browser) -> int:
     colours = window.run(
         "(() => { const c = document.getElementById('map-canvas'), s = new Set();"
         "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
-        "for (let i = 0; i < d.length; i += 4) s.add(d[i] << 16 | d[i + 1] << 8 | d[i + 2]); return s.size; })()"
+        "for (let i = 0; i < d.length; i += 4) s.add(d[i] << 16 | d[i + 1] << 8 | d[i + 2]); "
+        "return s.size; })()"
     )
     return int(colours)
 
@@ -148,7 +151,7 @@ class TestFirstScreen:
     #: The bottom of each part, in pixels.
     BOTTOM = """(() => { const bottom = (each) => document.querySelector(each).getBoundingClientRect().bottom;
         return Object.fromEntries(['h1', '.toc', '.fig', '.five li:nth-child(1)', '.five li:last-child']
-            .map((each) => [each, bottom(each)])); })()"""
+            .map((each) => [each, bottom(each)])); })()"""  # noqa: E501
 
     def parts(self, window: Browser, file: Path, width: int, height: int) -> dict[str, float]:
         window.open(file, width=width, height=height)
@@ -204,7 +207,8 @@ class TestFirstScreen:
         assert tiles[0] == "Calls126 redundant, 50 %"
         assert tiles[1] == "Host calls on Linux66 elided"
         assert re.fullmatch(
-            r"Cost in an enclave, cycles; seconds at 3 GHzGramine today.+s→under laconic.+ less→floor.+s",
+            r"Cost in an enclave, cycles; seconds at 3 GHzGramine today.+s→under laconic.+ "
+            r"less→floor.+s",
             tiles[2],
         )
         assert re.fullmatch(r"Peak EPC[\d.]+ [KMG]iB[\d.]+ [KMG]iB under laconic", tiles[3])
@@ -295,7 +299,8 @@ class TestTable:
     def test_the_most_expensive_first(self, window: Browser, pages: dict[str, Path]) -> None:
         window.open(pages["hundred"])
         bars = window.run(
-            "[...document.querySelectorAll('#tab .bar .t1')].map((e) => parseFloat(e.getAttribute('width')))"
+            "[...document.querySelectorAll('#tab .bar .t1')].map((e) => "
+            "parseFloat(e.getAttribute('width')))"
         )
         assert len(bars) > 3
         assert bars[0] == max(bars)
@@ -340,7 +345,8 @@ class TestTable:
         assert window.run(rows) == 12
         assert (
             window.run(
-                "[...document.querySelectorAll('#calls-table td')].filter((e) => e.textContent === 'redundant').length"
+                "[...document.querySelectorAll('#calls-table td')].filter((e) => e.textContent "
+                "=== 'redundant').length"
             )
             == 6
         )
@@ -541,7 +547,10 @@ class TestGraph:
         assert re.search(r"iB, [\d,]+ pages, 100 %", self.root(window))
         self.press(window, "calls")
         assert "100 calls, 100 %" in self.root(window)
-        depth = "Math.max(...[...document.querySelectorAll('#flame-graph .box')].map((e) => Number(e.ariaLevel)))"
+        depth = (
+            "Math.max(...[...document.querySelectorAll('#flame-graph .box')].map((e) => "
+            "Number(e.ariaLevel)))"
+        )
         folded = window.run(depth)
         self.press(window, "all")
         assert window.run(depth) > folded
@@ -715,7 +724,10 @@ class TestPaper:
         for _ in range(["", "light", "dark"].index(theme)):
             window.click("#theme")
         dark = [{"name": "prefers-color-scheme", "value": "dark"}]
-        pixel = "[...document.getElementById('map-canvas').getContext('2d').getImageData(1, 1, 1, 1).data].slice(0, 3)"
+        pixel = (
+            "[...document.getElementById('map-canvas').getContext('2d').getImageData(1, 1, "
+            "1, 1).data].slice(0, 3)"
+        )
         try:
             window.send("Emulation.setEmulatedMedia", media="print", features=dark)
             assert (
@@ -744,7 +756,10 @@ class TestColours:
             window.click("#theme")
         assert said(window, "theme-name") == "Dark"
         assert window.run(self.PAPER) == dark
-        pixel = "[...document.getElementById('map-canvas').getContext('2d').getImageData(1, 1, 1, 1).data].slice(0, 3)"
+        pixel = (
+            "[...document.getElementById('map-canvas').getContext('2d').getImageData(1, 1, "
+            "1, 1).data].slice(0, 3)"
+        )
         assert window.run(pixel) == [18, 21, 24]
         window.open(pages["known"], dark=True)
         assert window.run(self.PAPER) == dark
@@ -762,7 +777,8 @@ class TestHostileNames:
         for kind in ("call", "stack", "module", "site"):
             window.click(f"#site-tools [data-value={kind}]")
         shown = window.run(
-            "document.body.textContent + JSON.stringify(JSON.parse(document.getElementById('data').textContent))"
+            "document.body.textContent + "
+            "JSON.stringify(JSON.parse(document.getElementById('data').textContent))"
         )
         for name in HOSTILE:
             assert plain(name) in shown, name[:40]
@@ -788,7 +804,8 @@ class TestHostileNames:
         """Even a script that did get into the page would not run, nor reach out."""
         window.open(pages["known"])
         window.run(
-            "(() => { const s = document.createElement('style'); s.textContent = 'html { margin: 99px }';"
+            "(() => { const s = document.createElement('style'); s.textContent = 'html { margin: "
+            "99px }';"
             "document.head.append(s); })()"
         )
         assert window.run("getComputedStyle(document.documentElement).marginTop") == "0px"
@@ -796,7 +813,10 @@ class TestHostileNames:
             window.run("fetch('http://127.0.0.1:9/').then(() => 'reached', () => 'refused')")
             == "refused"
         )
-        parse = "(() => { try { document.body.innerHTML = '<b>x</b>'; return 'set'; } catch { return 'no'; } })()"
+        parse = (
+            "(() => { try { document.body.innerHTML = '<b>x</b>'; return 'set'; } catch { "
+            "return 'no'; } })()"
+        )
         assert window.run(parse) == "no"
         assert any("Content Security Policy" in error for error in window.errors)
 
@@ -829,8 +849,10 @@ class TestForEveryone:
         trace = laconic.trace.open(known(tmp_path / "a.trace"))
         made.write_bytes(as_html(collect(trace, profile, jobs=1)))
         cut = (
-            "[...document.querySelectorAll('svg text')].filter((text) => { const a = text.getBoundingClientRect(),"
-            "b = text.ownerSVGElement.getBoundingClientRect(); return a.left < b.left - 1 || a.right > b.right + 1; })"
+            "[...document.querySelectorAll('svg text')].filter((text) => { const a = "
+            "text.getBoundingClientRect(),"
+            "b = text.ownerSVGElement.getBoundingClientRect(); return a.left < b.left - 1 || "
+            "a.right > b.right + 1; })"
             ".map((text) => text.textContent)"
         )
         window.open(made, width=320, height=740)
@@ -921,7 +943,8 @@ class TestForEveryone:
         """Each picture has a description with numbers, and a folded table with what it shows."""
         window.open(pages["known"])
         labels = window.run(
-            "[...document.querySelectorAll('svg:not([aria-hidden]), canvas')].map((each) => each.ariaLabel)"
+            "[...document.querySelectorAll('svg:not([aria-hidden]), canvas')].map((each) => "
+            "each.ariaLabel)"
         )
         assert len(labels) == len(NAMES) + 2
         assert all(label and re.search(r"\d", label) for label in labels)

@@ -67,7 +67,8 @@ def test_the_first_screen(window: Browser, pages: dict[str, Path], width: int, h
     assert window.run("document.querySelectorAll('.five li').length") == 4
     assert window.run("document.querySelector('h1').textContent").startswith("The second run costs")
     cut = (
-        "[...document.querySelectorAll('.fig dd, .five b')].filter((e) => e.scrollWidth > e.clientWidth + 1)"
+        "[...document.querySelectorAll('.fig dd, .five b')].filter((e) => e.scrollWidth > "
+        "e.clientWidth + 1)"
         ".map((e) => e.textContent)"
     )
     assert window.run(cut) == []
@@ -87,16 +88,28 @@ def test_on_a_phone(window: Browser, pages: dict[str, Path]) -> None:
 
 def test_the_table_is_sorted_and_searched(window: Browser, pages: dict[str, Path]) -> None:
     window.open(pages["changed"])
-    names = "[...document.querySelectorAll('#rows tbody tr:not([hidden]) .fn')].map((e) => e.textContent)"
+    names = (
+        "[...document.querySelectorAll('#rows tbody tr:not([hidden]) .fn')].map((e) => "
+        "e.textContent)"
+    )
     assert window.run(names)[:2] == ["grow", "trim"]
-    window.click("#rows thead th:nth-child(9) button")
+    window.click("#rows thead th:nth-child(8) button")
     assert window.run(names)[:2] == ["grow", "trim"]  # 23 and 14 calls after
-    window.click("#rows thead th:nth-child(9) button")
+    window.click("#rows thead th:nth-child(8) button")
     assert window.run(names)[-1] == "grow"
     sorted_by = window.run("document.querySelector('#rows [aria-sort]').getAttribute('aria-sort')")
     assert sorted_by == "ascending"
     window.type("#filter", "SEAL")
     assert window.run(names) == ["seal"]
+    silent(window, pages["changed"])
+
+
+def test_a_site_leads_to_its_row(window: Browser, pages: dict[str, Path]) -> None:
+    window.open(pages["changed"], height=500)
+    window.click(".five li:nth-child(2) a")
+    window.wait("location.hash === '#row-1'")
+    assert window.run("document.querySelector('#rows tr:target .fn').textContent") == "trim"
+    assert 40 < bottom(window, "#rows tr:target") <= 500
     silent(window, pages["changed"])
 
 

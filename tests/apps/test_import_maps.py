@@ -115,7 +115,10 @@ public class Loop {
 }
 """  # noqa: E501
 NODE = "let a=[];setInterval(()=>{a=[];for(let j=0;j<50000;j++)a.push({j})},1)"
-SHELL = "while :; do ls -l / | sort | grep -c e > /dev/null; (sleep 0.01; echo $(date) > /dev/null) & wait; done"
+SHELL = (
+    "while :; do ls -l / | sort | grep -c e > /dev/null; (sleep 0.01; echo $(date) > "
+    "/dev/null) & wait; done"
+)
 PROGRAMS: dict[str, tuple[str, ...]] = {
     "python-threads": (sys.executable, "-c", THREADS),
     "python-processes": (sys.executable, "processes.py"),

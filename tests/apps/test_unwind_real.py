@@ -42,7 +42,7 @@ def work(i):
         return len(file.read()) + len(bytearray(3_000_000 + i))
 for i in range(1_000_000):
     deep(i % 40, lambda: work(i))
-"""
+"""  # noqa: E501
 NODE = """
 const zlib = require('zlib');
 function deep(n, f) { return n ? deep(n - 1, f) : f(); }
@@ -55,7 +55,7 @@ function work(i) {
 let i = 0;
 function turn() { for (let k = 0; k < 20; k++) deep(i % 20, () => work(i++)); setImmediate(turn); }
 turn();
-"""
+"""  # noqa: E501
 JAVA = """
 import java.util.*;
 import java.util.zip.*;
@@ -75,7 +75,7 @@ public class Churn {
         for (int i = 0; ; i++) deep(i % 30, i);
     }
 }
-"""
+"""  # noqa: E501
 SQL = """
 select count(*), sum(length(md5(a::text))) from generate_series(1, 20000) a
 create table if not exists t (a int primary key, b text)

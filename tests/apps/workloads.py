@@ -45,7 +45,7 @@ class Workload:
     prepare: tuple[tuple[str, ...], ...] = ()
     """Commands that run natively beforehand, such as a compiler."""
     user: str = ""
-    """The user to become when started by root, for programs that refuse root or could do harm as root."""
+    """The user to become when started by root: for programs that refuse root, or could do harm."""
     slow: bool = False
     """Whether continuous integration leaves it out, for the time it takes to install or to run."""
     elides: bool = False
@@ -130,7 +130,10 @@ def python_with_numpy() -> tuple[str, str]:
 
 
 NUMPY_PYTHON, NUMPY = python_with_numpy()
-GO_BUILD = "GO111MODULE=off GOTOOLCHAIN=local CGO_ENABLED=0 GOCACHE=$PWD/cache go build -o collect collect.go"
+GO_BUILD = (
+    "GO111MODULE=off GOTOOLCHAIN=local CGO_ENABLED=0 GOCACHE=$PWD/cache go build -o "
+    "collect collect.go"
+)
 
 WORKLOADS: tuple[Workload, ...] = (
     Workload("python3", (sys.executable, "python_mix.py"), (), elides=True),

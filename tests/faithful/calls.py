@@ -24,7 +24,7 @@ operation on worker thread N while all other threads wait.
 
 Any line may be removed from a list, and what remains is a list: this is what makes failures easy to
 shrink.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 

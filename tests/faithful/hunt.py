@@ -67,7 +67,8 @@ def main() -> int:
         seed += BATCH
         print(f"{total:,} calls, next list {seed}", file=sys.stderr, flush=True)
     print(
-        f"{total:,} calls in {time.monotonic() - begun:.0f} s, {count} new differences, excluded: {dict(excluded)}"
+        f"{total:,} calls in {time.monotonic() - begun:.0f} s, {count} new differences, "
+        f"excluded: {dict(excluded)}"
     )
     return 1 if count else 0
 

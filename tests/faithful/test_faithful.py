@@ -91,5 +91,6 @@ def test_many_random_calls() -> None:
         excluded += result.excluded
         seed += PART
     print(
-        f"{total:,} calls, {len(MODES)} modes, 0 differences; excluded as natively unstable: {dict(excluded)}"
+        f"{total:,} calls, {len(MODES)} modes, 0 differences; excluded as natively unstable: "
+        f"{dict(excluded)}"
     )

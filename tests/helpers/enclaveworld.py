@@ -4,17 +4,18 @@ beside it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import partial
 from typing import Generic, NamedTuple, TypeVar, cast
 
 from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import Touches
-from laconic.memory.calls import OPERATIONS, DefaultUpcalls
+from laconic.memory.calls import OPERATIONS
 from laconic.memory.flags import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE
 from laconic.memory.layout import Layout
 from laconic.memory.mmap import OpenFile
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace, Entry
+from laconic.memory.upcalls import DefaultUpcalls
 from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import Counts, Meter
 from laconic.sgx.model.driver import Driver
@@ -52,22 +53,18 @@ class UntrackedPal(Gramine):
         pass
 
 
-@cache
-def untracked(rule: type[EveryCall]) -> type[EveryCall]:
-    """The strategy `rule` without the tracker's pages: which call pays for one depends on where its
-    memory is."""
-
-    class Untracked(rule):  # type: ignore[misc, valid-type]
-        def make_pal(self, meter: Meter) -> Gramine:
-            return UntrackedPal(meter, self.switches)
-
-    Untracked.name = rule.name
-    return Untracked
+def untracked(maker: Maker[Strategy]) -> Maker[Strategy]:
+    """A strategy on Gramine's PAL without the tracker's pages: which call pays for one depends on
+    where its memory is. Other strategies as they are."""
+    rule = maker.func if isinstance(maker, partial) else maker
+    if isinstance(rule, type) and issubclass(rule, EveryCall):
+        return partial(cast(Callable[..., Strategy], maker), pal_type=UntrackedPal)
+    return maker
 
 
 class Answers(DefaultUpcalls):
     """What bookkeeping may ask, with the answers of an ordinary process
-    (`laconic.memory.calls.Upcalls`)."""
+    (`laconic.memory.upcalls.Upcalls`)."""
 
     file: OpenFile | None = None
 
@@ -88,7 +85,7 @@ class Program(Generic[StrategyT]):
     def __init__(
         self, maker: Maker[StrategyT], meter: Meter | None = None, tracked: bool = False
     ) -> None:
-        if isinstance(maker, type) and issubclass(maker, EveryCall) and not tracked:
+        if not tracked:
             maker = cast(Maker[StrategyT], untracked(maker))
         self.space = AddressSpace(Layout(mmap_base=BASE + (1 << 45)), (), HEAP)
         self.touches = Touches()

@@ -30,7 +30,7 @@ from laconic.memory.layout import Layout
 from laconic.memory.mmap import OpenFile
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
-from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_TCS, PT_TRIM, Counts, Meter
+from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_TCS, PT_TRIM, Book, Counts, Meter
 from laconic.sgx.model.driver import Driver, Epc
 from laconic.sgx.model.epcm import NEEDS
 from laconic.sgx.model.epcm import Entry as Epcm
@@ -68,7 +68,7 @@ class Recorder(Machine):
     """A machine that remembers what each page holds and which were accepted; `twice` are accepted
     once too often."""
 
-    def __init__(self, driver: Driver, book: Meter | None = None) -> None:
+    def __init__(self, driver: Driver, book: Book | None = None) -> None:
         super().__init__(driver, book)
         self.contents: dict[int, int] = {}
         self.twice: list[int] = []
@@ -162,7 +162,7 @@ class Enclosed(Answers):
         for strategy in (self.strategy, self.shadow):
             strategy.load(space.vmas)
 
-    def _begin(self, space: AddressSpace, touches: Touches, book: Meter | None) -> None:
+    def _begin(self, space: AddressSpace, touches: Touches, book: Book | None) -> None:
         self.space, self.touches = space, touches
         self.driver = Driver.ready(0, SIZE, self.epc, self.pte, self.plan)
         self.machine = Recorder(self.driver, book)

@@ -2,10 +2,10 @@
 object code did after each of them.
 
 NAME.calls.gz has one item a line: `L start end prot 0 file valid_end shared`, a VMA at the
-beginning; `T start end prot`, pages that were touched; `C name a0 ... a5 result file size writable`,
-a call. Numbers are hexadecimal, except the result, file, size (bytes) and writable. NAME.gram.gz has
-the state after the beginning and after each call: number, name, `vmas=`, `crc=` (CRC-32 of the VMA
-table), and what the call did.
+beginning; `T start end prot`, pages that were touched; `C name a0 ... a5 result file size
+writable`, a call. Numbers are hexadecimal, except the result, file, size (bytes) and writable.
+NAME.gram.gz has the state after the beginning and after each call: number, name, `vmas=`, `crc=`
+(CRC-32 of the VMA table), and what the call did.
 """
 
 from __future__ import annotations

@@ -86,6 +86,7 @@ def space(picture: str, **rules: Any) -> AddressSpace:
 def changes(outcome: Outcome) -> list[str]:
     """What the host must hear, for comparison: `["EXTEND 2-4"]` is pages 2 and 3."""
     return [
-        f"{ChangeKind(change.kind).name} {(change.start - ORIGIN) // PAGE}-{(change.end - ORIGIN) // PAGE}"
+        f"{ChangeKind(change.kind).name} "
+        f"{(change.start - ORIGIN) // PAGE}-{(change.end - ORIGIN) // PAGE}"
         for change in outcome.changes
     ]

@@ -16,22 +16,30 @@ from typing import Any
 from laconic.trace.records import Call, Exit, Record
 
 _TOP = 1 << 64
-_PROT = ((1, "PROT_READ"), (2, "PROT_WRITE"), (4, "PROT_EXEC"), (8, "PROT_SEM"), (1 << 24, "PROT_GROWSDOWN"),
+_PROT = ((1, "PROT_READ"), (2, "PROT_WRITE"), (4, "PROT_EXEC"), (8, "PROT_SEM"),
+         (1 << 24, "PROT_GROWSDOWN"),
          (1 << 25, "PROT_GROWSUP"))  # fmt: skip
 _MAP = (
-    (0x20, "MAP_ANONYMOUS"), (0x10, "MAP_FIXED"), (0x100000, "MAP_FIXED_NOREPLACE"), (0x100, "MAP_GROWSDOWN"),
-    (0x800, "MAP_DENYWRITE"), (0x1000, "MAP_EXECUTABLE"), (0x2000, "MAP_LOCKED"), (0x4000, "MAP_NORESERVE"),
-    (0x8000, "MAP_POPULATE"), (0x10000, "MAP_NONBLOCK"), (0x20000, "MAP_STACK"), (0x40000, "MAP_HUGETLB"),
+    (0x20, "MAP_ANONYMOUS"), (0x10, "MAP_FIXED"), (0x100000, "MAP_FIXED_NOREPLACE"),
+    (0x100, "MAP_GROWSDOWN"),
+    (0x800, "MAP_DENYWRITE"), (0x1000, "MAP_EXECUTABLE"), (0x2000, "MAP_LOCKED"),
+    (0x4000, "MAP_NORESERVE"),
+    (0x8000, "MAP_POPULATE"), (0x10000, "MAP_NONBLOCK"), (0x20000, "MAP_STACK"),
+    (0x40000, "MAP_HUGETLB"),
     (0x80000, "MAP_SYNC"),
 )  # fmt: skip
 _ADVICE = {
-    0: "NORMAL", 1: "RANDOM", 2: "SEQUENTIAL", 3: "WILLNEED", 4: "DONTNEED", 8: "FREE", 9: "REMOVE", 10: "DONTFORK",
-    11: "DOFORK", 12: "MERGEABLE", 13: "UNMERGEABLE", 14: "HUGEPAGE", 15: "NOHUGEPAGE", 16: "DONTDUMP", 17: "DODUMP",
+    0: "NORMAL", 1: "RANDOM", 2: "SEQUENTIAL", 3: "WILLNEED", 4: "DONTNEED", 8: "FREE", 9: "REMOVE",
+    10: "DONTFORK",
+    11: "DOFORK", 12: "MERGEABLE", 13: "UNMERGEABLE", 14: "HUGEPAGE", 15: "NOHUGEPAGE",
+    16: "DONTDUMP", 17: "DODUMP",
     18: "WIPEONFORK", 19: "KEEPONFORK", 100: "HWPOISON", 101: "SOFT_OFFLINE",
 }  # fmt: skip
-_CLONE = ((0x100, "VM"), (0x200, "FS"), (0x400, "FILES"), (0x800, "SIGHAND"), (0x2000, "PTRACE"), (0x4000, "VFORK"),
+_CLONE = ((0x100, "VM"), (0x200, "FS"), (0x400, "FILES"), (0x800, "SIGHAND"), (0x2000, "PTRACE"),
+          (0x4000, "VFORK"),
           (0x8000, "PARENT"), (0x10000, "THREAD"), (0x40000, "SYSVSEM"), (0x80000, "SETTLS"),
-          (0x100000, "PARENT_SETTID"), (0x200000, "CHILD_CLEARTID"), (0x400000, "DETACHED"), (0x800000, "UNTRACED"),
+          (0x100000, "PARENT_SETTID"), (0x200000, "CHILD_CLEARTID"), (0x400000, "DETACHED"),
+          (0x800000, "UNTRACED"),
           (0x1000000, "CHILD_SETTID"))  # fmt: skip
 SLOW = {"mmap", "mprotect", "munmap", "clone", "fork", "vfork", "execve", "read"}
 BUFFER = 256

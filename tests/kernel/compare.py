@@ -120,7 +120,10 @@ class Prediction(_Side):
         if value != outcome.result and not _only_the_host_knows(outcome):
             reason = tolerated(call, outcome, value, raw)
             if reason is None:
-                why = f"{name} was to return {_result(outcome.result)}, and the kernel returned {_result(value)}"
+                why = (
+                    f"{name} was to return {_result(outcome.result)}, and the kernel returned "
+                    f"{_result(value)}"
+                )
             else:
                 self.counts[f"tolerated: {reason}"] += 1
         self.counts["failed"] += is_error(value)
@@ -190,7 +193,10 @@ class ThroughPal(_Side):
         native, child = (_anonymised(proc.read_smaps(side.pid)) for side in self._children)
         for mine, other in zip(native, child, strict=False):
             if mine != other:
-                return f"the maps differ:\n  natively      {describe(*mine)}\n  under Laconic {describe(*other)}"
+                return (
+                    f"the maps differ:\n  natively      {describe(*mine)}\n"
+                    f"  under Laconic {describe(*other)}"
+                )
         return None if len(native) == len(child) else "one map is longer than the other"
 
     def finish(self) -> str | None:
@@ -201,7 +207,10 @@ class ThroughPal(_Side):
             for page in range(start, end, PAGE_SIZE):
                 first, second = (side.peek(page) for side in self._children)
                 if first != second and not vanished(first, second, self.freed, vma.flags):
-                    return f"contents differ at {page:#x}: {first!r} natively, {second!r} under Laconic"
+                    return (
+                        f"contents differ at {page:#x}: {first!r} natively, {second!r} under "
+                        f"Laconic"
+                    )
         return None
 
 

@@ -16,7 +16,10 @@ from laconic.memory.flags import VM_DROPPABLE
 from tests.kernel.child import Mapping
 
 #: Reasons that concern the result alone: the maps must be as predicted nevertheless.
-POPULATE = "mm_populate: all is locked, and then a page cannot be brought in (no access, past the end of a file)"
+POPULATE = (
+    "mm_populate: all is locked, and then a page cannot be brought in (no access, past "
+    "the end of a file)"
+)
 APART = "is_mergeable_anon_vma: the kernel keeps VMAs apart that look alike, and mremap wants one"
 #: Of a comparison of two children: the sequence cannot be followed any further.
 CUT_APART = (

@@ -158,7 +158,10 @@ def make(program: Enclosed, step: Call, counted: bool = True) -> Enclosed:
 
 def show(step: Call) -> str:
     """One step as Python that makes it."""
-    return f'Call("{step.name}", ({", ".join(hex(arg) for arg in step.args)}{"," if len(step.args) == 1 else ""}))'
+    return (
+        f'Call("{step.name}", '
+        f"({', '.join(hex(arg) for arg in step.args)}{',' if len(step.args) == 1 else ''}))"
+    )
 
 
 def play(

@@ -108,8 +108,8 @@ def test_the_window_of_every_call_is_found() -> None:
     (window,) = program.watch.windows
     assert (
         window
-        == "0x1000000000-0x1000003000 was <Prot.READ|WRITE|EXEC: 7> between <Prot.READ|WRITE: 3> and "
-        + ("<Prot.READ|EXEC: 5>")
+        == "0x1000000000-0x1000003000 was <Prot.READ|WRITE|EXEC: 7> between <Prot.READ|WRITE: 3> "
+        "and " + ("<Prot.READ|EXEC: 5>")
     )
     assert program.counts.open_windows == 3, "and it is counted, as upstream's"
 

@@ -237,5 +237,6 @@ class World:
         differ = [before.get(page) != self.host.pages.get(page) for page in pages]
         alike = any(differ) if change.kind == ZERO else all(differ)
         assert alike, (
-            f"Silent: {change.kinds!r} for {change.start:#x}-{change.end:#x}, where a page stays as it was"
+            f"Silent: {change.kinds!r} for {change.start:#x}-{change.end:#x}, where a page stays "
+            f"as it was"
         )

@@ -76,7 +76,7 @@ except Exception as error:  # the process has ended
     into.write(json.dumps({"error": str(error)}) + "\n")
     into.flush()
 gdb.execute("kill")
-"""
+"""  # noqa: E501
 
 
 class Sample(NamedTuple):
@@ -180,6 +180,7 @@ class Comparison:
 
     def __str__(self) -> str:
         return (
-            f"{self.same} of {self.stacks} stacks the same ({100 * self.share:.1f} %), {self.frames} frames compared, "
+            f"{self.same} of {self.stacks} stacks the same ({100 * self.share:.1f} %), "
+            f"{self.frames} frames compared, "
             f"{self.guessed} stacks compared up to a frame without call-frame information"
         )

@@ -37,7 +37,10 @@ class Nobody:
     def _interpreter(self) -> str:
         for python in (os.path.realpath(sys.executable), "/usr/bin/python3"):
             try:
-                check = "import os, sys; sys.exit(sys.version_info < (3, 11) or not os.access(sys.executable, os.X_OK))"
+                check = (
+                    "import os, sys; sys.exit(sys.version_info < (3, 11) or not "
+                    "os.access(sys.executable, os.X_OK))"
+                )
                 if (
                     subprocess.run(
                         [*self.become, python, "-c", check], env=self.env, stderr=-3

@@ -142,11 +142,11 @@ int main(int argc, char **argv)
     if (scene == 'f') for (;;) { noted = 0; keep = work() & 1; }
     return keep;
 }
-"""
+"""  # noqa: E501
 LIBRARY = r"""
 __attribute__((visibility("hidden"), noinline, noipa)) int inner(int (*call)(int)) { PAD; return call(PLUS) + 1; }
 int enter(int (*call)(int)) { return inner(call) * 2; }
-"""
+"""  # noqa: E501
 
 
 def builder(place: Path) -> Callable[..., Path]:

@@ -449,7 +449,8 @@ class TestRefusals:
     def test_another_users(self) -> None:
         with running(build("attached"), "signals") as program:
             from_nobody = (
-                "import os, sys; from laconic.tracer import attach, ptrace; from laconic.errors import NoTracing;"
+                "import os, sys; from laconic.tracer import attach, ptrace; from laconic.errors "
+                "import NoTracing;"
                 "os.setgid(65534); os.setuid(65534);"
                 f"assert not ptrace.seize({program.pid}, attach.OPTIONS);"
                 f"error = attach.refusal({program.pid}); assert error.exit_code == 71; print(error)"

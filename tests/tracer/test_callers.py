@@ -297,7 +297,7 @@ int main(int argc, char **argv)
         return 1;
     _exit(0);
 }
-"""
+"""  # noqa: E501
 
 
 def test_memory_that_processes_share(tmp_path: Path) -> None:
@@ -454,7 +454,10 @@ def test_python_functions(tmp_path: Path) -> None:
     script += "m = mmap.mmap(-1, 8192)\nfor _ in range(9): outer(m)\n"
     (tmp_path / "work.py").write_text(script)
     for python in interpreters():
-        check = "import sys; sys.exit(not (sys.activate_stack_trampoline('perf') or sys.is_stack_trampoline_active()))"
+        check = (
+            "import sys; sys.exit(not (sys.activate_stack_trampoline('perf') or "
+            "sys.is_stack_trampoline_active()))"
+        )
         if subprocess.run([python, "-c", check], capture_output=True).returncode == 0:
             break
     else:

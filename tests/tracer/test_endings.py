@@ -342,7 +342,7 @@ for die in (lambda: ctypes.string_at(0), os.abort, lambda: os.kill(os.getpid(), 
     if not pid:
         die()
     print(os.waitpid(pid, 0)[1])
-"""
+"""  # noqa: E501
     (tmp_path / "alone").mkdir()
     (tmp_path / "traced").mkdir()
     alone = run_alone([sys.executable, "-c", script], cwd=tmp_path / "alone")

@@ -1,5 +1,5 @@
-"""The figures of real runs: the keys that docs/appendix/json.md lists, sums that are right, strategies that
-agree."""
+"""The figures of real runs: the keys that docs/appendix/json.md lists, sums that are right,
+strategies that agree."""
 
 from __future__ import annotations
 

@@ -67,10 +67,16 @@ def test_an_environment_that_ld_so_has_written_to(tunables: str) -> None:
 
 def test_an_environment_with_a_name_twice() -> None:
     """What execve gets is what main got, entries without a name and duplicates included."""
-    script = "import ctypes, signal, sys; signal.signal(13, signal.SIG_DFL); signal.signal(25, signal.SIG_DFL); "
+    script = (
+        "import ctypes, signal, sys; signal.signal(13, signal.SIG_DFL); signal.signal(25, "
+        "signal.SIG_DFL); "
+    )
     script += "strings = lambda *w: (ctypes.c_char_p * (len(w) + 1))(*w); "
     script += "words = [w.encode() for w in sys.argv[1:]]; "
-    script += "ctypes.CDLL(None).execve(words[0], strings(*words), strings(b'A=1', b'A=2', b'nameless', b'=odd', b''))"
+    script += (
+        "ctypes.CDLL(None).execve(words[0], strings(*words), strings(b'A=1', b'A=2', "
+        "b'nameless', b'=odd', b''))"
+    )
     seen = both(f'{sys.executable} -c "{script}" "$@"')
     assert "environment [A=2]" in seen
 
@@ -114,7 +120,10 @@ def test_what_a_shell_can_arrange(script: str, tmp_path: Path) -> None:
 
 def test_signals_that_are_blocked() -> None:
     script = "import os, signal, sys; signal.pthread_sigmask(0, {1, 2, 10, 15, 40}); "
-    script += "[signal.signal(number, signal.SIG_DFL) for number in (13, 25)]; os.execv(sys.argv[1], sys.argv[1:])"
+    script += (
+        "[signal.signal(number, signal.SIG_DFL) for number in (13, 25)]; "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
     seen = both(f"{sys.executable} -c '{script}' \"$@\"")
     assert "SigBlk:\t0000008000004203" in seen
 

@@ -33,7 +33,8 @@ class Terminal:
         self.fd, other = pty.openpty()
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         self.process = subprocess.Popen(
-            [*COMMAND, *map(str, words)], stdin=other, stdout=other, stderr=other, cwd=cwd, start_new_session=True,
+            [*COMMAND, *map(str, words)], stdin=other, stdout=other, stderr=other, cwd=cwd,
+            start_new_session=True,
             env=environment(TERM="xterm-256color"),
         )  # fmt: skip
         os.close(other)

@@ -116,7 +116,7 @@ int main(void)
     pointed(mprotect);
     return 0;
 }
-"""
+"""  # noqa: E501
 
 
 class TestNoCfi:
@@ -158,7 +158,7 @@ int main(void)
     makecontext(&other, work, 0);
     return swapcontext(&one, &other);
 }
-"""
+"""  # noqa: E501
 
 
 @pytest.mark.parametrize("flag", ["-O0", "-O2"])
@@ -177,12 +177,12 @@ extern char *at;
 extern volatile int kept;
 {OWN} static void twin(int n) {{ for (int i = 0; i < n; i++) kept += mprotect(at, 4096, 3); kept++; }}
 void second(int n) {{ twin(n); kept++; }}
-"""
+"""  # noqa: E501
 TWINS = """
 void second(int n);
 OWN static void twin(int n) { for (int i = 0; i < n; i++) kept += mprotect(at, 4096, 3); kept++; }
 int main(void) { at = mmap(0, 8192, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); twin(5); second(9); return 0; }
-"""
+"""  # noqa: E501
 
 
 def test_static_functions_of_one_name(make: Callable[..., Path]) -> None:
@@ -203,7 +203,7 @@ PART = f"""
 volatile int kept;
 {OWN} static void inner(char *at, int n) {{ PAD; for (int i = 0; i < n; i++) kept += mprotect(at, 4096, 3); kept++; }}
 void enter(char *at, int n) {{ inner(at, n); kept++; }}
-"""
+"""  # noqa: E501
 LOADS = r"""
 #include <dlfcn.h>
 #include <stdio.h>
@@ -249,7 +249,7 @@ def test_a_library_that_is_rewritten(make: Callable[..., Path], stacks: str) -> 
 DEEP = """
 OWN static void down(int n) { if (n) down(n - 1); else kept += mprotect(at, 4096, RW); kept++; }
 int main(void) { at = mmap(0, 8192, RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); down(5000); down(200); return 0; }
-"""
+"""  # noqa: E501
 
 
 def test_recursion(make: Callable[..., Path], tmp_path: Path) -> None:
@@ -274,8 +274,14 @@ def joined(text: str) -> str:
 def test_dwarf_that_is_not_all_there(make: Callable[..., Path], tmp_path: Path) -> None:
     """Inlined functions in .dwo files: what is missing is reported, with the reason. Nothing is
     missing of sections that are compressed by zstd."""
-    source = "static inline __attribute__((always_inline)) void in(void) { kept += mprotect(at, 4096, RW); }\n"
-    source += "int main(void) { at = mmap(0, 8192, RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); in(); in(); return 0; }\n"
+    source = (
+        "static inline __attribute__((always_inline)) void in(void) { kept += mprotect(at, "
+        "4096, RW); }\n"
+    )
+    source += (
+        "int main(void) { at = mmap(0, 8192, RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); "
+        "in(); in(); return 0; }\n"
+    )
     program = make("program", {"main.c": source}, "-O2", "-g", "-gsplit-dwarf")
     assert counts(run(program)) == [("main", 2, 2)]
     output = run_alone([*COMMAND, "callers", "a.trace"], env=environment(), cwd=tmp_path).stdout

@@ -42,7 +42,7 @@ def commit(self, outcome):
     if outcome.end - outcome.start == PAGES and edited and self.vmas.covered(outcome.start, outcome.end):
         self.vmas.clear(outcome.end - 4096, outcome.end)
 AddressSpace.commit = commit
-""",
+""",  # noqa: E501
 }
 SCRIPT = (
     "PAGES = 37 * 4096\n{bug}\nimport sys\nfrom laconic.commands import main\nsys.exit(main())\n"
@@ -64,8 +64,11 @@ print(libc.munmap(at, size), flush=True)
 print("x" * 100000)
 print("to standard error", file=sys.stderr)
 sys.exit(3)
-"""
-TOLD = r"process \d+: (the first field that differs is (the )?(start|end|protection|VmFlags|file|offset|name)|only )"
+"""  # noqa: E501
+TOLD = (
+    r"process \d+: (the first field that differs is (the "
+    r")?(start|end|protection|VmFlags|file|offset|name)|only )"
+)
 
 
 ENTRY = r"[0-9a-f]+-[0-9a-f]+ .*"
@@ -146,7 +149,7 @@ def test_a_bug_that_changes_a_result_of_every_call_ends_in_no_hang() -> None:
     bug = """
 from laconic.memory.space import AddressSpace
 AddressSpace.commit = lambda self, outcome: self.vmas.clear(outcome.start, outcome.end) if outcome.changes else None
-"""
+"""  # noqa: E501
     run = broken(bug, "call")
     assert run.status == 70
     assert run.out.startswith("begins\n")

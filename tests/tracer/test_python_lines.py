@@ -121,7 +121,8 @@ def test_c_frames_stay_where_they_are(python: str, tmp_path: Path) -> None:
     assert [line[0] for line in call.lines] == ["call", "Shape.__lt__", "<module>"]
     interpreter = next(name for name in call.modules if "python3" in name and "_ctypes" not in name)
     runs = [name for name, _ in groupby(call.modules)]
-    # libffi and ctypes make the call; __lt__ is called by sorted(), in C; so is that, by the script.
+    # libffi and ctypes make the call; __lt__ is called by sorted(), in C; so is that, by the
+    # script.
     assert "libc" in runs[0] and "python3" in runs[-1]
     start = runs.index(PYTHON)
     assert runs[start : start + 4] == [PYTHON, interpreter, PYTHON, interpreter]

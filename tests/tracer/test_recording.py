@@ -51,14 +51,17 @@ PROGRAMS = (
     "exec_thread | 4",
     "registers |",
     *(f"processes | {name}" for name in (
-        "fork", "vfork", "spawn", "clone", "clone3", "untraced-clone3", "failing-clone", "forking-threads", "zombies",
+        "fork", "vfork", "spawn", "clone", "clone3", "untraced-clone3", "failing-clone",
+        "forking-threads", "zombies",
         "two-hundred", "limited",
     )),
     *(f"dying | {name}" for name in (
-        "exit-group", "many-exits", "sibling", "sibling-with-threads", "random-kills", "segv", "abort",
+        "exit-group", "many-exits", "sibling", "sibling-with-threads", "random-kills", "segv",
+        "abort",
     )),
     *(f"odd_calls | {name}" for name in (
-        "stack", "growsdown", "aio", "sysv", "shared", "hugetlb", "locks", "mseal", "pkeys", "process-madvise",
+        "stack", "growsdown", "aio", "sysv", "shared", "hugetlb", "locks", "mseal", "pkeys",
+        "process-madvise",
         "userfaultfd", "names", "guards", "mdwe", "int80",
     )),
     "odd_calls -static -no-pie | int80-brk",
@@ -241,7 +244,7 @@ at = libc.mmap(0, 16 * 4096, 3, 0x22, -1, 0)
 where = ctypes.c_long(at)
 print(libc.munmap(ctypes.c_long(at + 8 * 4096), 4096), libc.mprotect(where, 16 * 4096, 3))
 print(libc.mlock(where, 16 * 4096), libc.msync(where, 4096, 2), libc.msync(ctypes.c_long(at + 9 * 4096), 4096, 2))
-"""
+"""  # noqa: E501
 
 
 @pytest.mark.parametrize("recorded", STRATEGIES)
@@ -527,7 +530,10 @@ def test_force_replaces_an_older_trace(tmp_path: Path) -> None:
 def test_no_space_left_by_the_limit_of_a_file_s_size(tmp_path: Path) -> None:
     """The program is not disturbed; the failure and the cure are told; what was written is read."""
     path = tmp_path / "a.trace"
-    script = "import mmap, sys; [mmap.mmap(-1, 8192 + 4096 * (i % 99)).close() for i in range(3000)]; sys.exit(9)"
+    script = (
+        "import mmap, sys; [mmap.mmap(-1, 8192 + 4096 * (i % 99)).close() for i in "
+        "range(3000)]; sys.exit(9)"
+    )
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

@@ -180,7 +180,7 @@ def test_a_shell_with_job_control() -> None:
     (trap 'echo got it; exit 3' USR1; kill -STOP $BASHPID; while :; do sleep 0.05; done) & job=$!
     for look in 1 2 3 4 5 6; do while ! grep -q 'State:.[tT]' /proc/$job/status; do look=1; done; sleep 0.02; done
     kill -USR1 $job; kill -CONT $job; wait $job; echo "ended $?"
-    """
+    """  # noqa: E501
     native = run_alone(["bash", "-c", script])
     run = run_laconic("bash", "-c", script, verify="exit")
     assert native.stdout == "ended 143\ngot it\nended 3\n"

@@ -143,7 +143,10 @@ def test_tracers_are_refused_and_do_not_hang(tracer: list[str]) -> None:
 def test_a_program_that_waits_for_its_tracer_for_ever_is_explained_while_it_waits(
     tmp_path: Path,
 ) -> None:
-    script = "import ctypes, signal; libc = ctypes.CDLL(None); libc.ptrace(0, 0, None, None); signal.pause()"
+    script = (
+        "import ctypes, signal; libc = ctypes.CDLL(None); libc.ptrace(0, 0, None, None); "
+        "signal.pause()"
+    )
     path = tmp_path / "figures.json"
     words = [*COMMAND, "run", "--json", str(path), "--", sys.executable, "-c", script]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment()) as process:

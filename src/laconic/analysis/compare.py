@@ -15,17 +15,17 @@ from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from laconic.analysis import interrupts
 from laconic.errors import LaconicError
-from laconic.libos.direct import DirectMeter, SystemCalls, direct
+from laconic.libos.direct import DirectMeter, LinuxPal, SystemCalls
 from laconic.libos.gramine import Libos
-from laconic.libos.settings import Settings
-from laconic.libos.strategy import Strategy
+from laconic.libos.settings import DEFAULTS, Settings
+from laconic.libos.strategy import Maker, Strategy
 from laconic.memory.calls import HostRule
 from laconic.replay import FIGURES, Replayed, replay_trace
-from laconic.replay.enclaves import Enclaves, Maker
+from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Measured, Replay
 from laconic.replay.events import Listener, Program
 from laconic.replay.selected import Selected, drop_unselected
@@ -35,9 +35,11 @@ from laconic.strategies import (
     GRAMINE,
     LINUX,
     NAMES,
+    arguments,
     as_list,
     check_name,
     display_name,
+    is_strict,
     linux_rule,
     names_on,
     strategy,
@@ -104,7 +106,7 @@ class Model(NamedTuple):
 
     pte: str = "rwx"
     verify: bool = False
-    settings: Settings = Settings()
+    settings: Settings = DEFAULTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,9 +324,9 @@ def compare_direct(
     rules: dict[str, Maker] = {}
     for name in names:
         check_name(name, GRAMINE)
-        rule = strategy(name).configured(settings)
+        rule = strategy(name)
         assert issubclass(rule, Libos)
-        rules[name] = direct(rule)
+        rules[name] = partial(rule, settings=settings, pal_type=LinuxPal)
     enclaves = Enclaves(rules, meter_type=DirectMeter)
     engine = Replay(trace, "laconic", listeners=[enclaves])
     engine.run(progress=progress)
@@ -398,16 +400,20 @@ def _maker(name: Given, profile: CostProfile, model: Model, reports: dict[str, R
         from laconic.strategies.bound import bound
 
         return bound(profile, high=name == _ENDS[1])
-    rule = strategy(name).configured(model.settings)
-    name = display_name(name)
+    rule = strategy(name)
+    options = arguments(name)
+    if issubclass(rule, Libos) and model.settings != DEFAULTS:
+        options["settings"] = model.settings
     pte = model.pte if rule.can_sync else "rwx"
-    make: Maker = partial(cast(Any, rule), sync=True) if pte == "sync" else rule
-    if not (model.verify and rule.strict):
+    if pte == "sync":
+        options["sync"] = True
+    make: Maker = partial(rule, **options) if options else rule
+    if not (model.verify and is_strict(name)):
         return make
     from laconic.libos.strategy import ContinuingStrategy
     from laconic.strategies.verified import Report, Verified, VerifiedContinuing
 
-    report = reports[name] = Report()
+    report = reports[display_name(name)] = Report()
     verified = VerifiedContinuing if issubclass(rule, ContinuingStrategy) else Verified
     return partial(verified, make=make, report=report, pte=pte)
 

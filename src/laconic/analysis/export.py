@@ -16,7 +16,7 @@ from laconic.replay.events import CallDone, Listener
 from laconic.sgx.costs import CostProfile
 from laconic.stacks.symbolize import Place
 from laconic.stacks.table import Frame, Module
-from laconic.strategies import strategy
+from laconic.strategies import maker
 from laconic.trace.exporters.columns import CallFacts
 from laconic.trace.reader import Trace
 from laconic.trace.schema import Row
@@ -136,7 +136,7 @@ def analyse_calls(
     """
     strategies = () if profile is None else STRATEGIES
     stacks = Stacks()
-    enclaves = Enclaves({name: strategy(name) for name in strategies}, label=_number, by_owner=True)
+    enclaves = Enclaves({name: maker(name) for name in strategies}, label=_number, by_owner=True)
     analysis = CallAnalysis(stacks, enclaves, profile)
 
     def update(position: int) -> None:

@@ -23,7 +23,7 @@ from laconic.sgx import costs
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Counts, Meter
 from laconic.stacks.symbolize import Place
-from laconic.strategies import as_list, display_name, strategy
+from laconic.strategies import as_list, display_name, maker
 from laconic.trace.charts import Bar, Chart
 from laconic.trace.reader import Trace
 from laconic.trace.selection import Selection
@@ -326,7 +326,7 @@ def sites(
     stacks = stacks or Stacks()
     collector = SiteCollector()
     enclaves = Enclaves(
-        {display_name(each): strategy(each) for each in as_list(strategies)},
+        {display_name(each): maker(each) for each in as_list(strategies)},
         label=site_label,
         by_owner=True,
         selection=selection,

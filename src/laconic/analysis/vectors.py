@@ -29,7 +29,7 @@ from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone, Listener
 from laconic.replay.recording import PalRecord, RecordingMeter, recording, records_pal_calls
 from laconic.replay.thread import Mm
-from laconic.strategies import strategy
+from laconic.strategies import arguments, strategy
 from laconic.trace import schema
 from laconic.trace import vectors as file_format
 from laconic.trace.reader import Trace
@@ -101,7 +101,10 @@ class _Recorder(Listener):
         self._names = list(names)
         self.meters = {name: RecordingMeter() for name in names}
         self.enclaves = Enclaves(
-            {name: recording(rule) for name, rule in zip(names, rules, strict=True)}
+            {
+                name: recording(rule, **arguments(name))
+                for name, rule in zip(names, rules, strict=True)
+            }
         )
         self.enclaves.meters = dict(self.meters)
         self._files: dict[File, int] = {}

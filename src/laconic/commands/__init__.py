@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import sys
 from collections.abc import Collection, Sequence
+from typing import NoReturn
 
 from laconic import __version__
 from laconic.commands import ending as _ending  # noqa: F401  (its exit function comes last)
@@ -75,6 +77,21 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
     return argparse.RawDescriptionHelpFormatter(prog, width=80)
 
 
+class _Version(argparse.Action):
+    # The build is looked up only if it is requested, so that each start is quick.
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(f"laconic {__version__} ({installed_build()})")
+        parser.exit()
+
+
+def installed_build() -> str:
+    """Return "compiled" or "pure Python": which build of Laconic is installed."""
+    module = importlib.util.find_spec("laconic.memory.rangemap")
+    assert module is not None and module.origin is not None
+    return "pure Python" if module.origin.endswith(".py") else "compiled"
+
+
 def build(
     configured: Collection[str],
 ) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
@@ -89,7 +106,9 @@ def build(
         epilog=f"{_listing()}\n{EXIT_CODES}\n{EXAMPLES}",
         formatter_class=_formatter,
     )
-    parser.add_argument("--version", action="version", version=f"laconic {__version__}")
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="show the version and the build, and exit"
+    )
     # The epilog lists the verbs by question. argparse's own list has no groups.
     verbs = parser.add_subparsers(
         dest="verb", metavar="VERB", prog="laconic", required=True, help=argparse.SUPPRESS

@@ -7,9 +7,7 @@ commits pages at their first touch, so nothing else is counted.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
-from laconic.libos.gramine import Libos
 from laconic.memory.flags import PAGE_SHIFT
 from laconic.sgx.meter import Counts, Meter
 from laconic.sgx.pal.gramine import Gramine
@@ -43,7 +41,10 @@ class DirectMeter(Meter):
 
 
 class LinuxPal(Gramine):
-    """One process's pages on Linux. There is no tracker, and no page that an exception commits."""
+    """One process's pages on Linux; its meter is a `DirectMeter`.
+
+    There is no tracker, and no page that an exception commits.
+    """
 
     __slots__ = ()
 
@@ -81,15 +82,3 @@ class LinuxPal(Gramine):
         counts = self.meter.counts
         assert isinstance(counts, SystemCalls)
         return counts
-
-
-@cache
-def direct(rule: type[Libos]) -> type[Libos]:
-    """Return the strategy `rule` on the Linux PAL, to be used with a `DirectMeter`."""
-
-    class Direct(rule):  # type: ignore[misc, valid-type]
-        def make_pal(self, meter: Meter) -> Gramine:
-            return LinuxPal(meter)
-
-    Direct.name = rule.name
-    return Direct

@@ -9,9 +9,11 @@ What Gramine does around the calls is in the other modules of this package: `loa
 from __future__ import annotations
 
 import operator
-from typing import ClassVar, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
-from laconic.libos.settings import Settings
+from mypy_extensions import mypyc_attr
+
+from laconic.libos.settings import DEFAULTS, Settings
 from laconic.libos.slab import VmaSlab, list_pages
 from laconic.libos.strategy import ContinuingStrategy
 from laconic.libos.touches import Touches
@@ -52,20 +54,31 @@ class LibosVma(NamedTuple):
         return (self.file_end + PAGE_SIZE - 1) // PAGE_SIZE * PAGE_SIZE
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Libos(ContinuingStrategy):
     """One process's LibOS. `vmas` are its own, `pal` has the pages; all ranges are in bytes, page
     aligned.
 
-    `settings` are those of the manifest, `switches` the changes to Gramine that are on.
-    `transfers`: how many of the host calls counted read or wrote contents of files.
+    `settings` are those of the manifest. `pal_type` is the PAL of a new process. `switches` are the
+    changes to Gramine that are on. `transfers`: how many of the host calls counted read or wrote
+    contents of files.
     """
 
-    settings: ClassVar[Settings] = Settings()
-    switches: ClassVar[Switches] = NO_SWITCHES
-
-    def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
+    def __init__(
+        self,
+        meter: Meter,
+        space: AddressSpace,
+        touches: Touches,
+        *,
+        settings: Settings = DEFAULTS,
+        pal_type: type[Gramine] = Gramine,
+        switches: Switches = NO_SWITCHES,
+    ) -> None:
         super().__init__(meter, space, touches)
-        self.pal = self.make_pal(meter)
+        self.settings = settings
+        self.pal_type = pal_type
+        self.switches = switches
+        self.pal = pal_type(meter, switches)
         self.slab = VmaSlab(SLAB)
         self.vmas: RangeMap[LibosVma] = RangeMap(operator.is_)
         #: Where each file may be mapped.
@@ -76,26 +89,21 @@ class Libos(ContinuingStrategy):
         self.kept: set[int] = set()
         self.transfers = 0
 
+    def sibling(self, space: AddressSpace, touches: Touches) -> Self:
+        """Return the same LibOS for another program or process."""
+        return type(self)(
+            self.meter,
+            space,
+            touches,
+            settings=self.settings,
+            pal_type=self.pal_type,
+            switches=self.switches,
+        )
+
     @property
     def has_tails(self) -> bool:
         """Whether pages past the end of a mapped file are committed, and inaccessible."""
         return not (self.switches.reserve or self.switches.demand)
-
-    @classmethod
-    def configured(cls, settings: Settings) -> type[Self]:
-        """Return the strategy with the settings of a manifest."""
-        if settings == cls.settings:
-            return cls
-
-        class Configured(cls):  # type: ignore[misc, valid-type]
-            pass
-
-        Configured.settings = settings
-        return Configured
-
-    def make_pal(self, meter: Meter) -> Gramine:
-        """The PAL of a new process."""
-        return Gramine(meter, self.switches)
 
     def map_file(self, start: int, end: int, vma: LibosVma) -> None:
         """generic_emulated_mmap: the enclave cannot map files, so they are read. O(log n)."""

@@ -39,6 +39,9 @@ class Settings(NamedTuple):
         return max(self.max_threads - 1 - HELPERS, 0)
 
 
+DEFAULTS: Final = Settings()
+
+
 def read_manifest(path: str) -> Settings:
     """Return the settings that the manifest at `path` states, with Gramine's defaults for others.
 

@@ -12,15 +12,21 @@ from laconic.memory.vma import File, Vma
 class FileSizes:
     """What one enclave knows of the sizes of files. All but `copy` take O(1)."""
 
-    __slots__ = ("_sizes",)
+    __slots__ = ("_sizes", "_unsized")
 
     def __init__(self) -> None:
         self._sizes: dict[File, int] = {}
+        # Files of 0 bytes when they were mapped: devices, new files, and those of a log without sizes.
+        self._unsized: set[File] = set()
 
     def note(self, file: OpenFile | None) -> None:
         """Take over the size of a call's file; a call without a file shows none."""
         if file is not None:
             self._sizes[file.file] = file.size
+            if file.size:
+                self._unsized.discard(file.file)
+            else:
+                self._unsized.add(file.file)
 
     def write(self, file: File, size: int, truncated: bool) -> None:
         """Follow a write to a file, which has at least `size` bytes now, or its truncation to
@@ -46,13 +52,13 @@ class FileSizes:
             self._sizes[vma.file] = end - vma.base
 
     def known_end(self, vma: Vma) -> int:
-        """As `valid_end`, but a file of 0 bytes is one of unknown size: a device, or a file of a log
-        that does not show sizes."""
-        end = self.valid_end(vma)
-        return end if end > vma.base else TASK_SIZE
+        """As `valid_end`, but TASK_SIZE for a file that was mapped when it had 0 bytes, because its
+        size is then not known."""
+        return TASK_SIZE if vma.file in self._unsized else self.valid_end(vma)
 
     def copy(self) -> Self:
         """Return the same sizes, for a child. O(files)."""
         twin = type(self)()
         twin._sizes = self._sizes.copy()
+        twin._unsized = self._unsized.copy()
         return twin

@@ -7,12 +7,13 @@ enclave through a `Meter`, which counts.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
 from typing import ClassVar, NamedTuple, Self, TypeVar
 
+from mypy_extensions import mypyc_attr
+
 from laconic.errors import LaconicError
-from laconic.libos.settings import Settings
 from laconic.libos.touches import Touches
 from laconic.memory.calls import HostRule
 from laconic.memory.change import Change
@@ -38,7 +39,8 @@ class MemoryCall(NamedTuple):
     file: OpenFile | None = None
 
 
-class Strategy(ABC):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Strategy:
     """One enclave, under one rule. Subclasses say what each event costs.
 
     `space` is the program's address space, kept by its owner: in `touch` as it was when the pages
@@ -49,10 +51,11 @@ class Strategy(ABC):
     execve ends the enclave, and vfork makes none, unless the strategy is a `ContinuingStrategy`.
 
     `strict` is True if the strategy keeps the law Strict without exception, so that `compare
-    --verify` checks it. `can_sync` is True if the class takes an argument `sync`, with which the
+    --verify` checks it; for a strategy with options that matter, `laconic.strategies.is_strict`
+    says so. `can_sync` is True if the class takes an argument `sync`, with which the
     host's mapping follows the EPCM's permissions, at host calls of its own (`--pte sync`). The
     check tolerates pages in `left`, which a failure left in the EPC, and expects no access to pages
-    in `guards`.
+    in `guards`, the guard regions (MADV_GUARD_INSTALL), of which VMAs say nothing.
 
     `linux_rule` is the strategy's rule on Linux: from a call's name, its six arguments and its
     outcome to the arguments of the system call that carries it out, or None if there is none.
@@ -60,22 +63,16 @@ class Strategy(ABC):
 
     name: ClassVar[str]
     linux_rule: ClassVar[HostRule | None] = None
-    hears_all: bool = True
     strict: ClassVar[bool] = False
     can_sync: ClassVar[bool] = False
-    left: RangeMap[int] | None = None
-    guards: RangeMap[bool] | None = None
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         self.meter = meter
         self.space = space
         self.touches = touches
-
-    @classmethod
-    def configured(cls, settings: Settings) -> type[Self]:
-        """Return the strategy with the settings of a manifest: itself, unless it depends on
-        them."""
-        return cls
+        self.hears_all = True
+        self.left: RangeMap[int] = RangeMap()
+        self.guards: RangeMap[bool] = RangeMap()
 
     @abstractmethod
     def load(self, entries: Iterable[Entry]) -> None:
@@ -107,12 +104,10 @@ class Strategy(ABC):
     def thread_ends(self) -> None:
         """A thread ends that `thread` or `thread_found` has announced."""
 
-    def thread_found(self) -> None:  # noqa: B027 (not abstract: it costs nothing)
+    def thread_found(self) -> None:
         """A thread, beside the first, was running before the recording began."""
 
-    def file_written(  # noqa: B027 (not abstract: most strategies need nothing)
-        self, file: File, size: int, truncated: bool
-    ) -> None:
+    def file_written(self, file: File, size: int, truncated: bool) -> None:
         """The program wrote to `file`, which has at least `size` bytes now, or truncated it to
         `size` bytes. It is nothing to a host that maps files itself."""
 
@@ -135,6 +130,7 @@ def fork_of(strategy: S, space: AddressSpace, touches: Touches) -> S:
     return child
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ContinuingStrategy(Strategy):
     """A strategy under which an executed program runs in the enclave of the program before it, and
     vfork is a fork: Gramine's ways."""
@@ -143,3 +139,7 @@ class ContinuingStrategy(Strategy):
     def execute(self, space: AddressSpace, touches: Touches) -> Self:
         """The process executes another program in this enclave: the strategy for that program,
         whose `load` follows. `space` and `touches` are the program's."""
+
+
+#: Makes a strategy for one address space.
+Maker = Callable[[Meter, AddressSpace, Touches], Strategy]

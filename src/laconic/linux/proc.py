@@ -428,18 +428,18 @@ def aligns_huge() -> bool:
     return True
 
 
-def aligns_shared() -> bool:
+def aligns_shared(folder: str = THP) -> bool:
     """Return whether this kernel may align shared anonymous mappings (shmem_get_unmapped_area).
 
     It does so for the largest folio that it may use for them. An administrator may change the
-    settings at any time, so they are read for each new program.
+    settings in `folder` at any time, so they are read for each new program.
     """
-    overall = _chosen(f"{THP}/shmem_enabled")
+    overall = _chosen(f"{folder}/shmem_enabled")
     if overall == "deny":
         return False
     if overall not in ("never", ""):
         return True
-    sizes = glob.glob(f"{THP}/hugepages-*/shmem_enabled")
+    sizes = glob.glob(f"{folder}/hugepages-*/shmem_enabled")
     return any(_chosen(size) in ("always", "within_size", "advise") for size in sizes)
 
 

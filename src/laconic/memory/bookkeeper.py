@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from laconic.memory.calls import OPERATIONS, RANGED, Arguments, Call, HostRule, Upcalls, is_error
+from laconic.memory.calls import OPERATIONS, RANGED, Arguments, Call, HostRule, is_error
 from laconic.memory.change import Change, Outcome
 from laconic.memory.flags import (
     ADDRESS_MASK,
@@ -25,6 +25,7 @@ from laconic.memory.flags import (
 from laconic.memory.ledger import Ledger
 from laconic.memory.mmap import page_align, placed
 from laconic.memory.space import AddressSpace
+from laconic.memory.upcalls import Upcalls
 from laconic.memory.vma import Vma
 
 #: Values that mean "interrupted; the kernel restarts the call" (include/linux/errno.h). They are
@@ -154,7 +155,7 @@ class Bookkeeper:
         if name == "i386_brk":
             name = "other"
         counted = self.rule(name, args, outcome) if self.observe else host_args
-        narrowed = counted is not None and counted is not args
+        narrowed = counted is not None and counted != args
         self.ledger.count(name, counted is not None, result, narrowed, changes)
 
     def _refused(self, space: AddressSpace, call: Call, outcome: Outcome, up: Upcalls) -> None:

@@ -7,7 +7,7 @@ touched, through `Upcalls`. The tracer answers from the program, and a replay fr
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from laconic.memory.brk import brk
 from laconic.memory.change import Outcome
@@ -23,13 +23,12 @@ from laconic.memory.madvise import (
     set_vma_name,
 )
 from laconic.memory.mlock import mlock, mlock2, mlockall, munlock, munlockall
-from laconic.memory.mmap import OpenFile, mmap
+from laconic.memory.mmap import mmap
 from laconic.memory.mprotect import mprotect
 from laconic.memory.mremap import mremap
 from laconic.memory.munmap import munmap, shmdt
-from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
-from laconic.memory.vma import File, Vma
+from laconic.memory.upcalls import Upcalls
 
 PR_SET_MDWE = 65
 PR_MDWE_REFUSE_EXEC_GAIN, PR_MDWE_NO_INHERIT = 1, 2
@@ -37,104 +36,11 @@ PR_SET_MEMORY_MERGE = 67
 PR_SET_VMA = 0x53564D41
 
 
-class Upcalls(Protocol):
-    """Queries about the calling thread. Ranges are in bytes and page-aligned."""
-
-    read_implies_exec: bool
-
-    def open_file(self, fd: int) -> OpenFile | None:
-        """Return what a descriptor refers to, or None if it is not open."""
-
-    def untouched(self, start: int, end: int) -> bool:
-        """Return whether no page of private memory was touched or, in a file mapping, written."""
-
-    def resident(self, start: int, end: int) -> bool:
-        """Return whether every page is in memory."""
-
-    def data_limit(self) -> int:
-        """Return RLIMIT_DATA in bytes, -1 for none."""
-
-    def lock_limit(self) -> int:
-        """RLIMIT_MEMLOCK in bytes, -1 for none."""
-
-    def vma_start(self, address: int) -> int:
-        """Return the start of the host's VMA that contains `address`, or 0 if it is unknown."""
-
-    def read(self, address: int, length: int) -> bytes:
-        """Return the program's memory: fewer bytes than `length` if not all of it is readable."""
-
-    def shown_file(self, fd: int, address: int, file: File) -> File:
-        """Return `file` as the host shows it; it was just mapped at `address` from `fd` (-1: none)."""
-
-    def maps(self) -> RangeMap[Vma]:
-        """Return the host's map of the whole address space, with equal neighbors merged."""
-
-    def maps_in(self, start: int, end: int) -> RangeMap[Vma]:
-        """Return the host's map within `[start, end)`, truncated to it.
-
-        Within the range, wanted and held maps may differ. The host is expected to have one of the
-        two at each page. It is read in full only if the two look alike or it has neither.
-        """
-
-
-class DefaultUpcalls:
-    """Answers without a host: any page may have been touched, and none is resident.
-
-    `files` are the open files by descriptor.
-    """
-
-    read_implies_exec = False
-
-    def __init__(self, space: AddressSpace) -> None:
-        self.space = space
-        self.files: dict[int, OpenFile] = {}
-
-    def open_file(self, fd: int) -> OpenFile | None:
-        """Return the file of a descriptor, or None if it is not open."""
-        return self.files.get(fd)
-
-    def untouched(self, start: int, end: int) -> bool:
-        """Return False: any page may have been touched."""
-        return False
-
-    def resident(self, start: int, end: int) -> bool:
-        """Return False: pages may have to be brought in."""
-        return False
-
-    def data_limit(self) -> int:
-        """Return -1: there is no limit."""
-        return -1
-
-    def lock_limit(self) -> int:
-        """-1: no limit."""
-        return -1
-
-    def vma_start(self, address: int) -> int:
-        """Return 0: pages that look alike are one VMA."""
-        return 0
-
-    def read(self, address: int, length: int) -> bytes:
-        """Return nothing: there is no memory to read."""
-        return b""
-
-    def shown_file(self, fd: int, address: int, file: File) -> File:
-        """Return the file itself."""
-        return file
-
-    def maps(self) -> RangeMap[Vma]:
-        """Return a copy of the held map."""
-        return self.space.held.copy()
-
-    def maps_in(self, start: int, end: int) -> RangeMap[Vma]:
-        """Return a copy of the held map."""
-        return self.maps()
-
-
 #: The six arguments of a system call.
 Arguments = tuple[int, ...]
 #: Maps a call's name, arguments and outcome to the arguments of its host call. The result is None
-#: if the call is elided, the same object if the call is passed on unchanged, and another tuple if it
-#: is narrowed.
+#: if the call is elided, equal arguments if the call is passed on unchanged, and others if it is
+#: narrowed.
 HostRule = Callable[[str, Arguments, Outcome], Arguments | None]
 
 

@@ -28,8 +28,6 @@ from laconic.memory.calls import (
     PR_MDWE_REFUSE_EXEC_GAIN,
     PR_SET_MDWE,
     PR_SET_MEMORY_MERGE,
-    DefaultUpcalls,
-    Upcalls,
 )
 from laconic.memory.change import Outcome
 from laconic.memory.flags import (
@@ -50,6 +48,7 @@ from laconic.memory.madvise import mbind, set_vma_name
 from laconic.memory.mmap import OpenFile, page_align
 from laconic.memory.pal import HostError, Pal, refusal_errno
 from laconic.memory.space import AddressSpace
+from laconic.memory.upcalls import DefaultUpcalls, Upcalls
 from laconic.memory.vma import Vma
 
 __all__ = ["PAGE_SIZE", "PROT_READ", "PROT_WRITE", "MemoryManager", "VmaInfo"]

@@ -9,6 +9,7 @@ from laconic.memory.change import NOTHING, Change, Outcome, classify, new
 from laconic.memory.flags import (
     ADDRESS_MASK,
     PAGE_MASK,
+    PAGE_SIZE,
     PROT_EXEC,
     PROT_GROWSDOWN,
     PROT_GROWSUP,
@@ -46,34 +47,22 @@ def mprotect(
     a key is always passed on, because only the host knows which keys are allocated. Complexity:
     O(log n + k), and O(log n) if one VMA already has the requested protection.
     """
-    # The common cases first: pages of one VMA that may be changed. They read the VMA's flags by
-    # index and bit, because this path must cost less than the system call that it saves: `& 7` is
-    # VM_PROT, `>> 4 & 7` is VM_MAY_RWX, `& 4095` is the offset in a page, and VM_SEALED is the
-    # highest flag. PROT_EXEC alone is not common, as it allocates a protection key.
-    if not start & 4095 and pkey == -1 and not read_implies_exec and prot != PROT_EXEC:
+    # The common cases first: pages of one VMA that may be changed. PROT_EXEC alone is not common, as
+    # it allocates a protection key.
+    if not start % PAGE_SIZE and pkey == -1 and not read_implies_exec and prot != PROT_EXEC:
         vmas = space.vmas
-        hint = vmas.hints.get(start)
-        if hint is not None:
-            keys, values, low, high = hint
-            try:
-                if keys[low] <= start and start + length <= keys[high]:
-                    vma = values[low]
-                    if (
-                        vma is not None
-                        and vma[0] & 7 == prot
-                        and vma[0] < VM_SEALED
-                        and not space.mdwe
-                    ):
-                        return NOTHING
-            except IndexError:
-                pass  # the hint is stale
-        _, stop, vma = vmas.find(start)
         end = start + length
-        if vma is not None and start < end <= stop and vma[0] < VM_SEALED and not space.mdwe:
-            if vma[0] & 7 == prot:
+        vma = vmas.hinted(start, end)
+        if vma is not None and vma.flags & (VM_PROT | VM_SEALED) == prot and not space.mdwe:
+            return NOTHING
+        _, stop, vma = vmas.find(start)
+        if vma is not None and start < end <= stop and not space.mdwe:
+            flags = vma.flags
+            if flags & (VM_PROT | VM_SEALED) == prot:
                 vmas.hint(start)  # programs repeat redundant mprotects at the same address
                 return NOTHING
-            if not prot & ~(vma[0] >> 4 & 7) and not end & 4095:
+            may = flags >> 4 & VM_PROT  # VM_MAY% are four bits above VM_%
+            if not end % PAGE_SIZE and not prot & ~may and not flags & VM_SEALED:
                 return _within(space, start, end, prot, vma)
     return _mprotect(space, start, length, prot, pkey, read_implies_exec, vma_start)
 

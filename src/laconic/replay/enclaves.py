@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from laconic.libos.strategy import ContinuingStrategy, MemoryCall, Strategy, fork_of
+from laconic.libos.strategy import ContinuingStrategy, Maker, MemoryCall, Strategy, fork_of
 from laconic.libos.touches import Touches
 from laconic.linux.pagemap import Touched
 from laconic.memory.change import Change, new
@@ -23,7 +23,6 @@ from laconic.sgx.meter import Counts, Meter
 from laconic.trace.schema import Row
 from laconic.trace.selection import Selection
 
-Maker = Callable[[Meter, AddressSpace, Touches], Strategy]
 Told = tuple[Strategy, Meter, Counts]
 #: What the work of a strategy is for, where it is not a memory call's. EXEC is what execve frees; the
 #: new program's own memory is LOAD.

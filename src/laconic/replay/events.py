@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from mypy_extensions import mypyc_attr
+
 from laconic.linux.pagemap import Touched
 from laconic.memory.change import Change, Outcome
 from laconic.memory.mmap import OpenFile
@@ -68,6 +70,7 @@ class CallDone(NamedTuple):
         return not self.host_calls and self.result >= 0
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Listener:
     """Receives the events of a replay; each method does nothing by default."""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from laconic.libos.gramine import Libos
-from laconic.libos.strategy import Strategy
+from laconic.libos.strategy import Maker, Strategy
 from laconic.memory.change import EXTEND, MAP, RESTRICT, UNMAP
 from laconic.memory.flags import PROT_READ, PROT_WRITE
 from laconic.memory.rangemap import Range, join_ranges
@@ -136,24 +137,14 @@ class RecordingEdmm(Edmm):
         self.meter.pal_calls.append(PalRecord(self, name, start, end, old, new, kinds))
 
 
-def recording(rule: type[Strategy]) -> type[Strategy]:
-    """Return the strategy with a PAL that records, or the strategy itself if it has none of the two
-    PALs. Its meter must be a `RecordingMeter`."""
+def recording(rule: type[Strategy], **options: Any) -> Maker:
+    """Return what makes the strategy with a PAL that records, or the strategy itself if it has none
+    of the two PALs. The meters must be `RecordingMeter`s; `options` are arguments of the class."""
     if issubclass(rule, Libos):
-
-        class RecordingLibos(rule):  # type: ignore[misc, valid-type]
-            def make_pal(self, meter: Meter) -> Gramine:
-                return RecordingGramine(meter, self.switches)
-
-        return RecordingLibos
+        return partial(rule, pal_type=RecordingGramine, **options)
     if issubclass(rule, Classify):
-
-        class RecordingClassify(rule):  # type: ignore[misc, valid-type]
-            def make_pal(self, meter: Meter) -> Edmm:
-                return RecordingEdmm(meter, self.batch, self.sync)
-
-        return RecordingClassify
-    return rule
+        return partial(rule, pal_type=RecordingEdmm, **options)
+    return partial(rule, **options)
 
 
 def records_pal_calls(rule: type[Strategy]) -> bool:

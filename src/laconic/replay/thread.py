@@ -62,7 +62,7 @@ class Thread:
 
 
 class RecordedUpcalls:
-    """Answers as the host did (`laconic.memory.calls.Upcalls`), for the call whose facts were put
+    """Answers as the host did (`laconic.memory.upcalls.Upcalls`), for the call whose facts were put
     here.
 
     `guessed` is set where the trace does not hold an answer and one was made up that costs rather

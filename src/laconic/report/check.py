@@ -17,6 +17,7 @@ from laconic.report.names import filled, seen
 from laconic.report.numbers import share
 from laconic.stacks.symbolize import Place
 from laconic.trace.stacks import Stacks
+from laconic.trace.words import plural
 
 
 def as_json(figures: Figures, verdicts: Iterable[Verdict], stacks: Stacks) -> dict[str, Any]:
@@ -119,12 +120,12 @@ def headline(one: Offender, what: str) -> str:
     host = what == "host_calls"
     of = f" of {tally.calls:,}" if one.known else ""
     many = tally.host_calls if host else tally.redundant
-    plural = "call" if (tally.calls if one.known else many) == 1 else "calls"
+    calls = "call" if (tally.calls if one.known else many) == 1 else "calls"
     here = " from here" if one.key.function else ""
     if host:
-        text = f"{many:,} host call{'' if many == 1 else 's'} for {tally.calls:,} {call} {plural}{here}"
+        text = f"{plural(many, 'host call')} for {plural(tally.calls, f'{call} call')}{here}"
     else:
-        text = f"{many:,}{of} {call} {plural}{here} changed nothing"
+        text = f"{many:,}{of} {call} {calls}{here} changed nothing"
     if one.was is None:
         return text
     was = one.was.host_calls if host else one.was.redundant
@@ -135,11 +136,10 @@ def _enclave_headline(one: Offender, what: str) -> str:
     tally = one.tally
     number = getattr(tally, what)
     here = " from here" if one.key.function else ""
-    plural = "call" if tally.calls == 1 else "calls"
     cost = f"{number:,} enclave host calls"
     if what == "cycles":
         cost = f"{tally.cycles_low:,} to {number:,} enclave cycles"
-    text = f"{cost} for {tally.calls:,} {one.key.call} {plural}{here}"
+    text = f"{cost} for {plural(tally.calls, f'{one.key.call} call')}{here}"
     if one.was is None:
         return text
     was = getattr(one.was, what)

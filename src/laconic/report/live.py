@@ -15,6 +15,7 @@ from laconic.report import numbers
 from laconic.report.diff import place
 from laconic.report.headline import WORK, ends
 from laconic.report.shortnames import short_function, short_module
+from laconic.trace.words import plural
 
 #: Seconds that costs may be late before a person is told.
 _LATE = 3.0
@@ -26,7 +27,7 @@ def line(model: Model, width: int = 80) -> str:
     rates, count = model.rates, len(model.processes)
     share = f", {100 * rates.redundant / rates.calls:.1f} % redundant" if rates.calls else ""
     text = f"{model.time:,.1f} s: {rates.calls:,.0f} calls/s, {rates.host_calls:,.0f} host calls/s{share}"
-    memory = f"; {size(model.mapped)} in {count:,} process{'' if count == 1 else 'es'}"
+    memory = f"; {size(model.mapped)} in {plural(count, 'process', 'processes')}"
     if len(text) + len(memory) <= width:
         text += memory
     sites = [site for site in model.sites() if site.rate and site.named] if rates.redundant else []
@@ -125,11 +126,10 @@ def ending(model: Model, width: int = 80) -> str:
     """What there was in all, when the program has ended, and what a person must be told."""
     calls, host_calls, elided, _ = model.totals
     share = f" ({100 * elided / calls:.1f} %)" if calls else ""
-    plural = "" if model.ever == 1 else "es"
-    ending = "" if host_calls == 1 else "s"
+    processes = plural(model.ever, "process", "processes")
     text = (
-        f"laconic: {calls:,} memory calls in {model.ever:,} process{plural}: "
-        f"{host_calls:,} host call{ending}, {elided:,} elided{share}."
+        f"laconic: {calls:,} memory calls in {processes}: "
+        f"{plural(host_calls, 'host call')}, {elided:,} elided{share}."
     )
     hidden = sum(model.hidden.values())
     if hidden:

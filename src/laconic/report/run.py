@@ -134,8 +134,8 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
         console.print(textwrap.fill(_unmodeled(figures["unmodeled"]), width))
     verify = figures["verify"]
     if verify["mode"] != "off":
-        checks = f"{verify['checks']:,} check{'' if verify['checks'] == 1 else 's'}"
-        found = f"{verify['mismatches']:,} mismatch{'' if verify['mismatches'] == 1 else 'es'}"
+        checks = plural(verify["checks"], "check")
+        found = plural(verify["mismatches"], "mismatch", "mismatches")
         console.print(f"verify ({verify['mode']}): {checks}, {found}")
     for note in figures["notes"]:
         console.print(f"note: {note}")

@@ -13,6 +13,8 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
+from mypy_extensions import mypyc_attr
+
 from laconic.memory.flags import PAGE_SHIFT
 
 
@@ -63,43 +65,94 @@ class Counts:
 THINGS = tuple(field.name for field in fields(Counts))
 
 
-class Meter:
-    """Counts what is done to the enclaves of one strategy.
+class Book:
+    """What meters write to. Meters of the same strategy may share one.
 
-    `counts` is where the present work is entered: `at` chooses it by process and call. `epc_pages`
-    are committed now, over all enclaves, `peak_epc_pages` were at most. `exceeded` are the limits
-    that the library OS's settings state and that a program needed more of: the name of the option →
-    the most that one needed (bytes).
+    `counts` is where the present work is entered, one of `tables`, which are by process and call.
+    `epc_pages` are committed now, over all enclaves, `peak_epc_pages` were at most. `exceeded` are
+    the limits that the library OS's settings state and that a program needed more of: the name of
+    the option → the most that one needed (bytes).
     """
 
-    #: What a label's work is counted in.
-    counts_type: ClassVar[type[Counts]] = Counts
+    __slots__ = ("counts", "epc_pages", "exceeded", "peak_epc_pages", "tables")
 
-    def __init__(self) -> None:
-        self.counts = self.counts_type()
+    def __init__(self, counts: Counts) -> None:
+        self.counts = counts
         self.tables: dict[tuple[int, Hashable], Counts] = {}
         self.epc_pages = 0
         self.peak_epc_pages = 0
         self.exceeded: dict[str, int] = {}
 
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Meter:
+    """Counts what is done to the enclaves of one strategy, in its `book`."""
+
+    #: What a label's work is counted in.
+    counts_type: ClassVar[type[Counts]] = Counts
+
+    def __init__(self) -> None:
+        self.book = Book(self.counts_type())
+
+    @property
+    def counts(self) -> Counts:
+        """Where the present work is entered; `at` chooses it by process and call."""
+        return self.book.counts
+
+    @counts.setter
+    def counts(self, counts: Counts) -> None:
+        self.book.counts = counts
+
+    @property
+    def tables(self) -> dict[tuple[int, Hashable], Counts]:
+        """The counts by process and call."""
+        return self.book.tables
+
+    @tables.setter
+    def tables(self, tables: dict[tuple[int, Hashable], Counts]) -> None:
+        self.book.tables = tables
+
+    @property
+    def epc_pages(self) -> int:
+        """The pages that are committed now, over all enclaves."""
+        return self.book.epc_pages
+
+    @epc_pages.setter
+    def epc_pages(self, pages: int) -> None:
+        self.book.epc_pages = pages
+
+    @property
+    def peak_epc_pages(self) -> int:
+        """The most pages that were committed at once."""
+        return self.book.peak_epc_pages
+
+    @peak_epc_pages.setter
+    def peak_epc_pages(self, pages: int) -> None:
+        self.book.peak_epc_pages = pages
+
+    @property
+    def exceeded(self) -> dict[str, int]:
+        """The most that a program needed of a limit that it exceeded, by the option's name."""
+        return self.book.exceeded
+
     def exceeds(self, option: str, size: int) -> None:
         """A program needed `size` (bytes) of what `option` limits to less. O(1)."""
-        if size > self.exceeded.get(option, 0):
-            self.exceeded[option] = size
+        if size > self.book.exceeded.get(option, 0):
+            self.book.exceeded[option] = size
 
     def at(self, process: int, call: Hashable) -> None:
         """From now on, count the work for this `call`, a label, of this `process`, a number of the
         caller's. O(1)."""
         key = process, call
-        counts = self.tables.get(key)
+        counts = self.book.tables.get(key)
         if counts is None:
-            counts = self.tables[key] = self.counts_type()
-        self.counts = counts
+            counts = self.book.tables[key] = self.counts_type()
+        self.book.counts = counts
 
     def total(self) -> Counts:
         """All that was done, whoever it was for. O(processes × calls)."""
         total = Counts()
-        for counts in self.tables.values():
+        for counts in self.book.tables.values():
             total.add(counts)
         return total
 
@@ -107,17 +160,17 @@ class Meter:
 
     def host_call(self, times: int = 1) -> None:
         """OCALLs: each leaves the enclave and comes back."""
-        self.counts.host_calls += times
+        self.book.counts.host_calls += times
 
     def exception(self, times: int = 1) -> None:
         """Faults that the enclave's own handler resolves."""
-        self.counts.exceptions += times
+        self.book.counts.exceptions += times
 
     def restrict(self, start: int, end: int, prot: int) -> None:
         """The ioctl RESTRICT_PERMISSIONS: EMODPR and a tracking cycle for each page. The host call
         is not in it."""
         pages = end - start >> PAGE_SHIFT
-        counts = self.counts
+        counts = self.book.counts
         counts.ioctls += 1
         counts.emodpr += pages
         counts.etrack_ipis += pages
@@ -126,7 +179,7 @@ class Meter:
         """The ioctl MODIFY_TYPES: EMODT and a tracking cycle for each page. The host call is not in
         it."""
         pages = end - start >> PAGE_SHIFT
-        counts = self.counts
+        counts = self.book.counts
         counts.ioctls += 1
         counts.emodt += pages
         counts.etrack_ipis += pages
@@ -135,10 +188,10 @@ class Meter:
         """The ioctl REMOVE_PAGES: EREMOVE for each page, which leaves the EPC. The host call is not
         in it."""
         pages = end - start >> PAGE_SHIFT
-        counts = self.counts
+        counts = self.book.counts
         counts.ioctls += 1
         counts.eremove += pages
-        self.epc_pages -= pages
+        self.book.epc_pages -= pages
 
     def host_protect(self, start: int, end: int, prot: int) -> None:
         """The host's mprotect of its own mapping of the enclave: a host call."""
@@ -153,36 +206,36 @@ class Meter:
         `faults`.
         """
         pages = end - start >> PAGE_SHIFT
-        counts = self.counts
+        counts = self.book.counts
         counts.eaug_faults += pages if faults is None else faults
         counts.eaug += pages
-        self.epc_pages = now = self.epc_pages + pages
-        if now > self.peak_epc_pages:
-            self.peak_epc_pages = now
+        self.book.epc_pages = now = self.book.epc_pages + pages
+        if now > self.book.peak_epc_pages:
+            self.book.peak_epc_pages = now
 
     def eaccept(self, start: int, end: int, prot: int, request: int) -> None:
         """EACCEPT of each page: of a pending one (PENDING), a restricted one (PR), a new type
         (MODIFIED)."""
-        self.counts.eaccept += end - start >> PAGE_SHIFT
+        self.book.counts.eaccept += end - start >> PAGE_SHIFT
 
     def eacceptcopy(self, start: int, end: int, prot: int, source: int | None) -> None:
         """EACCEPTCOPY of pending pages, with `prot` at once; contents from `source` (bytes), a
         staging page if None."""
-        self.counts.eacceptcopy += end - start >> PAGE_SHIFT
+        self.book.counts.eacceptcopy += end - start >> PAGE_SHIFT
 
     def emodpe(self, start: int, end: int, prot: int) -> None:
         """EMODPE: adds `prot` to each page's permissions."""
-        self.counts.emodpe += end - start >> PAGE_SHIFT
+        self.book.counts.emodpe += end - start >> PAGE_SHIFT
 
     # Software's work
 
     def zero(self, start: int, end: int) -> None:
         """Writes zeroes over the pages, which must be writable."""
-        self.counts.pages_zeroed += end - start >> PAGE_SHIFT
+        self.book.counts.pages_zeroed += end - start >> PAGE_SHIFT
 
     def copy(self, pages: int) -> None:
         """Copies this many pages."""
-        self.counts.pages_copied += pages
+        self.book.counts.pages_copied += pages
 
     def place(self, moves: Iterable[tuple[int, int, int]]) -> None:
         """From now on, the pages of each `(start, end, target)` are called by the addresses from
@@ -193,29 +246,29 @@ class Meter:
 
     def create(self) -> None:
         """A new enclave."""
-        self.counts.ecreate += 1
-        self.counts.einit += 1
+        self.book.counts.ecreate += 1
+        self.book.counts.einit += 1
 
     def eadd(self, start: int, end: int) -> None:
         """Pages are added while the enclave is built, before the program starts: EADD of each."""
         pages = end - start >> PAGE_SHIFT
-        self.counts.eadd += pages
-        self.epc_pages += pages
-        self.peak_epc_pages = max(self.peak_epc_pages, self.epc_pages)
+        self.book.counts.eadd += pages
+        self.book.epc_pages += pages
+        self.book.peak_epc_pages = max(self.book.peak_epc_pages, self.book.epc_pages)
 
     def preheat(self, pages: int) -> None:
         """Pages of a new enclave are added by EADD in one ioctl, and then read once: a fault for
         each, which finds no page table entry."""
-        counts = self.counts
+        counts = self.book.counts
         counts.ioctls += 1
         counts.eadd += pages
         counts.eaug_faults += pages
-        self.epc_pages += pages
-        self.peak_epc_pages = max(self.peak_epc_pages, self.epc_pages)
+        self.book.epc_pages += pages
+        self.book.peak_epc_pages = max(self.book.peak_epc_pages, self.book.epc_pages)
 
     def destroy(self, pages: int) -> None:
         """An enclave ends: its `pages` go back to the driver."""
-        self.epc_pages -= pages
+        self.book.epc_pages -= pages
 
 
 #: What an EACCEPT asks for (SECINFO.FLAGS): bits 3 to 5 as the SDM has them.

@@ -11,16 +11,17 @@ import inspect
 import os
 import sys
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:  # `laconic run --help` lists the strategies, and must not wait for imports
-    from laconic.libos.strategy import Strategy
+    from laconic.libos.strategy import Maker, Strategy
     from laconic.memory.calls import Arguments, HostRule
     from laconic.memory.change import Outcome
+    from laconic.strategies.options import Options
 
 SGX2, LINUX, GRAMINE = "sgx2", "linux", "gramine"
 
@@ -100,7 +101,11 @@ def full_name(name: str) -> str:
 
     Raises LaconicError.
     """
-    return name if base_name(name) == name else strategy(name).name
+    base, colon, text = name.partition(":")
+    if not colon or base not in _REGISTRY:
+        return name
+    options = _options(name)
+    return options.full_name(options.parse(text))
 
 
 def has_rule(strategy: str | type[Strategy], host: str) -> bool:
@@ -116,16 +121,53 @@ def has_rule(strategy: str | type[Strategy], host: str) -> bool:
         if base in _REGISTRY or ":" not in base:
             return base in names_on(host)
     found = _users_own(strategy) if isinstance(strategy, str) else strategy
-    return found.linux_rule is not None if host == LINUX else not found.__abstractmethods__
+    return found.linux_rule is not None if host == LINUX else not _missing(found)
 
 
 def strategy(strategy: str | type[Strategy]) -> type[Strategy]:
     """Return the class of a strategy for enclaves: by its name, by `module:Class`, or the class
     itself.
 
-    Raises LaconicError if there is none, or if it has no rule for enclaves.
+    Options in the name are checked, but are not part of the class (`arguments`). Raises LaconicError
+    if there is none, or if it has no rule for enclaves.
     """
     return _class_for(strategy, SGX2)
+
+
+def arguments(strategy: str | type[Strategy]) -> dict[str, Any]:
+    """Return the keyword arguments by which a strategy's class gets the options in the name.
+
+    Raises LaconicError for an unknown option or a wrong value.
+    """
+    if not isinstance(strategy, str) or base_name(strategy) == strategy:
+        return {}
+    _, _, text = strategy.partition(":")
+    return {"values": _options(strategy).parse(text)}
+
+
+def maker(strategy: str | type[Strategy]) -> Maker:
+    """Return what makes the enclaves of a strategy: its class, with the options in the name.
+
+    Raises LaconicError as `strategy`.
+    """
+    made = _class_for(strategy, SGX2)
+    options = arguments(strategy)
+    return partial(made, **options) if options else made
+
+
+def is_strict(strategy: str | type[Strategy]) -> bool:
+    """Return whether a strategy, with the options in its name, keeps the law Strict without
+    exception.
+
+    Raises LaconicError as `strategy`.
+    """
+    found = _class_for(strategy, SGX2)
+    values = arguments(strategy).get("values")
+    if values is not None and isinstance(strategy, str):
+        depends = _options(strategy).is_strict
+        if depends is not None:
+            return depends(values)
+    return found.strict
 
 
 def linux_rule(strategy: str | type[Strategy]) -> HostRule:
@@ -187,16 +229,20 @@ def _class_for(strategy: str | type[Strategy], host: str) -> type[Strategy]:
     strategy_class: type[Strategy] = getattr(
         import_module(f"laconic.strategies.{module}"), class_name
     )
-    return strategy_class if base == strategy else _tuned(strategy_class, strategy)
+    arguments(strategy)
+    return strategy_class
 
 
-def _tuned(strategy_class: type[Strategy], name: str) -> type[Strategy]:
-    from laconic.strategies.options import Tunable
-
-    base, _, options = name.partition(":")
-    if not issubclass(strategy_class, Tunable):
+def _options(name: str) -> Options:
+    # The options that the strategy of a name with options has: OPTIONS of its module.
+    base = base_name(name)
+    module, _, _ = _REGISTRY[base].place.partition(":")
+    options: Options | None = getattr(
+        import_module(f"laconic.strategies.{module}"), "OPTIONS", None
+    )
+    if options is None:
         raise LaconicError(f"{name!r}: the strategy {base!r} has no options; use {base!r} alone")
-    return strategy_class.tuned(options)
+    return options
 
 
 def _users_own(name: str) -> type[Strategy]:
@@ -239,9 +285,32 @@ def _check_rule(found: type[Strategy], name: str | None, host: str) -> None:
         raise LaconicError(
             f"the strategy {name!r}: define linux_rule(name, args, outcome) as a @staticmethod"
         )
-    if host == SGX2 and found.__abstractmethods__:
-        missing = ", ".join(sorted(found.__abstractmethods__))
-        raise LaconicError(f"the strategy {name!r} lacks methods: define {missing}")
+    missing = _missing(found) if host == SGX2 else []
+    if missing:
+        raise LaconicError(f"the strategy {name!r} lacks methods: define {', '.join(missing)}")
+
+
+def _missing(found: type[Strategy]) -> list[str]:
+    # The abstract methods that a class does not define. Strategy has no ABCMeta: compiled classes
+    # would share its cache of subclasses, and have no list of abstract methods.
+    from laconic.libos.strategy import ContinuingStrategy, Strategy
+
+    missing = []
+    for name in (
+        "call",
+        "end",
+        "execute",
+        "fork",
+        "grow",
+        "load",
+        "thread",
+        "thread_ends",
+        "touch",
+    ):
+        base = ContinuingStrategy if name == "execute" else Strategy
+        if issubclass(found, base) and getattr(found, name) is getattr(base, name):
+            missing.append(name)
+    return missing
 
 
 def _takes_three(rule: object) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Self
+from typing import ClassVar, Self
 
 from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import CLEAN, OWN, Touches
@@ -68,13 +68,13 @@ class Bound(Strategy):
     """The floor of one enclave, under the costs of `floor`. Its `peak_epc_pages` are those of the
     live pages alone."""
 
-    name = "bound"
-    hears_all = False
+    name: ClassVar[str] = "bound"
 
     def __init__(
         self, meter: Meter, space: AddressSpace, touches: Touches, floor: PageFloor
     ) -> None:
         super().__init__(meter, space, touches)
+        self.hears_all = False
         self.floor = floor
         #: Pages that are live, or have something open; no others are here, and so a
         #: reservation costs nothing.

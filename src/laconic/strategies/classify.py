@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import ClassVar, Self
 
+from mypy_extensions import mypyc_attr
+
 from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import OWN, Touches
 from laconic.linux.pal import only_changes
@@ -38,7 +40,6 @@ from laconic.memory.flags import (
     VM_WIPEONFORK,
 )
 from laconic.memory.mmap import populates
-from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import Meter
@@ -55,36 +56,46 @@ THREAD_STACK = 7 * PAGE
 _INTERNAL, _SLOT = TASK_SIZE + PAGE, 16 * PAGE
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Classify(Strategy):
     """The rule `classify`; `laconic` differs in what it commits, and when."""
 
-    name = "classify"
+    name: ClassVar[str] = "classify"
     linux_rule: ClassVar[HostRule | None] = only_changes
-    hears_all = False
-    strict = True
-    can_sync = True
+    strict: ClassVar[bool] = True
+    can_sync: ClassVar[bool] = True
     #: Whether the ioctls of one step share a host call; whether all that is accessible is committed
     #: at once.
-    batch = False
-    eager = True
+    batch: ClassVar[bool] = False
+    eager: ClassVar[bool] = True
 
     def __init__(
-        self, meter: Meter, space: AddressSpace, touches: Touches, *, sync: bool = False
+        self,
+        meter: Meter,
+        space: AddressSpace,
+        touches: Touches,
+        *,
+        sync: bool = False,
+        pal_type: type[Edmm] = Edmm,
     ) -> None:
         super().__init__(meter, space, touches)
+        self.hears_all = False
         self.sync = sync
+        self.pal_type = pal_type
         self.pal = self.make_pal(meter)
         self.left = self.pal.left
         #: Files whose contents the host has given.
         self.hosted: set[File] = set()
         self.sizes = touches.sizes
         self.threads = self.slots = 0
-        #: Guard regions (MADV_GUARD_INSTALL), which VMAs do not show.
-        self.guards: RangeMap[bool] = RangeMap()
 
     def make_pal(self, meter: Meter) -> Edmm:
         """The PAL of a new process."""
-        return Edmm(meter, self.batch, self.sync)
+        return self.pal_type(meter, self.batch, self.sync)
+
+    def sibling(self, space: AddressSpace, touches: Touches) -> Self:
+        """Return the same strategy for another enclave."""
+        return type(self)(self.meter, space, touches, sync=self.sync, pal_type=self.pal_type)
 
     # What the program does
 
@@ -399,7 +410,7 @@ class Classify(Strategy):
 
         Raises PalError where the host has no room for them.
         """
-        child = type(self)(self.meter, space, touches, sync=self.sync)
+        child = self.sibling(space, touches)
         child.guards = self.guards.copy()
         self.meter.host_call()
         self.meter.create()

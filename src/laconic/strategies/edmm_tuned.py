@@ -46,8 +46,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final, NamedTuple, Self
 
+from mypy_extensions import mypyc_attr
+
 from laconic.errors import LaconicError
-from laconic.libos.strategy import MemoryCall
+from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import OWN, Touches
 from laconic.memory.change import EXTEND, FILE, MAP, RESTRICT, ZERO, Change, coalesce
 from laconic.memory.flags import (
@@ -74,7 +76,7 @@ from laconic.memory.vma import Vma
 from laconic.sgx.meter import PENDING, PR, Meter
 from laconic.sgx.pal.edmm import permissions
 from laconic.sgx.pal.gramine import RW, remove_run
-from laconic.strategies.options import Option, Tunable, choice, number, parse_size, show_size
+from laconic.strategies.options import Option, Options, choice, number, parse_size, show_size
 
 #: A thread's stack in the LibOS, above all that a program can map.
 THREAD_STACK: Final = 7 * PAGE_SIZE
@@ -353,14 +355,39 @@ class Pal:
             self.committed.set(begin, stop, None)
 
 
-class EdmmTuned(Tunable):
-    """The strategy `edmm-tuned`: the library OS above `pal`. Raises `SgxError` if the host fails.
+def _check(values: Mapping[str, Any]) -> None:
+    # Raise LaconicError if the options cannot be combined.
+    tuning = Tuning(**values)
+    if not tuning.heap:
+        raise LaconicError(f"{NAME}: 'heap=0' is not a heap; use heap=1G")
+    if tuning.preheat > tuning.heap:
+        raise LaconicError(
+            f"{NAME}: 'preheat={show_size(tuning.preheat)}' exceeds the heap of "
+            f"{show_size(tuning.heap)}; use a smaller preheat, or a larger heap"
+        )
+    if tuning.batch == FAULT and tuning.demand:
+        raise LaconicError(
+            f"{NAME}: 'batch={FAULT}' cannot be combined with 'demand={tuning.demand}', "
+            f"because that driver refuses other faults; use batch={MADVISE}, or demand=0"
+        )
 
-    Without options it has all four optimizations, with the values of the authors' scripts.
-    """
 
-    name = "edmm-tuned"
-    OPTIONS: ClassVar[Mapping[str, Option]] = {
+#: The paper's names, each of the last four with what the one before has. The values 64M, 1, 8 and
+#: 15 are those of the authors' scripts and code, not the paper's, which are unknown.
+_SETTINGS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "static": {"preheat": Tuning().heap},
+    "edmm": {},
+    "edmm+demand": {"demand": 1},
+    "+preheat": {"preheat": 64 << 20},
+    "+batch": {"preheat": 64 << 20, "batch": MADVISE},
+    "+contiguous": {"preheat": 64 << 20, "batch": MADVISE, "demand": 8},
+    "+lazy": {"preheat": 64 << 20, "batch": MADVISE, "demand": 8, "lazyfree": 15},
+}
+NAME: Final = "edmm-tuned"
+#: Without options the strategy has all four optimizations, with the values of the authors' scripts.
+OPTIONS: Final = Options(
+    NAME,
+    {
         "preheat": Option(parse_size, "a size in whole pages, such as 64M", 0, show_size),
         "demand": Option(
             number(0, _MOST_DEMAND), "the pages that a first touch commits; 0: all at once", 0
@@ -368,40 +395,33 @@ class EdmmTuned(Tunable):
         "batch": Option(choice(NONE, FAULT, MADVISE), f"{NONE}, {FAULT} or {MADVISE}", NONE),
         "lazyfree": Option(number(0, 100), "0 to 100 percent of the heap", 0),
         "heap": Option(parse_size, "the size of the heap, such as 1G", Tuning().heap, show_size),
-    }
-    #: The paper's names, each of the last four with what the one before has. The values 64M, 1, 8
-    #: and 15 are those of the authors' scripts and code, not the paper's, which are unknown.
-    SETTINGS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "static": {"preheat": Tuning().heap},
-        "edmm": {},
-        "edmm+demand": {"demand": 1},
-        "+preheat": {"preheat": 64 << 20},
-        "+batch": {"preheat": 64 << 20, "batch": MADVISE},
-        "+contiguous": {"preheat": 64 << 20, "batch": MADVISE, "demand": 8},
-        "+lazy": {"preheat": 64 << 20, "batch": MADVISE, "demand": 8, "lazyfree": 15},
-    }
-    values: ClassVar[Mapping[str, Any]] = SETTINGS["+lazy"]
+    },
+    _SETTINGS,
+    _SETTINGS["+lazy"],
+    _check,
+)
 
-    @classmethod
-    def check(cls, values: Mapping[str, Any]) -> None:
-        """Raise LaconicError if the options cannot be combined."""
-        tuning = Tuning(**values)
-        if not tuning.heap:
-            raise LaconicError(f"{cls.name}: 'heap=0' is not a heap; use heap=1G")
-        if tuning.preheat > tuning.heap:
-            raise LaconicError(
-                f"{cls.name}: 'preheat={show_size(tuning.preheat)}' exceeds the heap of "
-                f"{show_size(tuning.heap)}; use a smaller preheat, or a larger heap"
-            )
-        if tuning.batch == FAULT and tuning.demand:
-            raise LaconicError(
-                f"{cls.name}: 'batch={FAULT}' cannot be combined with 'demand={tuning.demand}', "
-                f"because that driver refuses other faults; use batch={MADVISE}, or demand=0"
-            )
 
-    def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
+@mypyc_attr(allow_interpreted_subclasses=True)
+class EdmmTuned(Strategy):
+    """The strategy `edmm-tuned`: the library OS above `pal`. Raises `SgxError` if the host fails.
+
+    `values` are those of its options.
+    """
+
+    name: ClassVar[str] = NAME
+
+    def __init__(
+        self,
+        meter: Meter,
+        space: AddressSpace,
+        touches: Touches,
+        *,
+        values: Mapping[str, Any] = OPTIONS.values,
+    ) -> None:
         super().__init__(meter, space, touches)
-        self.pal = Pal(meter, Tuning(**self.values))
+        self.values = values
+        self.pal = Pal(meter, Tuning(**values))
         self.sizes = touches.sizes
         #: The stacks of threads, and those of ended ones.
         self._threads: list[int] = []
@@ -572,7 +592,7 @@ class EdmmTuned(Tunable):
 
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
         """Return the child's enclave: what memory holds is sent to it, and allocated there. O(n)."""
-        child = type(self)(self.meter, space, touches)
+        child = type(self)(self.meter, space, touches, values=self.values)
         self.meter.host_call()
         self.meter.create()
         child.pal.start()

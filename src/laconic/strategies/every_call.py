@@ -18,10 +18,13 @@ from collections.abc import Iterable, Mapping
 from errno import ENOMEM
 from typing import Any, ClassVar, Final, Self
 
+from mypy_extensions import mypyc_attr
+
 from laconic.errors import LaconicError
 from laconic.libos import checkpoint, execute, files, heap, loader
 from laconic.libos.execute import Kept
 from laconic.libos.gramine import VMA_MAY_WRITE, VMA_TAINTED, Libos, LibosVma
+from laconic.libos.settings import DEFAULTS, Settings
 from laconic.libos.strategy import MemoryCall
 from laconic.libos.threads import Threads
 from laconic.libos.touches import Touches
@@ -52,10 +55,27 @@ from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import Meter
 from laconic.sgx.model.faults import SgxError
 from laconic.sgx.pal.edmm import PalError
-from laconic.sgx.pal.gramine import LAZY, RW
+from laconic.sgx.pal.gramine import LAZY, RW, Gramine
 from laconic.sgx.pal.switches import ALL_SWITCHES, Switches
-from laconic.strategies.options import Option, Tunable, number, show_switch, switch
+from laconic.strategies.options import Option, Options, number, show_switch, switch
 
+
+def _is_strict(values: Mapping[str, Any]) -> bool:
+    return Switches(**values).is_strict
+
+
+OPTIONS: Final = Options(
+    "every-call",
+    {
+        name: Option(number(0, 512), "pages from 0 to 512", 0)
+        if name == "demand"
+        else Option(switch, "on or off", False, show_switch)
+        for name in Switches._fields
+    },
+    {"all": ALL_SWITCHES._asdict()},
+    shown=("all",),
+    is_strict=_is_strict,
+)
 #: What a descriptor without a description refers to.
 _UNKNOWN: Final = File(0, 3, -3, "?")
 
@@ -65,8 +85,10 @@ class ProcessKilled(LaconicError):
     nothing rolled back."""
 
 
-class EveryCall(Libos, Tunable):
-    """The rule `every-call`, and the changes to it that its options switch on.
+@mypyc_attr(allow_interpreted_subclasses=True)
+class EveryCall(Libos):
+    """The rule `every-call`, and the changes to it that its options switch on: `values` are those
+    of its options.
 
     Any failure raises `ProcessKilled`: upstream's `die_or_inf_loop` ends the process there.
 
@@ -76,34 +98,36 @@ class EveryCall(Libos, Tunable):
     file that mprotect opens.
     """
 
-    name = "every-call"
+    name: ClassVar[str] = "every-call"
     linux_rule: ClassVar[HostRule | None] = as_made
-    OPTIONS: ClassVar[Mapping[str, Option]] = {
-        name: Option(number(0, 512), "pages from 0 to 512", 0)
-        if name == "demand"
-        else Option(switch, "on or off", False, show_switch)
-        for name in Switches._fields
-    }
-    SETTINGS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"all": ALL_SWITCHES._asdict()}
 
-    @classmethod
-    def tuned(cls, text: str) -> type[Self]:
-        """Return the strategy with the switches of `text`.
-
-        Raises LaconicError for an unknown switch or a wrong value.
-        """
-        rule = super().tuned(text)
-        if rule is not cls:
-            rule.switches = Switches(**rule.values)
-            rule.strict = rule.switches.is_strict
-            if rule.switches == ALL_SWITCHES:
-                rule.name = f"{cls.name}:all"
-        return rule
-
-    def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
-        super().__init__(meter, space, touches)
+    def __init__(
+        self,
+        meter: Meter,
+        space: AddressSpace,
+        touches: Touches,
+        *,
+        settings: Settings = DEFAULTS,
+        pal_type: type[Gramine] = Gramine,
+        values: Mapping[str, Any] = OPTIONS.values,
+    ) -> None:
+        switches = Switches(**values)
+        super().__init__(
+            meter, space, touches, settings=settings, pal_type=pal_type, switches=switches
+        )
         self.threads = Threads(self.settings)
         self._is_executing = False
+
+    def sibling(self, space: AddressSpace, touches: Touches) -> Self:
+        """Return the same LibOS for another program or process."""
+        return type(self)(
+            self.meter,
+            space,
+            touches,
+            settings=self.settings,
+            pal_type=self.pal_type,
+            values=self.switches._asdict(),
+        )
 
     # What the program does
 
@@ -132,7 +156,7 @@ class EveryCall(Libos, Tunable):
             execute.free_program(self, kept)
         except SgxError as error:
             raise _killed("execve", error) from error
-        successor = type(self)(self.meter, space, touches)
+        successor = self.sibling(space, touches)
         successor.pal = self.pal
         successor.slab = self.slab
         successor.threads = self.threads
@@ -352,7 +376,7 @@ class EveryCall(Libos, Tunable):
         """The child's enclave: a checkpoint is sent, and anonymous memory page by page; files are
         mapped again. O(n)."""
         meter = self.meter
-        child = type(self)(meter, space, touches)
+        child = self.sibling(space, touches)
         meter.host_call()
         meter.create()
         try:

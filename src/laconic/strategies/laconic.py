@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import ClassVar
+from typing import Any, ClassVar, Self
+
+from mypy_extensions import mypyc_attr
 
 from laconic.libos.strategy import MemoryCall
 from laconic.libos.touches import Touches
@@ -34,38 +36,63 @@ from laconic.memory.vma import Vma
 from laconic.sgx.meter import Meter
 from laconic.sgx.pal.edmm import Edmm, PalError, permissions
 from laconic.strategies.classify import PAGE, Classify
-from laconic.strategies.options import Option, Tunable, choice
+from laconic.strategies.options import Option, Options, choice
+
+OPTIONS = Options(
+    "laconic", {"batch": Option(choice("none", "madvise"), "none or madvise", "none")}
+)
 
 
-class Laconic(Classify, Tunable):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Laconic(Classify):
     """The rule `laconic`. `known_touches`: it knows beforehand which pages will be touched, and
     commits just these."""
 
-    name = "laconic"
-    OPTIONS: ClassVar[Mapping[str, Option]] = {
-        "batch": Option(choice("none", "madvise"), "none or madvise", "none"),
-    }
-    batch = True
-    eager = False
-    known_touches = False
-    #: Pages that a first fault on anonymous memory commits, and that one commits at most.
-    FIRST, MOST = 4, 64
+    name: ClassVar[str] = "laconic"
+    batch: ClassVar[bool] = True
+    eager: ClassVar[bool] = False
+    known_touches: ClassVar[bool] = False
+    #: Pages that a first fault on anonymous memory commits.
+    FIRST: ClassVar[int] = 4
+    #: Pages that one fault on anonymous memory commits at most.
+    MOST: ClassVar[int] = 64
     #: Pages of a file that are committed together, aligned in it.
-    BLOCK = 16
-    #: Pages of a mapping so small that it is committed at once, and of a new program's stack.
-    SMALL, STACK = 16, 8
+    BLOCK: ClassVar[int] = 16
+    #: Pages of a mapping so small that it is committed at once.
+    SMALL: ClassVar[int] = 16
+    #: Pages of a new program's stack that are committed at once.
+    STACK: ClassVar[int] = 8
 
     def __init__(
-        self, meter: Meter, space: AddressSpace, touches: Touches, *, sync: bool = False
+        self,
+        meter: Meter,
+        space: AddressSpace,
+        touches: Touches,
+        *,
+        sync: bool = False,
+        pal_type: type[Edmm] = Edmm,
+        values: Mapping[str, Any] = OPTIONS.values,
     ) -> None:
-        super().__init__(meter, space, touches, sync=sync)
+        self.values = values
+        super().__init__(meter, space, touches, sync=sync, pal_type=pal_type)
         #: Where the next fault is expected, if touches go on; how many pages it then commits.
         self._expected = 0
         self._window = self.FIRST
 
     def make_pal(self, meter: Meter) -> Edmm:
         """Return the PAL of a new enclave."""
-        return Edmm(meter, self.batch, self.sync, self.values.get("batch") == "madvise")
+        return self.pal_type(meter, self.batch, self.sync, self.values["batch"] == "madvise")
+
+    def sibling(self, space: AddressSpace, touches: Touches) -> Self:
+        """Return the same strategy for another enclave."""
+        return type(self)(
+            self.meter,
+            space,
+            touches,
+            sync=self.sync,
+            pal_type=self.pal_type,
+            values=self.values,
+        )
 
     def map(self, start: int, end: int, vma: Vma, populate: bool = False) -> None:
         """Pages were mapped: they wait for their first touch, unless that is certain or nearly so.

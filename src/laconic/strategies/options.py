@@ -10,10 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from itertools import product
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from laconic.errors import LaconicError
-from laconic.libos.strategy import Strategy
 from laconic.memory.flags import PAGE_SIZE
 
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
@@ -89,79 +88,89 @@ def show_switch(value: bool) -> str:
     return "on" if value else "off"
 
 
-class Tunable(Strategy):
-    """A strategy with options.
+class Options:
+    """The options of the strategy `strategy`.
 
-    `OPTIONS` are the options by name. `SETTINGS` are values of options under one name. `values` are
-    the present values of options that are not off; those of the class are what the strategy's name
-    alone means.
+    `options` are the options by name. `settings` are values of options under one name. `values` are
+    those that the strategy's name alone means, without any option if None. `check` raises
+    LaconicError if values cannot be combined. `shown` are the settings whose names are shown
+    instead of their options. `is_strict` returns whether the strategy keeps the law Strict with
+    given values; None if the values make no difference.
     """
 
-    OPTIONS: ClassVar[Mapping[str, Option]]
-    SETTINGS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    values: ClassVar[Mapping[str, Any]] = {}
+    def __init__(
+        self,
+        strategy: str,
+        options: Mapping[str, Option],
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        values: Mapping[str, Any] | None = None,
+        check: Callable[[Mapping[str, Any]], None] | None = None,
+        shown: Iterable[str] = (),
+        is_strict: Callable[[Mapping[str, Any]], bool] | None = None,
+    ) -> None:
+        self.strategy = strategy
+        self.options = options
+        self.settings = {} if settings is None else settings
+        self.off = {name: option.off for name, option in options.items()}
+        self.values = self.off | dict(values or {})
+        self.is_strict = is_strict
+        self._check = check
+        self._shown = [(name, self.off | dict(self.settings[name])) for name in shown]
 
-    @classmethod
-    def off(cls) -> dict[str, Any]:
-        """Return the values without any option."""
-        return {name: option.off for name, option in cls.OPTIONS.items()}
+    def full_name(self, values: Mapping[str, Any]) -> str:
+        """Return the strategy's name with the options that are not off, in one order.
 
-    @classmethod
-    def check(cls, values: Mapping[str, Any]) -> None:
-        """Raise LaconicError if `values` cannot be combined."""
-
-    @classmethod
-    def tuned(cls, text: str) -> type[Self]:
-        """Return the strategy with the options of `text`, what follows the colon in its name.
-
-        Its `name` contains the options that are not off, in one order, so that equal settings have
-        equal names. Raises LaconicError for an unknown option or a wrong value.
+        Equal settings therefore have equal names.
         """
-        values = cls._values(text)
-        cls.check(values)
-        if values == cls.off() | dict(cls.values):
-            return cls
+        if values == self.values:
+            return self.strategy
+        for setting, those in self._shown:
+            if values == those:
+                return f"{self.strategy}:{setting}"
         given = [
             f"{name}={option.show(values[name])}"
-            for name, option in cls.OPTIONS.items()
+            for name, option in self.options.items()
             if values[name] != option.off
         ]
-        given = given or [name for name, setting in cls.SETTINGS.items() if not setting]
-        name = f"{cls.name}:{','.join(given)}"
-        return type(cls.__name__, (cls,), {"name": name, "values": values})
+        given = given or [name for name, setting in self.settings.items() if not setting]
+        return f"{self.strategy}:{','.join(given)}"
 
-    @classmethod
-    def _values(cls, text: str) -> dict[str, Any]:
-        values = cls.off()
+    def parse(self, text: str) -> dict[str, Any]:
+        """Return the value of each option according to `text`, what follows the colon in a name.
+
+        Raises LaconicError for an unknown option or a wrong value.
+        """
+        values = dict(self.off)
         seen: set[str] = set()
         for place, word in enumerate(text.split(",")):
             name, equals, value = word.partition("=")
-            if not equals and place == 0 and word in cls.SETTINGS:
-                values |= cls.SETTINGS[word]
+            if not equals and place == 0 and word in self.settings:
+                values |= self.settings[word]
                 continue
-            option = cls.OPTIONS.get(name)
+            option = self.options.get(name)
             if option is None or not equals:
-                raise LaconicError(
-                    f"the strategy {cls.name!r} has no option {word!r}; use "
-                    + ", ".join(
-                        f"{known}=VALUE ({option.accepts})" for known, option in cls.OPTIONS.items()
-                    )
-                    + (
-                        f", or begin with a setting: {', '.join(cls.SETTINGS)}"
-                        if cls.SETTINGS
-                        else ""
-                    )
-                )
+                raise LaconicError(self._unknown(word))
             if name in seen:
-                raise LaconicError(f"{cls.name}: the option {name!r} is there twice; use it once")
+                raise LaconicError(
+                    f"{self.strategy}: the option {name!r} is there twice; use it once"
+                )
             seen.add(name)
             try:
                 values[name] = option.parse(value)
             except ValueError:
                 raise LaconicError(
-                    f"{cls.name}: {word!r} is not a value of {name}; use {option.accepts}"
+                    f"{self.strategy}: {word!r} is not a value of {name}; use {option.accepts}"
                 ) from None
+        if self._check is not None:
+            self._check(values)
         return values
+
+    def _unknown(self, word: str) -> str:
+        known = [f"{name}=VALUE ({option.accepts})" for name, option in self.options.items()]
+        message = f"the strategy {self.strategy!r} has no option {word!r}; use {', '.join(known)}"
+        if self.settings:
+            message += f", or begin with a setting: {', '.join(self.settings)}"
+        return message
 
 
 def split_names(text: str) -> list[str]:

@@ -32,7 +32,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
-from typing import Final, NamedTuple, Self
+from typing import ClassVar, Final, NamedTuple, Self
+
+from mypy_extensions import mypyc_attr
 
 from laconic.errors import LaconicError
 from laconic.libos.strategy import MemoryCall, Strategy
@@ -232,6 +234,7 @@ class Emm:
                 meter.host_protect(begin, stop, 0)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class SgxEmm(Strategy):
     """The strategy `sgx-emm`: the library OS above `emm`.
 
@@ -239,7 +242,7 @@ class SgxEmm(Strategy):
     OCALL of each change, so `--pte` makes no difference.
     """
 
-    name = "sgx-emm"
+    name: ClassVar[str] = "sgx-emm"
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)

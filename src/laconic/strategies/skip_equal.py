@@ -13,25 +13,53 @@ is done right here:
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
+
+from mypy_extensions import mypyc_attr
 
 from laconic.errors import LaconicError
+from laconic.libos.settings import DEFAULTS, Settings
+from laconic.libos.touches import Touches
 from laconic.linux.pal import skip_equal
+from laconic.memory.calls import HostRule
+from laconic.memory.space import AddressSpace
+from laconic.sgx.meter import Meter
+from laconic.sgx.pal.gramine import Gramine
 from laconic.sgx.pal.switches import Switches
 from laconic.strategies.every_call import EveryCall
+from laconic.strategies.options import Options
 
 
+class _NoOptions(Options):
+    # Those of every-call do the same.
+
+    def parse(self, text: str) -> dict[str, Any]:
+        raise LaconicError(
+            f"'{self.strategy}:{text}': the strategy {self.strategy!r} has no options; "
+            f"use every-call:equal=on,{text}"
+        )
+
+
+OPTIONS: Final = _NoOptions("skip-equal", {})
+_VALUES: Final[Mapping[str, Any]] = Switches(equal=True)._asdict()
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
 class SkipEqual(EveryCall):
     """The strategy `skip-equal`: `every-call:equal=on`, with a rule for Linux."""
 
-    name = "skip-equal"
-    linux_rule = skip_equal
-    switches: ClassVar[Switches] = Switches(equal=True)
+    name: ClassVar[str] = "skip-equal"
+    linux_rule: ClassVar[HostRule | None] = skip_equal
 
-    @classmethod
-    def tuned(cls, text: str) -> type[Self]:
-        """Raise LaconicError: there are no options."""
-        raise LaconicError(
-            f"'{cls.name}:{text}': the strategy {cls.name!r} has no options; "
-            f"use every-call:equal=on,{text}"
-        )
+    def __init__(
+        self,
+        meter: Meter,
+        space: AddressSpace,
+        touches: Touches,
+        *,
+        settings: Settings = DEFAULTS,
+        pal_type: type[Gramine] = Gramine,
+        values: Mapping[str, Any] = _VALUES,
+    ) -> None:
+        super().__init__(meter, space, touches, settings=settings, pal_type=pal_type, values=values)

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
-from laconic.libos.strategy import ContinuingStrategy, MemoryCall, Strategy, fork_of
+from laconic.libos.strategy import ContinuingStrategy, Maker, MemoryCall, Strategy, fork_of
 from laconic.libos.touches import Touches
 from laconic.memory.change import Change
 from laconic.memory.space import AddressSpace, Entry
@@ -67,7 +67,7 @@ class Verified(Strategy):
     also each operation that the model refuses. O(pages' runs + VMAs) a step.
     """
 
-    name = "verified"
+    name: ClassVar[str] = "verified"
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Verified(Strategy):
         space: AddressSpace,
         touches: Touches,
         *,
-        make: Callable[[Meter, AddressSpace, Touches], Strategy],
+        make: Maker,
         report: Report,
         pte: str = "rwx",
         machine: Machine | None = None,
@@ -83,7 +83,7 @@ class Verified(Strategy):
         super().__init__(meter, space, touches)
         self.report = report
         self.pte = pte
-        self.machine = machine or Machine(Driver.ready(0, _SIZE, pte=pte), meter)
+        self.machine = machine or Machine(Driver.ready(0, _SIZE, pte=pte), meter.book)
         self.inner = make(self.machine, space, touches)
         self.watch = Watch(self.machine, space)
         self.hears_all = self.inner.hears_all
@@ -121,11 +121,11 @@ class Verified(Strategy):
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
         """The child's enclave, which is another machine with the same counts."""
         return type(self)(
-            self.meter, space, touches, make=self._child, report=self.report, pte=self.pte
+            self.meter, space, touches, make=self.child_maker, report=self.report, pte=self.pte
         )
 
-    def _child(self, machine: Meter, space: AddressSpace, touches: Touches) -> Strategy:
-        # A strategy gives its meter to its child, and the child's is another machine.
+    def child_maker(self, machine: Meter, space: AddressSpace, touches: Touches) -> Strategy:
+        """Make the strategy of a child. It gets its parent's meter, which must be another machine."""
         self.inner.meter = machine
         try:
             return fork_of(self.inner, space, touches)
@@ -148,19 +148,81 @@ class Verified(Strategy):
             self.report.add([str(refused)])
 
 
-class VerifiedContinuing(Verified, ContinuingStrategy):
-    """A `ContinuingStrategy` on a machine of its own, which the next program runs in too."""
+class VerifiedContinuing(ContinuingStrategy):
+    """A `ContinuingStrategy` on a machine of its own, which the next program runs in too.
 
-    inner: ContinuingStrategy
+    `verified` does the work; its `inner` is the strategy.
+    """
+
+    name: ClassVar[str] = "verified"
+
+    def __init__(
+        self,
+        meter: Meter,
+        space: AddressSpace,
+        touches: Touches,
+        *,
+        make: Maker,
+        report: Report,
+        pte: str = "rwx",
+        machine: Machine | None = None,
+    ) -> None:
+        super().__init__(meter, space, touches)
+        self.verified = Verified(
+            meter, space, touches, make=make, report=report, pte=pte, machine=machine
+        )
+
+    def load(self, entries: Iterable[Entry]) -> None:
+        """A program begins in the enclave."""
+        self.verified.load(entries)
+
+    def call(self, call: MemoryCall) -> None:
+        """The program made a memory call."""
+        self.verified.call(call)
+
+    def touch(self, start: int, end: int, vma: Vma) -> None:
+        """Pages were touched."""
+        self.verified.touch(start, end, vma)
+
+    def grow(self, start: int, end: int, vma: Vma) -> None:
+        """A stack grew."""
+        self.verified.grow(start, end, vma)
+
+    def fork(self, space: AddressSpace, touches: Touches) -> Self:
+        """The child's enclave, which is another machine with the same counts."""
+        return self._sibling(self.verified.child_maker, space, touches, None)
 
     def execute(self, space: AddressSpace, touches: Touches) -> Self:
         """The strategy for the next program in the same enclave."""
+        return self._sibling(self._successor, space, touches, self.verified.machine)
+
+    def _successor(self, machine: Meter, space: AddressSpace, touches: Touches) -> Strategy:
+        inner = self.verified.inner
+        assert isinstance(inner, ContinuingStrategy)
+        return inner.execute(space, touches)
+
+    def _sibling(
+        self, make: Maker, space: AddressSpace, touches: Touches, machine: Machine | None
+    ) -> Self:
+        verified = self.verified
         return type(self)(
             self.meter,
             space,
             touches,
-            make=lambda machine, space, touches: self.inner.execute(space, touches),
-            report=self.report,
-            pte=self.pte,
-            machine=self.machine,
+            make=make,
+            report=verified.report,
+            pte=verified.pte,
+            machine=machine,
         )
+
+    def thread(self) -> None:
+        """A thread begins."""
+        self.verified.thread()
+
+    def thread_ends(self) -> None:
+        """A thread ends."""
+        self.verified.thread_ends()
+
+    def end(self) -> None:
+        """The enclave is gone."""
+        self.verified.end()

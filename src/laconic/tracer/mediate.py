@@ -166,7 +166,7 @@ class Mediator:
             self.registers.skip(thread.tid, value)
             self._finish(thread, value)
             return
-        if host_args is not call.args:
+        if host_args != call.args:
             self.registers.set_range(thread.tid, host_args[0], host_args[1])
         if call.name == "mremap" and outcome.resync and not self.attached:
             # A pending signal can stop an mremap of several VMAs between two of them (break_ksm in

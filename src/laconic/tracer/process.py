@@ -120,7 +120,7 @@ class Thread:
         """Takes the thread out of its address space."""
         self.mm.threads.discard(self.tid)
 
-    # Upcalls (laconic.memory.calls.Upcalls)
+    # Upcalls (laconic.memory.upcalls.Upcalls)
 
     def open_file(self, fd: int) -> OpenFile | None:
         """What a descriptor of this thread refers to."""

@@ -278,7 +278,8 @@ class TestRuntimes:
         assert found["-XX:CompressedClassSpaceSize"].figures["used"] == MIB
 
     def test_a_heap_that_is_smaller_than_an_arena(self, tmp_path: Path) -> None:
-        """-Xmx128m with 60 MiB in use: glibc's reservations for a thread are as large, or larger."""
+        """-Xmx128m with 60 MiB in use: glibc's reservations for a thread are as large, or
+        larger."""
         trace = Program(tmp_path, "/usr/bin/java")
         trace.library("libjvm.so")
         heap, classes = BASE + (1 << 36), BASE + (1 << 37)

@@ -72,7 +72,7 @@ class TestLimits:
             "  4 of 4 mprotect calls from here changed nothing",
             "      libgrow.so+0x1234",
             "    < main (prog)",
-            "    in prog; costs 248–384 k cycles under every-call, 1.9 %",
+            "    in prog; costs 248–384 k cycles under every-call, 2.0 %",
         ]
         words = ("--max-redundant", "5%", "--sort", "redundant")
         lines = laconic("check", trace, *words).stdout.splitlines()
@@ -152,7 +152,8 @@ class TestBaseline:
         done = laconic("check", trace, "--baseline", base)
         assert done.returncode == 0
         assert done.stdout == (
-            "ok baseline: 66 redundant calls, 66 in the baseline\nok baseline: 9 host calls, 9 in the baseline\n"
+            "ok baseline: 66 redundant calls, 66 in the baseline\n"
+            "ok baseline: 9 host calls, 9 in the baseline\n"
         )
 
     @pytest.mark.parametrize(
@@ -193,6 +194,15 @@ class TestBaseline:
         done = laconic("check", other, "--baseline", path)
         assert done.returncode == 1
         assert "67 of 75 mprotect calls changed nothing, 66 in the baseline (+1)" in done.stdout
+
+    def test_the_costs_of_callers_are_no_limits(self, trace: str, tmp_path: Path) -> None:
+        """Of its JSON, the redundant calls are a baseline; its costs only with --enclave."""
+        path = tmp_path / "callers.json"
+        laconic("callers", trace, "--json", path)
+        done = laconic("check", trace, "--baseline", path)
+        assert (done.returncode, done.stdout.count("ok baseline")) == (0, 2)
+        done = laconic("check", trace, "--baseline", path, "--enclave")
+        assert (done.returncode, done.stdout.count("ok baseline")) == (0, 4), done.stdout
 
     def test_a_baseline_that_is_not_kept_is_not_replaced(self, base: Path, tmp_path: Path) -> None:
         before = base.read_text()
@@ -409,8 +419,10 @@ class TestGitHub:
         done = laconic("check", trace, "--max-redundant", "5%", "--github", "--limit", "1")
         commands = [line for line in done.stdout.splitlines() if line.startswith("::")]
         assert commands == [
-            "::error title=laconic max-redundant::66 of 75 memory calls changed nothing (88.0 %25); 5 %25 may",
-            "::error title=laconic max-redundant::60 of 63 mprotect calls from here changed nothing: "
+            "::error title=laconic max-redundant::66 of 75 memory calls changed nothing (88.0 "
+            "%25); 5 %25 may",
+            "::error title=laconic max-redundant::60 of 63 mprotect calls from here changed "
+            "nothing: "
             "grow (libgrow.so) in prog%0A< main (prog)",
         ]
         assert "::" not in laconic("check", trace, "--max-redundant", "66", "--github").stdout

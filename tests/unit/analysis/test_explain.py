@@ -59,7 +59,8 @@ class Process(Builder):
     ) -> None:
         """A mapping that was made."""
         start = BASE + page * PAGE
-        self.row("mmap", start, pages * PAGE, prot, flags, 3 if file else -1, 0, result=start, said=1, kinds=MAP,
+        self.row("mmap", start, pages * PAGE, prot, flags, 3 if file else -1, 0, result=start,
+                 said=1, kinds=MAP,
                  file=file)  # fmt: skip
 
 
@@ -109,8 +110,8 @@ class TestWhatDiffered:
         output = text(trace.end(), "mprotect:1")
         assert "  2 pages at 7f0000001000: gains x; loses w (EXTEND|RESTRICT)\n" in output
         assert (
-            "  mprotect(0x7f0000001000, 8192, PROT_READ|PROT_EXEC)\n  because the bookkeeping of 2 pages"
-            in output
+            "  mprotect(0x7f0000001000, 8192, PROT_READ|PROT_EXEC)\n"
+            "  because the bookkeeping of 2 pages" in output
         )
 
     def test_contents_thrown_away(self, tmp_path: Path) -> None:
@@ -214,7 +215,8 @@ class TestWhatDiffered:
         trace.row("clone3", 0x3D0F00, result=101)
         trace.map(0, 4)
         trace.row("begin", BASE, 4 * PAGE, said=CODES["munmap"], state=1)
-        trace.row("mmap", BASE + 8 * PAGE, PAGE, 3, ANONYMOUS, -1, 0, tid=101, result=BASE + 8 * PAGE, said=1,
+        trace.row("mmap", BASE + 8 * PAGE, PAGE, 3, ANONYMOUS, -1, 0, tid=101,
+                  result=BASE + 8 * PAGE, said=1,
                   kinds=MAP)  # fmt: skip
         trace.row("munmap", BASE, 4 * PAGE, result=0, said=1, kinds=UNMAP)
         path = trace.end()

@@ -123,7 +123,8 @@ def test_redundant_calls(tmp_path: Path) -> None:
     assert (found.rule, found.cause, found.redundant) == (REDUNDANT, RESTRICTS, 100)
     text, more = sentence(found)
     assert text == (
-        "99.0 % of 101 calls change nothing: tighten (prog) calls mprotect 100 times, each time for "
+        "99.0 % of 101 calls change nothing: tighten (prog) calls mprotect 100 times, each time "
+        "for "
         "nothing."
     )
     assert more.startswith("These calls cost ") and more.endswith("nothing under laconic.")
@@ -227,7 +228,8 @@ def test_a_log_that_does_not_show_touches(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pages", [3, 300, 30_000])
 @pytest.mark.parametrize(
-    "names", [{"f": "libx.so"}, {"ns::Class<int>::method(std::string const&) const": "a-very-long-name.so"}]
+    "names", [{"f": "libx.so"}, {"ns::Class<int>::method(std::string const&) "
+                                 "const": "a-very-long-name.so"}]
 )  # fmt: skip
 def test_it_is_short(names: Mapping[str, str], pages: int, tmp_path: Path) -> None:
     log = Log(tmp_path / "a.trace")

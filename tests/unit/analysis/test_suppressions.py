@@ -113,7 +113,8 @@ def test_the_built_in_rules(call: str, stack: list[str], hidden: bool) -> None:
 def test_a_file(tmp_path: Path) -> None:
     path = tmp_path / "laconic.toml"
     path.write_text(
-        '# all keys\n[[suppress]]\nreason = "é"\ncall = "m*"\nfunction = "f"\nmodule = "x.so*"\nprogram = "/bin/p"\n'
+        '# all keys\n[[suppress]]\nreason = "é"\ncall = "m*"\nfunction = "f"\nmodule = "x.so*"\n'
+        'program = "/bin/p"\n'
         "[[suppress]]\nfunction = '''g'''\n"
     )
     assert load(str(path)) == [

@@ -25,7 +25,8 @@ class TestSeries:
         assert bins.calls == [32, 32, 32, 4]
 
     def test_cells_become_wider(self) -> None:
-        """Bins and cells stay below their limits, as far as wider bins can help; no call is lost."""
+        """Bins and cells stay below their limits, as far as wider bins can help; no call is
+        lost."""
         cells = Cells(1, bins=8, limit=20)
         for moment in range(1000):
             cells.at(moment % 2, moment % 3, moment).calls += 1

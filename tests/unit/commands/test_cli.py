@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from laconic.commands import VERBS, build, manpage, options
+from laconic import __version__
+from laconic.commands import VERBS, build, installed_build, manpage, options
 from laconic.trace import nextsteps, selection
 from tests.helpers.commandline import laconic
 from tests.tracer.lab import COMMAND, environment, run_alone
@@ -393,4 +394,5 @@ class TestHelp:
     def test_version(self) -> None:
         done = laconic("--version")
         assert done.returncode == 0
-        assert done.stdout.startswith("laconic ")
+        assert done.stdout == f"laconic {__version__} ({installed_build()})\n"
+        assert installed_build() in ("compiled", "pure Python")

@@ -96,7 +96,8 @@ class TestTrace:
 
     def test_a_strategy_of_one_s_own(self, trace: str, tmp_path: Path) -> None:
         (tmp_path / "mine.py").write_text(
-            'from laconic.strategies.laconic import Laconic\nclass Mine(Laconic):\n    name = "mine"\n'
+            "from laconic.strategies.laconic import Laconic\nclass Mine(Laconic):\n"
+            '    name = "mine"\n'
         )
         run = laconic(
             "compare", "-j", "1", trace, "--strategy", "mine:Mine", "--json", "-", cwd=tmp_path
@@ -105,7 +106,8 @@ class TestTrace:
 
     def test_a_strategy_of_one_s_own_that_lacks_methods(self, trace: str, tmp_path: Path) -> None:
         (tmp_path / "half.py").write_text(
-            "from laconic.libos.strategy import Strategy\nclass Half(Strategy):\n    def end(self): pass\n"
+            "from laconic.libos.strategy import Strategy\nclass Half(Strategy):\n"
+            "    def end(self): pass\n"
         )
         run = laconic("compare", trace, "--strategy", "half:Half", cwd=tmp_path)
         assert run.returncode == 2
@@ -198,7 +200,10 @@ class TestProgram:
     """`laconic compare -- CMD`."""
 
     def test_output_and_exit_status_are_the_program_s(self, tmp_path: Path) -> None:
-        code = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(int(sys.stdin.read()))"
+        code = (
+            "import sys; print('out'); print('err', file=sys.stderr); "
+            "sys.exit(int(sys.stdin.read()))"
+        )
         with open(tmp_path / "in", "w+") as file:
             file.write("7")
             file.seek(0)
@@ -325,7 +330,8 @@ class TestBadInput:
     ) -> None:
         path = profile(tmp_path / "mine.toml", change, by)
         for words in (
-            ["compare", trace], ["replay", trace, "--host", "sgx2"], ["run", "--host", "sgx2", "--", "true"],
+            ["compare", trace], ["replay", trace, "--host", "sgx2"],
+            ["run", "--host", "sgx2", "--", "true"],
             ["sweep", trace, "--host", "sgx2", "-o", tmp_path / "r"],
         ):  # fmt: skip
             at = words.index("--") if "--" in words else len(words)
@@ -394,7 +400,8 @@ class TestOtherVerbs:
     def test_options_of_a_strategy(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        """compare, replay and sweep accept a strategy with options, and compare and sweep a grid."""
+        """compare, replay and sweep accept a strategy with options, and compare and sweep a
+        grid."""
         small(tmp_path / "a.trace")
         monkeypatch.chdir(tmp_path)
         grid = "edmm-tuned:lazyfree=15/0,demand=8"

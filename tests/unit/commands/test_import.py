@@ -148,7 +148,8 @@ def test_memory_is_flat(tmp_path: Path) -> None:
             file.write(b"10 brk(NULL) = 0x1000\n" + line * count)
         code = (
             "import sys; from laconic.commands import main; main(sys.argv[1:]); "
-            "print(*(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+            "print(*(line.split()[1] for line in open('/proc/self/status') if "
+            "line.startswith('VmHWM')))"
         )
         words = [
             sys.executable,

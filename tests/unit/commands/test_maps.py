@@ -53,7 +53,8 @@ def test_the_kernel_s_format() -> None:
     lines = as_text(space).splitlines()
     assert lines == [
         "00001000-00002000 r-xp 00004000 08:01 4711                               /tmp/a\\012b c",
-        "00002000-00003000 rw-s 00000000 00:01 5                                  /dev/zero (deleted)",
+        "00002000-00003000 rw-s 00000000 00:01 5                                  /dev/zero "
+        "(deleted)",
         "00005000-00006000 rw-p 00000000 00:00 0                                  [heap]",
         "00006000-00007000 rw-p 00000000 00:00 0                                  [heap]",
         "00009000-0000a000 ---p 00000000 00:00 0                                  [anon:odd name]",

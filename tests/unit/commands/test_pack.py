@@ -114,7 +114,8 @@ def places(path: str) -> list[list[str]]:
         stacks.take(row)
         if row.event == CODES["site"]:
             seen.append(row.a0)
-    return [[f"{place.function} {place.file.rsplit('/')[-1]}:{place.line}" for place, _ in stacks.places(number)]
+    return [[f"{place.function} {place.file.rsplit('/')[-1]}:{place.line}" for place,
+             _ in stacks.places(number)]
             for number in seen]  # fmt: skip
 
 
@@ -199,8 +200,10 @@ class TestPacked:
         path, module = grown(tmp_path, library)
         assert main(["pack", path, "--json", str(tmp_path / "a.json")]) == 0
         assert json.loads((tmp_path / "a.json").read_text()) == {
-            "schema": 1, "trace": path, "written": path, "frames": 4, "named": 1, "added": [str(module), "[jit]"],
-            "already": 0, "missing_symbols": {"[jit]": "its process left no perf map"}, "partial_symbols": {},
+            "schema": 1, "trace": path, "written": path, "frames": 4, "named": 1,
+            "added": [str(module), "[jit]"],
+            "already": 0, "missing_symbols": {"[jit]": "its process left no perf map"},
+            "partial_symbols": {},
             "stacks_in_words": 0,
         }  # fmt: skip
         capfd.readouterr()

@@ -49,7 +49,8 @@ def test_a_trace_that_is_right(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     status, figures, err = checked(known(tmp_path / "a.trace"), capfd)
     assert (status, err) == (0, "")
     assert figures["check"] == {
-        "compared": 7, "differences": {"model error": 0, "lost data": 0, "unknown start": 0}, "first": [],
+        "compared": 7, "differences": {"model error": 0, "lost data": 0, "unknown start": 0},
+        "first": [],
     }  # fmt: skip
     assert (figures["calls"], figures["host_calls"], figures["elided"], figures["processes"]) == (
         7,

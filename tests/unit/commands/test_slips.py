@@ -70,7 +70,7 @@ def test_a_log_is_not_its_own_trace(name: str, tmp_path: Path) -> None:
 )
 def test_a_count_that_is_none(words: list[str], what: str, number: str, tmp_path: Path) -> None:
     done = laconic(*words, number, small(tmp_path / "a.trace"), cwd=tmp_path)
-    assert done.returncode == 2 and f"{number!r} is no {what}: name 1 or more" in done.stderr
+    assert done.returncode == 2 and f"{number!r} is not a {what}: name 1 or more" in done.stderr
     assert os.listdir(tmp_path) == ["a.trace"]
 
 
@@ -174,7 +174,8 @@ def test_advise_finds_a_wrong_path_before_the_program_runs(tmp_path: Path) -> No
     assert (done.returncode, os.listdir(tmp_path)) == (2, [])
     assert (
         done.stderr
-        == "laconic: --json 'none/a' cannot be written, No such file or directory: name another file\n"
+        == "laconic: --json 'none/a' cannot be written, No such file or directory: name another "
+        "file\n"
     )
     done = laconic("advise", "none", "--json", "a", cwd=tmp_path)
     assert (done.returncode, os.listdir(tmp_path)) == (2, [])
@@ -200,8 +201,9 @@ def test_costs_that_never_end(tmp_path: Path) -> None:
     trace = small(tmp_path / "a.trace")
     done = laconic("compare", trace, "--costs", "/dev/zero")
     assert (done.returncode, done.stderr) == (
-        2, "laconic: /dev/zero: has more than 1,048,576 bytes: give a cost profile, a page of text\n",
-    )  # fmt: skip
+        2,
+        "laconic: /dev/zero: has more than 1,048,576 bytes: give a cost profile, a page of text\n",
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@ found by running Gramine."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -17,6 +19,7 @@ from laconic.memory.mmap import OpenFile
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import Counts, Meter
+from laconic.strategies import maker
 from laconic.strategies.every_call import EveryCall
 from laconic.strategies.skip_equal import SkipEqual
 from tests.helpers.enclaveworld import (
@@ -26,6 +29,7 @@ from tests.helpers.enclaveworld import (
     LIB,
     PAGE,
     Cost,
+    Maker,
     Program,
     cost,
     lib,
@@ -73,10 +77,7 @@ def test_the_load_of_hello(rule: type[EveryCall]) -> None:
 
 
 def test_a_larger_stack_in_the_manifest() -> None:
-    class Larger(EveryCall):
-        settings = Settings(stack_size=8 << 20)
-
-    p = Program(Larger)
+    p = Program(partial(EveryCall, settings=Settings(stack_size=8 << 20)))
     p.load(hello())
     assert p.counts.eaug == 124 - 64 + 2048
 
@@ -127,11 +128,7 @@ def test_execve_frees_the_heap_at_once() -> None:
 @pytest.mark.parametrize(("max_threads", "free"), [(1, 0), (4, 0), (5, 1), (7, 3)])
 def test_threads_within_the_manifests_number_have_slots(max_threads: int, free: int) -> None:
     """Gramine's helpers need three of the slots, and the first thread one."""
-
-    class Slots(EveryCall):
-        settings = Settings(max_threads=max_threads)
-
-    p = Program(Slots)
+    p = Program(partial(EveryCall, settings=Settings(max_threads=max_threads)))
     for _ in range(free):
         p.anew().strategy.thread()
         assert cost(p) == Cost(1, 9, 1, 8), "a stack in the LibOS, and its guard page"
@@ -210,7 +207,7 @@ def test_a_truncated_file_takes_pages_away_and_a_longer_one_gives_them_back() ->
 @pytest.mark.parametrize("switches", ["reserve=on", "demand=16", "reserve=on,copy=on"])
 def test_pages_past_the_end_of_a_file_come_when_it_grows(switches: str) -> None:
     """With these changes to Gramine, they do not exist before."""
-    p = Program(EveryCall.tuned(switches))
+    p = Program(cast(Maker[EveryCall], maker(f"every-call:{switches}")))
     p.map_file(BASE, 4, R, lib(3), SHARED_FILE)
     pages = p.strategy.pal.pages
     assert pages.get(BASE + 3 * PAGE) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import ctypes
 import errno
 import fcntl
@@ -37,8 +38,8 @@ VmFlags: ex
 
 def test_parses_the_protection_key_but_not_that_of_execution_alone() -> None:
     text = b"".join(
-        b"%x000-%x000 %b 00000000 00:00 0 \nTHPeligible: 0\nProtectionKey:         %d\nVmFlags: %b\n"
-        % (start, start + 1, permissions, key, codes)
+        b"%x000-%x000 %b 00000000 00:00 0 \nTHPeligible: 0\nProtectionKey:         %d\n"
+        b"VmFlags: %b\n" % (start, start + 1, permissions, key, codes)
         for start, permissions, key, codes in (
             (1, b"rw-p", 2, b"rd wr mr mw me"),
             (3, b"--xp", 1, b"ex mr mw me"),
@@ -69,7 +70,10 @@ def test_parses_smaps_and_merges_what_is_equal() -> None:
 
 
 def test_the_segment_with_the_id_0_has_a_file() -> None:
-    line = b"7f0000000000-7f0000001000 rw-s 00000000 00:01 0                          /SYSV00000000 (deleted)"
+    line = (
+        b"7f0000000000-7f0000001000 rw-s 00000000 00:01 0                          "
+        b"/SYSV00000000 (deleted)"
+    )
     seen, _ = proc._parse_header(line)
     assert seen.file == File(0, 1, 0)
     anonymous, _ = proc._parse_header(b"7f0000000000-7f0000001000 rw-p 00000000 00:00 0")
@@ -113,15 +117,14 @@ def test_a_file_of_hugetlbfs_shows_its_page_size() -> None:
     ],
 )
 def test_large_folios_of_shared_memory(
-    overall: str, size: str, aligns: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overall: str, size: str, aligns: bool, tmp_path: Path
 ) -> None:
     (tmp_path / "shmem_enabled").write_text(f"always {overall} deny\n")
     for name in ("hugepages-16kB", "hugepages-64kB"):
         (tmp_path / name).mkdir()
     (tmp_path / "hugepages-16kB" / "shmem_enabled").write_text("always [never]\n")
     (tmp_path / "hugepages-64kB" / "shmem_enabled").write_text(f"{size}\n")
-    monkeypatch.setattr(proc, "THP", str(tmp_path))
-    assert proc.aligns_shared() == aligns
+    assert proc.aligns_shared(str(tmp_path)) == aligns
 
 
 def test_a_text_that_breaks_off_is_read_as_far_as_it_goes() -> None:
@@ -323,7 +326,7 @@ def test_the_identity_of_a_file_is_read_once(
         assert shown.path == str(path)
         again = proc.open_file(os.getpid(), file.fileno())
         assert again is not None and again.file == shown
-        monkeypatch.setattr(proc, "query_vma", None)  # not read again
+        monkeypatch.setattr(builtins, "open", None)  # the map is not read again
         assert proc.identify(os.getpid(), file.fileno(), ctypes.addressof(pointer), shown) is shown
         del pointer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import mmap
 import os
 from collections.abc import Iterator
@@ -131,10 +132,10 @@ def test_agreement_covers_the_range_and_its_neighbors(
     assert space is not None
     if not query:
 
-        def unknown(self: proc.MapsFile, address: int, named: bool) -> proc.HostVma:
+        def unknown(file: object, request: int, argument: bytes) -> bytes:
             raise OSError(25, "no such ioctl")
 
-        monkeypatch.setattr(proc.MapsFile, "_query", unknown)
+        monkeypatch.setattr(fcntl, "ioctl", unknown)
     vmas = space.vmas.copy()
     with proc.MapsFile(thread.tid) as maps:
         assert agrees(maps, vmas, middle, middle + PAGE_SIZE)

@@ -39,7 +39,8 @@ def message(
     calls = {"mprotect": (*mprotect, mprotect[2] - failed), "brk": (10, 8, 2, 2)}
     found: dict[str, Any] = {
         "time": at, "by_call": calls, "ever": 3, "rows": [],
-        "processes": [(70, "prog", 2, 5 << 20, 40), (71, "\x1b[31mred", 1, 9 << 30, None), (72, "child", 1, 4096, 90)],
+        "processes": [(70, "prog", 2, 5 << 20, 40), (71, "\x1b[31mred", 1, 9 << 30, None),
+                      (72, "child", 1, 4096, 90)],
         "sites": [("mprotect", stack, "/bin/prog", count) for stack, count in sites.items()],
     }  # fmt: skip
     message: dict[str, Any] = json.loads(json.dumps(found | more))
@@ -238,7 +239,8 @@ class TestLines:
         one.notes.append("a 32-bit program " * 8)
         text = ending(one)
         assert " ".join(text.split()).startswith(
-            "laconic: 1,010 memory calls in 3 processes: 888 host calls, 122 elided (12.1 %). note: a"
+            "laconic: 1,010 memory calls in 3 processes: 888 host calls, 122 elided (12.1 %). "
+            "note: a"
         )
         assert max(map(len, text.splitlines())) <= 80
 

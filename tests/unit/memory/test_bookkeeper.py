@@ -19,12 +19,13 @@ from laconic.memory.bookkeeper import (
     edits,
     refused,
 )
-from laconic.memory.calls import Arguments, Call, DefaultUpcalls
+from laconic.memory.calls import Arguments, Call
 from laconic.memory.change import ADVISE, EXTEND, MAP, ZERO, Change, Outcome
 from laconic.memory.ledger import CallCount, Ledger
 from laconic.memory.mmap import OpenFile
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
+from laconic.memory.upcalls import DefaultUpcalls
 from laconic.memory.vma import File, Vma
 from tests.helpers.pictures import FILE, LEGEND, MAY, PAGE, RW, SHARED, R, at, draw, space
 

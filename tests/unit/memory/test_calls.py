@@ -13,12 +13,12 @@ from laconic.memory.calls import (
     PR_SET_MEMORY_MERGE,
     PR_SET_VMA,
     RANGED,
-    DefaultUpcalls,
     is_error,
 )
 from laconic.memory.change import Outcome
 from laconic.memory.mmap import OpenFile
 from laconic.memory.space import AddressSpace
+from laconic.memory.upcalls import DefaultUpcalls
 from laconic.memory.vma import Vma
 from tests.helpers.pictures import FILE, LEGEND, MAY, PAGE, RW, R, at, changes, draw, space
 

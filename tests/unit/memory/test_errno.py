@@ -19,8 +19,9 @@ from errno import (
 import pytest
 
 from laconic.memory import flags as f
-from laconic.memory.calls import OPERATIONS, PR_SET_MDWE, DefaultUpcalls
+from laconic.memory.calls import OPERATIONS, PR_SET_MDWE
 from laconic.memory.mmap import OpenFile, mmap
+from laconic.memory.upcalls import DefaultUpcalls
 from laconic.memory.vma import File, Vma
 from tests.helpers.pictures import FILE, LEGEND, ORIGIN, PAGE, draw, space
 

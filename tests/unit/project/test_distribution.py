@@ -38,7 +38,8 @@ SUFFIXES = {
 
 #: A command that installs something, up to the end of its line.
 INSTALLATION = re.compile(
-    r"\b(?:(?:pip3?|pipx|uv|poetry|conda)\b[^\n]*?\b(?:install|add|download)|pipx run|uvx)\s+([^\n]*)"
+    r"\b(?:(?:pip3?|pipx|uv|poetry|conda)\b[^\n]*?\b(?:install|add|download)|pipx "
+    r"run|uvx)\s+([^\n]*)"
 )
 #: Ends the command: a quotation mark of Markdown, a comment, or the next command.
 END_OF_COMMAND = re.compile(r"`|\s#|;|&&|\||\)")
@@ -152,7 +153,10 @@ def test_other_commands_are_accepted(text: str) -> None:
 
 
 def test_literals_are_joined_as_python_joins_them() -> None:
-    source = 'tell("pip "\n    "install laconic")\ntell(f"{why}; pip install "\n    f"--upgrade laconic")\n'
+    source = (
+        'tell("pip "\n    "install laconic")\ntell(f"{why}; pip install "\n'
+        '    f"--upgrade laconic")\n'
+    )
     wrong = [literal for literal in literals(source) if wrong_names(literal)]
     assert {"pip install laconic", "{}; pip install --upgrade laconic"} <= {*wrong}
 

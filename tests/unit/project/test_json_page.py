@@ -215,6 +215,14 @@ def test_diff(trace: str, tmp_path: Path) -> None:
     named(printed(tmp_path, "diff", trace, trace), section("diff"))
 
 
+def test_html_of_two_traces(trace: str, tmp_path: Path) -> None:
+    figures = printed(tmp_path, "html", trace, trace, "-o", "page.html")
+    named(figures, section("html"))
+    for values in (figures["before"], figures["sites"][0], figures["graph"], figures["headline"]):
+        named(values, section("html"))
+    assert f"whose `schema` is {SCHEMAS['html-pair']}:" in section("html")
+
+
 def test_every_section_states_the_version() -> None:
     """A version that rises rises on the page as well."""
     for command in ("run", "check", "diff"):

@@ -205,9 +205,13 @@ def test_slow(laconic):
 
 def test_the_import_is_cheap() -> None:
     """Every pytest run of the environment pays for it."""
-    code = "import pytest, sys; old = {*sys.modules}; import laconic.pytest_plugin; print(*{*sys.modules} - old)"
+    code = (
+        "import pytest, sys; old = {*sys.modules}; import laconic.pytest_plugin; "
+        "print(*{*sys.modules} - old)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
     )
-    assert set(done.stdout.split()) <= {"laconic", "laconic.pytest_plugin", "subprocess", "_posixsubprocess", "select",
+    assert set(done.stdout.split()) <= {"laconic", "laconic.pytest_plugin", "subprocess",
+                                        "_posixsubprocess", "select",
                                         "selectors", "signal"}  # fmt: skip

@@ -62,7 +62,8 @@ def log(tmp_path: Path) -> Log:
 
 
 def drawn(space: AddressSpace, pages: int = 8) -> str:
-    """The first pages: `w` and `r` for known protections, `?` for unknown ones, a dot for a hole."""
+    """The first pages: `w` and `r` for known protections, `?` for unknown ones, a dot for a
+    hole."""
     letters = {None: ".", UNKNOWN: "?"}
     vmas = [space.vmas.get(at(page)) for page in range(pages)]
     return "".join(

@@ -20,7 +20,7 @@ from laconic.replay.engine import Replay
 from laconic.replay.thread import Mm
 from laconic.sgx.costs import load
 from laconic.sgx.meter import Meter
-from laconic.strategies import NAMES, strategy
+from laconic.strategies import NAMES, maker
 from laconic.strategies.bound import bound
 from laconic.strategies.classify import Classify
 from laconic.trace.schema import GREW, UNFINISHED
@@ -74,7 +74,9 @@ class Recorder(Strategy):
 class Deaf(Recorder):
     """One that calls without changes do not concern."""
 
-    hears_all = False
+    def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
+        super().__init__(meter, space, touches)
+        self.hears_all = False
 
 
 logs: list[list[str]] = []
@@ -249,13 +251,13 @@ class _Last(Enclaves):
         super().ended(mm)
 
 
-def grown(path: Path, touched: int, **options: Any) -> _Last:
+def grown(path: Path, touched: int, size: int = PAGE, **options: Any) -> _Last:
     """A program that has mapped four pages of a file of one, and used the first `touched`."""
     trace = begun(path)
-    file = trace.file("/data/grows", size=PAGE)
+    file = trace.file("/data/grows", size=size)
     trace.row("mmap", BASE, 4 * PAGE, RW, 0x11, 3, 0, result=BASE, file=file)
     trace.row("mprotect", BASE, 4 * PAGE, RW, touched=((BASE, BASE + touched * PAGE, FILE_PAGE),))
-    rules = {name: strategy(name) for name in (*NAMES, "every-call:all", "every-call:reserve=on")}
+    rules = {name: maker(name) for name in (*NAMES, "every-call:all", "every-call:reserve=on")}
     enclaves = _Last(rules | {"bound": bound(load())}, **options)
     Replay(laconic.trace.open(trace.end()), "laconic", listeners=[enclaves]).run()
     return enclaves
@@ -290,3 +292,6 @@ def test_a_touch_past_the_end_of_a_file_shows_that_it_has_grown(tmp_path: Path) 
 def test_nothing_past_the_end_of_a_file_is_assumed_to_be_touched(tmp_path: Path) -> None:
     found = grown(tmp_path / "grown.trace", 0, assume_touched=True)
     assert found.last.touches.count(BASE, BASE + 4 * PAGE) == 1
+    # The size of a device is 0, and logs may show none.
+    found = grown(tmp_path / "unsized.trace", 2, size=0, assume_touched=True)
+    assert found.last.touches.count(BASE, BASE + 4 * PAGE) == 4

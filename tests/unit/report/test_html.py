@@ -35,7 +35,7 @@ from laconic.memory.ledger import Ledger
 from laconic.replay.engine import Replay
 from laconic.replay.events import Program
 from laconic.report.headline import sentence
-from laconic.report.html import as_html, as_json, document
+from laconic.report.html import as_html, as_json, document, sections
 from laconic.report.html.data import AROUND_ROW, Limits
 from laconic.report.text import plain, script_json
 from laconic.sgx.costs import COSTED, CostProfile, Figure
@@ -97,13 +97,15 @@ def fixed() -> Page:
         tally.today_high += 20
         if not output:
             marks.see(Mark(0, call, 16, 2, 0))
-    compared = Compared({"every-call": figures(9), "laconic": figures(3), "bound": figures(2)}, PROFILE,
+    compared = Compared({"every-call": figures(9), "laconic": figures(3), "bound": figures(2)},
+                        PROFILE,
                         [], False, 4, 1, 12, 0, [])  # fmt: skip
     areas = [
         Area(0, 16, 20, 3, "anonymous", 0, 4, 0, 10),
         Area(0, 64, 65, 5, "/lib/libx.so", 1, 4, -1, 0),
     ]
-    singles = [OneCall(5 + call, call * 5000, 0, "mprotect", (65536, 8192, 3), 0, output, 0) for call, output in
+    singles = [OneCall(5 + call, call * 5000, 0, "mprotect", (65536, 8192, 3), 0, output,
+                       0) for call, output in
                enumerate((1, 0, 1, 0))]  # fmt: skip
     return Page(
         source="run",
@@ -543,3 +545,17 @@ def test_a_program(traced: Path) -> None:
     assert data["summary"]["exit_status"] == 3
     assert data["summary"]["command"][0] == "sh"
     assert data["stacks"]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"),
+    [
+        ((9.18, 10.3), "9.18–10.3 × less"),
+        ((1.0, 1.0), "no less"),
+        ((0.9, 1.2), "no less"),
+        ((0.5, 0.8), "1.25–2.00 × more"),
+    ],
+)
+def test_a_ratio_of_one_is_no_saving(ratio: tuple[float, float], text: str) -> None:
+    shown = sections._less(ratio).replace("\u00a0", " ").replace("\u2060", "")
+    assert shown == text

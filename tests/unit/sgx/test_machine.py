@@ -133,7 +133,7 @@ def test_machines_share_a_book() -> None:
     """Two enclaves of one strategy: one table, one peak."""
     epc = Epc(10)
     book = Meter()
-    machines = [Machine(Driver.ready(BASE, SIZE, epc), book) for _ in range(2)]
+    machines = [Machine(Driver.ready(BASE, SIZE, epc), book.book) for _ in range(2)]
     for number, machine in enumerate(machines):
         machine.at(number, "mmap")
         machine.create()

@@ -4,6 +4,7 @@ programs; and all combinations on the modelled enclave."""
 from __future__ import annotations
 
 from random import Random
+from typing import cast
 
 import pytest
 
@@ -16,27 +17,37 @@ from laconic.memory.vma import Vma
 from laconic.sgx.meter import Counts
 from laconic.sgx.model.machine import Machine
 from laconic.sgx.pal.edmm import permissions
-from laconic.strategies import strategy
+from laconic.sgx.pal.switches import ALL_SWITCHES
+from laconic.strategies import full_name, is_strict, maker, strategy
 from laconic.strategies.every_call import EveryCall
 from laconic.strategies.skip_equal import SkipEqual
 from laconic.strategies.strict import Watch, breaches
-from tests.helpers.enclaveworld import BASE, FIXED, LIB, PAGE, Cost, Program, cost, lib, machine
+from tests.helpers.enclaveworld import (
+    BASE,
+    FIXED,
+    LIB,
+    PAGE,
+    Cost,
+    Maker,
+    Program,
+    cost,
+    lib,
+    machine,
+)
 
 R, W, X = f.PROT_READ, f.PROT_WRITE, f.PROT_EXEC
 RW, RX, RWX = R | W, R | X, R | W | X
 
 
-def rule(text: str) -> type[EveryCall]:
+def rule(text: str) -> Maker[EveryCall]:
     """The strategy `every-call` with these switches."""
-    found = strategy(f"every-call:{text}")
-    assert issubclass(found, EveryCall)
-    return found
+    return cast(Maker[EveryCall], maker(f"every-call:{text}"))
 
 
 class Watched(Program[EveryCall]):
     """A program whose enclave is looked at after each SGX instruction."""
 
-    def __init__(self, maker: type[EveryCall]) -> None:
+    def __init__(self, maker: Maker[EveryCall]) -> None:
         self.hardware = machine()
         super().__init__(maker, self.hardware)
         self.watch = Watch(self.hardware, self.space)
@@ -47,7 +58,8 @@ class Watched(Program[EveryCall]):
 
 
 def with_(*switches: str, hardware: bool = False) -> Program[EveryCall]:
-    """A program under `every-call` with these switches on, on the modelled enclave if `hardware`."""
+    """A program under `every-call` with these switches on, on the modelled enclave if
+    `hardware`."""
     options = ",".join(switch if "=" in switch else f"{switch}=on" for switch in switches)
     return Program(rule(options), machine() if hardware else None)
 
@@ -98,8 +110,8 @@ def test_memory_is_sent_in_runs() -> None:
 
 def test_equal_is_the_strategy_skip_equal() -> None:
     counts = []
-    for maker in (rule("equal=on"), SkipEqual):
-        p = Program(maker)
+    for each in (rule("equal=on"), SkipEqual):
+        p = Program(each)
         p.map(BASE, 5, RW)
         for page in range(5):
             p.protect(BASE + page * PAGE, 1, RW)
@@ -397,7 +409,7 @@ def test_no_combination_gives_more_access_than_was_requested(block: int) -> None
                 for _, _, vma in p.space.vmas.runs(start, end):
                     requested = 0 if vma is None else permissions(vma.flags)
                     assert not (prot or 0) & ~requested, text
-            if chosen.strict:
+            if _is_strict(text):
                 assert not p.watch.windows, text
                 assert not list(breaches(p.hardware, p.space)), text
                 assert not p.counts.open_windows, text
@@ -409,8 +421,19 @@ def test_no_combination_gives_more_access_than_was_requested(block: int) -> None
 def test_which_combinations_are_strict() -> None:
     strict = [number for number in range(1 << len(CALLS)) if _is_strict(_combination(number))]
     assert len(strict) == 4, "equal and extend make no difference"
-    assert rule("all").strict and not EveryCall.strict
+    assert is_strict("every-call:all") and not is_strict("every-call")
+    assert not is_strict("skip-equal") and is_strict("laconic:batch=madvise")
+
+
+def test_equal_settings_have_equal_names() -> None:
+    everything = ",".join(
+        f"{name}={value if name == 'demand' else 'on'}"
+        for name, value in ALL_SWITCHES._asdict().items()
+    )
+    assert full_name("every-call:all") == full_name(f"every-call:{everything}") == "every-call:all"
+    assert full_name("every-call:demand=0,kinds=off") == "every-call"
+    assert full_name("every-call:all,demand=8").endswith(",demand=8,zero=on,exec=on,threads=on")
 
 
 def _is_strict(text: str) -> bool:
-    return bool(text) and rule(text).strict
+    return is_strict(f"every-call:{text}" if text else "every-call")

@@ -60,7 +60,7 @@ template <class T> struct Till {
 static inline __attribute__((always_inline)) int twice(int n) { asm volatile("in_twice: nop"); return 2 * n; }
 }
 int main(int argc, char **) { return shop::twice(shop::Till<int>::add(argc)); }
-"""
+"""  # noqa: E501
 RUST = """\
 #![allow(named_asm_labels)] use std::arch::asm;
 pub trait Shape { fn area(&self) -> u32; }
@@ -292,7 +292,7 @@ def test_modules_that_cannot_be_used(compiled: Callable[..., Path], tmp_path: Pa
     cases = {
         true._replace(path=str(tmp_path / "gone")): "No such file",
         true._replace(path=str(other)): "another build-id",
-        true._replace(path=str(tmp_path / "source.c")): "no ELF file",
+        true._replace(path=str(tmp_path / "source.c")): "not an ELF file",
         true._replace(build_id="", mtime=1): "changed",
         true._replace(path="bad\0name"): "null",
         Module(VDSO, "[vdso]", "00" * 20): "another kernel",
@@ -354,7 +354,8 @@ def test_symbol_table() -> None:
         ]
     )
     expected = {
-        0xFF: None, 0x100: "exported", 0x110: "inside", 0x118: "exported", 0x13F: "exported", 0x140: None,
+        0xFF: None, 0x100: "exported", 0x110: "inside", 0x118: "exported", 0x13F: "exported",
+        0x140: None,
         0x200: "label", 0x201: None, 0x300: "endless", 1 << 64: None,
     }  # fmt: skip
     assert {at: (found := table.find(at)) and found[0] for at in expected} == expected
@@ -387,7 +388,8 @@ def test_nothing_waits_for_the_libraries(module: str) -> None:
     """They are imported for the first module whose DWARF is read."""
     command = (
         f"import sys, laconic.{module}\n"
-        "print({name.partition('.')[0] for name in sys.modules} & {'elftools', 'symbolic', 'demangle'})"
+        "print({name.partition('.')[0] for name in sys.modules} & {'elftools', 'symbolic', "
+        "'demangle'})"
     )
     done = subprocess.run(
         [sys.executable, "-c", command], capture_output=True, text=True, check=True

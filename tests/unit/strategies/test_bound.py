@@ -268,7 +268,8 @@ def test_threads_are_paid_for_as_many_as_live_at_once() -> None:
     program.bound.thread_ends()
     program.bound.thread()
     assert program.spent() == {
-        "eaug_faults": 8, "eaug": 8, "eaccept": 9, "emodt": 1, "etrack_ipis": 1, "host_calls": 1, "ioctls": 1,
+        "eaug_faults": 8, "eaug": 8, "eaccept": 9, "emodt": 1, "etrack_ipis": 1, "host_calls": 1,
+        "ioctls": 1,
     }  # fmt: skip
     program.bound.thread()
     spent = program.spent()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
@@ -13,10 +14,10 @@ from laconic.memory import flags as f
 from laconic.memory.mmap import OpenFile
 from laconic.memory.vma import Vma
 from laconic.sgx.meter import Counts, Meter
-from laconic.strategies import base_name, check_name, full_name, strategy
-from laconic.strategies.edmm_tuned import EdmmTuned, Tuning
+from laconic.strategies import arguments, base_name, check_name, full_name, maker, strategy
+from laconic.strategies.edmm_tuned import OPTIONS, EdmmTuned, Tuning
 from laconic.strategies.options import expand, parse_size, show_size, split_names
-from tests.helpers.enclaveworld import BASE, FIXED, HEAP, PAGE, Program, lib, machine
+from tests.helpers.enclaveworld import BASE, FIXED, HEAP, PAGE, Maker, Program, lib, machine
 
 R, W, X = f.PROT_READ, f.PROT_WRITE, f.PROT_EXEC
 RW, RX, RWX = R | W, R | X, R | W | X
@@ -33,9 +34,7 @@ def cost(program: Program[Strategy]) -> dict[str, int]:
 
 def tuned(options: str = "edmm", meter: Meter | None = None) -> Program[EdmmTuned]:
     """A program under one setting, started, with nothing counted."""
-    rule = strategy(f"edmm-tuned:{options}")
-    assert issubclass(rule, EdmmTuned)
-    program = Program(rule, meter)
+    program = Program(cast(Maker[EdmmTuned], maker(f"edmm-tuned:{options}")), meter)
     program.load([])
     return program.anew()
 
@@ -136,7 +135,7 @@ def test_reading_a_file_touches_its_pages() -> None:
 
 
 def test_pre_heated_pages_are_paid_at_the_start() -> None:
-    program = Program(strategy("edmm-tuned:preheat=1M"))
+    program = Program(maker("edmm-tuned:preheat=1M"))
     program.load([])
     assert cost(program) == {
         "ecreate": 1, "einit": 1, "ioctls": 1, "eadd": 256, "eaug_faults": 256
@@ -400,7 +399,7 @@ def test_a_child_receives_committed_pages() -> None:
 
 
 def test_a_growing_stack_is_no_host_call_of_its_own() -> None:
-    program = Program(strategy("edmm-tuned:batch=madvise"))
+    program = Program(maker("edmm-tuned:batch=madvise"))
     stack = Vma(RW | MAY | f.VM_GROWSDOWN)
     program.load([(BASE + PAGE * 99, BASE + PAGE * 120, stack)])
     low = BASE + PAGE * 90
@@ -493,8 +492,8 @@ def _joined(pages: object) -> list[tuple[int, int, int]]:
 
 def test_named_settings() -> None:
     plain = strategy("edmm-tuned")
-    assert issubclass(plain, EdmmTuned) and plain is EdmmTuned
-    assert Tuning(**plain.values) == Tuning(64 * M, 8, "madvise", 15)
+    assert plain is EdmmTuned is maker("edmm-tuned")
+    assert Tuning(**OPTIONS.values) == Tuning(64 * M, 8, "madvise", 15)
     names = {
         "static": "edmm-tuned:preheat=1G",
         "edmm": "edmm-tuned:edmm",
@@ -504,7 +503,7 @@ def test_named_settings() -> None:
         "+contiguous": "edmm-tuned:preheat=64M,demand=8,batch=madvise",
         "+lazy": "edmm-tuned",
     }
-    assert {name: full_name(f"edmm-tuned:{name}") for name in EdmmTuned.SETTINGS} == names
+    assert {name: full_name(f"edmm-tuned:{name}") for name in OPTIONS.settings} == names
     assert full_name("edmm-tuned:+lazy,preheat=0") == (
         "edmm-tuned:demand=8,batch=madvise,lazyfree=15"
     )
@@ -568,7 +567,7 @@ def test_options_are_for_enclaves() -> None:
 
 
 def test_laconic_on_the_patched_kernel_has_a_fault_and_a_host_call_for_each_window() -> None:
-    plain, patched = (Program(strategy(f"laconic{options}")) for options in ("", ":batch=madvise"))
+    plain, patched = (Program(maker(f"laconic{options}")) for options in ("", ":batch=madvise"))
     for program in (plain, patched):
         program.map(BASE, 100, RW)
         program.touch(BASE, 60)
@@ -579,7 +578,7 @@ def test_laconic_on_the_patched_kernel_has_a_fault_and_a_host_call_for_each_wind
 
 
 def test_laconic_on_the_patched_kernel_adds_a_small_mapping_in_one_host_call() -> None:
-    program = Program(strategy("laconic:batch=madvise"))
+    program = Program(maker("laconic:batch=madvise"))
     program.map(BASE, 8, RW)
     assert cost(program) == {"host_calls": 1, "eaug": 8, "eaccept": 8}
     program.anew().map(BASE + 100 * PAGE, 1, RW)
@@ -588,7 +587,7 @@ def test_laconic_on_the_patched_kernel_adds_a_small_mapping_in_one_host_call() -
 
 def test_equal_settings_of_laconic_have_one_name() -> None:
     assert full_name("laconic:batch=none") == "laconic"
-    assert strategy("laconic:batch=none") is strategy("laconic")
+    assert arguments("laconic:batch=none") == {"values": {"batch": "none"}}
     assert full_name("laconic:batch=madvise") == "laconic:batch=madvise"
 
 

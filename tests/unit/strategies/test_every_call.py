@@ -117,7 +117,8 @@ ROWS: dict[str, tuple[Step, Step, Callable[[int], Cost]]] = {
         mapped(0, NORESERVE),
         lambda n: Cost(),
     ),
-    "touch of lazy RW": (mapped(RW, NORESERVE), lambda p, n: p.touch(BASE, n), lambda n: Cost(0, n, 0, n, n)),
+    "touch of lazy RW": (mapped(RW, NORESERVE), lambda p, n: p.touch(BASE, n),
+                         lambda n: Cost(0, n, 0, n, n)),
     "touch of lazy RX": (
         mapped(RX, NORESERVE), lambda p, n: p.touch(BASE, n), lambda n: Cost(n, 2 * n, n, n, n),
     ),
@@ -130,20 +131,24 @@ ROWS: dict[str, tuple[Step, Step, Callable[[int], Cost]]] = {
     ),
     "protect lazy": (mapped(RW, NORESERVE), lambda p, n: p.protect(BASE, n, R), lambda n: Cost()),
     "protect lazy, n runs": (
-        lambda p, n: lazily(p, n, n), lambda p, n: p.protect(BASE, 2 * n, R), lambda n: Cost(n, n, n),
+        lambda p, n: lazily(p, n, n), lambda p, n: p.protect(BASE, 2 * n, R),
+        lambda n: Cost(n, n, n),
     ),
     "fixed RW over RW": (mapped(RW), mapped(RW), lambda n: Cost(2, 2 * n, 0, n)),
     "protect per page": (mapped(RW), per_page, lambda n: Cost(n, n, n)),
-    "file R": (nothing, lambda p, n: p.map_file(BASE, n, R, lib(n)), lambda n: Cost(1, 2 * n, n, n)),
+    "file R": (nothing, lambda p, n: p.map_file(BASE, n, R, lib(n)),
+               lambda n: Cost(1, 2 * n, n, n)),
     "file RW": (nothing, lambda p, n: p.map_file(BASE, n, RW, lib(n)), lambda n: Cost(0, n, 0, n)),
-    "file RX": (nothing, lambda p, n: p.map_file(BASE, n, RX, lib(n)), lambda n: Cost(1, 2 * n, 2 * n, n)),
+    "file RX": (nothing, lambda p, n: p.map_file(BASE, n, RX, lib(n)),
+                lambda n: Cost(1, 2 * n, 2 * n, n)),
     "file R, tail": (
         nothing,
         lambda p, n: p.map_file(BASE, n + 3, R, lib(n - 0.5)),
         lambda n: Cost(2, 2 * (n + 3) + 3, n + 3 + 3, n + 3),
     ),
     "file RW, tail": (
-        nothing, lambda p, n: p.map_file(BASE, n + 3, RW, lib(n)), lambda n: Cost(1, n + 3 + 3, 3, n + 3),
+        nothing, lambda p, n: p.map_file(BASE, n + 3, RW, lib(n)),
+        lambda n: Cost(1, n + 3 + 3, 3, n + 3),
     ),
     "stack": (
         nothing,
@@ -157,7 +162,8 @@ ROWS: dict[str, tuple[Step, Step, Callable[[int], Cost]]] = {
         lambda p, n: p.map_file(BASE, n, RW, lib(n), SHARED_FILE), written, lambda n: Cost(1, n, n),
     ),
     "write to a file, tail": (
-        lambda p, n: p.map_file(BASE, n + 3, RW, lib(n), SHARED_FILE), written, lambda n: Cost(2, n + 3, n + 3),
+        lambda p, n: p.map_file(BASE, n + 3, RW, lib(n), SHARED_FILE), written,
+        lambda n: Cost(2, n + 3, n + 3),
     ),
 }  # fmt: skip
 # Protect to anything, also to what it is.

@@ -8,13 +8,14 @@ import pytest
 from laconic.libos.gramine import VMA_INTERNAL, LibosVma
 from laconic.libos.strategy import MemoryCall
 from laconic.libos.touches import Touches
-from laconic.memory.calls import OPERATIONS, DefaultUpcalls
+from laconic.memory.calls import OPERATIONS
 from laconic.memory.change import Change
 from laconic.memory.flags import MAP_ANONYMOUS, MAP_FIXED, TASK_SIZE
 from laconic.memory.layout import Layout
 from laconic.memory.mmap import OpenFile
 from laconic.memory.rangemap import Range
 from laconic.memory.space import AddressSpace
+from laconic.memory.upcalls import DefaultUpcalls
 from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import Counts, Meter
 from laconic.sgx.pal.gramine import TRACKER

@@ -262,7 +262,8 @@ class TestProtect:
 
     @BOTH
     def test_neighbors_that_change_alike_are_one_run(self, rule: type[Classify]) -> None:
-        """The VMAs differ, of a file and anonymous; what has other permissions is a run of its own."""
+        """The VMAs differ, of a file and anonymous; what has other permissions is a run of its
+        own."""
         program = fresh(rule)
         program.map_file(BASE, 4, RW, lib(4))
         program.map(at(4), 4, RW)

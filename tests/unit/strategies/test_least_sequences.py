@@ -34,7 +34,7 @@ PROTECT = """
  --x   P0,A                P0,A,E              P0,A,E      .                   E                   E
  r-x   P0,A                P1,A                P1,A,E      P4,A                .                   E
  rwx   P0,A                P1,A                P3,A        P4,A                P5,A                .
-"""
+"""  # noqa: E501
 #: For a page that does not exist: what it gets → the least sequence, of zeroes and of a file's
 #: contents.
 COMMIT = {

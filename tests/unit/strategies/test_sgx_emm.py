@@ -155,7 +155,8 @@ def test_permissions_that_eacceptcopy_has_set_are_set_again() -> None:
     program = Program(SgxEmm)
     program.map(BASE, 4, R)
     assert cost(program) == {
-        **change(4, eaug_faults=4, eaug=4, eacceptcopy=4, eaccept=4, untouched_pages=4), "host_calls": 2
+        **change(4, eaug_faults=4, eaug=4, eacceptcopy=4, eaccept=4, untouched_pages=4),
+        "host_calls": 2
     }  # fmt: skip
 
 
@@ -410,7 +411,8 @@ def test_a_child_receives_committed_pages_only() -> None:
     program.anew()
     child = program.strategy.fork(program.space.fork(), program.touches.copy())
     assert cost(program) == {
-        **change(3, ecreate=1, einit=1, eaug_faults=8, eaug=8, eacceptcopy=8, eaccept=3, pages_copied=8),
+        **change(3, ecreate=1, einit=1, eaug_faults=8, eaug=8, eacceptcopy=8, eaccept=3,
+                 pages_copied=8),
         "host_calls": 1 + 2 + 2 + 1, "untouched_pages": 3,
     }  # fmt: skip
     assert child.emm.count() == 8 and len(child.emm.regions.parts(BASE, TASK_SIZE)) == 3
@@ -432,7 +434,8 @@ def test_a_thread_is_a_stack_and_a_tcs_that_are_used_again() -> None:
     program = Program(SgxEmm)
     program.strategy.thread()
     assert cost(program) == {
-        "host_calls": 2, "ioctls": 1, "eaug_faults": 8, "eaug": 8, "eaccept": 9, "emodt": 1, "etrack_ipis": 1
+        "host_calls": 2, "ioctls": 1, "eaug_faults": 8, "eaug": 8, "eaccept": 9, "emodt": 1,
+        "etrack_ipis": 1
     }  # fmt: skip
     program.strategy.thread_ends()
     program.anew().strategy.thread()

@@ -68,7 +68,8 @@ class TestImpossible:
             "mmap(NULL, 4096, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7f0000000010",
             "mmap(NULL, 4096, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7ffffffff000",
             "mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, 3, 0x10) = 0x7f0000000000",
-            "mmap(0x7f0000001000, 4096, PROT_READ, MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS, -1, 0) = 0x7f0000000000",
+            "mmap(0x7f0000001000, 4096, PROT_READ, MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS, -1, 0) = "
+            "0x7f0000000000",
             "munmap(0x7f0000000000, 0) = 0",
             "munmap(0x7f0000000001, 4096) = 0",
             "munmap(0x7f0000000000, 0x7f0000000000) = 0",
@@ -100,11 +101,13 @@ class TestImpossible:
         [
             (
                 "gramine",
-                "[P1:T1:x] trace: ---- mmap(0, 0, PROT_READ, MAP_PRIVATE|MAP_ANON, 0, 0) = 0x7f0000000000",
+                "[P1:T1:x] trace: ---- mmap(0, 0, PROT_READ, MAP_PRIVATE|MAP_ANON, 0, 0) = "
+                "0x7f0000000000",
             ),
             (
                 "perf",
-                " 1.000 ( 0.001 ms): x/5 mmap(len: 0, prot: READ, flags: PRIVATE|ANONYMOUS) = 0x7f0000000000",
+                " 1.000 ( 0.001 ms): x/5 mmap(len: 0, prot: READ, flags: PRIVATE|ANONYMOUS) = "
+                "0x7f0000000000",
             ),
         ],
     )
@@ -290,7 +293,10 @@ class TestOutput:
             )
         )
         words = " ".join([*COMMAND, "import", "strace", str(log), "-o", f"{disk}/trace"])
-        script = f"mount -t tmpfs -o size={size} none {disk} && {words}; ls {disk}; cat {disk}/trace >{tmp_path}/copy"
+        script = (
+            f"mount -t tmpfs -o size={size} none {disk} && {words}; ls {disk}; cat "
+            f"{disk}/trace >{tmp_path}/copy"
+        )
         done = subprocess.run(
             ["unshare", "-m", "sh", "-c", script],
             capture_output=True,

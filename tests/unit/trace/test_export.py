@@ -77,7 +77,8 @@ def test_parquet_in_duckdb(trace: str, tmp_path: Path) -> None:
     paths = ask("select path from TABLE where call = 'mmap' and path is not null order by event")
     assert paths == [(path,) for path in PATHS]
     assert ask(
-        "select distinct device, min(inode), max(file_size) from TABLE where inode is not null group by 1"
+        "select distinct device, min(inode), max(file_size) from TABLE where inode is not null "
+        "group by 1"
     ) == [("08:01", 7, 5000)]
     assert ask("select program, count(*) from TABLE where call = 'mmap' group by 1 order by 1") == [
         ("/bin/prog", 5), ("/bin/true", 1),
@@ -427,7 +428,8 @@ def test_sites_add_up(kind: str, tmp_path: Path) -> None:
     ]
     sums = ", ".join(f"sum({column})" for column in columns)
     query = (
-        f"select call, program, stack, count(*), count(*) filter (redundant), {sums} from '{table}' "
+        f"select call, program, stack, count(*), count(*) filter (redundant), {sums} from "
+        f"'{table}' "
         "where redundant is not null group by all"
     )
     rows = {tuple(row[:3]): row[3:] for row in duckdb.sql(query).fetchall()}
@@ -447,7 +449,10 @@ def test_sites_add_up(kind: str, tmp_path: Path) -> None:
             for value in costs.load().cycles(site.cost(name))
         ]
         assert cycles == pytest.approx(expected)
-    places = f"select distinct function, module, source_file, source_line from '{table}' where stack is not null"
+    places = (
+        f"select distinct function, module, source_file, source_line from '{table}' where "
+        f"stack is not null"
+    )
     inner = [found.frames(site)[0] for site in found.sites if found.frames(site)]
     assert set(duckdb.sql(places).fetchall()) == {
         (place.function, place.module, place.file or None, place.line or None) for place in inner

@@ -39,19 +39,25 @@ def test_strace_lines(trace: str, tmp_path: Path) -> None:
     lines = exported(trace, tmp_path).read_text().splitlines()
     arena = f"{BASE + (1 << 30):#x}"
     for line in (
-        '100 1000000000.000000000 execve("/bin/prog", ["prog", "a \\"b\\"\\n", "\\303\\251"], NULL) = 0',
+        '100 1000000000.000000000 execve("/bin/prog", ["prog", "a \\"b\\"\\n", "\\303\\251"], '
+        "NULL) = 0",
         "100 1000000000.002000000 brk(NULL) = 0x555555556000",
-        f"100 1000000000.003000000 mmap(NULL, 8192, PROT_READ, MAP_PRIVATE, 3</lib/libc.so.6>, 0x1000) = {BASE:#x}",
+        f"100 1000000000.003000000 mmap(NULL, 8192, PROT_READ, MAP_PRIVATE, 3</lib/libc.so.6>, "
+        f"0x1000) = {BASE:#x}",
         "100 1000000000.004000000 mmap(NULL, 8192, PROT_READ, MAP_PRIVATE, "
         f'3</tmp/a \\"b\\"\\76c\\74\\n\\\\\\303\\251 1>, 0x1000) = {BASE + 8192:#x}',
-        "100 1000000000.005000000 mmap(NULL, 8192, PROT_READ, MAP_PRIVATE, 3</memfd:x\\76y>(deleted), 0x1000) = "
+        "100 1000000000.005000000 mmap(NULL, 8192, PROT_READ, MAP_PRIVATE, "
+        "3</memfd:x\\76y>(deleted), 0x1000) = "
         f"{BASE + 16384:#x}",
         f"100 1000000000.008000000 mprotect({arena}, 8192, PROT_READ|PROT_WRITE) = 0",
-        "100 1000000000.010000000 clone3({flags=CLONE_VM|CLONE_FS|CLONE_FILES|CLONE_SIGHAND|CLONE_THREAD|CLONE_SYSVSEM|"
+        "100 1000000000.010000000 "
+        "clone3({flags=CLONE_VM|CLONE_FS|CLONE_FILES|CLONE_SIGHAND|CLONE_THREAD|CLONE_SYSVSEM|"
         "CLONE_SETTLS|CLONE_PARENT_SETTID|CLONE_CHILD_CLEARTID}, 88) = 101",
         "101 1000000000.012000000 munmap(0x5, 4096) = -1 EINVAL (Invalid argument)",
-        "100 1000000000.014000000 clone(child_stack=NULL, flags=CLONE_CHILD_CLEARTID|CLONE_CHILD_SETTID|SIGCHLD) = 102",
-        "102 1000000000.017000000 mmap(NULL, 4096, PROT_READ|PROT_WRITE|PROT_EXEC, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0)"
+        "100 1000000000.014000000 clone(child_stack=NULL, "
+        "flags=CLONE_CHILD_CLEARTID|CLONE_CHILD_SETTID|SIGCHLD) = 102",
+        "102 1000000000.017000000 mmap(NULL, 4096, PROT_READ|PROT_WRITE|PROT_EXEC, "
+        "MAP_PRIVATE|MAP_ANONYMOUS, -1, 0)"
         " = ?",
         "102 1000000000.018000000 +++ killed by SIGKILL +++",
         "100 1000000000.020000000 +++ exited with 3 +++",

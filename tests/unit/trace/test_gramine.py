@@ -154,7 +154,8 @@ def test_taking_away_counts_from_its_beginning_and_making_from_its_end(tmp_path:
     made = Step("mmap", (0, 0x1000, 3, ANON, NO_FD, 0), 0x10000, **T3)
     other = Step("mprotect", (0x20000, 0x1000, 1), 0, **T1)
     text = b"".join((
-        lines.begin(other), lines.begin(made), lines.begin(gone), lines.end(made), lines.end(gone), lines.end(other),
+        lines.begin(other), lines.begin(made), lines.begin(gone), lines.end(made), lines.end(gone),
+        lines.end(other),
     ))  # fmt: skip
     records, _ = take(tmp_path, text)
     assert [one.call for one in calls(records)] == ["munmap", "mmap", "mprotect"]
@@ -200,7 +201,8 @@ def test_more_rows_than_are_held_back(tmp_path: Path) -> None:
 def test_processes_are_linked_by_the_id_that_fork_returned(tmp_path: Path, early: bool) -> None:
     lines = Lines(Variant())
     fork = Step("clone", (0x1200011,), 2)
-    child = log([Step("openat", (), 4, 2, 2, text="/x"), Step("mmap", (0, 0x1000, 1, 2, 3, 0), 0x5000, 2, 2),
+    child = log([Step("openat", (), 4, 2, 2, text="/x"),
+                 Step("mmap", (0, 0x1000, 1, 2, 3, 0), 0x5000, 2, 2),
                  Step("exit_group", (1,), None, 2, 2)])  # fmt: skip
     opened = log([Step("openat", (), 3, text="/inherited")])
     end = lines.end(fork)
@@ -252,7 +254,8 @@ def test_a_program_that_is_run_again_in_the_same_log(tmp_path: Path) -> None:
 
 def test_unsupported_and_mocked_calls_are_counted_not_rows(tmp_path: Path) -> None:
     text = log([Step("brk", (0,), 0x1000)]) + (
-        b"[P1:T1:a] warning: Unsupported system call mremap\n[P1:T1:a] warning: Unsupported system call shim_mremap\n"
+        b"[P1:T1:a] warning: Unsupported system call mremap\n"
+        b"[P1:T1:a] warning: Unsupported system call shim_mremap\n"
         b"[P1:T1:a] trace: ---- mbind(...) = 0 (mock)\n"
     )
     records, report = take(tmp_path, text)
@@ -264,11 +267,13 @@ def test_brackets_of_every_kind_and_odd_arguments(tmp_path: Path) -> None:
     text = (
         b"[P7:T9:[] trace: ---- brk(0) = 0x1000\n[P3:libos] trace: ---- brk(0) = 0x2000\n"
         b"[P4::exe] trace: ---- brk(0) = 0x3000\n[::exe] trace: ---- brk(0) = 0x4000\n"
-        b"... trace: ---- brk(0) = 0x5000\n[P4294967295:T4294967295:...] trace: ---- brk(0) = 0x6000\n"
+        b"... trace: ---- brk(0) = 0x5000\n[P4294967295:T4294967295:...] trace: ---- brk(0) = "
+        b"0x6000\n"
         b"[P7:T9:a] trace: ---- openat(AT_FDCWD, (invalid-addr 0x10), O_RDONLY, 0000) = -14\n"
         b"[P7:T9:a] trace: ---- msync(0x1000, 0x1000, MS_SYNC) = 0\n"
         b"[P7:T9:a] trace: ---- mincore(0x1000, 0x1000, 0x2000) = 0\n"
-        b"[P7:T9:a] trace: ---- munmap(0x1000, 0x1000) ...\n[P7:T9:a] trace: ---- return from munmap(...) = -22\n"
+        b"[P7:T9:a] trace: ---- munmap(0x1000, 0x1000) ...\n"
+        b"[P7:T9:a] trace: ---- return from munmap(...) = -22\n"
     )
     records, report = take(tmp_path, text)
     assert report.not_understood == 0
@@ -350,9 +355,12 @@ NOISE = st.one_of(
     st.sampled_from(LINES),
     st.sampled_from(LINES),
     st.binary(max_size=80),
-    st.builds(lambda line, at, put: line[:at] + put + line[at:], st.sampled_from(LINES), st.integers(0, 150),
-              st.sampled_from([b"", b"\n", b")", b"(", b" = ", b"] ", b"9" * 5000, b"----", b"-", b"0x" + b"f" * 40])),
-    st.builds(lambda line, a, b: line[:a] + line[b:], st.sampled_from(LINES), st.integers(0, 150), st.integers(0, 150)),
+    st.builds(lambda line, at, put: line[:at] + put + line[at:], st.sampled_from(LINES),
+              st.integers(0, 150),
+              st.sampled_from([b"", b"\n", b")", b"(", b" = ", b"] ", b"9" * 5000, b"----", b"-",
+                               b"0x" + b"f" * 40])),
+    st.builds(lambda line, a, b: line[:a] + line[b:], st.sampled_from(LINES), st.integers(0, 150),
+              st.integers(0, 150)),
 )  # fmt: skip
 
 

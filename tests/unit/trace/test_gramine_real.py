@@ -171,7 +171,8 @@ LOST = {
     "a line that is not a call": HEADER % 1 + b"---- nonsense\n",
     "arguments": HEADER % 1 + b"---- mmap(0x1000, PROT_WHAT, 1) = 0x1000\n",
     "an openat": HEADER % 1 + b"---- openat(AT_FDCWD, \"x\", O_RDONLY, 0000) = what\n",
-    "the end of a call": HEADER % 1 + b"---- mmap(0, 0x1000, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0x0) ...\n"
+    "the end of a call": HEADER % 1
+    + b"---- mmap(0, 0x1000, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0x0) ...\n"
     + HEADER % 1 + b"---- mprotect(0x1000, 0x1000, PROT_READ) ...\n"
     + HEADER % 1 + b"---- return from mprotect(...) = 0x0\n",
     "the beginning of a call": HEADER % 1 + b"---- return from mprotect(...) = 0x0\n",
@@ -205,8 +206,10 @@ def test_the_start_of_each_program_is_in_the_trace(tmp_path: Path) -> None:
     assert len(maps) == 6
     runs = {(start, end): vma for start, end, vma in maps[0].runs if vma is not None}
     assert sorted(runs) == [
-        (0x400000, 0x401000), (0x401000, 0x585000), (0x585000, 0x5DB000), (0x5DB000, 0x5E5000), (0x5E5000, 0x5EC000),
-        (0x167226B21000, 0x167226B22000), (0x167226B22000, 0x167226B23000), (0x167226B23000, 0x167226B63000),
+        (0x400000, 0x401000), (0x401000, 0x585000), (0x585000, 0x5DB000), (0x5DB000, 0x5E5000),
+        (0x5E5000, 0x5EC000),
+        (0x167226B21000, 0x167226B22000), (0x167226B22000, 0x167226B23000),
+        (0x167226B23000, 0x167226B63000),
     ]  # fmt: skip
     data, bss = runs[0x5DB000, 0x5E5000], runs[0x5E5000, 0x5EC000]
     assert data.file is not None and data.file.path == "/usr/bin/busybox"

@@ -185,7 +185,8 @@ def test_lines_out_of_order_are_put_in_order(tmp_path: Path) -> None:
 
 def test_lost_events_unfinished_calls_and_lines_without_a_name(tmp_path: Path) -> None:
     text = (
-        b"     0.100 ( 0.010 ms): mmap(len: 4096, prot: PROT_READ, flags: MAP_PRIVATE|ANONYMOUS) = 0x7f0000000000\n"
+        b"     0.100 ( 0.010 ms): mmap(len: 4096, prot: PROT_READ, flags: MAP_PRIVATE|ANONYMOUS) "
+        b"= 0x7f0000000000\n"
         b"LOST 12 events!\n"
         b"     0.200 (         ): munmap(addr: 0x7f0000000000, len: 4096)      ...\n"
         b"     0.300 ( 0.010 ms): brk(brk: what)   = 0\n"
@@ -214,7 +215,8 @@ def test_a_thread_that_runs_a_program_is_a_process(tmp_path: Path) -> None:
         ("execve", 11),
         ("brk", 11),
     ]
-    assert [(one.pid, one.parent, one.shares_memory) for one in records if isinstance(one, Process)] == [
+    assert [(one.pid, one.parent, one.shares_memory) for one in records if isinstance(one,
+                                                                                      Process)] == [
         (10, 0, False), (11, 10, True)]  # fmt: skip
     assert any("task_newtask" in note for note in report.notes)
 
@@ -287,9 +289,12 @@ LINES = [line for path in LOGS for line in path.read_bytes().splitlines(keepends
 NOISE = st.one_of(
     st.sampled_from(LINES),
     st.binary(max_size=80),
-    st.builds(lambda line, at, put: line[:at] + put + line[at:], st.sampled_from(LINES), st.integers(0, 150),
-              st.sampled_from([b"\n", b")", b"(", b" = ", b": ", b"9" * 5000, b"-1", b"0x" + b"f" * 40, b"|", b","])),
-    st.builds(lambda line, a, b: line[:a] + line[b:], st.sampled_from(LINES), st.integers(0, 150), st.integers(0, 150)),
+    st.builds(lambda line, at, put: line[:at] + put + line[at:], st.sampled_from(LINES),
+              st.integers(0, 150),
+              st.sampled_from([b"\n", b")", b"(", b" = ", b": ", b"9" * 5000, b"-1",
+                               b"0x" + b"f" * 40, b"|", b","])),
+    st.builds(lambda line, a, b: line[:a] + line[b:], st.sampled_from(LINES), st.integers(0, 150),
+              st.integers(0, 150)),
 )  # fmt: skip
 
 

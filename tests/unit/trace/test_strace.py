@@ -25,7 +25,8 @@ from tests.fuzzing import corpus, mutate
 
 CORPUS = Path(__file__).resolve().parents[2] / "corpus" / "strace"
 #: Logs of all of the program, with all of its calls.
-WHOLE = ["f", "f-all", "f-tt", "f-t", "f-ttt-T", "f-r", "f-y", "f-yy", "f-Y", "f-k", "f-n-i", "f-X-raw", "f-X-verbose",
+WHOLE = ["f", "f-all", "f-tt", "f-t", "f-ttt-T", "f-r", "f-y", "f-yy", "f-Y", "f-k", "f-n-i",
+         "f-X-raw", "f-X-verbose",
          "f-raw", "f-x", "f-a", "f-C", "stderr"]  # fmt: skip
 #: Rows that are not of the program's calls.
 WORDS = {CODES[name] for name in ("file", "stack", "note", "lost", "end", "process")}
@@ -236,8 +237,15 @@ def test_a_log_that_begins_in_the_middle(tmp_path: Path) -> None:
 
 def test_the_options_that_a_log_shows(tmp_path: Path) -> None:
     """What a log was made with is in the trace."""
-    for name, options in {"f": ["-f", "-o"], "f-ttt-T": ["-f", "-o", "-ttt", "-T"], "f-k": ["-f", "-o", "-k"],
-                          "single": [], "stderr": ["-f"], "f-n-i": ["-f", "-o", "-n", "-i"]}.items():  # fmt: skip
+    made = {
+        "f": ["-f", "-o"],
+        "f-ttt-T": ["-f", "-o", "-ttt", "-T"],
+        "f-k": ["-f", "-o", "-k"],
+        "single": [],
+        "stderr": ["-f"],
+        "f-n-i": ["-f", "-o", "-n", "-i"],
+    }
+    for name, options in made.items():
         _, trace = imported([CORPUS / f"{name}.log"], tmp_path)
         assert trace.about["strace_options_seen"] == options, name
     _, trace = imported(CORPUS.glob("ff-tt.log.*"), tmp_path)
@@ -252,8 +260,11 @@ def test_redaction(tmp_path: Path) -> None:
         assert word not in data
 
 
-HEAD = '10 execve("./a", ["./a"], 0x7ffd00000000 /* 3 vars */) = 0\n10 clone(child_stack=0x7f00, flags=CLONE_VM|' \
-       "CLONE_THREAD|CLONE_FILES|CLONE_FS|CLONE_SIGHAND) = 11\n"  # fmt: skip
+HEAD = (
+    '10 execve("./a", ["./a"], 0x7ffd00000000 /* 3 vars */) = 0\n'
+    "10 clone(child_stack=0x7f00, flags=CLONE_VM|CLONE_THREAD|CLONE_FILES|CLONE_FS|CLONE_SIGHAND)"
+    " = 11\n"
+)
 
 
 class TestOrder:
@@ -413,12 +424,14 @@ class TestDescriptors:
             ("10 close(7) = 0\n", "?fd 7 of 10"),
             ('10 open("/a", O_RDONLY) = 7\n10 close_range(3, 4294967295, 0) = 0\n', "?fd 7 of 10"),
             ('10 open("/a", O_RDONLY) = 7\n10 execve("/b", ["b"], 0x7f /* 1 var */) = 0\n', "/a"),
-            ('10 open("/a", O_RDONLY|O_CLOEXEC) = 7\n10 execve("/b", ["b"], 0x7f /* 1 var */) = 0\n', "?fd 7 of 10"),
+            ('10 open("/a", O_RDONLY|O_CLOEXEC) = 7\n10 execve("/b", ["b"], 0x7f /* 1 var */) = '
+             '0\n', "?fd 7 of 10"),
             ('10 open("/a", O_RDONLY) = 7\n10 fcntl(7, F_SETFD, FD_CLOEXEC) = 0\n'
              '10 execve("/b", ["b"], 0x7f /* 1 var */) = 0\n', "?fd 7 of 10"),
             ("10 socket(AF_INET, SOCK_STREAM, IPPROTO_TCP) = 7\n", "socket:[]"),
             ("10 pipe2([6, 7], O_CLOEXEC) = 0\n", "pipe:[]"),
-            ("10 pipe2( <unfinished ...>\n10 <... pipe2 resumed>[6, 7], O_CLOEXEC) = 0\n", "pipe:[]"),
+            ("10 pipe2( <unfinished ...>\n10 <... pipe2 resumed>[6, 7], O_CLOEXEC) = 0\n",
+             "pipe:[]"),
             ('10 open("/a", O_RDONLY) = -1 ENOENT (No such file or directory)\n', "?fd 7 of 10"),
         ],
     )  # fmt: skip
@@ -435,7 +448,10 @@ class TestDescriptors:
             "7</dev/zero<char 1:5>>": "/dev/zero",
             "7<anon_inode:[io_uring]>": "anon_inode:[io_uring]",
         }.items():
-            log = f"10 brk(NULL) = 0x1\n10 mmap(NULL, 4096, PROT_READ, MAP_SHARED, {shown}, 0) = 0x1000\n"
+            log = (
+                f"10 brk(NULL) = 0x1\n10 mmap(NULL, 4096, PROT_READ, MAP_SHARED, {shown}, 0) = "
+                f"0x1000\n"
+            )
             path_of = tmp_path / "a.log"
             path_of.write_text(log)
             _, trace = imported([path_of], tmp_path)
@@ -456,9 +472,11 @@ class TestForms:
     @pytest.mark.parametrize(
         ("line", "call", "args", "result"),
         [
-            ("mmap(addr=NULL, length=8192, prot=PROT_READ|PROT_WRITE, flags=MAP_PRIVATE|MAP_ANONYMOUS, fd=-1, offset=0)"
+            ("mmap(addr=NULL, length=8192, prot=PROT_READ|PROT_WRITE, "
+             "flags=MAP_PRIVATE|MAP_ANONYMOUS, fd=-1, offset=0)"
              " = 0x1000", "mmap", [0, 8192, 3, 34, (1 << 64) - 1, 0], 4096),
-            ("mmap(NULL, 2097152, PROT_NONE, MAP_PRIVATE|MAP_ANONYMOUS|MAP_HUGETLB|21<<MAP_HUGE_SHIFT, -1, 0) = 0x1000",
+            ("mmap(NULL, 2097152, PROT_NONE, "
+             "MAP_PRIVATE|MAP_ANONYMOUS|MAP_HUGETLB|21<<MAP_HUGE_SHIFT, -1, 0) = 0x1000",
              "mmap", [0, 2097152, 0, 0x54040022, (1 << 64) - 1, 0], 4096),
             ("mmap(NULL, 1, 0x3, 0x22 /* MAP_??? */, -1, 0) = -1 ENOMEM (Cannot allocate memory)",
              "mmap", [0, 1, 3, 34, (1 << 64) - 1, 0], -12),
@@ -467,18 +485,21 @@ class TestForms:
             ("munmap(0x1000, 4096) = 0 (DELAYED)", "munmap", [4096, 4096, 0, 0, 0, 0], 0),
             ("mprotect(0x1000, 4096, PROT_READ|PROT_GROWSDOWN)                = 0 <0.000010>",
              "mprotect", [4096, 4096, 0x1000001, 0, 0, 0], 0),
-            ("madvise(0x1000, 4096, 0x66 /* MADV_??? */) = 0", "madvise", [4096, 4096, 102, 0, 0, 0], 0),
+            ("madvise(0x1000, 4096, 0x66 /* MADV_??? */) = 0", "madvise",
+             [4096, 4096, 102, 0, 0, 0], 0),
             ("mremap(0x1000, 4096, 8192, MREMAP_MAYMOVE|MREMAP_FIXED, 0x9000) = 0x9000",
              "mremap", [4096, 4096, 8192, 3, 0x9000, 0], 0x9000),
             ("mlock2(0x1000, 4096, MLOCK_ONFAULT) = 0", "mlock2", [4096, 4096, 1, 0, 0, 0], 0),
             ("mlockall(MCL_CURRENT|MCL_FUTURE) = 0", "mlockall", [3, 0, 0, 0, 0, 0], 0),
             ("munlockall() = 0", "munlockall", [0, 0, 0, 0, 0, 0], 0),
-            ("shmat(5, 0x1000, SHM_RDONLY) = 0x1000", "shmat", [5, 0x1000, 0o10000, 0, 0, 0], 0x1000),
+            ("shmat(5, 0x1000, SHM_RDONLY) = 0x1000", "shmat", [5, 0x1000, 0o10000, 0, 0, 0],
+             0x1000),
             ("pkey_mprotect(0x1000, 4096, PROT_READ, -1) = 0",
              "pkey_mprotect", [4096, 4096, 1, (1 << 64) - 1, 0, 0], 0),
             ("msync(0x1000, 4096, MS_SYNC) = 0", "msync", [4096, 4096, 4, 0, 0, 0], 0),
             ("mincore(0x1000, 8192, [1, 0]) = 0", "mincore", [4096, 8192, 0, 0, 0, 0], 0),
-            ("prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0) = 0", "prctl", [65, 1, 0, 0, 0, 0], 0),
+            ("prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0) = 0", "prctl",
+             [65, 1, 0, 0, 0, 0], 0),
             ("prctl(0x53564d41 /* PR_??? */, 0, 0x1000, 0x1000, 0x5555) = 0",
              "prctl", [0x53564D41, 0, 4096, 4096, 0x5555, 0], 0),
             ("arch_prctl(0x5001 /* ARCH_??? */, 0x1) = -1 EOPNOTSUPP (Operation not supported)",
@@ -487,10 +508,12 @@ class TestForms:
             ("personality(PER_LINUX|ADDR_NO_RANDOMIZE) = 0 (PER_LINUX)",
              "personality", [0x40000, 0, 0, 0, 0, 0], 0),
             ("fork() = 11", "fork", [0, 0, 0, 0, 0, 0], 2),
-            ("clone(child_stack=0, flags=CLONE_CHILD_CLEARTID|CLONE_CHILD_SETTID|SIGCHLD, child_tidptr=0x7f) = 11",
+            ("clone(child_stack=0, flags=CLONE_CHILD_CLEARTID|CLONE_CHILD_SETTID|SIGCHLD, "
+             "child_tidptr=0x7f) = 11",
              "clone", [0x1200011, 0, 0, 0, 0, 0], 2),
             ("clone(0x1200011, 0, 0, 0x7f, 0) = 0xb", "clone", [0x1200011, 0, 0, 0, 0, 0], 2),
-            ("clone(child_stack=NULL, flags=SIGCHLD) = 7 /* 11 in strace's PID NS */", "clone", [17, 0, 0, 0, 0, 0], 2),
+            ("clone(child_stack=NULL, flags=SIGCHLD) = 7 /* 11 in strace's PID NS "
+             "*/", "clone", [17, 0, 0, 0, 0, 0], 2),
         ],
     )  # fmt: skip
     def test_a_line(
@@ -499,7 +522,10 @@ class TestForms:
         """The row of one line; and the same where the call stands in two halves."""
         name, _, rest = line.partition("(")
         within, _, after = rest.rpartition(") ")
-        halves = f"10 {name}({within} <unfinished ...>\n9 getpid() = 9\n10 <... {name} resumed> ) {after}\n"
+        halves = (
+            f"10 {name}({within} <unfinished ...>\n9 getpid() = 9\n"
+            f"10 <... {name} resumed> ) {after}\n"
+        )
         for text in (f"10 {line}\n", halves):
             report, rows = from_text("10 brk(NULL) = 0x1000\n" + text, tmp_path)
             assert report.not_understood == 0, report.puzzles
@@ -540,14 +566,16 @@ class TestForms:
             "[pid    10] munmap(0x1000, 4096 <unfinished ...>\n"
             "[pid    11] munmap(0x2000, 4096) = 0\n"
             "[pid    10] <... munmap resumed> ) = 0\n"
-            "[pid    11] +++ exited with 0 +++\nProcess 11 detached\nPANIC: attached pid 12 exited\n"
+            "[pid    11] +++ exited with 0 +++\n"
+            "Process 11 detached\nPANIC: attached pid 12 exited\n"
             "--- SIGCHLD (Child exited) @ 0 (0) ---\n"
             "exit_group(0) = ?\n"
         )
         report, rows = from_text(log, tmp_path)
         assert report.not_understood == 0, report.puzzles
         assert [(row[0], row[1]) for row in rows] == [
-            ("execve", 1), ("program", 1), ("brk", 1), ("clone", 1), ("munmap", 1), ("munmap", 2), ("exit", 2)
+            ("execve", 1), ("program", 1), ("brk", 1), ("clone", 1), ("munmap", 1), ("munmap", 2),
+            ("exit", 2)
         ]  # fmt: skip
 
     def test_the_program_s_own_output_between(self, tmp_path: Path) -> None:
@@ -567,9 +595,12 @@ class TestForms:
     def test_a_process_of_32_bits_is_not_followed(self, tmp_path: Path) -> None:
         """Its calls are counted, and the trace says so."""
         log = (
-            '10 execve("/a", ["a"], 0x7f /* 0 vars */) = 0\n[ Process PID=10 runs in 32 bit mode. ]\n'
-            "10 brk(NULL) = 0x1000\n10 mmap2(NULL, 4096, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x5000\n"
-            '10 execve("/b", ["b"], 0x7f /* 0 vars */) = 0\n[ Process PID=10 runs in 64 bit mode. ]\n'
+            '10 execve("/a", ["a"], 0x7f /* 0 vars */) = 0\n'
+            "[ Process PID=10 runs in 32 bit mode. ]\n"
+            "10 brk(NULL) = 0x1000\n10 mmap2(NULL, 4096, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, "
+            "-1, 0) = 0x5000\n"
+            '10 execve("/b", ["b"], 0x7f /* 0 vars */) = 0\n'
+            "[ Process PID=10 runs in 64 bit mode. ]\n"
             "10 brk(NULL) = 0x7000\n"
         )
         report, rows = from_text(log, tmp_path)

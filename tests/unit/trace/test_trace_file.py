@@ -217,7 +217,7 @@ for attempt in range(int(count)):
     assert read == rows[: len(read)], ("wrong rows", *where)
     assert trace.loss or len(read) == len(rows) and facts(trace) == expected, ("silent", *where)
 print("ok")
-"""
+"""  # noqa: E501
 
 
 def test_damage_anywhere(tmp_path: Path) -> None:

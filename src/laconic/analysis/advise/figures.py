@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from laconic.analysis.advise.watch import OPENBLAS, Image, Watch
 from laconic.analysis.frames import own_frames
-from laconic.libos.strategy import Strategy
+from laconic.libos.strategy import Maker, Strategy
 from laconic.libos.touches import Touches
-from laconic.replay.enclaves import Enclaves, Maker
+from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone, Listener, Program
 from laconic.sgx.meter import Counts

@@ -20,21 +20,20 @@ from laconic.report.html.document import joined, piece, script_of
 from laconic.report.html.headline import heading
 from laconic.report.html.names import short_function, short_line, short_module
 from laconic.report.html.numbers import count, cycles, seconds, share, size
-from laconic.report.html.pairdata import as_json
 from laconic.report.html.sections import term, text
 from laconic.report.numbers import change
 from laconic.report.text import plain, script_json
 from laconic.trace.words import plural
 
 #: Rows of the table, and rows of the list on the first screen.
-ROWS, FIRST = 1_000, 5
+ROWS, FIRST = 500, 5
 #: The part of the graph's width, in percent, below which a box is not drawn; the height of a row.
 _THINNEST, _HEIGHT = 0.15, 22
-#: Rows of the graph: deeper boxes are not drawn.
-_DEEPEST = 24
+#: Rows of the graph, and boxes in all: deeper boxes, and the thinnest ones, are not drawn.
+_DEEPEST, _BOXES = 24, 3_000
 #: Boxes that are listed as text.
 _LISTED = 200
-#: How much a box changed, as a part of the larger of its costs, from which it has the next colour.
+#: How much a box changed, as a part of the larger of its costs, from which it has the next color.
 _STEPS = (0.02, 0.25, 0.6)
 #: The words of the page that its notes explain.
 _WORDS = ("calls", "host calls", "elided", "redundant", "floor", "cycles", "OCALL", "EPC")
@@ -53,7 +52,7 @@ def as_html(pair: Pair) -> bytes:
         "graph": _graph(pair),
         "strategies": _strategies(pair),
         "notes": _notes_section(pair),
-        "data": script_json({key: each for key, each in as_json(pair).items() if key != "graph"}),
+        "data": script_json(_headline(pair)._asdict()),
     }
     return joined(piece("pair.html"), style, script, parts)
 
@@ -67,16 +66,19 @@ def _pieces() -> tuple[str, str]:
 
 
 def _hero(pair: Pair) -> str:
-    headline = Sentence(*map(plain, sentence(pair.difference)))
     chosen = sections.selected(pair.before.sites.selection)
     parts = [
-        heading(headline, _first_name(pair)),
+        heading(_headline(pair), _first_name(pair)),
         chosen,
         _warning(pair),
         _figures(pair),
         _five(pair),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _headline(pair: Pair) -> Sentence:
+    return Sentence(*map(plain, sentence(pair.difference)))
 
 
 def _first_name(pair: Pair) -> str:
@@ -202,13 +204,19 @@ def _peak(side: Side, name: str) -> int:
 
 
 def _five(pair: Pair) -> str:
-    rows = [row for row in pair.rows if row.today.cycles.middle and _is_shown(row.today)][:FIRST]
-    if not rows:
+    # By their places in the table.
+    rows = {
+        at: row.today
+        for at, row in enumerate(pair.rows[:ROWS])
+        if row.today.cycles.middle and _is_shown(row.today)
+    }
+    shown = list(rows.items())[:FIRST]
+    if not shown:
         return '<div class="five"><h2>No site costs more or less than before</h2></div>'
-    most = max(abs(end) for row in rows for end in row.today.cycles)
+    most = max(abs(end) for _, delta in shown for end in delta.cycles)
     unit = numbers.unit(most)
     items = "".join(
-        _subject(place, row.today, most, unit, pair) for place, row in enumerate(rows, 1)
+        _subject(place, at, delta, most, unit, pair) for place, (at, delta) in enumerate(shown, 1)
     )
     key = (
         '<span class="key"><i class="k down"></i>costs less<i class="k up"></i>costs more'
@@ -222,14 +230,14 @@ def _is_shown(delta: Delta) -> bool:
     return delta.kind != SUPPRESSED or delta.key.function == LOADING
 
 
-def _subject(place: int, delta: Delta, most: float, unit: numbers.Unit, pair: Pair) -> str:
+def _subject(place: int, at: int, delta: Delta, most: float, unit: numbers.Unit, pair: Pair) -> str:
     was, now = _span(delta.was), _span(delta.now)
     css = _direction(delta)
     # One unit for the two costs of a row.
     scale = numbers.unit(max(was.high, now.high))
     return (
         f'<li class="pr"><span class="rk">{place}</span>'
-        f'<span class="who">{_name(delta)}<span class="wh">{_where(delta, pair)}</span></span>'
+        f'<span class="who">{_name(delta, at)}<span class="wh">{_where(delta, pair)}</span></span>'
         f"{_change_bar(delta, most)}"
         f'<span class="num"><b class="{css}">{_change(delta, unit)}</b>'
         f'<span class="wh">{_part(was.middle, now.middle)}</span></span>'
@@ -255,9 +263,10 @@ def _change_bar(delta: Delta, most: float) -> str:
     )
 
 
-def _name(delta: Delta) -> str:
+def _name(delta: Delta, at: int) -> str:
+    # A link to the row of the table.
     full = plain(delta.key.function)
-    return f'<span class="fn" title="{escape(full)}">{escape(_title(delta))}</span>'
+    return f'<a class="fn" href="#row-{at}" title="{escape(full)}">{escape(_title(delta))}</a>'
 
 
 def _title(delta: Delta) -> str:
@@ -308,13 +317,13 @@ def _table(pair: Pair) -> str:
         return "<p>Neither run made a memory call.</p>"
     most = max(max(row.today.was.cycles, row.today.now.cycles) for row in pair.rows)
     unit = numbers.unit(most / 10)
-    letter = f"{unit[1]} " if unit[1] else ""
+    changes = numbers.unit(max(abs(end) for row in pair.rows for end in row.today.cycles))
     heads = [
-        *("Site", "Call", f"Change, {letter}cycles", "Before", "After", "Laconic before"),
-        *("Laconic after", "Calls before", "Calls after", "Redundant before", "Redundant after"),
+        *("Site", "Call", f"Change, {_cycles(changes)}", f"Before, {_cycles(unit)}", "After"),
+        *("Laconic before", "Laconic after", "Calls", "Redundant"),
     ]
     head = "".join(f'<th scope="col">{each}</th>' for each in heads)
-    rows = "".join(_row(row, unit, pair) for row in pair.rows[:ROWS])
+    rows = "".join(_row(at, row, unit, changes, pair) for at, row in enumerate(pair.rows[:ROWS]))
     left = len(pair.rows) - ROWS
     rest = ""
     if left > 0:
@@ -328,20 +337,28 @@ def _table(pair: Pair) -> str:
     )
 
 
-def _row(row: PairRow, unit: numbers.Unit, pair: Pair) -> str:
+def _cycles(unit: numbers.Unit) -> str:
+    return f"{unit[1]} cycles".strip()
+
+
+def _row(at: int, row: PairRow, unit: numbers.Unit, changes: numbers.Unit, pair: Pair) -> str:
     delta, left = row.today, row.laconic
     scale = (unit[0], "")
-    cells = [
-        f'<td class="{_direction(delta)}" data-value="{delta.cycles.middle:.0f}">{_change(delta, scale)}</td>'
-    ]
+    css, middle = _direction(delta), delta.cycles.middle
+    changed = _change(delta, (changes[0], ""))
+    cells = [f'<td class="{css}" data-value="{middle:.0f}">{changed}</td>']
     for tally in (delta.was, delta.now, left.was, left.now):
         span = _span(tally)
         cells.append(f'<td data-value="{span.middle:.0f}">{cycles(span, scale)}</td>')
-    counts = (delta.was.calls, delta.now.calls, delta.was.redundant, delta.now.redundant)
-    cells += [f'<td data-value="{number}">{_exact(number)}</td>' for number in counts]
+    for was, now in (
+        (delta.was.calls, delta.now.calls),
+        (delta.was.redundant, delta.now.redundant),
+    ):
+        shown = _exact(now) if was == now else _arrow(_exact(was), _exact(now))
+        cells.append(f'<td data-value="{now}">{shown}</td>')
     full = plain(delta.key.function)
     return (
-        f'<tr><th scope="row" title="{escape(full)}"><span class="fn">{escape(_title(delta))}</span> '
+        f'<tr id="row-{at}"><th scope="row" title="{escape(full)}"><span class="fn">{escape(_title(delta))}</span> '
         f'<span class="wh">{escape(_place(row, pair))}</span></th><td>{text(delta.key.call)}</td>{"".join(cells)}</tr>'
     )
 
@@ -362,7 +379,11 @@ def _graph(pair: Pair) -> str:
     root = pair.graph
     if not root.width:
         return "<p>No call costs anything in an enclave.</p>"
+    thinnest = _THINNEST
     boxes = list(_boxes(root, 0, 0.0, 100.0 / root.width))
+    while len(boxes) > _BOXES:
+        thinnest *= 2
+        boxes = [each for each in boxes if each[2] >= thinnest]
     rows = max((depth for depth, *_ in boxes), default=0) + 1
     height = rows * _HEIGHT
     unit = numbers.unit(max(root.before, root.after))
@@ -404,7 +425,7 @@ def _box(depth: int, at: float, width: float, box: Box, unit: numbers.Unit) -> s
     return (
         f'<svg x="{at:.3f}%" y="{depth * _HEIGHT}" width="{width:.3f}%" height="{_HEIGHT}">'
         f"<title>{escape(_about(box, unit))}</title>"
-        f'<rect class="{_colour(box)}" width="100%" height="100%"/>'
+        f'<rect class="{_color(box)}" width="100%" height="100%"/>'
         + (f'<text x="5" y="15">{escape(_box_name(box))}</text>' if width > 1 else "")
         + "</svg>"
     )
@@ -421,7 +442,7 @@ def _about(box: Box, unit: numbers.Unit) -> str:
     return f"{_box_name(box)}{module}: {before} cycles before, {after} after, {changed}"
 
 
-def _colour(box: Box) -> str:
+def _color(box: Box) -> str:
     most = max(box.before, box.after)
     part = (box.after - box.before) / most if most else 0.0
     step = sum(abs(part) >= least for least in _STEPS)

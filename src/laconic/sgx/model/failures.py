@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from mypy_extensions import mypyc_attr
+
 from laconic.memory.flags import PAGE_SHIFT
 
 
@@ -22,6 +24,7 @@ class Failure(NamedTuple):
     after: int = 0
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Plan:
     """Which operation fails. The kinds of the driver's: restrict, modify_types, remove, etrack,
     eaug, mprotect.

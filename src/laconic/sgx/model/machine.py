@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+from mypy_extensions import mypyc_attr
+
 from laconic.memory.flags import PAGE_SIZE
 from laconic.memory.rangemap import RangeMap
-from laconic.sgx.meter import MODIFIED, PR, PT_REG, PT_TRIM, Counts, Meter
+from laconic.sgx.meter import MODIFIED, PR, PT_REG, PT_TRIM, Book, Meter
 from laconic.sgx.model.driver import Driver
 from laconic.sgx.model.epcm import Entry
 from laconic.sgx.model.faults import PF_ACCESS, HostFault, Refused, SgxError
@@ -20,10 +22,11 @@ from laconic.sgx.model.faults import PF_ACCESS, HostFault, Refused, SgxError
 V = TypeVar("V")
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Machine(Meter):
     """One enclave, ready to run (`Driver.ready`).
 
-    `book` is the meter that is written to, its own unless it is given: machines that share one
+    `book` is what is written to, its own unless it is given: machines that share one
     count together, as the enclaves of one strategy do. `after_step` is called with the machine
     after every run of a leaf and every ioctl, also of one that fails half way.
     """
@@ -31,43 +34,14 @@ class Machine(Meter):
     def __init__(
         self,
         driver: Driver,
-        book: Meter | None = None,
+        book: Book | None = None,
         after_step: Callable[[Machine], None] | None = None,
     ) -> None:
-        self.book = Meter() if book is None else book
-        self.tables = self.book.tables
-        self.exceeded = self.book.exceeded
+        super().__init__()
+        if book is not None:
+            self.book = book
         self.driver = driver
         self.after_step = after_step
-
-    # What is counted is in the book
-
-    @property
-    def counts(self) -> Counts:
-        """As the book's."""
-        return self.book.counts
-
-    @counts.setter
-    def counts(self, counts: Counts) -> None:
-        self.book.counts = counts
-
-    @property
-    def epc_pages(self) -> int:
-        """As the book's."""
-        return self.book.epc_pages
-
-    @epc_pages.setter
-    def epc_pages(self, pages: int) -> None:
-        self.book.epc_pages = pages
-
-    @property
-    def peak_epc_pages(self) -> int:
-        """As the book's."""
-        return self.book.peak_epc_pages
-
-    @peak_epc_pages.setter
-    def peak_epc_pages(self, pages: int) -> None:
-        self.book.peak_epc_pages = pages
 
     # Host calls
 
@@ -255,8 +229,8 @@ class Machine(Meter):
         try:
             if start < stop:
                 leaf(stop)
-        except Refused as fault:
-            stop, refused = fault.address, SgxError.of(fault)
+        except Refused as refusal:  # not `fault`: mypyc gives a name one class in a function
+            stop, refused = refusal.address, SgxError.of(refusal)
         return stop, refused
 
     def _stepped(self, refused: SgxError | None) -> None:

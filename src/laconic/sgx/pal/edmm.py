@@ -16,6 +16,8 @@ from contextlib import suppress
 from errno import EAGAIN, EBUSY, EINTR, ENOMEM
 from typing import Any
 
+from mypy_extensions import mypyc_attr
+
 from laconic.memory.flags import PAGE_SHIFT, PAGE_SIZE, PROT_READ, PROT_RWX, PROT_WRITE
 from laconic.memory.rangemap import Range, RangeMap, join_ranges
 from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_TCS, PT_TRIM, Meter
@@ -66,6 +68,7 @@ def permissions(vm_flags: int) -> int:
     return prot | PROT_READ if prot & PROT_WRITE else prot
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Edmm:
     """One enclave's pages. `committed`: the EPCM permissions of each page that exists.
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from laconic.memory.flags import PAGE_SHIFT, PAGE_SIZE, PROT_EXEC, PROT_READ, PROT_WRITE
 from laconic.memory.rangemap import Range, RangeMap, join_ranges
 from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_TCS, PT_TRIM, Meter
@@ -39,6 +41,7 @@ def remove_run(meter: Meter, start: int, end: int) -> None:
     meter.remove(start, end)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Gramine:
     """One enclave's pages. `pages`: EPCM permissions, LAZY or RESERVED, of each page that is
     allocated.
