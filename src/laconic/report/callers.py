@@ -426,7 +426,7 @@ def _notes(found: Callers, stacks: Stacks, width: int, shown: Iterable[Caller]) 
             width,
         )
     yield from missing_lines(stacks, width)
-    for module in _stripped(stacks, shown):
+    for module in _stripped(stacks, shown) if found.source == "run" else ():
         yield from filled(
             f"no names for some addresses of {module}: it is stripped; its debug package has them "
             "(files below /usr/lib/debug)",

@@ -42,7 +42,7 @@ EDMM_DEFAULT = 1 << 40
 #: What a fork needs in one piece for the checkpoint store (cp_alloc in libos_checkpoint.c:
 #: CP_INIT_VMA_SIZE, and half of it again), in bytes.
 CHECKPOINT = 96 * MIB
-#: What of an enclave stays free at least, as a part of what is needed: runs differ.
+#: What of an enclave or a heap is free at least, as a part of what is needed: runs differ.
 SPARE = 0.05
 #: A mapping of so many bytes is larger than the EPC of any machine: two sockets with 512 GiB each.
 ANY_MACHINE = 1 << 40
@@ -199,7 +199,7 @@ def _threads(figures: Figures) -> Advice:
     found = figures.most(lambda image: image.found_threads)
     why = f"{plural(peak, 'thread')} of {owner} at once"
     if found:
-        why += f", {plural(found, 'thread')} beside the first one found at attach"
+        why += f", of which {found:,}, beside the first, were running at attach"
     if needed > peak:
         why += f"; how many live at once depends on timing, and {needs} starts so many that {needed} is safe"
     why += (
@@ -274,7 +274,7 @@ def _brk(figures: Figures, heap: int) -> Advice:
         figures.total(lambda image: image.refused),
         figures.total(lambda image: image.repeated),
     )
-    value = max(round_up(peak, MIB) if peak > BRK else BRK, BRK)
+    value = max(round_up(peak + round(SPARE * peak), MIB) if peak > BRK else BRK, BRK)
     if refused:
         value = max(round_up(2 * peak, MIB), MIB)
     # Blocks of many sizes do not fill a heap without gaps: half as much again.
@@ -287,6 +287,8 @@ def _brk(figures: Figures, heap: int) -> Advice:
         )
     else:
         why += "; no growth was refused"
+        if value > peak and not heap:
+            why += f", and {shown_size(value - peak)} are to spare"
     if heap:
         why += (
             f". {shown_size(heap)} that were mapped come from it with the settings of malloc below, and have half as "
