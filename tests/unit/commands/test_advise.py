@@ -179,7 +179,7 @@ class TestCommands:
         assert done.returncode == 0
         assert list(tmp_path.iterdir()) == []
 
-    def test_what_is_tried_is_said(self, tmp_path: Path) -> None:
+    def test_each_trial_is_announced(self, tmp_path: Path) -> None:
         """The program as it is once more, then each setting; a break that goes up and down is a
         cause of one."""
         out = tmp_path / "a.json"
