@@ -143,4 +143,7 @@ def _next(options: argparse.Namespace, hints: Sequence[str], width: int) -> str:
     else:
         words = [options.keep or options.words[0]]
     what = filled(f"({', '.join(hints)})", width, "  ")
-    return "\n".join(["", f"next: laconic advise {shlex.join(words)}", *what, ""])
+    line = f"next: laconic advise {shlex.join(words)}"
+    if words[0] == "--" and len(line) > width:
+        line = "next: laconic advise -- CMD"
+    return "\n".join(["", line, *what, ""])
