@@ -44,7 +44,7 @@ def test_all_work_around_the_calls_has_a_name() -> None:
 
 
 def test_doctests() -> None:
-    for name in ("laconic.report.numbers", "laconic.report.shortnames"):
+    for name in ("laconic.report.numbers", "laconic.trace.numbers", "laconic.report.shortnames"):
         failed, attempted = doctest.testmod(importlib.import_module(name))
         assert attempted and not failed
 
