@@ -1,5 +1,5 @@
-"""Runs one measurement on both builds of Laconic, pure Python and compiled, each in a process of its
-own. `sh tools/wheel.sh` makes the compiled one.
+"""Runs one measurement on both builds of Laconic, pure Python and compiled, each in a process of
+its own. `sh tools/wheel.sh` makes the compiled one.
 
     python -m benchmarks.builds MODULE FUNCTION JSON-LIST
 """

@@ -1,5 +1,5 @@
-"""One call on an AddressSpace beside the kernel's own system call, and beside an AVL tree in C, on the
-same number of VMAs: both builds of Laconic.
+"""One call on an AddressSpace beside the kernel's own system call, and beside an AVL tree in C, on
+the same number of VMAs: both builds of Laconic.
 
 The processor time of batches of 1,000 calls is measured; the median batch counts.
 """

@@ -51,7 +51,8 @@ OWN = {
     "memory/change": ("memory/test_vma",),
     "memory/flags": ("memory/test_vma",),
     "memory/names": ("commands/test_maps",),
-    "replay/check": ("report/test_report",),
+    "replay/__init__": ("replay/test_pals",),
+    "replay/engine": ("replay/test_assumed",),
 }
 #: The model runs the bookkeeping and the Linux host's rules; no replay takes part in it.
 MODEL = "tests/model/test_model.py"

@@ -196,7 +196,7 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload("busybox", ("busybox", "sh", "busybox.sh"), ("busybox",)),
     stress("mmap", 40, "--mmap-bytes", "1m"),
     stress("mremap", 100, "--mremap-bytes", "4m"),
-    stress("mprotect", 20000),
+    stress("mprotect", 20000, slow=True),
     stress("brk", 20000),
     stress("madvise", 1, slow=True),
     stress("fork", 300),

@@ -59,7 +59,7 @@ def _finds(command: tuple[str, ...], first: str | None = None) -> bool:
 
 
 @pytest.mark.parametrize("name", BUGS)
-def test_what_a_program_observes_shows_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_that_a_program_observes_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=":")
     assert _finds((sys.executable, "-m", "tests.quality.planted", name), WRITTEN_FOR.get(name))
 

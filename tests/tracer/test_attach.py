@@ -381,7 +381,8 @@ class TestLimits:
         [
             (("run", "--for", "1s", "--", "true"), "name it with -o FILE"),
             (("attach", "1", "--until-size", "1M"), "name it with -o FILE"),
-            (("attach", "1", "--for", "soon"), "'soon' is not a time: name seconds, as in 30s"),
+            (("attach", "1", "--for", "soon"), "'soon' is not a time: name one, as in 500ms"),
+            (("attach", "redis-server"), 'as in  laconic attach "$(pidof -s redis-server)"'),
             (("attach", "1", "--for", "0s"), "'0s' is not a time"),
             (
                 ("attach", "1", "--until-size", "5", "-o", "x"),

@@ -330,7 +330,7 @@ def test_a_program_that_kills_itself(name: str) -> None:
 
 
 @pytest.mark.parametrize("limit", [0, -1])
-def test_what_wait_says_of_a_child_that_dumps_core(limit: int, tmp_path: Path) -> None:
+def test_wait_returns_the_same_for_a_child_that_dumps_core(limit: int, tmp_path: Path) -> None:
     """The bit that says "core dumped" is there when it is without Laconic, and the signal is the
     same."""
     script = f"""

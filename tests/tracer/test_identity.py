@@ -112,7 +112,7 @@ def test_arguments() -> None:
         'ionice -c 3 "$@"',
     ],
 )
-def test_what_a_shell_can_arrange(script: str, tmp_path: Path) -> None:
+def test_an_arrangement_of_the_shell_is_seen_as_natively(script: str, tmp_path: Path) -> None:
     # Python cannot start where there is no directory and a path in PYTHONPATH is relative to it.
     env = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
     both(f"rm -rf place; mkdir place; cd place; {script}", cwd=tmp_path, env=env)

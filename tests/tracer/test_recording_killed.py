@@ -128,7 +128,7 @@ def test_laconic_killed_at_any_moment(moment: float, pause: int, tmp_path: Path)
     assert "not ended in order" in check.stderr
 
 
-def test_what_is_on_disk_meanwhile(tmp_path: Path) -> None:
+def test_a_recording_is_on_disk_while_it_runs(tmp_path: Path) -> None:
     """Both killed at once, as by a power cut: no more is missing than what was not written yet."""
     path, progress = tmp_path / "a.trace", tmp_path / "progress"
     with recording(path, build("recorded"), "progress", progress, "10000000") as process:

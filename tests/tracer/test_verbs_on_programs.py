@@ -121,7 +121,7 @@ def test_json_on_standard_output_comes_after_the_program_s(
 
 
 @every
-def test_what_is_wrong_is_found_before_the_program_runs(
+def test_wrong_options_are_named_before_the_program_runs(
     verb: str, old: Path, tmp_path: Path
 ) -> None:
     done = told(verb, old, tmp_path, "touch", "ran", options=("--json", "missing/x.json"))

@@ -266,11 +266,11 @@ class Model:
         }
         self._before = dict(self._counts)
 
-    def settle(self) -> None:
-        """Waits until all names are known, of what is not shown too: then `hidden` is all that is
-        hidden."""
+    def settle(self, every: bool = False) -> None:
+        """Waits until the names of all redundant calls are known, of what is not shown too: then
+        `hidden` is all that is hidden. `every`: the names of all other calls too."""
         assert self.names is not None
-        self.names.wait({**self._counts, **self._costs})
+        self.names.wait({**self._counts, **self._costs} if every else self._counts)
 
     @property
     def hidden(self) -> Counter[str]:

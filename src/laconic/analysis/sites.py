@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from laconic.analysis.advise.hints import Hints
 from laconic.analysis.frames import own_frames
 from laconic.libos.strategy import Strategy
 from laconic.memory.ledger import Ledger
@@ -106,7 +107,7 @@ class Sites(Table):
     of: that of each of `replay.enclaves.AROUND`, and OTHER. The costs of all sites and of `around`
     add up to the totals of `meters`. `knows_touched`: the trace says which pages were touched;
     otherwise no costs of touches are known, and all costs are lower ends. `selection`: which calls
-    were counted; None for all.
+    were counted; None for all. `hints`: what `laconic advise` would change, if that was asked for.
     """
 
     sites: list[Site]
@@ -120,6 +121,7 @@ class Sites(Table):
     around: dict[str, Work] = field(default_factory=dict)
     knows_touched: bool = True
     selection: Selection | None = None
+    hints: list[str] = field(default_factory=list)
 
     def cycles(
         self, site: Work, strategy: str = EVERY_CALL, profile: CostProfile | None = None
@@ -309,12 +311,15 @@ def sites(
     progress: Callable[[int], None] | None = None,
     stacks: Stacks | None = None,
     selection: Selection | None = None,
+    hints: Hints | None = None,
+    profile: CostProfile | None = None,
 ) -> Sites:
     """Return all sites of `trace`, an open trace or a path, with their costs in an enclave under
     each of `strategies` (names, `module:Class`, or classes).
 
     `progress` is called with the number of bytes that have been read. `stacks` finds the names of
     functions, by default in the program's own files. With `selection`, only its calls are counted.
+    With `hints`, `Sites.hints` names what `advise` would change, by the costs of `profile`.
     Raises LaconicError if the trace cannot be read. O(events), memory O(sites).
     """
     trace = Trace(trace) if isinstance(trace, str) else trace
@@ -327,11 +332,15 @@ def sites(
         selection=selection,
     )
     counting = None if selection is None else Selected(collector, selection)
-    replay = Replay(trace, "laconic", listeners=[enclaves, counting or collector], stacks=stacks)
+    listeners = [enclaves, counting or collector, *(() if hints is None else hints.listeners)]
+    replay = Replay(trace, "laconic", listeners=listeners, stacks=stacks)
     replay.run(progress=progress)
     if selection is not None:
         drop_unselected(enclaves, selection, replay.started)
     around = collector.add_costs(enclaves)
+    hinted: list[str] = []
+    if hints is not None:
+        hinted = hints.found(replay, enclaves.meters, stacks, profile or costs.load())
     return Sites(
         list(collector.sites.values()),
         stacks,
@@ -344,4 +353,5 @@ def sites(
         around,
         trace.has_touches,
         selection,
+        hinted,
     )

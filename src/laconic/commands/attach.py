@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import time
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `attach`."""
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
-    parser.add_argument("pid", type=whole("process id"), metavar="PID", help="the process")
+    parser.add_argument("pid", type=_process_id, metavar="PID", help="the process")
     parser.add_argument("-o", "--output", metavar="FILE", help="record a trace")
     add_recording(parser)
     parser.add_argument("--json", metavar="FILE", help="write the figures to FILE, as JSON")
@@ -65,6 +66,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-v", "--verbose", action="store_true", help="with --verify: print the complete maps"
     )
     parser.set_defaults(execute=execute)
+
+
+def _process_id(text: str) -> int:
+    try:
+        return whole("process id")(text)
+    except argparse.ArgumentTypeError as error:
+        if not re.fullmatch(r"[\w.-]*[A-Za-z][\w.-]*", text, re.ASCII):
+            raise
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is not a process id: name one, as in  laconic attach "$(pidof -s {text})"'
+        ) from error
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -209,5 +221,6 @@ def _recorded(recorder: Recorder) -> str:
         )
     return (
         f"laconic: {recorder.written:,} events in {path}; next:\n"
-        f"  laconic callers {path}\n  laconic compare {path}\n  laconic html {path} -o report.html\n"
+        f"  laconic callers {path}\n  laconic compare {path}\n  laconic advise {path}\n"
+        f"  laconic html {path} -o report.html\n"
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+from collections.abc import Sequence
 
 from laconic.commands.options import (
     accept_source,
@@ -86,6 +88,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Prints the callers."""
+    from laconic.analysis.advise.hints import Hints
     from laconic.analysis.callers import callers
     from laconic.analysis.headline import headline
     from laconic.analysis.sites import sites
@@ -107,7 +110,9 @@ def execute(options: argparse.Namespace) -> int:
     output = open_output(options.json)
     with traced(options, "callers") as (trace, status):
         with progress(f"replaying {trace.path}", trace.size) as update:
-            found = sites(trace, progress=update, selection=chosen)
+            # A part of the calls does not decide what a manifest needs.
+            hints = Hints() if chosen is None else None
+            found = sites(trace, progress=update, selection=chosen, hints=hints, profile=profile)
         tell_loss(trace, found.loss)
     result = callers(
         found,
@@ -122,6 +127,23 @@ def execute(options: argparse.Namespace) -> int:
     style = Style(options.frames, options.verbose)
     hand_over(
         options, output, lambda: as_json(result, found.stacks, first),
-        lambda width: as_text(result, found.stacks, width, limit, first, style),
+        lambda width: as_text(result, found.stacks, width, limit, first, style) + _next(options, found.hints, width),
     )  # fmt: skip
     return status
+
+
+def _next(options: argparse.Namespace, hints: Sequence[str], width: int) -> str:
+    # The command that says what to do, where there is something.
+    if not hints:
+        return ""
+    from laconic.report.names import filled
+
+    if options.command is not None and options.keep is None:
+        words = ["--", *options.command]
+    else:
+        words = [options.keep or options.words[0]]
+    what = filled(f"({', '.join(hints)})", width, "  ")
+    line = f"next: laconic advise {shlex.join(words)}"
+    if words[0] == "--" and len(line) > width:
+        line = "next: laconic advise -- CMD"
+    return "\n".join(["", line, *what, ""])

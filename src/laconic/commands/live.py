@@ -187,7 +187,7 @@ def _report(
         tell(f"laconic: {model.failure}\n")
         return
     if model.rules or output is not None:
-        model.settle()
+        model.settle(every=output is not None)
     if output is not None:
         write_json(as_json(model, command), output, options.json, program=True)
     tell(ending(model, width(2)))
@@ -305,14 +305,16 @@ def _lines(source: Child | Remote, model: Model, delay: float) -> None:
     from laconic.commands.output import tell, width
     from laconic.report.live import line
 
+    shown = 0.0
     due = time.monotonic() + delay
     while model.status is None and source.alive():
         time.sleep(max(min(due - time.monotonic(), 0.1), 0.01))
         source.drain(model)
         if time.monotonic() >= due and model.status is None:
             due += delay
-            if not model.ever:
-                continue  # it starts
+            if model.time == shown:
+                continue  # it starts, or has ended and its last calls are being replayed
+            shown = model.time
             model.beat()
             tell(f"{line(model, width(2))}\n")
 

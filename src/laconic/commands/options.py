@@ -235,13 +235,26 @@ def _window(first: str, last: str) -> tuple[int, int | None]:
 
 def _time(text: str) -> int:
     # Nanoseconds since the trace began.
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(s|ms|)", text, re.ASCII)
-    if match is None:
+    time = nanoseconds(text)
+    if time is None:
         raise LaconicError(
             f"--between {text!r} is not a time; give seconds or milliseconds since the trace began, "
             "as in  --between 1.5s 2s, or end"
         )
-    return round(float(match[1]) * (1e6 if match[2] == "ms" else 1e9))
+    return time
+
+
+def nanoseconds(text: str) -> int | None:
+    """A time as options name it, a number with ms, s (or no unit), m or h; None if it is none.
+
+    >>> nanoseconds("500ms"), nanoseconds("1.5"), nanoseconds("2m"), nanoseconds("soon")
+    (500000000, 1500000000, 120000000000, None)
+    """
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(ms|[smh]?)", text, re.ASCII)
+    if match is None:
+        return None
+    unit = {"ms": 10**6, "s": 10**9, "": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}[match[2]]
+    return round(float(match[1]) * unit)
 
 
 # Results
@@ -334,13 +347,14 @@ def add_recording(parser: argparse.ArgumentParser) -> None:
         dest="seconds",
         type=duration,
         metavar="TIME",
-        help="end the recording after TIME, as 30s, 2m or 1h; the program goes on",
+        help="end the recording after TIME, as 500ms, 30s, 2m or 1h; the program goes on",
     )
     parser.add_argument(
         "--until-size",
         type=trace_size,
         metavar="SIZE",
-        help="end the recording when the trace has SIZE bytes, as 100M; the program goes on",
+        help="end the recording when the trace has SIZE bytes, as 100M; it may have more, by what is written in a "
+        "second; the program goes on",
     )
 
 
@@ -369,14 +383,15 @@ def trace_size(text: str) -> int:
 def duration(text: str) -> float:
     """Seconds, from a number and a unit, as argparse reads them.
 
-    >>> duration("1.5m")
-    90.0
+    >>> duration("1.5m"), duration("300ms")
+    (90.0, 0.3)
     """
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smh]?)", text, re.ASCII)
-    seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
-    if seconds <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time: name seconds, as in 30s, 2m, 1h")
-    return seconds
+    time = nanoseconds(text)
+    if not time:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time: name one, as in 500ms, 30s, 2m, 1h"
+        )
+    return time / 1e9
 
 
 # Costs and numbers

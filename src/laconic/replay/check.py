@@ -42,7 +42,7 @@ class Check:
         """Enters one difference; the first hundred are kept. O(1)."""
         self.counts[cause] += 1
         if self.counts[cause] <= _KEPT:
-            call = f"{name}({', '.join(shown(value) for value in row.args[: ARITY.get(name, 6)])})"
+            call = f"{name}({', '.join(shown(value) for value in row.args[: ARITY.get(name)])})"
             where = number, row.time, row.pid, row.tid
             self.differences.append(
                 Difference(*where, call, shown(row.result), replayed, cause, why)

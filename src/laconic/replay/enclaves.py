@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from mypy_extensions import mypyc_attr
+
 from laconic.libos.strategy import ContinuingStrategy, Maker, MemoryCall, Strategy, fork_of
 from laconic.libos.touches import Touches
 from laconic.linux.pagemap import Touched
@@ -145,7 +147,8 @@ class Enclave:
                 self.owners.call(call, label)
 
     def relabel(self, old: Hashable, label: Hashable) -> None:
-        """Count under `label` what was counted under `old`. O(strategies)."""
+        """Count under `label` what was counted under `old`, a call that maps no page: it owns
+        none. O(strategies)."""
         for books in (self._books, self._unchanged):
             books.pop(old, None)
         for strategy in self.strategies.values():
@@ -154,8 +157,6 @@ class Enclave:
             if counts is not None:
                 meter.at(self.number, label)
                 meter.counts.add(counts)
-        if self.owners is not None:
-            self.owners.relabel(old, label)
 
     def grow(self, start: int, end: int, vma: Vma) -> None:
         """A stack grew. O(strategies)."""
@@ -224,6 +225,7 @@ class Enclave:
             strategy.end()
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Enclaves(Listener):
     """Keeps an enclave under each of `makers` beside each address space of a replay.
 
@@ -303,18 +305,23 @@ class Enclaves(Listener):
             for change in done.changes:
                 if change.held is not None:
                     enclave.assume_touched(change.start, change.end, change.held)
+        label = self._label(done)
+        if self._unfinished:
+            begun = self._unfinished.pop(done.row.tid, None)
+            if begun is not None:
+                enclave.relabel(begun, label)
         if done.is_finished:
             call = new(MemoryCall, (done.name, done.row.args, done.result, done.changes, done.file))
-            label: Hashable = done.name if self.label is None else self.label(done)
-            if self.selection is not None and not done.is_in(self.selection):
-                label = NOT_SELECTED
-            if self._unfinished:
-                begun = self._unfinished.pop(done.row.tid, None)
-                if begun is not None:
-                    enclave.relabel(begun, label)
             enclave.call(call, label)
         else:
             self._other(enclave, done.changes)
+
+    def _label(self, done: CallDone) -> Hashable:
+        if not done.is_finished:
+            return OTHER
+        if self.selection is not None and not done.is_in(self.selection):
+            return NOT_SELECTED
+        return done.name if self.label is None else self.label(done)
 
     def call_committed(self, row: Row, mm: Mm, name: str, changes: tuple[Change, ...]) -> None:
         """The changes are carried out now; the end of the call has none."""

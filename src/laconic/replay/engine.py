@@ -121,6 +121,8 @@ class Replay:
             self._files[0] = UNKNOWN_FILE
         self.up = RecordedUpcalls(trace.source == "run", self._files)
         self._runs: tuple[int, int, Runs, int] | None = None
+        # Processes of which data was lost before their first row.
+        self._lossy: set[int] = set()
         self._handlers: list[Callable[[Row], None]] = [_skip] * 256
         for code in range(MEMORY_CODES):
             self._handlers[code] = (
@@ -381,6 +383,8 @@ class Replay:
         if mm is None:
             self.ledger.processes += 1
             mm = self.processes[pid] = self._unknown()
+            mm.lossy = pid in self._lossy
+            self._lossy.discard(pid)
         thread = self.threads[tid] = Thread(pid, mm)
         self._start_assumed(mm)
         return thread
@@ -507,20 +511,25 @@ class Replay:
         thread = self.threads.pop(tid, None)
         if thread is None:
             return
-        thread.mm.threads -= 1
-        if not thread.mm.threads and not self.keep and self.processes.get(thread.pid) is thread.mm:
-            del self.processes[thread.pid]
-        if not thread.mm.threads:
-            self._end_space(thread.mm)
+        mm = thread.mm
+        mm.threads -= 1
+        if not mm.threads:
+            self._forget(thread.pid, mm)
+            self._end_space(mm)
+        elif mm.number < 0:
             return
-        if thread.mm.number < 0:
-            return
-        if thread.pid == thread.mm.pid:
+        elif thread.pid == mm.pid:
             for listener in self.listeners:
-                listener.thread_ended(thread.mm)
+                listener.thread_ended(mm)
         elif not any(other.pid == thread.pid for other in self.threads.values()):
+            self._forget(thread.pid, mm)
             for listener in self.listeners:
-                listener.vfork_ended(thread.mm, thread.pid)
+                listener.vfork_ended(mm, thread.pid)
+
+    def _forget(self, pid: int, mm: Mm) -> None:
+        # The process has ended, or executes another program. Its id may be used again.
+        if not self.keep and self.processes.get(pid) is mm:
+            del self.processes[pid]
 
     def _personality(self, row: Row) -> None:
         if row.result >= 0 and row.a0 & 0xFFFFFFFF != PERSONALITY_QUERY:
@@ -604,12 +613,14 @@ class Replay:
 
     def _lost(self, row: Row) -> None:
         self.lost.add(row)
-        which = (
-            [self.processes[row.pid]]
-            if row.pid in self.processes
-            else list(self.processes.values())
-        )
-        for mm in which:
+        if not row.pid:
+            lossy = list(self.processes.values())
+        elif row.pid in self.processes:
+            lossy = [self.processes[row.pid]]
+        else:
+            lossy = []
+            self._lossy.add(row.pid)
+        for mm in lossy:
             mm.lossy = True
             if row.a1:
                 mm.space = None
@@ -622,10 +633,10 @@ class Replay:
 
     def _written(self, row: Row) -> None:
         mm = self._thread(row).mm
-        if mm.number >= 0:
-            file = self._files[row.file].file
+        file = self._files.get(row.file)
+        if mm.number >= 0 and file is not None:
             for listener in self.listeners:
-                listener.file_written(mm, file, row.a0, not row.a1)
+                listener.file_written(mm, file.file, row.a0, not row.a1)
 
     def _end(self, row: Row) -> None:
         self.end = json.loads(row.data or b"{}")

@@ -79,13 +79,3 @@ class Owners:
     def grow(self, start: int, end: int, label: Hashable) -> None:
         """Enter the growth of a stack. O(log n)."""
         self.pages.set(start, end, label)
-
-    def relabel(self, old: Hashable, label: Hashable) -> None:
-        """Replace one label by another. O(n)."""
-
-        def replace(owner: Hashable) -> Hashable:
-            return label if owner == old else owner
-
-        self.pages.edit(0, TASK_SIZE, replace)
-        if old in self.touched:
-            self.touched[label] = self.touched.get(label, 0) + self.touched.pop(old)

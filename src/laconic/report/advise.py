@@ -12,13 +12,13 @@ from laconic.analysis.advise.advice import (
     ENVIRONMENT,
     MANIFEST,
     Advice,
-    cycles,
     shown_size,
     span,
 )
 from laconic.analysis.advise.figures import Cost, Figures, Span
 from laconic.analysis.advise.trial import After, Trial, outside
 from laconic.analysis.schemas import SCHEMAS
+from laconic.report.numbers import cycles, unit
 from laconic.sgx.costs import CostProfile
 from laconic.trace.words import plural
 
@@ -111,6 +111,11 @@ def _notes(figures: Figures) -> list[str]:
     notes = [] if figures.touches else [RANGED]
     if figures.attached:
         notes.append(ATTACHED)
+    if figures.cpus and figures.most(lambda image: image.peak_threads) > 1:
+        notes.append(
+            f"this trace is of a machine with {plural(figures.cpus, 'CPU')}: a program that starts a thread for each "
+            "CPU needs other values of sgx.max_threads and of sizes elsewhere"
+        )
     if figures.redacted:
         notes.append(REDACTED)
     if figures.unseen:
@@ -140,21 +145,13 @@ def _lines(
     tried: Trial | None,
     width: int,
 ) -> Iterator[str]:
-    programs = plural(len(figures.images), "program")
     trial = tried or Trial()
-    yield from textwrap.wrap(
-        f"laconic advise: {programs}; cycles are an estimate by the cost profile {profile.name!r}, each number from "
-        "lowest to highest",
-        width,
-    )
-    for name, cost in figures.costs.items():
-        yield from _indented(
-            f"{name}: {span(*cost.host_calls)} host calls, {cycles(*cost.cycles)}", width, "  "
-        )
+    between: tuple[str, ...] = ()
     for where, heading in _HEADINGS.items():
         chosen = [(place, each) for place, each in enumerate(advice) if each.where == where]
         if chosen:
-            yield from ("", *textwrap.wrap(heading, width), "")
+            yield from (*between, *textwrap.wrap(heading, width), "")
+            between = ("",)
         for place, each in chosen:
             yield from each.line.splitlines()
             yield from _indented(each.why + ".", width)
@@ -168,6 +165,17 @@ def _lines(
         yield ""
         yield from textwrap.wrap(
             "No setting of an allocator or a runtime has a cause in this trace.", width
+        )
+    yield ""
+    yield from textwrap.wrap(
+        f"Cost of {plural(len(figures.images), 'program')} as recorded, an estimate by the cost profile "
+        f"{profile.name!r}",
+        width,
+    )
+    of = unit([max(cost.cycles) for cost in figures.costs.values()])
+    for name, cost in figures.costs.items():
+        yield from _indented(
+            f"{name}: {span(*cost.host_calls)} host calls, {cycles(*cost.cycles, of)}", width, "  "
         )
     for note in _notes(figures):
         yield from textwrap.wrap(f"note: {note}", width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -444,6 +445,25 @@ def _notes(found: Callers, stacks: Stacks, width: int, shown: Iterable[Caller]) 
             width,
         )
     yield from missing_lines(stacks, width)
+    for module in _stripped(stacks, shown) if found.source == "run" else ():
+        yield from filled(
+            f"no names for some addresses of {module}: it is stripped; its debug package has them "
+            "(files below /usr/lib/debug)",
+            width,
+        )
+
+
+def _stripped(stacks: Stacks, shown: Iterable[Caller]) -> list[str]:
+    # Libraries of which frames that are shown have an address only, and nothing says why.
+    told = {os.path.basename(module.path) for module, _ in _missing(stacks)}
+    found = {
+        place.module
+        for caller in shown
+        if caller.kind == SITE and caller.stack != NO_STACK
+        for place, _ in stacks.walk(caller.stack)[:_SHOWN]
+        if place.function.startswith(f"{place.module}+0x")
+    }
+    return sorted(found - told)
 
 
 def missing_lines(stacks: Stacks, width: int) -> Iterator[str]:

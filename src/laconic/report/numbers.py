@@ -2,75 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from laconic.memory.flags import PAGE_SIZE
+from laconic.trace.numbers import Unit, cycles, digits, span, unit
 
-#: A unit: its size, and its letter.
-Unit = tuple[float, str]
+__all__ = [
+    "CLOCK",
+    "Unit",
+    "change",
+    "cycles",
+    "digits",
+    "seconds",
+    "share",
+    "size",
+    "span",
+    "unit",
+]
+
 #: The clock rate at which cycles are shown as seconds, in Hz.
 CLOCK = 3_000_000_000
-_UNITS: tuple[Unit, ...] = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""))
 _SIZES: tuple[Unit, ...] = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
-
-
-def digits(number: float, decimals: int = 9) -> str:
-    """Three significant digits, of which at most so many are decimals.
-
-    >>> digits(0.3894), digits(5.957), digits(181.2), digits(14_521), digits(0.01234, 3), digits(0)
-    ('0.389', '5.96', '181', '14,500', '0.012', '0')
-    """
-    if not number:
-        return "0"
-    rounded = float(f"{number:.3g}")
-    size = abs(rounded)
-    if size >= 100:
-        return f"{rounded:,.0f}"
-    places = 1 if size >= 10 else 2
-    while size < 1 and places < decimals:
-        size *= 10
-        places += 1
-    return f"{rounded:.{min(places, decimals)}f}"
-
-
-def unit(values: Iterable[float]) -> Unit:
-    """The unit for values that are compared: that of the largest, which is half of it or more.
-
-    >>> unit([7.1e8, 2e6]), unit([4e8]), unit([12.0]), unit([])
-    ((1000000000.0, 'G'), (1000000.0, 'M'), (1, ''), (1, ''))
-    """
-    largest = max(values, default=0)
-    return next((each for each in _UNITS if largest >= each[0] / 2), _UNITS[-1])
-
-
-def span(low: float, high: float, of: Unit) -> str:
-    """A range in a unit that its place names; equal ends once, below a hundredth `<0.01`.
-
-    >>> span(0.737e9, 1.18e9, (1e9, "G")), span(2e6, 3e6, (1e9, "G")), span(0, 0, (1e9, "G"))
-    ('0.737–1.18', '<0.01', '0')
-    >>> span(1e3, 19e6, (1e9, "G")), span(0, 19e6, (1e9, "G"))
-    ('<0.001–0.019', '0–0.019')
-    """
-    size, _ = of
-    if not high:
-        return "0"
-    if high < size / 100 and size > 1:
-        return "<0.01"
-    decimals = 3 if size > 1 else 0
-    first, last = digits(low / size, decimals), digits(high / size, decimals)
-    if low and first == "0.000":
-        first = "<0.001"
-    return first if first == last else f"{first}–{last}"
-
-
-def cycles(low: float, high: float, of: Unit | None = None) -> str:
-    """A range of cycles with its unit, which is its own unless one is given.
-
-    >>> cycles(0.49e9, 0.7e9), cycles(13e6, 19e6, (1e9, "G")), cycles(12, 12)
-    ('0.490–0.700 G cycles', '0.013–0.019 G cycles', '12 cycles')
-    """
-    of = of or unit([high])
-    return f"{span(low, high, of)} {of[1]}{' ' if of[1] else ''}cycles"
 
 
 def change(low: float, high: float, of: Unit | None = None) -> str:

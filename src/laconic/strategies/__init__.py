@@ -175,10 +175,11 @@ def linux_rule(strategy: str | type[Strategy]) -> HostRule:
 
     Raises LaconicError if there is no such strategy, or if it has no rule for Linux.
     """
-    rule = _class_for(strategy, LINUX).linux_rule
+    found = _class_for(strategy, LINUX)
+    rule = found.linux_rule
     assert rule is not None
-    is_ours = str(getattr(rule, "__module__", "")).startswith("laconic.")
-    return rule if is_ours else _checking(rule)
+    definer = next(each for each in found.__mro__ if "linux_rule" in vars(each))
+    return rule if definer.__module__.startswith("laconic.") else _checking(rule)
 
 
 @cache
@@ -204,7 +205,9 @@ def display_name(strategy: str | type[Strategy]) -> str:
     """
     if isinstance(strategy, str):
         return strategy
-    return _checked(strategy, getattr(strategy, "__name__", repr(strategy))).name
+    found = _checked(strategy, getattr(strategy, "__name__", repr(strategy)))
+    _check_own_name(found, found.__name__)
+    return found.name
 
 
 def as_list(
@@ -265,12 +268,15 @@ def _checked(found: object, name: str) -> type[Strategy]:
         raise LaconicError(
             f"{name!r} is not a strategy: name a class that inherits from laconic.Strategy"
         )
+    return found
+
+
+def _check_own_name(found: type[Strategy], name: str) -> None:
     own_name = getattr(found, "name", None)
     if not isinstance(own_name, str) or not own_name:
         raise LaconicError(
             f"the strategy {name!r} has no name: add the class attribute name, a string"
         )
-    return found
 
 
 def _check_rule(found: type[Strategy], name: str | None, host: str) -> None:
@@ -288,6 +294,7 @@ def _check_rule(found: type[Strategy], name: str | None, host: str) -> None:
     missing = _missing(found) if host == SGX2 else []
     if missing:
         raise LaconicError(f"the strategy {name!r} lacks methods: define {', '.join(missing)}")
+    _check_own_name(found, name)
 
 
 def _missing(found: type[Strategy]) -> list[str]:

@@ -76,6 +76,12 @@ class Trace:
         """True if the program was running before the recording began (`laconic attach`)."""
         return "attached_to" in self.about
 
+    @property
+    def cpus(self) -> int:
+        """The number of CPUs of the machine on which the trace was made, 0 if it is not known."""
+        count = self.machine.get("cpus")
+        return count if isinstance(count, int) else 0
+
     def batches(self) -> Iterator[list[Row]]:
         """The rows, some thousands at a time, in the order of `laconic.trace.schema.Row`. O(rows),
         bounded memory.

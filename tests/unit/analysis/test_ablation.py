@@ -55,7 +55,7 @@ def test_each_step_adds_the_switch_that_saves_most(trace: str) -> None:
     assert 0.99 * total < seen[-1] <= total
 
 
-def test_what_a_switch_saves_alone(trace: str) -> None:
+def test_the_savings_of_each_switch_alone(trace: str) -> None:
     found = ablate([Trace(trace)])
     base, demand = (
         sum(figures.total.cycles)
@@ -165,7 +165,7 @@ def test_why_laconic_costs_more(tmp_path: Path) -> None:
         (("--host", "linux"), "omit --host linux"),
     ],
 )
-def test_what_does_not_go_together(
+def test_options_that_exclude_each_other_are_named(
     trace: str, words: tuple[str, ...], why: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["compare", "--ablation", trace, *words]) == 2

@@ -259,6 +259,19 @@ class TestManifest:
         brk = advised(trace.touched())["sys.brk.max_size"]
         assert brk.line == 'sys.brk.max_size = "6M"' and "no growth was refused" in brk.why
 
+    def test_sizes_have_room_to_spare(self, tmp_path: Path) -> None:
+        """A heap, and an enclave, that would be full to the last twentieth are made larger."""
+        trace = Program(tmp_path)
+        base = 0x10000000
+        trace.call("brk", 0, result=base)
+        trace.call("brk", base + 128 * MIB - PAGE, result=base + 128 * MIB - PAGE)
+        trace.mmap(BASE, 55 * MIB, RW)
+        found = advised(trace.touched())
+        size, brk = found["sgx.enclave_size"], found["sys.brk.max_size"]
+        assert brk.line == 'sys.brk.max_size = "135M"' and "7.0 MiB are to spare" in brk.why
+        assert 0.95 * 256 * MIB < size.figures["need"] < 256 * MIB
+        assert size.line == 'sgx.enclave_size = "512M"' and "% free" in size.why
+
     def test_exinfo_for_what_is_reserved(self, tmp_path: Path) -> None:
         """Pages mapped MAP_NORESERVE, how many of them were touched, and the costs with it and
         without."""

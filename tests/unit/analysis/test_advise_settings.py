@@ -31,6 +31,37 @@ from tests.helpers.adviseprograms import (
 from tests.helpers.traces import BASE, THREAD
 
 
+class TestOpenblas:
+    """Its buffers, one for each thread, are told from other mappings by the stacks."""
+
+    @staticmethod
+    def buffers(path: Path, module: str, function: str, count: int = 3) -> str:
+        trace = Program(path)
+        trace.library("libscipy_openblas64_-1.so")
+        for place in range(count):
+            trace.row("stack", data=f"/usr/lib/{module}({function}+0x1) [0x1]".encode())
+            trace.mmap(BASE + place * 2 * ARENA, 32 * MIB, RW)
+        return trace.touched((BASE, BASE + 3 * MIB))
+
+    def test_a_buffer_for_each_thread(self, tmp_path: Path) -> None:
+        found = settings(self.buffers(tmp_path, "libscipy_openblas64_-1.so", "alloc_mmap"))
+        advice = found["OPENBLAS_NUM_THREADS"]
+        assert advice.line == 'loader.env.OPENBLAS_NUM_THREADS = "1"'
+        assert advice.figures == {"buffers": 3, "committed": 96 * MIB, "touched": 3 * MIB}
+        assert (
+            "mapped 3 buffers (alloc_mmap): 96.0 MiB, of which 3.0 MiB were touched" in advice.why
+        )
+
+    def test_not_for_one_buffer_or_those_of_others(self, tmp_path: Path) -> None:
+        for module, function, count in (
+            ("libscipy_openblas64_-1.so", "alloc_mmap", 1),
+            ("libother.so", "grow", 3),
+        ):
+            path = tmp_path / f"{count}"
+            path.mkdir()
+            assert not settings(self.buffers(path, module, function, count))
+
+
 class TestAllocators:
     def test_arenas(self, tmp_path: Path) -> None:
         """One arena, and a heap that is kept: malloc adjusts neither threshold once one is set."""

@@ -61,7 +61,7 @@ class TestTrying:
             {},
         )
 
-    def test_what_differs_is_said(self, tmp_path: Path) -> None:
+    def test_differences_are_reported(self, tmp_path: Path) -> None:
         (tmp_path / "one").mkdir()
         (tmp_path / "two").mkdir()
         first, second = Program(tmp_path / "one"), Program(tmp_path / "two")
@@ -128,7 +128,7 @@ class TestTrying:
         assert trial.after([first], 0, more, 0).differences == [rise]
         assert trial.after([first], 0, less, 0).differences == []
 
-    def test_what_two_equal_runs_differ_in_is_no_gain(self, tmp_path: Path) -> None:
+    def test_a_difference_of_two_equal_runs_is_not_a_gain(self, tmp_path: Path) -> None:
         """100 and 120 rounds as it is: 85 and 135 say nothing; 60 does. The table shows both, and
         which is none."""
         runs = [self.rounds(tmp_path / str(times), times) for times in (100, 120)]

@@ -288,7 +288,7 @@ class TestTogether:
         json.dumps(as_json(found, stacks))
         assert as_text(found, stacks)
 
-    def test_what_is_suppressed_is_one_caller(self, tmp_path: Path) -> None:
+    def test_suppressed_calls_are_one_caller(self, tmp_path: Path) -> None:
         found = sites(Trace(sited(tmp_path / "a.trace", self.PLAN)))
         rules = [Suppression("r", function="*rin*"), Suppression("s", function="keep")]
         result = callers(found, sort=REDUNDANT, suppressions=rules)
@@ -366,7 +366,7 @@ class TestReport:
         check_golden("callers-inverted.txt", as_text(*found_in(path, inverted=True), limit=2))
         check_golden("callers.json", json.dumps(as_json(*found_in(path)), indent=1) + "\n")
 
-    def test_what_cannot_be_named(self, tmp_path: Path) -> None:
+    def test_callers_without_a_name_are_marked(self, tmp_path: Path) -> None:
         """Missing modules, JIT memory, cut stacks and guesses are said to be such."""
         found, stacks = found_in(recorded(tmp_path / "a.trace"))
         text = as_text(found, stacks)

@@ -100,7 +100,7 @@ class TestLimits:
         assert "  66 mprotect calls from here changed nothing\n      (no stack)\n" in done.stdout
         assert "  8 host calls for 74 mprotect calls\n" in done.stdout
 
-    def test_what_is_suppressed_does_not_count(self, trace: str, tmp_path: Path) -> None:
+    def test_suppressed_calls_do_not_count(self, trace: str, tmp_path: Path) -> None:
         rules = tmp_path / "rules.toml"
         rules.write_text('[[suppress]]\nfunction = "grow"\n')
         done = laconic("check", trace, "--max-redundant", "6", "--suppressions", rules)
@@ -496,7 +496,7 @@ class TestGitHub:
 @pytest.mark.parametrize(
     "text", ["", "%", "x", "5 %%", "-5%", "1e3", "0.5", "inf", "nan%", "٣", True]
 )
-def test_what_is_no_limit(text: str) -> None:
+def test_a_text_that_is_not_a_limit_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a limit"):
         parse_limit(text)
 

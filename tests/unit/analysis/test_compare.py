@@ -72,7 +72,7 @@ def added(each: list[Counts]) -> Counts:
     return total
 
 
-def test_what_each_strategy_does_with_one_mapping(tmp_path: Path) -> None:
+def test_the_counts_of_one_mapping_under_each_strategy(tmp_path: Path) -> None:
     """As their pages say: every-call accepts all pages and protects all of them each time, laconic
     only the touched."""
     found = compared(busy(tmp_path / "a.trace").end()).strategies

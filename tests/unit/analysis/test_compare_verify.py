@@ -138,7 +138,7 @@ def test_a_mapping_that_follows_costs_host_calls(trace: str) -> None:
     assert theirs.eaccept == ours.eaccept and theirs.emodpr == ours.emodpr
 
 
-def test_what_is_wrong_is_found(
+def test_a_wrong_strategy_is_found(
     trace: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     report, name = tmp_path / "a.json", f"{__name__}:Forgetful"
@@ -151,7 +151,7 @@ def test_what_is_wrong_is_found(
     assert "breaches of the law Strict" in text
 
 
-def test_what_the_model_refuses_is_found(trace: str) -> None:
+def test_an_instruction_that_the_model_refuses_is_found(trace: str) -> None:
     """A page that is accepted twice."""
     model = Model(verify=True)
     compared = compare(trace, [AcceptsTwice], load(DEFAULT), jobs=1, model=model)

@@ -63,7 +63,7 @@ class TestTraces:
         assert done.stdout.startswith("Nothing changed: both runs make 75 calls, which cost ")
         assert "worse" not in done.stdout and "better" not in done.stdout
 
-    def test_what_a_person_reads(self, both: tuple[str, str]) -> None:
+    def test_the_text(self, both: tuple[str, str]) -> None:
         done = laconic("diff", *both, env=environment(FORCE_COLOR="1", COLUMNS="200"))
         worse, _, better = done.stdout.partition(
             "\nbetter, by change of cost in an enclave under every-call: 1 site\n"
@@ -243,7 +243,7 @@ class TestJson:
         ]
         assert second["by_call"] is None and second["sites"][0]["calls"] is None
 
-    def test_what_is_written_is_read(self) -> None:
+    def test_a_written_baseline_is_read(self) -> None:
         sites = {Key("mmap", "f<int>", "libx.so", "p"): Tally(5, 2, 3)}
         figures = Figures("a", Tally(9, 4, 5), 2, {"mmap": Tally(9, 4, 5)}, sites, True)
         assert from_json(json.loads(json.dumps(as_json(figures))), "a") == figures
@@ -374,7 +374,7 @@ class TestBadInput:
         assert "line 3, column 1" in done.stderr
 
 
-def test_what_a_program_does_now(both: tuple[str, str], tmp_path: Path) -> None:
+def test_a_program_that_is_run_is_the_second_trace(both: tuple[str, str], tmp_path: Path) -> None:
     """Its trace is named by its command line, and kept it is the second of the two."""
     kept = tmp_path / "now.trace"
     done = laconic(

@@ -184,7 +184,7 @@ class TestWhatDiffered:
         assert call in " ".join(output.split())
         assert "moved here from 7f0000000000 with its contents" in " ".join(output.split())
 
-    def test_what_only_the_host_knows(self, tmp_path: Path) -> None:
+    def test_a_change_that_only_the_host_can_describe(self, tmp_path: Path) -> None:
         """A segment is attached: what the host then showed is the difference."""
         trace = Process(tmp_path / "a.trace")
         number = trace.file("/SYSV00000000 (deleted)", inode=32768)

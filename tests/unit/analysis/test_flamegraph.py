@@ -247,7 +247,7 @@ class TestCommand:
         assert main(["flamegraph", path, "-o", str(there), "--force", "--to", "svg"]) == 0
         assert there.read_text().startswith("<svg")
 
-    def test_what_is_missing_is_said(
+    def test_missing_data_is_reported(
         self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
         """A trace without stacks, one of nothing, one whose modules are not there."""

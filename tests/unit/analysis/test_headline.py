@@ -44,7 +44,7 @@ def test_all_work_around_the_calls_has_a_name() -> None:
 
 
 def test_doctests() -> None:
-    for name in ("laconic.report.numbers", "laconic.report.shortnames"):
+    for name in ("laconic.report.numbers", "laconic.trace.numbers", "laconic.report.shortnames"):
         failed, attempted = doctest.testmod(importlib.import_module(name))
         assert attempted and not failed
 
@@ -145,7 +145,7 @@ def test_the_loader_is_the_headline_only_alone(tmp_path: Path) -> None:
     assert "83 %" in sentence(found).more
 
 
-def test_what_costs_more_than_the_headline_is_named_first(tmp_path: Path) -> None:
+def test_the_most_expensive_work_is_named_before_the_headline(tmp_path: Path) -> None:
     """The site of the headline is where most is saved, which need not be where most is spent."""
     log = Log(tmp_path / "a.trace")
     log.map("ld-linux-x86-64.so.2", "_dl_map_segment", 0, 1000)
@@ -180,7 +180,7 @@ def test_memory_from_before_attach_is_no_headline(tmp_path: Path) -> None:
     assert many in sentence(chosen._replace(rule=EVEN)).text
 
 
-def test_what_a_user_has_suppressed_is_no_headline(tmp_path: Path) -> None:
+def test_a_suppressed_site_is_not_the_headline(tmp_path: Path) -> None:
     log = Log(tmp_path / "a.trace")
     log.map("libbig.so", "grow", 0, 1000)
     log.map("libsmall.so", "keep", 2000, 100)

@@ -140,7 +140,7 @@ class TestRows:
         assert "1 trace not complete" in done.stderr
         assert json.loads(done.stdout)["incomplete"] == {str(corpus / "cut.trace"): cut["loss"]}
 
-    def test_what_cannot_be_read_is_listed_and_the_rest_is_there(
+    def test_unreadable_traces_are_listed_and_the_others_have_rows(
         self, corpus: Path, tmp_path: Path
     ) -> None:
         (corpus / "log.trace").write_text("mmap(NULL, 4096) = 0\n")
@@ -156,7 +156,7 @@ class TestRows:
         assert len(errors) == 2 and len(rows(tmp_path / "r")) == TRACES + 2
         assert "2 rows with an error" in done.stdout and str(corpus / "log.trace") in done.stdout
 
-    def test_what_a_log_leaves_open_is_a_range(self, tmp_path: Path) -> None:
+    def test_uncertain_counts_of_a_log_are_a_range(self, tmp_path: Path) -> None:
         small(tmp_path / "log.trace", source="strace")
         done = laconic(tmp_path, "--strategy", "laconic", "-o", tmp_path / "r")
         (row,) = rows(tmp_path / "r")
@@ -221,7 +221,7 @@ class TestGoingOn:
         with pytest.raises(KeyboardInterrupt):
             sweep(find([str(corpus)]), TWO, str(output), jobs=1, progress=progress)
 
-    def test_what_is_done_is_not_done_again(self, corpus: Path, tmp_path: Path) -> None:
+    def test_a_trace_with_a_row_is_not_replayed_again(self, corpus: Path, tmp_path: Path) -> None:
         output, journal = tmp_path / "r", tmp_path / "r.partial"
         self.stop_after(4, corpus, output)
         assert not output.exists() and len(journal.read_text().splitlines()) == 4

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from laconic.analysis.advise.watch import MIB
 from laconic.sgx.costs import COSTED
+from tests.helpers.adviseprograms import RW, Program
 from tests.helpers.commandline import laconic
 from tests.helpers.traces import BASE, Builder, small
 
@@ -50,6 +52,25 @@ def test_costs_are_those_of_compare(tmp_path: Path) -> None:
     for name in ("every-call", "laconic"):
         assert ours[name]["cycles"] == pytest.approx(theirs[name]["cycles"])
         assert ours[name]["host_calls"]["low"] == theirs[name]["counts"]["host_calls"]
+
+
+def test_callers_and_html_name_what_advise_would_change(tmp_path: Path) -> None:
+    """From the same replay: settings, and EDMM if the enclave is better without; else nothing."""
+    trace = Program(tmp_path)
+    for _ in range(200):
+        trace.mmap(BASE, 16 * MIB, RW)
+        trace.call("munmap", BASE, 16 * MIB)
+    path, page = trace.touched(), tmp_path / "page.html"
+    done = laconic("callers", path)
+    assert done.stdout.endswith(f"\nnext: laconic advise {path}\n  (sgx.edmm_enable = false)\n"), (
+        done.stdout
+    )
+    assert "next: laconic advise" not in laconic("callers", path, "--call", "mmap").stdout
+    assert laconic("html", path, "-o", page).returncode == 0
+    assert "<code>sgx.edmm_enable = false</code>" in page.read_text()
+    few = small(tmp_path / "few.trace")
+    assert "sgx.edmm_enable = true" in laconic("advise", few).stdout
+    assert "next: laconic advise" not in laconic("callers", few).stdout
 
 
 def test_help() -> None:
@@ -158,7 +179,7 @@ class TestCommands:
         assert done.returncode == 0
         assert list(tmp_path.iterdir()) == []
 
-    def test_what_is_tried_is_said(self, tmp_path: Path) -> None:
+    def test_each_trial_is_announced(self, tmp_path: Path) -> None:
         """The program as it is once more, then each setting; a break that goes up and down is a
         cause of one."""
         out = tmp_path / "a.json"

@@ -66,7 +66,7 @@ def test_a_wrong_option_is_named(words: list[str], message: str) -> None:
     assert message in done.stderr
 
 
-def test_what_stands_after_the_program_is_the_program_s(tmp_path: Path) -> None:
+def test_arguments_after_the_program_are_the_program_s(tmp_path: Path) -> None:
     """Options after the program's name are not Laconic's; `--` after it neither."""
     done = laconic("run", "--quiet", "echo", "--json", "--verify", "--", "-x")
     assert (done.returncode, done.stdout, done.stderr) == (0, "--json --verify -- -x\n", "")

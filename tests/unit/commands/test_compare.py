@@ -130,7 +130,7 @@ class TestTrace:
             other["strategies"]["laconic"]["cycles"] != figures["strategies"]["laconic"]["cycles"]
         )
 
-    def test_what_is_lost_is_told(self, tmp_path: Path) -> None:
+    def test_lost_data_is_reported(self, tmp_path: Path) -> None:
         done = laconic("compare", busy(tmp_path / "a.trace").cut())
         assert done.returncode == 0
         assert "is not complete: the trace was not ended in order" in done.stderr
@@ -227,7 +227,7 @@ class TestProgram:
         assert laconic("compare", "--keep", kept, "--", "true").returncode == 2
         assert laconic("compare", "--keep", kept, "--force", "--", "true").returncode == 0
 
-    def test_what_stands_after_the_dashes_is_the_program_s(self) -> None:
+    def test_arguments_after_the_dashes_are_the_program_s(self) -> None:
         done = laconic("compare", "--host", "linux", "--", "echo", "--json", "--", "-x")
         assert (done.returncode, done.stdout) == (0, "--json -- -x\n")
 
@@ -430,7 +430,9 @@ class TestOtherVerbs:
     @pytest.mark.parametrize(
         "words", [["--strategy", "sgx-emm"], ["--costs", "published"], ["--host", "sgx1"]]
     )
-    def test_what_needs_an_enclave(self, words: list[str], tmp_path: Path) -> None:
+    def test_options_that_need_an_enclave_are_refused_without_one(
+        self, words: list[str], tmp_path: Path
+    ) -> None:
         done = laconic("run", *words, "--", "touch", "started", cwd=tmp_path)
         assert (done.returncode, os.listdir(tmp_path)) == (2, [])
         assert words[1] in done.stderr

@@ -68,7 +68,7 @@ def test_standard_input(tmp_path: Path) -> None:
         (b"\x1f\x8b\x08\x00broken", "cut short"),
     ],
 )
-def test_what_is_no_log_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_log_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
     """With what it looks like; and nothing is written."""
     path = tmp_path / "log"
     path.write_bytes(content)

@@ -84,7 +84,9 @@ def test_moments(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("moment", ["soon", "12.5", "-1", "-3s", "nans", "infs", "s", "", "0x10"])
-def test_what_is_no_moment(moment: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_text_that_is_not_a_moment_is_refused(
+    moment: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert main(["maps", known(tmp_path / "a.trace"), f"--at={moment}"]) == 2
     assert f"--at {moment!r} is not a moment" in capfd.readouterr().err
 

@@ -149,7 +149,9 @@ def test_standard_output_that_is_a_file_is_continued(name: str, tmp_path: Path) 
         ("", "No such file or directory"),
     ],
 )
-def test_what_cannot_be_written_is_an_error_at_once(name: str, why: str, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_an_error_at_once(
+    name: str, why: str, tmp_path: Path
+) -> None:
     (tmp_path / "loop").symlink_to("loop")
     path = f"{tmp_path}/{name}" if name else ""
     with pytest.raises(LaconicError, match=why):

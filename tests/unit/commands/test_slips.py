@@ -26,7 +26,9 @@ LOG = "1 mmap(NULL, 4096, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7f000
 @pytest.mark.parametrize(
     "words", [["compare", "--epc"], ["compare", "-j"], ["sweep", "-o", "result", "-j"]]
 )
-def test_a_number_that_is_none(words: list[str], number: str, tmp_path: Path) -> None:
+def test_a_text_that_is_not_a_number_is_named(
+    words: list[str], number: str, tmp_path: Path
+) -> None:
     done = laconic(*words, number, small(tmp_path / "a.trace"), cwd=tmp_path)
     what = (
         "is not a size of an EPC: give 4K or more"
@@ -93,7 +95,9 @@ def test_a_log_is_not_its_own_trace(name: str, tmp_path: Path) -> None:
         (["maps", "--pid"], "process"),
     ],
 )
-def test_a_count_that_is_none(words: list[str], what: str, number: str, tmp_path: Path) -> None:
+def test_a_text_that_is_not_a_count_is_named(
+    words: list[str], what: str, number: str, tmp_path: Path
+) -> None:
     done = laconic(*words, number, small(tmp_path / "a.trace"), cwd=tmp_path)
     assert done.returncode == 2 and f"{number!r} is not a {what}: name 1 or more" in done.stderr
     assert os.listdir(tmp_path) == ["a.trace"]
@@ -270,7 +274,7 @@ def test_a_signal_after_the_program_s_end_leaves_nothing(
     assert os.listdir(places) == []
 
 
-def test_what_a_sweep_is_asked_to_ignore_it_ignores(tmp_path: Path) -> None:
+def test_a_sweep_ignores_a_signal_that_its_parent_ignored(tmp_path: Path) -> None:
     """As under nohup."""
     large(tmp_path / "a.trace", 20_000)
     words = [

@@ -100,7 +100,7 @@ def test_an_imported_log_into_a_pipe(tmp_path: Path) -> None:
         ("info /dev/stdin", "pipe a trace in and name -"),
     ],
 )
-def test_what_cannot_be_a_stream(line: str, message: str, place: Path) -> None:
+def test_paths_that_cannot_be_a_stream_are_named(line: str, message: str, place: Path) -> None:
     with (place / "a.trace").open("rb") as trace:
         pipe = subprocess.Popen(["cat"], stdin=trace, stdout=subprocess.PIPE)
         done = laconic(*line.split(), cwd=place, stdin=pipe.stdout)

@@ -92,8 +92,12 @@ def test_a_call_that_will_fail_is_passed_on_whole() -> None:
 
 
 def test_a_call_that_changes_its_whole_range_is_the_program_s_own() -> None:
-    args = (PAGE, 2 * PAGE - 1, 3, 0, 0, 0)
-    assert only_changes("mprotect", args, Outcome(0, (change(EXTEND, 1, 3),))) is args
+    outcome = Outcome(0, (change(EXTEND, 1, 3),))
+    for length in (PAGE + 1, 2 * PAGE - 1, 2 * PAGE):
+        args = (PAGE, length, 3, 0, 0, 0)
+        assert only_changes("mprotect", args, outcome) is args
+    args = (PAGE, 2 * PAGE + 1, 3, 0, 0, 0)
+    assert only_changes("mprotect", args, outcome) == (PAGE, 2 * PAGE, 3, 0, 0, 0)
 
 
 def test_an_mprotect_that_grows_down_is_passed_on_whole() -> None:
@@ -113,7 +117,7 @@ def test_the_host_chooses_addresses() -> None:
     assert only_changes("mremap", args, moved) is args
 
 
-def test_what_only_the_host_knows_is_asked_whole() -> None:
+def test_a_call_that_only_the_host_can_answer_is_passed_on_whole() -> None:
     args = pages(1, 5, 3, 7)
     assert only_changes("pkey_mprotect", args, Outcome(0, (change(FLAGS, 2, 4),), ask=True)) is args
 

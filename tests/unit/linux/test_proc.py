@@ -6,11 +6,13 @@ import builtins
 import ctypes
 import errno
 import fcntl
+import io
 import mmap
 import os
 import resource
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -290,8 +292,13 @@ def test_vmas_of_a_range(queries: bool, three: int, monkeypatch: pytest.MonkeyPa
             three,
             three + page,
         ]
+        assert [vma.start for vma in maps.vmas(three, three + page)] == [three]
+        assert {vma.file.path for vma in inside if vma.file} == {
+            "" if queries and proc.has_query(os.getpid()) else "/dev/zero (deleted)"
+        }
         assert list(maps.vmas(three, three)) == []
         assert list(maps.vmas((1 << 47) - 4096, 1 << 47)) == []
+    assert maps._file.closed
     named = proc.query_vma(os.getpid(), three + page)
     assert named is not None and named.file is not None
     assert named.file.path == "/dev/zero (deleted)"
@@ -409,3 +416,164 @@ def test_settings_in_brackets(tmp_path: Path) -> None:
 def test_a_sysctl_that_is_not_there_has_a_default() -> None:
     assert proc._sysctl("laconic/nothing", 17) == 17
     assert proc._sysctl("kernel/ostype", 18) == 18, "no number"
+
+
+class Smaps(io.BytesIO):
+    """An smaps file in memory, of single pages that differ from their neighbors; `pieces` counts
+    the reads."""
+
+    pieces = 0
+
+    def __init__(self, path: str, mode: str, buffering: int) -> None:
+        assert (path, mode, buffering) == ("/proc/7/smaps", "rb", 0)
+        codes = ("rd wr mr mw", "rd mr mw ac")
+        entries = [
+            entry(page << 12, page + 1 << 12, codes=codes[page % 2]) for page in range(256, 656)
+        ]
+        super().__init__("".join(entries).encode())
+
+    def read(self, size: int | None = -1) -> bytes:
+        """At most a page, as the kernel returns."""
+        assert size == 4096
+        Smaps.pieces += 1
+        return super().read(size)
+
+
+def test_smaps_is_read_no_further_than_its_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proc, "open", Smaps, raising=False)
+    pieces = []
+    for start, end in ((258, 260), (355, 357), (654, 656)):
+        monkeypatch.setattr(Smaps, "pieces", 0)
+        host = proc.read_smaps_in(7, start << 12, end << 12)
+        assert [(first >> 12, last >> 12) for first, last, _ in host] == [
+            (start, start + 1),
+            (start + 1, end),
+        ]
+        pieces.append(Smaps.pieces)
+    assert pieces == [1, 2, 8]
+
+
+def test_a_layout_takes_the_kernel_s_settings_or_its_defaults(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(proc, "_sysctl", lambda name, default: default)
+    layout = proc.read_layout(os.getpid())
+    assert (layout.mmap_min_addr, layout.max_map_count) == (65536, 65530)
+    assert not layout.overcommit_never
+    settings = {"vm/mmap_min_addr": 4096, "vm/max_map_count": 100, "vm/overcommit_memory": 2}
+    monkeypatch.setattr(proc, "_sysctl", lambda name, default: settings[name])
+    layout = proc.read_layout(os.getpid())
+    assert (layout.mmap_min_addr, layout.max_map_count) == (4096, 100)
+    assert layout.overcommit_never
+    settings["vm/overcommit_memory"] = 1
+    assert not proc.read_layout(os.getpid()).overcommit_never
+
+
+def test_secret_memory_decides_flags() -> None:
+    assert proc._decides_flags("/no/such/link", "/secretmem (deleted)")
+    assert not proc._decides_flags("/no/such/link", "/memfd:x (deleted)"), "it was closed"
+    assert not proc._decides_flags("/no/such/link", "/data")
+
+
+def test_the_identity_of_the_file_of_descriptor_0_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On btrfs and overlayfs the host shows another device than stat."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    shown = File(0, 44, 9, "/shown")
+    monkeypatch.setattr(proc, "_files", {})
+    monkeypatch.setattr(proc, "_shown", set())
+    monkeypatch.setattr(
+        proc, "query_vma", lambda pid, address: proc.HostVma(0, 4096, 0, shown, VM_READ)
+    )
+    with path.open("rb") as file:
+        child = subprocess.Popen(["sleep", "60"], stdin=file)
+    opened = proc.open_file(child.pid, 0)
+    assert opened is not None and opened.file != shown
+    identified = proc.identify(child.pid, 0, 0, opened.file)
+    again = proc.open_file(child.pid, 0)
+    child.kill()
+    child.wait()
+    assert identified is shown and again is not None and again.file is shown
+    assert proc.identify(child.pid, 0, 0, shown) is shown
+    gone = File(8, 1, 5, "/gone")
+    assert proc.identify(child.pid, 0, 0, gone) is shown, "the process is gone"
+
+
+def test_a_vma_at_address_0() -> None:
+    """It can be mapped where vm.mmap_min_addr is 0."""
+    text = entry(0, 0x1000) + entry(0x1000, 0x2000, codes="rd")
+    assert [(start, end) for start, end, _ in proc.parse_smaps(text.encode())] == [
+        (0, 0x1000),
+        (0x1000, 0x2000),
+    ]
+
+
+def test_the_cache_of_parsed_entries_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    for size, left in ((99_999, 100_000), (100_000, 1)):
+        cache = dict.fromkeys(range(size))
+        monkeypatch.setattr(proc, "_entries", cache)
+        proc.parse_smaps(entry(0x1000, 0x2000).encode())
+        assert len(cache) == left
+
+
+@contextmanager
+def running(command: list[str], cwd: Path) -> Iterator[int]:
+    """The process id of a program that copies its input, and has begun to."""
+    with subprocess.Popen(
+        command, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    ) as child:
+        assert child.stdin is not None and child.stdout is not None
+        child.stdin.write(b"x")
+        assert child.stdout.read(1) == b"x"
+        yield child.pid
+        child.stdin.close()
+
+
+@pytest.mark.parametrize("path", ["/link", "./link", "./" * 2043 + "link"], ids=len)
+def test_the_path_by_which_a_program_was_executed(path: str, tmp_path: Path) -> None:
+    """A link to it, and not the file behind that; also a path that fills more than a page."""
+    (tmp_path / "link").symlink_to(os.path.realpath("/bin/cat"))
+    command = [str(tmp_path) + path if path == "/link" else path, "-"]
+    with running(command, tmp_path) as pid:
+        assert proc.program_path(pid) == str(tmp_path / "link")
+        assert proc.command_line(pid) == command
+    assert proc.command_line(pid) == []
+
+
+def test_the_program_of_a_script_is_its_interpreter(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\nexec 3<&0\nhead -c 1\nread line <&3\n")
+    script.chmod(0o700)
+    with running([str(script)], tmp_path) as pid:
+        assert proc.program_path(pid) == os.path.realpath("/bin/sh")
+
+
+def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (resource.RLIMIT_DATA, resource.RLIMIT_MEMLOCK):
+        assert proc.shown_limit(os.getpid(), number) == resource.getrlimit(number)[0]
+    assert proc._limit(os.getpid(), b"Max nothing") == 0
+    monkeypatch.setattr(proc, "_limit", lambda pid, name: -1 if name == b"Max stack size" else 0)
+    assert not proc.read_layout(os.getpid()).top_down, "there is no room below an unlimited stack"
+
+
+def test_advice_that_a_kernel_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Page:
+        def __init__(self, fd: int, length: int, flags: int) -> None:
+            assert (fd, length, flags) == (-1, 4096, 0x22)
+
+        def madvise(self, advice: int) -> None:
+            """A kernel without KSM."""
+            if advice in (mmap.MADV_MERGEABLE, mmap.MADV_UNMERGEABLE):
+                raise OSError(errno.EINVAL, "")
+
+    monkeypatch.setattr(mmap, "mmap", Page)
+    refused = proc._refused_advice.__wrapped__()
+    assert refused == {mmap.MADV_MERGEABLE, mmap.MADV_UNMERGEABLE}
+
+
+def test_whether_a_kernel_names_memory(three: int) -> None:
+    prctl = ctypes.CDLL(None).prctl
+    named = prctl(0x53564D41, 0, ctypes.c_ulong(three), ctypes.c_ulong(4096), b"laconic") == 0
+    assert proc._names_memory.__wrapped__() == named

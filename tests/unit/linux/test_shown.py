@@ -113,9 +113,7 @@ def test_flags_that_maps_does_not_show_are_read_from_smaps(
     assert within(host, start, end) == within(proc.read_smaps(thread.tid), start, end)
 
 
-def test_what_is_neither_wanted_nor_held_is_read_from_smaps(
-    start: int, thread: Thread, reads: list[int]
-) -> None:
+def test_unknown_mappings_are_read_from_smaps(start: int, thread: Thread, reads: list[int]) -> None:
     end = start + PAGES * PAGE_SIZE
     assert libc.mprotect(start, PAGE_SIZE, 0) == 0
     host = thread.maps_in(start, end)
@@ -152,6 +150,29 @@ def test_agreement_covers_the_range_and_its_neighbors(
         assert not agrees(maps, vmas, middle, middle + PAGE_SIZE)
         vmas.clear(middle, middle + PAGE_SIZE)
         assert agrees(maps, vmas, middle, middle + PAGE_SIZE)
+
+
+def test_vmas_that_touch_the_range_are_compared_too(start: int, thread: Thread) -> None:
+    """They must be as wanted, and where there is none, none may be wanted."""
+    space, end = thread.mm.space, start + PAGES * PAGE_SIZE
+    assert space is not None
+    vmas = space.vmas.copy()
+    with proc.MapsFile(thread.tid) as maps:
+        for guard, first, last in (
+            (end, end - PAGE_SIZE, end),
+            (start - PAGE_SIZE, start, start + PAGE_SIZE),
+        ):
+            assert agrees(maps, vmas, first, last)
+            vmas.set(guard, guard + PAGE_SIZE, Vma(VM_READ))
+            assert not agrees(maps, vmas, first, last)
+            vmas = space.vmas.copy()
+        hole = start + 3 * PAGE_SIZE
+        assert libc.munmap(hole, PAGE_SIZE) == 0
+        for first in (hole - PAGE_SIZE, hole + PAGE_SIZE):
+            assert not agrees(maps, vmas, first, first + PAGE_SIZE)
+        vmas.clear(hole, hole + PAGE_SIZE)
+        for first in (hole - PAGE_SIZE, hole + PAGE_SIZE):
+            assert agrees(maps, vmas, first, first + PAGE_SIZE)
 
 
 def test_the_file_is_that_of_the_process_when_it_was_opened() -> None:

@@ -121,7 +121,7 @@ class TestModel:
         assert one.sites()[0].key.function == "libgrow.so+?"
 
     @pytest.mark.parametrize("apart", [False, True])
-    def test_what_is_suppressed_is_counted_and_not_shown(self, apart: bool) -> None:
+    def test_suppressed_sites_are_counted_and_not_shown(self, apart: bool) -> None:
         """However many hidden places make more calls than those that are shown."""
         stacks = Stacks()
         rules = [
@@ -289,7 +289,7 @@ class TestView:
         one.beat()
         return one
 
-    def test_what_is_shown(self) -> None:
+    def test_the_view_shows_its_parts(self) -> None:
         async def steps(app: Any, pilot: Any) -> None:
             text = app.figures()
             assert (
@@ -303,6 +303,11 @@ class TestView:
             assert self.column(app, "processes", 4) == ["prog", "red", "child"]
             assert self.column(app, "processes", 2) == ["40", "?", "90"]
             drawn = app.export_screenshot()
+            for _ in range(200):  # the foot is drawn when the rest has been
+                if "reverse" in drawn or ">&#160;R&#160;<" in drawn:
+                    break
+                await pilot.pause(0.05)
+                drawn = app.export_screenshot()
             assert "libgrow.so+?" in drawn
             for key in "qpCPTNMVR?":
                 assert f">&#160;{key}&#160;<" in drawn, f"{key} does not stand at the foot"

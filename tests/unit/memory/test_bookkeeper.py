@@ -148,7 +148,7 @@ def test_a_redundant_mapping_that_reaches_the_host_has_no_identity_to_read() -> 
 # Refused
 
 
-def test_what_the_host_did_of_a_refused_call_is_read_and_taken_over() -> None:
+def test_after_a_refused_call_the_host_s_map_is_read_and_taken_over() -> None:
     # wwwwww  mprotect of all six pages
     # rrwwww  the host did two of them, and refused
     run = Run("wwwwww", "rrwwww")
@@ -462,7 +462,7 @@ def test_host_calls_that_are_counted_for_a_call() -> None:
 # Helpers
 
 
-def test_what_edits_the_wanted_state() -> None:
+def test_calls_that_edit_the_wanted_state() -> None:
     vma = LEGEND["w"]
     contents = Change(ZERO, at(0), at(1), vma, vma)
     protection = Change(EXTEND, at(1), at(2), vma, LEGEND["r"])

@@ -9,7 +9,7 @@ import pickle
 import re
 import types
 from collections.abc import Callable
-from errno import EACCES, EFAULT, EINVAL, ENOMEM, ENOSYS
+from errno import EACCES, EFAULT, EINVAL, ENOMEM, ENOSYS, EPERM
 from pathlib import Path
 
 import pytest
@@ -35,6 +35,7 @@ from laconic import (
 from laconic.memory import flags as f
 from laconic.memory.calls import OPERATIONS
 from laconic.memory.html import MOST_ROWS
+from laconic.memory.pal import refusal_errno
 
 ROOT = Path(__file__).parents[3]
 RW = PROT_READ | PROT_WRITE
@@ -151,6 +152,13 @@ def test_a_change_during_which_the_pal_fails_is_not_lost(
     mm.mprotect(address, PAGE_SIZE, RW)
     assert len(pal.changes) == 2 and pal.changes[0] == pal.changes[1]
     assert attributes(mm)[0] == (address, address + PAGE_SIZE, "rw-p")
+
+
+def test_eperm_is_a_refusal_and_an_error_without_errno_is_none() -> None:
+    assert HostError(EPERM).errno == EPERM
+    assert refusal_errno(OSError(EPERM, "")) == EPERM
+    assert refusal_errno(OSError("no errno")) == 0
+    assert refusal_errno(ValueError()) == 0
 
 
 def test_a_host_error_checks_its_values() -> None:

@@ -414,7 +414,7 @@ def test_shared_memory_over_shared_memory_is_always_new() -> None:
         (f.MAP_LOCKED | f.MAP_NONBLOCK, True),
     ],
 )
-def test_what_brings_pages_in_at_once(flags: int, populate: bool) -> None:
+def test_flags_that_bring_pages_in_at_once(flags: int, populate: bool) -> None:
     # the end of do_mmap in mm/mmap.c
     assert populates(flags) == populate
 

@@ -244,7 +244,7 @@ def test_a_sealed_target_refuses_and_may_have_let_a_part_pass(
 # Moving
 
 
-def test_what_stays_behind_is_empty_unless_it_is_shared() -> None:
+def test_pages_that_stay_behind_are_empty_unless_shared() -> None:
     # ww......  DONTUNMAP to page 4: the old pages lose their contents
     # ww..ww..
     here = space("ww......")

@@ -355,7 +355,7 @@ def test_rollback(
         here.check()
 
 
-def test_what_the_host_did_of_a_failed_call_is_taken_over() -> None:
+def test_after_a_failed_call_the_host_s_part_is_taken_over() -> None:
     here = space("rrwwrr")
     outcome = protect(0, 6, RX)(here)
     host: RangeMap[object] = RangeMap()

@@ -118,7 +118,7 @@ def test_the_highest_hole_that_is_long_enough() -> None:
 
 
 @pytest.mark.parametrize("load", [1, 2, 5, 512])
-def test_what_a_search_has_shown_stays_true(load: int) -> None:
+def test_remembered_results_of_a_search_stay_true(load: int) -> None:
     source = random.Random(load)
     ranges: RangeMap[str] = RangeMap(load=load)
     pages: set[int] = set()
@@ -172,7 +172,7 @@ def test_a_copy_is_independent() -> None:
 
 
 @pytest.mark.parametrize(("start", "end"), [(8, 8), (8, 4), (-4, 4), (4, TOP + 1)])
-def test_a_range_that_is_none_is_refused(start: int, end: int) -> None:
+def test_an_empty_range_is_refused(start: int, end: int) -> None:
     with pytest.raises(ValueError, match="give start < end"):
         made("AABB").set(start, end, "A")
 

@@ -24,6 +24,7 @@ from laconic.replay.assumed import (
 )
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, UNKNOWN_START, Check
 from laconic.replay.engine import Replay
+from laconic.replay.events import CallDone, Listener
 from tests.helpers.pictures import LEGEND, PAGE, RW, R
 from tests.helpers.traces import BASE, Builder
 
@@ -74,7 +75,7 @@ def drawn(space: AddressSpace, pages: int = 8) -> str:
 # What a successful call presupposes
 
 
-def test_what_was_protected_was_mapped(log: Log) -> None:
+def test_a_protected_range_was_mapped(log: Log) -> None:
     # ........  mprotect of pages 1 to 3 succeeded: something was there
     # .www....
     check, space, engine = log.call("mprotect", at(1), 3 * PAGE, RW).replay()
@@ -82,14 +83,14 @@ def test_what_was_protected_was_mapped(log: Log) -> None:
     assert engine.uncertain == {"mprotect": 1}, "it may have been read-write before"
 
 
-def test_what_was_unmapped_may_have_been_mapped(log: Log) -> None:
+def test_an_unmapped_range_may_have_been_mapped(log: Log) -> None:
     check, space, engine = log.call("munmap", at(1), 3 * PAGE).replay()
     assert drawn(space) == "........" and not check.counts
     assert (engine.ledger.calls, engine.ledger.host_calls) == (1, 1)
     assert engine.uncertain == {"munmap": 1}
 
 
-def test_what_is_known_to_be_a_hole_is_a_hole(log: Log) -> None:
+def test_a_known_hole_is_not_assumed_to_be_mapped(log: Log) -> None:
     # the second munmap changes nothing: the log showed the first one
     log.call("munmap", at(1), 3 * PAGE).call("munmap", at(1), 2 * PAGE)
     _, _, engine = log.replay()
@@ -103,6 +104,20 @@ def test_a_success_on_a_known_hole_is_an_error_of_the_model(log: Log) -> None:
     (difference,) = check.differences
     assert difference.why == f"it succeeded, and bookkeeping has nothing at {at(1):#x}"
     assert drawn(space) == ".r......"
+
+
+def test_what_a_success_presupposes_is_held_too(log: Log) -> None:
+    _, space, engine = log.call("mprotect", at(1), PAGE, 0).replay()
+    assert space.held.get(at(1)) == space.vmas.get(at(1)) == UNKNOWN
+    assert engine.ledger.host_calls == 0
+
+
+def test_a_heap_is_known_once_it_has_grown(log: Log) -> None:
+    heap = 0x5555_5555_6000
+    log.call("brk", 0, result=heap).call("brk", heap + 2 * PAGE, result=heap + 2 * PAGE)
+    log.call("mprotect", heap, 2 * PAGE, R, result=-EINVAL)
+    check, _, _ = log.replay()
+    assert check.counts == {MODEL_ERROR: 1}
 
 
 # Places that the host chose
@@ -131,6 +146,49 @@ def test_a_move_goes_where_the_log_says(log: Log) -> None:
     log.call("mremap", at(0), 3 * PAGE, 4 * PAGE, 1, result=at(4))
     check, space, _ = log.replay()
     assert drawn(space) == "....wwww" and not check.counts
+
+
+class Changes(Listener):
+    """Keeps the changes of every call."""
+
+    def __init__(self) -> None:
+        self.changes: list[list[str]] = []
+
+    def call_done(self, done: CallDone) -> None:
+        self.changes.append([str(change) for change in done.changes])
+
+
+def test_what_a_mapping_grew_over_was_unmapped_before(log: Log) -> None:
+    log.call("mmap", 0, PAGE, RW, ANON, -1, 0, result=at(0))
+    log.call("mmap", 0, PAGE, R, ANON, -1, 0, result=at(1))
+    log.call("mremap", at(0), PAGE, 2 * PAGE, 1, result=at(0))
+    changes = Changes()
+    Replay(laconic.trace.open(log.trace.end()), "laconic", listeners=[changes]).run()
+    assert changes.changes[2] == [
+        "UNMAP 7f0000001000-7f0000002000, was r--p",
+        "MAP 7f0000001000-7f0000002000 rw-p",
+    ]
+
+
+def test_several_vmas_are_moved_one_after_the_other(log: Log) -> None:
+    # wrr.....  mremap of pages 0 to 2 to page 4
+    # ..r.wr..
+    log.call("mmap", 0, PAGE, RW, ANON, -1, 0, result=at(0))
+    log.call("mmap", 0, 2 * PAGE, R, ANON, -1, 0, result=at(1))
+    log.call("mremap", at(0), 2 * PAGE, 2 * PAGE, 3, at(4), result=at(4))
+    check, space, _ = log.replay()
+    assert drawn(space) == "..r.wr.." and not check.counts
+
+
+def test_huge_pages_that_stay_where_they_are_are_not_moved(log: Log) -> None:
+    """Only the host decides about them, so the result of the log is taken over."""
+    length = 4 << 20
+    log.call("mmap", 0, length, RW, ANON | f.MAP_HUGETLB, -1, 0, result=at(0))
+    log.call("mremap", at(0), length, length, 1, result=at(0))
+    check, space, _ = log.replay()
+    assert drawn(space) == "wwwwwwww" and not check.counts
+    vma = space.held.get(at(0))
+    assert vma is not None and vma.flags & f.VM_HUGETLB
 
 
 def test_growth_in_place_over_another_mapping_replaces_it(log: Log) -> None:
@@ -267,7 +325,9 @@ PATHS = Vma(R, File(0, 3, -7, "?a"), 0)
         (Change(ADVISE, 0, PAGE, W, W), True, False),
     ],
 )
-def test_what_may_be_nothing(change: Change, guessed: bool, nothing: bool) -> None:
+def test_changes_of_assumed_pages_may_be_redundant(
+    change: Change, guessed: bool, nothing: bool
+) -> None:
     assert may_be_nothing(Outcome(0, (change,)), guessed) == nothing
     certain = Change(MAP, PAGE, 2 * PAGE, W, None)
     assert not may_be_nothing(Outcome(0, (change, certain)), guessed)

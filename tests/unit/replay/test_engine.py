@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,31 @@ import laconic.trace
 from laconic.linux.pagemap import Touched
 from laconic.memory.change import EXTEND, MAP, RESTRICT, UNMAP, Change
 from laconic.memory.flags import PAGE_SIZE as PAGE
+from laconic.memory.mmap import OpenFile
+from laconic.memory.vma import File
 from laconic.replay.check import LOST_DATA, MODEL_ERROR
-from laconic.replay.engine import Replay
+from laconic.replay.engine import Measured, Replay
 from laconic.replay.events import CallDone, Listener
 from laconic.replay.thread import Mm, Thread
-from laconic.trace.schema import CHOSEN, CODES, FAILED, UNFINISHED, UNFOLLOWED, Row
+from laconic.trace.schema import (
+    BREAK,
+    CHOSEN,
+    CODES,
+    DATA_LIMIT,
+    FAILED,
+    GREW,
+    HUGE_SHIFT,
+    NO_RESULT,
+    NOEXEC,
+    PLACES,
+    PLAIN,
+    READABLE,
+    UNFINISHED,
+    UNFOLLOWED,
+    WRITABLE,
+    Row,
+)
+from laconic.trace.stacks import NO_STACK, Stacks
 from tests.helpers.comparetraces import ANON, RW, begun
 from tests.helpers.traces import BASE, Builder
 
@@ -55,6 +77,18 @@ class Log(Listener):
 
     def forked(self, parent: Mm, child: Mm) -> None:
         self.events.append(f"forked {parent.number} {child.number}")
+
+    def vforked(self, mm: Mm, pid: int) -> None:
+        self.events.append(f"vforked {pid}")
+
+    def executes(self, mm: Mm, pid: int) -> None:
+        self.events.append(f"executes {pid}")
+
+    def vfork_ended(self, mm: Mm, pid: int) -> None:
+        self.events.append(f"vfork_ended {pid}")
+
+    def file_written(self, mm: Mm, file: File, size: int, truncated: bool) -> None:
+        self.events.append(f"written {file.path} {size} {truncated}")
 
     def thread_started(self, mm: Mm) -> None:
         self.events.append("thread_started")
@@ -162,7 +196,9 @@ def test_vfork_shares_until_exec(tmp_path: Path) -> None:
     trace.row("munmap", BASE, PAGE, pid=200, said=1, kinds=int(UNMAP))
     trace.row("munmap", BASE, PAGE)
     engine, log = replayed(trace)
-    assert log.events == [*START, "begins", "munmap 1", "begins", "munmap 0", *END]
+    assert log.events == [
+        *START, "vforked 200", "begins", "munmap 1", "begins", "munmap 0", *END,
+    ]  # fmt: skip
     assert engine.ledger.processes == 2
 
 
@@ -181,7 +217,9 @@ def test_calls_without_bookkeeping_are_ignored(tmp_path: Path) -> None:
     trace.row("program", data=b'{"path": "/bin/old", "bits": 32}')
     trace.row("munmap", BASE, PAGE)
     engine, log = replayed(trace)
-    assert log.events == [*START, "ignored True", "ended 100", "ignored False", "trace_ends"]
+    assert log.events == [
+        *START, "ignored True", "executes 100", "ended 100", "ignored False", "trace_ends",
+    ]  # fmt: skip
     assert engine.bystanders == 1
     assert "is not followed" in engine.ledger.notes[0] or engine.end == {}
 
@@ -193,7 +231,7 @@ def test_an_exec_ends_the_old_program_and_starts_the_new_one(tmp_path: Path) -> 
     trace.row("program", 0x5555_5555_6000, 0, 1, data=b'{"path": "/bin/new", "bits": 64}')
     engine, log = replayed(trace)
     assert log.events[3:6] == ["thread_started", "touched 0", "thread_ended"]
-    assert log.events[6:] == ["ended 100", "started 1", *END]
+    assert log.events[6:] == ["executes 100", "ended 100", "started 1", *END]
     assert engine.started[1].path == "/bin/new"
     assert engine.threads[100].read_implies_exec and 101 not in engine.threads
 
@@ -238,8 +276,6 @@ def test_the_host_s_map_is_read_between_calls_and_for_one(tmp_path: Path) -> Non
 
 
 def test_growth_of_a_stack_is_told_apart(tmp_path: Path) -> None:
-    from laconic.trace.schema import GREW
-
     trace = mapped(tmp_path / "a.trace")
     trace.row("maps", 1, 2)
     trace.row("vma", BASE + (1 << 20), BASE + (1 << 20) + PAGE, 0x173)
@@ -307,10 +343,11 @@ def test_ended_processes_are_kept_on_request(tmp_path: Path) -> None:
 
 def test_personality_decides_what_is_executable(tmp_path: Path) -> None:
     trace = mapped(tmp_path / "a.trace")
-    for persona, result in ((0x0400000, 0), (0xFFFFFFFF, 0), (0, -1)):
+    for persona, result in ((0x0400000, 0), (0xFFFFFFFF, 0), (-1, 0), (0, -1)):
         trace.row("personality", persona, result=result)
     trace.row("mprotect", BASE, PAGE, R, said=1, kinds=int(RESTRICT | EXTEND))
     trace.row("personality", 0)
+    trace.row("personality", 0xFFFFFFFF)
     trace.row("mprotect", BASE + PAGE, PAGE, R, said=1, kinds=int(RESTRICT))
     engine, log = replayed(trace, check=True)
     assert [change.kind for done in log.calls[1:] for change in done.changes] == [
@@ -349,3 +386,460 @@ def test_a_log_starts_with_its_first_call_and_results_lead(tmp_path: Path) -> No
     assert engine.uncertain == {"mprotect": 1}
     assert engine.check is not None and engine.check.compared == 2 and engine.check.counts
     assert engine.ledger.by_call["munmap"].failed == 1
+
+
+# A replay as a whole
+
+
+def test_a_replay_without_listeners_counts_the_same(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("mprotect", BASE, PAGE, RW)
+    trace.row("mprotect", BASE, PAGE, R, said=1, kinds=int(RESTRICT))
+    trace.row("mincore", BASE, PAGE, 0)
+    trace.row("clone", FORK, result=200)
+    trace.row("munmap", BASE, PAGE, pid=200, said=1, kinds=int(UNMAP))
+    trace.row("lost", 1, 1, pid=200)
+    trace.row("munmap", BASE, PAGE, pid=200)
+    path = trace.end()
+    thresholds = gc.get_threshold()
+    ledgers = []
+    for listeners in ([], [Log()]):
+        engine = Replay(laconic.trace.open(path), check=True, listeners=listeners)
+        engine.run()
+        assert gc.get_threshold() == thresholds
+        assert engine.check is not None and not engine.check.counts and engine.check.compared == 4
+        assert (engine.number, engine.bystanders) == (11, 1)
+        ledgers.append(engine.ledger)
+    assert ledgers[0] == ledgers[1]
+    assert (ledgers[0].calls, ledgers[0].host_calls, ledgers[0].processes) == (4, 3, 2)
+
+
+def test_progress_is_counted_in_bytes_up_to_the_end(tmp_path: Path) -> None:
+    path = mapped(tmp_path / "a.trace").end()
+    positions: list[int] = []
+    Replay(laconic.trace.open(path)).run(progress=positions.append)
+    assert positions and 0 < positions[-1] <= Path(path).stat().st_size
+
+
+def test_a_trace_s_own_strategy_is_the_default_and_a_foreign_one_is_replaced(
+    tmp_path: Path,
+) -> None:
+    for recorded, shown, host_calls in (
+        ("every-call", "every-call", 2),
+        ("laconic", "laconic", 1),
+        ("a-class:of-somebody", "a-class:of-somebody", 1),  # no code of others is run
+    ):
+        trace = Builder(tmp_path / f"{host_calls}{shown[0]}.trace", about={"strategy": recorded})
+        trace.row("program", 0x5555_5555_6000, 0, data=PROGRAM)
+        trace.row("maps", 0, 2)
+        trace.row("mmap", BASE, PAGE, RW, ANON, -1, 0, result=BASE)
+        trace.row("mprotect", BASE, PAGE, RW)
+        engine = Replay(laconic.trace.open(trace.end()))
+        engine.run()
+        assert (engine.recorded, engine.strategy) == (recorded, shown)
+        assert engine.ledger.host_calls == host_calls
+    engine = Replay(laconic.trace.open(trace.path), "sgx-emm")  # it has no rule for Linux
+    engine.run()
+    assert (engine.strategy, engine.ledger.host_calls) == ("sgx-emm", 1)
+
+
+def test_the_end_of_a_trace_replaces_its_notes(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("note", data=b"one \xff")
+    trace.row("measured", 1, 2, 3, 4, 5, 1, pid=100, result=4242)
+    trace.row("measured", 6, 7, 8, 9, 10, 0, pid=0, result=4243)
+    path = trace.cut()
+    engine = Replay(laconic.trace.open(path))
+    engine.run()
+    assert engine.ledger.notes == ["one \N{REPLACEMENT CHARACTER}"] and engine.end == {}
+    assert engine.measured == [
+        Measured(100, 4242, True, 1, 2, 3, 4, 5),
+        Measured(0, 4243, False, 6, 7, 8, 9, 10),
+    ]
+    assert (engine.ledger.checks, engine.ledger.mismatches) == (0, 0)
+    trace = mapped(tmp_path / "b.trace")
+    trace.row("note", data=b"one")
+    about = {"notes": ["two"], "verify": {"checks": 7, "mismatches": 1}}
+    trace.row("end", data=json.dumps(about).encode())
+    engine = Replay(laconic.trace.open(trace.cut()))
+    engine.run()
+    assert engine.ledger.notes == ["two"] and engine.end == about
+    assert (engine.ledger.checks, engine.ledger.mismatches) == (7, 1)
+
+
+def test_each_call_has_its_stack_if_stacks_are_read(tmp_path: Path) -> None:
+    trace = begun(tmp_path / "a.trace", source="strace")
+    trace.row("stack", data=b"/lib/l.so(first+0x1) [0x1]")
+    trace.row("mmap", BASE, PAGE, RW, ANON | 0x10, -1, 0, result=BASE)
+    trace.row("munmap", BASE, PAGE)
+    path = trace.end()
+    for stacks in (None, Stacks()):
+        log = Log()
+        Replay(laconic.trace.open(path), listeners=[log], stacks=stacks).run()
+        first, second = log.calls
+        assert second.stack == NO_STACK
+        if stacks is None:
+            assert first.stack == NO_STACK
+        else:
+            assert [place.function for place, _ in stacks.walk(first.stack)] == ["first"]
+
+
+# What the host did, and what it answered
+
+PROGRAM = json.dumps(
+    {"path": "/bin/prog", "bits": 64, "layout": {"quiet_below": 1 << 46, "refused_advice": []}}
+).encode()
+
+
+def test_the_host_s_own_answers_lead(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("munmap", BASE, PAGE, result=-12, state=FAILED, said=1)
+    trace.row("munmap", BASE, PAGE, said=1, kinds=int(UNMAP))
+    engine, log = replayed(trace, check=True)
+    assert [(done.result, len(done.changes)) for done in log.calls] == [(BASE, 1), (-12, 0), (0, 1)]
+    assert engine.check is not None and not engine.check.counts
+
+
+def test_several_changes_are_compared_as_one_set_of_kinds(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("mprotect", BASE, PAGE, 5, said=1, kinds=int(RESTRICT | EXTEND))
+    trace.row("mprotect", BASE, 2 * PAGE, 1, said=1, kinds=int(RESTRICT))
+    trace.row("mprotect", BASE + PAGE, PAGE, 3, said=1, kinds=int(EXTEND))
+    trace.row("mprotect", BASE, 3 * PAGE, 5, said=1, kinds=int(RESTRICT | EXTEND))
+    engine, log = replayed(trace, check=True)
+    assert len(log.calls[-1].changes) == 2
+    assert engine.check is not None and not engine.check.counts and engine.check.compared == 5
+
+
+def test_answers_and_maps_are_for_one_call_alone(tmp_path: Path) -> None:
+    """Another strategy may not make the host call that they were recorded for."""
+    heap = 0x5555_5555_6000
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("answer", DATA_LIMIT, result=4096)
+    trace.row("mprotect", BASE, PAGE, RW)
+    trace.row("brk", heap + 2 * PAGE, result=heap + 2 * PAGE, said=1, kinds=int(MAP))
+    trace.row("maps", 1, 0)
+    trace.row("vma", BASE, BASE + PAGE, 0x71)
+    trace.row("mprotect", BASE, PAGE, RW)
+    trace.row("munmap", BASE + PAGE, PAGE, result=-12, state=FAILED, said=1)
+    trace.row("answer", DATA_LIMIT, result=4096)
+    trace.row("brk", heap + 3 * PAGE, result=heap + 2 * PAGE)
+    engine, log = replayed(trace, check=True)
+    assert engine.check is not None and not engine.check.counts
+    space = log.calls[-1].thread.mm.space
+    assert space is not None
+    assert [vma.flags for start, _, vma in space.held if start >= BASE] == [0x73]
+
+
+def test_the_break_of_a_program_that_was_running_is_an_answer(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("answer", BREAK, result=0x5555_5556_0000)
+    trace.row("brk", 0, result=0x5555_5556_0000)
+    trace.row("brk", 0x5555_5556_1000, result=0x5555_5556_1000, said=1, kinds=int(MAP))
+    engine, log = replayed(trace, check=True)
+    assert engine.check is not None and not engine.check.counts
+    assert [change.start for change in log.calls[-1].changes] == [0x5555_5556_0000]
+
+
+def test_an_unfinished_call_forgets_what_it_had_begun(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("begin", BASE, PAGE, said=CODES["madvise"])
+    trace.row("madvise", BASE, PAGE, 4, state=UNFINISHED)
+    trace.row("munmap", BASE, PAGE, said=1, kinds=int(UNMAP))
+    engine, log = replayed(trace, check=True)
+    assert engine.check is not None and not engine.check.counts
+    assert [done.is_finished for done in log.calls] == [True, False, True]
+    assert [change.kind for change in log.calls[-1].changes] == [UNMAP]
+
+
+def test_an_unfinished_call_changed_what_the_host_s_map_shows(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("maps", 1, 0)
+    trace.row("vma", BASE, BASE + PAGE, a5=1)  # a hole
+    trace.row("munmap", BASE, 2 * PAGE, state=NO_RESULT)
+    trace.row("munmap", BASE, PAGE)
+    _, log = replayed(trace)
+    assert [(done.host_calls, len(done.changes)) for done in log.calls] == [(1, 1), (0, 1), (0, 0)]
+    assert log.calls[1].changes[0].kind == UNMAP and log.calls[1].read_host
+
+
+def test_after_an_unfinished_call_of_a_log_data_is_lost(tmp_path: Path) -> None:
+    for state, cause in ((0, MODEL_ERROR), (UNFINISHED, LOST_DATA)):
+        trace = Builder(tmp_path / f"{state}.trace", "strace")
+        trace.row("mmap", 0, 4 * PAGE, RW, ANON, -1, 0, result=BASE)
+        trace.row("mprotect", BASE, PAGE, R, state=state)
+        trace.row("mprotect", BASE, PAGE, RW, result=-12)
+        engine, _ = replayed(trace, check=True)
+        assert engine.check is not None and engine.check.counts == {cause: 1}
+
+
+def test_a_call_has_the_file_of_its_descriptor(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    modes: tuple[tuple[int, dict[str, Any]], ...] = (
+        (0, {}),
+        (READABLE, {"readable": True}),
+        (WRITABLE, {"writable": True}),
+        (PLAIN, {"plain": True}),
+        (NOEXEC, {"noexec": True}),
+        (PLACES, {"places": True}),
+        (21 << HUGE_SHIFT, {"huge": 2 << 20}),
+    )
+    nothing = {"readable": False, "writable": False, "plain": False, "noexec": False, "huge": 0}
+    for number, (mode, _) in enumerate(modes):
+        file = trace.file("/data", inode=number, size=5000, mode=mode)
+        trace.row("munmap", BASE, PAGE, file=file)
+    _, log = replayed(trace)
+    assert log.calls[0].file is None
+    for number, (done, (_, field)) in enumerate(zip(log.calls[1:], modes, strict=True)):
+        expected = OpenFile(
+            File(8, 1, number, "/data"), size=5000, **nothing | {"places": False} | field
+        )
+        assert done.file == expected
+
+
+def test_files_are_written_to_in_followed_programs(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    file = trace.file("/data")
+    trace.row("written", 4096, 1, file=file)
+    trace.row("written", 0, 0, file=file)
+    trace.row("written", 0, 0, file=77)  # only in a damaged trace
+    trace.row("program", data=b'{"path": "/bin/old", "bits": 32}')
+    trace.row("written", 0, 0, file=file)
+    _, log = replayed(trace)
+    assert log.events[3:5] == ["written /data 4096 False", "written /data 0 True"]
+    assert log.events[5:] == ["executes 100", "ended 100", "trace_ends"]
+
+
+# The host's map between calls
+
+
+def test_rows_of_a_map_belong_to_the_maps_row_before_them(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("vma", BASE, BASE + PAGE, 0x71)  # of none
+    trace.row("maps", 1, 2)
+    trace.row("vma", BASE + PAGE, BASE + 2 * PAGE, 0x71)
+    trace.row("vma", BASE + 2 * PAGE, BASE + 3 * PAGE, 0x71)  # one too many
+    trace.row("maps", 0, 2, tid=555)  # of an unknown thread
+    trace.row("maps", 0, 2)
+    _, log = replayed(trace)
+    assert log.events == [*START, "host_read 1 False", "host_read 0 False", *END]
+
+
+def test_only_growth_of_stacks_is_taken_from_a_map_of_growth(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("maps", 1, GREW)
+    trace.row("vma", BASE, BASE + PAGE, 0x71)
+    _, log = replayed(trace)
+    assert log.events == [*START, "host_read 0 True", *END]
+
+
+def test_a_map_of_a_program_that_is_not_followed_is_skipped(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("program", data=b'{"path": "/bin/old", "bits": 32}')
+    trace.row("maps", 1, 2)
+    trace.row("vma", BASE, BASE + PAGE, 0x71)
+    trace.row("begin", BASE, PAGE, said=CODES["mlock"], state=1)
+    trace.row("clone", FORK, result=200)
+    trace.row("munmap", BASE, PAGE, pid=200)
+    _, log = replayed(trace)
+    assert log.events == [*START, "executes 100", "ended 100", "ignored False", "trace_ends"]
+
+
+def test_a_map_that_was_read_for_an_execve_is_for_the_program_s_first_call(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("maps", 1, 0)
+    trace.row("vma", BASE, BASE + PAGE, 0x71)
+    trace.row("program", 0x5555_5555_6000, 0, data=PROGRAM)
+    trace.row("maps", 0, 2)
+    trace.row("munmap", BASE, PAGE, state=UNFINISHED)
+    _, log = replayed(trace)
+    assert log.calls[-1].read_host and [change.kind for change in log.calls[-1].changes] == [MAP]
+
+
+def test_the_work_of_a_call_that_overtakes_sees_its_touched_pages(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("begin", BASE, PAGE, said=CODES["mlock"], state=1, touched=((BASE, BASE + PAGE, 0),))
+    trace.row("mlock", BASE, PAGE, said=1)
+    _, log = replayed(trace)
+    assert log.events[3:6] == ["begins", "touched 0", "committed mlock"]
+
+
+# Processes and threads
+
+
+def test_a_vforked_process_ends_or_executes_a_program(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("clone", VFORK, result=200)
+    trace.row("clone3", THREAD, pid=200, result=201)
+    trace.row("exit", 0, pid=200, tid=201)
+    trace.row("exit", 0, pid=200)
+    trace.row("clone", VFORK, result=300)
+    trace.row("program", 0x5555_5555_6000, 0, pid=300, data=PROGRAM)
+    trace.row("maps", 0, 2, pid=300)
+    trace.row("munmap", BASE, PAGE, pid=300)
+    engine, log = replayed(trace)
+    assert log.events == [
+        *START, "vforked 200", "thread_started", "vfork_ended 200", "vforked 300",
+        "executes 300", "vfork_ended 300", "started 1", "begins", "munmap 0",
+        "trace_ends", "ended 100", "ended 300",
+    ]  # fmt: skip
+    assert engine.processes.keys() == {100, 300} and engine.ledger.processes == 3
+    kept = Replay(laconic.trace.open(trace.path), keep=True)
+    kept.run()
+    assert kept.processes.keys() == {100, 200, 300}
+
+
+def test_a_child_inherits_its_parent_s_state(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("personality", 0x0400000)
+    trace.row("lost", 1)
+    trace.row("clone", FORK, result=200)
+    trace.row("mprotect", BASE, PAGE, R, pid=200, said=1, kinds=int(RESTRICT | EXTEND))
+    trace.row("munmap", BASE, PAGE, pid=200, result=-22)
+    engine, log = replayed(trace, check=True)
+    assert log.calls[-2].changes[0].kind == EXTEND | RESTRICT
+    assert engine.check is not None and engine.check.counts == {LOST_DATA: 1}
+    assert log.calls[-1].program == engine.started[1].path == "/bin/prog"
+    assert engine.started[1].pid == 200
+
+
+def test_a_fork_of_a_process_that_is_no_longer_followed_starts_nothing(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("lost", 1, 1)
+    trace.row("clone", FORK, result=200)
+    trace.row("munmap", BASE, PAGE, pid=200)
+    engine, log = replayed(trace)
+    assert log.events == [*START, "ignored False", *END]
+    assert engine.ledger.processes == 2 and len(engine.started) == 1
+
+
+def test_processes_whose_beginning_the_trace_lacks(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("process", 1, tid=101, result=100)  # a thread of the first
+    trace.row("process", 0, result=999)  # known
+    trace.row("process", 1, pid=200, result=100)  # it shares the memory of the first
+    trace.row("process", 1, pid=200, tid=201, result=100)
+    trace.row("munmap", BASE, PAGE, pid=200, tid=201, said=1, kinds=int(UNMAP))
+    trace.row("process", 1, pid=300, result=777)  # of an unknown one
+    trace.row("process", 0, pid=400, result=100)
+    trace.row("munmap", BASE, PAGE, tid=101)
+    trace.row("munmap", BASE, PAGE, pid=300)
+    engine, log = replayed(trace)
+    assert engine.ledger.processes == 4
+    assert {pid: mm is engine.processes[100] for pid, mm in engine.processes.items()} == {
+        100: True, 200: True, 300: False, 400: False,
+    }  # fmt: skip
+    assert log.events[3:8] == ["begins", "munmap 1", "begins", "munmap 0", "ignored False"]
+
+
+def test_threads_of_other_processes_outlive_an_exec(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("clone", FORK, result=200)
+    trace.row("clone3", THREAD, pid=200, result=201)
+    trace.row("program", 0x5555_5555_6000, 0, data=PROGRAM)
+    trace.row("maps", 0, 2)
+    trace.row("munmap", BASE, PAGE, pid=200, tid=201, said=1, kinds=int(UNMAP))
+    _, log = replayed(trace)
+    assert log.events[3:] == [
+        "forked 0 1", "thread_started", "executes 100", "ended 100", "started 2",
+        "begins", "munmap 1", "trace_ends", "ended 200", "ended 100",
+    ]  # fmt: skip
+
+
+def test_an_exit_within_a_fork_leaves_the_thread(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("exit", 0, 1)
+    trace.row("clone", FORK, result=200)
+    trace.row("exit", 0, pid=200)
+    trace.row("exit", 0, pid=200)  # gone already
+    _, log = replayed(trace)
+    assert log.events == [*START, "forked 0 1", "ended 200", *END]
+
+
+def test_loss_of_one_process_excuses_no_other(tmp_path: Path) -> None:
+    """Its own calls are excused, also if its first row is still to come."""
+    for lost, causes in (
+        (0, {LOST_DATA: 2}),
+        (100, {LOST_DATA: 1, MODEL_ERROR: 1}),
+        (200, {LOST_DATA: 1, MODEL_ERROR: 1}),
+        (300, {MODEL_ERROR: 2}),
+    ):
+        trace = Builder(tmp_path / f"{lost}.trace", "strace")
+        trace.row("mmap", 0, PAGE, RW, ANON, -1, 0, result=BASE)
+        trace.row("lost", 1, pid=lost)
+        trace.row("mmap", 0, PAGE, RW, ANON, -1, 0, pid=200, result=BASE)
+        if not lost:
+            trace.row("lost", 1, pid=lost)
+        for pid in (100, 200):
+            trace.row("munmap", BASE, PAGE, pid=pid, result=-22)
+        engine, _ = replayed(trace, check=True)
+        assert engine.check is not None and engine.check.counts == causes, lost
+
+
+def test_loss_of_a_process_that_ended_does_not_excuse_the_next_one_with_its_id(
+    tmp_path: Path,
+) -> None:
+    trace = Builder(tmp_path / "a.trace", "strace")
+    trace.row("lost", 1, pid=200)
+    for _ in range(2):
+        trace.row("mmap", 0, PAGE, RW, ANON, -1, 0, pid=200, result=BASE)
+        trace.row("munmap", BASE, PAGE, pid=200, result=-22)
+        trace.row("exit", 0, pid=200)
+    engine, _ = replayed(trace, check=True)
+    assert engine.check is not None
+    assert [difference.cause for difference in engine.check.differences] == [LOST_DATA, MODEL_ERROR]
+
+
+# Logs, whose beginning is assumed
+
+
+def test_a_log_s_process_starts_once(tmp_path: Path) -> None:
+    trace = Builder(tmp_path / "a.trace", "strace")
+    for pid, tid in ((7, 7), (7, 8), (9, 9)):
+        trace.row("mprotect", BASE, PAGE, RW, pid=pid, tid=tid)
+    engine, log = replayed(trace)
+    assert [event for event in log.events if "start" in event] == ["started 0", "started 1"]
+    assert [(program.pid, program.path) for program in engine.started] == [(7, "?"), (9, "?")]
+    assert engine.ledger.processes == 2
+
+
+def test_a_log_that_shows_maps_starts_with_them(tmp_path: Path) -> None:
+    trace = Builder(tmp_path / "a.trace", "gramine")
+    about = {"path": "/bin/prog", "bits": 64, "maps": True}
+    trace.row("program", data=json.dumps(about).encode())
+    trace.row("maps", 1, 2)
+    trace.row("vma", BASE, BASE + PAGE, 0x71)
+    trace.row("mprotect", BASE, PAGE, R)
+    trace.row("maps", 0, 2)
+    engine, log = replayed(trace, check=True)
+    assert log.events == ["started 0", "begins", "mprotect 0", "host_read 0 False", *END]
+    assert engine.check is not None and not engine.check.counts
+
+
+def test_a_log_s_child_learns_for_itself(tmp_path: Path) -> None:
+    """The break that the child's first call shows is not the parent's."""
+    trace = Builder(tmp_path / "a.trace", "strace")
+    trace.row("clone", FORK, result=200)
+    trace.row("brk", 0, pid=200, result=0x5555_0000_0000)
+    trace.row("brk", 0, result=0x6666_0000_0000)
+    engine, log = replayed(trace, check=True)
+    assert engine.check is not None and not engine.check.counts
+    assert [done.result for done in log.calls] == [0x5555_0000_0000, 0x6666_0000_0000]
+
+
+def test_calls_of_a_log_are_counted_as_they_ended(tmp_path: Path) -> None:
+    trace = Builder(tmp_path / "a.trace", "strace")
+    trace.row("mmap", 0, 4 * PAGE, RW, ANON, -1, 0, result=BASE)
+    trace.row("mprotect", BASE, PAGE, RW)
+    trace.row("munmap", 5, PAGE, result=-22)  # no host call is needed for that
+    trace.row("munmap", BASE, PAGE, result=-1)  # the host's own refusal
+    engine, log = replayed(trace, check=True)
+    assert [(done.name, done.host_calls) for done in log.calls] == [
+        ("mmap", 1), ("mprotect", 0), ("munmap", 0), ("munmap", 1),
+    ]  # fmt: skip
+    line = engine.ledger.by_call["munmap"]
+    assert (line.calls, line.host_calls, line.failed) == (2, 1, 2)
+    assert engine.check is not None and engine.check.compared == 4
+    (difference,) = engine.check.differences
+    assert (difference.number, difference.replayed, difference.cause) == (3, "0", "unknown start")
+    assert not engine.uncertain

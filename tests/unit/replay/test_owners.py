@@ -9,12 +9,14 @@ import pytest
 import laconic.trace
 from laconic.analysis.compare import compare
 from laconic.analysis.sites import Sites, sites
+from laconic.libos.strategy import MemoryCall
 from laconic.linux.pagemap import UNSEEN
-from laconic.memory.change import MAP, UNMAP
+from laconic.memory.change import FILE, FLAGS, MAP, RESTRICT, UNMAP, ZERO, Change
 from laconic.memory.flags import MADV_DONTNEED
 from laconic.memory.flags import PAGE_SIZE as PAGE
 from laconic.replay.enclaves import OTHER, STACK, Enclaves
 from laconic.replay.engine import Replay
+from laconic.replay.owners import Owners
 from laconic.sgx.meter import Counts
 from laconic.strategies import NAMES, strategy
 from laconic.trace.importers.importing import import_logs
@@ -22,6 +24,7 @@ from laconic.trace.reader import Trace
 from laconic.trace.schema import CHOSEN, CODES, GREW
 from tests.helpers.comparetraces import ANON, RW, begun, busy
 from tests.helpers.gramlogs import REAL, take
+from tests.helpers.pictures import LEGEND, at, draw, read
 from tests.helpers.traces import BASE, Builder
 
 CORPUS = Path(__file__).parents[2] / "corpus"
@@ -173,3 +176,76 @@ def test_work_before_the_end_of_a_call_belongs_to_its_site(tmp_path: Path) -> No
     assert found.around[OTHER].cost("laconic") == Counts()
     (site,) = (site for site in found.sites if site.call == "mlock")
     assert site.calls == 1
+
+
+# The owners of one address space, as a picture: a letter is a label, a dot the default.
+
+
+def owners(picture: str) -> Owners:
+    """Owners whose pages were mapped by calls with these letters as labels."""
+    made = Owners(".")
+    for start, end, letter in read(picture, {letter: letter for letter in picture}):
+        made.pages.set(start, end, letter)
+    return made
+
+
+def changed(owned: Owners, name: str, *changes: Change, result: int = 0, length: int = 0) -> str:
+    """The first six pages after a call with the label `N`."""
+    owned.call(MemoryCall(name, (at(0), 0, length, 0, 0, 0), result, changes), "N")
+    return draw(owned.pages, 6, {letter: letter for letter in "abN"})
+
+
+def change(
+    kind: int, first: int, last: int, wanted: str = "w", source: int | None = None
+) -> Change:
+    """A change of pages, to the VMA of a letter, or from the page `source`."""
+    origin = None if source is None else at(source)
+    return Change(kind, at(first), at(last), LEGEND.get(wanted), None, origin)
+
+
+def test_calls_that_map_own_the_pages() -> None:
+    assert changed(owners("aaaa"), "mmap", change(MAP, 1, 3)) == "aNNa.."
+    assert changed(owners("aaaa"), "mmap", change(FILE, 1, 3)) == "aNNa.."
+    assert changed(owners("aaaa"), "brk", change(MAP, 4, 6)) == "aaaaNN"
+    # A fixed mmap replaces pages even if only their contents, or nothing, change.
+    assert changed(owners("aaaa"), "mmap", change(ZERO, 0, 2)) == "NNaa.."
+    assert changed(owners("aaaa"), "shmat", change(FLAGS, 0, 2)) == "NNaa.."
+
+
+def test_calls_that_change_attributes_or_contents_own_nothing() -> None:
+    for name, kind in (("mprotect", RESTRICT), ("madvise", ZERO), ("mlock", FLAGS)):
+        assert changed(owners("aabb"), name, change(kind, 1, 3), result=at(0)) == "aabb.."
+
+
+def test_pages_that_are_unmapped_have_no_owner_any_more() -> None:
+    assert changed(owners("aabb"), "munmap", change(UNMAP, 1, 3, ".")) == "a..b.."
+
+
+def test_pages_that_move_keep_their_owners_and_those_that_are_added_do_not() -> None:
+    # ab....  two pages move to the third, and grow by two
+    # ..abNN
+    moves = (change(UNMAP, 0, 2, "."), change(MAP, 2, 4, source=0), change(MAP, 4, 6))
+    assert changed(owners("ab"), "mremap", *moves, result=at(2), length=4 * PAGE) == "..abNN"
+    # Also where they land on other pages, whose contents are replaced.
+    moves = (change(UNMAP, 0, 2, "."), change(FLAGS, 2, 4, source=0), change(ZERO, 4, 6))
+    assert changed(owners("abbbaa"), "mremap", *moves, result=at(2), length=4 * PAGE) == "..abNN"
+    # Only the new place is the call's: pages below and above it are not.
+    others = (change(ZERO, 1, 2), change(ZERO, 4, 5))
+    assert changed(owners("aaaaa"), "mremap", *others, result=at(2), length=2 * PAGE) == "aaaaa."
+    assert changed(owners("aaaaa"), "mremap", change(ZERO, 1, 2), result=-12) == "aaaaa."
+
+
+def test_first_touches_are_counted_by_owner() -> None:
+    owned = owners("aab..a")
+    assert [(begin, stop, owner) for begin, stop, owner in owned.touch(at(1), at(6))] == [
+        (at(1), at(2), "a"),
+        (at(2), at(3), "b"),
+        (at(3), at(5), "."),
+        (at(5), at(6), "a"),
+    ]
+    assert owned.touched == {"a": 2, "b": 1, ".": 2}
+    child = owned.fork()
+    child.grow(at(3), at(4), "stack")
+    assert child.touched == {} and child.default == "."
+    assert list(child.touch(at(3), at(4))) == [(at(3), at(4), "stack")]
+    assert list(owned.touch(at(3), at(4))) == [(at(3), at(4), ".")]

@@ -16,11 +16,14 @@ from laconic.memory.flags import PAGE_SIZE
 from laconic.memory.layout import Layout
 from laconic.memory.pal import HostError
 from laconic.memory.rangemap import RangeMap
+from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 from laconic.replay import replay_trace
 from laconic.replay.events import CallDone, Listener
+from laconic.replay.pals import PalFeed
 from laconic.replay.thread import Mm
-from laconic.trace.schema import CHOSEN
+from laconic.trace.schema import CHOSEN, CODES, GREW
+from tests.helpers.comparetraces import begun
 from tests.helpers.traces import BASE, Builder
 
 RW, READ, ANON = 3, 1, 0x22
@@ -147,7 +150,7 @@ def test_listeners_receive_the_calls(tmp_path: Path) -> None:
     assert calls.forks == [(100, 102)]
 
 
-def test_what_is_no_pal_and_no_listener_is_named(tmp_path: Path) -> None:
+def test_an_object_that_is_neither_pal_nor_listener_is_named(tmp_path: Path) -> None:
     path = recorded(tmp_path / "a.trace")
     wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"pal": Shadow}, "pal is the class Shadow: pass an object of the class"),
@@ -164,3 +167,64 @@ def test_what_is_no_pal_and_no_listener_is_named(tmp_path: Path) -> None:
 def test_two_ways_to_give_a_pal_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(LaconicError, match="exclude each other"):
         replay_trace(recorded(tmp_path / "a.trace"), pal=Shadow(), pal_for=lambda mm: Shadow())
+
+
+def test_a_pal_receives_what_happens_between_and_within_calls(tmp_path: Path) -> None:
+    """The growth of a stack, and the locks of an mlock that has not ended."""
+    trace = begun(tmp_path / "a.trace")
+    stack = BASE + (1 << 20)
+    trace.row("mmap", BASE, PAGE_SIZE, RW, ANON, -1, 0, result=BASE, said=1, kinds=MAP)
+    trace.row("maps", 1, 2)
+    trace.row("vma", stack, stack + PAGE_SIZE, 0x173)
+    trace.row("maps", 1, GREW)
+    trace.row("vma", stack - PAGE_SIZE, stack, 0x173)
+    trace.row("begin", BASE, PAGE_SIZE, said=CODES["mlock"], state=1)
+    trace.row("mlock", BASE, PAGE_SIZE, said=1)
+    pal = Shadow()
+    replay_trace(trace.end(), pal=pal)
+    assert pal.changes[:4] == [
+        "MAP 7f0000000000-7f0000001000 rw-p",
+        "MAP 7f0000100000-7f0000101000 rw-p",
+        "MAP 7f00000ff000-7f0000100000 rw-p",
+        "FLAGS 7f0000000000-7f0000001000 rw-p +lo",
+    ]
+    assert not pal.vmas.count
+
+
+def test_a_program_that_is_executed_has_a_pal_of_its_own(tmp_path: Path) -> None:
+    trace = begun(tmp_path / "a.trace")
+    trace.row("mmap", BASE, PAGE_SIZE, RW, ANON, -1, 0, result=BASE, said=1, kinds=MAP)
+    trace.row("execve", data=b"/bin/new")
+    trace.row("program", 0x5555_5555_6000, 0, data=b'{"path": "/bin/new", "bits": 64}')
+    trace.row("mmap", BASE, PAGE_SIZE, RW, ANON, -1, 0, result=BASE, said=1, kinds=MAP)
+    pals: list[Shadow] = []
+    programs: list[str] = []
+
+    def pal_for(mm: Mm) -> Shadow:
+        programs.append(mm.program)
+        pals.append(Shadow())
+        return pals[-1]
+
+    replay_trace(trace.end(), pal_for=pal_for)
+    assert programs == ["/bin/prog", "/bin/new"]
+    once = ["MAP 7f0000000000-7f0000001000 rw-p", "UNMAP 7f0000000000-7f0000001000, was rw-p"]
+    assert [pal.changes for pal in pals] == [once, once]
+
+
+def test_an_error_without_an_errno_is_no_refusal(tmp_path: Path) -> None:
+    class Broken:
+        def apply(self, change: Change) -> None:
+            """Fail, and not as a host does."""
+            raise OSError("broken")
+
+    with pytest.raises(OSError, match="broken"):
+        replay_trace(recorded(tmp_path / "a.trace"), pal=Broken())
+
+
+def test_a_pal_is_forgotten_with_its_address_space() -> None:
+    feed = PalFeed(lambda mm: Shadow())
+    mm = Mm(AddressSpace(Layout()))
+    feed.started(mm)
+    feed.ended(mm)
+    feed.host_read(mm, (Change(MAP, BASE, BASE + PAGE_SIZE, Vma(RW), None),), False)
+    assert not feed._pals and not feed.refusals

@@ -82,6 +82,7 @@ def test_recorded_answers_are_used_once_and_in_order() -> None:
     assert not up.guessed
     assert not up.resident(at(0), at(1)) and up.guessed, "none is left"
     assert [up.data_limit() for _ in range(2)] == [5, -1]
+    assert (up.lock_limit(), up.vma_start(at(0))) == (-1, 0)
     assert [up.read(0, 8) for _ in range(3)] == [b"one", b"two", b""]
 
 

@@ -198,7 +198,7 @@ class TestPure:
             digest = base64.b64encode(hashlib.sha256(parts[0].encode()).digest()).decode()
             assert policy[kind] == f"'sha256-{digest}'"
 
-    def test_what_is_there_without_a_script(self) -> None:
+    def test_the_page_is_readable_without_its_script(self) -> None:
         """Who allows no script reads the figures, the sites and the strategies, and where the rest
         is printed."""
         page = as_html(fixed()).decode()
@@ -384,7 +384,7 @@ class TestFigures:
         assert len(data["binned"]) >= 4
 
     @pytest.mark.slow
-    def test_what_does_not_fit_is_drawn_more_coarsely(
+    def test_a_page_above_its_size_limit_is_drawn_more_coarsely(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Names that are all long, and areas that are many, do not make the page larger than it may

@@ -215,7 +215,7 @@ class TestProtect:
             "eaccept 0 4 1 32",
         ]
 
-    def test_what_never_passes_is_given_up(self) -> None:
+    def test_a_failure_that_never_passes_is_given_up(self) -> None:
         pal, machine = committed(
             RW, failures=lambda kind, number: Failure(EAGAIN) if kind == "restrict" else None
         )
@@ -243,7 +243,7 @@ class TestTrim:
         ]
         assert not pal.pages()
 
-    def test_what_does_not_exist_is_not_said(self) -> None:
+    def test_pages_that_do_not_exist_cause_no_host_call(self) -> None:
         pal, machine = enclave()
         pal.trim([(at(0), at(100))])
         assert not machine.log
@@ -269,7 +269,7 @@ class TestTrim:
             ("remove", Failure(EPERM, after=1), TRIMMED),
         ],
     )
-    def test_what_is_left_goes_when_its_place_is_used(
+    def test_left_over_pages_go_when_their_place_is_used(
         self, kind: str, failure: Failure, state: int
     ) -> None:
         broken = True
@@ -382,7 +382,7 @@ class TestSync:
 
 
 class TestDiscard:
-    def test_what_the_driver_does_not_take_is_shut(self) -> None:
+    def test_pages_that_the_driver_refuses_are_closed(self) -> None:
         pal, machine = committed(
             RW, failures=lambda kind, n: Failure(EPERM) if kind == "modify_types" else None
         )

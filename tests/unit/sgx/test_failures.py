@@ -59,7 +59,7 @@ each_scene_once = pytest.mark.parametrize(
 
 
 @each_scene_once
-def test_what_passes_leaves_no_trace(scene: str, strategy: str, pte: str) -> None:
+def test_a_failure_that_passes_leaves_no_trace(scene: str, strategy: str, pte: str) -> None:
     quiet = Switch(lambda kind, number: None)
     program, step = start(scene, strategy, pte, quiet)
     expected = end(program, attempt(program, step, quiet))
@@ -72,7 +72,7 @@ def test_what_passes_leaves_no_trace(scene: str, strategy: str, pte: str) -> Non
 
 @pytest.mark.parametrize(("strategy", "pte"), CASES)
 @pytest.mark.parametrize("scene", SCENES)
-def test_what_stays_is_enomem_and_no_more(scene: str, strategy: str, pte: str) -> None:
+def test_a_failure_that_stays_is_enomem_and_no_more(scene: str, strategy: str, pte: str) -> None:
     quiet = Switch(lambda kind, number: None)
     program, step = start(scene, strategy, pte, quiet)
     expected = attempt(program, step, quiet)
@@ -97,7 +97,7 @@ def test_what_stays_is_enomem_and_no_more(scene: str, strategy: str, pte: str) -
 
 
 @each_scene_once
-def test_what_fails_from_then_on(scene: str, strategy: str, pte: str) -> None:
+def test_after_a_lasting_failure_the_next_call_works(scene: str, strategy: str, pte: str) -> None:
     """The driver takes nothing back any more, or the enclave's own leaves fail for ever."""
     for kind in ("modify_types", "remove", "eaug", "restrict"):
         persist(scene, strategy, pte, kind, STAYS[kind][0])
@@ -161,7 +161,7 @@ class TestEpcFull:
         program.check(False)
 
     @pytest.mark.parametrize("flags", [0, f.MAP_POPULATE])
-    def test_what_nobody_has_to_have_yet_is_left_out(self, flags: int) -> None:
+    def test_pages_that_need_not_exist_yet_are_left_out(self, flags: int) -> None:
         program = Enclosed(Laconic, epc_pages=3)
         assert program.call("mmap", BASE, 8 * PAGE, RW, ANON | flags, NO_FD, 0) == BASE
         assert not program.pal.pages()

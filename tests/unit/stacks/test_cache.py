@@ -193,7 +193,7 @@ class TestDamage:
         (folder / "a.names").rename(folder / "b.names")
         assert cache.read("b", "names") is None and not (folder / "b.names").exists()
 
-    def test_what_is_no_file(self, folder: Path, tmp_path: Path) -> None:
+    def test_only_regular_files_are_read(self, folder: Path, tmp_path: Path) -> None:
         """Links, pipes and folders are not read, and keep nobody waiting."""
         cache = SymbolCache()
         cache.write("a", "names", b"{}")

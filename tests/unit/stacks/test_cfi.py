@@ -91,7 +91,7 @@ def same(row: Row, line: dict[Any, Any]) -> None:
             assert ours[1] == theirs.arg
 
 
-def test_what_is_compact() -> None:
+def test_rows_of_the_usual_shapes_are_compact() -> None:
     usual: dict[int, tuple[int, int | bytes]] = {RA: (OFFSET, -8)}
     assert compact(Row(7, 16, None, usual, False))[:3] == (FROM_RSP, 16, 0)
     assert compact(Row(6, 16, None, usual | {RBP: (OFFSET, -16), 3: (OFFSET, -24)}, False))[:4] == (

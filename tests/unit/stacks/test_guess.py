@@ -136,7 +136,7 @@ def test_a_walk_has_an_end() -> None:
     assert calls.left == 0
 
 
-def test_what_was_found_is_kept() -> None:
+def test_a_guess_is_read_from_memory_once() -> None:
     """A program counter that comes again costs no reading, also where nothing is found; until code
     changes."""
     made = Made()

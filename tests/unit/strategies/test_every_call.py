@@ -469,7 +469,7 @@ def test_a_call_that_fails_costs_nothing() -> None:
     )
 
 
-def test_what_only_the_host_can_describe_is_allocated() -> None:
+def test_a_mapping_that_only_the_host_can_describe_is_allocated() -> None:
     p = fresh()
     segment = Vma(RW | MAY | f.VM_SHARED | f.VM_MAYSHARE, File(0, 1, 5, "/SYSV00000000"), BASE)
     change = Change(MAP, BASE, BASE + 4 * PAGE, segment, None)
@@ -483,7 +483,7 @@ def test_what_only_the_host_can_describe_is_allocated() -> None:
     assert cost(p) == Cost(2, 4)
 
 
-def test_what_changed_without_a_call_is_followed() -> None:
+def test_changes_without_a_call_are_followed() -> None:
     """The host was seen to hold something else: wider pages, another file, nothing."""
     p = fresh()
     p.map(BASE, 8, R)

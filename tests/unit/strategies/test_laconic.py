@@ -242,7 +242,7 @@ class TestProtect:
         }
 
     @BOTH
-    def test_what_is_equal_is_left_alone(self, rule: type[Classify]) -> None:
+    def test_pages_with_equal_permissions_are_left_alone(self, rule: type[Classify]) -> None:
         program = used(rule, 20)
         program.protect(at(5), 10, R)
         program.anew().protect(BASE, 20, R)
@@ -325,7 +325,7 @@ class TestUnmap:
         program.anew().unmap(BASE, 20)
         assert (program.counts.host_calls, program.counts.ioctls) == (2, 2)
 
-    def test_what_was_never_touched_is_free(self) -> None:
+    def test_unmapping_untouched_pages_is_free(self) -> None:
         program = fresh()
         program.map(BASE, 5000, RW)
         program.unmap(BASE, 5000)

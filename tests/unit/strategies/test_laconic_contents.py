@@ -57,7 +57,7 @@ class TestRenew:
         assert cost(program) == {"pages_copied": 8, "untouched_pages": 8}
 
     @BOTH
-    def test_what_nobody_has_written_of_a_file_stays(self, rule: type[Classify]) -> None:
+    def test_unwritten_pages_of_a_file_stay(self, rule: type[Classify]) -> None:
         program = fresh(rule)
         program.map_file(BASE, 8, RW, lib(8))
         program.touch(BASE, 2)
@@ -71,7 +71,9 @@ class TestRenew:
         assert cost(program) == {"untouched_pages": 8}
 
     @pytest.mark.parametrize(("rule", "after"), [(Laconic, "." * 8), (Classify, "r" * 8)])
-    def test_what_may_not_be_written_is_given_back(self, rule: type[Classify], after: str) -> None:
+    def test_pages_that_may_not_be_written_are_released(
+        self, rule: type[Classify], after: str
+    ) -> None:
         program = used(rule, 8, R)
         program.call("madvise", BASE, 8 * PAGE, f.MADV_DONTNEED)
         assert (program.counts.host_calls, program.counts.eremove) == (2, 8)
@@ -135,7 +137,7 @@ class TestMove:
         program.call("mremap", BASE, 8 * PAGE, 3 * PAGE, 0)
         assert (program.counts.host_calls, program.counts.eremove) == (2, 5)
 
-    def test_what_nobody_may_read_is_opened_for_it_and_counted(self) -> None:
+    def test_unreadable_pages_are_opened_for_a_move_and_counted(self) -> None:
         program = used(Laconic, 4, 0)
         program.call("mremap", BASE, 4 * PAGE, 4 * PAGE, 3, at(100))
         assert (program.counts.open_windows, program.counts.emodpe) == (4, 4)
@@ -160,7 +162,7 @@ class TestProcesses:
         }
 
     @BOTH
-    def test_what_an_ended_thread_left_is_used_again(self, rule: type[Classify]) -> None:
+    def test_pages_of_an_ended_thread_are_used_again(self, rule: type[Classify]) -> None:
         program = fresh(rule)
         for _ in range(2):
             program.strategy.thread()
@@ -227,7 +229,7 @@ class TestProcesses:
 class TestPageFault:
     """The handler of the enclave asks the bookkeeping."""
 
-    def test_what_the_program_deserves(self) -> None:
+    def test_a_page_fault_is_the_signal_that_linux_sends(self) -> None:
         program = fresh()
         program.map(BASE, 20, R)
         program.map_file(at(50), 8, RW, lib(3))

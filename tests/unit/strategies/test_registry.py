@@ -97,7 +97,7 @@ def test_a_strategy_without_a_rule_for_linux_is_refused_there() -> None:
 
 
 @pytest.mark.parametrize("found", [str, "pathlib:Path", "pathlib:nothing", "no.such.module:Class"])
-def test_what_is_not_a_strategy_is_named(found: str | type[Strategy]) -> None:
+def test_a_class_that_is_not_a_strategy_is_named(found: str | type[Strategy]) -> None:
     with pytest.raises(LaconicError, match=r"is not a strategy|cannot be imported"):
         linux_rule(found)
 
@@ -136,7 +136,7 @@ def test_a_class_without_a_name_or_with_a_rule_that_needs_an_object_is_refused()
         linux_rule(Bound)
 
 
-def test_what_a_user_s_rule_and_fork_return_is_checked(tmp_path: Path) -> None:
+def test_results_of_a_user_s_rule_and_fork_are_checked(tmp_path: Path) -> None:
     class Yes(NeverProtect):
         @staticmethod
         def linux_rule(  # type: ignore[override]

@@ -160,7 +160,7 @@ def test_a_tail_is_no_more_than_its_own_vma(maker: type[EveryCall]) -> None:
 
 
 @pytest.mark.parametrize("prot", [0, R, RX])
-def test_what_the_libos_opens_it_closes(prot: int) -> None:
+def test_the_libos_closes_the_pages_that_it_opened(prot: int) -> None:
     """The rule alone: a file mapping's VMA says R before its pages are filled, so that the
     Protect(R) after that looks equal. Skipped, it leaves them writable for good."""
     p = Program(SkipEqual, machine())

@@ -143,7 +143,7 @@ def test_row_groups_are_bounded(tmp_path: Path) -> None:
     assert found == [(200_003, 200_000_000)]
 
 
-def test_what_a_log_does_not_hold_is_null(tmp_path: Path) -> None:
+def test_columns_that_a_log_does_not_record_are_null(tmp_path: Path) -> None:
     """An imported trace says nothing of host calls, touched pages, devices."""
     builder = Builder(tmp_path / "a.trace", "strace", {"unknown": ["touched pages"]})
     number = builder.file("/x", size=-1, mode=UNKNOWN_IDENTITY)

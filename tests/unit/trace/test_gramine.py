@@ -287,7 +287,7 @@ def test_brackets_of_every_kind_and_odd_arguments(tmp_path: Path) -> None:
     ]
 
 
-def test_what_cannot_be_understood_is_counted_shown_and_never_fatal(tmp_path: Path) -> None:
+def test_unrecognized_lines_are_counted_and_shown_and_never_fatal(tmp_path: Path) -> None:
     bad = b"[P1:T1:a] trace: ---- mmap(0x1000, PROT_WHAT, 1) = 0x1000\n"
     records, report = take(tmp_path, log([Step("brk", (0,), 0x1000)]) + bad * 15)
     assert report.not_understood == 15

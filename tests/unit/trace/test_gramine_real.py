@@ -183,7 +183,7 @@ LOST = {
 
 
 @pytest.mark.parametrize("what", LOST)
-def test_what_is_lost_has_a_row_and_info_says_so(tmp_path: Path, what: str) -> None:
+def test_lost_lines_have_a_row_and_info_reports_them(tmp_path: Path, what: str) -> None:
     trace, _ = take(tmp_path, log([Step("brk", (0,), 0x1000, tid=2)]) + LOST[what])
     assert len(losses(trace)) == 1
     done = run_alone([*COMMAND, "info", trace.path, "--json", "-"], env=environment())
@@ -371,7 +371,7 @@ STATISTICS = b"""\
 """
 
 
-def test_what_hardware_counted_stands_next_to_the_model(tmp_path: Path) -> None:
+def test_counts_of_hardware_are_shown_next_to_the_model(tmp_path: Path) -> None:
     thread = STATISTICS.replace(b"Total SGX stats for process 87219", b"SGX stats for thread 87220")
     trace, report = take(tmp_path, text_of("hello.log.gz") + thread + STATISTICS)
     assert report.unknown_texts == 0

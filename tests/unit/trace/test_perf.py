@@ -69,7 +69,7 @@ def test_corpus(tmp_path: Path, source: Path) -> None:
 
 
 @pytest.mark.parametrize("source", LOGS, ids=lambda path: path.name)
-def test_what_the_program_did_is_what_the_log_says(tmp_path: Path, source: Path) -> None:
+def test_the_log_gives_the_calls_that_the_program_made(tmp_path: Path, source: Path) -> None:
     # calls.c, read by a person.
     records, report = take(tmp_path, source.read_bytes())
     assert (report.processes, report.threads) == (3, 4)

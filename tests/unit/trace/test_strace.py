@@ -353,7 +353,7 @@ class TestOrder:
             ("munmap", 4),
         ]
 
-    def test_what_is_held_back_is_bounded(self, tmp_path: Path) -> None:
+    def test_rows_held_back_for_an_unfinished_call_are_bounded(self, tmp_path: Path) -> None:
         """A call that never returns holds back no more than some ten thousand rows; and one that
         died is unfinished."""
         line = "11 mprotect(0x1000, 4096, PROT_NONE) = 0\n"

@@ -323,7 +323,7 @@ def refused(tmp_path: Path) -> Iterator[tuple[str, Path, str]]:
 
 
 @every_verb
-def test_what_is_no_trace_is_refused(
+def test_a_file_that_is_not_a_trace_is_refused(
     verb: tuple[str, ...],
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],

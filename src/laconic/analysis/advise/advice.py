@@ -111,16 +111,3 @@ def span(low: float, high: float) -> str:
     ('5', '1,000 to 2,000')
     """
     return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
-
-
-def cycles(low: float, high: float) -> str:
-    """A range of cycles, three digits of each.
-
-    >>> cycles(1234567, 9876543), cycles(0, 0)
-    ('1.23e6 to 9.88e6 cycles', '0 cycles')
-    """
-    ends = [
-        f"{value:.2e}".replace("e+0", "e").replace("e+", "e") if value else "0"
-        for value in (low, high)
-    ]
-    return f"{ends[0] if ends[0] == ends[1] else ' to '.join(ends)} cycles"

@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 from os.path import basename
 from typing import TYPE_CHECKING
 
-from laconic.analysis.advise.watch import Image, Watch
+from laconic.analysis.advise.watch import OPENBLAS, Image, Watch
+from laconic.analysis.frames import own_frames
 from laconic.libos.strategy import Maker, Strategy
 from laconic.libos.touches import Touches
 from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Replay
-from laconic.replay.events import Program
+from laconic.replay.events import CallDone, Listener, Program
 from laconic.sgx.meter import Counts
 from laconic.strategies import strategy
 from laconic.strategies.every_call import EveryCall
+from laconic.trace.stacks import NO_STACK, Stacks
 
 if TYPE_CHECKING:
     from laconic.memory.space import AddressSpace
@@ -60,7 +62,8 @@ class Figures:
     their least. `touches` is False where the trace does not know which pages were touched: what
     depends on that is a range. `unseen`: pages whose pagemap was unreadable. `losses`: what the trace lacks,
     a sentence each. `exit_status` is None where it is not known. `attached`: the programs were
-    running before the recording began, so that it lacks what they did until then.
+    running before the recording began, so that it lacks what they did until then. `cpus` of the
+    machine of the recording, 0 if that is not known.
     """
 
     source: str
@@ -75,6 +78,7 @@ class Figures:
     losses: list[str] = field(default_factory=list)
     exit_status: int | None = None
     attached: bool = False
+    cpus: int = 0
 
     def programs(self) -> list[tuple[Program, Image]]:
         """The programs with what they did."""
@@ -104,6 +108,37 @@ class Figures:
         """True where so many host calls, or EACCEPTs, are a part of TODAY's that counts."""
         counts = self.counts
         return host_calls > NOISE * counts.host_calls or accepts > NOISE * counts.eaccept
+
+
+class BufferCallers(Listener):
+    """Notes from which stacks the mappings in `Image.buffers` were made. It comes after the `Enclaves`
+    that watch."""
+
+    def __init__(self, images: list[Image]) -> None:
+        self._images = images
+
+    def call_done(self, done: CallDone) -> None:
+        """Note the stack of a buffer that was just mapped. O(1)."""
+        buffers = self._images[done.mm.number].buffers if done.mm.number >= 0 else {}
+        if buffers and done.name == "mmap":
+            region = next(reversed(buffers))
+            if region.start == done.result and buffers[region] == NO_STACK:
+                buffers[region] = done.stack
+
+    def keep_own(self, stacks: Stacks) -> None:
+        """Leave the buffers that OpenBLAS itself has mapped (alloc_mmap in its memory.c).
+        O(buffers)."""
+        for image in self._images:
+            image.buffers = {
+                region: stack
+                for region, stack in image.buffers.items()
+                if stack != NO_STACK and _is_openblas(stack, stacks)
+            }
+
+
+def _is_openblas(stack: int, stacks: Stacks) -> bool:
+    own = own_frames("mmap", stacks.walk(stack))
+    return bool(own) and own[0][0].module.startswith(OPENBLAS)
 
 
 def measure(
@@ -141,24 +176,33 @@ def measure(
         engine.losses,
         status if isinstance(status, int) else None,
         trace.was_attached,
+        trace.cpus if known else 0,
     )
+
+
+def watching(images: list[Image]) -> dict[str, Maker]:
+    """The maker of a `Watch` for each address space, which fills `images`."""
+
+    def watch(meter: Meter, space: AddressSpace, touches: Touches) -> Strategy:
+        return Watch(meter, space, touches, images)
+
+    return {Watch.name: watch}
 
 
 def _replayed(
     trace: Trace, touched: bool, progress: Callable[[int], None] | None
 ) -> tuple[Replay, Enclaves, list[Image]]:
     images: list[Image] = []
-
-    def watch(meter: Meter, space: AddressSpace, touches: Touches) -> Strategy:
-        return Watch(meter, space, touches, images)
-
     makers: dict[str, Maker] = {
         TODAY: strategy(TODAY),
         EAGER: Eager,
         OURS: strategy(OURS),
-        Watch.name: watch,
+        **watching(images),
     }
     enclaves = Enclaves(makers, touched)
-    engine = Replay(trace, "laconic", listeners=[enclaves])
+    stacks = Stacks()
+    callers = BufferCallers(images)
+    engine = Replay(trace, "laconic", listeners=[enclaves, callers], stacks=stacks)
     engine.run(progress=progress)
+    callers.keep_own(stacks)
     return engine, enclaves, images

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from laconic.analysis.advise.advice import (
     MANIFEST,
     Advice,
-    cycles,
     manifest_size,
     power_of_two,
     round_up,
@@ -24,6 +23,7 @@ from laconic.analysis.advise.figures import EAGER, OURS, TODAY, Figures, Span
 from laconic.analysis.advise.watch import MIB, Image, Region
 from laconic.memory.flags import PAGE_SHIFT
 from laconic.sgx.meter import Counts
+from laconic.trace.numbers import cycles
 from laconic.trace.words import plural
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ EDMM_DEFAULT = 1 << 40
 #: What a fork needs in one piece for the checkpoint store (cp_alloc in libos_checkpoint.c:
 #: CP_INIT_VMA_SIZE, and half of it again), in bytes.
 CHECKPOINT = 96 * MIB
+#: What of an enclave or a heap is free at least, as a part of what is needed: runs differ.
+SPARE = 0.05
 #: A mapping of so many bytes is larger than the EPC of any machine: two sockets with 512 GiB each.
 ANY_MACHINE = 1 << 40
 #: Programs that read the limit of their stack, which no trace shows, and the limit that they need
@@ -86,7 +88,7 @@ def _need(figures: Figures, threads: int, stack: int, brk: int) -> dict[str, Any
     return {
         "owner": figures.owner(largest),
         "checkpoint": CHECKPOINT if at_fork else 0,
-        "value": power_of_two(need(largest)),
+        "value": power_of_two(need(largest) + round(SPARE * need(largest))),
         "need": need(largest),
         "peak_mapped": largest.peak_mapped,
         "closed_at_peak": largest.closed_at_peak,
@@ -100,7 +102,8 @@ def _size(figures: Figures, size: dict[str, Any], edmm: Advice) -> Advice:
         f"{size['owner']} maps {shown_size(size['peak_mapped'])} at most, "
         f"{shown_size(size['closed_at_peak'])} of it PROT_NONE{_checkpoint(size['checkpoint'])}; with heap, stack and "
         f"an allowance of {shown_size(size['allowance'])} for Gramine itself (not measured) "
-        f"{shown_size(size['need'])}, and the next power of two. Without EDMM the enclave must hold all of that; with "
+        f"{shown_size(size['need'])}; a power of two that leaves "
+        f"{100 * (1 - size['need'] / size['value']):.0f} % free. Without EDMM the enclave must hold all of that; with "
         "EDMM it is an address range, in which reservations count as well, and what is committed at most is "
         f"{span(*today)} pages ({TODAY}) or {span(*ours)} ({OURS}), over all processes"
     )
@@ -196,7 +199,7 @@ def _threads(figures: Figures) -> Advice:
     found = figures.most(lambda image: image.found_threads)
     why = f"{plural(peak, 'thread')} of {owner} at once"
     if found:
-        why += f", {plural(found, 'thread')} beside the first one found at attach"
+        why += f", of which {found:,}, beside the first, were running at attach"
     if needed > peak:
         why += f"; how many live at once depends on timing, and {needs} starts so many that {needed} is safe"
     why += (
@@ -271,7 +274,7 @@ def _brk(figures: Figures, heap: int) -> Advice:
         figures.total(lambda image: image.refused),
         figures.total(lambda image: image.repeated),
     )
-    value = max(round_up(peak, MIB) if peak > BRK else BRK, BRK)
+    value = max(round_up(peak + round(SPARE * peak), MIB) if peak > BRK else BRK, BRK)
     if refused:
         value = max(round_up(2 * peak, MIB), MIB)
     # Blocks of many sizes do not fill a heap without gaps: half as much again.
@@ -284,6 +287,8 @@ def _brk(figures: Figures, heap: int) -> Advice:
         )
     else:
         why += "; no growth was refused"
+        if value > peak and not heap:
+            why += f", and {shown_size(value - peak)} are to spare"
     if heap:
         why += (
             f". {shown_size(heap)} that were mapped come from it with the settings of malloc below, and have half as "

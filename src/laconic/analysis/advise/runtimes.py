@@ -1,4 +1,4 @@
-"""Settings of language runtimes: the JVM, Go, V8. Each is given only where the trace shows its
+"""Settings of language runtimes, the JVM, Go and V8, and of OpenBLAS. Each is given only where the trace shows its
 cause."""
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from laconic.analysis.advise.advice import (
     variable,
 )
 from laconic.analysis.advise.allocators import OFTEN, has
-from laconic.analysis.advise.figures import Figures
+from laconic.analysis.advise.figures import TODAY, Figures
 from laconic.analysis.advise.watch import ARENA, GO_HEAP, MIB, Image, Region
+from laconic.memory.flags import PAGE_SHIFT
 from laconic.trace.words import plural
 
 JAVA = ("java",)
@@ -60,6 +61,7 @@ def advise(figures: Figures) -> Iterator[Advice]:
     ]
     if v8:
         yield from _v8(max(v8, key=lambda image: image.peak_mapped))
+    yield from _openblas(figures)
 
 
 def _limit(used: int, least: int) -> int:
@@ -235,6 +237,28 @@ def _go(image: Image) -> Iterator[Advice]:
             "this run's: a program that keeps more than the limit collects garbage all the time",
             opened=opened,
         )
+
+
+def _openblas(figures: Figures) -> Iterator[Advice]:
+    # A buffer for each thread, committed as a whole under every-call.
+    image = max(figures.images, key=lambda image: len(image.buffers))
+    buffers = image.buffers
+    committed = sum(region.length for region in buffers)
+    if len(buffers) < 2 or not figures.worth(0, committed >> PAGE_SHIFT):
+        return
+    touched = sum(region.touched_bytes for region in buffers)
+    on = f" (this trace: {plural(figures.cpus, 'CPU')})" if figures.cpus else ""
+    yield variable(
+        "OPENBLAS_NUM_THREADS",
+        "1",
+        f"OpenBLAS in {figures.owner(image)} mapped {plural(len(buffers), 'buffer')} (alloc_mmap): "
+        f"{shown_size(committed)}, of which {shown_size(touched)} were touched; {TODAY} commits all of it. There is "
+        f"a thread, with a buffer and a stack, for each CPU{on}; with this setting there is one buffer, and its "
+        "routines compute on one CPU. A larger value is a compromise",
+        buffers=len(buffers),
+        committed=committed,
+        touched=touched,
+    )
 
 
 def _v8(image: Image) -> Iterator[Advice]:

@@ -33,6 +33,7 @@ from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import Vma
 from laconic.replay.assumed import UNKNOWN
 from laconic.sgx.meter import Meter
+from laconic.trace.stacks import NO_STACK
 
 MIB = 1 << 20
 #: A PROT_NONE mapping of this many bytes or more is a reservation that is followed.
@@ -49,6 +50,8 @@ CHUNK = 256 << 10
 #: Where Go's heap begins (arenaHint in runtime/malloc.go).
 GO_HEAP = 0xC000000000
 _HOSTS = VM_IO | VM_PFNMAP
+#: What the names of OpenBLAS's files begin with: the distribution's, and those of Python's wheels.
+OPENBLAS = ("libopenblas", "libscipy_openblas")
 #: What the names of the libraries begin with that tell whose calls these are; of other files
 #: nothing is kept.
 LIBRARIES = (
@@ -60,6 +63,7 @@ LIBRARIES = (
     "libjvm.so",
     "libnode",
     "libv8",
+    *OPENBLAS,
 )
 #: Reservations that are kept of one program, beside its threads' stacks.
 _KEPT = 10_000
@@ -128,9 +132,11 @@ class Image:
     growths; `tops`: base → bytes that were made accessible from there at most. `discards` are
     madvise(DONTNEED, FREE) but of threads' stacks. `blocks` are those that are mapped one by one,
     base → size, and `peak_blocks` their bytes; `churned` the sizes of those that were unmapped
-    whole. `exec_changes` are calls that changed the permissions of anonymous memory from or to
-    executable ones, of `exec_pages`. `files` are names of those of `LIBRARIES`, `deepest` the depth
-    of the thread stacks that are gone.
+    whole. `buffers`: large accessible mappings of a program that has OpenBLAS, with the numbers of the
+    stacks that they were mapped from; at the end, those of OpenBLAS itself.
+    `exec_changes` are calls that changed the permissions of anonymous memory from or to
+    executable ones, of `exec_pages`. `files` are names of those of `LIBRARIES`, `deepest` the
+    depth of the thread stacks that are gone.
     """
 
     mapped: int = 0
@@ -163,6 +169,7 @@ class Image:
     block_bytes: int = 0
     peak_blocks: int = 0
     churned: Counter[int] = field(default_factory=Counter)
+    buffers: dict[Region, int] = field(default_factory=dict)
     exec_changes: int = 0
     exec_pages: int = 0
     go_heap: bool = False
@@ -264,6 +271,7 @@ class Watch(Strategy):
         child.image = self.images[-1] = self.image.fork()
         twins = {region: region.twin() for region in self.image.regions}
         child.image.regions = dict.fromkeys(twins.values())
+        twins |= {region: region.twin() for region in self.image.buffers}
         for start, end, region in self.regions:
             child.regions.set(start, end, twins[region])
         return child
@@ -392,6 +400,11 @@ class Watch(Strategy):
             region.opened = region.peak = length if vma.flags & VM_PROT else 0
             if len(image.regions) < _KEPT or region.stack:
                 image.regions[region] = None
+                self.regions.set(begin, end, region)
+        elif length >= LARGE and any(name.startswith(OPENBLAS) for name in image.files):
+            if len(image.buffers) < _KEPT:
+                region = Region(begin, length)
+                image.buffers[region] = NO_STACK
                 self.regions.set(begin, end, region)
         elif (
             vma.flags & VM_PROT

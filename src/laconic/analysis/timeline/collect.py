@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
+from laconic.analysis.advise.hints import Hints
 from laconic.analysis.compare import BOUND, Compared, compare
 from laconic.analysis.frames import Names, own_frames
 from laconic.analysis.headline import Headline, headline
@@ -89,7 +90,7 @@ class Page:
     where there are more than `CALLS` calls. `hidden`: of each site that is suppressed the reason;
     it is in all figures, and its stack is not in `places`. `own`: of each other site with how many
     places its stack only makes the system call. `around` is `Sites.around`. `headline` is what the page says first.
-    `selection`: which calls it is about; None for all."""
+    `selection`: which calls it is about; None for all. `hints`: what `laconic advise` would change."""
 
     source: str
     about: dict[str, Any]
@@ -122,6 +123,7 @@ class Page:
     own: dict[int, int] = field(default_factory=dict)
     around: dict[str, Work] = field(default_factory=dict)
     selection: Selection | None = None
+    hints: list[str] = field(default_factory=list)
 
 
 def collect(
@@ -148,12 +150,17 @@ def collect(
         selection=selection,
     )
     timeline = Timeline(enclaves, profile, trace.has_touches, selection)
-    replay = Replay(trace, "laconic", listeners=[enclaves, timeline], stacks=stacks)
+    hints = Hints()
+    listeners = [enclaves, timeline, *(hints.listeners if selection is None else ())]
+    replay = Replay(trace, "laconic", listeners=listeners, stacks=stacks)
     replay.run(progress=lambda done: tell(done // 2))
     if selection is not None:
         drop_unselected(enclaves, selection, replay.started)
     timeline.areas.end_all(max(timeline.calls, 1))
     around = timeline.sites.add_costs(enclaves)
+    hinted: list[str] = []
+    if selection is None:
+        hinted = hints.found(replay, enclaves.meters, stacks, profile)
     sites = list(timeline.sites.sites.values())
     _share_touches(timeline.cells, timeline.series, sites, profile)
     compared = None
@@ -211,6 +218,7 @@ def collect(
         own=own,
         around=around,
         selection=selection,
+        hints=hinted,
     )
 
 

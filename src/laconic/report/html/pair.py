@@ -281,7 +281,8 @@ def _title(delta: Delta) -> str:
 def _where(delta: Delta, pair: Pair) -> str:
     if delta.kind == AROUND:
         return "what Gramine does around the calls"
-    calls = f"{count(delta.was.calls)}{_ARROW}{count(delta.now.calls)} {text(delta.key.call)}"
+    was, now = count(delta.was.calls), count(delta.now.calls)
+    calls = f"{now if was == now else _arrow(was, now)} {text(delta.key.call)}"
     if delta.kind == SUPPRESSED:
         loader = "the loader · " if delta.key.function == LOADING else ""
         return f"{loader}{calls}calls"

@@ -106,7 +106,7 @@ def term(word: str, shown: str = "") -> str:
 
 def hero(page: Page) -> str:
     """Headline, figures and the costliest sites."""
-    parts = [markup(page), _attached(page), selected(page.selection)]
+    parts = [markup(page), _hints(page), _attached(page), selected(page.selection)]
     parts += [_warning(page), _figures(page), _five(page)]
     return "\n".join(part for part in parts if part)
 
@@ -114,6 +114,14 @@ def hero(page: Page) -> str:
 def selected(selection: Selection | None) -> str:
     """Which calls the page is about, if not all; all its numbers are of these."""
     return "" if selection is None else f'<p class="wh">Selected: {text(str(selection))}</p>'
+
+
+def _hints(page: Page) -> str:
+    # What to do, where there is something.
+    if not page.hints:
+        return ""
+    what = ", ".join(f"<code>{text(hint)}</code>" for hint in page.hints)
+    return f'<p class="wh">Next: <code>laconic advise</code> says what to set: {what}.</p>'
 
 
 def _attached(page: Page) -> str:
