@@ -143,7 +143,7 @@ def execute(options: argparse.Namespace) -> int:
     names = _names(options.strategy, options.host)
     profile = load_costs(options.costs) if options.host == "sgx2" else None
     pages = None if options.epc is None else epc_pages(options.epc)
-    options.settings = _settings(options.manifest)
+    options.settings, options.has_edmm = _settings(options.manifest)
     options.selection = selection(options)
     if options.selection is not None and options.host != "sgx2":
         raise LaconicError(f"only enclaves count selected calls; leave out --host {options.host}")
@@ -274,7 +274,7 @@ def _compared(
     from laconic.commands.progress import progress
     from laconic.commands.source import selection_as_json
     from laconic.commands.traces import losses, tell_loss
-    from laconic.report.compare import SELECTED, direct_as_json, hosts_as_json
+    from laconic.report.compare import NO_EDMM, SELECTED, direct_as_json, hosts_as_json
 
     if options.host == "gramine":
         with progress(f"comparing {trace.path}", trace.size) as update:
@@ -288,6 +288,8 @@ def _compared(
         )
         if options.selection is not None and options.selection.divides_processes:
             figures["notes"].append(SELECTED)
+        if not options.has_edmm:
+            figures["notes"].insert(0, NO_EDMM)
     else:
         with progress(f"comparing {trace.path}", trace.size) as update:
             replays = compare_host_calls(trace, names, update).strategies
@@ -358,10 +360,13 @@ def _names(text: str, host: str) -> list[str]:
     return [*shown, *(name for name in chosen if name not in shown)]
 
 
-def _settings(manifest: str | None) -> Settings:
-    from laconic.libos.settings import Settings, read_manifest
+def _settings(manifest: str | None) -> tuple[Settings, bool]:
+    # The manifest's, and whether it enables EDMM; without a manifest, Gramine with EDMM.
+    from laconic.libos.settings import Settings, read_manifest_and_edmm
 
-    return Settings() if manifest is None else read_manifest(input_path(manifest))
+    if manifest is None:
+        return Settings(), True
+    return read_manifest_and_edmm(input_path(manifest))
 
 
 def epc_pages(text: str) -> int:

@@ -19,6 +19,8 @@ _UNITS: Final = {"": 1, "K": KIB, "M": KIB**2, "G": KIB**3}
 _SIZE: Final = re.compile(r"(\d{1,18})([KMG]?)", re.ASCII)
 #: The options that are read: where each is in a manifest.
 STACK_SIZE, BRK_SIZE, THREADS = "sys.stack.size", "sys.brk.max_size", "sgx.max_threads"
+#: Whether pages are added to an enclave, and removed from it, while it runs.
+EDMM: Final = "sgx.edmm_enable"
 
 
 class Settings(NamedTuple):
@@ -48,9 +50,26 @@ def read_manifest(path: str) -> Settings:
     A template is accepted if it is valid TOML. Raises LaconicError if the file cannot be read, is
     not TOML, or has an option with an invalid value.
     """
+    return read_manifest_and_edmm(path)[0]
+
+
+def read_manifest_and_edmm(path: str) -> tuple[Settings, bool]:
+    """Return the settings as `read_manifest`, and whether the manifest enables EDMM, which
+    Gramine does not by default. Raises LaconicError as `read_manifest`."""
+    manifest = _load(path)
+    defaults = Settings()
+    settings = Settings(
+        _size(path, manifest, STACK_SIZE, defaults.stack_size),
+        _size(path, manifest, BRK_SIZE, defaults.brk_size),
+        _threads(path, manifest, defaults.max_threads),
+    )
+    return settings, _option(manifest, EDMM) is True
+
+
+def _load(path: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
-            manifest = tomllib.load(file)
+            return tomllib.load(file)
     except OSError as error:
         raise LaconicError(f"the manifest {path} cannot be read, {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -58,12 +77,6 @@ def read_manifest(path: str) -> Settings:
             f"the manifest {path} is not valid TOML, {error}: "
             "pass the output of gramine-manifest, not a template"
         ) from None
-    defaults = Settings()
-    return Settings(
-        _size(path, manifest, STACK_SIZE, defaults.stack_size),
-        _size(path, manifest, BRK_SIZE, defaults.brk_size),
-        _threads(path, manifest, defaults.max_threads),
-    )
 
 
 def _option(manifest: dict[str, Any], option: str) -> Any:

@@ -168,6 +168,7 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     lines += compare.verify_as_text(figures.get("verify", {}), width)
     for note in figures["notes"]:
         lines += _wrapped(f"note: {note}.", width)
+    lines += compare.assumed_costs(figures["profile"], width)
     return "\n".join(lines) + "\n"
 
 

@@ -420,6 +420,12 @@ def describe(place: Place, guessed: bool = False, verbose: bool = False) -> str:
 
 def _notes(found: Callers, stacks: Stacks, width: int, shown: Iterable[Caller]) -> Iterator[str]:
     hidden = found.hidden if found.sort == REDUNDANT else {}
+    if found.inverted and found.suppressed and not hidden:
+        yield ""
+        calls = plural(sum(one.calls for one in found.suppressed.values()), "suppressed call")
+        reasons = "; ".join(sorted(found.suppressed))
+        text = f"without {calls} ({reasons}): --no-suppressions shows them"
+        yield from filled(text, width)
     if hidden:
         yield ""
         count = sum(hidden.values())

@@ -58,6 +58,11 @@ SELECTED = (
     "of the selection, the calls and the first touches of the pages that they mapped count; load, "
     "exec, fork and threads do not. edmm-tuned commits memory at load, so its figures are too low"
 )
+#: The note of a manifest without EDMM.
+NO_EDMM = (
+    "the manifest does not set sgx.edmm_enable = true, so Gramine adds all pages of the enclave "
+    "before the program starts: these figures are those with EDMM"
+)
 FLOOR = "the bound is a floor, no strategy; it has counts for either end of the cost profile"
 RULES = "on Linux classify says what laconic says; skip-equal is every-call without the mprotects of equal protection"
 
@@ -130,8 +135,8 @@ def limit_note(option: str, size: int, settings: Settings) -> str:
     }[option]
     return (
         f"a program needed {size >> 10:,} KiB, and {option} is {limit >> 10:,} KiB "
-        f"(--manifest FILE reads it). In Gramine {consequence}, so the figures of every-call and "
-        "skip-equal differ from Gramine's"
+        f"(--manifest FILE reads it). In Gramine {consequence}. The model serves the program anyway: "
+        "the figures of every-call and skip-equal are those of a manifest that is large enough"
     )
 
 
@@ -297,6 +302,8 @@ def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) 
     notes = [*figures["notes"], *([FLOOR] if BOUND in figures["strategies"] else [])]
     for note in notes:
         lines += _wrapped(f"note: {note}.", width)
+    if sgx2:
+        lines += assumed_costs(figures["profile"], width)
     return "\n".join(lines) + "\n"
 
 
@@ -324,11 +331,18 @@ def verify_as_text(
 
 def costs_as_text(profile: Mapping[str, Any], width: int) -> list[str]:
     """Lines that name the cost profile."""
-    guessed = profile["no_source"]
-    doubt = f"; no source for {', '.join(guessed)}" if guessed else ""
     return _wrapped(
-        f"estimated cycles by the profile {profile['name']} ({profile['machine']}{doubt})", width
+        f"estimated cycles by the profile {profile['name']} ({profile['machine']})", width
     )
+
+
+def assumed_costs(profile: Mapping[str, Any], width: int) -> list[str]:
+    """Lines that state how many costs of the profile no source states."""
+    assumed = len(profile["no_source"])
+    if not assumed:
+        return []
+    verb = "is an assumption" if assumed == 1 else "are assumptions"
+    return _wrapped(f"note: {plural(assumed, 'cost')} of the profile {verb} (--json).", width)
 
 
 def _by(figures: Mapping[str, Any], by: str, width: int) -> list[str]:

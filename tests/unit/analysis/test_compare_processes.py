@@ -21,6 +21,7 @@ from laconic.sgx.costs import load
 from laconic.sgx.meter import Counts
 from laconic.trace.reader import Trace
 from laconic.trace.schema import CHOSEN
+from tests.helpers.commandline import laconic
 from tests.helpers.comparetraces import begun
 from tests.helpers.traces import BASE, SIGCHLD, THREAD, Builder
 
@@ -158,4 +159,13 @@ def test_a_heap_beyond_the_manifests_is_noted(tmp_path: Path) -> None:
     assert found.exceeded == {"sys.brk.max_size": 1 << 20}
     (note,) = as_json(found)["notes"]
     assert "1,024 KiB, and sys.brk.max_size is 256 KiB" in note
+    assert "are those of a manifest that is large enough" in note
+    manifest = tmp_path / "a.manifest"
+    manifest.write_text('sys.brk.max_size = "64M"\n')
+    words = ("compare", path, "-j", "1", "--strategy", "laconic", "--manifest", manifest)
+    text = " ".join(laconic(*words).stdout.split())
+    assert "does not set sgx.edmm_enable = true" in text
+    assert text.endswith("costs of the profile are assumptions (--json).")
+    manifest.write_text('sys.brk.max_size = "64M"\nsgx.edmm_enable = true\n')
+    assert "edmm_enable" not in laconic(*words).stdout
     assert compared(path, Settings(brk_size=1 << 20)).exceeded == {}
