@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from laconic.analysis.frames import Names, own_frames
+from laconic.analysis.frames import Names, own_frames, own_line
 from laconic.analysis.sites import EVERY_CALL, LACONIC, Site, Sites, Work
 from laconic.analysis.suppressions import Suppression, matching
 from laconic.sgx import costs
@@ -16,7 +16,7 @@ from laconic.sgx.meter import Counts
 from laconic.trace.stacks import NO_STACK, Spot
 from laconic.trace.tables import Row, Table
 
-BY = ("function", "module", "line", "program", "stack")
+BY = ("function", "module", "line", "own-line", "program", "stack")
 #: What callers are sorted by: their cost in an enclave under every-call; redundant calls; calls;
 #: host calls of that enclave; pages that are committed in it.
 COST, REDUNDANT, CALLS, HOST_CALLS, PAGES = SORTS = (
@@ -261,7 +261,7 @@ def _enter(caller: Caller, site: Site, weight: float, guessed: bool) -> None:
     if site.redundant and not 0 <= caller.event <= site.first_redundant:
         caller.event = site.first_redundant
     if site.call != caller.call:
-        caller.call = ""  # suppressed sites of several calls
+        caller.call = ""  # suppressed sites, or a line, of several calls
     if weight and site.stack != NO_STACK:
         caller.stacks[site.stack] += weight  # type: ignore[assignment]
 
@@ -279,6 +279,10 @@ def _keys(
         place = places[0][0]
         caller = Caller(place.function, call, place.module, program, place.file, place.line)
         yield (call, program, str(site.stack)), caller
+    elif by == "own-line":
+        place = own_line(places, program)
+        key = "", program, f"{place.function}\0{place.module}\0{place.file}\0{place.line}"
+        yield key, Caller(place.function, call, place.module, program, place.file, place.line)
     else:
         seen = set()
         for place, _ in places if inverted else places[:1]:

@@ -41,6 +41,30 @@ def own_frames(call: str, places: Sequence[Spot]) -> Sequence[Spot]:
     return places.after(at) if isinstance(places, Places) else places[at:]
 
 
+#: Parts of the path of a Python file that belongs to an installation, and not to the program.
+_INSTALLED = re.compile(r"/(?:site|dist)-packages/|/lib(?:64)?/python[0-9.]+/|\A<")
+
+
+def own_line(places: Sequence[Spot], program: str) -> Place:
+    """The frame of the program's own code that a call is made for. O(frames).
+
+    That is the innermost Python function whose file is outside of the installation's libraries
+    (site-packages, dist-packages, lib/python*, frozen modules); where there is none, the innermost
+    frame in the program's executable; and else the innermost frame.
+
+    >>> own_line([(Place("grow", "libx.so"), False), (Place("main", "a.out"), False)], "/bin/a.out")
+    Place(function='main', module='a.out', file='', line=0, inlined=False, known=True)
+    """
+    module = program.removesuffix(" (deleted)").rsplit("/", 1)[-1]
+    native = None
+    for place, _ in places:
+        if place.is_python and not _INSTALLED.search(place.file):
+            return place
+        if native is None and place.module == module:
+            native = place
+    return native or places[0][0]
+
+
 def wrappers(call: str, places: Sequence[Spot]) -> int:
     """How many places a stack begins with that only make the system call; 0 where there is nothing
     else. O(frames)."""

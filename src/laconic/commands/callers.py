@@ -55,7 +55,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
-        "laconic callers [--by {function,module,line,program,stack}] [--inverted]\n"
+        "laconic callers [--by {function,module,line,own-line,program,stack}]\n"
+        "                       [--inverted]\n"
         "                       [--sort {cost,redundant,calls,host-calls,pages}]\n"
         "                       [--limit N | --all] [--frames N|all] [-v]\n"
         "                       [--suppressions FILE | --no-suppressions]\n"
@@ -64,7 +65,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "                       FILE | [--keep TRACE [--force]] -- CMD [ARG ...]"
     )
     parser.add_argument(
-        "--by", choices=BY, default="function", help="what sites are put together by"
+        "--by",
+        choices=BY,
+        default="function",
+        help="what sites are put together by; own-line: the innermost line of the program's own code",
     )
     parser.add_argument(
         "--sort", choices=SORTS, default=COST, help="what comes first (default: cost)"

@@ -287,10 +287,13 @@ def _label(caller: Caller, found: Callers, style: Style) -> str:
     if found.by == "module" or caller.name == UNKNOWN:
         return f"{caller.call} {caller.name}"
     name = caller.name if style.verbose else short_function(caller.name)
-    line = short_line(caller.file, caller.line) if found.by in ("line", "stack") else ""
+    line = short_line(caller.file, caller.line) if found.by in ("line", "own-line", "stack") else ""
     module = "" if name.startswith(f"{caller.module}+") else short_module(caller.module)
+    if line.startswith(f"{module}:"):  # Python's lines name the module
+        module = ""
     where = ", ".join(part for part in (module, line) if part)
-    return f"{caller.call} {name}{f' ({where})' if where else ''}"
+    call = caller.call or "calls of"
+    return f"{call} {name}{f' ({where})' if where else ''}"
 
 
 def _stack(
@@ -299,7 +302,7 @@ def _stack(
     many = len(caller.stacks)
     most = f", from {many:,} places; most of it" if many > 1 else ""
     program = caller.program.rsplit("/", 1)[-1]
-    yield from filled(f"{number}. {caller.call} in {program}{most}:", width)
+    yield from filled(f"{number}. {caller.call or 'calls'} in {program}{most}:", width)
     yield from stack_lines(caller.call, caller.stack, stacks, width, caller.program, style)
     about = _about(caller)
     if about:

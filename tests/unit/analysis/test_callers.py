@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import pytest
 
 from laconic.analysis.callers import BY, COST, REDUNDANT, SITE, SORTS, SUPPRESSED, Callers, callers
-from laconic.analysis.frames import own_frames
+from laconic.analysis.frames import own_frames, own_line
 from laconic.analysis.sites import sites
 from laconic.analysis.suppressions import BUILT_IN, Suppression
 from laconic.report.callers import as_json, as_text
@@ -278,6 +278,28 @@ class TestTogether:
         found, _ = found_in(path)
         assert [one.name for one in found.callers][:2] == ["setup", "grow"]
         assert sum(found.cycles(one).low for one in found.callers) == found.total().low
+
+    def test_own_lines_join_the_calls_of_a_line(self) -> None:
+        """A library's Python code, and the interpreter's own, is not the program's."""
+        own = Place("work", "my.py", "/home/my.py", 7)
+        library = Place("pad", "np.py", "/usr/lib/python3/site-packages/np.py", 3)
+        native = Place("malloc", "libc.so.6", "malloc.c", 9)
+        main = Place("main", "python3", "main.c", 1)
+        spots = [(place, False) for place in (native, library, own, main)]
+        assert own_line(spots, "/bin/python3") == own
+        assert own_line([spots[0], spots[1], spots[3]], "/bin/python3 (deleted)") == main
+        assert own_line(spots[:1], "/bin/python3") == native
+
+    def test_own_lines_have_the_calls_of_every_kind(self, tmp_path: Path) -> None:
+        """One row for a line that maps, protects and unmaps; the costs are those of all sites."""
+        path = sited(tmp_path / "a.trace", self.PLAN)
+        found, stacks = found_in(path, "own-line")
+        by_function, _ = found_in(path)
+        (main,) = [one for one in found.callers if one.name == "main"]
+        assert main.call == "" and main.calls == by_function.calls == found.calls
+        parts = [one for one in by_function.callers if one.kind == SITE]
+        assert found.cycles(main).low == sum(by_function.cycles(one).low for one in parts)
+        assert "calls of main" in as_text(found, stacks)
 
     @pytest.mark.parametrize("by", BY)
     @pytest.mark.parametrize("inverted", [False, True])
