@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from typing import ClassVar, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar, cast
 
 from mypy_extensions import mypyc_attr
 
@@ -121,13 +121,15 @@ S = TypeVar("S", bound=Strategy)
 
 def fork_of(strategy: S, space: AddressSpace, touches: Touches) -> S:
     """Return the child's enclave. Raises LaconicError if `strategy.fork` returns none."""
-    child = strategy.fork(space, touches)
+    # Compiled code would refuse another type before this check, if it knew the type of `fork`.
+    untyped: Any = strategy
+    child = untyped.fork(space, touches)
     if not isinstance(child, Strategy):
         raise LaconicError(
             f"fork of {type(strategy).__name__} returned {child!r}; return the child's enclave, as in  "
             "type(self)(self.meter, space, touches)"
         )
-    return child
+    return cast(S, child)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

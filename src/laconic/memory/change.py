@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from enum import IntFlag
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from laconic.memory.flags import PROT_RWX, flag_names
 from laconic.memory.rangemap import Range, join_ranges
@@ -35,7 +35,14 @@ class ChangeKind(IntFlag):
 
 # Plain integers, because an operator of IntFlag costs half a microsecond, and every memory call
 # uses several.
-MAP, UNMAP, FLAGS, FILE, EXTEND, RESTRICT, ZERO, ADVISE = (1 << bit for bit in range(8))
+MAP: Final = 1
+UNMAP: Final = 2
+FLAGS: Final = 4
+FILE: Final = 8
+EXTEND: Final = 16
+RESTRICT: Final = 32
+ZERO: Final = 64
+ADVISE: Final = 128
 
 
 def kind_names(kind: int) -> str:
@@ -133,11 +140,11 @@ class Outcome(NamedTuple):
         return f"<Outcome {'; '.join(words)}>"
 
 
-NOTHING = Outcome(0)
+NOTHING: Final = Outcome(0)
 
 #: `new(Change, (...))` is `Change(...)` with every field given, at half the cost: the constructor
 #: of a NamedTuple is Python code.
-new = tuple.__new__
+new: Final = tuple.__new__
 
 
 def classify(held: Vma | None, wanted: Vma | None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from errno import EACCES, EBADF, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from laconic.memory.change import FILE, MAP, ZERO, Change, Outcome, classify, new
 from laconic.memory.flags import (
@@ -67,12 +67,12 @@ Untouched = Callable[[int, int], bool]
 
 
 #: The highest size of a regular file (include/linux/fs.h), in bytes.
-MAX_LFS_FILESIZE = (1 << 63) - 1
+MAX_LFS_FILESIZE: Final = (1 << 63) - 1
 
 
 #: CONFIG_LSM_MMAP_MIN_ADDR, which is not in /proc. The host rounds hints below it
 #: (round_hint_to_min).
-LSM_MMAP_MIN_ADDR = 65536
+LSM_MMAP_MIN_ADDR: Final = 65536
 
 
 class OpenFile(NamedTuple):
@@ -94,7 +94,7 @@ class OpenFile(NamedTuple):
 
 
 #: The file of hugetlbfs that the kernel creates for MAP_ANONYMOUS|MAP_HUGETLB (ksys_mmap_pgoff).
-HUGE_PAGES = OpenFile(File(0, 0, -1), readable=True, writable=True, plain=False)
+HUGE_PAGES: Final = OpenFile(File(0, 0, -1), readable=True, writable=True, plain=False)
 
 
 def page_align(length: int) -> int:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from mypy_extensions import mypyc_attr
+
 from laconic.libos.strategy import ContinuingStrategy, Maker, MemoryCall, Strategy, fork_of
 from laconic.libos.touches import Touches
 from laconic.linux.pagemap import Touched
@@ -223,6 +225,7 @@ class Enclave:
             strategy.end()
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Enclaves(Listener):
     """Keeps an enclave under each of `makers` beside each address space of a replay.
 
