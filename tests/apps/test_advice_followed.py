@@ -43,7 +43,16 @@ def named(name: str, slow: bool = False) -> Any:
     return pytest.param(workload, id=name, marks=pytest.mark.slow if slow else ())
 
 
-RUBY = "a = (1..200).map { |n| Fiber.new { Fiber.yield n; 2 * n } }; puts a.sum { |f| f.resume }"
+#: Without braces, which stand for the port in a workload's words.
+RUBY = """
+fibers = (1..200).map do |n|
+  Fiber.new do
+    Fiber.yield n
+    2 * n
+  end
+end
+puts fibers.map(&:resume).sum
+"""
 FOLLOWED = [
     named("python3"),
     named("node", slow=True),

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Runs CMD and all that it starts as laconic run does, and shows meanwhile: calls,
 host calls and redundant calls per second; the sites by their cost in an
-enclave; the processes and their memory. Where standard input or standard error
-is not a terminal, it writes one line a second to standard error. --connect shows
-a program that runs in another terminal under laconic live --listen, or
-laconic run --listen.
+enclave; the processes and their memory. If standard input or standard error is
+not a terminal, it writes one line a second to standard error. --connect shows a
+program that runs in another terminal under laconic live --listen, or laconic
+run --listen.
 """
 EPILOG = """\
 examples:
