@@ -289,7 +289,8 @@ def _label(caller: Caller, found: Callers, style: Style) -> str:
     name = caller.name if style.verbose else short_function(caller.name)
     line = short_line(caller.file, caller.line) if found.by in ("line", "own-line", "stack") else ""
     module = "" if name.startswith(f"{caller.module}+") else short_module(caller.module)
-    if line.startswith(f"{module}:"):  # Python's lines name the module
+    file = line.rpartition(":")[0]
+    if file == module or file.endswith(f"/{module}"):  # Python's lines name the module
         module = ""
     where = ", ".join(part for part in (module, line) if part)
     call = caller.call or "calls of"
@@ -437,6 +438,11 @@ def _notes(found: Callers, stacks: Stacks, width: int, shown: Iterable[Caller]) 
         )
         for reason, number in sorted(hidden.items(), key=lambda item: (-item[1], item[0])):
             yield from filled(f"{number:,}: {reason}", width, "  ")
+    if found.by == "line" and any(
+        one.stack != NO_STACK and stacks.is_interpreted(one.stack) for one in shown
+    ):
+        yield ""
+        yield from filled("the lines of the program's own code: --by own-line", width)
     if found.stackless:
         yield ""
         have = "has" if found.stackless == 1 else "have"

@@ -526,6 +526,11 @@ class TestStacks:
         text = as_text(*found_in(trace.end()))
         assert "    <module> pack/__init__.py:30\n  < <module> work.py:2\n" in text
         assert "C frame, the innermost lib.so+0x5; 2 frames of importlib\n" in text
+        hint = "the lines of the program's own code: --by own-line"
+        path = str(tmp_path / "a.trace")
+        assert hint not in text and hint in as_text(*found_in(path, "line"))
+        text = " ".join(as_text(*found_in(path, "own-line")).split())
+        assert "protect <module> (pack/__init__.py:30)" in text
 
 
 class TestCommand:
