@@ -66,9 +66,9 @@ class Selection:
         """Return the selection as text.
 
         >>> str(Selection(2_000_000_000, None, (7,), (), ("mmap", "brk")))
-        'mmap, brk calls; of process 7; from 2 s to the end'
+        'mmap, brk calls of process 7, from 2 s to the end'
         """
-        parts = [f"{', '.join(self.calls)} calls" if self.calls else "calls"]
+        parts: list[str] = []
         if self.pids:
             many = "es" if len(self.pids) > 1 else ""
             parts.append(f"of process{many} {', '.join(map(str, self.pids))}")
@@ -78,7 +78,8 @@ class Selection:
         if self.start or self.end is not None:
             end = "the end" if self.end is None else f"{self.end / 1e9:g} s"
             parts.append(f"from {self.start / 1e9:g} s to {end}")
-        return "; ".join(parts)
+        calls = f"{', '.join(self.calls)} calls" if self.calls else "calls"
+        return f"{calls} {', '.join(parts)}".rstrip()
 
 
 class RowFilter:

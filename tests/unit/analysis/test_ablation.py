@@ -138,7 +138,7 @@ def test_the_programs_are_named_and_can_be_selected(tmp_path: Path) -> None:
     told = laconic("compare", "--ablation", path, "--program", "other", "--json", "-")
     figures = json.loads(told.stdout)
     assert figures["calls"] == 1 and figures["selection"]["programs"] == ["other"]
-    assert "selected: calls; of program other\n" in (
+    assert "selected: calls of program other\n" in (
         laconic("compare", "--ablation", path, "--program", "other").stdout
     )
 

@@ -67,7 +67,7 @@ LABELS = ("mmap", LOAD, FORK, THREAD, TOUCH, OTHER, NOT_SELECTED, Touch("mmap"),
         (Selection(calls=("mmap",)), {}),
         (Selection(end=1), {}),
     ],
-    ids=str,
+    ids=["process", "program", "call", "time"],
 )
 def test_work_around_the_calls_is_kept_for_whole_processes(
     selection: Selection, kept: dict[int, set[object]]

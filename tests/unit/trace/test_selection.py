@@ -144,20 +144,20 @@ def test_a_report_states_the_selection(verb: str, trace: str, tmp_path: Path) ->
     chosen = ["--between", "1ms", "2s", "--pid", "100", "--program", "prog", "--call", "mprotect"]
     done = laconic(name, trace, *event, *words, *chosen, "--json", "a.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    line = "selected: mprotect calls; of process 100; of program prog; from 0.001 s to 2 s\n"
+    line = "selected: mprotect calls of process 100, of program prog, from 0.001 s to 2 s\n"
     assert line in done.stdout + done.stderr
     assert json.loads((tmp_path / "a.json").read_text())["selection"] == {
         "between": [0.001, 2.0], "pids": [100], "programs": ["prog"], "calls": ["mprotect"],
     }  # fmt: skip
     if "-o" in words:
         made = (tmp_path / words[-1]).read_text()
-        assert "elected: mprotect calls; of process 100; of program prog; from" in made
+        assert "elected: mprotect calls of process 100, of program prog, from" in made
 
 
 @pytest.mark.parametrize("to", ["csv", "strace", "perfetto"])
 def test_an_export_has_the_selected_calls(to: str, trace: str) -> None:
     done = laconic("export", trace, "--to", to, "-o", "-", "--call", "mprotect", "--pid", "100")
-    assert done.returncode == 0 and "selected: mprotect calls; of process 100\n" in done.stderr
+    assert done.returncode == 0 and "selected: mprotect calls of process 100\n" in done.stderr
     assert "munmap" not in done.stdout and "clone" not in done.stdout
     calls = {"csv": ",mprotect,", "strace": " mprotect(", "perfetto": '"name":"mprotect"'}[to]
     assert done.stdout.count(calls) == 8
