@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mypy_extensions
 import pytest
 import rich
 
@@ -32,6 +33,7 @@ class Nobody:
         self.python = self._interpreter()
         # Of rich, what Laconic uses, which needs none of what rich depends on.
         shutil.copytree(Path(rich.__file__).parent, place / "rich")
+        shutil.copy(mypy_extensions.__file__, place)
         shutil.copytree(SOURCES / "laconic", place / "laconic")
 
     def _interpreter(self) -> str:

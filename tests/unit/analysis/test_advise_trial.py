@@ -157,6 +157,6 @@ class TestTrying:
             trace.call("brk", 0x555555556000 + size, result=0x555555556000 + size)
         advice = advisor.advise(measured(first.touched()), PROFILE)
         figures = measured(second.touched())
-        output = ['sys.brk.max_size = "1M" is too small here: sys.brk.max_size = "30M"']
+        output = ['sys.brk.max_size = "2M" is too small here: sys.brk.max_size = "32M"']
         assert trial.exceeded(advice, figures, PROFILE) == output
         assert trial.exceeded(advisor.advise(figures, PROFILE), figures, PROFILE) == []

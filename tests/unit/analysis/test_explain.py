@@ -148,9 +148,8 @@ class TestWhatDiffered:
             text(path, "mmap:2").split()
         )
         output = text(path, "mmap:3")
-        assert (
-            "backed by anonymous memory in the place of libc.so.6; gains w (FILE|EXTEND)"
-            in " ".join(output.split())
+        assert "backed by anonymous memory instead of libc.so.6; gains w (FILE|EXTEND)" in " ".join(
+            output.split()
         )
 
     def test_unmapped_in_part(self, tmp_path: Path) -> None:

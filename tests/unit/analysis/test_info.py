@@ -136,7 +136,7 @@ def test_wrong_inputs(tmp_path: Path) -> None:
         ("empty", "is empty"),
         (".", "is a directory"),
         ("text", "looks like text"),
-        ("binary", "no trace"),
+        ("binary", "not a trace"),
     ):
         done = laconic_info(tmp_path / name, status=2)
         assert output in done.stderr and done.stdout == ""

@@ -6,12 +6,14 @@ import os
 import socket
 import stat
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from laconic.errors import LaconicError
 from laconic.live.address import connect, is_same_user, listen
 from tests.helpers.commandline import laconic
+from tests.tracer.lab import PATIENCE
 
 #: A user that owns nothing.
 _NOBODY = 65534
@@ -20,14 +22,17 @@ _NOBODY = 65534
 def connected_as(user: int, listener: socket.socket, address: str) -> bool:
     """Whether a process of `user` that connects is taken for one of this user."""
     reading, writing = os.pipe()
+    listener.settimeout(PATIENCE)
     pid = os.fork()
     if not pid:
-        os.setuid(user)
-        connection = connect(address)
-        os.close(writing)
-        os.read(reading, 1)
-        connection.close()
-        os._exit(0)
+        try:
+            os.setuid(user)
+            connection = connect(address)
+            os.close(writing)
+            os.read(reading, 1)
+            connection.close()
+        finally:
+            os._exit(0)
     os.close(reading)
     connection, _ = listener.accept()
     same = is_same_user(connection)
@@ -90,17 +95,16 @@ def test_loopback() -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
-def test_other_users_get_no_answer(tmp_path: Path) -> None:
+def test_other_users_get_no_answer() -> None:
     listener, where, _ = listen("tcp:0")
     assert not connected_as(_NOBODY, listener, where)
     listener.close()
-    tmp_path.chmod(0o755)
-    listener, where, _ = listen(str(tmp_path / "a.sock"))
-    os.chmod(where, 0o777)
-    for directory in tmp_path.parents[:2]:
-        directory.chmod(0o755)
-    assert not connected_as(_NOBODY, listener, where)
-    listener.close()
+    with TemporaryDirectory(dir="/tmp") as directory:
+        os.chmod(directory, 0o755)
+        listener, where, _ = listen(f"{directory}/a.sock")
+        os.chmod(where, 0o777)
+        assert not connected_as(_NOBODY, listener, where)
+        listener.close()
 
 
 @pytest.mark.parametrize(
