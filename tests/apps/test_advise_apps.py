@@ -193,9 +193,11 @@ def threads(path: str) -> int:
 
 
 def possible_threads(path: str) -> int:
-    """The most that one process might have had at once: all that it started, and at most twice as
-    many as it had."""
-    return max(max(most, min(started, 2 * most)) for most, started in threads_by_program(path))
+    """The most that one process might have had at once: all that it started, and of more than 16
+    at most twice as many as it had."""
+    return max(
+        max(most, min(started, max(2 * most, 16))) for most, started in threads_by_program(path)
+    )
 
 
 def threads_by_program(path: str) -> list[tuple[int, int]]:

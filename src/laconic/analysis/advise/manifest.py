@@ -218,11 +218,16 @@ def _threads(figures: Figures) -> Advice:
     )
 
 
+#: So many threads may live at once whenever a program starts them.
+_FEW_THREADS = 16
+
+
 def _possible_threads(image: Image) -> int:
     # Threads that end before others start may live as long as these in another run: all that were
-    # started, but not more than twice as many as lived at once, since a program that starts
-    # thousands does not have them all at once.
-    return max(image.peak_threads, min(1 + image.started_threads, 2 * image.peak_threads))
+    # started. A program that starts thousands does not have them all at once: of many, not more
+    # than twice as many as lived at once.
+    most = max(2 * image.peak_threads, _FEW_THREADS)
+    return max(image.peak_threads, min(1 + image.started_threads, most))
 
 
 def _stack(figures: Figures) -> Advice:
