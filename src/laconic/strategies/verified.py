@@ -11,7 +11,7 @@ from laconic.libos.strategy import ContinuingStrategy, Maker, MemoryCall, Strate
 from laconic.libos.touches import Touches
 from laconic.memory.change import Change
 from laconic.memory.space import AddressSpace, Entry
-from laconic.memory.vma import Vma
+from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import Meter
 from laconic.sgx.model.driver import Driver
 from laconic.sgx.model.faults import SgxError
@@ -140,6 +140,14 @@ class Verified(Strategy):
         """A thread ends."""
         self.inner.thread_ends()
 
+    def thread_found(self) -> None:
+        """A thread was running before the recording began."""
+        self._step(self.inner.thread_found)
+
+    def file_written(self, file: File, size: int, truncated: bool) -> None:
+        """A mapped file was written to or truncated."""
+        self._step(self.inner.file_written, file, size, truncated)
+
     def end(self) -> None:
         """The enclave is gone."""
         try:
@@ -222,6 +230,14 @@ class VerifiedContinuing(ContinuingStrategy):
     def thread_ends(self) -> None:
         """A thread ends."""
         self.verified.thread_ends()
+
+    def thread_found(self) -> None:
+        """A thread was running before the recording began."""
+        self.verified.thread_found()
+
+    def file_written(self, file: File, size: int, truncated: bool) -> None:
+        """A mapped file was written to or truncated."""
+        self.verified.file_written(file, size, truncated)
 
     def end(self) -> None:
         """The enclave is gone."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from laconic.analysis.compare import compare, compare_direct
+from laconic.analysis.compare import Model, compare, compare_direct
 from laconic.errors import LaconicError
 from laconic.libos.settings import Settings
 from laconic.replay.enclaves import AROUND, EXEC, FORK, LOAD, WRITE
@@ -81,6 +81,17 @@ def test_mappings_follow_writes_to_their_file(tmp_path: Path) -> None:
     enclave = compare(trace, ["every-call", "laconic"], load()).strategies
     assert enclave["every-call"].by_call[WRITE].high.emodpr == 3 * 2 + 2
     assert enclave["laconic"].by_call[WRITE].high.emodpr == 0
+
+
+def test_a_verified_strategy_hears_of_writes_too(tmp_path: Path) -> None:
+    """On a machine of its own it does what it does without one."""
+    trace, _ = take(tmp_path, REAL / "vmatest.log.gz", files(tmp_path))
+    for name in ("every-call:all", "laconic"):
+        plain = compare(trace, [name], load()).strategies
+        checked = compare(trace, [name], load(), model=Model(verify=True)).strategies
+        (one,), (other,) = plain.values(), checked.values()
+        assert one.by_call[WRITE].high == other.by_call[WRITE].high
+        assert one.by_call.keys() == other.by_call.keys()
 
 
 def test_skip_equal_saves_what_a_patched_gramine_saved(tmp_path: Path) -> None:
