@@ -107,8 +107,10 @@ class Verdict(NamedTuple):
 
 
 def check(figures: Figures, limits: Limits, sort: str = callers.COST) -> list[Verdict]:
-    """A verdict for each rule. `sort`: the order of offenders, one of `SORTS`; if `figures` has no
-    costs, those come first that have most of what the rule counts. O(sites log sites)."""
+    """A verdict for each rule. `sort`: the order of offenders, one of `SORTS`. Costs and host calls
+    are those of an enclave; without one, the offenders that have most of what the rule counts come
+    first. Under the rule of a baseline with the same enclave, they are sorted by how much more they
+    have than before. O(sites log sites)."""
     verdicts = _verdicts(figures, limits)
     by_baseline = limits.baseline is not None and limits.baseline.enclave == figures.enclave
     return [

@@ -56,9 +56,10 @@ def free_program(libos: Libos, kept: Iterable[Kept] = ()) -> None:
 
 
 def find_kept(libos: Libos, image: Iterable[Entry]) -> list[Kept]:
-    """Return what of the old program's memory the new one, whose mappings are `image`, has as well:
-    the stack with its guard page, mappings of the same part of the same file that were never
-    writable, and the vDSO. O(VMAs).
+    """Return the old program's mappings that the new one, whose mappings are `image`, has with the
+    same size: the stack with its guard page, parts of files that were never writable, and the vDSO.
+
+    Counts their touched pages as untouched, so it is called once. O(VMAs).
     """
     old = dict(_names(libos, libos.space.vmas))
     kept: list[Kept] = []

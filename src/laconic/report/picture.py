@@ -19,8 +19,8 @@ _HEAD = 10
 
 def picture(runs: Sequence[Run], width: int = 80) -> Iterator[str]:
     """Lines of at most `width` columns, if there are at most `width - 10` runs: each letter is one
-    mapping, a dot a hole, `~` what is left out; below, `*` stands where something changed, `=`
-    where it was as requested already.
+    set of attributes (after 52, letters repeat), a dot a hole, `~` what is left out; below, `*`
+    stands where something changed, `=` where it was as requested already.
 
     Widths grow with the logarithm of the size: one page beside a reservation of gigabytes is seen
     too. O(runs).

@@ -91,6 +91,6 @@ class Pieces:
         self.size = size
 
     def read(self, tid: int) -> bytes:
-        """The bytes of all ranges; those before the first range that is not all there."""
+        """The bytes of all ranges, up to the first byte that is not there (process_vm_readv)."""
         done: int = _readv(tid, self._here, 1, self._there, self._count, 0)
         return self._buffer.raw[: min(max(done, 0), self.size)]

@@ -81,7 +81,7 @@ class Step(NamedTuple):
     either: bool = False
 
 
-#: A way to go on: the next choice, what it costs, and the host calls that it takes.
+#: A way to go on: the next choice, what it costs, and the host calls that it takes at least.
 Way = tuple[int, Tally, int]
 
 
@@ -209,7 +209,8 @@ class PageFloor:
             return [(U, (), 0), *self._committed_early(had, want, event)]
         if choice == L and not event & DIES:
             return [(L, move, calls)]
-        # Given back, and committed again before the call is over.
+        # Given back, and committed again before the call is over. The host calls of a restriction
+        # are left out: only the least of all ways counts, and `gone` has 2.
         early = self._committed_early(had, want, event)
         again: list[Way] = [(after, plus(TRIM, tally), 2) for after, tally, _ in early]
         if choice == D:

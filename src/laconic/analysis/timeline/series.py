@@ -42,8 +42,8 @@ class Bins:
         self.cycles[place] += cycles
 
     def spread(self, start: int, end: int, cycles: float) -> None:
-        """Adds cycles to the bins of `[start, end)`, in which there are calls, by their calls.
-        O(bins)."""
+        """Divides cycles among the bins that the places `[start, end)` touch, in proportion to their
+        calls; without calls there, they are dropped. O(bins)."""
         places = range(start // self.width, min(-(-end // self.width), len(self.calls)))
         calls = sum(self.calls[place] for place in places)
         for place in places:

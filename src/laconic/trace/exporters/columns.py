@@ -195,7 +195,9 @@ class Flattener:
         )
 
     def _call(self, row: Row, name: str) -> Flat:
-        _, time, pid, tid, *args, result, state, host_calls, kinds, number, _, data, touched = row
+        time, pid, tid, args = row.time, row.pid, row.tid, row.args
+        result, state, host_calls, kinds = row.result, row.state, row.said, row.kinds
+        number, data, touched = row.file, row.data, row.touched
         if self._begun and (begun := self._begun.pop(tid, None)) is not None:
             number, touched = number or begun.file, touched or begun.touched
         arity = ARITY.get(name, 6)
@@ -235,7 +237,8 @@ class Flattener:
         )  # fmt: skip
 
     def _other(self, row: Row, name: str) -> Flat:
-        _, time, pid, tid, a0, *_, result, _, _, _, _, _, data, touched = row
+        time, pid, tid, a0 = row.time, row.pid, row.tid, row.a0
+        result, data, touched = row.result, row.data, row.touched
         fields: dict[str, Any] = {
             "event": self._number,
             "time_ns": time,
@@ -306,7 +309,7 @@ def error_name(result: int) -> str | None:
     return errno.errorcode.get(-result, str(-result))
 
 
-def flags_text(name: str, args: list[int]) -> str | None:
+def flags_text(name: str, args: Sequence[int]) -> str | None:
     """The flags of a call, in the kernel's names; None for a call that has none, or none with
     names."""
     match name:
