@@ -362,10 +362,10 @@ def _names(text: str, host: str) -> list[str]:
 
 def _settings(manifest: str | None) -> tuple[Settings, bool]:
     # The manifest's, and whether it enables EDMM; without a manifest, Gramine with EDMM.
-    from laconic.libos.settings import Settings, read_manifest_and_edmm
+    from laconic.libos.settings import DEFAULTS, read_manifest_and_edmm
 
     if manifest is None:
-        return Settings(), True
+        return DEFAULTS, True
     return read_manifest_and_edmm(input_path(manifest))
 
 

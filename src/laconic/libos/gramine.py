@@ -9,7 +9,7 @@ What Gramine does around the calls is in the other modules of this package: `loa
 from __future__ import annotations
 
 import operator
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 from mypy_extensions import mypyc_attr
 
@@ -88,17 +88,6 @@ class Libos(ContinuingStrategy):
         #: Where mappings begin that an executed program has from the program before it.
         self.kept: set[int] = set()
         self.transfers = 0
-
-    def sibling(self, space: AddressSpace, touches: Touches) -> Self:
-        """Return the same LibOS for another program or process."""
-        return type(self)(
-            self.meter,
-            space,
-            touches,
-            settings=self.settings,
-            pal_type=self.pal_type,
-            switches=self.switches,
-        )
 
     @property
     def has_tails(self) -> bool:

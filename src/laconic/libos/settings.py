@@ -57,11 +57,10 @@ def read_manifest_and_edmm(path: str) -> tuple[Settings, bool]:
     """Return the settings as `read_manifest`, and whether the manifest enables EDMM, which
     Gramine does not by default. Raises LaconicError as `read_manifest`."""
     manifest = _load(path)
-    defaults = Settings()
     settings = Settings(
-        _size(path, manifest, STACK_SIZE, defaults.stack_size),
-        _size(path, manifest, BRK_SIZE, defaults.brk_size),
-        _threads(path, manifest, defaults.max_threads),
+        _size(path, manifest, STACK_SIZE, DEFAULTS.stack_size),
+        _size(path, manifest, BRK_SIZE, DEFAULTS.brk_size),
+        _threads(path, manifest, DEFAULTS.max_threads),
     )
     return settings, _option(manifest, EDMM) is True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Self
+from typing import Self, TypeVar
 
 from laconic.memory.vma import File
 from laconic.trace.schema import PLACES, PLAIN, READABLE, UNKNOWN_IDENTITY, WRITABLE
@@ -18,8 +18,11 @@ _MODE = PLAIN | PLACES
 _APART = 65536
 
 
-class Paths(dict[int, bytes]):
-    """Descriptor → path, of a log that does not show which descriptors an execve closes."""
+T = TypeVar("T")
+
+
+class DescriptorTable(dict[int, T]):
+    """Descriptor → what it refers to, of a log that does not show which ones an execve closes."""
 
     def copy(self) -> Self:
         """Return the table that a fork makes. O(descriptors)."""
@@ -28,6 +31,10 @@ class Paths(dict[int, bytes]):
     def execute(self) -> Self:
         """Return the table that an execve leaves: all of it. O(descriptors)."""
         return self.copy()
+
+
+class Paths(DescriptorTable[bytes]):
+    """Descriptor → path."""
 
 
 class PathFiles:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from laconic.trace.importers.gramine.line import string
+from laconic.trace.importers.pathfiles import DescriptorTable
 from laconic.trace.schema import READABLE, WRITABLE
 
 #: Descriptors of one process, and files, that are remembered at most.
@@ -27,16 +28,8 @@ class Description:
         self.position: int | None = 0
 
 
-class Descriptors(dict[int, Description]):
-    """Descriptor → description, of a log that does not show which descriptors an execve closes."""
-
-    def copy(self) -> Self:
-        """Return the table that a fork makes. O(descriptors)."""
-        return type(self)(self)
-
-    def execute(self) -> Self:
-        """Return the table that an execve leaves: all of it. O(descriptors)."""
-        return self.copy()
+class Descriptors(DescriptorTable[Description]):
+    """Descriptor → description."""
 
 
 class Written(NamedTuple):

@@ -230,9 +230,9 @@ class TraceLines:
                 return None
             return _done(event, end, call[3], comm)
         if fault := _FAULT.match(body):
-            if (fault[1] is not None and not fault[1].startswith((b"//anon", b"["))) or fault[
-                1
-            ] == b"[vdso]":
+            mapped = fault[1]
+            is_file = mapped is not None and not mapped.startswith((b"//anon", b"["))
+            if is_file or mapped == b"[vdso]":
                 self.file_faults += 1
                 return None
             return Event("fault", start, end, 0, tid, (int(fault[2], 16),))
