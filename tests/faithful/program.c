@@ -804,6 +804,17 @@ static void end_suspension(void)
             SHARED->pending[number] = SHARED->suspended;
 }
 
+static int is_handled(int number)
+{
+    return SHARED->handlers[number] >= SHARED->expected[number] - SHARED->pending[number];
+}
+
+static void await_handlers(int number)
+{
+    for (int tries = 0; !is_handled(number) && tries < 500; tries++)
+        wait_a_moment();
+}
+
 /* Runs the operations from `first` to `stop` in a new process or thread, and waits for its end. */
 static void block(int verb, int first, int stop)
 {
@@ -856,6 +867,11 @@ static void block(int verb, int first, int stop)
     }
     if (task->suspends)
         end_suspension();
+    /* What was pending is handled before this process goes on, unless a worker took it: a worker's handler runs when
+       that thread is next scheduled, which for a traced one may be late. */
+    if (verb == VFORK)
+        for (int number = 1; number < 65; number++)
+            await_handlers(number);
     /* What a child in the same memory logs comes before this line, but only its end says that it is done. */
     if (result > 0 && verb != THREAD)
         put_status(result);
@@ -912,18 +928,12 @@ static void process_madvise(const struct operation *operation)
                        argument(operation, 1), 0));
 }
 
-static int is_handled(int number)
-{
-    return SHARED->handlers[number] >= SHARED->expected[number] - SHARED->pending[number];
-}
-
 /* Sends a signal to all processes, and waits until each has handled it, unless it waits in vfork: the same signal
    again, sent to one that has not handled this one, would be dropped. */
 static void group(int number)
 {
     long before = handled[number], least;
-    for (int tries = 0; !is_handled(number) && tries < 500; tries++)
-        wait_a_moment();
+    await_handlers(number);
     /* A timer's signals are handled too. */
     least = SHARED->handlers[number] + SHARED->pending[number];
     if (SHARED->expected[number] < least)
