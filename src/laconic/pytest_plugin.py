@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from laconic.trace.stacks import Stacks
 
 _MARKER = (
-    "laconic(max_redundant=None, max_host_calls=None, max_enclave_host_calls=None, max_cycles=None, "
-    "baseline=None, tolerance=0): hold every laconic.run of the test to limits, as `laconic check` "
-    "does"
+    "laconic(max_redundant=None, max_host_calls=None, max_enclave_host_calls=None, "
+    "max_cycles=None, baseline=None, tolerance=0): hold every laconic.run of the test to limits, "
+    "as `laconic check` does"
 )
 _KEYS = (
     "max_redundant",
@@ -52,8 +52,8 @@ class Site(NamedTuple):
 
 
 class Result:
-    """What a program did. `calls` memory calls were made, and `host_calls` for them; `elided` needed
-    none.
+    """What a program did. `calls` memory calls were made, and `host_calls` for them; `elided`
+    needed none.
 
     `redundant` are the elided ones without those that are suppressed (`laconic.toml` in pytest's
     root directory, and what ld.so and the C library do in every program). `trace` is the path of
@@ -61,9 +61,13 @@ class Result:
     """
 
     def __init__(
-        self, command: Sequence[str], done: subprocess.CompletedProcess[str], counts: Mapping[str, Any], trace: str,
+        self,
+        command: Sequence[str],
+        done: subprocess.CompletedProcess[str],
+        counts: Mapping[str, Any],
+        trace: str,
         rules: Sequence[Suppression],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.command = list(command)
         self.exit_status: int = counts["exit_status"]
         self.stdout = done.stdout
@@ -140,7 +144,8 @@ class Runner:
         timeout: float | None = None,
     ) -> Result:
         """Runs a program on Laconic's bookkeeping and records it; `env` is added to the
-        environment, `timeout` is in seconds. A program that fails is not an error: see `exit_status`.
+        environment, `timeout` is in seconds. A program that fails is not an error: see
+        `exit_status`.
 
         Raises LaconicError where it cannot be run, subprocess.TimeoutExpired. Fails the test where
         the marker's limits are not kept.
@@ -157,8 +162,21 @@ class Runner:
         trace, figures = (self._directory / f"{self._runs}.{kind}" for kind in ("trace", "json"))
         words = [os.fspath(word) for word in command]
         done = subprocess.run(
-            [sys.executable, "-m", "laconic", "run", "--quiet", "-o", str(trace), "--stacks", "all",
-             "--json", str(figures), "--", *words],
+            [
+                sys.executable,
+                "-m",
+                "laconic",
+                "run",
+                "--quiet",
+                "-o",
+                str(trace),
+                "--stacks",
+                "all",
+                "--json",
+                str(figures),
+                "--",
+                *words,
+            ],
             stdin=subprocess.DEVNULL if input is None else None,
             input=input,
             env=None if env is None else {**os.environ, **env},
@@ -168,7 +186,7 @@ class Runner:
             text=True,
             errors="surrogateescape",
             check=False,
-        )  # fmt: skip
+        )
         text = (
             figures.read_text(encoding="utf-8", errors="surrogateescape")
             if figures.exists()

@@ -1,5 +1,5 @@
-"""Which changes to Gramine pay off: the switches of every-call, added one by one in the order of what
-they save.
+"""Which changes to Gramine pay off: the switches of every-call, added one by one in the order of
+what they save.
 
 The order is greedy. Each step adds the switch that saves most, given those that are on already.
 All candidates of a step are modeled in one replay of each trace.

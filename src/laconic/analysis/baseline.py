@@ -91,13 +91,13 @@ class Figures:
     """The figures of one run; `name` is where they come from.
 
     `hidden` of the redundant calls in `total` were suppressed, and are in no site. `by_call` and
-    `sites` are None where they are not known. `whole`: the sites' `calls` and `host_calls` are known, not
-    `redundant` alone. `stacks`: the stack that most of a site's redundant calls come from (of all
-    its calls, where none is redundant). `missing`: the modules whose symbols could not be read, by
-    path, and why. `enclave`: the strategy and the name of the cost profile of the enclave figures;
-    None if they are unknown. `suppressed`: suppressed sites by reason. `around`: what the library
-    OS does around the calls, by its kind as in `replay.enclaves`; it has enclave figures only.
-    `is_baseline`: `check --write-baseline` wrote it.
+    `sites` are None where they are not known. `whole`: the sites' `calls` and `host_calls` are
+    known, not `redundant` alone. `stacks`: the stack that most of a site's redundant calls come
+    from (of all its calls, where none is redundant). `missing`: the modules whose symbols could not
+    be read, by path, and why. `enclave`: the strategy and the name of the cost profile of the
+    enclave figures; None if they are unknown. `suppressed`: suppressed sites by reason. `around`:
+    what the library OS does around the calls, by its kind as in `replay.enclaves`; it has enclave
+    figures only. `is_baseline`: `check --write-baseline` wrote it.
     """
 
     name: str
@@ -248,8 +248,8 @@ def from_json(data: Any, name: str) -> Figures:
             reader = _run
     if reader is None:
         raise LaconicError(
-            f"{name!r} is JSON, but none that laconic run, replay, live, callers, check or check --write-baseline "
-            "wrote: name a file of theirs, or a trace"
+            f"{name!r} is JSON, but none that laconic run, replay, live, callers, check or check "
+            "--write-baseline wrote: name a file of theirs, or a trace"
         )
     try:
         return reader(data, name)
@@ -356,7 +356,8 @@ def _ends(line: Mapping[str, Any]) -> tuple[int, int]:
 def _readable(schema: Any, ours: int, name: str) -> None:
     if schema != ours:
         raise LaconicError(
-            f"{name!r} has schema {schema!r}, and this Laconic reads {ours}; write the file again with this Laconic"
+            f"{name!r} has schema {schema!r}, and this Laconic reads {ours}; write the file again "
+            "with this Laconic"
         )
 
 

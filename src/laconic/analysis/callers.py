@@ -20,8 +20,12 @@ BY = ("function", "module", "line", "own-line", "program", "stack")
 #: What callers are sorted by: their cost in an enclave under every-call; redundant calls; calls;
 #: host calls of that enclave; pages that are committed in it.
 COST, REDUNDANT, CALLS, HOST_CALLS, PAGES = SORTS = (
-    "cost", "redundant", "calls", "host-calls", "pages",
-)  # fmt: skip
+    "cost",
+    "redundant",
+    "calls",
+    "host-calls",
+    "pages",
+)
 #: What is shown of a call whose stack was not taken.
 UNKNOWN = "(no stack)"
 #: What a caller is: calls of some place in the program; suppressed sites of one reason; what the
@@ -124,14 +128,26 @@ class Callers(Table):
     def table_columns(self) -> dict[str, str]:
         """Return the columns. Cycles are those of the calls and of the touches of their pages."""
         columns = dict.fromkeys(("kind", "call", "name", "module", "program", "file"), "string")
-        integers = ("line", "calls", "redundant", "host_calls", "committed_pages", "touched_pages",
-                    "first_event", "first_redundant_event")  # fmt: skip
+        integers = (
+            "line",
+            "calls",
+            "redundant",
+            "host_calls",
+            "committed_pages",
+            "touched_pages",
+            "first_event",
+            "first_redundant_event",
+        )
         columns |= dict.fromkeys(integers, "int64")
-        return columns | {
-            f"{name.replace('-', '_')}_cycles_{end}": "float64"
-            for name in self.totals
-            for end in ("low", "high")
-        } | dict.fromkeys(("redundant_cycles_low", "redundant_cycles_high"), "float64")  # fmt: skip
+        return (
+            columns
+            | {
+                f"{name.replace('-', '_')}_cycles_{end}": "float64"
+                for name in self.totals
+                for end in ("low", "high")
+            }
+            | dict.fromkeys(("redundant_cycles_low", "redundant_cycles_high"), "float64")
+        )
 
     def table_rows(self) -> Iterator[Row]:
         """Return the rows, in the order of the callers."""

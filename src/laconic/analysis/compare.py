@@ -227,11 +227,11 @@ def compare(
     """Return what `trace`, an open trace or a path, would cost in enclaves under each strategy.
 
     A strategy is a name, `module:Class`, or a class; `bound` is the floor of all. `profile` is what
-    things cost: a profile, or its name or file (default: `published`). A trace of more than `LONG` events is replayed
-    by up to `jobs` processes (None: one per CPU); a class needs one that other processes can
-    import. With `selection`, only its calls are counted, with the first touches of the pages that
-    they mapped; peaks are those of the whole trace.
-    `progress` is called with the number of bytes that the slowest process has read.
+    things cost: a profile, or its name or file (default: `published`). A trace of more than `LONG`
+    events is replayed by up to `jobs` processes (None: one per CPU); a class needs one that other
+    processes can import. With `selection`, only its calls are counted, with the first touches of
+    the pages that they mapped; peaks are those of the whole trace. `progress` is called with the
+    number of bytes that the slowest process has read.
 
     Raises LaconicError for an unknown strategy, for two with one name, or for a trace that cannot
     be read. O(events × strategies); memory for the figures of each process and call.

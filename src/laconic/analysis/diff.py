@@ -82,10 +82,10 @@ class Difference:
     of the two does not know them.
 
     `others` are suppressed sites by their reason, and what a library OS does around the calls; only
-    where the costs of both runs are known. `whole`: the sites' `calls` and `host_calls` are known in
-    both; else they are 0, and only `redundant` was compared. `hidden`: suppressed redundant calls, in
-    the first and in the second. `missing` is as in `Figures`, of both. `enclave`: whose the enclave
-    figures are; None if one side lacks them, or has those of another.
+    where the costs of both runs are known. `whole`: the sites' `calls` and `host_calls` are known
+    in both; else they are 0, and only `redundant` was compared. `hidden`: suppressed redundant
+    calls, in the first and in the second. `missing` is as in `Figures`, of both. `enclave`: whose
+    the enclave figures are; None if one side lacks them, or has those of another.
     """
 
     first: str

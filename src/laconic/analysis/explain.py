@@ -51,10 +51,10 @@ class Explanation:
 
     `why_not`: why there is nothing to explain but the call itself, as of a process that is not
     followed. `stack` is one of `stacks`, or NO_STACK. `touched`: pages, by the number of the
-    change, None where the trace does not tell. `requested`: the ranges that
-    the call is about. `host_call` is that of bookkeeping; `recorded`
-    counts the host calls that the recording made under `strategy` (None: the trace is a log's). `counts`: strategy →
-    what its enclave did for this call alone, what is 0 left out.
+    change, None where the trace does not tell. `requested`: the ranges that the call is about.
+    `host_call` is that of bookkeeping; `recorded` counts the host calls that the recording made
+    under `strategy` (None: the trace is a log's). `counts`: strategy → what its enclave did for
+    this call alone, what is 0 left out.
     """
 
     found: Found
@@ -89,8 +89,8 @@ def locate(
     selection: Selection | None = None,
 ) -> Found:
     """The row that `event` names: its number, `@SECONDS`: the first memory call then or later, or
-    `CALL:N`: the `N`th call of that name. With `selection`, only its calls are counted, except for a
-    number. Reads the trace to its end.
+    `CALL:N`: the `N`th call of that name. With `selection`, only its calls are counted, except for
+    a number. Reads the trace to its end.
 
     Raises LaconicError where there is none, or `event` is of another form.
     """
@@ -130,8 +130,8 @@ def locate(
 
 
 def wanted(event: str, names: Sequence[str] = EVENTS) -> Callable[[int, Row], bool]:
-    """Whether a row, by its number, is the one that `event` names: to be called for each row in turn,
-    once. `names` are those of the rows' codes.
+    """Whether a row, by its number, is the one that `event` names: to be called for each row in
+    turn, once. `names` are those of the rows' codes.
 
     Raises LaconicError where `event` is of no form that there is.
     """
@@ -154,7 +154,8 @@ def wanted(event: str, names: Sequence[str] = EVENTS) -> Callable[[int, Row], bo
         code, left = names.index(name), iter(range(int(count) - 1, -1, -1))
         return lambda number, row: row.event == code and not next(left)
     raise LaconicError(
-        f"{event!r} names no event: give its number, @SECONDS as in @1.5, or CALL:N as in mprotect:3"
+        f"{event!r} names no event: give its number, @SECONDS as in @1.5, or CALL:N as in "
+        "mprotect:3"
     )
 
 

@@ -1,5 +1,5 @@
-"""What a replay finds out about each call of a trace, for the exporters: its stack and site by name,
-whether it is redundant, its kinds of change, and its cost in an enclave."""
+"""What a replay finds out about each call of a trace, for the exporters: its stack and site by
+name, whether it is redundant, its kinds of change, and its cost in an enclave."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class CallAnalysis(Listener):
         self._names.setdefault(stack, name)
 
     def settle(self) -> None:
-        """Add the cycles of what the enclaves have counted, and forget the counts, so that they take
-        no memory. O(calls since the last time)."""
+        """Add the cycles of what the enclaves have counted, and forget the counts, so that they
+        take no memory. O(calls since the last time)."""
         order = list(self._enclaves.meters)
         for name, label, counts in self._enclaves.take_counts():
             number = label.owner if isinstance(label, Touch) else label

@@ -42,9 +42,9 @@ class Flame(NamedTuple):
 class Flames:
     """Stacks, the outermost box first, with their weights; `total` of all that are there.
 
-    `redundant`: of redundant calls only. `hidden`: suppressed redundant calls by reason, which are in
-    no stack; those of all calls are one box for each reason. `stackless` calls have no stack, and
-    stand under their program. `selection`: which calls were counted; None for all.
+    `redundant`: of redundant calls only. `hidden`: suppressed redundant calls by reason, which are
+    in no stack; those of all calls are one box for each reason. `stackless` calls have no stack,
+    and stand under their program. `selection`: which calls were counted; None for all.
     """
 
     weight: str
@@ -90,8 +90,8 @@ def flames(
             else:
                 _add(result, (program, Flame(rule.reason, kind="suppressed")), weighs)
             continue
-        # All of a stack's names are read only now: most of what is hidden is recognized by its first
-        # frames.
+        # All of a stack's names are read only now: most of what is hidden is recognized by its
+        # first frames.
         known = [place for place, _ in places]
         if not known:
             result.stackless += calls

@@ -21,8 +21,8 @@ _GO = re.compile(
 
 
 class Names:
-    """The places of a stack alone, for code that goes through them more than once: found as far as they
-    are requested."""
+    """The places of a stack alone, for code that goes through them more than once: found as far as
+    they are requested."""
 
     def __init__(self, places: Sequence[Spot]) -> None:
         self._places = places
@@ -34,8 +34,9 @@ class Names:
 def own_frames(call: str, places: Sequence[Spot]) -> Sequence[Spot]:
     """A stack without the wrappers of the system call that it begins with. O(frames).
 
-    >>> own_frames("mmap", [(Place("__mmap64", "libc.so.6"), False), (Place("grow", "a.out"), False)])[0][0].function
-    'grow'
+    >>> wrapper, own = (Place("__mmap64", "libc.so.6"), False), (Place("grow", "a.out"), False)
+    >>> own_frames("mmap", [wrapper, own]) == [own]
+    True
     """
     at = wrappers(call, places)
     return places.after(at) if isinstance(places, Places) else places[at:]

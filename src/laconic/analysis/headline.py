@@ -26,8 +26,13 @@ from laconic.sgx.meter import Counts
 #: Which rule a headline follows: no calls; a log without touched pages; redundant calls; a site;
 #: the dynamic loader; no site stands out.
 NO_CALLS, UNTOUCHED, REDUNDANT, COSTLY, LOADER, EVEN = (
-    "no calls", "touches unknown", "redundant", "costly", "loader", "even",
-)  # fmt: skip
+    "no calls",
+    "touches unknown",
+    "redundant",
+    "costly",
+    "loader",
+    "even",
+)
 #: Why a site is expensive: it commits pages that are hardly touched; restricts pages; gives pages
 #: back; leaves the enclave often.
 COMMITS, RESTRICTS, RELEASES, LEAVES = "commits", "restricts", "releases", "leaves"
@@ -43,12 +48,13 @@ class Headline(NamedTuple):
 
     `rule` says which it is. `subject` is the site that it is about (with EVEN, the one that saves
     most), None if there is none. `cost` is what it costs under every-call, `left` under laconic;
-    `total` and `total_left` are the whole program's. `cause` is COMMITS, RESTRICTS, RELEASES, LEAVES
-    or "". Page counts are those of the cause, under every-call. `loader` is the dynamic loader if it
-    is not the subject, and costs something; `files` is the number of files that it loaded. `calls`
-    and `redundant` are of all memory calls. `larger` are those that cost more than the subject, with
-    their costs, the most expensive first. `before` is the cost of the memory that the program had
-    before laconic attached to it, a part of `total`, and `before_left` that under laconic.
+    `total` and `total_left` are the whole program's. `cause` is COMMITS, RESTRICTS, RELEASES,
+    LEAVES or "". Page counts are those of the cause, under every-call. `loader` is the dynamic
+    loader if it is not the subject, and costs something; `files` is the number of files that it
+    loaded. `calls` and `redundant` are of all memory calls. `larger` are those that cost more than
+    the subject, with their costs, the most expensive first. `before` is the cost of the memory that
+    the program had before laconic attached to it, a part of `total`, and `before_left` that under
+    laconic.
     """
 
     rule: str

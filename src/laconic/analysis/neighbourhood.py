@@ -21,9 +21,9 @@ Labelled = tuple[int, int, tuple[Vma, str]]
 
 
 class Run(NamedTuple):
-    """Pages `[start, end)` in bytes, before and after the call. `requested`: the call is about them;
-    `kind` as in `Change`. `left_out` runs are not shown one by one, and this one stands for them
-    (0: for itself)."""
+    """Pages `[start, end)` in bytes, before and after the call. `requested`: the call is about
+    them; `kind` as in `Change`. `left_out` runs are not shown one by one, and this one stands for
+    them (0: for itself)."""
 
     start: int
     end: int
@@ -116,8 +116,8 @@ def around(
     requested: list[tuple[int, int]],
     changes: Iterable[Change],
 ) -> Iterator[Run]:
-    """What a call is about (`requested` and `changes`) and its neighbours, ascending; runs between them
-    are counted.
+    """What a call is about (`requested` and `changes`) and its neighbours, ascending; runs between
+    them are counted.
 
     O(n log n).
     """

@@ -48,9 +48,9 @@ class Box:
     """A box of the call graph of both runs: a program, functions of one module, or a call. What a
     library OS does around the calls is not in it.
 
-    `name` is a function, `module` its module. `before` and `after` are the middles of the cost under
-    every-call in cycles. `width` is the sum of its boxes' widths; that of a call is the larger of
-    its two costs, so that what only one run has is seen too.
+    `name` is a function, `module` its module. `before` and `after` are the middles of the cost
+    under every-call in cycles. `width` is the sum of its boxes' widths; that of a call is the
+    larger of its two costs, so that what only one run has is seen too.
     """
 
     name: str

@@ -35,9 +35,16 @@ EVERY_CALL, LACONIC = "every-call", "laconic"
 #: Sites that a chart shows.
 _CHARTED = 10
 _FIGURES = (
-    "calls", "redundant", "host_calls", "failed", "first_event", "last_event", "first_redundant_event",
-    "committed_pages", "touched_pages",
-)  # fmt: skip
+    "calls",
+    "redundant",
+    "host_calls",
+    "failed",
+    "first_event",
+    "last_event",
+    "first_redundant_event",
+    "committed_pages",
+    "touched_pages",
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,10 +85,10 @@ class Site(Work):
     """The calls of one name from one stack of one program. `stack` is `trace.stacks.NO_STACK` where
     none was taken.
 
-    `calls` memory calls were made, of which `redundant` succeeded and changed nothing; `host_calls` host calls
-    were made. `first`, `last` and `first_redundant` are the numbers of rows in the trace, -1 for
-    none. `wasted`: strategy → the part of `counts` that is for redundant calls. `files` are the
-    paths of the files that the calls mapped.
+    `calls` memory calls were made, of which `redundant` succeeded and changed nothing; `host_calls`
+    host calls were made. `first`, `last` and `first_redundant` are the numbers of rows in the
+    trace, -1 for none. `wasted`: strategy → the part of `counts` that is for redundant calls.
+    `files` are the paths of the files that the calls mapped.
     """
 
     call: str

@@ -184,7 +184,8 @@ def sweep(
 def _checked(row: Row) -> Row:
     if row["laconic"] != __version__:
         raise LaconicError(
-            f"a worker has Laconic {row['laconic']}, this is {__version__}: install the same everywhere"
+            f"a worker has Laconic {row['laconic']}, this is {__version__}: install the same "
+            "everywhere"
         )
     return row
 
@@ -371,7 +372,8 @@ class _Journal:
                 line = line[self._file.write(line) or 0 :]
         except OSError as error:
             raise LaconicError(
-                f"{self._path!r} cannot be written, {error.strerror}: make room and start again, what is done is kept"
+                f"{self._path!r} cannot be written, {error.strerror}: make room and start again, "
+                "what is done is kept"
             ) from None
 
     def remove(self) -> None:
@@ -432,7 +434,8 @@ def _write(rows: Sequence[Row], path: str) -> None:
         os.replace(new, path)
     except OSError as error:
         raise LaconicError(
-            f"-o {path!r} cannot be written, {error.strerror or error}: make room and start again, what is done is kept"
+            f"-o {path!r} cannot be written, {error.strerror or error}: make room and start again, "
+            "what is done is kept"
         ) from None
     finally:
         with suppress(OSError):

@@ -93,7 +93,8 @@ class _Lane:
                 self.pid = self.pool.submit(os.getpid)
         except OSError as error:
             raise LaconicError(
-                f"a worker process cannot be started, {error.strerror}: see that memory and /dev/shm are free"
+                f"a worker process cannot be started, {error.strerror}: see that memory and "
+                "/dev/shm are free"
             ) from None
 
     def submit(self, work: Callable[[str, str], T], task: Task) -> Future[T]:
@@ -161,8 +162,8 @@ def on_cluster(
             except Exception as error:
                 why = " ".join(f"{type(error).__name__}: {error}".split())
                 raise LaconicError(
-                    f"the cluster at {address!r} cannot do the work ({why}): install Laconic, the same as here, where "
-                    "its workers run"
+                    f"the cluster at {address!r} cannot do the work ({why}): install Laconic, the "
+                    "same as here, where its workers run"
                 ) from None
             task = futures.pop(future)
             future.release()
@@ -193,7 +194,8 @@ def _client(address: str) -> Any:
         from distributed import Client
     except ImportError:
         raise LaconicError(
-            "--scheduler needs Dask distributed, which is not installed; use pip install 'laconic-mm[cluster]'"
+            "--scheduler needs Dask distributed, which is not installed; use pip install "
+            "'laconic-mm[cluster]'"
         ) from None
     logging.getLogger("distributed").setLevel(
         logging.CRITICAL
@@ -205,14 +207,14 @@ def _client(address: str) -> Any:
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split())[:120] or f"nothing within {ANSWER:.0f} s"
         raise LaconicError(
-            f"no Dask scheduler answers at {address!r} ({why}): start one with  dask scheduler  and give the address "
-            "that it prints, as in tcp://127.0.0.1:8786"
+            f"no Dask scheduler answers at {address!r} ({why}): start one with  dask scheduler  "
+            "and give the address that it prints, as in tcp://127.0.0.1:8786"
         ) from None
 
 
 async def _greet(address: str) -> None:
-    # A client waits for ever where something listens that is not a scheduler, and at its end where the
-    # address is none.
+    # A client waits for ever where something listens that is not a scheduler, and at its end where
+    # the address is none.
     from distributed.comm import connect
     from distributed.security import Security
 
@@ -233,6 +235,6 @@ def _next(finished: SimpleQueue[Any], client: Any, address: str) -> Any:
             seen = time.monotonic()
         elif time.monotonic() - seen > ABSENCE:
             raise LaconicError(
-                f"the scheduler at {address!r} has had no worker for {ABSENCE:.0f} s: start one with  dask worker "
-                f"{address}  and then this again"
+                f"the scheduler at {address!r} has had no worker for {ABSENCE:.0f} s: start one "
+                f"with  dask worker {address}  and then this again"
             )

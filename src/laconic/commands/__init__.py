@@ -102,7 +102,8 @@ def build(
     parser = argparse.ArgumentParser(
         prog="laconic",
         usage="laconic [-h] [--version] VERB ...",
-        description="A library OS memory subsystem that calls its host only when something changes.",
+        description="A library OS memory subsystem that "
+        "calls its host only when something changes.",
         epilog=f"{_listing()}\n{EXIT_CODES}\n{EXAMPLES}",
         formatter_class=_formatter,
     )

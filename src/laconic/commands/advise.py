@@ -51,8 +51,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--try",
         dest="rerun",
         action="store_true",
-        help="run CMD again as it is, with each setting that is a variable or a flag, and with all of them, its output "
-        "thrown away, and show the figures after",
+        help="run CMD again as it is, with each setting that is a variable or a flag, and with all "
+        "of them, its output thrown away, and show the figures after",
     )
     add_costs(parser)
     parser.add_argument(
@@ -163,7 +163,8 @@ def _try(
     words, env = list(command), dict[str, str]()
     for number, (place, how) in enumerate(chosen.items(), 2):
         tell(
-            f"laconic: {number} of {count} reruns: trying {' and '.join(settings[place].line.splitlines())}\n"
+            f"laconic: {number} of {count} reruns: trying "
+            f"{' and '.join(settings[place].line.splitlines())}\n"
         )
         result = _rerun(*how, profile)
         trial.pieces[place] = last = (

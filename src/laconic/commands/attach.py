@@ -143,7 +143,8 @@ def _observe(options: argparse.Namespace, ending: set[signal.Signals]) -> int:
         tell(_recorded(recorder))
     if checker.mismatch is not None:
         tell(
-            f"laconic: bookkeeping and host differ, {ledger.mismatches} of {ledger.checks} checks failed.\n"
+            f"laconic: bookkeeping and host differ, {ledger.mismatches} of {ledger.checks} checks "
+            "failed.\n"
             f"The first: {checker.mismatch}\n"
             "This is a defect of Laconic: please report it with the lines above.\n"
         )

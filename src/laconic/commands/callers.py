@@ -68,7 +68,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--by",
         choices=BY,
         default="function",
-        help="what sites are put together by; own-line: the innermost line of the program's own code",
+        help="what sites are put together by; own-line: the innermost line of the program's own "
+        "code",
     )
     parser.add_argument(
         "--sort", choices=SORTS, default=COST, help="what comes first (default: cost)"
@@ -105,7 +106,8 @@ def execute(options: argparse.Namespace) -> int:
 
     if options.inverted and options.by not in ("function", "module", "line"):
         raise LaconicError(
-            f"--inverted counts under functions, lines or modules, not --by {options.by}: leave one out"
+            f"--inverted counts under functions, lines or modules, not --by {options.by}: leave "
+            "one out"
         )
     check_source(options, "callers")
     rules = suppressions(options)
@@ -130,9 +132,14 @@ def execute(options: argparse.Namespace) -> int:
     limit = None if options.all else options.limit
     style = Style(options.frames, options.verbose)
     hand_over(
-        options, output, lambda: as_json(result, found.stacks, first),
-        lambda width: as_text(result, found.stacks, width, limit, first, style) + _next(options, found.hints, width),
-    )  # fmt: skip
+        options,
+        output,
+        lambda: as_json(result, found.stacks, first),
+        lambda width: (
+            as_text(result, found.stacks, width, limit, first, style)
+            + _next(options, found.hints, width)
+        ),
+    )
     return status
 
 

@@ -94,7 +94,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--max-cycles",
         type=_cycles,
         metavar="N",
-        help="how many cycles the enclave may cost, as in 800M or 4.5G: the high end of the estimate",
+        help="how many cycles the enclave may cost, as in 800M or 4.5G: the high end of the "
+        "estimate",
     )
     add_enclave(parser)
     add_order(parser, SORTS)
@@ -143,7 +144,8 @@ def execute(options: argparse.Namespace) -> int:
     )
     if all(value is None for value in wanted):
         raise LaconicError(
-            "there is nothing to check: give a limit, as in  --max-redundant 5%, or --write-baseline"
+            "there is nothing to check: give a limit, as in  --max-redundant 5%, or "
+            "--write-baseline"
         )
     if options.tolerance is not None and options.baseline is None:
         raise LaconicError("--tolerance is about a baseline: add --baseline FILE")
@@ -188,9 +190,11 @@ def execute(options: argparse.Namespace) -> int:
             _write_baseline(written, baseline, options.write_baseline)
     limit = None if options.verbose else options.limit
     hand_over(
-        options, output, lambda: as_json(figures, verdicts, stacks),
+        options,
+        output,
+        lambda: as_json(figures, verdicts, stacks),
         lambda width: as_text(figures, verdicts, stacks, width, limit, options.verbose),
-    )  # fmt: skip
+    )
     if options.github:
         root = os.environ.get("GITHUB_WORKSPACE") or os.getcwd()
         # Where standard output is a program's, or the JSON's, nothing else goes there.

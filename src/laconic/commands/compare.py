@@ -82,21 +82,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--strategy",
         default="all",
         metavar="NAME[,NAME]",
-        help="the strategies to show (default: all); every-call and the bound are always there, for the ratios",
+        help="the strategies to show (default: all); every-call and the bound are always there, "
+        "for the ratios",
     )
     add_costs(parser)
     parser.add_argument(
         "--pte",
         choices=("rwx", "sync"),
         default="rwx",
-        help="how the host maps an enclave: rwx (default), once; sync, as the EPCM has it, at a host call a change. "
-        "Strategies after an existing library OS or SDK map it as that does",
+        help="how the host maps an enclave: rwx (default), once; sync, as the EPCM has it, at a "
+        "host call a change. Strategies after an existing library OS or SDK map it as that "
+        "does",
     )
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="carry the strict strategies (classify, laconic) out leaf by leaf on the modelled EPCM, and compare what "
-        "is accessible with what was requested after every step; exit 70 where they differ; slow",
+        help="carry the strict strategies (classify, laconic) out leaf by leaf on the modelled "
+        "EPCM, and compare what is accessible with what was requested after every step; exit "
+        "70 where they differ; slow",
     )
     parser.add_argument(
         "--manifest",
@@ -112,9 +115,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ablation",
         action="store_true",
-        help="show instead which changes to Gramine pay off: the switches of every-call, added one by one in the "
-        "order of what they save, down to the bound; docs/gramine.md has the size of each change, and "
-        "its appendix where it belongs in Gramine and what must hold",
+        help="show instead which changes to Gramine pay off: the switches of every-call, added one "
+        "by one in the order of what they save, down to the bound; docs/gramine.md has the "
+        "size of each change, and its appendix where it belongs in Gramine and what must hold",
     )
     parser.add_argument(
         "--by",

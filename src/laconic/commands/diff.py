@@ -98,9 +98,11 @@ def execute(options: argparse.Namespace) -> int:
         second, status = _run(options, rules, chosen, model)
     found = diff(first[0], second[0], options.sort)
     hand_over(
-        options, output, lambda: as_json(found),
+        options,
+        output,
+        lambda: as_json(found),
         lambda width: as_text(found, width, options.limit, (first, second)),
-    )  # fmt: skip
+    )
     return status
 
 

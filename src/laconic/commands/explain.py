@@ -46,7 +46,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_json(parser, metavar="OUT")
     add_selection(parser)
-    what = "a trace that was recorded or imported, and EVENT: a number, @SECONDS or CALL:N; before -- EVENT alone"
+    what = (
+        "a trace that was recorded or imported, and EVENT: a number, @SECONDS or CALL:N; before -- "
+        "EVENT alone"
+    )
     accept_source(parser, metavar="FILE EVENT", what=what)
     parser.set_defaults(execute=execute)
 
@@ -103,8 +106,8 @@ def _event(options: argparse.Namespace) -> str:
         raise LaconicError(f"{words[0]!r} alone was named: give {what}, too, {_TRACE}")
     elif _is_event(words[0]) and not _is_event(words[1]) and not os.path.exists(words[0]):
         raise LaconicError(
-            f"{words[0]!r} is an event, and stands first: a trace stands before it, {_TRACE}; a program after --, "
-            f"{_PROGRAM}"
+            f"{words[0]!r} is an event, and stands first: a trace stands before it, {_TRACE}; a "
+            f"program after --, {_PROGRAM}"
         )
     return words.pop()
 

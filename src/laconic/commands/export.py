@@ -86,7 +86,8 @@ def execute(options: argparse.Namespace) -> int:
     chosen = _selection(options)
     if options.limit is not None and (options.to not in LIMITED or options.limit < 1):
         raise LaconicError(
-            f"--limit {options.limit} does not go with --to {options.to}: it cuts a perfetto file at so many bytes"
+            f"--limit {options.limit} does not go with --to {options.to}: it cuts a perfetto file "
+            "at so many bytes"
         )
     _check_vectors(options)
     profile = load_costs(options.costs)
@@ -223,7 +224,8 @@ def _write(
             what = "standard output" if path == "-" else f"-o {path!r}"
             left = "" if path == "-" else ", and what there was of it has been removed"
             raise LaconicError(
-                f"{what} could not be written, {error.strerror or error}{left}: free some space, or name another place"
+                f"{what} could not be written, {error.strerror or error}{left}: free some space, "
+                "or name another place"
             ) from None
         raise
     return written

@@ -183,8 +183,8 @@ def _write(text: str, options: argparse.Namespace) -> None:
     except OSError as error:
         os.unlink(path)
         raise LaconicError(
-            f"-o {path!r} could not be written, {error.strerror}, and what there was of it has been removed: free "
-            "some space, or name another place"
+            f"-o {path!r} could not be written, {error.strerror}, and what there was of it has "
+            "been removed: free some space, or name another place"
         ) from None
     finally:
         os.close(fd)
@@ -209,7 +209,8 @@ def _tell(made: Flames, missing: Mapping[str, str], path: str) -> None:
         )
     if made.hidden:
         say(
-            f"{sum(made.hidden.values()):,} redundant calls are suppressed (--no-suppressions shows them)"
+            f"{sum(made.hidden.values()):,} redundant calls are suppressed (--no-suppressions "
+            "shows them)"
         )
     for module, why in sorted(missing.items()):
         say(f"no symbols of {module}: {why}")

@@ -204,6 +204,6 @@ def _write(fd: int, data: bytes, path: str) -> None:
             left = left[os.write(fd, left) :]
     except OSError as error:
         raise LaconicError(
-            f"-o {path!r} could not be written, {error.strerror}, and what there was of it has been removed: free some "
-            "space, or name another place"
+            f"-o {path!r} could not be written, {error.strerror}, and what there was of it has "
+            "been removed: free some space, or name another place"
         ) from None

@@ -42,8 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--root",
         metavar="DIR",
-        help="gramine: look up the files that the program used below DIR (/, or an image's root), for their sizes and "
-        "what is mapped at its start",
+        help="gramine: look up the files that the program used below DIR (/, or an image's root), "
+        "for their sizes and what is mapped at its start",
     )
     parser.add_argument(
         "--json", metavar="FILE", help="write the report to FILE as JSON; - is standard output"

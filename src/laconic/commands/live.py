@@ -199,10 +199,12 @@ def _watch(options: argparse.Namespace) -> int:
     from laconic.live.remote import Remote
 
     for option, value in (
-        ("--listen", options.listen), ("--program-output", options.program_output),
-        ("-o", options.output), ("--force", options.force or None),
+        ("--listen", options.listen),
+        ("--program-output", options.program_output),
+        ("-o", options.output),
+        ("--force", options.force or None),
         ("a program", options.command or options.words or None),
-    ):  # fmt: skip
+    ):
         if value is not None:
             raise LaconicError(
                 f"--connect shows a program that runs already; leave out {option}, or --connect"
@@ -259,7 +261,8 @@ def _has_view() -> bool:
         return False
     if importlib.util.find_spec("textual") is None:
         tell(
-            "laconic: the view needs textual; use pip install 'laconic-mm[live]'. Until then, one line per update\n"
+            "laconic: the view needs textual; use pip install 'laconic-mm[live]'. Until then, one "
+            "line per update\n"
         )
         return False
     return True

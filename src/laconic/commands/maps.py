@@ -46,8 +46,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--at",
         default="end",
         metavar="WHEN",
-        help="before the event of this number, at this time (12.5s: seconds since the trace began), or end (default): "
-        "as the process was last",
+        help="before the event of this number, at this time (12.5s: seconds since the trace "
+        "began), or end (default): as the process was last",
     )
     parser.set_defaults(execute=execute)
 

@@ -238,8 +238,8 @@ def _time(text: str) -> int:
     time = nanoseconds(text)
     if time is None:
         raise LaconicError(
-            f"--between {text!r} is not a time; give seconds or milliseconds since the trace began, "
-            "as in  --between 1.5s 2s, or end"
+            f"--between {text!r} is not a time; give seconds or milliseconds since the trace "
+            "began, as in  --between 1.5s 2s, or end"
         )
     return time
 
@@ -340,7 +340,8 @@ def add_recording(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stacks",
         choices=("all", "redundant", "none"),
-        help="with -o: record where all calls are made (default), redundant ones, or none; laconic callers shows it",
+        help="with -o: record where all calls are made (default), redundant ones, or none; laconic "
+        "callers shows it",
     )
     parser.add_argument(
         "--for",
@@ -353,8 +354,8 @@ def add_recording(parser: argparse.ArgumentParser) -> None:
         "--until-size",
         type=trace_size,
         metavar="SIZE",
-        help="end the recording when the trace has SIZE bytes, as 100M; it may have more, by what is written in a "
-        "second; the program goes on",
+        help="end the recording when the trace has SIZE bytes, as 100M; it may have more, by what "
+        "is written in a second; the program goes on",
     )
 
 

@@ -29,7 +29,8 @@ def announce(note: str) -> None:
 
 
 def harmless(text: str) -> str:
-    r"""Text for a terminal, with escapes instead of control characters: names in a trace come from anywhere. O(n).
+    r"""Text for a terminal, with escapes instead of control characters: names in a trace come from
+    anywhere. O(n).
 
     >>> harmless("a\x1b[2J\n")
     'a\\x1b[2J\n'
@@ -216,7 +217,8 @@ def _unlink(name: str) -> None:
 
 
 def write_json(result: dict[str, Any], output: Output, path: str, *, program: bool = False) -> None:
-    """Writes a result as JSON and closes the file; a reader that has gone (`| head`) is not an error.
+    """Writes a result as JSON and closes the file; a reader that has gone (`| head`) is not an
+    error.
 
     Raises LaconicError for a full disk; after a `program`, whose exit status counts, it is reported
     alone.

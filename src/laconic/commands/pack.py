@@ -60,7 +60,8 @@ def execute(options: argparse.Namespace) -> int:
     check_outputs({"-o": out, "--json": options.json}, [trace.path])
     if out is None and trace.path == "-":
         raise LaconicError(
-            "standard input cannot be replaced; name the packed trace with -o, as in  -o packed.trace"
+            "standard input cannot be replaced; name the packed trace with -o, as in  -o "
+            "packed.trace"
         )
     if out is not None and is_same_file(out, trace.path):
         raise LaconicError(
@@ -96,8 +97,8 @@ def _write(trace: Trace, packed: Packed, path: str, force: bool) -> None:
             write(trace, packed, path, force=force, progress=update)
         except OSError as error:
             raise LaconicError(
-                f"{path!r} could not be written, {error.strerror}, and what there was of it has been removed: free "
-                "some space, or name another place with -o"
+                f"{path!r} could not be written, {error.strerror}, and what there was of it has "
+                "been removed: free some space, or name another place with -o"
             ) from None
 
 
@@ -106,7 +107,8 @@ def _replace(trace: Trace, packed: Packed) -> None:
     path = os.path.realpath(trace.path)
     if not os.access(os.path.dirname(path), os.W_OK):
         raise LaconicError(
-            f"{path!r} cannot be replaced, its directory cannot be written: name another place with -o"
+            f"{path!r} cannot be replaced, its directory cannot be written: name another place "
+            "with -o"
         )
     new = f"{path}.{os.getpid()}.new"
     _write(trace, packed, new, False)
@@ -126,8 +128,8 @@ def _tell(packed: Packed, path: str, copied: bool) -> None:
     if packed.added:
         new = len(packed.added)
         say(
-            f"wrote {path}: symbols of {plural(new, 'module')} were added; {packed.named:,} of their "
-            f"frames have a name"
+            f"wrote {path}: symbols of {plural(new, 'module')} were added; {packed.named:,} of "
+            "their frames have a name"
         )
     else:
         say(f"{f'wrote {path}' if copied else f'{path} stays as it is'}: {_nothing(packed)}")

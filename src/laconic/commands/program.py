@@ -27,8 +27,8 @@ def recorder_for(
     limit: Limit | None = None,
     pid: int | None = None,
 ) -> Recorder:
-    """A recorder that writes to `path`, with the stacks of all calls, of the redundant ones, or none.
-    `pid`: of a process that runs already.
+    """A recorder that writes to `path`, with the stacks of all calls, of the redundant ones, or
+    none. `pid`: of a process that runs already.
 
     To be made before any thread is. Raises LaconicError.
     """
@@ -83,7 +83,8 @@ def place_for(path: str | None) -> Iterator[str]:
         directory = tempfile.TemporaryDirectory(prefix="laconic-", ignore_cleanup_errors=True)
     except OSError as error:
         raise LaconicError(
-            f"no temporary trace can be made, {error.strerror}: set TMPDIR, or name a place with -o FILE"
+            f"no temporary trace can be made, {error.strerror}: set TMPDIR, or name a place with "
+            "-o FILE"
         ) from None
     with tidied(), directory as place:
         yield os.path.join(place, "a.trace")

@@ -20,8 +20,8 @@ PATIENCE = 2.0
 def progress(
     what: str, total: int | None = None, unit: str = ""
 ) -> Iterator[Callable[[int], None]]:
-    """A function that receives how much is done of `total` (bytes, or whatever `unit` names; None: not
-    known).
+    """A function that receives how much is done of `total` (bytes, or whatever `unit` names; None:
+    not known).
 
     It may be called as often as a batch or a line is done: 0.1 µs, nothing where there is no
     terminal.

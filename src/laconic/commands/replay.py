@@ -33,7 +33,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--host",
         choices=("linux", "sgx2"),
         default="linux",
-        help="linux (default): the system calls; sgx2: what the strategy costs in SGX2 enclaves, beside every-call",
+        help="linux (default): the system calls; sgx2: what the strategy costs in SGX2 enclaves, "
+        "beside every-call",
     )
     add_costs(parser)
     parser.add_argument(
@@ -42,8 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="compare each result with the recorded one; say of each difference whether the model is wrong, the trace "
-        "lost something, or its beginning is not known",
+        help="compare each result with the recorded one; say of each difference whether the model "
+        "is wrong, the trace lost something, or its beginning is not known",
     )
     parser.set_defaults(execute=execute)
 

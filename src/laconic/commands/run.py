@@ -62,8 +62,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--verify",
         choices=("off", "exit", "call"),
         default="off",
-        help="compare bookkeeping with the kernel's maps at each process's end, or after every memory call; "
-        "exit 70 where they differ",
+        help="compare bookkeeping with the kernel's maps at each process's end, or after every "
+        "memory call; exit 70 where they differ",
     )
     parser.add_argument(
         "--observe",
@@ -74,15 +74,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--strategy",
         metavar="NAME",
         default="laconic",
-        help="laconic (default): a host call only for changes; every-call: a host call for every call, as library "
-        f"OSes make today; the others are rules for an enclave: {', '.join(NAMES)}",
+        help="laconic (default): a host call only for changes; every-call: a host call for every "
+        "call, as library OSes make today; the others are rules for an enclave: "
+        f"{', '.join(NAMES)}",
     )
     parser.add_argument(
         "--host",
         choices=("linux", "sgx2"),
         default="linux",
-        help="sgx2: the program runs on Linux as ever, and afterwards what the strategy would have cost in SGX2 "
-        "enclaves is shown, beside every-call",
+        help="sgx2: the program runs on Linux as ever, and afterwards what the strategy would have "
+        "cost in SGX2 enclaves is shown, beside every-call",
     )
     add_costs(parser)
     add_listen(parser)
@@ -104,7 +105,8 @@ def execute(options: argparse.Namespace) -> int:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if command is options.command and command and command[0].startswith("-"):
         raise LaconicError(
-            f"there is no option {command[0]!r}; see  laconic help run; a program's name goes after --"
+            f"there is no option {command[0]!r}; see  laconic help run; a program's name goes "
+            "after --"
         )
     if not command:
         raise LaconicError(
@@ -112,7 +114,8 @@ def execute(options: argparse.Namespace) -> int:
         )
     if options.observe and options.strategy == "every-call":
         raise LaconicError(
-            "--observe changes nothing and --strategy every-call says every call: choose one of them"
+            "--observe changes nothing and --strategy every-call says every call: choose one of "
+            "them"
         )
     if options.output is None and (options.force or options.redact or options.stacks):
         raise LaconicError("--force, --redact and --stacks are about a trace: name it with -o FILE")
@@ -238,8 +241,9 @@ def _run(
         tell(_recorded(recorder))
     if checker.mismatch is not None:
         tell(
-            f"laconic: bookkeeping and host differ, {ledger.mismatches} of {ledger.checks} checks failed; the program "
-            f"itself ran to its end with exit status {status}.\nThe first: {checker.mismatch}\n"
+            f"laconic: bookkeeping and host differ, {ledger.mismatches} of {ledger.checks} checks "
+            f"failed; the program itself ran to its end with exit status {status}.\n"
+            f"The first: {checker.mismatch}\n"
             "This is a defect of Laconic: please report it with the lines above.\n"
         )
         return 70

@@ -54,7 +54,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--host",
         choices=("linux", "sgx2"),
         default="linux",
-        help="linux (default): the system calls; sgx2: what each strategy comes to in SGX2 enclaves",
+        help="linux (default): the system calls; sgx2: what "
+        "each strategy comes to in SGX2 enclaves",
     )
     add_costs(parser)
     workers = parser.add_mutually_exclusive_group()
@@ -64,8 +65,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     workers.add_argument(
         "--scheduler",
         metavar="ADDRESS",
-        help="use the workers of this Dask scheduler, which must see the traces under the same paths; "
-        "needs pip install 'laconic-mm[cluster]'",
+        help="use the workers of this Dask scheduler, which must see the traces under the same "
+        "paths; needs pip install 'laconic-mm[cluster]'",
     )
     parser.add_argument(
         "--force", action="store_true", help="replace a RESULT that exists; else it is refused"

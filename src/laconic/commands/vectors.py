@@ -39,8 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--joined",
         action="store_true",
         help="let neighboring protect calls that change alike count as one call, for an "
-        "implementation that joins them or where the vectors do; host calls and ioctls are then not "
-        "compared in these states",
+        "implementation that joins them or where the vectors do; host calls and ioctls are "
+        "then not compared in these states",
     )
     add_json(parser, "the first difference")
     parser.set_defaults(execute=execute)

@@ -16,7 +16,8 @@ class FileSizes:
 
     def __init__(self) -> None:
         self._sizes: dict[File, int] = {}
-        # Files of 0 bytes when they were mapped: devices, new files, and those of a log without sizes.
+        # Files of 0 bytes when they were mapped: devices, new files, and those of a log without
+        # sizes.
         self._unsized: set[File] = set()
 
     def note(self, file: OpenFile | None) -> None:

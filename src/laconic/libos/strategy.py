@@ -126,8 +126,8 @@ def fork_of(strategy: S, space: AddressSpace, touches: Touches) -> S:
     child = untyped.fork(space, touches)
     if not isinstance(child, Strategy):
         raise LaconicError(
-            f"fork of {type(strategy).__name__} returned {child!r}; return the child's enclave, as in  "
-            "type(self)(self.meter, space, touches)"
+            f"fork of {type(strategy).__name__} returned {child!r}; return the child's enclave, as "
+            "in  type(self)(self.meter, space, touches)"
         )
     return cast(S, child)
 

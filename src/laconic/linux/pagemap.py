@@ -1,4 +1,5 @@
-"""The page tables of a process: which pages are present, and how (`/proc/PID/pagemap`). Read-only."""
+"""The page tables of a process: which pages are present, and how (`/proc/PID/pagemap`).
+Read-only."""
 
 from __future__ import annotations
 
@@ -22,10 +23,10 @@ _IS_FILE, _IS_PRESENT, _IS_SWAPPED, _IS_PFNZERO, _IS_HUGE, _IS_GUARD = 4, 8, 16,
 #: Bits of a /proc/PID/pagemap entry (Documentation/admin-guide/mm/pagemap.rst).
 _PM_GUARD, _PM_FILE, _PM_SWAP, _PM_PRESENT = 1 << 58, 1 << 61, 1 << 62, 1 << 63
 
-#: How the pages of a touched run are present. FILE_PAGE: a page of the file or of shared memory, not
-#: a private copy. ZERO_PAGE: read, never written. SWAPPED: swapped out. GUARD: the marker of a guard
-#: region. HUGE: part of a huge page, all of which counts as touched. UNSEEN: pagemap was unreadable,
-#: so any page of the run may be touched.
+#: How the pages of a touched run are present. FILE_PAGE: a page of the file or of shared memory,
+#: not a private copy. ZERO_PAGE: read, never written. SWAPPED: swapped out. GUARD: the marker of a
+#: guard region. HUGE: part of a huge page, all of which counts as touched. UNSEEN: pagemap was
+#: unreadable, so any page of the run may be touched.
 FILE_PAGE, ZERO_PAGE, SWAPPED, GUARD, HUGE, UNSEEN = 1, 2, 4, 8, 16, 32
 _BITS = (
     (_IS_FILE, FILE_PAGE),

@@ -65,8 +65,8 @@ def _port(address: str, option: str) -> int:
     host, _, port = address.removeprefix(_TCP).rpartition(":")
     if host not in _LOOPBACK:
         raise LaconicError(
-            f"{option} {address!r} is not on this machine; use tcp:PORT, and a tunnel (ssh -L) from "
-            "another one"
+            f"{option} {address!r} is not on this machine; use tcp:PORT, and a tunnel (ssh -L) "
+            "from another one"
         )
     if not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise LaconicError(f"{option} {address!r} has no port; write tcp:PORT, as in tcp:7070")

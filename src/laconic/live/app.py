@@ -81,7 +81,10 @@ class LiveApp(App[None]):
     #curve { width: 1fr; height: 2; }
     #sites { height: 2fr; min-height: 4; }
     #processes { height: 1fr; min-height: 4; }
-    #output { height: 1fr; min-height: 3; border-top: solid $foreground-muted; border-title-color: $text-muted; }
+    #output {
+        height: 1fr; min-height: 3;
+        border-top: solid $foreground-muted; border-title-color: $text-muted;
+    }
     """
     BINDINGS: ClassVar[list[Any]] = [
         Binding("q", "leave", "leave"),
@@ -222,11 +225,10 @@ class LiveApp(App[None]):
         enclave = cost(model)
         return (
             f"{first}{shortened(self.command, self.size.width - 2 - len(first))}\n"
-            f"calls/s {rates.calls:,.0f}  host calls/s {rates.host_calls:,.0f}  "
-            f"redundant {rates.redundant:,.0f}{share}   "
-            f"in all {calls:,}, {host_calls:,}, {redundant:,}\n"
-            f"processes {len(model.processes):,} of {model.ever:,}  threads {threads:,}  mapped {size(model.mapped)}  "
-            f"VMAs {vmas:,}{f'  suppressed {hidden:,}' if hidden else ''}"
+            f"calls/s {rates.calls:,.0f}  host calls/s {rates.host_calls:,.0f}  redundant "
+            f"{rates.redundant:,.0f}{share}   in all {calls:,}, {host_calls:,}, {redundant:,}\n"
+            f"processes {len(model.processes):,} of {model.ever:,}  threads {threads:,}  mapped "
+            f"{size(model.mapped)}  VMAs {vmas:,}{f'  suppressed {hidden:,}' if hidden else ''}"
             + (f"\n{enclave}" if enclave else "")
         )
 

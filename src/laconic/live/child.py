@@ -141,7 +141,10 @@ class Child:
         if model.status is None:
             code = os.waitstatus_to_exitcode(status)
             model.status = 128 - code if code < 0 else code or 1
-            model.failure = f"the process that traced the program ended with status {model.status}: the program is gone"
+            model.failure = (
+                f"the process that traced the program ended with status {model.status}: the "
+                "program is gone"
+            )
         return model.status
 
 

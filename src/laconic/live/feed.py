@@ -1,10 +1,10 @@
 """What a running program does, reported a few times a second: the tracing half of `laconic live`.
 
 Messages are lines of JSON; `laconic.analysis.live` reads them. All but the last have `time`
-(seconds since the start), `by_call` (name → calls, host_calls, elided, redundant), `ever` (processes so
-far), `processes` (pid, name, threads, mapped bytes, VMAs), `sites` (call, stack, program, redundant
-calls) that have changed since the message before, and `rows`, which say what stacks these are, as a
-trace has them. The last has `end`.
+(seconds since the start), `by_call` (name → calls, host_calls, elided, redundant), `ever`
+(processes so far), `processes` (pid, name, threads, mapped bytes, VMAs), `sites` (call, stack,
+program, redundant calls) that have changed since the message before, and `rows`, which say what
+stacks these are, as a trace has them. The last has `end`.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class Watcher(Stacks):
 
 
 class Feed(Tracer):
-    """A tracer that tells `fd` what it sees. Nobody reading any more is not an error: the program goes
-    on. The stacks of all calls are taken by `watcher`, and go to the mediator's recorder."""
+    """A tracer that tells `fd` what it sees. Nobody reading any more is not an error: the program
+    goes on. The stacks of all calls are taken by `watcher`, and go to the mediator's recorder."""
 
     def __init__(
         self,

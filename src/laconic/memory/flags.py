@@ -169,11 +169,11 @@ VM_SPECIAL: Final = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
 #: The kernel never merges pages of mappings with one of these (vma_ksm_compatible in mm/ksm.c).
 VM_UNMERGEABLE: Final = VM_SHARED | VM_MAYSHARE | VM_SPECIAL | VM_HUGETLB | VM_DROPPABLE
 
-#: The `VmFlags:` codes that the bookkeeping records. These are omitted, because they do not depend on
-#: the program's memory calls alone: `ac` (VM_ACCOUNT: mprotect_fixup keeps it for written pages),
-#: `sd` (soft-dirty), `um uw ui` (userfaultfd: an ioctl), `mm` (VM_MIXEDMAP: the driver), `ar mt nl`
-#: (architecture, hardware), `gu` (VM_MAYBE_GUARD: sticky, set by MADV_GUARD_INSTALL and merged into
-#: neighbors by vma_merge).
+#: The `VmFlags:` codes that the bookkeeping records. These are omitted, because they do not depend
+#: on the program's memory calls alone: `ac` (VM_ACCOUNT: mprotect_fixup keeps it for written
+#: pages), `sd` (soft-dirty), `um uw ui` (userfaultfd: an ioctl), `mm` (VM_MIXEDMAP: the driver),
+#: `ar mt nl` (architecture, hardware), `gu` (VM_MAYBE_GUARD: sticky, set by MADV_GUARD_INSTALL and
+#: merged into neighbors by vma_merge).
 VMFLAG_CODES: Final[dict[str, int]] = {
     "rd": VM_READ,
     "wr": VM_WRITE,

@@ -103,7 +103,8 @@ def get_unmapped_area(
     if length > TASK_SIZE:
         return -ENOMEM
     if layout.thp_align and anonymous and not hint and length % PMD_SIZE == 0:
-        # __thp_get_unmapped_area (mm/huge_memory.c) requests one more huge page, and aligns upwards.
+        # __thp_get_unmapped_area (mm/huge_memory.c) requests one more huge page, and aligns
+        # upwards.
         padded = _choose(layout, vmas, 0, length + PMD_SIZE, flags)
         if padded is None:
             return None

@@ -10,9 +10,9 @@ from laconic.memory.change import Change, ChangeKind
 
 @dataclass(slots=True)
 class CallCount:
-    """The counts of one call. `calls`: the program's calls; `host_calls`: those that carried them out; `elided`: calls
-    without a host call, and `redundant` those of them that succeeded; `narrowed`: host calls for fewer pages than
-    the call; `failed`: calls with an error."""
+    """The counts of one call. `calls`: the program's calls; `host_calls`: those that carried them
+    out; `elided`: calls without a host call, and `redundant` those of them that succeeded;
+    `narrowed`: host calls for fewer pages than the call; `failed`: calls with an error."""
 
     calls: int = 0
     host_calls: int = 0

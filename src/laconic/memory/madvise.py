@@ -154,8 +154,8 @@ def madvise(
 
 
 def _idle(space: AddressSpace, start: int, end: int, vma: Vma, untouched: Untouched) -> bool:
-    # Discarding untouched pages changes nothing. Of a file, `untouched` only excludes written pages,
-    # so the rule is limited to anonymous memory.
+    # Discarding untouched pages changes nothing. Of a file, `untouched` only excludes written
+    # pages, so the rule is limited to anonymous memory.
     if (
         vma.file is not None
         or vma.flags & (VM_LOCKED | VM_PFNMAP | VM_HUGETLB | VM_SEALED)
@@ -196,7 +196,8 @@ def _advise_flags(space: AddressSpace, start: int, end: int, advice: int) -> Out
         if vma is None:
             result = -ENOMEM
         elif _refused(vma, advice):
-            # Before 6.17, sealed VMAs were checked first, and nothing was changed. The host decides.
+            # Before 6.17, sealed VMAs were checked first, and nothing was changed. The host
+            # decides.
             ask = _sealed(vma, advice)
             stop, result = begin, -EPERM if ask else -EINVAL
             break
@@ -239,7 +240,8 @@ def msync(space: AddressSpace, start: int, length: int, flags: int) -> Outcome:
 
 
 def mseal(space: AddressSpace, start: int, length: int, flags: int) -> Outcome:
-    """Seal a range (mseal(2), Linux 6.10). The host answers calls that are refused. O(log n + k)."""
+    """Seal a range (mseal(2), Linux 6.10). The host answers calls that are refused. O(log n +
+    k)."""
     size = page_align(length)
     end = start + size & ADDRESS_MASK
     if flags or start & ~PAGE_MASK or (length and not size) or end <= start:

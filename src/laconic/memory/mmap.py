@@ -61,8 +61,8 @@ from laconic.memory.layout import get_unmapped_area
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
 
-#: The upcall that returns whether a range of private memory was never touched or, in a file mapping,
-#: never written.
+#: The upcall that returns whether a range of private memory was never touched or, in a file
+#: mapping, never written.
 Untouched = Callable[[int, int], bool]
 
 
@@ -78,9 +78,9 @@ LSM_MMAP_MIN_ADDR: Final = 65536
 class OpenFile(NamedTuple):
     """The open file of an mmap, with the attributes that the kernel checks.
 
-    `plain`: a regular file whose mappings are page cache. For all others (devices, huge pages), only
-    the host knows the mapping's attributes. `places`: the file system may choose addresses. `size`
-    is in bytes. `huge` is the page size of a file of hugetlbfs in bytes, or 0.
+    `plain`: a regular file whose mappings are page cache. For all others (devices, huge pages),
+    only the host knows the mapping's attributes. `places`: the file system may choose addresses.
+    `size` is in bytes. `huge` is the page size of a file of hugetlbfs in bytes, or 0.
     """
 
     file: File
@@ -116,8 +116,8 @@ def mmap(  # noqa: C901 (do_mmap's checks, one by one and in its order)
     """Map memory (mmap(2)); the result is the address. O(log n + k).
 
     `address`, `length` and `offset` are in bytes. `file` is the file of the descriptor; without
-    MAP_ANONYMOUS, None stands for a bad descriptor. `untouched` is queried only if a private mapping
-    already has all attributes that MAP_FIXED requests.
+    MAP_ANONYMOUS, None stands for a bad descriptor. `untouched` is queried only if a private
+    mapping already has all attributes that MAP_FIXED requests.
 
     The checks have the order of ksys_mmap_pgoff, do_mmap and mmap_region. A refusal has `ask` if
     only the host can make one of the checks before it; the program then receives the host's errno.
@@ -220,8 +220,8 @@ def mmap(  # noqa: C901 (do_mmap's checks, one by one and in its order)
     if changes:
         space.vmas.set(address, end, vma)
     then = grown_below(space, vma) if vm_flags & VM_GROWSDOWN else None
-    # A file system may refuse MAP_SYNC, which requires DAX. PROT_EXEC alone sets a protection key, and
-    # with PROT_SEM it sets none (do_mmap): only the host knows which one the mapping below has.
+    # A file system may refuse MAP_SYNC, which requires DAX. PROT_EXEC alone sets a protection key,
+    # and with PROT_SEM it sets none (do_mmap): only the host knows which one the mapping below has.
     ask = special or (file is not None and bool(flags & MAP_SYNC)) or prot & PROT_RWX == PROT_EXEC
     return new(Outcome, (address, changes, address, end, ask, False, False, then))
 
@@ -297,8 +297,8 @@ def grown_below(space: AddressSpace, vma: Vma) -> Callable[[], None] | None:
 def _overlay(
     space: AddressSpace, start: int, end: int, vma: Vma, untouched: Untouched | None
 ) -> tuple[Change, ...] | None:
-    # The changes of MAP_FIXED over existing VMAs, or None if one is sealed. VMAs with equal attributes
-    # still change, because their contents are discarded.
+    # The changes of MAP_FIXED over existing VMAs, or None if one is sealed. VMAs with equal
+    # attributes still change, because their contents are discarded.
     changes = []
     for begin, stop, held in space.vmas.runs(start, end):
         if held is not None and held.flags & VM_SEALED:

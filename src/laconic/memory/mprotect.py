@@ -47,8 +47,8 @@ def mprotect(
     a key is always passed on, because only the host knows which keys are allocated. Complexity:
     O(log n + k), and O(log n) if one VMA already has the requested protection.
     """
-    # The common cases first: pages of one VMA that may be changed. PROT_EXEC alone is not common, as
-    # it allocates a protection key.
+    # The common cases first: pages of one VMA that may be changed. PROT_EXEC alone is not common,
+    # as it allocates a protection key.
     if not start % PAGE_SIZE and pkey == -1 and not read_implies_exec and prot != PROT_EXEC:
         vmas = space.vmas
         end = start + length
@@ -103,9 +103,10 @@ def _mprotect(
             return vma._replace(flags=wanted, pkey=pkey)
         return vma if vma.flags == wanted else vma.with_flags(wanted)
 
-    # PROT_EXEC alone allocates a protection key, even if the call is refused or changes nothing, and
-    # denies access by that key in PKRU (execute_only_pkey in arch/x86/mm/pkeys.c). With PROT_SEM it
-    # takes such a key away (__arch_override_mprotect_pkey), though the protection stays the same.
+    # PROT_EXEC alone allocates a protection key, even if the call is refused or changes nothing,
+    # and denies access by that key in PKRU (execute_only_pkey in arch/x86/mm/pkeys.c). With
+    # PROT_SEM it takes such a key away (__arch_override_mprotect_pkey), though the protection stays
+    # the same.
     sets_key = prot & PROT_RWX == PROT_EXEC
     changes = space.edit(start, stop, protect) if stop > start else ()
     return Outcome(result, changes, start, end, ask=keyed or sets_key)

@@ -45,8 +45,8 @@ def mremap(
     """Resize or move a mapping (mremap(2)); the result is the new address. O(log n + k).
 
     Addresses and lengths are in bytes. If pages move, the outcome has UNMAP changes for the old
-    range, and MAP changes with `source` for the new range. If only the host can decide what the call
-    does, the outcome has `resync`.
+    range, and MAP changes with `source` for the new range. If only the host can decide what the
+    call does, the outcome has `resync`.
     """
     to = flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)
     refusal = _check_params(space, address, old_length, new_length, flags, new_address)
@@ -143,8 +143,8 @@ def _expand(
             space.vmas.set(end, grown, vma)
             return Outcome(address, space.diff(end, grown), end, grown)
     if not flags & MREMAP_MAYMOVE:
-        # Only the host knows two errors that come first: EAGAIN (mlock_future_ok), and EFAULT if the
-        # pages are two VMAs that look alike (is_mergeable_anon_vma).
+        # Only the host knows two errors that come first: EAGAIN (mlock_future_ok), and EFAULT if
+        # the pages are two VMAs that look alike (is_mergeable_anon_vma).
         return Outcome(-ENOMEM, ask=bool(vma.flags & VM_LOCKED) or old_length > PAGE_SIZE)
     if vma.file is not None and may_align(new_length, address - vma.base):
         return HOST_CHOOSES  # the file system may align the mapping (thp_get_unmapped_area)
@@ -188,8 +188,8 @@ def _move(
     target: int,
     vma: Vma,
 ) -> Outcome:
-    # mremap_to and move_vma: the target is unmapped, a longer source loses its tail, and the rest of
-    # it moves.
+    # mremap_to and move_vma: the target is unmapped, a longer source loses its tail, and the rest
+    # of it moves.
     if flags & MREMAP_DONTUNMAP and vma.flags & VM_LOCKED:
         # The kernel unlocks all that is one VMA to it (dontunmap_complete).
         return Outcome(0, ask=True, resync=True)

@@ -149,7 +149,8 @@ class RangeMap(Generic[V]):
         return position
 
     def hinted(self, start: int, end: int) -> V | None:
-        """Return the value of the run that contains `[start, end)` if `hints` has its position. O(1).
+        """Return the value of the run that contains `[start, end)` if `hints` has its position.
+        O(1).
 
         Returns None if there is no hint for `start`, or if it is stale. A redundant mprotect at an
         address with a hint takes half of the time.

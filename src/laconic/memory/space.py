@@ -34,11 +34,11 @@ _flags = attrgetter("flags")
 class AddressSpace:
     """All VMAs of one `mm`, the host's held state of the same pages, the break, and the layout.
 
-    `start_brk` and `brk` are addresses in bytes. New mappings inherit `def_flags`, the VM_LOCKED bits
-    of mlockall, and are MADV_MERGEABLE with `merge_any` (prctl(PR_SET_MEMORY_MERGE)). `mdwe` is set
-    by prctl(PR_SET_MDWE); `mdwe_inherited` is False after PR_MDWE_NO_INHERIT. `opaque`: contents may
-    come from a source that the bookkeeping does not see (userfaultfd), so a mapping over equal
-    attributes always changes something.
+    `start_brk` and `brk` are addresses in bytes. New mappings inherit `def_flags`, the VM_LOCKED
+    bits of mlockall, and are MADV_MERGEABLE with `merge_any` (prctl(PR_SET_MEMORY_MERGE)). `mdwe`
+    is set by prctl(PR_SET_MDWE); `mdwe_inherited` is False after PR_MDWE_NO_INHERIT. `opaque`:
+    contents may come from a source that the bookkeeping does not see (userfaultfd), so a mapping
+    over equal attributes always changes something.
     """
 
     __slots__ = (
@@ -158,9 +158,9 @@ class AddressSpace:
     def must_look_below(self, start: int, end: int) -> bool:
         """Return whether a VM_GROWSDOWN VMA may have grown into or from a part of `[start, end)`.
 
-        A stack grows on a fault (expand_stack in mm/memory.c), without a call. The new pages must be
-        read from the host before a call edits their range or the VMA that they extend, because the
-        bookkeeping could not attribute them afterwards. Complexity: O(log n + k).
+        A stack grows on a fault (expand_stack in mm/memory.c), without a call. The new pages must
+        be read from the host before a call edits their range or the VMA that they extend, because
+        the bookkeeping could not attribute them afterwards. Complexity: O(log n + k).
         """
         if end <= self.layout.quiet_below:
             return False
@@ -258,7 +258,8 @@ class AddressSpace:
         return grown
 
     def rebind(self, start: int, end: int, file: File) -> None:
-        """Give the mappings of `[start, end)` the file identity that the host shows. O(log n + k)."""
+        """Give the mappings of `[start, end)` the file identity that the host shows. O(log n +
+        k)."""
 
         def identify(vma: Vma) -> Vma:
             return vma._replace(file=file)
@@ -269,8 +270,8 @@ class AddressSpace:
     def fork(self) -> AddressSpace:
         """Return the child's address space after fork (dup_mmap in mm/mmap.c).
 
-        It has no VM_DONTCOPY VMAs and no locks. Complexity: O(n), without Python code per VMA unless
-        one of them is locked or not copied.
+        It has no VM_DONTCOPY VMAs and no locks. Complexity: O(n), without Python code per VMA
+        unless one of them is locked or not copied.
         """
         child = AddressSpace(self.layout.copy(), (), self.start_brk)
         child.brk, child.data_size, child.opaque = self.brk, self.data_size, self.opaque

@@ -40,7 +40,8 @@ class Upcalls(Protocol):
         """Return the program's memory: fewer bytes than `length` if not all of it is readable."""
 
     def shown_file(self, fd: int, address: int, file: File) -> File:
-        """Return `file` as the host shows it; it was just mapped at `address` from `fd` (-1: none)."""
+        """Return `file` as the host shows it; it was just mapped at `address` from `fd` (-1:
+        none)."""
 
     def maps(self) -> RangeMap[Vma]:
         """Return the host's map of the whole address space, with equal neighbors merged."""

@@ -284,7 +284,10 @@ class AssumedStart:
             )
         elif -result in _HOSTS_OWN or (-result, name) in _BY_LIMIT:
             self.cause = UNKNOWN_START
-            self.why = "the log shows no limits, mounts, privileges or kernel configuration, which can refuse it"
+            self.why = (
+                "the log shows no limits, mounts, privileges or kernel configuration, which can "
+                "refuse it"
+            )
         elif unseen:
             self.cause, self.why = UNKNOWN_START, "the log does not show what was there before"
         else:

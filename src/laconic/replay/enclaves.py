@@ -26,8 +26,8 @@ from laconic.trace.schema import Row
 from laconic.trace.selection import Selection
 
 Told = tuple[Strategy, Meter, Counts]
-#: What the work of a strategy is for, where it is not a memory call's. EXEC is what execve frees; the
-#: new program's own memory is LOAD.
+#: What the work of a strategy is for, where it is not a memory call's. EXEC is what execve frees;
+#: the new program's own memory is LOAD.
 LOAD, EXEC, FORK, THREAD = "load", "exec", "fork", "thread"
 #: In the place of LOAD, for a program that was running before the recording began.
 BEFORE = "before attach"
@@ -108,8 +108,8 @@ class Enclave:
             self.touch(start, end, vma)
 
     def assume_touched(self, start: int, end: int, vma: Vma) -> None:
-        """All of `[start, end)`, which was `vma`, is taken to be touched, but for what lies past the
-        end of its file. O(strategies × runs)."""
+        """All of `[start, end)`, which was `vma`, is taken to be touched, but for what lies past
+        the end of its file. O(strategies × runs)."""
         end = min(end, self.touches.sizes.known_end(vma))
         if vma.flags & VM_PROT and start < end:
             for begin, stop, how in list(self.touches.pages.runs(start, end)):

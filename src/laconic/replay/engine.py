@@ -494,7 +494,8 @@ class Replay:
         mm = begun(about, row.a0, row.a1)
         if mm.space is None:
             self.ledger.note(
-                f"{about.get('path')} is not followed: a 32-bit program, or one that hides its memory map"
+                f"{about.get('path')} is not followed: a 32-bit program, or one that hides its "
+                "memory map"
             )
         self.processes[pid] = mm
         fresh = self.threads[tid] = Thread(pid, mm)
@@ -541,9 +542,15 @@ class Replay:
         file, size, mode = records.traced_file(row)
         huge_shift = mode >> HUGE_SHIFT
         self._files[row.file] = OpenFile(
-            file, bool(mode & READABLE), bool(mode & WRITABLE), bool(mode & PLAIN), bool(mode & NOEXEC),
-            bool(mode & PLACES), size, 1 << huge_shift if huge_shift else 0,
-        )  # fmt: skip
+            file,
+            bool(mode & READABLE),
+            bool(mode & WRITABLE),
+            bool(mode & PLAIN),
+            bool(mode & NOEXEC),
+            bool(mode & PLACES),
+            size,
+            1 << huge_shift if huge_shift else 0,
+        )
 
     def _maps(self, row: Row) -> None:
         self._runs = row.a0, row.a1, [], row.tid

@@ -1,5 +1,5 @@
-"""A selection of calls between a replay and what counts them: the replay carries out every call, and
-only the selected ones are counted."""
+"""A selection of calls between a replay and what counts them: the replay carries out every call,
+and only the selected ones are counted."""
 
 from __future__ import annotations
 

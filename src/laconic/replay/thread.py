@@ -31,8 +31,15 @@ class Mm:
     """
 
     __slots__ = (
-        "assumed", "lossy", "number", "pid", "program", "space", "threads", "was_running",
-    )  # fmt: skip
+        "assumed",
+        "lossy",
+        "number",
+        "pid",
+        "program",
+        "space",
+        "threads",
+        "was_running",
+    )
 
     def __init__(self, space: AddressSpace | None, assumed: AssumedStart | None = None) -> None:
         self.space = space

@@ -115,7 +115,8 @@ def _programs(ablation: Ablation) -> list[str]:
 
 
 def _loss(ablation: Ablation) -> list[str]:
-    # Why laconic costs more than all changes, if it does: it commits more pages in fewer exceptions.
+    # Why laconic costs more than all changes, if it does: it commits more pages in fewer
+    # exceptions.
     all_on, laconic = ablation.steps[-3:-1]
     if _percent(laconic.saved) == _percent(0) or laconic.saved > 0:
         return []
@@ -157,7 +158,7 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
         ["÷ every-call", *(f"{step['share']:.3f}" for step in steps)],
         ["saved", *("" if step["switch"] == BASE else _percent(step["saved"]) for step in steps)],
         ["alone", *(_percent(step["alone"]) for step in steps)],
-    ]  # fmt: skip
+    ]
     lines += [*tables("+ switch", columns, rows, width), ""]
     lines += compare.costs_as_text(figures["profile"], width)
     for step in steps[1:-2]:

@@ -24,19 +24,23 @@ from laconic.trace.words import plural
 
 Json = dict[str, Any]
 RANGED = (
-    "the trace is a log's and does not say which pages were touched: what depends on that is a range, from none to all "
-    "that were accessible"
+    "the trace is a log's and does not say which pages were touched: what depends on that is a "
+    "range, from none to all that were accessible"
 )
 ATTACHED = (
-    "laconic attached to a running program: what it had is counted as it was at that moment, and it may have had more "
-    "before; a recording from its start shows that (laconic run -o FILE -- CMD)"
+    "laconic attached to a running program: what it had is counted as it was at that moment, and "
+    "it may have had more before; a recording from its start shows that (laconic run -o FILE -- "
+    "CMD)"
 )
 REDACTED = "the trace is redacted: libraries and programs are not recognised by their names in it"
 NOTHING = "laconic advise: no program's memory is in this trace: there is nothing to advise on"
 _HEADINGS = {
     MANIFEST: "To write in the Gramine manifest",
     ENVIRONMENT: "In the program's environment, which the manifest sets",
-    COMMAND: "On the program's command line (loader.argv), after the program's name and in place of flags for the same",
+    COMMAND: (
+        "On the program's command line (loader.argv), after the program's name and in place of "
+        "flags for the same"
+    ),
 }
 
 
@@ -113,8 +117,8 @@ def _notes(figures: Figures) -> list[str]:
         notes.append(ATTACHED)
     if figures.cpus and figures.most(lambda image: image.peak_threads) > 1:
         notes.append(
-            f"this trace is of a machine with {plural(figures.cpus, 'CPU')}: a program that starts a thread for each "
-            "CPU needs other values of sgx.max_threads and of sizes elsewhere"
+            f"this trace is of a machine with {plural(figures.cpus, 'CPU')}: a program that starts "
+            "a thread for each CPU needs other values of sgx.max_threads and of sizes elsewhere"
         )
     if figures.redacted:
         notes.append(REDACTED)
@@ -168,8 +172,8 @@ def _lines(
         )
     yield ""
     yield from textwrap.wrap(
-        f"Cost of {plural(len(figures.images), 'program')} as recorded, an estimate by the cost profile "
-        f"{profile.name!r}",
+        f"Cost of {plural(len(figures.images), 'program')} as recorded, an estimate by the cost "
+        f"profile {profile.name!r}",
         width,
     )
     of = unit([max(cost.cycles) for cost in figures.costs.values()])
@@ -227,8 +231,9 @@ def _sizes(low: float, high: float) -> str:
 
 def _unchanged(again: After, width: int) -> Iterator[str]:
     yield from textwrap.wrap(
-        "What stands before each arrow is from two runs of the program as it is. What is not outside of both by more "
-        "than they differ, and by more than a twentieth, counts as no difference.",
+        "What stands before each arrow is from two runs of the program as it is. What is not "
+        "outside of both by more than they differ, and by more than a twentieth, counts as no "
+        "difference.",
         width,
     )
     for difference in again.differences:

@@ -56,8 +56,8 @@ _ORDER = {
 
 
 class Style(NamedTuple):
-    """How stacks are shown: at most `frames` of them (None: up to the program's own code, and `most`
-    at most), and with whole names of functions if `verbose`."""
+    """How stacks are shown: at most `frames` of them (None: up to the program's own code, and
+    `most` at most), and with whole names of functions if `verbose`."""
 
     frames: int | None = None
     verbose: bool = False
@@ -345,8 +345,8 @@ def stack_lines(
     if style.frames is None and stacks.is_interpreted(stack):
         interpreted = [spot for spot in own if is_interpreted(spot[0])]
         if interpreted:
-            # An import has a dozen frames of importlib between two of the program's own, which Python's
-            # tracebacks leave out too.
+            # An import has a dozen frames of importlib between two of the program's own, which
+            # Python's tracebacks leave out too.
             named = [spot for spot in interpreted if not is_importlib(spot[0])] or interpreted
             most = _SHOWN if style.most is None else style.most
             yield from _frames(named[:most], width, style)

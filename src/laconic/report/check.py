@@ -25,8 +25,8 @@ _FRAMES = 4
 
 
 def as_json(figures: Figures, verdicts: Iterable[Verdict], stacks: Stacks) -> dict[str, Any]:
-    """The verdicts with all their offenders; `calls` and `host_calls` of these are null where they are
-    not known."""
+    """The verdicts with all their offenders; `calls` and `host_calls` of these are null where they
+    are not known."""
     found = list(verdicts)
     return {
         "schema": SCHEMAS["check"],

@@ -50,8 +50,8 @@ _COLUMNS = {"sgx2": _SGX2, "linux": _LINUX, "gramine": _DIRECT}
 #: Processes or calls that a table shows; the JSON has all.
 _SHOWN = 20
 RANGED = (
-    "the trace does not say which pages were touched (a log never does for certain): each figure is a range, from no "
-    "page touched to every page touched while it was accessible"
+    "the trace does not say which pages were touched (a log never does for certain): each figure "
+    "is a range, from no page touched to every page touched while it was accessible"
 )
 #: The note of a selection that divides processes.
 SELECTED = (
@@ -64,7 +64,10 @@ NO_EDMM = (
     "before the program starts: these figures are those with EDMM"
 )
 FLOOR = "the bound is a floor, no strategy; it has counts for either end of the cost profile"
-RULES = "on Linux classify says what laconic says; skip-equal is every-call without the mprotects of equal protection"
+RULES = (
+    "on Linux classify says what laconic says; skip-equal is every-call without the mprotects of "
+    "equal protection"
+)
 
 DIRECT = (
     "host calls are the mmap, munmap and mprotect calls of Gramine's Linux PAL; those that are not "
@@ -134,9 +137,9 @@ def limit_note(option: str, size: int, settings: Settings) -> str:
         STACK_SIZE: (settings.stack_size, "the stack cannot grow beyond it"),
     }[option]
     return (
-        f"a program needed {size >> 10:,} KiB, and {option} is {limit >> 10:,} KiB "
-        f"(--manifest FILE reads it). In Gramine {consequence}. The model serves the program anyway: "
-        "the figures of every-call and skip-equal are those of a manifest that is large enough"
+        f"a program needed {size >> 10:,} KiB, and {option} is {limit >> 10:,} KiB (--manifest "
+        f"FILE reads it). In Gramine {consequence}. The model serves the program anyway: the "
+        "figures of every-call and skip-equal are those of a manifest that is large enough"
     )
 
 
@@ -173,7 +176,8 @@ def _parts(
 
 
 def hosts_as_json(replays: Mapping[str, Replayed]) -> Json:
-    """The host calls that Linux would execute under each strategy, in the form that `--json` writes."""
+    """The host calls that Linux would execute under each strategy, in the form that `--json`
+    writes."""
     ledgers = {name: (each.ledger, each.uncertain) for name, each in replays.items()}
     base = ledgers["every-call"][0].host_calls
     strategies: Json = {}
@@ -317,7 +321,10 @@ def verify_as_text(
     """Lines that report what `--verify` found, and the strategies that it does not check."""
     lines = [""] if verify or not_verified else []
     for name, findings in verify.items():
-        text = f"verify: {name}, {findings['steps']:,} steps, {findings['breaches']:,} breaches of the law Strict"
+        text = (
+            f"verify: {name}, {findings['steps']:,} steps, {findings['breaches']:,} breaches of "
+            "the law Strict"
+        )
         if findings["excepted"]:
             windows = "window" if findings["excepted"] == 1 else "windows"
             text += f", {findings['excepted']:,} excepted {windows} (mremap of unreadable pages)"
@@ -349,8 +356,10 @@ def _by(figures: Mapping[str, Any], by: str, width: int) -> list[str]:
     if by == "call":
         groups = list(figures["by_call"].items())
     else:
-        groups = [(f"{each['pid']} {each['path'].rpartition('/')[2]}", each["strategies"])
-                  for each in figures["programs"]]  # fmt: skip
+        groups = [
+            (f"{each['pid']} {each['path'].rpartition('/')[2]}", each["strategies"])
+            for each in figures["programs"]
+        ]
     groups.sort(key=lambda group: -max((_weight(each) for each in group[1].values()), default=0))
     rows: list[Row] = []
     for label, strategies in groups[:_SHOWN]:
@@ -377,8 +386,8 @@ def _epc(figures: Mapping[str, Any]) -> str:
         f"{name} ({figures['strategies'][name]['counts']['peak_epc_pages']:,})" for name in over
     )
     return (
-        f"{size} would overflow under {', '.join(peaks)}. Swapping is not modelled: the counts are those of an EPC "
-        "that is large enough."
+        f"{size} would overflow under {', '.join(peaks)}. Swapping is not modelled: the counts are "
+        "those of an EPC that is large enough."
     )
 
 

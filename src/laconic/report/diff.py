@@ -41,7 +41,8 @@ _ORDER = {
 
 
 def as_json(found: Difference) -> dict[str, Any]:
-    """All that differs; `calls` and `host_calls` of sites are null where not every stack is known."""
+    """All that differs; `calls` and `host_calls` of sites are null where not every stack is
+    known."""
     text, more = sentence(found)
     costs = found.enclave is not None
     return {
@@ -237,8 +238,12 @@ def as_text(found: Difference, width: int = 80, limit: int = 10, runs: Sequence[
         rows += _enclave_rows(total, found.enclave[0])
     lines += ["", *_aligned(rows)]
     if any(found.hidden):
-        lines += filled(f"suppressed: {found.hidden[0]:,} redundant calls in the first, {found.hidden[1]:,} in the "
-                         "second (--no-suppressions shows them)", width, "")  # fmt: skip
+        lines += filled(
+            f"suppressed: {found.hidden[0]:,} redundant calls in the first, {found.hidden[1]:,} "
+            "in the second (--no-suppressions shows them)",
+            width,
+            "",
+        )
     if found.by_call:
         lines += ["", "by call, redundant and host calls:"]
         lines += _by_call(found.by_call, width)
@@ -364,7 +369,8 @@ def what_changed(
         if change:
             noun = name.removesuffix("s") if abs(change) == 1 else name
             parts.append(
-                f"{signed(change)} {noun} ({getattr(delta.was, what):,} -> {getattr(delta.now, what):,})"
+                f"{signed(change)} {noun} ({getattr(delta.was, what):,} -> "
+                f"{getattr(delta.now, what):,})"
             )
     new = ", new" if delta.was == Tally() else ", gone" if delta.now == Tally() else ""
     label = delta.key.call if delta.kind == SITE else subject(delta)
@@ -374,8 +380,10 @@ def what_changed(
 def place(key: Key) -> str:
     """Where a site is, in one line.
 
-    >>> place(Key("mmap", "grow", "libx.so", "prog")), place(Key("mmap", "libx.so+?", "libx.so", "prog"))
-    ('grow (libx.so) in prog', 'libx.so+? in prog')
+    >>> place(Key("mmap", "grow", "libx.so", "prog"))
+    'grow (libx.so) in prog'
+    >>> place(Key("mmap", "libx.so+?", "libx.so", "prog"))
+    'libx.so+? in prog'
     """
     module = (
         f" ({key.module})" if key.module and not key.function.startswith(f"{key.module}+") else ""

@@ -83,13 +83,17 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
         "result": explanation.answer,
         "why_not": explanation.why_not,
         "stack": [
-            {**place._asdict(), "guessed": guessed}
-            for place, guessed in _places(explanation)
+            {**place._asdict(), "guessed": guessed} for place, guessed in _places(explanation)
         ],
         "runs": [_run(run) for run in explanation.runs],
         "changes": [
-            {"start": one.start, "end": one.end, "kinds": _names(one.kind), "touched_pages": touched,
-             "what": _what(explanation, one, touched)}
+            {
+                "start": one.start,
+                "end": one.end,
+                "kinds": _names(one.kind),
+                "touched_pages": touched,
+                "what": _what(explanation, one, touched),
+            }
             for one, touched in zip(explanation.changes, explanation.touched, strict=True)
         ],
         "host_calls": [called(*explanation.host_call)] if explanation.host_call is not None else [],
@@ -98,9 +102,12 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
         else {"strategy": explanation.strategy, "host_calls": explanation.recorded},
         "why": _why(explanation),
         "enclave": dict(explanation.counts),
-        "missing_symbols": {module.path: why for module, why in sorted(explanation.stacks.symbolizer.missing.items())},
+        "missing_symbols": {
+            module.path: why
+            for module, why in sorted(explanation.stacks.symbolizer.missing.items())
+        },
         "loss": explanation.loss,
-    }  # fmt: skip
+    }
 
 
 def _run(run: Run) -> dict[str, Any]:
@@ -142,7 +149,8 @@ def as_text(explanation: Explanation, width: int = 80) -> str:
     when = f"process {row.pid}, thread {row.tid}, at {row.time / 1e9:.6f} s"
     if not explanation.is_call:
         lines = _filled(
-            f"event {explanation.found.number} is not a memory call: {explanation.name}, {_other(explanation)}; {when}",
+            f"event {explanation.found.number} is not a memory call: {explanation.name}, "
+            f"{_other(explanation)}; {when}",
             width,
         )
         return "\n".join([*lines, _next(explanation)]) + "\n"
@@ -213,7 +221,10 @@ def _differed(explanation: Explanation, width: int) -> Iterator[str]:
         )
     if len(explanation.changes) > _LINES:
         rest = explanation.changes[_LINES:]
-        yield f"  {pages(sum(one.end - one.start for one in rest))} in {len(rest):,} more runs (--json has them)"
+        yield (
+            f"  {pages(sum(one.end - one.start for one in rest))} in {len(rest):,} more runs "
+            "(--json has them)"
+        )
     same = [run for run in explanation.runs if run.requested and not run.kind and not run.left_out]
     for run in same[:_LINES]:
         yield from _filled(
@@ -221,7 +232,10 @@ def _differed(explanation: Explanation, width: int) -> Iterator[str]:
         )
     if len(same) > _LINES:
         rest_of = same[_LINES:]
-        yield f"  {pages(sum(run.end - run.start for run in rest_of))} in {len(rest_of):,} more runs: nothing"
+        yield (
+            f"  {pages(sum(run.end - run.start for run in rest_of))} in {len(rest_of):,} more "
+            "runs: nothing"
+        )
     if not explanation.changes and not same:
         yield from _filled(f"nothing: {_nothing(explanation)}", width, "  ")
 
@@ -342,7 +356,8 @@ def _nothing(explanation: Explanation) -> str:
 def _host_calls(explanation: Explanation, width: int) -> Iterator[str]:
     if explanation.recorded is None:
         yield from _filled(
-            "the trace was imported from a log, so the host executed the call itself; the bookkeeping would issue:",
+            "the trace was imported from a log, so the host executed the call itself; the "
+            "bookkeeping would issue:",
             width,
             "  ",
         )
@@ -383,8 +398,10 @@ def _enclave(explanation: Explanation, width: int) -> Iterator[str]:
     for name, counts in explanation.counts.items():
         words = _counted(counts)
         if words is None:
-            later = any(one.kind & (c.MAP | c.EXTEND) and one.wanted and one.wanted.flags & VM_PROT
-                        for one in explanation.changes)  # fmt: skip
+            later = any(
+                one.kind & (c.MAP | c.EXTEND) and one.wanted and one.wanted.flags & VM_PROT
+                for one in explanation.changes
+            )
             words = "nothing now: pages are committed when they are touched" if later else "nothing"
         yield from _filled("the same" if words == before else words, width, f"  {name:<11} ")
         before = words

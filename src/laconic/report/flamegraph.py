@@ -152,10 +152,11 @@ def as_svg(flames: Flames) -> str:
     small = f"; {left_out:,} boxes are too narrow to be drawn" if left_out else ""
     return "".join(
         (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {tall}" width="{_WIDTH}" height="{tall}" '
-            f'role="img" aria-label="{escape(head)}">\n',
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {tall}" '
+            f'width="{_WIDTH}" height="{tall}" role="img" aria-label="{escape(head)}">\n',
             f"<desc>{escape(head)}{small}</desc>\n<style>\n{_STYLE}</style>\n",
-            f'<text class="head" x="{_WIDTH / 2:.0f}" y="24" text-anchor="middle">{escape(head)}</text>\n',
+            f'<text class="head" x="{_WIDTH / 2:.0f}" y="24" text-anchor="middle">'
+            f"{escape(head)}</text>\n",
             *boxes,
             f"<script><![CDATA[\n{_SCRIPT.read_text()}]]></script>\n",
             "</svg>\n",
@@ -209,8 +210,8 @@ def _box(box: _Box, x: float, y: float, width: float, total: int, flames: Flames
     shown = name if len(name) <= letters else f"{name[: letters - 2]}.." if letters >= 4 else ""
     text = f'<text x="{x + 3:.1f}" y="{y + 13:.1f}">{escape(shown)}</text>' if shown else ""
     return (
-        f'<g><title>{escape(tip)}</title><rect x="{x:.2f}" y="{y:.0f}" width="{width:.2f}" height="{_ROW}" '
-        f'fill="{_colour(flame)}"/>{text}</g>\n'
+        f'<g><title>{escape(tip)}</title><rect x="{x:.2f}" y="{y:.0f}" width="{width:.2f}" '
+        f'height="{_ROW}" fill="{_colour(flame)}"/>{text}</g>\n'
     )
 
 

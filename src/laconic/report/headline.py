@@ -168,7 +168,10 @@ def _redundant(found: Headline, subject: Caller) -> str:
     times = plural(subject.calls, "time")
     if subject.redundant == subject.calls:
         return f"{head}: {where(subject)} calls {subject.call} {times}, each time for nothing."
-    return f"{head}: {where(subject)} calls {subject.call} {times}, {subject.redundant:,} times for nothing."
+    return (
+        f"{head}: {where(subject)} calls {subject.call} {times}, {subject.redundant:,} times for "
+        "nothing."
+    )
 
 
 def _costs(found: Headline, cost: str, unit: numbers.Unit) -> str:

@@ -103,8 +103,10 @@ def _head(console: Any, figures: Mapping[str, Any]) -> None:
         "size": f"{figures['bytes']:,} bytes"
         + (f", {each:,.1f} a call" if each is not None else ""),
         "events": f"{figures['events']:,}, of which {figures['calls']:,} memory and process calls",
-        "time": f"{span['until'] - span['from']:,.6f} seconds, from {span['from']:,.6f} to {span['until']:,.6f}",
-        "processes": f"{figures['processes']:,}, with {threads}, of which {figures['exits']:,} ended",
+        "time": f"{span['until'] - span['from']:,.6f} seconds, from {span['from']:,.6f} to "
+        f"{span['until']:,.6f}",
+        "processes": f"{figures['processes']:,}, with {threads}, "
+        f"of which {figures['exits']:,} ended",
         "files": f"{figures['files']:,} (a file counts again if its size or its opening differs)",
         "touched": "not known"
         if touched is None

@@ -26,7 +26,10 @@ def line(model: Model, width: int = 80) -> str:
     cut."""
     rates, count = model.rates, len(model.processes)
     share = f", {100 * rates.redundant / rates.calls:.1f} % redundant" if rates.calls else ""
-    text = f"{model.time:,.1f} s: {rates.calls:,.0f} calls/s, {rates.host_calls:,.0f} host calls/s{share}"
+    text = (
+        f"{model.time:,.1f} s: {rates.calls:,.0f} calls/s, {rates.host_calls:,.0f} host "
+        f"calls/s{share}"
+    )
     memory = f"; {size(model.mapped)} in {plural(count, 'process', 'processes')}"
     if len(text) + len(memory) <= width:
         text += memory
@@ -146,8 +149,10 @@ def ending(model: Model, width: int = 80) -> str:
 def shortened(text: str, room: int) -> str:
     """A name that fits in `room` columns; "" where there is none to speak of.
 
-    >>> shortened("mprotect grow (libgrow.so)", 16), shortened("mprotect grow", 16), shortened("mprotect", 4)
-    ('mprotect grow (…', 'mprotect grow', '')
+    >>> shortened("mprotect grow (libgrow.so)", 16), shortened("mprotect grow", 16)
+    ('mprotect grow (…', 'mprotect grow')
+    >>> shortened("mprotect", 4)
+    ''
     """
     if len(text) <= room:
         return text

@@ -100,13 +100,14 @@ def _shares(figures: Mapping[str, Any]) -> str:
             f"{between(low, high, separator=' to ')} of the {count:,} {_NAMES[counter]} ({share})"
         )
     text = (
-        f"If the program ran in Gramine with sgx.edmm_enable, its memory calls account for {' and '.join(parts)}. The "
-        "other EEXITs are OCALLs for files, sockets, locks, the log and Gramine's own start; the other AEXs are timer "
-        "and tracking interrupts, and instructions that Gramine emulates."
+        "If the program ran in Gramine with sgx.edmm_enable, its memory calls account for "
+        f"{' and '.join(parts)}. The other EEXITs are OCALLs for files, sockets, locks, the log "
+        "and Gramine's own start; the other AEXs are timer and tracking interrupts, and "
+        "instructions that Gramine emulates."
     )
     if excess:
         text += (
-            " The model has more than was measured: the program ran without sgx.edmm_enable, or the log lacks the "
-            "statistics of some process."
+            " The model has more than was measured: the program ran without sgx.edmm_enable, or "
+            "the log lacks the statistics of some process."
         )
     return text

@@ -13,7 +13,8 @@ _WORD = re.compile(r"( *)([^ ]+(?: %|(?<=[0-9]) (?:[GMk](?: cycles)?|[KMGT]iB)(?
 
 
 def seen(text: str) -> str:
-    r"""All of a text, on one line; what would move a terminal's cursor or turn its writing is shown as an escape.
+    r"""All of a text, on one line; what would move a terminal's cursor or turn its writing is shown
+    as an escape.
 
     >>> seen("a\x1b[2J\nb\u202e")
     'a\\x1b[2J\\x0ab\\u202e'

@@ -60,8 +60,9 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
         missing = " and ".join(trace["unknown"]) or "what was there before"
         one = sum(trace["uncertain"].values()) == 1
         lines += textwrap.wrap(
-            f"{sum(trace['uncertain'].values()):,} {'host call is' if one else 'host calls are'} uncertain, and the "
-            f"ranges rest on {'it' if one else 'them'}: the trace does not hold {missing}.",
+            f"{sum(trace['uncertain'].values()):,} {'host call is' if one else 'host calls are'} "
+            f"uncertain, and the ranges rest on {'it' if one else 'them'}: the trace does not "
+            f"hold {missing}.",
             width,
         )
     if trace["not_followed"]:
@@ -86,8 +87,8 @@ def _check(check: Mapping[str, Any], source: str, width: int) -> Iterable[str]:
         check["first"], key=lambda difference: _CAUSES.index(difference["cause"])
     )[:_SHOWN]:
         yield (
-            f"  event {difference['number']}, process {difference['pid']}, {difference['time'] / 1e9:.6f} s: "
-            f"{difference['cause']}"
+            f"  event {difference['number']}, process {difference['pid']}, "
+            f"{difference['time'] / 1e9:.6f} s: {difference['cause']}"
         )
         replayed = f"; replayed: {difference['replayed']}" if source == "run" else ""
         yield f"    {difference['call']} = {difference['recorded']}{replayed}"

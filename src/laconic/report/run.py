@@ -80,10 +80,13 @@ def _unmodeled(calls: Mapping[str, int]) -> str:
     total = sum(calls.values())
     names = ", ".join(f"{count:,} {name}" for name, count in calls.items())
     if total == 1:
-        return f"1 call is not modelled ({names}): the host executed it, and the bookkeeping was read again (resynced)"
+        return (
+            f"1 call is not modelled ({names}): the host executed it, and the bookkeeping was read "
+            "again (resynced)"
+        )
     return (
-        f"{total:,} calls are not modelled ({names}): the host executed them, and the bookkeeping was read again "
-        "(resynced)"
+        f"{total:,} calls are not modelled ({names}): the host executed them, and the bookkeeping "
+        "was read again (resynced)"
     )
 
 

@@ -37,10 +37,14 @@ def short_function(function: str) -> str:
     """A function of C++ or Rust without the list of its parameters, and any without what a compiler
     has added to its name.
 
-    >>> short_function("std::map<int, f(int)>::at(int const&) const"), short_function("(anonymous namespace)::f(int)")
-    ('std::map<int, f(int)>::at', '(anonymous namespace)::f')
-    >>> short_function("Guard::operator()(int)"), short_function("seal.constprop.0"), short_function("{impl#0}")
-    ('Guard::operator()', 'seal', '{impl#0}')
+    >>> short_function("std::map<int, f(int)>::at(int const&) const")
+    'std::map<int, f(int)>::at'
+    >>> short_function("(anonymous namespace)::f(int)")
+    '(anonymous namespace)::f'
+    >>> short_function("Guard::operator()(int)"), short_function("seal.constprop.0")
+    ('Guard::operator()', 'seal')
+    >>> short_function("{impl#0}")
+    '{impl#0}'
     """
     function = _CLONE.sub("", function)
     name = _QUALIFIERS.sub("", function)

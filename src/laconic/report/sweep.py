@@ -73,7 +73,8 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     lines += tables("strategy", columns, [(name, None) for name in figures["strategies"]], width)
     if figures["incomplete"]:
         lines.append(
-            f"{plural(len(figures['incomplete']), 'trace')} not complete, counted as far as possible:"
+            f"{plural(len(figures['incomplete']), 'trace')} not complete, counted as far as "
+            "possible:"
         )
         lines += _listed(f"{trace}: {loss}" for trace, loss in figures["incomplete"].items())
     if figures["errors"]:
@@ -94,7 +95,8 @@ def query(output: str, linux: bool = True) -> str:
         )
     return (
         "SELECT strategy, name, sum(calls) AS calls, sum(host_calls) AS host_calls,\n"
-        f"sum(elided) AS elided FROM (SELECT strategy, unnest(by_call, recursive := true)\nFROM '{quoted}')\n"
+        "sum(elided) AS elided FROM (SELECT strategy, unnest(by_call, recursive := true)\n"
+        f"FROM '{quoted}')\n"
         "GROUP BY ALL ORDER BY ALL;"
     )
 

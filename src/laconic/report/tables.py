@@ -62,8 +62,13 @@ def _table(
         table.add_row(*row)
     out = io.StringIO()
     console = Console(
-        file=out, width=max(width, first + sum(2 + _widest(column) for column in columns)), force_terminal=False,
-        color_system=None, highlight=False, emoji=False, markup=False,
-    )  # fmt: skip
+        file=out,
+        width=max(width, first + sum(2 + _widest(column) for column in columns)),
+        force_terminal=False,
+        color_system=None,
+        highlight=False,
+        emoji=False,
+        markup=False,
+    )
     console.print(table)
     return [line.rstrip() for line in out.getvalue().splitlines()]

@@ -15,7 +15,8 @@ _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def plain(text: str, longest: int = LONGEST) -> str:
-    r"""A name as it is shown: what cannot be seen is written as an escape, and a long one is cut in its middle.
+    r"""A name as it is shown: what cannot be seen is written as an escape, and a long one is cut in
+    its middle.
 
     >>> plain("a\x1b\u202eb\udcff")
     'a\\x1b\\u202eb\\xff'

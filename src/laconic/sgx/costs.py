@@ -88,7 +88,8 @@ class CostProfile:
         """One line a figure, for people: the range, the source or `no source`, the machine, the
         note."""
         return [
-            f"{name}: {figure.low:,.0f} to {figure.high:,.0f} cycles; {figure.source or 'no source'}"
+            f"{name}: {figure.low:,.0f} to {figure.high:,.0f} cycles; "
+            f"{figure.source or 'no source'}"
             + "".join(f"; {text}" for text in (figure.machine, figure.note) if text)
             for name, figure in ((name, self.figures[name]) for name in COSTED)
         ]
@@ -189,7 +190,8 @@ def _figure(place: str, name: str, table: object) -> Figure:
     figure = Figure(**found)
     if figure.low > figure.high:
         raise LaconicError(
-            f"{place}: {name}.low = {figure.low:g} is more than {name}.high = {figure.high:g}: exchange them"
+            f"{place}: {name}.low = {figure.low:g} is more than {name}.high = {figure.high:g}: "
+            "exchange them"
         )
     return figure
 
@@ -223,8 +225,12 @@ def _text(place: str, key: str, table: dict[str, Any], default: str) -> str:
 
 
 _FIELDS: dict[str, Callable[[str, str, dict[str, Any], Any], Any]] = {
-    "low": _number, "high": _number, "source": _text, "machine": _text, "note": _text,
-}  # fmt: skip
+    "low": _number,
+    "high": _number,
+    "source": _text,
+    "machine": _text,
+    "note": _text,
+}
 
 
 def _shown(value: object) -> str:

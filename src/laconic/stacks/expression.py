@@ -47,9 +47,16 @@ def sleb(data: bytes, at: int) -> tuple[int, int]:
 
 #: Opcodes of constants → bytes and signedness (DW_OP_addr, DW_OP_const1u to const8s).
 _CONSTANTS = {
-    0x03: (8, False), 0x08: (1, False), 0x09: (1, True), 0x0A: (2, False), 0x0B: (2, True),
-    0x0C: (4, False), 0x0D: (4, True), 0x0E: (8, False), 0x0F: (8, True),
-}  # fmt: skip
+    0x03: (8, False),
+    0x08: (1, False),
+    0x09: (1, True),
+    0x0A: (2, False),
+    0x0B: (2, True),
+    0x0C: (4, False),
+    0x0D: (4, True),
+    0x0E: (8, False),
+    0x0F: (8, True),
+}
 
 
 def _signed(value: int) -> int:

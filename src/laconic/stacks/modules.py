@@ -22,8 +22,15 @@ _DELETED = " (deleted)"
 _TABLE_ENCODING = 0x3B
 #: What decoding hostile bytes may raise.
 BROKEN: Final = (
-    Malformed, IndexError, KeyError, ValueError, OverflowError, ZeroDivisionError, MemoryError, struct.error
-)  # fmt: skip
+    Malformed,
+    IndexError,
+    KeyError,
+    ValueError,
+    OverflowError,
+    ZeroDivisionError,
+    MemoryError,
+    struct.error,
+)
 #: Files that are kept open until the end of a run, at most.
 _KEPT: Final = 200
 #: Bytes of an entry of a symbol table.
@@ -189,8 +196,9 @@ def make_rule(tables: Tables, how: Compact, module: int, lookup: int, exact: boo
 class Modules:
     """The code of all files that the processes of a run have mapped. `tables` takes their frames.
 
-    `kept`: with `keep`, module → a descriptor of its file, if the file may be gone before the report
-    is made: it is in a temporary directory, or deleted already. Whoever takes one out closes it.
+    `kept`: with `keep`, module → a descriptor of its file, if the file may be gone before the
+    report is made: it is in a temporary directory, or deleted already. Whoever takes one out closes
+    it.
 
     Not to be used by two threads at once: all spaces read into one buffer.
     """

@@ -1,4 +1,5 @@
-"""What is shown while symbols are read, which may take long: nothing, unless a command sets `show`."""
+"""What is shown while symbols are read, which may take long: nothing, unless a command sets
+`show`."""
 
 from __future__ import annotations
 

@@ -29,7 +29,8 @@ from laconic.stacks.table import PYTHON, Frame, Module, Tables
 
 #: Python frames of one stack, at most.
 DEPTH: Final = 512
-#: Interpreters of a process, and thread states of all of them, that are looked through for a thread.
+#: Interpreters of a process, and thread states of all of them, that are looked through for a
+#: thread.
 _INTERPRETERS, _THREADS = 64, 2048
 #: Code objects and combinations of them that are kept.
 _CODES, _SHAPES = 20_000, 4_000
@@ -86,7 +87,8 @@ class Layout(NamedTuple):
 #: The released versions that do not describe themselves.
 RELEASED: Final = {
     (3, 11): Layout(
-        40, 0, 16, 8, 56, 152, True, 8, 16, 32, 48, 56, 69, 68, 72, 112, 128, 136, 184, 48, 72, False
+        40, 0, 16, 8, 56, 152, True, 8, 16, 32, 48, 56, 69, 68, 72, 112, 128, 136, 184,
+        48, 72, False,
     ),
     (3, 12): Layout(
         40, 0, 72, 8, 56, 136, True, 0, 8, 0, 8, 56, 70, 0, 68, 112, 128, 136, 192, 40, 56, True

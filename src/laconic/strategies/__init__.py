@@ -79,8 +79,8 @@ def check_name(name: str, host: str, also: Iterable[str] = ()) -> None:
         return
     if base in NAMES:
         raise LaconicError(
-            f"the strategy {name!r} has no rule for Linux, only for enclaves: add --host sgx2, or choose from "
-            f"{', '.join(accepted)}"
+            f"the strategy {name!r} has no rule for Linux, only for enclaves: add --host sgx2, or "
+            f"choose from {', '.join(accepted)}"
         )
     own = "" if host == GRAMINE else ", or module:Class"
     raise LaconicError(f"there is no strategy {name!r}: choose from {', '.join(accepted)}{own}")
@@ -128,8 +128,8 @@ def strategy(strategy: str | type[Strategy]) -> type[Strategy]:
     """Return the class of a strategy for enclaves: by its name, by `module:Class`, or the class
     itself.
 
-    Options in the name are checked, but are not part of the class (`arguments`). Raises LaconicError
-    if there is none, or if it has no rule for enclaves.
+    Options in the name are checked, but are not part of the class (`arguments`). Raises
+    LaconicError if there is none, or if it has no rule for enclaves.
     """
     return _class_for(strategy, SGX2)
 
@@ -190,7 +190,8 @@ def _checking(rule: HostRule) -> HostRule:
         host_args = rule(name, args, outcome)
         if host_args is not None and not (isinstance(host_args, tuple) and len(host_args) == 6):
             raise LaconicError(
-                f"linux_rule returned {host_args!r} for {name}; return a tuple of six arguments, or None"
+                f"linux_rule returned {host_args!r} for {name}; return a tuple of six arguments, "
+                "or None"
             )
         return host_args
 

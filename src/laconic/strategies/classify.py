@@ -228,9 +228,9 @@ class Classify(Strategy):
             raise
 
     def _dropped(self, change: Change, wanted: Vma) -> list[Change]:
-        # The parts of pages that advice drops (zap_page_range_single) which get other contents by it.
-        # Shared memory keeps its contents, and so does what nobody has written of a file: these pages
-        # stay, and count as untouched from now on.
+        # The parts of pages that advice drops (zap_page_range_single) which get other contents by
+        # it. Shared memory keeps its contents, and so does what nobody has written of a file: these
+        # pages stay, and count as untouched from now on.
         if wanted.file is None:
             return [change]
         parts = []

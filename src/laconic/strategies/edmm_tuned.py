@@ -591,7 +591,8 @@ class EdmmTuned(Strategy):
     # Processes and threads
 
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
-        """Return the child's enclave: what memory holds is sent to it, and allocated there. O(n)."""
+        """Return the child's enclave: what memory holds is sent to it, and allocated there.
+        O(n)."""
         child = type(self)(self.meter, space, touches, values=self.values)
         self.meter.host_call()
         self.meter.create()

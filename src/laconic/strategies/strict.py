@@ -40,7 +40,9 @@ def breaches(
             continue
         for begin, stop, guard in guards.runs(start, end) if prot and guards is not None else ():
             if guard:
-                yield f"{begin:#x}-{stop:#x} is {Prot(prot)!r} in the enclave, and is a guard region"
+                yield (
+                    f"{begin:#x}-{stop:#x} is {Prot(prot)!r} in the enclave, and is a guard region"
+                )
         for begin, stop, vma in space.vmas.runs(start, end):
             requested = permissions(vma.flags) if vma is not None else 0
             if vma is not None and prot == requested:
@@ -99,5 +101,6 @@ class Watch:
                             self.excepted.add((first, last))
                         else:
                             self.windows.append(
-                                f"{first:#x}-{last:#x} was {Prot(prot)!r} between {Prot(before)!r} and {Prot(now)!r}"
+                                f"{first:#x}-{last:#x} was {Prot(prot)!r} between {Prot(before)!r} "
+                                f"and {Prot(now)!r}"
                             )

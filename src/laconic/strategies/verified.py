@@ -125,7 +125,8 @@ class Verified(Strategy):
         )
 
     def child_maker(self, machine: Meter, space: AddressSpace, touches: Touches) -> Strategy:
-        """Make the strategy of a child. It gets its parent's meter, which must be another machine."""
+        """Make the strategy of a child. It gets its parent's meter, which must be another
+        machine."""
         self.inner.meter = machine
         try:
             return fork_of(self.inner, space, touches)

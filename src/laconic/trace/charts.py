@@ -28,7 +28,8 @@ class Bar(NamedTuple):
 
 class Chart(NamedTuple):
     """Bars, grouped by label in the order of `bars`. `title` says what they are, `measure` what
-    their length is. `stacked`: the series of a label are parts of one bar, not bars of their own."""
+    their length is. `stacked`: the series of a label are parts of one bar, not bars of their
+    own."""
 
     title: str
     measure: str
@@ -54,8 +55,11 @@ class Chart(NamedTuple):
         if len(series) > 1:
             colors = {"domain": series, "range": list(_COLORS[: len(series)])}
             encoding["color"] = {
-                "field": "series", "type": "nominal", "scale": colors, "title": None,
-            }  # fmt: skip
+                "field": "series",
+                "type": "nominal",
+                "scale": colors,
+                "title": None,
+            }
             if not self.stacked:
                 encoding["yOffset"] = {"field": "series", "type": "nominal", "sort": series}
         return {

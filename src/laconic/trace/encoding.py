@@ -48,8 +48,8 @@ def arrow_schema(metadata: dict[str, str], version: int = SCHEMA) -> pa.Schema:
 
 
 def encode(schema: pa.Schema, rows: Sequence[Row], time: int) -> tuple[pa.RecordBatch, int]:
-    """One record batch of `rows` (at least one), and the time of its last row; `time` is that of the row before
-    them. O(rows).
+    """One record batch of `rows` (at least one), and the time of its last row; `time` is that of
+    the row before them. O(rows).
 
     Times never go backwards: a row with an earlier time than the row before it gets that row's
     time.

@@ -51,8 +51,9 @@ class Trace:
         self.version = metadata.get("laconic", "?")
         if self.schema > SCHEMA:
             raise LaconicError(
-                f"{path!r} is a trace of schema {self.schema}, made by Laconic {self.version}; this is Laconic "
-                f"{_version()}, which reads up to schema {SCHEMA}: install Laconic {self.version} or newer"
+                f"{path!r} is a trace of schema {self.schema}, made by Laconic {self.version}; "
+                f"this is Laconic {_version()}, which reads up to schema {SCHEMA}: install Laconic "
+                f"{self.version} or newer"
             )
         if self.schema not in layouts:
             raise LaconicError(
@@ -115,8 +116,8 @@ class Trace:
                     yield rows
         if self.loss is None and (last is None or last.event != _END):
             self.loss = (
-                f"the trace was not ended in order: the recording was killed, or is still under way. "
-                f"{self.events:,} events could be read"
+                "the trace was not ended in order: the recording was killed, or is still under "
+                f"way. {self.events:,} events could be read"
             )
         if self._damage:
             self.loss = self._damage + (self.loss or f"All {self.events:,} events could be read")
@@ -128,8 +129,8 @@ class Trace:
 
     def _cut(self, at: int, why: object) -> str:
         return (
-            f"the trace is damaged or cut short at byte {at:,} of {self.size:,} ({' '.join(str(why).split())[:120]}): "
-            f"the {self.events:,} events before could be read"
+            f"the trace is damaged or cut short at byte {at:,} of {self.size:,} "
+            f"({' '.join(str(why).split())[:120]}): the {self.events:,} events before could be read"
         )
 
     def _open_stream(self) -> tuple[BinaryIO, dict[str, str], pa.RecordBatchStreamReader]:
@@ -157,8 +158,8 @@ class Trace:
                 }
             except _unreadable() as error:
                 raise LaconicError(
-                    f"{self.path!r} is cut off within its first {self.size:,} bytes, before the first event: there is "
-                    f"nothing to read ({' '.join(str(error).split())[:120]})"
+                    f"{self.path!r} is cut off within its first {self.size:,} bytes, before the "
+                    f"first event: there is nothing to read ({' '.join(str(error).split())[:120]})"
                 ) from None
             if "laconic" not in metadata or "source" not in metadata:
                 raise LaconicError(
@@ -268,8 +269,8 @@ def _copy_of_standard_input() -> BinaryIO:
         copy.flush()
     except OSError as error:
         raise LaconicError(
-            f"standard input could not be copied to a temporary file, {error.strerror}; write it to "
-            "a file first, or set TMPDIR"
+            f"standard input could not be copied to a temporary file, {error.strerror}; write it "
+            "to a file first, or set TMPDIR"
         ) from None
     return copy
 

@@ -40,7 +40,8 @@ class Selection:
         return self.includes_process(pid, program)
 
     def includes_process(self, pid: int, program: str) -> bool:
-        """Return whether calls of this process, which runs `program`, can be selected. O(options)."""
+        """Return whether calls of this process, which runs `program`, can be selected.
+        O(options)."""
         if self.pids and pid not in self.pids:
             return False
         if not self.programs:

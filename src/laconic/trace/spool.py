@@ -105,8 +105,8 @@ class Spool:
 
 
 def be_nobodys_child() -> None:
-    """Make this process, which was forked, one that has no waiting parent, in a session of its own and
-    without a terminal."""
+    """Make this process, which was forked, one that has no waiting parent, in a session of its own
+    and without a terminal."""
     os.setsid()
     if os.fork():
         os._exit(0)

@@ -23,7 +23,8 @@ _NATIVE = (FILE, VDSO, CUT)
 #: A frame as `strace -k` prints it: /lib/libc.so.6(mprotect+0xb) [0x10a9b3], or with no name
 #: between the brackets.
 _LOGGED = re.compile(
-    r"(?P<path>.*? \(deleted\)|.*?)\((?P<name>.*?)(?:\+0x[0-9a-f]+)?\) \[0x(?P<address>[0-9a-f]+)\]\Z"
+    r"(?P<path>.*? \(deleted\)|.*?)\((?P<name>.*?)(?:\+0x[0-9a-f]+)?\) "
+    r"\[0x(?P<address>[0-9a-f]+)\]\Z"
 )
 
 
@@ -112,9 +113,12 @@ class Stacks:
         self._stacks: dict[int, tuple[int, ...]] = {}
         self._texts: Interned[bytes] = Interned()
         self._handlers = {
-            _MODULE: self._module, _FRAMES: self._take_frames, _SITE: self._site, _STACK: self._text,
+            _MODULE: self._module,
+            _FRAMES: self._take_frames,
+            _SITE: self._site,
+            _STACK: self._text,
             _SYMBOLS: self._take_symbols,
-        }  # fmt: skip
+        }
 
     @property
     def codes(self) -> list[int]:
@@ -161,7 +165,8 @@ class Stacks:
         return any(frame.guessed for frame in self.frames(number))
 
     def is_interpreted(self, number: int) -> bool:
-        """True for a stack with frames that are in no file: those of interpreted programs. O(frames)."""
+        """True for a stack with frames that are in no file: those of interpreted programs.
+        O(frames)."""
         modules = (self.modules.get(frame.module) for frame in self.frames(number))
         return any(module is not None and module.kind not in _NATIVE for module in modules)
 

@@ -101,8 +101,8 @@ class TraceWriter(Rows):
 
     `source` says how it is made (`run`, `strace`, `gramine`, ...) and `about` what else is to be
     known of it (JSON values). Callers append rows, in order, to `rows`, and call `flush` when there
-    are `BATCH` of them or time has passed. A file that cannot be written any more ends the trace, not the program:
-    `failure` is the errno, and `written` counts the rows that are in the file.
+    are `BATCH` of them or time has passed. A file that cannot be written any more ends the trace,
+    not the program: `failure` is the errno, and `written` counts the rows that are in the file.
 
     Raises LaconicError where the file cannot be made.
     """

@@ -289,8 +289,8 @@ class Attachment:
             if waited > _LONGEST:
                 tid = min(missing)
                 raise LaconicError(
-                    f"thread {tid} of {command_name(tid)} did not stop in {_LONGEST:g} s, and may be in a memory "
-                    "call: the program was left; try again later"
+                    f"thread {tid} of {command_name(tid)} did not stop in {_LONGEST:g} s, and may "
+                    "be in a memory call: the program was left; try again later"
                 )
             tid, status = self._wait(0.02)
             if tid:
@@ -391,8 +391,8 @@ class Attachment:
                 mm.space = None  # it is being killed
         else:
             self.mediator.ledger.note(
-                f"{command_name(thread.tid)} is a 32-bit program: it runs untouched, and its memory calls "
-                "are not counted"
+                f"{command_name(thread.tid)} is a 32-bit program: it runs untouched, and its "
+                "memory calls are not counted"
             )
         if recorder is not None:
             recorder.program(thread, mm.space, 64 if is_64 else 32, running=True)
@@ -511,8 +511,8 @@ def _parents() -> Iterator[tuple[int, int]]:
 
 
 def check(pid: int) -> int:
-    """The process of a process or thread that laconic may attach to. Raises LaconicError, which says
-    why it may not."""
+    """The process of a process or thread that laconic may attach to. Raises LaconicError, which
+    says why it may not."""
     if not os.path.exists(f"/proc/{pid}"):
         raise LaconicError(f"there is no process {pid}; ps -e lists the processes")
     pid = thread_group(pid)
@@ -528,8 +528,8 @@ def check(pid: int) -> int:
     tracer = thread_group(int(status_line(pid, "TracerPid") or 0))
     if tracer:
         raise LaconicError(
-            f"{name} is traced by process {tracer} ({command_name(tracer)}), and Linux permits one tracer; "
-            "end that one first"
+            f"{name} is traced by process {tracer} ({command_name(tracer)}), and Linux permits one "
+            "tracer; end that one first"
         )
     if not is_64_bit(pid):
         raise LaconicError(f"{name} is a 32-bit program, and Laconic follows 64-bit programs only")
@@ -546,21 +546,21 @@ def refusal(pid: int) -> LaconicError:
     scope = yama_scope()
     if scope == 3:
         return NoTracing(
-            f"{name} may not be traced: kernel.yama.ptrace_scope is 3, which forbids it until this machine is started "
-            "again; set 0, 1 or 2 in /etc/sysctl.d, and restart it"
+            f"{name} may not be traced: kernel.yama.ptrace_scope is 3, which forbids it until this "
+            "machine is started again; set 0, 1 or 2 in /etc/sysctl.d, and restart it"
         )
     user = _user(pid)
     if user != os.geteuid() and not capable(_CAP_SYS_PTRACE):
         return NoTracing(f"{name} belongs to user {user}; run laconic as root, or as that user")
     if scope and not capable(_CAP_SYS_PTRACE):
         return NoTracing(
-            f"{name} may not be traced: kernel.yama.ptrace_scope is {scope}; run laconic as root, or "
-            "sysctl kernel.yama.ptrace_scope=0"
+            f"{name} may not be traced: kernel.yama.ptrace_scope is {scope}; run laconic as root, "
+            "or sysctl kernel.yama.ptrace_scope=0"
         )
     return NoTracing(
         f"{name} may not be traced: it has other privileges than laconic (set-user-id, or "
-        "prctl(PR_SET_DUMPABLE)), or this container forbids ptrace; run laconic as root, in a container with "
-        "--cap-add=SYS_PTRACE"
+        "prctl(PR_SET_DUMPABLE)), or this container forbids ptrace; run laconic as root, in a "
+        "container with --cap-add=SYS_PTRACE"
     )
 
 

@@ -91,9 +91,9 @@ def _ptrace() -> Finding:
         "ptrace",
         "missing",
         f"tracing a child of one's own was refused{_scope()}",
-        "in Docker add --cap-add=SYS_PTRACE (or --security-opt seccomp=unconfined before 20.10); in Kubernetes add "
-        "SYS_PTRACE to securityContext.capabilities; under Yama set kernel.yama.ptrace_scope below 3; leave any "
-        "other tracer (strace, gdb)",
+        "in Docker add --cap-add=SYS_PTRACE (or --security-opt seccomp=unconfined before 20.10); "
+        "in Kubernetes add SYS_PTRACE to securityContext.capabilities; under Yama set "
+        "kernel.yama.ptrace_scope below 3; leave any other tracer (strace, gdb)",
     )
 
 
@@ -148,7 +148,8 @@ def _seccomp() -> Finding:
         "seccomp",
         "missing",
         f"the filter was refused, {os.strerror(code)}",
-        "use a kernel with CONFIG_SECCOMP_FILTER, and a container profile that allows seccomp(2) and prctl(2)",
+        "use a kernel with CONFIG_SECCOMP_FILTER, and a container profile that allows seccomp(2) "
+        "and prctl(2)",
     )
 
 
@@ -162,8 +163,8 @@ def _setuid() -> Finding:
     return Finding(
         "set-user-id programs",
         "limited",
-        "sudo, su and ping run without their privileges: the kernel gives none to a traced program, and the filter "
-        "needs no_new_privs",
+        "sudo, su and ping run without their privileges: the kernel gives none to a traced "
+        "program, and the filter needs no_new_privs",
         "run laconic itself as root if a program needs them",
     )
 
@@ -183,7 +184,10 @@ def _proc() -> Finding:
         for name, works in (("PROCMAP_QUERY", _works_query()), ("PAGEMAP_SCAN", _works_scan()))
         if works
     ]
-    text = f"maps, smaps and pagemap can be read{' (quickly: ' + ', '.join(quick) + ')' if quick else ''}"
+    text = (
+        "maps, smaps and pagemap can be "
+        f"read{' (quickly: ' + ', '.join(quick) + ')' if quick else ''}"
+    )
     return Finding("/proc", "ok", text)
 
 
@@ -209,8 +213,8 @@ def _programs() -> Finding:
     return Finding(
         "programs",
         "limited",
-        "32-bit programs run untouched and are not counted; gdb, strace and other tracers are refused inside a traced "
-        "program",
+        "32-bit programs run untouched and are not counted; gdb, strace and other tracers are "
+        "refused inside a traced program",
         "trace from the outside: run gdb or strace without Laconic",
     )
 

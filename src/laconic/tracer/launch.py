@@ -67,9 +67,9 @@ def launch(argv: Sequence[str], mask: int) -> int:
         os.close(report_read)
         os.waitpid(pid, 0)
         raise NoTracing(
-            "ptrace was refused for a child of Laconic's own: run `laconic doctor`; in a container, add "
-            "--cap-add=SYS_PTRACE or a seccomp profile that allows ptrace; under another tracer (strace, gdb, laconic) "
-            "leave that first"
+            "ptrace was refused for a child of Laconic's own: run `laconic doctor`; in a "
+            "container, add --cap-add=SYS_PTRACE or a seccomp profile that allows ptrace; under "
+            "another tracer (strace, gdb, laconic) leave that first"
         )
     launched[pid] = report_read
     waiting[pid] = go_write

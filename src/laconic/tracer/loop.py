@@ -292,8 +292,8 @@ class Tracer:
 
     def _wants_to_trace(self, thread: Thread) -> None:
         self.mediator.ledger.note(
-            f"{command_name(thread.tid)} asked to trace, which the kernel refuses to a program that is traced itself: "
-            "run it without Laconic",
+            f"{command_name(thread.tid)} asked to trace, which the kernel refuses to a program "
+            "that is traced itself: run it without Laconic",
             urgent=True,
         )
 
@@ -427,7 +427,8 @@ class Tracer:
                 pass  # it was killed meanwhile
         else:
             self.mediator.ledger.note(
-                f"{command_name(tid)} is a 32-bit program: it runs untouched, and its memory calls are not counted"
+                f"{command_name(tid)} is a 32-bit program: it runs untouched, and its memory calls "
+                "are not counted"
             )
         if self.recorder is not None:
             self.recorder.program(fresh, fresh.mm.space, 64 if is_64_bit(tid) else 32)

@@ -86,8 +86,8 @@ class Mediator:
         if name == "prctl" and args[0] == PR_SET_SECCOMP:
             if args[1] == SECCOMP_MODE_STRICT and not self.attached:
                 self.ledger.note(
-                    f"{command_name(thread.tid)} asked for seccomp's strict mode, which the kernel refuses to a "
-                    "program that has a filter, as Laconic's: run it without Laconic"
+                    f"{command_name(thread.tid)} asked for seccomp's strict mode, which the kernel "
+                    "refuses to a program that has a filter, as Laconic's: run it without Laconic"
                 )
             ptrace.resume(self.go_on, thread.tid)
             return

@@ -315,6 +315,6 @@ def give_up(thread: Thread, ledger: Ledger) -> None:
     if thread.notes is not None:
         thread.notes.recorder.unfollowed(thread, "the process hides its memory map")
     ledger.note(
-        f"{command_name(thread.tid)} hides its memory map from other processes of its user: it runs untouched, and "
-        "its memory calls are not counted; run laconic as root to follow it"
+        f"{command_name(thread.tid)} hides its memory map from other processes of its user: it "
+        "runs untouched, and its memory calls are not counted; run laconic as root to follow it"
     )

@@ -76,8 +76,8 @@ NO_LIMIT = Limit()
 
 class Recorder:
     """Writes one run's trace, and sends its rows to each of `followers`. With plain `Rows` for a
-    writer, no trace is written, and `path` is "". `began` is the monotonic time that events are counted from, in
-    nanoseconds.
+    writer, no trace is written, and `path` is "". `began` is the monotonic time that events are
+    counted from, in nanoseconds.
 
     `limit_reached` says why the recording is to end, "" while it goes on; the file may have grown
     beyond the limit by what is written in a second. `calls`: how many memory calls had been made
@@ -262,9 +262,15 @@ class Recorder:
         notes = thread.notes
         self._answers(notes)
         self.row(
-            "begin", thread.tgid, thread.tid, *args,
-            said=CODES[name], state=int(committed), file=notes.file, touched=tuple(notes.touched),
-        )  # fmt: skip
+            "begin",
+            thread.tgid,
+            thread.tid,
+            *args,
+            said=CODES[name],
+            state=int(committed),
+            file=notes.file,
+            touched=tuple(notes.touched),
+        )
         notes.file, notes.touched = 0, []
 
     def process_call(
@@ -307,9 +313,14 @@ class Recorder:
             "refused_advice": sorted(space.layout.refused_advice)
         }
         self.row(
-            "program", thread.tgid, thread.tid,
-            space.start_brk, space.data_size, int(thread.read_implies_exec), data=json.dumps(about).encode(),
-        )  # fmt: skip
+            "program",
+            thread.tgid,
+            thread.tid,
+            space.start_brk,
+            space.data_size,
+            int(thread.read_implies_exec),
+            data=json.dumps(about).encode(),
+        )
         self.looked(thread, RangeMap(), space.held, ADOPTED)
 
     def running_thread(self, thread: Thread, pid: int) -> None:

@@ -115,8 +115,8 @@ class Stacks:
             space.invalidate(replaced)
 
     def name_vanished(self) -> None:
-        """Appends the names of the frames of files that no longer exist: a program that was built in
-        a temporary directory and deleted. To be called once, at the end of the run. O(frames of
+        """Appends the names of the frames of files that no longer exist: a program that was built
+        in a temporary directory and deleted. To be called once, at the end of the run. O(frames of
         these files), and reading their symbols."""
         kept = self._modules.kept
         for number, descriptor in kept.items():

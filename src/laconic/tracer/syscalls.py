@@ -60,9 +60,9 @@ PR_SET_SECCOMP: Final = 22
 SECCOMP_MODE_STRICT: Final = 1
 SECCOMP_FILTER_FLAG_NEW_LISTENER: Final = 8
 
-#: Waits that fail with EINTR as soon as anything interrupts them, by signal(7): read, write, sendto,
-#: recvfrom, sendmsg, recvmsg, accept, connect, accept4, recvmmsg, sendmmsg (of a socket with a
-#: timeout), semop, semtimedop, rt_sigtimedwait, io_getevents, io_pgetevents, epoll_wait,
+#: Waits that fail with EINTR as soon as anything interrupts them, by signal(7): read, write,
+#: sendto, recvfrom, sendmsg, recvmsg, accept, connect, accept4, recvmmsg, sendmmsg (of a socket
+#: with a timeout), semop, semtimedop, rt_sigtimedwait, io_getevents, io_pgetevents, epoll_wait,
 #: epoll_pwait, epoll_pwait2, io_uring_enter. Such a call has done nothing when it returns EINTR.
 INTERRUPTIBLE: Final = frozenset(
     {0, 1, 42, 43, 44, 45, 46, 47, 65, 128, 208, 220, 232, 281, 288, 299, 307, 333, 426, 441}

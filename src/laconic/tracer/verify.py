@@ -57,7 +57,11 @@ def first_difference(space: AddressSpace, host: RangeMap[Vma]) -> str | None:
     theirs = list(_shown(host))
     for mine, other in zip(ours, theirs, strict=False):
         if mine != other:
-            return f"{_field(mine, other)}:\n  bookkeeping {describe(*mine)}\n  host        {describe(*other)}"
+            return (
+                f"{_field(mine, other)}:\n"
+                f"  bookkeeping {describe(*mine)}\n"
+                f"  host        {describe(*other)}"
+            )
     if len(ours) != len(theirs):
         longer = "the host" if len(theirs) > len(ours) else "bookkeeping"
         extra = max(ours, theirs, key=len)[min(len(ours), len(theirs))]
@@ -79,7 +83,10 @@ def _field(mine: tuple[int, int, Vma], other: tuple[int, int, Vma]) -> str:
         return "the first field that differs is the start"
     a, b = mine[2], other[2]
     if a.prot != b.prot:
-        return f"the first field that differs is the protection, {a.permissions()} against {b.permissions()}"
+        return (
+            f"the first field that differs is the protection, {a.permissions()} against "
+            f"{b.permissions()}"
+        )
     if a.flags != b.flags:
         return f"the first field that differs is VmFlags, by '{flag_names(a.flags ^ b.flags)}'"
     if a.file != b.file:
@@ -168,8 +175,8 @@ class Checker:
         if difference is not None and thread.supervised:
             self.ledger.count_resynced("other")
             self.ledger.note(
-                f"{command_name(thread.tid)} has a seccomp supervisor, which let memory calls through: they are not "
-                "counted, and the map was read from the host after them"
+                f"{command_name(thread.tid)} has a seccomp supervisor, which let memory calls "
+                "through: they are not counted, and the map was read from the host after them"
             )
         else:
             difference = difference or _broken_invariant(space)

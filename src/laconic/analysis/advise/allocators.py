@@ -78,20 +78,23 @@ def _malloc(seen: dict[str, int], often: bool) -> Iterator[str]:
     # What is the cause, a sentence each.
     if seen["arenas"]:
         yield (
-            f"One process has {plural(seen['arenas'], 'malloc arena')} beside the heap: {shown_size(seen['reserved'])} "
-            f"of address space, which grew by {plural(seen['growths'], 'mprotect')}, to {shown_size(seen['opened'])} "
-            "in all. Without sgx.use_exinfo all of it is committed, without EDMM the enclave holds it; with both it is "
-            "address space only. With one heap, which is then kept, threads wait for each other in malloc and free"
+            f"One process has {plural(seen['arenas'], 'malloc arena')} beside the heap: "
+            f"{shown_size(seen['reserved'])} of address space, which grew by "
+            f"{plural(seen['growths'], 'mprotect')}, to {shown_size(seen['opened'])} in all. "
+            "Without sgx.use_exinfo all of it is committed, without EDMM the enclave holds it; "
+            "with both it is address space only. With one heap, which is then kept, threads wait "
+            "for each other in malloc and free"
         )
     if often and seen["blocks"]:
         yield (
-            f"{plural(seen['blocks'], 'block')} of {shown_size(seen['largest'])} and less were mapped and unmapped "
-            "whole, each by two host calls: below the threshold they come from the heap"
+            f"{plural(seen['blocks'], 'block')} of {shown_size(seen['largest'])} and less were "
+            "mapped and unmapped whole, each by two host calls: below the threshold they come from "
+            "the heap"
         )
     if often and seen["shrinks"]:
         yield (
-            f"The heap was given back {plural(seen['shrinks'], 'time')} by brk, each of which is two host calls: it is "
-            "kept"
+            f"The heap was given back {plural(seen['shrinks'], 'time')} by brk, each of which is "
+            "two host calls: it is kept"
         )
     yield "One threshold alone would stop malloc from adjusting the other"
 
@@ -102,8 +105,9 @@ def _jemalloc(images: list[Image]) -> Iterator[Advice]:
         yield variable(
             "MALLOC_CONF",
             "dirty_decay_ms:-1,muzzy_decay_ms:-1",
-            f"jemalloc: {plural(discards, 'madvise')} gave freed pages back, which Gramine zeroes one by one. Those "
-            "that the program itself asks for remain, and what is freed stays in the enclave",
+            f"jemalloc: {plural(discards, 'madvise')} gave freed pages back, which Gramine zeroes "
+            "one by one. Those that the program itself asks for remain, and what is freed stays "
+            "in the enclave",
             discards=discards,
         )
 
@@ -120,8 +124,8 @@ def _mimalloc(images: list[Image]) -> Iterator[Advice]:
         yield variable(
             "MIMALLOC_EAGER_COMMIT_DELAY",
             "0",
-            f"mimalloc: {shown_size(round_up(sum(reserved), MIB))} were reserved and made accessible in "
-            f"{plural(opens, 'step')}",
+            f"mimalloc: {shown_size(round_up(sum(reserved), MIB))} were reserved and made "
+            f"accessible in {plural(opens, 'step')}",
             opens=opens,
             reserved=sum(reserved),
         )

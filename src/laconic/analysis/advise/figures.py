@@ -60,10 +60,10 @@ class Figures:
 
     `costs` by strategy; `counts` are those of TODAY, of all enclaves together, touches taken at
     their least. `touches` is False where the trace does not know which pages were touched: what
-    depends on that is a range. `unseen`: pages whose pagemap was unreadable. `losses`: what the trace lacks,
-    a sentence each. `exit_status` is None where it is not known. `attached`: the programs were
-    running before the recording began, so that it lacks what they did until then. `cpus` of the
-    machine of the recording, 0 if that is not known.
+    depends on that is a range. `unseen`: pages whose pagemap was unreadable. `losses`: what the
+    trace lacks, a sentence each. `exit_status` is None where it is not known. `attached`: the
+    programs were running before the recording began, so that it lacks what they did until then.
+    `cpus` of the machine of the recording, 0 if that is not known.
     """
 
     source: str
@@ -111,8 +111,8 @@ class Figures:
 
 
 class BufferCallers(Listener):
-    """Notes from which stacks the mappings in `Image.buffers` were made. It comes after the `Enclaves`
-    that watch."""
+    """Notes from which stacks the mappings in `Image.buffers` were made. It comes after the
+    `Enclaves` that watch."""
 
     def __init__(self, images: list[Image]) -> None:
         self._images = images

@@ -100,15 +100,19 @@ def _size(figures: Figures, size: dict[str, Any], edmm: Advice) -> Advice:
     today, ours = (figures.costs[name].epc_pages for name in (TODAY, OURS))
     why = (
         f"{size['owner']} maps {shown_size(size['peak_mapped'])} at most, "
-        f"{shown_size(size['closed_at_peak'])} of it PROT_NONE{_checkpoint(size['checkpoint'])}; with heap, stack and "
-        f"an allowance of {shown_size(size['allowance'])} for Gramine itself (not measured) "
-        f"{shown_size(size['need'])}; a power of two that leaves "
-        f"{100 * (1 - size['need'] / size['value']):.0f} % free. Without EDMM the enclave must hold all of that; with "
-        "EDMM it is an address range, in which reservations count as well, and what is committed at most is "
-        f"{span(*today)} pages ({TODAY}) or {span(*ours)} ({OURS}), over all processes"
+        f"{shown_size(size['closed_at_peak'])} of it PROT_NONE{_checkpoint(size['checkpoint'])}; "
+        f"with heap, stack and an allowance of {shown_size(size['allowance'])} for Gramine itself "
+        f"(not measured) {shown_size(size['need'])}; a power of two that leaves "
+        f"{100 * (1 - size['need'] / size['value']):.0f} % free. Without EDMM the enclave must "
+        "hold all of that; with EDMM it is an address range, in which reservations count as well, "
+        f"and what is committed at most is {span(*today)} pages ({TODAY}) or {span(*ours)} "
+        f"({OURS}), over all processes"
     )
     if figures.source != "run":
-        why += ". The log does not show what was mapped before its first call, the program itself: add that"
+        why += (
+            ". The log does not show what was mapped before its first call, the program itself: "
+            "add that"
+        )
     why += "".join(_refused(figures))
     if size["value"] > EDMM_DEFAULT:
         why += f". That is more than the {manifest_size(EDMM_DEFAULT)} which EDMM has by default"
@@ -131,9 +135,10 @@ def _refused(figures: Figures) -> Iterator[str]:
             setting = _SMALLER.get(name)
             cure = f"set {setting} of {name}" if setting else f"find the setting of {name}"
             yield (
-                f". {figures.owner(image)} does not start as it is: it maps {shown_size(region.length)} PROT_NONE at "
-                f"{region.start:#x} without MAP_NORESERVE, which Gramine commits at once, with EDMM or without, and "
-                f"which no machine has; {cure} that makes it smaller. The size above is without that mapping"
+                f". {figures.owner(image)} does not start as it is: it maps "
+                f"{shown_size(region.length)} PROT_NONE at {region.start:#x} without "
+                "MAP_NORESERVE, which Gramine commits at once, with EDMM or without, and which no "
+                f"machine has; {cure} that makes it smaller. The size above is without that mapping"
             )
 
 
@@ -162,17 +167,18 @@ def _edmm(figures: Figures, profile: CostProfile, size: dict[str, Any]) -> Advic
         verdict = "the program does not start as it is (sgx.enclave_size), so costs do not decide"
     elif too_large:
         verdict = (
-            f"an enclave of {manifest_size(size['value'])} cannot be built without EDMM, because no machine has so "
-            "much EPC"
+            f"an enclave of {manifest_size(size['value'])} cannot be built without EDMM, because "
+            "no machine has so much EPC"
         )
     elif apart:
         verdict = f"{'with' if enable else 'without'} EDMM it costs less"
     else:
         verdict = f"the ranges overlap; the middle is lower {'with' if enable else 'without'} EDMM"
     why = (
-        f"{verdict}. Without: EADD of {plural(counts.eadd, 'page')} in {plural(counts.ecreate, 'enclave')} and zeroing "
-        f"of {plural(counts.pages_zeroed, 'page')} at mmap, {cycles(*without)} (EEXTEND not counted), and no leaf "
-        f"afterwards; page permissions are then not enforced. With: {cycles(*with_)} under {TODAY}, {cycles(*ours)} "
+        f"{verdict}. Without: EADD of {plural(counts.eadd, 'page')} in "
+        f"{plural(counts.ecreate, 'enclave')} and zeroing of {plural(counts.pages_zeroed, 'page')} "
+        f"at mmap, {cycles(*without)} (EEXTEND not counted), and no leaf afterwards; page "
+        f"permissions are then not enforced. With: {cycles(*with_)} under {TODAY}, {cycles(*ours)} "
         f"under {OURS}. Profile: {profile.name}"
     )
     return Advice(
@@ -201,10 +207,13 @@ def _threads(figures: Figures) -> Advice:
     if found:
         why += f", of which {found:,}, beside the first, were running at attach"
     if needed > peak:
-        why += f"; how many live at once depends on timing, and {needs} starts so many that {needed} is safe"
+        why += (
+            f"; how many live at once depends on timing, and {needs} starts so many that {needed} "
+            "is safe"
+        )
     why += (
-        f". In addition, Gramine's own {HELPERS}: IPC, Async and one TLS handshake. With EDMM this is the number "
-        "of slots made at the start, and more can be made"
+        f". In addition, Gramine's own {HELPERS}: IPC, Async and one TLS handshake. With EDMM this "
+        "is the number of slots made at the start, and more can be made"
     )
     if figures.source != "run":
         why += ". A log that does not show the ends of threads makes this too high"
@@ -244,17 +253,24 @@ def _stack(figures: Figures) -> Advice:
     if not figures.touches:
         why = "the log does not show stacks, so this is Gramine's default"
     elif deepest:
-        why += f", other threads of {owner} used up to {shown_size(deepest)} of theirs; the size is each thread's"
+        why += (
+            f", other threads of {owner} used up to {shown_size(deepest)} of theirs; the size is "
+            "each thread's"
+        )
     if limit:
-        why += f". {reader} reads the limit of its stack and behaves as usual from {shown_size(limit)} on"
+        why += (
+            f". {reader} reads the limit of its stack and behaves as usual from "
+            f"{shown_size(limit)} on"
+        )
     unseen, holder = figures.largest(lambda image: image.found_threads)
     line = f'sys.stack.size = "{manifest_size(value)}"'
     if unseen:
         line = f'# sys.stack.size: unknown, at least "{manifest_size(value)}"'
         were = "thread was" if unseen == 1 else "threads were"
         why = (
-            f"{unseen:,} {were} running already in {holder}, and nothing shows how deep their stacks are: record the "
-            f"program from its start (laconic run -o FILE -- CMD). Of the others, {why}"
+            f"{unseen:,} {were} running already in {holder}, and nothing shows how deep their "
+            "stacks are: record the program from its start (laconic run -o FILE -- CMD). Of the "
+            f"others, {why}"
         )
     elif figures.touches and value == STACK:
         why += ". Gramine's default is enough"
@@ -287,8 +303,8 @@ def _brk(figures: Figures, heap: int) -> Advice:
     why = f"the heap of {owner} grows to {shown_size(peak)}"
     if refused:
         why += (
-            f" and was refused more {plural(refused, 'time')}, {repeated:,} of them for the same address again: it is "
-            "at its limit, so this is twice what it had"
+            f" and was refused more {plural(refused, 'time')}, {repeated:,} of them for the same "
+            "address again: it is at its limit, so this is twice what it had"
         )
     else:
         why += "; no growth was refused"
@@ -296,8 +312,8 @@ def _brk(figures: Figures, heap: int) -> Advice:
             why += f", and {shown_size(value - peak)} are to spare"
     if heap:
         why += (
-            f". {shown_size(heap)} that were mapped come from it with the settings of malloc below, and have half as "
-            "much again"
+            f". {shown_size(heap)} that were mapped come from it with the settings of malloc "
+            "below, and have half as much again"
         )
     return Advice(
         "sys.brk.max_size",
@@ -326,7 +342,8 @@ def _exinfo(figures: Figures, edmm: Advice) -> Advice:
     why = list(_lazily(lazy, low, high, closed, costs if saves else None))
     if jvm:
         why.append(
-            "the JVM handles SIGSEGV, and without EXINFO Gramine ends a process that a page fault stops"
+            "the JVM handles SIGSEGV, and without EXINFO Gramine ends a process that a page fault "
+            "stops"
         )
     return Advice(
         "sgx.use_exinfo",
@@ -359,9 +376,12 @@ def _lazily(lazy: int, low: int, high: int, closed: int, costs: list[Span] | Non
         else:
             yield "without EDMM nothing is committed later, and none of them needs EXINFO"
     else:
-        yield "nothing is mapped MAP_NORESERVE, so lazy allocation does not help this program as it is"
+        yield (
+            "nothing is mapped MAP_NORESERVE, so lazy allocation does not help this program as it "
+            "is"
+        )
     if closed:
         yield (
-            f"{shown_size(closed)} PROT_NONE at most are reserved without MAP_NORESERVE: with EDMM Gramine commits all "
-            "of that at once, unless the program adds the flag"
+            f"{shown_size(closed)} PROT_NONE at most are reserved without MAP_NORESERVE: with EDMM "
+            "Gramine commits all of that at once, unless the program adds the flag"
         )

@@ -1,5 +1,5 @@
-"""Settings of language runtimes, the JVM, Go and V8, and of OpenBLAS. Each is given only where the trace shows its
-cause."""
+"""Settings of language runtimes, the JVM, Go and V8, and of OpenBLAS. Each is given only where the
+trace shows its cause."""
 
 from __future__ import annotations
 
@@ -142,8 +142,8 @@ def _jvm(figures: Figures, jvms: Sequence[_Jvm]) -> Iterator[Advice]:
             yield argument(
                 f"-XX:CompressedClassSpaceSize={value // MIB}m",
                 JAVA,
-                f"{figures.owner(image)} reserved {shown_size(space.length)} for classes and used {shown_size(used)} "
-                f"of it. {_THIS_RUN} (else: OutOfMemoryError)",
+                f"{figures.owner(image)} reserved {shown_size(space.length)} for classes and used "
+                f"{shown_size(used)} of it. {_THIS_RUN} (else: OutOfMemoryError)",
                 reserved=space.length,
                 used=used,
             )
@@ -159,9 +159,10 @@ def _java_heap(figures: Figures, image: Image, heap: Region, known: bool) -> Ite
         yield argument(
             "-XX:+UseSerialGC",
             JAVA,
-            f"the garbage collector is a parallel one: it reserved {shown_size(sum(bitmaps))} of mark bitmaps beside "
-            f"the heap, and the JVM had {plural(image.peak_threads, 'thread')}. Collections by one thread stop the "
-            "program for longer where the heap is large",
+            f"the garbage collector is a parallel one: it reserved {shown_size(sum(bitmaps))} of "
+            "mark bitmaps beside the heap, and the JVM had "
+            f"{plural(image.peak_threads, 'thread')}. Collections by one thread stop the program "
+            "for longer where the heap is large",
             _COLLECTORS,
             bitmaps=sum(bitmaps),
             threads=image.peak_threads,
@@ -172,8 +173,8 @@ def _java_heap(figures: Figures, image: Image, heap: Region, known: bool) -> Ite
         yield argument(
             f"-Xmx{value // MIB}m",
             JAVA,
-            f"{figures.owner(image)} reserved {shown_size(heap.length)} for its heap and used {shown_size(used)} of "
-            f"it. {_THIS_RUN} (else: OutOfMemoryError)",
+            f"{figures.owner(image)} reserved {shown_size(heap.length)} for its heap and used "
+            f"{shown_size(used)} of it. {_THIS_RUN} (else: OutOfMemoryError)",
             ("-Xmx", "-XX:MaxHeapSize=", "-Xms", "-XX:InitialHeapSize="),
             reserved=heap.length,
             used=used,
@@ -199,9 +200,9 @@ def _code_cache(figures: Figures, image: Image, code: Region, known: bool) -> It
         yield argument(
             f"-XX:ReservedCodeCacheSize={value // MIB}m",
             JAVA,
-            f"{figures.owner(image)} reserved {shown_size(code.length)} for compiled code and used "
-            f"{shown_size(used)} of it. {_THIS_RUN}: a server compiles as long as it runs, and where the cache is full "
-            "it compiles no more",
+            f"{figures.owner(image)} reserved {shown_size(code.length)} for compiled code and "
+            f"used {shown_size(used)} of it. {_THIS_RUN}: a server compiles as long as it runs, "
+            "and where the cache is full it compiles no more",
             reserved=code.length,
             used=used,
         )
@@ -212,16 +213,17 @@ def _go(image: Image) -> Iterator[Advice]:
         yield variable(
             "GOMAXPROCS",
             str(_PROCESSORS),
-            f"Go: {plural(image.peak_threads, 'thread')} at once, each with a slot in the enclave and its own caches. "
-            f"No more than {_PROCESSORS} goroutines then compute at the same time",
+            f"Go: {plural(image.peak_threads, 'thread')} at once, each with a slot in the enclave "
+            f"and its own caches. No more than {_PROCESSORS} goroutines then compute at the same "
+            "time",
             threads=image.peak_threads,
         )
     if image.discards >= OFTEN:
         yield variable(
             "GODEBUG",
             "madvdontneed=0",
-            f"Go: {plural(image.discards, 'madvise')} gave pages back; for MADV_FREE, in its place, Gramine does "
-            "nothing",
+            f"Go: {plural(image.discards, 'madvise')} gave pages back; for MADV_FREE, in its "
+            "place, Gramine does nothing",
             discards=image.discards,
         )
     # Arenas follow each other from there on; what the kernel places lies far above.
@@ -233,8 +235,9 @@ def _go(image: Image) -> Iterator[Advice]:
         yield variable(
             "GOMEMLIMIT",
             f"{limit // MIB}MiB",
-            f"Go (1.19 and later): the heap grew to {shown_size(opened)}; a limit keeps it within the enclave. That is "
-            "this run's: a program that keeps more than the limit collects garbage all the time",
+            f"Go (1.19 and later): the heap grew to {shown_size(opened)}; a limit keeps it within "
+            "the enclave. That is this run's: a program that keeps more than the limit collects "
+            "garbage all the time",
             opened=opened,
         )
 
@@ -251,10 +254,11 @@ def _openblas(figures: Figures) -> Iterator[Advice]:
     yield variable(
         "OPENBLAS_NUM_THREADS",
         "1",
-        f"OpenBLAS in {figures.owner(image)} mapped {plural(len(buffers), 'buffer')} (alloc_mmap): "
-        f"{shown_size(committed)}, of which {shown_size(touched)} were touched; {TODAY} commits all of it. There is "
-        f"a thread, with a buffer and a stack, for each CPU{on}; with this setting there is one buffer, and its "
-        "routines compute on one CPU. A larger value is a compromise",
+        f"OpenBLAS in {figures.owner(image)} mapped {plural(len(buffers), 'buffer')} "
+        f"(alloc_mmap): {shown_size(committed)}, of which {shown_size(touched)} were touched; "
+        f"{TODAY} commits all of it. There is a thread, with a buffer and a stack, for each "
+        f"CPU{on}; with this setting there is one buffer, and its routines compute on one CPU. A "
+        "larger value is a compromise",
         buffers=len(buffers),
         committed=committed,
         touched=touched,
@@ -262,16 +266,16 @@ def _openblas(figures: Figures) -> Iterator[Advice]:
 
 
 def _v8(image: Image) -> Iterator[Advice]:
-    # What is reserved for code is not a cause: under every-call lazy pages cost nothing until they are
-    # touched.
+    # What is reserved for code is not a cause: under every-call lazy pages cost nothing until they
+    # are touched.
     if image.exec_pages >= _EXECUTABLE:
         yield argument(
             "--jitless",
             NODE,
             f"V8: {plural(image.exec_changes, 'call')} changed what is executable, "
-            f"{plural(image.exec_pages, 'page')} in all. Without compilation there are none, but JavaScript is "
-            "interpreted and runs several times slower, which no figure here shows, and there is no WebAssembly: only "
-            "for a program that waits more than it computes",
+            f"{plural(image.exec_pages, 'page')} in all. Without compilation there are none, but "
+            "JavaScript is interpreted and runs several times slower, which no figure here shows, "
+            "and there is no WebAssembly: only for a program that waits more than it computes",
             changes=image.exec_changes,
             pages=image.exec_pages,
         )
@@ -279,7 +283,7 @@ def _v8(image: Image) -> Iterator[Advice]:
         yield argument(
             "--v8-pool-size=1",
             NODE,
-            f"V8: {plural(image.peak_threads, 'thread')} at once, some of them helpers for collection and compilation. "
-            "With one helper both take longer",
+            f"V8: {plural(image.peak_threads, 'thread')} at once, some of them helpers for "
+            "collection and compilation. With one helper both take longer",
             threads=image.peak_threads,
         )

@@ -62,7 +62,8 @@ def attempt(
     it is not. O(words).
 
     >>> from laconic.analysis.advise.advice import argument
-    >>> attempt(argument("-Xmx8m", ("java",), "", ("-Xmx",)), ["java", "-Xmx1g", "Main", "-Xmx2g"], {})
+    >>> smaller = argument("-Xmx8m", ("java",), "", ("-Xmx",))
+    >>> attempt(smaller, ["java", "-Xmx1g", "Main", "-Xmx2g"], {})
     (['java', '-Xmx8m', 'Main', '-Xmx2g'], {})
     """
     if advice.env:
@@ -71,7 +72,10 @@ def attempt(
         return "a manifest's option changes nothing outside of Gramine"
     if basename(command[0]) in advice.programs:
         return [command[0], advice.flag, *_without(command[1:], advice)], env
-    return f"the command does not begin with {' or '.join(advice.programs)}: write {advice.flag} where that is started"
+    return (
+        f"the command does not begin with {' or '.join(advice.programs)}: write {advice.flag} "
+        "where that is started"
+    )
 
 
 def _without(words: Sequence[str], advice: Advice) -> list[str]:
@@ -97,8 +101,8 @@ def after(
     new_status: int,
     last_lines: Sequence[str] = (),
 ) -> After:
-    """Compares a rerun with the runs of the program as it is; `last_lines` are the last lines of its
-    standard error.
+    """Compares a rerun with the runs of the program as it is; `last_lines` are the last lines of
+    its standard error.
 
     O(programs).
     """
@@ -179,8 +183,10 @@ def outside(runs: Sequence[float], value: float, noise: float = NOISE) -> int:
     """-1 or 1 where `value` is below or above all `runs` by more than they differ among themselves
     and by more than `noise`, a part of them; else 0.
 
-    >>> outside([100, 100], 94), outside([100, 100], 96), outside([100, 120], 75), outside([100, 120], 81)
-    (-1, 0, -1, 0)
+    >>> outside([100, 100], 94), outside([100, 100], 96)
+    (-1, 0)
+    >>> outside([100, 120], 75), outside([100, 120], 81)
+    (-1, 0)
     """
     low, high = min(runs), max(runs)
     if value < low - max(high - low, noise * low):

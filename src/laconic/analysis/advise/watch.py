@@ -1,7 +1,8 @@
 """What one program in one process does with its memory, as far as a manifest or a setting depends
 on it.
 
-`Watch` receives what every strategy receives, and only counts: it goes along with them in one replay.
+`Watch` receives what every strategy receives, and only counts: it goes along with them in one
+replay.
 """
 
 from __future__ import annotations
@@ -100,8 +101,8 @@ class Region:
     def depth(self) -> int:
         """Of a stack: bytes from its top down to the lowest page that was touched. O(1).
 
-        0 for a pool of stacks (Ruby's fibers): a program divides it itself, and no thread of Gramine
-        needs its size.
+        0 for a pool of stacks (Ruby's fibers): a program divides it itself, and no thread of
+        Gramine needs its size.
         """
         if self.guards:
             return 0
@@ -111,32 +112,39 @@ class Region:
     def twin(self) -> Region:
         """A forked process's. O(runs)."""
         return Region(
-            self.start, self.length, self.opens, self.opened, self.peak, self.executable, self.stack,
-            self.lazy, self.guards, self.touched.copy(),
-        )  # fmt: skip
+            self.start,
+            self.length,
+            self.opens,
+            self.opened,
+            self.peak,
+            self.executable,
+            self.stack,
+            self.lazy,
+            self.guards,
+            self.touched.copy(),
+        )
 
 
 @dataclass(slots=True)
 class Image:
-    """One program in one process. Bytes where nothing else is stated; `peak_` is the most at any one
-    time.
+    """One program in one process. Bytes where nothing else is stated; `peak_` is the most at any
+    one time.
 
     `mapped`: all that is mapped; `forked_mapped` the most of it at a fork; `closed` of it is
     PROT_NONE, `closed_at_peak` when most was mapped. `unlazy_closed`: PROT_NONE, anonymous and not
     MAP_NORESERVE. `allocated_pages`: in all, each time they were mapped again. `lazy_pages` were
     mapped with MAP_NORESERVE, `lazy_touched` first touches there were. `brk_base` is an address.
     `started_threads`: in all, without the first; `found_threads` of them were running before the
-    recording began. `refused`: growths of the break that failed,
-    `repeated` of them for the same address as the one before. `shrinks` are the break's, of
-    `shrunk_pages`. `arenas` are glibc's: base → further
-    growths; `tops`: base → bytes that were made accessible from there at most. `discards` are
-    madvise(DONTNEED, FREE) but of threads' stacks. `blocks` are those that are mapped one by one,
-    base → size, and `peak_blocks` their bytes; `churned` the sizes of those that were unmapped
-    whole. `buffers`: large accessible mappings of a program that has OpenBLAS, with the numbers of the
-    stacks that they were mapped from; at the end, those of OpenBLAS itself.
-    `exec_changes` are calls that changed the permissions of anonymous memory from or to
-    executable ones, of `exec_pages`. `files` are names of those of `LIBRARIES`, `deepest` the
-    depth of the thread stacks that are gone.
+    recording began. `refused`: growths of the break that failed, `repeated` of them for the same
+    address as the one before. `shrinks` are the break's, of `shrunk_pages`. `arenas` are glibc's:
+    base → further growths; `tops`: base → bytes that were made accessible from there at most.
+    `discards` are madvise(DONTNEED, FREE) but of threads' stacks. `blocks` are those that are
+    mapped one by one, base → size, and `peak_blocks` their bytes; `churned` the sizes of those that
+    were unmapped whole. `buffers`: large accessible mappings of a program that has OpenBLAS, with
+    the numbers of the stacks that they were mapped from; at the end, those of OpenBLAS itself.
+    `exec_changes` are calls that changed the permissions of anonymous memory from or to executable
+    ones, of `exec_pages`. `files` are names of those of `LIBRARIES`, `deepest` the depth of the
+    thread stacks that are gone.
     """
 
     mapped: int = 0
@@ -191,10 +199,18 @@ class Image:
         """What a forked process begins with: what is mapped, and nothing that was counted. O(arenas
         + regions)."""
         return Image(
-            mapped=self.mapped, peak_mapped=self.mapped, closed=self.closed, closed_at_peak=self.closed,
-            unlazy_closed=self.unlazy_closed, peak_unlazy_closed=self.unlazy_closed,
-            stack=self.stack, peak_stack=self.stack, brk_base=self.brk_base, go_heap=self.go_heap, files=self.files,
-        )  # fmt: skip
+            mapped=self.mapped,
+            peak_mapped=self.mapped,
+            closed=self.closed,
+            closed_at_peak=self.closed,
+            unlazy_closed=self.unlazy_closed,
+            peak_unlazy_closed=self.unlazy_closed,
+            stack=self.stack,
+            peak_stack=self.stack,
+            brk_base=self.brk_base,
+            go_heap=self.go_heap,
+            files=self.files,
+        )
 
 
 class Watch(Strategy):

@@ -57,7 +57,8 @@ class Cells:
     """Tallies by process, site and bin.
 
     Bins are `width` wide (nanoseconds, or calls where a trace has no times). If there would be more
-    than `bins` of them, or more than `limit` cells, they become twice as wide. `last` is the last bin.
+    than `bins` of them, or more than `limit` cells, they become twice as wide. `last` is the last
+    bin.
     """
 
     width: int

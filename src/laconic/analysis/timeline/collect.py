@@ -50,8 +50,22 @@ from laconic.trace.stacks import NO_STACK, Spot, Stacks
 CALLS = 1_000
 #: Redundant calls that are marked in the map, and moments whose time is kept.
 MARKS, MOMENTS = 20_000, 2_048
-_LENGTHLESS = frozenset({"brk", "shmat", "shmdt", "mlockall", "munlockall", "arch_prctl", "io_setup", "io_destroy",
-                         "userfaultfd", "other", "i386_brk", "process_madvise"})  # fmt: skip
+_LENGTHLESS = frozenset(
+    {
+        "brk",
+        "shmat",
+        "shmdt",
+        "mlockall",
+        "munlockall",
+        "arch_prctl",
+        "io_setup",
+        "io_destroy",
+        "userfaultfd",
+        "other",
+        "i386_brk",
+        "process_madvise",
+    }
+)
 _TOP = 1 << 64
 
 
@@ -83,14 +97,15 @@ class OneCall(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Page:
     """All that a page shows. Processes and sites are numbered as they stand in their lists; `calls`
-    has the memory calls of each process. `series` and `cells` are over time, in nanoseconds, or over
-    the order of the calls if the trace has no times (`last` is 0). `tallies` are the sums of the
-    sites, in their order. `places` are the stacks in words, innermost first, True
-    for what was guessed; `modules` says why a module's symbols could not be used. `singles` is None
-    where there are more than `CALLS` calls. `hidden`: of each site that is suppressed the reason;
-    it is in all figures, and its stack is not in `places`. `own`: of each other site with how many
-    places its stack only makes the system call. `around` is `Sites.around`. `headline` is what the page says first.
-    `selection`: which calls it is about; None for all. `hints`: what `laconic advise` would change."""
+    has the memory calls of each process. `series` and `cells` are over time, in nanoseconds, or
+    over the order of the calls if the trace has no times (`last` is 0). `tallies` are the sums of
+    the sites, in their order. `places` are the stacks in words, innermost first, True for what was
+    guessed; `modules` says why a module's symbols could not be used. `singles` is None where there
+    are more than `CALLS` calls. `hidden`: of each site that is suppressed the reason; it is in all
+    figures, and its stack is not in `places`. `own`: of each other site with how many places its
+    stack only makes the system call. `around` is `Sites.around`. `headline` is what the page says
+    first. `selection`: which calls it is about; None for all. `hints`: what `laconic advise` would
+    change."""
 
     source: str
     about: dict[str, Any]
@@ -138,8 +153,8 @@ def collect(
     `compare` does.
 
     Symbols are looked for at the places that the trace names, of a suppressed stack no more than
-    its rule needs; `jobs` and `selection` are as in `compare`. Raises LaconicError where it cannot be read. O(events
-    × strategies); memory O(sites + VMAs).
+    its rule needs; `jobs` and `selection` are as in `compare`. Raises LaconicError where it cannot
+    be read. O(events × strategies); memory O(sites + VMAs).
     """
     tell = progress or (lambda done: None)
     stacks = Stacks()

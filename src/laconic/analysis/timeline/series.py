@@ -12,8 +12,8 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Bins:
-    """Calls in up to `limit` bins of equal width: `calls`, `host_calls` and `redundant`, and what they
-    cost in `cycles`. `width` doubles as it must."""
+    """Calls in up to `limit` bins of equal width: `calls`, `host_calls` and `redundant`, and what
+    they cost in `cycles`. `width` doubles as it must."""
 
     width: int
     limit: int = 512
@@ -42,8 +42,8 @@ class Bins:
         self.cycles[place] += cycles
 
     def spread(self, start: int, end: int, cycles: float) -> None:
-        """Divides cycles among the bins that the places `[start, end)` touch, in proportion to their
-        calls; without calls there, they are dropped. O(bins)."""
+        """Divides cycles among the bins that the places `[start, end)` touch, in proportion to
+        their calls; without calls there, they are dropped. O(bins)."""
         places = range(start // self.width, min(-(-end // self.width), len(self.calls)))
         calls = sum(self.calls[place] for place in places)
         for place in places:

@@ -66,11 +66,23 @@ def as_json(page: Page, limits: Limits | None = None) -> Json:
     hidden = _hidden(page)
     sites, rows, order = _sites(page, limits, names, [reason for reason, *_ in hidden])
     spaces, left_out = _spaces(page, limits, names, order)
-    singles = None if page.singles is None else [
-        [each.event, each.time // 1000, each.process, names(each.call), _arguments(each.args), _result(each.result),
-         each.host_calls, order[each.site]]
-        for each in page.singles
-    ]  # fmt: skip
+    singles = (
+        None
+        if page.singles is None
+        else [
+            [
+                each.event,
+                each.time // 1000,
+                each.process,
+                names(each.call),
+                _arguments(each.args),
+                _result(each.result),
+                each.host_calls,
+                order[each.site],
+            ]
+            for each in page.singles
+        ]
+    )
     return {
         "schema": SCHEMAS["html"],
         "summary": _summary(page),
@@ -82,8 +94,11 @@ def as_json(page: Page, limits: Limits | None = None) -> Json:
         "modules": [[plain(path), plain(why)] for path, why in page.modules],
         "clock": CLOCK,
         "time": _time(page, limits, order),
-        "moments": {"step": page.moments.step, "microseconds": [time // 1000 for time in page.moments],
-                    "last": page.last // 1000},
+        "moments": {
+            "step": page.moments.step,
+            "microseconds": [time // 1000 for time in page.moments],
+            "last": page.last // 1000,
+        },
         "processes": _processes(page, limits, names),
         "spaces": spaces,
         "strategies": _strategies(page),
@@ -93,7 +108,7 @@ def as_json(page: Page, limits: Limits | None = None) -> Json:
         "places": sites.places,
         "calls": singles,
         "names": names.texts,
-    }  # fmt: skip
+    }
 
 
 def _summary(page: Page) -> Json:
@@ -101,8 +116,11 @@ def _summary(page: Page) -> Json:
     return {
         "command": [plain(str(word)) for word in command] if isinstance(command, list) else [],
         "source": page.source,
-        "machine": {key: plain(str(page.machine[key])) for key in ("system", "release", "machine")
-                    if page.machine.get(key)},
+        "machine": {
+            key: plain(str(page.machine[key]))
+            for key in ("system", "release", "machine")
+            if page.machine.get(key)
+        },
         "exit_status": page.end.get("exit_status"),
         "events": page.events,
         "processes": ledger.processes,
@@ -112,10 +130,12 @@ def _summary(page: Page) -> Json:
         "redundant": ledger.redundant,
         "uncertain": page.uncertain,
         "seconds": page.last / 1e9,
-        "by_call": {plain(name): [each.calls, each.host_calls, each.elided, each.narrowed, each.failed]
-                  for name, each in sorted(ledger.by_call.items())},
+        "by_call": {
+            plain(name): [each.calls, each.host_calls, each.elided, each.narrowed, each.failed]
+            for name, each in sorted(ledger.by_call.items())
+        },
         "notes": [plain(note) for note in ledger.notes],
-    }  # fmt: skip
+    }
 
 
 def _first(
@@ -364,12 +384,21 @@ def _spaces(
     for number in shown:
         ordered = sorted(by_process[number], key=lambda area: (area.since, area.start))
         process = page.processes[number]
-        spaces.append({
-            "pid": process.pid, "process": number, "program": names(process.path), "calls": page.calls[number],
-            **_edges(ordered, names, calls, order),
-            "marks": [value for mark in marks if mark.process == number
-                      for value in (mark.call, mark.start, mark.pages, order[mark.site])],
-        })  # fmt: skip
+        spaces.append(
+            {
+                "pid": process.pid,
+                "process": number,
+                "program": names(process.path),
+                "calls": page.calls[number],
+                **_edges(ordered, names, calls, order),
+                "marks": [
+                    value
+                    for mark in marks
+                    if mark.process == number
+                    for value in (mark.call, mark.start, mark.pages, order[mark.site])
+                ],
+            }
+        )
     told = {
         "processes": len(known) - len(shown),
         "areas": page.left_out + left_out,
@@ -389,10 +418,18 @@ def _edges(areas: Sequence[Area], names: Names, calls: int, order: Sequence[int]
         "areas": [
             value
             for area in areas
-            for value in (place[area.start], place[area.end], area.prot, names(area.name), area.since,
-                          min(area.until, calls), -1 if area.site < 0 else order[area.site], area.tenths)
+            for value in (
+                place[area.start],
+                place[area.end],
+                area.prot,
+                names(area.name),
+                area.since,
+                min(area.until, calls),
+                -1 if area.site < 0 else order[area.site],
+                area.tenths,
+            )
         ],
-    }  # fmt: skip
+    }
 
 
 def _arguments(args: Sequence[int]) -> str:

@@ -58,8 +58,8 @@ def _document(parts: dict[str, str]) -> bytes:
 
 
 def joined(template: str, style: str, script: str, parts: dict[str, str]) -> bytes:
-    """A template, with its style, its script, a policy for these two, and `parts` in the places that
-    have their names."""
+    """A template, with its style, its script, a policy for these two, and `parts` in the places
+    that have their names."""
     values = {"policy": policy(style, script), "style": style, "script": script, **parts}
     # Each stands where its placeholder does; what is put in is not looked through again.
     return "".join(values.get(part, part) for part in template.split("@@")).encode()
@@ -68,8 +68,8 @@ def joined(template: str, style: str, script: str, parts: dict[str, str]) -> byt
 def policy(style: str, script: str) -> str:
     """The Content-Security-Policy: this style, this script, and nothing from anywhere."""
     return (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; "
-        "form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri "
+        "'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     )
 
 

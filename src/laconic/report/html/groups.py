@@ -23,8 +23,8 @@ class Group:
     """Sites with one call, function, source line and module, or one reason why they are suppressed.
 
     `function` and `module` are short names; `full` is the function's whole name. `calls` are the
-    names of the calls. `sites` are numbers of `Page.sites`; `around` is a key of `Page.around` if the
-    group is what a library OS does around the calls, and then there are none.
+    names of the calls. `sites` are numbers of `Page.sites`; `around` is a key of `Page.around` if
+    the group is what a library OS does around the calls, and then there are none.
     """
 
     function: str

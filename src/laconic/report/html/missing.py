@@ -35,17 +35,20 @@ def missing(page: Page) -> list[str]:
         lines.append(NO_STACKS)
     elif bare:
         lines.append(
-            f"{bare:,} of {page.ledger.calls:,} calls have no stack: they are shown by program and call"
+            f"{bare:,} of {page.ledger.calls:,} calls have no stack: they are shown by program and "
+            "call"
         )
     if page.uncertain:
         one = page.uncertain == 1
         lines.append(
-            f"{page.uncertain:,} host call{' is' if one else 's are'} uncertain: as many calls more would be redundant "
-            "if all that a log does not show already had the requested state"
+            f"{page.uncertain:,} host call{' is' if one else 's are'} uncertain: as many calls "
+            "more would be redundant if all that a log does not show already had the requested "
+            "state"
         )
     if page.source != "run":
         lines.append(
-            "a log does not say which pages were touched: the cycles of a site are those with none touched"
+            "a log does not say which pages were touched: the cycles of a site are those with none "
+            "touched"
         )
     strange = page.calls and page.ledger.calls - sum(page.calls)
     if strange:
@@ -69,7 +72,8 @@ def binned(page: Page, left: Mapping[str, int], sites: int) -> list[str]:
         )
     if page.moments.step > 1:
         lines.append(
-            f"the map knows the time of every {_th(page.moments.step)} call; those between are interpolated"
+            f"the map knows the time of every {_th(page.moments.step)} call; those between are "
+            "interpolated"
         )
     if left["step"] > 1:
         lines.append(
@@ -77,8 +81,8 @@ def binned(page: Page, left: Mapping[str, int], sites: int) -> list[str]:
         )
     if left["grain"] > 1:
         lines.append(
-            f"where pages are mapped without a gap, the map shows the permissions and the name of every "
-            f"{_th(left['grain'])} page"
+            "where pages are mapped without a gap, the map shows the permissions and the name of "
+            f"every {_th(left['grain'])} page"
         )
     if left["areas"]:
         lines.append(f"the map leaves out {left['areas']:,} areas, the smallest")

@@ -6,8 +6,22 @@ from __future__ import annotations
 from laconic.report import numbers
 from laconic.report.numbers import CLOCK, Unit, digits
 
-__all__ = ["CLOCK", "Range", "Unit", "between", "count", "cycles", "digits", "middle",
-           "seconds", "share", "size", "times", "unbroken", "unit"]  # fmt: skip
+__all__ = [
+    "CLOCK",
+    "Range",
+    "Unit",
+    "between",
+    "count",
+    "cycles",
+    "digits",
+    "middle",
+    "seconds",
+    "share",
+    "size",
+    "times",
+    "unbroken",
+    "unit",
+]
 
 #: Between a number and its unit, and around the dash of a range: a line does not end there.
 _SPACE, _JOIN = "\u00a0", "\u2060"

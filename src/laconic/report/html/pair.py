@@ -483,8 +483,16 @@ def _strategies(pair: Pair) -> str:
     most = max(max(span.high for span in costs), 1.0)
     unit = numbers.unit(most)
     bars = "".join(_strategy(name, before, after, most, unit) for name in names)
-    heads = ["Strategy", "Before", "After", "Change", f"{term('OCALL', 'OCALLs')} before", "after",
-             f"Peak {term('EPC')} before", "after"]  # fmt: skip
+    heads = [
+        "Strategy",
+        "Before",
+        "After",
+        "Change",
+        f"{term('OCALL', 'OCALLs')} before",
+        "after",
+        f"Peak {term('EPC')} before",
+        "after",
+    ]
     head = "".join(f'<th scope="col">{each}</th>' for each in heads)
     rows = "".join(_strategy_row(name, before, after, unit) for name in names)
     return (
@@ -551,21 +559,23 @@ def _notes(pair: Pair) -> Iterator[str]:
     for note in pair.difference.notes:
         yield f"{text(note)}."
     yield (
-        "A site is the same in both runs where call, function, module and program have the same names; "
-        "addresses, directories and lines do not matter."
+        "A site is the same in both runs where call, function, module and program have the same "
+        "names; addresses, directories and lines do not matter."
     )
     profile = pair.profile
     yield (
-        f"Cycles are an estimate by the cost profile <code>{text(profile.name)}</code> ({text(profile.machine)}); "
-        "each range goes from its low to its high end, and a change is the difference at each end."
+        f"Cycles are an estimate by the cost profile <code>{text(profile.name)}</code> "
+        f"({text(profile.machine)}); each range goes from its low to its high end, and a change is "
+        "the difference at each end."
     )
     if not (pair.before.sites.knows_touched and pair.after.sites.knows_touched):
         yield (
-            "A log does not say which pages were touched: the cycles of its sites are those with no page touched."
+            "A log does not say which pages were touched: the cycles of its sites are those with "
+            "no page touched."
         )
     yield (
-        "Two runs of one program differ a little: in threads, in addresses, and in which pages are touched. "
-        "Record a program twice to see by how much."
+        "Two runs of one program differ a little: in threads, in addresses, and in which pages are "
+        "touched. Record a program twice to see by how much."
     )
 
 

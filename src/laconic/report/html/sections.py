@@ -1,5 +1,5 @@
-"""The parts of the page that need no script: headline, figures, the costliest sites, the site table's
-first rows, the strategies with the bound as a line, and the notes.
+"""The parts of the page that need no script: headline, figures, the costliest sites, the site
+table's first rows, the strategies with the bound as a line, and the notes.
 
 Every name that goes into the markup passes `text`.
 """
@@ -44,20 +44,20 @@ WORDS = {
     "elided": "describes a call that needed no host call.",
     "redundant": "describes a call that succeeded and changed nothing.",
     "touched": "describes pages that the program has read or written at least once.",
-    "floor": "the lowest cost that any strict strategy could have. A strict strategy never gives a page more "
-             "access than the program requested.",
-    "cycles": "an estimate: counted events, times the cost of each in the cost profile. The range is the "
-              "profile's low and high end.",
+    "floor": "the lowest cost that any strict strategy could have. A strict strategy never gives a "
+    "page more access than the program requested.",
+    "cycles": "an estimate: counted events, times the cost of each in the cost profile. The range is "
+    "the profile's low and high end.",
     "OCALL": "a call from the enclave to the host: the CPU leaves the enclave and enters it again.",
     "EPC": "the physical memory of enclaves. Its peak is the size that the enclave needs.",
-    "EAUG": "adds a page to a running enclave. It comes with a fault: the CPU leaves the enclave, the driver adds "
-            "the page, and the CPU returns.",
+    "EAUG": "adds a page to a running enclave. It comes with a fault: the CPU leaves the enclave, the "
+    "driver adds the page, and the CPU returns.",
     "EACCEPT": "the enclave accepts a page that was added or changed, once for each page.",
-    "EMOD": "EMODPE and EMODPR extend and restrict the permissions of a page, EMODT changes its type, EREMOVE "
-            "removes it.",
-    "ETRACK": "waits until no CPU uses an old permission: an interrupt to every CPU in the enclave, once for each "
-              "page that is restricted or removed.",
-}  # fmt: skip
+    "EMOD": "EMODPE and EMODPR extend and restrict the permissions of a page, EMODT changes its type, "
+    "EREMOVE removes it.",
+    "ETRACK": "waits until no CPU uses an old permission: an interrupt to every CPU in the enclave, "
+    "once for each page that is restricted or removed.",
+}
 
 #: What each strategy does, in a few words; `laconic.strategies` has the names.
 STRATEGIES = {
@@ -84,11 +84,14 @@ class Part(NamedTuple):
 PARTS = (
     Part("pages added: EAUG and its faults", "EAUG", ("eaug", "eaug_faults")),
     Part("pages accepted: EACCEPT, EACCEPTCOPY", "EACCEPT", ("eaccept", "eacceptcopy")),
-    Part("permissions and types: EMODPE, EMODPR, EMODT, EREMOVE", "EMOD",
-         ("emodpe", "emodpr", "emodt", "eremove")),
+    Part(
+        "permissions and types: EMODPE, EMODPR, EMODT, EREMOVE",
+        "EMOD",
+        ("emodpe", "emodpr", "emodt", "eremove"),
+    ),
     Part("ETRACK and its interrupts", "ETRACK", ("etrack_ipis",)),
     Part("OCALLs, ioctls, copies and the rest", "OCALL", ()),
-)  # fmt: skip
+)
 
 
 def text(name: str) -> str:
@@ -156,15 +159,21 @@ def _figures(page: Page) -> str:
     ledger = page.ledger
     elided = sum(each.elided for each in ledger.by_call.values())
     parts = [
-        _figure(term("calls", "Calls"), _view("calls", _exact(ledger.calls)),
-                f"{_view('redundant', _exact(ledger.redundant))} {term('redundant')}, "
-                f"{_view('redundant-share', share(ledger.redundant, ledger.calls))}"),
-        _figure(term("host calls", "Host calls on Linux"), _view("host-calls", _exact(ledger.host_calls)),
-                f"{_view('elided', _exact(elided))} {term('elided')}"),
+        _figure(
+            term("calls", "Calls"),
+            _view("calls", _exact(ledger.calls)),
+            f"{_view('redundant', _exact(ledger.redundant))} {term('redundant')}, "
+            f"{_view('redundant-share', share(ledger.redundant, ledger.calls))}",
+        ),
+        _figure(
+            term("host calls", "Host calls on Linux"),
+            _view("host-calls", _exact(ledger.host_calls)),
+            f"{_view('elided', _exact(elided))} {term('elided')}",
+        ),
         f'<div class="flow"><dt>Cost in an enclave, {term("cycles")}; seconds at {CLOCK / 1e9:g} GHz</dt>'
         f'<dd class="three">{_three(page)}</dd></div>',
         _peak(page),
-    ]  # fmt: skip
+    ]
     return f'<dl class="fig">{"".join(parts)}</dl>'
 
 
@@ -319,8 +328,17 @@ def site_table(page: Page) -> str:
     found = groups(page)
     unit = table_unit(found)
     letter = f"{unit[1]} " if unit[1] else ""
-    heads = ["Site", "Call", "Calls", "Redundant", "Host calls", "Size", "Touched",
-             f"Today, {letter}cycles", f"Laconic, {letter}cycles"]  # fmt: skip
+    heads = [
+        "Site",
+        "Call",
+        "Calls",
+        "Redundant",
+        "Host calls",
+        "Size",
+        "Touched",
+        f"Today, {letter}cycles",
+        f"Laconic, {letter}cycles",
+    ]
     head = "".join(f'<th scope="col">{each}</th>' for each in heads)
     rows = "".join(_site_row(group, unit) for group in found[:ROWS])
     more = len(found) - ROWS
@@ -481,8 +499,17 @@ def round_steps(most: float, wanted: int) -> Iterable[float]:
 def _strategy_table(page: Page, unit: tuple[float, str]) -> str:
     assert page.compared is not None
     found = page.compared.strategies
-    heads = ["Strategy", "Cycles", f"at {CLOCK / 1e9:g} GHz", "× floor", term("OCALL", "OCALLs"), term("ETRACK"),
-             f"{term('EAUG')} faults", term("EACCEPT"), f"Peak {term('EPC')}"]  # fmt: skip
+    heads = [
+        "Strategy",
+        "Cycles",
+        f"at {CLOCK / 1e9:g} GHz",
+        "× floor",
+        term("OCALL", "OCALLs"),
+        term("ETRACK"),
+        f"{term('EAUG')} faults",
+        term("EACCEPT"),
+        f"Peak {term('EPC')}",
+    ]
     head = "".join(f'<th scope="col">{each}</th>' for each in heads)
     rows = []
     for name, figures in found.items():
@@ -492,10 +519,17 @@ def _strategy_table(page: Page, unit: tuple[float, str]) -> str:
             cycles(figures.total.cycles, unit),
             seconds(figures.total.cycles),
             "–" if ratio is None else numbers.between(*ratio),
-            *(_counts(low, high, *events)
-              for events in (("host_calls",), ("etrack_ipis",), ("eaug_faults",), ("eaccept", "eacceptcopy"))),
+            *(
+                _counts(low, high, *events)
+                for events in (
+                    ("host_calls",),
+                    ("etrack_ipis",),
+                    ("eaug_faults",),
+                    ("eaccept", "eacceptcopy"),
+                )
+            ),
             _pages(figures.peak),
-        ]  # fmt: skip
+        ]
         row = "".join(f"<td>{cell}</td>" for cell in cells)
         css = ' class="floor"' if name == BOUND else ""
         rows.append(f'<tr{css}><th scope="row">{text(SHOWN.get(name, name))}</th>{row}</tr>')
@@ -530,21 +564,25 @@ def notes(page: Page) -> list[str]:
     profile = page.profile
     if page.compared is not None:
         guessed = (
-            f" No source for: {text(', '.join(each.replace('_', ' ') for each in profile.unsourced))}."
+            " No source for: "
+            f"{text(', '.join(each.replace('_', ' ') for each in profile.unsourced))}."
             if profile.unsourced
             else ""
         )
         lines += [
-            f"Cycles are an estimate by the cost profile <code>{text(profile.name)}</code> ({text(profile.machine)}); "
-            f"each range goes from its low to its high end.{guessed} Counts do not depend on it.",
-            f"Seconds are cycles at {CLOCK / 1e9:g} GHz, of memory calls alone; they are no part of the program's own "
-            "run time.",
-            "Where one number must do (the width of a bar, the order of rows, a share), it is the middle of the range.",
+            f"Cycles are an estimate by the cost profile <code>{text(profile.name)}</code> "
+            f"({text(profile.machine)}); each range goes from its low to its high end.{guessed} "
+            "Counts do not depend on it.",
+            f"Seconds are cycles at {CLOCK / 1e9:g} GHz, of memory calls alone; they are no part "
+            "of the program's own run time.",
+            "Where one number must do (the width of a bar, the order of rows, a share), it is the "
+            "middle of the range.",
             *(_around(page)),
         ]
     if page.source != "run":
         lines.append(
-            f"The trace was imported from a log ({text(page.source)}): the host calls are those that would be made."
+            f"The trace was imported from a log ({text(page.source)}): the host calls are those "
+            "that would be made."
         )
     lines += [f"{text(note)}." for note in page.ledger.notes]
     lines += _suppressed(page)
@@ -561,8 +599,9 @@ def _around(page: Page) -> list[str]:
     if not high:
         return []
     return [
-        f"What Gramine does around the calls (the start of programs and threads, fork, execve, the growth of stacks) "
-        f"costs {cycles((low, high))} cycles; it has rows of its own, without calls, and is in no window of time."
+        "What Gramine does around the calls (the start of programs and threads, fork, execve, the "
+        f"growth of stacks) costs {cycles((low, high))} cycles; it has rows of its own, without "
+        "calls, and is in no window of time."
     ]
 
 
@@ -630,7 +669,7 @@ def _foot(page: Page) -> str:
         + (f" in {seconds((page.last * CLOCK / 1e9,) * 2)}" if page.last else ""),
         plural(page.ledger.processes, "process", "processes"),
         "" if page.end.get("exit_status") is None else f"exit status {page.end['exit_status']}",
-    ]  # fmt: skip
+    ]
     line = " · ".join(part for part in ("Laconic", *parts) if part)
     return f'<p class="wh foot">{line} · <a href="#top">Back to the top</a></p>'
 

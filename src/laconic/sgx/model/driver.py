@@ -35,7 +35,8 @@ class Epc:
     def __init__(self, pages: int | None = None) -> None:
         if pages is not None and pages <= 0:
             raise LaconicError(
-                f"the EPC size is {pages} pages: give at least 1 page, or none for an EPC without limit"
+                f"the EPC size is {pages} pages: give at least 1 page, or none for an EPC without "
+                "limit"
             )
         self.pages = pages
         self.used = 0
@@ -370,8 +371,8 @@ class Driver:
             raise stopped
 
     def _etrack(self, start: int, end: int) -> None:
-        # sgx_enclave_etrack: the pages' cycles follow each other, and no thread is inside from before;
-        # one stands for all.
+        # sgx_enclave_etrack: the pages' cycles follow each other, and no thread is inside from
+        # before; one stands for all.
         try:
             self.epcm.etrack()
         except LeafError:

@@ -76,8 +76,8 @@ class Machine(Meter):
     # The enclave's leaves: a page walk first, then the EPCM
 
     def eaug(self, start: int, end: int, faults: int | None = None) -> None:
-        """Adds pages that do not exist, as touches do. Raises `SgxError`: ENOMEM where the EPC is full; where a
-        page exists."""
+        """Adds pages that do not exist, as touches do. Raises `SgxError`: ENOMEM where the EPC is
+        full; where a page exists."""
         driver = self.driver
         stop = next(
             (at for at, _, entry in driver.epcm.pages.runs(start, end) if entry is not None), end

@@ -148,7 +148,8 @@ class Edmm:
         return touched
 
     def add_tcs(self, start: int) -> None:
-        """Makes the page at `start`, which does not exist, a TCS, which no access reaches. O(log n).
+        """Makes the page at `start`, which does not exist, a TCS, which no access reaches. O(log
+        n).
 
         Raises PalError(ENOMEM), and it does not exist then.
         """
@@ -204,7 +205,8 @@ class Edmm:
 
     def differing(self, changes: Iterable[tuple[int, int, int]]) -> list[_Change]:
         """Return the runs of committed pages whose permissions are not those of `changes`: start,
-        end, permissions before and after. Neighbors that change alike are one run. O(runs log n)."""
+        end, permissions before and after. Neighbors that change alike are one run. O(runs log
+        n)."""
         runs: list[_Change] = []
         for start, end, prot in changes:
             for begin, stop, had in self.committed.runs(start, end):
@@ -322,8 +324,8 @@ class Edmm:
     # What failures leave
 
     def discard(self, ranges: Iterable[Range]) -> None:
-        """Gives pages back that were not to be accessible; those that the driver does not take are shut,
-        and go later.
+        """Gives pages back that were not to be accessible; those that the driver does not take are
+        shut, and go later.
 
         Raises PalError where it does not even do that. O(runs log n).
         """

@@ -47,8 +47,8 @@ class Gramine:
     allocated.
 
     Ranges are in bytes, page aligned. Pages that were never allocated are passed over, where
-    upstream's ioctls fail. With `single` the same is requested for each page of the range by itself.
-    All cost O(log n + runs).
+    upstream's ioctls fail. With `single` the same is requested for each page of the range by
+    itself. All cost O(log n + runs).
     """
 
     __slots__ = ("_tracked", "meter", "pages", "switches")
@@ -185,8 +185,8 @@ class Gramine:
             pages.set(begin, stop, prot)
 
     def fault(self, start: int, end: int, prot: int) -> int:
-        """The exception handler (commit_lazy_alloc_pages): commits the lazy pages of `[start, end)`,
-        each in an exception; how many there were.
+        """The exception handler (commit_lazy_alloc_pages): commits the lazy pages of `[start,
+        end)`, each in an exception; how many there were.
 
         The access has added the page already, and then faulted once more since it is pending. With
         `Switches.demand`, an exception commits an aligned block of so many pages, as far as they

@@ -1,5 +1,5 @@
-"""The changes to Gramine that can be switched on, each by itself: what its PAL and its LibOS then do
-otherwise. docs/gramine.md describes them.
+"""The changes to Gramine that can be switched on, each by itself: what its PAL and its LibOS then
+do otherwise. docs/gramine.md describes them.
 
 A switch is evaluated where the work is done that it changes: `extend`, `kinds`, `copy` and
 `reserve` in the PAL, the others in the LibOS.

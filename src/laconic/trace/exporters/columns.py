@@ -105,11 +105,24 @@ class Analysis(Protocol):
 
 #: Calls on a range: the arguments that are its address and its length in bytes.
 _RANGES: Final = {
-    "mmap": (0, 1), "mprotect": (0, 1), "munmap": (0, 1), "mremap": (0, 1), "madvise": (0, 1), "msync": (0, 1),
-    "mlock": (0, 1), "munlock": (0, 1), "remap_file_pages": (0, 1), "mbind": (0, 1), "mlock2": (0, 1),
-    "pkey_mprotect": (0, 1), "set_mempolicy_home_node": (0, 1), "map_shadow_stack": (0, 1), "mseal": (0, 1),
-    "mincore": (0, 1), "prctl": (2, 3),
-}  # fmt: skip
+    "mmap": (0, 1),
+    "mprotect": (0, 1),
+    "munmap": (0, 1),
+    "mremap": (0, 1),
+    "madvise": (0, 1),
+    "msync": (0, 1),
+    "mlock": (0, 1),
+    "munlock": (0, 1),
+    "remap_file_pages": (0, 1),
+    "mbind": (0, 1),
+    "mlock2": (0, 1),
+    "pkey_mprotect": (0, 1),
+    "set_mempolicy_home_node": (0, 1),
+    "map_shadow_stack": (0, 1),
+    "mseal": (0, 1),
+    "mincore": (0, 1),
+    "prctl": (2, 3),
+}
 _PROT: Final = {"mmap": 2, "mprotect": 2, "pkey_mprotect": 2}
 _STATES: Final = ("unfinished", "refused", "chosen", "unfollowed", "no_result")
 _SHOWN: Final = {"program", "process", "exit", "lost", "note", "end"}
@@ -216,25 +229,37 @@ class Flattener:
         facts = _NO_FACTS if self._analysis is None else self._analysis.facts(self._number)
         recorded = _kinds(kinds) if self._recorded and kinds else None
         return (
-            self._number, time, pid, tid, name,
-            *args[:arity], *[None] * (6 - arity),
-            address, length,
+            self._number,
+            time,
+            pid,
+            tid,
+            name,
+            *args[:arity],
+            *[None] * (6 - arity),
+            address,
+            length,
             constants.prot(args[_PROT[name]] & 0xFFFFFFFF) if name in _PROT else None,
             flags_text(name, args),
-            constants.one(args[2] & 0xFFFFFFFF, constants.MADV, "MADV") if name == "madvise" else None,
+            constants.one(args[2] & 0xFFFFFFFF, constants.MADV, "MADV")
+            if name == "madvise"
+            else None,
             result if known else None,
             error_name(result) if known and result < 0 else None,
             _state(state) if state else None,
             host_calls if self._recorded else None,
             recorded or facts.kinds,
-            *(_file(file, args[5] if name == "mmap" else None) if file else (text(data) or None, *[None] * 4)),
+            *(
+                _file(file, args[5] if name == "mmap" else None)
+                if file
+                else (text(data) or None, *[None] * 4)
+            ),
             page_count(touched) if self._touched else None,
             self._programs.get(pid),
             facts.stack or logged,
             *facts[2:7],
             *(facts.cycles or _NO_CYCLES),
             None,
-        )  # fmt: skip
+        )
 
     def _other(self, row: Row, name: str) -> Flat:
         time, pid, tid, a0 = row.time, row.pid, row.tid, row.a0

@@ -62,8 +62,8 @@ def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
     }
     if cut is not None:
         sentence = (
-            f"cut {cut / 1e9:.6f} seconds after the trace began, at the limit of {limit:,} bytes: what is later is "
-            "not in this file"
+            f"cut {cut / 1e9:.6f} seconds after the trace began, at the limit of {limit:,} bytes: "
+            "what is later is not in this file"
         )
         written.notes.append(
             f"{sentence}; see more with --limit BYTES, or another part with --between START END"

@@ -258,7 +258,10 @@ class _Lines:
         numbers = [f"{value:#x}" if value else "0" for value in args[1:5]]
         if args[0] == 0x53564D41 and args[1] == 0:
             last = "NULL" if not args[4] else quoted(name.split(b"\0")[0]) if name else numbers[3]
-            return f"{operation}, PR_SET_VMA_ANON_NAME, {_KINDS['pointer'](args[2])}, {args[3]}, {last}"
+            return (
+                f"{operation}, PR_SET_VMA_ANON_NAME, {_KINDS['pointer'](args[2])}, {args[3]}, "
+                f"{last}"
+            )
         return ", ".join([operation, *numbers])
 
     def _other(self, row: Row, name: str) -> str | None:
@@ -277,7 +280,10 @@ class _Lines:
                     f" > {frame}\n" for frame in text(row.data).splitlines()
                 )
             case "lost":
-                return f"# missing: {row.a0 or 'unknown number of'} lines or calls: {_plain(text(row.data))}"
+                return (
+                    f"# missing: {row.a0 or 'unknown number of'} lines or calls: "
+                    f"{_plain(text(row.data))}"
+                )
             case _ if name not in _SILENT:
                 self.left_out[name] = self.left_out.get(name, 0) + 1
         return None

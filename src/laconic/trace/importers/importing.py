@@ -118,7 +118,8 @@ class Import:
         shown = ", ".join(f"{count:,} {name}" for name, count in calls[:8])
         more = f" and {plural(len(calls) - 8, 'more kind')}" if len(calls) > 8 else ""
         lines = [
-            f"{plural(self.lines, 'line')}: {plural(sum(self.by_call.values()), 'memory and process call')} of "
+            f"{plural(self.lines, 'line')}: "
+            f"{plural(sum(self.by_call.values()), 'memory and process call')} of "
             f"{plural(self.processes, 'process', 'processes')}, {plural(self.threads, 'thread')}"
         ]
         if calls:
@@ -271,7 +272,8 @@ def check(writer: TraceWriter) -> None:
     problem = f"-o {writer.path!r} could not be written, {writer.failure.strerror}"
     if writer.written:
         raise LaconicError(
-            f"{problem}; it contains the first {writer.written:,} events. Free some space and import again with --force"
+            f"{problem}; it contains the first {writer.written:,} events. Free some space and "
+            "import again with --force"
         )
     with suppress(OSError):
         remove(writer.path)

@@ -13,8 +13,8 @@ from laconic.trace.sysroot import HostFile
 from laconic.trace.writer import TraceWriter
 
 _MODE = PLAIN | PLACES
-#: Appearances of unknown descriptors that are distinguished: a log that has ever more of them must not
-#: fill the memory.
+#: Appearances of unknown descriptors that are distinguished: a log that has ever more of them must
+#: not fill the memory.
 _APART = 65536
 
 

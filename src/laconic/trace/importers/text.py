@@ -125,8 +125,9 @@ class Log:
             except ImportError:
                 file.close()
                 raise LaconicError(
-                    f"{self.path!r} is a zstd file, and zstandard is not installed: pip install zstandard, or give "
-                    f"the plain text:  zstd -dc {self.name} | laconic import ... -"
+                    f"{self.path!r} is a zstd file, and zstandard is not installed: pip install "
+                    f"zstandard, or give the plain text:  zstd -dc {self.name} | laconic import "
+                    "... -"
                 ) from None
             return cast(
                 BinaryIO,

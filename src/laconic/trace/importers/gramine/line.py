@@ -22,7 +22,8 @@ _CACHED = 4096
 #: in front, process and thread, Graphene's thread number, `return from `, the call's name, what
 #: follows its bracket; the whole line.
 LINE = re.compile(
-    rb"^([^\[(\n]*+.*?)(?:\(\S+\) )?(?:\[(P\d{1,10}:(?:T\d{1,10})?|:):?[^\n]*?\] (?:trace|debug): |\[( *\d{1,10})\] )"
+    rb"^([^\[(\n]*+.*?)(?:\(\S+\) )?"
+    rb"(?:\[(P\d{1,10}:(?:T\d{1,10})?|:):?[^\n]*?\] (?:trace|debug): |\[( *\d{1,10})\] )"
     rb"---- (return from )?(?:shim_)?(\w+) ?\((.*)$|^(.*)$",
     re.MULTILINE,
 )
@@ -86,9 +87,13 @@ def arguments(name: bytes, text: bytes) -> tuple[int, int, int, int, int, int]:
     if name == b"mmap":
         address, length, prot, flags, fd, offset = text.split(b",")
         return (
-            int(address, 0) & _MASK, int(length, 0) & _MASK, _NUMBERS[prot], _NUMBERS[flags], _NUMBERS[fd],
+            int(address, 0) & _MASK,
+            int(length, 0) & _MASK,
+            _NUMBERS[prot],
+            _NUMBERS[flags],
+            _NUMBERS[fd],
             int(offset, 0) & _MASK,
-        )  # fmt: skip
+        )
     parts = text.split(b",") if text else []
     if name in _RANGES and len(parts) < 3 - (name == b"munmap"):
         raise ValueError(text)

@@ -17,8 +17,10 @@ from laconic.trace.writer import TraceWriter
 #: Events that are held back so that they come in the order of their times.
 WINDOW = 65536
 _CURE = (
-    "One is made with  perf trace -F all -e mmap,munmap,mprotect,mremap,brk,madvise,clone,clone3,fork,vfork,execve,"
-    "exit,exit_group,openat,close,task:task_newtask -o LOG -- CMD"
+    "One is made with  perf trace -F all -e "
+    "mmap,munmap,mprotect,mremap,brk,madvise,clone,clone3,fork,vfork,execve,exit,exit_group,"
+    "openat,close,task:task_newtask "
+    "-o LOG -- CMD"
 )
 #: Calls that take memory away, or copy it, do so after they began; all others have done their work
 #: when they end.
@@ -92,8 +94,8 @@ def import_log(
     order.finish()
     if lines.file_faults:
         report.note(
-            f"{lines.file_faults:,} faults in mapped files have no address in the text of perf trace, and are left "
-            "out: perf script of exceptions:page_fault_user has them"
+            f"{lines.file_faults:,} faults in mapped files have no address in the text of perf "
+            "trace, and are left out: perf script of exceptions:page_fault_user has them"
         )
 
 
@@ -126,8 +128,8 @@ class _Order:
         self._report.time = self._last
         if self._late:
             self._report.note(
-                f"{self._late:,} events came more than {WINDOW:,} events late, and stand out of order: record with "
-                "perf trace --sort-events, or import the text of perf script"
+                f"{self._late:,} events came more than {WINDOW:,} events late, and stand out of "
+                "order: record with perf trace --sort-events, or import the text of perf script"
             )
 
     def _take(self, item: tuple[int, int, Event]) -> None:

@@ -32,7 +32,8 @@ _BORN = re.compile(
 #: A line of perf script: command name, process (where it is shown), thread, time in seconds, the
 #: event.
 SCRIPT = re.compile(
-    rb" *(.{1,16}?) +(?:(\d{1,10})/)?(\d{1,10}) +(?:\[\d+\] +)?(\d+)\.(\d+): +(?:\d+ +)?([\w-]+(?::[\w-]+)?):(.*)$"
+    rb" *(.{1,16}?) +(?:(\d{1,10})/)?(\d{1,10}) +(?:\[\d+\] +)?(\d+)\.(\d+): +"
+    rb"(?:\d+ +)?([\w-]+(?::[\w-]+)?):(.*)$"
 )
 _ADDRESS = re.compile(rb"address=0x([0-9a-f]{1,16}) .*error_code=0x([0-9a-f]+)")
 _SAMPLE = re.compile(rb"([0-9a-f]{1,16})(?: +[0-9a-f]{1,16} \S+.*)?$")
@@ -49,19 +50,41 @@ _PAIR = re.compile(rb'(\w+): (?:"([^"]*)"|([^,]*))(?:, |$)')
 #: Call → the names of its arguments, as the kernel's tracepoints have them, in the order of the
 #: registers.
 PARAMETERS: dict[str, tuple[str, ...]] = {
-    "mmap": ("addr", "len", "prot", "flags", "fd", "off"), "munmap": ("addr", "len"), "brk": ("brk",),
-    "mprotect": ("start", "len", "prot"), "pkey_mprotect": ("start", "len", "prot", "pkey"),
-    "madvise": ("start", "len_in", "behavior"), "mremap": ("addr", "old_len", "new_len", "flags", "new_addr"),
-    "msync": ("start", "len", "flags"), "mlock": ("start", "len"), "munlock": ("start", "len"),
-    "mlock2": ("start", "len", "flags"), "mlockall": ("flags",), "munlockall": (),
-    "shmat": ("shmid", "shmaddr", "shmflg"), "shmdt": ("shmaddr",), "mincore": ("start", "len", "vec"),
+    "mmap": ("addr", "len", "prot", "flags", "fd", "off"),
+    "munmap": ("addr", "len"),
+    "brk": ("brk",),
+    "mprotect": ("start", "len", "prot"),
+    "pkey_mprotect": ("start", "len", "prot", "pkey"),
+    "madvise": ("start", "len_in", "behavior"),
+    "mremap": ("addr", "old_len", "new_len", "flags", "new_addr"),
+    "msync": ("start", "len", "flags"),
+    "mlock": ("start", "len"),
+    "munlock": ("start", "len"),
+    "mlock2": ("start", "len", "flags"),
+    "mlockall": ("flags",),
+    "munlockall": (),
+    "shmat": ("shmid", "shmaddr", "shmflg"),
+    "shmdt": ("shmaddr",),
+    "mincore": ("start", "len", "vec"),
     "remap_file_pages": ("start", "size", "prot", "pgoff", "flags"),
-    "mbind": ("start", "len", "mode", "nmask", "maxnode", "flags"), "mseal": ("start", "len", "flags"),
-    "clone": ("clone_flags",), "clone3": (), "fork": (), "vfork": (), "execve": (), "execveat": (),
-    "exit": ("error_code",), "exit_group": ("error_code",),
-    "open": ("filename",), "openat": ("filename",), "creat": ("filename",), "close": ("fd",), "dup": ("fildes",),
-    "dup2": ("oldfd",), "dup3": ("oldfd",),
-}  # fmt: skip
+    "mbind": ("start", "len", "mode", "nmask", "maxnode", "flags"),
+    "mseal": ("start", "len", "flags"),
+    "clone": ("clone_flags",),
+    "clone3": (),
+    "fork": (),
+    "vfork": (),
+    "execve": (),
+    "execveat": (),
+    "exit": ("error_code",),
+    "exit_group": ("error_code",),
+    "open": ("filename",),
+    "openat": ("filename",),
+    "creat": ("filename",),
+    "close": ("fd",),
+    "dup": ("fildes",),
+    "dup2": ("oldfd",),
+    "dup3": ("oldfd",),
+}
 _PREFIXES = {"prot": "PROT_", "behavior": "MADV_", "clone_flags": "CLONE_"}
 _FLAGS = {
     "mmap": "MAP_",

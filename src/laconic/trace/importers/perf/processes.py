@@ -202,8 +202,8 @@ class Processes:
         elif event.name == "clone3":
             flags = _THREAD
             self._report.note(
-                "the flags of clone3 are not in the log, and each is taken for a new thread: record the event "
-                "task:task_newtask as well"
+                "the flags of clone3 are not in the log, and each is taken for a new thread: "
+                "record the event task:task_newtask as well"
             )
         self._row(thread, event, (flags,))
         if child <= 0 or child >= 1 << 31:

@@ -35,8 +35,9 @@ ATTACHED = re.compile(
 BROKEN = re.compile(rb"(.*\w\(.*?)(?:strace: )?Process \d{1,9} attached$", re.DOTALL)
 #: What strace says besides, and the table of -c and -C.
 OTHER = re.compile(
-    rb"(?:strace: |Process \d+ (?:suspended|resumed|detached)|PANIC: |% time |[ -]*------|[ \d.]+ total$"
-    rb"|\s*\d+\.\d+ +\d+\.\d+ +\d+ |System call usage|<detached \.\.\.>$| <unfinished \.\.\.>$)"
+    rb"(?:strace: |Process \d+ (?:suspended|resumed|detached)|PANIC: |% time |[ -]*------"
+    rb"|[ \d.]+ total$|\s*\d+\.\d+ +\d+\.\d+ +\d+ |System call usage"
+    rb"|<detached \.\.\.>$| <unfinished \.\.\.>$)"
 )
 FRAME = re.compile(rb" > |\s+> |stacktrace:|backtrace:")
 

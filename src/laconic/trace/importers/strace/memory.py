@@ -257,7 +257,21 @@ def _words(argument: bytes) -> bytes:
 
 #: Arguments without which a call cannot be followed.
 _LEAST = {
-    "mmap": 6, "mprotect": 3, "munmap": 2, "brk": 1, "mremap": 4, "madvise": 3, "pkey_mprotect": 4, "shmat": 3,
-    "shmdt": 1, "mlock": 2, "munlock": 2, "mlockall": 1, "msync": 3, "mlock2": 3, "remap_file_pages": 5, "mseal": 3,
-}  # fmt: skip
+    "mmap": 6,
+    "mprotect": 3,
+    "munmap": 2,
+    "brk": 1,
+    "mremap": 4,
+    "madvise": 3,
+    "pkey_mprotect": 4,
+    "shmat": 3,
+    "shmdt": 1,
+    "mlock": 2,
+    "munlock": 2,
+    "mlockall": 1,
+    "msync": 3,
+    "mlock2": 3,
+    "remap_file_pages": 5,
+    "mseal": 3,
+}
 assert _LEAST.keys() <= set(MEMORY_EVENTS)

@@ -23,17 +23,33 @@ _F_DUPFD, _F_SETFD, _F_DUPFD_CLOEXEC = 0, 2, 1030
 _CLOSE_RANGE_UNSHARE, _CLOSE_RANGE_CLOEXEC = 2, 4
 #: Calls whose result is a new descriptor that no path stands for, by what it is.
 _NAMELESS = {
-    "socket": b"socket:[]", "accept": b"socket:[]", "accept4": b"socket:[]", "epoll_create": b"anon_inode:[eventpoll]",
-    "epoll_create1": b"anon_inode:[eventpoll]", "eventfd": b"anon_inode:[eventfd]", "eventfd2": b"anon_inode:[eventfd]",
-    "signalfd": b"anon_inode:[signalfd]", "signalfd4": b"anon_inode:[signalfd]",
-    "timerfd_create": b"anon_inode:[timerfd]", "inotify_init": b"anon_inode:inotify",
-    "inotify_init1": b"anon_inode:inotify", "fanotify_init": b"anon_inode:[fanotify]",
-    "pidfd_open": b"anon_inode:[pidfd]", "userfaultfd": b"anon_inode:[userfaultfd]",
-    "memfd_secret": b"/secretmem (deleted)", "perf_event_open": b"anon_inode:[perf_event]",
-    "io_uring_setup": b"anon_inode:[io_uring]", "bpf": b"anon_inode:bpf", "mq_open": b"mqueue:",
-    "open_tree": b"", "fsopen": b"anon_inode:[fscontext]", "pidfd_getfd": b"", "open_by_handle_at": b"",
-    "landlock_create_ruleset": b"anon_inode:[landlock-ruleset]", "fsmount": b"",
-}  # fmt: skip
+    "socket": b"socket:[]",
+    "accept": b"socket:[]",
+    "accept4": b"socket:[]",
+    "epoll_create": b"anon_inode:[eventpoll]",
+    "epoll_create1": b"anon_inode:[eventpoll]",
+    "eventfd": b"anon_inode:[eventfd]",
+    "eventfd2": b"anon_inode:[eventfd]",
+    "signalfd": b"anon_inode:[signalfd]",
+    "signalfd4": b"anon_inode:[signalfd]",
+    "timerfd_create": b"anon_inode:[timerfd]",
+    "inotify_init": b"anon_inode:inotify",
+    "inotify_init1": b"anon_inode:inotify",
+    "fanotify_init": b"anon_inode:[fanotify]",
+    "pidfd_open": b"anon_inode:[pidfd]",
+    "userfaultfd": b"anon_inode:[userfaultfd]",
+    "memfd_secret": b"/secretmem (deleted)",
+    "perf_event_open": b"anon_inode:[perf_event]",
+    "io_uring_setup": b"anon_inode:[io_uring]",
+    "bpf": b"anon_inode:bpf",
+    "mq_open": b"mqueue:",
+    "open_tree": b"",
+    "fsopen": b"anon_inode:[fscontext]",
+    "pidfd_getfd": b"",
+    "open_by_handle_at": b"",
+    "landlock_create_ruleset": b"anon_inode:[landlock-ruleset]",
+    "fsmount": b"",
+}
 
 
 class Opening:

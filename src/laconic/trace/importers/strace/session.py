@@ -422,7 +422,8 @@ class Session:
         if self.clock.set_back:
             times = "once" if self.clock.set_back == 1 else f"{self.clock.set_back:,} times"
             self.note(
-                f"the log's clock was set back {times}; the times after that continue from the time before"
+                f"the log's clock was set back {times}; the times after that continue from the "
+                "time before"
             )
         self._count()
         names = {EVENTS[code]: count for code, count in self.counts.items() if code in CALL_CODES}

@@ -50,9 +50,15 @@ def read_set(
     order = list(range(len(logs)))
     if min(style.fraction for style, log in zip(styles, logs, strict=True) if log.head) < 6:
         order = _parents_first(logs, keys)
-        session.disorder = "the logs of a set with coarse times: the order of its threads' calls is known only to that"
+        session.disorder = (
+            "the logs of a set with coarse times: the order of its threads' calls is known only to "
+            "that"
+        )
     elif not any(_DURATIONS.search(log.head) for log in logs):
-        session.disorder = "the logs of a set show when calls began, and without -T not when they had ended: the order "
+        session.disorder = (
+            "the logs of a set show when calls began, and without -T not when they had ended: the "
+            "order "
+        )
         session.disorder += "of its threads' calls is uncertain where they overlap"
     chunk = max(CHUNK // max(len(logs), 1), 1 << 14)
     cursors = [
