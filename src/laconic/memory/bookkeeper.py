@@ -219,12 +219,16 @@ def as_made(name: str, args: Arguments, outcome: Outcome) -> Arguments:
 
 
 def edits(outcome: Outcome) -> bool:
-    """Return whether a call edited the wanted state, rather than only contents. O(changes)."""
+    """Return whether a call edited the wanted state, rather than only contents. O(changes).
+
+    A move edits it even where the pages moved here look like those that it replaces: the kernel
+    unmaps these first.
+    """
     if outcome.end == outcome.start:
         return False
     # any() would cost three times as much, and every call comes here.
     for change in outcome.changes:  # noqa: SIM110
-        if change.wanted is not change.held:
+        if change.wanted is not change.held or change.source is not None:
             return True
     return False
 

@@ -208,6 +208,16 @@ def test_a_call_that_the_kernel_restarts_is_not_counted_yet(value: int) -> None:
     assert run.ledger.by_call == {}
 
 
+@pytest.mark.parametrize("value", [-ERESTARTSYS, -ENOMEM])
+def test_a_move_within_one_vma_that_stops_halfway_is_looked_at(value: int) -> None:
+    # wwww  page 2 moves over page 1, which looks the same; the host has unmapped only the target
+    # w.ww
+    run = Run("wwww", "w.ww")
+    move = f.MREMAP_MAYMOVE | f.MREMAP_FIXED | f.MREMAP_DONTUNMAP
+    assert run.call("mremap", at(2), PAGE, PAGE, move, at(1), value=value) == Answered(value, ())
+    assert run.wanted(4) == "w.ww"
+
+
 @pytest.mark.parametrize("value", [-ERESTARTSYS + 1, -ERESTART_RESTARTBLOCK - 1])
 def test_other_errors_are_results(value: int) -> None:
     run = Run("wwww", "wwww")
