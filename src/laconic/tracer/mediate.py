@@ -168,11 +168,11 @@ class Mediator:
             return
         if host_args != call.args:
             self.registers.set_range(thread.tid, host_args[0], host_args[1])
-        if call.name == "mremap" and outcome.resync and not self.attached:
-            # A pending signal can stop an mremap of several VMAs between two of them (break_ksm in
-            # mm/ksm.c). The restarted call then fails with EFAULT, because the first has moved.
-            # Natively the signal must come in those microseconds; here one that came during the
-            # stop is enough.
+        if call.name == "mremap" and not self.attached:
+            # A pending signal stops an mremap of mergeable pages (break_ksm, mm/ksm.c), which is
+            # then restarted. Natively the signal must come in those microseconds; here one that
+            # came during the stop is enough. A frequent timer would stop the call again and again,
+            # and one of several VMAs would fail with EFAULT, because the first has moved.
             thread.signal_mask = ptrace.set_signal_mask(thread.tid, ALL_SIGNALS)
         thread.awaits_exit = True
         ptrace.resume(SYSCALL, thread.tid)
