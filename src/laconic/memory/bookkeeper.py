@@ -227,7 +227,7 @@ def edits(outcome: Outcome) -> bool:
     if outcome.end == outcome.start:
         return False
     # any() would cost three times as much, and every call comes here.
-    for change in outcome.changes:  # noqa: SIM110
+    for change in outcome.changes:
         if change.wanted is not change.held or change.source is not None:
             return True
     return False

@@ -11,7 +11,7 @@ import inspect
 import os
 import sys
 from collections.abc import Iterable
-from functools import cache, partial
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -182,10 +182,15 @@ def linux_rule(strategy: str | type[Strategy]) -> HostRule:
     return rule if definer.__module__.startswith("laconic.") else _checking(rule)
 
 
-@cache
+_CHECKING: dict[HostRule, HostRule] = {}
+
+
 def _checking(rule: HostRule) -> HostRule:
     # A user's rule whose results are checked. One rule has one checking rule, because equal rules
     # are replayed once.
+    if rule in _CHECKING:
+        return _CHECKING[rule]
+
     def checked(name: str, args: Arguments, outcome: Outcome) -> Arguments | None:
         host_args = rule(name, args, outcome)
         if host_args is not None and not (isinstance(host_args, tuple) and len(host_args) == 6):
@@ -195,6 +200,7 @@ def _checking(rule: HostRule) -> HostRule:
             )
         return host_args
 
+    _CHECKING[rule] = checked
     return checked
 
 

@@ -40,9 +40,7 @@ class NeverProtect(Strategy):
     name = "never-protect"
 
     @staticmethod
-    def linux_rule(  # type: ignore[override]  # mypy: a variable, overridden by a method
-        name: str, args: Arguments, outcome: Outcome
-    ) -> Arguments | None:
+    def linux_rule(name: str, args: Arguments, outcome: Outcome) -> Arguments | None:
         """Elide mprotects, and pass every other call on."""
         return None if name == "mprotect" else args
 
@@ -119,9 +117,7 @@ class Bound(Classify):
 
     name = "method"
 
-    def linux_rule(  # type: ignore[override]
-        self, name: str, args: Arguments, outcome: Outcome
-    ) -> Arguments | None:
+    def linux_rule(self, name: str, args: Arguments, outcome: Outcome) -> Arguments | None:
         """A rule that needs an object, of which there is none."""
         return args
 
@@ -139,9 +135,7 @@ def test_a_class_without_a_name_or_with_a_rule_that_needs_an_object_is_refused()
 def test_results_of_a_user_s_rule_and_fork_are_checked(tmp_path: Path) -> None:
     class Yes(NeverProtect):
         @staticmethod
-        def linux_rule(  # type: ignore[override]
-            name: str, args: Arguments, outcome: Outcome
-        ) -> Any:
+        def linux_rule(name: str, args: Arguments, outcome: Outcome) -> Any:
             """True, as if it were a question."""
             return True
 
