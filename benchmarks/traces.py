@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -32,3 +33,17 @@ def record(names: Iterable[str], directory: Path) -> dict[str, Path]:
                 path.write_bytes(made.read_bytes())
         found[name] = path
     return found
+
+
+def count_calls(name: str) -> Counter[str]:
+    """All system calls of a workload and its children, by name, as strace counts them."""
+    known = {workload.name: workload for workload in WORKLOADS}
+    calls: Counter[str] = Counter()
+    with place(known[name]) as here:
+        counts = here.top / "counts"
+        here.run(("strace", "-f", "-c", "-U", "calls,name", "-o", str(counts), "--"))
+        for line in counts.read_text().splitlines():
+            words = line.split()
+            if len(words) == 2 and words[0].isdigit() and words[1] != "total":
+                calls[words[1]] += int(words[0])
+    return calls
