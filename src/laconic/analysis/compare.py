@@ -451,7 +451,7 @@ def _replay(trace: Trace, task: _Task, progress: Progress) -> _Part:
         engine.ledger.processes,
         engine.number + 1,
         enclaves.unseen,
-        engine.lost.told(),
+        engine.lost.sentences(),
         {name: report.findings() for name, report in reports.items()},
         trace.loss,
         engine.measured,

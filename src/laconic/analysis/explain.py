@@ -205,7 +205,7 @@ def explain(
     for row in found.symbols:
         stacks.take(row)
     explanation.stacks = stacks
-    explanation.loss = [*replay.lost.told(), *loss]
+    explanation.loss = [*replay.lost.sentences(), *loss]
     return explanation
 
 

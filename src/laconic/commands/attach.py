@@ -180,13 +180,13 @@ def _wait(
     attachment.start()
     if recorder is not None:
         recorder.start()
-    began, told, reason = time.monotonic(), options.quiet, ""
+    began, announced, reason = time.monotonic(), options.quiet, ""
     while not attachment.ended():
         came = signal.sigtimedwait(ending, _PERIOD)
         if reason:
             continue
-        if attachment.attached.is_set() and not told:
-            told = True
+        if attachment.attached.is_set() and not announced:
+            announced = True
             threads = len(attachment.tracer.threads)
             tell(
                 f"laconic: attached to process {options.pid} ({name}), {plural(threads, 'thread')} "

@@ -74,12 +74,14 @@ def execute(options: argparse.Namespace) -> int:
         output = output or open_output(options.json)
         try:
             with progress(f"reading {trace.path}", trace.size) as update:
-                told = explain(trace, event, update, selection=chosen)
+                explanation = explain(trace, event, update, selection=chosen)
         except LaconicError:
             tell_loss(trace)
             raise
-        tell_loss(trace, told.loss)
-    hand_over(options, output, lambda: as_json(told), lambda width: as_text(told, width))
+        tell_loss(trace, explanation.loss)
+    hand_over(
+        options, output, lambda: as_json(explanation), lambda width: as_text(explanation, width)
+    )
     return status
 
 

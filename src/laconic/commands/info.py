@@ -43,11 +43,12 @@ def execute(options: argparse.Namespace) -> int:
     output = open_output(options.json)
     with progress(f"reading {options.trace}", trace.size) as update:
         found = contents(trace, update, chosen)
-    figures = as_json(trace, found, losses(trace, found.lost.told())) | selection_as_json(chosen)
+    lost = found.lost.sentences()
+    figures = as_json(trace, found, losses(trace, lost)) | selection_as_json(chosen)
     if output is not None:
         write_json(figures, output, options.json)
     if options.json == "-":
-        tell_loss(trace, found.lost.told())
+        tell_loss(trace, lost)
     else:
         show(selection_as_text(chosen) + as_text(figures))
     return 0

@@ -66,7 +66,7 @@ def execute(options: argparse.Namespace) -> int:
     engine = Replay(trace, keep=True)
     with progress(f"replaying {options.trace}", trace.size) as update:
         engine.run(until, update)
-    tell_loss(trace, engine.lost.told())
+    tell_loss(trace, engine.lost.sentences())
     wanted = Selection(
         pids=() if options.pid is None else (options.pid,), programs=tuple(options.program or ())
     )

@@ -100,7 +100,7 @@ class Feed(Tracer):
         self._ledger = mediator.ledger
         self._watcher = watcher
         self._fd = fd
-        self._told: Mapping[tuple[str, int, str], int] = {}
+        self._sent: Mapping[tuple[str, int, str], int] = {}
         self._began = time.monotonic()
         self._done = threading.Event()
 
@@ -124,8 +124,8 @@ class Feed(Tracer):
     def message(self) -> dict[str, Any]:
         """What there is to tell now. O(sites + threads)."""
         counts = dict(self._watcher.counts)
-        told, self._told = self._told, counts
-        # After the counts: a stack that was counted is told, now or before.
+        sent, self._sent = self._sent, counts
+        # After the counts: a stack that was counted is sent, now or before.
         fresh = self._watcher.fresh
         rows = [fresh.popleft() for _ in range(len(fresh))]
         return {
@@ -137,7 +137,7 @@ class Feed(Tracer):
             "ever": self._ledger.processes,
             "processes": self._processes(),
             "rows": [(row.event, row.a0, row.data.decode("latin-1")) for row in rows],
-            "sites": [(*key, count) for key, count in counts.items() if told.get(key) != count],
+            "sites": [(*key, count) for key, count in counts.items() if sent.get(key) != count],
         }
 
     def _processes(self) -> list[tuple[int, str, int, int, int | None]]:

@@ -25,7 +25,7 @@ from laconic.sgx.meter import Counts, Meter
 from laconic.trace.schema import Row
 from laconic.trace.selection import Selection
 
-Told = tuple[Strategy, Meter, Counts]
+Receiver = tuple[Strategy, Meter, Counts]
 #: What the work of a strategy is for, where it is not a memory call's. EXEC is what execve frees;
 #: the new program's own memory is LOAD.
 LOAD, EXEC, FORK, THREAD = "load", "exec", "fork", "thread"
@@ -75,20 +75,20 @@ class Enclave:
         self.space = space
         self.touches = touches
         self.strategies = strategies
-        # By label: whom to tell, with the counts of the label that the work is entered in; of calls
-        # without changes.
-        self._books: dict[Hashable, list[Told]] = {}
-        self._unchanged: dict[Hashable, list[Told]] = {}
+        # By label: who receives the work, with the counts of the label that the work is entered
+        # in; of calls without changes.
+        self._books: dict[Hashable, list[Receiver]] = {}
+        self._unchanged: dict[Hashable, list[Receiver]] = {}
 
-    def _told(self, label: Hashable, books: dict[Hashable, list[Told]]) -> list[Told]:
-        told = books.get(label)
-        if told is None:
-            told = books[label] = []
+    def _receivers(self, label: Hashable, books: dict[Hashable, list[Receiver]]) -> list[Receiver]:
+        receivers = books.get(label)
+        if receivers is None:
+            receivers = books[label] = []
             for strategy in self.strategies.values():
                 if books is self._books or strategy.hears_all:
                     strategy.meter.at(self.number, label)
-                    told.append((strategy, strategy.meter, strategy.meter.counts))
-        return told
+                    receivers.append((strategy, strategy.meter, strategy.meter.counts))
+        return receivers
 
     def forget_labels(self) -> None:
         """Count from here on in new counts. O(labels)."""
@@ -128,7 +128,7 @@ class Enclave:
             self._touch(begin, stop, vma, new(Touch, (owner,)))
 
     def _touch(self, start: int, end: int, vma: Vma, label: Hashable) -> None:
-        for strategy, meter, counts in self._told(label, self._books):
+        for strategy, meter, counts in self._receivers(label, self._books):
             meter.counts = counts
             strategy.touch(start, end, vma)
 
@@ -136,7 +136,7 @@ class Enclave:
         """A memory call is over; its work is counted under `label`. O(strategies × changes)."""
         name, args, _, changes, file = call
         self.touches.sizes.note(file)
-        for strategy, meter, counts in self._told(
+        for strategy, meter, counts in self._receivers(
             label, self._books if changes else self._unchanged
         ):
             meter.counts = counts

@@ -188,7 +188,7 @@ class Replay:
     @property
     def losses(self) -> list[str]:
         """What the trace lacks, a sentence each; complete after the end of a run."""
-        return [*self.lost.told(), *([self.trace.loss] if self.trace.loss is not None else [])]
+        return [*self.lost.sentences(), *([self.trace.loss] if self.trace.loss is not None else [])]
 
     def _run(
         self, until: Callable[[int, int], bool] | None, progress: Callable[[int], None] | None

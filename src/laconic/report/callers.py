@@ -470,7 +470,7 @@ def _notes(found: Callers, stacks: Stacks, width: int, shown: Iterable[Caller]) 
 
 def _stripped(stacks: Stacks, shown: Iterable[Caller]) -> list[str]:
     # Libraries of which frames that are shown have an address only, and nothing says why.
-    told = {os.path.basename(module.path) for module, _ in _missing(stacks)}
+    explained = {os.path.basename(module.path) for module, _ in _missing(stacks)}
     found = {
         place.module
         for caller in shown
@@ -478,7 +478,7 @@ def _stripped(stacks: Stacks, shown: Iterable[Caller]) -> list[str]:
         for place, _ in stacks.walk(caller.stack)[:_SHOWN]
         if place.function.startswith(f"{place.module}+0x")
     }
-    return sorted(found - told)
+    return sorted(found - explained)
 
 
 def missing_lines(stacks: Stacks, width: int) -> Iterator[str]:

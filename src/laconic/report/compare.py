@@ -147,15 +147,15 @@ def _strategy(figures: Figures, found: Mapping[str, Figures]) -> Json:
     least, most = (
         {"peak_epc_pages": figures.peak[end], "epc_pages": figures.left[end]} for end in (0, 1)
     )
-    told = span_as_json(figures.total, least, most)
+    entry = span_as_json(figures.total, least, most)
     ratios = {
         base.replace("-", "_"): figures.ratio(found[base])
         for base in ("every-call", BOUND)
         if base in found
     }
-    told["ratio"] = {base: ratio and round(ratio[1], 6) for base, ratio in ratios.items()}
-    told["ratio_low"] = {base: ratio and round(ratio[0], 6) for base, ratio in ratios.items()}
-    return told
+    entry["ratio"] = {base: ratio and round(ratio[1], 6) for base, ratio in ratios.items()}
+    entry["ratio_low"] = {base: ratio and round(ratio[0], 6) for base, ratio in ratios.items()}
+    return entry
 
 
 def span_as_json(span: Span, least: Mapping[str, int], most: Mapping[str, int]) -> Json:
@@ -182,13 +182,13 @@ def hosts_as_json(replays: Mapping[str, Replayed]) -> Json:
     base = ledgers["every-call"][0].host_calls
     strategies: Json = {}
     for name, (ledger, uncertain) in ledgers.items():
-        told: Json = _counts(ledger.by_call.values(), sum(uncertain.values()))
-        strategies[name] = told
+        entry: Json = _counts(ledger.by_call.values(), sum(uncertain.values()))
+        strategies[name] = entry
         low = ledger.host_calls - sum(uncertain.values())
-        told["ratio"] = (
+        entry["ratio"] = (
             {"every_call": round(ledger.host_calls / base, 6)} if base else {"every_call": None}
         )
-        told["ratio_low"] = {"every_call": round(low / base, 6)} if base else {"every_call": None}
+        entry["ratio_low"] = {"every_call": round(low / base, 6)} if base else {"every_call": None}
     first: Ledger = next(iter(ledgers.values()))[0]
     open_ = any(uncertain for _, uncertain in ledgers.values())
     return {

@@ -28,11 +28,11 @@ class Losses:
         found[0] += 1
         found[1] += row.a0
 
-    def told(self) -> list[str]:
+    def sentences(self) -> list[str]:
         """One sentence for each kind of loss, in the order of their first places."""
-        sentences = []
+        found = []
         for text, (places, missing) in self._texts.items():
             facts = [f"{missing:,}"] if missing else []
             facts += [f"in {places:,} places"] if places > 1 else []
-            sentences.append(f"{text} ({', '.join(facts)})" if facts else text)
-        return sentences
+            found.append(f"{text} ({', '.join(facts)})" if facts else text)
+        return found

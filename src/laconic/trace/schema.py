@@ -85,40 +85,50 @@ PROCESS_EVENTS: Final = (
     "personality",
     "seccomp",
 )
-#: Events that are not calls: `file`     a file, before the first row that names it: a0 major, a1
-#: minor, a2 inode, a3 size in bytes, a4 `FileMode`            bits; `file` is its number, `data`
-#: its path. `program`  the process runs a new program from here: `data` is JSON (path, argv, bits,
-#: layout), a0 start_brk, a1            data_size, a2 1 where READ_IMPLIES_EXEC is set. Its maps
-#: follow where they are known. `maps`     the host's map was looked at: a0 `vma` rows follow, one
-#: for each run that differs from what is held. a1: 0            the next call of this thread asked
-#: for it; else what bookkeeping made of it here, GREW or ADOPTED. `vma`      a0 start, a1 end, a2
-#: vm_flags, a3 base (address of the file's byte 0; 0 for anonymous memory), a4 pkey,            a5
-#: 1 for a hole; `file`; `data` its name. `answer`   what an upcall answered for the next call of
-#: this thread: a0 `Answer`, a1 and a2 its arguments, result or            `data` the answer.
+#: Events that are not calls:
+#: `file`     a file, before the first row that names it: a0 major, a1 minor, a2 inode, a3 size in
+#:            bytes, a4 `FileMode` bits; `file` is its number, `data` its path.
+#: `program`  the process runs a new program from here: `data` is JSON (path, argv, bits, layout),
+#:            a0 start_brk, a1 data_size, a2 1 where READ_IMPLIES_EXEC is set. Its maps follow where
+#:            they are known.
+#: `maps`     the host's map was looked at: a0 `vma` rows follow, one for each run that differs from
+#:            what is held. a1: 0 the next call of this thread asked for it; else what bookkeeping
+#:            made of it here, GREW or ADOPTED.
+#: `vma`      a0 start, a1 end, a2 vm_flags, a3 base (address of the file's byte 0; 0 for anonymous
+#:            memory), a4 pkey, a5 1 for a hole; `file`; `data` its name.
+#: `answer`   what an upcall answered for the next call of this thread: a0 `Answer`, a1 and a2 its
+#:            arguments, result or `data` the answer.
 #: `begin`    a call whose work begins here and whose row follows later, other calls between: `said`
-#: is its event code,            `state` 1 where what it changes is taken for done here. `host_call`
-#: one that Laconic made for the next call of this thread, where it is not that call itself: `said`
-#: is its            event code, a0 to a5 its arguments. `process`  a process or thread whose
-#: beginning was not seen: a0 1 where it shares the memory of process `result`. `exit`     a thread
-#: ends: a0 its wait status, a1 1 where that was in a fork or clone whose row may still follow.
+#:            is its event code, `state` 1 where what it changes is taken for done here.
+#: `host_call` one that Laconic made for the next call of this thread, where it is not that call
+#:            itself: `said` is its event code, a0 to a5 its arguments.
+#: `process`  a process or thread whose beginning was not seen: a0 1 where it shares the memory of
+#:            process `result`.
+#: `exit`     a thread ends: a0 its wait status, a1 1 where that was in a fork or clone whose row
+#:            may still follow.
 #: `lost`     something is missing here: `data` says what, a0 how many lines or calls (0: not
-#: known), a1 1 where this            process's address space is not followed from here on. pid 0:
-#: of any process. `note`     what a person must know: `data`. `stack`    a stack of the next call
-#: of this thread, as the log shows it: `data`, a frame a line. `end`      the last row: the
-#: recording was ended in order. a0 the exit status, `data` JSON. `module`   what the addresses of
-#: frames count from: a0 its number, `data` JSON (`laconic.stacks.table.Module`). `frames`   stack
-#: frames, numbered from a0 on: `data` is `FRAME` of each, one after the other. `site`     the stack
-#: of this thread's next call: a0 its number; the first time `data` holds the numbers of its
-#: frames, innermost first, as 32-bit little-endian. `symbols`  what `laconic pack` found for a
-#: module: a0 its number, `data` JSON. `received` memory that a forked child in Gramine received: a0
-#: start, a1 end, a2 entries of the checkpoint that this            was sent in (one a page for
-#: anonymous memory). `measured` what SGX hardware counted (Gramine's sgx.enable_stats): a0 EENTERs,
-#: a1 EEXITs, a2 AEXs, a3 synchronous,            a4 asynchronous signals; a5 1 for all of a
-#: process, 0 for a thread; `result` its id on the host. pid 0:            which of the trace's
-#: processes that is is not known. `written`  the process wrote to a file that may be mapped, or
-#: truncated it: a0 its size in bytes, a1 0 where it was            truncated to that size, 1 where
-#: it was written to, and has at least that size; `file`. `leave`    the recording of this process
-#: ends here, and the process goes on; of processes that share memory, one row.
+#:            known), a1 1 where this process's address space is not followed from here on. pid 0:
+#:            of any process.
+#: `note`     what a person must know: `data`.
+#: `stack`    a stack of the next call of this thread, as the log shows it: `data`, a frame a line.
+#: `end`      the last row: the recording was ended in order. a0 the exit status, `data` JSON.
+#: `module`   what the addresses of frames count from: a0 its number, `data` JSON
+#:            (`laconic.stacks.table.Module`).
+#: `frames`   stack frames, numbered from a0 on: `data` is `FRAME` of each, one after the other.
+#: `site`     the stack of this thread's next call: a0 its number; the first time `data` holds the
+#:            numbers of its frames, innermost first, as 32-bit little-endian.
+#: `symbols`  what `laconic pack` found for a module: a0 its number, `data` JSON.
+#: `received` memory that a forked child in Gramine received: a0 start, a1 end, a2 entries of the
+#:            checkpoint that this was sent in (one a page for anonymous memory).
+#: `measured` what SGX hardware counted (Gramine's sgx.enable_stats): a0 EENTERs, a1 EEXITs, a2
+#:            AEXs, a3 synchronous, a4 asynchronous signals; a5 1 for all of a process, 0 for a
+#:            thread; `result` its id on the host. pid 0: which of the trace's processes that is is
+#:            not known.
+#: `written`  the process wrote to a file that may be mapped, or truncated it: a0 its size in bytes,
+#:            a1 0 where it was truncated to that size, 1 where it was written to, and has at least
+#:            that size; `file`.
+#: `leave`    the recording of this process ends here, and the process goes on; of processes that
+#:            share memory, one row.
 OTHER_EVENTS: Final = (
     "file",
     "program",

@@ -105,7 +105,7 @@ def _scope() -> str:
 def _attach() -> Finding:
     # A process that does not descend from Laconic: Yama makes a difference.
     read, write = os.pipe()
-    told, tell = os.pipe()
+    read_pid, write_pid = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(write)
@@ -113,13 +113,13 @@ def _attach() -> Finding:
         if orphan == 0:
             os.read(read, 1)
             os._exit(0)
-        os.write(tell, str(orphan).encode())
+        os.write(write_pid, str(orphan).encode())
         os._exit(0)
     os.close(read)
-    os.close(tell)
+    os.close(write_pid)
     os.waitpid(child, 0)
-    pid = int(os.read(told, 20))
-    os.close(told)
+    pid = int(os.read(read_pid, 20))
+    os.close(read_pid)
     seized = ptrace.seize(pid, 0)
     os.close(write)
     if seized:

@@ -42,7 +42,7 @@ class Stacks:
         self._modules = Modules(keep=not writer.redacts)
         self._spaces: dict[Mm, Space] = {}
         self._known: set[int] = set()
-        self._frames = self._told = 0
+        self._frames = self._written = 0
         self.began = 0
 
     def take(self, thread: Thread, words: Sequence[int], redundant: bool) -> None:
@@ -73,7 +73,7 @@ class Stacks:
     def _tell(self) -> None:
         # What modules and frames are new.
         tables = self._modules.tables
-        for number in range(self._told, len(tables.modules)):
+        for number in range(self._written, len(tables.modules)):
             module = tables.modules[number]
             about = module._asdict()
             if self._writer.redacts and module.kind in (FILE, PYTHON):
@@ -81,7 +81,7 @@ class Stacks:
                 if module.name:
                     about["name"] = self._writer.hidden(module.name).decode("utf-8", "replace")
             self._row("module", 0, 0, number, json.dumps(about).encode())
-        self._told = len(tables.modules)
+        self._written = len(tables.modules)
         count = len(tables.frames)
         if count > self._frames:
             packed = b"".join(

@@ -31,7 +31,7 @@ def figures(path: str) -> dict[str, Any]:
     """The JSON of a trace."""
     trace = laconic.trace.open(path)
     found = contents(trace)
-    return as_json(trace, found, losses(trace, found.lost.told()))
+    return as_json(trace, found, losses(trace, found.lost.sentences()))
 
 
 def test_figures(tmp_path: Path) -> None:

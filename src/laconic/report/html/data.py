@@ -296,10 +296,10 @@ def _hidden(page: Page) -> list[tuple[str, int, int, int]]:
     for number, reason in page.hidden.items():
         site, figures = page.sites[number], found.setdefault(reason, [0, 0, 0])
         figures[:] = figures[0] + 1, figures[1] + site.calls, figures[2] + site.redundant
-    told = [
+    rows = [
         (reason, sites, calls, redundant) for reason, (sites, calls, redundant) in found.items()
     ]
-    return sorted(told, key=lambda each: (-each[3], -each[2], each[0]))
+    return sorted(rows, key=lambda each: (-each[3], -each[2], each[0]))
 
 
 #: In the place of a stack: none was taken; many sites in one row; sites that are suppressed.
@@ -399,14 +399,14 @@ def _spaces(
                 ],
             }
         )
-    told = {
+    omitted = {
         "processes": len(known) - len(shown),
         "areas": page.left_out + left_out,
         "step": step,
         "grain": grain,
         "marks": every,
     }
-    return {"step": step, "grain": grain, "mark_step": every, "processes": spaces}, told
+    return {"step": step, "grain": grain, "mark_step": every, "processes": spaces}, omitted
 
 
 def _edges(areas: Sequence[Area], names: Names, calls: int, order: Sequence[int]) -> Json:

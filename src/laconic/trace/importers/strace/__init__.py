@@ -35,13 +35,13 @@ def import_log(
     """Appends the rows of all logs: of one log, or of several that follow each other, or of a `-ff`
     set."""
     session = Session(writer, report)
-    told = progress and (lambda _: progress(sum(log.consumed for log in logs)))
+    report_progress = progress and (lambda _: progress(sum(log.consumed for log in logs)))
     keys = keys_of(logs)
     if keys:
-        read_set(session, logs, keys, told)
+        read_set(session, logs, keys, report_progress)
     else:
         for log in logs:
-            Reading(session, log, style_of(log.head)[0]).run(told)
+            Reading(session, log, style_of(log.head)[0]).run(report_progress)
     for log in logs:
         if log.loss is not None:
             session.lost(0, log.loss, (0, 0, 0))
