@@ -1,5 +1,5 @@
-"""One call of a trace, explained: what is to be known of it, as data. `laconic.report.explain` has
-the words."""
+"""One call of a trace, explained: everything that is known about it, as data.
+`laconic.report.explain` turns it into text."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _COUNT = re.compile(r"[0-9]{1,18}")
 
 
 class Found(NamedTuple):
-    """Where a row is: its number, itself, the row in which its work began if that is another one,
-    and the number of the next memory call after it (None: there is none). `symbols` are the rows of
-    that kind, which come last."""
+    """The place of a row: its number, the row itself, the row in which its work began if that is a
+    different one, and the number of the next memory call after it (None: there is none). `symbols`
+    are the rows of that kind, which come last."""
 
     number: int
     row: Row
@@ -47,14 +47,14 @@ class Found(NamedTuple):
 
 @dataclass(slots=True)
 class Explanation:
-    """All that is to be known of one row.
+    """Everything that is known about one row.
 
-    `why_not`: why there is nothing to explain but the call itself, as of a process that is not
+    `why_not`: why only the call itself can be shown, for example because its process is not
     followed. `stack` is one of `stacks`, or NO_STACK. `touched`: pages, by the number of the
-    change, None where the trace does not tell. `requested`: the ranges that the call is about.
-    `host_call` is that of bookkeeping; `recorded` counts the host calls that the recording made
-    under `strategy` (None: the trace is a log's). `counts`: strategy → what its enclave did for
-    this call alone, what is 0 left out.
+    change; None if the trace does not record them. `requested`: the ranges that the call names.
+    `host_call` is the one that the bookkeeping would make; `recorded` counts the host calls that
+    the recording made under `strategy` (None: the trace was imported from a log). `counts`:
+    strategy → what its enclave did for this call alone, without zeros.
     """
 
     found: Found
@@ -92,7 +92,9 @@ def locate(
     `CALL:N`: the `N`th call of that name. With `selection`, only its calls are counted, except for
     a number. Reads the trace to its end.
 
-    Raises LaconicError where there is none, or `event` is of another form.
+    Return the row that `event` names: by its number; by `@SECONDS`: the first memory call then or
+    later; or by `CALL:N`: the `N`th call of that name. With `selection`, only its calls are
+    counted, except for a number. Reads the trace to its end.
     """
     fits = wanted(event, trace.names)
     row_filter = None
@@ -130,10 +132,10 @@ def locate(
 
 
 def wanted(event: str, names: Sequence[str] = EVENTS) -> Callable[[int, Row], bool]:
-    """Whether a row, by its number, is the one that `event` names: to be called for each row in
-    turn, once. `names` are those of the rows' codes.
+    """Raises LaconicError if there is no such row, or `event` has another form.
 
-    Raises LaconicError where `event` is of no form that there is.
+    Return a predicate that is true for the row that `event` names. Call it with the number of each
+    row and the row, in order, once. `names` are those of the rows' codes.
     """
     name, colon, count = event.rpartition(":")
     if _COUNT.fullmatch(event):
@@ -185,10 +187,10 @@ def explain(
     stacks: Stacks | None = None,
     selection: Selection | None = None,
 ) -> Explanation:
-    """What is to be known of the row that `event` names, as `locate`. O(events + events up to it ×
-    strategies).
+    """Raises LaconicError if `event` has none of these forms.
 
-    Raises LaconicError where it is not there, or the trace cannot be read.
+    Return everything that is known about the row that `event` names, as in `locate`. O(events +
+    events up to it × strategies).
     """
     found = locate(trace, event, progress, selection)
     loss = [trace.loss] if trace.loss else []
@@ -210,7 +212,7 @@ def explain(
 
 
 class _Explainer(Listener):
-    # Follows a replay up to one call, under every strategy, and records what that call alone does.
+    # Raises LaconicError if it does not exist, or the trace cannot be read.
 
     def __init__(self, trace: Trace, found: Found, enclaves: Enclaves) -> None:
         self.trace = trace
