@@ -228,19 +228,15 @@ def compare(
 ) -> Compared:
     """Return what `trace`, an open trace or a path, would cost in enclaves under each strategy.
 
-    A strategy is a name, `module:Class`, or a class; `bound` is the floor of all. `profile` is what
-    things cost: a profile, or its name or file (default: `published`). A trace of more than `LONG`
-    events is replayed by up to `jobs` processes (None: one per CPU); a class needs one that other
-    processes can import. With `selection`, only its calls are counted, with the first touches of
-    the pages that they mapped; peaks are those of the whole trace. `progress` is called with the
-    number of bytes that the slowest process has read.
-
     A strategy is a name, `module:Class`, or a class; `bound` is the lower limit of all. `profile`
-    is the costs: a profile, or its name or file (default: `published`). A trace of more than `LONG`
-    events is replayed by up to `jobs` processes (None: one per CPU); a class must be importable by
-    other processes. With `selection`, only its calls are counted, with the first touches of the
-    pages that they mapped; peaks are those of the whole trace. `progress` is called with the number
-    of bytes that the slowest process has read.
+    has the costs: a profile, or its name or file (default: `published`). A trace of more than
+    `LONG` events is replayed by up to `jobs` processes (None: one per CPU); a class must be
+    importable by other processes. With `selection`, only its calls are counted, with the first
+    touches of the pages that they mapped; peaks are those of the whole trace. `progress` is called
+    with the number of bytes that the slowest process has read.
+
+    Raises LaconicError for an unknown strategy, for two with the same name, or if the trace cannot
+    be read. O(events × strategies); memory for the figures of each process and call.
     """
     trace = Trace(trace) if isinstance(trace, str) else trace
     model = model or Model()
@@ -291,8 +287,8 @@ def compare_host_calls(
     strategies: Given | Iterable[Given] = ON_LINUX,
     progress: Progress | None = None,
 ) -> HostCalls:
-    """Raises LaconicError for an unknown strategy, for two with the same name, or if the trace
-    cannot be read. O(events × strategies); memory for the figures of each process and call.
+    """Return the host calls that Linux would execute for `trace` under each strategy. Equal rules
+    are replayed once.
 
     Arguments and errors are those of `compare`. O(events × strategies).
     """
@@ -310,8 +306,8 @@ def compare_host_calls(
 
 @dataclass(frozen=True, slots=True)
 class Direct:
-    """The system calls of gramine-direct. `strategies`: by the strategy's name, what was done for
-    each call, and for what is none: load, fork, exec, thread, stack growth."""
+    """The system calls of gramine-direct. `strategies`: by the strategy's name, the work for each
+    call, and the work without one: load, fork, exec, thread, stack growth."""
 
     strategies: dict[str, dict[str, SystemCalls]]
     calls: int
@@ -323,11 +319,10 @@ class Direct:
 def compare_direct(
     trace: Trace, names: Sequence[str], settings: Settings, progress: Progress | None = None
 ) -> Direct:
-    """The system calls of gramine-direct. `strategies`: by the strategy's name, the work for each
-    call, and the work without one: load, fork, exec, thread, stack growth.
+    """Return the system calls that gramine-direct, Gramine's Linux PAL, would make under each
+    strategy of `names`.
 
-    Return the system calls that gramine-direct, Gramine's Linux PAL, would make under each strategy
-    of `names`.
+    Raises LaconicError as `compare`. O(events × strategies).
     """
     rules: dict[str, Maker] = {}
     for name in names:

@@ -51,7 +51,7 @@ class Explanation:
 
     `why_not`: why only the call itself can be shown, for example because its process is not
     followed. `stack` is one of `stacks`, or NO_STACK. `touched`: pages, by the number of the
-    change; None if the trace does not record them. `requested`: the ranges that the call names.
+    change; None if the trace does not record them. `requested`: the ranges that the call concerns.
     `host_call` is the one that the bookkeeping would make; `recorded` counts the host calls that
     the recording made under `strategy` (None: the trace was imported from a log). `counts`:
     strategy → what its enclave did for this call alone, without zeros.
@@ -88,13 +88,11 @@ def locate(
     progress: Callable[[int], None] | None = None,
     selection: Selection | None = None,
 ) -> Found:
-    """The row that `event` names: its number, `@SECONDS`: the first memory call then or later, or
-    `CALL:N`: the `N`th call of that name. With `selection`, only its calls are counted, except for
-    a number. Reads the trace to its end.
-
-    Return the row that `event` names: by its number; by `@SECONDS`: the first memory call then or
-    later; or by `CALL:N`: the `N`th call of that name. With `selection`, only its calls are
+    """Return the row that `event` names: by its number; by `@SECONDS`: the first memory call then
+    or later; or by `CALL:N`: the `N`th call of that name. With `selection`, only its calls are
     counted, except for a number. Reads the trace to its end.
+
+    Raises LaconicError if there is no such row, or `event` has another form.
     """
     fits = wanted(event, trace.names)
     row_filter = None
@@ -132,10 +130,10 @@ def locate(
 
 
 def wanted(event: str, names: Sequence[str] = EVENTS) -> Callable[[int, Row], bool]:
-    """Raises LaconicError if there is no such row, or `event` has another form.
+    """Return a predicate that is true for the row that `event` names. Call it with the number of
+    each row and the row, in order, once. `names` are those of the rows' codes.
 
-    Return a predicate that is true for the row that `event` names. Call it with the number of each
-    row and the row, in order, once. `names` are those of the rows' codes.
+    Raises LaconicError if `event` has none of these forms.
     """
     name, colon, count = event.rpartition(":")
     if _COUNT.fullmatch(event):
@@ -187,10 +185,10 @@ def explain(
     stacks: Stacks | None = None,
     selection: Selection | None = None,
 ) -> Explanation:
-    """Raises LaconicError if `event` has none of these forms.
-
-    Return everything that is known about the row that `event` names, as in `locate`. O(events +
+    """Return everything that is known about the row that `event` names, as in `locate`. O(events +
     events up to it × strategies).
+
+    Raises LaconicError if it does not exist, or the trace cannot be read.
     """
     found = locate(trace, event, progress, selection)
     loss = [trace.loss] if trace.loss else []
@@ -212,7 +210,7 @@ def explain(
 
 
 class _Explainer(Listener):
-    # Raises LaconicError if it does not exist, or the trace cannot be read.
+    # Follows a replay up to one call, under every strategy, and records what that call alone does.
 
     def __init__(self, trace: Trace, found: Found, enclaves: Enclaves) -> None:
         self.trace = trace
@@ -314,7 +312,7 @@ def _cut(runs: Iterable[Touched], start: int, end: int) -> Iterator[Touched]:
 def _requested(
     name: str, row: Row, answer: int, changes: Iterable[Change]
 ) -> list[tuple[int, int]]:
-    # The ranges that the call is about, in bytes: what it names, and what it came to.
+    # Return the ranges that the call concerns, in bytes: those of its arguments and its result.
     args = row.args
     found = {(change.start, change.end) for change in changes}
     start, end = affected(name, args)

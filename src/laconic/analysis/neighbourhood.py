@@ -22,9 +22,9 @@ Labelled = tuple[int, int, tuple[Vma, str]]
 
 
 class Run(NamedTuple):
-    """Pages `[start, end)` in bytes, before and after the call. `requested`: the call names them;
-    `kind` as in `Change`. `left_out` runs are not shown individually, and this one represents them
-    (0: only itself)."""
+    """Pages `[start, end)` in bytes, before and after the call. `requested`: the call concerns
+    them; `kind` as in `Change`. `left_out` runs are not shown individually, and this one represents
+    them (0: only itself)."""
 
     start: int
     end: int
@@ -117,8 +117,8 @@ def around(
     requested: list[tuple[int, int]],
     changes: Iterable[Change],
 ) -> Iterator[Run]:
-    """Yield the pages that a call names or changes (`requested` and `changes`) and their neighbors,
-    ascending; runs in between are counted.
+    """Yield the pages that a call concerns or changes (`requested` and `changes`) and their
+    neighbors, ascending; runs in between are counted.
 
     O(n log n).
     """
