@@ -102,7 +102,7 @@ class Figures:
 
 
 class Model(NamedTuple):
-    """How enclaves are modelled. `pte`: "rwx", the host maps all of an enclave so; "sync", the host
+    """How enclaves are modeled. `pte`: "rwx", the host maps all of an enclave so; "sync", the host
     maps each page with its EPCM permissions. `verify`: strict strategies are carried out
     instruction by instruction, and the law Strict is checked. `settings` are those of a Gramine
     manifest."""
@@ -142,7 +142,7 @@ class Compared(Table):
 
     def table_columns(self) -> dict[str, str]:
         """Return the columns: the cycles, the ratio of cycles to every-call's (null if it was not
-        compared), then each count. Where counts are ranges, they are the highest, and the columns
+        compared), then each count. If counts are ranges, they are the highest, and the columns
         that end in `_low` have the lowest."""
         counts = [f"{name}{end}" for name in (*THINGS, "peak_epc_pages") for end in ("", "_low")]
         return {

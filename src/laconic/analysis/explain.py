@@ -241,7 +241,7 @@ class _Explainer(Listener):
             self._committed = changes
 
     def call_ignored(self, number: int, row: Row, stack: int, followed: bool) -> None:
-        """Say that nothing more is known, and why."""
+        """Note why nothing more is known."""
         if number != self.found.number:
             return
         self.explanation.stack = stack
@@ -271,7 +271,7 @@ class _Explainer(Listener):
         assert space is not None and self._before is not None
         outcome, after, changes = done.outcome, labelled(space), self._committed + done.changes
         if outcome.ask and not changes:
-            # Bookkeeping did not know what the call would do, and has looked at the host.
+            # The bookkeeping could not predict the call, so it was re-read from the host.
             changes = differences(self._before, after)
         explanation.requested = _requested(explanation.name, row, done.result, changes)
         explanation.runs = list(around(self._before, after, explanation.requested, changes))
@@ -283,7 +283,7 @@ class _Explainer(Listener):
             explanation.host_call = done.name, only_changes(done.name, args, outcome) or args
 
     def _add_work(self) -> None:
-        # What was done for this call and in its name; touches that were seen in between are not.
+        # Add the work for this call; touches that were recorded in between are left out.
         for name, counts in self._work().items():
             more = self.explanation.counts.setdefault(name, {})
             for thing, count in (counts - self._work_before[name]).items():
@@ -299,7 +299,7 @@ class _Explainer(Listener):
         return work
 
     def _touched(self, row: Row, changes: Iterable[Change]) -> list[int | None]:
-        # Page counts of what was seen to be touched, of each change.
+        # Return the number of pages of each change that were recorded as touched.
         if not self.trace.has_touches or self.trace.source != "run":
             return [None for _ in changes]
         return [page_count(_cut(row.touched, change.start, change.end)) for change in changes]

@@ -133,7 +133,7 @@ def analyse_calls(
 ) -> CallAnalysis:
     """Replay the trace, and return the facts about each of its calls.
 
-    With a cost profile, an enclave is modelled under each of `STRATEGIES`; without one, the cycles
+    With a cost profile, an enclave is modeled under each of `STRATEGIES`; without one, the cycles
     are unknown. Raises LaconicError if the trace cannot be read. O(events), 45 bytes per event.
     """
     strategies = () if profile is None else STRATEGIES

@@ -92,7 +92,7 @@ def headline(
 ) -> Headline:
     """Return the headline of a trace. O(sites × frames).
 
-    Suppressed sites are no headline; the dynamic loader is one if no site saves enough.
+    A suppressed site is never the headline; the dynamic loader is one if no site saves enough.
     """
     rules = [*suppressions, *(rule for rule in BUILT_IN if rule not in suppressions)]
     grouped = callers(found, "line", suppressions=rules, profile=profile)

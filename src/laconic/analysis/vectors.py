@@ -357,7 +357,7 @@ class Comparison:
 def compare(expected: Vectors, actual: Vectors, joined: bool = False) -> Comparison:
     """Compare another implementation's actions with the vectors, up to the first difference.
 
-    `joined`: neighboring `protect` calls that change alike count as one call, in both files; where
+    `joined`: neighboring `protect` calls that change alike count as one call, in both files; if
     there are any, host calls and ioctls are not compared. Raises LaconicError if the files have no
     strategy in common. O(states × VMAs).
     """

@@ -109,7 +109,7 @@ def accept_source(
 
 def check_source(options: argparse.Namespace, verb: str) -> None:
     """Raise LaconicError unless there is either one trace (`options.words`) or a program
-    (`options.command`), whose trace can be kept where `options.keep` says."""
+    (`options.command`), whose trace can be kept at `options.keep`."""
     example = f"as in  laconic {verb} -- python3 -V"
     if options.command is None:
         if len(options.words) != 1:

@@ -224,7 +224,7 @@ def amount(flames: Flames, weight: int) -> str:
 
 
 def _colour(flame: Flame) -> str:
-    # Each module always has the same warm hue; programs and calls are grey and blue.
+    # Each module always has the same warm hue; programs and calls are gray and blue.
     if flame.kind in ("program", "suppressed", "around"):
         return "#c9c9c9"
     if flame.kind == "call":

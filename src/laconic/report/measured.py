@@ -1,4 +1,4 @@
-"""What SGX hardware counted while a traced program ran, next to the part that the modelled memory
+"""What SGX hardware counted while a traced program ran, next to the part that the modeled memory
 calls cause.
 
 Gramine counts an EENTER for each ECALL, for the return from each OCALL and for each exception that
@@ -19,7 +19,7 @@ from laconic.report.tables import between, tables
 from laconic.sgx.meter import Counts
 
 Json = dict[str, Any]
-#: Each of SGX's counters, and the modelled counts that memory calls contribute to it.
+#: Each of SGX's counters, and the modeled counts that memory calls contribute to it.
 CAUSES: Mapping[str, tuple[str, ...]] = {
     "eenters": ("host_calls", "exceptions"),
     "eexits": ("host_calls",),

@@ -479,7 +479,7 @@ class Interpreter:
         return Shape(pieces, expected, tuple(numbers))
 
     def _code(self, tid: int, address: int) -> Code:
-        # In 3.14 the lowest bits of a reference are no part of the address.
+        # In 3.14 the lowest bits of a reference are not part of the address.
         address &= -8
         code = self._codes.get(address)
         if code is None:

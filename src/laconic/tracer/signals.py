@@ -171,7 +171,7 @@ class Relay:
 
     def send(self, pid: int, info: SignalInfo) -> None:
         """Send a received signal to a process, with its sender and value; a process that is gone is
-        no error.
+        not an error.
 
         Only the kernel can send the codes SI_USER and SI_KERNEL for another process
         (do_rt_sigqueueinfo). A signal with such a code is sent with SI_QUEUE, and `restore` gives
@@ -310,7 +310,7 @@ class Witness:
         self.gone = False
 
     def report(self) -> list[SignalInfo]:
-        """The signals that the witness received since the last call."""
+        """Return the signals that the witness received since the last call."""
         try:
             self._socket.send(b"?", socket.MSG_NOSIGNAL)
             (count,) = struct.unpack("=i", self._receive(4))
@@ -340,7 +340,7 @@ class Witness:
         return data
 
     def kill(self) -> None:
-        """End the process, which then is to be waited for."""
+        """End the process; the caller must then wait for it."""
         if not self._reaped:
             os.kill(self.pid, signal.SIGKILL)
 
