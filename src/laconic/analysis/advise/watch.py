@@ -144,7 +144,7 @@ class Image:
     large accessible mappings of a program that has OpenBLAS, with the numbers of the stacks that
     they were mapped from; at the end, those of OpenBLAS itself. `exec_changes` are calls that made
     anonymous memory executable or no longer executable, of `exec_pages`. `files` are names of files
-    of `LIBRARIES`; `deepest` is the depth of the thread stacks that are gone.
+    of `LIBRARIES`; `deepest` is the maximum depth of the thread stacks that are gone.
     """
 
     mapped: int = 0

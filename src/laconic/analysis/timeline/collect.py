@@ -439,7 +439,7 @@ class Timeline(Listener):
         today_low, today_high = self._cost(EVERY_CALL, done, process)
         laconic_low, laconic_high = self._cost(LACONIC, done, process)
         _, pages = pages_of(done.name, done.args, done.result)
-        if not pages:  # brk has no length
+        if not pages:  # brk takes no length
             pages = sum(change.end - change.start for change in done.changes) >> PAGE_SHIFT
         tally.calls += 1
         tally.host_calls += done.host_calls
