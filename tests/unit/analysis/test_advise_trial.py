@@ -123,7 +123,7 @@ class TestTrying:
         )
         rise = f"it takes more cycles and host calls than before under {TODAY}"
         assert trial.after([first], 0, same, 0).differences == [
-            "nothing that is measured is better than before"
+            "no measured figure is better than before"
         ]
         assert trial.after([first], 0, more, 0).differences == [rise]
         assert trial.after([first], 0, less, 0).differences == []
@@ -137,7 +137,7 @@ class TestTrying:
         advice = self.advice()[:1]
         for times, none in ((85, True), (135, True), (60, False)):
             after = trial.after(runs, 0, self.rounds(tmp_path / str(times), times), 0)
-            assert ("nothing that is measured is better than before" in after.differences) is none
+            assert ("no measured figure is better than before" in after.differences) is none
             text = " ".join(
                 report.as_text(runs[0], advice, PROFILE, trial.Trial(again, {0: after})).split()
             )

@@ -177,7 +177,7 @@ def _verdict(runs: Sequence[Figures], figures: Figures) -> str | None:
     if rise:
         return f"it takes more {' and '.join(rise)} than before under {TODAY}"
     if min(*cycles, *calls, change(_mapped)) >= 0:
-        return "nothing that is measured is better than before"
+        return "no measured figure is better than before"
     return None
 
 
