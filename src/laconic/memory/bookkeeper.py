@@ -69,14 +69,15 @@ class Bookkeeper:
     ) -> Outcome:
         """Edit the wanted state; return the outcome.
 
-        If not `followed`, the call is unknown to the bookkeeping, which is re-read afterwards.
+        If `followed` is False, the host executes the call unobserved, and the bookkeeping is
+        re-read afterwards.
         """
         if name in PLACED:
             at = PLACED[name]
             if args[at] + args[at + 1] + PAGE_SIZE > space.layout.quiet_below:
                 _look_below(space, name, args, up)
         elif name == "shmat" and args[2] & SHM_REMAP:
-            # The segment replaces what is mapped there, and only the host knows its size.
+            # The segment replaces existing mappings, and only the host knows its size.
             space.grow(up.maps())
         if followed and name in OPERATIONS:
             return OPERATIONS[name](space, args, up)
@@ -100,7 +101,7 @@ class Bookkeeper:
     ) -> Answered:
         """Take over `value`, the host's answer to the call with `host_args`.
 
-        It is the program's result, except for brk.
+        `value` is the program's result, except for brk.
         """
         if value == outcome.result and (value >= 0 or not outcome.changes) and not outcome.ask:
             self.finish_as_predicted(space, call.name, call.args, outcome, host_args, up)
@@ -221,12 +222,12 @@ def as_made(name: str, args: Arguments, outcome: Outcome) -> Arguments:
 def edits(outcome: Outcome) -> bool:
     """Return whether a call edited the wanted state, rather than only contents. O(changes).
 
-    A move edits it even where the pages moved here look like those that it replaces: the kernel
-    unmaps these first.
+    A move always edits it, even if the moved pages look like those that they replace, because the
+    kernel unmaps those first.
     """
     if outcome.end == outcome.start:
         return False
-    # any() would cost three times as much, and every call comes here.
+    # any() would cost three times as much, and this runs for every call.
     for change in outcome.changes:
         if change.wanted is not change.held or change.source is not None:
             return True
@@ -252,7 +253,8 @@ def at_address(name: str, args: Arguments, address: int) -> Arguments:
 
 
 def _look_below(space: AddressSpace, name: str, args: Arguments, up: Upcalls) -> None:
-    # A stack may have grown into or from the range of a call. Read the host before that matters.
+    # A stack may have grown into or from the range of a call. Read the host's map before that
+    # matters.
     at = PLACED[name]
     if name == "mmap" and chooses(name, args) and not args[0]:
         return

@@ -36,7 +36,7 @@ class HostError(OSError):
         self.end = end
 
     def __reduce__(self) -> tuple[type[HostError], tuple[int, int | None]]:
-        # OSError's own passes the message as the second argument.
+        # OSError.__reduce__ would pass the message as the second argument.
         return type(self), (refusal_errno(self), self.end)
 
 
