@@ -73,8 +73,8 @@ class VmaInfo(NamedTuple):
 class MemoryManager:
     """The memory calls of one address space, carried out by `pal`.
 
-    `space` is the bookkeeping (by default empty, with Linux's layout). `upcalls` answers what only
-    the host knows.
+    `space` is the bookkeeping (by default empty, with Linux's layout). `upcalls` provides the
+    information that only the host has.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class MemoryManager:
         file: OpenFile | None = None,
         offset: int = 0,
     ) -> int:
-        """mmap(2): return the address. `file` is what the descriptor refers to; it clears
+        """mmap(2): return the address. `file` is the file of the descriptor; it clears
         MAP_ANONYMOUS."""
         if file is None:
             return self._call("mmap", (address or 0, length, prot, flags, ADDRESS_MASK, offset))

@@ -116,7 +116,7 @@ def mmap(  # noqa: C901 (do_mmap's checks, one by one and in its order)
     """Map memory (mmap(2)); the result is the address. O(log n + k).
 
     `address`, `length` and `offset` are in bytes. `file` is the file of the descriptor; without
-    MAP_ANONYMOUS, None stands for a bad descriptor. `untouched` is queried only if a private
+    MAP_ANONYMOUS, None represents a bad descriptor. `untouched` is queried only if a private
     mapping already has all attributes that MAP_FIXED requests.
 
     The checks have the order of ksys_mmap_pgoff, do_mmap and mmap_region. A refusal has `ask` if

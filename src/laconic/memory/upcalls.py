@@ -20,7 +20,7 @@ class Upcalls(Protocol):
     read_implies_exec: bool
 
     def open_file(self, fd: int) -> OpenFile | None:
-        """Return what a descriptor refers to, or None if it is not open."""
+        """Return the file of a descriptor, or None if it is not open."""
 
     def untouched(self, start: int, end: int) -> bool:
         """Return whether no page of a private mapping was touched or, in a file mapping,

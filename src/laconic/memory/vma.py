@@ -97,7 +97,7 @@ class Vma(NamedTuple):
 
     @property
     def is_locked(self) -> bool:
-        """Return whether all pages are locked at once, rather than each on its first touch."""
+        """Return whether all pages are locked immediately, rather than each on its first touch."""
         return self.flags & VM_LOCKED_MASK == VM_LOCKED
 
     def with_flags(self, flags: int) -> Vma:

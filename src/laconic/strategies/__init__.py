@@ -27,7 +27,7 @@ SGX2, LINUX, GRAMINE = "sgx2", "linux", "gramine"
 
 
 class _Entry(NamedTuple):
-    # Where a strategy's class is, and the hosts for which it has a rule.
+    # The location of a strategy's class, and the hosts for which it has a rule.
     place: str
     hosts: tuple[str, ...]
 

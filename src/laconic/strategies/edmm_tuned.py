@@ -21,8 +21,8 @@ options are called `preheat_enclave_size`, `edmm_batch_allocation` or `edmm_rang
   addresses are trimmed, whole.
 
 The law Strict does not hold. `open_windows` counts pages that have wider permissions than
-requested, each time they come to have them: pre-heated pages, freed pages that stay, pages of a
-demand window, and pages that are RW until their allocation is over.
+requested, each time they get them: pre-heated pages, freed pages that stay, pages of a demand
+window, and pages that are RW until their allocation is over.
 
 Assumptions, each in favor of this strategy:
 

@@ -46,8 +46,8 @@ OPTIONS = Options(
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Laconic(Classify):
-    """The strategy `laconic`. With `known_touches`, it knows in advance which pages will be
-    touched, and commits exactly these."""
+    """The strategy `laconic`. With `known_touches`, the pages that will be touched are known in
+    advance, and exactly these are committed."""
 
     name: ClassVar[str] = "laconic"
     batch: ClassVar[bool] = True

@@ -19,8 +19,8 @@ _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
 class Option(NamedTuple):
-    """One option. `parse` turns text into a value and raises ValueError; `accepts` states what it
-    accepts, for messages; `show` is the reverse of `parse`; `off` is the value without the
+    """One option. `parse` turns text into a value and raises ValueError; `accepts` describes the
+    accepted values, for messages; `show` is the reverse of `parse`; `off` is the value without the
     option."""
 
     parse: Callable[[str], Any]

@@ -4,11 +4,11 @@
 The rule alone is wrong if the permissions of pages differ from their VMA's. This model corrects
 those cases:
 
-- a guard page in a VMA that says RW: it is bookkept as what it is;
-- the tail of a file mapping past the end of the file, inaccessible whatever the VMA says: Protect
-  never reaches it;
-- memory opened for the LibOS to fill it, while the VMA has the final protection already: the
-  Protect that closes it again is not subject to the rule.
+- a guard page in an RW VMA: it gets an inaccessible VMA of its own;
+- the tail of a file mapping past the end of the file, which is inaccessible regardless of the VMA:
+  Protect never reaches it;
+- memory made accessible so that the LibOS can fill it, while the VMA has the final protection
+  already: the rule does not apply to the Protect that restores the protection.
 """
 
 from __future__ import annotations

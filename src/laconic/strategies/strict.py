@@ -1,9 +1,9 @@
 """The check of the law Strict (DESIGN: section 5) in an enclave that runs on the modelled EPCM.
 
-After a step, the access of each existing page must equal what the program's VMA says; the only
-tolerated gap is a page that is not committed yet. During a step, no page may have access that was
-requested neither before nor after it, not even for one instruction. `Watch` checks after every SGX
-instruction.
+After a step, the access of each existing page must equal the protection of the program's VMA; the
+only tolerated gap is a page that is not committed yet. During a step, no page may have access that
+was requested neither before nor after it, not even for one instruction. `Watch` checks after every
+SGX instruction.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from laconic.memory.vma import Vma
 from laconic.sgx.model.machine import Machine
 from laconic.sgx.pal.edmm import permissions
 
-#: Stands for unmapped memory, which has no VMA.
+#: Represents unmapped memory, which has no VMA.
 _NOTHING = Vma(0)
 
 

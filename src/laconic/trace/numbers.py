@@ -29,8 +29,8 @@ def digits(number: float, decimals: int = 9) -> str:
 
 
 def unit(values: Iterable[float]) -> Unit:
-    """Return the unit for compared values: the largest unit of which the largest value is at least
-    half.
+    """Return the unit for compared values: the largest one such that some value is at least half of
+    it.
 
     >>> unit([7.1e8, 2e6]), unit([4e8]), unit([12.0]), unit([])
     ((1000000000.0, 'G'), (1000000.0, 'M'), (1, ''), (1, ''))

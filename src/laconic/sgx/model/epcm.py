@@ -165,7 +165,7 @@ class Epcm:
         """Accept the host's change: `request` is PENDING or PR on a REG page, and MODIFIED on a TCS
         or TRIM page.
 
-        `secinfo` is the address of the page that contains the SECINFO; None stands for a page known
+        `secinfo` is the address of the page that contains the SECINFO; None represents a page known
         to be good. #GP, #PF, PAGE_ATTRIBUTES_MISMATCH (PR itself is not compared), NOT_TRACKED.
         """
         self._secinfo("EACCEPT", start, end, secinfo)

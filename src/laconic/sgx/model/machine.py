@@ -65,8 +65,8 @@ class Machine(Meter):
         self._replied("REMOVE_PAGES", start + reply.count, -reply.error, 0)
 
     def host_protect(self, start: int, end: int, prot: int) -> None:
-        """The host's mprotect of its mapping (pte "sync"), a host call. Raises `SgxError`, whose
-        `done` is then the start.
+        """mprotect of the host's mapping (pte "sync"), which is a host call. Raises `SgxError`,
+        whose `done` is then the start.
 
         mprotect does not return how much it did; `driver.host` contains the result.
         """

@@ -176,8 +176,8 @@ class Reading:
     # Unusual lines
 
     def odd(self, line: bytes) -> None:
-        """Parse any line. Raises ValueError, KeyError or IndexError if it is not what it seems to
-        be."""
+        """Parse any line. Raises ValueError, KeyError or IndexError if it does not have the format
+        that it seems to have."""
         if lines.FRAME.match(line) and not self._pieces:
             # If the head of the log contained no frames, the calls of the first block were read by
             # the fast loop, which does not wait for frames.
