@@ -15,7 +15,7 @@ from setuptools import setup
 
 PACKAGES = ("memory", "linux", "sgx", "libos", "strategies", "replay")
 #: Not compiled: what users derive classes from that mypyc cannot compile (an exception, Protocols).
-PURE = {Path("src/laconic/memory/pal.py"), Path("src/laconic/memory/upcalls.py")}
+PURE = {Path("src/laconic/memory", name) for name in ("hostrule.py", "pal.py", "upcalls.py")}
 
 
 def compiled_modules() -> list[str]:

@@ -811,7 +811,7 @@ static int is_handled(int number)
 
 static void await_handlers(int number)
 {
-    for (int tries = 0; !is_handled(number) && tries < 500; tries++)
+    for (int tries = 0; !is_handled(number) && tries < 5000; tries++)
         wait_a_moment();
 }
 
@@ -941,7 +941,7 @@ static void group(int number)
     SHARED->expected[number] += SHARED->runnable + SHARED->suspended - SHARED->pending[number];
     SHARED->pending[number] = SHARED->suspended;
     put_result(kernel(SYS_kill, 0, number, 0));
-    for (int tries = 0; (handled[number] == before || !is_handled(number)) && tries < 500; tries++)
+    for (int tries = 0; (handled[number] == before || !is_handled(number)) && tries < 5000; tries++)
         wait_a_moment();
     put(handled[number] == before ? " lost" : " handled");
 }

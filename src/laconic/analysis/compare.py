@@ -23,7 +23,7 @@ from laconic.libos.direct import DirectMeter, LinuxPal, SystemCalls
 from laconic.libos.gramine import Libos
 from laconic.libos.settings import DEFAULTS, Settings
 from laconic.libos.strategy import Maker, Strategy
-from laconic.memory.calls import HostRule
+from laconic.memory.hostrule import HostRule
 from laconic.replay import FIGURES, Replayed, replay_trace
 from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Measured, Replay

@@ -16,8 +16,8 @@ from mypy_extensions import mypyc_attr
 
 from laconic.errors import LaconicError
 from laconic.libos.touches import Touches
-from laconic.memory.calls import HostRule
 from laconic.memory.change import Change
+from laconic.memory.hostrule import HostRule
 from laconic.memory.mmap import OpenFile
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace, Entry

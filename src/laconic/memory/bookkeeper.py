@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from laconic.memory.calls import OPERATIONS, RANGED, Arguments, Call, HostRule, is_error
+from laconic.memory.calls import OPERATIONS, RANGED, Arguments, Call, is_error
 from laconic.memory.change import Change, Outcome
 from laconic.memory.flags import (
     ADDRESS_MASK,
@@ -22,6 +22,7 @@ from laconic.memory.flags import (
     SHM_REMAP,
     VM_HUGETLB,
 )
+from laconic.memory.hostrule import HostRule
 from laconic.memory.ledger import Ledger
 from laconic.memory.mmap import page_align, placed
 from laconic.memory.space import AddressSpace
@@ -72,15 +73,16 @@ class Bookkeeper:
         If `followed` is False, the host executes the call unobserved, and the bookkeeping is
         re-read afterwards.
         """
-        if name in PLACED:
-            at = PLACED[name]
+        at = PLACED.get(name)
+        if at is not None:
             if args[at] + args[at + 1] + PAGE_SIZE > space.layout.quiet_below:
                 _look_below(space, name, args, up)
         elif name == "shmat" and args[2] & SHM_REMAP:
             # The segment replaces existing mappings, and only the host knows its size.
             space.grow(up.maps())
-        if followed and name in OPERATIONS:
-            return OPERATIONS[name](space, args, up)
+        operation = OPERATIONS.get(name) if followed else None
+        if operation is not None:
+            return operation(space, args, up)
         return _OUT_OF_BOOKKEEPING
 
     def finish_elided(self, name: str, outcome: Outcome) -> int:

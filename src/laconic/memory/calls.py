@@ -7,7 +7,7 @@ touched, through `Upcalls`. The tracer answers from the program, and a replay fr
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from laconic.memory.brk import brk
 from laconic.memory.change import Outcome
@@ -38,18 +38,6 @@ PR_SET_VMA = 0x53564D41
 
 #: The six arguments of a system call.
 Arguments = tuple[int, ...]
-
-
-class HostRule(Protocol):
-    """Maps a call's name, arguments and outcome to the arguments of its host call.
-
-    The result is None if the call is elided, equal arguments if it is passed on unchanged, and
-    different arguments if it is narrowed. This is a protocol, so that a static method of a strategy
-    can implement it.
-    """
-
-    def __call__(self, name: str, args: Arguments, outcome: Outcome, /) -> Arguments | None:
-        """Return the arguments of the host call, or None. O(changes)."""
 
 
 def is_error(result: int) -> bool:

@@ -59,6 +59,8 @@ def mremap(
         return Outcome(-EFAULT)
     if vma.flags & VM_SEALED:
         return Outcome(-EPERM)
+    if flags & MREMAP_DONTUNMAP and vma.flags & VM_LOCKED:
+        space.locks_miscounted = True
     if vma.flags & VM_HUGETLB:
         return Outcome(0, ask=True, resync=True)
     if not to:

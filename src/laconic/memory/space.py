@@ -38,7 +38,9 @@ class AddressSpace:
     bits of mlockall, and are MADV_MERGEABLE with `merge_any` (prctl(PR_SET_MEMORY_MERGE)). `mdwe`
     is set by prctl(PR_SET_MDWE); `mdwe_inherited` is False after PR_MDWE_NO_INHERIT. `opaque`:
     contents may come from a source that the bookkeeping does not see (userfaultfd), so a mapping
-    over equal attributes always changes something.
+    over equal attributes always changes something. `locks_miscounted`: the kernel may count more
+    locked pages than the VMAs show, because mremap with MREMAP_DONTUNMAP has unlocked pages without
+    subtracting them (dontunmap_complete in mm/mremap.c).
     """
 
     __slots__ = (
@@ -48,6 +50,7 @@ class AddressSpace:
         "data_size",
         "def_flags",
         "layout",
+        "locks_miscounted",
         "mdwe",
         "mdwe_inherited",
         "merge_any",
@@ -61,6 +64,7 @@ class AddressSpace:
         self.start_brk = self.brk = start_brk
         self.data_size = 0
         self.def_flags = 0
+        self.locks_miscounted = False
         self.mdwe = False
         self.mdwe_inherited = True
         self.opaque = False

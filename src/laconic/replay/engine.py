@@ -15,9 +15,10 @@ from laconic.linux.clone import CLONE_THREAD, CLONE_VM
 from laconic.linux.pal import only_changes
 from laconic.linux.proc import READ_IMPLIES_EXEC
 from laconic.memory.bookkeeper import Bookkeeper
-from laconic.memory.calls import Call, HostRule, is_error
+from laconic.memory.calls import Call, is_error
 from laconic.memory.change import NOTHING, Change, Outcome
 from laconic.memory.flags import TASK_SIZE
+from laconic.memory.hostrule import HostRule
 from laconic.memory.ledger import Ledger
 from laconic.memory.mmap import OpenFile
 from laconic.memory.rangemap import RangeMap

@@ -19,8 +19,9 @@ from laconic.errors import LaconicError
 
 if TYPE_CHECKING:  # `laconic run --help` lists the strategies, and must not wait for imports
     from laconic.libos.strategy import Maker, Strategy
-    from laconic.memory.calls import Arguments, HostRule
+    from laconic.memory.calls import Arguments
     from laconic.memory.change import Outcome
+    from laconic.memory.hostrule import HostRule
     from laconic.strategies.options import Options
 
 SGX2, LINUX, GRAMINE = "sgx2", "linux", "gramine"

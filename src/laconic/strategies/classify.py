@@ -17,7 +17,6 @@ from mypy_extensions import mypyc_attr
 from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import OWN, Touches
 from laconic.linux.pal import only_changes
-from laconic.memory.calls import HostRule
 from laconic.memory.change import EXTEND, FILE, FLAGS, MAP, RESTRICT, UNMAP, ZERO, Change
 from laconic.memory.flags import (
     MADV_DONTNEED,
@@ -39,6 +38,7 @@ from laconic.memory.flags import (
     VM_PROT,
     VM_WIPEONFORK,
 )
+from laconic.memory.hostrule import HostRule
 from laconic.memory.mmap import populates
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma

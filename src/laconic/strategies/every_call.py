@@ -29,7 +29,6 @@ from laconic.libos.strategy import MemoryCall
 from laconic.libos.threads import Threads
 from laconic.libos.touches import Touches
 from laconic.memory.bookkeeper import as_made
-from laconic.memory.calls import HostRule
 from laconic.memory.change import EXTEND, FILE, MAP, RESTRICT, ZERO, Change
 from laconic.memory.flags import (
     MADV_DONTNEED,
@@ -48,6 +47,7 @@ from laconic.memory.flags import (
     VM_NORESERVE,
     VM_SHARED,
 )
+from laconic.memory.hostrule import HostRule
 from laconic.memory.mmap import OpenFile, page_align
 from laconic.memory.rangemap import TOP
 from laconic.memory.space import AddressSpace, Entry

@@ -22,7 +22,7 @@ from laconic.errors import LaconicError
 from laconic.libos.settings import DEFAULTS, Settings
 from laconic.libos.touches import Touches
 from laconic.linux.pal import skip_equal
-from laconic.memory.calls import HostRule
+from laconic.memory.hostrule import HostRule
 from laconic.memory.space import AddressSpace
 from laconic.sgx.meter import Meter
 from laconic.sgx.pal.gramine import Gramine

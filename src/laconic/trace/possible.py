@@ -131,10 +131,45 @@ Check = Callable[[Row], bool]
 
 
 def _call_check(name: str) -> Check:
+    # Almost all calls of a trace are plain ones, whose check takes a fourth of the time.
+    is_plain = _PLAIN.get(name)
+
     def check(row: Row) -> bool:
+        if is_plain is not None and is_plain(row):
+            return True
         return bool(row.state & _ENDLESS) or not impossible_call(name, row.args, row.result)
 
     return check
+
+
+def _is_plain_range(row: Row) -> bool:
+    length = row.a1
+    return length > 0 and not row.a0 & _IN_PAGE and row.a0 + length <= TASK_SIZE
+
+
+def _is_plain_mmap(row: Row) -> bool:
+    result, length = row.result, row.a1
+    return (
+        result >= 0
+        and length > 0
+        and result + length <= TASK_SIZE
+        and not (result | row.a5) & _IN_PAGE
+        and (result == row.a0 or not row.a3 & _FIXED)
+    )
+
+
+def _is_plain_brk(row: Row) -> bool:
+    return 0 <= row.result <= TASK_SIZE
+
+
+#: Sufficient conditions for a possible call, for the calls that make up most of a trace.
+_PLAIN: dict[str, Check] = {
+    "mmap": _is_plain_mmap,
+    "brk": _is_plain_brk,
+    "mprotect": _is_plain_range,
+    "munmap": _is_plain_range,
+    "madvise": _is_plain_range,
+}
 
 
 def _are_runs(runs: Iterable[tuple[int, int, int]]) -> bool:

@@ -13,8 +13,9 @@ import time
 from laconic.linux import proc
 from laconic.linux.clone import CLONE_VM
 from laconic.memory.bookkeeper import Answered, Bookkeeper, edits, refused
-from laconic.memory.calls import Call, HostRule
+from laconic.memory.calls import Call
 from laconic.memory.change import Outcome
+from laconic.memory.hostrule import HostRule
 from laconic.memory.ledger import Ledger
 from laconic.memory.space import AddressSpace
 from laconic.trace.schema import CHOSEN, FAILED, UNFOLLOWED

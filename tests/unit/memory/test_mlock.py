@@ -9,6 +9,7 @@ import pytest
 from laconic.memory import flags as f
 from laconic.memory.change import NOTHING, Outcome
 from laconic.memory.mlock import mlock, mlock2, mlockall, munlock, munlockall
+from laconic.memory.mremap import mremap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
 from tests.helpers.pictures import LEGEND, MAY, PAGE, RW, R, X, at, changes, draw, space
@@ -217,3 +218,14 @@ def test_locking_again_over_a_lowered_limit_is_left_to_the_host(limit: int, asks
     here.adopt([(at(0), at(4), Vma(RW | MAY | f.VM_LOCKED))])
     outcome = mlock(here, at(0), 2 * PAGE, resident=present, lock_limit=lambda: limit)
     assert (outcome.result, outcome.changes, outcome.ask) == (0, (), asks)
+
+
+def test_locking_again_after_a_move_that_left_locked_pages_is_left_to_the_host() -> None:
+    """The kernel has unlocked the old pages without subtracting them from those that it counts."""
+    here = space("....")
+    here.adopt([(at(0), at(4), Vma(RW | MAY | f.VM_LOCKED))])
+    move = f.MREMAP_MAYMOVE | f.MREMAP_DONTUNMAP
+    assert mremap(here, at(3), PAGE, PAGE, move).resync
+    assert mlock(here, at(0), PAGE, resident=present, lock_limit=lambda: 64 * PAGE).ask
+    assert not mlock(here, at(0), PAGE, resident=present).ask, "there is no limit"
+    assert not here.fork().locks_miscounted
