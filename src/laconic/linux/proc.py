@@ -318,8 +318,8 @@ def read_layout(pid: int) -> Layout:
     )
 
 
-#: AT_EXECFN: the auxiliary vector's entry for the address of the executed path. PATH_MAX: the bytes
-#: of that path to read.
+#: AT_EXECFN: the auxiliary vector's entry for the address of the executed path. PATH_MAX: the
+#: maximum number of bytes of that path to read.
 _AT_EXECFN, _PATH_MAX = 31, 4096
 
 

@@ -656,8 +656,8 @@ class Replay:
 
 
 def subscribers(listeners: Iterable[Listener], event: str) -> list[Callable[..., None]]:
-    """Return the methods for one event, of the listeners that override it. For most calls,
-    listeners override no other events."""
+    """Return the methods for one event, of the listeners that override it. Used for the events that
+    most calls have."""
     overriding = [
         listener
         for listener in listeners

@@ -54,8 +54,8 @@ def bound(
     """Return a maker of bounds for the low or the high end of `profile`, with the signature of a
     strategy's class.
 
-    The two ends may choose differently. The bound's cycles range from the low cycles of one's
-    counts to the high cycles of the other's.
+    The two ends may choose differently. The bound's cycles range from the low cycles of the low
+    end's counts to the high cycles of the high end's counts.
     """
     floor = PageFloor(profile.vector(high))
 
