@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-#: Each public name and the module that defines it, with the name there if it is another one. The
+#: Each public name and the module that defines it, with the name in that module if it differs. The
 #: functions are not called `replay` and `trace`, because packages have these names.
 _PUBLIC = {
     "AddressSpace": "laconic.memory.space",

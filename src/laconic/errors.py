@@ -1,18 +1,17 @@
-"""What goes wrong in ways that a user can cure. Every message says what was wrong, with the value,
-and the cure."""
+"""Errors that a user can fix. Every message states the problem, with the value, and the fix."""
 
 from __future__ import annotations
 
 
 class LaconicError(Exception):
-    """An error for people: printed as one line, never as a traceback. `exit_code` is the
-    command's."""
+    """An error for people: printed as one line, never as a traceback. `exit_code` is the command's
+    exit code."""
 
     exit_code = 2
 
 
 class CannotRun(LaconicError):
-    """The program cannot be started (126 not executable, 127 not found, as in a shell)."""
+    """The program cannot be started (126: not executable, 127: not found, as in a shell)."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -20,6 +19,6 @@ class CannotRun(LaconicError):
 
 
 class NoTracing(LaconicError):
-    """This kernel or container does not let Laconic trace."""
+    """This kernel or container does not permit Laconic to trace."""
 
     exit_code = 71

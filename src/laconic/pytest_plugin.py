@@ -1,8 +1,8 @@
-"""The pytest plug-in: the fixture `laconic`, whose `run` gives a program's figures, and the marker
-`laconic`, which holds every such run of a test to limits. docs/ci.md shows both.
+"""The pytest plug-in: the fixture `laconic`, whose `run` returns a program's figures, and the
+marker `laconic`, which checks every such run of a test against limits. docs/ci.md shows both.
 
-Every pytest run of an environment imports this module: all else is imported when the fixture is
-used.
+Every pytest run of an environment imports this module, so all other modules are imported when the
+fixture is used.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _KEYS = (
 
 
 class Site(NamedTuple):
-    """A place in a program: `calls` memory calls were made there, of which `redundant` changed
-    nothing, and `host_calls`."""
+    """A place in a program that made `calls` memory calls, of which `redundant` changed nothing,
+    and `host_calls` host calls."""
 
     call: str
     function: str
@@ -52,12 +52,12 @@ class Site(NamedTuple):
 
 
 class Result:
-    """What a program did. `calls` memory calls were made, and `host_calls` for them; `elided`
-    needed none.
+    """The result of a program: it made `calls` memory calls, and `host_calls` for them; `elided`
+    calls needed none.
 
-    `redundant` are the elided ones without those that are suppressed (`laconic.toml` in pytest's
-    root directory, and what ld.so and the C library do in every program). `trace` is the path of
-    the recording, for `laconic callers`.
+    `redundant` are the elided ones without those that are suppressed (by `laconic.toml` in pytest's
+    root directory, and the calls of ld.so and the C library in every program). `trace` is the path
+    of the recording, for `laconic callers`.
     """
 
     def __init__(
@@ -85,13 +85,12 @@ class Result:
 
     @property
     def redundant_share(self) -> float:
-        """Redundant calls by all memory calls, from 0 to 1."""
+        """The share of redundant calls in all memory calls, from 0 to 1."""
         return self.redundant / self.calls if self.calls else 0.0
 
     @property
     def sites(self) -> list[Site]:
-        """Where the calls are made, the most redundant ones first. Suppressed sites are left
-        out."""
+        """The sites of the calls, the most redundant ones first. Suppressed sites are left out."""
         found = [
             Site(*key, tally.redundant, tally.calls, tally.host_calls)
             for key, tally in (self._read[0].sites or {}).items()
@@ -99,8 +98,8 @@ class Result:
         return sorted(found, key=lambda site: (-site.redundant, -site.calls, site))
 
     def failures(self, limits: Limits) -> str:
-        """What of `limits` was not kept, with the offenders, as `laconic check` says it; "" where
-        all was."""
+        """Return the exceeded limits, with the offenders, as `laconic check` prints them; "" if all
+        limits are met."""
         from laconic.analysis.check import check
         from laconic.report.check import as_text
 
@@ -110,7 +109,7 @@ class Result:
 
     @cached_property
     def _read(self) -> tuple[Figures, Stacks]:
-        # Replaying and finding symbols cost more than some tests: done at the first use.
+        # Replaying and finding symbols cost more than some tests, so this is done at the first use.
         from laconic.analysis.baseline import Enclave, from_sites
         from laconic.analysis.sites import EVERY_CALL, sites
         from laconic.sgx import costs
@@ -126,7 +125,7 @@ class Result:
 
 
 class Runner:
-    """The fixture's value. `limits` is what the test's marker says, or None."""
+    """The fixture's value. `limits` are those of the test's marker, or None."""
 
     def __init__(self, limits: Limits | None, directory: Path, root: Path) -> None:
         self.limits = limits
@@ -143,12 +142,11 @@ class Runner:
         cwd: str | os.PathLike[str] | None = None,
         timeout: float | None = None,
     ) -> Result:
-        """Runs a program on Laconic's bookkeeping and records it; `env` is added to the
-        environment, `timeout` is in seconds. A program that fails is not an error: see
-        `exit_status`.
+        """Run a program on Laconic's bookkeeping and record it; `env` is added to the environment,
+        `timeout` is in seconds. A program that fails is not an error: see `exit_status`.
 
-        Raises LaconicError where it cannot be run, subprocess.TimeoutExpired. Fails the test where
-        the marker's limits are not kept.
+        Raises LaconicError if it cannot be run, and subprocess.TimeoutExpired. Fails the test if
+        the marker's limits are exceeded.
         """
         import json
 
@@ -211,13 +209,13 @@ class Runner:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Makes the marker known."""
+    """Register the marker."""
     config.addinivalue_line("markers", _MARKER)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """A marker holds nothing without the fixture: that is reported, since such a test would pass
-    whatever happens."""
+    """Report a marker without the fixture, because it checks nothing and such a test would always
+    pass."""
     if item.get_closest_marker("laconic") and "laconic" not in getattr(item, "fixturenames", ()):
         pytest.fail(
             "the marker laconic has no effect without the fixture: add the argument `laconic`",
@@ -233,7 +231,7 @@ def laconic(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def _limits(request: pytest.FixtureRequest) -> Limits | None:
-    # The innermost marker says it all: a test's own replaces its class's.
+    # The innermost marker applies alone: a test's own replaces its class's.
     marker = request.node.get_closest_marker("laconic")
     if marker is None:
         return None

@@ -30,8 +30,8 @@ class Step(NamedTuple):
 
     `strategy` is the strategy's name. `figures` are its results, for each trace. `share` is its
     cost: the mean over all traces of cycles divided by those of every-call, in the middle of the
-    cost profile. `saved` is by how much the share is less than that of the row before. `alone` is
-    what the switch saves if it is the only one (None: the row adds no switch).
+    cost profile. `saved` is the previous row's share minus this one's. `alone` is what the switch
+    saves if it is the only one (None: the row adds no switch).
     """
 
     switch: str
@@ -43,13 +43,13 @@ class Step(NamedTuple):
 
     @property
     def cycles(self) -> tuple[float, float]:
-        """Cycles in all traces, at least and at most."""
+        """The minimum and maximum of the cycles in all traces."""
         pairs = [figures.total.cycles for figures in self.figures]
         return sum(low for low, _ in pairs), sum(high for _, high in pairs)
 
     @property
     def host_calls(self) -> tuple[int, int]:
-        """Host calls in all traces, at least and at most."""
+        """The minimum and maximum of the host calls in all traces."""
         totals = [figures.total for figures in self.figures]
         return (
             sum(total.low.host_calls for total in totals),
@@ -79,9 +79,9 @@ def ablate(
 ) -> Ablation:
     """Return what each change to Gramine saves on `traces`, which all have the same weight.
 
-    Arguments and errors are those of `compare`; `progress` is called with the number of bytes that
-    have been read, of all traces once for each switch. O(events × switches²), in as many replays as
-    there are switches.
+    Arguments and errors are those of `compare`; `progress` is called with the number of bytes read,
+    counting every trace once per switch. O(events × switches²), in as many replays as there are
+    switches.
     """
     profile = profile or load()
     size = sum(trace.size for trace in traces)
@@ -130,8 +130,8 @@ def ablate(
 
 
 def program_shares(ablation: Ablation) -> list[tuple[str, float]]:
-    """Return each program, by the last part of its path, with its share of every-call's cycles in
-    the middle of the cost profile; the largest share first. O(programs)."""
+    """Return each program, by the last component of its path, with its share of every-call's cycles
+    in the middle of the cost profile; the largest share first. O(programs)."""
     cycles: Counter[str] = Counter()
     for compared in ablation.compared:
         for number, span in compared.strategies[BASE].programs.items():
@@ -158,7 +158,7 @@ def _figures(compared: Sequence[Compared], name: str) -> list[Figures]:
 
 
 def _share(figures: Sequence[Figures], base: Sequence[Figures]) -> float:
-    # Each trace counts the same, however much it costs.
+    # All traces have the same weight, whatever their cost.
     shares = [
         sum(ours.total.cycles) / (sum(theirs.total.cycles) or 1.0)
         for ours, theirs in zip(figures, base, strict=True)

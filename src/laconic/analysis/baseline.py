@@ -1,9 +1,9 @@
-"""What is counted of one run, in a form in which two runs can be compared: in all, by call, and by
+"""The counts of one run, in a form in which two runs can be compared: in total, by call, and by
 site.
 
-It comes from a trace, or from the JSON of `run`, `replay`, `callers`, `check` or `check
---write-baseline`. A site is known by what stays the same when a program is built again or starts at
-other addresses: call, function, module and program.
+They come from a trace, or from the JSON of `run`, `replay`, `callers`, `check` or `check
+--write-baseline`. A site is identified by what stays the same when a program is rebuilt or starts
+at other addresses: call, function, module and program.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _GONE = " (deleted)"
 
 
 class Key(NamedTuple):
-    """A site, the same in every run: names without directories. `function` is `module+?` where it
-    has no symbol, and "" where only the call is known."""
+    """A site, the same in every run: names without directories. `function` is `module+?` if it has
+    no symbol, and "" if only the call is known."""
 
     call: str
     function: str = ""
@@ -43,8 +43,9 @@ class Key(NamedTuple):
 
 @dataclass(slots=True)
 class Tally:
-    """`calls` memory calls, of which `redundant` changed nothing; `host_calls` carried the others
-    out. Their enclave made `enclave_host_calls`, and spent from `cycles_low` to `cycles`."""
+    """The counts of a run, call or site: `calls` memory calls, of which `redundant` changed
+    nothing; `host_calls` for the others. Their enclave made `enclave_host_calls`, and spent from
+    `cycles_low` to `cycles`."""
 
     calls: int = 0
     redundant: int = 0
@@ -55,17 +56,17 @@ class Tally:
 
     @property
     def middle(self) -> float:
-        """The middle of the cycles, where one number must do."""
+        """The middle of the range of cycles, for uses that need one number."""
         return (self.cycles_low + self.cycles) / 2
 
     def add(self, calls: int, redundant: int, host_calls: int) -> None:
-        """Adds to these figures."""
+        """Add to these figures."""
         self.calls += calls
         self.redundant += redundant
         self.host_calls += host_calls
 
     def include(self, other: Tally) -> None:
-        """Add another's figures. O(1)."""
+        """Add another tally's figures. O(1)."""
         self.add(other.calls, other.redundant, other.host_calls)
         self.enclave_host_calls += other.enclave_host_calls
         self.cycles_low += other.cycles_low
@@ -80,7 +81,7 @@ class Tally:
 
 
 class Enclave(NamedTuple):
-    """Which enclave the enclave host calls and the cycles of figures are of."""
+    """The enclave to which the enclave host calls and the cycles of figures belong."""
 
     strategy: str
     profile: CostProfile
@@ -88,16 +89,16 @@ class Enclave(NamedTuple):
 
 @dataclass(slots=True)
 class Figures:
-    """The figures of one run; `name` is where they come from.
+    """The figures of one run; `name` is their source.
 
-    `hidden` of the redundant calls in `total` were suppressed, and are in no site. `by_call` and
-    `sites` are None where they are not known. `whole`: the sites' `calls` and `host_calls` are
-    known, not `redundant` alone. `stacks`: the stack that most of a site's redundant calls come
-    from (of all its calls, where none is redundant). `missing`: the modules whose symbols could not
-    be read, by path, and why. `enclave`: the strategy and the name of the cost profile of the
-    enclave figures; None if they are unknown. `suppressed`: suppressed sites by reason. `around`:
-    what the library OS does around the calls, by its kind as in `replay.enclaves`; it has enclave
-    figures only. `is_baseline`: `check --write-baseline` wrote it.
+    `hidden` of the redundant calls in `total` were suppressed, and belong to no site. `by_call` and
+    `sites` are None if they are unknown. `whole`: the sites' `calls` and `host_calls` are known,
+    not only `redundant`. `stacks`: the stack from which most of a site's redundant calls come (of
+    all its calls, if none is redundant). `missing`: the modules whose symbols could not be read, by
+    path, and why. `enclave`: the strategy and the name of the cost profile of the enclave figures;
+    None if they are unknown. `suppressed`: suppressed sites by reason. `around`: what the library
+    OS does around the calls, by its kind as in `replay.enclaves`; it has enclave figures only.
+    `is_baseline`: `check --write-baseline` wrote it.
     """
 
     name: str
@@ -115,12 +116,12 @@ class Figures:
 
     @property
     def redundant(self) -> int:
-        """Redundant calls that were not suppressed."""
+        """The redundant calls that were not suppressed."""
         return self.total.redundant - self.hidden
 
 
 def key_of(call: str, function: str, module: str, program: str) -> Key:
-    """The key of a site. O(length).
+    """Return the key of a site. O(length).
 
     >>> key_of("mmap", "libx.so+0x1de39", "libx.so", "/usr/bin/prog (deleted)")
     Key(call='mmap', function='libx.so+?', module='libx.so', program='prog')
@@ -136,11 +137,11 @@ def from_sites(
     suppressions: Iterable[Suppression] = (),
     enclave: Enclave | None = None,
 ) -> Figures:
-    """The figures of a trace. `enclave` must be one of those that `found` has counted; a site's
-    cost is that of its calls and of the first touches of the pages that they mapped.
+    """Return the figures of a trace. `enclave` must be one of those that `found` has counted; a
+    site's cost is that of its calls and of the first touches of the pages that they mapped.
 
-    Rules that are about redundant calls only suppress these calls, and not their sites. O(sites ×
-    frames), and the reading of symbols.
+    Rules that concern only redundant calls suppress these calls, but not their sites. O(sites ×
+    frames), plus reading the symbols.
     """
     ledger = found.ledger
     rules = list(suppressions)
@@ -181,7 +182,7 @@ def from_sites(
             key = key_of(site.call, place.function, place.module, site.program)
             tally = figures.sites.setdefault(key, Tally())
             if site.stack != NO_STACK:
-                # One redundant call weighs more than all others together.
+                # One redundant call outweighs all other calls together.
                 weights.setdefault(key, Counter())[site.stack] += (redundant << 40) + site.calls
         tally.add(site.calls, redundant, site.host_calls)
         if enclave is not None:
@@ -198,7 +199,7 @@ def from_sites(
 
 
 def as_json(figures: Figures) -> dict[str, Any]:
-    """What `check --write-baseline` writes and `from_json` reads."""
+    """Return what `check --write-baseline` writes and `from_json` reads."""
     sites = sorted((figures.sites or {}).items(), key=lambda item: item[0])
     return {
         "baseline": SCHEMAS["baseline"],
@@ -218,7 +219,8 @@ def _named(tallies: Mapping[str, Tally], enclave: object) -> dict[str, dict[str,
 
 
 def enclave_json(figures: Figures) -> dict[str, Any]:
-    """Return the key `enclave`, which states whose the enclave figures are."""
+    """Return the key `enclave`, which states the strategy and the cost profile of the enclave
+    figures."""
     strategy, profile = figures.enclave or ("", "")
     return {"enclave": {"strategy": strategy, "costs": profile}}
 
@@ -234,8 +236,8 @@ def enclave_numbers(tally: Tally) -> dict[str, int]:
 
 
 def from_json(data: Any, name: str) -> Figures:
-    """The figures in what some verb's `--json` wrote. O(size). Raises LaconicError where that is
-    another's."""
+    """Return the figures in the JSON of one of the verbs. O(size). Raises LaconicError if another
+    program wrote it."""
     reader = None
     if isinstance(data, dict):
         if "baseline" in data:
@@ -274,7 +276,7 @@ def _baseline(data: Mapping[str, Any], name: str) -> Figures:
 
 
 def _run(data: Mapping[str, Any], name: str) -> Figures:
-    # The sums of run, replay and live have the same keys; only live names sites.
+    # The sums of run, replay and live have the same keys; only live has sites.
     command = "live" if "sites" in data else "run"
     _readable(data["schema"], SCHEMAS[command], name)
     by_call = {call: _read(line) for call, line in data["by_call"].items()}
@@ -283,7 +285,7 @@ def _run(data: Mapping[str, Any], name: str) -> Figures:
 
 def _check(data: Mapping[str, Any], name: str) -> Figures:
     _readable(data["schema"], SCHEMAS["check"], name)
-    # Its offenders are some of the sites: nothing is known of the others.
+    # Its offenders are some of the sites; the other sites are unknown.
     hidden = _count(data, "hidden")
     total = _read(data)
     total.redundant += hidden
@@ -299,7 +301,7 @@ def _callers(data: Mapping[str, Any], name: str) -> Figures:
         )
     hidden = sum(_count(line, "redundant") for line in data["suppressed"])
     figures = Figures(name, _read(data), hidden, sites={}, whole=data["stackless"] == 0)
-    # Sorted by redundant calls, sites without such calls are not listed.
+    # Sites without redundant calls are not listed if they are sorted by redundant calls.
     complete = data["sort"] != REDUNDANT
     figures.whole &= complete
     if complete and "cycles" in data:
@@ -332,7 +334,7 @@ def _callers(data: Mapping[str, Any], name: str) -> Figures:
 
 
 def _caller(line: Mapping[str, Any], figures: Figures) -> Tally:
-    # A line of callers; its calls count only if those of all lines are known.
+    # A line of callers; its calls count only if the calls of all lines are known.
     tally = Tally(redundant=_count(line, "redundant"))
     if figures.whole:
         tally.calls = _count(line, "calls")
@@ -348,7 +350,7 @@ def _add_cost(tally: Tally, line: Mapping[str, Any]) -> None:
 
 
 def _ends(line: Mapping[str, Any]) -> tuple[int, int]:
-    # The cycles under every-call, at the low and the high end of the cost profile.
+    # Return the cycles under every-call, at the low and the high end of the cost profile.
     cycles = line["cycles"][EVERY_CALL]
     return _count(cycles, "low"), _count(cycles, "high")
 

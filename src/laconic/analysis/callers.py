@@ -1,4 +1,4 @@
-"""Sites put together: by function, module, line, program or stack, the most expensive first."""
+"""Grouped sites: by function, module, line, program or stack, the most expensive first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from laconic.trace.stacks import NO_STACK, Spot
 from laconic.trace.tables import Row, Table
 
 BY = ("function", "module", "line", "own-line", "program", "stack")
-#: What callers are sorted by: their cost in an enclave under every-call; redundant calls; calls;
+#: The sort orders of callers: their cost in an enclave under every-call; redundant calls; calls;
 #: host calls of that enclave; pages that are committed in it.
 COST, REDUNDANT, CALLS, HOST_CALLS, PAGES = SORTS = (
     "cost",
@@ -26,23 +26,23 @@ COST, REDUNDANT, CALLS, HOST_CALLS, PAGES = SORTS = (
     "host-calls",
     "pages",
 )
-#: What is shown of a call whose stack was not taken.
+#: Shown for a call whose stack was not recorded.
 UNKNOWN = "(no stack)"
-#: What a caller is: calls of some place in the program; suppressed sites of one reason; what the
-#: library OS does around the calls, whose `name` is a kind of `Sites.around`.
+#: The kinds of callers: calls of one place in the program; suppressed sites with one reason; what
+#: the library OS does around the calls, whose `name` is a kind of `Sites.around`.
 SITE, SUPPRESSED, AROUND = "site", "suppressed", "around"
 
 
 @dataclass(slots=True)
 class Caller(Work):
-    """Sites that are put together; their work is as in `Site`.
+    """Sites that are grouped together; their work is as in `Site`.
 
     `redundant` of `calls` changed nothing; `known`: `calls` counts all of them, not only those
-    whose stack was taken. `wasted`: what the redundant ones cost under every-call. `first` and
+    whose stack was recorded. `wasted`: the cost of the redundant ones under every-call. `first` and
     `event`: the numbers of the rows of the first call, and of the first redundant one; -1 for none.
     `file` and `line` are those of the function's first site. `sites` is their number; `files` are
     the paths of the files that they mapped. `kind` is SITE, SUPPRESSED (`name` is the reason) or
-    AROUND. `quiet` is the reason why redundant calls from here are suppressed in lists of such
+    AROUND. `quiet` is the reason why redundant calls at these sites are suppressed in lists of such
     calls, or "".
     """
 
@@ -68,19 +68,19 @@ class Caller(Work):
 
     @property
     def stack(self) -> int:
-        """The stack from which most of what the callers are sorted by comes."""
+        """The stack that contributes most to the quantity by which the callers are sorted."""
         return max(self.stacks, key=lambda number: (self.stacks[number], -number), default=NO_STACK)
 
 
 class Span(NamedTuple):
-    """Cycles, at the low and at the high end of a cost profile."""
+    """Cycles at the low and at the high end of a cost profile."""
 
     low: float
     high: float
 
     @property
     def middle(self) -> float:
-        """The middle, where one number must do."""
+        """The middle of the range, for uses that need one number."""
         return (self.low + self.high) / 2
 
 
@@ -89,11 +89,11 @@ class Callers(Table):
     """The callers of a trace. As a table: one row per caller, in the order of `sort`.
 
     `callers` has the sites, the suppressed ones as one caller per reason, and what the library OS
-    does around the calls; inverted, suppressed sites are counted in `suppressed` only. Sorted by
+    does around the calls. If inverted, suppressed sites are counted in `suppressed` only. Sorted by
     redundant calls, it has only callers with such calls. `calls`, `redundant` and `host_calls` are
-    of all memory calls; `wasted` is of all redundant ones. `totals`: strategy → all that its
+    of all memory calls; `wasted` is of all redundant ones. `totals`: strategy → everything that its
     enclaves did. `stackless` calls, `stackless_redundant` redundant ones, have no stack. `source`
-    is `Sites.source`; `profile`: by what cycles are estimated.
+    is `Sites.source`; cycles are estimated by `profile`.
     """
 
     by: str
@@ -181,16 +181,15 @@ def callers(
     suppressions: Iterable[Suppression] = (),
     profile: CostProfile | None = None,
 ) -> Callers:
-    """Puts sites together `by` one of `BY`, in the order `sort` (one of `SORTS`); `inverted`: under
-    every function of the stack, not the innermost alone. O(sites × frames)."""
+    """Group sites `by` one of `BY`, in the order `sort` (one of `SORTS`); `inverted`: under every
+    function of the stack, not only the innermost. O(sites × frames)."""
     totals = {name: meter.total() for name, meter in found.meters.items()}
     result = Callers(by, inverted, sort, profile or costs.load(), totals, found.source)
     every = list(suppressions)
     rules = [rule for rule in every if sort == REDUNDANT or not rule.only_redundant]
     quieting = [rule for rule in every if rule.only_redundant]
     grouped: dict[tuple[str, str, str], Caller] = {}
-    # Where the stacks of some calls alone are known, the others may have been made from the same
-    # places.
+    # If only some calls have stacks, the other calls may have been made at the same sites.
     complete = by == "program" or len({site.stack == NO_STACK for site in found.sites}) < 2
     for site in found.sites:
         result.calls += site.calls
@@ -244,7 +243,7 @@ def callers(
 
 
 def _value(sort: str, result: Callers) -> Callable[[Caller], float]:
-    # What a caller is sorted by.
+    # Return the value by which a caller is sorted.
     if sort == COST:
         return lambda caller: result.cycles(caller).middle
     if sort == REDUNDANT:
@@ -257,7 +256,8 @@ def _value(sort: str, result: Callers) -> Callable[[Caller], float]:
 
 
 def _weight(site: Site, sort: str, result: Callers) -> float:
-    # By how much a stack represents a caller. Calls decide between stacks that cost nothing.
+    # Return how strongly a stack represents a caller. Calls decide between stacks that cost
+    # nothing.
     if sort == REDUNDANT:
         return site.redundant
     return result.cycles(site).middle + site.calls / (1 << 40)
@@ -277,7 +277,7 @@ def _enter(caller: Caller, site: Site, weight: float, guessed: bool) -> None:
     if site.redundant and not 0 <= caller.event <= site.first_redundant:
         caller.event = site.first_redundant
     if site.call != caller.call:
-        caller.call = ""  # suppressed sites, or a line, of several calls
+        caller.call = ""  # suppressed sites, or a line, contain several calls
     if weight and site.stack != NO_STACK:
         caller.stacks[site.stack] += weight  # type: ignore[assignment]
 
@@ -285,7 +285,7 @@ def _enter(caller: Caller, site: Site, weight: float, guessed: bool) -> None:
 def _keys(
     by: str, inverted: bool, site: Site, places: Sequence[Spot]
 ) -> Iterable[tuple[tuple[str, str, str], Caller]]:
-    # What a site is entered under: a key, and the caller that begins with it.
+    # Return where a site is entered: a key, and a new caller for that key.
     call, program = site.call, site.program
     if by == "program":
         yield (call, program, ""), Caller(program, call, "", program)
@@ -303,7 +303,7 @@ def _keys(
         seen = set()
         for place, _ in places if inverted else places[:1]:
             name = place.module if by == "module" else place.function
-            # Files may have static functions of one name each.
+            # Several files may each have a static function of the same name.
             file = place.file if by in ("function", "line") else ""
             line = place.line if by == "line" else 0
             key = call, program, f"{name}\0{place.module}\0{file}\0{line}"
@@ -313,6 +313,6 @@ def _keys(
 
 
 def savings(found: Callers, caller: Work) -> float:
-    """Return how many cycles of a caller's cost under every-call are saved under laconic, by the
-    middles of both ranges."""
+    """Return the cycles of a caller's cost under every-call that laconic saves, by the middles of
+    both ranges."""
     return found.cycles(caller).middle - found.cycles(caller, LACONIC).middle

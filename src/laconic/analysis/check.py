@@ -1,5 +1,4 @@
-"""Limits on redundant calls and host calls: what `laconic check` and the pytest plug-in hold a run
-to."""
+"""Limits on redundant calls and host calls, which `laconic check` and the pytest plug-in check."""
 
 from __future__ import annotations
 
@@ -16,19 +15,19 @@ REDUNDANT, HOST_CALLS, BASELINE = "max-redundant", "max-host-calls", "baseline"
 ENCLAVE_HOST_CALLS, CYCLES = "max-enclave-host-calls", "max-cycles"
 
 
-#: What offenders can be sorted by: `diff.SORTS`, or what the limit counts.
+#: The sort orders of offenders: `diff.SORTS`, or the quantity that the limit counts.
 LIMIT = "limit"
 SORTS = (*diff.SORTS, LIMIT)
 
 
 class Limit(NamedTuple):
-    """A count, or a share in per cent where `share` is set."""
+    """A count, or a percentage if `share` is set."""
 
     number: Fraction
     share: bool = False
 
     def of(self, whole: int) -> Fraction:
-        """How many that is, where there are `whole`.
+        """Return the limit as a count, out of `whole`.
 
         >>> parse_limit("5%").of(300), parse_limit("7").of(300)
         (Fraction(15, 1), Fraction(7, 1))
@@ -40,7 +39,7 @@ class Limit(NamedTuple):
 
 
 def parse_limit(text: str | int) -> Limit:
-    """`5%`, `0.5 %` or a count. Raises ValueError."""
+    """Return the limit for `5%`, `0.5 %` or a count. Raises ValueError."""
     match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*(%?)\s*", str(text), re.ASCII)
     if match is None or isinstance(text, bool) or ("." in match[1] and not match[2]):
         raise ValueError(f"{text!r} is not a limit: write a share as in 5%, or a count as in 20")
@@ -48,7 +47,7 @@ def parse_limit(text: str | int) -> Limit:
 
 
 def parse_cycles(text: str | int) -> int:
-    """A number of cycles; K, M, G and T are powers of 1000. Raises ValueError.
+    """Return a number of cycles; K, M, G and T are powers of 1000. Raises ValueError.
 
     >>> parse_cycles("800M"), parse_cycles("4.5G"), parse_cycles(20)
     (800000000, 4500000000, 20)
@@ -65,7 +64,7 @@ NONE = Limit(Fraction(0))
 
 
 class Limits(NamedTuple):
-    """What a run is held to. `tolerance`: how much more than in `baseline` may be. `max_cycles`
+    """The limits of a run. `tolerance` is the permitted increase over `baseline`. `max_cycles`
     limits the high end of the estimate."""
 
     max_redundant: Limit | None = None
@@ -77,8 +76,8 @@ class Limits(NamedTuple):
 
 
 class Offender(NamedTuple):
-    """A site, or a call where sites are not known (`key.function` is ""). `known`: `calls` and
-    `host_calls` are known. `was`: what the baseline has. `kind` is as in `callers.Caller`: with
+    """A site, or a call if sites are unknown (`key.function` is ""). `known`: `calls` and
+    `host_calls` are known. `was`: the baseline's tally. `kind` is as in `callers.Caller`: with
     SUPPRESSED and AROUND, `key.function` is the reason or the kind of work."""
 
     key: Key
@@ -89,12 +88,12 @@ class Offender(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What came of one rule, as a sentence; where it was not kept, the offenders, those first that
-    cost most in an enclave, or in another order.
+    """The result of one rule, as a sentence; if the limit is exceeded, also the offenders: those
+    that cost most in an enclave first, or in another order.
 
-    `what` is counted: the `redundant`, `host_calls`, `enclave_host_calls` or `cycles` of a tally.
-    Of cycles, the sentence has fields: `{now}`, and `{most}`, which may be, or `{was}`, the
-    baseline's, and `{change}`; `most` and `was` are their values.
+    `what` is the quantity that is counted: the `redundant`, `host_calls`, `enclave_host_calls` or
+    `cycles` of a tally. For cycles, the sentence has fields: `{now}`, and either the limit
+    `{most}`, or the baseline's `{was}`, and `{change}`; `most` and `was` are their values.
     """
 
     rule: str
@@ -107,10 +106,10 @@ class Verdict(NamedTuple):
 
 
 def check(figures: Figures, limits: Limits, sort: str = callers.COST) -> list[Verdict]:
-    """A verdict for each rule. `sort`: the order of offenders, one of `SORTS`. Costs and host calls
-    are those of an enclave; without one, the offenders that have most of what the rule counts come
-    first. Under the rule of a baseline with the same enclave, they are sorted by how much more they
-    have than before. O(sites log sites)."""
+    """Return a verdict for each rule. `sort` is the order of offenders, one of `SORTS`. Costs and
+    host calls are those of an enclave; without one, the offenders that have most of what the rule
+    counts come first. Under the rule of a baseline with the same enclave, offenders are sorted by
+    their increase. O(sites log sites)."""
     verdicts = _verdicts(figures, limits)
     by_baseline = limits.baseline is not None and limits.baseline.enclave == figures.enclave
     return [
@@ -126,8 +125,8 @@ def check(figures: Figures, limits: Limits, sort: str = callers.COST) -> list[Ve
 def _ordered(
     offenders: tuple[Offender, ...], sort: str, figures: Figures, grown: bool
 ) -> tuple[Offender, ...]:
-    # A stable sort: what is equal stays in the order of what the rule counts. `grown`: by how much
-    # more it is than in the baseline.
+    # The sort is stable: equal offenders stay in the order of what the rule counts. `grown`: sort
+    # by the increase over the baseline.
     needs_costs = sort in (callers.COST, callers.HOST_CALLS)
     if sort == LIMIT or (needs_costs and figures.enclave is None):
         return offenders
@@ -207,7 +206,7 @@ def _tallies(figures: Figures, by_site: bool) -> Mapping[Key, Tally]:
 
 
 def _worst(figures: Figures, what: str) -> tuple[Offender, ...]:
-    # Of host calls, stacks of the redundant calls alone tell nothing.
+    # Stacks of redundant calls only do not show where host calls are made.
     by_site = figures.sites is not None and (figures.whole or what != "host_calls")
     known = figures.whole or not by_site
     found = [Offender(key, tally, known) for key, tally in _tallies(figures, by_site).items()]
@@ -219,14 +218,14 @@ def _worst(figures: Figures, what: str) -> tuple[Offender, ...]:
 
 
 def _others(figures: Figures) -> Iterator[Offender]:
-    # What is no site, and counts as well: suppressed sites, and the work around the calls.
+    # Work without a site counts too: suppressed sites, and the work around the calls.
     for kind, tallies in ((SUPPRESSED, figures.suppressed), (AROUND, figures.around)):
         for name, tally in tallies.items():
             yield Offender(Key("", name), tally, figures.whole, kind=kind)
 
 
 def _before(one: Offender, baseline: Figures) -> Tally:
-    # What the baseline has of one of `_others`.
+    # Return the baseline's tally of one of `_others`.
     tallies = baseline.suppressed if one.kind == SUPPRESSED else baseline.around
     return tallies.get(one.key.function, Tally())
 
@@ -234,7 +233,7 @@ def _before(one: Offender, baseline: Figures) -> Tally:
 def _baseline(figures: Figures, baseline: Figures, tolerance: Limit) -> list[Verdict]:
     by_site = figures.sites is not None and baseline.sites is not None
     sums_alone = baseline.sites is None and baseline.by_call is None
-    # A run's own JSON suppresses nothing.
+    # A run's own JSON contains no suppressions.
     now, was = (
         one.redundant if by_site or sums_alone else one.total.redundant
         for one in (figures, baseline)
@@ -254,7 +253,7 @@ def _baseline(figures: Figures, baseline: Figures, tolerance: Limit) -> list[Ver
             f"; {len(worse):,} {what}{' makes' if len(worse) == 1 else 's make'} more than before"
         )
     kept = not worse and now <= _allowed(was, tolerance)
-    # Sums alone do not show which sites are worse: all that make such calls are named.
+    # Sums do not show which sites regressed, so all sites that make such calls are named.
     offenders = _worst(figures, "redundant") if sums_alone and not kept else tuple(worse)
     verdicts = [Verdict(BASELINE, "redundant", kept, sentence, offenders)]
     now, was = figures.total.host_calls, baseline.total.host_calls
@@ -275,7 +274,7 @@ def _baseline(figures: Figures, baseline: Figures, tolerance: Limit) -> list[Ver
 
 
 def _more(figures: Figures, baseline: Figures, tolerance: Limit, what: str, more: str) -> Verdict:
-    # An enclave figure and that of the baseline; the sites whose figure grew most come first.
+    # Compare an enclave figure with the baseline's; the sites whose figure grew most come first.
     now, was = getattr(figures.total, what), getattr(baseline.total, what)
     sentence = f"{now:,} enclave host calls, {was:,} in the baseline{more}"
     if what == "cycles":

@@ -1,8 +1,8 @@
-"""Comparing strategies: one trace's enclaves under each, side by side; or the host calls that
-Linux would execute.
+"""Comparing strategies: one trace's enclaves under each strategy, side by side; or the host calls
+that Linux would execute.
 
-Strategies know nothing of each other, so those of a long trace are shared out to processes, each of
-which replays the trace for itself. A log does not say which pages were touched: its figures are
+Strategies are independent of each other, so those of a long trace are distributed to processes,
+each of which replays the trace. A log does not record which pages were touched: its figures are
 ranges, from two replays.
 """
 
@@ -55,21 +55,22 @@ if TYPE_CHECKING:
 Progress = Callable[[int], None]
 #: A strategy: its name, `module:Class`, or the class.
 Given = str | type[Strategy]
-#: The floor, which no strategy goes below. Not a strategy, and named like one.
+#: The lower limit of all strategies. It is not a strategy, but is named like one.
 BOUND = "bound"
 #: The strategies that have a rule for Linux.
 ON_LINUX = names_on(LINUX)
-#: Events above which other processes help: they take a third of a second to start.
+#: The number of events above which other processes are used: they take a third of a second to
+#: start.
 LONG = 50_000
-#: The bound is another at each end of a cost profile: it decides by what things cost.
+#: The bound differs between the ends of a cost profile, because it decides by costs.
 _ENDS = ("bound, low", "bound, high")
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What was counted, at least and at most, and what it costs, in cycles. `low` and `high` are
-    equal but for a trace without touched pages, and for the bound, which has figures for each end
-    of the cost profile."""
+    """The minimum and maximum of what was counted, and the cost in cycles. `low` and `high` are
+    equal, except for a trace without touched pages, and for the bound, which has figures for each
+    end of the cost profile."""
 
     low: Counts
     high: Counts
@@ -78,9 +79,9 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One strategy's. `cases`: the cycles (low, high), once for each replay that they rest on.
-    Pages of EPC are (least, most): `peak` over all enclaves at a time, `left` committed when the
-    trace ended."""
+    """The figures of one strategy. `cases`: the cycles (low, high), once for each replay that they
+    are based on. EPC pages are (minimum, maximum): `peak` over all enclaves at a time, `left`
+    committed when the trace ended."""
 
     total: Span
     programs: dict[int, Span]
@@ -90,7 +91,8 @@ class Figures:
     left: tuple[int, int]
 
     def ratio(self, base: Figures) -> tuple[float, float] | None:
-        """How many times the cycles of `base`, at least and at most; None where those are 0."""
+        """Return the minimum and maximum of the ratio of these cycles to those of `base`; None if
+        those are 0."""
         cases = zip(self.cases, base.cases, strict=True)
         pairs = [pair for ours, theirs in cases for pair in zip(ours, theirs, strict=True)]
         if not all(divisor for _, divisor in pairs):
@@ -100,9 +102,10 @@ class Figures:
 
 
 class Model(NamedTuple):
-    """How enclaves are modelled. `pte`: "rwx", the host maps all of an enclave so; "sync", it maps
-    each page as the EPCM has it. `verify`: strategies that are strict are carried out leaf by leaf,
-    and the law Strict is checked. `settings` are those of a Gramine manifest."""
+    """How enclaves are modeled. `pte`: "rwx", the host maps all of an enclave so; "sync", the host
+    maps each page with its EPCM permissions. `verify`: strict strategies are carried out
+    instruction by instruction, and the law Strict is checked. `settings` are those of a Gramine
+    manifest."""
 
     pte: str = "rwx"
     verify: bool = False
@@ -114,14 +117,13 @@ class Compared(Table):
     """The result of a comparison: the figures of each strategy, in the order of the request. As a
     table: one row per strategy.
 
-    `programs` are what the numbers in `Figures.programs` stand for. `ranged`: the trace does not
-    hold touched pages, so every figure is a range. `calls`: memory calls. `processes`: the first,
-    and each that was forked. `unseen`: touched pages whose pagemap was unreadable. `lost` says what
-    is missing before the trace's end. `findings`: of `Model.verify`, by strategy; those that are
-    not strict have none. `measured`: what
-    SGX hardware counted while the traced program ran. `exceeded`:
-    options of the manifest that limit programs to less than they needed, with the most that one
-    needed (bytes).
+    `programs` are the names for the numbers in `Figures.programs`. `ranged`: the trace does not
+    record touched pages, so every figure is a range. `calls`: memory calls. `processes`: the first,
+    and each that was forked. `unseen`: touched pages whose pagemap was unreadable. `lost` reports
+    the data that is missing before the trace's end. `findings`: of `Model.verify`, by strategy;
+    those that are not strict have none. `measured`: what SGX hardware counted while the traced
+    program ran. `exceeded`: options of the manifest that limit programs to less than they needed,
+    with the maximum that one needed (bytes).
     """
 
     strategies: dict[str, Figures]
@@ -140,7 +142,7 @@ class Compared(Table):
 
     def table_columns(self) -> dict[str, str]:
         """Return the columns: the cycles, the ratio of cycles to every-call's (null if it was not
-        compared), then each count. Where counts are ranges, they are the highest, and the columns
+        compared), then each count. If counts are ranges, they are the highest, and the columns
         that end in `_low` have the lowest."""
         counts = [f"{name}{end}" for name in (*THINGS, "peak_epc_pages") for end in ("", "_low")]
         return {
@@ -195,7 +197,7 @@ class HostCalls(Table):
     strategies: dict[str, Replayed]
 
     def table_columns(self) -> dict[str, str]:
-        """Return the columns; `calls` are the program's."""
+        """Return the columns; `calls` are the program's calls."""
         return {"strategy": "string", **dict.fromkeys(FIGURES, "int64")}
 
     def table_rows(self) -> Iterator[Row]:
@@ -226,14 +228,14 @@ def compare(
 ) -> Compared:
     """Return what `trace`, an open trace or a path, would cost in enclaves under each strategy.
 
-    A strategy is a name, `module:Class`, or a class; `bound` is the floor of all. `profile` is what
-    things cost: a profile, or its name or file (default: `published`). A trace of more than `LONG`
-    events is replayed by up to `jobs` processes (None: one per CPU); a class needs one that other
-    processes can import. With `selection`, only its calls are counted, with the first touches of
-    the pages that they mapped; peaks are those of the whole trace. `progress` is called with the
-    number of bytes that the slowest process has read.
+    A strategy is a name, `module:Class`, or a class; `bound` is the lower limit of all. `profile`
+    has the costs: a profile, or its name or file (default: `published`). A trace of more than
+    `LONG` events is replayed by up to `jobs` processes (None: one per CPU); a class must be
+    importable by other processes. With `selection`, only its calls are counted, with the first
+    touches of the pages that they mapped; peaks are those of the whole trace. `progress` is called
+    with the number of bytes that the slowest process has read.
 
-    Raises LaconicError for an unknown strategy, for two with one name, or for a trace that cannot
+    Raises LaconicError for an unknown strategy, for two with the same name, or if the trace cannot
     be read. O(events × strategies); memory for the figures of each process and call.
     """
     trace = Trace(trace) if isinstance(trace, str) else trace
@@ -304,8 +306,8 @@ def compare_host_calls(
 
 @dataclass(frozen=True, slots=True)
 class Direct:
-    """The system calls of gramine-direct. `strategies`: by the strategy's name, what was done for
-    each call, and for what is none: load, fork, exec, thread, stack growth."""
+    """The system calls of gramine-direct. `strategies`: by the strategy's name, the work for each
+    call, and the work without one: load, fork, exec, thread, stack growth."""
 
     strategies: dict[str, dict[str, SystemCalls]]
     calls: int
@@ -317,8 +319,8 @@ class Direct:
 def compare_direct(
     trace: Trace, names: Sequence[str], settings: Settings, progress: Progress | None = None
 ) -> Direct:
-    """The system calls that gramine-direct, Gramine's Linux PAL, would make under each strategy of
-    `names`.
+    """Return the system calls that gramine-direct, Gramine's Linux PAL, would make under each
+    strategy of `names`.
 
     Raises LaconicError as `compare`. O(events × strategies).
     """
@@ -355,7 +357,7 @@ def _is_long(trace: Trace) -> bool:
 
 
 class _Book(NamedTuple):
-    # One meter, when its replay is over.
+    # One meter, after its replay.
     tables: Mapping[tuple[int, Hashable], Counts]
     peak: int
     left: int
@@ -374,7 +376,7 @@ class _Book(NamedTuple):
 
 
 class _Part(NamedTuple):
-    # What one replay came to, for some of the strategies.
+    # The results of one replay, for some of the strategies.
     books: dict[str, _Book]
     programs: list[Program]
     calls: int
@@ -425,7 +427,7 @@ def _replay(trace: Trace, task: _Task, progress: Progress) -> _Part:
         display_name(maker): _maker(maker, task.profile, task.model, reports)
         for maker in task.makers
     }
-    # Of a selection, the first touches of pages belong to the call that mapped them.
+    # With a selection, the first touches of pages belong to the call that mapped them.
     enclaves = Enclaves(
         makers,
         task.assume_touched,
@@ -474,7 +476,7 @@ def _in_turn(tasks: Sequence[_Task], trace: Trace, tell: Progress) -> list[_Part
 
 
 def _share_out(makers: Iterable[Given], count: int) -> list[list[Given]]:
-    # In even parts: most of the time goes into reading the trace and its bookkeeping.
+    # Equal shares: reading the trace and its bookkeeping take most of the time.
     groups: list[list[Given]] = [[] for _ in range(count)]
     for place, name in enumerate(sorted(makers, key=lambda name: name not in _ENDS)):
         groups[place % count].append(name)
@@ -482,7 +484,7 @@ def _share_out(makers: Iterable[Given], count: int) -> list[list[Given]]:
 
 
 def _side_by_side(tasks: Sequence[_Task], tell: Progress) -> list[_Part]:
-    # Each by a process of its own, which sends how far it is, and at the end what it came to.
+    # Each share runs in its own process, which sends its progress, and at the end its results.
     processes: list[Any] = []
     receivers: list[Connection] = []
     try:
@@ -536,21 +538,21 @@ def _received(receivers: Sequence[Connection], tell: Progress) -> list[_Part]:
 
 
 def _work(sender: Connection, task: _Task) -> None:
-    # What a process does. One whose parent is gone ends with its next message.
+    # Runs in such a process. If its parent is gone, it ends with its next message.
     try:
         message: Any = _replay(Trace(task.path), task, sender.send)
     except BrokenPipeError:
         return
     except LaconicError as error:
         message = str(error)
-    except Exception as error:  # a defect: one line, as everywhere
+    except Exception as error:  # a bug: one line, as everywhere
         message = f"a defect of Laconic, please report it: {type(error).__name__}: {error}"
     sender.send(message)
 
 
 # Figures
 
-#: What the two ends of a profile have of one replay: but for the bound, the same.
+#: The results of one replay at the two ends of a profile: the same, except for the bound.
 _Ends = tuple[_Book, _Book]
 
 
@@ -573,7 +575,7 @@ def _figures(cases: Sequence[_Ends], profile: CostProfile) -> Figures:
 def _spans(
     cases: Sequence[_Ends], profile: CostProfile, key: Callable[[tuple[int, Hashable]], Any]
 ) -> dict[Any, Span]:
-    # The figures of all tables whose keys are alike, in the order in which they came.
+    # Group the figures of all tables by key, in the order in which they came.
     sums = [(low.sums(key), high.sums(key)) for low, high in cases]
     nothing = Counts()
     return {

@@ -1,4 +1,4 @@
-"""What got better or worse between two runs: in all, by call, and by site."""
+"""Regressions and improvements between two runs: in total, by call, and by site."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from laconic.analysis.callers import (
     Span,
 )
 
-#: What sites can be sorted by, with the meanings of `callers.SORTS`.
+#: The sort orders of sites, with the meanings of `callers.SORTS`.
 SORTS = (COST, REDUNDANT, CALLS, HOST_CALLS)
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """The figures of one call or site in both runs; zero where it is not there.
+    """The figures of one call or site in both runs; zero in a run that lacks it.
 
     `kind` is as in `callers.Caller`: with SUPPRESSED and AROUND, `key.function` is the reason or
     the kind of work.
@@ -36,26 +36,27 @@ class Delta:
 
     @property
     def redundant(self) -> int:
-        """Redundant calls more, or fewer (negative)."""
+        """The increase of redundant calls; negative for a decrease."""
         return self.now.redundant - self.was.redundant
 
     @property
     def host_calls(self) -> int:
-        """Host calls on Linux more, or fewer (negative)."""
+        """The increase of host calls on Linux; negative for a decrease."""
         return self.now.host_calls - self.was.host_calls
 
     @property
     def calls(self) -> int:
-        """Calls more, or fewer (negative)."""
+        """The increase of calls; negative for a decrease."""
         return self.now.calls - self.was.calls
 
     @property
     def cycles(self) -> Span:
-        """Cycles more, or fewer (negative), at the low and at the high end of the cost profile."""
+        """The increase of cycles (negative for a decrease), at the low and at the high end of the
+        cost profile."""
         return Span(self.now.cycles_low - self.was.cycles_low, self.now.cycles - self.was.cycles)
 
     def weights(self, sort: str) -> tuple[float, ...]:
-        """Return how much worse it became, by `sort` (one of `SORTS`) first."""
+        """Return by how much it regressed, with the quantity `sort` (one of `SORTS`) first."""
         counts = (self.redundant, self.host_calls, self.calls)
         if sort == REDUNDANT:
             return counts
@@ -67,10 +68,10 @@ class Delta:
         return self.cycles.middle, *counts
 
     def is_worse(self, sort: str = COST) -> bool:
-        """Return whether it became worse.
+        """Return whether it regressed.
 
-        By cost: it costs more; or as much, and has more redundant calls; or as many, and more host
-        calls; or as many of these too, and more calls.
+        By cost, it regressed if it costs more. If the cost is equal, redundant calls decide; if
+        they are equal too, host calls; and finally calls.
         """
         weights = self.weights(sort)
         return weights > (0.0,) * len(weights)
@@ -78,14 +79,15 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """`calls` and `sites` that differ, the worst first and the best last by `sort`; None where one
-    of the two does not know them.
+    """`calls` and `sites` that differ, the worst first and the best last by `sort`; None if they
+    are unknown in one of the runs.
 
     `others` are suppressed sites by their reason, and what a library OS does around the calls; only
-    where the costs of both runs are known. `whole`: the sites' `calls` and `host_calls` are known
-    in both; else they are 0, and only `redundant` was compared. `hidden`: suppressed redundant
-    calls, in the first and in the second. `missing` is as in `Figures`, of both. `enclave`: whose
-    the enclave figures are; None if one side lacks them, or has those of another.
+    if the costs of both runs are known. `whole`: the sites' `calls` and `host_calls` are known in
+    both; otherwise they are 0, and only `redundant` was compared. `hidden`: suppressed redundant
+    calls, in the first and in the second. `missing` is as in `Figures`, of both. `enclave`: the
+    enclave of the enclave figures; None if one side lacks them, or has those of a different
+    enclave.
     """
 
     first: str
@@ -103,18 +105,18 @@ class Difference:
 
     @property
     def is_same(self) -> bool:
-        """True if nothing that is known of both runs differs."""
+        """True if nothing differs that is known of both runs."""
         total, parts = self.total, (self.by_call, self.sites, self.others)
         return total.was == total.now and not any(parts)
 
     def ranked(self) -> list[Delta]:
-        """Return all that differs, the worst first. O(n log n)."""
+        """Return all differences, the worst first. O(n log n)."""
         return _ranked([*(self.sites or ()), *self.others], self.sort)
 
 
 def diff(first: Figures, second: Figures, sort: str = COST) -> Difference:
     """Compare two runs. `sort` is one of `SORTS`; if the costs that it needs are unknown, sites are
-    sorted by redundant calls, and a note says so. O(calls + sites), and their sorting."""
+    sorted by redundant calls, and a note reports that. O(calls + sites), plus sorting them."""
     notes = []
     for what, sides in (
         ("by_call", (first.by_call, second.by_call)),
@@ -171,7 +173,7 @@ def diff(first: Figures, second: Figures, sort: str = COST) -> Difference:
 
 
 def _without_costs(first: Figures, second: Figures) -> list[str]:
-    # Why no costs are compared.
+    # Return why no costs are compared.
     if first.enclave and second.enclave:
         return ["the enclave figures are not of one enclave, and are not compared"]
     lacking = [one.name for one in (first, second) if one.enclave is None]
@@ -183,7 +185,7 @@ def _total(tally: Tally, known: bool) -> Tally:
 
 
 def _comparable(sites: Mapping[Key, Tally], whole: bool, known: bool) -> Mapping[Key, Tally]:
-    # What both runs know of their sites; `known`: the costs too.
+    # Reduce sites to what both runs record; `known`: the costs too.
     if not whole:
         return {key: Tally(0, tally.redundant, 0) for key, tally in sites.items()}
     return {key: _total(tally, known) for key, tally in sites.items()}

@@ -1,5 +1,5 @@
-"""One call of a trace, explained: what is to be known of it, as data. `laconic.report.explain` has
-the words."""
+"""One call of a trace, explained: everything that is known about it, as data.
+`laconic.report.explain` turns it into text."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _COUNT = re.compile(r"[0-9]{1,18}")
 
 
 class Found(NamedTuple):
-    """Where a row is: its number, itself, the row in which its work began if that is another one,
-    and the number of the next memory call after it (None: there is none). `symbols` are the rows of
-    that kind, which come last."""
+    """The place of a row: its number, the row itself, the row in which its work began if that is a
+    different one, and the number of the next memory call after it (None: there is none). `symbols`
+    are the rows of that kind, which come last."""
 
     number: int
     row: Row
@@ -47,14 +47,14 @@ class Found(NamedTuple):
 
 @dataclass(slots=True)
 class Explanation:
-    """All that is to be known of one row.
+    """Everything that is known about one row.
 
-    `why_not`: why there is nothing to explain but the call itself, as of a process that is not
+    `why_not`: why only the call itself can be shown, for example because its process is not
     followed. `stack` is one of `stacks`, or NO_STACK. `touched`: pages, by the number of the
-    change, None where the trace does not tell. `requested`: the ranges that the call is about.
-    `host_call` is that of bookkeeping; `recorded` counts the host calls that the recording made
-    under `strategy` (None: the trace is a log's). `counts`: strategy → what its enclave did for
-    this call alone, what is 0 left out.
+    change; None if the trace does not record them. `requested`: the ranges that the call concerns.
+    `host_call` is the one that the bookkeeping would make; `recorded` counts the host calls that
+    the recording made under `strategy` (None: the trace was imported from a log). `counts`:
+    strategy → what its enclave did for this call alone, without zeros.
     """
 
     found: Found
@@ -88,11 +88,11 @@ def locate(
     progress: Callable[[int], None] | None = None,
     selection: Selection | None = None,
 ) -> Found:
-    """The row that `event` names: its number, `@SECONDS`: the first memory call then or later, or
-    `CALL:N`: the `N`th call of that name. With `selection`, only its calls are counted, except for
-    a number. Reads the trace to its end.
+    """Return the row that `event` names: by its number; by `@SECONDS`: the first memory call then
+    or later; or by `CALL:N`: the `N`th call of that name. With `selection`, only its calls are
+    counted, except for a number. Reads the trace to its end.
 
-    Raises LaconicError where there is none, or `event` is of another form.
+    Raises LaconicError if there is no such row, or `event` has another form.
     """
     fits = wanted(event, trace.names)
     row_filter = None
@@ -130,10 +130,10 @@ def locate(
 
 
 def wanted(event: str, names: Sequence[str] = EVENTS) -> Callable[[int, Row], bool]:
-    """Whether a row, by its number, is the one that `event` names: to be called for each row in
-    turn, once. `names` are those of the rows' codes.
+    """Return a predicate that is true for the row that `event` names. Call it with the number of
+    each row and the row, in order, once. `names` are those of the rows' codes.
 
-    Raises LaconicError where `event` is of no form that there is.
+    Raises LaconicError if `event` has none of these forms.
     """
     name, colon, count = event.rpartition(":")
     if _COUNT.fullmatch(event):
@@ -185,10 +185,10 @@ def explain(
     stacks: Stacks | None = None,
     selection: Selection | None = None,
 ) -> Explanation:
-    """What is to be known of the row that `event` names, as `locate`. O(events + events up to it ×
-    strategies).
+    """Return everything that is known about the row that `event` names, as in `locate`. O(events +
+    events up to it × strategies).
 
-    Raises LaconicError where it is not there, or the trace cannot be read.
+    Raises LaconicError if it does not exist, or the trace cannot be read.
     """
     found = locate(trace, event, progress, selection)
     loss = [trace.loss] if trace.loss else []
@@ -241,7 +241,7 @@ class _Explainer(Listener):
             self._committed = changes
 
     def call_ignored(self, number: int, row: Row, stack: int, followed: bool) -> None:
-        """Say that nothing more is known, and why."""
+        """Note why nothing more is known."""
         if number != self.found.number:
             return
         self.explanation.stack = stack
@@ -271,7 +271,7 @@ class _Explainer(Listener):
         assert space is not None and self._before is not None
         outcome, after, changes = done.outcome, labelled(space), self._committed + done.changes
         if outcome.ask and not changes:
-            # Bookkeeping did not know what the call would do, and has looked at the host.
+            # The bookkeeping could not predict the call, so it was re-read from the host.
             changes = differences(self._before, after)
         explanation.requested = _requested(explanation.name, row, done.result, changes)
         explanation.runs = list(around(self._before, after, explanation.requested, changes))
@@ -283,7 +283,7 @@ class _Explainer(Listener):
             explanation.host_call = done.name, only_changes(done.name, args, outcome) or args
 
     def _add_work(self) -> None:
-        # What was done for this call and in its name; touches that were seen in between are not.
+        # Add the work for this call; touches that were recorded in between are left out.
         for name, counts in self._work().items():
             more = self.explanation.counts.setdefault(name, {})
             for thing, count in (counts - self._work_before[name]).items():
@@ -299,7 +299,7 @@ class _Explainer(Listener):
         return work
 
     def _touched(self, row: Row, changes: Iterable[Change]) -> list[int | None]:
-        # Page counts of what was seen to be touched, of each change.
+        # Return the number of pages of each change that were recorded as touched.
         if not self.trace.has_touches or self.trace.source != "run":
             return [None for _ in changes]
         return [page_count(_cut(row.touched, change.start, change.end)) for change in changes]
@@ -312,7 +312,7 @@ def _cut(runs: Iterable[Touched], start: int, end: int) -> Iterator[Touched]:
 def _requested(
     name: str, row: Row, answer: int, changes: Iterable[Change]
 ) -> list[tuple[int, int]]:
-    # The ranges that the call is about, in bytes: what it names, and what it came to.
+    # Return the ranges that the call concerns, in bytes: those of its arguments and its result.
     args = row.args
     found = {(change.start, change.end) for change in changes}
     start, end = affected(name, args)

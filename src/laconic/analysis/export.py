@@ -1,5 +1,5 @@
-"""What a replay finds out about each call of a trace, for the exporters: its stack and site by
-name, whether it is redundant, its kinds of change, and its cost in an enclave."""
+"""The facts about each call of a trace that a replay finds, for the exporters: its stack and site
+by name, whether it is redundant, its kinds of change, and its cost in an enclave."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class CallAnalysis(Listener):
     # The replay
 
     def call_done(self, done: CallDone) -> None:
-        """Note what became of the call. O(changes)."""
+        """Record the outcome of the call. O(changes)."""
         self._note(done.number, done.name, done.stack)
         if done.is_finished:
             self._redundant[done.number] = _REDUNDANT if done.is_redundant else _NEEDED
@@ -57,7 +57,7 @@ class CallAnalysis(Listener):
                 self._kinds[done.number] |= change.kinds
 
     def call_ignored(self, number: int, row: Row, stack: int, followed: bool) -> None:
-        """Note the stack of a call without bookkeeping. O(1)."""
+        """Record the stack of a call without bookkeeping. O(1)."""
         self._note(number, "", stack)
 
     def _note(self, number: int, name: str, stack: int) -> None:
@@ -85,7 +85,8 @@ class CallAnalysis(Listener):
     # The exporters
 
     def facts(self, event: int) -> CallFacts:
-        """Return what is known of the call whose row has this number. O(1), the names apart."""
+        """Return what is known about the call whose row has this number. O(1), plus finding the
+        names."""
         if event >= len(self._stack):
             return CallFacts()
         known = self._redundant[event]
@@ -105,7 +106,8 @@ class CallAnalysis(Listener):
 
     def frames(self, event: int) -> list[tuple[Frame, Module | None, Sequence[Place]]]:
         """Return the recorded frames of the call, innermost first, each with its module and its
-        places. Empty if the trace is a log's, which has its stacks as text. O(frames)."""
+        places. Empty if the trace was imported from a log, which has its stacks as text.
+        O(frames)."""
         stack = self._stack[event] if event < len(self._stack) else NO_STACK
         return [
             (frame, self._stacks.modules.get(frame.module), self._stacks.frame_places(frame))
@@ -131,7 +133,7 @@ def analyse_calls(
 ) -> CallAnalysis:
     """Replay the trace, and return the facts about each of its calls.
 
-    With a cost profile, an enclave is modelled under each of `STRATEGIES`; without one, the cycles
+    With a cost profile, an enclave is modeled under each of `STRATEGIES`; without one, the cycles
     are unknown. Raises LaconicError if the trace cannot be read. O(events), 45 bytes per event.
     """
     strategies = () if profile is None else STRATEGIES

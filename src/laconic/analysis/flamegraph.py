@@ -1,5 +1,4 @@
-"""Calls by their whole stacks, each stack once with what it weighs: what a flame graph is drawn
-of."""
+"""Calls by their whole stacks, each stack once with its weight: the data of a flame graph."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from laconic.stacks.symbolize import Place
 from laconic.trace.selection import Selection
 from laconic.trace.stacks import NO_STACK
 
-#: What a stack weighs: the cycles that an enclave spends on its calls and their pages under
+#: The weights of a stack: the cycles that an enclave spends on its calls and their pages under
 #: every-call (the middle of the estimate); calls; host calls of that enclave; pages that are
 #: committed in it.
 CYCLES, CALLS, HOST_CALLS, PAGES = WEIGHTS = ("cycles", "calls", "host-calls", "pages")
@@ -40,11 +39,12 @@ class Flame(NamedTuple):
 
 @dataclass(slots=True)
 class Flames:
-    """Stacks, the outermost box first, with their weights; `total` of all that are there.
+    """Stacks, the outermost box first, with their weights; `total` is the sum of all weights.
 
-    `redundant`: of redundant calls only. `hidden`: suppressed redundant calls by reason, which are
-    in no stack; those of all calls are one box for each reason. `stackless` calls have no stack,
-    and stand under their program. `selection`: which calls were counted; None for all.
+    `redundant`: only redundant calls are counted. `hidden`: suppressed redundant calls by reason,
+    which belong to no stack; if all calls are counted, each reason is one box. `stackless` calls
+    have no stack, and are directly under their program. `selection`: which calls were counted; None
+    for all.
     """
 
     weight: str
@@ -68,8 +68,8 @@ def flames(
     suppressions: Iterable[Suppression] = (),
     profile: CostProfile | None = None,
 ) -> Flames:
-    """Puts sites together by stack; what weighs nothing is left out. O(sites × frames), and the
-    reading of symbols."""
+    """Group sites by stack, without those that weigh nothing. O(sites × frames), plus reading the
+    symbols."""
     rules = [rule for rule in suppressions if redundant or not rule.only_redundant]
     result = Flames(weight, redundant, selection=found.selection)
     profile = profile or costs.load()
@@ -90,8 +90,8 @@ def flames(
             else:
                 _add(result, (program, Flame(rule.reason, kind="suppressed")), weighs)
             continue
-        # All of a stack's names are read only now: most of what is hidden is recognized by its
-        # first frames.
+        # The remaining names of a stack are read only here: most suppressed stacks are recognized
+        # by their first frames.
         known = [place for place, _ in places]
         if not known:
             result.stackless += calls

@@ -1,5 +1,4 @@
-"""The frames of a stack that are the program's own: without the wrappers that only make the system
-call."""
+"""The program's own frames of a stack: without the wrappers that only make the system call."""
 
 from __future__ import annotations
 
@@ -9,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from laconic.stacks.symbolize import Place
 from laconic.trace.stacks import Places, Spot
 
-#: Functions of the C library that do nothing but make the system call; with these the stack would
-#: begin everywhere.
+#: Functions of the C library that only make the system call; without this list every stack would
+#: begin with them.
 _WRAPPERS = {"syscall", "sbrk"}
 _EDGES = "_"
-#: Go's, in its packages of system calls: Syscall6, RawSyscall6.abi0, Mprotect.
+#: Go's wrappers, in its packages of system calls: Syscall6, RawSyscall6.abi0, Mprotect.
 _GO = re.compile(
     r"(?:(?:runtime/)?internal/(?:runtime/)?syscall|syscall|golang\.org/x/sys/unix|vendor/golang\.org/x/sys/unix)"
     r"\.(\w+)(?:\.abi0|\.abiinternal)?"
@@ -21,8 +20,8 @@ _GO = re.compile(
 
 
 class Names:
-    """The places of a stack alone, for code that goes through them more than once: found as far as
-    they are requested."""
+    """The places of a stack, for code that iterates over them more than once: found only up to the
+    last one that was requested."""
 
     def __init__(self, places: Sequence[Spot]) -> None:
         self._places = places
@@ -32,7 +31,7 @@ class Names:
 
 
 def own_frames(call: str, places: Sequence[Spot]) -> Sequence[Spot]:
-    """A stack without the wrappers of the system call that it begins with. O(frames).
+    """Return a stack without the leading wrappers of the system call. O(frames).
 
     >>> wrapper, own = (Place("__mmap64", "libc.so.6"), False), (Place("grow", "a.out"), False)
     >>> own_frames("mmap", [wrapper, own]) == [own]
@@ -42,16 +41,16 @@ def own_frames(call: str, places: Sequence[Spot]) -> Sequence[Spot]:
     return places.after(at) if isinstance(places, Places) else places[at:]
 
 
-#: Parts of the path of a Python file that belongs to an installation, and not to the program.
+#: Parts of the path of a Python file that belongs to an installation, not to the program.
 _INSTALLED = re.compile(r"/(?:site|dist)-packages/|/lib(?:64)?/python[0-9.]+/|\A<")
 
 
 def own_line(places: Sequence[Spot], program: str) -> Place:
-    """The frame of the program's own code that a call is made for. O(frames).
+    """Return the frame of the program's own code for which a call is made. O(frames).
 
     That is the innermost Python function whose file is outside of the installation's libraries
-    (site-packages, dist-packages, lib/python*, frozen modules); where there is none, the innermost
-    frame in the program's executable; and else the innermost frame.
+    (site-packages, dist-packages, lib/python*, frozen modules); if there is none, the innermost
+    frame in the program's executable; otherwise the innermost frame.
 
     >>> own_line([(Place("grow", "libx.so"), False), (Place("main", "a.out"), False)], "/bin/a.out")
     Place(function='main', module='a.out', file='', line=0, inlined=False, known=True)
@@ -67,8 +66,8 @@ def own_line(places: Sequence[Spot], program: str) -> Place:
 
 
 def wrappers(call: str, places: Sequence[Spot]) -> int:
-    """How many places a stack begins with that only make the system call; 0 where there is nothing
-    else. O(frames)."""
+    """Return the number of leading places of a stack that only make the system call; 0 if there are
+    no other places. O(frames)."""
     return next((at for at, (place, _) in enumerate(places) if not _wraps(place.function, call)), 0)
 
 

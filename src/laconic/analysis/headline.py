@@ -1,4 +1,4 @@
-"""The one thing to know about a trace: which site to look at first, and why it is expensive.
+"""The most important fact about a trace: which site to examine first, and why it is expensive.
 
 Data only; `report.headline` writes the sentence.
 """
@@ -23,7 +23,7 @@ from laconic.replay.enclaves import BEFORE
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Counts
 
-#: Which rule a headline follows: no calls; a log without touched pages; redundant calls; a site;
+#: The rule that a headline follows: no calls; a log without touched pages; redundant calls; a site;
 #: the dynamic loader; no site stands out.
 NO_CALLS, UNTOUCHED, REDUNDANT, COSTLY, LOADER, EVEN = (
     "no calls",
@@ -33,28 +33,28 @@ NO_CALLS, UNTOUCHED, REDUNDANT, COSTLY, LOADER, EVEN = (
     "loader",
     "even",
 )
-#: Why a site is expensive: it commits pages that are hardly touched; restricts pages; gives pages
-#: back; leaves the enclave often.
+#: Why a site is expensive: it commits pages of which few are touched; restricts pages; releases
+#: pages; leaves the enclave often.
 COMMITS, RESTRICTS, RELEASES, LEAVES = "commits", "restricts", "releases", "leaves"
-#: The share of all calls that are a site's redundant ones, and of all cycles that it saves, from
-#: which it is a headline.
+#: The share of all calls that a site's redundant ones must reach, and the share of all cycles that
+#: it must save, to be a headline.
 _REDUNDANT, _COSTLY = 0.2, 0.05
-#: The share of committed pages below which they count as hardly touched.
+#: Below this share of touched pages, committed pages count as hardly touched.
 _TOUCHED = 0.5
 
 
 class Headline(NamedTuple):
     """The headline of a trace.
 
-    `rule` says which it is. `subject` is the site that it is about (with EVEN, the one that saves
-    most), None if there is none. `cost` is what it costs under every-call, `left` under laconic;
-    `total` and `total_left` are the whole program's. `cause` is COMMITS, RESTRICTS, RELEASES,
-    LEAVES or "". Page counts are those of the cause, under every-call. `loader` is the dynamic
-    loader if it is not the subject, and costs something; `files` is the number of files that it
-    loaded. `calls` and `redundant` are of all memory calls. `larger` are those that cost more than
-    the subject, with their costs, the most expensive first. `before` is the cost of the memory that
-    the program had before laconic attached to it, a part of `total`, and `before_left` that under
-    laconic.
+    `rule` is one of the rules above. `subject` is the site that the headline names (with EVEN, the
+    one that saves most), None if there is none. `cost` is what it costs under every-call, `left`
+    under laconic; `total` and `total_left` are the whole program's. `cause` is COMMITS, RESTRICTS,
+    RELEASES, LEAVES or "". Page counts are those of the cause, under every-call. `loader` is the
+    dynamic loader if it is not the subject, and costs something; `files` is the number of files
+    that it loaded. `calls` and `redundant` are of all memory calls. `larger` are the callers that
+    cost more than the subject, with their costs, the most expensive first. `before` is the cost of
+    the memory that the program had before laconic attached to it, a part of `total`, and
+    `before_left` that under laconic.
     """
 
     rule: str
@@ -81,7 +81,7 @@ class Headline(NamedTuple):
 
     @property
     def share(self) -> float:
-        """What part of the program's cost is the subject's, from 0 to 1."""
+        """The subject's share of the program's cost, from 0 to 1."""
         return self.cost.middle / self.total.middle if self.total.middle else 0.0
 
 
@@ -92,7 +92,7 @@ def headline(
 ) -> Headline:
     """Return the headline of a trace. O(sites × frames).
 
-    Suppressed sites are no headline; the dynamic loader is one if no site saves enough.
+    A suppressed site is never the headline; the dynamic loader is one if no site saves enough.
     """
     rules = [*suppressions, *(rule for rule in BUILT_IN if rule not in suppressions)]
     grouped = callers(found, "line", suppressions=rules, profile=profile)
@@ -119,7 +119,7 @@ def headline(
         basis = basis._replace(
             before=grouped.cycles(before), before_left=grouped.cycles(before, LACONIC)
         )
-    # What a part of counts: the cost of what the trace shows being done.
+    # The base of the shares: the cost of the work that the trace shows.
     whole = basis.total.middle - basis.before.middle
     subjects = [
         caller
@@ -164,8 +164,8 @@ def _about(basis: Headline, subject: Caller | None, found: Callers) -> Headline:
 
 
 def _cause(about: Headline, counts: Counts, profile: CostProfile) -> str:
-    # The largest part of the cost. What one page takes: EAUG in a fault, and EACCEPT; EMODPR or
-    # EMODT with a tracking cycle, and EACCEPT; the removal.
+    # The largest part of the cost decides. One page costs: EAUG in a fault, and EACCEPT; EMODPR or
+    # EMODT with an ETRACK cycle, and EACCEPT; the removal.
     price = {name: (figure.low + figure.high) / 2 for name, figure in profile.figures.items()}
     commit = price["eaug"] + price["eaug_faults"] + price["eaccept"]
     restrict = price["emodpr"] + price["etrack_ipis"] + price["eaccept"]

@@ -1,4 +1,4 @@
-"""What is in a trace: one pass over it."""
+"""The contents of a trace: one pass over it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from laconic.trace import Trace
     from laconic.trace.selection import Selection
 
-#: Programs and places of loss that are kept; more are only counted.
+#: The maximum number of programs and of places of loss that are kept; further ones are only
+#: counted.
 KEPT = 10_000
 _CALLS = frozenset({*range(MEMORY_CODES), *(CODES[name] for name in PROCESS_EVENTS)})
 _OTHERS = {CODES[name]: name for name in ("file", "program", "exit", "lost", "note", "end")}
@@ -33,8 +34,8 @@ _OTHERS = {CODES[name]: name for name in ("file", "program", "exit", "lost", "no
 
 @dataclass
 class Calls:
-    """The calls of one name. `unfinished` never returned, of `no_result` the log does not show the
-    result."""
+    """The calls of one name. `unfinished` calls never returned; for `no_result` calls the log does
+    not show the result."""
 
     calls: int = 0
     failed: int = 0
@@ -44,7 +45,7 @@ class Calls:
 
 @dataclass
 class Program:
-    """A program that ran: its path, the arguments of its first start (None: not known), how often
+    """A program that ran: its path, the arguments of its first start (None: unknown), and how often
     it was started."""
 
     path: str
@@ -54,10 +55,10 @@ class Program:
 
 @dataclass
 class Contents:
-    """What a trace holds. `began` and `ended` are the times of the first and last event, in
-    nanoseconds since the trace began. `touched_pages` (None: not known) counts the pages of all
-    touched runs. `lost` is what is missing in between. `status` is the exit status that the
-    recording ended with, None where it did not end in order, or is a log's.
+    """The contents of a trace. `began` and `ended` are the times of the first and last event, in
+    nanoseconds since the trace began. `touched_pages` (None: unknown) counts the pages of all
+    touched runs. `lost` reports the data that is missing in between. `status` is the exit status
+    with which the recording ended, None if it has no end marker, or was imported from a log.
     """
 
     events: int = 0
@@ -78,7 +79,7 @@ class Contents:
 
     @property
     def calls(self) -> int:
-        """All calls."""
+        """The number of all calls."""
         return sum(line.calls for line in self.by_call.values())
 
 
@@ -87,8 +88,8 @@ def contents(
     update: Callable[[int], None] = lambda position: None,
     selection: Selection | None = None,
 ) -> Contents:
-    """Reads a trace to its end. `update` receives the bytes read. With `selection`, only its calls,
-    and only the processes that it includes, are counted. O(events), memory O(threads +
+    """Read a trace to its end. `update` receives the number of bytes read. With `selection`, only
+    its calls, and only the processes that it includes, are counted. O(events), memory O(threads +
     programs)."""
     row_filter = None if selection is None else RowFilter(selection, trace.names)
     found = Contents()

@@ -1,5 +1,5 @@
-"""Ctrl-C while processes are started: it is for their parent alone, which receives it when they are
-there."""
+"""Ctrl-C while processes are started: only their parent handles it, and not before they have
+started."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from typing import Any
 
 @contextmanager
 def held() -> Iterator[None]:
-    """What multiprocessing starts in the block has SIGINT blocked, and a SIGINT meanwhile comes
-    when the block is over.
+    """Block SIGINT in the processes that multiprocessing starts in the block. A SIGINT that arrives
+    in the meantime is delivered after the block.
 
-    To block it in this thread is not enough: another, as a library may have, takes it, and Python's
-    handler runs here.
+    Blocking it in this thread is not enough: another thread, such as a library's, may take it, and
+    then Python's handler runs here.
     """
-    # Its start unblocks SIGINT (resource_tracker.py), so it is started before that is blocked. It
-    # outlives whom it tidies up after, also where their terminal is closed.
+    # Starting the resource tracker unblocks SIGINT (resource_tracker.py), so it is started before
+    # SIGINT is blocked. It must outlive the processes after which it cleans up, also if their
+    # terminal is closed.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     try:
         resource_tracker.ensure_running()

@@ -1,4 +1,4 @@
-"""What is known of a running program: fed by the messages of `laconic.live.feed`, read by the view
+"""The state of a running program: updated by the messages of `laconic.live.feed`, read by the view
 and the lines."""
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from laconic.analysis.suppressions import Suppression, matching
 from laconic.trace.schema import Row
 from laconic.trace.stacks import Stacks
 
-#: Sites that are named, those with the most redundant calls: names cost time.
+#: The number of sites that are named, those with the most redundant calls: finding names takes
+#: time.
 _NAMED = 200
 
 
 class Process(NamedTuple):
-    """A process that is alive. `mapped` in bytes; `vmas` is None where it is not followed."""
+    """A process that is alive. `mapped` is in bytes; `vmas` is None if it is not followed."""
 
     pid: int
     name: str
@@ -33,8 +34,8 @@ class Process(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What calls cost in an enclave so far, in cycles: under every-call at least and at most, and
-    under laconic."""
+    """What calls have cost in an enclave so far, in cycles: the minimum and maximum under
+    every-call, and the cost under laconic."""
 
     low: float = 0
     high: float = 0
@@ -42,18 +43,19 @@ class Cost(NamedTuple):
     left_high: float = 0
 
     def plus(self, other: Cost) -> Cost:
-        """The sum."""
+        """Return the sum."""
         return Cost(*map(sum, zip(self, other, strict=True)))
 
     @property
     def middle(self) -> float:
-        """The middle under every-call, by which sites are sorted."""
+        """The middle of the range under every-call, by which sites are sorted."""
         return (self.low + self.high) / 2
 
 
 class Site(NamedTuple):
-    """Calls from one place. `total` of them were redundant, and `rate` a second are at present.
-    `named`: its symbols have been found. `calls` and `cost` are those that have been replayed.
+    """The calls at one site. `total` of them were redundant; `rate` is the current number of
+    redundant calls per second. `named`: its symbols have been found. `calls` and `cost` cover the
+    calls that have been replayed.
 
     `kind` is that of `analysis.callers.Caller`: if it is not SITE, the function of `key` is the
     reason of the suppression, or the kind of what the library OS does around the calls.
@@ -69,7 +71,7 @@ class Site(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Calls a second between the last two beats."""
+    """Calls per second between the last two beats."""
 
     calls: float = 0.0
     host_calls: float = 0.0
@@ -79,7 +81,7 @@ class Rates(NamedTuple):
 
 class Name(NamedTuple):
     """The function that makes a call, and its module; `reason` is that of the suppression that
-    hides it, or "". `only_redundant`: it hides redundant calls, and no costs."""
+    hides it, or "". `only_redundant`: the suppression hides redundant calls, but not costs."""
 
     function: str
     module: str
@@ -89,12 +91,12 @@ class Name(NamedTuple):
 
 #: Calls, host calls, elided calls, redundant calls.
 Counts = tuple[int, int, int, int]
-#: Where redundant calls are made: call, stack, program.
+#: A place that makes redundant calls: call, stack, program.
 Place = tuple[str, int, str]
 
 
 class Names:
-    """Finds the names of places, in a thread of its own where `apart`: reading symbols takes
+    """Finds the names of places, in a separate thread if `apart`, because reading symbols takes
     long."""
 
     def __init__(
@@ -110,7 +112,7 @@ class Names:
             self._thread.start()
 
     def get(self, place: Place) -> Name | None:
-        """The name of a place; None where it is still being looked for. O(1) where it was requested
+        """Return the name of a place; None while it is being looked up. O(1) if it was requested
         before."""
         if place not in self._found:
             self._found[place] = None if self._apart else self._find(place)
@@ -119,7 +121,7 @@ class Names:
         return self._found[place]
 
     def wait(self, places: Iterable[Place]) -> None:
-        """Waits until the names of all `places` are known."""
+        """Wait until the names of all `places` are known."""
         for place in places:
             self.get(place)
         done = threading.Event()
@@ -128,7 +130,8 @@ class Names:
             pass
 
     def hidden(self, counts: Mapping[Place, int]) -> Counter[str]:
-        """What of `counts` is hidden, by reason, as far as the names are known. O(places)."""
+        """Return the suppressed part of `counts`, by reason, from the names that are known.
+        O(places)."""
         found: Counter[str] = Counter()
         for place, name in list(self._found.items()):
             if name is not None and name.reason:
@@ -136,7 +139,7 @@ class Names:
         return found
 
     def _find(self, place: Place) -> Name:
-        # No more frames are named than must be.
+        # No more frames are named than necessary.
         call, stack, program = place
         frames = own_frames(call, self._stacks.walk(stack))
         if not frames:
@@ -160,12 +163,12 @@ class Names:
 
 @dataclass
 class Model:
-    """`by_call` are the counts of each call, by name; `time` is in seconds since the start; `ever`:
-    processes so far. `costs_time`: the time up to which costs are known; `costs_stopped`: why it
-    goes no further, or "". `behind`: rows of the trace that were still to be replayed.
+    """`by_call` has the counts of each call, by name; `time` is in seconds since the start; `ever`:
+    processes so far. `costs_time`: the time up to which costs are known; `costs_stopped`: why they
+    are not computed any further, or "". `behind`: rows of the trace that had not been replayed yet.
 
     `status` is None while the program runs; `failure`: why it could not be run, or be followed to
-    its end. What `rules` hide is in no site, but in `hidden`.
+    its end. Calls that `rules` suppress are counted in `hidden`, not at a site.
     """
 
     names: Names | None = None
@@ -194,7 +197,7 @@ class Model:
 
     @property
     def totals(self) -> Counts:
-        """Calls, host calls, elided calls and redundant calls. O(calls' names)."""
+        """Return calls, host calls, elided calls and redundant calls. O(calls' names)."""
         calls, host_calls, elided, redundant = (
             sum(line[place] for line in self.by_call.values()) for place in range(4)
         )
@@ -202,16 +205,16 @@ class Model:
 
     @property
     def places(self) -> int:
-        """From how many places calls were made, by stack. O(places)."""
+        """Return the number of places that made calls, by stack. O(places)."""
         return len(self._counts.keys() | self._costs.keys())
 
     @property
     def mapped(self) -> int:
-        """Bytes mapped by all processes."""
+        """Return the bytes mapped by all processes."""
         return sum(process.mapped for process in self.processes)
 
     def take(self, message: Mapping[str, Any]) -> None:
-        """Enters one message. O(its size)."""
+        """Process one message. O(its size)."""
         if "failed" in message:
             self.failure, self.status = message["failed"], message["status"]
             return
@@ -240,14 +243,14 @@ class Model:
 
     @property
     def cost(self) -> Cost:
-        """What the whole program has cost in an enclave. O(sites)."""
+        """Return what the whole program has cost in an enclave. O(sites)."""
         total = Cost()
         for cost in (*self._around.values(), *(cost for _, cost in self._costs.values())):
             total = total.plus(cost)
         return total
 
     def beat(self) -> None:
-        """Rates are counted from the beat before to here; nothing happens where no time has passed.
+        """Compute the rates since the previous beat; does nothing if no time has passed.
         O(sites)."""
         since, totals = self._beat
         seconds = self.time - since
@@ -267,22 +270,22 @@ class Model:
         self._before = dict(self._counts)
 
     def settle(self, every: bool = False) -> None:
-        """Waits until the names of all redundant calls are known, of what is not shown too: then
-        `hidden` is all that is hidden. `every`: the names of all other calls too."""
+        """Wait until the names of all redundant calls are known, also of those that are not shown:
+        then `hidden` is complete. `every`: the names of all other calls too."""
         assert self.names is not None
         self.names.wait({**self._counts, **self._costs} if every else self._counts)
 
     @property
     def hidden(self) -> Counter[str]:
-        """Redundant calls that are suppressed, by reason, as far as their names are known.
+        """Return suppressed redundant calls, by reason, from the names that are known.
         O(places)."""
         assert self.names is not None
         return self.names.hidden(self._counts)
 
     def sites(self, most: int = _NAMED) -> list[Site]:
-        """Sites by function, the most expensive first, then those with the most redundant calls a
-        second. Of `most` places, those that cost most, and as many that make the most redundant
-        calls. O(places log places)."""
+        """Return sites by function, the most expensive first, then those with the most redundant
+        calls per second. They cover the `most` places that cost most, and the `most` places that
+        make the most redundant calls. O(places log places)."""
         assert self.names is not None
         found: dict[tuple[Key, str], Site] = {}
         for place in self._largest(most):
@@ -316,7 +319,7 @@ class Model:
         )
 
     def _largest(self, most: int) -> Iterator[Place]:
-        # The places that are to be named, each once.
+        # Return the places that are to be named, each once.
         chosen: dict[Place, None] = {}
         costly = sorted(self._costs, key=lambda place: -self._costs[place][1].middle)
         chosen.update(dict.fromkeys(costly[:most]))

@@ -1,4 +1,4 @@
-"""The address space around a call: what its pages and their neighbours were before it and are after
+"""The address space around a call: the state of its pages and their neighbors, before and after
 it."""
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from laconic.memory.names import derived_name, stack_start
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 
-#: Runs of pages on either side of what the call is about, holes included, that the picture shows.
+#: The number of page runs on either side of the call's pages, holes included, that the picture
+#: shows.
 _NEIGHBOURS = 3
-#: The most runs of a call that are shown one by one.
+#: The maximum number of runs of a call that are shown individually.
 _SHOWN = 12
-#: A range in bytes, its VMA, and what people call that.
+#: A range in bytes, its VMA, and the VMA's label for people.
 Labelled = tuple[int, int, tuple[Vma, str]]
 
 
 class Run(NamedTuple):
-    """Pages `[start, end)` in bytes, before and after the call. `requested`: the call is about
-    them; `kind` as in `Change`. `left_out` runs are not shown one by one, and this one stands for
-    them (0: for itself)."""
+    """Pages `[start, end)` in bytes, before and after the call. `requested`: the call concerns
+    them; `kind` as in `Change`. `left_out` runs are not shown individually, and this one represents
+    them (0: only itself)."""
 
     start: int
     end: int
@@ -37,7 +38,7 @@ class Run(NamedTuple):
 
 
 def labelled(space: AddressSpace) -> list[Labelled]:
-    """All VMAs with the names that the kernel derives (get_vma_name in fs/proc/task_mmu.c).
+    """Return all VMAs with the names that the kernel derives (get_vma_name in fs/proc/task_mmu.c).
     O(n)."""
     stack = stack_start(space)
     return [
@@ -61,8 +62,8 @@ def _runs(
     requested: list[tuple[int, int]],
     changes: Iterable[Change],
 ) -> list[Run]:
-    # Everything as runs that are alike all along, before and after; what differs not at all is
-    # joined. O(n log n).
+    # Split everything into runs that are uniform before and after; equal neighbors are joined. O(n
+    # log n).
     parts = [(start, end, change.kind) for change in changes for start, end in [change[1:3]]]
     edges = sorted(
         {
@@ -89,7 +90,7 @@ def _runs(
 
 
 class _At:
-    # What holds at addresses that ascend, of entries that do.
+    # Look up values at ascending addresses, in ascending entries.
 
     def __init__(self, entries: Iterable[tuple[int, int, object]]) -> None:
         self._entries = iter(sorted(entries, key=lambda entry: entry[0]))
@@ -102,7 +103,7 @@ class _At:
 
 
 def differences(before: list[Labelled], after: list[Labelled]) -> tuple[Change, ...]:
-    """What differs between two address spaces, page run by page run. O(n log n)."""
+    """Return the differences between two address spaces, one per page run. O(n log n)."""
     return tuple(
         Change(classify(run.before, run.after), run.start, run.end, run.after, run.before)
         for run in _runs(before, after, [], ())
@@ -116,8 +117,8 @@ def around(
     requested: list[tuple[int, int]],
     changes: Iterable[Change],
 ) -> Iterator[Run]:
-    """What a call is about (`requested` and `changes`) and its neighbours, ascending; runs between
-    them are counted.
+    """Yield the pages that a call concerns or changes (`requested` and `changes`) and their
+    neighbors, ascending; runs in between are counted.
 
     O(n log n).
     """

@@ -1,4 +1,4 @@
-"""Two traces side by side, for a page: their sites, the strategies, and one call graph of both."""
+"""Two traces side by side, for a page: their sites, the strategies, and one call graph for both."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Box:
 
     `name` is a function, `module` its module. `before` and `after` are the middles of the cost
     under every-call in cycles. `width` is the sum of its boxes' widths; that of a call is the
-    larger of its two costs, so that what only one run has is seen too.
+    larger of its two costs, so that work of only one run is visible too.
     """
 
     name: str
@@ -110,7 +110,7 @@ def pair(
     number of bytes that have been read. Each trace is read twice: for its sites, and for the
     strategies.
 
-    Raises LaconicError where one cannot be read. O(events × strategies).
+    Raises LaconicError if one of them cannot be read. O(events × strategies).
     """
     tell = progress or (lambda done: None)
     read = 0
@@ -146,7 +146,7 @@ def _from(tell: Callable[[int], None], start: int) -> Callable[[int], None]:
 
 
 def _tallies(figures: Figures) -> Iterator[tuple[str, Key, Tally]]:
-    # All that costs something, with its kind.
+    # Everything that costs something, with its kind.
     for key, tally in (figures.sites or {}).items():
         yield SITE, key, tally
     for kind, tallies in ((SUPPRESSED, figures.suppressed), (AROUND, figures.around)):
@@ -171,7 +171,7 @@ def _rows(before: Side, after: Side) -> list[PairRow]:
 
 
 def _order(row: PairRow) -> tuple[float, float, Key]:
-    # What changed most, then what costs most.
+    # Largest change first, then largest cost.
     delta = row.today
     return -abs(delta.cycles.middle), -max(delta.was.cycles, delta.now.cycles), delta.key
 
@@ -214,8 +214,8 @@ def _enter(root: Box, path: Sequence[tuple[str, str]], cost: float, is_after: bo
 
 
 def _path(site: Site, stacks: Stacks, rules: Sequence[Suppression]) -> list[tuple[str, str]]:
-    # The boxes of a site, outermost first. Frames of one module that follow each other are one
-    # box, which has the name of the innermost function.
+    # Return the boxes of a site, outermost first. Consecutive frames of one module are one box,
+    # which has the name of the innermost function.
     program = site.program.rsplit("/", 1)[-1] or "?"
     path = [(program, "")]
     if site.stack != NO_STACK:

@@ -1,8 +1,8 @@
 """What the sites of a running program have cost so far in an enclave: from the rows of its trace,
-as they come.
+as they arrive.
 
-The same replay as for `analysis.sites`, whose figures are taken out while it goes on. The cost of a
-page's first touch is known when the page is released, at a fork, at an execve and at the end.
+The replay is that of `analysis.sites`, and its figures are read while it runs. The cost of a page's
+first touch is known when the page is released, at a fork, at an execve and at the end.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ STRATEGIES = (EVERY_CALL, LACONIC)
 
 
 class Stream(Trace):
-    """The rows of a program that is running, as a trace that has no file. `batches` yields them as
-    they come; `between` is called before each."""
+    """The rows of a running program, as a trace without a file. `batches` yields them as they
+    arrive; `between` is called before each batch."""
 
     def __init__(self, source: Iterator[list[Row]], between: Callable[[], None]) -> None:
         self.path = "-"
@@ -39,7 +39,7 @@ class Stream(Trace):
         self._between = between
 
     def batches(self) -> Iterator[list[Row]]:
-        """The rows, as they come."""
+        """Yield the rows, as they arrive."""
         for rows in self._source:
             self._between()
             yield rows
@@ -47,7 +47,7 @@ class Stream(Trace):
 
 
 class RunningCosts(Listener):
-    """Keeps the enclaves of a running program, and knows the cost of its sites.
+    """Keeps the enclaves of a running program, and the costs of its sites.
 
     `run` replays `source` to its end. `message` returns what has changed since the last one. All
     cycles are [low, high] under every-call, then [low, high] under laconic, by `profile`.
@@ -64,7 +64,7 @@ class RunningCosts(Listener):
         self._changed: dict[int, Work] = {}
 
     def run(self, source: Iterator[list[Row]], between: Callable[[], None]) -> None:
-        """Replay the rows of `source`. `between` is called now and then, and may call `message`."""
+        """Replay the rows of `source`. `between` is called regularly, and may call `message`."""
         stream = Stream(source, between)
         Replay(stream, "laconic", listeners=[self._enclaves, self], stacks=Stacks()).run()
 
@@ -87,7 +87,7 @@ class RunningCosts(Listener):
             work = collector.enter(name, label, counts, self._around)
             self._changed[id(work)] = work
         for meter in self._enclaves.meters.values():
-            meter.at(-1, OTHER)  # what comes before the next label is counted there
+            meter.at(-1, OTHER)  # work before the next label is counted there
         changed, self._changed = self._changed, {}
         return {
             "time": self.time / 1e9,

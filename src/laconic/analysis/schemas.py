@@ -1,6 +1,6 @@
 """The versions of the JSON that the commands write: one table.
 
-A version rises when a key changes its meaning or is removed, and not when a key is added.
+A version rises when a key changes its meaning or is removed, but not when a key is added.
 """
 
 from __future__ import annotations

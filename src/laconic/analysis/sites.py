@@ -1,5 +1,5 @@
-"""Who makes which calls: a trace's memory calls by the place in the program, what became of them,
-and their cost.
+"""A trace's memory calls by the site in the program that made them, with their outcome and their
+cost.
 
 A call is *redundant* if it succeeded and changed nothing. A site costs what an enclave does for its
 calls, and for the first touch of each page that they mapped last.
@@ -30,9 +30,9 @@ from laconic.trace.selection import Selection
 from laconic.trace.stacks import NO_STACK, Stacks
 from laconic.trace.tables import Row, Table
 
-#: By whose rule the enclave's cost of each site is counted.
+#: The strategies under which the enclave's cost of each site is counted.
 EVERY_CALL, LACONIC = "every-call", "laconic"
-#: Sites that a chart shows.
+#: The number of sites that a chart shows.
 _CHARTED = 10
 _FIGURES = (
     "calls",
@@ -49,7 +49,7 @@ _FIGURES = (
 
 @dataclass(slots=True, kw_only=True)
 class Work:
-    """What enclaves did for some calls, or for something that a library OS does by itself.
+    """What enclaves did for some calls, or for work that a library OS does on its own.
 
     `counts`: strategy → what its enclave did for the calls. `touches`: strategy → what it did for
     the first touches of the pages that these calls mapped last; there were `touched_pages`.
@@ -60,7 +60,7 @@ class Work:
     touched_pages: int = 0
 
     def cost(self, strategy: str = EVERY_CALL) -> Counts:
-        """Return all that the enclave did, for the calls and for their pages. O(1)."""
+        """Return everything that the enclave did, for the calls and for their pages. O(1)."""
         total = Counts()
         for counts in (self.counts, self.touches):
             if strategy in counts:
@@ -73,7 +73,7 @@ class Work:
         return self.cost(strategy).eaug
 
     def add(self, other: Work) -> None:
-        """Add another's figures. O(strategies)."""
+        """Add another's work. O(strategies)."""
         self.touched_pages += other.touched_pages
         for ours, theirs in ((self.counts, other.counts), (self.touches, other.touches)):
             for name, counts in theirs.items():
@@ -82,8 +82,8 @@ class Work:
 
 @dataclass(slots=True)
 class Site(Work):
-    """The calls of one name from one stack of one program. `stack` is `trace.stacks.NO_STACK` where
-    none was taken.
+    """The calls of one name from one stack of one program. `stack` is `trace.stacks.NO_STACK` if
+    none was recorded.
 
     `calls` memory calls were made, of which `redundant` succeeded and changed nothing; `host_calls`
     host calls were made. `first`, `last` and `first_redundant` are the numbers of rows in the
@@ -110,11 +110,11 @@ class Sites(Table):
     """All sites of a trace. As a table: one row per site, the most expensive first.
 
     `ledger` has the figures of all calls, `meters` those of the enclaves by strategy. `source` is
-    what the trace was made by, as `Trace.source`. `around` has the work that no call is the cause
-    of: that of each of `replay.enclaves.AROUND`, and OTHER. The costs of all sites and of `around`
-    add up to the totals of `meters`. `knows_touched`: the trace says which pages were touched;
-    otherwise no costs of touches are known, and all costs are lower ends. `selection`: which calls
-    were counted; None for all. `hints`: what `laconic advise` would change, if that was asked for.
+    what made the trace, as in `Trace.source`. `around` has the work that no call causes: that of
+    each of `replay.enclaves.AROUND`, and OTHER. The costs of all sites and of `around` add up to
+    the totals of `meters`. `knows_touched`: the trace records which pages were touched; otherwise
+    the costs of touches are unknown, and all costs are lower ends. `selection`: which calls were
+    counted; None for all. `hints`: what `laconic advise` would change, if requested.
     """
 
     sites: list[Site]
@@ -141,7 +141,7 @@ class Sites(Table):
         return (profile or costs.load()).cycles(site.cost(strategy))
 
     def total(self, strategy: str = EVERY_CALL) -> Counts:
-        """Return all that the enclaves did under `strategy`. O(labels)."""
+        """Return everything that the enclaves did under `strategy`. O(labels)."""
         return self.meters[strategy].total() if strategy in self.meters else Counts()
 
     def most_expensive(
@@ -233,7 +233,7 @@ class Sites(Table):
 
 
 class SiteLabel(NamedTuple):
-    """What the enclaves' work for a call is counted under."""
+    """The label under which the enclaves' work for a call is counted."""
 
     call: str
     stack: int
@@ -242,7 +242,7 @@ class SiteLabel(NamedTuple):
 
 
 def site_label(done: CallDone) -> SiteLabel:
-    """The label of a call."""
+    """Return the label of a call."""
     return SiteLabel(done.name, done.stack, done.program, done.is_redundant)
 
 

@@ -1,4 +1,4 @@
-"""Sites that a person does not want to see: what no one can change, or has decided about.
+"""Sites that a user does not want to see, because they cannot be changed or were decided on.
 `laconic.toml` names them.
 
     [[suppress]]
@@ -6,8 +6,8 @@
     call = "madvise"
     module = "libjemalloc.so*"
 
-Each key is a shell pattern, and all that are given must match: `call`; `function` and `module`, of
-the same frame; `program`, the path of the program.
+Each key is a shell pattern, and all given keys must match: `call`; `function` and `module`, of the
+same frame; `program`, the path of the program.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import Any
 from laconic.errors import LaconicError
 from laconic.stacks.symbolize import Place
 
-#: Bytes that a file may have.
+#: The maximum size of a file, in bytes.
 _MOST = 1 << 20
-#: Where suppressions are looked for if no file is named.
+#: The suppression file if none is named.
 DEFAULT = "laconic.toml"
 KEYS = ("reason", "call", "function", "module", "program")
 
 
-#: Which frames `function` and `module` are about: any one of the stack, the one that makes the
+#: The frames to which `function` and `module` apply: any frame of the stack, the one that makes the
 #: call, all.
 ANY, SITE, ALL = "any", "site", "all"
 
@@ -38,7 +38,7 @@ ANY, SITE, ALL = "any", "site", "all"
 class Suppression:
     """One rule; an empty pattern matches everything. `where` is ANY, SITE or ALL.
 
-    `only_redundant`: it is about redundant calls, and has no say where costs are listed.
+    `only_redundant`: the rule concerns redundant calls, and has no effect on lists of costs.
     """
 
     reason: str
@@ -50,8 +50,8 @@ class Suppression:
     only_redundant: bool = False
 
     def matches(self, call: str, program: str, places: Iterable[Place]) -> bool:
-        """True where a site is to be hidden; `places` are its stack, innermost first, without the
-        system call's own wrapper. No more of them are looked at than must be. O(frames)."""
+        """True if a site is to be suppressed; `places` are its stack, innermost first, without the
+        system call's own wrapper. No more of them are read than necessary. O(frames)."""
         if (self.call and not fnmatchcase(call, self.call)) or (
             self.program and not fnmatchcase(program, self.program)
         ):
@@ -73,15 +73,16 @@ class Suppression:
         )
 
 
-#: The reason of all that the dynamic loader does: one line of a list, however many libraries.
+#: The reason for everything that the dynamic loader does: one line of a list, for any number of
+#: libraries.
 LOADING = "ld.so loads libraries"
 _LOADER_BREAK = "ld.so queries the break"
 _BREAK = "the C library queries the break"
 _STACK = "the C library discards an ended thread's stack"
 _LOADERS = ("ld-linux*.so*", "ld-[0-9]*.so")
-#: What ld.so and the C library do in every program, and users cannot change. By
-#: function too: in a static program they are in its own module, in a redacted trace in one without
-#: a name.
+#: What ld.so and the C library do in every program, and users cannot change. Functions are matched
+#: too: in a static program they are in the program's module, in a redacted trace in a module
+#: without a name.
 BUILT_IN = (
     *(Suppression(LOADING, "m*", module=name, where=SITE) for name in _LOADERS),
     *(
@@ -91,7 +92,7 @@ BUILT_IN = (
             *("map_library", "unmap_library"),  # musl's
         )
     ),
-    # musl's loader is its C library: what is redundant there is the loader's.
+    # musl's loader is its C library, so redundant calls there are the loader's.
     Suppression(LOADING, "mmap", module="ld-musl-*", where=SITE, only_redundant=True),
     *(Suppression(_LOADER_BREAK, "brk", module=name, where=SITE) for name in _LOADERS),
     Suppression(_LOADER_BREAK, "brk", "_dl_sysdep_start", where=SITE),
@@ -111,13 +112,13 @@ BUILT_IN = (
         for name in ("advise_stack_range", "start_thread")
     ),
     Suppression(_STACK, "madvise", module="libpthread*.so*", where=SITE),
-    # Without symbols: of the C library's other madvise calls each is made for somebody outside.
+    # Without symbols: all other madvise calls of the C library are made for an outside caller.
     Suppression(_STACK, "madvise", module="libc.so*", where=ALL),
 )
 
 
 def load(path: str) -> list[Suppression]:
-    """The suppressions of a file. Raises LaconicError with line and column of what is wrong."""
+    """Return the suppressions of a file. Raises LaconicError with line and column of the error."""
     try:
         with open(path, "rb") as file:
             data = file.read(_MOST + 1)
@@ -178,7 +179,7 @@ def _rules(path: str, text: str, parsed: dict[str, Any]) -> list[Suppression]:
 
 
 def _place(text: str, error: str) -> tuple[str, int]:
-    # What tomllib says, and the place in it that it names.
+    # Return tomllib's message, and the position that it names.
     match = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)\Z", error)
     if match is None:
         return error, 0
@@ -189,7 +190,7 @@ def _place(text: str, error: str) -> tuple[str, int]:
 
 
 def _find(text: str, number: int, key: str = "") -> int:
-    # Where the `number`th table has `key`, or begins; 0: the whole file.
+    # Return where the `number`th table has `key`, or starts; 0: the whole file.
     heads = [match.start(1) for match in re.finditer(r"(?m)^[ \t]*(\[\[\s*[\"']?suppress)", text)]
     at = heads[number - 1] if 0 < number <= len(heads) else 0
     if not key:
@@ -211,5 +212,5 @@ def _wrong(path: str, text: str, at: int, why: str) -> LaconicError:
 def matching(
     suppressions: Iterable[Suppression], call: str, program: str, places: Iterable[Place]
 ) -> Suppression | None:
-    """The first suppression that hides a site, or None. O(suppressions × frames)."""
+    """Return the first suppression that matches a site, or None. O(suppressions × frames)."""
     return next((one for one in suppressions if one.matches(call, program, places)), None)

@@ -1,10 +1,10 @@
-"""Many traces under many strategies: one row each, from processes here or workers elsewhere, in one
-Parquet file.
+"""Many traces under many strategies: one row for each pair, from local processes or remote workers,
+in one Parquet file.
 
-What is finished is never done again. Each row is appended to a journal beside the result as it
-comes; the result is written from it at the end, under a temporary name, and takes the journal's
-place. So a sweep that was interrupted, or whose machine died, goes on where it was. A trace that
-cannot be read, or that kills its workers, is a row that says so.
+Finished work is never repeated. Each row is appended to a journal beside the result as soon as it
+arrives; at the end the result is written from the journal under a temporary name, and replaces it.
+So a sweep resumes if it was interrupted, or if its machine died. A trace that cannot be read, or
+that kills its workers, yields a row with the error.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 HOSTS: Final = ("linux", "sgx2")
-#: What is counted of enclaves.
+#: The counters of enclaves.
 PAGES_AND_TIMES: Final = (*THINGS, "peak_epc_pages")
-#: The result's columns and their Arrow types. `size` in bytes, `modified` in nanoseconds since
-#: 1970; `host_calls`: system calls of the host linux, OCALLs of sgx2; `uncertain`: as many of them
-#: would be elided if all that the trace does not know already had the requested state. What else is
-#: counted of enclaves is null for the host linux, what else is counted of linux for sgx2;
-#: `counts_low`: where the counts are ranges, their lower ends.
+#: The result's columns and their Arrow types. `size` is in bytes, `modified` in nanoseconds since
+#: 1970. `host_calls` are system calls if the host is linux, OCALLs if it is sgx2; `uncertain` of
+#: them would be elided if all state that the trace does not record were already as requested. The
+#: other counters of enclaves are null for the host linux, those of linux for sgx2. `counts_low` has
+#: the lower ends if the counts are ranges.
 COLUMNS: Final = {
     "trace": "string",
     "strategy": "string",
@@ -76,7 +76,7 @@ _COUNTS: Final = ("calls", "host_calls", "elided", "narrowed", "failed")
 @dataclass(frozen=True)
 class Swept:
     """The rows of a result, by trace and strategy; `kept` of them were in the journal of an earlier
-    start."""
+    run."""
 
     rows: list[Row]
     kept: int
@@ -84,11 +84,11 @@ class Swept:
 
 
 def find(patterns: Iterable[str]) -> list[str]:
-    """The traces that `patterns` name, as absolute paths, each once and in order.
+    """Return the traces that `patterns` name, as absolute paths, each once and in order.
 
-    A directory is searched for `*.trace` with all below it; a file is itself; the rest is a glob,
-    `**` included. Raises LaconicError where one of them finds nothing, or a directory cannot be
-    read.
+    A directory is searched recursively for `*.trace`; a file is itself; any other pattern is a
+    glob, `**` included. Raises LaconicError if one of them matches nothing, or a directory cannot
+    be read.
     """
     found: dict[str, str] = {}
     for pattern in patterns:
@@ -105,10 +105,10 @@ def find(patterns: Iterable[str]) -> list[str]:
 
 
 def choose(names: str, host: str = "linux", also: tuple[str, ...] = ()) -> list[str]:
-    """The strategies on `host` that `names` (`all`, or some with commas between) stands for.
+    """Return the strategies on `host` that `names` (`all`, or a comma-separated list) represents.
 
-    A grid of options stands for each of its settings (`laconic.strategies.options`). `also` are
-    accepted beside them. Raises LaconicError for others.
+    A grid of options represents each of its settings (`laconic.strategies.options`). `also` are
+    accepted in addition. Raises LaconicError for others.
     """
     from laconic.strategies import check_name, full_name, names_on
     from laconic.strategies.options import expand, split_names
@@ -136,14 +136,14 @@ def sweep(
     progress: Callable[[int], None] = lambda done: None,
     work: Callable[[str, str], Row] | None = None,
 ) -> Swept:
-    """Replays each of `traces` under each of `strategies` into the Parquet file `output`.
+    """Replay each of `traces` under each of `strategies` into the Parquet file `output`.
 
-    `jobs` processes do it (default: one a CPU), or the workers of the Dask `scheduler`; the rows
-    are the same, but for their `seconds`. Rows that the journal of an interrupted sweep holds are
-    kept, those with an error excepted. With a cost `profile` the host is sgx2: enclaves are counted
-    instead of Linux's host calls. `progress` receives how many rows are there. `work` makes a row
-    instead of `sweep_one` or `sweep_enclave`. Raises LaconicError where the output cannot be
-    written (or exists, without `force`), or no worker can be had.
+    The work is done by `jobs` processes (default: one per CPU), or by the workers of the Dask
+    `scheduler`; the rows are the same, except for their `seconds`. Rows that the journal of an
+    interrupted sweep contains are kept, except those with an error. With a cost `profile` the host
+    is sgx2: enclaves are counted instead of Linux's host calls. `progress` receives the number of
+    finished rows. `work` makes a row instead of `sweep_one` or `sweep_enclave`. Raises LaconicError
+    if the output cannot be written (or exists, without `force`), or no worker is available.
     """
     began = time.monotonic()
     host = HOSTS[profile is not None]
@@ -154,8 +154,7 @@ def sweep(
         rows = _kept(journal.rows, tasks, host)
         kept = len(rows)
         progress(kept)
-        # The longest first: none of them is then left for the end, when the other workers have
-        # nothing to do.
+        # Longest first, so that no long trace remains at the end, when the other workers are idle.
         left = sorted(
             (task for task in tasks if task not in rows),
             key=lambda task: -(_identity(task[0])[0] or 0),
@@ -191,7 +190,7 @@ def _checked(row: Row) -> Row:
 
 
 def _estimated(row: Row, profile: CostProfile) -> Row:
-    # Cycles are no worker's to say: a row that is kept may be from a sweep with other costs.
+    # Workers do not compute cycles, because a kept row may come from a sweep with other costs.
     if row["error"] is not None:
         return row
     high = Counts(**{name: row[name] for name in THINGS})
@@ -209,8 +208,8 @@ def _estimated(row: Row, profile: CostProfile) -> Row:
 
 
 def _kept(rows: Iterable[Row], tasks: Iterable[Task], host: str) -> dict[Task, Row]:
-    # Those rows of an earlier start that still hold: same trace, same Laconic. What failed is tried
-    # again.
+    # Return the rows of an earlier run that are still valid: same trace, same Laconic. Failed rows
+    # are tried again.
     wanted = set(tasks)
     found = {(row["trace"], row["strategy"]): row for row in rows}
     return {
@@ -233,20 +232,20 @@ def _cpus() -> int:
 
 @contextmanager
 def _noting(row: Row) -> Iterator[None]:
-    # Writes into the row how long the block took, and what went wrong in it.
+    # Record in the row how long the block took, and its error, if any.
     began = time.monotonic()
     try:
         yield
     except LaconicError as error:
         row["error"] = str(error)
-    except Exception as error:  # a defect must not take the other traces along
+    except Exception as error:  # a bug must not affect the other traces
         row["error"] = f"a defect of Laconic, please report it: {type(error).__name__}: {error}"
     row["seconds"] = time.monotonic() - began
 
 
 def sweep_one(path: str, strategy: str) -> Row:
-    """One trace under one strategy: a row of `COLUMNS`. What goes wrong is in its `error`: nothing
-    is raised."""
+    """Return the row of `COLUMNS` for one trace under one strategy. A failure is in its `error`:
+    nothing is raised."""
     row = _blank(path, strategy, "linux")
     with _noting(row):
         import laconic.trace
@@ -275,7 +274,8 @@ def sweep_one(path: str, strategy: str) -> Row:
 
 
 def sweep_enclave(path: str, strategy: str) -> Row:
-    """As `sweep_one`, of the trace's enclaves; without cycles, which are not a trace's."""
+    """As `sweep_one`, for the trace's enclaves; without cycles, because these depend on the
+    profile, not the trace."""
     row = _blank(path, strategy, "sgx2")
     with _noting(row):
         import laconic.trace
@@ -321,7 +321,7 @@ def _killed(task: Task, workers: int, host: str) -> Row:
 
 
 def _identity(path: str) -> tuple[int | None, int | None]:
-    # By which a trace is known again. What cannot be read has none, and its row will say why.
+    # Return what identifies a trace. An unreadable trace has no identity, and its row will say why.
     try:
         about = os.stat(path)
     except OSError:
@@ -333,7 +333,7 @@ def _identity(path: str) -> tuple[int | None, int | None]:
 
 
 class _Journal:
-    # Rows as JSON lines, in the order in which they came. Held by one sweep at a time.
+    # Rows as JSON lines, in the order in which they arrived. Locked by one sweep at a time.
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -356,7 +356,7 @@ class _Journal:
         self._file.seek(0)
         content = self._file.read()
         whole = content.rfind(b"\n") + 1
-        self._file.truncate(whole)  # a line that a kill tore would spoil the next one
+        self._file.truncate(whole)  # an incomplete line left by a kill would corrupt the next one
         rows = []
         for line in content[:whole].splitlines():
             with suppress(ValueError):

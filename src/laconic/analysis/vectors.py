@@ -55,13 +55,13 @@ from laconic.trace.vectors import (
     merged,
 )
 
-#: The strategies of a file unless others are named: those whose PAL calls are recorded.
+#: The default strategies of a file: those whose PAL calls are recorded.
 DEFAULT = ("every-call", "skip-equal", "classify", "laconic")
 
 
 class Recorded(NamedTuple):
-    """What was recorded: the number of events, and messages on what another implementation cannot
-    follow."""
+    """The result of recording: the number of events, and messages on what another implementation
+    cannot follow."""
 
     events: int
     notes: list[str]
@@ -121,7 +121,7 @@ class _Recorder(Listener):
     # Events
 
     def started(self, mm: Mm) -> None:
-        """A program begins: its VMAs are given, not mapped by calls."""
+        """Record the start of a program: its VMAs are given, not mapped by calls."""
         assert mm.space is not None
         for start, end, vma in mm.space.vmas:
             if _is_kernels(start, vma):
@@ -132,8 +132,8 @@ class _Recorder(Listener):
         self._event("load", mm, self._executed.pop(mm.pid, -1) + 1, mm.space.start_brk)
 
     def touched(self, mm: Mm, runs: Iterable[Touched]) -> None:
-        """Only first touches are events. A touch past the end of a file shows that it has grown,
-        which no event describes."""
+        """Record first touches, which alone are events. A touch past the end of a file shows that
+        the file has grown, which no event describes."""
         enclave = self.enclaves.enclave(mm)
         if enclave is None:
             return
@@ -144,7 +144,7 @@ class _Recorder(Listener):
             self._event("touch", mm, start, end)
 
     def call_done(self, done: CallDone) -> None:
-        """A call, unless it never returned: then only its effect is known."""
+        """Record a call, unless it never returned: then only its effect is known."""
         self.enclaves.call_done(done)
         mm = done.thread.mm
         if not done.is_finished:
@@ -170,13 +170,13 @@ class _Recorder(Listener):
     def call_committed(
         self, row: schema.Row, mm: Mm, name: str, changes: tuple[Change, ...]
     ) -> None:
-        """The part of a call that is done before it ends: an event of its own."""
+        """Record the part of a call that is done before it ends, as a separate event."""
         self.enclaves.call_committed(row, mm, name, changes)
         if changes:
             self._event(name, mm, *row.args[: ARITY.get(name, 6)])
 
     def host_read(self, mm: Mm, changes: tuple[Change, ...], grew: bool) -> None:
-        """Stacks grew, or something happened that the trace does not record."""
+        """Record the growth of stacks, or a change that the trace does not explain."""
         self.enclaves.host_read(mm, changes, grew)
         grown = [change for change in changes if change.wanted is not None]
         if grew and len(grown) == 1:
@@ -185,26 +185,26 @@ class _Recorder(Listener):
             self._other(mm)
 
     def forked(self, parent: Mm, child: Mm) -> None:
-        """A child begins with its parent's table."""
+        """Record the start of a child with its parent's table."""
         self.enclaves.forked(parent, child)
         self._event("fork", parent, child.number, other=child)
 
     def thread_started(self, mm: Mm) -> None:
-        """A thread begins."""
+        """Record the start of a thread."""
         self.enclaves.thread_started(mm)
         self._event("thread", mm)
 
     def thread_ended(self, mm: Mm) -> None:
-        """A thread ends."""
+        """Record the end of a thread."""
         self.enclaves.thread_ended(mm)
         self._event("thread-end", mm)
 
     def trace_ends(self) -> None:
-        """What is left ends next."""
+        """Note that the remaining processes end next."""
         self.enclaves.trace_ends()
 
     def ended(self, mm: Mm) -> None:
-        """The process ends, or executes another program."""
+        """Record that the process ended, or executed another program."""
         self.enclaves.ended(mm)
         self._event("end", mm)
         self._executed[mm.pid] = mm.number
@@ -248,7 +248,7 @@ class _Recorder(Listener):
         key = index, mm.number
         before = self._tables.pop(key, {})
         if enclave is None:
-            before = {}  # the process has ended, and its table with it
+            before = {}  # the process has ended, and so has its table
         else:
             table = self._table(enclave.strategies[self._names[index]], enclave.space)
             self._tables[key] = {row.start: row for row in table}
@@ -279,7 +279,7 @@ class _Recorder(Listener):
         )
 
     def _row(self, start: int, end: int, prot: int, space: AddressSpace) -> Row:
-        # Sharing and backing are the program's own request, whatever a strategy keeps of them.
+        # Sharing and backing are as the program requested, whatever a strategy records of them.
         vma = space.vmas.get(start)
         if vma is None:
             return Row(start, end, prot)
@@ -288,7 +288,7 @@ class _Recorder(Listener):
         return Row(start, end, prot, shared, file, start - vma.base if file else 0)
 
     def _file(self, file: File) -> int:
-        # Shared anonymous memory is a file of the kernel's own; in these tables it has none.
+        # Shared anonymous memory is a file of the kernel; in these tables it has no file.
         if file.in_memory and file.path.startswith("/dev/zero"):
             return 0
         number = self._files.get(file)
@@ -322,7 +322,7 @@ def _kind(vma: Vma) -> int:
 
 # Comparing
 
-#: What each PAL call costs, however many pages it has.
+#: What each PAL call costs, for any number of pages.
 _PER_CALL = ("host_calls", "ioctls")
 #: `Difference.what`.
 MISSING, TABLE, PAL, COUNTS, EPC = "missing", "table", "PAL calls", "counts", "EPC pages"
@@ -346,8 +346,8 @@ class Difference(NamedTuple):
 
 @dataclass
 class Comparison:
-    """What was compared: states, and by strategy how many of them. `difference` is None if all are
-    equal. `unknown` counts states that the other file shows in part."""
+    """The result of a comparison: states, and by strategy how many of them. `difference` is None if
+    all are equal. `unknown` counts states that the other file shows only in part."""
 
     states: dict[str, int] = field(default_factory=dict)
     unknown: int = 0
@@ -355,9 +355,9 @@ class Comparison:
 
 
 def compare(expected: Vectors, actual: Vectors, joined: bool = False) -> Comparison:
-    """Compare what another implementation did with the vectors, up to the first difference.
+    """Compare another implementation's actions with the vectors, up to the first difference.
 
-    `joined`: neighboring `protect` calls that change alike count as one call, in both files; where
+    `joined`: neighboring `protect` calls that change alike count as one call, in both files; if
     there are any, host calls and ioctls are not compared. Raises LaconicError if the files have no
     strategy in common. O(states × VMAs).
     """
@@ -407,7 +407,7 @@ def compare(expected: Vectors, actual: Vectors, joined: bool = False) -> Compari
 
 
 def _with_tables(vectors: Vectors) -> Iterator[tuple[State, list[Row]]]:
-    # Each state with the whole table after it.
+    # Yield each state with the whole table after it.
     tables: dict[tuple[int, int], dict[int, Row]] = {}
     for state in vectors.states:
         key = state.strategy, state.process
@@ -423,7 +423,7 @@ def _with_tables(vectors: Vectors) -> Iterator[tuple[State, list[Row]]]:
 def _joined(
     state: State, found: tuple[State, list[Row]] | None
 ) -> tuple[State, tuple[State, list[Row]] | None]:
-    # Both states with their PAL calls joined.
+    # Return both states with their PAL calls joined.
     ours = join_calls(state.pal)
     if found is None:
         return replace(state, pal=ours), None

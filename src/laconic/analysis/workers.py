@@ -1,7 +1,7 @@
-"""Carrying out many tasks: processes of this machine, or the workers of a Dask cluster.
+"""Carrying out many tasks: by processes of this machine, or by the workers of a Dask cluster.
 
-Both take the same function and yield each result as it comes. A worker that is killed takes no
-other task along: its own is tried again, and given up after some workers.
+Both take the same function and yield each result as it arrives. A worker that is killed does not
+affect other tasks: its own task is tried again, and given up after several workers.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from laconic.analysis import interrupts
 from laconic.errors import LaconicError
 
 T = TypeVar("T")
-#: What a task's function is called with.
+#: The arguments of a task's function.
 Task = tuple[str, str]
-#: Workers that one task may kill on this machine before it is given up; a scheduler has its own
+#: How many workers one task may kill on this machine before it is given up; a scheduler has its own
 #: setting.
 STRIKES = 3
-#: Seconds in which a scheduler must answer, and for which all its workers may be away.
+#: Seconds in which a scheduler must answer, and for which it may be without any worker.
 ANSWER, ABSENCE = 5.0, 60.0
 
 
 class Killed(NamedTuple):
-    """A task that was given up: so many workers were killed in it, one after the other."""
+    """A task that was given up: this many workers in a row were killed while carrying it out."""
 
     workers: int
 
@@ -48,10 +48,11 @@ class Killed(NamedTuple):
 def on_processes(
     tasks: Sequence[Task], work: Callable[[str, str], T], jobs: int
 ) -> Generator[tuple[Task, T | Killed], None, None]:
-    """`work(*task)` for each task by `jobs` processes, in the order in which they finish.
+    """Yield `work(*task)` for each task, carried out by `jobs` processes, in the order in which
+    they finish.
 
     `work` is a function that a new process can import. Closing the generator kills the processes.
-    Raises LaconicError where no process can be started.
+    Raises LaconicError if no process can be started.
     """
     waiting = deque(tasks)
     strikes: Counter[Task] = Counter()
@@ -83,8 +84,8 @@ def on_processes(
 
 
 class _Lane:
-    # A pool of one process. A pool of many breaks as a whole when one of them is killed, and does
-    # not say whose task it was; this one takes its own along and no other.
+    # A pool of one process. A pool of many breaks entirely when one of them is killed, and does not
+    # report whose task it was; this one loses only its own task.
 
     def __init__(self) -> None:
         try:
@@ -100,7 +101,7 @@ class _Lane:
     def submit(self, work: Callable[[str, str], T], task: Task) -> Future[T]:
         try:
             return self.pool.submit(work, *task)
-        except BrokenProcessPool as error:  # killed while it had nothing to do
+        except BrokenProcessPool as error:  # killed while it was idle
             broken: Future[T] = Future()
             broken.set_exception(error)
             return broken
@@ -112,7 +113,7 @@ class _Lane:
             )
 
     def end(self) -> None:
-        # At once: the end of its task may be an hour away.
+        # Kill it at once: the end of its task may be an hour away.
         with suppress(BrokenProcessPool):
             pid = self.pid.result()
             for process in active_children():
@@ -122,7 +123,7 @@ class _Lane:
 
 
 def _follow_parent() -> None:
-    # A worker whose parent was killed would wait for work for ever.
+    # Without this, a worker whose parent was killed would wait for work forever.
     def follow() -> None:
         parent = parent_process()
         assert parent is not None
@@ -135,10 +136,11 @@ def _follow_parent() -> None:
 def on_cluster(
     tasks: Sequence[Task], work: Callable[[str, str], T], address: str
 ) -> Generator[tuple[Task, T | Killed], None, None]:
-    """As `on_processes`, by the workers of the Dask scheduler at `address`, which may come and go.
+    """As `on_processes`, with the workers of the Dask scheduler at `address`, which may come and
+    go.
 
-    Raises LaconicError where Dask distributed is not installed, no scheduler answers within
-    `ANSWER` seconds, there is no worker for `ABSENCE` seconds, or the workers do not have Laconic.
+    Raises LaconicError if Dask distributed is not installed, no scheduler answers within `ANSWER`
+    seconds, there is no worker for `ABSENCE` seconds, or the workers do not have Laconic.
     """
     if not tasks:
         return
@@ -169,12 +171,12 @@ def on_cluster(
             future.release()
             yield task, result
     finally:
-        client.close()  # which cancels what is left
+        client.close()  # this cancels the remaining tasks
 
 
 def _by_name(work: Callable[[str, str], T]) -> Callable[[str, str], T]:
-    # A function that Dask sends as code, not as a name: where Laconic is missing it fails, and
-    # takes no worker along.
+    # Dask sends this function as code, not by name: on a worker without Laconic it fails, and does
+    # not kill the worker.
     module, name = work.__module__, work.__name__
 
     def call(path: str, strategy: str) -> Any:
@@ -197,11 +199,9 @@ def _client(address: str) -> Any:
             "--scheduler needs Dask distributed, which is not installed; use pip install "
             "'laconic-mm[cluster]'"
         ) from None
-    logging.getLogger("distributed").setLevel(
-        logging.CRITICAL
-    )  # what it has to say becomes one message
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # its output becomes one message
     try:
-        with ThreadPoolExecutor(1) as thread:  # the caller, a notebook, may have a loop of its own
+        with ThreadPoolExecutor(1) as thread:  # a notebook has a loop of its own
             thread.submit(lambda: asyncio.run(_greet(address))).result()
         return Client(address, timeout=ANSWER, set_as_default=False)
     except (OSError, ValueError) as error:
@@ -213,8 +213,8 @@ def _client(address: str) -> Any:
 
 
 async def _greet(address: str) -> None:
-    # A client waits for ever where something listens that is not a scheduler, and at its end where
-    # the address is none.
+    # A client waits forever if the listener is not a scheduler, and when it is closed if nothing
+    # listens at the address.
     from distributed.comm import connect
     from distributed.security import Security
 
@@ -224,7 +224,7 @@ async def _greet(address: str) -> None:
 
 
 def _next(finished: SimpleQueue[Any], client: Any, address: str) -> Any:
-    # The next future that is done. A cluster that has died is distinguished from a busy one.
+    # Wait for the next finished future, and distinguish a dead cluster from a busy one.
     seen = time.monotonic()
     while True:
         with suppress(Empty):

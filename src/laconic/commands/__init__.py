@@ -1,4 +1,4 @@
-"""The command line: one module a verb, found by name, imported when it is used."""
+"""The command line: one module per verb, found by name and imported when it is used."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _listing() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit code."""
+    """Run one verb; return the exit code."""
     hold_standard_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser, verbs = build(arguments[:1])

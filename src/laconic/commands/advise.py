@@ -39,7 +39,7 @@ exit codes:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `advise`."""
+    """Declare the options of `advise`."""
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
@@ -63,8 +63,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Reads the trace, or records the command, and prints the advice; the exit status is the
-    command's."""
+    """Read the trace, or record the command, and print the advice; return the command's exit
+    status."""
     from laconic.commands.output import open_output, tell
     from laconic.commands.program import recorded
     from laconic.commands.traces import open_trace
@@ -76,14 +76,14 @@ def execute(options: argparse.Namespace) -> int:
     check_source(options, "advise")
     profile = load_costs(options.costs)
     if options.command is None:
-        open_trace(options.words[0])  # what is wrong with it shows before --json makes a file
+        open_trace(options.words[0])  # errors in the trace show before --json creates a file
         return _advise(options, profile, open_output(options.json), options.words[0], None)
     output = open_output(options.json)
     with recorded(options.command, options.keep, options.force) as (status, path):
         try:
             return _advise(options, profile, output, path, status)
         except LaconicError as error:
-            # The program has run: its status counts.
+            # The program has run, so its exit status is returned.
             tell(f"laconic: {error}\n")
             return status
 
@@ -138,8 +138,8 @@ def _try(
     profile: CostProfile,
     status: int,
 ) -> Trial:
-    # First the program as it is: what two equal runs differ in no setting brought. Then each
-    # setting, and all of them.
+    # First rerun the unchanged program: a difference between two equal runs is not the effect of a
+    # setting. Then try each setting, and all of them together.
     from laconic.analysis.advise.advice import MANIFEST
     from laconic.analysis.advise.trial import After, Trial, after, attempt, exceeded, unchanged
     from laconic.commands.output import tell

@@ -39,16 +39,16 @@ exit codes:
   71   the process may not be traced: laconic doctor
 """
 
-#: Signals that end the observation unless Laconic was started to ignore them, and those that must
-#: not stop Laconic: the program would wait for it at its next call.
+#: Signals that end the observation unless Laconic was started to ignore them, and signals that must
+#: not stop Laconic, because the program would wait for it at its next call.
 _ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 _STOPPING = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
-#: Seconds between two looks at the trace and the program.
+#: Seconds between two checks of the trace and the program.
 _PERIOD = 0.05
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `attach`."""
+    """Declare the options of `attach`."""
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.add_argument("pid", type=_process_id, metavar="PID", help="the process")
@@ -80,7 +80,7 @@ def _process_id(text: str) -> int:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Observes the process; returns the exit code."""
+    """Observe the process; return the exit code."""
     from laconic.tracer.attach import check
 
     if options.output is None and (options.force or options.redact or options.stacks):
@@ -88,7 +88,7 @@ def execute(options: argparse.Namespace) -> int:
     check_outputs({"-o": options.output, "--json": options.json})
     limit(options)
     options.pid = check(options.pid)
-    # Before any thread and process is started: each of them blocks these signals.
+    # Before any thread or process is started, because each of them must block these signals.
     ending = {number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN}
     blocked = ending | _STOPPING | {signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
@@ -96,7 +96,7 @@ def execute(options: argparse.Namespace) -> int:
         return _observe(options, ending)
     finally:
         while signal.sigtimedwait(blocked - before, 0) is not None:
-            pass  # it had its effect
+            pass  # it has had its effect
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
@@ -174,7 +174,7 @@ def _wait(
     name: str,
     recorder: Recorder | None,
 ) -> tuple[str, float]:
-    # Observes until something ends it: what that was, and the seconds.
+    # Observe until something ends the observation; return its cause and the seconds.
     from laconic.commands.output import tell
 
     attachment.start()

@@ -49,7 +49,7 @@ read; after  -- CMD  the program's own
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `callers`."""
+    """Declare the options of `callers`."""
     from laconic.analysis.callers import BY, COST, SORTS
 
     parser.description = DESCRIPTION
@@ -92,7 +92,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Prints the callers."""
+    """Print the callers."""
     from laconic.analysis.advise.hints import Hints
     from laconic.analysis.callers import callers
     from laconic.analysis.headline import headline
@@ -116,7 +116,7 @@ def execute(options: argparse.Namespace) -> int:
     output = open_output(options.json)
     with traced(options, "callers") as (trace, status):
         with progress(f"replaying {trace.path}", trace.size) as update:
-            # A part of the calls does not decide what a manifest needs.
+            # A part of the calls does not determine what a manifest needs.
             hints = Hints() if chosen is None else None
             found = sites(trace, progress=update, selection=chosen, hints=hints, profile=profile)
         tell_loss(trace, found.loss)
@@ -144,7 +144,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _next(options: argparse.Namespace, hints: Sequence[str], width: int) -> str:
-    # The command that says what to do, where there is something.
+    # Name the command that shows what to do, if there is something.
     if not hints:
         return ""
     from laconic.report.names import filled

@@ -57,7 +57,7 @@ it goes; after  -- CMD  the program's own where that is not 0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `check`."""
+    """Declare the options of `check`."""
     from laconic.analysis.check import SORTS
 
     parser.description = DESCRIPTION
@@ -126,7 +126,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Checks; returns 1 where a limit was not kept, and the program's exit status before that."""
+    """Check the limits; return 1 if one is exceeded, but the program's exit status takes
+    precedence."""
     from laconic.analysis import check as gate
     from laconic.commands.figures import read_figures, trace_figures
     from laconic.commands.output import check_outputs, open_output, tell
@@ -159,7 +160,7 @@ def execute(options: argparse.Namespace) -> int:
     check_outputs({"--json": options.json}, [options.baseline or "-"])
     rules = suppressions(options)
     chosen = selection(options)
-    # All that may be wrong is found before the program runs.
+    # All errors in the options are reported before the program runs.
     limited = options.max_enclave_host_calls is not None or options.max_cycles is not None
     model = enclave(options, wanted=True) if options.enclave or limited else None
     limits = gate.Limits(
@@ -171,12 +172,12 @@ def execute(options: argparse.Namespace) -> int:
     if options.baseline is not None:
         before, _ = read_figures(options.baseline, rules, chosen, model)
         if model is None and not before.is_baseline:
-            # The costs of callers are no limits, unless an option makes them so.
+            # The costs of callers are not limits, unless an option makes them limits.
             before.enclave = None
         model = _same_enclave(options, before, model)
         limits = limits._replace(baseline=before, tolerance=options.tolerance or gate.NONE)
     if model is None:
-        enclave(options, wanted=False)  # finds options that need one
+        enclave(options, wanted=False)  # reports options that require an enclave
     output = open_output(options.json)
     baseline = open_output(options.write_baseline, "--write-baseline")
     with traced(options, "check") as (trace, status):
@@ -197,7 +198,7 @@ def execute(options: argparse.Namespace) -> int:
     )
     if options.github:
         root = os.environ.get("GITHUB_WORKSPACE") or os.getcwd()
-        # Where standard output is a program's, or the JSON's, nothing else goes there.
+        # If standard output belongs to a program or to the JSON, nothing else is written there.
         say = show if options.command is None and options.json != "-" else tell
         say(as_github(figures, verdicts, stacks, root, os.path.isfile, options.limit))
     if kept and not status and trace.loss is not None:
@@ -208,7 +209,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _order(sort: str) -> Enclave | None:
-    # The enclave by whose costs offenders are sorted, where none is held to limits.
+    # Return the enclave by whose costs offenders are sorted, if no enclave is limited.
     from laconic.analysis.baseline import Enclave
     from laconic.analysis.callers import COST, HOST_CALLS
     from laconic.analysis.sites import EVERY_CALL
@@ -219,7 +220,7 @@ def _order(sort: str) -> Enclave | None:
 def _same_enclave(
     options: argparse.Namespace, before: Figures, model: Enclave | None
 ) -> Enclave | None:
-    # The enclave of the baseline, unless options state another one.
+    # Use the baseline's enclave, unless options name another one.
     if before.enclave is None:
         if options.enclave:
             raise LaconicError(

@@ -50,7 +50,7 @@ exit codes:
   with -- CMD the program's own (126, 127: it cannot be executed, was not found)
 """
 
-#: What a size may end with, and the powers of two that it stands for.
+#: The suffixes of a size, and the powers of two that they represent.
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _PAGE_BITS = 12
 HOSTS = ("sgx2", "linux", "gramine")
@@ -58,7 +58,7 @@ Json = dict[str, Any]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `compare`."""
+    """Declare the options of `compare`."""
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
@@ -136,7 +136,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Compares, after recording CMD where there is one, whose exit status is returned."""
+    """Compare, after recording CMD if there is one, whose exit status is returned."""
     from laconic.commands.output import open_output, tell, width, write_json
     from laconic.commands.source import selection_as_text
     from laconic.commands.traces import open_trace, show
@@ -258,7 +258,7 @@ def _recorded(
         try:
             figures = _compared(open_trace(path), names, profile, pages, options)
         except LaconicError as error:
-            # The program has run: its status counts.
+            # The program has run, so its exit status is returned.
             tell(f"laconic: {error}\n")
             return status, {}
     figures["trace"]["path"] = options.keep
@@ -355,7 +355,7 @@ def _names(text: str, host: str) -> list[str]:
     chosen = choose(text, host, also)
     shown: list[str] = []
     for known in names_on(host):
-        # The ratios are to every-call, which is there in any case.
+        # The ratios are relative to every-call, which is always included.
         if known == "every-call" or known in chosen:
             shown.append(known)
         shown += [name for name in chosen if base_name(name) == known and name != known]
@@ -364,7 +364,8 @@ def _names(text: str, host: str) -> list[str]:
 
 
 def _settings(manifest: str | None) -> tuple[Settings, bool]:
-    # The manifest's, and whether it enables EDMM; without a manifest, Gramine with EDMM.
+    # Return the manifest's settings, and whether it enables EDMM; without a manifest, Gramine with
+    # EDMM.
     from laconic.libos.settings import DEFAULTS, read_manifest_and_edmm
 
     if manifest is None:
@@ -373,8 +374,8 @@ def _settings(manifest: str | None) -> tuple[Settings, bool]:
 
 
 def epc_pages(text: str) -> int:
-    """How many pages a size such as `128M` has; bytes where it has no unit. Raises LaconicError for
-    what is not a size."""
+    """Return the number of pages of a size such as `128M`; without a unit, a size is in bytes.
+    Raises LaconicError for an invalid size."""
     found = re.fullmatch(r"(\d{1,30})([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE | re.ASCII)
     pages = int(found[1]) << _UNITS[found[2].upper()] >> _PAGE_BITS if found else 0
     if not 0 < pages < 1 << 64:

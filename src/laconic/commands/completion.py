@@ -1,4 +1,4 @@
-"""laconic completion: what a shell needs to complete verbs, options and files."""
+"""laconic completion: shell scripts that complete verbs, options and files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ examples:
 
 New shells use the file. zsh needs  fpath+=~/.zfunc  before compinit in .zshrc.
 """
-#: Arguments that name files, by what stands for them in the help.
+#: Arguments that name files, by their placeholder in the help.
 PATHS = frozenset(
     ("A B", "FILE", "FILE EVENT", "LOG", "NAME|FILE", "OUT", "REPORT", "RESULT", "TRACE", "VECTORS")
 )
@@ -25,7 +25,7 @@ DIRECTORIES = frozenset(("DIR", "DIR|GLOB"))
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `completion`."""
+    """Declare the options of `completion`."""
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.add_argument("shell", choices=SHELLS, help="the shell that reads the script")
@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Writes the script."""
+    """Write the script."""
     import shtab
 
     from laconic.commands import VERBS, build
@@ -41,7 +41,8 @@ def execute(options: argparse.Namespace) -> int:
 
     parser, verbs = build(VERBS)
     for action in parser._actions:
-        # The list of verbs is not in the help, which has its own, and shtab leaves out what is not.
+        # The list of verbs is suppressed in the help, which has its own list, and shtab omits what
+        # is suppressed.
         if action.help == argparse.SUPPRESS:
             action.help = "the verb"
     for declared in verbs.values():

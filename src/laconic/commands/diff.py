@@ -1,4 +1,4 @@
-"""laconic diff: what got better or worse between two runs."""
+"""laconic diff: regressions and improvements between two runs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _EXAMPLE = "as in  laconic diff before.trace"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `diff`."""
+    """Declare the options of `diff`."""
     from laconic.analysis.diff import SORTS
 
     parser.description = DESCRIPTION
@@ -77,7 +77,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Prints the difference; returns the exit status of CMD, where there is one."""
+    """Print the difference; return the exit status of CMD, if there is one."""
     from laconic.analysis.diff import diff
     from laconic.commands.figures import read_figures
     from laconic.commands.output import open_output

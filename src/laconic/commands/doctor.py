@@ -1,4 +1,4 @@
-"""laconic doctor: what this machine lets Laconic do, before the first run."""
+"""laconic doctor: what this machine permits Laconic to do, before the first run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ examples:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `doctor`."""
+    """Declare the options of `doctor`."""
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.add_argument(
@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Prints the findings; returns 71 where one of them keeps Laconic from running."""
+    """Print the findings; return 71 if one of them prevents Laconic from running."""
     from laconic.commands.output import open_output, write_json
     from laconic.report.doctor import as_json, as_text
     from laconic.tracer.doctor import examine

@@ -1,4 +1,4 @@
-"""The enclaves of a trace, as JSON: for the verbs that show them."""
+"""The enclaves of a trace, as JSON, for the verbs that show them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def enclaves(
     model: Model | None = None,
     selection: Selection | None = None,
 ) -> tuple[Json, int, list[str]]:
-    """What a trace comes to in enclaves, as JSON; how many events there were, and what is lost of
-    them.
+    """Return what a trace does in enclaves, as JSON; the number of events; and the data that it
+    lacks.
 
-    `pages`: the size of an EPC, to be compared with. Raises LaconicError where the trace cannot be
-    read.
+    `pages`: the size of an EPC with which the peaks are compared. Raises LaconicError if the trace
+    cannot be read.
     """
     from laconic.analysis.compare import compare
     from laconic.commands.progress import progress

@@ -1,5 +1,5 @@
-"""SIGTERM and SIGHUP while a verb has made what nothing else will remove: temporary files,
-processes, semaphores."""
+"""SIGTERM and SIGHUP while a verb has created what only it can remove: temporary files, processes,
+semaphores."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _fatal: list[int] = []
 
 @atexit.register
 def _die() -> None:
-    # Registered before the functions of multiprocessing, which remove its semaphores, and so called
-    # after them.
+    # This is registered before the functions of multiprocessing that remove its semaphores, and
+    # therefore called after them.
     if _fatal:
         signal.raise_signal(_fatal[0])
 
@@ -30,9 +30,9 @@ class _Ended(BaseException):
 
 @contextmanager
 def tidied() -> Iterator[None]:
-    """Where SIGTERM or SIGHUP would end Laconic at once, the block is left first, so that it can
-    clean up; the signal ends Laconic all the same. What is ignored (nohup) or has a handler stays
-    so, and so do all outside the main thread.
+    """If SIGTERM or SIGHUP would end Laconic at once, leave the block first, so that it can clean
+    up; the signal ends Laconic afterwards. Signals that are ignored (nohup) or have a handler are
+    unchanged, and so are all signals outside the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -44,7 +44,7 @@ def tidied() -> Iterator[None]:
         if os.getpid() == mine:
             came.append(number)
             raise _Ended(number)
-        signal.signal(number, signal.SIG_DFL)  # in a child that has not come to its execve
+        signal.signal(number, signal.SIG_DFL)  # in a child before its execve
         signal.raise_signal(number)
 
     changed = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
@@ -57,6 +57,6 @@ def tidied() -> Iterator[None]:
     finally:
         for number in changed:
             signal.signal(number, signal.SIG_DFL)
-        if came:  # also where a finalizer or an event loop has swallowed the exception
+        if came:  # even if a finalizer or an event loop has swallowed the exception
             _fatal.append(came[0])
             raise SystemExit(128 + came[0])

@@ -1,4 +1,4 @@
-"""laconic explain: one memory call, in plain words."""
+"""laconic explain: one memory call, explained as text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PROGRAM = "as in  laconic explain mprotect:3 -- python3 -V"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `explain`."""
+    """Declare the options of `explain`."""
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Prints the explanation; returns the exit status of CMD, where there is one."""
+    """Print the explanation; return the exit status of CMD, if there is one."""
     from laconic.analysis.explain import explain, wanted
     from laconic.commands.output import open_output
     from laconic.commands.progress import progress
@@ -66,7 +66,7 @@ def execute(options: argparse.Namespace) -> int:
     event = _event(options)
     chosen = selection(options)
     if options.command is not None:
-        # A run must not be lost to what is not an event.
+        # An invalid event must be reported before the program runs.
         wanted(event)
     check_kept(options)
     output = open_output(options.json) if options.command is not None else None
@@ -86,7 +86,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _event(options: argparse.Namespace) -> str:
-    # Takes it from the arguments, which leaves a trace or nothing.
+    # Take it from the arguments, which leaves a trace or nothing.
     words: list[str] = options.words
     if options.command is not None:
         if not words:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from laconic.trace.exporters import Analysis, Part, Window, Written
     from laconic.trace.selection import Selection
 
-#: The format whose rows depend on strategies: it is written by a replay.
+#: The format whose rows depend on strategies: a replay writes it.
 VECTORS = "vectors"
 DESCRIPTION = """\
 Writes a trace in another format. parquet, csv and jsonl hold one flat row per
@@ -39,7 +39,7 @@ examples:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `export`."""
+    """Declare the options of `export`."""
     from laconic.trace.exporters import FORMATS
 
     parser.description = DESCRIPTION
@@ -75,8 +75,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Writes the file; says on standard error what was written, what is missing and what can be
-    done with it."""
+    """Write the file; report on standard error what was written, what is missing and how to use
+    it."""
     from laconic.commands.output import tell
     from laconic.commands.progress import progress
     from laconic.commands.source import selection_as_text
@@ -98,7 +98,7 @@ def execute(options: argparse.Namespace) -> int:
             part = Part(options.to, _window(chosen), options.limit, update, None, chosen)
             written = _write(trace, output, part, options, profile)
         except BrokenPipeError:
-            return 0  # the reader has what it wanted
+            return 0  # the reader stopped reading
     tell(selection_as_text(chosen))
     for note in written.notes:
         tell(f"laconic: {note}\n")
@@ -113,7 +113,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _window(chosen: Selection | None) -> Window:
-    # Rows that are no calls are left out outside of the window too.
+    # Rows that are not calls are left out too if they are outside of the window.
     from laconic.trace.exporters import Window
 
     return Window() if chosen is None else Window(chosen.start, chosen.end)
@@ -137,12 +137,12 @@ def _analysis(
     options: argparse.Namespace,
     update: Callable[[int], None],
 ) -> Analysis | None:
-    # A replay tells more of each call than the trace itself.
+    # A replay adds facts about each call that the trace does not contain.
     from laconic.analysis.export import analyse_calls
 
     if options.raw or options.to == VECTORS:
         return None
-    # strace's form has stacks, and no cycles.
+    # strace's format has stacks, but no cycles.
     return analyse_calls(trace, None if options.to == "strace" else profile, update)
 
 
@@ -163,7 +163,7 @@ def _open(options: argparse.Namespace) -> BinaryIO:
 
 
 def _check_vectors(options: argparse.Namespace) -> None:
-    # The options that only vectors have, and those that they do not have.
+    # Check the options that only vectors have, and those that vectors do not have.
     from laconic.strategies import check_name
 
     if options.to != VECTORS:
@@ -179,7 +179,7 @@ def _names(text: str) -> list[str]:
 
 
 def _chosen(options: argparse.Namespace) -> list[str]:
-    # The strategies of --strategy, each once: names may be separated by commas too.
+    # Return the strategies of --strategy, each once: names may also be separated by commas.
     return list(dict.fromkeys(name for names in options.strategy or () for name in names))
 
 
@@ -206,8 +206,8 @@ def _write(
     options: argparse.Namespace,
     profile: CostProfile,
 ) -> Written:
-    # What is not whole is taken away: half a Parquet file is none, and half a log would pass for a
-    # whole one.
+    # An incomplete file is removed: half a Parquet file is unreadable, and half a log would pass
+    # for a complete one.
     from laconic.trace.exporters import export
 
     path = options.output
@@ -252,12 +252,12 @@ def _next(kind: str, path: str, raw: bool) -> str:
     table = "{}('{}')".format(reader, path.replace("'", "''"))
     query = f"select call, count(*), count(errno) from {table} group by call order by 2 desc"
     if kind != "jsonl" and not raw:
-        # JSON Lines leave nulls out, and a column without values does not exist for DuckDB.
+        # JSON Lines omit nulls, and DuckDB does not see a column without values.
         query = (
             "select function, call, count(*), count(*) filter (redundant), "
             f"sum(every_call_cycles_high) from {table} where redundant is not null "
             "group by all order by 5 desc limit 10"
         )
-    # Single quotes hold SQL's strings: double ones around them read better, where the path allows
-    # it.
+    # SQL's strings are in single quotes, so double quotes around them are easier to read, if the
+    # path permits.
     return "duckdb -c " + (shlex.quote(query) if set(path) & set('"$`\\!') else f'"{query}"')

@@ -1,4 +1,4 @@
-"""Where the figures of a run come from: a trace, or the JSON that a verb wrote."""
+"""The source of a run's figures: a trace, or the JSON that a verb wrote."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_figures(
     selection: Selection | None = None,
     enclave: Enclave | None = None,
 ) -> tuple[Figures, Stacks | None]:
-    """The figures at `path`, and the stacks where it is a trace. Raises LaconicError."""
+    """Return the figures at `path`, and the stacks if it is a trace. Raises LaconicError."""
     from laconic.commands.traces import open_trace
     from laconic.trace.reader import open_input
 
@@ -38,7 +38,7 @@ def read_figures(
 
 
 def read_json(path: str) -> Figures:
-    """The figures in the JSON that a verb wrote. Raises LaconicError."""
+    """Return the figures in the JSON that a verb wrote. Raises LaconicError."""
     from laconic.analysis.baseline import from_json
     from laconic.trace.reader import open_input
 
@@ -59,8 +59,8 @@ def trace_figures(
     selection: Selection | None = None,
     enclave: Enclave | None = None,
 ) -> tuple[Figures, Stacks]:
-    """The figures of a trace, and its stacks; what is missing is told. They are called `name`, or
-    as the file is.
+    """Return the figures of a trace, and its stacks, and report what is missing. The figures are
+    named `name`, or after the file.
 
     Raises LaconicError.
     """

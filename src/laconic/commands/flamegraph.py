@@ -50,7 +50,7 @@ be written; after  -- CMD  the program's own
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `flamegraph`."""
+    """Declare the options of `flamegraph`."""
     from laconic.analysis.flamegraph import CYCLES, WEIGHTS
     from laconic.report.flamegraph import FORMATS
 
@@ -81,7 +81,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Writes the file; says on standard error what was written and what is missing."""
+    """Write the file; report on standard error what was written and what is missing."""
     from laconic.analysis.flamegraph import CYCLES, flames
     from laconic.analysis.sites import EVERY_CALL, sites
     from laconic.commands.output import open_output, tell, write_json
@@ -143,7 +143,7 @@ def _check_options(options: argparse.Namespace) -> None:
 
 
 def _check_output(options: argparse.Namespace) -> None:
-    # A long replay, or a run, must not be lost to a wrong path.
+    # Check the path first: a long replay, or a run, must not be lost to a wrong path.
     from laconic.commands.output import is_same_file, spare_traces
 
     path = options.output

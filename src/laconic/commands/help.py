@@ -21,7 +21,7 @@ To install the page for one user, write it to
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `help`."""
+    """Declare the options of `help`."""
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.add_argument("topic", nargs="?", metavar="VERB", help="the verb to explain")
@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Prints the help."""
+    """Print the help."""
     from laconic.commands import VERBS, build
     from laconic.commands.manpage import manual_page
     from laconic.commands.options import did_you_mean

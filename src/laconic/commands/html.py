@@ -60,7 +60,7 @@ _EXAMPLE = "html -o a.html"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `html`."""
+    """Declare the options of `html`."""
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
@@ -85,7 +85,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Writes the page; returns the exit status of CMD, where there is one."""
+    """Write the page; return the exit status of CMD, if there is one."""
     from laconic.commands.output import open_output, spare_traces, tell, write_json
     from laconic.commands.source import selection_as_json, selection_as_text, traced
     from laconic.report.html import as_html, as_json
@@ -102,7 +102,7 @@ def execute(options: argparse.Namespace) -> int:
     rules = suppressions(options)
     profile = load_costs(options.costs)
     chosen = selection(options)
-    # A run must not be lost to a wrong path, and a page not to a wrong trace.
+    # A wrong path must not lose a run, and a wrong trace must not lose a page.
     fd = None
     status = 0
     page: Page | Pair
@@ -122,7 +122,7 @@ def execute(options: argparse.Namespace) -> int:
         _write(fd, made, options.output)
     except BaseException:
         if fd is not None:
-            # What is not whole is taken away.
+            # An incomplete page is removed.
             remove(options.output)
         raise
     finally:
@@ -179,7 +179,7 @@ def _compare(
     if list(paths) == ["-", "-"]:
         raise LaconicError("standard input can be only one of the two runs; name a file for one")
     before, after = (open_trace(path) for path in paths)
-    # Each is read twice.
+    # Each trace is read twice.
     total = 2 * (before.size + after.size)
     with progress(f"replaying {before.path} and {after.path}", total) as update:
         found = pair(before, after, profile, rules, progress=update, selection=chosen)
@@ -189,7 +189,7 @@ def _compare(
 
 
 def _hidden(page: Page | Pair) -> int:
-    # Suppressed redundant calls.
+    # Return the number of suppressed redundant calls.
     from laconic.analysis.pair import Pair
 
     if isinstance(page, Pair):

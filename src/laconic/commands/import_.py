@@ -1,4 +1,4 @@
-"""laconic import: the logs that people already have, as a trace."""
+"""laconic import: existing logs, as a trace."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logs that are none, and outputs that cannot be written
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `import`."""
+    """Declare the options of `import`."""
     from laconic.trace.importers.importing import IMPORTERS
 
     parser.description = DESCRIPTION
@@ -53,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Imports the logs, and says what was in them and what was not."""
+    """Import the logs; report what was in them and what was not."""
     from laconic.commands.output import check_outputs, open_output, tell, write_json
     from laconic.commands.progress import progress
     from laconic.trace.importers.importing import import_logs

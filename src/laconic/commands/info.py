@@ -1,4 +1,4 @@
-"""laconic info: what is in a trace."""
+"""laconic info: the contents of a trace."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ examples:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `info`."""
+    """Declare the options of `info`."""
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.add_argument("trace", metavar="FILE", help="a trace that was recorded or imported")
@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Prints what is in the trace; one that is not complete is not a failure, and is reported."""
+    """Print the contents of the trace; an incomplete trace is reported, but is not a failure."""
     from laconic.analysis.info import contents
     from laconic.commands.output import open_output, write_json
     from laconic.commands.progress import progress

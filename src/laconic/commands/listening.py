@@ -32,9 +32,10 @@ def add_listen(parser: argparse.ArgumentParser) -> None:
 
 
 def start_hub(command: Sequence[str], address: str | None, *, view: bool) -> Hub:
-    """Start the hub of a program, which listens at `address` unless that is None, and say where.
+    """Start the hub of a program, which listens at `address` unless that is None, and print the
+    address.
 
-    To be called before any thread is started. Raises LaconicError.
+    Call this before any thread is started. Raises LaconicError.
     """
     from laconic.commands.output import tell
     from laconic.live.address import listen
@@ -51,7 +52,7 @@ def start_hub(command: Sequence[str], address: str | None, *, view: bool) -> Hub
 class Published:
     """A program that this process traces, and that viewers can watch.
 
-    To be made before any thread is started. Raises LaconicError.
+    Create it before any thread is started. Raises LaconicError.
     """
 
     def __init__(self, command: Sequence[str], address: str) -> None:
@@ -59,8 +60,8 @@ class Published:
         self._feed: Feed | None = None
 
     def follow(self, recorder: Recorder | None) -> Recorder:
-        """Return a recorder whose rows viewers' costs come from: the given one, which takes no
-        stacks of its own, or one without a trace."""
+        """Return the recorder whose rows are the source of the viewers' costs: the given one, which
+        must capture no stacks itself, or one without a trace."""
         from laconic.trace.writer import Rows
         from laconic.tracer.record import Recorder
 
@@ -78,7 +79,7 @@ class Published:
         return self._feed
 
     def end(self, status: int, notes: Sequence[str]) -> None:
-        """Tell viewers that the program has ended. The recorder must be finished."""
+        """Notify viewers that the program has ended. The recorder must be finished."""
         if self._feed is not None:
             self._feed.say_end(status, notes)
         self._hub.close()

@@ -69,7 +69,7 @@ _OF_THE_VIEW = (signal.SIGWINCH, signal.SIGCONT)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `live`."""
+    """Declare the options of `live`."""
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
@@ -113,7 +113,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Runs the program; returns its exit status. With --connect, watches one; returns 0, or 1 if
+    """Run the program; return its exit status. With --connect, watch a program; return 0, or 1 if
     the connection ended before the program."""
     if options.connect is not None:
         return _watch(options)
@@ -150,7 +150,7 @@ def execute(options: argparse.Namespace) -> int:
     rules = suppressions(options)
     output = open_output(options.json)
     view = not options.lines and _has_view()
-    # The child before any thread: it must have none but its own.
+    # Create the child before any thread: it must have only one.
     relay = Relay(options.command, RELAYED & ~signal_set(_OF_THE_VIEW))
     model = Model(rules=rules)
     hub = start_hub(options.command, options.listen, view=True)
@@ -179,7 +179,7 @@ def execute(options: argparse.Namespace) -> int:
 def _report(
     model: Model, options: argparse.Namespace, command: Sequence[str], output: Output | None
 ) -> None:
-    # What there is to say at the end.
+    # Print the final report.
     from laconic.commands.output import tell, width, write_json
     from laconic.report.live import as_json, ending
 
@@ -222,7 +222,7 @@ def _watch(options: argparse.Namespace) -> int:
             _lines(remote, model, options.delay)
             remote.drain(model)
     except KeyboardInterrupt:
-        pass  # the viewer leaves
+        pass  # the user leaves the view
     if model.status is not None:
         _report(model, options, remote.command, output)
         return 1 if model.failure else 0
@@ -235,7 +235,7 @@ def _watch(options: argparse.Namespace) -> int:
 
 
 def _record(options: argparse.Namespace) -> Callable[[], Recorder] | None:
-    # The watching process takes the stacks.
+    # The watching process captures the stacks.
     from laconic.commands.program import recorder_for
 
     if options.output is None:
@@ -252,7 +252,7 @@ def _record(options: argparse.Namespace) -> Callable[[], Recorder] | None:
 
 
 def _has_view() -> bool:
-    # True where there is a terminal to draw on, and something to draw with.
+    # True if there is a terminal to draw on, and textual is installed.
     import importlib.util
 
     from laconic.commands.output import tell
@@ -269,8 +269,8 @@ def _has_view() -> bool:
 
 
 def _places(path: str | None, view: bool) -> dict[int, int | None]:
-    # Where the program's standard output and error go, other than where Laconic's own go; None: to
-    # the pane.
+    # Return the replacements of the program's standard output and error, if they differ from
+    # Laconic's own; None: the pane.
     if path is not None:
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
@@ -281,7 +281,7 @@ def _places(path: str | None, view: bool) -> dict[int, int | None]:
         return {1: fd, 2: fd}
     if not view:
         return {}
-    # What does not go to the terminal stays what it is: laconic live -- CMD >FILE.
+    # A stream that does not go to the terminal is unchanged: laconic live -- CMD >FILE.
     return {fd: None for fd in (1, 2) if os.isatty(fd)}
 
 
@@ -316,7 +316,7 @@ def _lines(source: Child | Remote, model: Model, delay: float) -> None:
         if time.monotonic() >= due and model.status is None:
             due += delay
             if model.time == shown:
-                continue  # it starts, or has ended and its last calls are being replayed
+                continue  # it is starting, or has ended and its last calls are being replayed
             shown = model.time
             model.beat()
             tell(f"{line(model, width(2))}\n")

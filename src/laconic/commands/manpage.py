@@ -1,4 +1,4 @@
-"""The manual page laconic(1), made from the parsers of all verbs."""
+"""The manual page laconic(1), generated from the parsers of all verbs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _verb(parser: argparse.ArgumentParser) -> Iterator[str]:
             continue
         yield ".TP"
         yield _heading(action)
-        # argparse expands %(default)s and %% in help texts, and nothing else is used here.
+        # argparse expands %(default)s and %% in help texts; no other conversion is used here.
         yield _escaped(action.help % {"default": action.default, "prog": parser.prog})
     if parser.epilog:
         yield ".PP"

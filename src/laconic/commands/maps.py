@@ -26,7 +26,7 @@ examples:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `maps`."""
+    """Declare the options of `maps`."""
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.add_argument("trace", metavar="FILE", help="a trace that was recorded or imported")
@@ -53,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Replays up to the moment and prints the map."""
+    """Replay up to the moment and print the map."""
     from laconic.commands.progress import progress
     from laconic.commands.traces import open_trace, show, tell_loss
     from laconic.errors import LaconicError

@@ -41,7 +41,7 @@ def parse(
     """
     words = list(arguments)
     place = words.index("--") if "--" in words else len(words)
-    # The rest of the words of `laconic run` are the program's, also without `--`.
+    # The remaining arguments of `laconic run` are the program's, even without `--`.
     if not any(action.nargs == argparse.REMAINDER for action in verb._actions):
         _check_options(verb, words[:place])
     if not verb.get_default("accepts_command"):
@@ -56,8 +56,8 @@ def parse(
 
 
 def _check_options(verb: argparse.ArgumentParser, words: Sequence[str]) -> None:
-    # argparse reports a missing argument before an option that it does not know, and the option
-    # is then the cause: laconic html --outptu a.html a.trace.
+    # argparse reports a missing argument before an unknown option, although the option is then the
+    # cause: laconic html --outptu a.html a.trace.
     known = [name for action in verb._actions for name in action.option_strings]
     for word in words:
         name = word.partition("=")[0]
@@ -83,7 +83,7 @@ def did_you_mean(word: str, known: Iterable[str], command: str) -> str:
 
 
 def _with_negative_values(words: Sequence[str]) -> list[str]:
-    # argparse takes -5M for an option, and would not report what is wrong with the value.
+    # argparse treats -5M as an option, and would not report the error in the value.
     joined: list[str] = []
     for word in words:
         if joined and re.match(r"-\d", word) and re.fullmatch(r"--?[a-z-]+", joined[-1]):
@@ -109,7 +109,7 @@ def accept_source(
 
 def check_source(options: argparse.Namespace, verb: str) -> None:
     """Raise LaconicError unless there is either one trace (`options.words`) or a program
-    (`options.command`), whose trace can be kept where `options.keep` says."""
+    (`options.command`), whose trace can be kept at `options.keep`."""
     example = f"as in  laconic {verb} -- python3 -V"
     if options.command is None:
         if len(options.words) != 1:
@@ -132,7 +132,7 @@ def check_source(options: argparse.Namespace, verb: str) -> None:
 
 
 def as_command(path: str) -> str | None:
-    """How a shell runs the program or script at `path`; None if it is neither."""
+    """Return the shell command that runs the program or script at `path`; None if it is neither."""
     if not os.path.isfile(path):
         return None
     try:
@@ -234,7 +234,7 @@ def _window(first: str, last: str) -> tuple[int, int | None]:
 
 
 def _time(text: str) -> int:
-    # Nanoseconds since the trace began.
+    # Return nanoseconds since the trace began.
     time = nanoseconds(text)
     if time is None:
         raise LaconicError(
@@ -245,7 +245,8 @@ def _time(text: str) -> int:
 
 
 def nanoseconds(text: str) -> int | None:
-    """A time as options name it, a number with ms, s (or no unit), m or h; None if it is none.
+    """Return a time in nanoseconds from an option's form, a number with ms, s (or no unit), m or h;
+    None if it is invalid.
 
     >>> nanoseconds("500ms"), nanoseconds("1.5"), nanoseconds("2m"), nanoseconds("soon")
     (500000000, 1500000000, 120000000000, None)
@@ -263,14 +264,14 @@ def nanoseconds(text: str) -> int | None:
 def add_json(
     parser: argparse.ArgumentParser, what: str = "all of it", metavar: str = "FILE"
 ) -> None:
-    """Declares `--json`, whose file `open_output` opens."""
+    """Declare `--json`, whose file `open_output` opens."""
     parser.add_argument(
         "--json", metavar=metavar, help=f"write {what} to {metavar} as JSON; - is standard output"
     )
 
 
 def add_limit(parser: argparse._ActionsContainer, default: int = 10) -> None:
-    """Declares `--limit`: how many places are shown."""
+    """Declare `--limit`: the number of places that are shown."""
     parser.add_argument(
         "--limit",
         type=whole("number of places"),
@@ -281,7 +282,7 @@ def add_limit(parser: argparse._ActionsContainer, default: int = 10) -> None:
 
 
 def add_frames(parser: argparse.ArgumentParser) -> None:
-    """Declares `--frames` and `-v`: how stacks are shown."""
+    """Declare `--frames` and `-v`: how stacks are shown."""
     parser.add_argument(
         "--frames",
         type=frame_count,
@@ -294,7 +295,7 @@ def add_frames(parser: argparse.ArgumentParser) -> None:
 
 
 def frame_count(text: str) -> int:
-    """What argparse reads the value of `--frames` with.
+    """Return the value of `--frames`, for argparse.
 
     >>> frame_count("12"), frame_count("all") > 10**9
     (12, True)
@@ -303,7 +304,7 @@ def frame_count(text: str) -> int:
 
 
 def add_suppressions(parser: argparse.ArgumentParser) -> None:
-    """Declares the options that `suppressions` reads."""
+    """Declare the options that `suppressions` reads."""
     hiding = parser.add_mutually_exclusive_group()
     hiding.add_argument(
         "--suppressions", metavar="FILE", help="what not to show (default: laconic.toml here)"
@@ -312,7 +313,7 @@ def add_suppressions(parser: argparse.ArgumentParser) -> None:
 
 
 def suppressions(options: argparse.Namespace) -> list[Suppression]:
-    """What is not to be shown: the file's, and the built-in ones. Raises LaconicError."""
+    """Return the suppressions: the file's, and the built-in ones. Raises LaconicError."""
     from laconic.analysis.suppressions import BUILT_IN, DEFAULT, load
 
     if options.no_suppressions:
@@ -360,7 +361,7 @@ def add_recording(parser: argparse.ArgumentParser) -> None:
 
 
 def limit(options: argparse.Namespace) -> Limit:
-    """Where a recording ends. Raises LaconicError."""
+    """Return the limits of a recording. Raises LaconicError."""
     from laconic.tracer.record import Limit
 
     if options.until_size is not None and options.output is None:
@@ -369,7 +370,7 @@ def limit(options: argparse.Namespace) -> Limit:
 
 
 def trace_size(text: str) -> int:
-    """Bytes, from a number and a unit, as argparse reads them."""
+    """Return bytes, from a number and a unit, for argparse."""
     from laconic.strategies.options import parse_size
 
     try:
@@ -382,7 +383,7 @@ def trace_size(text: str) -> int:
 
 
 def duration(text: str) -> float:
-    """Seconds, from a number and a unit, as argparse reads them.
+    """Return seconds, from a number and a unit, for argparse.
 
     >>> duration("1.5m"), duration("300ms")
     (90.0, 0.3)
@@ -399,7 +400,7 @@ def duration(text: str) -> float:
 
 
 def add_costs(parser: argparse.ArgumentParser) -> None:
-    """Declares `--costs`."""
+    """Declare `--costs`."""
     parser.add_argument(
         "--costs",
         metavar="NAME|FILE",
@@ -451,14 +452,16 @@ def enclave(options: argparse.Namespace, *, wanted: bool) -> Enclave | None:
 
 
 def load_costs(path_or_name: str | None) -> CostProfile:
-    """The cost profile that `--costs` names. Raises LaconicError where it is none."""
+    """Return the cost profile that `--costs` names. Raises LaconicError if there is no such
+    profile."""
     from laconic.sgx import costs
 
     return costs.load(costs.DEFAULT if path_or_name is None else input_path(path_or_name))
 
 
 def whole(what: str, least: int = 1) -> Callable[[str], int]:
-    """What argparse reads a number of at most 15 digits with; `what` is named where it is none.
+    """Return a parser of numbers of at most 15 digits, for argparse; its error message names
+    `what`.
 
     >>> whole("number of places")("12")
     12
@@ -473,7 +476,7 @@ def whole(what: str, least: int = 1) -> Callable[[str], int]:
 
 
 def job_count(text: str) -> int:
-    """How many processes `-j` names. Raises LaconicError for what is no such number."""
+    """Return the number of processes that `-j` names. Raises LaconicError if it is invalid."""
     if not re.fullmatch(r"0*[1-9]\d{,8}", text, re.ASCII):
         raise LaconicError(f"-j {text!r} is not a number of processes: name 1 or more")
     return int(text)

@@ -1,5 +1,5 @@
-"""Where messages and figures go: standard error and files, either of which may be closed or
-full."""
+"""The destinations of messages and figures: standard error and files, each of which may be closed
+or full."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from laconic.errors import LaconicError
 
 
 def tell(text: str) -> None:
-    """Writes to standard error, as `harmless`; where that is gone or full, the program's exit
-    status still counts."""
+    """Write to standard error, as `harmless`; if it is gone or full, the program's exit status is
+    returned anyway."""
     try:
         write_all(2, colored(harmless(text), 2))
     except OSError:
@@ -29,8 +29,8 @@ def announce(note: str) -> None:
 
 
 def harmless(text: str) -> str:
-    r"""Text for a terminal, with escapes instead of control characters: names in a trace come from
-    anywhere. O(n).
+    r"""Return text for a terminal, with escapes instead of control characters, because names in a
+    trace come from any source. O(n).
 
     >>> harmless("a\x1b[2J\n")
     'a\\x1b[2J\n'
@@ -42,7 +42,7 @@ def harmless(text: str) -> str:
     return "\n".join(map(seen, text.split("\n")))
 
 
-#: Words at the beginning of a line, and how a terminal shows them.
+#: Words at the beginning of a line, and their colors on a terminal.
 _BOLD, _RED, _GREEN, _YELLOW, _CYAN = "1", "1;31", "1;32", "33", "36"
 _COLORS = {
     "laconic:": _BOLD,
@@ -71,14 +71,15 @@ def colored(text: str, fd: int) -> str:
 
 
 def write_all(fd: int, text: str) -> None:
-    """Writes all of a text to a descriptor. Raises OSError."""
+    """Write all of a text to a descriptor. Raises OSError."""
     left = text.encode("utf-8", "surrogateescape")
     while left:
         left = left[os.write(fd, left) :]
 
 
 def width(fd: int) -> int:
-    """Columns for a report: the terminal's behind `fd`, from 60 to 140; 80 where there is none."""
+    """Return the columns for a report: those of the terminal behind `fd`, from 60 to 140; 80 if it
+    is not a terminal."""
     try:
         return max(min(os.get_terminal_size(fd).columns, 140), 60)
     except OSError:
@@ -86,14 +87,14 @@ def width(fd: int) -> int:
 
 
 class Output:
-    """A file that is written when the result is there: complete, or as it was before.
+    """A file that is written when the result is complete: it has either all of the result, or its
+    previous contents.
 
-    Use it as a context manager, which gives the text file. A new file, and an ordinary file of this
-    user, is written under another name, and renamed at the end of the block. It has no name at all
-    while it is empty (O_TMPFILE), so that a process that is killed leaves nothing behind.
-    Everything else is written in place: standard output and its files (`/dev/stdout`), pipes and
-    devices, files with several names or another owner, and files in a directory that cannot be
-    written.
+    Use it as a context manager, which returns the text file. A new file, or an ordinary file of
+    this user, is written under another name, and renamed at the end of the block. While it is empty
+    it has no name at all (O_TMPFILE), so a process that is killed leaves nothing behind. Everything
+    else is written in place: standard output and its files (`/dev/stdout`), pipes and devices,
+    files with several names or another owner, and files in a directory that cannot be written.
 
     Raises OSError, as open(path, "w") would.
     """
@@ -118,7 +119,7 @@ class Output:
             return self._open_temporary(os.path.realpath(path))
         for fd in (1, 2):
             if _is_open_as(before, fd):
-                return os.dup(fd)  # its place in the file is shared
+                return os.dup(fd)  # both descriptors share the position in the file
         in_place = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         if not stat.S_ISREG(before.st_mode):
             return in_place
@@ -144,7 +145,7 @@ class Output:
         try:
             fd = os.open(directory, flags | os.O_TMPFILE, 0o666)
         except OSError as error:
-            # EISDIR: the kernel does not have the flag. Either may be the file system's answer.
+            # EISDIR: the kernel does not support the flag. The file system may return either error.
             if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
                 raise
             name = self._temporary_name(directory)
@@ -179,7 +180,7 @@ class Output:
     def _rename(self, fd: int, target: str) -> None:
         name = self._temporary_name(os.path.dirname(target))
         if self._temporary is None:
-            # A directory's descriptor makes os.link() call linkat(), which follows the link.
+            # With a directory's descriptor os.link() calls linkat(), which follows the link.
             directory = os.open(os.path.dirname(target), os.O_PATH | os.O_CLOEXEC)
             try:
                 os.link(f"/proc/self/fd/{fd}", name, src_dir_fd=directory, follow_symlinks=True)
@@ -217,11 +218,10 @@ def _unlink(name: str) -> None:
 
 
 def write_json(result: dict[str, Any], output: Output, path: str, *, program: bool = False) -> None:
-    """Writes a result as JSON and closes the file; a reader that has gone (`| head`) is not an
-    error.
+    """Write a result as JSON and close the file; a reader that has gone (`| head`) is not an error.
 
-    Raises LaconicError for a full disk; after a `program`, whose exit status counts, it is reported
-    alone.
+    Raises LaconicError for a full disk; after a `program`, whose exit status is returned, it is
+    only reported.
     """
     import json
 
@@ -239,22 +239,25 @@ def write_json(result: dict[str, Any], output: Output, path: str, *, program: bo
 
 
 def hold_standard_streams() -> None:
-    """Where Laconic was started with 0, 1 or 2 closed, lets no file of its own take that number.
+    """If Laconic was started with 0, 1 or 2 closed, keep Laconic's own files from getting these
+    numbers.
 
-    What is opened here is closed again in the program, as it was.
+    The descriptors that are opened here are closed again in the program.
     """
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(fd)
     if sys.stderr is None:
-        # For good: else argparse turns to standard output, which is the program's.
+        # Permanently, because otherwise argparse uses standard output, which belongs to the
+        # program.
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 def open_output(path: str | None, option: str = "--json") -> Output | None:
-    """The file that `option` names, `-` being standard output; None for none. Raises LaconicError.
+    """Return the file that `option` names, `-` being standard output; None for none. Raises
+    LaconicError.
 
-    Opened before the program starts: a run must not be lost to a wrong path.
+    Call this before the program starts: a run must not be lost to a wrong path.
     """
     if path is None:
         return None
@@ -268,10 +271,11 @@ def open_output(path: str | None, option: str = "--json") -> Output | None:
 
 
 def check_outputs(outputs: Mapping[str, str | None], inputs: Iterable[str] = ()) -> None:
-    """Raises LaconicError where two of `outputs` (paths by option) are one file, or one is what is
-    read (but for -o).
+    """Raise LaconicError if two of `outputs` (paths by option) are one file, or one of them is an
+    input (except for -o).
 
-    One would write over the other. `-` and what is not a file, as /dev/null, may be named by all.
+    One would overwrite the other. Several options may name `-`, and paths that are not files, such
+    as /dev/null.
     """
     places: dict[str, str] = {}
     for option, path in outputs.items():
@@ -287,8 +291,8 @@ def check_outputs(outputs: Mapping[str, str | None], inputs: Iterable[str] = ())
 
 
 def spare_traces(option: str, path: str) -> None:
-    """Raises LaconicError where the file that `option` would overwrite is a trace, as a slip of the
-    hand makes it."""
+    """Raise LaconicError if the file that `option` would overwrite is a trace, which was named by
+    mistake."""
     try:
         if path != "-" and os.path.isfile(path):
             with open(path, "rb") as file:
@@ -297,4 +301,4 @@ def spare_traces(option: str, path: str) -> None:
                         f"{option} {path!r} is a trace, and stays as it is: name another file"
                     )
     except OSError:
-        pass  # what it is shows when it is written
+        pass  # the error shows when it is written

@@ -33,7 +33,7 @@ be read or packed, a file that cannot be written
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `pack`."""
+    """Declare the options of `pack`."""
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.add_argument("trace", metavar="FILE", help="a trace that was recorded or imported")
@@ -46,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Writes the trace; says what was added and which modules have no symbols, and why."""
+    """Write the trace; report what was added, and which modules have no symbols, and why."""
     from laconic.commands.output import check_outputs, is_same_file, open_output, write_json
     from laconic.commands.progress import progress
     from laconic.commands.traces import open_trace, tell_loss
@@ -103,7 +103,7 @@ def _write(trace: Trace, packed: Packed, path: str, force: bool) -> None:
 
 
 def _replace(trace: Trace, packed: Packed) -> None:
-    # The trace is never half there: the new one takes its name when it is complete.
+    # The trace is never incomplete: the new one is renamed when it is complete.
     path = os.path.realpath(trace.path)
     if not os.access(os.path.dirname(path), os.W_OK):
         raise LaconicError(

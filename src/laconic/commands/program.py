@@ -1,4 +1,4 @@
-"""Running a program on the bookkeeping, and its trace: for the verbs that need one for
+"""Running a program on the bookkeeping, with its trace: for the verbs that record a program
 themselves."""
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def recorder_for(
     limit: Limit | None = None,
     pid: int | None = None,
 ) -> Recorder:
-    """A recorder that writes to `path`, with the stacks of all calls, of the redundant ones, or
-    none. `pid`: of a process that runs already.
+    """Return a recorder that writes to `path`, with the stacks of all calls, of the redundant ones,
+    or none. `pid`: the process, if it is already running.
 
-    To be made before any thread is. Raises LaconicError.
+    Call this before any thread is started. Raises LaconicError.
     """
     from laconic.trace.writer import TraceWriter
     from laconic.tracer.record import NO_LIMIT, Recorder
@@ -49,10 +49,10 @@ def recorder_for(
 def trace_program(
     tracer: Tracer, command: Sequence[str], recorder: Recorder | None
 ) -> tuple[int, float]:
-    """Runs the program to its end; its exit status, and the seconds. A recorder is still to be
-    finished.
+    """Run the program to its end; return its exit status, and the seconds. The caller must finish
+    the recorder.
 
-    Raises LaconicError where it cannot be started; then there is no trace.
+    Raises LaconicError if it cannot be started; then there is no trace.
     """
     began = time.monotonic()
     try:
@@ -70,8 +70,8 @@ def trace_program(
 
 @contextmanager
 def place_for(path: str | None) -> Iterator[str]:
-    """Where a trace is written: `path`, or else a file that is gone afterwards. Raises
-    LaconicError."""
+    """Return where a trace is written: `path`, or otherwise a temporary file that is removed
+    afterwards. Raises LaconicError."""
     if path is not None:
         yield path
         return
@@ -94,10 +94,10 @@ def place_for(path: str | None) -> Iterator[str]:
 def recorded(
     command: Sequence[str], path: str | None, force: bool, stacks: str = "none"
 ) -> Iterator[tuple[int, str]]:
-    """Runs a program and records it, as `laconic run -o`; its exit status, and its trace, as
-    `place_for` has it.
+    """Run a program and record it, as `laconic run -o`; return its exit status, and its trace, as
+    in `place_for`.
 
-    Raises LaconicError where it cannot be started.
+    Raises LaconicError if it cannot be started.
     """
     from laconic.commands.output import announce, tell
     from laconic.linux.pal import only_changes

@@ -1,5 +1,4 @@
-"""How far a long work has come: a bar on standard error, after two seconds, where that is a
-terminal."""
+"""The progress of long work: a bar on standard error, after two seconds, if that is a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from typing import Any
 
 from laconic.stacks import notice
 
-#: Seconds before the bar shows: what takes less needs none.
+#: Seconds before the bar is shown; shorter work needs no bar.
 PATIENCE = 2.0
 
 
@@ -20,10 +19,10 @@ PATIENCE = 2.0
 def progress(
     what: str, total: int | None = None, unit: str = ""
 ) -> Iterator[Callable[[int], None]]:
-    """A function that receives how much is done of `total` (bytes, or whatever `unit` names; None:
-    not known).
+    """Return a function that receives how much is done of `total` (bytes, or the items that `unit`
+    names; None: unknown).
 
-    It may be called as often as a batch or a line is done: 0.1 µs, nothing where there is no
+    It may be called after every batch or line: a call costs 0.1 µs, and nothing if there is no
     terminal.
 
         with progress("reading a.trace", trace.size) as update:
@@ -52,11 +51,10 @@ def progress(
 
 @contextmanager
 def waiting(what: str, patience: float | None = None) -> Iterator[None]:
-    """Shows a moving bar and the time that has passed while the block runs, if it takes over
-    `patience` seconds, as a rule two.
+    """Show a moving bar and the elapsed time while the block runs, if it takes over `patience`
+    seconds, by default two.
 
-    For work without steps that could be counted. Nothing is shown where standard error is no
-    terminal.
+    For work without countable steps. Nothing is shown if standard error is not a terminal.
     """
     if not sys.stderr.isatty():
         yield
@@ -83,7 +81,7 @@ def waiting(what: str, patience: float | None = None) -> Iterator[None]:
                 bar.stop()
 
 
-#: A report reads symbols when it first needs them, whichever command makes it.
+#: A report reads symbols when it first needs them, whatever command makes it.
 notice.show = waiting
 #: The bar that is on the terminal.
 _shown: Any = None
@@ -119,7 +117,7 @@ def _bar(what: str, total: int | None, unit: str, elapsed: bool = False) -> Any:
         redirect_stderr=False,
     )
     bar.add_task(what, total=total)
-    # Two bars would overwrite each other: symbols are read while a trace is replayed.
+    # Two bars would overwrite each other, because symbols are read while a trace is replayed.
     if _shown is not None:
         _shown.stop()
     _shown = bar

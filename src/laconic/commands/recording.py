@@ -1,7 +1,7 @@
-"""A program instead of a trace: `FILE | -- CMD`; and one that is run once more, for its trace
-alone.
+"""A program instead of a trace: `FILE | -- CMD`; and a program that is run again only for its
+trace.
 
-The first run is `laconic.commands.program.recorded`'s.
+`laconic.commands.program.recorded` makes the first run.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from contextlib import contextmanager
 
 from laconic.commands.program import place_for
 
-#: Lines of the program's standard error that are kept, and how much of each.
+#: The maximum number of lines of the program's standard error that are kept, and of characters of
+#: each.
 LINES, COLUMNS = 3, 200
 
 
 @contextmanager
 def rerun(command: Sequence[str], env: Mapping[str, str]) -> Iterator[tuple[int, str, list[str]]]:
-    """Runs `command` with `env` added, with nothing to read and its output thrown away, by a
-    process of its own: one process can trace one program. Its exit status, its trace, which is gone
-    afterwards, and the last lines of its standard error. There is no file where the program could
-    not be run.
+    """Run `command` with `env` added, without input and with its output discarded, in a separate
+    process, because one process can trace one program. Return its exit status, its trace, which is
+    removed afterwards, and the last lines of its standard error. There is no file if the program
+    could not be run.
 
-    Raises LaconicError where there is no place for the trace.
+    Raises LaconicError if no file for the trace can be created.
     """
     with place_for(None) as trace, tempfile.TemporaryFile() as errors:
         words = [sys.executable, "-m", "laconic", "run", "--quiet", "--stacks", "none"]

@@ -1,4 +1,4 @@
-"""laconic replay: recorded calls, on the same bookkeeping, by any strategy."""
+"""laconic replay: recorded calls, on the same bookkeeping, under any strategy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ exit codes: 0; 1 where --check found results that the model does not explain
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `replay`."""
+    """Declare the options of `replay`."""
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.add_argument("trace", metavar="FILE", help="a trace that was recorded or imported")
@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Replays the trace and prints the figures."""
+    """Replay the trace and print the figures."""
     from laconic.commands.output import open_output, width, write_json
     from laconic.commands.progress import progress
     from laconic.commands.traces import open_trace, show, tell_loss

@@ -38,7 +38,7 @@ examples:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `run`."""
+    """Declare the options of `run`."""
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.usage = (
@@ -101,7 +101,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Runs the program; returns its exit status, or 70 where a check failed."""
+    """Run the program; return its exit status, or 70 if a check failed."""
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if command is options.command and command and command[0].startswith("-"):
         raise LaconicError(
@@ -151,7 +151,8 @@ def _check_piped(options: argparse.Namespace) -> None:
 
 
 def _give_up_standard_output() -> None:
-    # The trace has it, by a descriptor of its own. What the program writes must not get between.
+    # The trace goes to standard output, through a descriptor of its own; the output of the program
+    # must not get in between.
     try:
         os.dup2(2, 1)
     except OSError:  # standard error is closed
@@ -159,7 +160,7 @@ def _give_up_standard_output() -> None:
 
 
 def _profile(options: argparse.Namespace) -> CostProfile | None:
-    # What things cost in an enclave, where one is wanted.
+    # Load the costs of an enclave, if one is requested.
     check_name(options.strategy, options.host)
     if options.host == "sgx2":
         return load_costs(options.costs)
@@ -181,7 +182,7 @@ def _run(
 
     on_linux = options.strategy
     if options.host == "sgx2" and on_linux != "every-call":
-        on_linux = "laconic"  # the program runs on Linux as ever; the strategy is for its enclave
+        on_linux = "laconic"  # the program runs on Linux as usual; the strategy is for its enclave
     strategy = "observe" if options.observe else on_linux
     output = open_output(options.json)
     ledger = Ledger(announce=None if options.quiet else announce)
@@ -189,7 +190,7 @@ def _run(
     stacks = options.stacks or ("none" if options.output is None else "all")
     published = None if options.listen is None else Published(command, options.listen)
     if published is not None:
-        stacks = "none"  # the feed takes them
+        stacks = "none"  # the feed captures them
     recorder = (
         path
         and recorder_for(
@@ -251,7 +252,7 @@ def _run(
 
 
 def _enclave(path: str, rule: str, profile: CostProfile) -> dict[str, Any] | None:
-    # The program has run: whatever happens here, its status counts.
+    # The program has run: whatever happens here, its exit status is returned.
     from laconic.commands.output import tell
     from laconic.commands.traces import open_trace
 

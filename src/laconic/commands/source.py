@@ -1,5 +1,5 @@
-"""Where a verb's trace comes from: `FILE`, or `-- CMD`, which is run and recorded first; and where
-its report goes."""
+"""The source of a verb's trace: `FILE`, or `-- CMD`, which is run and recorded first; and the
+destination of its report."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 def traced(
     options: argparse.Namespace, verb: str, stacks: str = "all"
 ) -> Iterator[tuple[Trace, int]]:
-    """The trace that a verb is to read, and the exit status of its program: 0 where it is a file.
+    """Return the trace that a verb is to read, and the exit status of its program: 0 if it is a
+    file.
 
-    A program's stacks are taken as `stacks` says, and its trace stays where `options.keep` says.
-    Raises LaconicError; once the program has failed, with its exit status.
+    A program's stacks are recorded according to `stacks`, and its trace is kept at `options.keep`.
+    Raises LaconicError; if the program has failed, with its exit status.
     """
     from laconic.commands.program import recorded
     from laconic.commands.traces import open_trace
@@ -48,11 +49,11 @@ def hand_over(
     as_json: Callable[[], dict[str, Any]],
     as_text: Callable[[int], str],
 ) -> None:
-    """Writes a result as JSON, where `--json` has opened `output`, and in words, in so many
+    """Write a result as JSON, if `--json` has opened `output`, and as text, in the given number of
     columns.
 
-    The words go to standard output, unless that is the JSON's alone; after a program, whose it is,
-    to standard error.
+    The text goes to standard output, unless that is reserved for the JSON; after a program, which
+    owns standard output, it goes to standard error.
     """
     from laconic.commands.output import tell, width, write_json
     from laconic.commands.traces import show

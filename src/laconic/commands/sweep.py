@@ -35,7 +35,7 @@ examples:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `sweep`."""
+    """Declare the options of `sweep`."""
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.add_argument(
@@ -81,7 +81,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Sweeps; returns 1 where a trace could not be read."""
+    """Sweep; return 1 if a trace could not be read."""
     from laconic.analysis import sweep
     from laconic.commands.ending import tidied
     from laconic.commands.output import (

@@ -1,4 +1,5 @@
-"""What every verb that reads a trace does alike: opens it, and says what is missing in it."""
+"""The common steps of all verbs that read a trace: opening it, and reporting what is missing in
+it."""
 
 from __future__ import annotations
 
@@ -12,20 +13,21 @@ from laconic.trace.words import plural
 if TYPE_CHECKING:
     from laconic.trace import Trace
 
-#: Losses that are listed one by one.
+#: The number of losses that are listed individually.
 SHOWN = 10
 
 
 def open_trace(path: str) -> Trace:
-    """The trace at `path`. Raises LaconicError, which names the cure, where it is none."""
+    """Return the trace at `path`. Raises LaconicError, which names the fix, if it is not a
+    trace."""
     import laconic.trace
 
     return laconic.trace.open(path)
 
 
 def losses(trace: Trace, lost: Sequence[str] = ()) -> list[str]:
-    """What is missing, a sentence each; empty where nothing is. `lost` are the sentences about the
-    `lost` rows, and may end with the trace's own loss, which is reported once.
+    """Return what is missing, one sentence each; empty if the trace is complete. `lost` are the
+    sentences about the `lost` rows, and may end with the trace's own loss, which is reported once.
 
     The trace must have been read to its end.
     """
@@ -39,7 +41,8 @@ def losses(trace: Trace, lost: Sequence[str] = ()) -> list[str]:
 
 
 def tell_loss(trace: Trace, lost: Sequence[str] = ()) -> None:
-    """Says on standard error what is missing: whoever reads the figures must know. As `losses`."""
+    """Report on standard error what is missing, which readers of the figures must know. As
+    `losses`."""
     from laconic.report.names import seen
 
     for sentence in losses(trace, lost):
@@ -47,7 +50,7 @@ def tell_loss(trace: Trace, lost: Sequence[str] = ()) -> None:
 
 
 def show(text: str) -> None:
-    """Writes to standard output, as `harmless`; a reader that has gone (`| head`) is not an error.
+    """Write to standard output, as `harmless`; a reader that has gone (`| head`) is not an error.
     Raises LaconicError for a full disk."""
     try:
         write_all(1, colored(harmless(text), 1))

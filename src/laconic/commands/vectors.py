@@ -25,7 +25,7 @@ cannot be read, or no strategy in common
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `vectors`."""
+    """Declare the options of `vectors`."""
     from laconic.commands.options import add_json
 
     parser.description = DESCRIPTION
@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Prints the comparison; returns 1 if there is a difference."""
+    """Print the comparison; return 1 if there is a difference."""
     from laconic.analysis.vectors import compare
     from laconic.commands.output import check_outputs, open_output, write_json
     from laconic.commands.traces import show

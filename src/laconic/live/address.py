@@ -1,7 +1,7 @@
-"""Where a running program can be watched from: the addresses of `--listen` and `--connect`.
+"""The addresses at which a running program can be watched: those of `--listen` and `--connect`.
 
 An address is the path of a Unix socket, or `tcp:[HOST:]PORT`, whose host is this machine
-(127.0.0.1). Either way only processes of the same user get an answer.
+(127.0.0.1). In both cases only processes of the same user receive an answer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from laconic.errors import LaconicError
 
 _TCP = "tcp:"
 _LOOPBACK = ("127.0.0.1", "localhost", "")
-#: Of a Unix socket's path, with its end (sun_path in include/uapi/linux/un.h).
+#: The maximum length of a Unix socket's path, with its terminator (sun_path in
+#: include/uapi/linux/un.h).
 _LONGEST = 107
 #: struct ucred: pid, uid, gid.
 _UCRED = struct.Struct("iII")
@@ -25,8 +26,8 @@ _CONNECTED = "01"
 
 
 def listen(address: str) -> tuple[socket.socket, str, str]:
-    """A socket that listens at an address, with the address that viewers connect to, and the path
-    of its file, "" if it has none. Raises LaconicError."""
+    """Return a socket that listens at an address, with the address that viewers connect to, and the
+    path of its file, "" if it has none. Raises LaconicError."""
     if address.startswith(_TCP):
         return _listen_tcp(address)
     path = os.path.abspath(address) if address else _own_path()
@@ -96,7 +97,7 @@ def _own_path() -> str:
 
 
 def _remove_stale(path: str) -> None:
-    # Removes what a process that was killed left; anything else is somebody's.
+    # Remove a socket that a killed process left; any other file is kept.
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise LaconicError(f"--listen {path!r} is a file already; name another path")
@@ -120,8 +121,8 @@ def _remove_stale(path: str) -> None:
 
 
 def connect(address: str) -> socket.socket:
-    """A connection to the program that listens at an address; without one, to the only one that
-    listens at a default address. Raises LaconicError."""
+    """Return a connection to the program that listens at an address; without an address, to the
+    only program that listens at a default address. Raises LaconicError."""
     if address.startswith(_TCP):
         port = _port(address, "--connect")
         connection = socket.socket(socket.AF_INET)
@@ -169,7 +170,7 @@ def _listening() -> Iterator[socket.socket]:
             try:
                 yield _connect_path(os.path.join(directory, name))
             except OSError:
-                continue  # left by one that was killed
+                continue  # left by a process that was killed
 
 
 def _not_there(address: str, error: OSError) -> LaconicError:
@@ -183,7 +184,7 @@ def _not_there(address: str, error: OSError) -> LaconicError:
 
 
 def is_same_user(connection: socket.socket) -> bool:
-    """Whether the process at the other end of an accepted connection runs as this user."""
+    """Return whether the process at the other end of an accepted connection runs as this user."""
     if connection.family == socket.AF_UNIX:
         data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         return int(_UCRED.unpack(data)[1]) == os.getuid()
@@ -191,8 +192,8 @@ def is_same_user(connection: socket.socket) -> bool:
 
 
 def _owner(here: tuple[str, int], there: tuple[str, int]) -> int | None:
-    # The user of the socket at `here`, which is connected to `there`: /proc/net/tcp has both ends
-    # of a connection within the machine.
+    # Return the user of the socket at `here`, which is connected to `there`: /proc/net/tcp has both
+    # ends of a connection within the machine.
     wanted = [_hexadecimal(here), _hexadecimal(there), _CONNECTED]
     with open("/proc/net/tcp", encoding="ascii") as file:
         for line in file:
@@ -203,6 +204,6 @@ def _owner(here: tuple[str, int], there: tuple[str, int]) -> int | None:
 
 
 def _hexadecimal(place: tuple[str, int]) -> str:
-    # As /proc/net/tcp shows it: the address as a number of this machine.
+    # Return the address in the form of /proc/net/tcp: a number in this machine's byte order.
     (number,) = struct.unpack("=I", socket.inet_aton(place[0]))
     return f"{number:08X}:{place[1]:04X}"

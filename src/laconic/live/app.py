@@ -20,7 +20,7 @@ from laconic.analysis.live import Model, Process, Site
 from laconic.report import numbers
 from laconic.report.live import cost, label, shortened, size
 
-#: What the tables hold, by what they are sorted by: the key's order, largest first where True.
+#: The sort orders of the tables: the key, and True for the largest first.
 SITE_ORDERS: dict[str, tuple[Callable[[Site], Any], bool]] = {
     "cost": (lambda site: (site.cost.middle, site.rate, site.total), True),
     "now": (lambda site: (site.rate, site.total), True),
@@ -32,9 +32,9 @@ PROCESS_ORDERS: dict[str, tuple[Callable[[Process], Any], bool]] = {
     "memory": (lambda process: process.mapped, True),
     "vmas": (lambda process: process.vmas or 0, True),
 }
-#: Rows of a table, and points of the curve.
+#: The maximum number of rows of a table, and of points of the curve.
 ROWS, POINTS = 100, 240
-#: Columns that the name of a site takes at most.
+#: The maximum number of columns for the name of a site.
 SITE_WIDTH = 48
 HELP = """\
 Keys
@@ -67,9 +67,10 @@ _CONTROL = re.compile(
 class LiveApp(App[None]):
     """Shows a program while it runs.
 
-    `drain` brings the model up to date; `output` gives what the program has written since the last
-    time, None where that goes elsewhere; `interrupt` passes a signal on to the program, or is None
-    if the program is another's. The app ends when the view is left, which ends nothing else.
+    `drain` brings the model up to date; `output` returns what the program has written since the
+    last time, or None if its output goes elsewhere; `interrupt` passes a signal on to the program,
+    or is None if another Laconic runs the program. The app ends when the view is left, which ends
+    nothing else.
     """
 
     TITLE = "laconic live"
@@ -123,7 +124,7 @@ class LiveApp(App[None]):
         self.points: list[float] = []
 
     def compose(self) -> ComposeResult:
-        """Figures, curve, sites, processes, output."""
+        """Yield figures, curve, sites, processes, output."""
         yield Static(id="figures", markup=False)
         with Horizontal(id="rates"):
             yield Static(id="scale", markup=False)
@@ -139,7 +140,7 @@ class LiveApp(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Begins to show."""
+        """Start showing the model."""
         self.table("processes").add_columns(
             *map(_right, ("pid", "threads", "VMAs", "mapped")), "process"
         )
@@ -150,11 +151,11 @@ class LiveApp(App[None]):
         self.beat()
 
     def table(self, name: str) -> DataTable[Text]:
-        """One of the tables, "sites" or "processes"."""
+        """Return one of the tables, "sites" or "processes"."""
         return self.query_one(f"#{name}", DataTable)
 
     def poll(self) -> None:
-        """Takes what has come, so that no pipe runs full; shows the program's output."""
+        """Read what has arrived, so that no pipe fills up; show the program's output."""
         self.drain()
         if self.output is not None:
             lines = self.output()
@@ -167,7 +168,7 @@ class LiveApp(App[None]):
             self.beat()
 
     def beat(self) -> None:
-        """Shows the model as it is now, but for the time in which the display is paused."""
+        """Show the current state of the model, unless the display is paused."""
         if self.paused:
             return
         self.drain()
@@ -178,14 +179,14 @@ class LiveApp(App[None]):
         self.show()
 
     def scale(self) -> str:
-        """What the curve's top and bottom are, and the time that it shows."""
+        """Return the values at the curve's top and bottom, and the time that it shows."""
         seconds = (len(self.points) - 1) * self.delay
         return (
             f"{max(self.points):,.0f} calls/s\nlast {seconds:,.0f} s, from {min(self.points):,.0f}"
         )
 
     def show(self) -> None:
-        """Fills everything again."""
+        """Fill everything again."""
         self.query_one("#figures", Static).update(self.figures())
         key, largest = SITE_ORDERS[self.by]
         sites = sorted(self.model.sites(), key=key, reverse=largest != self.backwards)
@@ -197,7 +198,7 @@ class LiveApp(App[None]):
         _fill(self.table("processes"), [_process_row(process) for process in processes[:ROWS]])
 
     def name_columns(self, unit: numbers.Unit) -> None:
-        """Heads of the table of sites, whose costs are in `unit`."""
+        """Set the headings of the table of sites, whose costs are in `unit`."""
         if unit != self.unit:
             self.unit = unit
             table = self.table("sites")
@@ -207,7 +208,7 @@ class LiveApp(App[None]):
             table.add_columns(*map(_right, ("calls", "redundant", "redundant/s")), "program")
 
     def figures(self) -> str:
-        """The lines at the top."""
+        """Return the lines at the top."""
         model, rates = self.model, self.model.rates
         calls, host_calls, _, redundant = model.totals
         state = (
@@ -235,55 +236,56 @@ class LiveApp(App[None]):
     # Keys
 
     def action_leave(self) -> None:
-        """The view ends, and nothing else."""
+        """End the view, and nothing else."""
         self.exit()
 
     def action_pause(self) -> None:
-        """The display stands still, or goes on."""
+        """Pause or resume the display."""
         self.paused = not self.paused
         self.query_one("#figures", Static).update(self.figures())
         if not self.paused:
             self.beat()
 
     def action_sites(self, by: str) -> None:
-        """Sorts the sites."""
+        """Sort the sites."""
         self.by = by
         self.show()
 
     def action_processes(self, by: str) -> None:
-        """Sorts the processes; once more: by pid."""
+        """Sort the processes; pressed again: by pid."""
         self.processes_by = "pid" if self.processes_by == by else by
         self.show()
 
     def action_reverse(self) -> None:
-        """The other way round."""
+        """Reverse the order."""
         self.backwards = not self.backwards
         self.show()
 
     def action_interrupt(self) -> None:
-        """What the terminal would do, were it not the view's."""
+        """Send the signal that the terminal would send if the view did not use it."""
         if self.interrupt is None:
             self.exit()
         else:
             self.interrupt(signal.SIGINT)
 
     def action_terms(self) -> None:
-        """Keys and terms."""
+        """Show keys and terms."""
         self.push_screen(Terms())
 
 
 class Output(Log):
-    """What the program writes. While its end is shown, it stays shown, whatever its size."""
+    """The program's output. While its end is visible, it stays visible, even if the size
+    changes."""
 
     following = True
 
     def watch_scroll_y(self, old: float, new: float) -> None:
-        """Somebody scrolled, or lines came."""
+        """Note whether the end is visible, after scrolling or new lines."""
         super().watch_scroll_y(old, new)
         self.following = self.is_vertical_scroll_end
 
     def on_resize(self) -> None:
-        """The end is elsewhere."""
+        """Scroll to the end, which a new size has moved."""
         if self.following:
             self.scroll_end(animate=False, immediate=True)
 
@@ -301,13 +303,14 @@ class Terms(ModalScreen[None]):
     ]
 
     def compose(self) -> ComposeResult:
-        """The page."""
+        """Yield the page."""
         with VerticalScroll(id="terms", can_focus=True):
             yield Static(HELP, markup=False)
 
 
 def printable(text: str) -> str:
-    """A program's output without what would move the cursor or change colours."""
+    """Return a program's output without the characters that would move the cursor or change
+    colors."""
     return _CONTROL.sub("", text.encode("utf-8", "replace").decode("utf-8"))
 
 
@@ -341,7 +344,7 @@ def _process_row(process: Process) -> tuple[Text, ...]:
 
 
 def _fill(table: DataTable[Text], rows: Sequence[tuple[Text, ...]]) -> None:
-    # What the cursor stands on, and what is scrolled to, stays.
+    # The row under the cursor, and the scroll position, are kept.
     cursor, x, y = table.cursor_row, table.scroll_x, table.scroll_y
     table.clear()
     for row in rows:

@@ -1,4 +1,4 @@
-"""The process that traces the program of `laconic live`, and what comes from it."""
+"""The process that traces the program of `laconic live`, and its messages."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from laconic.tracer.signals import change_mask
 if TYPE_CHECKING:
     from laconic.tracer.record import Recorder
 
-#: Lines of the program's output that are kept, and bytes of a line.
+#: The maximum number of lines of the program's output that are kept, and of bytes of a line.
 LINES, LENGTH = 1000, 4096
 
 
 class Child:
-    """A process of its own, in which the program is traced: ptrace wants one thread, and the view
-    has others.
+    """A separate process, in which the program is traced: ptrace requires one thread, and the view
+    has several.
 
-    `output`: descriptors of the program's standard output and error to be replaced, → by which; one
-    that is to come here is given as None, and its lines are kept in `lines`. `quiet`: the program
-    has nothing to read. `record` makes the recorder; without it, no trace is kept. `mask` is the
-    program's signal mask, a kernel sigset_t; without it, the mask of the calling thread. `hub`
-    passes on what the process sends, by its own `view`. To be made before any thread is.
+    `output` maps the program's descriptors for standard output and error to their replacements; a
+    descriptor that maps to None is read here, and its lines are kept in `lines`. `quiet`: the
+    program's standard input is empty. `record` makes the recorder; without it, no trace is kept.
+    `mask` is the program's signal mask, a kernel sigset_t; without it, the mask of the calling
+    thread. `hub` passes on what the process sends, through its own `view`. Create the child before
+    any thread.
     """
 
     def __init__(
@@ -77,8 +78,7 @@ class Child:
                 self._messages.append(line)
 
     def _read_output(self) -> None:
-        # Bytes, not lines: a line that is not ended yet must not be waited for once the view is
-        # gone.
+        # Bytes are read, not lines: an incomplete line must not block once the view is gone.
         left = b""
         while data := os.read(self._output, 65536):
             with self._lock:
@@ -89,7 +89,7 @@ class Child:
         os.close(self._output)
 
     def _take(self, data: bytes) -> bytes:
-        # Passes on, or keeps, what has come; returns the beginning of a line.
+        # Pass on, or keep, what has arrived; return the start of an incomplete line.
         if self._through is not None:
             _write(self._through, data)
             return b""
@@ -105,34 +105,34 @@ class Child:
         self._fresh.extend(texts)
 
     def alive(self) -> bool:
-        """False as soon as no more figures will come."""
+        """False once no more figures will arrive."""
         return self._readers[0].is_alive()
 
     def drain(self, model: Model) -> None:
-        """Gives the model all messages that have come. O(their size)."""
+        """Pass all messages that have arrived to the model. O(their size)."""
         while self._messages:
             model.take(json.loads(self._messages.popleft()))
 
     def fresh(self) -> list[str]:
-        """Lines of output that have come since the last call."""
+        """Return the lines of output that have arrived since the last call."""
         return [self._fresh.popleft() for _ in range(len(self._fresh))]
 
     def pass_through(self, fd: int) -> None:
-        """Writes the lines that are kept to `fd`, and from now on all that comes."""
+        """Write the kept lines to `fd`, and from now on all output that arrives."""
         with self._lock:
             for line in self.lines:
                 _write(fd, f"{line}\n".encode("utf-8", "replace"))
             self._through = fd
 
     def kill(self, number: int) -> None:
-        """Sends a signal, which is passed on to the program."""
+        """Send a signal, which is passed on to the program."""
         try:
             os.kill(self.pid, number)
         except ProcessLookupError:
             pass
 
     def wait(self, model: Model) -> int:
-        """Waits for the end; the program's exit status, or what Laconic ends with where it could
+        """Wait for the end; return the program's exit status, or Laconic's own if the program could
         not be run."""
         for reader in self._readers:
             reader.join()
@@ -164,7 +164,7 @@ def _run(
     quiet: bool,
     record: Callable[[], Recorder] | None,
 ) -> None:
-    # In the child: never returns.
+    # Runs in the child, and never returns.
     status = 1
     try:
         for fd, to in places.items():
@@ -174,7 +174,7 @@ def _run(
         if mask is not None:
             change_mask(signal.SIG_SETMASK, mask)
         if quiet:
-            # The terminal is the view's.
+            # The terminal belongs to the view.
             nothing = os.open(os.devnull, os.O_RDONLY)
             os.dup2(nothing, 0)
             os.close(nothing)

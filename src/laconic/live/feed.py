@@ -1,10 +1,11 @@
-"""What a running program does, reported a few times a second: the tracing half of `laconic live`.
+"""The activity of a running program, reported a few times per second: the tracing half of `laconic
+live`.
 
 Messages are lines of JSON; `laconic.analysis.live` reads them. All but the last have `time`
 (seconds since the start), `by_call` (name → calls, host_calls, elided, redundant), `ever`
 (processes so far), `processes` (pid, name, threads, mapped bytes, VMAs), `sites` (call, stack,
-program, redundant calls) that have changed since the message before, and `rows`, which say what
-stacks these are, as a trace has them. The last has `end`.
+program, redundant calls) that have changed since the previous message, and `rows`, which define
+these stacks, as in a trace. The last has `end`.
 """
 
 from __future__ import annotations
@@ -34,20 +35,20 @@ if TYPE_CHECKING:
     from laconic.tracer.process import Mm, Thread
     from laconic.tracer.record import Recorder
 
-#: Seconds between two messages, and how many times the time that one takes must at least lie
-#: between two.
+#: Seconds between two messages, and the minimum time between two messages as a multiple of the time
+#: that one takes.
 _PERIOD = 0.25
 _PATIENCE = 10
-#: Address spaces of which details are kept, beside those that are alive; then the others are
-#: forgotten.
+#: The number of address spaces for which details are kept, in addition to those that are alive;
+#: beyond it the others are forgotten.
 _SPACES = 64
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Watcher(Stacks):
-    """Counts redundant calls by call, stack and program. `fresh` are rows about new stacks, for
-    another thread to take away; `counts` may be read by it. All rows go to `kept` too, a
-    recorder's."""
+    """Counts redundant calls by call, stack and program. `fresh` has rows about new stacks, which
+    another thread takes; that thread may also read `counts`. All rows also go to `kept`, a
+    recorder's rows."""
 
     def __init__(self, kept: list[Row]) -> None:
         self._sink = Rows()
@@ -58,7 +59,7 @@ class Watcher(Stacks):
         self._kept = kept
 
     def take(self, thread: Thread, words: Sequence[int], redundant: bool) -> None:
-        """Counts the call that a thread has stopped for. O(frames)."""
+        """Count the call that a thread has stopped for. O(frames)."""
         super().take(thread, words, redundant)
         rows = self._sink.rows
         site = rows[-1]
@@ -82,8 +83,8 @@ class Watcher(Stacks):
 
 
 class Feed(Tracer):
-    """A tracer that tells `fd` what it sees. Nobody reading any more is not an error: the program
-    goes on. The stacks of all calls are taken by `watcher`, and go to the mediator's recorder."""
+    """A tracer that reports to `fd`. If the reader is gone, that is not an error: the program
+    continues. `watcher` captures the stacks of all calls, which go to the mediator's recorder."""
 
     def __init__(
         self,
@@ -105,7 +106,7 @@ class Feed(Tracer):
         self._done = threading.Event()
 
     def _loop(self) -> None:
-        # The program has been forked off: from here on there may be threads.
+        # The program has been forked off, so threads may be started from here on.
         teller = threading.Thread(target=self._tell, daemon=True)
         teller.start()
         try:
@@ -122,10 +123,11 @@ class Feed(Tracer):
             pause = max(_PERIOD, _PATIENCE * (time.monotonic() - began))
 
     def message(self) -> dict[str, Any]:
-        """What there is to tell now. O(sites + threads)."""
+        """Return the current message. O(sites + threads)."""
         counts = dict(self._watcher.counts)
         sent, self._sent = self._sent, counts
-        # After the counts: a stack that was counted is sent, now or before.
+        # Read after the counts, so that every counted stack is sent, in this message or an earlier
+        # one.
         fresh = self._watcher.fresh
         rows = [fresh.popleft() for _ in range(len(fresh))]
         return {
@@ -152,7 +154,7 @@ class Feed(Tracer):
                 with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
                     name = file.read().rstrip("\n")
             except (OSError, IndexError):
-                continue  # it has ended meanwhile
+                continue  # it has ended in between
             space = threads[0].mm.space
             processes.append(
                 (pid, name, len(threads), mapped, None if space is None else space.map_count)
@@ -160,11 +162,11 @@ class Feed(Tracer):
         return processes
 
     def say_end(self, status: int, notes: Sequence[str]) -> None:
-        """Sends the last message. To be called when the recorder has been finished."""
+        """Send the last message. Call this after the recorder has finished."""
         self.say({**self.message(), "end": {"status": status, "notes": list(notes)}})
 
     def say(self, message: Mapping[str, Any]) -> None:
-        """Sends one message."""
+        """Send one message."""
         left = json.dumps(message).encode() + b"\n"
         try:
             while left:
@@ -174,10 +176,10 @@ class Feed(Tracer):
 
 
 def run(command: Sequence[str], hub: Hub, recorder: Recorder) -> int:
-    """Runs a program to the end of its last process, and tells the hub; its exit status. The
-    recorder, which takes no stacks of its own, is finished.
+    """Run a program to the end of its last process, and report to the hub; return its exit status.
+    The recorder, which must capture no stacks itself, is finished.
 
-    Raises CannotRun or NoTracing where it could not be started.
+    Raises CannotRun or NoTracing if it could not be started.
     """
     ledger = Ledger()
     recorder.followers.append(hub.rows)

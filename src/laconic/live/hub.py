@@ -1,14 +1,15 @@
-"""The process between a traced program and those who watch it.
+"""The process between a traced program and its viewers.
 
-It receives the tracer's messages (`laconic.live.feed`) and the rows of the trace, adds to the
-messages what the sites cost in an enclave, and passes them on: to the view of `laconic live`, and
-with `--listen` to any number of viewers, which can come and go. Whoever reads too slowly is
-disconnected, so that the program never waits for a viewer.
+It receives the tracer's messages (`laconic.live.feed`) and the rows of the trace, adds what the
+sites cost in an enclave to the messages, and passes them on: to the view of `laconic live`, and
+with `--listen` to any number of viewers, which can come and go. A viewer that reads too slowly is
+disconnected, so the program never waits for a viewer.
 
-A viewer first gets a line with `feed` (the version of the messages), `laconic`, `command` and
-`pid`; then one message that has all that was sent so far; then messages as they come. A message
-with `costs` has what `RunningCosts.message` returns, `behind`, the number of rows that are still to
-be replayed, and `stopped`, why costs are known only up to its `time`, or "".
+A viewer first receives a line with `feed` (the version of the messages), `laconic`, `command` and
+`pid`; then one message with everything that was sent so far; then messages as they arrive. A
+message with `costs` has the result of `RunningCosts.message`; `behind`, the number of rows that
+have not been replayed yet; and `stopped`, the reason why costs are known only up to its `time`, or
+"".
 """
 
 from __future__ import annotations
@@ -30,23 +31,24 @@ from laconic.trace.spool import RowPipe, be_nobodys_child, take_rows
 
 #: The version of the messages.
 FEED = 1
-#: Seconds between two messages about costs, and how many times the time that one takes must lie
-#: between two.
+#: Seconds between two messages about costs, and the minimum time between two as a multiple of the
+#: time that one takes.
 _PERIOD, _PATIENCE = 1.0, 10
-#: Rows that may wait to be replayed; with more, costs are no longer followed.
+#: The maximum number of rows that may wait to be replayed; beyond it, costs are no longer followed.
 _MOST_ROWS = 2_000_000
-#: Seconds for which the replay goes on when the program has ended.
+#: Seconds for which the replay continues after the program has ended.
 _LAST = 10.0
-#: Bytes that may wait for a viewer, and seconds that one has to read the end.
+#: The maximum number of bytes that may wait for a viewer, and seconds that a viewer has to read the
+#: end.
 _MOST_BYTES, _PARTING = 16 << 20, 2.0
 
 
 class Hub:
-    """Starts the process; to be made before any thread is.
+    """Starts the process; create it before any thread.
 
-    `figures` is where the tracer writes its messages, `rows` where its recorder sends rows, `view`
-    is what the view of this process reads, -1 without one. `listener` is a bound socket, or None.
-    `path`: a socket's file, which is removed at the end, or "".
+    The tracer writes its messages to `figures`, and its recorder sends rows to `rows`; the view of
+    this process reads `view`, -1 without a view. `listener` is a bound socket, or None. `path`: a
+    socket's file, which is removed at the end, or "".
     """
 
     def __init__(
@@ -80,13 +82,14 @@ class Hub:
         self.rows = RowPipe(sends)
 
     def close(self) -> None:
-        """Leaves what the tracer writes to to another process."""
+        """Close this process's copies of the descriptors that the tracer writes to; another process
+        keeps them."""
         os.close(self.figures)
         self.rows.close()
 
 
 class _Viewer:
-    # Somebody who reads the messages, at its own pace.
+    # A reader of the messages, at its own pace.
 
     def __init__(self, fd: int, connection: socket.socket | None = None) -> None:
         self._fd = fd
@@ -102,7 +105,7 @@ class _Viewer:
         if self._connection is not None and self._taken - self._written > _MOST_BYTES:
             self.gone = True
             try:
-                self._connection.shutdown(socket.SHUT_RDWR)  # the thread waits no longer
+                self._connection.shutdown(socket.SHUT_RDWR)  # this wakes the waiting thread
             except OSError:
                 pass
         if not self.gone:
@@ -132,7 +135,7 @@ class _Viewer:
 
 
 class _Relay:
-    # What runs in the process.
+    # The part that runs in the process.
 
     def __init__(
         self, command: Sequence[str], owner: int, listener: socket.socket | None, path: str
@@ -142,14 +145,14 @@ class _Relay:
         self._path = path
         self._lock = threading.Lock()
         self._viewers: list[_Viewer] = []
-        # All that was sent so far, for viewers that come later.
+        # Everything that was sent so far, for viewers that connect later.
         self._figures: dict[str, Any] = {}
         self._stack_rows: list[Any] = []
         self._counts: dict[tuple[Any, ...], Any] = {}
         self._costs: dict[str, Any] = {}
         self._site_costs: dict[tuple[Any, ...], Any] = {}
         self._around: dict[str, Any] = {}
-        # Rows that wait to be replayed, and how many they are.
+        # Rows that wait to be replayed, and their number.
         self._rows: deque[list[Row]] = deque()
         self._behind = 0
         self._came = threading.Condition()
@@ -193,7 +196,7 @@ class _Relay:
             for line in file:
                 message = json.loads(line)
                 if "end" in message or "failed" in message:
-                    # Those who watch learn of the end when they know the costs.
+                    # Viewers are notified of the end when the costs are known.
                     self._finish_costs()
                 with self._lock:
                     self._keep(message)
@@ -246,7 +249,7 @@ class _Relay:
         while True:
             with self._came:
                 while not self._rows and not self._rows_ended and not self._stopped:
-                    # At times, so that what has been replayed becomes known.
+                    # Wakes regularly, so that what has been replayed is reported.
                     self._came.wait(_PERIOD)
                     if not self._rows:
                         break
@@ -301,7 +304,7 @@ class _Relay:
             if not is_same_user(connection):
                 connection.close()
                 continue
-            # A viewer has nothing to say.
+            # Nothing is read from a viewer.
             connection.shutdown(socket.SHUT_RD)
             with self._lock:
                 viewer = _Viewer(connection.fileno(), connection)

@@ -1,4 +1,4 @@
-"""A program that another Laconic runs, as a viewer sees it: `laconic live --connect`."""
+"""A viewer's connection to a program that another Laconic runs: `laconic live --connect`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from laconic.errors import LaconicError
 from laconic.live.address import connect
 from laconic.live.hub import FEED
 
-#: Seconds in which the first line must come.
+#: Seconds in which the first line must arrive.
 _PATIENCE = 10.0
 
 
 class Remote:
     """A connection that reads a program's messages, and writes nothing.
 
-    `command` is the program's command line. Raises LaconicError if no program listens at
-    `address`, or does not speak this version's language.
+    `command` is the program's command line. Raises LaconicError if no program listens at `address`,
+    or it uses another version of the messages.
     """
 
     def __init__(self, address: str) -> None:
@@ -69,11 +69,11 @@ class Remote:
             pass
 
     def alive(self) -> bool:
-        """False as soon as nothing more will come."""
+        """False once no more messages will arrive."""
         return self._reader.is_alive()
 
     def drain(self, model: Model) -> None:
-        """Gives the model all messages that have come. O(their size)."""
+        """Pass all messages that have arrived to the model. O(their size)."""
         alive = self.alive()
         while self._messages:
             model.take(json.loads(self._messages.popleft()))
@@ -84,6 +84,6 @@ class Remote:
             )
 
     def close(self) -> None:
-        """Ends the connection, and nothing else."""
+        """End the connection, and nothing else."""
         self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()

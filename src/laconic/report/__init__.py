@@ -1,1 +1,1 @@
-"""Results in, text out: pure functions, no I/O."""
+"""Reports: pure functions from results to text, without I/O."""

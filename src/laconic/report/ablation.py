@@ -13,7 +13,7 @@ from laconic.report.tables import Row, between, tables
 from laconic.trace.words import plural
 
 Json = dict[str, Any]
-#: What each row adds.
+#: What each row adds to the row before.
 CHANGES = {
     BASE: "Gramine as it is",
     "store": "checkpoint store committed lazily",
@@ -42,12 +42,12 @@ GUIDE = (
     "where each change belongs in Gramine, its size, and what must hold: docs/gramine.md and "
     "docs/appendix/gramine.md"
 )
-#: Programs that a note names.
+#: The maximum number of programs that a note names.
 _NAMED = 3
 
 
 def as_json(ablation: Ablation) -> Json:
-    """The ablation in the form that `--json` writes, described in docs/appendix/json.md."""
+    """Return the ablation in the form that `--json` writes, described in docs/appendix/json.md."""
     first, profile = ablation.compared[0], ablation.profile
     ranged = any(compared.ranged for compared in ablation.compared)
     limits = {
@@ -101,8 +101,8 @@ def as_json(ablation: Ablation) -> Json:
 
 
 def _programs(ablation: Ablation) -> list[str]:
-    # Which programs the figures are about, if there are several: a script in front of a program
-    # makes more calls than the program.
+    # If there are several programs, name those that the figures describe: a script that starts a
+    # program makes more calls than the program.
     shares = program_shares(ablation)
     if len(shares) < 2:
         return []
@@ -115,8 +115,7 @@ def _programs(ablation: Ablation) -> list[str]:
 
 
 def _loss(ablation: Ablation) -> list[str]:
-    # Why laconic costs more than all changes, if it does: it commits more pages in fewer
-    # exceptions.
+    # If laconic costs more than all changes, state why: it commits more pages in fewer exceptions.
     all_on, laconic = ablation.steps[-3:-1]
     if _percent(laconic.saved) == _percent(0) or laconic.saved > 0:
         return []
@@ -142,7 +141,7 @@ def _figures(figures: Any) -> Json:
 
 
 def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
-    """The table that a person reads."""
+    """Return the table for people."""
     processes, traces = figures["processes"], len(figures["traces"])
     many = plural(processes, "process", "processes")
     if traces > 1:
@@ -174,7 +173,7 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
 
 
 def _folded(steps: Sequence[Json]) -> tuple[list[Json], list[Json]]:
-    # The rows that are shown, and the switches that save nothing after those above them.
+    # Return the rows that are shown, and the switches after them that save nothing.
     nothing = _percent(0)
     folded = [step for step in steps[1:-2] if _percent(step["saved"]) == nothing]
     return [step for step in steps if step not in folded], folded
@@ -186,7 +185,7 @@ def _alone(step: Json) -> str:
 
 
 def _percent(part: float | None) -> str:
-    # Without the sign of what is 0 when it is rounded.
+    # A value that rounds to 0 is shown without a sign.
     return "" if part is None else f"{round(100 * part, 2) + 0:.2f} %"
 
 

@@ -53,8 +53,8 @@ def as_json(
     status: int | None,
     tried: Trial | None,
 ) -> Json:
-    """The form that `--json` writes; docs/appendix/json.md says what each key means. `tried`: what
-    came of `--try`."""
+    """Return the form that `--json` writes; docs/appendix/json.md describes each key. `tried`: the
+    result of `--try`."""
     trial = tried or Trial()
     return {
         "schema": SCHEMAS["advise"],
@@ -136,7 +136,7 @@ def as_text(
     tried: Trial | None,
     width: int = 80,
 ) -> str:
-    """What a person reads. Lines to be pasted are never broken."""
+    """Return the text for people. Lines to be pasted are never broken."""
     if not advice:
         return textwrap.fill(NOTHING, width) + "\n"
     return "\n".join(_lines(figures, advice, profile, tried, width)) + "\n"

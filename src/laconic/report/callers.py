@@ -41,11 +41,11 @@ from laconic.stacks.symbolize import Place
 from laconic.trace.stacks import NO_STACK, Spot, Stacks
 from laconic.trace.words import plural
 
-#: Frames of a stack that are shown if none of the first `_DEEP` is the program's own.
+#: The number of frames of a stack that are shown if none of the first `_DEEP` is the program's own.
 _SHOWN, _DEEP = 8, 24
-#: Columns that the name of a site takes at least; with fewer it has a line of its own.
+#: The minimum number of columns for the name of a site; with fewer it is on a separate line.
 _LABEL = 18
-#: What the lists are sorted by, in words.
+#: The sort orders of the lists, as text.
 _ORDER = {
     COST: "by cost in an enclave under every-call",
     REDUNDANT: "by redundant calls",
@@ -56,8 +56,8 @@ _ORDER = {
 
 
 class Style(NamedTuple):
-    """How stacks are shown: at most `frames` of them (None: up to the program's own code, and
-    `most` at most), and with whole names of functions if `verbose`."""
+    """How stacks are shown: at most `frames` frames (None: up to the program's own code, and at
+    most `most`), and with whole names of functions if `verbose`."""
 
     frames: int | None = None
     verbose: bool = False
@@ -70,7 +70,7 @@ _PLAIN = Style()
 
 
 def as_json(found: Callers, stacks: Stacks, headline: Headline | None = None) -> dict[str, Any]:
-    """All callers, each with the stack that most of its cost comes from. The keys are in
+    """Return all callers, each with the stack that contributes most to its cost. The keys are in
     docs/appendix/json.md."""
     return {
         "schema": SCHEMAS["callers"],
@@ -160,7 +160,8 @@ def as_text(
     headline: Headline | None = None,
     style: Style = _PLAIN,
 ) -> str:
-    """The headline, a table of the callers, and their stacks; then what was left out, and why."""
+    """Return the headline, a table of the callers, and their stacks; then what was left out, and
+    why."""
     lines = []
     if not found.calls:
         return "This program made no memory calls.\n"
@@ -211,7 +212,7 @@ def _rest(left: Sequence[Caller], found: Callers) -> str:
 
 
 class _Column(NamedTuple):
-    # A column of numbers: its head, of one or two lines, and its cells.
+    # A column of numbers: its heading, of one or two lines, and its cells.
     head: tuple[str, str]
     cells: list[str]
 
@@ -243,7 +244,7 @@ def _table(shown: Sequence[Caller], found: Callers, width: int, style: Style) ->
 def _blocks(
     shown: Sequence[Caller], left: Sequence[_Column], found: Callers, width: int, style: Style
 ) -> Iterator[str]:
-    # Numbers that no table has room for: a paragraph for each caller.
+    # Write one paragraph per caller, because the numbers do not fit in a table.
     for row, caller in enumerate(shown):
         yield from filled(f"{left[0].cells[row]}. {_label(caller, found, style)}", width)
         named = [f"{' '.join(column.head).strip()} {column.cells[row]}" for column in left[1:]]
@@ -251,7 +252,7 @@ def _blocks(
 
 
 def _columns(shown: Sequence[Caller], found: Callers) -> Iterator[_Column]:
-    # One unit for all costs of the table.
+    # Return one unit for all costs of the table.
     unit = numbers.unit([found.cycles(caller).high for caller in shown])
     cycles = f"{unit[1]} cycles".strip()
     total = found.total().middle
@@ -275,7 +276,7 @@ def _mebibytes(pages: int) -> str:
 
 
 def _label(caller: Caller, found: Callers, style: Style) -> str:
-    # A caller in one line: what it calls, and where that is.
+    # Return a caller in one line: what it calls, and where that is.
     if caller.kind == AROUND:
         return f"{WORK[caller.name]} (no call)"
     if caller.kind == SUPPRESSED:
@@ -311,7 +312,7 @@ def _stack(
 
 
 def _about(caller: Caller) -> str:
-    # What is in no column of the table.
+    # Return the data that is in no column of the table.
     parts = []
     committed = caller.committed_pages()
     if committed or caller.touched_pages:
@@ -336,17 +337,18 @@ def stack_lines(
     program: str = "",
     style: Style = _PLAIN,
 ) -> Iterator[str]:
-    """A stack, a frame a line, from the function that makes the call to the program's own code.
+    """Yield a stack, one frame per line, from the function that makes the call to the program's own
+    code.
 
-    Functions of an interpreted program come first, and the native frames around them are counted.
+    Functions of an interpreted program come first; the native frames around them are only counted.
     """
     places = stacks.walk(stack)
     own = places.after(wrappers(call, places))
     if style.frames is None and stacks.is_interpreted(stack):
         interpreted = [spot for spot in own if is_interpreted(spot[0])]
         if interpreted:
-            # An import has a dozen frames of importlib between two of the program's own, which
-            # Python's tracebacks leave out too.
+            # An import has a dozen frames of importlib between two of the program's own; Python's
+            # tracebacks omit them too.
             named = [spot for spot in interpreted if not is_importlib(spot[0])] or interpreted
             most = _SHOWN if style.most is None else style.most
             yield from _frames(named[:most], width, style)
@@ -365,7 +367,7 @@ def stack_lines(
             return
     needed = _needed(own, program) if style.frames is None else style.frames
     if style.most is not None and needed > style.most:
-        # The call, and the program's own code; what lies between is counted.
+        # Show the call, and the program's own code; frames in between are counted.
         half = style.most // 2
         start = max(_first_own(own, needed, program), half)
         yield from _frames(own[:half], width, style)
@@ -390,13 +392,13 @@ def _frames(spots: Sequence[Spot], width: int, style: Style) -> Iterator[str]:
 
 
 def _first_own(own: Sequence[Spot], needed: int, program: str) -> int:
-    # Where the program's own code begins; 0: it is not among the first `needed` frames.
+    # Return where the program's own code starts; 0 if it is not among the first `needed` frames.
     module = program.removesuffix(" (deleted)").rsplit("/", 1)[-1]
     return next((at for at, (place, _) in enumerate(own[:needed]) if place.module == module), 0)
 
 
 def _needed(own: Sequence[Spot], program: str) -> int:
-    # As many frames as reach the program's own code, and those of it that follow.
+    # Return as many frames as reach the program's own code, and the frames of it that follow.
     module = program.removesuffix(" (deleted)").rsplit("/", 1)[-1]
     needed = 0
     for number, (place, _) in enumerate(own[:_DEEP], 1):
@@ -410,8 +412,8 @@ def _needed(own: Sequence[Spot], program: str) -> int:
 
 
 def describe(place: Place, guessed: bool = False, verbose: bool = False) -> str:
-    """One frame: function, module, line; `?` where it was guessed. The parameters of a function are
-    shown if `verbose`."""
+    """Return one frame as text: function, module, line; `?` if it was guessed. The parameters of a
+    function are shown if `verbose`."""
     line = short_line(place.file, place.line)
     where = f" {line}" if line else ""
     module = f" ({place.module})" if place.known and place.module != place.function else ""
@@ -469,7 +471,7 @@ def _notes(found: Callers, stacks: Stacks, width: int, shown: Iterable[Caller]) 
 
 
 def _stripped(stacks: Stacks, shown: Iterable[Caller]) -> list[str]:
-    # Libraries of which frames that are shown have an address only, and nothing says why.
+    # Libraries whose shown frames have only an address, without a reason in the report.
     explained = {os.path.basename(module.path) for module, _ in _missing(stacks)}
     found = {
         place.module
@@ -482,7 +484,7 @@ def _stripped(stacks: Stacks, shown: Iterable[Caller]) -> list[str]:
 
 
 def missing_lines(stacks: Stacks, width: int) -> Iterator[str]:
-    """Each module whose symbols could not be read, or a part of them, and why."""
+    """Yield each module whose symbols, or a part of them, could not be read, and why."""
     for module, why in _missing(stacks):
         yield from filled(f"no symbols of {module.path}: {why}", width)
     for module, (what, why) in sorted(stacks.symbolizer.partial.items()):

@@ -1,4 +1,4 @@
-"""Whether a run keeps its limits: for a CI log, as GitHub's annotations, and as JSON."""
+"""Whether a run meets its limits: for a CI log, as GitHub's annotations, and as JSON."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from laconic.stacks.symbolize import Place
 from laconic.trace.stacks import Stacks
 from laconic.trace.words import plural
 
-#: Frames of a stack that are shown unless the report is verbose.
+#: The number of frames of a stack that are shown unless the report is verbose.
 _FRAMES = 4
 
 
 def as_json(figures: Figures, verdicts: Iterable[Verdict], stacks: Stacks) -> dict[str, Any]:
-    """The verdicts with all their offenders; `calls` and `host_calls` of these are null where they
-    are not known."""
+    """Return the verdicts with all their offenders; `calls` and `host_calls` of an offender are
+    null if they are unknown."""
     found = list(verdicts)
     return {
         "schema": SCHEMAS["check"],
@@ -72,7 +72,7 @@ def _offender(one: Offender, figures: Figures, stacks: Stacks) -> dict[str, Any]
 
 
 def sentence(verdict: Verdict, figures: Figures) -> str:
-    """What came of a rule, in words."""
+    """Return the result of a rule, as text."""
     if verdict.what != "cycles":
         return verdict.sentence
     total = figures.total
@@ -97,8 +97,8 @@ def as_text(
     limit: int | None = 3,
     verbose: bool = False,
 ) -> str:
-    """A line a limit, and under one that was not kept at most `limit` offenders with the first
-    frames of their stacks; all of the frames that `callers` shows if `verbose`."""
+    """Return one line per limit, and under an exceeded limit at most `limit` offenders with the
+    first frames of their stacks; with all frames that `callers` shows if `verbose`."""
     lines: list[str] = []
     failed = False
     for verdict in verdicts:
@@ -117,7 +117,7 @@ def as_text(
 
 
 def _shown(verdict: Verdict, limit: int | None) -> Sequence[Offender]:
-    # The first `limit` sites, and what comes before the last of them and is no site.
+    # The first `limit` sites, and the other offenders before the last of them.
     sites = [at for at, one in enumerate(verdict.offenders, 1) if one.kind == SITE]
     if limit is None or len(sites) <= limit:
         return verdict.offenders
@@ -132,7 +132,8 @@ def offender_lines(
     width: int = 80,
     verbose: bool = False,
 ) -> Iterator[str]:
-    """One offender, as `callers` shows it; `what` is counted, as in its verdict."""
+    """Yield one offender, as `callers` shows it; `what` is the counted quantity, as in its
+    verdict."""
     yield from filled(headline(one, what, figures.total), width, "  ")
     stack = figures.stacks.get(one.key)
     if stack is None:
@@ -147,7 +148,7 @@ def offender_lines(
 
 
 def _cost(one: Offender, what: str, figures: Figures) -> str:
-    # What a site costs, as `callers` prints it, if the headline does not state it.
+    # The cost of a site, as `callers` prints it, if the headline does not state it.
     if figures.enclave is None or what == "cycles" or not one.tally.cycles:
         return ""
     cost = numbers.cycles(one.tally.cycles_low, one.tally.cycles)
@@ -156,8 +157,8 @@ def _cost(one: Offender, what: str, figures: Figures) -> str:
 
 
 def headline(one: Offender, what: str, total: Tally | None = None) -> str:
-    """What an offender does, in one sentence; `what` is counted, as in its verdict. `total` is the
-    whole run's, for shares of cycles."""
+    """Return what an offender does, in one sentence; `what` is the counted quantity, as in its
+    verdict. `total` is that of the whole run, for shares of cycles."""
     tally, call = one.tally, one.key.call
     if what in ("enclave_host_calls", "cycles") or one.kind != SITE:
         return _enclave_headline(one, what, total)
@@ -208,9 +209,9 @@ def as_github(
     is_file: Callable[[str], bool],
     limit: int = 10,
 ) -> str:
-    """GitHub Actions' workflow commands: one for each limit that was not kept, and for its worst
-    offenders. An offender stands at the innermost line of its stack whose file `is_file` and lies
-    under `root`."""
+    """Return GitHub Actions' workflow commands: one for each exceeded limit, and for its worst
+    offenders. An offender is reported at the innermost line of its stack whose file is under `root`
+    and satisfies `is_file`."""
     lines = []
     for verdict in verdicts:
         if verdict.kept:
@@ -251,7 +252,7 @@ def _error(title: str, text: str, source: tuple[str, int] | tuple[()] = ()) -> s
 
 
 def _escaped(text: str, in_property: bool = False) -> str:
-    # As @actions/core's command.ts does it.
+    # The escapes of @actions/core's command.ts.
     for char in "%\r\n" + (":," if in_property else ""):
         text = text.replace(char, f"%{ord(char):02X}")
     return text

@@ -17,7 +17,7 @@ from laconic.report.tables import Row, between, tables
 from laconic.trace.words import plural
 
 Json = dict[str, Any]
-#: A column: its heading, and the counts that are added up in it.
+#: A column: its heading, and the counts whose sum it shows.
 Column = tuple[str, tuple[str, ...]]
 _SGX2: tuple[Column, ...] = (
     ("host\ncalls", ("host_calls",)),
@@ -47,18 +47,18 @@ _WHERE = {
     "gramine": "in gramine-direct",
 }
 _COLUMNS = {"sgx2": _SGX2, "linux": _LINUX, "gramine": _DIRECT}
-#: Processes or calls that a table shows; the JSON has all.
+#: The maximum number of processes or calls that a table shows; the JSON has all of them.
 _SHOWN = 20
 RANGED = (
     "the trace does not say which pages were touched (a log never does for certain): each figure "
     "is a range, from no page touched to every page touched while it was accessible"
 )
-#: The note of a selection that divides processes.
+#: The note on a selection that divides processes.
 SELECTED = (
     "of the selection, the calls and the first touches of the pages that they mapped count; load, "
     "exec, fork and threads do not. edmm-tuned commits memory at load, so its figures are too low"
 )
-#: The note of a manifest without EDMM.
+#: The note on a manifest without EDMM.
 NO_EDMM = (
     "the manifest does not set sgx.edmm_enable = true, so Gramine adds all pages of the enclave "
     "before the program starts: these figures are those with EDMM"
@@ -79,9 +79,10 @@ DIRECT = (
 
 
 def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
-    """The enclaves' figures in the form that `--json` writes, described in docs/appendix/json.md.
+    """Return the enclaves' figures in the form that `--json` writes, described in
+    docs/appendix/json.md.
 
-    `epc_pages`: the size of an EPC, which the peaks are compared with.
+    `epc_pages`: the size of an EPC with which the peaks are compared.
     """
     found, profile = compared.strategies, compared.profile
     notes = [RANGED] if compared.ranged else []
@@ -123,7 +124,8 @@ def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
 
 
 def _not_verified(compared: Compared) -> list[str]:
-    # The strategies that --verify leaves out. The bound is no strategy, and has no enclave.
+    # Return the strategies that --verify leaves out. The bound is not a strategy, and has no
+    # enclave.
     if not compared.model.verify:
         return []
     known = {*compared.findings, BOUND}
@@ -131,7 +133,8 @@ def _not_verified(compared: Compared) -> list[str]:
 
 
 def limit_note(option: str, size: int, settings: Settings) -> str:
-    """The note that a program needed `size` bytes of what a manifest's option limits to less."""
+    """Return the note that a program needed `size` bytes of a resource that a manifest's option
+    limits to less."""
     limit, consequence = {
         BRK_SIZE: (settings.brk_size, "brk fails beyond it, and malloc maps memory instead"),
         STACK_SIZE: (settings.stack_size, "the stack cannot grow beyond it"),
@@ -159,7 +162,7 @@ def _strategy(figures: Figures, found: Mapping[str, Figures]) -> Json:
 
 
 def span_as_json(span: Span, least: Mapping[str, int], most: Mapping[str, int]) -> Json:
-    """The counts and cycles of a span; `least` and `most` are added to its counts."""
+    """Return the counts and cycles of a span; `least` and `most` are added to its counts."""
     low, high = {**span.low.as_dict(), **least}, {**span.high.as_dict(), **most}
     ends = {"counts": high} if low == high else {"counts": high, "counts_low": low}
     return {**ends, "cycles": {"low": round(span.cycles[0]), "high": round(span.cycles[1])}}
@@ -176,7 +179,7 @@ def _parts(
 
 
 def hosts_as_json(replays: Mapping[str, Replayed]) -> Json:
-    """The host calls that Linux would execute under each strategy, in the form that `--json`
+    """Return the host calls that Linux would execute under each strategy, in the form that `--json`
     writes."""
     ledgers = {name: (each.ledger, each.uncertain) for name, each in replays.items()}
     base = ledgers["every-call"][0].host_calls
@@ -210,7 +213,8 @@ def hosts_as_json(replays: Mapping[str, Replayed]) -> Json:
 
 
 def direct_as_json(compared: Direct) -> Json:
-    """The system calls of gramine-direct under each strategy, in the form that `--json` writes."""
+    """Return the system calls of gramine-direct under each strategy, in the form that `--json`
+    writes."""
     strategies: Json = {}
     base = _calls(compared.strategies["every-call"])
     for name, calls in compared.strategies.items():
@@ -273,7 +277,8 @@ def _counts(lines: Iterable[CallCount], uncertain: int) -> Json:
 
 
 def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) -> str:
-    """The tables that a person reads, numbers never cut. `by`: `program` or `call` adds theirs."""
+    """Return the tables for people; numbers are never truncated. `by`: `program` or `call` adds the
+    tables by program or by call."""
     sgx2 = figures["host"] == "sgx2"
     where = _WHERE[figures["host"]]
     processes = figures["processes"]
@@ -318,7 +323,7 @@ def _wrapped(text: str, width: int) -> list[str]:
 def verify_as_text(
     verify: Mapping[str, Any], width: int, not_verified: Sequence[str] = ()
 ) -> list[str]:
-    """Lines that report what `--verify` found, and the strategies that it does not check."""
+    """Return lines that report what `--verify` found, and the strategies that it does not check."""
     lines = [""] if verify or not_verified else []
     for name, findings in verify.items():
         text = (
@@ -337,14 +342,14 @@ def verify_as_text(
 
 
 def costs_as_text(profile: Mapping[str, Any], width: int) -> list[str]:
-    """Lines that name the cost profile."""
+    """Return lines that name the cost profile."""
     return _wrapped(
         f"estimated cycles by the profile {profile['name']} ({profile['machine']})", width
     )
 
 
 def assumed_costs(profile: Mapping[str, Any], width: int) -> list[str]:
-    """Lines that state how many costs of the profile no source states."""
+    """Return lines with the number of costs of the profile that have no source."""
     assumed = len(profile["no_source"])
     if not assumed:
         return []

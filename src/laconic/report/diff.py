@@ -1,4 +1,4 @@
-"""What got better or worse between two runs: for people, and as JSON."""
+"""Regressions and improvements between two runs: for people, and as JSON."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from laconic.report.shortnames import short_function, short_module
 from laconic.trace.stacks import Stacks
 from laconic.trace.words import plural
 
-#: The part of the first run's cost, from 0 to 1, below which two runs cost about the same; and
-#: that below which a site does not stand out.
+#: The part of the first run's cost, from 0 to 1, below which two runs cost about the same; and the
+#: part below which a site does not stand out.
 _ABOUT_THE_SAME = 0.005
-#: What sites are sorted by, in words.
+#: The sort orders of sites, as text.
 _ORDER = {
     COST: "by change of cost in an enclave under {}",
     REDUNDANT: "by change of redundant calls",
@@ -41,7 +41,7 @@ _ORDER = {
 
 
 def as_json(found: Difference) -> dict[str, Any]:
-    """All that differs; `calls` and `host_calls` of sites are null where not every stack is
+    """Return all differences; `calls` and `host_calls` of sites are null if not every stack is
     known."""
     text, more = sentence(found)
     costs = found.enclave is not None
@@ -78,7 +78,7 @@ def as_json(found: Difference) -> dict[str, Any]:
 
 
 def _enclave(found: Difference) -> dict[str, Any]:
-    # The enclave figures of both runs, if they are known.
+    # Return the enclave figures of both runs, if they are known.
     if found.enclave is None:
         return {}
     enclave = dict(zip(("strategy", "costs"), found.enclave, strict=True))
@@ -114,7 +114,7 @@ def _changes(delta: Delta, whole: bool, costs: bool = False) -> dict[str, Any]:
 
 
 def sentence(found: Difference) -> Sentence:
-    """The one thing to know about two runs, and what else matters."""
+    """Return the most important fact about two runs, and what else matters."""
     total = found.total
     if not total.was.calls and not total.now.calls:
         return Sentence("Neither run made a memory call.")
@@ -135,7 +135,8 @@ def sentence(found: Difference) -> Sentence:
         head = f"The second run costs {_times(changed)}, {_cost(now)} in an enclave"
     if not largest:
         return Sentence(f"{head}. No site changed by {share(_ABOUT_THE_SAME, 1)} of it or more.")
-    # A site that moved with the total explains it; the others are what else matters.
+    # A site that changed in the same direction as the total explains it; the others are mentioned
+    # after it.
     with_it = [delta for delta in largest if delta.cycles.middle * changed > 0] or largest
     first = largest[0] if abs(changed) < _ABOUT_THE_SAME else with_it[0]
     more = [f"Under {found.enclave[0]} it was {_cost(was)} before."]
@@ -166,14 +167,14 @@ def _redundant(total: Delta) -> str:
 
 
 def _times(changed: float) -> str:
-    # A change as a part of what was before.
+    # Return a change relative to the value before.
     if changed >= 1:
         return f"{numbers.digits(1 + changed)} times as much"
     return f"{share(abs(changed), 1)} {'more' if changed > 0 else 'less'}"
 
 
 def _moved(delta: Delta) -> str:
-    # What one site, or other work, costs more or less.
+    # Return the increase or decrease of the cost of one site, or of other work.
     ends = [abs(end) for end in delta.cycles]
     word = "more" if delta.cycles.middle > 0 else "less"
     text = f"{subject(delta)} costs {numbers.cycles(min(ends), max(ends))} {word}"
@@ -188,12 +189,12 @@ def _moved(delta: Delta) -> str:
 
 
 def subject(delta: Delta) -> str:
-    """A site, or other work, as the subject of a sentence."""
+    """Return a site, or other work, as the subject of a sentence."""
     return subject_of(delta.key, delta.kind)
 
 
 def subject_of(key: Key, kind: str) -> str:
-    """As `subject`, of what has this key and is of this kind (`callers.Caller.kind`)."""
+    """As `subject`, for this key and kind (`callers.Caller.kind`)."""
     if kind == AROUND:
         return WORK.get(key.function, key.function)
     if kind == SUPPRESSED:
@@ -217,13 +218,13 @@ def _cost(span: Span) -> str:
 
 #: The figures of a run, and its stacks, if they come from a trace.
 Run = tuple[Figures, Stacks | None]
-#: Frames of a stack that are shown.
+#: The number of frames of a stack that are shown.
 _FRAMES = 4
 
 
 def as_text(found: Difference, width: int = 80, limit: int = 10, runs: Sequence[Run] = ()) -> str:
-    """The headline, the figures of both, the calls that differ, and the sites: the worse ones, then
-    the better ones. A site's stack is that of the last of `runs` that has one."""
+    """Return the headline, the figures of both runs, the calls that differ, and the sites:
+    regressions, then improvements. A site's stack is that of the last of `runs` that has one."""
     total = found.total
     lines: list[str] = []
     for text in sentence(found):
@@ -280,7 +281,7 @@ def _row(name: str, delta: Delta, what: str) -> tuple[str, str, str, str]:
 
 
 def signed(number: int) -> str:
-    """A change, with its sign.
+    """Return a change, with its sign.
 
     >>> signed(1200), signed(-3), signed(0)
     ('+1,200', '-3', '0')
@@ -306,7 +307,7 @@ def _by_call(calls: Iterable[Delta], width: int) -> list[str]:
     lines = _aligned(rows)
     if max(map(len, lines)) <= width:
         return lines
-    # Numbers are never cut: a line each where they do not fit beside each other.
+    # Numbers are never truncated: each has a line of its own if they do not fit next to each other.
     return [
         line
         for row in rows[1:]
@@ -336,7 +337,7 @@ def _by_site(found: Difference, width: int, limit: int, runs: Sequence[Run]) -> 
 
 
 def _place_lines(key: Key, runs: Sequence[Run], width: int) -> Iterator[str]:
-    # Where a site is: its stack, or its name where there is none.
+    # Return the place of a site: its stack, or its name if it has none.
     for figures, stacks in reversed(runs):
         stack = figures.stacks.get(key)
         if stack is None or stacks is None:
@@ -352,8 +353,8 @@ def _place_lines(key: Key, runs: Sequence[Run], width: int) -> Iterator[str]:
 def what_changed(
     delta: Delta, whole: bool, unit: numbers.Unit | None = None, before: Tally | None = None
 ) -> str:
-    """The change of one site, in words: what did not change is left out. `before` is the first
-    run's total, of which the change of the cost is a part."""
+    """Return the change of one site, as text: what did not change is left out. `before` is the
+    first run's total; the change of the cost is shown as a part of it."""
     names = _NAMES[1:2] if not whole else (_NAMES[1], _NAMES[2], _NAMES[0])
     parts = []
     if any(delta.cycles):
@@ -378,7 +379,7 @@ def what_changed(
 
 
 def place(key: Key) -> str:
-    """Where a site is, in one line.
+    """Return the place of a site, in one line.
 
     >>> place(Key("mmap", "grow", "libx.so", "prog"))
     'grow (libx.so) in prog'

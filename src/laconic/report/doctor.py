@@ -1,4 +1,4 @@
-"""What `laconic doctor` found, as JSON and for the terminal."""
+"""The findings of `laconic doctor`, as JSON and for the terminal."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from laconic.tracer.doctor import Finding
 
 
 def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
-    """The findings in the form that `doctor --json` writes."""
+    """Return the findings in the form that `doctor --json` writes."""
     return {"schema": SCHEMAS["doctor"], "findings": [asdict(finding) for finding in findings]}
 
 
 def as_text(findings: Sequence[Finding], width: int = 80) -> str:
-    """The findings for a person: a line each, the cure below it, and what to do next."""
+    """Return the findings for people: one line each, the fix below it, and what to do next."""
     lines: list[str] = []
     for finding in findings:
         head = f"{finding.level:<8} {finding.what}: {finding.text}"

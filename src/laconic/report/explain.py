@@ -20,9 +20,9 @@ from laconic.report.words import called, pages, request, returned
 from laconic.trace.stacks import NO_STACK, Spot
 from laconic.trace.words import plural
 
-#: What a person is shown of changes and host calls; --json has all.
+#: The maximum number of changes and host calls that are shown to people; --json has all of them.
 _LINES = 8
-#: Rows that are no memory calls.
+#: Rows that are not memory calls.
 _OTHERS = {
     "file": "a file that later calls refer to",
     "program": "a program that begins in its process",
@@ -55,12 +55,13 @@ _THINGS = {
         "pages briefly accessible beyond the requested permissions",
     ),
 }
-#: Each EAUG is counted as its fault already, and whether a page stays untouched shows later.
+#: Each EAUG is counted as its fault already; and whether a page stays untouched is known only
+#: later.
 _SILENT = ("eaug", "untouched_pages")
 
 
 def as_json(explanation: Explanation) -> dict[str, Any]:
-    """All that was found; addresses are numbers, in bytes."""
+    """Return all facts; addresses are numbers, in bytes."""
     number, row, begin, following, _ = explanation.found
     facts: dict[str, Any] = {
         "schema": SCHEMAS["explain"],
@@ -143,7 +144,7 @@ def _places(explanation: Explanation) -> tuple[Spot, ...]:
 
 
 def as_text(explanation: Explanation, width: int = 80) -> str:
-    """What a person reads, at most 80 columns wide."""
+    """Return the text for people, at most 80 columns wide."""
     width = min(width, 80)
     row = explanation.found.row
     when = f"process {row.pid}, thread {row.tid}, at {row.time / 1e9:.6f} s"
@@ -245,7 +246,7 @@ def _where(start: int, end: int) -> str:
 
 
 def _what(explanation: Explanation, one: Change, touched: int | None) -> str:
-    # A change in words, kind by kind.
+    # Describe a change, kind by kind.
     kind, _, _, wanted, held, source = one
     parts = []
     if kind & c.MAP and wanted is not None:
@@ -315,7 +316,7 @@ def _flags(wanted: Vma, held: Vma) -> str:
 
 
 def _same(explanation: Explanation, run: Run) -> str:
-    # Why these pages, which the call is about, need no change.
+    # Return why these pages, which the call names, need no change.
     if explanation.answer < 0:
         return f"the call ends with {returned(explanation.answer)[3:]}"
     vma = run.before
@@ -417,7 +418,7 @@ def _counted(counts: dict[str, int]) -> str | None:
 
 
 def _filled(text: str, width: int, first: str = "") -> list[str]:
-    # `first` stands before the first line; the others are indented two columns more than it is
-    # wide.
+    # `first` precedes the first line; the other lines are indented by two columns more than its
+    # width.
     lines = filled(text, width, " " * len(first))
     return [first + lines[0][len(first) :], *lines[1:]] if lines else []

@@ -1,5 +1,5 @@
-"""Stacks in the formats of tools that people use: folded stacks, speedscope's JSON, and an SVG that
-stands alone."""
+"""Stacks in the formats of common tools: folded stacks, speedscope's JSON, and a self-contained
+SVG."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from laconic.report.numbers import cycles
 from laconic.report.text import plain
 
 FORMATS = ("folded", "speedscope", "svg")
-#: What flamegraph.pl and inferno add to the names of such frames, to colour them.
+#: The suffixes with which flamegraph.pl and inferno mark the names of such frames, to color them.
 _ANNOTATIONS = {"inlined": "_[i]", "jit": "_[j]"}
 _SPEEDSCOPE = "https://www.speedscope.app/file-format-schema.json"
-#: The SVG, in its own units: width, height of a box, width of a letter, and of the narrowest box
-#: that is drawn.
+#: The SVG, in its own units: width, height of a box, width of a letter, and width of the narrowest
+#: box that is drawn.
 _WIDTH, _ROW, _LETTER, _LEAST = 1200, 18, 7.25, 0.3
-#: One of what a stack weighs, and more of them.
+#: The unit of each weight, in singular and plural.
 _UNITS = {
     CYCLES: ("cycle", "cycles"),
     CALLS: ("call", "calls"),
@@ -46,12 +46,12 @@ g:hover > rect { stroke: #000000; stroke-width: 1; }
   .head, .button, .found { fill: #e8e8e8; }
 }
 """
-#: What zooms and searches.
+#: The script that zooms and searches.
 _SCRIPT = Path(__file__).with_name("flamegraph.js")
 
 
 def title(flames: Flames) -> str:
-    """What the graph shows, in a few words."""
+    """Return a short title of the graph."""
     of = "redundant memory calls" if flames.redundant else "memory calls"
     text = f"{of} by stack"
     if flames.weight != CALLS:
@@ -60,8 +60,8 @@ def title(flames: Flames) -> str:
 
 
 def as_json(flames: Flames, missing: Mapping[str, str]) -> dict[str, Any]:
-    """Stacks with their weights, the outermost box first; `missing` are modules without symbols,
-    and why. O(frames)."""
+    """Return stacks with their weights, the outermost box first; `missing` are modules without
+    symbols, and why. O(frames)."""
     return {
         "schema": SCHEMAS["flamegraph"],
         "title": title(flames),
@@ -79,8 +79,8 @@ def as_json(flames: Flames, missing: Mapping[str, str]) -> dict[str, Any]:
 
 
 def as_folded(flames: Flames) -> str:
-    """A stack a line, as flamegraph.pl, inferno and many others read it: frames from the outermost
-    on, joined by `;`, a space, the weight. O(frames)."""
+    """Return one stack per line, in the format of flamegraph.pl, inferno and many others: frames
+    from the outermost on, joined by `;`, a space, the weight. O(frames)."""
     lines: dict[str, int] = {}
     for stack, weight in flames.stacks.items():
         key = ";".join(_folded(flame) for flame in stack)
@@ -94,7 +94,8 @@ def _folded(flame: Flame) -> str:
 
 
 def as_speedscope(flames: Flames, name: str, version: str) -> str:
-    """The JSON of https://www.speedscope.app: one sampled profile, a sample a stack. O(frames)."""
+    """Return the JSON of https://www.speedscope.app: one sampled profile, one sample per stack.
+    O(frames)."""
     numbers: dict[Flame, int] = {}
     samples = [
         [numbers.setdefault(flame, len(numbers)) for flame in stack] for stack in flames.stacks
@@ -132,16 +133,16 @@ def _shared(flame: Flame) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class _Box:
-    # One box, and those that hang from it.
+    # One box, and the boxes below it.
     flame: Flame
     weight: int = 0
     below: dict[tuple[str, str, str], _Box] = field(default_factory=dict)
 
 
 def as_svg(flames: Flames) -> str:
-    """A picture of its own: boxes as wide as they weigh, callers above what they call; the whole
-    name is in the tooltip of each. A click zooms, `/` searches; without scripts it is complete.
-    O(frames)."""
+    """Return a self-contained picture: boxes as wide as their weight, callers above what they call;
+    the whole name is in the tooltip of each. A click zooms, `/` searches; without scripts it is
+    complete. O(frames)."""
     root, height = _tree(flames)
     total = amount(flames, flames.total)
     head = f"{title(flames)}: {total}" if flames.total else f"{title(flames)}: there are none"
@@ -173,14 +174,14 @@ def _tree(flames: Flames) -> tuple[_Box, int]:
             key = flame.name, flame.module, flame.kind
             box = box.below.setdefault(key, _Box(flame))
             if box.flame != flame:
-                box.flame = box.flame._replace(line=0)  # more than one line of it makes calls
+                box.flame = box.flame._replace(line=0)  # more than one of its lines makes calls
             box.weight += weight
         height = max(height, len(stack) + 1)
     return root, height if root.weight else 0
 
 
 def _draw(root: _Box, left: float, top: float, flames: Flames, say: Callable[[str], None]) -> int:
-    # Without recursion: stacks may be deeper than Python's own.
+    # Without recursion, because stacks may be deeper than Python's own.
     left_out = 0
     waiting = [(root, left, top)] if root.weight else []
     while waiting:
@@ -216,15 +217,14 @@ def _box(box: _Box, x: float, y: float, width: float, total: int, flames: Flames
 
 
 def amount(flames: Flames, weight: int) -> str:
-    """A weight with its unit; cycles, which are an estimate, in three digits."""
+    """Return a weight with its unit; cycles, which are an estimate, with three digits."""
     if flames.weight == CYCLES:
         return cycles(weight, weight)
     return f"{weight:,} {_UNITS[flames.weight][weight != 1]}"
 
 
 def _colour(flame: Flame) -> str:
-    # Modules are distinguished by warm hues, always the same ones; programs and calls are grey and
-    # blue.
+    # Each module always has the same warm hue; programs and calls are gray and blue.
     if flame.kind in ("program", "suppressed", "around"):
         return "#c9c9c9"
     if flame.kind == "call":

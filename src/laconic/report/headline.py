@@ -25,7 +25,7 @@ from laconic.report.numbers import share, size
 from laconic.report.shortnames import short_function, short_line, short_module
 from laconic.trace.words import plural
 
-#: What a library OS does around the calls, as the subject of a sentence.
+#: The work of a library OS around the calls, as the subject of a sentence.
 WORK = {
     LOAD: "Loading the program",
     BEFORE: "The memory it had before attach",
@@ -38,21 +38,21 @@ WORK = {
 }
 
 
-#: How many that cost more than a headline's subject are named before it.
+#: The maximum number of callers that cost more than a headline's subject and are named before it.
 _NAMED = 2
 #: The part of a program's cost, from 0 to 1, below which laconic saves nothing.
 _NOTHING = 0.005
 
 
 class Sentence(NamedTuple):
-    """`text` is the headline; `more`, which may be empty, says what else matters."""
+    """`text` is the headline; `more`, which may be empty, is what else matters."""
 
     text: str
     more: str = ""
 
 
 def sentence(found: Headline) -> Sentence:
-    """The headline, and what else matters."""
+    """Return the headline, and what else matters."""
     if found.rule == NO_CALLS or found.subject is None:
         return Sentence("This program made no memory calls.")
     unit = numbers.unit([found.cost.high])
@@ -80,7 +80,8 @@ def sentence(found: Headline) -> Sentence:
 
 
 def _ranked(found: Headline, subject: str, cost: str) -> str:
-    # What a subject costs. Where others cost more, they come first: laconic saves less of them.
+    # Return what a subject costs. If others cost more, they come first: laconic saves less of their
+    # cost.
     if not found.larger:
         return f"{subject} costs {cost}"
     subject = _in_sentence(subject)
@@ -100,13 +101,13 @@ def _larger(caller: Caller, found: Headline) -> str:
 
 
 def _in_sentence(subject: str) -> str:
-    # The words of `WORK` and of `loading` begin sentences.
+    # The texts of `WORK` and of `loading` are written for the start of a sentence.
     is_ours = subject.startswith("Loading ") or subject in WORK.values()
     return subject[:1].lower() + subject[1:] if is_ours else subject
 
 
 def _even(found: Headline) -> str:
-    # No site saves much. Whether all of them together do is what matters then.
+    # No site saves much; the question then is whether all of them together do.
     calls = plural(found.calls, "call")
     if found.before.high:
         calls += " after attach"
@@ -131,7 +132,8 @@ def _less(whole: Span, part: Span) -> Span:
 
 
 def name(subject: Caller) -> str:
-    """A site as the subject of a sentence: call, function, module; its line where there is one."""
+    """Return a site as the subject of a sentence: call, function, module, and its line if it is
+    known."""
     if subject.kind == AROUND:
         return WORK[subject.name]
     if subject.name == UNKNOWN:
@@ -140,7 +142,8 @@ def name(subject: Caller) -> str:
 
 
 def where(subject: Caller) -> str:
-    """The function of a site, its module and its line; the module only if it is not the program."""
+    """Return the function of a site, its module and its line; the module only if it is not the
+    program."""
     line = short_line(subject.file, subject.line)
     module = short_module(subject.module)
     function = short_function(subject.name)
@@ -152,12 +155,12 @@ def where(subject: Caller) -> str:
 
 
 def loading(files: int) -> str:
-    """What the dynamic loader does."""
+    """Return the work of the dynamic loader as text."""
     return f"Loading {plural(files, 'file')}" if files else LOADING
 
 
 def _left(found: Headline, unit: numbers.Unit) -> str:
-    # In the same unit as what it is compared with.
+    # Use the unit of the cost with which it is compared.
     if not found.left.high:
         return "nothing under laconic"
     return f"{numbers.span(*found.left, unit)} {unit[1]} under laconic".replace("  ", " ")
@@ -206,7 +209,7 @@ def _loader(found: Headline) -> str:
 
 
 def as_json(found: Headline) -> dict[str, object]:
-    """The headline as text, with its figures."""
+    """Return the headline as text, with its figures."""
     text, more = sentence(found)
     return {
         "rule": found.rule,
@@ -219,6 +222,6 @@ def as_json(found: Headline) -> dict[str, object]:
 
 
 def ends(span: Iterable[float]) -> dict[str, int]:
-    """A range of cycles."""
+    """Return a range of cycles."""
     low, high = span
     return {"low": round(low), "high": round(high)}

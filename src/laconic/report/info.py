@@ -1,4 +1,4 @@
-"""What `laconic info` found in a trace, as JSON and for the terminal."""
+"""The contents of a trace that `laconic info` found, as JSON and for the terminal."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from laconic.report.names import filled
 if TYPE_CHECKING:
     from laconic.trace.reader import Trace
 
-#: Programs and notes that the text shows, and how much of a program's arguments; the JSON has all
-#: that were kept.
+#: The number of programs and notes that the text shows, and how much of a program's arguments; the
+#: JSON has all that were kept.
 SHOWN, SHOWN_WIDTH = 10, 100
 
 
 def as_json(trace: Trace, contents: Contents, missing: Sequence[str]) -> dict[str, Any]:
-    """The figures in the form that `info --json` writes; `missing` are sentences on what the trace
-    lacks."""
+    """Return the figures in the form that `info --json` writes; `missing` are sentences on what the
+    trace lacks."""
     calls = contents.calls
     return {
         "schema": SCHEMAS["info"],
@@ -60,7 +60,7 @@ def as_json(trace: Trace, contents: Contents, missing: Sequence[str]) -> dict[st
 
 
 def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
-    """The same for a person; numbers are never cut."""
+    """Return the same for people; numbers are never truncated."""
     import io
 
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""A running program in words: a line a second, and the sentence at its end; and its sums, as
+"""A running program as text: one line per second, and the sentence at its end; and its sums, as
 JSON."""
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from laconic.report.headline import WORK, ends
 from laconic.report.shortnames import short_function, short_module
 from laconic.trace.words import plural
 
-#: Seconds that costs may be late before a person is told.
+#: Seconds that costs may be late before the delay is shown.
 _LATE = 3.0
 
 
 def line(model: Model, width: int = 80) -> str:
-    """One line of what happens now: memory and the worst site where there is room; no number is
-    cut."""
+    """Return one line on the current activity: with memory and the worst site if there is room;
+    numbers are never truncated."""
     rates, count = model.rates, len(model.processes)
     share = f", {100 * rates.redundant / rates.calls:.1f} % redundant" if rates.calls else ""
     text = (
@@ -41,7 +41,7 @@ def line(model: Model, width: int = 80) -> str:
 
 
 def label(site: Site) -> str:
-    """A site in one line, as `laconic callers` names it, but for the program."""
+    """Return a site in one line, as `laconic callers` names it, but without the program."""
     key = site.key
     if site.kind == AROUND:
         return f"{WORK[key.function]} (no call)"
@@ -53,7 +53,7 @@ def label(site: Site) -> str:
 
 
 def cost(model: Model) -> str:
-    """What the program has cost in an enclave so far, in one line; "" where nothing is known."""
+    """Return what the program has cost in an enclave so far, in one line; "" if that is unknown."""
     total = model.cost
     if not total.high and not model.costs_stopped:
         return ""
@@ -69,8 +69,8 @@ def cost(model: Model) -> str:
 
 
 def as_json(model: Model, command: Sequence[str]) -> dict[str, Any]:
-    """The sums of a program that has ended, with the keys of `laconic run --json` as far as they
-    are known here, and all sites, the most expensive first. O(sites log sites)."""
+    """Return the sums of a program that has ended, with those keys of `laconic run --json` that are
+    known here, and all sites, the most expensive first. O(sites log sites)."""
     calls, host_calls, elided, redundant = model.totals
     sites = model.sites(model.places)
     return {
@@ -126,7 +126,7 @@ def _cycles(of: Cost) -> dict[str, dict[str, int]]:
 
 
 def ending(model: Model, width: int = 80) -> str:
-    """What there was in all, when the program has ended, and what a person must be told."""
+    """Return the totals when the program has ended, and the notes for the user."""
     calls, host_calls, elided, _ = model.totals
     share = f" ({100 * elided / calls:.1f} %)" if calls else ""
     processes = plural(model.ever, "process", "processes")
@@ -147,7 +147,7 @@ def ending(model: Model, width: int = 80) -> str:
 
 
 def shortened(text: str, room: int) -> str:
-    """A name that fits in `room` columns; "" where there is none to speak of.
+    """Return a name that fits in `room` columns; "" if too little of it would be left.
 
     >>> shortened("mprotect grow (libgrow.so)", 16), shortened("mprotect grow", 16)
     ('mprotect grow (…', 'mprotect grow')
@@ -160,7 +160,7 @@ def shortened(text: str, room: int) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes for people, in powers of 1024.
+    """Return bytes for people, in powers of 1024.
 
     >>> size(0), size(4096), size(5 << 30), size(3 << 42)
     ('0 B', '4.0 KiB', '5.0 GiB', '12.0 TiB')

@@ -7,5 +7,5 @@ from laconic.memory.space import AddressSpace
 
 
 def as_text(space: AddressSpace) -> str:
-    """The VMAs, one per line, as the kernel prints them. O(VMAs)."""
+    """Return the VMAs, one per line, as the kernel prints them. O(VMAs)."""
     return maps_text(space)

@@ -1,5 +1,5 @@
-"""What SGX hardware counted while a traced program ran, next to what the modelled memory calls
-cause of it.
+"""What SGX hardware counted while a traced program ran, next to the part that the modeled memory
+calls cause.
 
 Gramine counts an EENTER for each ECALL, for the return from each OCALL and for each exception that
 it raises in the enclave; an EEXIT for each OCALL; an AEX for each fault and interrupt; a
@@ -19,7 +19,7 @@ from laconic.report.tables import between, tables
 from laconic.sgx.meter import Counts
 
 Json = dict[str, Any]
-#: Each of SGX's counters, and the modelled counts that it has from memory calls.
+#: Each of SGX's counters, and the modeled counts that memory calls contribute to it.
 CAUSES: Mapping[str, tuple[str, ...]] = {
     "eenters": ("host_calls", "exceptions"),
     "eexits": ("host_calls",),
@@ -37,8 +37,8 @@ _NAMES = {
 
 
 def as_json(compared: Compared) -> Json | None:
-    """The counters of the hardware and, for each strategy, the part that memory calls cause; None
-    if none are known."""
+    """Return the counters of the hardware and, for each strategy, the part that memory calls cause;
+    None if there are no counters."""
     if not compared.measured:
         return None
     model = {}
@@ -59,15 +59,15 @@ def _caused(counts: Counts, counter: str) -> int:
 
 
 def _total(measured: Sequence[Measured]) -> Json:
-    # A process's counters include those of its threads. Gramine prints them again, from 0 on, after
-    # SIGUSR1.
+    # A process's counters include those of its threads. After SIGUSR1 Gramine prints counters
+    # again, starting from 0.
     processes = [entry for entry in measured if entry.whole_process]
     entries = processes or measured
     return {counter: sum(getattr(entry, counter) for entry in entries) for counter in CAUSES}
 
 
 def as_text(figures: Mapping[str, Any], width: int) -> list[str]:
-    """Lines for a person. `figures` are those of `as_json`."""
+    """Return lines for people. `figures` are those of `as_json`."""
     total = figures["total"]
     rows = [("measured on hardware", {counter: [total[counter]] * 2 for counter in CAUSES})]
     rows += list(figures["from_memory_calls"].items())
@@ -83,7 +83,7 @@ def as_text(figures: Mapping[str, Any], width: int) -> list[str]:
 
 
 def _shares(figures: Mapping[str, Any]) -> str:
-    # What Gramine does is every-call: only its model can be held against a measurement.
+    # Gramine's behavior is every-call, so only that model can be compared with a measurement.
     total, model = figures["total"], figures["from_memory_calls"].get("every-call")
     if model is None:
         return ""

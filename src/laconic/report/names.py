@@ -1,4 +1,4 @@
-"""Lines for a terminal in which names stand that come from anywhere: wrapped, never cut, and
+"""Lines for a terminal that contain names from any source: wrapped, never truncated, and
 harmless."""
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ _WORD = re.compile(r"( *)([^ ]+(?: %|(?<=[0-9]) (?:[GMk](?: cycles)?|[KMGT]iB)(?
 
 
 def seen(text: str) -> str:
-    r"""All of a text, on one line; what would move a terminal's cursor or turn its writing is shown
-    as an escape.
+    r"""Return all of a text, on one line; characters that would move a terminal's cursor or change
+    its writing direction are shown as escapes.
 
     >>> seen("a\x1b[2J\nb\u202e")
     'a\\x1b[2J\\x0ab\\u202e'
@@ -23,7 +23,7 @@ def seen(text: str) -> str:
 
 
 def columns(text: str) -> int:
-    """What a text takes of a terminal's line. O(length).
+    """Return the number of terminal columns of a text. O(length).
 
     >>> columns("memory"), columns("メモリ"), columns("e\u0301")
     (6, 6, 1)
@@ -38,10 +38,10 @@ def _columns(character: str) -> int:
 
 
 def filled(text: str, width: int, indent: str = "") -> list[str]:
-    """A text in lines of at most `width` columns: the first is indented, the others two columns
-    more. O(length).
+    """Return a text in lines of at most `width` columns: the first is indented, the others by two
+    columns more. O(length).
 
-    A word that is longer than a line goes on in the next one.
+    A word that is longer than a line continues in the next one.
     """
     lines = []
     hanging = " " * (len(indent) + 2)

@@ -1,4 +1,4 @@
-"""Numbers as people read them: three significant digits, and one unit for all that is compared."""
+"""Numbers for people: three significant digits, and one unit for all numbers that are compared."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SIZES: tuple[Unit, ...] = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB")
 
 
 def change(low: float, high: float, of: Unit | None = None) -> str:
-    """A change of a range, at its low and at its high end, with its sign and its unit.
+    """Return the change of a range, at its low and at its high end, with its sign and its unit.
 
     >>> change(0.6e9, 0.9e9), change(-390e6, -200e6), change(-2e6, 1e6), change(0, 0)
     ('+0.600–0.900 G', '-200–390 M', '-2.00 to +1.00 M', '0')
@@ -43,7 +43,7 @@ def change(low: float, high: float, of: Unit | None = None) -> str:
 
 
 def seconds(low: float, high: float) -> str:
-    """Cycles as seconds at `CLOCK`.
+    """Return cycles as seconds at `CLOCK`.
 
     >>> seconds(4e9, 6e9), seconds(1.2e7, 1.2e7)
     ('1.33–2.00 s', '4.00 ms')
@@ -56,7 +56,7 @@ def seconds(low: float, high: float) -> str:
 
 
 def size(pages: int) -> str:
-    """Pages in bytes.
+    """Return the size of pages in bytes.
 
     >>> size(46_400), size(1), size(0)
     ('181 MiB', '4.00 KiB', '0 KiB')
@@ -69,7 +69,7 @@ def size(pages: int) -> str:
 
 
 def share(part: float, whole: float) -> str:
-    """A part in per cent. It may be negative, or more than the whole.
+    """Return a part in percent. It may be negative, or more than the whole.
 
     >>> [share(part, 1000) for part in (0, 0.5, 75, 190, 997, 999.6)]
     ['0 %', '<0.1 %', '7.5 %', '19 %', '99.7 %', '100 %']

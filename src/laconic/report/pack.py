@@ -1,4 +1,4 @@
-"""What was put into a trace of symbols, as JSON."""
+"""The symbols that were packed into a trace, as JSON."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from laconic.trace.packing import Packed
 
 
 def as_json(packed: Packed, trace: str, written: str | None) -> dict[str, Any]:
-    """Modules and frames; `written` is the trace that has the symbols now, None where none was
-    written."""
+    """Return modules and frames; `written` is the trace that contains the symbols now, None if none
+    was written."""
     return {
         "schema": SCHEMAS["pack"],
         "trace": trace,

@@ -1,5 +1,4 @@
-"""Runs of pages before and after a call, as a picture: two strips of letters, and what each letter
-is."""
+"""Page runs before and after a call, as a picture: two strips of letters, and a legend."""
 
 from __future__ import annotations
 
@@ -12,18 +11,18 @@ from laconic.report.names import columns
 from laconic.report.text import plain
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-#: What `Vma.permissions` shows already of the flags.
+#: The flags that `Vma.permissions` shows already.
 _SEEN = VM_PROT | VM_MAY_RWX | VM_SHARED | VM_MAYSHARE
 _HEAD = 10
 
 
 def picture(runs: Sequence[Run], width: int = 80) -> Iterator[str]:
-    """Lines of at most `width` columns, if there are at most `width - 10` runs: each letter is one
-    set of attributes (after 52, letters repeat), a dot a hole, `~` what is left out; below, `*`
-    stands where something changed, `=` where it was as requested already.
+    """Yield lines of at most `width` columns, if there are at most `width - 10` runs: each letter
+    is one set of attributes (after 52, letters repeat), a dot a hole, `~` omitted runs; below, `*`
+    marks a change, and `=` pages that already were as requested.
 
-    Widths grow with the logarithm of the size: one page beside a reservation of gigabytes is seen
-    too. O(runs).
+    Widths grow with the logarithm of the size, so one page next to a reservation of gigabytes is
+    visible too. O(runs).
     """
     letters = _lettered(runs)
     widths = _widths(runs, width - _HEAD)
@@ -87,8 +86,8 @@ def _lines(run: Run, letters: dict[Vma, str], room: int, width: int) -> Iterator
 
 
 def _described(front: str, run: Run, vma: Vma | None, name: str, width: int) -> Iterator[str]:
-    # Permissions and what stands behind the pages, a long name cut in its middle; flags that are
-    # not ordinary go on a line of their own where there is no room.
+    # Permissions and the backing of the pages, a long name shortened in its middle; special flags
+    # are on a separate line if there is no room.
     if vma is None:
         yield f"{front}(nothing)"
         return

@@ -1,4 +1,4 @@
-"""The summary of a replay: that of a run, and what the trace leaves open."""
+"""The summary of a replay: that of a run, and what the trace leaves uncertain."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from laconic.report import run as summary
 from laconic.trace.reader import Trace
 
 _CAUSES = (MODEL_ERROR, LOST_DATA, UNKNOWN_START)
-#: Differences that are shown to a person.
+#: The maximum number of differences that are shown to people.
 _SHOWN = 10
 
 
 def as_json(trace: Trace, replayed: Replayed) -> dict[str, Any]:
-    """The figures in the form of `laconic run --json`, with `trace` and, where it was checked,
-    `check` beside them."""
+    """Return the figures in the form of `laconic run --json`, with `trace` and, if the trace was
+    checked, `check`."""
     end = replayed.end
     figures = summary.as_json(
         replayed.ledger,
@@ -52,8 +52,8 @@ def as_json(trace: Trace, replayed: Replayed) -> dict[str, Any]:
 
 
 def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
-    """What a person reads: the summary, what is uncertain in it and why, the enclaves, and the
-    differences."""
+    """Return the text for people: the summary, what is uncertain in it and why, the enclaves, and
+    the differences."""
     lines = [summary.as_text(figures, width).rstrip("\n")]
     trace = figures["trace"]
     if trace["uncertain"]:
@@ -77,8 +77,8 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
 
 
 def _check(check: Mapping[str, Any], source: str, width: int) -> Iterable[str]:
-    # The worst first: what the model does not explain must not stand below what the log leaves
-    # open. The replay of a log follows its results, so there is no other one to show.
+    # The worst first: differences that the model does not explain must precede those that the log
+    # leaves uncertain. The replay of a log follows its results, so there are no other differences.
     counts = check["differences"]
     found = ", ".join(f"{cause} {count:,}" for cause, count in counts.items() if count)
     compared = f"{check['compared']:,} result{'' if check['compared'] == 1 else 's'} compared"

@@ -22,9 +22,10 @@ def as_json(
     seconds: float,
     host: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The figures of a run in the form that `--json` writes, described in docs/appendix/json.md.
+    """Return the figures of a run in the form that `--json` writes, described in
+    docs/appendix/json.md.
 
-    `host` is the machine that it ran on, this one if None.
+    `host` is the machine that it ran on, or None for this one.
     """
     host = host or {
         "system": platform.system(),
@@ -63,7 +64,7 @@ def _cell(column: str, count: int, uncertain: int) -> str:
 
 
 def _span(low: float, high: float, form: str = ",") -> str:
-    # One number where it is known, a range where it is not, or not in what is shown of it.
+    # Return one number if both ends look alike, otherwise a range.
     first, last = f"{low:{form}}", f"{high:{form}}"
     return first if first == last else f"{first} to {last}"
 
@@ -91,7 +92,7 @@ def _unmodeled(calls: Mapping[str, int]) -> str:
 
 
 def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
-    """The table that a person reads after a run; numbers are never cut."""
+    """Return the table for people after a run; numbers are never truncated."""
     import io
 
     from rich.console import Console
@@ -105,7 +106,7 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     trace = figures.get("trace", {})
     uncertain = trace.get("uncertain", {})
     open_ = sum(uncertain.values())
-    # The source of a log made every host call.
+    # The program that a log describes made every host call.
     imagined = figures["strategy"] == "observe" or trace.get("source", "run") != "run"
     would = " would have been made" if imagined else ""
     share = (

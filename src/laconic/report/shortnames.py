@@ -7,18 +7,18 @@ import re
 from laconic.stacks.symbolize import Place
 
 _DIRECTORY_AND_VERSION = re.compile(r"\A.*/|\.so(?:\.[0-9.]+)?\Z")
-#: What the names of Python's extension modules say about the interpreter.
+#: The part of the name of a Python extension module that describes the interpreter.
 _PYTHON = re.compile(r"\.(?:cpython-|pypy|abi3)[\w-]*(?=\.so\Z)")
-#: What auditwheel adds to the names of libraries.
+#: The suffix that auditwheel adds to the names of libraries.
 _WHEEL = re.compile(r"-[0-9a-f]{8}(?=[.-]|\Z)")
 _QUALIFIERS = re.compile(r"(?: (?:const|volatile|&&?|noexcept))+\Z")
 _OPERATOR = re.compile(r"\boperator\s*(?:\(\)|<=>|<<=?|>>=?|->\*?|[<>]=?)")
-#: GCC's copies of a function, and what a linker makes of equal names.
+#: The suffixes of GCC's copies of a function, and those that a linker adds to equal names.
 _CLONE = re.compile(r"(?:\.(?:constprop|isra|part|cold|lto_priv)(?:\.[0-9]+)*)+(?= \[|\Z)")
 
 
 def short_module(module: str) -> str:
-    """A module without its directory, version, and what a packager has added to its name.
+    """Return a module without its directory, version, and what a packager has added to its name.
 
     >>> short_module("/lib/libc.so.6"), short_module("libscipy_openblas64_-32a4b2a6.so")
     ('libc', 'libscipy_openblas64_')
@@ -34,8 +34,8 @@ def short_module(module: str) -> str:
 
 
 def short_function(function: str) -> str:
-    """A function of C++ or Rust without the list of its parameters, and any without what a compiler
-    has added to its name.
+    """Return a function of C++ or Rust without the list of its parameters, and any function without
+    what a compiler has added to its name.
 
     >>> short_function("std::map<int, f(int)>::at(int const&) const")
     'std::map<int, f(int)>::at'
@@ -59,7 +59,7 @@ def short_function(function: str) -> str:
 
 
 def _last_list(name: str) -> int:
-    # Where the list in parentheses begins that the name ends with; 0 if there is none.
+    # Return where the parenthesized list at the end of the name starts; 0 if there is none.
     depth = 0
     for place in range(len(name) - 1, -1, -1):
         if name[place] == ")":
@@ -72,9 +72,9 @@ def _last_list(name: str) -> int:
 
 
 def short_line(file: str, line: int) -> str:
-    """A source line without its directory, "" where it is not known.
+    """Return a source line without its directory, "" if it is unknown.
 
-    `__init__.py` and the like, which each package has, keep the name of their package.
+    `__init__.py` and similar files, which each package has, keep the name of their package.
     """
     if not file or not line:
         return ""
@@ -83,8 +83,8 @@ def short_line(file: str, line: int) -> str:
 
 
 def is_interpreted(place: Place) -> bool:
-    """True for a function of an interpreted program that has a name: in memory that a JIT compiler
-    wrote, or in a source file of Python's."""
+    """True for a named function of an interpreted program: in memory that a JIT compiler wrote, or
+    in a Python source file."""
     return place.known and (place.module == "[jit]" or place.is_python)
 
 

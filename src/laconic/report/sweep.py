@@ -1,4 +1,4 @@
-"""What a sweep found, as JSON and for the terminal."""
+"""The results of a sweep, as JSON and for the terminal."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from laconic.trace.words import plural
 
 Row = Mapping[str, Any]
 _SUMS = ("calls", "host_calls", "elided", "narrowed", "failed", "uncertain")
-#: Of enclaves; the table shows the first two and the cycles.
+#: The counters of enclaves; the table shows the first two and the cycles.
 _ENCLAVES = (
     *dict.fromkeys(("host_calls", "etrack_ipis", *THINGS)),
     "calls",
     "cycles_low",
     "cycles_high",
 )
-#: Traces of one sort that are listed; the query finds the others.
+#: The maximum number of traces of one kind that are listed; the query finds the others.
 _LISTED = 20
 
 
 def as_json(
     rows: Sequence[Row], output: str, kept: int, seconds: float, host: str = "linux"
 ) -> dict[str, Any]:
-    """The figures of a sweep in the form that `--json` writes."""
+    """Return the figures of a sweep in the form that `--json` writes."""
     return {
         "schema": SCHEMAS["sweep"],
         "host": host,
@@ -49,8 +49,8 @@ def as_json(
 
 
 def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
-    """The summary that a person reads after a sweep: sums, what is wrong with which trace, what to
-    ask next."""
+    """Return the summary for people after a sweep: sums, the failed traces with their errors, and
+    the next query."""
     kept = f", {figures['kept']:,} of them from an earlier start" if figures["kept"] else ""
     count = f"{plural(figures['traces'], 'trace')}, {plural(figures['rows'], 'row')}"
     lines = [f"laconic: {count} in {figures['output']}{kept}; {figures['seconds']:.1f} s."]
@@ -85,8 +85,8 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
 
 
 def query(output: str, linux: bool = True) -> str:
-    """A first question to the result, in SQL: the figures of each call, or each trace, under each
-    strategy."""
+    """Return a first query on the result, in SQL: the figures of each call, or each trace, under
+    each strategy."""
     quoted = output.replace("'", "''")
     if not linux:
         return (
@@ -113,7 +113,7 @@ def _sums(rows: Iterable[Row], names: Sequence[str]) -> dict[str, Counter[str]]:
 
 
 def _errors(errors: Iterable[Row]) -> Iterable[str]:
-    # A trace that cannot be read is reported once, however many strategies it was tried under.
+    # An unreadable trace is reported once, for any number of strategies.
     strategies: dict[tuple[str, str], list[str]] = {}
     for each in errors:
         strategies.setdefault((each["trace"], each["error"]), []).append(each["strategy"])

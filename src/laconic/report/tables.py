@@ -1,25 +1,26 @@
-"""Tables of numbers for a terminal, in which no number is cut."""
+"""Tables of numbers for a terminal, in which no number is truncated."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-#: A table's row: its label, and the figures of one strategy; none for a heading.
+#: A table's row: its label, and the figures of one strategy; None for a heading.
 Row = tuple[str, Mapping[str, Any] | None]
-#: Columns that a label may take.
+#: The maximum number of columns of a label.
 _LABEL = 28
 
 
 def between(low: float, high: float, form: str = ",", separator: str = " – ") -> str:
-    """A range of numbers; one number if both ends look alike."""
+    """Return a range of numbers; one number if both ends look alike."""
     first, last = f"{low:{form}}", f"{high:{form}}"
     return first if first == last else f"{first}{separator}{last}"
 
 
 def tables(label: str, columns: Sequence[list[str]], rows: Sequence[Row], width: int) -> list[str]:
-    """Lines of as many tables as it takes for every number to be whole in `width` columns.
-    `columns` are a head and a cell for each row; of `rows` only the names count. O(cells)."""
+    """Return lines of as many tables as are necessary to show every number whole in `width`
+    columns. `columns` have a heading and one cell for each row; only the names of `rows` are used.
+    O(cells)."""
     labels = [label, *(name for name, _ in rows)]
     first = min(max(map(len, labels)), _LABEL, max(width - 2 - max(map(_widest, columns)), 10))
     lines: list[str] = []

@@ -1,5 +1,5 @@
-"""Names as a report may show them: every character is seen as what it is, and none can lead out of
-where it stands."""
+"""Names in the form in which a report may show them: every character is shown literally, and none
+can break out of its context."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import json
 import unicodedata
 from typing import Any
 
-#: Characters of one name that are shown.
+#: The maximum number of characters of a name that are shown.
 LONGEST = 400
-#: Control and format characters (the marks of writing direction among them), halves of pairs,
-#: private ones, and what ends a line.
+#: Control and format characters (including the marks of writing direction), surrogates, private
+#: characters, and line separators.
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def plain(text: str, longest: int = LONGEST) -> str:
-    r"""A name as it is shown: what cannot be seen is written as an escape, and a long one is cut in
-    its middle.
+    r"""Return a name as it is shown: invisible characters are written as escapes, and a long name
+    is shortened in its middle.
 
     >>> plain("a\x1b\u202eb\udcff")
     'a\\x1b\\u202eb\\xff'
@@ -51,7 +51,7 @@ def _escape(character: str) -> str:
 
 
 def script_json(value: Any) -> str:
-    """JSON that can stand in a <script>: no `<`, so that nothing in it ends or begins an
+    """Return JSON for use inside a <script>: it contains no `<`, so nothing in it ends or starts an
     element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -28,7 +28,7 @@ from laconic.trace.vectors import (
     lines,
 )
 
-#: Rows of a table that are shown before the first that differs, and from there on.
+#: The number of table rows that are shown before the first one that differs, and from there on.
 _BEFORE, _FROM = 3, 12
 
 
@@ -44,7 +44,7 @@ def write(output: BinaryIO) -> Callable[[Item], None]:
 
 
 def as_text(comparison: Comparison, expected: Vectors) -> str:
-    """What was compared; the first difference with both tables, PAL calls or counts."""
+    """Return what was compared; and the first difference with both tables, PAL calls or counts."""
     compared = ", ".join(f"{name} {count:,}" for name, count in comparison.states.items())
     text = [f"states compared with {expected.path}: {compared}"]
     if comparison.unknown:
@@ -56,7 +56,7 @@ def as_text(comparison: Comparison, expected: Vectors) -> str:
 
 
 def as_json(comparison: Comparison, expected: Vectors) -> dict[str, Any]:
-    """The same for programs."""
+    """Return the same for programs."""
     difference = comparison.difference
     return {
         "schema": SCHEMAS["vectors"],
@@ -116,7 +116,7 @@ def _difference(difference: Difference) -> list[str]:
 
 
 def _tables(expected: Sequence[Row], actual: Sequence[Row]) -> list[str]:
-    # Both tables, from just before the first row that differs.
+    # Yield both tables, from just before the first row that differs.
     first = 0
     while first < min(len(expected), len(actual)) and expected[first] == actual[first]:
         first += 1

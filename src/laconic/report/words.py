@@ -1,4 +1,4 @@
-"""A memory call in words: its arguments by the kernel's names, and what it asks for."""
+"""A memory call as text: its arguments by the kernel's names, and what it requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from laconic.trace.exporters.columns import error_name, flags_text
 from laconic.trace.records import ARITY
 from laconic.trace.words import plural
 
-#: Where a call's flags, protection and lengths stand among its arguments.
+#: The positions of a call's flags, protection and lengths among its arguments.
 _FLAGS = {
     "mmap": 3,
     "mremap": 3,
@@ -72,7 +72,7 @@ _WHOLE = {
 
 
 def called(name: str, args: Sequence[int]) -> str:
-    """A call as C writes it.
+    """Return a call in C syntax.
 
     >>> called("mprotect", (0x7F0000000000, 8192, 3, 0, 0, 0))
     'mprotect(0x7f0000000000, 8192, PROT_READ|PROT_WRITE)'
@@ -93,7 +93,7 @@ def called(name: str, args: Sequence[int]) -> str:
 
 
 def returned(result: int) -> str:
-    """A result as people read it.
+    """Return a result for people.
 
     >>> returned(-22), returned(0x7F0000000000)
     ('-1 EINVAL', '0x7f0000000000')
@@ -102,12 +102,12 @@ def returned(result: int) -> str:
 
 
 def advice(args: Sequence[int]) -> str:
-    """What an madvise advises, by name."""
+    """Return the advice of an madvise, by name."""
     return constants.one(args[2] & 0xFFFFFFFF, constants.MADV, "MADV")
 
 
 def pages(length: int) -> str:
-    """Bytes as pages.
+    """Return bytes as pages.
 
     >>> pages(4096), pages(5000)
     ('1 page', '2 pages')
@@ -116,7 +116,7 @@ def pages(length: int) -> str:
 
 
 def access(prot: int) -> str:
-    """A protection in words.
+    """Return a protection as text.
 
     >>> access(5)
     'readable and executable (PROT_READ|PROT_EXEC)'
@@ -128,7 +128,7 @@ def access(prot: int) -> str:
 
 
 def request(name: str, args: Sequence[int], file: str = "", answer: int = 0) -> str:
-    """What a call requests, as a sentence. `file` is the path behind its descriptor."""
+    """Return what a call requests, as a sentence. `file` is the path of its descriptor."""
     if name in _WHOLE:
         return _WHOLE[name]
     if name == "mmap":

@@ -1,8 +1,8 @@
 """Symbols that an earlier report has read, in the user's cache folder: symcaches, and names by
 address.
 
-A cache only saves time. Whatever is wrong with the folder or with a file in it, the symbols are
-read again from the modules: no function here raises OSError.
+A cache only saves time. If the folder or a file in it is faulty, the symbols are read again from
+the modules: no function here raises OSError.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterator
 from typing import Final
 
-#: All files of the folder together, in bytes; the ones that were not used for the longest time are
+#: The size of all files of the folder together, in bytes; the least recently used files are
 #: removed. One file may take a quarter of it.
 LIMIT: Final = 1 << 29
 _MAGIC: Final = b"LACSYM1\n"
@@ -22,7 +22,7 @@ _DIGEST: Final = 32
 
 
 def cache_folder() -> str | None:
-    """$XDG_CACHE_HOME/laconic/symbols or ~/.cache/laconic/symbols; None for a user without a
+    """Return $XDG_CACHE_HOME/laconic/symbols or ~/.cache/laconic/symbols; None for a user without a
     home."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):
@@ -34,8 +34,8 @@ class SymbolCache:
     """Files by key and kind. Keys and kinds are letters and digits.
 
     The folder is used only if it belongs to this user and is closed to all others (mode 0700),
-    because names from it are shown. Two processes may write the same file: each writes one of its
-    own and renames it, so that a reader sees one of them whole.
+    because names from it are shown. Two processes may write the same file: each writes a file of
+    its own and renames it, so a reader sees one of the two complete.
     """
 
     def __init__(self, folder: str | None = None, limit: int = LIMIT) -> None:
@@ -43,8 +43,8 @@ class SymbolCache:
         self._limit = limit
 
     def read(self, key: str, kind: str) -> bytes | None:
-        """What was written by `write`; None if it is not there, or is damaged, which removes it.
-        O(bytes)."""
+        """Return the data that `write` stored; None if it is not there, or is corrupt, in which
+        case it is removed. O(bytes)."""
         name = f"{key}.{kind}"
         with contextlib.suppress(OSError, ValueError), self._open(create=False) as folder:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -61,7 +61,7 @@ class SymbolCache:
         return None
 
     def write(self, key: str, kind: str, data: bytes) -> None:
-        """Keeps `data` under a key, if there is room. O(bytes + files of the folder)."""
+        """Store `data` under a key, if there is room. O(bytes + files of the folder)."""
         if len(data) > self._limit // 4:
             return
         name = f"{key}.{kind}"
@@ -115,15 +115,15 @@ class SymbolCache:
 
 
 def _head(name: str, data: bytes) -> bytes:
-    # The name is part of the checksum: a file that was renamed is of another module.
+    # The name is part of the checksum, so a renamed file is not used for another module.
     digest = hashlib.sha256(name.encode())
     digest.update(data)
     return _MAGIC + digest.digest()
 
 
 def file_identity(path: str, build_id: str) -> str:
-    """What tells a file's symbols apart from those of any other file: its build-id, size and time
-    of change, or the hash of its contents if it has no build-id.
+    """Return what distinguishes a file's symbols from those of any other file: its build-id, size
+    and time of change, or the hash of its contents if it has no build-id.
 
     A stripped copy has the build-id of the original. O(1) or O(size). Raises OSError.
     """
@@ -143,5 +143,5 @@ def _open_regular(path: str, flags: int) -> int:
 
 
 def key_of(*identities: str) -> str:
-    """The key of what was made from all of these."""
+    """Return the key of data that depends on all of these."""
     return hashlib.sha256("\0".join(identities).encode("utf-8", "surrogateescape")).hexdigest()[:40]

@@ -1,7 +1,7 @@
-"""Call-frame information: of one program counter, how its frame leads to its caller's.
+"""Call-frame information: for one program counter, how its frame leads to its caller's.
 
-Only the one entry (FDE) that covers the program counter is read, and its CIE; the row that results
-is compacted into a rule that the unwinder can follow in a microsecond.
+Only the entry (FDE) that covers the program counter is read, and its CIE; the resulting row is
+compacted into a rule that the unwinder can follow in a microsecond.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from laconic.stacks.expression import sleb, uleb
 
 #: DWARF numbers of registers (System V ABI, AMD64 supplement, figure 3.36).
 RBX, RBP, RSP, RA = 3, 6, 7, 16
-#: What a function keeps for its caller, of what a rule's CFA may depend on.
+#: The callee-saved registers on which a rule's CFA may depend.
 CALLEE_SAVED: Final = frozenset({RBX, 12, 13, 14, 15})
 
 #: How a register of the caller is found: at CFA + n; CFA + n itself; by an expression, or its
@@ -23,14 +23,14 @@ CALLEE_SAVED: Final = frozenset({RBX, 12, 13, 14, 15})
 OFFSET, VAL_OFFSET, EXPRESSION, VAL_EXPRESSION, REGISTER, UNDEFINED = range(6)
 How = tuple[int, int | bytes]
 
-#: A rule's shape: CFA from rsp; from rbp; for want of CFI, by the call that led here or else by
+#: A rule's shape: CFA from rsp; from rbp; without CFI, by the call that led here or otherwise by
 #: frame pointers; by its row; there is no caller; code of no file, by frame pointers.
 FROM_RSP, FROM_RBP, GUESS, BY_ROW, OUTERMOST, CHAIN = range(6)
 _FAST_OFFSET = 1 << 30
-#: A simple rule's rbp is saved within so many bytes of CFA.
+#: A simple rule's rbp is saved within this many bytes of CFA.
 FAST_SAVED: Final = 512
-#: What no honest entry exceeds: bytes, states remembered at once, registers with a rule; and no
-#: section: entries.
+#: Limits that no honest entry exceeds: bytes, states remembered at once, registers with a rule; and
+#: no section: entries.
 _ENTRY, _REMEMBERED, _REGISTERS, _ENTRIES = 1 << 18, 64, 128, 1 << 20
 
 
@@ -46,11 +46,11 @@ class Row(NamedTuple):
 
 
 class Compact(NamedTuple):
-    """A row as the unwinder takes it: `rbp` is where the caller's is saved, in words from CFA, 0 if
-    it is not.
+    """A row in the unwinder's form: `rbp` is where the caller's rbp is saved, in words from CFA, 0
+    if it is not saved.
 
-    `saved` are the places of the other callee-saved registers, in bytes from CFA; `row` is there
-    where BY_ROW is.
+    `saved` are the places of the other callee-saved registers, in bytes from CFA; `row` is present
+    if the shape is BY_ROW.
     """
 
     shape: int
@@ -60,13 +60,13 @@ class Compact(NamedTuple):
     row: Row | None
 
 
-#: Where no CFI says better: in a file's code, and in any other.
+#: The rules without CFI: for a file's code, and for any other.
 BY_CALL: Final = Compact(GUESS, 16, -2, (), None)
 BY_FRAME_POINTER: Final = Compact(CHAIN, 16, -2, (), None)
 
 
 def compact(row: Row) -> Compact:
-    """The rule of a row. O(registers)."""
+    """Return the rule of a row. O(registers)."""
     rules = row.registers
     address = rules.get(RA)
     if address is None or address[0] == UNDEFINED:
@@ -100,7 +100,7 @@ def compact(row: Row) -> Compact:
 
 @dataclass(slots=True)
 class Cie:
-    """What several entries have in common."""
+    """The data that several entries share."""
 
     code_align: int
     data_align: int
@@ -120,11 +120,11 @@ class State:
     registers: dict[int, How] = field(default_factory=dict)
 
     def copy(self) -> State:
-        """Another one that is the same."""
+        """Return a copy."""
         return State(self.register, self.offset, self.expression, dict(self.registers))
 
     def take(self, other: State) -> None:
-        """Becomes the same as another one."""
+        """Copy another state into this one."""
         self.register, self.offset, self.expression = other.register, other.offset, other.expression
         self.registers = dict(other.registers)
 
@@ -134,9 +134,9 @@ OMIT = 0xFF
 
 
 def encoded(encoding: int, data: bytes, at: int, address: int, base: int = 0) -> tuple[int, int]:
-    """A pointer as .eh_frame encodes it (DW_EH_PE), and the place after it. `address` is that of
-    `data`'s begin, `base` what DW_EH_PE_datarel counts from. Raises Malformed, IndexError or
-    struct.error."""
+    """Return a pointer as .eh_frame encodes it (DW_EH_PE), and the place after it. `address` is
+    that of the first byte of `data`, `base` the base of DW_EH_PE_datarel. Raises Malformed,
+    IndexError or struct.error."""
     start = at
     form = encoding & 15
     if form == 1:
@@ -159,8 +159,8 @@ def encoded(encoding: int, data: bytes, at: int, address: int, base: int = 0) ->
 
 
 class CallFrames:
-    """The entries of one section: `.eh_frame` (`eh`), or `.debug_frame`. `address` is that of its
-    first byte."""
+    """The entries of one section: `.eh_frame` (`eh`), or `.debug_frame`. `address` is the address
+    of its first byte."""
 
     def __init__(self, data: bytes, address: int, eh: bool) -> None:
         self._data = data
@@ -169,7 +169,8 @@ class CallFrames:
         self._cies: dict[int, Cie] = {}
 
     def row(self, fde: int, pc: int) -> Row | None:
-        """The row for `pc` by the entry at offset `fde`; None where that does not cover it.
+        """Return the row for `pc` by the entry at offset `fde`; None if that entry does not cover
+        it.
 
         Raises Malformed, IndexError or struct.error. O(length of the entry).
         """
@@ -184,7 +185,7 @@ class CallFrames:
         return Row(state.register, state.offset, state.expression, state.registers, cie.signal)
 
     def scan(self) -> list[tuple[int, int]]:
-        """(first address, offset) of every entry in order of address, for want of a table.
+        """Return (first address, offset) of every entry in order of address, if there is no table.
         O(section)."""
         data, found, at = self._data, [], 0
         for _ in range(_ENTRIES):
@@ -208,7 +209,7 @@ class CallFrames:
         return found
 
     def _extent(self, at: int) -> tuple[int, int, int]:
-        # Where an entry's content begins and ends, and how many bytes its offsets have.
+        # Return where an entry's content starts and ends, and the size of its offsets in bytes.
         data = self._data
         if not 0 <= at <= len(data) - 4:
             raise Malformed("an entry is out of its section")
@@ -222,11 +223,11 @@ class CallFrames:
         return body, body + length, wide
 
     def _entry(self, at: int) -> tuple[int, int, Cie, int, int] | None:
-        # An FDE: first address, size, CIE, and where its instructions begin and end. None for a
-        # CIE.
+        # Return an FDE: first address, size, CIE, and where its instructions start and end. None
+        # for a CIE.
         data = self._data
         body, end, wide = self._extent(at)
-        # In .eh_frame the id has four bytes always, and an FDE's counts back from itself.
+        # In .eh_frame the id always has four bytes, and an FDE's counts back from itself.
         wide = 4 if self._eh else wide
         identity = struct.unpack_from("<I" if wide == 4 else "<Q", data, body)[0]
         if identity == (0 if self._eh else (1 << 8 * wide) - 1):
@@ -283,8 +284,8 @@ class CallFrames:
             elif letter == ord("P"):
                 encoding = self._data[at]
                 at += 1
-                # An aligned, or indirect, pointer to the personality routine: passed over, whatever
-                # it is.
+                # An aligned or indirect pointer to the personality routine is skipped, whatever it
+                # is.
                 _, at = encoded(encoding & 15, self._data, at, 0)
             elif letter not in b"SB":
                 break
@@ -292,8 +293,8 @@ class CallFrames:
     def _execute(
         self, state: State, cie: Cie, at: int, end: int, location: int, pc: int | None
     ) -> None:
-        # Runs instructions up to the row for pc, all of them where there is none (a CIE's). The
-        # most frequent inline.
+        # Run instructions up to the row for pc, or all of them if there is no pc (a CIE's). The
+        # most frequent ones are inline.
         data = self._data
         remembered: list[State] = []
         while at < end:
@@ -338,7 +339,7 @@ def _restore(state: State, cie: Cie, register: int) -> None:
 
 
 def _instruction(op: int, data: bytes, at: int, state: State, cie: Cie) -> int:
-    # The rarer instructions; returns the place after the operands.
+    # Run one of the rarer instructions; return the place after the operands.
     if op == 0x00 or op == 0x2D:  # DW_CFA_nop, DW_CFA_GNU_window_save
         return at
     if op == 0x2E:  # DW_CFA_GNU_args_size

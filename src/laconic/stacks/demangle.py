@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any
 
-#: The library's demangler calls itself: a longer name, which a broken or hostile file may have, is
-#: left as it is.
+#: The library's demangler is recursive, so a longer name, which a broken or hostile file may have,
+#: is left as it is.
 _LONGEST = 8192
 #: Rust's two schemes: v0 (RFC 2603), and the older one, which ends in a hash.
 _RUST = re.compile(r"_R|_ZN.*17h[0-9a-f]{16}E", re.DOTALL)
@@ -19,8 +19,8 @@ _MANGLED = re.compile(r"(_Z[A-Za-z0-9_$.]+?)((?:\.[A-Za-z0-9_.]+)?)(@.*)?", re.D
 
 @lru_cache(maxsize=65536)
 def demangle(name: str) -> str:
-    """The demangled name; the name itself if it is not mangled, or if it cannot be demangled. Never
-    raises."""
+    """Return the demangled name, or the name itself if it is not mangled or cannot be demangled.
+    Never raises."""
     if len(name) > _LONGEST:
         return name
     if _RUST.match(name):
@@ -29,8 +29,8 @@ def demangle(name: str) -> str:
         return name
     words = _cxa(name)
     if words is None:
-        # GCC's clones (`.constprop.0`) are no part of the ABI's names for every version of the
-        # library.
+        # Not every version of the library accepts the suffixes of GCC's clones (`.constprop.0`) as
+        # a part of the ABI's names.
         match = _MANGLED.fullmatch(name)
         words = _cxa(match[1]) if match is not None and match[2] else None
         if match is None or words is None:
@@ -68,7 +68,7 @@ def _library() -> tuple[Any, Any] | None:
 
 
 def has_demangler() -> bool:
-    """True if there is a C++ library to demangle C++ names by; without one they stay mangled."""
+    """True if there is a C++ library that demangles C++ names; without one they stay mangled."""
     return _library() is not None
 
 

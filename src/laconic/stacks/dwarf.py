@@ -1,8 +1,8 @@
 """Source lines and inlined functions by address, from an ELF file's DWARF, through pyelftools: for
-what `lines` does not find with symbolic.
+the places that `lines` does not find with symbolic.
 
-Only the units that an address falls into are read. Whatever pyelftools makes of broken DWARF, here
-it is not an answer.
+Only the units that contain a requested address are read. Broken DWARF yields no answer, whatever
+pyelftools does with it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _CONTAINERS = {
 }
 _DWO = {"DW_AT_dwo_name", "DW_AT_GNU_dwo_name"}
 _SCOPES = {_INLINED, "DW_TAG_lexical_block", "DW_TAG_try_block", "DW_TAG_catch_block"}
-#: Nesting of inlined functions and scopes, and references from one entry to another, that are
-#: followed.
+#: Limits on the nesting of inlined functions and scopes, and on the references from one entry to
+#: another that are followed.
 _DEPTH, _REFERENCES = 200, 8
 
 
@@ -51,15 +51,15 @@ class _Unit:
 
     @property
     def about(self) -> dict[str, Any]:
-        """The unit's own attributes."""
+        """The attributes of the unit's own entry."""
         found: dict[str, Any] = self._cu.get_top_DIE().attributes
         return found
 
     def line(self, address: int) -> tuple[int, int]:
-        """(file's number, line) of an address; zeros where there is none."""
+        """Return (file's number, line) of an address; zeros if there is none."""
         if self._lines is None:
-            # Of rows with one address the last counts; the end of another sequence there comes
-            # before them.
+            # Among rows with the same address the last one counts; the end of another sequence at
+            # that address comes before them.
             self._lines = sorted(self._rows(), key=lambda row: (row[0], row[1] >= 0))
             self._starts = [row[0] for row in self._lines]
         place = bisect_right(self._starts, address) - 1
@@ -77,14 +77,14 @@ class _Unit:
             if not state.end_sequence:
                 sequence.append((state.address, state.file, state.line))
                 continue
-            # The linker leaves sequences of functions that it has dropped, at address 0.
+            # The linker leaves the sequences of functions that it dropped at address 0.
             if sequence and sequence[0][0]:
                 yield from sequence
                 yield state.address, -1, 0
             sequence = []
 
     def file(self, number: int) -> str:
-        """The path of a file of this unit; "" where there is none."""
+        """Return the path of a file of this unit; "" if there is none."""
         program = self._dwarf.line_program_for_CU(self._cu)
         if program is None or number < 0:
             return ""
@@ -101,7 +101,8 @@ class _Unit:
         return os.path.normpath(os.path.join(base, directory, _text(entry["name"])))
 
     def chain(self, address: int) -> list[Any]:
-        """The function around an address, and those inlined there, outermost first, as DIEs."""
+        """Return the function around an address, and the functions inlined there, outermost first,
+        as DIEs."""
         if self._functions is None:
             found = self._find(self._cu.get_top_DIE(), 0)
             self._functions = sorted(found, key=lambda function: function.start)
@@ -135,7 +136,7 @@ class _Unit:
         return None
 
     def ranges(self, die: Any) -> Iterator[tuple[int, int]]:
-        """Where the code of a DIE is."""
+        """Yield the address ranges of a DIE's code."""
         attributes = die.attributes
         if "DW_AT_ranges" in attributes:
             base = _value(self._cu.get_top_DIE(), "DW_AT_low_pc") or 0
@@ -160,7 +161,7 @@ class Units:
     """The compilation units of one file. `path` may be the program's own, or its separate debug
     file.
 
-    `lost`: what of it is not known, and why. `broken`: nothing of it can be read.
+    `lost`: which of its data is unknown, and why. `broken`: none of it can be read.
     """
 
     def __init__(self, path: str) -> None:
@@ -171,7 +172,7 @@ class Units:
         self._known: dict[int, _Unit] = {}
         self._dwarf: Any = None
         try:
-            # A link to a supplementary file is relative to the file that has it.
+            # A link to a supplementary file is relative to the file that contains the link.
             elf = ELFFile(
                 _open(path),
                 lambda name: _open(os.path.join(os.path.dirname(path), os.fsdecode(name))),
@@ -191,8 +192,8 @@ class Units:
             self.lost = "lines", f"its DWARF cannot be read, {why}"
 
     def _find_units(self) -> Iterator[tuple[int, int, int]]:
-        # (start, end, offset of the unit): by .debug_aranges, and by the units themselves where
-        # they are not in it.
+        # (start, end, offset of the unit): from .debug_aranges, and from the units themselves if it
+        # does not contain them.
         covered = set()
         aranges = self._dwarf.get_aranges()
         if aranges is not None:
@@ -205,9 +206,9 @@ class Units:
                     yield start, end, cu.cu_offset
 
     def find(self, address: int) -> list[Line]:
-        """The places of an address, innermost first: a function inlined, where it is inlined, and
-        so on; the last is the function itself. Empty where DWARF says nothing. O(size of the unit)
-        at first."""
+        """Return the places of an address, innermost first: an inlined function, where it is
+        inlined, and so on; the last is the function itself. Empty if DWARF has no place. The first
+        call takes O(size of the unit)."""
         if self._dwarf is None:
             return []
         try:
@@ -217,7 +218,7 @@ class Units:
 
     def _find(self, address: int) -> list[Line]:
         place = bisect_right(self._starts, address) - 1
-        # A unit whose range was given with size 0, or one that lies in another, may come between.
+        # A unit whose range was given with size 0, or one nested in another, may come between.
         for index in range(place, max(place - 4, -1), -1):
             start, end, offset = self._units[index]
             if start <= address < end:
@@ -243,7 +244,7 @@ class Units:
 
 
 def _open(path: str) -> BinaryIO:
-    # A link may name anything; a file that is not a plain one could keep its reader waiting.
+    # A link may name anything; reading a file that is not a plain one could block.
     if not os.path.isfile(path):
         raise FileNotFoundError(path)
     return open(path, "rb")
@@ -259,7 +260,7 @@ def _text(value: bytes | str) -> str:
 
 
 def _name(die: Any) -> str:
-    # The linkage name tells overloads and namespaces apart; it may be with the declaration.
+    # The linkage name distinguishes overloads and namespaces; it may be with the declaration.
     plain, last = "", die
     for _ in range(_REFERENCES):
         for name in ("DW_AT_linkage_name", "DW_AT_MIPS_linkage_name"):
@@ -273,7 +274,7 @@ def _name(die: Any) -> str:
                 break
         else:
             break
-    # Without one, what it is declared in is in front of it.
+    # Without a linkage name, the scopes in which it is declared precede it.
     scopes = [plain]
     for _ in range(_DEPTH):
         last = last.get_parent()

@@ -1,9 +1,9 @@
-"""As much of an ELF file as unwinding and symbols need: segments, sections, the build-id. 64-bit
-x86 only.
+"""The parts of an ELF file that unwinding and symbols need: segments, sections, the build-id.
+64-bit x86 only.
 
-An image is read by a function `(offset, size) -> bytes` that gives fewer bytes past the end; it
-comes from a file, or from a process's memory. Whatever the bytes are, what is raised is Malformed
-and nothing else.
+An image is read by a function `(offset, size) -> bytes` that returns fewer bytes past the end; it
+reads from a file, or from a process's memory. Whatever the bytes are, the only exception raised is
+Malformed.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _NT_GNU_BUILD_ID = 3
 _HEADER = struct.Struct("<4sBB10xHHIQQQIHHHHHH")
 _SEGMENT = struct.Struct("<IIQQQQQQ")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
-#: No section that is read is larger (bytes), and no file has more segments or sections.
+#: Limits: the bytes of a section that is read, and the segments or sections of a file.
 _MOST: Final = 1 << 28
 _COUNT: Final = 1 << 14
 
 
 class Malformed(Exception):
-    """The bytes are not what they should be."""
+    """The bytes are not a valid ELF image."""
 
 
 class Segment(NamedTuple):
@@ -65,7 +65,7 @@ class Elf:
     """One ELF image. `by_vaddr`: the reader takes addresses of the program, not offsets in the
     file.
 
-    Raises Malformed where it is none, or for another machine.
+    Raises Malformed if it is not an ELF image, or is for another machine.
     """
 
     def __init__(self, read: Reader, by_vaddr: bool = False) -> None:
@@ -92,10 +92,10 @@ class Elf:
             self.segments.append(Segment(kind, flags, offset, vaddr, filesz, memsz))
 
     def bias(self, start: int, offset: int, executable: bool = True) -> int | None:
-        """What a mapping of file offset `offset` at `start` adds to every address of the image;
-        None where no segment is mapped from there."""
+        """Return what a mapping of file offset `offset` at `start` adds to every address of the
+        image; None if no segment is mapped from there."""
         for segment in self.segments:
-            # The kernel maps whole pages: from the one that the segment begins in.
+            # The kernel maps whole pages, from the page that contains the start of the segment.
             first = segment.offset & -4096
             if segment.kind != PT_LOAD or (executable and not segment.flags & 1):
                 continue
@@ -104,7 +104,7 @@ class Elf:
         return None
 
     def at(self, vaddr: int, size: int) -> bytes:
-        """Up to `size` bytes at an address, as far as its segment goes in the file."""
+        """Return up to `size` bytes at an address, up to the end of its segment in the file."""
         for kind, _, offset, begin, filesz, _ in self.segments:
             if kind == PT_LOAD and begin <= vaddr < begin + filesz:
                 size = min(size, begin + filesz - vaddr, _MOST)
@@ -113,7 +113,7 @@ class Elf:
 
     @cached_property
     def sections(self) -> list[Section]:
-        """The section headers; empty where there are none, as in memory."""
+        """Return the section headers; empty if there are none, as in memory."""
         if self._by_vaddr or not self._shoff or self._shentsize != _SECTION.size:
             return []
         table = self._read(self._shoff, min(self._shnum, _COUNT) * _SECTION.size)
@@ -131,14 +131,14 @@ class Elf:
         return found
 
     def section(self, name: str) -> Section | None:
-        """The first section of a name that has bytes in the file."""
+        """Return the first section of a name that has bytes in the file."""
         for section in self.sections:
             if section.name == name and section.kind != SHT_NOBITS:
                 return section
         return None
 
     def symbol_tables(self, *names: str) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the symbols and the names of each of these sections, of those that can be read."""
+        """Yield the symbols and the names of each of these sections that can be read."""
         for name in names:
             section = self.section(name)
             if section is None or not 0 < section.link < len(self.sections):
@@ -150,7 +150,7 @@ class Elf:
             yield tables
 
     def data(self, section: Section) -> bytes:
-        """A section's bytes, decompressed where they are compressed (zlib). Raises Malformed where
+        """Return a section's bytes, decompressed if they are compressed (zlib). Raises Malformed if
         it is too large."""
         if section.kind == SHT_NOBITS:
             return b""
@@ -171,7 +171,7 @@ class Elf:
 
     @cached_property
     def build_id(self) -> str:
-        """The build-id in hexadecimal; empty where there is none."""
+        """Return the build-id in hexadecimal; empty if there is none."""
         for segment in self.segments:
             if segment.kind == PT_NOTE:
                 where = segment.vaddr if self._by_vaddr else segment.offset
@@ -194,13 +194,13 @@ def _build_id(notes: bytes) -> str:
 
 
 def string(table: bytes, at: int) -> bytes:
-    """The zero-terminated string at an offset of a string table; empty past its end."""
+    """Return the zero-terminated string at an offset of a string table; empty past its end."""
     end = table.find(b"\0", at) if at < len(table) else at
     return table[at : end if end >= 0 else len(table)]
 
 
 def file_reader(fd: int) -> Reader:
-    """Reads an open file, which may be cut short or change meanwhile."""
+    """Return a reader of an open file, which may be truncated or change while it is read."""
 
     def read(offset: int, size: int) -> bytes:
         try:

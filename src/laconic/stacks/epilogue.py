@@ -1,23 +1,24 @@
-"""Code with no call-frame information that is about to return: what it is going to do is the rule.
+"""Rules for code without call-frame information that is about to return: its next instructions are
+the rule.
 
-The trampolines that Python has for `perf` are so: a call, and right behind it the stack is put back
-and left.
+Python's trampolines for `perf` are such code: directly after a call, they restore the stack and
+return.
 """
 
 from __future__ import annotations
 
 from laconic.stacks.cfi import CALLEE_SAVED, FROM_RSP, RBP, Compact
 
-#: Bytes that are looked at.
+#: Bytes of code that are examined.
 LENGTH = 32
-#: Of `pop`: the register by its number in the opcode, as DWARF numbers it.
+#: The DWARF number of each register, by its number in the opcode of `pop`.
 _POPPED = (0, 2, 1, 3, 7, 6, 4, 5)
 _RSP = 7
 
 
 def epilogue(code: bytes) -> Compact | None:
-    """The rule at `add rsp, n` (or not), some `pop`, `ret`; None where the code is anything else.
-    O(1)."""
+    """Return the rule at an optional `add rsp, n`, any number of `pop`, and `ret`; None for any
+    other code. O(1)."""
     at = offset = 0
     if code[:3] == b"\x48\x83\xc4":
         at, offset = 4, int.from_bytes(code[3:4], "little", signed=True)

@@ -1,4 +1,4 @@
-"""DWARF expressions, as far as call-frame information uses them: a stack machine on 64-bit
+"""DWARF expressions, restricted to what call-frame information uses: a stack machine on 64-bit
 words."""
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from laconic.stacks.elf import Malformed
 
 _MASK = (1 << 64) - 1
-#: An expression may jump backwards: no honest one takes more steps.
+#: An expression may jump backwards; no honest one takes more steps.
 _STEPS = 1000
 
 
 def uleb(data: bytes, at: int) -> tuple[int, int]:
-    """An unsigned LEB128 number, and the place after it. Raises IndexError past the end, Malformed
-    beyond 64 bits."""
+    """Return an unsigned LEB128 number, and the place after it. Raises IndexError past the end,
+    Malformed beyond 64 bits."""
     byte = data[at]
     if byte < 0x80:
         return byte, at + 1
@@ -31,8 +31,8 @@ def uleb(data: bytes, at: int) -> tuple[int, int]:
 
 
 def sleb(data: bytes, at: int) -> tuple[int, int]:
-    """A signed LEB128 number, and the place after it. Raises IndexError past the end, Malformed
-    beyond 64 bits."""
+    """Return a signed LEB128 number, and the place after it. Raises IndexError past the end,
+    Malformed beyond 64 bits."""
     value = shift = 0
     while True:
         byte = data[at]
@@ -97,10 +97,11 @@ def evaluate(
     load: Callable[[int, int], int],
     initial: tuple[int, ...] = (),
 ) -> int:
-    """The value that an expression leaves on top. `load` reads (address, bytes) of memory;
-    `registers` are by DWARF number, the instruction pointer 16; `initial` is on the stack at first.
+    """Return the value that an expression leaves on top of the stack. `load` reads (address, bytes)
+    of memory; `registers` are by DWARF number, the instruction pointer being 16; `initial` is the
+    initial stack.
 
-    Raises Malformed, IndexError, KeyError or ZeroDivisionError for what cannot be computed.
+    Raises Malformed, IndexError, KeyError or ZeroDivisionError if it cannot be computed.
     O(operations), bounded.
     """
     stack = list(initial)
@@ -147,7 +148,7 @@ def evaluate(
 
 
 def _plain(op: int, code: bytes, at: int, stack: list[int]) -> int:
-    # What moves words on the stack, and the rest. Returns the place after the operation.
+    # Run an operation that moves words on the stack, or a remaining one. Return the place after it.
     if op == 0x10:  # DW_OP_constu
         value, at = uleb(code, at)
         stack.append(value)

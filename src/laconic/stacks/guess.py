@@ -1,9 +1,9 @@
-"""Where code has no call-frame information: the return address on the stack, known by the call in
-front of it.
+"""Unwinding without call-frame information: a return address on the stack is recognized by the call
+instruction before it.
 
-A call's target leads to the function that it has called. Where that is the one that runs, the word
-is its return address, whether or not the function keeps a frame pointer: the C library musl has
-neither those nor CFI.
+A call's target identifies the called function. If that is the function that runs, the word is its
+return address, whether or not the function keeps a frame pointer: the C library musl has neither
+frame pointers nor CFI.
 """
 
 from __future__ import annotations
@@ -14,39 +14,41 @@ from typing import Final
 
 from laconic.stacks.memory import Memory
 
-#: Bytes of stack that are gone through, also of a function that calls nothing; how far from a
-#: function's first byte a program counter in it may be.
+#: Bytes of stack that are searched, also for a function that calls nothing; the maximum distance of
+#: a program counter from its function's first byte.
 _REACH: Final = 4096
 _LEAF: Final = 128
-#: Bytes of a frame by its frame pointer.
+#: The maximum size in bytes of a frame found by its frame pointer.
 _FRAME: Final = 1 << 23
 _FUNCTION: Final = 1 << 16
-#: What stands in front of a word: no call; one through a register, or through memory that is not
-#: known any more.
+#: What precedes a word: no call; a call through a register, or through memory whose contents are no
+#: longer known.
 _NONE, _INDIRECT = -1, -2
-#: What a word is: no return address; that of a call of another function; of who knows which; of one
-#: that begins not far in front; of the one that is looked up.
+#: What a word is: not a return address; that of a call of another function; of an unknown function;
+#: of one that starts shortly before the program counter; of the function that is looked up.
 _NO, _ELSEWHERE, _UNKNOWN, _LIKELY, _SURE = range(5)
-#: Behind a `ret` or `jmp`: what aligns the next function, or begins it.
+#: What follows a `ret` or `jmp`: padding that aligns the next function, or its start.
 _BOUNDARY = re.compile(
     rb"\xc3(?:[\x90\xcc]|\x66[\x90\x0f\x2e\x66]|\x0f\x1f|\xf3\x0f\x1e\xfa)|\xcc\xcc|\xeb.\xcc|\xe9.{4}\xcc",
     re.DOTALL,
 )
-#: Near jumps, with and without a condition. Pieces of functions that are looked through for them.
+#: Near jumps, with and without a condition. `_HOPS` is the number of pieces of a function that are
+#: searched for them.
 _JUMP = re.compile(rb"(?:\xe9|\x0f[\x80-\x8f])(?=(.{4}))", re.DOTALL)
 _HOPS: Final = 8
-#: Times that a stack is gone through for a program counter that nothing is found for: the outermost
-#: has no caller.
+#: How often a stack is searched for a program counter for which nothing is found: the outermost
+#: function has no caller.
 _PATIENCE: Final = 8
-#: Words that are gone through in one walk: a hostile stack has no end of return addresses.
+#: Words that are searched in one walk: a hostile stack has no end of return addresses.
 BUDGET: Final = 2048
-#: Words whose call is kept.
+#: The maximum number of words whose call is kept.
 _KEPT: Final = 100_000
 _ENDBR64 = b"\xf3\x0f\x1e\xfa"
 
 
 class Calls:
-    """Finds return addresses in one address space; `is_code` says what is executable there."""
+    """Finds return addresses in one address space; `is_code` returns whether an address is
+    executable there."""
 
     def __init__(self, memory: Memory, is_code: Callable[[int], bool]) -> None:
         self._memory = memory
@@ -55,12 +57,12 @@ class Calls:
         self._sizes: dict[int, int] = {}
         self._joined: dict[tuple[int, int], bool] = {}
         self._fruitless: dict[int, int] = {}
-        #: Words that may still be gone through in this walk.
+        #: Words that may still be searched in this walk.
         self.left = BUDGET
         self._over: dict[tuple[int, int], bool] = {}
 
     def clear(self) -> None:
-        """What is executable has changed. O(1)."""
+        """Forget everything, because the executable memory has changed. O(1)."""
         self._targets.clear()
         self._sizes.clear()
         self._joined.clear()
@@ -70,10 +72,10 @@ class Calls:
     def frame(
         self, tid: int, pc: int, leaf: bool, sp: int, rbp: int, low: int, high: int
     ) -> int | None:
-        """The CFA of the function around `pc`; None where its frame pointer has to do.
+        """Return the CFA of the function around `pc`; None if only its frame pointer can be used.
 
-        `leaf`: it has called nothing. The stack from `low` to `high` is in the buffer of `Memory`.
-        O(1) for a program counter that was looked up before, else O(words that are gone through).
+        `leaf`: the function has called nothing. The stack from `low` to `high` is in the buffer of
+        `Memory`. O(1) for a program counter that was looked up before, otherwise O(words searched).
         """
         stack = self._memory.words
         end = min(sp + _REACH, high - 7)
@@ -97,7 +99,7 @@ class Calls:
                 return sp + size
             fits = rank != _NO if leaf else rank == _LIKELY and chained == _NO
             if fits and tried >= _PATIENCE and pc in self._sizes and chained < _UNKNOWN:
-                return sp + size  # as so many searches have ended
+                return sp + size  # this many searches have found nothing better
         near = likely = None
         end = min(end, sp + 8 * self.left)
         at = sp - 8
@@ -113,8 +115,8 @@ class Calls:
                 near = at + 8
             if rank == _LIKELY and likely is None and chained == _NO:
                 likely = at + 8
-        # The function may have been called through a register, or jumped to by the one that was
-        # called.
+        # The function may have been called through a register, or reached by a jump from the called
+        # one.
         found = None if chained >= _UNKNOWN else near or likely
         self.left -= (at - sp >> 3) + 1
         if tried < _PATIENCE and self.left:
@@ -126,7 +128,7 @@ class Calls:
         return found
 
     def _leads(self, tid: int, word: int, pc: int) -> int:
-        # Whether `word` is where a call of the function around pc returns to.
+        # Rank `word` as the return address of a call of the function around pc.
         target = self._targets.get(word)
         if target is None:
             if len(self._targets) >= _KEPT:
@@ -141,7 +143,7 @@ class Calls:
         return _LIKELY if self._jumps(tid, target, pc) else _ELSEWHERE
 
     def _whole(self, tid: int, target: int, pc: int) -> bool:
-        # True where no other function begins between two addresses.
+        # True if no other function starts between two addresses.
         found = self._joined.get((target, pc))
         if found is None:
             if len(self._joined) >= _KEPT:
@@ -153,8 +155,8 @@ class Calls:
         return found
 
     def _jumps(self, tid: int, target: int, pc: int) -> bool:
-        # True where a jump leads from the function at `target` over the ends that are in between:
-        # its own later part, or one that it goes on to (a tail call).
+        # True if a jump leads from the function at `target` over the ends in between: to its own
+        # later part, or to a function that it continues in (a tail call).
         found = self._over.get((target, pc))
         if found is None:
             if len(self._over) >= _KEPT:
@@ -176,7 +178,7 @@ class Calls:
         return found
 
     def _target(self, tid: int, word: int) -> int:
-        # Where the call in front of an address leads.
+        # Return the target of the call instruction before an address.
         code = self._memory.read(tid, word - 7, 7)
         if len(code) < 7:
             return _NONE
@@ -198,7 +200,7 @@ class Calls:
         return _NONE
 
     def _behind(self, tid: int, target: int) -> int:
-        # A function, or what the entry of a procedure linkage table goes on to.
+        # Return the function itself, or the target of an entry of the procedure linkage table.
         code = self._memory.read(tid, target, 16)
         at = 4 if code.startswith(_ENDBR64) else 0
         at += code[at : at + 1] == b"\xf2"

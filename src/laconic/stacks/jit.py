@@ -1,5 +1,5 @@
-"""Perf maps: where a runtime says what it has compiled, `/tmp/perf-PID.map`. A line is `START SIZE
-NAME`."""
+"""Perf maps: the files in which a runtime records what it has compiled, `/tmp/perf-PID.map`. A line
+is `START SIZE NAME`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import os
 import stat
 from bisect import bisect_left, bisect_right
 
-#: No map is read further (bytes): a runtime that ran for days has written some ten million.
+#: The maximum size of a map that is read (bytes): a runtime that ran for days has written some ten
+#: million.
 MOST = 1 << 28
 
 
 class PerfMap:
-    """Names of JIT code by address. What was written later covers what was before: memory is used
-    again."""
+    """Names of JIT code by address. A later entry replaces earlier ones at its addresses, because
+    runtimes reuse memory."""
 
     def __init__(self, text: bytes) -> None:
         self._starts: list[int] = []
@@ -31,12 +32,12 @@ class PerfMap:
                 continue
             if start >= 0 and size > 0 and start + size <= 1 << 64:
                 entries.append((start, start + size, parts[2].decode("utf-8", "backslashreplace")))
-        # Mostly in order of address already, and then each goes to the end.
+        # Entries are mostly in order of address already, and then each is appended.
         for start, end, name in entries:
             self._put(start, end, name)
 
     def _put(self, start: int, end: int, name: str) -> None:
-        # Those that begin before it and reach into it, and those that begin within it, are gone.
+        # Entries that start before it and overlap it, and those that start within it, are gone.
         first = bisect_right(self._ends, start)
         last = bisect_left(self._starts, end)
         self._starts[first:last] = [start]
@@ -47,7 +48,7 @@ class PerfMap:
         return len(self._starts)
 
     def name(self, address: int) -> str | None:
-        """The name of the code around an address; None where there is none. O(log n)."""
+        """Return the name of the code around an address; None if there is none. O(log n)."""
         place = bisect_right(self._starts, address) - 1
         if place >= 0 and address < self._ends[place]:
             return self._names[place]
@@ -55,8 +56,8 @@ class PerfMap:
 
 
 def perf_map_paths(pid: int) -> list[str]:
-    """Where the map of a running process may be: by its own number in its own /tmp, and by the one
-    seen here."""
+    """Return where the map of a running process may be: by its own number in its own /tmp, and by
+    the number seen here."""
     own = pid
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
@@ -69,7 +70,7 @@ def perf_map_paths(pid: int) -> list[str]:
 
 
 def _open(path: str, flags: int) -> int:
-    # Anybody may put anything under that name: a FIFO must not keep the report waiting.
+    # Any user may create any file under that name: a FIFO must not block the report.
     fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
@@ -78,7 +79,7 @@ def _open(path: str, flags: int) -> int:
 
 
 def read_perf_map(pid: int, path: str | None = None) -> PerfMap | None:
-    """The map of a process, None where there is none. O(lines log lines)."""
+    """Return the map of a process; None if there is none. O(lines log lines)."""
     for candidate in [path] if path is not None else perf_map_paths(pid):
         try:
             with open(candidate, "rb", opener=_open) as file:

@@ -1,13 +1,13 @@
 """Source lines and inlined functions by address: through symbolic, and through pyelftools for what
-symbolic leaves out.
+symbolic omits.
 
-symbolic converts all DWARF of a file at once into a symcache, which answers in microseconds. It
-leaves out, and `dwarf` is asked for:
+symbolic converts all DWARF of a file at once into a symcache, which can be queried in microseconds.
+It omits the following, which are looked up through `dwarf`:
 
 - the namespace and class of a function without a linkage name (GCC writes none for functions that
   no other file can call), and the names of functions that dwz has moved to a supplementary file;
 - lines of code that no function's entry covers: all of a unit that was compiled with -gsplit-dwarf,
-  and functions whose entry link-time optimization has lost.
+  and functions whose entry link-time optimization has dropped.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 #: Languages with namespaces, and how their linkage names begin.
 _SCOPED: Final = {"cpp": ("_Z",), "objcpp": ("_Z",), "rust": ("_Z", "_R")}
-#: A symcache holds addresses of 32 bits.
+#: A symcache contains addresses of 32 bits.
 _HIGHEST: Final = (1 << 32) - 1
 
 
 class Lines:
     """The DWARF of one file. `path` may be the program's own, or its separate debug file.
 
-    `lost`: what of it is not known, and why. O(size of the DWARF) without a cache.
+    `lost`: which of its data is unknown, and why. O(size of the DWARF) without a cache.
     """
 
     def __init__(self, path: str, cache: SymbolCache | None = None) -> None:
@@ -56,9 +56,9 @@ class Lines:
             self._present = False
 
     def find(self, address: int) -> list[Line]:
-        """The places of an address, innermost first: a function inlined, where it is inlined, and
-        so on; the last is the function itself. Empty if DWARF has no place. O(log lines), or
-        O(size of the unit) for what symbolic leaves out."""
+        """Return the places of an address, innermost first: an inlined function, where it is
+        inlined, and so on; the last is the function itself. Empty if DWARF has no place. O(log
+        lines), or O(size of the unit) for what symbolic omits."""
         if not self._present:
             return []
         if self._symcache is None:
@@ -86,7 +86,7 @@ class Lines:
             return []
         try:
             return list(self._symcache.lookup(offset))
-        except Exception:  # of damaged DWARF: symbolic may raise anything
+        except Exception:  # damaged DWARF: symbolic may raise anything
             return []
 
     def _read_units(self, address: int, lines: list[Line]) -> list[Line]:
@@ -100,8 +100,8 @@ class Lines:
         return found or lines
 
     def _is_covered(self, address: int) -> bool:
-        # Whether a unit has a line for what no function covers. `_start` is at the end of most
-        # stacks and has none, and to find that in the units may take seconds.
+        # Whether a unit has a line for code that no function covers. `_start` is at the end of most
+        # stacks and has none, and searching the units for it may take seconds.
         if self._ranges is None:
             return self._is_split
         starts, ends = self._ranges
@@ -114,8 +114,8 @@ class Lines:
 
     @cached_property
     def _is_split(self) -> bool:
-        # Assemblers and GCC write .debug_aranges. Of what other compilers write, functions cover
-        # all code, unless these are in .dwo files.
+        # Assemblers and GCC write .debug_aranges. In the output of other compilers, functions cover
+        # all code, unless they are in .dwo files.
         for name in (".debug_str", ".debug_line_str"):
             section = self._elf.section(name)
             try:
@@ -127,7 +127,8 @@ class Lines:
 
 
 def _symcache(path: str, build_id: str, cache: SymbolCache | None) -> Any:
-    # None if symbolic cannot read the file, or is not there: it has no wheel for every C library.
+    # Return None if symbolic cannot read the file, or is not installed: it does not have wheels for
+    # every C library.
     key = "" if cache is None else key_of(file_identity(path, build_id))
     known = None if cache is None else cache.read(key, "symcache")
     try:
@@ -145,8 +146,8 @@ def _symcache(path: str, build_id: str, cache: SymbolCache | None) -> Any:
 
 
 def _symbolic() -> Any:
-    # Imported for the first file that has DWARF: it takes 30 ms. It sets a variable that programs
-    # in Rust obey, which is none of a report's business.
+    # Imported for the first file that has DWARF, because that takes 30 ms. The import sets a
+    # variable that Rust programs obey, which a report must not change.
     name = "RUST_BACKTRACE"
     before = os.environ.get(name)
     import symbolic

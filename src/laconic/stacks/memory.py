@@ -1,5 +1,4 @@
-"""Reading the memory of stopped processes: process_vm_readv(2) into a buffer that is there
-already."""
+"""Reading the memory of stopped processes: process_vm_readv(2) into a preallocated buffer."""
 
 from __future__ import annotations
 
@@ -9,17 +8,17 @@ from typing import Final
 
 #: Bytes of stack that are read at once.
 WINDOW: Final = 16384
-#: Ranges that one system call reads, at most (UIO_MAXIOV in include/uapi/linux/uio.h).
+#: The maximum number of ranges that one system call reads (UIO_MAXIOV in include/uapi/linux/uio.h).
 MOST_RANGES: Final = 1024
 _MASK = (1 << 64) - 1
 
-# As in laconic.tracer.ptrace: the GIL is kept, and no argtypes.
+# As in laconic.tracer.ptrace: the GIL is kept, and there are no argtypes.
 _readv = ctypes.PyDLL(None).process_vm_readv
 
 
 class Memory:
-    """Reads other processes' memory into one buffer. Never raises: what is not there is not
-    read."""
+    """Reads other processes' memory into one buffer. Never raises: memory that does not exist is
+    not read."""
 
     def __init__(self) -> None:
         self._buffer = (ctypes.c_uint64 * (WINDOW // 8))()
@@ -32,13 +31,13 @@ class Memory:
         return memoryview(pair).cast("B").cast("Q"), ctypes.c_void_p(ctypes.addressof(pair))
 
     def load(self, tid: int, address: int) -> int:
-        """Fills `words` from an address on; returns the bytes that are there."""
+        """Fill `words` from an address on; return the number of bytes that were read."""
         self._theirs[0] = address & _MASK
         done: int = _readv(tid, self._here, 1, self._there, 1, 0)
         return max(done, 0)
 
     def read(self, tid: int, address: int, size: int) -> bytes:
-        """Up to `size` bytes at an address."""
+        """Return up to `size` bytes at an address."""
         buffer = ctypes.create_string_buffer(size)
         _, here = ours = self._iovec(ctypes.addressof(buffer), size)
         _, there = theirs = self._iovec(address & _MASK, size)
@@ -60,8 +59,8 @@ class Block:
         self._there = ctypes.c_void_p(ctypes.addressof(self._theirs))
 
     def load(self, tid: int, address: int, size: int) -> int:
-        """Fills `words` from an address on; returns the bytes that are there, up to `size`. Raises
-        ValueError if the buffer is smaller."""
+        """Fill `words` from an address on; return the number of bytes that were read, up to `size`.
+        Raises ValueError if the buffer is smaller."""
         if size > self.size:
             raise ValueError("the buffer is too small")
         self._theirs[0] = address & _MASK
@@ -91,6 +90,7 @@ class Pieces:
         self.size = size
 
     def read(self, tid: int) -> bytes:
-        """The bytes of all ranges, up to the first byte that is not there (process_vm_readv)."""
+        """Return the bytes of all ranges, up to the first byte that cannot be read
+        (process_vm_readv)."""
         done: int = _readv(tid, self._here, 1, self._there, self._count, 0)
         return self._buffer.raw[: min(max(done, 0), self.size)]

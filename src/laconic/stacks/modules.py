@@ -1,5 +1,5 @@
-"""Which code is mapped where: a process's executable mappings, and the call-frame information of
-their ELF files."""
+"""The code that is mapped: a process's executable mappings, and the call-frame information of their
+ELF files."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from laconic.stacks.memory import Memory
 from laconic.stacks.table import FILE, JIT, PYTHON, VDSO, Frame, Module, Tables
 
 _DELETED = " (deleted)"
-#: How .eh_frame_hdr's table is encoded by every linker: DW_EH_PE_datarel | DW_EH_PE_sdata4.
+#: The encoding that every linker uses for .eh_frame_hdr's table: DW_EH_PE_datarel |
+#: DW_EH_PE_sdata4.
 _TABLE_ENCODING = 0x3B
-#: What decoding hostile bytes may raise.
+#: Exceptions that decoding hostile bytes may raise.
 BROKEN: Final = (
     Malformed,
     IndexError,
@@ -31,20 +32,20 @@ BROKEN: Final = (
     MemoryError,
     struct.error,
 )
-#: Files that are kept open until the end of a run, at most.
+#: The maximum number of files that are kept open until the end of a run.
 _KEPT: Final = 200
 #: Bytes of an entry of a symbol table.
 _SYMBOL: Final = 24
-#: Bytes of .eh_frame_hdr and of a section of entries that are read at most.
+#: The maximum number of bytes that are read of .eh_frame_hdr, and of a section of entries.
 _TABLE, _ENTRIES = 1 << 25, 1 << 26
-#: A rule as the unwinder's loop takes it: shape, offset and rbp of `Compact`, the frame's number,
+#: A rule as the unwinder's loop uses it: shape, offset and rbp of `Compact`, the frame's number,
 #: `saved`, `row`.
 Rule = tuple[int, int, int, int, tuple[tuple[int, int], ...], object]
 
 
 class Mapping(NamedTuple):
-    """An executable mapping, in bytes. `base` is where the file's first byte is mapped, 0 where it
-    is not."""
+    """An executable mapping, in bytes. `base` is the address at which the file's first byte is
+    mapped, 0 if it is not."""
 
     start: int
     end: int
@@ -56,7 +57,7 @@ class Mapping(NamedTuple):
 
 
 def parse_mappings(text: bytes) -> list[Mapping]:
-    """The executable mappings in the text of `/proc/PID/maps`, in order. O(lines)."""
+    """Return the executable mappings in the text of `/proc/PID/maps`, in order. O(lines)."""
     found = []
     base, of = 0, b""
     for line in text.splitlines():
@@ -77,7 +78,7 @@ def parse_mappings(text: bytes) -> list[Mapping]:
 
 
 def read_mappings(pid: int) -> list[Mapping]:
-    """The executable mappings of a process; empty where it is gone, or hides them. O(VMAs)."""
+    """Return the executable mappings of a process; empty if it is gone, or hides them. O(VMAs)."""
     try:
         with open(f"/proc/{pid}/maps", "rb", buffering=0) as file:
             return parse_mappings(file.readall() or b"")
@@ -100,14 +101,15 @@ class Code:
         self._sources: list[tuple[Sequence[int], Sequence[int], CallFrames]] = []
         for load in (self._load_header, self._load_eh_frame, self._load_debug_frame):
             try:
-                # Without its table all of .eh_frame must be gone through.
+                # Without its table all of .eh_frame must be scanned.
                 if load != self._load_eh_frame or not self._sources:
                     load()
             except BROKEN:
                 pass
 
     def rule(self, lookup: int, exact: bool) -> Rule:
-        """How to go on from an address of the ELF file. O(log entries) at first, O(1) then."""
+        """Return the rule for an address of the ELF file. O(log entries) the first time, then
+        O(1)."""
         key = ~lookup if exact else lookup
         rule = self._rules.get(key)
         if rule is None:
@@ -117,14 +119,15 @@ class Code:
                 and not exact
                 and (entered := self._compact(lookup + 1, True)) is not BY_CALL
             ):
-                # No call is in front of a function's first byte: it was put on the stack to be
-                # returned to (__start_context of makecontext).
+                # A function's first byte is not preceded by a call: the address was put on the
+                # stack to be returned to (__start_context of makecontext).
                 how, lookup, exact = entered, lookup + 1, True
             rule = self._rules[key] = make_rule(self._tables, how, self.number, lookup, exact)
         return rule
 
     def _compact(self, lookup: int, first: bool = False) -> Compact:
-        # By the entry that covers an address; `first`: that begins there.
+        # Return the rule of the entry that covers an address; `first`: only an entry that starts
+        # there.
         for starts, entries, frames in self._sources:
             place = bisect_right(starts, lookup) - 1
             if place < 0 or (first and starts[place] != lookup):
@@ -185,22 +188,23 @@ _MASK = (1 << 64) - 1
 
 
 def make_rule(tables: Tables, how: Compact, module: int, lookup: int, exact: bool) -> Rule:
-    """The rule for one address, with the number of its frame."""
+    """Return the rule for one address, with the number of its frame."""
     address = lookup if exact else lookup + 1 & _MASK
-    # A handler returns to the first byte of what the kernel has put there, which was not called.
+    # A signal handler returns to the first byte of what the kernel put there, which was not called.
     exact = exact or (how.row is not None and how.row.signal)
     frame = tables.frames.number(Frame(module, address, exact, False))
     return how.shape, how.offset, how.rbp, frame, how.saved, how.row
 
 
 class Modules:
-    """The code of all files that the processes of a run have mapped. `tables` takes their frames.
+    """The code of all files that the processes of a run have mapped. `tables` contains their
+    frames.
 
     `kept`: with `keep`, module → a descriptor of its file, if the file may be gone before the
-    report is made: it is in a temporary directory, or deleted already. Whoever takes one out closes
-    it.
+    report is made, because it is in a temporary directory or deleted already. The caller closes a
+    descriptor that it takes out.
 
-    Not to be used by two threads at once: all spaces read into one buffer.
+    Not thread-safe: all spaces read into one buffer.
     """
 
     def __init__(self, tables: Tables | None = None, keep: bool = False) -> None:
@@ -211,8 +215,8 @@ class Modules:
         self._codes: dict[tuple[object, ...], Code | None] = {}
 
     def code(self, pid: int, mapping: Mapping, read: Reader) -> Code | None:
-        """The code of a mapping; None where it is of no ELF file. `read` is (address, size) of the
-        process's memory."""
+        """Return the code of a mapping; None if it does not belong to an ELF file. `read` takes
+        (address, size) of the process's memory."""
         if mapping.path == "[vdso]":
             image = read(mapping.start, min(mapping.end - mapping.start, 1 << 16))
             return self._known(
@@ -237,12 +241,13 @@ class Modules:
             os.close(fd)
 
     def lose_python(self, module: int, why: str) -> None:
-        """Notes why the Python frames of an interpreter are not read; once for each file."""
+        """Note why the Python frames of an interpreter are not read; once for each file."""
         path = self.tables.modules[module].path
         self.tables.modules.number(Module(PYTHON, path, lost=why))
 
     def jit(self, pid: int) -> int:
-        """The number of the module that stands for a process's executable memory of no file."""
+        """Return the number of the module that represents a process's executable memory of no
+        file."""
         return self.tables.modules.number(Module(JIT, "[jit]", pid=pid))
 
     def _known(self, key: tuple[object, ...], make: Callable[[], Code]) -> Code | None:
@@ -278,7 +283,8 @@ class Modules:
 
 
 def symbol_address(elf: Elf, name: bytes) -> int:
-    """The address of a symbol, as in the ELF file; 0 if there is none. O(size of the tables)."""
+    """Return the address of a symbol, as in the ELF file; 0 if there is none. O(size of the
+    tables)."""
     for data, names in elf.symbol_tables(".dynsym", ".symtab"):
         offset = names.find(b"\0" + name + b"\0") + 1
         wanted = struct.pack("<I", offset)
@@ -292,24 +298,24 @@ def symbol_address(elf: Elf, name: bytes) -> int:
 
 @cache
 def _temporary() -> tuple[str, ...]:
-    # What the paths of temporary files begin with.
+    # The prefixes of the paths of temporary files.
     places = ("/tmp", "/var/tmp", "/dev/shm", os.environ.get("TMPDIR") or "/tmp")
     return tuple(f"{place.rstrip('/')}/" for place in places)
 
 
 def open_mapped(pid: int, mapping: Mapping) -> tuple[int, os.stat_result] | None:
-    """Opens the file of a mapping, deleted ones too where that is permitted; the descriptor is the
-    caller's."""
+    """Open the file of a mapping, also a deleted one if that is permitted; the caller owns the
+    descriptor."""
     whole = f"/proc/{pid}/root{mapping.path}"
     other = None
-    # map_files wants CAP_CHECKPOINT_RESTORE; exe does not.
+    # map_files requires CAP_CHECKPOINT_RESTORE; exe does not.
     for path in (
         whole,
         f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}",
         f"/proc/{pid}/exe",
     ):
         try:
-            if not stat.S_ISREG(os.stat(path).st_mode):  # to open a device may be to do something
+            if not stat.S_ISREG(os.stat(path).st_mode):  # opening a device may have an effect
                 continue
             fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except (OSError, ValueError):
@@ -319,7 +325,8 @@ def open_mapped(pid: int, mapping: Mapping) -> tuple[int, os.stat_result] | None
             if other is not None:
                 os.close(other[0])
             return fd, about
-        # On overlayfs the inode that maps shows may be another one: then the path has to do.
+        # On overlayfs the inode that maps shows may be a different one, so the path is compared
+        # instead.
         if path is whole and stat.S_ISREG(about.st_mode) and not mapping.path.endswith(_DELETED):
             other = fd, about
         else:

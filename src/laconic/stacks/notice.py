@@ -1,4 +1,4 @@
-"""What is shown while symbols are read, which may take long: nothing, unless a command sets
+"""The notice shown while symbols are read, which may take long: none, unless a command sets
 `show`."""
 
 from __future__ import annotations
@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
-#: Seconds that a report may read symbols before it shows that.
+#: Seconds that a report may read symbols before it shows that it does.
 PATIENCE = 2.0
 
 
 def silent(what: str, patience: float) -> AbstractContextManager[None]:
-    """Shows nothing."""
+    """Show nothing."""
     return nullcontext()
 
 
-#: Takes what is being done, and for how many more seconds nothing should be shown.
+#: Called with what is being done, and for how many more seconds nothing should be shown.
 show: Callable[[str, float], AbstractContextManager[None]] = silent

@@ -3,17 +3,17 @@ to 3.14.
 
 Each activation of the interpreter's loop (`_PyEval_EvalFrameDefault`) runs a chain of Python frames
 and keeps a record in its own C frame: a `_PyCFrame` in 3.11, an entry frame since 3.12. The address
-of that record tells which C frame the Python frames belong to; no symbol is needed for it.
+of that record shows which C frame the Python frames belong to; no symbol is needed for it.
 
     runtime (section .PyRuntime) -> interpreters -> thread states, by thread_id
     thread state -> innermost frame -> previous -> ... -> entry frame -> previous -> ...
     frame -> code object: qualname, filename, line table; and the instruction that it is at
 
-CPython 3.13 and later describe their structures themselves (`_Py_DebugOffsets`). The offsets of
-3.11 and 3.12 are those of their releases.
+CPython 3.13 and later describe their structures themselves (`_Py_DebugOffsets`). For 3.11 and 3.12,
+the offsets are constants from their releases.
 
-A code object may be freed, and another one may take its address. What was read of a code object is
-therefore compared with its memory in every stack in which it occurs.
+A code object may be freed, and another one may be allocated at its address. The data that was read
+of a code object is therefore compared with its memory in every stack in which it occurs.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from laconic.stacks.elf import Malformed
 from laconic.stacks.memory import Block, Memory, Pieces
 from laconic.stacks.table import PYTHON, Frame, Module, Tables
 
-#: Python frames of one stack, at most.
+#: The maximum number of Python frames of one stack.
 DEPTH: Final = 512
-#: Interpreters of a process, and thread states of all of them, that are looked through for a
-#: thread.
+#: The maximum number of interpreters of a process, and of thread states of all of them, that are
+#: searched for a thread.
 _INTERPRETERS, _THREADS = 64, 2048
-#: Code objects and combinations of them that are kept.
+#: The maximum number of code objects, and of combinations of them, that are kept.
 _CODES, _SHAPES = 20_000, 4_000
-#: Stacks without a single Python frame after which an interpreter is given up.
+#: Stacks without a single Python frame after which reading an interpreter is given up.
 _FAILURES: Final = 200
-#: Bytes of a name, and of a line table, at most.
+#: The maximum size in bytes of a name, and of a line table.
 _NAME, _TABLE = 1 << 12, 1 << 20
 _PAGE: Final = 4096
 _WORD = struct.Struct("<Q")
-#: Values of `owner`: FRAME_OWNED_BY_GENERATOR; and the first of those that are no Python function's
-#: (FRAME_OWNED_BY_CSTACK in 3.12 and 3.13, FRAME_OWNED_BY_INTERPRETER in 3.14).
+#: Values of `owner`: FRAME_OWNED_BY_GENERATOR; and the first value that does not belong to a Python
+#: function (FRAME_OWNED_BY_CSTACK in 3.12 and 3.13, FRAME_OWNED_BY_INTERPRETER in 3.14).
 _GENERATOR, _ENTRY = 1, 3
 #: Ranges that one process_vm_readv(2) takes (UIO_MAXIOV is 1,024).
 _RANGES: Final = 1000
@@ -52,12 +52,12 @@ class Unsupported(Exception):
 
 
 class Layout(NamedTuple):
-    """Where the fields of CPython's structures are, in bytes. 0: the version lacks the structure.
+    """The offsets of the fields of CPython's structures, in bytes. 0: the version lacks the
+    structure.
 
-    `thread_frame` is the innermost frame; with `cframe`, the `_PyCFrame` that has it at
+    `thread_frame` is the innermost frame; with `cframe`, the `_PyCFrame` that contains it at
     `cframe_frame`. `text` and `wide` are the sizes of PyASCIIObject and PyCompactUnicodeObject.
-    `versioned`: code objects have a number of their own, `co_version`, between `code_line` and
-    `code_lines`.
+    `versioned`: code objects have a number, `co_version`, between `code_line` and `code_lines`.
     """
 
     interpreters: int
@@ -84,7 +84,7 @@ class Layout(NamedTuple):
     versioned: bool
 
 
-#: The released versions that do not describe themselves.
+#: The released versions that do not describe their structures.
 RELEASED: Final = {
     (3, 11): Layout(
         40, 0, 16, 8, 56, 152, True, 8, 16, 32, 48, 56, 69, 68, 72, 112, 128, 136, 184,
@@ -94,8 +94,8 @@ RELEASED: Final = {
         40, 0, 72, 8, 56, 136, True, 0, 8, 0, 8, 56, 70, 0, 68, 112, 128, 136, 192, 40, 56, True
     ),
 }  # fmt: skip
-#: Of `_Py_DebugOffsets`, the number of the word at which each structure begins: PyThreadState,
-#: _PyInterpreterFrame, PyCodeObject, PyBytesObject, PyUnicodeObject. The ones in front of them are
+#: The number of the word in `_Py_DebugOffsets` at which each structure starts: PyThreadState,
+#: _PyInterpreterFrame, PyCodeObject, PyBytesObject, PyUnicodeObject. The structures before them are
 #: at the same place in all versions.
 _DESCRIBED: Final = {(3, 13): (19, 28, 34, 64, 67), (3, 14): (22, 31, 39, 74, 77)}
 _COOKIE: Final = b"xdebugpy"
@@ -103,8 +103,8 @@ _WORDS: Final = 96
 
 
 def layout_of(memory: Memory, tid: int, runtime: int, version_at: int) -> Layout:
-    """The layout of the interpreter whose `_PyRuntime` and `Py_Version` are at these addresses;
-    `version_at` is 0 if it has none. Raises Unsupported."""
+    """Return the layout of the interpreter whose `_PyRuntime` and `Py_Version` are at these
+    addresses; `version_at` is 0 if it has none. Raises Unsupported."""
     data = memory.read(tid, runtime, 8 * _WORDS)
     if data[:8] == _COOKIE and len(data) == 8 * _WORDS:
         return _described(struct.unpack(f"<{_WORDS}Q", data))
@@ -123,7 +123,7 @@ def _name(version: int) -> str:
 
 
 def _check(version: int) -> None:
-    # Alphas and betas (PY_RELEASE_LEVEL) do not have the structures of the release yet.
+    # Alphas and betas (PY_RELEASE_LEVEL) do not have the final structures of the release.
     if version >> 4 & 0xF not in (0xC, 0xF):
         raise Unsupported(f"CPython {_name(version)} is a pre-release")
 
@@ -137,7 +137,7 @@ def _described(words: Sequence[int]) -> Layout:
     if groups is None:
         raise Unsupported(f"CPython {_name(version)} is not supported")
     thread, frame, code, data, text = groups
-    # What has never changed tells whether this is the table that it should be.
+    # Fields that have never changed show whether this is the expected table.
     if (words[data + 1], words[data + 2], words[text + 1], words[text + 2]) != (16, 32, 32, 16):
         raise Unsupported(f"CPython {_name(version)} has another layout than the release")
     layout = Layout(
@@ -170,7 +170,7 @@ def _described(words: Sequence[int]) -> Layout:
 
 
 class Code:
-    """What is known of a code object. `ranges` of memory held `contents` when it was read."""
+    """The data of a code object. `ranges` of memory contained `contents` when it was read."""
 
     def __init__(
         self, module: int, first_line: int, table: bytes, instructions: int, traceable: int
@@ -187,7 +187,8 @@ class Code:
         self._decoded = False
 
     def line(self, instruction: int) -> int:
-        """The line of the instruction at an address; 0 if it has none. As PyCode_Addr2Line."""
+        """Return the line of the instruction at an address; 0 if it has none. As
+        PyCode_Addr2Line."""
         offset = instruction - self.instructions
         if offset < 0:
             return self.first_line
@@ -199,10 +200,10 @@ class Code:
 
 
 def line_table(table: bytes, first_line: int) -> tuple[list[int], list[int]]:
-    """The ends of the ranges of a location table (PEP 626, 657), in bytes of bytecode, and their
-    lines; 0 for a range that has none. O(bytes).
+    """Return the ends of the ranges of a location table (PEP 626, 657), in bytes of bytecode, and
+    their lines; 0 for a range that has none. O(bytes).
 
-    An entry begins with a byte of 128 or more: 1, four bits of its kind, three of its length.
+    An entry starts with a byte of 128 or more: 1, four bits of its kind, three of its length.
     """
     ends: list[int] = []
     lines: list[int] = []
@@ -232,8 +233,8 @@ def line_table(table: bytes, first_line: int) -> tuple[list[int], list[int]]:
 
 
 class Shape(NamedTuple):
-    """The code objects and instructions of a stack: what must be in memory for it to be the same
-    again, and the numbers of its frames, -1 for one that has not begun."""
+    """The code objects and instructions of a stack: what must be in memory for the stack to be the
+    same again, and the numbers of its frames, -1 for one that has not started."""
 
     pieces: tuple[Pieces, ...]
     contents: bytes
@@ -259,17 +260,17 @@ class Interpreter:
         self._codes: dict[int, Code] = {}
         self._code_type = 0
         self._shapes: dict[tuple[int, ...], Shape] = {}
-        # Of the last stack: its thread state, `_PyCFrame`s, frames and code objects.
+        # The thread state, `_PyCFrame`s, frames and code objects of the last stack.
         self._last = 0
         self._cframes: list[int] = []
         self._frames: list[int] = []
         self._used: list[int] = []
-        # The thread state, from its first field that is needed to its last.
+        # The part of the thread state from the first to the last field that is needed.
         self._first = min(layout.thread_next, layout.thread_frame, layout.thread_id)
         last = max(layout.thread_next, layout.thread_frame, layout.thread_id)
         self._state = Block(last + 8 - self._first)
-        # Of a frame: code object, previous frame, instruction, the two bytes that end with `owner`.
-        # One call for all four takes a third of the time of four.
+        # Four fields of a frame: code object, previous frame, instruction, the two bytes that end
+        # with `owner`. One call for all four takes a third of the time of four calls.
         if not (
             layout.frame_code + 8 <= layout.frame_previous
             and layout.frame_previous + 8 <= layout.frame_instruction
@@ -286,15 +287,15 @@ class Interpreter:
 
     @property
     def is_hopeless(self) -> bool:
-        """True if there was no Python frame in many stacks in which the interpreter occurs."""
+        """True if many stacks in which the interpreter occurs had no Python frame."""
         return not self.read and self._failures >= _FAILURES
 
     def activations(
         self, tid: int, thread_id: int, stack: memoryview, low: int, high: int
     ) -> list[Activation]:
-        """The activations of a stopped thread, innermost first; empty if there are none, or if they
-        cannot be read. `thread_id` is its pthread_self(), the register fs_base; `stack` holds the
-        words of its C stack from `low` to `high`.
+        """Return the activations of a stopped thread, innermost first; empty if there are none, or
+        if they cannot be read. `thread_id` is its pthread_self(), the register fs_base; `stack`
+        contains the words of its C stack from `low` to `high`.
 
         Never raises. O(frames), and O(thread states) at a thread's first stack.
         """
@@ -308,8 +309,8 @@ class Interpreter:
         return found
 
     def pieces(self) -> Pieces | None:
-        """All memory that the last stack was read from: if none of it has changed, the stack is the
-        same. None if it is too much. O(frames)."""
+        """Return all memory that the last stack was read from: if none of it has changed, the stack
+        is the same. None if it is too much. O(frames)."""
         layout = self._layout
         first = layout.frame_code
         ranges = [(self._last + layout.thread_frame, 8), (self._last + layout.thread_id, 8)]
@@ -340,8 +341,8 @@ class Interpreter:
         pairs: list[int] = []
         frames: list[int] = []
         cframes: list[int] = [cframe] if cframe else []
-        # Of each activation: an address in its C frame; how many numbers of `pairs` come until its
-        # end.
+        # For each activation: an address in its C frame, and the number of entries of `pairs` up to
+        # its end.
         places: list[int] = []
         ends: list[int] = []
         while frame:
@@ -353,8 +354,8 @@ class Interpreter:
             elif low <= frame <= high - size:
                 code, previous, instruction, flags = unpack(stack, frame - low)
             else:
-                # The frames of the callers are in front of it. What is in the same page was
-                # touched: no page is, only because it is read here.
+                # The callers' frames precede it. Its page was touched already, so reading the rest
+                # of the page touches no new one.
                 base, top = frame & -_PAGE, frame
                 if window.load(tid, base, top + size - base) < top + size - base:
                     raise Malformed("a frame is not there")
@@ -407,7 +408,7 @@ class Interpreter:
     # Thread states
 
     def _find_state(self, tid: int, thread_id: int) -> bool:
-        # Reads the thread's state into `_state`; False if it has none.
+        # Read the thread's state into `_state`; return False if it has none.
         state = self._states.get(tid)
         if state is not None and self._load_state(tid, state) == thread_id:
             return True
@@ -431,7 +432,7 @@ class Interpreter:
         return False
 
     def _load_state(self, tid: int, state: int) -> int:
-        # Its `thread_id`; -1 if it is not there.
+        # Return its `thread_id`; -1 if it cannot be read.
         if self._state.load(tid, state + self._first, self._state.size) < self._state.size:
             return -1
         return self._state.words[(self._layout.thread_id - self._first) >> 3]
@@ -439,7 +440,7 @@ class Interpreter:
     # Code objects
 
     def _numbers(self, tid: int, pairs: tuple[int, ...]) -> tuple[int, ...]:
-        # The frames' numbers; `pairs` are code objects and instructions in turn.
+        # Return the frames' numbers; `pairs` alternates code objects and instructions.
         shape = self._shapes.get(pairs)
         if shape is not None:
             contents = b"".join([pieces.read(tid) for pieces in shape.pieces])
@@ -455,7 +456,7 @@ class Interpreter:
         pieces, expected = _pieces(codes.values())
         contents = b"".join([part.read(tid) for part in pieces])
         if contents != expected:
-            # A code object was freed, and another one has taken its address.
+            # A code object was freed, and another one is at its address.
             at = 0
             for address, code in list(codes.items()):
                 size = len(code.contents)
@@ -468,7 +469,8 @@ class Interpreter:
         for address, instruction in zip(pairs[::2], pairs[1::2], strict=True):
             code = codes[address]
             instruction, is_generator = instruction & -2, bool(instruction & 1)
-            # As _PyFrame_IsIncomplete: what makes cells and generators is not the function yet.
+            # As _PyFrame_IsIncomplete: the instructions that create cells and generators do not
+            # belong to the function's body.
             if instruction < code.traceable and not is_generator:
                 numbers.append(-1)
             else:
@@ -477,7 +479,7 @@ class Interpreter:
         return Shape(pieces, expected, tuple(numbers))
 
     def _code(self, tid: int, address: int) -> Code:
-        # In 3.14 the lowest bits of a reference are no part of the address.
+        # In 3.14 the lowest bits of a reference are not part of the address.
         address &= -8
         code = self._codes.get(address)
         if code is None:
@@ -496,12 +498,12 @@ class Interpreter:
         name, name_size = self._text(tid, _word(data, layout.code_qualname))
         table = self._bytes(tid, lines)
         first_line = struct.unpack_from("<i", data, layout.code_line)[0]
-        # `_co_firsttraceable` and `co_extra` come right before the instructions.
+        # `_co_firsttraceable` and `co_extra` directly precede the instructions.
         first = struct.unpack_from("<i", data, layout.code_instructions - 16)[0]
         instructions = address + layout.code_instructions
         module = self._tables.modules.number(Module(PYTHON, filename, name=name))
         code = Code(module, first_line, table, instructions, instructions + 2 * max(first, 0))
-        # From the first line to the line table nothing changes while the code object lives.
+        # The bytes from the first line to the line table do not change while the code object lives.
         begin, end = layout.code_line & -8, layout.code_lines + 8
         code.ranges.append((address + begin, end - begin))
         code.contents = data[begin:end]
@@ -517,7 +519,7 @@ class Interpreter:
         return code
 
     def _is_code_type(self, tid: int, kind: int) -> bool:
-        # Whether a type is PyCode_Type, by its name (tp_name, behind PyVarObject's head).
+        # Whether a type is PyCode_Type, by its name (tp_name, after PyVarObject's header).
         if kind == self._code_type and kind:
             return True
         name = self._word(tid, kind + 24)
@@ -527,7 +529,7 @@ class Interpreter:
         return True
 
     def _text(self, tid: int, address: int) -> tuple[str, int]:
-        # A str's text, and the bytes of the object. In `state` there are, from the lowest bit on:
+        # Return a str's text, and the bytes of the object. `state` has, from the lowest bit on:
         # interned (2), kind (3), compact (1), ascii (1).
         head = self._memory.read(tid, address, self._layout.wide + 256)
         if len(head) < 36:
@@ -558,7 +560,7 @@ class Interpreter:
 
 
 def _pieces(codes: Iterable[Code]) -> tuple[tuple[Pieces, ...], bytes]:
-    # What is to be read of some code objects, and what it held when they were read.
+    # The ranges to read of some code objects, and their contents when they were first read.
     known = list(codes)
     ranges = [part for code in known for part in code.ranges]
     pieces = [Pieces(ranges[at : at + _RANGES]) for at in range(0, len(ranges), _RANGES)]

@@ -1,4 +1,4 @@
-"""Frames in words: function, file and line, at report time."""
+"""Frames as text: function, file and line, at report time."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from laconic.stacks.table import CUT, FILE, JIT, PYTHON, Frame, Module
 
 
 class Place(NamedTuple):
-    """One line of a stack as it is shown. `function` is demangled; where it is not known (`known`),
-    it is `module+0xaddress`. `file` is "" and `line` 0 where there is no DWARF. `inlined`: into the
+    """One line of a stack as it is shown. `function` is demangled; if it is unknown (not `known`),
+    it is `module+0xaddress`. `file` is "" and `line` 0 if there is no DWARF. `inlined`: into the
     place after it. The module of a Python function is the name of its source file."""
 
     function: str
@@ -75,10 +75,10 @@ class _Symbols:
 
 
 class _Known:
-    """The places of one module's addresses that were looked up, here or for an earlier report.
+    """The places of the addresses of one module that were looked up, by this or an earlier report.
 
-    They are kept in the cache when their symbolizer goes, if there are new ones, unless a part of
-    the module's symbols could not be read: every report says so, and tries again.
+    If there are new ones, they are stored in the cache when their symbolizer is deleted, unless a
+    part of the module's symbols could not be read: every report then says so, and tries again.
     """
 
     def __init__(self, cache: SymbolCache, key: str) -> None:
@@ -110,11 +110,11 @@ def _save(known: Mapping[Module, _Known]) -> None:
 
 
 class Symbolizer:
-    """Finds the names of frames. `missing` says of each module that could not be used why;
-    `partial`, which part could not be named, and why.
+    """Finds the names of frames. `missing` has the reason for each module that could not be used;
+    `partial`, the part of a module that could not be named, and why.
 
-    `perf_maps` are maps by process, where they were kept; of other processes /tmp is looked
-    through. `cache` is the user's; what is new goes there when the symbolizer goes.
+    `perf_maps` are the stored maps by process; for other processes /tmp is searched. `cache` is the
+    user's; new symbols are stored there when the symbolizer is deleted.
     """
 
     def __init__(
@@ -135,11 +135,11 @@ class Symbolizer:
         weakref.finalize(self, _save, self._known)
 
     def places(self, module: Module, frame: Frame) -> tuple[Place, ...]:
-        """What a frame is, innermost first: functions inlined there, and last the one that they are
-        inlined into.
+        """Return the places of a frame, innermost first: functions inlined there, and last the
+        function that they are inlined into.
 
-        Never empty, never raises. O(size of the module) at first, O(1) for an address that was
-        looked up before.
+        Never empty, never raises. O(size of the module) the first time, O(1) for an address that
+        was looked up before.
         """
         if module.kind == CUT:
             return (Place(module.path, module.path, known=False),)
@@ -199,7 +199,8 @@ class Symbolizer:
             Place(demangle(line.function) or "?", short, line.file, line.line, True)
             for line in lines[:-1]
         ]
-        # The symbol table knows clones (`.part.0`), and what the code was linked as.
+        # The symbol table contains clones (`.part.0`), and the name under which the code was
+        # linked.
         name = found[0] if found is not None else lines[-1].function
         last = (
             Place(demangle(name), short, *lines[-1][1:])
@@ -237,7 +238,7 @@ class Symbolizer:
         why = changed(module)
         path = module.path
         if why:
-            # The file is gone or another one; its debug file may still be there.
+            # The file is gone, or is a different one; its debug file may still be there.
             found = self._by_build_id(module.build_id)
             if found is None:
                 self.missing[module] = why
@@ -268,7 +269,7 @@ class Symbolizer:
 
 
 def changed(module: Module) -> str:
-    """Why the file at a module's path is not the one that was mapped; "" where it is that one."""
+    """Return why the file at a module's path is not the one that was mapped; "" if it is."""
     try:
         about = os.stat(module.path)
     except (OSError, ValueError) as error:

@@ -24,14 +24,14 @@ _GO_TABLES = (".gopclntab", ".data.rel.ro.gopclntab")
 _GO_MAGICS = (0xFFFFFFF0, 0xFFFFFFF1)
 _STT_NOTYPE, _STT_FUNC, _STT_GNU_IFUNC = 0, 2, 10
 _STB_GLOBAL, _STB_WEAK = 1, 2
-#: Symbols behind one another that may begin before an address and yet not end there.
+#: The maximum number of consecutive symbols that start before an address and yet do not reach it.
 _STEPS = 256
 DEBUG_DIRECTORIES: Final = ("/usr/lib/debug",)
 
 
 class Line(NamedTuple):
-    """A place in the source. `function` may be mangled; it is "" if DWARF has no name. `line` 0:
-    not known."""
+    """A place in the source. `function` may be mangled; it is "" if DWARF has no name. `line` is 0
+    if it is unknown."""
 
     function: str
     file: str
@@ -39,7 +39,7 @@ class Line(NamedTuple):
 
 
 class SymbolTable:
-    """Functions in order of address. Of several names for one address the plainest is given."""
+    """Functions in order of address. If an address has several names, the plainest is used."""
 
     def __init__(self, symbols: Iterable[Symbol]) -> None:
         self._symbols = sorted(symbols)
@@ -51,8 +51,8 @@ class SymbolTable:
         return len(set(self._starts))
 
     def find(self, address: int) -> tuple[str, int] | None:
-        """The innermost function that covers an address, and where it begins; None where none does.
-        A function whose size is not known covers its first byte. O(log n)."""
+        """Return the innermost function that covers an address, and its start; None if there is
+        none. A function of unknown size covers its first byte. O(log n)."""
         place = bisect_right(self._starts, address) - 1
         for index in range(place, max(place - _STEPS, -1), -1):
             start = self._starts[index]
@@ -79,13 +79,15 @@ def _rank(symbol: Symbol) -> tuple[object, ...]:
 
 
 def read_symbols(elf: Elf) -> list[Symbol]:
-    """The functions of .symtab, .dynsym, .gnu_debugdata and .gopclntab; those that can be read."""
+    """Return the functions of .symtab, .dynsym, .gnu_debugdata and .gopclntab, from those that can
+    be read."""
     found = []
     for data, names in elf.symbol_tables(".symtab", ".dynsym"):
         for offset, info, _, index, value, size in _SYMBOL.iter_unpack(
             data[: len(data) // 24 * 24]
         ):
-            # A label of hand-written code has no type; without a size too it may be anything.
+            # A label of hand-written code has no type; if it has no size either, it may be
+            # anything.
             kind = info & 15
             if index and (kind in (_STT_FUNC, _STT_GNU_IFUNC) or (kind == _STT_NOTYPE and size)):
                 text = string(names, offset).partition(b"@")[0].decode("utf-8", "backslashreplace")
@@ -97,8 +99,8 @@ def read_symbols(elf: Elf) -> list[Symbol]:
 
 
 def is_stripped_go(elf: Elf) -> bool:
-    """Return whether a file has no symbols but those in the table of Go's runtime, which is read
-    without source lines."""
+    """Return whether a file's only symbols are in the table of Go's runtime, which is read without
+    source lines."""
     if elf.section(".symtab") is not None or elf.section(".debug_info") is not None:
         return False
     return elf.section(".zdebug_info") is None and any(map(elf.section, _GO_TABLES))
@@ -117,7 +119,7 @@ def _go(elf: Elf) -> list[Symbol]:
         magic, _, _, pointer, count, _, start, name_at, _, _, _, table_at = header
         if magic not in _GO_MAGICS or pointer != 8:
             return []
-        # In position-independent programs a relocation gives the start.
+        # In position-independent programs a relocation contains the start.
         start = start or text.addr
         rows = data[table_at : table_at + 8 * count + 4]
         offsets = struct.unpack(f"<{len(rows) // 4}I", rows[: len(rows) // 4 * 4])
@@ -133,7 +135,7 @@ def _go(elf: Elf) -> list[Symbol]:
 
 
 def _mini(elf: Elf) -> list[Symbol]:
-    # .gnu_debugdata: a small ELF file, packed by xz, with the symbols that were stripped.
+    # .gnu_debugdata: a small ELF file, compressed with xz, with the symbols that were stripped.
     section = elf.section(".gnu_debugdata")
     if section is None:
         return []
@@ -148,8 +150,8 @@ def _mini(elf: Elf) -> list[Symbol]:
 def find_debug_file(
     elf: Elf, path: str, directories: Sequence[str] = DEBUG_DIRECTORIES
 ) -> str | None:
-    """The separate debug file of an ELF file: by its build-id, else by .gnu_debuglink; None where
-    there is none."""
+    """Return the separate debug file of an ELF file: by its build-id, otherwise by .gnu_debuglink;
+    None if there is none."""
     identity = elf.build_id
     for directory in directories if identity else ():
         candidate = f"{directory}/.build-id/{identity[:2]}/{identity[2:]}.debug"
@@ -194,8 +196,8 @@ def _crc(path: str) -> int:
 
 
 def open_elf(path: str) -> Elf:
-    """The ELF file at a path, which is opened again for each part that is read. Raises Malformed
-    where it is none."""
+    """Return the ELF file at a path, which is opened again for each part that is read. Raises
+    Malformed if it is not an ELF file."""
 
     def read(offset: int, size: int) -> bytes:
         try:

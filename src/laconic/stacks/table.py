@@ -1,4 +1,4 @@
-"""Small numbers for what comes again and again: modules, frames, stacks."""
+"""Small numbers for values that recur: modules, frames, stacks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T", bound=Hashable)
 
 
 class Interned(Generic[T]):
-    """Values by number, counted from 0 in the order in which they first came; never taken back.
+    """Values by number, counted from 0 in the order in which they first occurred; never removed.
 
     >>> stacks = Interned()
     >>> stacks.number((5, 7)), stacks.number((5, 8)), stacks.number((5, 7))
@@ -21,7 +21,7 @@ class Interned(Generic[T]):
         self._values: list[T] = []
 
     def number(self, value: T) -> int:
-        """The number of a value, a new one if it has none. O(size of the value)."""
+        """Return the number of a value, a new one if it has none. O(size of the value)."""
         number = self._numbers.get(value)
         if number is None:
             number = self._numbers[value] = len(self._values)
@@ -38,21 +38,21 @@ class Interned(Generic[T]):
         return iter(self._values)
 
 
-#: Kinds of modules: an ELF file; the kernel's vDSO; executable memory of one process that is of no
-#: ELF file; what stands for the rest of a stack that was too deep; and a Python function.
+#: Kinds of modules: an ELF file; the kernel's vDSO; executable memory of one process that belongs
+#: to no ELF file; the remainder of a stack that was too deep; and a Python function.
 FILE, VDSO, JIT, CUT, PYTHON = "file", "vdso", "jit", "cut", "python"
 
 
 class Module(NamedTuple):
-    """What a frame's address counts from. The same on every machine where the same file is mapped,
-    but for JIT.
+    """The module that a frame's address is relative to. It is the same on every machine that maps
+    the same file, except for JIT.
 
-    `path` is as the process sees it; `size` (bytes) and `mtime` (ns) tell a file that has changed
-    since without a build-id. `pid` is the process of JIT memory, else 0.
+    `path` is as the process sees it; `size` (bytes) and `mtime` (ns) identify a file without a
+    build-id that has changed since. `pid` is the process of JIT memory, otherwise 0.
 
-    Of a Python function, `name` is its qualified name and `path` its source file; the addresses of
-    its frames are lines, 0 if the line is unknown. `lost` says of an interpreter (its ELF file is
-    `path`) why its Python frames are not read.
+    For a Python function, `name` is its qualified name and `path` its source file; the addresses of
+    its frames are lines, 0 if the line is unknown. For an interpreter (whose ELF file is `path`),
+    `lost` is the reason why its Python frames are not read.
     """
 
     kind: str
@@ -68,10 +68,10 @@ class Module(NamedTuple):
 class Frame(NamedTuple):
     """One frame. `address` is as in the ELF file's symbol table; in JIT memory, as in the process.
 
-    It is a return address, so that the call is before it, unless `exact`: the innermost frame, one
-    that a signal interrupted, and a function that was not called but is returned to.
-    `guessed`: found by a frame pointer or by a call's target, for want of call-frame information in
-    the frame before.
+    It is a return address, so the call precedes it, unless `exact`: the innermost frame, a frame
+    that a signal interrupted, and a function that was not called but is returned to. `guessed`:
+    found by a frame pointer or by a call's target, because the frame before it has no call-frame
+    information.
     """
 
     module: int
@@ -81,17 +81,18 @@ class Frame(NamedTuple):
 
     @property
     def lookup(self) -> int:
-        """The address by which to look for the function and the line."""
+        """Return the address by which to look up the function and the line."""
         return self.address if self.exact else self.address - 1
 
     @property
     def key(self) -> str:
-        """What stands for it among the names of its module: in a packed trace, and in the cache."""
+        """Return the key of the frame among the names of its module: in a packed trace, and in the
+        cache."""
         return f"{self.address:x}{'e' * self.exact}"
 
 
 class Tables:
-    """The modules, frames and stacks of one run. Module 0 and frame 0 stand for what was cut
+    """The modules, frames and stacks of one run. Module 0 and frame 0 represent what was cut
     off."""
 
     def __init__(self) -> None:
@@ -102,5 +103,5 @@ class Tables:
         self.frames.number(Frame(0, 0, True, False))
 
     def guessed(self, frame: int) -> int:
-        """The number of the same frame where it was guessed."""
+        """Return the number of the same frame, marked as guessed."""
         return self.frames.number(self.frames[frame]._replace(guessed=True))

@@ -1,8 +1,8 @@
-"""Unwinding a stopped thread's stack, at a microsecond a frame once its rules are known.
+"""Unwinding a stopped thread's stack, at a microsecond per frame once its rules are known.
 
-The stack's memory is read at once. Of each program counter the rule is kept: most say that CFA is
+The stack's memory is read at once. The rule for each program counter is kept: most say that CFA is
 rsp or rbp plus a number, with the return address below it and the caller's rbp at a fixed place;
-these take a few operations. What is rarer (signal frames, PLT entries, realigned stacks) is done
+these take a few operations. Rarer frames (signal frames, PLT entries, realigned stacks) are unwound
 from the whole row, with all registers.
 """
 
@@ -39,19 +39,20 @@ from laconic.stacks.modules import BROKEN, Code, Mapping, Modules, Rule, make_ru
 from laconic.stacks.python import Interpreter, Unsupported, layout_of
 from laconic.stacks.table import JIT
 
-#: Frames of one stack; what lies beyond is cut off.
+#: The maximum number of frames of one stack; frames beyond are cut off.
 DEPTH: Final = 512
 #: Words of `struct user_regs_struct` in the order of DWARF's numbers, 0 to 16.
 _BY_DWARF: Final = (10, 12, 11, 5, 13, 14, 4, 19, 9, 8, 7, 6, 3, 2, 1, 0, 16)
 _RBP_WORD, _RIP_WORD, _RSP_WORD, _FS_BASE_WORD = 4, 16, 19, 21
 _MASK = (1 << 64) - 1
 _BY_GUESS = (GUESS, CHAIN)
-#: Rules and misses that a process's cache holds at most: code that is generated again and again has
-#: no end.
+#: The maximum number of rules and misses in a process's cache: a process may generate code
+#: endlessly.
 _RULES = 100_000
-#: Stacks with Python frames that are kept.
+#: The maximum number of stacks with Python frames that are kept.
 _REPEATED = 2_000
-#: Walks after a useless look at the map for which an unknown address does not cause the next one.
+#: After the map was read without a gain, the number of walks for which an unknown address does not
+#: cause another read.
 _PATIENCE = 100
 
 
@@ -64,11 +65,11 @@ class Recall(NamedTuple):
 
 
 class Space:
-    """Unwinds the stacks of one address space. `mappings` reads its executable mappings in order,
-    else /proc does.
+    """Unwinds the stacks of one address space. `mappings` reads its executable mappings in order;
+    the default reads /proc.
 
-    Whoever changes what is executable there says `invalidate`. `python`: the frames of Python
-    functions take the place of the interpreter's loop that runs them.
+    The caller must call `invalidate` when executable memory changes. `python`: the frames of Python
+    functions replace the interpreter's loop that runs them.
     """
 
     def __init__(
@@ -94,24 +95,25 @@ class Space:
         self._patience = 0
         self._python = python
         self._interpreters: dict[tuple[int, int], Interpreter | None] = {}
-        # The interpreter that is in use; the numbers of the frames in its file.
+        # The interpreter that is in use, and the numbers of the frames in its file.
         self._interpreter: Interpreter | None = None
         self._inside: set[int] = set()
         self._repeated: dict[tuple[int, ...], Recall | None] = {}
 
     def invalidate(self, replaced: bool = False) -> None:
-        """Executable memory was mapped, moved, unmapped or made: the map is read again before the
-        next walk.
+        """Note that executable memory was mapped, moved, unmapped or made executable: the map is
+        read again before the next walk.
 
-        `replaced`: a file was unmapped; mapped there again it may be rewritten, though the map
-        looks the same. O(1).
+        `replaced`: a file was unmapped; if it is mapped there again, it may have been rewritten
+        although the map looks the same. O(1).
         """
         self._stale = True
         if replaced:
             self._mappings = []
 
     def _refresh(self, tid: int) -> bool:
-        # Reads the map; what was known stays where nothing has changed. True where something has.
+        # Read the map; keep what is known of unchanged mappings. Return whether anything has
+        # changed.
         self._stale = False
         fresh = list(self._read_mappings())
         if fresh == self._mappings and fresh:
@@ -125,10 +127,11 @@ class Space:
         return True
 
     def walk(self, tid: int, words: Sequence[int]) -> tuple[int, ...]:
-        """The stopped thread's stack as numbers of frames (`Tables.frames`), innermost first.
+        """Return the stopped thread's stack as numbers of frames (`Tables.frames`), innermost
+        first.
 
-        `words` are its registers as PTRACE_GETREGS gives them. A stack that is broken ends there;
-        one that is deeper than `depth` ends with frame 0. Never raises. O(frames).
+        `words` are its registers as PTRACE_GETREGS returns them. A broken stack ends where it is
+        broken; a stack deeper than `depth` ends with frame 0. Never raises. O(frames).
         """
         if self._stale:
             self._refresh(tid)
@@ -180,7 +183,7 @@ class Space:
             if not sp < cfa <= high:
                 if cfa <= sp:
                     break
-                # What the frame has saved is near its end.
+                # The registers that the frame has saved are near its end.
                 low, high = self._window(tid, max(sp, cfa - 1024))
                 if cfa > high:
                     break
@@ -208,9 +211,9 @@ class Space:
         low: int,
         high: int,
     ) -> tuple[int, ...]:
-        # The stack with its Python frames. Stacks come again and again: of one that has come twice
-        # it is kept which memory it was read from, and from then on only compared, by one system
-        # call. This halves the cost of a stack in a loop.
+        # Return the stack with its Python frames. Stacks recur: for a stack that has occurred
+        # twice, the memory that it was read from is kept, and from then on only compared, by one
+        # system call. This halves the cost of a stack in a loop.
         interpreter = self._interpreter
         assert interpreter is not None
         key = (words[_FS_BASE_WORD], words[_RSP_WORD], *frames)
@@ -244,7 +247,7 @@ class Space:
         low: int,
         high: int,
     ) -> list[int]:
-        # The stack with Python frames instead of the C frames that run them.
+        # Return the stack with Python frames instead of the C frames that run them.
         interpreter, stack = self._interpreter, self._memory.words
         assert interpreter is not None
         activations = interpreter.activations(tid, words[_FS_BASE_WORD], stack, low, high)
@@ -270,7 +273,7 @@ class Space:
                 merged += frames[index:at]
                 continue
             merged += python
-            # With -X perf each function is called through a piece of code of its own.
+            # With -X perf each function is called through its own piece of code.
             if at < count and self._is_trampoline(frames[at]):
                 at += 1
         return merged + frames[at:]
@@ -280,7 +283,7 @@ class Space:
         return tables.modules[tables.frames[frame].module].kind == JIT
 
     def _give_up(self, interpreter: Interpreter) -> None:
-        # No Python frame was found in many stacks.
+        # Many stacks had no Python frame.
         for (module, bias), known in self._interpreters.items():
             if known is interpreter:
                 self._interpreters[module, bias] = self._interpreter = None
@@ -288,9 +291,9 @@ class Space:
                 return
 
     def _window(self, tid: int, sp: int) -> tuple[int, int]:
-        # Reads the stack around sp; returns where what was read begins and ends. In a function's
-        # last instructions its CFI may say that a register is saved where it has just been popped
-        # from: below rsp.
+        # Read the stack around sp; return the start and end of what was read. In a function's last
+        # instructions its CFI may say that a register is saved where it has just been popped from:
+        # below rsp.
         low = max(sp - FAST_SAVED, 0)
         done = self._memory.load(tid, low)
         if done <= FAST_SAVED:
@@ -298,8 +301,8 @@ class Space:
         return low, low + done
 
     def addresses(self, frame: int) -> set[int]:
-        """Where a frame's address is in this process now: once for each place at which its file is
-        mapped (node maps a part of its own a second time); empty where it is not. For
+        """Return the addresses of a frame in this process now: one for each place at which its file
+        is mapped (node maps a part of itself a second time); empty if it is not mapped. For
         comparisons."""
         module, address, _, _ = self.modules.tables.frames[frame]
         biases = {
@@ -312,15 +315,15 @@ class Space:
         return {address + bias for bias in biases}
 
     def covered(self, frame: int) -> bool:
-        """True where call-frame information says how to go on from a frame. For comparisons."""
+        """True if call-frame information describes how to unwind a frame. For comparisons."""
         about = self.modules.tables.frames[frame]
         found = self._mapped(about.module)
         return (
             found is not None and found[0].rule(about.lookup, about.exact)[0] != GUESS
-        )  # a file's is never CHAIN
+        )  # a file's rule is never CHAIN
 
     def is_code(self, address: int) -> bool:
-        """True for an address in an executable mapping, as of the last look at the map. O(log
+        """True for an address in an executable mapping, as of the last read of the map. O(log
         mappings)."""
         return self._find(address) is not None
 
@@ -371,7 +374,7 @@ class Space:
         return None
 
     def _locate(self, mapping: Mapping, tid: int) -> tuple[Code, int] | None:
-        # The code of a mapping, and what the process adds to its addresses.
+        # Return the code of a mapping, and what the process adds to its addresses.
         code = self.modules.code(
             self.pid, mapping, lambda at, size: self._memory.read(tid, at, size)
         )
@@ -385,7 +388,7 @@ class Space:
         return code, bias
 
     def _find_interpreter(self, code: Code, bias: int, tid: int) -> None:
-        # The code is an interpreter's: from now on its Python frames are read, if they can be.
+        # The code is an interpreter's: from now on its Python frames are read, if possible.
         key = code.number, bias
         if key in self._interpreters:
             return
@@ -402,8 +405,8 @@ class Space:
 
 
 class _Registers:
-    """All registers of one walk, for the frames that need more than rsp and rbp: made up from what
-    was passed."""
+    """All registers of one walk, for frames that need more than rsp and rbp: reconstructed from the
+    frames that were passed."""
 
     def __init__(self, words: Sequence[int], memory: Memory, tid: int) -> None:
         self._values = {number: words[word] for number, word in enumerate(_BY_DWARF)}
@@ -414,8 +417,8 @@ class _Registers:
     def step(
         self, rule: Rule, passed: Sequence[Rule], cfas: Sequence[int], sp: int, rbp: int, pc: int
     ) -> tuple[int, int, int, int] | None:
-        """CFA, rsp, rbp and the key of the caller, by the whole row; None where that cannot be
-        found out."""
+        """Return CFA, rsp, rbp and the key of the caller, by the whole row; None if they cannot be
+        determined."""
         row = rule[5]
         assert isinstance(row, Row)
         try:

@@ -1,11 +1,12 @@
-"""Attaching to processes that run already: every thread is seized, observed, and left as it was.
+"""Attaching to processes that are already running: every thread is seized, observed, and left as it
+was.
 
-A program that runs cannot be given a seccomp filter from outside, so each of its threads stops
-before and after every system call (PTRACE_SYSCALL). Nothing in it is changed: no register (but the
-result of a wait that the attaching itself interrupted), no memory, no signal mask. So it does not
-matter when Laconic is gone: the kernel lets go of the threads of a tracer that ends
-(exit_ptrace, kernel/ptrace.c), without stopping those that run, and wakes those that are stopped.
-Laconic leaves in the same way. The tracer is a thread of its own, and ends for that.
+A running program cannot be given a seccomp filter from outside, so each of its threads stops before
+and after every system call (PTRACE_SYSCALL). Laconic changes nothing in the program: no register
+(except the result of a wait that attaching itself interrupted), no memory, and no signal mask. The
+program therefore survives the end of Laconic: when a tracer ends, the kernel detaches its threads
+(exit_ptrace, kernel/ptrace.c) without stopping those that run, and wakes those that are stopped.
+Laconic detaches in the same way: the tracer is a separate thread, which ends to detach.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ _SYS_KCMP, _KCMP_VM = 312, 1
 #: A wait shorter than this (seconds) is followed by some polls, as in `ptrace.Waiter`.
 _BRISK = 0.0002
 _POLLS = range(100)
-#: Seconds after which a thread that has not stopped is looked at, and after which attaching fails.
+#: Seconds after which a thread that has not stopped is examined, and after which attaching fails.
 _PATIENCE, _LONGEST = 0.5, 10.0
-#: Seconds that memory calls under way have to end before the recording does.
+#: Seconds that memory calls in progress have to finish before the recording ends.
 _LEAVING = 1.0
 #: PF_KTHREAD (include/linux/sched.h)
 _KERNEL_THREAD = 0x200000
@@ -63,9 +64,9 @@ _CAP_SYS_PTRACE = 19
 
 
 class Waker:
-    """Wakes a thread that waits for any child: a child that does nothing, and ends for that.
+    """Wakes a thread that waits for any child: a child that does nothing, and exits to wake it.
 
-    To be made before any thread is.
+    Create it before any thread.
     """
 
     def __init__(self) -> None:
@@ -78,7 +79,7 @@ class Waker:
         os.close(read)
 
     def wake(self) -> None:
-        """Has the child end."""
+        """Make the child exit."""
         if self._write >= 0:
             os.close(self._write)
             self._write = -1
@@ -89,10 +90,10 @@ class Waker:
 
 
 class Attachment:
-    """Observes one running process, those that descend from it, and all that they start.
+    """Observes one running process, its descendants, and everything that they start.
 
-    `attached` is set when observing begins; `held` are the seconds
-    for which the threads were stopped until then.
+    `attached` is set when observing begins; `held` is the time in seconds for which the threads
+    were stopped until then.
     """
 
     def __init__(
@@ -111,10 +112,10 @@ class Attachment:
         self._waker: Waker
         self._native_id = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
-        # Threads whose next stop at a call is the end of one that is not followed.
+        # Threads whose next stop at a call is the end of a call that is not followed.
         self._passing: set[int] = set()
-        # While attaching: the process's address space, and the stop of each thread that has
-        # stopped, as a signal to be delivered, or LISTEN.
+        # During attaching: the process's address space, and for each thread that has stopped, the
+        # signal to deliver or LISTEN.
         self._mms: dict[int, Mm] = {}
         self._stopped: dict[int, int] = {}
         # Threads that were interrupted and have not stopped yet.
@@ -124,32 +125,33 @@ class Attachment:
     # From other threads
 
     def start(self) -> None:
-        """Starts to attach. Every signal that is to end Laconic in order, and SIGCHLD, must be
-        blocked, and there must be no other thread yet."""
+        """Start attaching. Every signal that should end Laconic cleanly, and SIGCHLD, must be
+        blocked, and no other thread may exist yet."""
         self._waker = Waker()
         self._thread.start()
 
     def leave(self) -> None:
-        """Has the program left, in order."""
+        """Make the tracer detach from the program cleanly."""
         self._leaving = True
         self._waker.wake()
 
     def ended(self) -> bool:
-        """True as soon as the program was left, or has ended."""
+        """True once the tracer has detached from the program, or the program has ended."""
         return not self._thread.is_alive()
 
     def finish(self) -> None:
-        """Waits until the program was left. Raises what went wrong in the tracer."""
+        """Wait until the tracer has detached from the program. Raises the error with which the
+        tracer failed, if any."""
         self._thread.join()
         self._waker.wake()
         task = f"/proc/self/task/{self._native_id}"
         while self._native_id and os.path.exists(task):
-            time.sleep(0.001)  # the kernel lets go of the program when the thread is gone
+            time.sleep(0.001)  # the kernel detaches from the program when the thread is gone
         if self.failure is not None:
             raise self.failure
 
     def processes(self) -> int:
-        """How many processes are followed now."""
+        """The number of processes that are followed now."""
         return len({thread.tgid for thread in list(self.tracer.threads.values())})
 
     # The tracer's thread
@@ -222,13 +224,13 @@ class Attachment:
         return False
 
     def _wait(self, seconds: float | None) -> tuple[int, int]:
-        # The next stop or end: the thread and wait's status; (0, 0) when `seconds` are over, or
-        # somebody woke this thread.
+        # Return the next stop or end: the thread and its wait status; (0, 0) after `seconds`, or
+        # when another thread wakes this one.
         if seconds is not None:
             stop = os.waitpid(-1, _WALL | os.WNOHANG)
             if stop[0]:
                 return stop
-            # It is sent for every stop, and stays pending while it is blocked.
+            # SIGCHLD is sent for every stop, and stays pending while it is blocked.
             signal.sigtimedwait({signal.SIGCHLD}, seconds)
             return os.waitpid(-1, _WALL | os.WNOHANG)
         if self._brisk:
@@ -261,7 +263,7 @@ class Attachment:
         self._awaited -= {*self._stopped}
 
     def _seize(self, pid: int) -> bool:
-        # Seizes the threads of a process; True if there was a new one.
+        # Seize the threads of a process; return True if there was a new one.
         found = False
         fresh = True
         while fresh:
@@ -279,7 +281,7 @@ class Attachment:
         self._awaited.add(tid)
 
     def _gather(self, began: float) -> None:
-        # Waits until every thread has stopped, or is known not to be in a memory call.
+        # Wait until every thread has stopped, or is known not to be in a memory call.
         while missing := self._awaited - {*self._stopped}:
             if self._leaving:
                 raise _left_before()
@@ -297,7 +299,7 @@ class Attachment:
                 self._gathered(tid, status)
 
     def _gathered(self, tid: int, status: int) -> None:
-        # One stop or end of a thread while the others are still awaited.
+        # Handle one stop or end of a thread while other threads are still awaited.
         threads = self.tracer.threads
         if status & 0xFF != 0x7F:
             self._lose(tid)
@@ -373,7 +375,7 @@ class Attachment:
                     self.mediator.recorder.running_thread(thread, pid if sharer is None else sharer)
 
     def _by_process(self) -> dict[int, list[Thread]]:
-        # The threads of each process, the one that was named first.
+        # The threads of each process; the thread that the user named comes first.
         processes: dict[int, list[Thread]] = {}
         for thread in self.tracer.threads.values():
             processes.setdefault(thread.tgid, []).append(thread)
@@ -400,8 +402,8 @@ class Attachment:
     # Leaving
 
     def _left(self, deadline: float) -> bool:
-        # Ends the recording of each address space in which no call is under way, and says whether
-        # that was all.
+        # End the recording of each address space in which no call is in progress; return whether
+        # all have ended.
         tracer = self.tracer
         over = time.monotonic() > deadline
         mms = {id(thread.mm): thread.mm for thread in tracer.threads.values()}.values()
@@ -423,7 +425,7 @@ def _left_before() -> LaconicError:
 
 
 def _may_map(tid: int) -> bool:
-    # True unless the kernel shows that the thread waits in a call that changes no memory.
+    # True unless the kernel shows that the thread waits in a call that does not change memory.
     try:
         with open(f"/proc/{tid}/syscall", "rb") as file:
             number = file.read().split()[0]
@@ -443,8 +445,9 @@ def _share(tid: int, other: int) -> bool:
 
 
 def _find_break(mm: Mm, tid: int) -> None:
-    # The page in which the break lies: the end of what /proc/PID/maps labels as the heap
-    # (vma_is_initial_heap, include/linux/mm.h). The kernel does not show the break to the byte.
+    # The page that contains the break: the end of the VMA that /proc/PID/maps labels as the heap
+    # (vma_is_initial_heap, include/linux/mm.h). The kernel does not show the exact byte of the
+    # break.
     assert mm.space is not None
     mm.break_known = False
     with open(f"/proc/{tid}/maps", "rb") as file:
@@ -455,8 +458,8 @@ def _find_break(mm: Mm, tid: int) -> None:
 
 
 def _find_base(space: AddressSpace) -> None:
-    # mmap_base: ld.so, or the vDSO of newer kernels, was the first to be mapped below it. If that
-    # was unmapped, the address that the host chooses is another than the predicted one.
+    # mmap_base: ld.so, or the vDSO of newer kernels, was the first mapping below it. If that was
+    # unmapped, the address that the host chooses differs from the predicted one.
     layout = space.layout
     if not layout.top_down:
         return
@@ -475,7 +478,7 @@ def _find_base(space: AddressSpace) -> None:
 
 
 def tasks(pid: int) -> list[int]:
-    """The threads of a process; none if it is gone."""
+    """Return the threads of a process; empty if the process is gone."""
     try:
         return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
     except OSError:
@@ -483,7 +486,8 @@ def tasks(pid: int) -> list[int]:
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes that descend from `pid`, without this one and its own. O(processes)."""
+    """Return the descendants of `pid`, without this process and its own descendants.
+    O(processes)."""
     children: dict[int, list[int]] = {}
     for child, parent in _parents():
         children.setdefault(parent, []).append(child)
@@ -507,12 +511,12 @@ def _parents() -> Iterator[tuple[int, int]]:
                 continue
 
 
-# What cannot be attached to
+# Processes that cannot be attached to
 
 
 def check(pid: int) -> int:
-    """The process of a process or thread that laconic may attach to. Raises LaconicError, which
-    says why it may not."""
+    """Return the process of a process or thread that Laconic may attach to. Raises LaconicError
+    with the reason if it may not."""
     if not os.path.exists(f"/proc/{pid}"):
         raise LaconicError(f"there is no process {pid}; ps -e lists the processes")
     pid = thread_group(pid)
@@ -537,7 +541,8 @@ def check(pid: int) -> int:
 
 
 def refusal(pid: int) -> LaconicError:
-    """Why the kernel refused to let a process be traced, and what to do."""
+    """Return an error that says why the kernel does not let a process be traced, and how to fix
+    that."""
     try:
         check(pid)
     except LaconicError as error:
@@ -581,7 +586,7 @@ def _user(pid: int) -> int:
 
 
 def yama_scope() -> int | None:
-    """kernel.yama.ptrace_scope, None if this kernel has no Yama."""
+    """Return kernel.yama.ptrace_scope, or None if this kernel has no Yama."""
     try:
         with open("/proc/sys/kernel/yama/ptrace_scope", encoding="ascii") as file:
             return int(file.read())

@@ -1,4 +1,4 @@
-"""What the machine lets a tracer do, found by trying it."""
+"""What the machine permits a tracer to do, found by trying it."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _CAP_SYS_ADMIN, _CAP_SYS_PTRACE = 21, 19
 
 
 def examine() -> list[Finding]:
-    """Every finding, in the order in which a run would meet them; the last is a run of a real
-    program."""
+    """Return every finding, in the order in which a run would meet them; the last is a run of a
+    real program."""
     findings = [_machine()]
     if findings[0].level == "missing":
         return findings
@@ -63,7 +63,7 @@ def _machine() -> Finding:
 
 
 def _in_child(trial: Callable[[], int]) -> int:
-    # Tries something in a child that ends with the errno, so that nothing of it stays behind.
+    # Try something in a child that exits with the errno, so that it has no effect on this process.
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -103,7 +103,7 @@ def _scope() -> str:
 
 
 def _attach() -> Finding:
-    # A process that does not descend from Laconic: Yama makes a difference.
+    # Try a process that does not descend from Laconic, because Yama restricts those.
     read, write = os.pipe()
     read_pid, write_pid = os.pipe()
     child = os.fork()

@@ -23,9 +23,9 @@ OPTIONS = ptrace.O_FOLLOW | ptrace.O_TRACESECCOMP | ptrace.O_EXITKILL
 
 
 def resolve(command: str) -> str:
-    """The file that `command` names, through PATH where it has no slash.
+    """Return the file that `command` names, searching PATH if it has no slash.
 
-    Raises CannotRun with a shell's status: 127 where there is none, 126 where it cannot be
+    Raises CannotRun with a shell's status: 127 if there is no such file, 126 if it cannot be
     executed.
     """
     if not command:
@@ -45,12 +45,12 @@ def resolve(command: str) -> str:
 
 
 def launch(argv: Sequence[str], mask: int) -> int:
-    """Starts `argv` as a traced child that waits for `release`, and then installs the filter and
-    executes; returns its pid.
+    """Start `argv` as a traced child that waits for `release`, then installs the filter and
+    executes; return its pid.
 
-    `mask` is the program's signal mask. The first stops of the child come from wait as those of any
-    other. Raises CannotRun, or NoTracing where the kernel or the container forbids ptrace or
-    seccomp.
+    `mask` is the program's signal mask. The child's first stops are reported by wait, as those of
+    any other thread. Raises CannotRun, or NoTracing if the kernel or the container forbids ptrace
+    or seccomp.
     """
     path = resolve(argv[0])
     go_read, go_write = os.pipe()
@@ -83,15 +83,15 @@ waiting: dict[int, int] = {}
 
 
 def release(pid: int) -> None:
-    """Lets a child that `launch` has started execute its program."""
+    """Let a child that `launch` started execute its program."""
     go = waiting.pop(pid)
     os.write(go, b"g")
     os.close(go)
 
 
 def failure(pid: int, argv: Sequence[str]) -> Exception | None:
-    """Why a child that ended, or executed, had not been able to start; None where it was. Queried
-    once."""
+    """Return why a child that ended, or executed, could not start; None if it could. Can be queried
+    once per child."""
     pipe = launched.pop(pid, None)
     if pipe is None:
         return None
@@ -114,10 +114,10 @@ def failure(pid: int, argv: Sequence[str]) -> Exception | None:
 
 
 def install_filter(program: bytes) -> int:
-    """Installs a packed filter on the calling thread; returns 0 or an errno.
+    """Install a packed filter on the calling thread; return 0 or an errno.
 
-    Without CAP_SYS_ADMIN the kernel wants no_new_privs, which then keeps set-user-id programs from
-    changing user: a traced program could not in any case.
+    Without CAP_SYS_ADMIN the kernel requires no_new_privs, which keeps set-user-id programs from
+    changing user. A traced program could not change user in any case.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     buffer = ctypes.create_string_buffer(program, len(program))
@@ -131,8 +131,8 @@ def install_filter(program: bytes) -> int:
 
 
 def program_environment() -> list[bytes]:
-    """The environment as Laconic was given it, entry by entry; Python has changed its own copy (PEP
-    538).
+    """Return the environment as Laconic received it, entry by entry; Python has changed its own
+    copy (PEP 538).
 
     LACONIC_FAIL, which is Laconic's, is left out.
     """
@@ -145,8 +145,8 @@ def program_environment() -> list[bytes]:
 
 
 def _mended(entries: list[bytes]) -> list[bytes]:
-    # ld.so ends each tunable in its place by a NUL (parse_tunables, before it was rewritten), and
-    # gives itself a copy.
+    # Before parse_tunables was rewritten, ld.so terminated each tunable in place with a NUL, and
+    # pointed the variable to a copy of the value.
     name = b"GLIBC_TUNABLES"
     whole = name + b"=" + os.environb.get(name, b"")
     for place, entry in enumerate(entries):
@@ -158,8 +158,8 @@ def _mended(entries: list[bytes]) -> list[bytes]:
 
 
 def execute(path: str, argv: Sequence[str], environment: Sequence[bytes]) -> int:
-    """execve(2) with an environment taken as it is, names given twice included; returns only to say
-    the errno."""
+    """Call execve(2) with exactly this environment, duplicate names included; return the errno, and
+    only on failure."""
     libc = ctypes.CDLL(None, use_errno=True)
     words = [os.fsencode(word) for word in argv]
     libc.execve(
@@ -171,7 +171,7 @@ def execute(path: str, argv: Sequence[str], environment: Sequence[bytes]) -> int
 
 
 def _is_script(path: str) -> bool:
-    # What a shell takes for one: not a binary, and no NUL in the first line.
+    # A shell's test for a script: not a binary, and no NUL in the first line.
     with open(path, "rb") as file:
         line = file.readline(256)
     return not line.startswith(b"\x7fELF") and b"\0" not in line
@@ -180,7 +180,7 @@ def _is_script(path: str) -> bool:
 def _become(
     path: str, argv: Sequence[str], program: bytes, go: int, report: int, mask: int
 ) -> None:
-    # In the child: never returns.
+    # Runs in the child, and never returns.
     environment = program_environment()
     step = b"seccomp"
     code = 1
@@ -197,7 +197,7 @@ def _become(
                 step = b"exec"
                 code = execute(path, argv, environment)
                 if code == errno.ENOEXEC and _is_script(path):
-                    # A script without a #! line: execvp gives it to the shell.
+                    # A script without a #! line: execvp passes it to the shell.
                     code = execute("/bin/sh", ["/bin/sh", path, *argv[1:]], environment)
     except OSError as error:
         code = error.errno or 1

@@ -44,8 +44,8 @@ from laconic.tracer.syscalls import (
 STOP_SIGNALS = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 #: The stop before or after any call (PTRACE_O_TRACESYSGOOD).
 SYSCALL_STOP = signal.SIGTRAP | 0x80
-#: EINTR as a register holds it, and the value with which a call is restarted unless a handler runs
-#: (include/linux/errno.h).
+#: EINTR as a register holds it, and the value that makes the kernel restart a call unless a handler
+#: runs (include/linux/errno.h).
 _EINTR = -errno.EINTR & (1 << 64) - 1
 ERESTARTNOHAND = 514
 #: The bits of a wait status that hold the signal that ended a thread.
@@ -53,11 +53,12 @@ _SIGNAL = 0x7F
 
 
 class Tracer:
-    """Runs one program and all that it starts.
+    """Runs one program and everything that it starts.
 
-    `exit_status` is the first program's own, 128 + signal where one killed it. `waiting` makes a
-    context for a check at a process's end, which shows that it takes long. `take` follows a stop;
-    `laconic.tracer.attach` gives it those of processes that were running already.
+    `exit_status` is that of the first program, or 128 + signal if a signal killed it. `waiting`
+    returns a context manager for a check at a process's end, which shows that the check takes long.
+    `take` follows a stop; `laconic.tracer.attach` passes it the stops of processes that were
+    already running.
     """
 
     def __init__(
@@ -83,9 +84,9 @@ class Tracer:
         self.failure: Exception | None = None
 
     def run(self, argv: Sequence[str]) -> int:
-        """Runs `argv` to the end of its last process; returns the exit status of the first.
+        """Run `argv` until its last process ends; return the exit status of the first.
 
-        Raises CannotRun or NoTracing where it could not be started.
+        Raises CannotRun or NoTracing if it could not be started.
         """
         # Before any thread is started, so that each of them blocks the signals that are passed on.
         self.relay = relay = Relay(argv)
@@ -97,7 +98,7 @@ class Tracer:
         self.mediator.ledger.processes = 1
         self.threads[self.root] = Thread(self.root, self.root, Mm(None))
         self.argv = argv
-        # The program waits: no signal finds it at work, and no witness.
+        # The program still waits, so no signal reaches it, and no witness exists yet.
         relay.start(self._pass_on)
         launch.release(self.root)
         if self.recorder is not None:
@@ -111,8 +112,8 @@ class Tracer:
         return self.exit_status
 
     def _pass_on(self, info: SignalInfo) -> None:
-        # In the relay's thread. After the first program's end: to every process that it left
-        # running.
+        # Runs in the relay's thread. After the end of the first program, signals go to every
+        # process that it left running.
         assert self.relay is not None
         processes = {thread.tgid for thread in list(self.threads.values())}
         for pid in [self.root] if self.root in processes else processes:
@@ -131,7 +132,7 @@ class Tracer:
             self.take(*stop)
 
     def take(self, tid: int, status: int, stop: tuple[int, ...]) -> None:
-        """Follows one stop or end of a thread, as `Waiter.wait` reports it, and resumes the
+        """Follow one stop or end of a thread, as `Waiter.wait` reports it, and resume the
         thread."""
         thread = self.threads.get(tid)
         if status & 0xFF != 0x7F:
@@ -147,7 +148,7 @@ class Tracer:
             self._other_stop(thread, status >> 8 & 0xFF, status >> 16)
 
     def at_call(self, thread: Thread, stop: tuple[int, ...]) -> None:
-        """Follows the memory or process call that a thread has stopped for; `stop` is what
+        """Follow the memory or process call that a thread has stopped for; `stop` is what
         `Registers.call` read."""
         recorder = self.recorder
         if recorder is not None and recorder.limit_reached and not self.mediator.attached:
@@ -159,7 +160,7 @@ class Tracer:
             self._process_call(thread, stop[1])
 
     def at_end(self, thread: Thread) -> None:
-        """Follows the end of a call that the thread was to stop at."""
+        """Follow the end of a call at which the thread had to stop."""
         if thread.awaits_exit:
             self.mediator.at_exit(thread)
         else:
@@ -168,7 +169,7 @@ class Tracer:
     # The end of the recording
 
     def end_recording(self) -> None:
-        """Ends the recording; the processes go on, and are followed as before."""
+        """End the recording; the processes continue, and are followed as before."""
         for mm in {id(thread.mm): thread.mm for thread in self.threads.values()}.values():
             self.leave(mm)
         if self.recorder is not None:
@@ -178,7 +179,7 @@ class Tracer:
             thread.notes = None
 
     def leave(self, mm: Mm) -> None:
-        """Ends the recording of one address space."""
+        """End the recording of one address space."""
         thread = next((self.threads[tid] for tid in mm.threads if tid in self.threads), None)
         if thread is not None and thread.notes is not None:
             thread.notes.recorder.leave(thread)
@@ -213,7 +214,7 @@ class Tracer:
         ptrace.resume(self.go_on, thread.tid)
 
     def _executes(self, thread: Thread, nr: int) -> None:
-        # Of a trace's last look at the old program, and of the path that is requested.
+        # Record the last scan of the old program, and note the path that the execve requests.
         assert self.recorder is not None
         thread.call = PROCESS_CALLS[nr]
         address = self.mediator.words[RDI if nr == EXECVE else RSI]
@@ -258,14 +259,14 @@ class Tracer:
         elif thread.mm.busy is not None:
             thread.mm.queue.append(thread)
         else:
-            # The address space is copied as it is between two calls: the others wait until it has
-            # been.
+            # The kernel copies the address space between two calls, so calls of other threads wait
+            # until the copy is complete.
             thread.mm.busy = thread
             ptrace.resume(SYSCALL, thread.tid)
 
     def _cannot_follow(self, thread: Thread, flags: int) -> None:
-        # Nothing is changed in a program that was running already, so the kernel does not have its
-        # child traced.
+        # Laconic changes nothing in a program that was already running, so the kernel does not
+        # trace this child.
         self.mediator.ledger.note(
             f"{command_name(thread.tid)} started a process or thread that cannot be traced "
             "(CLONE_UNTRACED): its memory calls are not counted"
@@ -276,7 +277,7 @@ class Tracer:
                 thread.notes.recorder.unfollowed(thread, "a thread of it cannot be traced")
 
     def _process_call_failed(self, thread: Thread) -> None:
-        # The end of a fork, clone or exec that no event reports.
+        # The end of a fork, clone or exec that no ptrace event reports.
         if (
             self.recorder is not None
             and (result := self.mediator.registers.result(thread.tid)) is not None
@@ -313,7 +314,8 @@ class Tracer:
         elif event == ptrace.EVENT_EXIT:
             self._exits(thread)
         elif event == ptrace.EVENT_STOP:
-            # A group-stop stays one until SIGCONT; any other such stop is a new thread's first.
+            # A group-stop lasts until SIGCONT; any other stop of this kind is the first stop of a
+            # new thread.
             ptrace.resume(LISTEN if stop_signal in STOP_SIGNALS else self.go_on, tid)
         else:
             if self.relay is not None:
@@ -322,12 +324,12 @@ class Tracer:
             ptrace.resume(self.go_on, tid, stop_signal)
 
     def restart_interrupted(self, tid: int, stop_signal: int) -> None:
-        """Has the call that a stop interrupted restarted, unless a handler is to run.
+        """Restart the call that a stop interrupted, unless a handler is to run.
 
-        A signal that the program ignores is not even sent to it if it is not traced (sig_ignored,
+        The kernel does not even send a signal that an untraced program ignores (sig_ignored,
         kernel/signal.c). Most waits are restarted in any case; these fail with EINTR as soon as
-        anything interrupts them. ERESTARTNOHAND has the kernel decide once the handlers are known.
-        Stop signals and SIGCONT interrupt these waits without a tracer too.
+        anything interrupts them. ERESTARTNOHAND makes the kernel decide once the handlers are
+        known. Stop signals and SIGCONT interrupt these waits without a tracer too.
         """
         if stop_signal in STOP_SIGNALS or stop_signal == signal.SIGCONT:
             return
@@ -363,7 +365,7 @@ class Tracer:
         if tid in self.premature:
             self.premature.discard(tid)
             if not is_traced(tid):
-                return  # its end was reported: it would stay for ever
+                return  # its end was reported already: the entry would stay forever
         child = Thread(tid, parent.tgid if flags & CLONE_THREAD else tid, mm)
         child.inherit(parent)
         self.threads[tid] = child
@@ -424,7 +426,7 @@ class Tracer:
             except PermissionError:
                 give_up(fresh, self.mediator.ledger)
             except OSError:
-                pass  # it was killed meanwhile
+                pass  # it was killed in between
         else:
             self.mediator.ledger.note(
                 f"{command_name(tid)} is a 32-bit program: it runs untouched, and its memory calls "
@@ -435,19 +437,19 @@ class Tracer:
         ptrace.resume(self.go_on, tid)
 
     def _exits(self, thread: Thread) -> None:
-        # The last look at the address space of a thread that ends; the last thread of all has it
+        # The last scan of an ending thread's address space; the last of its threads also has it
         # checked. A thread that ends while it is traced wakes its pidfd and its tracer first, and
-        # its parent only after the tracer has reaped it (exit_notify, release_task): the parent's
-        # waitpid() would come too early. So it is detached here, where it runs no code of its
-        # program any more, and ends as a process without a tracer does.
+        # its parent only after the tracer has reaped it (exit_notify, release_task), so a waitpid()
+        # by the parent would come too early. The thread is therefore detached here, where it no
+        # longer runs code of its program, and ends as an untraced thread does.
         mm = thread.mm
         if mm.busy is thread:
             self._abandon(thread, [thread.tid])
         thread.leave()
         status = ptrace.event_message(thread.tid) or 0
         if not mm.threads and self.checker.each_exit:
-            # A thread that a signal ends in execve may be in the new program's address space
-            # already.
+            # A thread that a signal ends in execve may already be in the new program's address
+            # space.
             if not (thread.executing and status & _SIGNAL):
                 with self.waiting(f"checking the address space of process {thread.tgid}"):
                     self.checker.check(thread)
@@ -472,8 +474,8 @@ class Tracer:
             self.checker.forget(mm)
 
     def _abandon(self, thread: Thread, witnesses: Iterable[int]) -> None:
-        # A thread ended in the middle of a call. If that was under way at the host, only the host
-        # knows how far it came; it says so of any thread that has not given up its memory itself.
+        # A thread ended in the middle of a call. If the host was executing the call, only the host
+        # knows its effect, and shows it through any thread that has not released its memory.
         mm = thread.mm
         mm.busy = None
         if thread.pending is not None and mm.space is not None:
@@ -514,7 +516,7 @@ class Tracer:
 
 
 def address_space(thread: Thread) -> AddressSpace:
-    """The address space of a thread that is stopped. Raises OSError."""
+    """Return the address space of a stopped thread. Raises OSError."""
     tid = thread.tid
     thread.read_implies_exec = bool(proc.personality(tid) & proc.READ_IMPLIES_EXEC)
     start = proc.read_start(tid)

@@ -1,9 +1,9 @@
 """One memory call of one thread: from its stop to the answer.
 
 The call edits the wanted state. If something changes, the thread makes the call, narrowed to the
-pages that change; the host's answer is the program's, and what the host confirms becomes held
-state. If nothing changes, the system call is skipped, and the bookkeeping's own answer is the
-program's.
+pages that change: the program receives the host's answer, and the changes that the host confirms
+become held state. If nothing changes, the system call is skipped, and the program receives the
+bookkeeping's answer.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _LOCKING = {"mlock", "mlock2", "mlockall"}
 
 
 class Mediator:
-    """Answers memory calls. `rule` decides which reach the host; with `observe` all do, as the
-    program made them.
+    """Answers memory calls. `rule` decides which calls reach the host; with `observe` all of them
+    do, as the program made them.
 
-    `attached`: the program was running already and has no filter, so that it stops at each of its
-    calls, and nothing in it may be changed, since Laconic may be gone before it could be restored.
+    `attached`: the program was already running and has no filter, so it stops at each of its calls.
+    Nothing in it may be changed, because Laconic may be gone before it could restore that.
 
-    `inject` maps the number of a host call (counted from 1) to an errno that it is made to fail
-    with, for tests.
+    For tests, `inject` maps the number of a host call (counted from 1) to the errno with which it
+    fails.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Mediator:
     ) -> None:
         self.ledger = ledger
         self.attached = attached
-        #: How a thread goes on that has nothing to wait for.
+        #: The request that resumes a thread that has nothing to wait for.
         self.go_on = SYSCALL if attached else CONT
         self.manager = Bookkeeper(rule, ledger, observe)
         self.recorder = recorder
@@ -73,7 +73,7 @@ class Mediator:
     # The stop of a call
 
     def at_call(self, thread: Thread, stop: tuple[int, ...]) -> None:
-        """Answers the memory call that `thread` has stopped for; `stop` is what `Registers.call`
+        """Answer the memory call that `thread` has stopped for; `stop` is what `Registers.call`
         read."""
         mm = thread.mm
         space = mm.space
@@ -119,9 +119,9 @@ class Mediator:
             self.recorder.call(thread, name, args, result, 0, 0, 0)
 
     def _overtakes(self, mm: Mm) -> bool:
-        # mlock sets its locks at once, and then brings pages in with the address space free for
-        # others, who may be those that bring the pages (userfaultfd, FUSE): once the host shows the
-        # locks, the others need not wait.
+        # mlock sets its locks first, and then brings pages in while other threads may use the
+        # address space. Those threads may be the ones that provide the pages (userfaultfd, FUSE),
+        # so they stop waiting once the host shows the locks.
         assert mm.busy is not None
         busy = mm.busy
         if busy.pending is None or busy.pending.call.name not in _LOCKING or mm.space is None:
@@ -146,12 +146,12 @@ class Mediator:
     # The host call
 
     def _forward(self, thread: Thread, pending: Pending) -> None:
-        # Lets the thread make the call, with the arguments of the host call.
+        # Let the thread make the call, with the arguments of the host call.
         call, outcome, host_args = pending
         thread.pending = pending
-        # A call about contents alone (write-back, residency, discards) does not keep the others of
-        # its address space waiting. A call without changes does: if every call is passed on, the
-        # host executes them in this order.
+        # A call that concerns only contents (write-back, residency, discards) does not make other
+        # threads of its address space wait. A call without changes does: if every call is passed
+        # on, the host executes them in this order.
         if self.recorder is not None:
             self.recorder.before(thread, outcome)
         if outcome.ask or outcome.then or not outcome.changes or edits(outcome):
@@ -171,15 +171,16 @@ class Mediator:
             self.registers.set_range(thread.tid, host_args[0], host_args[1])
         if call.name == "mremap" and not self.attached:
             # A pending signal stops an mremap of mergeable pages (break_ksm, mm/ksm.c), which is
-            # then restarted. Natively the signal must come in those microseconds; here one that
-            # came during the stop is enough. A frequent timer would stop the call again and again,
-            # and one of several VMAs would fail with EFAULT, because the first has moved.
+            # then restarted. Natively the signal must arrive within those microseconds; here it may
+            # arrive at any time during the stop. A frequent timer would stop the call again and
+            # again, and an mremap of several VMAs would fail with EFAULT, because the first VMA has
+            # moved.
             thread.signal_mask = ptrace.set_signal_mask(thread.tid, ALL_SIGNALS)
         thread.awaits_exit = True
         ptrace.resume(SYSCALL, thread.tid)
 
     def at_exit(self, thread: Thread) -> None:
-        """The end of a host call: the program has its answer."""
+        """Handle the end of a host call: the program has its answer."""
         thread.awaits_exit = False
         if thread.signal_mask is not None:
             ptrace.set_signal_mask(thread.tid, thread.signal_mask)
@@ -215,7 +216,7 @@ class Mediator:
         self.serve(mm)
 
     def serve(self, mm: Mm) -> None:
-        """Takes up the calls that waited for this address space, as far as they can go now."""
+        """Resume the calls that waited for this address space, up to the next that must wait."""
         while mm.queue and mm.busy is None:
             waiting = mm.queue.popleft()
             if waiting.child_flags is not None and not waiting.child_flags & CLONE_VM:
@@ -227,8 +228,8 @@ class Mediator:
     def _learn_break(
         self, thread: Thread, space: AddressSpace, outcome: Outcome, value: int
     ) -> Outcome:
-        # /proc shows only the page in which the break of a running program lies. A call that does
-        # not move the break returns it, and a call that does makes it known too.
+        # /proc shows only the page that contains the break of a running program. A call that does
+        # not move the break returns it, and a call that moves it makes it known too.
         thread.mm.break_known = True
         if value == outcome.result:
             return outcome
@@ -238,8 +239,8 @@ class Mediator:
         return outcome if outcome.changes else outcome._replace(result=value)
 
     def settle(self, thread: Thread, pending: Pending, value: int) -> Answered:
-        """Take over the host's answer `value`, and record the call. Raises OSError if the process
-        is gone."""
+        """Process the host's answer `value`, and record the call. Raises OSError if the process is
+        gone."""
         call, outcome, host_args = pending
         space = thread.mm.space
         assert space is not None

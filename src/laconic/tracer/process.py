@@ -27,11 +27,11 @@ from laconic.tracer.record import CallNotes
 class Mm:
     """One address space and the threads that run in it.
 
-    `busy` is the thread whose call is under way at the host; until it is done, calls of the others
+    `busy` is the thread whose call the host is executing; until it ends, calls of the other threads
     wait in `queue`, in the order of their stops. `space` is None for a program whose memory calls
-    are not followed (32-bit). `unchecked` counts the VMAs that the calls since the last check of
-    everything have paid for (`Checker.after_call`). `break_known`: `space.brk` is the break to the
-    byte, and not only the end of its page.
+    are not followed (32-bit). `unchecked` is the number of VMAs that the calls since the last
+    complete check have paid for (`Checker.after_call`). `break_known`: `space.brk` is exact to the
+    byte, not only the end of its page.
     """
 
     __slots__ = ("break_known", "busy", "queue", "space", "threads", "unchecked")
@@ -54,17 +54,18 @@ class Pending(NamedTuple):
 
 
 class Thread:
-    """One traced thread. It is what bookkeeping makes its upcalls to.
+    """One traced thread. It answers the bookkeeping's upcalls.
 
-    `supervised`: one of the program's own seccomp filters asks a supervisor, who may let a memory
-    call pass unseen.
+    `supervised`: one of the program's own seccomp filters notifies a supervisor, which may let a
+    memory call pass without a stop.
 
-    `notes` takes what the upcalls answered, where a trace is recorded; `call` is the process call
-    under way, `path` the program that it asks for, if it is an execve. `signal_mask` is what the
-    program blocks, a kernel sigset_t, while a host call runs with every signal blocked.
+    `notes` records the answers to upcalls if a trace is recorded. `call` is the process call in
+    progress; `path` is the program that it executes if it is an execve. While a host call runs with
+    every signal blocked, `signal_mask` is the program's own mask, a kernel sigset_t.
 
-    `child_flags` are the clone flags of a fork or clone under way, `untraced_at` where in memory
-    they lack CLONE_UNTRACED meanwhile. `executing`: its latest call is an execve.
+    `child_flags` are the clone flags of a fork or clone in progress; `untraced_at` is the address
+    in memory at which they lack CLONE_UNTRACED until it ends. `executing`: the thread's latest call
+    is an execve.
     """
 
     __slots__ = (
@@ -102,13 +103,14 @@ class Thread:
         self.path: str | None = None
 
     def inherit(self, other: Thread) -> None:
-        """Takes over what a new thread, and a new program, has from the one before it."""
+        """Take over the state that a new thread, or a new program, inherits from the one before
+        it."""
         self.read_implies_exec = other.read_implies_exec
         self.supervised = other.supervised
         self.notes = other.notes and other.notes.twin(self.tgid, self.tid)
 
     def mm_of_child(self) -> Mm:
-        """The address space of the child that its clone under way makes: this one, or a copy.
+        """Return the address space of the child of the clone in progress: this one, or a copy.
         O(VMAs)."""
         if (self.child_flags or 0) & CLONE_VM:
             return self.mm
@@ -117,20 +119,20 @@ class Thread:
         return copy
 
     def leave(self) -> None:
-        """Takes the thread out of its address space."""
+        """Remove the thread from its address space."""
         self.mm.threads.discard(self.tid)
 
     # Upcalls (laconic.memory.upcalls.Upcalls)
 
     def open_file(self, fd: int) -> OpenFile | None:
-        """What a descriptor of this thread refers to."""
+        """Return the file that a descriptor of this thread refers to."""
         file = proc.open_file(self.tid, fd)
         if self.notes is not None:
             self.notes.open_file(file)
         return file
 
     def untouched(self, start: int, end: int) -> bool:
-        """True where no page of private memory was touched (anonymous) or written (a file's)."""
+        """True if no page of private memory was touched (anonymous) or written (a file's)."""
         assert self.mm.space is not None
         vma = self.mm.space.vmas.get(start)
         if vma is None:
@@ -143,7 +145,7 @@ class Thread:
             return False
 
     def resident(self, start: int, end: int) -> bool:
-        """True where every page is in memory."""
+        """True if every page is in memory."""
         try:
             answer = Pagemap(self.tid).resident(start, end)
         except OSError:
@@ -164,14 +166,14 @@ class Thread:
         try:
             limit: int = resource.prlimit(self.tid, number)[0]
         except OSError:
-            # Of another user's process only the file tells it (check_prlimit_permission).
+            # For a process of another user, only this file shows it (check_prlimit_permission).
             limit = proc.shown_limit(self.tid, number)
         if self.notes is not None and limit != -1:
             self.notes.limit(answer, limit)
         return limit
 
     def vma_start(self, address: int) -> int:
-        """Where the host's VMA that contains `address` begins; 0 if the process is gone."""
+        """Return the start of the host's VMA that contains `address`; 0 if the process is gone."""
         try:
             vma = proc.query_vma(self.tid, address)
         except OSError:
@@ -182,21 +184,22 @@ class Thread:
         return start
 
     def read(self, address: int, length: int) -> bytes:
-        """The program's memory; empty where it cannot be read."""
+        """Return the program's memory; empty if it cannot be read."""
         data = read_memory(self.tid, address, length)
         if self.notes is not None:
             self.notes.read(address, length, data)
         return data
 
     def shown_file(self, fd: int, address: int, file: File) -> File:
-        """How the host shows `file`, which was just mapped at `address` from `fd` (-1: none)."""
+        """Return how the host shows `file`, which was just mapped at `address` from `fd` (-1:
+        none)."""
         shown = proc.identify(self.tid, fd, address, file)
         if self.notes is not None and shown != file:
             self.notes.shown_file(shown)
         return shown
 
     def maps(self) -> RangeMap[Vma]:
-        """The host's map. Raises OSError where the process is gone."""
+        """Return the host's map. Raises OSError if the process is gone."""
         host = proc.read_smaps(self.tid)
         if self.notes is not None and self.mm.space is not None:
             self.notes.maps(self.mm.space.held, host)
@@ -232,11 +235,12 @@ _readv.restype = _writev.restype = ctypes.c_ssize_t
 
 
 def read_memory(pid: int, address: int, length: int) -> bytes:
-    """Up to `length` bytes of a process's memory at `address`; empty where there are none, or it is
-    gone."""
+    """Return up to `length` bytes of a process's memory at `address`; empty if nothing is mapped
+    there, or the process is gone."""
     buffer = ctypes.create_string_buffer(length)
     ours = _Iovec(ctypes.addressof(buffer), length)
-    # A string may end on the last mapped page: what lies beyond is read only if it is there.
+    # A string may end on the last mapped page, so bytes beyond that page are read only if they are
+    # mapped.
     first = min(length, -address % 4096 or 4096)
     pieces = ((address, first), (address + first, length - first))
     theirs = (_Iovec * 2)(*[_Iovec(*piece) for piece in pieces])
@@ -247,7 +251,7 @@ def read_memory(pid: int, address: int, length: int) -> bytes:
 
 
 def write_memory(pid: int, address: int, data: bytes) -> bool:
-    """Writes to a process's memory at `address`; False where it cannot be written."""
+    """Write to a process's memory at `address`; return False if it cannot be written."""
     buffer = ctypes.create_string_buffer(data, len(data))
     ours, theirs = _Iovec(ctypes.addressof(buffer), len(data)), _Iovec(address, len(data))
     return bool(
@@ -256,12 +260,12 @@ def write_memory(pid: int, address: int, data: bytes) -> bool:
 
 
 def thread_group(tid: int) -> int:
-    """The process that a thread belongs to, or the thread's own id where it is gone."""
+    """Return the process that a thread belongs to, or the thread's own id if it is gone."""
     return _number(tid, "Tgid") or tid
 
 
 def parent_process(tid: int) -> int:
-    """The process that a thread's process is a child of; 0 where it is gone."""
+    """Return the parent process of a thread's process; 0 if it is gone."""
     return _number(tid, "PPid")
 
 
@@ -271,7 +275,7 @@ def is_traced(tid: int) -> bool:
 
 
 def status_line(tid: int, field: str) -> str:
-    """The value of a line of `/proc/TID/status`; empty where there is none, or the thread is
+    """Return the value of a line of `/proc/TID/status`; empty if there is none, or the thread is
     gone."""
     start = f"{field}:".encode()
     try:
@@ -289,7 +293,7 @@ def _number(tid: int, field: str) -> int:
 
 
 def is_64_bit(pid: int) -> bool:
-    """True where the program that a process executes is a 64-bit one (ELFCLASS64)."""
+    """True if a process executes a 64-bit program (ELFCLASS64)."""
     try:
         with open(f"/proc/{pid}/exe", "rb") as file:
             return file.read(5)[4:] == b"\x02"
@@ -298,8 +302,8 @@ def is_64_bit(pid: int) -> bool:
 
 
 def command_name(pid: int) -> str:
-    """The program's name as `ps` shows it, with a question mark for what would talk to a
-    terminal."""
+    """Return the program's name as `ps` shows it, with a question mark for each character that
+    would control a terminal."""
     try:
         with open(f"/proc/{pid}/comm", "rb") as file:
             name = os.fsdecode(file.read().rstrip(b"\n"))
@@ -309,7 +313,7 @@ def command_name(pid: int) -> str:
 
 
 def give_up(thread: Thread, ledger: Ledger) -> None:
-    """Follows an address space no longer, since its process hides it from this user
+    """Stop following an address space, because its process hides it from this user
     (prctl(PR_SET_DUMPABLE))."""
     thread.mm.space = None
     if thread.notes is not None:

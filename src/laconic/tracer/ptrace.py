@@ -1,7 +1,7 @@
-"""ptrace(2) by ctypes: the requests that the tracer makes, on x86-64.
+"""ptrace(2) through ctypes: the requests that the tracer makes, on x86-64.
 
-A request on a thread that is gone returns False or None; whoever waits for that thread learns of
-its end from wait.
+A request for a thread that is gone returns False or None; the end of the thread is reported by
+wait.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ O_TRACEEXEC: Final = 16
 O_TRACEEXIT: Final = 64
 O_TRACESECCOMP: Final = 128
 O_EXITKILL: Final = 1 << 20
-#: Follow all threads and descendants, and tell system calls from signals.
+#: Follow all threads and descendants, and distinguish system calls from signals.
 O_FOLLOW: Final = (
     O_TRACESYSGOOD | O_TRACEFORK | O_TRACEVFORK | O_TRACECLONE | O_TRACEEXEC | O_TRACEEXIT
 )
@@ -53,9 +53,9 @@ EVENT_STOP: Final = 128
 RAX, RSI, RDI, ORIG_RAX, RIP = 10, 13, 14, 15, 16
 WORDS: Final = 27
 
-# PyDLL keeps the GIL: a ptrace request takes a microsecond, giving the lock away and back would
-# cost as much. Without argtypes a call is quicker by half a microsecond; integers then are C ints,
-# and an address must be a c_void_p.
+# PyDLL keeps the GIL: a ptrace request takes a microsecond, and releasing and reacquiring the lock
+# would cost as much. Without argtypes a call is faster by half a microsecond; integers then are C
+# ints, and an address must be a c_void_p.
 _ptrace = ctypes.PyDLL(None).ptrace
 _INFO_SIZE = 88
 _ORIG_RAX_OFFSET, _RAX_OFFSET = ctypes.c_void_p(ORIG_RAX * 8), ctypes.c_void_p(RAX * 8)
@@ -72,10 +72,10 @@ class Registers:
     """One thread's general registers. `words` is a view of 27 integers; `load` and `store` move
     them.
 
-    At a stop of a call, `call`, `result` and `skip` reach what matters in a third of the time that
-    all registers take (struct ptrace_syscall_info in include/uapi/linux/ptrace.h). `stop` is the
-    kind of stop at which calls are met: that of a seccomp filter, or SYSCALL_INFO_ENTRY, the one
-    before any call.
+    At a stop of a call, `call`, `result` and `skip` access the relevant registers in a third of the
+    time that all registers take (struct ptrace_syscall_info in include/uapi/linux/ptrace.h). `stop`
+    is the kind of stop at which calls are reported: that of a seccomp filter, or
+    SYSCALL_INFO_ENTRY, the stop before any call.
     """
 
     __slots__ = (
@@ -100,16 +100,16 @@ class Registers:
         self.words = memoryview(self._buffer).cast("B").cast("Q")
 
     def load(self, tid: int) -> bool:
-        """Reads the stopped thread's registers; False where it is gone."""
+        """Read the stopped thread's registers; return False if it is gone."""
         return bool(_ptrace(GETREGS, tid, None, self._address) == 0)
 
     def store(self, tid: int) -> bool:
-        """Writes them; False where it is gone."""
+        """Write the registers to the thread; return False if it is gone."""
         return bool(_ptrace(SETREGS, tid, None, self._address) == 0)
 
     def call(self, tid: int) -> tuple[int, ...]:
-        """At a call's stop: the instruction pointer, the number and the six arguments; () at any
-        other stop, and where the thread is gone."""
+        """At a call's stop, return the instruction pointer, the number and the six arguments; () at
+        any other stop, and if the thread is gone."""
         if _ptrace(GET_SYSCALL_INFO, tid, _INFO_SIZE, self._info_address) <= 0:
             return ()
         if self._info[0] & 0xFF != self._stop:
@@ -117,12 +117,12 @@ class Registers:
         return self._unpack_call(self._info)
 
     def is_i386(self) -> bool:
-        """True if the call that was read last was made as i386 code makes it (`int 0x80`)."""
+        """True if the last call that was read was made as i386 code makes it (`int 0x80`)."""
         return bool(self._info[0] >> 32 == AUDIT_ARCH_I386)
 
     def result(self, tid: int) -> int | None:
-        """At a call's end: its result, negative for an error; None if the thread is gone, or was
-        killed and has stopped for its exit since."""
+        """At a call's end, return its result, negative for an error; None if the thread is gone, or
+        was killed and has since stopped for its exit."""
         if _ptrace(GET_SYSCALL_INFO, tid, _INFO_SIZE, self._info_address) <= 0:
             return None
         if self._info[0] & 0xFF != _SYSCALL_INFO_EXIT:
@@ -131,24 +131,23 @@ class Registers:
         return result
 
     def skip(self, tid: int, result: int) -> None:
-        """At a call's stop: skips the call, whose result then is this one."""
+        """At a call's stop, skip the call and make it return `result`."""
         _ptrace(POKEUSER, tid, _ORIG_RAX_OFFSET, _NO_CALL)
         _ptrace(POKEUSER, tid, _RAX_OFFSET, ctypes.c_void_p(result) if result else None)
 
     def set_result(self, tid: int, result: int) -> None:
-        """At a call's end: replaces its result."""
+        """At a call's end, replace its result."""
         _ptrace(POKEUSER, tid, _RAX_OFFSET, ctypes.c_void_p(result))
 
     def set_range(self, tid: int, start: int, length: int) -> None:
-        """At a call's stop or end: sets the first two arguments, an address and a length in
+        """At a call's stop or end, set the first two arguments: an address and a length in
         bytes."""
         _ptrace(POKEUSER, tid, _RDI_OFFSET, ctypes.c_void_p(start))
         _ptrace(POKEUSER, tid, _RSI_OFFSET, ctypes.c_void_p(length))
 
 
 def set_signal_mask(tid: int, mask: int) -> int:
-    """At a stop: sets the signals that the thread blocks, a kernel sigset_t; returns those that it
-    blocked."""
+    """At a stop, set the thread's signal mask, a kernel sigset_t; return the previous mask."""
     before, after = ctypes.c_uint64(), ctypes.c_uint64(mask)
     _ptrace(GETSIGMASK, tid, _SIGSET_SIZE, ctypes.byref(before))
     _ptrace(SETSIGMASK, tid, _SIGSET_SIZE, ctypes.byref(after))
@@ -156,32 +155,34 @@ def set_signal_mask(tid: int, mask: int) -> int:
 
 
 def resume(request: int, tid: int, signal: int = 0) -> bool:
-    """CONT, SYSCALL, LISTEN or DETACH, delivering `signal`; False where the thread is gone."""
+    """Make the request CONT, SYSCALL, LISTEN or DETACH, delivering `signal`; return False if the
+    thread is gone."""
     return bool(_ptrace(request, tid, None, signal) == 0)
 
 
-#: A stop, or an end: the thread's id, wait's status, and at a call's stop what `Registers.call`
-#: reads; else ().
+#: A stop or an end: the thread's id, its wait status, and at a call's stop the result of
+#: `Registers.call`; otherwise ().
 Stop = tuple[int, int, tuple[int, ...]]
 
 _WALL: Final = 0x40000000
 SECCOMP_STOP: Final = 5 | EVENT_SECCOMP << 8
-#: After a wait shorter than this (seconds), the next is for a short while spent asking again and
-#: again: to wake a sleeping tracer takes longer than most calls do.
+#: After a wait shorter than this (seconds), the next wait polls for a short while, because waking a
+#: sleeping tracer takes longer than most calls do.
 _BRISK: Final = 0.0002
 _POLLS: Final = range(100)
 
 
 class Waiter:
-    """Waits for the stops and ends of all threads; `registers` read the call of one that has
-    stopped for it."""
+    """Waits for the stops and ends of all threads; `registers` reads the call of a thread that has
+    stopped for one."""
 
     def __init__(self, registers: Registers) -> None:
         self._registers = registers
         self._brisk = False
 
     def wait(self) -> Stop:
-        """The next stop or end of any thread. Raises ChildProcessError where there is none left."""
+        """Return the next stop or end of any thread. Raises ChildProcessError if there are no
+        threads left."""
         tid = status = 0
         if self._brisk:
             for _ in _POLLS:
@@ -197,17 +198,19 @@ class Waiter:
 
 
 def seize(tid: int, options: int) -> bool:
-    """Begins to trace a running process; False where that is not permitted."""
+    """Start tracing a running process; return False if that is not permitted."""
     return bool(_ptrace(SEIZE, tid, None, options) == 0)
 
 
 def interrupt(tid: int) -> bool:
-    """Has a seized thread stop; False where it is gone. A wait that it is in is interrupted."""
+    """Stop a seized thread, interrupting a wait that it is in; return False if the thread is
+    gone."""
     return bool(_ptrace(INTERRUPT, tid, None, None) == 0)
 
 
 def event_message(tid: int) -> int | None:
-    """The message of the event that the thread stopped for: a new thread's id, for example."""
+    """Return the message of the event that the thread stopped for: a new thread's id, for
+    example."""
     message = ctypes.c_ulong()
     if _ptrace(GETEVENTMSG, tid, None, ctypes.byref(message)) != 0:
         return None
@@ -215,7 +218,8 @@ def event_message(tid: int) -> int | None:
 
 
 def signal_info(tid: int) -> bytes:
-    """The siginfo_t of the signal that the thread is stopped for; empty if the thread is gone."""
+    """Return the siginfo_t of the signal that the thread stopped for; empty if the thread is
+    gone."""
     info = ctypes.create_string_buffer(128)
     if _ptrace(GETSIGINFO, tid, None, info) != 0:
         return b""
@@ -229,8 +233,8 @@ def set_signal_info(tid: int, info: bytes) -> bool:
 
 
 def stopped_for(tid: int) -> int:
-    """The event that the thread is stopped for now, which may be a later one than wait last
-    reported; 0 for none."""
+    """Return the event that the thread is stopped for now, which may be later than the one that
+    wait reported; 0 for none."""
     info = signal_info(tid)
     if not info:
         return 0

@@ -1,6 +1,7 @@
 """Recording: every event of a run as a row of its trace.
 
-The recorder sits where the tracer's upcalls are answered and calls end, and changes nothing there.
+The recorder observes the tracer's answers to upcalls and the ends of calls, and changes nothing
+there.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ if TYPE_CHECKING:
     from laconic.tracer.stacks import Stacks
 
 _MASK = (1 << 64) - 1
-#: Kinds of change after which it is no longer known which pages had been touched before.
+#: Kinds of change after which it is unknown which pages had been touched before.
 _LOSES = UNMAP | FILE | ZERO | EXTEND | RESTRICT
-#: Seconds after which rows are handed over; a trace lacks no more than these when Laconic is
-#: killed.
+#: Seconds after which rows are handed over; if Laconic is killed, the trace lacks at most this
+#: interval.
 _PERIOD = 0.1
 _OPEN_PAGEMAPS = 32
-#: What notes say of a program, after its name.
+#: The phrases that follow a program's name in notes.
 _NOTED = (
     " memory call",
     " is a 32-bit program",
@@ -58,14 +59,14 @@ _NOTED = (
     " asked to trace",
     " asked for seccomp",
 )
-#: Bytes that are read of a name that the program gives to its memory (ANON_VMA_NAME_MAX_LEN in
+#: Bytes to read of a name that the program gives to its memory (ANON_VMA_NAME_MAX_LEN in
 #: mm/madvise.c).
 _NAME_BYTES = 80
 
 
 class Limit(NamedTuple):
-    """Where a recording ends: after `seconds` of it, or at `size` bytes of the file; None for no
-    such limit."""
+    """Where a recording ends: after `seconds`, or when the file has `size` bytes; None for no such
+    limit."""
 
     seconds: float | None = None
     size: int | None = None
@@ -75,15 +76,15 @@ NO_LIMIT = Limit()
 
 
 class Recorder:
-    """Writes one run's trace, and sends its rows to each of `followers`. With plain `Rows` for a
-    writer, no trace is written, and `path` is "". `began` is the monotonic time that events are
-    counted from, in nanoseconds.
+    """Writes one run's trace, and sends its rows to each of `followers`. With a plain `Rows` as the
+    writer, no trace is written, and `path` is "". `began` is the monotonic time that event times
+    are relative to, in nanoseconds.
 
-    `limit_reached` says why the recording is to end, "" while it goes on; the file may have grown
-    beyond the limit by what is written in a second. `calls`: how many memory calls had been made
-    when it ended, if the program went on. `written` and `failure` are known at the end:
-    how many rows are in the file, and why it has no more, if it could not be written to its end. To
-    be made before any thread is.
+    `limit_reached` is the reason to end the recording, "" while there is none; the file may exceed
+    the limit by the data written in one second. `calls` is the number of memory calls made before
+    the recording ended, if the program continued. `written` and `failure` are known at the end: the
+    number of rows in the file, and why writing stopped early, if it did. Create the recorder before
+    any thread.
     """
 
     def __init__(self, writer: Rows, stacks: Stacks | None = None, limit: Limit = NO_LIMIT) -> None:
@@ -106,16 +107,16 @@ class Recorder:
             stacks.began = self.began
 
     def start(self) -> None:
-        """Begins to hand rows over; to be called after the program was forked off."""
-        # Rows live for a moment and are no cycles: looking through them again and again costs a
-        # tenth of recording.
+        """Start handing rows over; call this after the program was forked off."""
+        # Rows are short-lived and not in cycles; scanning them repeatedly costs a tenth of
+        # recording.
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
         self._sender.start()
 
     def finish(self, status: int | None, ledger: Ledger, seconds: float, verify: str) -> None:
-        """Writes the end of the trace, with what only the end of a run knows. `status` is None for
-        a program that goes on."""
+        """Write the end of the trace, with the data that is known only at the end of a run.
+        `status` is None for a program that continues."""
         if self.stacks is not None:
             self.stacks.name_vanished()
         checks = {"mode": verify, "checks": ledger.checks, "mismatches": ledger.mismatches}
@@ -134,8 +135,7 @@ class Recorder:
         self.stop()
 
     def _hidden_note(self, note: str) -> str:
-        # A note begins with a program's name; a name that cannot be recognized is hidden
-        # altogether.
+        # A note begins with a program's name; a name that cannot be recognized is hidden entirely.
         if not self.writer.redacts:
             return note
         found = [note.partition(phrase) for phrase in _NOTED if phrase in note]
@@ -143,7 +143,7 @@ class Recorder:
         return os.fsdecode(self.writer.hidden(name)) + phrase + rest
 
     def stop(self) -> None:
-        """Writes what there is."""
+        """Write the rows that are left."""
         self._done.set()
         if self._sender.is_alive():
             self._sender.join()
@@ -153,15 +153,15 @@ class Recorder:
 
     @property
     def outcome(self) -> str:
-        """Why the trace is not complete, and how much of it there is, as part of a sentence; "" for
-        a complete one."""
+        """Return why the trace is incomplete, and how much of it there is, as part of a sentence;
+        "" for a complete trace."""
         if self.failure is None:
             return ""
         events = plural(self.written, "event") if self.written else "no event"
         return f"could not be written to its end, {self.failure}; it contains {events}"
 
     def discard(self) -> None:
-        """Leaves no trace of a program that could not be started."""
+        """Delete the trace of a program that could not be started."""
         self.stop()
         if not self.path:
             return
@@ -177,7 +177,7 @@ class Recorder:
                 self.limit_reached = self._reached()
 
     def _reached(self) -> str:
-        # Which limit was reached, as a part of a sentence.
+        # Return the limit that was reached, as part of a sentence.
         seconds, size = self.limit
         if seconds is not None and self.now() >= seconds * 1e9:
             return f"after {seconds:g} s (--for)"
@@ -195,7 +195,7 @@ class Recorder:
 
     @property
     def broken(self) -> bool:
-        """True as soon as it is known that the trace cannot be written to its end."""
+        """True once it is known that the rest of the trace cannot be written."""
         return self._spool is not None and self._spool.broken
 
     def _hand_over(self) -> None:
@@ -206,16 +206,16 @@ class Recorder:
                 self._spool.send(rows)
             for follower in self.followers:
                 follower.send(rows)
-            del self.rows[:count]  # others may have come meanwhile
+            del self.rows[:count]  # others may have been appended since
 
     # Rows
 
     def now(self) -> int:
-        """Nanoseconds since the trace began."""
+        """Return nanoseconds since the trace began."""
         return time.monotonic_ns() - self.began
 
     def row(self, event: str, pid: int, tid: int, *args: int, **more: Any) -> None:
-        """Appends a row that is not a memory call's."""
+        """Append a row that is not a memory call's."""
         self.rows.append(make_row(CODES[event], (self.now(), pid, tid), args, **more))
 
     def call(
@@ -228,7 +228,7 @@ class Recorder:
         kinds: int,
         state: int,
     ) -> None:
-        """Appends a memory call that is over, after what its upcalls answered."""
+        """Append a memory call that has ended, after the answers to its upcalls."""
         notes = thread.notes
         assert notes is not None
         self._answers(notes)
@@ -253,10 +253,9 @@ class Recorder:
     def begins(
         self, thread: Thread, name: str, args: tuple[int, ...], committed: bool = False
     ) -> None:
-        """Appends that a call was begun which does not keep the others of its address space
-        waiting.
+        """Append the start of a call that does not make other threads of its address space wait.
 
-        `committed`: what it changes is taken for done here, before it has ended.
+        `committed`: its changes are treated as made now, before it has ended.
         """
         assert thread.notes is not None
         notes = thread.notes
@@ -276,7 +275,7 @@ class Recorder:
     def process_call(
         self, thread: Thread, name: str, result: int, *args: int, data: bytes = b""
     ) -> None:
-        """Appends a process call that is over."""
+        """Append a process call that has ended."""
         touched: tuple[Touched, ...] = ()
         if thread.notes is not None:
             self._answers(thread.notes)
@@ -287,8 +286,8 @@ class Recorder:
     # Processes
 
     def forked(self, parent: Thread, tid: int, flags: int) -> None:
-        """Appends that a thread or process began; of a copied address space, the touched pages that
-        it begins with."""
+        """Append the start of a thread or process; for a copied address space, also the touched
+        pages that it starts with."""
         if parent.notes is not None and not flags & CLONE_VM:
             self.last_look(parent)
         self.process_call(parent, parent.call, tid, flags)
@@ -296,8 +295,8 @@ class Recorder:
     def program(
         self, thread: Thread, space: AddressSpace | None, bits: int, running: bool = False
     ) -> None:
-        """Appends the program that a process runs from now on, with its layout and maps; `running`:
-        it has run before."""
+        """Append the program that a process runs from now on, with its layout and maps; `running`:
+        it was already running."""
         path = self.writer.hidden_path(_executable(thread.tid))
         hide = self.writer.hidden
         about: dict[str, Any] = {"path": os.fsdecode(path), "bits": bits}
@@ -324,31 +323,33 @@ class Recorder:
         self.looked(thread, RangeMap(), space.held, ADOPTED)
 
     def running_thread(self, thread: Thread, pid: int) -> None:
-        """Appends a thread that was running already and shares the memory of process `pid`."""
+        """Append a thread that was already running and shares the memory of process `pid`."""
         thread.notes = CallNotes(self, thread.tgid, thread.tid)
         self.row("process", thread.tgid, thread.tid, 1, result=pid)
 
     def looked(self, thread: Thread, held: RangeMap[Vma], host: RangeMap[Vma], use: int) -> None:
-        """Appends what a look at the host's map showed that no call asked for, and what bookkeeping
-        made of it: it took the growth of stacks in (GREW), or all (ADOPTED)."""
+        """Append the differences that a scan of the host's map found and no call explains, and how
+        the bookkeeping used them: it adopted the growth of stacks (GREW), or everything
+        (ADOPTED)."""
         assert thread.notes is not None
         thread.notes.maps(held, host, use)
         self._answers(thread.notes)
 
     def _answers(self, notes: CallNotes) -> None:
-        # What the upcalls answered comes before the row of its call.
+        # The answers to upcalls precede the row of their call.
         if notes.rows:
             self.rows.extend(notes.rows)
             notes.rows.clear()
 
     def executes(self, thread: Thread, alone: bool) -> None:
-        """An execve may throw this address space away, if no other process lives in it
+        """Record that an execve may discard this address space, if no other process uses it
         (`alone`)."""
         if thread.notes is not None and alone:
             self.last_look(thread)
 
     def exits(self, thread: Thread, status: int) -> None:
-        """Appends the end of a thread, and of the last one the pages that it leaves touched."""
+        """Append the end of a thread; for the last thread, also the pages that it leaves
+        touched."""
         touched: tuple[Touched, ...] = ()
         if thread.notes is not None:
             if not thread.mm.threads:
@@ -367,11 +368,11 @@ class Recorder:
         )
 
     def leave(self, thread: Thread) -> None:
-        """Appends that the recording of an address space ends, which goes on; with its touched
-        pages. O(VMAs + page tables)."""
+        """Append the end of the recording of an address space that continues to exist, with its
+        touched pages. O(VMAs + page tables)."""
         notes = thread.notes
         assert notes is not None
-        notes.rows.clear()  # of a call that is under way
+        notes.rows.clear()  # rows of a call that is in progress
         self._grown(thread)
         self.last_look(thread)
         touched = tuple(notes.touched)
@@ -380,14 +381,13 @@ class Recorder:
         self.row("leave", thread.tgid, thread.tid, touched=touched)
 
     def leaves(self, calls: int) -> None:
-        """Appends why the recording ends before the program does, which has made `calls` memory
-        calls."""
+        """Append why the recording ends before the program, which has made `calls` memory calls."""
         self.calls = calls
         text = f"the recording ended {self.limit_reached}, and the program went on"
         self.row("note", 0, 0, data=text.encode())
 
     def _grown(self, thread: Thread) -> None:
-        # How far stacks have grown at the end: no call shows it.
+        # No call shows how far stacks have grown, so that is recorded at the end.
         space = thread.mm.space
         if space is None:
             return
@@ -405,24 +405,24 @@ class Recorder:
             space.grow(host)
 
     def unfollowed(self, thread: Thread, why: str) -> None:
-        """Appends that an address space is followed no longer."""
+        """Append that an address space is no longer followed."""
         self.row("lost", thread.tgid, thread.tid, 0, 1, data=why.encode())
 
     def ended_in(self, thread: Thread, name: str, args: tuple[int, ...]) -> None:
-        """Appends a call that never returned, since its thread ended in it."""
+        """Append a call that never returned, because its thread ended in it."""
         if thread.notes is not None:
             self.call(thread, name, args, 0, 0, 0, UNFINISHED)
 
     # Touched pages
 
     def before(self, thread: Thread, outcome: Outcome) -> None:
-        """Notes which pages were touched of those that a call is about to change. O(page tables of
-        these)."""
+        """Record which pages were touched among those that a call is about to change. O(page tables
+        of these)."""
         notes = thread.notes
         assert notes is not None
         for kind, start, end, _, held, _ in outcome.changes:
-            # Nobody touches what is inaccessible: of that the last look, before it became so, holds
-            # still.
+            # Inaccessible pages cannot be touched, so the scan made before they became inaccessible
+            # is still valid.
             if (
                 held is not None
                 and kind & _LOSES
@@ -434,8 +434,8 @@ class Recorder:
             notes.looked.clear()
 
     def last_look(self, thread: Thread) -> None:
-        """Notes all touched pages of an address space that is about to end, or was copied. O(VMAs +
-        page tables)."""
+        """Record all touched pages of an address space that is about to end, or was copied. O(VMAs
+        + page tables)."""
         assert thread.notes is not None
         thread.notes.touched = []
         if thread.mm.space is None:
@@ -444,8 +444,8 @@ class Recorder:
             thread.notes.touched += self.touched(thread, start, end)
 
     def touched(self, thread: Thread, start: int, end: int) -> list[Touched]:
-        """The touched runs of `[start, end)`: one UNSEEN run of all of it where the process hides
-        its memory."""
+        """Return the touched runs of `[start, end)`; if the process hides its memory, one UNSEEN
+        run for the whole range."""
         mm = thread.mm
         try:
             pagemap = self._pagemaps.get(mm)
@@ -467,7 +467,7 @@ class Recorder:
 
 
 class CallNotes:
-    """What the upcalls of one thread's call answered, until the call's own row is written."""
+    """The answers to the upcalls of one thread's call, until the row of the call is written."""
 
     __slots__ = ("file", "looked", "pid", "recorder", "rows", "shown", "tid", "touched")
 
@@ -482,42 +482,42 @@ class CallNotes:
         self.shown = 0
 
     def twin(self, pid: int, tid: int) -> CallNotes:
-        """Empty notes, for another thread."""
+        """Return empty notes for another thread."""
         return CallNotes(self.recorder, pid, tid)
 
     def open_file(self, file: OpenFile | None) -> None:
-        """The file that the call's descriptor refers to."""
+        """Record the file that the call's descriptor refers to."""
         self.file = 0 if file is None else self._file(file.file, file.size, mode_bits(file))
 
     def shown_file(self, file: File) -> None:
-        """The file that the host shows for the new mapping."""
+        """Record the file that the host shows for the new mapping."""
         self.shown = self._file(file, 0, 0)
 
     def untouched(self, thread: Thread, start: int, end: int, private_file: bool) -> bool:
-        """Looks which pages of `[start, end)` were touched; True where none was."""
+        """Record which pages of `[start, end)` were touched; return True if none was."""
         runs = self.recorder.touched(thread, start, end)
         self.touched += runs
         self.looked.append((start, end))
         return was_untouched(runs, start, end, private_file)
 
     def resident(self, start: int, end: int, answer: bool) -> None:
-        """Whether all of a range was in memory."""
+        """Record whether a whole range was in memory."""
         self._answer(RESIDENT, start, end, int(answer))
 
     def limit(self, answer: int, limit: int) -> None:
-        """A limit in bytes, if there is one; `answer` is DATA_LIMIT or LOCK_LIMIT."""
+        """Record a limit in bytes, if there is one; `answer` is DATA_LIMIT or LOCK_LIMIT."""
         self._answer(answer, 0, 0, limit)
 
     def break_was(self, address: int) -> None:
-        """Where the break of a program was, if only its page was known."""
+        """Record the previous break of a program, if only its page was known."""
         self._answer(BREAK, 0, 0, address)
 
     def vma_start(self, address: int, start: int) -> None:
-        """Where the host's VMA that contains an address begins."""
+        """Record the start of the host's VMA that contains an address."""
         self._answer(VMA_START, address, 0, start)
 
     def read(self, address: int, length: int, data: bytes) -> None:
-        """What was read of the program's memory."""
+        """Record what was read from the program's memory."""
         if length == _NAME_BYTES and self.recorder.writer.redacts:
             data = self.recorder.writer.hidden(
                 data.split(b"\0")[0].decode("utf-8", "surrogateescape")

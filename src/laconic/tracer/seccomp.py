@@ -32,8 +32,8 @@ _Line = tuple[int, int, str | None, str | None]
 
 
 def build_filter() -> list[Instruction]:
-    """The filter as `(code, jt, jf, k)`. Numbers are looked up by bisection, some six comparisons
-    for each call."""
+    """Return the filter as `(code, jt, jf, k)`. It looks numbers up by bisection, with about six
+    comparisons per call."""
     lines: list[_Line | str] = [
         (_LD, _ARCH, None, None),
         (_JEQ, AUDIT_ARCH_X86_64, "x86-64", None),
@@ -88,12 +88,12 @@ def _assemble(lines: Iterable[_Line | str]) -> list[Instruction]:
 
 
 def pack_filter(program: Iterable[Instruction]) -> bytes:
-    """The filter as an array of `struct sock_filter`."""
+    """Return the filter as an array of `struct sock_filter`."""
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
 
 
 def run_filter(program: list[Instruction], arch: int, nr: int, argument: int = 0) -> int:
-    """What the filter returns for one call: a BPF interpreter, for tests and for `doctor`."""
+    """Return the filter's result for one call: a BPF interpreter, for tests and for `doctor`."""
     data = {_NR: nr, _ARCH: arch, _ARG0: argument & 0xFFFFFFFF}
     accumulator = at = 0
     while True:

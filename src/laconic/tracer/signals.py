@@ -6,18 +6,20 @@ group, session and terminal that a shell gives it, and ^Z stops both. Therefore 
 group reaches Laconic too, and must not end it; and a signal to Laconic's own pid (by a supervisor,
 or a shell's `kill $!`) must reach the program.
 
-The two look alike: the kernel gives both the same siginfo. What the program receives does not tell
-them apart either, because a program may block a signal, take it in sigwait() or from a signalfd, or
-have left the group. So Laconic asks a witness: a process of its own in the same group, which blocks
-every signal and reports those that it received. The kernel sends a signal to a group under one hold
-of tasklist_lock (kill_something_info, __kill_pgrp_info), so a signal that Laconic received was sent
-to the group if and only if the witness received it. The witness also recognizes kill(-1), the
-terminal's signals, and tools that signal every process of a cgroup or of a name.
+The two cannot be distinguished directly: the kernel gives both the same siginfo. What the program
+receives does not distinguish them either, because a program may block a signal, take it in
+sigwait() or from a signalfd, or have left the group. So Laconic uses a witness: a process of its
+own in the same group, which blocks every signal and reports those that it received. The kernel
+sends a signal to a group while it holds tasklist_lock once (kill_something_info, __kill_pgrp_info),
+so a signal that Laconic received was sent to the group if and only if the witness received it. The
+witness also recognizes kill(-1), the terminal's signals, and tools that signal every process of a
+cgroup or of a name.
 
 Standard signals do not queue: a second one is dropped while the first is pending (legacy_queue,
-kernel/signal.c). Therefore Laconic asks the witness while the signal is pending in Laconic itself:
-until it is taken, no second one can come whose report would belong to the next. Afterwards it asks
-again, and keeps a report only if its signal is pending again.
+kernel/signal.c). Therefore Laconic reads the witness's report while the signal is pending in
+Laconic itself: until it is taken, no second signal can arrive whose report would belong to the
+next. Afterwards Laconic reads the report again, and keeps an entry only if its signal is pending
+again.
 """
 
 from __future__ import annotations
@@ -65,23 +67,23 @@ ALL_SIGNALS: Final = (1 << 64) - 1
 
 
 def signal_set(numbers: Iterable[int]) -> int:
-    """A kernel sigset_t of these signals."""
+    """Return a kernel sigset_t of these signals."""
     mask = 0
     for number in numbers:
         mask |= 1 << (number - 1)
     return mask
 
 
-#: The signals that end Laconic by default or mean something to a program, as a kernel sigset_t. The
-#: C library's own two (32 and 33), which its functions cannot block, are among them: hence the raw
+#: The signals that end Laconic by default or that programs may handle, as a kernel sigset_t. They
+#: include the C library's own two (32 and 33), which its functions cannot block: hence the raw
 #: system calls.
 RELAYED: Final = ALL_SIGNALS & ~signal_set(_KEPT)
 
-#: How long (seconds) a signal to Laconic alone waits at most for its sender to go on, and how often
-#: that is looked up.
+#: The maximum time (seconds) that a signal to Laconic alone waits for its sender to continue, and
+#: how often that is checked.
 _SENDER_PATIENCE: Final = 0.2
 _SENDER_PERIOD: Final = 0.002
-#: A witness that has not answered after this time (seconds) was stopped.
+#: A witness that has not answered after this time (seconds) has been stopped.
 _WITNESS_PATIENCE: Final = 0.1
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -99,12 +101,12 @@ class SignalInfo(NamedTuple):
 
     @classmethod
     def parse(cls, raw: bytes) -> SignalInfo:
-        """The signal that a siginfo_t describes."""
+        """Return the signal that a siginfo_t describes."""
         number, _, code, pid, uid = struct.unpack_from("=iii4xiI", raw)
         return cls(number, code, pid, uid, raw)
 
     def with_code(self, code: int) -> bytes:
-        """The siginfo_t with another si_code."""
+        """Return the siginfo_t with another si_code."""
         return self.raw[:8] + struct.pack("=i", code) + self.raw[12:]
 
     def same_sender(self, other: SignalInfo) -> bool:
@@ -123,7 +125,7 @@ def change_mask(how: int, mask: int) -> int:
 
 
 def _pending() -> int:
-    # The signals that are pending for this process or thread.
+    # Return the signals that are pending for this process or thread.
     mask = ctypes.c_uint64()
     _libc.syscall(_SYS_RT_SIGPENDING, ctypes.byref(mask), 8)
     return mask.value
@@ -142,9 +144,9 @@ class Relay:
     """Passes on the signals that are sent to this process alone, from creation until `stop`.
 
     `deliver` is called in a thread of the relay for each of them. Create the relay before any other
-    thread exists: those started later inherit the signal mask, and then no signal can end the
-    process. `mask_before` is the mask that a program must start with. `start` begins passing on;
-    signals that came before are passed on then.
+    thread exists: later threads inherit the signal mask, and then no signal can end the process.
+    `mask_before` is the mask that a program must start with. `start` starts passing signals on;
+    those that arrived before are passed on then.
     """
 
     def __init__(self, command: Sequence[str], mask: int = RELAYED) -> None:
@@ -169,7 +171,7 @@ class Relay:
 
     def send(self, pid: int, info: SignalInfo) -> None:
         """Send a received signal to a process, with its sender and value; a process that is gone is
-        no error.
+        not an error.
 
         Only the kernel can send the codes SI_USER and SI_KERNEL for another process
         (do_rt_sigqueueinfo). A signal with such a code is sent with SI_QUEUE, and `restore` gives
@@ -188,12 +190,13 @@ class Relay:
             ptrace.set_signal_info(tid, info.raw)
 
     def dismiss_witness(self) -> None:
-        """End the witness: no process is left that a signal could be passed on to."""
+        """End the witness: there is no process left to pass a signal on to."""
         if self.witness is not None:
             self.witness.kill()
 
     def stop(self) -> None:
-        """Stop passing on. Pending signals had their effect on the program, and are discarded."""
+        """Stop passing signals on. Pending signals have already affected the program, and are
+        discarded."""
         os.close(self._end_write)
         if self._thread is not None:
             self._thread.join()
@@ -218,7 +221,8 @@ class Relay:
             self._relay(deliver)
 
     def _relay(self, deliver: Callable[[SignalInfo], None]) -> None:
-        # Take one pending signal. It was pending before the witness is read: see above.
+        # Take one pending signal. It was pending before the witness is read: see the module's
+        # docstring.
         pending = _pending() & self._mask
         self._ask()
         info = _take(pending)
@@ -306,7 +310,7 @@ class Witness:
         self.gone = False
 
     def report(self) -> list[SignalInfo]:
-        """The signals that the witness received since the last call."""
+        """Return the signals that the witness received since the last call."""
         try:
             self._socket.send(b"?", socket.MSG_NOSIGNAL)
             (count,) = struct.unpack("=i", self._receive(4))
@@ -336,17 +340,17 @@ class Witness:
         return data
 
     def kill(self) -> None:
-        """End the process, which then is to be waited for."""
+        """End the process; the caller must then wait for it."""
         if not self._reaped:
             os.kill(self.pid, signal.SIGKILL)
 
     def reaped(self) -> None:
-        """Note that somebody has waited for the process."""
+        """Note that another caller has waited for the process."""
         self._reaped = True
         self.gone = True
 
     def reap(self) -> None:
-        """End the process, and wait for it unless that was done."""
+        """End the process, and wait for it unless that has been done."""
         if not self._reaped:
             self.kill()
             os.waitpid(self.pid, 0)
@@ -355,7 +359,7 @@ class Witness:
 
 
 def _witness(channel: socket.socket, parent: int, command: Sequence[str], mask: int) -> None:
-    # In the witness. The files of Laconic are closed: a pipe's reader must not wait for the
+    # Runs in the witness. Laconic's files are closed: a pipe's reader must not wait for the
     # witness.
     change_mask(signal.SIG_SETMASK, ALL_SIGNALS)
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -1,7 +1,7 @@
-"""Where calls are made: the stacks of stopped threads, as rows of the trace.
+"""Call sites: the stacks of stopped threads, as rows of the trace.
 
-Every module, frame and stack is written once, and has a number from then on. Names are found at
-report time.
+Every module, frame and stack is written once, and is referred to by number from then on. Names are
+looked up at report time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from laconic.trace.writer import Rows
     from laconic.tracer.process import Mm, Thread
 
-#: Whose stacks are taken: those of calls that change nothing, all, none.
+#: Which calls' stacks are recorded: those of redundant calls, of all calls, or of none.
 REDUNDANT, ALL, NONE = "redundant", "all", "none"
 #: Address spaces whose rules are kept. A program that forks and executes leaves one behind each
 #: time.
@@ -32,8 +32,8 @@ _SPACES = 64
 
 
 class Stacks:
-    """Takes stacks and appends their rows. `which` is REDUNDANT or ALL; `began` as
-    `Recorder.began`."""
+    """Captures stacks and appends their rows. `which` is REDUNDANT or ALL; `began` is as in
+    `Recorder`."""
 
     def __init__(self, writer: Rows, which: str) -> None:
         self.all = which == ALL
@@ -46,11 +46,11 @@ class Stacks:
         self.began = 0
 
     def take(self, thread: Thread, words: Sequence[int], redundant: bool) -> None:
-        """Appends the stack of a thread that has stopped for a call; `words` are its registers.
+        """Append the stack of a thread that has stopped for a call; `words` are its registers.
         `redundant`: the call changes nothing. O(frames)."""
         space = self._spaces.get(thread.mm)
-        # Of processes that share memory (vfork) the one whose map was read may run another program
-        # by now.
+        # Among processes that share memory (vfork), the one whose map was read may run another
+        # program by now.
         if space is None or space.pid != thread.tgid:
             space = self._add(thread)
         frames = space.walk(thread.tid, words)
@@ -71,7 +71,7 @@ class Stacks:
         return space
 
     def _tell(self) -> None:
-        # What modules and frames are new.
+        # Append the modules and frames that are new.
         tables = self._modules.tables
         for number in range(self._written, len(tables.modules)):
             module = tables.modules[number]
@@ -96,7 +96,7 @@ class Stacks:
         self._rows.append(Row(CODES[event], now, pid, tid, a0=number, data=data))
 
     def changed(self, mm: Mm, changes: Iterable[Change], unknown: bool) -> None:
-        """A call of this address space changed something, perhaps what is executable; `unknown`:
+        """Note that a call changed this address space, perhaps its executable memory; `unknown`:
         perhaps more than `changes`. O(changes)."""
         space = self._spaces.get(mm)
         if space is None:
@@ -115,9 +115,9 @@ class Stacks:
             space.invalidate(replaced)
 
     def name_vanished(self) -> None:
-        """Appends the names of the frames of files that no longer exist: a program that was built
-        in a temporary directory and deleted. To be called once, at the end of the run. O(frames of
-        these files), and reading their symbols."""
+        """Append the names of the frames of files that no longer exist, such as a program that was
+        built in a temporary directory and deleted. Call this once, at the end of the run. O(frames
+        of these files), plus reading their symbols."""
         kept = self._modules.kept
         for number, descriptor in kept.items():
             try:
@@ -133,7 +133,7 @@ class Stacks:
         module = self._modules.tables.modules[number]
         if not changed(module):
             return
-        # The file is read through the descriptor; what is shown is its name.
+        # The file is read through the descriptor, but shown by its name.
         symbolizer = Symbolizer()
         opened = module._replace(path=f"/proc/self/fd/{descriptor}")
         short = os.path.basename(module.path)
@@ -147,5 +147,5 @@ class Stacks:
             self._rows.append(symbols_row(number, known, time.monotonic_ns() - self.began))
 
     def forget(self, mm: Mm) -> None:
-        """An address space is gone. O(1)."""
+        """Forget an address space that is gone. O(1)."""
         self._spaces.pop(mm, None)

@@ -1,5 +1,5 @@
-"""System call numbers: the memory calls and the process calls, and nothing else (x86-64 unless it
-says i386)."""
+"""System call numbers of the memory calls and the process calls only (x86-64 unless marked
+i386)."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ I386_MEMORY_CALLS: Final = frozenset(
     }
 )
 I386_BRK: Final = 45
-#: Those whose numbers are also those of x86-64 memory calls: `Registers.is_i386` tells them apart.
+#: Numbers that are also those of x86-64 memory calls: `Registers.is_i386` distinguishes them.
 I386_ALIKE: Final = I386_MEMORY_CALLS & {*MEMORY_CALLS}
 #: The bit that marks a number of the x32 ABI.
 X32_BIT: Final = 0x40000000

@@ -1,27 +1,26 @@
-"""Law Exact, checked against the host: bookkeeping's VMAs and `/proc/PID/smaps`, neighbours merged
-on both sides.
+"""Law Exact, checked against the host: the bookkeeping's VMAs and `/proc/PID/smaps`, after equal
+neighbors are merged on both sides.
 
-A check of everything reads smaps, which costs some microseconds per VMA. `--verify call` therefore
-compares, after each call, the range that the call affected and its neighbors with PROCMAP_QUERY,
-and everything only when the calls since the last such check have paid for it (`_VMAS_PER_CALL`).
+A complete check reads smaps, which costs some microseconds per VMA. `--verify call` therefore
+compares, after each call, the range that the call affected and its neighbors with PROCMAP_QUERY. A
+complete check follows only when the calls since the last one have paid for it (`_VMAS_PER_CALL`).
 
-Tolerated, each for the kernel function named, and nothing else:
+Only these differences are tolerated, each because of the named kernel function:
 
-- growth of a VM_GROWSDOWN VMA since it was last looked at (expand_stack, mm/memory.c): taken in
-  first;
+- growth of a VM_GROWSDOWN VMA since the last scan (expand_stack, mm/memory.c): adopted first;
 - paths (d_path shows renames and unlinks) and the labels `[heap]` and `[stack]` (show_map_vma):
   files are compared by device and inode;
-- neighbours that the kernel keeps apart though all that it shows of them is equal
+- neighbors that the kernel keeps apart although everything that it shows of them is equal
   (is_mergeable_anon_vma, mm/vma.c);
 - the flags that `laconic.memory.flags.VMFLAG_CODES` leaves out, with the reason there;
-- protection keys, NUMA policies and VM_LOCKONFAULT where the kernel does not show them;
+- protection keys, NUMA policies and VM_LOCKONFAULT if the kernel does not show them;
 - the offset of a private mapping of /dev/zero: mremap replaces it by the address if no page was
   touched (copy_vma, mm/vma.c);
-- a thread that a signal ends in execve: its address space may be the new program's already
+- a thread that a signal ends in execve: it may already have the new program's address space
   (begin_new_exec and bprm_execve, fs/exec.c), so nothing is compared at its end; the old program
   was compared before the execve;
 - calls that a seccomp supervisor lets through (seccomp_do_user_notification, kernel/seccomp.c) do
-  not stop for Laconic: what differs in such a process is adopted, and counted as resynced.
+  not stop for Laconic: differences in such a process are adopted, and counted as resynced.
 """
 
 from __future__ import annotations
@@ -46,9 +45,9 @@ _CONTEXT = 10
 
 
 def first_difference(space: AddressSpace, host: RangeMap[Vma]) -> str | None:
-    """What differs first between bookkeeping and host, in words, or None. Takes growth in. O(n)."""
-    # Comparing the values in C is quick; only where they differ is it worth asking what a host
-    # shows of them.
+    """Return the first difference between bookkeeping and host, as text, or None. Adopts stack
+    growth. O(n)."""
+    # Comparing the values in C is fast; what a host shows of them matters only if they differ.
     ours, theirs = list(space.vmas), list(host)
     if ours == theirs:
         return None
@@ -70,7 +69,7 @@ def first_difference(space: AddressSpace, host: RangeMap[Vma]) -> str | None:
 
 
 def _shown(vmas: RangeMap[Vma]) -> RangeMap[Vma]:
-    # What the host shows of a VMA: no policy, no key, and not every flag.
+    # Convert a VMA to what the host shows of it: no policy, no key, and not every flag.
     shown: RangeMap[Vma] = RangeMap()
     for start, end, vma in vmas:
         base = 0 if is_private_zero(vma) else vma.base
@@ -99,14 +98,14 @@ def _field(mine: tuple[int, int, Vma], other: tuple[int, int, Vma]) -> str:
 
 
 def both_maps(space: AddressSpace, host: RangeMap[Vma]) -> str:
-    """Both maps in full, for the report of a mismatch."""
+    """Return both maps in full, for the report of a mismatch."""
     ours = "\n".join(f"  {describe(*entry)}" for entry in space.vmas)
     theirs = "\n".join(f"  {describe(*entry)}" for entry in host)
     return f"bookkeeping:\n{ours}\nhost:\n{theirs}"
 
 
 def maps_around_difference(space: AddressSpace, host: RangeMap[Vma]) -> str:
-    """Where the maps differ first: that entry of both, and up to ten before and after it."""
+    """Return the entries at which the maps first differ, with up to ten before and after them."""
     ours, theirs = list(_shown(space.vmas)), list(_shown(host))
     index = 0
     while index < min(len(ours), len(theirs)) and ours[index] == theirs[index]:
@@ -126,20 +125,20 @@ def _entries_around(entries: Sequence[tuple[int, int, Vma]], index: int) -> str:
     return "\n".join(lines)
 
 
-#: How many VMAs of a check of everything each call pays for; a call that changes flags which only
-#: smaps shows pays for more. A check of everything is due when the calls since the last one have
+#: The number of VMAs of a complete check that each call pays for; a call that changes flags which
+#: only smaps shows pays for more. A complete check is due when the calls since the last one have
 #: paid for all VMAs.
 _VMAS_PER_CALL = 8
 _VMAS_PER_HIDDEN_CHANGE = 64
-#: How many `/proc/PID/maps` are held open at once.
+#: The maximum number of `/proc/PID/maps` files that are kept open.
 _OPEN_MAPS = 64
 
 
 class Checker:
-    """Holds the law for one run: at each process's end (`exit`), after every call too (`call`), or
+    """Checks the law for one run: at each process's end (`exit`), after every call too (`call`), or
     never (`off`).
 
-    `mismatch` is the first one in words; after it the check goes on from what the host has.
+    `mismatch` is the first mismatch as text; after it, checking continues from the host's state.
     `verbose`: with the complete maps.
     """
 
@@ -152,7 +151,7 @@ class Checker:
         self._maps: dict[Mm, proc.MapsFile] = {}
 
     def check(self, thread: Thread) -> None:
-        """Compares all of a thread's address space, unless a call is under way in it. O(VMAs +
+        """Compare the whole address space of a thread, unless a call is in progress in it. O(VMAs +
         resident pages)."""
         space = thread.mm.space
         if space is None or thread.mm.busy is not None:
@@ -194,8 +193,8 @@ class Checker:
     ) -> None:
         """Compare what a call affected, and its neighbors; compare everything if that is due.
 
-        A difference leads to a comparison of everything, which alone decides. Complexity: amortized
-        O(k log n) for k VMAs affected.
+        A difference triggers a complete comparison, which alone decides. Complexity: amortized O(k
+        log n) for k VMAs affected.
         """
         mm = thread.mm
         if mm.space is None or mm.busy is not None:
@@ -214,7 +213,7 @@ class Checker:
             self.check(thread)
 
     def forget(self, mm: Mm) -> None:
-        """Close what is held open of an address space that has ended."""
+        """Close the files that are open for an address space that has ended."""
         maps = self._maps.pop(mm, None)
         if maps is not None:
             maps.close()
@@ -236,7 +235,8 @@ class Checker:
 
 
 def _affected(call: Call, answered: Answered) -> list[tuple[int, int]]:
-    # The ranges that a call may have changed, or that it left alone because they were as requested.
+    # Return the ranges that a call may have changed, or that it left alone because they were as
+    # requested.
     if answered.changes:
         return coalesce(answered.changes)
     name, args = call

@@ -12,12 +12,13 @@ MANIFEST, ENVIRONMENT, COMMAND = "manifest", "environment", "command"
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """`line` (or lines) is to be pasted; `why` has the measured figures in words, `figures` in
-    numbers (bytes, pages, times).
+    """`line` (or lines) is the text to paste; `why` has the measured figures as text, `figures` as
+    numbers (bytes, pages, counts).
 
-    `env` are the variables and their values where that is what is set, `flag` an argument to go
-    after the name of one of `programs`, instead of those that begin with one of `replaces`.
-    `heap`: bytes that are mapped as it is, and come from the break where this is followed.
+    `env` has variables and their values, if the advice sets variables. `flag` is an argument to
+    insert after the name of one of `programs`; it replaces the arguments that begin with one of
+    `replaces`. `heap`: bytes that are mapped without the advice, and come from the break if it is
+    followed.
     """
 
     option: str
@@ -33,13 +34,13 @@ class Advice:
 
 
 def variable(name: str, value: str, why: str, heap: int = 0, **figures: Any) -> Advice:
-    """Advice to set an environment variable, as a manifest's line."""
+    """Return the advice to set an environment variable, as a manifest's line."""
     return variables({name: value}, why, heap, **figures)
 
 
 def variables(pairs: Mapping[str, str], why: str, heap: int = 0, **figures: Any) -> Advice:
-    """Advice to set variables that are right only together: a line of the manifest each. The first
-    names it."""
+    """Return the advice to set variables that are right only together: one line of the manifest for
+    each. The first one names the advice."""
     lines = "\n".join(f'loader.env.{name} = "{value}"' for name, value in pairs.items())
     return Advice(
         next(iter(pairs)), lines, ENVIRONMENT, why, figures, env=tuple(pairs.items()), heap=heap
@@ -49,15 +50,15 @@ def variables(pairs: Mapping[str, str], why: str, heap: int = 0, **figures: Any)
 def argument(
     flag: str, programs: tuple[str, ...], why: str, replaces: tuple[str, ...] = (), **figures: Any
 ) -> Advice:
-    """Advice to give a flag right after the name of one of `programs`. An argument that begins with
-    the same name (up to its `=`) is always replaced."""
+    """Return the advice to insert a flag right after the name of one of `programs`. An argument
+    that begins with the same name (up to its `=`) is always replaced."""
     name, equals, _ = flag.partition("=")
     own = (name + equals, *replaces)
     return Advice(name, flag, COMMAND, why, figures, flag=flag, programs=programs, replaces=own)
 
 
 def power_of_two(value: int) -> int:
-    """The least power of two that is not below `value`, 1 at least.
+    """Return the smallest power of two that is at least `value`, and at least 1.
 
     >>> power_of_two(5), power_of_two(8), power_of_two(0)
     (8, 8, 1)
@@ -66,7 +67,7 @@ def power_of_two(value: int) -> int:
 
 
 def round_up(value: int, unit: int) -> int:
-    """The least multiple of `unit` that is not below `value`.
+    """Return the smallest multiple of `unit` that is at least `value`.
 
     >>> round_up(5, 4)
     8
@@ -75,7 +76,7 @@ def round_up(value: int, unit: int) -> int:
 
 
 def manifest_size(size: int) -> str:
-    """Bytes as Gramine's manifests write them, which know K, M and G.
+    """Return a number of bytes as Gramine's manifests write it, with K, M and G.
 
     >>> manifest_size(256 << 10), manifest_size(3 << 30), manifest_size(5)
     ('256K', '3G', '5')
@@ -87,7 +88,7 @@ def manifest_size(size: int) -> str:
 
 
 def shown_size(size: float) -> str:
-    """Bytes for people.
+    """Return a number of bytes for people.
 
     >>> shown_size(1 << 20), shown_size(0), shown_size(68 << 30), shown_size(1536)
     ('1.0 MiB', '0 KiB', '68.0 GiB', '2 KiB')
@@ -105,7 +106,7 @@ def shown_size(size: float) -> str:
 
 
 def span(low: float, high: float) -> str:
-    """A range of counts; one number where both ends are the same.
+    """Return a range of counts as text; one number if both ends are the same.
 
     >>> span(5, 5), span(1000, 2000)
     ('5', '1,000 to 2,000')

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 def advise(figures: Figures, profile: CostProfile) -> list[Advice]:
-    """The manifest's options, then the settings of allocators and runtimes: lines that hold when
-    all are followed.
+    """Return the manifest's options, then the settings of allocators and runtimes, as lines that
+    are right if all of them are followed.
 
     O(programs × reservations).
     """

@@ -1,5 +1,5 @@
-"""Settings of allocators: glibc's malloc, jemalloc, mimalloc. Each is given only where the trace
-shows its cause."""
+"""Settings of allocators: glibc's malloc, jemalloc, mimalloc. A setting is advised only if the
+trace shows its cause."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from laconic.analysis.advise.watch import ARENA, BLOCK_LEAST, MIB, Image
 from laconic.memory.flags import PAGE_SHIFT
 from laconic.trace.words import plural
 
-#: How often something must happen before it is worth a setting.
+#: How often something must happen to justify a setting.
 OFTEN = 16
-#: The most that glibc takes for mmap_threshold (HEAP_MAX_SIZE / 2), in bytes.
+#: The maximum that glibc accepts for mmap_threshold (HEAP_MAX_SIZE / 2), in bytes.
 _MOST = ARENA // 2
 _LIBRARIES = ("libjemalloc", "libmimalloc", "libtcmalloc")
 
 
 def advise(figures: Figures) -> Iterator[Advice]:
-    """The advice for the allocators that the trace shows. O(programs × arenas)."""
+    """Yield the advice for the allocators that the trace shows. O(programs × arenas)."""
     yield from _glibc(figures)
     yield from _jemalloc([image for image in figures.images if has(image, "libjemalloc")])
     yield from _mimalloc([image for image in figures.images if has(image, "libmimalloc")])
 
 
 def has(image: Image, *libraries: str) -> bool:
-    """True where a file was mapped whose name begins with one of `libraries`. O(files)."""
+    """True if a file was mapped whose name begins with one of `libraries`. O(files)."""
     return any(name.startswith(libraries) for name in image.files)
 
 
@@ -58,8 +58,8 @@ def _glibc(figures: Figures) -> Iterator[Advice]:
         "pages": sum(count * (size >> PAGE_SHIFT) for size, count in churned)
         + sum(image.shrunk_pages for image in images),
     }
-    # Each is an munmap, or a brk, of two host calls; its pages are accepted when they come and when
-    # they go.
+    # Each is an munmap, or a brk, of two host calls; its pages are accepted when they are added and
+    # again when they are removed.
     times = seen["blocks"] + seen["shrinks"]
     often = times >= OFTEN and figures.worth(2 * times, 2 * seen["pages"])
     if not arenas and not often:
@@ -75,7 +75,7 @@ def _glibc(figures: Figures) -> Iterator[Advice]:
 
 
 def _malloc(seen: dict[str, int], often: bool) -> Iterator[str]:
-    # What is the cause, a sentence each.
+    # The causes, one sentence each.
     if seen["arenas"]:
         yield (
             f"One process has {plural(seen['arenas'], 'malloc arena')} beside the heap: "

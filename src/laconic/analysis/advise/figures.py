@@ -1,5 +1,5 @@
-"""The figures that advice rests on: one replay under the strategies that are shown, with a `Watch`
-beside them."""
+"""The figures on which advice is based: one replay under the strategies that are shown, with a
+`Watch` beside them."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
     from laconic.sgx.meter import Meter
     from laconic.trace.reader import Trace
 
-#: The strategies whose costs are shown: what a library OS does today, the same where EXINFO is off,
-#: and Laconic's.
+#: The strategies whose costs are shown: what a library OS does today, the same with EXINFO off, and
+#: Laconic's.
 TODAY, EAGER, OURS = "every-call", "every-call, no EXINFO", "laconic"
 SHOWN = (TODAY, EAGER, OURS)
 Span = tuple[float, float]
-#: The part of a figure that counts: what is less is within what two equal runs may differ in.
+#: The significant part of a figure: a smaller difference may occur between two equal runs.
 NOISE = 0.05
 
 
 class Eager(EveryCall):
-    """every-call without sgx.use_exinfo: no lazy allocation, MAP_NORESERVE or not."""
+    """every-call without sgx.use_exinfo: no lazy allocation, with or without MAP_NORESERVE."""
 
     def alloc(self, start: int, end: int, prot: int, lazy: int = 0) -> None:
-        """New anonymous memory, committed at once. O(log n)."""
+        """Commit new anonymous memory at once. O(log n)."""
         super().alloc(start, end, prot)
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one strategy costs on a trace, each from lowest to highest. `cycles` by the profile;
-    `epc_pages` are those that were committed at most, in all enclaves at once."""
+    """What one strategy costs on a trace, each as (lowest, highest). `cycles` are by the profile;
+    `epc_pages` is the maximum of committed pages, in all enclaves at once."""
 
     host_calls: Span
     cycles: Span
@@ -55,15 +55,15 @@ class Cost:
 
 @dataclass(slots=True)
 class Figures:
-    """What a trace shows. `images` and `processes` belong together, in the order in which they
-    began.
+    """What a trace shows. `images` and `processes` correspond to each other, in the order in which
+    they began.
 
-    `costs` by strategy; `counts` are those of TODAY, of all enclaves together, touches taken at
-    their least. `touches` is False where the trace does not know which pages were touched: what
-    depends on that is a range. `unseen`: pages whose pagemap was unreadable. `losses`: what the
-    trace lacks, a sentence each. `exit_status` is None where it is not known. `attached`: the
-    programs were running before the recording began, so that it lacks what they did until then.
-    `cpus` of the machine of the recording, 0 if that is not known.
+    `costs` are by strategy; `counts` are those of TODAY for all enclaves together, with the minimum
+    of touches. `touches` is False if the trace does not record which pages were touched; results
+    that depend on touches are then ranges. `unseen`: pages whose pagemap was unreadable. `losses`:
+    what the trace lacks, one sentence each. `exit_status` is None if it is unknown. `attached`: the
+    programs were running before the recording began, so the trace lacks what they did until then.
+    `cpus` of the machine of the recording, 0 if unknown.
     """
 
     source: str
@@ -81,38 +81,39 @@ class Figures:
     cpus: int = 0
 
     def programs(self) -> list[tuple[Program, Image]]:
-        """The programs with what they did."""
+        """Return the programs, each with its image."""
         return list(zip(self.processes, self.images, strict=True))
 
     def most(self, what: Callable[[Image], int]) -> int:
-        """The most that any one program had of something."""
+        """Return the maximum of a quantity over all programs."""
         return max(map(what, self.images), default=0)
 
     def owner(self, image: Image) -> str:
-        """Return the program and the process of an image, in words. O(programs)."""
+        """Return the program and the process of an image, as text. O(programs)."""
         for process, found in self.programs():
             if found is image:
                 return f"{basename(process.path) or 'a program'} (process {process.pid})"
         return "an unknown program"
 
     def largest(self, what: Callable[[Image], int]) -> tuple[int, str]:
-        """Return the most that any one program had of something, and which it was, in words."""
+        """Return the maximum of a quantity over all programs, and the program that has it, as
+        text."""
         image = max(self.images, key=what)
         return what(image), self.owner(image)
 
     def total(self, what: Callable[[Image], int]) -> int:
-        """What all programs had of something together."""
+        """Return the sum of a quantity over all programs."""
         return sum(map(what, self.images))
 
     def worth(self, host_calls: int, accepts: int) -> bool:
-        """True where so many host calls, or EACCEPTs, are a part of TODAY's that counts."""
+        """True if these host calls or EACCEPTs are a significant part of TODAY's."""
         counts = self.counts
         return host_calls > NOISE * counts.host_calls or accepts > NOISE * counts.eaccept
 
 
 class BufferCallers(Listener):
-    """Notes from which stacks the mappings in `Image.buffers` were made. It comes after the
-    `Enclaves` that watch."""
+    """Records the stacks from which the mappings in `Image.buffers` were made. It must come after
+    the `Enclaves` that watch."""
 
     def __init__(self, images: list[Image]) -> None:
         self._images = images
@@ -126,7 +127,7 @@ class BufferCallers(Listener):
                 buffers[region] = done.stack
 
     def keep_own(self, stacks: Stacks) -> None:
-        """Leave the buffers that OpenBLAS itself has mapped (alloc_mmap in its memory.c).
+        """Keep only the buffers that OpenBLAS itself has mapped (alloc_mmap in its memory.c).
         O(buffers)."""
         for image in self._images:
             image.buffers = {
@@ -144,10 +145,10 @@ def _is_openblas(stack: int, stacks: Stacks) -> bool:
 def measure(
     opened: Callable[[], Trace], profile: CostProfile, progress: Callable[[int], None] | None = None
 ) -> Figures:
-    """The figures of the trace that `opened` opens; a log, which knows no touched pages, is read
-    twice.
+    """Return the figures of the trace that `opened` opens; a log, which does not record touched
+    pages, is read twice.
 
-    Raises LaconicError where it cannot be read. O(events × strategies).
+    Raises LaconicError if it cannot be read. O(events × strategies).
     """
     trace = opened()
     engine, low, images = _replayed(trace, False, progress)
@@ -181,7 +182,7 @@ def measure(
 
 
 def watching(images: list[Image]) -> dict[str, Maker]:
-    """The maker of a `Watch` for each address space, which fills `images`."""
+    """Return the maker of a `Watch` for each address space, which fills `images`."""
 
     def watch(meter: Meter, space: AddressSpace, touches: Touches) -> Strategy:
         return Watch(meter, space, touches, images)

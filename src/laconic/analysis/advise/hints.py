@@ -1,4 +1,4 @@
-"""The options that `advise` would tell to change, from a replay that another verb makes anyway."""
+"""The options that `advise` would change, from a replay that another verb makes anyway."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Hints:
-    """What a replay needs beside its own listeners; they come after these of `listeners`."""
+    """Additional data for a replay; its `listeners` must come after the replay's own."""
 
     def __init__(self) -> None:
         self._images: list[Image] = []
@@ -39,8 +39,8 @@ class Hints:
     def found(
         self, replay: Replay, meters: Mapping[str, Meter], stacks: Stacks, profile: CostProfile
     ) -> list[str]:
-        """Return the lines or names of what is to be set, shortest first; to be called after the
-        replay, which must have kept `meters` of every-call and laconic.
+        """Return the lines or names of the settings, shortest first. Call it after the replay,
+        which must have kept `meters` of every-call and laconic.
 
         Empty for a log without touched pages, whose costs are ranges. O(programs × reservations).
         """

@@ -1,5 +1,5 @@
-"""What to write in a Gramine manifest. What is Gramine's, and not the trace's, stands here as a
-constant.
+"""Memory options of a Gramine manifest. Values that come from Gramine, not from the trace, are
+constants here.
 
 Options, defaults and helper threads are those of Gramine's Documentation/manifest-syntax.rst.
 """
@@ -33,34 +33,35 @@ if TYPE_CHECKING:
 HELPERS = 3
 #: The defaults of sys.stack.size and sys.brk.max_size, in bytes.
 STACK, BRK = 256 << 10, 256 << 10
-#: Allowances, none of them measured: the library OS and the PAL with their data, and what each
-#: thread has of its own (TCS, TLS, SSA frames, stacks of PAL and library OS); bytes.
+#: Allowances, none of them measured: the library OS and the PAL with their data, and the memory of
+#: each thread (TCS, TLS, SSA frames, stacks of PAL and library OS); bytes.
 RUNTIME, PER_THREAD = 64 * MIB, 256 << 10
-#: Where the enclave lies with EDMM if the manifest does not say: sgx.enclave_size of 1024G, in
-#: bytes.
+#: The enclave's address range with EDMM if the manifest does not set it: sgx.enclave_size of 1024G,
+#: in bytes.
 EDMM_DEFAULT = 1 << 40
-#: What a fork needs in one piece for the checkpoint store (cp_alloc in libos_checkpoint.c:
-#: CP_INIT_VMA_SIZE, and half of it again), in bytes.
+#: The size of the contiguous range that a fork needs for the checkpoint store (cp_alloc in
+#: libos_checkpoint.c: CP_INIT_VMA_SIZE, and half of it again), in bytes.
 CHECKPOINT = 96 * MIB
-#: What of an enclave or a heap is free at least, as a part of what is needed: runs differ.
+#: The minimum free part of an enclave or a heap, relative to what is needed, because runs differ.
 SPARE = 0.05
-#: A mapping of so many bytes is larger than the EPC of any machine: two sockets with 512 GiB each.
+#: A mapping of at least this many bytes is larger than the EPC of any machine: two sockets with 512
+#: GiB each.
 ANY_MACHINE = 1 << 40
 #: Programs that read the limit of their stack, which no trace shows, and the limit that they need
 #: to behave as with Linux's 8 MiB, in bytes. PostgreSQL leaves 512 KiB free, takes 2 MiB at most
 #: (InitializeGUCOptionsFromEnvironment in guc.c), and does not start with less than 612 KiB.
 _STACK_LIMITS = {"postgres": 2560 << 10}
-#: Settings of programs that make such a mapping smaller.
+#: Settings of programs that reduce such a mapping.
 _SMALLER = {"mariadbd": "innodb_buffer_pool_size_max", "mysqld": "innodb_buffer_pool_size_max"}
 
 
 def advise(figures: Figures, profile: CostProfile, heap: int = 0) -> list[Advice]:
-    """All that a manifest should say on memory; nothing where the trace has no program. `heap`:
-    bytes that come from the break where the settings that are advised are followed. O(programs)."""
+    """Return all memory options that a manifest should set; empty if the trace has no program.
+    `heap`: bytes that come from the break if the advised settings are followed. O(programs)."""
     if not figures.images:
         return []
     threads, stack, brk = _threads(figures), _stack(figures), _brk(figures, heap)
-    # What comes from the break with the settings is mapped without them: it counts once.
+    # Memory that comes from the break with the settings is mapped without them, so it counts once.
     size = _need(
         figures, threads.figures["value"], stack.figures["value"], brk.figures["value"] - heap
     )
@@ -74,8 +75,8 @@ def _impossible(image: Image) -> list[Region]:
 
 
 def _need(figures: Figures, threads: int, stack: int, brk: int) -> dict[str, Any]:
-    # The largest program's: what it maps, or what it maps at a fork and the checkpoint store; the
-    # rest of its heap's reservation, one stack, and the allowances.
+    # The needs of the largest program: what it maps, or what it maps at a fork plus the checkpoint
+    # store; the rest of its heap's reservation, one stack, and the allowances.
     def mapped(image: Image) -> int:
         forked = image.forked_mapped + CHECKPOINT if image.forked_mapped else 0
         return max(image.peak_mapped, forked) - sum(each.length for each in _impossible(image))
@@ -128,7 +129,7 @@ def _checkpoint(size: int) -> str:
 
 
 def _refused(figures: Figures) -> Iterator[str]:
-    # Sentences on programs that do not start.
+    # Sentences on programs that cannot start.
     for process, image in figures.programs():
         for region in _impossible(image):
             name = basename(process.path)
@@ -143,9 +144,9 @@ def _refused(figures: Figures) -> Iterator[str]:
 
 
 def without_edmm(figures: Figures, size: int) -> Counts:
-    """What the same enclaves of `size` bytes do without EDMM: EADD of every page, and afterwards
-    only software's work: zeroing what is mapped, as Gramine does, and copying what is copied in any
-    case. EEXTEND is not counted. O(n)."""
+    """Return what the same enclaves of `size` bytes do without EDMM: EADD of every page, and
+    afterwards only work in software: zeroing new mappings, as Gramine does, and copying that
+    happens in any case. EEXTEND is not counted. O(n)."""
     enclaves = figures.counts.ecreate
     return Counts(
         ecreate=enclaves,
@@ -227,14 +228,14 @@ def _threads(figures: Figures) -> Advice:
     )
 
 
-#: So many threads may live at once whenever a program starts them.
+#: Whatever number of threads a program starts, this many may live at once.
 _FEW_THREADS = 16
 
 
 def _possible_threads(image: Image) -> int:
-    # Threads that end before others start may live as long as these in another run: all that were
-    # started. A program that starts thousands does not have them all at once: of many, not more
-    # than twice as many as lived at once.
+    # Threads that end before others start may live at the same time as these in another run, so all
+    # started threads could. A program that starts thousands does not have them all at once: the
+    # estimate for many threads is at most twice as many as lived at once.
     most = max(2 * image.peak_threads, _FEW_THREADS)
     return max(image.peak_threads, min(1 + image.started_threads, most))
 
@@ -298,7 +299,7 @@ def _brk(figures: Figures, heap: int) -> Advice:
     value = max(round_up(peak + round(SPARE * peak), MIB) if peak > BRK else BRK, BRK)
     if refused:
         value = max(round_up(2 * peak, MIB), MIB)
-    # Blocks of many sizes do not fill a heap without gaps: half as much again.
+    # Blocks of many sizes leave gaps in a heap, so it needs half as much again.
     value = round_up(value + heap * 3 // 2, MIB) if heap else value
     why = f"the heap of {owner} grows to {shown_size(peak)}"
     if refused:

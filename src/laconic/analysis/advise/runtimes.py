@@ -1,5 +1,5 @@
-"""Settings of language runtimes, the JVM, Go and V8, and of OpenBLAS. Each is given only where the
-trace shows its cause."""
+"""Settings of language runtimes, the JVM, Go and V8, and of OpenBLAS. A setting is advised only if
+the trace shows its cause."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from laconic.trace.words import plural
 
 JAVA = ("java",)
 NODE = ("node", "nodejs")
-#: HotSpot reserves its compressed class space of this size, with or without the CDS archive before
-#: it, in bytes.
+#: The size of HotSpot's reservation for its compressed class space, with or without the CDS archive
+#: before it, in bytes.
 CLASS_SPACE, _ARCHIVE = 1 << 30, 64 * MIB
-#: G1 and Parallel GC keep mark bitmaps of these parts of the heap's size; Serial GC keeps none.
+#: G1 and Parallel GC keep mark bitmaps of 1/64 and 1/32 of the heap's size; Serial GC keeps none.
 _BITMAPS = (64, 32)
-#: Collectors other than the serial one; a JVM takes one only.
+#: Collectors other than the serial one; a JVM accepts only one.
 _COLLECTORS = tuple(
     f"-XX:+Use{name}GC" for name in ("G1", "Parallel", "Z", "Shenandoah", "ConcMarkSweep")
 )
-#: Threads that make a runtime's own helpers worth a setting: V8's, and Go's, whose program they
-#: are.
+#: The number of threads from which a runtime's own helpers justify a setting: V8's, and Go's, which
+#: run the program itself.
 _THREADS, _GO_THREADS = 6, 16
-#: What GOMAXPROCS leaves.
+#: The value that is advised for GOMAXPROCS.
 _PROCESSORS = 4
-#: Pages that become executable or cease to be, from which on V8 had better not compile: at some
-#: 30,000 cycles a page under every-call and `published` they come to a thousand million, about what
-#: scripts of half a second lose without.
+#: The number of pages becoming or ceasing to be executable from which V8 should not compile: at
+#: some 30,000 cycles per page under every-call and `published` they cost about a thousand million
+#: cycles, about what scripts of half a second lose without compilation.
 _EXECUTABLE = 1 << 15
-#: Of a reservation that was made smaller.
+#: For a reservation that was made smaller.
 _THIS_RUN = "That is this run's: a longer one, or more load, may need more"
 
 
 def advise(figures: Figures) -> Iterator[Advice]:
-    """The advice for the runtimes that the trace shows. O(programs × reservations)."""
+    """Yield the advice for the runtimes that the trace shows. O(programs × reservations)."""
     programs = figures.programs()
     java = [_Jvm.of(image) for _, image in programs if has(image, "libjvm.so")]
     if java:
@@ -65,19 +65,19 @@ def advise(figures: Figures) -> Iterator[Advice]:
 
 
 def _limit(used: int, least: int) -> int:
-    # Half as much again as what was used, and the next power of two, in bytes: another run may need
-    # more.
+    # Half as much again as was used, rounded up to a power of two, in bytes, because another run
+    # may need more.
     return max(power_of_two(used * 3 // 2), least)
 
 
 def _used(region: Region, known: bool) -> int:
-    # What of a reservation was needed: the pages touched, or where that is not known those that
-    # were accessible.
+    # The part of a reservation that was needed: the pages touched or, if that is unknown, the pages
+    # that were accessible.
     return region.touched_bytes if known else region.peak
 
 
 class _Jvm(NamedTuple):
-    # The reservations of one JVM, as far as they were found.
+    # The reservations of one JVM that were found.
     image: Image
     heap: Region | None
     code: Region | None
@@ -85,7 +85,7 @@ class _Jvm(NamedTuple):
 
     @classmethod
     def of(cls, image: Image) -> _Jvm:
-        """Return the reservations of `image` by what they are. O(reservations × arenas)."""
+        """Return the reservations of `image` by their purpose. O(reservations × arenas)."""
         regions = [each for each in image.reservations if each.opens and not _is_arena(image, each)]
         code = max(
             (each for each in regions if each.executable),
@@ -101,7 +101,7 @@ class _Jvm(NamedTuple):
         classes = spaces[-1] if spaces else None
         heaps = [each for each in regions if each is not code and each is not classes]
         if classes is not None:
-            # What comes later is not the heap: memory for other data on classes, among others.
+            # Later reservations are not the heap: they contain other data on classes, for example.
             before = regions[: regions.index(classes)]
             heaps = [each for each in heaps if each in before] or heaps
         # The collector's own data, its bitmaps and tables, are a small part of the heap.
@@ -110,7 +110,7 @@ class _Jvm(NamedTuple):
 
 
 def _is_arena(image: Image, region: Region) -> bool:
-    # glibc's: a thread's, whose first piece was made accessible at its aligned base.
+    # An arena of a glibc thread, whose first piece was made accessible at its aligned base.
     end = region.start + region.length
     return region.length in (ARENA, 2 * ARENA) and any(
         region.start <= base < end for base in image.arenas
@@ -120,7 +120,7 @@ def _is_arena(image: Image, region: Region) -> bool:
 def _most_used(
     jvms: Iterable[_Jvm], region: Callable[[_Jvm], Region | None], known: bool
 ) -> tuple[Image, Region] | None:
-    # A limit holds for every JVM of the trace: it follows from the one that used most.
+    # A limit applies to every JVM of the trace, so it follows from the one that used most.
     found = [(jvm.image, each) for jvm in jvms if (each := region(jvm)) is not None]
     return max(found, key=lambda pair: _used(pair[1], known), default=None)
 
@@ -179,7 +179,7 @@ def _java_heap(figures: Figures, image: Image, heap: Region, known: bool) -> Ite
             reserved=heap.length,
             used=used,
         )
-    # Each that is undone again is an munmap's two host calls.
+    # Each growth that is undone again costs an munmap's two host calls.
     if heap.opens >= OFTEN and figures.worth(2 * heap.opens, 0):
         start = max(round_up(heap.peak, MIB), MIB)
         yield argument(
@@ -226,7 +226,7 @@ def _go(image: Image) -> Iterator[Advice]:
             "place, Gramine does nothing",
             discards=image.discards,
         )
-    # Arenas follow each other from there on; what the kernel places lies far above.
+    # Arenas follow each other from that address on; mappings that the kernel places lie far above.
     opened = sum(
         region.peak for region in image.reservations if GO_HEAP <= region.start < 2 * GO_HEAP
     )
@@ -266,7 +266,7 @@ def _openblas(figures: Figures) -> Iterator[Advice]:
 
 
 def _v8(image: Image) -> Iterator[Advice]:
-    # What is reserved for code is not a cause: under every-call lazy pages cost nothing until they
+    # Reservations for code are not a cause: under every-call, lazy pages cost nothing until they
     # are touched.
     if image.exec_pages >= _EXECUTABLE:
         yield argument(

@@ -1,4 +1,5 @@
-"""How advice is tried, and what came of it, beside two runs of the program as it is."""
+"""Trials of advice: how it is applied, and the result, compared with two runs of the unchanged
+program."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from laconic.trace.words import plural
 if TYPE_CHECKING:
     from laconic.sgx.costs import CostProfile
 
-#: Options of `java` and `node` whose value is a word of its own.
+#: Options of `java` and `node` whose value is a separate argument.
 _TWO_WORDS = {
     *(
         "-cp",
@@ -29,14 +30,14 @@ _TWO_WORDS = {
     *("--limit-modules", "--add-exports", "--add-opens", "--add-reads", "--patch-module"),
     *("-r", "--require", "--import", "--loader", "-C", "--conditions"),
 }
-#: Options after which all is the program's.
+#: Options after which all arguments are the program's.
 _LAST = {"-jar", "-m", "--module", "-e", "--eval", "-pe", "--print", "--"}
 
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """What one rerun came to; `differences` from the runs of the program as it is, a sentence each.
-    `peak_mapped`: bytes that one program mapped at most."""
+    """The result of one rerun; `differences` from the runs of the unchanged program, one sentence
+    each. `peak_mapped`: the maximum of bytes that one program mapped."""
 
     costs: dict[str, Cost]
     peak_mapped: int
@@ -46,9 +47,9 @@ class After:
 
 @dataclass(slots=True)
 class Trial:
-    """All that was tried: `again` is the program as it is, run a second time, or why that is not
-    known. `pieces` are by the advice's place, and say why it was not tried; `together` is all of
-    them at once, None where there is one."""
+    """The results of all trials. `again` is the second run of the unchanged program, or why its
+    result is unknown. `pieces` are by the advice's place; text is the reason why the advice was not
+    tried. `together` is the result of all advice at once, None if there is only one."""
 
     again: After | str | None = None
     pieces: dict[int, After | str] = field(default_factory=dict)
@@ -58,8 +59,8 @@ class Trial:
 def attempt(
     advice: Advice, command: Sequence[str], env: dict[str, str]
 ) -> tuple[list[str], dict[str, str]] | str:
-    """The command and the environment's additions with which `advice` is tried, over `env`, or why
-    it is not. O(words).
+    """Return the command and the additions to the environment `env` with which `advice` is tried,
+    or why it is not. O(arguments).
 
     >>> from laconic.analysis.advise.advice import argument
     >>> smaller = argument("-Xmx8m", ("java",), "", ("-Xmx",))
@@ -79,8 +80,8 @@ def attempt(
 
 
 def _without(words: Sequence[str], advice: Advice) -> list[str]:
-    # The last of two flags for the same would count, or both be refused; what is the program's own
-    # stays.
+    # If two flags set the same option, the last one would count, or both be rejected; the program's
+    # own arguments stay.
     kept: list[str] = []
     place = 0
     while place < len(words) and words[place].startswith("-"):
@@ -101,7 +102,7 @@ def after(
     new_status: int,
     last_lines: Sequence[str] = (),
 ) -> After:
-    """Compares a rerun with the runs of the program as it is; `last_lines` are the last lines of
+    """Compare a rerun with the runs of the unchanged program; `last_lines` are the last lines of
     its standard error.
 
     O(programs).
@@ -115,7 +116,7 @@ def after(
 def unchanged(
     before: Figures, status: int, figures: Figures, new_status: int, last_lines: Sequence[str] = ()
 ) -> After:
-    """The program as it is, run once more. O(programs)."""
+    """Return the result of running the unchanged program once more. O(programs)."""
     return After(
         figures.costs,
         _mapped(figures),
@@ -148,7 +149,8 @@ def _changes(
 
 
 def exceeded(advice: Iterable[Advice], figures: Figures, profile: CostProfile) -> list[str]:
-    """The manifest's lines that are too small for a rerun, a sentence each. O(programs)."""
+    """Return the manifest's lines that are too small for a rerun, one sentence each.
+    O(programs)."""
     written = {each.option: each for each in advice if each.where == MANIFEST}
     return [
         f"{written[each.option].line} is too small here: {each.line}"
@@ -180,8 +182,8 @@ def _verdict(runs: Sequence[Figures], figures: Figures) -> str | None:
 
 
 def outside(runs: Sequence[float], value: float, noise: float = NOISE) -> int:
-    """-1 or 1 where `value` is below or above all `runs` by more than they differ among themselves
-    and by more than `noise`, a part of them; else 0.
+    """Return -1 or 1 if `value` is below or above all `runs` by more than they differ among
+    themselves and by more than `noise`, a part of them; otherwise 0.
 
     >>> outside([100, 100], 94), outside([100, 100], 96)
     (-1, 0)

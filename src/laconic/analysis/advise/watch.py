@@ -1,7 +1,7 @@
-"""What one program in one process does with its memory, as far as a manifest or a setting depends
+"""The memory use of one program in one process, to the extent that a manifest or a setting depends
 on it.
 
-`Watch` receives what every strategy receives, and only counts: it goes along with them in one
+`Watch` receives what every strategy receives, and only counts, so it runs beside them in one
 replay.
 """
 
@@ -39,22 +39,22 @@ from laconic.trace.stacks import NO_STACK
 MIB = 1 << 20
 #: A PROT_NONE mapping of this many bytes or more is a reservation that is followed.
 LARGE = 16 * MIB
-#: Where glibc's thread arenas begin and what they reserve (HEAP_MAX_SIZE in malloc/arena.c), in
-#: bytes.
+#: The alignment of glibc's thread arenas and the size that they reserve (HEAP_MAX_SIZE in
+#: malloc/arena.c), in bytes.
 ARENA = 64 * MIB
-#: Blocks that malloc maps one by one: its threshold's default and its limit (DEFAULT_MMAP_THRESHOLD
-#: in malloc.c).
+#: The sizes of blocks that malloc maps individually: its threshold's default and its limit
+#: (DEFAULT_MMAP_THRESHOLD in malloc.c).
 BLOCK_LEAST, BLOCK_MOST = 128 << 10, 32 * MIB
-#: Blocks of these sizes are other allocators' own (CPython's arenas, V8's pages: kRegularPageSize),
-#: in bytes.
+#: Blocks of these sizes belong to other allocators (CPython's arenas, V8's pages:
+#: kRegularPageSize), in bytes.
 CHUNK = 256 << 10
-#: Where Go's heap begins (arenaHint in runtime/malloc.go).
+#: The start of Go's heap (arenaHint in runtime/malloc.go).
 GO_HEAP = 0xC000000000
 _HOSTS = VM_IO | VM_PFNMAP
-#: What the names of OpenBLAS's files begin with: the distribution's, and those of Python's wheels.
+#: The prefixes of the names of OpenBLAS's files: the distribution's, and those of Python's wheels.
 OPENBLAS = ("libopenblas", "libscipy_openblas")
-#: What the names of the libraries begin with that tell whose calls these are; of other files
-#: nothing is kept.
+#: The prefixes of the names of the libraries that show who makes these calls; other files are not
+#: recorded.
 LIBRARIES = (
     "libc.so",
     "libc-2",
@@ -66,7 +66,7 @@ LIBRARIES = (
     "libv8",
     *OPENBLAS,
 )
-#: Reservations that are kept of one program, beside its threads' stacks.
+#: The maximum number of reservations kept for one program, in addition to its threads' stacks.
 _KEPT = 10_000
 
 
@@ -77,7 +77,7 @@ class Region:
     `opens`: how often a part was made accessible; `opened` and `peak`: bytes that are accessible,
     now and at most. `executable`: some of it was. `lazy`: it was mapped with MAP_NORESERVE.
     `stack`: it was mapped with MAP_STACK; `guards` are the parts within it that were made
-    inaccessible, so that it holds more than one stack. `touched` are its pages that were ever
+    inaccessible, so that it contains more than one stack. `touched` are its pages that were ever
     touched.
     """
 
@@ -94,14 +94,14 @@ class Region:
 
     @property
     def touched_bytes(self) -> int:
-        """How much of it was ever touched. O(runs)."""
+        """The number of its bytes that were ever touched. O(runs)."""
         return sum(end - start for start, end, _ in self.touched)
 
     @property
     def depth(self) -> int:
-        """Of a stack: bytes from its top down to the lowest page that was touched. O(1).
+        """The depth of a stack: bytes from its top down to the lowest page that was touched. O(1).
 
-        0 for a pool of stacks (Ruby's fibers): a program divides it itself, and no thread of
+        0 for a pool of stacks (Ruby's fibers): the program divides it itself, and no thread of
         Gramine needs its size.
         """
         if self.guards:
@@ -110,7 +110,7 @@ class Region:
         return self.start + self.length - first[0] if first else 0
 
     def twin(self) -> Region:
-        """A forked process's. O(runs)."""
+        """Return the region of a forked process. O(runs)."""
         return Region(
             self.start,
             self.length,
@@ -127,24 +127,24 @@ class Region:
 
 @dataclass(slots=True)
 class Image:
-    """One program in one process. Bytes where nothing else is stated; `peak_` is the most at any
-    one time.
+    """One program in one process. Units are bytes unless stated; `peak_` is the maximum at any one
+    time.
 
-    `mapped`: all that is mapped; `forked_mapped` the most of it at a fork; `closed` of it is
-    PROT_NONE, `closed_at_peak` when most was mapped. `unlazy_closed`: PROT_NONE, anonymous and not
-    MAP_NORESERVE. `allocated_pages`: in all, each time they were mapped again. `lazy_pages` were
-    mapped with MAP_NORESERVE, `lazy_touched` first touches there were. `brk_base` is an address.
-    `started_threads`: in all, without the first; `found_threads` of them were running before the
-    recording began. `refused`: growths of the break that failed, `repeated` of them for the same
-    address as the one before. `shrinks` are the break's, of `shrunk_pages`. `arenas` are glibc's:
-    base → further growths; `tops`: base → bytes that were made accessible from there at most.
-    `discards` are madvise(DONTNEED, FREE) but of threads' stacks. `blocks` are those that are
-    mapped one by one, base → size, and `peak_blocks` their bytes; `churned` the sizes of those that
-    were unmapped whole. `buffers`: large accessible mappings of a program that has OpenBLAS, with
-    the numbers of the stacks that they were mapped from; at the end, those of OpenBLAS itself.
-    `exec_changes` are calls that changed the permissions of anonymous memory from or to executable
-    ones, of `exec_pages`. `files` are names of those of `LIBRARIES`, `deepest` the depth of the
-    thread stacks that are gone.
+    `mapped`: everything that is mapped; `forked_mapped`: the maximum of it at a fork; `closed`: the
+    part that is PROT_NONE, `closed_at_peak`: that part when `mapped` was largest. `unlazy_closed`:
+    PROT_NONE, anonymous and not MAP_NORESERVE. `allocated_pages`: in total, counted again each time
+    they were mapped. `lazy_pages` were mapped with MAP_NORESERVE; `lazy_touched` counts their first
+    touches. `brk_base` is an address. `started_threads`: in total, without the first;
+    `found_threads` of them were running before the recording began. `refused`: growths of the break
+    that failed, `repeated` of them for the same address as the one before. `shrinks` are the
+    break's, of `shrunk_pages`. `arenas` are glibc's: base → further growths; `tops`: base → the
+    maximum of bytes that were made accessible from there. `discards` are madvise(DONTNEED, FREE),
+    except those of threads' stacks. `blocks` are individually mapped ones, base → size, and
+    `peak_blocks` their bytes; `churned`: the sizes of those that were unmapped whole. `buffers`:
+    large accessible mappings of a program that has OpenBLAS, with the numbers of the stacks that
+    they were mapped from; at the end, those of OpenBLAS itself. `exec_changes` are calls that made
+    anonymous memory executable or no longer executable, of `exec_pages`. `files` are names of files
+    of `LIBRARIES`; `deepest` is the maximum depth of the thread stacks that are gone.
     """
 
     mapped: int = 0
@@ -187,17 +187,17 @@ class Image:
 
     @property
     def reservations(self) -> list[Region]:
-        """The regions that are no stacks, in the order in which they were mapped. O(regions)."""
+        """The regions that are not stacks, in the order in which they were mapped. O(regions)."""
         return [each for each in self.regions if not each.stack]
 
     @property
     def depth(self) -> int:
-        """The deepest that any thread's stack was used but the main one's. O(regions)."""
+        """The maximum depth of any thread's stack except the main one's. O(regions)."""
         return max([self.deepest, *(each.depth for each in self.regions if each.stack)])
 
     def fork(self) -> Image:
-        """What a forked process begins with: what is mapped, and nothing that was counted. O(arenas
-        + regions)."""
+        """Return the initial image of a forked process: what is mapped, and no counts. O(arenas +
+        regions)."""
         return Image(
             mapped=self.mapped,
             peak_mapped=self.mapped,
@@ -230,7 +230,7 @@ class Watch(Strategy):
         images.append(self.image)
 
     def load(self, entries: Iterable[Entry]) -> None:
-        """A program begins, or was running already, and then it has a heap. O(entries)."""
+        """Start a program; one that was already running has a heap. O(entries)."""
         for start, end, vma in entries:
             self._mapped(start, end, vma)
         space, image = self.space, self.image
@@ -241,7 +241,7 @@ class Watch(Strategy):
         self._peaks()
 
     def call(self, call: MemoryCall) -> None:
-        """A memory call is over. O(changes log n)."""
+        """Count a memory call that has ended. O(changes log n)."""
         name, args, result, changes, _ = call
         image = self.image
         if name == "brk":
@@ -268,7 +268,7 @@ class Watch(Strategy):
         self._peaks()
 
     def touch(self, start: int, end: int, vma: Vma) -> None:
-        """First touches. O(log n + k)."""
+        """Record first touches. O(log n + k)."""
         if vma.flags & VM_NORESERVE:
             self.image.lazy_touched += end - start >> PAGE_SHIFT
         for begin, stop, region in self.regions.runs(start, end):
@@ -276,12 +276,12 @@ class Watch(Strategy):
                 region.touched.set(begin, stop, True)
 
     def grow(self, start: int, end: int, vma: Vma) -> None:
-        """A stack grew. O(1)."""
+        """Record the growth of a stack. O(1)."""
         self._mapped(start, end, vma)
         self._peaks()
 
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
-        """The child's. O(n)."""
+        """Return the child's watch. O(n)."""
         self.image.forked_mapped = max(self.image.forked_mapped, self.image.mapped)
         child = type(self)(self.meter, space, touches, self.images)
         child.image = self.images[-1] = self.image.fork()
@@ -293,30 +293,30 @@ class Watch(Strategy):
         return child
 
     def thread(self) -> None:
-        """A thread begins. O(1)."""
+        """Count a new thread. O(1)."""
         self.image.threads += 1
         self.image.started_threads += 1
         self.image.peak_threads = max(self.image.peak_threads, self.image.threads)
 
     def thread_found(self) -> None:
-        """A thread was running before the recording began. O(1)."""
+        """Count a thread that was running before the recording began. O(1)."""
         self.image.found_threads += 1
         self.thread()
 
     def thread_ends(self) -> None:
-        """A thread ended. O(1)."""
+        """Record the end of a thread. O(1)."""
         self.image.threads -= 1
 
     def end(self) -> None:
-        """The process ended."""
+        """Record the end of the process."""
 
-    # What is mapped
+    # Mappings
 
     def _change(self, change: Change, by_mmap: bool) -> int:
-        # How many pages of anonymous memory became executable, or are no longer.
+        # Count the pages of anonymous memory that became executable, or are no longer.
         kind, start, end, wanted, held, source = change
         if held == UNKNOWN:
-            held = None  # of a log: mapped before it began, and never counted
+            held = None  # from a log: mapped before it began, and never counted
         if held is not None:
             self._unmapped(start, end, held)
         if wanted is not None:
@@ -349,7 +349,8 @@ class Watch(Strategy):
         return end - start >> PAGE_SHIFT
 
     def _gone(self, region: Region) -> None:
-        # Of what is unmapped only what was used is remembered: there may be any number of threads.
+        # A region that is unmapped is remembered only if it was used, because there may be any
+        # number of threads.
         if any(
             left is not None
             for _, _, left in self.regions.runs(region.start, region.start + region.length)

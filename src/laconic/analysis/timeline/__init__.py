@@ -1,2 +1,2 @@
-"""What an HTML page shows of a trace: collected by one replay, in memory that does not grow with
+"""The data of an HTML page for a trace: collected by one replay, in memory that does not grow with
 the trace."""

@@ -19,18 +19,18 @@ from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 
 ANONYMOUS = "anonymous"
-#: Moments whose state a picture shows, at least.
+#: The minimum number of moments whose state a picture shows.
 MOMENTS = 100
 #: The coarsest grain, in pages.
 _WIDEST = 1 << 24
 
 
 class Area(NamedTuple):
-    """Pages `[start, end)` of one process, which were alike from the call `since` on until the call
-    `until`.
+    """Pages `[start, end)` of one process, which had the same state from the call `since` until the
+    call `until`.
 
     The numbers are those of pages, and of memory calls over all processes, from 0. `prot` has the
-    bits of PROT_*. `site` is the number of the site that mapped the pages, -1 for what was there
+    bits of PROT_*. `site` is the number of the site that mapped the pages, -1 for pages mapped
     before the first call. `tenths` is the share of the pages that were touched by then, in tenths
     (rounded down, but 1 if any page was touched), -1 if the trace does not record it.
     """
@@ -46,7 +46,7 @@ class Area(NamedTuple):
     tenths: int = -1
 
     def look(self) -> tuple[int, int, int, int, str, int, int]:
-        """All but the time: areas with equal looks that follow each other are one."""
+        """Everything except the time: consecutive areas with equal looks are one."""
         return (
             self.process,
             self.start,
@@ -58,20 +58,21 @@ class Area(NamedTuple):
         )
 
 
-#: The protection, the name, the site, and the call since which it is so.
+#: The protection, the name, the site, and the call since which this is the state.
 _State = tuple[int, str, int, int]
-#: How many pages of a range of bytes (process, start, end) are touched; None: it is unknown.
+#: Returns the number of touched pages in a range of bytes (process, start, end); None if it is
+#: unknown.
 Touched = Callable[[int, int, int], int | None]
-#: Who mapped the pages of a range: runs of (start, end, site), -1 for none.
+#: Returns who mapped the pages of a range: runs of (start, end, site), -1 for none.
 Owners = Callable[[int, int], Iterable[tuple[int, int, int]]]
 
 
 class Areas:
     """Collects the areas of all processes.
 
-    Where there are more than `limit` that have ended, `step` doubles: the picture then is the state
-    at every `step`th call. Where that is not enough, `grain` does, as `broader` has it; then the
-    smallest go: `left_out` counts them.
+    If more than `limit` areas have ended, `step` doubles: the picture then is the state at every
+    `step`th call. If that is not enough, `grain` doubles, as in `broader`; then the smallest areas
+    are dropped: `left_out` counts them.
     """
 
     def __init__(self, touched: Touched, limit: int = 60_000) -> None:
@@ -91,7 +92,7 @@ class Areas:
         end: int,
         now: int,
     ) -> None:
-        """Takes over `[start, end)` (bytes) as it is at the call `now`. O(log n + runs)."""
+        """Adopt the state of `[start, end)` (bytes) at the call `now`. O(log n + runs)."""
         living = self._living.get(process)
         if living is None:
             living = self._living[process] = RangeMap()
@@ -109,16 +110,16 @@ class Areas:
                     living.set(low, high, (*look, now))
 
     def sync_all(self, process: int, space: AddressSpace | None, owners: Owners, now: int) -> None:
-        """Takes over all of an address space. O(n)."""
+        """Adopt the state of a whole address space. O(n)."""
         self.sync(process, space, owners, 0, TASK_SIZE, now)
 
     def end(self, process: int, now: int) -> None:
-        """The address space is gone. O(n)."""
+        """End the areas of an address space that is gone. O(n)."""
         for start, end, state in self._living.pop(process, ()):
             self._end(process, start, end, state, now)
 
     def end_all(self, now: int) -> None:
-        """The trace is over. O(n)."""
+        """End all areas at the end of the trace. O(n)."""
         for process in list(self._living):
             self.end(process, now)
 
@@ -140,8 +141,8 @@ class Areas:
 
 
 def coarser(areas: Iterable[Area], step: int) -> list[Area]:
-    """The areas as they are at every `step`th call, each of which stands for the calls up to the
-    next. O(n log n)."""
+    """Return the areas as they are at every `step`th call, each of which represents the calls up to
+    the next. O(n log n)."""
     found: list[Area] = []
     cut = (
         area._replace(
@@ -159,10 +160,10 @@ def coarser(areas: Iterable[Area], step: int) -> list[Area]:
 
 
 def broader(areas: Iterable[Area], grain: int) -> list[Area]:
-    """The areas with the edges between them at multiples of `grain` pages.
+    """Return the areas with the edges between them at multiples of `grain` pages.
 
-    Of pages that are mapped without a gap, each `grain` of them show what the first is. Which pages
-    are mapped, and when, stays exact. O(moments × areas of one moment).
+    In pages that are mapped without a gap, each block of `grain` shows the state of its first page.
+    Which pages are mapped, and when, stays exact. O(moments × areas of one moment).
     """
     found: list[Area] = []
     by_process: dict[int, list[Area]] = {}
@@ -177,7 +178,7 @@ def broader(areas: Iterable[Area], grain: int) -> list[Area]:
         for now in sorted({moment for area in own for moment in (area.since, area.until)}):
             alive = sorted([area for area in alive if area.until > now] + begin.get(now, []))
             shown = {cell: since.pop(cell, now) for cell in _cells(alive, grain)}
-            # What is not shown any more has ended.
+            # Areas that are no longer shown have ended.
             found += (
                 Area(process, start, end, prot, name, first, now, site, tenths)
                 for (start, end, prot, name, site, tenths), first in since.items()
@@ -191,9 +192,9 @@ _Cell = tuple[int, int, int, str, int, int]
 
 
 def _cells(alive: list[Area], grain: int) -> list[_Cell]:
-    # The areas of one moment, by their start; neighbours that are alike are one. From the highest
-    # to the lowest, since an edge that is moved up ends where the pages that are mapped without a
-    # gap do.
+    # Return the areas of one moment, by their start; equal neighbors are joined. They are processed
+    # from the highest to the lowest, because an edge that is moved up ends where the pages that are
+    # mapped without a gap do.
     found: list[_Cell] = []
     last = after = -1
     for number in range(len(alive) - 1, -1, -1):
@@ -215,19 +216,19 @@ def _cells(alive: list[Area], grain: int) -> list[_Cell]:
 def fitted(
     areas: list[Area], step: int, grain: int, limit: int
 ) -> tuple[list[Area], int, int, int]:
-    """At most `limit` of the areas, as they are at every `step`th call and every `grain`th page,
-    and how many are left out besides, the smallest, where that is not enough. Returns areas, step,
-    grain, and that number. O(n log n), and where a grain is needed as `broader`."""
+    """Return at most `limit` of the areas, as they are at every `step`th call and every `grain`th
+    page, with the final step and grain, and the number of the smallest areas that were left out
+    because that was not enough. O(n log n), and if a grain is needed as `broader`."""
     longest = max((area.until for area in areas), default=0)
     while len(areas) > limit and step * MOMENTS < longest:
         step *= 2
         areas = coarser(areas, step)
     if len(areas) > limit:
-        # Nothing is lost by this: neighbours that are alike become one.
+        # This loses nothing: equal neighbors are joined.
         areas = min(areas, broader(areas, grain), key=len)
     while len(areas) > limit:
         tried = 2 * grain
-        # A grain at which so many areas have a page that is shown.
+        # Find a grain at which at most `limit` areas have a page that is shown.
         while (
             tried < _WIDEST
             and sum(min(area.end - area.start, tried) for area in areas) > limit * tried
@@ -235,7 +236,7 @@ def fitted(
             tried *= 2
         coarse = broader(areas, tried)
         if len(coarse) > 0.9 * len(areas):
-            break  # mappings that are apart become no fewer
+            break  # a grain does not join mappings with gaps in between
         areas, grain = coarse, tried
     left_out = max(len(areas) - limit, 0)
     if left_out:
@@ -267,7 +268,7 @@ def _tenths(touched: int, pages: int) -> int:
 
 
 def _name(space: AddressSpace, start: int, end: int, vma: Vma) -> str:
-    # What people call it; `laconic maps` prints the kernel's labels.
+    # A label for people; `laconic maps` prints the kernel's labels.
     if vma.file is not None:
         return vma.file.path
     flags = vma.flags

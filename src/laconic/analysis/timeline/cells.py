@@ -1,4 +1,5 @@
-"""What the calls of each site cost in each short span of time, so that any window can be summed."""
+"""The cost of the calls of each site in each short span of time, so that any window can be
+summed."""
 
 from __future__ import annotations
 
@@ -8,12 +9,12 @@ from typing import NamedTuple
 
 @dataclass(slots=True)
 class Tally:
-    """What some calls of one site came to.
+    """The sums of some calls of one site.
 
-    `pages` are those that the calls were about, and `touched` those of the pages that they mapped
-    which were touched later. Cycles are those of the calls in an enclave, at the low and the high
-    end of the cost profile: `today` under every-call, `laconic` under laconic. `redundant_pages`
-    and `redundant_cycles` (the middle of the range, under every-call) are of the redundant calls.
+    `pages` are those that the calls name, and `touched` those of the pages that they mapped which
+    were touched later. Cycles are those of the calls in an enclave, at the low and the high end of
+    the cost profile: `today` under every-call, `laconic` under laconic. `redundant_pages` and
+    `redundant_cycles` (the middle of the range, under every-call) are of the redundant calls.
     """
 
     calls: int = 0
@@ -30,22 +31,22 @@ class Tally:
     redundant_cycles: float = 0
 
     def add(self, other: Tally) -> None:
-        """Add another's numbers to these."""
+        """Add another tally's numbers to these."""
         for name in TALLIED:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def rounded(self) -> list[int]:
-        """The numbers in the order of `TALLIED`."""
+        """Return the numbers in the order of `TALLIED`."""
         return [round(number) for number in astuple(self)]
 
 
-#: The names of what is tallied.
+#: The names of the tallied quantities.
 TALLIED = tuple(each.name for each in fields(Tally))
 
 
 class Cell(NamedTuple):
-    """Which calls are tallied together: those of one program in one process, from one site, in one
-    bin of time."""
+    """The calls that are tallied together: those of one program in one process, from one site, in
+    one bin of time."""
 
     process: int
     site: int
@@ -56,7 +57,7 @@ class Cell(NamedTuple):
 class Cells:
     """Tallies by process, site and bin.
 
-    Bins are `width` wide (nanoseconds, or calls where a trace has no times). If there would be more
+    Bins are `width` wide (nanoseconds, or calls if a trace has no times). If there would be more
     than `bins` of them, or more than `limit` cells, they become twice as wide. `last` is the last
     bin.
     """
@@ -68,14 +69,13 @@ class Cells:
     last: int = 0
 
     def at(self, process: int, site: int, moment: int) -> Tally:
-        """Return the tally to enter something in, which happened at `moment` (0 or more). O(1)
-        amortised."""
+        """Return the tally for an event at `moment` (0 or more). O(1) amortized."""
         while moment // self.width >= self.bins:
             self._widen()
         key = Cell(process, site, moment // self.width)
         tally = self.tallies.get(key)
         if tally is None:
-            # One bin for all cannot become wider to any use.
+            # If there is only one bin, widening it does not help.
             while len(self.tallies) >= self.limit and self.last > 0:
                 self._widen()
             key = Cell(process, site, moment // self.width)
@@ -84,7 +84,8 @@ class Cells:
         return tally
 
     def widened(self, limit: int) -> Cells:
-        """The same in at most `limit` cells, as far as wider bins can help. O(cells)."""
+        """Return the same tallies in at most `limit` cells, if wider bins can achieve that.
+        O(cells)."""
         copy = Cells(self.width, self.bins, limit)
         copy.tallies = dict(self.tallies)
         copy.last = self.last
@@ -93,7 +94,7 @@ class Cells:
         return copy
 
     def by_site(self) -> dict[int, Tally]:
-        """The sums of each site. O(cells)."""
+        """Return the sums of each site. O(cells)."""
         sums: dict[int, Tally] = {}
         for cell, tally in self.tallies.items():
             sums.setdefault(cell.site, Tally()).add(tally)

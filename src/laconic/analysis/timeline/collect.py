@@ -46,9 +46,10 @@ from laconic.trace.schema import Row
 from laconic.trace.selection import Selection
 from laconic.trace.stacks import NO_STACK, Spot, Stacks
 
-#: Calls that are kept one by one: a trace of more is shown by its sites.
+#: The maximum number of calls that are kept individually: a longer trace is shown by its sites.
 CALLS = 1_000
-#: Redundant calls that are marked in the map, and moments whose time is kept.
+#: The maximum number of redundant calls that are marked in the map, and of moments whose time is
+#: kept.
 MARKS, MOMENTS = 20_000, 2_048
 _LENGTHLESS = frozenset(
     {
@@ -70,8 +71,8 @@ _TOP = 1 << 64
 
 
 class Mark(NamedTuple):
-    """A redundant call: whose, its number among all memory calls, the pages that it was about, and
-    its site."""
+    """A redundant call: its process, its number among all memory calls, the pages that it names,
+    and its site."""
 
     process: int
     call: int
@@ -96,16 +97,16 @@ class OneCall(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """All that a page shows. Processes and sites are numbered as they stand in their lists; `calls`
+    """All data of a page. Processes and sites are numbered by their place in their lists; `calls`
     has the memory calls of each process. `series` and `cells` are over time, in nanoseconds, or
     over the order of the calls if the trace has no times (`last` is 0). `tallies` are the sums of
-    the sites, in their order. `places` are the stacks in words, innermost first, True for what was
-    guessed; `modules` says why a module's symbols could not be used. `singles` is None where there
-    are more than `CALLS` calls. `hidden`: of each site that is suppressed the reason; it is in all
-    figures, and its stack is not in `places`. `own`: of each other site with how many places its
-    stack only makes the system call. `around` is `Sites.around`. `headline` is what the page says
-    first. `selection`: which calls it is about; None for all. `hints`: what `laconic advise` would
-    change."""
+    the sites, in their order. `places` are the stacks as text, innermost first, True for guessed
+    frames; `modules` has the reason why a module's symbols could not be used. `singles` is None if
+    there are more than `CALLS` calls. `hidden`: the reason for each site that is suppressed; it is
+    counted in all figures, and its stack is not in `places`. `own`: for each other site, the number
+    of places of its stack that only make the system call. `around` is `Sites.around`. `headline` is
+    the page's first statement. `selection`: which calls are shown; None for all. `hints`: what
+    `laconic advise` would change."""
 
     source: str
     about: dict[str, Any]
@@ -149,12 +150,12 @@ def collect(
     suppressions: Iterable[Suppression] = (),
     selection: Selection | None = None,
 ) -> Page:
-    """Reads a trace to its end, once for its sites and pictures, and for the strategies as
-    `compare` does.
+    """Read a trace to its end, once for its sites and pictures, and for the strategies as `compare`
+    does.
 
-    Symbols are looked for at the places that the trace names, of a suppressed stack no more than
-    its rule needs; `jobs` and `selection` are as in `compare`. Raises LaconicError where it cannot
-    be read. O(events × strategies); memory O(sites + VMAs).
+    Symbols are read from the places that the trace names, and for a suppressed stack only those
+    that its rule needs; `jobs` and `selection` are as in `compare`. Raises LaconicError if the
+    trace cannot be read. O(events × strategies); memory O(sites + VMAs).
     """
     tell = progress or (lambda done: None)
     stacks = Stacks()
@@ -197,7 +198,7 @@ def collect(
         around,
         trace.has_touches,
     )
-    # What is redundant at a site that costs something else too, and all of the loader's, is shown.
+    # Redundant calls at a site that has other costs too, and everything of the loader, are shown.
     shown = [rule for rule in rules if rule.reason != LOADING and not rule.only_redundant]
     places, hidden, own = _stacks(sites, stacks, shown)
     modules = sorted((module.path, why) for module, why in stacks.symbolizer.missing.items())
@@ -240,8 +241,8 @@ def collect(
 def _stacks(
     found: Sequence[Site], stacks: Stacks, rules: Sequence[Suppression]
 ) -> tuple[dict[int, tuple[Spot, ...]], dict[int, str], dict[int, int]]:
-    # The places of the stacks that are shown; the sites that are not, each with the reason; the
-    # wrappers of the others.
+    # Return the places of the stacks that are shown; the sites that are not, each with the reason;
+    # the wrappers of the others.
     places: dict[int, tuple[Spot, ...]] = {}
     hidden: dict[int, str] = {}
     own: dict[int, int] = {}
@@ -264,8 +265,8 @@ def _second_half(tell: Callable[[int], None], size: int, done: int) -> None:
 
 
 def _share_touches(cells: Cells, series: Bins, sites: Sequence[Site], profile: CostProfile) -> None:
-    # Give each cell its part of the cost of its site's touched pages: by the pages that its calls
-    # mapped and that were touched.
+    # Give each cell its part of the cost of its site's touched pages, in proportion to the pages
+    # that its calls mapped and that were touched.
     pages: dict[int, int] = {}
     for cell, tally in cells.tallies.items():
         pages[cell.site] = pages.get(cell.site, 0) + tally.touched
@@ -284,7 +285,7 @@ def _share_touches(cells: Cells, series: Bins, sites: Sequence[Site], profile: C
 
 
 def _tallies(cells: Cells, sites: Sequence[Site], profile: CostProfile) -> list[Tally]:
-    # The sums of each site. Its costs are exactly those of its counts and touches.
+    # Return the sums of each site. Its costs are exactly those of its counts and touches.
     sums = cells.by_site()
     tallies = []
     for number, site in enumerate(sites):
@@ -297,7 +298,8 @@ def _tallies(cells: Cells, sites: Sequence[Site], profile: CostProfile) -> list[
 
 
 class _Owner(NamedTuple):
-    # Who mapped a page: the number of the site, the moment of the call, and its process.
+    # The owner of a page: the number of the site that mapped it, the moment of the call, and its
+    # process.
     site: int
     moment: int
     process: int
@@ -314,15 +316,15 @@ class _Memory:
         return _Memory(self.touches.copy(), self.owners.fork())
 
     def touched(self, start: int, end: int) -> Iterator[tuple[int, _Owner]]:
-        # How many pages were touched, by the call that mapped them.
+        # Count the pages that were touched, by the call that mapped them.
         for begin, stop, owner in self.owners.touch(start, end):
             if isinstance(owner, _Owner):
                 yield stop - begin >> PAGE_SHIFT, owner
-        # Sums by owner would be as many as calls.
+        # Sums by owner would be as numerous as calls.
         self.owners.touched.clear()
 
     def sites(self, start: int, end: int) -> list[tuple[int, int, int]]:
-        # Runs of pages with the site that mapped them, -1 for none.
+        # Return runs of pages with the site that mapped them, -1 for none.
         return [
             (begin, stop, owner.site if isinstance(owner, _Owner) else -1)
             for begin, stop, owner in self.owners.pages.runs(start, end)
@@ -330,10 +332,10 @@ class _Memory:
 
 
 class Timeline(Listener):
-    """Keeps what the page draws: `sites`, series over time, and the areas of each address space.
+    """Collects the page's pictures: `sites`, series over time, and the areas of each address space.
 
-    It comes after `enclaves` in the list of listeners, and tallies what they did for each call by
-    `profile`. `touches`: the trace records which pages were touched. `calls` is the number of
+    It must come after `enclaves` in the list of listeners, and tallies what they did for each call
+    by `profile`. `touches`: the trace records which pages were touched. `calls` is the number of
     memory calls so far.
     """
 
@@ -357,7 +359,7 @@ class Timeline(Listener):
         self.singles: list[OneCall] | None = []
         self._order: dict[tuple[str, int, str], int] = {}
         self._memories: dict[int, _Memory] = {}
-        # What the calls of one label have cost so far, by strategy, process and label.
+        # The cost of the calls of one label so far, by strategy, process and label.
         self._costs: dict[tuple[str, int, Hashable], tuple[float, float]] = {}
 
     def _memory(self, process: int) -> _Memory:
@@ -367,7 +369,7 @@ class Timeline(Listener):
         return self._memory(process).touches.count(start, end)
 
     def call_done(self, done: CallDone) -> None:
-        """Count the call, and draw what it changed."""
+        """Count the call, and draw its changes."""
         mm = done.thread.mm
         owner = None
         if done.is_finished and (self.selection is None or done.is_in(self.selection)):
@@ -385,7 +387,7 @@ class Timeline(Listener):
             for change in done.changes:
                 start, end = change.start, change.end
                 self.areas.sync(mm.number, mm.space, memory.sites, start, end, now)
-        # The areas that ended have been asked for their touched pages.
+        # The touched pages of the areas that ended have been queried by now.
         memory.touches.apply(done.name, done.args, done.changes)
 
     def touched(self, mm: Mm, runs: Iterable[Touched]) -> None:
@@ -399,7 +401,7 @@ class Timeline(Listener):
 
     def _count(self, done: CallDone, site: Site) -> _Owner:
         process = done.thread.mm.number
-        # Sites come in the order of their first calls, here as in `sites`.
+        # Sites are in the order of their first calls, as in `sites`.
         number = self._order.setdefault((site.call, site.stack, site.program), len(self._order))
         call, time, args = self.calls, done.row.time, done.row.args
         # A trace without times is shown by the order of its calls.
@@ -432,12 +434,12 @@ class Timeline(Listener):
         return _Owner(number, moment, process)
 
     def _tally(self, done: CallDone, process: int, site: int, moment: int) -> float:
-        # Returns the middle of what the call costs under every-call.
+        # Tally a call; return the middle of its cost under every-call.
         tally = self.cells.at(process, site, moment)
         today_low, today_high = self._cost(EVERY_CALL, done, process)
         laconic_low, laconic_high = self._cost(LACONIC, done, process)
         _, pages = pages_of(done.name, done.args, done.result)
-        if not pages:  # brk names no length
+        if not pages:  # brk takes no length
             pages = sum(change.end - change.start for change in done.changes) >> PAGE_SHIFT
         tally.calls += 1
         tally.host_calls += done.host_calls
@@ -488,7 +490,7 @@ class Timeline(Listener):
         self._draw(child)
 
     def ended(self, mm: Mm) -> None:
-        """The areas end."""
+        """End the areas of an address space."""
         self.areas.end(mm.number, self.calls)
         self._memories.pop(mm.number, None)
 
@@ -498,13 +500,13 @@ class Timeline(Listener):
 
 
 def _unknown(process: int, start: int, end: int) -> None:
-    # How many pages of a range are touched, if the trace does not record it.
+    # Return how many pages of a range are touched, if the trace records it.
     return None
 
 
 def pages_of(call: str, args: Sequence[int], result: int) -> tuple[int, int]:
-    """The first page and the number of pages that a call is about, as far as its arguments say; 0
-    pages for none."""
+    """Return the first page and the number of pages that a call names in its arguments; 0 pages for
+    none."""
     if call in _LENGTHLESS or len(args) < 2:
         return 0, 0
     start, length = (args[2], args[3]) if call == "prctl" else (args[0], args[1])

@@ -1,5 +1,5 @@
-"""Series of bounded length over a trace of any length: where one grows too long, it becomes half as
-fine."""
+"""Series of bounded length over a trace of any length: if one grows too long, its resolution is
+halved."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Bins:
-    """Calls in up to `limit` bins of equal width: `calls`, `host_calls` and `redundant`, and what
-    they cost in `cycles`. `width` doubles as it must."""
+    """Calls in up to `limit` bins of equal width: `calls`, `host_calls` and `redundant`, and their
+    cost in `cycles`. `width` doubles as needed."""
 
     width: int
     limit: int = 512
@@ -23,8 +23,8 @@ class Bins:
     cycles: list[float] = field(default_factory=list)
 
     def count(self, at: int, host_calls: int, redundant: bool, cycles: float = 0) -> None:
-        """Enters a call at the place `at` (0 or more), for which `host_calls` host calls were made,
-        and which costs so many cycles. O(1) amortised."""
+        """Count a call at the place `at` (0 or more), which made `host_calls` host calls and costs
+        `cycles`. O(1) amortized."""
         while at // self.width >= self.limit:
             self.calls, self.host_calls, self.redundant = map(
                 _halved, (self.calls, self.host_calls, self.redundant)
@@ -42,7 +42,7 @@ class Bins:
         self.cycles[place] += cycles
 
     def spread(self, start: int, end: int, cycles: float) -> None:
-        """Divides cycles among the bins that the places `[start, end)` touch, in proportion to
+        """Distribute cycles over the bins that the places `[start, end)` overlap, in proportion to
         their calls; without calls there, they are dropped. O(bins)."""
         places = range(start // self.width, min(-(-end // self.width), len(self.calls)))
         calls = sum(self.calls[place] for place in places)
@@ -60,8 +60,8 @@ def _halved(series: list[_Number]) -> list[_Number]:
 
 @dataclass(slots=True)
 class Sampled(Generic[T]):
-    """Every `step`th of the things that were seen, the first among them; `step` doubles where there
-    are over `limit`.
+    """Every `step`th of the items that were seen, starting with the first; `step` doubles when
+    there are more than `limit`.
 
     >>> sampled = Sampled(limit=3)
     >>> for thing in "abcdef":
@@ -76,7 +76,7 @@ class Sampled(Generic[T]):
     kept: list[T] = field(default_factory=list)
 
     def see(self, thing: T) -> None:
-        """Takes the next one. O(1) amortised."""
+        """Add the next item. O(1) amortized."""
         if self.seen % self.step == 0:
             if len(self.kept) == self.limit:
                 del self.kept[1::2]
@@ -91,11 +91,10 @@ class Sampled(Generic[T]):
 
 @dataclass(slots=True)
 class Scattered(Generic[T]):
-    """About one in `step` of the things that were seen, at most `limit`, scattered evenly over
-    them.
+    """About one in `step` of the items that were seen, at most `limit`, scattered evenly over them.
 
-    What a loop does comes at even distances: every `step`th thing would be the same part of the
-    loop every time.
+    A loop's events are evenly spaced, so every `step`th item would be the same part of the loop
+    every time.
     """
 
     limit: int
@@ -104,8 +103,8 @@ class Scattered(Generic[T]):
     kept: list[tuple[int, T]] = field(default_factory=list)
 
     def see(self, thing: T) -> None:
-        """Takes the next one. O(1) amortised."""
-        # Multiples of the golden ratio spread evenly, and fall in step with nothing.
+        """Add the next item. O(1) amortized."""
+        # Multiples of the golden ratio are spread evenly, and are not in step with any period.
         key = self.seen * 0x9E3779B1 & 0xFFFFFFFF
         self.seen += 1
         if key * self.step >> 32:
@@ -116,7 +115,7 @@ class Scattered(Generic[T]):
             self.kept = _scattered(self.kept, self.step)
 
     def fewer(self, limit: int) -> tuple[int, list[T]]:
-        """At most `limit` of them, about one in how many of all that is."""
+        """Return the sampling interval (one in how many items) and at most `limit` items."""
         step, kept = self.step, self.kept
         while len(kept) > limit:
             step *= 2

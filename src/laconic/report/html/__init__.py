@@ -1,4 +1,5 @@
-"""The page of a trace, or of two: one self-contained HTML file. Pure: data in, bytes out."""
+"""The page of a trace, or of two: one self-contained HTML file. Pure functions: data in, bytes
+out."""
 
 from __future__ import annotations
 
@@ -10,13 +11,13 @@ from laconic.report.html import data, document, pair, pairdata
 
 
 def as_html(page: Page | Pair) -> bytes:
-    """The page, in UTF-8. O(size of the page's data)."""
+    """Return the page, in UTF-8. O(size of the page's data)."""
     return pair.as_html(page) if isinstance(page, Pair) else document.as_html(page)
 
 
 def as_json(page: Page | Pair, limits: data.Limits | None = None) -> dict[str, Any]:
-    """What the page holds; `limits` are those of the page of one trace. O(size of the page's
-    data)."""
+    """Return the data of the page; `limits` are those of the page of one trace. O(size of the
+    page's data)."""
     if isinstance(page, Pair):
         return pairdata.as_json(page)
     return data.as_json(page, limits)

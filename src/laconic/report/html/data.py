@@ -1,5 +1,5 @@
-"""What a page holds, as JSON: the figures, and the pictures' data in the form that the page's
-script draws from."""
+"""The data of a page, as JSON: the figures, and the pictures' data in the form that the page's
+script draws."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from laconic.report.text import plain
 from laconic.trace.stacks import NO_STACK
 
 Json = dict[str, Any]
-#: Frames of a stack that are shown, half of them innermost.
+#: The maximum number of frames of a stack that are shown, half of them innermost.
 FRAMES = 1_000
-#: Rows of the list on the first screen.
+#: The number of rows of the list on the first screen.
 FIRST = 5
 
 
 class Limits(NamedTuple):
-    """How much of each kind a page may hold."""
+    """The maximum of each kind of data in a page."""
 
     processes: int = 100
     areas: int = 16_000
@@ -36,7 +36,7 @@ class Limits(NamedTuple):
     cells: int = 6_000
 
     def halved(self) -> Limits:
-        """Half of each."""
+        """Return half of each limit."""
         return Limits(*(max(limit // 2, 1) for limit in self))
 
 
@@ -48,7 +48,7 @@ class Names:
         self.texts: list[str] = []
 
     def __call__(self, text: str) -> int:
-        """The number of a name."""
+        """Return the number of a name."""
         number = self._numbers.get(text)
         if number is None:
             number = self._numbers[text] = len(self.texts)
@@ -57,7 +57,7 @@ class Names:
 
 
 def as_json(page: Page, limits: Limits | None = None) -> Json:
-    """All that the page shows; docs/appendix/json.md says what each key means.
+    """Return all data of the page; docs/appendix/json.md describes each key.
 
     O(size of the page's data).
     """
@@ -141,7 +141,8 @@ def _summary(page: Page) -> Json:
 def _first(
     page: Page, order: Sequence[int], rows: Sequence[Sequence[Any]], names: Names
 ) -> list[tuple[str, int]]:
-    # Of each row of the first screen: how the table is grouped for it, and the row of a site in it.
+    # For each row of the first screen: how the table is grouped for it, and the row of a site in
+    # it.
     found = []
     for group in subjects(page)[:FIRST]:
         if group.around:
@@ -156,8 +157,7 @@ def _first(
 
 
 def _time(page: Page, limits: Limits, order: Sequence[int]) -> Json:
-    # Calls over time in bins, and what the calls of each row of `sites` came to in each bin of
-    # another width.
+    # Calls over time in bins, and the tallies of each row of `sites` in each bin of another width.
     series = page.series
     cells = page.cells.widened(limits.cells)
     tallies: dict[tuple[int, int, int], Tally] = {}
@@ -181,7 +181,7 @@ def _time(page: Page, limits: Limits, order: Sequence[int]) -> Json:
 
 
 def _processes(page: Page, limits: Limits, names: Names) -> list[Json]:
-    # The programs with calls, those with the most at first.
+    # The programs that make calls, those with the most calls first.
     ranked = sorted(
         (number for number, calls in enumerate(page.calls) if calls),
         key=lambda number: (-page.calls[number], number),
@@ -232,8 +232,8 @@ def _strategies(page: Page) -> Json | None:
 
 
 class _Stacks:
-    # Stacks and places by number. Frames form a tree from the outermost functions on, so that what
-    # stacks have in common is held once.
+    # Stacks and places by number. Frames form a tree from the outermost functions on, so the common
+    # parts of stacks are stored once.
 
     def __init__(self, page: Page, names: Names) -> None:
         self._page, self._names = page, names
@@ -242,7 +242,7 @@ class _Stacks:
         self._frames: dict[tuple[int, int], int] = {}
         #: The innermost frame of each stack.
         self.stacks: list[int] = []
-        #: Of each frame the number of its caller's (-1: there is none), and its place: ~number if
+        #: For each frame, the number of its caller's (-1: there is none), and its place: ~number if
         #: it was guessed.
         self.frames: list[int] = []
         #: Function, module, source line, 1 if inlined, short function, short module.
@@ -260,7 +260,7 @@ class _Stacks:
         return self._numbers[stack]
 
     def _walk(self, stack: int) -> list[int]:
-        # Innermost first; ~number where the frame was guessed.
+        # Innermost first; ~number if the frame was guessed.
         found = []
         for place, guessed in self._page.places[stack]:
             where = f"{place.file}:{place.line}" if place.file else ""
@@ -291,7 +291,7 @@ class _Stacks:
 
 
 def _hidden(page: Page) -> list[tuple[str, int, int, int]]:
-    # What is suppressed, by the reason: sites, calls, redundant calls; the most first.
+    # Suppressed work by its reason: sites, calls, redundant calls; the most first.
     found: dict[str, list[int]] = {}
     for number, reason in page.hidden.items():
         site, figures = page.sites[number], found.setdefault(reason, [0, 0, 0])
@@ -302,16 +302,16 @@ def _hidden(page: Page) -> list[tuple[str, int, int, int]]:
     return sorted(rows, key=lambda each: (-each[3], -each[2], each[0]))
 
 
-#: In the place of a stack: none was taken; many sites in one row; sites that are suppressed.
-#: what a library OS does around the calls, whose name replaces the program's.
+#: Used instead of a stack's number: none was recorded; many sites in one row; suppressed sites; what
+#: a library OS does around the calls, whose name replaces the program's.
 NO_STACK_ROW, OTHERS_ROW, SUPPRESSED_ROW, AROUND_ROW = -1, -2, -3, -4
 
 
 def _sites(
     page: Page, limits: Limits, names: Names, reasons: Sequence[str]
 ) -> tuple[_Stacks, list[list[Any]], list[int]]:
-    # The most expensive first; those that are too many in one row; then the suppressed ones, a row
-    # for each reason and call. `order`: the row of each site of the page.
+    # The most expensive sites first; those beyond the limit in one row; then the suppressed ones,
+    # one row for each reason and call. `order`: the row of each site of the page.
     stacks = _Stacks(page, names)
     ranked = sorted(
         (number for number in range(len(page.sites)) if number not in page.hidden),
@@ -367,7 +367,7 @@ def _sum(page: Page, sites: Sequence[int]) -> list[int]:
 def _spaces(
     page: Page, limits: Limits, names: Names, order: Sequence[int]
 ) -> tuple[Json, dict[str, int]]:
-    # What is left out, in numbers, beside.
+    # Return the address spaces, and the counts of omitted items.
     known = [number for number, calls in enumerate(page.calls) if calls]
     ranked = sorted(known, key=lambda number: (-page.calls[number], number))
     shown = sorted(ranked[: limits.processes])
@@ -375,7 +375,7 @@ def _spaces(
     own = [area for area in page.areas if area.process in chosen]
     areas, step, grain, left_out = fitted(own, page.step, page.grain, limits.areas)
     every, marks = page.marks.fewer(limits.marks)
-    # The last step may lead beyond the end.
+    # The last step may end beyond the last call.
     calls = max(sum(page.series.calls), 1)
     by_process: dict[int, list[Area]] = {number: [] for number in shown}
     for area in areas:
@@ -410,7 +410,7 @@ def _spaces(
 
 
 def _edges(areas: Sequence[Area], names: Names, calls: int, order: Sequence[int]) -> Json:
-    # Areas name the pages where they begin and end by their place in the list of all such.
+    # Areas refer to the pages where they start and end by the index in a list of all such pages.
     edges = sorted({edge for area in areas for edge in (area.start, area.end)})
     place = {edge: number for number, edge in enumerate(edges)}
     return {

@@ -1,5 +1,5 @@
-"""The page itself: its pieces joined, and a policy by which a browser takes nothing else for
-them."""
+"""The page itself: its pieces joined, and a policy that makes a browser execute only these
+pieces."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from laconic.report.html import sections
 from laconic.report.html.data import Limits, as_json
 from laconic.report.text import script_json
 
-#: What a page may be, in bytes.
+#: The maximum size of a page, in bytes.
 LARGEST = 1_400_000
 #: The script's pieces, in the order in which they are joined.
 SCRIPTS = (
@@ -26,8 +26,8 @@ _PIECES = files("laconic.report.html") / "pieces"
 
 
 def as_html(page: Page) -> bytes:
-    """The page, in UTF-8: the same for the same data. What does not fit into `LARGEST` bytes is
-    drawn more coarsely.
+    """Return the page, in UTF-8: the same for the same data. Pictures that do not fit into
+    `LARGEST` bytes are drawn more coarsely.
 
     O(size of the page's data).
     """
@@ -43,7 +43,7 @@ def as_html(page: Page) -> bytes:
 
 
 def _fixed(page: Page) -> dict[str, str]:
-    # The parts that do not depend on how coarsely the pictures are drawn.
+    # The parts that do not depend on the resolution of the pictures.
     return {
         "kind": "" if page.ledger.calls else "empty",
         "command": escape(sections.command(page)),
@@ -58,15 +58,16 @@ def _document(parts: dict[str, str]) -> bytes:
 
 
 def joined(template: str, style: str, script: str, parts: dict[str, str]) -> bytes:
-    """A template, with its style, its script, a policy for these two, and `parts` in the places
-    that have their names."""
+    """Return a template with its style, its script, a policy for these two, and `parts` at the
+    placeholders with their names."""
     values = {"policy": policy(style, script), "style": style, "script": script, **parts}
-    # Each stands where its placeholder does; what is put in is not looked through again.
+    # Each part replaces its placeholder; placeholders within parts are not replaced.
     return "".join(values.get(part, part) for part in template.split("@@")).encode()
 
 
 def policy(style: str, script: str) -> str:
-    """The Content-Security-Policy: this style, this script, and nothing from anywhere."""
+    """Return the Content-Security-Policy: only this style and this script, and nothing from
+    elsewhere."""
     return (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri "
         "'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
@@ -83,11 +84,11 @@ def _pieces() -> tuple[str, str, str]:
 
 
 def piece(name: str) -> str:
-    """The text of one of the files that pages are made from."""
+    """Return the text of one of the files from which pages are made."""
     return (_PIECES / name).read_text("utf-8")
 
 
 def script_of(names: Sequence[str]) -> str:
-    """One script of several pieces."""
+    """Return one script from several pieces."""
     scripts = "\n".join(piece(f"{name}.js") for name in names)
     return f'(() => {{\n"use strict";\n{scripts}}})();\n'

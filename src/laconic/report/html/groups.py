@@ -1,4 +1,4 @@
-"""The rows of the page's lists: sites that are one line of the source are one row."""
+"""The rows of the page's lists: sites on the same source line are one row."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ SUPPRESSED, AROUND = "suppressed", "no call"
 
 @dataclass(slots=True)
 class Group:
-    """Sites with one call, function, source line and module, or one reason why they are suppressed.
+    """Sites with the same call, function, source line and module, or the same reason for their
+    suppression.
 
     `function` and `module` are short names; `full` is the function's whole name. `calls` are the
-    names of the calls. `sites` are numbers of `Page.sites`; `around` is a key of `Page.around` if
-    the group is what a library OS does around the calls, and then there are none.
+    names of the calls. `sites` are indices into `Page.sites`; `around` is a key of `Page.around` if
+    the group is work of a library OS around the calls, and then there are no sites.
     """
 
     function: str
@@ -70,7 +71,7 @@ Key = tuple[str, str, str, str]
 
 
 def key_of(page: Page, number: int) -> Key:
-    """What the sites of one group have in common: call, function, line and module."""
+    """Return what the sites of one group have in common: call, function, line and module."""
     site = page.sites[number]
     reason = page.hidden.get(number)
     if reason is not None:
@@ -87,7 +88,7 @@ def _program(path: str) -> str:
 
 
 def groups(page: Page) -> list[Group]:
-    """All groups, the most expensive first. O(sites)."""
+    """Return all groups, the most expensive first. O(sites)."""
     found: dict[Key, Group] = {}
     for number in range(len(page.sites)):
         key = key_of(page, number)
@@ -105,7 +106,7 @@ def groups(page: Page) -> list[Group]:
 
 
 def around(page: Page) -> list[Group]:
-    """What a library OS does around the calls, as far as it costs anything."""
+    """Return the work of a library OS around the calls, if it costs anything."""
     found = []
     for kind, work in page.around.items():
         tally = Tally(touched=work.touched_pages)
@@ -118,7 +119,8 @@ def around(page: Page) -> list[Group]:
 
 
 def by_cost(found: Iterable[Group]) -> list[Group]:
-    """Groups, the most expensive first; equally expensive ones by their calls and first site."""
+    """Return groups, the most expensive first; equally expensive ones by their calls and first
+    site."""
     return sorted(
         found,
         key=lambda group: (
@@ -130,7 +132,7 @@ def by_cost(found: Iterable[Group]) -> list[Group]:
 
 
 def subjects(page: Page) -> list[Group]:
-    """The groups that are not suppressed, with all of the loader's as one. O(sites)."""
+    """Return the groups that are not suppressed, with all of the loader's as one. O(sites)."""
     loader = Group(LOADER, LOADER)
     others = []
     for group in groups(page):
@@ -144,7 +146,7 @@ def subjects(page: Page) -> list[Group]:
 
 
 def loaded_files(page: Page) -> int:
-    """How many files the loader mapped."""
+    """Return how many files the loader mapped."""
     loader = {number for number in range(len(page.sites)) if _is_loaders(page, number)}
     return len({area.name for area in page.areas if area.site in loader and area.name[:1] == "/"})
 

@@ -13,7 +13,7 @@ from laconic.report.text import plain
 
 
 def headline(page: Page) -> Sentence:
-    """The headline, and what else matters, as text."""
+    """Return the headline, and what else matters, as text."""
     if page.headline is None:
         return Sentence("")
     text, more = sentence(page.headline)
@@ -21,15 +21,15 @@ def headline(page: Page) -> Sentence:
 
 
 def markup(page: Page) -> str:
-    """The headline as the page's heading, and what else matters in smaller type."""
+    """Return the headline as the page's heading, and what else matters in smaller type."""
     subject = page.headline.subject if page.headline is not None else None
     name = subject.name if subject is not None and subject.stacks else ""
     return heading(headline(page), short_function(name))
 
 
 def heading(sentence: Sentence, name: str = "") -> str:
-    """Two sentences as a heading and what is below it; a function of this name has the font of
-    code."""
+    """Return two sentences as a heading and the text below it; a function of this name is set in
+    the font of code."""
     text, more = sentence
     shown = escape(_whole_numbers(text))
     name = escape(plain(name))
@@ -40,7 +40,7 @@ def heading(sentence: Sentence, name: str = "") -> str:
 
 
 def _whole_numbers(text: str) -> str:
-    # A number and its unit stay in one line.
+    # A number and its unit stay on one line.
     words = text.split(" ")
     shown = [words[0]]
     for before, word in itertools.pairwise(words):

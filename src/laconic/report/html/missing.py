@@ -1,4 +1,4 @@
-"""What a page must say that it does not show: what the trace lacks, and what was too much for a
+"""Notes on what a page does not show: data that the trace lacks, and data that was too much for a
 page."""
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from laconic.analysis.timeline.collect import CALLS, Page
 from laconic.trace.stacks import NO_STACK
 
-#: Losses that are listed one by one.
+#: The number of losses that are listed individually.
 _SHOWN = 20
 NO_STACKS = (
     "the trace has no stacks, so no function can be named: laconic run --stacks all takes them"
@@ -18,7 +18,7 @@ EMPTY = "the trace has no memory call"
 
 
 def missing(page: Page) -> list[str]:
-    """What the trace lacks, in sentences; empty where nothing is missing. O(sites)."""
+    """Return what the trace lacks, in sentences; empty if it is complete. O(sites)."""
     lines = [*page.loss[:_SHOWN]]
     if len(page.loss) > _SHOWN:
         lines.append(f"and {len(page.loss) - _SHOWN:,} more kinds of loss")
@@ -59,7 +59,7 @@ def missing(page: Page) -> list[str]:
 
 
 def binned(page: Page, left: Mapping[str, int], sites: int) -> list[str]:
-    """What was too much for a page and is drawn more coarsely, or not at all, in sentences.
+    """Return what was too much for a page and is drawn more coarsely, or omitted, in sentences.
     O(1)."""
     lines = []
     if page.singles is None:

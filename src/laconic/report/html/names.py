@@ -7,13 +7,14 @@ from laconic.report.shortnames import short_line, short_module
 
 __all__ = ["LOADER", "short_function", "short_line", "short_module"]
 
-#: The dynamic loader, whatever its file is called.
+#: The name of the dynamic loader, whatever its file's name is.
 LOADER = "ld.so"
 _LONG = 40
 
 
 def short_function(function: str) -> str:
-    """A function without its parameters and template arguments, its last two parts if it is long.
+    """Return a function without its parameters and template arguments; only its last two parts if
+    it is long.
 
     >>> short_function("std::vector<int, std::allocator<int> >::push_back(int const&)")
     'std::vector<…>::push_back'

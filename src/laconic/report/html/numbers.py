@@ -1,4 +1,4 @@
-"""Numbers on the page: those of `report.numbers`, in which no line ends; `pieces/numbers.js` writes
+"""Numbers on the page: those of `report.numbers`, without line breaks; `pieces/numbers.js` writes
 the same."""
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ __all__ = [
     "unit",
 ]
 
-#: Between a number and its unit, and around the dash of a range: a line does not end there.
+#: Characters between a number and its unit, and around the dash of a range, that prevent a line
+#: break.
 _SPACE, _JOIN = "\u00a0", "\u2060"
 #: Counts are exact below this.
 _EXACT = 10_000
@@ -32,12 +33,12 @@ Range = tuple[float, float]
 
 
 def unbroken(number: str) -> str:
-    """A number with its unit, in which no line ends."""
+    """Return a number with its unit, without a possible line break."""
     return number.replace(" ", _SPACE).replace("–", f"{_JOIN}–{_JOIN}")
 
 
 def count(number: int) -> str:
-    """A count: exact below 10,000, above with three significant digits.
+    """Return a count: exact below 10,000, above with three significant digits.
 
     >>> count(9_999), count(83_794)
     ('9,999', '83,800')
@@ -46,19 +47,19 @@ def count(number: int) -> str:
 
 
 def unit(cycles: float) -> Unit:
-    """The unit in which so many cycles are shown."""
+    """Return the unit in which this many cycles are shown."""
     return numbers.unit([cycles])
 
 
 def between(low: float, high: float, letter: str = "") -> str:
-    """A range of plain numbers; equal ends are written once."""
+    """Return a range of plain numbers; equal ends are written once."""
     first, last = digits(low), digits(high)
     ends = first if first == last else f"{first}–{last}"
     return unbroken(f"{ends} {letter}" if letter else ends)
 
 
 def cycles(span: Range, of: Unit | None = None) -> str:
-    """A range of cycles, in the unit `of` or in its own; below 1 % of a unit: `<0.01`."""
+    """Return a range of cycles, in the unit `of` or in its own; below 1 % of a unit: `<0.01`."""
     scale, letter = of or unit(span[1])
     text = numbers.span(*span, (scale, letter))
     if 0 < span[0] < scale / 1000 and "–" in text:
@@ -67,27 +68,27 @@ def cycles(span: Range, of: Unit | None = None) -> str:
 
 
 def seconds(span: Range) -> str:
-    """Cycles as seconds at the clock rate `CLOCK`."""
+    """Return cycles as seconds at the clock rate `CLOCK`."""
     return unbroken(numbers.seconds(*span) if span[1] else "0 s")
 
 
 def size(pages: int) -> str:
-    """Pages as KiB, MiB, GiB or TiB."""
+    """Return pages as KiB, MiB, GiB or TiB."""
     return unbroken(numbers.size(pages)) if pages else "0"
 
 
 def share(part: float, whole: float) -> str:
-    """A share in percent."""
+    """Return a share in percent."""
     return unbroken(numbers.share(part, whole))
 
 
 def times(low: float, high: float) -> str:
-    """A ratio as a range: `9.18–10.3 ×`."""
+    """Return a ratio as a range: `9.18–10.3 ×`."""
     if low >= 1000:
         return f">1,000{_SPACE}×"
     return between(low, high, "×")
 
 
 def middle(span: Range) -> float:
-    """The middle of a range, where one number must do."""
+    """Return the middle of a range, for uses that need one number."""
     return (span[0] + span[1]) / 2

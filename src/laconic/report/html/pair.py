@@ -1,4 +1,4 @@
-"""The page of two traces: what became better or worse between them. It needs no script; with one,
+"""The page of two traces: regressions and improvements between them. It needs no script; with one,
 its table can be sorted and searched."""
 
 from __future__ import annotations
@@ -27,22 +27,24 @@ from laconic.trace.words import plural
 
 #: Rows of the table, and rows of the list on the first screen.
 ROWS, FIRST = 500, 5
-#: The part of the graph's width, in percent, below which a box is not drawn; the height of a row.
+#: The part of the graph's width, in percent, below which a box is not drawn; the height of a row in
+#: pixels.
 _THINNEST, _HEIGHT = 0.15, 22
-#: Rows of the graph, and boxes in all: deeper boxes, and the thinnest ones, are not drawn.
+#: The maximum number of rows of the graph, and of boxes in total: deeper boxes, and the thinnest
+#: ones, are not drawn.
 _DEEPEST, _BOXES = 24, 3_000
-#: Boxes that are listed as text.
+#: The maximum number of boxes that are listed as text.
 _LISTED = 200
-#: How much a box changed, as a part of the larger of its costs, from which it has the next color.
+#: The thresholds of the colors: a box's change as a part of the larger of its costs.
 _STEPS = (0.02, 0.25, 0.6)
-#: The words of the page that its notes explain.
+#: The words of the page that its notes define.
 _WORDS = ("calls", "host calls", "elided", "redundant", "floor", "cycles", "OCALL", "EPC")
 _SCRIPTS = ("base", "tip", "top", "pair")
 _ARROW = ' <span class="ar" aria-hidden="true">→</span><span class="vh">to</span> '
 
 
 def as_html(pair: Pair) -> bytes:
-    """The page, in UTF-8: the same for the same data. O(sites + boxes)."""
+    """Return the page, in UTF-8: the same for the same data. O(sites + boxes)."""
     style, script = _pieces()
     title = f"{plain(pair.before.name)} → {plain(pair.after.name)}"
     parts = {
@@ -161,7 +163,7 @@ def _exact(number: int) -> str:
 
 
 def _changed(was: float, now: float, amount: str = "") -> str:
-    # A change with its sign, and as a part of what was before.
+    # Return a change with its sign, and relative to the value before.
     if was == now:
         return "unchanged"
     css = "up" if now > was else "down"
@@ -171,7 +173,7 @@ def _changed(was: float, now: float, amount: str = "") -> str:
 
 
 def _part(was: float, now: float) -> str:
-    # How much more or less that is, in words.
+    # Return the relative increase or decrease, as text.
     if not was:
         return "new"
     if not now:
@@ -186,7 +188,7 @@ def _span(tally: Tally) -> Span:
 
 
 def _change(delta: Delta, unit: numbers.Unit | None = None) -> str:
-    """A change of cost, with a sign that is as wide as a digit."""
+    """Return a change of cost, with a sign that is as wide as a digit."""
     shown = change(*delta.cycles, unit)
     return numbers.unbroken(shown.replace("-", "−"))
 
@@ -204,7 +206,7 @@ def _peak(side: Side, name: str) -> int:
 
 
 def _five(pair: Pair) -> str:
-    # By their places in the table.
+    # By their indices in the table.
     rows = {
         at: row.today
         for at, row in enumerate(pair.rows[:ROWS])
@@ -233,7 +235,7 @@ def _is_shown(delta: Delta) -> bool:
 def _subject(place: int, at: int, delta: Delta, most: float, unit: numbers.Unit, pair: Pair) -> str:
     was, now = _span(delta.was), _span(delta.now)
     css = _direction(delta)
-    # One unit for the two costs of a row.
+    # Both costs of a row have the same unit.
     scale = numbers.unit(max(was.high, now.high))
     return (
         f'<li class="pr"><span class="rk">{place}</span>'
@@ -247,7 +249,7 @@ def _subject(place: int, at: int, delta: Delta, most: float, unit: numbers.Unit,
 
 
 def _change_bar(delta: Delta, most: float) -> str:
-    # To the right of the middle what costs more, to its left what costs less.
+    # Increases are to the right of the middle, decreases to its left.
     css = _direction(delta)
     ends = sorted(abs(end) for end in delta.cycles)
     bars = []
@@ -413,7 +415,8 @@ def _graph(pair: Pair) -> str:
 def _boxes(
     box: Box, depth: int, at: float, scale: float
 ) -> Iterator[tuple[int, float, float, Box]]:
-    # Depth, place and width in percent, and the box: those that are wide enough, outermost first.
+    # Yield depth, position and width in percent, and the box: those that are wide enough, outermost
+    # first.
     for each in box.boxes.values():
         width = each.width * scale
         if width >= _THINNEST and depth < _DEEPEST:

@@ -1,4 +1,4 @@
-"""What a page of two traces holds, as JSON."""
+"""The data of a page of two traces, as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Json = dict[str, Any]
 
 
 def as_json(pair: Pair) -> Json:
-    """All that the page shows; docs/html.md says what each key means. O(sites + boxes)."""
+    """Return all data of the page; docs/html.md describes each key. O(sites + boxes)."""
     difference = report.as_json(pair.difference)
     return {
         "schema": SCHEMAS["html-pair"],

@@ -1,7 +1,7 @@
-"""The parts of the page that need no script: headline, figures, the costliest sites, the site
+"""The parts of the page that need no script: headline, figures, the most expensive sites, the site
 table's first rows, the strategies with the bound as a line, and the notes.
 
-Every name that goes into the markup passes `text`.
+Every name in the markup must pass through `text`.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from laconic.sgx.meter import Counts
 from laconic.trace.selection import Selection
 from laconic.trace.words import plural
 
-#: Rows of the site table that are there without a script.
+#: The number of rows of the site table without a script.
 ROWS = 25
 
-#: The words of the page, and what each means.
+#: The defined words of the page, with their definitions.
 WORDS = {
     "calls": "memory calls of the program: mmap, mprotect, munmap, brk, madvise and others.",
     "host calls": "the system calls that Linux executes for them under laconic.",
@@ -59,7 +59,7 @@ WORDS = {
     "once for each page that is restricted or removed.",
 }
 
-#: What each strategy does, in a few words; `laconic.strategies` has the names.
+#: A short description of each strategy; `laconic.strategies` has the names.
 STRATEGIES = {
     "every-call": "commits what is mapped, passes every call on",
     "skip-equal": "omits an mprotect if the protection is already set",
@@ -68,19 +68,19 @@ STRATEGIES = {
     "sgx-emm": "Intel's SDK: skips equal permissions in each region",
     "edmm-tuned": "the best published: pre-allocates, batches, frees lazily",
 }
-#: How the page names strategies.
+#: The page's names of strategies.
 SHOWN = {"every-call": "Gramine today", BOUND: "floor"}
 
 
 class Part(NamedTuple):
-    """A part of a cost: what it is, and the events that are counted in it."""
+    """A part of a cost: its name, and the events that it contains."""
 
     name: str
     short: str
     events: tuple[str, ...]
 
 
-#: The parts of a strategy's cost, as they stand in its bar; the last one has all other events.
+#: The parts of a strategy's cost, in the order of its bar; the last one has all other events.
 PARTS = (
     Part("pages added: EAUG and its faults", "EAUG", ("eaug", "eaug_faults")),
     Part("pages accepted: EACCEPT, EACCEPTCOPY", "EACCEPT", ("eaccept", "eacceptcopy")),
@@ -95,12 +95,12 @@ PARTS = (
 
 
 def text(name: str) -> str:
-    """A name as markup: every character is shown as what it is."""
+    """Return a name as markup in which every character is shown literally."""
     return escape(plain(name))
 
 
 def term(word: str, shown: str = "") -> str:
-    """A word of the page that opens its meaning."""
+    """Return a word of the page that opens its definition."""
     return f'<button type="button" class="term" data-term="{word}">{shown or word}</button>'
 
 
@@ -108,19 +108,19 @@ def term(word: str, shown: str = "") -> str:
 
 
 def hero(page: Page) -> str:
-    """Headline, figures and the costliest sites."""
+    """Return headline, figures and the most expensive sites."""
     parts = [markup(page), _hints(page), _attached(page), selected(page.selection)]
     parts += [_warning(page), _figures(page), _five(page)]
     return "\n".join(part for part in parts if part)
 
 
 def selected(selection: Selection | None) -> str:
-    """Which calls the page is about, if not all; all its numbers are of these."""
+    """Return which calls the page covers, if not all; all its numbers are of these calls."""
     return "" if selection is None else f'<p class="wh">Selected: {text(str(selection))}</p>'
 
 
 def _hints(page: Page) -> str:
-    # What to do, where there is something.
+    # What to do, if there is something.
     if not page.hints:
         return ""
     what = ", ".join(f"<code>{text(hint)}</code>" for hint in page.hints)
@@ -128,7 +128,7 @@ def _hints(page: Page) -> str:
 
 
 def _attached(page: Page) -> str:
-    # A trace of `laconic attach` lacks the beginning of the program.
+    # A trace of `laconic attach` lacks the start of the program.
     pid = page.about.get("attached_to")
     if not isinstance(pid, int):
         return ""
@@ -139,7 +139,7 @@ def _attached(page: Page) -> str:
 
 
 def _warning(page: Page) -> str:
-    # One line where the figures cannot be trusted wholly; the notes say why.
+    # One line if the figures are not entirely reliable; the notes say why.
     if not page.loss:
         return ""
     return (
@@ -149,7 +149,7 @@ def _warning(page: Page) -> str:
 
 
 def strategy_cycles(page: Page, name: str) -> Range:
-    """The total of a strategy, (0, 0) if it was not compared."""
+    """Return the total of a strategy, (0, 0) if it was not compared."""
     if page.compared is None or name not in page.compared.strategies:
         return 0, 0
     return page.compared.strategies[name].total.cycles
@@ -182,12 +182,12 @@ def _figure(label: str, value: str, below: str) -> str:
 
 
 def _view(name: str, shown: str) -> str:
-    # What the script replaces if a part of the trace is selected.
+    # The script replaces this element if a part of the trace is selected.
     return f'<span data-figure="{name}">{shown}</span>'
 
 
 def _exact(number: int) -> str:
-    # A rounded count has the exact one as a title.
+    # A rounded count has the exact one as its title.
     shown = count(number)
     return shown if shown == f"{number:,}" else f'<span title="{number:,}">{shown}</span>'
 
@@ -215,7 +215,7 @@ def _three(page: Page) -> str:
 
 
 def _less(ratio: Range) -> str:
-    # How many times less laconic costs than today; a ratio about 1 is not worth a number.
+    # How many times less laconic costs than today; a ratio of about 1 is not shown.
     low, high = ratio
     if low >= 1.005:
         return f"{numbers.times(low, high)} less"
@@ -305,7 +305,7 @@ def _saved(group: Group) -> str:
 
 
 def twin(today: Range, laconic: Range, most: float, height: int) -> str:
-    """Two bars, one above the other: today, and under laconic; each with its high end."""
+    """Return two bars, one above the other: today, and under laconic; each with its high end."""
 
     def width(value: float) -> str:
         return f"{100 * value / most:.2f}%"
@@ -324,7 +324,7 @@ def twin(today: Range, laconic: Range, most: float, height: int) -> str:
 
 
 def site_table(page: Page) -> str:
-    """The head and the first rows of the table; the script draws it again."""
+    """Return the heading and the first rows of the table; the script draws it again."""
     found = groups(page)
     unit = table_unit(found)
     letter = f"{unit[1]} " if unit[1] else ""
@@ -352,8 +352,8 @@ def site_table(page: Page) -> str:
 
 
 def table_unit(found: Sequence[Group]) -> tuple[float, str]:
-    """The unit of the table's cycles: the largest in which the first row has two digits, so that
-    rows that cost much less can be read too."""
+    """Return the unit of the table's cycles: the largest in which the first row has two digits, so
+    that rows that cost much less are readable too."""
     most = found[0].today[1] if found else 0
     return numbers.unit(most / 10)
 
@@ -382,7 +382,7 @@ def _site_row(group: Group, unit: tuple[float, str]) -> str:
 
 
 def strategies(page: Page) -> str:
-    """The bars, with the floor as a line through all of them, and the counts as a table."""
+    """Return the bars, with the floor as a line through all of them, and the counts as a table."""
     if page.compared is None:
         return "<p>There is no call to compare strategies by.</p>"
     found = page.compared.strategies
@@ -458,8 +458,8 @@ def _strategy(page: Page, name: str, floor: Range, most: float, unit: tuple[floa
 
 
 def parts(page: Page, figures: Figures) -> list[Range]:
-    """The cost of each of `PARTS`: at the low end for the lowest counts, at the high end for the
-    highest."""
+    """Return the cost of each of `PARTS`: at the low end for the lowest counts, at the high end for
+    the highest."""
     named = {event for part in PARTS for event in part.events}
     spans = []
     for part in PARTS:
@@ -486,7 +486,7 @@ def _axis(most: float) -> str:
 
 
 def round_steps(most: float, wanted: int) -> Iterable[float]:
-    """Round numbers from 0 to `most`, about `wanted` of them."""
+    """Return round numbers from 0 to `most`, about `wanted` of them."""
     rough = most / wanted
     power = 10.0 ** (len(str(int(rough))) - 1)
     step = next((each * power for each in (1, 2, 5, 10) if each * power >= rough), rough)
@@ -556,7 +556,7 @@ def _pages(span: tuple[int, int]) -> str:
 
 
 def notes(page: Page) -> list[str]:
-    """How far to trust the figures: sentences, as markup."""
+    """Return how far the figures can be trusted: sentences, as markup."""
     lines = [f"{text(sentence)}." for sentence in missing(page)]
     lines += [
         f"No symbols of <code>{text(path)}</code>: {text(why)}." for path, why in page.modules
@@ -590,7 +590,7 @@ def notes(page: Page) -> list[str]:
 
 
 def _around(page: Page) -> list[str]:
-    # What is in the total and in no site.
+    # Costs that are in the total, but at no site.
     low = high = 0.0
     for work in page.around.values():
         cost = page.profile.cycles(work.cost())
@@ -623,7 +623,7 @@ def _suppressed(page: Page) -> list[str]:
 
 
 def notes_section(page: Page, binned: Sequence[str]) -> str:
-    """The folded part at the end; open if the trace is incomplete or empty."""
+    """Return the collapsed section at the end; it is open if the trace is incomplete or empty."""
     sentences = [*notes(page), *(f"{text(sentence)}." for sentence in binned)]
     items = "".join(f"<li>{sentence}</li>" for sentence in sentences)
     words = "".join(f"<dt>{word}</dt><dd>{escape(meaning)}</dd>" for word, meaning in WORDS.items())
@@ -675,7 +675,7 @@ def _foot(page: Page) -> str:
 
 
 def command(page: Page) -> str:
-    """The command line, or the first program's name."""
+    """Return the command line, or the first program's name."""
     words = page.about.get("command") or []
     if isinstance(words, list) and words:
         return " ".join(plain(str(word)) for word in words)
